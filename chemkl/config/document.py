@@ -1,0 +1,198 @@
+"""What a config is read from: data as the user wrote it, and the line where each part stands."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+from chemkl.config.base import did_you_mean
+from chemkl.config.errors import InputError
+
+Keys = tuple[str | int, ...]
+"""The way to a value: keys of mappings and positions in lists."""
+
+NEEDS_QUOTES = re.compile(r"(?:^|[:\-=\[,])\s*[\[{*&!@%`]")
+QUOTE_HINT = " (text that begins with one of [ { * & ! @ % ` must be quoted: '[#6]')"
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML with the plain scalars of YAML 1.2.
+
+    PyYAML reads YAML 1.1, where 1e-4 is text, no and on are booleans, 1:30 is ninety and 010 is
+    eight; here they are 0.0001, text, text and ten.
+    """
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012 - PyYAML's own name and type for this table
+
+
+_SCALARS = {
+    "bool": (r"(?:true|True|TRUE|false|False|FALSE)\Z", "tTfF"),
+    "int": (r"[-+]?[0-9][0-9_]*\Z", "-+0123456789"),
+    "float": (
+        r"(?:[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z",
+        "-+.0123456789",
+    ),
+    "null": (r"(?:~|null|Null|NULL|)\Z", ["~", "n", "N", ""]),
+}
+for _tag, (_pattern, _first) in _SCALARS.items():
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value.replace("_", "")))
+
+
+@dataclass(frozen=True)
+class Document:
+    """Data as the user wrote it, and where each part of it stands."""
+
+    data: Any
+    """The plain data."""
+    name: str
+    """What the user calls it: the file, or the kind of config for data without a file."""
+    folder: Path | None = None
+    """Where relative paths are looked up first."""
+    root: yaml.Node | None = None
+    """The parsed file; None for data without one."""
+    prefix: Keys = ()
+    """The keys under which the data stands in its file."""
+
+    @classmethod
+    def of(cls, source: object, name: str, folder: Path | None = None) -> Self:
+        """Take a mapping, or read a YAML file."""
+        if isinstance(source, cls):
+            return source
+        if isinstance(source, Mapping):
+            return cls(dict(source), name, folder)
+        if isinstance(source, str | Path):
+            return cls.read(source, folder)
+        raise InputError(
+            f"{name}: expected a mapping or the path of a YAML file, got {type(source).__name__}."
+        )
+
+    @classmethod
+    def read(cls, path: str | Path, folder: Path | None = None) -> Self:
+        """Read a YAML file that holds one mapping.
+
+        Raises:
+            InputError: no such file, not text, not YAML, empty, or not a mapping.
+        """
+        file = Path(path).expanduser()
+        root, data = parse(_text_of(file), str(path))
+        if not isinstance(data, dict):
+            found = "nothing" if data is None else f"a {type(data).__name__}"
+            raise InputError(
+                f"{path}:1: the file should hold settings, one 'key: value' a line; found {found}."
+            )
+        return cls(data, str(path), folder or file.resolve().parent, root)
+
+    def at(self, keys: Keys, data: object) -> Self:
+        """The part under some keys, holding that data, as a document of its own."""
+        return replace(self, data=data, prefix=(*self.prefix, *keys))
+
+    def line(self, keys: Keys = ()) -> int | None:
+        """The line of the deepest of these keys that the file has; None without a file."""
+        if self.root is None:
+            return None
+        node: yaml.Node | None = self.root
+        line = self.root.start_mark.line
+        for key in (*self.prefix, *keys):
+            mark, node = _entry(node, key)
+            if mark is None:
+                break
+            line = mark.line
+        return line + 1
+
+    def where(self, keys: Keys = ()) -> str:
+        """File and line, for example ``configs/posttrain/mara.yaml:7``."""
+        line = self.line(keys)
+        return self.name if line is None else f"{self.name}:{line}"
+
+    def repeated_keys(self) -> Iterator[tuple[Keys, int, int]]:
+        """Keys that a mapping of the file has twice, with the line of the second and the first."""
+        if self.root is not None:
+            yield from _repeated(self.root, (), set())
+
+
+def parse(text: str, name: str) -> tuple[yaml.Node | None, Any]:
+    """Read YAML text.
+
+    Returns:
+        The parsed nodes, which know their lines, and the plain data.
+
+    Raises:
+        InputError: with the line, and what YAML expected there.
+    """
+    try:
+        loader = _Loader(text)
+        root = loader.get_single_node()
+        return root, None if root is None else loader.construct_document(root)
+    except yaml.MarkedYAMLError as error:
+        lines = [*text.splitlines(), ""]
+        unclosed = (error.context or "").startswith("while parsing a flow")
+        mark = error.context_mark if unclosed else error.problem_mark or error.context_mark
+        line = min(mark.line if mark else 0, len(lines) - 1)
+        while unclosed and line and not NEEDS_QUOTES.search(lines[line]):
+            line -= 1  # to where the bracket was opened
+        what = ", ".join(filter(None, [error.context, error.problem]))
+        quotes = NEEDS_QUOTES.search(lines[line])
+        raise InputError(
+            f"{name}:{line + 1}: not valid YAML: {what}{QUOTE_HINT if quotes else ''}."
+        ) from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position)
+        raise InputError(
+            f"{name}:{line + 1}: not text: character {error.character:#06x} is not allowed in YAML."
+        ) from error
+    except RecursionError as error:
+        raise InputError(f"{name}:1: brackets or indentation are nested too deeply.") from error
+    except ValueError as error:  # an explicit !!int before text, or a number of 5,000 digits
+        raise InputError(f"{name}:1: not valid YAML: {error}.") from error
+
+
+def _text_of(file: Path) -> str:
+    try:
+        raw = file.read_bytes()
+    except FileNotFoundError as error:
+        beside = [p.name for p in file.parent.glob("*.y*ml")] if file.parent.is_dir() else []
+        hint = did_you_mean(file.name, beside) if beside else ""
+        raise InputError(f"{file}: no such file{hint}") from error
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error.strerror or error}.") from error
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{file}:{line}: not UTF-8 text (byte {raw[error.start]:#04x}); save the file as UTF-8."
+        ) from error
+
+
+def _entry(node: yaml.Node | None, key: str | int) -> tuple[yaml.Mark | None, yaml.Node | None]:
+    """Where an entry of a node begins, and its value."""
+    if isinstance(node, yaml.MappingNode):
+        for name, value in reversed(node.value):  # of repeated keys the last one counts
+            if name.value == str(key):
+                return name.start_mark, value
+    if isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
+        return node.value[key].start_mark, node.value[key]
+    return None, None
+
+
+def _repeated(node: yaml.Node, keys: Keys, seen: set[int]) -> Iterator[tuple[Keys, int, int]]:
+    if id(node) in seen:  # an alias: reported where it was first written
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for position, value in enumerate(node.value):
+            yield from _repeated(value, (*keys, position), seen)
+    if isinstance(node, yaml.MappingNode):
+        first: dict[str, int] = {}
+        for name, value in node.value:
+            line = name.start_mark.line + 1
+            key = str(name.value)
+            if key in first:
+                yield (*keys, key), line, first[key]
+            first.setdefault(key, line)
+            yield from _repeated(value, (*keys, key), seen)

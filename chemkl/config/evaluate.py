@@ -1,0 +1,175 @@
+"""Settings of the evaluate stage: which runs, at which thresholds, compared with what."""
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
+from glob import glob
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
+
+from chemkl.config.base import Config, InputPath
+
+TRACE_FOLDER = "trace"
+
+
+def _expand_runs(value: Any, info: ValidationInfo) -> Any:
+    """Turn one entry or many, each a folder or a glob pattern, into a list of folders."""
+    entries = [value] if isinstance(value, str | Path) else value
+    if not isinstance(entries, Sequence):
+        return value
+    found: list[Any] = []
+    for entry in entries:
+        if isinstance(entry, str) and any(mark in entry for mark in "*?["):
+            found += _runs_matching(entry, info.context or {})
+        else:
+            found.append(entry)
+    return found
+
+
+def _runs_matching(pattern: str, context: Mapping[str, Any]) -> list[Path]:
+    """Run folders that a pattern names, looked up in the places where an InputPath is."""
+    folders = [context.get("folder"), *context.get("also", ()), Path.cwd()]
+    places = [str(folder / Path(pattern).expanduser()) for folder in folders if folder]
+    for place in places:
+        runs = [Path(match) for match in sorted(glob(place))]
+        if runs := [run for run in runs if (run / TRACE_FOLDER).is_dir()]:
+            return runs
+    promised = [p for p in context.get("promised", ()) if any(fnmatch(str(p), q) for q in places)]
+    if promised:
+        return promised
+    looked = " nor ".join(dict.fromkeys(places))
+    raise ValueError(f"no run folder (one with '{TRACE_FOLDER}/' in it) matches {looked}")
+
+
+RunFolders = Annotated[list[InputPath], BeforeValidator(_expand_runs)]
+"""Run folders, each given as a path or as a glob pattern such as `out/*`; a single one needs no
+list. What a pattern matches without a trace in it is passed over."""
+
+
+class SmilesFile(Config):
+    """A file of SMILES: .smi, .txt, .csv, .tsv (plain or .gz) or .parquet."""
+
+    path: InputPath
+    """The file."""
+    column: str | int | None = None
+    """Where the SMILES stand: a column's name, or its number from 0. Default: in .smi and .txt the
+    first column; elsewhere the column called smiles (in any case), or the only one there is."""
+
+
+def _as_file(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str | Path) else value
+
+
+class Corpus(SmilesFile):
+    """The molecules that do not count as novel."""
+
+    canonical: bool = False
+    """true: the strings are canonical SMILES of this RDKit already, as the prepare stage writes
+    them. false: canonicalise every one (0.2 ms each), which is right for any file."""
+
+
+class MosesReference(Config):
+    """A test set of MOSES (arXiv 1811.12823), by the statistics that the molsets wheel carries."""
+
+    kind: Literal["moses_test", "moses_test_scaffolds"]
+    """moses_test: 176,074 molecules like the training set; moses_test_scaffolds: 176,225 molecules
+    whose scaffolds are not in the training set."""
+    cache: Path = Path("~/.cache/chemkl")
+    """Folder where downloaded wheels are kept."""
+
+
+class StatisticsReference(Config):
+    """A statistics file in the format of molsets, on this machine."""
+
+    kind: Literal["statistics"]
+    """Statistics computed earlier: an .npz file such as test_stats.npz."""
+    path: InputPath
+    """The file. It is read behind an allow-list: nothing in it is run."""
+
+
+class FileReference(SmilesFile):
+    """A file of SMILES to compare with; its statistics are computed on the spot."""
+
+    kind: Literal["file"]
+    """A file of yours."""
+
+
+def _as_reference(value: Any) -> Any:
+    """Let a name stand for a MOSES set, and a path for a statistics file or a file of SMILES."""
+    if not isinstance(value, str | Path):
+        return value
+    if str(value) in {"moses_test", "moses_test_scaffolds"}:
+        return {"kind": str(value)}
+    kind = "statistics" if Path(value).suffix == ".npz" else "file"
+    return {"kind": kind, "path": value}
+
+
+ReferenceSource = Annotated[
+    Annotated[MosesReference | StatisticsReference | FileReference, Field(discriminator="kind")],
+    BeforeValidator(_as_reference),
+]
+
+
+class MetricOptions(Config):
+    """How the metrics are computed."""
+
+    max_molecules: int = Field(default=10_000, ge=2)
+    """Sets with more molecules are sampled down to so many for the metrics over pairs and over a
+    reference (IntDiv, FCD, SNN, Scaf, Frag); smaller sets are computed exactly. #Circles and the
+    scaffold metrics always take the whole set."""
+    seed: int = 0
+    """Seed of that sample."""
+    circles_distance: float = Field(default=0.75, gt=0, lt=1)
+    """Tanimoto distance that any two molecules of #Circles must exceed; 0.75 as in GEAM."""
+    uniqueness_at: tuple[Annotated[int, Field(ge=1)], ...] = (1000, 10_000)
+    """Numbers k of first valid samples among which uniqueness is reported besides the whole."""
+
+
+class EvaluateConfig(Config):
+    """From the traces of runs, or from files of samples, to the scaffold-diversity table."""
+
+    runs: RunFolders = Field(default_factory=list)
+    """Folders of posttrain runs, each a path or a glob pattern such as out/*."""
+    samples: list[Annotated[SmilesFile, BeforeValidator(_as_file)]] = Field(default_factory=list)
+    """Files of sampled SMILES, each a path or {path, column}. They carry no reward, so yields and
+    thresholds do not apply to them."""
+    thresholds: tuple[float, ...] = (0.8,)
+    """Hits are molecules with raw reward of at least this; one set of columns for each."""
+    corpus: Annotated[Corpus, BeforeValidator(_as_file)] | None = None
+    """Training molecules, for novelty: a path, or {path, column, canonical}. Null: no novelty."""
+    reference: dict[str, ReferenceSource] = Field(default_factory=dict)
+    """Sets to compare with by SNN, Scaf and Frag, by a name of yours: moses_test,
+    moses_test_scaffolds, a molsets statistics file (.npz) or a file of SMILES. One without a name
+    may be given alone. The first one's columns are called snn, scaf, frag, fcd; those of another
+    one carry its name, as in snn_scaffolds."""
+    fcd: bool = False
+    """Also compute the Frechet ChemNet Distance to each reference (4 ms a molecule on one core;
+    needs the extra chemkl[fcd])."""
+    metrics: MetricOptions = MetricOptions()
+    """How the metrics are computed."""
+    into_runs: bool = True
+    """Also write each run's own table into its folder, under evaluation/."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_a_single_reference(cls, values: Any) -> Any:
+        """Let `reference: moses_test` stand for `reference: {moses_test: moses_test}`."""
+        if not isinstance(values, dict) or "reference" not in values:
+            return values
+        one = values["reference"]
+        if isinstance(one, str | Path):
+            return values | {"reference": {Path(one).stem: one}}
+        if isinstance(one, dict) and isinstance(one.get("kind"), str):
+            return values | {"reference": {Path(str(one.get("path", one["kind"]))).stem: one}}
+        return values
+
+    @model_validator(mode="after")
+    def _has_something_to_evaluate(self) -> "EvaluateConfig":
+        if not self.runs and not self.samples:
+            raise ValueError(
+                "nothing to evaluate: give run folders under `runs`, or files under `samples`"
+            )
+        if self.fcd and not self.reference:
+            raise ValueError("fcd: true needs a `reference` to measure the distance to")
+        return self

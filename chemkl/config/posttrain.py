@@ -1,0 +1,111 @@
+"""Settings of the posttrain stage: a prior, a reward, and how the one is moved by the other."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from chemkl.config.base import Config, InputPath
+from chemkl.config.document import Document
+from chemkl.config.objective import EstimatorConfig, TargetConfig, check_pair
+from chemkl.config.reward import RewardConfig
+from chemkl.config.trainer import Precision, TrainerSettings
+
+
+def _from_file(value: Any, info: ValidationInfo) -> Any:
+    """Let the path of a YAML file stand for the reward that it describes."""
+    if isinstance(value, str | Path):
+        path = TypeAdapter(InputPath).validate_python(value, context=info.context)
+        return Document.of(path, "RewardConfig", None).data
+    return value
+
+
+class MurckoFilterConfig(Config):
+    """Pay each Bemis-Murcko scaffold a limited number of times, so that the policy must move on."""
+
+    kind: Literal["murcko"]
+    """Identical Bemis-Murcko scaffold."""
+    bucket: int = Field(25, ge=1)
+    """How many sampled molecules of one scaffold are paid; all later ones get 0. Exact, also
+    within a batch: rows are taken in order. A molecule that is sampled again counts again."""
+    min_score: float = Field(0.4, ge=0, le=1)
+    """Rewards below this neither fill a bucket nor are touched."""
+
+
+class CallbacksConfig(Config):
+    """What happens beside the training itself."""
+
+    checkpoint_every: int = Field(50, ge=1)
+    """Steps between two checkpoints (and parts of the trace). A killed run repeats at most so many
+    steps, identically."""
+    progress_bar: bool = True
+    """Show a progress bar."""
+
+
+class PosttrainConfig(Config):
+    """KL-regularised reinforcement learning of a SMILES generator (arXiv 2510.20817)."""
+
+    prior: InputPath
+    """Model file of the reference policy pi_ref; it stays as it is."""
+    agent: InputPath | None = None
+    """Model file of the policy to start from, with the prior's vocabulary; null: the prior."""
+    reward: Annotated[RewardConfig, BeforeValidator(_from_file)]
+    """What a molecule is paid: components and aggregate, or the path of a file that holds them."""
+    target: TargetConfig
+    """The distribution to walk to: kind gibbs, mara or filter, with beta (or sigma = 1/beta)."""
+    estimator: EstimatorConfig = EstimatorConfig(kind="rloo")
+    """The loss that walks there: reinvent, rloo or log_variance."""
+    diversity_filter: MurckoFilterConfig | None = None
+    """Withdraws the reward of over-used scaffolds before the target sees it; null: none."""
+    batch_size: int = Field(64, ge=2)
+    """Molecules sampled at each step; one step is one update."""
+    learning_rate: float = Field(1e-4, gt=0)
+    """Rate of the Adam optimiser, constant."""
+    budget: int = Field(10_000, ge=1)
+    """Oracle calls: first scorings of a valid canonical SMILES. Repeats and invalid strings are
+    free. The run ends with exactly so many, unless max_samples ends it before."""
+    max_samples: int | None = Field(None, ge=1)
+    """The run also ends after so many sampled sequences: a collapsed policy finds nothing new and
+    would never spend its calls. null: ten times the budget."""
+    seed: int = Field(0, ge=0)
+    """Decides every sample; the same seed on the same machine gives the same run."""
+    precision: Precision = "32-true"
+    """32-true or bf16-mixed."""
+    trainer: TrainerSettings = Field(default_factory=dict)
+    """Further arguments of lightning.Trainer, for example accelerator or gradient_clip_val."""
+    callbacks: CallbacksConfig = CallbacksConfig()
+    """Checkpoints and the progress bar."""
+
+    @field_validator("diversity_filter", mode="before")
+    @classmethod
+    def _name_alone(cls, value: object) -> object:
+        """Let ``diversity_filter: murcko`` stand for ``diversity_filter: {kind: murcko}``."""
+        return {"kind": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        check_pair(self.target, self.estimator)
+        if self.max_samples is not None and self.max_samples < self.batch_size:
+            raise ValueError(
+                f"max_samples = {self.max_samples} is below batch_size = {self.batch_size}: "
+                "not one step would be made"
+            )
+        return self
+
+    @property
+    def most_samples(self) -> int:
+        """The number of samples that ends the run."""
+        return self.max_samples or 10 * self.budget
+
+    @property
+    def objective(self) -> Mapping[str, Any]:
+        """Target and estimator as plain values, for the loss core."""
+        return {"target": self.target.model_dump(), "estimator": self.estimator.model_dump()}

@@ -1,0 +1,48 @@
+"""Settings of the pretrain stage: corpus to prior."""
+
+from pydantic import Field
+
+from chemkl.config.base import Config, InputPath
+from chemkl.config.policy import RnnConfig
+from chemkl.config.trainer import Precision, TrainerSettings
+
+
+class PretrainConfig(Config):
+    """Maximum-likelihood training of a SMILES generator on a prepared corpus."""
+
+    corpus: InputPath
+    """Output folder of the prepare stage."""
+    model: RnnConfig = RnnConfig()
+    """The network; the defaults are REINVENT's."""
+    train_split: str = "train"
+    """Split to learn from."""
+    valid_split: str = "valid"
+    """Split whose negative log-likelihood is reported each epoch."""
+    valid_molecules: int = Field(10_000, ge=1)
+    """At most so many molecules of the validation split are used."""
+    randomise: bool = False
+    """Write every training molecule as another random SMILES each time it is read."""
+    epochs: int = Field(10, ge=1)
+    """Passes over the training split."""
+    batch_size: int = Field(128, ge=1)
+    """Molecules a step, over all devices together."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """AdamW's highest rate; reached after the warm-up, then a half cosine down to zero."""
+    warmup_steps: int = Field(200, ge=0)
+    """Steps over which the rate rises linearly from zero."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW's weight decay."""
+    gradient_clip: float = Field(1.0, gt=0)
+    """Largest norm of the gradient; a longer one is scaled down to it."""
+    samples_per_epoch: int = Field(1_000, ge=0)
+    """Molecules sampled after each epoch for validity, uniqueness and novelty; 0: none."""
+    checkpoint_every: int = Field(500, ge=1)
+    """Steps between two checkpoints; a killed run continues from the last one."""
+    n_workers: int = Field(0, ge=0)
+    """Processes that read batches; 0: the training process itself. Useful with `randomise`."""
+    seed: int = Field(0, ge=0)
+    """Decides weights, order of the molecules, spellings and samples."""
+    precision: Precision = "32-true"
+    """32-true or bf16-mixed (3 to 4 times faster on a processor or GPU with bfloat16 units)."""
+    trainer: TrainerSettings = Field(default_factory=dict)
+    """Further arguments of lightning.Trainer, for example accelerator, devices, max_steps."""

@@ -1,0 +1,238 @@
+"""The one renderer of config problems: pydantic's errors as lines that a chemist can act on."""
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from chemkl.config.base import did_you_mean
+from chemkl.config.document import QUOTE_HINT, Document, Keys
+from chemkl.config.overrides import Override
+
+LONGEST_VALUE = 80
+"""A value in a message is cut to this many characters."""
+
+AFTER_THE_FILE = 1_000_000_000
+"""Problems of overrides are listed after the last line of any file."""
+
+_MAPPING = "should be a mapping, one 'key: value' a line"
+_LIST = "should be a list, one '- item' a line, or [a, b]"
+_INTEGER = "should be a whole number"
+_NUMBER = "should be a number"
+_SWITCH = "should be true or false"
+PLAIN_WORDS = {
+    "model_type": _MAPPING,
+    "model_attributes_type": _MAPPING,
+    "dict_type": _MAPPING,
+    "mapping_type": _MAPPING,
+    "list_type": _LIST,
+    "tuple_type": _LIST,
+    "int_type": _INTEGER,
+    "int_parsing": _INTEGER,
+    "int_from_float": _INTEGER,
+    "float_type": _NUMBER,
+    "float_parsing": _NUMBER,
+    "bool_type": _SWITCH,
+    "bool_parsing": _SWITCH,
+    "string_type": "should be text",
+    "path_type": "should be a path",
+}
+"""What pydantic's kinds of error mean, in plain words."""
+
+WITHOUT_VALUE = {"missing", "extra_forbidden", "union_tag_not_found", "union_tag_invalid"}
+"""Kinds of error that the value at the place does not explain."""
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """One error of pydantic, placed in what the user wrote."""
+
+    error: ErrorDetails
+    keys: Keys
+    """The keys as the user wrote them, without pydantic's labels for the members of a union."""
+    owner: Any
+    """The type in which the last key stands."""
+    expected: Any
+    """The type wanted at the keys."""
+    choice: Keys | None
+    """Where the user may choose between types that have no `kind`; None: nowhere on the way."""
+
+
+def render(
+    error: ValidationError,
+    model: type[BaseModel],
+    document: Document,
+    overrides: Sequence[Override] = (),
+) -> list[tuple[int, str]]:
+    """Describe each problem as ``file:line: key.path: problem``, with its line for sorting."""
+    placed = [_place(model, details) for details in error.errors(include_url=False)]
+    lines = []
+    for keys, text in _settled(placed):
+        where, order, path = document.where(keys), document.line(keys) or 0, document.prefix + keys
+        for number, override in enumerate(overrides):
+            if _names(keys[: len(override.keys)]) == _names(override.keys):
+                where, order, path = override.where, AFTER_THE_FILE + number, keys
+        prefix = ": ".join(filter(None, [where, ".".join(_names(path))]))
+        lines += [(order, f"{prefix}: {part}") for part in text.splitlines()]
+    return lines
+
+
+def shown(value: object) -> str:
+    """A value as it may stand in a message."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
+
+
+def _names(keys: Keys) -> list[str]:
+    return [str(key) for key in keys]
+
+
+def _place(model: type[BaseModel], error: ErrorDetails) -> _Problem:
+    """Follow pydantic's location through the types of the model."""
+    keys: Keys = ()
+    owner: Any = None
+    expected: Any = model
+    choice: Keys | None = None
+    for step in error["loc"]:
+        members = _members(expected)
+        if len(members) > 1:  # the step is pydantic's label of one member
+            expected, by_kind = _member(members, str(step))
+            choice = keys if choice is None and not by_kind else choice
+        elif step != "[key]":
+            owner, expected = members[0], _inside(members[0], step)
+            keys = (*keys, step)
+    if error["type"] == "union_tag_invalid":
+        keys = (*keys, error["ctx"]["discriminator"].strip("'"))
+    return _Problem(error, keys, owner, expected, choice)
+
+
+def _members(expected: Any) -> list[Any]:
+    """The types that a union allows beside None; one for everything else."""
+    while get_origin(expected) is Annotated:
+        expected = get_args(expected)[0]
+    if get_origin(expected) in (Union, UnionType):
+        allowed = [member for member in get_args(expected) if member is not NoneType]
+        return _members(allowed[0]) if len(allowed) == 1 else allowed
+    return [expected]
+
+
+def _member(members: list[Any], label: str) -> tuple[Any, bool]:
+    """The member with that label, and whether the user named it by its `kind`."""
+    for member in members:
+        if label in map(str, _kinds(member)):
+            return member, True
+    for member in members:
+        nested = len(_members(member)) > 1 and "union[" in label
+        literal = get_origin(_members(member)[0]) is Literal and label.startswith("literal[")
+        named = inspect.isclass(member) and label in (member.__name__, member.__name__.lower())
+        if nested or literal or named:
+            return member, False
+    return Any, False
+
+
+def _kinds(member: Any) -> tuple[Any, ...]:
+    """The values of `kind` by which a config is chosen in a tagged union."""
+    kind = member.model_fields.get("kind") if _is_model(member) else None
+    return get_args(kind.annotation) if kind is not None else ()
+
+
+def _inside(expected: Any, step: str | int) -> Any:
+    """The type wanted at a key or position of something of the expected type."""
+    if _is_model(expected):
+        field = expected.model_fields.get(step)
+        return Any if field is None else field.annotation
+    inner = get_args(expected)
+    if not inner or not inspect.isclass(origin := get_origin(expected)):
+        return Any
+    if issubclass(origin, Mapping):
+        return inner[1]
+    if origin is tuple and Ellipsis not in inner:
+        return inner[step] if isinstance(step, int) and step < len(inner) else Any
+    return inner[0]
+
+
+def _is_model(expected: Any) -> bool:
+    return inspect.isclass(expected) and issubclass(expected, BaseModel)
+
+
+def _settled(problems: list[_Problem]) -> Iterator[tuple[Keys, str]]:
+    """Texts by place; where any of several types would do, only what the nearest one lacks."""
+    choices: dict[Keys, list[_Problem]] = {}
+    for problem in problems:
+        if problem.choice is None:
+            yield problem.keys, _text([problem])
+        else:
+            choices.setdefault(problem.choice, []).append(problem)
+    for choice, rivals in choices.items():
+        deeper = [p for p in rivals if p.keys != choice]
+        right_type = [p for p in rivals if not p.error["type"].endswith("_type")]
+        places: dict[Keys, list[_Problem]] = {}
+        for problem in deeper or right_type or rivals:
+            places.setdefault(problem.keys, []).append(problem)
+        for keys, same_place in places.items():
+            yield keys, _text(same_place)
+
+
+def _text(same_place: list[_Problem]) -> str:
+    """What is wrong at one place, and the value unless the text has it already."""
+    text = ", or ".join(dict.fromkeys(_phrase(problem) for problem in same_place))
+    kinds = {problem.error["type"] for problem in same_place}
+    value = shown(same_place[0].error["input"])
+    whole = isinstance(same_place[0].error["input"], dict | BaseModel)
+    own_words = kinds & {"value_error", "assertion_error", "literal_error"}
+    if kinds & WITHOUT_VALUE or (own_words and (whole or value.strip("'") in text)):
+        return text
+    return f"{text} (got {value})"
+
+
+def _phrase(problem: _Problem) -> str:
+    error, context = problem.error, problem.error.get("ctx", {})
+    name = str(problem.keys[-1]) if problem.keys else ""
+    match error["type"]:
+        case "missing":
+            return f"required, and not given{_meaning(problem.owner, name)}"
+        case "extra_forbidden":
+            known = problem.owner.model_fields if _is_model(problem.owner) else ()
+            return f"not a known key{did_you_mean(name, known)}"
+        case "union_tag_invalid" | "union_tag_not_found":
+            return _tag_phrase(problem, context)
+        case "literal_error" | "enum":
+            allowed = _allowed(problem.expected)
+            hint = did_you_mean(str(error["input"]), allowed) if allowed else ""
+            return f"{shown(error['input'])} is not allowed{hint or ': ' + error['msg']}"
+        case "value_error" | "assertion_error":
+            return str(context["error"])
+        case "string_type" if isinstance(error["input"], list):
+            return f"should be text{QUOTE_HINT}"
+        case kind if kind in PLAIN_WORDS:
+            return PLAIN_WORDS[kind]
+        case _:
+            return error["msg"].replace("Input should be", "should be", 1)
+
+
+def _tag_phrase(problem: _Problem, context: dict[str, Any]) -> str:
+    kinds = {str(kind) for member in _members(problem.expected) for kind in _kinds(member)}
+    if problem.error["type"] == "union_tag_not_found":
+        known = ", ".join(sorted(kinds))
+        return f"required key {context['discriminator']} is not given. Known: {known}"
+    return f"{shown(context['tag'])} is not known{did_you_mean(str(context['tag']), kinds)}"
+
+
+def _allowed(expected: Any) -> list[str]:
+    """The values of a Literal or of an enumeration."""
+    members = _members(expected)
+    values = [value for m in members if get_origin(m) is Literal for value in get_args(m)]
+    return ["null" if value is None else str(value) for value in values]
+
+
+def _meaning(owner: Any, name: str) -> str:
+    """The first sentence of a field's description."""
+    field = owner.model_fields.get(name) if _is_model(owner) else None
+    if field is None or not field.description:
+        return ""
+    sentence = " ".join(field.description.split()).split(". ")[0].rstrip(".")
+    return f" ({sentence})"

@@ -1,0 +1,141 @@
+"""YAML as people write it: numbers, words, SMILES, and files that are not what they should be."""
+
+import math
+import re
+
+import pytest
+
+from chemkl.config import InputError
+from chemkl.config.document import Document, parse
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4),  # text in YAML 1.1 (PyYAML's default): it wants a dot and a signed exponent
+        ("5e4", 5e4),
+        ("-2.5E+3", -2500.0),
+        (".5", 0.5),
+        ("3.", 3.0),
+        ("1.0e6", 1e6),
+        ("10_000", 10000),
+        ("010", 10),  # eight in YAML 1.1
+        ("-7", -7),
+        ("true", True),
+        ("False", False),
+        ("null", None),
+        ("~", None),
+        ("-.inf", -math.inf),
+    ],
+)
+def test_plain_scalars_have_the_type_they_look_like(text, value):
+    found = parse(text, "here")[1]
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_not_a_number():
+    assert math.isnan(parse(".nan", "here")[1])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("no", "yes", "on", "off", "No", "N", "n", "y", "O", "F"),
+        *("1:30", "2024-01-31", "1e", "e5", "1.2.3", "0x1f", "="),
+        *("C#N", "c1ccccc1", "FC(F)F", "C[N+](C)C"),
+    ],
+)
+def test_words_and_smiles_stay_text(text):
+    assert parse(text, "here")[1] == text
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "problem"),
+    [
+        ("a: 1\nb: [1, 2\nc: 3\n", 2, "while parsing a flow sequence"),
+        ("a: 1\n\tb: 2\n", 2, "found character '\\t'"),
+        ("a: *C\n", 1, "found undefined alias"),
+        ("smarts: [#6]~[#7]\n", 1, "while parsing a flow node"),
+        ("a: 1\n---\nb: 2\n", 2, "expected a single document"),
+        ("a: !!python/object/apply:os.system [ls]\n", 1, "could not determine a constructor"),
+        ("? [1]\n: 2\n", 1, "found unhashable key"),
+        ("a: 1\nb: x\x00y\n", 2, "character 0x0000 is not allowed"),
+        ("", 1, "found nothing"),
+        ("# only a comment\n", 1, "found nothing"),
+        ("- a\n- b\n", 1, "found a list"),
+        ("just words\n", 1, "found a str"),
+        ("a: " + "[" * 5000, 1, "nested too deeply"),
+        ("a: !!int x\n", 1, "not valid YAML"),
+    ],
+)
+def test_a_file_that_is_not_a_config_is_one_error_with_its_line(tmp_path, content, line, problem):
+    path = tmp_path / "bad.yaml"
+    path.write_text(content)
+    with pytest.raises(InputError, match=re.escape(problem)) as caught:
+        Document.read(path)
+    assert str(caught.value).startswith(f"{path}:{line}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["*C", "[#6", "@C", "!@C", "%10", "{a"])
+def test_unquoted_smarts_are_told_to_be_quoted(value):
+    with pytest.raises(InputError, match="must be quoted"):
+        parse(f"smarts: {value}\n", "here")
+
+
+def test_other_mistakes_say_nothing_of_quotes():
+    with pytest.raises(InputError) as caught:
+        parse("a: b: c\n", "here")
+    assert "quoted" not in str(caught.value)
+
+
+def test_latin_1_is_refused_with_byte_and_line(tmp_path):
+    path = tmp_path / "latin.yaml"
+    path.write_bytes("a: 1\nb: Ångström\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"latin\.yaml:2: not UTF-8 text \(byte 0xc5\)"):
+        Document.read(path)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path):
+    path = tmp_path / "bom.yaml"
+    path.write_bytes(b"\xef\xbb\xbfseed: 1\n")
+    assert Document.read(path).data == {"seed": 1}
+
+
+def test_a_missing_file_names_the_near_one(tmp_path):
+    (tmp_path / "plain.yaml").write_text("a: 1")
+    with pytest.raises(InputError, match=r"plane\.yaml: no such file; did you mean 'plain\.yaml'"):
+        Document.read(tmp_path / "plane.yaml")
+
+
+def test_a_folder_is_not_a_file(tmp_path):
+    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+        Document.read(tmp_path)
+
+
+def test_other_types_are_refused():
+    with pytest.raises(InputError, match="expected a mapping or the path of a YAML file, got int"):
+        Document.of(3, "reward")
+
+
+def test_lines_of_nested_keys(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("# head\na: 1\nb:\n  c:\n    - x: 1\n    - y: 2\n      z: 3\n")
+    document = Document.read(path)
+    assert document.line(("a",)) == 2
+    assert document.line(("b", "c", 1)) == 6
+    assert document.line(("b", "c", 1, "z")) == 7
+    assert document.line(("b", "c", 1, "missing")) == 6  # where it ought to be
+    assert document.line(("missing",)) == 2  # the mapping begins there
+    inner = document.at(("b", "c", 1), {"y": 2, "z": 3})
+    assert inner.where(("z",)) == f"{path}:7"
+    assert Document.of({"a": 1}, "reward").where(("a",)) == "reward"
+
+
+def test_repeated_keys_are_found_at_every_depth_and_aliases_cost_nothing():
+    # ten levels of nine references each: 9^10 paths, but eleven nodes
+    levels = ["a0: &a0 {k: 1, k: 2}"]
+    levels += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 11)]
+    root, data = parse("\n".join(levels), "here")
+    assert list(Document(data, "here", None, root).repeated_keys()) == [(("a0", "k"), 1, 1)]

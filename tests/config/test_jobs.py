@@ -1,0 +1,253 @@
+"""A pipeline becomes jobs: names, folders, grids, references to earlier output."""
+
+import re
+
+import pytest
+
+from chemkl.config import Config, InputError, InputPath
+from chemkl.config.jobs import load_pipeline
+from chemkl.config.pipeline import PipelineConfig
+
+
+class Run(Config):
+    seed: int = 0
+    beta: float = 0.1
+    reward: dict[str, list[dict[str, float]]] = {}  # noqa: RUF012 - pydantic copies defaults
+    prior: InputPath | None = None
+
+
+class Evaluation(Config):
+    runs: list[InputPath]
+
+
+def pipeline(*stages, name="demo"):
+    return {"name": name, "stages": list(stages)}
+
+
+def jobs_of(*stages, out="out"):
+    return load_pipeline(pipeline(*stages), out)[1]
+
+
+def problem_of(*stages):
+    with pytest.raises(InputError) as caught:
+        load_pipeline(pipeline(*stages), "out")
+    return str(caught.value)
+
+
+@pytest.fixture(autouse=True)
+def _working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_an_entry_without_a_grid_is_one_job(tmp_path):
+    (job,) = jobs_of({"stage": "posttrain", "name": "plain", "config": {"seed": 3}})
+    assert (job.name, job.entry, job.stage) == ("plain", "plain", "posttrain")
+    assert job.folder == tmp_path / "out" / "plain"
+    assert job.load(Run) == Run(seed=3)
+
+
+def test_the_default_folder_carries_the_pipelines_name_and_the_default_name_is_the_stage(tmp_path):
+    config, (job,) = load_pipeline(pipeline({"stage": "report"}))
+    assert isinstance(config, PipelineConfig)
+    assert job.folder == tmp_path / "runs" / "demo" / "report"
+
+
+def test_a_config_file_is_found_beside_the_pipeline_and_set_changes_it(tmp_path):
+    (tmp_path / "pipelines").mkdir()
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "prior.bin").touch()
+    (tmp_path / "pipelines" / "mine.bin").touch()
+    (tmp_path / "configs" / "run.yaml").write_text("seed: 1\nprior: ../prior.bin\n")
+    path = tmp_path / "pipelines" / "p.yaml"
+    path.write_text(
+        "name: demo\nstages:\n"
+        "  - stage: posttrain\n    config: ../configs/run.yaml\n    set: {beta: 1e-3}\n"
+        "  - stage: sample\n    config: configs/run.yaml\n    set: {prior: mine.bin}\n"
+    )
+    first, second = load_pipeline(path)[1]
+    assert first.load(Run) == Run(seed=1, beta=1e-3, prior=tmp_path / "prior.bin")
+    # a path written in the pipeline file is looked up beside that file too
+    assert second.load(Run).prior == tmp_path / "pipelines" / "mine.bin"
+
+
+def test_a_grid_is_every_combination_in_order_with_readable_names():
+    grid = {"seed": [0, 1], "reward.parts.0.weight": [0.5, 1e-3]}
+    jobs = jobs_of(
+        {
+            "stage": "posttrain",
+            "name": "plain",
+            "config": {"reward": {"parts": [{"weight": 1}]}},
+            "grid": grid,
+        }
+    )
+    assert [job.name for job in jobs] == [
+        "plain-seed=0-weight=0.5",
+        "plain-seed=0-weight=0.001",
+        "plain-seed=1-weight=0.5",
+        "plain-seed=1-weight=0.001",
+    ]
+    weights = [job.load(Run).reward["parts"][0]["weight"] for job in jobs]
+    assert [(job.load(Run).seed, w) for job, w in zip(jobs, weights, strict=True)] == [
+        (0, 0.5),
+        (0, 0.001),
+        (1, 0.5),
+        (1, 0.001),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ([True, None], ["k=true", "k=null"]),
+        (["C1=CC(=O)C1", "a b"], ["k=C1=CC_=O_C1", "k=a_b"]),
+        (["data/a.yaml", "data/b.yaml"], ["k=a.yaml", "k=b.yaml"]),
+        (["x/a.yaml", "y/a.yaml"], ["k=value0", "k=value1"]),
+        ([[1, 2], {"a": 1}], ["k=value0", "k=value1"]),
+        (["x" * 200, ""], ["k=value0", "k=value1"]),
+        ([-1, 1e-05], ["k=-1", "k=1e-05"]),
+    ],
+)
+def test_values_in_names_are_safe_for_a_shell(values, names):
+    jobs = jobs_of({"stage": "sample", "name": "s", "grid": {"k": values}})
+    assert [job.name for job in jobs] == [f"s-{name}" for name in names]
+    assert all(re.fullmatch(r"[A-Za-z0-9._=+-]+", job.name) for job in jobs)
+
+
+def test_keys_with_the_same_last_part_are_spelt_out():
+    (job,) = jobs_of({"stage": "sample", "name": "s", "grid": {"a.beta": [1], "b.beta": [2]}})
+    assert job.name == "s-a.beta=1-b.beta=2"
+
+
+def test_references_stand_for_folders_of_earlier_jobs(tmp_path):
+    out = tmp_path / "out"
+    *_, one, all_of_them, single, within = jobs_of(
+        {"stage": "posttrain", "name": "plain"},
+        {"stage": "posttrain", "name": "mara", "grid": {"seed": [0, 1]}},
+        {"stage": "evaluate", "name": "one", "config": {"runs": ["${plain}"]}},
+        {"stage": "evaluate", "name": "all", "config": {"runs": ["${plain}", "${mara}"]}},
+        {"stage": "evaluate", "name": "single", "set": {"runs": "${mara}"}},
+        {"stage": "sample", "name": "within", "set": {"prior": "${mara-seed=1}/policy.bin"}},
+    )
+    promised = [out]
+    assert one.load(Evaluation, promised).runs == [out / "plain"]
+    assert all_of_them.load(Evaluation, promised).runs == [
+        out / "plain",
+        out / "mara-seed=0",
+        out / "mara-seed=1",
+    ]
+    assert single.load(Evaluation, promised).runs == [out / "mara-seed=0", out / "mara-seed=1"]
+    assert within.load(Run, promised).prior == out / "mara-seed=1" / "policy.bin"
+
+
+def test_a_grid_over_a_gridded_entry_is_one_job_for_each_of_its_jobs(tmp_path):
+    jobs = jobs_of(
+        {"stage": "posttrain", "name": "mara", "grid": {"seed": [0, 1]}},
+        {"stage": "sample", "name": "s", "grid": {"prior": ["${mara}"]}},
+    )
+    assert [job.name for job in jobs[2:]] == ["s-prior=mara-seed=0", "s-prior=mara-seed=1"]
+    assert jobs[3].load(Run, [tmp_path]).prior == tmp_path / "out" / "mara-seed=1"
+
+
+def test_what_is_promised_must_be_there_when_nothing_is_promised():
+    _, job = jobs_of({"stage": "posttrain"}, {"stage": "sample", "set": {"prior": "${posttrain}"}})
+    with pytest.raises(InputError, match="prior: no such file or folder"):
+        job.load(Run)
+
+
+def test_mistakes_in_references_name_place_and_choice(tmp_path):
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        "name: demo\n"
+        "stages:\n"
+        "  - {stage: posttrain, name: plain}\n"
+        "  - stage: evaluate\n"
+        "    config:\n"
+        "      runs:\n"
+        "        - ${plane}\n"
+        "        - ${report}\n"
+        "        - ${evaluate}\n"
+        "  - {stage: report}\n"
+    )
+    with pytest.raises(InputError) as caught:
+        load_pipeline(path)
+    assert str(caught.value).splitlines() == [
+        f"{path}:7: stages.1.config.runs.0: ${{plane}} is not an entry; did you mean 'plain'? "
+        "Known: plain.",
+        f"{path}:8: stages.1.config.runs.1: ${{report}} refers to this entry or a later one; "
+        "only earlier ones can be read.",
+        f"{path}:9: stages.1.config.runs.2: ${{evaluate}} refers to this entry or a later one; "
+        "only earlier ones can be read.",
+    ]
+
+
+def test_names_must_differ():
+    text = problem_of({"stage": "posttrain"}, {"stage": "posttrain"})
+    assert "stages.1.name: the name 'posttrain' is taken by an earlier entry" in text
+    text = problem_of(
+        {"stage": "sample", "name": "a", "grid": {"seed": [0]}},
+        {"stage": "sample", "name": "a-seed=0"},
+    )
+    assert "stages.1.name: the name 'a-seed=0' is taken" in text
+    text = problem_of({"stage": "sample", "grid": {"seed": [0, 0]}})
+    assert "stages.0.grid: a value is given twice" in text
+
+
+@pytest.mark.parametrize(
+    ("stage", "problem"),
+    [
+        (
+            {"stage": "postrain"},
+            "stages.0.stage: 'postrain' is not allowed; did you mean 'posttrain'",
+        ),
+        ({"stage": "sample", "name": "a/b"}, "stages.0.name: .*should match pattern"),
+        ({"stage": "sample", "grid": {"seed": []}}, "stages.0.grid.seed: .*at least 1 item"),
+        ({"stage": "sample", "grid": {"seed": 1}}, "stages.0.grid.seed: should be a list"),
+        ({"stage": "sample", "config": "no.yaml"}, "stages.0.config: no such file or folder"),
+        ({"stage": "sample", "set": {"a..b": 1}}, r"pipeline: 'a\.\.b' is not a key"),
+        ({"stage": "sample", "sett": {}}, "stages.0.sett: not a known key; did you mean 'set'"),
+        ({"name": "a"}, r"stages.0.stage: required, and not given \(Which stage runs"),
+    ],
+)
+def test_mistakes_in_entries(stage, problem):
+    with pytest.raises(InputError, match=problem):
+        load_pipeline(pipeline(stage), "out")
+
+
+def test_a_pipeline_without_stages_is_refused():
+    with pytest.raises(InputError, match=r"stages: .*at least 1 item"):
+        load_pipeline(pipeline())
+
+
+def test_problems_of_a_jobs_settings_stand_at_their_line_in_the_pipeline_file(tmp_path):
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        "name: demo\n"
+        "stages:\n"
+        "  - stage: posttrain\n"
+        "    config:\n"
+        "      sed: 1\n"
+        "    set:\n"
+        "      bta: 2\n"
+        "    grid:\n"
+        "      seed: [0, x]\n"
+    )
+    first, second = load_pipeline(path)[1]
+    with pytest.raises(InputError) as caught:
+        second.load(Run)
+    assert [
+        line.split(" not")[0].split(" should")[0] for line in str(caught.value).splitlines()
+    ] == [
+        f"{path}:5: stages.0.config.sed:",
+        f"{path}:7: bta:",
+        f"{path}:9: seed:",
+    ]
+    with pytest.raises(InputError) as caught:
+        first.load(Run)
+    assert "seed: should" not in str(caught.value)
+
+
+def test_a_config_object_gives_the_same_jobs(tmp_path):
+    data = pipeline({"stage": "posttrain", "grid": {"seed": [0, 1]}})
+    by_mapping, by_object = load_pipeline(data)[1], load_pipeline(PipelineConfig(**data))[1]
+    assert [job.name for job in by_mapping] == [job.name for job in by_object]
+    assert [job.load(Run) for job in by_mapping] == [job.load(Run) for job in by_object]

@@ -1,0 +1,258 @@
+"""From what the user wrote to a config, or to one message with every problem."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field, model_validator
+
+from chemkl.config import Config, InputError, InputPath, load_config
+from chemkl.config.overrides import Override
+
+
+class Gibbs(Config):
+    kind: Literal["gibbs"]
+    beta: float = Field(0.1, gt=0)
+
+
+class Mara(Config):
+    kind: Literal["mara"]
+    beta: float = Field(0.1, gt=0)
+    tau: float
+    """Reward from which on a molecule is a hit. More words."""
+    anchor: Literal["batch", "running"] = "batch"
+
+    @model_validator(mode="after")
+    def _tau_in_reach(self):
+        if self.tau > 1:
+            raise InputError("tau is above 1,\nso nothing can be a hit")
+        return self
+
+
+Target = Annotated[Gibbs | Mara, Field(discriminator="kind")]
+
+
+class Run(Config):
+    seed: int = 0
+    prior: InputPath | None = None
+    target: Target = Gibbs(kind="gibbs")
+    targets: list[Target] = Field(default_factory=list)
+    by_name: dict[str, int] = Field(default_factory=dict)
+    text: str = ""
+    quick: bool = False
+    rate: float | Literal["auto"] = "auto"
+    reward: InputPath | dict[str, float] = Field(default_factory=dict)
+    pair: tuple[int, float] = (1, 2.0)
+    inner: Gibbs | None = None
+
+
+def problems_of(source, *overrides, model=Run, **settings):
+    with pytest.raises(InputError) as caught:
+        load_config(model, source, overrides, **settings)
+    return str(caught.value).splitlines()
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(text, name="run.yaml"):
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_an_instance_a_mapping_and_a_file_give_the_same_config(file):
+    data = {"seed": 3, "target": {"kind": "mara", "tau": 0.8}}
+    path = file("seed: 3\ntarget: {kind: mara, tau: 0.8}\n")
+    config = load_config(Run, data)
+    assert config == load_config(Run, path) == load_config(Run, str(path))
+    assert load_config(Run, config) is config
+    assert config.target == Mara(kind="mara", tau=0.8)
+
+
+def test_overrides_change_files_mappings_and_instances_alike(file):
+    expected = load_config(Run, {"seed": 4, "target": {"kind": "gibbs", "beta": 0.5}})
+    overrides = ["seed=4", "target.beta=0.5"]
+    data = {"seed": 3, "target": {"kind": "gibbs"}}
+    assert load_config(Run, data, overrides) == expected
+    assert load_config(Run, load_config(Run, data), overrides) == expected
+    assert load_config(Run, file("seed: 3\ntarget: {kind: gibbs}\n"), overrides) == expected
+
+
+def test_another_configs_instance_is_refused():
+    assert problems_of(Gibbs(kind="gibbs")) == ["expected a Run, got a Gibbs."]
+
+
+def test_every_problem_of_a_file_comes_at_once_in_the_order_of_its_lines(file):
+    path = file(
+        "seed: many\n"
+        "sed: 1\n"
+        "target:\n"
+        "  kind: mara\n"
+        "  tua: 0.8\n"
+        "targets:\n"
+        "  - {kind: gibs}\n"
+        "  - {beta: 1}\n"
+        "  - 7\n"
+        "by_name: {a: x}\n"
+        "quick: perhaps\n"
+        "pair: [1]\n"
+        "inner: 5\n"
+        "seed: 2.5\n"
+    )
+    assert problems_of(path, "targets.0.beta=-1", "nothing") == [
+        f"{path}:2: sed: not a known key; did you mean 'seed'? Known: by_name, inner, pair, prior, "
+        "quick, rate, reward, seed, target, targets, text",
+        f"{path}:3: target.tau: required, and not given (Reward from which on a molecule is a hit)",
+        f"{path}:5: target.tua: not a known key; did you mean 'tau'? "
+        "Known: anchor, beta, kind, tau",
+        f"{path}:7: targets.0.kind: 'gibs' is not known; did you mean 'gibbs'? Known: gibbs, mara",
+        f"{path}:8: targets.1: required key 'kind' is not given. Known: gibbs, mara",
+        f"{path}:9: targets.2: should be a mapping, one 'key: value' a line (got 7)",
+        f"{path}:10: by_name.a: should be a whole number (got 'x')",
+        f"{path}:11: quick: should be true or false (got 'perhaps')",
+        f"{path}:12: pair.1: required, and not given",
+        f"{path}:13: inner: should be a mapping, one 'key: value' a line (got 5)",
+        f"{path}:14: seed: given twice, first in line 1; keep one",
+        f"{path}:14: seed: should be a whole number (got 2.5)",
+        "override 'nothing': expected key=value, for example target.beta=0.1.",
+    ]
+
+
+def test_limits_and_literals_show_value_and_what_is_allowed(file):
+    path = file("target: {kind: mara, tau: 1, beta: 0, anchor: bach}\n")
+    assert problems_of(path) == [
+        f"{path}:1: target.beta: should be greater than 0 (got 0)",
+        f"{path}:1: target.anchor: 'bach' is not allowed; did you mean 'batch'? "
+        "Known: batch, running",
+    ]
+
+
+def test_every_line_of_a_validators_message_has_its_place(file):
+    path = file("seed: 1\ntarget:\n  kind: mara\n  tau: 2\n")
+    assert problems_of(path) == [
+        f"{path}:2: target: tau is above 1,",
+        f"{path}:2: target: so nothing can be a hit",
+    ]
+
+
+def test_a_mapping_without_a_file_is_called_by_its_model():
+    assert problems_of({"target": {"kind": "gibbs", "beta": "x"}}) == [
+        "Run: target.beta: should be a number (got 'x')"
+    ]
+
+
+def test_an_unknown_key_of_an_override_is_reported_like_one_of_a_file():
+    assert problems_of({"target": {"kind": "gibbs"}}, "target.bta=1", "seed=x") == [
+        "override 'target.bta=1': target.bta: not a known key; did you mean 'beta'? "
+        "Known: beta, kind",
+        "override 'seed=x': seed: should be a whole number (got 'x')",
+    ]
+
+
+def test_a_choice_of_types_reports_only_the_nearest():
+    assert problems_of({"rate": "x"}) == [
+        "Run: rate: should be a number, or 'x' is not allowed. Known: auto"
+    ]
+    assert problems_of({"reward": {"a": "x"}}) == ["Run: reward.a: should be a number (got 'x')"]
+    (line,) = problems_of({"reward": "nowhere.yaml"})
+    assert line.startswith("Run: reward: no such file or folder: ")
+    assert problems_of({"reward": 3}) == [
+        "Run: reward: should be a path, or should be a mapping, one 'key: value' a line (got 3)"
+    ]
+
+
+def test_an_unquoted_smiles_in_brackets_is_told_to_be_quoted():
+    assert problems_of({"text": ["Na+"]}) == [
+        "Run: text: should be text (text that begins with one of [ { * & ! @ % ` must be quoted: "
+        "'[#6]') (got ['Na+'])"
+    ]
+
+
+def test_long_values_are_cut():
+    (line,) = problems_of({"seed": "x" * 500})
+    assert line.endswith("xxx...)")
+    assert len(line) < 130
+
+
+def test_keys_that_are_not_text():
+    assert problems_of({"by_name": {1: 2}}) == ["Run: by_name.1: should be text (got 1)"]
+    assert problems_of({3: 2}) == ["Run: 3: Keys should be strings (got 3)"]
+
+
+def test_a_config_that_holds_itself_is_refused(file):
+    (line,) = problems_of(file("target: &t {kind: mara, tau: 1, beta: *t}\n"))
+    assert "target.beta: should be a number" in line
+
+
+# ---- paths
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """A folder for the config and another one to work in."""
+    beside, working = tmp_path / "configs", tmp_path / "working"
+    beside.mkdir()
+    working.mkdir()
+    monkeypatch.chdir(working)
+    return beside, working
+
+
+def test_a_path_is_looked_up_beside_the_file_then_in_the_working_directory(places):
+    beside, working = places
+    path = beside / "run.yaml"
+    path.write_text("prior: p.txt\n")
+    (working / "p.txt").touch()
+    assert load_config(Run, path).prior == working / "p.txt"
+    (beside / "p.txt").touch()
+    assert load_config(Run, path).prior == beside / "p.txt"
+    assert load_config(Run, "../configs/run.yaml", ["prior=../working/p.txt"]).prior == (
+        working / "p.txt"
+    )
+
+
+def test_a_mapping_has_the_folder_it_is_given(places):
+    beside, working = places
+    (beside / "p.txt").touch()
+    assert load_config(Run, {"prior": "p.txt"}, folder=beside).prior == beside / "p.txt"
+    assert problems_of({"prior": "p.txt"}) == [
+        f"Run: prior: no such file or folder: {working / 'p.txt'}"
+    ]
+    assert load_config(Run, {"prior": "p.txt"}, also=[beside]).prior == beside / "p.txt"
+
+
+def test_a_missing_path_names_every_place_where_it_was_looked_for(places):
+    beside, working = places
+    path = beside / "run.yaml"
+    path.write_text("prior: p.txt\n")
+    assert problems_of(path) == [
+        f"{path}:1: prior: no such file or folder: {beside / 'p.txt'} nor {working / 'p.txt'}"
+    ]
+
+
+def test_what_an_earlier_job_will_write_counts_as_there(places):
+    _, working = places
+    promised = [working / "runs" / "plain"]
+    source = {"prior": "runs/plain/checkpoints/policy.safetensors"}
+    config = load_config(Run, source, promised=promised)
+    assert config.prior == working / "runs/plain/checkpoints/policy.safetensors"
+    (line,) = problems_of({"prior": "runs/plainer/policy"}, promised=promised)
+    assert "no such file or folder" in line
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "~nobody-has-this-name/p", "a\x00b"])
+def test_paths_that_the_system_refuses_are_problems_like_others(path):
+    (line,) = problems_of({"prior": path})
+    assert line.startswith("Run: prior: ")
+
+
+def test_overrides_may_be_given_ready_made():
+    change = Override(("seed",), "x", "pipeline.yaml:7")
+    assert problems_of({}, change) == ["pipeline.yaml:7: seed: should be a whole number (got 'x')"]
+    assert load_config(Run, {}, [Override(("seed",), 9, "here")]).seed == 9
+
+
+def test_relative_files_are_named_as_the_user_wrote_them(places):
+    Path("run.yaml").write_text("sede: 1\n")
+    assert problems_of("run.yaml")[0].startswith("run.yaml:1: sede: not a known key")
