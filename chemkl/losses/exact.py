@@ -1,0 +1,101 @@
+"""Closed forms on finite spaces: the distribution that each objective is optimal at.
+
+Legend: V all sequences of the space; lr log pi_ref; R reward; beta the KL coefficient; z the
+anchor. Computed in float64 and returned in the precision of ``logp_ref``, which is normalised
+first. The formulas are those of GX-Chen et al., arXiv 2510.20817.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from chemkl.losses.targets import resolve_beta
+from chemkl.losses.types import check_logp, check_reward, check_rows
+
+_BISECTIONS = 200  # halves the bracket to the last bit of a float64
+
+
+def reverse_kl_optimum(reward: Tensor, logp_ref: Tensor, beta: float) -> Tensor:
+    """Return the maximiser of E_pi[R] - beta KL(pi || pi_ref): G = pi_ref exp(R/beta) / zeta."""
+    reward_V, logp_ref_V = _in_double(reward, logp_ref, beta)
+    return torch.softmax(logp_ref_V + reward_V / beta, dim=0).to(logp_ref.dtype)
+
+
+def forward_kl_optimum(reward: Tensor, logp_ref: Tensor, beta: float) -> Tensor:
+    """Return the maximiser of E_pi[R] - beta KL(pi_ref || pi): G = beta pi_ref / (L - R)."""
+    reward_V, logp_ref_V = _in_double(reward, logp_ref, beta)
+    return _forward(reward_V, logp_ref_V, beta)[0].to(logp_ref.dtype)
+
+
+def forward_kl_constant(reward: Tensor, logp_ref: Tensor, beta: float) -> float:
+    """Return L of ``forward_kl_optimum``: above max R, and at most max R + beta."""
+    reward_V, logp_ref_V = _in_double(reward, logp_ref, beta)
+    return float(reward_V.max()) + _forward(reward_V, logp_ref_V, beta)[1]
+
+
+def mara_optimum(
+    reward: Tensor,
+    logp_ref: Tensor,
+    beta: float,
+    *,
+    tau: float,
+    kl: Literal["reverse", "forward"] = "reverse",
+    algorithm: Literal[1, 2] = 2,
+) -> Tensor:
+    """Return the optimum of the MARA objective, with the anchor of the whole space.
+
+    Algorithm 2 gives every hit (R >= tau) the anchor's reward and reference probability, and the
+    anchor is the likeliest hit, the first of a tie; without a hit nothing changes. Under the
+    reverse KL, Algorithm 1 (R(z) + beta (lr(z) - lr) for the reward of a hit) has the same optimum.
+
+    Raises:
+        ValueError: for Algorithm 1 under the forward KL, which does not flatten the hits.
+    """
+    if kl not in ("reverse", "forward"):
+        raise ValueError(f"kl must be 'reverse' or 'forward', got {kl!r}")
+    if kl == "forward" and algorithm == 1:
+        raise ValueError(
+            "Algorithm 1 (augmented reward) under the forward KL puts most of the mass on the "
+            "rarest hit; use algorithm=2 (anchored reference), or kl='reverse'"
+        )
+    reward_V, logp_ref_V = _anchored(*_in_double(reward, logp_ref, beta), tau)
+    if kl == "reverse":
+        return torch.softmax(logp_ref_V + reward_V / beta, dim=0).to(logp_ref.dtype)
+    return _forward(reward_V, logp_ref_V, beta)[0].to(logp_ref.dtype)
+
+
+def _in_double(reward: Tensor, logp_ref: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    """Check the arguments; return reward and normalised log reference in float64."""
+    check_rows(reward=reward, logp_ref=logp_ref)
+    check_reward(reward)
+    check_logp("logp_ref", logp_ref)
+    resolve_beta(beta, None)
+    return reward.detach().double(), torch.log_softmax(logp_ref.detach().double(), dim=0)
+
+
+def _anchored(reward_V: Tensor, logp_ref_V: Tensor, tau: float) -> tuple[Tensor, Tensor]:
+    """Replace reward and reference of the hits by those of the likeliest one."""
+    hit_V = reward_V >= tau
+    if not bool(hit_V.any()):
+        return reward_V, logp_ref_V
+    z = int(torch.where(hit_V, logp_ref_V, -torch.inf).argmax())
+    return torch.where(hit_V, reward_V[z], reward_V), torch.where(hit_V, logp_ref_V[z], logp_ref_V)
+
+
+def _forward(reward_V: Tensor, logp_ref_V: Tensor, beta: float) -> tuple[Tensor, float]:
+    """Solve sum of beta p / (L - R) = 1 for L by bisection; p = exp(logp_ref) may sum to any mass.
+
+    The unknown is L - max R: it is at least beta times the mass of the best sequences (their terms
+    alone would exceed 1 below that) and at most beta times the whole mass.
+    """
+    p_V = logp_ref_V.exp()
+    gap_V = reward_V.max() - reward_V
+    low, high = float(beta * p_V[gap_V == 0].sum()), float(beta * p_V.sum())
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        if float((beta * p_V / (middle + gap_V)).sum()) > 1:
+            low = middle
+        else:
+            high = middle
+    return beta * p_V / (high + gap_V), high

@@ -1,0 +1,141 @@
+"""The records that go into and come out of the loss core, and the checks that they pass first.
+
+Legend: B rows of a batch, one sampled sequence each. Log-probabilities are sums over the tokens of
+a sequence in nats, end token included, padding masked, fp32 or wider; never divided by the length.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_PRECISE = (torch.float32, torch.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class LossInputs:
+    """What one batch gives to an objective; every tensor is (B,).
+
+    Attributes:
+        logp_policy: log pi_theta(y), with its graph when the loss is to be back-propagated.
+        logp_ref: log pi_ref(y) under the frozen reference.
+        reward: R(y) as the run counts it: a diversity filter acts before, so that a penalised
+            sequence is neither hit nor anchor; an invalid sequence stays in with reward 0.
+        group: whole numbers; the rows of one number share an anchor, a quantile and a baseline
+            (the prompt of a conditional model). None: the batch is one group.
+        duplicate: True where an earlier row of the same batch and group holds the same sequence.
+            Only an objective with ``duplicates="drop"`` needs it.
+    """
+
+    logp_policy: Tensor
+    logp_ref: Tensor
+    reward: Tensor
+    group: Tensor | None = None
+    duplicate: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        check_rows(
+            logp_policy=self.logp_policy,
+            logp_ref=self.logp_ref,
+            reward=self.reward,
+            group=self.group,
+            duplicate=self.duplicate,
+        )
+        check_logp("logp_policy", self.logp_policy)
+        check_logp("logp_ref", self.logp_ref)
+        check_reward(self.reward)
+        check_group(self.group)
+        if self.duplicate is not None and self.duplicate.dtype != torch.bool:
+            raise ValueError(f"duplicate must be a bool tensor, got {_short(self.duplicate.dtype)}")
+
+
+@dataclass(frozen=True, eq=False)
+class TargetOutput:
+    """The unnormalised target at each row of a batch; every tensor is (B,) and has no graph.
+
+    Attributes:
+        log_target: log of the target density in nats, up to one constant per group.
+        hit: the row is treated as a hit. Always False for a target without a hit test.
+        anchor: the row is the anchor of its group: at most one a group, the first one of a tie.
+            Always False when the anchor is remembered from earlier batches.
+        anchor_logp_ref: log pi_ref of the anchor in force for the row's group; NaN where none is.
+    """
+
+    log_target: Tensor
+    hit: Tensor
+    anchor: Tensor
+    anchor_logp_ref: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class LossOutput:
+    """A scalar loss to minimise, its metrics (detached scalars) and the target that it walks to."""
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+    target: TargetOutput
+
+
+def check_rows(**row_tensors: Tensor | None) -> None:
+    """Refuse tensors that are not 1-d, not of one length, or empty; None is skipped."""
+    given = {name: rows for name, rows in row_tensors.items() if rows is not None}
+    for name, rows in given.items():
+        if not isinstance(rows, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(rows).__name__}")
+    shapes = {name: tuple(rows.shape) for name, rows in given.items()}
+    if len(set(shapes.values())) > 1 or any(len(shape) != 1 for shape in shapes.values()):
+        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"1-d tensors of one length are needed, a value per row; got {listed}")
+    if (0,) in shapes.values():
+        raise ValueError(
+            f"the batch is empty: {', '.join(given)} have 0 rows; invalid sequences stay in it "
+            "with reward 0, and a step that sampled nothing is to be skipped by the caller"
+        )
+
+
+def check_logp(name: str, logp_B: Tensor) -> None:
+    """Refuse log-probabilities of too few bits, or not finite."""
+    _check_precise(name, logp_B, "take log-softmax and the sum over tokens in fp32")
+    _check_finite(
+        name,
+        logp_B,
+        "take log-softmax in fp32, mask padding with 0 (not -inf), and look for a token that the "
+        "model gives probability 0",
+    )
+
+
+def check_reward(reward_B: Tensor) -> None:
+    """Refuse rewards of too few bits, or not finite."""
+    _check_precise("reward", reward_B, "convert it with .float() or .double()")
+    _check_finite(
+        "reward",
+        reward_B,
+        "a sequence that could not be scored has reward 0, and its reason is kept beside it",
+    )
+
+
+def check_group(group_B: Tensor | None) -> None:
+    """Refuse group ids that are not whole numbers."""
+    if group_B is not None and (group_B.is_floating_point() or group_B.dtype == torch.bool):
+        raise ValueError(
+            f"group must be a tensor of whole numbers (int64), got {_short(group_B.dtype)}"
+        )
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _check_precise(name: str, rows_B: Tensor, fix: str) -> None:
+    if rows_B.dtype not in _PRECISE:
+        raise ValueError(f"{name} is {_short(rows_B.dtype)}, not float32 or float64: {fix}")
+
+
+def _check_finite(name: str, rows_B: Tensor, fix: str) -> None:
+    bad_B = ~torch.isfinite(rows_B.detach())
+    if bool(bad_B.any()):
+        row = int(bad_B.nonzero()[0])
+        raise ValueError(
+            f"{name} is not finite in {int(bad_B.sum())} of {rows_B.numel()} rows "
+            f"(first: row {row}, {rows_B[row].item()}): {fix}"
+        )

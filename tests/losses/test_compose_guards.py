@@ -1,0 +1,80 @@
+import pytest
+
+from chemkl.losses import (
+    Filtered,
+    Gibbs,
+    Mara,
+    build_objective,
+    objective_from_config,
+)
+
+NAMES = ("reinvent", "rloo", "log_variance")
+
+
+def test_two_betas_are_refused():
+    with pytest.raises(ValueError, match=r"two betas: the target has 0.1, .* was given 0.2"):
+        build_objective(target=Mara(beta=0.1, tau=0.8), beta=0.2)
+    with pytest.raises(ValueError, match=r"two betas: the target has 0.1, .* was given 0.05"):
+        build_objective(target=Gibbs(beta=0.1), sigma=20)
+    with pytest.raises(ValueError, match=r"not both: got beta=0.1 and sigma=10"):
+        build_objective(target=Gibbs(beta=0.1), beta=0.1, sigma=10)
+    with pytest.raises(ValueError, match="not both"):
+        build_objective("gibbs", beta=0.1, sigma=10)
+
+
+@pytest.mark.parametrize("name", ["gibbs", "mara"])
+def test_beta_zero_is_refused(name):
+    tau = {"tau": 0.8} if name == "mara" else {}
+    with pytest.raises(ValueError, match=r"above 0, got 0.*MARA would change nothing"):
+        build_objective(name, beta=0, **tau)
+    with pytest.raises(ValueError, match="give beta, or sigma"):
+        build_objective(name, **tau)
+
+
+def test_unknown_names_and_options():
+    with pytest.raises(ValueError, match="target 'marra' is not known; did you mean 'mara'"):
+        build_objective("marra", beta=0.1)
+    with pytest.raises(ValueError, match=r"estimator 'ppo' is not known.*log_variance, reinvent"):
+        build_objective("gibbs", "ppo", beta=0.1)
+    with pytest.raises(ValueError, match="'mara' has no option 'taus'; did you mean 'tau'"):
+        build_objective("mara", beta=0.1, taus=0.8)
+    with pytest.raises(ValueError, match="'gibbs' has no option 'tau'"):
+        build_objective("gibbs", beta=0.1, tau=0.8)
+    with pytest.raises(ValueError, match="target 'filter' needs tau"):
+        build_objective("filter")
+    with pytest.raises(ValueError, match=r"tau: options go with a target's name.*Gibbs\(\.\.\.\)"):
+        build_objective(Gibbs(beta=0.1), tau=0.8)
+    with pytest.raises(ValueError, match="duplicates must be 'keep' or 'drop', got 'merge'"):
+        build_objective("gibbs", beta=0.1, duplicates="merge")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_filter_target_is_refused_where_it_gives_infinite_scores(name):
+    for target in (Filtered(tau=0.8), "filter"):
+        options = {} if target != "filter" else {"tau": 0.8}
+        with pytest.raises(ValueError, match=f"{name!r} cannot walk to a Filtered target"):
+            build_objective(target, name, **options)
+
+
+def test_objective_from_plain_values(batch):
+    config = {
+        "target": {"kind": "mara", "beta": None, "sigma": 10.0, "tau": 0.8, "cap": None},
+        "estimator": {"kind": "log_variance", "duplicates": "keep"},
+    }
+    objective = objective_from_config(config)
+    assert objective.target == Mara(beta=0.1, tau=0.8)
+    assert objective.estimator.name == "log_variance"
+    assert config["target"]["kind"] == "mara"  # the config is left as it was
+    short = objective_from_config(
+        {"target": {"kind": "gibbs", "beta": 1.0}, "estimator": "reinvent"}
+    )
+    assert short.estimator.name == "reinvent"
+    assert (
+        objective_from_config({"target": {"kind": "gibbs", "beta": 1.0}}).estimator.name == "rloo"
+    )
+    with pytest.raises(ValueError, match="has the keys target and estimator, got"):
+        objective_from_config({"estimator": "rloo"})
+    with pytest.raises(ValueError, match="has the keys target and estimator, got"):
+        objective_from_config({"target": {"kind": "gibbs", "beta": 1.0}, "shaper": "none"})
+    with pytest.raises(ValueError, match="kind is missing beside beta"):
+        objective_from_config({"target": {"beta": 1.0}})
