@@ -1,0 +1,72 @@
+"""Where an output comes from: hashes of its config and inputs, versions of what computed it."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from chemkl.results.atomic import finite
+
+PACKAGES = (
+    "chemkl",
+    "torch",
+    "lightning",
+    "rdkit",
+    "reinvent-chemistry",
+    "numpy",
+    "pandas",
+    "pyarrow",
+)
+
+
+class InputFile(BaseModel):
+    """One input of a stage: where it was and what it contained."""
+
+    path: str
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> "InputFile":
+        """Describe a file or a folder as it is now."""
+        return cls(path=str(path), sha256=sha256_of(path))
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """SHA-256 of a config as sorted, compact JSON: independent of the order of the keys."""
+    text = json.dumps(finite(config), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file; of a folder, the hash over its files' names and hashes.
+
+    Names that begin with a dot are left out: they hold what is in progress or set aside.
+    """
+    if path.is_dir():
+        lines = [f"{sha256_of(p)}  {p.relative_to(path)}\n" for p in _visible_files(path)]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def installed_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Versions from the packages' metadata: nothing is imported for them."""
+    found = {"python": sys.version.split()[0]}
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _visible_files(folder: Path) -> Iterable[Path]:
+    files = (p for p in folder.rglob("*") if p.is_file())
+    return sorted(
+        p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts)
+    )

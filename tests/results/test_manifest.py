@@ -1,0 +1,151 @@
+import hashlib
+import json
+import subprocess
+import sys
+
+import pytest
+
+from chemkl.config import InputError
+from chemkl.results import Manifest, config_hash, sha256_of
+
+CONFIG = {"batch_size": 64, "reward": {"components": [{"kind": "qed"}], "mean": "geometric"}}
+
+
+def on_disk(folder):
+    return json.loads((folder / "manifest.json").read_text())
+
+
+def test_the_hash_does_not_depend_on_the_order_of_keys():
+    shuffled = {"reward": {"mean": "geometric", "components": [{"kind": "qed"}]}, "batch_size": 64}
+    # SHA-256 of the sorted compact JSON, written out by hand
+    text = '{"batch_size":64,"reward":{"components":[{"kind":"qed"}],"mean":"geometric"}}'
+    assert config_hash(CONFIG) == hashlib.sha256(text.encode()).hexdigest()
+    assert config_hash(shuffled) == config_hash(CONFIG)
+    assert config_hash(CONFIG | {"batch_size": 65}) != config_hash(CONFIG)
+
+
+def test_start_writes_what_is_needed_to_know_the_run(tmp_path):
+    corpus = tmp_path / "in.smi"
+    corpus.write_text("CCO\n")
+    out = tmp_path / "out"
+    manifest = Manifest.start(
+        out, stage="posttrain", config=CONFIG, seed=7, inputs={"corpus": corpus}
+    )
+    content = on_disk(out)
+    assert content["status"] == "running"
+    assert content["config"] == CONFIG
+    assert content["config_hash"] == config_hash(CONFIG)
+    assert content["seed"] == 7
+    assert content["inputs"]["corpus"]["sha256"] == hashlib.sha256(b"CCO\n").hexdigest()
+    assert content["versions"]["python"].startswith("3.")
+    assert {"torch", "rdkit", "lightning", "chemkl"} <= set(content["versions"])
+    assert content["run_id"].startswith("posttrain-")
+    assert not manifest.was_resumed
+
+
+def test_finish_records_why_and_what(tmp_path):
+    manifest = Manifest.start(tmp_path, stage="posttrain", config=CONFIG)
+    manifest.finish(ended_by="max_samples", results={"calls": 12, "loss": float("nan")})
+    content = on_disk(tmp_path)
+    assert content["status"] == "complete"
+    assert content["ended_by"] == "max_samples"
+    assert content["results"] == {"calls": 12, "loss": None}
+    assert content["finished"] >= content["started"]
+    assert Manifest.load(tmp_path).is_complete("posttrain", CONFIG)
+    assert not Manifest.load(tmp_path).is_complete("posttrain", CONFIG | {"batch_size": 1})
+    assert not Manifest.load(tmp_path).is_complete("evaluate", CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ValueError("bad"), "failed"), (KeyboardInterrupt(), "interrupted"), (None, "complete")],
+)
+def test_the_way_out_of_the_block_is_recorded(tmp_path, error, status):
+    def leave():
+        with Manifest.start(tmp_path, stage="posttrain", config=CONFIG):
+            if error:
+                raise error
+
+    if error:
+        with pytest.raises(type(error)):
+            leave()
+    else:
+        leave()
+    assert on_disk(tmp_path)["status"] == status
+    if status == "failed":
+        assert on_disk(tmp_path)["ended_by"] == "ValueError: bad"
+
+
+def test_the_same_config_resumes_under_the_same_identity(tmp_path):
+    first = Manifest.start(tmp_path, stage="posttrain", config=CONFIG)
+    second = Manifest.start(tmp_path, stage="posttrain", config=CONFIG)
+    assert second.was_resumed
+    assert second.run_id == first.run_id
+    assert second.started == first.started
+    assert len(on_disk(tmp_path)["resumed"]) == 1
+
+
+def test_another_config_is_refused_and_nothing_is_overwritten(tmp_path):
+    Manifest.start(tmp_path, stage="posttrain", config=CONFIG | {"seed": 1}).finish()
+    before = (tmp_path / "manifest.json").read_bytes()
+    other = {"batch_size": 128, "reward": {"components": [{"kind": "sa"}], "mean": "geometric"}}
+    with pytest.raises(InputError) as caught:
+        Manifest.start(tmp_path, stage="posttrain", config=other)
+    lines = str(caught.value).splitlines()
+    assert "different config" in lines[0]
+    assert "  batch_size: 64 in the folder, 128 in the new config" in lines
+    assert "  seed: 1 in the folder, (absent) in the new config" in lines
+    assert any(line.startswith("  reward.components: ") and '"sa"' in line for line in lines)
+    assert not any("mean" in line for line in lines)
+    assert "--out" in lines[-1]
+    assert "--fresh" in lines[-1]
+    assert (tmp_path / "manifest.json").read_bytes() == before
+
+
+def test_another_stage_is_refused(tmp_path):
+    Manifest.start(tmp_path, stage="posttrain", config=CONFIG)
+    with pytest.raises(InputError, match="output of stage 'posttrain'; stage 'report' will not"):
+        Manifest.start(tmp_path, stage="report", config=CONFIG)
+
+
+def test_fresh_moves_the_old_output_aside(tmp_path):
+    out = tmp_path / "out"
+    for batch_size in (1, 2, 3):
+        config = CONFIG | {"batch_size": batch_size}
+        Manifest.start(out, stage="posttrain", config=config, fresh=True)
+    assert on_disk(out)["config"]["batch_size"] == 3
+    assert on_disk(tmp_path / "out.old-1")["config"]["batch_size"] == 1
+    assert on_disk(tmp_path / "out.old-2")["config"]["batch_size"] == 2
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"stage": "x"}', '["a"]'])
+def test_a_foreign_manifest_is_refused_and_kept(tmp_path, content):
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(InputError, match=r"manifest.json: not a chemkl manifest \("):
+        Manifest.start(tmp_path, stage="posttrain", config=CONFIG)
+    assert (tmp_path / "manifest.json").read_text() == content
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
+    path = tmp_path / "out"
+    path.write_text("")
+    with pytest.raises(InputError, match="must be a folder"):
+        Manifest.start(path, stage="posttrain", config=CONFIG)
+
+
+def test_the_hash_of_a_folder_sees_names_and_contents_but_not_hidden_files(tmp_path):
+    (tmp_path / "a").write_text("1")
+    base = sha256_of(tmp_path)
+    (tmp_path / ".tmp").mkdir()
+    (tmp_path / ".tmp" / "x").write_text("2")
+    assert sha256_of(tmp_path) == base
+    (tmp_path / "a").rename(tmp_path / "b")
+    renamed = sha256_of(tmp_path)
+    (tmp_path / "b").write_text("3")
+    assert len({base, renamed, sha256_of(tmp_path)}) == 3
+
+
+def test_results_import_neither_torch_nor_lightning():
+    code = "import sys, chemkl.results; print({'torch', 'lightning'} & set(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "set()"
