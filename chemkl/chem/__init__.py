@@ -1,0 +1,1 @@
+"""Molecules by RDKit and reinvent-chemistry: parsing, scaffolds, fingerprints; no torch here."""

@@ -1,0 +1,186 @@
+"""SMILES in, molecules out: parsing, canonical SMILES, and a reason for every string that fails."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rdkit import Chem, rdBase
+
+from chemkl.config import InputError
+
+DEFAULT_MAX_ATOMS = 500
+"""Larger molecules are refused unless the caller says otherwise: canonicalisation and ring
+perception grow faster than linearly, and one line of garbage must not stop a run."""
+
+CHARACTERS_PER_ATOM = 10
+"""A SMILES longer than this times ``max_atoms`` is not even parsed (a bracket atom with charge,
+isotope and stereo mark takes about ten characters)."""
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Silence RDKit's log inside this scope only; scopes may be nested."""
+    with rdBase.BlockLogs():
+        yield
+
+
+@dataclass(frozen=True, slots=True)
+class Molecule:
+    """What became of one SMILES: a molecule, or the reason why there is none.
+
+    Attributes:
+        smiles: The string as given.
+        canonical_smiles: RDKit's canonical isomeric SMILES; None when not valid.
+        mol: The sanitised RDKit molecule; None when not valid.
+        reason: Why not valid, as ``category: detail`` or the category alone; None when valid.
+    """
+
+    smiles: str
+    canonical_smiles: str | None = None
+    mol: Chem.Mol | None = None
+    reason: str | None = None
+
+    @property
+    def valid(self) -> bool:
+        """Whether the string is a molecule."""
+        return self.reason is None
+
+
+def read_molecule(smiles: str, *, max_atoms: int = DEFAULT_MAX_ATOMS) -> Molecule:
+    """Parse one SMILES; never raises for a string, never logs.
+
+    Valid means that RDKit parses and sanitises the string to at least one and at most
+    ``max_atoms`` atoms. Salts (several fragments), radicals, isotopes, stereochemistry and dummy
+    atoms are kept as they are. Text that RDKit would read as a name or an extension (anything
+    after a blank) is an error here.
+
+    Categories of ``reason``: ``empty``, ``not ASCII``, ``whitespace``, ``too long``,
+    ``not parsable``, ``not sane`` (valence, aromaticity), ``too many atoms``, ``not writable``.
+    """
+    mol, reason = _parsed(smiles, max_atoms)
+    if mol is None:
+        return Molecule(smiles, reason=reason)
+    try:
+        with silenced():
+            return Molecule(smiles, Chem.MolToSmiles(mol), mol)
+    except (RuntimeError, ValueError) as error:  # RDKit's invariants, kekulisation
+        return Molecule(smiles, reason=f"not writable: {one_line(error)}")
+
+
+def parse(smiles: str, *, max_atoms: int = DEFAULT_MAX_ATOMS) -> Chem.Mol | None:
+    """Give the molecule of a SMILES, or None: `read_molecule` without reason and canonical form."""
+    return _parsed(smiles, max_atoms)[0]
+
+
+def canonicalise(smiles: str, *, max_atoms: int = DEFAULT_MAX_ATOMS) -> str | None:
+    """Give the canonical isomeric SMILES of a SMILES, or None when it is not valid."""
+    return read_molecule(smiles, max_atoms=max_atoms).canonical_smiles
+
+
+def as_mol(molecule: Chem.Mol | str) -> Chem.Mol:
+    """Give the molecule of a SMILES that must be valid; a molecule is handed back as it is.
+
+    Raises:
+        InputError: the string is not a molecule.
+    """
+    if not isinstance(molecule, str):
+        return molecule
+    read = read_molecule(molecule)
+    if read.mol is None:
+        raise InputError(f"{molecule!r} is not a molecule: {read.reason}")
+    return read.mol
+
+
+def one_line(error: Exception) -> str:
+    """Put an exception into one line: RDKit's messages run over several.
+
+    Returns:
+        The message, or the exception's type when it has no message.
+    """
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _parsed(smiles: str, max_atoms: int) -> tuple[Chem.Mol | None, str | None]:
+    """Give the molecule, or None and the reason why there is none."""
+    reason = _refused_unparsed(smiles, max_atoms)
+    if reason is not None:
+        return None, reason
+    with silenced():
+        mol = Chem.MolFromSmiles(smiles)
+        if mol is None:
+            return None, _why_not(smiles)
+    n_atoms = mol.GetNumAtoms()
+    if n_atoms > max_atoms:
+        return None, f"too many atoms: {n_atoms}, at most {max_atoms}"
+    return mol, None
+
+
+def _refused_unparsed(smiles: str, max_atoms: int) -> str | None:
+    """Say why a string is not handed to RDKit at all; None if it is."""
+    if not smiles:
+        return "empty"
+    longest = CHARACTERS_PER_ATOM * max_atoms
+    if len(smiles) > longest:
+        return f"too long: {len(smiles)} characters, at most {longest}"
+    if not smiles.isascii():
+        at, character = next((i, c) for i, c in enumerate(smiles, 1) if not c.isascii())
+        return f"not ASCII: {character!r} at position {at}"
+    blank = re.search(r"[\x00-\x20\x7f]", smiles)
+    if blank:
+        return f"whitespace: {blank.group()!r} at position {blank.start() + 1}"
+    return None
+
+
+_TOKEN = re.compile(
+    r"(?P<bracket>\[[^\[\]]*\])|(?P<atom>Br|Cl|[BCNOPSFIbcnops*])"
+    r"|(?P<ring>%\d\d|%\(\d+\)|\d)|(?P<open>\()|(?P<close>\))|(?P<bond>[-=#$:/\\~.]|->|<-)"
+)
+
+
+def _why_not(smiles: str) -> str:
+    """Find out what RDKit disliked: it only tells its log."""
+    unsanitised = Chem.MolFromSmiles(smiles, sanitize=False)
+    if unsanitised is None:
+        return f"not parsable: {_syntax_problem(smiles)}"
+    problems = Chem.DetectChemistryProblems(unsanitised)
+    if problems:
+        return f"not sane: {' '.join(problems[0].Message().split())}"
+    return "not sane: RDKit cannot sanitise it"
+
+
+def _syntax_problem(smiles: str) -> str:
+    """Name the first fault that a scan from left to right can see; positions count from 1."""
+    branches: list[int] = []
+    rings: dict[int, int] = {}
+    at = 0
+    while token := _TOKEN.match(smiles, at):
+        position = at + 1
+        at = token.end()
+        match token.lastgroup:
+            case "bracket" if Chem.AtomFromSmiles(token.group()) is None:
+                return f"unknown atom {token.group()} at position {position}"
+            case "open":
+                branches.append(position)
+            case "close" if not branches:
+                return f"')' without '(' at position {position}"
+            case "close":
+                branches.pop()
+            case "ring":
+                number = int(token.group().strip("%()"))
+                if rings.pop(number, None) is None:
+                    rings[number] = position
+    return _left_open(smiles, at, branches, rings)
+
+
+def _left_open(smiles: str, at: int, branches: list[int], rings: dict[int, int]) -> str:
+    """Name what stopped the scan at index ``at``, or what it left open at the end."""
+    if at < len(smiles):
+        what = "unclosed bracket" if smiles[at] == "[" else f"unexpected {smiles[at]!r}"
+        return f"{what} at position {at + 1}"
+    if branches:
+        return f"unclosed branch at position {branches[-1]}"
+    if rings:
+        number, position = next(iter(rings.items()))
+        return f"unclosed ring {number} opened at position {position}"
+    return "syntax error"

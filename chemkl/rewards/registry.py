@@ -1,0 +1,138 @@
+"""Where reward components are known by name: one decorated function each, checked before use."""
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from rdkit.Chem import Mol
+
+from chemkl.config import InputError, did_you_mean
+from chemkl.config.document import Document, Keys
+from chemkl.config.problems import render
+
+Score = Callable[[Mol], float]
+"""What a component's factory returns: one molecule to one number."""
+
+
+_PARAMETERS = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+@dataclass(frozen=True)
+class Component:
+    """A kind of reward component.
+
+    Attributes:
+        kind: Its name in configs.
+        factory: Takes the parameters, does all costly set-up once, returns the score function.
+        unit: Of the raw value; empty for a pure number.
+        range: Smallest and largest raw value possible.
+        source: Paper or program that defines it.
+    """
+
+    kind: str
+    factory: Callable[..., Score]
+    unit: str
+    range: tuple[float, float]
+    source: str
+
+    @cached_property
+    def parameter_model(self) -> type[BaseModel]:
+        """The schema of the parameters, read off the factory's signature."""
+        hints = get_type_hints(self.factory, include_extras=True)
+        fields: dict[str, Any] = {
+            name: (hints[name], ... if parameter.default is parameter.empty else parameter.default)
+            for name, parameter in inspect.signature(self.factory).parameters.items()
+        }
+        return create_model(self.kind, __config__=_PARAMETERS, **fields)
+
+    def build(self, parameters: Mapping[str, Any], document: Document | None = None) -> Score:
+        """Check the parameters and give the score function.
+
+        Args:
+            parameters: What the config says.
+            document: Where the parameters stand, for the messages.
+
+        Raises:
+            InputError: unknown, missing or unfit parameters; one line each.
+        """
+        document = document or Document(parameters, self.kind)
+        if parameters and not self.parameter_model.model_fields:
+            given = ", ".join(map(str, parameters))
+            raise InputError(placed(document, (), f"{self.kind} takes no parameters (got {given})"))
+        try:
+            checked = self.parameter_model.model_validate(dict(parameters))
+        except ValidationError as error:
+            problems = render(error, self.parameter_model, document)
+            raise InputError("\n".join(text for _, text in problems)) from None
+        values = {name: getattr(checked, name) for name in type(checked).model_fields}
+        try:
+            return self.factory(**values)
+        except InputError as error:
+            lines = [placed(document, (), line) for line in str(error).splitlines()]
+            raise InputError("\n".join(lines)) from None
+
+
+COMPONENTS: dict[str, Component] = {}
+"""Every component, by kind."""
+
+
+def component(
+    kind: str, *, unit: str = "", range: tuple[float, float], source: str
+) -> Callable[[Callable[..., Score]], Callable[..., Score]]:
+    """Register a component: decorate a factory whose typed signature is its parameter schema.
+
+    For example::
+
+        @component("heavy_atoms", unit="atoms", range=(0, math.inf), source="RDKit")
+        def heavy_atoms() -> Score:
+            return lambda mol: mol.GetNumHeavyAtoms()
+
+    The score function may raise for a molecule: that molecule gets NaN, the exception's text as
+    its reason, and reward 0. An InputError from the factory is a mistake in the config.
+
+    Raises:
+        ValueError: the kind is taken or no lower-case name, or a parameter has no type.
+    """
+
+    def register(factory: Callable[..., Score]) -> Callable[..., Score]:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", kind):
+            raise ValueError(f"component kind {kind!r}: use lower-case letters, digits and _")
+        if kind in COMPONENTS:
+            taken = COMPONENTS[kind].factory
+            raise ValueError(
+                f"component {kind!r} is registered already, by {taken.__module__}.{taken.__name__}"
+            )
+        _check_signature(kind, factory)
+        COMPONENTS[kind] = Component(kind, factory, unit, range, source)
+        return factory
+
+    return register
+
+
+def _check_signature(kind: str, factory: Callable[..., Score]) -> None:
+    for name, parameter in inspect.signature(factory).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise ValueError(f"component {kind!r}: *args and **kwargs have no schema")
+        if parameter.annotation is parameter.empty:
+            raise ValueError(f"component {kind!r}: parameter {name!r} needs a type")
+
+
+def find_component(kind: str) -> Component:
+    """Look a component up.
+
+    Raises:
+        InputError: there is none of this name; the message lists those that exist.
+    """
+    if kind not in COMPONENTS:
+        raise InputError(f"unknown component {kind!r}{did_you_mean(kind, COMPONENTS)}")
+    return COMPONENTS[kind]
+
+
+def placed(document: Document, keys: Keys, problem: object) -> str:
+    """Say where a problem stands: ``file:line: key.path: problem``."""
+    path = ".".join(str(key) for key in (*document.prefix, *keys))
+    return ": ".join(filter(None, [document.where(keys), path, str(problem)]))

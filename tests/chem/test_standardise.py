@@ -1,0 +1,166 @@
+import inspect
+import pickle
+import re
+
+import pytest
+from rdkit import Chem, rdBase
+from reinvent_chemistry.enums import FilterTypesEnum
+from reinvent_chemistry.standardization.filter_configuration import FilterConfiguration
+from reinvent_chemistry.standardization.filter_registry import FilterRegistry
+
+from chemkl.chem.standardise import FILTER_NAMES, PARAMETER_TYPES, Standardiser
+from chemkl.config import InputError
+
+SMILES = [
+    "C[C@H]([NH3+])C(=O)[O-].[Cl-]",
+    "O=C([O-])CC(C(=O)[O-])c1ccccc1.[K+].[K+]",
+    "CC(=O)Oc1ccccc1C(=O)O",
+    "CCCCCCC",
+    "SCc1ccccc1",
+    "[Pt]c1ccccc1",
+    "[Na+].[Cl-]",
+    "C",
+    "[2H]c1ccccc1C",
+    "OC(=O)c1ccccc1[N+](=O)[O-]",
+    "F/C=C/c1ccccc1",
+]
+
+
+@pytest.fixture(scope="module")
+def rdkit_standardizer():
+    """The package's own class; importing its file switches RDKit's log off for good."""
+    from reinvent_chemistry.standardization.rdkit_standardizer import RDKitStandardizer
+
+    for channel in ("rdApp.warning", "rdApp.error"):
+        rdBase.EnableLog(channel)
+    return RDKitStandardizer
+
+
+@pytest.mark.parametrize("smiles", SMILES)
+@pytest.mark.parametrize(
+    "filters",
+    [
+        [("default", {})],
+        [("default", {"remove_long_side_chains": False, "neutralise_charges": False})],
+        [("get_largest_fragment", {}), ("remove_hydrogens", {}), ("neutralise_charges", {})],
+        [("remove_salts", {}), ("allowed_atom_type", {"element_list": [6, 7, 8]})],
+        [("heavy_atom_filter", {"min_heavy_atoms": 3, "max_heavy_atoms": 8})],
+    ],
+)
+def test_agrees_with_reinvent_chemistrys_own_standardiser(rdkit_standardizer, smiles, filters):
+    theirs = rdkit_standardizer([FilterConfiguration(n, p) for n, p in filters], None)
+    expected = theirs.apply_filter(smiles)
+    ours = Standardiser([{"name": name, "parameters": p} for name, p in filters])
+    found, reason = ours(smiles)
+    # theirs is not always canonical after a reaction: it is written from an unsanitised molecule
+    assert found == (None if expected is None else Chem.CanonSmiles(expected))
+    assert (reason is None) == (found is not None)
+
+
+def test_without_filters_only_the_spelling_changes():
+    standardiser = Standardiser([])
+    assert standardiser("O[C@@H](C)F.[Na+]") == ("C[C@H](O)F.[Na+]", None)
+    assert standardiser("F/C=C/F") == ("F/C=C/F", None)
+    assert standardiser("C1CC")[1] == "not parsable: unclosed ring 1 opened at position 2"
+    assert Standardiser()("") == (None, "empty")
+
+
+def test_one_filter_is_enough_to_lose_stereo_and_isotopes():
+    flat = Standardiser([{"name": "general_cleanup"}])
+    assert flat("C[C@H](O)F") == ("CC(O)F", None)
+    assert flat("F/C=C/F") == ("FC=CF", None)
+    assert flat("[13CH3]O") == ("CO", None)
+
+
+def test_why_stereo_cannot_be_kept():
+    # the two enantiomers of alanine: the package's filter turns one into the other
+    neutralise = FilterRegistry().get_filter("neutralise_charges")
+    ionised = neutralise(Chem.MolFromSmiles("C[C@H]([NH3+])C(=O)[O-]"))
+    assert Chem.MolToSmiles(ionised) == Chem.CanonSmiles("C[C@@H](N)C(=O)O")
+    assert Chem.MolToSmiles(ionised) != Chem.CanonSmiles("C[C@H](N)C(=O)O")
+
+
+def test_the_filter_that_dropped_a_molecule_is_named():
+    standardiser = Standardiser(
+        [
+            {"name": "get_largest_fragment"},
+            {"name": "heavy_atom_filter", "parameters": {"min_heavy_atoms": 3}},
+            {"name": "aliphatic_chain_filter"},
+        ]
+    )
+    assert standardiser("c1ccccc1.[Na+]") == ("c1ccccc1", None)
+    assert standardiser("CCO") == (None, "dropped by filter heavy_atom_filter")  # 3 < n, not <=
+    assert standardiser("CCCCCO") == (None, "dropped by filter aliphatic_chain_filter")
+
+
+def test_vocabulary_filter_needs_its_vocabulary():
+    keeps = Standardiser([{"name": "vocabulary_filter", "parameters": {"vocabulary": ["C", "O"]}}])
+    assert keeps("CCO") == ("CCO", None)
+    assert keeps("CCN") == (None, "dropped by filter vocabulary_filter")
+    with pytest.raises(InputError, match="vocabulary_filter: the parameter 'vocabulary'"):
+        Standardiser([{"name": "vocabulary_filter"}])
+
+
+def test_every_problem_is_named_at_once():
+    with pytest.raises(InputError) as caught:
+        Standardiser(
+            [
+                {"name": "defalt"},
+                {"name": "valid_size", "parameters": {"min_heavy": 3, "max_heavy_atoms": "many"}},
+                {"name": "remove_salts", "parameters": {"a": 1}},
+                {"parameters": {}},
+                {"name": "default", "params": {}},
+            ]
+        )
+    lines = str(caught.value).splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        "filters[0]",
+        "filters[1]",
+        "filters[1]",
+        "filters[2]",
+        "filters[3]",
+        "filters[4]",
+    ]
+    assert "unknown filter 'defalt'; did you mean 'default'? Known: aliphatic_chain" in lines[0]
+    assert "unknown parameter 'min_heavy'; did you mean 'min_heavy_atoms'?" in lines[1]
+    assert "max_heavy_atoms = 'many': Input should be a valid integer" in lines[2]
+    assert "unknown parameter 'a'; it takes none" in lines[3]
+    assert "unknown filter None" in lines[4]
+    assert "unknown key 'params'" in lines[5]
+
+
+def test_workers_get_an_equal_one():
+    standardiser = Standardiser([{"name": "default", "parameters": {"max_heavy_atoms": 12}}])
+    copy = pickle.loads(pickle.dumps(standardiser))
+    for smiles in SMILES:
+        assert copy(smiles) == standardiser(smiles)
+
+
+def test_nothing_is_logged(capfd):
+    Standardiser([{"name": "default"}])("CC(=O)[O-].[Na+]")
+    Standardiser([{"name": "remove_salts"}])("[Na+].[Cl-].[H]")
+    assert capfd.readouterr().err == ""
+
+
+def test_a_filter_that_raises_costs_its_molecule(monkeypatch):
+    def refuse(self, mol):
+        raise RuntimeError("Invariant\nViolation")
+
+    monkeypatch.setattr(FilterRegistry, "_remove_salts", refuse)
+    standardiser = Standardiser([{"name": "remove_salts"}])
+    assert standardiser("CCO") == (None, "filter remove_salts failed: Invariant Violation")
+
+
+def test_names_and_parameters_are_those_of_the_installed_package():
+    names = {
+        value
+        for key, value in vars(FilterTypesEnum).items()
+        if isinstance(value, str) and re.fullmatch("[A-Z_]+", key)
+    }
+    assert set(FILTER_NAMES) == names
+    offered = {
+        parameter
+        for name in names
+        for parameter in inspect.signature(FilterRegistry().get_filter(name)).parameters
+    }
+    assert offered - {"mol", "reactions"} == set(PARAMETER_TYPES)

@@ -1,0 +1,275 @@
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from rdkit import Chem
+from rdkit.Chem import QED, Crippen
+from rdkit.Chem.Scaffolds import MurckoScaffold
+
+from chemkl.config import InputError
+from chemkl.config.loading import load_config
+from chemkl.config.reward import RewardConfig
+from chemkl.rewards import RewardModel, model
+from chemkl.rewards.registry import COMPONENTS, Component
+
+QED_LOGP = {
+    "components": [
+        {"kind": "qed", "weight": 2},
+        {"kind": "logp", "transform": {"kind": "sigmoid", "low": 0, "high": 4, "k": 0.4}},
+    ]
+}
+COLUMNS = [
+    *("smiles", "canonical_smiles", "valid", "reason", "scaffold"),
+    *("raw_qed", "score_qed", "raw_logp", "score_logp", "reward"),
+]
+BATCH = [
+    "OCC",
+    "C1CC",
+    "c1ccccc1C(=O)O",
+    "",
+    "CCO",
+    "[Na+].[Cl-]",
+    "C[C@H](N)C(=O)O",
+    "CCé",
+    "[2H]C([2H])[2H]",
+    "[CH2]C",
+    "C" * 300,
+    "*CC",
+]
+
+
+@pytest.fixture
+def register(monkeypatch):
+    """Add a component for one test."""
+
+    def add(kind, score, range_=(0, 1)):
+        monkeypatch.setitem(COMPONENTS, kind, Component(kind, lambda: score, "", range_, "test"))
+
+    return add
+
+
+def by_hand(smiles):
+    """The reward of QED_LOGP, written out."""
+    mol = Chem.MolFromSmiles(smiles)
+    logp_score = 1 / (1 + 10 ** (-10 * 0.4 * (Crippen.MolLogP(mol) - 2) / 4))
+    return (QED.qed(mol) ** 2 * logp_score) ** (1 / 3)
+
+
+def test_every_row_against_rdkit():
+    frame = RewardModel.from_config(QED_LOGP).score(BATCH)
+    assert frame.columns.tolist() == COLUMNS
+    assert frame["smiles"].tolist() == BATCH  # rows in input order, none shifted
+    for row in frame.itertuples():
+        mol = Chem.MolFromSmiles(row.smiles) if row.smiles.isascii() and row.smiles else None
+        assert row.valid == (mol is not None)
+        if mol is None:
+            continue
+        assert row.canonical_smiles == Chem.MolToSmiles(mol)
+        assert row.scaffold == MurckoScaffold.MurckoScaffoldSmiles(mol=mol)
+        assert row.raw_qed == pytest.approx(QED.qed(mol), abs=1e-12)
+        assert row.raw_logp == pytest.approx(Crippen.MolLogP(mol), abs=1e-9)
+        assert row.reward == pytest.approx(by_hand(row.smiles), abs=1e-9)
+        assert pd.isna(row.reason)
+
+
+def test_invalid_rows_have_a_reason_no_values_and_reward_0():
+    frame = RewardModel.from_config(QED_LOGP).score(BATCH)
+    invalid = frame[~frame["valid"]]
+    assert invalid["smiles"].tolist() == ["C1CC", "", "CCé"]
+    assert invalid["reason"].tolist() == [
+        "not parsable: unclosed ring 1 opened at position 2",
+        "empty",
+        "not ASCII: 'é' at position 3",
+    ]
+    assert (invalid["reward"] == 0.0).all()
+    others = ["canonical_smiles", "scaffold", *COLUMNS[5:9]]
+    assert invalid[others].isna().all(axis=None)
+
+
+@pytest.mark.parametrize("batch", [[], ["C1CC", "", "x"], ["CCO"], ["CCO", "x"]])
+def test_types_do_not_depend_on_the_batch(batch):
+    reward = RewardModel.from_config(QED_LOGP)
+    frame = reward.score(batch)
+    assert len(frame) == len(batch)
+    assert frame.columns.tolist() == reward.columns == COLUMNS
+    assert frame.dtypes.equals(reward.score(["CCO", "x"]).dtypes)
+    assert frame.dtypes["valid"] == np.dtype(bool)
+    assert frame.dtypes["reward"] == frame.dtypes["raw_qed"] == np.dtype("float64")
+    assert frame.dtypes["smiles"] == frame.dtypes["reason"] == "str"
+    assert frame.index.tolist() == list(range(len(batch)))
+
+
+def test_arithmetic_mean_and_weights():
+    frame = RewardModel.from_config({**QED_LOGP, "aggregate": "arithmetic_mean"}).score(["CCO"])
+    row = frame.loc[0]
+    assert row["reward"] == pytest.approx((2 * row["score_qed"] + row["score_logp"]) / 3, abs=1e-15)
+
+
+def test_each_molecule_is_scored_once_in_any_spelling(register):
+    seen = []
+    register("count", lambda mol: seen.append(Chem.MolToSmiles(mol)) or 0.5)
+    reward = RewardModel.from_config({"components": [{"kind": "count"}]})
+    first = reward.score(["CCO", "OCC", "C(O)C", "x", "CC"])
+    again = reward.score(["C(C)O", "CC", "CCC"])
+    assert seen == ["CCO", "CC", "CCC"]
+    assert first["reward"].tolist() == [0.5, 0.5, 0.5, 0.0, 0.5]
+    assert again["reward"].tolist() == [0.5, 0.5, 0.5]
+
+
+def test_what_a_caller_does_to_a_frame_is_not_remembered():
+    reward = RewardModel.from_config(QED_LOGP)
+    frame = reward.score(["CCO"])
+    paid = frame.loc[0, "reward"]
+    frame["reward"] = 0.0  # a penalty of some filter
+    frame["raw_qed"] = 0.0
+    assert reward.score(["CCO"]).loc[0, "reward"] == paid > 0
+
+
+def test_bit_equal_in_any_order_spelling_and_history():
+    spellings = ["c1ccc(cc1)C(=O)NCCN(CC)CC", "CCN(CC)CCNC(=O)c1ccccc1", "O=C(c1ccccc1)NCCN(CC)CC"]
+    rewards = set()
+    for start in range(3):
+        reward = RewardModel.from_config(QED_LOGP)
+        rewards |= set(reward.score(spellings[start:] + spellings[:start])["reward"])
+    assert len(rewards) == 1
+    forward = RewardModel.from_config(QED_LOGP).score(BATCH)
+    backward = RewardModel.from_config(QED_LOGP).score(BATCH[::-1])[::-1].reset_index(drop=True)
+    pd.testing.assert_frame_equal(forward, backward, check_exact=True)
+
+
+def fails_on_oxygen(mol):
+    if mol.HasSubstructMatch(Chem.MolFromSmarts("[#8]")):
+        raise RuntimeError("no\noxygen, please")
+    return 0.25
+
+
+def test_a_failing_component_costs_its_molecule_only(register):
+    register("picky", fails_on_oxygen)
+    reward = RewardModel.from_config({"components": [{"kind": "picky"}, {"kind": "qed"}]})
+    frame = reward.score(["CC", "CCO", "x", "CCN"])
+    assert frame["valid"].tolist() == [True, True, False, True]
+    assert frame["raw_picky"].isna().tolist() == [False, True, True, False]
+    assert frame["score_picky"].isna().tolist() == [False, True, True, False]
+    assert frame.loc[1, "reason"] == "component picky failed: no oxygen, please"
+    assert frame.loc[1, "reward"] == 0.0
+    assert frame.loc[1, "raw_qed"] == pytest.approx(QED.qed(Chem.MolFromSmiles("CCO")), abs=1e-12)
+    assert frame.loc[[0, 3], "reason"].isna().all()
+    assert (frame.loc[[0, 3], "reward"] > 0).all()
+
+
+@pytest.mark.parametrize("aggregate", ["geometric_mean", "arithmetic_mean"])
+def test_all_components_failed_is_never_a_reward(register, aggregate):
+    register("picky", fails_on_oxygen)
+    register("nothing", lambda _: math.nan)
+    register("endless", lambda _: math.inf)
+    register("none", lambda _: None)
+    kinds = ["picky", "nothing", "endless", "none"]
+    config = {"components": [{"kind": kind} for kind in kinds], "aggregate": aggregate}
+    row = RewardModel.from_config(config).score(["CCO"]).loc[0]
+    assert row["valid"]
+    assert row["reward"] == 0.0
+    assert [math.isnan(row[f"{part}_{kind}"]) for kind in kinds for part in ("raw", "score")] == (
+        [True] * 8
+    )
+    assert row["reason"].split("; ") == [
+        "component picky failed: no oxygen, please",
+        "component nothing failed: it returned nan",
+        "component endless failed: it returned inf",
+        row["reason"].split("; ")[3],
+    ]
+    assert "component none failed: float() argument must be" in row["reason"]
+
+
+@pytest.mark.parametrize("value", [-0.001, 1.001, 7.0])
+def test_a_score_outside_0_and_1_is_a_failure_not_a_reward(register, value):
+    register("liar", lambda _: value)  # it promised 0 to 1
+    row = RewardModel.from_config({"components": [{"kind": "liar"}]}).score(["CCO"]).loc[0]
+    assert row["raw_liar"] == value
+    assert math.isnan(row["score_liar"])
+    assert row["reward"] == 0.0
+    assert row["reason"] == f"component liar: score {value:g} is not between 0 and 1"
+
+
+def test_a_scaffold_that_fails_costs_its_molecule_only(monkeypatch):
+    def refuse(mol):
+        raise RuntimeError("Invariant")
+
+    monkeypatch.setattr(model, "murcko_scaffold", refuse)
+    row = RewardModel.from_config({"components": [{"kind": "qed"}]}).score(["CCO"]).loc[0]
+    assert row["reason"] == "scaffold failed: Invariant"
+    assert pd.isna(row["scaffold"])
+    assert row["reward"] == 0.0
+
+
+def test_a_canonical_smiles_that_cannot_be_read_back(monkeypatch):
+    monkeypatch.setattr(model, "parse", lambda *_, **__: None)
+    row = RewardModel.from_config({"components": [{"kind": "qed"}]}).score(["CCO"]).loc[0]
+    assert row["reason"] == "canonical SMILES cannot be read back"
+    assert math.isnan(row["raw_qed"])
+    assert row["reward"] == 0.0
+
+
+def test_size_limit_is_a_setting():
+    small = RewardModel.from_config({"components": [{"kind": "qed"}], "max_atoms": 3})
+    frame = small.score(["CCO", "CCCO"])
+    assert frame["valid"].tolist() == [True, False]
+    assert frame.loc[1, "reason"] == "too many atoms: 4, at most 3"
+
+
+def test_one_molecule_by_hand_of_a_pool():
+    raw = RewardModel.from_config(QED_LOGP).score_molecule("c1ccccc1")
+    assert dict(raw.values) == {
+        "qed": QED.qed(Chem.MolFromSmiles("c1ccccc1")),
+        "logp": Crippen.MolLogP(Chem.MolFromSmiles("c1ccccc1")),
+    }
+    assert (raw.scaffold, raw.failures) == ("c1ccccc1", ())
+
+
+def test_any_iterable_of_strings_but_nothing_else():
+    reward = RewardModel.from_config(QED_LOGP)
+    expected = reward.score(["CCO", "CC"])
+    for batch in (("CCO", "CC"), iter(["CCO", "CC"]), pd.Series(["CCO", "CC"], index=[7, 3])):
+        pd.testing.assert_frame_equal(reward.score(batch), expected)
+    with pytest.raises(InputError, match="a list of SMILES, not one string"):
+        reward.score("CCO")
+    with pytest.raises(InputError, match="SMILES 1 is not a string: None"):
+        reward.score(["CCO", None])
+
+
+def test_text_that_no_file_can_hold_is_one_invalid_row():
+    frame = RewardModel.from_config(QED_LOGP).score(["CCO", "C\udc80"])
+    assert frame["smiles"].tolist() == ["CCO", r"C\udc80"]
+    assert frame["valid"].tolist() == [True, False]
+    assert frame.loc[1, "reason"] == r"not ASCII: '\udc80' at position 2"
+
+
+def test_from_a_config_object_or_a_mapping():
+    config = load_config(RewardConfig, QED_LOGP)
+    pd.testing.assert_frame_equal(
+        RewardModel.from_config(config).score(BATCH), RewardModel.from_config(QED_LOGP).score(BATCH)
+    )
+    assert RewardModel.from_config(QED_LOGP).config == config
+
+
+def test_nothing_is_logged_and_torch_stays_away():
+    program = """
+import sys
+from chemkl.rewards import RewardModel
+every = [
+    {"kind": "qed"},
+    {"kind": "sa_score", "transform": {"kind": "reverse_sigmoid", "low": 1, "high": 9}},
+    {"kind": "tanimoto", "parameters": {"references": ["CCO"]}},
+    {"kind": "required_smarts", "parameters": {"smarts": ["C"]}},
+]
+batch = ["CCO", "C1CC", "[H]", "c1cccc1", "CN(C)(C)C"]
+frame = RewardModel.from_config({"components": every}).score(batch)
+assert frame["valid"].sum() == 2, frame
+assert not {"torch", "lightning"} & set(sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,0 +1,128 @@
+import pytest
+from rdkit import Chem
+from rdkit.Chem import QED
+
+from chemkl.chem.molecules import DEFAULT_MAX_ATOMS
+from chemkl.config import InputError
+from chemkl.config.loading import load_config
+from chemkl.config.reward import RewardConfig
+from chemkl.rewards import RewardModel
+
+
+def problems(config):
+    with pytest.raises(InputError) as caught:
+        RewardModel.from_config(config)
+    return str(caught.value).splitlines()
+
+
+def test_defaults_and_short_forms():
+    config = load_config(RewardConfig, {"components": [{"kind": "qed", "transform": "none"}]})
+    part = config.components[0]
+    assert (part.name, part.weight, part.parameters, part.transform.kind) == (
+        "qed",
+        1.0,
+        {},
+        "none",
+    )
+    assert config.aggregate == "geometric_mean"
+    assert config.max_atoms == DEFAULT_MAX_ATOMS
+    assert load_config(RewardConfig, config.model_dump()) == config
+
+
+def test_every_problem_of_schema_and_components_at_once():
+    lines = problems(
+        {
+            "components": [
+                {"kind": "qedd"},
+                {"kind": "qed", "weight": 0},
+                {"kind": "sa_score"},
+                {"kind": "tanimoto", "parameters": {"references": ["CCO"], "radus": 3}},
+                {"kind": "required_smarts", "parameters": {"smarts": ["C", "[#6"]}},
+                {"kind": "logp", "transform": {"kind": "sigmod", "low": 1, "high": 2}},
+                {"kind": "tpsa", "transform": {"kind": "sigmoid", "low": 3, "high": 3}},
+                {"kind": "hbd", "transform": {"kind": "step"}},
+                {"kind": "hba", "transform": {"kind": "step", "low": 2, "high": 1}},
+                {
+                    "kind": "rings",
+                    "name": "number of rings",
+                    "transform": {"kind": "step", "low": 1},
+                },
+                {"name": "nameless"},
+            ],
+            "agregate": "arithmetic_mean",
+        }
+    )
+    expected = [
+        "components.0.kind: unknown component 'qedd'; did you mean 'qed'? Known: forbidden_smarts",
+        "components.1.weight: should be greater than 0 (got 0)",
+        "components.2.transform: sa_score lies between 1 and 10, and a score between 0 and 1",
+        "components.3.parameters.radus: not a known key; did you mean 'radius'?",
+        "components.4.parameters: smarts[1] = '[#6' is not a SMARTS pattern",
+        "components.5.transform.kind: 'sigmod' is not known; did you mean 'sigmoid'?",
+        "components.6.transform: low = 3 must be below high = 3; for a hard edge use step",
+        "components.7.transform: a step needs low, high or both",
+        "components.8.transform: low = 2 must not be above high = 1",
+        "components.9.name: a name has letters, digits, _ . and - only (got 'number of rings')",
+        "components.10.kind: required, and not given",
+        "agregate: not a known key; did you mean 'aggregate'?",
+    ]
+    for text in expected:
+        assert sum(line.startswith(f"reward: {text}") for line in lines) == 1, text
+    assert len(lines) == len(expected)
+
+
+def test_names_must_differ():
+    twice = [
+        {"kind": "qed"},
+        {"kind": "hbd", "name": "qed", "transform": {"kind": "step", "low": 1}},
+    ]
+    assert problems({"components": twice}) == [
+        "reward: component names must differ, but several are called qed: "
+        "give each a name of its own"
+    ]
+    model = RewardModel.from_config({"components": [{"kind": "qed"}, {"kind": "qed", "name": "b"}]})
+    assert model.component_names == ["qed", "b"]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({}, "reward: components: required, and not given"),
+        ({"components": []}, "reward: components: List should have at least 1 item"),
+        ({"components": "qed"}, "reward: components: should be a list"),
+        ({"components": ["qed"]}, "reward: components.0: should be a mapping"),
+        ({"components": [{"kind": "qed", "parameters": [1]}]}, "parameters: should be a mapping"),
+        ({"components": [{"kind": "qed", "weight": float("nan")}]}, "weight: should be a finite"),
+        ({"components": [{"kind": "qed", "weight": "inf"}]}, "weight: should be a finite"),
+        ({"components": [{"kind": "qed"}], "aggregate": "sum"}, "'sum' is not allowed.*geometric"),
+        ({"components": [{"kind": "qed"}], "max_atoms": 0}, "max_atoms: should be greater than"),
+        (3, "expected a mapping or the path of a YAML file, got int"),
+        ("no/such/file.yaml", "no/such/file.yaml: no such file"),
+    ],
+)
+def test_unusable_configs(config, message):
+    with pytest.raises(InputError, match=message):
+        RewardModel.from_config(config)
+
+
+def test_a_file_is_named_with_the_line(tmp_path):
+    file = tmp_path / "reward.yaml"
+    file.write_text(
+        "components:\n"
+        "  - kind: qed\n"
+        "  - kind: tanimoto\n"
+        "    parameters:\n"
+        "      references: ['C1']\n"
+        "  - kind: hdb\n"
+    )
+    assert [line.removeprefix(f"{file}:").split(" = ")[0] for line in problems(file)] == [
+        "4: components.1.parameters: references[0]",
+        "6: components.2.kind: unknown component 'hdb'; did you mean 'hbd'? Known: "
+        "forbidden_smarts, hba, hbd, logp, mol_wt, qed, required_smarts, rings, rotatable_bonds, "
+        "sa_score, tanimoto, tpsa",
+    ]
+
+
+def test_a_component_between_0_and_1_needs_no_transform():
+    model = RewardModel.from_config({"components": [{"kind": "qed"}]})
+    assert model.score(["CCO"]).loc[0, "reward"] == QED.qed(Chem.MolFromSmiles("CCO"))
