@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 from chemkl.config.base import Config, InputPath
 
 TRACE_FOLDER = "trace"
+PATTERN_MARKS = "*?["
 
 
 def _expand_runs(value: Any, info: ValidationInfo) -> Any:
@@ -20,7 +21,7 @@ def _expand_runs(value: Any, info: ValidationInfo) -> Any:
         return value
     found: list[Any] = []
     for entry in entries:
-        if isinstance(entry, str) and any(mark in entry for mark in "*?["):
+        if isinstance(entry, str) and any(mark in entry for mark in PATTERN_MARKS):
             found += _runs_matching(entry, info.context or {})
         else:
             found.append(entry)
@@ -28,17 +29,25 @@ def _expand_runs(value: Any, info: ValidationInfo) -> Any:
 
 
 def _runs_matching(pattern: str, context: Mapping[str, Any]) -> list[Path]:
-    """Run folders that a pattern names, looked up in the places where an InputPath is."""
+    """Run folders that a pattern names, looked up in the places where an InputPath is.
+
+    Folders that earlier jobs will have made count as runs as long as they are not there.
+    """
+    parts = Path(pattern).expanduser().parts
+    fixed = next(i for i, part in enumerate(parts) if any(mark in part for mark in PATTERN_MARKS))
     folders = [context.get("folder"), *context.get("also", ()), Path.cwd()]
-    places = [str(folder / Path(pattern).expanduser()) for folder in folders if folder]
-    for place in places:
-        runs = [Path(match) for match in sorted(glob(place))]
-        if runs := [run for run in runs if (run / TRACE_FOLDER).is_dir()]:
-            return runs
-    promised = [p for p in context.get("promised", ()) if any(fnmatch(str(p), q) for q in places)]
-    if promised:
-        return promised
-    looked = " nor ".join(dict.fromkeys(places))
+    roots = [(folder / Path(*parts[:fixed])).resolve() for folder in folders if folder]
+    promised = list(context.get("promised", ()))
+    for root in roots:
+        place = root.joinpath(*parts[fixed:])
+        runs = {path for path in map(Path, glob(str(place))) if (path / TRACE_FOLDER).is_dir()}
+        runs |= {p for p in promised if not p.exists() and fnmatch(str(p), str(place))}
+        if runs:
+            return sorted(runs)
+    for root in roots:
+        if any(root.is_relative_to(folder) for folder in promised):
+            return [root.joinpath(*parts[fixed:])]
+    looked = " nor ".join(dict.fromkeys(str(root.joinpath(*parts[fixed:])) for root in roots))
     raise ValueError(f"no run folder (one with '{TRACE_FOLDER}/' in it) matches {looked}")
 
 
@@ -64,6 +73,9 @@ def _as_file(value: Any) -> Any:
 class Corpus(SmilesFile):
     """The molecules that do not count as novel."""
 
+    split: str | None = None
+    """Take only this split of a corpus that the prepare stage wrote, for example train; null: all
+    of the file."""
     canonical: bool = False
     """true: the strings are canonical SMILES of this RDKit already, as the prepare stage writes
     them. false: canonicalise every one (0.2 ms each), which is right for any file."""
@@ -122,6 +134,9 @@ class MetricOptions(Config):
     """Seed of that sample."""
     circles_distance: float = Field(default=0.75, gt=0, lt=1)
     """Tanimoto distance that any two molecules of #Circles must exceed; 0.75 as in GEAM."""
+    late_samples: int = Field(default=1000, ge=1)
+    """The last so many valid samples show whether a policy has collapsed: how many of them are
+    different, and how many share one scaffold. A run with fewer is taken whole."""
     uniqueness_at: tuple[Annotated[int, Field(ge=1)], ...] = (1000, 10_000)
     """Numbers k of first valid samples among which uniqueness is reported besides the whole."""
 

@@ -14,14 +14,14 @@ class RnnConfig(Config):
     """A stack of recurrent layers."""
     cell: Literal["lstm", "gru"] = "lstm"
     """The recurrent cell."""
-    embedding_size: int = Field(256, ge=1)
-    """Numbers that stand for a token."""
-    hidden_size: int = Field(512, ge=1)
-    """Units of each layer."""
-    n_layers: int = Field(3, ge=1)
-    """Stacked layers."""
+    embedding_size: int = Field(256, ge=1, le=65_536)
+    """Numbers that stand for a token, 1 to 65,536."""
+    hidden_size: int = Field(512, ge=1, le=65_536)
+    """Units of each layer, 1 to 65,536."""
+    n_layers: int = Field(3, ge=1, le=64)
+    """Stacked layers, 1 to 64."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Probability of dropping a unit between layers while training, 0 to 1."""
-    max_length: int = Field(256, ge=2)
+    max_length: int = Field(256, ge=2, le=65_536)
     """Most tokens of a sampled sequence, end token included; a longer one is truncated and counts
     as invalid."""

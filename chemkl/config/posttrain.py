@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     TypeAdapter,
@@ -14,18 +15,43 @@ from pydantic import (
 )
 
 from chemkl.config.base import Config, InputPath
-from chemkl.config.document import Document
+from chemkl.config.loading import load_config
 from chemkl.config.objective import EstimatorConfig, TargetConfig, check_pair
 from chemkl.config.reward import RewardConfig
-from chemkl.config.trainer import Precision, TrainerSettings
+from chemkl.config.trainer import OURS, Precision, refuse
+
+_BUDGETED = "the run ends by budget and max_samples"
+_ONE_DEVICE = "posttrain runs on one device; run several seeds as several jobs of a pipeline"
+_NOT_HERE = OURS | {
+    "accumulate_grad_batches": "one step is one update; use batch_size",
+    "enable_progress_bar": "use callbacks.progress_bar",
+    "fast_dev_run": _BUDGETED,
+    "limit_train_batches": _BUDGETED,
+    "max_steps": _BUDGETED,
+    "max_time": _BUDGETED,
+    "min_epochs": _BUDGETED,
+    "min_steps": _BUDGETED,
+    "num_nodes": _ONE_DEVICE,
+    "overfit_batches": _BUDGETED,
+    "strategy": _ONE_DEVICE,
+}
 
 
 def _from_file(value: Any, info: ValidationInfo) -> Any:
     """Let the path of a YAML file stand for the reward that it describes."""
     if isinstance(value, str | Path):
         path = TypeAdapter(InputPath).validate_python(value, context=info.context)
-        return Document.of(path, "RewardConfig", None).data
+        return load_config(RewardConfig, path)
     return value
+
+
+def _on_one_device(settings: dict[str, Any]) -> dict[str, Any]:
+    """Refuse arguments that another key decides, and more than one device."""
+    refuse(settings, _NOT_HERE)
+    devices = settings.get("devices", 1)
+    if devices != 1 and not (isinstance(devices, list) and len(devices) == 1):
+        raise ValueError(f"devices should be 1, or [n] for the n-th one: {_ONE_DEVICE}")
+    return settings
 
 
 class MurckoFilterConfig(Config):
@@ -79,7 +105,7 @@ class PosttrainConfig(Config):
     """Decides every sample; the same seed on the same machine gives the same run."""
     precision: Precision = "32-true"
     """32-true or bf16-mixed."""
-    trainer: TrainerSettings = Field(default_factory=dict)
+    trainer: Annotated[dict[str, Any], AfterValidator(_on_one_device)] = Field(default_factory=dict)
     """Further arguments of lightning.Trainer, for example accelerator or gradient_clip_val."""
     callbacks: CallbacksConfig = CallbacksConfig()
     """Checkpoints and the progress bar."""
@@ -93,10 +119,11 @@ class PosttrainConfig(Config):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         check_pair(self.target, self.estimator)
-        if self.max_samples is not None and self.max_samples < self.batch_size:
+        if self.most_samples < self.batch_size:
+            given = "max_samples" if self.max_samples else f"ten times budget = {self.budget}"
             raise ValueError(
-                f"max_samples = {self.max_samples} is below batch_size = {self.batch_size}: "
-                "not one step would be made"
+                f"{given} allows {self.most_samples} samples, fewer than batch_size = "
+                f"{self.batch_size}: not one update would be made; take a smaller batch_size"
             )
         return self
 

@@ -1,9 +1,9 @@
 """Settings of the prepare stage: which corpus, how it is cleaned, how it is split."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from chemkl.config.base import Config, InputPath
 
@@ -29,7 +29,7 @@ class FileSource(Config):
     """A file of yours."""
     path: InputPath
     """The file; its name ends in .smi, .txt, .csv, .tsv (each also with .gz) or .parquet."""
-    column: str | int | None = None
+    column: str | Annotated[int, Field(ge=0)] | None = None
     """Where the SMILES stand: a column's name, or its number from 0. Default: in .smi and .txt the
     first column; elsewhere the column called smiles (in any case), or the only one there is. A
     number says that a .csv or .tsv file has no header line."""
@@ -51,13 +51,22 @@ class HashSplit(Config):
 
     kind: Literal["random", "scaffold"]
     """random: by a hash of the canonical SMILES; scaffold: by a hash of the Bemis-Murcko scaffold,
-    so that no scaffold is in two splits."""
+    so that no scaffold is in two splits (molecules without rings share one: the empty scaffold)."""
     test: float = Field(0.1, ge=0, lt=1)
     """Share of the molecules (or scaffolds) that goes to the test split, 0 to 1."""
     valid: float = Field(0.01, ge=0, lt=1)
-    """Share that goes to the validation split, 0 to 1."""
+    """Share that goes to the validation split, 0 to 1; test and valid together stay below 1."""
     seed: int = 0
     """Another seed gives another split."""
+
+    @model_validator(mode="after")
+    def _leaves_some_to_train(self) -> Self:
+        if self.test + self.valid >= 1:
+            raise ValueError(
+                f"test = {self.test:g} and valid = {self.valid:g} leave nothing to train on: "
+                "together they must stay below 1"
+            )
+        return self
 
 
 Split = Annotated[GivenSplit | HashSplit, Field(discriminator="kind")]

@@ -1,10 +1,12 @@
 """Settings of the pretrain stage: corpus to prior."""
 
-from pydantic import Field
+from typing import Any
+
+from pydantic import Field, field_validator
 
 from chemkl.config.base import Config, InputPath
 from chemkl.config.policy import RnnConfig
-from chemkl.config.trainer import Precision, TrainerSettings
+from chemkl.config.trainer import Precision, TrainerSettings, refuse
 
 
 class PretrainConfig(Config):
@@ -40,9 +42,14 @@ class PretrainConfig(Config):
     """Steps between two checkpoints; a killed run continues from the last one."""
     n_workers: int = Field(0, ge=0)
     """Processes that read batches; 0: the training process itself. Useful with `randomise`."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     """Decides weights, order of the molecules, spellings and samples."""
     precision: Precision = "32-true"
     """32-true or bf16-mixed (3 to 4 times faster on a processor or GPU with bfloat16 units)."""
     trainer: TrainerSettings = Field(default_factory=dict)
     """Further arguments of lightning.Trainer, for example accelerator, devices, max_steps."""
+
+    @field_validator("trainer")
+    @classmethod
+    def _clipped_once(cls, trainer: dict[str, Any]) -> dict[str, Any]:
+        return refuse(trainer, {"gradient_clip_val": "use gradient_clip"})

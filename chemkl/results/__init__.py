@@ -9,7 +9,7 @@ from chemkl.results.columns import (
 )
 from chemkl.results.manifest import Manifest
 from chemkl.results.provenance import InputFile, config_hash, sha256_of
-from chemkl.results.trace import TraceWriter, read_orphans, read_trace
+from chemkl.results.trace import TraceWriter, find_trace, read_orphans, read_trace
 
 __all__ = [
     "InputFile",
@@ -18,6 +18,7 @@ __all__ = [
     "config_hash",
     "described_schema",
     "description_of",
+    "find_trace",
     "read_orphans",
     "read_trace",
     "sha256_of",

@@ -86,7 +86,9 @@ class Manifest(BaseModel):
         now = _now()
         manifest = cls(
             stage=stage,
-            run_id=earlier.run_id if earlier else _run_id(stage, plain, now),
+            run_id=earlier.run_id
+            if earlier
+            else _run_id(stage, plain, f"{folder.resolve()} {now}"),
             status="running",
             started=earlier.started if earlier else now,
             resumed=[*earlier.resumed, now] if earlier else [],
@@ -209,9 +211,9 @@ def _show(value: Any) -> str:
     return "(absent)" if value is _ABSENT else json.dumps(value, ensure_ascii=False)
 
 
-def _run_id(stage: str, config: Mapping[str, Any], now: str) -> str:
-    """A short name that is unique per start: `posttrain-1a2b3c4d`."""
-    text = f"{config_hash(config)} {now} {os.getpid()}"
+def _run_id(stage: str, config: Mapping[str, Any], occasion: str) -> str:
+    """A short name of one start in one folder: `posttrain-1a2b3c4d`."""
+    text = f"{config_hash(config)} {occasion} {os.getpid()}"
     return f"{stage}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 

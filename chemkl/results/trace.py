@@ -194,16 +194,7 @@ def read_trace(run_dir: str | Path, columns: Sequence[str] | None = None) -> pd.
         InputError: no trace, a damaged or missing part, or parts of different configs; the message
             names the file and the fix.
     """
-    run_dir = Path(run_dir)
-    if not run_dir.is_dir():
-        raise InputError(f"{run_dir}: no such run folder. Give the folder that holds '{FOLDER}/'.")
-    parts = list_parts(run_dir)
-    if not parts:
-        raise InputError(
-            f"{run_dir}: no parts (part-*.parquet) in '{FOLDER}/', so there is no trace to read. "
-            "Give the folder of a posttrain run that has written its first part."
-        )
-    check_contiguous(parts)
+    parts = find_trace(Path(run_dir))
     tables = [read_part(part.path) for part in parts]
     schema = trace_schema(trace_components(tables[0].schema.names))
     for part, table in zip(parts, tables, strict=True):
@@ -217,6 +208,24 @@ def read_trace(run_dir: str | Path, columns: Sequence[str] | None = None) -> pd.
         known = ", ".join(frame.columns)
         raise InputError(f"{run_dir}: the trace has no column {unknown}. Known: {known}")
     return frame[list(columns)]
+
+
+def find_trace(run_dir: Path) -> list[Part]:
+    """The parts of a trace, none of them read yet.
+
+    Raises:
+        InputError: no run folder, no part in it, or a part is missing between two others.
+    """
+    if not run_dir.is_dir():
+        raise InputError(f"{run_dir}: no such run folder. Give the folder that holds '{FOLDER}/'.")
+    parts = list_parts(run_dir)
+    if not parts:
+        raise InputError(
+            f"{run_dir}: no parts (part-*.parquet) in '{FOLDER}/', so there is no trace to read. "
+            "Give the folder of a posttrain run that has written its first part."
+        )
+    check_contiguous(parts)
+    return parts
 
 
 def read_orphans(run_dir: str | Path) -> pd.DataFrame | None:

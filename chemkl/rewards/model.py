@@ -128,14 +128,17 @@ class RewardModel:
     def remember(self, rows: pd.DataFrame) -> None:
         """Take over raw values that were computed before: rows that ``score`` gave, or a trace.
 
-        Rows where a component failed are left out: they may be scored again.
+        A component that failed counts as asked: it is not asked again about this molecule.
         """
-        whole = rows[rows["valid"] & rows["reason"].isna()]
-        raw = whole[[RAW_PREFIX + name for name in self.component_names]].to_numpy(dtype=float)
-        named = zip(whole["canonical_smiles"], whole["scaffold"], raw.tolist(), strict=True)
-        for canonical_smiles, scaffold, values in named:
-            by_name = dict(zip(self.component_names, values, strict=True))
-            self._known.setdefault(canonical_smiles, RawScores(by_name, scaffold, ()))
+        names = self.component_names
+        valid = rows[rows["valid"]]
+        raw = valid[[RAW_PREFIX + name for name in names]].to_numpy(dtype=float)
+        columns = (valid["canonical_smiles"], valid["scaffold"], valid["reason"], raw.tolist())
+        for smiles, scaffold, reason, values in zip(*columns, strict=True):
+            by_name = dict(zip(names, values, strict=True))
+            scaffold = scaffold if isinstance(scaffold, str) else None
+            known = RawScores(by_name, scaffold, self._failures(by_name, reason))
+            self._known.setdefault(smiles, known)
 
     def score_molecule(self, canonical_smiles: str) -> RawScores:
         """Ask every component about one molecule; neither reads nor fills the memory."""
@@ -181,6 +184,14 @@ class RewardModel:
         if failures:
             return row | {"reason": "; ".join(failures), "reward": 0.0}
         return row | {"reward": self._aggregate(list(scores.values()), self._weights)}
+
+    def _failures(self, raw: Mapping[str, float], reason: object) -> tuple[str, ...]:
+        """Take out of a row's reason what `_paid` would add to it once more."""
+        if not isinstance(reason, str):
+            return ()
+        added = self._paid(RawScores(raw, None, ())).get("reason", "")
+        failures = reason.removesuffix(added).removesuffix("; ")
+        return (failures,) if failures else ()
 
 
 def _raw(term: Term, mol: Mol, failures: list[str]) -> float:

@@ -1,0 +1,194 @@
+"""The posttrain settings: defaults, short forms, and what is refused in which words."""
+
+import pytest
+import yaml
+
+from chemkl.config import InputError, load_config
+from chemkl.config.posttrain import PosttrainConfig
+
+REWARD = {"components": [{"kind": "qed"}]}
+
+
+@pytest.fixture
+def given(tmp_path):
+    """The least that a posttrain config needs; the prior is any file."""
+    prior = tmp_path / "prior.safetensors"
+    prior.write_bytes(b"weights")
+    return {"prior": str(prior), "reward": REWARD, "target": {"kind": "gibbs", "sigma": 128}}
+
+
+def load(settings):
+    return load_config(PosttrainConfig, settings)
+
+
+def problems(settings):
+    with pytest.raises(InputError) as caught:
+        load(settings)
+    return str(caught.value).splitlines()
+
+
+# ---- what is given and what follows from it
+
+
+def test_the_defaults(given):
+    config = load(given)
+    assert config.agent is None
+    assert config.estimator.kind == "rloo"
+    assert config.diversity_filter is None
+    assert (config.batch_size, config.learning_rate, config.budget) == (64, 1e-4, 10_000)
+    assert config.most_samples == 100_000
+    assert (config.seed, config.precision) == (0, "32-true")
+    assert config.callbacks.checkpoint_every == 50
+
+
+def test_names_stand_for_sections(given):
+    config = load(given | {"estimator": "log_variance", "diversity_filter": "murcko"})
+    assert config.estimator.kind == "log_variance"
+    assert config.diversity_filter.model_dump() == {
+        "kind": "murcko",
+        "bucket": 25,
+        "min_score": 0.4,
+    }
+
+
+def test_max_samples_is_the_users(given):
+    assert load(given | {"max_samples": 64}).most_samples == 64
+
+
+def test_the_objective_is_plain_values(given):
+    objective = load(given | {"estimator": "reinvent"}).objective
+    assert objective["target"]["kind"] == "gibbs"
+    assert objective["target"]["sigma"] == 128
+    assert objective["estimator"] == {"kind": "reinvent", "duplicates": "keep"}
+
+
+def test_a_dumped_config_is_the_same_config(given):
+    config = load(given | {"diversity_filter": "murcko", "trainer": {"accelerator": "cpu"}})
+    assert load(config.model_dump(mode="json")) == config
+
+
+# ---- the reward in a file
+
+
+def test_a_reward_file_is_looked_up_beside_the_config(given, tmp_path, monkeypatch):
+    (tmp_path / "rewards").mkdir()
+    (tmp_path / "rewards" / "r.yaml").write_text(yaml.safe_dump(REWARD))
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(given | {"reward": "rewards/r.yaml"}))
+    monkeypatch.chdir("/")
+    assert load(tmp_path / "run.yaml") == load(given)
+
+
+def test_a_reward_file_may_be_relative_to_the_working_directory(given, tmp_path, monkeypatch):
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(REWARD))
+    monkeypatch.chdir(tmp_path)
+    assert load(given | {"reward": "r.yaml"}) == load(given)
+
+
+def test_problems_of_a_reward_file_name_its_lines(given, tmp_path):
+    (tmp_path / "r.yaml").write_text("components:\n  - kind: qed\n    wieght: 1\nagregate: x\n")
+    lines = problems(given | {"reward": str(tmp_path / "r.yaml")})
+    assert len(lines) == 2
+    assert "reward: " in lines[0]
+    assert "r.yaml:3: components.0.wieght: not a known key; did you mean 'weight'" in lines[0]
+    assert "r.yaml:4: agregate: not a known key; did you mean 'aggregate'" in lines[1]
+
+
+def test_a_reward_file_that_is_not_there(given):
+    assert "reward: no such file or folder: " in problems(given | {"reward": "none.yaml"})[0]
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"target": {"kind": "gibbs", "sigma": 1, "beta": 1}}, "both given; sigma is 1/beta"),
+        ({"target": {"kind": "mara", "sigma": 1}}, "target: tau is missing"),
+        ({"target": {"kind": "mara", "beta": 0, "tau": 0.8}}, "target.beta: should be greater"),
+        ({"target": {"kind": "gibbs"}}, "beta or sigma (= 1/beta) is missing"),
+        ({"target": {"kind": "maar", "beta": 1}}, "did you mean 'mara'"),
+        ({"estimator": "lov_variance"}, "did you mean 'log_variance'"),
+        ({"target": {"kind": "filter", "tau": 0.8}}, "cannot walk to the target 'filter'"),
+        ({"diversity_filter": {"kind": "murko"}}, "did you mean 'murcko'"),
+        ({"diversity_filter": {"kind": "murcko", "bucket": 0}}, "greater than or equal to 1"),
+        ({"diversity_filter": {"kind": "murcko", "min_score": 2}}, "less than or equal to 1"),
+        ({"batch_size": 1}, "batch_size: should be greater than or equal to 2"),
+        ({"learning_rate": 0}, "learning_rate: should be greater than 0"),
+        ({"budget": 0}, "budget: should be greater than or equal to 1"),
+        ({"seed": -1}, "seed: should be greater than or equal to 0"),
+        ({"precision": "16"}, "precision: '16' is not allowed"),
+        ({"callbacks": {"checkpoint_every": 0}}, "callbacks.checkpoint_every: should be greater"),
+        ({"bugdet": 3}, "bugdet: not a known key; did you mean 'budget'"),
+        ({"prior": "none.safetensors"}, "prior: no such file or folder"),
+        ({"agent": "none.safetensors"}, "agent: no such file or folder"),
+    ],
+)
+def test_each_mistake_is_named(given, changes, says):
+    lines = problems(given | changes)
+    assert len(lines) == 1
+    assert says in lines[0]
+
+
+def test_all_mistakes_at_once(given):
+    lines = problems(
+        given
+        | {
+            "target": {"kind": "mara", "sigma": 1, "beta": 1},
+            "estimator": "x",
+            "batch_size": "many",
+            "trainer": {"max_steps": 3},
+            "seeds": 1,
+        }
+    )
+    assert len(lines) == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"max_samples": 63}, "max_samples allows 63 samples, fewer than batch_size = 64"),
+        ({"budget": 6}, "ten times budget = 6 allows 60 samples, fewer than batch_size = 64"),
+    ],
+)
+def test_a_run_without_an_update_is_refused(given, changes, says):
+    assert says in problems(given | changes)[0]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "accumulate_grad_batches",
+        "callbacks",
+        "enable_progress_bar",
+        "fast_dev_run",
+        "limit_train_batches",
+        "logger",
+        "max_epochs",
+        "max_steps",
+        "max_time",
+        "min_steps",
+        "num_nodes",
+        "precision",
+        "strategy",
+    ],
+)
+def test_what_another_key_decides_is_not_an_argument_of_the_trainer(given, name):
+    (line,) = problems(given | {"trainer": {name: 1, "accelerator": "cpu"}})
+    assert f"trainer: these are not set here: {name}: " in line
+
+
+@pytest.mark.parametrize("devices", [2, -1, "auto", [0, 1], []])
+def test_posttraining_runs_on_one_device(given, devices):
+    (line,) = problems(given | {"trainer": {"devices": devices}})
+    assert "devices should be 1, or [n] for the n-th one" in line
+
+
+@pytest.mark.parametrize("devices", [1, [3]])
+def test_the_device_may_be_chosen(given, devices):
+    assert load(given | {"trainer": {"devices": devices}}).trainer == {"devices": devices}
+
+
+def test_every_field_has_a_description():
+    for field in PosttrainConfig.model_fields.values():
+        assert field.description
