@@ -1,0 +1,1 @@
+"""SMILES text to batches: sources, cleaning, splits, and what a model reads."""

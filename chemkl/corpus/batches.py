@@ -1,0 +1,225 @@
+"""A prepared corpus as batches of token ids, in an order that depends on (seed, epoch) alone."""
+
+import multiprocessing
+from array import array
+from collections.abc import Iterator, Sequence
+from multiprocessing.context import BaseContext
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from chemkl.chem.randomise import randomise as spell
+from chemkl.config import InputError
+from chemkl.corpus.files import read_split
+from chemkl.policies.base import pad
+from chemkl.policies.tokenizer import UnknownTokenError, Vocabulary
+
+BATCHES_A_CHUNK = 64
+"""Molecules are sorted by length within chunks of so many batches: less padding, still shuffled."""
+
+
+def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Return the rows of every batch of one epoch, shuffled, rows of like length together.
+
+    Args:
+        lengths: tokens of each molecule.
+        batch_size: rows a batch; the last one may be smaller.
+        seed: of the run.
+        epoch: from 0.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(len(lengths))
+    batches: list[np.ndarray] = []
+    for start in range(0, len(order), batch_size * BATCHES_A_CHUNK):
+        chunk = order[start : start + batch_size * BATCHES_A_CHUNK]
+        chunk = chunk[np.argsort(lengths[chunk], kind="stable")]
+        batches += [chunk[i : i + batch_size] for i in range(0, len(chunk), batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+class TokenDataset(Dataset[list[int]]):
+    """Molecules as rows of ids; item (row, presentation) may be spelled anew each time.
+
+    Args:
+        smiles: the molecules.
+        vocabulary: what they are encoded with.
+        randomise_seed: None for the SMILES as they stand, otherwise the seed of the spellings.
+
+    Raises:
+        InputError: no molecule, or a token that the vocabulary does not know, with its line in the
+            split.
+    """
+
+    def __init__(
+        self, smiles: Sequence[str], vocabulary: Vocabulary, randomise_seed: int | None = None
+    ) -> None:
+        if not len(smiles):
+            raise InputError("no molecules: a split must hold at least one")
+        self._smiles = smiles
+        self._vocabulary = vocabulary
+        self._seed = randomise_seed
+        flat, lengths = array("h"), []
+        for line, text in enumerate(smiles, start=1):
+            ids = vocabulary.encode(text, line)
+            flat.extend(ids)
+            lengths.append(len(ids))
+        self.lengths = np.array(lengths)
+        self._ends = np.cumsum(self.lengths)
+        self._flat = np.array(flat, np.int16 if len(vocabulary) > 127 else np.int8)
+
+    def __len__(self) -> int:
+        """Return the number of molecules."""
+        return len(self._smiles)
+
+    def __getitem__(self, item: tuple[int, int]) -> list[int]:
+        """Return the ids of a molecule at its n-th presentation."""
+        row, presentation = item
+        if self._seed is not None:
+            rng = np.random.default_rng([self._seed, presentation, row])
+            try:
+                return self._vocabulary.encode(spell(self._smiles[row], rng))
+            except UnknownTokenError:
+                pass  # a spelling may need a ring number that the corpus lacks: keep the canonical
+        ids: list[int] = self._flat[self._ends[row] - self.lengths[row] : self._ends[row]].tolist()
+        return ids
+
+
+class EpochLoader:
+    """Batches of token_BT; knows where it stands, so that a resumed run goes on exactly there.
+
+    Each process of a distributed run gets its own rows of every batch.
+    """
+
+    def __init__(self, dataset: TokenDataset, batch_size: int, seed: int, n_workers: int) -> None:
+        self._dataset = dataset
+        self._batch_size = batch_size
+        self._seed = seed
+        self._n_workers = n_workers
+        self._done = 0  # batches handed out since the beginning of the run
+        self._restored = False
+
+    def __len__(self) -> int:
+        """Return the number of batches of an epoch."""
+        return -(-len(self._dataset) // self._batch_size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield the batches of the present epoch that have not been handed out yet.
+
+        An epoch that was left early counts as over, unless the position was just restored.
+        """
+        epoch, start = divmod(self._done, len(self))
+        if start and not self._restored:
+            epoch, start = epoch + 1, 0
+            self._done = epoch * len(self)
+        self._restored = False
+        rank, world = _rank_and_world()
+        batches = epoch_batches(self._dataset.lengths, self._batch_size, self._seed, epoch)[start:]
+        rows = [[(int(row), epoch) for row in batch[rank::world]] for batch in batches]
+        loader = DataLoader(
+            self._dataset,
+            batch_sampler=rows,
+            collate_fn=pad,
+            num_workers=self._n_workers,
+            multiprocessing_context=_workers() if self._n_workers else None,
+        )
+        for token_BT in loader:
+            self._done += 1
+            yield token_BT
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the position; Lightning saves it in every checkpoint."""
+        return {"done": self._done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue from a saved position."""
+        self._done = state["done"]
+        self._restored = True
+
+
+def _workers() -> BaseContext:
+    """Return how worker processes are started: from a server that has imported all they need."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def _rank_and_world() -> tuple[int, int]:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+class CorpusDataModule(lightning.LightningDataModule):
+    """The training and validation split of a prepared corpus.
+
+    Args:
+        train: SMILES to learn from.
+        valid: SMILES to validate on.
+        vocabulary: the tokens.
+        batch_size: molecules a step, over all devices together.
+        seed: decides order and spellings.
+        randomise: spell training molecules anew each time.
+        n_workers: processes that read batches.
+    """
+
+    def __init__(
+        self,
+        train: Sequence[str],
+        valid: Sequence[str],
+        vocabulary: Vocabulary,
+        *,
+        batch_size: int,
+        seed: int,
+        randomise: bool = False,
+        n_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.vocabulary = vocabulary
+        self.train_smiles = train
+        self._batch_size = batch_size
+        self._valid = TokenDataset(valid, vocabulary)
+        # one loader for the whole run: a second one would begin at the first epoch again
+        self._train_loader = EpochLoader(
+            TokenDataset(train, vocabulary, seed if randomise else None),
+            batch_size,
+            seed,
+            n_workers,
+        )
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: Path,
+        *,
+        train_split: str,
+        valid_split: str,
+        valid_molecules: int,
+        vocabulary: Vocabulary,
+        **settings: Any,
+    ) -> "CorpusDataModule":
+        """Read both splits of a prepared corpus.
+
+        Raises:
+            InputError: no corpus there, an empty split, or a token outside the vocabulary.
+        """
+        if train_split == valid_split:
+            raise InputError(f"train_split and valid_split are both {train_split!r}: choose two")
+        train = read_split(folder, train_split)
+        valid = read_split(folder, valid_split, valid_molecules)
+        return cls(train, valid, vocabulary, **settings)
+
+    def train_dataloader(self) -> EpochLoader:
+        """Return the resumable loader of the training split."""
+        return self._train_loader
+
+    def val_dataloader(self) -> DataLoader[list[int]]:
+        """Return the loader of the validation split, by length."""
+        size = self._batch_size
+        order = np.argsort(self._valid.lengths, kind="stable")
+        rows = [[(int(r), 0) for r in order[i : i + size]] for i in range(0, len(order), size)]
+        return DataLoader(self._valid, batch_sampler=rows, collate_fn=pad)

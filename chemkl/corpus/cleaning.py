@@ -1,0 +1,168 @@
+"""Lines of text to clean molecules, in parallel: parse, standardise, canonicalise, count tokens."""
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
+
+from chemkl.chem.molecules import Molecule, one_line, read_molecule
+from chemkl.chem.scaffolds import murcko_scaffold
+from chemkl.chem.standardise import Standardiser
+from chemkl.config.prepare import HashSplit, PrepareConfig
+from chemkl.corpus.reading import Line
+from chemkl.corpus.splits import assign_split
+from chemkl.policies.tokenizer import END, START, tokenize
+
+CHUNK = 4_000  # lines a task: some 0.7 s of work, so that passing them on costs nothing
+
+
+class Clean(NamedTuple):
+    """What became of one line: a molecule with its split and tokens, or a reason.
+
+    Attributes:
+        line: as it stood in the source, with the source's own split.
+        smiles: canonical; None where the line holds no usable molecule.
+        split: to which the molecule belongs.
+        tokens: of the SMILES.
+        reason: why there is no molecule, as ``category: detail`` or the category alone.
+    """
+
+    line: Line
+    smiles: str | None = None
+    split: str = ""
+    tokens: tuple[str, ...] = ()
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Cleaner:
+    """Turns lines into clean molecules; one copy lives in every worker process."""
+
+    config: PrepareConfig
+    standardiser: Standardiser
+
+    @classmethod
+    def from_config(cls, config: PrepareConfig) -> "Cleaner":
+        """Build the cleaner of a prepare config.
+
+        Raises:
+            InputError: an unknown standardisation filter.
+        """
+        return cls(config, Standardiser([f.model_dump() for f in config.standardise]))
+
+    def __call__(self, lines: list[Line]) -> list[Clean]:
+        """Clean one chunk of lines, in order."""
+        return [self._clean(line) for line in lines]
+
+    def _clean(self, line: Line) -> Clean:
+        if line.smiles is None:
+            return Clean(line, reason="missing: the line has no such column")
+        molecule = self._read(line.smiles)
+        smiles = molecule.canonical_smiles
+        if molecule.mol is None or smiles is None:
+            return Clean(line, reason=molecule.reason)
+        tokens = tokenize(smiles)
+        reason = self._refused(tokens)
+        if reason is not None:
+            return Clean(line, reason=reason)
+        try:
+            key = murcko_scaffold(molecule.mol) if self._by_scaffold else smiles
+        except (RuntimeError, ValueError) as error:  # RDKit: costs this molecule only
+            return Clean(line, reason=f"no scaffold: {one_line(error)}")
+        split = assign_split(line.split, key, self.config.split)
+        return Clean(line, smiles, split, tuple(tokens))
+
+    @property
+    def _by_scaffold(self) -> bool:
+        return isinstance(self.config.split, HashSplit) and self.config.split.kind == "scaffold"
+
+    def _read(self, text: str) -> Molecule:
+        if not self.config.standardise:
+            return read_molecule(text)
+        smiles, reason = self.standardiser(text)
+        return Molecule(text, reason=reason) if smiles is None else read_molecule(smiles)
+
+    def _refused(self, tokens: list[str]) -> str | None:
+        """Say why a valid molecule cannot be learnt from; None if it can."""
+        if len(tokens) > self.config.max_tokens:
+            return f"too many tokens: {len(tokens)}, at most {self.config.max_tokens}"
+        reserved = {END, START} & set(tokens)
+        if reserved:  # a quadruple bond is written $
+            return f"reserved token: {' '.join(sorted(reserved))} marks where a sequence ends"
+        return None
+
+
+def clean_lines(lines: Iterable[Line], cleaner: Cleaner) -> Iterator[list[Clean]]:
+    """Clean lines in parallel and yield them chunk by chunk, in the order of the source.
+
+    Raises:
+        RuntimeError: a worker process died.
+    """
+    n_workers = cleaner.config.n_workers or _n_cores()
+    chunks = _chunks(iter(lines))
+    if n_workers == 1:
+        yield from map(cleaner, chunks)
+        return
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # imported once, not once in every worker
+    with ProcessPoolExecutor(n_workers, context, _start_worker, (cleaner,)) as pool:
+        window: deque[tuple[list[Line], Future[list[Clean]]]] = deque()
+        for chunk in chunks:
+            window.append((chunk, _submit(pool, chunk)))
+            if len(window) > 2 * n_workers:  # bounded, so that a large source is never in memory
+                yield _result(*window.popleft())
+        while window:
+            yield _result(*window.popleft())
+
+
+def _n_cores() -> int:
+    """Count the cores that this process may use, where the system tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _submit(pool: ProcessPoolExecutor, chunk: list[Line]) -> Future[list[Clean]]:
+    try:
+        return pool.submit(_work, chunk)
+    except BrokenProcessPool as error:
+        raise _died(chunk) from error
+
+
+def _result(chunk: list[Line], future: Future[list[Clean]]) -> list[Clean]:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise _died(chunk) from error
+
+
+def _died(chunk: list[Line]) -> RuntimeError:
+    return RuntimeError(
+        f"a worker process died at or shortly after line {chunk[0].number}: killed, perhaps for "
+        "want of memory, or crashed on a molecule. Try fewer workers; n_workers=1 needs none and "
+        "shows the line. (A script of yours that calls prepare must do so under "
+        "`if __name__ == '__main__':`.)"
+    )
+
+
+def _chunks(lines: Iterator[Line]) -> Iterator[list[Line]]:
+    while chunk := list(islice(lines, CHUNK)):
+        yield chunk
+
+
+_cleaner: Cleaner
+
+
+def _start_worker(cleaner: Cleaner) -> None:
+    """Keep the cleaner in the worker process, so that it travels once and not with every chunk."""
+    global _cleaner
+    _cleaner = cleaner
+
+
+def _work(lines: list[Line]) -> list[Clean]:
+    return _cleaner(lines)

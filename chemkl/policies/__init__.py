@@ -1,0 +1,19 @@
+"""Things that sample and score sequences; torch only, no chemistry."""
+
+from chemkl.policies.base import Policy, Rollout
+from chemkl.policies.checkpoint import freeze, load_policy, read_header, save_policy
+from chemkl.policies.rnn import RnnPolicy
+from chemkl.policies.tokenizer import UnknownTokenError, Vocabulary, tokenize
+
+__all__ = [
+    "Policy",
+    "RnnPolicy",
+    "Rollout",
+    "UnknownTokenError",
+    "Vocabulary",
+    "freeze",
+    "load_policy",
+    "read_header",
+    "save_policy",
+    "tokenize",
+]

@@ -1,0 +1,148 @@
+"""Model files: safetensors with a JSON header (vocabulary, architecture, provenance)."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from chemkl.config import Config, InputError, did_you_mean, load_config
+from chemkl.config.policy import RnnConfig
+from chemkl.policies.base import Policy
+from chemkl.policies.rnn import RnnPolicy
+from chemkl.policies.tokenizer import Vocabulary
+
+FORMAT = "chemkl-policy"
+VERSION = 1
+
+
+class Kind(NamedTuple):
+    """A kind of policy: its class, and the settings that its constructor takes."""
+
+    policy: type[Policy]
+    settings: type[Config]
+
+
+KINDS = {RnnPolicy.kind: Kind(RnnPolicy, RnnConfig)}
+
+_PARTS: dict[str, type] = {"architecture": dict, "vocabulary": list, "provenance": dict}
+_EXPECTED = "Expected a model written by `chemkl pretrain` or `chemkl posttrain`."
+
+
+def save_policy(policy: Policy, path: str | Path, provenance: dict[str, Any]) -> None:
+    """Write a policy to one file, replacing an older one in a single step.
+
+    Args:
+        policy: the network.
+        path: ends in .safetensors.
+        provenance: where the weights come from (corpus, config, numbers); JSON values. Numbers
+            that JSON cannot hold (NaN, infinities) become null.
+    """
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "architecture": policy.architecture,
+        "vocabulary": list(policy.vocabulary.tokens),
+        "provenance": json.loads(json.dumps(provenance), parse_constant=lambda _: None),
+    }
+    weights = {k: v.detach().cpu().contiguous() for k, v in policy.state_dict().items()}
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.tmp")
+    try:
+        save_file(weights, aside, metadata={"header": json.dumps(header, allow_nan=False)})
+        with aside.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """Return the JSON header of a model file without reading its weights.
+
+    Raises:
+        InputError: the file is missing, damaged, not a chemkl model, or of another version; or its
+            vocabulary or architecture cannot be used.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such model file. {_EXPECTED}") from None
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{path}: not a readable safetensors file ({error}). {_EXPECTED}"
+        ) from None
+    header = _parsed(metadata.get("header", ""))
+    if header is None:
+        raise InputError(f"{path}: a safetensors file without chemkl's header. {_EXPECTED}")
+    if header.get("version") != VERSION:
+        raise InputError(
+            f"{path}: model file version {header.get('version')!r}; this chemkl reads version "
+            f"{VERSION}. Use the chemkl that wrote it, or train the model again."
+        )
+    wrong = [
+        f"{path}: header: {name} should be a {kind.__name__}, not {header.get(name)!r}"
+        for name, kind in _PARTS.items()
+        if not isinstance(header.get(name), kind)
+    ]
+    if wrong:
+        raise InputError("\n".join(wrong))
+    try:
+        _built(header)
+    except InputError as error:
+        raise InputError(f"{path}: header: {error}") from None
+    return header
+
+
+def load_policy(path: str | Path) -> Policy:
+    """Read a policy from its file, in evaluation mode, on the CPU, in float32.
+
+    Raises:
+        InputError: the file is missing, damaged, foreign, or its weights do not fit its header.
+    """
+    policy = _built(read_header(path))
+    with safe_open(path, framework="pt") as file:
+        weights = {  # copies: the file's own tensors are a view of the file
+            name: file.get_tensor(name).to(torch.float32, copy=True)
+            for name in file.keys()  # noqa: SIM118 - no mapping
+        }
+    try:
+        policy.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        raise InputError(f"{path}: the weights do not fit the header: {error}") from None
+    return policy.eval()
+
+
+def freeze(policy: Policy) -> Policy:
+    """Turn a policy into a reference: evaluation mode, no gradients."""
+    return policy.eval().requires_grad_(requires_grad=False)
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    """Read a header; None where it is not chemkl's."""
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    ours = isinstance(header, dict) and header.get("format") == FORMAT
+    return header if ours else None
+
+
+def _built(header: dict[str, Any]) -> Policy:
+    """Build the network of a header, without memory for its weights.
+
+    Raises:
+        InputError: an unknown kind, settings it does not take, or an impossible vocabulary.
+    """
+    name = header["architecture"].get("kind")
+    if not isinstance(name, str) or name not in KINDS:
+        raise InputError(f"unknown kind of policy {name!r}{did_you_mean(str(name), KINDS)}")
+    kind = KINDS[name]
+    settings = load_config(kind.settings, header["architecture"]).model_dump(exclude={"kind"})
+    with torch.device("meta"):
+        return kind.policy(Vocabulary(tuple(header["vocabulary"])), **settings)

@@ -1,0 +1,110 @@
+"""SMILES text to token ids and back: the project's one vocabulary class."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from chemkl.config import InputError
+
+END = "$"
+START = "^"
+END_ID = 0
+"""Id of the end token, which is the padding too, as in REINVENT (arXiv 1704.07555)."""
+START_ID = 1
+
+_SPLIT = re.compile(r"\[[^\]]*\]|%\d{2}|Br|Cl|.", re.DOTALL)
+
+
+class UnknownTokenError(InputError):
+    """A SMILES holds a token that the vocabulary does not know."""
+
+
+def tokenize(smiles: str) -> list[str]:
+    """Split a SMILES into bracket atoms, two-digit ring bonds, ``Br``, ``Cl`` and characters.
+
+    The same rule as REINVENT4's tokenizer, so that a vocabulary can move between the two.
+    """
+    return _SPLIT.findall(smiles)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Tokens by id; id 0 is the end token (and the padding), id 1 the start token.
+
+    Args:
+        tokens: all tokens in the order of their ids, ``$`` and ``^`` first.
+
+    Raises:
+        InputError: the first two tokens are not ``$`` and ``^``, a token stands twice, or it is
+            not what the tokenizer calls one token.
+    """
+
+    tokens: tuple[str, ...]
+    _id_of: dict[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tokens", tuple(self.tokens))
+        if self.tokens[:2] != (END, START):
+            raise InputError(
+                f"vocabulary: the first two tokens must be {END!r} and {START!r}, "
+                f"not {list(self.tokens[:2])}"
+            )
+        odd = [t for t in self.tokens if not isinstance(t, str) or tokenize(t) != [t]]
+        if odd:
+            raise InputError(
+                f"vocabulary: not single tokens of a SMILES: {', '.join(map(repr, odd))}"
+            )
+        id_of = {token: i for i, token in enumerate(self.tokens)}
+        if len(id_of) != len(self.tokens):
+            twice = sorted({token for token in self.tokens if self.tokens.count(token) > 1})
+            raise InputError(f"vocabulary: tokens that stand twice: {', '.join(twice)}")
+        object.__setattr__(self, "_id_of", id_of)
+
+    @classmethod
+    def of(cls, tokens: Iterable[str]) -> "Vocabulary":
+        """Build the vocabulary of a set of tokens: start and end token, then the sorted rest."""
+        return cls((END, START, *sorted(set(tokens) - {END, START})))
+
+    def __len__(self) -> int:
+        """Return the number of tokens, start and end token included."""
+        return len(self.tokens)
+
+    def encode(self, smiles: str, line: int | None = None) -> list[int]:
+        """Return the ids of a SMILES between a start and an end token.
+
+        Args:
+            smiles: the text.
+            line: where it stands in its file (1-based), for the error message only.
+
+        Raises:
+            UnknownTokenError: naming token, position (1-based character) and line.
+        """
+        ids = [START_ID]
+        position = 1
+        for token in tokenize(smiles):
+            token_id = self._id_of.get(token, -1)
+            if token_id <= START_ID:
+                where = f"line {line}: " if line is not None else ""
+                raise UnknownTokenError(
+                    f"{where}{smiles!r}: token {token!r} at position {position} is not in the "
+                    f"vocabulary. Known: {' '.join(self.tokens[2:])}. Remove the molecule, or use "
+                    f"a prior whose corpus has this token."
+                )
+            ids.append(token_id)
+            position += len(token)
+        ids.append(END_ID)
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of a row of ids: a leading start token is skipped, the first end ends.
+
+        A start token further on was sampled; it stays in the text as ``^``, so that the string is
+        no valid SMILES. Skipping it would pass the sequence off as another, more probable one.
+        """
+        pieces = []
+        for place, token_id in enumerate(ids):
+            if token_id == END_ID:
+                break
+            if place or token_id != START_ID:
+                pieces.append(self.tokens[token_id])
+        return "".join(pieces)

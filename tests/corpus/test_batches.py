@@ -1,0 +1,259 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rdkit import Chem
+
+from chemkl.config import InputError
+from chemkl.corpus import batches
+from chemkl.corpus.batches import CorpusDataModule, EpochLoader, TokenDataset, epoch_batches
+from chemkl.corpus.files import read_vocabulary
+from chemkl.policies import UnknownTokenError, Vocabulary, tokenize
+
+LENGTHS = np.random.default_rng(0).integers(5, 50, 1003)
+
+
+@pytest.fixture(scope="module")
+def smiles(real_smiles):
+    return real_smiles[:103]
+
+
+@pytest.fixture(scope="module")
+def vocabulary(real_smiles):
+    return Vocabulary.of(token for s in real_smiles for token in tokenize(s))
+
+
+@pytest.fixture
+def make_loader(smiles, vocabulary):
+    def make(batch_size=10, seed=1, randomise_seed=None, n_workers=0):
+        dataset = TokenDataset(smiles, vocabulary, randomise_seed)
+        return EpochLoader(dataset, batch_size, seed, n_workers)
+
+    return make
+
+
+def decoded(batch, vocabulary):
+    return [vocabulary.decode(row) for row in batch.tolist()]
+
+
+def flat(found):
+    return [smiles for batch in found for smiles in batch]
+
+
+def epoch(loader, vocabulary):
+    return [decoded(batch, vocabulary) for batch in loader]
+
+
+# ---- the order of an epoch
+
+
+@pytest.mark.parametrize("batch_size", [1, 16, 100, 1003, 5000])
+def test_every_row_is_in_one_batch_of_an_epoch(batch_size):
+    found = epoch_batches(LENGTHS, batch_size, seed=0, epoch=0)
+    assert sorted(np.concatenate(found)) == list(range(1003))
+    assert len(found) == -(-1003 // batch_size)
+    sizes = sorted(map(len, found))
+    assert set(sizes[1:]) <= {batch_size}  # one may be smaller
+    assert sizes[0] == (1003 % batch_size or batch_size)
+
+
+def test_the_order_depends_on_seed_and_epoch_alone():
+    def order(seed, epoch):
+        return np.concatenate(epoch_batches(LENGTHS, 16, seed, epoch)).tolist()
+
+    np.random.seed(7)  # noqa: NPY002 - the global state plays no part
+    first = order(0, 0)
+    assert order(0, 0) == first
+    assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
+
+
+def test_rows_of_like_length_share_a_batch_and_batches_are_shuffled():
+    found = epoch_batches(LENGTHS, 16, seed=0, epoch=0)
+    padding = sum(len(b) * LENGTHS[b].max() - LENGTHS[b].sum() for b in found) / LENGTHS.sum()
+    assert padding < 0.05  # 70 % in a random order
+    longest = np.array([LENGTHS[b].max() for b in found])
+    assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.3
+
+
+def test_sorting_stays_within_chunks(monkeypatch):
+    monkeypatch.setattr(batches, "BATCHES_A_CHUNK", 2)
+    found = epoch_batches(LENGTHS, 10, seed=0, epoch=0)
+    chunk_of = {
+        row: i // 20 for i, row in enumerate(np.random.default_rng([0, 0]).permutation(1003))
+    }
+    assert all(len({chunk_of[row] for row in batch}) == 1 for batch in found)
+
+
+# ---- the loader
+
+
+def test_an_epoch_holds_every_molecule_once(make_loader, smiles, vocabulary):
+    loader = make_loader()
+    assert len(loader) == 11
+    for _ in range(2):
+        found = epoch(loader, vocabulary)
+        assert sorted(flat(found)) == sorted(smiles)
+        assert len(found) == 11
+
+
+def test_a_batch_is_padded_rows_of_ids(make_loader, vocabulary):
+    batch = next(iter(make_loader()))
+    assert batch.dtype == torch.int64
+    assert (batch[:, 0] == 1).all()
+    lengths = [len(vocabulary.encode(s)) for s in decoded(batch, vocabulary)]
+    assert batch.shape == (10, max(lengths))
+    for row, length in zip(batch, lengths, strict=True):
+        assert (row[length - 1 :] == 0).all()
+        assert (row[: length - 1] != 0).all()
+
+
+@pytest.mark.parametrize("n_done", [1, 4, 10, 11, 12, 25])
+def test_a_loader_continues_where_another_stood(make_loader, vocabulary, n_done):
+    whole = make_loader()
+    expected = [b for _ in range(4) for b in epoch(whole, vocabulary)]
+    stopped = make_loader()
+    n_seen = 0
+    while n_seen < n_done:
+        for _ in stopped:
+            n_seen += 1
+            if n_seen == n_done:
+                break
+    resumed = make_loader()
+    resumed.load_state_dict(stopped.state_dict())
+    rest = epoch(resumed, vocabulary)
+    left = -n_done % 11 or 11  # of the present epoch, or all of the next one
+    assert rest == expected[n_done : n_done + left]
+    after = n_done + left
+    assert epoch(resumed, vocabulary) == expected[after : after + 11]
+
+
+def test_an_epoch_that_is_left_early_is_over(make_loader, vocabulary):
+    whole = make_loader()
+    first, second = (epoch(whole, vocabulary) for _ in range(2))
+    loader = make_loader()
+    cut = iter(loader)
+    assert [decoded(next(cut), vocabulary) for _ in range(3)] == first[:3]
+    assert epoch(loader, vocabulary) == second
+
+
+def test_making_an_iterator_hands_nothing_out(make_loader, vocabulary):
+    loader = make_loader()
+    iter(loader)
+    iter(loader)
+    assert loader.state_dict() == {"done": 0}
+    loader.load_state_dict({"done": 4})
+    iter(loader)
+    assert len(epoch(loader, vocabulary)) == 7
+
+
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_the_processes_share_every_batch(make_loader, vocabulary, monkeypatch, world):
+    expected = epoch(make_loader(), vocabulary)
+    shares = []
+    for rank in range(world):
+        monkeypatch.setattr(batches, "_rank_and_world", lambda rank=rank: (rank, world))
+        shares.append(list(make_loader()))
+    for whole, parts in zip(expected, zip(*shares, strict=True), strict=True):
+        rows = [decoded(part, vocabulary) for part in parts]
+        assert sorted(flat(rows)) == sorted(whole)
+        assert max(map(len, rows)) - min(map(len, rows)) <= 1
+    # the last molecules of an epoch may be fewer than the processes: an empty batch, not a crash
+    smallest = min((part for share in shares for part in share), key=len)
+    assert smallest.ndim == 2
+    assert (smallest.shape == (0, 2)) == (world == 4)
+
+
+def test_workers_change_nothing(make_loader, vocabulary):
+    one = make_loader(randomise_seed=5)
+    two = make_loader(randomise_seed=5, n_workers=1)
+    assert epoch(one, vocabulary) == epoch(two, vocabulary)
+    assert one.state_dict() == two.state_dict() == {"done": 11}
+
+
+# ---- other spellings
+
+
+def test_randomised_molecules_are_the_same_molecules_spelt_otherwise(
+    make_loader, smiles, vocabulary
+):
+    plain, spelt = make_loader(), make_loader(randomise_seed=5)
+    changed = 0
+    for whole, other in zip(epoch(plain, vocabulary), epoch(spelt, vocabulary), strict=True):
+        assert list(map(Chem.CanonSmiles, other)) == list(map(Chem.CanonSmiles, whole))
+        changed += sum(a != b for a, b in zip(whole, other, strict=True))
+    assert changed > 0.9 * len(smiles)
+
+
+def test_spellings_depend_on_seed_epoch_and_molecule_alone(make_loader, vocabulary):
+    def spellings(loader, n_epochs):
+        found = [b for _ in range(n_epochs) for b in epoch(loader, vocabulary)]
+        return {Chem.CanonSmiles(s): s for batch in found[-11:] for s in batch}
+
+    first = spellings(make_loader(randomise_seed=5), 1)
+    assert spellings(make_loader(randomise_seed=5), 1) == first
+    assert spellings(make_loader(randomise_seed=5, batch_size=10, seed=9), 1) == first  # any order
+    second = spellings(make_loader(randomise_seed=5), 2)
+    other = spellings(make_loader(randomise_seed=6), 1)
+    for changed in (second, other):
+        assert sum(changed[s] != first[s] for s in first) > 0.8 * len(first)
+
+
+def test_a_spelling_with_tokens_of_its_own_gives_way_to_the_canonical_one():
+    smiles = ["C1CC1C1CC1"]  # both rings may be open at once in another spelling: number 2
+    dataset = TokenDataset(smiles, Vocabulary.of("C1()"), randomise_seed=0)
+    vocabulary = Vocabulary.of("C1()2")
+    spellings = {vocabulary.decode(TokenDataset(smiles, vocabulary, 0)[0, n]) for n in range(40)}
+    assert any("2" in s for s in spellings)
+    found = {Vocabulary.of("C1()").decode(dataset[0, n]) for n in range(40)}
+    assert found == {s for s in spellings if "2" not in s} | set(smiles)
+
+
+# ---- the data module
+
+
+def test_validation_reads_every_molecule_as_it_stands(smiles, vocabulary):
+    data = CorpusDataModule(
+        smiles[:50], smiles[50:], vocabulary, batch_size=20, seed=0, randomise=True
+    )
+    found = epoch(data.val_dataloader(), vocabulary)
+    assert sorted(flat(found)) == sorted(smiles[50:])
+    assert [len(b) for b in found] == [20, 20, 13]
+    assert epoch(data.val_dataloader(), vocabulary) == found
+
+
+def test_the_training_loader_is_one_for_the_whole_run(smiles, vocabulary):
+    data = CorpusDataModule(smiles, smiles[:5], vocabulary, batch_size=20, seed=0)
+    first = epoch(data.train_dataloader(), vocabulary)
+    assert epoch(data.train_dataloader(), vocabulary) != first  # asked for again: the next epoch
+
+
+def test_a_token_outside_the_vocabulary_is_named_with_its_line():
+    with pytest.raises(UnknownTokenError, match=r"^line 3: 'CI': token 'I' at position 2"):
+        TokenDataset(["C", "CC", "CI"], Vocabulary.of("C"))
+
+
+def test_a_split_without_molecules_is_refused():
+    with pytest.raises(InputError, match="no molecules"):
+        TokenDataset([], Vocabulary.of("C"))
+
+
+@pytest.mark.parametrize("n_tokens", [100, 125, 126, 300])
+def test_many_tokens_are_stored_without_loss(n_tokens):
+    tokens = [f"[{i}C]" for i in range(n_tokens)]
+    vocabulary = Vocabulary.of(tokens)
+    dataset = TokenDataset(tokens, vocabulary)
+    assert [vocabulary.decode(dataset[row, 0]) for row in range(n_tokens)] == tokens
+
+
+def test_a_prepared_folder_is_read():
+    folder = Path(__file__).parents[2] / "data" / "moses_sample"
+    settings = {
+        "train_split": "train", "valid_split": "valid", "valid_molecules": 50,
+        "vocabulary": read_vocabulary(folder), "batch_size": 100, "seed": 0,
+    }  # fmt: skip
+    data = CorpusDataModule.from_folder(folder, **settings)
+    assert sum(len(b) for b in data.val_dataloader()) == 50
+    assert sum(len(b) for b in data.train_dataloader()) == len(data.train_smiles) > 6000
+    with pytest.raises(InputError, match=r"both 'valid': choose two"):
+        CorpusDataModule.from_folder(folder, **settings | {"train_split": "valid"})

@@ -1,0 +1,164 @@
+import os
+import pickle
+import signal
+
+import pytest
+from rdkit import Chem
+
+from chemkl.config import InputError
+from chemkl.config.prepare import PrepareConfig
+from chemkl.corpus import cleaning
+from chemkl.corpus.cleaning import Cleaner, clean_lines
+from chemkl.corpus.reading import Line
+
+
+def config(**settings):
+    return PrepareConfig(source="moses", **settings)
+
+
+def clean(smiles, **settings):
+    return Cleaner.from_config(config(**settings))([Line(7, smiles, "train")])[0]
+
+
+def test_a_good_line_becomes_a_canonical_molecule_with_its_tokens(real_smiles):
+    for smiles in real_smiles[:50]:
+        reversed_order = Chem.MolToSmiles(Chem.MolFromSmiles(smiles), rootedAtAtom=0)
+        found = clean(reversed_order)
+        assert found.smiles == Chem.CanonSmiles(smiles)
+        assert "".join(found.tokens) == found.smiles
+        assert found.reason is None
+        assert found.line == Line(7, reversed_order, "train")
+        assert found.split == "train"
+
+
+@pytest.mark.parametrize(
+    ("smiles", "reason"),
+    [
+        (None, "missing: the line has no such column"),
+        ("", "empty"),
+        ("C1CC", "not parsable: unclosed ring 1 opened at position 2"),
+        ("C(C)(C)(C)(C)C", "not sane: "),
+        ("C�O", "not ASCII: "),
+        ("C" * 129, "too many tokens: 129, at most 128"),
+        ("[U]$[U]", "reserved token: $ marks where a sequence ends"),
+        ("C" * 9000, "too long: "),
+    ],
+)
+def test_a_bad_line_gets_a_reason_and_no_molecule(smiles, reason):
+    found = clean(smiles)
+    assert found.reason.startswith(reason)
+    assert (found.smiles, found.split, found.tokens) == (None, "", ())
+    assert found.line.number == 7
+
+
+def test_the_limit_of_tokens_is_inclusive():
+    assert clean("CCBr", max_tokens=3).smiles == "CCBr"
+    assert clean("CCCBr", max_tokens=3).reason == "too many tokens: 4, at most 3"
+
+
+def test_without_filters_stereochemistry_and_salts_are_kept():
+    assert clean("[Na+].C[C@H](N)C(=O)[O-]").smiles == Chem.CanonSmiles("[Na+].C[C@H](N)C(=O)[O-]")
+
+
+def test_filters_are_applied_in_order():
+    filters = [{"name": "get_largest_fragment"}, {"name": "neutralise_charges"}]
+    found = clean("[Na+].CC[C@H](N)C(=O)[O-]", standardise=filters)
+    assert found.smiles == Chem.CanonSmiles("CCC(N)C(=O)O")
+    assert found.tokens == tuple(found.smiles)
+
+
+def test_a_filter_that_drops_is_named():
+    filters = [{"name": "allowed_atom_type", "parameters": {"element_list": [6, 8]}}]
+    assert clean("CCO", standardise=filters).smiles == "CCO"
+    assert clean("CCN", standardise=filters).reason == "dropped by filter allowed_atom_type"
+    assert clean("C1C", standardise=filters).reason.startswith("not parsable")
+
+
+def test_an_unknown_filter_is_refused_with_the_known_ones():
+    settings = config(standardise=[{"name": "largest_fragment"}])
+    with pytest.raises(InputError, match=r"unknown filter 'largest_fragment'; did you mean 'get_l"):
+        Cleaner.from_config(settings)
+
+
+def test_a_molecule_that_has_no_scaffold_costs_its_line_only(monkeypatch):
+    def fails(mol):
+        if mol.GetNumAtoms() == 2:
+            raise Chem.AtomValenceException("made up")
+        return ""
+
+    monkeypatch.setattr(cleaning, "murcko_scaffold", fails)
+    cleaner = Cleaner.from_config(config(split="scaffold"))
+    found = cleaner([Line(1, "CC", "train"), Line(2, "CCC", "train")])
+    assert found[0].reason.startswith("no scaffold: ")
+    assert found[1].smiles == "CCC"
+
+
+# ---- in parallel
+
+
+def lines_of(smiles):
+    return [Line(i, s, "train") for i, s in enumerate(smiles, 1)]
+
+
+def test_two_workers_give_what_one_gives(real_smiles, monkeypatch):
+    monkeypatch.setattr(cleaning, "CHUNK", 30)  # 14 chunks, more than the window holds
+    lines = lines_of([*real_smiles, "C1C", None, "", *real_smiles[:5]])
+    standardise = [{"name": "get_largest_fragment"}]
+    one, two = (
+        list(
+            clean_lines(
+                lines,
+                Cleaner.from_config(config(n_workers=n, split="scaffold", standardise=standardise)),
+            )
+        )
+        for n in (1, 2)
+    )
+    assert one == two
+    assert [c.line for chunk in two for c in chunk] == lines
+    assert [len(chunk) for chunk in two] == [30] * 13 + [18]
+
+
+def test_few_chunks_are_read_ahead(monkeypatch):
+    monkeypatch.setattr(cleaning, "CHUNK", 2)
+    read = 0
+
+    def source():
+        nonlocal read
+        for line in lines_of(["CC"] * 100):
+            read += 1
+            yield line
+
+    chunks = clean_lines(source(), Cleaner.from_config(config(n_workers=2)))
+    next(chunks)
+    assert read == 2 * (2 * 2 + 1)
+    chunks.close()
+
+
+def test_a_cleaner_travels_to_other_processes():
+    cleaner = Cleaner.from_config(config(standardise=[{"name": "get_largest_fragment"}]))
+    twin = pickle.loads(pickle.dumps(cleaner))
+    assert twin([Line(1, "CCO.C", "train")])[0].smiles == "CCO"
+
+
+class Deadly(Cleaner):
+    """Dies on a certain line, as by a signal from outside."""
+
+    def __call__(self, lines):
+        if any(line.smiles == "die" for line in lines):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(lines)
+
+
+def test_a_worker_that_dies_is_a_clear_error(monkeypatch):
+    monkeypatch.setattr(cleaning, "CHUNK", 2)
+    settings = config(n_workers=2)
+    deadly = Deadly(settings, Cleaner.from_config(settings).standardiser)
+    lines = lines_of(["CC", "C", "CO", "O", "die", "N", *["CN"] * 40])
+    with pytest.raises(RuntimeError, match=r"a worker process died at or shortly after line \d+: "):
+        list(clean_lines(lines, deadly))
+
+
+def test_the_default_is_a_worker_for_each_core(monkeypatch):
+    assert cleaning._n_cores() == len(os.sched_getaffinity(0))
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on other systems than Linux
+    assert cleaning._n_cores() == os.cpu_count()

@@ -1,0 +1,104 @@
+import json
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from chemkl.config import InputError
+from chemkl.corpus import files
+from chemkl.corpus.files import TableWriter, read_split, read_vocabulary
+
+SCHEMA = pa.schema([pa.field("n", pa.int64())])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    frame = pd.DataFrame(
+        {"smiles": list("CNOFSCN"), "split": ["train", "test", "train", "valid", "test", *"xx"]}
+    )
+    frame.to_parquet(tmp_path / "corpus.parquet", row_group_size=2)
+    (tmp_path / "tokens.json").write_text(json.dumps({"C": 3, "Br": 1, "c": 2}))
+    return tmp_path
+
+
+def test_a_split_is_read_in_file_order(folder):
+    assert read_split(folder, "train") == ["C", "O"]
+    assert read_split(folder, "test") == ["N", "S"]
+    assert read_split(folder, "test", limit=1) == ["N"]
+    assert read_split(folder, "test", limit=5) == ["N", "S"]
+
+
+def test_the_vocabulary_is_the_corpus_own(folder):
+    assert read_vocabulary(folder).tokens == ("$", "^", "Br", "C", "c")
+
+
+def test_an_unknown_split_is_named_with_the_known_ones(folder):
+    with pytest.raises(InputError, match=r"no molecule in split 'Test'\. Known: test, train, vali"):
+        read_split(folder, "Test")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        b"not parquet",
+        {"smiles": ["C"]},
+        {"smiles": ["C"], "split": [3]},
+        {"smiles": [1], "split": ["train"]},
+    ],
+    ids=str,
+)
+def test_what_is_no_prepared_corpus_is_refused(tmp_path, content):
+    path = tmp_path / "corpus.parquet"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content:
+        pd.DataFrame(content).to_parquet(path)
+    with pytest.raises(InputError, match=r"corpus\.parquet: no prepared corpus .*chemkl prepare"):
+        read_split(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    "content", [None, "", "{", "3", "[1, 2]", '["C", "N"]', "{}", '{"CC": 1}', "\x00"], ids=str
+)
+def test_what_is_no_list_of_tokens_is_refused(tmp_path, content):
+    if content is not None:
+        (tmp_path / "tokens.json").write_text(content)
+    with pytest.raises(InputError, match=r"tokens\.json: no prepared corpus .*chemkl prepare"):
+        read_vocabulary(tmp_path)
+
+
+def test_rows_are_written_in_large_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "ROWS_A_GROUP", 100)
+    with TableWriter(tmp_path / "a.parquet", SCHEMA) as table:
+        for start in range(0, 250, 10):
+            table.append([{"n": i} for i in range(start, start + 10)])
+            table.append([])
+    file = pq.ParquetFile(tmp_path / "a.parquet")
+    groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+    assert groups == [100, 100, 50]
+    assert file.read()["n"].to_pylist() == list(range(250))
+    assert [p.name for p in tmp_path.iterdir()] == ["a.parquet"]
+
+
+def test_an_empty_table_keeps_its_columns(tmp_path):
+    with TableWriter(tmp_path / "a.parquet", files.DROPPED_SCHEMA):
+        pass
+    file = pq.ParquetFile(tmp_path / "a.parquet")
+    assert file.schema_arrow.names == ["line", "split", "text", "reason"]
+    assert file.metadata.num_rows == file.num_row_groups == 0
+
+
+def test_a_table_of_a_failed_run_leaves_nothing_and_touches_nothing(tmp_path):
+    (tmp_path / "a.parquet").write_text("older")
+    table = TableWriter(tmp_path / "a.parquet", SCHEMA)
+    with pytest.raises(pa.ArrowException, match="nine"), table:
+        table.append([{"n": 1}, {"n": "nine"}])
+    assert (tmp_path / "a.parquet").read_text() == "older"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.parquet"]
+
+
+def test_every_column_is_described():
+    for schema in (files.MOLECULE_SCHEMA, files.DROPPED_SCHEMA):
+        assert all(field.metadata[b"description"] for field in schema)

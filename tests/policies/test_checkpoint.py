@@ -1,0 +1,266 @@
+import json
+import pickle
+import re
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from chemkl.config import InputError
+from chemkl.policies import RnnPolicy, Vocabulary, freeze, load_policy, read_header, save_policy
+
+ARCHITECTURE = {
+    "kind": "rnn", "cell": "gru", "embedding_size": 4, "hidden_size": 6, "n_layers": 2,
+    "dropout": 0.1, "max_length": 20,
+}  # fmt: skip
+HEADER = {
+    "format": "chemkl-policy",
+    "version": 1,
+    "architecture": ARCHITECTURE,
+    "vocabulary": ["$", "^", "C", "O"],
+    "provenance": {"corpus": "made up"},
+}
+
+
+@pytest.fixture
+def policy():
+    torch.manual_seed(0)
+    sizes = {k: v for k, v in ARCHITECTURE.items() if k != "kind"}
+    return RnnPolicy(Vocabulary.of("CO"), **sizes)
+
+
+@pytest.fixture
+def path(policy, tmp_path):
+    save_policy(policy, tmp_path / "models" / "prior.safetensors", {"corpus": "made up"})
+    return tmp_path / "models" / "prior.safetensors"
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_weights_come_back_bit_by_bit(cell, tmp_path):
+    torch.manual_seed(1)
+    policy = RnnPolicy(Vocabulary.of("CNO"), cell=cell, hidden_size=16, n_layers=1, dropout=0.3)
+    save_policy(policy, tmp_path / "p.safetensors", {})
+    loaded = load_policy(tmp_path / "p.safetensors")
+    assert loaded.vocabulary == policy.vocabulary
+    assert loaded.architecture == policy.architecture
+    assert loaded.max_length == policy.max_length
+    saved, found = policy.state_dict(), loaded.state_dict()
+    assert found.keys() == saved.keys()
+    assert all(torch.equal(found[name], saved[name]) for name in saved)
+    assert not loaded.training
+    assert torch.equal(loaded.logp(["CCO"]), policy.eval().logp(["CCO"]))
+
+
+def test_the_header_is_json_beside_plain_tensors(path, policy):
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    assert list(metadata) == ["header"]
+    assert json.loads(metadata["header"]) == HEADER
+    assert read_header(path) == HEADER
+    assert load_file(path).keys() == policy.state_dict().keys()
+
+
+def test_a_loaded_policy_can_be_trained_further(path):
+    policy = load_policy(path).train()
+    before = {k: v.clone() for k, v in policy.state_dict().items()}
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
+    policy.logp(["CO"]).sum().backward()
+    optimizer.step()
+    assert all(not torch.equal(v, before[k]) for k, v in policy.state_dict().items() if "_l0" in k)
+    again = load_policy(path).state_dict()  # the file's weights are not shared with the network
+    assert all(torch.equal(again[k], v) for k, v in before.items())
+
+
+def test_loading_draws_nothing_from_torchs_generator(path):
+    before = torch.get_rng_state()
+    load_policy(path)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_half_precision_weights_are_read_as_float32(path):
+    weights = {k: v.bfloat16() for k, v in load_file(path).items()}
+    save_file(weights, path, metadata={"header": json.dumps(HEADER)})
+    policy = load_policy(path)
+    assert {p.dtype for p in policy.parameters()} == {torch.float32}
+    assert torch.equal(policy.linear.weight, weights["linear.weight"].float())
+
+
+def test_numbers_that_json_lacks_become_null(policy, tmp_path):
+    save_policy(policy, tmp_path / "p.safetensors", {"nll": float("nan"), "a": [float("inf"), 1]})
+    assert read_header(tmp_path / "p.safetensors")["provenance"] == {"nll": None, "a": [None, 1]}
+
+
+def test_an_older_file_is_replaced_in_one_step_and_survives_a_failure(path, policy, monkeypatch):
+    before = path.read_bytes()
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        save_policy(policy, path, {"when": object()})
+    monkeypatch.setattr("chemkl.policies.checkpoint.os.replace", _fail)
+    with pytest.raises(OSError, match="no space left"):
+        save_policy(policy, path, {})
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    monkeypatch.undo()
+    save_policy(policy, path, {"n": 2})
+    assert read_header(path)["provenance"] == {"n": 2}
+
+
+def test_what_a_kill_left_behind_is_replaced(path, policy):
+    (path.parent / f".{path.name}.tmp").write_bytes(b"half a model")
+    save_policy(policy, path, {})
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    assert load_policy(path).max_length == 20
+
+
+def _fail(*_):
+    raise OSError("no space left on device")
+
+
+def test_a_frozen_policy_has_no_gradients(policy):
+    frozen = freeze(policy.train())
+    assert not frozen.training
+    assert not frozen.logp(["C"]).requires_grad
+
+
+# ---- files that are not models
+
+
+class Bomb:
+    """Its unpickling creates a file."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return open, (str(self.marker), "w")
+
+
+def test_a_pickle_is_refused_and_never_run(tmp_path, path, monkeypatch):
+    marker, hostile = tmp_path / "ran", tmp_path / "evil.safetensors"
+    torch.save({"network": Bomb(marker)}, hostile)
+    zipped = hostile.read_bytes()
+    for content in (pickle.dumps(Bomb(marker)), zipped):
+        hostile.write_bytes(content)
+        for read in (load_policy, read_header):
+            with pytest.raises(InputError, match=r"evil\.safetensors: not a readable safetensors"):
+                read(hostile)
+    assert not marker.exists()
+    pickle.loads(pickle.dumps(Bomb(marker))).close()
+    assert marker.exists()  # the bomb works
+
+    def refuse(*_args, **_kwargs):
+        raise AssertionError("something was unpickled")
+
+    for name in ("pickle.load", "pickle.loads", "pickle.Unpickler", "torch.load"):
+        monkeypatch.setattr(name, refuse)
+    assert load_policy(path).max_length == 20
+
+
+@pytest.mark.parametrize("read", [load_policy, read_header])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x08", b"not a model", b"\xff" * 100, b"{}" + b" " * 50], ids=repr
+)
+def test_garbage_is_refused(read, content, tmp_path):
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"not a readable .* Expected a model .*chemkl pretrain"):
+        read(file)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.99])
+def test_a_truncated_model_is_refused(path, share):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(InputError, match=r"prior\.safetensors: not a readable safetensors file"):
+        load_policy(path)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere\.safetensors: no such model file"):
+        load_policy(tmp_path / "nowhere.safetensors")
+    with pytest.raises(InputError, match="not a readable safetensors file"):
+        load_policy(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [None, {}, {"format": "pt"}, {"header": "{"}, {"header": "[1]"}, {"header": "7"},
+     {"header": '{"format": "other"}'}, {"header": "[" * 200_000}],
+    ids=lambda m: str(m)[:30],
+)  # fmt: skip
+def test_a_safetensors_file_of_somebody_else_is_refused(metadata, tmp_path):
+    file = tmp_path / "x.safetensors"
+    save_file({"w": torch.zeros(2)}, file, metadata=metadata)
+    with pytest.raises(InputError, match=r"without chemkl's header\. Expected a model written by"):
+        load_policy(file)
+
+
+def changed(**parts):
+    return {k: v for k, v in (HEADER | parts).items() if v != "absent"}
+
+
+def architecture(**parts):
+    merged = ARCHITECTURE | parts
+    return changed(architecture={k: v for k, v in merged.items() if v != "absent"})
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (changed(version=2), r"file version 2; this chemkl reads version 1\. Use the chemkl that"),
+        (changed(version="absent"), r"model file version None"),
+        (changed(vocabulary="absent"), r"header: vocabulary should be a list, not None"),
+        (changed(vocabulary={"C": 1}), r"header: vocabulary should be a list, not \{'C': 1\}"),
+        (changed(vocabulary=["$", "^", 7]), r"header: vocabulary: not single tokens .*: 7"),
+        (changed(vocabulary=["$", "^", ["C"]]), r"header: vocabulary: not single tokens"),
+        (changed(vocabulary=["C"]), r"header: vocabulary: the first two tokens must be"),
+        (changed(architecture="absent"), r"header: architecture should be a dict, not None"),
+        (changed(architecture=[1]), r"header: architecture should be a dict, not \[1\]"),
+        (changed(provenance=3), r"header: provenance should be a dict, not 3"),
+        (architecture(kind="absent"), r"unknown kind of policy None\. Known: rnn"),
+        (architecture(kind="rn"), r"unknown kind of policy 'rn'; did you mean 'rnn'\? Known: rnn"),
+        (architecture(kind=["rnn"]), r"unknown kind of policy \['rnn'\]"),
+        (architecture(hiden_size=3), r"hiden_size: not a known key; did you mean 'hidden_size'"),
+        (architecture(cell="rnn"), r"cell: 'rnn' is not allowed.* Known: gru, lstm"),
+        (architecture(n_layers="two"), r"n_layers: should be a whole number \(got 'two'\)"),
+        (architecture(hidden_size=-1), r"hidden_size: should be greater than or equal to 1"),
+        (architecture(hidden_size=10**30), r"hidden_size: should be less than or equal to 65536"),
+        (architecture(max_length=None), r"max_length: should be"),
+    ],
+)
+def test_a_header_that_cannot_be_used_is_refused(path, header, message):
+    save_file(load_file(path), path, metadata={"header": json.dumps(header)})
+    for read in (read_header, load_policy):
+        with pytest.raises(InputError, match=message) as caught:
+            read(path)
+        assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_every_wrong_part_is_named_at_once(path):
+    header = changed(vocabulary="C", architecture=None)
+    save_file(load_file(path), path, metadata={"header": json.dumps(header)})
+    with pytest.raises(InputError) as caught:
+        load_policy(path)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (changed(vocabulary=["$", "^", "C", "O", "N"]), r"size mismatch for embedding\.weight"),
+        (architecture(hidden_size=7), r"size mismatch for rnn\.weight_hh_l0"),
+        (architecture(n_layers=3), r"Missing key\(s\) in state_dict: .*_l2"),
+        (architecture(n_layers=1), r"Unexpected key\(s\) in state_dict: .*_l1"),
+        (architecture(cell="lstm"), r"size mismatch for rnn\.weight_ih_l0"),
+        (architecture(hidden_size=65_536, n_layers=64), r"size mismatch"),  # terabytes, if built
+    ],
+)
+def test_weights_that_do_not_fit_the_header_are_refused(path, header, message):
+    save_file(load_file(path), path, metadata={"header": json.dumps(header)})
+    fits = re.compile(rf"prior\.safetensors: the weights do not fit the header: .*{message}", re.S)
+    with pytest.raises(InputError, match=fits):
+        load_policy(path)
+
+
+def test_a_path_may_be_text(path):
+    assert load_policy(str(path)).sample(2).tokens.shape[0] == 2

@@ -1,0 +1,352 @@
+import itertools
+import math
+
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from chemkl.config import InputError
+from chemkl.policies import RnnPolicy, Rollout, UnknownTokenError, Vocabulary
+from chemkl.policies.base import counted, pad, sequence_logp
+
+TOKENS = [*"CNOcn1()=", "[nH]", "Br"]
+ONE_ROUNDING = 1.2e-7  # of float32, relative
+
+
+def small(cell="lstm", tokens=TOKENS, seed=0, **sizes):
+    torch.manual_seed(seed)
+    sizes = {"embedding_size": 8, "hidden_size": 24, "n_layers": 2, "max_length": 30} | sizes
+    policy = RnnPolicy(Vocabulary.of(tokens), cell=cell, **sizes)
+    with torch.no_grad():  # far from uniform, so that every token matters
+        policy.linear.weight.mul_(6)
+    return policy.eval()
+
+
+@pytest.fixture(params=["lstm", "gru"])
+def policy(request):
+    return small(request.param)
+
+
+def by_hand(policy, smiles):
+    """Feed token after token, look up each next one, add up in float64."""
+    total, state = 0.0, None
+    ids = policy.vocabulary.encode(smiles)
+    for given, wanted in itertools.pairwise(ids):
+        embedded = policy.embedding.weight[given].view(1, 1, -1)
+        hidden, state = policy.rnn(embedded, state)
+        logits = (policy.linear.weight @ hidden[0, 0] + policy.linear.bias).double()
+        total += float(logits[wanted] - logits.exp().sum().log())
+    return total
+
+
+# ---- log-probabilities
+
+
+@torch.no_grad()
+def test_logp_is_the_sum_over_tokens_with_the_end_token(policy):
+    for smiles in ["C", "c1cc[nH]c1", "BrCC(=O)N", ""]:
+        expected = by_hand(policy, smiles)
+        assert policy.logp([smiles]).item() == pytest.approx(expected, abs=1e-5)
+    # the end token is in: over all continuations of a prefix, the end among them, p sums to one
+    first = [policy.logp([""]).item()]
+    logits, _ = policy(torch.tensor([[1]]))
+    first += logits[0, 0].log_softmax(0)[1:].tolist()
+    assert math.fsum(map(math.exp, first)) == pytest.approx(1, abs=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("sizes", [{}, {"embedding_size": 256, "hidden_size": 512, "n_layers": 3}])
+def test_logp_does_not_depend_on_the_rest_of_the_batch(cell, sizes):
+    policy = small(cell, **sizes)
+    molecules = ["C", "CCO", "c1cc[nH]c1", "BrCC(=O)N", "C" * 20]
+    alone = torch.cat([policy.logp([smiles]) for smiles in molecules])
+    assert (alone < -1).all()
+    assert alone.unique().numel() == len(molecules)
+    together = policy.logp(molecules)
+    beside_long = policy.logp([*molecules, "N(C)" * 60])[: len(molecules)]
+    reversed_order = policy.logp(molecules[::-1]).flip(0)
+    for other in (together, beside_long, reversed_order):
+        torch.testing.assert_close(other, alone, atol=1e-5, rtol=ONE_ROUNDING)
+
+
+def test_the_gradient_does_not_depend_on_padding(policy):
+    def gradient(molecules):
+        policy.zero_grad()
+        policy.logp(molecules)[0].backward()
+        return torch.cat([p.grad.flatten() for p in policy.parameters()])
+
+    alone = gradient(["CCO"])
+    assert alone.norm() > 1
+    torch.testing.assert_close(gradient(["CCO", "N" * 200]), alone, atol=1e-5, rtol=1e-5)
+
+
+def test_positions_behind_the_first_end_do_not_count():
+    token_BT = torch.tensor([[1, 5, 0, 0], [1, 5, 6, 7], [1, 0, 0, 0]])
+    expected = [[True, True, False], [True, True, True], [True, False, False]]
+    assert counted(token_BT).tolist() == expected
+
+
+def test_sequence_logp_of_a_uniform_model_counts_tokens():
+    token_BT = torch.tensor([[1, 2, 3, 0, 0, 0], [1, 0, 0, 0, 0, 0], [1, 2, 2, 2, 2, 2]])
+    logp_B = sequence_logp(torch.zeros(3, 5, 4), token_BT)
+    # 3, 1 and 5 tokens (the last row is cut off: it has no end), each with p = 1/4
+    torch.testing.assert_close(logp_B, -torch.tensor([3.0, 1.0, 5.0]) * math.log(4))
+
+
+def test_sequence_logp_names_both_shapes_when_they_do_not_fit():
+    with pytest.raises(ValueError, match=r"\(3, 6, 4\) do not predict tokens of shape \(3, 6\)"):
+        sequence_logp(torch.zeros(3, 6, 4), torch.ones(3, 6, dtype=torch.long))
+
+
+def test_sequence_logp_is_computed_in_float32():
+    # in bfloat16 (8 bits) log_softmax is off by up to 1 %; rounded logits alone must be exact
+    logits_BTV = (torch.randn(2, 3, 50, generator=torch.Generator().manual_seed(0)) * 9).bfloat16()
+    token_BT = torch.tensor([[1, 7, 9, 0], [1, 3, 2, 4]])
+    logp_B = sequence_logp(logits_BTV, token_BT)
+    exact = torch.stack(
+        [
+            sum(logits_BTV[b, t].double().log_softmax(0)[token_BT[b, t + 1]] for t in range(3))
+            for b in range(2)
+        ]
+    )
+    assert logp_B.dtype == torch.float32
+    torch.testing.assert_close(logp_B.double(), exact, atol=1e-5, rtol=1e-6)
+
+
+def test_under_autocast_only_the_matrix_products_are_rounded(policy):
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        logits, _ = policy(torch.tensor([policy.vocabulary.encode("CC(=O)N")]))
+        logp = policy.logp(["CC(=O)N"])
+        rollout = policy.sample(5, torch.Generator().manual_seed(0))
+    assert logits.dtype == torch.bfloat16
+    assert logp.dtype == rollout.logp.dtype == torch.float32
+    assert logp.item() != policy.logp(["CC(=O)N"]).item()
+    token_BT = torch.tensor([policy.vocabulary.encode("CC(=O)N")])
+    exact = sequence_logp(logits[:, :-1].double().float(), token_BT)
+    assert logp.item() == pytest.approx(exact.item(), abs=1e-5)
+
+
+def test_logp_of_nothing_is_empty(policy):
+    assert policy.logp([]).shape == (0,)
+    assert policy.logp_tokens(pad([])).shape == (0,)
+
+
+def test_logp_takes_any_sequence_of_smiles_but_not_one_string(policy):
+    import pandas as pd
+
+    column = pd.Series(["CC", "N"], index=[7, 3])
+    assert torch.equal(policy.logp(column), policy.logp(["CC", "N"]))
+    with pytest.raises(TypeError, match=r"write \['CCO'\]"):
+        policy.logp("CCO")
+
+
+def test_logp_of_an_unknown_token_names_it(policy):
+    with pytest.raises(UnknownTokenError, match=r"'CCI': token 'I' at position 3"):
+        policy.logp(["CC", "CCI"])
+
+
+# ---- sampling
+
+
+def test_a_sample_carries_its_own_logp_three_ways(policy):
+    rollout = policy.sample(200, torch.Generator().manual_seed(1))
+    assert rollout.logp.dtype == torch.float32
+    with torch.no_grad():
+        torch.testing.assert_close(
+            policy.logp_tokens(rollout.tokens), rollout.logp, atol=1e-5, rtol=1e-6
+        )
+        whole = [
+            i for i, s in enumerate(rollout.smiles) if not rollout.truncated[i] and "^" not in s
+        ]
+        assert len(whole) > 50
+        again = policy.logp([rollout.smiles[i] for i in whole])
+    torch.testing.assert_close(again, rollout.logp[whole], atol=1e-5, rtol=1e-6)
+
+
+def test_a_sample_is_laid_out_as_it_says(policy):
+    rollout = policy.sample(200, torch.Generator().manual_seed(1))
+    assert len(rollout) == 200
+    assert (rollout.tokens[:, 0] == 1).all()
+    for row, smiles, n, cut in zip(
+        rollout.tokens.tolist(), rollout.smiles, rollout.n_tokens, rollout.truncated, strict=True
+    ):
+        behind = row[1:]
+        ends = behind.index(0) + 1 if 0 in behind else len(behind)
+        assert n == ends
+        assert cut == (0 not in behind)
+        assert not any(behind[ends:])
+        assert policy.vocabulary.decode(row) == smiles
+    assert rollout.head(3).smiles == rollout.smiles[:3]
+    assert len(rollout.head(3)) == 3
+
+
+def enumerate_all(policy, longest):
+    """Every sequence of up to `longest` tokens, with its probability; truncated ones too."""
+    sequences = {}
+    inner = range(1, len(policy.vocabulary))
+    with torch.no_grad():
+        for n in range(longest):
+            for middle in itertools.product(inner, repeat=n):
+                row = (1, *middle, 0)
+                sequences[row] = policy.logp_tokens(torch.tensor([row])).exp().item()
+        for middle in itertools.product(inner, repeat=longest):
+            row = (1, *middle)
+            sequences[row] = policy.logp_tokens(torch.tensor([row])).exp().item()
+    return sequences
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_sampling_frequencies_are_the_exact_probabilities(cell):
+    policy = small(cell, tokens="CN", max_length=3, seed=3)
+    exact = enumerate_all(policy, 3)
+    assert sum(exact.values()) == pytest.approx(1, abs=1e-5)
+    n = 20_000
+    rollout = policy.sample(n, torch.Generator().manual_seed(0))
+    found = dict.fromkeys(exact, 0)
+    for row, length in zip(rollout.tokens.tolist(), rollout.n_tokens.tolist(), strict=True):
+        found[tuple(row[: length + 1])] += 1
+    # rare sequences share one bin, so that every bin expects at least five
+    rare = [row for row, p in exact.items() if p * n < 5]
+    bins = [[row] for row in exact if row not in rare] + ([rare] if rare else [])
+    assert len(bins) > 10
+    observed = [sum(found[row] for row in rows) for rows in bins]
+    expected = [n * sum(exact[row] for row in rows) / sum(exact.values()) for rows in bins]
+    assert stats.chisquare(observed, expected).pvalue > 0.001
+
+
+def test_rows_depend_on_the_generator_and_their_index_alone():
+    policy = small(max_length=12)
+
+    def draw(seed):
+        return policy.sample(40, torch.Generator().manual_seed(seed))
+
+    first = draw(5)
+    torch.manual_seed(99)  # the global generator plays no part
+    again = draw(5)
+    assert again.smiles == first.smiles
+    assert torch.equal(again.tokens, first.tokens)
+    assert torch.equal(again.logp, first.logp)
+    assert draw(6).smiles != first.smiles
+
+
+def test_each_row_takes_its_own_uniform_number_at_every_step_whoever_has_ended():
+    policy = small(max_length=12)
+    rollout = policy.sample(40, torch.Generator().manual_seed(5))
+    assert rollout.n_tokens.unique().numel() > 3
+    generator = torch.Generator().manual_seed(5)
+    uniform = torch.stack([torch.rand(40, generator=generator) for _ in range(12)])
+    for i in range(40):  # every row alone, by inverting the cumulative distribution
+        row, state = [1], None
+        while len(row) <= 12 and row[-1] != 0:
+            with torch.no_grad():
+                logits, state = policy(torch.tensor([row[-1:]]), state)
+            cumulative = logits[0, 0].double().softmax(0).cumsum(0)
+            row.append(int((cumulative <= uniform[len(row) - 1, i].double()).sum()))
+        assert rollout.tokens[i, : len(row)].tolist() == row
+
+
+def test_without_a_generator_torchs_own_is_used():
+    policy = small()
+    torch.manual_seed(1)
+    first = policy.sample(5)
+    torch.manual_seed(1)
+    assert policy.sample(5).smiles == first.smiles
+    assert policy.sample(5).smiles != first.smiles
+
+
+def test_finished_rows_leave_the_batch(policy):
+    seen = []
+    handle = policy.register_forward_hook(lambda _m, given, _out: seen.append(given[0].shape))
+    rollout = policy.sample(64, torch.Generator().manual_seed(0))
+    handle.remove()
+    lengths = rollout.n_tokens.tolist()
+    # step t is computed for the rows with at least t tokens and for no other, one token each
+    expected = [(sum(n >= t for n in lengths), 1) for t in range(1, max(lengths) + 1)]
+    assert [tuple(shape) for shape in seen] == expected
+    assert expected[0][0] == 64
+    assert expected[-1][0] < 20
+
+
+def test_rows_that_reach_the_maximum_length_are_flagged():
+    policy = small(tokens="CO", max_length=4, seed=2)
+    rollout = policy.sample(300, torch.Generator().manual_seed(0))
+    cut = rollout.truncated
+    assert 0 < cut.sum() < 300
+    assert (rollout.n_tokens[cut] == 4).all()
+    assert (rollout.tokens[cut][:, 1:] != 0).all()
+    assert rollout.tokens.shape == (300, 5)
+    assert (rollout.tokens[~cut] == 0).any(dim=1).all()
+    # four tokens, the last one the end, are not cut off
+    assert ((rollout.n_tokens == 4) & ~cut).any()
+    assert all(len(s) == 4 for s, c in zip(rollout.smiles, cut, strict=True) if c)
+
+
+def test_sampling_none_gives_none(policy):
+    rollout = policy.sample(0)
+    assert rollout.smiles == []
+    assert rollout.tokens.shape == (0, 2)
+    assert rollout.n_tokens.shape == rollout.logp.shape == (0,)
+
+
+def test_sampling_never_drops_units_and_leaves_the_mode_alone():
+    policy = small(dropout=0.5)
+    quiet = policy.sample(30, torch.Generator().manual_seed(0))
+    policy.train()
+    assert policy.logp(["CC"]).item() != policy.logp(["CC"]).item()  # dropout is at work
+    assert policy.sample(30, torch.Generator().manual_seed(0)).smiles == quiet.smiles
+    assert policy.training
+    assert policy.rnn.training
+    policy.eval()
+    policy.sample(1)
+    assert not policy.training
+
+
+def test_sampling_builds_no_graph(policy):
+    assert not policy.sample(3).logp.requires_grad
+    assert policy.logp(["C"]).requires_grad
+
+
+# ---- the network
+
+
+@pytest.mark.parametrize(("cell", "gates"), [("lstm", 4), ("gru", 3)])
+def test_the_defaults_are_reinvents_network(cell, gates):
+    policy = RnnPolicy(Vocabulary.of(TOKENS), cell=cell)
+    n = len(TOKENS) + 2
+    expected = {"embedding.weight": (n, 256), "linear.weight": (n, 512), "linear.bias": (n,)}
+    for layer, inputs in enumerate((256, 512, 512)):
+        expected |= {
+            f"rnn.weight_ih_l{layer}": (gates * 512, inputs),
+            f"rnn.weight_hh_l{layer}": (gates * 512, 512),
+            f"rnn.bias_ih_l{layer}": (gates * 512,),
+            f"rnn.bias_hh_l{layer}": (gates * 512,),
+        }
+    assert {name: tuple(p.shape) for name, p in policy.named_parameters()} == expected
+    assert policy.state_dict().keys() == expected.keys()
+    assert isinstance(policy.rnn, nn.LSTM if cell == "lstm" else nn.GRU)
+    assert policy.rnn.dropout == 0
+    assert policy.architecture == {
+        "kind": "rnn", "cell": cell, "embedding_size": 256, "hidden_size": 512, "n_layers": 3,
+        "dropout": 0.0, "max_length": 256,
+    }  # fmt: skip
+
+
+def test_the_architecture_builds_the_same_network(policy):
+    sizes = {k: v for k, v in policy.architecture.items() if k != "kind"}
+    twin = RnnPolicy(policy.vocabulary, **sizes)
+    twin.load_state_dict(policy.state_dict())
+    assert twin.architecture == policy.architecture
+    assert torch.equal(twin.logp(["CCO"]), policy.logp(["CCO"]))
+
+
+def test_an_unknown_cell_is_refused_with_the_known_ones():
+    with pytest.raises(InputError, match=r"'lstmm' is not known; did you mean 'lstm'\? Known: gru"):
+        RnnPolicy(Vocabulary.of("C"), cell="lstmm")
+
+
+def test_a_rollout_counts_the_tokens_of_cut_off_rows():
+    tokens = torch.tensor([[1, 2, 0], [1, 2, 2]])
+    rollout = Rollout(["C", "CC"], tokens, torch.zeros(2), torch.tensor([False, True]))
+    assert rollout.n_tokens.tolist() == [2, 2]
