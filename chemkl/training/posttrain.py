@@ -1,0 +1,220 @@
+"""KL-regularised post-training of a policy as a Lightning module: sample, score, target, update."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import lightning
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from chemkl.losses import LossInputs, LossOutput, Objective, TargetOutput
+from chemkl.policies.base import Policy, Rollout
+from chemkl.results.trace import TraceWriter
+from chemkl.training.hits import describe_hits
+from chemkl.training.ledger import Ledger
+from chemkl.training.seeds import stream
+
+METRICS = {
+    "calls": "oracle calls spent so far",
+    "samples": "sequences sampled so far",
+    "valid_rate": "share of the batch that RDKit can read",
+    "unique_rate": "different molecules among the valid rows of the batch; NaN without any",
+    "new_rate": "share of the batch that the run had not seen before: those that cost a call",
+    "canonical_rate": "share of the batch that is spelled as RDKit would spell it; a falling one "
+    "says that odd spellings are being learnt",
+    "reward": "mean reward of the batch, 0 for invalid rows",
+    "reward_filtered": "the same after the diversity filter",
+}
+"""What is logged beside the objective's own metrics (``objective/``) and those of ``hits/``."""
+
+
+class StepLoader:
+    """Yields step numbers; the batch itself is sampled by the policy inside the step.
+
+    It has a length, so Lightning fetches nothing ahead, and it knows where it stands, so that a
+    resumed run goes on exactly there.
+    """
+
+    def __init__(self, n_steps: int) -> None:
+        self._n_steps = n_steps
+        self._next = 0
+
+    def __len__(self) -> int:
+        """Return the number of steps of the whole run."""
+        return self._n_steps
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield the steps that have not been made."""
+        while self._next < self._n_steps:
+            self._next += 1
+            yield self._next - 1
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the position; Lightning saves it in every checkpoint."""
+        return {"next": self._next}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue from a saved position."""
+        self._next = state["next"]
+
+
+class Posttrain(lightning.LightningModule):
+    """Walk a policy from its prior to a target distribution.
+
+    Args:
+        policy: the network to train; its dropout, if it has any, is switched off for good.
+        reference: the frozen prior; it stays outside the saved state.
+        ledger: scores and counts.
+        objective: target and estimator.
+        trace: where every row goes.
+        batch_size: sequences a step.
+        most_samples: sequences after which the run ends.
+        learning_rate: of Adam.
+        seed: of the samples.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        reference: Policy,
+        ledger: Ledger,
+        objective: Objective,
+        trace: TraceWriter,
+        *,
+        batch_size: int,
+        most_samples: int,
+        learning_rate: float,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.policy = _without_dropout(policy)
+        self.ledger = ledger
+        self.objective = objective
+        self.trace = trace
+        self.next_step = 0
+        self._outside = (reference,)  # in a tuple it is no submodule: not saved, not trained
+        self._batch_size = batch_size
+        self._most_samples = most_samples
+        self._learning_rate = learning_rate
+        self._seed = seed
+
+    @property
+    def reference(self) -> Policy:
+        """The frozen prior."""
+        return self._outside[0]
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the budget of calls or that of samples is used up."""
+        return self.ledger.spent or self.ledger.n_samples >= self._most_samples
+
+    def training_step(self, step: int, _batch_index: int) -> Tensor | None:
+        """Make one step; a batch that the end of the run cuts short is recorded, not learnt from.
+
+        1. sample from the policy, 2. score, count and filter, 3. ask both models for log p,
+        4. target and loss, 5. record.
+        """
+        n = min(self._batch_size, self._most_samples - self.ledger.n_samples)
+        drawn = self.policy.sample(n, stream(self._seed, step, self.global_rank))
+        # before torch 2.10 autocast keeps the weights cast under no_grad, and no gradient flows
+        torch.clear_autocast_cache()
+        rollout = self.ledger.affordable(drawn)
+        rows = self.ledger.enter(step, rollout)
+        inputs = self._inputs(rollout, rows)
+        output = self.objective(inputs) if len(rollout) == self._batch_size else None
+        target = output.target if output else self.objective.target(inputs.logp_ref, inputs.reward)
+        self.trace.append(_finished(rows, inputs, target))
+        self.next_step = step + 1
+        if self.is_finished:
+            self.trainer.should_stop = True
+        if output is None:
+            return None
+        self._log(step, rows, output)
+        return output.loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam at a constant rate, as in REINVENT."""
+        return torch.optim.Adam(self.policy.parameters(), lr=self._learning_rate)
+
+    def on_fit_start(self) -> None:
+        """Put the reference where the policy is; Lightning moves submodules only."""
+        self.reference.to(self.device)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the step that comes next and what the target remembers from batch to batch."""
+        checkpoint["next_step"] = self.next_step
+        checkpoint["objective"] = self.objective.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Continue with both."""
+        self.next_step = checkpoint["next_step"]
+        self.objective.load_state_dict(checkpoint["objective"])
+
+    def _inputs(self, rollout: Rollout, rows: pd.DataFrame) -> LossInputs:
+        """Return what the objective needs, on the CPU: a few numbers a row, rewards in float64."""
+        with torch.no_grad():
+            logp_ref_B = self.reference.logp_tokens(rollout.tokens).cpu()
+        return LossInputs(
+            logp_policy=self.policy.logp_tokens(rollout.tokens).cpu(),
+            logp_ref=logp_ref_B,
+            reward=torch.tensor(rows["reward_filtered"].to_numpy(), dtype=torch.float64),
+            duplicate=torch.tensor(rows["smiles"].duplicated().to_numpy()),
+        )
+
+    def _log(self, step: int, rows: pd.DataFrame, output: LossOutput) -> None:
+        """Give the metrics of every so many steps straight to the loggers.
+
+        The trace has them for all steps, and Lightning's own way through ``self.log`` costs more
+        than the update of a small policy.
+        """
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # its connector sets it
+        if not every or (step + 1) % every:
+            return
+        named = {f"objective/{name}": float(value) for name, value in output.metrics.items()}
+        hits = describe_hits(rows[output.target.hit.numpy()])
+        named |= {f"hits/{name}": value for name, value in hits.items()}
+        named |= {"calls": float(self.ledger.n_calls), "samples": float(self.ledger.n_samples)}
+        named |= _rates(rows)
+        for logger in self.loggers:
+            logger.log_metrics(named, step=step)
+
+
+def _rates(rows: pd.DataFrame) -> dict[str, float]:
+    """Return the means of a batch among METRICS."""
+    n_valid = rows["valid"].sum()
+    n_molecules = rows["canonical_smiles"].nunique()
+    return {
+        "valid_rate": float(rows["valid"].mean()),
+        "unique_rate": float(n_molecules / n_valid) if n_valid else float("nan"),
+        "new_rate": float(rows["call"].notna().mean()),
+        "canonical_rate": float((rows["smiles"] == rows["canonical_smiles"]).mean()),
+        "reward": float(rows["reward"].mean()),
+        "reward_filtered": float(rows["reward_filtered"].mean()),
+    }
+
+
+def _without_dropout(policy: Policy) -> Policy:
+    """Put a policy in training mode, as recurrent nets on a GPU need it, without dropout.
+
+    With dropout the sequences would come from another distribution than the one that is scored, and
+    its noise from a generator that no checkpoint holds.
+    """
+    for module in policy.train().modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(module, nn.RNNBase):
+            module.dropout = 0.0
+    return policy
+
+
+def _finished(rows: pd.DataFrame, inputs: LossInputs, target: TargetOutput) -> pd.DataFrame:
+    """Return the rows with every column of the trace."""
+    return rows.assign(
+        logp_policy=inputs.logp_policy.detach().numpy(),
+        logp_ref=inputs.logp_ref.numpy(),
+        log_target=target.log_target.float().numpy(),
+        hit=target.hit.numpy(),
+        anchor=target.anchor.numpy(),
+        is_replay=False,
+    )

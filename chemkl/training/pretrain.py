@@ -1,0 +1,121 @@
+"""Maximum-likelihood training of a prior as a Lightning module."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import lightning
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from chemkl.policies.rnn import RnnPolicy
+from chemkl.training.seeds import stream
+
+SampleMetrics = Callable[[Sequence[str | None]], dict[str, float]]
+
+
+class Pretrain(lightning.LightningModule):
+    """Minimise -log p(molecule), the sum over its tokens, end token included.
+
+    Args:
+        policy: the network.
+        learning_rate: AdamW's highest rate.
+        warmup_steps: steps of linear rise; then a half cosine falls to zero at the last step.
+        weight_decay: AdamW's.
+        samples_per_epoch: molecules sampled at each validation.
+        sample_metrics: from sampled SMILES (None for one that was cut off at the maximum length) to
+            named numbers (validity, uniqueness, novelty).
+        seed: of the samples and of the units that are dropped.
+    """
+
+    def __init__(
+        self,
+        policy: RnnPolicy,
+        *,
+        learning_rate: float,
+        warmup_steps: int,
+        weight_decay: float,
+        samples_per_epoch: int,
+        sample_metrics: SampleMetrics,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.policy = policy
+        self.validated_at: int | None = None
+        """The step after which the network was last validated."""
+        self._learning_rate = learning_rate
+        self._warmup_steps = warmup_steps
+        self._weight_decay = weight_decay
+        self._samples_per_epoch = samples_per_epoch
+        self._sample_metrics = sample_metrics
+        self._seed = seed
+
+    def on_train_batch_start(self, _batch: Tensor, batch_index: int) -> None:
+        """Seed torch's own generator, the only one that dropout draws from, for this batch."""
+        n_batches = self.current_epoch * int(self.trainer.num_training_batches) + batch_index
+        dropout = stream(self._seed, n_batches, self.global_rank, "dropout")
+        torch.manual_seed(dropout.initial_seed())
+
+    def training_step(self, token_BT: Tensor, _batch_index: int) -> Tensor:
+        """Return the mean over molecules of -log p."""
+        nll_B = -self.policy.logp_tokens(token_BT)
+        loss = nll_B.mean() if self.trainer.world_size == 1 else self._mean_over_ranks(nll_B)
+        self.log("train/nll", loss, prog_bar=True, sync_dist=True, batch_size=len(token_BT))
+        return loss
+
+    def validation_step(self, token_BT: Tensor, _batch_index: int) -> None:
+        """Log the mean over molecules of -log p, in nats per molecule."""
+        nll = -self.policy.logp_tokens(token_BT).mean()
+        self.log("valid/nll", nll, prog_bar=True, batch_size=len(token_BT), sync_dist=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """Sample molecules and log their quality."""
+        if self.trainer.sanity_checking:
+            return
+        self.validated_at = self.global_step
+        if not self._samples_per_epoch:
+            return
+        generator = stream(self._seed, self.global_step, self.global_rank)
+        drawn = self.policy.sample(self._samples_per_epoch, generator)
+        rows = zip(drawn.smiles, drawn.truncated.tolist(), strict=True)
+        named = self._sample_metrics([None if truncated else smiles for smiles, truncated in rows])
+        self.log_dict({f"samples/{k}": v for k, v in named.items()}, prog_bar=True, sync_dist=True)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW with linear warm-up and a half cosine over the whole run."""
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=self._learning_rate, weight_decay=self._weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate_factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def _rate_factor(self, step: int) -> float:
+        """Return the factor of the learning rate at a step.
+
+        The length of the run is asked for late, never at step 0 (whose factor does not depend on
+        it): Lightning sets up its loaders to answer, and loaders that are set up before a
+        checkpoint is read are not put back to where they stood.
+        """
+        n_steps = int(self.trainer.estimated_stepping_batches) if step else 1
+        return warmup_cosine(step, self._warmup_steps, n_steps)
+
+    def _mean_over_ranks(self, nll_B: Tensor) -> Tensor:
+        """Weigh every molecule the same, however many each process has got.
+
+        Lightning averages the gradients over the processes, so each one's share is its sum times
+        the number of processes, over the number of all molecules.
+        """
+        n_molecules = torch.tensor(float(len(nll_B)), device=self.device)
+        n_molecules = self.trainer.strategy.reduce(n_molecules, reduce_op="sum")
+        return nll_B.sum() * self.trainer.world_size / n_molecules
+
+
+def warmup_cosine(step: int, warmup_steps: int, n_steps: int) -> float:
+    """Return the factor of the learning rate at a step: linear to 1, then a half cosine to 0."""
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    done = (step - warmup_steps) / max(1, n_steps - warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

@@ -1,0 +1,58 @@
+"""The progress bar of post-training: over the budget of oracle calls, not over steps."""
+
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from chemkl.training.ledger import Ledger
+
+
+class CallsBar(Callback):
+    """Shows calls spent of the budget, samples drawn, and the time.
+
+    Args:
+        ledger: counts.
+        budget: calls at which the bar is full.
+    """
+
+    def __init__(self, ledger: Ledger, budget: int) -> None:
+        self._ledger = ledger
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("calls, {task.fields[samples]} samples"),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+            refresh_per_second=2,
+        )
+        self._task = self._progress.add_task("posttrain", total=budget, samples=0, start=False)
+
+    def on_train_start(self, _trainer: Trainer, _module: LightningModule) -> None:
+        """Begin where the run stands."""
+        self._progress.start_task(self._task)
+        self._show()
+        self._progress.start()
+
+    def on_train_batch_end(
+        self, _trainer: Trainer, _module: LightningModule, _outputs: Any, _batch: Any, _i: int
+    ) -> None:
+        """Move on."""
+        self._show()
+
+    def on_train_end(self, _trainer: Trainer, _module: LightningModule) -> None:
+        """Leave the last state on the screen."""
+        self._progress.stop()
+
+    def on_exception(
+        self, _trainer: Trainer, _module: LightningModule, _error: BaseException
+    ) -> None:
+        """Give the screen back before the message."""
+        self._progress.stop()
+
+    def _show(self) -> None:
+        self._progress.update(
+            self._task, completed=self._ledger.n_calls, samples=self._ledger.n_samples
+        )

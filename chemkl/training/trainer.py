@@ -1,0 +1,236 @@
+"""Lightning's trainer as every training stage uses it, and checkpoints that survive a kill."""
+
+import inspect
+import logging
+import pickle
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ProgressBar, Timer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from chemkl.config import InputError, did_you_mean
+from chemkl.results.atomic import rename_in
+
+CHECKPOINTS = "checkpoints"
+LAST = "last.ckpt"
+POLICY = "policy.safetensors"
+
+_ON_PURPOSE = (
+    ".*`training_step` returned `None`.*",  # the batch that ends a run is recorded, not learnt from
+    ".*does not have many workers.*",  # batches cost less than passing them on
+    ".*LeafSpec.*",  # Lightning's own use of torch
+    ".*The number of training batches .* is smaller than the logging interval.*",
+    ".*dataloader is not resumable.*",  # ours are: they save where they stand
+)
+
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    TypeError,
+    ValueError,
+)
+"""What torch raises for a damaged checkpoint."""
+
+_REFUSED = (
+    TypeError,
+    ValueError,
+    AttributeError,
+    ImportError,
+    RuntimeError,
+    MisconfigurationException,
+)
+"""What Lightning raises for settings that it cannot use."""
+
+
+class Checkpoint(Callback):
+    """Writes ``checkpoints/last.ckpt`` every so many steps, in one step of the file system.
+
+    Lightning's own callback writes in place: a kill in the middle would leave half a file.
+
+    A checkpoint is only written right after a step of the optimiser, when no accumulated gradient
+    would be lost, and not behind the last batch of an epoch, where a resumed run would leave out
+    the epoch's validation; it is then written one step later.
+
+    Args:
+        out_dir: folder of the run.
+        every: steps between two checkpoints.
+        before: called first, for example to write the trace up to this step.
+    """
+
+    def __init__(self, out_dir: Path, every: int, before: Callable[[], object] = int) -> None:
+        self._path = out_dir / CHECKPOINTS / LAST
+        self._every = every
+        self._before = before
+        self._seen = self._saved = 0
+
+    def on_train_start(self, trainer: Trainer, _module: LightningModule) -> None:
+        """Count from the step at which the run (or its continuation) begins."""
+        self._seen = self._saved = trainer.global_step
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        _module: LightningModule,
+        _outputs: Any,
+        _batch: Any,
+        _i: int,
+    ) -> None:
+        """Write when it is time."""
+        step = trainer.global_step
+        stepped, self._seen = step != self._seen, step
+        due = step // self._every > self._saved // self._every
+        if stepped and due and not trainer.is_last_batch:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: Trainer, _module: LightningModule) -> None:
+        """Write a last time."""
+        self.save(trainer)
+
+    def save(self, trainer: Trainer) -> None:
+        """Write now."""
+        self._before()
+        aside = self._path.with_name(f"{self._path.name}.tmp")
+        trainer.save_checkpoint(aside, weights_only=False)
+        trainer.strategy.barrier()
+        if trainer.is_global_zero:
+            rename_in(aside, self._path)
+        self._saved = trainer.global_step
+
+
+def last_checkpoint(out_dir: Path) -> Path | None:
+    """Return the checkpoint from which a run continues; None where there is none yet.
+
+    Raises:
+        InputError: the file is damaged, or not a checkpoint of a training run.
+    """
+    path = out_dir / CHECKPOINTS / LAST
+    if not path.exists():
+        return None
+    try:
+        # the tensors stay on the disk, and nothing but tensors and plain values is unpickled
+        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        problem = "" if {"state_dict", "loops", "optimizer_states"} <= set(saved) else "foreign"
+    except _UNREADABLE as error:
+        problem = str(error).split("\n", maxsplit=1)[0]
+    if problem:
+        raise InputError(
+            f"{path}: not a usable checkpoint ({problem}). Delete it to begin the run anew, or "
+            f"put back a good copy."
+        )
+    return path
+
+
+def check_trainer(settings: Mapping[str, Any]) -> None:
+    """Refuse arguments that Lightning's trainer does not have, and values of the wrong type.
+
+    Raises:
+        InputError: naming every one of them.
+    """
+    known = inspect.signature(Trainer.__init__).parameters
+    problems = []
+    for name, value in settings.items():
+        if name not in known or name == "self":
+            hint = did_you_mean(name, set(known) - {"self"})
+            problems.append(f"trainer: unknown argument {name!r}{hint}")
+        elif not _fits(value, known[name].annotation):
+            wanted = inspect.formatannotation(known[name].annotation).replace("typing.", "")
+            problems.append(f"trainer: {name}: {value!r} is not of type {wanted}")
+    if settings.get("accumulate_grad_batches") == 0:
+        problems.append("trainer: accumulate_grad_batches: 0 is not allowed; 1 or more")
+    if problems:
+        raise InputError("\n".join(problems))
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    adapter: TypeAdapter[Any] = TypeAdapter(
+        annotation, config=ConfigDict(arbitrary_types_allowed=True, strict=True)
+    )
+    try:
+        adapter.validate_python(value)
+    except ValidationError:
+        return False
+    return True
+
+
+def build_trainer(
+    out_dir: Path,
+    settings: Mapping[str, Any],
+    callbacks: Sequence[Callback],
+    **fixed: Any,
+) -> Trainer:
+    """Build the trainer of a stage.
+
+    Args:
+        out_dir: folder of the run; logs go to ``logs/`` in it.
+        settings: the user's own arguments.
+        callbacks: what the stage brings; progress bars go where the settings say there are none.
+        **fixed: arguments that the stage decides.
+
+    Raises:
+        InputError: Lightning refuses the settings.
+    """
+    if not settings.get("enable_progress_bar", True):
+        callbacks = [each for each in callbacks if not isinstance(each, ProgressBar)]
+    common: dict[str, Any] = {
+        "default_root_dir": out_dir,
+        # CSVLogger deletes the rows of an older run in its folder: each start gets a new one
+        "logger": [
+            TensorBoardLogger(out_dir, name="logs", version="tensorboard"),
+            CSVLogger(out_dir, name="logs/csv"),
+        ],
+        "callbacks": list(callbacks),
+        "enable_checkpointing": False,
+        "use_distributed_sampler": False,
+    }
+    defaults: dict[str, Any] = {
+        "enable_model_summary": False,
+        "log_every_n_steps": 10,
+        "num_sanity_val_steps": 0,
+    }
+    try:
+        return Trainer(**{**defaults, **settings, **common, **fixed})
+    except _REFUSED as error:
+        raise InputError(f"trainer: lightning.Trainer refuses its settings: {error}") from error
+
+
+def why_ended(trainer: Trainer) -> str:
+    """Name the limit that ended a fit: max_steps, epochs, or that it was told to stop."""
+    if 0 <= trainer.max_steps <= trainer.global_step:
+        return "max_steps"
+    if trainer.max_epochs is not None and trainer.current_epoch >= trainer.max_epochs:
+        return "epochs"
+    timed = any(isinstance(each, Timer) for each in getattr(trainer, "callbacks", ()))
+    return "max_time" if timed else "stopped"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep advertisements and notes about what is on purpose here off the screen, in this scope."""
+    names = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [each.level for each in loggers]
+    with warnings.catch_warnings():
+        for text in _ON_PURPOSE:
+            warnings.filterwarnings("ignore", message=text)
+        for each in loggers:
+            each.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            for each, level in zip(loggers, levels, strict=True):
+                each.setLevel(level)
+
+
+def seed_weights(seed: int) -> None:
+    """Seed the generator that new weights are drawn from."""
+    torch.manual_seed(seed)

@@ -1,0 +1,132 @@
+"""What several rooms test with: hand-made traces, real molecules, a prior learnt in seconds."""
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rdkit import Chem, RDLogger
+from rdkit.Chem import Descriptors
+from rdkit.Chem.Scaffolds import MurckoScaffold
+
+from chemkl.results import Manifest, TraceWriter, trace_schema
+
+Step = Sequence[tuple[str, float]]
+
+
+def _trace(steps: Sequence[Step]) -> pd.DataFrame:
+    """A trace with one component `qed`; calls and repeats are counted here, by RDKit alone."""
+    RDLogger.DisableLog("rdApp.error")
+    seen: set[str] = set()
+    rows = []
+    for step, molecules in enumerate(steps):
+        for row, (smiles, reward) in enumerate(molecules):
+            mol = Chem.MolFromSmiles(smiles)
+            canonical = Chem.MolToSmiles(mol) if mol else None
+            repeat = canonical in seen
+            new = mol is not None and not repeat
+            if new:
+                seen.add(canonical)
+            rows.append(
+                {
+                    "step": step,
+                    "row": row,
+                    "call": len(seen) if new else None,
+                    "smiles": smiles,
+                    "canonical_smiles": canonical,
+                    "valid": mol is not None,
+                    "reason": None if mol else "not parsable: made up",
+                    "repeat": repeat,
+                    "scaffold": MurckoScaffold.MurckoScaffoldSmiles(smiles) if mol else None,
+                    "n_tokens": len(smiles) + 1,
+                    "logp_policy": -20.0 + step,
+                    "logp_ref": -30.0,
+                    "raw_qed": reward if mol else None,
+                    "score_qed": reward if mol else None,
+                    "reward": reward if mol else 0.0,
+                    "reward_filtered": reward if mol else 0.0,
+                    "log_target": -25.0,
+                    "hit": reward >= 0.8,
+                    "anchor": False,
+                    "is_replay": False,
+                }
+            )
+    RDLogger.EnableLog("rdApp.error")
+    return pd.DataFrame(rows, columns=trace_schema(["qed"]).names)
+
+
+@pytest.fixture
+def make_trace() -> Callable[[Sequence[Step]], pd.DataFrame]:
+    return _trace
+
+
+@pytest.fixture
+def write_run() -> Callable[..., Path]:
+    """Write a run folder, manifest and trace, from steps of (SMILES, reward)."""
+
+    def write(folder: Path, steps: Sequence[Step], config: dict | None = None) -> Path:
+        config = config or {"batch_size": 4, "target": {"kind": "mara", "tau": 0.8}}
+        with Manifest.start(folder, stage="posttrain", config=config, seed=7) as manifest:
+            writer = TraceWriter(folder, ["qed"], manifest.run_id, manifest.config_hash)
+            writer.append(_trace(steps))
+            writer.cut()
+            manifest.finish(ended_by="budget", results={"calls": 3})
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def real_smiles() -> list[str]:
+    """The first molecules of the MOSES sample that travels with the project."""
+    path = Path(__file__).parents[1] / "data" / "moses_sample.smi"
+    return path.read_text().split()[:400]
+
+
+@pytest.fixture(scope="session")
+def tiny_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prior for small rings with chains of C, N and O, learnt in seconds; 95 % valid."""
+    torch = pytest.importorskip("torch")
+    from chemkl.policies import RnnPolicy, Vocabulary, save_policy
+
+    rng = random.Random(0)
+
+    def chain() -> str:
+        return "".join(rng.choices("CCNO", k=rng.randint(0, 3)))
+
+    def molecule() -> str:
+        ring = f"C1{'C' * rng.randint(1, 4)}C1" if rng.random() < 0.7 else "C"
+        return chain() + ring + chain()
+
+    torch.manual_seed(0)
+    sizes = {"embedding_size": 8, "hidden_size": 32, "n_layers": 1, "max_length": 16}
+    policy = RnnPolicy(Vocabulary.of("CNO1"), **sizes)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=2e-2)
+    for _ in range(120):
+        optimizer.zero_grad()
+        loss = -policy.logp([molecule() for _ in range(64)]).mean()
+        loss.backward()
+        optimizer.step()
+    path = tmp_path_factory.mktemp("prior") / "tiny.safetensors"
+    save_policy(policy, path, provenance={"corpus": "rings and chains, made up"})
+    return path
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Register the component `counted` (TPSA); the list holds what it was asked, in order."""
+    from chemkl.rewards.registry import COMPONENTS, Component
+
+    molecules: list[str] = []
+
+    def counted() -> Callable[[Chem.Mol], float]:
+        def score(mol: Chem.Mol) -> float:
+            molecules.append(Chem.MolToSmiles(mol))
+            return float(Descriptors.TPSA(mol))
+
+        return score
+
+    counting = Component("counted", counted, "Å²", (0, float("inf")), "made up")
+    monkeypatch.setitem(COMPONENTS, "counted", counting)
+    return molecules

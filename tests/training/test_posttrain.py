@@ -1,0 +1,310 @@
+"""The post-training module: one step against the formulas, what it leaves alone, that it learns."""
+
+import math
+
+import lightning
+import numpy as np
+import pytest
+import torch
+
+from chemkl.losses import build_objective
+from chemkl.policies import RnnPolicy, Vocabulary, freeze, load_policy
+from chemkl.results import TraceWriter, read_trace
+from chemkl.rewards import RewardModel
+from chemkl.training.diversity_filter import MurckoBucket, NoFilter
+from chemkl.training.ledger import Ledger
+from chemkl.training.posttrain import METRICS, Posttrain, StepLoader
+from chemkl.training.seeds import stream
+from chemkl.training.trainer import quiet
+
+REWARD = {
+    "components": [{"kind": "tpsa", "transform": {"kind": "sigmoid", "low": 0, "high": 60}}],
+}
+GIBBS = {"target": "gibbs", "sigma": 20.0}
+MARA = {"target": "mara", "sigma": 20.0, "tau": 0.5}
+ESTIMATORS = ["reinvent", "rloo", "log_variance"]
+
+
+@pytest.fixture
+def make_module(tiny_prior, tmp_path):
+    """Put a module together from the tiny prior, or from a policy and its prior."""
+
+    def make(objective=None, policies=None, diversity_filter=None, budget=100_000, **changes):
+        policy, prior = policies or (load_policy(tiny_prior), load_policy(tiny_prior))
+        settings = {
+            "batch_size": 16, "most_samples": 100_000, "learning_rate": 1e-3, "seed": 0,
+        }  # fmt: skip
+        reward = RewardModel.from_config(REWARD)
+        return Posttrain(
+            policy,
+            freeze(prior),
+            Ledger(reward, diversity_filter or NoFilter(), budget),
+            build_objective(**(objective or {**GIBBS, "estimator": "rloo"})),
+            TraceWriter(tmp_path, reward.component_names, "run", "hash"),
+            **settings | changes,
+        )
+
+    return make
+
+
+@pytest.fixture
+def fit(tmp_path):
+    """Train for some steps at most; returns the trace."""
+
+    def run(module, n_steps, **settings):
+        with quiet():
+            trainer = lightning.Trainer(
+                max_epochs=1, accelerator="cpu", enable_checkpointing=False,
+                enable_progress_bar=False, enable_model_summary=False,
+                **{"logger": False, **settings},
+            )  # fmt: skip
+            trainer.fit(module, StepLoader(n_steps))
+        module.trace.cut()
+        return read_trace(tmp_path)
+
+    return run
+
+
+def weights(policy):
+    return {name: value.detach().clone() for name, value in policy.state_dict().items()}
+
+
+def unchanged(before, policy):
+    return [name for name, value in policy.state_dict().items() if torch.equal(before[name], value)]
+
+
+# ---- steps
+
+
+def test_the_loader_knows_where_it_stands():
+    loader = StepLoader(5)
+    assert len(loader) == 5
+    steps = iter(loader)
+    assert [next(steps), next(steps)] == [0, 1]
+    other = StepLoader(5)
+    other.load_state_dict(loader.state_dict())
+    assert list(other) == [2, 3, 4]
+    assert list(other) == []
+    assert len(other) == 5
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_one_step_is_the_gradient_of_the_formula_and_one_update_of_adam(
+    make_module, fit, tiny_prior, estimator
+):
+    module = make_module({**GIBBS, "estimator": estimator}, seed=5)
+    trace = fit(module, 1)
+
+    policy, prior = load_policy(tiny_prior), load_policy(tiny_prior)
+    drawn = policy.sample(16, stream(5, 0))
+    assert trace["smiles"].tolist() == drawn.smiles
+    reward = torch.tensor(trace["reward"].to_numpy())
+    assert reward.dtype == torch.float64
+    lp = policy.logp_tokens(drawn.tokens)
+    ratio = (prior.logp_tokens(drawn.tokens) + 20 * reward).detach() - lp
+    if estimator == "reinvent":
+        loss = (ratio**2).mean()
+    elif estimator == "log_variance":
+        loss = ratio.var()  # unbiased
+    else:
+        score = ratio.detach() / 20
+        others = (score.sum() - score) / 15
+        loss = -((score - others) * lp).mean()
+    optimizer = torch.optim.Adam(policy.parameters(), lr=1e-3)
+    loss.backward()
+    optimizer.step()
+    for name, value in policy.state_dict().items():
+        # the prior's pass differs from the policy's in the last bit, and Adam's first step is
+        # about rate x sign(gradient): a gradient near 0 may come out a little different
+        torch.testing.assert_close(module.policy.state_dict()[name], value, rtol=0, atol=1e-5)
+
+
+def test_the_agent_starts_as_the_prior(make_module, fit):
+    trace = fit(make_module(), 1)
+    np.testing.assert_allclose(trace["logp_policy"], trace["logp_ref"], rtol=0, atol=1e-5)
+    assert (trace["logp_ref"] < -1).all()
+
+
+def test_a_step_changes_every_weight_of_the_policy_and_none_of_the_prior(make_module, fit):
+    module = make_module()
+    before = weights(module.policy)
+    fit(module, 1)
+    assert unchanged(before, module.policy) == []
+    assert len(unchanged(before, module.reference)) == len(before)
+    assert not any(p.requires_grad for p in module.reference.parameters())
+
+
+def test_in_bf16_every_weight_learns_too_and_log_probabilities_are_float32(make_module, fit):
+    module = make_module()
+    before = weights(module.policy)
+    trace = fit(module, 1, precision="bf16-mixed")
+    assert unchanged(before, module.policy) == []
+    assert trace["logp_ref"].dtype == np.float32
+    exact = module.reference.logp(trace["smiles"][trace["valid"]].tolist()).numpy()
+    assert np.abs(trace["logp_ref"][trace["valid"]] - exact).max() < 0.5  # 8 bits, 16 tokens
+
+
+def test_the_saved_state_holds_the_policy_alone(make_module):
+    module = make_module()
+    assert all(name.startswith("policy.") for name in module.state_dict())
+    n_policy = sum(p.numel() for p in module.policy.parameters())
+    assert sum(p.numel() for p in module.parameters()) == n_policy
+    assert [len(g["params"]) for g in module.configure_optimizers().param_groups] == [
+        len(list(module.policy.parameters()))
+    ]
+
+
+def test_dropout_of_the_prior_plays_no_part(make_module, fit):
+    torch.manual_seed(0)
+    sizes = {"embedding_size": 8, "hidden_size": 16, "n_layers": 2, "max_length": 8}
+    policies = [RnnPolicy(Vocabulary.of("CNO"), **sizes, dropout=0.5) for _ in range(2)]
+    policies[1].load_state_dict(policies[0].state_dict())
+    module = make_module(policies=policies)
+    trace = fit(module, 1)
+    np.testing.assert_allclose(trace["logp_policy"], trace["logp_ref"], rtol=0, atol=1e-5)
+    assert module.policy.training  # what recurrent nets on a GPU need for a gradient
+    assert module.policy.architecture["dropout"] == 0.5
+
+
+def test_a_batch_without_a_valid_molecule_is_a_normal_step(make_module, fit):
+    sizes = {"embedding_size": 8, "hidden_size": 16, "n_layers": 1, "max_length": 8}
+    policies = [RnnPolicy(Vocabulary.of("C1"), **sizes) for _ in range(2)]
+    for policy in policies:
+        policy.linear.bias.data[:] = torch.tensor([5.0, -30.0, 5.0, -30.0])  # "$" and "1" alone
+    before = weights(policies[0])
+    module = make_module({**MARA, "estimator": "reinvent"}, policies)
+    trace = fit(module, 3)
+    assert len(trace) == 48
+    assert not trace["valid"].any()
+    assert set(trace["reward"]) == {0.0}
+    assert trace["call"].isna().all()
+    assert not trace["hit"].any()
+    assert module.ledger.n_samples == 48
+    assert not module.is_finished
+    assert set(unchanged(before, policies[0])) != set(before)  # it was an update like any other
+
+
+# ---- what the target sees
+
+
+def test_a_molecule_that_the_filter_no_longer_pays_is_neither_hit_nor_anchor(make_module, fit):
+    module = make_module(
+        {**MARA, "estimator": "log_variance"}, diversity_filter=MurckoBucket(2, 0.0)
+    )
+    trace = fit(module, 6)
+    withdrawn = (trace["reward"] >= 0.5) & (trace["reward_filtered"] == 0)
+    assert withdrawn.sum() > 5
+    assert trace["hit"].sum() > 5
+    assert not trace["hit"][withdrawn].any()
+    assert not trace["anchor"][withdrawn].any()
+    likeliest = trace["logp_ref"].where(trace["reward"] >= 0.5).groupby(trace["step"]).idxmax()
+    assert withdrawn[likeliest].any()  # one would have been the anchor without the filter
+
+
+def test_rewards_reach_the_objective_in_float64(make_module, fit, monkeypatch):
+    module = make_module()
+    seen = []
+    original = module._inputs
+    monkeypatch.setattr(module, "_inputs", lambda *a: seen.append(original(*a)) or seen[-1])
+    trace = fit(module, 1)
+    assert seen[0].reward.dtype == torch.float64
+    assert seen[0].reward.tolist() == trace["reward_filtered"].tolist()
+    assert seen[0].duplicate.tolist() == trace["smiles"].duplicated().tolist()
+
+
+# ---- the end
+
+
+def test_the_run_stops_when_the_calls_are_spent(make_module, fit):
+    module = make_module(budget=40)
+    trace = fit(module, 1000)
+    assert trace["call"].max() == 40
+    assert module.is_finished
+    assert module.next_step == trace["step"].max() + 1
+
+
+def test_the_run_stops_at_the_number_of_samples_in_the_middle_of_a_batch(make_module, fit):
+    module = make_module(most_samples=40)
+    trace = fit(module, 1000)
+    assert trace.groupby("step").size().tolist() == [16, 16, 8]
+    assert module.is_finished
+
+
+def test_a_batch_cut_short_is_recorded_with_its_target_and_not_learnt_from(make_module, fit):
+    module = make_module({**MARA, "estimator": "rloo"}, most_samples=9)
+    before = weights(module.policy)
+    trace = fit(module, 1000)
+    assert len(trace) == 9
+    assert trace["log_target"].notna().all()
+    assert trace["hit"].tolist() == (trace["reward"] >= 0.5).tolist()
+    assert len(unchanged(before, module.policy)) == len(before)
+
+
+# ---- metrics
+
+
+class Memory(lightning.pytorch.loggers.logger.DummyLogger):
+    """Keeps what it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept = {}
+
+    def log_metrics(self, metrics, step=None):
+        self.kept[step] = metrics
+
+
+def test_what_is_logged_is_what_the_trace_says(make_module, fit):
+    logger = Memory()
+    module = make_module({**MARA, "estimator": "rloo"})
+    trace = fit(module, 5, logger=logger, log_every_n_steps=2)
+    assert sorted(logger.kept) == [1, 3]
+    for step, named in logger.kept.items():
+        rows = trace[trace["step"] == step]
+        until = trace[trace["step"] <= step]
+        valid, hits = rows[rows["valid"]], rows[rows["hit"]]
+        assert set(METRICS) <= set(named)
+        expected = {
+            "calls": until["call"].max(),
+            "samples": 16 * (step + 1),
+            "valid_rate": len(valid) / 16,
+            "unique_rate": len(set(valid["canonical_smiles"])) / len(valid),
+            "new_rate": rows["call"].count() / 16,
+            "canonical_rate": sum(rows["smiles"] == rows["canonical_smiles"]) / 16,
+            "reward": rows["reward"].mean(),
+            "reward_filtered": rows["reward_filtered"].mean(),
+            "objective/hit_rate": len(hits) / 16,
+            "objective/logp_ref_mean": rows["logp_ref"].mean(),
+            "objective/logp_ref_hits_mean": hits["logp_ref"].mean(),
+            "objective/logp_policy_mean": rows["logp_policy"].mean(),
+            "hits/n_tokens": hits["n_tokens"].mean(),
+        }
+        assert {name: named[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+        assert 1 <= named["hits/sa_score"] <= 10
+        assert named["hits/heavy_atoms"] > 2
+
+
+def test_without_hits_the_metrics_of_hits_are_nan(make_module, fit):
+    logger = Memory()
+    fit(make_module(), 1, logger=logger, log_every_n_steps=1)  # gibbs has no hit test
+    assert math.isnan(logger.kept[0]["hits/sa_score"])
+    assert logger.kept[0]["objective/hit_rate"] == 0
+
+
+def test_logging_can_be_switched_off(make_module, fit):
+    logger = Memory()
+    fit(make_module(), 2, logger=logger, log_every_n_steps=0)
+    assert logger.kept == {}
+
+
+# ---- learning
+
+
+@pytest.mark.parametrize("target", [GIBBS, MARA], ids=["gibbs", "mara"])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_the_mean_reward_rises(make_module, fit, estimator, target):
+    rate = 6e-3 if estimator == "rloo" else 3e-3
+    module = make_module({**target, "estimator": estimator}, batch_size=32, learning_rate=rate)
+    by_step = fit(module, 35).groupby("step")["reward"].mean()
+    before, after = by_step.head(5).mean(), by_step.tail(5).mean()
+    assert after > before + 0.2

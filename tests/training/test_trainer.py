@@ -1,0 +1,295 @@
+"""Checkpoints and the trainer that the stages share, on a network of one weight."""
+
+import logging
+import os
+import warnings
+
+import lightning
+import pytest
+import torch
+from lightning.pytorch.callbacks import TQDMProgressBar
+
+from chemkl.config import InputError
+from chemkl.training import trainer as training_trainer
+from chemkl.training.seeds import stream
+from chemkl.training.trainer import (
+    Checkpoint,
+    build_trainer,
+    check_trainer,
+    last_checkpoint,
+    quiet,
+    seed_weights,
+    why_ended,
+)
+
+
+class OneWeight(lightning.LightningModule):
+    """Ten batches an epoch; counts what happens."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def training_step(self, batch, _index):
+        return (self.weight - batch.float()).square().mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def train_dataloader(self):
+        return torch.utils.data.DataLoader(torch.arange(10), batch_size=1)
+
+
+class Watch(Checkpoint):
+    """Notes the step of every checkpoint that is written."""
+
+    def __init__(self, out_dir, every):
+        self.steps = []
+        super().__init__(out_dir, every)
+
+    def save(self, trainer):
+        self.steps.append(trainer.global_step)
+        super().save(trainer)
+
+
+@pytest.fixture
+def fit(tmp_path):
+    def run(callbacks, **settings):
+        settings = {"accelerator": "cpu", "enable_progress_bar": False} | settings
+        with quiet():
+            trainer = build_trainer(tmp_path, settings, callbacks, max_epochs=3)
+            trainer.fit(OneWeight())
+        return trainer
+
+    return run
+
+
+# ---- checkpoints
+
+
+@pytest.mark.parametrize(
+    ("every", "settings", "steps"),
+    [
+        (4, {}, [4, 8, 12, 16, 21, 24, 28, 30]),  # 20 ends an epoch: one step later
+        (10, {}, [11, 21, 30]),
+        (1, {}, [*range(1, 10), *range(11, 20), *range(21, 30), 30]),
+        (100, {}, [30]),
+        (5, {"max_steps": 12}, [5, 11, 12]),
+        # two batches a step, five steps an epoch
+        (2, {"accumulate_grad_batches": 2}, [2, 4, 6, 8, 11, 12, 14, 15]),
+        (1, {"accumulate_grad_batches": 2}, [*range(1, 5), *range(6, 10), *range(11, 15), 15]),
+    ],
+)
+def test_checkpoints_are_written_when_due_but_not_at_the_end_of_an_epoch(
+    tmp_path, fit, every, settings, steps
+):
+    watch = Watch(tmp_path, every)
+    fit([watch], **settings)
+    assert watch.steps == steps
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == steps[-1]
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
+
+
+def test_no_gradient_is_half_accumulated_in_a_checkpoint(tmp_path, fit):
+    batches = []
+
+    class Counting(Watch):
+        def save(self, trainer):
+            batches.append(trainer.fit_loop.total_batch_idx + 1)
+            super().save(trainer)
+
+    fit([Counting(tmp_path, 1)], accumulate_grad_batches=3)
+    # ten batches an epoch are steps after 3, 6, 9 and 10 batches; the tenth one ends the epoch
+    assert batches == [3, 6, 9, 13, 16, 19, 23, 26, 29, 30]
+
+
+def test_what_belongs_to_a_checkpoint_is_written_before_it(tmp_path, fit):
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    there = []
+    fit([Checkpoint(tmp_path, 12, before=lambda: there.append(path.exists()))])
+    assert there == [False, True, True]
+
+
+def test_a_kill_while_writing_leaves_the_older_checkpoint(tmp_path, fit, monkeypatch):
+    def killed(aside, _final):
+        aside.write_bytes(aside.read_bytes()[:100])
+        raise KeyboardInterrupt
+
+    class ThenKilled(Watch):
+        def save(self, trainer):
+            if len(self.steps) == 1:
+                monkeypatch.setattr(training_trainer, "rename_in", killed)
+            super().save(trainer)
+
+    with pytest.raises(SystemExit):
+        fit([ThenKilled(tmp_path, 4)])
+    path = last_checkpoint(tmp_path)
+    assert torch.load(path, weights_only=True)["global_step"] == 4
+
+
+def test_a_run_without_checkpoint_starts_anew(tmp_path):
+    assert last_checkpoint(tmp_path) is None
+
+
+def test_a_good_checkpoint_is_returned(tmp_path, fit):
+    fit([Checkpoint(tmp_path, 100)])
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoints" / "last.ckpt"
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.mkdir, ("exploded",)
+
+
+@pytest.mark.parametrize("damage", ["empty", "truncated", "text", "pickle", "foreign", "tensor"])
+def test_a_checkpoint_that_cannot_be_used_is_named_and_nothing_is_run(
+    tmp_path, fit, damage, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    fit([Checkpoint(tmp_path, 100)])
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    if damage in ("empty", "truncated", "text"):
+        whole = path.read_bytes()
+        path.write_bytes({"empty": b"", "truncated": whole[:-300], "text": b"text"}[damage])
+    else:
+        content = {"pickle": {"state_dict": Bomb()}, "foreign": {"a": 1}, "tensor": torch.ones(3)}
+        torch.save(content[damage], path)
+    with pytest.raises(InputError, match=r"last\.ckpt: not a usable checkpoint \(.*\)\. Delete it"):
+        last_checkpoint(tmp_path)
+    assert not (tmp_path / "exploded").exists()
+
+
+# ---- settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_stps": 3}, r"unknown argument 'max_stps'; did you mean 'max_steps'\? Known: acc"),
+        ({"self": 3}, r"unknown argument 'self'"),
+        ({"max_steps": "ten"}, r"trainer: max_steps: 'ten' is not of type int"),
+        ({"accumulate_grad_batches": 1.5}, r"accumulate_grad_batches: 1\.5 is not of type int"),
+        ({"accumulate_grad_batches": 0}, r"accumulate_grad_batches: 0 is not allowed; 1 or more"),
+        ({"max_time": 5}, r"max_time: 5 is not of type Union\[str"),
+        ({"benchmark": "yes"}, r"benchmark: 'yes' is not of type Optional\[bool\]"),
+    ],
+)
+def test_arguments_that_the_trainer_does_not_take(settings, message):
+    with pytest.raises(InputError, match=message):
+        check_trainer(settings)
+
+
+def test_every_wrong_argument_has_its_line():
+    with pytest.raises(InputError) as caught:
+        check_trainer({"lr": 1, "min_steps": "x", "devices": 1, "stratgy": "ddp"})
+    assert [line.split("'")[0] for line in str(caught.value).splitlines()] == [
+        "trainer: unknown argument ", "trainer: min_steps: ", "trainer: unknown argument ",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"accelerator": "cpu", "devices": 2, "strategy": "ddp", "num_nodes": 2},
+        {"devices": [0, 1], "max_time": {"minutes": 5}, "max_steps": -1},
+        {"limit_train_batches": 0.5, "limit_val_batches": 3, "val_check_interval": 0.25},
+        {"max_time": "00:01:00:00", "profiler": "simple", "fast_dev_run": True},
+    ],
+)
+def test_good_arguments_pass(settings):
+    check_trainer(settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"accelerator": "quantum"}, r"refuses its settings: .*`accelerator='quantum'`"),
+        ({"strategy": "foo"}, r"refuses its settings: .*`strategy='foo'`"),
+        ({"devices": 0, "accelerator": "cpu"}, r"refuses its settings: .*devices=0"),
+        ({"accelerator": "tpu"}, r"refuses its settings: .*xla"),
+        ({"limit_train_batches": -1}, r"refuses its settings: .*-1 for limit_train_batches"),
+    ],
+)
+def test_what_only_lightning_finds_is_an_input_error_and_makes_no_folder(
+    tmp_path, settings, message
+):
+    with pytest.raises(InputError, match=message):
+        build_trainer(tmp_path / "out", settings, [], max_epochs=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_users_settings_stand_above_the_defaults_and_below_the_stages(tmp_path):
+    given = {"accelerator": "cpu", "log_every_n_steps": 3, "max_steps": 7}
+    trainer = build_trainer(tmp_path, given, [], max_epochs=5, precision="bf16-mixed")
+    assert (trainer.log_every_n_steps, trainer.max_steps, trainer.max_epochs) == (3, 7, 5)
+    assert trainer.precision == "bf16-mixed"
+    assert build_trainer(tmp_path, {"accelerator": "cpu"}, []).log_every_n_steps == 10
+
+
+def test_no_progress_bar_where_the_user_wants_none(tmp_path):
+    callbacks = [TQDMProgressBar(), Checkpoint(tmp_path, 1)]
+    settings = {"accelerator": "cpu", "enable_progress_bar": False}
+    trainer = build_trainer(tmp_path, settings, callbacks)
+    assert trainer.progress_bar_callback is None
+    assert callbacks[1] in trainer.callbacks
+    assert build_trainer(tmp_path, {"accelerator": "cpu"}, callbacks).progress_bar_callback
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({}, "epochs"),
+        ({"max_steps": 7}, "max_steps"),
+        ({"max_steps": 31}, "epochs"),
+        ({"max_steps": 30}, "max_steps"),  # both at once
+        ({"max_time": "00:00:00:00"}, "max_time"),
+        ({"fast_dev_run": True}, "max_steps"),
+    ],
+)
+def test_why_a_fit_ended(fit, settings, reason):
+    assert why_ended(fit([], **settings)) == reason
+
+
+def test_each_start_logs_into_files_of_its_own(tmp_path, fit):
+    fit([])
+    fit([])
+    folders = sorted(p.name for p in (tmp_path / "logs" / "csv").iterdir())
+    assert folders == ["version_0", "version_1"]
+    assert len(list((tmp_path / "logs" / "tensorboard").glob("events.*"))) == 2
+
+
+def test_quiet_is_a_scope():
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    before = logger.level
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        with quiet():
+            assert logger.level == logging.WARNING
+            warnings.warn("The 'x' does not have many workers which", stacklevel=1)
+            warnings.warn("something else", stacklevel=1)
+        assert logger.level == before
+        warnings.warn("The 'x' does not have many workers which", stacklevel=1)
+    assert [str(w.message)[:9] for w in heard] == ["something", "The 'x' d"]
+
+
+# ---- seeds
+
+
+def test_streams_differ_by_everything_that_names_them():
+    def first(*name):
+        return torch.rand(4, generator=stream(*name)).tolist()
+
+    names = [(0, 0), (0, 1), (1, 0), (0, 0, 1), (0, 0, 0, "dropout"), (0, 11), (0, 1, 1), (1, 1)]
+    assert len({tuple(first(*name)) for name in names}) == len(names)
+    assert first(3, 5) == first(3, 5, 0) == first(3, 5, 0, "")
+    assert stream(2**62, 10**9, 63).device.type == "cpu"
+
+
+def test_new_weights_depend_on_the_seed():
+    def weights(seed):
+        seed_weights(seed)
+        return torch.nn.Linear(2, 2).weight.tolist()
+
+    assert weights(1) == weights(1) != weights(2)
