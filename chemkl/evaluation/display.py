@@ -1,0 +1,94 @@
+"""The comparison of runs as tables for the terminal: one row per run."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+
+from chemkl.config.evaluate import MetricOptions
+from chemkl.evaluation.columns import UNIQUENESS_AT
+from chemkl.evaluation.metrics import is_missing, threshold_key
+
+_DIVERSITY = {
+    "murcko": ("scaf.", ",d"),
+    "effective_scaffolds": ("eff.", ",.0f"),
+    "top_share": ("top", ".1%"),
+    "int_div_moses_1": ("IntDiv", ".3f"),
+    "circles": ("#Circles", ",d"),
+}
+_ALL = {
+    "n_sampled": ("sampled", ",d"),
+    "n_molecules": ("distinct", ",d"),
+    "validity": ("valid", ".1%"),
+    "uniqueness": ("unique", ".1%"),
+    "novelty": ("novel", ".1%"),
+}
+_LATE = {
+    "late_uniqueness": ("unique", ".1%"),
+    "late_scaffolds": ("scaf.", ",d"),
+    "late_top_share": ("top", ".1%"),
+}
+_HITS = {
+    "yield": ("Yield", ",d"),
+    "ob1": ("OB1", ",d"),
+    "ob10": ("OB10", ",d"),
+    "ob100": ("OB100", ",d"),
+    **_DIVERSITY,
+}
+_LIKENESS = {"fcd": "FCD", "snn": "SNN", "scaf": "Scaf", "frag": "Frag"}
+MISSING = "–"  # noqa: RUF001 - an en dash is the typographer's sign for an empty cell
+
+
+def comparison_tables(table: pd.DataFrame, options: MetricOptions) -> Iterator[Table | str]:
+    """One table for all molecules, one for the hits at each threshold, and how to read them."""
+    whole = table[table["threshold"].isna()]
+    k = max(options.uniqueness_at, default=0)
+    at = {f"{UNIQUENESS_AT}{k}": (f"@{k:,}", ".2%")} if k else {}
+    yield _table("All distinct molecules", whole, {**_ALL, **at, **_DIVERSITY})
+    yield _table(f"The last {options.late_samples:,} valid samples, repeats included", whole, _LATE)
+    for last, title in _references(whole):
+        columns = {f"{metric}{last}": (label, ".3f") for metric, label in _LIKENESS.items()}
+        yield _table(title, whole, {"n_pairwise": ("n", ",d"), **columns})
+    for threshold in table["threshold"].dropna().unique():
+        title = f"Hits: R >= {threshold_key(threshold)}"
+        yield _table(title, table[table["threshold"] == threshold], _HITS)
+    yield (
+        "@k: unique among the first k valid samples. OB: oracle calls until the first, 10th, 100th "
+        "hit. scaf.: Bemis-Murcko scaffolds; eff.: exp of the entropy over them; top: share of the "
+        "largest. IntDiv: MOSES, p = 1; #Circles: LeaderPicker, Tanimoto distance > "
+        f"{options.circles_distance:g}, in the order first scored; both on Morgan r2, 1024 bits."
+    )
+
+
+def _references(whole: pd.DataFrame) -> Iterator[tuple[str, str]]:
+    """How the columns of each reference end, and the title of its table."""
+    endings = [name.removeprefix("snn") for name in whole.columns if name.startswith("snn")]
+    for last in endings:
+        if whole[f"snn{last}"].notna().any():
+            yield last, f"Likeness to the reference {last.removeprefix('_')}".strip()
+
+
+def _table(title: str, rows: pd.DataFrame, columns: dict[str, tuple[str, str]]) -> Table:
+    """One row per run; columns that are empty for all runs are left out."""
+    shown = {name: how for name, how in columns.items() if rows[name].notna().any()}
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table.padding = (0, 1, 0, 0)
+    table.add_column("run", overflow="fold", min_width=min(24, rows["run"].str.len().max()))
+    for label, _ in shown.values():
+        table.add_column(label, justify="right", no_wrap=True)
+    for _, row in rows.iterrows():
+        table.add_row(str(row["run"]), *_cells(row, shown))
+    return table
+
+
+def _cells(row: Any, columns: dict[str, tuple[str, str]]) -> Sequence[str]:
+    return [cell(row[name], how) for name, (_, how) in columns.items()]
+
+
+def cell(value: Any, how: str) -> str:
+    """A value in a format, or a dash where there is none."""
+    if is_missing(value):
+        return MISSING
+    return format(int(value), how) if how.endswith("d") else format(float(value), how)

@@ -1,0 +1,162 @@
+"""The rows of the table of metrics: how each is computed from the samples of a run."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from chemkl.config.evaluate import MetricOptions
+from chemkl.evaluation import diversity, quality
+from chemkl.evaluation.chemnet import ChemNet
+from chemkl.evaluation.columns import UNIQUENESS_AT, YIELDS, metrics_schema, suffix
+from chemkl.evaluation.reference import Reference, compare
+from chemkl.evaluation.samples import Molecule, Samples, sample
+from chemkl.evaluation.scaffolds import scaffold_diversity
+from chemkl.evaluation.yields import yields
+
+_LATE = ("late_uniqueness", "late_scaffolds", "late_top_share")
+_OF_THE_RUN = ("n_sampled", "n_valid", "validity", "uniqueness", *_LATE)
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """What the molecules are compared with; empty by default.
+
+    Attributes:
+        corpus: canonical SMILES that are not novel.
+        references: reference sets by name; the first one's columns have plain names.
+        chemnet: the network behind FCD.
+    """
+
+    corpus: AbstractSet[str] | None = None
+    references: Sequence[Reference] = field(default_factory=tuple)
+    chemnet: ChemNet | None = None
+
+
+def evaluate(
+    samples: Samples,
+    thresholds: Sequence[float],
+    options: MetricOptions,
+    comparisons: Comparisons | None = None,
+) -> list[dict[str, Any]]:
+    """Compute all rows of one run: all its molecules first, then its hits at each threshold.
+
+    Returns:
+        One mapping from column to value per row; None where a metric is not defined.
+    """
+    comparisons = comparisons or Comparisons()
+    columns = metrics_schema(options, [ref.name for ref in comparisons.references]).names
+    sets: list[tuple[float | None, Sequence[Molecule]]] = [(None, samples.molecules)]
+    if samples.is_scored:
+        sets += [(threshold, samples.hits(threshold)) for threshold in thresholds]
+    of_the_run = {
+        "run": samples.name,
+        "n_sampled": samples.n_sampled,
+        "n_valid": len(samples.valid),
+        "validity": quality.validity(len(samples.valid), samples.n_sampled),
+        "uniqueness": quality.uniqueness(samples.valid),
+        **late(samples, options.late_samples),
+        **{
+            f"{UNIQUENESS_AT}{k}": quality.uniqueness(samples.valid, k)
+            for k in options.uniqueness_at
+        },
+    }
+    return [
+        {
+            **dict.fromkeys(columns),
+            **of_the_run,
+            "threshold": threshold,
+            **({} if threshold is None else yields(molecules)),
+            **describe(molecules, options, comparisons),
+        }
+        for threshold, molecules in sets
+    ]
+
+
+def late(samples: Samples, n: int) -> dict[str, Any]:
+    """What the last n valid samples look like, repeats included: has the policy collapsed?"""
+    last = samples.valid[-n:]
+    scaffold_of = {molecule.smiles: molecule.scaffold for molecule in samples.molecules}
+    counts = Counter(scaffold for smiles in last if (scaffold := scaffold_of[smiles]))
+    return {
+        "late_uniqueness": quality.uniqueness(last),
+        "late_scaffolds": len(counts),
+        "late_top_share": max(counts.values()) / counts.total() if counts else None,
+    }
+
+
+def describe(
+    molecules: Sequence[Molecule], options: MetricOptions, comparisons: Comparisons
+) -> dict[str, Any]:
+    """The metrics of one set of distinct molecules: novelty, diversity, likeness to references."""
+    chosen = sample(molecules, options.max_molecules, options.seed)
+    bits = [molecule.bits_moses for molecule in chosen]
+    int_div = diversity.int_div_moses(bits)
+    values: dict[str, Any] = {
+        "n_molecules": len(molecules),
+        "n_pairwise": len(chosen),
+        "int_div_moses_1": int_div[1],
+        "int_div_moses_2": int_div[2],
+        "int_div_pairs": diversity.int_div_pairs([molecule.bits_pairs for molecule in chosen]),
+        "circles": diversity.circles(
+            [molecule.bits_moses for molecule in molecules], options.circles_distance
+        ),
+        "sediv": diversity.sphere_exclusion([molecule.bits_moses for molecule in molecules]),
+        **scaffold_diversity(molecules),
+    }
+    if comparisons.corpus is not None:
+        values["novelty"] = quality.novelty([m.smiles for m in molecules], comparisons.corpus)
+    smiles = [molecule.smiles for molecule in chosen]
+    for number, reference in enumerate(comparisons.references):
+        likeness = compare(smiles, bits, reference, comparisons.chemnet)
+        ending = suffix(number, reference.name)
+        values |= {f"{name}{ending}": value for name, value in likeness.items()}
+    return values
+
+
+def metrics_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows as an Arrow table; a column that no row has is null."""
+    return pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+
+
+def nested(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The rows of one run as `metrics.json` holds them.
+
+    Returns:
+        The metrics of all molecules, `uniqueness_at` by the number of first valid samples, and
+        `thresholds`: the metrics of the hits under each threshold.
+    """
+    whole, *by_threshold = rows
+    at = {k.removeprefix(UNIQUENESS_AT): k for k in whole if k.startswith(UNIQUENESS_AT)}
+    dropped = {"run", "threshold", *at.values()}
+    own = {k: v for k, v in whole.items() if k not in dropped and k not in YIELDS}
+    thresholds = {
+        threshold_key(row["threshold"]): {
+            k: v for k, v in row.items() if k not in dropped and k not in _OF_THE_RUN
+        }
+        for row in by_threshold
+    }
+    uniqueness = {size: whole[key] for size, key in at.items()}
+    return {**own, "uniqueness_at": uniqueness, "thresholds": thresholds}
+
+
+def threshold_key(threshold: float) -> str:
+    """How a threshold is written as a key: the shortest text, `0.8`."""
+    return f"{threshold:.12g}"
+
+
+def frame(table: pa.Table) -> pd.DataFrame:
+    """The table with nullable integers, so that a call index is never shown as 12.0."""
+    types = {pa.int64(): pd.Int64Dtype()}
+    result: pd.DataFrame = table.to_pandas(types_mapper=types.get)
+    return result
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell is null."""
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))

@@ -1,0 +1,37 @@
+"""Structure drawings as SVG text."""
+
+import re
+from typing import Any
+
+from rdkit.Chem import rdDepictor
+from rdkit.Chem.Draw import rdMolDraw2D
+
+from chemkl.chem.molecules import parse
+
+WIDTH, HEIGHT = 220, 150
+_REDUNDANT = re.compile(
+    r" class='[^']*'|fill-rule:evenodd;|;stroke-linecap:butt|;stroke-linejoin:miter"
+    r"|;stroke-opacity:1(?=['\";])"
+)
+"""Names that nothing uses, and SVG's own defaults spelt out on every path: half of the text."""
+
+
+def draw_molecule(smiles: str) -> str:
+    """Draw a molecule as an svg element; an empty string where the SMILES is not valid."""
+    mol = parse(smiles)
+    if mol is None:
+        return ""
+    rdDepictor.Compute2DCoords(mol, canonOrient=True)
+    drawer = rdMolDraw2D.MolDraw2DSVG(WIDTH, HEIGHT)
+    options: Any = drawer.drawOptions()  # RDKit's stubs take its attributes for read-only
+    options.clearBackground = False
+    options.bondLineWidth = 1.3
+    options.fixedBondLength = 24
+    options.padding = 0.04
+    options.minFontSize = 9
+    rdMolDraw2D.PrepareAndDrawMolecule(drawer, mol)
+    drawer.FinishDrawing()
+    document = drawer.GetDrawingText()
+    element = document[document.index("<svg") :]
+    element = re.sub(r"<!--.*?-->\s*", "", element)
+    return _REDUNDANT.sub("", element).strip()

@@ -1,0 +1,225 @@
+import itertools
+import math
+import os
+import pickle
+import zipfile
+from collections import Counter
+
+import numpy as np
+import pytest
+from rdkit import Chem, DataStructs
+from rdkit.Chem import BRICS, rdFingerprintGenerator
+from rdkit.Chem.Scaffolds import MurckoScaffold
+
+from chemkl.config import InputError
+from chemkl.evaluation import from_smiles as samples_of
+from chemkl.evaluation.reference import (
+    _fragment_counts,
+    compare,
+    cosine_similarity,
+    from_smiles,
+    from_statistics,
+    snn,
+)
+from chemkl.evaluation.statistics_file import read_statistics
+
+
+@pytest.fixture
+def halves(real_smiles):
+    return real_smiles[:80], real_smiles[80:200]
+
+
+def bits_of(smiles):
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=1024)
+    return [generator.GetFingerprint(Chem.MolFromSmiles(s)) for s in smiles]
+
+
+def molsets_scaffolds(smiles):
+    """compute_scaffolds of molsets 0.3.1, written out."""
+    counts = Counter()
+    for text in smiles:
+        scaffold = MurckoScaffold.GetScaffoldForMol(Chem.MolFromSmiles(text))
+        if scaffold.GetRingInfo().NumRings() >= 2:
+            counts[Chem.MolToSmiles(scaffold)] += 1
+    return counts
+
+
+def plain_cosine(u, v):
+    dot = sum(u[k] * v[k] for k in u)
+    return dot / math.sqrt(sum(x * x for x in u.values()) * sum(x * x for x in v.values()))
+
+
+def statistics_of(smiles):
+    """The statistics that molsets would ship for these molecules."""
+    return {
+        "FCD": {"mu": np.zeros(3, np.float32), "sigma": np.eye(3)},
+        "SNN": {"fps": np.array([list(b) for b in bits_of(smiles)], dtype=np.uint8)},
+        "Frag": {"frag": Counter({"[4*]C": 2})},
+        "Scaf": {"scaf": molsets_scaffolds(smiles)},
+    }
+
+
+def save(path, statistics, protocol=2):
+    """Write an npz as molsets did: a 0-d array of objects, pickled by protocol 2."""
+    array = np.array(statistics, dtype=object)
+    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (), }"
+    header += b" " * (118 - len(header) - 1) + b"\n"
+    body = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    body += array.tobytes() if protocol is None else pickle.dumps(array, protocol)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("stats.npy", body)
+    return path
+
+
+def test_snn_is_the_mean_similarity_to_the_nearest(halves):
+    ours, theirs = halves
+    reference = from_smiles("r", theirs, None)
+    best = [max(DataStructs.BulkTanimotoSimilarity(b, bits_of(theirs))) for b in bits_of(ours)]
+    assert snn(ours, bits_of(ours), reference) == pytest.approx(np.mean(best), abs=1e-6)
+    part = snn(ours[:10], bits_of(ours[:10]), reference)  # from what is known by now
+    assert part == pytest.approx(np.mean(best[:10]), abs=1e-6)
+
+
+def test_snn_of_a_part_of_the_reference_is_one(halves):
+    _, theirs = halves
+    reference = from_smiles("r", theirs, None)
+    assert snn(theirs[:30], bits_of(theirs[:30]), reference) == pytest.approx(1)
+    assert snn([], [], reference) is None
+
+
+def test_snn_does_not_depend_on_the_blocks(halves, monkeypatch):
+    ours, theirs = halves
+    whole = snn(ours, bits_of(ours), from_smiles("r", theirs, None))
+    monkeypatch.setattr("chemkl.evaluation.reference.STOCK_BLOCK", 7)
+    monkeypatch.setattr("chemkl.evaluation.reference.QUERY_BLOCK", 11)
+    assert snn(ours, bits_of(ours), from_smiles("r", theirs, None)) == whole
+
+
+def test_scaf_and_frag_are_cosines_of_counts(halves):
+    ours, theirs = halves
+    chosen = samples_of("x", ours).molecules
+    values = compare(
+        [m.smiles for m in chosen],
+        [m.bits_moses for m in chosen],
+        from_smiles("r", theirs, None),
+        None,
+    )
+    expected = plain_cosine(molsets_scaffolds(ours), molsets_scaffolds(theirs))
+    assert values["scaf"] == pytest.approx(expected)
+    counts = [
+        Counter(
+            fragment
+            for s in part
+            for fragment in Chem.MolToSmiles(
+                Chem.FragmentOnBRICSBonds(Chem.MolFromSmiles(s))
+            ).split(".")
+        )
+        for part in (ours, theirs)
+    ]
+    assert values["frag"] == pytest.approx(plain_cosine(*counts))
+    assert values["fcd"] is None
+
+
+def test_fragments_of_a_molecule_are_those_that_rdkit_decomposes_it_into():
+    # an amide of an amine with one ring on each side: BRICS cuts at both sides of C(=O)N or none
+    mol = Chem.MolFromSmiles("O=C(NCc1ccccc1)c1ccccc1")
+    whole = BRICS.BreakBRICSBonds(mol)
+    assert set(_fragment_counts([mol])) == set(Chem.MolToSmiles(whole).split("."))
+
+
+def test_cosine_by_hand_and_of_nothing():
+    assert cosine_similarity({"a": 3, "b": 4}, {"a": 4, "c": 3}) == pytest.approx(12 / 25)
+    assert cosine_similarity({"a": 2}, {"a": 9}) == pytest.approx(1)
+    assert cosine_similarity({}, {"a": 1}) is None
+
+
+def test_a_statistics_file_gives_what_the_molecules_give(halves, tmp_path):
+    ours, theirs = halves
+    path = save(tmp_path / "stats.npz", statistics_of(theirs))
+    reference = from_statistics("r", read_statistics(path, "stats"))
+    direct = from_smiles("r", theirs, None)
+    assert np.array_equal(reference.packed_bits, direct.packed_bits)
+    assert reference.scaffolds == direct.scaffolds
+    assert reference.fragments == Counter({"[4*]C": 2})
+    assert reference.activations.covariance.shape == (3, 3)
+    assert snn(ours, bits_of(ours), reference) == snn(ours, bits_of(ours), direct)
+
+
+class Hostile:
+    def __reduce__(self):
+        return os.system, ("touch hacked",)
+
+
+class HostileDtype:
+    """An array whose state would be built by another class than ndarray."""
+
+    def __reduce__(self):
+        return np.ndarray.__reduce__(np.zeros(0))[0], (np.matrix, (0,), b"b")
+
+
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        (Hostile(), r"asks for (posix|nt)\.system, which is not allowed"),
+        (HostileDtype(), r"asks for numpy\.matrix|asks for numpy\.matrixlib"),
+        ({"x": np.float64(1)}, r"asks for numpy\._core\.multiarray\.scalar"),
+    ],
+)
+def test_a_pickle_that_asks_for_anything_else_is_refused(tmp_path, monkeypatch, payload, message):
+    monkeypatch.chdir(tmp_path)
+    path = save(tmp_path / "stats.npz", {"FCD": payload})
+    with pytest.raises(InputError, match=message):
+        read_statistics(path, "stats.npz")
+    assert not (tmp_path / "hacked").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not really", b"\x93NUMPY"])
+def test_a_foreign_file_is_refused(tmp_path, content):
+    path = tmp_path / "stats.npz"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"stats\.npz: not a molsets statistics file"):
+        read_statistics(path, "stats.npz")
+
+
+def test_a_truncated_pickle_is_refused(tmp_path):
+    path = save(tmp_path / "a.npz", {"FCD": 1})
+    with zipfile.ZipFile(path) as archive:
+        body = archive.read("stats.npy")
+    for cut in (10, 128, len(body) - 5):
+        with zipfile.ZipFile(tmp_path / "b.npz", "w") as archive:
+            archive.writestr("stats.npy", body[:cut])
+        with pytest.raises(InputError, match="not a molsets statistics file"):
+            read_statistics(tmp_path / "b.npz", "b.npz")
+
+
+def test_arrays_of_numbers_are_no_statistics(tmp_path):
+    np.savez(tmp_path / "a.npz", stats=np.zeros(3))
+    with pytest.raises(InputError, match="holds float64, not objects"):
+        read_statistics(tmp_path / "a.npz", "a.npz")
+
+
+@pytest.mark.parametrize("missing", ["SNN", "Scaf", "Frag", "FCD"])
+def test_a_missing_statistic_is_named(halves, missing):
+    statistics = statistics_of(halves[0])
+    del statistics[missing]
+    with pytest.raises(InputError, match=f"lack '{missing}'"):
+        from_statistics("r", statistics)
+
+
+def test_fingerprints_of_another_length_are_refused(halves):
+    statistics = statistics_of(halves[0])
+    statistics["SNN"]["fps"] = statistics["SNN"]["fps"][:, :512]
+    with pytest.raises(InputError, match=r"shape \(80, 512\); expected 1024"):
+        from_statistics("r", statistics)
+
+
+def test_a_reference_without_molecules_is_refused():
+    with pytest.raises(InputError, match="no valid SMILES"):
+        from_smiles("r", ["nonsense"], None)
+
+
+def test_pairs_of_the_reference_are_all_found(real_smiles):
+    # every molecule of the set finds itself, whatever block it is in
+    reference = from_smiles("r", real_smiles, None)
+    snn(real_smiles, bits_of(real_smiles), reference)
+    assert set(itertools.chain(reference.nearest.values())) == {1.0}

@@ -1,0 +1,69 @@
+import pytest
+
+from chemkl.config import InputError
+from chemkl.evaluation import from_smiles, from_trace
+from chemkl.evaluation.samples import sample
+
+
+def test_a_trace_gives_each_molecule_once_at_its_first_scoring(make_trace):
+    trace = make_trace([[("OCC", 0.5), ("C1CC", 0.0)], [("CCO", 0.5), ("CCN", 0.7)]])
+    samples = from_trace("x", trace)
+    assert samples.n_sampled == 4
+    assert list(samples.valid) == ["CCO", "CCO", "CCN"]
+    assert [(m.smiles, m.call, m.reward) for m in samples.molecules] == [
+        ("CCO", 1, 0.5),
+        ("CCN", 2, 0.7),
+    ]
+
+
+def test_rows_from_a_replay_buffer_were_not_sampled(make_trace):
+    trace = make_trace([[("CCO", 0.5)], [("CCO", 0.5), ("CCN", 0.1)]])
+    trace.loc[1, "is_replay"] = True
+    samples = from_trace("x", trace)
+    assert samples.n_sampled == 2
+    assert list(samples.valid) == ["CCO", "CCN"]
+
+
+def test_a_valid_molecule_that_was_never_scored_is_not_counted(make_trace):
+    trace = make_trace([[("CCO", 0.5), ("CCN", 0.9)]])
+    trace.loc[1, "call"] = None  # the budget ended within the batch
+    samples = from_trace("x", trace)
+    assert [m.smiles for m in samples.molecules] == ["CCO"]
+    assert samples.hits(0.8) == []
+
+
+def test_molecules_are_ordered_by_call_not_by_row(make_trace):
+    trace = make_trace([[("CCO", 0.5), ("CCN", 0.9)]])
+    samples = from_trace("x", trace.iloc[::-1])
+    assert [m.call for m in samples.molecules] == [1, 2]
+
+
+def test_a_file_gives_distinct_molecules_in_order_without_rewards():
+    samples = from_smiles("x", ["OCC", "not a molecule", None, "CCO", "CCN"])
+    assert samples.n_sampled == 5
+    assert list(samples.valid) == ["CCO", "CCO", "CCN"]
+    assert [(m.smiles, m.call) for m in samples.molecules] == [("CCO", 1), ("CCN", 2)]
+    assert not samples.is_scored
+    assert samples.hits(0.0) == []
+
+
+def test_fingerprints_have_the_stated_lengths():
+    (molecule,) = from_smiles("x", ["CCO"]).molecules
+    assert (molecule.bits_moses.GetNumBits(), molecule.bits_pairs.GetNumBits()) == (1024, 2048)
+
+
+def test_a_trace_that_calls_nonsense_valid_is_refused(make_trace):
+    trace = make_trace([[("CCO", 0.5)]])
+    trace["canonical_smiles"] = "C1CC"
+    with pytest.raises(InputError, match="call 1: 'C1CC' is recorded as valid, but RDKit refuses"):
+        from_trace("x", trace)
+
+
+def test_a_sample_is_seeded_keeps_the_order_and_leaves_small_sets_alone(real_smiles):
+    molecules = from_smiles("x", real_smiles[:60]).molecules
+    assert sample(molecules, 60, seed=0) is molecules
+    first, again, other = (sample(molecules, 20, seed) for seed in (0, 0, 1))
+    assert first == again != other
+    assert len(first) == 20
+    calls = [m.call for m in first]
+    assert calls == sorted(set(calls))
