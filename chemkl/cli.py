@@ -1,0 +1,167 @@
+"""The command line: each command checks what it was given, then imports the stage and calls it."""
+
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from chemkl import __version__
+from chemkl.config import InputError, load_config
+from chemkl.stages.registry import STAGES, set_aside
+
+HELP = (
+    "Post-train generators of molecules so that they cover many scaffolds, not one.\n\n"
+    "A set of molecules becomes a prior (prepare, pretrain), a reward steers the prior (posttrain),"
+    " and what it proposed is measured and shown (evaluate, report). chemkl run does all of it from"
+    " one file."
+)
+
+EPILOG = "Exit codes: 0 done, 2 a mistake in a config or an input (nothing was started), 1 other."
+
+app = typer.Typer(
+    help=HELP,
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Fresh = Annotated[
+    bool,
+    typer.Option("--fresh", help="Move earlier output aside (FOLDER.old-1) and start anew."),
+]
+
+
+def main() -> None:
+    """Run the command line and exit: 0 done, 2 configuration or input error, 1 anything else."""
+    try:
+        app()
+    except InputError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
+    except Exception as error:  # noqa: BLE001 - the last line of defence, and it hides nothing
+        sys.stderr.write(f"unexpected error: {type(error).__name__}: {error}\n")
+        traceback.print_exc()
+        sys.exit(1)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"chemkl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    del version  # its callback has done everything
+
+
+def _command(name: str) -> Callable[..., None]:
+    """The command of a stage."""
+
+    def command(
+        config: Annotated[
+            str, typer.Argument(metavar="CONFIG", help="YAML file with the settings.")
+        ],
+        overrides: Annotated[
+            list[str] | None,
+            typer.Argument(
+                metavar="KEY=VALUE",
+                help="Settings to change, for example seed=1 target.beta=0.1.",
+                show_default=False,
+            ),
+        ] = None,
+        out: Annotated[
+            Path | None,
+            typer.Option(help="Output folder. Default: runs/ and the name of the config file."),
+        ] = None,
+        fresh: Fresh = False,
+    ) -> None:
+        stage = STAGES[name]
+        checked = load_config(stage.model, config, overrides or ())
+        folder = out or Path("runs", Path(config).stem)
+        if fresh:
+            stage.check(checked, config)
+            set_aside(folder)
+        stage.run(checked, folder)
+
+    return command
+
+
+for _stage in STAGES.values():
+    app.command(_stage.name, help=_stage.help)(_command(_stage.name))
+
+
+@app.command("run")
+def _run(
+    pipeline: Annotated[
+        str, typer.Argument(metavar="PIPELINE", help="YAML file with the stages in order.")
+    ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything and list the jobs; run none.")
+    ] = False,
+    only: Annotated[
+        str | None,
+        typer.Option(metavar="STAGE", help="Run only this entry of the pipeline, job or stage."),
+    ] = None,
+    index: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Run only job N of these, counted from 0 as in --dry-run (for Slurm arrays).",
+        ),
+    ] = None,
+    fresh: Fresh = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Output folder. Default: runs/ and the pipeline's name."),
+    ] = None,
+) -> None:
+    """Run all stages of a pipeline; what is complete is skipped, what was cut off is resumed.
+
+    Every setting of every stage is checked before the first one starts.
+    """
+    from chemkl.stages import pipeline as stage
+
+    outcomes = stage.run(pipeline, out, only=only, index=index, fresh=fresh, dry_run=dry_run)
+    if any(outcome.status == "stopped" for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+@app.command("check")
+def _check(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE", help="Config, reward or pipeline files.")
+    ],
+    stage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What the files are for (a stage, pipeline or reward). Default: found out.",
+        ),
+    ] = None,
+) -> None:
+    """Check files without running anything; print ok, or every problem with its line."""
+    from chemkl.stages.check import check_file
+
+    failed = False
+    for file in files:
+        try:
+            checked = check_file(file, stage)
+        except InputError as error:
+            typer.echo(str(error), err=True)
+            failed = True
+        else:
+            waits = "".join(f"; not made yet: {path}" for path in checked.awaited)
+            typer.echo(f"ok {file} ({checked.kind}{waits})")
+    if failed:
+        raise typer.Exit(2)

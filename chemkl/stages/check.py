@@ -1,0 +1,92 @@
+"""Check config files without running anything: what each is for, and every problem in it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chemkl.config import InputError, did_you_mean, load_config
+from chemkl.config.document import Document
+from chemkl.config.jobs import load_pipeline
+from chemkl.rewards import RewardModel
+from chemkl.stages.planning import awaited, plan
+from chemkl.stages.registry import STAGES
+
+KINDS = (*STAGES, "pipeline", "reward")
+
+OUTPUT_PLACES = ("runs", "data/corpora")
+"""Folders of the working directory that the stages write to by default or by custom. A config may
+be checked before what it reads from there has been made; to run it, it must be there."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A file without a problem."""
+
+    kind: str
+    """What it is for: a stage's name, ``pipeline`` or ``reward``."""
+    awaited: tuple[Path, ...] = ()
+    """What it reads that has to be made first."""
+
+
+def check_file(path: str | Path, kind: str | None = None) -> Checked:
+    """Check one file.
+
+    Args:
+        path: a YAML file.
+        kind: what it is for: a stage's name, ``pipeline`` or ``reward``; default: found out from
+            its content and the folder it is in.
+
+    Returns:
+        What it is for, and what it waits for.
+
+    Raises:
+        InputError: with a line for every problem.
+    """
+    if kind is not None and kind not in KINDS:
+        raise InputError(f"--stage {kind!r} is not known{did_you_mean(kind, KINDS)}")
+    document = Document.read(path)
+    kind = kind or kind_of(document, Path(path))
+    promised = [Path.cwd() / place for place in OUTPUT_PLACES]
+    if kind == "reward":
+        RewardModel.from_config(document)
+        return Checked(kind)
+    if kind == "pipeline":
+        jobs = load_pipeline(path)[1]
+        missing = [p for each in plan(jobs, promised) for p in awaited(each.config, promised)]
+        own = [job.folder for job in jobs]
+        foreign = (p for p in missing if not any(p.is_relative_to(folder) for folder in own))
+        return Checked(kind, tuple(dict.fromkeys(foreign)))
+    config = load_config(STAGES[kind].model, document, promised=promised)
+    missing = awaited(config, promised)
+    if not missing:
+        STAGES[kind].check(config, document.name)
+    return Checked(kind, tuple(missing))
+
+
+def kind_of(document: Document, path: Path) -> str:
+    """What a config file is for.
+
+    A file with ``stages`` is a pipeline; else the folder says it, where that is called like a
+    stage or ``rewards``; else it is for the stage that knows most of its keys.
+
+    Raises:
+        InputError: no stage knows its keys, or several know as many.
+    """
+    folder = path.resolve().parent.name
+    if "stages" in document.data:
+        return "pipeline"
+    if folder == "rewards":
+        return "reward"
+    if folder in STAGES:
+        return folder
+    known = {name: _known_keys(name, document.data) for name in STAGES}
+    most = max(known.values())
+    best = [name for name, count in known.items() if count == most]
+    if most == 0 or len(best) > 1:
+        could_be = f"any of {', '.join(best)}" if most else "no stage that knows its keys"
+        raise InputError(f"{path}: by its keys it is for {could_be}; say which with --stage NAME.")
+    return best[0]
+
+
+def _known_keys(stage: str, data: dict[str, Any]) -> int:
+    return len(STAGES[stage].model.model_fields.keys() & data.keys())

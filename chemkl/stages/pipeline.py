@@ -1,0 +1,202 @@
+"""Run a pipeline: check all of it, skip what is complete, resume or start the rest in order."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from chemkl.config import InputError, did_you_mean
+from chemkl.config.jobs import Job, load_pipeline
+from chemkl.config.pipeline import PipelineConfig
+from chemkl.results.manifest import Manifest
+from chemkl.stages.planning import Planned, plan
+from chemkl.stages.registry import STAGES, set_aside
+
+State = Literal["new", "resume", "again", "complete"]
+"""What a job's folder holds: nothing, an unfinished run, a run of input that has changed since
+(set aside and run again), or the finished run."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job."""
+
+    name: str
+    """The job's name."""
+    folder: Path
+    """Its output folder."""
+    status: Literal["planned", "skipped", "done", "stopped"]
+    """planned: a dry run; skipped: it was complete; stopped: it ended early and can be resumed."""
+
+
+def run(
+    pipeline: PipelineConfig | Mapping[str, Any] | str | Path,
+    out_dir: str | Path | None = None,
+    *,
+    only: str | None = None,
+    index: int | None = None,
+    fresh: bool = False,
+    dry_run: bool = False,
+) -> list[Outcome]:
+    """Run the jobs of a pipeline in order, after checking every one of them.
+
+    Args:
+        pipeline: its config, a mapping, or the path of its file.
+        out_dir: where the jobs' folders go; default ``runs/<name of the pipeline>``.
+        only: name of one entry, one job or one stage; the others are checked but not run.
+        index: position, from 0, of the one job to run among those chosen.
+        fresh: set the folders of the chosen jobs aside and start them anew.
+        dry_run: show the table of jobs and stop.
+
+    Returns:
+        What became of each chosen job; it ends early behind one that stopped.
+
+    Raises:
+        InputError: with every problem of every job; nothing has started then.
+    """
+    console = Console()
+    config, jobs = load_pipeline(pipeline, out_dir)
+    planned = plan(jobs)
+    chosen = _chosen(planned, only, index)
+    _check_folders(chosen, fresh)
+    if dry_run:
+        _show_table(console, config.name, chosen, fresh)
+        return [Outcome(p.job.name, p.job.folder, "planned") for p in chosen]
+    if fresh:
+        for each in chosen:
+            _set_aside(console, each.job)
+    outcomes = []
+    for position, each in enumerate(chosen, start=1):
+        outcomes.append(_run_job(console, each, f"[{position}/{len(chosen)}] {each.job.name}"))
+        if outcomes[-1].status == "stopped":
+            break
+    return outcomes
+
+
+def _chosen(planned: list[Planned], only: str | None, index: int | None) -> list[Planned]:
+    chosen = planned
+    if only is not None:
+        by = [
+            [p for p in planned if only == p.job.entry],
+            [p for p in planned if only == p.job.name],
+            [p for p in planned if only == p.job.stage],
+        ]
+        chosen = next((found for found in by if found), [])
+        if not chosen:
+            known = {name for p in planned for name in (p.job.entry, p.job.name, p.job.stage)}
+            raise InputError(f"--only {only}: the pipeline has none{did_you_mean(only, known)}")
+    if index is None:
+        return chosen
+    if not 0 <= index < len(chosen):
+        of = f" of {only}" if only else ""
+        raise InputError(
+            f"--index {index}: there are {len(chosen)} jobs{of}, 0 to {len(chosen) - 1}; "
+            "--dry-run lists them."
+        )
+    return [chosen[index]]
+
+
+def _check_folders(chosen: list[Planned], fresh: bool) -> None:
+    """Refuse folders with another config in them, and input that nobody will have made.
+
+    Raises:
+        InputError: with every problem.
+    """
+    problems: dict[str, None] = {}
+    running = {each.job.folder for each in chosen}
+    for each in chosen:
+        try:
+            found = None if fresh else Manifest.load(each.job.folder)
+            if found is not None:
+                found.check_same(each.job.stage, each.config.model_dump(mode="json"))
+        except InputError as error:
+            problems[str(error)] = None
+        for need in each.needs:
+            if need.folder not in running and not _is_complete(need.folder):
+                problems[
+                    f"{each.job.name}: reads {_shown(need.folder)}, which is not complete; "
+                    f"first run it: --only {need.name}"
+                ] = None
+    if problems:
+        raise InputError("\n".join(problems))
+
+
+def _is_complete(folder: Path) -> bool:
+    manifest = Manifest.load(folder)
+    return manifest is not None and manifest.status == "complete"
+
+
+def _state(each: Planned, to_run: Iterable[str] = ()) -> State:
+    """What a job's folder holds; `to_run` names the jobs that will have run again by then."""
+    own = Manifest.load(each.job.folder)
+    if own is None:
+        return "new"
+    for need in each.needs:
+        read = Manifest.load(need.folder)
+        if need.name in to_run or read is None or (read.finished or "") > own.started:
+            return "again"
+    return "complete" if own.status == "complete" else "resume"
+
+
+def _run_job(console: Console, each: Planned, title: str) -> Outcome:
+    job, began = each.job, perf_counter()
+    state = _state(each)
+    if state == "complete":
+        _say(console, title, "green", f"complete, skipped ({_shown(job.folder)})")
+        return Outcome(job.name, job.folder, "skipped")
+    if state == "again":
+        _set_aside(console, job)
+    verb = "resumes" if state == "resume" else "starts"
+    _say(console, title, "cyan", f"{job.stage} {verb} in {_shown(job.folder)}")
+    stage = STAGES[job.stage]
+    try:
+        stage.run(job.load(stage.model), job.folder)
+    except BaseException as error:
+        verb = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        _say(console, title, "red", f"{verb} after {_duration(perf_counter() - began)}")
+        raise
+    took = _duration(perf_counter() - began)
+    if not _is_complete(job.folder):
+        _say(console, title, "yellow", f"stopped after {took}; the same command resumes it")
+        return Outcome(job.name, job.folder, "stopped")
+    _say(console, title, "green", f"done in {took}")
+    return Outcome(job.name, job.folder, "done")
+
+
+def _set_aside(console: Console, job: Job) -> None:
+    aside = set_aside(job.folder)
+    if aside is not None:
+        _say(console, job.name, "yellow", f"earlier output is now in {_shown(aside)}")
+
+
+def _show_table(console: Console, name: str, chosen: list[Planned], fresh: bool) -> None:
+    table = Table("index", "job", "stage", "reads", "state", title=f"pipeline {escape(name)}")
+    to_run: list[str] = []
+    for position, each in enumerate(chosen):
+        state = "new" if fresh else _state(each, to_run)
+        if state != "complete":
+            to_run.append(each.job.name)
+        needs = ", ".join(dict.fromkeys(need.entry for need in each.needs))
+        table.add_row(str(position), escape(each.job.name), each.job.stage, escape(needs), state)
+    console.print(table)
+
+
+def _say(console: Console, title: str, colour: str, text: str) -> None:
+    line = f"[bold]{escape(title)}[/bold]: [{colour}]{escape(text)}[/{colour}]"
+    console.print(line, soft_wrap=True, highlight=False)
+
+
+def _shown(folder: Path) -> str:
+    """A folder relative to the working directory where it lies within."""
+    here = Path.cwd()
+    return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

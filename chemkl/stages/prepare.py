@@ -1,0 +1,153 @@
+"""The prepare stage: a source of SMILES becomes a clean, de-duplicated, split corpus."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from chemkl.config import InputError
+from chemkl.config.loading import load_config
+from chemkl.config.prepare import FileSource, PrepareConfig
+from chemkl.corpus import files
+from chemkl.corpus.cleaning import Clean, Cleaner, clean_lines
+from chemkl.corpus.reading import Line
+from chemkl.corpus.sources import N_LINES, read_source
+from chemkl.results.atomic import write_json
+from chemkl.results.manifest import Manifest
+
+
+def check(config: PrepareConfig) -> None:
+    """Find what only shows when the parts are built: unknown filters, an unreadable file.
+
+    Raises:
+        InputError: with the problem.
+    """
+    Cleaner.from_config(config)
+    if isinstance(config.source, FileSource):
+        next(iter(read_source(config.source, config.cache)), None)
+
+
+def run(config: PrepareConfig | Mapping[str, Any] | str | Path, out_dir: str | Path) -> Path:
+    """Write ``corpus.parquet``, ``dropped.parquet`` and ``tokens.json`` into a folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: the config, the source, or a folder that holds another corpus.
+    """
+    config = load_config(PrepareConfig, config)
+    check(config)
+    out = Path(out_dir)
+    inputs = {"source": config.source.path} if isinstance(config.source, FileSource) else {}
+    with Manifest.start(
+        out, stage="prepare", config=config.model_dump(mode="json"), inputs=inputs
+    ) as manifest:
+        lines = read_source(config.source, config.cache)
+        cleaned = clean_lines(islice(lines, config.limit), Cleaner.from_config(config))
+        totals = [n for n in (config.limit, N_LINES.get(config.source.kind)) if n is not None]
+        total = min(totals, default=None)
+        tally = _write(cleaned, out, total)
+        manifest.finish(results=tally)
+    _print(tally, out)
+    return out
+
+
+def _write(cleaned: Iterable[list[Clean]], out: Path, total: int | None) -> dict[str, Any]:
+    """Drop duplicates and write both tables; return the counts.
+
+    Raises:
+        InputError: not one line holds a usable molecule.
+    """
+    rows = _Rows()
+    columns = (TextColumn("reading molecules"), BarColumn(), MofNCompleteColumn())
+    with (
+        Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress,
+        files.TableWriter(out / files.MOLECULES, files.MOLECULE_SCHEMA) as molecules,
+        files.TableWriter(out / files.DROPPED, files.DROPPED_SCHEMA) as dropped,
+    ):
+        task = progress.add_task("read", total=total)
+        for chunk in cleaned:
+            kept, lost = rows.divide(chunk)
+            molecules.append(kept)
+            dropped.append(lost)
+            progress.advance(task, len(chunk))
+        if not rows.kept:
+            raise InputError(f"no line holds a usable molecule. Reasons: {rows.reasons()}")
+    write_json(out / files.TOKENS, dict(sorted(rows.tokens.items())))
+    return {
+        "molecules": rows.kept.total(),
+        "splits": dict(rows.kept),
+        "dropped": dict(rows.dropped.most_common()),
+        "n_tokens": len(rows.tokens),
+    }
+
+
+class _Rows:
+    """Divides lines into kept and dropped rows and counts both."""
+
+    def __init__(self) -> None:
+        self.kept: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
+        self.tokens: Counter[str] = Counter()
+        self._examples: dict[str, str] = {}
+        self._seen: dict[str, dict[str, int]] = {}  # by the source's split: molecule to its line
+
+    def divide(self, chunk: list[Clean]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Return the rows of both tables; the first line with a molecule keeps it."""
+        kept, lost = [], []
+        for clean in chunk:
+            line, smiles = clean.line, clean.smiles
+            reason = clean.reason if smiles is None else self._duplicate(smiles, line)
+            if smiles is None or reason is not None:
+                lost.append(self._lose(line, reason or "empty"))
+                continue
+            self.kept[clean.split] += 1
+            self.tokens.update(clean.tokens)
+            place = {"split": clean.split, "line": line.number}
+            kept.append({"smiles": smiles, **place, "n_tokens": len(clean.tokens)})
+        return kept, lost
+
+    def reasons(self) -> str:
+        """Return the commonest reasons, each with its first line."""
+        return "; ".join(
+            f"{n:,} x {name} (first {self._examples[name]})"
+            for name, n in self.dropped.most_common(5)
+        )
+
+    def _duplicate(self, smiles: str, line: Line) -> str | None:
+        """Name the earlier line with the same molecule; None, and remember it, if there is none."""
+        for split, lines in self._seen.items():
+            if smiles in lines:
+                where = "" if split == line.split else f" of {split}"
+                return f"duplicate: of line {lines[smiles]}{where}"
+        self._seen.setdefault(line.split, {})[smiles] = line.number
+        return None
+
+    def _lose(self, line: Line, reason: str) -> dict[str, Any]:
+        name = reason.split(":")[0]
+        self.dropped[name] += 1
+        self._examples.setdefault(name, f"line {line.number}: {(line.smiles or '')[:80]!r}")
+        return {
+            "line": line.number,
+            "split": line.split,
+            "text": line.smiles or "",
+            "reason": reason,
+        }
+
+
+def _print(tally: dict[str, Any], out: Path) -> None:
+    """Show what was kept and what was dropped and why."""
+    table = Table(title=f"{tally['molecules']:,} molecules, {tally['n_tokens']} tokens: {out}")
+    table.add_column("")
+    table.add_column("lines", justify="right")
+    for split, n in tally["splits"].items():
+        table.add_row(f"kept in {split}", f"{n:,}")
+    for reason, n in tally["dropped"].items():
+        table.add_row(f"dropped: {reason}", f"{n:,}")
+    Console().print(table)

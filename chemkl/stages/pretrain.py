@@ -1,0 +1,209 @@
+"""The pretrain stage: a prepared corpus becomes a prior."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning import Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
+from rich.console import Console
+
+from chemkl.chem.molecules import canonicalise
+from chemkl.config import InputError
+from chemkl.config.loading import load_config
+from chemkl.config.pretrain import PretrainConfig
+from chemkl.corpus import files
+from chemkl.corpus.batches import CorpusDataModule
+from chemkl.policies import RnnPolicy, save_policy
+from chemkl.results.manifest import Manifest
+from chemkl.results.provenance import sha256_of
+from chemkl.training.pretrain import Pretrain
+from chemkl.training.trainer import (
+    CHECKPOINTS,
+    POLICY,
+    Checkpoint,
+    build_trainer,
+    check_trainer,
+    last_checkpoint,
+    quiet,
+    seed_weights,
+    why_ended,
+)
+
+
+def check(config: PretrainConfig) -> None:
+    """Find out before training whether the trainer's arguments and the corpus can be used.
+
+    Raises:
+        InputError: with every problem.
+    """
+    problems = []
+    for part in (_check_trainer, _check_corpus):
+        try:
+            part(config)
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        raise InputError("\n".join(problems))
+
+
+def run(config: PretrainConfig | Mapping[str, Any] | str | Path, out_dir: str | Path) -> Path:
+    """Train a prior, or continue where a killed run stopped.
+
+    Returns:
+        The path of the model file.
+
+    Raises:
+        InputError: the config, the corpus, or a folder that holds another run.
+    """
+    config = load_config(PretrainConfig, config)
+    check(config)
+    out = Path(out_dir)
+    model_file = out / CHECKPOINTS / POLICY
+    plain = config.model_dump(mode="json")
+    if _is_complete(out, plain) and model_file.exists():
+        Console(stderr=True).print(f"{out}: complete; --fresh makes it anew")
+        return model_file
+    start = _start(config, out)
+    data = _data(config)
+    callbacks = [
+        Checkpoint(out, config.checkpoint_every),
+        LearningRateMonitor("step"),
+        TQDMProgressBar(refresh_rate=20),
+    ]
+    with quiet():  # all that can be wrong is found out before the folder is claimed
+        trainer = build_trainer(
+            out,
+            config.trainer,
+            callbacks,
+            max_epochs=config.epochs,
+            precision=config.precision,
+            gradient_clip_val=config.gradient_clip,
+        )
+    corpus = {"corpus": config.corpus / files.MOLECULES}
+    with (
+        Manifest.start(
+            out, stage="pretrain", config=plain, seed=config.seed, inputs=corpus
+        ) as manifest,
+        quiet(),
+    ):
+        module = _module(config, data)
+        trainer.fit(module, data, ckpt_path=start, weights_only=True)
+        metrics = _metrics(trainer, module, data)
+        provenance = {
+            "stage": "pretrain",
+            "run_id": manifest.run_id,
+            "config": {k: v for k, v in manifest.config.items() if k != "corpus"},
+            "corpus_sha256": manifest.inputs["corpus"].sha256,
+            "versions": manifest.versions,
+            "metrics": metrics,
+        }
+        save_policy(module.policy, model_file, provenance)
+        manifest.finish(ended_by=why_ended(trainer), results=metrics)
+    return model_file
+
+
+def _check_trainer(config: PretrainConfig) -> None:
+    check_trainer(config.trainer)
+
+
+def _check_corpus(config: PretrainConfig) -> None:
+    files.read_vocabulary(config.corpus)
+    if config.train_split == config.valid_split:
+        raise InputError(
+            f"train_split and valid_split are both {config.train_split!r}: choose two splits"
+        )
+    for split in (config.train_split, config.valid_split):
+        files.read_split(config.corpus, split, limit=1)
+
+
+def _is_complete(out: Path, config: Mapping[str, Any]) -> bool:
+    """Whether the folder holds this run, finished.
+
+    Raises:
+        InputError: it holds another one.
+    """
+    earlier = Manifest.load(out)
+    if earlier is None:
+        return False
+    earlier.check_same("pretrain", config)
+    return earlier.is_complete("pretrain", config)
+
+
+def _start(config: PretrainConfig, out: Path) -> Path | None:
+    """Return the checkpoint to continue from, if the corpus is still the same.
+
+    Raises:
+        InputError: the checkpoint is damaged, or the corpus has changed since.
+    """
+    start, earlier = last_checkpoint(out), Manifest.load(out)
+    if start is None or earlier is None or "corpus" not in earlier.inputs:
+        return start
+    path = config.corpus / files.MOLECULES
+    now, then = sha256_of(path), earlier.inputs["corpus"].sha256
+    if now != then:
+        raise InputError(
+            f"{path}: has changed since {out} was begun (sha256 {now}, then {then}), so that run "
+            f"cannot be continued. Put the corpus back, or begin anew with --fresh or another --out"
+        )
+    return start
+
+
+def _module(config: PretrainConfig, data: CorpusDataModule) -> Pretrain:
+    seed_weights(config.seed)
+    return Pretrain(
+        RnnPolicy(data.vocabulary, **config.model.model_dump(exclude={"kind"})),
+        learning_rate=config.learning_rate,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        samples_per_epoch=config.samples_per_epoch,
+        sample_metrics=SampleQuality(set(data.train_smiles)),
+        seed=config.seed,
+    )
+
+
+def _metrics(trainer: Trainer, module: Pretrain, data: CorpusDataModule) -> dict[str, float]:
+    """Return the last metrics; validate first if the network has been trained since."""
+    metrics = dict(trainer.callback_metrics)
+    if module.validated_at != trainer.global_step:
+        trainer.validate(module, data, verbose=False)
+        metrics |= trainer.callback_metrics
+    return {name: float(value) for name, value in metrics.items()}
+
+
+class SampleQuality:
+    """Validity, uniqueness and novelty of sampled SMILES, as shares.
+
+    Args:
+        corpus: canonical SMILES of the training split.
+    """
+
+    def __init__(self, corpus: set[str]) -> None:
+        self._corpus = corpus
+
+    def __call__(self, smiles: Sequence[str | None]) -> dict[str, float]:
+        """Return the share of valid SMILES, of unique ones among these, of novel among those.
+
+        None stands for a sequence without an end: it counts, as an invalid one.
+        """
+        valid = [c for s in smiles if s is not None and (c := canonicalise(s)) is not None]
+        unique = set(valid)
+        return {
+            "validity": len(valid) / len(smiles),
+            "uniqueness": len(unique) / max(1, len(valid)),
+            "novelty": len(unique - self._corpus) / max(1, len(unique)),
+        }
+
+
+def _data(config: PretrainConfig) -> CorpusDataModule:
+    return CorpusDataModule.from_folder(
+        config.corpus,
+        train_split=config.train_split,
+        valid_split=config.valid_split,
+        valid_molecules=config.valid_molecules,
+        vocabulary=files.read_vocabulary(config.corpus),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        randomise=config.randomise,
+        n_workers=config.n_workers,
+    )

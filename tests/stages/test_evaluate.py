@@ -1,0 +1,246 @@
+import json
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from chemkl.config import InputError, load_config
+from chemkl.config.evaluate import EvaluateConfig
+from chemkl.results import description_of
+from chemkl.stages import evaluate
+
+GOOD = [[("Cc1ccccc1", 0.9), ("CCO", 0.3)], [("CC1CCCCC1", 0.85), ("C1CC", 0.0)]]
+POOR = [[("CCN", 0.1)]]
+
+
+@pytest.fixture
+def runs(tmp_path, write_run):
+    write_run(tmp_path / "runs" / "b_good", GOOD)
+    write_run(tmp_path / "runs" / "a_poor", POOR)
+    return tmp_path / "runs"
+
+
+def json_of(path):
+    return json.loads(path.read_text())
+
+
+def test_several_runs_by_a_pattern(runs, tmp_path, capsys):
+    (runs / "not_a_run").mkdir()
+    table = evaluate.run({"runs": f"{runs}/*", "thresholds": [0.8, 0.9]}, tmp_path / "out")
+    assert table["run"].tolist() == ["a_poor"] * 3 + ["b_good"] * 3
+    assert table["threshold"].tolist()[1:3] == [0.8, 0.9]
+    written = pd.read_parquet(tmp_path / "out" / "diversity.parquet")
+    assert written["run"].tolist() == table["run"].tolist()
+    schema = pq.read_schema(tmp_path / "out" / "diversity.parquet")
+    assert all(description_of(field) for field in schema)
+    summary = json_of(tmp_path / "out" / "metrics.json")["runs"]
+    assert summary["b_good"]["validity"] == 0.75
+    assert summary["b_good"]["thresholds"]["0.8"]["yield"] == 2
+    assert summary["b_good"]["thresholds"]["0.8"]["scaffold_yield"] == 2
+    assert summary["a_poor"]["thresholds"]["0.8"]["ob1"] is None
+    shown = capsys.readouterr().out
+    assert shown.count("b_good") == 4
+    assert "Hits: R >= 0.9" in shown
+
+
+def test_each_run_also_gets_its_own_table(runs, tmp_path):
+    evaluate.run({"runs": [str(runs / "b_good")]}, tmp_path / "out")
+    own = json_of(runs / "b_good" / "evaluation" / "metrics.json")
+    assert own == json_of(tmp_path / "out" / "metrics.json")["runs"]["b_good"]
+    assert len(pd.read_parquet(runs / "b_good" / "evaluation" / "diversity.parquet")) == 2
+    assert not (runs / "a_poor" / "evaluation").exists()
+
+
+def test_runs_can_be_left_untouched(runs, tmp_path):
+    evaluate.run({"runs": [str(runs / "b_good")], "into_runs": False}, tmp_path / "out")
+    assert not (runs / "b_good" / "evaluation").exists()
+
+
+def test_the_manifest_says_what_was_read(runs, tmp_path):
+    evaluate.run({"runs": [str(runs / "b_good")]}, tmp_path / "out")
+    manifest = json_of(tmp_path / "out" / "manifest.json")
+    assert manifest["status"] == "complete"
+    assert manifest["stage"] == "evaluate"
+    assert len(manifest["inputs"]["run b_good"]["sha256"]) == 64
+
+
+def test_files_of_samples_and_novelty(tmp_path):
+    (tmp_path / "ours.smi").write_text("OCC\nCCO\nnonsense\nCCN\n")
+    (tmp_path / "corpus.smi").write_text("OCC\n")  # not canonical: CCO
+    config = {"samples": [str(tmp_path / "ours.smi")], "corpus": str(tmp_path / "corpus.smi")}
+    table = evaluate.run(config, tmp_path / "out")
+    row = table.iloc[0]
+    assert (row["run"], row["n_sampled"], row["n_valid"], row["n_molecules"]) == (
+        "ours.smi",
+        4,
+        3,
+        2,
+    )
+    assert row["novelty"] == 0.5
+    assert pd.isna(row["yield"])
+
+
+def test_a_corpus_said_to_be_canonical_is_taken_as_it_stands(tmp_path):
+    (tmp_path / "ours.smi").write_text("CCO\n")
+    (tmp_path / "corpus.smi").write_text("OCC\n")
+    config = {
+        "samples": [str(tmp_path / "ours.smi")],
+        "corpus": {"path": str(tmp_path / "corpus.smi"), "canonical": True},
+    }
+    assert evaluate.run(config, tmp_path / "out").iloc[0]["novelty"] == 1
+
+
+def test_one_split_of_a_prepared_corpus(tmp_path):
+    (tmp_path / "ours.smi").write_text("CCO\nCCN\n")
+    corpus = tmp_path / "corpus.parquet"
+    pq.write_table(pa.table({"smiles": ["CCO", "CCN"], "split": ["train", "test"]}), corpus)
+
+    def novelty(split):
+        config = {
+            "samples": [str(tmp_path / "ours.smi")],
+            "corpus": {"path": str(corpus), "split": split, "canonical": True},
+        }
+        return evaluate.run(config, tmp_path / f"out-{corpus.stem}-{split}").iloc[0]["novelty"]
+
+    assert novelty("train") == 0.5
+    assert novelty(None) == 0
+    with pytest.raises(InputError, match=r"no split 'trian'; did you mean 'train'\? Known: test,"):
+        novelty("trian")
+    corpus = tmp_path / "ours.smi"  # what novelty() reads from here on
+    with pytest.raises(InputError, match=r"ours\.smi has no splits.*Leave out split: train"):
+        novelty("train")
+
+
+def test_samples_that_were_cut_off_are_invalid_even_if_they_parse(tmp_path):
+    path = tmp_path / "samples.parquet"
+    pq.write_table(pa.table({"smiles": ["CCO", "CCC"], "truncated": [False, True]}), path)
+    row = evaluate.run({"samples": [str(path)]}, tmp_path / "out").iloc[0]
+    assert (row["n_sampled"], row["n_valid"]) == (2, 1)
+
+
+def test_a_reference_of_your_own(tmp_path):
+    (tmp_path / "ours.smi").write_text("Cc1ccccc1\nCCO\n")
+    (tmp_path / "theirs.smi").write_text("Cc1ccccc1\nCCO\nCCN\n")
+    config = {
+        "samples": [str(tmp_path / "ours.smi")],
+        "reference": str(tmp_path / "theirs.smi"),
+    }
+    row = evaluate.run(config, tmp_path / "out").iloc[0]
+    assert row["snn"] == pytest.approx(1)
+    assert pd.isna(row["scaf"])  # no scaffold with two rings
+    assert pd.isna(row["fcd"])
+
+
+def test_a_config_file_finds_its_runs_beside_it(runs, tmp_path):
+    (tmp_path / "eval.yaml").write_text("runs: [runs/b_good]\nthresholds: [0.5]\n")
+    table = evaluate.run(tmp_path / "eval.yaml", tmp_path / "out")
+    assert table["run"].unique().tolist() == ["b_good"]
+
+
+def test_the_same_evaluation_again_gives_the_same_files(runs, tmp_path):
+    config = {"runs": [str(runs / "b_good")]}
+    evaluate.run(config, tmp_path / "out")
+    names = ("diversity.parquet", "metrics.json")
+    before = [(tmp_path / "out" / name).read_bytes() for name in names]
+    evaluate.run(config, tmp_path / "out")
+    assert [(tmp_path / "out" / name).read_bytes() for name in names] == before
+
+
+def test_another_evaluation_in_the_same_folder_is_refused(runs, tmp_path):
+    evaluate.run({"runs": [str(runs / "b_good")]}, tmp_path / "out")
+    with pytest.raises(InputError, match=r"thresholds: \[0\.8\] in the folder, \[0\.5\] in the"):
+        evaluate.run({"runs": [str(runs / "b_good")], "thresholds": [0.5]}, tmp_path / "out")
+    with pytest.raises(InputError, match="output of stage 'posttrain'"):
+        evaluate.run({"runs": [str(runs / "b_good")]}, runs / "b_good")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({}, "nothing to evaluate: give run folders under `runs`"),
+        ({"runs": ["nowhere"]}, "no such file or folder: .*nowhere"),
+        ({"runs": "nowhere/*"}, r"no run folder \(one with 'trace/' in it\) matches .*nowhere/\*"),
+        ({"runs": ["."], "treshold": 1}, "treshold: not a known key; did you mean 'thresholds'"),
+        ({"runs": ["."], "fcd": True}, "fcd: true needs a `reference`"),
+        ({"runs": ["."], "metrics": {"circles_distance": 2}}, "circles_distance: .*less than 1"),
+    ],
+)
+def test_mistakes_in_the_config_are_named(tmp_path, monkeypatch, config, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        evaluate.run(config, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_without_a_trace_is_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"empty: no parts .* no trace to read"):
+        evaluate.run({"runs": [str(tmp_path / "empty")]}, tmp_path / "out")
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path, write_run):
+    for arm in ("mara", "gibbs"):
+        write_run(tmp_path / arm / "seed0", POOR)
+    folders = [tmp_path / arm / "seed0" for arm in ("mara", "gibbs")]
+    assert evaluate.run_names(folders) == ["mara/seed0", "gibbs/seed0"]
+    assert evaluate.run_names(folders[:1]) == ["seed0"]
+    assert evaluate.run_names([]) == []
+    table = evaluate.run({"runs": [str(f) for f in folders]}, tmp_path / "out")
+    assert table["run"].unique().tolist() == ["mara/seed0", "gibbs/seed0"]
+
+
+def test_the_same_run_twice_is_counted_twice(tmp_path):
+    assert len(set(evaluate.run_names([tmp_path, tmp_path]))) == 2
+
+
+def test_a_pattern_accepts_runs_that_an_earlier_job_will_have_made(tmp_path, write_run):
+    out = tmp_path / "out"
+    promised = [out / "mara", out / "gibbs", out / "samples", tmp_path / "prior"]
+    write_run(out / "gibbs", POOR)
+    (out / "samples").mkdir()  # made already, and no run
+    (tmp_path / "configs").mkdir()
+    config = load_config(
+        EvaluateConfig, {"runs": "../out/*"}, folder=tmp_path / "configs", promised=promised
+    )
+    assert config.runs == [out / "gibbs", out / "mara"]
+
+
+def test_a_pattern_within_a_promised_folder_is_accepted(tmp_path):
+    config = load_config(
+        EvaluateConfig, {"runs": "out/x/*"}, folder=tmp_path, promised=[tmp_path / "out"]
+    )
+    (run,) = config.runs
+    assert run.is_relative_to(tmp_path / "out" / "x")
+    assert not run.exists()
+
+
+def test_fcd_is_checked_before_the_run(monkeypatch, tmp_path):
+    (tmp_path / "a.smi").write_text("CCO\n")
+    config = load_config(
+        EvaluateConfig,
+        {
+            "samples": [str(tmp_path / "a.smi")],
+            "reference": str(tmp_path / "a.smi"),
+            "fcd": True,
+        },
+    )
+    monkeypatch.setattr("chemkl.evaluation.chemnet.find_spec", lambda _: None)
+    with pytest.raises(InputError, match=r"chemkl\[fcd\]"):
+        evaluate.check(config)
+
+
+def test_references_by_name_and_by_kind(tmp_path):
+    (tmp_path / "a.smi").write_text("CCO\n")
+
+    def load(reference):
+        return load_config(
+            EvaluateConfig, {"samples": ["a.smi"], "reference": reference}, folder=tmp_path
+        ).reference
+
+    assert load("moses_test")["moses_test"].kind == "moses_test"
+    assert load("a.smi")["a"].kind == "file"
+    named = load({"x": "moses_test", "y": {"kind": "file", "path": "a.smi"}})
+    assert list(named) == ["x", "y"]
+    with pytest.raises(InputError, match="moses_tset"):
+        load("moses_tset")

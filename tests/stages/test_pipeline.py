@@ -1,0 +1,347 @@
+"""The pipeline runner, with small stages in place of the real ones."""
+
+import json
+import sys
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import pytest
+
+from chemkl.config import Config, InputError, InputPath, load_config
+from chemkl.results import Manifest, read_trace
+from chemkl.stages import pipeline
+from chemkl.stages.registry import STAGES, Stage
+
+
+class Training(Config):
+    seed: int = 0
+    fail: bool = False
+
+
+class Reading(Config):
+    runs: list[InputPath]
+    threshold: float = 0.8
+
+
+@dataclass(frozen=True)
+class FakeStage(Stage):
+    """A stage that writes a manifest and a file, and remembers what it was asked to do."""
+
+    fake_model: type[Config] = Config
+    calls: list = field(default_factory=list)
+    checked: list = field(default_factory=list)
+    behaviour: dict = field(default_factory=dict)
+
+    @property
+    def model(self):
+        return self.fake_model
+
+    @property
+    def module(self):
+        return SimpleNamespace(run=self._run, check=self._check)
+
+    def _check(self, config):
+        self.checked.append(config)
+        if "check" in self.behaviour:
+            raise InputError(self.behaviour["check"])
+
+    def _run(self, config, out_dir):
+        self.calls.append(out_dir.name)
+        dump = load_config(self.model, config).model_dump(mode="json")
+        with Manifest.start(out_dir, stage=self.name, config=dump) as manifest:
+            (out_dir / "made_by").write_text(f"{self.name} {len(self.calls)}")
+            if out_dir.name in self.behaviour.get("raise", {}):
+                raise self.behaviour["raise"][out_dir.name]
+            if out_dir.name in self.behaviour.get("stop", ()):
+                manifest.finish("interrupted", ended_by="time limit")
+
+
+@pytest.fixture
+def stages(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    fakes = {
+        "posttrain": FakeStage("posttrain", "", "", Training),
+        "evaluate": FakeStage("evaluate", "", "", Reading),
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setitem(STAGES, name, fake)
+    return SimpleNamespace(**fakes)
+
+
+DEMO = {
+    "name": "demo",
+    "stages": [
+        {"stage": "posttrain", "name": "plain", "grid": {"seed": [0, 1]}},
+        {"stage": "posttrain", "name": "mara"},
+        {"stage": "evaluate", "config": {"runs": ["${plain}", "${mara}"]}},
+    ],
+}
+ALL = ["plain-seed=0", "plain-seed=1", "mara", "evaluate"]
+
+
+def statuses(outcomes):
+    return [outcome.status for outcome in outcomes]
+
+
+def test_jobs_run_in_order_and_a_second_run_skips_them(stages, tmp_path, capsys):
+    outcomes = pipeline.run(DEMO)
+    assert [o.name for o in outcomes] == ALL
+    assert statuses(outcomes) == ["done"] * 4
+    assert stages.posttrain.calls == ALL[:3]
+    assert stages.evaluate.calls == ["evaluate"]
+    assert (tmp_path / "runs/demo/plain-seed=1/manifest.json").exists()
+    assert "[4/4] evaluate: done in" in capsys.readouterr().out
+
+    assert statuses(pipeline.run(DEMO)) == ["skipped"] * 4
+    assert len(stages.posttrain.calls) == 3
+    assert "[1/4] plain-seed=0: complete, skipped" in capsys.readouterr().out
+
+
+def test_a_failure_stops_the_pipeline_and_the_next_run_resumes_there(stages, capsys):
+    stages.posttrain.behaviour["raise"] = {"mara": RuntimeError("no memory")}
+    with pytest.raises(RuntimeError, match="no memory"):
+        pipeline.run(DEMO)
+    assert "[3/4] mara: failed after" in capsys.readouterr().out
+    assert stages.evaluate.calls == []
+
+    stages.posttrain.behaviour.clear()
+    assert statuses(pipeline.run(DEMO)) == ["skipped", "skipped", "done", "done"]
+    assert "mara: posttrain resumes in" in capsys.readouterr().out
+    assert Manifest.load("runs/demo/mara").was_resumed
+
+
+def test_ctrl_c_is_told_as_such(stages, capsys):
+    stages.posttrain.behaviour["raise"] = {"mara": KeyboardInterrupt()}
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(DEMO)
+    assert "mara: interrupted after" in capsys.readouterr().out
+
+
+def test_ctrl_c_survives_what_the_trainer_makes_of_it(stages):
+    # lightning.pytorch.trainer.call: except KeyboardInterrupt: ...; sys.exit(1)
+    try:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            sys.exit(1)
+    except SystemExit as end:
+        stages.posttrain.behaviour["raise"] = {"mara": end}
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(DEMO)
+    stages.posttrain.behaviour["raise"] = {"mara": SystemExit(3)}
+    with pytest.raises(SystemExit, match="3"):
+        pipeline.run(DEMO)
+
+
+def test_a_job_that_stops_early_ends_the_run_and_is_resumed(stages, capsys):
+    stages.posttrain.behaviour["stop"] = {"plain-seed=1"}
+    assert statuses(pipeline.run(DEMO)) == ["done", "stopped"]
+    assert "plain-seed=1: stopped after" in capsys.readouterr().out
+    stages.posttrain.behaviour.clear()
+    assert statuses(pipeline.run(DEMO)) == ["skipped", "done", "done", "done"]
+
+
+def test_everything_is_checked_before_anything_runs(stages, tmp_path):
+    stages.posttrain.behaviour["check"] = "prior.bin: not a model file"
+    broken = {
+        "name": "demo",
+        "stages": [
+            {"stage": "posttrain", "set": {"sed": 1}},
+            {"stage": "posttrain", "name": "b", "grid": {"seed": [0, 1]}},
+            {"stage": "evaluate", "config": {"runs": ["${b}", "nowhere"], "treshold": 1}},
+        ],
+    }
+    with pytest.raises(InputError) as caught:
+        pipeline.run(broken)
+    assert str(caught.value).splitlines() == [
+        "pipeline: sed: not a known key; did you mean 'seed'? Known: fail, seed",
+        "b: prior.bin: not a model file",  # once, though two jobs have it
+        f"pipeline: stages.2.config.runs.2: no such file or folder: {tmp_path / 'nowhere'}",
+        "pipeline: stages.2.config.treshold: not a known key; did you mean 'threshold'? "
+        "Known: runs, threshold",
+    ]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_deeper_check_waits_for_input_that_is_not_made_yet(stages):
+    pipeline.run(DEMO, dry_run=True)
+    assert len(stages.posttrain.checked) == 3
+    assert stages.evaluate.checked == []
+
+
+def test_a_dry_run_lists_the_jobs_and_makes_nothing(stages, tmp_path, capsys):
+    assert statuses(pipeline.run(DEMO, dry_run=True)) == ["planned"] * 4
+    table = capsys.readouterr().out
+    rows = [line for line in table.splitlines() if "posttrain" in line or "evaluate" in line]
+    assert [[cell.strip() for cell in row.split("│")[1:4]] for row in rows[:3]] == [
+        ["0", "plain-seed=0", "posttrain"],
+        ["1", "plain-seed=1", "posttrain"],
+        ["2", "mara", "posttrain"],
+    ]
+    assert not (tmp_path / "runs").exists()
+    assert stages.posttrain.calls == []
+
+
+def test_the_table_tells_what_would_be_done(stages, capsys):
+    pipeline.run(DEMO)
+    capsys.readouterr()
+    pipeline.run(DEMO, dry_run=True)
+    assert capsys.readouterr().out.count("complete") == 4
+    pipeline.run(DEMO, dry_run=True, fresh=True)
+    assert capsys.readouterr().out.count("new") == 4
+    stages.posttrain.behaviour["stop"] = {"mara"}
+    pipeline.run(DEMO, only="mara", fresh=True)
+    capsys.readouterr()
+    pipeline.run(DEMO, dry_run=True)
+    table = capsys.readouterr().out
+    assert [table.count(word) for word in ("complete", "resume", "again")] == [2, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("only", "names"),
+    [
+        ("plain", ALL[:2]),
+        ("plain-seed=1", ALL[1:2]),
+        ("mara", ["mara"]),
+        ("posttrain", ALL[:3]),
+        ("evaluate", ["evaluate"]),
+    ],
+)
+def test_only_takes_an_entry_a_job_or_a_stage(stages, only, names):
+    pipeline.run(DEMO)
+    assert [outcome.name for outcome in pipeline.run(DEMO, only=only)] == names
+
+
+def test_an_array_of_jobs_runs_each_index_once(stages):
+    for index in (1, 0):
+        pipeline.run(DEMO, only="plain", index=index)
+    assert stages.posttrain.calls == ["plain-seed=1", "plain-seed=0"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"only": "mra"}, "--only mra: the pipeline has none; did you mean 'mara'"),
+        ({"only": "plain", "index": 2}, "--index 2: there are 2 jobs of plain, 0 to 1"),
+        ({"index": -1}, "--index -1: there are 4 jobs, 0 to 3"),
+        (
+            {"only": "evaluate"},
+            r"evaluate: reads .*plain-seed=0, which is not complete; first run it: --only plain",
+        ),
+    ],
+)
+def test_choices_that_cannot_be_run(stages, settings, problem):
+    with pytest.raises(InputError, match=problem):
+        pipeline.run(DEMO, **settings)
+    assert stages.posttrain.calls == stages.evaluate.calls == []
+
+
+def test_a_folder_with_another_config_is_left_alone(stages, tmp_path):
+    pipeline.run(DEMO)
+    before = (tmp_path / "runs/demo/mara/manifest.json").read_bytes()
+    other = json.loads(json.dumps(DEMO))
+    other["stages"][1]["set"] = {"seed": 7}
+    other["stages"][2]["set"] = {"threshold": 0.9}
+    with pytest.raises(InputError, match=r"seed: 0 in the folder, 7 in the new config") as caught:
+        pipeline.run(other)
+    assert "threshold: 0.8 in the folder, 0.9 in the new config" in str(caught.value)
+    assert "--fresh" in str(caught.value)
+    assert (tmp_path / "runs/demo/mara/manifest.json").read_bytes() == before
+    assert statuses(pipeline.run(other, "elsewhere")) == ["done"] * 4
+
+
+def test_fresh_moves_aside_what_was_there_and_deletes_nothing(stages, tmp_path, capsys):
+    pipeline.run(DEMO)
+    first = (tmp_path / "runs/demo/mara/made_by").read_text()
+    assert statuses(pipeline.run(DEMO, only="mara", fresh=True)) == ["done"]
+    assert "mara: earlier output is now in runs/demo/mara.old-1\n" in capsys.readouterr().out
+    second = (tmp_path / "runs/demo/mara/made_by").read_text()
+    assert (tmp_path / "runs/demo/mara.old-1/made_by").read_text() == first != second
+    pipeline.run(DEMO, only="mara", fresh=True)
+    assert (tmp_path / "runs/demo/mara.old-2/made_by").read_text() == second
+
+
+def test_what_read_an_older_run_is_made_again(stages, tmp_path, monkeypatch):
+    times = iter(f"2030-01-01T00:00:{second:02d}+00:00" for second in range(60))
+    monkeypatch.setattr("chemkl.results.manifest._now", lambda: next(times))
+    pipeline.run(DEMO)
+    pipeline.run(DEMO, only="mara", fresh=True)
+    assert statuses(pipeline.run(DEMO)) == ["skipped", "skipped", "skipped", "done"]
+    assert (tmp_path / "runs/demo/evaluate.old-1/made_by").exists()
+    assert statuses(pipeline.run(DEMO)) == ["skipped"] * 4
+
+
+def test_input_that_a_finished_job_did_not_write_is_an_input_error(stages):
+    demo = {
+        "name": "demo",
+        "stages": [
+            {"stage": "posttrain", "name": "plain"},
+            {"stage": "evaluate", "config": {"runs": ["${plain}/checkpoints"]}},
+        ],
+    }
+    with pytest.raises(InputError, match=r"config\.runs\.0: no such file .*plain/checkpoints"):
+        pipeline.run(demo)
+    assert stages.posttrain.calls == ["plain"]
+
+
+def test_the_registry_knows_every_stage_that_a_pipeline_may_name():
+    from typing import get_args
+
+    from chemkl.config.pipeline import StageName
+
+    assert set(STAGES) == set(get_args(StageName))
+
+
+REAL = """\
+name: demo
+stages:
+  - stage: prepare
+    config:
+      source: {kind: file, path: molecules.smi}
+      split: {kind: random, test: 0.3, valid: 0}
+      n_workers: 1
+  - stage: pretrain
+    config:
+      corpus: ${prepare}
+      valid_split: test
+      model: {embedding_size: 8, hidden_size: 16, n_layers: 1, dropout: 0}
+      epochs: 1
+      samples_per_epoch: 10
+  - stage: posttrain
+    name: plain
+    config:
+      prior: ${pretrain}/checkpoints/policy.safetensors
+      reward: {components: [{kind: qed}]}
+      target: {kind: gibbs, sigma: 16}
+      batch_size: 8
+      budget: 20
+      max_samples: 32
+    grid: {seed: [0, 1]}
+  - stage: sample
+    config: {policy: "${plain-seed=0}/checkpoints/policy.safetensors", n: 10}
+  - stage: evaluate
+    config: {runs: ["${plain}"]}
+  - stage: report
+    config: {runs: ["${plain}"]}
+"""
+
+
+def test_the_real_stages_go_from_molecules_to_report(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "molecules.smi").write_text(
+        "CCO\nCCN\nCCC\nc1ccccc1\nCC(=O)O\nCCOC\nOc1ccccc1\nCCNC\nCC(C)C\nNCCO\nc1ccncc1\nCCCl\n"
+    )
+    (tmp_path / "demo.yaml").write_text(REAL)
+    assert statuses(pipeline.run("demo.yaml")) == ["done"] * 7
+    assert statuses(pipeline.run("demo.yaml")) == ["skipped"] * 7
+    out = tmp_path / "runs" / "demo"
+    for file in (
+        "prepare/corpus.parquet",
+        "pretrain/checkpoints/policy.safetensors",
+        "plain-seed=1/checkpoints/policy.safetensors",
+        "sample/samples.parquet",
+        "evaluate/diversity.parquet",
+        "report/report.html",
+    ):
+        assert (out / file).stat().st_size > 0
+    assert len(read_trace(out / "plain-seed=0")) == 32

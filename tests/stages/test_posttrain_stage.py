@@ -1,0 +1,661 @@
+"""The posttrain stage: what a run leaves behind holds, and a killed run ends as if it had not been.
+
+The kills are exceptions here, raised where a signal may strike; the last test sends real ones.
+"""
+
+import csv
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import lightning
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from rdkit import Chem, RDLogger
+from rdkit.Chem import QED, Descriptors
+from rdkit.Chem.Scaffolds import MurckoScaffold
+from safetensors.torch import load_file, save_file
+
+from chemkl.config import InputError
+from chemkl.policies import RnnPolicy, Vocabulary, load_policy, read_header, save_policy
+from chemkl.results import Manifest, read_trace
+from chemkl.results import trace as trace_file
+from chemkl.results.trace import TraceWriter
+from chemkl.stages import posttrain
+from chemkl.training import trainer as training_trainer
+from chemkl.training.ledger import Ledger
+
+REWARD = {
+    "components": [
+        {"kind": "qed", "weight": 2},
+        {"kind": "tpsa", "transform": {"kind": "sigmoid", "low": 0, "high": 60}},
+    ]
+}
+TAU, BETA = 0.45, 0.05
+
+
+class KilledError(BaseException):
+    """Stands for a SIGKILL: nothing after it runs in the stage."""
+
+
+@pytest.fixture
+def config(tiny_prior):
+    return {
+        "prior": str(tiny_prior),
+        "reward": REWARD,
+        "target": {"kind": "mara", "beta": BETA, "tau": TAU},
+        "estimator": "log_variance",
+        "batch_size": 16,
+        "learning_rate": 2e-3,
+        "budget": 100,
+        "seed": 3,
+        "trainer": {"accelerator": "cpu", "log_every_n_steps": 2},
+        "callbacks": {"checkpoint_every": 3, "progress_bar": False},
+    }
+
+
+FILTERED = {"diversity_filter": {"kind": "murcko", "bucket": 8, "min_score": 0.3}}
+RUNNING = {"target": {"kind": "mara", "sigma": 20, "tau": TAU, "anchor": "running"}, **FILTERED}
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_prior, tmp_path_factory):
+    """One finished run that many tests look at: MARA with a bucket filter."""
+    out = tmp_path_factory.mktemp("run")
+    posttrain.run(
+        {
+            "prior": tiny_prior,
+            "reward": REWARD,
+            "target": {"kind": "mara", "beta": BETA, "tau": TAU},
+            "estimator": "log_variance",
+            **FILTERED,
+            "batch_size": 16,
+            "learning_rate": 3e-3,
+            "budget": 250,
+            "seed": 1,
+            "trainer": {"accelerator": "cpu", "log_every_n_steps": 2},
+            "callbacks": {"checkpoint_every": 5, "progress_bar": False},
+        },
+        out,
+    )
+    return out
+
+
+@pytest.fixture(scope="module")
+def trace(finished):
+    return read_trace(finished)
+
+
+def manifest_of(out):
+    return json.loads((out / "manifest.json").read_text())
+
+
+def policy_weights(out):
+    return load_file(out / "checkpoints" / "policy.safetensors")
+
+
+def same_run(one, other):
+    """Bit for bit: every column of the trace, every weight, the results."""
+    pd.testing.assert_frame_equal(read_trace(one), read_trace(other), check_exact=True)
+    left, right = policy_weights(one), policy_weights(other)
+    assert left.keys() == right.keys()
+    assert [name for name in left if not torch.equal(left[name], right[name])] == []
+    for key in ("status", "ended_by", "results", "config_hash"):
+        assert manifest_of(one)[key] == manifest_of(other)[key]
+
+
+# ---- a finished run
+
+
+def test_the_manifest_says_what_was_spent_and_what_ended_the_run(finished, trace):
+    manifest = manifest_of(finished)
+    assert manifest["status"] == "complete"
+    assert manifest["ended_by"] == "budget"
+    steps = int(trace["step"].max()) + 1
+    assert manifest["results"] == {"calls": 250, "samples": len(trace), "steps": steps}
+    assert manifest["inputs"].keys() == {"prior"}
+
+
+def test_the_calls_are_1_to_n_without_gaps_and_n_is_the_budget(trace):
+    assert trace["call"].dropna().tolist() == list(range(1, 251))
+    assert len(trace) > 260  # some rows were free
+
+
+def test_a_row_is_a_call_a_repeat_or_invalid(trace):
+    seen = set()
+    for row in trace.itertuples():
+        repeat = row.valid and row.canonical_smiles in seen
+        assert row.repeat == repeat
+        assert pd.isna(row.call) == (repeat or not row.valid)
+        seen.add(row.canonical_smiles)
+    assert trace["repeat"].sum() > 5
+
+
+def test_steps_and_rows_are_numbered_and_the_run_stops_with_the_last_call(trace):
+    sizes = trace.groupby("step").size().tolist()
+    assert sizes[:-1] == [16] * (len(sizes) - 1)
+    assert 1 <= sizes[-1] <= 16
+    assert trace["row"].tolist() == [r for size in sizes for r in range(size)]
+    assert trace["call"].last_valid_index() >= len(trace) - 16
+    assert not trace["is_replay"].any()
+
+
+def test_rdkit_called_directly_gives_the_stored_values_and_reward(trace):
+    RDLogger.DisableLog("rdApp.*")
+    for row in trace.itertuples():
+        truncated = "truncated" in str(row.reason)
+        mol = Chem.MolFromSmiles(row.smiles) if row.smiles and not truncated else None
+        assert row.valid == (mol is not None)
+        if mol is None:
+            assert isinstance(row.reason, str)
+            assert row.reward == row.reward_filtered == 0.0
+            assert np.isnan([row.raw_qed, row.score_qed, row.raw_tpsa, row.score_tpsa]).all()
+            continue
+        assert pd.isna(row.reason)
+        assert row.canonical_smiles == Chem.MolToSmiles(mol)
+        assert row.scaffold == MurckoScaffold.MurckoScaffoldSmiles(row.smiles)
+        qed, tpsa = QED.qed(mol), Descriptors.TPSA(mol)
+        sigmoid = 1 / (1 + 10 ** (-10 * 0.25 * (tpsa - 30) / 60))
+        assert row.raw_qed == row.score_qed == pytest.approx(qed, abs=1e-6)
+        assert row.raw_tpsa == pytest.approx(tpsa, abs=1e-6)
+        assert row.score_tpsa == pytest.approx(sigmoid, abs=1e-6)
+        assert row.reward == pytest.approx((qed**2 * sigmoid) ** (1 / 3), abs=1e-6)
+    RDLogger.EnableLog("rdApp.*")
+    assert (~trace["valid"]).sum() > 3
+
+
+def test_the_prior_gives_the_stored_log_probabilities_again(trace, tiny_prior):
+    spelled = ~trace["smiles"].str.contains("^", regex=False)  # a start token in the middle
+    whole = trace[spelled & ~trace["reason"].str.contains("truncated", na=False)]
+    again = load_policy(tiny_prior).logp(whole["smiles"].tolist()).detach().numpy()
+    assert np.abs(again - whole["logp_ref"]).max() < 1e-3
+    assert len(whole) > 250
+
+
+def test_the_agent_begins_as_the_prior_and_moves(trace):
+    first, last = (trace[trace["step"] == s] for s in (0, trace["step"].max()))
+    assert np.abs(first["logp_policy"] - first["logp_ref"]).max() < 1e-4
+    assert (last["logp_policy"] - last["logp_ref"]).mean() > 0.1
+
+
+def test_the_filter_pays_each_scaffold_eight_times_and_leaves_the_reward_in_the_trace(trace):
+    paid = {}
+    for row in trace.itertuples():
+        counts = row.valid and row.reward >= 0.3
+        full = counts and paid.get(row.scaffold, 0) == 8
+        assert row.reward_filtered == (0.0 if full else row.reward)
+        if counts and not full:
+            paid[row.scaffold] = paid.get(row.scaffold, 0) + 1
+    withdrawn = trace["reward_filtered"] < trace["reward"]
+    assert withdrawn.sum() > 20
+    assert max(paid.values()) == 8
+
+
+def test_a_hit_is_a_filtered_reward_of_tau_and_the_anchor_the_likeliest_hit_of_its_step(trace):
+    assert trace["hit"].tolist() == (trace["reward_filtered"] >= TAU).tolist()
+    assert ((trace["reward"] >= TAU) & ~trace["hit"]).any()  # the filter acted before the test
+    likeliest = trace[trace["hit"]].groupby("step")["logp_ref"].idxmax()
+    assert trace.index[trace["anchor"]].tolist() == likeliest.tolist()
+    assert len(likeliest) > 5
+
+
+def test_the_stored_target_is_the_formula_of_the_paper(trace):
+    anchors = trace[trace["anchor"]].set_index("step")
+    for row in trace.itertuples():
+        source = anchors.loc[row.step] if row.hit else row
+        wanted = source.logp_ref + source.reward_filtered / BETA
+        assert row.log_target == pytest.approx(wanted, abs=1e-3)
+
+
+def test_the_policy_file_is_the_trained_one_and_says_where_it_comes_from(finished, tiny_prior):
+    path = finished / "checkpoints" / "policy.safetensors"
+    before, after = load_file(tiny_prior), load_file(path)
+    assert before.keys() == after.keys()
+    assert [name for name in before if torch.equal(before[name], after[name])] == []
+    provenance = read_header(path)["provenance"]
+    assert provenance["calls"] == 250
+    assert provenance["prior_sha256"] == manifest_of(finished)["inputs"]["prior"]["sha256"]
+    assert load_policy(path).sample(3, torch.Generator().manual_seed(0)).smiles
+
+
+def test_the_checkpoint_holds_no_prior(finished):
+    saved = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)
+    assert {name.split(".")[0] for name in saved["state_dict"]} == {"policy"}
+    n_weights = sum(value.numel() for value in policy_weights(finished).values())
+    assert sum(value.numel() for value in saved["state_dict"].values()) == n_weights
+
+
+def test_the_metrics_stand_in_csv_and_tensorboard_files(finished, trace):
+    with (finished / "logs" / "csv" / "version_0" / "metrics.csv").open() as file:
+        logged = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in logged] == list(range(1, trace["step"].max(), 2))
+    for row in logged:
+        step = trace[trace["step"] == int(row["step"])]
+        assert float(row["reward"]) == pytest.approx(step["reward"].mean())
+        assert float(row["objective/hit_rate"]) == pytest.approx(step["hit"].mean())
+        assert math.isnan(float(row["hits/sa_score"])) == (not step["hit"].any())
+    wanted = {
+        "calls", "samples", "valid_rate", "unique_rate", "new_rate", "canonical_rate", "reward",
+        "reward_filtered", "objective/loss", "objective/hit_rate", "objective/logp_policy_mean",
+        "objective/logp_ref_mean", "objective/logp_ref_hits_mean", "hits/n_tokens",
+        "hits/heavy_atoms", "hits/sa_score",
+    }  # fmt: skip
+    assert wanted <= set(logged[0])
+    events = list((finished / "logs" / "tensorboard").glob("events.*"))
+    assert any(b"objective/hit_rate" in event.read_bytes() for event in events)
+
+
+def test_the_trace_is_one_file_in_the_end_and_nothing_lies_about(finished):
+    assert len(list((finished / "trace").iterdir())) == 1
+    assert not (finished / ".orphan").exists()
+    assert sorted(p.name for p in (finished / "checkpoints").iterdir()) == [
+        "last.ckpt",
+        "policy.safetensors",
+    ]
+
+
+def test_a_finished_run_is_left_as_it_is_when_it_is_started_again(config, tmp_path, asked):
+    counted = {"components": [{"kind": "counted", "transform": {"kind": "step", "low": 20}}]}
+    config |= {"reward": counted, "budget": 30}
+    posttrain.run(config, tmp_path)
+    before, n_asked = read_trace(tmp_path), len(asked)
+    posttrain.run(config, tmp_path)
+    pd.testing.assert_frame_equal(read_trace(tmp_path), before, check_exact=True)
+    assert len(asked) == n_asked == 30
+    assert manifest_of(tmp_path)["results"]["calls"] == 30
+
+
+# ---- how a run ends
+
+
+@pytest.mark.parametrize("budget", [1, 7, 16, 50])
+def test_the_budget_is_spent_to_the_last_call_and_no_further(config, tmp_path, asked, budget):
+    counted = {"components": [{"kind": "counted", "transform": {"kind": "step", "low": 20}}]}
+    posttrain.run(config | {"reward": counted, "budget": budget, "batch_size": 8}, tmp_path)
+    calls = read_trace(tmp_path)["call"].dropna().tolist()
+    assert calls == list(range(1, budget + 1))
+    assert len(asked) == len(set(asked)) == budget
+    assert manifest_of(tmp_path)["ended_by"] == "budget"
+
+
+def test_a_collapsed_policy_is_ended_by_max_samples(config, tmp_path, tiny_prior):
+    policy = load_policy(tiny_prior)
+    policy.linear.bias.data[policy.vocabulary.tokens.index("O")] += 30  # O, OO, OOO, ...
+    policy.linear.bias.data[0] += 29.5
+    save_policy(policy, tmp_path / "collapsed.safetensors", {})
+    out = tmp_path / "run"
+    agent = str(tmp_path / "collapsed.safetensors")
+    posttrain.run(config | {"agent": agent, "max_samples": 100, "learning_rate": 1e-9}, out)
+    rows, manifest = read_trace(out), manifest_of(out)
+    assert manifest["ended_by"] == "max_samples"
+    assert manifest["results"]["samples"] == len(rows) == 100
+    assert rows["call"].max() == manifest["results"]["calls"] < 20
+    assert rows.groupby("step").size().tolist() == [16] * 6 + [4]
+    assert manifest["inputs"].keys() == {"prior", "agent"}
+    assert rows["logp_policy"].mean() > rows["logp_ref"].mean() + 1  # it began as the agent
+
+
+def test_truncated_rows_are_invalid_and_say_so(config, tmp_path, tiny_prior):
+    policy = load_policy(tiny_prior)
+    short = RnnPolicy(policy.vocabulary, **{**policy._sizes, "max_length": 5})
+    short.load_state_dict(policy.state_dict())
+    save_policy(short, tmp_path / "short.safetensors", {})
+    out = tmp_path / "run"
+    posttrain.run(config | {"prior": str(tmp_path / "short.safetensors"), "budget": 20}, out)
+    rows = read_trace(out)
+    cut = rows[rows["reason"] == "truncated: no end after 5 tokens"]
+    assert len(cut) > 10
+    assert (cut["n_tokens"] == 5).all()
+    assert not cut["valid"].any()
+    assert cut["call"].isna().all()
+    assert (rows.drop(cut.index)["n_tokens"] <= 5).all()
+
+
+# ---- one seed, one run
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(config, tmp_path):
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        posttrain.run(config | FILTERED | {"seed": seed, "budget": 60}, tmp_path / name)
+    same_run(tmp_path / "a", tmp_path / "b")
+    a, c = (read_trace(tmp_path / name) for name in "ac")
+    assert a["smiles"].tolist() != c["smiles"].tolist()
+
+
+def test_a_reward_in_a_file_beside_the_config_is_the_same_as_the_inline_one(config, tmp_path):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "reward.yaml").write_text(yaml.safe_dump(REWARD))
+    file = tmp_path / "configs" / "run.yaml"
+    file.write_text(yaml.safe_dump(config | {"reward": "reward.yaml", "budget": 40}))
+    posttrain.run(file, tmp_path / "by_path")
+    posttrain.run(config | {"budget": 40}, tmp_path / "inline")
+    same_run(tmp_path / "by_path", tmp_path / "inline")
+    assert manifest_of(tmp_path / "by_path")["config"] == manifest_of(tmp_path / "inline")["config"]
+
+
+def test_with_a_progress_bar_the_run_is_the_same(config, tmp_path, capsys):
+    posttrain.run(config | {"budget": 40}, tmp_path / "silent")
+    shown = config | {"budget": 40, "callbacks": {"checkpoint_every": 3}}
+    posttrain.run(shown, tmp_path / "shown")
+    assert "40/40 calls" in capsys.readouterr().err
+    pd.testing.assert_frame_equal(read_trace(tmp_path / "silent"), read_trace(tmp_path / "shown"))
+
+
+# ---- killed and resumed
+
+
+def killed_at_step(number):
+    """Between two checkpoints: the rows since the last one are in memory alone."""
+
+    def arrange(patch):
+        original = Ledger.enter
+
+        def enter(self, step, rollout):
+            if step == number:
+                raise KilledError
+            return original(self, step, rollout)
+
+        patch.setattr(Ledger, "enter", enter)
+
+    return arrange
+
+
+def killed_after(owner, name, nth=1, before=False):
+    """Right after (or before) the n-th call of a function."""
+
+    def arrange(patch):
+        original, count = getattr(owner, name), [0]
+
+        def call(*args, **kwargs):
+            count[0] += 1
+            if before and count[0] == nth:
+                raise KilledError
+            result = original(*args, **kwargs)
+            if count[0] == nth:
+                raise KilledError
+            return result
+
+        patch.setattr(owner, name, call)
+
+    return arrange
+
+
+def run_and_kill(patch, arrange, config, out):
+    with patch.context() as inside:
+        arrange(inside)
+        with pytest.raises(KilledError):
+            posttrain.run(config, out)
+
+
+KILLS = {
+    "before the first step": [killed_at_step(0)],
+    "before the first checkpoint": [killed_at_step(1)],
+    "between checkpoints": [killed_at_step(5)],
+    "right at a checkpoint": [killed_after(training_trainer.Checkpoint, "save", nth=2)],
+    "between the first cut and its checkpoint": [
+        killed_after(lightning.Trainer, "save_checkpoint", nth=1, before=True)
+    ],
+    "between a cut and its checkpoint": [
+        killed_after(lightning.Trainer, "save_checkpoint", nth=2, before=True)
+    ],
+    "while a checkpoint is renamed": [
+        killed_after(lightning.Trainer, "save_checkpoint", nth=2),
+    ],
+    "before the trace becomes one file": [killed_after(TraceWriter, "compact", before=True)],
+    "while the trace becomes one file": [
+        killed_after(trace_file.shutil, "rmtree", nth=2, before=True)
+    ],
+    "before the policy is written": [killed_after(posttrain, "save_policy", before=True)],
+    "before the manifest is finished": [killed_after(posttrain, "save_policy")],
+    "four times": [
+        killed_at_step(2),
+        killed_after(lightning.Trainer, "save_checkpoint", nth=2, before=True),
+        killed_at_step(5),
+        killed_after(posttrain, "save_policy", before=True),
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_prior, tmp_path_factory):
+    """Runs that nothing happened to, by name; made when first asked for."""
+    made = {}
+
+    def get(name, config):
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp(name)
+            posttrain.run(config, made[name])
+        return made[name]
+
+    return get
+
+
+@pytest.mark.parametrize("kill", KILLS)
+def test_a_killed_run_ends_as_if_it_had_not_been(
+    config, tmp_path, uninterrupted, monkeypatch, kill
+):
+    config |= RUNNING
+    for arrange in KILLS[kill]:
+        run_and_kill(monkeypatch, arrange, config, tmp_path)
+    posttrain.run(config, tmp_path)
+    same_run(tmp_path, uninterrupted("running", config))
+    assert len(manifest_of(tmp_path)["resumed"]) == len(KILLS[kill])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"target": {"kind": "gibbs", "sigma": 30}, "estimator": "reinvent"},
+        {"target": {"kind": "gibbs", "sigma": 30}, "estimator": "rloo", "precision": "bf16-mixed"},
+        {"max_samples": 100, "budget": 10_000},
+    ],
+    ids=["reinvent", "bf16", "max_samples"],
+)
+def test_so_do_other_kinds_of_run(config, tmp_path, monkeypatch, changes):
+    config |= changes
+    posttrain.run(config, tmp_path / "whole")
+    run_and_kill(monkeypatch, killed_at_step(4), config, tmp_path / "killed")
+    posttrain.run(config, tmp_path / "killed")
+    same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_nothing_on_disk_is_scored_twice(config, tmp_path, monkeypatch, asked):
+    config |= {
+        "reward": {"components": [{"kind": "counted", "transform": {"kind": "step", "low": 20}}]}
+    }
+    run_and_kill(
+        monkeypatch,
+        killed_after(lightning.Trainer, "save_checkpoint", nth=2, before=True),
+        config,
+        tmp_path,
+    )
+    on_disk = read_trace(tmp_path)
+    assert on_disk["step"].max() == 5  # three steps more than the checkpoint knows
+    asked.clear()
+    posttrain.run(config, tmp_path)
+    assert not set(asked) & set(on_disk["canonical_smiles"].dropna())
+    assert len(asked) == 100 - on_disk["call"].count()
+
+
+def test_a_killed_run_says_that_it_is_not_complete(config, tmp_path, monkeypatch):
+    run_and_kill(monkeypatch, killed_at_step(4), config, tmp_path)
+    assert manifest_of(tmp_path)["status"] == "interrupted"
+    assert not (tmp_path / "checkpoints" / "policy.safetensors").exists()
+    assert read_trace(tmp_path)["step"].max() == 2
+
+
+@pytest.fixture
+def interrupted(config, tmp_path, monkeypatch):
+    run_and_kill(monkeypatch, killed_at_step(5), config, tmp_path)
+    return tmp_path
+
+
+def test_a_damaged_checkpoint_is_said_to_be_one(config, interrupted):
+    file = interrupted / "checkpoints" / "last.ckpt"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"last\.ckpt: not a usable checkpoint .*Delete it"):
+        posttrain.run(config, interrupted)
+
+
+def test_a_foreign_checkpoint_is_said_to_be_one(config, interrupted):
+    foreign = {"state_dict": {}, "loops": {}, "optimizer_states": []}
+    torch.save(foreign, interrupted / "checkpoints" / "last.ckpt")
+    with pytest.raises(InputError, match=r"last\.ckpt: a checkpoint, but not of a posttrain run"):
+        posttrain.run(config, interrupted)
+
+
+def test_a_trace_that_lost_its_end_is_refused(config, interrupted):
+    for part in (interrupted / "trace").iterdir():
+        part.unlink()
+    with pytest.raises(InputError, match=r"ends with step None, but .* with step 3"):
+        posttrain.run(config, interrupted)
+
+
+# ---- what cannot be run
+
+
+def untouched(folder):
+    return {p: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_every_problem_comes_in_one_message_and_no_folder_is_made(tmp_path, tiny_prior):
+    other = RnnPolicy(Vocabulary.of("CNS"), embedding_size=4, hidden_size=4, n_layers=1)
+    save_policy(other, tmp_path / "other.safetensors", {})
+    file = tmp_path / "bad.yaml"
+    file.write_text(
+        f"""
+prior: {tiny_prior}
+agent: other.safetensors
+reward:
+  components:
+    - kind: qed
+      wieght: 2
+    - kind: qedd
+    - kind: required_smarts
+      parameters: {{smarts: ["c1ccc"]}}
+target: {{kind: mara, beta: 0, sigma: 128}}
+estimator: rlo
+diversity_filter: {{kind: murcko, bucket: 0}}
+batch_sise: 8
+trainer: {{acelerator: cpu, max_steps: 3}}
+budget: many
+"""
+    )
+    with pytest.raises(InputError) as caught:
+        posttrain.run(file, tmp_path / "run")
+    lines = str(caught.value).splitlines()
+    assert len(lines) == len(set(lines))
+    for where, what in [
+        ("7: reward.components.0.wieght", "did you mean 'weight'"),
+        ("8: reward.components.1.kind", "did you mean 'qed'"),
+        ("10: reward.components.2.parameters", "c1ccc"),
+        ("11: target.mara.beta|11: target.beta", "greater than 0"),
+        ("12: estimator", "did you mean 'rloo'"),
+        ("13: diversity_filter.bucket", "greater than or equal to 1"),
+        ("14: batch_sise", "did you mean 'batch_size'"),
+        ("15: trainer", "max_steps: the run ends by budget and max_samples"),
+        ("16: budget", "whole number"),
+        ("2: agent", "speaks another vocabulary"),
+        ("15: trainer", "did you mean 'accelerator'"),
+    ]:
+        found = [x for x in lines if any(w in x for w in where.split("|")) and what in x]
+        assert len(found) == 1, (where, what, lines)
+    assert not (tmp_path / "run").exists()
+
+
+def test_problems_behind_a_good_schema_come_in_one_message_too(config, tmp_path):
+    (tmp_path / "junk.safetensors").write_bytes(b"not a model at all")
+    config |= {
+        "prior": str(tmp_path / "junk.safetensors"),
+        "reward": {
+            "components": [{"kind": "required_smarts", "parameters": {"smarts": ["c1ccc"]}}]
+        },
+        "trainer": {"acelerator": "cpu"},
+    }
+    with pytest.raises(InputError) as caught:
+        posttrain.run(config, tmp_path / "run")
+    text = str(caught.value)
+    assert "c1ccc" in text
+    assert "junk.safetensors: not a readable safetensors file" in text
+    assert "unknown argument 'acelerator'; did you mean 'accelerator'" in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_do_not_fit_their_header_are_found_before_a_folder_is_made(
+    config, tmp_path, tiny_prior
+):
+    header = {"header": json.dumps(read_header(tiny_prior))}
+    save_file({"linear.bias": torch.zeros(3)}, tmp_path / "odd.safetensors", metadata=header)
+    with pytest.raises(InputError, match="weights do not fit the header"):
+        posttrain.run(config | {"prior": str(tmp_path / "odd.safetensors")}, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_that_lightning_refuses_are_found_before_a_folder_is_made(config, tmp_path):
+    with pytest.raises(InputError, match=r"lightning\.Trainer refuses its settings: .*abacus"):
+        posttrain.run(config | {"trainer": {"accelerator": "abacus"}}, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_token_order_that_differs_is_another_vocabulary(config, tmp_path, tiny_prior):
+    policy = load_policy(tiny_prior)
+    tokens = ("$", "^", *reversed(policy.vocabulary.tokens[2:]))
+    turned = RnnPolicy(Vocabulary(tokens), **policy._sizes)
+    save_policy(turned, tmp_path / "turned.safetensors", {})
+    with pytest.raises(InputError, match="none, but in another order"):
+        posttrain.run(config | {"agent": str(tmp_path / "turned.safetensors")}, tmp_path / "run")
+
+
+def test_a_folder_with_another_run_in_it_is_refused_and_nothing_is_overwritten(config, tmp_path):
+    config |= {"budget": 20}
+    posttrain.run(config, tmp_path)
+    before = untouched(tmp_path)
+    with pytest.raises(InputError, match=r"different config:\n.*seed: 3 in the folder, 4 in"):
+        posttrain.run(config | {"seed": 4}, tmp_path)
+    assert untouched(tmp_path) == before
+
+
+# ---- real signals
+
+
+RUN_IT = """
+import json, sys
+from chemkl.stages import posttrain
+posttrain.run(json.loads(sys.argv[1]), sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+def test_a_run_killed_by_the_system_again_and_again_ends_as_if_it_had_not_been(config, tmp_path):
+    config |= {**RUNNING, "budget": 900, "max_samples": 4000, "learning_rate": 1e-3}
+    config |= {"callbacks": {"checkpoint_every": 4, "progress_bar": False}}
+    command = [sys.executable, "-c", RUN_IT, json.dumps(config)]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    out, kills = tmp_path / "killed", 0
+    for longest in (0.5, 1, 2, 3, 4, 5):
+        process = subprocess.Popen([*command, str(out)], stderr=subprocess.DEVNULL)
+        starts = len(starts_of(out))
+        while process.poll() is None and len(starts_of(out)) == starts:
+            time.sleep(0.01)  # until this process has claimed the folder
+        time.sleep(random.uniform(0, longest))
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert kills >= 3
+    subprocess.run([*command, str(out)], check=True, capture_output=True)
+    same_run(tmp_path / "whole", out)
+
+
+def starts_of(out):
+    """When the run was started and started again."""
+    manifest = Manifest.load(out) if out.exists() else None
+    return [manifest.started, *manifest.resumed] if manifest else []

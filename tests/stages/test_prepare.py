@@ -1,0 +1,392 @@
+"""The prepare stage: files with every fault there is, and the corpus that comes of them."""
+
+import gzip
+import hashlib
+import json
+import zipfile
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from rdkit import Chem
+from rdkit.Chem.Scaffolds import MurckoScaffold
+
+from chemkl.config import InputError
+from chemkl.corpus import cleaning, sources
+from chemkl.corpus.sources import Wheel
+from chemkl.policies import tokenize
+from chemkl.stages import prepare
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Some 1,000 real molecules in a file."""
+    lines = (ROOT / "data" / "moses_sample.smi").read_text().splitlines()[:1000]
+    path = tmp_path_factory.mktemp("many") / "many.smi"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def config_for(path, **settings):
+    source = {"kind": "file", "path": str(path), **settings.pop("source", {})}
+    return {"source": source, "n_workers": 1, **settings}
+
+
+def molecules(folder):
+    return pd.read_parquet(folder / "corpus.parquet")
+
+
+def dropped(folder):
+    rows = pd.read_parquet(folder / "dropped.parquet")
+    return list(zip(rows["line"], rows["text"], rows["reason"], strict=True))
+
+
+def manifest_of(folder):
+    return json.loads((folder / "manifest.json").read_text())
+
+
+# ---- what it writes
+
+
+def test_lines_become_clean_molecules_and_the_rest_has_reasons(tmp_path, capsys):
+    path = tmp_path / "a.smi"
+    lines = [
+        b"OCC ethanol",
+        b"C1CC unclosed",
+        b"",
+        b"c1ccccc1Br",
+        b"C(C)O again",
+        b"C\xff\xfeC bytes",
+        b"C" * 200,
+        b"CCN",
+        b"[U]$[U]",
+        b"c1ccccc1Br",
+    ]
+    path.write_bytes(b"\n".join(lines))
+    out = prepare.run(config_for(path), tmp_path / "out")
+    assert out == tmp_path / "out"
+    kept = molecules(out)
+    assert kept.columns.tolist() == ["smiles", "split", "line", "n_tokens"]
+    assert kept.values.tolist() == [
+        ["CCO", "train", 1, 3],
+        ["Brc1ccccc1", "train", 4, 9],
+        ["CCN", "train", 8, 3],
+    ]
+    assert dropped(out) == [
+        (2, "C1CC", "not parsable: unclosed ring 1 opened at position 2"),
+        (3, "", "empty"),
+        (5, "C(C)O", "duplicate: of line 1"),
+        (6, "C��C", "not ASCII: '�' at position 2"),
+        (7, "C" * 200, "too many tokens: 200, at most 128"),
+        (9, "[U]$[U]", "reserved token: $ marks where a sequence ends"),
+        (10, "c1ccccc1Br", "duplicate: of line 4"),
+    ]
+    tokens = Counter(token for s in kept["smiles"] for token in tokenize(s))
+    assert json.loads((out / "tokens.json").read_text()) == dict(sorted(tokens.items()))
+    shown = capsys.readouterr().out
+    assert "3 molecules, 6 tokens" in " ".join(shown.split())
+    for reason, n in [("kept in train", 3), ("dropped: duplicate", 2), ("dropped: empty", 1)]:
+        assert any(reason in line and f" {n} " in line for line in shown.splitlines())
+
+
+def test_the_manifest_counts_what_was_kept_and_dropped(tmp_path, many):
+    text = many.read_text() + "C1\n\n" + many.read_text().splitlines()[0] + "\n"
+    path = tmp_path / "a.smi"
+    path.write_text(text)
+    prepare.run(config_for(path), tmp_path / "out")
+    manifest = manifest_of(tmp_path / "out")
+    results = manifest["results"]
+    kept = molecules(tmp_path / "out")
+    assert results["molecules"] == len(kept) == kept["smiles"].nunique()
+    assert results["splits"] == {"train": len(kept)}
+    assert results["dropped"] == {"duplicate": 1, "empty": 1, "not parsable": 1}
+    assert manifest["inputs"]["source"]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert manifest["status"] == "complete"
+
+
+def test_molecules_are_canonical_unique_and_what_rdkit_makes_of_the_lines(tmp_path, many):
+    prepare.run(config_for(many), tmp_path)
+    expected = list(dict.fromkeys(map(Chem.CanonSmiles, many.read_text().split())))
+    kept = molecules(tmp_path)
+    assert kept["smiles"].tolist() == expected
+    assert kept["n_tokens"].tolist() == [len(tokenize(s)) for s in expected]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"split": "random"},
+        {"split": {"kind": "scaffold", "test": 0.2, "valid": 0.1}},
+        {"standardise": [{"name": "default"}], "max_tokens": 30},
+    ],
+    ids=["random", "scaffold", "filters"],
+)
+def test_one_and_two_workers_write_the_same(tmp_path, many, monkeypatch, settings):
+    monkeypatch.setattr(cleaning, "CHUNK", 90)
+    for n in (1, 2):
+        prepare.run(config_for(many, **settings) | {"n_workers": n}, tmp_path / str(n))
+    for name in ("corpus.parquet", "dropped.parquet", "tokens.json"):
+        one, two = (tmp_path / n / name for n in "12")
+        assert one.read_bytes() == two.read_bytes()
+    assert len(molecules(tmp_path / "1")) > 100
+
+
+def test_no_scaffold_is_in_two_splits(tmp_path, many):
+    split = {"kind": "scaffold", "test": 0.2, "valid": 0.1}
+    prepare.run(config_for(many, split=split), tmp_path)
+    splits = defaultdict(set)
+    for row in molecules(tmp_path).itertuples():
+        splits[MurckoScaffold.MurckoScaffoldSmiles(row.smiles)].add(row.split)
+    assert all(len(found) == 1 for found in splits.values())
+    shares = molecules(tmp_path)["split"].value_counts(normalize=True)
+    assert 0.1 < shares["test"] < 0.3
+    assert 0.05 < shares["valid"] < 0.2
+
+
+def test_a_molecule_keeps_its_split_when_the_corpus_grows(tmp_path, many):
+    half = tmp_path / "half.smi"
+    half.write_text("\n".join(reversed(many.read_text().splitlines()[:500])))
+    for name, path in (("half", half), ("whole", many)):
+        prepare.run(config_for(path, split="random"), tmp_path / name)
+    small, large = (molecules(tmp_path / n).set_index("smiles")["split"] for n in ("half", "whole"))
+    assert (large[small.index] == small).all()
+    assert set(small) == {"train", "test", "valid"}
+
+
+def test_filters_standardise_and_then_duplicates_are_found(tmp_path):
+    path = tmp_path / "a.smi"
+    path.write_text("CC[C@H](N)C(=O)[O-].[Na+]\nCC[C@@H](N)C(=O)O\n[Na+].[Cl-]\nC[Si](C)C\n")
+    filters = [
+        {"name": "get_largest_fragment"},
+        {"name": "neutralise_charges"},
+        {"name": "allowed_atom_type", "parameters": {"element_list": [6, 7, 8]}},
+    ]
+    prepare.run(config_for(path, standardise=filters), tmp_path / "out")
+    assert molecules(tmp_path / "out")["smiles"].tolist() == [Chem.CanonSmiles("CCC(N)C(=O)O")]
+    reasons = [reason for _, _, reason in dropped(tmp_path / "out")]
+    assert reasons[0] == "duplicate: of line 1"
+    assert reasons[1:] == ["dropped by filter allowed_atom_type"] * 2
+
+
+def test_only_so_many_lines_are_read(tmp_path, many):
+    prepare.run(config_for(many, limit=10), tmp_path)
+    assert molecules(tmp_path)["line"].tolist() == list(range(1, 11))
+
+
+@pytest.mark.parametrize("ending", ["smi", "smi.gz", "csv", "csv.gz", "tsv", "parquet"])
+def test_every_format_gives_the_same_corpus(tmp_path, many, ending):
+    smiles = many.read_text().split()[:50]
+    frame = pd.DataFrame({"id": range(50), "SMILES": smiles})
+    path = tmp_path / f"a.{ending}"
+    if ending == "parquet":
+        frame.to_parquet(path)
+    else:
+        separator = "\t" if "tsv" in ending else ","
+        text = frame.to_csv(index=False, sep=separator)
+        if "smi" in ending:
+            text = "\n".join(f"{s}\t{i}" for i, s in enumerate(smiles))
+        data = text.encode()
+        path.write_bytes(gzip.compress(data) if ending.endswith("gz") else data)
+    prepare.run(config_for(path), tmp_path / "out")
+    assert molecules(tmp_path / "out")["smiles"].tolist() == [*map(Chem.CanonSmiles, smiles)]
+
+
+def test_a_column_is_chosen_by_name_or_number(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("smiles,product\nCC,CCO\nCN\n,CCN\n")
+    prepare.run(config_for(path, source={"column": "product"}), tmp_path / "name")
+    assert molecules(tmp_path / "name")["smiles"].tolist() == ["CCO", "CCN"]
+    assert dropped(tmp_path / "name") == [(3, "", "missing: the line has no such column")]
+    prepare.run(config_for(path, source={"column": 1}), tmp_path / "number")
+    assert molecules(tmp_path / "number")["smiles"].tolist() == ["CCO", "CCN"]
+    assert dropped(tmp_path / "number")[0][:2] == (1, "product")  # it says: there is no header
+
+
+def test_tables_are_compact(tmp_path, many):
+    prepare.run(config_for(many), tmp_path)
+    for name in ("corpus.parquet", "dropped.parquet"):
+        file = pq.ParquetFile(tmp_path / name)
+        assert file.num_row_groups <= 1
+        assert all(file.schema_arrow.field(n).metadata for n in file.schema_arrow.names)
+    assert (tmp_path / "corpus.parquet").stat().st_size < many.stat().st_size
+    assert (tmp_path / "dropped.parquet").stat().st_size < 4000
+
+
+def test_the_embedded_sample_is_what_its_config_makes(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    prepare.run("configs/prepare/moses_sample.yaml", tmp_path)
+    embedded = ROOT / "data" / "moses_sample"
+    pd.testing.assert_frame_equal(molecules(tmp_path), molecules(embedded))
+    made = json.loads((tmp_path / "tokens.json").read_text())
+    assert made == json.loads((embedded / "tokens.json").read_text())
+
+
+# ---- public corpora
+
+
+@pytest.fixture
+def small_moses(tmp_path, monkeypatch):
+    """The MOSES source with a wheel of six molecules in a cache."""
+    lines = {
+        "train": ["OCC,train", "C1CC1,train", "C1CC,train"],
+        "test": ["CCO", "CCN"],
+        "test_scaffolds": ["C1CCC1", "NCC"],
+    }
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    path = cache / "molsets-0.3.1-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for split, rows in lines.items():
+            packed = gzip.compress("\n".join(["SMILES,SPLIT", *rows]).encode())
+            archive.writestr(f"moses/dataset/data/{split}.csv.gz", packed)
+    wheel = Wheel("molsets", "0.3.1", hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setitem(sources._MEMBERS, "moses", (wheel, sources._MEMBERS["moses"][1]))
+    return {"source": "moses", "cache": str(cache), "n_workers": 1}
+
+
+def test_a_public_corpus_keeps_its_splits(tmp_path, small_moses):
+    prepare.run(small_moses, tmp_path / "out")
+    kept = molecules(tmp_path / "out")[["smiles", "split", "line"]].values.tolist()
+    assert kept == [
+        ["CCO", "train", 2],
+        ["C1CC1", "train", 3],
+        ["CCN", "test", 3],
+        ["C1CCC1", "test_scaffolds", 2],
+    ]
+    rows = pd.read_parquet(tmp_path / "out" / "dropped.parquet").values.tolist()
+    assert rows == [
+        [4, "train", "C1CC", "not parsable: unclosed ring 1 opened at position 2"],
+        [2, "test", "CCO", "duplicate: of line 2 of train"],
+        [3, "test_scaffolds", "NCC", "duplicate: of line 3 of test"],
+    ]
+
+
+def test_a_new_split_leaves_the_sources_own_in_the_table_of_dropped(tmp_path, small_moses):
+    prepare.run(small_moses | {"split": "random"}, tmp_path / "out")
+    rows = pd.read_parquet(tmp_path / "out" / "dropped.parquet")
+    assert rows["split"].tolist() == ["train", "test", "test_scaffolds"]
+
+
+def test_a_wheel_with_a_wrong_hash_is_refused(tmp_path, small_moses):
+    wheel = tmp_path / "cache" / "molsets-0.3.1-py3-none-any.whl"
+    wheel.write_bytes(wheel.read_bytes() + b"x")
+    with pytest.raises(InputError, match=r"molsets-0\.3\.1.*: sha256 is .*, expected .*Delete"):
+        prepare.run(small_moses, tmp_path / "out")
+
+
+# ---- what cannot be used
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"source": {"column": -1}}, r"source\.column: should be .*greater than or equal to 0"),
+        ({"source": {"column": "mol"}}, r"column 'mol': this format has no header; give a column"),
+        ({"source": {"path": "nowhere.smi"}}, r"source\.path: no such file or folder"),
+        ({"split": {"kind": "random", "test": 0.6, "valid": 0.4}}, r"leave nothing to train on"),
+        ({"split": {"kind": "scaffold", "test": 1.0}}, r"split.*test: should be less than 1"),
+        ({"split": "scafold"}, r"'scafold' is not known; did you mean 'scaffold'\? Known: given"),
+        ({"standardise": [{"name": "largest"}]}, r"filters\[0\]: unknown filter 'largest'.*Known:"),
+        ({"max_token": 3}, r"max_token: not a known key; did you mean 'max_tokens'"),
+        ({"limit": 0}, r"limit: should be greater than or equal to 1"),
+        ({"n_workers": 0}, r"n_workers: should be greater than or equal to 1"),
+    ],
+)
+def test_a_mistake_is_one_clear_error_and_makes_no_folder(tmp_path, many, settings, message):
+    with pytest.raises(InputError, match=message):
+        prepare.run(config_for(many, **settings), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_source_is_refused_with_the_known_ones(tmp_path):
+    with pytest.raises(InputError, match=r"'zinc' is not known.* Known: chembl_sample, file, mose"):
+        prepare.run({"source": "zinc"}, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.smi", b"", r"a\.smi: the file is empty; expected a line for each molecule"),
+        ("a.csv", b"id,mol\n1,CC\n", r"no column is called smiles; say .* Known: id, mol"),
+        ("a.csv", b"smiles\n", r"a\.csv: the file is empty"),
+        ("a.parquet", b"no", r"a\.parquet: not a readable Parquet file"),
+        ("a.smi.gz", b"CC\n", r"a\.smi\.gz: damaged gzip file"),
+        ("a.doc", b"CC\n", r"a\.doc: cannot tell the format from the name"),
+    ],
+)
+def test_an_unreadable_file_is_one_clear_error_and_makes_no_folder(
+    tmp_path, name, content, message
+):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        prepare.run(config_for(tmp_path / name), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_breaks_off_leaves_no_half_corpus(tmp_path, many):
+    path = tmp_path / "a.smi.gz"
+    path.write_bytes(gzip.compress(many.read_bytes())[:-50])
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match=r"a\.smi\.gz: damaged gzip file .*Copy it again"):
+        prepare.run(config_for(path), out)
+    assert [p.name for p in out.iterdir()] == ["manifest.json"]
+    assert manifest_of(out)["status"] == "failed"
+    path.write_bytes(gzip.compress(many.read_bytes()))  # mended: the same folder will do
+    prepare.run(config_for(path), out)
+    assert manifest_of(out)["status"] == "complete"
+
+
+def test_a_file_without_a_single_molecule_says_what_is_wrong_with_its_lines(tmp_path):
+    path = tmp_path / "a.smi"
+    path.write_text("ethanol\nmethanol\n\n")
+    expected = r"no line holds a usable molecule\. Reasons: 2 x not parsable \(first line 1: 'etha"
+    with pytest.raises(InputError, match=expected):
+        prepare.run(config_for(path), tmp_path / "out")
+    assert not (tmp_path / "out" / "corpus.parquet").exists()
+
+
+def test_a_folder_with_another_corpus_is_refused_and_left_as_it_is(tmp_path, many):
+    out = prepare.run(config_for(many), tmp_path / "out")
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    with pytest.raises(InputError, match=r"max_tokens: 128 in the folder, 20 in the new config"):
+        prepare.run(config_for(many, max_tokens=20), out)
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+
+
+def test_a_leftover_of_a_kill_does_no_harm(tmp_path, many):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".corpus.parquet.tmp").write_bytes(b"half a file")
+    prepare.run(config_for(many), out)
+    names = {p.name for p in out.iterdir()}
+    assert names == {"corpus.parquet", "dropped.parquet", "tokens.json", "manifest.json"}
+
+
+def test_an_interrupted_run_leaves_no_half_corpus(tmp_path, many, monkeypatch):
+    monkeypatch.setattr(cleaning, "CHUNK", 100)
+    clean = cleaning.Cleaner.__call__
+    calls = []
+
+    def interrupted(self, lines):
+        calls.append(lines)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return clean(self, lines)
+
+    monkeypatch.setattr(cleaning.Cleaner, "__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare.run(config_for(many), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["manifest.json"]
+    assert manifest_of(tmp_path)["status"] == "interrupted"
+
+
+@pytest.mark.slow
+def test_all_of_moses_is_read_as_it_stands(tmp_path):
+    prepare.run({"source": "moses"}, tmp_path)
+    results = manifest_of(tmp_path)["results"]
+    assert results["splits"] == {"train": 1_584_663, "test": 176_074, "test_scaffolds": 176_225}
+    assert results["dropped"] == {}

@@ -1,0 +1,285 @@
+"""The command line: exit codes, messages without tracebacks, a fast start."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from chemkl import __version__, cli
+from chemkl.config import Config, InputError, InputPath
+from chemkl.results import Manifest
+from chemkl.stages.registry import STAGES, Stage
+
+
+class Settings(Config):
+    seed: int = 0
+    beta: float = 0.1
+    prior: InputPath | None = None
+
+
+class FakeStage(Stage):
+    """A stage whose settings and code are the test's own."""
+
+    model = Settings
+    module = SimpleNamespace()
+
+
+@pytest.fixture
+def posttrain(monkeypatch, tmp_path):
+    """What `chemkl posttrain` calls; it remembers its arguments."""
+    monkeypatch.chdir(tmp_path)
+    calls = []
+
+    def run(config, out_dir):
+        calls.append((config, out_dir))
+        with Manifest.start(out_dir, stage="posttrain", config=config.model_dump(mode="json")):
+            pass
+
+    code = SimpleNamespace(run=run, calls=calls)
+    monkeypatch.setattr(FakeStage, "module", code)
+    monkeypatch.setitem(STAGES, "posttrain", FakeStage("posttrain", "", "a stage of the test"))
+    Path("mine.yaml").write_text("seed: 1\n")
+    return code
+
+
+@pytest.fixture
+def chemkl(monkeypatch):
+    """Run the command line in this process and give its exit code."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["chemkl", *map(str, arguments)])
+        try:
+            cli.main()
+        except SystemExit as end:
+            return end.code or 0
+        return 0
+
+    return call
+
+
+# ---- a stage
+
+
+def test_a_stage_gets_its_checked_config_and_the_default_folder(posttrain, chemkl):
+    assert chemkl("posttrain", "mine.yaml") == 0
+    assert posttrain.calls == [(Settings(seed=1), Path("runs/mine"))]
+
+
+def test_overrides_and_out_may_come_in_any_order(posttrain, chemkl):
+    expected = (Settings(seed=5, beta=1e-4), Path("elsewhere"))
+    assert chemkl("posttrain", "mine.yaml", "seed=5", "--out", "elsewhere", "beta=1e-4") == 0
+    assert chemkl("posttrain", "--out", "elsewhere", "mine.yaml", "seed=5", "beta=1e-4") == 0
+    assert posttrain.calls == [expected, expected]
+
+
+def test_paths_of_overrides_are_looked_up_in_the_working_directory_too(posttrain, chemkl):
+    Path("configs").mkdir()
+    Path("configs/a.yaml").write_text("seed: 1\n")
+    Path("prior.bin").touch()
+    assert chemkl("posttrain", "configs/a.yaml", "prior=prior.bin") == 0
+    assert posttrain.calls[0][0].prior == Path("prior.bin").resolve()
+
+
+def test_config_errors_are_exit_code_2_with_every_problem_and_nothing_started(
+    posttrain, chemkl, capsys
+):
+    Path("mine.yaml").write_text("sede: 1\nbeta: x\n")
+    assert chemkl("posttrain", "mine.yaml", "prior=nowhere.bin") == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "mine.yaml:1: sede: not a known key; did you mean 'seed'? Known: beta, prior, seed",
+        "mine.yaml:2: beta: should be a number (got 'x')",
+        f"override 'prior=nowhere.bin': prior: no such file or folder: {Path.cwd()}/nowhere.bin",
+    ]
+    assert posttrain.calls == []
+    assert not Path("runs").exists()
+
+
+def test_an_input_error_of_the_stage_is_exit_code_2_without_a_traceback(posttrain, chemkl, capsys):
+    def refuse(config, out_dir):
+        raise InputError("prior.bin: not a model file\nsecond problem")
+
+    posttrain.run = refuse
+    assert chemkl("posttrain", "mine.yaml") == 2
+    assert capsys.readouterr().err == "prior.bin: not a model file\nsecond problem\n"
+
+
+def test_anything_else_is_exit_code_1_with_a_traceback(posttrain, chemkl, capsys):
+    def break_down(config, out_dir):
+        raise ZeroDivisionError("of a loss")
+
+    posttrain.run = break_down
+    assert chemkl("posttrain", "mine.yaml") == 1
+    err = capsys.readouterr().err
+    assert err.startswith("unexpected error: ZeroDivisionError: of a loss\n")
+    assert "in break_down" in err
+
+
+def test_ctrl_c_is_exit_code_130(posttrain, chemkl):
+    def interrupt(config, out_dir):
+        raise KeyboardInterrupt
+
+    posttrain.run = interrupt
+    assert chemkl("posttrain", "mine.yaml") == 130
+
+
+def test_fresh_moves_earlier_output_aside_after_the_config_was_checked(posttrain, chemkl):
+    assert chemkl("posttrain", "mine.yaml") == 0
+    assert chemkl("posttrain", "mine.yaml", "seed=2") == 2  # another config is in the folder
+    assert chemkl("posttrain", "mine.yaml", "--fresh", "sede=2") == 2
+    assert not Path("runs/mine.old-1").exists()
+    assert chemkl("posttrain", "mine.yaml", "--fresh", "seed=2") == 0
+    assert Manifest.load("runs/mine.old-1").config["seed"] == 1
+    assert Manifest.load("runs/mine").config["seed"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["postrain", "mine.yaml"], "posttrain"),
+        (["posttrain"], "CONFIG"),
+        (["posttrain", "mine.yaml", "--otu", "x"], "--out"),
+        (["run", "mine.yaml", "--index", "first"], "--index"),
+        ([], "Usage"),
+    ],
+)
+def test_usage_errors_are_exit_code_2(posttrain, chemkl, capsys, arguments, says):
+    assert chemkl(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert says in out + err
+
+
+# ---- run
+
+
+PIPELINE = "name: demo\nstages:\n  - {stage: posttrain, grid: {seed: [0, 1]}}\n"
+
+
+def test_run_runs_a_pipeline(posttrain, chemkl, capsys):
+    Path("p.yaml").write_text(PIPELINE)
+    assert chemkl("run", "p.yaml", "--dry-run") == 0
+    assert posttrain.calls == []
+    assert chemkl("run", "p.yaml", "--only", "posttrain", "--index", 1) == 0
+    assert chemkl("run", "p.yaml") == 0
+    folders = [Path(f"runs/demo/posttrain-seed={seed}").resolve() for seed in (1, 0)]
+    assert [folder for _, folder in posttrain.calls] == folders
+    assert chemkl("run", "p.yaml", "--fresh", "--out", "there") == 0
+    assert [folder.parent for _, folder in posttrain.calls[2:]] == [Path("there").resolve()] * 2
+
+
+def test_run_tells_a_mistake_from_a_run_that_stopped(posttrain, chemkl, capsys):
+    Path("p.yaml").write_text(PIPELINE.replace("[0, 1]", "[0, x]"))
+    assert chemkl("run", "p.yaml") == 2
+    assert capsys.readouterr().err == "p.yaml:3: seed: should be a whole number (got 'x')\n"
+
+    def stop(config, out_dir):
+        dump = config.model_dump(mode="json")
+        Manifest.start(out_dir, stage="posttrain", config=dump).finish("interrupted")
+
+    posttrain.run = stop
+    Path("p.yaml").write_text(PIPELINE)
+    assert chemkl("run", "p.yaml") == 1
+
+
+# ---- check
+
+
+def test_check_says_what_each_file_is_for_and_every_problem(posttrain, chemkl, capsys):
+    for folder in ("posttrain", "rewards"):
+        Path(folder).mkdir()
+    Path("posttrain/a.yaml").write_text("seed: 1\n")
+    Path("posttrain/bad.yaml").write_text("seed: x\n")
+    Path("rewards/r.yaml").write_text("components: [{kind: qed}]\n")
+    Path("rewards/bad.yaml").write_text("components: [{kind: qde}]\n")
+    Path("p.yaml").write_text(PIPELINE)
+    files = ["posttrain/a.yaml", "posttrain/bad.yaml", "rewards/r.yaml", "rewards/bad.yaml"]
+    assert chemkl("check", *files, "p.yaml", "nowhere.yaml") == 2
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        "ok posttrain/a.yaml (posttrain)",
+        "ok rewards/r.yaml (reward)",
+        "ok p.yaml (pipeline)",
+    ]
+    problems = err.splitlines()
+    assert problems[0] == "posttrain/bad.yaml:1: seed: should be a whole number (got 'x')"
+    assert problems[1].startswith("rewards/bad.yaml:1: components.0.kind: ")
+    assert "did you mean 'qed'" in problems[1]
+    assert problems[2].startswith("nowhere.yaml: no such file")
+    assert len(problems) == 3
+
+
+def test_check_alone_with_good_files_is_exit_code_0(posttrain, chemkl):
+    Path("p.yaml").write_text(PIPELINE)
+    assert chemkl("check", "p.yaml") == 0
+    assert posttrain.calls == []
+
+
+def test_check_goes_by_the_keys_where_the_folder_says_nothing(posttrain, chemkl, capsys):
+    Path("a.yaml").write_text("seed: 1\nbeta: 2\nprior: nowhere\n")
+    assert chemkl("check", "a.yaml") == 2
+    assert "a.yaml:3: prior: no such file" in capsys.readouterr().err
+    Path("b.yaml").write_text("whatever: 1\n")
+    assert chemkl("check", "b.yaml") == 2
+    assert "b.yaml: by its keys it is for no stage" in capsys.readouterr().err
+    assert chemkl("check", "b.yaml", "--stage", "posttrain") == 2
+    assert "b.yaml:1: whatever: not a known key" in capsys.readouterr().err
+    assert chemkl("check", "mine.yaml", "--stage", "postrain") == 2
+    assert "did you mean 'posttrain'" in capsys.readouterr().err
+
+
+def test_check_accepts_what_a_stage_will_write_and_says_so(posttrain, chemkl, capsys):
+    Path("a.yaml").write_text("prior: runs/earlier/policy.bin\n")
+    assert chemkl("check", "a.yaml", "--stage", "posttrain") == 0
+    place = Path("runs/earlier/policy.bin").resolve()
+    assert capsys.readouterr().out == f"ok a.yaml (posttrain; not made yet: {place})\n"
+    assert chemkl("posttrain", "a.yaml") == 2  # to run, it has to be there
+
+
+def test_check_includes_the_stages_own_deeper_check(posttrain, chemkl, capsys):
+    def check(config):
+        raise InputError("seed 1 is unlucky")
+
+    posttrain.check = check
+    assert chemkl("check", "mine.yaml", "--stage", "posttrain") == 2
+    assert capsys.readouterr().err == "mine.yaml: seed 1 is unlucky\n"
+
+
+# ---- the program itself
+
+
+def run_python(*arguments):
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def test_the_version():
+    ended = run_python("-c", "from chemkl.cli import main; main()", "--version")
+    assert (ended.returncode, ended.stdout) == (0, f"chemkl {__version__}\n")
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys, chemkl.cli\n"
+        "sys.argv = ['chemkl', *sys.argv[1:]]\n"
+        "try:\n    chemkl.cli.main()\n"
+        "except SystemExit as end:\n    assert not end.code\n"
+        "heavy = 'torch lightning rdkit pandas pyarrow numpy scipy matplotlib'.split()\n"
+        "assert not [name for name in heavy if name in sys.modules]\n"
+    )
+    ended = run_python("-c", code, "--help")
+    assert ended.returncode == 0, ended.stderr
+    for command in (*STAGES, "run", "check"):
+        assert f" {command} " in ended.stdout
+    assert run_python("-c", code, "posttrain", "--help").returncode == 0
+
+
+def test_the_installed_command_is_this_one():
+    script = Path(sys.executable).with_name("chemkl")
+    ended = subprocess.run([script, "check", "nowhere.yaml"], capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("nowhere.yaml: no such file")
+    assert "Traceback" not in ended.stderr

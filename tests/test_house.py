@@ -1,0 +1,162 @@
+"""The house's own rules: who loads what, docstrings, descriptions, and every shipped file."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import chemkl
+from chemkl.config import Config
+from chemkl.stages.check import check_file
+from chemkl.stages.registry import STAGES
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "chemkl").rglob("*.py"))
+SHIPPED = sorted([*ROOT.glob("configs/*/*.yaml"), *ROOT.glob("pipelines/*.yaml")])
+
+
+def relative(path):
+    return str(path.relative_to(ROOT))
+
+
+def modules_of(room):
+    """Every module of a room, by its files."""
+    package = importlib.import_module(f"chemkl.{room}")
+    inside = pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    return [package.__name__, *(module.name for module in inside)]
+
+
+# ---- who loads what: static imports are import-linter's; this is what Python really loads
+
+
+def loaded_after_importing(room):
+    code = (
+        "import importlib, sys\n"
+        "for name in sys.argv[1:]:\n"
+        "    importlib.import_module(name)\n"
+        "print(*sys.modules, sep='\\n')\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *modules_of(room)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    return set(ended.stdout.split())
+
+
+TORCH = {"torch", "lightning", "pytorch_lightning"}
+MOLECULES = {"rdkit", "reinvent_chemistry"}
+TABLES = {"pandas", "pyarrow"}
+LLM = {"transformers", "trl"}
+
+
+@pytest.mark.parametrize(
+    ("room", "forbidden"),
+    [
+        ("losses", {"lightning", "pytorch_lightning", "pydantic", *MOLECULES, *TABLES, *LLM}),
+        ("config", {"numpy", "scipy", *TORCH, *MOLECULES, *TABLES, *LLM}),
+        ("chem", {*TORCH, *LLM}),
+        ("rewards", {*TORCH, *LLM}),
+        ("results", {*TORCH, *MOLECULES, *LLM}),
+        ("policies", {"lightning", "pytorch_lightning", *MOLECULES, *LLM}),
+        ("evaluation", {"lightning", "pytorch_lightning", *LLM}),
+    ],
+)
+def test_a_room_loads_nothing_that_it_must_not(room, forbidden):
+    loaded = loaded_after_importing(room)
+    assert f"chemkl.{room}" in loaded
+    assert sorted(loaded & forbidden) == []
+
+
+def test_the_loss_core_loads_no_other_room():
+    rooms = {name for name in loaded_after_importing("losses") if name.startswith("chemkl.")}
+    assert {name.split(".")[1] for name in rooms} == {"losses"}
+
+
+# ---- words
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_every_module_says_what_it_is_for(path):
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert docstring, f"{relative(path)} has no docstring"
+    assert "placeholder" not in docstring.lower()
+
+
+def config_models():
+    """Every config class of chemkl.config."""
+    found = {}
+    for name in modules_of("config"):
+        for member in vars(importlib.import_module(name)).values():
+            if inspect.isclass(member) and issubclass(member, Config) and member is not Config:
+                found[f"{member.__module__}.{member.__qualname__}"] = member
+    return [found[name] for name in sorted(found)]
+
+
+@pytest.mark.parametrize("model", config_models(), ids=lambda model: model.__name__)
+def test_every_setting_has_a_description(model):
+    without = [
+        name
+        for name, field in model.model_fields.items()
+        if not (field.description and len(field.description.split()) > 1)
+    ]
+    assert without == [], f"{model.__name__}: write a text under these fields"
+    assert (model.__doc__ or "").strip() != (Config.__doc__ or "").strip()
+
+
+def test_the_walk_over_config_models_finds_those_of_every_stage():
+    assert {stage.model for stage in STAGES.values()} <= set(config_models())
+
+
+# ---- shipped files
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=relative)
+def test_every_shipped_file_passes_the_check(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    kind = check_file(path.relative_to(ROOT)).kind
+    folder = path.parent.name
+    assert kind == {"pipelines": "pipeline", "rewards": "reward"}.get(folder, folder)
+
+
+def test_there_are_shipped_files_of_every_kind():
+    folders = {path.parent.name for path in SHIPPED}
+    assert {"rewards", "pipelines", "posttrain"} <= folders
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=relative)
+def test_every_shipped_file_says_first_what_it_is_and_how_to_run_it(path):
+    comment = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        comment.append(line)
+    assert len(comment) >= 2
+    assert path.parent.name == "rewards" or any("chemkl " in line for line in comment)
+
+
+@pytest.mark.parametrize("stage", STAGES.values(), ids=lambda stage: stage.name)
+def test_every_stage_can_be_loaded_and_run_as_the_registry_says(stage):
+    parameters = list(inspect.signature(stage.module.run).parameters)
+    assert parameters[:2] == ["config", "out_dir"]
+    assert issubclass(stage.model, Config)
+
+
+def test_the_constraints_name_every_direct_dependency():
+    import re
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [line for lines in project["optional-dependencies"].values() for line in lines]
+    wanted = {re.split(r"[<>=\[; ]", line)[0].lower() for line in project["dependencies"] + extras}
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {line.partition("==")[0].lower() for line in lines if "==" in line}
+    assert wanted == pinned
+    assert chemkl.__version__ == project["version"]
