@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from chemkl import __version__
-from chemkl.config import InputError, load_config
+from chemkl.config import InputError
 from chemkl.stages.registry import STAGES, set_aside
 
 HELP = (
@@ -87,12 +87,14 @@ def _command(name: str) -> Callable[..., None]:
         fresh: Fresh = False,
     ) -> None:
         stage = STAGES[name]
-        checked = load_config(stage.model, config, overrides or ())
+        checked = stage.load(config, overrides or ())
         folder = out or Path("runs", Path(config).stem)
         if fresh:
             stage.check(checked, config)
             set_aside(folder)
-        stage.run(checked, folder)
+        written = stage.run(checked, folder)
+        if isinstance(written, Path):
+            typer.echo(f"output: {written}")
 
     return command
 

@@ -12,7 +12,11 @@ class Config(BaseModel):
     """A frozen config: unknown keys are errors, and the text under a field is its description."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        validate_default=True,
     )
 
 
@@ -23,6 +27,8 @@ def did_you_mean(name: str, allowed: Iterable[str]) -> str:
         For example ``"; did you mean 'qed'? Known: logp, qed, tpsa"``.
     """
     names = sorted(allowed)
+    if not names:
+        return ": there is none."
     near = get_close_matches(name, names, n=1, cutoff=0.6)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     return f"{hint} Known: {', '.join(names)}"

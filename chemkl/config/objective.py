@@ -159,8 +159,8 @@ def check_pair(target: GibbsConfig | MaraConfig | FilterConfig, estimator: Estim
     """
     if target.kind == "filter" and estimator.kind in NEED_FULL_SUPPORT:
         able = sorted(set(get_args(EstimatorKind)) - NEED_FULL_SUPPORT)
+        others = f", or one of these estimators: {', '.join(able)}" if able else ""
         raise ValueError(
             f"estimator {estimator.kind!r} cannot walk to the target 'filter', which is -inf "
-            "outside of the hits; take the target gibbs or mara, or one of these estimators: "
-            f"{', '.join(able) or 'none'}"
+            f"outside of the hits; take the target gibbs or mara{others}"
         )

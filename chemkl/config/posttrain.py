@@ -72,8 +72,8 @@ class CallbacksConfig(Config):
     checkpoint_every: int = Field(50, ge=1)
     """Steps between two checkpoints (and parts of the trace). A killed run repeats at most so many
     steps, identically."""
-    progress_bar: bool = True
-    """Show a progress bar."""
+    progress_bar: bool = Field(True, exclude=True)
+    """Show a progress bar; no part of the run's identity."""
 
 
 class PosttrainConfig(Config):

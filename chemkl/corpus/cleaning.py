@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -37,6 +38,14 @@ class Clean(NamedTuple):
     split: str = ""
     tokens: tuple[str, ...] = ()
     reason: str | None = None
+
+
+class Work(NamedTuple):
+    """What a worker process hands back: the lines, its id, and its memory at the peak, bytes."""
+
+    cleaned: list[Clean]
+    process: int
+    peak_memory: int
 
 
 @dataclass(frozen=True)
@@ -97,13 +106,21 @@ class Cleaner:
         return None
 
 
-def clean_lines(lines: Iterable[Line], cleaner: Cleaner) -> Iterator[list[Clean]]:
+def clean_lines(
+    lines: Iterable[Line], cleaner: Cleaner, peaks: dict[int, int] | None = None
+) -> Iterator[list[Clean]]:
     """Clean lines in parallel and yield them chunk by chunk, in the order of the source.
+
+    Args:
+        lines: of the source.
+        cleaner: what is done to each.
+        peaks: filled with the peak memory of each worker process so far, bytes, by process id.
 
     Raises:
         RuntimeError: a worker process died.
     """
     n_workers = cleaner.config.n_workers or _n_cores()
+    peaks = {} if peaks is None else peaks
     chunks = _chunks(iter(lines))
     if n_workers == 1:
         yield from map(cleaner, chunks)
@@ -111,13 +128,13 @@ def clean_lines(lines: Iterable[Line], cleaner: Cleaner) -> Iterator[list[Clean]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])  # imported once, not once in every worker
     with ProcessPoolExecutor(n_workers, context, _start_worker, (cleaner,)) as pool:
-        window: deque[tuple[list[Line], Future[list[Clean]]]] = deque()
+        window: deque[tuple[list[Line], Future[Work]]] = deque()
         for chunk in chunks:
             window.append((chunk, _submit(pool, chunk)))
             if len(window) > 2 * n_workers:  # bounded, so that a large source is never in memory
-                yield _result(*window.popleft())
+                yield _result(*window.popleft(), peaks)
         while window:
-            yield _result(*window.popleft())
+            yield _result(*window.popleft(), peaks)
 
 
 def _n_cores() -> int:
@@ -127,18 +144,30 @@ def _n_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _submit(pool: ProcessPoolExecutor, chunk: list[Line]) -> Future[list[Clean]]:
+def peak_memory() -> int | None:
+    """Return the memory of this process at its peak, bytes; None where no system call tells."""
+    if sys.platform == "win32":
+        return None
+    import resource  # Unix only
+
+    unit = 1 if sys.platform == "darwin" else 2**10  # macOS counts in bytes, Linux in KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _submit(pool: ProcessPoolExecutor, chunk: list[Line]) -> Future[Work]:
     try:
         return pool.submit(_work, chunk)
     except BrokenProcessPool as error:
         raise _died(chunk) from error
 
 
-def _result(chunk: list[Line], future: Future[list[Clean]]) -> list[Clean]:
+def _result(chunk: list[Line], future: Future[Work], peaks: dict[int, int]) -> list[Clean]:
     try:
-        return future.result()
+        work = future.result()
     except BrokenProcessPool as error:
         raise _died(chunk) from error
+    peaks[work.process] = work.peak_memory
+    return work.cleaned
 
 
 def _died(chunk: list[Line]) -> RuntimeError:
@@ -164,5 +193,5 @@ def _start_worker(cleaner: Cleaner) -> None:
     _cleaner = cleaner
 
 
-def _work(lines: list[Line]) -> list[Clean]:
-    return _cleaner(lines)
+def _work(lines: list[Line]) -> Work:
+    return Work(_cleaner(lines), os.getpid(), peak_memory() or 0)

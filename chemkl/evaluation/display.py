@@ -47,7 +47,7 @@ def comparison_tables(table: pd.DataFrame, options: MetricOptions) -> Iterator[T
     k = max(options.uniqueness_at, default=0)
     at = {f"{UNIQUENESS_AT}{k}": (f"@{k:,}", ".2%")} if k else {}
     yield _table("All distinct molecules", whole, {**_ALL, **at, **_DIVERSITY})
-    yield _table(f"The last {options.late_samples:,} valid samples, repeats included", whole, _LATE)
+    yield _table(f"The last {options.late_samples:,} valid samples", whole, _LATE)
     for last, title in _references(whole):
         columns = {f"{metric}{last}": (label, ".3f") for metric, label in _LIKENESS.items()}
         yield _table(title, whole, {"n_pairwise": ("n", ",d"), **columns})

@@ -109,10 +109,11 @@ def build_objective(
         _check_instance(built, beta, sigma, target_options)
     if chosen.needs_full_support and not built.full_support:
         able = [name for name in ESTIMATORS if not ESTIMATORS[name].needs_full_support]
+        others = f", or one of these estimators: {', '.join(able)}" if able else ""
         raise ValueError(
             f"estimator {estimator!r} cannot walk to a {type(built).__name__} target, which is "
             "-inf outside of the hits: the score of every other row would be infinite. "
-            f"Use the target gibbs or mara; estimators that can: {', '.join(able) or 'none'}"
+            f"Use the target gibbs or mara{others}"
         )
     if duplicates not in get_args(Duplicates):
         raise ValueError(f"duplicates must be 'keep' or 'drop', got {duplicates!r}")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from chemkl.config import Config, InputError, did_you_mean, load_config
 from chemkl.config.policy import RnnConfig
@@ -53,9 +53,11 @@ def save_policy(policy: Policy, path: str | Path, provenance: dict[str, Any]) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.tmp")
     try:
-        save_file(weights, aside, metadata={"header": json.dumps(header, allow_nan=False)})
-        with aside.open("rb") as written:
-            os.fsync(written.fileno())
+        # not save_file: it makes the file readable for its owner alone
+        with aside.open("wb") as file:
+            file.write(save(weights, metadata={"header": json.dumps(header, allow_nan=False)}))
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import IO, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
 from chemkl.config import InputError
 from chemkl.results.atomic import finite, write_json
+from chemkl.results.lock import claim
 from chemkl.results.provenance import InputFile, config_hash, installed_versions
 
 FILE_NAME = "manifest.json"
@@ -46,6 +47,7 @@ class Manifest(BaseModel):
     results: dict[str, Any] = {}
 
     _folder: Path = PrivateAttr()
+    _lock: IO[str] | None = PrivateAttr(default=None)
 
     @classmethod
     def start(
@@ -56,7 +58,6 @@ class Manifest(BaseModel):
         config: Mapping[str, Any],
         seed: int | None = None,
         inputs: Mapping[str, str | Path] | None = None,
-        fresh: bool = False,
     ) -> Self:
         """Claim a folder for a stage and write its manifest with status `running`.
 
@@ -66,23 +67,24 @@ class Manifest(BaseModel):
             config: the resolved config, as JSON types.
             seed: the seed of the run, where it has one.
             inputs: what the stage reads, by role; each file or folder is hashed.
-            fresh: move an earlier output aside (`<folder>.old-N`) and begin anew.
 
         Returns:
             The manifest; `was_resumed` says whether the folder held the same run before.
 
         Raises:
-            InputError: the folder holds the output of another stage or config.
+            InputError: the folder cannot be written, another process is running in it, it holds
+                the output of another stage or config, or an input has changed since it was begun.
         """
         folder = Path(out_dir)
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"{folder}: the output must be a folder, and this is a file.")
-        if fresh:
-            _move_aside(folder)
+        lock = claim(folder)
         earlier = cls.load(folder)
+        if earlier is not None and earlier.status == "failed" and _holds_nothing_else(folder):
+            earlier = None
         plain = finite(config)
+        hashed = {role: InputFile.of(Path(path)) for role, path in (inputs or {}).items()}
         if earlier is not None:
             earlier.check_same(stage, plain)
+            earlier.check_inputs(hashed)
         now = _now()
         manifest = cls(
             stage=stage,
@@ -95,11 +97,11 @@ class Manifest(BaseModel):
             seed=seed,
             config_hash=config_hash(plain),
             config=plain,
-            inputs={role: InputFile.of(Path(path)) for role, path in (inputs or {}).items()},
+            inputs=hashed,
             versions=installed_versions(),
             results=earlier.results if earlier else {},
         )
-        manifest._folder = folder
+        manifest._folder, manifest._lock = folder, lock
         manifest.save()
         return manifest
 
@@ -131,6 +133,20 @@ class Manifest(BaseModel):
         """Whether the folder already held this run when it was last started."""
         return bool(self.resumed)
 
+    @classmethod
+    def is_finished(cls, out_dir: str | Path, stage: str, config: Mapping[str, Any]) -> bool:
+        """Whether a folder holds the finished output of exactly that stage, config and input.
+
+        Raises:
+            InputError: it holds another one's, or an input has changed since.
+        """
+        earlier = cls.load(out_dir)
+        if earlier is None or earlier.status != "complete":
+            return False
+        earlier.check_same(stage, finite(config))
+        earlier.check_inputs(earlier._inputs_now())
+        return True
+
     def is_complete(self, stage: str, config: Mapping[str, Any]) -> bool:
         """Whether this is the finished output of exactly that stage and config."""
         same = self.stage == stage and self.config_hash == config_hash(config)
@@ -159,6 +175,32 @@ class Manifest(BaseModel):
             f"{shown}{tail}\n{fix}"
         )
 
+    def check_inputs(self, inputs: Mapping[str, InputFile]) -> None:
+        """Refuse to continue from inputs that are not those of the beginning.
+
+        Raises:
+            InputError: with every input that has changed.
+        """
+        changed = [
+            f"{now.path}: has changed since {self._folder} was begun (sha256 {now.sha256[:12]}..., "
+            f"then {self.inputs[role].sha256[:12]}...)"
+            for role, now in inputs.items()
+            if role in self.inputs and self.inputs[role].sha256 != now.sha256
+        ]
+        if changed:
+            fix = "Fix: put it back, choose another folder with --out, or begin anew with --fresh."
+            raise InputError("\n".join([*changed, fix]))
+
+    def has_changed_inputs(self) -> bool:
+        """Whether an input that is still where it was holds something else by now."""
+        return any(
+            self.inputs[role].sha256 != now.sha256 for role, now in self._inputs_now().items()
+        )
+
+    def _inputs_now(self) -> dict[str, InputFile]:
+        paths = {role: Path(file.path) for role, file in self.inputs.items()}
+        return {role: InputFile.of(path) for role, path in paths.items() if path.exists()}
+
     def finish(
         self,
         status: Status = "complete",
@@ -186,10 +228,13 @@ class Manifest(BaseModel):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._lock = None  # closing the file gives the folder free
         if kind is None:
             if self.status == "running":
                 self.finish()
             return
+        if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+            kind, error = KeyboardInterrupt, None  # what Lightning's trainer makes of Ctrl-C
         status: Status = "failed" if issubclass(kind, Exception) else "interrupted"
         self.finish(status, ended_by=f"{kind.__name__}: {error}" if str(error) else kind.__name__)
 
@@ -217,14 +262,9 @@ def _run_id(stage: str, config: Mapping[str, Any], occasion: str) -> str:
     return f"{stage}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def _move_aside(folder: Path) -> None:
-    """Rename a folder with a manifest in it to the first free `<folder>.old-N`."""
-    if not (folder / FILE_NAME).exists():
-        return
-    number = 1
-    while (aside := folder.with_name(f"{folder.name}.old-{number}")).exists():
-        number += 1
-    folder.rename(aside)
+def _holds_nothing_else(folder: Path) -> bool:
+    """Whether a folder holds a manifest and hidden files only."""
+    return all(p.name == FILE_NAME or p.name.startswith(".") for p in folder.iterdir())
 
 
 def _now() -> str:

@@ -36,7 +36,7 @@ JSON = "metrics.json"
 IN_RUN = "evaluation"
 TRUNCATED = "truncated"
 SPLIT = "split"
-PIPED_WIDTH = 100
+PIPED_WIDTH = 120
 _MEMBERS = {
     "moses_test": "moses/dataset/data/test_stats.npz",
     "moses_test_scaffolds": "moses/dataset/data/test_scaffolds_stats.npz",

@@ -136,6 +136,8 @@ def _state(each: Planned, to_run: Iterable[str] = ()) -> State:
     own = Manifest.load(each.job.folder)
     if own is None:
         return "new"
+    if own.has_changed_inputs():
+        return "again"
     for need in each.needs:
         read = Manifest.load(need.folder)
         if need.name in to_run or read is None or (read.finished or "") > own.started:

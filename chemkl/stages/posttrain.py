@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from rich.console import Console
 
 from chemkl.config import InputError
 from chemkl.config.posttrain import PosttrainConfig
@@ -45,6 +46,10 @@ def run(config: PosttrainConfig | Mapping[str, Any] | str | Path, out_dir: str |
     config = load(config)
     check(config)
     out = Path(out_dir)
+    model_file, plain = out / CHECKPOINTS / POLICY, config.model_dump(mode="json")
+    if Manifest.is_finished(out, "posttrain", plain) and model_file.exists():
+        Console(stderr=True).print(f"{out}: complete; --fresh makes it anew")
+        return model_file
     # what can go wrong with the models and the trainer does so before the folder is claimed
     policy, reference = load_policy(config.agent or config.prior), load_policy(config.prior)
     _trainer(config, out, [])
@@ -52,7 +57,7 @@ def run(config: PosttrainConfig | Mapping[str, Any] | str | Path, out_dir: str |
     with Manifest.start(
         out,
         stage="posttrain",
-        config=config.model_dump(mode="json"),
+        config=plain,
         seed=config.seed,
         inputs={role: path for role, path in models.items() if path is not None},
     ) as manifest:
@@ -62,7 +67,7 @@ def run(config: PosttrainConfig | Mapping[str, Any] | str | Path, out_dir: str |
         if not module.is_finished:
             _fit(config, out, module, start)
         module.trace.compact()
-        ledger, model_file = module.ledger, out / CHECKPOINTS / POLICY
+        ledger = module.ledger
         counts = {
             "calls": ledger.n_calls,
             "samples": ledger.n_samples,
@@ -78,6 +83,8 @@ def run(config: PosttrainConfig | Mapping[str, Any] | str | Path, out_dir: str |
         }
         save_policy(module.policy, model_file, provenance)
         manifest.finish(ended_by="budget" if ledger.spent else "max_samples", results=counts)
+    ended = f"ended by {manifest.ended_by}: {ledger.n_calls:,} calls, {ledger.n_samples:,} samples"
+    Console(stderr=True).print(f"{out}: {ended}")
     return model_file
 
 

@@ -1,6 +1,6 @@
 """The settings of the posttrain stage, checked as a whole: the schema, and what it cannot see."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from chemkl.config import InputError, InputPath, load_config
 from chemkl.config.document import Document
+from chemkl.config.overrides import Override, apply
 from chemkl.config.posttrain import PosttrainConfig
 from chemkl.policies import read_header
 from chemkl.rewards import RewardModel
@@ -29,23 +30,25 @@ def check(config: PosttrainConfig) -> None:
         raise InputError("\n".join(problems))
 
 
-def load(source: object) -> PosttrainConfig:
+def load(source: object, overrides: Sequence[str] = ()) -> PosttrainConfig:
     """Read the settings; where they do not fit the schema, say what else is wrong with them too.
 
     Args:
         source: a config, a mapping, or the path of a YAML file.
+        overrides: settings to change, as ``dotted.key=value``.
 
     Raises:
         InputError: with every problem, those that `check` would find included.
     """
-    if isinstance(source, PosttrainConfig):
+    if isinstance(source, PosttrainConfig) and not overrides:
         return source
     document = Document.of(source, PosttrainConfig.__name__)
     try:
-        return load_config(PosttrainConfig, document)
+        return load_config(PosttrainConfig, document, overrides)
     except InputError as error:
         problems = str(error).splitlines()
-    for line in problems_beside(document.data, document, {"folder": document.folder}):
+    data = _changed(document.data, overrides)
+    for line in problems_beside(data, document, {"folder": document.folder}):
         if not any(line in known for known in problems):  # the schema has complained of it already
             problems.append(line)
     raise InputError("\n".join(problems))
@@ -76,6 +79,18 @@ def problems_beside(
         *_placed(document, "prior", _found((_check_models, prior, agent))),
         *_placed(document, "trainer", _found((check_trainer, trainer))),
     ]
+
+
+def _changed(data: Any, overrides: Sequence[str]) -> Mapping[str, Any]:
+    """Apply those overrides that can be read; the schema has complained of the others."""
+    readable = []
+    for override in overrides:
+        try:
+            readable.append(Override.parse(override))
+        except InputError:
+            continue
+    changed = apply(data, readable)[0]
+    return changed if isinstance(changed, Mapping) else {}
 
 
 def _placed(document: Document, key: str, lines: list[str]) -> list[str]:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from rich.console import Console
@@ -14,7 +15,7 @@ from chemkl.config import InputError
 from chemkl.config.loading import load_config
 from chemkl.config.prepare import FileSource, PrepareConfig
 from chemkl.corpus import files
-from chemkl.corpus.cleaning import Clean, Cleaner, clean_lines
+from chemkl.corpus.cleaning import Clean, Cleaner, clean_lines, peak_memory
 from chemkl.corpus.reading import Line
 from chemkl.corpus.sources import N_LINES, read_source
 from chemkl.results.atomic import write_json
@@ -49,10 +50,13 @@ def run(config: PrepareConfig | Mapping[str, Any] | str | Path, out_dir: str | P
         out, stage="prepare", config=config.model_dump(mode="json"), inputs=inputs
     ) as manifest:
         lines = read_source(config.source, config.cache)
-        cleaned = clean_lines(islice(lines, config.limit), Cleaner.from_config(config))
+        peaks: dict[int, int] = {}
+        cleaned = clean_lines(islice(lines, config.limit), Cleaner.from_config(config), peaks)
         totals = [n for n in (config.limit, N_LINES.get(config.source.kind)) if n is not None]
         total = min(totals, default=None)
+        began = perf_counter()
         tally = _write(cleaned, out, total)
+        tally |= {"seconds": perf_counter() - began, "peak_memory_mib": _total_memory(peaks)}
         manifest.finish(results=tally)
     _print(tally, out)
     return out
@@ -141,6 +145,16 @@ class _Rows:
         }
 
 
+def _total_memory(peaks: Mapping[int, int]) -> float | None:
+    """Return the memory of this process and its workers at their peaks, MiB, if the system tells.
+
+    The workers tell it themselves: they are children of a server process, and the system counts
+    no grandchildren.
+    """
+    own = peak_memory()
+    return None if own is None else (own + sum(peaks.values())) / 2**20
+
+
 def _print(tally: dict[str, Any], out: Path) -> None:
     """Show what was kept and what was dropped and why."""
     table = Table(title=f"{tally['molecules']:,} molecules, {tally['n_tokens']} tokens: {out}")
@@ -150,4 +164,7 @@ def _print(tally: dict[str, Any], out: Path) -> None:
         table.add_row(f"kept in {split}", f"{n:,}")
     for reason, n in tally["dropped"].items():
         table.add_row(f"dropped: {reason}", f"{n:,}")
+    memory = tally["peak_memory_mib"]
+    cost = f", at most {memory:,.0f} MiB" if memory is not None else ""
+    table.caption = f"{tally['seconds']:.0f} s{cost}"
     Console().print(table)

@@ -16,7 +16,6 @@ from chemkl.corpus import files
 from chemkl.corpus.batches import CorpusDataModule
 from chemkl.policies import RnnPolicy, save_policy
 from chemkl.results.manifest import Manifest
-from chemkl.results.provenance import sha256_of
 from chemkl.training.pretrain import Pretrain
 from chemkl.training.trainer import (
     CHECKPOINTS,
@@ -61,10 +60,10 @@ def run(config: PretrainConfig | Mapping[str, Any] | str | Path, out_dir: str | 
     out = Path(out_dir)
     model_file = out / CHECKPOINTS / POLICY
     plain = config.model_dump(mode="json")
-    if _is_complete(out, plain) and model_file.exists():
+    if Manifest.is_finished(out, "pretrain", plain) and model_file.exists():
         Console(stderr=True).print(f"{out}: complete; --fresh makes it anew")
         return model_file
-    start = _start(config, out)
+    start = last_checkpoint(out)
     data = _data(config)
     callbacks = [
         Checkpoint(out, config.checkpoint_every),
@@ -115,38 +114,6 @@ def _check_corpus(config: PretrainConfig) -> None:
         )
     for split in (config.train_split, config.valid_split):
         files.read_split(config.corpus, split, limit=1)
-
-
-def _is_complete(out: Path, config: Mapping[str, Any]) -> bool:
-    """Whether the folder holds this run, finished.
-
-    Raises:
-        InputError: it holds another one.
-    """
-    earlier = Manifest.load(out)
-    if earlier is None:
-        return False
-    earlier.check_same("pretrain", config)
-    return earlier.is_complete("pretrain", config)
-
-
-def _start(config: PretrainConfig, out: Path) -> Path | None:
-    """Return the checkpoint to continue from, if the corpus is still the same.
-
-    Raises:
-        InputError: the checkpoint is damaged, or the corpus has changed since.
-    """
-    start, earlier = last_checkpoint(out), Manifest.load(out)
-    if start is None or earlier is None or "corpus" not in earlier.inputs:
-        return start
-    path = config.corpus / files.MOLECULES
-    now, then = sha256_of(path), earlier.inputs["corpus"].sha256
-    if now != then:
-        raise InputError(
-            f"{path}: has changed since {out} was begun (sha256 {now}, then {then}), so that run "
-            f"cannot be continued. Put the corpus back, or begin anew with --fresh or another --out"
-        )
-    return start
 
 
 def _module(config: PretrainConfig, data: CorpusDataModule) -> Pretrain:

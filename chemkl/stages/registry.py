@@ -1,12 +1,13 @@
 """The stages by name: where their code and their settings are, imported only when called."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from chemkl.config import Config, InputError
+from chemkl.config import Config, InputError, load_config
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,18 @@ class Stage:
     def module(self) -> ModuleType:
         """The stage's code; importing it may take seconds (torch, lightning)."""
         return import_module(f"chemkl.stages.{self.name}")
+
+    def load(self, source: object, overrides: Sequence[str] = ()) -> Config:
+        """Read a config, with every problem at once: the stage's own way, where it has one.
+
+        Raises:
+            InputError: with every problem.
+        """
+        own = getattr(self.module, "load", None)
+        if own is None:
+            return load_config(self.model, source, overrides)
+        config: Config = own(source, overrides)
+        return config
 
     def check(self, config: Config, what: str) -> None:
         """Look for what the schema cannot see, where the stage offers it.

@@ -8,7 +8,7 @@ from rdkit import Chem
 from chemkl.config import InputError
 from chemkl.config.prepare import PrepareConfig
 from chemkl.corpus import cleaning
-from chemkl.corpus.cleaning import Cleaner, clean_lines
+from chemkl.corpus.cleaning import Cleaner, clean_lines, peak_memory
 from chemkl.corpus.reading import Line
 
 
@@ -116,6 +116,16 @@ def test_two_workers_give_what_one_gives(real_smiles, monkeypatch):
     assert one == two
     assert [c.line for chunk in two for c in chunk] == lines
     assert [len(chunk) for chunk in two] == [30] * 13 + [18]
+
+
+def test_workers_tell_their_memory(real_smiles):
+    peaks = {}
+    list(clean_lines(lines_of(real_smiles), Cleaner.from_config(config(n_workers=2)), peaks))
+    assert len(peaks) in (1, 2)  # the second may have had nothing to do
+    assert os.getpid() not in peaks
+    # an interpreter with RDKit takes tens of megabytes, and this test does not take gigabytes
+    assert all(2**25 < peak < 2**31 for peak in peaks.values())
+    assert peak_memory() > 2**25
 
 
 def test_few_chunks_are_read_ahead(monkeypatch):

@@ -9,6 +9,7 @@ from torch import nn
 from chemkl.config import InputError
 from chemkl.policies import RnnPolicy, Rollout, UnknownTokenError, Vocabulary
 from chemkl.policies.base import counted, pad, sequence_logp
+from chemkl.policies.rnn import _draw
 
 TOKENS = [*"CNOcn1()=", "[nH]", "Br"]
 ONE_ROUNDING = 1.2e-7  # of float32, relative
@@ -245,6 +246,15 @@ def test_each_row_takes_its_own_uniform_number_at_every_step_whoever_has_ended()
             cumulative = logits[0, 0].double().softmax(0).cumsum(0)
             row.append(int((cumulative <= uniform[len(row) - 1, i].double()).sum()))
         assert rollout.tokens[i, : len(row)].tolist() == row
+
+
+@pytest.mark.parametrize(
+    ("uniform", "token"),
+    [(0.0, 1), (0.2499, 1), (0.2501, 3), (0.5, 3), (1 - 2**-24, 3)],  # float32 ends below one
+)
+def test_tokens_without_probability_are_never_drawn(uniform, token):
+    logp = torch.tensor([[0.0, 0.25, 0.0, 0.75, 0.0]]).log()
+    assert _draw(logp, torch.tensor([uniform])).tolist() == [token]
 
 
 def test_without_a_generator_torchs_own_is_used():

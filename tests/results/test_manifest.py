@@ -108,14 +108,53 @@ def test_another_stage_is_refused(tmp_path):
         Manifest.start(tmp_path, stage="report", config=CONFIG)
 
 
-def test_fresh_moves_the_old_output_aside(tmp_path):
+def test_two_processes_never_share_a_folder(tmp_path):
+    code = (
+        "import sys; from chemkl.results import Manifest; "
+        "Manifest.start(sys.argv[1], stage='posttrain', config={})"
+    )
+    held = Manifest.start(tmp_path, stage="posttrain", config={})
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    second = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "another process is running in this folder" in second.stderr
+    with held:
+        pass
+    assert subprocess.run(command, check=False).returncode == 0
+
+
+def test_a_changed_input_is_refused_and_named(tmp_path):
+    prior = tmp_path / "prior"
+    prior.write_text("one")
     out = tmp_path / "out"
-    for batch_size in (1, 2, 3):
-        config = CONFIG | {"batch_size": batch_size}
-        Manifest.start(out, stage="posttrain", config=config, fresh=True)
-    assert on_disk(out)["config"]["batch_size"] == 3
-    assert on_disk(tmp_path / "out.old-1")["config"]["batch_size"] == 1
-    assert on_disk(tmp_path / "out.old-2")["config"]["batch_size"] == 2
+    with Manifest.start(out, stage="posttrain", config=CONFIG, inputs={"prior": prior}):
+        pass
+    assert Manifest.is_finished(out, "posttrain", CONFIG)
+    prior.write_text("two")
+    before = (out / "manifest.json").read_bytes()
+    with pytest.raises(InputError, match=r"prior: has changed since .*out was begun"):
+        Manifest.start(out, stage="posttrain", config=CONFIG, inputs={"prior": prior})
+    with pytest.raises(InputError, match="has changed since"):
+        Manifest.is_finished(out, "posttrain", CONFIG)
+    assert (out / "manifest.json").read_bytes() == before
+
+
+def test_a_failed_start_does_not_claim_the_folder(tmp_path):
+    with (
+        pytest.raises(InputError),
+        Manifest.start(tmp_path, stage="prepare", config={"source": "bad"}),
+    ):
+        raise InputError("no line holds a usable molecule")
+    Manifest.start(tmp_path, stage="prepare", config={"source": "good"})
+    assert on_disk(tmp_path)["config"] == {"source": "good"}
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(
+            InputError, match=r"cannot write there .*; choose another output folder"
+        ):
+            Manifest.start(out, stage="prepare", config={})
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"stage": "x"}', '["a"]'])
@@ -129,7 +168,7 @@ def test_a_foreign_manifest_is_refused_and_kept(tmp_path, content):
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
     path = tmp_path / "out"
     path.write_text("")
-    with pytest.raises(InputError, match="must be a folder"):
+    with pytest.raises(InputError, match="cannot write there"):
         Manifest.start(path, stage="posttrain", config=CONFIG)
 
 

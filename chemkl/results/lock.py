@@ -1,0 +1,54 @@
+"""One process at a time in an output folder: two would write the same rows twice."""
+
+import os
+import sys
+from pathlib import Path
+from typing import IO
+
+from chemkl.config import InputError
+
+FILE_NAME = ".lock"
+
+
+def claim(folder: Path) -> IO[str] | None:
+    """Make an output folder if need be and lock it; it is free again once the file is closed.
+
+    The system frees the lock of a killed process by itself. Further processes of one distributed
+    run share the lock of the first.
+
+    Returns:
+        The open lock file; None where there is nothing to lock (a further process, or Windows).
+
+    Raises:
+        InputError: the folder cannot be written, or another process has it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / FILE_NAME).open("a")
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot write there ({error.strerror}); choose another output folder with "
+            "--out."
+        ) from None
+    if sys.platform == "win32" or _is_further_process():
+        lock.close()
+        return None
+    import fcntl  # Unix only
+
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a process may claim its own again
+    except (BlockingIOError, PermissionError):
+        lock.close()
+        raise InputError(
+            f"{folder}: another process is running in this folder. Wait for it, stop it, or "
+            "choose another folder with --out."
+        ) from None
+    except OSError:  # a file system without locks
+        lock.close()
+        return None
+    return lock
+
+
+def _is_further_process() -> bool:
+    """Whether this is not the first process of a distributed run."""
+    return any(os.environ.get(name, "0") != "0" for name in ("LOCAL_RANK", "SLURM_PROCID"))
