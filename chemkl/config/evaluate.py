@@ -61,7 +61,7 @@ class SmilesFile(Config):
 
     path: InputPath
     """The file."""
-    column: str | int | None = None
+    column: str | Annotated[int, Field(ge=0)] | None = None
     """Where the SMILES stand: a column's name, or its number from 0. Default: in .smi and .txt the
     first column; elsewhere the column called smiles (in any case), or the only one there is."""
 
@@ -130,7 +130,7 @@ class MetricOptions(Config):
     """Sets with more molecules are sampled down to so many for the metrics over pairs and over a
     reference (IntDiv, FCD, SNN, Scaf, Frag); smaller sets are computed exactly. #Circles and the
     scaffold metrics always take the whole set."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Seed of that sample."""
     circles_distance: float = Field(default=0.75, gt=0, lt=1)
     """Tanimoto distance that any two molecules of #Circles must exceed; 0.75 as in GEAM."""

@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from chemkl.config import InputError
 from chemkl.losses import LossInputs, LossOutput, Objective, TargetOutput
 from chemkl.policies.base import Policy, Rollout
 from chemkl.results.trace import TraceWriter
@@ -119,6 +120,12 @@ class Posttrain(lightning.LightningModule):
         drawn = self.policy.sample(n, stream(self._seed, step, self.global_rank))
         # before torch 2.10 autocast keeps the weights cast under no_grad, and no gradient flows
         torch.clear_autocast_cache()
+        if not bool(drawn.logp.isfinite().all()):
+            raise InputError(
+                f"step {step}: the policy has diverged: its log-probabilities are not finite. "
+                f"Lower learning_rate (now {self._learning_rate:g}), or add "
+                "trainer: {gradient_clip_val: 1.0}, and begin anew with --fresh."
+            )
         rollout = self.ledger.affordable(drawn)
         rows = self.ledger.enter(step, rollout)
         inputs = self._inputs(rollout, rows)

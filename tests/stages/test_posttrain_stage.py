@@ -8,6 +8,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -339,6 +340,25 @@ def test_a_reward_in_a_file_beside_the_config_is_the_same_as_the_inline_one(conf
     posttrain.run(config | {"budget": 40}, tmp_path / "inline")
     same_run(tmp_path / "by_path", tmp_path / "inline")
     assert manifest_of(tmp_path / "by_path")["config"] == manifest_of(tmp_path / "inline")["config"]
+
+
+def test_a_policy_that_diverges_is_one_clear_error(config, tmp_path):
+    with pytest.raises(InputError, match=r"step \d+: the policy has diverged.*Lower learning_rate"):
+        posttrain.run(config | {"learning_rate": 1e37}, tmp_path / "run")
+    assert manifest_of(tmp_path / "run")["status"] == "failed"
+
+
+def test_a_replaced_prior_is_refused_and_the_run_stays(config, tmp_path, tiny_prior):
+    prior = shutil.copy(tiny_prior, tmp_path / "prior.safetensors")
+    config |= {"prior": str(prior)}
+    posttrain.run(config, tmp_path / "run")
+    kept = (tmp_path / "run" / "manifest.json").read_bytes()
+    policy = load_policy(prior)
+    torch.nn.init.zeros_(policy.linear.bias)
+    save_policy(policy, prior, {})
+    with pytest.raises(InputError, match=r"prior.safetensors: has changed since .*run was begun"):
+        posttrain.run(config, tmp_path / "run")
+    assert (tmp_path / "run" / "manifest.json").read_bytes() == kept
 
 
 def test_with_a_progress_bar_the_run_is_the_same(config, tmp_path, capsys):
