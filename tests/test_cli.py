@@ -223,7 +223,10 @@ def test_check_goes_by_the_keys_where_the_folder_says_nothing(posttrain, chemkl,
     assert "a.yaml:3: prior: no such file" in capsys.readouterr().err
     Path("b.yaml").write_text("whatever: 1\n")
     assert chemkl("check", "b.yaml") == 2
-    assert "b.yaml: by its keys it is for no stage" in capsys.readouterr().err
+    assert "b.yaml: its keys do not tell what it is for; say it with" in capsys.readouterr().err
+    Path("c.yaml").write_text("components: [{kind: qed}]\n")
+    assert chemkl("check", "c.yaml") == 0
+    assert "ok c.yaml (reward)" in capsys.readouterr().out
     assert chemkl("check", "b.yaml", "--stage", "posttrain") == 2
     assert "b.yaml:1: whatever: not a known key" in capsys.readouterr().err
     assert chemkl("check", "mine.yaml", "--stage", "postrain") == 2

@@ -66,8 +66,9 @@ def check_file(path: str | Path, kind: str | None = None) -> Checked:
 def kind_of(document: Document, path: Path) -> str:
     """What a config file is for.
 
-    A file with ``stages`` is a pipeline; else the folder says it, where that is called like a
-    stage or ``rewards``; else it is for the stage that knows most of its keys.
+    A file with ``stages`` is a pipeline, one with ``components`` a reward; else the folder says it,
+    where that is called like a stage or ``rewards``; else it is for the stage that knows most of
+    its keys.
 
     Raises:
         InputError: no stage knows its keys, or several know as many.
@@ -75,7 +76,7 @@ def kind_of(document: Document, path: Path) -> str:
     folder = path.resolve().parent.name
     if "stages" in document.data:
         return "pipeline"
-    if folder == "rewards":
+    if folder == "rewards" or "components" in document.data:
         return "reward"
     if folder in STAGES:
         return folder
@@ -83,8 +84,11 @@ def kind_of(document: Document, path: Path) -> str:
     most = max(known.values())
     best = [name for name, count in known.items() if count == most]
     if most == 0 or len(best) > 1:
-        could_be = f"any of {', '.join(best)}" if most else "no stage that knows its keys"
-        raise InputError(f"{path}: by its keys it is for {could_be}; say which with --stage NAME.")
+        could_be = best if most else KINDS
+        raise InputError(
+            f"{path}: its keys do not tell what it is for; say it with --stage NAME, one of "
+            f"{', '.join(could_be)}."
+        )
     return best[0]
 
 
