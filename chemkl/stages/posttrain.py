@@ -48,7 +48,7 @@ def run(config: PosttrainConfig | Mapping[str, Any] | str | Path, out_dir: str |
     out = Path(out_dir)
     model_file, plain = out / CHECKPOINTS / POLICY, config.model_dump(mode="json")
     if Manifest.is_finished(out, "posttrain", plain) and model_file.exists():
-        Console(stderr=True).print(f"{out}: complete; --fresh makes it anew")
+        Console(stderr=True, soft_wrap=True).print(f"{out}: complete; --fresh makes it anew")
         return model_file
     # what can go wrong with the models and the trainer does so before the folder is claimed
     policy, reference = load_policy(config.agent or config.prior), load_policy(config.prior)
@@ -84,7 +84,7 @@ def run(config: PosttrainConfig | Mapping[str, Any] | str | Path, out_dir: str |
         save_policy(module.policy, model_file, provenance)
         manifest.finish(ended_by="budget" if ledger.spent else "max_samples", results=counts)
     ended = f"ended by {manifest.ended_by}: {ledger.n_calls:,} calls, {ledger.n_samples:,} samples"
-    Console(stderr=True).print(f"{out}: {ended}")
+    Console(stderr=True, soft_wrap=True).print(f"{out}: {ended}")
     return model_file
 
 

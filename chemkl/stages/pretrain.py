@@ -61,7 +61,7 @@ def run(config: PretrainConfig | Mapping[str, Any] | str | Path, out_dir: str | 
     model_file = out / CHECKPOINTS / POLICY
     plain = config.model_dump(mode="json")
     if Manifest.is_finished(out, "pretrain", plain) and model_file.exists():
-        Console(stderr=True).print(f"{out}: complete; --fresh makes it anew")
+        Console(stderr=True, soft_wrap=True).print(f"{out}: complete; --fresh makes it anew")
         return model_file
     start = last_checkpoint(out)
     data = _data(config)
