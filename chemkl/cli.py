@@ -2,7 +2,7 @@
 
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +30,19 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file with the settings.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Settings to change, for example seed=1 target.beta=0.1.",
+        show_default=False,
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Output folder. Default: runs/ and the name of the config file."),
+]
 Fresh = Annotated[
     bool,
     typer.Option("--fresh", help="Move earlier output aside (FOLDER.old-1) and start anew."),
@@ -65,42 +78,55 @@ def _options(
     del version  # its callback has done everything
 
 
+def _run_stage(
+    name: str, config: str, overrides: Sequence[str], out: Path | None, fresh: bool
+) -> None:
+    """Check a stage's settings, then run it."""
+    stage = STAGES[name]
+    checked = stage.load(config, overrides)
+    folder = out or Path("runs", Path(config).stem + stage.suffix)
+    if fresh:
+        stage.check(checked, config)
+        set_aside(folder)
+    written = stage.run(checked, folder)
+    if isinstance(written, Path):
+        typer.echo(f"output: {written}")
+
+
 def _command(name: str) -> Callable[..., None]:
     """The command of a stage."""
 
     def command(
-        config: Annotated[
-            str, typer.Argument(metavar="CONFIG", help="YAML file with the settings.")
-        ],
-        overrides: Annotated[
-            list[str] | None,
-            typer.Argument(
-                metavar="KEY=VALUE",
-                help="Settings to change, for example seed=1 target.beta=0.1.",
-                show_default=False,
-            ),
-        ] = None,
-        out: Annotated[
-            Path | None,
-            typer.Option(help="Output folder. Default: runs/ and the name of the config file."),
-        ] = None,
-        fresh: Fresh = False,
+        config: ConfigFile, overrides: Overrides = None, out: Out = None, fresh: Fresh = False
     ) -> None:
-        stage = STAGES[name]
-        checked = stage.load(config, overrides or ())
-        folder = out or Path("runs", Path(config).stem)
-        if fresh:
-            stage.check(checked, config)
-            set_aside(folder)
-        written = stage.run(checked, folder)
-        if isinstance(written, Path):
-            typer.echo(f"output: {written}")
+        _run_stage(name, config, overrides or (), out, fresh)
 
     return command
 
 
+def _sample(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    beta_scale: Annotated[
+        float | None,
+        typer.Option(
+            metavar="S",
+            help="Sample as if trained with S times its beta: above 1 nearer to the prior, which "
+            "the config must name, below 1 further from it. The same as beta_scale=S.",
+        ),
+    ] = None,
+    out: Out = None,
+    fresh: Fresh = False,
+) -> None:
+    changes = [] if beta_scale is None else [f"beta_scale={beta_scale}"]
+    _run_stage("sample", config, [*(overrides or ()), *changes], out, fresh)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"sample": _sample}
+"""Commands of stages that take an option of their own."""
+
 for _stage in STAGES.values():
-    app.command(_stage.name, help=_stage.help)(_command(_stage.name))
+    app.command(_stage.name, help=_stage.help)(COMMANDS.get(_stage.name) or _command(_stage.name))
 
 
 @app.command("run")

@@ -242,12 +242,33 @@ def test_check_accepts_what_a_stage_will_write_and_says_so(posttrain, chemkl, ca
 
 
 def test_check_includes_the_stages_own_deeper_check(posttrain, chemkl, capsys):
-    def check(config):
-        raise InputError("seed 1 is unlucky")
+    def check(config, awaited):
+        raise InputError(f"seed 1 is unlucky, {len(awaited)} awaited")
 
     posttrain.check = check
     assert chemkl("check", "mine.yaml", "--stage", "posttrain") == 2
-    assert capsys.readouterr().err == "mine.yaml: seed 1 is unlucky\n"
+    assert capsys.readouterr().err == "mine.yaml: seed 1 is unlucky, 0 awaited\n"
+    Path("a.yaml").write_text("prior: runs/earlier/policy.bin\n")
+    assert chemkl("check", "a.yaml", "--stage", "posttrain") == 2  # though it waits for its prior
+    assert capsys.readouterr().err == "a.yaml: seed 1 is unlucky, 1 awaited\n"
+
+
+def test_check_and_the_stage_itself_find_what_stands_beside_the_schema(posttrain, chemkl, capsys):
+    def problems_beside(draft):
+        return draft.placed("seed", [f"seed {draft.get('seed')} is unlucky"])
+
+    posttrain.problems_beside = problems_beside
+    Path("mine.yaml").write_text("sede: 1\nseed: 7\n")
+    lines = [
+        "mine.yaml:1: sede: not a known key; did you mean 'seed'? Known: beta, prior, seed",
+        "mine.yaml:2: seed 7 is unlucky",
+    ]
+    assert chemkl("check", "mine.yaml", "--stage", "posttrain") == 2
+    assert capsys.readouterr().err.splitlines() == lines
+    assert chemkl("posttrain", "mine.yaml") == 2
+    assert capsys.readouterr().err.splitlines() == lines
+    assert chemkl("posttrain", "mine.yaml", "seed=8") == 2
+    assert capsys.readouterr().err.splitlines()[1] == "override 'seed=8': seed 8 is unlucky"
 
 
 # ---- the program itself

@@ -7,6 +7,8 @@ import numpy as np
 from rdkit import DataStructs
 from rdkit.Chem import Mol, rdFingerprintGenerator
 
+from chemkl.chem.molecules import read_molecule
+
 
 @lru_cache(maxsize=32)
 def morgan_generator(
@@ -51,3 +53,18 @@ def tanimoto_matrix(fingerprints: Sequence[DataStructs.ExplicitBitVect]) -> np.n
         matrix[row, :row] = tanimoto(fingerprints[row], fingerprints[:row])
         matrix[:row, row] = matrix[row, :row]
     return matrix
+
+
+def tanimoto_kernel(
+    smiles: Sequence[str | None], *, radius: int = 2, n_bits: int = 2048
+) -> np.ndarray:
+    """Give the symmetric (n, n) matrix of Tanimoto similarities between SMILES, float32, in order.
+
+    A row without a molecule (None, or a string that is not valid) is similar to nothing but itself.
+    """
+    mols = [None if each is None else read_molecule(each).mol for each in smiles]
+    rows = np.array([row for row, mol in enumerate(mols) if mol is not None], dtype=int)
+    fingerprints = morgan_fingerprints(filter(None, mols), radius=radius, n_bits=n_bits)
+    kernel = np.eye(len(mols), dtype=np.float32)
+    kernel[np.ix_(rows, rows)] = tanimoto_matrix(fingerprints)
+    return kernel

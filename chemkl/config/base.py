@@ -1,7 +1,8 @@
 """The base of every config model, and the types that several of them share."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated
 
@@ -38,7 +39,9 @@ def _find(path: Path, info: ValidationInfo) -> Path:
     """Resolve a relative path: beside the config file first, then in the working directory.
 
     The validation context may hold ``folder`` (of the config file), ``also`` (further folders to
-    look in) and ``promised`` (output folders that an earlier job will have made by then).
+    look in), ``promised`` (folders whose content may be made later) and ``earlier`` (the output
+    folders of earlier jobs among these, each with the patterns of the files that its job writes;
+    none: they are not known).
     """
     context = info.context or {}
     try:
@@ -54,9 +57,23 @@ def _find(path: Path, info: ValidationInfo) -> Path:
         raise ValueError(f"no such file or folder: {path} ({error})") from error
     for place in places:
         if any(place.is_relative_to(folder) for folder in context.get("promised", ())):
+            _check_written(place, context.get("earlier", {}))
             return place
     looked = " nor ".join(str(place) for place in dict.fromkeys(places))
     raise ValueError(f"no such file or folder: {looked}")
+
+
+def _check_written(place: Path, earlier: Mapping[Path, Sequence[str]]) -> None:
+    """Refuse what the job that fills a folder will not write there."""
+    for folder, written in earlier.items():
+        if place == folder or not place.is_relative_to(folder) or not written:
+            continue
+        name = place.relative_to(folder).as_posix()
+        if not any(fnmatch(name, each) or each.startswith(f"{name}/") for each in written):
+            raise ValueError(
+                f"no such file or folder: {place}; the job that fills {folder} will not write "
+                f"{name!r}{did_you_mean(name, written)}"
+            )
 
 
 InputPath = Annotated[Path, AfterValidator(_find)]

@@ -1,5 +1,8 @@
 """The one exception for a mistake in what the user gave: a config, a file, an argument."""
 
+from collections.abc import Callable
+from typing import Any
+
 
 class InputError(ValueError):
     """Something the user gave cannot be used; the message is complete as it stands.
@@ -7,3 +10,24 @@ class InputError(ValueError):
     The message says what is wrong, where it stands, what is allowed and how to fix it; several
     problems are several lines. The command line prints it without a traceback and exits with 2.
     """
+
+
+def complaints(*checks: tuple[Callable[..., object], *tuple[Any, ...]]) -> list[str]:
+    """Make several checks and collect what they complain of.
+
+    Args:
+        *checks: each a function that raises InputError, and its arguments; one whose first
+            argument is None, for there is nothing to look into, is left out.
+
+    Returns:
+        The lines of all messages, each once.
+    """
+    lines: dict[str, None] = {}
+    for complain, *arguments in checks:
+        if arguments and arguments[0] is None:
+            continue
+        try:
+            complain(*arguments)
+        except InputError as error:
+            lines |= dict.fromkeys(str(error).splitlines())
+    return list(lines)

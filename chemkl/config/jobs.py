@@ -11,7 +11,7 @@ from typing import Any
 from chemkl.config.base import did_you_mean
 from chemkl.config.document import Document, Keys
 from chemkl.config.errors import InputError
-from chemkl.config.loading import Model, load_config
+from chemkl.config.loading import load_config
 from chemkl.config.overrides import Override, dotted
 from chemkl.config.pipeline import PipelineConfig, StageEntry, StageName
 
@@ -36,21 +36,8 @@ class Job:
     """Its settings, from a file or from the pipeline."""
     overrides: tuple[Override, ...]
     """What the pipeline changes in them."""
-    also: Path | None
-    """Folder of the pipeline file: a further place where its paths are looked up."""
-
-    def load(self, model: type[Model], promised: Iterable[Path] = ()) -> Model:
-        """Read and check its settings.
-
-        Args:
-            model: the config class of its stage.
-            promised: output folders of earlier jobs; paths within need not exist yet.
-
-        Raises:
-            InputError: with a line for every problem there is.
-        """
-        also = [self.also] if self.also else []
-        return load_config(model, self.source, self.overrides, also=also, promised=promised)
+    also: tuple[Path, ...]
+    """Further places where its paths are looked up: the folder of the pipeline file."""
 
 
 def load_pipeline(
@@ -64,7 +51,7 @@ def load_pipeline(
 
     Raises:
         InputError: with a line for every problem of the pipeline file itself; the settings of the
-            jobs are checked by `Job.load`.
+            jobs are checked by their stages.
     """
     data = source.model_dump(mode="json") if isinstance(source, PipelineConfig) else source
     document = Document.of(data, "pipeline")
@@ -113,7 +100,7 @@ class _Expansion:
                     folder=self._out / name,
                     source=source,
                     overrides=(*fixed, *point),
-                    also=self._document.folder,
+                    also=(self._document.folder,) if self._document.folder else (),
                 )
             )
         self._remember(entry.label, jobs, keys)

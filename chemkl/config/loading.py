@@ -1,15 +1,16 @@
 """The one way from what the user wrote to a checked config: files, mappings and overrides."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from chemkl.config.document import Document
+from chemkl.config.draft import Draft
 from chemkl.config.errors import InputError
-from chemkl.config.overrides import Override, apply
-from chemkl.config.problems import AFTER_THE_FILE, render
+from chemkl.config.overrides import AFTER_THE_FILE, Override, apply
+from chemkl.config.problems import render
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -22,6 +23,8 @@ def load_config(
     *,
     also: Iterable[Path] = (),
     promised: Iterable[Path] = (),
+    earlier: Mapping[Path, Sequence[str]] | None = None,
+    beside: Callable[[Draft], Iterable[str]] | None = None,
 ) -> Model:
     """Read and check a config.
 
@@ -32,7 +35,11 @@ def load_config(
         folder: where relative paths are looked up first; default: the file's own folder. The
             working directory comes last.
         also: further folders to look in, before the working directory.
-        promised: output folders of earlier jobs; paths within need not exist yet.
+        promised: folders whose content need not exist yet.
+        earlier: output folders of jobs that run before, and the names of what each writes, see
+            `InputPath`; what is in them now is not looked into.
+        beside: finds what the schema cannot see in settings that do not fit it; it is asked only
+            then, and what the schema has said already is not said again.
 
     Returns:
         The checked config.
@@ -57,14 +64,24 @@ def load_config(
     changes, bad = _parsed(overrides)
     data, misplaced = apply(document.data, changes)
     problems += [(AFTER_THE_FILE, str(error)) for error in (*bad, *misplaced)]
-    context = {"folder": document.folder, "also": tuple(also), "promised": tuple(promised)}
+    earlier = earlier or {}
+    context = {
+        "folder": document.folder,
+        "also": tuple(also),
+        "promised": (*promised, *earlier),
+        "earlier": earlier,
+    }
     try:
         config = model.model_validate(data, context=context)
     except ValidationError as error:
         problems += render(error, model, document, changes)
-    if problems:
-        raise InputError("\n".join(text for _, text in sorted(problems, key=lambda p: p[0])))
-    return config
+    if not problems:
+        return config
+    lines = [text for _, text in sorted(problems, key=lambda p: p[0])]
+    if beside is not None:
+        found = beside(Draft(model, document, data, changes, context))
+        lines += [line for line in found if not any(line in known for known in lines)]
+    raise InputError("\n".join(dict.fromkeys(lines)))
 
 
 def _data_of(source: BaseModel, model: type[BaseModel]) -> dict[str, object]:

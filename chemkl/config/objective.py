@@ -1,4 +1,4 @@
-"""Settings of the objective: the target to walk to, and the estimator that walks."""
+"""Settings of the target: the distribution that the policy is to walk to."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
@@ -8,10 +8,6 @@ from pydantic import BeforeValidator, Field, model_validator
 from chemkl.config.base import Config, did_you_mean
 
 TargetKind = Literal["gibbs", "mara", "filter"]
-EstimatorKind = Literal["reinvent", "rloo", "log_variance"]
-
-NEED_FULL_SUPPORT: frozenset[str] = frozenset({"reinvent", "rloo", "log_variance"})
-"""Estimators that cannot walk to the filter target, which is -inf outside of the hits."""
 
 _Coefficient = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Reward = Annotated[float, Field(allow_inf_nan=False)]
@@ -113,15 +109,12 @@ class FilterConfig(_TargetBase):
         return False  # beta only scales the score here; 1 when not given
 
 
-def _known_kind(what: str, kind: object, allowed: tuple[str, ...]) -> None:
-    if not isinstance(kind, str) or kind not in allowed:
-        raise ValueError(f"{what} {kind!r} is not known{did_you_mean(str(kind), allowed)}")
-
-
 def _known_target(value: Any) -> Any:
     """Name the near kind on a misspelt one, before pydantic chooses the model by it."""
     if isinstance(value, Mapping) and "kind" in value:
-        _known_kind("target", value["kind"], get_args(TargetKind))
+        kind, allowed = value["kind"], get_args(TargetKind)
+        if kind not in allowed:
+            raise ValueError(f"target {kind!r} is not known{did_you_mean(str(kind), allowed)}")
     return value
 
 
@@ -131,36 +124,3 @@ TargetConfig = Annotated[
     BeforeValidator(_known_target),
 ]
 """The distribution that the policy is trained towards."""
-
-
-class EstimatorConfig(Config):
-    """The loss that walks to the target; a bare name stands for its kind."""
-
-    kind: EstimatorKind
-    """reinvent (the loss of REINVENT4 and Saturn), rloo (policy gradient with a leave-one-out
-    baseline), log_variance (fit to the target up to a constant; goes with replay)."""
-    duplicates: Literal["keep", "drop"] = "keep"
-    """Molecules that occur several times in a batch: keep counts each, drop only the first."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_name(cls, value: Any) -> Any:
-        section = {"kind": value} if isinstance(value, str) else value
-        if isinstance(section, Mapping) and "kind" in section:
-            _known_kind("estimator", section["kind"], get_args(EstimatorKind))
-        return section
-
-
-def check_pair(target: GibbsConfig | MaraConfig | FilterConfig, estimator: EstimatorConfig) -> None:
-    """Refuse a target that the estimator cannot walk to.
-
-    Raises:
-        ValueError: which pair, and what to take instead.
-    """
-    if target.kind == "filter" and estimator.kind in NEED_FULL_SUPPORT:
-        able = sorted(set(get_args(EstimatorKind)) - NEED_FULL_SUPPORT)
-        others = f", or one of these estimators: {', '.join(able)}" if able else ""
-        raise ValueError(
-            f"estimator {estimator.kind!r} cannot walk to the target 'filter', which is -inf "
-            f"outside of the hits; take the target gibbs or mara{others}"
-        )

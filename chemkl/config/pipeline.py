@@ -1,13 +1,29 @@
 """Settings of a pipeline: stages in order, as data."""
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field
 
 from chemkl.config.base import Config, InputPath
 
-StageName = Literal["prepare", "pretrain", "posttrain", "sample", "evaluate", "report"]
-FolderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._=+-]*$")]
+StageName = Literal[
+    "prepare", "pretrain", "forecast", "posttrain", "sample", "evaluate", "report", "didactic"
+]
+
+
+def _names_a_folder(name: str) -> str:
+    """Refuse names that trouble a shell or a file system."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]*", name):
+        raise ValueError(
+            f"{name!r} cannot name a folder here: letters, digits and . _ = + - only, the first "
+            "one a letter or a digit"
+        )
+    return name
+
+
+FolderName = Annotated[str, AfterValidator(_names_a_folder)]
+"""The name of an output folder: letters, digits, . _ = + -; it begins with a letter or digit."""
 
 
 class StageEntry(Config):

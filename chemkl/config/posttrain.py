@@ -15,9 +15,11 @@ from pydantic import (
 )
 
 from chemkl.config.base import Config, InputPath
+from chemkl.config.estimator import EstimatorConfig, PlainEstimator
 from chemkl.config.loading import load_config
-from chemkl.config.objective import EstimatorConfig, TargetConfig, check_pair
+from chemkl.config.objective import TargetConfig
 from chemkl.config.reward import RewardConfig
+from chemkl.config.shaper import ShaperConfig
 from chemkl.config.trainer import OURS, Precision, refuse
 
 _BUDGETED = "the run ends by budget and max_samples"
@@ -87,8 +89,13 @@ class PosttrainConfig(Config):
     """What a molecule is paid: components and aggregate, or the path of a file that holds them."""
     target: TargetConfig
     """The distribution to walk to: kind gibbs, mara or filter, with beta (or sigma = 1/beta)."""
-    estimator: EstimatorConfig = EstimatorConfig(kind="rloo")
-    """The loss that walks there: reinvent, rloo or log_variance."""
+    estimator: EstimatorConfig = PlainEstimator(kind="rloo")
+    """The loss that walks there, by its name or with options: reinvent, rloo, grpo, log_variance,
+    trajectory_balance, forward_kl, f_dpg, alpha_dpg, snis, msc."""
+    shaper: ShaperConfig | None = None
+    """Adds an outside signal to the advantage, for estimators that have one (rloo, grpo,
+    forward_kl, f_dpg, alpha_dpg): set_diversity, differential_smoothing, ucpo or ips; null: none.
+    It moves the policy off the target."""
     diversity_filter: MurckoFilterConfig | None = None
     """Withdraws the reward of over-used scaffolds before the target sees it; null: none."""
     batch_size: int = Field(64, ge=2)
@@ -106,7 +113,8 @@ class PosttrainConfig(Config):
     precision: Precision = "32-true"
     """32-true or bf16-mixed."""
     trainer: Annotated[dict[str, Any], AfterValidator(_on_one_device)] = Field(default_factory=dict)
-    """Further arguments of lightning.Trainer, for example accelerator or gradient_clip_val."""
+    """Further arguments of lightning.Trainer, for example accelerator, gradient_clip_val (0 or
+    null: no clipping) or log_every_n_steps (default 10; 0: no logs)."""
     callbacks: CallbacksConfig = CallbacksConfig()
     """Checkpoints and the progress bar."""
 
@@ -118,7 +126,6 @@ class PosttrainConfig(Config):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        check_pair(self.target, self.estimator)
         if self.most_samples < self.batch_size:
             given = "max_samples" if self.max_samples else f"ten times budget = {self.budget}"
             raise ValueError(
@@ -134,5 +141,16 @@ class PosttrainConfig(Config):
 
     @property
     def objective(self) -> Mapping[str, Any]:
-        """Target and estimator as plain values, for the loss core."""
-        return {"target": self.target.model_dump(), "estimator": self.estimator.model_dump()}
+        """Target, estimator and shaper as plain values, for the loss core."""
+        return objective_of(self.target, self.estimator, self.shaper)
+
+
+def objective_of(
+    target: TargetConfig, estimator: EstimatorConfig, shaper: ShaperConfig | None
+) -> Mapping[str, Any]:
+    """Target, estimator and shaper as plain values, for the loss core."""
+    return {
+        "target": target.model_dump(),
+        "estimator": estimator.model_dump(),
+        "shaper": None if shaper is None else shaper.model_dump(),
+    }

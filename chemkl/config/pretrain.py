@@ -47,7 +47,8 @@ class PretrainConfig(Config):
     precision: Precision = "32-true"
     """32-true or bf16-mixed (3 to 4 times faster on a processor or GPU with bfloat16 units)."""
     trainer: TrainerSettings = Field(default_factory=dict)
-    """Further arguments of lightning.Trainer, for example accelerator, devices, max_steps."""
+    """Further arguments of lightning.Trainer, for example accelerator, devices, max_steps or
+    log_every_n_steps (default 10; 0: no logs)."""
 
     @field_validator("trainer")
     @classmethod

@@ -11,13 +11,10 @@ from pydantic_core import ErrorDetails
 
 from chemkl.config.base import did_you_mean
 from chemkl.config.document import QUOTE_HINT, Document, Keys
-from chemkl.config.overrides import Override
+from chemkl.config.overrides import Override, origin
 
 LONGEST_VALUE = 80
 """A value in a message is cut to this many characters."""
-
-AFTER_THE_FILE = 1_000_000_000
-"""Problems of overrides are listed after the last line of any file."""
 
 _MAPPING = "should be a mapping, one 'key: value' a line"
 _LIST = "should be a list, one '- item' a line, or [a, b]"
@@ -72,11 +69,9 @@ def render(
     placed = [_place(model, details) for details in error.errors(include_url=False)]
     lines = []
     for keys, text in _settled(placed):
-        where, order, path = document.where(keys), document.line(keys) or 0, document.prefix + keys
-        for number, override in enumerate(overrides):
-            if _names(keys[: len(override.keys)]) == _names(override.keys):
-                where, order, path = override.where, AFTER_THE_FILE + number, keys
-        prefix = ": ".join(filter(None, [where, ".".join(_names(path))]))
+        where, order, inside = origin(keys, document, overrides)
+        path = document.prefix + keys if inside else keys
+        prefix = ": ".join(filter(None, [where, ".".join(map(str, path))]))
         lines += [(order, f"{prefix}: {part}") for part in text.splitlines()]
     return lines
 
@@ -85,10 +80,6 @@ def shown(value: object) -> str:
     """A value as it may stand in a message."""
     text = repr(value)
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
-
-
-def _names(keys: Keys) -> list[str]:
-    return [str(key) for key in keys]
 
 
 def _place(model: type[BaseModel], error: ErrorDetails) -> _Problem:
@@ -181,12 +172,12 @@ def _text(same_place: list[_Problem]) -> str:
     """What is wrong at one place, and the value unless the text has it already."""
     text = ", or ".join(dict.fromkeys(_phrase(problem) for problem in same_place))
     kinds = {problem.error["type"] for problem in same_place}
-    value = shown(same_place[0].error["input"])
-    whole = isinstance(same_place[0].error["input"], dict | BaseModel)
+    given = same_place[0].error["input"]
+    whole = isinstance(given, dict | BaseModel)
     own_words = kinds & {"value_error", "assertion_error", "literal_error"}
-    if kinds & WITHOUT_VALUE or (own_words and (whole or value.strip("'") in text)):
+    if kinds & WITHOUT_VALUE or (own_words and (whole or repr(given).strip("'") in text)):
         return text
-    return f"{text} (got {value})"
+    return f"{text} (got {shown(given)})"
 
 
 def _phrase(problem: _Problem) -> str:
@@ -208,10 +199,23 @@ def _phrase(problem: _Problem) -> str:
             return str(context["error"])
         case "string_type" if isinstance(error["input"], list):
             return f"should be text{QUOTE_HINT}"
+        case "too_short" | "too_long" | "string_too_short" | "string_too_long":
+            return _length_phrase(error["type"], context)
+        case "string_pattern_mismatch":
+            return f"has not the form that is wanted here{_meaning(problem.owner, name)}"
         case kind if kind in PLAIN_WORDS:
             return PLAIN_WORDS[kind]
         case _:
             return error["msg"].replace("Input should be", "should be", 1)
+
+
+def _length_phrase(kind: str, context: dict[str, Any]) -> str:
+    bound, limit = (
+        ("at least", "min_length") if kind.endswith("short") else ("at most", "max_length")
+    )
+    thing = ("character", "characters") if kind.startswith("string") else ("entry", "entries")
+    number = context[limit]
+    return f"should have {bound} {number} {thing[number != 1]}"
 
 
 def _tag_phrase(problem: _Problem, context: dict[str, Any]) -> str:

@@ -45,4 +45,4 @@ def _not_ours(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 TrainerSettings = Annotated[dict[str, Any], AfterValidator(_not_ours)]
-"""Further arguments of lightning.Trainer by name."""
+"""Further arguments of lightning.Trainer by name, for example log_every_n_steps (0: no logs)."""

@@ -5,16 +5,32 @@ output = objective(LossInputs(logp_policy=..., logp_ref=..., reward=...))
 output.loss.backward()
 """
 
-from chemkl.losses.compose import Objective, build_objective, objective_from_config
-from chemkl.losses.estimators import ESTIMATORS, log_variance, reinvent, rloo
+from chemkl.losses.compose import build_objective, objective_from_config
+from chemkl.losses.estimators import (
+    ESTIMATORS,
+    alpha_dpg,
+    estimator,
+    f_dpg,
+    forward_kl,
+    grpo,
+    log_variance,
+    msc,
+    reinvent,
+    rloo,
+    snis,
+    trajectory_balance,
+)
 from chemkl.losses.mara import Mara
 from chemkl.losses.metrics import METRICS
+from chemkl.losses.objective import Objective
+from chemkl.losses.shapers import SHAPERS, build_shaper
 from chemkl.losses.targets import TARGETS, Filtered, Gibbs, Target, augmented_reward
 from chemkl.losses.types import LossInputs, LossOutput, TargetOutput
 
 __all__ = [
     "ESTIMATORS",
     "METRICS",
+    "SHAPERS",
     "TARGETS",
     "Filtered",
     "Gibbs",
@@ -24,10 +40,19 @@ __all__ = [
     "Objective",
     "Target",
     "TargetOutput",
+    "alpha_dpg",
     "augmented_reward",
     "build_objective",
+    "build_shaper",
+    "estimator",
+    "f_dpg",
+    "forward_kl",
+    "grpo",
     "log_variance",
+    "msc",
     "objective_from_config",
     "reinvent",
     "rloo",
+    "snis",
+    "trajectory_balance",
 ]

@@ -1,81 +1,17 @@
-"""One objective out of a target and an estimator, with the combinations refused that go wrong.
-
-Legend: B rows of a batch.
-"""
+"""Objectives from names and plain values, with the combinations refused that go wrong."""
 
 import inspect
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
-
-from torch import Tensor
+from typing import Any, get_args
 
 from chemkl.losses.estimators import ESTIMATORS, Estimator
-from chemkl.losses.metrics import describe
-from chemkl.losses.reductions import Groups
+from chemkl.losses.objective import Duplicates, Objective
 from chemkl.losses.registry import nearest_names
+from chemkl.losses.shapers import SHAPERS, BoundShaper, build_shaper
 from chemkl.losses.targets import TARGETS, Target, resolve_beta
-from chemkl.losses.types import LossInputs, LossOutput
 
-Duplicates = Literal["keep", "drop"]
-
-
-@dataclass(frozen=True)
-class Objective:
-    """A loss over batches: evaluates the target, then lets the estimator walk to it.
-
-    Attributes:
-        target: its beta is the only one there is.
-        estimator: the loss function and what it is good for.
-        duplicates: "keep": a sequence counts as often as it was sampled, which is what an
-            expectation under the policy asks for. "drop": only its first row counts in the loss
-            (not in target or metrics); a group of copies of one sequence keeps them, and its
-            advantages are zero by themselves.
-    """
-
-    target: Target
-    estimator: Estimator
-    duplicates: Duplicates = "keep"
-
-    @property
-    def beta(self) -> float:
-        """The KL coefficient, that of the target."""
-        return self.target.beta
-
-    @property
-    def off_policy(self) -> bool:
-        """Whether rows that another policy sampled (replay) may go in without weights."""
-        return self.estimator.off_policy
-
-    def __call__(self, inputs: LossInputs) -> LossOutput:
-        """Compute the loss of one batch (of the rows of all ranks), its metrics and its target."""
-        target = self.target(inputs.logp_ref.detach(), inputs.reward.detach(), inputs.group)
-        available: dict[str, Any] = {
-            "logp_policy_B": inputs.logp_policy,
-            "log_target_B": target.log_target,
-            "group_B": inputs.group,
-            "beta": self.beta,
-        }
-        if self.duplicates == "drop":
-            kept_B = _first_occurrences(inputs)
-            available = {
-                name: value[kept_B] if isinstance(value, Tensor) else value
-                for name, value in available.items()
-            }
-        wanted = {name: available[name] for name in self.estimator.inputs}
-        loss, own_metrics = self.estimator.function(**wanted)
-        metrics = {"loss": loss, **describe(inputs, target, self.beta), **own_metrics}
-        detached = {name: value.detach() for name, value in metrics.items()}
-        return LossOutput(loss, detached, target)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what the target remembers from batch to batch, for the checkpoint of a run."""
-        return {"target": self.target.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from the result of ``state_dict``."""
-        self.target.load_state_dict(state["target"])
+Options = Mapping[str, Any]
 
 
 def build_objective(
@@ -85,21 +21,27 @@ def build_objective(
     beta: float | None = None,
     sigma: float | None = None,
     duplicates: Duplicates = "keep",
+    estimator_options: Options | None = None,
+    shaper: BoundShaper | str | Options | None = None,
+    most_reward: float = math.inf,
     **target_options: Any,
 ) -> Objective:
     """Put an objective together.
 
     Args:
         target: a target, or the name of one: "gibbs", "mara", "filter".
-        estimator: "reinvent", "rloo" or "log_variance".
+        estimator: the name of one of ``ESTIMATORS``.
         beta: the KL coefficient; not needed with a target that has one, and then the same.
         sigma: 1/beta, in place of beta.
         duplicates: "keep" or "drop", see ``Objective``.
+        estimator_options: for example ``{"divergence": "js"}`` of "f_dpg".
+        shaper: a shaper, its name, or ``{"kind": name, **options}``.
+        most_reward: the highest reward that there can be, if it is known.
         **target_options: of the target given by name, for example ``tau=0.8``.
 
     Raises:
         ValueError: an unknown name or option, two different betas, a target that the estimator
-            cannot walk to.
+            cannot walk to, a shaper without an advantage to shape, a tau above every reward.
     """
     chosen = ESTIMATORS[estimator]
     if isinstance(target, str):
@@ -107,33 +49,45 @@ def build_objective(
     else:
         built = target
         _check_instance(built, beta, sigma, target_options)
-    if chosen.needs_full_support and not built.full_support:
-        able = [name for name in ESTIMATORS if not ESTIMATORS[name].needs_full_support]
-        others = f", or one of these estimators: {', '.join(able)}" if able else ""
-        raise ValueError(
-            f"estimator {estimator!r} cannot walk to a {type(built).__name__} target, which is "
-            "-inf outside of the hits: the score of every other row would be infinite. "
-            f"Use the target gibbs or mara{others}"
-        )
+    options = dict(estimator_options or {})
+    chosen.wanted.check_options(f"estimator {estimator!r}", options)
+    why_not = chosen.refuses(built, **options)
+    if why_not is not None:
+        raise ValueError(_refusal(chosen, built, why_not))
     if duplicates not in get_args(Duplicates):
         raise ValueError(f"duplicates must be 'keep' or 'drop', got {duplicates!r}")
-    return Objective(built, chosen, duplicates)
+    _check_reachable(built, most_reward)
+    return Objective(built, chosen, options, _shaper_for(chosen, built, shaper), duplicates)
 
 
-def objective_from_config(config: Mapping[str, Any]) -> Objective:
+def objective_from_config(config: Mapping[str, Any], most_reward: float = math.inf) -> Objective:
     """Put an objective together from plain values, as a config file has them.
 
     Args:
         config: ``{"target": {"kind": "mara", "tau": 0.8, "beta": 0.1}, "estimator": "rloo"}``; the
-            estimator may also be a mapping, ``{"kind": "rloo", "duplicates": "drop"}``. Options
-            that are None count as not given.
+            estimator may also be a mapping with its options, ``{"kind": "f_dpg", "divergence":
+            "js", "duplicates": "drop"}``, and so may a "shaper". Options that are None count as
+            not given.
+        most_reward: the highest reward that there can be, if it is known.
     """
-    unknown = sorted(config.keys() - {"target", "estimator"})
+    unknown = sorted(config.keys() - {"target", "estimator", "shaper"})
     if unknown or "target" not in config:
-        raise ValueError(f"an objective has the keys target and estimator, got {sorted(config)}")
+        raise ValueError(
+            f"an objective has the keys target, estimator and shaper, got {sorted(config)}"
+        )
     target = _options(config["target"])
     estimator = _options(config.get("estimator", {"kind": "rloo"}))
-    return build_objective(target.pop("kind"), estimator.pop("kind"), **target, **estimator)
+    name, duplicates = estimator.pop("kind"), estimator.pop("duplicates", "keep")
+    shaper = config.get("shaper")
+    return build_objective(
+        target.pop("kind"),
+        name,
+        duplicates=duplicates,
+        estimator_options=estimator,
+        shaper=None if shaper is None else _options(shaper),
+        most_reward=most_reward,
+        **target,
+    )
 
 
 def _options(section: Mapping[str, Any] | str) -> dict[str, Any]:
@@ -181,13 +135,53 @@ def _check_instance(
         )
 
 
-def _first_occurrences(inputs: LossInputs) -> Tensor:
-    """The rows that stay when copies are dropped."""
-    if inputs.duplicate is None:
+def _refusal(estimator: Estimator, target: Target, why: str) -> str:
+    able = [
+        name
+        for name in ESTIMATORS
+        if name != estimator.name and ESTIMATORS[name].refuses(target) is None
+    ]
+    others = f", or one of these estimators: {', '.join(able)}" if able else ""
+    return (
+        f"estimator {estimator.name!r} cannot walk to a {type(target).__name__} target, "
+        f"{why}{others}"
+    )
+
+
+def _check_reachable(target: Target, most_reward: float) -> None:
+    """Refuse a tau that no sequence can reach: MARA would be gibbs, and the filter target empty."""
+    tau = getattr(target, "tau", None)
+    if tau is not None and tau > most_reward:
         raise ValueError(
-            'duplicates="drop" needs LossInputs(duplicate=...): True at each row whose sequence '
-            "stands in an earlier row of the batch"
+            f"tau is {tau}, but no reward is above {most_reward:g}: there would never be a hit. "
+            "Take a tau within the range of the reward"
         )
-    first_B = ~inputs.duplicate
-    groups = Groups.of(inputs.group, inputs.reward)
-    return first_B | (groups.sum_B(first_B.long()) < 2)
+
+
+def _shaper_for(
+    estimator: Estimator, target: Target, shaper: BoundShaper | str | Options | None
+) -> BoundShaper | None:
+    """Make the shaper, if the estimator has an advantage for it."""
+    if shaper is None:
+        return None
+    if not estimator.takes_shaper:
+        able = [name for name in ESTIMATORS if ESTIMATORS[name].takes_shaper]
+        raise ValueError(
+            f"estimator {estimator.name!r} has no advantage that a shaper could change; estimators "
+            f"that have: {', '.join(able)}"
+        )
+    built = shaper if isinstance(shaper, BoundShaper) else _build_shaper(shaper)
+    if built.needs_hits and not target.has_hits:
+        raise ValueError(
+            f"shaper {built.shaper.name!r} changes hits only, and a {type(target).__name__} target "
+            "has none: use the target mara or filter, or no shaper"
+        )
+    return built
+
+
+def _build_shaper(shaper: str | Options) -> BoundShaper:
+    options = {"kind": shaper} if isinstance(shaper, str) else dict(shaper)
+    kind = options.pop("kind", None)
+    if kind is None:
+        raise ValueError(f"shaper: kind is missing. Known: {', '.join(SHAPERS)}")
+    return build_shaper(kind, **options)

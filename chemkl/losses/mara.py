@@ -85,9 +85,16 @@ class Mara(KLTarget):
         if self.cap is not None:
             logp_B = torch.minimum(logp_B, logp_ref_B + self.cap)
         reward_on_hit_B = {"anchor": reward_z_B, "own": reward_B, "tau": tau_B}[self.reward_on_hits]
-        on_hit_B = gibbs_log_target(logp_B, reward_on_hit_B, self.beta)
-        off_hit_B = gibbs_log_target(logp_ref_B, reward_B, self.beta)
-        return TargetOutput(torch.where(hit_B, on_hit_B, off_hit_B), hit_B, anchor_B, logp_z_B)
+        logp_anchored_B = torch.where(hit_B, logp_B, logp_ref_B)
+        reward_anchored_B = torch.where(hit_B, reward_on_hit_B, reward_B)
+        return TargetOutput(
+            log_target=gibbs_log_target(logp_anchored_B, reward_anchored_B, self.beta),
+            hit=hit_B,
+            anchor=anchor_B,
+            anchor_logp_ref=logp_z_B,
+            logp_anchored=logp_anchored_B,
+            reward_anchored=reward_anchored_B,
+        )
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the memory of the running anchor; nothing for the batch anchor."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from chemkl.losses.registry import Registry
-from chemkl.losses.types import TargetOutput, check_group, check_logp, check_reward, check_rows
+from chemkl.losses.types import TargetOutput, check_logp, check_reward, check_rows, check_whole
 
 _NOT_GIVEN: Any = None
 
@@ -28,6 +28,10 @@ class Target(Protocol):
     @property
     def full_support(self) -> bool:
         """Whether log_target is finite wherever log pi_ref is."""
+
+    @property
+    def has_hits(self) -> bool:
+        """Whether it tells hits from other rows."""
 
     def __call__(
         self, logp_ref_B: Tensor, reward_B: Tensor, group_B: Tensor | None = None
@@ -79,6 +83,7 @@ class KLTarget:
     sigma: InitVar[float | None] = None
 
     full_support: ClassVar[bool] = True
+    has_hits: ClassVar[bool] = True
 
     def __post_init__(self, sigma: float | None) -> None:
         object.__setattr__(self, "beta", resolve_beta(self.beta, sigma))
@@ -109,6 +114,8 @@ class Gibbs(KLTarget):
     hit test and no anchor, and groups change nothing.
     """
 
+    has_hits: ClassVar[bool] = False
+
     def __call__(
         self, logp_ref_B: Tensor, reward_B: Tensor, group_B: Tensor | None = None
     ) -> TargetOutput:
@@ -116,7 +123,8 @@ class Gibbs(KLTarget):
         check_target_inputs(logp_ref_B, reward_B, group_B)
         no_B = torch.zeros_like(reward_B, dtype=torch.bool)
         log_target_B = gibbs_log_target(logp_ref_B, reward_B, self.beta)
-        return TargetOutput(log_target_B, no_B, no_B, torch.full_like(logp_ref_B, torch.nan))
+        none_B = torch.full_like(logp_ref_B, torch.nan)
+        return TargetOutput(log_target_B, no_B, no_B, none_B, logp_ref_B, reward_B)
 
 
 @TARGETS.register("filter")
@@ -151,7 +159,8 @@ class Filtered(KLTarget):
         hit_B = reward_B >= self.tau
         log_target_B = torch.where(hit_B, logp_ref_B, -torch.inf)
         no_B = torch.zeros_like(hit_B)
-        return TargetOutput(log_target_B, hit_B, no_B, torch.full_like(logp_ref_B, torch.nan))
+        none_B = torch.full_like(logp_ref_B, torch.nan)
+        return TargetOutput(log_target_B, hit_B, no_B, none_B, logp_ref_B, reward_B)
 
 
 def gibbs_log_target(logp_ref_B: Tensor, reward_B: Tensor, beta: float) -> Tensor:
@@ -192,4 +201,4 @@ def check_target_inputs(logp_ref_B: Tensor, reward_B: Tensor, group_B: Tensor | 
     check_rows(logp_ref=logp_ref_B, reward=reward_B, group=group_B)
     check_logp("logp_ref", logp_ref_B)
     check_reward(reward_B)
-    check_group(group_B)
+    check_whole("group", group_B)

@@ -1,10 +1,11 @@
 """The records that go into and come out of the loss core, and the checks that they pass first.
 
-Legend: B rows of a batch, one sampled sequence each. Log-probabilities are sums over the tokens of
-a sequence in nats, end token included, padding masked, fp32 or wider; never divided by the length.
+Legend: B rows of a batch, one sampled sequence each; P fresh samples of the reference.
+Log-probabilities are sums over the tokens of a sequence in nats, end token included, padding
+masked, fp32 or wider; never divided by the length.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -14,7 +15,9 @@ _PRECISE = (torch.float32, torch.float64)
 
 @dataclass(frozen=True, eq=False)
 class LossInputs:
-    """What one batch gives to an objective; every tensor is (B,).
+    """What one batch gives to an objective; every tensor is (B,) where nothing else is said.
+
+    The first three are always needed, the others by some estimators and shapers only.
 
     Attributes:
         logp_policy: log pi_theta(y), with its graph when the loss is to be back-propagated.
@@ -25,6 +28,14 @@ class LossInputs:
             (the prompt of a conditional model). None: the batch is one group.
         duplicate: True where an earlier row of the same batch and group holds the same sequence.
             Only an objective with ``duplicates="drop"`` needs it.
+        logp_behaviour: log-probability under the policy that sampled the row, when it did so, for
+            estimators that weigh by it. None: the policy of today sampled all rows.
+        retained: True at rows that ``LossOutput.carry`` of the last batch handed on (``msc``).
+        logp_policy_of_prior: (P,), log pi_theta, with graph, of sequences that the reference has
+            sampled for this batch (``forward_kl`` with reference "prior").
+        kernel: (B, B), similarity of the rows in [0, 1], symmetric, 1 on the diagonal (a shaper).
+        outcome: whole numbers that name what a row came out as, for example its scaffold; -1 for
+            nothing (a shaper).
     """
 
     logp_policy: Tensor
@@ -32,21 +43,52 @@ class LossInputs:
     reward: Tensor
     group: Tensor | None = None
     duplicate: Tensor | None = None
+    logp_behaviour: Tensor | None = None
+    retained: Tensor | None = None
+    logp_policy_of_prior: Tensor | None = None
+    kernel: Tensor | None = None
+    outcome: Tensor | None = None
 
     def __post_init__(self) -> None:
-        check_rows(
-            logp_policy=self.logp_policy,
-            logp_ref=self.logp_ref,
-            reward=self.reward,
-            group=self.group,
-            duplicate=self.duplicate,
-        )
-        check_logp("logp_policy", self.logp_policy)
-        check_logp("logp_ref", self.logp_ref)
+        rows = {name: getattr(self, name) for name in _ROWS}
+        check_rows(**rows)
+        for name in ("logp_policy", "logp_ref", "logp_behaviour", "logp_policy_of_prior"):
+            if getattr(self, name) is not None:
+                check_logp(name, getattr(self, name))
         check_reward(self.reward)
-        check_group(self.group)
-        if self.duplicate is not None and self.duplicate.dtype != torch.bool:
-            raise ValueError(f"duplicate must be a bool tensor, got {_short(self.duplicate.dtype)}")
+        for name in ("group", "outcome"):
+            check_whole(name, rows[name])
+        for name in ("duplicate", "retained"):
+            if rows[name] is not None and rows[name].dtype != torch.bool:
+                raise ValueError(f"{name} must be a bool tensor, got {_short(rows[name].dtype)}")
+        if self.logp_policy_of_prior is not None:
+            check_rows(logp_policy_of_prior=self.logp_policy_of_prior)
+        n_rows = self.reward.numel()
+        if self.kernel is not None and tuple(self.kernel.shape) != (n_rows, n_rows):
+            raise ValueError(
+                f"kernel has shape {tuple(self.kernel.shape)}, but the batch has {n_rows} rows: it "
+                f"is the similarity of every row with every row, ({n_rows}, {n_rows})"
+            )
+
+    def where(self, kept_B: Tensor) -> "LossInputs":
+        """The rows that are marked; what is not a row (samples of the reference) stays."""
+        rows = {name: getattr(self, name) for name in _ROWS}
+        chosen = {name: rows_B[kept_B] for name, rows_B in rows.items() if rows_B is not None}
+        kernel = None if self.kernel is None else self.kernel[kept_B][:, kept_B]
+        return replace(self, **chosen, kernel=kernel)
+
+
+_ROWS = (
+    "logp_policy",
+    "logp_ref",
+    "reward",
+    "group",
+    "duplicate",
+    "logp_behaviour",
+    "retained",
+    "outcome",
+)
+"""The fields of LossInputs that have a value per row."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,21 +101,39 @@ class TargetOutput:
         anchor: the row is the anchor of its group: at most one a group, the first one of a tie.
             Always False when the anchor is remembered from earlier batches.
         anchor_logp_ref: log pi_ref of the anchor in force for the row's group; NaN where none is.
+        logp_anchored: log pi_ref as the target has it: of a mara hit that of its anchor.
+        reward_anchored: the reward as the target has it. Both make up the target under the forward
+            KL, beta exp(logp_anchored) / (L - reward_anchored).
     """
 
     log_target: Tensor
     hit: Tensor
     anchor: Tensor
     anchor_logp_ref: Tensor
+    logp_anchored: Tensor
+    reward_anchored: Tensor
+
+    def where(self, kept_B: Tensor) -> "TargetOutput":
+        """The rows that are marked."""
+        return TargetOutput(*(getattr(self, field.name)[kept_B] for field in fields(self)))
 
 
 @dataclass(frozen=True, eq=False)
 class LossOutput:
-    """A scalar loss to minimise, its metrics (detached scalars) and the target that it walks to."""
+    """What one batch gives to the training loop.
+
+    Attributes:
+        loss: a scalar to minimise.
+        metrics: detached scalars.
+        target: the target at every row of the batch.
+        carry: (B,), True at the rows that the next batch is to have again, marked as retained;
+            None for an estimator that retains nothing.
+    """
 
     loss: Tensor
     metrics: dict[str, Tensor]
     target: TargetOutput
+    carry: Tensor | None = None
 
 
 def check_rows(**row_tensors: Tensor | None) -> None:
@@ -114,11 +174,11 @@ def check_reward(reward_B: Tensor) -> None:
     )
 
 
-def check_group(group_B: Tensor | None) -> None:
-    """Refuse group ids that are not whole numbers."""
-    if group_B is not None and (group_B.is_floating_point() or group_B.dtype == torch.bool):
+def check_whole(name: str, rows_B: Tensor | None) -> None:
+    """Refuse ids that are not whole numbers; None passes."""
+    if rows_B is not None and (rows_B.is_floating_point() or rows_B.dtype == torch.bool):
         raise ValueError(
-            f"group must be a tensor of whole numbers (int64), got {_short(group_B.dtype)}"
+            f"{name} must be a tensor of whole numbers (int64), got {_short(rows_B.dtype)}"
         )
 
 

@@ -2,15 +2,20 @@
 
 from chemkl.policies.base import Policy, Rollout
 from chemkl.policies.checkpoint import freeze, load_policy, read_header, save_policy
+from chemkl.policies.device import check_device
+from chemkl.policies.mixture import Mixture, check_vocabularies
 from chemkl.policies.rnn import RnnPolicy
 from chemkl.policies.tokenizer import UnknownTokenError, Vocabulary, tokenize
 
 __all__ = [
+    "Mixture",
     "Policy",
     "RnnPolicy",
     "Rollout",
     "UnknownTokenError",
     "Vocabulary",
+    "check_device",
+    "check_vocabularies",
     "freeze",
     "load_policy",
     "read_header",

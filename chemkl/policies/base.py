@@ -1,17 +1,19 @@
 """What every policy offers: it samples sequences, and it says how probable a sequence is.
 
-Shape legend: B sequences, T tokens (start token included), V vocabulary.
+Shape legend: B sequences, A of them not ended yet, T tokens (start token included), V vocabulary.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from chemkl.policies.tokenizer import END_ID, Vocabulary
+from chemkl.policies.tokenizer import END_ID, START_ID, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,9 @@ class Rollout:
 class Policy(nn.Module, ABC):
     """A distribution over SMILES that can be sampled, scored and (being a module) trained.
 
+    A kind of policy says how it is built (`architecture`), what comes next (`forward`) and how rows
+    leave its state (`select`); sampling and log-probabilities follow.
+
     Args:
         vocabulary: the tokens it speaks.
         max_length: most tokens of a sampled sequence, end token included.
@@ -64,12 +69,67 @@ class Policy(nn.Module, ABC):
         """Its kind and the keyword arguments that build the same network: JSON values."""
 
     @abstractmethod
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Rollout:
-        """Draw n sequences; with a generator (on the CPU) the draw is reproducible."""
+    def forward(self, token_BT: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Return logits_BTV of the next token after each given one, and the state behind them.
+
+        Args:
+            token_BT: ids that follow those which the state has seen.
+            state: what an earlier call returned; None at the start of the sequences.
+        """
 
     @abstractmethod
+    def select(self, state: Any, keep_A: Tensor) -> Any:
+        """Keep some rows of a state: bool_A."""
+
     def logp_tokens(self, token_BT: Tensor) -> Tensor:
         """Return log p of each row of ids: float32_B, nats, end token included, differentiable."""
+        logits_BTV, _ = self(token_BT[:, :-1])
+        return sequence_logp(logits_BTV, token_BT)
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Rollout:
+        """Draw n sequences token by token; finished rows leave the batch.
+
+        One uniform number per row and step is drawn whether the row is finished or not, so a row
+        depends on the generator and on its index, not on when its neighbours end. Units are never
+        dropped, in training mode neither.
+
+        Args:
+            n: how many.
+            generator: a CPU generator; None uses torch's global one.
+        """
+        with _evaluating(self):
+            token_BT, logp_B, truncated_B = self._sample(n, generator)
+        width = 2 + int((token_BT[:, 1:] != END_ID).sum(dim=1).max()) if n else 2
+        token_BT = token_BT[:, :width]
+        smiles = [self.vocabulary.decode(row) for row in token_BT.tolist()]
+        device = self.device
+        return Rollout(smiles, token_BT.to(device), logp_B.to(device), truncated_B.to(device))
+
+    def _sample(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return token_BT at full width, logp_B and truncated_B, all on the CPU."""
+        token_BT = torch.full((n, self.max_length + 1), END_ID, dtype=torch.long)
+        token_BT[:, 0] = START_ID
+        logp_B = torch.zeros(n, dtype=torch.float64)
+        active_A = torch.arange(n)  # indices of the rows that have not ended
+        last_A = token_BT[:, 0].to(self.device)
+        state: Any = None
+        for t in range(1, self.max_length + 1):
+            if not len(active_A):
+                break
+            logits_A1V, state = self(last_A[:, None], state)
+            logp_AV = logits_A1V[:, 0].float().log_softmax(dim=-1)
+            uniform_B = torch.rand(n, generator=generator)
+            last_A = _draw(logp_AV, uniform_B[active_A].to(self.device))
+            logp_B[active_A] += logp_AV.gather(1, last_A[:, None]).squeeze(1).cpu().double()
+            token_BT[active_A, t] = last_A.cpu()
+            going_A = last_A != END_ID
+            if not bool(going_A.all()):
+                last_A, state = last_A[going_A], self.select(state, going_A)
+                active_A = active_A[going_A.cpu()]
+        truncated_B = torch.zeros(n, dtype=torch.bool)
+        truncated_B[active_A] = True
+        return token_BT, logp_B.float(), truncated_B
 
     @property
     def device(self) -> torch.device:
@@ -98,6 +158,13 @@ def counted(token_BT: Tensor) -> Tensor:
     """
     is_end = token_BT[:, 1:] == END_ID
     return is_end.cumsum(dim=1) - is_end.long() == 0
+
+
+def joined(upper_BT: Tensor, lower_BT: Tensor) -> Tensor:
+    """Stack two sets of rows of ids of unequal width, the narrower filled up with the end token."""
+    width = max(upper_BT.shape[1], lower_BT.shape[1])
+    parts = [functional.pad(t, (0, width - t.shape[1]), value=END_ID) for t in (upper_BT, lower_BT)]
+    return torch.cat(parts)
 
 
 def pad(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Tensor:
@@ -138,3 +205,23 @@ def sequence_logp(logits_BTV: Tensor, token_BT: Tensor) -> Tensor:
 def widened(tensor: Tensor) -> Tensor:
     """Turn a tensor into float64 where its device has that (Apple's GPUs do not)."""
     return tensor if tensor.device.type == "mps" else tensor.double()
+
+
+def _draw(logp_AV: Tensor, uniform_A: Tensor) -> Tensor:
+    """Pick a token per row by inverting the cumulative distribution: int64_A."""
+    cumulative_AV = widened(logp_AV).exp().cumsum(dim=1)
+    threshold_A1 = (widened(uniform_A) * cumulative_AV[:, -1])[:, None]
+    token_A1 = torch.searchsorted(cumulative_AV, threshold_A1, right=True)
+    return token_A1.squeeze(1).clamp_max(logp_AV.shape[1] - 1)
+
+
+@contextmanager
+def _evaluating(policy: Policy) -> Iterator[None]:
+    """Put a policy into evaluation mode in this scope; each part gets its own mode back."""
+    was_training = {module: module.training for module in policy.modules()}
+    policy.eval()
+    try:
+        yield
+    finally:
+        for module, mode in was_training.items():
+            module.training = mode

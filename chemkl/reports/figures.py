@@ -27,22 +27,22 @@ bytes of the page."""
 NARROW, WIDE = (3.7, 2.35), (5.7, 2.9)
 """Sizes in inches of panels that stand three and two in a row, so that their text is alike."""
 
-_INK, _GRID = "#3f4650", "#e6e9ee"
-_STYLE: Any = {
+INK, GRID = "#3f4650", "#e6e9ee"
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "chemkl",
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.edgecolor": "#b8bec8",
-    "axes.labelcolor": _INK,
+    "axes.labelcolor": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
-    "grid.color": _GRID,
+    "grid.color": GRID,
     "grid.linewidth": 0.8,
     "axes.axisbelow": True,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
     "lines.linewidth": 1.8,
@@ -196,7 +196,7 @@ def _count_axis(axes: Axes) -> None:
 
 def _panel(name: str, draw: Callable[[Axes], None], size: tuple[float, float] = NARROW) -> str:
     """Draw on fresh axes and give the SVG element, without prolog and date."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=size)
         FigureCanvasSVG(figure)
         width, height = size

@@ -58,6 +58,9 @@ class RewardModel:
     gives it, so equal molecules have bit-equal rewards in every order and every run.
     """
 
+    MOST = 1.0
+    """The highest reward that there can be; the lowest is 0."""
+
     def __init__(self, config: RewardConfig, terms: list[Term]) -> None:
         self.config = config
         self._terms = terms

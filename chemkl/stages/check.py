@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chemkl.config import InputError, did_you_mean, load_config
+from chemkl.config import InputError, did_you_mean
 from chemkl.config.document import Document
 from chemkl.config.jobs import load_pipeline
 from chemkl.rewards import RewardModel
@@ -56,10 +56,9 @@ def check_file(path: str | Path, kind: str | None = None) -> Checked:
         own = [job.folder for job in jobs]
         foreign = (p for p in missing if not any(p.is_relative_to(folder) for folder in own))
         return Checked(kind, tuple(dict.fromkeys(foreign)))
-    config = load_config(STAGES[kind].model, document, promised=promised)
+    config = STAGES[kind].load(document, promised=promised)
     missing = awaited(config, promised)
-    if not missing:
-        STAGES[kind].check(config, document.name)
+    STAGES[kind].check(config, document.name, missing)
     return Checked(kind, tuple(missing))
 
 
@@ -82,7 +81,12 @@ def kind_of(document: Document, path: Path) -> str:
         return folder
     known = {name: _known_keys(name, document.data) for name in STAGES}
     most = max(known.values())
-    best = [name for name, count in known.items() if count == most]
+    models = {name: STAGES[name].model for name, count in known.items() if count == most}
+    best = [  # a forecast has all keys of a posttrain: without any of its own, the file is that's
+        name
+        for name, model in models.items()
+        if not any(model is not other and issubclass(model, other) for other in models.values())
+    ]
     if most == 0 or len(best) > 1:
         could_be = best if most else KINDS
         raise InputError(

@@ -1,7 +1,7 @@
 """The evaluate stage: the traces of runs, or files of samples, become the diversity table."""
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from chemkl.chem.molecules import canonicalise
-from chemkl.config import InputError, did_you_mean
+from chemkl.config import InputError, complaints, did_you_mean
+from chemkl.config.draft import Draft
 from chemkl.config.evaluate import (
     Corpus,
     EvaluateConfig,
@@ -62,7 +63,7 @@ def run(
     Raises:
         InputError: a setting, a trace or a file cannot be used; the message names each.
     """
-    settings = load_config(EvaluateConfig, config)
+    settings = load_config(EvaluateConfig, config, beside=problems_beside)
     require_traces(settings.runs)
     check(settings)
     out = Path(out_dir)
@@ -96,14 +97,19 @@ def run(
     return frame
 
 
-def check(config: EvaluateConfig) -> None:
-    """Look for what the settings need of this machine.
+def check(config: EvaluateConfig, _awaited: Collection[Path] = ()) -> None:
+    """Look for what the settings need of this machine, whatever is yet to be made.
 
     Raises:
         InputError: FCD is wanted, and its package is missing.
     """
     if config.fcd:
         ChemNet.require()
+
+
+def problems_beside(draft: Draft) -> list[str]:
+    """Find what the schema cannot see in settings that do not fit it."""
+    return draft.placed("fcd", complaints((ChemNet.require,)) if draft.get("fcd") else [])
 
 
 def require_traces(folders: Iterable[Path]) -> None:

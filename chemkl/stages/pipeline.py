@@ -14,7 +14,7 @@ from chemkl.config import InputError, did_you_mean
 from chemkl.config.jobs import Job, load_pipeline
 from chemkl.config.pipeline import PipelineConfig
 from chemkl.results.manifest import Manifest
-from chemkl.stages.planning import Planned, plan
+from chemkl.stages.planning import Planned, load_job, plan
 from chemkl.stages.registry import STAGES, set_aside
 
 State = Literal["new", "resume", "again", "complete"]
@@ -155,9 +155,8 @@ def _run_job(console: Console, each: Planned, title: str) -> Outcome:
         _set_aside(console, job)
     verb = "resumes" if state == "resume" else "starts"
     _say(console, title, "cyan", f"{job.stage} {verb} in {_shown(job.folder)}")
-    stage = STAGES[job.stage]
     try:
-        stage.run(job.load(stage.model), job.folder)
+        STAGES[job.stage].run(load_job(job), job.folder)
     except BaseException as error:
         verb = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         _say(console, title, "red", f"{verb} after {_duration(perf_counter() - began)}")

@@ -1,6 +1,6 @@
 """Check the jobs of a pipeline before any of them starts, and find who reads whose output."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,15 +35,12 @@ def plan(jobs: Sequence[Job], promised: Sequence[Path] = ()) -> list[Planned]:
     planned: list[Planned] = []
     problems: dict[str, None] = {}
     for position, job in enumerate(jobs):
-        earlier = jobs[:position]
-        stage = STAGES[job.stage]
+        earlier = {other.folder: STAGES[other.stage].outputs for other in jobs[:position]}
         try:
-            folders = [*promised, *(other.folder for other in earlier)]
-            config = job.load(stage.model, promised=folders)
-            paths = list(paths_of(config))
-            needs = [j for j in earlier if any(p.is_relative_to(j.folder) for p in paths)]
-            if not needs and not awaited(config, folders):  # else the stage looks when it runs
-                stage.check(config, job.entry)
+            config = load_job(job, promised, earlier)
+            unread = awaited(config, promised, earlier)  # the stage looks at it when it runs
+            needs = [j for j in jobs[:position] if any(p.is_relative_to(j.folder) for p in unread)]
+            STAGES[job.stage].check(config, job.entry, unread)
         except InputError as error:
             problems |= dict.fromkeys(str(error).splitlines())
         else:
@@ -51,6 +48,21 @@ def plan(jobs: Sequence[Job], promised: Sequence[Path] = ()) -> list[Planned]:
     if problems:
         raise InputError("\n".join(problems))
     return planned
+
+
+def load_job(
+    job: Job,
+    promised: Iterable[Path] = (),
+    earlier: Mapping[Path, Sequence[str]] | None = None,
+) -> Config:
+    """Read the settings of a job, see `load_config`.
+
+    Raises:
+        InputError: with every problem.
+    """
+    return STAGES[job.stage].load(
+        job.source, job.overrides, also=job.also, promised=promised, earlier=earlier
+    )
 
 
 def paths_of(value: Any) -> Iterator[Path]:
@@ -66,10 +78,17 @@ def paths_of(value: Any) -> Iterator[Path]:
             yield from paths_of(inner)
 
 
-def awaited(config: Config, promised: Sequence[Path]) -> list[Path]:
-    """Paths of a config that do not exist yet and that some run is expected to write."""
+def awaited(config: Config, promised: Iterable[Path], earlier: Iterable[Path] = ()) -> list[Path]:
+    """Paths of a config that are yet to be made, or made anew.
+
+    Args:
+        config: the settings.
+        promised: folders of which some run is expected to write what is not there.
+        earlier: folders that jobs of this run write anew.
+    """
     return [
         path
         for path in paths_of(config)
-        if not path.exists() and any(path.is_relative_to(folder) for folder in promised)
+        if any(path.is_relative_to(folder) for folder in earlier)
+        or (not path.exists() and any(path.is_relative_to(folder) for folder in promised))
     ]

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.console import Console
 
-from chemkl.config import InputError
+from chemkl.config import InputError, load_config
 from chemkl.config.posttrain import PosttrainConfig
-from chemkl.losses import objective_from_config
 from chemkl.policies import Policy, freeze, load_policy, save_policy
 from chemkl.results.manifest import Manifest
 from chemkl.results.trace import TraceWriter, read_orphans, read_trace
 from chemkl.rewards import RewardModel
-from chemkl.stages.posttrain_config import check, load
+from chemkl.stages.posttrain_config import build_objective, check, problems_beside
 from chemkl.training.diversity_filter import build_filter
 from chemkl.training.ledger import Ledger
 from chemkl.training.posttrain import Posttrain, StepLoader
@@ -31,7 +30,7 @@ from chemkl.training.trainer import (
 if TYPE_CHECKING:
     from lightning import Callback, Trainer
 
-__all__ = ["check", "load", "run"]
+__all__ = ["check", "problems_beside", "run"]
 
 
 def run(config: PosttrainConfig | Mapping[str, Any] | str | Path, out_dir: str | Path) -> Path:
@@ -43,7 +42,7 @@ def run(config: PosttrainConfig | Mapping[str, Any] | str | Path, out_dir: str |
     Raises:
         InputError: the config, a model file, or a folder that holds another run.
     """
-    config = load(config)
+    config = load_config(PosttrainConfig, config, beside=problems_beside)
     check(config)
     out = Path(out_dir)
     model_file, plain = out / CHECKPOINTS / POLICY, config.model_dump(mode="json")
@@ -97,7 +96,7 @@ def _module(
         policy,
         freeze(reference),
         Ledger(reward, build_filter(config.diversity_filter), config.budget),
-        objective_from_config(config.objective),
+        build_objective(config.objective),
         TraceWriter(out, reward.component_names, manifest.run_id, manifest.config_hash),
         batch_size=config.batch_size,
         most_samples=config.most_samples,

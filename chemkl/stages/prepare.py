@@ -1,7 +1,7 @@
 """The prepare stage: a source of SMILES becomes a clean, de-duplicated, split corpus."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -11,26 +11,47 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from chemkl.config import InputError
-from chemkl.config.loading import load_config
-from chemkl.config.prepare import FileSource, PrepareConfig
+from chemkl.chem.standardise import Standardiser
+from chemkl.config import InputError, complaints, load_config
+from chemkl.config.draft import Draft
+from chemkl.config.prepare import FileSource, FilterConfig, PrepareConfig
 from chemkl.corpus import files
 from chemkl.corpus.cleaning import Clean, Cleaner, clean_lines, peak_memory
-from chemkl.corpus.reading import Line
+from chemkl.corpus.reading import Line, read_table
 from chemkl.corpus.sources import N_LINES, read_source
 from chemkl.results.atomic import write_json
 from chemkl.results.manifest import Manifest
 
 
-def check(config: PrepareConfig) -> None:
+def check(config: PrepareConfig, awaited: Collection[Path] = ()) -> None:
     """Find what only shows when the parts are built: unknown filters, an unreadable file.
 
+    Args:
+        config: the settings.
+        awaited: the file, if it is yet to be made.
+
     Raises:
-        InputError: with the problem.
+        InputError: with every problem.
     """
-    Cleaner.from_config(config)
-    if isinstance(config.source, FileSource):
-        next(iter(read_source(config.source, config.cache)), None)
+    source = config.source
+    file = source if isinstance(source, FileSource) and source.path not in awaited else None
+    problems = complaints((_check_filters, config.standardise), (_check_file, file))
+    if problems:
+        raise InputError("\n".join(problems))
+
+
+def problems_beside(draft: Draft) -> list[str]:
+    """Find what the schema cannot see in settings that do not fit it: unknown filters."""
+    filters = draft.get("standardise")
+    return draft.placed("standardise", complaints((_check_filters, filters)))
+
+
+def _check_filters(filters: Iterable[FilterConfig]) -> None:
+    Standardiser([each.model_dump() for each in filters])
+
+
+def _check_file(source: FileSource) -> None:
+    next(iter(read_table(source.path, source.column)), None)
 
 
 def run(config: PrepareConfig | Mapping[str, Any] | str | Path, out_dir: str | Path) -> Path:
@@ -42,7 +63,7 @@ def run(config: PrepareConfig | Mapping[str, Any] | str | Path, out_dir: str | P
     Raises:
         InputError: the config, the source, or a folder that holds another corpus.
     """
-    config = load_config(PrepareConfig, config)
+    config = load_config(PrepareConfig, config, beside=problems_beside)
     check(config)
     out = Path(out_dir)
     inputs = {"source": config.source.path} if isinstance(config.source, FileSource) else {}

@@ -1,6 +1,6 @@
 """The pretrain stage: a prepared corpus becomes a prior."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,8 @@ from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 from rich.console import Console
 
 from chemkl.chem.molecules import canonicalise
-from chemkl.config import InputError
-from chemkl.config.loading import load_config
+from chemkl.config import InputError, complaints, load_config
+from chemkl.config.draft import Draft
 from chemkl.config.pretrain import PretrainConfig
 from chemkl.corpus import files
 from chemkl.corpus.batches import CorpusDataModule
@@ -30,20 +30,38 @@ from chemkl.training.trainer import (
 )
 
 
-def check(config: PretrainConfig) -> None:
+def check(config: PretrainConfig, awaited: Collection[Path] = ()) -> None:
     """Find out before training whether the trainer's arguments and the corpus can be used.
+
+    Args:
+        config: the settings.
+        awaited: the corpus, if it is yet to be made.
 
     Raises:
         InputError: with every problem.
     """
-    problems = []
-    for part in (_check_trainer, _check_corpus):
-        try:
-            part(config)
-        except InputError as error:
-            problems.append(str(error))
+    corpus = None if config.corpus in awaited else config.corpus
+    problems = complaints(
+        (check_trainer, config.trainer),
+        (_check_splits, config.train_split, config.valid_split),
+        (_check_corpus, corpus, config.train_split, config.valid_split),
+    )
     if problems:
         raise InputError("\n".join(problems))
+
+
+def problems_beside(draft: Draft) -> list[str]:
+    """Find what the schema cannot see in settings that do not fit it.
+
+    Returns:
+        A line for every problem of trainer and corpus, in so far as these can be read.
+    """
+    train, valid = draft.get("train_split"), draft.get("valid_split")
+    return [
+        *draft.placed("trainer", complaints((check_trainer, draft.mapping("trainer")))),
+        *draft.placed("valid_split", complaints((_check_splits, train, valid))),
+        *draft.placed("corpus", complaints((_check_corpus, draft.get("corpus"), train, valid))),
+    ]
 
 
 def run(config: PretrainConfig | Mapping[str, Any] | str | Path, out_dir: str | Path) -> Path:
@@ -55,7 +73,7 @@ def run(config: PretrainConfig | Mapping[str, Any] | str | Path, out_dir: str | 
     Raises:
         InputError: the config, the corpus, or a folder that holds another run.
     """
-    config = load_config(PretrainConfig, config)
+    config = load_config(PretrainConfig, config, beside=problems_beside)
     check(config)
     out = Path(out_dir)
     model_file = out / CHECKPOINTS / POLICY
@@ -102,18 +120,16 @@ def run(config: PretrainConfig | Mapping[str, Any] | str | Path, out_dir: str | 
     return model_file
 
 
-def _check_trainer(config: PretrainConfig) -> None:
-    check_trainer(config.trainer)
+def _check_splits(train: str, valid: str | None) -> None:
+    if train == valid:
+        raise InputError(f"train_split and valid_split are both {train!r}: choose two splits")
 
 
-def _check_corpus(config: PretrainConfig) -> None:
-    files.read_vocabulary(config.corpus)
-    if config.train_split == config.valid_split:
-        raise InputError(
-            f"train_split and valid_split are both {config.train_split!r}: choose two splits"
-        )
-    for split in (config.train_split, config.valid_split):
-        files.read_split(config.corpus, split, limit=1)
+def _check_corpus(corpus: Path, *splits: str | None) -> None:
+    files.read_vocabulary(corpus)
+    for split in splits:
+        if split is not None:
+            files.read_split(corpus, split, limit=1)
 
 
 def _module(config: PretrainConfig, data: CorpusDataModule) -> Pretrain:

@@ -1,13 +1,15 @@
 """The stages by name: where their code and their settings are, imported only when called."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from chemkl.config import Config, InputError, load_config
+from chemkl.config.draft import Draft
+from chemkl.config.overrides import Override
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,11 @@ class Stage:
     """Where its config model is: ``module:class``."""
     help: str
     """What it does, for the command line."""
+    outputs: tuple[str, ...] = field(default=(), kw_only=True)
+    """Patterns of the files that it writes into its folder, for those who read them; none: not
+    known beforehand."""
+    suffix: str = field(default="", kw_only=True)
+    """What its default output folder ends with, where two stages take the same config files."""
 
     @property
     def model(self) -> type[Config]:
@@ -33,24 +40,42 @@ class Stage:
         """The stage's code; importing it may take seconds (torch, lightning)."""
         return import_module(f"chemkl.stages.{self.name}")
 
-    def load(self, source: object, overrides: Sequence[str] = ()) -> Config:
-        """Read a config, with every problem at once: the stage's own way, where it has one.
+    def load(
+        self,
+        source: object,
+        overrides: Iterable[str | Override] = (),
+        *,
+        also: Iterable[Path] = (),
+        promised: Iterable[Path] = (),
+        earlier: Mapping[Path, Sequence[str]] | None = None,
+    ) -> Config:
+        """Read a config; the arguments are those of `load_config`.
 
         Raises:
-            InputError: with every problem.
+            InputError: the settings do not fit the schema; with every problem, those included
+                that the schema cannot see, where the stage looks for them.
         """
-        own = getattr(self.module, "load", None)
-        if own is None:
-            return load_config(self.model, source, overrides)
-        config: Config = own(source, overrides)
-        return config
+        return load_config(
+            self.model,
+            source,
+            overrides,
+            also=also,
+            promised=promised,
+            earlier=earlier,
+            beside=self._problems_beside,
+        )
 
-    def check(self, config: Config, what: str) -> None:
+    def _problems_beside(self, draft: Draft) -> list[str]:
+        look = getattr(self.module, "problems_beside", None)
+        return list(look(draft)) if look else []
+
+    def check(self, config: Config, what: str, awaited: Collection[Path] = ()) -> None:
         """Look for what the schema cannot see, where the stage offers it.
 
         Args:
-            config: the settings.
+            config: settings that fit the schema.
             what: where they come from, put in front of each problem.
+            awaited: paths among them that are not to be looked into: they are yet to be made.
 
         Raises:
             InputError: with every problem.
@@ -59,7 +84,7 @@ class Stage:
         if deeper is None:
             return
         try:
-            deeper(config)
+            deeper(config, awaited)
         except InputError as error:
             lines = str(error).splitlines()
             raise InputError("\n".join(f"{what}: {line}" for line in lines)) from error
@@ -74,6 +99,10 @@ class Stage:
             raise
 
 
+MANIFEST = "manifest.json"
+TRAINING = ("checkpoints/policy.safetensors", "checkpoints/last.ckpt", "logs/*")
+"""What every training stage writes."""
+
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
@@ -81,31 +110,63 @@ STAGES: dict[str, Stage] = {
             "prepare",
             "chemkl.config.prepare:PrepareConfig",
             "Clean, de-duplicate and split a set of molecules.",
+            outputs=("corpus.parquet", "dropped.parquet", "tokens.json", MANIFEST),
         ),
         Stage(
             "pretrain",
             "chemkl.config.pretrain:PretrainConfig",
             "Train a prior: a model that writes SMILES like those of a prepared set.",
+            outputs=(*TRAINING, MANIFEST),
+        ),
+        Stage(
+            "forecast",
+            "chemkl.config.forecast:ForecastConfig",
+            "Foretell from samples of the prior what a posttrain config asks for; train nothing.",
+            outputs=("forecast.parquet", "forecast.json", "samples.parquet", MANIFEST),
+            suffix="-forecast",  # it takes the very file that posttrain will be given
         ),
         Stage(
             "posttrain",
             "chemkl.config.posttrain:PosttrainConfig",
             "Steer a prior toward molecules with a high reward; keep every molecule it proposes.",
+            outputs=(
+                *TRAINING,
+                "trace/part-*.parquet",
+                "evaluation/diversity.parquet",
+                "evaluation/metrics.json",
+                MANIFEST,
+            ),
         ),
         Stage(
             "sample",
             "chemkl.config.sample:SampleConfig",
             "Write new molecules with a trained model.",
+            outputs=("samples.parquet", MANIFEST),
         ),
         Stage(
             "evaluate",
             "chemkl.config.evaluate:EvaluateConfig",
             "Measure runs: validity, yield of good molecules, and how many scaffolds they cover.",
+            outputs=("diversity.parquet", "metrics.json", MANIFEST),
         ),
         Stage(
             "report",
             "chemkl.config.report:ReportConfig",
             "Show runs in one HTML page: table, learning curves, scaffolds, best molecules.",
+            outputs=("report.html", MANIFEST),
+        ),
+        Stage(
+            "didactic",
+            "chemkl.config.didactic:DidacticConfig",
+            "Reproduce the figures of arXiv 2510.20817, from closed forms and by training.",
+            outputs=(
+                "fig*.png",
+                "fig*.svg",
+                "quantities.parquet",
+                "distributions.parquet",
+                "sweep.parquet",
+                MANIFEST,
+            ),
         ),
     )
 }

@@ -1,6 +1,6 @@
-"""The sample stage: molecules drawn from a policy, with their log-probabilities, as Parquet."""
+"""The sample stage: molecules of a policy or of a mixture, and how likely each is, as Parquet."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,85 +8,196 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from chemkl.config import InputError
-from chemkl.config.loading import load_config
-from chemkl.config.sample import SampleConfig
-from chemkl.policies import Policy, Rollout, load_policy, read_header
+from chemkl.config import InputError, complaints, load_config
+from chemkl.config.draft import Draft
+from chemkl.config.sample import POLICY, PRIOR, MixtureConfig, SampleConfig
+from chemkl.policies import (
+    Mixture,
+    Policy,
+    Rollout,
+    check_device,
+    check_vocabularies,
+    load_policy,
+    read_header,
+)
 from chemkl.results.atomic import rename_in
 from chemkl.results.columns import described_schema
 from chemkl.results.manifest import Manifest
+from chemkl.results.provenance import sha256_of
 from chemkl.training.seeds import stream
 
 FILE_NAME = "samples.parquet"
-SCHEMA = described_schema(
-    {
-        "smiles": (pa.string(), "SMILES as sampled"),
-        "logp": (pa.float32(), "log p of the sequence, nats, end token included"),
-        "n_tokens": (pa.int32(), "tokens, end token included"),
-        "truncated": (
-            pa.bool_(),
-            "reached the maximum length before its end token: invalid whatever its text",
-        ),
-    }
-)
+MEMBER_PREFIX = "logp_"
+_COLUMNS = {
+    "smiles": (pa.string(), "SMILES as sampled"),
+    "logp": (
+        pa.float32(),
+        "log p of the sequence under what was sampled from (of a mixture, as decoded token by "
+        "token), nats, end token included",
+    ),
+    "n_tokens": (pa.int32(), "tokens, end token included"),
+    "truncated": (
+        pa.bool_(),
+        "reached the maximum length before its end token: invalid whatever its text",
+    ),
+}
 
 
-def check(config: SampleConfig) -> None:
-    """Read the model's header and look for the device.
+def check(config: SampleConfig, awaited: Collection[Path] = ()) -> None:
+    """Read the models' headers, compare their vocabularies, and look for the device.
+
+    Args:
+        config: the settings.
+        awaited: model files that are yet to be made.
 
     Raises:
-        InputError: not a model file, or no such device here; one line each.
+        InputError: not a model file, models that do not go together, or no such device here; one
+            line each.
     """
-    problems = []
-    try:
-        read_header(config.policy)
-    except InputError as error:
-        problems.append(str(error))
-    try:
-        torch.zeros(1, device=config.device).item()
-    except (RuntimeError, AssertionError, ImportError) as error:
-        problems.append(
-            f"device: {config.device!r} cannot be used here: {str(error).splitlines()[0]}"
-        )
+    models = {name: path for name, path in _models(config).items() if path not in awaited}
+    problems = complaints((_check_models, models, config.prior), (check_device, config.device))
     if problems:
         raise InputError("\n".join(problems))
 
 
+def problems_beside(draft: Draft) -> list[str]:
+    """Find what the schema cannot see in settings that do not fit it.
+
+    Returns:
+        A line for every problem of models and device, in so far as these can be read.
+    """
+    return [
+        *draft.placed(POLICY, complaints((read_header, draft.get(POLICY)))),
+        *draft.placed(PRIOR, complaints((read_header, draft.get(PRIOR)))),
+        *draft.placed("mixture", complaints((_check_models, _existing(draft.get("mixture"))))),
+        *draft.placed("device", complaints((check_device, draft.get("device")))),
+    ]
+
+
 def run(config: SampleConfig | Mapping[str, Any] | str | Path, out_dir: str | Path) -> Path:
-    """Write ``samples.parquet``.
+    """Write ``samples.parquet``; of a mixture, with a column ``logp_<name>`` for each member.
 
     Returns:
         Its path.
 
     Raises:
-        InputError: the config, the model file, or a folder that holds other samples.
+        InputError: the config, a model file, or a folder that holds other samples.
     """
-    config = load_config(SampleConfig, config)
+    config = load_config(SampleConfig, config, beside=problems_beside)
     check(config)
     out = Path(out_dir)
-    policy = load_policy(config.policy).to(config.device)
+    policy = _policy(config).to(config.device)
+    schema = _schema(policy)
     with Manifest.start(
         out,
         stage="sample",
         config=config.model_dump(mode="json"),
         seed=config.seed,
-        inputs={"policy": config.policy},
+        inputs=_models(config),
     ) as manifest:
         aside = out / f".{FILE_NAME}.tmp"
         n_truncated = 0
-        with pq.ParquetWriter(aside, SCHEMA, compression="zstd") as writer:
+        with pq.ParquetWriter(aside, schema, compression="zstd") as writer:
             for rollout in _rollouts(policy, config):
-                columns = {
-                    "smiles": rollout.smiles,
-                    "logp": rollout.logp.cpu().numpy(),
-                    "n_tokens": rollout.n_tokens.cpu().numpy(),
-                    "truncated": rollout.truncated.cpu().numpy(),
-                }
-                writer.write_table(pa.table(columns, schema=SCHEMA))
+                columns = _columns(rollout, policy)
+                writer.write_table(pa.table(columns, schema=schema))
                 n_truncated += int(rollout.truncated.sum())
         rename_in(aside, out / FILE_NAME)
         manifest.finish(results={"samples": config.n, "truncated": n_truncated})
     return out / FILE_NAME
+
+
+def _models(config: SampleConfig) -> dict[str, Path]:
+    """The model files by name: policy, or the names of a mixture; and prior."""
+    members = config.mixture.models if config.mixture is not None else {}
+    own = {POLICY: config.policy, PRIOR: config.prior}
+    return {**members, **{name: path for name, path in own.items() if path is not None}}
+
+
+def _existing(mixture: MixtureConfig | None) -> dict[str, Path] | None:
+    """The model files of a mixture that have been made."""
+    if mixture is None:
+        return None
+    return {name: path for name, path in mixture.models.items() if path.exists()}
+
+
+def _check_models(models: Mapping[str, Path], prior: Path | None = None) -> None:
+    """Read headers, no weights, and compare them.
+
+    Args:
+        models: model files by name.
+        prior: the one among them that beta_scale refers to; None: beta is not scaled.
+
+    Raises:
+        InputError: a line for each that cannot be read, that speaks another vocabulary, or that was
+            post-trained from another prior than the one given.
+    """
+    headers: dict[str, dict[str, Any]] = {}
+    problems = []
+    for name, path in models.items():
+        try:
+            headers[name] = read_header(path)
+        except InputError as error:
+            problems.append(str(error))
+    spoken = {f"{name} ({models[name]})": h["vocabulary"] for name, h in headers.items()}
+    problems += complaints((check_vocabularies, spoken))
+    if prior is not None and PRIOR in headers:
+        problems += complaints((_check_prior, models, headers))
+    if problems:
+        raise InputError("\n".join(problems))
+
+
+def _check_prior(models: Mapping[str, Path], headers: Mapping[str, Mapping[str, Any]]) -> None:
+    """Compare the prior with the one that each policy says it was post-trained from."""
+    recorded = {name: header["provenance"].get("prior_sha256") for name, header in headers.items()}
+    own = sha256_of(models[PRIOR])
+    lines = [
+        f"prior: {models[PRIOR]} is not the one that {name} ({models[name]}) was post-trained from "
+        f"(sha256 {own[:12]}..., recorded {str(sha256)[:12]}...); beta_scale needs that one. To "
+        "blend a policy with another model, use a product mixture."
+        for name, sha256 in recorded.items()
+        if name != PRIOR and sha256 not in (None, own)
+    ]
+    if lines:
+        raise InputError("\n".join(lines))
+
+
+def _policy(config: SampleConfig) -> Policy:
+    """Load what is to be sampled."""
+    loaded = {name: load_policy(path) for name, path in _models(config).items()}
+    prior = loaded.pop(PRIOR) if config.prior is not None else None
+    if config.mixture is None and prior is None:
+        return loaded[POLICY]
+    kind, weights = config.combination
+    return Mixture(loaded, weights, kind=kind, prior=prior, beta_scale=config.beta_scale)
+
+
+def _schema(policy: Policy) -> pa.Schema:
+    """The columns of a table of samples; a mixture has one more for each member."""
+    columns = dict(_COLUMNS)
+    if isinstance(policy, Mixture):
+        for name, exponent in zip(policy.names, policy.exponents, strict=True):
+            columns[f"{MEMBER_PREFIX}{name}"] = (
+                pa.float32(),
+                f"log p of the sequence under {name} alone, whose weight in the {policy.kind} "
+                f"is {exponent:.6g}, nats, end token included",
+            )
+    return described_schema(columns)
+
+
+@torch.no_grad()
+def _columns(rollout: Rollout, policy: Policy) -> dict[str, Any]:
+    """A batch of samples as the columns of the table."""
+    columns = {
+        "smiles": rollout.smiles,
+        "logp": rollout.logp.cpu().numpy(),
+        "n_tokens": rollout.n_tokens.cpu().numpy(),
+        "truncated": rollout.truncated.cpu().numpy(),
+    }
+    if isinstance(policy, Mixture):
+        alone = policy.logp_of_members(rollout.tokens)
+        columns |= {f"{MEMBER_PREFIX}{name}": lp.cpu().numpy() for name, lp in alone.items()}
+    return columns
 
 
 def _rollouts(policy: Policy, config: SampleConfig) -> Iterator[Rollout]:

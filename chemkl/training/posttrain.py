@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from chemkl.config import InputError
 from chemkl.losses import LossInputs, LossOutput, Objective, TargetOutput
-from chemkl.policies.base import Policy, Rollout
+from chemkl.policies.base import Policy
 from chemkl.results.trace import TraceWriter
 from chemkl.training.hits import describe_hits
+from chemkl.training.inputs import InputBuilder
 from chemkl.training.ledger import Ledger
 from chemkl.training.seeds import stream
 
@@ -95,6 +96,7 @@ class Posttrain(lightning.LightningModule):
         self.trace = trace
         self.next_step = 0
         self._outside = (reference,)  # in a tuple it is no submodule: not saved, not trained
+        self._builder = InputBuilder(self.policy, reference, objective, seed)
         self._batch_size = batch_size
         self._most_samples = most_samples
         self._learning_rate = learning_rate
@@ -128,7 +130,7 @@ class Posttrain(lightning.LightningModule):
             )
         rollout = self.ledger.affordable(drawn)
         rows = self.ledger.enter(step, rollout)
-        inputs = self._inputs(rollout, rows)
+        inputs = self._builder.build(rollout, rows, step, self.global_rank)
         output = self.objective(inputs) if len(rollout) == self._batch_size else None
         target = output.target if output else self.objective.target(inputs.logp_ref, inputs.reward)
         self.trace.append(_finished(rows, inputs, target))
@@ -138,36 +140,29 @@ class Posttrain(lightning.LightningModule):
         if output is None:
             return None
         self._log(step, rows, output)
+        self._builder.carry(output.carry, rollout, inputs)
         return output.loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam at a constant rate, as in REINVENT."""
-        return torch.optim.Adam(self.policy.parameters(), lr=self._learning_rate)
+        learned = [*self.policy.parameters(), *self.objective.parameters()]
+        return torch.optim.Adam(learned, lr=self._learning_rate)
 
     def on_fit_start(self) -> None:
         """Put the reference where the policy is; Lightning moves submodules only."""
         self.reference.to(self.device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the step that comes next and what the target remembers from batch to batch."""
+        """Add the step that comes next and what is remembered from batch to batch."""
         checkpoint["next_step"] = self.next_step
         checkpoint["objective"] = self.objective.state_dict()
+        checkpoint["carried"] = self._builder.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Continue with both."""
+        """Continue with them."""
         self.next_step = checkpoint["next_step"]
         self.objective.load_state_dict(checkpoint["objective"])
-
-    def _inputs(self, rollout: Rollout, rows: pd.DataFrame) -> LossInputs:
-        """Return what the objective needs, on the CPU: a few numbers a row, rewards in float64."""
-        with torch.no_grad():
-            logp_ref_B = self.reference.logp_tokens(rollout.tokens).cpu()
-        return LossInputs(
-            logp_policy=self.policy.logp_tokens(rollout.tokens).cpu(),
-            logp_ref=logp_ref_B,
-            reward=torch.tensor(rows["reward_filtered"].to_numpy(), dtype=torch.float64),
-            duplicate=torch.tensor(rows["smiles"].duplicated().to_numpy()),
-        )
+        self._builder.load_state_dict(checkpoint["carried"])
 
     def _log(self, step: int, rows: pd.DataFrame, output: LossOutput) -> None:
         """Give the metrics of every so many steps straight to the loggers.
@@ -179,7 +174,7 @@ class Posttrain(lightning.LightningModule):
         if not every or (step + 1) % every:
             return
         named = {f"objective/{name}": float(value) for name, value in output.metrics.items()}
-        hits = describe_hits(rows[output.target.hit.numpy()])
+        hits = describe_hits(rows[output.target.hit[: len(rows)].numpy()])
         named |= {f"hits/{name}": value for name, value in hits.items()}
         named |= {"calls": float(self.ledger.n_calls), "samples": float(self.ledger.n_samples)}
         named |= _rates(rows)
@@ -216,12 +211,13 @@ def _without_dropout(policy: Policy) -> Policy:
 
 
 def _finished(rows: pd.DataFrame, inputs: LossInputs, target: TargetOutput) -> pd.DataFrame:
-    """Return the rows with every column of the trace."""
+    """Return the rows with every column of the trace; carried rows are in it already."""
+    n = len(rows)
     return rows.assign(
-        logp_policy=inputs.logp_policy.detach().numpy(),
-        logp_ref=inputs.logp_ref.numpy(),
-        log_target=target.log_target.float().numpy(),
-        hit=target.hit.numpy(),
-        anchor=target.anchor.numpy(),
+        logp_policy=inputs.logp_policy[:n].detach().numpy(),
+        logp_ref=inputs.logp_ref[:n].numpy(),
+        log_target=target.log_target[:n].float().numpy(),
+        hit=target.hit[:n].numpy(),
+        anchor=target.anchor[:n].numpy(),
         is_replay=False,
     )

@@ -23,6 +23,9 @@ CHECKPOINTS = "checkpoints"
 LAST = "last.ckpt"
 POLICY = "policy.safetensors"
 
+LEAST = {"accumulate_grad_batches": 1, "gradient_clip_val": 0, "log_every_n_steps": 0}
+"""Lowest values of arguments of which Lightning takes any, and goes wrong later or does nothing."""
+
 _ON_PURPOSE = (
     ".*`training_step` returned `None`.*",  # the batch that ends a run is recorded, not learnt from
     ".*does not have many workers.*",  # batches cost less than passing them on
@@ -131,7 +134,7 @@ def last_checkpoint(out_dir: Path) -> Path | None:
 
 
 def check_trainer(settings: Mapping[str, Any]) -> None:
-    """Refuse arguments that Lightning's trainer does not have, and values of the wrong type.
+    """Refuse arguments that Lightning's trainer does not have, and values that it cannot use.
 
     Raises:
         InputError: naming every one of them.
@@ -145,8 +148,8 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
         elif not _fits(value, known[name].annotation):
             wanted = inspect.formatannotation(known[name].annotation).replace("typing.", "")
             problems.append(f"trainer: {name}: {value!r} is not of type {wanted}")
-    if settings.get("accumulate_grad_batches") == 0:
-        problems.append("trainer: accumulate_grad_batches: 0 is not allowed; 1 or more")
+        elif name in LEAST and value is not None and not value >= LEAST[name]:
+            problems.append(f"trainer: {name}: {value!r} is not allowed; {LEAST[name]} or more")
     if problems:
         raise InputError("\n".join(problems))
 

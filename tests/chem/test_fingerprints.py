@@ -7,6 +7,7 @@ from chemkl.chem.fingerprints import (
     morgan_fingerprint,
     morgan_fingerprints,
     tanimoto,
+    tanimoto_kernel,
     tanimoto_matrix,
 )
 
@@ -38,3 +39,22 @@ def test_matrix_is_every_pair():
     np.testing.assert_array_equal(matrix, expected)
     assert matrix[0, 4] == 1.0  # CCO and OCC
     assert tanimoto_matrix([]).shape == (0, 0)
+
+
+@pytest.mark.parametrize(("radius", "n_bits"), [(2, 2048), (1, 128)])
+def test_the_kernel_is_rdkits_and_a_row_without_a_molecule_is_like_itself_alone(radius, n_bits):
+    smiles = ["CCO", "CCN", None, "c1ccccc1", "no molecule", "CCOc1ccccc1", "OCC", None]
+    oracle = rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=n_bits)
+    rows = [0, 1, 3, 5, 6]
+    prints = {row: oracle.GetFingerprint(Chem.MolFromSmiles(smiles[row])) for row in rows}
+    expected = np.eye(len(smiles))
+    for a in rows:
+        for b in rows:
+            expected[a, b] = DataStructs.TanimotoSimilarity(prints[a], prints[b])
+    kernel = tanimoto_kernel(smiles, radius=radius, n_bits=n_bits)
+    assert kernel.dtype == np.float32
+    np.testing.assert_allclose(kernel, expected, rtol=1e-6, atol=0)
+    np.testing.assert_array_equal(kernel, kernel.T)
+    assert kernel[0, 6] == 1.0  # two spellings of ethanol
+    assert tanimoto_kernel([]).shape == (0, 0)
+    np.testing.assert_array_equal(tanimoto_kernel([None, "("]), np.eye(2))

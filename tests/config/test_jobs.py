@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from chemkl.config import Config, InputError, InputPath
+from chemkl.config import Config, InputError, InputPath, load_config
 from chemkl.config.jobs import load_pipeline
 from chemkl.config.pipeline import PipelineConfig
 
@@ -28,6 +28,10 @@ def jobs_of(*stages, out="out"):
     return load_pipeline(pipeline(*stages), out)[1]
 
 
+def load(job, model, promised=()):
+    return load_config(model, job.source, job.overrides, also=job.also, promised=promised)
+
+
 def problem_of(*stages):
     with pytest.raises(InputError) as caught:
         load_pipeline(pipeline(*stages), "out")
@@ -43,7 +47,7 @@ def test_an_entry_without_a_grid_is_one_job(tmp_path):
     (job,) = jobs_of({"stage": "posttrain", "name": "plain", "config": {"seed": 3}})
     assert (job.name, job.entry, job.stage) == ("plain", "plain", "posttrain")
     assert job.folder == tmp_path / "out" / "plain"
-    assert job.load(Run) == Run(seed=3)
+    assert load(job, Run) == Run(seed=3)
 
 
 def test_the_default_folder_carries_the_pipelines_name_and_the_default_name_is_the_stage(tmp_path):
@@ -65,9 +69,9 @@ def test_a_config_file_is_found_beside_the_pipeline_and_set_changes_it(tmp_path)
         "  - stage: sample\n    config: configs/run.yaml\n    set: {prior: mine.bin}\n"
     )
     first, second = load_pipeline(path)[1]
-    assert first.load(Run) == Run(seed=1, beta=1e-3, prior=tmp_path / "prior.bin")
+    assert load(first, Run) == Run(seed=1, beta=1e-3, prior=tmp_path / "prior.bin")
     # a path written in the pipeline file is looked up beside that file too
-    assert second.load(Run).prior == tmp_path / "pipelines" / "mine.bin"
+    assert load(second, Run).prior == tmp_path / "pipelines" / "mine.bin"
 
 
 def test_a_grid_is_every_combination_in_order_with_readable_names():
@@ -86,8 +90,8 @@ def test_a_grid_is_every_combination_in_order_with_readable_names():
         "plain-seed=1-weight=0.5",
         "plain-seed=1-weight=0.001",
     ]
-    weights = [job.load(Run).reward["parts"][0]["weight"] for job in jobs]
-    assert [(job.load(Run).seed, w) for job, w in zip(jobs, weights, strict=True)] == [
+    weights = [load(job, Run).reward["parts"][0]["weight"] for job in jobs]
+    assert [(load(job, Run).seed, w) for job, w in zip(jobs, weights, strict=True)] == [
         (0, 0.5),
         (0, 0.001),
         (1, 0.5),
@@ -129,14 +133,14 @@ def test_references_stand_for_folders_of_earlier_jobs(tmp_path):
         {"stage": "sample", "name": "within", "set": {"prior": "${mara-seed=1}/policy.bin"}},
     )
     promised = [out]
-    assert one.load(Evaluation, promised).runs == [out / "plain"]
-    assert all_of_them.load(Evaluation, promised).runs == [
+    assert load(one, Evaluation, promised).runs == [out / "plain"]
+    assert load(all_of_them, Evaluation, promised).runs == [
         out / "plain",
         out / "mara-seed=0",
         out / "mara-seed=1",
     ]
-    assert single.load(Evaluation, promised).runs == [out / "mara-seed=0", out / "mara-seed=1"]
-    assert within.load(Run, promised).prior == out / "mara-seed=1" / "policy.bin"
+    assert load(single, Evaluation, promised).runs == [out / "mara-seed=0", out / "mara-seed=1"]
+    assert load(within, Run, promised).prior == out / "mara-seed=1" / "policy.bin"
 
 
 def test_a_grid_over_a_gridded_entry_is_one_job_for_each_of_its_jobs(tmp_path):
@@ -145,13 +149,13 @@ def test_a_grid_over_a_gridded_entry_is_one_job_for_each_of_its_jobs(tmp_path):
         {"stage": "sample", "name": "s", "grid": {"prior": ["${mara}"]}},
     )
     assert [job.name for job in jobs[2:]] == ["s-prior=mara-seed=0", "s-prior=mara-seed=1"]
-    assert jobs[3].load(Run, [tmp_path]).prior == tmp_path / "out" / "mara-seed=1"
+    assert load(jobs[3], Run, [tmp_path]).prior == tmp_path / "out" / "mara-seed=1"
 
 
 def test_what_is_promised_must_be_there_when_nothing_is_promised():
     _, job = jobs_of({"stage": "posttrain"}, {"stage": "sample", "set": {"prior": "${posttrain}"}})
     with pytest.raises(InputError, match="prior: no such file or folder"):
-        job.load(Run)
+        load(job, Run)
 
 
 def test_mistakes_in_references_name_place_and_choice(tmp_path):
@@ -199,8 +203,14 @@ def test_names_must_differ():
             {"stage": "postrain"},
             "stages.0.stage: 'postrain' is not allowed; did you mean 'posttrain'",
         ),
-        ({"stage": "sample", "name": "a/b"}, "stages.0.name: .*should match pattern"),
-        ({"stage": "sample", "grid": {"seed": []}}, "stages.0.grid.seed: .*at least 1 item"),
+        (
+            {"stage": "sample", "name": "a/b"},
+            "stages.0.name: 'a/b' cannot name a folder here: letters, digits",
+        ),
+        (
+            {"stage": "sample", "grid": {"seed": []}},
+            r"stages.0.grid.seed: should have at least 1 entry \(got \[\]\)",
+        ),
         ({"stage": "sample", "grid": {"seed": 1}}, "stages.0.grid.seed: should be a list"),
         ({"stage": "sample", "config": "no.yaml"}, "stages.0.config: no such file or folder"),
         ({"stage": "sample", "set": {"a..b": 1}}, r"pipeline: 'a\.\.b' is not a key"),
@@ -214,7 +224,7 @@ def test_mistakes_in_entries(stage, problem):
 
 
 def test_a_pipeline_without_stages_is_refused():
-    with pytest.raises(InputError, match=r"stages: .*at least 1 item"):
+    with pytest.raises(InputError, match=r"stages: should have at least 1 entry \(got \[\]\)"):
         load_pipeline(pipeline())
 
 
@@ -233,7 +243,7 @@ def test_problems_of_a_jobs_settings_stand_at_their_line_in_the_pipeline_file(tm
     )
     first, second = load_pipeline(path)[1]
     with pytest.raises(InputError) as caught:
-        second.load(Run)
+        load(second, Run)
     assert [
         line.split(" not")[0].split(" should")[0] for line in str(caught.value).splitlines()
     ] == [
@@ -242,7 +252,7 @@ def test_problems_of_a_jobs_settings_stand_at_their_line_in_the_pipeline_file(tm
         f"{path}:9: seed:",
     ]
     with pytest.raises(InputError) as caught:
-        first.load(Run)
+        load(first, Run)
     assert "seed: should" not in str(caught.value)
 
 
@@ -250,4 +260,4 @@ def test_a_config_object_gives_the_same_jobs(tmp_path):
     data = pipeline({"stage": "posttrain", "grid": {"seed": [0, 1]}})
     by_mapping, by_object = load_pipeline(data)[1], load_pipeline(PipelineConfig(**data))[1]
     assert [job.name for job in by_mapping] == [job.name for job in by_object]
-    assert [job.load(Run) for job in by_mapping] == [job.load(Run) for job in by_object]
+    assert [load(job, Run) for job in by_mapping] == [load(job, Run) for job in by_object]

@@ -151,6 +151,48 @@ def test_an_unknown_key_of_an_override_is_reported_like_one_of_a_file():
     ]
 
 
+def test_a_section_that_an_override_made_is_the_overrides(file):
+    path = file("seed: 1\ninner:\n")
+    known = "by_name, inner, pair, prior, quick, rate, reward, seed, target, targets, text"
+    assert problems_of(path, "targt.tau=2", "target.kind=mara", "inner.bta=1") == [
+        f"override 'targt.tau=2': targt: not a known key; did you mean 'target'? Known: {known}",
+        "override 'target.kind=mara': target.tau: required, and not given "
+        "(Reward from which on a molecule is a hit)",
+        "override 'inner.bta=1': inner.kind: required, and not given",
+        "override 'inner.bta=1': inner.bta: not a known key; did you mean 'beta'? "
+        "Known: beta, kind",
+    ]
+    path = file("targt: {}\ntargets: [{kind: mara}]\n")
+    assert problems_of(path, "targt.tau=2", "targets.0.beta=1") == [
+        f"{path}:1: targt: not a known key; did you mean 'target'? Known: {known}",
+        f"{path}:2: targets.0.tau: required, and not given "
+        "(Reward from which on a molecule is a hit)",
+    ]
+
+
+class Bounded(Config):
+    few: list[int] = Field([1], min_length=1, max_length=2)
+    by_name: dict[str, int] = Field({"a": 1}, min_length=2, validate_default=False)
+    word: str = Field("abc", min_length=2, max_length=3)
+    code: str = Field("a", pattern="^a")
+    """Begins with a. More."""
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ({"few": []}, "few: should have at least 1 entry (got [])"),
+        ({"few": [1, 2, 3]}, "few: should have at most 2 entries (got [1, 2, 3])"),
+        ({"by_name": {}}, "by_name: should have at least 2 entries (got {})"),
+        ({"word": "a"}, "word: should have at least 2 characters (got 'a')"),
+        ({"word": "abcd"}, "word: should have at most 3 characters (got 'abcd')"),
+        ({"code": "b"}, "code: has not the form that is wanted here (Begins with a) (got 'b')"),
+    ],
+)
+def test_lengths_and_forms_are_told_in_plain_words(data, text):
+    assert problems_of(data, model=Bounded) == [f"Bounded: {text}"]
+
+
 def test_a_choice_of_types_reports_only_the_nearest():
     assert problems_of({"rate": "x"}) == [
         "Run: rate: should be a number, or 'x' is not allowed. Known: auto"
@@ -239,6 +281,85 @@ def test_what_an_earlier_job_will_write_counts_as_there(places):
     assert config.prior == working / "runs/plain/checkpoints/policy.safetensors"
     (line,) = problems_of({"prior": "runs/plainer/policy"}, promised=promised)
     assert "no such file or folder" in line
+
+
+def test_a_file_that_an_earlier_job_will_not_write_is_refused(places):
+    _, working = places
+    folder = working / "runs" / "plain"
+    earlier = {folder: ("policy.bin", "trace/part-*.parquet"), working / "runs" / "other": ()}
+    for name in (
+        "plain",
+        "plain/policy.bin",
+        "plain/trace",
+        "plain/trace/part-1.parquet",
+        "other/anything",  # a job of which nobody knows what it writes
+    ):
+        path = working / "runs" / name
+        assert load_config(Run, {"prior": f"runs/{name}"}, earlier=earlier).prior == path
+    assert problems_of({"prior": "runs/plain/polcy.bin"}, earlier=earlier) == [
+        f"Run: prior: no such file or folder: {folder / 'polcy.bin'}; the job that fills {folder} "
+        "will not write 'polcy.bin'; did you mean 'policy.bin'? "
+        "Known: policy.bin, trace/part-*.parquet"
+    ]
+    folder.mkdir(parents=True)
+    (folder / "notes.txt").touch()  # somebody put it there
+    assert load_config(Run, {"prior": "runs/plain/notes.txt"}, earlier=earlier).prior.exists()
+
+
+# ---- what the schema cannot see
+
+
+def test_other_problems_are_added_where_the_schema_finds_some_already():
+    drafts = []
+
+    def look(draft):
+        drafts.append(draft)
+        return ["a problem", "a problem", "seed: should be a whole number"]
+
+    assert load_config(Run, {"seed": 1}, beside=look).seed == 1
+    assert drafts == []  # a stage's own check is for settings that fit
+    lines = problems_of({"seed": "x"}, beside=look)
+    assert lines == ["Run: seed: should be a whole number (got 'x')", "a problem"]
+
+
+def test_a_draft_tells_what_can_be_read(places):
+    beside, working = places
+    (beside / "p.bin").touch()
+    (working / "made").mkdir()
+    (working / "made" / "q.bin").touch()
+    path = beside / "run.yaml"
+    path.write_text("sede: 1\nprior: p.bin\nquick: perhaps\nby_name: {a: x}\nreward: p.bin\n")
+    found = {}
+
+    def look(draft):
+        found["prior"] = draft.get("prior")
+        found["quick"], found["seed"] = draft.get("quick"), draft.get("seed")
+        found["by_name"], found["no"] = draft.mapping("by_name"), draft.mapping("quick")
+        found["reward"], found["section"] = draft.section("reward"), draft.section("by_name")
+        return draft.placed("quick", ["a", "b"]) + draft.placed("seed", ["c"])
+
+    made = working / "made"
+    lines = problems_of(path, "seed=5", beside=look, earlier={made: ()})
+    assert lines[-3:] == [f"{path}:3: a", f"{path}:3: b", "override 'seed=5': c"]
+    section = found.pop("section")
+    assert (section.data, section.where(("a",))) == ({"a": "x"}, f"{path}:4")
+    assert found == {
+        "prior": beside / "p.bin",
+        "quick": None,
+        "seed": 5,
+        "by_name": {"a": "x"},
+        "no": None,
+        "reward": beside / "p.bin",
+    }
+    for awaited in ("made/q.bin", "made/new.bin", "later/new.bin", "nowhere.bin"):
+        problems_of(
+            path,
+            f"prior={working / awaited}",
+            beside=look,
+            earlier={made: ()},
+            promised=[working / "later"],
+        )
+        assert found["prior"] is None
 
 
 @pytest.mark.parametrize("path", ["x" * 5000, "~nobody-has-this-name/p", "a\x00b"])

@@ -109,7 +109,6 @@ def test_a_reward_file_that_is_not_there(given):
         ({"target": {"kind": "gibbs"}}, "beta or sigma (= 1/beta) is missing"),
         ({"target": {"kind": "maar", "beta": 1}}, "did you mean 'mara'"),
         ({"estimator": "lov_variance"}, "did you mean 'log_variance'"),
-        ({"target": {"kind": "filter", "tau": 0.8}}, "cannot walk to the target 'filter'"),
         ({"diversity_filter": {"kind": "murko"}}, "did you mean 'murcko'"),
         ({"diversity_filter": {"kind": "murcko", "bucket": 0}}, "greater than or equal to 1"),
         ({"diversity_filter": {"kind": "murcko", "min_score": 2}}, "less than or equal to 1"),

@@ -34,7 +34,9 @@ def test_beta_zero_is_refused(name):
 def test_unknown_names_and_options():
     with pytest.raises(ValueError, match="target 'marra' is not known; did you mean 'mara'"):
         build_objective("marra", beta=0.1)
-    with pytest.raises(ValueError, match=r"estimator 'ppo' is not known.*log_variance, reinvent"):
+    with pytest.raises(
+        ValueError, match=r"estimator 'ppo' is not known.*log_variance, msc, reinvent"
+    ):
         build_objective("gibbs", "ppo", beta=0.1)
     with pytest.raises(ValueError, match="'mara' has no option 'taus'; did you mean 'tau'"):
         build_objective("mara", beta=0.1, taus=0.8)
@@ -44,6 +46,10 @@ def test_unknown_names_and_options():
         build_objective("filter")
     with pytest.raises(ValueError, match=r"tau: options go with a target's name.*Gibbs\(\.\.\.\)"):
         build_objective(Gibbs(beta=0.1), tau=0.8)
+    with pytest.raises(ValueError, match="'f_dpg' has no option 'divergance'; did you mean 'diver"):
+        build_objective("gibbs", "f_dpg", beta=0.1, estimator_options={"divergance": "js"})
+    with pytest.raises(ValueError, match="estimator 'rloo' has no option 'clip': it has none"):
+        build_objective("gibbs", "rloo", beta=0.1, estimator_options={"clip": 0.2})
     with pytest.raises(ValueError, match="duplicates must be 'keep' or 'drop', got 'merge'"):
         build_objective("gibbs", beta=0.1, duplicates="merge")
 
@@ -72,9 +78,12 @@ def test_objective_from_plain_values(batch):
     assert (
         objective_from_config({"target": {"kind": "gibbs", "beta": 1.0}}).estimator.name == "rloo"
     )
-    with pytest.raises(ValueError, match="has the keys target and estimator, got"):
+    keys = "has the keys target, estimator and shaper, got"
+    with pytest.raises(ValueError, match=rf"{keys} .'estimator'."):
         objective_from_config({"estimator": "rloo"})
-    with pytest.raises(ValueError, match="has the keys target and estimator, got"):
+    with pytest.raises(ValueError, match=rf"{keys} .'shapers', 'target'."):
+        objective_from_config({"target": {"kind": "gibbs", "beta": 1.0}, "shapers": "ips"})
+    with pytest.raises(ValueError, match=r"shaper 'none' is not known\. Known: "):
         objective_from_config({"target": {"kind": "gibbs", "beta": 1.0}, "shaper": "none"})
     with pytest.raises(ValueError, match="kind is missing beside beta"):
         objective_from_config({"target": {"beta": 1.0}})

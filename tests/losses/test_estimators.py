@@ -196,15 +196,24 @@ def test_full_support_is_declared_and_needed():
     logp_ref, reward = torch.tensor([-1.0, -2.0, -3.0]), torch.tensor([0.9, 0.1, 0.9])
     log_target = Filtered(tau=0.8)(logp_ref, reward).log_target
     for name, beta in (("reinvent", {}), ("rloo", {"beta": 1.0}), ("log_variance", {})):
-        assert ESTIMATORS[name].needs_full_support
+        why_not = ESTIMATORS[name].refuses(Filtered(tau=0.8))
+        assert why_not is not None
+        assert "-inf outside of the hits" in why_not
+        assert ESTIMATORS[name].refuses(Gibbs(beta=1.0)) is None
         assert not ESTIMATORS[name].function(logp_ref, log_target, **beta)[0].isfinite()
 
 
 def test_an_estimator_may_ask_for_what_exists_only():
     with pytest.raises(ValueError, match="'odd' asks for smiles; it can have logp_policy_B"):
 
-        @estimator("odd", off_policy=False, needs_full_support=True)
+        @estimator("odd", off_policy=False)
         def odd(logp_policy_B, smiles):
             return logp_policy_B.mean(), {}
+
+    with pytest.raises(ValueError, match="'odd': the option step needs a default"):
+
+        @estimator("odd", off_policy=False)
+        def odder(logp_policy_B, *, step):
+            return step * logp_policy_B.mean(), {}
 
     assert "odd" not in list(ESTIMATORS)

@@ -1,6 +1,7 @@
 import pytest
 
-from chemkl.losses import ESTIMATORS, TARGETS, Filtered, Gibbs, Mara, log_variance, reinvent, rloo
+import chemkl.losses
+from chemkl.losses import ESTIMATORS, TARGETS, Filtered, Gibbs, Mara
 from chemkl.losses.registry import Registry
 
 
@@ -10,9 +11,38 @@ def test_what_is_registered():
         "filter": Filtered,
         "mara": Mara,
     }
-    functions = {name: ESTIMATORS[name].function for name in ESTIMATORS}
-    assert functions == {"reinvent": reinvent, "rloo": rloo, "log_variance": log_variance}
-    assert ESTIMATORS["rloo"].inputs == ("logp_policy_B", "log_target_B", "beta", "group_B")
+    assert set(ESTIMATORS) == {
+        "reinvent",
+        "rloo",
+        "grpo",
+        "log_variance",
+        "trajectory_balance",
+        "forward_kl",
+        "f_dpg",
+        "alpha_dpg",
+        "snis",
+        "msc",
+    }
+    for name in ESTIMATORS:
+        assert ESTIMATORS[name].name == name
+        assert ESTIMATORS[name].function is getattr(chemkl.losses, name)
+
+
+def test_inputs_and_options_are_read_off_the_signature():
+    rloo = ESTIMATORS["rloo"]
+    assert rloo.inputs == ("logp_policy_B", "log_target_B", "beta", "group_B", "shape")
+    assert rloo.wanted.required == {"logp_policy_B", "log_target_B", "beta"}
+    assert rloo.wanted.options == {}
+    assert rloo.takes_shaper
+    grpo = ESTIMATORS["grpo"]
+    assert grpo.wanted.options == {"normalise": True, "clip": None}
+    assert [name for name in ESTIMATORS if not ESTIMATORS[name].takes_shaper] == [
+        "reinvent",
+        "log_variance",
+        "trajectory_balance",
+        "snis",
+        "msc",
+    ]
 
 
 def test_a_name_is_given_once_and_the_first_stays():
@@ -29,7 +59,7 @@ def test_a_miss_lists_the_names_and_the_nearest():
     with pytest.raises(
         ValueError,
         match=r"estimator 'rlo' is not known; did you mean 'rloo'. "
-        "Known: log_variance, reinvent, rloo",
+        "Known: alpha_dpg, f_dpg, forward_kl, grpo, .*, rloo, snis, trajectory_balance",
     ):
         ESTIMATORS["rlo"]
     with pytest.raises(ValueError, match=r"target 'zzz' is not known\. Known: filter, gibbs, mara"):

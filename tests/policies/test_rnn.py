@@ -8,8 +8,7 @@ from torch import nn
 
 from chemkl.config import InputError
 from chemkl.policies import RnnPolicy, Rollout, UnknownTokenError, Vocabulary
-from chemkl.policies.base import counted, pad, sequence_logp
-from chemkl.policies.rnn import _draw
+from chemkl.policies.base import _draw, counted, pad, sequence_logp
 
 TOKENS = [*"CNOcn1()=", "[nH]", "Br"]
 ONE_ROUNDING = 1.2e-7  # of float32, relative

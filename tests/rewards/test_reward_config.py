@@ -88,7 +88,7 @@ def test_names_must_differ():
     ("config", "message"),
     [
         ({}, "reward: components: required, and not given"),
-        ({"components": []}, "reward: components: List should have at least 1 item"),
+        ({"components": []}, "reward: components: should have at least 1 entry"),
         ({"components": "qed"}, "reward: components: should be a list"),
         ({"components": ["qed"]}, "reward: components.0: should be a mapping"),
         ({"components": [{"kind": "qed", "parameters": [1]}]}, "parameters: should be a mapping"),

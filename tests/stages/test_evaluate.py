@@ -228,6 +228,12 @@ def test_fcd_is_checked_before_the_run(monkeypatch, tmp_path):
     monkeypatch.setattr("chemkl.evaluation.chemnet.find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"chemkl\[fcd\]"):
         evaluate.check(config)
+    with pytest.raises(InputError, match="treshold: not a known key") as caught:
+        evaluate.run({"runs": "nowhere", "fcd": True, "treshold": 1}, tmp_path / "out")
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3
+    assert "no such file or folder" in lines[0]
+    assert lines[2].startswith("EvaluateConfig: fcd: true: FCD needs the package fcd_torch")
 
 
 def test_references_by_name_and_by_kind(tmp_path):

@@ -3,10 +3,13 @@
 import json
 import sys
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from chemkl import cli
 from chemkl.config import Config, InputError, InputPath, load_config
 from chemkl.results import Manifest, read_trace
 from chemkl.stages import pipeline
@@ -40,8 +43,8 @@ class FakeStage(Stage):
     def module(self):
         return SimpleNamespace(run=self._run, check=self._check)
 
-    def _check(self, config):
-        self.checked.append(config)
+    def _check(self, config, awaited):
+        self.checked.append((config, list(awaited)))
         if "check" in self.behaviour:
             raise InputError(self.behaviour["check"])
 
@@ -163,10 +166,52 @@ def test_everything_is_checked_before_anything_runs(stages, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_deeper_check_waits_for_input_that_is_not_made_yet(stages):
-    pipeline.run(DEMO, dry_run=True)
-    assert len(stages.posttrain.checked) == 3
-    assert stages.evaluate.checked == []
+def test_the_deeper_check_is_told_what_is_not_made_yet_or_made_anew(stages, tmp_path):
+    (tmp_path / "other").mkdir()
+    demo = json.loads(json.dumps(DEMO))
+    demo["stages"][2]["config"]["runs"].append("other")
+    ours = [tmp_path / "runs" / "demo" / name for name in ALL[:3]]
+    for _ in range(2):  # what the folders hold the second time may be made anew as well
+        pipeline.run(demo, dry_run=True)
+        assert [awaited for _, awaited in stages.posttrain.checked] == [[], [], []]
+        ((config, awaited),) = stages.evaluate.checked
+        assert awaited == ours
+        assert config.runs == [*ours, tmp_path / "other"]
+        pipeline.run(demo)
+        stages.posttrain.checked.clear()
+        stages.evaluate.checked.clear()
+
+
+def test_a_file_that_an_earlier_job_will_not_write_is_found_before_it_runs(stages, tmp_path):
+    fake = FakeStage(
+        "posttrain", "", "", Training, outputs=("made_by", "checkpoints/policy.safetensors")
+    )
+    STAGES["posttrain"] = fake
+    (tmp_path / "p.yaml").write_text(
+        "name: demo\n"
+        "stages:\n"
+        "  - {stage: posttrain, name: plain}\n"
+        "  - stage: evaluate\n"
+        "    config:\n"
+        "      treshold: 1\n"
+        "      runs:\n"
+        "        - ${plain}\n"
+        "        - ${plain}/checkpoints\n"
+        "        - ${plain}/made_by\n"
+        "        - ${plain}/checkpoints/polcy.safetensors\n"
+    )
+    with pytest.raises(InputError) as caught:
+        pipeline.run("p.yaml")
+    plain = tmp_path / "runs/demo/plain"
+    assert str(caught.value).splitlines() == [
+        "p.yaml:6: stages.1.config.treshold: not a known key; did you mean 'threshold'? "
+        "Known: runs, threshold",
+        "p.yaml:11: stages.1.config.runs.3: no such file or folder: "
+        f"{plain}/checkpoints/polcy.safetensors; the job that fills {plain} will not write "
+        "'checkpoints/polcy.safetensors'; did you mean 'checkpoints/policy.safetensors'? "
+        "Known: checkpoints/policy.safetensors, made_by",
+    ]
+    assert fake.calls == []
 
 
 def test_a_dry_run_lists_the_jobs_and_makes_nothing(stages, tmp_path, capsys):
@@ -345,3 +390,75 @@ def test_the_real_stages_go_from_molecules_to_report(tmp_path, monkeypatch):
     ):
         assert (out / file).stat().st_size > 0
     assert len(read_trace(out / "plain-seed=0")) == 32
+    for folder, stage in [(p, p.name.partition("-")[0]) for p in out.iterdir()]:
+        written = STAGES["posttrain" if stage == "plain" else stage].outputs
+        files = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+        files.remove(".lock")
+        assert [f for f in files if not any(fnmatch(f, each) for each in written)] == []
+        assert [each for each in written if not any(fnmatch(f, each) for f in files)] == []
+
+
+BAD = """\
+prior: junk.safetensors
+reward:
+  components:
+    - {kind: required_smarts, parameters: {smarts: [c1ccc]}}
+target: {kind: mara, beta: 0, tau: 0.8}
+batch_sise: 8
+trainer: {acelerator: cpu, gradient_clip_val: -1}
+"""
+
+
+def test_each_way_to_read_a_config_tells_the_same_problems(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("junk.safetensors").write_bytes(b"not a model at all")
+    Path("posttrain.yaml").write_text(BAD)
+    Path("p.yaml").write_text(
+        "name: demo\nstages:\n  - {stage: posttrain, config: posttrain.yaml}\n"
+    )
+
+    def said(*arguments):
+        monkeypatch.setattr(sys, "argv", ["chemkl", *arguments])
+        with pytest.raises(SystemExit, match="2"):
+            cli.main()
+        return capsys.readouterr().err.splitlines()
+
+    lines = said("posttrain", "posttrain.yaml")
+    for start, what in [
+        ("posttrain.yaml:4: reward.components.0.parameters: ", "c1ccc"),
+        ("posttrain.yaml:5: target.beta: ", "greater than 0"),
+        ("posttrain.yaml:6: batch_sise: ", "did you mean 'batch_size'"),
+        ("posttrain.yaml:1: ", "junk.safetensors: not a readable safetensors file"),
+        ("posttrain.yaml:7: trainer: ", "did you mean 'accelerator'"),
+        ("posttrain.yaml:7: trainer: gradient_clip_val: ", "-1 is not allowed; 0 or more"),
+    ]:
+        assert [line for line in lines if line.startswith(start) and what in line], (what, lines)
+    assert len(lines) == 6
+    assert said("check", "posttrain.yaml") == lines
+    assert said("check", "p.yaml") == lines
+    assert said("run", "p.yaml") == lines
+    assert said("run", "p.yaml", "--dry-run") == lines
+    assert not Path("runs").exists()
+
+
+def test_what_can_be_looked_into_is_while_the_prior_and_the_corpus_are_awaited(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("molecules.smi").write_text("CCO\n")
+    bad = REAL.replace("[{kind: qed}]", "[{kind: required_smarts, parameters: {smarts: [c1c]}}]")
+    bad = bad.replace(
+        "      batch_size: 8\n", "      batch_size: 8\n      trainer: {acelerator: cpu}\n"
+    )
+    bad = bad.replace("      epochs: 1\n", "      trainer: {devises: 1}\n")
+    Path("p.yaml").write_text(bad)
+    for schema in ("", "\n      sede: 1"):  # with a problem of the schema or without
+        text = bad.replace("      budget: 20", f"      budget: 20{schema}")
+        Path("p.yaml").write_text(text)
+        with pytest.raises(InputError, match=r"reward.*c1c") as caught:
+            pipeline.run("p.yaml")
+        lines = str(caught.value).splitlines()
+        assert len([line for line in lines if "unknown argument 'acelerator'" in line]) == 1
+        assert len([line for line in lines if "unknown argument 'devises'" in line]) == 1
+        assert len(lines) == (4 if schema else 3)
+    assert not Path("runs").exists()

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -25,12 +26,14 @@ from rdkit.Chem import QED, Descriptors
 from rdkit.Chem.Scaffolds import MurckoScaffold
 from safetensors.torch import load_file, save_file
 
-from chemkl.config import InputError
+from chemkl.config import InputError, load_config
+from chemkl.config.posttrain import PosttrainConfig
 from chemkl.policies import RnnPolicy, Vocabulary, load_policy, read_header, save_policy
 from chemkl.results import Manifest, read_trace
 from chemkl.results import trace as trace_file
 from chemkl.results.trace import TraceWriter
 from chemkl.stages import posttrain
+from chemkl.stages.registry import STAGES
 from chemkl.training import trainer as training_trainer
 from chemkl.training.ledger import Ledger
 
@@ -476,8 +479,11 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
         {"target": {"kind": "gibbs", "sigma": 30}, "estimator": "reinvent"},
         {"target": {"kind": "gibbs", "sigma": 30}, "estimator": "rloo", "precision": "bf16-mixed"},
         {"max_samples": 100, "budget": 10_000},
+        {"estimator": "msc"},
+        {"estimator": "trajectory_balance"},
+        {"estimator": "f_dpg", "shaper": "set_diversity"},
     ],
-    ids=["reinvent", "bf16", "max_samples"],
+    ids=["reinvent", "bf16", "max_samples", "msc", "trajectory_balance", "f_dpg"],
 )
 def test_so_do_other_kinds_of_run(config, tmp_path, monkeypatch, changes):
     config |= changes
@@ -583,11 +589,43 @@ budget: many
         ("14: batch_sise", "did you mean 'batch_size'"),
         ("15: trainer", "max_steps: the run ends by budget and max_samples"),
         ("16: budget", "whole number"),
-        ("2: agent", "speaks another vocabulary"),
+        ("3: agent", "speaks another vocabulary"),
         ("15: trainer", "did you mean 'accelerator'"),
     ]:
         found = [x for x in lines if any(w in x for w in where.split("|")) and what in x]
         assert len(found) == 1, (where, what, lines)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"target": {"kind": "filter", "tau": 0.8}}, "cannot walk to a Filtered target.*f_dpg"),
+        (
+            {"target": {"kind": "mara", "sigma": 9, "tau": 1.2}},
+            "tau is 1.2, but no reward is above 1",
+        ),
+        ({"estimator": "log_variance", "shaper": "ips"}, "has no advantage .* rloo"),
+        (
+            {"target": {"kind": "gibbs", "sigma": 9}, "estimator": "rloo", "shaper": "ucpo"},
+            "a Gibbs target has none: use the target mara",
+        ),
+        (
+            {"estimator": {"kind": "forward_kl", "reference": "prior"}},
+            "cannot walk to a Mara target, by fresh samples",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_found_before_a_folder_is_made(
+    config, tmp_path, changes, says
+):
+    config |= {"target": {"kind": "mara", "sigma": 9, "tau": 0.5}, "estimator": "rloo"} | changes
+    with pytest.raises(InputError, match=says):
+        posttrain.run(config, tmp_path / "run")
+    with pytest.raises(InputError) as caught:  # and beside what the schema says
+        STAGES["posttrain"].load(config | {"budgte": 3})
+    assert len(str(caught.value).splitlines()) == 2
+    assert re.search(says, str(caught.value))
     assert not (tmp_path / "run").exists()
 
 
@@ -607,6 +645,47 @@ def test_problems_behind_a_good_schema_come_in_one_message_too(config, tmp_path)
     assert "junk.safetensors: not a readable safetensors file" in text
     assert "unknown argument 'acelerator'; did you mean 'accelerator'" in text
     assert not (tmp_path / "run").exists()
+
+
+def test_overrides_and_models_that_are_not_there_do_not_hide_other_problems(tmp_path, tiny_prior):
+    (tmp_path / "junk.safetensors").write_bytes(b"not a model at all")
+    file = tmp_path / "bad.yaml"
+    file.write_text(
+        f"prior: {tiny_prior}\nreward: {{components: [{{kind: qed}}]}}\n"
+        "target: {kind: gibbs, beta: 1}\n"
+    )
+    overrides = [
+        "budget=many",
+        "targt.tau=2",
+        "agent=junk.safetensors",
+        "trainer.acelerator=cpu",
+        "reward={components: [{kind: required_smarts, parameters: {smarts: [c1ccc]}}]}",
+    ]
+    with pytest.raises(InputError) as caught:
+        STAGES["posttrain"].load(file, overrides)
+    lines = str(caught.value).splitlines()
+    for start, what in [
+        ("override 'budget=many': budget: ", "whole number"),
+        ("override 'targt.tau=2': targt: ", "did you mean 'target'"),
+        ("override 'agent=junk.safetensors': ", "not a readable safetensors file"),
+        ("override 'trainer.acelerator=cpu': trainer: ", "did you mean 'accelerator'"),
+        (f"{file}:2: reward.components.0.parameters: ", "c1ccc"),
+    ]:
+        assert len([x for x in lines if x.startswith(start) and what in x]) == 1, (start, lines)
+    assert len(lines) == 5
+
+
+def test_the_check_looks_into_the_agent_while_the_prior_is_awaited(config, tmp_path):
+    junk = tmp_path / "junk.safetensors"
+    junk.write_bytes(b"not a model at all")
+    config = load_config(PosttrainConfig, config | {"prior": junk, "agent": config["prior"]})
+    with pytest.raises(InputError, match=r"junk\.safetensors: not a readable"):
+        posttrain.check(config)
+    posttrain.check(config, [junk])
+    config = config.model_copy(update={"prior": config.agent, "agent": junk})
+    with pytest.raises(InputError, match=r"junk\.safetensors: not a readable"):
+        posttrain.check(config, [config.prior])
+    posttrain.check(config, [junk])
 
 
 def test_weights_that_do_not_fit_their_header_are_found_before_a_folder_is_made(
@@ -630,7 +709,10 @@ def test_a_token_order_that_differs_is_another_vocabulary(config, tmp_path, tiny
     tokens = ("$", "^", *reversed(policy.vocabulary.tokens[2:]))
     turned = RnnPolicy(Vocabulary(tokens), **policy._sizes)
     save_policy(turned, tmp_path / "turned.safetensors", {})
-    with pytest.raises(InputError, match="none, but in another order"):
+    with pytest.raises(
+        InputError,
+        match=r"agent: speaks another vocabulary than prior .the same tokens in another order",
+    ):
         posttrain.run(config | {"agent": str(tmp_path / "turned.safetensors")}, tmp_path / "run")
 
 

@@ -13,7 +13,8 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from chemkl.config import InputError
+from chemkl.config import InputError, load_config
+from chemkl.config.prepare import PrepareConfig
 from chemkl.corpus import cleaning, sources
 from chemkl.corpus.sources import Wheel
 from chemkl.policies import tokenize
@@ -307,6 +308,26 @@ def test_a_mistake_is_one_clear_error_and_makes_no_folder(tmp_path, many, settin
     with pytest.raises(InputError, match=message):
         prepare.run(config_for(many, **settings), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_filters_are_looked_at_when_the_schema_does_not_fit_too(tmp_path, many):
+    bad = config_for(many, standardise=[{"name": "largest"}], limit=0)
+    with pytest.raises(InputError, match=r"limit: should be greater than or equal to 1") as caught:
+        prepare.run(bad, tmp_path / "out")
+    (_, line) = str(caught.value).splitlines()
+    assert line.startswith("PrepareConfig: ")
+    assert "unknown filter 'largest'" in line
+
+
+def test_an_awaited_file_is_not_looked_into_and_the_filters_are(tmp_path):
+    (tmp_path / "a.smi").touch()
+    bad = config_for(tmp_path / "a.smi", standardise=[{"name": "largest"}])
+    config = load_config(PrepareConfig, bad)
+    with pytest.raises(InputError, match="the file is empty"):
+        prepare.check(config)
+    with pytest.raises(InputError, match="unknown filter 'largest'") as caught:
+        prepare.check(config, [tmp_path / "a.smi"])
+    assert "the file is empty" not in str(caught.value)
 
 
 def test_an_unknown_source_is_refused_with_the_known_ones(tmp_path):

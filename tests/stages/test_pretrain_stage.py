@@ -18,7 +18,8 @@ import torch
 from rdkit import Chem, RDLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from chemkl.config import InputError
+from chemkl.config import InputError, load_config
+from chemkl.config.pretrain import PretrainConfig
 from chemkl.policies import load_policy, read_header
 from chemkl.results import sha256_of
 from chemkl.stages import pretrain
@@ -338,6 +339,26 @@ def test_all_problems_come_in_one_message(tmp_path):
     text = str(caught.value)
     assert "unknown argument 'lr'" in text
     assert "no molecule in split 'x'" in text
+
+
+def test_trainer_and_corpus_are_looked_at_when_the_schema_does_not_fit_too(tmp_path):
+    bad = TINY | {"train_split": "x", "trainer": {"lr": 1, "precision": 16}, "epochs": 0}
+    with pytest.raises(InputError, match=r"epochs: should be greater than or equal to 1") as caught:
+        pretrain.run(bad, tmp_path / "out")
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 4
+    assert "precision: use the key precision at the top level" in lines[1]
+    assert lines[2].startswith("PretrainConfig: trainer: unknown argument 'lr'")
+    assert "no molecule in split 'x'" in lines[3]
+
+
+def test_an_awaited_corpus_is_not_looked_into_and_the_rest_is(tmp_path):
+    settings = {"corpus": str(tmp_path), "valid_split": "train", "trainer": {"lr": 1}}
+    config = load_config(PretrainConfig, TINY | settings)
+    with pytest.raises(InputError, match="unknown argument 'lr'") as caught:
+        pretrain.check(config, [tmp_path])
+    assert "train_split and valid_split are both 'train'" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 2
 
 
 def test_a_folder_that_holds_no_corpus(tmp_path):

@@ -1,14 +1,20 @@
 """The sample stage: how many rows, that they repeat, and what they say."""
 
 import json
+import sys
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
+import yaml
 
-from chemkl.config import InputError
-from chemkl.policies import RnnPolicy, load_policy, save_policy
+from chemkl import cli
+from chemkl.config import InputError, load_config
+from chemkl.config.sample import SampleConfig
+from chemkl.policies import Mixture, RnnPolicy, Vocabulary, load_policy, save_policy
+from chemkl.results.provenance import sha256_of
 from chemkl.stages import sample
 
 
@@ -103,6 +109,25 @@ def test_every_problem_in_one_message(config, tmp_path):
     assert "device: 'gpu'" in lines[1]
 
 
+def test_models_and_device_are_looked_at_when_the_schema_does_not_fit_too(config, tmp_path):
+    (tmp_path / "junk").write_bytes(b"junk")
+    bad = config | {"policy": str(tmp_path / "junk"), "device": "gpu", "n": 0}
+    with pytest.raises(InputError, match=r"n: should be greater than or equal to 1") as caught:
+        sample.run(bad, tmp_path / "out")
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3
+    assert "junk: not a readable safetensors file" in lines[1]
+    assert lines[2].startswith("SampleConfig: device: 'gpu' cannot be used here: ")
+
+
+def test_an_awaited_model_is_not_looked_into_and_the_device_is(config, tmp_path):
+    junk = tmp_path / "junk"
+    junk.write_bytes(b"junk")
+    settings = load_config(SampleConfig, config | {"policy": str(junk), "device": "gpu"})
+    with pytest.raises(InputError, match=r"^device: 'gpu' cannot be used here: [^\n]*$"):
+        sample.check(settings, [junk])
+
+
 def test_a_folder_with_other_samples_is_left_alone(config, tmp_path):
     path = sample.run(config, tmp_path)
     before = path.read_bytes()
@@ -122,3 +147,190 @@ def test_a_folder_with_other_samples_is_left_alone(config, tmp_path):
 def test_settings_that_do_not_fit(config, tmp_path, changes, says):
     with pytest.raises(InputError, match=says):
         sample.run(config | changes, tmp_path / "out")
+
+
+# ---- mixtures
+
+
+def changed_prior(prior, path, bias, provenance):
+    """The prior, fonder of one token."""
+    policy = load_policy(prior)
+    with torch.no_grad():
+        policy.linear.bias[policy.vocabulary.tokens.index(bias)] += 2
+    save_policy(policy, path, provenance)
+    return str(path)
+
+
+@pytest.fixture
+def fond_of(tiny_prior, tmp_path):
+    """Two policies from one prior, by the atom that they are fond of."""
+    from_here = {"prior_sha256": sha256_of(tiny_prior)}
+    return {
+        atom: changed_prior(tiny_prior, tmp_path / f"{atom}.safetensors", atom, from_here)
+        for atom in "NO"
+    }
+
+
+@pytest.fixture
+def mixture(fond_of):
+    policies = {
+        "fond_of_n": {"policy": fond_of["N"], "weight": 0.4},
+        "fond_of_o": {"policy": fond_of["O"], "weight": 0.6},
+    }
+    return {"mixture": {"policies": policies}, "n": 60, "batch_size": 25, "seed": 2}
+
+
+@pytest.fixture
+def scaled(fond_of, tiny_prior):
+    return {"policy": fond_of["N"], "prior": str(tiny_prior), "beta_scale": 2.0, "n": 60}
+
+
+@pytest.mark.parametrize("kind", ["product", "harmonic"])
+def test_a_mixture_reports_its_own_logp_and_that_of_each_member(mixture, fond_of, tmp_path, kind):
+    mixture["mixture"]["kind"] = kind
+    path = sample.run(mixture, tmp_path / "out")
+    rows = pd.read_parquet(path)
+    assert list(rows.columns) == [
+        "smiles", "logp", "n_tokens", "truncated", "logp_fond_of_n", "logp_fond_of_o",
+    ]  # fmt: skip
+    assert len(rows) == 60
+    whole = rows[~rows["truncated"] & ~rows["smiles"].str.contains("^", regex=False)]
+    assert len(whole) > 40
+    smiles = whole["smiles"].tolist()
+    members = {f"fond_of_{atom.lower()}": load_policy(fond_of[atom]) for atom in "NO"}
+    both = Mixture(members, {"fond_of_n": 0.4, "fond_of_o": 0.6}, kind=kind)
+    columns = {"logp": both, **{f"logp_{name}": policy for name, policy in members.items()}}
+    for column, policy in columns.items():
+        again = policy.logp(smiles).detach().numpy()
+        np.testing.assert_allclose(whole[column], again, rtol=0, atol=1e-4)
+    field = pq.read_schema(path).field("logp_fond_of_n")
+    said = field.metadata[b"description"].decode()
+    assert f"under fond_of_n alone, whose weight in the {kind} is 0.4" in said
+
+
+def test_the_manifest_lists_every_model(mixture, scaled, fond_of, tiny_prior, tmp_path):
+    expected = {
+        "mixed": (mixture, {"fond_of_n": fond_of["N"], "fond_of_o": fond_of["O"]}),
+        "scaled": (scaled, {"policy": fond_of["N"], "prior": tiny_prior}),
+    }
+    for name, (config, models) in expected.items():
+        sample.run(config, tmp_path / name)
+        inputs = json.loads((tmp_path / name / "manifest.json").read_text())["inputs"]
+        assert inputs == {
+            role: {"path": str(path), "sha256": sha256_of(tmp_path / path)}
+            for role, path in models.items()
+        }
+
+
+def test_beta_scale_moves_toward_the_prior(scaled, tmp_path):
+    def nitrogens(scale):
+        path = sample.run(scaled | {"beta_scale": scale, "n": 400}, tmp_path / str(scale))
+        rows = pd.read_parquet(path)
+        assert list(rows.columns)[-2:] == ["logp_policy", "logp_prior"]
+        return rows["smiles"].str.count("N").sum() / rows["n_tokens"].sum()
+
+    near, itself, far = nitrogens(1e6), nitrogens(1.0), nitrogens(0.7)
+    assert near < nitrogens(2.0) < itself < far
+    policy, prior = (
+        sample.run({"policy": scaled[role], "n": 400}, tmp_path / role)
+        for role in ("policy", "prior")
+    )
+    for path, scale in ((policy, 1.0), (prior, 1e6)):  # the ends are the models themselves
+        alone, mixed = pd.read_parquet(path), pd.read_parquet(tmp_path / str(scale) / path.name)
+        assert alone["smiles"].tolist() == mixed["smiles"].tolist()
+
+
+def test_the_option_is_the_setting(scaled, tmp_path, monkeypatch):
+    file = tmp_path / "scaled.yaml"
+    file.write_text(yaml.safe_dump(scaled))
+
+    def command(out, *arguments):
+        words = ["chemkl", "sample", str(file), *arguments, "--out", str(tmp_path / out)]
+        monkeypatch.setattr(sys, "argv", words)
+        try:
+            cli.main()
+        except SystemExit as end:
+            return end.code or 0
+        return 0
+
+    assert command("a", "n=40", "--beta-scale", "3.5") == 0
+    assert command("b", "n=40", "beta_scale=3.5") == 0
+    a, b = (tmp_path / out / "samples.parquet" for out in "ab")
+    assert a.read_bytes() == b.read_bytes()
+    assert json.loads((tmp_path / "a" / "manifest.json").read_text())["config"]["beta_scale"] == 3.5
+    assert command("c", "--beta-scale", "-1") == 2
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"mixture": None}, "give policy .* or mixture .*: neither is given"),
+        ({"policy": "fond_of_n"}, "give policy .* or mixture .*: both are given"),
+        ({"beta_scale": 2}, "beta_scale needs prior: add the model file"),
+        ({"prior": "fond_of_n"}, "prior is used with beta_scale only"),
+        ({"beta_scale": 0}, r"beta_scale: should be greater than 0 \(got 0\)"),
+        ({"beta_scale": float("inf")}, "beta_scale: should be a finite number"),
+        ({"mixture.kind": "sum"}, "kind: 'sum' is not allowed. Known: harmonic, product"),
+        ({"mixture.policies.fond_of_n.weight": 0.9}, "must sum to 1, and sum to 1.5; .* fond_of_n"),
+        ({"mixture.policies.fond_of_n.weight": -1}, "weight: should be greater than or equal to 0"),
+        ({"mixture.policies.third.weight": 0.1}, "policies.third.policy: required, and not given"),
+        ({"mixture.policies": {}}, "policies: .* at least 2"),
+    ],
+)
+def test_mixtures_that_do_not_fit(mixture, fond_of, tmp_path, changes, says):
+    changed = {**mixture}
+    overrides = []
+    for key, value in changes.items():
+        value = fond_of["N"] if value == "fond_of_n" else value
+        if "." in key:
+            overrides.append(f"{key}={json.dumps(value)}")
+        else:
+            changed[key] = value
+    with pytest.raises(InputError, match=says):
+        load_config(SampleConfig, changed, overrides)
+
+
+def test_a_policy_needs_a_name_that_can_be_a_column(mixture, fond_of):
+    mixture["mixture"]["policies"]["fond of o"] = {"policy": fond_of["O"], "weight": 0}
+    with pytest.raises(InputError, match=r"'fond of o' is no name for a policy: use letters"):
+        load_config(SampleConfig, mixture)
+
+
+def test_every_model_that_does_not_go_with_the_others_is_named(mixture, scaled, tmp_path):
+    tokens = {"more": "CNO1S", "other": "CNS1"}
+    for name, spoken in tokens.items():
+        policy = RnnPolicy(Vocabulary.of(spoken), hidden_size=8, n_layers=1)
+        save_policy(policy, tmp_path / name, {})
+        entry = {"policy": str(tmp_path / name), "weight": 0}
+        mixture["mixture"]["policies"][name] = entry
+    with pytest.raises(InputError) as caught:
+        sample.run(mixture, tmp_path / "out")
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 2
+    first = f"fond_of_n ({mixture['mixture']['policies']['fond_of_n']['policy']})"
+    assert f"more ({tmp_path}/more): speaks another vocabulary than {first} (it has " in lines[0]
+    assert "(it has also S, and it lacks O)" in lines[1]
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(
+        InputError, match=r"prior \(.*more\): speaks another vocabulary than policy"
+    ):
+        sample.check(load_config(SampleConfig, scaled | {"prior": str(tmp_path / "more")}))
+
+
+def test_beta_scale_refuses_another_prior_than_that_of_training(scaled, fond_of, tmp_path):
+    with pytest.raises(
+        InputError, match=r"O.safetensors is not the one that policy .* was post-tr"
+    ):
+        sample.run(scaled | {"prior": fond_of["O"]}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_member_may_be_called_prior_where_beta_is_not_scaled(mixture, tiny_prior, tmp_path):
+    policies = mixture["mixture"]["policies"]
+    policies["prior"] = policies.pop("fond_of_o")
+    rows = pd.read_parquet(sample.run(mixture, tmp_path / "out"))
+    assert list(rows.columns)[-2:] == ["logp_fond_of_n", "logp_prior"]
+    scaled = mixture | {"prior": str(tiny_prior), "beta_scale": 2}
+    with pytest.raises(InputError, match="a policy of the mixture is called 'prior'"):
+        load_config(SampleConfig, scaled)

@@ -1,12 +1,15 @@
 """The post-training module: one step against the formulas, what it leaves alone, that it learns."""
 
 import math
+import shutil
+from itertools import pairwise
 
 import lightning
 import numpy as np
 import pytest
 import torch
 
+from chemkl.losses import ESTIMATORS as LOSSES
 from chemkl.losses import build_objective
 from chemkl.policies import RnnPolicy, Vocabulary, freeze, load_policy
 from chemkl.results import TraceWriter, read_trace
@@ -204,12 +207,82 @@ def test_a_molecule_that_the_filter_no_longer_pays_is_neither_hit_nor_anchor(mak
 def test_rewards_reach_the_objective_in_float64(make_module, fit, monkeypatch):
     module = make_module()
     seen = []
-    original = module._inputs
-    monkeypatch.setattr(module, "_inputs", lambda *a: seen.append(original(*a)) or seen[-1])
+    original = module._builder.build
+    monkeypatch.setattr(module._builder, "build", lambda *a: seen.append(original(*a)) or seen[-1])
     trace = fit(module, 1)
     assert seen[0].reward.dtype == torch.float64
     assert seen[0].reward.tolist() == trace["reward_filtered"].tolist()
     assert seen[0].duplicate.tolist() == trace["smiles"].duplicated().tolist()
+
+
+# ---- what only some estimators and shapers ask for
+
+
+@pytest.mark.parametrize("estimator", sorted(LOSSES))
+def test_every_estimator_trains(make_module, fit, estimator):
+    module = make_module({**MARA, "estimator": estimator})
+    before = weights(module.policy)
+    trace = fit(module, 3)
+    assert len(trace) == 3 * 16
+    assert unchanged(before, module.policy) == []
+
+
+def test_log_z_is_learned_beside_the_policy(make_module, fit):
+    module = make_module({**GIBBS, "estimator": "trajectory_balance"})
+    trace = fit(module, 2)
+    first = trace[trace["step"] == 0]
+    start = float((first["log_target"] - first["logp_policy"]).mean())
+    (log_z,) = module.objective.parameters()
+    # the parameter is log Z / 100; Adam's first step leaves it near where it started, its second
+    # moves it by about the learning rate
+    assert 100 * log_z.item() == pytest.approx(start, abs=0.3)
+    assert 100 * log_z.item() != pytest.approx(start, abs=0.01)
+
+
+def test_msc_has_one_row_of_the_batch_before_again(make_module, fit, monkeypatch):
+    module = make_module({**MARA, "estimator": "msc"})
+    seen = []
+    original = module._builder.build
+
+    def build(rollout, *others):
+        seen.append((rollout.tokens, original(rollout, *others)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(module._builder, "build", build)
+    trace = fit(module, 3)
+    assert len(trace) == 3 * 16  # the retained row has been recorded where it was sampled
+    assert seen[0][1].retained is None
+    for (_, earlier), (_, later) in pairwise(seen):
+        assert later.retained.tolist() == 16 * [False] + [True]
+        row = (earlier.logp_ref - later.logp_ref[-1]).abs().argmin()
+        # the reference's pass over another batch differs in the last bits
+        assert float(earlier.logp_ref[row]) == pytest.approx(float(later.logp_ref[-1]), abs=1e-4)
+        assert earlier.reward[row] == later.reward[-1]
+
+
+def test_fresh_samples_of_the_prior_are_drawn_for_who_asks(make_module, fit, tiny_prior):
+    options = {"estimator": "forward_kl", "estimator_options": {"reference": "prior"}}
+    module = make_module({**GIBBS, **options}, seed=3)
+    seen = []
+    original = module._builder.build
+    module._builder.build = lambda *a: seen.append(original(*a)) or seen[-1]
+    fit(module, 1)
+    drawn = load_policy(tiny_prior).sample(16, stream(3, 0, 0, "prior"))
+    expected = load_policy(tiny_prior).logp_tokens(drawn.tokens)
+    torch.testing.assert_close(seen[0].logp_policy_of_prior, expected, rtol=0, atol=1e-5)
+    assert seen[0].logp_policy_of_prior.requires_grad
+
+
+@pytest.mark.parametrize("shaper", ["set_diversity", "differential_smoothing", "ucpo", "ips"])
+def test_a_shaper_changes_the_step(make_module, fit, tmp_path, shaper):
+    plain = make_module({**MARA, "estimator": "rloo"})
+    trace = fit(plain, 1)
+    assert 2 <= trace["hit"].sum() < 16
+    shutil.rmtree(tmp_path / "trace")
+    shaped = make_module({**MARA, "estimator": "rloo", "shaper": shaper})
+    again = fit(shaped, 1)
+    assert again["smiles"].tolist() == trace["smiles"].tolist()
+    assert len(unchanged(weights(plain.policy), shaped.policy)) < 3
 
 
 # ---- the end

@@ -1,6 +1,7 @@
 """Checkpoints and the trainer that the stages share, on a network of one weight."""
 
 import logging
+import math
 import os
 import warnings
 
@@ -171,6 +172,9 @@ def test_a_checkpoint_that_cannot_be_used_is_named_and_nothing_is_run(
         ({"max_steps": "ten"}, r"trainer: max_steps: 'ten' is not of type int"),
         ({"accumulate_grad_batches": 1.5}, r"accumulate_grad_batches: 1\.5 is not of type int"),
         ({"accumulate_grad_batches": 0}, r"accumulate_grad_batches: 0 is not allowed; 1 or more"),
+        ({"gradient_clip_val": -1}, r"trainer: gradient_clip_val: -1 is not allowed; 0 or more"),
+        ({"gradient_clip_val": math.nan}, r"gradient_clip_val: nan is not allowed; 0 or more"),
+        ({"log_every_n_steps": -5}, r"log_every_n_steps: -5 is not allowed; 0 or more"),
         ({"max_time": 5}, r"max_time: 5 is not of type Union\[str"),
         ({"benchmark": "yes"}, r"benchmark: 'yes' is not of type Optional\[bool\]"),
     ],
@@ -178,6 +182,11 @@ def test_a_checkpoint_that_cannot_be_used_is_named_and_nothing_is_run(
 def test_arguments_that_the_trainer_does_not_take(settings, message):
     with pytest.raises(InputError, match=message):
         check_trainer(settings)
+
+
+def test_no_clipping_and_no_logs_are_allowed():
+    check_trainer({"gradient_clip_val": 0, "log_every_n_steps": 0})
+    check_trainer({"gradient_clip_val": None, "log_every_n_steps": None})
 
 
 def test_every_wrong_argument_has_its_line():

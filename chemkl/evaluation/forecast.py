@@ -1,0 +1,250 @@
+"""What a target will look like, foretold from samples of the prior and their rewards alone.
+
+A sample y of pi_ref gets the importance weight w = exp(log_target(y) - log pi_ref(y)); weighted so,
+samples of the prior stand for samples of the target. How many of them carry the weight (the
+effective sample size) says how far that can be trusted.
+
+Legend: N points; lr log pi_ref in nats; R reward; the shares of a target sum to 1 over the N.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import special, stats
+
+from chemkl.losses import Gibbs, Mara, Target, TargetOutput
+
+Floats = NDArray[np.float64]
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """Points of the space, drawn from the prior or enumerated; a repeated draw is a point again.
+
+    Attributes:
+        logp_ref_N: log pi_ref of each, nats.
+        reward_N: R of each; 0 for an invalid one.
+        scaffold_N: Bemis-Murcko scaffold; empty for an acyclic molecule, None for an invalid one.
+        log_weight_N: log of how much of the prior each stands for. None: draws, all the same.
+            log pi_ref itself where the points are the whole space: then nothing is estimated.
+    """
+
+    logp_ref_N: Floats
+    reward_N: Floats
+    scaffold_N: Sequence[str | None]
+    log_weight_N: Floats | None = None
+
+    def __post_init__(self) -> None:
+        shapes = {
+            "logp_ref": np.shape(self.logp_ref_N),
+            "reward": np.shape(self.reward_N),
+            "scaffold": (len(self.scaffold_N),),
+        }
+        if self.log_weight_N is not None:
+            shapes["log_weight"] = np.shape(self.log_weight_N)
+        if len(set(shapes.values())) > 1 or len(shapes["reward"]) != 1 or (0,) in shapes.values():
+            listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+            raise ValueError(f"one value for each of at least one point is needed; got {listed}")
+
+    def __len__(self) -> int:
+        return len(self.reward_N)
+
+    @cached_property
+    def prior_N(self) -> Floats:
+        """The share of the prior that each point stands for."""
+        if self.log_weight_N is None:
+            return np.full(len(self), 1 / len(self))
+        return np.asarray(special.softmax(self.log_weight_N.astype(np.float64)))
+
+    @cached_property
+    def valid_N(self) -> NDArray[np.bool_]:
+        """Which points are molecules."""
+        return np.array([scaffold is not None for scaffold in self.scaffold_N])
+
+    @cached_property
+    def scaffolds(self) -> list[str]:
+        """The scaffolds there are, in the order of first appearance; the empty one is none."""
+        return list(dict.fromkeys(scaffold for scaffold in self.scaffold_N if scaffold))
+
+    @cached_property
+    def family_N(self) -> NDArray[np.int64]:
+        """Position of each point's scaffold in `scaffolds`; -1 for a point without one."""
+        position = {scaffold: i for i, scaffold in enumerate(self.scaffolds)}
+        return np.array([position.get(s, -1) if s else -1 for s in self.scaffold_N], np.int64)
+
+    def by_scaffold(self, share_N: Floats) -> Floats:
+        """Shares of the points, summed over each of `scaffolds`."""
+        has = self.family_N >= 0
+        n_scaffolds = len(self.scaffolds)
+        return np.bincount(self.family_N[has], share_N[has], minlength=n_scaffolds).astype(float)
+
+    def at(self, target: Target) -> TargetOutput:
+        """Evaluate a target, all points as one batch."""
+        logp_ref_N, reward_N = (
+            torch.tensor(values, dtype=torch.float64) for values in (self.logp_ref_N, self.reward_N)
+        )
+        return target(logp_ref_N, reward_N)
+
+
+@dataclass(frozen=True)
+class HitRate:
+    """How often the prior reaches tau, with its 95 % interval (Wilson); exact for enumerations."""
+
+    tau: float
+    rate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A target as the weighted points show it.
+
+    Attributes:
+        ess: effective number of points, (sum w)^2 / sum w^2.
+        ess_share: the same as a share of all points: 1 / (1 + chi-square of target to prior).
+        top_scaffold: the scaffold with the largest mass; None where there is no scaffold.
+        top_share: its share of the mass of molecules with a scaffold.
+        top_share_error: standard error of that share.
+        effective_scaffolds: exp of the entropy over the scaffolds.
+        acyclic_share: mass of molecules without a scaffold.
+        invalid_share: mass of strings that are no molecules.
+        hit_share: mass of hits, R >= tau.
+        mean_reward: E_target[R].
+        kl_to_prior: KL(target || prior), nats. N draws cannot show more than log N.
+    """
+
+    ess: float
+    ess_share: float
+    top_scaffold: str | None
+    top_share: float | None
+    top_share_error: float | None
+    effective_scaffolds: float | None
+    acyclic_share: float
+    invalid_share: float
+    hit_share: float
+    mean_reward: float
+    kl_to_prior: float
+
+
+@dataclass(frozen=True)
+class Bonus:
+    """What MARA adds to the reward of a hit, beside the reward itself; all in reward units.
+
+    The bonus of a hit is beta (log mara - log gibbs): R(z) - R + beta (lr(z) - lr). It is taken
+    over the hits as the prior samples them; None throughout where there is no hit.
+
+    Attributes:
+        mean: of the bonus over the hits.
+        std: of the bonus over the hits.
+        largest: of all bonuses.
+        reward_std: of R over all points.
+        reward_range: largest minus smallest R.
+    """
+
+    mean: float | None
+    std: float | None
+    largest: float | None
+    reward_std: float
+    reward_range: float
+
+    @property
+    def exceeds_reward(self) -> bool:
+        """Whether the largest bonus is beyond the whole range of the reward."""
+        return self.largest is not None and self.largest > self.reward_range
+
+
+def hit_rate(points: Points, tau: float) -> HitRate:
+    """How much of the prior reaches tau."""
+    hit_N = points.reward_N >= tau
+    if points.log_weight_N is not None:
+        rate = float(points.prior_N[hit_N].sum())
+        return HitRate(tau, rate, rate, rate)
+    counted = stats.binomtest(int(hit_N.sum()), len(points))
+    interval = counted.proportion_ci(CONFIDENCE, method="wilson")
+    return HitRate(tau, float(hit_N.mean()), float(interval.low), float(interval.high))
+
+
+def target_shares(points: Points, target: Target) -> Floats:
+    """The share of a target's mass that each point stands for."""
+    log_weight_N = points.at(target).log_target.numpy() - points.logp_ref_N
+    if np.all(np.isneginf(log_weight_N)):
+        raise ValueError("the target has no mass on any of the points: no sample is a hit")
+    with np.errstate(divide="ignore"):
+        return np.asarray(special.softmax(log_weight_N + np.log(points.prior_N)))
+
+
+def predict(points: Points, target: Target, tau: float) -> Prediction:
+    """Predict a target.
+
+    Args:
+        points: of the prior.
+        target: evaluated at all points as one batch, so MARA's anchor is that of all of them.
+        tau: from which reward on a molecule counts as a hit in `hit_share`.
+
+    Raises:
+        ValueError: the target has no mass on any of the points.
+    """
+    return describe(points, target_shares(points, target), tau)
+
+
+def describe(points: Points, share_N: Floats, tau: float) -> Prediction:
+    """Describe a distribution over the points by its shares, which sum to 1."""
+    some_N = share_N > 0
+    ratio_N = share_N[some_N] / points.prior_N[some_N]
+    ess_share = 1 / float(share_N[some_N] @ ratio_N)
+    acyclic_N = points.valid_N & (points.family_N < 0)
+    return Prediction(
+        ess=ess_share * len(points),
+        ess_share=ess_share,
+        **_scaffolds(points, share_N),
+        acyclic_share=float(share_N[acyclic_N].sum()),
+        invalid_share=float(share_N[~points.valid_N].sum()),
+        hit_share=float(share_N[points.reward_N >= tau].sum()),
+        mean_reward=float(share_N @ points.reward_N),
+        kl_to_prior=float(share_N[some_N] @ np.log(ratio_N)),
+    )
+
+
+def mara_bonus(points: Points, mara: Mara) -> Bonus:
+    """How large MARA's bonus is beside the reward."""
+    output = points.at(mara)
+    hit_N, prior_N, reward_N = output.hit.numpy(), points.prior_N, points.reward_N
+    spread = _mean_and_std(reward_N, prior_N)[1]
+    extent = float(np.ptp(reward_N))
+    if not hit_N.any():
+        return Bonus(None, None, None, spread, extent)
+    gain_N = (output.log_target - points.at(Gibbs(beta=mara.beta)).log_target).numpy()
+    bonus = mara.beta * gain_N[hit_N]
+    return Bonus(*_mean_and_std(bonus, prior_N[hit_N]), float(bonus.max()), spread, extent)
+
+
+def _mean_and_std(values: Floats, weights: Floats) -> tuple[float, float]:
+    mean = float(np.average(values, weights=weights))
+    return mean, float(np.sqrt(np.average((values - mean) ** 2, weights=weights)))
+
+
+def _scaffolds(points: Points, share_N: Floats) -> dict[str, Any]:
+    """How the mass spreads over scaffolds, counted as the evaluate stage counts molecules."""
+    mass = points.by_scaffold(share_N)
+    total = float(mass.sum())
+    if total == 0:
+        names = ("top_scaffold", "top_share", "top_share_error", "effective_scaffolds")
+        return dict.fromkeys(names)
+    top = int(mass.argmax())
+    share = float(mass[top]) / total
+    has_N = points.family_N >= 0
+    off_N = np.where(has_N, share_N * ((points.family_N == top) - share), 0.0)
+    error = 0.0 if points.log_weight_N is not None else float(np.sqrt(off_N @ off_N)) / total
+    return {
+        "top_scaffold": points.scaffolds[top],
+        "top_share": share,
+        "top_share_error": error,
+        "effective_scaffolds": float(np.exp(stats.entropy(mass))),
+    }

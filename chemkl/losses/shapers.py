@@ -1,0 +1,223 @@
+"""Shapers: outside signals that change an estimator's advantage; none unless asked for.
+
+Legend: B rows of a batch, H those of them that are hits; lp log pi_theta (no graph); A the
+advantage. To add one, write a function of the inputs in ``SHAPER_INPUTS`` and register it.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from chemkl.losses.reductions import Groups
+from chemkl.losses.shaping import (
+    SHAPER_INPUTS,
+    SHAPERS,
+    BoundShaper,
+    Shaper,
+    build_shaper,
+    shaper,
+)
+from chemkl.losses.types import check_logp, check_rows, check_whole
+
+__all__ = [
+    "SHAPERS",
+    "SHAPER_INPUTS",
+    "BoundShaper",
+    "Shaper",
+    "build_shaper",
+    "differential_smoothing",
+    "ips",
+    "set_diversity",
+    "shaper",
+    "ucpo",
+]
+
+_ROUNDING = 1e-5  # kernels come as float32
+
+
+@shaper("set_diversity", multiplies=False, at_most={"weight": math.inf})
+def set_diversity(
+    advantage_B: Tensor,
+    hit_B: Tensor,
+    kernel_BB: Tensor,
+    group_B: Tensor | None = None,
+    *,
+    weight: float = 1.0,
+) -> Tensor:
+    """Hits gain what they add to the set of hits: A_i + weight (D(S) - D(S without i)).
+
+    SetPO (Li et al., arXiv 2602.01062). S are the hits of the row's group and
+    D(S) = mean_i -log(1 + mean_j k(y_i, y_j)); both means run over all of S, j = i included, in
+    D(S without i) over the n - 1 others. The gain is of the order of 1/n. It is computed in O(n^2)
+    and without cancellation, as
+    (mean over j != i of L_j, minus L_i)/n + mean over j != i of
+    log(1 + (m_j - k_ij)/((n - 1)(1 + m_j))), with m_j = mean_i k(y_j, y_i) and L_j = log(1 + m_j).
+
+    Deviations:
+        1. The kernel is whatever is passed in, Tanimoto for molecules; the paper's compares
+           embeddings of texts.
+        2. Rows that are no hits are neither in S nor changed; with fewer than two hits, nothing is.
+    """
+    _check_shaped(advantage_B, hit_B=hit_B, group_B=group_B)
+    _check_kernel(kernel_BB, advantage_B)
+    if not bool(hit_B.any()):
+        return advantage_B.detach().clone()
+    groups = Groups.of(group_B, advantage_B)
+    index_H = groups.index_B[hit_B]
+    pair_HH = index_H[:, None] == index_H[None, :]
+    kernel_HH = torch.where(pair_HH, kernel_BB.detach()[hit_B][:, hit_B], 0)
+    n_H = pair_HH.sum(dim=1)
+    others_H = (n_H - 1).clamp(min=1)
+    mass_H = kernel_HH.sum(dim=1) / n_H
+    log_H = torch.log1p(mass_H)
+    change_HH = torch.log1p((mass_H - kernel_HH) / (others_H * (1 + mass_H)))  # [i, j]: of L_j
+    change_HH = torch.where(pair_HH, change_HH, 0).fill_diagonal_(0)
+    sum_log_H = torch.where(pair_HH, log_H, 0).sum(dim=1)
+    gain_H = ((sum_log_H - log_H) / others_H - log_H) / n_H + change_HH.sum(dim=1) / others_H
+    gain_B = torch.zeros_like(advantage_B)
+    gain_B[hit_B] = torch.where(n_H >= 2, gain_H, 0).to(advantage_B)
+    return advantage_B.detach() + weight * gain_B
+
+
+@shaper("differential_smoothing", multiplies=False, at_most={"gamma": math.inf})
+def differential_smoothing(
+    advantage_B: Tensor, hit_B: Tensor, logp_policy_B: Tensor, *, gamma: float = 0.01
+) -> Tensor:
+    """Hits gain the more, the rarer the policy that sampled them makes them: A - gamma lp.
+
+    Gai et al., "Differential Smoothing Mitigates Sharpening and Improves LLM Reasoning", arXiv
+    2511.19942. On a score without a KL (equal rewards on the hits) gamma = beta makes the score
+    MARA's up to a constant; on a score that has its KL, such as that of ``rloo``, -beta lp is there
+    already, and the hits come out at pi_ref^(beta/(beta + gamma)). lp is in nats for a whole
+    sequence, tens of them, so a gamma of 0.01 moves A by some tenths.
+
+    Deviations:
+        1. Rows that are no hits are left alone: the term with which the paper sharpens among the
+           incorrect ones is left out.
+        2. A is not centred again.
+    """
+    _check_shaped(advantage_B, hit_B=hit_B, logp_policy_B=logp_policy_B)
+    shaped_B = advantage_B - (gamma * logp_policy_B).to(advantage_B)
+    return torch.where(hit_B, shaped_B, advantage_B).detach()
+
+
+@shaper("ucpo", multiplies=True, at_most={"strength": 1.0, "temperature": math.inf})
+def ucpo(
+    advantage_B: Tensor,
+    hit_B: Tensor,
+    logp_policy_B: Tensor,
+    group_B: Tensor | None = None,
+    *,
+    strength: float = 0.2,
+    temperature: float = 1.0,
+) -> Tensor:
+    """Hits share their advantage by rarity: A n ((1 - t)/n + t (1/q_i) / sum_j (1/q_j)).
+
+    Uniform-correct policy optimisation (Lochab et al., arXiv 2605.00365), t = strength, the
+    authors' 0.2; n is the number of hits of the row's group and q the softmax of lp over them. The
+    factors of a group's hits sum to n, so hits of equal A keep the sum of it; one hit alone keeps
+    its own.
+
+    Deviations:
+        1. (1/q_i) / sum (1/q_j) is the softmax of -lp: no floor under q is needed (1e-6 in the
+           authors' code).
+        2. lp is that of the whole sequence, where the authors divide it by the length: with the
+           rarest hit some nats below the others its factor is nearly 1 - t + n t.
+        3. ``temperature`` divides lp; about the mean number of tokens gives the spread that the
+           authors' q has.
+    """
+    _check_shaped(advantage_B, hit_B=hit_B, logp_policy_B=logp_policy_B, group_B=group_B)
+    groups = Groups.of(group_B, advantage_B)
+    n_B = groups.sum_B(hit_B.long())
+    rarity_B = -logp_policy_B.detach().double() / temperature
+    top_B = groups.max_N(rarity_B, hit_B)[groups.index_B]
+    share_B = torch.where(hit_B, rarity_B - top_B, -torch.inf).exp()
+    share_B = share_B / groups.sum_B(share_B)
+    factor_B = torch.where(hit_B, 1 - strength + strength * (n_B * share_B), 1)
+    return (advantage_B * factor_B).to(advantage_B).detach()
+
+
+@shaper("ips", multiplies=True, at_most={"eps": 1.0})
+def ips(
+    advantage_B: Tensor, outcome_B: Tensor, group_B: Tensor | None = None, *, eps: float = 0.01
+) -> Tensor:
+    """Frequent outcomes weigh less: A / max(share of the outcome, eps).
+
+    Inverse probability scaling (Sinha et al., arXiv 2601.21669). The share is that of the group's
+    rows, all of them, that have the row's outcome: for a molecule, its scaffold. eps bounds the
+    factor by 1/eps.
+
+    Deviations:
+        1. The advantage is scaled, not the reward before it is centred.
+        2. Rows without an outcome (-1) keep their A.
+    """
+    _check_shaped(advantage_B, outcome_B=outcome_B, group_B=group_B)
+    groups = Groups.of(group_B, advantage_B)
+    pairs = torch.stack([groups.index_B, outcome_B.long()])
+    _, index_B, counts = torch.unique(pairs, dim=1, return_inverse=True, return_counts=True)
+    share_B = counts[index_B].to(advantage_B) / groups.size_B()
+    scaled_B = advantage_B / share_B.clamp(min=eps)
+    return torch.where(outcome_B >= 0, scaled_B, advantage_B).detach()
+
+
+def _check_shaped(
+    advantage_B: Tensor,
+    *,
+    hit_B: Tensor | None = None,
+    logp_policy_B: Tensor | None = None,
+    outcome_B: Tensor | None = None,
+    group_B: Tensor | None = None,
+) -> None:
+    """Refuse rows that a shaper cannot work on, shapes first."""
+    check_rows(
+        advantage=advantage_B,
+        hit=hit_B,
+        logp_policy=logp_policy_B,
+        outcome=outcome_B,
+        group=group_B,
+    )
+    check_whole("group", group_B)
+    check_whole("outcome", outcome_B)
+    if not bool(torch.isfinite(advantage_B).all()):
+        row = int((~torch.isfinite(advantage_B)).nonzero()[0])
+        raise ValueError(
+            f"advantage is not finite (first: row {row}, {advantage_B[row].item()}): a target of "
+            "-inf outside of the hits has no advantage there; take gibbs or mara"
+        )
+    if logp_policy_B is not None:
+        check_logp("logp_policy", logp_policy_B)
+    if hit_B is not None and hit_B.dtype != torch.bool:
+        raise ValueError(f"hit must be a bool tensor, got {hit_B.dtype}: compare reward with tau")
+
+
+def _check_kernel(kernel_BB: Tensor, advantage_B: Tensor) -> None:
+    """Refuse what is no similarity of the rows of this batch."""
+    n_rows = advantage_B.numel()
+    if tuple(kernel_BB.shape) != (n_rows, n_rows):
+        raise ValueError(
+            f"kernel must be ({n_rows}, {n_rows}), a similarity for each pair of the {n_rows} rows "
+            f"of the batch, got {tuple(kernel_BB.shape)}: keep all rows, invalid ones too"
+        )
+    if not kernel_BB.is_floating_point():
+        raise ValueError(f"kernel must be of floats, got {kernel_BB.dtype}: use .float()")
+    low, high = kernel_BB.aminmax()
+    if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
+        raise ValueError(
+            f"kernel ({n_rows}, {n_rows}) must lie in [0, 1], got {low.item():g} to "
+            f"{high.item():g}: pass a similarity such as Tanimoto's, with 0 for a row without a "
+            "molecule"
+        )
+    if bool(((kernel_BB.diagonal() - 1).abs() > _ROUNDING).any()):
+        raise ValueError(
+            f"kernel ({n_rows}, {n_rows}) must have ones on its diagonal, a row's similarity to "
+            "itself; 1 minus a distance has them, a distance does not"
+        )
+    apart = (kernel_BB - kernel_BB.T).abs()
+    if bool(apart.amax() > _ROUNDING):
+        i, j = divmod(int(apart.argmax()), n_rows)
+        raise ValueError(
+            f"kernel ({n_rows}, {n_rows}) must be symmetric, but k[{i}, {j}] = "
+            f"{kernel_BB[i, j].item():g} and k[{j}, {i}] = {kernel_BB[j, i].item():g}: average it "
+            "with its transpose"
+        )

@@ -1,0 +1,138 @@
+"""The forecast stage: what a posttrain config asks for, before anything is trained."""
+
+import sys
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from chemkl.config import InputError, complaints, load_config
+from chemkl.config.draft import Draft
+from chemkl.config.evaluate import TRACE_FOLDER
+from chemkl.config.forecast import ForecastConfig
+from chemkl.evaluation import forecast_display as display
+from chemkl.evaluation.forecast_columns import FORECAST_SCHEMA, SAMPLES_SCHEMA
+from chemkl.evaluation.forecast_rows import foretell
+from chemkl.evaluation.forecast_runs import compare, points_of, read_runs
+from chemkl.policies import check_device, load_policy
+from chemkl.results import Manifest, write_json, write_parquet
+from chemkl.rewards import RewardModel
+from chemkl.stages import posttrain_config
+from chemkl.stages.evaluate import run_names
+from chemkl.training.diversity_filter import build_filter
+from chemkl.training.ledger import Ledger
+from chemkl.training.seeds import stream
+
+TABLE = "forecast.parquet"
+JSON = "forecast.json"
+SAMPLES = "samples.parquet"
+PIPED_WIDTH = 120
+
+
+def check(config: ForecastConfig, awaited: Collection[Path] = ()) -> None:
+    """Look into reward, models, device and the runs to compare with; nothing is sampled.
+
+    Args:
+        config: the settings.
+        awaited: model files and runs that are yet to be made.
+
+    Raises:
+        InputError: with every problem.
+    """
+    prior = None if config.prior in awaited else config.prior
+    runs = [folder for folder in config.runs if folder not in awaited]
+    problems = complaints(
+        (posttrain_config.check, config, awaited),
+        (check_device, config.device),
+        (read_runs, runs, prior, config.reward),
+    )
+    if problems:
+        raise InputError("\n".join(problems))
+
+
+def run(
+    config: ForecastConfig | Mapping[str, Any] | str | Path,
+    out_dir: str | Path,
+    *,
+    console: Console | None = None,
+) -> Path:
+    """Write ``forecast.parquet``, ``forecast.json`` and the samples they come from; print findings.
+
+    Args:
+        config: a posttrain config, with or without the forecast's own settings.
+        out_dir: the output folder.
+        console: where tables and sentences are printed; standard output when not given.
+
+    Returns:
+        The path of the table.
+
+    Raises:
+        InputError: the config, a model file, a run, or a folder that holds another forecast.
+    """
+    config = load_config(ForecastConfig, config, beside=problems_beside)
+    check(config)
+    trained = read_runs(config.runs, config.prior, config.reward)
+    out, names = Path(out_dir), run_names(config.runs)
+    traces = {f"run {n}": f / TRACE_FOLDER for n, f in zip(names, config.runs, strict=True)}
+    with Manifest.start(
+        out,
+        stage="forecast",
+        config=config.model_dump(mode="json"),
+        seed=config.seed,
+        inputs={"prior": config.prior, **traces},
+    ) as manifest:
+        samples, n_calls = _draw(config)
+        write_parquet(out / SAMPLES, _samples_table(samples))
+        points = points_of(samples)
+        found = foretell(config, points)
+        runs = [
+            row
+            for name, one in zip(names, trained, strict=True)
+            for row in compare(name, one, points, config)
+        ]
+        counts = {"samples": len(samples), "valid": int(samples["valid"].sum()), "calls": n_calls}
+        write_parquet(out / TABLE, pa.Table.from_pylist(found.rows, schema=FORECAST_SCHEMA))
+        write_json(out / JSON, {**counts, **found.plain(), "runs": runs})
+        manifest.finish(results=counts)
+    console = console or Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+    for part in display.page(found, runs, counts, min_ess=config.min_ess):
+        console.print(part, highlight=False, markup=False)  # [nH] is no markup
+    return out / TABLE
+
+
+def problems_beside(draft: Draft) -> list[str]:
+    """Find what the schema cannot see in settings that do not fit it: what posttrain would find."""
+    device = complaints((check_device, draft.get("device")))
+    return [*posttrain_config.problems_beside(draft), *draft.placed("device", device)]
+
+
+def _draw(config: ForecastConfig) -> tuple[pd.DataFrame, int]:
+    """Draw from the prior and score; return the rows, and how many oracle calls they took."""
+    prior = load_policy(config.prior).to(config.device)
+    ledger = Ledger(RewardModel.from_config(config.reward), build_filter(None), config.n)
+    columns = (TextColumn("sampling the prior"), BarColumn(), MofNCompleteColumn())
+    frames = []
+    with Progress(
+        *columns,
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        disable=not config.callbacks.progress_bar,
+    ) as progress:
+        task = progress.add_task("sample", total=config.n)
+        for step, start in enumerate(range(0, config.n, config.sample_batch)):
+            n = min(config.sample_batch, config.n - start)
+            rollout = prior.sample(n, stream(config.seed, step, purpose="forecast"))
+            rows = ledger.enter(step, rollout)
+            rows["logp_ref"] = rollout.logp.cpu().numpy().astype(float)
+            frames.append(rows)
+            progress.advance(task, n)
+    return pd.concat(frames, ignore_index=True), ledger.n_calls
+
+
+def _samples_table(samples: pd.DataFrame) -> pa.Table:
+    kept = samples[SAMPLES_SCHEMA.names]
+    return pa.Table.from_pandas(kept, schema=SAMPLES_SCHEMA, preserve_index=False)

@@ -1,0 +1,254 @@
+"""The forecast: exact where the space is enumerated, near where it is sampled, and honest.
+
+Oracle: the closed forms of `chemkl.losses.exact`, and sums written out by hand.
+"""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+
+from chemkl.evaluation.forecast import (
+    Points,
+    hit_rate,
+    mara_bonus,
+    predict,
+    target_shares,
+)
+from chemkl.losses import Filtered, Gibbs, Mara
+from chemkl.losses.exact import mara_optimum, reverse_kl_optimum
+
+N_TOKENS, LENGTH = 4, 4
+TAU = 0.6
+BETAS = (1.0, 0.1, 1 / 30)
+
+
+@pytest.fixture(scope="module")
+def world():
+    """All 256 sequences of 4 steps over 4 tokens: log-probabilities, rewards, scaffolds.
+
+    Each step's probabilities depend on the token before. Sequences that begin with token 3 are
+    invalid, with reward 0; 'scaffolds' are the middle two tokens, and 00 stands for none.
+    """
+    rng = np.random.default_rng(5)
+    step = np.log(rng.dirichlet(np.full(N_TOKENS, 3.0), size=N_TOKENS))
+    every = np.array(np.meshgrid(*[range(N_TOKENS)] * LENGTH, indexing="ij")).reshape(LENGTH, -1).T
+    logp = step[0, every[:, 0]] + sum(step[every[:, t - 1], every[:, t]] for t in range(1, LENGTH))
+    reward = rng.beta(2, 2, len(every))
+    reward[every[:, 0] == 3] = 0.0
+    scaffold = [
+        None if first == 3 else "" if (a, b) == (0, 0) else f"{a}{b}" for first, a, b, _ in every
+    ]
+    return logp, reward, scaffold
+
+
+@pytest.fixture(scope="module")
+def enumerated(world):
+    logp, reward, scaffold = world
+    assert math.isclose(np.exp(logp).sum(), 1)
+    return Points(logp, reward, scaffold, log_weight_N=logp)
+
+
+def drawn(world, n, seed=0):
+    """n draws from the reference, as a policy would give them."""
+    logp, reward, scaffold = world
+    rows = np.random.default_rng(seed).choice(len(logp), n, p=np.exp(logp))
+    return Points(logp[rows], reward[rows], [scaffold[row] for row in rows])
+
+
+def optimum(world, kind, beta):
+    logp, reward = (torch.from_numpy(values) for values in world[:2])
+    if kind == "gibbs":
+        return reverse_kl_optimum(reward, logp, beta).numpy()
+    return mara_optimum(reward, logp, beta, tau=TAU).numpy()
+
+
+def target_of(kind, beta):
+    return Gibbs(beta=beta) if kind == "gibbs" else Mara(beta=beta, tau=TAU)
+
+
+def by_hand(world, exact):
+    """Scaffold masses and the rest, summed in plain Python."""
+    _, reward, scaffold = world
+    mass = {}
+    for name, share in zip(scaffold, exact, strict=True):
+        mass[name] = mass.get(name, 0.0) + share
+    acyclic, invalid = mass.pop(""), mass.pop(None)
+    total = sum(mass.values())
+    shares = [m / total for m in mass.values()]
+    return {
+        "top_share": max(shares),
+        "effective_scaffolds": math.exp(-sum(p * math.log(p) for p in shares)),
+        "acyclic_share": acyclic,
+        "invalid_share": invalid,
+        "hit_share": sum(p for p, r in zip(exact, reward, strict=True) if r >= TAU),
+        "mean_reward": sum(p * r for p, r in zip(exact, reward, strict=True)),
+    }
+
+
+# ---- an enumerated space: nothing is estimated
+
+
+@pytest.mark.parametrize("beta", BETAS)
+@pytest.mark.parametrize("kind", ["gibbs", "mara"])
+def test_on_an_enumerated_world_the_forecast_is_the_exact_optimum(world, enumerated, kind, beta):
+    exact = optimum(world, kind, beta)
+    target = target_of(kind, beta)
+    np.testing.assert_allclose(target_shares(enumerated, target), exact, rtol=0, atol=1e-9)
+    found = predict(enumerated, target, TAU)
+    for name, value in by_hand(world, exact).items():
+        assert getattr(found, name) == pytest.approx(value, abs=1e-9), name
+    prior = np.exp(world[0])
+    assert found.kl_to_prior == pytest.approx(float(exact @ np.log(exact / prior)), abs=1e-9)
+    chi_square = float((exact**2 / prior).sum()) - 1
+    assert found.ess_share == pytest.approx(1 / (1 + chi_square), abs=1e-9)
+    assert found.top_share_error == 0
+
+
+def test_the_hit_rate_of_an_enumerated_world_is_its_mass(world, enumerated):
+    rate = hit_rate(enumerated, TAU)
+    expected = float(np.exp(world[0])[world[1] >= TAU].sum())
+    assert (rate.rate, rate.low, rate.high) == pytest.approx((expected,) * 3, abs=1e-12)
+
+
+# ---- samples
+
+
+@pytest.mark.parametrize("kind", ["gibbs", "mara"])
+@pytest.mark.parametrize("beta", [1.0, 0.1])
+def test_samples_converge_to_the_optimum(world, kind, beta):
+    """100,000 draws; the spread of the weights is known exactly here, so 5 standard errors are."""
+    exact, prior = optimum(world, kind, beta), np.exp(world[0])
+    points = drawn(world, 100_000)
+    found = predict(points, target_of(kind, beta), TAU)
+    error = 5 * math.sqrt(float((exact**2 / prior).sum()) / len(points))  # of any share, at most
+    assert error < 0.06  # so that the comparison can fail
+    expected = by_hand(world, exact)
+    for name in ("top_share", "acyclic_share", "invalid_share", "hit_share", "mean_reward"):
+        assert getattr(found, name) == pytest.approx(expected[name], abs=error), name
+    assert found.effective_scaffolds == pytest.approx(expected["effective_scaffolds"], rel=0.1)
+    assert found.ess_share == pytest.approx(1 / float((exact**2 / prior).sum()), rel=0.1)
+
+
+def test_the_standard_error_of_the_top_share_is_the_spread_over_samples():
+    """Over 300 samples of 400 draws; a standard deviation from 300 is known to 4 % (15 % = 3.7 s).
+
+    A is largest by far, so that which family is on top adds no spread.
+    """
+    logp = np.log([0.4, 0.2, 0.1, 0.1, 0.1, 0.1])
+    reward, scaffold = np.array([0.2, 0.7, 0.3, 0.8, 0.0, 0.5]), ["A", "A", "B", "C", None, ""]
+    found = [
+        predict(drawn((logp, reward, scaffold), 400, seed), Gibbs(beta=0.5), 0.6)
+        for seed in range(300)
+    ]
+    weight = np.exp(logp + reward / 0.5)
+    assert {prediction.top_scaffold for prediction in found} == {"A"}
+    shares = [prediction.top_share for prediction in found]
+    assert np.mean(shares) == pytest.approx(weight[:2].sum() / weight[:4].sum(), abs=0.005)
+    assert np.mean([p.top_share_error for p in found]) == pytest.approx(np.std(shares), rel=0.15)
+
+
+def test_equal_weights_give_the_whole_sample_as_its_effective_size():
+    points = Points(np.full(40, -3.0), np.full(40, 0.5), ["c1ccccc1"] * 40)
+    found = predict(points, Gibbs(beta=0.01), 0.8)
+    assert found.ess == pytest.approx(40)
+    assert (found.top_share, found.effective_scaffolds) == pytest.approx((1, 1))
+    assert found.kl_to_prior == pytest.approx(0, abs=1e-12)
+
+
+def test_one_draw_that_outweighs_all_others_shows_as_an_effective_size_of_one():
+    reward = np.array([0.1, 0.2, 0.9, 0.3])
+    points = Points(np.full(4, -20.0), reward, ["A", "B", "C", "D"])
+    found = predict(points, Gibbs(beta=1e-3), 0.8)
+    assert found.ess == pytest.approx(1, abs=1e-9)
+    assert found.top_scaffold == "C"
+    assert found.kl_to_prior == pytest.approx(math.log(4))  # all that four draws can show
+
+
+def test_a_repeated_draw_counts_twice():
+    points = Points(np.array([-1.0, -1.0, -2.0]), np.full(3, 0.5), ["A", "A", "B"])
+    found = predict(points, Gibbs(beta=1.0), 0.8)
+    assert (found.top_scaffold, found.top_share) == ("A", pytest.approx(2 / 3))
+
+
+def test_mara_weighs_hits_against_their_prior():
+    """Two hits, e times apart under the prior: drawn once each, the rarer one weighs e times."""
+    points = Points(np.array([-10.0, -11.0]), np.array([0.9, 0.95]), ["A", "B"])
+    found = predict(points, Mara(beta=0.1, tau=0.8), 0.8)
+    assert found.top_scaffold == "B"
+    assert found.top_share == pytest.approx(math.e / (1 + math.e))
+
+
+def test_acyclic_and_invalid_mass_is_counted_apart():
+    points = Points(np.full(4, -5.0), np.zeros(4), ["A", "", "", None])
+    found = predict(points, Gibbs(beta=1.0), 0.8)
+    assert (found.acyclic_share, found.invalid_share, found.top_share) == (0.5, 0.25, 1.0)
+
+
+def test_without_any_scaffold_there_is_no_top_one():
+    found = predict(Points(np.full(2, -5.0), np.zeros(2), ["", None]), Gibbs(beta=1.0), 0.8)
+    assert found.top_scaffold is None
+    assert found.top_share is None
+    assert found.effective_scaffolds is None
+
+
+# ---- hit rate
+
+
+def test_the_interval_of_the_hit_rate_is_wilsons(world):
+    points = drawn(world, 400)
+    k, n, z = int((points.reward_N >= TAU).sum()), 400, norm.ppf(0.975)
+    p = k / n
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    found = hit_rate(points, TAU)
+    assert (found.rate, found.low, found.high) == pytest.approx((p, middle - half, middle + half))
+
+
+def test_no_hit_in_the_sample_still_bounds_the_rate():
+    found = hit_rate(Points(np.full(100, -5.0), np.zeros(100), [None] * 100), 0.9)
+    z = norm.ppf(0.975)
+    assert found.rate == found.low == 0
+    assert found.high == pytest.approx(z * z / (100 + z * z))
+
+
+# ---- the bonus of MARA
+
+
+def test_the_bonus_is_that_of_algorithm_1():
+    """Hits: R(z) - R + beta (lr(z) - lr); z is the likeliest hit, the second point."""
+    logp, reward = np.array([-12.0, -9.0, -15.0, -8.0]), np.array([0.9, 0.8, 1.0, 0.1])
+    bonus = mara_bonus(Points(logp, reward, ["A"] * 4), Mara(beta=0.1, tau=0.8))
+    by_hit = np.array([0.8 - 0.9 + 0.1 * 3, 0.0, 0.8 - 1.0 + 0.1 * 6])
+    assert bonus.mean == pytest.approx(by_hit.mean())
+    assert bonus.std == pytest.approx(by_hit.std())
+    assert bonus.largest == pytest.approx(0.4)
+    assert (bonus.reward_std, bonus.reward_range) == pytest.approx((reward.std(), 0.9))
+    assert not bonus.exceeds_reward
+    wide = mara_bonus(Points(logp, reward, ["A"] * 4), Mara(beta=1.0, tau=0.8))
+    assert wide.largest == pytest.approx(5.8)
+    assert wide.exceeds_reward
+
+
+def test_without_a_hit_there_is_no_bonus():
+    bonus = mara_bonus(Points(np.full(2, -5.0), np.zeros(2), ["A", "B"]), Mara(beta=1.0, tau=0.8))
+    assert (bonus.mean, bonus.std, bonus.largest) == (None, None, None)
+    assert not bonus.exceeds_reward
+
+
+# ---- what is refused
+
+
+def test_a_filter_without_a_hit_has_no_mass():
+    points = Points(np.full(2, -5.0), np.zeros(2), ["A", "B"])
+    with pytest.raises(ValueError, match="no mass on any of the points: no sample is a hit"):
+        predict(points, Filtered(tau=0.8), 0.8)
+
+
+def test_arrays_of_different_lengths_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"got logp_ref \(3,\), reward \(2,\), scaffold \(2,\)"):
+        Points(np.zeros(3), np.zeros(2), ["A", "B"])
+    with pytest.raises(ValueError, match="at least one point"):
+        Points(np.zeros(0), np.zeros(0), [])

@@ -1,0 +1,430 @@
+import time
+
+import pytest
+import torch
+from worlds import World
+
+from chemkl.losses.mara import Mara
+from chemkl.losses.shapers import (
+    SHAPER_INPUTS,
+    SHAPERS,
+    build_shaper,
+    differential_smoothing,
+    ips,
+    set_diversity,
+    shaper,
+    ucpo,
+)
+from chemkl.losses.targets import Gibbs
+
+BETA = 0.3
+
+
+def close(got, expected, atol=1e-12):
+    torch.testing.assert_close(got, expected, atol=atol, rtol=0)
+
+
+def double(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def kernel_of(seed, n, n_bits=12):
+    """Tanimoto similarities of random bit sets; the first two rows are copies."""
+    bits = torch.rand(n, n_bits, generator=torch.Generator().manual_seed(seed)) < 0.4
+    bits[:, 0] = True
+    bits[min(1, n - 1)] = bits[0]
+    bits = bits.double()
+    common = bits @ bits.T
+    on = common.diagonal()
+    return common / (on[:, None] + on[None, :] - common)
+
+
+def rows(seed, n):
+    generator = torch.Generator().manual_seed(seed)
+    advantage = torch.randn(n, dtype=torch.float64, generator=generator)
+    hit = torch.rand(n, generator=generator) < 0.6
+    logp = -40 * torch.rand(n, dtype=torch.float64, generator=generator)
+    return advantage, hit, logp
+
+
+# ---- set diversity
+
+
+def diversity(members, kernel):
+    """D(S) = mean_i -log(1 + mean_j k(y_i, y_j)), as it is written."""
+    terms = []
+    for i in members:
+        mean = sum(kernel[i, j] for j in members) / len(members)
+        terms.append(-torch.log(1 + mean))
+    return sum(terms) / len(members)
+
+
+def gains_by_loops(hit, kernel, group):
+    gains = torch.zeros(len(hit), dtype=torch.float64)
+    for number in set(group.tolist()):
+        members = [i for i in range(len(hit)) if hit[i] and group[i] == number]
+        for i in members if len(members) > 1 else []:
+            without = [j for j in members if j != i]
+            gains[i] = diversity(members, kernel) - diversity(without, kernel)
+    return gains
+
+
+@pytest.mark.parametrize(
+    "group", [[0] * 14, [0, 1] * 7, [5, 5, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 9]]
+)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_set_diversity_is_the_marginal_of_leaving_one_out(seed, group):
+    advantage, hit, _ = rows(seed, 14)
+    kernel, group = kernel_of(seed, 14), torch.tensor(group)
+    gains = gains_by_loops(hit, kernel, group)
+    assert gains.abs().max() > 0.01
+    got = set_diversity(advantage, hit, kernel, group, weight=2.5)
+    close(got, advantage + 2.5 * gains)
+    assert torch.equal(got[~hit], advantage[~hit])
+    if len(group.unique()) == 1:
+        close(set_diversity(advantage, hit, kernel, weight=2.5), got, atol=0)
+
+
+def test_set_diversity_by_hand():
+    """Rows 0 and 1 are alike, row 2 is like nothing: masses 2/3, 2/3, 1/3; without row 2: 1, 1.
+
+    D(S) = -(2 ln(5/3) + ln(4/3))/3; without row 2 it is -ln 2, without row 0 -ln(3/2).
+    """
+    kernel = torch.block_diag(torch.ones(2, 2), torch.ones(1, 1)).double()
+    ln = torch.log
+    whole = -(2 * ln(double(5 / 3)) + ln(double(4 / 3))) / 3
+    expected = torch.cat([whole + ln(double(1.5)), whole + ln(double(1.5)), whole + ln(double(2))])
+    got = set_diversity(torch.zeros(3, dtype=torch.float64), torch.ones(3).bool(), kernel)
+    close(got, expected)
+    assert got[2] > 0 > got[0]
+
+
+@pytest.mark.parametrize("hits", [[], [2]])
+def test_fewer_than_two_hits_have_no_set_diversity(hits):
+    advantage, _, _ = rows(0, 5)
+    hit = torch.zeros(5, dtype=torch.bool)
+    hit[hits] = True
+    assert torch.equal(set_diversity(advantage, hit, kernel_of(0, 5)), advantage)
+
+
+def test_set_diversity_keeps_its_digits_in_fp32():
+    """D(S) - D(S without i) as a difference of two sums would be off by 1e-7 in 1e-3."""
+    n = 600
+    hit, kernel = torch.ones(n, dtype=torch.bool), kernel_of(3, n, n_bits=64)
+    exact = set_diversity(torch.zeros(n, dtype=torch.float64), hit, kernel)
+    assert 1e-5 < exact.abs().max() < 1e-2
+    got = set_diversity(torch.zeros(n), hit, kernel.float())
+    assert ((got.double() - exact).abs() / exact.abs().max()).max() < 1e-5
+
+
+def test_set_diversity_of_4096_hits_takes_seconds_at_most():
+    n = 4096
+    kernel = kernel_of(0, n, n_bits=256).float()
+    began = time.perf_counter()
+    got = set_diversity(torch.zeros(n), torch.ones(n, dtype=torch.bool), kernel)
+    assert time.perf_counter() - began < 10  # 0.7 s on one core; a loop takes hours
+    assert got.isfinite().all()
+
+
+# ---- differential smoothing
+
+
+def test_differential_smoothing_by_hand():
+    got = differential_smoothing(
+        double(1, 1, -2), torch.tensor([True, True, False]), double(-10, -30, -30), gamma=0.1
+    )
+    close(got, double(2, 4, -2))
+
+
+def test_smoothing_a_score_without_kl_on_the_hits_is_mara_up_to_a_constant():
+    """MARA's score is s = beta (log_target - lp), with log_target = lr(z) + R(z)/beta on a hit:
+
+        s = [beta lr(z) + R(z)] - beta lp        on hits: a constant, minus beta lp
+        s = R + beta lr - beta lp                elsewhere: gibbs
+
+    A score that has no KL on the hits is R there; where the hits have one reward R(z), smoothing
+    with gamma = beta makes it R(z) - beta lp = s - beta lr(z). So with the gibbs score minus
+    beta lr(z) on the other rows, the whole batch differs from MARA's score by a constant, which a
+    baseline takes away. Leave-one-out multiplies by n/(n - 1): a centred reward is to be smoothed
+    with beta n/(n - 1).
+    """
+    _, hit, lp = rows(4, 12)
+    lr = lp + 3 * torch.randn(12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    reward = torch.where(hit, 1.0, 0.3).double()
+    lr_z = lr[hit].max()
+    mara = BETA * (Mara(beta=BETA, tau=0.8)(lr, reward).log_target - lp)
+    without_kl = torch.where(hit, reward, reward + BETA * (lr - lp) - BETA * lr_z)
+    smoothed = differential_smoothing(without_kl, hit, lp, gamma=BETA)
+    close(mara - smoothed, (BETA * lr_z).expand(12), atol=1e-12)
+
+    n = 12
+    centred = (reward - reward.mean()) * n / (n - 1)  # rloo's advantage of the reward alone
+    after = differential_smoothing(centred, hit, lp, gamma=BETA * n / (n - 1))
+    mara_centred = (mara - mara.mean()) * n / (n - 1)
+    apart = (mara_centred - after)[hit]
+    close(apart, apart[0].expand_as(apart))
+    assert mara_centred[hit].std() > 1  # the hits' advantages are not one constant themselves
+
+
+def test_smoothing_mara_as_an_expected_gradient():
+    """The same over a whole world where every sequence is a hit of one reward."""
+    world = World.random(0)
+    logits = world.logits(1)
+    hit = torch.ones(len(world.sequences), dtype=torch.bool)
+    reward = hit.double()
+    log_target = Mara(beta=BETA, tau=0.8)(world.logp_ref, reward).log_target
+
+    def by_mara(lp):
+        return -BETA * (log_target - lp.detach()) * lp
+
+    def by_smoothing(lp):
+        return -differential_smoothing(reward, hit, lp, gamma=BETA) * lp
+
+    slope = world.expected_slope(by_mara, logits)
+    assert slope.abs().max() > 0.01
+    close(world.expected_slope(by_smoothing, logits), slope)
+
+
+def test_smoothing_a_score_that_has_its_kl_tempers_the_reference_and_is_not_mara():
+    """beta lr + R - (beta + gamma) lp is constant at pi = pi_ref^(b/(b + g)) e^(R/(b + g))."""
+    world = World.random(2)
+    hit = torch.ones(len(world.sequences), dtype=torch.bool)
+    gamma, reward = 0.2, hit.double()
+    log_target = Gibbs(beta=BETA)(world.logp_ref, reward).log_target
+
+    def per_row(lp):
+        score = BETA * (log_target - lp.detach())
+        return -differential_smoothing(score, hit, lp, gamma=gamma) * lp
+
+    def slope_at(log_p):
+        """The expected gradient at a distribution over the sequences, as a one-step policy."""
+        flat = log_p.clone().requires_grad_()
+        lp = torch.log_softmax(flat, 0)
+        return torch.autograd.grad((lp.detach().exp() * per_row(lp)).sum(), flat)[0]
+
+    tempered = world.logp_ref * BETA / (BETA + gamma)
+    close(slope_at(tempered), torch.zeros_like(tempered))
+    uniform = torch.zeros_like(tempered)  # MARA's optimum here
+    assert slope_at(uniform).abs().max() > 1e-3
+
+
+# ---- ucpo
+
+
+@pytest.mark.parametrize("group", [None, [0, 1] * 6, [3] * 11 + [8]])
+@pytest.mark.parametrize("temperature", [1.0, 7.0])
+def test_ucpo_is_the_formula(group, temperature):
+    advantage, hit, lp = rows(5, 12)
+    hit[11] = True  # alone in its group in the last case
+    numbers = torch.zeros(12, dtype=torch.int64) if group is None else torch.tensor(group)
+    expected, t = advantage.clone(), 0.4
+    for number in numbers.unique():
+        members = (hit & (numbers == number)).nonzero().flatten()
+        q = torch.softmax(lp[members] / temperature, 0)
+        share = (1 / q) / (1 / q).sum()
+        n = len(members)
+        expected[members] *= n * ((1 - t) / n + t * share)
+    given = None if group is None else numbers
+    got = ucpo(advantage, hit, lp, given, strength=t, temperature=temperature)
+    close(got, expected)
+    assert torch.equal(got[~hit], advantage[~hit])
+    if group is not None and group[-1] == 8:
+        close(got[11], advantage[11])
+
+
+def test_ucpo_keeps_the_sum_over_equal_hits_and_survives_far_apart_logps():
+    """1/q as such overflows: exp(900). The rarest hit then has all of the share: 1 - t + n t."""
+    hit = torch.tensor([True, True, False, True])
+    got = ucpo(torch.full((4,), 2.0), hit, torch.tensor([-20.0, -30.0, -5.0, -900.0]), strength=0.2)
+    assert got.tolist() == pytest.approx([1.6, 1.6, 2.0, 2 * (0.8 + 3 * 0.2)])
+    assert got[hit].sum().item() == pytest.approx(6.0)
+
+
+def test_ucpo_without_hits_changes_nothing():
+    advantage, hit, lp = rows(6, 5)
+    assert torch.equal(ucpo(advantage, torch.zeros_like(hit), lp), advantage)
+
+
+# ---- ips
+
+
+def test_ips_by_hand():
+    advantage = double(1, 1, 1, -2, 1, 5)
+    outcome = torch.tensor([7, 7, 3, 3, 7, -1])
+    # of six rows: outcome 7 has three, 3 has two; -1 is none
+    close(ips(advantage, outcome), double(2, 2, 3, -6, 2, 5))
+    group = torch.tensor([0, 0, 0, 1, 1, 1])
+    # group 0: shares 2/3, 2/3, 1/3; group 1: 1/3, 1/3, none
+    close(ips(advantage, outcome, group), double(1.5, 1.5, 3, -6, 3, 5))
+    close(ips(advantage, outcome, eps=0.4), double(2, 2, 2.5, -5, 2, 5))
+
+
+# ---- what they have in common
+
+
+def call(name, advantage, hit, logp, kernel, outcome, group=None):
+    return build_shaper(name)(
+        advantage,
+        hit_B=hit,
+        logp_policy_B=logp,
+        kernel_BB=kernel,
+        outcome_B=outcome,
+        group_B=group,
+    )
+
+
+def batch(seed, n=10):
+    advantage, hit, logp = rows(seed, n)
+    outcome = torch.randint(-1, 4, (n,), generator=torch.Generator().manual_seed(seed))
+    return advantage, hit, logp, kernel_of(seed, n), outcome
+
+
+@pytest.mark.parametrize("name", list(SHAPERS))
+def test_the_result_has_no_graph_and_the_dtype_of_the_advantage(name):
+    advantage, hit, logp, kernel, outcome = batch(0)
+    advantage = advantage.float().requires_grad_()
+    before = advantage.detach().clone()
+    got = call(name, advantage, hit, logp.requires_grad_(), kernel, outcome)
+    assert got.shape == (10,)
+    assert got.dtype == torch.float32
+    assert not got.requires_grad
+    assert torch.equal(advantage.detach(), before)
+    assert not torch.equal(got, before)
+
+
+@pytest.mark.parametrize("name", list(SHAPERS))
+def test_order_does_not_matter(name):
+    values = batch(1)
+    order = torch.randperm(10, generator=torch.Generator().manual_seed(0))
+    moved = [v[order][:, order] if v.dim() == 2 else v[order] for v in values]
+    close(call(name, *moved), call(name, *values)[order])
+
+
+@pytest.mark.parametrize("name", list(SHAPERS))
+def test_groups_know_nothing_of_each_other(name):
+    one, other = batch(2), batch(3)
+    joined = [
+        torch.block_diag(a, b) if a.dim() == 2 else torch.cat([a, b])
+        for a, b in zip(one, other, strict=True)
+    ]
+    joined[3][:10, 10:] = joined[3][10:, :10] = 0.7  # similar across groups
+    group = torch.tensor([4] * 10 + [1] * 10)
+    close(call(name, *joined, group), torch.cat([call(name, *one), call(name, *other)]))
+
+
+def test_what_is_registered_and_declared():
+    assert list(SHAPERS) == ["set_diversity", "differential_smoothing", "ucpo", "ips"]
+    assert {name for name in SHAPERS if SHAPERS[name].multiplies} == {"ucpo", "ips"}
+    needs = {
+        name: (bound.needs_hits, bound.needs_kernel, bound.needs_outcome)
+        for name, bound in ((name, build_shaper(name)) for name in SHAPERS)
+    }
+    assert needs == {
+        "set_diversity": (True, True, False),
+        "differential_smoothing": (True, False, False),
+        "ucpo": (True, False, False),
+        "ips": (False, False, True),
+    }
+    for name in SHAPERS:
+        assert set(SHAPERS[name].wanted.inputs) <= set(SHAPER_INPUTS)
+
+
+def test_options_are_bound():
+    hit = torch.ones(2, dtype=torch.bool)
+    bound = build_shaper("differential_smoothing", gamma=1)
+    assert bound(double(0, 0), hit_B=hit, logp_policy_B=double(-1, -2)).tolist() == [1, 2]
+    assert build_shaper("ucpo", strength=1).options == {"strength": 1.0, "temperature": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("setpo", {}, "shaper 'setpo' is not known.*Known: differential_smoothing, ips"),
+        ("ips", {"epsilon": 1}, "shaper 'ips' has no option 'epsilon'; did you mean 'eps'"),
+        ("ips", {"eps": 0}, "eps must be a finite number above 0 and at most 1, got 0; .* 0.01"),
+        ("ips", {"eps": 1.5}, "eps must be .* at most 1, got 1.5"),
+        ("ucpo", {"strength": -0.1}, "strength must be .* at most 1, got -0.1"),
+        ("ucpo", {"temperature": float("inf")}, "temperature must be .*above 0, got inf"),
+        ("set_diversity", {"weight": float("nan")}, "weight must be .*got nan; .*leave the shaper"),
+        ("set_diversity", {"weight": "2"}, "weight must be .*got '2'"),
+        ("differential_smoothing", {"gamma": True}, "gamma must be .*got True"),
+    ],
+)
+def test_bad_options_are_named(kind, options, message):
+    with pytest.raises(ValueError, match=message):
+        build_shaper(kind, **options)
+
+
+def test_missing_and_unknown_inputs_are_named():
+    advantage, hit, _, kernel, _ = batch(0)
+    with pytest.raises(ValueError, match=r"'set_diversity' needs kernel_BB.*\(B, B\) similarity"):
+        build_shaper("set_diversity")(advantage, hit_B=hit, kernel_BB=None)
+    with pytest.raises(ValueError, match=r"'ips' needs outcome_B.*such as its scaffold"):
+        build_shaper("ips")(advantage, hit_B=hit)
+    with pytest.raises(ValueError, match=r"shapers take advantage_B, .*; kernel is none of them"):
+        build_shaper("set_diversity")(advantage, hit_B=hit, kernel=kernel)
+
+
+def changed(kernel, i, j, value):
+    kernel = kernel.clone()
+    kernel[i, j] = value
+    return kernel
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda k: k[:9], r"kernel must be \(10, 10\), .*got \(9, 10\): keep all rows"),
+        (lambda k: k[0], r"kernel must be \(10, 10\), .*got \(10,\)"),
+        (lambda k: changed(k, 2, 5, 0.99), r"symmetric, but k\[2, 5\] = 0.99 and k\[5, 2\]"),
+        (lambda k: changed(k, 2, 5, 1.2), r"must lie in \[0, 1\], got .* to 1.2: .*Tanimoto"),
+        (lambda k: changed(k, 2, 5, -0.5), r"must lie in \[0, 1\], got -0.5"),
+        (lambda k: changed(k, 2, 5, float("nan")), r"must lie in \[0, 1\], got nan"),
+        (lambda k: changed(k, 3, 3, 0.0), r"kernel \(10, 10\) must have ones on its diagonal"),
+        (lambda k: 1 - k, "ones on its diagonal.*1 minus a distance"),
+        (lambda k: (k > 0.5).long(), "kernel must be of floats, got torch.int64"),
+    ],
+)
+def test_a_bad_kernel_is_named(change, message):
+    advantage, hit, _, kernel, _ = batch(0)
+    with pytest.raises(ValueError, match=message):
+        set_diversity(advantage, hit, change(kernel))
+    with pytest.raises(ValueError, match=message):  # also where no hit would look at it
+        set_diversity(advantage, torch.zeros_like(hit), change(kernel))
+
+
+@pytest.mark.parametrize("name", list(SHAPERS))
+def test_bad_rows_are_named(name):
+    advantage, hit, logp, kernel, outcome = batch(0)
+    with pytest.raises(ValueError, match=r"got advantage \(10, 1\)"):
+        call(name, advantage[:, None], hit, logp, kernel, outcome)
+    broken = advantage.clone()
+    broken[3] = float("nan")
+    with pytest.raises(ValueError, match=r"advantage is not finite .first: row 3, nan"):
+        call(name, broken, hit, logp, kernel, outcome)
+    wanted = SHAPERS[name].wanted.inputs
+    if "hit_B" in wanted:
+        with pytest.raises(ValueError, match="hit must be a bool tensor, got torch"):
+            call(name, advantage, hit.double(), logp, kernel, outcome)
+        with pytest.raises(ValueError, match=r"advantage \(10,\), hit \(9,\)"):
+            call(name, advantage, hit[:9], logp, kernel, outcome)
+    if "logp_policy_B" in wanted:
+        with pytest.raises(ValueError, match="logp_policy is not finite"):
+            call(name, advantage, hit, logp - torch.inf, kernel, outcome)
+    if "outcome_B" in wanted:
+        with pytest.raises(ValueError, match="outcome must be a tensor of whole"):
+            call(name, advantage, hit, logp, kernel, outcome.double())
+    if "group_B" in wanted:
+        with pytest.raises(ValueError, match="group must be a tensor of whole"):
+            call(name, advantage, hit, logp, kernel, outcome, advantage)
+
+
+def test_a_shaper_says_how_large_its_options_may_be():
+    def doubled(advantage_B, *, factor=2.0):
+        return factor * advantage_B
+
+    with pytest.raises(ValueError, match=r"'doubled': at_most must name its options .factor."):
+        shaper("doubled", multiplies=True, at_most={})(doubled)
+    with pytest.raises(ValueError, match=r"'doubled' asks for reward_B; it can have advantage_B"):
+        shaper("doubled", multiplies=True, at_most={})(lambda reward_B: reward_B)
+    assert "doubled" not in list(SHAPERS)

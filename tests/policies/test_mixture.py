@@ -1,0 +1,459 @@
+"""Mixtures against worlds that are written out: 40 sequences of at most three tokens."""
+
+import itertools
+import math
+from collections import Counter
+
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from chemkl.config import InputError
+from chemkl.losses.exact import forward_kl_constant, forward_kl_optimum, reverse_kl_optimum
+from chemkl.policies import Mixture, Policy, RnnPolicy, Vocabulary, save_policy
+
+VOCABULARY = Vocabulary.of("CN")
+END, START = 0, 1
+INNER = range(1, len(VOCABULARY))
+WEIGHTS = {"a": 0.3, "b": 0.7}
+BETA = 0.5
+
+
+def sequences(longest):
+    """Every row of ids of a world: those that end, and those that are cut off."""
+    ended = [
+        (START, *middle, END)
+        for n in range(longest)
+        for middle in itertools.product(INNER, repeat=n)
+    ]
+    return ended + [(START, *middle) for middle in itertools.product(INNER, repeat=longest)]
+
+
+class Table(Policy):
+    """A policy that looks up its next token: {prefix: probability of each token}."""
+
+    def __init__(self, table, longest):
+        super().__init__(VOCABULARY, max_length=longest)
+        self.table = table
+        self.somewhere = nn.Parameter(torch.zeros(1))
+
+    @property
+    def architecture(self):
+        return {}
+
+    def forward(self, token_BT, state=None):
+        behind, logits_BTV = [], []
+        for seen, tokens in zip(state or [()] * len(token_BT), token_BT.tolist(), strict=True):
+            prefixes = list(itertools.accumulate(tokens, lambda p, t: (*p, t), initial=seen))[1:]
+            behind.append(prefixes[-1])
+            logits_BTV.append([self.table.get(p, [1.0] * len(VOCABULARY)) for p in prefixes])
+        return torch.tensor(logits_BTV).log(), behind
+
+    def select(self, state, keep_A):
+        return [row for row, keep in zip(state, keep_A.tolist(), strict=True) if keep]
+
+
+def table_of(probability):
+    """p(t | prefix) of a distribution over whole rows: mass below prefix + t over mass below."""
+    mass = Counter()
+    for row, p in probability.items():
+        for n in range(1, len(row) + 1):
+            mass[row[:n]] += p
+    prefixes = {row[:n] for row in probability for n in range(1, len(row))}
+    tokens = range(len(VOCABULARY))
+    return {prefix: [mass[*prefix, t] / mass[prefix] for t in tokens] for prefix in prefixes}
+
+
+def policy_of(probability):
+    return Table(table_of(probability), max(map(len, probability)) - 1)
+
+
+def world(longest=3):
+    """All rows, the log-probabilities of a prior, and two rewards."""
+    rows = sequences(longest)
+    generator = torch.Generator().manual_seed(longest)
+    logp_ref = (2 * torch.randn(len(rows), generator=generator, dtype=torch.float64)).log_softmax(0)
+    rewards = torch.rand(2, len(rows), generator=generator, dtype=torch.float64)
+    return rows, logp_ref, rewards
+
+
+def as_dict(rows, p):
+    return dict(zip(rows, p.tolist(), strict=True))
+
+
+def probabilities(policy, rows):
+    """What a policy gives every row, one row at a time."""
+    with torch.no_grad():
+        logp = [policy.logp_tokens(torch.tensor([row])).double() for row in rows]
+    return torch.cat(logp).exp()
+
+
+def geometric(parts):
+    return math.prod(p**w for w, p in parts)
+
+
+def harmonic(parts):
+    return 1 / sum(w / p for w, p in parts)
+
+
+MEANS = {"product": geometric, "harmonic": harmonic}
+
+
+def by_hand(tables, weights, rows, mean):
+    """Token by token in plain floats: mean of the probabilities, divided by the sum over tokens."""
+    result = []
+    for row in rows:
+        p = 1.0
+        for n in range(1, len(row)):
+            means = [
+                mean([(w, table[row[:n]][t]) for w, table in zip(weights, tables, strict=True)])
+                for t in range(len(VOCABULARY))
+            ]
+            p *= means[row[n]] / sum(means)
+        result.append(p)
+    return torch.tensor(result, dtype=torch.float64)
+
+
+def small(cell="lstm", tokens="CN", seed=0, **sizes):
+    torch.manual_seed(seed)
+    sizes = {"embedding_size": 8, "hidden_size": 24, "n_layers": 2, "max_length": 12} | sizes
+    policy = RnnPolicy(Vocabulary.of(tokens), cell=cell, **sizes)
+    with torch.no_grad():  # far from uniform, so that every token matters
+        policy.linear.weight.mul_(6)
+    return policy.eval()
+
+
+def unlike(**changes):
+    """Two networks of different shape: a deep LSTM and a wide GRU."""
+    return {"a": small(seed=1, **changes), "b": small("gru", seed=2, hidden_size=40, **changes)}
+
+
+KINDS = pytest.mark.parametrize("kind", ["product", "harmonic"])
+MIXTURES = pytest.mark.parametrize(
+    "options",
+    [{"kind": "product"}, {"kind": "harmonic"}, {"beta_scale": 3.0}, {"beta_scale": 0.5}],
+    ids=["product", "harmonic", "toward the prior", "away from it"],
+)
+
+
+def mixed(options, **changes):
+    prior = small(seed=3, **changes) if "beta_scale" in options else None
+    return Mixture(unlike(**changes), WEIGHTS, prior=prior, **options)
+
+
+# ---- the formula, token by token
+
+
+@KINDS
+def test_each_token_is_the_mean_renormalised_there(kind):
+    rows, logp_ref, rewards = world()
+    optima = [reverse_kl_optimum(r, logp_ref, BETA) for r in rewards]
+    tables = [table_of(as_dict(rows, p)) for p in optima]
+    policies = {"a": Table(tables[0], 3), "b": Table(tables[1], 3)}
+    mixture = probabilities(Mixture(policies, WEIGHTS, kind=kind), rows)
+    expected = by_hand(tables, (0.3, 0.7), rows, MEANS[kind])
+    torch.testing.assert_close(mixture, expected, atol=1e-7, rtol=1e-5)
+    assert float(mixture.sum()) == pytest.approx(1, abs=1e-6)
+    other = by_hand(tables, (0.7, 0.3), rows, MEANS[kind])
+    assert (mixture - other).abs().sum() > 0.05  # the weights are not interchangeable
+
+
+def test_a_policy_without_weight_does_not_count():
+    policies = unlike()
+    token_BT = policies["a"].sample(20, torch.Generator().manual_seed(0)).tokens
+    with torch.no_grad():
+        logp_B = Mixture(policies, {"a": 1, "b": 0}).logp_tokens(token_BT)
+        torch.testing.assert_close(logp_B, policies["a"].logp_tokens(token_BT))
+
+
+def test_what_one_policy_forbids_no_positive_weight_allows():
+    never = Table({(START,): [0.5, 0.0, 0.5, 0.0]}, 1)
+    maybe = Table({(START,): [0.1, 0.2, 0.3, 0.4]}, 1)
+    rows = sequences(1)
+    for kind in MEANS:
+        p = probabilities(Mixture({"a": never, "b": maybe}, WEIGHTS, kind=kind), rows)
+        assert p[rows.index((START, 3))] == 0
+        assert float(p.sum()) == pytest.approx(1, abs=1e-6)
+    alone = probabilities(Mixture({"a": never, "b": maybe}, {"a": 0, "b": 1}), rows)
+    assert alone[rows.index((START, 3))] == pytest.approx(0.4, abs=1e-6)
+
+
+# ---- product: the reverse-KL optimum of the weighted reward, but for whole sequences only
+
+
+def test_the_product_of_whole_sequences_is_the_optimum_of_the_weighted_reward():
+    _, logp_ref, rewards = world()
+    a, b = (reverse_kl_optimum(r, logp_ref, BETA) for r in rewards)
+    product = a**0.3 * b**0.7
+    wanted = reverse_kl_optimum(0.3 * rewards[0] + 0.7 * rewards[1], logp_ref, BETA)
+    torch.testing.assert_close(product / product.sum(), wanted)
+
+
+def test_a_product_by_token_is_not_the_product_of_whole_sequences():
+    rows, logp_ref, rewards = world()
+    optima = [reverse_kl_optimum(r, logp_ref, 0.1) for r in rewards]
+    policies = dict(zip("ab", (policy_of(as_dict(rows, p)) for p in optima), strict=True))
+    weights = {"a": 0.5, "b": 0.5}
+    decoded = probabilities(Mixture(policies, weights), rows)
+    wanted = reverse_kl_optimum(rewards.mean(dim=0), logp_ref, 0.1)
+    assert (decoded - wanted).abs().sum() / 2 > 0.05  # total variation
+    # what lies between them is exactly the normaliser of each prefix
+    tables = [policy.table for policy in policies.values()]
+    for row, p in zip(rows, decoded, strict=True):
+        dropped = [
+            math.fsum(math.sqrt(x * y) for x, y in zip(*(t[row[:n]] for t in tables), strict=True))
+            for n in range(1, len(row))
+        ]
+        whole = math.sqrt(math.prod(float(q[rows.index(row)]) for q in optima))
+        assert math.log(p) == pytest.approx(math.log(whole / math.prod(dropped)), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("longest", "weights"), [(1, (0.3, 0.7)), (3, (1, 0)), (3, (0, 1))], ids=["one token", "a", "b"]
+)
+def test_where_both_products_agree(longest, weights):
+    rows, logp_ref, rewards = world(longest)
+    optima = [reverse_kl_optimum(r, logp_ref, BETA) for r in rewards]
+    policies = dict(zip("ab", (policy_of(as_dict(rows, p)) for p in optima), strict=True))
+    decoded = probabilities(Mixture(policies, dict(zip("ab", weights, strict=True))), rows)
+    weighted = weights[0] * rewards[0] + weights[1] * rewards[1]
+    wanted = reverse_kl_optimum(weighted, logp_ref, BETA)
+    torch.testing.assert_close(decoded, wanted, atol=1e-6, rtol=1e-5)
+
+
+# ---- harmonic: the forward-KL optimum of the weighted reward, at a beta that is a little larger
+
+
+def test_harmonic_is_the_forward_kl_optimum_at_beta_over_its_sum():
+    rows, logp_ref, rewards = world(1)
+    optima = [forward_kl_optimum(r, logp_ref, BETA) for r in rewards]
+    weighted = 0.3 * rewards[0] + 0.7 * rewards[1]
+    # 1/G_i = (L_i - R_i) / (beta pi_ref), so the mean is beta pi_ref / (L' - R_w), L' = sum w_i L_i
+    mean = 1 / (0.3 / optima[0] + 0.7 / optima[1])
+    level = sum(
+        w * forward_kl_constant(r, logp_ref, BETA) for w, r in zip((0.3, 0.7), rewards, strict=True)
+    )
+    torch.testing.assert_close(mean, BETA * logp_ref.exp() / (level - weighted))
+    total = float(mean.sum())
+    assert total < 0.999  # below 1, as is the harmonic mean of distributions that differ
+    policies = dict(zip("ab", (policy_of(as_dict(rows, p)) for p in optima), strict=True))
+    decoded = probabilities(Mixture(policies, WEIGHTS, kind="harmonic"), rows)
+    wanted = forward_kl_optimum(weighted, logp_ref, BETA / total)
+    torch.testing.assert_close(decoded, wanted, atol=1e-6, rtol=1e-5)
+    at_beta = forward_kl_optimum(weighted, logp_ref, BETA)
+    assert (decoded - at_beta).abs().max() > 1e-4
+
+
+def test_harmonic_by_token_is_not_that_of_whole_sequences():
+    rows, logp_ref, rewards = world()
+    optima = [forward_kl_optimum(r, logp_ref, 0.1) for r in rewards]
+    policies = dict(zip("ab", (policy_of(as_dict(rows, p)) for p in optima), strict=True))
+    decoded = probabilities(Mixture(policies, WEIGHTS, kind="harmonic"), rows)
+    whole = 1 / (0.3 / optima[0] + 0.7 / optima[1])
+    assert (decoded - whole / whole.sum()).abs().sum() / 2 > 0.05
+
+
+# ---- beta_scale
+
+
+@pytest.mark.parametrize("scale", [0.5, 1, 2, 30])
+def test_beta_scale_gives_the_optimum_at_that_beta_for_one_token(scale):
+    rows, logp_ref, rewards = world(1)
+    prior = policy_of(as_dict(rows, logp_ref.exp()))
+    policy = policy_of(as_dict(rows, reverse_kl_optimum(rewards[0], logp_ref, BETA)))
+    mixture = Mixture({"policy": policy}, {"policy": 1}, prior=prior, beta_scale=scale)
+    wanted = reverse_kl_optimum(rewards[0], logp_ref, scale * BETA)
+    torch.testing.assert_close(probabilities(mixture, rows), wanted, atol=1e-6, rtol=1e-5)
+    assert mixture.exponents == pytest.approx((1 / scale, 1 - 1 / scale))
+
+
+def test_beta_scale_of_a_product_scales_the_weighted_reward():
+    rows, logp_ref, rewards = world(1)
+    optima = [reverse_kl_optimum(r, logp_ref, BETA) for r in rewards]
+    policies = dict(zip("ab", (policy_of(as_dict(rows, p)) for p in optima), strict=True))
+    prior = policy_of(as_dict(rows, logp_ref.exp()))
+    mixture = Mixture(policies, WEIGHTS, prior=prior, beta_scale=4)
+    wanted = reverse_kl_optimum(0.3 * rewards[0] + 0.7 * rewards[1], logp_ref, 4 * BETA)
+    torch.testing.assert_close(probabilities(mixture, rows), wanted, atol=1e-6, rtol=1e-5)
+
+
+def test_beta_scale_leads_from_the_policy_to_the_prior_and_is_approximate_between():
+    rows, logp_ref, rewards = world()
+    optimum = reverse_kl_optimum(rewards[0], logp_ref, 0.1)
+    policy, prior = policy_of(as_dict(rows, optimum)), policy_of(as_dict(rows, logp_ref.exp()))
+
+    def scaled(scale):
+        mixture = Mixture({"policy": policy}, {"policy": 1}, prior=prior, beta_scale=scale)
+        return probabilities(mixture, rows)
+
+    torch.testing.assert_close(scaled(1), optimum, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(scaled(1e7), logp_ref.exp(), atol=1e-6, rtol=1e-5)
+    exact = reverse_kl_optimum(rewards[0], logp_ref, 0.1 * 3)
+    assert (scaled(3) - exact).abs().sum() / 2 > 0.01
+    rewarded = [float(scaled(s) @ rewards[0]) for s in (0.5, 1, 2, 8)]
+    assert rewarded == sorted(rewarded, reverse=True)
+
+
+# ---- log-probabilities and samples
+
+
+@MIXTURES
+@torch.no_grad()
+def test_logp_does_not_depend_on_the_rest_of_the_batch(options):
+    mixture = mixed(options)
+    molecules = ["C", "CCN", "NNCNCN", "", "C" * 20]
+    alone = torch.cat([mixture.logp([smiles]) for smiles in molecules])
+    assert alone.unique().numel() == len(molecules)
+    beside_long = mixture.logp([*molecules, "NC" * 60])[: len(molecules)]
+    for other in (mixture.logp(molecules), beside_long):
+        torch.testing.assert_close(other, alone, atol=1e-5, rtol=2e-7)
+
+
+@MIXTURES
+def test_a_sample_carries_its_own_logp_cut_off_or_not(options):
+    mixture = mixed(options, max_length=6)
+    rollout = mixture.sample(300, torch.Generator().manual_seed(1))
+    assert 10 < int(rollout.truncated.sum()) < 290
+    assert rollout.logp.dtype == torch.float32
+    with torch.no_grad():
+        again = mixture.logp_tokens(rollout.tokens)
+    torch.testing.assert_close(again, rollout.logp, atol=1e-5, rtol=1e-6)
+
+
+@MIXTURES
+def test_sampling_frequencies_are_the_probabilities(options):
+    mixture = mixed(options, max_length=3)
+    rows, n = sequences(3), 20_000
+    exact = as_dict(rows, probabilities(mixture, rows))
+    assert sum(exact.values()) == pytest.approx(1, abs=1e-5)
+    rollout = mixture.sample(n, torch.Generator().manual_seed(0))
+    lengths = rollout.n_tokens.tolist()
+    found = Counter(
+        tuple(row[: k + 1]) for row, k in zip(rollout.tokens.tolist(), lengths, strict=True)
+    )
+    assert set(found) <= set(exact)
+    bins = [[]]
+    for row in sorted(exact, key=exact.get):  # rare ones share a bin that expects at least five
+        bins[-1].append(row)
+        if n * sum(exact[each] for each in bins[-1]) >= 5:
+            bins.append([])
+    bins.pop()  # empty: the likeliest row fills a bin alone
+    assert len(bins) > 5
+    observed = [sum(found[row] for row in group) for group in bins]
+    expected = [n * sum(exact[row] for row in group) / sum(exact.values()) for group in bins]
+    assert stats.chisquare(observed, expected).pvalue > 0.001
+
+
+def test_each_member_says_what_it_thinks_alone():
+    mixture = mixed({"beta_scale": 2.0})
+    token_BT = mixture.sample(30, torch.Generator().manual_seed(0)).tokens
+    with torch.no_grad():
+        alone = mixture.logp_of_members(token_BT)
+        assert list(alone) == ["a", "b", "prior"] == list(mixture.members)
+        for name, logp_B in alone.items():
+            torch.testing.assert_close(logp_B, mixture.members[name].logp_tokens(token_BT))
+    assert mixture.exponents == pytest.approx((0.15, 0.35, 0.5))
+
+
+def test_sampling_leaves_the_mode_of_every_member_alone():
+    policies = unlike(dropout=0.5)
+    policies["a"].train()
+    mixture = Mixture(policies, WEIGHTS)
+    first = mixture.sample(20, torch.Generator().manual_seed(0))
+    assert policies["a"].training
+    assert policies["a"].rnn.training
+    assert not policies["b"].training
+    policies["a"].eval()
+    assert mixture.sample(20, torch.Generator().manual_seed(0)).smiles == first.smiles
+
+
+def test_the_gradient_reaches_every_member():
+    mixture = mixed({"kind": "harmonic"})
+    mixture.logp(["CCN"]).sum().backward()
+    for policy in mixture.members.values():
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in policy.parameters())
+
+
+def test_the_shortest_member_limits_the_length():
+    policies = {"a": small(max_length=5), "b": small(max_length=12)}
+    assert Mixture(policies, WEIGHTS).max_length == 5
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(
+    ("weights", "kind", "says"),
+    [
+        ({"a": 1, "b": 1}, "product", r"sum to 1, and sum to 2; divided by that .* a 0.5, b 0.5"),
+        ({"a": 0.5, "b": 0.50001}, "product", "sum to 1.00001"),
+        ({"a": 1.5, "b": -0.5}, "product", "at least 0; got b -0.5. .* beta_scale below 1"),
+        ({"a": math.nan, "b": 0.5}, "product", "must be finite and at least 0; got a nan"),
+        ({"a": math.inf, "b": 0.5}, "harmonic", "must be finite and at least 0; got a inf"),
+        ({"a": 0, "b": 0}, "product", "must sum to 1, and all are 0: a 0, b 0"),
+        ({"a": 0, "b": 1}, "harmonic", "harmonic mixture must be above 0; got 0 for a"),
+        ({"a": 0.3, "c": 0.7}, "product", "one weight for each policy: policies a, b; weights a"),
+        ({}, "product", "at least one policy"),
+        (WEIGHTS, "harmonics", "'harmonics' is not known; did you mean 'harmonic'"),
+    ],
+)
+def test_weights_that_do_not_fit(weights, kind, says):
+    with pytest.raises(InputError, match=says):
+        Mixture(unlike(), weights, kind=kind)
+
+
+@pytest.mark.parametrize("weights", [(1 / 3, 1 / 3, 1 / 3), (0.3333333, 0.3333333, 0.3333333)])
+def test_thirds_need_seven_digits(weights):
+    names = ["a", "b", "c"]
+    policies = {name: small(seed=seed) for seed, name in enumerate(names)}
+    Mixture(policies, dict(zip(names, weights, strict=True)))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"beta_scale": 2.0}, "beta_scale needs prior"),
+        ({"prior": True}, "prior is used with beta_scale only"),
+        ({"prior": True, "beta_scale": 0.0}, "finite and above 0, got 0"),
+        ({"prior": True, "beta_scale": math.inf}, "finite and above 0, got inf"),
+        ({"prior": True, "beta_scale": math.nan}, "finite and above 0, got nan"),
+        ({"prior": True, "beta_scale": 2.0, "kind": "harmonic"}, "needs a product mixture"),
+    ],
+)
+def test_a_beta_scale_that_does_not_fit(options, says):
+    options = {**options, "prior": small() if "prior" in options else None}
+    with pytest.raises(InputError, match=says):
+        Mixture(unlike(), WEIGHTS, **options)
+
+
+def test_no_policy_is_called_prior_beside_the_prior():
+    with pytest.raises(InputError, match="a policy of the mixture is called 'prior'"):
+        Mixture({"prior": small()}, {"prior": 1}, prior=small(), beta_scale=2.0)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "says"),
+    [
+        ("CNO", r"b: speaks another vocabulary than a \(it has also O\)"),
+        ("C", r"b: speaks another vocabulary than a \(it lacks N\)"),
+        ("CO", r"\(it has also O, and it lacks N\). Take policies .* from the same prior"),
+    ],
+)
+def test_vocabularies_that_differ(tokens, says):
+    with pytest.raises(InputError, match=says):
+        Mixture({"a": small(), "b": small(tokens=tokens)}, WEIGHTS)
+
+
+def test_the_same_tokens_under_other_ids_are_another_vocabulary():
+    other = RnnPolicy(Vocabulary(("$", "^", "N", "C")), hidden_size=8, n_layers=1)
+    with pytest.raises(InputError, match=r"\(the same tokens in another order\)"):
+        Mixture({"a": small(), "b": other}, WEIGHTS)
+    with pytest.raises(InputError, match="prior: speaks another vocabulary than a"):
+        Mixture({"a": small()}, {"a": 1}, prior=other, beta_scale=2.0)
+
+
+def test_a_mixture_has_no_file_of_its_own(tmp_path):
+    with pytest.raises(TypeError, match="a mixture has no model file"):
+        save_policy(Mixture(unlike(), WEIGHTS), tmp_path / "mixture.safetensors", {})
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,131 @@
+import xml.etree.ElementTree as ET
+from io import StringIO
+from pathlib import Path
+
+import matplotlib.image
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from chemkl.config import InputError
+from chemkl.config.didactic import DidacticConfig
+from chemkl.results import Manifest
+from chemkl.stages import didactic
+from chemkl.stages.check import check_file
+from chemkl.stages.registry import STAGES
+
+ROOT = Path(__file__).parents[2]
+SHORT = {"steps": 20}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """All five figures after a short training, and what was printed."""
+    folder, printed = tmp_path_factory.mktemp("didactic"), StringIO()
+    console = Console(file=printed, width=200)
+    frame = didactic.run({"learning": SHORT}, folder, console=console)
+    return folder, frame, printed.getvalue()
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+def test_every_figure_is_a_png_and_an_svg(made, number):
+    folder, _, _ = made
+    image = matplotlib.image.imread(folder / f"fig{number}.png")
+    assert image.shape[0] > 300
+    assert image.shape[1] > 900
+    assert image[..., :3].min() < 0.5 < image[..., :3].max()  # something is drawn on white
+    text = (folder / f"fig{number}.svg").read_text()
+    assert ET.fromstring(text).tag.endswith("svg")
+    assert "dc:date" not in text
+
+
+def test_the_table_is_written_described_and_printed(made):
+    folder, frame, printed = made
+    table = pq.read_table(folder / "quantities.parquet")
+    assert all(field.metadata[b"description"] for field in table.schema)
+    assert table.num_rows == len(frame)
+    assert set(frame["source"]) == {"paper", "golden"}
+    for word in ("closed form", "trained", "mara, forward KL, beta 1", " 3.589 ", "beta where the"):
+        assert word in printed
+    row = frame[frame["experiment"] == "mara, reverse KL, beta 1"].iloc[0]
+    assert row["trained_min"] < row["trained"] < row["trained_max"]
+
+
+def test_the_manifest_says_what_was_made(made):
+    folder, frame, _ = made
+    manifest = Manifest.load(folder)
+    assert manifest.status == "complete"
+    assert manifest.stage == "didactic"
+    assert manifest.results["figures"] == [1, 2, 3, 4, 5]
+    assert manifest.results["largest_tv"] == pytest.approx(frame["tv"].max())
+    written = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    figures = {f"fig{n}.{end}" for n in range(1, 6) for end in ("png", "svg")}
+    tables = {"quantities.parquet", "distributions.parquet", "sweep.parquet"}
+    assert written == figures | tables | {"manifest.json"}
+
+
+def test_some_figures_alone_are_the_same_bytes(made, tmp_path):
+    """Every run has a stream of its own, and no file has a date in it."""
+    folder, _, _ = made
+    didactic.run({"figures": [4, 3], "learning": SHORT}, tmp_path, console=Console(quiet=True))
+    for name in ("fig3.png", "fig3.svg", "fig4.png", "fig4.svg"):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+    assert not (tmp_path / "fig1.png").exists()
+    assert not (tmp_path / "sweep.parquet").exists()
+    assert set(pq.read_table(tmp_path / "distributions.parquet")["figure"].to_pylist()) == {3, 4}
+
+
+def test_the_seed_reaches_the_samples(made, tmp_path):
+    config = {"figures": [3], "seed": 1, "learning": SHORT}
+    other = didactic.run(config, tmp_path, console=Console(quiet=True))
+    _, frame, _ = made
+    same = frame[frame["figure"] == 3]["trained"].to_numpy()
+    assert other["trained"].to_numpy() != pytest.approx(same, nan_ok=True)
+
+
+def test_bad_settings_are_told_together(tmp_path):
+    bad = {
+        "figures": [1, 7],
+        "seed": -1,
+        "learning": {"steps": 0, "reverse_estimator": "rlo", "lr": 1.0},
+    }
+    with pytest.raises(InputError) as error:
+        didactic.run(bad, tmp_path / "out")
+    lines = str(error.value).splitlines()
+    assert len(lines) == 5
+    text = str(error.value)
+    assert "figures.1: 7 is not allowed. Known: 1, 2, 3, 4, 5" in text
+    assert "did you mean 'rloo'?" in text
+    assert "learning.lr: not a known key" in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_figure_twice_or_none_is_refused(tmp_path):
+    with pytest.raises(InputError, match="figures: 2 given twice; each figure is made once"):
+        didactic.run({"figures": [2, 1, 2]}, tmp_path)
+    with pytest.raises(InputError, match="figures"):
+        didactic.run({"figures": []}, tmp_path)
+
+
+def test_a_folder_with_other_settings_is_refused(made):
+    folder, _, _ = made
+    with pytest.raises(InputError, match="steps"):
+        didactic.run({"learning": {"steps": 21}}, folder)
+
+
+def test_the_shipped_files_say_the_defaults(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert check_file("pipelines/paper_figures.yaml").kind == "pipeline"
+    assert STAGES["didactic"].load("configs/didactic/paper.yaml") == DidacticConfig()
+
+
+@pytest.mark.slow
+def test_the_shipped_pipeline_reproduces_every_number(tmp_path):
+    config = ROOT / "configs" / "didactic" / "paper.yaml"
+    frame = didactic.run(config, tmp_path, console=Console(quiet=True))
+    assert frame["tv"].max() < 0.02
+    assert ((frame["closed_form"] - frame["value"]).abs() <= frame["tolerance"] * 1.000001).all()
+    # a probability moves by at most the total variation distance
+    p = frame[frame["quantity"].str.startswith("p of")]
+    off = (p["trained"] - p["closed_form"]).abs()
+    assert p[off > p["tv"] + 1e-9].to_dict("records") == []

@@ -1,0 +1,153 @@
+"""The forecast stage: what it writes and prints, and that training ends where it said."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from rdkit.Chem.Scaffolds import MurckoScaffold
+from rich.console import Console
+
+from chemkl import cli
+from chemkl.config import InputError
+from chemkl.policies import load_policy
+from chemkl.results import Manifest
+from chemkl.stages import forecast, posttrain
+
+REWARD = {"components": [{"kind": "tpsa", "transform": {"kind": "sigmoid", "low": 0, "high": 60}}]}
+RUN = {
+    "reward": REWARD,
+    "target": {"kind": "gibbs", "beta": 0.2},
+    "estimator": "rloo",
+    "callbacks": {"progress_bar": False},
+}
+
+
+@pytest.fixture
+def config(tiny_prior):
+    return {**RUN, "prior": str(tiny_prior), "n": 300, "sample_batch": 128, "taus": [0.5]}
+
+
+@pytest.fixture
+def quiet():
+    return Console(quiet=True)
+
+
+def test_it_writes_the_table_the_findings_and_the_samples(config, tmp_path, quiet):
+    path = forecast.run(config, tmp_path, console=quiet)
+    assert path == tmp_path / "forecast.parquet"
+    shown = {p.name for p in tmp_path.iterdir() if not p.name.startswith(".")}
+    assert shown == {"forecast.parquet", "forecast.json", "samples.parquet", "manifest.json"}
+    for name in ("forecast.parquet", "samples.parquet"):
+        assert all(field.metadata[b"description"] for field in pq.read_schema(tmp_path / name))
+    rows = pd.read_parquet(path)
+    assert rows.groupby("target").size().to_dict() == {"prior": 1, "gibbs": 4, "mara": 4}
+    assert rows[rows["own"]][["target", "beta"]].to_numpy().tolist() == [["gibbs", 0.2]]
+    found = json.loads((tmp_path / "forecast.json").read_text())
+    assert found["targets"][0]["sentence"] in found["sentences"]
+    assert found["samples"] == 300
+    assert Manifest.load(tmp_path).results["calls"] == found["calls"] <= found["valid"] < 300
+
+
+def test_the_samples_are_the_priors_with_their_rewards(config, tmp_path, quiet):
+    forecast.run(config, tmp_path, console=quiet)
+    rows = pd.read_parquet(tmp_path / "samples.parquet")
+    assert len(rows) == 300
+    valid = rows[rows["valid"]]
+    again = load_policy(config["prior"]).logp(valid["smiles"].tolist()).detach().numpy()
+    np.testing.assert_allclose(valid["logp_ref"], again, rtol=0, atol=1e-4)
+    assert (rows.loc[~rows["valid"], "reward"] == 0).all()
+    expected = [MurckoScaffold.MurckoScaffoldSmiles(s) for s in valid["smiles"]]
+    assert valid["scaffold"].tolist() == expected
+
+
+def test_a_row_is_the_weighted_mean_of_the_samples(config, tmp_path, quiet):
+    """By hand: gibbs weighs draws of the prior by exp(R / beta)."""
+    rows = pd.read_parquet(forecast.run(config, tmp_path, console=quiet))
+    own = rows[rows["own"]].iloc[0]
+    samples = pd.read_parquet(tmp_path / "samples.parquet")
+    weight = np.exp(samples["reward"] / 0.2)
+    assert own["mean_reward"] == pytest.approx((weight * samples["reward"]).sum() / weight.sum())
+    mass = weight[samples["scaffold"].fillna("") != ""].groupby(samples["scaffold"]).sum()
+    assert own["top_share"] == pytest.approx(mass.max() / mass.sum())
+    assert own["top_scaffold"] == mass.idxmax()
+    assert own["ess"] == pytest.approx(weight.sum() ** 2 / (weight**2).sum())
+
+
+def test_the_seed_decides(config, tmp_path, quiet):
+    a, b, c = (
+        pd.read_parquet(forecast.run(config | {"seed": seed}, tmp_path / name, console=quiet))
+        for name, seed in (("a", 2), ("b", 2), ("c", 3))
+    )
+    pd.testing.assert_frame_equal(a, b)
+    assert not a["mean_reward"].equals(c["mean_reward"])
+
+
+def test_training_beside_its_forecast(config, tmp_path, quiet, tiny_prior):
+    """A gibbs run with a mild beta, trained until it stands still, is where the forecast said.
+
+    500 late samples know a share to 2 points (one standard error); training adds its own.
+    """
+    run = tmp_path / "run"
+    settings = {"batch_size": 64, "learning_rate": 3e-3, "budget": 4000, "max_samples": 6400}
+    posttrain.run({**RUN, "prior": str(tiny_prior), **settings}, run)
+    asked = config | {"n": 4000, "runs": [str(run)], "late_samples": 500}
+    forecast.run(asked, tmp_path / "forecast", console=quiet)
+    rows = json.loads((tmp_path / "forecast" / "forecast.json").read_text())["runs"]
+    prior, foretold, trained = rows
+    assert [row["source"] for row in rows] == ["prior", "forecast", "trained"]
+    assert [row["run"] for row in rows] == ["run"] * 3
+    assert foretold["trusted"] is True
+    assert foretold["mean_reward"] - prior["mean_reward"] > 0.1  # else nothing is foretold
+    assert trained["mean_reward"] == pytest.approx(foretold["mean_reward"], abs=0.06)
+    assert trained["top_share"] == pytest.approx(foretold["top_share"], abs=0.15)
+
+
+def test_a_run_with_another_reward_or_prior_is_refused(config, tmp_path, quiet, write_run):
+    run = tmp_path / "run"
+    with Manifest.start(
+        run,
+        stage="posttrain",
+        config={"target": RUN["target"], "reward": {"components": [{"kind": "qed"}]}},
+        inputs={"prior": __file__},
+    ):
+        pass
+    with pytest.raises(InputError, match="trained with another reward and another prior than"):
+        forecast.run(config | {"runs": [str(run)]}, tmp_path / "out", console=quiet)
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_problem_in_one_message(config, tmp_path):
+    (tmp_path / "junk").write_bytes(b"junk")
+    bad = config | {"prior": str(tmp_path / "junk"), "device": "gpu", "runs": [str(tmp_path)]}
+    with pytest.raises(InputError) as caught:
+        forecast.run(bad, tmp_path / "out")
+    said = str(caught.value)
+    assert "junk: not a readable safetensors file" in said
+    assert "device: 'gpu' cannot be used here" in said
+    assert "not the folder of a posttrain run" in said
+
+
+def test_what_is_printed_can_be_read_without_the_files(config, tmp_path):
+    console = Console(width=120)
+    with console.capture() as captured:
+        forecast.run(config, tmp_path, console=console)
+    text = " ".join(captured.get().split())
+    assert "300 samples of the prior," in text
+    assert "At sigma 5 the gibbs target puts" in text
+    assert "The prior hits R >= 0.5 with" in text
+
+
+def test_the_file_to_train_with_is_the_file_to_forecast(tmp_path, tiny_prior, monkeypatch, capsys):
+    """Both stages take one file; by default each has a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(yaml.safe_dump({**RUN, "prior": str(tiny_prior)}))
+    monkeypatch.setattr(sys, "argv", ["chemkl", "forecast", "mine.yaml", "n=100", "betas=0.2"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
+    assert "output: runs/mine-forecast/forecast.parquet" in capsys.readouterr().out
