@@ -77,6 +77,7 @@ class Objective:
                 not finite.
         """
         target = self.target(inputs.logp_ref.detach(), inputs.reward.detach(), inputs.group)
+        _check_target(self.target, target)
         counted, target_of_counted = inputs, target
         if self.duplicates == "drop":
             kept_B = _first_occurrences(inputs)
@@ -148,6 +149,17 @@ class Objective:
         carry_B = torch.zeros_like(inputs.reward, dtype=torch.bool)
         carry_B[_first_occurrences(inputs)] = chains.carry_B
         return carry_B
+
+
+def _check_target(target: Target, output: TargetOutput) -> None:
+    """Refuse a target of one's own that is NaN or +inf somewhere."""
+    bad_B = torch.isnan(output.log_target) | (output.log_target == torch.inf)
+    if bool(bad_B.any()):
+        row = int(bad_B.nonzero()[0])
+        raise ValueError(
+            f"log_target of {type(target).__name__} is {output.log_target[row].item()} in row "
+            f"{row}: a log density is finite, or -inf where the target has no mass"
+        )
 
 
 def _check_finite(name: str, loss: Tensor) -> None:

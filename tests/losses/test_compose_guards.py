@@ -1,8 +1,12 @@
+import dataclasses
+
 import pytest
+import torch
 
 from chemkl.losses import (
     Filtered,
     Gibbs,
+    LossInputs,
     Mara,
     build_objective,
     objective_from_config,
@@ -87,3 +91,18 @@ def test_objective_from_plain_values(batch):
         objective_from_config({"target": {"kind": "gibbs", "beta": 1.0}, "shaper": "none"})
     with pytest.raises(ValueError, match="kind is missing beside beta"):
         objective_from_config({"target": {"beta": 1.0}})
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_target_of_ones_own_that_is_no_density(bad):
+    class Broken(Gibbs):
+        def __call__(self, logp_ref_B, reward_B, group_B=None):
+            output = super().__call__(logp_ref_B, reward_B, group_B)
+            log_target_B = output.log_target.clone()
+            log_target_B[1] = bad
+            return dataclasses.replace(output, log_target=log_target_B)
+
+    rows = torch.tensor([-1.0, -2.0, -3.0])
+    objective = build_objective(Broken(beta=0.5), "f_dpg")
+    with pytest.raises(ValueError, match=f"log_target of Broken is {bad} in row 1"):
+        objective(LossInputs(logp_policy=rows, logp_ref=rows, reward=-rows))

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from chemkl.losses import ESTIMATORS, Gibbs, LossInputs, build_objective
+from chemkl.losses import objective as objective_module
 from chemkl.losses.estimators.states import STATES
 
 NAN, INF = float("nan"), float("inf")
@@ -158,6 +159,13 @@ class Odd:
         pass
 
 
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Let the target of Odd through, as a log-ratio that overflows would come through."""
+    monkeypatch.setattr(objective_module, "_check_target", lambda *_: None)
+
+
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("value", [NAN, INF])
 @pytest.mark.parametrize("name", list(ESTIMATORS))
 def test_a_loss_that_is_not_finite_is_refused(name, value):
@@ -170,6 +178,7 @@ def test_a_loss_that_is_not_finite_is_refused(name, value):
         objective(INPUTS)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("name", ["f_dpg", "alpha_dpg", "grpo"])
 def test_nor_by_an_option(name):
     options = {
@@ -289,3 +298,21 @@ def test_a_batch_without_hits_is_a_step_of_zero_for_the_filter_target(name):
     hits = dataclasses.replace(INPUTS, logp_policy=logp_policy)
     (slope,) = torch.autograd.grad(objective(hits).loss, logp_policy)
     assert slope[1] < 0 <= slope[0]  # up with the hit, down with the miss if it moves at all
+
+
+@pytest.mark.parametrize("log_z", [0.0, 0.1, 7.3])
+def test_the_rounding_of_fp32_is_no_advantage_for_grpo(log_z):
+    """At the target the scores differ by the last digits of lp and log_target alone.
+
+    Divided by their deviation these would be a step of full size in a direction of chance.
+    """
+    logp_policy = -20 - 40 * torch.rand(64, generator=torch.Generator().manual_seed(0))
+    log_target = logp_policy + log_z
+    function = ESTIMATORS["grpo"].function
+    noise = (log_target - logp_policy).std()
+    assert noise > 0 or log_z == 0
+    _, metrics = function(logp_policy, log_target, logp_policy, 0.1)
+    assert metrics["advantage_std"].item() == 0
+    # while a hundredth of a nat is a difference
+    _, metrics = function(logp_policy, log_target + torch.arange(64) / 6400, logp_policy, 0.1)
+    assert metrics["advantage_std"].item() == pytest.approx(1, abs=0.02)

@@ -118,6 +118,7 @@ def sizes_B(name: str, groups: Groups) -> Tensor:
         raise ValueError(
             f"{name} compares a row with the others of its group, but group {alone} has 1 row "
             f"(the batch has {size_B.numel()}): raise the batch size, or the number of samples per "
-            "prompt, to 2 or more; or use the estimator 'reinvent', which compares nothing"
+            "prompt, to 2 or more; or, for the target gibbs or mara, use the estimator 'reinvent', "
+            "which compares nothing"
         )
     return size_B

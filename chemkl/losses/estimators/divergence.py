@@ -144,7 +144,8 @@ def f_dpg(
         1. The baseline is the mean of the others of the group.
         2. Z includes the batch itself, which makes a bias of the order 1/B that averages out as
            ``decay`` goes to 1; the average of old batches is one of an older policy.
-        3. exp(-u) is held at exp(clip), a bias for rows that rare under the policy only.
+        3. exp(-u) is held at exp(clip): another divergence, with the same optimum, that differs
+           for rows that rare under the policy only.
 
     Args:
         logp_policy_B: lp, with graph.
@@ -205,7 +206,8 @@ def alpha_dpg(
         group_B: group numbers; None is one group.
         shape: the shaper.
         alpha: 0 covers the target, towards 1 it seeks its modes; from 0 to less than 1.
-        most: where the pseudo-reward is cut, above 0: a bias for rows rare under the policy.
+        most: where the pseudo-reward is cut, above 0: another divergence, with the same optimum,
+            that differs for rows rare under the policy.
         decay: of the average of Z a batch, from 0 to less than 1.
 
     Metrics: advantage_std; log_z; clip_rate, the share of rows cut.

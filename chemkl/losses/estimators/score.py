@@ -123,8 +123,9 @@ def grpo(
     advantage_B = score_B - groups.mean_B(score_B)
     if normalise:
         variance_B = groups.mean_B(advantage_B**2) * size_B / (size_B - 1)
-        # below the rounding of the scores there is nothing to tell apart
-        rounding_B = groups.mean_B(score_B.abs()) * 8 * score_B.new_tensor(_EPSILON[score_B.dtype])
+        # below the rounding of what the scores are made of there is nothing to tell apart
+        size_of_terms_B = beta * (log_target_B.abs() + logp_policy_B.detach().abs())
+        rounding_B = groups.mean_B(size_of_terms_B) * 8 * _EPSILON[score_B.dtype]
         deviation_B = variance_B.sqrt()
         # written so that NaN stays NaN, which the objective refuses
         advantage_B = torch.where(deviation_B <= rounding_B, 0.0, advantage_B / deviation_B)
