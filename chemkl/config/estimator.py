@@ -16,7 +16,7 @@ class _EstimatorBase(Config):
     """What all estimators have."""
 
     duplicates: Literal["keep", "drop"] = "keep"
-    """Molecules that occur several times in a batch: keep counts each, drop only the first."""
+    """Strings that occur several times in a batch: keep counts each, drop only the first."""
 
 
 class PlainEstimator(_EstimatorBase):

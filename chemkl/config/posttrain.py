@@ -90,8 +90,8 @@ class PosttrainConfig(Config):
     target: TargetConfig
     """The distribution to walk to: kind gibbs, mara or filter, with beta (or sigma = 1/beta)."""
     estimator: EstimatorConfig = PlainEstimator(kind="rloo")
-    """The loss that walks there, by its name or with options: reinvent, rloo, grpo, log_variance,
-    trajectory_balance, forward_kl, f_dpg, alpha_dpg, snis, msc."""
+    """The loss that walks there, by its name or with options, for example rloo, log_variance or
+    {kind: f_dpg, divergence: js}; README.md tells them apart."""
     shaper: ShaperConfig | None = None
     """Adds an outside signal to the advantage, for estimators that have one (rloo, grpo,
     forward_kl, f_dpg, alpha_dpg): set_diversity, differential_smoothing, ucpo or ips; null: none.

@@ -58,7 +58,8 @@ class IpsConfig(_ShaperBase):
     """Inverse probability scaling (arXiv 2601.21669): frequent scaffolds weigh less."""
 
     kind: Literal["ips"]
-    """Divides the advantage by the share of the batch that has the molecule's scaffold."""
+    """Divides the advantage by the share of the batch that has the molecule's scaffold. All acyclic
+    molecules count as one scaffold; invalid strings keep their advantage."""
     eps: _Share = 0.01
     """Smallest share to divide by, above 0, at most 1; the factor is never above 1/eps."""
 

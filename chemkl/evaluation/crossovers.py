@@ -84,7 +84,8 @@ def main_families(points: Points, betas: Sequence[float], n: int) -> list[Family
         return []
     under = [points.prior_N, *(target_shares(points, Gibbs(beta=beta)) for beta in betas)]
     mass = np.array([points.by_scaffold(share_N) for share_N in under])
-    share = mass / mass.sum(axis=1, keepdims=True)
+    whole = mass.sum(axis=1, keepdims=True)  # 0 where all mass is on molecules without a scaffold
+    share = np.divide(mass, whole, out=np.zeros_like(mass), where=whole > 0)
     largest = share.max(axis=0)
     where = [None, *betas]
     main = np.argsort(-largest, kind="stable")[:n]

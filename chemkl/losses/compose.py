@@ -23,7 +23,7 @@ def build_objective(
     duplicates: Duplicates = "keep",
     estimator_options: Options | None = None,
     shaper: BoundShaper | str | Options | None = None,
-    most_reward: float = math.inf,
+    reward_range: tuple[float, float] = (-math.inf, math.inf),
     **target_options: Any,
 ) -> Objective:
     """Put an objective together.
@@ -36,12 +36,13 @@ def build_objective(
         duplicates: "keep" or "drop", see ``Objective``.
         estimator_options: for example ``{"divergence": "js"}`` of "f_dpg".
         shaper: a shaper, its name, or ``{"kind": name, **options}``.
-        most_reward: the highest reward that there can be, if it is known.
+        reward_range: the reward of a failure, and the highest that there can be, if known.
         **target_options: of the target given by name, for example ``tau=0.8``.
 
     Raises:
-        ValueError: an unknown name or option, two different betas, a target that the estimator
-            cannot walk to, a shaper without an advantage to shape, a tau above every reward.
+        ValueError: an unknown name or option, two different betas; or, a line each, a target that
+            the estimator cannot walk to, a shaper with nothing to shape, a tau that no reward or
+            every reward reaches.
     """
     chosen = ESTIMATORS[estimator]
     if isinstance(target, str):
@@ -51,16 +52,22 @@ def build_objective(
         _check_instance(built, beta, sigma, target_options)
     options = dict(estimator_options or {})
     chosen.wanted.check_options(f"estimator {estimator!r}", options)
-    why_not = chosen.refuses(built, **options)
-    if why_not is not None:
-        raise ValueError(_refusal(chosen, built, why_not))
     if duplicates not in get_args(Duplicates):
         raise ValueError(f"duplicates must be 'keep' or 'drop', got {duplicates!r}")
-    _check_reachable(built, most_reward)
-    return Objective(built, chosen, options, _shaper_for(chosen, built, shaper), duplicates)
+    shape = _build_shaper(shaper)
+    problems = [
+        *_pair_problems(chosen, built, options),
+        *_tau_problems(built, reward_range),
+        *([] if shape is None else _shaper_problems(chosen, built, shape)),
+    ]
+    if problems:
+        raise ValueError("\n".join(problems))
+    return Objective(built, chosen, options, shape, duplicates)
 
 
-def objective_from_config(config: Mapping[str, Any], most_reward: float = math.inf) -> Objective:
+def objective_from_config(
+    config: Mapping[str, Any], reward_range: tuple[float, float] = (-math.inf, math.inf)
+) -> Objective:
     """Put an objective together from plain values, as a config file has them.
 
     Args:
@@ -68,7 +75,11 @@ def objective_from_config(config: Mapping[str, Any], most_reward: float = math.i
             estimator may also be a mapping with its options, ``{"kind": "f_dpg", "divergence":
             "js", "duplicates": "drop"}``, and so may a "shaper". Options that are None count as
             not given.
-        most_reward: the highest reward that there can be, if it is known.
+        reward_range: the reward of a failure, and the highest that there can be, if known.
+
+    Raises:
+        ValueError: a key or a kind that is missing or not known, and what ``build_objective``
+            refuses.
     """
     unknown = sorted(config.keys() - {"target", "estimator", "shaper"})
     if unknown or "target" not in config:
@@ -85,7 +96,7 @@ def objective_from_config(config: Mapping[str, Any], most_reward: float = math.i
         duplicates=duplicates,
         estimator_options=estimator,
         shaper=None if shaper is None else _options(shaper),
-        most_reward=most_reward,
+        reward_range=reward_range,
         **target,
     )
 
@@ -135,53 +146,69 @@ def _check_instance(
         )
 
 
-def _refusal(estimator: Estimator, target: Target, why: str) -> str:
+def _name(target: Target) -> str:
+    """The registered name of a target; that of its class for one's own."""
+    return next((name for name in TARGETS if TARGETS[name] is type(target)), type(target).__name__)
+
+
+def _pair_problems(estimator: Estimator, target: Target, options: Options) -> list[str]:
+    """Say so when the estimator cannot walk to the target."""
+    why = estimator.refuses(target, **options)
+    if why is None:
+        return []
     able = [
         name
         for name in ESTIMATORS
         if name != estimator.name and ESTIMATORS[name].refuses(target) is None
     ]
     others = f", or one of these estimators: {', '.join(able)}" if able else ""
-    return (
-        f"estimator {estimator.name!r} cannot walk to a {type(target).__name__} target, "
-        f"{why}{others}"
-    )
+    return [
+        f"estimator {estimator.name!r} cannot walk to the target {_name(target)!r}, {why}{others}"
+    ]
 
 
-def _check_reachable(target: Target, most_reward: float) -> None:
-    """Refuse a tau that no sequence can reach: MARA would be gibbs, and the filter target empty."""
-    tau = getattr(target, "tau", None)
-    if tau is not None and tau > most_reward:
-        raise ValueError(
-            f"tau is {tau}, but no reward is above {most_reward:g}: there would never be a hit. "
-            "Take a tau within the range of the reward"
-        )
+def _tau_problems(target: Target, reward_range: tuple[float, float]) -> list[str]:
+    """Say so when no sequence, or every sequence, would be a hit."""
+    failure, most = reward_range
+    problems = []
+    for name in ("tau", "tau_floor"):
+        tau = getattr(target, name, None)
+        if tau is not None and tau > most:
+            problems.append(
+                f"{name} is {tau}, but no reward is above {most:g}: there would never be a hit. "
+                "Take one within the range of the reward"
+            )
+        if tau is not None and tau <= failure:
+            problems.append(
+                f"{name} is {tau}, but what could not be scored has the reward {failure:g} and "
+                f"would be a hit: take one above {failure:g}"
+            )
+    return problems
 
 
-def _shaper_for(
-    estimator: Estimator, target: Target, shaper: BoundShaper | str | Options | None
-) -> BoundShaper | None:
-    """Make the shaper, if the estimator has an advantage for it."""
-    if shaper is None:
-        return None
-    if not estimator.takes_shaper:
-        able = [name for name in ESTIMATORS if ESTIMATORS[name].takes_shaper]
-        raise ValueError(
-            f"estimator {estimator.name!r} has no advantage that a shaper could change; estimators "
-            f"that have: {', '.join(able)}"
-        )
-    built = shaper if isinstance(shaper, BoundShaper) else _build_shaper(shaper)
-    if built.needs_hits and not target.has_hits:
-        raise ValueError(
-            f"shaper {built.shaper.name!r} changes hits only, and a {type(target).__name__} target "
-            "has none: use the target mara or filter, or no shaper"
-        )
-    return built
-
-
-def _build_shaper(shaper: str | Options) -> BoundShaper:
+def _build_shaper(shaper: BoundShaper | str | Options | None) -> BoundShaper | None:
+    """Make the shaper from its name, or from its name and options."""
+    if shaper is None or isinstance(shaper, BoundShaper):
+        return shaper
     options = {"kind": shaper} if isinstance(shaper, str) else dict(shaper)
     kind = options.pop("kind", None)
     if kind is None:
         raise ValueError(f"shaper: kind is missing. Known: {', '.join(SHAPERS)}")
     return build_shaper(kind, **options)
+
+
+def _shaper_problems(estimator: Estimator, target: Target, shaper: BoundShaper) -> list[str]:
+    """Say so when there is no advantage, or no hit, for the shaper to change."""
+    problems = []
+    if not estimator.takes_shaper:
+        able = [name for name in ESTIMATORS if ESTIMATORS[name].takes_shaper]
+        problems.append(
+            f"estimator {estimator.name!r} has no advantage that a shaper could change; estimators "
+            f"that have: {', '.join(able)}"
+        )
+    if shaper.needs_hits and not target.has_hits:
+        problems.append(
+            f"shaper {shaper.shaper.name!r} changes hits only, and the target {_name(target)!r} "
+            "has none: use the target mara or filter, or no shaper"
+        )
+    return problems

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from chemkl.losses.estimators import Estimator
-from chemkl.losses.estimators.base import unshaped
+from chemkl.losses.estimators.base import INPUTS, unshaped
 from chemkl.losses.estimators.states import STATES, Chains, State
 from chemkl.losses.metrics import describe
 from chemkl.losses.reductions import Groups
@@ -20,6 +20,7 @@ from chemkl.losses.targets import Target
 from chemkl.losses.types import LossInputs, LossOutput, TargetOutput
 
 Duplicates = Literal["keep", "drop"]
+_OF_PRIOR = "logp_policy_of_prior_P"
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,9 @@ class Objective:
 
     @property
     def needs_prior_samples(self) -> bool:
-        """Whether it wants ``LossInputs.logp_policy_of_prior``."""
-        return self.options.get("reference") == "prior"
+        """Whether it wants ``LossInputs.logp_policy_of_prior``: asked for always, or by option."""
+        always = _OF_PRIOR in self.estimator.wanted.required
+        return always or self.options.get("reference") == "prior"
 
     def parameters(self) -> Iterator[Tensor]:
         """Return what an optimizer is to learn beside the policy (the log Z of some estimators)."""
@@ -84,7 +86,8 @@ class Objective:
             counted, target_of_counted = inputs.where(kept_B), target.where(kept_B)
         available = self._available(counted, target_of_counted)
         wanted = {name: available[name] for name in self.estimator.inputs}
-        loss, own_metrics = self.estimator.function(**wanted, **self.options)
+        _check_given(self.estimator, wanted)
+        loss, own_metrics = _estimate(self.estimator, wanted, self.options)
         _check_finite(self.estimator.name, loss)
         fresh_B = None if inputs.retained is None else ~inputs.retained
         seen = (
@@ -118,7 +121,7 @@ class Objective:
             "logp_anchored_B": target.logp_anchored,
             "reward_anchored_B": target.reward_anchored,
             "retained_B": inputs.retained,
-            "logp_policy_of_prior_P": inputs.logp_policy_of_prior,
+            _OF_PRIOR: inputs.logp_policy_of_prior,
             "shape": unshaped if self.shaper is None else self._shape(self.shaper, inputs, target),
             **self.states,
         }
@@ -151,6 +154,17 @@ class Objective:
         return carry_B
 
 
+def _check_given(estimator: Estimator, wanted: Mapping[str, Any]) -> None:
+    """Refuse a batch without something that the estimator cannot do without."""
+    for name in estimator.inputs:
+        if wanted[name] is None and name in estimator.wanted.required:
+            field_name = name.rpartition("_")[0]
+            raise ValueError(
+                f"estimator {estimator.name!r} needs {field_name} and the batch has none: pass "
+                f"LossInputs({field_name}=...), {INPUTS[name]}"
+            )
+
+
 def _check_target(target: Target, output: TargetOutput) -> None:
     """Refuse a target of one's own that is NaN or +inf somewhere."""
     bad_B = torch.isnan(output.log_target) | (output.log_target == torch.inf)
@@ -160,6 +174,21 @@ def _check_target(target: Target, output: TargetOutput) -> None:
             f"log_target of {type(target).__name__} is {output.log_target[row].item()} in row "
             f"{row}: a log density is finite, or -inf where the target has no mass"
         )
+
+
+def _estimate(
+    estimator: Estimator, wanted: Mapping[str, Any], options: Mapping[str, Any]
+) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """Call the estimator; what one of the user's own returns may be anything."""
+    result = estimator.function(**wanted, **options)
+    is_pair = isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], Tensor)
+    if not is_pair or result[0].numel() != 1:
+        found = f"a loss of shape {tuple(result[0].shape)}" if is_pair else type(result).__name__
+        raise ValueError(
+            f"estimator {estimator.name!r} must return (loss, metrics), a scalar tensor to "
+            f"minimise and a dict of scalars; got {found}"
+        )
+    return result
 
 
 def _check_finite(name: str, loss: Tensor) -> None:

@@ -24,7 +24,7 @@ class Registry(Generic[T]):
     def add(self, name: str, thing: T) -> None:
         """Give ``thing`` a name that is not taken."""
         if name in self._by_name:
-            raise ValueError(f"there is already a {self.kind} named {name!r}; choose another name")
+            raise ValueError(f"the {self.kind} {name!r} exists already; choose another name")
         self._by_name[name] = thing
 
     def register(self, name: str) -> Callable[[U], U]:

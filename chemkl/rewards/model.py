@@ -58,8 +58,10 @@ class RewardModel:
     gives it, so equal molecules have bit-equal rewards in every order and every run.
     """
 
+    FAILED = 0.0
+    """The reward of an invalid molecule, or of one that could not be scored; the lowest."""
     MOST = 1.0
-    """The highest reward that there can be; the lowest is 0."""
+    """The highest reward that there can be."""
 
     def __init__(self, config: RewardConfig, terms: list[Term]) -> None:
         self.config = config

@@ -63,9 +63,10 @@ def build_objective(objective: Mapping[str, Any]) -> Objective:
         InputError: they do not go together, or tau is above every reward.
     """
     try:
-        return objective_from_config(objective, RewardModel.MOST)
+        return objective_from_config(objective, (RewardModel.FAILED, RewardModel.MOST))
     except ValueError as error:
-        raise InputError(f"target, estimator, shaper: {error}.") from error
+        lines = [f"target, estimator, shaper: {line}." for line in str(error).splitlines()]
+        raise InputError("\n".join(lines)) from error
 
 
 def _check_agent(agent: Path, prior: Path | None) -> None:

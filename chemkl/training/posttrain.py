@@ -144,13 +144,38 @@ class Posttrain(lightning.LightningModule):
         return output.loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam at a constant rate, as in REINVENT."""
-        learned = [*self.policy.parameters(), *self.objective.parameters()]
-        return torch.optim.Adam(learned, lr=self._learning_rate)
+        """Adam at a constant rate, as in REINVENT.
+
+        What the objective learns has a group of its own: it stays on the CPU, and Adam updates a
+        group at once only when all of it is on a GPU.
+        """
+        learned = (list(self.policy.parameters()), list(self.objective.parameters()))
+        groups = [{"params": parameters} for parameters in learned if parameters]
+        return torch.optim.Adam(groups, lr=self._learning_rate)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the policy's gradient alone: that of a learned log Z is of another size."""
+        del optimizer
+        if not gradient_clip_val:
+            return
+        if gradient_clip_algorithm == "value":
+            nn.utils.clip_grad_value_(self.policy.parameters(), gradient_clip_val)
+        else:
+            nn.utils.clip_grad_norm_(self.policy.parameters(), gradient_clip_val)
 
     def on_fit_start(self) -> None:
         """Put the reference where the policy is; Lightning moves submodules only."""
         self.reference.to(self.device)
+
+    def on_train_start(self) -> None:
+        """Undo that Lightning, on resuming, moves the optimiser's memory to the policy's device."""
+        for optimizer in self.trainer.optimizers:
+            put_beside_parameters(optimizer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the step that comes next and what is remembered from batch to batch."""
@@ -180,6 +205,14 @@ class Posttrain(lightning.LightningModule):
         named |= _rates(rows)
         for logger in self.loggers:
             logger.log_metrics(named, step=step)
+
+
+def put_beside_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Put what an optimiser remembers of each parameter where that is; Adam wants them together."""
+    for parameter, memory in optimizer.state.items():
+        for name, value in memory.items():
+            if name != "step":  # a count, which stays on the CPU
+                memory[name] = value.to(parameter.device)
 
 
 def _rates(rows: pd.DataFrame) -> dict[str, float]:

@@ -62,7 +62,7 @@ def test_unknown_names_and_options():
 def test_the_filter_target_is_refused_where_it_gives_infinite_scores(name):
     for target in (Filtered(tau=0.8), "filter"):
         options = {} if target != "filter" else {"tau": 0.8}
-        with pytest.raises(ValueError, match=f"{name!r} cannot walk to a Filtered target"):
+        with pytest.raises(ValueError, match=f"{name!r} cannot walk to the target 'filter'"):
             build_objective(target, name, **options)
 
 
@@ -106,3 +106,35 @@ def test_a_target_of_ones_own_that_is_no_density(bad):
     objective = build_objective(Broken(beta=0.5), "f_dpg")
     with pytest.raises(ValueError, match=f"log_target of Broken is {bad} in row 1"):
         objective(LossInputs(logp_policy=rows, logp_ref=rows, reward=-rows))
+
+
+def test_every_problem_of_a_combination_is_told():
+    with pytest.raises(ValueError, match="cannot walk to the target 'filter'") as caught:
+        build_objective("filter", "rloo", tau=1.5, shaper="set_diversity", reward_range=(0.0, 1.0))
+    assert len(str(caught.value).splitlines()) == 2
+    with pytest.raises(ValueError, match="no reward is above 1") as caught:
+        build_objective(
+            "mara", "log_variance", beta=1.0, tau=1.5, shaper="ips", reward_range=(0.0, 1.0)
+        )
+    assert "has no advantage" in str(caught.value)
+
+
+def test_what_failed_is_never_a_hit():
+    for tau in (0.0, -1.0):
+        with pytest.raises(ValueError, match="has the reward 0 and would be a hit"):
+            build_objective("mara", beta=1.0, tau=tau, reward_range=(0.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("returned", "found"),
+    [
+        (torch.zeros(()), "got Tensor"),
+        ((torch.zeros(3), {}), r"got a loss of shape \(3,\)"),
+        (None, "got NoneType"),
+    ],
+)
+def test_an_estimator_of_ones_own_that_returns_something_else(batch, returned, found):
+    objective = build_objective("gibbs", "rloo", beta=1.0)
+    odd = dataclasses.replace(objective.estimator, function=lambda **_: returned)
+    with pytest.raises(ValueError, match=r"'rloo' must return \(loss, metrics\).*" + found):
+        dataclasses.replace(objective, estimator=odd)(batch)

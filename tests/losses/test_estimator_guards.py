@@ -6,7 +6,7 @@ import inspect
 import pytest
 import torch
 
-from chemkl.losses import ESTIMATORS, Gibbs, LossInputs, build_objective
+from chemkl.losses import ESTIMATORS, Gibbs, LossInputs, build_objective, estimator
 from chemkl.losses import objective as objective_module
 from chemkl.losses.estimators.states import STATES
 
@@ -69,7 +69,7 @@ def test_every_option_is_looked_at():
     tested = {"clip", "log_z_rate", "reference", "divergence", "decay", "alpha", "most", "ess"}
     free = {"normalise", "seed"}  # a bool, and any whole number
     options = {option for name in ESTIMATORS for option in ESTIMATORS[name].wanted.options}
-    assert options == tested | free
+    assert options == tested | free, "add wrong values of the option to the test above"
 
 
 COMPARES = ["rloo", "grpo", "log_variance", "forward_kl", "f_dpg", "alpha_dpg", "snis"]
@@ -87,11 +87,22 @@ def test_one_row_has_no_others(name):
         call(name, inputs=grouped)
 
 
-@pytest.mark.parametrize("name", [name for name in ESTIMATORS if name not in COMPARES])
+@pytest.mark.parametrize("name", ["reinvent", "trajectory_balance", "msc"])
 def test_one_row_is_enough_for_those_that_compare_nothing(name):
     """msc may begin a chain with it."""
     one = INPUTS.where(torch.tensor([False, True, False, False]))
     assert call(name, inputs=one).loss.isfinite()
+
+
+@pytest.mark.parametrize("name", list(ESTIMATORS))
+def test_one_row_is_enough_or_refused_but_never_a_loss_that_is_not_finite(name):
+    one = INPUTS.where(torch.tensor([False, True, False, False]))
+    try:
+        loss = call(name, inputs=one).loss
+    except ValueError as refused:
+        assert "group 0 has 1 row" in str(refused)  # noqa: PT017  # either end will do
+    else:
+        assert loss.isfinite()
 
 
 TENSORS = {
@@ -271,7 +282,7 @@ def test_what_is_missing_is_named():
 @pytest.mark.parametrize("name", [n for n in ESTIMATORS if not ESTIMATORS[n].takes_shaper])
 def test_a_shaper_needs_an_advantage(name):
     assert "shape" not in inspect.signature(ESTIMATORS[name].function).parameters
-    able = "forward_kl, f_dpg, alpha_dpg, rloo, grpo"
+    able = "f_dpg, alpha_dpg, forward_kl, rloo, grpo"
     with pytest.raises(ValueError, match=rf"{name!r} has no advantage .* that have: {able}"):
         build_objective("gibbs", name, beta=0.5, shaper="ips")
 
@@ -281,8 +292,33 @@ def test_a_tau_above_every_reward(target):
     with pytest.raises(
         ValueError, match=r"tau is 1.2, but no reward is above 1: .* never be a hit"
     ):
-        build_objective(target, "snis", beta=0.5, tau=1.2, most_reward=1.0)
-    build_objective(target, "snis", beta=0.5, tau=1.0, most_reward=1.0)
+        build_objective(target, "snis", beta=0.5, tau=1.2, reward_range=(0.0, 1.0))
+    build_objective(target, "snis", beta=0.5, tau=1.0, reward_range=(0.0, 1.0))
+
+
+def test_a_floor_of_tau_above_every_reward():
+    quantile = {"beta": 0.5, "tau_quantile": 0.9}
+    with pytest.raises(ValueError, match=r"tau_floor is 1\.2, but no reward is above 1"):
+        build_objective("mara", **quantile, tau_floor=1.2, reward_range=(0.0, 1.0))
+    build_objective("mara", **quantile, tau_floor=1.0, reward_range=(0.0, 1.0))
+
+
+def test_an_input_that_an_estimator_of_ones_own_asks_for_is_made_or_named(monkeypatch):
+    """Who asks for samples of the reference without a default always needs them."""
+    monkeypatch.setattr(ESTIMATORS, "_by_name", dict(ESTIMATORS._by_name))
+
+    @estimator("likely", off_policy=False)
+    def likely(logp_policy_of_prior_P):
+        return -logp_policy_of_prior_P.mean(), {}
+
+    objective = build_objective("gibbs", "likely", beta=0.5)
+    assert objective.needs_prior_samples
+    with pytest.raises(
+        ValueError, match=r"'likely' needs logp_policy_of_prior .*log pi_theta of fresh samples"
+    ):
+        objective(INPUTS)
+    given = dataclasses.replace(INPUTS, logp_policy_of_prior=torch.tensor([-1.0, -3.0]))
+    assert objective(given).loss.item() == 2
 
 
 @pytest.mark.parametrize("name", ["f_dpg", "alpha_dpg", "snis", "msc"])

@@ -11,7 +11,7 @@ def test_what_is_registered():
         "filter": Filtered,
         "mara": Mara,
     }
-    assert set(ESTIMATORS) == {
+    shipped = {
         "reinvent",
         "rloo",
         "grpo",
@@ -23,7 +23,8 @@ def test_what_is_registered():
         "snis",
         "msc",
     }
-    for name in ESTIMATORS:
+    assert shipped <= set(ESTIMATORS)
+    for name in shipped:
         assert ESTIMATORS[name].name == name
         assert ESTIMATORS[name].function is getattr(chemkl.losses, name)
 
@@ -36,19 +37,14 @@ def test_inputs_and_options_are_read_off_the_signature():
     assert rloo.takes_shaper
     grpo = ESTIMATORS["grpo"]
     assert grpo.wanted.options == {"normalise": True, "clip": None}
-    assert [name for name in ESTIMATORS if not ESTIMATORS[name].takes_shaper] == [
-        "reinvent",
-        "log_variance",
-        "trajectory_balance",
-        "snis",
-        "msc",
-    ]
+    for name in ("reinvent", "log_variance", "trajectory_balance", "snis", "msc"):
+        assert not ESTIMATORS[name].takes_shaper
 
 
 def test_a_name_is_given_once_and_the_first_stays():
     pets = Registry("pet")
     pets.add("cat", 1)
-    with pytest.raises(ValueError, match="there is already a pet named 'cat'"):
+    with pytest.raises(ValueError, match="the pet 'cat' exists already"):
         pets.register("cat")(2)
     assert pets["cat"] == 1
     assert list(pets) == ["cat"]

@@ -600,7 +600,7 @@ budget: many
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"target": {"kind": "filter", "tau": 0.8}}, "cannot walk to a Filtered target.*f_dpg"),
+        ({"target": {"kind": "filter", "tau": 0.8}}, "cannot walk to the target 'filter'.*f_dpg"),
         (
             {"target": {"kind": "mara", "sigma": 9, "tau": 1.2}},
             "tau is 1.2, but no reward is above 1",
@@ -608,11 +608,11 @@ budget: many
         ({"estimator": "log_variance", "shaper": "ips"}, "has no advantage .* rloo"),
         (
             {"target": {"kind": "gibbs", "sigma": 9}, "estimator": "rloo", "shaper": "ucpo"},
-            "a Gibbs target has none: use the target mara",
+            "the target 'gibbs' has none: use the target mara",
         ),
         (
             {"estimator": {"kind": "forward_kl", "reference": "prior"}},
-            "cannot walk to a Mara target, by fresh samples",
+            "cannot walk to the target 'mara', by fresh samples",
         ),
     ],
 )

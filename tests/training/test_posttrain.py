@@ -16,7 +16,7 @@ from chemkl.results import TraceWriter, read_trace
 from chemkl.rewards import RewardModel
 from chemkl.training.diversity_filter import MurckoBucket, NoFilter
 from chemkl.training.ledger import Ledger
-from chemkl.training.posttrain import METRICS, Posttrain, StepLoader
+from chemkl.training.posttrain import METRICS, Posttrain, StepLoader, put_beside_parameters
 from chemkl.training.seeds import stream
 from chemkl.training.trainer import quiet
 
@@ -157,6 +157,26 @@ def test_the_saved_state_holds_the_policy_alone(make_module):
     ]
 
 
+def test_a_learned_log_z_is_a_group_of_its_own(make_module):
+    module = make_module({**GIBBS, "estimator": "trajectory_balance"})
+    groups = module.configure_optimizers().param_groups
+    assert [len(g["params"]) for g in groups] == [len(list(module.policy.parameters())), 1]
+
+
+def test_the_memory_of_adam_goes_where_its_parameter_is():
+    """As after a resume on a GPU, for a parameter that is elsewhere; meta stands for elsewhere."""
+    here, away = (torch.zeros(3, device=d, requires_grad=True) for d in ("cpu", "meta"))
+    optimizer = torch.optim.Adam([{"params": [here]}, {"params": [away]}])
+    memory = {"step": torch.tensor(1.0), "exp_avg": torch.ones(3), "exp_avg_sq": torch.ones(3)}
+    for parameter in (here, away):
+        optimizer.state[parameter] = dict(memory)
+    put_beside_parameters(optimizer)
+    assert {str(v.device) for v in optimizer.state[here].values()} == {"cpu"}
+    assert optimizer.state[here]["exp_avg"] is memory["exp_avg"]
+    devices = {name: str(v.device) for name, v in optimizer.state[away].items()}
+    assert devices == {"step": "cpu", "exp_avg": "meta", "exp_avg_sq": "meta"}
+
+
 def test_dropout_of_the_prior_plays_no_part(make_module, fit):
     torch.manual_seed(0)
     sizes = {"embedding_size": 8, "hidden_size": 16, "n_layers": 2, "max_length": 8}
@@ -283,6 +303,29 @@ def test_a_shaper_changes_the_step(make_module, fit, tmp_path, shaper):
     again = fit(shaped, 1)
     assert again["smiles"].tolist() == trace["smiles"].tolist()
     assert len(unchanged(weights(plain.policy), shaped.policy)) < 3
+
+
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_clipping_leaves_a_learned_log_z_out(make_module, fit, algorithm, monkeypatch):
+    """Its gradient is hundreds of times that of the policy and would take the whole norm."""
+    module = make_module({**GIBBS, "estimator": "trajectory_balance", "shaper": None})
+    seen = {}
+    original = module.configure_gradient_clipping
+
+    def clip(*arguments, **named):
+        (log_z,) = module.objective.parameters()
+        log_z.grad.fill_(1e6)
+        original(*arguments, **named)
+        grads = [p.grad for p in module.policy.parameters()]
+        seen["norm"] = torch.stack([g.norm() for g in grads]).norm().item()
+        seen["largest"] = max(g.abs().max().item() for g in grads)
+        seen["log_z"] = log_z.grad.item()
+
+    monkeypatch.setattr(module, "configure_gradient_clipping", clip)
+    fit(module, 1, gradient_clip_val=1e-3, gradient_clip_algorithm=algorithm)
+    assert seen["log_z"] == 1e6
+    bounded = {"norm": "norm", "value": "largest"}[algorithm]
+    assert seen[bounded] == pytest.approx(1e-3, rel=1e-3)
 
 
 # ---- the end

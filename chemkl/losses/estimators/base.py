@@ -7,6 +7,7 @@ beside the estimator's name. To add one, write the function and register it with
 Legend: B rows of a batch; P sequences sampled freshly from the reference.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -87,8 +88,14 @@ def full_support_only(target: Target, **_options: Any) -> str | None:
     )
 
 
-def estimator(name: str, *, off_policy: bool, refuses: Refusal = any_target) -> Callable[[F], F]:
-    """Register a loss function under ``name``; see ``Estimator`` for what is declared."""
+def estimator(
+    name: str, *, off_policy: bool, refuses: Refusal = full_support_only
+) -> Callable[[F], F]:
+    """Register a loss function under ``name``; see ``Estimator`` for what is declared.
+
+    Without ``refuses`` it goes with the targets that are finite everywhere; ``any_target`` says
+    that it bears one that is not.
+    """
 
     def decorate(function: F) -> F:
         wanted = Wanted.by(function, f"estimator {name!r}", INPUTS)
@@ -122,3 +129,10 @@ def sizes_B(name: str, groups: Groups) -> Tensor:
             "which compares nothing"
         )
     return size_B
+
+
+def check_above_0(name: str, **options: float) -> None:
+    """Refuse options that are not finite numbers above 0."""
+    for option, value in options.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name}: {option} must be a finite number above 0, got {value}")

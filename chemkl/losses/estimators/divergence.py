@@ -1,8 +1,7 @@
-"""Estimators of other divergences to the target, and of RL regularised by the forward KL.
+"""Estimators of other divergences to the target, by a pseudo-reward -f'(pi/p).
 
-Legend: B rows of a batch; P fresh samples of the reference; lp log pi_theta (with graph); u =
-lp - log p with p the normalised target; Z its partition function; lr log pi_ref; beta the KL
-coefficient.
+Legend: B rows of a batch; lp log pi_theta (with graph); u = lp - log p with p the normalised
+target; Z its partition function.
 """
 
 import math
@@ -16,109 +15,27 @@ from chemkl.losses.estimators.base import (
     Metrics,
     Shape,
     against_the_others,
+    any_target,
+    check_above_0,
     estimator,
-    full_support_only,
     unshaped,
 )
 from chemkl.losses.estimators.states import AverageLogZ
-from chemkl.losses.kl import k3_value
 from chemkl.losses.reductions import Groups, mean_over_rows
-from chemkl.losses.targets import Gibbs, Target
+from chemkl.losses.targets import Target
 from chemkl.losses.types import check_rows
 
 Divergence = Literal["kl", "reverse_kl", "js", "tv"]
-Reference = Literal["batch", "prior"]
-
-
-def _forward_kl_refuses(target: Target, *, reference: Reference = "batch", **_: Any) -> str | None:
-    """Refuse a target without full support; with fresh prior samples, every one but gibbs."""
-    if reference == "prior" and not isinstance(target, Gibbs):
-        return (
-            "by fresh samples of the prior: whether one of them is a hit would cost an oracle "
-            "call, and without it the reference cannot be anchored. Use reference='batch', or the "
-            "target gibbs"
-        )
-    return full_support_only(target)
-
-
-@estimator("forward_kl", off_policy=False, refuses=_forward_kl_refuses)
-def forward_kl(
-    logp_policy_B: Tensor,
-    logp_anchored_B: Tensor,
-    reward_anchored_B: Tensor,
-    beta: float,
-    group_B: Tensor | None = None,
-    logp_policy_of_prior_P: Tensor | None = None,
-    shape: Shape = unshaped,
-    *,
-    reference: Reference = "batch",
-    clip: float = 20.0,
-) -> tuple[Tensor, Metrics]:
-    """RL regularised by the forward KL: the gradient of -(E_pi[R] - beta KL(pi_ref || pi)).
-
-    GX-Chen et al., arXiv 2510.20817. It ends at beta pi_ref / (L - R), which is not the gibbs
-    target, and its gradient is not that of a KL to any fixed distribution. With the mara target R
-    and pi_ref of a hit are those of its anchor (Algorithm 2); that flattens the hits here too,
-    while an augmented reward (Algorithm 1) does not.
-
-    The reward has a leave-one-out baseline. The KL comes from the rows of the batch, as the
-    gradient of k3 = exp(d) - d - 1 with d = lr - lp, or from fresh samples of the reference as
-    -mean lp.
-
-    Deviations:
-        1. exp(d) is held at exp(clip) (see there); the paper does not say what it did.
-        2. The anchored reference is not normalised; its mass only shifts L.
-        3. ``reference="prior"`` is not in the paper.
-
-    Args:
-        logp_policy_B: lp, with graph.
-        logp_anchored_B: lr, of a hit that of its anchor.
-        reward_anchored_B: R, of a hit that of its anchor.
-        beta: the KL coefficient.
-        group_B: group numbers; None is one group.
-        logp_policy_of_prior_P: lp of fresh samples of the reference, for ``reference="prior"``.
-        shape: the shaper of the reward's advantage.
-        reference: "batch", or "prior": unbiased, never clipped, no oracle call, gibbs only.
-        clip: nats, above 0. A row less likely than under the reference by more is pulled up as one
-            at the clip is: biased, and only in that case.
-
-    Metrics: advantage_std; forward_kl, the mean of k3; clip_rate, the share of rows clipped.
-    """
-    check_rows(
-        logp_policy=logp_policy_B,
-        logp_anchored=logp_anchored_B,
-        reward_anchored=reward_anchored_B,
-        group=group_B,
-    )
-    if reference not in get_args(Reference):
-        raise ValueError(f"forward_kl: reference must be 'batch' or 'prior', got {reference!r}")
-    _check_above_0("forward_kl", clip=clip)
-    groups = Groups.of(group_B, logp_policy_B)
-    reward_B = reward_anchored_B.to(logp_policy_B)
-    advantage_B = shape(against_the_others("forward_kl", reward_B, groups))
-    reward_loss = -mean_over_rows(advantage_B * logp_policy_B)
-    d_B = logp_anchored_B - logp_policy_B.detach()
-    metrics = {
-        "advantage_std": advantage_B.std(correction=0),
-        "forward_kl": k3_value(logp_policy_B, logp_anchored_B, clip=clip).mean(),
-        "clip_rate": (d_B > clip).to(d_B).mean(),
-    }
-    if reference == "prior":
-        if logp_policy_of_prior_P is None:
-            raise ValueError(
-                "forward_kl with reference='prior' needs LossInputs(logp_policy_of_prior=...): the "
-                "policy's log-probabilities, with graph, of sequences sampled from the reference"
-            )
-        check_rows(logp_policy_of_prior=logp_policy_of_prior_P)
-        return reward_loss - beta * logp_policy_of_prior_P.mean(), metrics
-    # the gradient of k3 is -(exp(d) - 1) grad lp; written so, a clipped row keeps its pull
-    pull_B = d_B.clamp(max=clip).exp() - 1
-    return reward_loss - beta * mean_over_rows(pull_B * logp_policy_B), metrics
 
 
 def _f_dpg_refuses(target: Target, *, divergence: Divergence = "kl", **_: Any) -> str | None:
     """Refuse a target without full support where the force would not be bounded."""
-    return full_support_only(target) if divergence == "reverse_kl" else None
+    if target.full_support or divergence != "reverse_kl":
+        return None
+    return (
+        "which is -inf outside of the hits: with the divergence reverse_kl the score of every "
+        "other row would be infinite. Use the divergence kl, js or tv, or the target gibbs or mara"
+    )
 
 
 @estimator("f_dpg", off_policy=False, refuses=_f_dpg_refuses)
@@ -162,7 +79,7 @@ def f_dpg(
     if divergence not in get_args(Divergence):
         allowed = ", ".join(get_args(Divergence))
         raise ValueError(f"f_dpg: divergence must be one of {allowed}, got {divergence!r}")
-    _check_above_0("f_dpg", clip=clip)
+    check_above_0("f_dpg", clip=clip)
     u_B, log_z_B = _normalised("f_dpg", logp_policy_B, log_target_B, average_log_z, group_B, decay)
     pseudo_reward_B = {
         "kl": lambda: (-u_B).clamp(max=clip).exp(),
@@ -176,7 +93,7 @@ def f_dpg(
     return loss, {"advantage_std": advantage_B.std(correction=0), "log_z": log_z_B.mean()}
 
 
-@estimator("alpha_dpg", off_policy=False)
+@estimator("alpha_dpg", off_policy=False, refuses=any_target)
 def alpha_dpg(
     logp_policy_B: Tensor,
     log_target_B: Tensor,
@@ -216,7 +133,7 @@ def alpha_dpg(
         raise ValueError(
             f"alpha_dpg: alpha must lie in [0, 1), got {alpha}; for KL(pi || p) itself take rloo"
         )
-    _check_above_0("alpha_dpg", most=most)
+    check_above_0("alpha_dpg", most=most)
     u_B, log_z_B = _normalised(
         "alpha_dpg", logp_policy_B, log_target_B, average_log_z, group_B, decay
     )
@@ -248,9 +165,3 @@ def _normalised(
     log_z_B = average_log_z.update(log_target_B - logp_B, groups, decay)
     outside_B = log_target_B == -torch.inf
     return torch.where(outside_B, torch.inf, logp_B - log_target_B + log_z_B), log_z_B
-
-
-def _check_above_0(name: str, **options: float) -> None:
-    for option, value in options.items():
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name}: {option} must be a finite number above 0, got {value}")

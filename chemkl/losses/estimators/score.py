@@ -13,8 +13,8 @@ from chemkl.losses.estimators.base import (
     Metrics,
     Shape,
     against_the_others,
+    check_above_0,
     estimator,
-    full_support_only,
     sizes_B,
     unshaped,
 )
@@ -25,14 +25,14 @@ from chemkl.losses.types import check_rows
 _EPSILON = {dtype: torch.finfo(dtype).eps for dtype in (torch.float32, torch.float64)}
 
 
-@estimator("reinvent", off_policy=True, refuses=full_support_only)
+@estimator("reinvent", off_policy=True)
 def reinvent(logp_policy_B: Tensor, log_target_B: Tensor) -> tuple[Tensor, Metrics]:
     """REINVENT's difference between augmented and posterior: mean (log_target - lp)^2.
 
     With the gibbs target log_target = lr + sigma R is the augmented likelihood of REINVENT
     (Olivecrona et al., arXiv 1704.07555; "DAP" in later versions). On rows of the policy itself its
     expected gradient is 2/beta that of -J, the reverse-KL objective, at the value log Z = 0 of the
-    partition function: there is no baseline, hence more variance than the other two.
+    partition function: there is no baseline, hence more variance than that of ``rloo``.
 
     Deviations:
         1. The target may be any of full support.
@@ -41,7 +41,7 @@ def reinvent(logp_policy_B: Tensor, log_target_B: Tensor) -> tuple[Tensor, Metri
     return mean_over_rows((log_target_B - logp_policy_B) ** 2), {}
 
 
-@estimator("rloo", off_policy=False, refuses=full_support_only)
+@estimator("rloo", off_policy=False)
 def rloo(
     logp_policy_B: Tensor,
     log_target_B: Tensor,
@@ -71,7 +71,7 @@ def rloo(
     return loss, {"advantage_std": advantage_B.std(correction=0)}
 
 
-@estimator("grpo", off_policy=False, refuses=full_support_only)
+@estimator("grpo", off_policy=False)
 def grpo(
     logp_policy_B: Tensor,
     log_target_B: Tensor,
@@ -144,7 +144,7 @@ def grpo(
     return -mean_over_rows(advantage_B * torch.where(held_B, bound_B, ratio_B)), metrics
 
 
-@estimator("log_variance", off_policy=True, refuses=full_support_only)
+@estimator("log_variance", off_policy=True)
 def log_variance(
     logp_policy_B: Tensor, log_target_B: Tensor, group_B: Tensor | None = None
 ) -> tuple[Tensor, Metrics]:
@@ -167,7 +167,7 @@ def log_variance(
     return mean_over_rows(deviation_B**2 * size_B / (size_B - 1)), {}
 
 
-@estimator("trajectory_balance", off_policy=True, refuses=full_support_only)
+@estimator("trajectory_balance", off_policy=True)
 def trajectory_balance(
     logp_policy_B: Tensor,
     log_target_B: Tensor,
@@ -198,10 +198,7 @@ def trajectory_balance(
     Metrics: log_z.
     """
     check_rows(logp_policy=logp_policy_B, log_target=log_target_B, group=group_B)
-    if not 0 < log_z_rate < math.inf:
-        raise ValueError(
-            f"trajectory_balance: log_z_rate must be a finite number above 0, got {log_z_rate}"
-        )
+    check_above_0("trajectory_balance", log_z_rate=log_z_rate)
     n_groups = len(Groups.of(group_B, logp_policy_B).ids_N)
     if n_groups > 1:
         raise ValueError(

@@ -65,7 +65,8 @@ class AverageLogZ:
 
     Z of a group is the mean of exp(log_target - lp) over rows of the policy. The average gives the
     batch i steps back the weight decay^i, and is divided by the sum of the weights, so that it is
-    not drawn to 0 in the beginning. The batch itself is part of it.
+    not drawn to 0 in the beginning. The batch itself is part of it. Group numbers must keep their
+    meaning from batch to batch; each one seen takes two numbers for good.
     """
 
     def __init__(self) -> None:
@@ -74,7 +75,7 @@ class AverageLogZ:
 
     def update(self, log_ratio_B: Tensor, groups: Groups, decay: float) -> Tensor:
         """Take a batch in; return log Z of each row's group: (B,), no graph; -inf without mass."""
-        log_z_N = groups.log_mean_exp_N(log_ratio_B.detach().double()).tolist()
+        log_z_N = groups.log_mean_exp_N(log_ratio_B.detach()).tolist()
         ids = groups.ids_N.tolist()
         for group, log_z in zip(ids, log_z_N, strict=True):
             kept = torch.tensor([self._log_sum.get(group, -torch.inf), log_z], dtype=torch.float64)

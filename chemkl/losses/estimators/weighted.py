@@ -6,7 +6,7 @@ Legend: B rows of a batch; lp log pi_theta (with graph); q the policy that sampl
 import torch
 from torch import Tensor
 
-from chemkl.losses.estimators.base import Metrics, estimator, sizes_B
+from chemkl.losses.estimators.base import Metrics, any_target, estimator, sizes_B
 from chemkl.losses.estimators.states import Chains
 from chemkl.losses.reductions import Groups, mean_over_rows
 from chemkl.losses.types import check_rows
@@ -14,7 +14,7 @@ from chemkl.losses.types import check_rows
 _BISECTIONS = 40
 
 
-@estimator("snis", off_policy=True)
+@estimator("snis", off_policy=True, refuses=any_target)
 def snis(
     logp_policy_B: Tensor,
     log_target_B: Tensor,
@@ -59,7 +59,7 @@ def snis(
     return _weighted_likelihood("snis", logp_policy_B, log_weight_B, groups, ess)
 
 
-@estimator("msc", off_policy=False)
+@estimator("msc", off_policy=False, refuses=any_target)
 def msc(
     logp_policy_B: Tensor,
     log_target_B: Tensor,
