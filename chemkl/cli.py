@@ -10,7 +10,7 @@ import typer
 
 from chemkl import __version__
 from chemkl.config import InputError
-from chemkl.stages.registry import STAGES, set_aside
+from chemkl.stages.registry import STAGES, interrupted, set_aside
 
 HELP = (
     "Post-train generators of molecules so that they cover many scaffolds, not one.\n\n"
@@ -88,7 +88,11 @@ def _run_stage(
     if fresh:
         stage.check(checked, config)
         set_aside(folder)
-    written = stage.run(checked, folder)
+    try:
+        written = stage.run(checked, folder)
+    except KeyboardInterrupt:
+        typer.echo(interrupted(stage, folder, fresh=fresh), err=True)
+        raise
     if isinstance(written, Path):
         typer.echo(f"output: {written}")
 
@@ -108,7 +112,7 @@ def _sample(
     config: ConfigFile,
     overrides: Overrides = None,
     beta_scale: Annotated[
-        float | None,
+        str | None,  # a number, read and judged as beta_scale=S is
         typer.Option(
             metavar="S",
             help="Sample as if trained with S times its beta: above 1 nearer to the prior, which "
@@ -122,8 +126,43 @@ def _sample(
     _run_stage("sample", config, [*(overrides or ()), *changes], out, fresh)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"sample": _sample}
-"""Commands of stages that take an option of their own."""
+def _score(
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE", help="Molecules: .smi, .csv, .tsv (each also .gz), .parquet."
+        ),
+    ],
+    overrides: Overrides = None,
+    config: Annotated[
+        str,
+        typer.Option(
+            metavar="CONFIG",
+            help="YAML file with a reward: its components, or a config of a stage that has one.",
+        ),
+    ] = ...,  # type: ignore[assignment]  # how typer is told that it is required
+    column: Annotated[
+        str | None,
+        typer.Option(help="Where the SMILES stand: a column's name, or its number from 0."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="A .parquet or .csv file, or an output folder. Default: runs/ and the name of "
+            "FILE with -scores."
+        ),
+    ] = None,
+    fresh: Fresh = False,
+) -> None:
+    from chemkl.stages import score as stage
+
+    changes = [] if column is None else [f"column={column}"]
+    written = stage.run_command(file, config, [*(overrides or ()), *changes], out, fresh=fresh)
+    typer.echo(f"output: {written}")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"sample": _sample, "score": _score}
+"""Commands of stages that take arguments or options of their own."""
 
 for _stage in STAGES.values():
     app.command(_stage.name, help=_stage.help)(COMMANDS.get(_stage.name) or _command(_stage.name))
@@ -193,3 +232,19 @@ def _check(
             typer.echo(f"ok {file} ({checked.kind}{waits})")
     if failed:
         raise typer.Exit(2)
+
+
+@app.command("show")
+def _show(
+    what: Annotated[
+        str, typer.Argument(metavar="WHAT", help="What to show: rewards or transforms.")
+    ],
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="One of them, in detail.", show_default=False),
+    ] = None,
+) -> None:
+    """Show what can stand in a config: the components of rewards, or the transforms."""
+    from chemkl.stages.show import show
+
+    show(what, name)

@@ -118,12 +118,27 @@ def test_anything_else_is_exit_code_1_with_a_traceback(posttrain, chemkl, capsys
     assert "in break_down" in err
 
 
-def test_ctrl_c_is_exit_code_130(posttrain, chemkl):
+def test_ctrl_c_is_exit_code_130(posttrain, chemkl, capsys):
     def interrupt(config, out_dir):
         raise KeyboardInterrupt
 
     posttrain.run = interrupt
     assert chemkl("posttrain", "mine.yaml") == 130
+    assert capsys.readouterr().err == "interrupted: the same command begins anew.\n"
+
+
+def test_ctrl_c_tells_what_is_kept_and_how_to_go_on(posttrain, chemkl, capsys):
+    def interrupt(config, out_dir):
+        (out_dir / "checkpoints").mkdir(parents=True)
+        (out_dir / "checkpoints" / "last.ckpt").touch()
+        raise KeyboardInterrupt
+
+    posttrain.run = interrupt
+    kept = "interrupted: runs/mine keeps everything up to the last checkpoint; the same command"
+    assert chemkl("posttrain", "mine.yaml") == 130
+    assert capsys.readouterr().err == f"{kept} continues from there.\n"
+    assert chemkl("posttrain", "mine.yaml", "--fresh") == 130
+    assert capsys.readouterr().err == f"{kept} without --fresh continues from there.\n"
 
 
 def test_fresh_moves_earlier_output_aside_after_the_config_was_checked(posttrain, chemkl):
@@ -250,7 +265,10 @@ def test_check_includes_the_stages_own_deeper_check(posttrain, chemkl, capsys):
     assert capsys.readouterr().err == "mine.yaml: seed 1 is unlucky, 0 awaited\n"
     Path("a.yaml").write_text("prior: runs/earlier/policy.bin\n")
     assert chemkl("check", "a.yaml", "--stage", "posttrain") == 2  # though it waits for its prior
-    assert capsys.readouterr().err == "a.yaml: seed 1 is unlucky, 1 awaited\n"
+    assert capsys.readouterr().err.splitlines() == [
+        "a.yaml: seed 1 is unlucky, 1 awaited",
+        f"a.yaml: not made yet: {Path.cwd()}/runs/earlier/policy.bin",
+    ]
 
 
 def test_check_and_the_stage_itself_find_what_stands_beside_the_schema(posttrain, chemkl, capsys):

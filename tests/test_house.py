@@ -11,17 +11,23 @@ from pathlib import Path
 import pytest
 
 import chemkl
-from chemkl.config import Config
+from chemkl.config import Config, InputError
 from chemkl.stages.check import check_file
 from chemkl.stages.registry import STAGES
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "chemkl").rglob("*.py"))
-SHIPPED = sorted([*ROOT.glob("configs/*/*.yaml"), *ROOT.glob("pipelines/*.yaml")])
+SHIPPED = sorted([*ROOT.glob("configs/**/*.yaml"), *ROOT.glob("pipelines/*.yaml")])
 
 
 def relative(path):
     return str(path.relative_to(ROOT))
+
+
+def folder_of(path):
+    """What a shipped file is for, by its place: pipelines/x.yaml or configs/<folder>/.../x.yaml."""
+    parts = path.relative_to(ROOT).parts
+    return parts[1] if parts[0] == "configs" else parts[0]
 
 
 def modules_of(room):
@@ -122,13 +128,13 @@ def test_the_walk_over_config_models_finds_those_of_every_stage():
 def test_every_shipped_file_passes_the_check(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     kind = check_file(path.relative_to(ROOT)).kind
-    folder = path.parent.name
+    folder = folder_of(path)
     assert kind == {"pipelines": "pipeline", "rewards": "reward"}.get(folder, folder)
 
 
 def test_there_are_shipped_files_of_every_kind():
-    folders = {path.parent.name for path in SHIPPED}
-    assert {"rewards", "pipelines", "posttrain"} <= folders
+    assert {"rewards", "pipelines", "posttrain"} <= {folder_of(path) for path in SHIPPED}
+    assert {"pmo", "guacamol", "synth"} <= {path.parent.name for path in SHIPPED}
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=relative)
@@ -139,7 +145,7 @@ def test_every_shipped_file_says_first_what_it_is_and_how_to_run_it(path):
             break
         comment.append(line)
     assert len(comment) >= 2
-    assert path.parent.name == "rewards" or any("chemkl " in line for line in comment)
+    assert folder_of(path) == "rewards" or any("chemkl " in line for line in comment)
 
 
 @pytest.mark.parametrize("stage", STAGES.values(), ids=lambda stage: stage.name)
@@ -160,3 +166,11 @@ def test_the_constraints_name_every_direct_dependency():
     pinned = {line.partition("==")[0].lower() for line in lines if "==" in line}
     assert wanted == pinned
     assert chemkl.__version__ == project["version"]
+
+
+def test_a_reward_in_a_folder_of_rewards_is_told_by_its_place_when_it_lacks_components(tmp_path):
+    file = tmp_path / "rewards" / "mine" / "broken.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("aggregate: product\n")
+    with pytest.raises(InputError, match=r"components: required, and not given"):
+        check_file(file)

@@ -39,9 +39,9 @@ def _find(path: Path, info: ValidationInfo) -> Path:
     """Resolve a relative path: beside the config file first, then in the working directory.
 
     The validation context may hold ``folder`` (of the config file), ``also`` (further folders to
-    look in), ``promised`` (folders whose content may be made later) and ``earlier`` (the output
-    folders of earlier jobs among these, each with the patterns of the files that its job writes;
-    none: they are not known).
+    look in), ``typed`` (texts that came as overrides), ``promised`` (folders whose content may be
+    made later) and ``earlier`` (the output folders of earlier jobs among these, each with the
+    patterns of the files that its job writes; none: they are not known).
     """
     context = info.context or {}
     try:
@@ -59,6 +59,8 @@ def _find(path: Path, info: ValidationInfo) -> Path:
         if any(place.is_relative_to(folder) for folder in context.get("promised", ())):
             _check_written(place, context.get("earlier", {}))
             return place
+    if path.parts[:1] == ("..",) and len(places) > 1 and str(path) not in context.get("typed", ()):
+        places.pop()  # whoever wrote .. into a file meant the file's folder, not where we work
     looked = " nor ".join(str(place) for place in dict.fromkeys(places))
     raise ValueError(f"no such file or folder: {looked}")
 

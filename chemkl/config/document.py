@@ -3,12 +3,12 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self
 
 import yaml
 
-from chemkl.config.base import did_you_mean
 from chemkl.config.errors import InputError
 
 Keys = tuple[str | int, ...]
@@ -155,9 +155,7 @@ def _text_of(file: Path) -> str:
     try:
         raw = file.read_bytes()
     except FileNotFoundError as error:
-        beside = [p.name for p in file.parent.glob("*.y*ml")] if file.parent.is_dir() else []
-        hint = did_you_mean(file.name, beside) if beside else ""
-        raise InputError(f"{file}: no such file{hint}") from error
+        raise InputError(f"{file}: no such file; {_near_file(file)}") from error
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror or error}.") from error
     try:
@@ -167,6 +165,18 @@ def _text_of(file: Path) -> str:
         raise InputError(
             f"{file}:{line}: not UTF-8 text (byte {raw[error.start]:#04x}); save the file as UTF-8."
         ) from error
+
+
+def _near_file(file: Path) -> str:
+    """Name the file of nearly that name beside it; where there is none, the place looked at."""
+    place = file.parent.resolve()
+    if not place.is_dir():
+        return f"there is no folder {place}"
+    beside = {path.stem: path.name for path in sorted(place.glob("*.y*ml"))}
+    near = get_close_matches(file.stem, beside, n=1, cutoff=0.6)
+    return (
+        f"did you mean {str(file.with_name(beside[near[0]]))!r}?" if near else f"looked in {place}"
+    )
 
 
 def _entry(node: yaml.Node | None, key: str | int) -> tuple[yaml.Mark | None, yaml.Node | None]:

@@ -9,7 +9,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from chemkl.config.base import InputPath
 from chemkl.config.document import Document
-from chemkl.config.overrides import Override, origin
+from chemkl.config.origin import origin
+from chemkl.config.overrides import Override
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,9 @@ class Draft:
 
     def placed(self, key: str, lines: Iterable[str]) -> list[str]:
         """Say where the setting stands that the lines are about."""
-        where = origin((key,), self.document, self.overrides)[0]
-        return [f"{where}: {line}" for line in lines]
+        return [
+            f"{origin((key,), self.document, self.overrides, line)[0]}: {line}" for line in lines
+        ]
 
     def _fitting(self, kind: Any, value: Any) -> Any:
         try:

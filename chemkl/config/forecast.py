@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from chemkl.config.evaluate import RunFolders
 from chemkl.config.posttrain import PosttrainConfig
@@ -12,10 +12,22 @@ BETA_FACTORS = (16.0, 4.0, 1.0, 0.25)
 DEFAULT_TAU = 0.8
 """tau by default where the run's target has none: the threshold of the evaluate stage."""
 
+
+def _one_alone(value: Any) -> Any:
+    """Let ``taus: 0.9`` stand for ``taus: [0.9]``."""
+    return value if value is None or isinstance(value, list | tuple) else [value]
+
+
 _Coefficients = Annotated[
-    tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...], Field(min_length=1)
+    tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...],
+    Field(min_length=1),
+    BeforeValidator(_one_alone),
 ]
-_Taus = Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Field(min_length=1)]
+_Taus = Annotated[
+    tuple[Annotated[float, Field(allow_inf_nan=False)], ...],
+    Field(min_length=1),
+    BeforeValidator(_one_alone),
+]
 
 
 class ForecastConfig(PosttrainConfig):
@@ -30,29 +42,25 @@ class ForecastConfig(PosttrainConfig):
     sigmas: _Coefficients | None = None
     """The same as sigma = 1/beta, for example [32, 128]. Give betas or sigmas."""
     taus: _Taus | None = None
-    """Rewards from which on a molecule is a hit, to forecast for, beside the run's own. null: that
-    alone, or 0.8 where its target has none; a tau_quantile is taken of the prior's samples."""
+    """Rewards from which on a molecule is a hit, to forecast for, beside the run's own; above 0, at
+    most 1. null: that alone, or 0.8 where its target has none; a tau_quantile is taken of the
+    prior's samples."""
     families: int = Field(5, ge=2, le=50)
     """So many main scaffold families: those with the largest share under the prior or any gibbs
     target of the list. The crossover betas are found for each pair of them."""
     min_ess: float = Field(100, ge=1)
     """A prediction from a smaller effective sample size is marked as not trustworthy. At 100 the
-    standard error of a share is at most about 5 points."""
+    standard error of a share is at most about 5 points. Crossovers have a rule of their own."""
     runs: RunFolders = Field(default_factory=list)
     """Folders of finished posttrain runs with the same prior and reward, each a path or a glob
     pattern: what training gave is shown beside the prediction for the run's own target."""
     late_samples: int = Field(1000, ge=1)
-    """What training gave is read off so many last valid samples of a run."""
+    """What training gave is read off so many last valid samples of each run; where a run has fewer,
+    off as many of all, so that they can be compared."""
     sample_batch: int = Field(512, ge=1)
     """Sequences drawn at once; more is faster and takes more memory. Another size draws others."""
     device: str = "cpu"
     """Where the prior runs: cpu, cuda, cuda:1, ..."""
-
-    @field_validator("betas", "sigmas", "taus", mode="before")
-    @classmethod
-    def _one_alone(cls, value: Any) -> Any:
-        """Let ``taus: 0.9`` stand for ``taus: [0.9]``."""
-        return [value] if isinstance(value, int | float) else value
 
     @model_validator(mode="after")
     def _one_list(self) -> Self:

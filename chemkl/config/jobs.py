@@ -40,6 +40,21 @@ class Job:
     """Further places where its paths are looked up: the folder of the pipeline file."""
 
 
+@dataclass(frozen=True)
+class Expansion:
+    """A pipeline with its jobs, in the order in which they run, and what is wrong with it."""
+
+    config: PipelineConfig
+    """The pipeline."""
+    jobs: list[Job]
+    """Its jobs; those of an entry whose config file cannot be read are left out."""
+    problems: list[str]
+    """A line for every mistake in names, grids and references."""
+    unknown: list[Path]
+    """The folders that stand in the jobs' settings where a reference has gone wrong, and those of
+    the jobs left out: nobody should complain of them once more."""
+
+
 def load_pipeline(
     source: PipelineConfig | Mapping[str, Any] | str | Path, out_dir: str | Path | None = None
 ) -> tuple[PipelineConfig, list[Job]]:
@@ -53,22 +68,35 @@ def load_pipeline(
         InputError: with a line for every problem of the pipeline file itself; the settings of the
             jobs are checked by their stages.
     """
+    expansion = expand(source, out_dir)
+    if expansion.problems:
+        raise InputError("\n".join(expansion.problems))
+    return expansion.config, expansion.jobs
+
+
+def expand(
+    source: PipelineConfig | Mapping[str, Any] | str | Path, out_dir: str | Path | None = None
+) -> Expansion:
+    """Do what `load_pipeline` does, as far as mistakes in references and the like allow.
+
+    Raises:
+        InputError: the pipeline file does not fit its schema.
+    """
     data = source.model_dump(mode="json") if isinstance(source, PipelineConfig) else source
     document = Document.of(data, "pipeline")
     config = load_config(PipelineConfig, document)
     out = Path(out_dir) if out_dir is not None else Path("runs", config.name)
-    expansion = _Expansion(config, document, out.resolve())
-    jobs = [job for position in range(len(config.stages)) for job in expansion.jobs_of(position)]
-    if expansion.problems:
-        raise InputError("\n".join(dict.fromkeys(expansion.problems)))
-    return config, jobs
+    entries = _Entries(config, document, out.resolve())
+    jobs = [job for position in range(len(config.stages)) for job in entries.jobs_of(position)]
+    return Expansion(config, jobs, list(dict.fromkeys(entries.problems)), entries.unknown)
 
 
-class _Expansion:
+class _Entries:
     """Entries to jobs, one after the other; remembers the folders that may be referred to."""
 
     def __init__(self, config: PipelineConfig, document: Document, out: Path) -> None:
         self.problems: list[str] = []
+        self.unknown: list[Path] = []
         self._entries = config.stages
         self._document = document
         self._out = out
@@ -78,11 +106,7 @@ class _Expansion:
         """The jobs of one entry, one for each combination of its grid."""
         entry = self._entries[position]
         keys: Keys = ("stages", position)
-        try:
-            source = self._source(entry, keys)
-        except InputError as error:
-            self.problems += str(error).splitlines()
-            return []
+        source = self._source(entry, keys)
         fixed = self._overrides(entry.set, (*keys, "set"))
         varied = self._overrides(entry.grid, (*keys, "grid"))
         jobs = []
@@ -98,20 +122,31 @@ class _Expansion:
                     stage=entry.stage,
                     name=name,
                     folder=self._out / name,
-                    source=source,
+                    source=source or Document({}, entry.label),
                     overrides=(*fixed, *point),
                     also=(self._document.folder,) if self._document.folder else (),
                 )
             )
         self._remember(entry.label, jobs, keys)
+        if source is None:
+            self.unknown += [job.folder for job in jobs]
+            return []
         return jobs
 
-    def _source(self, entry: StageEntry, keys: Keys) -> Document:
-        """The settings of an entry: a file's, or its own with references replaced."""
+    def _source(self, entry: StageEntry, keys: Keys) -> Document | None:
+        """The settings of an entry: a file's, or its own with references replaced.
+
+        Returns:
+            None where the file cannot be read.
+        """
         if isinstance(entry.config, Path):
             here = Path.cwd()
             inside = entry.config.is_relative_to(here)
-            return Document.read(entry.config.relative_to(here) if inside else entry.config)
+            try:
+                return Document.read(entry.config.relative_to(here) if inside else entry.config)
+            except InputError as error:
+                self.problems += str(error).splitlines()
+                return None
         place = (*keys, "config")
         return self._document.at(place, self._replaced(entry.config, place))
 
@@ -172,7 +207,8 @@ class _Expansion:
         else:
             text = f"${{{name}}} is not an entry{did_you_mean(name, self._folders)}"
         self._complain(keys, text)
-        return [self._out / name]
+        self.unknown.append(self._out / name)
+        return self.unknown[-1:]
 
 
 def _point_names(axes: list[Override], values: Iterable[Any]) -> Iterator[str]:

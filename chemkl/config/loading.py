@@ -9,7 +9,8 @@ from pydantic import BaseModel, ValidationError
 from chemkl.config.document import Document
 from chemkl.config.draft import Draft
 from chemkl.config.errors import InputError
-from chemkl.config.overrides import AFTER_THE_FILE, Override, apply
+from chemkl.config.origin import AFTER_THE_FILE
+from chemkl.config.overrides import Override, apply
 from chemkl.config.problems import render
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -68,6 +69,7 @@ def load_config(
     context = {
         "folder": document.folder,
         "also": tuple(also),
+        "typed": {str(change.value) for change in changes},
         "promised": (*promised, *earlier),
         "earlier": earlier,
     }

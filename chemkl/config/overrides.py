@@ -1,15 +1,12 @@
 """Settings changed from outside a file: `target.beta=0.1` on the command line, or in a pipeline."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from chemkl.config.document import Document, Keys, parse
+from chemkl.config.document import Keys, parse
 from chemkl.config.errors import InputError
-
-AFTER_THE_FILE = 1_000_000_000
-"""Problems of overrides are listed after the last line of any file."""
 
 
 @dataclass(frozen=True)
@@ -90,38 +87,3 @@ def _replaced(data: Any, override: Override, depth: int) -> Any:
         raise InputError(f"{override.where}: {way} is {data!r}, which has no keys inside it.")
     name = key if key in data else str(key)
     return {**data, name: _replaced(data.get(name), override, depth + 1)}
-
-
-def origin(keys: Keys, document: Document, overrides: Sequence[Override]) -> tuple[str, int, bool]:
-    """Say who wrote what stands at some keys: the file, or the last override that reaches there.
-
-    A section that the file does not have was written by the override that made it.
-
-    Returns:
-        What the user reads in front of a problem, a number to sort by, and whether it is the file.
-    """
-    made = _names(_made(document.data, keys))
-    found = document.where(keys), document.line(keys) or 0, True
-    for number, override in enumerate(overrides):
-        names = _names(override.keys)
-        if _names(keys[: len(names)]) == names or (made and names[: len(made)] == made):
-            found = override.where, AFTER_THE_FILE + number, False
-    return found
-
-
-def _made(data: Any, keys: Keys) -> Keys:
-    """The way to the first thing that the data has nothing at; no keys where it has all of it."""
-    for depth, key in enumerate(keys, start=1):
-        if isinstance(data, Mapping):
-            data = data.get(key, data.get(str(key)))
-        elif isinstance(data, list) and isinstance(key, int) and key < len(data):
-            data = data[key]
-        else:
-            return ()
-        if data is None:
-            return keys[:depth]
-    return ()
-
-
-def _names(keys: Keys) -> list[str]:
-    return [str(key) for key in keys]

@@ -8,7 +8,15 @@ from pydantic import AfterValidator, Field
 from chemkl.config.base import Config, InputPath
 
 StageName = Literal[
-    "prepare", "pretrain", "forecast", "posttrain", "sample", "evaluate", "report", "didactic"
+    "prepare",
+    "pretrain",
+    "forecast",
+    "posttrain",
+    "sample",
+    "score",
+    "evaluate",
+    "report",
+    "didactic",
 ]
 
 

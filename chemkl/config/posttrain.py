@@ -1,24 +1,19 @@
 """Settings of the posttrain stage: a prior, a reward, and how the one is moved by the other."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BeforeValidator,
     Field,
-    TypeAdapter,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from chemkl.config.base import Config, InputPath
 from chemkl.config.estimator import EstimatorConfig, PlainEstimator
-from chemkl.config.loading import load_config
 from chemkl.config.objective import TargetConfig
-from chemkl.config.reward import RewardConfig
+from chemkl.config.reward_source import RewardSource
 from chemkl.config.shaper import ShaperConfig
 from chemkl.config.trainer import OURS, Precision, refuse
 
@@ -37,14 +32,6 @@ _NOT_HERE = OURS | {
     "overfit_batches": _BUDGETED,
     "strategy": _ONE_DEVICE,
 }
-
-
-def _from_file(value: Any, info: ValidationInfo) -> Any:
-    """Let the path of a YAML file stand for the reward that it describes."""
-    if isinstance(value, str | Path):
-        path = TypeAdapter(InputPath).validate_python(value, context=info.context)
-        return load_config(RewardConfig, path)
-    return value
 
 
 def _on_one_device(settings: dict[str, Any]) -> dict[str, Any]:
@@ -85,7 +72,7 @@ class PosttrainConfig(Config):
     """Model file of the reference policy pi_ref; it stays as it is."""
     agent: InputPath | None = None
     """Model file of the policy to start from, with the prior's vocabulary; null: the prior."""
-    reward: Annotated[RewardConfig, BeforeValidator(_from_file)]
+    reward: RewardSource
     """What a molecule is paid: components and aggregate, or the path of a file that holds them."""
     target: TargetConfig
     """The distribution to walk to: kind gibbs, mara or filter, with beta (or sigma = 1/beta)."""

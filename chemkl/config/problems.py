@@ -11,7 +11,8 @@ from pydantic_core import ErrorDetails
 
 from chemkl.config.base import did_you_mean
 from chemkl.config.document import QUOTE_HINT, Document, Keys
-from chemkl.config.overrides import Override, origin
+from chemkl.config.origin import REQUIRED, UNKNOWN, origin
+from chemkl.config.overrides import Override
 
 LONGEST_VALUE = 80
 """A value in a message is cut to this many characters."""
@@ -68,8 +69,8 @@ def render(
     """Describe each problem as ``file:line: key.path: problem``, with its line for sorting."""
     placed = [_place(model, details) for details in error.errors(include_url=False)]
     lines = []
-    for keys, text in _settled(placed):
-        where, order, inside = origin(keys, document, overrides)
+    for keys, text in _settled(_without_echoes(placed)):
+        where, order, inside = origin(keys, document, overrides, text)
         path = document.prefix + keys if inside else keys
         prefix = ": ".join(filter(None, [where, ".".join(map(str, path))]))
         lines += [(order, f"{prefix}: {part}") for part in text.splitlines()]
@@ -150,6 +151,24 @@ def _is_model(expected: Any) -> bool:
     return inspect.isclass(expected) and issubclass(expected, BaseModel)
 
 
+def _without_echoes(problems: list[_Problem]) -> list[_Problem]:
+    """Leave out that a value is too short where pydantic only missed the items that are wrong.
+
+    It does not count these, and then complains of [6] that there should be at least 1 entry.
+    """
+    return [
+        problem
+        for problem in problems
+        if problem.error["type"] != "too_short"
+        or len(problem.error["input"]) < problem.error["ctx"]["min_length"]
+        or not any(_is_inside(other, problem) for other in problems)
+    ]
+
+
+def _is_inside(inner: _Problem, outer: _Problem) -> bool:
+    return len(inner.keys) > len(outer.keys) and inner.keys[: len(outer.keys)] == outer.keys
+
+
 def _settled(problems: list[_Problem]) -> Iterator[tuple[Keys, str]]:
     """Texts by place; where any of several types would do, only what the nearest one lacks."""
     choices: dict[Keys, list[_Problem]] = {}
@@ -185,10 +204,10 @@ def _phrase(problem: _Problem) -> str:
     name = str(problem.keys[-1]) if problem.keys else ""
     match error["type"]:
         case "missing":
-            return f"required, and not given{_meaning(problem.owner, name)}"
+            return f"{REQUIRED}, and not given{_meaning(problem.owner, name)}"
         case "extra_forbidden":
             known = problem.owner.model_fields if _is_model(problem.owner) else ()
-            return f"not a known key{did_you_mean(name, known)}"
+            return f"{UNKNOWN}{did_you_mean(name, known)}"
         case "union_tag_invalid" | "union_tag_not_found":
             return _tag_phrase(problem, context)
         case "literal_error" | "enum":

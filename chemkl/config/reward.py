@@ -2,99 +2,19 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from pathlib import Path
+from typing import Any, Literal, Self
 
-from pydantic import Field, FiniteFloat, field_validator, model_validator
+from pydantic import Field, FiniteFloat, ValidationInfo, field_validator, model_validator
 
 from chemkl.config.base import Config
+from chemkl.config.transform import NoTransform, Transform
 
+Role = Literal["scorer", "filter", "penalty"]
+"""What a component's score is used for."""
 
-class NoTransform(Config):
-    """The raw value is the score; only for components that lie between 0 and 1."""
-
-    kind: Literal["none"] = "none"
-    """Leave the raw value as it is."""
-
-
-class _Slope(Config):
-    """A smooth step between two values of the component."""
-
-    low: FiniteFloat
-    """Lower end of the step, in the component's unit."""
-    high: FiniteFloat
-    """Upper end of the step, in the component's unit; above `low`."""
-    k: FiniteFloat = Field(0.25, gt=0)
-    """Steepness, no unit, above 0; at 0.25 the score is .05 at one end and .95 at the other."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        _check_order(self.low, self.high)
-        return self
-
-
-class Sigmoid(_Slope):
-    """More is better: 1 / (1 + 10^(-10 k (x - (high + low)/2) / (high - low)))."""
-
-    kind: Literal["sigmoid"]
-    """Rises from 0 to 1 between `low` and `high`."""
-
-
-class ReverseSigmoid(_Slope):
-    """Less is better: one minus the sigmoid."""
-
-    kind: Literal["reverse_sigmoid"]
-    """Falls from 1 to 0 between `low` and `high`."""
-
-
-class DoubleSigmoid(Config):
-    """A window: rises at `low`, falls at `high`; REINVENT4's formula and defaults."""
-
-    kind: Literal["double_sigmoid"]
-    """Near 1 between `low` and `high`, near 0 outside."""
-    low: FiniteFloat
-    """Where the rising side is 0.5, in the component's unit."""
-    high: FiniteFloat
-    """Where the falling side is 0.5, in the component's unit; above `low`."""
-    coef_div: FiniteFloat = Field(100.0, gt=0)
-    """Divides both steepnesses, in the component's unit, above 0."""
-    coef_si: FiniteFloat = Field(150.0, gt=0)
-    """Steepness of the rising side before division, above 0."""
-    coef_se: FiniteFloat = Field(150.0, gt=0)
-    """Steepness of the falling side before division, above 0."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        _check_order(self.low, self.high)
-        return self
-
-
-class Step(Config):
-    """All or nothing: 1 from `low` to `high`, both included, else 0."""
-
-    kind: Literal["step"]
-    """1 inside, 0 outside."""
-    low: FiniteFloat | None = None
-    """Smallest value that scores 1, in the component's unit; null: no lower end."""
-    high: FiniteFloat | None = None
-    """Largest value that scores 1, in the component's unit; null: no upper end."""
-
-    @model_validator(mode="after")
-    def _has_an_end(self) -> Self:
-        if self.low is None and self.high is None:
-            raise ValueError("a step needs low, high or both")
-        if self.low is not None and self.high is not None and self.low > self.high:
-            raise ValueError(f"low = {self.low:g} must not be above high = {self.high:g}")
-        return self
-
-
-def _check_order(low: float, high: float) -> None:
-    if low >= high:
-        raise ValueError(f"low = {low:g} must be below high = {high:g}; for a hard edge use step")
-
-
-Transform = Annotated[
-    NoTransform | Sigmoid | ReverseSigmoid | DoubleSigmoid | Step, Field(discriminator="kind")
-]
+Aggregate = Literal["geometric_mean", "arithmetic_mean", "product", "minimum"]
+"""The ways to join the scores."""
 
 
 class ComponentConfig(Config):
@@ -105,13 +25,19 @@ class ComponentConfig(Config):
     name: str = ""
     """What its columns are called (raw_<name>, score_<name>): letters, digits, _ . - only; default:
     its kind. Two components of one kind need two names."""
+    role: Role = "scorer"
+    """scorer: its score enters the aggregate; filter: a score below 0.5 makes the reward 0, and
+    spares the costly components; penalty: its score multiplies the aggregate."""
     weight: FiniteFloat = Field(1.0, gt=0)
-    """Its share in the aggregate, relative to the others, above 0."""
+    """Its share in the aggregate, relative to the others, above 0 (under product: its exponent);
+    for scorers only, and not under minimum."""
     parameters: dict[str, Any] = Field(default_factory=dict)
     """What the component's kind takes, for example references for tanimoto; empty: its defaults."""
     transform: Transform = NoTransform()
     """From the raw value to a score between 0 and 1: kind none, sigmoid, reverse_sigmoid,
-    double_sigmoid or step. none is for components that lie between 0 and 1 already."""
+    double_sigmoid, step, left_step, right_step, exponential_decay, gaussian, min_gaussian,
+    max_gaussian, linear_clip or value_map. none is for components that lie between 0 and 1
+    already."""
 
     @model_validator(mode="before")
     @classmethod
@@ -133,17 +59,55 @@ class ComponentConfig(Config):
         """Let ``transform: none`` stand for ``transform: {kind: none}``."""
         return {"kind": given} if isinstance(given, str) else given
 
+    @model_validator(mode="after")
+    def _only_scorers_are_weighed(self) -> Self:
+        if self.role != "scorer" and self.weight != 1:
+            raise ValueError(
+                f"weight = {self.weight:g} belongs to scorers; a {self.role} has none: leave it out"
+            )
+        return self
+
 
 class RewardConfig(Config):
     """How a molecule is paid: a number between 0 and 1."""
 
     components: list[ComponentConfig] = Field(min_length=1)
     """The parts, at least one; each name once."""
-    aggregate: Literal["geometric_mean", "arithmetic_mean"] = "geometric_mean"
-    """How the scores become one reward, by weight. The geometric mean is 0 as soon as one score
-    is; the arithmetic mean lets one part make up for another."""
+    aggregate: Aggregate = "geometric_mean"
+    """How the scorers' scores become one. The geometric mean is 0 as soon as one score is; the
+    arithmetic mean lets one part make up for another; the product punishes every part that is not
+    perfect; the minimum pays for the worst part alone."""
     max_atoms: int = Field(500, ge=1)
     """Molecules with more atoms are invalid (explicit atoms); keeps a runaway string cheap."""
+    most_failures: float = Field(0.5, ge=0, le=1, exclude=True)
+    """A component that failed on more than this share of the molecules that it was asked about, at
+    least 100, ends the run with the reason: it is broken, not they. 0 to 1; 1: never. No part of
+    the run's identity: a run that ended so may continue with another share."""
+    workers: int = Field(1, ge=1, exclude=True)
+    """Processes that score molecules. 1: this process, without any other (unless there is a
+    timeout). More than the cores that are free do not help. The scores do not depend on it; no part
+    of the run's identity."""
+    timeout: FiniteFloat | None = Field(None, gt=0, exclude=True)
+    """Seconds that one molecule may take; then the worker process that is stuck is killed, and the
+    molecule has failed. The components are then asked in worker processes, about one molecule at a
+    time. null: no limit. No part of the run's identity."""
+    cache: Path | None = Field(None, exclude=True)
+    """A file in which raw values are kept by component and molecule, for this run and all others
+    that name it, at the same time too; made if there is none. On a disk of this machine: it is not
+    safe on a network file system. Relative to the working directory. null: none. No part of the
+    run's identity."""
+
+    folder: Path | None = Field(None, exclude=True)
+    """Where relative paths in the parameters are looked up, before the working directory; null: the
+    folder of the file that the reward stands in. No part of the run's identity."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _knows_its_folder(cls, given: object, info: ValidationInfo) -> object:
+        folder = (info.context or {}).get("folder")
+        if isinstance(given, Mapping) and folder is not None and given.get("folder") is None:
+            return {**given, "folder": folder}
+        return given
 
     @model_validator(mode="after")
     def _names_once(self) -> Self:
@@ -154,4 +118,16 @@ class RewardConfig(Config):
                 f"component names must differ, but several are called {', '.join(twice)}: "
                 "give each a name of its own"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_aggregate(self) -> Self:
+        weights = [each.weight for each in self.components if each.role == "scorer"]
+        if not weights:
+            raise ValueError(
+                "no component is a scorer, so there is nothing to pay for: give one of them role "
+                "scorer"
+            )
+        if self.aggregate == "minimum" and any(weight != 1 for weight in weights):
+            raise ValueError("the minimum takes no weights: leave weight out of the components")
         return self

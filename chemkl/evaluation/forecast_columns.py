@@ -10,7 +10,11 @@ _SEEN = {
         "Bemis-Murcko scaffold with the largest mass; null where no sample has a scaffold.",
     ),
     "top_share": (pa.float64(), "Its share of the mass of molecules with a scaffold."),
-    "top_share_error": (pa.float64(), "Standard error of top_share from the finite sample."),
+    "top_share_error": (
+        pa.float64(),
+        "Standard error of top_share from the finite sample; null where ess is below min_ess: so "
+        "few points do not tell it.",
+    ),
     "effective_scaffolds": (pa.float64(), "exp of the entropy (nats) of the mass over scaffolds."),
     "acyclic_share": (pa.float64(), "Mass of valid molecules without a scaffold, 0 to 1."),
     "invalid_share": (pa.float64(), "Mass of strings that are no molecules, 0 to 1."),

@@ -1,19 +1,21 @@
 """The targets that a forecast looks at, one row each: kind x beta x tau."""
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
 
 import numpy as np
 
+from chemkl.config.estimator import EstimatorConfig
 from chemkl.config.forecast import DEFAULT_TAU, ForecastConfig
 from chemkl.config.objective import MaraConfig, TargetConfig
+from chemkl.config.shaper import ShaperConfig
 from chemkl.evaluation import forecast_words as words
 from chemkl.evaluation.crossovers import Crossover, Family, crossovers, main_families
 from chemkl.evaluation.forecast import (
     Bonus,
     Floats,
+    HitRate,
     Points,
     describe,
     hit_rate,
@@ -55,6 +57,14 @@ def shares_or_none(points: Points, target: Target) -> Floats | None:
     return None
 
 
+def hits_unseen(points: Points, target: Target | None, tau: float) -> bool:
+    """Whether a target lives on hits, and no sample is one: what is seen of it is not the target.
+
+    None stands for the prior.
+    """
+    return target is not None and target.has_hits and not bool((points.reward_N >= tau).any())
+
+
 @dataclass(frozen=True)
 class Foretold:
     """All that samples of the prior say about a config.
@@ -64,7 +74,7 @@ class Foretold:
         families: the main scaffold families, under the prior and the gibbs targets that can be
             trusted.
         crossovers: where one of them overtakes another under gibbs.
-        sentences: the findings for the run's own beta and tau in plain words.
+        sentences: the findings for the run's own beta and tau, and the crossovers, in plain words.
     """
 
     rows: list[dict[str, Any]]
@@ -100,31 +110,34 @@ def foretell(config: ForecastConfig, points: Points) -> Foretold:
     )
     families = main_families(points, list(known), config.families)
     found = crossovers(points, [family.scaffold for family in families])
-    sentences = [words.hit_sentence(hit_rate(points, tau)) for tau in taus]
+    sentences = [_hit_sentence(points, hit_rate(points, tau)) for tau in taus]
     for row in rows:
         if row["beta"] in (None, own_beta) and row["tau"] == own_tau:
             sentences += [row["sentence"], *words.bonus_sentence(row)]
-    sentences += [*words.drowned_sentence(rows, own_tau), *caveats(config)]
+    sentences += words.drowned_sentence(rows, own_tau)
+    if not (isinstance(own, MaraConfig) and own.reward_on_hits == "own"):
+        sentences += words.alike_sentence(rows)
+    moved = departures(
+        config.estimator, config.shaper, filtered=config.diversity_filter is not None
+    )
+    sentences += [*words.caveats(moved), *words.crossover_sentences(found)]
     return Foretold(rows, families, found, list(dict.fromkeys(sentences)))
 
 
-def caveats(config: ForecastConfig) -> Iterator[str]:
-    """What in a config moves the trained policy off the target that is forecast."""
-    if config.diversity_filter is not None:
-        yield (
-            "The diversity filter withdraws rewards as the run goes: the forecast is of the target "
-            "without it."
+def departures(
+    estimator: EstimatorConfig, shaper: ShaperConfig | None, *, filtered: bool
+) -> dict[str, str]:
+    """What moves a trained policy off the target that is forecast: its name, and how."""
+    found = {}
+    if filtered:
+        found["diversity filter"] = "the diversity filter withdraws rewards as the run goes"
+    if shaper is not None:
+        found[shaper.kind] = f"the shaper {shaper.kind} moves the policy off the target"
+    if estimator.kind == "forward_kl":
+        found["forward_kl"] = (
+            "the estimator forward_kl has another optimum, proportional to pi_ref / (L - R)"
         )
-    if config.shaper is not None:
-        yield (
-            f"The shaper {config.shaper.kind} moves the policy off the target: the forecast is of "
-            "the target without it."
-        )
-    if config.estimator.kind == "forward_kl":
-        yield (
-            "The estimator forward_kl has another optimum, proportional to pi_ref / (L - R): the "
-            "forecast is of the reverse-KL target, which it does not walk to."
-        )
+    return found
 
 
 def default_tau(config: ForecastConfig) -> float:
@@ -154,18 +167,25 @@ def _row(
         "trusted": False,
     }
     share_N = points.prior_N if target is None else shares_or_none(points, target)
-    unseen = kind not in ("prior", "gibbs") and rate.rate == 0
     if share_N is None:
-        return row | {"sentence": words.hit_sentence(rate)}
+        return row | {"sentence": _hit_sentence(points, rate)}
     found = describe(points, share_N, tau)
+    unseen = hits_unseen(points, target, tau)
     trusted = found.ess >= min_ess and not unseen
     row |= {**asdict(found), "trusted": trusted}
+    if found.ess < min_ess:
+        row["top_share_error"] = None
     if isinstance(target, Mara):
         row |= _bonus_columns(mara_bonus(points, target))
     if unseen:
-        return row | {"sentence": words.hit_sentence(rate)}
+        return row | {"sentence": _hit_sentence(points, rate)}
     n = len(points)
     return row | {"sentence": words.target_sentence(kind, beta, tau, found, n, trusted=trusted)}
+
+
+def _hit_sentence(points: Points, rate: HitRate) -> str:
+    top = float(np.quantile(points.reward_N, 1 - words.TOP))
+    return words.hit_sentence(rate, best=float(points.reward_N.max()), top=top)
 
 
 def _bonus_columns(bonus: Bonus) -> dict[str, Any]:

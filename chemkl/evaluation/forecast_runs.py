@@ -1,6 +1,6 @@
 """What training gave, beside what was foretold: both seen through equally many samples."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,20 @@ import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from chemkl.config import InputError
+from chemkl.config.estimator import EstimatorConfig
 from chemkl.config.forecast import ForecastConfig
 from chemkl.config.objective import TargetConfig
 from chemkl.config.reward import RewardConfig
+from chemkl.config.shaper import ShaperConfig
 from chemkl.evaluation.forecast import Floats, Points, Prediction, describe
-from chemkl.evaluation.forecast_rows import build_target, default_tau, shares_or_none, tau_of
+from chemkl.evaluation.forecast_rows import (
+    build_target,
+    default_tau,
+    departures,
+    hits_unseen,
+    shares_or_none,
+    tau_of,
+)
 from chemkl.results import Manifest, find_trace, read_trace, sha256_of
 
 REDRAWS = 50
@@ -30,12 +39,12 @@ class Trained:
     Attributes:
         folder: where it is.
         target: its target.
-        filtered: whether it had a diversity filter, which moves the target as it goes.
+        moved: what moved it off that target, by name, and how; see `departures`.
     """
 
     folder: Path
     target: TargetConfig
-    filtered: bool
+    moved: Mapping[str, str]
 
 
 def read_runs(folders: Sequence[Path], prior: Path | None, reward: RewardConfig) -> list[Trained]:
@@ -47,60 +56,110 @@ def read_runs(folders: Sequence[Path], prior: Path | None, reward: RewardConfig)
         reward: what they must have been paid.
 
     Raises:
-        InputError: with a line for every folder that is no such run, or has another prior or
-            reward.
+        InputError: with a line for every folder that is no such run, and one for all those that
+            have another prior or reward.
     """
     runs, problems = [], []
+    differing: dict[str, list[Path]] = {}
     sha256 = sha256_of(prior) if folders and prior is not None else None
     for folder in folders:
         try:
-            runs.append(_read_run(folder, reward, sha256))
-            find_trace(folder)
+            run, other = _read_run(folder, reward, sha256)
+            runs.append(run)
+            if other:
+                differing.setdefault(other, []).append(folder)
+            else:
+                find_trace(folder)
         except InputError as error:
             problems.append(str(error))
+    problems += [
+        f"{', '.join(map(str, named))}: trained with {other} than the config to forecast; a "
+        "forecast holds for one prior and one reward. Leave out of runs what has others."
+        for other, named in differing.items()
+    ]
     if problems:
         raise InputError("\n".join(problems))
     return runs
 
 
 def compare(
-    name: str, run: Trained, points: Points, config: ForecastConfig
-) -> Iterator[dict[str, Any]]:
-    """Three rows for a run: the prior, the forecast of the run's own target, and the training.
+    runs: Mapping[str, Trained], points: Points, config: ForecastConfig
+) -> list[dict[str, Any]]:
+    """Three rows for each run: the prior, the forecast of the run's own target, and the training.
+
+    All are seen through equally many valid samples, as many as the shortest run has: how many
+    scaffolds one sees, and how large the largest is, depends on that.
 
     Args:
-        name: of the run.
-        run: its folder and target.
+        runs: by name.
         points: samples of the prior.
         config: of the forecast.
+
+    Raises:
+        InputError: a run has no valid sample.
     """
-    late = last_valid(read_trace(run.folder, COLUMNS), config.late_samples)
-    if late.empty:
-        raise InputError(f"{run.folder}: its trace holds no valid sample to compare with.")
+    late, n_valid = {}, {}
+    for name, run in runs.items():
+        trace = read_trace(run.folder, COLUMNS)
+        late[name] = last_valid(trace, config.late_samples)
+        n_valid[name] = len(last_valid(trace, len(trace)))
+    empty = [str(runs[name].folder) for name, rows in late.items() if rows.empty]
+    if empty:
+        raise InputError(
+            f"{', '.join(empty)}: no valid sample in the trace to compare with; leave out of runs."
+        )
+    n = min((len(rows) for rows in late.values()), default=0)
+    return [
+        {**row, "n_valid": n_valid[name]}
+        for name, run in runs.items()
+        for row in _rows_of(name, run, points_of(late[name].tail(n)), points, config)
+    ]
+
+
+def _rows_of(
+    name: str, run: Trained, late: Points, points: Points, config: ForecastConfig
+) -> Iterator[dict[str, Any]]:
     target, n = run.target, len(late)
     tau = tau_of(target, points, tau_of(config.target, points, default_tau(config)))
     built = build_target(target, target.kind, target.resolved_beta, tau)
     share_N = shares_or_none(points, built)
-    ess = None if share_N is None else describe(points, share_N, tau).ess
     head = {
         "run": name,
         "folder": str(run.folder),
+        "label": " + ".join([target_label(target), *run.moved]),
         "target": target.kind,
-        "sigma": 1 / target.resolved_beta,
+        "sigma": None if target.kind == "filter" else 1 / target.resolved_beta,
         "tau": tau,
-        "diversity_filter": run.filtered,
+        "moved": dict(run.moved),
         "n": n,
     }
     shown = foreseen(points, points.prior_N, tau, n, config.seed)
     yield {**head, "source": "prior", **shown, "ess": float(len(points)), "trusted": True}
-    if share_N is None or ess is None:
+    if share_N is None:
         nothing: dict[str, Any] = dict.fromkeys(COMPARED)
         yield {**head, "source": "forecast", **nothing, "ess": 0.0, "trusted": False}
     else:
         shown = foreseen(points, share_N, tau, n, config.seed)
-        trusted = ess >= config.min_ess
+        ess = describe(points, share_N, tau).ess
+        trusted = ess >= config.min_ess and not hits_unseen(points, built, tau)
         yield {**head, "source": "forecast", **shown, "ess": ess, "trusted": trusted}
-    yield {**head, "source": "trained", **seen(points_of(late), tau), "ess": None, "trusted": None}
+    yield {**head, "source": "trained", **seen(late, tau), "ess": None, "trusted": None}
+
+
+def target_label(target: TargetConfig) -> str:
+    """A target in a few words, with every setting that is not the default.
+
+    A filter has no sigma: its beta scales the loss alone.
+    """
+    name = (
+        target.kind if target.kind == "filter" else f"{target.kind} {1 / target.resolved_beta:.4g}"
+    )
+    settings = target.model_dump(exclude={"kind", "beta", "sigma"}, exclude_defaults=True)
+    return ", ".join([name, *(f"{key} {_plain(value)}" for key, value in settings.items())])
+
+
+def _plain(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.4g}"
 
 
 def points_of(rows: pd.DataFrame) -> Points:
@@ -150,7 +209,8 @@ def foreseen(
     return {name: _mean([view[name] for view in views]) for name in COMPARED}
 
 
-def _read_run(folder: Path, reward: RewardConfig, sha256: str | None) -> Trained:
+def _read_run(folder: Path, reward: RewardConfig, sha256: str | None) -> tuple[Trained, str]:
+    """Read a run's manifest; also return what is another than that of the forecast, in words."""
     manifest = Manifest.load(folder)
     if manifest is None or manifest.stage != "posttrain":
         raise InputError(
@@ -159,22 +219,24 @@ def _read_run(folder: Path, reward: RewardConfig, sha256: str | None) -> Trained
     config = manifest.config
     try:
         target: TargetConfig = TypeAdapter(TargetConfig).validate_python(config.get("target"))
+        estimator: EstimatorConfig = TypeAdapter(EstimatorConfig).validate_python(
+            config.get("estimator", "rloo")
+        )
+        shaper = TypeAdapter(ShaperConfig | None).validate_python(config.get("shaper"))
         paid = RewardConfig.model_validate(config.get("reward"))
     except ValidationError as error:
         problem = error.errors()[0]["msg"]
-        raise InputError(f"{folder}: its target or reward cannot be read: {problem}") from error
+        raise InputError(
+            f"{folder}: its target, estimator, shaper or reward cannot be read: {problem}"
+        ) from error
     differing = []
-    if paid != reward:
+    if paid.model_dump() != reward.model_dump():  # without what is no part of its identity
         differing.append("another reward")
     own = manifest.inputs.get("prior")
     if sha256 is not None and (own is None or own.sha256 != sha256):
         differing.append("another prior")
-    if differing:
-        raise InputError(
-            f"{folder}: was trained with {' and '.join(differing)} than the config to forecast; "
-            "a forecast holds for one prior and one reward. Leave it out of runs."
-        )
-    return Trained(folder, target, config.get("diversity_filter") is not None)
+    moved = departures(estimator, shaper, filtered=config.get("diversity_filter") is not None)
+    return Trained(folder, target, moved), " and ".join(differing)
 
 
 def _compared(found: Prediction) -> dict[str, float | None]:

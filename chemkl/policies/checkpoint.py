@@ -29,6 +29,8 @@ class Kind(NamedTuple):
 KINDS = {RnnPolicy.kind: Kind(RnnPolicy, RnnConfig)}
 
 _PARTS: dict[str, type] = {"architecture": dict, "vocabulary": list, "provenance": dict}
+_MODEL_PLACES = ("checkpoints/policy.safetensors", "*.safetensors")
+"""Where a folder that is given in place of a model file may hold one."""
 _EXPECTED = "Expected a model written by `chemkl pretrain` or `chemkl posttrain`."
 
 
@@ -67,9 +69,11 @@ def read_header(path: str | Path) -> dict[str, Any]:
     """Return the JSON header of a model file without reading its weights.
 
     Raises:
-        InputError: the file is missing, damaged, not a chemkl model, or of another version; or its
-            vocabulary or architecture cannot be used.
+        InputError: the file is missing, damaged, a folder, not a chemkl model, or of another
+            version; or its vocabulary or architecture cannot be used.
     """
+    if Path(path).is_dir():
+        raise InputError(f"{path}: {_folder_problem(Path(path))}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -123,6 +127,14 @@ def load_policy(path: str | Path) -> Policy:
 def freeze(policy: Policy) -> Policy:
     """Turn a policy into a reference: evaluation mode, no gradients."""
     return policy.eval().requires_grad_(requires_grad=False)
+
+
+def _folder_problem(folder: Path) -> str:
+    """Say which model file of a folder may have been meant."""
+    models = [path for inner in _MODEL_PLACES for path in sorted(folder.glob(inner))]
+    if models:
+        return f"a folder, not a model file. A model file in it is {models[0]}"
+    return f"a folder, not a model file, and there is none in it. {_EXPECTED}"
 
 
 def _parsed(text: str) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
 """Molecules to numbers: reward components, their transforms and aggregates; no torch here."""
 
 from chemkl.rewards.model import RewardModel
-from chemkl.rewards.registry import component
+from chemkl.rewards.registry import BatchScore, Failure, Score, component
 
-__all__ = ["RewardModel", "component"]
+__all__ = ["BatchScore", "Failure", "RewardModel", "Score", "component"]

@@ -9,12 +9,12 @@ from chemkl.config.document import Document
 from chemkl.config.loading import load_config
 from chemkl.config.reward import RewardConfig
 from chemkl.rewards import components  # noqa: F401 - importing it registers the components
-from chemkl.rewards.registry import Component, Score, find_component, placed
+from chemkl.rewards.registry import BatchScore, Component, Score, find_component, placed
 
 
 def checked_reward(
     source: RewardConfig | Mapping[str, Any] | str | Path | Document,
-) -> tuple[RewardConfig, list[Score]]:
+) -> tuple[RewardConfig, list[Score | BatchScore]]:
     """Check a reward's schema and its components together.
 
     Returns:
@@ -23,14 +23,14 @@ def checked_reward(
     Raises:
         InputError: one line for every problem of either sort.
     """
-    if isinstance(source, RewardConfig):
-        source = source.model_dump()
-    document = Document.of(source, "reward")
     config: RewardConfig | None = None
     problems: list[str] = []
-    scores: list[Score] = []
+    scores: list[Score | BatchScore] = []
+    if isinstance(source, RewardConfig):  # whose dump lacks what is no part of a run's identity
+        config, source = source, source.model_dump()
+    document = Document.of(source, "reward", None if config is None else config.folder)
     try:
-        config = load_config(RewardConfig, document)
+        config = config or load_config(RewardConfig, document)
     except InputError as error:
         problems += str(error).splitlines()
     for part in _parts(document):
@@ -50,10 +50,10 @@ def _parts(document: Document) -> Iterator[Document]:
             yield document.at(("components", index), part)
 
 
-def _built(part: Document) -> tuple[Score | None, list[str]]:
+def _built(part: Document) -> tuple[Score | BatchScore | None, list[str]]:
     """Build one component: its score function, and what is wrong with it."""
     problems: list[str] = []
-    score: Score | None = None
+    score: Score | BatchScore | None = None
     try:
         component = find_component(part.data["kind"])
     except InputError as error:

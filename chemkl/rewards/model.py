@@ -1,52 +1,26 @@
 """A reward: SMILES in, one row each out, every distinct molecule scored once."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-from rdkit.Chem import Mol
 
-from chemkl.chem.molecules import one_line, parse, read_molecule, silenced
-from chemkl.chem.scaffolds import murcko_scaffold
 from chemkl.config import InputError
 from chemkl.config.document import Document
 from chemkl.config.reward import RewardConfig
 from chemkl.results.columns import RAW_PREFIX, SCORE_PREFIX
 from chemkl.rewards.aggregate import AGGREGATES
+from chemkl.rewards.asking import PASSING, Failed, RawScores, Term
 from chemkl.rewards.checks import checked_reward
-from chemkl.rewards.registry import Score
-from chemkl.rewards.transforms import build_transform
+from chemkl.rewards.engine import Engine
+from chemkl.rewards.failures import FailureCount, Failures
+from chemkl.rewards.waiting import Showing
 
 TEXT = pd.StringDtype(na_value=np.nan)
 """Text with NaN for missing: what pandas 3 calls str, also under pandas 2."""
-
-
-class Term(NamedTuple):
-    """One part of the reward, ready to use."""
-
-    name: str
-    weight: float
-    score: Score
-    transform: Callable[[float], float]
-
-
-@dataclass(frozen=True, slots=True)
-class RawScores:
-    """What the components said of one molecule: the same for every spelling of it.
-
-    Attributes:
-        values: Raw value by component name; NaN where the component failed.
-        scaffold: Bemis-Murcko scaffold; None where that failed.
-        failures: What failed and why; empty when nothing did.
-    """
-
-    values: Mapping[str, float]
-    scaffold: str | None
-    failures: tuple[str, ...]
 
 
 class RewardModel:
@@ -63,12 +37,18 @@ class RewardModel:
     MOST = 1.0
     """The highest reward that there can be."""
 
-    def __init__(self, config: RewardConfig, terms: list[Term]) -> None:
+    def __init__(self, config: RewardConfig, terms: list[Term], folder: Path | None = None) -> None:
         self.config = config
+        self._engine = Engine(config, terms, folder)
         self._terms = terms
-        self._weights = [term.weight for term in terms]
+        self._scorers = [term for term in terms if term.role == "scorer"]
+        self._filters = [term for term in terms if term.role == "filter"]
+        self._penalties = [term for term in terms if term.role == "penalty"]
+        self._weights = [term.weight for term in self._scorers]
         self._aggregate = AGGREGATES[config.aggregate]
+        self._read: dict[str, tuple[str | None, str | None]] = {}
         self._known: dict[str, RawScores] = {}
+        self._failures = Failures(self.component_names, config.most_failures)
 
     @classmethod
     def from_config(cls, source: RewardConfig | Mapping[str, Any] | str | Path | Document) -> Self:
@@ -78,16 +58,32 @@ class RewardModel:
             InputError: one line for every problem, of the schema and of the components alike.
         """
         config, scores = checked_reward(source)
-        terms = [
-            Term(part.name, part.weight, score, build_transform(part.transform))
-            for part, score in zip(config.components, scores, strict=True)
-        ]
-        return cls(config, terms)
+        parts = zip(config.components, scores, strict=True)
+        return cls(config, [Term.of(part, score) for part, score in parts], config.folder)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the worker processes and leave the cache; nothing can be scored any more."""
+        self._engine.close()
+
+    def show_progress(self, showing: Showing) -> None:
+        """Show the progress of slow components in another way than by a bar of their own."""
+        self._engine.showing = showing
 
     @property
     def component_names(self) -> list[str]:
         """Names of the components, in the order of the config."""
         return [term.name for term in self._terms]
+
+    @property
+    def failures(self) -> Mapping[str, FailureCount]:
+        """By component: how many molecules it was asked about, how many it failed on, and why."""
+        return self._failures.counts
 
     @property
     def columns(self) -> list[str]:
@@ -114,15 +110,21 @@ class RewardModel:
             A frame with a fresh index and the columns ``smiles, canonical_smiles, valid, reason,
             scaffold``, for each component ``raw_<name>`` (its own unit) and ``score_<name>``
             (0 to 1), and ``reward`` (0 to 1). An invalid string has missing values, a reason and
-            reward 0. So has a molecule for which a component failed, for that component.
+            reward 0. So has a molecule for which a component failed, for that component. A molecule
+            that fails a filter has a reason and reward 0, and missing values for the costly
+            components, which were not asked.
 
         Raises:
-            InputError: something among them is not a string.
+            InputError: something among them is not a string, or a component failed on more
+                molecules than the config's `most_failures` allows.
         """
         if isinstance(smiles, str):
             raise InputError(f"score takes a list of SMILES, not one string: [{smiles!r}]")
-        with silenced():
-            rows = [self._row(index, each) for index, each in enumerate(smiles)]
+        strings = _strings(smiles)
+        self._read_new(strings)
+        given = (self._read[each][0] for each in strings)
+        self._learn(dict.fromkeys(each for each in given if each is not None))
+        rows = [self._row(each) for each in strings]
         return pd.DataFrame(
             {
                 column: pd.Series([row.get(column) for row in rows], dtype=dtype)
@@ -133,7 +135,9 @@ class RewardModel:
     def remember(self, rows: pd.DataFrame) -> None:
         """Take over raw values that were computed before: rows that ``score`` gave, or a trace.
 
-        A component that failed counts as asked: it is not asked again about this molecule.
+        A component that failed counts as asked: it is not asked again about this molecule. Nor is
+        a costly one that a filter kept from being asked. A row that does not explain its missing
+        values is not taken over.
         """
         names = self.component_names
         valid = rows[rows["valid"]]
@@ -141,72 +145,95 @@ class RewardModel:
         columns = (valid["canonical_smiles"], valid["scaffold"], valid["reason"], raw.tolist())
         for smiles, scaffold, reason, values in zip(*columns, strict=True):
             by_name = dict(zip(names, values, strict=True))
+            if not isinstance(reason, str) and any(map(math.isnan, values)):
+                continue
             scaffold = scaffold if isinstance(scaffold, str) else None
-            known = RawScores(by_name, scaffold, self._failures(by_name, reason))
+            known = RawScores(by_name, scaffold, self._failures_in(reason, by_name))
             self._known.setdefault(smiles, known)
 
     def score_molecule(self, canonical_smiles: str) -> RawScores:
         """Ask every component about one molecule; neither reads nor fills the memory."""
-        mol = parse(canonical_smiles, max_atoms=self.config.max_atoms)
-        if mol is None:  # RDKit wrote a SMILES that it cannot read
-            nothing = dict.fromkeys(self.component_names, math.nan)
-            return RawScores(nothing, None, ("canonical SMILES cannot be read back",))
-        failures: list[str] = []
-        values = {term.name: _raw(term, mol, failures) for term in self._terms}
-        try:
-            scaffold = murcko_scaffold(mol)
-        except Exception as error:  # noqa: BLE001 - RDKit's own; it costs this molecule only
-            scaffold = None
-            failures.append(f"scaffold failed: {one_line(error)}")
-        return RawScores(values, scaffold, tuple(failures))
+        return self._evaluate([canonical_smiles])[0]
 
-    def _row(self, index: int, smiles: str) -> dict[str, Any]:
-        if not isinstance(smiles, str):
-            raise InputError(f"SMILES {index} is not a string: {smiles!r}")
-        molecule = read_molecule(smiles, max_atoms=self.config.max_atoms)
+    def _evaluate(self, smiles: list[str]) -> list[RawScores]:
+        """Ask the components about molecules that are not known; one answer each, in order."""
+        return self._engine.evaluate(smiles)
+
+    def _learn(self, canonical_smiles: Iterable[str]) -> None:
+        """Have the molecules evaluated that are not known yet, all of them at once."""
+        unknown = [smiles for smiles in canonical_smiles if smiles not in self._known]
+        if not unknown:
+            return
+        for smiles, raw in zip(unknown, self._evaluate(unknown), strict=True):
+            self._known[smiles] = raw
+            failed = [*raw.failures, *self._scores(raw.values)[1]]
+            silent = {name for name, value in raw.values.items() if math.isnan(value)}
+            not_asked = silent - {each.component for each in failed}
+            self._failures.add((name for name in raw.values if name not in not_asked), failed)
+        self._failures.check()
+
+    def _read_new(self, strings: list[str]) -> None:
+        """Read the strings that were not read before."""
+        new = list(dict.fromkeys(each for each in strings if each not in self._read))
+        for smiles, (canonical, reason) in zip(new, self._engine.read(new), strict=True):
+            # of equal texts one is enough: most strings come again, and many are canonical
+            self._read[smiles] = smiles if canonical == smiles else canonical, reason
+
+    def _row(self, smiles: str) -> dict[str, Any]:
+        canonical, reason = self._read[smiles]
         # a lone surrogate, which no file can hold, stands escaped in the frame
         shown = smiles.encode(errors="backslashreplace").decode()
-        row = {"smiles": shown, "valid": molecule.valid, "reason": molecule.reason, "reward": 0.0}
-        if molecule.canonical_smiles is None:
+        row = {"smiles": shown, "valid": canonical is not None, "reason": reason, "reward": 0.0}
+        if canonical is None:
             return row
-        raw = self._known.get(molecule.canonical_smiles)
-        if raw is None:
-            raw = self.score_molecule(molecule.canonical_smiles)
-            self._known[molecule.canonical_smiles] = raw
-        row |= {"canonical_smiles": molecule.canonical_smiles, "scaffold": raw.scaffold}
+        raw = self._known[canonical]
+        row |= {"canonical_smiles": canonical, "scaffold": raw.scaffold}
         return row | self._paid(raw)
 
     def _paid(self, raw: RawScores) -> dict[str, Any]:
         """Transform and join raw values: the columns of one row that hold numbers, and why 0."""
-        scores = {term.name: term.transform(raw.values[term.name]) for term in self._terms}
-        failures = list(raw.failures)
-        for name, score in scores.items():
-            if score < 0 or score > 1:
-                failures.append(f"component {name}: score {score:g} is not between 0 and 1")
-                scores[name] = math.nan
+        scores, wrong = self._scores(raw.values)
         row: dict[str, Any] = {RAW_PREFIX + name: value for name, value in raw.values.items()}
         row |= {SCORE_PREFIX + name: score for name, score in scores.items()}
-        if failures:
-            return row | {"reason": "; ".join(failures), "reward": 0.0}
-        return row | {"reward": self._aggregate(list(scores.values()), self._weights)}
+        reasons = [*map(str, raw.failures), *map(str, wrong)]
+        reasons += [
+            f"filter {term.name} failed" for term in self._filters if scores[term.name] < PASSING
+        ]
+        if reasons:
+            return row | {"reason": "; ".join(reasons), "reward": 0.0}
+        paid = self._aggregate([scores[term.name] for term in self._scorers], self._weights)
+        return row | {"reward": paid * math.prod(scores[term.name] for term in self._penalties)}
 
-    def _failures(self, raw: Mapping[str, float], reason: object) -> tuple[str, ...]:
+    def _scores(self, raw: Mapping[str, float]) -> tuple[dict[str, float], list[Failed]]:
+        """Transform raw values; what is no score becomes NaN and one more failure."""
+        scores = {term.name: term.to_score(raw[term.name]) for term in self._terms}
+        wrong = [
+            Failed(term.name, _no_score(term, raw[term.name]))
+            for term in self._terms
+            if math.isnan(scores[term.name]) and not math.isnan(raw[term.name])
+        ]
+        return scores, wrong
+
+    def _failures_in(self, reason: object, raw: Mapping[str, float]) -> tuple[Failed, ...]:
         """Take out of a row's reason what `_paid` would add to it once more."""
         if not isinstance(reason, str):
             return ()
         added = self._paid(RawScores(raw, None, ())).get("reason", "")
         failures = reason.removesuffix(added).removesuffix("; ")
-        return (failures,) if failures else ()
+        return (Failed(None, failures),) if failures else ()
 
 
-def _raw(term: Term, mol: Mol, failures: list[str]) -> float:
-    """Ask one component; a failure becomes NaN and one more line of reasons."""
-    try:
-        value = float(term.score(mol))
-    except Exception as error:  # noqa: BLE001 - any failure of a component costs this molecule only
-        failures.append(f"component {term.name} failed: {one_line(error)}")
-        return math.nan
-    if not math.isfinite(value):
-        failures.append(f"component {term.name} failed: it returned {value}")
-        return math.nan
-    return value
+def _strings(smiles: Iterable[str]) -> list[str]:
+    strings = list(smiles)
+    for index, each in enumerate(strings):
+        if not isinstance(each, str):
+            raise InputError(f"SMILES {index} is not a string: {each!r}")
+    return strings
+
+
+def _no_score(term: Term, raw: float) -> str:
+    """Say why a raw value has no score."""
+    score = term.transform(raw)
+    if math.isnan(score):
+        return f"its transform has no score for the value {raw:g}"
+    return f"score {score:g} is not between 0 and 1"

@@ -2,10 +2,10 @@
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from rdkit.Chem import Mol
@@ -16,6 +16,21 @@ from chemkl.config.problems import render
 
 Score = Callable[[Mol], float]
 """What a component's factory returns: one molecule to one number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What a batched component gives in place of a number for a molecule that it cannot score.
+
+    Attributes:
+        reason: Why, in words that make sense in a row of the trace.
+    """
+
+    reason: str
+
+
+BatchScore = Callable[[Sequence[Mol]], Sequence[float | Failure]]
+"""What a batched component's factory returns: molecules to as many numbers, in their order."""
 
 
 _PARAMETERS = ConfigDict(extra="forbid", protected_namespaces=())
@@ -31,13 +46,17 @@ class Component:
         unit: Of the raw value; empty for a pure number.
         range: Smallest and largest raw value possible.
         source: Paper or program that defines it.
+        batched: Its score function takes a list of molecules (BatchScore), not one (Score).
+        costly: It is asked only about molecules that passed every filter, after all others.
     """
 
     kind: str
-    factory: Callable[..., Score]
+    factory: Callable[..., Score | BatchScore]
     unit: str
     range: tuple[float, float]
     source: str
+    batched: bool = False
+    costly: bool = False
 
     @cached_property
     def parameter_model(self) -> type[BaseModel]:
@@ -49,12 +68,15 @@ class Component:
         }
         return create_model(self.kind, __config__=_PARAMETERS, **fields)
 
-    def build(self, parameters: Mapping[str, Any], document: Document | None = None) -> Score:
+    def build(self, parameters: Mapping[str, Any], document: Document | None = None) -> Any:
         """Check the parameters and give the score function.
 
         Args:
             parameters: What the config says.
             document: Where the parameters stand, for the messages.
+
+        Returns:
+            A Score, or a BatchScore where the component is batched.
 
         Raises:
             InputError: unknown, missing or unfit parameters; one line each.
@@ -64,7 +86,9 @@ class Component:
             given = ", ".join(map(str, parameters))
             raise InputError(placed(document, (), f"{self.kind} takes no parameters (got {given})"))
         try:
-            checked = self.parameter_model.model_validate(dict(parameters))
+            checked = self.parameter_model.model_validate(
+                dict(parameters), context={"folder": document.folder}
+            )
         except ValidationError as error:
             problems = render(error, self.parameter_model, document)
             raise InputError("\n".join(text for _, text in problems)) from None
@@ -80,9 +104,18 @@ COMPONENTS: dict[str, Component] = {}
 """Every component, by kind."""
 
 
+Factory = TypeVar("Factory", bound=Callable[..., Score | BatchScore])
+
+
 def component(
-    kind: str, *, unit: str = "", range: tuple[float, float], source: str
-) -> Callable[[Callable[..., Score]], Callable[..., Score]]:
+    kind: str,
+    *,
+    unit: str = "",
+    range: tuple[float, float],
+    source: str,
+    batched: bool = False,
+    costly: bool = False,
+) -> Callable[[Factory], Factory]:
     """Register a component: decorate a factory whose typed signature is its parameter schema.
 
     For example::
@@ -92,13 +125,16 @@ def component(
             return lambda mol: mol.GetNumHeavyAtoms()
 
     The score function may raise for a molecule: that molecule gets NaN, the exception's text as
-    its reason, and reward 0. An InputError from the factory is a mistake in the config.
+    its reason, and reward 0. An InputError from the factory is a mistake in the config. With
+    ``batched=True`` the score function takes a list of molecules and gives as many numbers, a
+    Failure in place of a number that it cannot give. With ``costly=True`` it is asked last, and
+    only about molecules that passed every filter.
 
     Raises:
         ValueError: the kind is taken or no lower-case name, or a parameter has no type.
     """
 
-    def register(factory: Callable[..., Score]) -> Callable[..., Score]:
+    def register(factory: Factory) -> Factory:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", kind):
             raise ValueError(f"component kind {kind!r}: use lower-case letters, digits and _")
         if kind in COMPONENTS:
@@ -107,13 +143,13 @@ def component(
                 f"component {kind!r} is registered already, by {taken.__module__}.{taken.__name__}"
             )
         _check_signature(kind, factory)
-        COMPONENTS[kind] = Component(kind, factory, unit, range, source)
+        COMPONENTS[kind] = Component(kind, factory, unit, range, source, batched, costly)
         return factory
 
     return register
 
 
-def _check_signature(kind: str, factory: Callable[..., Score]) -> None:
+def _check_signature(kind: str, factory: Callable[..., Any]) -> None:
     for name, parameter in inspect.signature(factory).parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise ValueError(f"component {kind!r}: *args and **kwargs have no schema")

@@ -1,14 +1,16 @@
 """From a component's raw value to a score between 0 and 1.
 
-The formulas are REINVENT4's (reinvent/scoring/transforms), with these deviations:
+The formulas are REINVENT4's (reinvent/scoring/transforms), the gaussians and the line GuacaMol's
+(Brown et al., J. Chem. Inf. Model. 59, 1096 (2019); score_modifier.py), with these deviations:
 
-1. ``step`` may be open at one end (REINVENT4's left_step and right_step).
+1. ``step`` may be open at one end, like left_step and right_step.
 2. ``low`` must be below ``high`` in the sigmoids; REINVENT4 turns equal ends into a hard step.
 3. float64 throughout; REINVENT4 rounds to float32.
+4. ``value_map`` compares numbers (REINVENT4: their text) and may have a score for all others.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from chemkl.config import Config, InputError, did_you_mean
@@ -85,6 +87,58 @@ def step(x: float, *, low: float | None, high: float | None) -> float:
     if math.isnan(x):
         return math.nan
     return float((low is None or low <= x) and (high is None or x <= high))
+
+
+@transform("left_step")
+def left_step(x: float, *, low: float) -> float:
+    """1 up to ``low``, included, else 0."""
+    return step(x, low=None, high=low)
+
+
+@transform("right_step")
+def right_step(x: float, *, high: float) -> float:
+    """1 from ``high`` on, included, else 0."""
+    return step(x, low=high, high=None)
+
+
+@transform("exponential_decay")
+def exponential_decay(x: float, *, k: float) -> float:
+    """exp(-k x); 1 below 0."""
+    return 1.0 if x < 0 else math.exp(-k * x)
+
+
+@transform("gaussian")
+def gaussian(x: float, *, mu: float, sigma: float) -> float:
+    """exp(-((x - mu) / sigma)^2 / 2)."""
+    z = (x - mu) / sigma
+    return math.exp(-z * z / 2)  # z**2 would overflow far away, z * z becomes infinite
+
+
+@transform("min_gaussian")
+def min_gaussian(x: float, *, mu: float, sigma: float) -> float:
+    """1 up to ``mu``, the gaussian above."""
+    return 1.0 if x < mu else gaussian(x, mu=mu, sigma=sigma)
+
+
+@transform("max_gaussian")
+def max_gaussian(x: float, *, mu: float, sigma: float) -> float:
+    """1 from ``mu`` on, the gaussian below."""
+    return 1.0 if x > mu else gaussian(x, mu=mu, sigma=sigma)
+
+
+@transform("linear_clip")
+def linear_clip(x: float, *, low: float, high: float) -> float:
+    """(x - low) / (high - low), cut to 0 and 1."""
+    share = (x - low) / (high - low)
+    return share if math.isnan(share) else min(max(share, 0.0), 1.0)
+
+
+@transform("value_map")
+def value_map(x: float, *, values: Mapping[float, float], otherwise: float | None) -> float:
+    """The score that ``values`` has for x; without one ``otherwise``, and without that NaN."""
+    if math.isnan(x):
+        return math.nan
+    return values.get(x, math.nan if otherwise is None else otherwise)
 
 
 def _logistic10(exponent: float) -> float:

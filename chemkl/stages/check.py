@@ -6,9 +6,8 @@ from typing import Any
 
 from chemkl.config import InputError, did_you_mean
 from chemkl.config.document import Document
-from chemkl.config.jobs import load_pipeline
 from chemkl.rewards import RewardModel
-from chemkl.stages.planning import awaited, plan
+from chemkl.stages.planning import awaited, plan_pipeline
 from chemkl.stages.registry import STAGES
 
 KINDS = (*STAGES, "pipeline", "reward")
@@ -51,14 +50,18 @@ def check_file(path: str | Path, kind: str | None = None) -> Checked:
         RewardModel.from_config(document)
         return Checked(kind)
     if kind == "pipeline":
-        jobs = load_pipeline(path)[1]
-        missing = [p for each in plan(jobs, promised) for p in awaited(each.config, promised)]
-        own = [job.folder for job in jobs]
+        planned = plan_pipeline(path, promised=promised)[1]
+        missing = [p for each in planned for p in awaited(each.config, promised)]
+        own = [each.job.folder for each in planned]
         foreign = (p for p in missing if not any(p.is_relative_to(folder) for folder in own))
         return Checked(kind, tuple(dict.fromkeys(foreign)))
     config = STAGES[kind].load(document, promised=promised)
     missing = awaited(config, promised)
-    STAGES[kind].check(config, document.name, missing)
+    try:
+        STAGES[kind].check(config, document.name, missing)
+    except InputError as error:
+        waits = [f"{document.name}: not made yet: {path}" for path in missing]
+        raise InputError("\n".join([str(error), *waits])) from error
     return Checked(kind, tuple(missing))
 
 
@@ -66,19 +69,22 @@ def kind_of(document: Document, path: Path) -> str:
     """What a config file is for.
 
     A file with ``stages`` is a pipeline, one with ``components`` a reward; else the folder says it,
-    where that is called like a stage or ``rewards``; else it is for the stage that knows most of
-    its keys.
+    where that is called like a stage or ``rewards`` (also one folder up: rewards/pmo/); else it is
+    for the stage that knows most of its keys.
 
     Raises:
         InputError: no stage knows its keys, or several know as many.
     """
-    folder = path.resolve().parent.name
+    parent = path.resolve().parent
+    folder = parent.name
     if "stages" in document.data:
         return "pipeline"
     if folder == "rewards" or "components" in document.data:
         return "reward"
     if folder in STAGES:
         return folder
+    if parent.parent.name == "rewards":
+        return "reward"
     known = {name: _known_keys(name, document.data) for name in STAGES}
     most = max(known.values())
     models = {name: STAGES[name].model for name, count in known.items() if count == most}

@@ -35,6 +35,8 @@ from chemkl.training.seeds import stream
 QUANTITIES = "quantities.parquet"
 DISTRIBUTIONS = "distributions.parquet"
 SWEEP = "sweep.parquet"
+CONVERGED = 0.02
+"""Total variation distance within which a trained policy counts as at its optimum."""
 SWEPT = 2
 """The figure that shows both modes over beta."""
 PIPED_WIDTH = 132
@@ -82,12 +84,17 @@ def run(
     console = console or Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
     console.print(_shown(frame), highlight=False)
     console.print(_NOTE, highlight=False)
+    if worst > CONVERGED:
+        console.print(
+            f"largest TV {worst:.4f}: not converged, take more steps (learning.steps)",
+            highlight=False,
+        )
     return frame
 
 
 _NOTE = (
     "trained: of several values that are to be equal, their mean and (least to most). TV: total "
-    "variation distance of the trained policy to the exact optimum. golden: worked out from the "
+    "variation distance of the trained policy to the exact optimum. formula: worked out from the "
     "paper's formulas apart from the code."
 )
 

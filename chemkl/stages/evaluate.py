@@ -22,7 +22,6 @@ from chemkl.config.evaluate import (
 )
 from chemkl.config.loading import load_config
 from chemkl.corpus.reading import Line, read_table
-from chemkl.corpus.sources import MOLSETS, fetch_wheel, open_member
 from chemkl.evaluation import metrics, reference, samples
 from chemkl.evaluation.chemnet import ChemNet
 from chemkl.evaluation.columns import metrics_schema
@@ -31,6 +30,7 @@ from chemkl.evaluation.metrics import Comparisons
 from chemkl.evaluation.samples import Samples
 from chemkl.evaluation.statistics_file import read_statistics
 from chemkl.results import Manifest, find_trace, read_trace, write_json, write_parquet
+from chemkl.results.wheels import MOLSETS, fetch_wheel, open_member
 
 TABLE = "diversity.parquet"
 JSON = "metrics.json"

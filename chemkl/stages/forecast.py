@@ -1,7 +1,8 @@
 """The forecast stage: what a posttrain config asks for, before anything is trained."""
 
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from chemkl.evaluation import forecast_display as display
 from chemkl.evaluation.forecast_columns import FORECAST_SCHEMA, SAMPLES_SCHEMA
 from chemkl.evaluation.forecast_rows import foretell
 from chemkl.evaluation.forecast_runs import compare, points_of, read_runs
+from chemkl.evaluation.forecast_words import run_sentences
 from chemkl.policies import check_device, load_policy
 from chemkl.results import Manifest, write_json, write_parquet
 from chemkl.rewards import RewardModel
@@ -34,7 +36,7 @@ PIPED_WIDTH = 120
 
 
 def check(config: ForecastConfig, awaited: Collection[Path] = ()) -> None:
-    """Look into reward, models, device and the runs to compare with; nothing is sampled.
+    """Look into reward, models, taus, device and the runs to compare with; nothing is sampled.
 
     Args:
         config: the settings.
@@ -47,6 +49,7 @@ def check(config: ForecastConfig, awaited: Collection[Path] = ()) -> None:
     runs = [folder for folder in config.runs if folder not in awaited]
     problems = complaints(
         (posttrain_config.check, config, awaited),
+        (_check_taus, config.taus),
         (check_device, config.device),
         (read_runs, runs, prior, config.reward),
     )
@@ -89,11 +92,8 @@ def run(
         write_parquet(out / SAMPLES, _samples_table(samples))
         points = points_of(samples)
         found = foretell(config, points)
-        runs = [
-            row
-            for name, one in zip(names, trained, strict=True)
-            for row in compare(name, one, points, config)
-        ]
+        runs = compare(dict(zip(names, trained, strict=True)), points, config)
+        found = replace(found, sentences=[*found.sentences, *run_sentences(runs)])
         counts = {"samples": len(samples), "valid": int(samples["valid"].sum()), "calls": n_calls}
         write_parquet(out / TABLE, pa.Table.from_pylist(found.rows, schema=FORECAST_SCHEMA))
         write_json(out / JSON, {**counts, **found.plain(), "runs": runs})
@@ -106,8 +106,30 @@ def run(
 
 def problems_beside(draft: Draft) -> list[str]:
     """Find what the schema cannot see in settings that do not fit it: what posttrain would find."""
-    device = complaints((check_device, draft.get("device")))
-    return [*posttrain_config.problems_beside(draft), *draft.placed("device", device)]
+    return [
+        *posttrain_config.problems_beside(draft),
+        *draft.placed("taus", complaints((_check_taus, draft.get("taus")))),
+        *draft.placed("device", complaints((check_device, draft.get("device")))),
+    ]
+
+
+def _check_taus(taus: Sequence[float]) -> None:
+    """Refuse taus that make no sequence a hit, or every one."""
+    most = RewardModel.MOST
+    problems = {
+        "no reward is that high, so nothing would be a hit": [t for t in taus if t > most],
+        "all rewards are that high, so everything would be a hit, invalid strings too": [
+            t for t in taus if t <= 0
+        ],
+    }
+    lines = [
+        f"taus: {', '.join(f'{tau:g}' for tau in wrong)}: {why}. Take rewards above 0 and at most "
+        f"{most:g}."
+        for why, wrong in problems.items()
+        if wrong
+    ]
+    if lines:
+        raise InputError("\n".join(lines))
 
 
 def _draw(config: ForecastConfig) -> tuple[pd.DataFrame, int]:

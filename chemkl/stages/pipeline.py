@@ -11,11 +11,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from chemkl.config import InputError, did_you_mean
-from chemkl.config.jobs import Job, load_pipeline
+from chemkl.config.jobs import Job
 from chemkl.config.pipeline import PipelineConfig
 from chemkl.results.manifest import Manifest
-from chemkl.stages.planning import Planned, load_job, plan
-from chemkl.stages.registry import STAGES, set_aside
+from chemkl.stages.planning import Planned, load_job, plan_pipeline
+from chemkl.stages.registry import STAGES, interrupted, set_aside
 
 State = Literal["new", "resume", "again", "complete"]
 """What a job's folder holds: nothing, an unfinished run, a run of input that has changed since
@@ -60,8 +60,7 @@ def run(
         InputError: with every problem of every job; nothing has started then.
     """
     console = Console()
-    config, jobs = load_pipeline(pipeline, out_dir)
-    planned = plan(jobs)
+    config, planned = plan_pipeline(pipeline, out_dir)
     chosen = _chosen(planned, only, index)
     _check_folders(chosen, fresh)
     if dry_run:
@@ -72,7 +71,8 @@ def run(
             _set_aside(console, each.job)
     outcomes = []
     for position, each in enumerate(chosen, start=1):
-        outcomes.append(_run_job(console, each, f"[{position}/{len(chosen)}] {each.job.name}"))
+        title = f"[{position}/{len(chosen)}] {each.job.name}"
+        outcomes.append(_run_job(console, each, title, fresh=fresh))
         if outcomes[-1].status == "stopped":
             break
     return outcomes
@@ -145,7 +145,7 @@ def _state(each: Planned, to_run: Iterable[str] = ()) -> State:
     return "complete" if own.status == "complete" else "resume"
 
 
-def _run_job(console: Console, each: Planned, title: str) -> Outcome:
+def _run_job(console: Console, each: Planned, title: str, *, fresh: bool) -> Outcome:
     job, began = each.job, perf_counter()
     state = _state(each)
     if state == "complete":
@@ -158,8 +158,14 @@ def _run_job(console: Console, each: Planned, title: str) -> Outcome:
     try:
         STAGES[job.stage].run(load_job(job), job.folder)
     except BaseException as error:
-        verb = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        stopped = isinstance(error, KeyboardInterrupt)
+        verb = "interrupted" if stopped else "failed"
         _say(console, title, "red", f"{verb} after {_duration(perf_counter() - began)}")
+        if stopped:
+            Console(stderr=True, soft_wrap=True).print(
+                escape(interrupted(STAGES[job.stage], Path(_shown(job.folder)), fresh=fresh)),
+                highlight=False,
+            )
         raise
     took = _duration(perf_counter() - began)
     if not _is_complete(job.folder):

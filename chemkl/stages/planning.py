@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from chemkl.config import Config, InputError
-from chemkl.config.jobs import Job
+from chemkl.config.jobs import Job, expand
+from chemkl.config.pipeline import PipelineConfig
 from chemkl.stages.registry import STAGES
 
 
@@ -20,6 +21,33 @@ class Planned:
     config: Config
     needs: tuple[Job, ...]
     """Earlier jobs whose output it reads."""
+
+
+def plan_pipeline(
+    source: PipelineConfig | Mapping[str, Any] | str | Path,
+    out_dir: str | Path | None = None,
+    promised: Sequence[Path] = (),
+) -> tuple[PipelineConfig, list[Planned]]:
+    """Read a pipeline and check the settings of every job of it.
+
+    Args:
+        source: the pipeline's config, a mapping, or the path of its file.
+        out_dir: where the jobs' folders go; default ``runs/<name of the pipeline>``.
+        promised: folders beside those of earlier jobs whose content need not exist yet.
+
+    Raises:
+        InputError: with every problem, of the pipeline's references and of its jobs alike.
+    """
+    expansion = expand(source, out_dir)
+    problems = dict.fromkeys(expansion.problems)
+    planned = []
+    try:
+        planned = plan(expansion.jobs, [*promised, *expansion.unknown])
+    except InputError as error:
+        problems |= dict.fromkeys(str(error).splitlines())
+    if problems:
+        raise InputError("\n".join(problems))
+    return expansion.config, planned
 
 
 def plan(jobs: Sequence[Job], promised: Sequence[Path] = ()) -> list[Planned]:

@@ -13,6 +13,8 @@ from chemkl.policies import Policy, freeze, load_policy, save_policy
 from chemkl.results.manifest import Manifest
 from chemkl.results.trace import TraceWriter, read_orphans, read_trace
 from chemkl.rewards import RewardModel
+from chemkl.rewards.failures import describe_failures
+from chemkl.rewards.waiting import nothing_shown
 from chemkl.stages.posttrain_config import build_objective, check, problems_beside
 from chemkl.training.diversity_filter import build_filter
 from chemkl.training.ledger import Ledger
@@ -53,16 +55,22 @@ def run(config: PosttrainConfig | Mapping[str, Any] | str | Path, out_dir: str |
     policy, reference = load_policy(config.agent or config.prior), load_policy(config.prior)
     _trainer(config, out, [])
     models = {"prior": config.prior, "agent": config.agent}
-    with Manifest.start(
-        out,
-        stage="posttrain",
-        config=plain,
-        seed=config.seed,
-        inputs={role: path for role, path in models.items() if path is not None},
-    ) as manifest:
-        module = _module(config, out, manifest, policy, reference)
+    with (
+        RewardModel.from_config(config.reward) as reward,
+        Manifest.start(
+            out,
+            stage="posttrain",
+            config=plain,
+            seed=config.seed,
+            inputs={role: path for role, path in models.items() if path is not None},
+        ) as manifest,
+    ):
+        module = _module(config, out, manifest, policy, reference, reward)
         start = last_checkpoint(out)
         _continue(start, module, out)
+        if start is not None:
+            say = Console(stderr=True, soft_wrap=True, highlight=False)
+            say.print(f"{out}: resumes at step {module.next_step}", markup=False)
         if not module.is_finished:
             _fit(config, out, module, start)
         module.trace.compact()
@@ -83,15 +91,24 @@ def run(config: PosttrainConfig | Mapping[str, Any] | str | Path, out_dir: str |
         save_policy(module.policy, model_file, provenance)
         manifest.finish(ended_by="budget" if ledger.spent else "max_samples", results=counts)
     ended = f"ended by {manifest.ended_by}: {ledger.n_calls:,} calls, {ledger.n_samples:,} samples"
-    Console(stderr=True, soft_wrap=True).print(f"{out}: {ended}")
+    say = Console(stderr=True, soft_wrap=True, highlight=False)
+    say.print(f"{out}: {ended}", markup=False)
+    for line in describe_failures(reward.failures):
+        say.print(f"{out}: {line}", markup=False)
     return model_file
 
 
 def _module(
-    config: PosttrainConfig, out: Path, manifest: Manifest, policy: Policy, reference: Policy
+    config: PosttrainConfig,
+    out: Path,
+    manifest: Manifest,
+    policy: Policy,
+    reference: Policy,
+    reward: RewardModel,
 ) -> Posttrain:
     """Put the parts of a run together."""
-    reward = RewardModel.from_config(config.reward)
+    if config.callbacks.progress_bar:
+        reward.show_progress(nothing_shown)  # a second bar in the same place would fight the first
     return Posttrain(
         policy,
         freeze(reference),

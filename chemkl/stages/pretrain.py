@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 from rich.console import Console
@@ -105,6 +106,9 @@ def run(config: PretrainConfig | Mapping[str, Any] | str | Path, out_dir: str | 
         quiet(),
     ):
         module = _module(config, data)
+        if start is not None:
+            say = Console(stderr=True, soft_wrap=True, highlight=False)
+            say.print(f"{out}: resumes at step {_step_of(start)}", markup=False)
         trainer.fit(module, data, ckpt_path=start, weights_only=True)
         metrics = _metrics(trainer, module, data)
         provenance = {
@@ -118,6 +122,12 @@ def run(config: PretrainConfig | Mapping[str, Any] | str | Path, out_dir: str | 
         save_policy(module.policy, model_file, provenance)
         manifest.finish(ended_by=why_ended(trainer), results=metrics)
     return model_file
+
+
+def _step_of(checkpoint: Path) -> int:
+    """The step that a run goes on with."""
+    saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    return int(saved["global_step"])
 
 
 def _check_splits(train: str, valid: str | None) -> None:

@@ -100,7 +100,8 @@ class Stage:
 
 
 MANIFEST = "manifest.json"
-TRAINING = ("checkpoints/policy.safetensors", "checkpoints/last.ckpt", "logs/*")
+LAST = "checkpoints/last.ckpt"
+TRAINING = ("checkpoints/policy.safetensors", LAST, "logs/*")
 """What every training stage writes."""
 
 STAGES: dict[str, Stage] = {
@@ -144,6 +145,13 @@ STAGES: dict[str, Stage] = {
             outputs=("samples.parquet", MANIFEST),
         ),
         Stage(
+            "score",
+            "chemkl.config.score:ScoreConfig",
+            "Score the molecules of a file: every component, and the reward.",
+            outputs=("scores.parquet", "scores.csv", MANIFEST),
+            suffix="-scores",
+        ),
+        Stage(
             "evaluate",
             "chemkl.config.evaluate:EvaluateConfig",
             "Measure runs: validity, yield of good molecules, and how many scaffolds they cover.",
@@ -170,6 +178,18 @@ STAGES: dict[str, Stage] = {
         ),
     )
 }
+
+
+def interrupted(stage: Stage, folder: Path, *, fresh: bool = False) -> str:
+    """Say after Ctrl-C what is kept of a run, and how to go on."""
+    again = f"the same command{' without --fresh' if fresh else ''}"
+    if (folder / LAST).exists():
+        kept = f"{folder} keeps everything up to the last checkpoint; {again} continues from there"
+    elif LAST in stage.outputs:
+        kept = f"no checkpoint had been written yet; {again} begins anew"
+    else:
+        kept = f"{again} begins anew"
+    return f"interrupted: {kept}."
 
 
 def set_aside(folder: Path) -> Path | None:

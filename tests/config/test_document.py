@@ -105,8 +105,26 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path):
 
 def test_a_missing_file_names_the_near_one(tmp_path):
     (tmp_path / "plain.yaml").write_text("a: 1")
-    with pytest.raises(InputError, match=r"plane\.yaml: no such file; did you mean 'plain\.yaml'"):
+    (tmp_path / "rest.yml").write_text("a: 1")
+    with pytest.raises(InputError) as caught:
         Document.read(tmp_path / "plane.yaml")
+    near = tmp_path / "plain.yaml"
+    assert str(caught.value) == f"{tmp_path}/plane.yaml: no such file; did you mean '{near}'?"
+    with pytest.raises(InputError, match=r"/plain: no such file; did you mean '.*/plain\.yaml'"):
+        Document.read(tmp_path / "plain")
+
+
+def test_a_missing_file_without_a_near_one_tells_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_reward.yaml").write_text("a: 1")
+    with pytest.raises(InputError) as caught:
+        Document.read("nofile.yaml")
+    assert str(caught.value) == f"nofile.yaml: no such file; looked in {tmp_path}"
+    with pytest.raises(InputError) as caught:
+        Document.read("configs/my_reward.yaml")
+    assert str(caught.value) == (
+        f"configs/my_reward.yaml: no such file; there is no folder {tmp_path}/configs"
+    )
 
 
 def test_a_folder_is_not_a_file(tmp_path):

@@ -184,6 +184,16 @@ def test_mistakes_in_references_name_place_and_choice(tmp_path):
     ]
 
 
+def test_a_config_that_cannot_be_read_is_no_reason_to_doubt_references_to_it(tmp_path):
+    (tmp_path / "bad.yaml").write_text("a: [1\n")
+    text = problem_of(
+        {"stage": "posttrain", "name": "plain", "config": "bad.yaml", "grid": {"seed": [0, 1]}},
+        {"stage": "evaluate", "config": {"runs": ["${plain}", "${plain-seed=1}/x"]}},
+    )
+    assert len(text.splitlines()) == 1
+    assert text.startswith("bad.yaml:1: not valid YAML")
+
+
 def test_names_must_differ():
     text = problem_of({"stage": "posttrain"}, {"stage": "posttrain"})
     assert "stages.1.name: the name 'posttrain' is taken by an earlier entry" in text

@@ -170,7 +170,90 @@ def test_a_section_that_an_override_made_is_the_overrides(file):
     ]
 
 
+class Learning(Config):
+    steps: int = Field(10, ge=1)
+    batch: int = Field(8, ge=1)
+    way: Literal["a", "b"] = "a"
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if self.batch > self.steps:
+            raise InputError(f"batch {self.batch} is above steps {self.steps}")
+        return self
+
+
+class Nested(Config):
+    learning: Learning = Learning()
+    target: Target = Gibbs(kind="gibbs")
+    low: float = 0
+    high: float = 1
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _ordered(self):
+        if self.low > self.high:
+            raise InputError("low is above high")
+        return self
+
+
+def test_of_overrides_of_one_section_the_one_that_set_the_value_is_named():
+    lines = problems_of({}, "learning.steps=0", "learning.way=c", "learning.foo=1", model=Nested)
+    assert [line.partition(": should")[0].partition(" not ")[0] for line in lines] == [
+        "override 'learning.steps=0': learning.steps",
+        "override 'learning.way=c': learning.way: 'c' is",
+        "override 'learning.foo=1': learning.foo:",
+    ]
+    (line,) = problems_of({}, "learning={steps: 0}", "learning.batch=3", model=Nested)
+    assert line.startswith("override 'learning={steps: 0}': learning.steps: ")
+    (line,) = problems_of({}, "learning.steps=0", "learning={steps: -1}", model=Nested)
+    assert line.startswith("override 'learning={steps: -1}': learning.steps: ")
+
+
+def test_a_problem_of_a_section_names_the_overrides_that_changed_it(file):
+    path = file("seed: 1\nlearning:\n  steps: 4\n")
+    assert problems_of(path, "seed=2", "learning.batch=5", "learning.way=b", model=Nested) == [
+        f"{path}:2 with override 'learning.batch=5': learning: batch 5 is above steps 4"
+    ]
+    both = "override 'learning.batch=5' and override 'learning.steps=3'"
+    overrides = ("learning.batch=5", "learning.way=b", "learning.steps=3")
+    expected = f"{both}: learning: batch 5 is above steps 3"
+    assert problems_of({}, *overrides, model=Nested) == [expected]
+    # nothing of what the problem speaks of is left of the file
+    assert problems_of(file("learning: {way: a}\n"), *overrides, model=Nested) == [expected]
+    (line,) = problems_of({}, "learning={batch: 5}", "learning.steps=3", model=Nested)
+    assert line.startswith("override 'learning={batch: 5}' and override 'learning.steps=3': ")
+
+
+def test_a_problem_of_the_whole_config_names_the_overrides_that_it_speaks_of(file):
+    path = file("seed: 1\n")
+    assert problems_of(path, "low=3", "seed=2", "high=2", model=Nested) == [
+        "override 'low=3' and override 'high=2': low is above high"
+    ]
+    path = file("high: 2\n")
+    assert problems_of(path, "low=3", "seed=2", model=Nested) == [
+        f"{path}:1 with override 'low=3': low is above high"
+    ]
+    path = file("low: 3\n")
+    assert problems_of(path, "seed=2", model=Nested) == [f"{path}:1: low is above high"]
+
+
+def test_an_override_of_the_kind_is_named_where_the_keys_do_not_fit_it(file):
+    path = file("target:\n  kind: mara\n  tau: 0.8\n")
+    assert problems_of(path, "target.kind=gibbs", model=Nested) == [
+        f"{path}:3 with override 'target.kind=gibbs': target.tau: not a known key. "
+        "Known: beta, kind"
+    ]
+    path = file("target: {kind: gibbs, beta: 0}\n")
+    assert problems_of(path, "target.kind=mara", model=Nested) == [
+        f"{path}:1: target.beta: should be greater than 0 (got 0)",
+        f"{path}:1 with override 'target.kind=mara': target.tau: required, and not given "
+        "(Reward from which on a molecule is a hit)",
+    ]
+
+
 class Bounded(Config):
+    numbers: tuple[Annotated[int, Field(gt=0)], ...] = Field((1,), min_length=1)
+    pairs: tuple[int, ...] = Field((1, 2), min_length=2)
     few: list[int] = Field([1], min_length=1, max_length=2)
     by_name: dict[str, int] = Field({"a": 1}, min_length=2, validate_default=False)
     word: str = Field("abc", min_length=2, max_length=3)
@@ -191,6 +274,19 @@ class Bounded(Config):
 )
 def test_lengths_and_forms_are_told_in_plain_words(data, text):
     assert problems_of(data, model=Bounded) == [f"Bounded: {text}"]
+
+
+def test_wrong_items_are_not_counted_as_missing_ones():
+    assert problems_of({"numbers": [0]}, model=Bounded) == [
+        "Bounded: numbers.0: should be greater than 0 (got 0)"
+    ]
+    assert problems_of({"numbers": []}, model=Bounded) == [
+        "Bounded: numbers: should have at least 1 entry (got [])"
+    ]
+    assert problems_of({"pairs": ["x"]}, model=Bounded) == [
+        "Bounded: pairs.0: should be a whole number (got 'x')",
+        "Bounded: pairs: should have at least 2 entries (got ['x'])",  # there is one indeed
+    ]
 
 
 def test_a_choice_of_types_reports_only_the_nearest():
@@ -270,6 +366,24 @@ def test_a_missing_path_names_every_place_where_it_was_looked_for(places):
     path.write_text("prior: p.txt\n")
     assert problems_of(path) == [
         f"{path}:1: prior: no such file or folder: {beside / 'p.txt'} nor {working / 'p.txt'}"
+    ]
+
+
+def test_a_missing_path_that_climbs_is_looked_for_where_its_writer_meant_it(places):
+    beside, working = places
+    path = beside / "run.yaml"
+    path.write_text("prior: ../../runs/p.txt\n")
+    above = beside.parents[1]
+    assert problems_of(path) == [
+        f"{path}:1: prior: no such file or folder: {above / 'runs/p.txt'} (got '../../runs/p.txt')"
+    ]
+    deeper = working / "a"
+    deeper.mkdir()
+    path = deeper / "run.yaml"
+    path.write_text("seed: 1\n")
+    assert problems_of(path, "prior=../p.txt") == [
+        f"override 'prior=../p.txt': prior: no such file or folder: {working / 'p.txt'} nor "
+        f"{working.parent / 'p.txt'} (got '../p.txt')"
     ]
 
 

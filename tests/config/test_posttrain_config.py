@@ -75,13 +75,15 @@ def test_a_reward_file_is_looked_up_beside_the_config(given, tmp_path, monkeypat
     (tmp_path / "rewards" / "r.yaml").write_text(yaml.safe_dump(REWARD))
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(given | {"reward": "rewards/r.yaml"}))
     monkeypatch.chdir("/")
-    assert load(tmp_path / "run.yaml") == load(given)
+    config = load(tmp_path / "run.yaml")
+    assert config.model_dump() == load(given).model_dump()
+    assert config.reward.folder == tmp_path / "rewards"
 
 
 def test_a_reward_file_may_be_relative_to_the_working_directory(given, tmp_path, monkeypatch):
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(REWARD))
     monkeypatch.chdir(tmp_path)
-    assert load(given | {"reward": "r.yaml"}) == load(given)
+    assert load(given | {"reward": "r.yaml"}).model_dump() == load(given).model_dump()
 
 
 def test_problems_of_a_reward_file_name_its_lines(given, tmp_path):

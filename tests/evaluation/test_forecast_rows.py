@@ -3,15 +3,26 @@
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from chemkl.config import InputError, load_config
 from chemkl.config.forecast import ForecastConfig
 from chemkl.config.reward import RewardConfig
 from chemkl.evaluation.forecast import Points, target_shares
-from chemkl.evaluation.forecast_display import page
+from chemkl.evaluation.forecast_display import page, run_table, target_table
 from chemkl.evaluation.forecast_rows import build_target, foretell, tau_of
-from chemkl.evaluation.forecast_runs import foreseen, last_valid, points_of, read_runs, seen
+from chemkl.evaluation.forecast_runs import (
+    compare,
+    foreseen,
+    last_valid,
+    points_of,
+    read_runs,
+    seen,
+    target_label,
+)
+from chemkl.evaluation.forecast_words import number, run_sentences
 from chemkl.losses import Gibbs, Mara
+from chemkl.results import read_trace
 
 SETTINGS = {
     "reward": {"components": [{"kind": "qed"}]},
@@ -96,7 +107,7 @@ def test_the_sentence_of_a_target_has_the_numbers_of_its_row(config):
     assert row["sentence"] == (
         f"At sigma 8 the gibbs target puts {row['top_share']:.1%} on one scaffold "
         f"({row['top_scaffold']}); its effective number of scaffolds is at least "
-        f"{row['effective_scaffolds']:,.1f}, and {row['hit_share']:.1%} of it are hits (R >= 0.9)."
+        f"{row['effective_scaffolds']:.1f}, and {row['hit_share']:.1%} of it are hits (R >= 0.9)."
     )
 
 
@@ -106,9 +117,11 @@ def test_a_low_effective_sample_size_is_a_warning_in_row_and_words(config):
     assert own["ess"] < 100
     assert own["trusted"] is False
     assert (
-        f"Not trustworthy: {own['ess']:,.1f} of 2,000 samples carry the weight" in (own["sentence"])
+        f"Not trustworthy: {own['ess']:.1f} of 2,000 samples carry the weight" in (own["sentence"])
     )
     assert own["sentence"] in found.sentences
+    assert own["top_share_error"] is None
+    assert row_of(found, "gibbs", 8)["top_share_error"] > 0
     lenient = foretell(config(min_ess=1), sampled())
     assert row_of(lenient, "mara", 128)["trusted"] is True
     assert "Not trustworthy" not in row_of(lenient, "mara", 128)["sentence"]
@@ -124,6 +137,59 @@ def test_without_a_hit_nothing_is_claimed_of_mara(config):
     target = {"kind": "filter", "tau": 0.9}
     nothing = foretell(config(target=target, estimator="alpha_dpg"), sampled(best=0.8))
     assert row_of(nothing, "filter", 1.0).get("ess") is None
+
+
+def test_without_a_hit_it_says_where_hits_would_be():
+    """Of 200 samples with rewards 0.0004, 0.0008, ... 0.08 the best 1 % are the last two."""
+    points = Points(np.full(200, -20.0), np.arange(1, 201) * 0.0004, ["A"] * 200)
+    target = {"kind": "mara", "sigma": 128, "tau": 0.9}
+    settings = SETTINGS | {"prior": __file__, "target": target}
+    said = foretell(load_config(ForecastConfig, settings), points).sentences[0]
+    assert "the rows of mara are those of gibbs" in said
+    assert said.endswith(
+        "The best reward seen is 0.08, and the top 1 % begins at 0.0792: take tau about there."
+    )
+    assert (points.reward_N >= 0.0792).sum() == 3
+    few = Points(np.full(200, -20.0), np.r_[0.5, np.zeros(199)], ["A"] * 200)
+    said = foretell(load_config(ForecastConfig, settings), few).sentences[0]
+    assert said.endswith(
+        "The best reward seen is 0.5; fewer than 1 % of the samples have a reward above 0."
+    )
+    none = Points(np.full(200, -20.0), np.zeros(200), ["A"] * 200)
+    said = foretell(load_config(ForecastConfig, settings), none).sentences[0]
+    assert said.endswith("The reward is 0 on every sample.")
+
+
+def test_mara_rows_that_agree_over_sigma_are_explained(config):
+    """Among hits log(target / pi_ref) = lr(z) - lr + a constant: no sigma in it; so with tau."""
+    says = "At tau 0.7, 0.9 the mara rows of all sigmas agree but for the bonus"
+
+    def said(points, **target):
+        asked = config(target=SETTINGS["target"] | target, taus=[0.7])
+        found = foretell(asked, points)
+        return [s for s in found.sentences if s.startswith(says)], found
+
+    sentences, found = said(sampled())
+    assert len(sentences) == 1
+    shares = [row_of(found, "mara", sigma)["top_share"] for sigma in (8, 512)]
+    assert shares[0] == pytest.approx(shares[1], rel=1e-3)
+    assert not said(sampled(best=0.6))[0]  # no hit
+    assert not said(sampled(), reward_on_hits="own")[0]  # hits keep their rewards: sigma ranks them
+    # hits that are likely under the prior are lifted little, so that sigma decides beside the rest
+    even = Points(np.full(1000, -20.0), np.linspace(0, 1, 1000), ["A", "B"] * 500)
+    assert not said(even)[0]
+
+
+def test_crossovers_are_among_the_sentences(config):
+    """A: 400 at R 0.5; B: 100 at R 0.7: equal at sigma = ln 4 / 0.2 = 6.9, +- 0.11 / 0.2 = 0.56."""
+    points = Points(
+        np.full(500, -20.0), np.r_[np.full(400, 0.5), np.full(100, 0.7)], ["A"] * 400 + ["B"] * 100
+    )
+    found = foretell(config(), points)
+    assert (
+        "Below beta 0.14 (sigma 6.93 +- 0.56; family ESS 100) B has more of the gibbs target than "
+        "A." in found.sentences
+    )
 
 
 def test_a_bonus_larger_than_the_reward_can_be_is_said(config):
@@ -154,9 +220,31 @@ def test_what_moves_a_run_off_its_target_is_said(config, changes, says):
     assert not any(s.startswith(says) for s in foretell(config(), sampled(200)).sentences)
 
 
-def test_the_page_prints_scaffolds_with_brackets_as_they_are(config):
-    from rich.console import Console
+def printed(table):
+    console = Console(width=120)
+    with console.capture() as captured:
+        console.print(table)
+    return [line.split() for line in captured.get().splitlines()]
 
+
+def test_prior_and_gibbs_stand_once_with_the_hits_at_each_tau(config):
+    points = sampled(1999)
+    found = foretell(config(taus=[0.8]), points)
+    lines = printed(target_table(found.rows))
+    (head,) = [line for line in lines if "target" in line and "ESS" in line]
+    assert [label for label in head if label.startswith(">=")] == [">=0.8", ">=0.9"]
+    (prior,) = [line for line in lines if line[:1] == ["prior"]]
+    low, high = (f"{(points.reward_N >= tau).mean():.1%}" for tau in (0.8, 0.9))
+    at = prior.index(low)
+    assert prior[at : at + 2] == [low, high]
+    assert [line[1] for line in lines if line[:1] == ["gibbs"]] == ["8", "32", "128", "512"]
+    assert len([line for line in lines if line[:1] == ["mara"]]) == 8
+    many = foretell(config(taus=[0.5, 0.6, 0.7, 0.8]), sampled())
+    lines = printed(target_table(many.rows))
+    assert len([line for line in lines if line[:1] == ["prior"]]) == 5
+
+
+def test_the_page_prints_scaffolds_with_brackets_as_they_are(config):
     points = Points(np.full(50, -20.0), np.full(50, 0.95), ["c1c[nH]cn1"] * 50)
     console = Console(width=120, record=True, quiet=True)
     counts = {"samples": 50, "valid": 50, "calls": 1}
@@ -224,6 +312,109 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
     reward = RewardConfig.model_validate(SETTINGS["reward"])
     with pytest.raises(InputError, match="not the folder of a posttrain run"):
         read_runs([tmp_path], None, reward)
+
+
+def trained(write_run, folder, n, **changes):
+    """A run of n valid samples, and as many invalid ones at the end."""
+    settings = {key: SETTINGS[key] for key in ("reward", "target")} | {"estimator": "rloo"}
+    steps = [[(f"c1ccccc1{'C' * (i % 7)}", 0.95)] for i in range(n)] + [[("C(", 0.0)]] * n
+    return write_run(folder, steps, settings | changes)
+
+
+def compared(config, folders, **changes):
+    asked = config(runs=[str(folder) for folder in folders], **changes)
+    runs = read_runs(asked.runs, None, asked.reward)
+    return compare({f.name: r for f, r in zip(folders, runs, strict=True)}, sampled(300), asked)
+
+
+def test_all_runs_are_seen_through_as_many_samples_as_the_shortest_has(config, write_run, tmp_path):
+    def title(rows):
+        return " ".join(word for line in printed(run_table(rows))[:2] for word in line)
+
+    folders = [trained(write_run, tmp_path / f"n{n}", n) for n in (20, 8)]
+    rows = compared(config, folders)
+    assert {row["n"] for row in rows} == {8}
+    assert [row["n_valid"] for row in rows] == [20] * 3 + [8] * 3
+    last = seen(points_of(last_valid(read_trace(folders[0]), 8)), 0.9)
+    assert {name: rows[2][name] for name in last} == last
+    head = title(rows)
+    assert "8 valid samples each (all that there are of n8)" in head
+    few = title(compared(config, folders, late_samples=5))
+    assert "5 valid samples each" in few
+    assert "all that" not in few
+
+
+def test_runs_that_do_not_walk_to_their_target_are_marked(config, write_run, tmp_path):
+    changes = {
+        "plain": {},
+        "forward": {"estimator": {"kind": "forward_kl"}},
+        "shaped": {"shaper": {"kind": "ips"}, "diversity_filter": {"kind": "murcko"}},
+        "filtered": {"diversity_filter": {"kind": "murcko"}},
+    }
+    folders = [trained(write_run, tmp_path / name, 4, **c) for name, c in changes.items()]
+    rows = compared(config, folders)
+    said = run_sentences(rows)
+    assert len(said) == 3
+    assert said[0].startswith("! forward: the estimator forward_kl has another optimum")
+    assert said[1].startswith("! shaped, filtered: the diversity filter withdraws rewards")
+    assert said[2].startswith("! shaped: the shaper ips moves the policy off the target")
+    marks = [line[-1] == "!" for line in printed(run_table(rows)) if "trained" in line]
+    assert marks == [False, True, True, True]
+    labels = list(dict.fromkeys(row["label"] for row in rows))
+    assert labels == [
+        "mara 128, tau 0.9",
+        "mara 128, tau 0.9 + forward_kl",
+        "mara 128, tau 0.9 + diversity filter + ips",
+        "mara 128, tau 0.9 + diversity filter",
+    ]
+
+
+def test_a_run_whose_hits_the_prior_never_samples_has_no_forecast(config, write_run, tmp_path):
+    target = {"kind": "mara", "sigma": 1, "tau": 0.999999}
+    rows = compared(config, [trained(write_run, tmp_path / "run", 4, target=target)])
+    foretold = rows[1]
+    assert foretold["ess"] > 100  # that of gibbs
+    assert foretold["trusted"] is False
+
+
+@pytest.mark.parametrize(
+    ("target", "label"),
+    [
+        ({"kind": "gibbs", "beta": 0.01}, "gibbs 100"),
+        ({"kind": "filter", "tau": 0.8}, "filter, tau 0.8"),
+        ({"kind": "mara", "sigma": 128, "tau": 0.8, "cap": 5}, "mara 128, tau 0.8, cap 5"),
+        (
+            {
+                "kind": "mara",
+                "sigma": 8,
+                "tau_quantile": 0.9,
+                "tau_floor": 0.1,
+                "anchor": "running",
+            },
+            "mara 8, tau_quantile 0.9, tau_floor 0.1, anchor running",
+        ),
+    ],
+)
+def test_the_label_of_a_target_tells_its_settings(config, target, label):
+    estimator = "alpha_dpg" if target["kind"] == "filter" else "rloo"
+    assert target_label(config(target=target, estimator=estimator).target) == label
+
+
+def test_what_is_no_part_of_a_rewards_identity_makes_no_other_reward(write_run, tmp_path):
+    folder = trained(write_run, tmp_path / "run", 1)
+    reward = SETTINGS["reward"]
+    same = RewardConfig.model_validate(reward | {"most_failures": 0.1})
+    assert len(read_runs([folder], None, same)) == 1
+    other = RewardConfig.model_validate(reward | {"max_atoms": 40})
+    with pytest.raises(InputError, match="trained with another reward than"):
+        read_runs([folder], None, other)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(4501.9, "4,502"), (99.96, "100.0"), (20.94, "20.9"), (1.0, "1.0")]
+)
+def test_an_effective_number_has_no_digits_that_mean_nothing(value, text):
+    assert number(value) == text
 
 
 def test_target_shares_of_draws_sum_to_one():

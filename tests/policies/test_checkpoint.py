@@ -178,8 +178,19 @@ def test_a_truncated_model_is_refused(path, share):
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.safetensors: no such model file"):
         load_policy(tmp_path / "nowhere.safetensors")
-    with pytest.raises(InputError, match="not a readable safetensors file"):
+    with pytest.raises(InputError, match=r": a folder, not a model file, and there is none in it"):
         load_policy(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["checkpoints/policy.safetensors", "my_prior.safetensors"])
+def test_a_folder_in_place_of_a_model_names_the_model_in_it(tmp_path, place):
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).touch()
+    with pytest.raises(InputError) as caught:
+        read_header(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}: a folder, not a model file. A model file in it is {tmp_path / place}"
+    )
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 from chemkl.config import InputError
 from chemkl.config.loading import load_config
 from chemkl.config.reward import RewardConfig
-from chemkl.rewards import RewardModel, model
+from chemkl.rewards import RewardModel, asking
+from chemkl.rewards.aggregate import AGGREGATES
 from chemkl.rewards.registry import COMPONENTS, Component
 
 QED_LOGP = {
@@ -160,7 +161,7 @@ def test_a_failing_component_costs_its_molecule_only(register):
     assert (frame.loc[[0, 3], "reward"] > 0).all()
 
 
-@pytest.mark.parametrize("aggregate", ["geometric_mean", "arithmetic_mean"])
+@pytest.mark.parametrize("aggregate", AGGREGATES)
 def test_all_components_failed_is_never_a_reward(register, aggregate):
     register("picky", fails_on_oxygen)
     register("nothing", lambda _: math.nan)
@@ -178,9 +179,8 @@ def test_all_components_failed_is_never_a_reward(register, aggregate):
         "component picky failed: no oxygen, please",
         "component nothing failed: it returned nan",
         "component endless failed: it returned inf",
-        row["reason"].split("; ")[3],
+        "component none failed: it returned None, not a number",
     ]
-    assert "component none failed: float() argument must be" in row["reason"]
 
 
 @pytest.mark.parametrize("value", [-0.001, 1.001, 7.0])
@@ -190,14 +190,14 @@ def test_a_score_outside_0_and_1_is_a_failure_not_a_reward(register, value):
     assert row["raw_liar"] == value
     assert math.isnan(row["score_liar"])
     assert row["reward"] == 0.0
-    assert row["reason"] == f"component liar: score {value:g} is not between 0 and 1"
+    assert row["reason"] == f"component liar failed: score {value:g} is not between 0 and 1"
 
 
 def test_a_scaffold_that_fails_costs_its_molecule_only(monkeypatch):
     def refuse(mol):
         raise RuntimeError("Invariant")
 
-    monkeypatch.setattr(model, "murcko_scaffold", refuse)
+    monkeypatch.setattr(asking, "murcko_scaffold", refuse)
     row = RewardModel.from_config({"components": [{"kind": "qed"}]}).score(["CCO"]).loc[0]
     assert row["reason"] == "scaffold failed: Invariant"
     assert pd.isna(row["scaffold"])
@@ -205,7 +205,7 @@ def test_a_scaffold_that_fails_costs_its_molecule_only(monkeypatch):
 
 
 def test_a_canonical_smiles_that_cannot_be_read_back(monkeypatch):
-    monkeypatch.setattr(model, "parse", lambda *_, **__: None)
+    monkeypatch.setattr(asking, "parse", lambda *_, **__: None)
     row = RewardModel.from_config({"components": [{"kind": "qed"}]}).score(["CCO"]).loc[0]
     assert row["reason"] == "canonical SMILES cannot be read back"
     assert math.isnan(row["raw_qed"])

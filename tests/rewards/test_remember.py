@@ -103,7 +103,7 @@ def test_a_score_out_of_range_is_found_again_and_said_once(scored):
     fresh = RewardModel.from_config(REWARD)
     fresh.remember(scored)
     row = fresh.score(["CCCl"]).iloc[0]
-    assert row["reason"] == "component share: score 1.5 is not between 0 and 1"
+    assert row["reason"] == "component share failed: score 1.5 is not between 0 and 1"
     assert row["raw_share"] == 1.5
     assert np.isnan(row["score_share"])
 
@@ -113,7 +113,7 @@ def test_both_sorts_of_failure_keep_their_order(questions, tmp_path):
     rows = model.score(["NCCl"])
     reason = (
         "component fussy failed: no nitrogen, please; "
-        "component share: score 1.5 is not between 0 and 1"
+        "component share failed: score 1.5 is not between 0 and 1"
     )
     assert rows["reason"].tolist() == [reason]
     fresh = RewardModel.from_config(REWARD)

@@ -7,6 +7,7 @@ from chemkl.config import InputError
 from chemkl.config.loading import load_config
 from chemkl.config.reward import RewardConfig
 from chemkl.rewards import RewardModel
+from chemkl.rewards.registry import COMPONENTS
 
 
 def problems(config):
@@ -53,7 +54,7 @@ def test_every_problem_of_schema_and_components_at_once():
         }
     )
     expected = [
-        "components.0.kind: unknown component 'qedd'; did you mean 'qed'? Known: forbidden_smarts",
+        "components.0.kind: unknown component 'qedd'; did you mean 'qed'? Known: ",
         "components.1.weight: should be greater than 0 (got 0)",
         "components.2.transform: sa_score lies between 1 and 10, and a score between 0 and 1",
         "components.3.parameters.radus: not a known key; did you mean 'radius'?",
@@ -94,6 +95,30 @@ def test_names_must_differ():
         ({"components": [{"kind": "qed", "parameters": [1]}]}, "parameters: should be a mapping"),
         ({"components": [{"kind": "qed", "weight": float("nan")}]}, "weight: should be a finite"),
         ({"components": [{"kind": "qed", "weight": "inf"}]}, "weight: should be a finite"),
+        ({"components": [{"kind": "qed", "weight": -1}]}, "weight: should be greater than 0"),
+        ({"components": [{"kind": "qed", "weight": 0}]}, "weight: should be greater than 0"),
+        (
+            {"components": [{"kind": "qed"}, {"kind": "hba", "role": "filtre"}]},
+            "components.1.role: 'filtre' is not allowed; did you mean 'filter'\\? Known: filter,",
+        ),
+        (
+            {"components": [{"kind": "qed", "role": "filter", "weight": 2}]},
+            "components.0: weight = 2 belongs to scorers; a filter has none: leave it out",
+        ),
+        (
+            {"components": [{"kind": "qed", "role": "penalty", "weight": 0.5}]},
+            "weight = 0.5 belongs to scorers; a penalty has none",
+        ),
+        (
+            {"components": [{"kind": "qed", "role": "penalty"}]},
+            "no component is a scorer, so there is nothing to pay for",
+        ),
+        (
+            {"components": [{"kind": "qed", "weight": 2}], "aggregate": "minimum"},
+            "the minimum takes no weights",
+        ),
+        ({"components": [{"kind": "qed"}], "most_failures": 1.1}, "most_failures: should be less"),
+        ({"components": [{"kind": "rings", "role": "filter"}]}, "rings lies between 0 and inf"),
         ({"components": [{"kind": "qed"}], "aggregate": "sum"}, "'sum' is not allowed.*geometric"),
         ({"components": [{"kind": "qed"}], "max_atoms": 0}, "max_atoms: should be greater than"),
         (3, "expected a mapping or the path of a YAML file, got int"),
@@ -118,9 +143,15 @@ def test_a_file_is_named_with_the_line(tmp_path):
     assert [line.removeprefix(f"{file}:").split(" = ")[0] for line in problems(file)] == [
         "4: components.1.parameters: references[0]",
         "6: components.2.kind: unknown component 'hdb'; did you mean 'hbd'? Known: "
-        "forbidden_smarts, hba, hbd, logp, mol_wt, qed, required_smarts, rings, rotatable_bonds, "
-        "sa_score, tanimoto, tpsa",
+        + ", ".join(sorted(COMPONENTS)),
     ]
+
+
+def test_a_broken_component_allowance_is_no_part_of_a_runs_identity():
+    config = load_config(RewardConfig, {"components": [{"kind": "qed"}], "most_failures": 0.2})
+    assert config.most_failures == 0.2
+    assert "most_failures" not in config.model_dump()
+    assert RewardModel.from_config(config).config.most_failures == 0.2
 
 
 def test_a_component_between_0_and_1_needs_no_transform():

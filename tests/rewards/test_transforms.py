@@ -4,7 +4,8 @@ from typing import get_args
 import pytest
 from pydantic import TypeAdapter
 
-from chemkl.config import reward
+from chemkl.config import InputError, reward
+from chemkl.config.loading import load_config
 from chemkl.rewards.transforms import TRANSFORMS, build_transform, transform
 
 SETTINGS = TypeAdapter(reward.Transform)
@@ -70,12 +71,99 @@ def test_step_includes_its_ends(low, high, ones, zeros):
     assert [inside(x) for x in zeros] == [0.0] * len(zeros)
 
 
+def test_left_and_right_step_include_their_edge():
+    left, right = built(kind="left_step", low=2), built(kind="right_step", high=2)
+    assert [left(x) for x in (-9, 2, 2.001)] == [1.0, 1.0, 0.0]
+    assert [right(x) for x in (1.999, 2, 99)] == [0.0, 1.0, 1.0]
+
+
+def test_exponential_decay():
+    decay = built(kind="exponential_decay", k=2)
+    assert decay(0) == 1.0
+    assert decay(-3) == 1.0  # clamped, where exp would be 403
+    assert decay(math.log(2) / 2) == pytest.approx(0.5, abs=1e-15)
+    assert decay(3) == pytest.approx(0.0024787522, abs=1e-10)  # e^-6
+
+
+# at one sigma e^(-1/2) = .6065307, at two e^-2 = .1353353
+@pytest.mark.parametrize(
+    ("kind", "below_2", "below_1", "above_1", "above_2"),
+    [
+        ("gaussian", 0.1353352832, 0.6065306597, 0.6065306597, 0.1353352832),
+        ("min_gaussian", 1, 1, 0.6065306597, 0.1353352832),
+        ("max_gaussian", 0.1353352832, 0.6065306597, 1, 1),
+    ],
+)
+def test_gaussians(kind, below_2, below_1, above_1, above_2):
+    bell = built(kind=kind, mu=10, sigma=4)
+    assert bell(10) == 1.0
+    expected = [below_2, below_1, above_1, above_2]
+    assert [bell(x) for x in (2, 6, 14, 18)] == pytest.approx(expected, abs=1e-10)
+
+
+def test_linear_clip_rises_and_falls():
+    rise, fall = built(kind="linear_clip", low=2, high=4), built(kind="linear_clip", low=4, high=2)
+    assert [rise(x) for x in (-1, 2, 2.5, 4, 5)] == [0.0, 0.0, 0.25, 1.0, 1.0]
+    assert [fall(x) for x in (-1, 2, 2.5, 4, 5)] == [1.0, 1.0, 0.75, 0.0, 0.0]
+    # GuacaMol's thresholded similarity: min(x, .75) / .75
+    assert built(kind="linear_clip", low=0, high=0.75)(0.3) == pytest.approx(0.4, abs=1e-15)
+
+
+def test_value_map_is_exact_and_has_a_place_for_all_others():
+    strict = built(kind="value_map", values={0: 1, "1": 0.5, 2.5: 0})
+    assert [strict(x) for x in (0, 1, 1.0, 2.5)] == [1.0, 0.5, 0.5, 0.0]
+    assert math.isnan(strict(3))
+    assert math.isnan(strict(0.999999))
+    assert built(kind="value_map", values={0: 1}, otherwise=0.1)(7) == 0.1
+
+
+def test_a_value_map_survives_a_file(tmp_path):
+    file = tmp_path / "reward.yaml"
+    file.write_text(
+        "components:\n  - {kind: rings, transform: {kind: value_map, values: {0: 0.1, 2: 1}}}\n"
+    )
+    config = load_config(reward.RewardConfig, file)
+    assert config.components[0].transform.values == {0.0: 0.1, 2.0: 1.0}
+    again = load_config(reward.RewardConfig, config.model_dump(mode="json"))  # a manifest's form
+    assert again.model_dump() == config.model_dump()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("{kind: linear_clip, low: 1, high: 1}", r"low and high must differ \(both are 1\)"),
+        ("{kind: gaussian, mu: 1, sigma: 0}", "sigma: should be greater than 0"),
+        ("{kind: min_gaussian, sigma: 1}", "mu: required, and not given"),
+        ("{kind: exponential_decay, k: -1}", "k: should be greater than 0"),
+        ("{kind: exponential_decay}", "k: required, and not given"),
+        ("{kind: left_step, high: 3}", "low: required, and not given"),
+        ("{kind: value_map, values: {}}", "values: should have at least 1"),
+        ("{kind: value_map, values: {1: 1.5}}", "values.1: should be less than or equal to 1"),
+        ("{kind: value_map, values: {one: 1}}", "should be a number"),
+        ("{kind: gausian, mu: 1}", "'gausian' is not known; did you mean 'gaussian'"),
+    ],
+)
+def test_settings_that_make_no_transform(tmp_path, settings, message):
+    file = tmp_path / "reward.yaml"
+    file.write_text(f"components:\n  - {{kind: rings, transform: {settings}}}\n")
+    with pytest.raises(InputError, match=message):
+        load_config(reward.RewardConfig, file)
+
+
 CASES = [
     {"kind": "none"},
     {"kind": "sigmoid", "low": 0, "high": 1},
     {"kind": "reverse_sigmoid", "low": 0, "high": 1},
     {"kind": "double_sigmoid", "low": 0, "high": 1},
     {"kind": "step", "low": 0},
+    {"kind": "left_step", "low": 0},
+    {"kind": "right_step", "high": 0},
+    {"kind": "exponential_decay", "k": 1},
+    {"kind": "gaussian", "mu": 0, "sigma": 1},
+    {"kind": "min_gaussian", "mu": 0, "sigma": 1},
+    {"kind": "max_gaussian", "mu": 0, "sigma": 1},
+    {"kind": "linear_clip", "low": 0, "high": 1},
+    {"kind": "value_map", "values": {1: 1}, "otherwise": 0},
 ]
 
 

@@ -44,11 +44,23 @@ def test_the_table_is_written_described_and_printed(made):
     table = pq.read_table(folder / "quantities.parquet")
     assert all(field.metadata[b"description"] for field in table.schema)
     assert table.num_rows == len(frame)
-    assert set(frame["source"]) == {"paper", "golden"}
+    assert set(frame["source"]) == {"paper", "formula"}
     for word in ("closed form", "trained", "mara, forward KL, beta 1", " 3.589 ", "beta where the"):
         assert word in printed
+    assert " formula " in printed
     row = frame[frame["experiment"] == "mara, reverse KL, beta 1"].iloc[0]
     assert row["trained_min"] < row["trained"] < row["trained_max"]
+
+
+def test_a_training_that_was_too_short_is_said_to_be(made, monkeypatch, tmp_path):
+    _, frame, printed = made
+    said = f"largest TV {frame['tv'].max():.4f}: not converged, take more steps"
+    assert said in printed
+    monkeypatch.setattr(didactic, "CONVERGED", 1.0)  # no distance is above that
+    again = StringIO()
+    didactic.run({"figures": [3], "learning": SHORT}, tmp_path, console=Console(file=again))
+    assert "closed form" in again.getvalue()
+    assert "not converged" not in again.getvalue()
 
 
 def test_the_manifest_says_what_was_made(made):

@@ -121,6 +121,28 @@ def test_a_run_with_another_reward_or_prior_is_refused(config, tmp_path, quiet, 
     assert not (tmp_path / "out").exists()
 
 
+def test_runs_with_another_reward_are_named_in_one_line(config, tmp_path, quiet):
+    names = [str(tmp_path / f"run{i}") for i in range(3)]
+    for name in names:
+        reward = {"components": [{"kind": "qed"}]}
+        settings = {"target": RUN["target"], "reward": reward}
+        with Manifest.start(
+            name, stage="posttrain", config=settings, inputs={"prior": config["prior"]}
+        ):
+            pass
+    with pytest.raises(InputError) as caught:
+        forecast.run(config | {"runs": names}, tmp_path / "out", console=quiet)
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"{', '.join(names)}: trained with another reward than the config")
+
+
+@pytest.mark.parametrize(("taus", "says"), [(1.5, "taus: 1.5: no reward is"), (0, "taus: 0: all")])
+def test_taus_that_cannot_tell_hits_cost_no_call(config, tmp_path, quiet, taus, says):
+    with pytest.raises(InputError, match=says):
+        forecast.run(config | {"taus": [taus, 0.5, 1.0]}, tmp_path / "out", console=quiet)
+    assert not (tmp_path / "out").exists()
+
+
 def test_every_problem_in_one_message(config, tmp_path):
     (tmp_path / "junk").write_bytes(b"junk")
     bad = config | {"prior": str(tmp_path / "junk"), "device": "gpu", "runs": [str(tmp_path)]}
@@ -137,6 +159,9 @@ def test_what_is_printed_can_be_read_without_the_files(config, tmp_path):
     with console.capture() as captured:
         forecast.run(config, tmp_path, console=console)
     text = " ".join(captured.get().split())
+    found = json.loads((tmp_path / "forecast.json").read_text())
+    assert all(" ".join(sentence.split()) in text for sentence in found["sentences"])
+    assert any("rossover" in sentence for sentence in found["sentences"])
     assert "300 samples of the prior," in text
     assert "At sigma 5 the gibbs target puts" in text
     assert "The prior hits R >= 0.5 with" in text

@@ -117,7 +117,29 @@ def test_ctrl_c_is_told_as_such(stages, capsys):
     stages.posttrain.behaviour["raise"] = {"mara": KeyboardInterrupt()}
     with pytest.raises(KeyboardInterrupt):
         pipeline.run(DEMO)
-    assert "mara: interrupted after" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "mara: interrupted after" in out
+    assert err == "interrupted: the same command begins anew.\n"  # a stage without checkpoints
+
+
+def test_ctrl_c_tells_what_is_kept(stages, capsys):
+    fake = FakeStage("posttrain", "", "", Training, outputs=("checkpoints/last.ckpt",))
+    STAGES["posttrain"] = fake
+    fake.behaviour["raise"] = {"mara": KeyboardInterrupt()}
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(DEMO, only="mara")
+    said = capsys.readouterr().err
+    assert (
+        said == "interrupted: no checkpoint had been written yet; the same command begins anew.\n"
+    )
+    Path("runs/demo/mara/checkpoints").mkdir()
+    Path("runs/demo/mara/checkpoints/last.ckpt").touch()
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(DEMO, only="mara")
+    assert capsys.readouterr().err == (
+        "interrupted: runs/demo/mara keeps everything up to the last checkpoint; "
+        "the same command continues from there.\n"
+    )
 
 
 def test_ctrl_c_survives_what_the_trainer_makes_of_it(stages):
@@ -164,6 +186,30 @@ def test_everything_is_checked_before_anything_runs(stages, tmp_path):
         "Known: runs, threshold",
     ]
     assert not (tmp_path / "runs").exists()
+
+
+def test_references_and_settings_are_reported_in_one_message(stages, tmp_path):
+    (tmp_path / "bad.yaml").write_text("a: [1\n")
+    broken = {
+        "name": "demo",
+        "stages": [
+            {"stage": "posttrain", "name": "plain", "set": {"sed": 1}},
+            {"stage": "posttrain", "name": "unread", "config": "bad.yaml"},
+            {"stage": "evaluate", "config": {"runs": ["${plane}/x", "${unread}"], "treshold": 1}},
+        ],
+    }
+    with pytest.raises(InputError) as caught:
+        pipeline.run(broken)
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith("bad.yaml:1: not valid YAML")
+    assert lines[1:] == [
+        "pipeline: stages.2.config.runs.0: ${plane} is not an entry; did you mean 'plain'? "
+        "Known: plain, unread.",
+        "pipeline: sed: not a known key; did you mean 'seed'? Known: fail, seed",
+        "pipeline: stages.2.config.treshold: not a known key; did you mean 'threshold'? "
+        "Known: runs, threshold",
+    ]
+    assert stages.posttrain.calls == []
 
 
 def test_the_deeper_check_is_told_what_is_not_made_yet_or_made_anew(stages, tmp_path):

@@ -473,6 +473,13 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
     assert len(manifest_of(tmp_path)["resumed"]) == len(KILLS[kill])
 
 
+def test_a_resumed_run_says_where_it_goes_on(config, tmp_path, monkeypatch, capsys):
+    run_and_kill(monkeypatch, killed_at_step(5), config, tmp_path)
+    assert "resumes" not in capsys.readouterr().err
+    posttrain.run(config, tmp_path)  # a checkpoint was written after the steps 0, 1 and 2
+    assert f"{tmp_path}: resumes at step 3\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "changes",
     [

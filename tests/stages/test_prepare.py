@@ -16,8 +16,8 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 from chemkl.config import InputError, load_config
 from chemkl.config.prepare import PrepareConfig
 from chemkl.corpus import cleaning, sources
-from chemkl.corpus.sources import Wheel
 from chemkl.policies import tokenize
+from chemkl.results.wheels import Wheel
 from chemkl.stages import prepare
 
 ROOT = Path(__file__).parents[2]

@@ -204,11 +204,14 @@ def killed_at(monkeypatch):
 
 
 @pytest.mark.parametrize("step", [8, STEPS_AN_EPOCH, 17])
-def test_a_killed_run_continues_to_the_same_prior(finished, tmp_path, killed_at, step):
+def test_a_killed_run_continues_to_the_same_prior(finished, tmp_path, killed_at, step, capsys):
     killed_at(TINY, tmp_path, step)
     assert manifest_of(tmp_path)["status"] == "interrupted"
     assert not (tmp_path / "checkpoints" / "policy.safetensors").exists()
+    assert "resumes" not in capsys.readouterr().err
     pretrain.run(TINY, tmp_path)
+    last = step - step % TINY["checkpoint_every"]
+    assert f"{tmp_path}: resumes at step {last}\n" in capsys.readouterr().err
     assert same_weights(tmp_path, finished)
     manifest = manifest_of(tmp_path)
     assert (manifest["status"], len(manifest["resumed"])) == ("complete", 1)

@@ -240,7 +240,7 @@ def test_beta_scale_moves_toward_the_prior(scaled, tmp_path):
         assert alone["smiles"].tolist() == mixed["smiles"].tolist()
 
 
-def test_the_option_is_the_setting(scaled, tmp_path, monkeypatch):
+def test_the_option_is_the_setting(scaled, tmp_path, monkeypatch, capsys):
     file = tmp_path / "scaled.yaml"
     file.write_text(yaml.safe_dump(scaled))
 
@@ -259,6 +259,12 @@ def test_the_option_is_the_setting(scaled, tmp_path, monkeypatch):
     assert a.read_bytes() == b.read_bytes()
     assert json.loads((tmp_path / "a" / "manifest.json").read_text())["config"]["beta_scale"] == 3.5
     assert command("c", "--beta-scale", "-1") == 2
+    capsys.readouterr()
+    assert command("c", "--beta-scale", "abc") == 2
+    by_option = capsys.readouterr().err
+    assert by_option == "override 'beta_scale=abc': beta_scale: should be a number (got 'abc')\n"
+    assert command("c", "beta_scale=abc") == 2
+    assert capsys.readouterr().err == by_option
     assert not (tmp_path / "c").exists()
 
 

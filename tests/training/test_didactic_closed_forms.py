@@ -125,7 +125,7 @@ def test_the_fixed_target_of_figure_1_is_the_mixture(ran):
 
 def test_the_digits_of_a_stated_number_say_how_exact_it_is():
     def number(stated, **options):
-        return Quantity(1, "x", stated, "golden", lambda _: torch.zeros(1), **options)
+        return Quantity(1, "x", stated, "formula", lambda _: torch.zeros(1), **options)
 
     assert number("0.0200").tolerance == pytest.approx(5e-5)
     assert number("15").tolerance == 0.5

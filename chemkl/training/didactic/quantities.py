@@ -1,6 +1,6 @@
 """The numbers of the figures: what they should be, and where to read them off a distribution.
 
-Legend: V tokens. "paper": printed in GX-Chen et al., arXiv 2510.20817. "golden": worked out from
+Legend: V tokens. "paper": printed in GX-Chen et al., arXiv 2510.20817. "formula": worked out from
 the paper's formulas apart from this code, rounded to the digits shown.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from chemkl.training.didactic import worlds
 from chemkl.training.didactic.worlds import MODES, World
 
-Source = Literal["paper", "golden"]
+Source = Literal["paper", "formula"]
 Distributions = Mapping[str, Tensor]
 """Probabilities (V,) of each experiment of a figure, by its name."""
 
@@ -74,7 +74,7 @@ def _of(
         return lambda by_name: read(by_name[experiment])
 
     return [
-        Quantity(figure, name, stated, "golden", reader(read), experiment)
+        Quantity(figure, name, stated, "formula", reader(read), experiment)
         for name, (stated, read) in rows.items()
     ]
 
@@ -128,7 +128,7 @@ def _figure_2() -> list[Quantity]:
     # section 4.3 has 0.25/1.90 with the rewards of the peaks, which lie between two tokens
     swap = "beta where the modes swap"
     rows.append(Quantity(2, swap, "0.132", "paper", _crossover, within=1e-3))
-    rows.append(Quantity(2, swap, "0.131", "golden", _crossover))
+    rows.append(Quantity(2, swap, "0.131", "formula", _crossover))
     for beta, one, two in (
         ("0.1", "0.133", "0.241"),
         ("0.132", "0.154", "0.152"),
@@ -151,7 +151,7 @@ def _modes(experiment: str, one: str, two: str) -> list[Quantity]:
 
 
 def _of_world(figure: int, name: str, stated: str, value: Tensor) -> Quantity:
-    return Quantity(figure, name, stated, "golden", lambda _: value[None], trained=False)
+    return Quantity(figure, name, stated, "formula", lambda _: value[None], trained=False)
 
 
 def _crossover(by_name: Distributions) -> Tensor:

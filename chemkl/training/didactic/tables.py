@@ -27,7 +27,7 @@ _QUANTITIES = described_schema(
         "quantity": (pa.string(), "What the number is; p is a probability, places run 0 to 1."),
         "source": (
             pa.string(),
-            "Who states the value: paper (printed there) or golden (worked out from the paper's "
+            "Who states the value: paper (printed there) or formula (worked out from the paper's "
             "formulas apart from the code, rounded).",
         ),
         "value": (pa.float64(), "The stated value."),

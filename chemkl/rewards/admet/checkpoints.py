@@ -1,0 +1,78 @@
+"""Reads a PyTorch checkpoint without PyTorch, and without running anything in it."""
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from typing import IO, Any
+
+import numpy as np
+
+from chemkl.config import InputError
+
+_DTYPES = {"FloatStorage": np.float32, "LongStorage": np.int64}
+_DAMAGES = (
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    AttributeError,
+    EOFError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What pickle and the conversion to arrays raise for foreign or damaged bytes."""
+
+
+class Inert(dict[Any, Any]):
+    """Stands in for every object that is not an array: keeps its items, does nothing."""
+
+    def __init__(self, *_: Any) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: Any) -> None:
+        """Forget the state."""
+
+
+def _tensor(data: np.ndarray, offset: int, shape: tuple[int, ...], *_: Any) -> np.ndarray:
+    return data[offset : offset + int(np.prod(shape, dtype=int))].reshape(shape)
+
+
+class _InertUnpickler(pickle.Unpickler):
+    """Builds arrays, dictionaries and stand-ins: nothing is imported, nothing foreign called."""
+
+    def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
+        super().__init__(archive.open(name))
+        self._archive, self._folder = archive, name.rpartition("/")[0]
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _tensor
+        if module == "torch" and name in _DTYPES:
+            return _DTYPES[name]
+        return Inert
+
+    def persistent_load(self, pid: Any) -> np.ndarray:
+        _, dtype, key, _, size = pid
+        data = self._archive.read(f"{self._folder}/data/{key}")
+        return np.frombuffer(data, dtype=dtype, count=size)
+
+
+def read_checkpoint(stream: IO[bytes], name: str) -> Mapping[str, Any]:
+    """Read a checkpoint: arrays as they are, dictionaries, and empty stand-ins for all else.
+
+    Args:
+        stream: the file.
+        name: how messages call it.
+
+    Raises:
+        InputError: no such checkpoint.
+    """
+    try:
+        with zipfile.ZipFile(stream) as archive:
+            pickled = next(each for each in archive.namelist() if each.endswith("/data.pkl"))
+            read = _InertUnpickler(archive, pickled).load()
+    except (*_DAMAGES, StopIteration) as error:
+        raise InputError(f"{name}: not a PyTorch checkpoint ({error}).") from error
+    if not isinstance(read, dict):
+        raise InputError(f"{name}: holds a {type(read).__name__}, not a dictionary.")
+    return read

@@ -1,0 +1,263 @@
+"""Functions of the user: found by name or in a file, and checked against what they take."""
+
+import hashlib
+import inspect
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from inspect import Parameter
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    PydanticSchemaGenerationError,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+)
+from rdkit.Chem import Mol
+
+from chemkl.config import InputError, InputPath, did_you_mean
+from chemkl.config.document import Document
+from chemkl.config.problems import render
+
+Takes = Literal["smiles", "mol", "list"]
+FORMS = "package.module:name, package.module.name or path/to/file.py:name"
+
+_SCHEMA = ConfigDict(extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)
+_POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Parameter.VAR_POSITIONAL)
+_BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+
+
+@dataclass(frozen=True)
+class OwnFunction:
+    """A function of the user; the molecule, or the list of them, is its first argument.
+
+    Attributes:
+        reference: How it is found, whatever the working directory.
+        function: The function itself.
+        identity: sha256 of the file that its code stands in; empty where there is none.
+    """
+
+    reference: str
+    function: Callable[..., Any]
+    identity: str
+
+    def form(self, takes: Takes | None) -> tuple[bool, type]:
+        """Say how it is called.
+
+        Args:
+            takes: what the config says; None: what the first parameter is annotated with.
+
+        Returns:
+            Whether it is called with a list, and as what a molecule comes: str or Mol.
+
+        Raises:
+            InputError: it cannot be called with a molecule, or nothing says in what form.
+        """
+        first = next(iter(self._parameters), None)
+        if self._signature is not None and (first is None or first.kind not in _POSITIONAL):
+            raise InputError(f"{self} cannot be called with a molecule as its first argument")
+        annotated = _form(self._hints.get(first.name)) if first is not None else None
+        if takes == "list":
+            return True, annotated[1] if annotated else str
+        if takes is not None:
+            return False, Mol if takes == "mol" else str
+        if annotated is None:
+            raise InputError(
+                f"{self} does not say what it is called with: annotate its first parameter "
+                "(smiles: str, mol: Mol, smiles: list[str] or mols: list[Mol]), or set takes to "
+                f"one of {', '.join(get_args(Takes))}"
+            )
+        return annotated
+
+    def checked(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Check parameters against the signature: names, those without a default, types.
+
+        Returns:
+            The parameters, in the annotated types.
+
+        Raises:
+            InputError: a line for each that does not fit.
+        """
+        if self._signature is None:  # compiled: it says itself what it dislikes, at each molecule
+            return dict(parameters)
+        model = self._schema()
+        if parameters and not model.model_fields and model.model_config.get("extra") == "forbid":
+            given = ", ".join(map(str, parameters))
+            raise InputError(f"parameters: {self} takes nothing but the molecule (got {given})")
+        try:
+            checked = model.model_validate(dict(parameters))
+        except ValidationError as error:
+            document = Document(dict(parameters), "", prefix=("parameters",))
+            lines = [text for _, text in render(error, model, document)]
+            raise InputError("\n".join(lines)) from None
+        return {name: getattr(checked, name) for name in parameters}
+
+    def __str__(self) -> str:
+        signature = "" if self._signature is None else str(self._signature)
+        return f"{self.reference}{signature}"
+
+    @cached_property
+    def _signature(self) -> inspect.Signature | None:
+        try:
+            return inspect.signature(self.function)
+        except (TypeError, ValueError):  # compiled functions, such as many of RDKit's, have none
+            return None
+
+    @property
+    def _parameters(self) -> Sequence[Parameter]:
+        return list(self._signature.parameters.values()) if self._signature else []
+
+    @cached_property
+    def _hints(self) -> dict[str, Any]:
+        is_plain = inspect.isroutine(self.function)
+        try:
+            return get_type_hints(self.function if is_plain else type(self.function).__call__)
+        except (AttributeError, NameError, TypeError):  # names that only a type checker knows
+            return {}
+
+    def _schema(self) -> type[BaseModel]:
+        """What it takes by name beside the molecule."""
+        fields: dict[str, Any] = {
+            each.name: (
+                _usable(self._hints.get(each.name, Any)),
+                ... if each.default is Parameter.empty else each.default,
+            )
+            for each in self._parameters[1:]
+            if each.kind in _BY_NAME and not each.name.startswith("_")
+        }
+        anything = any(each.kind is Parameter.VAR_KEYWORD for each in self._parameters)
+        config = ConfigDict(**{**_SCHEMA, "extra": "allow" if anything else "forbid"})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a parameter called copy, json, schema
+            model: type[BaseModel] = create_model("parameters", __config__=config, **fields)
+        return model
+
+
+def load_function(reference: str, folder: Path | None = None) -> OwnFunction:
+    """Find a function of the user; the code around it is run, once in a process.
+
+    Args:
+        reference: one of `FORMS`.
+        folder: where a relative path is looked up before the working directory.
+
+    Raises:
+        InputError: no such file, module or name, code that cannot be run, or not a function.
+    """
+    place, colon, name = reference.rpartition(":")
+    if not colon:
+        place, _, name = reference.rpartition(".")
+    if not place or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", name) or name == "py":
+        raise InputError(f"{reference!r} names no function; write {FORMS}")
+    if place.endswith(".py"):
+        path = _existing(place, folder)
+        place, module = str(path), _module_of_file(path)
+    else:
+        module = _module(place)
+    found: Any = module
+    for part in name.split("."):
+        if not hasattr(found, part):
+            names = [n for n, v in vars(found).items() if callable(v) and not n.startswith("_")]
+            raise InputError(f"{place} has no {part!r}{did_you_mean(part, names)}")
+        found = getattr(found, part)
+    if inspect.isclass(found) or not callable(found):
+        kind = "a class" if inspect.isclass(found) else f"of type {type(found).__name__}"
+        raise InputError(f"{reference} is {kind}, not a function")
+    file = getattr(module, "__file__", None)
+    return OwnFunction(f"{place}:{name}", found, _sha256(Path(file)) if file else "")
+
+
+def _existing(place: str, folder: Path | None) -> Path:
+    try:
+        path = TypeAdapter(InputPath).validate_python(place, context={"folder": folder})
+    except ValidationError as error:
+        raise InputError(str(error.errors()[0]["ctx"]["error"])) from None
+    if not path.is_file():
+        raise InputError(f"{path} is not a file")
+    return Path(path)
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _module(name: str) -> ModuleType:
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+            raise InputError(
+                f"no module {error.name!r} is installed; a function in a file of yours is named "
+                "as path/to/file.py:name"
+            ) from None
+        raise _broken(name, error) from error
+    except (Exception, SystemExit) as error:
+        raise _broken(name, error) from error
+
+
+def _module_of_file(path: Path) -> ModuleType:
+    """Run a file as a module; the same text is run once, and finds the files beside it."""
+    stem = re.sub(r"\W", "_", path.stem)
+    name = f"chemkl_own_{stem}_{_sha256(path)[:12]}"
+    known = sys.modules.get(name)
+    if known is not None and known.__file__ == str(path):
+        return known
+    spec = spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path} is not a Python file")
+    module = module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look a class's module up there
+    try:
+        with _importable(path.parent):
+            spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise _broken(str(path), error) from error
+    return module
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Let imports find what is in a folder, as for a script that stands there."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+def _broken(place: str, error: BaseException) -> InputError:
+    return InputError(
+        f"{place} cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}"
+    )
+
+
+def _usable(annotation: Any) -> Any:
+    """An annotation that values can be checked against; Any where it cannot be read."""
+    try:
+        TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+    except (PydanticSchemaGenerationError, TypeError):
+        return Any
+    except Exception:  # noqa: BLE001 - BaseModels refuse a config; they can be checked against
+        return annotation
+    return annotation
+
+
+def _form(annotation: Any) -> tuple[bool, type] | None:
+    """Read an annotation: a list or not, of SMILES or of molecules; None for anything else."""
+    if annotation in (str, Mol):
+        return False, annotation
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if not inspect.isclass(origin) or not issubclass(list, origin) or not inner:
+        return None
+    return (True, inner[0]) if inner[0] in (str, Mol) else None

@@ -1,0 +1,255 @@
+"""Programs of the user, kept alive: a JSON line for each molecule, a JSON line back."""
+
+import hashlib
+import json
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from multiprocessing.util import Finalize
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from rdkit.Chem import Mol, MolToSmiles
+
+from chemkl.config import InputError
+from chemkl.config.problems import shown
+
+LONGEST_ANSWER = 1_000_000
+"""A line longer than this many bytes is no answer."""
+KEPT_LINES = 5
+"""So many last lines of standard error are kept for the reason."""
+GRACE = 1.0
+"""Seconds that a program has to end when it is asked to."""
+
+
+class ProgramDiedError(RuntimeError):
+    """The program ended where an answer was due."""
+
+
+def find_program(command: Sequence[str], folder: Path | None = None) -> list[str]:
+    """Give a command with the full path of the program, and of files beside the config file.
+
+    Args:
+        command: program and arguments.
+        folder: the config file's folder.
+
+    Raises:
+        InputError: there is no such program, or it may not be run.
+    """
+    name, *arguments = command
+    beside = [_beside(argument, folder) for argument in arguments]
+    if "/" not in name:
+        found = shutil.which(name)
+        if found is None:
+            raise InputError(
+                f"no program {name!r} on this machine's PATH; to name a file, write ./{name}"
+            )
+        return [found, *beside]
+    path = Path(_beside(name, folder)).expanduser().absolute()
+    if not path.is_file():
+        raise InputError(f"no such program: {path}")
+    if not os.access(path, os.X_OK):
+        raise InputError(f"{path} may not be run: chmod +x it, or put its interpreter before it")
+    return [str(path), *beside]
+
+
+def _beside(argument: str, folder: Path | None) -> str:
+    """The full path of a file beside the config file; anything else as it is."""
+    for place in (folder, Path.cwd()):
+        with suppress(OSError, ValueError):  # a text too long for a path, or with a zero byte
+            if place is not None and argument and (place / argument).is_file():
+                return str(place / argument)
+    return argument
+
+
+class Program:
+    """A component's score function that asks a program.
+
+    The program is started at the first molecule. A process forked from this one starts its own:
+    two must not talk through the same pipes.
+    """
+
+    def __init__(self, command: tuple[str, ...], timeout: float) -> None:
+        self.command = command
+        self.timeout = timeout
+        self._running: _Running | None = None
+        self._lock, self._process = threading.Lock(), os.getpid()
+
+    @property
+    def identity(self) -> str:
+        """What decides the values beside the settings: the sha256 of the files in the command."""
+        files = (Path(part) for part in self.command if Path(part).is_absolute())
+        digests = [hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()]
+        return hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
+    def __call__(self, mol: Mol) -> float:
+        """Ask about one molecule.
+
+        Raises:
+            RuntimeError: no usable answer; the text says why.
+        """
+        if self._process != os.getpid():
+            self._running = None
+            self._lock, self._process = threading.Lock(), os.getpid()
+        smiles = MolToSmiles(mol)
+        with self._lock:
+            try:
+                return self._asked(smiles)
+            except ProgramDiedError:
+                return self._asked(smiles)  # started anew, once
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.command, self.timeout)
+
+    def _asked(self, smiles: str) -> float:
+        if self._running is None:
+            self._running = _Running(self.command)
+        try:
+            answer = self._running.ask(smiles, self.timeout)
+        except (
+            BaseException
+        ):  # also Ctrl-C: an answer may still come, and would be taken for another
+            self._running.stop()
+            self._running = None
+            raise
+        return _value(answer)
+
+
+class _Running:
+    """One start of a program."""
+
+    def __init__(self, command: tuple[str, ...]) -> None:
+        try:
+            self._popen = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,  # its children get its signals, and not our Ctrl-C
+                bufsize=0,
+            )
+        except OSError as error:
+            raise RuntimeError(f"{command[0]} cannot be started ({error.strerror})") from None
+        self._lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self._listener = threading.Thread(
+            target=_listen,  # no method: a thread must not keep this object from being let go
+            args=(self._popen.stderr, self._lines),
+            daemon=True,
+        )
+        self._listener.start()
+        self._read = bytearray()
+        self._asked = 0
+        # unlike atexit it is also run where a worker of multiprocessing ends
+        self.stop = Finalize(self, _stop, (self._popen,), exitpriority=10)
+
+    def ask(self, smiles: str, timeout: float) -> dict[str, Any]:
+        """Write one question and read its answer.
+
+        Raises:
+            ProgramDiedError: the program has ended.
+            RuntimeError: no answer in time, or one that cannot be its answer.
+        """
+        deadline = monotonic() + timeout
+        if self._read or self._readable(0):
+            line = self._line(deadline, timeout)
+            raise RuntimeError(f"it wrote more than one line for a molecule: {shown(line)}")
+        self._asked += 1
+        question = json.dumps({"id": self._asked, "smiles": smiles}) + "\n"
+        try:
+            self._in.write(question.encode())
+        except OSError:
+            raise self._died() from None
+        return self._checked(self._line(deadline, timeout), smiles)
+
+    @property
+    def _in(self) -> Any:
+        return self._popen.stdin
+
+    def _readable(self, seconds: float) -> bool:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._popen.stdout, selectors.EVENT_READ)  # type: ignore[arg-type]  # a pipe was asked for
+            return bool(selector.select(max(seconds, 0)))
+
+    def _line(self, deadline: float, timeout: float) -> str:
+        """Read one whole line."""
+        while b"\n" not in self._read:
+            if len(self._read) > LONGEST_ANSWER:
+                raise RuntimeError(f"its answer is longer than {LONGEST_ANSWER:,} bytes")
+            if not self._readable(deadline - monotonic()):
+                raise RuntimeError(f"no answer within {timeout:g} s{self._said()}")
+            part = os.read(self._popen.stdout.fileno(), 65536)  # type: ignore[union-attr]  # a pipe was asked for
+            if not part:
+                raise self._died()
+            self._read += part
+        line, _, rest = bytes(self._read).partition(b"\n")
+        self._read = bytearray(rest)
+        return line.decode("utf-8", "replace")
+
+    def _checked(self, line: str, smiles: str) -> dict[str, Any]:
+        """Read an answer, and make sure that it answers this question."""
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict) or not {"value", "error"} & answer.keys():
+            raise RuntimeError(
+                f'its answer {shown(line)} is not a JSON line {{"value": ...}} or {{"error": ...}};'
+                " other output belongs on its standard error"
+            )
+        for key, asked in (("id", self._asked), ("smiles", smiles)):
+            if key in answer and answer[key] != asked:
+                raise RuntimeError(
+                    f"its answer has {key} {shown(answer[key])}, and was to have {shown(asked)}: "
+                    "it answers out of order"
+                )
+        return answer
+
+    def _died(self) -> ProgramDiedError:
+        try:
+            status = self._popen.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            return ProgramDiedError(f"it closed its standard output{self._said()}")
+        how = f"exit status {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"
+        return ProgramDiedError(f"the program ended ({how}){self._said()}")
+
+    def _said(self) -> str:
+        if self._popen.poll() is not None:
+            self._listener.join(GRACE)
+        text = " ".join(" ".join(list(self._lines)).split())
+        return f"; standard error: {text[-400:]}" if text else ""
+
+
+def _listen(pipe: Iterable[bytes], lines: deque[str]) -> None:
+    with suppress(ValueError):  # closed while it was being read
+        for line in pipe:
+            lines.append(line.decode("utf-8", "replace"))
+
+
+def _value(answer: dict[str, Any]) -> float:
+    if "error" in answer:
+        raise RuntimeError(" ".join(str(answer["error"]).split())[:400])
+    value = answer["value"]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RuntimeError(f"its value {shown(value)} is not a number")  # noqa: TRY004 - one sort of failure for a molecule
+    return float(value)
+
+
+def _stop(popen: "subprocess.Popen[bytes]") -> None:
+    """End a program and all that it started."""
+    with suppress(OSError):
+        popen.stdin.close()  # type: ignore[union-attr]  # a pipe was asked for
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(popen.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            popen.wait(GRACE)
+    for pipe in (popen.stdout, popen.stderr):
+        if pipe is not None:
+            pipe.close()

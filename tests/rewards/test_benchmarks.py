@@ -1,0 +1,194 @@
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from golden_molecules import GOLDEN
+from rdkit import Chem
+from rdkit.Chem import QED, Descriptors, RDConfig
+
+from chemkl.rewards import RewardModel
+from chemkl.rewards.components import activity as activity_room
+
+FOLDER = Path(__file__).parents[2] / "configs" / "rewards"
+SITAGLIPTIN = "NC(CC(=O)N1CCn2c(nnc2C(F)(F)F)C1)Cc1cc(F)c(F)cc1F"
+TARGETS = ["drd2", "gsk3b", "jnk3"]
+
+# the tasks of arXiv 2206.12411
+PMO = [
+    "albuterol_similarity",
+    "amlodipine_mpo",
+    "celecoxib_rediscovery",
+    "deco_hop",
+    "drd2",
+    "fexofenadine_mpo",
+    "gsk3b",
+    "isomers_c7h8n2o2",
+    "isomers_c9h10n2o2pf2cl",
+    "jnk3",
+    "median1",
+    "median2",
+    "mestranol_similarity",
+    "osimertinib_mpo",
+    "perindopril_mpo",
+    "qed",
+    "ranolazine_mpo",
+    "scaffold_hop",
+    "sitagliptin_mpo",
+    "thiothixene_rediscovery",
+    "troglitazone_rediscovery",
+    "valsartan_smarts",
+    "zaleplon_mpo",
+]
+# GuacaMol's goal-directed tasks, version 2
+GUACAMOL = [
+    "celecoxib_rediscovery",
+    "troglitazone_rediscovery",
+    "thiothixene_rediscovery",
+    "aripiprazole_similarity",
+    "albuterol_similarity",
+    "mestranol_similarity",
+    "isomers_c11h24",
+    "isomers_c9h10n2o2pf2cl",
+    "median1",
+    "median2",
+    "osimertinib_mpo",
+    "fexofenadine_mpo",
+    "ranolazine_mpo",
+    "perindopril_mpo",
+    "amlodipine_mpo",
+    "sitagliptin_mpo",
+    "zaleplon_mpo",
+    "valsartan_smarts",
+    "deco_hop",
+    "scaffold_hop",
+]
+TASKS = [("pmo", task) for task in PMO] + [("guacamol", task) for task in GUACAMOL]
+
+
+def content(folder, task):
+    return yaml.safe_load((FOLDER / folder / f"{task}.yaml").read_text())
+
+
+def test_each_benchmark_is_complete():
+    assert (len(PMO), len(GUACAMOL)) == (23, 20)
+    for folder, tasks in [("pmo", PMO), ("guacamol", GUACAMOL), ("synth", TARGETS)]:
+        assert {file.stem for file in (FOLDER / folder).iterdir()} == set(tasks)
+    assert set(GOLDEN) == {*PMO, *GUACAMOL} - {"qed", *TARGETS}
+
+
+@pytest.mark.parametrize("task", sorted({*PMO} & {*GUACAMOL}))
+def test_both_benchmarks_mean_the_same_by_a_task(task):
+    assert content("pmo", task) == content("guacamol", task)
+
+
+@pytest.mark.parametrize(("folder", "task"), [each for each in TASKS if each[1] in GOLDEN])
+def test_golden_molecules_are_paid_as_guacamol_pays_them(folder, task):
+    frame = RewardModel.from_config(FOLDER / folder / f"{task}.yaml").score(GOLDEN[task])
+    assert frame["reward"].tolist() == pytest.approx(list(GOLDEN[task].values()), abs=1e-6)
+    assert frame["reason"].isna().all()
+    assert max(GOLDEN[task].values()) > 0.3  # somewhere all parts of the task are met
+
+
+@pytest.mark.parametrize("task", GOLDEN)
+def test_some_golden_molecule_matches_every_pattern(task):
+    folder = "pmo" if task in PMO else "guacamol"
+    patterns = [
+        smarts
+        for part in content(folder, task)["components"]
+        for smarts in part.get("parameters", {}).get("smarts", [])
+    ]
+    assert bool(patterns) == (task in {"deco_hop", "scaffold_hop", "valsartan_smarts"})
+    mols = [Chem.MolFromSmiles(smiles) for smiles in GOLDEN[task]]
+    for smarts in patterns:
+        assert smarts.isascii()
+        found = [mol.HasSubstructMatch(Chem.MolFromSmarts(smarts)) for mol in mols]
+        assert set(found) == {True, False}, smarts
+
+
+def test_a_perfect_isomer_is_perfect():
+    for formula, smiles in [
+        ("c7h8n2o2", "NC(=O)Nc1ccc(O)cc1"),
+        ("c9h10n2o2pf2cl", "NC(=O)c1cc(F)c(F)cc1P(Cl)OCCN"),
+    ]:
+        reward = RewardModel.from_config(FOLDER / "pmo" / f"isomers_{formula}.yaml")
+        assert reward.score([smiles]).loc[0, "reward"] == 1.0
+
+
+def test_fexofenadine_by_hand():
+    # .8 similarity is full pay; TPSA and logP by GuacaMol's half Gaussians of width 10 and 1
+    fexofenadine = Chem.MolFromSmiles(
+        "CC(C)(C(=O)O)c1ccc(cc1)C(O)CCCN2CCC(CC2)C(O)(c3ccccc3)c4ccccc4"
+    )
+    polar = math.exp(-(((90 - Descriptors.TPSA(fexofenadine)) / 10) ** 2) / 2)
+    watery = math.exp(-(((Descriptors.MolLogP(fexofenadine) - 4) / 1) ** 2) / 2)
+    reward = RewardModel.from_config(FOLDER / "pmo" / "fexofenadine_mpo.yaml")
+    paid = reward.score([Chem.MolToSmiles(fexofenadine)]).loc[0, "reward"]
+    assert paid == pytest.approx((1 * polar * watery) ** (1 / 3), abs=1e-12)
+
+
+def test_the_properties_of_sitagliptin_are_rdkits():
+    mol = Chem.MolFromSmiles(SITAGLIPTIN)
+    wanted = {
+        "logp": Descriptors.MolLogP(mol),
+        "tpsa": Descriptors.TPSA(mol),
+        "bertz_ct": Descriptors.BertzCT(mol),
+    }
+    for task, kinds in [("sitagliptin_mpo", 2), ("valsartan_smarts", 3)]:
+        told = {
+            part["kind"]: part["transform"]["mu"]
+            for part in content("pmo", task)["components"]
+            if part["kind"] in wanted
+        }
+        assert len(told) == kinds
+        assert told == pytest.approx({kind: wanted[kind] for kind in told}, abs=1e-9)
+
+
+def test_qed_is_rdkits():
+    smiles = ["CC(=O)Oc1ccccc1C(=O)O", "Cc1ccc(-c2cc(C(F)(F)F)nn2-c2ccc(S(N)(=O)=O)cc2)cc1"]
+    paid = RewardModel.from_config(FOLDER / "pmo" / "qed.yaml").score(smiles)["reward"]
+    assert paid.tolist() == [QED.qed(Chem.MolFromSmiles(each)) for each in smiles]
+
+
+def sascorer():
+    sys.path.append(str(Path(RDConfig.RDContribDir) / "SA_Score"))
+    try:
+        import sascorer as module
+    finally:
+        sys.path.pop()
+    return module
+
+
+class Even:
+    """A classifier that gives every molecule the same chance."""
+
+    def probability(self, mols):
+        return np.full(len(mols), 0.49)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_synth_by_hand(target, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        activity_room, "load_classifier", lambda *given: asked.append(given[0]) or Even()
+    )
+    smiles = "Cc1ccc(-c2cc(C(F)(F)F)nn2-c2ccc(S(N)(=O)=O)cc2)cc1"  # one donor
+    mol = Chem.MolFromSmiles(smiles)
+    easy = 1 / (1 + 10 ** (10 * 0.25 * (sascorer().calculateScore(mol) - 3.5) / 2))
+    frame = RewardModel.from_config(FOLDER / "synth" / f"{target}.yaml").score(
+        [smiles, "OCC(O)C(O)CO"]
+    )
+    assert frame.loc[0, "reward"] == pytest.approx(
+        (0.49 * QED.qed(mol) * 1 * easy) ** (1 / 4), abs=1e-12
+    )
+    assert frame.loc[1, "reward"] == 0.0  # four donors
+    assert asked == [target]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_pmo_pays_the_probability_itself(target, monkeypatch):
+    monkeypatch.setattr(activity_room, "load_classifier", lambda *_: Even())
+    frame = RewardModel.from_config(FOLDER / "pmo" / f"{target}.yaml").score(["CCO"])
+    assert frame.loc[0, "reward"] == 0.49

@@ -1,0 +1,233 @@
+"""The cache of raw values: what goes in comes out, from several processes, and damage is told."""
+
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
+import pytest
+
+from chemkl.config import InputError
+from chemkl.config.reward import ComponentConfig
+from chemkl.rewards.cache import SIGNATURE, ScoreCache
+from chemkl.rewards.keys import component_key
+from chemkl.rewards.registry import COMPONENTS, Component
+
+KEYS = {"qed": "key of qed", "logp": "key of logp", "(scaffold)": "key of scaffolds"}
+
+
+def bits(value):
+    return value.hex() if isinstance(value, float) else value
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "folder" / "cache.sqlite"
+
+
+def test_values_come_out_as_they_went_in_to_the_bit(file):
+    rng = random.Random(1)
+    stored = {
+        f"C{'C' * i}": {"qed": rng.uniform(-1e3, 1e3), "logp": 1 / (i + 3), "(scaffold)": "c1"}
+        for i in range(300)
+    }
+    stored["N"] = {"qed": -0.0, "logp": 5e-324, "(scaffold)": ""}
+    stored["O"] = {"qed": 3.0, "logp": 1.7976931348623157e308}
+    with ScoreCache(file, KEYS) as cache:
+        cache.store(stored)
+    with ScoreCache(file, KEYS) as cache:
+        found = cache.look_up([*stored, "not there"])
+    assert found.keys() == stored.keys()
+    for smiles, values in stored.items():
+        assert {name: bits(each) for name, each in found[smiles].items()} == {
+            name: bits(each) for name, each in values.items()
+        }
+
+
+def test_components_are_told_apart_by_key_and_shared_whatever_they_are_called(file):
+    with ScoreCache(file, KEYS) as cache:
+        cache.store({"CC": {"qed": 0.25}})
+        cache.store({"CC": {"logp": 1.5}, "CCC": {"logp": 2.5}})
+        cache.store({})
+    with ScoreCache(file, {"drug": "key of qed", "twin": "key of qed", "new": "other"}) as other:
+        assert other.look_up(["CC", "CCC"]) == {"CC": {"drug": 0.25, "twin": 0.25}, "CCC": {}}
+        other.store({"CCC": {"drug": 0.5, "twin": 0.5, "new": 1.0}})
+        assert len(other) == 2
+    with ScoreCache(file, KEYS) as cache:
+        assert cache.look_up(["CC", "CCC"]) == {
+            "CC": {"qed": 0.25, "logp": 1.5},
+            "CCC": {"qed": 0.5, "logp": 2.5},
+        }
+
+
+def test_a_value_that_is_there_stays(file):
+    with ScoreCache(file, KEYS) as cache:
+        cache.store({"CC": {"qed": 0.25}})
+        cache.store({"CC": {"qed": 0.75, "logp": 1.0}})
+        assert cache.look_up(["CC"]) == {"CC": {"qed": 0.25, "logp": 1.0}}
+
+
+WRITER = """
+import sys
+from chemkl.rewards.cache import ScoreCache
+me, file, n = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+with ScoreCache(file, {"shared": "shared", "own": f"own {me}"}) as cache:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for i in range(n):
+        cache.store({f"both {i}": {"shared": i / 7, "own": i * me}, f"{me} {i}": {"shared": 1.0}})
+        assert cache.look_up([f"both {i}"])[f"both {i}"]["own"] == i * me
+"""
+
+
+def writers(file, n, how_many=2):
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(me), str(file), str(n)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for me in range(1, how_many + 1)
+    ]  # fmt: skip
+
+
+def test_two_processes_write_at_once_from_an_empty_folder_on(file):
+    running = writers(file, 300)
+    for each in running:
+        assert each.stdout.readline() == "ready\n"
+    for each in running:
+        each.stdin.write("go\n")
+        each.stdin.flush()
+    assert [each.wait(60) for each in running] == [0, 0]
+    with ScoreCache(file, {"shared": "shared", "one": "own 1", "two": "own 2"}) as cache:
+        assert len(cache) == 900
+        found = cache.look_up([f"both {i}" for i in range(300)])
+    assert found == {f"both {i}": {"shared": i / 7, "one": i * 1, "two": i * 2} for i in range(300)}
+
+
+def test_a_writer_that_is_killed_leaves_whole_rows_and_a_cache_that_works(file):
+    (killed,) = writers(file, 10**6, 1)
+    killed.stdin.write("go\n")
+    killed.stdin.flush()
+    time.sleep(0.3)
+    assert killed.stdout.readline() == "ready\n"
+    time.sleep(0.3)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait(10)
+    with ScoreCache(file, {"shared": "shared", "own": "own 1"}) as cache:
+        n = len(cache)
+        assert n > 0
+        assert n % 2 == 0  # each store wrote two molecules, or none
+        assert cache.look_up(["both 0"]) == {"both 0": {"shared": 0.0, "own": 0}}
+        cache.store({"new": {"shared": 2.0}})
+        assert len(cache) == n + 1
+
+
+def foreign(kind, path):
+    if kind == "text":
+        path.write_text("smiles,qed\nCCO,0.4\n")
+    elif kind == "other database":
+        with sqlite3.connect(path) as connection:
+            connection.execute("create table notes (text)")
+    elif kind == "newer format":
+        ScoreCache(path, KEYS).close()
+        with sqlite3.connect(path) as connection:
+            connection.execute("pragma user_version = 99")
+    elif kind == "damaged":
+        with ScoreCache(path, KEYS) as cache:
+            cache.store({f"C{i}": {"qed": i / 3, "(scaffold)": "c" * 50} for i in range(2000)})
+        whole = path.read_bytes()
+        path.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
+    elif kind == "cut short":
+        with ScoreCache(path, KEYS) as cache:
+            cache.store({f"C{i}": {"qed": i / 3, "(scaffold)": "c" * 50} for i in range(2000)})
+        path.write_bytes(path.read_bytes()[:6000])
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("text", "is no SQLite database: it was left as it is"),
+        ("other database", "is a database of something else: it was left as it is"),
+        ("newer format", "is of format 99, and this chemkl reads format 1"),
+        ("damaged", "cannot be used: .*Move it away"),
+        ("cut short", "cannot be used: .*Move it away"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_one_line_and_is_left_alone(tmp_path, kind, message):
+    path = tmp_path / "cache.sqlite"
+    foreign(kind, path)
+    before = path.read_bytes()
+
+    def use():
+        with ScoreCache(path, {**KEYS, "another": "one more column"}) as cache:
+            cache.look_up([f"C{i}" for i in range(2000)])
+
+    with pytest.raises(InputError, match=message) as caught:
+        use()
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == before
+
+
+def test_a_folder_in_its_place_is_one_line(tmp_path):
+    with pytest.raises(InputError, match="cannot be used"):
+        ScoreCache(tmp_path, KEYS)
+
+
+def test_an_empty_file_becomes_a_cache(tmp_path):
+    path = tmp_path / "made by mktemp"
+    path.touch()
+    with ScoreCache(path, KEYS) as cache:
+        cache.store({"C": {"qed": 0.5}})
+    assert sqlite3.connect(path).execute("pragma application_id").fetchone() == (SIGNATURE,)
+
+
+def part(**more):
+    return ComponentConfig(**{"kind": "tanimoto", "parameters": {"references": ["CCO"]}, **more})
+
+
+def test_a_key_depends_on_what_decides_the_raw_value_and_on_nothing_else():
+    def score(mol):
+        return 0.0
+
+    key = component_key(part(), score)
+    assert (
+        component_key(part(name="other", weight=3, transform={"kind": "step", "low": 0}), score)
+        == key
+    )
+    assert component_key(part(role="filter"), score) == key
+    assert component_key(part(parameters={"references": ["CCN"]}), score) != key
+    assert component_key(part(kind="qed", parameters={}), score) != key
+    assert key.startswith("tanimoto ")
+
+
+def test_a_key_depends_on_what_a_component_says_of_itself_and_on_its_files(tmp_path):
+    class Own:
+        identity = "first"
+
+        def __call__(self, mol):
+            return float(mol.GetNumAtoms())
+
+    own = Own()
+    first = component_key(part(), own)
+    own.identity = "second"
+    assert component_key(part(), own) != first
+    (tmp_path / "model.bin").write_bytes(b"1")
+    named = part(parameters={"references": {"file": "model.bin"}})
+    before = component_key(named, own, tmp_path)
+    (tmp_path / "model.bin").write_bytes(b"2")
+    assert component_key(named, own, tmp_path) != before
+
+
+def test_a_key_depends_on_the_module_that_the_component_stands_in(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    keys = []
+    for number in (1, 2):
+        (tmp_path / f"made_up_{number}.py").write_text(f"def made_up():\n    return {number}\n")
+        module = __import__(f"made_up_{number}")
+        component = Component("made_up", module.made_up, "", (0, 1), "made up")
+        monkeypatch.setitem(COMPONENTS, "made_up", component)
+        keys.append(component_key(ComponentConfig(kind="made_up"), module.made_up))
+    assert keys[0] != keys[1]

@@ -1,0 +1,265 @@
+"""Functions of the user as components: found, checked, called, and kept from doing harm."""
+
+import math
+import sys
+import textwrap
+
+import pytest
+from rdkit import Chem
+from rdkit.Chem import Descriptors
+
+from chemkl.config import InputError
+from chemkl.rewards import RewardModel
+from chemkl.rewards.functions import load_function
+from chemkl.rewards.registry import find_component
+
+WINDOW = {"kind": "linear_clip", "low": 0, "high": 100}
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Write a file of functions into the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(text, name="mine.py"):
+        (tmp_path / name).write_text(textwrap.dedent(text))
+        return name
+
+    return write
+
+
+def reward(function, **parameters):
+    part = {
+        "kind": "python_function",
+        "name": "mine",
+        "parameters": {"function": function, **parameters},
+        "transform": WINDOW,
+    }
+    return RewardModel.from_config({"components": [part]})
+
+
+def score(function, smiles, **parameters):
+    return reward(function, **parameters).score(smiles)
+
+
+# ---- finding and calling
+
+
+def test_it_is_called_with_the_canonical_smiles(write):
+    write("def length(smiles: str) -> float:\n    return len(smiles)\n")
+    frame = score("mine.py:length", ["OCC", "C(C)O", "c1ccccc1"])
+    assert frame["raw_mine"].tolist() == [3.0, 3.0, 8.0]  # CCO, CCO, c1ccccc1
+    assert frame["reward"].tolist() == pytest.approx([0.03, 0.03, 0.08])
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def f(mol: Chem.Mol): return mol.GetNumAtoms()",
+        "def f(mol: 'Chem.Mol'): return mol.GetNumAtoms()",
+        "def f(mols: list[Chem.Mol]): return [mol.GetNumAtoms() for mol in mols]",
+        "def f(smiles: list[str]): return [Chem.MolFromSmiles(s).GetNumAtoms() for s in smiles]",
+        "from collections.abc import Sequence\n"
+        "def f(xs: Sequence[str]): return (Chem.MolFromSmiles(s).GetNumAtoms() for s in xs)",
+        "import numpy\n"
+        "def f(mols: list[Chem.Mol]): return numpy.array([mol.GetNumAtoms() for mol in mols])",
+        "class F:\n    def __call__(self, mol: Chem.Mol): return mol.GetNumAtoms()\nf = F()",
+    ],
+)
+def test_annotations_say_what_it_is_called_with(write, code):
+    write(f"from rdkit import Chem\n{code}\n")
+    assert score("mine.py:f", ["CCO", "x", "c1ccccc1"])["raw_mine"].tolist()[::2] == [3.0, 6.0]
+
+
+@pytest.mark.parametrize(("takes", "value"), [("smiles", "str"), ("mol", "Mol"), ("list", "list")])
+def test_takes_says_it_where_nothing_is_annotated(write, takes, value):
+    code = "def f(x):\n    n = float(type(x).__name__ == '{}')\n    return {}\n"
+    write(code.format(value, "[n] * len(x)" if takes == "list" else "n"))
+    assert score("mine.py:f", ["CCO", "C"], takes=takes)["raw_mine"].tolist() == [1.0, 1.0]
+
+
+def test_nothing_says_it(write):
+    write("def f(x): return 1\n")
+    with pytest.raises(InputError, match=r"mine.py:f\(x\) does not say .* set takes to one of smi"):
+        reward("mine.py:f")
+
+
+def test_a_function_of_an_installed_module_is_named_by_dots_or_colon():
+    mol = Chem.MolFromSmiles("CCO")
+    for name in ("rdkit.Chem.Descriptors:MolWt", "rdkit.Chem.Descriptors.MolWt"):
+        got = find_component("python_function").build({"function": name, "takes": "mol"})([mol])
+        assert got == [Descriptors.MolWt(mol)]
+    compiled = {"function": "rdkit.Chem.rdMolDescriptors:CalcTPSA", "takes": "mol"}
+    assert find_component("python_function").build(compiled)([mol]) == [Descriptors.TPSA(mol)]
+
+
+def test_a_file_finds_what_is_beside_it_and_beside_the_config(write, tmp_path, monkeypatch):
+    write("FACTOR = 2\n", "beside_mine.py")
+    write("from beside_mine import FACTOR\ndef f(s: str): return FACTOR * len(s)\n")
+    monkeypatch.chdir("/")
+    own = load_function("mine.py:f", tmp_path)
+    assert own.function("CC") == 4
+    assert own.reference == f"{tmp_path}/mine.py:f"
+    assert str(tmp_path) not in sys.path
+    assert load_function(own.reference).function is own.function  # run once
+    schema = find_component("python_function").parameter_model
+    checked = schema.model_validate({"function": "mine.py:f"}, context={"folder": tmp_path})
+    assert checked.function == own.reference
+
+
+def test_a_changed_file_is_another_function(write):
+    write("def f(s: str): return 1\n")
+    first = load_function("mine.py:f")
+    write("def f(s: str): return 2\n")
+    second = load_function("mine.py:f")
+    assert (first.function("C"), second.function("C")) == (1, 2)
+    assert first.identity != second.identity
+
+
+@pytest.mark.parametrize(
+    ("reference", "says"),
+    [
+        ("nowhere.py:f", r"no such file or folder: .*nowhere\.py"),
+        ("mine.py", "'mine.py' names no function; write package.module:name"),
+        ("mine.py:", "names no function"),
+        ("mine.py:f g", "names no function"),
+        ("length", "names no function"),
+        (
+            "mine.py:lenght",
+            r"mine.py has no 'lenght'; did you mean 'length'\? Known: Thing, length",
+        ),
+        ("mine.py:Thing", "is a class, not a function"),
+        ("mine.py:NUMBER", "is of type int, not a function"),
+        ("mine.py:none", r"mine.py:none\(\) cannot be called with a molecule"),
+        ("no_such_package.sub:f", "no module 'no_such_package' is installed; a function in a file"),
+        ("rdkit.Chem.Descriptor.MolWt", "no module 'rdkit.Chem.Descriptor' is installed"),
+        ("broken.py:f", "broken.py cannot be imported: ZeroDivisionError: division by zero"),
+        ("wrong.py:f", "wrong.py cannot be imported: SyntaxError"),
+        ("leaves.py:f", "leaves.py cannot be imported: SystemExit: 3"),
+        ("lacks.py:f", "lacks.py cannot be imported: ModuleNotFoundError: .*no_such_package"),
+        ("", "names no function"),
+        (":", "names no function"),
+        (".py:f", "no such file or folder"),
+    ],
+)
+def test_what_cannot_be_found_is_explained(write, reference, says):
+    write("NUMBER = 1\ndef length(s: str): return 1\nclass Thing: pass\ndef none(): return 1\n")
+    write("1 / 0\n", "broken.py")
+    write("def f(:\n", "wrong.py")
+    write("raise SystemExit(3)\n", "leaves.py")
+    write("import no_such_package\n", "lacks.py")
+    with pytest.raises(InputError, match=says):
+        reward(reference)
+
+
+# ---- parameters
+
+
+CODE = """
+    def f(smiles: str, target: str, weight: float = 1.0, *, copies: int = 2, _private=0):
+        return len(target) * weight * copies
+    def anything(smiles: str, **options):
+        return len(options)
+    def alone(smiles: str):
+        return 1
+    """
+
+
+def test_parameters_reach_it_with_their_types(write):
+    write(CODE)
+    given = {"target": "abc", "weight": "2.5"}
+    assert score("mine.py:f", ["C"], parameters=given)["raw_mine"].tolist() == [15.0]
+    assert score("mine.py:anything", ["C"], parameters={"a": 1, "b": 2})["raw_mine"].tolist() == [2]
+
+
+def test_parameters_are_checked_against_its_signature(write):
+    write(CODE)
+    with pytest.raises(InputError) as caught:
+        reward("mine.py:f", parameters={"wieght": 1, "copies": "x", "_private": 1})
+    lines = str(caught.value).splitlines()
+    assert all("components.0.parameters: parameters." in line for line in lines)
+    told = [line.partition("parameters: parameters.")[2] for line in lines]
+    assert told[0].startswith("target: required, and not given")
+    assert told[1].startswith("copies: should be a whole number (got 'x')")
+    assert told[2].startswith(
+        "wieght: not a known key; did you mean 'weight'? Known: copies, target, weight"
+    )
+    assert told[3].startswith("_private: not a known key")
+    assert len(lines) == 4
+    with pytest.raises(InputError, match=r"alone\(.*takes nothing but the molecule \(got weight\)"):
+        reward("mine.py:alone", parameters={"weight": 1})
+
+
+# ---- failures
+
+
+def test_what_fails_costs_its_molecule_only(write):
+    write(
+        """
+        def f(smiles: str):
+            if smiles == "C": raise KeyError("methane")
+            if smiles == "CC": return "text"
+            if smiles == "CCC": return None
+            if smiles == "CCCC": return float("inf")
+            if smiles == "N": raise SystemExit(1)
+            if smiles == "O": return [1, 2]
+            return 50
+        """
+    )
+    frame = score("mine.py:f", ["C", "CC", "CCC", "CCCC", "N", "O", "CCO"])
+    assert frame["raw_mine"].isna().tolist() == [True] * 6 + [False]
+    assert frame["reward"].tolist() == [0.0] * 6 + [0.5]
+    begin = "component mine failed: "
+    reasons = frame["reason"].tolist()
+    assert reasons[0] == f"{begin}'methane'"
+    assert reasons[1] == f"{begin}it returned 'text', not a number"
+    assert reasons[2] == f"{begin}it returned None, not a number"
+    assert reasons[3] == f"{begin}it returned inf"
+    assert reasons[4] == f"{begin}it wants to end the program (1)"
+    assert reasons[5] == f"{begin}it returned [1, 2], not a number"
+    assert frame["valid"].all()
+
+
+def test_a_list_that_fails_is_asked_one_by_one(write):
+    write(
+        """
+        def short(smiles: list[str]):
+            return [len(s) for s in smiles if s != "CC"]
+        def raises(smiles: list[str]):
+            if "CC" in smiles: raise ValueError("ethane")
+            return [len(s) for s in smiles]
+        """
+    )
+    for name, why in (("short", "it returned 0 values for 1 molecule"), ("raises", "ethane")):
+        frame = score(f"mine.py:{name}", ["C", "CC", "CCC"])
+        assert [math.isnan(value) for value in frame["raw_mine"]] == [False, True, False]
+        assert frame["raw_mine"].tolist()[::2] == [1.0, 3.0]
+        assert why in frame["reason"][1]
+
+
+def test_what_it_does_to_its_molecule_stays_there(write):
+    write(
+        """
+        from rdkit import Chem
+        def f(mol: Chem.Mol):
+            Chem.Kekulize(mol, clearAromaticFlags=True)
+            return 1
+        """
+    )
+    part = {
+        "kind": "python_function",
+        "parameters": {"function": "mine.py:f"},
+        "transform": {"kind": "step", "low": 1},
+        "role": "filter",
+    }
+    aromatic = {"kind": "required_smarts", "parameters": {"smarts": "c1ccccc1"}}
+    frame = RewardModel.from_config({"components": [part, aromatic]}).score(["c1ccccc1"])
+    assert frame["raw_required_smarts"].tolist() == [1.0]
+    assert frame["raw_python_function"].tolist() == [1.0]
+
+
+def test_values_of_ones_own_need_a_transform(write):
+    write("def f(s: str): return 1\n")
+    part = {"kind": "python_function", "parameters": {"function": "mine.py:f"}}
+    with pytest.raises(InputError, match=r"python_function lies between -inf and inf.*transform"):
+        RewardModel.from_config({"components": [part]})

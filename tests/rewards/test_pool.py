@@ -1,0 +1,276 @@
+"""Worker processes: what they are asked is answered once, and what kills them costs one unit."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from chemkl.config import InputError
+from chemkl.rewards.pool import Pool
+from chemkl.rewards.worker import Lost
+
+
+def sleep(mark):
+    mark(3)
+    while True:
+        time.sleep(1)
+
+
+def deaf(mark):
+    """Compiled code that never comes back: no handler of a signal is run."""
+    sum(range(10**15))
+
+
+def segfault(mark):
+    mark(2)
+    ctypes.string_at(0)
+
+
+def complain(mark):
+    raise ValueError("two\nlines")
+
+
+MISDEEDS = {
+    "sleep": sleep,
+    "deaf": deaf,
+    "segfault": segfault,
+    "raise": complain,
+    "kill": lambda _: os.kill(os.getpid(), signal.SIGKILL),
+    "exit": lambda _: os._exit(7),
+    "child": lambda _: subprocess.run(["sleep", "1000"], check=False),
+}
+
+
+def jobs(mark, refuse=None):
+    """What the workers of these tests can do."""
+    if refuse is not None:
+        raise refuse
+
+    def misbehave(how):
+        if how in MISDEEDS:
+            MISDEEDS[how](mark)
+        return how
+
+    return {
+        "square": lambda x: x * x,
+        "slowly": lambda x: (time.sleep(x), x)[1],
+        "pid": lambda _: os.getpid(),
+        "misbehave": misbehave,
+    }
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with Pool(jobs, 2) as pool:
+        yield pool
+
+
+def leave(_mark):
+    os._exit(3)
+
+
+def done(pool, job, units, limit=None):
+    """What every unit came to; each must come back exactly once."""
+    limits = None if limit is None else [limit] * len(units)
+    found = list(pool.run(job, units, limits))
+    assert sorted(number for number, _ in found) == list(range(len(units)))
+    return dict(found)
+
+
+def alive(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state not in "ZX"
+
+
+def gone(pids, seconds=5.0):
+    end = time.monotonic() + seconds
+    while any(map(alive, pids)) and time.monotonic() < end:
+        time.sleep(0.02)
+    return not any(map(alive, pids))
+
+
+def test_every_unit_is_answered_once_with_its_place(pool):
+    for n in (0, 1, 2, 3, 1000):
+        assert done(pool, "square", range(n)) == {i: i * i for i in range(n)}
+
+
+def test_the_workers_stay_and_are_other_processes(pool):
+    first = set(done(pool, "pid", range(400)).values())
+    assert first <= set(pool.pids)
+    assert os.getpid() not in first
+    assert set(done(pool, "pid", range(400)).values()) <= set(pool.pids)
+    assert len(pool.pids) == 2
+
+
+def test_large_units_do_not_block(pool):
+    units = [("x" * 100_000) + str(i) for i in range(30)]
+    assert done(pool, "misbehave", units) == dict(enumerate(units))
+
+
+def test_slow_and_quick_units_share_the_workers(pool):
+    units = [0.0] * 200 + [0.3] + [0.0] * 200
+    start = time.monotonic()
+    assert done(pool, "slowly", units, limit=20) == dict(enumerate(units))
+    assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize(
+    ("how", "reason", "at"),
+    [
+        ("segfault", "the worker died (SIGSEGV)", 2),
+        ("kill", "the worker died (SIGKILL)", -1),
+        ("exit", "the worker died (exit code 7)", -1),
+        ("raise", "two lines", -1),
+    ],
+)
+def test_a_worker_that_dies_costs_one_unit(pool, how, reason, at):
+    units = ["a", "b", how, *"cdefghijklmnop"] * 2
+    expected = dict(enumerate(units)) | {2: Lost(reason, at), 19: Lost(reason, at)}
+    assert done(pool, "misbehave", units) == expected
+
+
+@pytest.mark.parametrize(("how", "at"), [("sleep", 3), ("deaf", -1)])
+def test_a_unit_that_takes_too_long_is_lost_and_its_worker_replaced(pool, how, at):
+    done(pool, "misbehave", list("ab"))
+    before = set(pool.pids)
+    units = [*"abcdefgh", how, *"ijklmnopqrs"]
+    start = time.monotonic()
+    outcome = done(pool, "misbehave", units, limit=0.5)
+    assert outcome == dict(enumerate(units)) | {8: Lost("timeout after 0.5 s", at)}
+    assert 0.5 <= time.monotonic() - start < 8
+    assert done(pool, "square", range(50)) == {i: i * i for i in range(50)}
+    assert len(before & set(pool.pids)) == 1
+    assert gone(before - set(pool.pids))
+
+
+def test_the_limit_is_for_each_unit_alone(pool):
+    assert done(pool, "slowly", [0.15] * 12, limit=0.6) == dict.fromkeys(range(12), 0.15)
+
+
+def test_an_idle_worker_that_is_killed_costs_nothing(pool):
+    done(pool, "square", range(100))
+    os.kill(pool.pids[0], signal.SIGKILL)
+    assert gone(pool.pids[:1])
+    time.sleep(0.1)
+    assert done(pool, "square", range(100)) == {i: i * i for i in range(100)}
+
+
+def test_what_a_killed_worker_had_started_is_killed_too(pool):
+    done(pool, "square", range(10))
+    run = pool.run("misbehave", ["child"], [0.7])
+    found = Thread(target=lambda: children.extend(_sleeping(0.5)))
+    children = []
+    found.start()
+    assert list(run) == [(0, Lost("timeout after 0.7 s", -1))]
+    found.join()
+    assert len(children) == 1
+    assert gone(children)
+
+
+def _sleeping(after):
+    """Processes `sleep 1000` that there are after some seconds."""
+    time.sleep(after)
+    for each in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if each.read_bytes() == b"sleep\x001000\x00":
+                yield int(each.parent.name)
+
+
+def test_stopping_early_ends_the_workers_and_the_pool_goes_on(pool):
+    done(pool, "square", range(10))
+    pids = pool.pids
+    run = pool.run("slowly", [0.01, *[30.0] * 6])
+    assert next(run) == (0, 0.01)
+    run.close()
+    assert gone(pids)
+    assert done(pool, "square", range(10)) == {i: i * i for i in range(10)}
+
+
+@pytest.mark.parametrize(
+    ("problem", "raised", "message"),
+    [
+        (InputError("line one\nline two"), InputError, "line one\nline two"),
+        (KeyError("what"), RuntimeError, "a worker cannot begin: 'what'"),
+    ],
+)
+def test_workers_that_cannot_begin_say_why(problem, raised, message):
+    with Pool(partial(jobs, refuse=problem), 2) as pool, pytest.raises(raised, match=message):
+        list(pool.run("square", [1, 2, 3]))
+
+
+def test_a_worker_that_dies_at_its_start_ends_the_run():
+    with (
+        Pool(leave, 1) as pool,
+        pytest.raises(RuntimeError, match=r"the worker died \(exit code 3\) before it could begin"),
+    ):
+        list(pool.run("square", [1]))
+
+
+def test_a_closed_pool_has_no_workers_and_says_so():
+    pool = Pool(jobs, 2)
+    assert done(pool, "square", [1, 2, 3]) == {0: 1, 1: 4, 2: 9}
+    pids = pool.pids
+    pool.close()
+    pool.close()
+    assert gone(pids)
+    with pytest.raises(RuntimeError, match="closed"):
+        list(pool.run("square", [1]))
+
+
+def test_a_pool_that_is_forgotten_leaves_no_workers():
+    pool = Pool(jobs, 2)
+    done(pool, "square", [1, 2, 3])
+    pids = pool.pids
+    del pool
+    assert gone(pids)
+
+
+PARENT = """
+import sys
+sys.path.insert(0, {folder!r})
+from test_pool import Pool, jobs
+if __name__ == "__main__":
+    pool = Pool(jobs, 2)
+    list(pool.run("square", [1, 2]))
+    print(*pool.pids, flush=True)
+    if {how!r}:
+        list(pool.run("misbehave", [{how!r}] * 2))
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "sent"),
+    [
+        pytest.param("", None, marks=pytest.mark.slow),
+        ("deaf", signal.SIGINT),
+        pytest.param("sleep", signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param("sleep", signal.SIGTERM, marks=pytest.mark.slow),
+        ("deaf", signal.SIGKILL),
+    ],
+)
+def test_nothing_is_left_when_the_parent_ends(tmp_path, how, sent):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT.format(folder=str(Path(__file__).parent), how=how))
+    parent = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    pids = [int(pid) for pid in parent.stdout.readline().split()]
+    assert len(pids) == 2
+    if sent is not None:
+        time.sleep(0.3)
+        assert all(map(alive, pids))
+        parent.send_signal(sent)
+    parent.wait(10)
+    assert gone(pids)
+    assert ("KeyboardInterrupt" in parent.stderr.read()) == (sent == signal.SIGINT)

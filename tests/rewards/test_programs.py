@@ -1,0 +1,294 @@
+"""Programs of the user as components: one start, JSON lines, and every way to fall silent."""
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+from rdkit import Chem
+
+from chemkl.config import InputError
+from chemkl.rewards import RewardModel
+from chemkl.rewards.programs import Program, find_program
+from chemkl.rewards.registry import find_component
+
+HEAD = """
+    import json, os, sys, time
+    open({log!r}, "a").write(f"{{os.getpid()}}\\n")
+    def answer(**what):
+        print(json.dumps(what), flush=True)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        smiles = asked["smiles"]
+    """
+GOOD = "answer(id=asked['id'], smiles=smiles, value=len(smiles))"
+
+
+@pytest.fixture
+def program(tmp_path):
+    """Make a program; what it does with each question is the test's own."""
+    made = []
+
+    def make(body=GOOD, timeout=10.0):
+        text = textwrap.dedent(HEAD.format(log=str(tmp_path / "starts")))
+        file = tmp_path / "program.py"
+        file.write_text(text + textwrap.indent(textwrap.dedent(body), "    ") + "\n")
+        one = Program((sys.executable, str(file)), timeout)
+        made.append(one)
+        return one
+
+    yield make
+    for one in made:
+        if one._running is not None:
+            one._running.stop()
+
+
+def starts(tmp_path):
+    file = tmp_path / "starts"
+    return [int(line) for line in file.read_text().split()] if file.exists() else []
+
+
+def is_alive(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def wait_for(condition, seconds=5.0):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    return condition()
+
+
+def ask(one, smiles):
+    return one(Chem.MolFromSmiles(smiles))
+
+
+def test_it_is_started_once_at_the_first_molecule(program, tmp_path):
+    one = program()
+    assert starts(tmp_path) == []
+    assert [ask(one, s) for s in ("CCO", "C", "OCC")] == [3.0, 1.0, 3.0]
+    assert len(starts(tmp_path)) == 1
+
+
+def test_it_is_a_component(program, tmp_path):
+    one = program("answer(value=len(smiles)) if smiles != 'CC' else answer(error='too short')")
+    part = {
+        "kind": "external_program",
+        "parameters": {"command": list(one.command), "timeout": 10},
+        "transform": {"kind": "linear_clip", "low": 0, "high": 10},
+    }
+    frame = RewardModel.from_config({"components": [part]}).score(["CCO", "CC", "CCC", "xx"])
+    assert frame["raw_external_program"].tolist()[::2] == [3.0, 3.0]
+    assert frame["reason"][1] == "component external_program failed: too short"
+    assert len(starts(tmp_path)) == 1
+
+
+def test_one_that_dies_is_started_once_more_for_the_same_molecule(program, tmp_path):
+    one = program(
+        """
+        if smiles == 'CC' and not os.path.exists('{0}'):
+            open('{0}', 'w').close()
+            sys.exit(3)
+        answer(value=len(smiles))
+        """.format(tmp_path / "died")
+    )
+    assert [ask(one, s) for s in ("C", "CC", "CCC")] == [1.0, 2.0, 3.0]
+    assert len(starts(tmp_path)) == 2
+
+
+def test_a_molecule_that_kills_it_twice_has_failed_and_the_next_is_scored(program, tmp_path):
+    one = program(
+        """
+        if smiles == 'CC':
+            print('no parameters for CC', file=sys.stderr)
+            os.kill(os.getpid(), 9)
+        answer(value=1)
+        """
+    )
+    assert ask(one, "C") == 1
+    ended = r"ended \(signal SIGKILL\); standard error: no parameters for CC"
+    with pytest.raises(RuntimeError, match=ended):
+        ask(one, "CC")
+    assert ask(one, "CCC") == 1
+    assert len(starts(tmp_path)) == 3
+
+
+def test_one_that_never_starts_well_says_so_with_its_standard_error(tmp_path):
+    one = Program((sys.executable, "-c", "import no_such_package"), 10.0)
+    with pytest.raises(RuntimeError, match=r"ended \(exit status 1\); .*No module named 'no_such"):
+        ask(one, "C")
+
+
+def test_one_that_hangs_is_killed_with_all_that_it_started(program, tmp_path):
+    one = program(
+        f"""
+        import subprocess
+        child = subprocess.Popen(['sleep', '60'])
+        open({str(tmp_path / "child")!r}, 'w').write(str(child.pid))
+        time.sleep(60)
+        """,
+        timeout=1.5,
+    )
+    began = time.monotonic()
+    with pytest.raises(RuntimeError, match=r"no answer within 1\.5 s"):
+        ask(one, "C")
+    assert time.monotonic() - began < 5
+    child = int((tmp_path / "child").read_text())
+    assert wait_for(lambda: not is_alive(child))
+    assert not is_alive(starts(tmp_path)[0])
+    assert len(starts(tmp_path)) == 1  # a molecule that takes too long is not asked about again
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("print('Loading', flush=True)", r"its answer 'Loading' is not a JSON line .*standard err"),
+        ("print('[1]', flush=True)", r"its answer '\[1\]' is not a JSON line"),
+        ("answer(score=1)", "is not a JSON line"),
+        ("answer(value='1.5')", "its value '1.5' is not a number"),
+        ("answer(value=None)", "its value None is not a number"),
+        ("answer(value=True)", "its value True is not a number"),
+        ("answer(id=99, value=1)", "id 99, and was to have 1: it answers out of order"),
+        ("answer(smiles='CCN', value=1)", "smiles 'CCN', and was to have 'C'"),
+        ("answer(error='several\\nlines')", "^several lines$"),
+        ("sys.stdout.write('x' * 2_000_000); sys.stdout.flush()", "longer than 1,000,000 bytes"),
+    ],
+)
+def test_wrong_answers_are_told(program, body, says):
+    one = program(body)
+    with pytest.raises(RuntimeError, match=says):
+        ask(one, "C")
+
+
+def test_an_answer_too_many_is_not_taken_for_the_next_one(program, tmp_path):
+    one = program("answer(value=len(smiles))\nif smiles == 'C': answer(value=7)")
+    assert ask(one, "C") == 1
+    assert wait_for(lambda: bool(one._running._read) or one._running._readable(0))
+    with pytest.raises(RuntimeError, match=r"more than one line for a molecule: '.*7}'"):
+        ask(one, "CC")
+    assert ask(one, "CCC") == 3
+    assert len(starts(tmp_path)) == 2
+
+
+def test_nan_is_no_value(program):
+    program("answer(value=float('nan'))")
+    one = program("answer(value=float('nan'))")
+    part = {
+        "kind": "external_program",
+        "parameters": {"command": list(one.command)},
+        "transform": {"kind": "step", "low": 0},
+    }
+    frame = RewardModel.from_config({"components": [part]}).score(["C"])
+    assert frame["reason"][0] == "component external_program failed: it returned nan"
+
+
+def test_it_ends_with_its_component(program, tmp_path):
+    one = program()
+    ask(one, "C")
+    running, one._running = one._running, None
+    del running
+    assert wait_for(lambda: not is_alive(starts(tmp_path)[0]))
+
+
+def in_a_worker(one, smiles, answers):
+    answers.put((os.getpid(), one(Chem.MolFromSmiles(smiles))))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_every_process_has_its_own_and_ends_it(program, tmp_path, method):
+    one = program()
+    assert ask(one, "CC") == 2
+    context = multiprocessing.get_context(method)
+    answers = context.Queue()
+    worker = context.Process(target=in_a_worker, args=(one, "CCC", answers))
+    worker.start()
+    assert answers.get(timeout=30)[1] == 3.0
+    worker.join(30)
+    assert worker.exitcode == 0
+    assert ask(one, "CCCC") == 4
+    first, second = starts(tmp_path)
+    assert wait_for(lambda: not is_alive(second))
+    assert is_alive(first)
+
+
+def test_it_ends_with_the_interpreter(program, tmp_path):
+    import subprocess
+
+    one = program()
+    code = (
+        "from rdkit import Chem\nfrom chemkl.rewards.programs import Program\n"
+        f"one = Program({one.command!r}, 10.0)\nprint(one(Chem.MolFromSmiles('CCC')))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (ended.stdout, ended.stderr, ended.returncode) == ("3.0\n", "", 0)
+    assert wait_for(lambda: not is_alive(starts(tmp_path)[0]))
+
+
+def test_ctrl_c_leaves_no_answer_for_the_next_molecule(program, tmp_path):
+    one = program("time.sleep(.5 if smiles == 'C' else 0)\nanswer(value=len(smiles))")
+    assert ask(one, "CC") == 2
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(KeyboardInterrupt):
+            ask(one, "C")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert ask(one, "CCC") == 3
+
+
+# ---- the command
+
+
+def test_programs_and_files_are_looked_up_beside_the_config(tmp_path, monkeypatch):
+    monkeypatch.chdir("/")
+    (tmp_path / "dock.py").write_text("")
+    (tmp_path / "run.sh").write_text("#!/bin/sh\n")
+    found = find_program(["python3", "dock.py", "--fast", "nowhere.py"], tmp_path)
+    assert Path(found[0]).is_absolute()
+    assert found[1:] == [str(tmp_path / "dock.py"), "--fast", "nowhere.py"]
+    with pytest.raises(InputError, match=r"run\.sh may not be run: chmod \+x it"):
+        find_program(["./run.sh"], tmp_path)
+    (tmp_path / "run.sh").chmod(0o755)
+    assert find_program(["./run.sh"], tmp_path) == [str(tmp_path / "run.sh")]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "says"),
+    [
+        ({"command": ["no-such-dock"]}, "no program 'no-such-dock' on this machine's PATH"),
+        ({"command": ["./no-such-dock"]}, "no such program: .*no-such-dock"),
+        ({"command": ["/"]}, "no such program: /"),
+        ({"command": []}, "command: should have at least 1 entry"),
+        ({"command": "python dock.py"}, "command: should be a list"),
+        ({"command": ["python3"], "timeout": 0}, "timeout: should be greater than 0"),
+        ({"command": ["python3"], "timout": 1}, "timout: not a known key; did you mean 'timeout'"),
+        ({}, "command: required, and not given"),
+    ],
+)
+def test_a_command_that_cannot_be_run_is_refused(parameters, says):
+    with pytest.raises(InputError, match=says):
+        find_component("external_program").build(parameters)
+
+
+def test_its_identity_is_what_its_files_hold(program):
+    one = program()
+    first = one.identity
+    Path(one.command[1]).write_text("# another program\n")
+    assert one.identity != first
+    assert json.dumps(first)

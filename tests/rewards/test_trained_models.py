@@ -1,0 +1,279 @@
+"""Models of scikit-learn and ONNX on fingerprints: real ones, trained here, against themselves."""
+
+import hashlib
+import pickle
+import subprocess
+import sys
+import textwrap
+import zipfile
+from importlib.metadata import version
+
+import numpy as np
+import pytest
+from rdkit import Chem
+from rdkit.Chem import rdFingerprintGenerator
+
+from chemkl.config import InputError
+from chemkl.rewards import RewardModel
+from chemkl.rewards.registry import find_component
+
+sklearn = pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'chemkl[sklearn]'")
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+skops_io = pytest.importorskip("skops.io", reason="needs skops: pip install 'chemkl[sklearn]'")
+skl2onnx = pytest.importorskip("skl2onnx", reason="needs skl2onnx: pip install 'chemkl[test]'")
+pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'chemkl[onnx]'")
+
+SMILES = ["CCO", "c1ccccc1", "CC(=O)O", "CCN", "c1ccncc1", "CCCCCC", "OCCO", "Cc1ccccc1O"] * 3
+N_BITS = 64
+
+
+def features(smiles=SMILES, counts=False, n_bits=N_BITS, radius=2):
+    """Straight from RDKit."""
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=n_bits)
+    make = generator.GetCountFingerprintAsNumPy if counts else generator.GetFingerprintAsNumPy
+    return np.array([make(Chem.MolFromSmiles(s)) for s in smiles], dtype=np.float32)
+
+
+SIZES = np.array([Chem.MolFromSmiles(s).GetNumAtoms() for s in SMILES], dtype=float)
+
+
+def trained(kind):
+    from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.neural_network import MLPRegressor
+
+    rings = np.array(["1" in s for s in SMILES])
+    if kind == "forest":
+        return RandomForestRegressor(10, random_state=0, n_jobs=2).fit(features(), SIZES)
+    if kind == "network":
+        return MLPRegressor(hidden_layer_sizes=(512,), max_iter=2, random_state=0).fit(
+            features(), SIZES
+        )
+    if kind == "ridge":
+        return Ridge().fit(features(counts=True), SIZES)
+    if kind == "classifier":
+        return RandomForestClassifier(10, random_state=0).fit(features(), rings)
+    return LogisticRegression().fit(features(), np.clip(SIZES, 3, 5).astype(int))  # three classes
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Each model as itself, with its skops and its ONNX file."""
+    folder = tmp_path_factory.mktemp("models")
+    made = {}
+    for kind in ("forest", "ridge", "network", "classifier", "three"):
+        model = trained(kind)
+        skops_io.dump(model, folder / f"{kind}.skops")
+        onnx = skl2onnx.to_onnx(model, features()[:1])
+        (folder / f"{kind}.onnx").write_bytes(onnx.SerializeToString())
+        made[kind] = model
+    plain = skl2onnx.to_onnx(made["three"], features()[:1], options={"zipmap": False})
+    (folder / "plain.onnx").write_bytes(plain.SerializeToString())
+    return folder, made
+
+
+TREES = ["sklearn.tree._tree.Tree"]
+
+
+def build(kind, path, **parameters):
+    if kind == "sklearn_model":
+        parameters.setdefault("trusted", TREES)
+    return find_component(kind).build({"path": str(path), "n_bits": N_BITS, **parameters})
+
+
+MOLS = [Chem.MolFromSmiles(s) for s in SMILES[:8]]
+
+
+@pytest.mark.parametrize(("name", "counts"), [("forest", False), ("ridge", True)])
+def test_regressions_give_what_the_model_gives(models, name, counts):
+    folder, made = models
+    expected = made[name].predict(features(SMILES[:8], counts))
+    by_skops = build("sklearn_model", folder / f"{name}.skops", counts=counts)(MOLS)
+    np.testing.assert_allclose(by_skops, expected, rtol=1e-12)
+    by_onnx = build("onnx_model", folder / f"{name}.onnx", counts=counts)
+    np.testing.assert_allclose([by_onnx(mol) for mol in MOLS], expected, rtol=1e-5)  # float32
+
+
+def test_a_classifier_gives_the_probability_of_its_second_class(models):
+    folder, made = models
+    expected = made["classifier"].predict_proba(features(SMILES[:8]))
+    path = folder / "classifier.skops"
+    assert build("sklearn_model", path)(MOLS) == expected[:, 1].tolist()
+    assert build("sklearn_model", path, class_index=0)(MOLS) == expected[:, 0].tolist()
+    labels = build("sklearn_model", path, method="predict")(MOLS)
+    assert labels == (expected[:, 1] > 0.5).astype(float).tolist()
+
+
+@pytest.mark.parametrize("file", ["three.onnx", "plain.onnx"])  # {class: probability}, or a tensor
+@pytest.mark.parametrize("class_index", [0, 2])
+def test_a_class_and_an_output_of_an_onnx_model_are_chosen(models, file, class_index):
+    folder, made = models
+    expected = made["three"].predict_proba(features(SMILES[:8]))[:, class_index]
+    for output in (1, {"three.onnx": "output_probability", "plain.onnx": "probabilities"}[file]):
+        score = build("onnx_model", folder / file, output=output, class_index=class_index)
+        np.testing.assert_allclose([score(mol) for mol in MOLS], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["forest", "network"])
+def test_what_else_is_scored_changes_no_bit(models, name):
+    folder, _ = models
+    trusted = skops_io.get_untrusted_types(file=folder / f"{name}.skops")
+    score = build("sklearn_model", folder / f"{name}.skops", trusted=trusted)
+    mols = [Chem.MolFromSmiles("C" * n + "O" + "N" * (n % 7)) for n in range(1, 101)]
+    together = score(mols)
+    assert [score([mol])[0] for mol in mols] == together
+    assert score(mols[::-1])[::-1] == together
+    assert score([]) == []
+
+
+def test_they_are_components(models):
+    folder, made = models
+    parts = [
+        {
+            "kind": kind,
+            "parameters": {"path": str(folder / f"forest.{ending}"), "n_bits": N_BITS},
+            "transform": {"kind": "linear_clip", "low": 0, "high": 10},
+        }
+        for kind, ending in (("sklearn_model", "skops"), ("onnx_model", "onnx"))
+    ]
+    parts[0]["parameters"]["trusted"] = TREES
+    frame = RewardModel.from_config({"components": parts}).score(["OCC", "x", "c1ccccc1"])
+    expected = made["forest"].predict(features(["CCO", "c1ccccc1"]))
+    assert frame["raw_sklearn_model"].tolist()[::2] == expected.tolist()
+    np.testing.assert_allclose(frame["raw_onnx_model"].tolist()[::2], expected, rtol=1e-5)
+    assert frame["reward"].tolist()[::2] == pytest.approx(expected / 10, abs=1e-6)
+
+
+def test_other_fingerprints(tmp_path):
+    from rdkit.Chem import rdMolDescriptors
+    from sklearn.linear_model import Ridge
+
+    keys = [list(rdMolDescriptors.GetMACCSKeysFingerprint(mol)) for mol in MOLS]
+    model = Ridge().fit(np.array(keys, dtype=float), SIZES[:8])
+    skops_io.dump(model, tmp_path / "m.skops")
+    score = find_component("sklearn_model").build(
+        {"path": str(tmp_path / "m.skops"), "fingerprint": "maccs"}
+    )
+    np.testing.assert_allclose(score(MOLS), model.predict(np.array(keys, dtype=float)), rtol=1e-6)
+
+
+# ---- what is refused
+
+
+class Harmful:
+    def __reduce__(self):
+        return exec, ("raise AssertionError('the pickle was run')",)
+
+
+@pytest.mark.parametrize("kind", ["sklearn_model", "onnx_model"])
+@pytest.mark.parametrize("name", ["m.pkl", "m.joblib", "m.skops", "m.onnx"])
+def test_pickles_are_refused_whatever_their_name(tmp_path, kind, name):
+    path = tmp_path / name
+    path.write_bytes(pickle.dumps(Harmful()))
+    says = r"is a pickle, which runs whatever code .*skops.io.dump\(joblib.load\('m\..*to_onnx"
+    with pytest.raises(InputError, match=says):
+        build(kind, path)
+
+
+def test_types_that_are_not_known_to_be_harmless_are_named(tmp_path):
+    from sklearn.preprocessing import FunctionTransformer
+
+    path = tmp_path / "m.skops"
+    skops_io.dump(FunctionTransformer(textwrap.dedent), path)
+    with pytest.raises(InputError, match=r"not known to be harmless: .*dedent"):
+        build("sklearn_model", path)
+
+
+def test_trees_have_to_be_trusted(models):  # a malformed one crashes the process (skops, PR 535)
+    folder, _ = models
+    with pytest.raises(
+        InputError, match=r"made the file, add trusted: \[sklearn\.tree\._tree\.Tree\]"
+    ):
+        build("sklearn_model", folder / "forest.skops", trusted=[])
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "parameters", "says"),
+    [
+        ("onnx_model", "nowhere.onnx", {}, "path: no such file or folder"),
+        ("onnx_model", "text.onnx", {}, "text.onnx is not a model that ONNX Runtime can read"),
+        ("onnx_model", "", {}, "is not a file"),
+        (
+            "onnx_model",
+            "forest.onnx",
+            {"n_bits": 128},
+            "cannot be run on a fingerprint of length 12",
+        ),
+        ("onnx_model", "three.onnx", {}, "several outputs: set output to one of output_label, out"),
+        ("onnx_model", "three.onnx", {"output": 2}, "has no output 2: there are 2, counted from 0"),
+        ("onnx_model", "three.onnx", {"output": "output_lable"}, "did you mean 'output_label'"),
+        (
+            "onnx_model",
+            "plain.onnx",
+            {"output": 1},
+            "3 values for a molecule: say which one .* 0 to 2",
+        ),
+        (
+            "onnx_model",
+            "plain.onnx",
+            {"output": 1, "class_index": 3},
+            "class_index = 3: .* 3 value",
+        ),
+        ("onnx_model", "forest.onnx", {"class_index": -1}, "should be greater than or equal to 0"),
+        ("onnx_model", "forest.onnx", {"fingerprint": "morgn"}, "did you mean 'morgan'"),
+        ("onnx_model", "forest.onnx", {"fingerprint": "maccs"}, "maccs has no such setting"),
+        ("sklearn_model", "text.onnx", {}, "text.onnx is not a skops file"),
+        ("sklearn_model", "zip.skops", {}, "zip.skops is not readable"),
+        ("sklearn_model", "forest.skops", {"n_bits": 128}, "expecting 64 features"),
+        (
+            "sklearn_model",
+            "three.skops",
+            {},
+            "predict_proba gives 3 values for a molecule: say which",
+        ),
+        (
+            "sklearn_model",
+            "forest.skops",
+            {"method": "predict_proba"},
+            "Regressor has no predict_pr",
+        ),
+        ("sklearn_model", "dict.skops", {}, "dict has no predict"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_explained(models, kind, file, parameters, says):
+    folder, _ = models
+    (folder / "text.onnx").write_text("no model")
+    with zipfile.ZipFile(folder / "zip.skops", "w") as archive:
+        archive.writestr("a", "b")
+    skops_io.dump({"a": 1}, folder / "dict.skops")
+    with pytest.raises(InputError, match=says):
+        build(kind, folder / file, **parameters)
+
+
+@pytest.mark.parametrize(
+    ("kind", "package", "extra"),
+    [("onnx_model", "onnxruntime", "onnx"), ("sklearn_model", "skops", "sklearn")],
+)
+def test_a_missing_package_is_named_with_its_extra(models, monkeypatch, kind, package, extra):
+    folder, _ = models
+    monkeypatch.setattr("chemkl.rewards.trained.find_spec", lambda _: None)
+    with pytest.raises(InputError, match=rf"{package}: install it with pip .*'chemkl\[{extra}\]'"):
+        build(kind, folder / "forest.onnx")
+
+
+def test_the_identity_of_a_model_is_its_file_and_what_runs_it(models):
+    folder, _ = models
+    forest = build("onnx_model", folder / "forest.onnx")
+    ridge = build("onnx_model", folder / "ridge.onnx")
+    assert forest.identity != ridge.identity
+    digest = hashlib.sha256((folder / "forest.onnx").read_bytes()).hexdigest()
+    assert forest.identity == f"{digest} onnxruntime {version('onnxruntime')}"
+
+
+def test_importing_the_components_loads_no_optional_package():
+    code = (
+        "import sys, chemkl.rewards.components\n"
+        "print(*{'sklearn', 'skops', 'onnxruntime'} & set(sys.modules))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == ""

@@ -1,0 +1,303 @@
+"""The score stage and its command: every line kept, the same numbers as the reward's own."""
+
+import gzip
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from rdkit import Chem
+from rdkit.Chem import QED, Descriptors
+
+from chemkl import cli
+from chemkl.config import InputError
+from chemkl.results.columns import trace_schema
+from chemkl.rewards import RewardModel
+from chemkl.stages import score
+from chemkl.stages.check import check_file
+
+REWARD = {
+    "components": [
+        {"kind": "qed"},
+        {"kind": "mol_wt", "transform": {"kind": "step", "low": 0, "high": 100}},
+    ]
+}
+SMILES = ["OCC", "not a molecule", "", "c1ccccc1", "C(C)O", "[Na+].[Cl-]", "CC(=O)é"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = [s.replace(" ", "_") for s in SMILES]
+    Path("mols.smi").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    Path("reward.yaml").write_text(json.dumps(REWARD))
+    return tmp_path
+
+
+@pytest.fixture
+def chemkl(monkeypatch, folder):
+    """Run the command line in this process and give its exit code."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["chemkl", *map(str, arguments)])
+        try:
+            cli.main()
+        except SystemExit as end:
+            return end.code or 0
+        return 0
+
+    return call
+
+
+def settings(**changes):
+    return {"file": "mols.smi", "reward": REWARD, "progress_bar": False, **changes}
+
+
+# ---- the table
+
+
+def test_every_line_is_kept_in_order_with_the_columns_of_a_trace(folder):
+    path = score.run(settings(), folder / "out")
+    rows = pd.read_parquet(path)
+    assert path == folder / "out" / "scores.parquet"
+    assert rows["line"].tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert rows["smiles"].tolist() == [s.replace(" ", "_") for s in SMILES]
+    assert rows["valid"].tolist() == [True, False, False, True, True, True, False]
+    assert rows["raw_mol_wt"][0] == Descriptors.MolWt(Chem.MolFromSmiles("CCO"))
+    assert rows["score_qed"][3] == QED.qed(Chem.MolFromSmiles("c1ccccc1"))
+    assert rows["reason"].tolist()[1:3] == ["not parsable: unexpected 't' at position 3", "empty"]
+    assert rows["reason"][6].startswith("not ASCII")
+    assert rows.loc[~rows["valid"], "reward"].tolist() == [0, 0, 0]
+    assert rows.loc[~rows["valid"], "raw_qed"].isna().all()
+    schema = pq.read_schema(path)
+    trace = trace_schema(["qed", "mol_wt"])
+    for name in ("canonical_smiles", "valid", "reason", "scaffold", "raw_qed", "reward"):
+        assert schema.field(name).equals(trace.field(name), check_metadata=True)
+    assert all(field.metadata[b"description"] for field in schema)
+
+
+def test_the_numbers_are_the_rewards_own_whatever_the_batch_size(folder):
+    expected = RewardModel.from_config(REWARD).score([s.replace(" ", "_") for s in SMILES])
+    for size in (1, 3, 256):
+        rows = pd.read_parquet(score.run(settings(batch_size=size), folder / f"by{size}"))
+        pd.testing.assert_frame_equal(rows.drop(columns="line"), expected, check_dtype=False)
+
+
+def test_csv_holds_the_same(folder):
+    parquet = pd.read_parquet(score.run(settings(), folder / "a"))
+    path = score.run(settings(format="csv"), folder / "b")
+    assert path.name == "scores.csv"
+    rows = pd.read_csv(path, keep_default_na=False, na_values={"raw_qed": "", "raw_mol_wt": ""})
+    for name in ("line", "smiles", "valid", "raw_qed", "raw_mol_wt", "reward"):
+        assert rows[name].equals(parquet[name].astype(rows[name].dtype)), name
+    assert [p.name for p in (folder / "b").iterdir() if p.name.startswith(".scores")] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "column"),
+    [
+        ("m.csv", "id,Smiles\n1,CCO\n2\n3,C\n", None),
+        ("m.csv", "id,mol\n1,CCO\n2\n3,C\n", "mol"),
+        ("m.tsv", "1\tCCO\n2\n3\tC\n", 1),
+        ("m.smi.gz", "1 CCO\n2\n3 C\n", 1),
+    ],
+)
+def test_columns_by_name_or_number_and_lines_that_lack_them(folder, name, text, column):
+    data = text.encode()
+    Path(name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    rows = pd.read_parquet(score.run(settings(file=name, column=column), folder / "out"))
+    assert rows["canonical_smiles"].tolist()[::2] == ["CCO", "C"]
+    assert pd.isna(rows["smiles"][1])
+    assert rows["reason"][1] == "missing: the line has no such column"
+    assert not rows["valid"][1]
+
+
+def test_the_manifest_sums_up(folder, capsys):
+    score.run(settings(), folder / "out")
+    results = json.loads((folder / "out" / "manifest.json").read_text())["results"]
+    ethanol, benzene = (QED.qed(Chem.MolFromSmiles(s)) for s in ("CCO", "c1ccccc1"))
+    salt = QED.qed(Chem.MolFromSmiles("[Na+].[Cl-]"))
+    rewards = [ethanol**0.5, benzene**0.5, ethanol**0.5, salt**0.5]
+    assert (results["lines"], results["valid"]) == (7, 4)
+    assert results["mean_reward"] == pytest.approx(sum(rewards) / 4, abs=1e-12)
+    assert list(results["best"]) == ["c1ccccc1", "CCO", "[Cl-].[Na+]"]
+    assert results["components"]["qed"]["asked"] == 3
+    assert results["components"]["mol_wt"]["failed"] == 0
+    out = capsys.readouterr().out
+    assert "valid    4" in out
+    assert "c1ccccc1" in out
+
+
+def test_failures_are_counted_and_explained(folder, capsys):
+    Path("mine.py").write_text("def f(smiles: str): return 1 / (smiles != 'CCO')\n")
+    own = {
+        "kind": "python_function",
+        "name": "mine",
+        "parameters": {"function": "mine.py:f"},
+        "transform": {"kind": "step", "low": 0},
+    }
+    score.run(settings(reward={"components": [own]}), folder / "out")
+    results = json.loads((folder / "out" / "manifest.json").read_text())["results"]
+    assert results["components"]["mine"] == {
+        "asked": 3,
+        "failed": 1,
+        "mean_raw": 1.0,
+        "mean_score": 1.0,
+    }
+    assert "division by zero" in capsys.readouterr().out
+
+
+def test_no_valid_molecule_is_no_mistake(folder, capsys):
+    Path("bad.smi").write_text("x\n\n")
+    rows = pd.read_parquet(score.run(settings(file="bad.smi"), folder / "out"))
+    assert rows["valid"].tolist() == [False, False]
+    assert "reward   - (mean of the valid)" in capsys.readouterr().out
+
+
+def test_a_run_that_fails_leaves_no_table(folder, monkeypatch):
+    def refuse(self, smiles):
+        raise InputError("component qed failed on 100 of 100 molecules")
+
+    monkeypatch.setattr(RewardModel, "score", refuse)
+    with pytest.raises(InputError, match="failed on 100"):
+        score.run(settings(), folder / "out")
+    assert [p.name for p in (folder / "out").iterdir() if "scores" in p.name] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"file": "nowhere.smi"}, "file: no such file or folder"),
+        ({"file": "reward.yaml"}, "cannot tell the format from the name. Allowed endings"),
+        ({"column": "smiles"}, "column 'smiles': this format has no header"),
+        ({"column": -1}, "column: should be"),
+        ({"reward": {"components": [{"kind": "qde"}]}}, "did you mean 'qed'"),
+        ({"reward": "nowhere.yaml"}, "reward: no such file"),
+        ({"format": "xlsx"}, r"format: 'xlsx' is not allowed. Known: csv, parquet"),
+        ({"batch_size": 0}, "batch_size: should be greater than or equal to 1"),
+        ({"colum": 1}, "colum: not a known key; did you mean 'column'"),
+    ],
+)
+def test_bad_settings_are_explained_and_nothing_is_written(folder, changes, says):
+    with pytest.raises(InputError, match=says):
+        score.run(settings(**changes), folder / "out")
+    assert not (folder / "out").exists()
+
+
+def test_all_problems_are_told_at_once(folder):
+    with pytest.raises(InputError) as caught:
+        score.run(settings(batch_size=0, reward={"components": [{"kind": "qde"}]}), "out")
+    assert "batch_size" in str(caught.value)
+    assert "'qde'" in str(caught.value)
+
+
+# ---- the command
+
+
+def test_the_command_takes_a_reward_file(chemkl, capsys):
+    assert chemkl("score", "mols.smi", "--config", "reward.yaml", "--out", "s.csv") == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1] == "output: s.csv"
+    assert "scoring" in err
+    assert len(pd.read_csv("s.csv")) == 7
+    assert not Path("runs").exists()
+    assert not Path("manifest.json").exists()
+
+
+def test_the_default_output_is_a_folder_of_its_own(chemkl):
+    assert chemkl("score", "mols.smi", "--config", "reward.yaml") == 0
+    assert Path("runs/mols-scores/scores.parquet").exists()
+    assert Path("runs/mols-scores/manifest.json").exists()
+    assert chemkl("score", "mols.smi", "--config", "reward.yaml", "--out", "there") == 0
+    assert Path("there/scores.parquet").exists()
+
+
+@pytest.mark.parametrize("place", ["score.yaml", "posttrain.yaml"])
+def test_the_command_takes_any_config_with_a_reward(chemkl, place):
+    Path("sub").mkdir()
+    Path("sub/own.yaml").write_text(json.dumps(REWARD))
+    others = {"score.yaml": {"column": 0}, "posttrain.yaml": {"prior": "x", "budget": 5}}[place]
+    Path("sub", place).write_text(json.dumps({**others, "reward": "own.yaml"}))
+    assert chemkl("score", "mols.smi", "--config", f"sub/{place}", "--out", "s.parquet") == 0
+    assert len(pd.read_parquet("s.parquet")) == 7
+
+
+def test_the_file_on_the_command_line_is_from_the_working_directory(chemkl):
+    Path("sub").mkdir()
+    Path("sub/mols.smi").write_text("C\n")
+    Path("sub/reward.yaml").write_text(json.dumps(REWARD))
+    assert chemkl("score", "mols.smi", "--config", "sub/reward.yaml", "--out", "s.parquet") == 0
+    assert len(pd.read_parquet("s.parquet")) == 7
+
+
+def test_options_and_overrides(chemkl):
+    Path("m.csv").write_text("name,structure\nx,CCO\n")
+    call = ["score", "m.csv", "--config", "reward.yaml"]
+    assert chemkl(*call, "--column", "structure", "--out", "a.parquet") == 0
+    assert chemkl(*call, "column=structure", "batch_size=1", "--out", "b.parquet") == 0
+    pd.testing.assert_frame_equal(pd.read_parquet("a.parquet"), pd.read_parquet("b.parquet"))
+    assert chemkl(*call, "--column", "1", "--out", "c.parquet") == 0  # then the header is a line
+    assert pd.read_parquet("c.parquet")["valid"].tolist() == [False, True]
+
+
+def test_what_is_there_is_kept_unless_fresh(chemkl, capsys):
+    call = ["score", "mols.smi", "--config", "reward.yaml", "--out", "s.csv"]
+    assert chemkl(*call) == 0
+    assert chemkl(*call) == 2
+    assert "s.csv: exists. Choose another --out, or move it aside with" in capsys.readouterr().err
+    assert chemkl(*call, "--fresh") == 0
+    assert Path("s.csv.old-1").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nowhere.smi", "--config", "reward.yaml"], "file: no such file or folder"),
+        (["mols.smi", "--config", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["mols.smi", "--config", "empty.yaml"], "empty.yaml: holds no reward"),
+        (["mols.smi", "--config", "bad.yaml"], "bad.yaml:3: components.0.kind: unknown component"),
+        (["mols.smi", "--config", "mols.smi"], "mols.smi:"),
+        (
+            ["mols.smi", "--config", "reward.yaml", "--out", "s.xlsx"],
+            "Allowed: a file that ends in",
+        ),
+        (
+            ["mols.smi", "--config", "reward.yaml", "--out", "mols.smi"],
+            "no table is written in this",
+        ),
+        (
+            ["own.csv", "--config", "reward.yaml", "--out", "own.csv"],
+            "this is the file to be scored",
+        ),
+        (
+            ["mols.smi", "--config", "reward.yaml", "--column", "x"],
+            "has no header; give a column nu",
+        ),
+        (["mols.smi", "--config", "reward.yaml", "batch_size=x"], "should be a whole number"),
+        (["mols.smi"], "--config"),
+        (["--config", "reward.yaml"], "FILE"),
+        (["empty.smi", "--config", "reward.yaml"], "empty.smi: the file is empty"),
+    ],
+)
+def test_mistakes_are_exit_code_2_and_write_nothing(chemkl, capsys, arguments, says):
+    Path("empty.yaml").write_text("seed: 1\n")
+    Path("bad.yaml").write_text("# a reward\ncomponents:\n  - kind: qde\n")
+    Path("own.csv").write_text("smiles\nCCO\n")
+    Path("empty.smi").write_text("")
+    before = sorted(Path().rglob("*"))
+    assert chemkl("score", *arguments) == 2
+    out, err = capsys.readouterr()
+    assert says in " ".join((out + err).split())
+    assert "Traceback" not in err
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_the_check_knows_the_stage(folder):
+    Path("score").mkdir()
+    Path("score/a.yaml").write_text("file: ../mols.smi\nreward: ../reward.yaml\n")
+    assert check_file("score/a.yaml").kind == "score"
+    Path("score/a.yaml").write_text("file: ../mols.smi\ncolumn: x\nreward: ../reward.yaml\n")
+    with pytest.raises(InputError, match=r"a.yaml: .*this format has no header"):
+        check_file("score/a.yaml")
