@@ -143,7 +143,10 @@ def _score(
     ] = ...,  # type: ignore[assignment]  # how typer is told that it is required
     column: Annotated[
         str | None,
-        typer.Option(help="Where the SMILES stand: a column's name, or its number from 0."),
+        typer.Option(
+            help="Where the SMILES stand: a column's name; or its number from 0, for a file "
+            "without a header."
+        ),
     ] = None,
     out: Annotated[
         Path | None,

@@ -1,16 +1,23 @@
 """The one renderer of config problems: pydantic's errors as lines that a chemist can act on."""
 
-import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from chemkl.config.base import did_you_mean
 from chemkl.config.document import QUOTE_HINT, Document, Keys
+from chemkl.config.expected import (
+    allowed_values,
+    is_model,
+    kinds_of,
+    meaning_of,
+    member_of,
+    members_of,
+    type_inside,
+)
 from chemkl.config.origin import REQUIRED, UNKNOWN, origin
 from chemkl.config.overrides import Override
 
@@ -90,65 +97,16 @@ def _place(model: type[BaseModel], error: ErrorDetails) -> _Problem:
     expected: Any = model
     choice: Keys | None = None
     for step in error["loc"]:
-        members = _members(expected)
+        members = members_of(expected)
         if len(members) > 1:  # the step is pydantic's label of one member
-            expected, by_kind = _member(members, str(step))
+            expected, by_kind = member_of(members, str(step))
             choice = keys if choice is None and not by_kind else choice
         elif step != "[key]":
-            owner, expected = members[0], _inside(members[0], step)
+            owner, expected = members[0], type_inside(members[0], step)
             keys = (*keys, step)
     if error["type"] == "union_tag_invalid":
         keys = (*keys, error["ctx"]["discriminator"].strip("'"))
     return _Problem(error, keys, owner, expected, choice)
-
-
-def _members(expected: Any) -> list[Any]:
-    """The types that a union allows beside None; one for everything else."""
-    while get_origin(expected) is Annotated:
-        expected = get_args(expected)[0]
-    if get_origin(expected) in (Union, UnionType):
-        allowed = [member for member in get_args(expected) if member is not NoneType]
-        return _members(allowed[0]) if len(allowed) == 1 else allowed
-    return [expected]
-
-
-def _member(members: list[Any], label: str) -> tuple[Any, bool]:
-    """The member with that label, and whether the user named it by its `kind`."""
-    for member in members:
-        if label in map(str, _kinds(member)):
-            return member, True
-    for member in members:
-        nested = len(_members(member)) > 1 and "union[" in label
-        literal = get_origin(_members(member)[0]) is Literal and label.startswith("literal[")
-        named = inspect.isclass(member) and label in (member.__name__, member.__name__.lower())
-        if nested or literal or named:
-            return member, False
-    return Any, False
-
-
-def _kinds(member: Any) -> tuple[Any, ...]:
-    """The values of `kind` by which a config is chosen in a tagged union."""
-    kind = member.model_fields.get("kind") if _is_model(member) else None
-    return get_args(kind.annotation) if kind is not None else ()
-
-
-def _inside(expected: Any, step: str | int) -> Any:
-    """The type wanted at a key or position of something of the expected type."""
-    if _is_model(expected):
-        field = expected.model_fields.get(step)
-        return Any if field is None else field.annotation
-    inner = get_args(expected)
-    if not inner or not inspect.isclass(origin := get_origin(expected)):
-        return Any
-    if issubclass(origin, Mapping):
-        return inner[1]
-    if origin is tuple and Ellipsis not in inner:
-        return inner[step] if isinstance(step, int) and step < len(inner) else Any
-    return inner[0]
-
-
-def _is_model(expected: Any) -> bool:
-    return inspect.isclass(expected) and issubclass(expected, BaseModel)
 
 
 def _without_echoes(problems: list[_Problem]) -> list[_Problem]:
@@ -204,14 +162,14 @@ def _phrase(problem: _Problem) -> str:
     name = str(problem.keys[-1]) if problem.keys else ""
     match error["type"]:
         case "missing":
-            return f"{REQUIRED}, and not given{_meaning(problem.owner, name)}"
+            return f"{REQUIRED}, and not given{meaning_of(problem.owner, name)}"
         case "extra_forbidden":
-            known = problem.owner.model_fields if _is_model(problem.owner) else ()
+            known = problem.owner.model_fields if is_model(problem.owner) else ()
             return f"{UNKNOWN}{did_you_mean(name, known)}"
         case "union_tag_invalid" | "union_tag_not_found":
             return _tag_phrase(problem, context)
         case "literal_error" | "enum":
-            allowed = _allowed(problem.expected)
+            allowed = allowed_values(problem.expected)
             hint = did_you_mean(str(error["input"]), allowed) if allowed else ""
             return f"{shown(error['input'])} is not allowed{hint or ': ' + error['msg']}"
         case "value_error" | "assertion_error":
@@ -221,7 +179,7 @@ def _phrase(problem: _Problem) -> str:
         case "too_short" | "too_long" | "string_too_short" | "string_too_long":
             return _length_phrase(error["type"], context)
         case "string_pattern_mismatch":
-            return f"has not the form that is wanted here{_meaning(problem.owner, name)}"
+            return f"has not the form that is wanted here{meaning_of(problem.owner, name)}"
         case kind if kind in PLAIN_WORDS:
             return PLAIN_WORDS[kind]
         case _:
@@ -238,24 +196,8 @@ def _length_phrase(kind: str, context: dict[str, Any]) -> str:
 
 
 def _tag_phrase(problem: _Problem, context: dict[str, Any]) -> str:
-    kinds = {str(kind) for member in _members(problem.expected) for kind in _kinds(member)}
+    kinds = {str(kind) for member in members_of(problem.expected) for kind in kinds_of(member)}
     if problem.error["type"] == "union_tag_not_found":
         known = ", ".join(sorted(kinds))
         return f"required key {context['discriminator']} is not given. Known: {known}"
     return f"{shown(context['tag'])} is not known{did_you_mean(str(context['tag']), kinds)}"
-
-
-def _allowed(expected: Any) -> list[str]:
-    """The values of a Literal or of an enumeration."""
-    members = _members(expected)
-    values = [value for m in members if get_origin(m) is Literal for value in get_args(m)]
-    return ["null" if value is None else str(value) for value in values]
-
-
-def _meaning(owner: Any, name: str) -> str:
-    """The first sentence of a field's description."""
-    field = owner.model_fields.get(name) if _is_model(owner) else None
-    if field is None or not field.description:
-        return ""
-    sentence = " ".join(field.description.split()).split(". ")[0].rstrip(".")
-    return f" ({sentence})"

@@ -41,7 +41,7 @@ class ScoreCache:
 
     The file must lie on a disk of this machine: SQLite's write-ahead log does not work over a
     network file system. What is stored is kept for ever; a component whose configuration or code
-    changes gets another key, and a column of its own.
+    changes gets another key, and a column of its own; SQLite allows 2,000 of them in one file.
 
     Args:
         path: of the file; made if there is none.
@@ -176,10 +176,10 @@ class ScoreCache:
         self._connection.execute("begin immediate")
         try:
             yield
+            self._connection.execute("commit")
         except BaseException:
-            self._connection.rollback()
+            self._connection.rollback()  # also where the disk was too full to commit
             raise
-        self._connection.execute("commit")
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -147,7 +147,7 @@ class Engine:
         return self._opened(self._config.cache).look_up(smiles)
 
     def _keep(self, new: Mapping[str, RawScores]) -> None:
-        """Write values to the cache. A failure is none: it may pass, and it is cheap to repeat."""
+        """Write values to the cache, not failures: they may pass, so the next run asks again."""
         if self._config.cache is None or not new:
             return
         self._opened(self._config.cache).store(

@@ -8,7 +8,10 @@ from chemkl.config import InputError
 from chemkl.rewards.asking import Failed
 
 LEAST_ASKED = 100
-"""No component is judged by fewer molecules."""
+"""No component is judged by fewer molecules, but one that fails on all of them."""
+
+LEAST_OF_ALL = 20
+"""A component that fails on every molecule is judged from so many on."""
 
 MOST_REASONS = 1000
 """As many different reasons are told apart: one that names the molecule is new every time."""
@@ -77,7 +80,11 @@ class Failures:
             f"Most frequent reason ({n} times): {reason}. Mend the component, or allow more."
             for name, count in self.counts.items()
             for reason, n in count.reasons.most_common(1)
-            if count.asked >= LEAST_ASKED and count.failed > self._most * count.asked
+            if self._is_too_many(count)
         ]
         if lines:
             raise InputError("\n".join(lines))
+
+    def _is_too_many(self, count: FailureCount) -> bool:
+        least = LEAST_OF_ALL if count.failed == count.asked else LEAST_ASKED
+        return count.asked >= least and count.failed > self._most * count.asked

@@ -1,19 +1,13 @@
 """Functions of the user: found by name or in a file, and checked against what they take."""
 
-import hashlib
 import inspect
 import re
-import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
 from inspect import Parameter
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import (
@@ -26,9 +20,15 @@ from pydantic import (
 )
 from rdkit.Chem import Mol
 
-from chemkl.config import InputError, InputPath, did_you_mean
+from chemkl.config import InputError, did_you_mean
 from chemkl.config.document import Document
 from chemkl.config.problems import render
+from chemkl.results.provenance import sha256_of
+from chemkl.rewards.modules import (
+    existing_file,
+    installed_module,
+    module_of_file,
+)
 
 Takes = Literal["smiles", "mol", "list"]
 FORMS = "package.module:name, package.module.name or path/to/file.py:name"
@@ -160,10 +160,10 @@ def load_function(reference: str, folder: Path | None = None) -> OwnFunction:
     if not place or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", name) or name == "py":
         raise InputError(f"{reference!r} names no function; write {FORMS}")
     if place.endswith(".py"):
-        path = _existing(place, folder)
-        place, module = str(path), _module_of_file(path)
+        path = existing_file(place, folder)
+        place, module = str(path), module_of_file(path)
     else:
-        module = _module(place)
+        module = installed_module(place)
     found: Any = module
     for part in name.split("."):
         if not hasattr(found, part):
@@ -174,72 +174,7 @@ def load_function(reference: str, folder: Path | None = None) -> OwnFunction:
         kind = "a class" if inspect.isclass(found) else f"of type {type(found).__name__}"
         raise InputError(f"{reference} is {kind}, not a function")
     file = getattr(module, "__file__", None)
-    return OwnFunction(f"{place}:{name}", found, _sha256(Path(file)) if file else "")
-
-
-def _existing(place: str, folder: Path | None) -> Path:
-    try:
-        path = TypeAdapter(InputPath).validate_python(place, context={"folder": folder})
-    except ValidationError as error:
-        raise InputError(str(error.errors()[0]["ctx"]["error"])) from None
-    if not path.is_file():
-        raise InputError(f"{path} is not a file")
-    return Path(path)
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def _module(name: str) -> ModuleType:
-    try:
-        return import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
-            raise InputError(
-                f"no module {error.name!r} is installed; a function in a file of yours is named "
-                "as path/to/file.py:name"
-            ) from None
-        raise _broken(name, error) from error
-    except (Exception, SystemExit) as error:
-        raise _broken(name, error) from error
-
-
-def _module_of_file(path: Path) -> ModuleType:
-    """Run a file as a module; the same text is run once, and finds the files beside it."""
-    stem = re.sub(r"\W", "_", path.stem)
-    name = f"chemkl_own_{stem}_{_sha256(path)[:12]}"
-    known = sys.modules.get(name)
-    if known is not None and known.__file__ == str(path):
-        return known
-    spec = spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"{path} is not a Python file")
-    module = module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look a class's module up there
-    try:
-        with _importable(path.parent):
-            spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        raise _broken(str(path), error) from error
-    return module
-
-
-@contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    """Let imports find what is in a folder, as for a script that stands there."""
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder))
-
-
-def _broken(place: str, error: BaseException) -> InputError:
-    return InputError(
-        f"{place} cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}"
-    )
+    return OwnFunction(f"{place}:{name}", found, sha256_of(Path(file)) if file else "")
 
 
 def _usable(annotation: Any) -> Any:

@@ -1,7 +1,8 @@
 """A reward: SMILES in, one row each out, every distinct molecule scored once."""
 
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -137,7 +138,7 @@ class RewardModel:
 
         A component that failed counts as asked: it is not asked again about this molecule. Nor is
         a costly one that a filter kept from being asked. A row that does not explain its missing
-        values is not taken over.
+        values is not taken over. Failures count as if they had been met here.
         """
         names = self.component_names
         valid = rows[rows["valid"]]
@@ -148,8 +149,9 @@ class RewardModel:
             if not isinstance(reason, str) and any(map(math.isnan, values)):
                 continue
             scaffold = scaffold if isinstance(scaffold, str) else None
-            known = RawScores(by_name, scaffold, self._failures_in(reason, by_name))
-            self._known.setdefault(smiles, known)
+            if smiles not in self._known:
+                known = RawScores(by_name, scaffold, self._failures_in(reason, by_name))
+                self._take_in(smiles, known)
 
     def score_molecule(self, canonical_smiles: str) -> RawScores:
         """Ask every component about one molecule; neither reads nor fills the memory."""
@@ -165,12 +167,16 @@ class RewardModel:
         if not unknown:
             return
         for smiles, raw in zip(unknown, self._evaluate(unknown), strict=True):
-            self._known[smiles] = raw
-            failed = [*raw.failures, *self._scores(raw.values)[1]]
-            silent = {name for name, value in raw.values.items() if math.isnan(value)}
-            not_asked = silent - {each.component for each in failed}
-            self._failures.add((name for name in raw.values if name not in not_asked), failed)
+            self._take_in(smiles, raw)
         self._failures.check()
+
+    def _take_in(self, canonical_smiles: str, raw: RawScores) -> None:
+        """Remember what the components said of a molecule, and count their failures."""
+        self._known[canonical_smiles] = raw
+        failed = [*raw.failures, *self._scores(raw.values)[1]]
+        silent = {name for name, value in raw.values.items() if math.isnan(value)}
+        not_asked = silent - {each.component for each in failed}
+        self._failures.add((name for name in raw.values if name not in not_asked), failed)
 
     def _read_new(self, strings: list[str]) -> None:
         """Read the strings that were not read before."""
@@ -220,7 +226,19 @@ class RewardModel:
             return ()
         added = self._paid(RawScores(raw, None, ())).get("reason", "")
         failures = reason.removesuffix(added).removesuffix("; ")
-        return (Failed(None, failures),) if failures else ()
+        return _told_apart(failures, [name for name in raw if math.isnan(raw[name])])
+
+
+def _told_apart(text: str, names: Sequence[str]) -> tuple[Failed, ...]:
+    """Which of some components failed and why, out of the text that a row has about it."""
+    if not text:
+        return ()
+    at = "|".join(map(re.escape, names))
+    lead, *rest = re.split(rf"(?:^|; )component ({at}) failed: ", text) if at else [text]
+    found = [Failed(None, lead)] if lead else []
+    found += [Failed(name, why) for name, why in zip(rest[::2], rest[1::2], strict=True)]
+    # a reason may itself read like this: then it stays one text
+    return tuple(found) if "; ".join(map(str, found)) == text else (Failed(None, text),)
 
 
 def _strings(smiles: Iterable[str]) -> list[str]:

@@ -2,24 +2,20 @@
 
 import math
 import os
-import signal
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from multiprocessing import connection, get_all_start_methods, get_context
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import connection, get_context
 from multiprocessing.context import BaseContext
-from multiprocessing.process import BaseProcess
 from time import monotonic
 from typing import Any, Self
 
 from chemkl.config import InputError
+from chemkl.rewards.processes import Worker, close_workers, start_method
 from chemkl.rewards.worker import PORTION, Jobs, Lost, Mark, State, serve
 
-GRACE = 1.0
-"""Seconds that a worker has to end its own children before it is killed."""
+TICK = 1e-4
+"""Seconds that a message of units takes at least: some systems' clocks see no less than 15 ms."""
 
 GLANCE = 0.25
 """Seconds after which the clock is looked at again where units have a limit."""
@@ -29,36 +25,6 @@ MOST_UNITS = 32
 
 MOST_BYTES = 32_768
 """No more bytes than these are written to a worker that is busy: writing must not block."""
-
-
-@dataclass
-class _Worker:
-    """One process, and the units that are with it."""
-
-    process: BaseProcess
-    pipe: Connection
-    state: State
-    ready: bool = False
-    units: dict[int, int] = field(default_factory=dict)  # place: bytes
-
-    def send(self, job: str, units: Mapping[int, Any]) -> None:
-        """Hand out units; a worker that is dead is found out later."""
-        with suppress(OSError):
-            self.pipe.send((job, units))
-
-    def due(self, limits: Sequence[float]) -> tuple[int, float]:
-        """Its present unit, and when the time of that is over."""
-        unit, since, _ = self.state.read()
-        return unit, since + limits[unit] if unit in self.units else math.inf
-
-    def death(self) -> str:
-        """Say how the process ended."""
-        self.process.join(GRACE)
-        code = self.process.exitcode
-        if code is not None and code < 0:
-            with suppress(ValueError):  # a signal without a name
-                return f"the worker died ({signal.Signals(-code).name})"
-        return f"the worker died (exit code {code})"
 
 
 class Pool:
@@ -79,12 +45,12 @@ class Pool:
     ) -> None:
         self._build = build
         self._n = workers
-        self._context: BaseContext = get_context(_start_method())
+        self._context: BaseContext = get_context(start_method())
         self._context.set_forkserver_preload([__name__, *preload])
-        self._workers: list[_Worker] = []
+        self._workers: list[Worker] = []
         self._mean: dict[str, float] = {}  # seconds a unit of a job takes
         # at the end of the process too; a fork of it must leave the workers alone
-        self.close = weakref.finalize(self, _close, self._workers, os.getpid())
+        self.close = weakref.finalize(self, close_workers, self._workers, os.getpid())
 
     def __enter__(self) -> Self:
         return self
@@ -125,7 +91,7 @@ class Pool:
                     yield number, outcome
         finally:
             if left:  # an exception or Ctrl-C: what is still with the workers is of no use
-                _close(self._workers, os.getpid())
+                close_workers(self._workers, os.getpid())
 
     def _feed(self, job: str, units: Sequence[Any], waiting: deque[int]) -> None:
         """Hand out units: one at a time, or several quick ones."""
@@ -175,7 +141,7 @@ class Pool:
                     news.append(self._lose(worker, unit, reason, waiting))
         return news
 
-    def _read(self, job: str, worker: _Worker, waiting: deque[int]) -> list[tuple[int, Any]]:
+    def _read(self, job: str, worker: Worker, waiting: deque[int]) -> list[tuple[int, Any]]:
         """Take what a worker has to say."""
         try:
             done, seconds = worker.pipe.recv()
@@ -185,13 +151,13 @@ class Pool:
             _check_built(done)
             worker.ready = True
             return []
-        mean = seconds / len(done)
+        mean = max(seconds, TICK) / len(done)
         self._mean[job] = (self._mean.get(job, mean) + mean) / 2
         for number, _ in done:
             del worker.units[number]
         return list(done)
 
-    def _bury(self, worker: _Worker, waiting: deque[int]) -> list[tuple[int, Any]]:
+    def _bury(self, worker: Worker, waiting: deque[int]) -> list[tuple[int, Any]]:
         """Part with a worker that died."""
         reason = worker.death()
         if not worker.ready:
@@ -202,7 +168,7 @@ class Pool:
         return [self._lose(worker, worker.state.read()[0], reason, waiting)]
 
     def _lose(
-        self, worker: _Worker, unit: int, reason: str, waiting: deque[int]
+        self, worker: Worker, unit: int, reason: str, waiting: deque[int]
     ) -> tuple[int, Lost]:
         """Kill a worker: the unit that it was at is lost, the others wait again.
 
@@ -211,12 +177,12 @@ class Pool:
         """
         self._workers.remove(worker)
         lost = Lost(reason, worker.state.read()[2])
-        _close([worker], os.getpid())
+        close_workers([worker], os.getpid())
         unit = unit if unit in worker.units else next(iter(worker.units))
         waiting.extendleft(each for each in reversed(worker.units) if each != unit)
         return unit, lost
 
-    def _start(self) -> _Worker:
+    def _start(self) -> Worker:
         ours, theirs = self._context.Pipe()
         values = self._context.RawArray("d", [-1.0, -1.0, math.inf])
         process = self._context.Process(  # type: ignore[attr-defined] # every concrete context has it
@@ -224,14 +190,10 @@ class Pool:
         )
         process.start()
         theirs.close()
-        return _Worker(process, ours, State(values))
+        return Worker(process, ours, State(values))
 
 
-def _start_method() -> str:
-    return "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
-
-
-def _patience(busy: Sequence[_Worker], limits: Sequence[float]) -> float:
+def _patience(busy: Sequence[Worker], limits: Sequence[float]) -> float:
     """Seconds to wait for news before the clock is looked at again.
 
     A worker that goes on to the next of its units does not say so at once, hence never for long.
@@ -250,26 +212,3 @@ def _check_built(problem: tuple[bool, str] | None) -> None:
     if problem is not None:
         is_input, text = problem
         raise InputError(text) if is_input else RuntimeError(f"a worker cannot begin: {text}")
-
-
-def _close(workers: list[_Worker], owner: int) -> None:
-    """End workers: ask them, then kill what is left of them and their process groups."""
-    if os.getpid() != owner:
-        return
-    for worker in workers:
-        worker.process.terminate()
-    end = monotonic() + GRACE
-    for worker in workers:
-        worker.process.join(max(0.0, end - monotonic()))
-        _kill_group(worker.process)
-        worker.process.join()
-        worker.pipe.close()
-    workers.clear()
-
-
-def _kill_group(process: BaseProcess) -> None:
-    if process.exitcode is None:
-        process.kill()
-    if process.pid is not None and hasattr(os, "killpg"):
-        with suppress(OSError):  # no such group (any more)
-            os.killpg(process.pid, signal.SIGKILL)

@@ -25,8 +25,9 @@ LONGEST_ANSWER = 1_000_000
 """A line longer than this many bytes is no answer."""
 KEPT_LINES = 5
 """So many last lines of standard error are kept for the reason."""
-GRACE = 1.0
-"""Seconds that a program has to end when it is asked to."""
+GRACE = 0.4
+"""Seconds that a program has to end when it is asked to: well below the seconds of
+`chemkl.rewards.processes` that a worker which is to end has for all of its programs."""
 
 
 class ProgramDiedError(RuntimeError):
@@ -113,9 +114,8 @@ class Program:
             self._running = _Running(self.command)
         try:
             answer = self._running.ask(smiles, self.timeout)
-        except (
-            BaseException
-        ):  # also Ctrl-C: an answer may still come, and would be taken for another
+        except BaseException:
+            # also Ctrl-C: an answer may still come, and would be taken for another
             self._running.stop()
             self._running = None
             raise

@@ -14,6 +14,7 @@ from chemkl.results.manifest import Manifest
 from chemkl.results.trace import TraceWriter, read_orphans, read_trace
 from chemkl.rewards import RewardModel
 from chemkl.rewards.failures import describe_failures
+from chemkl.rewards.keys import reward_files
 from chemkl.rewards.waiting import nothing_shown
 from chemkl.stages.posttrain_config import build_objective, check, problems_beside
 from chemkl.training.diversity_filter import build_filter
@@ -62,7 +63,8 @@ def run(config: PosttrainConfig | Mapping[str, Any] | str | Path, out_dir: str |
             stage="posttrain",
             config=plain,
             seed=config.seed,
-            inputs={role: path for role, path in models.items() if path is not None},
+            inputs={role: path for role, path in models.items() if path is not None}
+            | reward_files(config.reward),
         ) as manifest,
     ):
         module = _module(config, out, manifest, policy, reference, reward)

@@ -1,15 +1,13 @@
 """The score stage: a file of SMILES becomes a table of scores, one row for each line."""
 
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -19,12 +17,13 @@ from chemkl.config.draft import Draft
 from chemkl.config.overrides import Override
 from chemkl.config.score import ScoreConfig
 from chemkl.corpus.reading import ENDINGS, Line, read_table
-from chemkl.results.atomic import rename_in
 from chemkl.results.columns import described_schema, trace_schema
 from chemkl.results.manifest import Manifest
 from chemkl.rewards import RewardModel
+from chemkl.rewards.keys import reward_files
 from chemkl.stages.registry import STAGES, set_aside
 from chemkl.stages.score_summary import Summary
+from chemkl.stages.score_table import Table
 
 FILE_NAME = "scores"
 PIPED_WIDTH = 120
@@ -81,7 +80,7 @@ def run(config: ScoreConfig | Mapping[str, Any] | str | Path, out_dir: str | Pat
         out,
         stage="score",
         config=config.model_dump(mode="json"),
-        inputs={"file": config.file},
+        inputs={"file": config.file, **reward_files(config.reward)},
     ) as manifest:
         table = out / f"{FILE_NAME}.{config.format}"
         manifest.finish(results=score_file(config, table))
@@ -103,12 +102,14 @@ def score_file(config: ScoreConfig, table: Path) -> dict[str, Any]:
         InputError: the file, or a component that fails too often.
     """
     lines = list(read_table(config.file, config.column))
+    if lines and all(line.smiles is None for line in lines):
+        raise InputError(f"{config.file}: no line has the column {config.column}, counted from 0")
     with (
         RewardModel.from_config(config.reward) as reward,
-        _Table.open(table, config.format, _schema(reward)) as written,
+        Table.open(table, config.format, _schema(reward)) as written,
     ):
         summary = Summary(reward.component_names)
-        for chunk in _shown(lines, config):
+        for chunk in _shown(lines, config, reward):
             rows = _rows(reward, chunk)
             written.append(rows)
             summary.add(rows)
@@ -219,44 +220,29 @@ def _rows(reward: RewardModel, lines: Sequence[Line]) -> pd.DataFrame:
     return rows
 
 
-def _shown(lines: Sequence[Line], config: ScoreConfig) -> Iterator[Sequence[Line]]:
-    """Hand the lines out in batches, under a progress bar."""
-    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+def _shown(
+    lines: Sequence[Line], config: ScoreConfig, reward: RewardModel
+) -> Iterator[Sequence[Line]]:
+    """Hand the lines out in batches, under a progress bar that also moves within a slow batch."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not config.progress_bar) as progress:
-        task = progress.add_task("score", total=len(lines))
+        task = progress.add_task("scoring", total=len(lines))
+
+        @contextmanager
+        def within(n_new: int) -> Iterator[Callable[[int], None]]:
+            part = progress.add_task("new molecules of this batch", total=n_new)
+            yield lambda n: progress.advance(part, n)
+            progress.remove_task(part)
+
+        if config.progress_bar:
+            reward.show_progress(within)
         for start in range(0, len(lines), config.batch_size):
             chunk = lines[start : start + config.batch_size]
             yield chunk
             progress.advance(task, len(chunk))
-
-
-class _Table:
-    """A table on the disk that grows row by row."""
-
-    def __init__(self, writer: Any, schema: pa.Schema) -> None:
-        self._writer = writer
-        self._schema = schema
-
-    @classmethod
-    @contextmanager
-    def open(cls, path: Path, form: str, schema: pa.Schema) -> Iterator[Self]:
-        """Write aside, and rename when all went well."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.tmp")
-        try:
-            with (
-                pq.ParquetWriter(aside, schema, compression="zstd")
-                if form == "parquet"
-                else pa.csv.CSVWriter(
-                    aside, schema, write_options=pa.csv.WriteOptions(quoting_style="needed")
-                )
-            ) as writer:
-                yield cls(writer, schema)
-            rename_in(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
-
-    def append(self, rows: pd.DataFrame) -> None:
-        """Add rows; NaN becomes null."""
-        self._writer.write_table(pa.Table.from_pandas(rows, self._schema, preserve_index=False))

@@ -66,11 +66,15 @@ class Summary:
         """Show it."""
         results = self.results(failures)
         console.print(f"lines    {self._lines:,}", highlight=False)
-        console.print(f"valid    {self._valid:,}", highlight=False)
+        none = "" if self._valid else ": no molecule in this file could be read; see reason"
+        console.print(f"valid    {self._valid:,}{none}", highlight=False)
         console.print(
             f"reward   {_number(results['mean_reward'])} (mean of the valid)", highlight=False
         )
         console.print(_components(results["components"], failures))
+        for name, count in failures.items():
+            if count.failed and count.failed == count.asked:
+                console.print(f"component {name} failed on every molecule: all rewards are 0")
         best = Table("reward", "best molecules", box=None)
         for smiles, reward in results["best"].items():
             best.add_row(_number(reward), escape(smiles))

@@ -2,6 +2,7 @@ import csv
 import io
 import pickle
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from chemkl.config import InputError
 from chemkl.results.wheels import open_member
 from chemkl.rewards import RewardModel
 from chemkl.rewards.admet import ENDPOINTS, graph_of, load_ensemble, network
-from chemkl.rewards.admet.checkpoints import read_checkpoint
+from chemkl.rewards.admet.checkpoints import _InertUnpickler, read_checkpoint
 from chemkl.rewards.admet.network import ADMET_AI, Ensemble
 from chemkl.rewards.registry import find_component
 
@@ -139,7 +140,32 @@ def test_a_checkpoint_runs_nothing(capsys):
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04"])
+def compressed_badly():
+    """A zip file whose directory is in order, and whose compressed bytes are not."""
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model/data.pkl", bytes(1000))
+    start = len("model/data.pkl") + 30  # of a local header
+    held.seek(start)
+    held.write(b"\xff" * 4)
+    return held.getvalue()
+
+
+def test_a_checkpoint_changes_nothing_that_it_may_name():
+    names = [b"torch._utils\n_rebuild_tensor_v2", b"torch\nFloatStorage", b"torch\nother"]
+    for name in names:
+        # BUILD with (None, {"a": 1}) sets attributes of what stands on the stack
+        pickled = b"\x80\x02}c" + name + b"\nN}X\x01\x00\x00\x00aI1\ns\x86b0."
+        held = io.BytesIO()
+        with zipfile.ZipFile(held, "w") as archive:
+            archive.writestr("model/data.pkl", pickled)
+        with suppress(InputError):
+            read_checkpoint(held, "model.pt")
+        found = _InertUnpickler.find_class(None, *name.decode().split("\n"))
+        assert not hasattr(found, "a")
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04", compressed_badly()])
 def test_what_is_no_checkpoint_is_refused(content):
     with pytest.raises(InputError, match=r"model\.pt: not a PyTorch checkpoint"):
         read_checkpoint(io.BytesIO(content), "model.pt")

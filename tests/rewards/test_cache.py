@@ -1,20 +1,24 @@
 """The cache of raw values: what goes in comes out, from several processes, and damage is told."""
 
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+import chemkl
 from chemkl.config import InputError
 from chemkl.config.reward import ComponentConfig
 from chemkl.rewards.cache import SIGNATURE, ScoreCache
-from chemkl.rewards.keys import component_key
+from chemkl.rewards.keys import component_key, named_files, own_sources
 from chemkl.rewards.registry import COMPONENTS, Component
 
+STEP = {"kind": "step", "low": 0}
 KEYS = {"qed": "key of qed", "logp": "key of logp", "(scaffold)": "key of scaffolds"}
 
 
@@ -231,3 +235,37 @@ def test_a_key_depends_on_the_module_that_the_component_stands_in(tmp_path, monk
         monkeypatch.setitem(COMPONENTS, "made_up", component)
         keys.append(component_key(ComponentConfig(kind="made_up"), module.made_up))
     assert keys[0] != keys[1]
+
+
+def test_a_key_depends_on_every_module_that_chemkl_computes_with(tmp_path, monkeypatch):
+    part = ComponentConfig(kind="tpsa", transform=STEP)
+    score = COMPONENTS["tpsa"].factory()
+    before = component_key(part, score)
+    package = tmp_path / "chemkl"
+    for room in ("chem", "rewards"):
+        shutil.copytree(Path(chemkl.__file__).parent / room, package / room)
+    monkeypatch.setattr(chemkl, "__file__", str(package / "__init__.py"))
+    assert component_key(part, score) == before
+    own_sources.cache_clear()
+    with (package / "chem" / "fingerprints.py").open("a") as module:
+        module.write("# changed\n")
+    assert component_key(part, score) != before
+    own_sources.cache_clear()
+
+
+def test_a_key_depends_on_which_file_holds_what(tmp_path):
+    two = part(parameters={"wanted": "a.smi", "unwanted": "b.smi"})
+    keys = []
+    for wanted, unwanted in (("C", "N"), ("N", "C")):
+        (tmp_path / "a.smi").write_text(wanted)
+        (tmp_path / "b.smi").write_text(unwanted)
+        keys.append(component_key(two, len, tmp_path))
+    assert keys[0] != keys[1]
+
+
+def test_the_files_of_a_reward_are_found_as_its_components_find_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("a.smi", "own.py"):
+        (tmp_path / name).write_text("C")
+    named = {"list": ["~/a.smi", "C:C", "~nobody-at-all/x"], "function": "own.py:score"}
+    assert list(named_files(named, tmp_path)) == [tmp_path / "own.py", tmp_path / "a.smi"]

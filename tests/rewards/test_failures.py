@@ -34,16 +34,36 @@ def model(monkeypatch):
 
 def test_a_component_that_fails_on_every_molecule_stops_the_run_with_its_reason(model):
     broken = model(lambda _: True)
-    frame = broken.score(CHAINS[:99])  # one too few to judge
+    frame = broken.score(CHAINS[:19])  # one too few to judge
     assert frame["raw_picky"].isna().all()
     assert (frame["reward"] == 0).all()
+    with pytest.raises(InputError, match=r"picky failed on 20 of 20 molecules \(100.0%\)"):
+        broken.score([CHAINS[19]])
     # 20 reasons of their own for the short ones, one for the other 80
     with pytest.raises(InputError) as caught:
-        broken.score([CHAINS[99]])
+        broken.score(CHAINS[20:100])
     assert str(caught.value) == (
         "component picky failed on 100 of 100 molecules (100.0%), more than most_failures = 0.5 "
         "allows. Most frequent reason (80 times): too late. Mend the component, or allow more."
     )
+
+
+def test_one_that_fails_on_most_is_judged_from_100_molecules_on(model):
+    nearly = model(lambda n: n != 1)
+    assert (nearly.score(CHAINS[:99])["reward"] > 0).sum() == 1
+    with pytest.raises(InputError, match="picky failed on 99 of 100 molecules"):
+        nearly.score([CHAINS[99]])
+
+
+def test_failures_that_are_read_back_count(model):
+    first = model(lambda n: n % 3 == 0, most_failures=1)
+    rows = first.score(CHAINS[:30])
+    again = model(lambda n: n % 3 == 0, most_failures=1)
+    again.remember(rows)
+    again.remember(rows)  # known already
+    again.score(CHAINS[:30])
+    assert (again.failures["picky"].asked, again.failures["picky"].failed) == (30, 10)
+    assert again.failures == first.failures
 
 
 def test_the_share_is_a_setting_and_itself_allowed(model):
@@ -56,7 +76,7 @@ def test_the_share_is_a_setting_and_itself_allowed(model):
 
 
 def test_repeats_and_invalid_strings_are_not_molecules_asked_about(model):
-    broken = model(lambda _: True)
+    broken = model(lambda _: True, most_failures=1)
     for _ in range(5):
         broken.score([*CHAINS[:50], "C1CC", ""])
     counts = broken.failures

@@ -12,9 +12,11 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from rdkit.Chem import MolFromSmiles
 
 from chemkl.config import InputError
 from chemkl.rewards.pool import Pool
+from chemkl.rewards.programs import Program
 from chemkl.rewards.worker import Lost
 
 
@@ -38,7 +40,14 @@ def complain(mark):
     raise ValueError("two\nlines")
 
 
+def ask_stubborn(_mark):
+    """Ask a program, which has a session of its own, and neither answers nor heeds SIGTERM."""
+    script = "trap '' TERM; echo $$ > \"$PID_FILE\"; while :; do sleep 0.1; done"
+    Program(("/bin/sh", "-c", script), timeout=1000)(MolFromSmiles("C"))
+
+
 MISDEEDS = {
+    "program": ask_stubborn,
     "sleep": sleep,
     "deaf": deaf,
     "segfault": segfault,
@@ -65,6 +74,12 @@ def jobs(mark, refuse=None):
         "pid": lambda _: os.getpid(),
         "misbehave": misbehave,
     }
+
+
+def jobs_with(environment, mark):
+    """The same, with environment variables of their own."""
+    os.environ.update(environment)
+    return jobs(mark)
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +131,13 @@ def test_the_workers_stay_and_are_other_processes(pool):
 def test_large_units_do_not_block(pool):
     units = [("x" * 100_000) + str(i) for i in range(30)]
     assert done(pool, "misbehave", units) == dict(enumerate(units))
+
+
+def test_a_program_that_does_not_end_when_asked_ends_with_its_worker(tmp_path):
+    file = tmp_path / "pid"
+    with Pool(partial(jobs_with, {"PID_FILE": str(file)}), 1) as pool:
+        assert done(pool, "misbehave", ["program"], limit=1)[0].reason == "timeout after 1 s"
+        assert gone([int(file.read_text())], seconds=1)
 
 
 def test_slow_and_quick_units_share_the_workers(pool):

@@ -364,6 +364,18 @@ def test_a_replaced_prior_is_refused_and_the_run_stays(config, tmp_path, tiny_pr
     assert (tmp_path / "run" / "manifest.json").read_bytes() == kept
 
 
+def test_a_changed_file_of_the_reward_is_refused_and_the_run_stays(config, tmp_path):
+    file = tmp_path / "references.smi"
+    file.write_text("CCO\n")
+    similar = {"kind": "tanimoto", "parameters": {"references_file": str(file)}}
+    config["reward"] = {"components": [*REWARD["components"], similar]}
+    posttrain.run(config, tmp_path / "run")
+    assert manifest_of(tmp_path / "run")["inputs"].keys() == {"prior", "reward.tanimoto.0"}
+    file.write_text("CCN\n")
+    with pytest.raises(InputError, match=r"references\.smi: has changed since .*run was begun"):
+        posttrain.run(config, tmp_path / "run")
+
+
 def test_with_a_progress_bar_the_run_is_the_same(config, tmp_path, capsys):
     posttrain.run(config | {"budget": 40}, tmp_path / "silent")
     shown = config | {"budget": 40, "callbacks": {"checkpoint_every": 3}}

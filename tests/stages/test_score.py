@@ -301,3 +301,25 @@ def test_the_check_knows_the_stage(folder):
     Path("score/a.yaml").write_text("file: ../mols.smi\ncolumn: x\nreward: ../reward.yaml\n")
     with pytest.raises(InputError, match=r"a.yaml: .*this format has no header"):
         check_file("score/a.yaml")
+
+
+def test_a_file_without_a_molecule_is_said_to_be_one(chemkl, capsys, tmp_path):
+    Path("none.smi").write_text("C1CC\n(((\n")
+    assert chemkl("score", "none.smi", "--config", "reward.yaml", "--out", "n.csv") == 0
+    assert "valid    0: no molecule in this file could be read" in capsys.readouterr().out
+
+
+def test_a_column_that_no_line_has_is_an_error(chemkl, capsys):
+    Path("one.smi").write_text("CCO\nCCC\n")
+    asked = ("score", "one.smi", "--column", "7", "--config", "reward.yaml", "--out", "n.csv")
+    assert chemkl(*asked) == 2
+    assert "no line has the column 7" in capsys.readouterr().err
+    assert not Path("n.csv").exists()
+
+
+def test_a_place_that_cannot_be_written_is_one_line(chemkl, capsys):
+    Path("there").write_text("a file")
+    assert chemkl("score", "mols.smi", "--config", "reward.yaml", "--out", "there/n.csv") == 2
+    err = capsys.readouterr().err
+    assert "there/n.csv: cannot be written: " in err
+    assert "Traceback" not in err

@@ -2,25 +2,18 @@
 
 import pickle
 import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import IO, Any
 
 import numpy as np
 
 from chemkl.config import InputError
+from chemkl.rewards.classifiers.inert import DAMAGES
 
 _DTYPES = {"FloatStorage": np.float32, "LongStorage": np.int64}
-_DAMAGES = (
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-    AttributeError,
-    EOFError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
-"""What pickle and the conversion to arrays raise for foreign or damaged bytes."""
+_DAMAGES = (*DAMAGES, zipfile.BadZipFile, zlib.error, NotImplementedError, StopIteration)
+"""What pickle, the conversion to arrays and zipfile raise for foreign or damaged bytes."""
 
 
 class Inert(dict[Any, Any]):
@@ -33,8 +26,18 @@ class Inert(dict[Any, Any]):
         """Forget the state."""
 
 
-def _tensor(data: np.ndarray, offset: int, shape: tuple[int, ...], *_: Any) -> np.ndarray:
-    return data[offset : offset + int(np.prod(shape, dtype=int))].reshape(shape)
+class _Tensor:
+    """Cuts an array out of a storage; no function, whose defaults a pickle could change."""
+
+    __slots__ = ()
+
+    def __call__(
+        self, data: np.ndarray, offset: int, shape: tuple[int, ...], *_: Any
+    ) -> np.ndarray:
+        return data[offset : offset + int(np.prod(shape, dtype=int))].reshape(shape)
+
+    def __setstate__(self, state: Any) -> None:
+        """Forget the state."""
 
 
 class _InertUnpickler(pickle.Unpickler):
@@ -46,7 +49,7 @@ class _InertUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _tensor
+            return _Tensor()
         if module == "torch" and name in _DTYPES:
             return _DTYPES[name]
         return Inert
@@ -71,7 +74,7 @@ def read_checkpoint(stream: IO[bytes], name: str) -> Mapping[str, Any]:
         with zipfile.ZipFile(stream) as archive:
             pickled = next(each for each in archive.namelist() if each.endswith("/data.pkl"))
             read = _InertUnpickler(archive, pickled).load()
-    except (*_DAMAGES, StopIteration) as error:
+    except _DAMAGES as error:
         raise InputError(f"{name}: not a PyTorch checkpoint ({error}).") from error
     if not isinstance(read, dict):
         raise InputError(f"{name}: holds a {type(read).__name__}, not a dictionary.")

@@ -83,9 +83,12 @@ def _unfit(mol: Mol, embedding: Embedding) -> str | None:
 
 
 def _embedded(mol: Mol, embedding: Embedding) -> Mol | str:
-    """Start from distances, as is usual, then from random places, which suits long chains."""
+    """Start from distances, as is usual, then from random places, which suits long chains.
+
+    Only attempts without success lead to the second start. Running out of time is a failure: which
+    conformer a molecule has must not depend on how busy the machine is.
+    """
     deadline = time.monotonic() + embedding.timeout
-    out_of_time = False
     for random_start, share in ((False, 0.5), (True, 1.0)):
         settings: Any = rdDistGeom.ETKDGv3()
         settings.randomSeed = embedding.seed
@@ -93,13 +96,12 @@ def _embedded(mol: Mol, embedding: Embedding) -> Mol | str:
         settings.useRandomCoords = random_start
         started = time.monotonic()
         settings.timeout = math.ceil((deadline - started) * share)  # whole seconds; 0 is no limit
-        if settings.timeout < 1:
-            break
-        if rdDistGeom.EmbedMolecule(mol, settings) == 0:
+        out_of_time = settings.timeout < 1
+        if not out_of_time and rdDistGeom.EmbedMolecule(mol, settings) == 0:
             return mol
-        out_of_time |= time.monotonic() - started >= settings.timeout
-    limit = f"{embedding.timeout} s" if out_of_time else f"{embedding.attempts} attempts"
-    return f"no conformer found in {limit}"
+        if out_of_time or time.monotonic() - started >= settings.timeout:
+            return f"no conformer found in {embedding.timeout} s"
+    return f"no conformer found in {embedding.attempts} attempts"
 
 
 class Shape(NamedTuple):

@@ -1,0 +1,53 @@
+"""The table that the score stage writes: Parquet or CSV, there as soon as it is whole."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from chemkl.config import InputError
+from chemkl.results.atomic import rename_in
+
+
+class Table:
+    """A table on the disk that grows row by row."""
+
+    def __init__(self, writer: Any, schema: pa.Schema) -> None:
+        self._writer = writer
+        self._schema = schema
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path, form: str, schema: pa.Schema) -> Iterator[Self]:
+        """Write aside, and rename when all went well.
+
+        Raises:
+            InputError: nothing can be written there.
+        """
+        aside = path.with_name(f".{path.name}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            aside.touch()
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+        try:
+            with (
+                pq.ParquetWriter(aside, schema, compression="zstd")
+                if form == "parquet"
+                else pa.csv.CSVWriter(
+                    aside, schema, write_options=pa.csv.WriteOptions(quoting_style="needed")
+                )
+            ) as writer:
+                yield cls(writer, schema)
+            rename_in(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def append(self, rows: pd.DataFrame) -> None:
+        """Add rows; NaN becomes null."""
+        self._writer.write_table(pa.Table.from_pandas(rows, self._schema, preserve_index=False))
