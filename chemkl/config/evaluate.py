@@ -128,10 +128,21 @@ class MetricOptions(Config):
 
     max_molecules: int = Field(default=10_000, ge=2)
     """Sets with more molecules are sampled down to so many for the metrics over pairs and over a
-    reference (IntDiv, FCD, SNN, Scaf, Frag); smaller sets are computed exactly. #Circles and the
-    scaffold metrics always take the whole set."""
+    reference (IntDiv, sphere exclusion, FCD, SNN, Scaf, Frag); smaller sets are computed exactly.
+    #Circles and the scaffold metrics always take the whole set."""
     seed: int = Field(default=0, ge=0)
     """Seed of that sample."""
+    max_matrix: int = Field(default=1000, ge=2)
+    """The same for the metrics over the whole matrix of distances (Vendi, Hamiltonian, Butina),
+    whose cost grows with the third power: 1000 take half a second. Vendi and Hamiltonian grow with
+    the number of molecules: compare them at equal n_matrix."""
+    cluster_distance: float = Field(default=0.65, gt=0, lt=1)
+    """Tanimoto distance from its centre up to which a molecule belongs to a cluster (Butina, sphere
+    exclusion); 0.65 as in SEDiv."""
+    auc_calls: int = Field(default=10_000, ge=1)
+    """Oracle calls over which AUC top-k is averaged; 10,000 as in PMO."""
+    auc_every: int = Field(default=100, ge=1)
+    """Oracle calls between two points of AUC top-k; 100 as in PMO."""
     circles_distance: float = Field(default=0.75, gt=0, lt=1)
     """Tanimoto distance that any two molecules of #Circles must exceed; 0.75 as in GEAM."""
     late_samples: int = Field(default=1000, ge=1)
@@ -158,6 +169,16 @@ class EvaluateConfig(Config):
     moses_test_scaffolds, a molsets statistics file (.npz) or a file of SMILES. One without a name
     may be given alone. The first one's columns are called snn, scaf, frag, fcd; those of another
     one carry its name, as in snn_scaffolds."""
+    prior: Annotated[SmilesFile, BeforeValidator(_as_file)] | None = None
+    """A sample of the prior that the runs started from: a path, or {path, column}. families.parquet
+    then says how the share of each scaffold family moved from it to the policy, and prior_coverage
+    how many of its families the runs still make; also those of its hits where it is a Parquet file
+    with a column reward (of the same reward as the runs), such as samples.parquet of the forecast
+    stage. Null: neither."""
+    every: int | None = Field(default=None, ge=1)
+    """Also follow the metrics over time: one row of over_time.parquet for every so many oracle
+    calls (distinct molecules, in a file of samples) and one for the last; for example 500. Null: no
+    such table."""
     fcd: bool = False
     """Also compute the Frechet ChemNet Distance to each reference (4 ms a molecule on one core;
     needs the extra chemkl[fcd])."""

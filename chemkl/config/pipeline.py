@@ -15,6 +15,7 @@ StageName = Literal[
     "sample",
     "score",
     "evaluate",
+    "compare",
     "report",
     "didactic",
 ]

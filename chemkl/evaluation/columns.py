@@ -10,6 +10,7 @@ from chemkl.results import described_schema
 _INT, _FLOAT, _TEXT = pa.int64(), pa.float64(), pa.string()
 _SET = "of the set (all distinct valid molecules, or the hits at the threshold)"
 _R2_1024 = "Morgan fingerprint, radius 2, 1024 bits, Tanimoto"
+_R2_2048 = "Morgan fingerprint, radius 2, 2048 bits, Tanimoto"
 
 _COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "run": (_TEXT, "Name of the run or file."),
@@ -19,8 +20,13 @@ _COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "n_molecules": (_INT, f"Distinct canonical SMILES {_SET}, in the order first scored."),
     "n_pairwise": (
         _INT,
-        "Molecules that IntDiv, FCD, SNN, Scaf and Frag were computed on: all of the set, or a "
-        "random sample of it where the set is larger than max_molecules.",
+        "Molecules that IntDiv, FCD, SNN, Scaf, Frag and clusters_sphere were computed on: all of "
+        "the set, or a random sample of it where the set is larger than max_molecules.",
+    ),
+    "n_matrix": (
+        _INT,
+        "Molecules that Vendi, Hamiltonian and Butina were computed on: all of the set, or a "
+        "random sample of it where the set is larger than max_matrix.",
     ),
     "validity": (_FLOAT, "n_valid / n_sampled."),
     "uniqueness": (_FLOAT, "Distinct canonical SMILES among the valid samples / n_valid."),
@@ -38,6 +44,14 @@ _COLUMNS: dict[str, tuple[pa.DataType, str]] = {
         "included, acyclic ones left out.",
     ),
     "novelty": (_FLOAT, f"Share {_SET} that is not in the corpus. Null without a corpus."),
+    **{
+        f"auc_top_{k}": (
+            _FLOAT,
+            f"AUC top-{k} of PMO: area under the mean of the {k} best rewards so far, taken every "
+            "{auc_every} calls, over {auc_calls} calls; an early end holds the last value.",
+        )
+        for k in (1, 10, 100)
+    },
     "yield": (_INT, "Distinct molecules with R >= threshold. Null where nothing is scored."),
     "scaffold_yield": (_INT, "Distinct non-empty Bemis-Murcko scaffolds among the hits."),
     **{
@@ -84,6 +98,32 @@ _COLUMNS: dict[str, tuple[pa.DataType, str]] = {
         "SEDiv@1k: LeaderPicker at distance 0.65 on 1,000 random molecules / 1000; "
         f"{_R2_1024}. Null below 1,000 molecules.",
     ),
+    "vendi": (
+        _FLOAT,
+        "Vendi score: exp of the entropy of the eigenvalues of K / n, K the similarities of "
+        f"n_matrix molecules; {_R2_2048}.",
+    ),
+    "hamiltonian": (
+        _FLOAT,
+        "Hamiltonian diversity: length of a closed tour over the distances of n_matrix molecules, "
+        f"nearest neighbour and 2-opt; {_R2_2048}.",
+    ),
+    "clusters_butina": (
+        _INT,
+        "Clusters of Butina among n_matrix molecules, members within {cluster_distance:g} of the "
+        f"centre; {_R2_2048}.",
+    ),
+    "clusters_sphere": (
+        _INT,
+        "Clusters by sphere exclusion among n_pairwise molecules: LeaderPicker in the order first "
+        f"scored, centres further apart than {{cluster_distance:g}}; {_R2_2048}.",
+    ),
+    "prior_families": (
+        _INT,
+        "Generic scaffolds of the prior's sample (of its hits at the threshold). Null without a "
+        "sample of the prior, or where it is not scored.",
+    ),
+    "prior_coverage": (_FLOAT, f"Share of these that are also generic scaffolds {_SET}."),
 }
 
 _LIKENESS = {

@@ -17,6 +17,7 @@ _DIVERSITY = {
     "top_share": ("top", ".1%"),
     "int_div_moses_1": ("IntDiv", ".3f"),
     "circles": ("#Circles", ",d"),
+    "prior_coverage": ("cover", ".1%"),
 }
 _ALL = {
     "n_sampled": ("sampled", ",d"),
@@ -39,6 +40,7 @@ _HITS = {
 }
 _LIKENESS = {"fcd": "FCD", "snn": "SNN", "scaf": "Scaf", "frag": "Frag"}
 MISSING = "–"  # noqa: RUF001 - an en dash is the typographer's sign for an empty cell
+COVER = " cover: share of the generic scaffolds of the prior's sample, or of its hits, made again."
 
 
 def comparison_tables(table: pd.DataFrame, options: MetricOptions) -> Iterator[Table | str]:
@@ -59,6 +61,7 @@ def comparison_tables(table: pd.DataFrame, options: MetricOptions) -> Iterator[T
         "hit. scaf.: Bemis-Murcko scaffolds; eff.: exp of the entropy over them; top: share of the "
         "largest. IntDiv: MOSES, p = 1; #Circles: LeaderPicker, Tanimoto distance > "
         f"{options.circles_distance:g}, in the order first scored; both on Morgan r2, 1024 bits."
+        f"{COVER if whole['prior_coverage'].notna().any() else ''}"
     )
 
 

@@ -53,6 +53,12 @@ def int_div_pairs(fingerprints: Sequence[ExplicitBitVect]) -> float | None:
     return float(1 - total / (n * (n - 1) / 2))
 
 
+def similarity_sums(fingerprints: Sequence[ExplicitBitVect]) -> np.ndarray:
+    """For each n from 0 on, the sum of T_ij over the pairs i < j among the first n."""
+    new = [_bulk(fingerprints[i], fingerprints[:i]).sum() for i in range(1, len(fingerprints))]
+    return np.concatenate([np.zeros(min(2, len(fingerprints) + 1)), np.cumsum(new)])
+
+
 def circles(fingerprints: Sequence[ExplicitBitVect], distance: float = 0.75) -> int:
     """#Circles (Xie et al., ICLR 2023, greedy): molecules all further apart than a distance.
 

@@ -10,17 +10,19 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from chemkl.chem.fingerprints import tanimoto_matrix
 from chemkl.config.evaluate import MetricOptions
-from chemkl.evaluation import diversity, quality
+from chemkl.evaluation import diversity, matrix_diversity, modes, quality
 from chemkl.evaluation.chemnet import ChemNet
 from chemkl.evaluation.columns import UNIQUENESS_AT, YIELDS, metrics_schema, suffix
 from chemkl.evaluation.reference import Reference, compare
 from chemkl.evaluation.samples import Molecule, Samples, sample
 from chemkl.evaluation.scaffolds import scaffold_diversity
-from chemkl.evaluation.yields import yields
+from chemkl.evaluation.yields import AUC_SIZES, top_aucs, yields
 
 _LATE = ("late_uniqueness", "late_scaffolds", "late_top_share")
-_OF_THE_RUN = ("n_sampled", "n_valid", "validity", "uniqueness", *_LATE)
+_AUC = tuple(f"auc_top_{k}" for k in AUC_SIZES)
+_OF_THE_RUN = ("n_sampled", "n_valid", "validity", "uniqueness", *_LATE, *_AUC)
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,13 @@ class Comparisons:
         corpus: canonical SMILES that are not novel.
         references: reference sets by name; the first one's columns have plain names.
         chemnet: the network behind FCD.
+        prior: a sample of the prior, whose scaffold families the runs may cover.
     """
 
     corpus: AbstractSet[str] | None = None
     references: Sequence[Reference] = field(default_factory=tuple)
     chemnet: ChemNet | None = None
+    prior: Samples | None = None
 
 
 def evaluate(
@@ -61,6 +65,7 @@ def evaluate(
         "validity": quality.validity(len(samples.valid), samples.n_sampled),
         "uniqueness": quality.uniqueness(samples.valid),
         **late(samples, options.late_samples),
+        **top_aucs(samples.molecules, calls=options.auc_calls, every=options.auc_every),
         **{
             f"{UNIQUENESS_AT}{k}": quality.uniqueness(samples.valid, k)
             for k in options.uniqueness_at
@@ -73,18 +78,32 @@ def evaluate(
             "threshold": threshold,
             **({} if threshold is None else yields(molecules)),
             **describe(molecules, options, comparisons),
+            **_coverage(molecules, threshold, comparisons.prior),
         }
         for threshold, molecules in sets
     ]
 
 
+def _coverage(
+    molecules: Sequence[Molecule], threshold: float | None, prior: Samples | None
+) -> dict[str, Any]:
+    """The families of the prior's sample, or of its hits, and how many the run has as well."""
+    if prior is None or not (threshold is None or prior.is_scored):
+        return {}
+    reachable = prior.molecules if threshold is None else prior.hits(threshold)
+    return modes.coverage(reachable, molecules)
+
+
 def late(samples: Samples, n: int) -> dict[str, Any]:
     """What the last n valid samples look like, repeats included: has the policy collapsed?"""
-    last = samples.valid[-n:]
-    scaffold_of = {molecule.smiles: molecule.scaffold for molecule in samples.molecules}
-    counts = Counter(scaffold for smiles in last if (scaffold := scaffold_of[smiles]))
+    return describe_window(samples.valid[-n:], {m.smiles: m.scaffold for m in samples.molecules})
+
+
+def describe_window(valid: Sequence[str], scaffold_of: Mapping[str, str]) -> dict[str, Any]:
+    """The same of any valid samples: repeats, scaffolds, and the share of the largest of them."""
+    counts = Counter(scaffold for smiles in valid if (scaffold := scaffold_of[smiles]))
     return {
-        "late_uniqueness": quality.uniqueness(last),
+        "late_uniqueness": quality.uniqueness(valid),
         "late_scaffolds": len(counts),
         "late_top_share": max(counts.values()) / counts.total() if counts else None,
     }
@@ -108,6 +127,10 @@ def describe(
         ),
         "sediv": diversity.sphere_exclusion([molecule.bits_moses for molecule in molecules]),
         **scaffold_diversity(molecules),
+        **_of_the_matrix(sample(molecules, options.max_matrix, options.seed), options),
+        "clusters_sphere": diversity.circles(
+            [molecule.bits_pairs for molecule in chosen], options.cluster_distance
+        ),
     }
     if comparisons.corpus is not None:
         values["novelty"] = quality.novelty([m.smiles for m in molecules], comparisons.corpus)
@@ -117,6 +140,19 @@ def describe(
         ending = suffix(number, reference.name)
         values |= {f"{name}{ending}": value for name, value in likeness.items()}
     return values
+
+
+def _of_the_matrix(molecules: Sequence[Molecule], options: MetricOptions) -> dict[str, Any]:
+    """The metrics that need the similarities of all pairs at once."""
+    similarity = tanimoto_matrix([molecule.bits_pairs for molecule in molecules])
+    distance = 1 - similarity
+    clusters = matrix_diversity.butina_clusters(distance, options.cluster_distance)
+    return {
+        "n_matrix": len(molecules),
+        "vendi": matrix_diversity.vendi_score(similarity),
+        "hamiltonian": matrix_diversity.hamiltonian_diversity(distance),
+        "clusters_butina": len(clusters),
+    }
 
 
 def metrics_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 
 import numpy as np
 import pandas as pd
@@ -87,18 +88,30 @@ def from_trace(name: str, trace: pd.DataFrame) -> Samples:
     )
 
 
-def from_smiles(name: str, smiles: Iterable[str | None]) -> Samples:
-    """Take the samples of a file: nothing is scored, and `call` counts distinct molecules."""
+def from_smiles(
+    name: str, smiles: Iterable[str | None], rewards: Sequence[float] | None = None
+) -> Samples:
+    """Take the samples of a file: `call` counts distinct molecules.
+
+    Args:
+        name: name of the file.
+        smiles: the strings; None is invalid.
+        rewards: of each string, that of a molecule being its first; not given: nothing is scored.
+    """
     texts = list(smiles)
-    canonical = (read_molecule(text or "").canonical_smiles for text in texts)
-    valid = [text for text in canonical if text is not None]
+    canonical = [read_molecule(text or "").canonical_smiles for text in texts]
+    first: dict[str, float | None] = {}
+    scored = repeat(None, len(texts)) if rewards is None else rewards
+    for text, reward in zip(canonical, scored, strict=True):
+        if text is not None:
+            first.setdefault(text, reward)
     build = _Builder()
-    distinct = dict.fromkeys(valid)
+    distinct = enumerate(first.items(), start=1)
     return Samples(
         name=name,
         n_sampled=len(texts),
-        valid=valid,
-        molecules=[build(text, call, None) for call, text in enumerate(distinct, start=1)],
+        valid=[text for text in canonical if text is not None],
+        molecules=[build(text, call, reward) for call, (text, reward) in distinct],
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
@@ -17,7 +18,6 @@ from chemkl.config.evaluate import (
     EvaluateConfig,
     MosesReference,
     ReferenceSource,
-    SmilesFile,
     StatisticsReference,
 )
 from chemkl.config.loading import load_config
@@ -27,6 +27,9 @@ from chemkl.evaluation.chemnet import ChemNet
 from chemkl.evaluation.columns import metrics_schema
 from chemkl.evaluation.display import comparison_tables
 from chemkl.evaluation.metrics import Comparisons
+from chemkl.evaluation.modes import families_schema, family_rows
+from chemkl.evaluation.over_time import over_time, over_time_schema
+from chemkl.evaluation.sample_files import read_samples, read_scored_samples
 from chemkl.evaluation.samples import Samples
 from chemkl.evaluation.statistics_file import read_statistics
 from chemkl.results import Manifest, find_trace, read_trace, write_json, write_parquet
@@ -34,8 +37,9 @@ from chemkl.results.wheels import MOLSETS, fetch_wheel, open_member
 
 TABLE = "diversity.parquet"
 JSON = "metrics.json"
+OVER_TIME = "over_time.parquet"
+FAMILIES = "families.parquet"
 IN_RUN = "evaluation"
-TRUNCATED = "truncated"
 SPLIT = "split"
 PIPED_WIDTH = 120
 _MEMBERS = {
@@ -51,6 +55,8 @@ def run(
     console: Console | None = None,
 ) -> pd.DataFrame:
     """Evaluate runs and files of samples; write `diversity.parquet` and `metrics.json`.
+
+    With `every`, `over_time.parquet` is written too, and with `prior`, `families.parquet`.
 
     Args:
         config: the settings, as a mapping, a YAML file or a config.
@@ -75,26 +81,58 @@ def run(
         inputs=_inputs(settings),
     ) as manifest:
         comparisons = _comparisons(settings)
-        schema = metrics_schema(settings.metrics, [ref.name for ref in comparisons.references])
-        rows: list[dict[str, Any]] = []
+        schemas = _schemas(settings, comparisons)
+        tables: dict[str, list[dict[str, Any]]] = {name: [] for name in schemas}
         summaries: dict[str, dict[str, Any]] = {}
         for one, folder in _all_samples(settings):
-            own = metrics.evaluate(one, settings.thresholds, settings.metrics, comparisons)
-            summary = metrics.nested(own)
+            own = _rows(one, settings, comparisons)
+            summaries[one.name] = metrics.nested(own[TABLE])
             if folder is not None and settings.into_runs:
-                write_parquet(folder / IN_RUN / TABLE, metrics.metrics_table(own, schema))
-                write_json(folder / IN_RUN / JSON, summary)
-            rows += own
-            summaries[one.name] = summary
-        table = metrics.metrics_table(rows, schema)
-        write_parquet(out / TABLE, table)
+                _write_tables(folder / IN_RUN, own, schemas)
+                write_json(folder / IN_RUN / JSON, summaries[one.name])
+            for name, rows in own.items():
+                tables[name] += rows
+        written = _write_tables(out, tables, schemas)
         write_json(out / JSON, {"runs": summaries})
         manifest.finish(results={"runs": list(summaries)})
-    frame = metrics.frame(table)
+    frame = metrics.frame(written[TABLE])
     console = console or Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
     for shown in comparison_tables(frame, settings.metrics):
         console.print(shown, highlight=False)
     return frame
+
+
+def _schemas(settings: EvaluateConfig, comparisons: Comparisons) -> dict[str, pa.Schema]:
+    """The tables that the settings ask for."""
+    names = [ref.name for ref in comparisons.references]
+    schemas = {TABLE: metrics_schema(settings.metrics, names)}
+    if settings.every is not None:
+        schemas[OVER_TIME] = over_time_schema(settings.metrics)
+    if settings.prior is not None:
+        schemas[FAMILIES] = families_schema(settings.metrics.late_samples)
+    return schemas
+
+
+def _rows(
+    one: Samples, settings: EvaluateConfig, comparisons: Comparisons
+) -> dict[str, list[dict[str, Any]]]:
+    """The rows of one run or file, by table."""
+    options = settings.metrics
+    rows = {TABLE: metrics.evaluate(one, settings.thresholds, options, comparisons)}
+    if settings.every is not None:
+        rows[OVER_TIME] = over_time(one, settings.thresholds, options, settings.every)
+    if comparisons.prior is not None:
+        rows[FAMILIES] = family_rows(one, comparisons.prior, options.late_samples)
+    return rows
+
+
+def _write_tables(
+    folder: Path, tables: Mapping[str, Sequence[dict[str, Any]]], schemas: Mapping[str, pa.Schema]
+) -> dict[str, pa.Table]:
+    made = {name: metrics.metrics_table(tables[name], schema) for name, schema in schemas.items()}
+    for name, table in made.items():
+        write_parquet(folder / name, table)
+    return made
 
 
 def check(config: EvaluateConfig, _awaited: Collection[Path] = ()) -> None:
@@ -144,19 +182,7 @@ def _all_samples(settings: EvaluateConfig) -> Iterator[tuple[Samples, Path | Non
     for name, folder in zip(names, settings.runs, strict=False):
         yield samples.from_trace(name, read_trace(folder, samples.TRACE_COLUMNS)), folder
     for name, file in zip(names[len(settings.runs) :], settings.samples, strict=True):
-        yield samples.from_smiles(name, _sampled_texts(file)), None
-
-
-def _sampled_texts(file: SmilesFile) -> list[str | None]:
-    """The strings of a file of samples; None for those that the sampler had to cut off.
-
-    The sample stage marks them `truncated`: such a string is invalid, even where it can be read.
-    """
-    texts = [line.smiles for line in read_table(file.path, file.column)]
-    if file.path.suffix != ".parquet" or TRUNCATED not in pq.read_schema(file.path).names:
-        return texts
-    cut_off = pq.read_table(file.path, columns=[TRUNCATED])[TRUNCATED].to_pylist()
-    return [None if cut else text for text, cut in zip(texts, cut_off, strict=True)]
+        yield read_samples(name, file), None
 
 
 def _comparisons(settings: EvaluateConfig) -> Comparisons:
@@ -167,6 +193,7 @@ def _comparisons(settings: EvaluateConfig) -> Comparisons:
             _reference(name, source, chemnet) for name, source in settings.reference.items()
         ],
         chemnet=chemnet,
+        prior=read_scored_samples("prior", settings.prior) if settings.prior else None,
     )
 
 
@@ -220,6 +247,8 @@ def _inputs(settings: EvaluateConfig) -> dict[str, Path]:
     files |= {f"samples {file.path.name}": file.path for file in settings.samples}
     if settings.corpus:
         files["corpus"] = settings.corpus.path
+    if settings.prior:
+        files["prior"] = settings.prior.path
     for name, source in settings.reference.items():
         if not isinstance(source, MosesReference):
             files[f"reference {name}"] = source.path

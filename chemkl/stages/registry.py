@@ -158,6 +158,21 @@ STAGES: dict[str, Stage] = {
             outputs=("diversity.parquet", "metrics.json", MANIFEST),
         ),
         Stage(
+            "compare",
+            "chemkl.config.compare:CompareConfig",
+            "Compare methods over several seeds: differences, intervals, tests, a forest plot.",
+            outputs=(
+                "comparison.parquet",
+                "values.parquet",
+                "comparison.md",
+                "comparison.tex",
+                "forest.svg",
+                "forest.png",
+                MANIFEST,
+            ),
+            suffix="-compared",
+        ),
+        Stage(
             "report",
             "chemkl.config.report:ReportConfig",
             "Show runs in one HTML page: table, learning curves, scaffolds, best molecules.",

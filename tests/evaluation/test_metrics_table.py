@@ -21,6 +21,7 @@ STEPS = [
 DIVERSITY_KEYS = {
     *("int_div_moses_1", "int_div_moses_2", "int_div_pairs", "circles", "murcko", "generic"),
     *("scaffold_entropy", "effective_scaffolds", "top_share", "gini", "sediv"),
+    *("vendi", "hamiltonian", "clusters_butina", "clusters_sphere"),
     *("fcd", "snn", "scaf", "frag"),
 }
 
@@ -100,6 +101,27 @@ def test_larger_sets_are_sampled_for_the_metrics_over_pairs_only(real_smiles):
     assert part["scaffold_entropy"] == whole["scaffold_entropy"]
     (again,) = evaluate(samples, [], MetricOptions(max_molecules=40, seed=3))
     assert again == part
+
+
+def test_larger_sets_are_sampled_further_for_the_whole_matrix(real_smiles):
+    samples = from_smiles("x", real_smiles[:100])
+    (whole,) = evaluate(samples, [], OPTIONS)
+    (part,) = evaluate(samples, [], MetricOptions(max_matrix=40))
+    assert (whole["n_matrix"], part["n_matrix"], part["n_pairwise"]) == (100, 40, 100)
+    # a tour of 40 has 40 steps of at most 1, and so on: all grow with the number of molecules
+    for name, largest in (("vendi", 40), ("hamiltonian", 40), ("clusters_butina", 40)):
+        assert 1 < part[name] <= largest < 100
+        assert part[name] < whole[name]
+    for name in ("int_div_pairs", "clusters_sphere", "circles"):
+        assert part[name] == whole[name]
+
+
+def test_clusters_are_those_of_their_distance(real_smiles):
+    samples = from_smiles("x", real_smiles[:100])
+    (near,) = evaluate(samples, [], MetricOptions(cluster_distance=0.3))
+    (far,) = evaluate(samples, [], MetricOptions(cluster_distance=0.9))
+    for name in ("clusters_butina", "clusters_sphere"):
+        assert 1 <= far[name] < near[name] <= 100
 
 
 def test_files_without_rewards_have_no_threshold_rows(real_smiles):

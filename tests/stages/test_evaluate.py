@@ -52,6 +52,47 @@ def test_each_run_also_gets_its_own_table(runs, tmp_path):
     assert not (runs / "a_poor" / "evaluation").exists()
 
 
+def test_metrics_over_time_are_written_when_wanted(runs, tmp_path):
+    evaluate.run({"runs": f"{runs}/*"}, tmp_path / "once")
+    assert not (tmp_path / "once" / "over_time.parquet").exists()
+    evaluate.run({"runs": f"{runs}/*", "every": 2}, tmp_path / "out")
+    table = pd.read_parquet(tmp_path / "out" / "over_time.parquet")
+    good = table[table["run"] == "b_good"]
+    assert good["call"].tolist() == [2, 3, 2, 3]  # all molecules, then the hits
+    assert good["n_molecules"].tolist() == [2, 3, 1, 2]
+    schema = pq.read_schema(tmp_path / "out" / "over_time.parquet")
+    assert all(description_of(field) for field in schema)
+
+
+def test_a_sample_of_the_prior_shows_what_moved_and_what_was_lost(runs, tmp_path, capsys):
+    prior = tmp_path / "prior.parquet"
+    smiles = ["Cc1ccccc1", "Oc1ccccc1", "C1CCCC1", "CCO"]
+    pq.write_table(pa.table({"smiles": smiles, "reward": [0.9, 0.1, 0.95, 0.2]}), prior)
+    config = {"runs": f"{runs}/*", "prior": str(prior), "every": 2}
+    table = evaluate.run(config, tmp_path / "out")
+    whole, hits = table[table["run"] == "b_good"].to_dict("records")
+    # the prior reaches six-rings and five-rings, and has a hit in each; the run has six-rings only
+    assert (whole["prior_families"], whole["prior_coverage"]) == (2, 0.5)
+    assert (hits["prior_families"], hits["prior_coverage"]) == (2, 0.5)
+    moved = pd.read_parquet(tmp_path / "out" / "families.parquet")
+    good = moved[moved["run"] == "b_good"].set_index("family")
+    assert good["share_change"].to_dict() == {
+        "C1CCCCC1": pytest.approx(1 / 3),
+        "C1CCCC1": pytest.approx(-1 / 3),
+    }
+    summary = json_of(tmp_path / "out" / "metrics.json")["runs"]["b_good"]
+    assert summary["thresholds"]["0.8"]["prior_coverage"] == 0.5
+    assert "sha256" in json_of(tmp_path / "out" / "manifest.json")["inputs"]["prior"]
+    own = runs / "b_good" / "evaluation"
+    assert len(pd.read_parquet(own / "families.parquet")) == 2
+    assert pd.read_parquet(own / "over_time.parquet")["run"].unique().tolist() == ["b_good"]
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "cover: share of the generic scaffolds of the prior" in shown
+    evaluate.run({"runs": f"{runs}/*"}, tmp_path / "without")
+    assert "cover" not in capsys.readouterr().out
+    assert not (tmp_path / "without" / "families.parquet").exists()
+
+
 def test_runs_can_be_left_untouched(runs, tmp_path):
     evaluate.run({"runs": [str(runs / "b_good")], "into_runs": False}, tmp_path / "out")
     assert not (runs / "b_good" / "evaluation").exists()

@@ -1,0 +1,206 @@
+"""The runs of several methods: whether they may be compared at all, and which seeds pair."""
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from chemkl.config import InputError
+from chemkl.config.reward import RewardConfig
+from chemkl.results import Manifest
+
+SHOWN_DIFFERENCES = 12
+_OF_A_METHOD = (
+    "agent",
+    "target",
+    "estimator",
+    "shaper",
+    "diversity_filter",
+    "batch_size",
+    "learning_rate",
+    "precision",
+)
+"""Settings that make a method: they differ between methods, never within one."""
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """A finished posttrain run.
+
+    Attributes:
+        folder: where it is.
+        seed: of the run.
+        budget: oracle calls that it was given.
+        shared: what all compared runs must have alike, by dotted key.
+        own: the settings of its method, by dotted key.
+    """
+
+    folder: Path
+    seed: int
+    budget: int
+    shared: Mapping[str, str]
+    own: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The seeds that each method has in common with the baseline, and a line for those left out."""
+
+    seeds: Mapping[str, Sequence[int]]
+    left_out: Sequence[str]
+
+
+def read_methods(methods: Mapping[str, Sequence[Path]]) -> dict[str, dict[int, ComparedRun]]:
+    """Read the manifests of all runs; traces are not read.
+
+    Returns:
+        For each method its runs by seed.
+
+    Raises:
+        InputError: with every folder that is no finished posttrain run, every seed that a method
+            has twice, and every setting in which runs differ that must not.
+    """
+    problems: list[str] = []
+    runs: dict[str, list[ComparedRun]] = {method: [] for method in methods}
+    for method, folders in methods.items():
+        for folder in folders:
+            try:
+                runs[method].append(_read_run(folder))
+            except InputError as error:
+                problems.append(str(error))
+    problems += _twice(runs)
+    everything = [run for each in runs.values() for run in each]
+    lines = list(_differences([(str(run.folder), run.shared) for run in everything]))
+    if lines:
+        problems.append(
+            "methods: runs with different rewards, priors or budgets cannot be compared. Leave out "
+            f"the runs that differ:\n{_shown(lines)}"
+        )
+    for method, each in runs.items():
+        lines = list(_differences([(str(run.folder), run.own) for run in each]))
+        if lines:
+            problems.append(
+                f"methods.{method}: its runs differ in more than the seed. Give each setting a "
+                f"method of its own:\n{_shown(lines)}"
+            )
+    if problems:
+        raise InputError("\n".join(dict.fromkeys(problems)))
+    return {method: {run.seed: run for run in each} for method, each in runs.items()}
+
+
+def pair_seeds(seeds: Mapping[str, Collection[int]], baseline: str) -> Pairs:
+    """Find the seeds that each other method has in common with the baseline.
+
+    Raises:
+        InputError: with every method that has none.
+    """
+    paired, left_out, problems = {}, [], []
+    for method, own in seeds.items():
+        if method == baseline:
+            continue
+        paired[method] = sorted(set(own) & set(seeds[baseline]))
+        if not paired[method]:
+            problems.append(
+                f"methods.{method}: no seed in common with the baseline {baseline}: it has "
+                f"{_listed(own)}, the baseline {_listed(seeds[baseline])}. Runs are compared seed "
+                "by seed: train it with the baseline's seeds."
+            )
+        unpaired = {method: set(own) - set(seeds[baseline])}
+        unpaired[baseline] = set(seeds[baseline]) - set(own)
+        alone = [f"{_listed(some)} of {name}" for name, some in unpaired.items() if some]
+        if alone:
+            left_out.append(f"{method} against {baseline}: without a pair: {'; '.join(alone)}")
+    if problems:
+        raise InputError("\n".join(problems))
+    return Pairs(paired, left_out)
+
+
+def _read_run(folder: Path) -> ComparedRun:
+    manifest = Manifest.load(folder)
+    if manifest is None or manifest.stage != "posttrain":
+        raise InputError(
+            f"{folder}: not the folder of a posttrain run (its manifest.json says so)."
+        )
+    if manifest.status != "complete":
+        raise InputError(
+            f"{folder}: the run is {manifest.status}, not complete; what it has of its budget "
+            "cannot be compared. Finish it, or leave it out."
+        )
+    config = manifest.config
+    try:
+        reward = RewardConfig.model_validate(config.get("reward")).model_dump(mode="json")
+    except ValidationError as error:
+        raise InputError(
+            f"{folder}: its reward cannot be read: {error.errors()[0]['msg']}"
+        ) from error
+    budget, prior = config.get("budget"), manifest.inputs.get("prior")
+    if manifest.seed is None or not isinstance(budget, int) or prior is None:
+        raise InputError(f"{folder}: its manifest.json names no seed, no budget or no prior.")
+    files = {role: f.sha256 for role, f in manifest.inputs.items() if role.startswith("reward.")}
+    shared = {
+        "prior (sha256)": prior.sha256,
+        "budget": budget,
+        "max_samples": config.get("max_samples") or 10 * budget,
+        "reward": reward,
+        "files (sha256)": files,
+    }
+    own = {key: config.get(key) for key in _OF_A_METHOD}
+    return ComparedRun(folder, manifest.seed, budget, dict(_leaves(shared)), dict(_leaves(own)))
+
+
+def _twice(runs: Mapping[str, Sequence[ComparedRun]]) -> Iterator[str]:
+    """Name what stands twice: a seed in a method, a folder in two methods."""
+    methods_of: dict[Path, list[str]] = {}
+    for method, each in runs.items():
+        by_seed: dict[int, list[Path]] = {}
+        for run in each:
+            by_seed.setdefault(run.seed, []).append(run.folder)
+            methods_of.setdefault(run.folder.resolve(), []).append(method)
+        for seed, folders in by_seed.items():
+            if len(folders) > 1:
+                yield (
+                    f"methods.{method}: several runs have seed {seed}: "
+                    f"{', '.join(map(str, folders))}. Keep one of them."
+                )
+    for folder, methods in methods_of.items():
+        if len(set(methods)) > 1:
+            yield f"{folder}: stands under several methods: {', '.join(methods)}. Keep it in one."
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every plain value inside, as JSON text, with its dotted key."""
+    inside: Iterator[tuple[Any, Any]] | None = None
+    if isinstance(value, Mapping) and value:
+        inside = iter(value.items())
+    elif isinstance(value, list) and value:
+        inside = iter(enumerate(value))
+    if inside is None:
+        yield key, json.dumps(value, ensure_ascii=False)
+        return
+    for name, item in inside:
+        yield from _leaves(item, f"{key}.{name}" if key else str(name))
+
+
+def _differences(settings: Sequence[tuple[str, Mapping[str, str]]]) -> Iterator[str]:
+    """A line for every key whose values are not all alike: each value, and who has it."""
+    for key in dict.fromkeys(key for _, leaves in settings for key in leaves):
+        owners: dict[str, list[str]] = {}
+        for owner, leaves in settings:
+            owners.setdefault(leaves.get(key, "(absent)"), []).append(owner)
+        if len(owners) > 1:
+            values = [f"{value} in {', '.join(some)}" for value, some in owners.items()]
+            yield f"  {key}: {'; '.join(values)}"
+
+
+def _shown(lines: Sequence[str]) -> str:
+    more = len(lines) - SHOWN_DIFFERENCES
+    return "\n".join(
+        [*lines[:SHOWN_DIFFERENCES], *([f"  ... and {more} more"] if more > 0 else [])]
+    )
+
+
+def _listed(seeds: Collection[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, sorted(seeds)))}"

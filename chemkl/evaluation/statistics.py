@@ -1,0 +1,144 @@
+"""Whether the difference between two methods is real: runs paired by seed, few of them.
+
+Each test is the one-sided Welch t-test of arXiv 2510.20817; many are corrected together by Holm's
+step-down method (Scand. J. Statist. 6, 65-70, 1979).
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from scipy import stats
+
+Direction = Literal["higher", "lower"]
+Verdict = Literal["better", "not shown", "not resolved"]
+
+MIN_SEEDS = 5
+"""With fewer pairs of runs there is no verdict: neither the spread nor a test can be trusted."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two methods beside each other; None where the pairs are too few or do not vary.
+
+    Attributes:
+        n: pairs of runs.
+        mean: of the method.
+        sd: of the method, n - 1 in the denominator.
+        baseline_mean: of the baseline.
+        baseline_sd: of the baseline.
+        difference: mean of method minus baseline over the pairs.
+        low: lower end of its bootstrap interval.
+        high: upper end of it.
+        t: Welch's statistic.
+        df: its degrees of freedom.
+        p: one-sided; the alternative is that the method is better.
+    """
+
+    n: int
+    mean: float | None = None
+    sd: float | None = None
+    baseline_mean: float | None = None
+    baseline_sd: float | None = None
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    t: float | None = None
+    df: float | None = None
+    p: float | None = None
+
+
+def paired_difference(
+    values: Sequence[float],
+    baseline: Sequence[float],
+    better: Direction,
+    *,
+    confidence: float = 0.95,
+    n_resamples: int = 9999,
+    seed: int = 0,
+) -> Difference:
+    """Compare the values of a method with those of the baseline, the same seeds in the same order.
+
+    The interval is the percentile interval over resampled pairs. With few pairs it is too narrow:
+    of normal differences a nominal 95 % interval covers 84 % at 5 pairs, 91 % at 10, 93 % at 20.
+
+    Args:
+        values: of the method.
+        baseline: of the baseline.
+        better: whether higher or lower values are.
+        confidence: level of the interval.
+        n_resamples: bootstrap samples.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: the two are not equally many.
+    """
+    x_N, y_N = np.asarray(values, dtype=float), np.asarray(baseline, dtype=float)
+    if x_N.shape != y_N.shape or x_N.ndim != 1:
+        raise ValueError(f"pairs need equally many values, got shapes {x_N.shape} and {y_N.shape}")
+    n = len(x_N)
+    if n == 0:
+        return Difference(0)
+    means = {"mean": float(x_N.mean()), "baseline_mean": float(y_N.mean())}
+    difference = float((x_N - y_N).mean())
+    if n == 1:
+        return Difference(1, difference=difference, **means)
+    interval = stats.bootstrap(
+        (x_N, y_N),
+        _mean_difference,
+        paired=True,
+        confidence_level=confidence,
+        n_resamples=n_resamples,
+        method="percentile",
+        random_state=np.random.default_rng(seed),
+    ).confidence_interval
+    return Difference(
+        n,
+        sd=float(x_N.std(ddof=1)),
+        baseline_sd=float(y_N.std(ddof=1)),
+        difference=difference,
+        low=float(interval.low),
+        high=float(interval.high),
+        **means,
+        **welch(x_N, y_N, better),
+    )
+
+
+def welch(x_N: np.ndarray, y_N: np.ndarray, better: Direction) -> dict[str, float]:
+    """t, df and p of Welch's one-sided test that x is better; empty where neither varies."""
+    if np.ptp(x_N) == 0 and np.ptp(y_N) == 0:
+        return {}
+    alternative = "greater" if better == "higher" else "less"
+    with warnings.catch_warnings():
+        # scipy doubts the variance of a sample whose values are all equal; it is 0, and right
+        warnings.simplefilter("ignore", RuntimeWarning)
+        found = stats.ttest_ind(x_N, y_N, equal_var=False, alternative=alternative)
+    return {"t": float(found.statistic), "df": float(found.df), "p": float(found.pvalue)}
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Adjust p values for their number; what is None was no test and stays None.
+
+    The i-th smallest of m, from i = 0, is multiplied by m - i; none is adjusted to less than a
+    smaller one was, nor to more than 1.
+    """
+    tested = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (p, place) in enumerate(tested):
+        largest = max(largest, min(1.0, (len(tested) - rank) * p))
+        adjusted[place] = largest
+    return adjusted
+
+
+def judge(n: int, p_holm: float | None, alpha: float) -> Verdict:
+    """Say what the test has shown; nothing below MIN_SEEDS pairs, or where nothing varies."""
+    if n < MIN_SEEDS or p_holm is None:
+        return "not resolved"
+    return "better" if p_holm < alpha else "not shown"
+
+
+def _mean_difference(x: Any, y: Any, axis: int = -1) -> Any:
+    return np.mean(x - y, axis=axis)

@@ -1,0 +1,237 @@
+"""The compare stage: the runs of several methods, paired by seed, become differences and tests."""
+
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from chemkl.config import InputError, complaints, load_config
+from chemkl.config.compare import CompareConfig
+from chemkl.config.draft import Draft
+from chemkl.evaluation import evaluate, from_trace, metrics_schema
+from chemkl.evaluation.compared_runs import ComparedRun, pair_seeds, read_methods
+from chemkl.evaluation.comparison import (
+    Values,
+    check_metrics,
+    compare_rows,
+    places_of,
+    value_rows,
+)
+from chemkl.evaluation.comparison_columns import COMPARISON_SCHEMA, VALUES_SCHEMA
+from chemkl.evaluation.samples import TRACE_COLUMNS
+from chemkl.reports import comparison_text
+from chemkl.reports.forest import draw_forest
+from chemkl.reports.paper_figures import to_png, to_svg
+from chemkl.results import Manifest, read_trace, write_bytes, write_parquet
+from chemkl.stages.evaluate import PIPED_WIDTH, require_traces, run_names
+
+TABLE, VALUES = "comparison.parquet", "values.parquet"
+MARKDOWN, LATEX = "comparison.md", "comparison.tex"
+FOREST = "forest"
+
+
+def run(
+    config: CompareConfig | Mapping[str, Any] | str | Path,
+    out_dir: str | Path,
+    *,
+    console: Console | None = None,
+) -> pd.DataFrame:
+    """Compare methods; write the tables and the forest plot, and print the comparison.
+
+    Args:
+        config: the settings, as a mapping, a YAML file or a config.
+        out_dir: the output folder.
+        console: where the comparison is printed; standard output when not given.
+
+    Returns:
+        The table: one row per metric, threshold and method but the baseline.
+
+    Raises:
+        InputError: a setting, a run or a table cannot be used, or runs cannot be compared; the
+            message names each.
+    """
+    settings = load_config(CompareConfig, config, beside=problems_beside)
+    check(settings)
+    methods = read_methods(settings.methods)
+    pairs = pair_seeds(methods, settings.baseline)
+    budget = next(iter(methods[settings.baseline].values())).budget
+    out = Path(out_dir)
+    with Manifest.start(
+        out,
+        stage="compare",
+        config=settings.model_dump(mode="json"),
+        seed=settings.seed,
+        inputs=_inputs(methods, settings.table),
+    ) as manifest:
+        used = _used(methods, pairs.seeds, settings.baseline)
+        evaluated = _from_table(used, settings) if settings.table else _evaluate(used, settings)
+        values = value_rows(evaluated, budget, settings)
+        rows = compare_rows(values, pairs.seeds, settings)
+        remarks = comparison_text.notes(rows, pairs.left_out, budget=budget, alpha=settings.alpha)
+        table = pa.Table.from_pylist(rows, schema=COMPARISON_SCHEMA)
+        write_parquet(out / VALUES, pa.Table.from_pylist(values, schema=VALUES_SCHEMA))
+        write_parquet(out / TABLE, table)
+        for name, form in {
+            MARKDOWN: comparison_text.markdown,
+            LATEX: comparison_text.latex,
+        }.items():
+            write_bytes(out / name, form(rows, remarks, settings.confidence).encode())
+        figure = draw_forest(rows, settings.confidence)
+        write_bytes(out / f"{FOREST}.png", to_png(figure))
+        write_bytes(out / f"{FOREST}.svg", to_svg(figure))
+        manifest.finish(results={"pairs": pairs.seeds, "left_out": pairs.left_out})
+    console = console or Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+    console.print(comparison_text.terminal(rows, settings.confidence), highlight=False)
+    console.print("\n".join(remarks), highlight=False, markup=False)
+    frame: pd.DataFrame = table.to_pandas()
+    return frame
+
+
+def check(config: CompareConfig, awaited: Collection[Path] = ()) -> None:
+    """Look for what the schema cannot see: the metrics, and the runs and the table that are there.
+
+    Raises:
+        InputError: with every metric and run that cannot be compared.
+    """
+    there = {
+        method: [folder for folder in folders if folder not in awaited]
+        for method, folders in config.methods.items()
+    }
+    table = None if config.table in awaited else config
+    problems = complaints((_check_metrics, table), (_check_runs, there))
+    if not problems and there == config.methods:
+        problems = complaints((pair_seeds, read_methods(there), config.baseline))
+    if problems:
+        raise InputError("\n".join(problems))
+
+
+def problems_beside(draft: Draft) -> list[str]:
+    """Find what the schema cannot see in settings that do not fit it: metrics to be computed."""
+    keys = ("metrics", "thresholds", "direction", "options")
+    metrics, thresholds, direction, options = (draft.get(key) for key in keys)
+    if draft.data.get("table") is not None or None in (metrics, thresholds, direction, options):
+        return []
+    columns = metrics_schema(options).names
+    look = partial(check_metrics, from_table=False)
+    return draft.placed("metrics", complaints((look, metrics, columns, thresholds, direction)))
+
+
+def _check_metrics(config: CompareConfig) -> None:
+    columns = metrics_schema(config.options).names
+    if config.table is not None:
+        try:
+            columns = pq.read_schema(config.table).names
+        except (OSError, pa.ArrowInvalid) as error:
+            raise InputError(
+                f"table: {config.table} cannot be read as Parquet ({error}). Give the "
+                "diversity.parquet of an evaluate stage."
+            ) from error
+    check_metrics(
+        config.metrics,
+        columns,
+        config.thresholds,
+        config.direction,
+        from_table=config.table is not None,
+    )
+
+
+def _check_runs(methods: Mapping[str, Sequence[Path]]) -> None:
+    read_methods(methods)
+    require_traces(folder for folders in methods.values() for folder in folders)
+
+
+def _used(
+    methods: Mapping[str, Mapping[int, ComparedRun]],
+    pairs: Mapping[str, Sequence[int]],
+    baseline: str,
+) -> dict[tuple[str, int], Path]:
+    """The folders of the runs that have a pair, by method and seed."""
+    seeds = {**pairs, baseline: sorted({seed for some in pairs.values() for seed in some})}
+    return {
+        (method, seed): methods[method][seed].folder for method in methods for seed in seeds[method]
+    }
+
+
+def _evaluate(used: Mapping[tuple[str, int], Path], settings: CompareConfig) -> Values:
+    """Evaluate the traces, with a bar: some seconds for ten thousand molecules."""
+    numbers = [each for each in settings.thresholds if each is not None]
+    columns = (TextColumn("evaluating the runs"), BarColumn(), MofNCompleteColumn())
+    console = Console(stderr=True)
+    found = {}
+    with Progress(
+        *columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal
+    ) as progress:
+        for place, folder in progress.track(used.items()):
+            samples = from_trace(str(folder), read_trace(folder, TRACE_COLUMNS))
+            found[place] = evaluate(samples, numbers, settings.options)
+    return found
+
+
+def _from_table(used: Mapping[tuple[str, int], Path], settings: CompareConfig) -> Values:
+    """Take the evaluations out of the table of an evaluate stage.
+
+    Raises:
+        InputError: it is not one's, its traces have changed since, or a run or threshold lacks.
+    """
+    path = settings.table
+    if path is None:
+        raise ValueError("no table to read")
+    manifest = Manifest.load(path.parent)
+    if manifest is None or manifest.stage != "evaluate" or manifest.status != "complete":
+        raise InputError(
+            f"table: {path} is not in the output folder of a finished evaluate stage, so it cannot "
+            "be told which run is which. Give the diversity.parquet where evaluate wrote it."
+        )
+    if manifest.has_changed_inputs():
+        raise InputError(
+            f"table: what {path} was computed from has changed since. Run that evaluate again with "
+            "--fresh."
+        )
+    folders = [Path(each) for each in manifest.config["runs"]]
+    files = [Path(each["path"]) for each in manifest.config["samples"]]
+    names = dict(zip(folders, run_names([*folders, *files]), strict=False))
+    rows = pq.read_table(path).to_pylist()
+    found = {
+        place: [row for row in rows if folder in names and row["run"] == names[folder]]
+        for place, folder in used.items()
+    }
+    problems = list(_lacking(found, used, settings))
+    if problems:
+        raise InputError("\n".join(problems))
+    return found
+
+
+def _lacking(
+    found: Values, used: Mapping[tuple[str, int], Path], settings: CompareConfig
+) -> Iterator[str]:
+    """A line for every run that is not in the table, and for every threshold."""
+    wanted = {place for name in settings.metrics for place in places_of(name, settings.thresholds)}
+    absent = [str(used[place]) for place, rows in found.items() if not rows]
+    if absent:
+        yield f"table: {settings.table} has no rows of {', '.join(absent)}; evaluate them too."
+    there = [{row["threshold"] for row in rows} for rows in found.values() if rows]
+    for threshold in sorted(each for each in wanted if each is not None):
+        if any(threshold not in own for own in there):
+            yield (
+                f"table: {settings.table} has no threshold {threshold:g}; evaluate with it, or "
+                "change thresholds."
+            )
+
+
+def _inputs(
+    methods: Mapping[str, Mapping[int, ComparedRun]], table: Path | None
+) -> dict[str, Path]:
+    """What is read, by role: the traces, and the table."""
+    traces = {
+        f"{method} seed {seed}": each.folder / "trace"
+        for method, runs in methods.items()
+        for seed, each in runs.items()
+    }
+    return traces if table is None else {**traces, "table": table}

@@ -1,0 +1,123 @@
+import math
+import warnings
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from chemkl.evaluation.statistics import holm, judge, paired_difference, welch
+
+MARA = [12.0, 15.0, 11.0, 14.0, 18.0]
+GIBBS = [10.0, 9.0, 11.0, 8.0, 12.0]
+
+
+def test_a_comparison_worked_by_hand():
+    # means 14 and 10; squared deviations 4+1+9+0+16 = 30 and 0+1+1+4+4 = 10, so the variances are
+    # 7.5 and 2.5; t = 4 / sqrt(7.5/5 + 2.5/5) = 4 / sqrt(2); df = 2^2 / (1.5^2/4 + 0.5^2/4) = 6.4
+    found = paired_difference(MARA, GIBBS, "higher")
+    assert (found.n, found.mean, found.baseline_mean, found.difference) == (5, 14, 10, 4)
+    assert found.sd == pytest.approx(math.sqrt(7.5))
+    assert found.baseline_sd == pytest.approx(math.sqrt(2.5))
+    assert found.t == pytest.approx(4 / math.sqrt(2))
+    assert found.df == pytest.approx(6.4)
+    assert found.p == pytest.approx(stats.t.sf(4 / math.sqrt(2), 6.4))
+
+
+@pytest.mark.parametrize(("better", "alternative"), [("higher", "greater"), ("lower", "less")])
+def test_the_test_is_scipys(better, alternative):
+    theirs = stats.ttest_ind(MARA, GIBBS, equal_var=False, alternative=alternative)
+    found = paired_difference(MARA, GIBBS, better)
+    assert (found.t, found.df, found.p) == (theirs.statistic, theirs.df, theirs.pvalue)
+
+
+def test_the_interval_is_that_of_all_resamples_of_the_pairs():
+    # 5 pairs can be redrawn in 5^5 = 3125 ways: the quantiles of all of them are the exact interval
+    differences = np.array(MARA) - np.array(GIBBS)
+    every = np.stack(np.meshgrid(*[differences] * 5), -1).reshape(-1, 5).mean(axis=1)
+    low, high = np.quantile(every, [0.025, 0.975])
+    found = paired_difference(MARA, GIBBS, "higher", n_resamples=20_000)
+    # neighbouring resampled means are 1/5 apart, and a quantile may fall on the next one
+    assert found.low == pytest.approx(low, abs=0.21)
+    assert found.high == pytest.approx(high, abs=0.21)
+
+
+def test_the_interval_is_scipys_of_the_differences():
+    differences = np.array(MARA) - np.array(GIBBS)
+    theirs = stats.bootstrap(
+        (differences,),
+        np.mean,
+        n_resamples=999,
+        confidence_level=0.8,
+        method="percentile",
+        random_state=np.random.default_rng(3),
+    ).confidence_interval
+    found = paired_difference(MARA, GIBBS, "higher", n_resamples=999, confidence=0.8, seed=3)
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high))
+
+
+def test_the_interval_is_of_pairs_and_not_of_two_samples():
+    # the seeds spread by 400, each pair differs by 1 or 2: only a paired interval is narrow
+    seeds = [100.0, 200.0, 300.0, 400.0, 500.0]
+    found = paired_difference([x + 1 + i % 2 for i, x in enumerate(seeds)], seeds, "higher")
+    assert 1 <= found.low <= found.high <= 2
+
+
+def test_few_pairs_give_what_can_be_had_of_them():
+    assert paired_difference([], [], "higher").difference is None
+    one = paired_difference([3.0], [1.0], "higher")
+    assert (one.n, one.mean, one.difference) == (1, 3, 2)
+    assert (one.sd, one.low, one.p) == (None, None, None)
+    two = paired_difference([3.0, 5.0], [1.0, 2.0], "higher")
+    assert two.p == stats.ttest_ind([3, 5], [1, 2], equal_var=False, alternative="greater").pvalue
+
+
+def test_what_does_not_vary_is_not_tested():
+    found = paired_difference([2.0] * 5, [1.0] * 5, "higher")
+    assert (found.sd, found.low, found.high) == (0, 1, 1)
+    assert (found.t, found.p) == (None, None)
+
+
+def test_one_constant_sample_is_tested_without_a_warning():
+    # t = (3 - 1) / sqrt(2.5 / 5 + 0) = 2 sqrt 2 on n - 1 = 4 degrees of freedom
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = welch(np.array([1.0, 2, 3, 4, 5]), np.full(5, 1.0), "higher")
+    assert found["t"] == pytest.approx(2 * math.sqrt(2))
+    assert found["df"] == pytest.approx(4)
+
+
+def test_unequal_numbers_are_refused():
+    with pytest.raises(ValueError, match=r"equally many values, got shapes \(2,\) and \(1,\)"):
+        paired_difference([1.0, 2.0], [1.0], "higher")
+
+
+def test_holm_worked_by_hand():
+    # sorted .01 .02 .03 .04, times 4 3 2 1: .04 .06 .06 .04; none below a smaller one's: .06
+    assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+
+
+def test_holm_leaves_out_what_was_no_test_and_stays_below_one():
+    # two tests: .6 * 2 is cut to 1, and .7 may not be less
+    assert holm([0.6, None, 0.7]) == [1, None, 1]
+    assert holm([0.03]) == [0.03]
+    assert holm([None]) == [None]
+
+
+def test_holm_rejects_what_the_step_down_rule_rejects():
+    # Holm's own wording: reject the i-th smallest while p_(i) < alpha / (m - i), stop at the first
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        p = generator.uniform(0, 0.1, size=6)
+        rejected = set()
+        for rank, place in enumerate(np.argsort(p)):
+            if p[place] >= 0.05 / (6 - rank):
+                break
+            rejected.add(int(place))
+        assert {i for i, each in enumerate(holm(list(p))) if each < 0.05} == rejected
+
+
+def test_the_verdict():
+    assert judge(4, 0.0001, 0.05) == "not resolved"
+    assert judge(5, 0.0001, 0.05) == "better"
+    assert judge(5, 0.05, 0.05) == "not shown"
+    assert judge(5, None, 0.05) == "not resolved"

@@ -1,0 +1,378 @@
+import json
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from scipy import stats
+
+from chemkl.config import InputError
+from chemkl.config.evaluate import MetricOptions
+from chemkl.evaluation import metrics_schema
+from chemkl.evaluation.comparison import direction_of
+from chemkl.results import Manifest, TraceWriter, description_of
+from chemkl.stages import compare, evaluate
+from chemkl.stages.planning import plan_pipeline
+
+ROOT = Path(__file__).parents[2]
+
+RINGS = [
+    "c1ccccc1",
+    "C1CCCCC1",
+    "c1ccncc1",
+    "C1CCNCC1",
+    "C1CCOCC1",
+    "c1ccoc1",
+    "C1CCCC1",
+    "c1ccsc1",
+]
+QED = {"components": [{"kind": "qed"}]}
+
+
+@pytest.fixture
+def make_run(tmp_path, make_trace):
+    """Write a finished run with so many hits, each on a scaffold of its own."""
+    (tmp_path / "prior.bin").write_bytes(b"weights")
+
+    def make(method, seed, n_hits, *, status="complete", prior="prior.bin", **config):
+        folder = tmp_path / "out" / f"{method}-seed={seed}"
+        settings = {"reward": QED, "budget": 20, "target": {"kind": method}, "seed": seed} | config
+        steps = [[(ring, 0.9) for ring in RINGS[:n_hits]] + [("CCO", 0.1)]]
+        with Manifest.start(
+            folder,
+            stage="posttrain",
+            config=settings,
+            seed=seed,
+            inputs={"prior": tmp_path / prior},
+        ) as manifest:
+            writer = TraceWriter(folder, ["qed"], manifest.run_id, manifest.config_hash)
+            writer.append(make_trace(steps))
+            writer.cut()
+            manifest.finish(status)
+        return folder
+
+    return make
+
+
+GIBBS, MARA = [2, 1, 2, 3, 2], [5, 6, 5, 7, 8]
+
+
+@pytest.fixture
+def settings(tmp_path, make_run):
+    for seed, (few, many) in enumerate(zip(GIBBS, MARA, strict=True)):
+        make_run("gibbs", seed, few)
+        make_run("mara", seed, many)
+    out = tmp_path / "out"
+    return {
+        "methods": {"gibbs": f"{out}/gibbs-*", "mara": [f"{out}/mara-*"]},
+        "baseline": "gibbs",
+        "metrics": ["yield", "ob10", "top_share"],
+        "n_resamples": 500,
+    }
+
+
+def test_two_methods_over_five_seeds(settings, tmp_path, capsys):
+    out = tmp_path / "cmp"
+    table = compare.run(settings, out).set_index("metric")
+    row = table.loc["yield"]
+    theirs = stats.ttest_ind(MARA, GIBBS, equal_var=False, alternative="greater")
+    assert (row["n"], row["mean"], row["baseline_mean"]) == (5, 6.2, 2.0)
+    assert row["difference"] == pytest.approx(4.2)
+    assert row["low"] < 4.2 < row["high"]
+    assert row["p"] == pytest.approx(theirs.pvalue)
+    # top_share is 1 / hits, as each hit has a scaffold of its own; ob10 has no test: 2 tests here
+    share = stats.ttest_ind(
+        [1 / n for n in MARA], [1 / n for n in GIBBS], equal_var=False, alternative="less"
+    )
+    assert table.loc["top_share", "p"] == pytest.approx(share.pvalue)
+    assert row["p_holm"] == pytest.approx(2 * theirs.pvalue)
+    assert table.loc["top_share", "p_holm"] == pytest.approx(share.pvalue)
+    assert (row["verdict"], table.loc["ob10", "verdict"]) == ("better", "not resolved")
+    assert list(row["seeds"]) == [0, 1, 2, 3, 4]
+    written = pq.read_table(out / "comparison.parquet")
+    assert written["metric"].to_pylist() == ["yield", "ob10", "top_share"]
+    for name in ("comparison.parquet", "values.parquet"):
+        assert all(description_of(field) for field in pq.read_schema(out / name))
+    assert (out / "forest.png").read_bytes().startswith(b"\x89PNG")
+    drawn = (out / "forest.svg").read_text()
+    assert "mara (n = 5)" in drawn
+    assert "higher is better" in drawn
+    shown = capsys.readouterr().out
+    assert "better" in shown
+    assert "ob10, R ≥ 0.8: not reached in 5 of 5 runs of mara and 5 of gibbs" in " ".join(
+        shown.split()
+    )
+
+
+def test_a_burden_that_was_not_reached_is_one_more_than_the_budget(settings, tmp_path):
+    table = compare.run(settings, tmp_path / "cmp").set_index("metric")
+    row = table.loc["ob10"]
+    assert (row["mean"], row["baseline_mean"], row["difference"]) == (21, 21, 0)
+    assert (row["n_not_reached"], row["baseline_not_reached"]) == (5, 5)
+    values = pd.read_parquet(tmp_path / "cmp" / "values.parquet")
+    assert values.loc[values["metric"] == "ob10", "not_reached"].all()
+    assert not values.loc[values["metric"] == "yield", "not_reached"].any()
+
+
+def test_a_pair_without_hits_is_left_out_of_what_is_not_defined(settings, make_run, tmp_path):
+    make_run("gibbs", 5, 0)
+    make_run("mara", 5, 4)
+    table = compare.run(settings, tmp_path / "cmp").set_index("metric")
+    assert (table.loc["yield", "n"], table.loc["yield", "n_undefined"]) == (6, 0)
+    assert table.loc["yield", "baseline_mean"] == pytest.approx(10 / 6)
+    assert (table.loc["top_share", "n"], table.loc["top_share", "n_undefined"]) == (5, 1)
+    text = (tmp_path / "cmp" / "comparison.md").read_text()
+    assert "top_share, R ≥ 0.8: 1 pair of mara left out" in text
+
+
+def test_four_pairs_are_not_resolved_and_the_seeds_without_a_pair_are_named(
+    settings, make_run, tmp_path, capsys
+):
+    make_run("mara", 7, 8)
+    table = compare.run(settings | {"metrics": ["yield"]}, tmp_path / "all")
+    assert (table["n"].item(), table["verdict"].item()) == (5, "better")
+    assert "mara against gibbs: without a pair: seed 7 of mara." in capsys.readouterr().out
+    methods = {
+        "gibbs": [f"{tmp_path}/out/gibbs-seed={n}" for n in (0, 1, 2, 3)],
+        "mara": [f"{tmp_path}/out/mara-*"],
+    }
+    table = compare.run(settings | {"metrics": ["yield"], "methods": methods}, tmp_path / "four")
+    assert (table["n"].item(), table["verdict"].item()) == (4, "not resolved")
+    assert table["p"].item() < 0.05
+    assert "seeds 4, 7 of mara" in (tmp_path / "four" / "comparison.md").read_text()
+
+
+def test_one_run_each(make_run, tmp_path):
+    methods = {"a": [str(make_run("gibbs", 0, 2))], "b_": [str(make_run("mara", 0, 5))]}
+    table = compare.run({"methods": methods, "baseline": "a"}, tmp_path / "cmp")
+    assert set(table["verdict"]) == {"not resolved"}
+    assert table["p"].isna().all()
+    latex = (tmp_path / "cmp" / "comparison.tex").read_text()
+    assert r"b\_ & 1 & 5 & 2 & 3 & -- & -- & not resolved \\" in latex
+    assert r"| b\_ | 1 | 5 | 2 | 3 |" in (tmp_path / "cmp" / "comparison.md").read_text()
+
+
+def test_three_methods_are_corrected_together(settings, make_run, tmp_path):
+    for seed in range(5):
+        make_run("filter", seed, 2 + seed % 2)
+    methods = settings["methods"] | {"filter": f"{tmp_path}/out/filter-*"}
+    table = compare.run(settings | {"methods": methods, "metrics": ["yield"]}, tmp_path / "cmp")
+    assert table["method"].tolist() == ["mara", "filter"]
+    low, high = sorted(table["p"])
+    assert table["p_holm"].min() == pytest.approx(2 * low)
+    assert table["p_holm"].max() == pytest.approx(max(high, 2 * low))
+    assert table["verdict"].tolist() == ["better", "not shown"]
+
+
+def test_the_values_of_an_evaluate_table_give_the_same(settings, tmp_path):
+    own = compare.run(settings, tmp_path / "own")
+    evaluate.run({"runs": f"{tmp_path}/out/*"}, tmp_path / "eval")
+    table = str(tmp_path / "eval" / "diversity.parquet")
+    pd.testing.assert_frame_equal(compare.run(settings | {"table": table}, tmp_path / "cmp"), own)
+    with pytest.raises(InputError, match=r"diversity\.parquet has no threshold 0\.5; evaluate"):
+        compare.run(settings | {"table": table, "thresholds": [0.5]}, tmp_path / "other")
+
+
+def test_a_table_that_lacks_a_run_or_is_nobodys_is_refused(settings, tmp_path):
+    evaluate.run({"runs": f"{tmp_path}/out/mara-*"}, tmp_path / "eval")
+    table = tmp_path / "eval" / "diversity.parquet"
+    with pytest.raises(InputError, match=r"has no rows of .*gibbs-seed=0, .*evaluate them too"):
+        compare.run(settings | {"table": str(table)}, tmp_path / "cmp")
+    alone = tmp_path / "elsewhere.parquet"
+    alone.write_bytes(table.read_bytes())
+    with pytest.raises(InputError, match="not in the output folder of a finished evaluate stage"):
+        compare.run(settings | {"table": str(alone)}, tmp_path / "cmp2")
+    alone.write_text("no parquet")
+    with pytest.raises(InputError, match="cannot be read as Parquet"):
+        compare.run(settings | {"table": str(alone)}, tmp_path / "cmp3")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"budget": 30}, r"budget: 20 in .*gibbs-seed=0; 30 in .*mara-seed=0"),
+        ({"max_samples": 40}, r"max_samples: 200 in .*; 40 in"),
+        (
+            {"reward": {"components": [{"kind": "logp", "name": "qed"}]}},
+            r'reward\.components\.0\.kind: "qed" in .*gibbs-seed=0; "logp" in .*mara-seed=0',
+        ),
+        ({"prior": "other.bin"}, r"prior \(sha256\): \"[0-9a-f]{64}\" in .*; \"[0-9a-f]{64}\" in"),
+    ],
+)
+def test_what_must_not_be_compared_is_refused_with_the_difference(
+    make_run, tmp_path, change, message
+):
+    (tmp_path / "other.bin").write_bytes(b"other weights")
+    gibbs, mara = make_run("gibbs", 0, 2), make_run("mara", 0, 5, **change)
+    config = {"methods": {"gibbs": [str(gibbs)], "mara": [str(mara)]}, "baseline": "gibbs"}
+    with pytest.raises(InputError, match="different rewards, priors or budgets") as caught:
+        compare.run(config, tmp_path / "cmp")
+    with pytest.raises(InputError, match=message):
+        raise caught.value
+    assert not (tmp_path / "cmp").exists()
+
+
+def test_a_method_is_one_setting_and_a_seed_once(make_run, tmp_path):
+    runs = [make_run("gibbs", 0, 2), make_run("gibbs", 1, 2, learning_rate=0.1)]
+    config = {
+        "methods": {"gibbs": [str(each) for each in runs], "mara": [str(make_run("mara", 0, 5))]},
+        "baseline": "gibbs",
+    }
+    message = r"methods\.gibbs: its runs differ in more than the seed(.|\n)*learning_rate: null in"
+    with pytest.raises(InputError, match=message):
+        compare.run(config, tmp_path / "cmp")
+    config["methods"]["gibbs"] = [str(runs[0]), str(runs[0])]
+    with pytest.raises(InputError, match=r"methods\.gibbs: several runs have seed 0: "):
+        compare.run(config, tmp_path / "cmp")
+    config["methods"]["gibbs"] = config["methods"]["mara"]
+    with pytest.raises(InputError, match="stands under several methods: gibbs, mara"):
+        compare.run(config, tmp_path / "cmp")
+
+
+def test_runs_that_cannot_be_read_are_named_all_at_once(make_run, tmp_path):
+    running = make_run("gibbs", 0, 2, status="interrupted")
+    (tmp_path / "nothing").mkdir()
+    config = {
+        "methods": {"gibbs": [str(running)], "mara": [str(tmp_path / "nothing")]},
+        "baseline": "gibbs",
+        "metrics": ["yeild"],
+    }
+    with pytest.raises(InputError) as caught:
+        compare.run(config, tmp_path / "cmp")
+    text = str(caught.value)
+    assert "gibbs-seed=0: the run is interrupted, not complete" in text
+    assert "nothing: not the folder of a posttrain run" in text
+    assert "'yeild' is not a metric; did you mean 'yield'?" in text
+
+
+def test_a_run_whose_trace_is_empty_is_named(make_run, tmp_path):
+    gibbs, mara = make_run("gibbs", 0, 2), make_run("mara", 0, 5)
+    for part in (mara / "trace").iterdir():
+        part.unlink()
+    config = {"methods": {"gibbs": [str(gibbs)], "mara": [str(mara)]}, "baseline": "gibbs"}
+    with pytest.raises(InputError, match=r"mara-seed=0: no parts .* no trace to read"):
+        compare.run(config, tmp_path / "cmp")
+
+
+def test_a_run_without_a_valid_molecule_has_a_yield_of_none(make_run, write_run, tmp_path):
+    mara = make_run("mara", 7, 5)
+    gibbs = write_run(
+        tmp_path / "gibbs", [[("C1CC", 0.0)]], {"reward": QED, "budget": 20, "seed": 7}
+    )
+    manifest = json.loads((gibbs / "manifest.json").read_text())
+    manifest["inputs"] = json.loads((mara / "manifest.json").read_text())["inputs"]
+    (gibbs / "manifest.json").write_text(json.dumps(manifest))
+    config = {"methods": {"gibbs": [str(gibbs)], "mara": [str(mara)]}, "baseline": "gibbs"}
+    table = compare.run(config, tmp_path / "cmp").set_index("metric")
+    assert (table.loc["yield", "baseline_mean"], table.loc["yield", "difference"]) == (0, 5)
+    assert (table.loc["top_share", "n"], table.loc["top_share", "n_undefined"]) == (0, 1)
+    assert "mara (n = 0)" in (tmp_path / "cmp" / "forest.svg").read_text()
+
+
+def test_a_pipeline_compares_what_its_jobs_will_have_made(tmp_path):
+    pipeline = {
+        "name": "several",
+        "stages": [
+            {
+                "stage": "posttrain",
+                "name": kind,
+                "config": str(ROOT / "configs/posttrain/quickstart.yaml"),
+                "set": {"target": {"kind": kind, "sigma": 64} | extra},
+                "grid": {"seed": [0, 1]},
+            }
+            for kind, extra in {"gibbs": {}, "mara": {"tau": 0.9}}.items()
+        ]
+        + [
+            {
+                "stage": "compare",
+                "config": {
+                    "methods": {"gibbs": "${gibbs}", "mara": "${mara}"},
+                    "baseline": "gibbs",
+                },
+            }
+        ],
+    }
+    (tmp_path / "several.yaml").write_text(json.dumps(pipeline))
+    planned = plan_pipeline(tmp_path / "several.yaml", tmp_path / "out")[1]
+    config = planned[-1].config
+    assert [folder.name for folder in config.methods["mara"]] == ["mara-seed=0", "mara-seed=1"]
+    assert len(planned[-1].needs) == 4
+    pipeline["stages"][-1]["config"]["metrics"] = ["yeild"]
+    (tmp_path / "several.yaml").write_text(json.dumps(pipeline))
+    with pytest.raises(InputError, match="'yeild' is not a metric; did you mean 'yield'"):
+        plan_pipeline(tmp_path / "several.yaml", tmp_path / "out")
+
+
+def test_no_seed_in_common(make_run, tmp_path):
+    gibbs, mara = make_run("gibbs", 0, 2), make_run("mara", 1, 5)
+    config = {"methods": {"gibbs": [str(gibbs)], "mara": [str(mara)]}, "baseline": "gibbs"}
+    message = r"methods\.mara: no seed in common with the baseline gibbs: it has seed 1, the base"
+    with pytest.raises(InputError, match=message):
+        compare.run(config, tmp_path / "cmp")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"baseline": "gibs"}, "'gibs' is no method; did you mean 'gibbs'"),
+        ({"metrics": ["novelty"]}, "novelty needs a corpus, a reference or"),
+        ({"metrics": ["acyclic"]}, r"direction: \{acyclic: higher\}"),
+        ({"metrics": ["yield"], "thresholds": [None]}, "yield is of hits: thresholds needs a"),
+        ({"metrics": ["yield", "yield"]}, "metrics: each once"),
+        ({"direction": {"validity": "lower"}}, "direction: validity is not compared"),
+        ({"options": {"seed": 1}, "table": "prior.bin"}, "remove options or table"),
+    ],
+)
+def test_mistakes_in_the_config_are_named(settings, tmp_path, monkeypatch, change, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        compare.run(settings | change, tmp_path / "cmp")
+
+
+def test_all_problems_of_a_config_are_told_at_once(settings, tmp_path):
+    config = settings | {"baseline": "gibs", "metrics": ["yeild"], "alpha": 3}
+    with pytest.raises(InputError) as caught:
+        compare.run(config, tmp_path / "cmp")
+    text = str(caught.value)
+    assert "alpha" in text
+    assert "'yeild' is not a metric; did you mean 'yield'?" in text
+
+
+def test_a_metric_without_a_direction_gets_one(settings, tmp_path):
+    config = settings | {
+        "metrics": ["acyclic", "validity"],
+        "direction": {"acyclic": "lower"},
+        "thresholds": [None],
+    }
+    table = compare.run(config, tmp_path / "cmp").set_index("metric")
+    assert table.loc["acyclic", "better"] == "lower"
+    assert table.loc["acyclic", "mean"] == 1  # ethanol, in every run
+    assert table["threshold"].isna().all()
+    assert (tmp_path / "cmp" / "comparison.md").read_text().count("| all |") == 2
+
+
+def test_every_metric_of_quality_and_diversity_has_a_direction():
+    names = metrics_schema(MetricOptions()).names
+    lower = {name for name in names if direction_of(name, {}) == "lower"}
+    higher = {name for name in names if direction_of(name, {}) == "higher"}
+    assert lower == {
+        *(f"ob{n}{of}" for n in (1, 10, 100) for of in ("", "_scaffolds")),
+        *("top_share", "late_top_share", "gini", "fcd"),
+    }
+    assert higher >= {
+        *("yield", "scaffold_yield", "validity", "uniqueness", "uniqueness_at_1000", "novelty"),
+        *("int_div_moses_1", "int_div_moses_2", "int_div_pairs", "circles", "murcko", "generic"),
+        *("scaffold_entropy", "scaffold_evenness", "effective_scaffolds", "sediv", "snn", "scaf"),
+        *("frag", "late_uniqueness", "late_scaffolds"),
+    }
+    assert not (lower | higher) & {"run", "threshold", "n_sampled", "n_pairwise", "acyclic"}
+
+
+def test_the_same_again_gives_the_same_files(settings, tmp_path):
+    compare.run(settings, tmp_path / "cmp")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "cmp").glob("[cvf]*.*")}
+    assert len(before) == 6
+    compare.run(settings, tmp_path / "cmp")
+    assert {p.name: p.read_bytes() for p in (tmp_path / "cmp").glob("[cvf]*.*")} == before
+    manifest = json.loads((tmp_path / "cmp" / "manifest.json").read_text())
+    assert manifest["results"]["pairs"] == {"mara": [0, 1, 2, 3, 4]}
