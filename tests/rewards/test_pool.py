@@ -259,7 +259,8 @@ def test_a_pool_that_is_forgotten_leaves_no_workers():
 
 
 PARENT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 sys.path.insert(0, {folder!r})
 from test_pool import Pool, jobs
 if __name__ == "__main__":
