@@ -58,7 +58,9 @@ def run(
             message names each.
     """
     settings = load_config(CompareConfig, config, beside=problems_beside)
-    check(settings)
+    problems = complaints((check, settings), (_check_runs, settings.methods))
+    if problems:
+        raise InputError("\n".join(dict.fromkeys(problems)))
     methods = read_methods(settings.methods)
     pairs = pair_seeds(methods, settings.baseline)
     budget = next(iter(methods[settings.baseline].values())).budget
@@ -97,11 +99,13 @@ def run(
 def check(config: CompareConfig, awaited: Collection[Path] = ()) -> None:
     """Look for what the schema cannot see: the metrics, and the runs and the table that are there.
 
+    A run that has not ended is one that is not made yet; `run` refuses it.
+
     Raises:
         InputError: with every metric and run that cannot be compared.
     """
     there = {
-        method: [folder for folder in folders if folder not in awaited]
+        method: [each for each in folders if each not in awaited and not _is_under_way(each)]
         for method, folders in config.methods.items()
     }
     table = None if config.table in awaited else config
@@ -110,6 +114,11 @@ def check(config: CompareConfig, awaited: Collection[Path] = ()) -> None:
         problems = complaints((pair_seeds, read_methods(there), config.baseline))
     if problems:
         raise InputError("\n".join(problems))
+
+
+def _is_under_way(folder: Path) -> bool:
+    manifest = Manifest.load(folder)
+    return manifest is not None and manifest.stage == "posttrain" and manifest.status != "complete"
 
 
 def problems_beside(draft: Draft) -> list[str]:

@@ -13,6 +13,7 @@ from chemkl.evaluation.comparison import direction_of
 from chemkl.results import Manifest, TraceWriter, description_of
 from chemkl.stages import compare, evaluate
 from chemkl.stages.planning import plan_pipeline
+from chemkl.stages.registry import STAGES
 
 ROOT = Path(__file__).parents[2]
 
@@ -376,3 +377,12 @@ def test_the_same_again_gives_the_same_files(settings, tmp_path):
     assert {p.name: p.read_bytes() for p in (tmp_path / "cmp").glob("[cvf]*.*")} == before
     manifest = json.loads((tmp_path / "cmp" / "manifest.json").read_text())
     assert manifest["results"]["pairs"] == {"mara": [0, 1, 2, 3, 4]}
+
+
+def test_a_run_that_is_under_way_is_awaited_by_a_check_and_refused_by_a_run(make_run, tmp_path):
+    runs = {"gibbs": [make_run("gibbs", 0, 2, status="running")], "mara": [make_run("mara", 0, 5)]}
+    config = {"methods": {name: [str(each) for each in of] for name, of in runs.items()}}
+    settings = STAGES["compare"].load(config | {"baseline": "gibbs"})
+    STAGES["compare"].check(settings, "config")
+    with pytest.raises(InputError, match="gibbs-seed=0: the run is running, not complete"):
+        compare.run(settings, tmp_path / "cmp")
