@@ -380,9 +380,12 @@ def test_the_same_again_gives_the_same_files(settings, tmp_path):
 
 
 def test_a_run_that_is_under_way_is_awaited_by_a_check_and_refused_by_a_run(make_run, tmp_path):
-    runs = {"gibbs": [make_run("gibbs", 0, 2, status="running")], "mara": [make_run("mara", 0, 5)]}
+    runs = {
+        "gibbs": [make_run("gibbs", 0, 2, status="interrupted")],
+        "mara": [make_run("mara", 0, 5)],
+    }
     config = {"methods": {name: [str(each) for each in of] for name, of in runs.items()}}
     settings = STAGES["compare"].load(config | {"baseline": "gibbs"})
     STAGES["compare"].check(settings, "config")
-    with pytest.raises(InputError, match="gibbs-seed=0: the run is running, not complete"):
+    with pytest.raises(InputError, match="gibbs-seed=0: the run is interrupted, not complete"):
         compare.run(settings, tmp_path / "cmp")
