@@ -1,6 +1,8 @@
 """What several rooms test with: hand-made traces, real molecules, a prior learnt in seconds."""
 
+import hashlib
 import random
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,7 +12,8 @@ from rdkit import Chem, RDLogger
 from rdkit.Chem import Descriptors
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from chemkl.results import Manifest, TraceWriter, trace_schema
+from chemkl.results import Manifest, TraceWriter, trace_schema, wheels
+from chemkl.results.wheels import Wheel
 
 Step = Sequence[tuple[str, float]]
 
@@ -130,3 +133,24 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     counting = Component("counted", counted, "Å²", (0, float("inf")), "made up")
     monkeypatch.setitem(COMPONENTS, "counted", counting)
     return molecules
+
+
+@pytest.fixture
+def wheel(wheel_file):
+    """The wheel that a test's own ``wheel_file`` is."""
+    return Wheel("molsets", "0.3.1", hashlib.sha256(wheel_file.read_bytes()).hexdigest())
+
+
+@pytest.fixture
+def pip(wheel_file, monkeypatch):
+    """Stand in for pip: copies the served wheel, and remembers how it was called."""
+    calls = []
+
+    def run(command, **_):
+        calls.append(command)
+        target = Path(command[command.index("--dest") + 1]) / wheel_file.name
+        target.write_bytes(wheel_file.read_bytes())
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(wheels.subprocess, "run", run)
+    return calls

@@ -14,6 +14,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     PydanticSchemaGenerationError,
+    PydanticUserError,
     TypeAdapter,
     ValidationError,
     create_model,
@@ -183,7 +184,7 @@ def _usable(annotation: Any) -> Any:
         TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
     except (PydanticSchemaGenerationError, TypeError):
         return Any
-    except Exception:  # noqa: BLE001 - BaseModels refuse a config; they can be checked against
+    except PydanticUserError:  # BaseModels refuse a config; they can be checked against
         return annotation
     return annotation
 

@@ -1,6 +1,4 @@
 import gzip
-import hashlib
-import subprocess
 import zipfile
 from pathlib import Path
 
@@ -10,8 +8,6 @@ from chemkl.config.prepare import ChemblSampleSource, FileSource, MosesSource
 from chemkl.corpus import sources
 from chemkl.corpus.reading import Line
 from chemkl.corpus.sources import read_source
-from chemkl.results import wheels
-from chemkl.results.wheels import Wheel
 
 SPLITS = {
     "train": ["SMILES,SPLIT", "CCO,train", "CC,train"],
@@ -31,26 +27,6 @@ def wheel_file(tmp_path):
             archive.writestr(f"moses/dataset/data/{split}.csv.gz", packed)
         archive.writestr("molscore/data/sample.smi", "CCO\nC\nN\n")
     return path
-
-
-@pytest.fixture
-def wheel(wheel_file):
-    return Wheel("molsets", "0.3.1", hashlib.sha256(wheel_file.read_bytes()).hexdigest())
-
-
-@pytest.fixture
-def pip(wheel_file, monkeypatch):
-    """Stand in for pip: copies the served wheel, and remembers how it was called."""
-    calls = []
-
-    def run(command, **_):
-        calls.append(command)
-        target = Path(command[command.index("--dest") + 1]) / wheel_file.name
-        target.write_bytes(wheel_file.read_bytes())
-        return subprocess.CompletedProcess(command, 0, "", "")
-
-    monkeypatch.setattr(wheels.subprocess, "run", run)
-    return calls
 
 
 def test_moses_comes_in_its_three_splits(tmp_path, wheel, pip, monkeypatch):

@@ -1,4 +1,3 @@
-import hashlib
 import subprocess
 import zipfile
 from pathlib import Path
@@ -7,7 +6,7 @@ import pytest
 
 from chemkl.config import InputError
 from chemkl.results import wheels
-from chemkl.results.wheels import Wheel, fetch_wheel, open_member
+from chemkl.results.wheels import fetch_wheel, open_member
 
 
 @pytest.fixture
@@ -18,26 +17,6 @@ def wheel_file(tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("molscore/data/sample.smi", "CCO\nC\nN\n")
     return path
-
-
-@pytest.fixture
-def wheel(wheel_file):
-    return Wheel("molsets", "0.3.1", hashlib.sha256(wheel_file.read_bytes()).hexdigest())
-
-
-@pytest.fixture
-def pip(wheel_file, monkeypatch):
-    """Stand in for pip: copies the served wheel, and remembers how it was called."""
-    calls = []
-
-    def run(command, **_):
-        calls.append(command)
-        target = Path(command[command.index("--dest") + 1]) / wheel_file.name
-        target.write_bytes(wheel_file.read_bytes())
-        return subprocess.CompletedProcess(command, 0, "", "")
-
-    monkeypatch.setattr(wheels.subprocess, "run", run)
-    return calls
 
 
 def test_a_wheel_is_downloaded_once_and_never_installed(tmp_path, wheel, wheel_file, pip):

@@ -16,8 +16,33 @@ _DAMAGES = (*DAMAGES, zipfile.BadZipFile, zlib.error, NotImplementedError, StopI
 """What pickle, the conversion to arrays and zipfile raise for foreign or damaged bytes."""
 
 
+NAMES = (
+    ("__builtin__", "set"),
+    ("chemprop.nn.agg", "NormAggregation"),
+    ("chemprop.nn.message_passing.base", "BondMessagePassing"),
+    ("chemprop.nn.metrics", "BinaryAUPRC"),
+    ("chemprop.nn.metrics", "BinaryAUROC"),
+    ("chemprop.nn.metrics", "MAE"),
+    ("chemprop.nn.metrics", "R2Score"),
+    ("chemprop.nn.predictors", "BinaryClassificationFFN"),
+    ("chemprop.nn.predictors", "RegressionFFN"),
+    ("chemprop.nn.transforms", "GraphTransform"),
+    ("chemprop.nn.transforms", "UnscaleTransform"),
+    ("collections", "OrderedDict"),
+    ("lightning.fabric.utilities.data", "AttributeDict"),
+    ("torch", "device"),
+    ("torch", "float32"),
+    ("torch.nn.modules.activation", "ReLU"),
+    ("torch.nn.modules.linear", "Identity"),
+    ("torchmetrics.metric", "jit_distributed_available"),
+    ("torchmetrics.utilities.data", "dim_zero_cat"),
+    ("torchmetrics.utilities.data", "dim_zero_sum"),
+)
+"""All that a checkpoint may name beside its arrays; nothing is imported for it."""
+
+
 class Inert(dict[Any, Any]):
-    """Stands in for every object that is not an array: keeps its items, does nothing."""
+    """Stands in for everything on the list: keeps its items, does nothing."""
 
     def __init__(self, *_: Any) -> None:
         super().__init__()
@@ -41,7 +66,7 @@ class _Tensor:
 
 
 class _InertUnpickler(pickle.Unpickler):
-    """Builds arrays, dictionaries and stand-ins: nothing is imported, nothing foreign called."""
+    """Builds arrays, dictionaries and stand-ins; a name that is not on the list is refused."""
 
     def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
         super().__init__(archive.open(name))
@@ -52,7 +77,11 @@ class _InertUnpickler(pickle.Unpickler):
             return _Tensor()
         if module == "torch" and name in _DTYPES:
             return _DTYPES[name]
-        return Inert
+        if (module, name) in NAMES:
+            return Inert
+        raise pickle.UnpicklingError(
+            f"the checkpoint asks for {module}.{name}, which is not allowed"
+        )
 
     def persistent_load(self, pid: Any) -> np.ndarray:
         _, dtype, key, _, size = pid
@@ -61,14 +90,14 @@ class _InertUnpickler(pickle.Unpickler):
 
 
 def read_checkpoint(stream: IO[bytes], name: str) -> Mapping[str, Any]:
-    """Read a checkpoint: arrays as they are, dictionaries, and empty stand-ins for all else.
+    """Read a checkpoint: arrays as they are, dictionaries, and stand-ins for what is on the list.
 
     Args:
         stream: the file.
         name: how messages call it.
 
     Raises:
-        InputError: no such checkpoint.
+        InputError: no such checkpoint, or it names what is not on the list.
     """
     try:
         with zipfile.ZipFile(stream) as archive:
