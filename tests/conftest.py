@@ -3,6 +3,7 @@
 import hashlib
 import random
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -59,12 +60,12 @@ def _trace(steps: Sequence[Step]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=trace_schema(["qed"]).names)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_trace() -> Callable[[Sequence[Step]], pd.DataFrame]:
     return _trace
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_run() -> Callable[..., Path]:
     """Write a run folder, manifest and trace, from steps of (SMILES, reward)."""
 
@@ -78,6 +79,41 @@ def write_run() -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture
+def chemkl(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Run the command line in this process and give its exit code."""
+    from chemkl import cli
+
+    def call(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["chemkl", *map(str, arguments)])
+        try:
+            cli.main()
+        except SystemExit as end:
+            return int(end.code or 0)
+        return 0
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def report_sections() -> list[str]:
+    """The sections of a report by their ids, in order."""
+    return [
+        "summary",
+        "tables",
+        "learning",
+        "yield",
+        "collapse",
+        "rank",
+        "anchors",
+        "families",
+        "map",
+        "scaffolds",
+        "top",
+        "settings",
+    ]
 
 
 @pytest.fixture(scope="session")

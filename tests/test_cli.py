@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from chemkl import __version__, cli
+from chemkl import __version__
 from chemkl.config import Config, InputError, InputPath
 from chemkl.results import Manifest
 from chemkl.stages.registry import STAGES, Stage
@@ -42,21 +42,6 @@ def posttrain(monkeypatch, tmp_path):
     monkeypatch.setitem(STAGES, "posttrain", FakeStage("posttrain", "", "a stage of the test"))
     Path("mine.yaml").write_text("seed: 1\n")
     return code
-
-
-@pytest.fixture
-def chemkl(monkeypatch):
-    """Run the command line in this process and give its exit code."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["chemkl", *map(str, arguments)])
-        try:
-            cli.main()
-        except SystemExit as end:
-            return end.code or 0
-        return 0
-
-    return call
 
 
 # ---- a stage
@@ -314,7 +299,7 @@ def test_help_loads_nothing_heavy():
     )
     ended = run_python("-c", code, "--help")
     assert ended.returncode == 0, ended.stderr
-    for command in (*STAGES, "run", "check"):
+    for command in (*STAGES, "run", "check", "show", "export", "convert"):
         assert f" {command} " in ended.stdout
     assert run_python("-c", code, "posttrain", "--help").returncode == 0
 

@@ -2,19 +2,16 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
 from chemkl.config.base import Config, InputPath, did_you_mean
-from chemkl.config.evaluate import MetricOptions, RunFolders
-
-_MethodName = Annotated[str, StringConstraints(pattern=r"^\S(.*\S)?$", max_length=60)]
-"""One line that neither begins nor ends with a space."""
+from chemkl.config.evaluate import MethodName, MetricOptions, RunFolders
 
 
 class CompareConfig(Config):
     """From runs of several methods, paired by seed, to the differences and how sure they are."""
 
-    methods: dict[_MethodName, Annotated[RunFolders, Field(min_length=1)]] = Field(min_length=2)
+    methods: dict[MethodName, Annotated[RunFolders, Field(min_length=1)]] = Field(min_length=2)
     """The methods by a name of yours, at least two: for each the folders of its posttrain runs, one
     a seed, as paths or glob patterns such as out/mara-*. All must have the same prior, reward and
     budget; the runs of one method may differ in nothing but the seed."""

@@ -6,7 +6,7 @@ from glob import glob
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, ValidationInfo, model_validator
 
 from chemkl.config.base import Config, InputPath
 
@@ -51,6 +51,9 @@ def _runs_matching(pattern: str, context: Mapping[str, Any]) -> list[Path]:
     raise ValueError(f"no run folder (one with '{TRACE_FOLDER}/' in it) matches {looked}")
 
 
+MethodName = Annotated[str, StringConstraints(pattern=r"^\S(.*\S)?$", max_length=60)]
+"""One line that neither begins nor ends with a space."""
+
 RunFolders = Annotated[list[InputPath], BeforeValidator(_expand_runs)]
 """Run folders, each given as a path or as a glob pattern such as `out/*`; a single one needs no
 list. What a pattern matches without a trace in it is passed over."""
@@ -66,7 +69,8 @@ class SmilesFile(Config):
     first column; elsewhere the column called smiles (in any case), or the only one there is."""
 
 
-def _as_file(value: Any) -> Any:
+def as_file(value: Any) -> Any:
+    """Let a path stand for {path: ...}, a file without further settings."""
     return {"path": value} if isinstance(value, str | Path) else value
 
 
@@ -150,6 +154,11 @@ class MetricOptions(Config):
     different, and how many share one scaffold. A run with fewer is taken whole."""
     uniqueness_at: tuple[Annotated[int, Field(ge=1)], ...] = (1000, 10_000)
     """Numbers k of first valid samples among which uniqueness is reported besides the whole."""
+    workers: int | None = Field(None, ge=1, exclude=True)
+    """Processes that read molecules, and threads that compare them. null: one for each core that
+    this process may use; 1: this process alone. Fewer than 20,000 molecules are read by this
+    process in any case. The metrics do not depend on it; no part of the run's identity. From a
+    script, more than one process asks for if __name__ == "__main__" as always in Python."""
 
 
 class EvaluateConfig(Config):
@@ -157,24 +166,24 @@ class EvaluateConfig(Config):
 
     runs: RunFolders = Field(default_factory=list)
     """Folders of posttrain runs, each a path or a glob pattern such as out/*."""
-    samples: list[Annotated[SmilesFile, BeforeValidator(_as_file)]] = Field(default_factory=list)
+    samples: list[Annotated[SmilesFile, BeforeValidator(as_file)]] = Field(default_factory=list)
     """Files of sampled SMILES, each a path or {path, column}. They carry no reward, so yields and
     thresholds do not apply to them."""
     thresholds: tuple[float, ...] = (0.8,)
     """Hits are molecules with raw reward of at least this; one set of columns for each."""
-    corpus: Annotated[Corpus, BeforeValidator(_as_file)] | None = None
+    corpus: Annotated[Corpus, BeforeValidator(as_file)] | None = None
     """Training molecules, for novelty: a path, or {path, column, canonical}. Null: no novelty."""
     reference: dict[str, ReferenceSource] = Field(default_factory=dict)
     """Sets to compare with by SNN, Scaf and Frag, by a name of yours: moses_test,
     moses_test_scaffolds, a molsets statistics file (.npz) or a file of SMILES. One without a name
     may be given alone. The first one's columns are called snn, scaf, frag, fcd; those of another
     one carry its name, as in snn_scaffolds."""
-    prior: Annotated[SmilesFile, BeforeValidator(_as_file)] | None = None
+    prior: Annotated[SmilesFile, BeforeValidator(as_file)] | None = None
     """A sample of the prior that the runs started from: a path, or {path, column}. families.parquet
     then says how the share of each scaffold family moved from it to the policy, and prior_coverage
-    how many of its families the runs still make; also those of its hits where it is a Parquet file
-    with a column reward (of the same reward as the runs), such as samples.parquet of the forecast
-    stage. Null: neither."""
+    how many of its families the runs still make; also those of its hits where it is a Parquet, .csv
+    or .tsv file with a column reward (of the same reward as the runs), such as samples.parquet of
+    the forecast stage. Null: neither."""
     every: int | None = Field(default=None, ge=1)
     """Also follow the metrics over time: one row of over_time.parquet for every so many oracle
     calls (distinct molecules, in a file of samples) and one for the last; for example 500. Null: no

@@ -6,11 +6,15 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     Field,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
 from chemkl.config.base import Config, InputPath
+from chemkl.config.collapse import CollapseConfig
 from chemkl.config.estimator import EstimatorConfig, PlainEstimator
 from chemkl.config.objective import TargetConfig
 from chemkl.config.reward_source import RewardSource
@@ -43,6 +47,10 @@ def _on_one_device(settings: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
+OneDeviceTrainer = Annotated[dict[str, Any], AfterValidator(_on_one_device)]
+"""Further arguments of lightning.Trainer by name, for a stage that runs on one device."""
+
+
 class MurckoFilterConfig(Config):
     """Pay each Bemis-Murcko scaffold a limited number of times, so that the policy must move on."""
 
@@ -63,6 +71,19 @@ class CallbacksConfig(Config):
     steps, identically."""
     progress_bar: bool = Field(True, exclude=True)
     """Show a progress bar; no part of the run's identity."""
+    collapse: CollapseConfig | None = CollapseConfig()
+    """Watches the newest valid samples for a collapse, and warns of it or ends the run there; a
+    warning is no part of the run's identity. null: nothing is watched."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_changes_nothing(
+        self, handler: SerializerFunctionWrapHandler, info: SerializationInfo
+    ) -> dict[str, Any]:
+        """Leave a mere warning out of the JSON by which a run is known."""
+        values: dict[str, Any] = handler(self)
+        if info.mode == "json" and (self.collapse is None or self.collapse.action == "warn"):
+            values.pop("collapse", None)
+        return values
 
 
 class PosttrainConfig(Config):
@@ -99,11 +120,11 @@ class PosttrainConfig(Config):
     """Decides every sample; the same seed on the same machine gives the same run."""
     precision: Precision = "32-true"
     """32-true or bf16-mixed."""
-    trainer: Annotated[dict[str, Any], AfterValidator(_on_one_device)] = Field(default_factory=dict)
+    trainer: OneDeviceTrainer = Field(default_factory=dict)
     """Further arguments of lightning.Trainer, for example accelerator, gradient_clip_val (0 or
     null: no clipping) or log_every_n_steps (default 10; 0: no logs)."""
     callbacks: CallbacksConfig = CallbacksConfig()
-    """Checkpoints and the progress bar."""
+    """Checkpoints, the progress bar, and the alarm for a collapse."""
 
     @field_validator("diversity_filter", mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""Settings of the pretrain stage: corpus to prior."""
+"""Settings of the pretrain stage: corpus to prior; and those of every training on a corpus."""
 
 from typing import Any
 
@@ -9,13 +9,11 @@ from chemkl.config.policy import RnnConfig
 from chemkl.config.trainer import Precision, TrainerSettings, refuse
 
 
-class PretrainConfig(Config):
-    """Maximum-likelihood training of a SMILES generator on a prepared corpus."""
+class MaximumLikelihood(Config):
+    """What all maximum-likelihood training on a prepared corpus is told."""
 
     corpus: InputPath
     """Output folder of the prepare stage."""
-    model: RnnConfig = RnnConfig()
-    """The network; the defaults are REINVENT's."""
     train_split: str = "train"
     """Split to learn from."""
     valid_split: str = "valid"
@@ -54,3 +52,10 @@ class PretrainConfig(Config):
     @classmethod
     def _clipped_once(cls, trainer: dict[str, Any]) -> dict[str, Any]:
         return refuse(trainer, {"gradient_clip_val": "use gradient_clip"})
+
+
+class PretrainConfig(MaximumLikelihood):
+    """Maximum-likelihood training of a SMILES generator on a prepared corpus."""
+
+    model: RnnConfig = RnnConfig()
+    """The network; the defaults are REINVENT's."""

@@ -154,7 +154,45 @@ def _rank_and_world() -> tuple[int, int]:
     return 0, 1
 
 
-class CorpusDataModule(lightning.LightningDataModule):
+class TokenDataModule(lightning.LightningDataModule):
+    """Two sets of molecules as rows of ids: to learn from, and to validate on.
+
+    Args:
+        train: to learn from.
+        valid: to validate on.
+        batch_size: molecules a step, over all devices together.
+        seed: decides the order.
+        n_workers: processes that read batches.
+    """
+
+    def __init__(
+        self,
+        train: TokenDataset,
+        valid: TokenDataset,
+        *,
+        batch_size: int,
+        seed: int,
+        n_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self._batch_size = batch_size
+        self._valid = valid
+        # one loader for the whole run: a second one would begin at the first epoch again
+        self._train_loader = EpochLoader(train, batch_size, seed, n_workers)
+
+    def train_dataloader(self) -> EpochLoader:
+        """Return the resumable loader of the training split."""
+        return self._train_loader
+
+    def val_dataloader(self) -> DataLoader[list[int]]:
+        """Return the loader of the validation split, by length."""
+        size = self._batch_size
+        order = np.argsort(self._valid.lengths, kind="stable")
+        rows = [[(int(r), 0) for r in order[i : i + size]] for i in range(0, len(order), size)]
+        return DataLoader(self._valid, batch_sampler=rows, collate_fn=pad)
+
+
+class CorpusDataModule(TokenDataModule):
     """The training and validation split of a prepared corpus.
 
     Args:
@@ -178,18 +216,15 @@ class CorpusDataModule(lightning.LightningDataModule):
         randomise: bool = False,
         n_workers: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            TokenDataset(train, vocabulary, seed if randomise else None),
+            TokenDataset(valid, vocabulary),
+            batch_size=batch_size,
+            seed=seed,
+            n_workers=n_workers,
+        )
         self.vocabulary = vocabulary
         self.train_smiles = train
-        self._batch_size = batch_size
-        self._valid = TokenDataset(valid, vocabulary)
-        # one loader for the whole run: a second one would begin at the first epoch again
-        self._train_loader = EpochLoader(
-            TokenDataset(train, vocabulary, seed if randomise else None),
-            batch_size,
-            seed,
-            n_workers,
-        )
 
     @classmethod
     def from_folder(
@@ -212,14 +247,3 @@ class CorpusDataModule(lightning.LightningDataModule):
         train = read_split(folder, train_split)
         valid = read_split(folder, valid_split, valid_molecules)
         return cls(train, valid, vocabulary, **settings)
-
-    def train_dataloader(self) -> EpochLoader:
-        """Return the resumable loader of the training split."""
-        return self._train_loader
-
-    def val_dataloader(self) -> DataLoader[list[int]]:
-        """Return the loader of the validation split, by length."""
-        size = self._batch_size
-        order = np.argsort(self._valid.lengths, kind="stable")
-        rows = [[(int(r), 0) for r in order[i : i + size]] for i in range(0, len(order), size)]
-        return DataLoader(self._valid, batch_sampler=rows, collate_fn=pad)

@@ -38,10 +38,20 @@ _COLUMNS: dict[str, tuple[pa.DataType, str]] = {
         _INT,
         "Distinct non-empty Bemis-Murcko scaffolds among the last {late_samples} valid samples.",
     ),
+    "late_effective_scaffolds": (
+        _FLOAT,
+        "exp of the entropy over the scaffolds of the last {late_samples} valid samples, repeats "
+        "included, acyclic ones left out.",
+    ),
     "late_top_share": (
         _FLOAT,
         "Share of the largest scaffold among the last {late_samples} valid samples, repeats "
         "included, acyclic ones left out.",
+    ),
+    "collapsed_at_call": (
+        _INT,
+        "Oracle calls when, of the newest {late_samples} valid samples, half first were duplicates "
+        "or 30 % shared one scaffold: the defaults of the alarm of a run. Null: never.",
     ),
     "novelty": (_FLOAT, f"Share {_SET} that is not in the corpus. Null without a corpus."),
     **{

@@ -8,8 +8,8 @@ from typing import Any
 from chemkl.config import InputError, did_you_mean
 from chemkl.config.compare import CompareConfig
 from chemkl.evaluation.columns import YIELDS
-from chemkl.evaluation.metrics import is_missing
 from chemkl.evaluation.statistics import Direction, holm, judge, paired_difference
+from chemkl.results.cells import is_missing
 
 Values = Mapping[tuple[str, int], Sequence[Mapping[str, Any]]]
 """By method and seed: the rows of the evaluation of that run, one for each threshold."""
@@ -21,6 +21,7 @@ _HIGHER = (
     "uniqueness",
     "late_uniqueness",
     "late_scaffolds",
+    "late_effective_scaffolds",
     "novelty",
     "int_div",
     "circles",
@@ -42,7 +43,15 @@ _HIGHER = (
 )
 _BURDENS = tuple(name for name in YIELDS if name.startswith("ob"))
 _LOWER = (*_BURDENS, "top_share", "late_top_share", "gini", "fcd")
-_OF_THE_RUN = ("n_sampled", "n_valid", "validity", "uniqueness", "late", "auc_top")
+_OF_THE_RUN = (
+    "n_sampled",
+    "n_valid",
+    "validity",
+    "uniqueness",
+    "late",
+    "collapsed_at_call",
+    "auc_top",
+)
 _COMPARED_WITH = ("novelty", "fcd", "snn", "scaf", "frag", "prior")
 """Metrics that need a corpus, a reference or samples of the prior: a comparison has none."""
 _NO_METRIC = ("run", "threshold")

@@ -6,10 +6,13 @@ from typing import Any
 import pandas as pd
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from chemkl.config.evaluate import MetricOptions
 from chemkl.evaluation.columns import UNIQUENESS_AT
-from chemkl.evaluation.metrics import is_missing, threshold_key
+from chemkl.evaluation.metrics import threshold_key
+from chemkl.evaluation.yields import AUC_SIZES
+from chemkl.results.cells import cell
 
 _DIVERSITY = {
     "murcko": ("scaf.", ",d"),
@@ -29,8 +32,11 @@ _ALL = {
 _LATE = {
     "late_uniqueness": ("unique", ".1%"),
     "late_scaffolds": ("scaf.", ",d"),
+    "late_effective_scaffolds": ("eff.", ",.0f"),
     "late_top_share": ("top", ".1%"),
+    "collapsed_at_call": ("collapsed at", ",d"),
 }
+_AUC = {f"auc_top_{k}": (f"top-{k}", ".3f") for k in AUC_SIZES}
 _HITS = {
     "yield": ("Yield", ",d"),
     "ob1": ("OB1", ",d"),
@@ -39,30 +45,39 @@ _HITS = {
     **_DIVERSITY,
 }
 _LIKENESS = {"fcd": "FCD", "snn": "SNN", "scaf": "Scaf", "frag": "Frag"}
-MISSING = "–"  # noqa: RUF001 - an en dash is the typographer's sign for an empty cell
-COVER = " cover: share of the generic scaffolds of the prior's sample, or of its hits, made again."
+COVER = "cover: share of the generic scaffolds of the prior's sample, or of its hits, made again."
 
 
-def comparison_tables(table: pd.DataFrame, options: MetricOptions) -> Iterator[Table | str]:
-    """One table for all molecules, one for the hits at each threshold, and how to read them."""
+def comparison_tables(table: pd.DataFrame, options: MetricOptions) -> Iterator[Table]:
+    """One table for all molecules, one for the hits at each threshold, and others between them."""
     whole = table[table["threshold"].isna()]
     k = max(options.uniqueness_at, default=0)
     at = {f"{UNIQUENESS_AT}{k}": (f"@{k:,}", ".2%")} if k else {}
     yield _table("All distinct molecules", whole, {**_ALL, **at, **_DIVERSITY})
     yield _table(f"The last {options.late_samples:,} valid samples", whole, _LATE)
+    if whole[list(_AUC)].notna().any(axis=None):
+        yield _table(f"AUC top-k over {options.auc_calls:,} calls", whole, _AUC)
     for last, title in _references(whole):
         columns = {f"{metric}{last}": (label, ".3f") for metric, label in _LIKENESS.items()}
         yield _table(title, whole, {"n_pairwise": ("n", ",d"), **columns})
     for threshold in table["threshold"].dropna().unique():
         title = f"Hits: R >= {threshold_key(threshold)}"
         yield _table(title, table[table["threshold"] == threshold], _HITS)
-    yield (
+
+
+def legend(table: pd.DataFrame, options: MetricOptions) -> str:
+    """How to read the tables."""
+    texts = [
         "@k: unique among the first k valid samples. OB: oracle calls until the first, 10th, 100th "
         "hit. scaf.: Bemis-Murcko scaffolds; eff.: exp of the entropy over them; top: share of the "
         "largest. IntDiv: MOSES, p = 1; #Circles: LeaderPicker, Tanimoto distance > "
         f"{options.circles_distance:g}, in the order first scored; both on Morgan r2, 1024 bits."
-        f"{COVER if whole['prior_coverage'].notna().any() else ''}"
-    )
+    ]
+    if table[list(_AUC)].notna().any(axis=None):
+        texts.append("AUC top-k: area under the mean of the k best rewards so far, as in PMO.")
+    if table["prior_coverage"].notna().any():
+        texts.append(COVER)
+    return " ".join(texts)
 
 
 def _references(whole: pd.DataFrame) -> Iterator[tuple[str, str]]:
@@ -76,22 +91,21 @@ def _references(whole: pd.DataFrame) -> Iterator[tuple[str, str]]:
 def _table(title: str, rows: pd.DataFrame, columns: dict[str, tuple[str, str]]) -> Table:
     """One row per run; columns that are empty for all runs are left out."""
     shown = {name: how for name, how in columns.items() if rows[name].notna().any()}
+    table = empty_table(title, rows["run"], [label for label, _ in shown.values()])
+    for _, row in rows.iterrows():
+        table.add_row(Text(row["run"]), *_cells(row, shown))
+    return table
+
+
+def empty_table(title: str, runs: pd.Series, labels: Sequence[str]) -> Table:
+    """A table without rows: the names of the runs, then numbers under these labels."""
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     table.padding = (0, 1, 0, 0)
-    table.add_column("run", overflow="fold", min_width=min(24, rows["run"].str.len().max()))
-    for label, _ in shown.values():
+    table.add_column("run", overflow="fold", min_width=min(24, runs.str.len().max()))
+    for label in labels:
         table.add_column(label, justify="right", no_wrap=True)
-    for _, row in rows.iterrows():
-        table.add_row(str(row["run"]), *_cells(row, shown))
     return table
 
 
 def _cells(row: Any, columns: dict[str, tuple[str, str]]) -> Sequence[str]:
     return [cell(row[name], how) for name, (_, how) in columns.items()]
-
-
-def cell(value: Any, how: str) -> str:
-    """A value in a format, or a dash where there is none."""
-    if is_missing(value):
-        return MISSING
-    return format(int(value), how) if how.endswith("d") else format(float(value), how)

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
-from rdkit import DataStructs
-from rdkit.DataStructs import ExplicitBitVect
 from rdkit.SimDivFilters.rdSimDivPickers import LeaderPicker
+
+from chemkl.chem.fingerprints import Fingerprints, pack, tanimoto_sums, unpacked
 
 SEDIV_SIZE = 1000
 SEDIV_DISTANCE = 0.65
@@ -13,7 +13,7 @@ SEDIV_SEED = 123
 
 
 def int_div_moses(
-    fingerprints: Sequence[ExplicitBitVect], powers: Sequence[int] = (1, 2)
+    fingerprints: Fingerprints, powers: Sequence[int] = (1, 2), *, workers: int = 1
 ) -> dict[int, float | None]:
     """IntDiv_p of MOSES (arXiv 1811.12823): 1 - mean_i (mean_j T_ij^p)^(1/p), j includes i.
 
@@ -23,6 +23,7 @@ def int_div_moses(
     Args:
         fingerprints: Morgan, radius 2, 1024 bits.
         powers: the p to compute, all in one pass over the pairs.
+        workers: threads; the values do not depend on them.
 
     Returns:
         The value for each p; None for an empty set.
@@ -30,36 +31,32 @@ def int_div_moses(
     n = len(fingerprints)
     if n == 0:
         return dict.fromkeys(powers)
-    sums = np.ones((len(powers), n))  # T_ii^p
-    for i in range(1, n):
-        similarities = _bulk(fingerprints[i], fingerprints[:i])
-        for row, p in enumerate(powers):
-            powered = similarities**p
-            sums[row, i] += powered.sum()
-            sums[row, :i] += powered
+    below, above = tanimoto_sums(fingerprints, powers, workers=workers)
+    sums = 1 + below + above  # 1: T_ii^p
     return {p: float(1 - np.mean((sums[row] / n) ** (1 / p))) for row, p in enumerate(powers)}
 
 
-def int_div_pairs(fingerprints: Sequence[ExplicitBitVect]) -> float | None:
+def int_div_pairs(fingerprints: Fingerprints, *, workers: int = 1) -> float | None:
     """IntDiv1 of PyTDC: the mean over pairs i < j of 1 - T_ij; None below two molecules.
 
     Args:
         fingerprints: Morgan, radius 2, 2048 bits.
+        workers: threads; the value does not depend on them.
     """
     n = len(fingerprints)
     if n < 2:
         return None
-    total = sum(_bulk(fingerprints[i], fingerprints[:i]).sum() for i in range(1, n))
-    return float(1 - total / (n * (n - 1) / 2))
+    below, _ = tanimoto_sums(fingerprints, workers=workers)
+    return float(1 - below.sum() / (n * (n - 1) / 2))
 
 
-def similarity_sums(fingerprints: Sequence[ExplicitBitVect]) -> np.ndarray:
+def similarity_sums(fingerprints: Fingerprints, *, workers: int = 1) -> np.ndarray:
     """For each n from 0 on, the sum of T_ij over the pairs i < j among the first n."""
-    new = [_bulk(fingerprints[i], fingerprints[:i]).sum() for i in range(1, len(fingerprints))]
-    return np.concatenate([np.zeros(min(2, len(fingerprints) + 1)), np.cumsum(new)])
+    below, _ = tanimoto_sums(fingerprints, workers=workers)
+    return np.concatenate([[0.0], np.cumsum(below[0])])
 
 
-def circles(fingerprints: Sequence[ExplicitBitVect], distance: float = 0.75) -> int:
+def circles(fingerprints: Fingerprints, distance: float = 0.75) -> int:
     """#Circles (Xie et al., ICLR 2023, greedy): molecules all further apart than a distance.
 
     RDKit's LeaderPicker takes the first molecule that is further than `distance` from all taken
@@ -72,14 +69,19 @@ def circles(fingerprints: Sequence[ExplicitBitVect], distance: float = 0.75) -> 
     return len(leaders(fingerprints, distance))
 
 
-def leaders(fingerprints: Sequence[ExplicitBitVect], distance: float) -> list[int]:
+def leaders(fingerprints: Fingerprints, distance: float) -> list[int]:
     """Indices of the molecules that LeaderPicker takes, in the given order."""
-    if not fingerprints:
+    if len(fingerprints) == 0:
         return []
-    return list(LeaderPicker().LazyBitVectorPick(fingerprints, len(fingerprints), distance))
+    vectors = (
+        [unpacked(row.tobytes()) for row in fingerprints]
+        if isinstance(fingerprints, np.ndarray)
+        else fingerprints
+    )
+    return list(LeaderPicker().LazyBitVectorPick(vectors, len(vectors), distance))
 
 
-def sphere_exclusion(fingerprints: Sequence[ExplicitBitVect]) -> float | None:
+def sphere_exclusion(fingerprints: Fingerprints) -> float | None:
     """SEDiv@1k of MolScore: leaders at distance 0.65 among 1,000 random molecules, per 1,000.
 
     Args:
@@ -93,8 +95,4 @@ def sphere_exclusion(fingerprints: Sequence[ExplicitBitVect]) -> float | None:
         return None
     generator = np.random.RandomState(SEDIV_SEED)  # the stream that MolScore draws from
     chosen = generator.choice(n, SEDIV_SIZE, replace=False)
-    return len(leaders([fingerprints[i] for i in chosen], SEDIV_DISTANCE)) / SEDIV_SIZE
-
-
-def _bulk(one: ExplicitBitVect, others: Sequence[ExplicitBitVect]) -> np.ndarray:
-    return np.asarray(DataStructs.BulkTanimotoSimilarity(one, others))
+    return len(leaders(pack(fingerprints)[chosen], SEDIV_DISTANCE)) / SEDIV_SIZE

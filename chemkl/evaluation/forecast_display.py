@@ -8,9 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from chemkl.evaluation.crossovers import FAMILY_ESS, Family
-from chemkl.evaluation.display import MISSING, cell
 from chemkl.evaluation.forecast_rows import Foretold
-from chemkl.evaluation.forecast_words import MOVED, number, short
+from chemkl.evaluation.forecast_words import MOVED, SHOWN_SCAFFOLD, number
+from chemkl.results.cells import MISSING, cell, short
 
 MARK = "?"
 MOST_TAUS = 4
@@ -66,7 +66,12 @@ def family_table(families: Sequence[Family]) -> Table:
     for family in families:
         sigma = "prior" if family.beta is None else f"{1 / family.beta:.4g}"
         shares = (f"{family.prior_share:.2%}", f"{family.largest_share:.2%}")
-        table.add_row(Text(short(family.scaffold)), *shares, sigma, f"{family.best_reward:.3f}")
+        table.add_row(
+            Text(short(family.scaffold, SHOWN_SCAFFOLD)),
+            *shares,
+            sigma,
+            f"{family.best_reward:.3f}",
+        )
     return table
 
 

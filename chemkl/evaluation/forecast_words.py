@@ -6,6 +6,7 @@ from typing import Any
 
 from chemkl.evaluation.crossovers import Crossover
 from chemkl.evaluation.forecast import HitRate, Prediction
+from chemkl.results.cells import short
 
 SHOWN_SCAFFOLD = 40
 """Longer SMILES are cut in sentences and tables; the files hold them whole."""
@@ -36,9 +37,9 @@ def target_sentence(
     else:
         said = (
             f"{subject} puts {found.top_share:.1%} on one scaffold "
-            f"({short(found.top_scaffold)}); its effective number of scaffolds is at least "
-            f"{number(found.effective_scaffolds)}, and {found.hit_share:.1%} of it are hits "
-            f"(R >= {tau:.3g})."
+            f"({short(found.top_scaffold, SHOWN_SCAFFOLD)}); its effective number of scaffolds is "
+            f"at least {number(found.effective_scaffolds)}, and {found.hit_share:.1%} of it are "
+            f"hits (R >= {tau:.3g})."
         )
     return said if trusted else f"{said} {doubt(kind, found.ess, n)}"
 
@@ -193,19 +194,11 @@ def crossover_sentence(found: Crossover) -> str:
         sigma = f"sigma {found.sigma:.{decimals}f} +- {error:.{decimals}f}"
         where = f"beta {found.beta:.2g} ({sigma}; family ESS {number(found.ess)})"
     return (
-        f"Below {where} {short(found.below)} has more of the gibbs target than "
-        f"{short(found.above)}."
+        f"Below {where} {short(found.below, SHOWN_SCAFFOLD)} has more of the gibbs target than "
+        f"{short(found.above, SHOWN_SCAFFOLD)}."
     )
 
 
 def number(value: float) -> str:
     """An effective number without digits that mean nothing: whole from 100 on."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
-
-
-def short(scaffold: str) -> str:
-    """Cut a long SMILES in the middle."""
-    if len(scaffold) <= SHOWN_SCAFFOLD:
-        return scaffold
-    half = (SHOWN_SCAFFOLD - 3) // 2
-    return f"{scaffold[:half]}...{scaffold[-half:]}"

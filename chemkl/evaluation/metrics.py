@@ -1,7 +1,5 @@
 """The rows of the table of metrics: how each is computed from the samples of a run."""
 
-import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -10,17 +8,21 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from chemkl.chem.fingerprints import tanimoto_matrix
+from chemkl.chem.fingerprints import folded, tanimoto_matrix
+from chemkl.config.collapse import CollapseLimits
 from chemkl.config.evaluate import MetricOptions
 from chemkl.evaluation import diversity, matrix_diversity, modes, quality
+from chemkl.evaluation.alarm import collapsed_at_call
 from chemkl.evaluation.chemnet import ChemNet
 from chemkl.evaluation.columns import UNIQUENESS_AT, YIELDS, metrics_schema, suffix
 from chemkl.evaluation.reference import Reference, compare
-from chemkl.evaluation.samples import Molecule, Samples, sample
+from chemkl.evaluation.samples import Molecule, Samples, moses_bits, pairs_bits, sample
 from chemkl.evaluation.scaffolds import scaffold_diversity
+from chemkl.evaluation.structures import n_workers
 from chemkl.evaluation.yields import AUC_SIZES, top_aucs, yields
+from chemkl.results.window import spread
 
-_LATE = ("late_uniqueness", "late_scaffolds", "late_top_share")
+_LATE = ("late_uniqueness", "late_scaffolds", "late_effective_scaffolds", "late_top_share")
 _AUC = tuple(f"auc_top_{k}" for k in AUC_SIZES)
 _OF_THE_RUN = ("n_sampled", "n_valid", "validity", "uniqueness", *_LATE, *_AUC)
 
@@ -65,6 +67,7 @@ def evaluate(
         "validity": quality.validity(len(samples.valid), samples.n_sampled),
         "uniqueness": quality.uniqueness(samples.valid),
         **late(samples, options.late_samples),
+        "collapsed_at_call": collapsed_at_call(samples, CollapseLimits(), options.late_samples),
         **top_aucs(samples.molecules, calls=options.auc_calls, every=options.auc_every),
         **{
             f"{UNIQUENESS_AT}{k}": quality.uniqueness(samples.valid, k)
@@ -96,16 +99,20 @@ def _coverage(
 
 def late(samples: Samples, n: int) -> dict[str, Any]:
     """What the last n valid samples look like, repeats included: has the policy collapsed?"""
-    return describe_window(samples.valid[-n:], {m.smiles: m.scaffold for m in samples.molecules})
+    window = samples.valid[-n:]
+    wanted = set(window)
+    scaffold_of = {m.smiles: m.scaffold for m in samples.molecules if m.smiles in wanted}
+    return describe_window(window, scaffold_of)
 
 
 def describe_window(valid: Sequence[str], scaffold_of: Mapping[str, str]) -> dict[str, Any]:
     """The same of any valid samples: repeats, scaffolds, and the share of the largest of them."""
-    counts = Counter(scaffold for smiles in valid if (scaffold := scaffold_of[smiles]))
+    found = spread(valid, [scaffold_of[smiles] for smiles in valid])
     return {
-        "late_uniqueness": quality.uniqueness(valid),
-        "late_scaffolds": len(counts),
-        "late_top_share": max(counts.values()) / counts.total() if counts else None,
+        "late_uniqueness": found.uniqueness,
+        "late_scaffolds": found.outcomes,
+        "late_effective_scaffolds": found.effective_outcomes,
+        "late_top_share": found.top_share,
     }
 
 
@@ -114,29 +121,27 @@ def describe(
 ) -> dict[str, Any]:
     """The metrics of one set of distinct molecules: novelty, diversity, likeness to references."""
     chosen = sample(molecules, options.max_molecules, options.seed)
-    bits = [molecule.bits_moses for molecule in chosen]
-    int_div = diversity.int_div_moses(bits)
+    workers = n_workers(options.workers)
+    bits, bits_moses = pairs_bits(chosen), moses_bits(molecules)
+    int_div = diversity.int_div_moses(folded(bits), workers=workers)
     values: dict[str, Any] = {
         "n_molecules": len(molecules),
         "n_pairwise": len(chosen),
         "int_div_moses_1": int_div[1],
         "int_div_moses_2": int_div[2],
-        "int_div_pairs": diversity.int_div_pairs([molecule.bits_pairs for molecule in chosen]),
-        "circles": diversity.circles(
-            [molecule.bits_moses for molecule in molecules], options.circles_distance
-        ),
-        "sediv": diversity.sphere_exclusion([molecule.bits_moses for molecule in molecules]),
+        "int_div_pairs": diversity.int_div_pairs(bits, workers=workers),
+        "circles": diversity.circles(bits_moses, options.circles_distance),
+        "sediv": diversity.sphere_exclusion(bits_moses),
         **scaffold_diversity(molecules),
         **_of_the_matrix(sample(molecules, options.max_matrix, options.seed), options),
-        "clusters_sphere": diversity.circles(
-            [molecule.bits_pairs for molecule in chosen], options.cluster_distance
-        ),
+        "clusters_sphere": diversity.circles(bits, options.cluster_distance),
     }
     if comparisons.corpus is not None:
         values["novelty"] = quality.novelty([m.smiles for m in molecules], comparisons.corpus)
     smiles = [molecule.smiles for molecule in chosen]
+    vectors = [molecule.bits_moses for molecule in chosen] if comparisons.references else []
     for number, reference in enumerate(comparisons.references):
-        likeness = compare(smiles, bits, reference, comparisons.chemnet)
+        likeness = compare(smiles, vectors, reference, comparisons.chemnet)
         ending = suffix(number, reference.name)
         values |= {f"{name}{ending}": value for name, value in likeness.items()}
     return values
@@ -191,8 +196,3 @@ def frame(table: pa.Table) -> pd.DataFrame:
     types = {pa.int64(): pd.Int64Dtype()}
     result: pd.DataFrame = table.to_pandas(types_mapper=types.get)
     return result
-
-
-def is_missing(value: Any) -> bool:
-    """Whether a cell is null."""
-    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))

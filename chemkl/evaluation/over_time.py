@@ -17,7 +17,8 @@ import pyarrow as pa
 from chemkl.config.evaluate import MetricOptions
 from chemkl.evaluation import diversity
 from chemkl.evaluation.metrics import describe_window
-from chemkl.evaluation.samples import Molecule, Samples, sample
+from chemkl.evaluation.samples import Molecule, Samples, moses_bits, pairs_bits, sample
+from chemkl.evaluation.structures import n_workers
 from chemkl.evaluation.yields import AUC_SIZES
 from chemkl.results import described_schema
 
@@ -64,6 +65,11 @@ _COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "late_scaffolds": (
         _INT,
         "Distinct Bemis-Murcko scaffolds among those samples. Null with a threshold.",
+    ),
+    "late_effective_scaffolds": (
+        _FLOAT,
+        "exp of the entropy over the scaffolds of those samples, acyclic ones left out. Null with "
+        "a threshold.",
     ),
     "late_top_share": (
         _FLOAT,
@@ -121,9 +127,9 @@ def _cumulative(
     """What there is up to each call: counts, scaffolds, #Circles, IntDiv."""
     chosen = sample(molecules, options.max_molecules, options.seed)
     chosen_calls = [molecule.call for molecule in chosen]
-    moses = diversity.similarity_sums([molecule.bits_moses for molecule in chosen])
-    pairs = diversity.similarity_sums([molecule.bits_pairs for molecule in chosen])
-    leaders = diversity.leaders([m.bits_moses for m in molecules], options.circles_distance)
+    moses = diversity.similarity_sums(moses_bits(chosen), workers=n_workers(options.workers))
+    pairs = diversity.similarity_sums(pairs_bits(chosen), workers=n_workers(options.workers))
+    leaders = diversity.leaders(moses_bits(molecules), options.circles_distance)
     scaffolds = _Scaffolds()
     n = 0
     for call in points:

@@ -7,21 +7,22 @@ from itertools import repeat
 
 import numpy as np
 import pandas as pd
-from rdkit import Chem
 from rdkit.DataStructs import ExplicitBitVect
 
-from chemkl.chem.fingerprints import morgan_fingerprint
-from chemkl.chem.molecules import parse, read_molecule
-from chemkl.chem.scaffolds import generic_scaffold, murcko_scaffold
+from chemkl.chem import structures
+from chemkl.chem.fingerprints import folded, pack, unpacked
 from chemkl.config import InputError
+from chemkl.evaluation.structures import canonical_smiles, read_structures
 
-TRACE_COLUMNS = ("step", "row", "call", "canonical_smiles", "valid", "reward", "is_replay")
-RADIUS = 2
-BITS_MOSES = 1024
-BITS_PAIRS = 2048
+TRACE_COLUMNS = (
+    "step", "row", "call", "canonical_smiles", "valid", "scaffold", "reward", "is_replay"
+)  # fmt: skip
+RADIUS = structures.RADIUS
+BITS_PAIRS = structures.N_BITS
+BITS_MOSES = BITS_PAIRS // 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Molecule:
     """One distinct molecule and what the metrics need of it.
 
@@ -31,8 +32,8 @@ class Molecule:
         reward: raw reward R; None where nothing is scored.
         scaffold: Bemis-Murcko scaffold; empty for an acyclic molecule.
         generic: generic scaffold; None where there is none.
-        bits_moses: Morgan fingerprint, radius 2, 1024 bits.
-        bits_pairs: Morgan fingerprint, radius 2, 2048 bits.
+        packed: Morgan fingerprint, radius 2, 2048 bits, eight to a byte; a run may have a million
+            molecules.
     """
 
     smiles: str
@@ -40,8 +41,28 @@ class Molecule:
     reward: float | None
     scaffold: str
     generic: str | None
-    bits_moses: ExplicitBitVect
-    bits_pairs: ExplicitBitVect
+    packed: bytes
+
+    @property
+    def bits_moses(self) -> ExplicitBitVect:
+        """Morgan fingerprint, radius 2, 1024 bits; for many molecules there is `moses_bits`."""
+        return unpacked(moses_bits([self])[0].tobytes())
+
+    @property
+    def bits_pairs(self) -> ExplicitBitVect:
+        """Morgan fingerprint, radius 2, 2048 bits; for many molecules there is `pairs_bits`."""
+        return unpacked(self.packed)
+
+
+def moses_bits(molecules: Sequence[Molecule]) -> np.ndarray:
+    """Morgan fingerprints, radius 2, 1024 bits, packed: 128 bytes a molecule, in order."""
+    return folded(pairs_bits(molecules))
+
+
+def pairs_bits(molecules: Sequence[Molecule]) -> np.ndarray:
+    """Morgan fingerprints, radius 2, 2048 bits, packed: 256 bytes a molecule, in order."""
+    packed = pack([molecule.packed for molecule in molecules])
+    return packed.reshape(len(molecules), BITS_PAIRS // 8)
 
 
 @dataclass(frozen=True)
@@ -70,26 +91,40 @@ class Samples:
         return [m for m in self.molecules if m.reward is not None and m.reward >= threshold]
 
 
-def from_trace(name: str, trace: pd.DataFrame) -> Samples:
+def from_trace(name: str, trace: pd.DataFrame, workers: int | None = None) -> Samples:
     """Take the samples of a run; rows drawn from a replay buffer were not sampled and are left out.
+
+    Args:
+        name: name of the run.
+        trace: its trace. The column `scaffold` saves time where there are many molecules, and need
+            not be there.
+        workers: processes that read the molecules where there are many; None: one for each core.
 
     Raises:
         InputError: the trace holds a canonical SMILES that RDKit cannot read.
     """
     sampled = trace[~trace["is_replay"].astype(bool)]
     scored = sampled[sampled["call"].notna()].sort_values("call", kind="stable")
-    rows = zip(scored["canonical_smiles"], scored["call"], scored["reward"], strict=True)
-    build = _Builder()
+    recorded = _texts(scored["scaffold"]) if "scaffold" in scored else None
     return Samples(
         name=name,
         n_sampled=len(sampled),
         valid=sampled.loc[sampled["valid"].astype(bool), "canonical_smiles"].tolist(),
-        molecules=[build(smiles, int(call), float(reward)) for smiles, call, reward in rows],
+        molecules=_molecules(
+            scored["canonical_smiles"].tolist(),
+            scored["call"].astype(int).tolist(),
+            scored["reward"].astype(float).tolist(),
+            recorded,
+            workers,
+        ),
     )
 
 
 def from_smiles(
-    name: str, smiles: Iterable[str | None], rewards: Sequence[float] | None = None
+    name: str,
+    smiles: Iterable[str | None],
+    rewards: Sequence[float] | None = None,
+    workers: int | None = None,
 ) -> Samples:
     """Take the samples of a file: `call` counts distinct molecules.
 
@@ -97,21 +132,22 @@ def from_smiles(
         name: name of the file.
         smiles: the strings; None is invalid.
         rewards: of each string, that of a molecule being its first; not given: nothing is scored.
+        workers: processes that read the molecules where there are many; None: one for each core.
     """
-    texts = list(smiles)
-    canonical = [read_molecule(text or "").canonical_smiles for text in texts]
+    texts = [text or "" for text in smiles]
+    canonical = canonical_smiles(texts, workers)
     first: dict[str, float | None] = {}
     scored = repeat(None, len(texts)) if rewards is None else rewards
     for text, reward in zip(canonical, scored, strict=True):
         if text is not None:
             first.setdefault(text, reward)
-    build = _Builder()
-    distinct = enumerate(first.items(), start=1)
+    distinct = list(first)
+    calls = range(1, len(distinct) + 1)
     return Samples(
         name=name,
         n_sampled=len(texts),
         valid=[text for text in canonical if text is not None],
-        molecules=[build(text, call, reward) for call, (text, reward) in distinct],
+        molecules=_molecules(distinct, calls, list(first.values()), None, workers),
     )
 
 
@@ -123,31 +159,32 @@ def sample(molecules: Sequence[Molecule], size: int, seed: int) -> Sequence[Mole
     return [molecules[i] for i in sorted(chosen)]
 
 
-class _Builder:
-    """Makes molecules; the generic scaffold is a function of the scaffold, so it is kept."""
+def _molecules(
+    smiles: Sequence[str],
+    calls: Sequence[int],
+    rewards: Sequence[float | None],
+    scaffolds: Sequence[str | None] | None,
+    workers: int | None,
+) -> list[Molecule]:
+    """Read the molecules; equal scaffolds are one string, which also makes them quick to compare.
 
-    def __init__(self) -> None:
-        self._generic: dict[str, str | None] = {}
-
-    def __call__(self, smiles: str, call: int, reward: float | None) -> Molecule:
-        mol = parse(smiles)
-        if mol is None:
+    Raises:
+        InputError: RDKit cannot read one.
+    """
+    found = read_structures(smiles, scaffolds, workers)
+    same: dict[str | None, str | None] = {}
+    molecules = []
+    for text, call, reward, structure in zip(smiles, calls, rewards, found, strict=True):
+        if structure is None:
             raise InputError(
-                f"call {call}: {smiles!r} is recorded as valid, but RDKit refuses it: the trace is "
+                f"call {call}: {text!r} is recorded as valid, but RDKit refuses it: the trace is "
                 "damaged, or was written under another RDKit."
             )
-        scaffold = murcko_scaffold(mol)
-        return Molecule(
-            smiles=smiles,
-            call=call,
-            reward=reward,
-            scaffold=scaffold,
-            generic=self._generic_of(mol, scaffold),
-            bits_moses=morgan_fingerprint(mol, radius=RADIUS, n_bits=BITS_MOSES),
-            bits_pairs=morgan_fingerprint(mol, radius=RADIUS, n_bits=BITS_PAIRS),
-        )
+        scaffold = same.setdefault(structure.scaffold, structure.scaffold)
+        generic = same.setdefault(structure.generic, structure.generic)
+        molecules.append(Molecule(text, call, reward, scaffold or "", generic, structure.packed))
+    return molecules
 
-    def _generic_of(self, mol: Chem.Mol, scaffold: str) -> str | None:
-        if scaffold not in self._generic:
-            self._generic[scaffold] = generic_scaffold(mol)
-        return self._generic[scaffold]
+
+def _texts(column: pd.Series) -> list[str | None]:
+    return [text if isinstance(text, str) else None for text in column.tolist()]

@@ -4,6 +4,7 @@ A hit is a distinct molecule with raw reward R >= threshold; a call is one first
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -28,23 +29,33 @@ def oracle_burden(
         n: which hit.
         distinct_scaffolds: count a hit only if its scaffold is new and not empty.
     """
-    calls = sorted(hit.call for hit in hits)
-    if distinct_scaffolds:
-        first_calls: dict[str, int] = {}
-        for hit in sorted(hits, key=lambda hit: hit.call):
-            if hit.scaffold:
-                first_calls.setdefault(hit.scaffold, hit.call)
-        calls = sorted(first_calls.values())
-    return calls[n - 1] if len(calls) >= n else None
+    return _nth(_first_calls(hits) if distinct_scaffolds else _calls(hits), n)
 
 
 def yields(hits: Sequence[Molecule]) -> dict[str, int | None]:
     """Yield, scaffold yield and oracle burdens of the hits under their column names."""
-    burdens = {f"ob{n}": oracle_burden(hits, n) for n in OB_SIZES}
-    by_scaffold = {
-        f"ob{n}_scaffolds": oracle_burden(hits, n, distinct_scaffolds=True) for n in OB_SIZES
-    }
+    calls, first_calls = _calls(hits), _first_calls(hits)
+    burdens = {f"ob{n}": _nth(calls, n) for n in OB_SIZES}
+    by_scaffold = {f"ob{n}_scaffolds": _nth(first_calls, n) for n in OB_SIZES}
     return {"yield": len(hits), "scaffold_yield": scaffold_yield(hits), **burdens, **by_scaffold}
+
+
+def _calls(hits: Sequence[Molecule]) -> list[int]:
+    """The calls of the hits, the first one first."""
+    return sorted(hit.call for hit in hits)
+
+
+def _first_calls(hits: Sequence[Molecule]) -> list[int]:
+    """The first call of each scaffold among the hits, the first one first."""
+    first: dict[str, int] = {}
+    for hit in hits:
+        if hit.scaffold:
+            first[hit.scaffold] = min(hit.call, first.get(hit.scaffold, hit.call))
+    return sorted(first.values())
+
+
+def _nth(calls: Sequence[int], n: int) -> int | None:
+    return calls[n - 1] if len(calls) >= n else None
 
 
 def top_auc(molecules: Sequence[Molecule], k: int, *, calls: int, every: int) -> float | None:
@@ -71,7 +82,7 @@ def top_auc(molecules: Sequence[Molecule], k: int, *, calls: int, every: int) ->
     reward = np.nan_to_num(np.array([m.reward for m in within], dtype=float), nan=0.0)
     last = int(call[-1])
     points = [0, *range(every, last, every), last]
-    tops = [_mean_top(reward[: np.searchsorted(call, c, side="right")], k) for c in points]
+    tops = _mean_tops(reward, np.searchsorted(call, points, side="right").tolist(), k)
     area = np.trapezoid(tops, points) + (calls - last) * tops[-1]
     return float(area / calls)
 
@@ -81,7 +92,11 @@ def top_aucs(molecules: Sequence[Molecule], *, calls: int, every: int) -> dict[s
     return {f"auc_top_{k}": top_auc(molecules, k, calls=calls, every=every) for k in AUC_SIZES}
 
 
-def _mean_top(rewards: np.ndarray, k: int) -> float:
-    if len(rewards) == 0:
-        return 0.0
-    return float(np.sort(rewards)[-k:].mean())
+def _mean_tops(rewards: np.ndarray, ends: Sequence[int], k: int) -> list[float]:
+    """Mean of the k best among so many first rewards, for each of some rising numbers."""
+    best = np.empty(0)
+    tops = []
+    for start, end in pairwise([0, *ends]):
+        best = np.sort(np.concatenate([best, rewards[start:end]]))[-k:]
+        tops.append(float(best.mean()) if len(best) else 0.0)
+    return tops

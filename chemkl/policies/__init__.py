@@ -1,6 +1,6 @@
 """Things that sample and score sequences; torch only, no chemistry."""
 
-from chemkl.policies.base import Policy, Rollout
+from chemkl.policies.base import Policy, Rollout, SequenceModel
 from chemkl.policies.checkpoint import freeze, load_policy, read_header, save_policy
 from chemkl.policies.device import check_device
 from chemkl.policies.mixture import Mixture, check_vocabularies
@@ -12,6 +12,7 @@ __all__ = [
     "Policy",
     "RnnPolicy",
     "Rollout",
+    "SequenceModel",
     "UnknownTokenError",
     "Vocabulary",
     "check_device",

@@ -4,9 +4,9 @@ Shape legend: B sequences, A of them not ended yet, T tokens (start token includ
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,12 +26,16 @@ class Rollout:
         tokens: token_BT, int64: start token, tokens, end token, then end tokens as padding.
         logp: logp_B, float32, nats: sum over the tokens, end token included.
         truncated: bool_B: the row reached the maximum length before its end token.
+        group: int64_B: the number of the prompt that the row answers; None: there are no prompts.
+        end_id: the id of the end token.
     """
 
     smiles: list[str]
     tokens: Tensor
     logp: Tensor
     truncated: Tensor
+    group: Tensor | None = None
+    end_id: int = END_ID
 
     def __len__(self) -> int:
         """Return the number of sequences."""
@@ -40,14 +44,50 @@ class Rollout:
     @property
     def n_tokens(self) -> Tensor:
         """Tokens of each row, end token included and start token not: int64_B."""
-        return counted(self.tokens).sum(dim=1)
+        return counted(self.tokens, self.end_id).sum(dim=1)
 
     def head(self, n: int) -> "Rollout":
         """Return the first n rows."""
-        return Rollout(self.smiles[:n], self.tokens[:n], self.logp[:n], self.truncated[:n])
+        return replace(
+            self,
+            smiles=self.smiles[:n],
+            tokens=self.tokens[:n],
+            logp=self.logp[:n],
+            truncated=self.truncated[:n],
+            group=None if self.group is None else self.group[:n],
+        )
 
 
-class Policy(nn.Module, ABC):
+class SequenceModel(nn.Module, ABC):
+    """A distribution over rows of token ids that can be sampled, scored and trained.
+
+    It is what post-training asks of a policy and of its reference, whatever the sequences are.
+    """
+
+    @abstractmethod
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Rollout:
+        """Draw n sequences; the same state of a CPU generator gives the same ones."""
+
+    @abstractmethod
+    def logp_tokens(self, token_BT: Tensor) -> Tensor:
+        """Return log p of each row of ids: float32_B, nats, end token included, differentiable."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def memory(self) -> dict[str, Tensor]:
+        """What beside the weights decides later values to the last bit; for a checkpoint."""
+        return {}
+
+    def restore_memory(self, memory: Mapping[str, Tensor]) -> None:
+        """Continue from the result of ``memory``."""
+        if memory:
+            raise ValueError(f"{type(self).__name__} remembers nothing, but got {list(memory)}")
+
+
+class Policy(SequenceModel):
     """A distribution over SMILES that can be sampled, scored and (being a module) trained.
 
     A kind of policy says how it is built (`architecture`), what comes next (`forward`) and how rows
@@ -120,7 +160,7 @@ class Policy(nn.Module, ABC):
             logits_A1V, state = self(last_A[:, None], state)
             logp_AV = logits_A1V[:, 0].float().log_softmax(dim=-1)
             uniform_B = torch.rand(n, generator=generator)
-            last_A = _draw(logp_AV, uniform_B[active_A].to(self.device))
+            last_A = draw(logp_AV, uniform_B[active_A].to(self.device))
             logp_B[active_A] += logp_AV.gather(1, last_A[:, None]).squeeze(1).cpu().double()
             token_BT[active_A, t] = last_A.cpu()
             going_A = last_A != END_ID
@@ -130,11 +170,6 @@ class Policy(nn.Module, ABC):
         truncated_B = torch.zeros(n, dtype=torch.bool)
         truncated_B[active_A] = True
         return token_BT, logp_B.float(), truncated_B
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
 
     def logp(self, smiles: Sequence[str]) -> Tensor:
         """Return log p of each SMILES: float32_B, nats, end token included.
@@ -150,20 +185,20 @@ class Policy(nn.Module, ABC):
         return self.logp_tokens(pad([self.vocabulary.encode(s) for s in smiles], self.device))
 
 
-def counted(token_BT: Tensor) -> Tensor:
+def counted(token_BT: Tensor, end_id: int = END_ID) -> Tensor:
     """Mark the predicted positions that belong to a sequence: bool (B, T-1).
 
     Position t stands for token t + 1. The first end token counts, the padding behind it does not;
     a truncated row has no end token and counts whole.
     """
-    is_end = token_BT[:, 1:] == END_ID
+    is_end = token_BT[:, 1:] == end_id
     return is_end.cumsum(dim=1) - is_end.long() == 0
 
 
-def joined(upper_BT: Tensor, lower_BT: Tensor) -> Tensor:
+def joined(upper_BT: Tensor, lower_BT: Tensor, end_id: int = END_ID) -> Tensor:
     """Stack two sets of rows of ids of unequal width, the narrower filled up with the end token."""
     width = max(upper_BT.shape[1], lower_BT.shape[1])
-    parts = [functional.pad(t, (0, width - t.shape[1]), value=END_ID) for t in (upper_BT, lower_BT)]
+    parts = [functional.pad(t, (0, width - t.shape[1]), value=end_id) for t in (upper_BT, lower_BT)]
     return torch.cat(parts)
 
 
@@ -179,7 +214,7 @@ def pad(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Te
     return token_BT.to(device)
 
 
-def sequence_logp(logits_BTV: Tensor, token_BT: Tensor) -> Tensor:
+def sequence_logp(logits_BTV: Tensor, token_BT: Tensor, end_id: int = END_ID) -> Tensor:
     """Sum the log-probabilities of the tokens of each sequence: float32_B, nats.
 
     The log-softmax is computed in float32 whatever the logits' type, and added up more widely: in
@@ -188,6 +223,7 @@ def sequence_logp(logits_BTV: Tensor, token_BT: Tensor) -> Tensor:
     Args:
         logits_BTV: scores of token t + 1 given the tokens up to t: (B, T-1, V).
         token_BT: ids with the start token: (B, T).
+        end_id: the id of the end token.
 
     Raises:
         ValueError: the shapes do not belong together.
@@ -199,7 +235,7 @@ def sequence_logp(logits_BTV: Tensor, token_BT: Tensor) -> Tensor:
         )
     logp_BTV = logits_BTV.float().log_softmax(dim=-1)
     logp_BT = logp_BTV.gather(2, token_BT[:, 1:, None]).squeeze(2)
-    return widened(logp_BT.masked_fill(~counted(token_BT), 0.0)).sum(dim=1).float()
+    return widened(logp_BT.masked_fill(~counted(token_BT, end_id), 0.0)).sum(dim=1).float()
 
 
 def widened(tensor: Tensor) -> Tensor:
@@ -207,7 +243,7 @@ def widened(tensor: Tensor) -> Tensor:
     return tensor if tensor.device.type == "mps" else tensor.double()
 
 
-def _draw(logp_AV: Tensor, uniform_A: Tensor) -> Tensor:
+def draw(logp_AV: Tensor, uniform_A: Tensor) -> Tensor:
     """Pick a token per row by inverting the cumulative distribution: int64_A."""
     cumulative_AV = widened(logp_AV).exp().cumsum(dim=1)
     threshold_A1 = (widened(uniform_A) * cumulative_AV[:, -1])[:, None]
@@ -216,7 +252,7 @@ def _draw(logp_AV: Tensor, uniform_A: Tensor) -> Tensor:
 
 
 @contextmanager
-def _evaluating(policy: Policy) -> Iterator[None]:
+def _evaluating(policy: nn.Module) -> Iterator[None]:
     """Put a policy into evaluation mode in this scope; each part gets its own mode back."""
     was_training = {module: module.training for module in policy.modules()}
     policy.eval()

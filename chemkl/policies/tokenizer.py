@@ -12,7 +12,9 @@ END_ID = 0
 """Id of the end token, which is the padding too, as in REINVENT (arXiv 1704.07555)."""
 START_ID = 1
 
-_SPLIT = re.compile(r"\[[^\]]*\]|%\d{2}|Br|Cl|.", re.DOTALL)
+TOKEN_PATTERN = r"\[[^\]]*\]|%\d{2}|Br|Cl|."
+"""A token of a SMILES, as a regular expression."""
+_SPLIT = re.compile(TOKEN_PATTERN, re.DOTALL)
 
 
 class UnknownTokenError(InputError):

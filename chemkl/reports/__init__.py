@@ -1,6 +1,8 @@
 """One self-contained HTML page about one or several runs: tables, curves, molecules, provenance."""
 
-from chemkl.reports.page import Column, render_page
+from chemkl.reports.page import render_page
+from chemkl.reports.page_options import PageOptions
+from chemkl.reports.tables import Column, Table
 from chemkl.reports.view import RunView
 
-__all__ = ["Column", "RunView", "render_page"]
+__all__ = ["Column", "PageOptions", "RunView", "Table", "render_page"]

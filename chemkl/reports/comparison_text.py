@@ -8,9 +8,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from chemkl.results.cells import MISSING
+
 Row = Mapping[str, Any]
 
-_MISSING = "–"  # noqa: RUF001 - an en dash is the typographer's sign for an empty cell
 _LATEX = {
     "\\": r"\textbackslash{}",
     **{mark: f"\\{mark}" for mark in "&%$#_{}"},
@@ -20,7 +21,7 @@ _LATEX = {
     ">": "$>$",
     "±": r"$\pm$",
     "≥": r"$\geq$",
-    _MISSING: "--",
+    MISSING: "--",
 }
 _LATEX_SPECIAL = re.compile("[" + re.escape("".join(_LATEX)) + "]")
 
@@ -123,7 +124,7 @@ def set_name(threshold: float | None) -> str:
 def number(value: float | None) -> str:
     """A number to four digits, never in powers of ten where it is large."""
     if value is None:
-        return _MISSING
+        return MISSING
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
@@ -133,7 +134,7 @@ def _spread(mean: float | None, sd: float | None) -> str:
 
 def _p(value: float | None) -> str:
     if value is None:
-        return _MISSING
+        return MISSING
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 

@@ -16,19 +16,20 @@ _REDUNDANT = re.compile(
 """Names that nothing uses, and SVG's own defaults spelt out on every path: half of the text."""
 
 
-def draw_molecule(smiles: str) -> str:
+def draw_molecule(smiles: str, width: int = WIDTH, height: int = HEIGHT) -> str:
     """Draw a molecule as an svg element; an empty string where the SMILES is not valid."""
     mol = parse(smiles)
     if mol is None:
         return ""
     rdDepictor.Compute2DCoords(mol, canonOrient=True)
-    drawer = rdMolDraw2D.MolDraw2DSVG(WIDTH, HEIGHT)
+    drawer = rdMolDraw2D.MolDraw2DSVG(width, height)
     options: Any = drawer.drawOptions()  # RDKit's stubs take its attributes for read-only
     options.clearBackground = False
     options.bondLineWidth = 1.3
     options.fixedBondLength = 24
     options.padding = 0.04
     options.minFontSize = 9
+    options.flagCloseContactsDist = -1  # no red marks where atoms of a flat drawing come close
     rdMolDraw2D.PrepareAndDrawMolecule(drawer, mol)
     drawer.FinishDrawing()
     document = drawer.GetDrawingText()

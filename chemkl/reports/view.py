@@ -3,14 +3,33 @@
 A molecule is a distinct canonical SMILES, counted at its first scoring; a hit has R >= threshold.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-RAW = "raw_"
+from chemkl.results import trace_components
+from chemkl.results.inspection import first_scorings, sampled_rows
+
+COLUMNS = (
+    "step",
+    "row",
+    "call",
+    "canonical_smiles",
+    "valid",
+    "repeat",
+    "scaffold",
+    "logp_policy",
+    "logp_ref",
+    "reward",
+    "anchor",
+    "is_replay",
+)
+"""What the page needs of a trace, beside the raw values of the reward's components."""
+TOP = (10, 100)
+"""How many of the best molecules the running means of the best are over."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +42,10 @@ class RunView:
         manifest: what its manifest holds; empty where there is none.
         all_molecules: metrics of all its distinct molecules, by column name.
         hits: metrics of its hits, by column name.
+        windows: its last valid samples, looked at along the run: indexed by the number of valid
+            samples so far, with columns `late_uniqueness`, `late_top_share` and others.
+        families: scaffold families with their shares at the start and at the end of the run: rows
+            as in `families.parquet`.
     """
 
     name: str
@@ -30,18 +53,8 @@ class RunView:
     manifest: Mapping[str, Any] = field(default_factory=dict)
     all_molecules: Mapping[str, Any] = field(default_factory=dict)
     hits: Mapping[str, Any] = field(default_factory=dict)
-
-
-def sampled_rows(trace: pd.DataFrame) -> pd.DataFrame:
-    """The rows that the policy sampled; those drawn from a replay buffer are left out."""
-    return trace[~trace["is_replay"].astype(bool)]
-
-
-def hit_rows(trace: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """The rows at which a hit was first scored, in the order of their calls."""
-    scored = sampled_rows(trace)
-    scored = scored[scored["call"].notna() & (scored["reward"] >= threshold)]
-    return scored.sort_values("call", kind="stable")
+    windows: pd.DataFrame = field(default_factory=pd.DataFrame)
+    families: Sequence[Mapping[str, Any]] = ()
 
 
 def learning_curves(trace: pd.DataFrame, threshold: float) -> pd.DataFrame:
@@ -74,7 +87,7 @@ def yield_curves(trace: pd.DataFrame, threshold: float) -> pd.DataFrame:
         Columns `call`, `molecules`, `scaffolds`: the counts after that call; one row for each hit,
         and one for the beginning and the end of the run.
     """
-    hits = hit_rows(trace, threshold)
+    hits = first_scorings(trace, threshold)
     new_scaffold = (hits["scaffold"] != "") & ~hits["scaffold"].duplicated()
     curve = pd.DataFrame(
         {
@@ -93,29 +106,50 @@ def yield_curves(trace: pd.DataFrame, threshold: float) -> pd.DataFrame:
 
 def scaffold_sizes(trace: pd.DataFrame, threshold: float) -> pd.Series:
     """Hits per Bemis-Murcko scaffold, largest first; acyclic molecules have none."""
-    scaffolds = hit_rows(trace, threshold)["scaffold"]
+    scaffolds = first_scorings(trace, threshold)["scaffold"]
     return scaffolds[scaffolds != ""].value_counts()
 
 
-def best_molecules(trace: pd.DataFrame, threshold: float, n: int) -> pd.DataFrame:
-    """The best molecule of each scaffold, best first; at equal rewards the earlier one.
+def top_curves(trace: pd.DataFrame, n_points: int = 200) -> pd.DataFrame:
+    """Means of the best rewards so far, over the oracle calls.
 
     Returns:
-        At most n rows of the trace with two columns more: `of_scaffold`, the number of distinct
-        molecules with that scaffold, and `hits_of_scaffold`, the hits among them. Acyclic
-        molecules count as one scaffold here, so that a run of them is not left blank.
+        Indexed by call, at most n_points of them and the last one: for each k of TOP a column
+        `top_k`, the mean of the k best rewards so far; missing while there are fewer, but for the
+        last call, where it is then the mean of all.
     """
+    scored = first_scorings(trace)
+    rewards, calls = scored["reward"].fillna(0.0).to_numpy(), scored["call"].to_numpy(dtype=int)
+    ends = np.unique(np.linspace(1, len(rewards), min(n_points, len(rewards))).astype(int))
+    best = {
+        f"top_{k}": [
+            float(np.sort(rewards[:end])[-k:].mean()) if end >= min(k, len(rewards)) else np.nan
+            for end in ends.tolist()
+        ]
+        for k in TOP
+    }
+    return pd.DataFrame(best, index=pd.Index(calls[ends - 1], name="call"), dtype=float)
+
+
+def best_first(runs: Sequence[RunView]) -> pd.DataFrame:
+    """The first scorings of several runs, the highest reward first, then the lowest call.
+
+    Returns:
+        The traces' rows and a column `run`, the name of the run; at equal rewards and calls the
+        runs stand in their order. A molecule that several runs found has as many rows.
+    """
+    views = [first_scorings(run.trace).assign(run=run.name) for run in runs]
+    views = [view for view in views if len(view)] or views[:1]
+    whole = pd.concat(views, ignore_index=True)
+    return whole.sort_values(["reward", "call"], ascending=[False, True], kind="stable")
+
+
+def component_names(runs: Sequence[RunView]) -> list[str]:
+    """Names of the components of the runs' rewards, each once, in the order of the traces."""
+    return list(dict.fromkeys(c for run in runs for c in trace_components(run.trace.columns)))
+
+
+def valid_rows(trace: pd.DataFrame) -> pd.DataFrame:
+    """The valid samples of the policy in order, repeats included."""
     rows = sampled_rows(trace)
-    scored = rows[rows["call"].notna()].sort_values("call", kind="stable")
-    groups = scored.groupby("scaffold", sort=False)["reward"]
-    best = scored.sort_values("reward", ascending=False, kind="stable")
-    best = best.drop_duplicates("scaffold").head(n)
-    return best.assign(
-        of_scaffold=best["scaffold"].map(groups.size()),
-        hits_of_scaffold=best["scaffold"].map(groups.agg(lambda r: int((r >= threshold).sum()))),
-    )
-
-
-def component_names(trace: pd.DataFrame) -> list[str]:
-    """Names of the reward's components, in the order of the trace."""
-    return [name.removeprefix(RAW) for name in trace.columns if name.startswith(RAW)]
+    return rows[rows["valid"].astype(bool)]

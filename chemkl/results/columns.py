@@ -1,10 +1,27 @@
 """The columns of a trace: name, type and meaning, kept inside every file that holds them."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
 
 TRACE_FORMAT = "chemkl-trace-1"
+FOR_PANDAS = json.dumps(
+    {
+        "index_columns": [],
+        "column_indexes": [],
+        "columns": [
+            {
+                "name": "call",
+                "field_name": "call",
+                "pandas_type": "int64",
+                "numpy_type": "Int64",
+                "metadata": None,
+            }
+        ],
+    }
+)
+"""Kept in every part under the key `pandas`: by default pandas would make floats of the calls."""
 RAW_PREFIX = "raw_"
 SCORE_PREFIX = "score_"
 
@@ -86,8 +103,53 @@ _TAIL = [
 ]
 
 
-def trace_schema(component_names: Sequence[str]) -> pa.Schema:
+_TEXT = [
+    _field(
+        "group", pa.int32(), "Number of the prompt, from 0; its rows share anchor and baseline."
+    ),
+    _field("prompt", pa.string(), "The prompt's last message; all of it where that is not unique."),
+    _field("completion", pa.string(), "What the model wrote, without the end token."),
+    _field(
+        "answer",
+        pa.string(),
+        "What was read out of the completion: an answer, or a SMILES as it is written there.",
+        null="no valid one in it.",
+    ),
+]
+"""What a run of a language model has besides, behind n_tokens."""
+
+_IN_TEXT = {
+    "call": "1-based index of the oracle call that this row spent: the first scoring of an answer "
+    "to its prompt, or of a valid canonical SMILES, in the run. Null: no call spent (invalid, or a "
+    "repeat).",
+    "smiles": "SMILES as the completion has it; empty where none was found or looked for.",
+    "canonical_smiles": "RDKit canonical SMILES. Null: invalid, or none was looked for.",
+    "valid": "Whether the completion has an end and a valid answer, or a SMILES that RDKit reads.",
+    "reason": "Why the row is invalid or what could not be scored. Null: nothing went wrong.",
+    "repeat": "Valid, and its answer to this prompt, or its canonical SMILES, was seen earlier in "
+    "the run or in this batch.",
+    "scaffold": "Bemis-Murcko scaffold as canonical SMILES; empty for an acyclic molecule. Null: "
+    "no valid molecule.",
+    "n_tokens": "Length of the completion in tokens, end token included.",
+    "logp_policy": "log pi_theta of the completion given the prompt when it was sampled, in nats, "
+    "summed over tokens.",
+    "logp_ref": "log pi_ref (the model before training) of the completion given the prompt, in "
+    "nats, summed over tokens.",
+    "reward": "Raw reward R, before the diversity filter and before any anchoring; that of a "
+    "failure when invalid or failed.",
+    "log_target": "Unnormalised log-probability of the completion under the target distribution "
+    "of its prompt, in nats. Null: the row took no part in an update.",
+    "anchor": "Whether the row was the anchor z of its prompt in its batch.",
+}
+"""What columns mean in a run of a language model, where that is something else."""
+
+
+def trace_schema(component_names: Sequence[str], *, text: bool = False) -> pa.Schema:
     """The schema of a trace whose reward has the given components, in column order.
+
+    Args:
+        component_names: of the reward.
+        text: whether a language model writes the rows: prompt, completion and answer are added.
 
     Returns:
         A schema whose fields carry their meaning in the metadata key `description`.
@@ -111,7 +173,15 @@ def trace_schema(component_names: Sequence[str]) -> pa.Schema:
         for name in component_names
     ]
     interleaved = [field for pair in zip(raw, score, strict=True) for field in pair]
-    return pa.schema([*_HEAD, *interleaved, *_TAIL])
+    if not text:
+        return pa.schema([*_HEAD, *interleaved, *_TAIL])
+    fields = [*_HEAD, *_TEXT, *interleaved, *_TAIL]
+    return pa.schema([_meaning(field, _IN_TEXT.get(field.name)) for field in fields])
+
+
+def _meaning(field: pa.Field, text: str | None) -> pa.Field:
+    """A column with another meaning; None: with its own."""
+    return field if text is None else field.with_metadata({"description": text})
 
 
 def trace_components(columns: Iterable[str]) -> list[str]:

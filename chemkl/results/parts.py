@@ -1,12 +1,13 @@
 """The files of a trace: which steps each covers, and whether they form one whole."""
 
-import itertools
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +18,7 @@ from chemkl.results.atomic import sync
 FOLDER = "trace"
 ASIDE = ".tmp"
 READY = "ready"
+T = TypeVar("T")
 _PART = re.compile(r"part-(\d+)-(\d+)\.parquet")
 
 
@@ -75,18 +77,54 @@ def write_part(table: pa.Table, path: Path) -> None:
         compression="zstd",
         use_dictionary=others,
         use_byte_stream_split=floats,
+        write_page_checksum=True,
     )
     sync(path)
 
 
-def read_part(path: Path) -> pa.Table:
-    """Read one file.
+def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read one file, or some of its columns.
+
+    Raises:
+        InputError: it is empty, cut short, damaged or not Parquet.
+    """
+    with _readable(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        return file.read(columns=columns)
+
+
+def read_part_schema(path: Path) -> pa.Schema:
+    """Read the columns of one file, and none of its rows.
 
     Raises:
         InputError: it is empty, cut short or not Parquet.
     """
+    with _readable(path):
+        return pq.read_schema(path)
+
+
+def read_settled(run_dir: Path, read: Callable[[], T]) -> T:
+    """Read a trace, and once more if that failed while the run replaced its parts.
+
+    A run that is still writing merges its parts at the end: those listed before are then gone.
+
+    Raises:
+        InputError: reading failed, and the parts are the same as before, or it failed again.
+    """
+    before: list[Part] | None = None
     try:
-        return pq.ParquetFile(path).read()
+        before = list_parts(run_dir)
+        return read()
+    except (InputError, FileNotFoundError):
+        if list_parts(run_dir) == before:
+            raise
+    return read()
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Say of a file that cannot be read what is wrong and what to do."""
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
         size = path.stat().st_size if path.exists() else 0
         raise InputError(
@@ -95,66 +133,20 @@ def read_part(path: Path) -> pa.Table:
         ) from error
 
 
-def config_of(schema: pa.Schema) -> str:
-    """The config hash that a part was written under; empty where there is none."""
-    return str((schema.metadata or {}).get(b"config_hash", b"").decode())
+def check_strays(run_dir: Path) -> None:
+    """Refuse Parquet files in the folder of a trace that are none of its parts.
 
-
-def check_config(path: Path, expected: str) -> None:
-    """Refuse a part of another config.
+    Other files do no harm; these would be read by whoever reads the folder as a whole.
 
     Raises:
-        InputError: with both hashes.
+        InputError: with their names.
     """
-    try:
-        found = config_of(pq.read_schema(path))
-    except (pa.ArrowException, OSError):
-        read_part(path)  # says what is wrong with the file
-        raise
-    if found != expected:
+    folder = run_dir / FOLDER
+    found = folder.iterdir() if folder.is_dir() else ()
+    strays = [p.name for p in found if p.suffix == ".parquet" and not _PART.fullmatch(p.name)]
+    if strays:
         raise InputError(
-            f"{path}: written under config {found[:12] or '(none)'}, not {expected[:12]}. "
-            "One folder holds one run: choose another with --out, or begin anew with --fresh."
+            f"{folder}: {', '.join(sorted(strays))}: not a part of a trace (those are called "
+            "part-FIRST-LAST.parquet, by their steps), but whoever reads the folder as a whole "
+            "would count its rows. Move it to another folder."
         )
-
-
-def check_columns(path: Path, found: pa.Schema, expected: pa.Schema) -> None:
-    """Refuse a file that is not a part of this trace.
-
-    Raises:
-        InputError: with the columns that are missing, unknown or of another type.
-    """
-    if found.equals(expected, check_metadata=False):
-        return
-    odd = sorted({*found.names} ^ {*expected.names}) or [
-        f.name for f in expected if found.field(f.name).type != f.type
-    ]
-    raise InputError(
-        f"{path}: not a part of this trace (columns missing, unknown or of another type or order: "
-        f"{', '.join(odd) or 'order'}). Restore it from a copy, or run again with --fresh."
-    )
-
-
-def check_contiguous(parts: Sequence[Part]) -> None:
-    """Refuse parts that overlap or leave steps out; every step of a run has rows.
-
-    Raises:
-        InputError: naming the file that is too many, or the steps that are missing.
-    """
-    if parts and parts[0].first > 1:  # a run counts its steps from 0 or from 1
-        raise InputError(
-            f"{parts[0].path.parent}: the part with the steps before {parts[0].first} is missing. "
-            "Restore it from a copy, or run again with --fresh."
-        )
-    for before, after in itertools.pairwise(parts):
-        if after.first <= before.last:
-            raise InputError(
-                f"{after.path}: overlaps {before.path.name}; rows would count twice. "
-                "Remove the file that does not belong, or run again with --fresh."
-            )
-        if after.first > before.last + 1:
-            raise InputError(
-                f"{after.path.parent}: the part with steps {before.last + 1} to {after.first - 1} "
-                f"is missing between {before.path.name} and {after.path.name}. "
-                "Restore it from a copy, or run again with --fresh."
-            )

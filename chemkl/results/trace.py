@@ -15,24 +15,25 @@ import pyarrow.compute as pc
 from chemkl import __version__
 from chemkl.config import InputError
 from chemkl.results.atomic import rename_in, sync
-from chemkl.results.columns import TRACE_FORMAT, trace_components, trace_schema
+from chemkl.results.columns import FOR_PANDAS, TRACE_FORMAT, trace_components, trace_schema
+from chemkl.results.part_checks import check_config, check_parts, conform, join
 from chemkl.results.parts import (
     ASIDE,
     FOLDER,
     READY,
     Part,
-    check_columns,
-    check_config,
-    check_contiguous,
-    config_of,
+    check_strays,
     finish_swap,
     list_parts,
     part_name,
     read_part,
+    read_part_schema,
+    read_settled,
     write_part,
 )
 
 ORPHANS = ".orphan"
+_ORDER = ("step", "row")
 
 
 class TraceWriter:
@@ -46,6 +47,7 @@ class TraceWriter:
         component_names: names of the reward's components, in order.
         run_id: identity of the run, kept in every part.
         config_hash: hash of the resolved config, kept in every part.
+        text: whether a language model writes the rows; see `trace_schema`.
 
     Raises:
         InputError: the folder holds the trace of another config.
@@ -57,14 +59,17 @@ class TraceWriter:
         component_names: Sequence[str],
         run_id: str,
         config_hash: str,
+        *,
+        text: bool = False,
     ) -> None:
         self.run_dir = Path(run_dir)
-        self.schema = trace_schema(component_names).with_metadata(
+        self.schema = trace_schema(component_names, text=text).with_metadata(
             {
                 "format": TRACE_FORMAT,
                 "run_id": run_id,
                 "config_hash": config_hash,
                 "chemkl_version": __version__,
+                "pandas": FOR_PANDAS,
             }
         )
         self._buffer: list[pa.Table] = []
@@ -189,42 +194,50 @@ def read_trace(run_dir: str | Path, columns: Sequence[str] | None = None) -> pd.
 
     Returns:
         One row per sampled sequence in the order of step and row; `call` is a nullable Int64.
+        Columns that a trace need not have (yours, or a newer version's) come last; where a part
+        lacks one, its cells are empty.
 
     Raises:
-        InputError: no trace, a damaged or missing part, or parts of different configs; the message
-            names the file and the fix.
+        InputError: no trace, a damaged or missing part, or parts of different configs or rewards;
+            the message names the file and the fix.
     """
-    parts = find_trace(Path(run_dir))
-    tables = [read_part(part.path) for part in parts]
-    schema = trace_schema(trace_components(tables[0].schema.names))
-    for part, table in zip(parts, tables, strict=True):
-        check_config(part.path, config_of(tables[0].schema))
-        check_columns(part.path, table.schema, schema)
-    frame = _to_pandas(pa.concat_tables(tables))
-    if columns is None:
-        return frame
-    unknown = [name for name in columns if name not in frame.columns]
+    return read_settled(Path(run_dir), lambda: _read_trace(Path(run_dir), columns))
+
+
+def _read_trace(run_dir: Path, columns: Sequence[str] | None) -> pd.DataFrame:
+    parts = find_trace(run_dir)
+    found = [read_part_schema(part.path).names for part in parts]
+    expected = trace_schema(trace_components(found[0]))
+    known = list(dict.fromkeys([*expected.names, *(name for names in found for name in names)]))
+    unknown = [name for name in columns or () if name not in known]
     if unknown:
-        known = ", ".join(frame.columns)
-        raise InputError(f"{run_dir}: the trace has no column {unknown}. Known: {known}")
-    return frame[list(columns)]
+        raise InputError(f"{run_dir}: the trace has no column {unknown}. Known: {', '.join(known)}")
+    wanted = known if columns is None else list(columns)
+    needed = {*wanted, *_ORDER}
+    tables = [
+        conform(part.path, read_part(part.path, [n for n in names if n in needed]), expected)
+        for part, names in zip(parts, found, strict=True)
+    ]
+    return _to_pandas(join(parts, tables))[wanted]
 
 
 def find_trace(run_dir: Path) -> list[Part]:
-    """The parts of a trace, none of them read yet.
+    """The parts of a trace, whole by their names and columns; no row is read yet.
 
     Raises:
-        InputError: no run folder, no part in it, or a part is missing between two others.
+        InputError: no run folder, no part in it, a part that is missing, damaged or of another
+            trace, or a Parquet file beside them that is none.
     """
     if not run_dir.is_dir():
         raise InputError(f"{run_dir}: no such run folder. Give the folder that holds '{FOLDER}/'.")
+    check_strays(run_dir)
     parts = list_parts(run_dir)
     if not parts:
         raise InputError(
             f"{run_dir}: no parts (part-*.parquet) in '{FOLDER}/', so there is no trace to read. "
             "Give the folder of a posttrain run that has written its first part."
         )
-    check_contiguous(parts)
+    check_parts(parts)
     return parts
 
 

@@ -40,11 +40,13 @@ class FailureCount:
                 self.reasons[reason] += 1
 
 
-def describe_failures(counts: Mapping[str, FailureCount]) -> list[str]:
+def describe_failures(
+    counts: Mapping[str, FailureCount], asked_about: str = "molecules"
+) -> list[str]:
     """Say of each component that failed how often it did, and what it said most often."""
     return [
-        f"component {name} failed on {count.failed:,} of {count.asked:,} molecules, most often: "
-        f"{count.reasons.most_common(1)[0][0]}"
+        f"component {name} failed on {count.failed:,} of {count.asked:,} {asked_about}, most "
+        f"often: {count.reasons.most_common(1)[0][0]}"
         for name, count in counts.items()
         if count.failed
     ]
@@ -56,9 +58,11 @@ class Failures:
     Args:
         names: The components.
         most: The share of failures that is still borne.
+        asked_about: What they are asked about, in the plural.
     """
 
-    def __init__(self, names: Sequence[str], most: float) -> None:
+    def __init__(self, names: Sequence[str], most: float, asked_about: str = "molecules") -> None:
+        self._asked_about = asked_about
         self.counts = {name: FailureCount() for name in names}
         self._most = most
 
@@ -75,7 +79,7 @@ class Failures:
             InputError: with a line for each such component.
         """
         lines = [
-            f"component {name} failed on {count.failed} of {count.asked} molecules "
+            f"component {name} failed on {count.failed} of {count.asked} {self._asked_about} "
             f"({count.failed / count.asked:.1%}), more than most_failures = {self._most:g} allows. "
             f"Most frequent reason ({n} times): {reason}. Mend the component, or allow more."
             for name, count in self.counts.items()

@@ -1,6 +1,5 @@
 """The compare stage: the runs of several methods, paired by seed, become differences and tests."""
 
-import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -30,7 +29,8 @@ from chemkl.reports import comparison_text
 from chemkl.reports.forest import draw_forest
 from chemkl.reports.paper_figures import to_png, to_svg
 from chemkl.results import Manifest, read_trace, write_bytes, write_parquet
-from chemkl.stages.evaluate import PIPED_WIDTH, require_traces, run_names
+from chemkl.stages.evaluate import require_traces, run_names
+from chemkl.stages.terminal import standard_output
 
 TABLE, VALUES = "comparison.parquet", "values.parquet"
 MARKDOWN, LATEX = "comparison.md", "comparison.tex"
@@ -89,7 +89,7 @@ def run(
         write_bytes(out / f"{FOREST}.png", to_png(figure))
         write_bytes(out / f"{FOREST}.svg", to_svg(figure))
         manifest.finish(results={"pairs": pairs.seeds, "left_out": pairs.left_out})
-    console = console or Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+    console = console or standard_output()
     console.print(comparison_text.terminal(rows, settings.confidence), highlight=False)
     console.print("\n".join(remarks), highlight=False, markup=False)
     frame: pd.DataFrame = table.to_pandas()
@@ -178,7 +178,9 @@ def _evaluate(used: Mapping[tuple[str, int], Path], settings: CompareConfig) -> 
         *columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal
     ) as progress:
         for place, folder in progress.track(used.items()):
-            samples = from_trace(str(folder), read_trace(folder, TRACE_COLUMNS))
+            samples = from_trace(
+                str(folder), read_trace(folder, TRACE_COLUMNS), settings.options.workers
+            )
             found[place] = evaluate(samples, numbers, settings.options)
     return found
 

@@ -1,51 +1,37 @@
 """The evaluate stage: the traces of runs, or files of samples, become the diversity table."""
 
-import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.console import Console
+from rich.table import Table
 
-from chemkl.chem.molecules import canonicalise
-from chemkl.config import InputError, complaints, did_you_mean
+from chemkl.config import InputError, complaints
 from chemkl.config.draft import Draft
-from chemkl.config.evaluate import (
-    Corpus,
-    EvaluateConfig,
-    MosesReference,
-    ReferenceSource,
-    StatisticsReference,
-)
+from chemkl.config.evaluate import EvaluateConfig, MetricOptions, MosesReference
 from chemkl.config.loading import load_config
-from chemkl.corpus.reading import Line, read_table
-from chemkl.evaluation import metrics, reference, samples
+from chemkl.evaluation import metrics, samples
 from chemkl.evaluation.chemnet import ChemNet
 from chemkl.evaluation.columns import metrics_schema
-from chemkl.evaluation.display import comparison_tables
+from chemkl.evaluation.display import comparison_tables, legend
+from chemkl.evaluation.display_modes import family_tables, window_table
 from chemkl.evaluation.metrics import Comparisons
 from chemkl.evaluation.modes import families_schema, family_rows
 from chemkl.evaluation.over_time import over_time, over_time_schema
-from chemkl.evaluation.sample_files import read_samples, read_scored_samples
+from chemkl.evaluation.reference_files import load_comparisons
+from chemkl.evaluation.sample_files import read_samples
 from chemkl.evaluation.samples import Samples
-from chemkl.evaluation.statistics_file import read_statistics
 from chemkl.results import Manifest, find_trace, read_trace, write_json, write_parquet
-from chemkl.results.wheels import MOLSETS, fetch_wheel, open_member
+from chemkl.stages.terminal import standard_output
 
 TABLE = "diversity.parquet"
 JSON = "metrics.json"
 OVER_TIME = "over_time.parquet"
 FAMILIES = "families.parquet"
 IN_RUN = "evaluation"
-SPLIT = "split"
-PIPED_WIDTH = 120
-_MEMBERS = {
-    "moses_test": "moses/dataset/data/test_stats.npz",
-    "moses_test_scaffolds": "moses/dataset/data/test_scaffolds_stats.npz",
-}
 
 
 def run(
@@ -80,7 +66,7 @@ def run(
         seed=settings.metrics.seed,
         inputs=_inputs(settings),
     ) as manifest:
-        comparisons = _comparisons(settings)
+        comparisons = load_comparisons(settings)
         schemas = _schemas(settings, comparisons)
         tables: dict[str, list[dict[str, Any]]] = {name: [] for name in schemas}
         summaries: dict[str, dict[str, Any]] = {}
@@ -95,11 +81,21 @@ def run(
         written = _write_tables(out, tables, schemas)
         write_json(out / JSON, {"runs": summaries})
         manifest.finish(results={"runs": list(summaries)})
-    frame = metrics.frame(written[TABLE])
-    console = console or Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
-    for shown in comparison_tables(frame, settings.metrics):
+    frames = {name: metrics.frame(table) for name, table in written.items()}
+    console = console or standard_output()
+    for shown in _shown(frames, settings.metrics):
         console.print(shown, highlight=False)
-    return frame
+    return frames[TABLE]
+
+
+def _shown(frames: Mapping[str, pd.DataFrame], options: MetricOptions) -> Iterator[Table | str]:
+    """What is printed: the comparison, what moved over time and between prior and policy."""
+    yield from comparison_tables(frames[TABLE], options)
+    if OVER_TIME in frames:
+        yield from window_table(frames[OVER_TIME], options)
+    if FAMILIES in frames:
+        yield from family_tables(frames[TABLE], frames[FAMILIES], options)
+    yield legend(frames[TABLE], options)
 
 
 def _schemas(settings: EvaluateConfig, comparisons: Comparisons) -> dict[str, pa.Schema]:
@@ -180,64 +176,10 @@ def _all_samples(settings: EvaluateConfig) -> Iterator[tuple[Samples, Path | Non
     paths = [*settings.runs, *(file.path for file in settings.samples)]
     names = run_names(paths)
     for name, folder in zip(names, settings.runs, strict=False):
-        yield samples.from_trace(name, read_trace(folder, samples.TRACE_COLUMNS)), folder
+        trace = read_trace(folder, samples.TRACE_COLUMNS)
+        yield samples.from_trace(name, trace, settings.metrics.workers), folder
     for name, file in zip(names[len(settings.runs) :], settings.samples, strict=True):
-        yield read_samples(name, file), None
-
-
-def _comparisons(settings: EvaluateConfig) -> Comparisons:
-    chemnet = ChemNet() if settings.fcd else None
-    return Comparisons(
-        corpus=frozenset(_corpus(settings.corpus)) if settings.corpus else None,
-        references=[
-            _reference(name, source, chemnet) for name, source in settings.reference.items()
-        ],
-        chemnet=chemnet,
-        prior=read_scored_samples("prior", settings.prior) if settings.prior else None,
-    )
-
-
-def _corpus(corpus: Corpus) -> Iterable[str]:
-    lines: Iterable[Line] = read_table(corpus.path, corpus.column)
-    if corpus.split is not None:
-        splits = _splits(corpus.path)
-        if not splits:
-            raise InputError(
-                f"corpus: {corpus.path} has no splits; only the corpus.parquet of the prepare "
-                f"stage does. Leave out split: {corpus.split}."
-            )
-        if corpus.split not in splits:
-            raise InputError(
-                f"corpus: {corpus.path} has no split {corpus.split!r}"
-                f"{did_you_mean(corpus.split, set(splits))}"
-            )
-        pairs = zip(lines, splits, strict=True)
-        lines = (line for line, split in pairs if split == corpus.split)
-    texts = (line.smiles for line in lines if line.smiles)
-    if corpus.canonical:
-        return texts
-    return (text for text in map(canonicalise, texts) if text is not None)
-
-
-def _splits(path: Path) -> list[str]:
-    """The split of every row of a prepared corpus; empty where the file has no such column."""
-    if path.suffix != ".parquet" or SPLIT not in pq.read_schema(path).names:
-        return []
-    return [str(split) for split in pq.read_table(path, columns=[SPLIT])[SPLIT].to_pylist()]
-
-
-def _reference(name: str, source: ReferenceSource, chemnet: ChemNet | None) -> reference.Reference:
-    if isinstance(source, MosesReference):
-        wheel = fetch_wheel(MOLSETS, source.cache)
-        member = _MEMBERS[source.kind]
-        with open_member(wheel, member) as stream:
-            statistics = read_statistics(stream, f"{wheel.name}:{member}")
-        return reference.from_statistics(name, statistics)
-    if isinstance(source, StatisticsReference):
-        statistics = read_statistics(source.path, str(source.path))
-        return reference.from_statistics(name, statistics)
-    lines = read_table(source.path, source.column)
-    return reference.from_smiles(name, (line.smiles for line in lines if line.smiles), chemnet)
+        yield read_samples(name, file, settings.metrics.workers), None
 
 
 def _inputs(settings: EvaluateConfig) -> dict[str, Path]:

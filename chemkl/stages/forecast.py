@@ -1,6 +1,5 @@
 """The forecast stage: what a posttrain config asks for, before anything is trained."""
 
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from chemkl.results import Manifest, write_json, write_parquet
 from chemkl.rewards import RewardModel
 from chemkl.stages import posttrain_config
 from chemkl.stages.evaluate import run_names
+from chemkl.stages.terminal import standard_output
 from chemkl.training.diversity_filter import build_filter
 from chemkl.training.ledger import Ledger
 from chemkl.training.seeds import stream
@@ -32,7 +32,6 @@ from chemkl.training.seeds import stream
 TABLE = "forecast.parquet"
 JSON = "forecast.json"
 SAMPLES = "samples.parquet"
-PIPED_WIDTH = 120
 
 
 def check(config: ForecastConfig, awaited: Collection[Path] = ()) -> None:
@@ -98,7 +97,7 @@ def run(
         write_parquet(out / TABLE, pa.Table.from_pylist(found.rows, schema=FORECAST_SCHEMA))
         write_json(out / JSON, {**counts, **found.plain(), "runs": runs})
         manifest.finish(results=counts)
-    console = console or Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+    console = console or standard_output()
     for part in display.page(found, runs, counts, min_ess=config.min_ess):
         console.print(part, highlight=False, markup=False)  # [nH] is no markup
     return out / TABLE

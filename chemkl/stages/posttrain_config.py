@@ -56,14 +56,21 @@ def problems_beside(draft: Draft) -> list[str]:
     ]
 
 
-def build_objective(objective: Mapping[str, Any]) -> Objective:
+def build_objective(
+    objective: Mapping[str, Any],
+    bounds: tuple[float, float] = (RewardModel.FAILED, RewardModel.MOST),
+) -> Objective:
     """Put target, estimator and shaper together.
+
+    Args:
+        objective: their settings.
+        bounds: the reward of a failure, and the highest that there can be.
 
     Raises:
         InputError: they do not go together, or tau is above every reward.
     """
     try:
-        return objective_from_config(objective, (RewardModel.FAILED, RewardModel.MOST))
+        return objective_from_config(objective, bounds)
     except ValueError as error:
         lines = [f"target, estimator, shaper: {line}." for line in str(error).splitlines()]
         raise InputError("\n".join(lines)) from error

@@ -1,90 +1,142 @@
 """The report stage: the traces of runs become one self-contained HTML page."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from chemkl.config.evaluate import MetricOptions
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.progress import track
+
+from chemkl.config import InputError
 from chemkl.config.loading import load_config
 from chemkl.config.report import ReportConfig
-from chemkl.evaluation import evaluate, from_trace, metrics_schema
-from chemkl.reports import Column, RunView, render_page
-from chemkl.results import Manifest, description_of, read_trace, write_bytes
+from chemkl.evaluation import evaluate, from_trace
+from chemkl.evaluation.comparison_columns import COMPARISON_SCHEMA
+from chemkl.evaluation.metrics import Comparisons, describe_window
+from chemkl.evaluation.modes import family_rows
+from chemkl.evaluation.sample_files import read_scored_samples
+from chemkl.evaluation.samples import Samples
+from chemkl.reports import PageOptions, RunView, render_page
+from chemkl.reports.view import COLUMNS
+from chemkl.results import (
+    Manifest,
+    find_trace,
+    read_trace,
+    trace_components,
+    write_bytes,
+)
+from chemkl.results.columns import RAW_PREFIX
 from chemkl.stages.evaluate import require_traces, run_names
+from chemkl.stages.report_tables import note, tables
+from chemkl.stages.terminal import standard_output
 
 PAGE = "report.html"
-_SHARED = {
-    "murcko": ("scaffolds", ",d"),
-    "generic": ("generic", ",d"),
-    "effective_scaffolds": ("effective", ",.0f"),
-    "top_share": ("top share", ".1%"),
-    "int_div_moses_1": ("IntDiv", ".3f"),
-    "circles": ("#Circles", ",d"),
-}
-_ALL = {
-    "n_sampled": ("sampled", ",d"),
-    "n_molecules": ("distinct", ",d"),
-    "validity": ("valid", ".1%"),
-    "uniqueness": ("unique", ".1%"),
-    **_SHARED,
-}
-_HITS = {
-    "yield": ("Yield", ",d"),
-    "ob1": ("OB1", ",d"),
-    "ob10": ("OB10", ",d"),
-    "ob100": ("OB100", ",d"),
-    **_SHARED,
-}
+LARGE = 6_000_000
+"""Bytes above which a page is awkward to send and slow to open."""
+WINDOWS = 60
+"""The collapse curves have a point for each of so many parts of a run."""
 
 
-def run(config: Mapping[str, Any] | str | Path | ReportConfig, out_dir: str | Path) -> Path:
+def run(
+    config: Mapping[str, Any] | str | Path | ReportConfig,
+    out_dir: str | Path,
+    *,
+    console: Console | None = None,
+) -> Path:
     """Write `report.html` about one or several runs.
 
     Args:
         config: the settings, as a mapping, a YAML file or a config.
         out_dir: the output folder.
+        console: where the size of the page is printed; standard output when not given.
 
     Returns:
         The path of the page.
 
     Raises:
-        InputError: a setting or a trace cannot be used; the message names each.
+        InputError: a setting, a trace or a file cannot be used; the message names each.
     """
+    began = time.monotonic()
     settings = load_config(ReportConfig, config)
-    require_traces(settings.runs)
+    folders = [*settings.runs, *(each for own in settings.methods.values() for each in own)]
+    require_traces(folders)
     page = Path(out_dir) / PAGE
-    names = run_names(settings.runs)
+    names = run_names(folders)
+    methods = _methods(settings, names)
+    comparison = _comparison(settings.comparison, methods)
     with Manifest.start(
         out_dir,
         stage="report",
         config=settings.model_dump(mode="json"),
         seed=settings.metrics.seed,
-        inputs={
-            f"run {name}": folder / "trace"
-            for name, folder in zip(names, settings.runs, strict=True)
-        },
+        inputs=_inputs(settings, names, folders),
     ) as manifest:
+        prior = _prior(settings)
         views = [
-            _view(name, folder, settings) for name, folder in zip(names, settings.runs, strict=True)
+            _view(name, folder, settings, prior)
+            for name, folder in _tracked(list(zip(names, folders, strict=True)))
         ]
-        text = render_page(
-            views,
-            title=settings.title,
-            threshold=settings.threshold,
-            all_columns=_columns(_ALL, settings.metrics),
-            hit_columns=_columns(_HITS, settings.metrics),
-            note=_note(settings.metrics),
-            n_molecules=settings.n_molecules,
-            smoothing=settings.smoothing,
-        )
-        write_bytes(page, text.encode())
-        manifest.finish(results={"runs": names, "bytes": len(text.encode())})
+        options = replace(_options(settings, prior), comparison=comparison)
+        text = render_page(views, methods, tables(views, settings), options)
+        written = text.encode()
+        write_bytes(page, written)
+        manifest.finish(results={"runs": names, "bytes": len(written)})
+    console = console or standard_output()
+    for line in _lines(page, len(written), len(views), time.monotonic() - began):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     return page
 
 
-def _view(name: str, folder: Path, settings: ReportConfig) -> RunView:
-    trace = read_trace(folder)
-    whole, hits = evaluate(from_trace(name, trace), [settings.threshold], settings.metrics)
+def _prior(settings: ReportConfig) -> Samples | None:
+    if settings.prior is None:
+        return None
+    return read_scored_samples("prior", settings.prior, settings.metrics.workers)
+
+
+def _tracked(items: Sequence[tuple[str, Path]]) -> Iterable[tuple[str, Path]]:
+    """The runs, with a bar: some seconds for ten thousand molecules."""
+    console = Console(stderr=True)
+    return track(items, "evaluating the runs", console=console, disable=not console.is_terminal)
+
+
+def _lines(page: Path, size: int, n_runs: int, seconds: float) -> Iterator[str]:
+    """Say how large the page is, and what to lower where it is too large."""
+    yield f"{page}: {size / 1e6:.1f} MB about {n_runs} run{'s' * (n_runs > 1)}, {seconds:.0f} s"
+    if size > LARGE:
+        yield (
+            f"warning: more than {LARGE / 1e6:.0f} MB is slow to open and hard to send. Lower "
+            "n_top, n_molecules, n_scaffolds or n_map, or show fewer runs."
+        )
+
+
+def _methods(settings: ReportConfig, names: Sequence[str]) -> dict[str, Sequence[int]]:
+    """Which runs are whose: a run that no method was named for is a method of its own."""
+    if settings.runs:
+        return {name: [number] for number, name in enumerate(names)}
+    first = 0
+    methods: dict[str, Sequence[int]] = {}
+    for name, own in settings.methods.items():
+        methods[name] = range(first, first + len(own))
+        first += len(own)
+    return methods
+
+
+def _view(name: str, folder: Path, settings: ReportConfig, prior: Samples | None) -> RunView:
+    schema = pq.read_schema(find_trace(folder)[0].path)
+    raw = [f"{RAW_PREFIX}{component}" for component in trace_components(schema.names)]
+    trace = read_trace(folder, [*COLUMNS, *raw])
+    samples = from_trace(name, trace, settings.metrics.workers)
+    # no table shows a metric over the whole matrix of distances, which would cost the most
+    options = settings.metrics.model_copy(update={"max_matrix": 2})
+    whole, hits = evaluate(samples, [settings.threshold], options, Comparisons(prior=prior))
+    late = options.late_samples
+    if prior is None:  # no sample may count as early and late
+        late = max(1, min(late, len(samples.valid) // 2))
     manifest = Manifest.load(folder)
     return RunView(
         name=name,
@@ -92,23 +144,91 @@ def _view(name: str, folder: Path, settings: ReportConfig) -> RunView:
         manifest=manifest.model_dump(mode="json") if manifest else {},
         all_molecules=whole,
         hits=hits,
+        windows=_windows(samples, options.late_samples),
+        families=family_rows(samples, prior or _beginning(samples, late), late),
     )
 
 
-def _note(options: MetricOptions) -> str:
-    """Fingerprint, bits and picker: what belongs beside every number."""
-    return (
-        "IntDiv: MOSES, p = 1; #Circles: LeaderPicker, Tanimoto distance > "
-        f"{options.circles_distance:g}, in the order first scored; both on Morgan fingerprints of "
-        "radius 2 and 1024 bits. Scaffolds: Bemis-Murcko, acyclic molecules left out. OB: oracle "
-        "calls until the first, 10th and 100th hit. IntDiv is computed on at most "
-        f"{options.max_molecules:,} molecules of a set."
+def _windows(samples: Samples, width: int) -> pd.DataFrame:
+    """The last valid samples at points along the run, the first one when the window is full."""
+    n = len(samples.valid)
+    ends = np.unique(np.linspace(min(width, n), n, WINDOWS).astype(int)) if n else np.empty(0, int)
+    scaffold_of = {molecule.smiles: molecule.scaffold for molecule in samples.molecules}
+    rows = [describe_window(samples.valid[max(e - width, 0) : e], scaffold_of) for e in ends]
+    return pd.DataFrame(rows, index=pd.Index(ends, name="valid"))
+
+
+def _beginning(samples: Samples, n: int) -> Samples:
+    """The first valid samples of a run, which stand for the prior where there is none."""
+    valid = samples.valid[:n]
+    first = set(valid)
+    return Samples(
+        samples.name, len(valid), valid, [m for m in samples.molecules if m.smiles in first]
     )
 
 
-def _columns(shown: Mapping[str, tuple[str, str]], options: MetricOptions) -> Sequence[Column]:
-    schema = metrics_schema(options)
-    return [
-        Column(key, label, how, description_of(schema.field(key)))
-        for key, (label, how) in shown.items()
-    ]
+def _options(settings: ReportConfig, prior: Samples | None) -> PageOptions:
+    window = settings.metrics.late_samples
+    if prior is None:
+        start = (
+            f"among its first {window:,} valid samples (its halves are compared where it has not "
+            "twice as many), as no sample of the prior was given"
+        )
+    else:
+        start = f"in the sample of the prior ({len(prior.valid):,} valid)"
+    shown = settings.model_dump(mode="json", exclude={"runs", "methods", "prior", "comparison"})
+    return PageOptions(
+        title=settings.title,
+        threshold=settings.threshold,
+        window=window,
+        smoothing=settings.smoothing,
+        n_scaffolds=settings.n_scaffolds,
+        n_molecules=settings.n_molecules,
+        n_top=settings.n_top,
+        n_map=settings.n_map,
+        seed=settings.metrics.seed,
+        note=note(settings.metrics),
+        start_of_families=start,
+        prior=list(dict.fromkeys(prior.valid)) if prior else None,
+        settings=shown,
+    )
+
+
+def _comparison(path: Path | None, methods: Collection[str]) -> list[dict[str, Any]]:
+    """The rows of a compare stage.
+
+    Raises:
+        InputError: the file is no such table, or one of other methods.
+    """
+    if path is None:
+        return []
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        raise InputError(
+            f"comparison: {path} cannot be read as Parquet ({error}). Give the comparison.parquet "
+            "of a compare stage."
+        ) from error
+    if rows and not set(COMPARISON_SCHEMA.names) <= rows[0].keys():
+        raise InputError(
+            f"comparison: {path} is not the comparison.parquet of a compare stage: it has the "
+            f"columns {', '.join(rows[0])}."
+        )
+    compared = {row[key] for row in rows for key in ("method", "baseline")}
+    if not compared <= set(methods):
+        raise InputError(
+            f"comparison: {path} compares {', '.join(sorted(compared))}; this page has the methods "
+            f"{', '.join(methods)}. Call them the same, under `methods`."
+        )
+    return rows
+
+
+def _inputs(
+    settings: ReportConfig, names: Sequence[str], folders: Sequence[Path]
+) -> dict[str, Path]:
+    traces = {f"run {n}": folder / "trace" for n, folder in zip(names, folders, strict=True)}
+    files = {
+        "prior": settings.prior.path if settings.prior else None,
+        "comparison": settings.comparison,
+    }
+    return traces | {role: path for role, path in files.items() if path is not None}

@@ -1,6 +1,5 @@
 """The score stage: a file of SMILES becomes a table of scores, one row for each line."""
 
-import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,9 +23,9 @@ from chemkl.rewards.keys import reward_files
 from chemkl.stages.registry import STAGES, set_aside
 from chemkl.stages.score_summary import Summary
 from chemkl.stages.score_table import Table
+from chemkl.stages.terminal import standard_output
 
 FILE_NAME = "scores"
-PIPED_WIDTH = 120
 FORMATS = {".parquet": "parquet", ".csv": "csv"}
 """Endings of the files that are written, and what they hold."""
 
@@ -114,8 +113,7 @@ def score_file(config: ScoreConfig, table: Path) -> dict[str, Any]:
             written.append(rows)
             summary.add(rows)
         results = summary.results(reward.failures)
-    width = None if sys.stdout.isatty() else PIPED_WIDTH
-    summary.print(Console(width=width), reward.failures)
+    summary.print(standard_output(), reward.failures)
     return results
 
 

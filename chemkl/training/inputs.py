@@ -13,7 +13,7 @@ from torch import Tensor
 
 from chemkl.chem.fingerprints import tanimoto_kernel
 from chemkl.losses import LossInputs, Objective
-from chemkl.policies.base import Policy, Rollout, joined
+from chemkl.policies.base import Rollout, SequenceModel, joined
 from chemkl.training.seeds import stream
 
 
@@ -24,14 +24,17 @@ class Carried:
     Attributes:
         tokens: token_CT.
         reward: reward_C, float64.
+        group: group_C; None: the rows of a batch are one group.
     """
 
     tokens: Tensor
     reward: Tensor
+    group: Tensor | None = None
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return both, on the CPU."""
-        return {"tokens": self.tokens.cpu(), "reward": self.reward}
+        """Return what there is, on the CPU."""
+        group = {} if self.group is None else {"group": self.group}
+        return {"tokens": self.tokens.cpu(), "reward": self.reward, **group}
 
 
 class InputBuilder:
@@ -44,7 +47,9 @@ class InputBuilder:
         seed: of the fresh samples of the prior.
     """
 
-    def __init__(self, policy: Policy, reference: Policy, objective: Objective, seed: int) -> None:
+    def __init__(
+        self, policy: SequenceModel, reference: SequenceModel, objective: Objective, seed: int
+    ) -> None:
         self._policy = policy
         self._reference = reference
         self._objective = objective
@@ -57,11 +62,14 @@ class InputBuilder:
         Everything is on the CPU: a few numbers a row, rewards in float64.
         """
         tokens, reward_B = rollout.tokens, _rewards(rows)
-        duplicate_B = torch.tensor(rows["smiles"].duplicated().to_numpy())
+        group_B = None if rollout.group is None else rollout.group.cpu()
+        duplicate_B = torch.tensor(_texts(rollout).duplicated().to_numpy())
         retained_B = None
         if self._carried is not None:
             carried = self._carried
-            tokens = joined(tokens, carried.tokens.to(tokens.device))
+            tokens = joined(tokens, carried.tokens.to(tokens.device), rollout.end_id)
+            if group_B is not None and carried.group is not None:
+                group_B = torch.cat([group_B, carried.group])
             reward_B = torch.cat([reward_B, carried.reward])
             retained_B = torch.arange(len(reward_B)) >= len(rows)
             duplicate_B = torch.cat([duplicate_B, torch.zeros(len(carried.reward)).bool()])
@@ -71,6 +79,7 @@ class InputBuilder:
             logp_policy=self._policy.logp_tokens(tokens).cpu(),
             logp_ref=logp_ref_B,
             reward=reward_B,
+            group=group_B,
             duplicate=duplicate_B,
             retained=retained_B,
             logp_policy_of_prior=self._of_prior(len(rows), step, rank),
@@ -83,8 +92,13 @@ class InputBuilder:
             return
         tokens = rollout.tokens
         if self._carried is not None:
-            tokens = joined(tokens, self._carried.tokens.to(tokens.device))
-        self._carried = Carried(tokens[carry_B.to(tokens.device)], inputs.reward[carry_B])
+            tokens = joined(tokens, self._carried.tokens.to(tokens.device), rollout.end_id)
+        group_B = inputs.group
+        self._carried = Carried(
+            tokens[carry_B.to(tokens.device)],
+            inputs.reward[carry_B],
+            None if group_B is None else group_B[carry_B],
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the carried rows, for a checkpoint."""
@@ -103,15 +117,24 @@ class InputBuilder:
         return self._policy.logp_tokens(drawn.tokens).cpu()
 
     def _for_shaper(self, rows: pd.DataFrame) -> dict[str, Tensor]:
-        """The similarity and the scaffold numbers of the rows, if the shaper asks for them."""
+        """The similarity and the scaffold (or answer) numbers of the rows, if a shaper asks."""
         shaper = self._objective.shaper
         found = {}
         if shaper is not None and shaper.needs_kernel:
             smiles = [s if isinstance(s, str) else None for s in rows["canonical_smiles"]]
             found["kernel"] = torch.from_numpy(tanimoto_kernel(smiles))
         if shaper is not None and shaper.needs_outcome:
-            found["outcome"] = torch.tensor(pd.factorize(rows["scaffold"])[0], dtype=torch.int64)
+            named = rows["scaffold"]
+            if "answer" in rows and named.isna().all():  # a text without molecules
+                named = rows["answer"]
+            found["outcome"] = torch.tensor(pd.factorize(named)[0], dtype=torch.int64)
         return found
+
+
+def _texts(rollout: Rollout) -> pd.DataFrame:
+    """What two rows have in common that are the same sequence."""
+    groups = 0 if rollout.group is None else rollout.group.tolist()
+    return pd.DataFrame({"text": rollout.smiles, "group": groups})
 
 
 def _rewards(rows: pd.DataFrame) -> Tensor:

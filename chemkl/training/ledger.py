@@ -3,6 +3,9 @@
 Its whole state is a function of the rows of the trace, so a resumed run rebuilds it from there.
 """
 
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,27 +15,29 @@ from chemkl.chem.molecules import canonicalise
 from chemkl.policies.base import Rollout
 from chemkl.rewards import RewardModel
 from chemkl.training.diversity_filter import DiversityFilter
+from chemkl.training.hits import describe_hits
 
 
-class Ledger:
+class Accounts(ABC):
     """Turns a rollout into rows: scored, counted and filtered.
 
+    A kind of ledger says how a rollout is scored and what makes two rows the same thing, which is
+    paid once; counting and the budget follow.
+
     Args:
-        reward: the reward model.
-        diversity_filter: withdraws rewards of over-used scaffolds.
-        budget: oracle calls that may be spent.
+        diversity_filter: withdraws rewards of what has been paid too often.
+        budget: oracle calls that may be spent; infinity: any number.
     """
 
-    def __init__(self, reward: RewardModel, diversity_filter: DiversityFilter, budget: int) -> None:
-        self._reward = reward
+    def __init__(self, diversity_filter: DiversityFilter, budget: float = math.inf) -> None:
         self._filter = diversity_filter
         self._budget = budget
-        self._seen: set[str] = set()
+        self._seen: set[Hashable] = set()
         self.n_samples = 0
 
     @property
     def n_calls(self) -> int:
-        """Oracle calls spent: distinct valid canonical SMILES scored."""
+        """Oracle calls spent: distinct valid things scored."""
         return len(self._seen)
 
     @property
@@ -45,23 +50,17 @@ class Ledger:
         left = self._budget - self.n_calls
         if left >= len(rollout):
             return rollout
-        most = self._reward.config.max_atoms
-        new: set[str] = set()
-        pairs = zip(rollout.smiles, rollout.truncated.tolist(), strict=True)
-        for n, (smiles, truncated) in enumerate(pairs):
-            canonical = None if truncated else canonicalise(smiles, max_atoms=most)
-            if canonical is not None and canonical not in self._seen:
-                new.add(canonical)
+        new: set[Hashable] = set()
+        for n, thing in enumerate(self.foreseen(rollout)):
+            if thing is not None and thing not in self._seen:
+                new.add(thing)
             if len(new) > left:
                 return rollout.head(n)
         return rollout
 
     def enter(self, step: int, rollout: Rollout) -> pd.DataFrame:
-        """Score a rollout and return its rows, with the trace's columns up to the rewards.
-
-        A truncated row is invalid, whatever its text.
-        """
-        rows = self._score(rollout)
+        """Score a rollout and return its rows, with the trace's columns up to the rewards."""
+        rows = self.score(rollout)
         rows.insert(0, "step", step)
         rows.insert(1, "row", np.arange(len(rows)))
         rows["n_tokens"] = rollout.n_tokens.cpu().numpy()
@@ -73,14 +72,74 @@ class Ledger:
         """Continue from the rows of an interrupted run."""
         self.remember(trace)
         self._filter(trace)
-        self._seen = set(trace["canonical_smiles"].dropna())
+        self._seen = {thing for thing in self.things(trace) if thing is not None}
         self.n_samples = len(trace)
 
+    @abstractmethod
+    def foreseen(self, rollout: Rollout) -> Sequence[Hashable | None]:
+        """Say before scoring what each row will be, as `things` does after it."""
+
+    @abstractmethod
+    def things(self, rows: pd.DataFrame) -> Sequence[Hashable | None]:
+        """Say what each row is that costs a call when it is scored first; None: nothing valid."""
+
+    @abstractmethod
+    def score(self, rollout: Rollout) -> pd.DataFrame:
+        """Score a rollout: a row for each of its rows, from the text to the raw reward."""
+
+    @abstractmethod
     def remember(self, rows: pd.DataFrame) -> None:
         """Read back the paid rewards of rows, so that nothing is scored twice."""
-        self._reward.remember(rows)
 
-    def _score(self, rollout: Rollout) -> pd.DataFrame:
+    @abstractmethod
+    def describe(self, rows: pd.DataFrame, hit: np.ndarray) -> dict[str, float]:
+        """Return what the logs say of a batch; `hit` marks the rows that the target counts."""
+
+    def _count(self, rows: pd.DataFrame) -> None:
+        """Add the columns call and repeat, row by row."""
+        calls: list[Any] = []
+        repeats: list[bool] = []
+        for thing in self.things(rows):
+            known = thing is None or thing in self._seen
+            repeats.append(known and thing is not None)
+            if not known:
+                self._seen.add(thing)
+            calls.append(pd.NA if known else self.n_calls)
+        rows["call"] = pd.array(calls, dtype="Int64")
+        rows["repeat"] = repeats
+        self.n_samples += len(rows)
+
+
+class Ledger(Accounts):
+    """The ledger of molecules; a canonical SMILES is paid once.
+
+    Args:
+        reward: the reward model.
+        diversity_filter: withdraws rewards of over-used scaffolds.
+        budget: oracle calls that may be spent.
+    """
+
+    def __init__(
+        self, reward: RewardModel, diversity_filter: DiversityFilter, budget: float
+    ) -> None:
+        super().__init__(diversity_filter, budget)
+        self._reward = reward
+
+    def foreseen(self, rollout: Rollout) -> Sequence[str | None]:
+        """Canonicalise the rows, none of them scored; a truncated one is invalid."""
+        most = self._reward.config.max_atoms
+        pairs = zip(rollout.smiles, rollout.truncated.tolist(), strict=True)
+        return [
+            None if truncated else canonicalise(smiles, max_atoms=most)
+            for smiles, truncated in pairs
+        ]
+
+    def things(self, rows: pd.DataFrame) -> Sequence[str | None]:
+        """The canonical SMILES of each row; None: invalid."""
+        return [each if isinstance(each, str) else None for each in rows["canonical_smiles"]]
+
+    def score(self, rollout: Rollout) -> pd.DataFrame:
+        """Score a rollout; a truncated row is invalid, whatever its text."""
         smiles = pd.Series(rollout.smiles, dtype=object)
         complete = ~rollout.truncated.cpu().numpy()
         scored = self._reward.score(smiles[complete].tolist())
@@ -92,16 +151,22 @@ class Ledger:
         rows.loc[~complete, "reason"] = f"truncated: no end after {n_tokens} tokens"
         return rows
 
-    def _count(self, rows: pd.DataFrame) -> None:
-        """Add the columns call and repeat, row by row."""
-        calls: list[Any] = []
-        repeats: list[bool] = []
-        for canonical in rows["canonical_smiles"]:
-            known = not isinstance(canonical, str) or canonical in self._seen
-            repeats.append(known and isinstance(canonical, str))
-            if not known:
-                self._seen.add(canonical)
-            calls.append(pd.NA if known else self.n_calls)
-        rows["call"] = pd.array(calls, dtype="Int64")
-        rows["repeat"] = repeats
-        self.n_samples += len(rows)
+    def remember(self, rows: pd.DataFrame) -> None:
+        """Read back the paid rewards of rows, so that nothing is scored twice."""
+        self._reward.remember(rows)
+
+    def describe(self, rows: pd.DataFrame, hit: np.ndarray) -> dict[str, float]:
+        """Return the rates of a batch, and ``hits/`` with what its hits look like."""
+        n_valid = rows["valid"].sum()
+        hits = describe_hits(rows[hit])
+        return {
+            **{f"hits/{name}": value for name, value in hits.items()},
+            "valid_rate": float(rows["valid"].mean()),
+            "unique_rate": float(rows["canonical_smiles"].nunique() / n_valid)
+            if n_valid
+            else math.nan,
+            "new_rate": float(rows["call"].notna().mean()),
+            "canonical_rate": float((rows["smiles"] == rows["canonical_smiles"]).mean()),
+            "reward": float(rows["reward"].mean()),
+            "reward_filtered": float(rows["reward_filtered"].mean()),
+        }

@@ -1,5 +1,6 @@
 """KL-regularised post-training of a policy as a Lightning module: sample, score, target, update."""
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,11 +11,10 @@ from torch import Tensor, nn
 
 from chemkl.config import InputError
 from chemkl.losses import LossInputs, LossOutput, Objective, TargetOutput
-from chemkl.policies.base import Policy
+from chemkl.policies.base import SequenceModel
 from chemkl.results.trace import TraceWriter
-from chemkl.training.hits import describe_hits
 from chemkl.training.inputs import InputBuilder
-from chemkl.training.ledger import Ledger
+from chemkl.training.ledger import Accounts
 from chemkl.training.seeds import stream
 
 METRICS = {
@@ -78,9 +78,9 @@ class Posttrain(lightning.LightningModule):
 
     def __init__(
         self,
-        policy: Policy,
-        reference: Policy,
-        ledger: Ledger,
+        policy: SequenceModel,
+        reference: SequenceModel,
+        ledger: Accounts,
         objective: Objective,
         trace: TraceWriter,
         *,
@@ -101,9 +101,10 @@ class Posttrain(lightning.LightningModule):
         self._most_samples = most_samples
         self._learning_rate = learning_rate
         self._seed = seed
+        self._warned = False
 
     @property
-    def reference(self) -> Policy:
+    def reference(self) -> SequenceModel:
         """The frozen prior."""
         return self._outside[0]
 
@@ -132,13 +133,14 @@ class Posttrain(lightning.LightningModule):
         rows = self.ledger.enter(step, rollout)
         inputs = self._builder.build(rollout, rows, step, self.global_rank)
         output = self.objective(inputs) if len(rollout) == self._batch_size else None
-        target = output.target if output else self.objective.target(inputs.logp_ref, inputs.reward)
+        target = output.target if output else self._target(inputs)
         self.trace.append(_finished(rows, inputs, target))
         self.next_step = step + 1
         if self.is_finished:
             self.trainer.should_stop = True
         if output is None:
             return None
+        self._check_scale(inputs, output)
         self._log(step, rows, output)
         self._builder.carry(output.carry, rollout, inputs)
         return output.loss
@@ -149,7 +151,8 @@ class Posttrain(lightning.LightningModule):
         What the objective learns has a group of its own: it stays on the CPU, and Adam updates a
         group at once only when all of it is on a GPU.
         """
-        learned = (list(self.policy.parameters()), list(self.objective.parameters()))
+        trained = [weight for weight in self.policy.parameters() if weight.requires_grad]
+        learned = (trained, list(self.objective.parameters()))
         groups = [{"params": parameters} for parameters in learned if parameters]
         return torch.optim.Adam(groups, lr=self._learning_rate)
 
@@ -182,12 +185,32 @@ class Posttrain(lightning.LightningModule):
         checkpoint["next_step"] = self.next_step
         checkpoint["objective"] = self.objective.state_dict()
         checkpoint["carried"] = self._builder.state_dict()
+        checkpoint["reference"] = self.reference.memory()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Continue with them."""
         self.next_step = checkpoint["next_step"]
         self.objective.load_state_dict(checkpoint["objective"])
         self._builder.load_state_dict(checkpoint["carried"])
+        self.reference.restore_memory(checkpoint.get("reference", {}))
+
+    def _target(self, inputs: LossInputs) -> TargetOutput:
+        """The target at the rows of a batch that is not learnt from."""
+        return self.objective.target(inputs.logp_ref, inputs.reward, inputs.group)
+
+    def _check_scale(self, inputs: LossInputs, output: LossOutput) -> None:
+        """Warn once where what MARA adds to the hits varies more than any reward is worth."""
+        spread, most = float(output.metrics["mara_bonus_std"]), float(inputs.reward.abs().max())
+        if spread > most and not self._warned:
+            self._warned = True
+            beta = self.objective.beta
+            warnings.warn(
+                f"mara_bonus_std = {spread:.2g}, above the highest reward of the batch ({most:.2g})"
+                f": log pi_ref of the hits varies by {spread / beta:.3g} nats, and beta = {beta:g} "
+                "makes more of that than of the reward. Take a smaller beta, or cap or alpha in "
+                "the target.",
+                stacklevel=2,
+            )
 
     def _log(self, step: int, rows: pd.DataFrame, output: LossOutput) -> None:
         """Give the metrics of every so many steps straight to the loggers.
@@ -199,10 +222,8 @@ class Posttrain(lightning.LightningModule):
         if not every or (step + 1) % every:
             return
         named = {f"objective/{name}": float(value) for name, value in output.metrics.items()}
-        hits = describe_hits(rows[output.target.hit[: len(rows)].numpy()])
-        named |= {f"hits/{name}": value for name, value in hits.items()}
         named |= {"calls": float(self.ledger.n_calls), "samples": float(self.ledger.n_samples)}
-        named |= _rates(rows)
+        named |= self.ledger.describe(rows, output.target.hit[: len(rows)].numpy())
         for logger in self.loggers:
             logger.log_metrics(named, step=step)
 
@@ -215,21 +236,7 @@ def put_beside_parameters(optimizer: torch.optim.Optimizer) -> None:
                 memory[name] = value.to(parameter.device)
 
 
-def _rates(rows: pd.DataFrame) -> dict[str, float]:
-    """Return the means of a batch among METRICS."""
-    n_valid = rows["valid"].sum()
-    n_molecules = rows["canonical_smiles"].nunique()
-    return {
-        "valid_rate": float(rows["valid"].mean()),
-        "unique_rate": float(n_molecules / n_valid) if n_valid else float("nan"),
-        "new_rate": float(rows["call"].notna().mean()),
-        "canonical_rate": float((rows["smiles"] == rows["canonical_smiles"]).mean()),
-        "reward": float(rows["reward"].mean()),
-        "reward_filtered": float(rows["reward_filtered"].mean()),
-    }
-
-
-def _without_dropout(policy: Policy) -> Policy:
+def _without_dropout(policy: SequenceModel) -> SequenceModel:
     """Put a policy in training mode, as recurrent nets on a GPU need it, without dropout.
 
     With dropout the sequences would come from another distribution than the one that is scored, and

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from chemkl.policies.rnn import RnnPolicy
+from chemkl.policies.base import SequenceModel
 from chemkl.training.seeds import stream
 
 SampleMetrics = Callable[[Sequence[str | None]], dict[str, float]]
@@ -30,7 +30,7 @@ class Pretrain(lightning.LightningModule):
 
     def __init__(
         self,
-        policy: RnnPolicy,
+        policy: SequenceModel,
         *,
         learning_rate: float,
         warmup_steps: int,

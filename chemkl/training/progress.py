@@ -1,4 +1,4 @@
-"""The progress bar of post-training: over the budget of oracle calls, not over steps."""
+"""The progress bar of post-training: over the budget of oracle calls, or over samples."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from chemkl.training.ledger import Ledger
+from chemkl.training.ledger import Accounts
 
 
 class CallsBar(Callback):
@@ -14,21 +14,25 @@ class CallsBar(Callback):
 
     Args:
         ledger: counts.
-        budget: calls at which the bar is full.
+        budget: calls at which the bar is full; None: samples fill it.
+        most_samples: samples at which it is full, where there is no budget.
     """
 
-    def __init__(self, ledger: Ledger, budget: int) -> None:
+    def __init__(self, ledger: Accounts, budget: int | None, most_samples: int = 0) -> None:
         self._ledger = ledger
+        self._over_calls = budget is not None
+        filled, beside = ("calls", "samples") if self._over_calls else ("samples", "calls")
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("calls, {task.fields[samples]} samples"),
+            TextColumn(f"{filled}, {{task.fields[beside]}} {beside}"),
             TimeElapsedColumn(),
             console=Console(stderr=True),
             refresh_per_second=2,
         )
-        self._task = self._progress.add_task("posttrain", total=budget, samples=0, start=False)
+        total = budget or most_samples
+        self._task = self._progress.add_task("posttrain", total=total, beside=0, start=False)
 
     def on_train_start(self, _trainer: Trainer, _module: LightningModule) -> None:
         """Begin where the run stands."""
@@ -53,6 +57,6 @@ class CallsBar(Callback):
         self._progress.stop()
 
     def _show(self) -> None:
-        self._progress.update(
-            self._task, completed=self._ledger.n_calls, samples=self._ledger.n_samples
-        )
+        counts = (self._ledger.n_calls, self._ledger.n_samples)
+        completed, beside = counts if self._over_calls else counts[::-1]
+        self._progress.update(self._task, completed=completed, beside=beside)

@@ -28,6 +28,7 @@ LEAST = {"accumulate_grad_batches": 1, "gradient_clip_val": 0, "log_every_n_step
 
 _ON_PURPOSE = (
     ".*`training_step` returned `None`.*",  # the batch that ends a run is recorded, not learnt from
+    r".*Found \d+ module\(s\) in eval mode.*",  # a language model is trained without dropout
     ".*does not have many workers.*",  # batches cost less than passing them on
     ".*LeafSpec.*",  # Lightning's own use of torch
     ".*The number of training batches .* is smaller than the logging interval.*",

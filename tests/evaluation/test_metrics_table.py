@@ -1,14 +1,11 @@
-import io
 import json
 import math
 
 import pyarrow.parquet as pq
 import pytest
-from rich.console import Console
 
 from chemkl.config.evaluate import MetricOptions
 from chemkl.evaluation import Comparisons, evaluate, from_smiles, from_trace, metrics_schema
-from chemkl.evaluation.display import MISSING, comparison_tables
 from chemkl.evaluation.metrics import frame, metrics_table, nested
 from chemkl.evaluation.reference import from_smiles as reference_from
 from chemkl.results import description_of, write_json, write_parquet
@@ -141,24 +138,6 @@ def test_the_first_reference_has_plain_names_and_novelty_counts_hits(make_trace,
     assert whole["snn"] == pytest.approx(1)
     assert whole["snn_b"] < 1
     assert "snn_a" not in whole
-
-
-def test_the_comparison_is_one_row_per_run(make_trace):
-    rows = [
-        row
-        for name, steps in (("first", STEPS), ("second", [[("CCO", 0.1)]]))
-        for row in evaluate(from_trace(name, make_trace(steps)), [0.8], OPTIONS)
-    ]
-    console = Console(width=100, record=True, file=io.StringIO())
-    for shown in comparison_tables(frame(metrics_table(rows, metrics_schema(OPTIONS))), OPTIONS):
-        console.print(shown)
-    text = console.export_text()
-    cells = [line.split() for line in text.splitlines() if line.strip()]
-    assert [c[0] for c in cells if c[0] in ("first", "second")] == ["first", "second"] * 3
-    no_hits = [c for c in cells if c[0] == "second"][2]
-    # Yield, OB1, scaffolds, effective, top, IntDiv, #Circles; OB10 and OB100 are empty for both
-    assert no_hits[1:] == ["0", MISSING, "0", MISSING, MISSING, MISSING, "0"]
-    assert "Morgan r2, 1024 bits" in text
 
 
 def test_entropy_is_finite_for_real_molecules(real_smiles):

@@ -1,4 +1,8 @@
+from collections import Counter
+
 import pytest
+from rdkit import Chem
+from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from chemkl.config.evaluate import MetricOptions
 from chemkl.evaluation import Comparisons, evaluate, from_smiles, from_trace
@@ -105,3 +109,49 @@ def test_columns_are_described_and_complete(prior, run):
     assert all(len(description_of(field)) > 5 for field in schema)
     assert "last 7 valid samples" in description_of(schema.field("policy_samples"))
     assert {tuple(row) for row in family_rows(run, prior, 10)} == {tuple(schema.names)}
+
+
+def family_by_rdkit(smiles):
+    """All atoms carbon, all bonds single, and what a carbonyl leaves behind cut off again."""
+    scaffold = MurckoScaffold.GetScaffoldForMol(Chem.MolFromSmiles(smiles))
+    generic = MurckoScaffold.MakeScaffoldGeneric(scaffold)
+    return Chem.MolToSmiles(MurckoScaffold.GetScaffoldForMol(generic))
+
+
+def test_families_of_real_molecules_against_rdkit(real_smiles, make_trace):
+    before, after = real_smiles[:150], real_smiles[100:300]
+    rewards = [i % 7 / 6 for i in range(400)]
+    prior = from_smiles("prior", before, rewards[:150])
+    late = [*after[-20:], *after[:5] * 4]  # of the run's last samples half are five repeated ones
+    steps = [[(s, r)] for s, r in zip(after, rewards[100:300], strict=True)]
+    run = from_trace("x", make_trace([*steps, *[[(s, 0.0)] for s in late[20:]]]))
+
+    rows = {row["family"]: row for row in family_rows(run, prior, late_samples=40)}
+    for samples, name in ((before, "prior"), (late, "policy")):
+        counts = Counter(family for s in samples if (family := family_by_rdkit(s)))
+        assert {f: r[f"{name}_samples"] for f, r in rows.items() if r[f"{name}_samples"]} == counts
+        for family, row in rows.items():
+            assert row[f"{name}_share"] == pytest.approx(counts[family] / counts.total())
+    for row in rows.values():
+        assert row["share_change"] == row["policy_share"] - row["prior_share"]
+
+    def of_hits(smiles, scored):
+        pairs = zip(smiles, scored, strict=True)
+        return {family_by_rdkit(s) for s, r in pairs if r >= 0.8} - {""}
+
+    hits, reached = of_hits(before, rewards[:150]), of_hits(after, rewards[100:300])
+    found = coverage(prior.hits(0.8), run.hits(0.8))
+    assert found == {"prior_families": len(hits), "prior_coverage": len(hits & reached) / len(hits)}
+    assert 0 < found["prior_coverage"] < 1
+
+
+def test_a_family_forgets_a_carbonyl_on_its_ring():
+    # cyclohexanone and benzene: the oxygen would be an exocyclic carbon of the generic scaffold
+    molecules = from_smiles("x", ["O=C1CCCCC1", "c1ccccc1"]).molecules
+    assert families(molecules) == {SIX}
+
+
+def test_a_policy_that_makes_nothing_has_no_share(prior):
+    rows = family_rows(from_smiles("x", ["nonsense"]), prior, late_samples=10)
+    assert {row["policy_share"] for row in rows} == {0.0}
+    assert [row["share_change"] for row in rows] == [-row["prior_share"] for row in rows]

@@ -1,3 +1,4 @@
+import gzip
 import math
 
 import pyarrow as pa
@@ -50,3 +51,70 @@ def test_rewards_that_are_no_numbers_are_refused(tmp_path):
     pq.write_table(pa.table({"smiles": ["CCO"], "reward": ["high"]}), path)
     with pytest.raises(InputError, match=r"prior\.parquet: the column 'reward' holds string; exp"):
         read_scored_samples("prior", SmilesFile(path=path))
+
+
+def scored_text(path, rows, tab=False):
+    text = "smiles,name,reward\n" + "".join(f"{row}\n" for row in rows)
+    path.write_bytes((text.replace(",", "\t") if tab else text).encode())
+    return SmilesFile(path=path)
+
+
+@pytest.mark.parametrize("name", ["prior.csv", "prior.tsv", "prior.csv.gz"])
+def test_rewards_of_a_text_file(tmp_path, name):
+    rows = ["OCC,a,0.5", "CCO,b,0.9", "CCN,c,", "nonsense,d,0", "CCC,e,1e-1", "CO", ""]
+    path = tmp_path / name
+    if name.endswith(".gz"):
+        plain = scored_text(tmp_path / "plain", rows).path.read_bytes()
+        path.write_bytes(gzip.compress(plain))
+    else:
+        scored_text(path, rows, tab=name.endswith(".tsv"))
+    samples = read_scored_samples("prior", SmilesFile(path=path))
+    assert (samples.n_sampled, len(samples.valid)) == (7, 5)
+    rewards = {m.smiles: m.reward for m in samples.molecules}
+    assert (rewards["CCO"], rewards["CCC"]) == (0.5, 0.1)
+    assert math.isnan(rewards["CCN"])  # an empty cell, and a line that is too short
+    assert math.isnan(rewards["CO"])
+    assert [m.smiles for m in samples.hits(0.05)] == ["CCO", "CCC"]
+    assert not read_samples("x", SmilesFile(path=path)).is_scored
+
+
+def test_text_and_parquet_give_the_same(scored, tmp_path):
+    table = pq.read_table(scored.path)
+    table.to_pandas().to_csv(tmp_path / "samples.csv", index=False)
+    one, other = (
+        read_scored_samples("x", file)
+        for file in (scored, SmilesFile(path=tmp_path / "samples.csv"))
+    )
+    assert (one.n_sampled, one.valid) == (other.n_sampled, other.valid)  # `truncated` counts too
+    for ours, theirs in zip(one.molecules, other.molecules, strict=True):
+        assert (ours.smiles, ours.call) == (theirs.smiles, theirs.call)
+        assert ours.reward == pytest.approx(theirs.reward, nan_ok=True)
+
+
+def test_a_table_without_rewards_is_not_scored(tmp_path):
+    (tmp_path / "prior.csv").write_text("smiles,name\nCCO,a\n")
+    assert not read_scored_samples("prior", SmilesFile(path=tmp_path / "prior.csv")).is_scored
+
+
+def test_a_table_without_a_header_is_not_scored(tmp_path):
+    (tmp_path / "prior.csv").write_text("CCO,0.5\nCCN,0.7\n")
+    samples = read_scored_samples("prior", SmilesFile(path=tmp_path / "prior.csv", column=0))
+    assert samples.valid == ["CCO", "CCN"]
+    assert not samples.is_scored
+
+
+def test_lines_that_hold_no_number_are_named(tmp_path):
+    file = scored_text(tmp_path / "p.csv", ["CCO,a,0.5", "CCN,b,high", 'CCC,c,"0,5"'])
+    with pytest.raises(
+        InputError, match=r"p\.csv: .*numbers.* line 3 holds 'high', line 4 holds '0"
+    ):
+        read_scored_samples("prior", file)
+    file = scored_text(tmp_path / "p.csv", [f"CCO,a,{n}?" for n in range(8)])
+    with pytest.raises(InputError, match=r"line 6 holds '4\?', and 3 more\. Correct them, or"):
+        read_scored_samples("prior", file)
+
+
+def test_a_missing_column_of_smiles_is_named_as_before(tmp_path):
+    (tmp_path / "prior.csv").write_text("text,reward\nCCO,1\n")
+    with pytest.raises(InputError, match="no column is called smiles"):
+        read_scored_samples("prior", SmilesFile(path=tmp_path / "prior.csv"))

@@ -8,7 +8,7 @@ from torch import nn
 
 from chemkl.config import InputError
 from chemkl.policies import RnnPolicy, Rollout, UnknownTokenError, Vocabulary
-from chemkl.policies.base import _draw, counted, pad, sequence_logp
+from chemkl.policies.base import counted, draw, pad, sequence_logp
 
 TOKENS = [*"CNOcn1()=", "[nH]", "Br"]
 ONE_ROUNDING = 1.2e-7  # of float32, relative
@@ -253,7 +253,7 @@ def test_each_row_takes_its_own_uniform_number_at_every_step_whoever_has_ended()
 )
 def test_tokens_without_probability_are_never_drawn(uniform, token):
     logp = torch.tensor([[0.0, 0.25, 0.0, 0.75, 0.0]]).log()
-    assert _draw(logp, torch.tensor([uniform])).tolist() == [token]
+    assert draw(logp, torch.tensor([uniform])).tolist() == [token]
 
 
 def test_without_a_generator_torchs_own_is_used():

@@ -1,20 +1,18 @@
 import re
 import xml.etree.ElementTree as ET
 
+import numpy as np
+import pandas as pd
 import pytest
 
+from chemkl.reports.curves import collapse_panels, learning_panels, yield_panels
 from chemkl.reports.drawings import draw_molecule
-from chemkl.reports.figures import (
-    MAX_POINTS,
-    colour,
-    dash,
-    drawn_points,
-    inline_svg,
-    learning_panels,
-    rank_panels,
-    yield_panels,
-)
+from chemkl.reports.figures import MAX_POINTS, colour, dash, drawn_points, inline_svg
+from chemkl.reports.likelihoods import likelihood_panels
+from chemkl.reports.ranks import rank_panels
 from chemkl.reports.view import RunView
+
+EACH = {"first": [0], "second": [1]}
 
 
 @pytest.fixture
@@ -24,24 +22,26 @@ def runs(make_trace, real_smiles):
     return [RunView("first", make_trace(first)), RunView("second", make_trace(second))]
 
 
-def all_panels(runs):
+def all_panels(runs, methods=EACH):
     return [
-        *learning_panels(runs, 0.8, smoothing=5),
-        *yield_panels(runs, 0.8),
-        *rank_panels(runs, 0.8),
+        *learning_panels(runs, methods, 0.8, smoothing=5),
+        *yield_panels(runs, methods, 0.8),
+        *collapse_panels(runs, methods, window=10),
+        *rank_panels(runs, methods, 0.8),
+        *likelihood_panels(runs, methods, 0.8, window=10, seed=0),
     ]
 
 
 def test_panels_are_well_formed_and_stable(runs):
     panels = all_panels(runs)
-    assert len(panels) == 10
+    assert len(panels) == 6 + 4 + 2 + 2 + 4
     for panel in panels:
         assert ET.fromstring(panel.svg).tag.endswith("svg")
     assert [p.svg for p in panels] == [p.svg for p in all_panels(runs)]
 
 
 def test_every_run_has_its_colour_in_every_learning_panel(runs):
-    for panel in learning_panels(runs, 0.8, smoothing=1):
+    for panel in learning_panels(runs, EACH, 0.8, smoothing=1):
         shown = set(re.findall(r"stroke: (#[0-9a-fA-F]{6})", panel.svg))
         expected = {colour(0)} if panel.title == "Top scaffold" else {colour(0), colour(1)}
         assert {c.lower() for c in expected} <= {c.lower() for c in shown}
@@ -64,8 +64,51 @@ def test_ids_without_a_reference_go_and_others_are_renamed():
 
 
 def test_an_empty_run_is_drawn_as_nothing(make_trace):
-    for panel in all_panels([RunView("empty", make_trace([]))]):
+    for panel in all_panels([RunView("empty", make_trace([]))], {"empty": [0]}):
         assert panel.svg.startswith("<svg")
+
+
+def test_coordinates_are_hundredths_of_a_point():
+    document = (
+        '<svg><path d="M 1.23456 7.1 \nL 2 3.999999 \nz" style="stroke-width: 1.8765"/></svg>'
+    )
+    assert inline_svg(document, "p") == (
+        '<svg><path d="M1.23 7.1L2 3.99z" style="stroke-width: 1.8765"/></svg>'
+    )
+
+
+def test_methods_of_several_runs_are_drawn_with_a_band(runs):
+    (panel, *_) = learning_panels(runs, {"both": [0, 1]}, 0.8, smoothing=1)
+    assert len(re.findall(r"fill-opacity: 0.16", panel.svg)) == 1
+    (alone, *_) = learning_panels(runs, EACH, 0.8, smoothing=1)
+    assert "fill-opacity" not in alone.svg
+
+
+def line_of(panel, shade):
+    """Points of the line in a colour, brought to 0..1 from its first point to its last."""
+    (path,) = re.findall(rf'<path d="([^"]*)"[^>]*fill: none; stroke: {shade};', panel.svg)
+    points = np.array(re.findall(r"([\d.]+) ([\d.]+)", path), dtype=float)
+    return (points - points[0]) / (points[-1] - points[0])
+
+
+def test_the_yield_is_drawn_to_scale(runs):
+    # the first run finds its hits 1, 2, ..., 20 at the calls 1, 2, ..., 20
+    molecules, *_ = yield_panels(runs, EACH, 0.8)
+    expected = np.arange(21) / 20
+    points = line_of(molecules, colour(0).lower())
+    assert points[:, 0] == pytest.approx(expected, abs=1e-3)  # of hundredths of a point
+    assert points[:, 1] == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_collapse_is_drawn_to_scale(runs):
+    counts, uniqueness = [10, 20, 30, 40], [1.0, 0.8, 0.9, 0.5]
+    windows = pd.DataFrame({"late_uniqueness": uniqueness}, index=counts)
+    run = RunView("first", runs[0].trace, windows=windows)
+    distinct, top = collapse_panels([run], {"first": [0]}, window=10)
+    points = line_of(distinct, colour(0).lower())
+    assert points[:, 0] == pytest.approx([0, 1 / 3, 2 / 3, 1], abs=1e-3)
+    assert points[:, 1] == pytest.approx([0, 0.4, 0.2, 1], abs=1e-3)
+    assert colour(0).lower() not in top.svg  # no such column
 
 
 def test_more_runs_than_colours_differ_by_their_dash():

@@ -2,10 +2,13 @@ import numpy as np
 import pytest
 
 from chemkl.reports.view import (
-    best_molecules,
+    RunView,
+    best_first,
     component_names,
     learning_curves,
     scaffold_sizes,
+    top_curves,
+    valid_rows,
     yield_curves,
 )
 
@@ -50,17 +53,36 @@ def test_scaffold_sizes_are_largest_first_without_acyclic_molecules(make_trace):
     assert scaffold_sizes(trace, 2.0).empty
 
 
-def test_best_molecules_are_one_per_scaffold_best_first(trace):
-    best = best_molecules(trace, 0.8, 10)
-    assert best["canonical_smiles"].tolist() == ["CCc1ccccc1", "CC1CCCCC1", "CCO"]
-    assert best["of_scaffold"].tolist() == [3, 1, 1]
-    assert best["hits_of_scaffold"].tolist() == [2, 1, 0]
-    assert len(best_molecules(trace, 0.8, 1)) == 1
+def test_the_best_so_far_by_hand(make_trace, real_smiles):
+    # 12 molecules with R = 0.01, 0.02, ...: the ten best after call c are c - 9 to c hundredths
+    trace = make_trace([[(s, (n + 1) / 100)] for n, s in enumerate(real_smiles[:12])])
+    tops = top_curves(trace)
+    assert tops.index.tolist() == list(range(1, 13))
+    assert tops["top_10"].iloc[:9].isna().all()  # fewer than ten
+    assert tops["top_10"].iloc[9:].tolist() == pytest.approx([0.055, 0.065, 0.075])
+    assert tops["top_100"].iloc[:-1].isna().all()
+    assert tops["top_100"].iloc[-1] == pytest.approx(0.065)  # of all twelve: 0.78 / 12
 
 
-def test_of_equal_rewards_the_earlier_molecule_is_shown(make_trace):
-    trace = make_trace([[("CCc1ccccc1", 0.9)], [("Cc1ccccc1", 0.9)]])
-    assert best_molecules(trace, 0.8, 5)["call"].tolist() == [1]
+def test_the_best_so_far_has_few_points_and_the_last(make_trace, real_smiles):
+    trace = make_trace([[(s, 0.5)] for s in real_smiles[:50]])
+    assert top_curves(trace, n_points=7).index[-1] == 50
+    assert len(top_curves(trace, n_points=7)) == 7
+
+
+def test_the_best_of_several_runs_come_first_then_the_earliest(trace, make_trace):
+    runs = [RunView("a", trace), RunView("none", make_trace([])), RunView("b", trace[:2])]
+    found = best_first(runs)
+    # calls 3, 1, 4, 2, 5 of run a by their rewards; b has its first two, after the same ones of a
+    assert list(zip(found["run"], found["call"], strict=True)) == [
+        *(("a", 3), ("a", 1), ("b", 1), ("a", 4), ("a", 2), ("b", 2), ("a", 5)),
+    ]
+    assert best_first(runs[1:2]).empty
+
+
+def test_valid_rows_are_the_valid_samples_repeats_included(trace):
+    assert valid_rows(trace)["smiles"].tolist().count("OCC") == 1
+    assert len(valid_rows(trace)) == 7  # C1CC is none
 
 
 @pytest.mark.parametrize("steps", [[], [[("C1CC", 0.0)]]])
@@ -69,7 +91,8 @@ def test_a_trace_without_molecules_has_empty_views(make_trace, steps):
     assert len(learning_curves(trace, 0.8)) == len(steps)
     assert yield_curves(trace, 0.8)["molecules"].tolist() == [0, 0]
     assert scaffold_sizes(trace, 0.8).empty
-    assert best_molecules(trace, 0.8, 5).empty
+    assert top_curves(trace).empty
+    assert best_first([RunView("a", trace)]).empty
 
 
 def test_yield_never_falls(make_trace, real_smiles):
@@ -81,4 +104,5 @@ def test_yield_never_falls(make_trace, real_smiles):
 
 
 def test_components_come_from_the_columns(trace):
-    assert component_names(trace) == ["qed"]
+    other = trace.rename(columns={"raw_qed": "raw_logp"}).assign(raw_qed=0.5)
+    assert component_names([RunView("a", trace), RunView("b", other)]) == ["qed", "logp"]

@@ -7,8 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from chemkl.config import InputError
-from chemkl.results import TraceWriter, read_orphans, read_trace, trace_schema
-from chemkl.results.parts import list_parts
+from chemkl.results import TraceWriter, find_trace, read_orphans, read_trace, trace_schema
+from chemkl.results import trace as trace_module
+from chemkl.results.parts import list_parts, read_settled
 
 
 class KilledError(BaseException):
@@ -106,6 +107,36 @@ def test_every_part_says_its_run_its_config_and_its_columns(tmp_path):
     assert all(field.metadata[b"description"] for field in schema)
     assert schema.field("raw_qed").nullable
     assert not schema.field("reward").nullable
+
+
+def test_parts_that_are_merged_while_they_are_read_are_read_anew(tmp_path, monkeypatch):
+    trace = writer(tmp_path)
+    write_steps(trace, range(6))
+    (last,) = (part for part in list_parts(tmp_path) if part.last == 5)
+    reading = trace_module.read_part
+
+    def meanwhile(path, *columns):
+        if path == last.path:
+            monkeypatch.setattr(trace_module, "read_part", reading)
+            trace.compact()
+        return reading(path, *columns)
+
+    monkeypatch.setattr(trace_module, "read_part", meanwhile)
+    assert steps_of(tmp_path) == expected_rows(range(6))
+    assert not last.path.exists()
+
+
+def test_what_fails_for_another_reason_is_not_read_again(tmp_path):
+    write_steps(writer(tmp_path), range(2))
+    reads = []
+
+    def read():
+        reads.append(1)
+        raise InputError("damaged")
+
+    with pytest.raises(InputError, match="damaged"):
+        read_settled(tmp_path, read)
+    assert reads == [1]
 
 
 def test_missing_and_unknown_columns_are_named(tmp_path):
@@ -257,7 +288,7 @@ def test_parts_with_other_components_are_refused(tmp_path):
     other = TraceWriter(tmp_path, ["logp"], "run-1", "abc")
     other.append(step_rows(2).rename(columns={"raw_qed": "raw_logp", "score_qed": "score_logp"}))
     other.cut()
-    with pytest.raises(InputError, match=r"not a part of this trace .*raw_logp, raw_qed"):
+    with pytest.raises(InputError, match=r"components logp; that of the parts .* has qed\. "):
         read_trace(tmp_path)
 
 
@@ -306,3 +337,116 @@ def test_columns_can_be_chosen(tmp_path):
     assert list(read_trace(tmp_path, ["smiles", "reward"]).columns) == ["smiles", "reward"]
     with pytest.raises(InputError, match=r"no column \['price'\]. Known: step, row"):
         read_trace(tmp_path, ["price"])
+
+
+def rewrite(path, change):
+    """What a user does: read a part by pandas, change it, write it back."""
+    change(pd.read_parquet(path)).to_parquet(path, index=False)
+
+
+def test_a_column_of_yours_is_kept_and_harms_nothing(tmp_path):
+    write_steps(writer(tmp_path), range(4))
+    before = read_trace(tmp_path)
+    for part in list_parts(tmp_path):
+        rewrite(part.path, lambda frame: frame.assign(note=frame["row"] * 10)[["note", *frame]])
+    after = read_trace(tmp_path)
+    pd.testing.assert_frame_equal(after[list(before)], before)
+    assert after.columns[-1] == "note"
+    assert after["note"].tolist() == [0, 10, 20] * 4
+    assert read_trace(tmp_path, ["note", "reward"]).columns.tolist() == ["note", "reward"]
+
+
+def test_a_column_that_some_parts_have_is_empty_in_the_others(tmp_path):
+    write_steps(writer(tmp_path), range(4))
+    table = pq.read_table(list_parts(tmp_path)[1].path)
+    table = table.append_column("note", [["good"] * len(table)])
+    pq.write_table(table, list_parts(tmp_path)[1].path)
+    assert read_trace(tmp_path)["note"].fillna("").tolist() == [""] * 6 + ["good"] * 6
+
+
+def test_a_column_of_yours_has_one_type(tmp_path):
+    write_steps(writer(tmp_path), range(4))
+    for part, note in zip(list_parts(tmp_path), ("good", 1), strict=True):
+        table = pq.read_table(part.path)
+        pq.write_table(table.append_column("note", [[note] * len(table)]), part.path)
+    with pytest.raises(InputError, match=r"trace: the parts do not fit .*note.*one type in all"):
+        read_trace(tmp_path)
+    assert len(read_trace(tmp_path, ["reward"])) == 12  # not asked for, not in the way
+
+
+@pytest.mark.parametrize("gone", [["reward"], ["call", "score_qed"]])
+def test_missing_columns_are_named_before_a_row_is_read(tmp_path, gone):
+    write_steps(writer(tmp_path), range(4))
+    part = list_parts(tmp_path)[1].path
+    table = pq.read_table(part)
+    pq.write_table(table.drop_columns(gone), part)
+    for read in (read_trace, find_trace):
+        with pytest.raises(InputError, match=rf"{part.name}: .*missing columns: {', '.join(gone)}"):
+            read(tmp_path)
+
+
+def test_a_column_of_another_type_is_named(tmp_path):
+    write_steps(writer(tmp_path), range(2))
+    part = list_parts(tmp_path)[0].path
+    rewrite(part, lambda frame: frame.assign(reward=frame["reward"].astype(str)))
+    with pytest.raises(InputError, match=r"reward holds large_string, expected double"):
+        read_trace(tmp_path)
+
+
+def test_a_number_that_does_not_fit_is_named(tmp_path):
+    write_steps(writer(tmp_path), range(2))
+    part = list_parts(tmp_path)[0].path
+    rewrite(part, lambda frame: frame.assign(call=frame["call"] + 0.5))
+    with pytest.raises(InputError, match=r"part-.*: the column call does not hold int64 \(.*2\.5"):
+        read_trace(tmp_path)
+
+
+def test_empty_cells_where_none_may_be_are_counted(tmp_path):
+    write_steps(writer(tmp_path), range(2))
+    part = list_parts(tmp_path)[0].path
+    rewrite(part, lambda frame: frame.assign(reward=frame["reward"].where(frame["row"] == 0)))
+    with pytest.raises(InputError, match=r"part-.*: 4 of 6 cells of the column reward are empty"):
+        read_trace(tmp_path)
+
+
+def test_a_damaged_page_is_found_though_the_end_of_the_file_is_whole(tmp_path):
+    write_steps(writer(tmp_path), range(2))
+    part = list_parts(tmp_path)[0].path
+    file = pq.ParquetFile(part)
+    index = file.schema_arrow.names.index("logp_policy")
+    column = file.metadata.row_group(0).column(index)
+    last = (column.dictionary_page_offset or column.data_page_offset) + column.total_compressed_size
+    content = bytearray(part.read_bytes())
+    content[last - 2] ^= 0xFF  # within the data of a page
+    part.write_bytes(content)
+    assert len(find_trace(tmp_path)) == 1
+    with pytest.raises(InputError, match=rf"{part.name}: not a readable .*restore it from a copy"):
+        read_trace(tmp_path)
+
+
+@pytest.mark.parametrize("stray", ["notes.txt", ".DS_Store", "part-0-1.parquet.bak"])
+def test_a_stray_file_does_no_harm(tmp_path, stray):
+    write_steps(writer(tmp_path), range(2))
+    (tmp_path / "trace" / stray).write_text("?")
+    (tmp_path / "trace" / "folder").mkdir()
+    assert steps_of(tmp_path) == expected_rows(range(2))
+
+
+@pytest.mark.parametrize("stray", ["mine.parquet", "part-00000000-00000001 (1).parquet"])
+def test_stray_rows_are_refused(tmp_path, stray):
+    write_steps(writer(tmp_path), range(2))
+    part = list_parts(tmp_path)[0].path
+    part.with_name(stray).write_bytes(part.read_bytes())
+    with pytest.raises(InputError) as caught:
+        read_trace(tmp_path)
+    assert f"{tmp_path / 'trace'}: {stray}: not a part of a trace" in str(caught.value)
+    assert "Move it to another folder." in str(caught.value)
+
+
+def test_a_trace_without_rows_is_an_empty_table(tmp_path):
+    write_steps(writer(tmp_path), range(2))
+    part = list_parts(tmp_path)[0].path
+    pq.write_table(pq.read_table(part).slice(0, 0), part)
+    frame = read_trace(tmp_path)
+    assert (len(frame), list(frame.columns)) == (0, trace_schema(["qed"]).names)
+    assert frame["call"].dtype == "Int64"

@@ -40,7 +40,7 @@ def test_several_runs_by_a_pattern(runs, tmp_path, capsys):
     assert summary["b_good"]["thresholds"]["0.8"]["scaffold_yield"] == 2
     assert summary["a_poor"]["thresholds"]["0.8"]["ob1"] is None
     shown = capsys.readouterr().out
-    assert shown.count("b_good") == 4
+    assert shown.count("b_good") == 5
     assert "Hits: R >= 0.9" in shown
 
 
@@ -212,6 +212,133 @@ def test_mistakes_in_the_config_are_named(tmp_path, monkeypatch, config, message
     with pytest.raises(InputError, match=message):
         evaluate.run(config, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def everything(tmp_path):
+    """Settings that compute whatever there is to compute."""
+    (tmp_path / "theirs.smi").write_text("Cc1ccccc1\nCCO\nc1ccc2ccccc2c1\n")
+    (tmp_path / "prior.csv").write_text("smiles,reward\nCc1ccccc1,0.9\nC1CCCC1,0.95\n")
+    return {
+        "every": 1,
+        "prior": str(tmp_path / "prior.csv"),
+        "reference": str(tmp_path / "theirs.smi"),
+        "corpus": str(tmp_path / "theirs.smi"),
+        "metrics": {"uniqueness_at": [1, 10]},
+    }
+
+
+DEFINED_WITHOUT_A_HIT = {
+    **{"n_molecules": 0, "n_pairwise": 0, "n_matrix": 0, "yield": 0, "scaffold_yield": 0},
+    **{"circles": 0, "murcko": 0, "generic": 0, "acyclic": 0},
+    **{"clusters_butina": 0, "clusters_sphere": 0, "prior_families": 2, "prior_coverage": 0},
+}
+OF_THE_RUN = ("n_", "validity", "uniqueness", "late_", "auc_", "run", "threshold")
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning", "error::UserWarning")
+def test_a_run_without_hits_has_zeros_and_nulls(tmp_path, write_run, everything):
+    run = write_run(tmp_path / "poor", POOR)
+    table = evaluate.run({**everything, "runs": [str(run)]}, tmp_path / "out")
+    hits = table.iloc[1].dropna()
+    hits = hits[[n for n in hits.index if n[:2] == "n_" or not n.startswith(OF_THE_RUN)]]
+    assert hits.drop(["n_sampled", "n_valid"]).to_dict() == DEFINED_WITHOUT_A_HIT
+    over_time = pd.read_parquet(tmp_path / "out" / "over_time.parquet")
+    assert over_time["n_molecules"].tolist() == [1, 0]
+    assert json_of(tmp_path / "out" / "manifest.json")["status"] == "complete"
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning", "error::UserWarning")
+@pytest.mark.parametrize("smiles", ["CC1CCCCC1", "CCO"])
+def test_a_run_of_one_molecule_is_evaluated(tmp_path, write_run, everything, smiles):
+    run = write_run(tmp_path / "one", [[(smiles, 0.9)]])
+    row = evaluate.run({**everything, "runs": [str(run)]}, tmp_path / "out").iloc[0]
+    ring = smiles != "CCO"
+    of_one = {"n_molecules": 1, "validity": 1, "uniqueness": 1, "uniqueness_at_1": 1}
+    alone = {"int_div_moses_1": 0, "int_div_moses_2": 0, "circles": 1, "vendi": 1, "hamiltonian": 0}
+    clusters = {"clusters_butina": 1, "clusters_sphere": 1}
+    scaffolds = {"murcko": ring, "generic": ring, "acyclic": not ring, "late_scaffolds": ring}
+    assert {n: row[n] for n in (*of_one, *alone, *clusters, *scaffolds)} == {
+        **of_one,
+        **alone,
+        **clusters,
+        **scaffolds,
+    }
+    undefined = ["int_div_pairs", "sediv", "scaffold_evenness", "fcd", "uniqueness_at_10"]
+    assert row[undefined].isna().all()
+    of_scaffolds = ["scaffold_entropy", "effective_scaffolds", "top_share", "gini"]
+    assert row[of_scaffolds].fillna(-1).tolist() == ([0, 1, 1, 0] if ring else [-1] * 4)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning", "error::UserWarning")
+@pytest.mark.parametrize("steps", [[], [[("C1CC", 0.0)]]], ids=["no row", "nothing valid"])
+def test_an_empty_trace_is_evaluated(tmp_path, write_run, everything, steps):
+    run = write_run(tmp_path / "empty", steps or POOR)
+    if not steps:
+        (part,) = (run / "trace").iterdir()
+        pq.write_table(pq.read_table(part).slice(0, 0), part)
+    table = evaluate.run({**everything, "runs": [str(run)]}, tmp_path / "out")
+    row = table.iloc[0]
+    assert (row["n_sampled"], row["n_valid"], row["n_molecules"]) == (len(steps), 0, 0)
+    assert pd.isna(row["validity"]) if not steps else row["validity"] == 0
+    assert row[["uniqueness", "int_div_moses_1", "vendi", "auc_top_1", "novelty"]].isna().all()
+    assert (row["prior_families"], row["prior_coverage"]) == (2, 0)
+    assert len(pd.read_parquet(tmp_path / "out" / "over_time.parquet")) == 0
+    moved = pd.read_parquet(tmp_path / "out" / "families.parquet")
+    assert moved["share_change"].tolist() == [-0.5, -0.5]
+
+
+def test_every_run_that_cannot_be_read_is_named_before_anything_is_written(runs, tmp_path):
+    (cut,) = (runs / "a_poor" / "trace").iterdir()
+    cut.write_bytes(cut.read_bytes()[:200])
+    (part,) = (runs / "b_good" / "trace").iterdir()
+    pq.write_table(pq.read_table(part).drop_columns(["reward"]), part)
+    with pytest.raises(InputError) as caught:
+        evaluate.run({"runs": f"{runs}/*"}, tmp_path / "out")
+    first, second = str(caught.value).splitlines()
+    assert f"{cut}: not a readable Parquet file (200 bytes" in first
+    assert f"{part}: not a part of a trace (missing columns: reward)" in second
+    assert not (tmp_path / "out").exists()
+
+
+def test_parts_of_two_rewards_are_refused(runs, tmp_path):
+    (part,) = (runs / "b_good" / "trace").iterdir()
+    table = pq.read_table(part)
+    names = [name.replace("_qed", "_logp") for name in table.column_names]
+    other = part.with_name("part-00000002-00000003.parquet")
+    renamed = table.rename_columns(names).replace_schema_metadata(table.schema.metadata)
+    pq.write_table(renamed, other)
+    with pytest.raises(InputError, match=rf"{other.name}: .* components logp; that of .* has qed"):
+        evaluate.run({"runs": [str(runs / "b_good")]}, tmp_path / "out")
+
+
+def test_a_column_of_yours_changes_no_number(runs, tmp_path):
+    before = evaluate.run({"runs": [str(runs / "b_good")]}, tmp_path / "before")
+    (part,) = (runs / "b_good" / "trace").iterdir()
+    pd.read_parquet(part).assign(note="mine").to_parquet(part, index=False)
+    after = evaluate.run({"runs": [str(runs / "b_good")]}, tmp_path / "after")
+    pd.testing.assert_frame_equal(after, before)
+
+
+def test_a_prior_whose_rewards_are_no_numbers_is_named(runs, tmp_path):
+    (tmp_path / "prior.csv").write_text("smiles,reward\nCCO,0.5\nCCN,high\n")
+    config = {"runs": f"{runs}/*", "prior": str(tmp_path / "prior.csv")}
+    with pytest.raises(InputError, match=r"prior\.csv: the column 'reward' .* line 3 holds 'high'"):
+        evaluate.run(config, tmp_path / "out")
+
+
+def test_what_moved_is_shown_in_the_terminal(runs, tmp_path, everything, capsys):
+    evaluate.run({**everything, "runs": f"{runs}/*"}, tmp_path / "out")
+    shown = " ".join(capsys.readouterr().out.split())
+    titles = (
+        "AUC top-k over 10,000 calls",
+        "The last 1,000 valid samples at several calls",
+        "Scaffold families that grew and shrank most",
+        "Scaffold families of the prior's sample, and how many of them a run made again",
+        "@k: unique among",
+    )
+    places = [shown.index(title) for title in titles]
+    assert places == sorted(places)
 
 
 def test_a_run_without_a_trace_is_named(tmp_path):

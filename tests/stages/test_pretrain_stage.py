@@ -22,8 +22,8 @@ from chemkl.config import InputError, load_config
 from chemkl.config.pretrain import PretrainConfig
 from chemkl.policies import load_policy, read_header
 from chemkl.results import sha256_of
-from chemkl.stages import pretrain
-from chemkl.stages.pretrain import SampleQuality
+from chemkl.stages import pretrain, pretrain_run
+from chemkl.stages.pretrain_run import SampleQuality
 
 SAMPLE = Path(__file__).parents[2] / "data" / "moses_sample"
 TINY = {
@@ -189,9 +189,9 @@ def killed_at(monkeypatch):
                     raise Killed
 
         with monkeypatch.context() as patch:
-            build = pretrain.build_trainer
+            build = pretrain_run.build_trainer
             patch.setattr(
-                pretrain,
+                pretrain_run,
                 "build_trainer",
                 lambda out, settings, callbacks, **fixed: build(
                     out, settings, [*callbacks, Kill()], **fixed

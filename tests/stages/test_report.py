@@ -1,7 +1,9 @@
+import io
 import re
 from html.parser import HTMLParser
 
 import pytest
+from rich.console import Console
 
 from chemkl.config import InputError
 from chemkl.stages import report
@@ -61,7 +63,8 @@ def test_the_page_is_whole_and_needs_no_network(page):
     assert len(parsed.ids) == len(set(parsed.ids))
     assert all(link.startswith("#") for link in parsed.links)
     assert {link[1:] for link in parsed.links} <= set(parsed.ids)
-    assert not {"script", "link", "img", "iframe"} & set(parsed.tags)
+    assert not {"link", "img", "iframe"} & set(parsed.tags)
+    assert not re.search(r"<script[^>]* src", page)
     assert not re.search(r"@import|url\((?!#)", page)
     namespaces = set(re.findall(r"https?://[^\s\"'<]+", page))
     assert all(("w3.org" in n) or ("rdkit.org/xml" in n) for n in namespaces)
@@ -75,14 +78,33 @@ def test_the_page_shows_what_the_runs_did(page):
         assert word in parsed.text
     assert "Morgan fingerprints of radius 2 and 1024 bits" in parsed.text
     assert "target.kind" in parsed.text  # the settings in which the runs differ
-    assert "batch_size" in parsed.text.split("Settings and provenance")[1]
+    assert "batch_size" in section(page, "settings")
 
 
-def test_the_best_molecule_of_each_scaffold_is_drawn_once(page):
-    codes = re.findall(r'<code title="([^"]*)">', page)
-    assert codes == ["CCc1ccccc1", "CC1CCCCC1", "CCO", "CCO"]
-    assert "0.950" in page
-    assert "2 of 2" in page
+def section(page, name):
+    """The text of one section, tags taken out."""
+    inner = re.search(rf'<section id="{name}">(.*?)</section>', page, re.S)[1]
+    return re.sub(r"\s+", " ", Page(inner).text)
+
+
+def test_every_section_is_there_and_in_the_contents(page, report_sections):
+    ids = re.findall(r'<section id="([^"]*)">', page)
+    assert ids == report_sections
+    assert [f"#{name}" for name in ids] == [link for link in Page(page).links if link[1:] in ids]
+    for name in ids:
+        assert re.search(rf'<section id="{name}">\s*<h2>[^<]+</h2>\s*<(p|div)', page)
+
+
+def test_the_largest_scaffolds_show_their_best_molecules(page):
+    inner = re.search(r'<section id="scaffolds">(.*?)</section>', page, re.S)[1]
+    codes = re.findall(r'<code title="([^"]*)">', inner)
+    # benzene: two hits of two molecules, R = 0.95 before 0.9; then cyclohexane; ethanol has no ring
+    benzene = ["c1ccccc1", "CCc1ccccc1", "Cc1ccccc1"]
+    assert codes == [*benzene, "C1CCCCC1", "CC1CCCCC1"]
+    text = section(page, "scaffolds")
+    assert "2 of 2" in text
+    assert "0.950" in text
+    assert "No molecule with a ring." in text  # gibbs
 
 
 def test_equal_inputs_give_equal_bytes(runs, tmp_path):
@@ -98,12 +120,29 @@ def test_names_of_runs_cannot_inject_markup(tmp_path, write_run):
     assert "&lt;b&gt;x" in text
 
 
-@pytest.mark.parametrize("steps", [[[("C1CC", 0.0)]], [[("CCO", 0.1)]]])
-def test_a_run_without_hits_or_molecules_is_reported(tmp_path, write_run, steps):
+NO_HIT = "No run has a hit: none with R ≥ 0.8."
+NO_MOLECULE = "No run has a valid molecule yet."
+NO_RING = "No molecule has a ring."
+
+
+@pytest.mark.parametrize(
+    ("steps", "empty"),
+    [
+        ([[("C1CC", 0.0)]], {"rank": NO_HIT, "yield": NO_MOLECULE, "map": NO_MOLECULE}),
+        ([[("CCO", 0.1)]], {"rank": NO_HIT, "families": NO_RING}),
+        ([[("CCO", 0.9)]], {"families": NO_RING}),
+        ([[("Cc1ccccc1", 0.9)]], {}),
+    ],
+)
+def test_a_section_without_data_says_so(tmp_path, write_run, report_sections, steps, empty):
     run = write_run(tmp_path / "run", steps)
-    text = report.run({"runs": str(run), "n_molecules": 3}, tmp_path / "out").read_text()
+    text = report.run({"runs": str(run)}, tmp_path / "out").read_text()
     assert Page(text).open == []
-    assert ("No molecule to draw" in text) == (steps[0][0][0] == "C1CC")
+    assert re.findall(r'<section id="([^"]*)">', text) == report_sections
+    for name, sentence in empty.items():
+        assert sentence in section(text, name)
+    assert text.count('class="missing"') >= len(empty)
+    assert bool(empty) or "missing" not in text.split("</style>")[1]
 
 
 def test_a_run_without_a_manifest_is_reported(runs, tmp_path):
@@ -112,16 +151,37 @@ def test_a_run_without_a_manifest_is_reported(runs, tmp_path):
     assert "This run has no manifest" in text
 
 
-def test_the_number_of_molecules_is_a_setting(runs, tmp_path):
-    text = report.run({"runs": [str(runs[0])], "n_molecules": 0}, tmp_path / "out").read_text()
-    assert "<code title" not in text
+def test_parts_can_be_switched_off(runs, tmp_path):
+    off = {"n_scaffolds": 0, "n_top": 0, "n_map": 0}
+    text = report.run({"runs": [str(runs[0])], **off}, tmp_path / "out").read_text()
+    for name in ("scaffolds", "top", "map", "families"):
+        assert "Switched off" in section(text, name)
+    assert "<script" not in text
+
+
+def test_the_size_is_said_and_a_large_page_is_warned_of(runs, tmp_path, monkeypatch):
+    def said(out):
+        console = Console(file=io.StringIO(), width=200)
+        page = report.run({"runs": [str(runs[0])]}, tmp_path / out, console=console)
+        return page.stat().st_size, console.file.getvalue()
+
+    size, text = said("small")
+    assert f"report.html: {size / 1e6:.1f} MB about 1 run, " in text
+    assert "warning" not in text
+    monkeypatch.setattr(report, "LARGE", 1000)
+    assert "Lower n_top, n_molecules, n_scaffolds or n_map" in said("large")[1]
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({}, "runs: required, and not given"),
-        ({"runs": []}, "runs: "),
+        ({}, "neither `runs` nor `methods` given"),
+        ({"runs": []}, "neither `runs` nor `methods` given"),
+        ({"runs": ["."], "methods": {"a": ["."]}}, "both `runs` and `methods` given"),
+        ({"runs": [".", "../empty"]}, "each run once, please; given twice: .*empty"),
+        ({"methods": {"a": []}}, "methods.a: "),
+        ({"methods": {"": ["."]}}, "methods"),
+        ({"runs": ["."], "prior": "no.smi"}, "prior.*no such file"),
         ({"runs": ["nowhere"]}, "no such file or folder"),
         ({"runs": ["."], "n_molecules": -1}, "n_molecules: .*greater than or equal to 0"),
         ({"runs": ["."]}, "no trace to read"),

@@ -1,7 +1,6 @@
 """The sample stage: how many rows, that they repeat, and what they say."""
 
 import json
-import sys
 
 import numpy as np
 import pandas as pd
@@ -10,7 +9,6 @@ import pytest
 import torch
 import yaml
 
-from chemkl import cli
 from chemkl.config import InputError, load_config
 from chemkl.config.sample import SampleConfig
 from chemkl.policies import Mixture, RnnPolicy, Vocabulary, load_policy, save_policy
@@ -240,18 +238,12 @@ def test_beta_scale_moves_toward_the_prior(scaled, tmp_path):
         assert alone["smiles"].tolist() == mixed["smiles"].tolist()
 
 
-def test_the_option_is_the_setting(scaled, tmp_path, monkeypatch, capsys):
+def test_the_option_is_the_setting(scaled, tmp_path, chemkl, capsys):
     file = tmp_path / "scaled.yaml"
     file.write_text(yaml.safe_dump(scaled))
 
     def command(out, *arguments):
-        words = ["chemkl", "sample", str(file), *arguments, "--out", str(tmp_path / out)]
-        monkeypatch.setattr(sys, "argv", words)
-        try:
-            cli.main()
-        except SystemExit as end:
-            return end.code or 0
-        return 0
+        return chemkl("sample", file, *arguments, "--out", tmp_path / out)
 
     assert command("a", "n=40", "--beta-scale", "3.5") == 0
     assert command("b", "n=40", "beta_scale=3.5") == 0

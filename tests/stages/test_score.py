@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +10,6 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import QED, Descriptors
 
-from chemkl import cli
 from chemkl.config import InputError
 from chemkl.results.columns import trace_schema
 from chemkl.rewards import RewardModel
@@ -37,18 +35,9 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def chemkl(monkeypatch, folder):
-    """Run the command line in this process and give its exit code."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["chemkl", *map(str, arguments)])
-        try:
-            cli.main()
-        except SystemExit as end:
-            return end.code or 0
-        return 0
-
-    return call
+def chemkl(chemkl, folder):
+    """The command line, in a folder with the files of the tests."""
+    return chemkl
 
 
 def settings(**changes):

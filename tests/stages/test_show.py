@@ -1,25 +1,50 @@
-"""`chemkl show`: the tables reach the screen, and mistakes are exit code 2."""
+"""`chemkl show`: runs, files, answers and tables reach the screen; mistakes are exit code 2."""
 
-import sys
+import io
+from pathlib import Path
 
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
-from chemkl import cli
+from chemkl.config import InputError
+from chemkl.results import Manifest, described_schema
+from chemkl.stages.show import Asked, show
+
+STEPS = [
+    [("Cc1ccccc1", 0.9), ("CCO", 0.3), ("C1CC", 0.0), ("c1ccccc1C", 0.9)],
+    [("CCc1ccccc1", 0.95), ("CC1CCCCC1", 0.8), ("OCC", 0.3), ("C[C@H](N)C(=O)O", 0.85)],
+]
 
 
 @pytest.fixture
-def chemkl(monkeypatch):
-    """Run the command line in this process and give its exit code."""
+def run(tmp_path, write_run):
+    return write_run(tmp_path / "run", STEPS)
 
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["chemkl", *arguments])
-        try:
-            cli.main()
-        except SystemExit as end:
-            return end.code or 0
-        return 0
 
-    return call
+def shown(what, name=None, width=80, **asked):
+    """What is printed, every line within the width."""
+    stream = io.StringIO()
+    show(str(what), name, Asked(**asked), console=Console(file=stream, width=width))
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    return lines
+
+
+def after(lines, heading):
+    """The lines from a heading on."""
+    return lines[next(i for i, line in enumerate(lines) if line.startswith(heading)) :]
+
+
+def row(lines, first):
+    """The cells of the line that begins with a word."""
+    (line,) = [line for line in lines if line.split()[:1] == [first]]
+    return line.split()[1:]
+
+
+# ---- tables of choices
 
 
 @pytest.mark.parametrize(
@@ -37,14 +62,221 @@ def test_tables_are_shown(chemkl, capsys, arguments, says):
     assert [text for text in says if text not in out] == []
 
 
+def test_a_run_that_is_called_like_a_table_wins_and_another_folder_does_not(
+    tmp_path, monkeypatch, write_run
+):
+    monkeypatch.chdir(tmp_path)
+    Path("transforms").mkdir()
+    assert "All or nothing" in " ".join(shown("transforms", width=120))
+    write_run(Path("transforms"), STEPS)
+    assert "Best molecules" in " ".join(shown("transforms"))
+    assert "All or nothing" in " ".join(shown("transforms", "step", width=120))
+
+
+# ---- a run
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_run(run, width):
+    lines = shown(run, width=width)
+    text = " ".join(" ".join(lines).split())
+    assert row(lines, "ended") == ["complete:", "budget"]
+    assert row(lines, "what") == ["posttrain,", "target", "mara,", "seed", "7"]
+    assert row(lines, "trace") == ["1", "part,", "steps", "0", "to", "1"]
+    assert row(lines, "run") == [Manifest.load(run).run_id]
+    # the columns, with types and meanings
+    assert ["call", "int64"] in [line.split()[:2] for line in lines]
+    assert row(lines, "raw_qed")[0] == "double"
+    assert "Reward component qed in its own unit, before its transform." in text
+    assert "RDKit canonical SMILES. Null: invalid." in text
+    # the counts: one string is invalid, two are repeats; two scaffolds with rings
+    counts = after(lines, "Counts")
+    assert row(counts, "rows")[:1] == ["8"]
+    assert row(counts, "valid")[:2] == ["7", "87.5%"]
+    assert row(counts, "distinct") == ["5", "with", "2", "scaffolds"]
+    assert row(counts, "calls") == ["5"]
+    assert row(counts, "hits") == ["4", "R", ">=", "0.8,", "with", "2", "scaffolds"]
+    # the best of each scaffold: benzene, none, cyclohexane
+    best = after(lines, "Best molecules")
+    assert row(best, "0.95") == ["3", "0.95", "CCc1ccccc1"]
+    assert row(best, "0.85") == ["5", "0.85", "C[C@H](N)C(=O)O"]
+    assert row(best, "0.8") == ["4", "0.8", "CC1CCCCC1"]
+    assert not [line for line in best if line.split()[:1] == ["0.9"]]
+
+
+def test_options_of_a_run(run):
+    lines = shown(run, threshold=0.9, per_scaffold=0, top=2)
+    assert row(lines, "hits") == ["2", "R", ">=", "0.9,", "with", "1", "scaffold"]
+    assert row(lines, "0.9") == ["1", "0.9", "Cc1ccccc1"]
+    assert "Best molecules; components before their transform" in " ".join(lines)
+    assert not [line for line in lines if line.split()[:1] == ["0.85"]]
+    assert row(shown(run, threshold=2.0), "hits")[0] == "0"
+    assert any("2 of each scaffold" in line for line in shown(run, per_scaffold=2))
+
+
+def test_a_long_smiles_is_folded_and_kept_whole(tmp_path, write_run):
+    smiles = "C" * 150 + "NC(C)=O"
+    lines = shown(write_run(tmp_path / "long", [[(smiles, 0.5)]]))
+    cells = [line.split()[-1] for line in after(lines, "Best molecules") if "CC" in line]
+    assert len(cells) > 1
+    assert "".join(cells) == smiles
+
+
+@pytest.mark.parametrize(
+    ("end", "says"),
+    [
+        ({"status": "running"}, "not yet: it is running, or was killed without a word"),
+        ({"status": "interrupted", "ended_by": "KeyboardInterrupt"}, "interrupted: KeyboardInt"),
+        ({"status": "failed", "ended_by": "ValueError: [x] \n y"}, "failed: ValueError: [x]"),
+    ],
+)
+def test_how_a_run_ended(run, end, says):
+    manifest = Manifest.load(run)
+    for key, value in end.items():
+        setattr(manifest, key, value)
+    manifest.save()
+    assert any(line.startswith("ended") and says in line for line in shown(run))
+
+
+def test_a_run_without_manifest_without_tau_or_without_molecules(tmp_path, write_run, run):
+    (run / "manifest.json").unlink()
+    assert row(shown(run), "ended")[:2] == ["not", "known:"]
+    gibbs = write_run(tmp_path / "gibbs", STEPS, {"target": {"kind": "gibbs"}, "budget": 5000})
+    assert "give --threshold" in " ".join(row(shown(gibbs), "hits"))
+    assert row(shown(gibbs), "calls") == ["5", "of", "a", "budget", "of", "5,000"]
+    bad = write_run(tmp_path / "bad", [[("C1CC", 0.0)]])
+    assert row(after(shown(bad), "Counts"), "valid") == ["0", "0.0%", "of", "them"]
+
+
+# ---- a file
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "samples.parquet"
+    schema = described_schema(
+        {"smiles": (pa.string(), "SMILES as sampled."), "logp": (pa.float32(), "In [nats].")}
+    ).with_metadata({"format": "made-up-1"})
+    table = {"smiles": ["C[C@H](N)O", None, "CCC"], "logp": [-1.25, None, -2.5]}
+    pq.write_table(pa.table(table, schema=schema), path)
+    return path
+
+
+def test_a_file(file):
+    lines = shown(file)
+    assert row(lines, "rows") == ["3"]
+    assert row(lines, "format") == ["made-up-1"]
+    assert ["smiles", "string", "SMILES", "as", "sampled."] in [line.split() for line in lines]
+    assert ["logp", "float", "In", "[nats]."] in [line.split() for line in lines]
+    assert row(lines, "C[C@H](N)O") == ["-1.25"]
+    assert not [line for line in shown(file, rows=1) if "CCC" in line]
+    assert "First rows" not in " ".join(shown(file, rows=0))
+
+
+def test_a_part_of_a_trace_is_a_file_too(run):
+    (part,) = (run / "trace").iterdir()
+    lines = shown(part)
+    assert row(lines, "columns") == ["20"]
+    # 20 columns do not fit side by side: they stand below each other
+    cells = [line.split() for line in after(lines, "First rows")]
+    assert ["smiles", "Cc1ccccc1", "CCO"] in cells
+    assert any(line.startswith("More rows do not fit") for line in lines)
+
+
+def test_a_file_without_meanings_or_rows(tmp_path):
+    path = tmp_path / "foreign.parquet"
+    pd.DataFrame({"a": pd.Series([], dtype="int64")}).to_parquet(path)
+    lines = shown(path)
+    assert row(lines, "rows") == ["0"]
+    assert ["a", "int64", "–"] in [line.split() for line in lines]  # noqa: RUF001 - the dash
+
+
+# ---- a query
+
+
+def test_an_answer(run):
+    sql = "select scaffold, count(*) n, max(reward) best from trace where call is not null"
+    lines = shown(run, sql=f"{sql} group by all order by best desc")
+    assert [line.split() for line in lines if "ccc" in line] == [["c1ccccc1", "2", "0.95"]]
+    assert ["C1CCCCC1", "1", "0.8"] in [line.split() for line in lines]
+
+
+def test_a_long_answer_is_cut_and_says_so(run):
+    lines = shown(run, sql="select row, smiles from trace", rows=3)
+    assert lines[-1] == "3 of 8 rows; --rows N shows more, or --csv FILE writes all"
+    wide = shown(run, sql="select * from trace")
+    assert any(line.split()[:1] == ["logp_policy"] for line in wide)
+
+
+def test_an_answer_goes_into_files(run, tmp_path):
+    files = {"csv": tmp_path / "a.csv", "parquet": tmp_path / "a.parquet"}
+    sql = (
+        "select call, sum(step) s, list(smiles) l from trace group by all order by call nulls last"
+    )
+    lines = shown(run, width=200, sql=sql, **files)
+    assert lines == [f"output: {file} (6 rows)" for file in files.values()]
+    table = pd.read_csv(files["csv"])
+    assert table["call"].dropna().tolist() == [1, 2, 3, 4, 5]
+    assert table["s"].tolist() == [0, 0, 1, 1, 1, 1]
+    assert table["l"].iloc[0] == '["Cc1ccccc1"]'
+    written = pq.read_table(files["parquet"])
+    assert written["call"].to_pylist() == [1, 2, 3, 4, 5, None]
+    assert written.schema.metadata[b"sql"].decode() == sql
+    with pytest.raises(InputError, match=r"(?s)a.csv: exists.*a.parquet: exists"):
+        shown(run, sql=sql, **files)
+    assert len(shown(run, width=200, sql="select 1", force=True, **files)) == 2
+    assert row(shown(files["parquet"]), "rows") == ["1"]
+
+
+def test_the_tables_of_an_evaluation_can_be_asked_too(tmp_path, file):
+    assert row(shown(tmp_path, sql="select count(*) n, 'x' x from samples"), "3") == ["x"]
+    assert row(shown(file, sql="select count(*) n, 'x' x from samples"), "3") == ["x"]
+
+
+# ---- mistakes
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["reward"], "cannot show 'reward'; did you mean 'rewards'? Known: rewards, transforms"),
+        (
+            ["reward"],
+            "cannot show 'reward': no such run folder or Parquet file; did you mean 'rewards'? "
+            "Known: rewards, transforms",
+        ),
+        (["x" * 300], "no such run folder or Parquet file. Known: rewards, transforms"),
         (["rewards", "qedd"], "unknown component 'qedd'; did you mean 'qed'?"),
         (["transforms", "sigmod"], "unknown transform 'sigmod'; did you mean 'sigmoid'?"),
+        (["rewards", "--threshold", "0"], "--threshold: means nothing for chemkl show rewards"),
+        (["run", "qed"], "a path takes no name after it"),
+        (["run", "--csv", "a.csv"], "--csv: means nothing for a table without a query (--sql)"),
+        (["run", "--rows", "0"], "--rows: means nothing for a run"),
+        (["run", "--sql", "select 1", "--top", "3"], "--top: means nothing for a query"),
+        (["samples.parquet", "--per-scaffold", "0"], "--per-scaffold: means nothing for one file"),
+        (["empty"], "no parts (part-*.parquet)"),
+        (["."], "Runs in it: run"),
+        (["text.csv"], "text.csv: expected a run folder or a file that ends in .parquet"),
+        (["damaged.parquet"], "damaged.parquet: not a readable Parquet file"),
+        (["run", "--sql", "select rewrad from trace"], "Columns of trace: step, row, call"),
+        (["run", "--sql", "select 1; select 2"], "expected one statement, found 2"),
+        (["run", "--sql", "drop table trace"], "DROP is not allowed: queries only read"),
+        (["run", "--sql", "select 1", "--csv", "a.xlsx"], "a.xlsx: unknown ending"),
+        (["run", "--sql", "select 1 a, 2 a", "--parquet", "a.parquet"], "are called a: name them"),
+        (["run", "--sql", "select 1", "--parquet", "run/trace/a.parquet"], "inside a trace"),
+        (["empty", "--sql", "select 1"], "no parts (part-*.parquet)"),
     ],
 )
-def test_mistakes_are_exit_code_2(chemkl, capsys, arguments, says):
+def test_mistakes_are_exit_code_2(
+    chemkl, capsys, monkeypatch, tmp_path, run, file, arguments, says
+):
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    Path("text.csv").write_text("smiles\nC\n")
+    Path("damaged.parquet").write_bytes(b"PAR1")
+    before = sorted(tmp_path.rglob("*"))
     assert chemkl("show", *arguments) == 2
-    assert says in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert says in err
+    assert out == ""
+    assert "Traceback" not in err
+    assert sorted(tmp_path.rglob("*")) == before

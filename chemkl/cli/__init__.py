@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from chemkl import __version__
+from chemkl.cli import inspection
 from chemkl.config import InputError
 from chemkl.stages.registry import STAGES, interrupted, set_aside
 
@@ -237,17 +238,6 @@ def _check(
         raise typer.Exit(2)
 
 
-@app.command("show")
-def _show(
-    what: Annotated[
-        str, typer.Argument(metavar="WHAT", help="What to show: rewards or transforms.")
-    ],
-    name: Annotated[
-        str | None,
-        typer.Argument(metavar="NAME", help="One of them, in detail.", show_default=False),
-    ] = None,
-) -> None:
-    """Show what can stand in a config: the components of rewards, or the transforms."""
-    from chemkl.stages.show import show
-
-    show(what, name)
+app.command("show")(inspection.show_command)
+app.command("export")(inspection.export_command)
+app.command("convert")(inspection.convert_command)

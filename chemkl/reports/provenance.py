@@ -1,0 +1,69 @@
+"""Where the runs of a report come from: identity, settings, and how the settings differ."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from chemkl.reports.curves import Methods
+from chemkl.reports.view import RunView
+from chemkl.results.cells import MISSING
+
+
+def facts(run: RunView) -> list[tuple[str, str]]:
+    """Provenance of a run as label and value; empty where the run has no manifest."""
+    manifest = run.manifest
+    if not manifest:
+        return []
+    started, finished = (_time(manifest.get(key)) for key in ("started", "finished"))
+    status = " · ".join(str(v) for v in (manifest.get("status"), manifest.get("ended_by")) if v)
+    seed = manifest.get("seed")
+    results = {k: v for k, v in manifest.get("results", {}).items() if isinstance(v, int | float)}
+    return [
+        ("run", str(manifest.get("run_id", MISSING))),
+        ("status", status or MISSING),
+        ("seed", MISSING if seed is None else str(seed)),
+        ("started", started),
+        ("finished", finished),
+        ("config hash", str(manifest.get("config_hash", MISSING))[:16]),
+        *((name.replace("_", " "), f"{value:,.6g}") for name, value in results.items()),
+    ]
+
+
+def differences(runs: Sequence[RunView], methods: Methods) -> list[tuple[str, list[str]]]:
+    """Settings that are not the same in all runs, by dotted key, with each method's values.
+
+    A run without a manifest has no settings and takes no part.
+    """
+    flat = [dict(_leaves(run.manifest.get("config", {}))) for run in runs]
+    keys = sorted({key for leaves in flat for key in leaves})
+    found = []
+    for key in keys:
+        values = [leaves.get(key, MISSING) for leaves in flat if leaves]
+        if len(set(values)) > 1:
+            of_methods = [[flat[m].get(key, MISSING) for m in own] for own in methods.values()]
+            found.append((key, [", ".join(dict.fromkeys(each)) for each in of_methods]))
+    return found
+
+
+def as_yaml(config: Mapping[str, Any]) -> str:
+    """Settings as YAML; empty where there are none."""
+    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True) if config else ""
+
+
+def _leaves(value: Any, key: str = "") -> list[tuple[str, str]]:
+    if isinstance(value, Mapping) and value:
+        return [
+            leaf
+            for name, inner in value.items()
+            for leaf in _leaves(inner, f"{key}.{name}" if key else str(name))
+        ]
+    if not key:
+        return []
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
+    return [(key, text.strip().removesuffix("\n..."))]
+
+
+def _time(text: Any) -> str:
+    """A time stamp without seconds and zone; it is in UTC."""
+    return str(text)[:16].replace("T", " ") if text else MISSING

@@ -1,0 +1,224 @@
+"""The chemical space that each method went to: its hits over a sample of the prior, on one map."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+import pandas as pd
+from rdkit.DataStructs import ExplicitBitVect
+
+from chemkl.chem.fingerprints import morgan_fingerprint
+from chemkl.chem.molecules import read_molecule
+from chemkl.reports.figures import INK, SOFT, Panel, colour
+from chemkl.reports.tanimoto_axes import find_axes
+from chemkl.reports.view import RunView
+from chemkl.reports.wording import percent
+from chemkl.results.cells import short
+from chemkl.results.inspection import first_scorings
+
+RADIUS, BITS = 2, 1024
+LANDMARKS = 600
+"""Molecules that the axes are computed from: half of them the background, half hits, each method
+with as many. All others are placed by their similarities to these."""
+FIRST = 500
+"""First molecules of the runs, at most, where they stand for the prior: later ones are trained."""
+PALE = "#d3d8e0"
+"""Of the background where hits lie over it."""
+WIDTH, HEIGHT, MARGIN = 360, 300, 10
+"""Pixels of a panel, and what is left free at its edge."""
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Molecules that are drawn in one panel.
+
+    Attributes:
+        smiles: canonical, distinct.
+        of_top: for each, whether it has the largest scaffold of its method.
+        n: how many there were to choose from.
+        scaffold: the largest scaffold; None where no molecule has one.
+        n_top: molecules with it.
+        top_share: their share among the molecules with a scaffold.
+    """
+
+    smiles: list[str]
+    of_top: list[bool]
+    n: int
+    scaffold: str | None = None
+    n_top: int = 0
+    top_share: float = 0.0
+
+
+def space_panels(
+    runs: Sequence[RunView],
+    threshold: float,
+    methods: Mapping[str, Sequence[int]],
+    prior: Sequence[str] | None,
+    n: int,
+    seed: int,
+) -> list[Panel]:
+    """Draw the map: one panel of the background, then one for the hits of each method.
+
+    Args:
+        runs: of the report.
+        threshold: hits are molecules with R of at least this.
+        methods: name of a method to the positions of its runs.
+        prior: SMILES sampled from the prior; None: the first molecules of the runs stand for it.
+        n: molecules drawn at most, of the background and of each method.
+        seed: of the samples.
+
+    Returns:
+        Panels with the same axes; none without any molecule.
+    """
+    rng = np.random.default_rng(seed)
+    background = _background(runs, prior, n, rng)
+    clouds = {
+        name: _hits([runs[place].trace for place in places], threshold, n, rng)
+        for name, places in methods.items()
+    }
+    every = [background, *clouds.values()]
+    if not any(cloud.smiles for cloud in every):
+        return []
+    fingerprints = [_fingerprints(cloud.smiles) for cloud in every]
+    axes = find_axes(_landmarks(fingerprints, rng))
+    placed = _to_pixels([axes.place(each) for each in fingerprints])
+    panels = [
+        Panel(
+            "The prior" if prior is not None else "First molecules of the runs",
+            _how_to_read(background, axes.explained, from_prior=prior is not None),
+            _svg("background of the map", _dots(placed[0], SOFT)),
+        )
+    ]
+    for number, (name, cloud) in enumerate(clouds.items()):
+        drawn = _dots(placed[0], PALE) + _points(placed[number + 1], cloud.of_top, colour(number))
+        panels.append(Panel(name, _note(cloud, threshold), _svg(f"hits of {name}", drawn)))
+    return panels
+
+
+def _background(
+    runs: Sequence[RunView], prior: Sequence[str] | None, n: int, rng: np.random.Generator
+) -> Cloud:
+    if prior is None:
+        columns = ["call", "canonical_smiles"]
+        scored = [first_scorings(run.trace)[columns] for run in runs]
+        whole = pd.concat([pd.DataFrame(columns=columns), *scored])
+        early = whole.sort_values("call", kind="stable").drop_duplicates("canonical_smiles")
+        distinct = early["canonical_smiles"].head(min(n, FIRST)).tolist()
+    else:
+        read = (read_molecule(smiles).canonical_smiles for smiles in prior)
+        distinct = list(dict.fromkeys(smiles for smiles in read if smiles is not None))
+    chosen = _choose(len(distinct), n, rng)
+    return Cloud([distinct[i] for i in chosen], [False] * len(chosen), len(distinct))
+
+
+def _hits(
+    traces: Sequence[pd.DataFrame], threshold: float, n: int, rng: np.random.Generator
+) -> Cloud:
+    rows = [first_scorings(trace, threshold)[["canonical_smiles", "scaffold"]] for trace in traces]
+    scaffold_of = {
+        str(smiles): str(scaffold)
+        for each in rows
+        for smiles, scaffold in zip(each["canonical_smiles"], each["scaffold"], strict=True)
+    }
+    sizes = Counter(scaffold for scaffold in scaffold_of.values() if scaffold)
+    top, size = sizes.most_common(1)[0] if sizes else (None, 0)
+    smiles = list(scaffold_of)
+    chosen = [smiles[i] for i in _choose(len(smiles), n, rng)]
+    return Cloud(
+        smiles=chosen,
+        of_top=[scaffold_of[each] == top for each in chosen],
+        n=len(smiles),
+        scaffold=top,
+        n_top=size,
+        top_share=size / sizes.total() if sizes else 0.0,
+    )
+
+
+def _choose(size: int, n: int, rng: np.random.Generator) -> list[int]:
+    """Positions of at most n of so many things, at random, in order."""
+    if size <= n:
+        return list(range(size))
+    return sorted(rng.choice(size, n, replace=False).tolist())
+
+
+def _fingerprints(smiles: Sequence[str]) -> list[ExplicitBitVect]:
+    mols = (read_molecule(each).mol for each in smiles)
+    return [morgan_fingerprint(mol, radius=RADIUS, n_bits=BITS) for mol in mols if mol is not None]
+
+
+def _landmarks(
+    clouds: Sequence[Sequence[ExplicitBitVect]], rng: np.random.Generator
+) -> list[ExplicitBitVect]:
+    background, *others = clouds
+    parts = [(background, LANDMARKS // 2)]
+    parts += [(each, LANDMARKS // 2 // max(1, len(others))) for each in others]
+    return [cloud[i] for cloud, size in parts for i in _choose(len(cloud), size, rng)]
+
+
+def _to_pixels(placed: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The same scale for both axes and all panels, the cloud of all points in the middle."""
+    whole = np.concatenate(placed)
+    low, high = whole.min(axis=0), whole.max(axis=0)
+    free = np.array([WIDTH - 2 * MARGIN, HEIGHT - 2 * MARGIN])
+    scale = float(np.min(free / np.maximum(high - low, 1e-9)))
+    middle, centre = (low + high) / 2, np.array([WIDTH, HEIGHT]) / 2
+    # pixels count downwards
+    return [centre + (each - middle) * scale * np.array([1, -1]) for each in placed]
+
+
+def _dots(points: np.ndarray, ink: str) -> str:
+    """Many points as one path of strokes without length, whose round ends are dots."""
+    moves = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in points)
+    return f'<path d="{moves}" stroke="{ink}" stroke-width="3" stroke-linecap="round"/>'
+
+
+def _points(points: np.ndarray, of_top: Sequence[bool], ink: str) -> str:
+    """Points that darken where they lie over each other; those of the largest scaffold ringed."""
+    places = [f'cx="{x:.1f}" cy="{y:.1f}"' for x, y in points]
+    dots = "".join(f'<circle {place} r="2"/>' for place in places)
+    rings = "".join(
+        f'<circle {place} r="3.2"/>' for place, top in zip(places, of_top, strict=True) if top
+    )
+    return (
+        f'<g fill="{ink}" fill-opacity=".35">{dots}</g>'
+        f'<g fill="none" stroke="{INK}" stroke-width=".8" stroke-opacity=".6">{rings}</g>'
+    )
+
+
+def _svg(label: str, drawn: str) -> str:
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{escape(label)}">{drawn}</svg>'
+    )
+
+
+def _how_to_read(background: Cloud, explained: float | None, *, from_prior: bool) -> str:
+    what = "samples of the prior" if from_prior else "molecules, the first that the runs scored"
+    chosen = (
+        f", drawn at random of {background.n:,}" if len(background.smiles) < background.n else ""
+    )
+    held = (
+        "" if explained is None else f"; the two axes hold {percent(explained)} of their variance"
+    )
+    return (
+        f"{len(background.smiles):,} {what}{chosen}. All panels have the same axes. Classical "
+        f"scaling of Tanimoto similarities (Morgan, radius {RADIUS}, {BITS} bits){held}, so "
+        "distances are approximate: alike molecules are close, but close points need not be alike."
+    )
+
+
+def _note(cloud: Cloud, threshold: float) -> str:
+    if not cloud.n:
+        return f"No hit (R ≥ {threshold:g})."
+    chosen = (
+        f", {len(cloud.smiles):,} of them drawn at random" if len(cloud.smiles) < cloud.n else ""
+    )
+    said = f"{cloud.n:,} hit{'' if cloud.n == 1 else 's'} (R ≥ {threshold:g}){chosen}."
+    if cloud.scaffold is None:
+        return f"{said} None has a scaffold."
+    return (
+        f"{said} Ringed: those with the largest scaffold, {short(cloud.scaffold)}, which holds "
+        f"{cloud.n_top:,} ({percent(cloud.top_share)})."
+    )

@@ -1,0 +1,101 @@
+"""What `chemkl convert` does: a Parquet file becomes CSV, an SD file or a SMILES file."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+
+from chemkl.chem.molecules import parse
+from chemkl.config import InputError, did_you_mean
+from chemkl.results.parts import read_part
+from chemkl.stages.molecule_files import ENDINGS, Record, write_sdf, write_smi
+from chemkl.stages.output_files import check_outputs, write_csv, written_aside
+
+SMILES_COLUMNS = ("canonical_smiles", "smiles")
+"""Where the SMILES are looked for: the first of these that a file has."""
+
+
+def convert(
+    source: str | Path, target: str | Path, *, column: str | None = None, force: bool = False
+) -> str:
+    """Write a Parquet file in another format, with all its columns.
+
+    Rows without a molecule are left out of SD and SMILES files.
+
+    Args:
+        source: a Parquet file.
+        target: a file whose ending says the format.
+        column: the column with the SMILES; default: the first of `SMILES_COLUMNS`.
+        force: replace the target if it is there.
+
+    Returns:
+        What was written, in words.
+
+    Raises:
+        InputError: one of the files or the column cannot be used, or no row is a molecule; then
+            nothing was written.
+    """
+    source, target = Path(source), Path(target)
+    _check_source(source)
+    endings = [ending for of_format in ENDINGS.values() for ending in of_format]
+    check_outputs({"OUT": target}, {"OUT": endings}, force=force)
+    table = read_part(source)
+    if target.name.lower().endswith(ENDINGS["csv"]):
+        with written_aside(target) as stream:
+            write_csv(table, stream)
+        return f"{len(table):,} rows"
+    place = _smiles_column(source, table, column)
+    records = _Records(table, place, source.stem)
+    with written_aside(target) as stream:
+        if target.name.lower().endswith(ENDINGS["sdf"]):
+            write_sdf(records, table.schema, {}, stream)
+        else:
+            write_smi(records, stream)
+        if not records.n:  # raised in here, so that no empty file appears
+            raise InputError(
+                f"{source}: no row of the column {place!r} is a molecule; nothing was written"
+            )
+    left_out = len(table) - records.n
+    without = f"; {left_out:,} rows without a molecule left out" if left_out else ""
+    return f"{records.n:,} molecules{without}"
+
+
+class _Records:
+    """The rows that are molecules, each named after its file and row; counted as they pass."""
+
+    def __init__(self, table: pa.Table, column: str, name: str) -> None:
+        self._table, self._column, self._name = table, column, name
+        self.n = 0
+
+    def __iter__(self) -> Iterator[Record]:
+        number = 0
+        for batch in self._table.to_batches(max_chunksize=1024):
+            for row in batch.to_pylist():
+                number += 1
+                mol = parse(row[self._column] or "")
+                if mol is not None:
+                    self.n += 1
+                    yield Record(f"{self._name}_{number}", row[self._column], mol, row)
+
+
+def _check_source(source: Path) -> None:
+    if source.suffix.lower() != ".parquet":
+        raise InputError(f"{source}: expected a file that ends in .parquet")
+    if not source.is_file():
+        raise InputError(f"{source}: no such file")
+
+
+def _smiles_column(source: Path, table: pa.Table, column: str | None) -> str:
+    names = table.schema.names
+    if column is not None and column not in names:
+        raise InputError(f"{source}: no column {column!r}{did_you_mean(column, names)}")
+    found = column or next((name for name in SMILES_COLUMNS if name in names), None)
+    if found is None:
+        raise InputError(
+            f"{source}: no column is called {' or '.join(SMILES_COLUMNS)}; say with --column where "
+            f"the SMILES stand. Known: {', '.join(names)}"
+        )
+    kind = table.schema.field(found).type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise InputError(f"{source}: the column {found!r} holds {kind}; expected SMILES as text")
+    return found

@@ -1,0 +1,235 @@
+"""The evaluate_text stage: how diverse the texts and answers of language-model runs are."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from rich.console import Console
+
+from chemkl.config import InputError, complaints, load_config
+from chemkl.config.draft import Draft
+from chemkl.config.text_evaluate import EvaluateTextConfig
+from chemkl.evaluation.text_answers import exact_entropies, over_prompts
+from chemkl.evaluation.text_columns import METHODS_SCHEMA, STEPS_SCHEMA, text_schema
+from chemkl.evaluation.text_display import text_tables
+from chemkl.evaluation.text_metrics import Embed, method_rows, nested_text, text_rows
+from chemkl.evaluation.text_samples import (
+    ANSWER,
+    ANSWERS_FILE,
+    TextSamples,
+    check_text_run,
+    read_text_file,
+    read_text_run,
+)
+from chemkl.llm import embedding
+from chemkl.reports.entropy_figure import draw_entropy
+from chemkl.reports.paper_figures import to_png, to_svg
+from chemkl.results import Manifest, write_bytes, write_json, write_parquet
+from chemkl.stages.evaluate import run_names
+from chemkl.stages.terminal import standard_output
+
+TABLE, JSON = "text_diversity.parquet", "text_metrics.json"
+STEPS, METHODS = "entropy_over_steps.parquet", "methods.parquet"
+FIGURE = "entropy"
+
+
+def run(
+    config: Mapping[str, Any] | str | Path | EvaluateTextConfig,
+    out_dir: str | Path,
+    *,
+    console: Console | None = None,
+) -> pd.DataFrame:
+    """Evaluate the texts of runs and files; write the tables and the figure, and print them.
+
+    `text_diversity.parquet` and `text_metrics.json` always; with exact answers
+    `entropy_over_steps.parquet`, `entropy.svg` and `entropy.png`; with methods `methods.parquet`.
+
+    Args:
+        config: the settings, as a mapping, a YAML file or a config.
+        out_dir: the output folder.
+        console: where the tables are printed; standard output when not given.
+
+    Returns:
+        The table: for each run or file a row for all texts, one for the mean over the prompts, and
+        one for each prompt.
+
+    Raises:
+        InputError: a setting, a run or a file cannot be used; the message names each.
+    """
+    settings = load_config(EvaluateTextConfig, config, beside=problems_beside)
+    check(settings)
+    out = Path(out_dir)
+    with Manifest.start(
+        out,
+        stage="evaluate_text",
+        config=settings.model_dump(mode="json"),
+        seed=settings.options.seed,
+        inputs=_inputs(settings),
+    ) as manifest:
+        everything = list(_all_samples(settings))
+        _require_answers(settings, everything)
+        embed = _embedder(settings)
+        by_run = {
+            one.name: text_rows(one, settings.measures, settings.options, embed)
+            for one in everything
+        }
+        rows = [row for own in by_run.values() for row in own]
+        means = method_rows(rows, list(settings.methods), settings.options)
+        table = pa.Table.from_pylist(rows, schema=text_schema(settings.options))
+        write_parquet(out / TABLE, table)
+        summary = {"runs": {name: nested_text(own) for name, own in by_run.items()}}
+        if settings.methods:
+            write_parquet(out / METHODS, pa.Table.from_pylist(means, schema=METHODS_SCHEMA))
+            summary["methods"] = _nested_methods(means)
+        write_json(out / JSON, summary)
+        if "answers" in settings.measures:
+            _write_entropies(out, everything)
+        manifest.finish(results={"runs": list(by_run)})
+    console = console or standard_output()
+    for shown in text_tables(rows, means):
+        console.print(shown, highlight=False)
+    frame: pd.DataFrame = table.to_pandas()
+    return frame
+
+
+def check(config: EvaluateTextConfig, awaited: Collection[Path] = ()) -> None:
+    """Look for what the settings need of this machine, and at the runs that are there.
+
+    Raises:
+        InputError: with every run without texts and every method with a seed twice; and where
+            embeddings are wanted, the package that they lack.
+    """
+    there = [folder for folder in config.folders if folder not in awaited]
+    wanted = "embedding" if "embedding" in config.measures else None
+    problems = complaints(
+        *((check_text_run, folder) for folder in there), (_require_embedding, wanted)
+    )
+    problems += [
+        line
+        for method, folders in config.methods.items()
+        for line in _unlike([each for each in folders if each in there], method)
+    ]
+    if problems:
+        raise InputError("\n".join(problems))
+
+
+def problems_beside(draft: Draft) -> list[str]:
+    """Find what the schema cannot see in settings that do not fit it."""
+    wanted = "embedding" if "embedding" in (draft.get("measures") or ()) else None
+    return draft.placed("measures", complaints((_require_embedding, wanted)))
+
+
+def _require_embedding(_measure: str) -> None:
+    try:
+        embedding.require()
+    except InputError as error:
+        raise InputError(f"{error}, or leave embedding out of measures") from error
+
+
+def _unlike(folders: Sequence[Path], method: str) -> Iterator[str]:
+    """Say where runs of one method have the same seed, or differ in another setting."""
+    manifests = [(folder, Manifest.load(folder)) for folder in folders]
+    known = [(folder, found) for folder, found in manifests if found is not None]
+    first_of: dict[int | None, Path] = {}
+    for folder, manifest in known:
+        if manifest.seed is not None and manifest.seed in first_of:
+            yield (
+                f"methods.{method}: {first_of[manifest.seed]} and {folder} both have seed "
+                f"{manifest.seed}. Keep one of them."
+            )
+        first_of.setdefault(manifest.seed, folder)
+    for folder, manifest in known[1:]:
+        first, model = known[0]
+        keys = sorted(
+            key
+            for key in {*model.config, *manifest.config} - {"seed"}
+            if model.config.get(key) != manifest.config.get(key)
+        )
+        if keys:
+            yield (
+                f"methods.{method}: {folder} differs from {first} in more than the seed "
+                f"({', '.join(keys)}). Give each setting a method of its own."
+            )
+
+
+def _all_samples(settings: EvaluateTextConfig) -> Iterator[TextSamples]:
+    method_of = {folder: name for name, own in settings.methods.items() for folder in own}
+    paths = [*settings.folders, *(file.path for file in settings.texts)]
+    names = run_names(paths)
+    late = settings.options.late_samples
+    for name, folder in zip(names, settings.folders, strict=False):
+        yield read_text_run(name, folder, late, method_of.get(folder))
+    for name, file in zip(names[len(settings.folders) :], settings.texts, strict=True):
+        yield read_text_file(name, file)
+
+
+def _require_answers(settings: EvaluateTextConfig, everything: Sequence[TextSamples]) -> None:
+    """Refuse to report nothing but answers where there are none.
+
+    Raises:
+        InputError: nothing that is evaluated has any.
+    """
+    has = any(ANSWER in one.texts.columns or one.exact is not None for one in everything)
+    if not has and set(settings.measures) == {"answers"}:
+        raise InputError(
+            f"measures: only answers are wanted, and nothing here has any: no column {ANSWER!r} "
+            f"in a trace or file, and no {ANSWERS_FILE}. Add ngrams or embedding to measures."
+        )
+
+
+def _embedder(settings: EvaluateTextConfig) -> Embed | None:
+    if "embedding" not in settings.measures:
+        return None
+    model = embedding.SentenceEmbedder(settings.options.cache)
+    known: dict[str, np.ndarray] = {}
+
+    def embed(texts: Sequence[str]) -> list[np.ndarray]:
+        """Embed the texts that no earlier run wrote."""
+        new = [text for text in dict.fromkeys(texts) if text not in known]
+        known.update(zip(new, model.embed(new), strict=True))
+        return [known[text] for text in texts]
+
+    return embed
+
+
+def _write_entropies(out: Path, everything: Iterable[TextSamples]) -> None:
+    """Write the exact entropies over the steps, and draw them, where runs record them."""
+    rows: list[dict[Any, Any]] = []
+    curves: dict[str, list[pd.DataFrame]] = {}
+    for one in everything:
+        if one.exact is None:
+            continue
+        steps = exact_entropies(one.exact)
+        who = {"run": one.name, "method": one.method, "seed": one.seed}
+        rows += [{**who, **row} for row in steps.to_dict("records")]
+        curves.setdefault(one.method or one.name, []).append(over_prompts(steps))
+    if rows:
+        table = pa.Table.from_pandas(pd.DataFrame(rows), schema=STEPS_SCHEMA, preserve_index=False)
+        write_parquet(out / STEPS, table)
+        figure = draw_entropy(curves)
+        write_bytes(out / f"{FIGURE}.svg", to_svg(figure))
+        write_bytes(out / f"{FIGURE}.png", to_png(figure))
+
+
+def _nested_methods(means: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for row in means:
+        values = {key: row[key] for key in ("n", "mean", "sd", "low", "high")}
+        place = nested.setdefault(row["method"], {}).setdefault(row["scope"], {})
+        place[row["metric"]] = values
+    return nested
+
+
+def _inputs(settings: EvaluateTextConfig) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    for name, folder in zip(run_names(settings.folders), settings.folders, strict=True):
+        files[f"run {name}"] = folder / "trace"
+        if "answers" in settings.measures and (folder / ANSWERS_FILE).exists():
+            files[f"answers {name}"] = folder / ANSWERS_FILE
+    paths = [*settings.folders, *(file.path for file in settings.texts)]
+    names = run_names(paths)[len(settings.folders) :]
+    files |= {f"texts {name}": file.path for name, file in zip(names, settings.texts, strict=True)}
+    return files

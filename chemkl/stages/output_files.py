@@ -1,0 +1,108 @@
+"""Files that commands write where they are told: checked first, and there when they are whole."""
+
+import gzip
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import IO, Any, cast
+
+import pyarrow as pa
+import pyarrow.csv
+
+from chemkl.config import InputError
+from chemkl.results.atomic import rename_in
+from chemkl.results.parts import FOLDER, list_parts
+
+
+def check_outputs(
+    outputs: Mapping[str, Path], endings: Mapping[str, Sequence[str]], *, force: bool
+) -> None:
+    """Refuse what cannot be written, before anything is computed.
+
+    Args:
+        outputs: option -> file.
+        endings: option -> how its files may end.
+        force: whether files that are there may be replaced.
+
+    Raises:
+        InputError: with every problem.
+    """
+    problems = [
+        problem
+        for option, path in outputs.items()
+        for problem in _problems(path, option, endings[option], force=force)
+    ]
+    places = [path.resolve() for path in outputs.values()]
+    problems += [
+        f"{path}: given twice; each output needs a file of its own"
+        for path in dict.fromkeys(places)
+        if places.count(path) > 1
+    ]
+    if problems:
+        raise InputError("\n".join(problems))
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file beside its place, and rename it in when all went well; .gz is compressed.
+
+    Raises:
+        InputError: nothing can be written there.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with aside.open("wb") as raw, _packed(raw, path) as stream:
+                yield stream
+            rename_in(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _packed(raw: IO[bytes], path: Path) -> AbstractContextManager[IO[bytes]]:
+    """Compress what goes through, where the file's name says so."""
+    if path.suffix.lower() != ".gz":
+        return nullcontext(raw)
+    # without a name and a time in it, equal content is equal bytes; level 6 is that of gzip itself
+    packed = gzip.GzipFile("", "wb", 6, fileobj=raw, mtime=0)
+    return cast(AbstractContextManager[IO[bytes]], packed)
+
+
+def write_csv(table: pa.Table, stream: IO[bytes]) -> None:
+    """Write a table as plain CSV: a header, then one line a row; null is an empty cell."""
+    columns = [_plain(column) for column in table.columns]
+    plain = pa.Table.from_arrays(columns, names=table.schema.names)
+    pa.csv.write_csv(plain, stream, pa.csv.WriteOptions(quoting_style="needed"))
+
+
+def _problems(path: Path, option: str, endings: Sequence[str], *, force: bool) -> Iterable[str]:
+    if not path.name.lower().endswith(tuple(endings)):
+        yield f"{option} {path}: unknown ending. Allowed: {', '.join(endings)}"
+    if path.is_dir():
+        yield f"{option} {path}: this is a folder; give a file"
+    elif path.exists() and not force:
+        yield f"{option} {path}: exists. Give another file, or replace it with --force"
+    folder = path.resolve().parent
+    if folder.name == FOLDER and list_parts(folder.parent):
+        yield f"{option} {path}: lies inside a trace, where readers take every file for a part"
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+    """A column that CSV can hold: lists and records become JSON, other odd types text."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return column.cast(kind.value_type)
+    if pa.types.is_nested(kind):
+        return pa.array(map(_json, column.to_pylist()), pa.string())
+    if pa.types.is_interval(kind) or pa.types.is_decimal(kind) or pa.types.is_duration(kind):
+        return pa.array([None if cell is None else str(cell) for cell in column.to_pylist()])
+    return column
+
+
+def _json(cell: Any) -> str | None:
+    return None if cell is None else json.dumps(cell, default=str, ensure_ascii=False)

@@ -1,0 +1,197 @@
+"""How runs, files and answers look in a terminal of 80 columns or more."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from chemkl.results import Manifest, description_of, trace_components
+from chemkl.results.cells import MISSING, is_missing
+from chemkl.results.columns import RAW_PREFIX
+from chemkl.results.inspection import Counts, RunTrace
+
+SHOWN_HASH = 12
+SMILES_WIDTH = 34
+"""Room that a SMILES must have beside the components; what is longer is folded."""
+
+CELL_WIDTH = 28
+"""Cells up to this length are not folded in a table of rows."""
+
+
+def heading(run: RunTrace) -> Iterator[RenderableType]:
+    """What the run is, and how it ended."""
+    yield Text(str(run.folder), style="bold")
+    facts = table_of_facts()
+    manifest = run.manifest
+    if manifest is None:
+        facts.add_row("ended", "not known: the folder has no manifest.json")
+    else:
+        facts.add_row("ended", _how_it_ended(manifest))
+        facts.add_row("started", _times(manifest))
+        facts.add_row("what", Text(_settings(manifest)))
+    facts.add_row("run", Text(run.identity["run_id"] or MISSING))
+    facts.add_row("config", Text(run.identity["config_hash"][:SHOWN_HASH] or MISSING))
+    steps = run.frame["step"]
+    parts = "1 part" if run.n_parts == 1 else f"{run.n_parts} parts"
+    facts.add_row("trace", f"{parts}, steps {steps.min():,} to {steps.max():,}")
+    yield facts
+
+
+def columns_table(schema: pa.Schema) -> RenderableType:
+    """Columns with types and meanings."""
+    table = _table()
+    table.add_column("column", overflow="fold", min_width=10)
+    table.add_column("type", overflow="fold")
+    table.add_column("meaning", ratio=1)
+    for field in schema:
+        table.add_row(Text(field.name), str(field.type), Text(description_of(field) or MISSING))
+    return _titled("Columns", table)
+
+
+def counts_table(counts: Counts, run: RunTrace, threshold: float | None) -> RenderableType:
+    """How much was sampled, scored and found."""
+    budget = run.manifest.config.get("budget") if run.manifest else None
+    table = table_of_facts()
+    table.columns[1].justify = "right"
+    table.add_column()
+    table.add_row("rows", f"{counts.rows:,}", "sampled sequences")
+    table.add_row("valid", f"{counts.valid:,}", f"{counts.valid / max(counts.rows, 1):.1%} of them")
+    table.add_row("distinct", f"{counts.distinct:,}", f"with {_scaffolds(counts.scaffolds)}")
+    of_budget = f"of a budget of {budget:,}" if isinstance(budget, int) else ""
+    table.add_row("calls", f"{counts.calls:,}", of_budget)
+    if counts.failed:
+        table.add_row("failed", f"{counts.failed:,}", "valid rows without a component's value")
+    if threshold is None:
+        table.add_row("hits", MISSING, "no fixed tau is known: give --threshold")
+    else:
+        found = f"R >= {threshold:g}, with {_scaffolds(counts.hit_scaffolds or 0)}"
+        table.add_row("hits", f"{counts.hits or 0:,}", found)
+    if counts.best is not None:
+        table.add_row("best R", f"{counts.best:.4g}", "the largest raw reward")
+    return _titled("Counts", table)
+
+
+def best_table(best: pd.DataFrame, of_each: int | None, width: int) -> RenderableType:
+    """The best molecules, with the components' raw values where there is room for all of them."""
+    which = {None: "", 1: ", one of each scaffold"}.get(of_each, f", {of_each} of each scaffold")
+    components = trace_components(best.columns)
+    needed = sum(max(len(name), 8) + 1 for name in components)
+    shown = components if needed + 16 + SMILES_WIDTH <= width else []
+    table = _table()
+    for name in ("reward", "call"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in shown:
+        table.add_column(Text(name), justify="right", no_wrap=True)
+    table.add_column("SMILES", overflow="fold", min_width=SMILES_WIDTH // 2)
+    for _, row in best.iterrows():
+        values = [_cell(row[RAW_PREFIX + name]) for name in shown]
+        table.add_row(
+            _cell(row["reward"]), f"{row['call']:,}", *values, Text(row["canonical_smiles"])
+        )
+    before = "; components before their transform" if shown else ""
+    return _titled(f"Best molecules{which}{before}", table)
+
+
+def rows_table(rows: pa.Table, width: int) -> RenderableType:
+    """Rows as rows; where the columns do not fit, as columns: as many of the rows as do."""
+    cells = [[_cell(value) for value in column.to_pylist()] for column in rows.columns]
+    names = rows.schema.names
+    widths = [
+        max(len(name), *(min(len(cell), CELL_WIDTH) for cell in column), 1)
+        for name, column in zip(names, cells, strict=True)
+    ]
+    table = _table()
+    if sum(widths) + len(widths) + 1 <= width:
+        for field, least in zip(rows.schema, widths, strict=True):
+            side = "right" if _is_number(field.type) else "left"
+            table.add_column(Text(field.name), justify=side, overflow="fold", min_width=least)  # type: ignore[arg-type] # a str is one of the literals
+        for row in zip(*cells, strict=True):
+            table.add_row(*map(Text, row))
+        return table
+    n_fit = max(1, (width - max(map(len, names)) - 2) // (CELL_WIDTH + 1))
+    n_shown = min(n_fit, len(rows))
+    table.add_column("column", no_wrap=True)
+    for number in range(1, n_shown + 1):
+        table.add_column(f"row {number}", overflow="fold", ratio=1)
+    for name, column in zip(names, cells, strict=True):
+        table.add_row(Text(name), *map(Text, column[:n_shown]))
+    if n_shown == len(rows):
+        return table
+    return Group(table, "More rows do not fit beside these: choose fewer columns with --sql.")
+
+
+def table_of_facts() -> Table:
+    """Two columns, a name and what there is of it."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    return table
+
+
+def _table() -> Table:
+    return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+
+
+def _titled(title: str, table: Table) -> RenderableType:
+    """A title beside the table, not in it, where it would be folded to the table's width."""
+    return Group(Text(title, style="bold"), table)
+
+
+def _scaffolds(n: int) -> str:
+    return f"{n:,} scaffold{'' if n == 1 else 's'}"
+
+
+def _how_it_ended(manifest: Manifest) -> Text:
+    if manifest.status == "running":
+        return Text("not yet: it is running, or was killed without a word")
+    why = f": {manifest.ended_by}" if manifest.ended_by else ""
+    return Text(f"{manifest.status}{why}")
+
+
+def _times(manifest: Manifest) -> str:
+    began = datetime.fromisoformat(manifest.started)
+    text = f"{began:%Y-%m-%d %H:%M} UTC"
+    if manifest.finished:
+        took = datetime.fromisoformat(manifest.finished) - began
+        text += f", took {timedelta(seconds=round(took.total_seconds()))}"
+    n = len(manifest.resumed)
+    return text + (f", resumed {n} time{'s' if n > 1 else ''}" if n else "")
+
+
+def _settings(manifest: Manifest) -> str:
+    """What tells runs of one pipeline apart: target, estimator, filter, seed."""
+    config = manifest.config
+    kinds = {
+        key: config[key].get("kind")
+        for key in ("target", "estimator", "diversity_filter", "shaper")
+        if isinstance(config.get(key), dict)
+    }
+    named = [f"{key.replace('_', ' ')} {kind}" for key, kind in kinds.items() if kind]
+    seed = [] if manifest.seed is None else [f"seed {manifest.seed}"]
+    return ", ".join([manifest.stage, *named, *seed])
+
+
+def _cell(value: Any) -> str:
+    """A value in few digits; a dash where there is none."""
+    if is_missing(value):
+        return MISSING
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    return str(value)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return any(
+        is_one(kind) for is_one in (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
+    )
+
+
+def more(shown: int, there_are: int, how: Sequence[str]) -> str:
+    """A line that says that not all rows are shown, and how to have them."""
+    return f"{shown:,} of {there_are:,} rows; {', or '.join(how)}"

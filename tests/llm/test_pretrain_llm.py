@@ -1,0 +1,251 @@
+"""A language model made anew: conditions against RDKit, tokenizer, rows, log-probabilities."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from rdkit.Chem import MolFromSmiles
+from rdkit.Chem.Crippen import MolLogP
+from rdkit.Chem.rdMolDescriptors import CalcTPSA
+from transformers import AutoTokenizer
+
+from chemkl.config import InputError
+from chemkl.config.pretrain_llm import ConditionConfig, LlamaConfig, PretrainLlmConfig
+from chemkl.llm.conditions import UNKNOWN, Conditions
+from chemkl.llm.policy import HfPolicy
+from chemkl.llm.pretrain import TaggedDataset, build_tagged, build_tokenizer
+from chemkl.policies.base import pad
+from chemkl.policies.tokenizer import Vocabulary
+from chemkl.rewards.registry import COMPONENTS, Component, Failure
+
+LOGP = {"kind": "logp", "cuts": [2, 3], "names": ["low", "mid", "high"]}
+TPSA = {"kind": "tpsa", "name": "polar", "cuts": [60], "names": ["no", "yes"]}
+VOCABULARY = Vocabulary.of(["C", "Cl", "O", "c", "1", "(", ")", "=", "[nH]"])
+SIZES = LlamaConfig(hidden_size=16, n_layers=2, n_heads=2, max_length=24)
+
+
+def conditions_of(*conditions):
+    return Conditions([ConditionConfig(**each) for each in conditions])
+
+
+def tiny_policy(*conditions):
+    torch.manual_seed(0)
+    policy = build_tagged(SIZES, VOCABULARY, conditions_of(*(conditions or (LOGP,))))
+    with torch.no_grad():
+        policy.model.lm_head.weight *= 20  # so that tokens differ in probability
+    return policy
+
+
+# ---- conditions
+
+
+def test_a_prompt_is_one_tag_of_each_condition():
+    assert conditions_of(LOGP).prompts == ["<logp_low>", "<logp_mid>", "<logp_high>"]
+    assert conditions_of(LOGP, TPSA).prompts == [
+        "<logp_low> <polar_no>", "<logp_low> <polar_yes>", "<logp_mid> <polar_no>",
+        "<logp_mid> <polar_yes>", "<logp_high> <polar_no>", "<logp_high> <polar_yes>",
+    ]  # fmt: skip
+
+
+def test_molecules_get_the_prompt_that_rdkit_says(real_smiles):
+    found = conditions_of(LOGP, TPSA)
+    numbers = found.prompts_of(real_smiles[:120])
+    for smiles, number in zip(real_smiles[:120], numbers, strict=True):
+        mol = MolFromSmiles(smiles)
+        logp, tpsa = MolLogP(mol), CalcTPSA(mol)
+        level = "low" if logp < 2 else "mid" if logp < 3 else "high"
+        assert found.prompts[number] == f"<logp_{level}> <polar_{'no' if tpsa < 60 else 'yes'}>"
+    assert len(set(numbers)) == 6
+
+
+def test_more_molecules_than_are_taken_at_a_time(real_smiles, monkeypatch):
+    found = conditions_of(LOGP)
+    whole = found.prompts_of(real_smiles[:25])
+    monkeypatch.setattr("chemkl.llm.conditions.AT_A_TIME", 7)
+    assert found.prompts_of(real_smiles[:25]).tolist() == whole.tolist()
+
+
+def test_a_value_at_a_cut_belongs_to_the_level_above():
+    exact = CalcTPSA(MolFromSmiles("CO"))
+    for cut, level in ((exact, 1), (exact + 1e-9, 0)):
+        assert conditions_of(TPSA | {"cuts": [cut]}).prompts_of(["CO"]).tolist() == [level]
+
+
+def test_what_is_no_molecule_or_has_no_value_has_no_prompt(monkeypatch):
+    def picky():
+        def score(mol):
+            if mol.GetNumAtoms() == 1:
+                raise ValueError("too small")
+            return math.inf if mol.GetNumAtoms() == 2 else 1.0
+
+        return score
+
+    def many():
+        return lambda mols: [Failure("no") if m.GetNumAtoms() == 3 else 0.0 for m in mols]
+
+    for kind, factory, batched in (("picky", picky, False), ("many", many, True)):
+        made = Component(kind, factory, "", (0, 1), "made up", batched)
+        monkeypatch.setitem(COMPONENTS, kind, made)
+    one = {"kind": "picky", "cuts": [0.5], "names": ["a", "b"]}
+    found = conditions_of(one, one | {"kind": "many"})
+    numbers = found.prompts_of(["C1", "", "C", "CC", "CCC", "CCCC"])
+    # picky: b of CCC and CCCC; many: a of all but CCC
+    assert numbers.tolist() == [*[UNKNOWN] * 5, 2]
+    assert found.prompts[2] == "<picky_b> <many_a>"
+
+
+def test_levels_without_a_molecule_are_named():
+    found = conditions_of(LOGP | {"cuts": [1, 50]}, TPSA)
+    # 2 * level of logp + level of tpsa: logp low and mid, tpsa no
+    assert found.without(np.array([0, 2, UNKNOWN])) == [
+        "conditions.0: no molecule is <logp_high> (50 <= logp)",
+        "conditions.1: no molecule is <polar_yes> (60 <= tpsa)",
+    ]
+    assert found.without(np.array([0, 3]))[0].endswith("<logp_high> (50 <= logp)")
+
+
+def test_components_that_are_not_there_are_all_named():
+    wrong = (LOGP | {"kind": "logg"}, TPSA | {"parameters": {"x": 1}})
+    with pytest.raises(InputError) as caught:
+        conditions_of(*wrong)
+    first, second = str(caught.value).splitlines()
+    assert first.startswith("conditions.0.kind: unknown component 'logg'; did you mean 'logp'?")
+    assert second.startswith("conditions.1.parameters: tpsa takes no parameters")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cuts": [3, 2]}, r"cuts should rise, but are \[3.0, 2.0\]"),
+        ({"cuts": [2, 2]}, "cuts should rise"),
+        ({"names": ["low", "high"]}, "2 cuts make 3 levels, but names has 2"),
+        ({"names": ["low", "low", "high"]}, "names should differ"),
+        ({"cuts": []}, "cuts"),
+        ({"names": ["l>w", "mid", "high"]}, "names.0"),
+        ({"name": "my logp"}, "name"),
+    ],
+)
+def test_a_condition_that_makes_no_sense_is_refused(change, message):
+    with pytest.raises(ValidationError, match=message):
+        ConditionConfig(**LOGP | change)
+
+
+def test_two_tags_of_one_text_are_refused(tmp_path):
+    one = {"kind": "logp", "name": "a", "cuts": [2], "names": ["b_c", "d"]}
+    other = {"kind": "tpsa", "name": "a_b", "cuts": [2], "names": ["c", "d"]}
+    with pytest.raises(ValidationError, match=r"two levels have the tag <a_b_c>"):
+        PretrainLlmConfig(corpus=tmp_path, conditions=[one, other])
+
+
+# ---- tokenizer
+
+
+def test_the_tokenizer_cuts_smiles_as_the_vocabulary_does():
+    tokenizer = build_tokenizer(VOCABULARY, ["<logp_low>", "<logp_high>"])
+    smiles = "Clc1cc(=O)c[nH]1"
+    ids = tokenizer(f"<logp_high> {smiles}")["input_ids"]
+    assert ids == [len(VOCABULARY) + 1, *VOCABULARY.encode(smiles)[1:-1]]
+    assert tokenizer(f"<logp_high>{smiles}")["input_ids"] == ids
+    assert tokenizer.decode(ids[1:], clean_up_tokenization_spaces=False) == smiles
+    assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (0, 0)
+    assert len(tokenizer) == len(VOCABULARY) + 2
+
+
+def test_what_is_neither_tag_nor_token_is_the_unknown_token():
+    tokenizer = build_tokenizer(VOCABULARY, ["<logp_low>"])
+    assert tokenizer("^")["input_ids"] == [tokenizer.unk_token_id] == [1]
+    assert set(tokenizer("<logp_lwo>")["input_ids"]) >= {1}
+
+
+def test_a_saved_tokenizer_is_the_same(tmp_path):
+    tokenizer = build_tokenizer(VOCABULARY, ["<logp_low>", "<logp_high>"])
+    tokenizer.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    text = "<logp_low> Clc1cc(=O)c[nH]1"
+    assert again(text)["input_ids"] == tokenizer(text)["input_ids"]
+    assert again.decode(again(text)["input_ids"]) == "<logp_low>Clc1cc(=O)c[nH]1"
+    assert again.eos_token == "<end>"
+
+
+@pytest.mark.parametrize("tag", ["Cl", "<end>", "<unk>"])
+def test_a_tag_that_is_a_token_is_refused(tag):
+    with pytest.raises(InputError, match=f"conditions: {tag} is a token of the corpus"):
+        build_tokenizer(VOCABULARY, ["<logp_low>", tag])
+
+
+# ---- rows and log-probabilities
+
+MOLECULES = ["Clc1cc(=O)c[nH]1", "CC", "C", "CO", "ClC(Cl)Cl"]
+NUMBERS = np.array([2, 0, 1, 0, 2])
+
+
+def test_a_row_is_the_prompts_number_and_the_molecule():
+    rows = TaggedDataset(MOLECULES, VOCABULARY, NUMBERS)
+    assert rows[1, 0] == [0, *VOCABULARY.encode("CC")[1:]]
+    assert rows[0, 0] == [2, *VOCABULARY.encode(MOLECULES[0])[1:]]
+    assert rows.lengths.tolist() == [len(rows[i, 0]) for i in range(5)]
+
+
+def test_another_spelling_keeps_its_prompt():
+    rows = TaggedDataset(["CC(=O)CCl"], VOCABULARY, np.array([2]), randomise_seed=0)
+    spelled = [rows[0, n] for n in range(8)]
+    assert {row[0] for row in spelled} == {2}
+    texts = {VOCABULARY.decode(row[1:]) for row in spelled}
+    assert len(texts) > 1
+    atoms = {MolFromSmiles(text).GetNumAtoms() for text in texts}
+    assert atoms == {5}
+
+
+@pytest.mark.parametrize("conditions", [(LOGP,), (LOGP, TPSA)])
+def test_log_probabilities_are_those_of_plain_passes_over_the_text(conditions):
+    policy = tiny_policy(*conditions)
+    rows = TaggedDataset(MOLECULES, VOCABULARY, NUMBERS)
+    found = policy.logp_tokens(pad([rows[i, 0] for i in range(5)]))
+    for logp, smiles, number in zip(found, MOLECULES, NUMBERS, strict=True):
+        # the whole of it as text, through the tokenizer, one molecule at a time
+        ids = policy.tokenizer(f"{policy.prompts[number].text} {smiles}<end>")["input_ids"]
+        logits_BV = policy.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        n = len(policy.prompts[number].token_ids)
+        by_hand = sum(logits_BV[t - 1, ids[t]] for t in range(n, len(ids)))
+        torch.testing.assert_close(logp, by_hand, rtol=0, atol=1e-5)
+
+
+def test_they_and_their_gradients_are_those_of_the_policy_that_is_post_trained():
+    policy = tiny_policy()
+    other = HfPolicy(
+        policy.model, policy.tokenizer, policy.prompts, end_id=0, max_new_tokens=20, micro_batch=2
+    )
+    rows = TaggedDataset(MOLECULES, VOCABULARY, NUMBERS)
+    token_BT = pad([rows[i, 0] for i in range(5)])
+    weight_B = torch.linspace(-1, 1, 5)
+    gradients = []
+    for each in (policy, other):
+        policy.zero_grad()
+        logp_B = each.logp_tokens(token_BT)
+        (logp_B * weight_B).sum().backward()
+        gradients.append((logp_B.detach(), [w.grad.clone() for w in policy.parameters()]))
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-4)
+
+
+def test_samples_are_of_each_prompt_in_turn_and_are_scored_as_sampled():
+    policy = tiny_policy()
+    drawn = policy.sample(12, torch.Generator().manual_seed(0))
+    assert drawn.group.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    torch.testing.assert_close(policy.logp_tokens(drawn.tokens), drawn.logp, rtol=0, atol=1e-4)
+
+
+def test_tags_alone_may_not_fill_the_model():
+    with pytest.raises(InputError, match=r"max_length = 4: 3 tags, a token and the end token"):
+        build_tagged(
+            LlamaConfig(max_length=4),
+            VOCABULARY,
+            conditions_of(LOGP, TPSA, TPSA | {"name": "b"}),
+        )
+
+
+@pytest.mark.parametrize("sizes", [{"hidden_size": 12, "n_heads": 4}, {"hidden_size": 6}])
+def test_heads_that_do_not_fit_are_refused(sizes):
+    with pytest.raises(ValidationError, match=r"hidden_size = \d+ should be a multiple of 8"):
+        LlamaConfig(**sizes)

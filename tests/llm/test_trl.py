@@ -1,0 +1,408 @@
+"""The trainer on a tiny random Llama: rewards to the digit, guards, and that it flattens."""
+
+import json
+import math
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+pytest.importorskip("trl")
+
+from datasets import Dataset
+from trl import GRPOConfig, RLOOConfig, RLOOTrainer
+
+from chemkl.config import InputError
+from chemkl.llm import trl_example
+from chemkl.llm.trl import METRICS, MaraRLOOTrainer
+from chemkl.llm.trl_settings import build_target
+
+BETA = 0.1
+END = 0  # of the example's tokenizer
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reference")
+    trl_example.save_reference(folder)
+    return str(folder)
+
+
+def make_args(folder, **changes):
+    settings = {
+        "output_dir": str(folder),
+        "beta": BETA,
+        "num_generations": 4,
+        "per_device_train_batch_size": 8,
+        "per_device_eval_batch_size": 8,
+        "max_completion_length": 4,
+        "max_steps": 2,
+        "logging_steps": 1,
+        "bf16": False,
+        "use_cpu": True,
+        "gradient_checkpointing": False,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+    return RLOOConfig(**settings | changes)
+
+
+def make_trainer(model, folder, rewards=trl_example.one_or_two, tau=1.0, args=None, **options):
+    data = Dataset.from_dict({"prompt": [trl_example.PROMPT] * 8})
+    args = args or make_args(folder)
+    return MaraRLOOTrainer(model, rewards, args, train_dataset=data, tau=tau, **options)
+
+
+@pytest.fixture
+def scripted(reference, tmp_path, monkeypatch):
+    """Score given completions: (tokens, log pi_theta, log pi_ref) a row, and given rewards."""
+
+    def score(rows, *columns, weights=None, mask_truncated=False, **options):
+        functions = [lambda _column=column, **_: list(_column) for column in columns]
+        for i, function in enumerate(functions):
+            function.__name__ = f"paid_{i}"
+        args = make_args(
+            tmp_path, reward_weights=weights, mask_truncated_completions=mask_truncated
+        )
+        trainer = make_trainer(reference, tmp_path, functions, args=args, **options)
+        trainer.model.train()
+        kept = {}
+
+        def generate(self, prompts):
+            return [[5]] * len(rows), [list(row[0]) for row in rows], ["text"] * len(rows)
+
+        def logps(self, model, input_ids, attention_mask, logits_to_keep, *_, **__):
+            mask = attention_mask[:, -logits_to_keep:]
+            which = 2 if model is self.ref_model else 1
+            per_token = torch.zeros(mask.shape)
+            per_token[:, 0] = torch.tensor([row[which] for row in rows])
+            return torch.where(mask.bool(), per_token, 0.0), None, None
+
+        def rewards(self, *given):
+            kept["columns"] = calculate(self, *given)
+            return kept["columns"]
+
+        calculate = MaraRLOOTrainer._calculate_rewards
+        monkeypatch.setattr(RLOOTrainer, "_generate", generate)
+        monkeypatch.setattr(RLOOTrainer, "_get_per_token_logps_and_entropies", logps)
+        monkeypatch.setattr(MaraRLOOTrainer, "_calculate_rewards", rewards)
+        out = trainer._generate_and_score_completions([{"prompt": "q"}] * len(rows))
+        metrics = {name: values[-1] for name, values in trainer._metrics["train"].items()}
+        return SimpleNamespace(
+            columns=kept["columns"], advantages=out["advantages"], metrics=metrics
+        )
+
+    return score
+
+
+# two prompts of four completions; the last token of a whole completion is END
+ROWS = [
+    ((7, END), -1.0, -2.0),
+    ((8, END), -2.0, -5.0),
+    ((9, END), -3.0, -1.0),
+    ((7, 7, END), -1.5, -3.0),
+    ((6, END), -1.0, -7.0),
+    ((6, END), -1.0, -7.0),
+    ((5, END), -2.0, -1.0),
+    ((4, END), -2.0, -9.0),
+]
+REWARD = [1.0, 1.0, 0.0, 2.0, 1.0, 1.0, 0.5, 1.5]
+# a hit gets R(z) - R + beta (lr(z) - lr); the anchors have R 1, and lr -2 in the first prompt and
+# -7 in the second
+BONUS = [0.0, 0.3, 0.0, -1.0 + 0.1, 0.0, 0.0, 0.0, -0.5 + 0.2]
+
+
+def leave_one_out(scores):
+    advantages = []
+    for start in range(0, len(scores), 4):
+        group = scores[start : start + 4]
+        known = [score for score in group if score is not None]
+        for score in group:
+            others = (sum(known) - score) / (len(known) - 1) if score is not None else 0.0
+            advantages.append(0.0 if score is None else score - others)
+    return advantages
+
+
+def test_rewards_and_advantages_by_hand(scripted):
+    scored = scripted(ROWS, REWARD)
+    torch.testing.assert_close(scored.columns, torch.tensor([REWARD, BONUS]).T)
+    total = [
+        reward + bonus - BETA * (logp - logp_ref)
+        for reward, bonus, (_, logp, logp_ref) in zip(REWARD, BONUS, ROWS, strict=True)
+    ]
+    torch.testing.assert_close(scored.advantages, torch.tensor(leave_one_out(total)))
+
+
+def test_metrics_by_hand(scripted):
+    metrics = scripted(ROWS, REWARD).metrics
+    assert {name for name in metrics if name.startswith("mara/")} == METRICS.keys()
+    hits = [0.0, 0.3, -0.9, 0.0, 0.0, -0.3]
+    mean = sum(hits) / 6
+    # the hits of the first prompt are three completions, those of the second two and one
+    entropy = (math.log(3) + math.log(3) - 2 / 3 * math.log(2)) / 2
+    expected = {
+        "mara/reward_mean": 1.0,
+        "mara/hit_rate": 6 / 8,
+        "mara/groups_without_hits": 0.0,
+        "mara/anchor_rate": 3 / 6,
+        "mara/anchor_logp_ref": -4.5,
+        "mara/bonus_mean": mean,
+        "mara/bonus_std": math.sqrt(sum((bonus - mean) ** 2 for bonus in hits) / 6),
+        "mara/bonus_max": 0.3,
+        "mara/unique_rate": (1 + 3 / 4) / 2,
+        "mara/hit_entropy": entropy,
+        "mara/truncated_rate": 0.0,
+        "mara/unscored_rate": 0.0,
+        "rewards/paid_0/mean": 1.0,
+        "rewards/mara_bonus/mean": sum(BONUS) / 8,
+    }
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_weighted_sum_is_what_counts(scripted):
+    # .5 a + 2 b: 1.0, 1.0, 0, 2.0, ... as above; None in one function leaves the other's part
+    a = [2.0, None, 0.0, 2.0, None, 2.0, 1.0, 3.0]
+    b = [None, 0.5, 0.0, 0.5, 0.5, None, 0.0, None]
+    scored = scripted(ROWS, a, b, weights=[0.5, 2.0])
+    torch.testing.assert_close(scored.columns[:, -1], torch.tensor(BONUS))
+
+
+@pytest.mark.parametrize("mask_truncated", [False, True])
+def test_a_truncated_completion_is_neither_hit_nor_anchor(scripted, mask_truncated):
+    # the first row would be the anchor of the first prompt; masked, its log pi_ref is even 0
+    rows = [((7, 7), -1.0, -2.0), *ROWS[1:]]
+    scored = scripted(rows, REWARD, mask_truncated=mask_truncated)
+    bonus = [0.0, 0.0 + 1.0 + 0.2, 0.0, 0.0, *BONUS[4:]]  # the anchor is row 3 now: R 2, lr -3
+    torch.testing.assert_close(scored.columns[:, -1], torch.tensor(bonus))
+    assert scored.metrics["mara/truncated_rate"] == pytest.approx(1 / 8)
+    assert scored.metrics["mara/hit_rate"] == pytest.approx(5 / 8)
+
+
+def test_none_and_nan_are_no_hits_and_teach_nothing(scripted):
+    reward = [None, 1.0, 0.0, float("nan"), *REWARD[4:]]
+    scored = scripted(ROWS, reward)
+    assert scored.columns[:, -1].isnan().tolist() == [True, False, False, True, *[False] * 4]
+    # row 1 is the only hit of its prompt, so nothing is added to it
+    assert scored.columns[1:3, -1].tolist() == [0.0, 0.0]
+    total = [None, 1.0 - BETA * 3.0, 0.0 + BETA * 2.0, None]
+    torch.testing.assert_close(scored.advantages[:4], torch.tensor(leave_one_out(total)))
+    assert scored.metrics["mara/unscored_rate"] == pytest.approx(2 / 8)
+    assert scored.metrics["mara/reward_mean"] == pytest.approx(5.0 / 6)
+
+
+def test_a_batch_without_any_reward_is_passed_over(scripted):
+    scored = scripted(ROWS, [None] * 8)
+    assert scored.advantages.tolist() == [0.0] * 8
+    assert scored.metrics["mara/unscored_rate"] == 1.0
+    assert scored.metrics["mara/groups_without_hits"] == 1.0
+
+
+def test_an_infinite_reward_names_its_function(scripted):
+    with pytest.raises(InputError, match="reward function paid_1 returned an infinite reward"):
+        scripted(ROWS, REWARD, [float("inf"), *REWARD[1:]])
+
+
+def test_a_quantile_is_taken_of_each_prompt(scripted):
+    # rewards 1, 1, 0, 2: .6-quantile 1.0 (hits 0, 1, 3); 1, 1, .5, 1.5: 1.0 (hits 4, 5, 7)
+    scored = scripted(ROWS, REWARD, tau=None, tau_quantile=0.6, tau_floor=0.2)
+    torch.testing.assert_close(scored.columns[:, -1], torch.tensor(BONUS))
+
+
+def test_a_bonus_beyond_the_reward_warns(scripted):
+    rows = [((7, END), -1.0, -2.0), ((8, END), -1.0, -90.0), *ROWS[2:]]
+    with pytest.warns(UserWarning, match=r"mara/bonus_std = .*cap or alpha"):
+        scripted(rows, REWARD)
+
+
+def test_another_order_of_calls_is_noticed(reference, tmp_path, monkeypatch):
+    trainer = make_trainer(reference, tmp_path)
+    with pytest.raises(RuntimeError, match="this version of trl works otherwise"):
+        trainer._reference_logps()
+    trainer._logps = [(trainer.ref_model, torch.zeros(8)), (trainer.model, torch.zeros(8))]
+    with pytest.raises(RuntimeError, match="this version of trl works otherwise"):
+        trainer._reference_logps()
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "message"),
+    [
+        ({"beta": 0.0}, {}, "beta is 0.0: it must be a finite number above 0"),
+        ({"beta": -0.1}, {}, "beta is -0.1"),
+        ({"sync_ref_model": True}, {}, "sync_ref_model is True: the reference would follow"),
+        ({"normalize_advantages": True}, {}, "normalize_advantages is True"),
+        ({"reward_clip_range": (0, 1)}, {}, r"reward_clip_range is \(0, 1\): trl would cut off"),
+        ({"num_generations": 2}, {}, "num_generations is 2: MARA needs 4 or more"),
+        ({"top_p": 0.9}, {}, r"top_p is 0\.9: the rare completions.*Take top_p=1\.0"),
+        ({"top_k": 50}, {}, "top_k is 50.*Take top_k=0"),
+        ({"min_p": 0.1}, {}, "min_p is 0.1.*Take min_p=None"),
+        ({"generation_kwargs": {"do_sample": False}}, {}, "do_sample is False"),
+        (
+            {"generation_kwargs": {"temperature": 0.5}},
+            {},
+            r"temperature is 0\.5 in generation_kwargs and 1\.0 beside it",
+        ),
+        ({}, {"tau": None}, "give tau .* or tau_quantile"),
+        ({}, {"tau": 1.0, "tau_quantile": 0.5}, "give tau .* or tau_quantile"),
+        ({}, {"tau": None, "tau_quantile": 0.5}, "tau_quantile and tau_floor go together"),
+        ({}, {"alpha": 1.5}, r"alpha must lie in \[0, 1\], got 1\.5"),
+        (
+            {"num_generations": 8},
+            {"tau": None, "tau_quantile": 0.9, "tau_floor": 0.1},
+            r"num_generations is 8: with tau_quantile 0\.9 only the best of 8.*Take 11 or more",
+        ),
+    ],
+)
+def test_what_goes_wrong_under_mara_is_refused(tmp_path, changes, options, message):
+    args = make_args(tmp_path, **changes)
+    with pytest.raises(InputError, match=message):
+        MaraRLOOTrainer("no model is looked for", None, args, **{"tau": 1.0} | options)
+
+
+def test_every_problem_is_told_at_once(tmp_path):
+    args = make_args(tmp_path, beta=0.0, num_generations=2, normalize_advantages=True)
+    with pytest.raises(InputError) as refused:
+        build_target(args)
+    assert [line.split()[0] for line in str(refused.value).splitlines()] == [
+        "beta",
+        "normalize_advantages",
+        "num_generations",
+        "Mara:",
+    ]
+
+
+def test_a_quantile_that_two_rewards_can_reach_is_accepted(tmp_path):
+    args = make_args(tmp_path, num_generations=11, per_device_train_batch_size=11)
+    target = build_target(args, tau_quantile=0.9, tau_floor=0.1)
+    # the .9-quantile of 11 different rewards is the second best: two hits
+    hits = target(torch.zeros(11), torch.linspace(0.5, 1.0, 11)).hit
+    assert int(hits.sum()) == 2
+    fewer = target(torch.zeros(10), torch.linspace(0.5, 1.0, 10)).hit
+    assert int(fewer.sum()) == 0
+
+
+def test_only_rloo_is_accepted(tmp_path):
+    grpo = GRPOConfig(output_dir=str(tmp_path), bf16=False, use_cpu=True)
+    with pytest.raises(InputError, match=r"given a GRPOConfig.*GRPO divides.*collapses"):
+        MaraRLOOTrainer("no model is looked for", None, grpo, tau=1.0)
+    with pytest.raises(InputError, match=r"given no config: it needs args=trl\.RLOOConfig"):
+        MaraRLOOTrainer("no model is looked for", None, None, tau=1.0)
+
+
+def test_without_trl_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "trl", None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, "chemkl.llm.trl")
+    with pytest.raises(InputError, match="MaraRLOOTrainer needs trl, which is not installed: pip"):
+        import_module("chemkl.llm.trl")
+
+
+def test_the_logs_and_an_evaluation_have_the_metrics(reference, tmp_path):
+    args = make_args(tmp_path, max_steps=1, eval_strategy="steps", eval_steps=1)
+    data = Dataset.from_dict({"prompt": [trl_example.PROMPT] * 2})
+    trainer = make_trainer(reference, tmp_path, args=args, eval_dataset=data)
+    trainer.train()
+    logged = set().union(*trainer.state.log_history)
+    assert METRICS.keys() <= logged
+    assert {f"eval_{name}" for name in METRICS} <= logged
+    assert "rewards/mara_bonus/mean" in logged
+
+
+def test_an_adapter_has_the_model_without_it_for_its_reference(reference, tmp_path):
+    peft = pytest.importorskip("peft")
+    trainer = make_trainer(
+        reference,
+        tmp_path,
+        args=make_args(tmp_path, learning_rate=0.1, max_steps=3, per_device_train_batch_size=16),
+        peft_config=peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj", "down_proj"]),
+    )
+    trainer.train()
+    # the anchor of each group is the answer 1, exact log-probability under the reference
+    plain = trl_example.AutoModelForCausalLM.from_pretrained(reference)
+    logp = math.log(trl_example.answer_shares(plain)["1"])
+    history = [row["mara/anchor_logp_ref"] for row in trainer.state.log_history[:-1]]
+    assert history == pytest.approx([logp] * 3, abs=1e-4)  # fp32, in batches of 16
+
+
+@pytest.mark.parametrize(("mara", "low", "high"), [(False, 0.2, 0.45), (True, 0.65, 0.6932)])
+def test_mara_flattens_and_rloo_does_not(reference, tmp_path, mara, low, high):
+    # the reference's entropy is -.9 ln .9 - .1 ln .1 = .325; that of two equal answers ln 2
+    torch.manual_seed(0)
+    plain = trl_example.AutoModelForCausalLM.from_pretrained(reference)
+    assert trl_example.entropy(trl_example.answer_shares(plain)) == pytest.approx(0.325, abs=0.03)
+    trained = trl_example.train(reference, tmp_path, mara=mara, steps=25)
+    shares = trl_example.answer_shares(trained)
+    assert sum(shares.values()) > 0.95
+    assert low < trl_example.entropy(shares) <= high
+
+
+@pytest.mark.slow
+def test_several_passes_over_a_batch_flatten_too(reference, tmp_path):
+    # off-policy from the second pass on: the bonus and the fixed point are the same
+    args = make_args(
+        tmp_path,
+        num_generations=16,
+        per_device_train_batch_size=64,
+        num_iterations=2,
+        max_steps=80,
+        learning_rate=2e-3,
+        lr_scheduler_type="constant",
+    )
+    trainer = make_trainer(reference, tmp_path, args=args)
+    trainer.train()
+    assert trl_example.entropy(trl_example.answer_shares(trainer.model)) > 0.65
+
+
+TWO_RANKS = """
+import json, sys
+import torch
+sys.path.insert(0, sys.argv[1])
+import test_trl as t
+
+model, folder = sys.argv[2:4]
+paid = {(7, t.END): 1.0, (8, t.END): 1.0, (9, t.END): 0.0, (7, 7, t.END): 2.0}
+reward = lambda completion_ids, **_: [paid[tuple(ids)] for ids in completion_ids]
+args = t.make_args(folder, per_device_train_batch_size=2)
+trainer = t.make_trainer(model, folder, reward, args=args)
+trainer.model.train()
+rank = trainer.accelerator.process_index
+rows = t.ROWS[2 * rank : 2 * rank + 2]
+
+def generate(prompts):
+    return [[5]] * 2, [list(row[0]) for row in rows], ["text"] * 2
+
+def logps(self, model, input_ids, attention_mask, logits_to_keep, *_, **__):
+    per_token = torch.zeros(attention_mask[:, -logits_to_keep:].shape)
+    per_token[:, 0] = torch.tensor([row[2 if model is self.ref_model else 1] for row in rows])
+    return per_token, None, None
+
+trainer._generate = generate
+t.RLOOTrainer._get_per_token_logps_and_entropies = logps
+out = trainer._generate_and_score_completions([{"prompt": "q"}] * 2)
+metrics = {name: trainer._metrics["train"][name][-1] for name in t.METRICS}
+told = {"advantages": out["advantages"].tolist(), "metrics": metrics}
+open(f"{folder}/rank{rank}.json", "w").write(json.dumps(told))
+"""
+
+
+@pytest.mark.slow
+def test_the_anchor_is_chosen_over_all_ranks(reference, tmp_path):
+    # one prompt, its four completions on two ranks; the likeliest hit is on the first
+    script = tmp_path / "two_ranks.py"
+    script.write_text(TWO_RANKS)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    told = [str(Path(__file__).parent), reference, str(tmp_path)]
+    subprocess.run([*launch, str(script), *told], check=True, timeout=300)
+    ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
+    total = [
+        reward + bonus - BETA * (logp - logp_ref)
+        for reward, bonus, (_, logp, logp_ref) in zip(REWARD, BONUS, ROWS, strict=True)
+    ]
+    advantages = ranks[0]["advantages"] + ranks[1]["advantages"]
+    assert advantages == pytest.approx(leave_one_out(total[:4]), abs=1e-6)
+    assert ranks[0]["metrics"] == ranks[1]["metrics"]
+    assert ranks[0]["metrics"]["mara/hit_rate"] == 0.75
+    assert ranks[0]["metrics"]["mara/unique_rate"] == 1.0

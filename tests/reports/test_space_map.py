@@ -1,0 +1,144 @@
+import re
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+
+from chemkl.reports.figures import colour
+from chemkl.reports.space_map import FIRST, HEIGHT, WIDTH, space_panels
+from chemkl.reports.view import RunView
+
+BENZAMIDES = [f"O=C(N{'C' * k})c1ccccc1" for k in range(1, 16)]
+SUGARS = [f"OCC1OC(O{'C' * k})C(O)C(O)C1O" for k in range(1, 16)]
+
+
+def background(panel):
+    """The dots of the background, (n, 2)."""
+    return np.array(re.findall(r"M([\d.-]+) ([\d.-]+)h0", panel.svg), dtype=float)
+
+
+def hits(panel):
+    return circles(panel, "fill-opacity")
+
+
+def ringed(panel):
+    return circles(panel, "stroke-opacity")
+
+
+def circles(panel, mark):
+    """The centres of the circles of the group that has a certain attribute, (n, 2)."""
+    for group in ET.fromstring(panel.svg):
+        if mark in group.attrib:
+            return np.array([(c.attrib["cx"], c.attrib["cy"]) for c in group], dtype=float)
+    return np.empty((0, 2))
+
+
+@pytest.fixture
+def runs(make_trace):
+    def view(name, molecules):
+        return RunView(name, make_trace([[(smiles, 0.9)] for smiles in molecules]))
+
+    return [view("amides", BENZAMIDES), view("sugars", SUGARS), view("both", BENZAMIDES + SUGARS)]
+
+
+METHODS = {"amides": [0], "sugars": [1], "both": [2]}
+
+
+def panels(runs, methods=METHODS, prior=None, n=100, seed=0):
+    return space_panels(runs, 0.8, methods, prior, n, seed)
+
+
+def test_two_classes_of_molecules_are_two_clumps(runs):
+    _, amides, sugars, _ = panels(runs)
+    a, s = hits(amides), hits(sugars)
+    assert len(a) == len(s) == 15
+    apart = np.linalg.norm(a.mean(axis=0) - s.mean(axis=0))
+    spread = max(np.linalg.norm(each - each.mean(axis=0), axis=1).max() for each in (a, s))
+    assert apart > 1.5 * spread
+
+
+def test_all_panels_have_the_same_axes(runs):
+    first, *others = panels(runs)
+    for panel in others:
+        assert (background(panel) == background(first)).all()
+        assert ET.fromstring(panel.svg).attrib["viewBox"] == f"0 0 {WIDTH} {HEIGHT}"
+    amides, sugars, both = others
+    assert (hits(both) == np.concatenate([hits(amides), hits(sugars)])).all()
+
+
+def test_points_stay_inside_and_fill_one_direction(runs):
+    points = np.concatenate([background(panels(runs)[0])])
+    assert (points >= 0).all()
+    assert (points <= [WIDTH, HEIGHT]).all()
+    assert (np.ptp(points, axis=0) > np.array([WIDTH, HEIGHT]) * 0.9 - 1).any()
+
+
+def test_bytes_are_the_same_and_the_seed_decides(runs):
+    prior = [f"{'C' * k}N" for k in range(1, 60)]
+    again = [panels(runs, prior=prior, n=8, seed=seed) for seed in (0, 0, 1)]
+    assert again[0] == again[1]
+    assert again[0] != again[2]
+
+
+def test_at_most_n_points_are_drawn_and_the_note_says_so(runs):
+    first, amides, *_ = panels(runs, n=6)
+    assert (len(hits(amides)), len(background(first))) == (6, 6)
+    assert "15 hits (R ≥ 0.8), 6 of them drawn at random." in amides.note
+    assert "drawn at random" not in panels(runs)[1].note
+
+
+def test_the_largest_scaffold_is_ringed_and_named(runs):
+    both = panels(runs)[3]
+    # 15 of 30 have each scaffold; of two alike the first found counts
+    assert (ringed(both) == hits(both)[:15]).all()
+    assert "largest scaffold, c1ccccc1, which holds 15 (50\N{NO-BREAK SPACE}%)" in both.note
+
+
+def test_runs_of_a_method_are_taken_together(runs):
+    (_, panel) = panels(runs, {"all": [0, 1, 2]})
+    assert panel.title == "all"
+    assert len(hits(panel)) == 30  # each molecule once
+    assert colour(0) in panel.svg
+
+
+def test_a_sample_of_the_prior_is_the_background(runs):
+    first = panels(runs, prior=["CCO", "OCC", "nonsense", "CCN", "c1ccccc1C"])[0]
+    assert first.title == "The prior"
+    assert first.note.startswith("3 samples of the prior. All panels have the same axes.")
+    assert len(background(first)) == 3
+
+
+def test_without_a_prior_the_first_molecules_stand_for_it(make_trace):
+    molecules = [f"{'C' * (k % 60 + 1)}{'N' * (k // 60 + 1)}" for k in range(FIRST + 40)]
+    view = RunView("a", make_trace([[(smiles, 0.1) for smiles in molecules]]))
+    first, hits_of_a = panels([view], {"a": [0]}, n=10_000)
+    assert first.title == "First molecules of the runs"
+    assert first.note.startswith(f"{FIRST} molecules, the first that the runs scored.")
+    assert hits_of_a.note == "No hit (R ≥ 0.8)."
+    assert len(hits(hits_of_a)) == 0
+
+
+def test_the_share_of_variance_is_told(runs):
+    share = re.search(r"two axes hold ([\d.]+)\N{NO-BREAK SPACE}% of", panels(runs)[0].note)
+    assert 0 < float(share[1]) < 100
+
+
+def test_a_name_is_escaped(runs):
+    label = ET.fromstring(panels(runs, {'<&"': [0]})[1].svg).attrib["aria-label"]
+    assert label == 'hits of <&"'
+
+
+def test_little_data(make_trace):
+    assert panels([RunView("a", make_trace([]))], {"a": [0]}) == []
+    assert panels([], {}) == []
+    one = RunView("a", make_trace([[("CCO", 0.9)]]))
+    first, panel = panels([one], {"a": [0]})
+    assert hits(panel).tolist() == [[WIDTH / 2, HEIGHT / 2]]
+    assert "variance" not in first.note
+    assert panel.note == "1 hit (R ≥ 0.8). None has a scaffold."
+
+
+def test_a_panel_of_a_thousand_points_is_small(make_trace, real_smiles):
+    view = RunView("a", make_trace([[(smiles, 0.9)] for smiles in real_smiles]))
+    for panel in panels([view], {"a": [0]}, n=400):
+        assert len(panel.svg) < 400 * 70

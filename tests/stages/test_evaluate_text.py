@@ -1,0 +1,517 @@
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+from scipy.stats import entropy
+
+from chemkl.config import InputError, load_config
+from chemkl.config.text_evaluate import EvaluateTextConfig
+from chemkl.llm import embedding, extra
+from chemkl.results import Manifest, description_of, trace_schema
+from chemkl.stages import evaluate_text
+from chemkl.stages.registry import STAGES
+
+ROOT = Path(__file__).parents[2]
+PICK, NAME = "Pick 1 or 2.", "Name a month."
+REF = {"1": 0.8, "2": 0.1}
+
+
+def rows_of(steps, prompt=PICK):
+    """Trace rows from steps of (completion, answer, reward)."""
+    rows = []
+    for step, samples in enumerate(steps):
+        for row, (completion, answer, reward) in enumerate(samples):
+            values = {
+                "step": step,
+                "row": row,
+                "call": None,
+                "smiles": completion,
+                "valid": answer is not None,
+                "repeat": False,
+                "n_tokens": 2,
+                "logp_policy": -1.0,
+                "logp_ref": -1.0,
+                "reward": reward,
+                "reward_filtered": reward,
+                "hit": reward >= 1,
+                "anchor": False,
+                "is_replay": False,
+                "group": 0,
+                "prompt": prompt,
+                "completion": completion,
+                "answer": answer,
+            }
+            rows.append(values)
+    return rows
+
+
+SCHEMA = pa.schema(
+    [
+        *trace_schema([]),
+        pa.field("group", pa.int32()),
+        pa.field("prompt", pa.string()),
+        pa.field("completion", pa.string()),
+        pa.field("answer", pa.string()),
+    ]
+)
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """Write a text run: a manifest, a trace in one part, and exact answers where they are given."""
+
+    def make(name, rows, exact=None, *, seed=0, schema=SCHEMA, **config):
+        folder = tmp_path / "runs" / name
+        settings = {"model": "tiny", "seed": seed, **config}
+        with Manifest.start(folder, stage="posttrain_llm", config=settings, seed=seed) as manifest:
+            (folder / "trace").mkdir()
+            table = pa.Table.from_pylist(rows, schema=schema)
+            metadata = {"config_hash": manifest.config_hash, "run_id": manifest.run_id}
+            last = max(row["step"] for row in rows)
+            part = folder / "trace" / f"part-00000000-{last:08d}.parquet"
+            pq.write_table(table.replace_schema_metadata(metadata), part)
+            if exact is not None:
+                pd.DataFrame(exact_rows(exact)).to_parquet(folder / "answers.parquet")
+            manifest.finish()
+        return folder
+
+    return make
+
+
+def exact_rows(steps, prompt=PICK):
+    """Rows of answers.parquet from {step: {answer: probability}}."""
+    return [
+        {
+            "step": step,
+            "prompt": prompt,
+            "answer": answer,
+            "logp_policy": math.log(p),
+            "logp_ref": math.log(REF[answer]),
+        }
+        for step, answers in steps.items()
+        for answer, p in answers.items()
+    ]
+
+
+ONES = [[("1", "1", 1.0)] * 4, [("1", "1", 1.0)] * 3 + [("no", None, 0.0)]]
+BOTH = [[("1", "1", 1.0)] * 4, [("1", "1", 1.0), ("2", "2", 1.0)] * 2]
+
+
+def evaluate(config, out, **options):
+    return evaluate_text.run({"measures": ["ngrams", "answers"]} | config, out, **options)
+
+
+def row_of(table, run, scope="prompts", prompt=None):
+    own = table[(table["run"] == run) & (table["scope"] == scope)]
+    if prompt is not None:
+        own = own[own["prompt"] == prompt]
+    assert len(own) == 1
+    return own.iloc[0]
+
+
+# ---- runs
+
+
+def test_a_run_is_judged_by_its_last_samples(make_run, tmp_path):
+    run = make_run("mara", rows_of(BOTH), {0: REF, 2: {"1": 0.3, "2": 0.6}})
+    table = evaluate({"runs": [str(run)], "options": {"late_samples": 4}}, tmp_path / "out")
+    late = row_of(table, "mara")
+    assert late["n_samples"] == 4
+    assert late["reward"] == 1
+    assert late["answer_entropy"] == pytest.approx(math.log(2))
+    assert late["effective_answers"] == pytest.approx(2)
+    whole = evaluate({"runs": [str(run)]}, tmp_path / "whole")
+    assert row_of(whole, "mara")["answer_entropy"] == pytest.approx(entropy([6, 2]))
+    assert row_of(whole, "mara", "all")["answer_entropy"] is None or math.isnan(
+        row_of(whole, "mara", "all")["answer_entropy"]
+    )
+    assert row_of(whole, "mara", "prompt", PICK)["distinct_answers"] == 2
+
+
+def test_invalid_samples_count_against_validity_alone(make_run, tmp_path):
+    run = make_run("gibbs", rows_of(ONES))
+    found = row_of(evaluate({"runs": [str(run)]}, tmp_path / "out"), "gibbs")
+    assert found["validity"] == 7 / 8
+    assert found["reward"] == 7 / 8
+    assert found["answer_entropy"] == 0
+    assert found["answer_top_share"] == 1
+    assert found["distinct_texts"] == 2 / 8
+    assert found["n_texts"] == 8
+
+
+def test_replayed_rows_were_not_sampled(make_run, tmp_path):
+    rows = rows_of(BOTH)
+    for row in rows:
+        row["is_replay"] = row["completion"] == "2"
+    found = row_of(evaluate({"runs": [str(make_run("r", rows))]}, tmp_path / "out"), "r")
+    assert found["n_samples"] == 6
+    assert found["distinct_answers"] == 1
+
+
+def test_exact_entropies_are_written_over_steps_and_drawn(make_run, tmp_path):
+    exact = {0: REF, 5: {"1": 0.6, "2": 0.2}, 10: {"1": 0.5, "2": 0.4}}
+    run = make_run("mara", rows_of(BOTH), exact)
+    out = tmp_path / "out"
+    table = evaluate({"runs": [str(run)], "measures": ["answers"]}, out)
+    final = row_of(table, "mara")
+    assert final["exact_k"] == 2
+    assert final["exact_entropy"] == pytest.approx(entropy([5, 4]))
+    assert final["exact_entropy_ref"] == pytest.approx(entropy([8, 1]))
+    assert final["exact_mass"] == pytest.approx(0.9)
+    assert final["exact_kl_from_ref"] == pytest.approx(entropy([5, 4], [8, 1]))
+    assert final["exact_top_share"] == pytest.approx(5 / 9)
+    steps = pd.read_parquet(out / "entropy_over_steps.parquet")
+    assert steps["step"].tolist() == [0, 5, 10]
+    assert steps["kl_from_ref"].tolist()[:2] == pytest.approx([0, entropy([3, 1], [8, 1])])
+    assert {"run": "mara", "prompt": PICK, "seed": 0}.items() <= steps.iloc[0].to_dict().items()
+    assert (out / "entropy.png").read_bytes().startswith(b"\x89PNG")
+    svg = (out / "entropy.svg").read_text()
+    assert "ln K, uniform" in svg
+    assert "mara" in svg
+    again = tmp_path / "again"
+    evaluate({"runs": [str(run)], "measures": ["answers"]}, again)
+    assert (again / "entropy.svg").read_bytes() == (out / "entropy.svg").read_bytes()
+
+
+def test_without_exact_answers_there_is_no_figure(make_run, tmp_path):
+    evaluate({"runs": [str(make_run("a", rows_of(ONES)))]}, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("entropy*"))
+    assert not (tmp_path / "out" / "methods.parquet").exists()
+
+
+def test_an_answer_that_lost_all_probability_leaves_finite_numbers(make_run, tmp_path):
+    run = make_run("a", rows_of(ONES), {0: REF})
+    frame = pd.read_parquet(run / "answers.parquet")
+    frame["logp_policy"] = [-1e4, -np.inf]
+    frame.to_parquet(run / "answers.parquet")
+    out = tmp_path / "out"
+    found = row_of(evaluate({"runs": [str(run)]}, out), "a")
+    assert found["exact_mass"] == 0
+    assert math.isnan(found["exact_entropy"])
+    assert json.loads((out / "text_metrics.json").read_text())["runs"]["a"]["prompts"][
+        "exact_entropy_ref"
+    ] == pytest.approx(entropy([8, 1]))
+
+
+def test_several_prompts_are_kept_apart_and_averaged(make_run, tmp_path):
+    two = rows_of([[("1", "1", 1.0), ("2", "2", 1.0)] * 3])
+    months = rows_of([[("May", "May", 1.0)] * 2 + [("what", None, 0.0)] * 2], NAME)
+    for row in months:
+        row["row"] += 6
+    run = make_run("both", two + months)
+    table = evaluate({"runs": [str(run)]}, tmp_path / "out")
+    assert table["scope"].tolist() == ["all", "prompts", "prompt", "prompt"]
+    assert row_of(table, "both", "prompt", PICK)["answer_entropy"] == pytest.approx(math.log(2))
+    assert row_of(table, "both", "prompt", NAME)["validity"] == 0.5
+    mean = row_of(table, "both")
+    assert mean["answer_entropy"] == pytest.approx(math.log(2) / 2)
+    assert mean["validity"] == 0.75
+    assert mean["distinct_answers"] == 1.5
+    # 4 different words in 10, against 2 in 6 and 2 in 4
+    assert row_of(table, "both", "all")["distinct_1"] == pytest.approx(4 / 10)
+    assert mean["distinct_1"] == pytest.approx((2 / 6 + 2 / 4) / 2)
+
+
+def test_methods_have_means_over_their_seeds(make_run, tmp_path, capsys):
+    exact = [{0: REF, 4: {"1": p, "2": 1 - p}} for p in (0.5, 0.6, 0.8)]
+    for seed, each in enumerate(exact):
+        make_run(f"mara-{seed}", rows_of(BOTH), each, seed=seed)
+    make_run("gibbs-0", rows_of(ONES), {0: REF}, seed=0)
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    evaluate({"methods": {"MARA": f"{runs}/mara-*", "plain": f"{runs}/gibbs-*"}}, out)
+    means = pd.read_parquet(out / "methods.parquet").set_index(["method", "scope", "metric"])
+    entropies = [entropy([p, 1 - p]) for p in (0.5, 0.6, 0.8)]
+    found = means.loc["MARA", "prompts", "exact_entropy"]
+    assert found["n"] == 3
+    assert found["mean"] == pytest.approx(np.mean(entropies))
+    assert found["sd"] == pytest.approx(np.std(entropies, ddof=1))
+    assert [found["low"], found["high"]] == pytest.approx([entropies[2], math.log(2)])
+    assert math.isnan(means.loc["plain", "prompts", "reward"]["sd"])
+    summary = json.loads((out / "text_metrics.json").read_text())
+    assert summary["methods"]["plain"]["prompts"]["reward"] == {
+        "n": 1,
+        "mean": 7 / 8,
+        "sd": None,
+        "low": 7 / 8,
+        "high": 7 / 8,
+    }
+    assert summary["runs"]["mara-1"]["prompt"][PICK]["method"] == "MARA"
+    shown = capsys.readouterr().out
+    assert "Methods, answers: ± sd" in shown
+    assert f"{np.mean(entropies):.3f} ± {np.std(entropies, ddof=1):.3f}" in shown
+    assert "MARA (n = 3)" in (out / "entropy.svg").read_text()
+
+
+def test_every_column_of_every_table_is_described(make_run, tmp_path):
+    run = make_run("a", rows_of(BOTH), {0: REF})
+    evaluate({"methods": {"one": [str(run)]}}, tmp_path / "out")
+    files = sorted((tmp_path / "out").glob("*.parquet"))
+    assert [file.stem for file in files] == ["entropy_over_steps", "methods", "text_diversity"]
+    for file in files:
+        texts = [description_of(field) for field in pq.read_schema(file)]
+        assert all(texts)
+        assert not any("{" in text for text in texts)
+    wanted = STAGES["evaluate_text"].outputs
+    assert {path.name for path in (tmp_path / "out").iterdir() if path.suffix} <= set(wanted)
+
+
+def test_a_name_that_looks_like_markup_or_mathematics_is_shown_as_it_is(make_run, tmp_path):
+    run = make_run("a", rows_of(BOTH), {0: REF})
+    with (tmp_path / "shown.txt").open("w") as file:
+        console = Console(file=file, width=120)
+        evaluate({"methods": {"[red]$x$": [str(run)]}}, tmp_path / "out", console=console)
+    assert "[red]$x$" in (tmp_path / "shown.txt").read_text()
+    assert "[red]$x$" in (tmp_path / "out" / "entropy.svg").read_text()
+
+
+# ---- files
+
+SENTENCES = ["The sea is calm.", "The sea is wild.", "A dog barks."]
+
+
+def write_texts(path, texts=SENTENCES, **columns):
+    frame = pd.DataFrame({"completion": texts, **columns})
+    match path.suffix:
+        case ".jsonl":
+            frame.to_json(path, orient="records", lines=True)
+        case ".csv":
+            frame.to_csv(path, index=False)
+        case ".tsv":
+            frame.to_csv(path, index=False, sep="\t")
+        case ".parquet":
+            frame.to_parquet(path)
+        case ".txt":
+            path.write_text("\n".join(texts) + "\n")
+    return str(path)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "tsv", "parquet", "txt"])
+def test_files_of_every_kind_give_the_same_numbers(tmp_path, ending):
+    file = write_texts(tmp_path / f"texts.{ending}")
+    found = row_of(evaluate({"texts": [file]}, tmp_path / "out"), f"texts.{ending}", "all")
+    # 11 tokens: The sea is calm | The sea is wild | A dog barks: 8 different
+    assert found["distinct_1"] == pytest.approx(8 / 11)
+    v = 50_257
+    assert found["ead_1"] == pytest.approx(8 / (v * (1 - ((v - 1) / v) ** 11)))
+    # 2-grams: The sea, sea is, is calm, is wild, A dog, dog barks of 8
+    assert found["distinct_2"] == pytest.approx(6 / 8)
+    assert found["tokens"] == pytest.approx(11 / 3)
+    assert math.isnan(found["distinct_5"])  # no text has five tokens
+    assert math.isnan(found["distinct"])
+    assert math.isnan(found["answer_entropy"])
+
+
+def test_sizes_vocabulary_and_tokens_are_settings(tmp_path):
+    file = write_texts(tmp_path / "t.txt", ["The the THE sea."])
+    options = {"ngrams": [1, 2], "vocabulary": 10, "tokens": "words"}
+    found = row_of(evaluate({"texts": [file], "options": options}, tmp_path / "o"), "t.txt", "all")
+    assert found["distinct_1"] == 2 / 4
+    assert found["distinct_2"] == 2 / 3
+    assert found["distinct"] == pytest.approx((2 / 4 + 2 / 3) / 2)
+    expected = [2 / (10 * (1 - 0.9**4)), 2 / (10 * (1 - 0.9**3))]
+    assert found["ead"] == pytest.approx(np.mean(expected))
+    assert "ead_3" not in found.index
+
+
+def test_prompts_answers_and_rewards_of_a_file_are_used(tmp_path):
+    columns = {"question": ["a", "a", "b"], "answer": ["x", "y", None], "reward": [1, 0, 0.5]}
+    file = write_texts(tmp_path / "t.jsonl", **columns)
+    config = {"texts": [{"path": file, "prompt_column": "question"}]}
+    table = evaluate(config, tmp_path / "out")
+    assert row_of(table, "t.jsonl", "prompt", "a")["answer_entropy"] == pytest.approx(math.log(2))
+    assert row_of(table, "t.jsonl", "prompt", "b")["validity"] == 0
+    assert row_of(table, "t.jsonl", "all")["reward"] == 0.5
+    assert row_of(table, "t.jsonl")["n_prompts"] == 2
+
+
+def test_empty_texts_are_left_out_and_counted(tmp_path):
+    file = write_texts(tmp_path / "t.csv", ["", "The sea.", "  "])
+    found = row_of(evaluate({"texts": [file]}, tmp_path / "out"), "t.csv", "all")
+    assert (found["n_samples"], found["n_texts"]) == (3, 1)
+
+
+def test_many_texts_are_sampled_alike_under_one_seed(tmp_path):
+    file = write_texts(tmp_path / "t.txt", [f"word{i} sea" for i in range(60)])
+    config = {"texts": [file], "options": {"max_texts": 10, "seed": 3, "ngrams": [1]}}
+    tables = [evaluate(config, tmp_path / name) for name in ("a", "b")]
+    found = row_of(tables[0], "t.txt", "all")
+    assert (found["n_samples"], found["n_texts"]) == (60, 10)
+    assert found["distinct_1"] == 11 / 20
+    pd.testing.assert_frame_equal(*tables)
+
+
+# ---- embeddings
+
+
+@pytest.fixture
+def compass(monkeypatch):
+    """An embedding by the text's number of degrees; the list holds what was embedded."""
+    asked = []
+
+    class Compass:
+        def __init__(self, cache):
+            assert cache == Path("~/.cache/chemkl")
+
+        def embed(self, texts):
+            asked.extend(texts)
+            angles = np.deg2rad([float(text) for text in texts])
+            return np.stack([np.cos(angles), np.sin(angles)], axis=-1).reshape(-1, 2)
+
+    monkeypatch.setattr(embedding, "SentenceEmbedder", Compass)
+    monkeypatch.setattr(embedding, "require", lambda: None)
+    return asked
+
+
+def test_spread_and_clusters_of_embeddings(tmp_path, compass):
+    file = write_texts(tmp_path / "t.txt", ["0", "10", "0", "90"])
+    other = write_texts(tmp_path / "u.txt", ["0"])
+    config = {"texts": [file, other], "measures": ["embedding"]}
+    table = evaluate_text.run(config, tmp_path / "out")
+    found = row_of(table, "t.txt", "all")
+    cosines = [math.cos(math.radians(a)) for a in (10, 0, 90, 10, 80, 90)]
+    assert found["semantic_diversity"] == pytest.approx(1 - np.mean(cosines))
+    assert found["clusters"] == 2
+    assert found["top_cluster_share"] == 0.75
+    assert 1 < found["text_vendi"] < 2
+    assert math.isnan(found["distinct"])
+    single = row_of(table, "u.txt", "all")
+    assert math.isnan(single["semantic_diversity"])
+    assert (single["clusters"], single["text_vendi"]) == (1, pytest.approx(1))
+    assert sorted(compass) == ["0", "10", "90"]  # each text once, whichever file it is in
+
+
+def test_the_cluster_distance_is_a_setting(tmp_path, compass):
+    file = write_texts(tmp_path / "t.txt", ["0", "10", "90"])
+    for distance, n in ((0.01, 3), (0.02, 2), (1.5, 1)):
+        config = {"texts": [file], "measures": ["embedding"]}
+        config["options"] = {"cluster_distance": distance}
+        table = evaluate_text.run(config, tmp_path / str(distance))
+        assert row_of(table, "t.txt", "all")["clusters"] == n
+
+
+def test_a_missing_package_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    def refuse(name):
+        raise ImportError(name=name)
+
+    monkeypatch.setattr(extra, "import_module", refuse)
+    file = write_texts(tmp_path / "t.txt")
+    with pytest.raises(InputError, match=r"chemkl\[llm\].*leave embedding out of measures"):
+        evaluate_text.run({"texts": [file]}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match=r"(?s)textss.*chemkl\[llm\]"):
+        STAGES["evaluate_text"].load({"textss": [file]})
+    evaluate({"texts": [file]}, tmp_path / "out")
+
+
+# ---- bad input
+
+
+def test_a_smiles_run_is_sent_to_the_other_stage(tmp_path, write_run):
+    run = write_run(tmp_path / "runs" / "smiles", [[("CCO", 0.9)]])
+    with pytest.raises(InputError, match=r"smiles: its trace has SMILES.*`chemkl evaluate`"):
+        evaluate({"runs": [str(run)]}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_trace_with_missing_columns_names_them(make_run, tmp_path):
+    schema = SCHEMA.remove(SCHEMA.get_field_index("prompt"))
+    rows = [{k: v for k, v in row.items() if k != "prompt"} for row in rows_of(ONES)]
+    run = make_run("a", rows, schema=schema)
+    with pytest.raises(InputError, match=r"its trace lacks prompt; expected"):
+        evaluate({"runs": [str(run)]}, tmp_path / "out")
+
+
+def test_every_run_that_cannot_be_used_is_named(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match=r"(?s)/a: no parts.*/b: no parts"):
+        evaluate({"runs": [str(tmp_path / "a"), str(tmp_path / "b")]}, tmp_path / "out")
+
+
+def test_a_run_of_empty_completions_is_refused(make_run, tmp_path):
+    run = make_run("a", rows_of([[("", None, 0.0), (" ", None, 0.0)]]))
+    with pytest.raises(InputError, match=r"a: no completions: all 2 texts are empty"):
+        evaluate({"runs": [str(run)]}, tmp_path / "out")
+
+
+def test_answers_alone_where_there_are_none(tmp_path):
+    file = write_texts(tmp_path / "t.txt")
+    with pytest.raises(InputError, match=r"only answers are wanted, and nothing here has any"):
+        evaluate_text.run({"texts": [file], "measures": ["answers"]}, tmp_path / "out")
+
+
+def test_a_damaged_file_of_exact_answers_names_what_it_lacks(make_run, tmp_path):
+    run = make_run("a", rows_of(ONES), {0: REF})
+    frame = pd.read_parquet(run / "answers.parquet")
+    frame.drop(columns="logp_ref").to_parquet(run / "answers.parquet")
+    with pytest.raises(InputError, match=r"answers\.parquet: lacks logp_ref; expected step, prom"):
+        evaluate({"runs": [str(run)]}, tmp_path / "out")
+    frame.iloc[:0].to_parquet(run / "answers.parquet")
+    with pytest.raises(InputError, match=r"answers\.parquet: has no rows"):
+        evaluate({"runs": [str(run)]}, tmp_path / "out2")
+    (run / "answers.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r"answers\.parquet: not a readable Parquet file"):
+        evaluate({"runs": [str(run)]}, tmp_path / "out3")
+
+
+def test_runs_of_one_method_differ_in_the_seed_and_in_nothing_else(make_run, tmp_path):
+    same = [str(make_run(name, rows_of(ONES), seed=1)) for name in ("a", "b")]
+    other = str(make_run("c", rows_of(ONES), seed=2, learning_rate=1))
+    with pytest.raises(InputError, match=r"(?s)both have seed 1.*/c differs .*\(learning_rate\)"):
+        evaluate({"methods": {"m": [*same, other]}}, tmp_path / "out")
+    with pytest.raises(InputError, match=r"given more than once: .*/a\. Keep each in one place"):
+        evaluate({"runs": same[:1], "methods": {"m": same}}, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.txt", "", r"t\.txt: no texts in it"),
+        ("t.txt", "\n \n", r"t\.txt: no texts in it"),
+        ("t.csv", "", r"t\.csv: no texts in it"),
+        ("t.csv", "a,b\n1,2\n", r"no column is called completion or .* Known: a, b"),
+        ("t.jsonl", '{"text": "x"}\nnot\n', r"t\.jsonl:2: not JSON"),
+        ("t.jsonl", '["x"]\n', r"t\.jsonl:1: expected an object such as .*got a list"),
+        ("t.docx", "x", r"Give a file that ends in \.jsonl, \.csv"),
+        ("t.parquet", "x", r"t\.parquet: cannot be read"),
+    ],
+)
+def test_a_file_that_holds_no_texts_says_why(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=message):
+        evaluate({"texts": [str(tmp_path / name)]}, tmp_path / "out")
+
+
+def test_a_misspelt_column_is_guessed(tmp_path):
+    file = write_texts(tmp_path / "t.jsonl", prompt=["a", "b", "c"])
+    with pytest.raises(InputError, match=r"no column 'complet'; did you mean 'completion'\?"):
+        evaluate({"texts": [{"path": file, "column": "complet"}]}, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({}, r"nothing to evaluate: give run folders under `runs` or `methods`, or files under"),
+        ({"measures": ["ngram"]}, r"'ngram' is not allowed; did you mean 'ngrams'\?"),
+        ({"options": {"ngrams": [1, 1]}}, r"ngrams: each size once"),
+        ({"options": {"ngrams": []}}, r"should have at least 1 entry"),
+    ],
+)
+def test_settings_that_make_no_sense(config, message):
+    with pytest.raises(InputError, match=message):
+        load_config(EvaluateTextConfig, config)
+
+
+def test_the_shipped_configs_are_those_of_this_stage(monkeypatch):
+    from chemkl.stages.check import check_file
+
+    monkeypatch.chdir(ROOT)
+    files = sorted(Path("configs/evaluate_text").glob("*.yaml"))
+    assert [file.stem for file in files] == ["answers", "files", "runs"]
+    assert {check_file(file).kind for file in files} == {"evaluate_text"}

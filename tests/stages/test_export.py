@@ -1,0 +1,260 @@
+"""`chemkl export`: other programs read the files, and nothing is written by half or over others."""
+
+import gzip
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from rdkit import Chem
+
+from chemkl.config import InputError
+from chemkl.results import read_trace
+from chemkl.stages.export import export, select
+
+STEPS = [
+    [("Cc1ccccc1", 0.9), ("CCO", 0.3), ("C1CC", 0.0), ("c1ccccc1C", 0.9)],
+    [("CCc1ccccc1", 0.95), ("CC1CCCCC1", 0.8), ("OCC", 0.3), ("C[C@H](N)C(=O)O", 0.85)],
+]
+BY_CALL = ["Cc1ccccc1", "CCO", "CCc1ccccc1", "CC1CCCCC1", "C[C@H](N)C(=O)O"]
+BEST_FIRST = ["CCc1ccccc1", "Cc1ccccc1", "C[C@H](N)C(=O)O", "CC1CCCCC1", "CCO"]
+
+
+@pytest.fixture
+def run(tmp_path, write_run):
+    return write_run(tmp_path / "run", STEPS)
+
+
+def smiles_in(file):
+    return [line.split()[0] for line in file.read_text().splitlines()]
+
+
+# ---- what is written
+
+
+def test_an_sd_file_holds_molecules_with_everything_that_is_known(run, tmp_path):
+    assert export(run, sdf=tmp_path / "a.sdf") == 5
+    mols = list(Chem.SDMolSupplier(str(tmp_path / "a.sdf")))
+    assert [Chem.MolToSmiles(mol) for mol in mols] == BY_CALL
+    trace = read_trace(run)
+    identity = pq.read_schema(next((run / "trace").iterdir())).metadata
+    for call, mol in enumerate(mols, start=1):
+        row = trace[trace["call"] == call].iloc[0]
+        assert mol.GetProp("_Name") == f"{identity[b'run_id'].decode()}_{call}"
+        assert int(mol.GetProp("call")) == call
+        assert mol.GetProp("scaffold") == row["scaffold"]
+        for name in ("reward", "raw_qed", "score_qed", "logp_policy", "logp_ref"):
+            assert float(mol.GetProp(name)) == row[name]
+        assert mol.GetProp("config_hash") == identity[b"config_hash"].decode()
+        assert mol.GetProp("run_id") == identity[b"run_id"].decode()
+        assert not mol.HasProp("reason")  # nothing went wrong
+        assert mol.GetConformer().GetPositions().any()
+
+
+def test_a_csv_holds_the_columns_of_the_trace(run, tmp_path):
+    export(run, csv=tmp_path / "a.csv")
+    table = pd.read_csv(tmp_path / "a.csv")
+    trace = read_trace(run)
+    assert list(table) == [c for c in trace.columns if c not in ("valid", "repeat", "is_replay")]
+    assert table["canonical_smiles"].tolist() == BY_CALL
+    assert table["call"].tolist() == [1, 2, 3, 4, 5]
+    assert table["reward"].tolist() == [0.9, 0.3, 0.95, 0.8, 0.85]
+    assert table["reason"].isna().all()
+    assert not any(line.startswith("#") for line in (tmp_path / "a.csv").read_text().splitlines())
+
+
+def test_numbers_are_written_to_their_last_digit(run, tmp_path):
+    (part,) = (run / "trace").iterdir()
+    table = pq.read_table(part)
+    columns = dict(zip(table.schema.names, table.columns, strict=True))
+    columns["reward"] = [0.1 + 0.2, *columns["reward"].to_pylist()[1:]]
+    columns["logp_ref"] = [-1 / 3] * len(table)
+    pq.write_table(type(table).from_pydict(columns, schema=table.schema), part)
+    export(run, csv=tmp_path / "a.csv", sdf=tmp_path / "a.sdf")
+    (first, *_) = Chem.SDMolSupplier(str(tmp_path / "a.sdf"))
+    cells = pd.read_csv(tmp_path / "a.csv", dtype=str).iloc[0]
+    assert first.GetProp("reward") == cells["reward"] == "0.30000000000000004"
+    assert first.GetProp("logp_ref") == cells["logp_ref"] == "-0.33333334"  # a 32-bit number
+
+
+def test_a_smiles_file_holds_smiles_and_names(run, tmp_path):
+    export(run, smi=tmp_path / "a.smi")
+    run_id = pq.read_schema(next((run / "trace").iterdir())).metadata[b"run_id"].decode()
+    lines = (tmp_path / "a.smi").read_text().splitlines()
+    assert lines == [f"{smiles} {run_id}_{n}" for n, smiles in enumerate(BY_CALL, start=1)]
+    supplier = Chem.SmilesMolSupplier(str(tmp_path / "a.smi"), titleLine=False)
+    assert [mol.GetProp("_Name").endswith(f"_{n}") for n, mol in enumerate(supplier, 1)] == [
+        True
+    ] * 5
+
+
+def test_gz_endings_are_compressed_and_equal_content_is_equal_bytes(run, tmp_path):
+    for name in ("one", "two"):
+        export(
+            run,
+            sdf=tmp_path / f"{name}.sdf.gz",
+            csv=tmp_path / f"{name}.csv.gz",
+            smi=tmp_path / f"{name}.smi.gz",
+        )
+    export(run, sdf=tmp_path / "one.sdf", csv=tmp_path / "one.csv", smi=tmp_path / "one.smi")
+    for ending in ("sdf", "csv", "smi"):
+        packed = (tmp_path / f"one.{ending}.gz").read_bytes()
+        assert gzip.decompress(packed) == (tmp_path / f"one.{ending}").read_bytes()
+        assert packed == (tmp_path / f"two.{ending}.gz").read_bytes()
+
+
+def test_all_rows_of_the_trace_as_csv(run, tmp_path):
+    assert export(run, csv=tmp_path / "a.csv", all_rows=True) == 8
+    table, trace = pd.read_csv(tmp_path / "a.csv"), read_trace(run)
+    assert list(table) == list(trace)
+    assert table["valid"].tolist() == trace["valid"].tolist()
+    assert table["call"].astype("Int64").equals(trace["call"])
+    # an acyclic molecule's empty scaffold is told from an invalid row's missing one
+    lines = (tmp_path / "a.csv").read_text().splitlines()
+    place = trace.columns.get_loc("scaffold")
+    by_row = [line.split(",")[place] for line in lines[1:4]]
+    assert by_row == ['"c1ccccc1"', '""', ""]
+
+
+# ---- which molecules
+
+
+def test_choices(run):
+    def chosen(**how):
+        return select(read_trace(run), **how)["canonical_smiles"].tolist()
+
+    assert chosen() == BY_CALL
+    assert chosen(threshold=0.85) == ["Cc1ccccc1", "CCc1ccccc1", "C[C@H](N)C(=O)O"]
+    assert chosen(top=99) == BEST_FIRST
+    assert chosen(top=2) == BEST_FIRST[:2]
+    assert chosen(per_scaffold=1) == ["CCc1ccccc1", "C[C@H](N)C(=O)O", "CC1CCCCC1"]
+    assert chosen(per_scaffold=2) == BEST_FIRST
+    assert chosen(per_scaffold=1, threshold=0.9) == ["CCc1ccccc1"]
+    assert chosen(per_scaffold=1, top=2) == ["CCc1ccccc1", "C[C@H](N)C(=O)O"]
+
+
+def test_equal_rewards_keep_the_order_of_their_calls(tmp_path, write_run):
+    steps = [[("CCO", 0.5), ("CCN", 0.5), ("CCC", 0.5)]]
+    run = write_run(tmp_path / "equal", steps)
+    assert select(read_trace(run), top=2)["smiles"].tolist() == ["CCO", "CCN"]
+
+
+# ---- mistakes
+
+
+def test_nothing_that_is_there_is_replaced_without_force(run, tmp_path):
+    file = tmp_path / "a.smi"
+    file.write_text("mine")
+    with pytest.raises(InputError, match=r"--smi \S+a.smi: exists\. .*--force"):
+        export(run, smi=file, csv=tmp_path / "new.csv")
+    assert file.read_text() == "mine"
+    assert not (tmp_path / "new.csv").exists()
+    export(run, smi=file, force=True)
+    assert smiles_in(file) == BY_CALL
+
+
+def test_every_problem_with_the_outputs_is_told_at_once(run, tmp_path):
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(InputError) as caught:
+        export(run, sdf=tmp_path / "a.mol", csv=tmp_path / "folder.csv", smi=run / "trace/a.smi")
+    problems = str(caught.value).splitlines()
+    assert len(problems) == 3
+    assert "a.mol: unknown ending. Allowed: .sdf, .sdf.gz" in problems[0]
+    assert "folder.csv: this is a folder" in problems[1]
+    assert "a.smi: lies inside a trace" in problems[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({}, "nothing to write: give --sdf, --csv, --smi"),
+        ({"smi": "a.smi", "all_rows": True}, "--all-rows goes with --csv alone, not with --smi"),
+        (
+            {"csv": "a.csv", "all_rows": True, "threshold": 0.0, "top": 3},
+            "--all-rows and --threshold, --top contradict",
+        ),
+        ({"csv": "a.csv", "top": 0}, "--top 0: expected a whole number from 1"),
+        ({"csv": "a.csv", "per_scaffold": -1}, "--per-scaffold -1: expected"),
+        ({"csv": "a.csv", "threshold": 0.96}, r"no hits: the largest reward in \S+ is 0\.95;"),
+        ({"csv": "a.csv", "threshold": float("nan")}, "no hits: the largest reward"),
+        ({"csv": "run/a.csv/b.csv", "sdf": "a.txt"}, "a.txt: unknown ending"),
+    ],
+)
+def test_options_that_cannot_be_followed(run, tmp_path, monkeypatch, options, says):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=says):
+        export(run, **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_one_file_for_two_formats_cannot_be(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    from chemkl.stages.output_files import check_outputs
+
+    both = {"--csv": tmp_path / "a.csv", "--table": tmp_path / "run" / ".." / "a.csv"}
+    with pytest.raises(InputError, match=r"a\.csv: given twice"):
+        check_outputs(both, {"--csv": (".csv",), "--table": (".csv",)}, force=False)
+
+
+def test_a_place_that_cannot_be_written(run, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match=r"a\.csv: cannot be written \(.*\)"):
+        export(run, csv=tmp_path / "file" / "a.csv")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_run_without_a_molecule(tmp_path, write_run):
+    run = write_run(tmp_path / "bad", [[("C1CC", 0.0)]])
+    with pytest.raises(InputError, match="holds no valid molecule; nothing was written"):
+        export(run, csv=tmp_path / "a.csv")
+    assert export(run, csv=tmp_path / "a.csv", all_rows=True) == 1
+
+
+def test_a_failure_on_the_way_leaves_nothing(run, tmp_path, monkeypatch):
+    from chemkl.stages import molecule_files
+
+    def break_down(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(molecule_files, "sdf_record", break_down)
+    with pytest.raises(ZeroDivisionError):
+        export(run, sdf=tmp_path / "a.sdf")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+# ---- the command
+
+
+def test_the_command(run, tmp_path, chemkl, capsys):
+    files = [tmp_path / "a.sdf", tmp_path / "a.csv", tmp_path / "sub" / "a.smi"]
+    options = ["--sdf", files[0], "--csv", files[1], "--smi", files[2]]
+    assert chemkl("export", run, *options, "--threshold", 0.8, "--per-scaffold", 1) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"output: {file} (3 molecules)" for file in files
+    ]
+    assert smiles_in(files[2]) == ["CCc1ccccc1", "C[C@H](N)C(=O)O", "CC1CCCCC1"]
+    assert chemkl("export", run, "--csv", files[1]) == 2
+    assert "exists" in capsys.readouterr().err
+    assert chemkl("export", run, "--csv", files[1], "--all-rows", "--force") == 0
+    assert capsys.readouterr().out == f"output: {files[1]} (8 rows)\n"
+    assert chemkl("export", run, "--csv", files[1], "--force", "--per-scaffold", 0) == 0
+    assert capsys.readouterr().out == f"output: {files[1]} (5 molecules)\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nowhere", "--smi", "a.smi"], "nowhere: no such run folder"),
+        (["run", "--smi", "a.txt"], "unknown ending"),
+        (["run"], "nothing to write"),
+        (["run", "--smi", "a.smi", "--threshold", "2"], "no hits"),
+        (["run", "--smi", "a.smi", "--top", "0"], "--top"),
+        (["run/trace", "--smi", "a.smi"], "this is the trace itself"),
+    ],
+)
+def test_mistakes_are_exit_code_2(run, tmp_path, chemkl, capsys, monkeypatch, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    assert chemkl("export", *arguments) == 2
+    out, err = capsys.readouterr()
+    assert says in out + err
+    assert "Traceback" not in err
+    assert not (tmp_path / "a.smi").exists()
