@@ -1,14 +1,28 @@
 """Commands that look into what is there and hand it on: show, export, convert."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from chemkl.config import InputError
+
 
 def _option(metavar: str, what: str, **more: Any) -> Any:
     """An option that is not given by default."""
     return typer.Option(metavar=metavar, help=what, show_default=False, **more)
+
+
+def _finite(threshold: float | None) -> float | None:
+    """Refuse nan and inf, which Python reads as numbers.
+
+    Raises:
+        InputError: it is one of them.
+    """
+    if threshold is not None and not math.isfinite(threshold):
+        raise InputError(f"--threshold {threshold}: should be a finite number, such as 0.8")
+    return threshold
 
 
 Top = Annotated[int | None, _option("N", "The N best molecules.", min=1)]
@@ -25,7 +39,10 @@ def show_command(
         typer.Argument(metavar="NAME", help="One reward or transform, in detail."),
     ] = None,
     threshold: Annotated[
-        float | None, _option("R", "Hits have a raw reward of R or more. Default: the run's tau.")
+        float | None,
+        _option(
+            "R", "Hits have a raw reward of R or more. Default: the run's tau.", callback=_finite
+        ),
     ] = None,
     top: Top = None,
     per_scaffold: PerScaffold = None,
@@ -59,7 +76,9 @@ def export_command(
     ] = None,
     csv: Annotated[Path | None, _option("FILE", "A table: .csv, .csv.gz.")] = None,
     smi: Annotated[Path | None, _option("FILE", "SMILES and a name: .smi, .smi.gz.")] = None,
-    threshold: Annotated[float | None, _option("R", "Only those with a raw reward >= R.")] = None,
+    threshold: Annotated[
+        float | None, _option("R", "Only those with a raw reward >= R.", callback=_finite)
+    ] = None,
     top: Top = None,
     per_scaffold: PerScaffold = None,
     all_rows: Annotated[

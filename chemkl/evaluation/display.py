@@ -67,11 +67,14 @@ def comparison_tables(table: pd.DataFrame, options: MetricOptions) -> Iterator[T
 
 def legend(table: pd.DataFrame, options: MetricOptions) -> str:
     """How to read the tables."""
+    at = f"{UNIQUENESS_AT}{max(options.uniqueness_at, default=0)}"
+    has_at = at in table and table[at].notna().any()
     texts = [
-        "@k: unique among the first k valid samples. OB: oracle calls until the first, 10th, 100th "
+        *(["@k: unique among the first k valid samples."] if has_at else []),
+        "OB: oracle calls until the first, 10th, 100th "
         "hit. scaf.: Bemis-Murcko scaffolds; eff.: exp of the entropy over them; top: share of the "
         "largest. IntDiv: MOSES, p = 1; #Circles: LeaderPicker, Tanimoto distance > "
-        f"{options.circles_distance:g}, in the order first scored; both on Morgan r2, 1024 bits."
+        f"{options.circles_distance:g}, in the order first scored; both on Morgan r2, 1024 bits.",
     ]
     if table[list(_AUC)].notna().any(axis=None):
         texts.append("AUC top-k: area under the mean of the k best rewards so far, as in PMO.")

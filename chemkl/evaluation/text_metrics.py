@@ -57,27 +57,20 @@ def text_rows(
     who = {"run": samples.name, "method": samples.method, "seed": samples.seed}
     exact = _final(samples.exact) if "answers" in measures else {}
     describe = _Describer(measures, options, vectors)
-    single = [
-        {
-            **who,
-            "scope": ONE,
-            "prompt": prompt,
-            "n_prompts": 1,
-            **describe(texts[texts[PROMPT] == prompt], chosen[chosen[PROMPT] == prompt]),
-            **(describe.answers(texts[texts[PROMPT] == prompt])),
-            **exact.get(prompt, {}),
-        }
-        for prompt in prompts
-    ]
+    single = []
+    for prompt in prompts:
+        own = texts[texts[PROMPT] == prompt]
+        about = {**who, "scope": ONE, "prompt": prompt, "n_prompts": 1}
+        measured = {**describe(own, chosen[chosen[PROMPT] == prompt]), **describe.answers(own)}
+        single.append({**about, **measured, **exact.get(prompt, {})})
     whole = {**who, "scope": ALL, "n_prompts": len(prompts), **describe(texts, chosen)}
     columns = text_schema(options).names
-    measured = [name for name in columns if name not in IDENTITY]
     mean = {
         **who,
         "scope": PROMPTS,
         "n_prompts": len(prompts),
         "n_samples": len(texts),
-        **_means(single, measured),
+        **_means(single, [name for name in columns if name not in IDENTITY]),
         **_means(list(exact.values()), list(EXACT_FINAL.values())),
     }
     empty = dict.fromkeys(columns)

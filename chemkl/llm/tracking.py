@@ -40,6 +40,9 @@ SCHEMA = described_schema(
 class AnswerTracker(Callback):
     """Asks both models for the probabilities of some answers, every so many steps and at the end.
 
+    They are computed in the precision of the run, as those of the samples are: what the reference
+    is asked here it remembers, and gives in the steps that follow.
+
     Args:
         out: folder of the run.
         policy: what is trained.
@@ -71,28 +74,30 @@ class AnswerTracker(Callback):
             self._rows = pa.Table.from_pandas(kept, SCHEMA, preserve_index=False).to_pylist()
 
     def on_train_batch_start(
-        self, _trainer: Trainer, module: LightningModule, _batch: Any, _i: int
+        self, trainer: Trainer, module: LightningModule, _batch: Any, _i: int
     ) -> None:
         """Look when it is time, before the step is made."""
         if _next_step(module) % self._every == 0:
-            self._look(_next_step(module))
+            self._look(trainer, _next_step(module))
 
-    def on_train_end(self, _trainer: Trainer, module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Look a last time."""
-        self._look(_next_step(module))
+        self._look(trainer, _next_step(module))
 
     @torch.no_grad()
-    def _look(self, step: int) -> None:
+    def _look(self, trainer: Trainer, step: int) -> None:
         for prompt in self._policy.prompts:
             token_BT = self._policy.encode(self._answers, prompt.number)
-            both = (
-                self._policy.logp_tokens(token_BT).tolist(),
-                self._reference.logp_tokens(token_BT).tolist(),
-            )
+            with (
+                trainer.precision_plugin.forward_context()
+            ):  # autocast; leaving it empties its cache
+                both = (
+                    self._policy.logp_tokens(token_BT).tolist(),
+                    self._reference.logp_tokens(token_BT).tolist(),
+                )
             for answer, logp_policy, logp_ref in zip(self._answers, *both, strict=True):
                 row = [step, prompt.number, prompt.text, answer, logp_policy, logp_ref]
                 self._rows.append(dict(zip(SCHEMA.names, row, strict=True)))
-        torch.clear_autocast_cache()  # see Posttrain.training_step
         write_parquet(self._path, pa.Table.from_pylist(self._rows, schema=SCHEMA))
 
 

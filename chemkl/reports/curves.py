@@ -130,7 +130,7 @@ def yield_panels(runs: Sequence[RunView], methods: Methods, threshold: float) ->
         *(
             Panel(
                 f"Top {k}",
-                f"mean of the {k} best rewards so far; its area over the calls is AUC top-{k}",
+                f"mean of the {k} best rewards so far; AUC top-{k} is its area, the end held on",
                 draw_panel(f"top-{k}", topped(f"top_{k}"), WIDE),
             )
             for k in TOP
@@ -144,7 +144,7 @@ def collapse_panels(runs: Sequence[RunView], methods: Methods, window: int) -> l
         (
             "late_uniqueness",
             "Distinct in the window",
-            f"distinct molecules / the last {window:,} valid samples",
+            f"distinct molecules / the last {window:,} valid samples; a run with fewer has no line",
             LEAST_DISTINCT,
         ),
         (

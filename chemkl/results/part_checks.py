@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from chemkl.config import InputError
 from chemkl.results.columns import trace_components, trace_schema
-from chemkl.results.parts import Part, read_part_schema
+from chemkl.results.parts import Part, read_part_schema, steps_within
 
 _KINDS = (
     (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
@@ -33,11 +34,26 @@ def check_parts(parts: Sequence[Part]) -> None:
         found = read_part_schema(part.path)
         check_components(part.path, trace_components(found.names), components)
         check_columns(part.path, found, expected)
+        check_steps(part)
 
 
 def config_of(schema: pa.Schema) -> str:
     """The config hash that a part was written under; empty where there is none."""
     return str((schema.metadata or {}).get(b"config_hash", b"").decode())
+
+
+def check_steps(part: Part) -> None:
+    """Refuse a file whose rows are of other steps than its name says: a copy of another part.
+
+    Raises:
+        InputError: with both.
+    """
+    within = steps_within(part.path)
+    if within is not None and within != (part.first, part.last):
+        raise InputError(
+            f"{part.path}: holds the steps {within[0]} to {within[1]}, not those of its name; rows "
+            "would count twice, or are missing. Restore it from a copy, or run again with --fresh."
+        )
 
 
 def check_config(path: Path, expected: str) -> None:
@@ -109,11 +125,13 @@ def conform(path: Path, table: pa.Table, expected: pa.Schema) -> pa.Table:
         if field.name not in table.column_names:
             continue
         column = table[field.name]
-        if column.null_count and not field.nullable:
+        empty = column.null_count
+        if pa.types.is_floating(column.type):
+            empty += pc.sum(pc.is_nan(column)).as_py() or 0
+        if empty and not field.nullable:
             raise InputError(
-                f"{path}: {column.null_count} of {len(column)} cells of the column {field.name} "
-                "are empty; expected a value in each. Restore it from a copy, or run again with "
-                "--fresh."
+                f"{path}: {empty} of {len(column)} cells of the column {field.name} are empty or "
+                "NaN; expected a value in each. Restore it from a copy, or run again with --fresh."
             )
         try:
             cast = column.cast(field.type)

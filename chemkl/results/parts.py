@@ -102,6 +102,21 @@ def read_part_schema(path: Path) -> pa.Schema:
         return pq.read_schema(path)
 
 
+def steps_within(path: Path) -> tuple[int, int] | None:
+    """The first and the last step in one file, by its footer; None where that does not tell.
+
+    Raises:
+        InputError: it is empty, cut short or not Parquet.
+    """
+    with _readable(path):
+        footer = pq.read_metadata(path)
+    number = footer.schema.to_arrow_schema().get_field_index("step")
+    groups = [footer.row_group(i).column(number).statistics for i in range(footer.num_row_groups)]
+    if not groups or any(found is None or not found.has_min_max for found in groups):
+        return None
+    return min(found.min for found in groups), max(found.max for found in groups)
+
+
 def read_settled(run_dir: Path, read: Callable[[], T]) -> T:
     """Read a trace, and once more if that failed while the run replaced its parts.
 

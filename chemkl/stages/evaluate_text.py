@@ -80,11 +80,7 @@ def run(
         means = method_rows(rows, list(settings.methods), settings.options)
         table = pa.Table.from_pylist(rows, schema=text_schema(settings.options))
         write_parquet(out / TABLE, table)
-        summary = {"runs": {name: nested_text(own) for name, own in by_run.items()}}
-        if settings.methods:
-            write_parquet(out / METHODS, pa.Table.from_pylist(means, schema=METHODS_SCHEMA))
-            summary["methods"] = _nested_methods(means)
-        write_json(out / JSON, summary)
+        _write_summary(out, by_run, means if settings.methods else None)
         if "answers" in settings.measures:
             _write_entropies(out, everything)
         manifest.finish(results={"runs": list(by_run)})
@@ -212,6 +208,19 @@ def _write_entropies(out: Path, everything: Iterable[TextSamples]) -> None:
         figure = draw_entropy(curves)
         write_bytes(out / f"{FIGURE}.svg", to_svg(figure))
         write_bytes(out / f"{FIGURE}.png", to_png(figure))
+
+
+def _write_summary(
+    out: Path,
+    by_run: Mapping[str, Sequence[dict[str, Any]]],
+    means: Sequence[Mapping[str, Any]] | None,
+) -> None:
+    """Write all values as JSON, and those of the methods as a table; None: there are no methods."""
+    summary = {"runs": {name: nested_text(own) for name, own in by_run.items()}}
+    if means is not None:
+        write_parquet(out / METHODS, pa.Table.from_pylist(means, schema=METHODS_SCHEMA))
+        summary["methods"] = _nested_methods(means)
+    write_json(out / JSON, summary)
 
 
 def _nested_methods(means: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

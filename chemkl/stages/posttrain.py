@@ -1,30 +1,33 @@
 """The posttrain stage: a prior is walked to a target distribution, and every molecule is kept."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from chemkl.config import load_config
 from chemkl.config.posttrain import PosttrainConfig
 from chemkl.policies import Policy, freeze, load_policy, save_policy
 from chemkl.results.manifest import Manifest
-from chemkl.results.trace import TraceWriter
 from chemkl.rewards import RewardModel
 from chemkl.rewards.failures import describe_failures
 from chemkl.rewards.keys import reward_files
 from chemkl.rewards.waiting import nothing_shown
 from chemkl.stages.posttrain_config import build_objective, check, problems_beside
-from chemkl.stages.posttrain_run import bring_back, fit, trainer_of
+from chemkl.stages.posttrain_run import (
+    counts_of,
+    ended_by,
+    make_steps,
+    tell_end,
+    trace_of,
+    trainer_of,
+)
 from chemkl.stages.terminal import say
-from chemkl.training.collapse import ENDED_BY, CollapseAlarm, WatchedTrace, build_alarm
+from chemkl.training.collapse import CollapseAlarm, build_alarm
 from chemkl.training.diversity_filter import build_filter
 from chemkl.training.ledger import Ledger
 from chemkl.training.posttrain import Posttrain
 from chemkl.training.progress import CallsBar
-from chemkl.training.trainer import CHECKPOINTS, POLICY, last_checkpoint
-
-if TYPE_CHECKING:
-    from lightning import Callback
+from chemkl.training.trainer import CHECKPOINTS, POLICY
 
 __all__ = ["check", "problems_beside", "run"]
 
@@ -62,32 +65,16 @@ def run(config: PosttrainConfig | Mapping[str, Any] | str | Path, out_dir: str |
     ):
         alarm = build_alarm(config, lambda line: say(f"{out}: {line}"))
         module = _module(config, out, manifest, policy, reference, reward, alarm)
-        start = last_checkpoint(out)
-        past = bring_back(start, module, out)
-        if alarm is not None and past is not None:
-            alarm.restore(past)
-        if start is not None:
-            say(f"{out}: resumes at step {module.next_step}")
-        if not (module.is_finished or (alarm and alarm.ends_the_run)):
-            _fit(config, out, module, alarm, start)
+        bar = config.callbacks.progress_bar
+        callbacks = [CallsBar(module.ledger, config.budget)] if bar else []
+        make_steps(config, out, module, alarm, callbacks)
         module.trace.compact()
-        counts = _counts(module)
+        counts = counts_of(module)
         save_policy(policy, model_file, _provenance(manifest) | counts)
         collapse = alarm.results if alarm else {}
-        manifest.finish(ended_by=_ended_by(module), results=counts | collapse)
-    ended = f"{counts['calls']:,} calls, {counts['samples']:,} samples"
-    say(f"{out}: ended by {manifest.ended_by}: {ended}")
-    if alarm and alarm.turns:
-        say(f"{out}: {alarm.summary}")
-    for line in describe_failures(reward.failures):
-        say(f"{out}: {line}")
+        manifest.finish(ended_by=ended_by(module, "max_samples"), results=counts | collapse)
+    tell_end(out, manifest, alarm, describe_failures(reward.failures))
     return model_file
-
-
-def _counts(module: Posttrain) -> dict[str, int]:
-    """What a run has spent."""
-    ledger = module.ledger
-    return {"calls": ledger.n_calls, "samples": ledger.n_samples, "steps": module.next_step}
 
 
 def _provenance(manifest: Manifest) -> dict[str, Any]:
@@ -118,39 +105,9 @@ def _module(
         freeze(reference),
         Ledger(reward, build_filter(config.diversity_filter), config.budget),
         build_objective(config.objective),
-        _trace(out, reward.component_names, manifest, alarm),
+        trace_of(out, reward.component_names, manifest, alarm),
         batch_size=config.batch_size,
         most_samples=config.most_samples,
         learning_rate=config.learning_rate,
         seed=config.seed,
     )
-
-
-def _trace(
-    out: Path, component_names: Sequence[str], manifest: Manifest, alarm: CollapseAlarm | None
-) -> TraceWriter:
-    own = (out, component_names, manifest.run_id, manifest.config_hash)
-    return TraceWriter(*own) if alarm is None else WatchedTrace(*own, alarm.watch)
-
-
-def _ended_by(module: Posttrain) -> str:
-    """Name the limit that was reached; a collapse is the end of a run that had more to spend."""
-    if module.ledger.spent:
-        return "budget"
-    return "max_samples" if module.is_finished else ENDED_BY
-
-
-def _fit(
-    config: PosttrainConfig,
-    out: Path,
-    module: Posttrain,
-    alarm: CollapseAlarm | None,
-    start: Path | None,
-) -> None:
-    """Make the steps that are left, from the state that the checkpoint holds."""
-    callbacks: list[Callback] = []
-    if alarm is not None:
-        callbacks.append(alarm)
-    if config.callbacks.progress_bar:
-        callbacks.append(CallsBar(module.ledger, config.budget))
-    fit(config, out, module, callbacks, start)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,16 +22,23 @@ from chemkl.llm.tracking import AnswerTracker
 from chemkl.llm.written import TextReward
 from chemkl.results.manifest import Manifest
 from chemkl.results.provenance import installed_versions
-from chemkl.results.trace import TraceWriter, read_trace
+from chemkl.results.trace import read_trace
 from chemkl.rewards.failures import describe_failures
 from chemkl.stages.posttrain_config import build_objective
-from chemkl.stages.posttrain_run import bring_back, fit, trainer_of
+from chemkl.stages.posttrain_run import (
+    counts_of,
+    ended_by,
+    make_steps,
+    tell_end,
+    trace_of,
+    trainer_of,
+)
 from chemkl.stages.terminal import say
-from chemkl.training.collapse import ENDED_BY, CollapseAlarm, WatchedTrace, build_text_alarm
+from chemkl.training.collapse import CollapseAlarm, build_text_alarm
 from chemkl.training.diversity_filter import build_filter
 from chemkl.training.posttrain import Posttrain
 from chemkl.training.progress import CallsBar
-from chemkl.training.trainer import CHECKPOINTS, check_trainer, last_checkpoint
+from chemkl.training.trainer import CHECKPOINTS, check_trainer
 
 if TYPE_CHECKING:
     from lightning import Callback
@@ -56,46 +64,24 @@ def run(config: LlmPosttrainConfig | Mapping[str, Any] | str | Path, out_dir: st
         say(f"{out}: complete; --fresh makes it anew")
         return folder
     # what can go wrong with the model and the trainer does so before the folder is claimed
-    reward = build_reward(config.reward)
     policy = build_policy(config)
     trainer_of(config, out, [])
     inputs = {"model": config.model.name} if isinstance(config.model.name, Path) else {}
-    with Manifest.start(
-        out, stage=STAGE, config=plain, seed=config.seed, inputs=inputs | dict(reward.files)
-    ) as manifest:
-        try:
-            alarm = build_text_alarm(config, lambda line: say(f"{out}: {line}"))
-            module, reference = _module(config, out, manifest, policy, reward, alarm)
-            _make_steps(config, out, module, policy, reference, alarm)
-        finally:
-            reward.close()
+    with (
+        closing(build_reward(config.reward)) as reward,
+        Manifest.start(
+            out, stage=STAGE, config=plain, seed=config.seed, inputs=inputs | dict(reward.files)
+        ) as manifest,
+    ):
+        alarm = build_text_alarm(config, lambda line: say(f"{out}: {line}"))
+        module, reference = _module(config, out, manifest, policy, reward, alarm)
+        make_steps(config, out, module, alarm, _callbacks(config, out, module, policy, reference))
         module.trace.compact()
-        ledger = module.ledger
-        counts = {"calls": ledger.n_calls, "samples": ledger.n_samples, "steps": module.next_step}
-        about = {
-            "stage": STAGE,
-            "run_id": manifest.run_id,
-            "config_hash": manifest.config_hash,
-            "versions": {**manifest.versions, **installed_versions(PACKAGES)},
-            **counts,
-        }
-        save(policy, out / CHECKPOINTS, config, about)
+        counts = counts_of(module)
+        save(policy, out / CHECKPOINTS, config, _provenance(manifest) | counts)
         collapse = alarm.results if alarm else {}
-        manifest.finish(ended_by=_ended_by(module), results=counts | collapse)
-    say(
-        f"{out}: ended by {manifest.ended_by}: {ledger.n_calls:,} calls, "
-        f"{ledger.n_samples:,} samples"
-    )
-    if alarm and alarm.turns:
-        say(f"{out}: {alarm.summary}")
-    asked_about = "molecules" if config.reward.kind == "smiles" else "completions"
-    reasons = read_trace(out, ["reason"])["reason"].astype(object)
-    told = [
-        *describe_failures(reward.failures, asked_about),
-        *describe_cut_off(reasons.where(reasons.notna(), None).tolist(), config.max_new_tokens),
-    ]
-    for line in told:
-        say(f"{out}: {line}")
+        manifest.finish(ended_by=ended_by(module, "max_steps"), results=counts | collapse)
+    tell_end(out, manifest, alarm, _failures(config, out, reward))
     return folder
 
 
@@ -161,15 +147,12 @@ def _module(
     frozen = policy if policy.has_adapter else build_policy(config, trained=False)
     reference = Reference(frozen, config.reference_memory)
     budget = math.inf if config.budget is None else config.budget
-    own = (out, reward.component_names, manifest.run_id, manifest.config_hash)
     module = Posttrain(
         policy,
         reference,
         TextLedger(reward, policy.prompts, build_filter(config.diversity_filter), budget),
         build_objective(config.objective, reward.bounds),
-        TraceWriter(*own, text=True)
-        if alarm is None
-        else WatchedTrace(*own, alarm.watch, text=True),
+        trace_of(out, reward.component_names, manifest, alarm, text=True),
         batch_size=config.batch_size,
         most_samples=config.most_samples,
         learning_rate=config.learning_rate,
@@ -178,33 +161,33 @@ def _module(
     return module, reference
 
 
-def _make_steps(
-    config: LlmPosttrainConfig,
-    out: Path,
-    module: Posttrain,
-    policy: HfPolicy,
-    reference: Reference,
-    alarm: CollapseAlarm | None,
-) -> None:
-    """Go on from the last checkpoint to the end of the run."""
-    start = last_checkpoint(out)
-    past = bring_back(start, module, out)
-    if alarm is not None and past is not None:
-        alarm.restore(past)
-    if start is not None:
-        say(f"{out}: resumes at step {module.next_step}")
-    if module.is_finished or (alarm and alarm.ends_the_run):
-        return
-    callbacks: list[Callback] = [] if alarm is None else [alarm]
+def _callbacks(
+    config: LlmPosttrainConfig, out: Path, module: Posttrain, policy: HfPolicy, reference: Reference
+) -> "list[Callback]":
+    """What happens beside the steps, but for checkpoints and the alarm."""
+    found: list[Callback] = []
     if config.track is not None:
-        callbacks.append(AnswerTracker(out, policy, reference, config.tracked, config.track.every))
+        found.append(AnswerTracker(out, policy, reference, config.tracked, config.track.every))
     if config.callbacks.progress_bar:
-        callbacks.append(CallsBar(module.ledger, config.budget, config.most_samples))
-    fit(config, out, module, callbacks, start)
+        found.append(CallsBar(module.ledger, config.budget, config.most_samples))
+    return found
 
 
-def _ended_by(module: Posttrain) -> str:
-    """Name the limit that was reached; a collapse is the end of a run that had more to do."""
-    if module.ledger.spent:
-        return "budget"
-    return "max_steps" if module.is_finished else ENDED_BY
+def _provenance(manifest: Manifest) -> dict[str, Any]:
+    """Where the weights come from; it is kept beside them."""
+    return {
+        "stage": STAGE,
+        "run_id": manifest.run_id,
+        "config_hash": manifest.config_hash,
+        "versions": {**manifest.versions, **installed_versions(PACKAGES)},
+    }
+
+
+def _failures(config: LlmPosttrainConfig, out: Path, reward: TextReward) -> list[str]:
+    """A line for each kind of failure of the reward, and one where many completions had no end."""
+    asked_about = "molecules" if config.reward.kind == "smiles" else "completions"
+    reasons = read_trace(out, ["reason"])["reason"].astype(object)
+    return [
+        *describe_failures(reward.failures, asked_about),
+        *describe_cut_off(reasons.where(reasons.notna(), None).tolist(), config.max_new_tokens),
+    ]

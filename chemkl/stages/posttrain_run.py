@@ -10,9 +10,12 @@ import torch
 from chemkl.config import InputError
 from chemkl.config.llm import LlmPosttrainConfig
 from chemkl.config.posttrain import PosttrainConfig
-from chemkl.results.trace import read_orphans, read_trace
+from chemkl.results.manifest import Manifest
+from chemkl.results.trace import TraceWriter, read_orphans, read_trace
+from chemkl.stages.terminal import say
+from chemkl.training.collapse import ENDED_BY, CollapseAlarm, WatchedTrace
 from chemkl.training.posttrain import Posttrain, StepLoader
-from chemkl.training.trainer import Checkpoint, build_trainer, quiet
+from chemkl.training.trainer import Checkpoint, build_trainer, last_checkpoint, quiet
 
 if TYPE_CHECKING:
     from lightning import Callback, Trainer
@@ -35,6 +38,104 @@ def trainer_of(config: AnyConfig, out: Path, callbacks: "Sequence[Callback]") ->
             precision=config.precision,
             enable_progress_bar=False,  # Lightning's counts steps, and it is calls that end a run
         )
+
+
+def trace_of(
+    out: Path,
+    component_names: Sequence[str],
+    manifest: Manifest,
+    alarm: CollapseAlarm | None,
+    *,
+    text: bool = False,
+) -> TraceWriter:
+    """Open the trace of a run; an alarm is shown its rows.
+
+    Args:
+        out: folder of the run.
+        component_names: of the reward.
+        manifest: of the run.
+        alarm: watches for a collapse; None: nothing does.
+        text: whether a language model writes the rows.
+
+    Raises:
+        InputError: the folder holds the trace of another config.
+    """
+    own = (out, component_names, manifest.run_id, manifest.config_hash)
+    if alarm is None:
+        return TraceWriter(*own, text=text)
+    return WatchedTrace(*own, alarm.watch, text=text)
+
+
+def make_steps(
+    config: AnyConfig,
+    out: Path,
+    module: Posttrain,
+    alarm: CollapseAlarm | None,
+    callbacks: "Sequence[Callback]",
+) -> None:
+    """Go on from the last checkpoint to the end of the run, unless it has come to that already.
+
+    Args:
+        config: the settings.
+        out: folder of the run.
+        module: as it is at the beginning of a run.
+        alarm: watches for a collapse; None: nothing does.
+        callbacks: beside alarm and checkpoints.
+
+    Raises:
+        InputError: see `bring_back`; or the policy has diverged.
+    """
+    start = last_checkpoint(out)
+    past = bring_back(start, module, out)
+    if alarm is not None and past is not None:
+        alarm.restore(past)
+    if start is not None:
+        say(f"{out}: resumes at step {module.next_step}")
+    if module.is_finished or (alarm is not None and alarm.ends_the_run):
+        return
+    own = [] if alarm is None else [alarm]
+    saving = Checkpoint(out, config.callbacks.checkpoint_every, before=module.trace.cut)
+    loader = StepLoader(-(-config.most_samples // config.batch_size))
+    trainer = trainer_of(config, out, [saving, *own, *callbacks])
+    with quiet():
+        trainer.fit(module, loader, ckpt_path=start, weights_only=True)
+
+
+def ended_by(module: Posttrain, limit: str) -> str:
+    """Name what ended a run; a collapse is the end of one that had more to spend.
+
+    Args:
+        module: after its last step.
+        limit: what the config calls the limit of samples.
+    """
+    if module.ledger.spent:
+        return "budget"
+    return limit if module.is_finished else ENDED_BY
+
+
+def counts_of(module: Posttrain) -> dict[str, int]:
+    """What a run has spent."""
+    ledger = module.ledger
+    return {"calls": ledger.n_calls, "samples": ledger.n_samples, "steps": module.next_step}
+
+
+def tell_end(
+    out: Path, manifest: Manifest, alarm: CollapseAlarm | None, failures: Sequence[str]
+) -> None:
+    """Say what ended a run, whether it collapsed, and what failed.
+
+    Args:
+        out: folder of the run.
+        manifest: finished, with the counts among its results.
+        alarm: watched for a collapse; None: nothing did.
+        failures: a line for each kind.
+    """
+    calls, samples = manifest.results["calls"], manifest.results["samples"]
+    say(f"{out}: ended by {manifest.ended_by}: {calls:,} calls, {samples:,} samples")
+    if alarm is not None and alarm.turns:
+        say(f"{out}: {alarm.summary}")
+    for line in failures:
+        say(f"{out}: {line}")
 
 
 def bring_back(start: Path | None, module: Posttrain, out: Path) -> pd.DataFrame | None:
@@ -71,21 +172,6 @@ def bring_back(start: Path | None, module: Posttrain, out: Path) -> pd.DataFrame
     past = read_trace(out)
     module.ledger.restore(past)
     return past
-
-
-def fit(
-    config: AnyConfig,
-    out: Path,
-    module: Posttrain,
-    callbacks: "Sequence[Callback]",
-    start: Path | None,
-) -> None:
-    """Make the steps that are left, from the state that the checkpoint holds."""
-    saving = Checkpoint(out, config.callbacks.checkpoint_every, before=module.trace.cut)
-    loader = StepLoader(-(-config.most_samples // config.batch_size))
-    trainer = trainer_of(config, out, [saving, *callbacks])
-    with quiet():
-        trainer.fit(module, loader, ckpt_path=start, weights_only=True)
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:

@@ -180,6 +180,8 @@ def _answer(place: Path, sql: str, asked: Asked, width: int) -> Iterator[Rendera
         return
     n_wanted = N_ROWS_OF_ANSWER if asked.rows is None else asked.rows
     yield show_tables.rows_table(answer.slice(0, n_wanted), width)
+    if not len(answer):
+        yield "0 rows"
     if len(answer) > n_wanted:
         yield show_tables.more(
             n_wanted, len(answer), ["--rows N shows more", "--csv FILE writes all"]

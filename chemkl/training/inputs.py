@@ -56,14 +56,23 @@ class InputBuilder:
         self._seed = seed
         self._carried: Carried | None = None
 
-    def build(self, rollout: Rollout, rows: pd.DataFrame, step: int, rank: int) -> LossInputs:
+    def build(
+        self, rollout: Rollout, rows: pd.DataFrame, step: int, rank: int, *, learns: bool = True
+    ) -> LossInputs:
         """Return the inputs of a batch, rows carried from the batch before at its end.
 
         Everything is on the CPU: a few numbers a row, rewards in float64.
+
+        Args:
+            rollout: the batch.
+            rows: its rewards.
+            step: of the training.
+            rank: of the process.
+            learns: whether there is an update; without one no fresh samples of the prior are drawn.
         """
         tokens, reward_B = rollout.tokens, _rewards(rows)
         group_B = None if rollout.group is None else rollout.group.cpu()
-        duplicate_B = torch.tensor(_texts(rollout).duplicated().to_numpy())
+        duplicate_B = torch.tensor(_sequences(rollout).duplicated().to_numpy())
         retained_B = None
         if self._carried is not None:
             carried = self._carried
@@ -82,7 +91,7 @@ class InputBuilder:
             group=group_B,
             duplicate=duplicate_B,
             retained=retained_B,
-            logp_policy_of_prior=self._of_prior(len(rows), step, rank),
+            logp_policy_of_prior=self._of_prior(len(rows), step, rank) if learns else None,
             **self._for_shaper(rows),
         )
 
@@ -131,10 +140,14 @@ class InputBuilder:
         return found
 
 
-def _texts(rollout: Rollout) -> pd.DataFrame:
-    """What two rows have in common that are the same sequence."""
-    groups = 0 if rollout.group is None else rollout.group.tolist()
-    return pd.DataFrame({"text": rollout.smiles, "group": groups})
+def _sequences(rollout: Rollout) -> pd.Series:
+    """What two rows have in common that are the same sequence: prompt and ids, not the text.
+
+    A language model writes one text in several ways, each with a probability of its own.
+    """
+    groups = [0] * len(rollout) if rollout.group is None else rollout.group.tolist()
+    ids = map(tuple, rollout.tokens[:, 1:].tolist())
+    return pd.Series(list(zip(groups, ids, strict=True)), dtype=object)
 
 
 def _rewards(rows: pd.DataFrame) -> Tensor:

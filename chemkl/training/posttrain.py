@@ -131,8 +131,9 @@ class Posttrain(lightning.LightningModule):
             )
         rollout = self.ledger.affordable(drawn)
         rows = self.ledger.enter(step, rollout)
-        inputs = self._builder.build(rollout, rows, step, self.global_rank)
-        output = self.objective(inputs) if len(rollout) == self._batch_size else None
+        learns = len(rollout) == self._batch_size
+        inputs = self._builder.build(rollout, rows, step, self.global_rank, learns=learns)
+        output = self.objective(inputs) if learns else None
         target = output.target if output else self._target(inputs)
         self.trace.append(_finished(rows, inputs, target))
         self.next_step = step + 1

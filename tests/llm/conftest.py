@@ -88,16 +88,15 @@ TAUGHT = {"1": 0.7, "2": 0.2, "3": 0.1}
 """What the taught model answers to "pick"; to anything else the untaught words."""
 
 
-@pytest.fixture(scope="session")
-def taught_model(tmp_path_factory):
-    """A folder as save_pretrained writes it: a tiny model that answers 1, 2 or 3, unequally."""
+def teach(folder, shares):
+    """Write a tiny model that answers "pick" with these words, as save_pretrained writes it."""
     model = make_llama(sharpness=1.0)
     prompt = make_tokenizer().apply_chat_template(
         [{"role": "user", "content": "pick"}], tokenize=False
     )
     ids = make_tokenizer()(prompt, add_special_tokens=False)["input_ids"]
-    rows = torch.tensor([[*ids, VOCABULARY[answer], END] for answer in TAUGHT])
-    share_B = torch.tensor(list(TAUGHT.values()))
+    rows = torch.tensor([[*ids, VOCABULARY[answer], END] for answer in shares])
+    share_B = torch.tensor(list(shares.values()))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(150):
         logp_BTV = model(rows[:, :-1]).logits.log_softmax(-1)[:, len(ids) - 1 :]
@@ -105,7 +104,18 @@ def taught_model(tmp_path_factory):
         optimizer.zero_grad()
         (-(share_B * logp_B).sum()).backward()
         optimizer.step()
-    folder = tmp_path_factory.mktemp("taught")
     model.save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def taught_model(tmp_path_factory):
+    """A folder with a tiny model that answers 1, 2 or 3, unequally."""
+    return teach(tmp_path_factory.mktemp("taught"), TAUGHT)
+
+
+@pytest.fixture(scope="session")
+def taught_chemist(tmp_path_factory):
+    """The same that answers with a molecule of one atom."""
+    return teach(tmp_path_factory.mktemp("chemist"), {"C": 0.5, "O": 0.3, "N": 0.2})

@@ -142,3 +142,15 @@ def test_a_step_with_two_prompts_has_the_loss_of_either_alone(make_policy, tiny)
     both = loss_of(list(range(20)))
     halves = (loss_of(list(range(10))) + loss_of(list(range(10, 20)))) / 2
     torch.testing.assert_close(both, halves, rtol=1e-6, atol=1e-6)
+
+
+def test_one_text_in_other_tokens_or_to_another_prompt_is_another_sequence(make_policy):
+    policy = make_policy("pick", "a b")
+    token_BT = torch.tensor([[0, 5, 6, END], [0, 7, END, END], [0, 5, 6, END], [1, 5, 6, END]])
+    rollout = Rollout(
+        ["12"] * 4, token_BT, torch.zeros(4), torch.zeros(4).bool(), token_BT[:, 0], END
+    )
+    objective = build_objective(target="gibbs", beta=0.1, estimator="rloo", duplicates="drop")
+    rows = pd.DataFrame({"reward_filtered": [1.0, 0.0, 1.0, 0.5]})
+    inputs = InputBuilder(policy, policy, objective, 0).build(rollout, rows, 0, 0)
+    assert inputs.duplicate.tolist() == [False, False, True, False]

@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from rdkit import Chem
+from rdkit.Chem import QED
 
 from chemkl import llm
 from chemkl.config import InputError
@@ -74,24 +76,28 @@ def entropy(p):
     ],
 )
 def test_a_run_ends_at_the_optimum_of_its_target(config, tmp_path, kind, adapter):
-    # gibbs: equal rewards keep the reference's ratio, 7 : 2 : 1, whatever beta; mara: equal shares
+    # gibbs: equal rewards keep the reference's ratio, 7 : 2 : 1, whatever beta; mara: equal shares.
+    # Adam at a constant rate walks about the optimum, by some .05 here: the mean over the second
+    # half is compared, and .1 is less than what lies between the two targets at any answer
     target = {"kind": kind, "beta": 0.2} | ({"tau": 1} if kind == "mara" else {})
     config["adapter"] = {"kind": "lora", "r": 8} if adapter == "lora" else "full"
-    config["learning_rate"] = 1e-2 if adapter == "lora" else 3e-3
     posttrain_llm.run(
         config | {
             "target": target, "batch_size": 128, "max_steps": 100, "estimator": "log_variance",
+            "learning_rate": 3e-3,
             "trainer": {"accelerator": "cpu", "log_every_n_steps": 0},  # logs cost more than steps
         },
         tmp_path / "run",
     )  # fmt: skip
-    p, ref = exact(tmp_path / "run")
-    np.testing.assert_allclose(ref, TAUGHT, atol=0.01)  # what the reference was taught
+    steps = pd.read_parquet(tmp_path / "run" / "answers.parquet")["step"].unique()
+    looks = [exact(tmp_path / "run", step) for step in steps if step >= 50]
+    shares = np.mean([p / p.sum() for p, _ in looks], axis=0)
+    np.testing.assert_allclose(looks[0][1], TAUGHT, atol=0.01)  # what the reference was taught
     expected = TAUGHT if kind == "gibbs" else np.full(3, 1 / 3)
-    np.testing.assert_allclose(p / p.sum(), expected, atol=0.05)  # Adam's noise at this rate
-    assert p.sum() > 0.97
+    np.testing.assert_allclose(shares, expected, atol=0.1)
+    assert looks[-1][0].sum() > 0.97
     if kind == "mara":
-        assert entropy(p) > 0.99 * np.log(3)
+        assert entropy(shares) > 0.97 * np.log(3)  # the reference has 0.73 of it
 
 
 # ---- what it leaves
@@ -345,12 +351,12 @@ def test_the_budget_ends_a_run_exactly(config, tmp_path):
     assert Manifest.load(tmp_path / "run").ended_by == "budget"
 
 
-def test_molecules_in_texts_are_scored_and_evaluated(config, tmp_path):
+def test_molecules_in_texts_are_scored_and_evaluated(config, taught_chemist, tmp_path):
     del config["track"]
     reward = {"components": [{"kind": "qed"}]}
     posttrain_llm.run(
         config | {
-            "prompts": ["C"], "max_new_tokens": 6, "max_steps": 4,
+            "model": str(taught_chemist), "max_steps": 4,
             "reward": {"kind": "smiles", "reward": reward, "parse": r"([CNO]+)"},
             "target": {"kind": "mara", "beta": 0.1, "tau": 0.3}, "diversity_filter": "murcko",
             "shaper": "set_diversity",
@@ -361,7 +367,9 @@ def test_molecules_in_texts_are_scored_and_evaluated(config, tmp_path):
     assert {"raw_qed", "score_qed"} <= set(trace.columns)
     valid = trace[trace["valid"]]
     assert (valid["answer"] == valid["smiles"]).all()
-    assert (trace["smiles"][~trace["valid"]] == "").all() or trace["valid"].any()
+    assert len(valid)
+    for row in valid.head(3).itertuples():
+        assert row.raw_qed == pytest.approx(QED.qed(Chem.MolFromSmiles(row.canonical_smiles)))
 
 
 def test_bf16_mixed_and_bfloat16_weights_run(config, tmp_path):

@@ -316,7 +316,7 @@ def test_an_adapter_has_the_model_without_it_for_its_reference(reference, tmp_pa
     trainer = make_trainer(
         reference,
         tmp_path,
-        args=make_args(tmp_path, learning_rate=0.1, max_steps=3, per_device_train_batch_size=16),
+        args=make_args(tmp_path, learning_rate=0.02, max_steps=3, per_device_train_batch_size=16),
         peft_config=peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj", "down_proj"]),
     )
     trainer.train()

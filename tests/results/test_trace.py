@@ -2,6 +2,7 @@ import os
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from chemkl.config import InputError
 from chemkl.results import TraceWriter, find_trace, read_orphans, read_trace, trace_schema
 from chemkl.results import trace as trace_module
-from chemkl.results.parts import list_parts, read_settled
+from chemkl.results.parts import list_parts, part_name, read_settled
 
 
 class KilledError(BaseException):
@@ -450,3 +451,23 @@ def test_a_trace_without_rows_is_an_empty_table(tmp_path):
     frame = read_trace(tmp_path)
     assert (len(frame), list(frame.columns)) == (0, trace_schema(["qed"]).names)
     assert frame["call"].dtype == "Int64"
+
+
+def test_a_copy_of_a_part_under_another_name_is_refused(tmp_path):
+    write_steps(writer(tmp_path), range(4))
+    part = list_parts(tmp_path)[-1]
+    copy = part.path.with_name(part_name(part.last + 1, part.last + 4))
+    copy.write_bytes(part.path.read_bytes())
+    with pytest.raises(InputError, match=rf"{copy.name}: holds the steps {part.first} to"):
+        find_trace(tmp_path)
+
+
+def test_a_reward_that_is_no_number_is_refused(tmp_path):
+    write_steps(writer(tmp_path), range(2))
+    part = list_parts(tmp_path)[-1]
+    table = pq.read_table(part.path)
+    spoilt = pa.array([float("nan")] * len(table))
+    table = table.set_column(table.column_names.index("reward"), "reward", spoilt)
+    pq.write_table(table, part.path)
+    with pytest.raises(InputError, match=r"cells of the column reward are empty or NaN"):
+        read_trace(tmp_path)

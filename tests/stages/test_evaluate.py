@@ -335,7 +335,7 @@ def test_what_moved_is_shown_in_the_terminal(runs, tmp_path, everything, capsys)
         "The last 1,000 valid samples at several calls",
         "Scaffold families that grew and shrank most",
         "Scaffold families of the prior's sample, and how many of them a run made again",
-        "@k: unique among",
+        "OB: oracle calls until",
     )
     places = [shown.index(title) for title in titles]
     assert places == sorted(places)

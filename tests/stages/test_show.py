@@ -280,3 +280,15 @@ def test_mistakes_are_exit_code_2(
     assert out == ""
     assert "Traceback" not in err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("threshold", ["nan", "inf"])
+def test_a_threshold_that_is_no_number_is_refused(chemkl, capsys, run, threshold):
+    for command in (["show", str(run)], ["export", str(run), "--smi", "x.smi"]):
+        assert chemkl(*command, "--threshold", threshold) == 2
+        assert "--threshold" in (said := capsys.readouterr().err)
+        assert "should be a finite number" in said
+
+
+def test_an_answer_without_rows_says_so(run):
+    assert "0 rows" in shown(run, sql="select step from trace where step < 0")

@@ -228,7 +228,9 @@ def test_rewards_reach_the_objective_in_float64(make_module, fit, monkeypatch):
     module = make_module()
     seen = []
     original = module._builder.build
-    monkeypatch.setattr(module._builder, "build", lambda *a: seen.append(original(*a)) or seen[-1])
+    monkeypatch.setattr(
+        module._builder, "build", lambda *a, **k: seen.append(original(*a, **k)) or seen[-1]
+    )
     trace = fit(module, 1)
     assert seen[0].reward.dtype == torch.float64
     assert seen[0].reward.tolist() == trace["reward_filtered"].tolist()
@@ -264,8 +266,8 @@ def test_msc_has_one_row_of_the_batch_before_again(make_module, fit, monkeypatch
     seen = []
     original = module._builder.build
 
-    def build(rollout, *others):
-        seen.append((rollout.tokens, original(rollout, *others)))
+    def build(rollout, *others, **options):
+        seen.append((rollout.tokens, original(rollout, *others, **options)))
         return seen[-1][1]
 
     monkeypatch.setattr(module._builder, "build", build)
@@ -285,7 +287,7 @@ def test_fresh_samples_of_the_prior_are_drawn_for_who_asks(make_module, fit, tin
     module = make_module({**GIBBS, **options}, seed=3)
     seen = []
     original = module._builder.build
-    module._builder.build = lambda *a: seen.append(original(*a)) or seen[-1]
+    module._builder.build = lambda *a, **k: seen.append(original(*a, **k)) or seen[-1]
     fit(module, 1)
     drawn = load_policy(tiny_prior).sample(16, stream(3, 0, 0, "prior"))
     expected = load_policy(tiny_prior).logp_tokens(drawn.tokens)
