@@ -162,6 +162,11 @@ def _read(config: PretrainLlmConfig, conditions: Conditions) -> tuple[Tagged, Ta
             raise InputError(
                 f"{config.corpus}: no molecule of split {split!r} has all of the conditions' values"
             )
+        if not known.all():
+            say(
+                f"{config.corpus}: {np.sum(~known):,} of {len(smiles):,} molecules of split "
+                f"{split!r} are left out: a condition could not be computed of them"
+            )
         kept = [text for text, keep in zip(smiles, known, strict=True) if keep]
         found.append(Tagged(kept, number[known]))
     return found[0], found[1]

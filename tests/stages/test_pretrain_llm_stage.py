@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -117,6 +118,22 @@ def test_how_many_molecules_each_prompt_has_is_said(tmp_path, capsys):
     levels = frame.loc[frame["split"] == "train", "smiles"].head(640).map(level_of).value_counts()
     said = ", ".join(f"{levels[level]} <logp_{level}>" for level in ("low", "mid", "high"))
     assert f"{tmp_path}: molecules to learn from: {said}\n" in capsys.readouterr().err
+
+
+def test_molecules_without_a_value_are_left_out_and_counted(tmp_path, capsys, monkeypatch):
+    level = pretrain_llm.Conditions.prompts_of
+
+    def all_but_five(self, smiles):
+        number = level(self, smiles)
+        number[:5] = pretrain_llm.UNKNOWN
+        return number
+
+    monkeypatch.setattr(pretrain_llm.Conditions, "prompts_of", all_but_five)
+    pretrain_llm.run({**TINY, "epochs": 1, "samples_per_epoch": 0}, tmp_path / "run")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "5 of 640 molecules of split 'train' are left out" in said
+    counts = re.findall(r"(\d+) <logp_", said)
+    assert sum(map(int, counts)) == 635
 
 
 def test_post_training_takes_it_with_its_prompts(finished):
