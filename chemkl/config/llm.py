@@ -58,8 +58,8 @@ class LlmCallbacksConfig(CallbacksConfig):
     collapse: CollapseConfig | None = None
     """Watches the newest valid completions for a collapse, and warns of it or ends the run there; a
     warning is no part of the run's identity. Left out: as for `chemkl posttrain` with a reward of
-    kind smiles, else null. With another reward the completion stands for the molecule, and the
-    answer for the scaffold. null: nothing is watched."""
+    kind smiles, else null. With another reward a completion of a prompt stands for the molecule,
+    and the answer for the scaffold. null: nothing is watched."""
 
 
 def _kind_alone(value: Any) -> Any:
@@ -118,6 +118,9 @@ class LlmPosttrainConfig(Config):
     micro_batch: int = Field(16, ge=1)
     """Different completions whose activations are in memory at a time; neither the loss nor the
     gradient depends on it."""
+    sample_batch: int = Field(256, ge=1)
+    """Completions drawn side by side, of as many prompts as this allows (those of one prompt always
+    are); with a larger model it bounds the memory for keys and values."""
     reference_memory: int = Field(10_000, ge=0)
     """Completions whose reference log-probability is remembered; it is part of each checkpoint."""
     track: TrackConfig | None = None
@@ -195,10 +198,10 @@ class LlmPosttrainConfig(Config):
         watched, reward = self.callbacks.collapse, self.reward
         if watched is None or not isinstance(reward, AnswersReward) or reward.parse != "strict":
             return []
-        k = len(reward.valid)
+        k, pairs = len(reward.valid), len(reward.valid) * len(self.prompts)
         most = {
             "top_share": 1 / k,
-            "duplicate_rate": 1 - min(watched.window, k) / watched.window,
+            "duplicate_rate": 1 - min(watched.window, pairs) / watched.window,
             "effective_scaffolds": k,
         }
         limits = {name: getattr(watched, name) for name in most}
@@ -208,9 +211,10 @@ class LlmPosttrainConfig(Config):
             if limit is not None
             and (limit >= most[name] if name == "effective_scaffolds" else limit <= most[name])
         ]
+        to_prompts = f" to each of {len(self.prompts)} prompts" if len(self.prompts) > 1 else ""
         return [
             f"callbacks.collapse.{name} = {limits[name]:g}: {watched.window:,} completions with "
-            f"{k} valid answers always reach it; set it to null or to another value"
+            f"{k} valid answers{to_prompts} always reach it; set it to null or to another value"
             for name in always
         ]
 

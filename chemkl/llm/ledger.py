@@ -3,18 +3,13 @@
 import math
 from collections.abc import Hashable, Sequence
 
-import numpy as np
 import pandas as pd
 
 from chemkl.llm.prompts import Prompt
 from chemkl.llm.written import TextReward, Written
 from chemkl.policies.base import Rollout
 from chemkl.training.diversity_filter import DiversityFilter
-from chemkl.training.hits import describe_hits
-from chemkl.training.ledger import Accounts
-
-CUT_OFF = "truncated: no end"
-"""How the reason of a completion that was cut off begins."""
+from chemkl.training.ledger import Accounts, is_cut_off, reason_of_cut
 
 _NOTABLE = 0.1
 """More cut off than this share is told at the end of a run."""
@@ -64,22 +59,6 @@ class TextLedger(Accounts):
         """Read back the paid rewards of rows, so that nothing is scored twice."""
         self._reward.remember(rows)
 
-    def describe(self, rows: pd.DataFrame, hit: np.ndarray) -> dict[str, float]:
-        """Return the rates of a batch, and ``hits/`` with what its hits look like.
-
-        unique_rate is the number of different answers (to a prompt) per valid row.
-        """
-        things = [thing for thing in self.things(rows) if thing is not None]
-        hits = describe_hits(rows[hit])
-        return {
-            **{f"hits/{name}": value for name, value in hits.items()},
-            "valid_rate": float(rows["valid"].mean()),
-            "unique_rate": len(set(things)) / len(things) if things else math.nan,
-            "new_rate": float(rows["call"].notna().mean()),
-            "reward": float(rows["reward"].mean()),
-            "reward_filtered": float(rows["reward_filtered"].mean()),
-        }
-
     def _written(self, rollout: Rollout) -> list[Written]:
         if rollout.group is None:
             raise ValueError("the rollout says of no row which prompt it answers")
@@ -96,7 +75,7 @@ class TextLedger(Accounts):
                 group,
                 self._prompts[group].text,
                 text.encode(errors="backslashreplace").decode(),
-                f"{CUT_OFF} after {n} tokens" if truncated else None,
+                reason_of_cut(n) if truncated else None,
             )
             for group, text, truncated, n in rows
         ]
@@ -109,7 +88,7 @@ def describe_cut_off(reasons: Sequence[str | None], most: int) -> list[str]:
         reasons: of all its rows.
         most: max_new_tokens of the run.
     """
-    n, total = sum((reason or "").startswith(CUT_OFF) for reason in reasons), len(reasons)
+    n, total = sum(map(is_cut_off, reasons)), len(reasons)
     if n <= _NOTABLE * total:
         return []
     return [

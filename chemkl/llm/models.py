@@ -92,6 +92,7 @@ def build_policy(config: LlmPosttrainConfig, *, trained: bool = True) -> HfPolic
         max_new_tokens=config.max_new_tokens,
         prompts_per_step=config.prompts_per_step,
         micro_batch=config.micro_batch,
+        sample_batch=config.sample_batch,
     )
 
 
@@ -159,6 +160,7 @@ def load(path: str | Path) -> HfPolicy:
         max_new_tokens=policy.max_new_tokens,
         prompts_per_step=config.prompts_per_step,
         micro_batch=policy.micro_batch,
+        sample_batch=policy.sample_batch,
     )
 
 

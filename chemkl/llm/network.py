@@ -1,7 +1,7 @@
 """A causal language model of transformers as it is called here: prompts, caches, log-probabilities.
 
 Shape legend: U different rows of one prompt, T ids of a row, L = T - 1 of them behind the prompt's
-number; P tokens of a prompt, V vocabulary.
+number; S ids up to the last one read; P tokens of a prompt, V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -37,20 +37,34 @@ class Network:
         """An empty cache of the model's kind."""
         return self._cache_kind(config=self._model.config)
 
-    def read(self, token_UT: Tensor, cache: Any, seen: int, *, last_alone: bool = False) -> Tensor:
+    def read(
+        self,
+        token_UT: Tensor,
+        cache: Any,
+        seen: int,
+        real_US: Tensor | None = None,
+        *,
+        last_alone: bool = False,
+    ) -> Tensor:
         """Return logits_UTV behind ids.
 
         Args:
             token_UT: ids that follow those which the cache has seen.
             cache: what it keeps of them is added; None: nothing was seen, and nothing is kept.
             seen: how many those were.
+            real_US: 1 for each id up to the last of these that is no padding; None: all are real.
             last_alone: return the logits behind the last id only.
         """
-        position_1T = torch.arange(seen, seen + token_UT.shape[1], device=token_UT.device)[None]
+        if real_US is None:
+            end = seen + token_UT.shape[1]
+            position_UT = torch.arange(seen, end, device=token_UT.device).expand_as(token_UT)
+        else:
+            position_UT = (real_US.cumsum(dim=1) - 1).clamp_min(0)[:, seen:]
         output = self._model(
             input_ids=token_UT,
             past_key_values=cache,
-            position_ids=position_1T.expand_as(token_UT),
+            attention_mask=real_US,
+            position_ids=position_UT,
             use_cache=cache is not None,
             logits_to_keep=1 if last_alone else 0,
         )

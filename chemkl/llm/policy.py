@@ -2,8 +2,8 @@
 
 A row of ids is [number of the prompt, ids of the completion, end token, end tokens as padding].
 
-Shape legend: B rows, U different rows of one prompt, A rows that have not ended yet, D different
-prefixes of these; T ids of a row, L = T - 1 of them behind the prompt's number; V vocabulary.
+Shape legend: B rows, U different rows of one prompt; T ids of a row, L = T - 1 of them behind the
+prompt's number.
 """
 
 from collections.abc import Sequence
@@ -16,16 +16,17 @@ from torch.utils.checkpoint import checkpoint
 
 from chemkl.llm.network import Network
 from chemkl.llm.prompts import Prompt
+from chemkl.llm.sampling import complete
 from chemkl.llm.weights import keep_trained_alone
-from chemkl.policies.base import Rollout, SequenceModel, counted, draw
+from chemkl.policies.base import Rollout, SequenceModel, counted
 from chemkl.training.seeds import stream
 
 
 class HfPolicy(SequenceModel):
     """The distribution over completions of some prompts under a causal language model.
 
-    Nothing is padded on the left: every prompt has a pass of its own, and so its rows do not depend
-    on the other prompts. A prompt is read once for all its rows, with gradient, and each different
+    Completions of several prompts are drawn side by side. Where they are scored, every prompt has
+    a pass of its own: it is read once for all its rows, with gradient, and each different
     completion once. Units are never dropped: the network stays in evaluation mode.
 
     Its state is what is trained: frozen weights are neither saved nor asked for on loading.
@@ -38,6 +39,7 @@ class HfPolicy(SequenceModel):
         max_new_tokens: most tokens of a completion, end token included.
         prompts_per_step: prompts of one rollout, drawn at random; None: all.
         micro_batch: different completions whose activations are kept at a time.
+        sample_batch: completions that are drawn side by side, of as many prompts as this allows.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class HfPolicy(SequenceModel):
         max_new_tokens: int,
         prompts_per_step: int | None = None,
         micro_batch: int = 16,
+        sample_batch: int = 256,
     ) -> None:
         super().__init__()
         self.model = model.eval()
@@ -59,6 +62,7 @@ class HfPolicy(SequenceModel):
         self.max_new_tokens = max_new_tokens
         self.prompts_per_step = prompts_per_step or len(self.prompts)
         self.micro_batch = micro_batch
+        self.sample_batch = sample_batch
         self._network = Network(model, end_id)
         keep_trained_alone(self)
 
@@ -113,8 +117,8 @@ class HfPolicy(SequenceModel):
     def sample(self, n: int, generator: torch.Generator | None = None) -> Rollout:
         """Draw n completions, as many of each prompt, in the order of the prompts.
 
-        A row depends on the generator, on its prompt and on its place among that prompt's rows, not
-        on which other prompts there are.
+        A row depends on the generator, on its prompt and on its place among that prompt's rows; on
+        the other prompts only as far as they change the last digits of a pass over all of them.
 
         Args:
             n: how many; a multiple of the prompts of a step.
@@ -128,56 +132,32 @@ class HfPolicy(SequenceModel):
         order = torch.randperm(len(self.prompts), generator=generator)
         chosen = sorted(order[: self.prompts_per_step].tolist())
         each = n // self.prompts_per_step
-        parts = [self._sample(self.prompts[i], each, stream(seed, i)) for i in chosen]
-        token_BT = torch.cat([token_UT for token_UT, _, _ in parts])
+        drawn = complete(
+            self._network,
+            [self.prompts[number] for number in chosen],
+            torch.cat(
+                [
+                    torch.rand(each, self.max_new_tokens, generator=stream(seed, number))
+                    for number in chosen
+                ]
+            ),
+            end_id=self.end_id,
+            most_rows=self.sample_batch,
+            device=self.device,
+        )
         group_B = torch.tensor(chosen).repeat_interleave(each)
-        token_BT = torch.cat([group_B[:, None], token_BT], dim=1)
+        token_BT = torch.cat([group_B[:, None], drawn.tokens], dim=1)
         width = 1 + int(counted(token_BT, self.end_id).sum(dim=1).max())
         token_BT = token_BT[:, :width]
         device = self.device
         return Rollout(
             self.decode(token_BT),
             token_BT.to(device),
-            torch.cat([logp_U for _, logp_U, _ in parts]).float().to(device),
-            torch.cat([truncated_U for _, _, truncated_U in parts]).to(device),
+            drawn.logp.float().to(device),
+            drawn.truncated.to(device),
             group=group_B.to(device),
             end_id=self.end_id,
         )
-
-    def _sample(
-        self, prompt: Prompt, n: int, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw n completions of one prompt: token_UL, logp_U and truncated_U, on the CPU.
-
-        Rows with the same beginning share one pass over it.
-        """
-        uniform_UL = torch.rand(n, self.max_new_tokens, generator=generator)
-        token_UL = torch.full((n, self.max_new_tokens), self.end_id)
-        logp_U = torch.zeros(n, dtype=torch.float64)
-        active_A, prefix_A = torch.arange(n), torch.zeros(n, dtype=torch.long)
-        cache = self._network.new_cache()
-        next_D1 = torch.tensor([prompt.token_ids], device=self.device)
-        for t in range(self.max_new_tokens):
-            seen = len(prompt.token_ids) + t - 1 if t else 0
-            logits_DV = self._network.read(next_D1, cache, seen, last_alone=True)[:, -1]
-            logp_DV = logits_DV.float().log_softmax(dim=-1)
-            logp_AV = logp_DV[prefix_A.to(logp_DV.device)]
-            token_A = draw(logp_AV, uniform_UL[active_A, t].to(logp_DV.device))
-            drawn_A = logp_AV.gather(1, token_A[:, None]).squeeze(1).cpu().double()
-            token_A = token_A.cpu()
-            logp_U[active_A] += drawn_A
-            token_UL[active_A, t] = token_A
-            going_A = token_A != self.end_id
-            active_A = active_A[going_A]
-            if not len(active_A):
-                break
-            pair_A2 = torch.stack([prefix_A[going_A], token_A[going_A]], dim=1)
-            pair_D2, prefix_A = torch.unique(pair_A2, dim=0, return_inverse=True)
-            cache.reorder_cache(pair_D2[:, 0].to(self.device))
-            next_D1 = pair_D2[:, 1:].to(self.device)
-        truncated_U = torch.zeros(n, dtype=torch.bool)
-        truncated_U[active_A] = True
-        return token_UL, logp_U, truncated_U
 
     # ---- log-probabilities
 

@@ -6,7 +6,7 @@ is what a sample counts as: the scaffold of a molecule, or the answer in a text.
 
 import math
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,8 +81,8 @@ class Window:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._samples: deque[tuple[str, str]] = deque()
-        self._identities: Counter[str] = Counter()
+        self._samples: deque[tuple[Hashable, str]] = deque()
+        self._identities: Counter[Hashable] = Counter()
         self._outcomes: Counter[str] = Counter()
         self._sizes: Counter[int] = Counter()
 
@@ -91,7 +91,7 @@ class Window:
         """Whether as many samples have come as are kept."""
         return len(self._samples) == self._size
 
-    def add(self, identity: str, outcome: str) -> None:
+    def add(self, identity: Hashable, outcome: str) -> None:
         """Take in a sample; the oldest one leaves a full window."""
         if self.is_full:
             self._count(*self._samples.popleft(), -1)
@@ -110,7 +110,7 @@ class Window:
         """The outcome that most samples have, the first in the alphabet of several; or empty."""
         return min(self._outcomes, key=lambda name: (-self._outcomes[name], name), default="")
 
-    def _count(self, identity: str, outcome: str, change: int) -> None:
+    def _count(self, identity: Hashable, outcome: str, change: int) -> None:
         _shift(self._identities, identity, change)
         if outcome:
             before = self._outcomes[outcome]
@@ -147,7 +147,7 @@ class Alarm:
         self._limits = limits
         self._margin = margin
 
-    def add(self, identity: str, outcome: str) -> bool:
+    def add(self, identity: Hashable, outcome: str) -> bool:
         """Take in the next sample; return whether it raised the alarm, or called it off."""
         self.window.add(identity, outcome)
         if not self.window.is_full:

@@ -50,7 +50,7 @@ class CollapseAlarm(Callback):
         config: what is watched, and what then happens.
         advice: what may help against a collapse, in words.
         say: is given each message.
-        identity: column by which two samples are the same.
+        identity: columns by which two samples are the same.
         outcome: column whose values a sample is counted under, for example ``scaffold``, or the
             answer in a text; empty or missing: the sample has none.
     """
@@ -61,7 +61,7 @@ class CollapseAlarm(Callback):
         advice: Sequence[str],
         say: Callable[[str], object],
         *,
-        identity: str = "canonical_smiles",
+        identity: Sequence[str] = ("canonical_smiles",),
         outcome: str = "scaffold",
     ) -> None:
         self.turns: list[Turn] = []
@@ -69,7 +69,7 @@ class CollapseAlarm(Callback):
         self._config = config
         self._advice = advice
         self._say = say
-        self._identity = identity
+        self._identity = list(identity)
         self._outcome = outcome
         self._step = self._call = 0
         self._said = 0
@@ -117,8 +117,9 @@ class CollapseAlarm(Callback):
         self._step = int(rows["step"].iloc[-1])
         sampled = rows[rows["valid"].astype(bool) & ~rows["is_replay"].astype(bool)]
         calls = sampled.get("call", pd.Series(pd.NA, index=sampled.index))
-        columns = (sampled[name] for name in ("step", self._identity, self._outcome))
-        for step, identity, outcome, call in zip(*columns, calls, strict=True):
+        identities = zip(*(sampled[name] for name in self._identity), strict=True)
+        columns = (sampled["step"], identities, sampled[self._outcome], calls)
+        for step, identity, outcome, call in zip(*columns, strict=True):
             self._call = self._call if pd.isna(call) else int(call)
             if self._alarm.add(identity, outcome if isinstance(outcome, str) else ""):
                 self.turns.append(self._turn(int(step)))
@@ -236,7 +237,8 @@ def build_text_alarm(
         return None
     if config.reward.kind == "smiles":
         return CollapseAlarm(watched, advice(config), say)
-    return CollapseAlarm(watched, advice(config), say, identity="completion", outcome="answer")
+    same = ("group", "completion")
+    return CollapseAlarm(watched, advice(config), say, identity=same, outcome="answer")
 
 
 def advice(config: PosttrainConfig | LlmPosttrainConfig) -> list[str]:

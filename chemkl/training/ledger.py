@@ -17,6 +17,18 @@ from chemkl.rewards import RewardModel
 from chemkl.training.diversity_filter import DiversityFilter
 from chemkl.training.hits import describe_hits
 
+_CUT_OFF = "truncated: no end"
+
+
+def reason_of_cut(n_tokens: int) -> str:
+    """Say of a sequence without an end token why it is invalid."""
+    return f"{_CUT_OFF} after {n_tokens} tokens"
+
+
+def is_cut_off(reason: object) -> bool:
+    """Whether the reason of a row, which may be missing, is that."""
+    return isinstance(reason, str) and reason.startswith(_CUT_OFF)
+
 
 class Accounts(ABC):
     """Turns a rollout into rows: scored, counted and filtered.
@@ -91,9 +103,24 @@ class Accounts(ABC):
     def remember(self, rows: pd.DataFrame) -> None:
         """Read back the paid rewards of rows, so that nothing is scored twice."""
 
-    @abstractmethod
     def describe(self, rows: pd.DataFrame, hit: np.ndarray) -> dict[str, float]:
-        """Return what the logs say of a batch; `hit` marks the rows that the target counts."""
+        """Return the rates of a batch, and ``hits/`` with what its hits look like.
+
+        Args:
+            rows: of the trace.
+            hit: which of them the target counts as hits.
+        """
+        things = [thing for thing in self.things(rows) if thing is not None]
+        hits = describe_hits(rows[hit])
+        return {
+            **{f"hits/{name}": value for name, value in hits.items()},
+            "valid_rate": float(rows["valid"].mean()),
+            "truncated_rate": float(np.mean([is_cut_off(reason) for reason in rows["reason"]])),
+            "unique_rate": len(set(things)) / len(things) if things else math.nan,
+            "new_rate": float(rows["call"].notna().mean()),
+            "reward": float(rows["reward"].mean()),
+            "reward_filtered": float(rows["reward_filtered"].mean()),
+        }
 
     def _count(self, rows: pd.DataFrame) -> None:
         """Add the columns call and repeat, row by row."""
@@ -148,7 +175,7 @@ class Ledger(Accounts):
         rows["valid"] = rows["valid"].eq(other=True)
         rows["reward"] = rows["reward"].fillna(0.0)
         n_tokens = int(rollout.tokens.shape[1]) - 1
-        rows.loc[~complete, "reason"] = f"truncated: no end after {n_tokens} tokens"
+        rows.loc[~complete, "reason"] = reason_of_cut(n_tokens)
         return rows
 
     def remember(self, rows: pd.DataFrame) -> None:
@@ -156,17 +183,6 @@ class Ledger(Accounts):
         self._reward.remember(rows)
 
     def describe(self, rows: pd.DataFrame, hit: np.ndarray) -> dict[str, float]:
-        """Return the rates of a batch, and ``hits/`` with what its hits look like."""
-        n_valid = rows["valid"].sum()
-        hits = describe_hits(rows[hit])
-        return {
-            **{f"hits/{name}": value for name, value in hits.items()},
-            "valid_rate": float(rows["valid"].mean()),
-            "unique_rate": float(rows["canonical_smiles"].nunique() / n_valid)
-            if n_valid
-            else math.nan,
-            "new_rate": float(rows["call"].notna().mean()),
-            "canonical_rate": float((rows["smiles"] == rows["canonical_smiles"]).mean()),
-            "reward": float(rows["reward"].mean()),
-            "reward_filtered": float(rows["reward_filtered"].mean()),
-        }
+        """Return the rates of a batch, canonical_rate among them."""
+        spelled = float((rows["smiles"] == rows["canonical_smiles"]).mean())
+        return {**super().describe(rows, hit), "canonical_rate": spelled}

@@ -21,6 +21,7 @@ METRICS = {
     "calls": "oracle calls spent so far",
     "samples": "sequences sampled so far",
     "valid_rate": "share of the batch that RDKit can read",
+    "truncated_rate": "share of the batch that was cut off: no end within the most tokens",
     "unique_rate": "different molecules among the valid rows of the batch; NaN without any",
     "new_rate": "share of the batch that the run had not seen before: those that cost a call",
     "canonical_rate": "share of the batch that is spelled as RDKit would spell it; a falling one "

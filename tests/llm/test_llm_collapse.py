@@ -74,7 +74,9 @@ def test_what_is_counted_and_advised(config):
         "is_replay": False,
         "call": 1,
     }  # and what it does not look at is not there
-    answers = [{**rows, "step": i, "completion": "1.", "answer": "1"} for i in range(1000)]
+    answers = [
+        {**rows, "step": i, "group": 0, "completion": "1.", "answer": "1"} for i in range(1000)
+    ]
     watched = alarm()
     watched.watch(pd.DataFrame(answers))
     message = watched.describe(watched.turns[0])
@@ -108,6 +110,23 @@ def test_a_limit_that_is_always_reached_is_refused(config, limits, message):
         return
     with pytest.raises(InputError, match=message):
         loaded(watching(config, **limits))
+
+
+def test_an_answer_to_another_prompt_is_another_one(config):
+    two = {"prompts": ["pick", "pick 1"]}
+    limits = {"duplicate_rate": 0.95, "window": 100, "top_share": None}
+    with pytest.raises(InputError, match=r"with 3 valid answers to each of 2 prompts always"):
+        loaded(watching(config, **limits | {"duplicate_rate": 0.94}), **two)
+    alarm = build_text_alarm(loaded(watching(config, **limits), **two), str)
+    rows = [
+        {"step": 0, "group": g, "completion": c, "answer": c, "valid": True, "is_replay": False}
+        for g in (0, 1)
+        for c in "123"
+    ]
+    alarm.watch(pd.DataFrame(rows * 16 + rows[:4]))  # 100 rows, of which 6 are different
+    assert alarm.turns == []
+    alarm.watch(pd.DataFrame(rows[:5] * 20))  # 5 are
+    assert alarm.turns[0].spread.duplicate_rate == 0.95
 
 
 def first_reached(trace):

@@ -11,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 from chemkl.llm.network import Network
 from chemkl.llm.policy import HfPolicy
 from chemkl.llm.reference import Reference
+from chemkl.llm.sampling import _passes
 
 END = 1
 PROMPTS = ("pick 1 2", "0 1 2 3 4", "a b")
@@ -186,6 +187,49 @@ def test_rows_of_a_prompt_depend_on_its_number_and_not_on_how_many_there_are(mak
     assert more.smiles[20:30] == three.smiles[10:20]
     one = make_policy(PROMPTS[0]).sample(10, torch.Generator().manual_seed(5))
     assert one.smiles == three.smiles[:10]
+
+
+def test_prompts_drawn_side_by_side_give_the_rows_that_each_gives_alone(make_policy):
+    draws = [
+        make_policy(*PROMPTS, dtype=torch.float64, max_new_tokens=6, sample_batch=rows).sample(
+            30, torch.Generator().manual_seed(7)
+        )
+        for rows in (1, 20, 256)
+    ]
+    for drawn in draws[1:]:  # two of unequal length at a time; all three
+        assert drawn.tokens.tolist() == draws[0].tokens.tolist()
+        assert drawn.truncated.tolist() == draws[0].truncated.tolist()
+        torch.testing.assert_close(drawn.logp, draws[0].logp, rtol=0, atol=1e-6)
+
+
+def test_the_model_is_called_once_a_token_however_many_prompts_there_are(make_policy, monkeypatch):
+    policy = make_policy(*PROMPTS, max_new_tokens=4)
+    shapes = []
+    read = Network.read
+
+    def counting(self, token_UT, *arguments, **options):
+        shapes.append(tuple(token_UT.shape))
+        return read(self, token_UT, *arguments, **options)
+
+    monkeypatch.setattr(Network, "read", counting)
+    policy.sample(30, torch.Generator().manual_seed(7))
+    assert shapes[0] == (3, 5)  # three prompts, the longest of five tokens
+    assert len(shapes) == 4
+    assert all(width == 1 for _, width in shapes[1:])
+
+
+@pytest.mark.parametrize(
+    ("most", "pads", "expected"),
+    [
+        (9, True, [[2, 0, 3, 1]]),
+        (2, True, [[2, 0], [3, 1]]),
+        (1, True, [[2], [0], [3], [1]]),
+        (9, False, [[2], [0, 3], [1]]),
+    ],
+)
+def test_prompts_of_like_length_go_together(tiny, most, pads, expected):
+    prompts = tiny.prompts("pick 1 2", "0 1 2 3 4", "a b", "a b c")
+    assert list(_passes(prompts, most, pads=pads)) == expected
 
 
 def test_prompts_of_a_step_are_drawn_at_random_and_all_of_them_come(make_policy):

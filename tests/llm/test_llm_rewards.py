@@ -279,6 +279,9 @@ def test_rows_fit_the_schema_of_a_text_run_and_every_column_is_described(kind, t
     assert found["answer"].isna().tolist() == [False, True, False]
     described = ledger.describe(found, np.array([True, False, True]))
     assert described["valid_rate"] == pytest.approx(2 / 3)
+    assert described["truncated_rate"] == 0
+    cut = found.assign(reason=["truncated: no end after 8 tokens", None, "not an answer"])
+    assert ledger.describe(cut, np.zeros(3, bool))["truncated_rate"] == pytest.approx(1 / 3)
     assert described["unique_rate"] == 0.5
     assert described["hits/n_tokens"] == 2
     schema = trace_schema(reward.component_names, text=True)

@@ -120,6 +120,26 @@ def test_rows_of_a_replay_buffer_were_not_sampled(make_trace, watched):
     assert alarm.turns == []
 
 
+def test_samples_are_the_same_where_all_columns_of_their_identity_are():
+    rows = pd.DataFrame(
+        {
+            "step": 0,
+            "group": [0, 1, 0, 1],
+            "text": ["a", "a", "b", "b"],
+            "answer": None,
+            "valid": True,
+            "is_replay": False,
+        }
+    )
+    config = CollapseConfig(window=4, top_share=None, duplicate_rate=0.5)
+    both = CollapseAlarm(config, [], str, identity=["group", "text"], outcome="answer")
+    text = CollapseAlarm(config, [], str, identity=["text"], outcome="answer")
+    both.watch(rows)
+    text.watch(rows)
+    assert both.turns == []
+    assert text.turns[0].spread.duplicate_rate == 0.5
+
+
 def test_any_column_may_name_the_outcome():
     rows = pd.DataFrame(
         {
@@ -131,7 +151,7 @@ def test_any_column_may_name_the_outcome():
         }
     )
     config = CollapseConfig(window=4, top_share=0.75, duplicate_rate=None)
-    alarm = CollapseAlarm(config, [], str, identity="text", outcome="answer")
+    alarm = CollapseAlarm(config, [], str, identity=["text"], outcome="answer")
     alarm.watch(rows)
     (turn,) = alarm.turns
     assert (turn.step, turn.call, turn.most_frequent) == (1, 0, "1")

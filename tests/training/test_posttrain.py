@@ -386,6 +386,7 @@ def test_what_is_logged_is_what_the_trace_says(make_module, fit):
             "calls": until["call"].max(),
             "samples": 16 * (step + 1),
             "valid_rate": len(valid) / 16,
+            "truncated_rate": rows["reason"].str.startswith("truncated").sum() / 16,
             "unique_rate": len(set(valid["canonical_smiles"])) / len(valid),
             "new_rate": rows["call"].count() / 16,
             "canonical_rate": sum(rows["smiles"] == rows["canonical_smiles"]) / 16,
