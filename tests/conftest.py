@@ -17,6 +17,7 @@ from chemkl.results import Manifest, TraceWriter, trace_schema, wheels
 from chemkl.results.wheels import Wheel
 
 Step = Sequence[tuple[str, float]]
+TextStep = Sequence[tuple[str, str, str | None, float]]
 
 
 def _trace(steps: Sequence[Step]) -> pd.DataFrame:
@@ -76,6 +77,79 @@ def write_run() -> Callable[..., Path]:
             writer.append(_trace(steps))
             writer.cut()
             manifest.finish(ended_by="budget", results={"calls": 3})
+        return folder
+
+    return write
+
+
+def _text_trace(
+    steps: Sequence[TextStep], molecules: bool = False, truncated: Sequence[str] = ()
+) -> pd.DataFrame:
+    """A language model's trace; calls are counted here: of SMILES, or of answers to a prompt."""
+    groups: dict[str, int] = {}
+    seen: set[object] = set()
+    rows = []
+    for step, written in enumerate(steps):
+        for row, (prompt, completion, answer, reward) in enumerate(written):
+            group = groups.setdefault(prompt, len(groups))
+            mol = Chem.MolFromSmiles(answer) if molecules and answer else None
+            canonical = Chem.MolToSmiles(mol) if mol else None
+            named = canonical if molecules else answer
+            thing = named if molecules or named is None else (group, named)
+            new = thing is not None and thing not in seen
+            seen |= {thing} if new else set()
+            cut = "truncated: no end after 4 tokens" if completion in truncated else "no answer"
+            rows.append(
+                {
+                    "step": step,
+                    "row": row,
+                    "call": len(seen) if new else None,
+                    "smiles": answer if mol else "",
+                    "canonical_smiles": canonical,
+                    "valid": named is not None,
+                    "reason": None if named is not None else cut,
+                    "repeat": thing is not None and not new,
+                    "scaffold": MurckoScaffold.MurckoScaffoldSmiles(answer) if mol else None,
+                    "n_tokens": 4,
+                    "logp_policy": -2.0,
+                    "logp_ref": -3.0,
+                    "group": group,
+                    "prompt": prompt,
+                    "completion": completion,
+                    "answer": answer if named is not None else None,
+                    "raw_qed": reward if named is not None else None,
+                    "score_qed": reward if named is not None else None,
+                    "reward": reward,
+                    "reward_filtered": reward,
+                    "log_target": -2.5,
+                    "hit": reward >= 0.8,
+                    "anchor": False,
+                    "is_replay": False,
+                }
+            )
+    return pd.DataFrame(rows, columns=trace_schema(["qed"], text=True).names)
+
+
+@pytest.fixture(scope="session")
+def make_text_trace() -> Callable[..., pd.DataFrame]:
+    return _text_trace
+
+
+@pytest.fixture(scope="session")
+def write_text_run() -> Callable[..., Path]:
+    """Write a language model's run from steps of (prompt, completion, answer, reward).
+
+    With `molecules` the answers are SMILES; completions in `truncated` have no end.
+    """
+
+    def write(folder: Path, steps: Sequence[TextStep], **how: object) -> Path:
+        config = {"target": {"kind": "mara", "tau": 0.8}, "budget": None}
+        with Manifest.start(folder, stage="posttrain_llm", config=config, seed=7) as manifest:
+            identity = manifest.run_id, manifest.config_hash
+            writer = TraceWriter(folder, ["qed"], *identity, text=True)
+            writer.append(_text_trace(steps, **how))
+            writer.cut()
+            manifest.finish(ended_by="max_steps", results={"calls": 3})
         return folder
 
     return write

@@ -44,15 +44,18 @@ def show_command(
             "R", "Hits have a raw reward of R or more. Default: the run's tau.", callback=_finite
         ),
     ] = None,
-    top: Top = None,
+    top: Annotated[
+        int | None,
+        _option("N", "The N best molecules; of texts, the N most frequent answers.", min=1),
+    ] = None,
     per_scaffold: PerScaffold = None,
     rows: Annotated[int | None, _option("N", "Rows of a file or an answer.", min=0)] = None,
     sql: Annotated[
         str | None,
         _option(
             "QUERY",
-            "One SELECT from trace, or from a table beside it (diversity, over_time, families); "
-            "needs DuckDB.",
+            "One SELECT from trace, or from a table beside it (diversity, over_time, families, "
+            "by_prompt); needs DuckDB.",
         ),
     ] = None,
     csv: Annotated[Path | None, _option("FILE", "Write the whole answer: .csv, .csv.gz.")] = None,
@@ -61,7 +64,8 @@ def show_command(
 ) -> None:
     """Show a run, a Parquet file or the answer to a query; or what rewards are made of.
 
-    Of a run: how it ended, its columns, counts, and the best molecule of each scaffold.
+    Of a run: how it ended, its columns, counts, and the best molecule of each scaffold; or, of a
+    language model that wrote no molecules, the most frequent answers to each prompt.
     """
     from chemkl.stages.show import Asked, show
 

@@ -1,12 +1,20 @@
 """Settings of the evaluate stage: which runs, at which thresholds, compared with what."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from glob import glob
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    model_validator,
+)
 
 from chemkl.config.base import Config, InputPath
 
@@ -54,9 +62,20 @@ def _runs_matching(pattern: str, context: Mapping[str, Any]) -> list[Path]:
 MethodName = Annotated[str, StringConstraints(pattern=r"^\S(.*\S)?$", max_length=60)]
 """One line that neither begins nor ends with a space."""
 
-RunFolders = Annotated[list[InputPath], BeforeValidator(_expand_runs)]
-"""Run folders, each given as a path or as a glob pattern such as `out/*`; a single one needs no
-list. What a pattern matches without a trace in it is passed over."""
+
+def _once_each(folders: list[Path]) -> list[Path]:
+    twice = [folder for folder, n in Counter(map(Path.resolve, folders)).items() if n > 1]
+    if twice:
+        raise ValueError(
+            f"{', '.join(map(str, twice))}: given more than once, by itself or by a pattern; a run "
+            "counts once, so leave one out"
+        )
+    return folders
+
+
+RunFolders = Annotated[list[InputPath], BeforeValidator(_expand_runs), AfterValidator(_once_each)]
+"""Run folders, each given as a path or as a glob pattern such as `out/*`, and none twice; a single
+one needs no list. What a pattern matches without a trace in it is passed over."""
 
 
 class SmilesFile(Config):
@@ -188,6 +207,11 @@ class EvaluateConfig(Config):
     """Also follow the metrics over time: one row of over_time.parquet for every so many oracle
     calls (distinct molecules, in a file of samples) and one for the last; for example 500. Null: no
     such table."""
+    by_prompt: bool = False
+    """Also evaluate each prompt of runs of posttrain_llm by itself: by_prompt.parquet has a row for
+    each run, prompt and threshold. A molecule belongs to every prompt that made it, with the reward
+    that this prompt was paid, so numbers of several prompts do not add up to those of the run. All
+    runs need prompts; files of samples have none."""
     fcd: bool = False
     """Also compute the Frechet ChemNet Distance to each reference (4 ms a molecule on one core;
     needs the extra chemkl[fcd])."""
@@ -217,4 +241,9 @@ class EvaluateConfig(Config):
             )
         if self.fcd and not self.reference:
             raise ValueError("fcd: true needs a `reference` to measure the distance to")
+        if self.by_prompt and self.samples:
+            raise ValueError(
+                "by_prompt: true does not go with `samples`: files of SMILES have no prompts; "
+                "evaluate them without it"
+            )
         return self

@@ -101,9 +101,17 @@ def from_trace(name: str, trace: pd.DataFrame, workers: int | None = None) -> Sa
         workers: processes that read the molecules where there are many; None: one for each core.
 
     Raises:
-        InputError: the trace holds a canonical SMILES that RDKit cannot read.
+        InputError: the trace holds a canonical SMILES that RDKit cannot read, or valid rows that
+            are no molecules.
     """
     sampled = trace[~trace["is_replay"].astype(bool)]
+    texts = int(sampled.loc[sampled["valid"].astype(bool), "canonical_smiles"].isna().sum())
+    if texts:
+        raise InputError(
+            f"run {name}: {texts:,} valid rows of its trace have no SMILES: it is paid for answers "
+            "or texts, not for molecules. `chemkl evaluate_text` evaluates such runs of "
+            "posttrain_llm."
+        )
     scored = sampled[sampled["call"].notna()].sort_values("call", kind="stable")
     recorded = _texts(scored["scaffold"]) if "scaffold" in scored else None
     return Samples(

@@ -184,6 +184,11 @@ def _meaning(field: pa.Field, text: str | None) -> pa.Field:
     return field if text is None else field.with_metadata({"description": text})
 
 
+def has_prompts(columns: Iterable[str]) -> bool:
+    """Whether the column names of a trace are those of a language model's run."""
+    return {field.name for field in _TEXT} <= {*columns}
+
+
 def trace_components(columns: Iterable[str]) -> list[str]:
     """Names of the reward components among the column names of a trace, in order."""
     return [name.removeprefix(RAW_PREFIX) for name in columns if name.startswith(RAW_PREFIX)]

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from chemkl.config import InputError
-from chemkl.results.columns import trace_components, trace_schema
+from chemkl.results.columns import has_prompts, trace_components, trace_schema
 from chemkl.results.manifest import Manifest
 from chemkl.results.parts import FOLDER, list_parts, read_part, read_part_schema, read_settled
 from chemkl.results.trace import find_trace, read_trace
@@ -46,6 +46,15 @@ class RunTrace:
         target = self.manifest.config.get("target") if self.manifest else None
         tau = target.get("tau") if isinstance(target, Mapping) else None
         return None if tau is None else float(tau)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether a language model wrote the rows, and no valid molecule is among them.
+
+        So it always is where answers or a function of the user's are paid for.
+        """
+        without = bool(self.frame["canonical_smiles"].isna().all())
+        return without and has_prompts(self.frame.columns)
 
 
 @dataclass(frozen=True)
@@ -195,7 +204,7 @@ def tables_of(place: str | Path) -> dict[str, pa.Table]:
 
 def _schema_of(frame: pd.DataFrame, found: Sequence[pa.Schema]) -> pa.Schema:
     """The columns of a frame: those of a trace, and the further ones that the parts have."""
-    own = trace_schema(trace_components(frame.columns))
+    own = trace_schema(trace_components(frame.columns), text=has_prompts(frame.columns))
     further = [name for name in frame.columns if name not in own.names]
     meant = {field.name: field.metadata for schema in found for field in schema}
     inferred = pa.Schema.from_pandas(frame[further], preserve_index=False)

@@ -1,6 +1,7 @@
 """The evaluate stage: the traces of runs, or files of samples, become the diversity table."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from chemkl.config import InputError, complaints
 from chemkl.config.draft import Draft
 from chemkl.config.evaluate import EvaluateConfig, MetricOptions, MosesReference
 from chemkl.config.loading import load_config
-from chemkl.evaluation import metrics, samples
+from chemkl.evaluation import by_prompt, metrics, samples
+from chemkl.evaluation.by_prompt import PROMPT_COLUMNS, PromptSamples
 from chemkl.evaluation.chemnet import ChemNet
 from chemkl.evaluation.columns import metrics_schema
 from chemkl.evaluation.display import comparison_tables, legend
 from chemkl.evaluation.display_modes import family_tables, window_table
+from chemkl.evaluation.display_prompts import HOW_TO_READ, prompt_tables
 from chemkl.evaluation.metrics import Comparisons
 from chemkl.evaluation.modes import families_schema, family_rows
 from chemkl.evaluation.over_time import over_time, over_time_schema
@@ -25,13 +28,24 @@ from chemkl.evaluation.reference_files import load_comparisons
 from chemkl.evaluation.sample_files import read_samples
 from chemkl.evaluation.samples import Samples
 from chemkl.results import Manifest, find_trace, read_trace, write_json, write_parquet
+from chemkl.results.parts import list_parts
 from chemkl.stages.terminal import standard_output
 
 TABLE = "diversity.parquet"
 JSON = "metrics.json"
 OVER_TIME = "over_time.parquet"
 FAMILIES = "families.parquet"
+BY_PROMPT = "by_prompt.parquet"
 IN_RUN = "evaluation"
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    """What is evaluated: the samples of a run with its folder and, where wanted, its prompts."""
+
+    samples: Samples
+    folder: Path | None = None
+    prompts: Sequence[PromptSamples] = ()
 
 
 def run(
@@ -42,7 +56,8 @@ def run(
 ) -> pd.DataFrame:
     """Evaluate runs and files of samples; write `diversity.parquet` and `metrics.json`.
 
-    With `every`, `over_time.parquet` is written too, and with `prior`, `families.parquet`.
+    With `every`, `over_time.parquet` is written too, with `prior`, `families.parquet`, and with
+    `by_prompt`, `by_prompt.parquet`.
 
     Args:
         config: the settings, as a mapping, a YAML file or a config.
@@ -70,14 +85,15 @@ def run(
         schemas = _schemas(settings, comparisons)
         tables: dict[str, list[dict[str, Any]]] = {name: [] for name in schemas}
         summaries: dict[str, dict[str, Any]] = {}
-        for one, folder in _all_samples(settings):
+        for one in _everything(settings):
             own = _rows(one, settings, comparisons)
-            summaries[one.name] = metrics.nested(own[TABLE])
-            if folder is not None and settings.into_runs:
-                _write_tables(folder / IN_RUN, own, schemas)
-                write_json(folder / IN_RUN / JSON, summaries[one.name])
-            for name, rows in own.items():
-                tables[name] += rows
+            name = one.samples.name
+            summaries[name] = metrics.nested(own[TABLE])
+            if one.folder is not None and settings.into_runs:
+                _write_tables(one.folder / IN_RUN, own, schemas)
+                write_json(one.folder / IN_RUN / JSON, summaries[name])
+            for table, rows in own.items():
+                tables[table] += rows
         written = _write_tables(out, tables, schemas)
         write_json(out / JSON, {"runs": summaries})
         manifest.finish(results={"runs": list(summaries)})
@@ -91,11 +107,14 @@ def run(
 def _shown(frames: Mapping[str, pd.DataFrame], options: MetricOptions) -> Iterator[Table | str]:
     """What is printed: the comparison, what moved over time and between prior and policy."""
     yield from comparison_tables(frames[TABLE], options)
+    if BY_PROMPT in frames:
+        yield from prompt_tables(frames[BY_PROMPT])
     if OVER_TIME in frames:
         yield from window_table(frames[OVER_TIME], options)
     if FAMILIES in frames:
         yield from family_tables(frames[TABLE], frames[FAMILIES], options)
-    yield legend(frames[TABLE], options)
+    notes = [legend(frames[TABLE], options), *([HOW_TO_READ] if BY_PROMPT in frames else [])]
+    yield " ".join(notes)
 
 
 def _schemas(settings: EvaluateConfig, comparisons: Comparisons) -> dict[str, pa.Schema]:
@@ -106,19 +125,24 @@ def _schemas(settings: EvaluateConfig, comparisons: Comparisons) -> dict[str, pa
         schemas[OVER_TIME] = over_time_schema(settings.metrics)
     if settings.prior is not None:
         schemas[FAMILIES] = families_schema(settings.metrics.late_samples)
+    if settings.by_prompt:
+        schemas[BY_PROMPT] = by_prompt.by_prompt_schema(settings.metrics)
     return schemas
 
 
 def _rows(
-    one: Samples, settings: EvaluateConfig, comparisons: Comparisons
+    one: _Evaluated, settings: EvaluateConfig, comparisons: Comparisons
 ) -> dict[str, list[dict[str, Any]]]:
     """The rows of one run or file, by table."""
-    options = settings.metrics
-    rows = {TABLE: metrics.evaluate(one, settings.thresholds, options, comparisons)}
+    options, thresholds = settings.metrics, settings.thresholds
+    rows = {TABLE: metrics.evaluate(one.samples, thresholds, options, comparisons)}
     if settings.every is not None:
-        rows[OVER_TIME] = over_time(one, settings.thresholds, options, settings.every)
+        rows[OVER_TIME] = over_time(one.samples, thresholds, options, settings.every)
     if comparisons.prior is not None:
-        rows[FAMILIES] = family_rows(one, comparisons.prior, options.late_samples)
+        rows[FAMILIES] = family_rows(one.samples, comparisons.prior, options.late_samples)
+    if settings.by_prompt:
+        corpus = comparisons.corpus
+        rows[BY_PROMPT] = by_prompt.prompt_rows(one.prompts, thresholds, options, corpus)
     return rows
 
 
@@ -131,14 +155,20 @@ def _write_tables(
     return made
 
 
-def check(config: EvaluateConfig, _awaited: Collection[Path] = ()) -> None:
-    """Look for what the settings need of this machine, whatever is yet to be made.
+def check(config: EvaluateConfig, awaited: Collection[Path] = ()) -> None:
+    """Look for what the settings need of this machine and of the runs that are there.
 
     Raises:
-        InputError: FCD is wanted, and its package is missing.
+        InputError: FCD is wanted, and its package is missing; numbers by prompt are wanted, and
+            runs have none.
     """
-    if config.fcd:
-        ChemNet.require()
+    there = [each for each in config.runs if each not in awaited and list_parts(each)]
+    problems = complaints(
+        *([(ChemNet.require,)] if config.fcd else []),
+        *([(by_prompt.require_prompts, there)] if config.by_prompt else []),
+    )
+    if problems:
+        raise InputError("\n".join(problems))
 
 
 def problems_beside(draft: Draft) -> list[str]:
@@ -171,15 +201,19 @@ def run_names(folders: Sequence[Path]) -> list[str]:
     return [f"{folder}#{number}" for number, folder in enumerate(folders, start=1)]
 
 
-def _all_samples(settings: EvaluateConfig) -> Iterator[tuple[Samples, Path | None]]:
+def _everything(settings: EvaluateConfig) -> Iterator[_Evaluated]:
     """The samples of every run with its folder, then those of every file."""
+    columns = (*samples.TRACE_COLUMNS, *(PROMPT_COLUMNS if settings.by_prompt else ()))
     paths = [*settings.runs, *(file.path for file in settings.samples)]
     names = run_names(paths)
     for name, folder in zip(names, settings.runs, strict=False):
-        trace = read_trace(folder, samples.TRACE_COLUMNS)
-        yield samples.from_trace(name, trace, settings.metrics.workers), folder
+        trace = read_trace(folder, columns)
+        one = samples.from_trace(name, trace, settings.metrics.workers)
+        late = settings.metrics.late_samples
+        prompts = by_prompt.split_by_prompt(one, trace, late) if settings.by_prompt else ()
+        yield _Evaluated(one, folder, prompts)
     for name, file in zip(names[len(settings.runs) :], settings.samples, strict=True):
-        yield read_samples(name, file, settings.metrics.workers), None
+        yield _Evaluated(read_samples(name, file, settings.metrics.workers))
 
 
 def _inputs(settings: EvaluateConfig) -> dict[str, Path]:

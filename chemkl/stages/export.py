@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import IO
 
 import pandas as pd
@@ -59,6 +60,8 @@ def export(
     _check_options(outputs, [name for name in filters if filters[name] is not None], all_rows)
     check_outputs(outputs, ENDINGS, force=force)
     run = open_run(run_dir)
+    if run.is_text and not all_rows:
+        raise InputError(_no_molecule_in(run))
     rows = (
         run.frame if all_rows else select(run.frame, threshold, top=top, per_scaffold=per_scaffold)
     )
@@ -114,6 +117,15 @@ def _check_options(outputs: Mapping[str, Path], filters: Sequence[str], all_rows
         problems.append(f"--all-rows and {', '.join(filters)} contradict: give one of them")
     if problems:
         raise InputError("\n".join(problems))
+
+
+def _no_molecule_in(run: RunTrace) -> str:
+    return (
+        f"{run.folder}: no completion in this run of a language model names a molecule, and only "
+        "molecules are exported; nothing was written. Its texts become a table with: chemkl show "
+        f'{quote(str(run.folder))} --sql "SELECT prompt, completion, answer, reward FROM trace" '
+        "--csv texts.csv"
+    )
 
 
 def _nothing_left(run: RunTrace, threshold: float | None) -> str:

@@ -14,7 +14,7 @@ from chemkl.results.inspection import count, open_run, read_head, tables_of
 from chemkl.results.parts import list_parts, read_part_schema
 from chemkl.results.query import run_sql
 from chemkl.rewards import catalogue
-from chemkl.stages import show_tables
+from chemkl.stages import show_tables, show_text
 from chemkl.stages.export import select
 from chemkl.stages.output_files import check_outputs, write_csv, written_aside
 from chemkl.stages.terminal import standard_output
@@ -38,7 +38,8 @@ class Asked:
 
     Attributes:
         threshold: molecules with a raw reward R of at least this are hits; default: the run's tau.
-        top: how many of the best molecules.
+        top: how many of the best molecules; of a run of text, of the most frequent answers to each
+            prompt.
         per_scaffold: at most so many of each scaffold, 0: however many; default 1.
         rows: how many rows of a file or an answer.
         sql: a query over the tables of a run, or over one file.
@@ -133,11 +134,16 @@ def _is_there(path: Path) -> bool:
 def _run(folder: Path, asked: Asked, width: int) -> Iterator[RenderableType]:
     run = open_run(folder)
     threshold = run.threshold if asked.threshold is None else asked.threshold
-    per_scaffold = (1 if asked.per_scaffold is None else asked.per_scaffold) or None
-    best = select(run.frame, top=asked.top or N_BEST, per_scaffold=per_scaffold)
+    if run.is_text:
+        asked.refuse("a run of a language model without a molecule", "per_scaffold")
     yield from show_tables.heading(run)
     yield ""
     yield show_tables.columns_table(run.schema)
+    if run.is_text:
+        yield from show_text.tables(run, threshold, asked.top or N_BEST, width)
+        return
+    per_scaffold = (1 if asked.per_scaffold is None else asked.per_scaffold) or None
+    best = select(run.frame, top=asked.top or N_BEST, per_scaffold=per_scaffold)
     yield show_tables.counts_table(count(run.frame, threshold), run, threshold)
     yield ""
     yield show_tables.best_table(best, per_scaffold, width)

@@ -12,13 +12,19 @@ from rich.table import Table
 from rich.text import Text
 
 from chemkl.results import Manifest, description_of, trace_components
-from chemkl.results.cells import MISSING, is_missing
-from chemkl.results.columns import RAW_PREFIX
+from chemkl.results.cells import MISSING, is_missing, short
+from chemkl.results.columns import RAW_PREFIX, has_prompts
 from chemkl.results.inspection import Counts, RunTrace
 
 SHOWN_HASH = 12
 SMILES_WIDTH = 34
 """Room that a SMILES must have beside the components; what is longer is folded."""
+
+PROMPT_WIDTH = 20
+"""A longer prompt is cut in the middle."""
+
+NO_TAU = "no fixed tau is known: give --threshold"
+"""What stands where hits cannot be counted."""
 
 CELL_WIDTH = 28
 """Cells up to this length are not folded in a table of rows."""
@@ -45,57 +51,77 @@ def heading(run: RunTrace) -> Iterator[RenderableType]:
 
 def columns_table(schema: pa.Schema) -> RenderableType:
     """Columns with types and meanings."""
-    table = _table()
+    table = plain_table()
     table.add_column("column", overflow="fold", min_width=10)
     table.add_column("type", overflow="fold")
     table.add_column("meaning", ratio=1)
     for field in schema:
         table.add_row(Text(field.name), str(field.type), Text(description_of(field) or MISSING))
-    return _titled("Columns", table)
+    return titled("Columns", table)
 
 
 def counts_table(counts: Counts, run: RunTrace, threshold: float | None) -> RenderableType:
     """How much was sampled, scored and found."""
-    budget = run.manifest.config.get("budget") if run.manifest else None
-    table = table_of_facts()
-    table.columns[1].justify = "right"
-    table.add_column()
+    table = table_of_counts()
     table.add_row("rows", f"{counts.rows:,}", "sampled sequences")
     table.add_row("valid", f"{counts.valid:,}", f"{counts.valid / max(counts.rows, 1):.1%} of them")
     table.add_row("distinct", f"{counts.distinct:,}", f"with {_scaffolds(counts.scaffolds)}")
-    of_budget = f"of a budget of {budget:,}" if isinstance(budget, int) else ""
-    table.add_row("calls", f"{counts.calls:,}", of_budget)
+    table.add_row("calls", f"{counts.calls:,}", of_budget(run))
     if counts.failed:
         table.add_row("failed", f"{counts.failed:,}", "valid rows without a component's value")
     if threshold is None:
-        table.add_row("hits", MISSING, "no fixed tau is known: give --threshold")
+        table.add_row("hits", MISSING, NO_TAU)
     else:
         found = f"R >= {threshold:g}, with {_scaffolds(counts.hit_scaffolds or 0)}"
         table.add_row("hits", f"{counts.hits or 0:,}", found)
     if counts.best is not None:
         table.add_row("best R", f"{counts.best:.4g}", "the largest raw reward")
-    return _titled("Counts", table)
+    return titled("Counts", table)
 
 
 def best_table(best: pd.DataFrame, of_each: int | None, width: int) -> RenderableType:
-    """The best molecules, with the components' raw values where there is room for all of them."""
+    """The best molecules; with their prompts, where these fit, and their components, where all do.
+
+    Components stand there by their raw values.
+    """
     which = {None: "", 1: ", one of each scaffold"}.get(of_each, f", {of_each} of each scaffold")
+    room = width - 16 - SMILES_WIDTH
+    prompts = _fitting_prompts(best, room)
+    room -= max(map(len, ("prompt", *prompts))) + 1 if prompts else 0
     components = trace_components(best.columns)
     needed = sum(max(len(name), 8) + 1 for name in components)
-    shown = components if needed + 16 + SMILES_WIDTH <= width else []
-    table = _table()
+    shown = components if needed <= room else []
+    table = plain_table()
     for name in ("reward", "call"):
         table.add_column(name, justify="right", no_wrap=True)
+    if prompts:
+        table.add_column("prompt", no_wrap=True)
     for name in shown:
         table.add_column(Text(name), justify="right", no_wrap=True)
     table.add_column("SMILES", overflow="fold", min_width=SMILES_WIDTH // 2)
-    for _, row in best.iterrows():
-        values = [_cell(row[RAW_PREFIX + name]) for name in shown]
+    for number, (_, row) in enumerate(best.iterrows()):
         table.add_row(
-            _cell(row["reward"]), f"{row['call']:,}", *values, Text(row["canonical_smiles"])
+            _cell(row["reward"]),
+            f"{row['call']:,}",
+            *map(Text, prompts[number : number + 1]),
+            *(_cell(row[RAW_PREFIX + name]) for name in shown),
+            Text(row["canonical_smiles"]),
         )
     before = "; components before their transform" if shown else ""
-    return _titled(f"Best molecules{which}{before}", table)
+    return titled(f"Best molecules{which}{before}", table)
+
+
+def _fitting_prompts(best: pd.DataFrame, room: int) -> list[str]:
+    """The prompts of a language model's molecules; none where there are none, or no room."""
+    if not has_prompts(best.columns):
+        return []
+    prompts = [prompt_cell(prompt) for prompt in best["prompt"]]
+    return prompts if max(map(len, ("prompt", *prompts))) + 1 <= room else []
+
+
+def prompt_cell(prompt: str) -> str:
+    """A prompt on one line, cut in the middle where it is long."""
+    return short(" ".join(prompt.split()), PROMPT_WIDTH)
 
 
 def rows_table(rows: pa.Table, width: int) -> RenderableType:
@@ -106,7 +132,7 @@ def rows_table(rows: pa.Table, width: int) -> RenderableType:
         max(len(name), *(min(len(cell), CELL_WIDTH) for cell in column), 1)
         for name, column in zip(names, cells, strict=True)
     ]
-    table = _table()
+    table = plain_table()
     if sum(widths) + len(widths) + 1 <= width:
         for field, least in zip(rows.schema, widths, strict=True):
             side = "right" if _is_number(field.type) else "left"
@@ -134,11 +160,26 @@ def table_of_facts() -> Table:
     return table
 
 
-def _table() -> Table:
+def table_of_counts() -> Table:
+    """Three columns: a name, a number, and what it is a number of."""
+    table = table_of_facts()
+    table.columns[1].justify = "right"
+    table.add_column()
+    return table
+
+
+def of_budget(run: RunTrace) -> str:
+    """What the oracle calls of a run are to be compared with; nothing without a budget."""
+    budget = run.manifest.config.get("budget") if run.manifest else None
+    return f"of a budget of {budget:,}" if isinstance(budget, int) else ""
+
+
+def plain_table() -> Table:
+    """A table with a line under its head."""
     return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
 
 
-def _titled(title: str, table: Table) -> RenderableType:
+def titled(title: str, table: Table) -> RenderableType:
     """A title beside the table, not in it, where it would be folded to the table's width."""
     return Group(Text(title, style="bold"), table)
 

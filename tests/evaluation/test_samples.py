@@ -67,3 +67,9 @@ def test_a_sample_is_seeded_keeps_the_order_and_leaves_small_sets_alone(real_smi
     assert len(first) == 20
     calls = [m.call for m in first]
     assert calls == sorted(set(calls))
+
+
+def test_a_run_that_is_paid_for_texts_is_refused(make_text_trace):
+    trace = make_text_trace([[("1 or 2?", "1", "1", 1.0), ("1 or 2?", "3", None, 0.0)]])
+    with pytest.raises(InputError, match=r"run x: 1 valid rows .* `chemkl evaluate_text`"):
+        from_trace("x", trace)

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -222,7 +223,8 @@ def test_a_method_is_one_setting_and_a_seed_once(make_run, tmp_path):
     message = r"methods\.gibbs: its runs differ in more than the seed(.|\n)*learning_rate: null in"
     with pytest.raises(InputError, match=message):
         compare.run(config, tmp_path / "cmp")
-    config["methods"]["gibbs"] = [str(runs[0]), str(runs[0])]
+    copy = shutil.copytree(runs[0], tmp_path / "copy")
+    config["methods"]["gibbs"] = [str(runs[0]), str(copy)]
     with pytest.raises(InputError, match=r"methods\.gibbs: several runs have seed 0: "):
         compare.run(config, tmp_path / "cmp")
     config["methods"]["gibbs"] = config["methods"]["mara"]

@@ -25,6 +25,13 @@ def json_of(path):
     return json.loads(path.read_text())
 
 
+def test_a_run_that_a_pattern_gives_again_is_refused(runs, tmp_path):
+    both = [f"{runs}/*", str(runs / ".." / "runs" / "b_good")]
+    with pytest.raises(InputError, match=r"runs: .*b_good: given more than once, by itself or by"):
+        evaluate.run({"runs": both}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_several_runs_by_a_pattern(runs, tmp_path, capsys):
     (runs / "not_a_run").mkdir()
     table = evaluate.run({"runs": f"{runs}/*", "thresholds": [0.8, 0.9]}, tmp_path / "out")

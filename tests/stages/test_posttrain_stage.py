@@ -247,7 +247,8 @@ def test_the_metrics_stand_in_csv_and_tensorboard_files(finished, trace):
         assert float(row["objective/hit_rate"]) == pytest.approx(step["hit"].mean())
         assert math.isnan(float(row["hits/sa_score"])) == (not step["hit"].any())
     wanted = {
-        "calls", "samples", "valid_rate", "truncated_rate", "unique_rate", "new_rate", "canonical_rate", "reward",
+        "calls", "samples", "valid_rate", "truncated_rate", "unique_rate", "new_rate",
+        "canonical_rate", "reward",
         "reward_filtered", "objective/loss", "objective/hit_rate", "objective/logp_policy_mean",
         "objective/logp_ref_mean", "objective/logp_ref_hits_mean", "hits/n_tokens",
         "hits/heavy_atoms", "hits/sa_score",

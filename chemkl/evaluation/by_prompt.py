@@ -1,0 +1,212 @@
+"""The metrics of each prompt of a language model's run: its rows taken as if they were all.
+
+A molecule belongs to every prompt that made it, so it may count for several. Its call is the number
+among the prompt's own distinct molecules, in the order in which the prompt first made them: the
+calls of the run are shared by all prompts, and a molecule that another prompt brought before has
+none in this prompt's rows. Its reward is the one that this prompt was paid, for each prompt may
+have a reward of its own.
+
+Left out is what belongs to a run alone: AUC top-k (its budget is the run's), the call of a
+collapse, and the likeness to references and to the prior, which are no samples of one prompt.
+"""
+
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from chemkl.config import InputError
+from chemkl.config.evaluate import MetricOptions
+from chemkl.evaluation.columns import metrics_schema
+from chemkl.evaluation.metrics import Comparisons, describe_window, evaluate
+from chemkl.evaluation.samples import Molecule, Samples
+from chemkl.evaluation.yields import AUC_SIZES, OB_SIZES
+from chemkl.results import described_schema, description_of
+from chemkl.results.parts import list_parts, read_part_schema
+
+PROMPT_COLUMNS = ("group", "prompt")
+"""Columns of a trace that say to what a row is an answer."""
+
+_INT, _TEXT = pa.int64(), pa.string()
+_OF_A_RUN = {
+    *(f"auc_top_{k}" for k in AUC_SIZES),
+    "collapsed_at_call",
+    *("prior_families", "prior_coverage"),
+    *("fcd", "snn", "scaf", "frag"),
+}
+_HEAD: dict[str, tuple[pa.DataType, str]] = {
+    "run": (_TEXT, "Name of the run."),
+    "group": (_INT, "Number of the prompt in the run, from 0."),
+    "prompt": (_TEXT, "The prompt."),
+}
+_NEW: dict[str, tuple[str, str]] = {
+    "n_pairwise": (
+        "n_calls",
+        "Oracle calls that the run spent on rows of this prompt; over all prompts they add up to "
+        "those of the run. n_molecules of the row without a threshold is larger by the molecules "
+        "that another prompt had brought before.",
+    ),
+    "late_uniqueness": (
+        "n_late",
+        "How many of the last {late_samples} valid samples of the run are this prompt's: late_* is "
+        "about them.",
+    ),
+}
+"""Columns that the table of runs has not, by the one of it that they stand before."""
+_MEANT = {
+    "threshold": "Hits are molecules with raw reward R >= this, R being what this prompt was paid "
+    "when it first made the molecule. Null: all molecules.",
+    "n_sampled": "Completions of this prompt, valid or not; rows from a replay buffer left out.",
+    "n_valid": "Those of them with a SMILES that RDKit parses, repeats included.",
+    "n_molecules": "Distinct canonical SMILES of the set (all that this prompt made, whichever "
+    "prompt was first, or its hits at the threshold), in the order in which it first made them.",
+    "late_uniqueness": "Distinct canonical SMILES among the n_late samples / n_late. Null: none.",
+    "late_scaffolds": "Distinct non-empty Bemis-Murcko scaffolds among the n_late samples.",
+    "late_effective_scaffolds": "exp of the entropy over the scaffolds of the n_late samples, "
+    "repeats included, acyclic ones left out.",
+    "late_top_share": "Share of the largest scaffold among the n_late samples, repeats included, "
+    "acyclic ones left out.",
+    **{
+        f"ob{n}": f"Number (1-based) of hit number {n} among the distinct molecules of this "
+        "prompt: the oracle calls that it alone would have needed. Null: fewer hits."
+        for n in OB_SIZES
+    },
+    **{
+        f"ob{n}_scaffolds": f"The same of the hit that brings scaffold number {n}. Null: fewer "
+        "scaffolds."
+        for n in OB_SIZES
+    },
+}
+"""What columns mean here, where that is something else than in the table of runs."""
+
+
+@dataclass(frozen=True)
+class PromptSamples:
+    """What one run proposed in answer to one prompt.
+
+    Attributes:
+        group: number of the prompt.
+        prompt: its text.
+        samples: the rows of the prompt, calls and rewards being its own.
+        n_calls: oracle calls of the run that were spent on these rows.
+        late: its valid samples among the last ones of the run.
+    """
+
+    group: int
+    prompt: str
+    samples: Samples
+    n_calls: int
+    late: Sequence[str]
+
+
+def require_prompts(folders: Iterable[Path]) -> None:
+    """Look for prompts in the traces of runs, without reading a row.
+
+    Raises:
+        InputError: with every run whose trace has none.
+    """
+    lacking = [
+        str(folder)
+        for folder in folders
+        if not {*PROMPT_COLUMNS} <= {*read_part_schema(list_parts(folder)[0].path).names}
+    ]
+    if lacking:
+        raise InputError(
+            f"by_prompt: true, but no prompts (columns {' and '.join(PROMPT_COLUMNS)}) are in "
+            f"the trace of {', '.join(lacking)}; runs of posttrain_llm have them. Leave by_prompt "
+            "out, or evaluate such runs apart."
+        )
+
+
+def split_by_prompt(
+    samples: Samples, trace: pd.DataFrame, late_samples: int
+) -> list[PromptSamples]:
+    """Take the samples of a run apart by prompt; one of which nothing was sampled is left out.
+
+    Args:
+        samples: of the run, as `from_trace` gives them.
+        trace: the same trace, in the order of step and row, with `PROMPT_COLUMNS`.
+        late_samples: how many of the last valid samples of the run count as late.
+    """
+    sampled = trace[~trace["is_replay"].astype(bool)]
+    late = sampled[sampled["valid"].astype(bool)].iloc[-late_samples:]
+    known = {molecule.smiles: molecule for molecule in samples.molecules}
+    parts = []
+    for group, own in sampled.groupby("group", sort=True):
+        valid = own[own["valid"].astype(bool)]
+        part = Samples(
+            name=samples.name,
+            n_sampled=len(own),
+            valid=valid["canonical_smiles"].tolist(),
+            molecules=_renumbered(valid, known),
+        )
+        parts.append(
+            PromptSamples(
+                group=int(str(group)),
+                prompt=str(own["prompt"].iloc[0]),
+                samples=part,
+                n_calls=int(own["call"].notna().sum()),
+                late=late.loc[late["group"] == group, "canonical_smiles"].tolist(),
+            )
+        )
+    return parts
+
+
+def _renumbered(valid: pd.DataFrame, known: dict[str, Molecule]) -> list[Molecule]:
+    """The distinct molecules of some rows, numbered as they come, as these rows were paid."""
+    first = valid[valid["canonical_smiles"].isin(known.keys())].drop_duplicates("canonical_smiles")
+    pairs = zip(first["canonical_smiles"], first["reward"].astype(float), strict=True)
+    return [
+        replace(known[smiles], call=call, reward=reward)
+        for call, (smiles, reward) in enumerate(pairs, start=1)
+    ]
+
+
+def by_prompt_schema(options: MetricOptions) -> pa.Schema:
+    """Schema of `by_prompt.parquet`, a description in every field."""
+    columns = dict(_HEAD)
+    for field in metrics_schema(options):
+        if field.name in _NEW:
+            name, text = _NEW[field.name]
+            columns[name] = _INT, text.format(**options.model_dump())
+        if field.name not in columns and field.name not in _OF_A_RUN:
+            columns[field.name] = field.type, _MEANT.get(field.name, description_of(field))
+    return described_schema(columns)
+
+
+def prompt_rows(
+    parts: Iterable[PromptSamples],
+    thresholds: Sequence[float],
+    options: MetricOptions,
+    corpus: AbstractSet[str] | None = None,
+) -> list[dict[str, Any]]:
+    """Compute all rows of one run: for each prompt all its molecules, then its hits.
+
+    Args:
+        parts: the prompts of the run.
+        thresholds: of hits.
+        options: how the metrics are computed.
+        corpus: canonical SMILES that are not novel.
+
+    Returns:
+        One mapping from column to value per row; None where a metric is not defined.
+    """
+    names = by_prompt_schema(options).names
+    rows = []
+    for part in parts:
+        scaffold_of = {molecule.smiles: molecule.scaffold for molecule in part.samples.molecules}
+        own = {
+            "group": part.group,
+            "prompt": part.prompt,
+            "n_calls": part.n_calls,
+            "n_late": len(part.late),
+            **describe_window(part.late, scaffold_of),
+        }
+        for row in evaluate(part.samples, thresholds, options, Comparisons(corpus=corpus)):
+            every = row | own
+            rows.append({name: every[name] for name in names})
+    return rows
