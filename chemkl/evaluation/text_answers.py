@@ -1,4 +1,4 @@
-"""Statistics of parsed answers: sampled ones, and the exact distribution over the valid ones."""
+"""Statistics of answers: of sampled ones, and of the exact distribution over the bare ones."""
 
 import math
 from collections import Counter
@@ -41,9 +41,10 @@ def entropy_of(shares: Iterable[float]) -> float | None:
 
 
 def exact_entropies(exact: pd.DataFrame) -> pd.DataFrame:
-    """The exact distribution over the valid answers, at every recorded step, for every prompt.
+    """The exact distribution over the recorded answers, at every such step, for every prompt.
 
-    With p the policy's probabilities of the K valid answers, m = sum p their mass and q = p / m,
+    With p the policy's probabilities of the K answers, each the whole completion in the tokenizer's
+    own cut, m = sum p their mass and q = p / m,
     and likewise q_ref of the reference: entropy = -sum q ln q, kl_from_ref = sum q ln (q / q_ref).
     All in nats.
 
@@ -52,7 +53,7 @@ def exact_entropies(exact: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A row for each prompt and step: k, ln_k, entropy, entropy_ref, mass, mass_ref, kl_from_ref,
-        top_share. Missing where the valid answers have no probability at all.
+        top_share. Missing where the answers have no probability at all.
     """
     rows = [
         {"prompt": place[0], "step": place[1], **_of_one_step(own)}

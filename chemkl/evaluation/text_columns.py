@@ -6,7 +6,10 @@ from chemkl.config.text_evaluate import TextOptions
 from chemkl.results import described_schema
 
 _INT, _FLOAT, _TEXT = pa.int64(), pa.float64(), pa.string()
-_LATE = "among the last {late_samples} samples of a run, or all texts of a file"
+_LATE = (
+    "among the last {late_samples} samples of a run (as many of each prompt), or all texts of a "
+    "file"
+)
 _MEAN = "In the row `prompts`: the mean over the prompts."
 _NOT_POOLED = "Null in the row `all`: answers to different prompts are not pooled."
 _EXACT = (
@@ -74,18 +77,28 @@ EXACT_FINAL = {
 }
 """Columns of the exact distribution over steps, and how their final values are called."""
 _STEPS: dict[str, tuple[pa.DataType, str]] = {
-    "k": (_FLOAT, "Valid answers."),
+    "k": (_FLOAT, "Answers that the run recorded: the valid ones, unless it was told others."),
     "ln_k": (_FLOAT, "ln of their number, the entropy of the uniform distribution, in nats."),
-    "entropy": (_FLOAT, "Exact entropy of the policy over the valid answers, normalised, in nats."),
+    "entropy": (
+        _FLOAT,
+        "Exact entropy of the policy over these answers, their probabilities (as in mass) "
+        "normalised, in nats.",
+    ),
     "entropy_ref": (_FLOAT, "The same of the reference."),
-    "mass": (_FLOAT, "Probability that the policy gives a valid answer."),
+    "mass": (
+        _FLOAT,
+        "Probability that the policy writes one of these answers as the whole completion, cut into "
+        "tokens as the tokenizer does it. Left out are other cuts and, unless parse is strict, "
+        "other completions that the answer is read out of: a lower bound of the probability of a "
+        "valid answer, where parse reads the bare answer as itself.",
+    ),
     "mass_ref": (_FLOAT, "The same of the reference."),
     "kl_from_ref": (
         _FLOAT,
         "KL(q || q_ref) in nats, q and q_ref the policy's and the reference's distributions over "
-        "the valid answers: 0 where the reference's ratios are kept.",
+        "these answers: 0 where the reference's ratios are kept.",
     ),
-    "top_share": (_FLOAT, "Share of the likeliest valid answer in the policy."),
+    "top_share": (_FLOAT, "Share of the likeliest of these answers in the policy."),
 }
 
 STEPS_SCHEMA = described_schema(

@@ -116,7 +116,7 @@ def _key(*, has_text: bool, answered: bool) -> str:
     )
     answers = (
         "entropy: of the sampled answers, in nats; exact, ref.: of the policy's and the "
-        "reference's probabilities of the valid answers; mass: their sum; KL: from the reference, "
-        "over the valid answers."
+        "reference's probabilities of the bare answers, as the tokenizer cuts them; mass: their "
+        "sum; KL: from the reference, over these answers."
     )
     return ((text if has_text else "") + (answers if answered else "")).strip()

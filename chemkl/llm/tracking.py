@@ -27,7 +27,8 @@ SCHEMA = described_schema(
         "logp_policy": (
             pa.float64(),
             "log pi_theta of the answer given the prompt, cut into tokens as the tokenizer does it,"
-            " in nats, end token included.",
+            " in nats, end token included. Other cuts are not in it, nor other completions that "
+            "parse reads as the same answer.",
         ),
         "logp_ref": (
             pa.float64(),
@@ -39,6 +40,9 @@ SCHEMA = described_schema(
 
 class AnswerTracker(Callback):
     """Asks both models for the probabilities of some answers, every so many steps and at the end.
+
+    An answer is asked for alone, as the whole completion, in the tokenizer's own cut: other cuts
+    that read alike are not counted, nor what a lenient parse reads as the same ("1." as 1).
 
     They are computed in the precision of the run, as those of the samples are: what the reference
     is asked here it remembers, and gives in the steps that follow.

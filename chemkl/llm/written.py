@@ -33,7 +33,7 @@ class TextReward(Protocol):
     component_names: list[str]
     """Components that have columns of their own in the trace."""
     bounds: tuple[float, float]
-    """The reward of a failure, and the highest that there can be."""
+    """The reward of a failure, which no other is below, and the highest that there can be."""
     files: Mapping[str, Path]
     """Files that decide the rewards, by role."""
 

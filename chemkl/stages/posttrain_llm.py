@@ -12,9 +12,11 @@ from chemkl.config.llm import LlmPosttrainConfig
 from chemkl.config.llm_reward import TextRewardConfig
 from chemkl.config.posttrain import objective_of
 from chemkl.llm.extra import PACKAGES, package
+from chemkl.llm.kept_prompts import keep_prompts, kept_prompts
 from chemkl.llm.ledger import TextLedger, describe_cut_off
 from chemkl.llm.models import ADAPTER, MODEL, build_policy, read_prompts, save
 from chemkl.llm.policy import HfPolicy
+from chemkl.llm.prompts import Prompt
 from chemkl.llm.reference import Reference
 from chemkl.llm.rewards import build_reward
 from chemkl.llm.sources import is_here
@@ -66,13 +68,13 @@ def run(config: LlmPosttrainConfig | Mapping[str, Any] | str | Path, out_dir: st
     # what can go wrong with the model and the trainer does so before the folder is claimed
     policy = build_policy(config)
     trainer_of(config, out, [])
-    inputs = {"model": config.model.name} if isinstance(config.model.name, Path) else {}
     with (
         closing(build_reward(config.reward)) as reward,
         Manifest.start(
-            out, stage=STAGE, config=plain, seed=config.seed, inputs=inputs | dict(reward.files)
+            out, stage=STAGE, config=plain, seed=config.seed, inputs=_inputs(config, reward)
         ) as manifest,
     ):
+        policy.prompts = _as_begun(out, manifest, policy.prompts)
         alarm = build_text_alarm(config, lambda line: say(f"{out}: {line}"))
         module, reference = _module(config, out, manifest, policy, reward, alarm)
         make_steps(config, out, module, alarm, _callbacks(config, out, module, policy, reference))
@@ -135,6 +137,24 @@ def _check_reward(reward: TextRewardConfig, objective: Mapping[str, Any] | None)
         build_objective(objective, built.bounds)
 
 
+def _inputs(config: LlmPosttrainConfig, reward: TextReward) -> Mapping[str, str | Path]:
+    """The files and folders that a run reads, by role."""
+    own = {"model": config.model.name, "template": config.template}
+    return {role: path for role, path in own.items() if isinstance(path, Path)} | dict(reward.files)
+
+
+def _as_begun(out: Path, manifest: Manifest, prompts: tuple[Prompt, ...]) -> tuple[Prompt, ...]:
+    """The prompts of a run: those that it kept when it was begun, or these, which it keeps now.
+
+    A template that inserts the date renders others on another day, and then rows of two prompts
+    would have the same number: in the ledger, and in what the reference remembers.
+    """
+    kept = kept_prompts(out, len(prompts)) if manifest.was_resumed else None
+    if kept is None:
+        keep_prompts(prompts, out)
+    return kept or prompts
+
+
 def _module(
     config: LlmPosttrainConfig,
     out: Path,
@@ -144,7 +164,9 @@ def _module(
     alarm: CollapseAlarm | None,
 ) -> tuple[Posttrain, Reference]:
     """Put the parts of a run together."""
-    frozen = policy if policy.has_adapter else build_policy(config, trained=False)
+    frozen = policy
+    if not policy.has_adapter:
+        frozen = build_policy(config, trained=False, prompts=policy.prompts)
     reference = Reference(frozen, config.reference_memory)
     budget = math.inf if config.budget is None else config.budget
     module = Posttrain(

@@ -155,6 +155,7 @@ STAGES: dict[str, Stage] = {
                 "logs/*",
                 "trace/part-*.parquet",
                 "answers.parquet",
+                "prompts.json",
                 MANIFEST,
             ),
         ),

@@ -7,7 +7,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from chemkl.llm.policy import HfPolicy
@@ -23,9 +23,13 @@ TEMPLATE = (
 )
 
 
-def make_tokenizer(template=TEMPLATE, eos="</s>"):
+def make_tokenizer(template=TEMPLATE, eos="</s>", around=None):
+    """A tokenizer of words; around: what it puts before and behind a text, such as "<s> $A"."""
     plain = Tokenizer(models.WordLevel(VOCABULARY, unk_token="<unk>"))
     plain.pre_tokenizer = pre_tokenizers.Whitespace()
+    if around is not None:
+        special = [(word, VOCABULARY[word]) for word in ("<s>", "</s>")]
+        plain.post_processor = processors.TemplateProcessing(single=around, special_tokens=special)
     special = {"eos_token": eos} if eos else {}
     made = PreTrainedTokenizerFast(
         tokenizer_object=plain, bos_token="<s>", unk_token="<unk>", **special

@@ -1,10 +1,14 @@
 """Prompts as the model reads them, against the template and the tokenizer called directly."""
 
+import json
+
 import pytest
 
 from chemkl.config import InputError
 from chemkl.config.llm import Message
-from chemkl.llm.prompts import render_prompts
+from chemkl.llm import HfPolicy
+from chemkl.llm.kept_prompts import FILE, keep_prompts, kept_prompts
+from chemkl.llm.prompts import Prompt, render_prompts
 
 TALK = [("user", "C"), ("assistant", "O"), ("user", "pick 1")]
 
@@ -88,3 +92,105 @@ def test_a_prompt_that_the_model_has_no_token_for_is_refused(tiny):
         [messages(("user", "C <unk>"))], tiny.tokenizer(None), template="none"
     )
     assert prompt.token_ids[-1] == tiny.vocabulary["<unk>"]
+
+
+# ---- what a tokenizer adds by itself
+
+
+def test_a_chat_prompt_and_a_completion_begin_no_second_text(tiny):
+    tokenizer = tiny.tokenizer(around="<s> $A")
+    begin, c, one = (tiny.vocabulary[word] for word in ("<s>", "C", "1"))
+    assert tokenizer("C")["input_ids"] == [begin, c]  # what it does to a text of its own accord
+    (prompt,) = render_prompts([messages(("user", "C"))], tokenizer)
+    assert prompt.rendered == "<s> C "
+    assert prompt.token_ids == (begin, c)
+    policy = HfPolicy(tiny.llama(), tokenizer, [prompt], end_id=tiny.end, max_new_tokens=4)
+    assert policy.encode(["1"]).tolist() == [[0, one, tiny.end]]
+
+
+@pytest.mark.parametrize(
+    ("around", "text", "read"),
+    [
+        ("<s> $A", "C", ["<s>", "C"]),  # as the model saw texts begin
+        ("$A </s>", "C", ["C"]),
+        ("<s> $A </s>", "C O", ["<s>", "C", "O"]),
+        ("<s> $A </s>", "C </s>", ["<s>", "C", "</s>"]),  # written, so it is meant
+        ("$A </s> </s>", "C", ["C"]),
+        ("<s> $A </s>", " ", ["<s>"]),
+    ],
+)
+def test_a_plain_text_does_not_end_where_the_model_goes_on(tiny, around, text, read):
+    tokenizer = tiny.tokenizer(None, around=around)
+    (prompt,) = render_prompts([messages(("user", text))], tokenizer, template="none")
+    assert prompt.token_ids == tuple(tiny.vocabulary[word] for word in read)
+
+
+def test_one_token_for_begin_and_end_is_left_in_front(tiny):
+    tokenizer = tiny.tokenizer(None, eos="<s>", around="<s> $A <s>")
+    (prompt,) = render_prompts([messages(("user", "C"))], tokenizer, template="none")
+    assert prompt.token_ids == (tiny.vocabulary["<s>"], tiny.vocabulary["C"])
+
+
+# ---- templates that are none
+
+
+def test_a_template_that_cannot_be_read_is_named(tiny, tmp_path):
+    (tmp_path / "latin.jinja").write_bytes("{{ 'gr\u00fc\u00df' }}".encode("latin-1"))
+    for template, said in [
+        (tmp_path, "this is a folder"),
+        (tmp_path / "latin.jinja", r"cannot be read as text in UTF-8 \('utf-8' codec .*0xfc"),
+        (tmp_path / "gone.jinja", "cannot be read .*No such file"),
+    ]:
+        with pytest.raises(InputError, match=rf"template: {template}: {said}.*give chat, none, or"):
+            render_prompts([messages(("user", "C"))], tiny.tokenizer(), template=template)
+
+
+@pytest.mark.parametrize("wrong", ["{% for m in messages %}", "{{ messages | nothing }}"])
+def test_a_template_that_is_no_jinja_is_named_once_with_its_line(tiny, tmp_path, wrong):
+    file = tmp_path / "t.jinja"
+    file.write_text(f"<s>\n{wrong}")
+    talks = [messages(("user", "C")), messages(("user", "O"))]
+    with pytest.raises(InputError, match=rf"^template: {file}, line 2: not a Jinja .*\w") as caught:
+        render_prompts(talks, tiny.tokenizer(), template=file)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="template: the tokenizer's own, line 2: not a Jinja"):
+        render_prompts(talks, tiny.tokenizer(f"<s>\n{wrong}"))
+
+
+# ---- kept with a run
+
+KEPT = (
+    Prompt(0, "zw\u00f6lf", '<|user|>\n"zw\u00f6lf"\n', (3, 1, 4)),
+    Prompt(1, "C", "<s> C ", (0, 17)),
+)
+
+
+def test_kept_prompts_are_read_again_and_people_can_read_them_too(tmp_path):
+    assert kept_prompts(tmp_path, 2) is None
+    keep_prompts(KEPT, tmp_path)
+    assert kept_prompts(tmp_path, 2) == KEPT
+    text = (tmp_path / FILE).read_text(encoding="utf-8")
+    assert json.loads(text)[1] == {
+        "number": 1, "text": "C", "rendered": "<s> C ", "token_ids": [0, 17],
+    }  # fmt: skip
+    assert '    "text": "zw\u00f6lf",\n' in text  # as it is written, not as escapes
+    assert '    "token_ids": [3, 1, 4]\n' in text  # on one line
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[", "Expecting value"),
+        ("{}", "valid tuple"),
+        ('[{"number": 0, "text": "C", "rendered": "C"}]', r"0\.token_ids: Field required"),
+        ('[{"number": 0, "text": "C", "rendered": "C", "token_ids": []}]', "without tokens"),
+        ('[{"number": 1, "text": "C", "rendered": "C", "token_ids": [1]}]', "prompts 0 to 0"),
+        ("[]", "prompts 0 to 0"),
+        (b"\xff", "utf-8"),
+    ],
+)
+def test_what_is_kept_and_spoilt_is_refused(tmp_path, content, said):
+    raw = content if isinstance(content, bytes) else content.encode()
+    (tmp_path / FILE).write_bytes(raw)
+    with pytest.raises(InputError, match=rf"prompts\.json: not the prompts of .*{said}.*--fresh"):
+        kept_prompts(tmp_path, 1)

@@ -12,7 +12,7 @@ from rdkit.Chem.QED import qed
 
 from chemkl.config import InputError
 from chemkl.config.llm_reward import TextRewardConfig
-from chemkl.llm.answers import build_reader
+from chemkl.llm.answers import build_reader, check_answers
 from chemkl.llm.ledger import TextLedger
 from chemkl.llm.prompts import Prompt
 from chemkl.llm.rewards import build_reward
@@ -138,6 +138,94 @@ def test_the_budget_is_spent_exactly():
     assert ledger.spent
 
 
+@pytest.mark.parametrize(
+    ("valid", "message"),
+    [
+        ([True, False], r'true without quotes is a truth value, .*quote it .*"true" or "True"'),
+        ([1.0], r"1\.0 is a number that can be written in several ways: quote it"),
+        (["1", ""], r"an empty completion is read as no answer: leave the empty answer out"),
+        ([None], "valid string"),
+        ([1, "1"], "1 stands twice"),
+    ],
+)
+def test_what_is_no_text_is_no_answer(valid, message):
+    with pytest.raises(ValueError, match=message):
+        reward_of(kind="answers", valid=valid)
+
+
+def test_quoted_truth_values_and_zeros_are_answers():
+    rows = ledger_of(reward_of(kind="answers", valid=["true", "007"])).enter(
+        0, rollout(["true", "True", "007", "7"])
+    )
+    assert rows["valid"].tolist() == [True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("valid", "message"),
+    [
+        (
+            ["1", "2."],
+            r"^valid answer '2\.' is read as '2' with parse: lenient.*take parse: strict",
+        ),
+        (["?", "..."], r"^valid answer '\.\.\.' is read as no answer with parse: lenient"),
+    ],
+)
+def test_an_answer_that_is_read_as_another_is_refused(valid, message):
+    with pytest.raises(InputError, match=message):
+        reward_of(kind="answers", valid=valid, parse="lenient")
+    assert reward_of(kind="answers", valid=valid).bounds == (0, 1)  # strict reads all of them
+
+
+def test_an_answer_may_want_other_text_around_it():
+    reward = reward_of(kind="answers", valid=["12"], parse=r"answer: (\d+)")
+    rows = ledger_of(reward).enter(0, rollout(["answer: 12", "12"]))
+    assert rows["valid"].tolist() == [True, False]
+
+
+# ---- answers in tokens
+
+
+def problems_of(tiny, *answers, most=3, parse="strict", end=END):
+    tokenizer = tiny.tokenizer()
+    return check_answers(answers, tokenizer, max_new_tokens=most, end_id=end, parse=parse)
+
+
+def test_answers_that_fit_are_fine(tiny):
+    assert problems_of(tiny, "1", "pick", "1 2") == []
+    assert problems_of(tiny, "1", parse="lenient") == []
+    assert problems_of(tiny, "1", parse=r"answer: (\d+)") == []
+
+
+def test_an_answer_has_room_for_its_end_token(tiny):
+    # a token a word: 3 of them and the end token need 4
+    (line,) = problems_of(tiny, "1", "1 2 3", "1 2")
+    assert line == (
+        "answer '1 2 3' can never be given: it has 3 tokens, and with the end token 4: raise "
+        "max_new_tokens = 3"
+    )
+    assert problems_of(tiny, "1 2 3", most=4) == []
+    assert len(problems_of(tiny, "1", most=1)) == 1
+
+
+@pytest.mark.parametrize("parse", ["strict", "lenient", r"(.*)"])
+def test_an_answer_outlives_the_tokenizer(tiny, parse):
+    # "May" is no word of this model, and Whitespace cuts "(1" in two, which decode joins by a blank
+    lines = problems_of(tiny, "May", "(1", parse=parse)
+    assert ["'<unk>'" in lines[0], "'( 1'" in lines[1]] == [True, True]
+    assert all("the model's tokenizer makes" in line for line in lines)
+
+
+def test_blanks_around_an_answer_matter_where_parse_keeps_them(tiny):
+    # Whitespace drops them
+    assert "makes '1' of it" in problems_of(tiny, " 1")[0]
+    assert "makes '' of it" in problems_of(tiny, " ")[0]
+
+
+def test_an_answer_may_not_hold_the_end_token(tiny):
+    (line,) = problems_of(tiny, "1 a", end=tiny.vocabulary["a"], most=9)
+    assert line == "answer '1 a' can never be given: it holds 'a', which ends a completion"
+
+
 # ---- functions
 
 
@@ -185,12 +273,30 @@ def test_a_function_that_always_fails_ends_the_run(function):
         ledger.enter(1, rollout(["another"]))
 
 
+def test_less_than_a_failure_is_paid_ends_the_run(function):
+    place = function("return -5.0 if 'bad' in completion else 0.0")
+    ledger = ledger_of(reward_of(kind="function", function=place))
+    ledger.enter(0, rollout(["fine", "no end"], truncated={1}))  # 0 is what a failure is paid, too
+    text = "bad " * 30
+    with pytest.raises(
+        InputError, match=r"score gave -5 to 'bad .*\.\.\.', less than failed = 0"
+    ) as e:
+        ledger.enter(1, rollout(["fine", text]))
+    assert "Set reward.failed to the lowest value of the function or below" in str(e.value)
+    assert text not in str(e.value)
+    assert ledger.n_samples == 2  # nothing of the second batch
+    lower = ledger_of(reward_of(kind="function", function=place, failed=-5))
+    assert lower.enter(0, rollout(["bad", "x"], truncated={1}))["reward"].tolist() == [-5, -5]
+
+
 def test_texts_that_are_cut_off_may_be_scored(function):
     place = function("return len(completion)")
     reward = reward_of(kind="function", function=place, score_truncated=True)
     rows = ledger_of(reward).enter(0, rollout(["ab", "abcd"], truncated={1}))
     assert rows["reward"].tolist() == [2, 4]
     assert rows["valid"].all()
+    assert rows["reason"].isna().all()  # they count as complete everywhere
+    assert ledger_of(reward).describe(rows, np.ones(2, bool))["truncated_rate"] == 0
 
 
 def test_a_resumed_ledger_asks_nothing_again_and_goes_on_counting(function, tmp_path):

@@ -1,5 +1,6 @@
 """The posttrain_llm stage on a tiny model: where it ends, what it leaves, what a kill costs."""
 
+import datetime
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import pytest
 import torch
 from rdkit import Chem
 from rdkit.Chem import QED
+from transformers.utils import chat_template_utils
 
 from chemkl import llm
 from chemkl.config import InputError
@@ -338,6 +340,121 @@ def test_a_run_with_another_config_does_not_go_on_in_the_folder(config, finished
     shutil.copytree(finished, tmp_path / "run")
     with pytest.raises(InputError, match="holds a run of stage 'posttrain_llm' with a different"):
         posttrain_llm.run(config, tmp_path / "run")
+    kept = [(run / "prompts.json").read_text() for run in (finished, tmp_path / "run")]
+    assert kept[0] == kept[1]
+
+
+# ---- templates that change
+
+
+class Clock:
+    """Stands for datetime where templates ask for the date."""
+
+    def __init__(self, day):
+        self.day = day
+
+    def now(self):
+        return datetime.datetime(2026, 1, self.day)
+
+
+DATED = "<s> {{ messages[0]['content'] }} {{ strftime_now('%d')[1] }} "
+
+
+@pytest.fixture
+def on_day(monkeypatch):
+    """Decide what day it is for templates."""
+    return lambda day: monkeypatch.setattr(chat_template_utils, "datetime", Clock(day))
+
+
+@pytest.fixture
+def dated(config, tmp_path):
+    """Settings with a template file that inserts the date."""
+    (tmp_path / "t.jinja").write_text(DATED)
+    return config | {"template": str(tmp_path / "t.jinja")}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"adapter": "full", "reference_memory": 0, "learning_rate": 1e-3}],  # it is asked anew
+    ids=["lora", "full"],
+)
+def test_a_run_that_is_killed_and_goes_on_another_day_has_the_prompts_of_the_first(
+    dated, tmp_path, monkeypatch, on_day, changes
+):
+    dated |= changes
+    on_day(1)
+    posttrain_llm.run(dated, tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        killed_after(patched, *KILLS["between checkpoints"][0])
+        with pytest.raises(KilledError):
+            posttrain_llm.run(dated, tmp_path / "killed")
+    on_day(2)
+    folder = posttrain_llm.run(dated, tmp_path / "killed")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    pd.testing.assert_frame_equal(read_trace(killed), read_trace(whole), check_exact=True)
+    answers = [pd.read_parquet(run / "answers.parquet") for run in (killed, whole)]
+    pd.testing.assert_frame_equal(*answers, check_exact=True)
+    (kept,) = json.loads((killed / "prompts.json").read_text())
+    assert (kept["text"], kept["rendered"]) == ("pick", "<s> pick 1 ")
+    (loaded,) = llm.load(folder).prompts
+    assert (loaded.rendered, list(loaded.token_ids)) == (kept["rendered"], kept["token_ids"])
+    posttrain_llm.run(dated, tmp_path / "new")  # and a new one has those of its day
+    assert json.loads((tmp_path / "new" / "prompts.json").read_text())[0]["rendered"][-2] == "2"
+
+
+def test_a_template_is_an_input_of_its_run(dated, tmp_path, monkeypatch):
+    file, run = tmp_path / "t.jinja", tmp_path / "run"
+    with monkeypatch.context() as patched:
+        killed_after(patched, *KILLS["between checkpoints"][0])
+        with pytest.raises(KilledError):
+            posttrain_llm.run(dated, run)
+    assert Manifest.load(run).inputs["template"].path == str(file)
+    file.write_text(DATED + "1 ")
+    with pytest.raises(InputError, match=r"t\.jinja: has changed since"):
+        posttrain_llm.run(dated, run)
+    file.write_text(DATED)
+    folder = posttrain_llm.run(dated, run)
+    file.write_text(DATED + "1 ")
+    with pytest.raises(InputError, match=r"t\.jinja: has changed since"):  # it is complete
+        posttrain_llm.run(dated, run)
+    rendered = json.loads((run / "prompts.json").read_text())[0]["rendered"]
+    assert llm.load(folder).prompts[0].rendered == rendered
+    file.unlink()
+    assert llm.load(folder).prompts[0].rendered == rendered
+
+
+@pytest.mark.parametrize("adapter", [{"kind": "lora", "r": 4}, "full"])
+def test_what_was_saved_without_its_prompts_has_them_rendered(config, tmp_path, adapter):
+    folder = posttrain_llm.run(config | {"adapter": adapter, "max_steps": 2}, tmp_path / "run")
+    expected = llm.load(folder).prompts
+    kept = json.loads((folder / "chemkl.json").read_text())
+    del kept["prompts"]
+    (folder / "chemkl.json").write_text(json.dumps(kept))
+    assert llm.load(folder).prompts == expected
+
+
+def test_a_run_begun_without_kept_prompts_goes_on_and_keeps_them(
+    config, tmp_path, monkeypatch, whole_run
+):
+    with monkeypatch.context() as patched:
+        killed_after(patched, *KILLS["between checkpoints"][0])
+        with pytest.raises(KilledError):
+            posttrain_llm.run(config, tmp_path / "killed")
+    (tmp_path / "killed" / "prompts.json").unlink()
+    posttrain_llm.run(config, tmp_path / "killed")
+    whole = whole_run("plain", config)
+    pd.testing.assert_frame_equal(
+        read_trace(tmp_path / "killed"), read_trace(whole), check_exact=True
+    )
+    texts = [(run / "prompts.json").read_text() for run in (tmp_path / "killed", whole)]
+    assert texts[0] == texts[1]
+
+
+def test_prompts_of_nobodys_run_are_not_gone_on_with(config, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "prompts.json").write_text("something else")
+    posttrain_llm.run(config | {"max_steps": 1}, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "prompts.json").read_text())[0]["text"] == "pick"
 
 
 # ---- other settings
@@ -405,6 +522,7 @@ def test_a_bonus_that_dwarfs_the_reward_is_warned_of_once(config, tmp_path):
          r"prompts\.0: has several messages, or one that is not the user's"),
         ({"prompts": [[{"role": "system", "content": "x"}]]},
          r"prompts\.0: the chat template refuses it: .*no system"),
+        ({"template": "tests"}, "template: .*tests: this is a folder"),
         ({"prompts": ["pick", "pick"]}, "a prompt stands twice"),
         ({"prompts": []}, "prompts"),
         ({"batch_size": 15, "prompts": ["C", "O"]}, "should be a multiple of the 2 prompts"),

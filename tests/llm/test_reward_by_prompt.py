@@ -109,6 +109,67 @@ def test_other_component_names_are_refused():
         SmilesReward(kind="smiles", by_prompt=[LOW, {"components": [{"kind": "qed"}]}])
 
 
+def like(smiles, **more):
+    part = {"kind": "tanimoto", "name": "like", "parameters": {"references": [smiles]}, **more}
+    return {"components": [{"kind": "qed"}, part]}
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (
+            like("CCN"),
+            r"component like is of kind tanimoto with \{'references': \['CCO'\]\} in by_prompt\.0, "
+            r"but of kind tanimoto with \{'references': \['CCN'\]\} in by_prompt\.1",
+        ),
+        (
+            {"components": [{"kind": "qed"}, {"kind": "csp3_fraction", "name": "like"}]},
+            r"but of kind csp3_fraction with no parameters in by_prompt\.1.*"
+            r"A name stands for one oracle in a run.*take two names.*role: penalty",
+        ),
+    ],
+)
+def test_a_name_stands_for_one_oracle(other, message):
+    with pytest.raises(ValueError, match=message):
+        SmilesReward(kind="smiles", by_prompt=[like("CCO"), other])
+
+
+def test_transforms_roles_and_weights_may_differ():
+    penalty = like("CCO", role="penalty", transform={"kind": "step", "low": -1})
+    reward = PaidByPrompt(SmilesReward(kind="smiles", by_prompt=[like("CCO", weight=3), penalty]))
+    rows = reward.score([written(0, "CCO"), written(1, "CCO")])
+    assert rows["raw_like"].tolist() == [1, 1]
+    drug_like = by_hand("CCO")[0]
+    # the geometric mean of QED and 1, weighed 1 to 3; and QED alone, as the penalty is always 1
+    assert rows["reward"].tolist() == pytest.approx([drug_like**0.25, drug_like])
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_file_is_the_same_oracle_by_its_content(tmp_path, same):
+    parts = []
+    for number in range(2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        value = 0.5 if same or number == 0 else 0.25
+        (folder / "own.py").write_text(f"def score(smiles: str):\n    return {value}\n")
+        part = {
+            "kind": "python_function",
+            "name": "mine",
+            "parameters": {"function": "own.py:score"},
+            "transform": {"kind": "linear_clip", "low": 0, "high": 1},
+        }
+        parts.append({"components": [part], "folder": folder})
+    config = SmilesReward(kind="smiles", by_prompt=parts)
+    if same:
+        scored = PaidByPrompt(config).score([written(0, "CCO"), written(1, "CCO")])
+        assert scored["raw_mine"].tolist() == [0.5, 0.5]
+        return
+    with pytest.raises(
+        InputError, match=r"by_prompt\.1: reward\.mine\.0 is .*other content.*one or"
+    ):
+        PaidByPrompt(config)
+
+
 def test_it_is_one_reward_or_one_for_each_prompt():
     for both in ({}, {"reward": LOW, "by_prompt": [LOW]}):
         with pytest.raises(ValueError, match=r"give reward .* or by_prompt, one of the two"):
@@ -116,8 +177,8 @@ def test_it_is_one_reward_or_one_for_each_prompt():
 
 
 def test_problems_of_components_are_told_by_prompt():
-    wrong = {"components": [{"kind": "qed"}, {"kind": "qedd", "name": "logp"}]}
-    with pytest.raises(InputError, match=r"by_prompt\.1: .*unknown component 'qedd'"):
+    wrong = {"components": [{"kind": "qed"}, {"kind": "logp"}]}
+    with pytest.raises(InputError, match=r"by_prompt\.1: .*logp lies between .* a transform"):
         PaidByPrompt(SmilesReward(kind="smiles", by_prompt=[LOW, wrong]))
 
 

@@ -218,6 +218,51 @@ def test_several_prompts_are_kept_apart_and_averaged(make_run, tmp_path):
     assert mean["distinct_1"] == pytest.approx((2 / 6 + 2 / 4) / 2)
 
 
+@pytest.mark.parametrize(
+    ("n_prompts", "each", "steps", "late", "expected"),
+    [
+        (8, 64, 3, 160, 20),  # the last 160 rows are those of the last three prompts of a step
+        (3, 32, 12, 1000, 333),  # the last 1000 would be 320, 328 and 352 of them
+        (3, 2, 2, 1000, 4),  # fewer than wanted: all
+        (3, 2, 2, 2, 1),  # fewer wanted than prompts
+    ],
+)
+def test_every_prompt_has_as_many_late_samples(
+    make_run, tmp_path, n_prompts, each, steps, late, expected
+):
+    rows = [
+        row | {"step": step, "row": number * each + row["row"], "group": number}
+        for step in range(steps)
+        for number in range(n_prompts)
+        for row in rows_of([[(f"{step} {i}", None, 0.0) for i in range(each)]], f"<{number}>")
+    ]
+    options = {"late_samples": late, "ngrams": [1]}
+    config = {"runs": [str(make_run("a", rows))], "measures": ["ngrams"], "options": options}
+    table = evaluate(config, tmp_path / "out")
+    own = table[table["scope"] == "prompt"]
+    assert own["prompt"].tolist() == [f"<{number}>" for number in range(n_prompts)]
+    assert own["n_samples"].tolist() == [expected] * n_prompts
+    assert row_of(table, "a", "all")[["n_prompts", "n_samples"]].tolist() == [
+        n_prompts,
+        n_prompts * expected,
+    ]
+    # they are each prompt's last ones: "<step> <number in the step>", all different in a prompt
+    late_rows = [f"{step} {i}" for step in range(steps) for i in range(each)][-expected:]
+    words = [word for text in late_rows for word in text.split()]
+    assert own["distinct_1"].tolist() == pytest.approx([len({*words}) / len(words)] * n_prompts)
+
+
+def test_a_prompt_that_was_drawn_seldom_has_what_there_is_of_it(make_run, tmp_path):
+    rows = []
+    for step, prompt in enumerate([PICK, NAME, PICK, PICK, PICK]):  # prompts_per_step: 1
+        own = rows_of([[(f"{step} {i}", None, 0.0) for i in range(4)]], prompt)
+        rows += [row | {"step": step} for row in own]
+    config = {"runs": [str(make_run("a", rows))], "options": {"late_samples": 12}}
+    table = evaluate(config, tmp_path / "out")
+    assert row_of(table, "a", "prompt", PICK)["n_samples"] == 6
+    assert row_of(table, "a", "prompt", NAME)["n_samples"] == 4
+
+
 def test_methods_have_means_over_their_seeds(make_run, tmp_path, capsys):
     exact = [{0: REF, 4: {"1": p, "2": 1 - p}} for p in (0.5, 0.6, 0.8)]
     for seed, each in enumerate(exact):
@@ -257,6 +302,9 @@ def test_every_column_of_every_table_is_described(make_run, tmp_path):
         texts = [description_of(field) for field in pq.read_schema(file)]
         assert all(texts)
         assert not any("{" in text for text in texts)
+    described = {field.name: description_of(field) for field in pq.read_schema(files[-1])}
+    assert "a lower bound of the probability of a valid answer" in described["exact_mass"]
+    assert "as many of each prompt" in described["n_samples"]
     wanted = STAGES["evaluate_text"].outputs
     assert {path.name for path in (tmp_path / "out").iterdir() if path.suffix} <= set(wanted)
 
