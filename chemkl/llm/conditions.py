@@ -1,9 +1,7 @@
 """Properties of molecules as tags in front of their SMILES: which prompt each molecule answers."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import product
-from typing import Any
 
 import numpy as np
 
@@ -12,7 +10,8 @@ from chemkl.config import InputError
 from chemkl.config.document import Document
 from chemkl.config.pretrain_llm import ConditionConfig
 from chemkl.rewards import components  # noqa: F401 - importing it registers the components
-from chemkl.rewards.registry import find_component, placed
+from chemkl.rewards.asking import Term, ask
+from chemkl.rewards.registry import Failure, find_component, placed
 
 UNKNOWN = -1
 """The prompt of a molecule that a property could not be computed of."""
@@ -35,7 +34,7 @@ class Conditions:
         self.tags = [tag for each in configs for tag in each.tags]
         self.prompts = [" ".join(tags) for tags in product(*(each.tags for each in configs))]
         """Every combination of tags, one of each condition, the last one changing fastest."""
-        self._values = [_values_of(each) for each in _built(configs)]
+        self._terms = _built(configs)
 
     def prompts_of(self, smiles: Sequence[str]) -> np.ndarray:
         """Return the number of each molecule's prompt; UNKNOWN where there is none.
@@ -63,25 +62,24 @@ class Conditions:
         ]
 
     def _numbers(self, smiles: Sequence[str]) -> np.ndarray:
-        mols = [parse(each) for each in smiles]
-        known = [i for i, mol in enumerate(mols) if mol is not None]
+        parsed = {i: parse(each) for i, each in enumerate(smiles)}
+        mols = {i: mol for i, mol in parsed.items() if mol is not None}
         number = np.full(len(smiles), UNKNOWN)
-        number[known] = 0
+        number[[*mols]] = 0
         with silenced():
-            for condition, values_of in zip(self.configs, self._values, strict=True):
-                values = values_of([mols[i] for i in known])
-                for i, value in zip(known, values, strict=True):
-                    if math.isnan(value) or number[i] == UNKNOWN:
+            for condition, term in zip(self.configs, self._terms, strict=True):
+                for i, value in zip(mols, ask(term, [*mols.values()]), strict=True):
+                    if isinstance(value, Failure) or number[i] == UNKNOWN:
                         number[i] = UNKNOWN
                     else:
                         number[i] = number[i] * len(condition.names) + condition.level(value)
         return number
 
 
-def _built(configs: Sequence[ConditionConfig]) -> list[tuple[Any, bool]]:
-    """Build the components: each score function, and whether it takes many molecules."""
+def _built(configs: Sequence[ConditionConfig]) -> list[Term]:
+    """Build the components, to be asked as those of a reward are; only raw values are wanted."""
     problems: list[str] = []
-    built: list[tuple[Any, bool]] = []
+    built: list[Term] = []
     document = Document({}, "")
     for place, config in enumerate(configs):
         keys = ("conditions", place)
@@ -92,27 +90,9 @@ def _built(configs: Sequence[ConditionConfig]) -> list[tuple[Any, bool]]:
             continue
         try:
             score = component.build(config.parameters, document.at((*keys, "parameters"), {}))
-            built.append((score, component.batched))
+            built.append(Term(config.kind, 1.0, score, float, batched=component.batched))
         except InputError as error:
             problems += str(error).splitlines()
     if problems:
         raise InputError("\n".join(problems))
     return built
-
-
-def _values_of(built: tuple[Any, bool]) -> Callable[[Sequence[Any]], list[float]]:
-    """Make a function of molecules that gives NaN where the component fails."""
-    score, batched = built
-
-    def one(mol: Any) -> float:
-        try:
-            value = float(score(mol))
-        except Exception:  # noqa: BLE001 - a component may raise anything for a molecule
-            return math.nan
-        return value if math.isfinite(value) else math.nan
-
-    def many(mols: Sequence[Any]) -> list[float]:
-        answers = score(mols) if mols else []
-        return [float(each) if isinstance(each, int | float) else math.nan for each in answers]
-
-    return many if batched else lambda mols: [one(mol) for mol in mols]

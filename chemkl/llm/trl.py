@@ -1,8 +1,8 @@
 """RLOO of TRL with the target of MARA: every good completion of a prompt equally likely.
 
 MARA is mode-anchored reward augmentation (GX-Chen et al., arXiv 2510.20817), not the alignment
-method of the same name. Legend: B rows, the completions of a
-generation batch, of all ranks; E reward functions.
+method of the same name. Legend: B rows, the completions of a generation batch, of all ranks; E
+reward functions.
 """
 
 import math
@@ -16,7 +16,7 @@ from torch import Tensor
 from chemkl.config import InputError
 from chemkl.llm.anchored import anchor_rewards
 from chemkl.llm.trl_metrics import METRICS, describe
-from chemkl.llm.trl_settings import build_target, refuse_other_methods
+from chemkl.llm.trl_settings import build_target, refuse_dropout, refuse_other_methods
 from chemkl.losses.mara import RewardOnHits
 
 
@@ -66,7 +66,8 @@ class MaraRLOOTrainer(_RLOOTrainer):  # type: ignore[misc]  # a base without typ
     Args:
         model: as in trl.
         reward_funcs: as in trl.
-        args: with beta above 0, num_generations of 4 or more, no normalisation and no clipping.
+        args: with beta above 0, num_generations of 4 or more, no normalisation and no clipping;
+            disable_dropout where the model or its adapter has dropout.
         tau: the reward from which on a completion is a hit; or give tau_quantile and tau_floor.
         tau_quantile: of the rewards of a prompt's completions, strictly between 0 and 1.
         tau_floor: what the quantile may not fall below, above the reward of a failure.
@@ -98,6 +99,7 @@ class MaraRLOOTrainer(_RLOOTrainer):  # type: ignore[misc]  # a base without typ
             refuse_other_methods(args)
         self.target = build_target(
             args,
+            options.get("peft_config"),
             tau=tau,
             tau_quantile=tau_quantile,
             tau_floor=tau_floor,
@@ -106,8 +108,9 @@ class MaraRLOOTrainer(_RLOOTrainer):  # type: ignore[misc]  # a base without typ
             reward_on_hits=reward_on_hits,
         )
         super().__init__(model, reward_funcs, args, **options)
+        refuse_dropout(self.model)
         self._logps: list[tuple[Any, Tensor]] | None = None
-        self._warned = False
+        self._warned: set[str] = set()
         self.reward_funcs: list[Any] = [*self.reward_funcs, mara_bonus]
         self.reward_func_names: list[str] = [*self.reward_func_names, mara_bonus.__name__]
         self.reward_processing_classes: list[Any] = [*self.reward_processing_classes, None]
@@ -164,6 +167,12 @@ class MaraRLOOTrainer(_RLOOTrainer):  # type: ignore[misc]  # a base without typ
         for name, value in metrics.items():
             self._metrics[mode][name].append(value)
         self._check_scale(metrics["mara/bonus_std"], reward_B)
+        if not bool(complete_B.any()):
+            self._warn_once(
+                "mara/truncated_rate",
+                "mara/truncated_rate = 1: no completion of the batch has an end token, so none "
+                "is a hit and MARA does nothing. Raise max_completion_length, or ask for less.",
+            )
         return columns
 
     def _summed(self, column_BE: Tensor) -> Tensor:
@@ -201,16 +210,20 @@ class MaraRLOOTrainer(_RLOOTrainer):  # type: ignore[misc]  # a base without typ
     def _check_scale(self, bonus_std: float, reward_B: Tensor) -> None:
         """Warn once where the bonus varies more than any reward is worth."""
         most = float(reward_B[~reward_B.isnan()].abs().max()) if math.isfinite(bonus_std) else 0.0
-        if not self._warned and bonus_std > most:
-            self._warned = True
+        if bonus_std > most:
             beta = self.target.beta
-            warnings.warn(
+            self._warn_once(
+                "mara/bonus_std",
                 f"mara/bonus_std = {bonus_std:.2g}, above the highest reward of the batch "
                 f"({most:.2g}): log pi_ref of the hits varies by {bonus_std / beta:.3g} nats, and "
                 f"beta = {beta:g} makes more of that than of the reward. Take a smaller beta, or "
                 "cap or alpha.",
-                stacklevel=2,
             )
+
+    def _warn_once(self, metric: str, text: str) -> None:
+        if metric not in self._warned:
+            self._warned.add(metric)
+            warnings.warn(text, stacklevel=3)
 
 
 def mara_bonus(completions: list[Any], **_columns: Any) -> list[None]:

@@ -1,8 +1,10 @@
 """What a TRL trainer may not be told when its rewards are those of MARA, and why."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from torch import nn
 
 from chemkl.config import InputError
 from chemkl.losses import Mara
@@ -22,15 +24,17 @@ _PLAIN_SAMPLING: Mapping[str, tuple[Any, ...]] = {
     "repetition_penalty": (None, 1.0),
     "num_beams": (None, 1),
     "do_sample": (None, True),
+    "vllm_structured_outputs_regex": (None,),
 }
 """Values under which the samples are those of the policy whose log-probabilities are computed."""
 
 
-def build_target(args: Any, **options: Any) -> Mara:
+def build_target(args: Any, peft_config: Any = None, **options: Any) -> Mara:
     """Check a config of TRL and make the target that goes with it.
 
     Args:
         args: a ``trl.RLOOConfig``.
+        peft_config: of the adapter that is to be trained; None: there is none, or not a new one.
         **options: of ``chemkl.losses.Mara``, without beta and anchor; None counts as not given.
 
     Raises:
@@ -41,10 +45,17 @@ def build_target(args: Any, **options: Any) -> Mara:
         *_scale_problems(args),
         *_group_problems(args, options.get("tau_quantile")),
         *_sampling_problems(args),
+        *_adapter_problems(args, peft_config),
     ]
-    beta = (
-        args.beta if _is_beta(args.beta) else 1.0
-    )  # so that the options are looked at all the same
+    numbers = ("tau", "tau_quantile", "tau_floor", "alpha", "cap")
+    no_numbers = [
+        f"{name} is {options[name]!r}: it must be a number"
+        for name in numbers
+        if not isinstance(options.get(name), int | float | None)
+    ]
+    if no_numbers:
+        raise InputError("\n".join([*problems, *no_numbers]))
+    beta = args.beta if _is_beta(args.beta) else 1.0  # so that the options are looked at anyway
     try:
         target = Mara(beta=beta, **options)
     except ValueError as error:
@@ -72,6 +83,50 @@ def refuse_other_methods(args: Any) -> None:
         f"MaraRLOOTrainer was given {kind}: it needs args=trl.RLOOConfig(...), with "
         f"num_generations of {LEAST_GENERATIONS} or more (the default of trl is 2).{why}"
     )
+
+
+def refuse_dropout(model: nn.Module) -> None:
+    """Refuse a model that drops units: in training mode, which trl asks it in, it is random.
+
+    Raises:
+        InputError: naming what drops units, and how to switch it off.
+    """
+    layers: dict[str, str] = {}
+    settings: dict[str, str] = {}
+    for where, module in model.named_modules():
+        if isinstance(module, nn.Dropout) and module.p > 0:
+            layers.setdefault("a layer", f"{module.p:g} in {where}")
+        for name, value in _settings_above_0(module):
+            settings.setdefault(name, f"{value:g} in {where}")
+    if not layers and not settings:
+        return
+    listed = ", ".join(f"{name} {rest}" for name, rest in (layers | settings).items())
+    fixes = ["Take disable_dropout=True in the RLOOConfig"] if layers else []
+    if settings:
+        wanted = ", ".join(f"{name}=0.0" for name in settings)
+        fixes.append(
+            f"Load the model or its adapter with {wanted}, which disable_dropout does not reach; "
+            "where trl loads the model, through model_init_kwargs"
+        )
+    raise InputError(f"the model has dropout ({listed}): {_RANDOM}. {'. '.join(fixes)}")
+
+
+_RANDOM = (
+    "trl computes log-probabilities in training mode, those of an adapter's reference too, so that "
+    "KL, anchors and bonus would be random"
+)
+
+
+def _settings_above_0(module: nn.Module) -> Iterator[tuple[str, float]]:
+    """Yield name and value of each dropout that a module applies itself, without a layer for it."""
+    for name, value in vars(module).items():
+        if "drop" in name:  # attention_dropout, layerdrop, resid_pdrop
+            each = value.values() if isinstance(value, Mapping) else [value]  # one an adapter
+            yield from ((name, number) for number in each if _is_above_0(number))
+
+
+def _is_above_0(value: Any) -> bool:
+    return isinstance(value, float) and value > 0
 
 
 def _is_beta(beta: Any) -> bool:
@@ -139,8 +194,8 @@ def _sampling_problems(args: Any) -> list[str]:
     more = args.generation_kwargs if isinstance(args.generation_kwargs, Mapping) else {}
     given = {name: more.get(name, getattr(args, name, None)) for name in _PLAIN_SAMPLING}
     problems = [
-        f"{name} is {value}: the rare completions that MARA is to lift would be sampled less "
-        f"often than their log-probability says. Take {name}={_PLAIN_SAMPLING[name][-1]}"
+        f"{name} is {value}: the rare completions that MARA is to lift would not be sampled as "
+        f"often as their log-probability says. Take {name}={_PLAIN_SAMPLING[name][-1]}"
         for name, value in given.items()
         if value not in _PLAIN_SAMPLING[name]
     ]
@@ -151,3 +206,15 @@ def _sampling_problems(args: Any) -> list[str]:
             "trl computes log-probabilities at the latter. Give it once, as temperature"
         )
     return problems
+
+
+def _adapter_problems(args: Any, peft_config: Any) -> list[str]:
+    """A new adapter may not drop units, unless trl switches that off."""
+    if args.disable_dropout:
+        return []
+    return [
+        f"{name} is {value} in peft_config: {_RANDOM}. Take {name}=0.0, or "
+        "disable_dropout=True in the RLOOConfig"
+        for name, value in getattr(peft_config, "__dict__", {}).items()
+        if "drop" in name and _is_above_0(value)
+    ]

@@ -1,156 +1,292 @@
-"""One rollout through the path of SMILES generators and that of language models: the same loss."""
+"""One run through the path of SMILES generators and that of language models: the same to 1e-6."""
 
+import copy
+from dataclasses import replace
+from types import SimpleNamespace
+
+import lightning
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
+from transformers import MistralConfig
 
 from chemkl.config.llm_reward import SmilesReward
 from chemkl.llm.ledger import TextLedger
 from chemkl.llm.molecule_reward import PaidByMolecule
+from chemkl.llm.policy import HfPolicy
+from chemkl.llm.pretrain import build_tokenizer
+from chemkl.llm.prompts import Prompt
+from chemkl.llm.reference import Reference
 from chemkl.losses import build_objective
-from chemkl.policies.base import Rollout, SequenceModel, sequence_logp
+from chemkl.policies import Policy, Vocabulary, freeze, load_policy
+from chemkl.policies.tokenizer import END_ID, START_ID
+from chemkl.results import TraceWriter, read_trace
 from chemkl.rewards import RewardModel
 from chemkl.training.diversity_filter import MurckoBucket, NoFilter
-from chemkl.training.inputs import InputBuilder
 from chemkl.training.ledger import Ledger
+from chemkl.training.posttrain import Posttrain, StepLoader
+from chemkl.training.seeds import stream
+from chemkl.training.trainer import quiet
 
-END = 1
 REWARD = {
     "components": [{"kind": "tpsa", "transform": {"kind": "sigmoid", "low": 0, "high": 60}}],
 }
+SIGMA = 20.0
+MARA_RLOO = {"target": "mara", "sigma": SIGMA, "tau": 0.1, "estimator": "rloo"}
 OBJECTIVES = {
-    "gibbs reinvent": {"target": "gibbs", "sigma": 20.0, "estimator": "reinvent"},
-    "gibbs rloo": {"target": "gibbs", "sigma": 20.0, "estimator": "rloo"},
-    "mara rloo": {"target": "mara", "sigma": 20.0, "tau": 0.1, "estimator": "rloo"},
+    "gibbs reinvent": {"target": "gibbs", "sigma": SIGMA, "estimator": "reinvent"},
+    "gibbs rloo": {"target": "gibbs", "sigma": SIGMA, "estimator": "rloo"},
+    "mara rloo": MARA_RLOO,
     "mara log_variance": {"target": "mara", "beta": 0.1, "tau": 0.1, "estimator": "log_variance"},
     "mara drop": {
         "target": "mara", "beta": 0.1, "tau": 0.1, "estimator": "grpo", "duplicates": "drop",
     },
+    "mara msc": {"target": "mara", "beta": 0.1, "tau": 0.1, "estimator": "msc"},
     "filter snis": {"target": "filter", "tau": 0.1, "estimator": "snis"},
+    "gibbs prior": {
+        "target": "gibbs", "beta": 0.1, "estimator": "forward_kl",
+        "estimator_options": {"reference": "prior"},
+    },
 }  # fmt: skip
+BATCH, STEPS, SEED = 24, 2, 3
+VOCABULARY = Vocabulary.of("CNO1")
 
 
-class PlainModel(SequenceModel):
-    """The same network as a generator of SMILES is one: rows of ids, one pass, no prompt groups."""
+class LlamaPolicy(Policy):
+    """A Llama as a generator of SMILES: one pass over whole rows, as the recurrent one makes it.
 
-    def __init__(self, network, prompt_ids, rollout):
+    It reads a prompt that never changes in front of the start token.
+    """
+
+    def __init__(self, network, before):
+        super().__init__(VOCABULARY, max_length=8)
+        self.network = network
+        self.before = before
+
+    @property
+    def architecture(self):
+        raise NotImplementedError  # it is never saved
+
+    def forward(self, token_BT, state=None):
+        first = torch.tensor([self.before]).expand(len(token_BT), -1) if state is None else state
+        seen_BT = torch.cat([first, token_BT], dim=1)
+        logits = self.network(input_ids=seen_BT, use_cache=False).logits
+        return logits[:, -token_BT.shape[1] :], seen_BT
+
+    def select(self, state, keep_A):
+        return state[keep_A]
+
+
+class RnnAsCausalLM(nn.Module):
+    """A recurrent generator of SMILES, called as the causal LMs of transformers are."""
+
+    # of a model with a sliding window no prompt is kept: it is read again with each completion
+    config = MistralConfig(num_hidden_layers=1, sliding_window=1)
+
+    def __init__(self, network):
         super().__init__()
         self.network = network
-        self.prompt_ids = prompt_ids
-        self.rollout = rollout
 
-    def sample(self, n, generator=None):
-        del n, generator  # it is one rollout that both paths are given
-        r = self.rollout
-        return Rollout(r.smiles, r.tokens, r.logp, r.truncated, end_id=END)
+    def forward(self, input_ids, **_options):
+        return SimpleNamespace(logits=self.network(input_ids)[0])
 
-    def logp_tokens(self, token_BT):
-        read = torch.tensor([self.prompt_ids]).expand(len(token_BT), -1)
-        whole = torch.cat([read, token_BT[:, 1:]], dim=1)
-        logits = self.network(whole, use_cache=False).logits
-        return sequence_logp(logits[:, read.shape[1] - 1 : -1], token_BT, END)
+
+def make_llama(tiny, seed):
+    """A Llama and the ids of its prompt; C, N, O and the end are likely: there are molecules."""
+    network = tiny.llama(seed, sharpness=2.0, vocab_size=len(VOCABULARY)).double()
+    bias = torch.tensor([2.0, -2.0, -1.0, 2.0, 2.0, 2.0], dtype=torch.float64)  # end, start, 1, CNO
+    network.lm_head.bias = nn.Parameter(bias)
+    return LlamaPolicy(network, (3, 5, 2))
+
+
+def make_rnn(path, seed):
+    """The tiny prior, or one that is a little off it."""
+    network = load_policy(path).double()
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight += 0.1 * seed * torch.randn_like(weight)
+    return network
+
+
+@pytest.fixture(params=["llama", "rnn"])
+def networks(request, tiny, tiny_prior):
+    """Policy and prior as either path takes them, and the weights of both policies by name."""
+    if request.param == "llama":
+        plain = [make_llama(tiny, seed) for seed in (1, 0)]
+        prompt_ids, models = (*plain[0].before, START_ID), [each.network for each in plain]
+    else:
+        plain = [make_rnn(tiny_prior, seed) for seed in (1, 0)]
+        prompt_ids, models = (START_ID,), [RnnAsCausalLM(each) for each in plain]
+    by_llm = [
+        HfPolicy(
+            copy.deepcopy(model),
+            build_tokenizer(VOCABULARY, []),
+            [Prompt(0, "Write a molecule", "Write a molecule", prompt_ids)],
+            end_id=END_ID,
+            max_new_tokens=plain[0].max_length,
+            micro_batch=7,
+        )
+        for model in models
+    ]
+    assert by_llm[0]._network.rewinds is (request.param == "llama")
+    return plain, by_llm
+
+
+class Watch(lightning.Callback):
+    """Keeps the loss and the gradients of every step."""
+
+    def __init__(self):
+        self.losses, self.gradients = [], []
+
+    def on_before_optimizer_step(self, _trainer, module, _optimizer):
+        weights = module.policy.parameters()
+        self.gradients.append([weight.grad.clone() for weight in weights])
+
+    def on_train_batch_end(self, _trainer, _module, outputs, *_):
+        self.losses.append(float(outputs["loss"]))
+
+
+def post_trained(policy, reference, ledger, objective, folder, *, text):
+    """Train for some steps, as the stages do; the trace, and what was watched."""
+    writer = TraceWriter(folder, ["tpsa"], "run", "hash", text=text)
+    module = Posttrain(
+        policy, reference, ledger, build_objective(**objective), writer,
+        batch_size=BATCH, most_samples=10_000, learning_rate=1e-3, seed=SEED,
+    )  # fmt: skip
+    watch = Watch()
+    with quiet():
+        trainer = lightning.Trainer(
+            max_epochs=1, accelerator="cpu", callbacks=[watch], logger=False,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(module, StepLoader(STEPS))
+    writer.cut()
+    return read_trace(folder), watch
+
+
+def recorded(model, drawn, monkeypatch):
+    """Keep what a model samples."""
+    sample = model.sample
+
+    def keeping(n, generator=None):
+        drawn.append(sample(n, generator))
+        return drawn[-1]
+
+    monkeypatch.setattr(model, "sample", keeping)
+
+
+def replayed(model, drawn, decode, monkeypatch):
+    """Let a model say what another one sampled: the same ids, in the place of the prompt a 0."""
+    left = iter(drawn)
+
+    def say(_n, _generator=None):
+        rollout = next(left)
+        group_B = torch.zeros(len(rollout), dtype=torch.int64)
+        token_BT = torch.cat([group_B[:, None], rollout.tokens[:, 1:]], dim=1)
+        return replace(rollout, smiles=decode(token_BT), tokens=token_BT, group=group_B)
+
+    monkeypatch.setattr(model, "sample", say)
 
 
 @pytest.fixture
-def both(make_policy, tiny):
-    """Policy and prior by either path, and the SMILES that the policy sampled after "pick"."""
+def both_paths(networks, tmp_path, monkeypatch):
+    """Post-train by either path; (trace, watch) of each."""
+    (policy, prior), (llm, copied) = networks
 
-    def network(seed):
-        model = tiny.llama(seed, sharpness=4.0).double()
-        with torch.no_grad():  # C, O, N, = and the end are likely, so that there are molecules
-            favoured = [tiny.vocabulary[word] for word in ("C", "O", "N")]
-            model.lm_head.weight *= 0.2
-            bias = torch.nn.Parameter(torch.zeros(len(tiny.vocabulary), dtype=torch.float64))
-            bias[favoured] += 4.0
-            bias[END] += 4.0
-            model.lm_head.bias = bias
-        return model
+    def train(objective, bucket=None):
+        def new_filter():
+            return NoFilter() if bucket is None else MurckoBucket(bucket, 0.1)
 
-    policy = make_policy("pick", model=network(0), max_new_tokens=5, micro_batch=3)
-    prior = make_policy("pick", model=network(1), max_new_tokens=5)
-    rollout = policy.sample(24, torch.Generator().manual_seed(1))
-    rollout = Rollout(
-        [text.replace(" ", "") for text in rollout.smiles], rollout.tokens, rollout.logp,
-        rollout.truncated, rollout.group, END,
-    )  # fmt: skip
-    plain = [PlainModel(network(seed), policy.prompts[0].token_ids, rollout) for seed in (0, 1)]
-    return policy, prior, plain, rollout
+        prior_of_smiles, reference = freeze(prior), Reference(copied)
+        drawn, of_prior = [], []
+        recorded(policy, drawn, monkeypatch)
+        recorded(prior_of_smiles, of_prior, monkeypatch)
+        ledger = Ledger(RewardModel.from_config(REWARD), new_filter(), 1000)
+        smiles = post_trained(
+            policy, prior_of_smiles, ledger, objective, tmp_path / "smiles", text=False
+        )
+        replayed(llm, drawn, llm.decode, monkeypatch)
+        replayed(reference, of_prior, llm.decode, monkeypatch)
+        reward = PaidByMolecule(SmilesReward(kind="smiles", reward=REWARD, parse="strict"))
+        ledger = TextLedger(reward, llm.prompts, new_filter(), 1000)
+        text = post_trained(llm, reference, ledger, objective, tmp_path / "text", text=True)
+        return smiles, text
 
-
-def learnt(policy, prior, ledger, objective, rollout, diversity_filter):
-    objective = build_objective(**objective)
-    rows = ledger.enter(0, rollout)
-    inputs = InputBuilder(policy, prior, objective, 0).build(rollout, rows, 0, 0)
-    output = objective(inputs)
-    output.loss.backward()
-    return rows, inputs, output
+    return train
 
 
-@pytest.mark.parametrize("bucket", [None, 2])
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_loss_and_gradient_are_the_same_to_1e_6(both, name, bucket):
-    policy, prior, plain, rollout = both
-    filters = [NoFilter() if bucket is None else MurckoBucket(bucket, 0.1) for _ in range(2)]
-    by_clm = learnt(
-        *plain, Ledger(RewardModel.from_config(REWARD), filters[0], 1000), OBJECTIVES[name],
-        plain[0].sample(24), filters[0],
-    )  # fmt: skip
-    reward = PaidByMolecule(SmilesReward(kind="smiles", reward=REWARD, parse="strict"))
-    by_llm = learnt(
-        policy, prior, TextLedger(reward, policy.prompts, filters[1], 1000), OBJECTIVES[name],
-        rollout, filters[1],
-    )  # fmt: skip
-    assert by_llm[1].group.tolist() == [0] * 24
-    assert by_clm[1].group is None
-    assert by_llm[0]["valid"].sum() > 5
-    assert by_llm[0]["reward"].nunique() > 3
+@pytest.mark.parametrize(
+    ("name", "bucket"), [*((name, None) for name in OBJECTIVES), ("mara rloo", 2)]
+)
+def test_loss_and_gradient_are_the_same_to_1e_6(both_paths, name, bucket):
+    (by_smiles, smiles), (by_text, text) = both_paths(OBJECTIVES[name], bucket)
+    assert len(by_smiles) == len(by_text) == STEPS * BATCH
+    assert by_text["group"].tolist() == [0] * len(by_text)
+    assert by_smiles["valid"].sum() > 10
+    assert by_smiles["reward_filtered"].nunique() > 3
+    if bucket is not None:
+        assert (by_smiles["reward_filtered"] < by_smiles["reward"]).any()
     if "mara" in name:
-        assert 0 < by_llm[2].target.hit.sum() < 24
-    shared = ["call", "repeat", "valid", "canonical_smiles", "scaffold", "n_tokens", "reward",
-              "reward_filtered", "raw_tpsa", "score_tpsa"]  # fmt: skip
-    for column in shared:
-        a, b = by_clm[0][column], by_llm[0][column]
-        assert a[a.notna()].tolist() == b[b.notna()].tolist()
-        assert a.isna().tolist() == b.isna().tolist()
-    torch.testing.assert_close(by_llm[2].loss, by_clm[2].loss, rtol=1e-6, atol=1e-6)
-    assert by_llm[2].metrics.keys() == by_clm[2].metrics.keys()
-    ours, theirs = dict(policy.model.named_parameters()), dict(plain[0].network.named_parameters())
-    assert ours.keys() == theirs.keys()
-    largest = max(float(weight.grad.abs().max()) for weight in theirs.values())
-    assert largest > 0
-    for key, weight in theirs.items():
-        np.testing.assert_allclose(ours[key].grad, weight.grad, rtol=0, atol=1e-6 * max(1, largest))
+        assert 0 < by_smiles["hit"].sum() < len(by_smiles)
+        assert by_smiles["anchor"].any()
+    same = ["step", "row", "call", "repeat", "valid", "canonical_smiles", "scaffold", "n_tokens",
+            "hit", "anchor", "is_replay"]  # fmt: skip
+    pd.testing.assert_frame_equal(by_smiles[same], by_text[same])
+    close = ["logp_policy", "logp_ref", "raw_tpsa", "score_tpsa", "reward", "reward_filtered",
+             "log_target"]  # fmt: skip
+    np.testing.assert_allclose(by_smiles[close], by_text[close], rtol=1e-6, atol=1e-6)
+    assert len(smiles.losses) == STEPS
+    np.testing.assert_allclose(text.losses, smiles.losses, rtol=1e-6, atol=1e-6)
+    for ours, theirs in zip(text.gradients, smiles.gradients, strict=True):
+        largest = max(float(gradient.abs().max()) for gradient in theirs)
+        assert largest > 0
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * max(1, largest))
 
 
-def test_a_step_with_two_prompts_has_the_loss_of_either_alone(make_policy, tiny):
-    # with rloo and mara every row's part of the loss is that of its own prompt's rows
-    objective = build_objective(target="mara", beta=0.1, tau=0.5, estimator="rloo")
-    policy = make_policy("pick", "a b", model=tiny.llama(0, 4.0).double(), max_new_tokens=3)
-    prior = make_policy("pick", "a b", model=tiny.llama(1, 4.0).double(), max_new_tokens=3)
-    drawn = policy.sample(20, torch.Generator().manual_seed(0))
-    reward = torch.tensor([0.2 * (len(text) % 6) for text in drawn.smiles], dtype=torch.float64)
-
-    def loss_of(some):
-        rows = pd.DataFrame({"reward_filtered": reward[some].numpy()})
-        part = Rollout(
-            [drawn.smiles[i] for i in some], drawn.tokens[some], drawn.logp[some],
-            drawn.truncated[some], drawn.group[some], END,
-        )  # fmt: skip
-        return objective(InputBuilder(policy, prior, objective, 0).build(part, rows, 0, 0)).loss
-
-    both = loss_of(list(range(20)))
-    halves = (loss_of(list(range(10))) + loss_of(list(range(10, 20)))) / 2
-    torch.testing.assert_close(both, halves, rtol=1e-6, atol=1e-6)
+def logp_alone(network, prompt_ids, ids):
+    """Log p of one row of ids after a prompt, in float64, by a pass of its own."""
+    read = [*prompt_ids, *ids]
+    logits = network(torch.tensor([read]))
+    logits = logits[0] if isinstance(logits, tuple) else logits.logits
+    logp = logits[0, len(prompt_ids) - 1 : -1].log_softmax(dim=-1)
+    return sum(logp[t, token] for t, token in enumerate(ids))
 
 
-def test_one_text_in_other_tokens_or_to_another_prompt_is_another_sequence(make_policy):
-    policy = make_policy("pick", "a b")
-    token_BT = torch.tensor([[0, 5, 6, END], [0, 7, END, END], [0, 5, 6, END], [1, 5, 6, END]])
-    rollout = Rollout(
-        ["12"] * 4, token_BT, torch.zeros(4), torch.zeros(4).bool(), token_BT[:, 0], END
-    )
-    objective = build_objective(target="gibbs", beta=0.1, estimator="rloo", duplicates="drop")
-    rows = pd.DataFrame({"reward_filtered": [1.0, 0.0, 1.0, 0.5]})
-    inputs = InputBuilder(policy, policy, objective, 0).build(rollout, rows, 0, 0)
-    assert inputs.duplicate.tolist() == [False, False, True, False]
+def test_loss_and_gradient_of_the_first_step_are_those_of_the_formulas(networks, both_paths):
+    # MARA (Algorithm 2 of arXiv 2510.20817) and RLOO, by numpy and one row at a time
+    policy, prior = copy.deepcopy(networks[0])  # as they are before the training
+    _, (trace, watched) = both_paths(MARA_RLOO)
+    trace = trace[trace["step"] == 0]
+    drawn = policy.sample(BATCH, stream(SEED, 0))
+    before = (*getattr(policy, "before", ()), START_ID)
+    rows = [
+        row[1 : 1 + n]
+        for row, n in zip(drawn.tokens.tolist(), drawn.n_tokens.tolist(), strict=True)
+    ]
+    graph = [logp_alone(getattr(policy, "network", policy), before, ids) for ids in rows]
+    lp = np.array([float(each.detach()) for each in graph])
+    with torch.no_grad():
+        of_prior = [logp_alone(getattr(prior, "network", prior), before, ids) for ids in rows]
+    lr, reward = np.array([float(each) for each in of_prior]), trace["reward"].to_numpy()
+
+    beta = 1 / SIGMA
+    hit = reward >= MARA_RLOO["tau"]
+    z = max(np.flatnonzero(hit), key=lambda i: lr[i])
+    log_target = np.where(hit, lr[z] + reward[z] / beta, lr + reward / beta)
+    score = beta * (log_target - lp)
+    advantage = np.array([s - np.delete(score, i).mean() for i, s in enumerate(score)])
+    loss = -(advantage * lp).mean()
+
+    assert trace["hit"].tolist() == hit.tolist()
+    assert np.flatnonzero(trace["anchor"]).tolist() == [z]
+    # in the trace log-probabilities are float32: of 20 nats the last digit is 2e-6
+    np.testing.assert_allclose(trace["logp_policy"], lp, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(trace["log_target"], log_target, rtol=1e-6, atol=1e-6)
+    assert watched.losses[0] == pytest.approx(loss, rel=1e-6, abs=1e-6)
+    (-sum(float(a) * each for a, each in zip(advantage, graph, strict=True)) / BATCH).backward()
+    for found, weight in zip(watched.gradients[0], policy.parameters(), strict=True):
+        np.testing.assert_allclose(found, weight.grad, rtol=0, atol=2e-6)

@@ -127,6 +127,55 @@ def test_under_autocast_the_sum_is_float32_and_gradients_flow_after_a_pass_witho
     assert all(bool(grad.abs().sum() > 0) for grad in gradients_of(policy, rough).values())
 
 
+@pytest.fixture
+def calls(monkeypatch):
+    """What is asked of the network: shapes read, prompts read, rows whose log p is asked for."""
+    made = {"read": [], "read_prompt": [], "logp_after": []}
+
+    def counted(name, what):
+        whole = getattr(Network, name)
+
+        def counting(self, *arguments, **options):
+            made[name].append(what(*arguments))
+            return whole(self, *arguments, **options)
+
+        monkeypatch.setattr(Network, name, counting)
+
+    counted("read", lambda token_UT, *_: tuple(token_UT.shape))
+    counted("read_prompt", lambda ids, _device: tuple(ids))
+    counted("logp_after", lambda _ids, row_UT, *_: [tuple(row) for row in row_UT.tolist()])
+    return made
+
+
+def test_each_prompt_is_read_once_and_each_different_completion_once(make_policy, calls):
+    policy = make_policy(*PROMPTS)
+    again = torch.tensor([0, 3, 2, 6, 6, 1, 7, 4, 5])  # several rows twice, out of order
+    found = policy.logp_tokens(torch.cat([ROWS, ROWS[again]]))
+    assert calls["read_prompt"] == [prompt.token_ids for prompt in policy.prompts]
+    # different rows of the prompts: 0 569.., 0 end, 0 9999; 1 5678, 1 7, 1 567; 2 5
+    assert [len(rows) for rows in calls["logp_after"]] == [3, 3, 1]
+    assert all(len({*rows}) == len(rows) for rows in calls["logp_after"])
+    # the prompts, and behind each its rows up to the token before the last
+    assert calls["read"] == [(1, 3), (3, 3), (1, 5), (3, 3), (1, 2), (1, 1)]
+    assert found[8:].tolist() == found[again].tolist()
+
+
+def test_several_micro_batches_are_read_once_more_for_the_gradient_alone(make_policy, calls):
+    policy = make_policy(*PROMPTS, micro_batch=2)
+    found = policy.logp_tokens(torch.cat([ROWS, ROWS]))
+    assert len(calls["read_prompt"]) == 3
+    assert [len(rows) for rows in calls["logp_after"]] == [2, 1, 2, 1, 1]
+    # the shortest first, so that little of a micro-batch is padding
+    assert calls["read"][:3] == [(1, 3), (2, 2), (1, 3)]
+    found.sum().backward()
+    assert len(calls["read_prompt"]) == 6
+    assert sum(map(len, calls["logp_after"])) == 14
+    one = torch.tensor([[0, 5, END], [0, 6, END], [0, 5, END]])
+    policy.logp_tokens(one).sum().backward()  # a single micro-batch
+    assert len(calls["read_prompt"]) == 7
+    assert sum(map(len, calls["logp_after"])) == 16
+
+
 def test_no_rows_are_a_batch_too(make_policy):
     assert make_policy().logp_tokens(ROWS[:0]).shape == (0,)
 

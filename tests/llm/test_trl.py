@@ -219,6 +219,14 @@ def test_a_bonus_beyond_the_reward_warns(scripted):
         scripted(rows, REWARD)
 
 
+def test_a_batch_of_truncated_completions_warns(scripted):
+    cut = [((tokens[0], 7), policy, reference) for tokens, policy, reference in ROWS]
+    with pytest.warns(UserWarning, match="no completion of the batch has an end token"):
+        scored = scripted(cut, REWARD)
+    assert scored.metrics["mara/truncated_rate"] == 1
+    assert scored.columns[:, -1].tolist() == [0.0] * 8
+
+
 def test_another_order_of_calls_is_noticed(reference, tmp_path, monkeypatch):
     trainer = make_trainer(reference, tmp_path)
     with pytest.raises(RuntimeError, match="this version of trl works otherwise"):
@@ -237,10 +245,17 @@ def test_another_order_of_calls_is_noticed(reference, tmp_path, monkeypatch):
         ({"normalize_advantages": True}, {}, "normalize_advantages is True"),
         ({"reward_clip_range": (0, 1)}, {}, r"reward_clip_range is \(0, 1\): trl would cut off"),
         ({"num_generations": 2}, {}, "num_generations is 2: MARA needs 4 or more"),
+        ({}, {"tau": "1"}, "tau is '1': it must be a number"),
+        ({"beta": 0.0}, {"cap": [2]}, r"beta is 0\.0(.|\n)*cap is \[2\]: it must be a number"),
         ({"top_p": 0.9}, {}, r"top_p is 0\.9: the rare completions.*Take top_p=1\.0"),
         ({"top_k": 50}, {}, "top_k is 50.*Take top_k=0"),
         ({"min_p": 0.1}, {}, "min_p is 0.1.*Take min_p=None"),
         ({"generation_kwargs": {"do_sample": False}}, {}, "do_sample is False"),
+        (
+            {"vllm_structured_outputs_regex": "[12]"},
+            {},
+            r"vllm_structured_outputs_regex is \[12\].*Take vllm_structured_outputs_regex=None",
+        ),
         (
             {"generation_kwargs": {"temperature": 0.5}},
             {},
@@ -300,6 +315,63 @@ def test_without_trl_the_extra_is_named(monkeypatch):
         import_module("chemkl.llm.trl")
 
 
+def test_the_example_names_the_extra_first(monkeypatch):
+    for name in ("trl", "datasets", "accelerate"):  # what the extra brings
+        monkeypatch.setitem(sys.modules, name, None)
+    for name in ("chemkl.llm.trl", "chemkl.llm.trl_example"):
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(InputError, match=r"needs trl, which is not installed: pip .*chemkl\[trl\]"):
+        import_module("chemkl.llm.trl_example")
+
+
+DROPPED = r"the model has dropout \({}\): trl computes log-probabilities in training mode.* {}"
+
+
+def test_dropout_of_an_adapter_is_refused_unless_trl_switches_it_off(reference, tmp_path):
+    peft = pytest.importorskip("peft")
+    lora = peft.LoraConfig(r=2, target_modules=["q_proj"], lora_dropout=0.1)
+    message = r"lora_dropout is 0\.1 in peft_config: .*Take lora_dropout=0\.0, or disable_dropout="
+    with pytest.raises(InputError, match=message):
+        make_trainer("no model is looked for", tmp_path, peft_config=lora)
+    plain = trl_example.AutoModelForCausalLM.from_pretrained(reference)
+    adapted = peft.get_peft_model(plain, lora)  # an adapter that is there already
+    where = r"a layer 0\.1 in base_model\.model.*\.q_proj\.lora_dropout\.default"
+    with pytest.raises(InputError, match=DROPPED.format(where, "Take disable_dropout=True")):
+        make_trainer(adapted, tmp_path, processing_class=trl_example.byte_tokenizer())
+    off = make_args(tmp_path, disable_dropout=True)
+    trainer = make_trainer(reference, tmp_path, args=off, peft_config=lora)
+    dropped = [m.p for m in trainer.model.modules() if isinstance(m, torch.nn.Dropout)]
+    assert dropped == [0, 0]
+
+
+def test_dropout_of_the_model_is_refused_where_trl_does_not_switch_it_off(reference, tmp_path):
+    # a Llama drops attention weights without a layer of its own for it
+    drops = {"model_init_kwargs": {"attention_dropout": 0.1}}
+    where = r"attention_dropout 0\.1 in model\.layers\.0\.self_attn"
+    message = DROPPED.format(where, r"Load the model .*with attention_dropout=0\.0, which disable")
+    for also in ({}, {"disable_dropout": True}):
+        with pytest.raises(InputError, match=message):
+            make_trainer(reference, tmp_path, args=make_args(tmp_path, **drops, **also))
+
+
+def test_dropout_in_layers_is_refused_unless_trl_switches_it_off(tmp_path):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    tokenizer = trl_example.byte_tokenizer()
+    sizes = {"n_embd": 8, "n_layer": 1, "n_head": 1, "vocab_size": len(tokenizer)}
+    end = {"bos_token_id": END, "eos_token_id": END}
+    GPT2LMHeadModel(GPT2Config(**sizes, **end, n_positions=32)).save_pretrained(tmp_path / "gpt2")
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    where = r"a layer 0\.1 in transformer\.drop"
+    with pytest.raises(InputError, match=DROPPED.format(where, "Take disable_dropout=True")):
+        make_trainer(str(tmp_path / "gpt2"), tmp_path)
+    off = make_args(tmp_path, disable_dropout=True)
+    trainer = make_trainer(str(tmp_path / "gpt2"), tmp_path, args=off)
+    ids = torch.tensor([[5, 6, 7]])
+    logits = [trainer.model.train()(ids).logits for _ in range(2)]
+    assert torch.equal(*logits)
+
+
 def test_the_logs_and_an_evaluation_have_the_metrics(reference, tmp_path):
     args = make_args(tmp_path, max_steps=1, eval_strategy="steps", eval_steps=1)
     data = Dataset.from_dict({"prompt": [trl_example.PROMPT] * 2})
@@ -325,6 +397,157 @@ def test_an_adapter_has_the_model_without_it_for_its_reference(reference, tmp_pa
     logp = math.log(trl_example.answer_shares(plain)["1"])
     history = [row["mara/anchor_logp_ref"] for row in trainer.state.log_history[:-1]]
     assert history == pytest.approx([logp] * 3, abs=1e-4)  # fp32, in batches of 16
+
+
+def paid_by_first_token(completion_ids, **_columns):
+    """Rewards of several heights, so that it matters which hit is the anchor."""
+    return [1.0 + 0.25 * (ids[0] % 3) if ids[0] % 4 else 0.25 for ids in completion_ids]
+
+
+@pytest.fixture
+def watched(reference, tmp_path, monkeypatch):
+    """A trainer whose batches are kept: what was written, its log-probabilities, its columns.
+
+    The log-probabilities are those of plain passes over the model as it is then, and over the
+    reference, row by row, at the temperature.
+    """
+
+    def make(temperature, prompts, **changes):
+        batches, learnt = [], []
+        plain = trl_example.AutoModelForCausalLM.from_pretrained(reference).eval()
+        frozen = {name: value.clone() for name, value in plain.state_dict().items()}
+        tokenizer = trl_example.byte_tokenizer()
+
+        @torch.no_grad()
+        def logps_under(state, rows):
+            plain.load_state_dict(state)
+            found = []
+            for prompt, ids in rows:
+                read = tokenizer(prompt)["input_ids"]
+                logits = plain(torch.tensor([[*read, *ids]])).logits[0, len(read) - 1 : -1]
+                logp = (logits.double() / temperature).log_softmax(dim=-1)
+                found.append(float(logp.gather(1, torch.tensor(ids)[:, None]).sum()))
+            return found
+
+        def rewards(self, inputs, prompts, completions, ids):
+            rows = list(zip(prompts, map(tuple, ids), strict=True))
+            columns = calculate(self, inputs, prompts, completions, ids)
+            batches.append(
+                SimpleNamespace(
+                    training=self.model.training,
+                    rows=rows,
+                    reward=paid_by_first_token(ids),
+                    logp=logps_under(self.model.state_dict(), rows),
+                    logp_ref=logps_under(frozen, rows),
+                    bonus=columns[:, -1].tolist(),
+                )
+            )
+            return columns
+
+        def loss(self, model, inputs, *given, **options):
+            if model.training:
+                masks = inputs["completion_mask"].bool()
+                ids = [
+                    tuple(row[kept].tolist())
+                    for row, kept in zip(inputs["completion_ids"], masks, strict=True)
+                ]
+                learnt.append(list(zip(ids, inputs["advantages"].tolist(), strict=True)))
+            return compute(self, model, inputs, *given, **options)
+
+        calculate, compute = MaraRLOOTrainer._calculate_rewards, RLOOTrainer.compute_loss
+        monkeypatch.setattr(MaraRLOOTrainer, "_calculate_rewards", rewards)
+        monkeypatch.setattr(RLOOTrainer, "compute_loss", loss)
+        args = make_args(
+            tmp_path,
+            temperature=temperature,
+            learning_rate=0.01,
+            lr_scheduler_type="constant",
+            **changes,
+        )
+        data = Dataset.from_dict({"prompt": prompts})
+        trainer = MaraRLOOTrainer(
+            reference, paid_by_first_token, args, train_dataset=data, eval_dataset=data, tau=1.0
+        )
+        return trainer, batches, learnt
+
+    return make
+
+
+def bonus_by_hand(batch, group_size):
+    """Algorithm 1, prompt by prompt: R(z) + beta (lr(z) - lr) - R of the hits, 0 of the others."""
+    by_prompt = {}
+    for row, (prompt, _) in enumerate(batch.rows):
+        by_prompt.setdefault(prompt, []).append(row)
+    assert {len(rows) for rows in by_prompt.values()} == {group_size}
+    bonus = [0.0] * len(batch.rows)
+    n_lifted = 0
+    for rows in by_prompt.values():
+        hits = [row for row in rows if batch.reward[row] >= 1 and batch.rows[row][1][-1] == END]
+        anchor = max(hits, key=lambda row: batch.logp_ref[row], default=None)
+        for row in hits:
+            lift = batch.logp_ref[anchor] - batch.logp_ref[row]
+            bonus[row] = batch.reward[anchor] + BETA * lift - batch.reward[row]
+            n_lifted += lift > 0.1
+    assert n_lifted >= 2  # else there is nothing to compare
+    return bonus
+
+
+QUESTIONS = [f"{a} or {b}: " for a in "1357" for b in "2468"]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_a_group_may_be_spread_over_the_steps_that_share_a_generation(watched, temperature):
+    # an update is 4 passes of 4 rows, half of a group each; two updates are made of what is written
+    # at one time, 4 prompts with 8 completions each. At a temperature both log-probabilities, and
+    # so the anchors, are those at the temperature
+    trainer, batches, learnt = watched(
+        temperature,
+        QUESTIONS,
+        num_generations=8,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=4,
+        steps_per_generation=8,
+        max_steps=4,
+    )
+    trainer.train()
+    assert [len(batch.rows) for batch in batches] == [32, 32]
+    assert [len(rows) for rows in learnt] == [4] * 16
+    for number, batch in enumerate(batches):
+        bonus = bonus_by_hand(batch, 8)
+        assert batch.bonus == pytest.approx(bonus, abs=1e-5)
+        # RLOO: the score with its KL, less the mean of the 7 others of the prompt
+        score = [
+            reward + more - BETA * (logp - logp_ref)
+            for reward, more, logp, logp_ref in zip(
+                batch.reward, bonus, batch.logp, batch.logp_ref, strict=True
+            )
+        ]
+        advantages = []
+        for start in range(0, 32, 8):
+            group = score[start : start + 8]
+            advantages += [each - (sum(group) - each) / 7 for each in group]
+        written = [ids for _, ids in batch.rows]
+        expected = sorted(zip(written, advantages, strict=True))
+        found = sorted(row for rows in learnt[8 * number : 8 * number + 8] for row in rows)
+        assert [ids for ids, _ in found] == [ids for ids, _ in expected]
+        assert [a for _, a in found] == pytest.approx([a for _, a in expected], abs=1e-4)
+    # the policy had moved when the second batch was written
+    assert batches[0].logp == pytest.approx(batches[0].logp_ref, abs=1e-4)
+    assert batches[1].logp != pytest.approx(batches[1].logp_ref, abs=1e-2)
+
+
+def test_an_evaluation_has_groups_of_its_own_size(watched):
+    trainer, batches, _ = watched(
+        3.0, QUESTIONS[:2], num_generations=4, num_generations_eval=8, per_device_eval_batch_size=16
+    )
+    metrics = trainer.evaluate()
+    (batch,) = batches
+    assert not batch.training
+    bonus = bonus_by_hand(batch, 8)
+    assert batch.bonus == pytest.approx(bonus, abs=1e-5)
+    unique = [len(set(batch.rows[start : start + 8])) / 8 for start in (0, 8)]
+    assert metrics["eval_mara/unique_rate"] == pytest.approx(sum(unique) / 2)
+    assert metrics["eval_rewards/mara_bonus/mean"] == pytest.approx(sum(bonus) / 16, abs=1e-5)
 
 
 @pytest.mark.parametrize(("mara", "low", "high"), [(False, 0.2, 0.45), (True, 0.65, 0.6932)])
