@@ -114,16 +114,19 @@ def test_ctrl_c_is_exit_code_130(posttrain, chemkl, capsys):
 
 def test_ctrl_c_tells_what_is_kept_and_how_to_go_on(posttrain, chemkl, capsys):
     def interrupt(config, out_dir):
-        (out_dir / "checkpoints").mkdir(parents=True)
-        (out_dir / "checkpoints" / "last.ckpt").touch()
-        raise KeyboardInterrupt
+        with Manifest.start(out_dir, stage="posttrain", config=config.model_dump(mode="json")):
+            (out_dir / "checkpoints").mkdir(parents=True)
+            (out_dir / "checkpoints" / "last.ckpt").touch()
+            raise KeyboardInterrupt
 
     posttrain.run = interrupt
     kept = "interrupted: runs/mine keeps everything up to the last checkpoint; the same command"
     assert chemkl("posttrain", "mine.yaml") == 130
     assert capsys.readouterr().err == f"{kept} continues from there.\n"
     assert chemkl("posttrain", "mine.yaml", "--fresh") == 130
-    assert capsys.readouterr().err == f"{kept} without --fresh continues from there.\n"
+    assert capsys.readouterr().err == (
+        f"moved runs/mine aside, to runs/mine.old-1\n{kept} without --fresh continues from there.\n"
+    )
 
 
 def test_fresh_moves_earlier_output_aside_after_the_config_was_checked(posttrain, chemkl):
@@ -134,6 +137,62 @@ def test_fresh_moves_earlier_output_aside_after_the_config_was_checked(posttrain
     assert chemkl("posttrain", "mine.yaml", "--fresh", "seed=2") == 0
     assert Manifest.load("runs/mine.old-1").config["seed"] == 1
     assert Manifest.load("runs/mine").config["seed"] == 2
+
+
+def test_fresh_leaves_a_running_run_where_it_is(posttrain, chemkl, capsys):
+    code = (
+        "import sys; from chemkl.results import Manifest\n"
+        "held = Manifest.start('runs/mine', stage='posttrain', config={})\n"
+        "print('ready', flush=True); sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        messages = []
+        for fresh in ([], ["--fresh"]):
+            assert chemkl("posttrain", "mine.yaml", *fresh) == 2
+            messages.append(capsys.readouterr().err)
+        assert Manifest.load("runs/mine").status == "running"
+        process.stdin.close()
+    assert messages[0] == messages[1]
+    assert messages[0].startswith("runs/mine: another process is running in this folder.")
+    assert len(posttrain.calls) == 1  # that of the call without --fresh, which the manifest refused
+    assert chemkl("posttrain", "mine.yaml", "--fresh") == 0
+    assert capsys.readouterr().err == "moved runs/mine aside, to runs/mine.old-1\n"
+
+
+def test_fresh_moves_neither_inputs_nor_what_no_stage_has_written(posttrain, chemkl, capsys):
+    with Manifest.start("earlier", stage="pretrain", config={}):
+        Path("earlier/policy.bin").touch()
+    Path("notes").mkdir()
+    Path("notes/mine.txt").touch()
+    Path("kept").mkdir()
+    Path("kept/mine.yaml").write_text("seed: 3\n")
+    place = Path.cwd() / "earlier"
+    fresh = ["posttrain", "mine.yaml", "--fresh", "--out"]
+    for arguments, says in [
+        ([*fresh, "earlier", "prior=earlier"], "earlier: is an input of this config; choose"),
+        (
+            [*fresh, "earlier", "prior=earlier/policy.bin"],
+            f"earlier: holds an input of this config, {place}/policy.bin; choose another --out",
+        ),
+        (
+            [*fresh, "earlier/run", "prior=earlier"],
+            f"earlier/run: lies in an input of this config, {place}; choose another --out",
+        ),
+        ([*fresh, "mine.yaml"], "mine.yaml: this is a file, not an output folder; choose"),
+        ([*fresh, "notes"], "notes: not the output of chemkl: it holds mine.txt, but no manifest"),
+        (
+            ["posttrain", "kept/mine.yaml", "--fresh", "--out", "kept"],
+            "kept: --fresh would move kept/mine.yaml, which is read, aside with it; choose",
+        ),
+    ]:
+        assert chemkl(*arguments) == 2
+        assert capsys.readouterr().err.startswith(says)
+    assert posttrain.calls == []
+    assert not [*Path().glob("*.old-*")]
+    assert chemkl("posttrain", "kept/mine.yaml", "--out", "kept") == 0  # a folder made beforehand
 
 
 @pytest.mark.parametrize(

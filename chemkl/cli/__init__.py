@@ -11,7 +11,7 @@ import typer
 from chemkl import __version__
 from chemkl.cli import inspection
 from chemkl.config import InputError
-from chemkl.stages.registry import STAGES, interrupted, set_aside
+from chemkl.stages.registry import STAGES, interrupted
 
 HELP = (
     "Post-train generators of molecules so that they cover many scaffolds, not one.\n\n"
@@ -87,8 +87,10 @@ def _run_stage(
     checked = stage.load(config, overrides)
     folder = out or Path("runs", Path(config).stem + stage.suffix)
     if fresh:
+        from chemkl.stages.aside import move_aside  # it reads manifests: not for chemkl --help
+
         stage.check(checked, config)
-        set_aside(folder)
+        move_aside(folder, checked, also=[Path(config)])
     try:
         written = stage.run(checked, folder)
     except KeyboardInterrupt:

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from chemkl.config.base import Config, InputPath
 from chemkl.config.collapse import CollapseConfig
 from chemkl.config.estimator import EstimatorConfig, PlainEstimator
 from chemkl.config.llm_model import AdapterConfig, LoraConfig, ModelConfig
-from chemkl.config.llm_reward import AnswersReward, SmilesReward, TextRewardConfig
+from chemkl.config.llm_reward import AnswersReward, SmilesReward, TextRewardConfig, as_answer
 from chemkl.config.objective import TargetConfig
 from chemkl.config.posttrain import (
     CallbacksConfig,
@@ -40,11 +40,35 @@ Prompt = Annotated[list[Message], BeforeValidator(_as_messages), Field(min_lengt
 """A conversation up to where the model goes on; a text alone is one message of the user."""
 
 
+def _not_blank(answer: str) -> str:
+    if not answer.strip():
+        raise ValueError(f"{answer!r} is blank, which is no answer: leave it out")
+    return answer
+
+
+def _different(answers: list[str]) -> list[str]:
+    twice = sorted({each for each in answers if answers.count(each) > 1})
+    if twice:
+        raise ValueError(
+            f"{', '.join(map(repr, twice))} stands twice and would count as two answers; keep "
+            "each once"
+        )
+    return answers
+
+
 class TrackConfig(Config):
     """The exact distribution over some answers, again and again during the run."""
 
-    answers: list[str] | None = Field(None, min_length=1)
-    """The answers; null: the valid ones of the reward. Each is asked for as the whole completion,
+    answers: (
+        Annotated[
+            list[Annotated[str, BeforeValidator(as_answer), AfterValidator(_not_blank)]],
+            Field(min_length=1),
+            AfterValidator(_different),
+        ]
+        | None
+    ) = None
+    """The answers, each once and not blank, written as in reward.valid: whole numbers may stand
+    without quotes. null: the valid ones of the reward. Each is asked for as the whole completion,
     cut as the tokenizer does it: other cuts, and other completions that read alike, are not
     counted. Where parse is a regular expression that wants text around an answer, give whole
     completions."""

@@ -48,7 +48,7 @@ class _TextReward(Config):
     a function that returns less ends the run."""
 
 
-def _as_answer(value: Any) -> Any:
+def as_answer(value: Any) -> Any:
     """Let a whole number stand for its digits, and refuse what no completion can be told by."""
     if isinstance(value, bool):
         word = str(value).lower()
@@ -70,7 +70,7 @@ class AnswersReward(_TextReward):
 
     kind: Literal["answers"]
     """Pays the valid answers."""
-    valid: Annotated[list[Annotated[str, BeforeValidator(_as_answer)]], Field(min_length=1)]
+    valid: Annotated[list[Annotated[str, BeforeValidator(as_answer)]], Field(min_length=1)]
     """The valid answers, each once and not empty. Whole numbers may stand without quotes; quote
     true and false, and what begins with a zero: 007 without quotes is 7. Each must be what parse
     reads when it is the whole completion (where parse is a regular expression this is not
@@ -105,9 +105,9 @@ class FunctionReward(_TextReward):
     package.module:name. Its code is run as soon as the config is checked. It is given the text of
     the prompt's last message (where the last message is an assistant's, that beginning of the
     completion; where two prompts end in the same message, all of it as the model reads it, through
-    the template) and the completion without its end token. None and NaN are failures, and so is an
-    exception: the completion has the reward failed, and the trace says why. A number below failed
-    ends the run."""
+    the template) and the completion without its end token. None, NaN and text (also "0.5") are
+    failures, and so is an exception: the completion has the reward failed, and the trace says why.
+    A number below failed ends the run."""
     parameters: dict[str, Any] = Field(default_factory=dict)
     """What it takes beside prompt and completion, by name; empty: its defaults."""
     parse: Parse = "strict"

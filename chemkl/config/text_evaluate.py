@@ -17,11 +17,12 @@ class TextFile(Config):
     """A file of texts: .jsonl, .csv, .tsv, .parquet, or .txt with a text on each line."""
 
     path: InputPath
-    """The file. Columns called answer and reward, where it has them, are read as in a run's
-    trace."""
+    """The file. Columns called answer (empty: no valid one) and reward, where it has them, are read
+    as in a run's trace."""
     column: str | None = None
-    """Column of the texts. Default: completion, text, response or output, whichever comes first, or
-    the only one there is."""
+    """Column of the texts, which must be text, or empty or null: such rows are left out of the
+    measures, and the output says how many. Default: completion, text, response or output, whichever
+    comes first; any other must be named."""
     prompt_column: str | None = None
     """Column of what each text answers, for the values per prompt. Default: prompt, where there is
     one; else all texts are taken for answers to one prompt."""
@@ -78,7 +79,7 @@ class EvaluateTextConfig(Config):
     """Runs by the method that made them, by a name of yours, one a seed: they are evaluated like
     those under runs, and means and standard deviations over the seeds are added."""
     texts: list[Annotated[TextFile, BeforeValidator(as_file)]] = Field(default_factory=list)
-    """Files of texts, each a path or {path, column, prompt_column}."""
+    """Files of texts, each once, a path or {path, column, prompt_column}."""
     measures: Annotated[tuple[Measure, ...], Field(min_length=1)] = (
         "ngrams",
         "embedding",
@@ -86,9 +87,11 @@ class EvaluateTextConfig(Config):
     )
     """What is computed. ngrams: distinct and expectation-adjusted distinct n-grams. embedding:
     semantic diversity, clusters and the Vendi score by all-MiniLM-L6-v2 (10 ms a short text on one
-    core; needs the extra chemkl[llm]). answers: statistics of the parsed answers, where a run has
-    them, and those of answers.parquet: there an answer stands for itself as the whole completion,
-    cut as the tokenizer does it, so that its probability is a lower bound."""
+    core; needs the extra chemkl[llm]). Both are left out for runs with a reward of kind smiles that
+    write SMILES alone: `chemkl evaluate` measures molecules. answers: statistics of the parsed
+    answers, where a run has them, and those of answers.parquet: there an answer stands for itself
+    as the whole completion, cut as the tokenizer does it, so that its probability is a lower
+    bound."""
     options: TextOptions = TextOptions()
     """How the measures are computed."""
 
@@ -103,6 +106,16 @@ class EvaluateTextConfig(Config):
         twice = sorted({str(place) for place in places if places.count(place) > 1})
         if twice:
             raise ValueError(f"given more than once: {', '.join(twice)}. Keep each in one place")
+        return self
+
+    @model_validator(mode="after")
+    def _each_file_once(self) -> Self:
+        twice = sorted({str(file.path) for file in self.texts if self.texts.count(file) > 1})
+        if twice:
+            raise ValueError(
+                f"texts: {', '.join(twice)}: given more than once; a file counts once, so leave "
+                "one out"
+            )
         return self
 
     @property

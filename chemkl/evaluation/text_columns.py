@@ -35,7 +35,11 @@ _HEAD: dict[str, tuple[pa.DataType, str]] = {
         f"{{max_texts}} of a run's. {_MEAN}",
     ),
     "reward": (_FLOAT, f"Mean raw reward {_LATE}. Null: not recorded."),
-    "tokens": (_FLOAT, "Mean number of tokens ({tokens}) of a text."),
+    "tokens": (
+        _FLOAT,
+        "Mean number of tokens ({tokens}) of a text. Null: the texts are SMILES, of one word each, "
+        "whose n-grams and embeddings are left out too.",
+    ),
     "distinct_texts": (_FLOAT, "Different texts / texts."),
 }
 _EMBEDDING: dict[str, tuple[pa.DataType, str]] = {

@@ -28,6 +28,8 @@ from chemkl.evaluation.text_samples import (
 from chemkl.results.cells import is_missing
 
 ALL, PROMPTS, ONE = "all", "prompts", "prompt"
+OF_TEXT = ("ngrams", "embedding")
+"""Measures of the words of a text, which a SMILES does not have."""
 Embed = Callable[[Sequence[str]], Sequence[np.ndarray] | np.ndarray]
 
 
@@ -47,8 +49,10 @@ def text_rows(
 
     Returns:
         A row for all texts, one for the mean over the prompts, and one for each prompt; None where
-        a value is not defined.
+        a value is not defined. Of molecules neither n-grams nor embeddings nor tokens are measured.
     """
+    if samples.molecules:
+        measures = [each for each in measures if each not in OF_TEXT]
     texts, chosen = samples.texts, chosen_texts(samples.texts, options.max_texts, options.seed)
     vectors = None
     if "embedding" in measures and embed is not None:
@@ -56,7 +60,7 @@ def text_rows(
     prompts = prompts_of(texts)
     who = {"run": samples.name, "method": samples.method, "seed": samples.seed}
     exact = _final(samples.exact) if "answers" in measures else {}
-    describe = _Describer(measures, options, vectors)
+    describe = _Describer(measures, options, vectors, has_words=not samples.molecules)
     single = []
     for prompt in prompts:
         own = texts[texts[PROMPT] == prompt]
@@ -111,9 +115,15 @@ class _Describer:
     """Computes the measures of a set of texts; the vectors of all texts are at hand."""
 
     def __init__(
-        self, measures: Collection[str], options: TextOptions, vectors: pd.Series | None
+        self,
+        measures: Collection[str],
+        options: TextOptions,
+        vectors: pd.Series | None,
+        *,
+        has_words: bool,
     ) -> None:
         self.measures, self.options, self.vectors = measures, options, vectors
+        self.has_words = has_words
 
     def __call__(self, texts: pd.DataFrame, chosen: pd.DataFrame) -> dict[str, Any]:
         completions = chosen[COMPLETION].tolist()
@@ -123,7 +133,7 @@ class _Describer:
             "n_samples": len(texts),
             "n_texts": len(completions),
             "reward": None if is_missing(reward) else reward,
-            "tokens": sum(map(len, tokens)) / len(tokens) if tokens else None,
+            "tokens": sum(map(len, tokens)) / len(tokens) if tokens and self.has_words else None,
             "distinct_texts": len(set(completions)) / len(completions) if completions else None,
             **(self._ngrams(tokens) if "ngrams" in self.measures else {}),
             **self._embedded(chosen),

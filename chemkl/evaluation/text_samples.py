@@ -1,26 +1,22 @@
-"""Texts to be evaluated: the last samples of a run, its exact answers, or a file of texts."""
+"""Texts to be evaluated: the last samples of a run, its exact answers; what of them counts."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from chemkl.config import InputError, did_you_mean
-from chemkl.config.text_evaluate import TextFile
+from chemkl.config import InputError
 from chemkl.results import Manifest, find_trace, read_trace
+from chemkl.results.cells import is_missing
 from chemkl.results.parts import read_part
 
 COMPLETION, PROMPT, ANSWER, REWARD = "completion", "prompt", "answer", "reward"
-TEXT_COLUMNS = (COMPLETION, "text", "response", "output")
 NEEDED = ("step", "row", PROMPT, COMPLETION, REWARD, "is_replay")
 ANSWERS_FILE = "answers.parquet"
 EXACT_COLUMNS = ("step", PROMPT, ANSWER, "logp_policy", "logp_ref")
-ENDINGS = (".jsonl", ".csv", ".tsv", ".parquet", ".txt")
 
 
 @dataclass(frozen=True)
@@ -35,6 +31,9 @@ class TextSamples:
             answer.
         method: to which it belongs; None: to none.
         seed: of the run; None for a file.
+        n_missing: texts that the source has no value for; they stand as empty ones.
+        molecules: the texts of a run are SMILES and nothing around them, each one word: measures
+            of text say nothing about them.
     """
 
     name: str
@@ -42,6 +41,8 @@ class TextSamples:
     exact: pd.DataFrame | None = None
     method: str | None = None
     seed: int | None = None
+    n_missing: int = 0
+    molecules: bool = False
 
 
 def read_text_run(
@@ -67,13 +68,26 @@ def read_text_run(
     by_prompt = sampled.groupby(PROMPT, sort=False)
     late = by_prompt.tail(max(1, late_samples // by_prompt.ngroups)).reset_index(drop=True)
     manifest = Manifest.load(folder)
+    texts = tidied(late[columns], str(folder))
     return TextSamples(
         name,
-        _tidied(late[columns], str(folder)),
+        texts,
         read_exact(folder),
         method,
         manifest.seed if manifest else None,
+        molecules=_is_of_molecules(manifest) and _is_of_single_words(texts),
     )
+
+
+def _is_of_molecules(manifest: Manifest | None) -> bool:
+    reward = manifest.config.get("reward") if manifest else None
+    return isinstance(reward, dict) and reward.get("kind") == "smiles"
+
+
+def _is_of_single_words(texts: pd.DataFrame) -> bool:
+    """Whether more than half of the texts that are not empty have no blank inside."""
+    words = [len(text.split()) for text in texts[COMPLETION]]
+    return words.count(1) > sum(n > 1 for n in words)
 
 
 def check_text_run(folder: Path) -> list[str]:
@@ -122,30 +136,7 @@ def read_exact(folder: Path) -> pd.DataFrame | None:
     return frame
 
 
-def read_text_file(name: str, file: TextFile) -> TextSamples:
-    """Read a file of texts.
-
-    Raises:
-        InputError: an unknown ending, a damaged file, no such column, or no text in it.
-    """
-    frame = _frame(file.path)
-    if frame.empty:
-        raise InputError(f"{file.path}: no texts in it; expected at least one.")
-    column = file.column or _default_column(frame, file.path)
-    prompt = file.prompt_column or (PROMPT if PROMPT in frame.columns else None)
-    for wanted in filter(None, (column, prompt)):
-        if wanted not in frame.columns:
-            known = did_you_mean(wanted, map(str, frame.columns))
-            raise InputError(f"{file.path}: no column {wanted!r}{known}")
-    chosen = {PROMPT: frame[prompt] if prompt else "", COMPLETION: frame[column]}
-    if ANSWER in frame.columns:
-        chosen[ANSWER] = frame[ANSWER]
-    if REWARD in frame.columns:
-        chosen[REWARD] = pd.to_numeric(frame[REWARD], errors="coerce")
-    return TextSamples(name, _tidied(pd.DataFrame(chosen), str(file.path)))
-
-
-def _tidied(texts: pd.DataFrame, where: str) -> pd.DataFrame:
+def tidied(texts: pd.DataFrame, where: str) -> pd.DataFrame:
     """Texts, prompts and answers as plain str, None for a missing answer.
 
     Raises:
@@ -154,73 +145,18 @@ def _tidied(texts: pd.DataFrame, where: str) -> pd.DataFrame:
     plain = pd.DataFrame(index=texts.index)
     for column in (PROMPT, COMPLETION):
         plain[column] = pd.Series(
-            ["" if pd.isna(each) else str(each) for each in texts[column]],
+            ["" if is_missing(each) else str(each) for each in texts[column]],
             index=texts.index,
             dtype=object,
         )
     if ANSWER in texts.columns:
-        answers = [None if pd.isna(each) else str(each) for each in texts[ANSWER]]
+        answers = [None if is_missing(each) else str(each) for each in texts[ANSWER]]
         plain[ANSWER] = pd.Series(answers, index=texts.index, dtype=object)
     if REWARD in texts.columns:
         plain[REWARD] = texts[REWARD].astype(float)
     if not any(text.strip() for text in plain[COMPLETION]):
         raise InputError(f"{where}: no completions: all {len(plain)} texts are empty.")
     return plain
-
-
-def _frame(path: Path) -> pd.DataFrame:
-    ending = path.suffix.lower()
-    if path.is_dir() or ending not in ENDINGS:
-        raise InputError(
-            f"{path}: cannot be read as texts. Give a file that ends in {', '.join(ENDINGS)}; the "
-            "folder of a run belongs under `runs`."
-        )
-    try:
-        if ending == ".parquet":
-            frame: pd.DataFrame = pq.read_table(path).to_pandas()
-            return frame
-        if ending == ".jsonl":
-            return pd.DataFrame(_json_lines(path))
-        if ending == ".txt":
-            lines = path.read_text(encoding="utf-8").splitlines()
-            return pd.DataFrame({COMPLETION: [line for line in lines if line.strip()]})
-        delimiter = "\t" if ending == ".tsv" else ","
-        return pd.read_csv(
-            path, sep=delimiter, dtype=str, keep_default_na=False, skip_blank_lines=False
-        )
-    except pd.errors.EmptyDataError:
-        return pd.DataFrame()
-    except (OSError, UnicodeDecodeError, pa.ArrowException, pd.errors.ParserError) as error:
-        raise InputError(f"{path}: cannot be read ({str(error).splitlines()[0]}).") from error
-
-
-def _json_lines(path: Path) -> Iterator[dict[str, object]]:
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(f"{path}:{number}: not JSON ({error}).") from error
-            if not isinstance(row, dict):
-                raise InputError(
-                    f'{path}:{number}: expected an object such as {{"completion": "..."}}, got '
-                    f"a {type(row).__name__}."
-                )
-            yield row
-
-
-def _default_column(frame: pd.DataFrame, path: Path) -> str:
-    for name in TEXT_COLUMNS:
-        if name in frame.columns:
-            return name
-    if len(frame.columns) == 1:
-        return str(frame.columns[0])
-    raise InputError(
-        f"{path}: no column is called {' or '.join(TEXT_COLUMNS)}; say which one it is with "
-        f"`column`. Known: {', '.join(map(str, frame.columns))}"
-    )
 
 
 def chosen_texts(texts: pd.DataFrame, size: int, seed: int) -> pd.DataFrame:
@@ -235,3 +171,29 @@ def chosen_texts(texts: pd.DataFrame, size: int, seed: int) -> pd.DataFrame:
 def prompts_of(texts: pd.DataFrame) -> Sequence[str]:
     """The prompts in the order in which they appear."""
     return list(dict.fromkeys(texts[PROMPT]))
+
+
+def left_out(samples: TextSamples, max_texts: int) -> Iterator[str]:
+    """Say which texts and rewards are not in the measures of text, and why; nothing: all are."""
+    if samples.molecules:
+        yield (
+            f"{samples.name}: it writes SMILES, of which measures of text say nothing (each is one "
+            "word): left out of them. `chemkl evaluate` measures molecules."
+        )
+        return
+    texts = samples.texts
+    n, blank = len(texts), sum(not text.strip() for text in texts[COMPLETION])
+    kinds = {"missing (null)": samples.n_missing, "empty": blank - samples.n_missing}
+    parts = [
+        f"{count:,} {'is' if count == 1 else 'are'} {why}" for why, count in kinds.items() if count
+    ]
+    if parts:
+        yield f"{samples.name}: of {n:,} texts {' and '.join(parts)}: left out of what is measured."
+    if n - blank > max_texts:
+        yield (
+            f"{samples.name}: a random {max_texts:,} of its {n - blank:,} texts are measured "
+            "(options.max_texts)."
+        )
+    no_reward = int(texts[REWARD].isna().sum()) if REWARD in texts.columns else 0
+    if no_reward:
+        yield f"{samples.name}: {no_reward:,} of {n:,} texts have no reward; the mean is without."

@@ -2,24 +2,27 @@
 
 import inspect
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import wraps
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from chemkl.chem.molecules import one_line
 from chemkl.config import InputError
 from chemkl.config.llm_reward import AnswersReward, FunctionReward
 from chemkl.llm.answers import build_reader, misread
 from chemkl.llm.written import Written
 from chemkl.results.columns import RAW_PREFIX, SCORE_PREFIX
-from chemkl.rewards.asking import Failed
+from chemkl.rewards.asking import Failed, as_number
 from chemkl.rewards.failures import LEAST_OF_ALL, FailureCount, Failures
-from chemkl.rewards.functions import OwnFunction, load_function
+from chemkl.rewards.functions import CallError, OwnFunction, load_function
+from chemkl.rewards.registry import Failure
 
 NO_ANSWER = "no answer in the completion"
+GIVEN = ("the prompt", "the completion")
+"""What a function is called with, before its parameters."""
+ASKED = "reward function"
+"""What fails where a function of the user's does."""
 _SHOWN = 60
 """Characters of a completion that an error shows."""
 
@@ -116,20 +119,18 @@ class PaidByFunction(_OfAnswers):
     """
 
     def __init__(self, config: FunctionReward) -> None:
-        own = load_function(config.function, config.folder)
-        _check_takes_both(own)
-        self._parameters = _without_prompt(own).checked(config.parameters)
+        own, self._parameters = _found(config)
         name = own.reference.rpartition(":")[2].rpartition(".")[2]
         self.component_names = [name]
         self.bounds = (config.failed, math.inf)
         place = Path(own.reference.rpartition(":")[0])
         self.files: Mapping[str, Path] = {"reward": place} if place.suffix == ".py" else {}
-        self._function: Callable[..., Any] = own.function
+        self._function = own
         self._config = config
         self._read = build_reader(config.parse)
         self._name = name
         self._known: dict[tuple[int, str], float | str] = {}
-        self._failures = Failures([name], config.most_failures, "completions")
+        self._failures = Failures([name], config.most_failures, "completions", ASKED)
         self._n_scored = 0
 
     @property
@@ -157,8 +158,8 @@ class PaidByFunction(_OfAnswers):
         reasons = [said for said in self._known.values() if isinstance(said, str)]
         if self._n_scored >= LEAST_OF_ALL and len(reasons) == len(self._known):
             raise InputError(
-                f"{self._name} failed on all {self._n_scored} completions so far, "
-                f"{len(reasons)} different ones: {reasons[0]}. Mend the function."
+                f"{ASKED} {self._name} failed on all {self._n_scored} completions so far, "
+                f"{len(reasons)} different ones: {self._why(reasons[0])}. Mend the {ASKED}."
             )
 
     def _check_not_below_failure(self, written: Written, reward: float) -> None:
@@ -166,10 +167,11 @@ class PaidByFunction(_OfAnswers):
         failed = self._config.failed
         if reward < failed:
             raise InputError(
-                f"{self._name} gave {reward:g} to {_shortened(written.text)!r}, less than failed = "
-                f"{failed:g}, which is what a completion gets that is cut off, has no answer or "
-                "cannot be scored: the model would learn to fail. Set reward.failed to the lowest "
-                f"value of the function or below, or let it return {failed:g} or more; then begin "
+                f"{ASKED} {self._name} gave {reward:g} to {_shortened(written.text)!r}, less than "
+                f"failed = {failed:g}, which is what a completion gets that is cut off, has no "
+                "answer or cannot be scored: the model would learn to fail. Set reward.failed to "
+                "the lowest value of the function or below, or let it return "
+                f"{failed:g} or more; then begin "
                 "anew with --fresh."
             )
 
@@ -211,22 +213,46 @@ class PaidByFunction(_OfAnswers):
 
     def _keep(self, key: tuple[int, str], said: float | str) -> None:
         self._known[key] = said
-        failed = [Failed(self._name, said)] if isinstance(said, str) else []
+        failed = [Failed(self._name, self._why(said))] if isinstance(said, str) else []
         self._failures.add([self._name], failed)
+
+    @property
+    def _failed(self) -> str:
+        """How the reason of a row begins, for which the function gave no number."""
+        return f"{self._name} failed: "
+
+    def _why(self, reason: str) -> str:
+        """What the function itself has to do with a row's reason."""
+        return reason.removeprefix(self._failed)
 
     def _asked(self, written: Written) -> float | str:
         """What the function says of a completion: a number, or why there is none."""
         try:
-            value = self._function(written.prompt, written.text, **self._parameters)
-        except SystemExit as error:
-            return f"{self._name} failed: it wants to end the program ({error})"
-        except Exception as error:  # noqa: BLE001 - a function of the user's may raise anything
-            return f"{self._name} failed: {one_line(error)}"
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            return f"{self._name} failed: it returned {value!r}, not a number"
-        return number if math.isfinite(number) else f"{self._name} failed: it returned {number}"
+            answer = as_number(self._function(written.prompt, written.text, **self._parameters))
+        except CallError as error:
+            return f"{self._failed}{error}"
+        return f"{self._failed}{answer.reason}" if isinstance(answer, Failure) else answer
+
+
+def _found(config: FunctionReward) -> tuple[OwnFunction, dict[str, Any]]:
+    """Find the function, and check what it takes.
+
+    Returns:
+        The function, and its parameters in the annotated types.
+
+    Raises:
+        InputError: with a line for every problem, under the setting that it is about.
+    """
+    try:
+        own = load_function(config.function, config.folder)
+        _check_takes_both(own)
+    except InputError as error:
+        raise InputError(f"reward.function: {error}") from error
+    try:
+        return own, own.checked(config.parameters, given=GIVEN)
+    except InputError as error:
+        lines = [f"reward.{line}" for line in str(error).splitlines()]
+        raise InputError("\n".join(lines)) from error
 
 
 def _shortened(text: str) -> str:
@@ -248,23 +274,3 @@ def _check_takes_both(own: OwnFunction) -> None:
         ) from None
     except ValueError:  # compiled: it says itself what it dislikes, at each completion
         return
-
-
-def _without_prompt(own: OwnFunction) -> OwnFunction:
-    """The function with the prompt filled in: the completion comes first, as elsewhere a molecule.
-
-    What follows are its parameters, which can so be checked.
-    """
-    try:
-        signature = inspect.signature(own.function)
-    except ValueError:
-        return own
-
-    @wraps(own.function)
-    def of_completion(completion: str, **parameters: Any) -> Any:
-        return own.function("", completion, **parameters)
-
-    first = list(signature.parameters)[:1]
-    rest = [each for name, each in signature.parameters.items() if name not in first]
-    of_completion.__signature__ = signature.replace(parameters=rest)  # type: ignore[attr-defined]  # as inspect reads it
-    return OwnFunction(own.reference, of_completion, own.identity)

@@ -1,7 +1,7 @@
 """The packages of the extra llm: imported when first used, kept quiet, named where missing."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
@@ -21,10 +21,32 @@ def package(name: str) -> ModuleType:
     try:
         return import_module(name)
     except ImportError as error:
-        missing = error.name or name
-        raise InputError(
-            f"language models need {missing}, which is not installed: pip install 'chemkl[llm]'"
-        ) from error
+        raise _absent([error.name or name]) from error
+
+
+def check_installed(names: Iterable[str]) -> None:
+    """Import several packages of the extra.
+
+    Raises:
+        InputError: naming all that are not installed, and the extra.
+    """
+    missing: dict[str, None] = {}
+    for name in names:
+        try:
+            import_module(name)
+        except ImportError as error:
+            missing[error.name or name] = None
+    if missing:
+        raise _absent(missing)
+
+
+def _absent(names: Iterable[str]) -> InputError:
+    listed = list(names)
+    are = "is" if len(listed) == 1 else "are"
+    return InputError(
+        f"language models need {' and '.join(listed)}, which {are} not installed: "
+        "pip install 'chemkl[llm]'"
+    )
 
 
 @contextmanager

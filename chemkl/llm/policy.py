@@ -29,6 +29,9 @@ class HfPolicy(SequenceModel):
     a pass of its own: it is read once for all its rows, with gradient, and each different
     completion once. Units are never dropped: the network stays in evaluation mode.
 
+    `sample` draws completions, `logp` says how probable given texts are, and `without_adapter` is
+    the model as it was: see the example in `chemkl.llm`.
+
     Its state is what is trained: frozen weights are neither saved nor asked for on loading.
 
     Args:
@@ -78,7 +81,10 @@ class HfPolicy(SequenceModel):
         return hasattr(self.model, "disable_adapter")
 
     def without_adapter(self) -> AbstractContextManager[Any]:
-        """Be the model underneath in this scope."""
+        """Be the model underneath in this scope: that before training, where adapters are trained.
+
+        A model that is trained whole has none underneath, and stays as it is.
+        """
         context: AbstractContextManager[Any] = (
             self.model.disable_adapter() if self.has_adapter else nullcontext()  # type: ignore[operator]  # peft's
         )
@@ -95,7 +101,21 @@ class HfPolicy(SequenceModel):
         ]
 
     def encode(self, completions: Sequence[str], prompt: int = 0) -> Tensor:
-        """Return token_BT of complete texts, each as the tokenizer itself would cut it."""
+        """Return token_BT of complete texts, each as the tokenizer itself would cut it.
+
+        Raises:
+            TypeError: one string instead of several.
+            ValueError: there is no such prompt.
+        """
+        if isinstance(completions, str):
+            raise TypeError(f"expected several texts: write [{completions!r}]")
+        if not 0 <= prompt < len(self.prompts):
+            there_is = (
+                f"prompts are numbered from 0 to {len(self.prompts) - 1}"
+                if len(self.prompts) > 1
+                else "there is one prompt, number 0"
+            )
+            raise ValueError(f"prompt = {prompt}, but {there_is}")
         rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in completions]
         width = 2 + max(map(len, rows), default=0)
         token_BT = torch.full((len(rows), width), self.end_id, dtype=torch.long)
@@ -108,6 +128,14 @@ class HfPolicy(SequenceModel):
         """Return log p of complete texts after a prompt: float32_B, nats, end token included.
 
         A text that can be cut into tokens in several ways counts as the tokenizer cuts it.
+
+        Args:
+            completions: the texts.
+            prompt: the number of the prompt that they answer, its place in `prompts`.
+
+        Raises:
+            TypeError: one string instead of several.
+            ValueError: there is no such prompt.
         """
         return self.logp_tokens(self.encode(completions, prompt))
 
@@ -121,12 +149,20 @@ class HfPolicy(SequenceModel):
         the other prompts only as far as they change the last digits of a pass over all of them.
 
         Args:
-            n: how many; a multiple of the prompts of a step.
+            n: how many; 0 or a multiple of the prompts of a step.
             generator: a CPU generator; None uses torch's global one.
+
+        Returns:
+            Row by row the text (`texts`), its log p in nats (`logp`), the number of the prompt that
+            it answers (`group`), and whether it was cut off at max_new_tokens (`truncated`).
+
+        Raises:
+            ValueError: so many cannot be drawn.
         """
-        if n % self.prompts_per_step:
+        if n < 0 or n % self.prompts_per_step:
             raise ValueError(
-                f"{n} completions cannot be dealt evenly to {self.prompts_per_step} prompts"
+                f"{n} completions cannot be dealt evenly to {self.prompts_per_step} prompts; give "
+                f"a multiple of {self.prompts_per_step}"
             )
         seed = int(torch.randint(2**62, (1,), generator=generator))
         order = torch.randperm(len(self.prompts), generator=generator)
@@ -147,7 +183,7 @@ class HfPolicy(SequenceModel):
         )
         group_B = torch.tensor(chosen).repeat_interleave(each)
         token_BT = torch.cat([group_B[:, None], drawn.tokens], dim=1)
-        width = 1 + int(counted(token_BT, self.end_id).sum(dim=1).max())
+        width = 1 + int(counted(token_BT, self.end_id).sum(dim=1).max()) if n else 2
         token_BT = token_BT[:, :width]
         device = self.device
         return Rollout(

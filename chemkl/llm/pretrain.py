@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from chemkl.config import InputError
 from chemkl.config.pretrain_llm import LlamaConfig
 from chemkl.corpus.batches import TokenDataset
+from chemkl.llm.checkpoint import PROVENANCE
 from chemkl.llm.conditions import Conditions
 from chemkl.llm.extra import package, quiet
-from chemkl.llm.models import PROVENANCE
 from chemkl.llm.policy import HfPolicy
 from chemkl.llm.prompts import Prompt
 from chemkl.llm.sources import move_in

@@ -53,6 +53,7 @@ def render_prompts(
     written = _template(tokenizer, template)
     last = [messages[-1].content for messages in conversations]
     prompts, problems = [], []
+    refused: dict[str, list[int]] = {}
     for number, messages in enumerate(conversations):
         try:
             prompt = _rendered(number, messages, tokenizer, written)
@@ -62,7 +63,7 @@ def render_prompts(
                 f"template: {file}, line {error.lineno}: not a Jinja template: {error.message}"
             ) from error
         except InputError as error:
-            problems.append(str(error))
+            refused.setdefault(str(error), []).append(number)
             continue
         if last.count(prompt.text) > 1:
             prompt = replace(prompt, text=prompt.rendered)
@@ -80,9 +81,51 @@ def render_prompts(
                 f"for and reads as {tokenizer.unk_token!r}; spell it as the model was trained on it"
             )
         prompts.append(prompt)
+    problems += [_refusal(said, numbers) for said, numbers in refused.items()]
     if problems:
         raise InputError("\n".join(problems))
     return tuple(prompts)
+
+
+def check_ids(
+    tokenizer: Any,
+    n_read: int,
+    *,
+    prompts: Sequence[Prompt],
+    answers: Sequence[str],
+    end_id: int,
+) -> None:
+    """Refuse a tokenizer that writes ids which the model does not read.
+
+    A model may read more ids, as padding; and a tokenizer may have a few special tokens too many,
+    if nothing uses them.
+
+    Args:
+        tokenizer: of the model.
+        n_read: ids that the model reads, from 0.
+        prompts: the prompts.
+        answers: texts whose probability is asked for.
+        end_id: the token that ends a completion.
+
+    Raises:
+        InputError: saying how many ids the two have.
+    """
+    used: dict[str, Sequence[int]] = {
+        f"prompts.{prompt.number} has": prompt.token_ids for prompt in prompts
+    }
+    for answer in answers:
+        ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
+        used[f"answer {answer!r} has"] = ids
+    used["the token that ends a completion is"] = (end_id,)
+    beyond = [
+        f"{what} id {max(ids):,}" for what, ids in used.items() if max(ids, default=0) >= n_read
+    ]
+    if beyond or tokenizer.vocab_size > n_read:
+        example = f"; {beyond[0]}" if beyond else ""
+        raise InputError(
+            f"model: the tokenizer has {len(tokenizer):,} ids, the model reads {n_read:,} "
+            f"(vocab_size in its config.json{example}): take both from the same model"
+        )
 
 
 def _is_unknown_in(prompt: Prompt, tokenizer: Any) -> bool:
@@ -143,11 +186,16 @@ def _rendered(
         raise
     except Exception as error:
         said = " ".join(str(error).split())
-        raise InputError(
-            f"prompts.{number}: the chat template refuses it: {type(error).__name__}: {said}"
-        ) from error
+        raise InputError(f"{type(error).__name__}: {said}") from error
     ids = tokenizer(rendered, add_special_tokens=False)["input_ids"]  # the template has them all
     return Prompt(number, text, rendered, tuple(ids))
+
+
+def _refusal(said: str, numbers: Sequence[int]) -> str:
+    """Say once what a template has against prompts."""
+    first, more = numbers[0], len(numbers) - 1
+    others = f" (and {more:,} more {'prompt' if more == 1 else 'prompts'})" if more else ""
+    return f"prompts.{first}: the chat template refuses it{others}: {said}"
 
 
 def _begun(text: str, tokenizer: Any) -> tuple[int, ...]:

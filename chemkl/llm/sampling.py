@@ -44,11 +44,15 @@ def complete(
     Args:
         network: the model.
         prompts: each gets as many rows, in this order.
-        uniform_BL: what each token of each row is drawn by, from [0, 1), on the CPU.
+        uniform_BL: what each token of each row is drawn by, from [0, 1), on the CPU; no rows give
+            no completions.
         end_id: the token that ends a completion.
         most_rows: rows of a pass through the model; a single prompt may have more.
         device: where the model is.
     """
+    if not len(uniform_BL):
+        no_token_BL = torch.zeros(uniform_BL.shape, dtype=torch.long)
+        return Drawn(no_token_BL, torch.zeros(0).double(), torch.zeros(0, dtype=torch.bool))
     each = len(uniform_BL) // len(prompts)
     rows, parts = [], []
     for places in _passes(prompts, max(1, most_rows // each), pads=network.rewinds):

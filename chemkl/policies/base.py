@@ -42,6 +42,11 @@ class Rollout:
         return len(self.smiles)
 
     @property
+    def texts(self) -> list[str]:
+        """The text of each sequence: `smiles` by the name that fits a language model."""
+        return self.smiles
+
+    @property
     def n_tokens(self) -> Tensor:
         """Tokens of each row, end token included and start token not: int64_B."""
         return counted(self.tokens, self.end_id).sum(dim=1)

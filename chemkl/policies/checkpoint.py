@@ -32,6 +32,13 @@ _PARTS: dict[str, type] = {"architecture": dict, "vocabulary": list, "provenance
 _MODEL_PLACES = ("checkpoints/policy.safetensors", "*.safetensors")
 """Where a folder that is given in place of a model file may hold one."""
 _EXPECTED = "Expected a model written by `chemkl pretrain` or `chemkl posttrain`."
+_LANGUAGE_MODEL = ("config.json", "adapter_config.json")
+"""What a folder holds that is a language model, or adapters of one."""
+_NOT_FOR_TEXT = (
+    "What is wanted here is a SMILES model, a file written by `chemkl pretrain` or `chemkl "
+    "posttrain`; for language models there is `chemkl posttrain_llm`, and chemkl.llm.load samples "
+    "from what it wrote"
+)
 
 
 def save_policy(policy: Policy, path: str | Path, provenance: dict[str, Any]) -> None:
@@ -84,6 +91,8 @@ def read_header(path: str | Path) -> dict[str, Any]:
             f"{path}: not a readable safetensors file ({error}). {_EXPECTED}"
         ) from None
     header = _parsed(metadata.get("header", ""))
+    if header is None and any((Path(path).parent / name).exists() for name in _LANGUAGE_MODEL):
+        raise InputError(f"{path}: weights of a language model. {_NOT_FOR_TEXT}")
     if header is None:
         raise InputError(f"{path}: a safetensors file without chemkl's header. {_EXPECTED}")
     if header.get("version") != VERSION:
@@ -131,9 +140,17 @@ def freeze(policy: Policy) -> Policy:
 
 def _folder_problem(folder: Path) -> str:
     """Say which model file of a folder may have been meant."""
+    inside = next((name for name in _LANGUAGE_MODEL if (folder / name).exists()), None)
+    if inside is not None:
+        return f"a language model's folder ({inside}). {_NOT_FOR_TEXT}"
     models = [path for inner in _MODEL_PLACES for path in sorted(folder.glob(inner))]
     if models:
         return f"a folder, not a model file. A model file in it is {models[0]}"
+    texts = [
+        path for name in _LANGUAGE_MODEL for path in sorted(folder.glob(f"checkpoints/*/{name}"))
+    ]
+    if texts:
+        return f"a folder with a language model ({texts[0].parent}). {_NOT_FOR_TEXT}"
     return f"a folder, not a model file, and there is none in it. {_EXPECTED}"
 
 

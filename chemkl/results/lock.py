@@ -10,11 +10,14 @@ from chemkl.config import InputError
 FILE_NAME = ".lock"
 
 
-def claim(folder: Path) -> IO[str] | None:
+def claim(folder: Path, *, shared: bool = True) -> IO[str] | None:
     """Make an output folder if need be and lock it; it is free again once the file is closed.
 
-    The system frees the lock of a killed process by itself. Further processes of one distributed
-    run share the lock of the first.
+    The system frees the lock of a killed process by itself.
+
+    Args:
+        folder: of the output.
+        shared: whether further processes of one distributed run share the lock of the first.
 
     Returns:
         The open lock file; None where there is nothing to lock (a further process, or Windows).
@@ -30,7 +33,7 @@ def claim(folder: Path) -> IO[str] | None:
             f"{folder}: cannot write there ({error.strerror}); choose another output folder with "
             "--out."
         ) from None
-    if sys.platform == "win32" or _is_further_process():
+    if sys.platform == "win32" or (shared and _is_further_process()):
         lock.close()
         return None
     import fcntl  # Unix only
@@ -46,7 +49,21 @@ def claim(folder: Path) -> IO[str] | None:
     except OSError:  # a file system without locks
         lock.close()
         return None
+    if not _is_there(lock, folder):
+        lock.close()
+        return claim(folder, shared=shared)
     return lock
+
+
+def _is_there(lock: IO[str], folder: Path) -> bool:
+    """Whether a lock is that of a folder still: it may have been moved aside in the meantime.
+
+    Whoever moves a folder holds its lock, so behind this look it stays where it is.
+    """
+    try:
+        return os.path.samestat(os.fstat(lock.fileno()), (folder / FILE_NAME).stat())
+    except FileNotFoundError:
+        return False
 
 
 def _is_further_process() -> bool:

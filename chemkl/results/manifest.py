@@ -1,9 +1,9 @@
 """The manifest of an output folder: what made it, from what, with which settings, how it ended."""
 
 import hashlib
-import json
 import os
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
 from chemkl.config import InputError
 from chemkl.results.atomic import finite, write_json
+from chemkl.results.differences import differences
+from chemkl.results.leftovers import holds_results
 from chemkl.results.lock import claim
 from chemkl.results.provenance import InputFile, config_hash, installed_versions
 
@@ -61,6 +63,9 @@ class Manifest(BaseModel):
     ) -> Self:
         """Claim a folder for a stage and write its manifest with status `running`.
 
+        An earlier attempt with another config or other inputs is in nobody's way if it ended
+        before its first result: the folder is begun anew, and the user is told so.
+
         Args:
             out_dir: the output folder; made when missing.
             stage: name of the stage.
@@ -77,14 +82,9 @@ class Manifest(BaseModel):
         """
         folder = Path(out_dir)
         lock = claim(folder)
-        earlier = cls.load(folder)
-        if earlier is not None and earlier.status == "failed" and _holds_nothing_else(folder):
-            earlier = None
         plain = finite(config)
         hashed = {role: InputFile.of(Path(path)) for role, path in (inputs or {}).items()}
-        if earlier is not None:
-            earlier.check_same(stage, plain)
-            earlier.check_inputs(hashed)
+        earlier = cls._to_resume(folder, stage, plain, hashed)
         now = _now()
         manifest = cls(
             stage=stage,
@@ -128,6 +128,40 @@ class Manifest(BaseModel):
         manifest._folder = Path(out_dir)
         return manifest
 
+    @classmethod
+    def _to_resume(
+        cls, folder: Path, stage: str, config: Mapping[str, Any], inputs: Mapping[str, InputFile]
+    ) -> Self | None:
+        """The manifest of the run that a start goes on with; None where it begins one.
+
+        Raises:
+            InputError: the folder holds results of something else.
+        """
+        earlier = cls.load(folder)
+        if earlier is None:
+            return None
+        try:
+            earlier.check_same(stage, config)
+            earlier.check_inputs(inputs)
+        except InputError:
+            if not earlier.gives_way_to(stage):
+                raise
+            sys.stderr.write(
+                f"{folder}: the earlier attempt ({earlier.status}) left no results and was another "
+                "one; begins anew\n"
+            )
+            return None
+        return earlier
+
+    def gives_way_to(self, stage: str) -> bool:
+        """Whether this attempt ended before its first result, so that another may begin in place.
+
+        Whether it has really ended, only the lock can tell (see `claim`): a status of `running`
+        may be left of a kill. It gives way to another stage only where it is known to have failed.
+        """
+        ended = self.status == "failed" or (self.status != "complete" and self.stage == stage)
+        return ended and not holds_results(self._folder)
+
     @property
     def was_resumed(self) -> bool:
         """Whether the folder already held this run when it was last started."""
@@ -166,7 +200,7 @@ class Manifest(BaseModel):
             )
         if self.config_hash == config_hash(config):
             return
-        lines = list(_differences(self.config, finite(config)))
+        lines = list(differences(self.config, finite(config)))
         shown = "\n".join(f"  {line}" for line in lines[:SHOWN_DIFFERENCES])
         more = len(lines) - SHOWN_DIFFERENCES
         tail = f"\n  ... and {more} more" if more > 0 else ""
@@ -239,32 +273,10 @@ class Manifest(BaseModel):
         self.finish(status, ended_by=f"{kind.__name__}: {error}" if str(error) else kind.__name__)
 
 
-def _differences(there: Any, here: Any, key: str = "") -> Iterator[str]:
-    """Lines 'dotted.key: <old> there, <new> here' for every leaf that differs."""
-    if isinstance(there, Mapping) and isinstance(here, Mapping):
-        for name in sorted({*there, *here}):
-            inner = f"{key}.{name}" if key else str(name)
-            yield from _differences(there.get(name, _ABSENT), here.get(name, _ABSENT), inner)
-    elif there != here:
-        yield f"{key}: {_show(there)} in the folder, {_show(here)} in the new config"
-
-
-_ABSENT = object()
-
-
-def _show(value: Any) -> str:
-    return "(absent)" if value is _ABSENT else json.dumps(value, ensure_ascii=False)
-
-
 def _run_id(stage: str, config: Mapping[str, Any], occasion: str) -> str:
     """A short name of one start in one folder: `posttrain-1a2b3c4d`."""
     text = f"{config_hash(config)} {occasion} {os.getpid()}"
     return f"{stage}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-
-
-def _holds_nothing_else(folder: Path) -> bool:
-    """Whether a folder holds a manifest and hidden files only."""
-    return all(p.name == FILE_NAME or p.name.startswith(".") for p in folder.iterdir())
 
 
 def _now() -> str:

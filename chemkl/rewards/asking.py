@@ -201,7 +201,7 @@ def ask(term: Term, mols: Sequence[Mol]) -> list[Answer]:
 
 def _answer(score: Callable[[Mol], Any], mol: Mol) -> Answer:
     try:
-        return _number(score(mol))
+        return as_number(score(mol))
     except Exception as error:  # noqa: BLE001 - any failure of a component costs this molecule only
         return Failure(one_line(error))
 
@@ -217,10 +217,10 @@ def _together(score: Callable[[list[Mol]], Any], mols: Sequence[Mol]) -> list[An
         return Failure(one_line(error))
     if len(values) != len(mols):
         return Failure(f"it returned {len(values)} values for {len(mols)} molecules")
-    return [_number(value) for value in values]
+    return [as_number(value) for value in values]
 
 
-def _number(value: Any) -> Answer:
+def as_number(value: Any) -> Answer:
     """Take a value as a finite number; text is none, even where it reads like one."""
     if isinstance(value, Failure):
         return value
@@ -228,7 +228,7 @@ def _number(value: Any) -> Answer:
         return Failure(f"it returned {_shown(value)}, not a number")
     try:
         number = float(value)
-    except (TypeError, ValueError, OverflowError):
+    except Exception:  # noqa: BLE001 - a value of the user's own type may raise anything
         return Failure(f"it returned {_shown(value)}, not a number")
     return number if math.isfinite(number) else Failure(f"it returned {number}")
 

@@ -41,11 +41,17 @@ class FailureCount:
 
 
 def describe_failures(
-    counts: Mapping[str, FailureCount], asked_about: str = "molecules"
+    counts: Mapping[str, FailureCount], asked_about: str = "molecules", asked: str = "component"
 ) -> list[str]:
-    """Say of each component that failed how often it did, and what it said most often."""
+    """Say of each component that failed how often it did, and what it said most often.
+
+    Args:
+        counts: by component.
+        asked_about: what they were asked about, in the plural.
+        asked: what they are.
+    """
     return [
-        f"component {name} failed on {count.failed:,} of {count.asked:,} {asked_about}, most "
+        f"{asked} {name} failed on {count.failed:,} of {count.asked:,} {asked_about}, most "
         f"often: {count.reasons.most_common(1)[0][0]}"
         for name, count in counts.items()
         if count.failed
@@ -59,10 +65,18 @@ class Failures:
         names: The components.
         most: The share of failures that is still borne.
         asked_about: What they are asked about, in the plural.
+        asked: What they are.
     """
 
-    def __init__(self, names: Sequence[str], most: float, asked_about: str = "molecules") -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        most: float,
+        asked_about: str = "molecules",
+        asked: str = "component",
+    ) -> None:
         self._asked_about = asked_about
+        self._asked = asked
         self.counts = {name: FailureCount() for name in names}
         self._most = most
 
@@ -79,9 +93,9 @@ class Failures:
             InputError: with a line for each such component.
         """
         lines = [
-            f"component {name} failed on {count.failed} of {count.asked} {self._asked_about} "
+            f"{self._asked} {name} failed on {count.failed} of {count.asked} {self._asked_about} "
             f"({count.failed / count.asked:.1%}), more than most_failures = {self._most:g} allows. "
-            f"Most frequent reason ({n} times): {reason}. Mend the component, or allow more."
+            f"Most frequent reason ({n} times): {reason}. Mend the {self._asked}, or allow more."
             for name, count in self.counts.items()
             for reason, n in count.reasons.most_common(1)
             if self._is_too_many(count)

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,10 @@ _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Param
 _BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 
 
+class CallError(RuntimeError):
+    """A function of the user has failed; the message says how, in one line."""
+
+
 @dataclass(frozen=True)
 class OwnFunction:
     """A function of the user; the molecule, or the list of them, is its first argument.
@@ -47,11 +52,27 @@ class OwnFunction:
         reference: How it is found, whatever the working directory.
         function: The function itself.
         identity: sha256 of the file that its code stands in; empty where there is none.
+        file: That file; None where there is none.
     """
 
     reference: str
     function: Callable[..., Any]
     identity: str
+    file: Path | None = None
+
+    def __call__(self, *arguments: Any, **parameters: Any) -> Any:
+        """Call it.
+
+        Raises:
+            CallError: it raised an exception, of which this names type, message and line, or wants
+                to end the program.
+        """
+        try:
+            return self.function(*arguments, **parameters)
+        except SystemExit as error:
+            raise CallError(f"it wants to end the program ({error})") from error
+        except Exception as error:
+            raise CallError(self._told(error)) from error
 
     def form(self, takes: Takes | None) -> tuple[bool, type]:
         """Say how it is called.
@@ -81,8 +102,14 @@ class OwnFunction:
             )
         return annotated
 
-    def checked(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    def checked(
+        self, parameters: Mapping[str, Any], *, given: Sequence[str] = ("the molecule",)
+    ) -> dict[str, Any]:
         """Check parameters against the signature: names, those without a default, types.
+
+        Args:
+            parameters: what it takes by name.
+            given: what it is given before them, by position; in words.
 
         Returns:
             The parameters, in the annotated types.
@@ -92,10 +119,12 @@ class OwnFunction:
         """
         if self._signature is None:  # compiled: it says itself what it dislikes, at each molecule
             return dict(parameters)
-        model = self._schema()
+        model = self._schema(len(given))
         if parameters and not model.model_fields and model.model_config.get("extra") == "forbid":
-            given = ", ".join(map(str, parameters))
-            raise InputError(f"parameters: {self} takes nothing but the molecule (got {given})")
+            raise InputError(
+                f"parameters: {self} takes nothing but {' and '.join(given)} (got "
+                f"{', '.join(map(str, parameters))})"
+            )
         try:
             checked = model.model_validate(dict(parameters))
         except ValidationError as error:
@@ -127,15 +156,25 @@ class OwnFunction:
         except (AttributeError, NameError, TypeError):  # names that only a type checker knows
             return {}
 
-    def _schema(self) -> type[BaseModel]:
-        """What it takes by name beside the molecule."""
+    def _told(self, error: Exception) -> str:
+        """Type and message of an exception, and the last line of the user's file on its way."""
+        said = ": ".join(filter(None, [type(error).__name__, " ".join(str(error).split())]))
+        frames = reversed(traceback.extract_tb(error.__traceback__))
+        lines = (each.lineno for each in frames if each.filename == str(self.file))
+        line = next(lines, None)
+        return said if self.file is None or line is None else f"{said} ({self.file.name}:{line})"
+
+    def _schema(self, n_given: int) -> type[BaseModel]:
+        """What it takes by name beside the first arguments, which it is given by position."""
         fields: dict[str, Any] = {
             each.name: (
                 _usable(self._hints.get(each.name, Any)),
                 ... if each.default is Parameter.empty else each.default,
             )
-            for each in self._parameters[1:]
-            if each.kind in _BY_NAME and not each.name.startswith("_")
+            for place, each in enumerate(self._parameters)
+            if (place >= n_given or each.kind not in _POSITIONAL)
+            and each.kind in _BY_NAME
+            and not each.name.startswith("_")
         }
         anything = any(each.kind is Parameter.VAR_KEYWORD for each in self._parameters)
         config = ConfigDict(**{**_SCHEMA, "extra": "allow" if anything else "forbid"})
@@ -168,14 +207,27 @@ def load_function(reference: str, folder: Path | None = None) -> OwnFunction:
     found: Any = module
     for part in name.split("."):
         if not hasattr(found, part):
-            names = [n for n, v in vars(found).items() if callable(v) and not n.startswith("_")]
-            raise InputError(f"{place} has no {part!r}{did_you_mean(part, names)}")
+            known = _functions_in(found, module.__name__ if place.endswith(".py") else None)
+            raise InputError(f"{place} has no {part!r}{did_you_mean(part, known)}")
         found = getattr(found, part)
     if inspect.isclass(found) or not callable(found):
         kind = "a class" if inspect.isclass(found) else f"of type {type(found).__name__}"
         raise InputError(f"{reference} is {kind}, not a function")
-    file = getattr(module, "__file__", None)
-    return OwnFunction(f"{place}:{name}", found, sha256_of(Path(file)) if file else "")
+    source = getattr(module, "__file__", None)
+    file = Path(source) if source else None
+    return OwnFunction(f"{place}:{name}", found, sha256_of(file) if file else "", file)
+
+
+def _functions_in(found: Any, module: str | None) -> list[str]:
+    """Names of the functions in a module or class; module: that must have defined them."""
+    return [
+        name
+        for name, value in vars(found).items()
+        if callable(value)
+        and not inspect.isclass(value)
+        and not name.startswith("_")
+        and (module is None or getattr(value, "__module__", None) == module)
+    ]
 
 
 def _usable(annotation: Any) -> Any:

@@ -1,6 +1,7 @@
 """The evaluate_text stage: how diverse the texts and answers of language-model runs are."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from chemkl.config.text_evaluate import EvaluateTextConfig
 from chemkl.evaluation.text_answers import exact_entropies, over_prompts
 from chemkl.evaluation.text_columns import METHODS_SCHEMA, STEPS_SCHEMA, text_schema
 from chemkl.evaluation.text_display import text_tables
-from chemkl.evaluation.text_metrics import Embed, method_rows, nested_text, text_rows
+from chemkl.evaluation.text_files import read_text_file
+from chemkl.evaluation.text_metrics import OF_TEXT, Embed, method_rows, nested_text, text_rows
 from chemkl.evaluation.text_samples import (
     ANSWER,
     ANSWERS_FILE,
     TextSamples,
     check_text_run,
-    read_text_file,
+    left_out,
     read_text_run,
 )
 from chemkl.llm import embedding
@@ -61,6 +63,10 @@ def run(
     """
     settings = load_config(EvaluateTextConfig, config, beside=problems_beside)
     check(settings)
+    # what can go wrong with the inputs does so before the folder is claimed
+    everything = _all_samples(settings)
+    _require_answers(settings, everything)
+    embed = _embedder(settings, everything)
     out = Path(out_dir)
     with Manifest.start(
         out,
@@ -69,9 +75,6 @@ def run(
         seed=settings.options.seed,
         inputs=_inputs(settings),
     ) as manifest:
-        everything = list(_all_samples(settings))
-        _require_answers(settings, everything)
-        embed = _embedder(settings)
         by_run = {
             one.name: text_rows(one, settings.measures, settings.options, embed)
             for one in everything
@@ -85,8 +88,8 @@ def run(
             _write_entropies(out, everything)
         manifest.finish(results={"runs": list(by_run)})
     console = console or standard_output()
-    for shown in text_tables(rows, means):
-        console.print(shown, highlight=False)
+    for shown in (*text_tables(rows, means, settings), *_notes(settings, everything)):
+        console.print(shown, highlight=False, markup=False)
     frame: pd.DataFrame = table.to_pandas()
     return frame
 
@@ -151,15 +154,31 @@ def _unlike(folders: Sequence[Path], method: str) -> Iterator[str]:
             )
 
 
-def _all_samples(settings: EvaluateTextConfig) -> Iterator[TextSamples]:
+def _all_samples(settings: EvaluateTextConfig) -> list[TextSamples]:
+    """Read all runs and files.
+
+    Raises:
+        InputError: with the problems of every one that cannot be used.
+    """
+    found: list[TextSamples] = []
+    problems = complaints(
+        *((lambda read: found.append(read()), read) for read in _readings(settings))
+    )
+    if problems:
+        raise InputError("\n".join(problems))
+    return found
+
+
+def _readings(settings: EvaluateTextConfig) -> Iterator[Callable[[], TextSamples]]:
+    """What reads each run, then each file."""
     method_of = {folder: name for name, own in settings.methods.items() for folder in own}
     paths = [*settings.folders, *(file.path for file in settings.texts)]
     names = run_names(paths)
     late = settings.options.late_samples
     for name, folder in zip(names, settings.folders, strict=False):
-        yield read_text_run(name, folder, late, method_of.get(folder))
+        yield partial(read_text_run, name, folder, late, method_of.get(folder))
     for name, file in zip(names[len(settings.folders) :], settings.texts, strict=True):
-        yield read_text_file(name, file)
+        yield partial(read_text_file, name, file)
 
 
 def _require_answers(settings: EvaluateTextConfig, everything: Sequence[TextSamples]) -> None:
@@ -176,8 +195,16 @@ def _require_answers(settings: EvaluateTextConfig, everything: Sequence[TextSamp
         )
 
 
-def _embedder(settings: EvaluateTextConfig) -> Embed | None:
-    if "embedding" not in settings.measures:
+def _notes(settings: EvaluateTextConfig, everything: Iterable[TextSamples]) -> Iterator[str]:
+    """Say what of each run or file is not in the measures of text, where these are wanted."""
+    if not set(OF_TEXT) & set(settings.measures):
+        return
+    for one in everything:
+        yield from left_out(one, settings.options.max_texts)
+
+
+def _embedder(settings: EvaluateTextConfig, everything: Iterable[TextSamples]) -> Embed | None:
+    if "embedding" not in settings.measures or all(one.molecules for one in everything):
         return None
     model = embedding.SentenceEmbedder(settings.options.cache)
     known: dict[str, np.ndarray] = {}

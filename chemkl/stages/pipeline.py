@@ -11,11 +11,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from chemkl.config import InputError, did_you_mean
-from chemkl.config.jobs import Job
 from chemkl.config.pipeline import PipelineConfig
 from chemkl.results.manifest import Manifest
+from chemkl.stages.aside import check_movable, move_aside
 from chemkl.stages.planning import Planned, load_job, plan_pipeline
-from chemkl.stages.registry import STAGES, interrupted, set_aside
+from chemkl.stages.registry import STAGES, interrupted
 
 State = Literal["new", "resume", "again", "complete"]
 """What a job's folder holds: nothing, an unfinished run, a run of input that has changed since
@@ -68,7 +68,7 @@ def run(
         return [Outcome(p.job.name, p.job.folder, "planned") for p in chosen]
     if fresh:
         for each in chosen:
-            _set_aside(console, each.job)
+            move_aside(each.job.folder, each.config)
     outcomes = []
     for position, each in enumerate(chosen, start=1):
         title = f"[{position}/{len(chosen)}] {each.job.name}"
@@ -102,7 +102,7 @@ def _chosen(planned: list[Planned], only: str | None, index: int | None) -> list
 
 
 def _check_folders(chosen: list[Planned], fresh: bool) -> None:
-    """Refuse folders with another config in them, and input that nobody will have made.
+    """Refuse folders that cannot be used, or moved aside, and input that nobody will have made.
 
     Raises:
         InputError: with every problem.
@@ -111,8 +111,10 @@ def _check_folders(chosen: list[Planned], fresh: bool) -> None:
     running = {each.job.folder for each in chosen}
     for each in chosen:
         try:
+            if fresh:
+                check_movable(each.job.folder, each.config)
             found = None if fresh else Manifest.load(each.job.folder)
-            if found is not None:
+            if found is not None and not found.gives_way_to(each.job.stage):
                 found.check_same(each.job.stage, each.config.model_dump(mode="json"))
         except InputError as error:
             problems[str(error)] = None
@@ -134,7 +136,7 @@ def _is_complete(folder: Path) -> bool:
 def _state(each: Planned, to_run: Iterable[str] = ()) -> State:
     """What a job's folder holds; `to_run` names the jobs that will have run again by then."""
     own = Manifest.load(each.job.folder)
-    if own is None:
+    if own is None or own.gives_way_to(each.job.stage):
         return "new"
     if own.has_changed_inputs():
         return "again"
@@ -152,7 +154,7 @@ def _run_job(console: Console, each: Planned, title: str, *, fresh: bool) -> Out
         _say(console, title, "green", f"complete, skipped ({_shown(job.folder)})")
         return Outcome(job.name, job.folder, "skipped")
     if state == "again":
-        _set_aside(console, job)
+        move_aside(job.folder, each.config)
     verb = "resumes" if state == "resume" else "starts"
     _say(console, title, "cyan", f"{job.stage} {verb} in {_shown(job.folder)}")
     try:
@@ -173,12 +175,6 @@ def _run_job(console: Console, each: Planned, title: str, *, fresh: bool) -> Out
         return Outcome(job.name, job.folder, "stopped")
     _say(console, title, "green", f"done in {took}")
     return Outcome(job.name, job.folder, "done")
-
-
-def _set_aside(console: Console, job: Job) -> None:
-    aside = set_aside(job.folder)
-    if aside is not None:
-        _say(console, job.name, "yellow", f"earlier output is now in {_shown(aside)}")
 
 
 def _show_table(console: Console, name: str, chosen: list[Planned], fresh: bool) -> None:

@@ -11,10 +11,12 @@ from chemkl.config.draft import Draft
 from chemkl.config.llm import LlmPosttrainConfig
 from chemkl.config.llm_reward import TextRewardConfig
 from chemkl.config.posttrain import objective_of
-from chemkl.llm.extra import PACKAGES, package
+from chemkl.llm.answer_rewards import ASKED
+from chemkl.llm.checkpoint import ADAPTER, MODEL, save
+from chemkl.llm.extra import PACKAGES, check_installed
 from chemkl.llm.kept_prompts import keep_prompts, kept_prompts
 from chemkl.llm.ledger import TextLedger, describe_cut_off
-from chemkl.llm.models import ADAPTER, MODEL, build_policy, read_prompts, save
+from chemkl.llm.models import build_policy, read_prompts
 from chemkl.llm.policy import HfPolicy
 from chemkl.llm.prompts import Prompt
 from chemkl.llm.reference import Reference
@@ -101,7 +103,7 @@ def check(config: LlmPosttrainConfig, awaited: Collection[Path] = ()) -> None:
         InputError: with every problem.
     """
     problems = complaints(
-        *((package, each) for each in PACKAGES[:2]),
+        (check_installed, PACKAGES[:2]),
         (_check_reward, config.reward, config.objective),
         (check_trainer, config.trainer),
     )
@@ -207,9 +209,10 @@ def _provenance(manifest: Manifest) -> dict[str, Any]:
 
 def _failures(config: LlmPosttrainConfig, out: Path, reward: TextReward) -> list[str]:
     """A line for each kind of failure of the reward, and one where many completions had no end."""
-    asked_about = "molecules" if config.reward.kind == "smiles" else "completions"
+    is_molecule = config.reward.kind == "smiles"
+    asked = ("molecules", "component") if is_molecule else ("completions", ASKED)
     reasons = read_trace(out, ["reason"])["reason"].astype(object)
     return [
-        *describe_failures(reward.failures, asked_about),
+        *describe_failures(reward.failures, *asked),
         *describe_cut_off(reasons.where(reasons.notna(), None).tolist(), config.max_new_tokens),
     ]

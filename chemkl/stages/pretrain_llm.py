@@ -12,9 +12,9 @@ from chemkl.config.draft import Draft
 from chemkl.config.pretrain_llm import PretrainLlmConfig
 from chemkl.corpus import files
 from chemkl.corpus.batches import TokenDataModule
+from chemkl.llm.checkpoint import MODEL
 from chemkl.llm.conditions import UNKNOWN, Conditions
 from chemkl.llm.extra import PACKAGES, package
-from chemkl.llm.models import MODEL
 from chemkl.llm.pretrain import TaggedDataset, TaggedPolicy, build_tagged, save_model
 from chemkl.results.manifest import Manifest
 from chemkl.results.provenance import installed_versions

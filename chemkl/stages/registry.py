@@ -240,17 +240,3 @@ def interrupted(stage: Stage, folder: Path, *, fresh: bool = False) -> str:
     else:
         kept = f"{again} begins anew"
     return f"interrupted: {kept}."
-
-
-def set_aside(folder: Path) -> Path | None:
-    """Rename a folder to the first free ``<folder>.old-N``; nothing is ever deleted.
-
-    Returns:
-        Where it is now; None where there was no such folder.
-    """
-    if not folder.exists():
-        return None
-    number = 1
-    while (aside := folder.with_name(f"{folder.name}.old-{number}")).exists():
-        number += 1
-    return folder.rename(aside)

@@ -20,7 +20,8 @@ from chemkl.results.columns import described_schema, trace_schema
 from chemkl.results.manifest import Manifest
 from chemkl.rewards import RewardModel
 from chemkl.rewards.keys import reward_files
-from chemkl.stages.registry import STAGES, set_aside
+from chemkl.stages.aside import move_aside
+from chemkl.stages.registry import STAGES
 from chemkl.stages.score_summary import Summary
 from chemkl.stages.score_table import Table
 from chemkl.stages.terminal import standard_output
@@ -153,7 +154,7 @@ def run_command(
     if out.resolve() == checked.file:
         raise InputError(f"--out {out}: this is the file to be scored; choose another")
     if fresh:
-        set_aside(out)
+        move_aside(out, checked, also=[Path(config)], tables=True)
     if form is None:
         return run(checked, out)
     if out.exists():

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from chemkl.config.llm import LlmPosttrainConfig
+from chemkl.config.llm import LlmPosttrainConfig, TrackConfig
 
 SETTINGS = {
     "prompts": ["pick"],
@@ -27,3 +27,25 @@ def test_weights_of_8_bits_are_not_trained_themselves():
 def test_adapters_beside_them_are_trained_and_so_are_weights_of_float32(dtype, adapter):
     config = config_of(dtype, adapter)
     assert (config.model.dtype, config.adapter.kind) == (dtype, adapter)
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        (["a", "b", "a"], r"'a' stands twice and would count as two answers; keep each once"),
+        ([1, "1"], r"'1' stands twice"),
+        ([""], r"an empty completion is read as no answer: leave the empty answer out"),
+        ([" "], r"' ' is blank, which is no answer: leave it out"),
+        ([True], r'quote it as the model should write it, "true" or "True"'),
+        ([1.5], r"1\.5 is a number that can be written in several ways: quote it"),
+        ([], r"at least 1 item"),
+    ],
+)
+def test_answers_that_are_tracked_are_told_apart_as_valid_ones_are(answers, message):
+    with pytest.raises(ValidationError, match=message):
+        TrackConfig(answers=answers)
+
+
+def test_whole_numbers_stand_for_their_digits_where_answers_are_tracked():
+    assert TrackConfig(answers=[1, "02", " 2"]).answers == ["1", "02", " 2"]
+    assert TrackConfig().answers is None

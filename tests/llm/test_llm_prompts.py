@@ -157,6 +157,17 @@ def test_a_template_that_is_no_jinja_is_named_once_with_its_line(tiny, tmp_path,
         render_prompts(talks, tiny.tokenizer(f"<s>\n{wrong}"))
 
 
+def test_what_a_template_has_against_several_prompts_is_said_once(tiny):
+    talks = [messages(("user", "C"))] + [messages(("system", text)) for text in "NO1"]
+    with pytest.raises(InputError) as caught:
+        render_prompts(talks, tiny.tokenizer())
+    assert str(caught.value) == (
+        "prompts.1: the chat template refuses it (and 2 more prompts): TemplateError: no system"
+    )
+    with pytest.raises(InputError, match=r"refuses it \(and 1 more prompt\): TemplateError"):
+        render_prompts(talks[:3], tiny.tokenizer())
+
+
 # ---- kept with a run
 
 KEPT = (

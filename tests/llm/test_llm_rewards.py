@@ -238,7 +238,7 @@ def test_a_function_is_asked_once_about_each_completion_of_a_prompt(function, tm
     assert rows["reward"].tolist() == [1.0, 1.5, 1.0, 1.0]
     assert rows["raw_score"].tolist() == rows["score_score"].tolist() == [1.0, 1.5, 1.0, 1.0]
     assert rows["answer"].tolist() == ["ab", "abc", "ab", "ab"]
-    assert reward._function.__globals__["asked"] == [
+    assert reward._function.function.__globals__["asked"] == [
         ("pick", "ab"), ("pick", "abc"), ("choose", "ab"),
     ]  # fmt: skip
     assert reward.component_names == ["score"]
@@ -247,29 +247,38 @@ def test_a_function_is_asked_once_about_each_completion_of_a_prompt(function, tm
 
 def test_none_nan_text_and_exceptions_are_failures_with_a_reason(function):
     place = function(
-        "return {'none': None, 'nan': math.nan, 'inf': math.inf, 'text': 'x'}[completion]"
+        "return {'none': None, 'nan': math.nan, 'inf': math.inf, 'text': 'x', 'half': '0.5',"
+        " 'huge': 10**400}[completion]"
     )
     reward = reward_of(kind="function", function=place, failed=-2)
-    texts = ["none", "nan", "inf", "text", "key", "cut"]
-    rows = ledger_of(reward).enter(0, rollout(texts, truncated={5}))
-    assert rows["reward"].tolist() == [-2] * 6
+    texts = ["none", "nan", "inf", "text", "half", "huge", "key", "cut"]
+    rows = ledger_of(reward).enter(0, rollout(texts, truncated={7}))
+    assert rows["reward"].tolist() == [-2] * 8
     assert rows["raw_score"].isna().all()
     assert rows["reason"].tolist() == [
         "score failed: it returned None, not a number",
         "score failed: it returned nan",
         "score failed: it returned inf",
         "score failed: it returned 'x', not a number",
-        "score failed: 'key'",
+        "score failed: it returned '0.5', not a number",
+        f"score failed: it returned 1{'0' * 56}..., not a number",
+        "score failed: KeyError: 'key' (mine.py:4)",
         "truncated: no end after 2 tokens",
     ]
-    assert rows["valid"].tolist() == [True] * 5 + [False]
-    assert (reward.failures["score"].asked, reward.failures["score"].failed) == (5, 5)
+    assert rows["valid"].tolist() == [True] * 7 + [False]
+    counts = reward.failures["score"]
+    assert (counts.asked, counts.failed) == (7, 7)
+    assert counts.reasons["it returned nan"] == 1
 
 
 def test_a_function_that_always_fails_ends_the_run(function):
     ledger = ledger_of(reward_of(kind="function", function=function("return None")))
     ledger.enter(0, rollout([str(i) for i in range(19)]))
-    with pytest.raises(InputError, match=r"component score failed on 20 of 20 completions"):
+    with pytest.raises(
+        InputError,
+        match=r"^reward function score failed on 20 of 20 completions.* reason \(20 times\): it "
+        r"returned None, not a number\. Mend the reward function, or allow more\.$",
+    ):
         ledger.enter(1, rollout(["another"]))
 
 
@@ -309,7 +318,7 @@ def test_a_resumed_ledger_asks_nothing_again_and_goes_on_counting(function, tmp_
     writer.append(rows.assign(**extra, anchor=False, is_replay=False))
     writer.cut()
     reward = reward_of(kind="function", function=place)
-    asked = reward._function.__globals__["asked"]
+    asked = reward._function.function.__globals__["asked"]
     asked.clear()
     second = ledger_of(reward)
     second.restore(read_trace(tmp_path / "run"))
@@ -324,16 +333,42 @@ def test_a_resumed_ledger_asks_nothing_again_and_goes_on_counting(function, tmp_
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"function": "nowhere.py:score"}, "no such file or folder: .*nowhere.py"),
-        ({"function": "score"}, "'score' names no function; write"),
-        ({"parameters": {"faktor": 2}}, "faktor.*did you mean 'factor'"),
-        ({"parameters": {"factor": "x"}}, "factor"),
+        (
+            {"function": "nowhere.py:score"},
+            "^reward.function: no such file or folder: .*nowhere.py",
+        ),
+        ({"function": "score"}, "^reward.function: 'score' names no function; write"),
+        (
+            {"parameters": {"faktor": 2}},
+            r"^reward\.parameters\.faktor: not a known key; did you mean 'factor'\? Known: factor$",
+        ),
+        (
+            {"parameters": {"factor": "x", "prompt": "y"}},
+            r"^reward\.parameters\.factor: should be a number \(got 'x'\)\n"
+            r"reward\.parameters\.prompt: not a known key",
+        ),
     ],
 )
 def test_a_function_that_cannot_be_used_is_refused(function, settings, message):
     place = function("return 1.0", "prompt, completion, factor: float = 1.0")
     with pytest.raises(InputError, match=message):
         reward_of(**{"kind": "function", "function": place, **settings})
+
+
+def test_a_function_without_parameters_says_what_it_takes(function):
+    place = function("return 1.0")
+    with pytest.raises(
+        InputError,
+        match=r"^reward\.parameters: .*:score\(prompt, completion\) takes nothing but the prompt "
+        r"and the completion \(got factor\)$",
+    ):
+        reward_of(kind="function", function=place, parameters={"factor": 2})
+
+
+def test_a_parameter_behind_any_number_of_texts_is_one(function):
+    place = function("return factor * len(texts[1])", "*texts, factor: float")
+    reward = reward_of(kind="function", function=place, parameters={"factor": "2"})
+    assert ledger_of(reward).enter(0, rollout(["abc"]))["reward"].tolist() == [6.0]
 
 
 def test_a_function_without_room_for_the_completion_is_refused(function):

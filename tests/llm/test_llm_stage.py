@@ -660,6 +660,8 @@ chemkl.llm.extra.package("peft")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     lines = done.stdout.splitlines()
     assert lines[0] == "posttrain"
-    for line, missing in zip(lines[1:], ("transformers", "peft"), strict=True):
-        assert f"need {missing}, which is not installed: pip install 'chemkl[llm]'" in line
-    assert "InputError: language models need peft" in done.stderr.splitlines()[-1]
+    (line,) = lines[1:]
+    said = "need transformers and peft, which are not installed: pip install 'chemkl[llm]'"
+    assert line == f"{path}: language models {said}"
+    last = done.stderr.splitlines()[-1]
+    assert "InputError: language models need peft, which is not installed: pip install" in last

@@ -188,3 +188,107 @@ def test_results_import_neither_torch_nor_lightning():
     code = "import sys, chemkl.results; print({'torch', 'lightning'} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"
+
+
+# ---- an attempt that ended before its first result
+
+
+OTHER = """
+import sys
+from chemkl.results import Manifest
+held = Manifest.start(sys.argv[1], stage="posttrain", config={"batch_size": 1})
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def fail(out, error, *, write=(), config=CONFIG, inputs=None):
+    def attempt():
+        with Manifest.start(out, stage="posttrain", config=config, inputs=inputs):
+            for name in write:
+                (out / name).parent.mkdir(parents=True, exist_ok=True)
+                (out / name).write_text("x")
+            raise error
+
+    with pytest.raises(type(error)):
+        attempt()
+
+
+BEFORE = [
+    ".tmp/x",
+    "trace/.keep",
+    "logs/csv/version_0/metrics.csv",
+    "prompts.json",
+    "answers.parquet",
+    "mine.yaml",
+]
+
+
+@pytest.mark.parametrize("error", [InputError("mend it"), KeyboardInterrupt(), MemoryError()])
+def test_an_attempt_without_results_gives_way_to_a_mended_one(tmp_path, capsys, error):
+    function, out = tmp_path / "score.py", tmp_path / "out"
+    function.write_text("bad")
+    fail(out, error, write=BEFORE, inputs={"reward": function})
+    first = on_disk(out)
+    function.write_text("good")
+    mended = Manifest.start(
+        out, stage="posttrain", config=CONFIG | {"batch_size": 1}, inputs={"reward": function}
+    )
+    assert not mended.was_resumed
+    assert mended.run_id != first["run_id"]
+    assert on_disk(out)["config"]["batch_size"] == 1
+    assert on_disk(out)["inputs"]["reward"]["sha256"] == hashlib.sha256(b"good").hexdigest()
+    assert capsys.readouterr().err == (
+        f"{out}: the earlier attempt ({first['status']}) left no results and was another one; "
+        "begins anew\n"
+    )
+    assert (out / "mine.yaml").exists()
+
+
+def test_so_does_one_that_was_killed_but_not_one_that_runs(tmp_path, capsys):
+    with subprocess.Popen(
+        [sys.executable, "-c", OTHER, tmp_path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        with pytest.raises(InputError, match="another process is running in this folder"):
+            Manifest.start(tmp_path, stage="posttrain", config=CONFIG)
+        process.kill()
+    assert on_disk(tmp_path)["status"] == "running"
+    assert not Manifest.start(tmp_path, stage="posttrain", config=CONFIG).was_resumed
+    assert "(running) left no results" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        "trace/part-00000000-00000003.parquet",
+        ".orphan/0001-part-00000000-00000003.parquet",
+        ".tmp/ready/part-00000000-00000003.parquet",
+        "checkpoints/last.ckpt",
+        "checkpoints/policy.safetensors",
+        "metrics.json",
+    ],
+)
+def test_an_attempt_with_a_result_is_kept_and_fresh_is_named(tmp_path, result):
+    function, out = tmp_path / "score.py", tmp_path / "out"
+    function.write_text("bad")
+    fail(out, InputError("mend it"), write=[*BEFORE, result], inputs={"reward": function})
+    before = (out / "manifest.json").read_bytes()
+    with pytest.raises(InputError, match="batch_size: 64 in the folder, 1 in the new") as caught:
+        Manifest.start(out, stage="posttrain", config=CONFIG | {"batch_size": 1})
+    assert "--fresh" in str(caught.value)
+    function.write_text("good")
+    with pytest.raises(InputError, match=r"score\.py: has changed since .*\n.*--fresh"):
+        Manifest.start(out, stage="posttrain", config=CONFIG, inputs={"reward": function})
+    assert (out / "manifest.json").read_bytes() == before
+
+
+def test_an_attempt_without_results_goes_on_where_nothing_has_changed(tmp_path, capsys):
+    fail(tmp_path, InputError("no network"), write=BEFORE)
+    first = on_disk(tmp_path)
+    again = Manifest.start(tmp_path, stage="posttrain", config=CONFIG)
+    assert (again.was_resumed, again.run_id) == (True, first["run_id"])
+    assert capsys.readouterr().err == ""

@@ -44,6 +44,7 @@ def moody(smiles: str) -> float:
 def many(smiles: list[str]) -> list[float]:
     return [len(each) / len(smiles) for each in smiles]
 '''
+MOODY = "component moody failed: ValueError: no phosphorus, please (own.py:21)"
 
 SPELLINGS = ["OCC", "C1CC", "", "CCO", "c1ccccc1O", "Oc1ccccc1", "C[N+](C)(C)C", "é", "[Na+].[Cl-]"]
 STEP = {"kind": "sigmoid", "low": 0, "high": 10}
@@ -150,7 +151,9 @@ def test_a_failure_is_not_kept(own):
     reward = {"components": [{"kind": "qed"}, function(own, "moody")]}
     file = own / "cache.sqlite"
     (row,) = scored(reward, [["CP"]], cache=file)
-    assert row["reason"].tolist() == ["component moody failed: no phosphorus, please"]
+    assert row["reason"].tolist() == [
+        "component moody failed: ValueError: no phosphorus, please (own.py:21)"
+    ]
     with RewardModel.from_config({**reward, "cache": file}) as model:
         model.score(["CP"])
         assert model.failures["moody"].failed == 1  # it was asked again
@@ -172,7 +175,7 @@ def test_a_molecule_that_hangs_or_kills_its_worker_is_the_only_one_that_fails(ow
     assert rows["reason"].dropna().to_dict() == {
         "CBr": "component moody failed: timeout after 1 s",
         "CI": "component moody failed: the worker died (SIGKILL)",
-        "CP": "component moody failed: no phosphorus, please",
+        "CP": MOODY,
     }
     assert rows["reward"].eq(0).to_dict() == {each: each in ("CBr", "CI", "CP") for each in smiles}
     assert np.isnan(rows.loc[["CBr", "CI"], ["raw_qed", "raw_moody"]]).all(axis=None)

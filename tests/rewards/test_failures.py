@@ -5,6 +5,7 @@ from rdkit import Chem
 
 from chemkl.config import InputError
 from chemkl.rewards import RewardModel
+from chemkl.rewards.failures import FailureCount, describe_failures
 from chemkl.rewards.registry import COMPONENTS, Component
 
 CARBON = {"kind": "required_smarts", "parameters": {"smarts": "C"}}
@@ -107,3 +108,16 @@ def test_remembered_failures_do_not_stop_a_run_that_goes_on(model):
     mended.remember(rows)
     assert (mended.score(CHAINS[:150])["reward"] == 0).all()  # final, as in the trace
     assert (mended.score(CHAINS[150:300])["reward"] > 0).all()
+
+
+def test_a_summary_says_what_failed_on_what():
+    count = FailureCount()
+    for reason in (None, "it returned nan", "ValueError: no (mine.py:3)", "it returned nan"):
+        count.add(reason)
+    counts = {"mine": count, "fine": FailureCount(asked=4)}
+    assert describe_failures(counts) == [
+        "component mine failed on 3 of 4 molecules, most often: it returned nan"
+    ]
+    assert describe_failures(counts, "completions", "reward function") == [
+        "reward function mine failed on 3 of 4 completions, most often: it returned nan"
+    ]

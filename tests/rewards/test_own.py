@@ -126,8 +126,10 @@ def test_a_changed_file_is_another_function(write):
         ("length", "names no function"),
         (
             "mine.py:lenght",
-            r"mine.py has no 'lenght'; did you mean 'length'\? Known: Thing, length",
+            r"mine.py has no 'lenght'; did you mean 'length'\? Known: length, none",
         ),
+        ("mine.py:textwrapp", r"mine.py has no 'textwrapp'\. Known: length, none \("),
+        ("rdkit.Chem.rdMolDescriptors:CalcTPS", "did you mean 'CalcTPSA'"),
         ("mine.py:Thing", "is a class, not a function"),
         ("mine.py:NUMBER", "is of type int, not a function"),
         ("mine.py:none", r"mine.py:none\(\) cannot be called with a molecule"),
@@ -143,7 +145,15 @@ def test_a_changed_file_is_another_function(write):
     ],
 )
 def test_what_cannot_be_found_is_explained(write, reference, says):
-    write("NUMBER = 1\ndef length(s: str): return 1\nclass Thing: pass\ndef none(): return 1\n")
+    write(
+        """
+        from textwrap import wrap as textwrap
+        NUMBER = 1
+        def length(s: str): return 1
+        class Thing: pass
+        def none(): return 1
+        """
+    )
     write("1 / 0\n", "broken.py")
     write("def f(:\n", "wrong.py")
     write("raise SystemExit(3)\n", "leaves.py")
@@ -211,7 +221,7 @@ def test_what_fails_costs_its_molecule_only(write):
     assert frame["reward"].tolist() == [0.0] * 6 + [0.5]
     begin = "component mine failed: "
     reasons = frame["reason"].tolist()
-    assert reasons[0] == f"{begin}'methane'"
+    assert reasons[0] == f"{begin}KeyError: 'methane' (mine.py:3)"
     assert reasons[1] == f"{begin}it returned 'text', not a number"
     assert reasons[2] == f"{begin}it returned None, not a number"
     assert reasons[3] == f"{begin}it returned inf"
@@ -230,11 +240,52 @@ def test_a_list_that_fails_is_asked_one_by_one(write):
             return [len(s) for s in smiles]
         """
     )
-    for name, why in (("short", "it returned 0 values for 1 molecule"), ("raises", "ethane")):
+    for name, why in (
+        ("short", "it returned 0 values for 1 molecule"),
+        ("raises", "ValueError: ethane (mine.py:5)"),
+    ):
         frame = score(f"mine.py:{name}", ["C", "CC", "CCC"])
         assert [math.isnan(value) for value in frame["raw_mine"]] == [False, True, False]
         assert frame["raw_mine"].tolist()[::2] == [1.0, 3.0]
         assert why in frame["reason"][1]
+
+
+def test_an_exception_is_told_with_the_last_line_of_ones_own_file(write):
+    write("def deep(text):\n    raise ValueError('too\\n  deep')\n", "its_depths.py")
+    write(
+        """
+        import json
+        from its_depths import deep
+        def inner(smiles):
+            return deep(smiles)
+        def f(smiles: str):
+            if smiles == "C": return inner(smiles)
+            if smiles == "CC": return json.loads("{")
+            raise NotImplementedError
+        """
+    )
+    reasons = score("mine.py:f", ["C", "CC", "CCC"])["reason"].str.removeprefix(
+        "component mine failed: "
+    )
+    # the file begins with an empty line: deep is called in line 5, json.loads in line 8
+    assert reasons[0] == "ValueError: too deep (mine.py:5)"
+    assert reasons[1].startswith("JSONDecodeError: Expecting property name")
+    assert reasons[1].endswith("(mine.py:8)")
+    assert reasons[2] == "NotImplementedError (mine.py:9)"
+
+
+def test_a_value_that_raises_where_a_number_is_wanted_fails(write):
+    write(
+        """
+        class Odd:
+            def __float__(self): raise RuntimeError("no")
+            def __repr__(self): return "Odd()"
+        def f(smiles: str): return Odd() if smiles == "C" else 1
+        """
+    )
+    frame = score("mine.py:f", ["C", "CC"])
+    assert frame["reason"][0] == "component mine failed: it returned Odd(), not a number"
+    assert frame["raw_mine"][1] == 1.0
 
 
 def test_what_it_does_to_its_molecule_stays_there(write):

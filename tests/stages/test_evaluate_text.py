@@ -536,6 +536,176 @@ def test_a_file_that_holds_no_texts_says_why(tmp_path, name, content, message):
         evaluate({"texts": [str(tmp_path / name)]}, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("n.csv", "x\n1\n", r"n\.csv: no column is called completion .*with `column`\. Known: x\."),
+        # without a header the first text would be lost
+        (
+            "h.csv",
+            "The sea.\nA dog.\n",
+            r"Known: The sea\.\. The first line is taken for the header",
+        ),
+        ("o.jsonl", '{"generated": "x"}', r"say which one .* `column`\. Known: generated$"),
+        (
+            "i.jsonl",
+            '{"completion": "x"}\n\n{"completion": 3}\n{"completion": null}\n',
+            r"column 'completion' must hold text, but holds 3 \(int\) in line 3\. Write texts in",
+        ),
+        ("b.jsonl", '{"text": true}', r"'text' must hold text, but holds True \(bool\) in line 1"),
+        ("l.jsonl", '{"text": ["x"]}', r"holds \['x'\] \(list\) in line 1"),
+        ("r.csv", "text,reward\nx,1\ny,\nz,high\n", r"'reward' must hold numbers.*'high' in row 3"),
+        ("c.csv", "text\nHello, world\n", r"more fields than its header has names; put quotes"),
+        ("m.jsonl", '{"text": null}\n{"text": " "}\n', r"no completions: all 2 texts are empty"),
+    ],
+)
+def test_nothing_is_taken_for_texts_that_is_none(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=message):
+        evaluate({"texts": [str(tmp_path / name)]}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_named_column_of_digits_is_text_where_all_is_text(tmp_path):
+    (tmp_path / "n.csv").write_text("x\n1\n2\n1\n")
+    config = {"texts": [{"path": str(tmp_path / "n.csv"), "column": "x"}]}
+    found = row_of(evaluate(config, tmp_path / "out"), "n.csv", "all")
+    assert (found["n_texts"], found["distinct_texts"]) == (3, pytest.approx(2 / 3))
+
+
+def test_every_file_that_cannot_be_used_is_named_before_anything_is_written(make_run, tmp_path):
+    run = make_run("a", rows_of([[("", None, 0.0)]]))
+    (tmp_path / "e.txt").write_text("")
+    (tmp_path / "b.jsonl").write_text("{")
+    config = {"runs": [str(run)], "texts": [str(tmp_path / name) for name in ("e.txt", "b.jsonl")]}
+    with pytest.raises(
+        InputError, match=r"(?s)/a: no completions.*e\.txt: no.*b\.jsonl:1: not JSON"
+    ):
+        evaluate(config, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_counts_once(tmp_path):
+    file = write_texts(tmp_path / "t.csv", other=["x", "y", "z"])
+    message = r"texts: .*t\.csv: given more than once; a file counts once, so leave one out"
+    with pytest.raises(InputError, match=message):
+        evaluate({"texts": [file, f"{tmp_path}/./t.csv"]}, tmp_path / "out")
+    both = [file, {"path": file, "column": "other"}]  # two columns are two sets of texts
+    assert evaluate({"texts": both}, tmp_path / "out")["run"].nunique() == 2
+
+
+def test_an_empty_cell_is_no_answer(tmp_path):
+    file = write_texts(tmp_path / "t.csv", answer=["x", "", "x"])
+    found = row_of(evaluate({"texts": [file]}, tmp_path / "out"), "t.csv")
+    assert (found["validity"], found["distinct_answers"]) == (pytest.approx(2 / 3), 1)
+
+
+# ---- what is printed
+
+
+def printed(capsys):
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_texts_that_are_left_out_are_counted_with_the_reason(tmp_path, capsys):
+    rows = [{"completion": each} for each in ("The sea.", None, "", " ", "A dog.", "A cat.")]
+    rows[0]["reward"] = 1
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    table = evaluate(
+        {"texts": [str(tmp_path / "t.jsonl")], "options": {"max_texts": 2}}, tmp_path / "out"
+    )
+    found = row_of(table, "t.jsonl", "all")
+    assert (found["n_samples"], found["n_texts"], found["reward"]) == (6, 2, 1)
+    shown = printed(capsys)
+    assert "t.jsonl: of 6 texts 1 is missing (null) and 2 are empty: left out" in shown
+    assert "t.jsonl: a random 2 of its 3 texts are measured (options.max_texts)." in shown
+    assert "t.jsonl: 5 of 6 texts have no reward; the mean is without." in shown
+    evaluate({"texts": [write_texts(tmp_path / "all.csv")]}, tmp_path / "all")
+    assert "left out" not in printed(capsys)
+
+
+@pytest.mark.parametrize("texts", [["The sea."], ["The sea.", "A dog."]])
+def test_few_texts_have_a_table_and_the_rest_is_explained(tmp_path, capsys, compass, texts):
+    degrees = [str(i) for i in range(len(texts))]
+    file = write_texts(tmp_path / "t.csv", degrees, text=texts)
+    evaluate({"texts": [{"path": file, "column": "text"}]}, tmp_path / "out")
+    shown = printed(capsys)
+    assert "All texts" in shown
+    assert "t.csv: dist-n and EAD not defined: no text has 5 tokens, which the longest of" in shown
+    assert "dist-n:" not in shown
+    evaluate_text.run({"texts": [file], "measures": ["embedding"]}, tmp_path / "embedded")
+    shown = printed(capsys)
+    reason = "t.csv: semantic not defined: it takes at least 2 texts."
+    assert (reason in shown) == (len(texts) == 1)
+    assert "clusters: of the embeddings;" in shown
+
+
+def labels(shown, title):
+    """What stands above the columns of a table, behind the column of the runs."""
+    lines = shown[shown.index(title) :].splitlines()
+    return next(line for line in lines if line.lstrip().startswith("run ")).split()[1:]
+
+
+def explained(shown, about):
+    """The labels that the key of one kind of tables explains."""
+    text = " ".join([*shown.split(), ""])
+    start = text.index(f" {about}. ") + len(f" {about}. ")
+    return [part.split(":")[0] for part in text[start : text.index(". ", start)].split("; ")]
+
+
+def test_the_key_explains_the_columns_that_are_shown_and_no_others(make_run, tmp_path, capsys):
+    evaluate(
+        {"texts": [write_texts(tmp_path / "t.txt")], "options": {"ngrams": [1]}}, tmp_path / "a"
+    )
+    shown = capsys.readouterr().out
+    assert labels(shown, "All texts") == ["texts", "tokens", "distinct", "dist-n", "EAD"]
+    assert explained(shown, "Texts") == labels(shown, "All texts")
+    assert "Answers." not in shown
+    for number, exact in enumerate((None, {0: REF})):
+        run = make_run(f"r{number}", rows_of(BOTH), exact)
+        evaluate({"runs": [str(run)]}, tmp_path / f"r{number}-out")
+        shown = capsys.readouterr().out
+        assert explained(shown, "Texts") == ["texts", "reward", "tokens", "distinct"]
+        assert explained(shown, "Texts") == labels(shown, "All texts")
+        assert explained(shown, "Answers") == labels(shown, "Answers, per prompt")
+        assert ("KL" in explained(shown, "Answers")) == (exact is not None)
+
+
+def test_a_run_without_a_valid_answer_is_shown_with_the_reason(make_run, tmp_path, capsys):
+    run = make_run("a", rows_of([[("no", None, 0.0)] * 2]))
+    evaluate({"runs": [str(run)], "measures": ["answers"]}, tmp_path / "out")
+    shown = printed(capsys)
+    assert "Answers, per prompt" in shown
+    assert "a: entropy, eff. and top not defined: no sample has a valid answer." in shown
+    assert "All texts" not in shown
+
+
+SMILES = {"reward": {"kind": "smiles"}}
+
+
+def test_of_molecules_the_measures_of_text_are_left_out(make_run, tmp_path, capsys, compass):
+    rows = rows_of([[("CCO", "CCO", 1.0), ("CCN", "CCN", 0.5), ("C C", None, 0.0)]])
+    run = make_run("a", rows, **SMILES)
+    table = evaluate_text.run({"runs": [str(run)]}, tmp_path / "out")
+    found = row_of(table, "a", "all")
+    assert found[["tokens", "distinct_1", "ead_1", "clusters"]].isna().all()
+    assert compass == []  # nothing was embedded
+    assert row_of(table, "a")["answer_entropy"] == pytest.approx(math.log(2))
+    shown = printed(capsys)
+    assert "All texts" not in shown
+    assert "Answers, per prompt" in shown
+    assert "a: it writes SMILES, of which measures of text say nothing" in shown
+    assert "`chemkl evaluate` measures molecules" in shown
+
+
+def test_molecules_inside_sentences_are_text(make_run, tmp_path, capsys):
+    rows = rows_of([[("Take CCO", "CCO", 1.0), ("Or CCN", "CCN", 0.5), ("CC", "CC", 0.0)]])
+    evaluate({"runs": [str(make_run("a", rows, **SMILES))]}, tmp_path / "out")
+    shown = printed(capsys)
+    assert "All texts" in shown
+    assert "writes SMILES" not in shown
+
+
 def test_a_misspelt_column_is_guessed(tmp_path):
     file = write_texts(tmp_path / "t.jsonl", prompt=["a", "b", "c"])
     with pytest.raises(InputError, match=r"no column 'complet'; did you mean 'completion'\?"):

@@ -1,6 +1,7 @@
 """The pipeline runner, with small stages in place of the real ones."""
 
 import json
+import subprocess
 import sys
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -345,11 +346,72 @@ def test_fresh_moves_aside_what_was_there_and_deletes_nothing(stages, tmp_path, 
     pipeline.run(DEMO)
     first = (tmp_path / "runs/demo/mara/made_by").read_text()
     assert statuses(pipeline.run(DEMO, only="mara", fresh=True)) == ["done"]
-    assert "mara: earlier output is now in runs/demo/mara.old-1\n" in capsys.readouterr().out
+    mara = tmp_path / "runs/demo/mara"
+    assert capsys.readouterr().err == f"moved {mara} aside, to {mara}.old-1\n"
     second = (tmp_path / "runs/demo/mara/made_by").read_text()
     assert (tmp_path / "runs/demo/mara.old-1/made_by").read_text() == first != second
     pipeline.run(DEMO, only="mara", fresh=True)
     assert (tmp_path / "runs/demo/mara.old-2/made_by").read_text() == second
+
+
+def test_fresh_moves_nothing_where_one_job_cannot_be_moved(stages, tmp_path):
+    pipeline.run(DEMO)
+    mara = tmp_path / "runs/demo/mara"
+    code = (
+        "import sys; from chemkl.results import Manifest\n"
+        "held = Manifest.start(sys.argv[1], stage='posttrain', config=eval(sys.argv[2]))\n"
+        "print('ready', flush=True); sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, mara, repr(Manifest.load(mara).config)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        with pytest.raises(InputError, match="mara: another process is running in this folder"):
+            pipeline.run(DEMO, fresh=True)
+        process.stdin.close()
+    (tmp_path / "runs/demo/evaluate/manifest.json").unlink()
+    demo = json.loads(json.dumps(DEMO))
+    demo["stages"][2]["config"]["runs"].append(str(tmp_path / "runs"))
+    with pytest.raises(InputError) as caught:
+        pipeline.run(demo, fresh=True)
+    assert str(caught.value).splitlines() == [
+        f"{tmp_path}/runs/demo/evaluate: lies in an input of this config, {tmp_path}/runs; choose "
+        "another --out"
+    ]
+    with pytest.raises(InputError, match="evaluate: not the output of chemkl: it holds made_by"):
+        pipeline.run(DEMO, fresh=True)
+    assert sorted(p.name for p in (tmp_path / "runs/demo").iterdir()) == sorted(ALL)
+
+
+def test_a_job_that_failed_before_its_first_result_is_mended_in_place(stages, capsys):
+    folder = Path("runs/demo/mara")
+
+    def fail_early(config, out_dir):
+        dump = load_config(Training, config).model_dump(mode="json")
+        with Manifest.start(out_dir, stage="posttrain", config=dump):
+            raise InputError("mend it")
+
+    code = SimpleNamespace(run=fail_early)
+    broken = type("Broken", (FakeStage,), {"module": code})("posttrain", "", "", Training)
+    whole = STAGES["posttrain"]
+    STAGES["posttrain"] = broken
+    with pytest.raises(InputError, match="mend it"):
+        pipeline.run(DEMO, only="mara")
+    STAGES["posttrain"] = whole
+    mended = json.loads(json.dumps(DEMO))
+    mended["stages"][1]["set"] = {"seed": 7}
+    capsys.readouterr()
+    pipeline.run(mended, only="mara", dry_run=True)
+    assert "new" in capsys.readouterr().out
+    assert statuses(pipeline.run(mended, only="mara")) == ["done"]
+    out, err = capsys.readouterr()
+    assert "mara: posttrain starts in runs/demo/mara\n" in out
+    assert "the earlier attempt (failed) left no results" in err
+    assert Manifest.load(folder).config["seed"] == 7
+    assert [p.name for p in folder.parent.iterdir()] == ["mara"]
 
 
 def test_what_read_an_older_run_is_made_again(stages, tmp_path, monkeypatch):

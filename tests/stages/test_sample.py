@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 
 from chemkl.config import InputError, load_config
 from chemkl.config.sample import SampleConfig
@@ -145,6 +146,26 @@ def test_a_folder_with_other_samples_is_left_alone(config, tmp_path):
 def test_settings_that_do_not_fit(config, tmp_path, changes, says):
     with pytest.raises(InputError, match=says):
         sample.run(config | changes, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("inside", "given", "says"),
+    [
+        ("config.json", "", r"m: a language model's folder \(config\.json\)"),
+        ("adapter_config.json", "", r"m: a language model's folder \(adapter_config\.json\)"),
+        ("config.json", "model.safetensors", r"m/model\.safetensors: weights of a language model"),
+        ("checkpoints/model/config.json", "", r"m: a folder with a language model \(.*/model\)"),
+    ],
+)
+def test_a_language_model_is_told_from_a_smiles_model(config, tmp_path, inside, given, says):
+    file = tmp_path / "m" / inside
+    file.parent.mkdir(parents=True)
+    file.write_text("{}")
+    save_file({"weight": torch.zeros(1)}, file.parent / "model.safetensors")
+    wanted = r"What is wanted here is a SMILES model.*chemkl\.llm\.load samples"
+    with pytest.raises(InputError, match=rf"^{tmp_path}/{says}\. {wanted}[^\n]*$"):
+        sample.run(config | {"policy": str(tmp_path / "m" / given)}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 # ---- mixtures

