@@ -1,5 +1,9 @@
 """What several rooms test with: hand-made traces, real molecules, a prior learnt in seconds."""
 
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's client
+
 import hashlib
 import random
 import subprocess

@@ -185,7 +185,7 @@ def test_fresh_moves_neither_inputs_nor_what_no_stage_has_written(posttrain, che
         ([*fresh, "notes"], "notes: not the output of chemkl: it holds mine.txt, but no manifest"),
         (
             ["posttrain", "kept/mine.yaml", "--fresh", "--out", "kept"],
-            "kept: --fresh would move kept/mine.yaml, which is read, aside with it; choose",
+            "kept: cannot be moved aside, for kept/mine.yaml, which is read, would go with it;",
         ),
     ]:
         assert chemkl(*arguments) == 2

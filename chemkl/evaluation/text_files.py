@@ -73,6 +73,10 @@ def _require_text(texts: pd.Series, path: Path) -> None:
         )
 
 
+def _is_empty(cell: object) -> bool:
+    return isinstance(cell, str) and not cell
+
+
 def _numbers(cells: pd.Series, path: Path) -> pd.Series:
     """The cells as numbers; an empty one is a reward that is missing.
 
@@ -83,7 +87,7 @@ def _numbers(cells: pd.Series, path: Path) -> pd.Series:
     wrong = [
         f"{each!r} in {_place(path, row)}"
         for (row, each), number in zip(cells.items(), numbers, strict=True)
-        if is_missing(number) and not is_missing(each) and each != ""
+        if is_missing(number) and not is_missing(each) and not _is_empty(each)
     ]
     if wrong:
         raise InputError(

@@ -66,7 +66,7 @@ def read_text_run(
     trace = read_trace(folder, [*columns, "is_replay"])  # in the order of step and row
     sampled = trace[~trace["is_replay"].astype(bool)]
     by_prompt = sampled.groupby(PROMPT, sort=False)
-    late = by_prompt.tail(max(1, late_samples // by_prompt.ngroups)).reset_index(drop=True)
+    late = by_prompt.tail(max(1, late_samples // max(1, by_prompt.ngroups))).reset_index(drop=True)
     manifest = Manifest.load(folder)
     texts = tidied(late[columns], str(folder))
     return TextSamples(

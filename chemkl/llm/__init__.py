@@ -8,7 +8,7 @@ run. It samples, and says how probable a text is, before and after training:
     import torch
     from chemkl.llm import load
 
-    policy = load("runs/months/checkpoints/adapter")  # or checkpoints/model
+    policy = load("runs/llm/months/mara")  # the folder of a run
     [prompt.text for prompt in policy.prompts]  # numbered from 0
 
     drawn = policy.sample(8, torch.Generator().manual_seed(0))  # a Rollout: as many of each prompt

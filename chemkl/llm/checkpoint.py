@@ -7,12 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from chemkl.config import InputError
+from chemkl.config import InputError, load_config
 from chemkl.config.llm import LlmPosttrainConfig
 from chemkl.llm.extra import package, quiet
 from chemkl.llm.kept_prompts import as_prompts
 from chemkl.llm.model_files import problems_in_adapters
-from chemkl.llm.models import build_policy
+from chemkl.llm.models import build_policy, policy_of
 from chemkl.llm.policy import HfPolicy
 from chemkl.llm.prompts import Prompt
 from chemkl.llm.sources import move_in, one_line
@@ -79,31 +79,24 @@ def load(path: str | Path, *, cache: str | Path | None = None) -> HfPolicy:
     policy = build_policy(config, trained=False, prompts=prompts)
     if is_whole:
         return policy
+    peft = package("peft")
     try:
         with quiet():
-            tuned = package("peft").PeftModel.from_pretrained(policy.model, path)
+            tuned = peft.PeftModel.from_pretrained(policy.model, path)
     except Exception as error:
         problems = problems_in_adapters(path) or [f"{type(error).__name__}: {one_line(error)}"]
         raise InputError(
             "\n".join(f"{path}: the adapters cannot be loaded: {each}" for each in problems)
         ) from error
-    return HfPolicy(
-        tuned,
-        policy.tokenizer,
-        policy.prompts,
-        end_id=policy.end_id,
-        max_new_tokens=policy.max_new_tokens,
-        prompts_per_step=config.prompts_per_step,
-        micro_batch=policy.micro_batch,
-        sample_batch=policy.sample_batch,
-    )
+    return policy_of(tuned, policy.tokenizer, policy.prompts, config, policy.end_id)
 
 
 def _with_weights(path: Path) -> Path:
     """The one folder that `save` wrote in a run or its checkpoints; else the path as it is."""
     if (path / PROVENANCE).exists():
         return path
-    found = [each.parent for depth in ("*", "*/*") for each in path.glob(f"{depth}/{PROVENANCE}")]
+    written = [each.parent for depth in ("*", "*/*") for each in path.glob(f"{depth}/{PROVENANCE}")]
+    found = [each for each in written if not each.name.startswith(".")]  # a kill may leave those
     return found[0] if len(found) == 1 else path
 
 
@@ -126,9 +119,14 @@ def _kept(
         if "prompts" in kept:
             prompts = as_prompts(kept["prompts"], len(plain["prompts"]))
             plain["template"] = "chat"  # a file of a template may be gone, and is not needed
-        return LlmPosttrainConfig.model_validate(plain), prompts
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path}: not a language model of chemkl ({one_line(error)}). Give the folder of a "
             f"posttrain_llm run that has ended, its checkpoints/{ADAPTER} or checkpoints/{MODEL}."
+        ) from error
+    try:
+        return load_config(LlmPosttrainConfig, plain), prompts
+    except InputError as error:
+        raise InputError(
+            f"{path}: its settings, kept in {PROVENANCE}, cannot be used here:\n{error}"
         ) from error

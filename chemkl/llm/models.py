@@ -103,6 +103,17 @@ def build_policy(
     network = load_network(config.model)
     if trained:
         network = adapted(network, config.adapter, config.seed, config.model.revision)
+    return policy_of(network, tokenizer, prompts, config, end_id)
+
+
+def policy_of(
+    network: nn.Module,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    config: LlmPosttrainConfig,
+    end_id: int,
+) -> HfPolicy:
+    """Put a network and its prompts together as the config has it."""
     return HfPolicy(
         network,
         tokenizer,

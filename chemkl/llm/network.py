@@ -1,7 +1,7 @@
 """A causal language model of transformers as it is called here: prompts, caches, log-probabilities.
 
-Shape legend: U different rows of one prompt, T ids of a row, L = T - 1 of them behind the prompt's
-number; S ids up to the last one read; P tokens of a prompt, V vocabulary.
+Shape legend: U rows, in `logp_after` different ones of one prompt; T ids of a row, L = T - 1 of
+them behind the prompt's number; S ids up to the last one read; P tokens of a prompt, V vocabulary.
 """
 
 from collections.abc import Sequence

@@ -49,11 +49,19 @@ def complete(
         end_id: the token that ends a completion.
         most_rows: rows of a pass through the model; a single prompt may have more.
         device: where the model is.
+
+    Returns:
+        The completions, prompt by prompt.
+
+    Raises:
+        ValueError: the rows cannot be dealt evenly to the prompts.
     """
     if not len(uniform_BL):
         no_token_BL = torch.zeros(uniform_BL.shape, dtype=torch.long)
         return Drawn(no_token_BL, torch.zeros(0).double(), torch.zeros(0, dtype=torch.bool))
-    each = len(uniform_BL) // len(prompts)
+    each, left = divmod(len(uniform_BL), len(prompts))
+    if left:
+        raise ValueError(f"{len(uniform_BL)} rows cannot be dealt evenly to {len(prompts)} prompts")
     rows, parts = [], []
     for places in _passes(prompts, max(1, most_rows // each), pads=network.rewinds):
         row_B = (torch.tensor(places)[:, None] * each + torch.arange(each)).flatten()

@@ -6,8 +6,11 @@ from pathlib import Path
 from chemkl.results.parts import ASIDE, READY
 from chemkl.results.trace import ORPHANS
 
-WITHOUT_RESULTS = ("manifest.json", "prompts.json", "answers.parquet", "logs/*")
-"""What a run writes before its first result, and would write again."""
+OF_THE_ATTEMPT = ("prompts.json", "answers.parquet")
+"""What a run writes before its first result, and another attempt may not write again."""
+
+WITHOUT_RESULTS = ("manifest.json", "logs/*", *OF_THE_ATTEMPT)
+"""All that a run writes before its first result."""
 
 OF_THE_USER = ("*.yaml", "*.yml", "*.py", "*.txt", "*.log")
 """What users keep in an output folder beside the output; no stage touches it."""
@@ -21,6 +24,12 @@ def holds_results(folder: Path) -> bool:
     """
     names = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
     return any(_is_result(name) for name in names)
+
+
+def clear(folder: Path) -> None:
+    """Remove what an attempt without results has left and would pass for the next one's."""
+    for name in OF_THE_ATTEMPT:
+        (folder / name).unlink(missing_ok=True)
 
 
 def _is_result(name: str) -> bool:

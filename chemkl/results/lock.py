@@ -10,7 +10,7 @@ from chemkl.config import InputError
 FILE_NAME = ".lock"
 
 
-def claim(folder: Path, *, shared: bool = True) -> IO[str] | None:
+def claim(folder: Path, *, shared: bool = True, tries: int = 10) -> IO[str] | None:
     """Make an output folder if need be and lock it; it is free again once the file is closed.
 
     The system frees the lock of a killed process by itself.
@@ -18,6 +18,7 @@ def claim(folder: Path, *, shared: bool = True) -> IO[str] | None:
     Args:
         folder: of the output.
         shared: whether further processes of one distributed run share the lock of the first.
+        tries: how often a folder may be moved away in the meantime.
 
     Returns:
         The open lock file; None where there is nothing to lock (a further process, or Windows).
@@ -38,8 +39,9 @@ def claim(folder: Path, *, shared: bool = True) -> IO[str] | None:
         return None
     import fcntl  # Unix only
 
+    # a process may claim its own again, and frees it by closing any of these files
     try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a process may claim its own again
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         lock.close()
         raise InputError(
@@ -51,7 +53,9 @@ def claim(folder: Path, *, shared: bool = True) -> IO[str] | None:
         return None
     if not _is_there(lock, folder):
         lock.close()
-        return claim(folder, shared=shared)
+        if tries > 1:
+            return claim(folder, shared=shared, tries=tries - 1)
+        raise InputError(f"{folder}: is moved again and again; choose another folder with --out.")
     return lock
 
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 from chemkl.config import InputError
 from chemkl.results.atomic import finite, write_json
 from chemkl.results.differences import differences
-from chemkl.results.leftovers import holds_results
+from chemkl.results.leftovers import clear, holds_results
 from chemkl.results.lock import claim
 from chemkl.results.provenance import InputFile, config_hash, installed_versions
 
@@ -82,9 +82,27 @@ class Manifest(BaseModel):
         """
         folder = Path(out_dir)
         lock = claim(folder)
-        plain = finite(config)
-        hashed = {role: InputFile.of(Path(path)) for role, path in (inputs or {}).items()}
-        earlier = cls._to_resume(folder, stage, plain, hashed)
+        try:
+            manifest = cls._begun(folder, stage, finite(config), seed, inputs or {}, lock)
+        except BaseException:
+            if lock is not None:
+                lock.close()
+            raise
+        return manifest
+
+    @classmethod
+    def _begun(
+        cls,
+        folder: Path,
+        stage: str,
+        plain: Mapping[str, Any],
+        seed: int | None,
+        inputs: Mapping[str, str | Path],
+        lock: IO[str] | None,
+    ) -> Self:
+        """Write the manifest of a start in a folder that is claimed; see `start`."""
+        hashed = {role: InputFile.of(Path(path)) for role, path in inputs.items()}
+        earlier = cls._to_resume(folder, stage, plain, hashed, locked=lock is not None)
         now = _now()
         manifest = cls(
             stage=stage,
@@ -130,7 +148,13 @@ class Manifest(BaseModel):
 
     @classmethod
     def _to_resume(
-        cls, folder: Path, stage: str, config: Mapping[str, Any], inputs: Mapping[str, InputFile]
+        cls,
+        folder: Path,
+        stage: str,
+        config: Mapping[str, Any],
+        inputs: Mapping[str, InputFile],
+        *,
+        locked: bool,
     ) -> Self | None:
         """The manifest of the run that a start goes on with; None where it begins one.
 
@@ -144,8 +168,9 @@ class Manifest(BaseModel):
             earlier.check_same(stage, config)
             earlier.check_inputs(inputs)
         except InputError:
-            if not earlier.gives_way_to(stage):
+            if not earlier.gives_way_to(stage, locked=locked):
                 raise
+            clear(folder)
             sys.stderr.write(
                 f"{folder}: the earlier attempt ({earlier.status}) left no results and was another "
                 "one; begins anew\n"
@@ -153,13 +178,18 @@ class Manifest(BaseModel):
             return None
         return earlier
 
-    def gives_way_to(self, stage: str) -> bool:
+    def gives_way_to(self, stage: str, *, locked: bool = True) -> bool:
         """Whether this attempt ended before its first result, so that another may begin in place.
 
-        Whether it has really ended, only the lock can tell (see `claim`): a status of `running`
+        Whether one with a status of `running` has ended, only the lock can tell (see `claim`): it
         may be left of a kill. It gives way to another stage only where it is known to have failed.
+
+        Args:
+            stage: that wants the folder.
+            locked: whether the folder could be locked, so that nothing is running in it.
         """
-        ended = self.status == "failed" or (self.status != "complete" and self.stage == stage)
+        over = self.status == "interrupted" or (self.status == "running" and locked)
+        ended = self.status == "failed" or (over and self.stage == stage)
         return ended and not holds_results(self._folder)
 
     @property
@@ -262,7 +292,14 @@ class Manifest(BaseModel):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._lock = None  # closing the file gives the folder free
+        try:
+            self._record_end(kind, error)
+        finally:  # the last write is behind: only now may another start have the folder
+            if self._lock is not None:
+                self._lock.close()
+            self._lock = None
+
+    def _record_end(self, kind: type[BaseException] | None, error: BaseException | None) -> None:
         if kind is None:
             if self.status == "running":
                 self.finish()

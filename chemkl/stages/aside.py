@@ -114,7 +114,7 @@ def _check_apart(out: Path, inputs: Iterable[Path], files: Iterable[Path]) -> No
     place, fix = out.resolve(), "choose another --out"
     here = Path.cwd()
     if here.is_relative_to(place):
-        raise InputError(f"{out}: --fresh cannot move the folder that you work in aside; {fix}")
+        raise InputError(f"{out}: cannot be moved aside, for you work in it; {fix}")
     for path in dict.fromkeys(each.expanduser().resolve() for each in inputs):
         if path == place:
             raise InputError(f"{out}: is an input of this config; {fix}")
@@ -125,8 +125,8 @@ def _check_apart(out: Path, inputs: Iterable[Path], files: Iterable[Path]) -> No
     for path in files:
         if path.exists() and place in path.resolve().parents:
             raise InputError(
-                f"{out}: --fresh would move {path}, which is read, aside with it; {fix}, or put "
-                "that file elsewhere"
+                f"{out}: cannot be moved aside, for {path}, which is read, would go with it; "
+                f"{fix}, or put that file elsewhere"
             )
 
 

@@ -109,9 +109,12 @@ def _check_folders(chosen: list[Planned], fresh: bool) -> None:
     """
     problems: dict[str, None] = {}
     running = {each.job.folder for each in chosen}
+    to_run: list[str] = []
     for each in chosen:
         try:
-            if fresh:
+            state = "new" if fresh else _state(each, to_run)
+            to_run += [each.job.name] if state != "complete" else []
+            if fresh or state == "again":
                 check_movable(each.job.folder, each.config)
             found = None if fresh else Manifest.load(each.job.folder)
             if found is not None and not found.gives_way_to(each.job.stage):

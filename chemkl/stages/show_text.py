@@ -17,6 +17,9 @@ MOST_PROMPTS = 10
 _NUMBERS_WIDTH = 28
 """What the columns beside prompt and answer take."""
 
+_LEAST_ROOM = 8
+"""What an answer has in any case."""
+
 
 def tables(
     run: RunTrace, threshold: float | None, top: int, width: int
@@ -64,7 +67,7 @@ def _answers_tables(answers: pd.DataFrame, width: int) -> Iterator[RenderableTyp
     groups = answers["group"].unique()
     shown = answers[answers["group"].isin(groups[:MOST_PROMPTS])]
     prompts = [show_tables.prompt_cell(prompt) for prompt in shown["prompt"]]
-    room = width - _NUMBERS_WIDTH - max(map(len, ("prompt", *prompts)), default=0)
+    room = max(_LEAST_ROOM, width - _NUMBERS_WIDTH - max(map(len, ("prompt", *prompts)), default=0))
     table = show_tables.plain_table()
     for name in ("prompt", "answer", "valid"):
         table.add_column(name, no_wrap=True)

@@ -1,9 +1,6 @@
 """A tiny random Llama with a tokenizer of a few words, made on the spot."""
 
-import os
 from types import SimpleNamespace
-
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import torch

@@ -66,7 +66,7 @@ def test_the_example_of_the_room_runs(taught_model, tmp_path, monkeypatch):
         "callbacks": {"progress_bar": False},
         "trainer": {"accelerator": "cpu"},
     }
-    posttrain_llm.run(config, tmp_path / "runs" / "months")
+    posttrain_llm.run(config, tmp_path / "runs" / "llm" / "months" / "mara")
     monkeypatch.chdir(tmp_path)
     lines = chemkl.llm.__doc__.splitlines()
     example = "\n".join(line[4:] for line in lines if line.startswith("    "))
@@ -76,7 +76,7 @@ def test_the_example_of_the_room_runs(taught_model, tmp_path, monkeypatch):
     assert made["drawn"].group.tolist() == [0] * 8
     assert not made["after"].requires_grad
     # before training: a policy of the same run whose adapters count for nothing
-    untrained = load("runs/months/checkpoints/adapter")
+    untrained = load("runs/llm/months/mara")
     for name, weight in untrained.named_parameters():
         if "lora_B" in name:
             torch.nn.init.zeros_(weight)
@@ -104,3 +104,7 @@ def test_a_run_is_loaded_by_its_folder_too(taught_model, tmp_path, kind):
     expected = load(weights).logp(["1", "2"]).tolist()
     for place in (tmp_path / "run", tmp_path / "run" / "checkpoints"):
         assert load(place).logp(["1", "2"]).tolist() == expected
+    half_written = tmp_path / "run" / "checkpoints" / ".adapter.cut"  # of a save that was killed
+    half_written.mkdir()
+    (half_written / "chemkl.json").write_text("{}")
+    assert load(tmp_path / "run").logp(["1", "2"]).tolist() == expected

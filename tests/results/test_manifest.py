@@ -243,6 +243,33 @@ def test_an_attempt_without_results_gives_way_to_a_mended_one(tmp_path, capsys, 
         "begins anew\n"
     )
     assert (out / "mine.yaml").exists()
+    assert not (out / "prompts.json").exists()  # of the other attempt; it would pass for this one's
+    assert not (out / "answers.parquet").exists()
+
+
+def test_without_a_lock_what_says_it_is_running_is_left_alone(tmp_path, monkeypatch):
+    Manifest.start(tmp_path, stage="posttrain", config=CONFIG)
+    monkeypatch.setattr("chemkl.results.manifest.claim", lambda _folder: None)
+    with pytest.raises(InputError, match="batch_size: 64 in the folder, 1 in the new"):
+        Manifest.start(tmp_path, stage="posttrain", config=CONFIG | {"batch_size": 1})
+    assert on_disk(tmp_path)["config"]["batch_size"] == 64
+
+
+def test_the_folder_is_given_free_behind_the_last_write(tmp_path, monkeypatch):
+    manifest = Manifest.start(tmp_path, stage="posttrain", config=CONFIG)
+    held = []
+    save = Manifest.save
+
+    def watched(self):
+        held.append(self._lock is not None and not self._lock.closed)
+        save(self)
+
+    monkeypatch.setattr(Manifest, "save", watched)
+    lock = manifest._lock
+    with manifest:
+        pass
+    assert held == [True]
+    assert lock.closed
 
 
 def test_so_does_one_that_was_killed_but_not_one_that_runs(tmp_path, capsys):

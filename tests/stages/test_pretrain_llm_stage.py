@@ -10,8 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-os.environ["HF_HUB_OFFLINE"] = "1"
-
 import lightning
 import pandas as pd
 import pytest
