@@ -92,7 +92,7 @@ def as_mol(molecule: Chem.Mol | str) -> Chem.Mol:
     return read.mol
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """Put an exception into one line: RDKit's messages run over several.
 
     Returns:

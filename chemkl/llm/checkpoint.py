@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from chemkl.chem.molecules import one_line
 from chemkl.config import InputError, load_config
 from chemkl.config.llm import LlmPosttrainConfig
 from chemkl.llm.extra import package, quiet
@@ -15,7 +16,7 @@ from chemkl.llm.model_files import problems_in_adapters
 from chemkl.llm.models import build_policy, policy_of
 from chemkl.llm.policy import HfPolicy
 from chemkl.llm.prompts import Prompt
-from chemkl.llm.sources import move_in, one_line
+from chemkl.llm.sources import move_in
 from chemkl.results.atomic import write_json
 
 ADAPTER = "adapter"

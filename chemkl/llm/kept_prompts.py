@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from chemkl.chem.molecules import one_line
 from chemkl.config import InputError
 from chemkl.llm.prompts import Prompt
 from chemkl.results.atomic import write_bytes
@@ -49,10 +50,9 @@ def kept_prompts(folder: Path, n: int) -> tuple[Prompt, ...] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        said = " ".join(str(error).split())
         raise InputError(
-            f"{path}: not the prompts of this run ({said}). Put back a good copy, or begin the run "
-            "anew with --fresh."
+            f"{path}: not the prompts of this run ({one_line(error)}). Put back a good copy, or "
+            "begin the run anew with --fresh."
         ) from error
 
 

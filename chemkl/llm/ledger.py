@@ -8,8 +8,9 @@ import pandas as pd
 from chemkl.llm.prompts import Prompt
 from chemkl.llm.written import TextReward, Written
 from chemkl.policies.base import Rollout
+from chemkl.results.columns import is_cut_off, reason_of_cut
 from chemkl.training.diversity_filter import DiversityFilter
-from chemkl.training.ledger import Accounts, is_cut_off, reason_of_cut
+from chemkl.training.ledger import Accounts
 
 _NOTABLE = 0.1
 """More cut off than this share is told at the end of a run."""

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from chemkl.chem.molecules import one_line
 from chemkl.config import InputError
 from chemkl.config.llm import LlmPosttrainConfig
 from chemkl.config.llm_model import AdapterConfig, LoraConfig
@@ -19,7 +20,6 @@ from chemkl.llm.sources import (
     context_of,
     load_network,
     load_tokenizer,
-    one_line,
     vocabulary_of,
 )
 

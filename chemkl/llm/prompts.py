@@ -7,6 +7,7 @@ from typing import Any
 
 from jinja2 import TemplateSyntaxError
 
+from chemkl.chem.molecules import one_line
 from chemkl.config import InputError
 from chemkl.config.llm import Message
 
@@ -185,7 +186,7 @@ def _rendered(
     except TemplateSyntaxError:
         raise
     except Exception as error:
-        said = " ".join(str(error).split())
+        said = one_line(error)
         raise InputError(f"{type(error).__name__}: {said}") from error
     ids = tokenizer(rendered, add_special_tokens=False)["input_ids"]  # the template has them all
     return Prompt(number, text, rendered, tuple(ids))

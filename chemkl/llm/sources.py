@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from chemkl.chem.molecules import one_line
 from chemkl.config import InputError, did_you_mean
 from chemkl.config.llm_model import ModelConfig
 from chemkl.llm.extra import package, quiet
@@ -118,11 +119,6 @@ def move_in(aside: Path, final: Path) -> None:
         os.replace(final, old)
     os.replace(aside, final)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def one_line(error: BaseException) -> str:
-    """A message of somebody else's on one line."""
-    return " ".join(str(error).split())
 
 
 def _size_of(config: ModelConfig, name: str) -> int | None:

@@ -24,6 +24,7 @@ FOR_PANDAS = json.dumps(
 """Kept in every part under the key `pandas`: by default pandas would make floats of the calls."""
 RAW_PREFIX = "raw_"
 SCORE_PREFIX = "score_"
+_CUT_OFF = "truncated: no end"
 
 
 def _field(name: str, kind: pa.DataType, meaning: str, null: str = "") -> pa.Field:
@@ -208,3 +209,13 @@ def description_of(field: pa.Field) -> str:
     """The meaning of a column, or an empty string for a column that carries none."""
     metadata = field.metadata or {}
     return str(metadata.get(b"description", b"").decode())
+
+
+def reason_of_cut(n_tokens: int) -> str:
+    """Say of a sequence without an end token why it is invalid."""
+    return f"{_CUT_OFF} after {n_tokens} tokens"
+
+
+def is_cut_off(reason: object) -> bool:
+    """Whether the reason of a row, which may be missing, is that."""
+    return isinstance(reason, str) and reason.startswith(_CUT_OFF)

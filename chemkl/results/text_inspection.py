@@ -4,10 +4,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from chemkl.results.columns import is_cut_off
 from chemkl.results.inspection import first_scorings, sampled_rows
-
-TRUNCATED = "truncated"
-"""How the reason of a row begins that was cut off before its end."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ def count_text(frame: pd.DataFrame, threshold: float | None = None) -> TextCount
         completions=len(sampled),
         prompts=sampled["group"].nunique(),
         valid=len(valid),
-        truncated=int(sampled["reason"].fillna("").str.startswith(TRUNCATED).sum()),
+        truncated=sum(map(is_cut_off, sampled["reason"])),
         distinct=len(valid[["group", "answer"]].drop_duplicates()),
         calls=len(scored),
         failed=int(valid["reason"].notna().sum()),

@@ -13,21 +13,10 @@ import pandas as pd
 
 from chemkl.chem.molecules import canonicalise
 from chemkl.policies.base import Rollout
+from chemkl.results.columns import is_cut_off, reason_of_cut
 from chemkl.rewards import RewardModel
 from chemkl.training.diversity_filter import DiversityFilter
 from chemkl.training.hits import describe_hits
-
-_CUT_OFF = "truncated: no end"
-
-
-def reason_of_cut(n_tokens: int) -> str:
-    """Say of a sequence without an end token why it is invalid."""
-    return f"{_CUT_OFF} after {n_tokens} tokens"
-
-
-def is_cut_off(reason: object) -> bool:
-    """Whether the reason of a row, which may be missing, is that."""
-    return isinstance(reason, str) and reason.startswith(_CUT_OFF)
 
 
 class Accounts(ABC):

@@ -7,12 +7,10 @@ import pytest
 from chemkl.results import description_of, trace_schema
 from chemkl.results.inspection import open_run, tables_of
 from chemkl.results.text_inspection import (
-    TRUNCATED,
     TextCounts,
     count_text,
     frequent_answers,
 )
-from chemkl.training.ledger import reason_of_cut
 
 STEPS = [
     [
@@ -92,10 +90,6 @@ def test_a_completion_without_an_answer_is_not_mixed_with_that_answer(tmp_path, 
     steps = [[("p", "1", "1", 1.0), ("p", "1", None, 0.0), ("p", "1", None, 0.0)]]
     found = frequent_answers(open_run(write_text_run(tmp_path / "run", steps)).frame, 5)
     assert found[["text", "valid", "n"]].values.tolist() == [["1", False, 2], ["1", True, 1]]
-
-
-def test_what_was_cut_off_is_known_by_its_reason():
-    assert reason_of_cut(4).startswith(TRUNCATED)
 
 
 def test_columns_mean_what_they_mean_in_a_run_of_text(run, tmp_path, write_run):
