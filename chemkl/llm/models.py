@@ -137,23 +137,25 @@ def _rendered(config: LlmPosttrainConfig, tokenizer: Any) -> tuple[Prompt, ...]:
 
 
 def _check_answers(config: LlmPosttrainConfig, tokenizer: Any, end_id: int) -> None:
-    """Refuse valid answers that the model can never give.
+    """Refuse valid answers, and tracked ones, that the model can never give.
 
     Raises:
         InputError: with a line for each.
     """
-    reward = config.reward
-    if not isinstance(reward, AnswersReward):
-        return
-    problems = check_answers(
-        reward.valid,
-        tokenizer,
-        max_new_tokens=config.max_new_tokens,
-        end_id=end_id,
-        parse=reward.parse,
-    )
+    asked = []
+    if isinstance(config.reward, AnswersReward):
+        asked.append(("reward.valid", config.reward.valid, config.reward.parse))
+    if config.track is not None and config.track.answers:
+        asked.append(("track.answers", config.track.answers, "strict"))  # whole completions
+    problems = [
+        f"{key}: {problem}"
+        for key, answers, parse in asked
+        for problem in check_answers(
+            answers, tokenizer, max_new_tokens=config.max_new_tokens, end_id=end_id, parse=parse
+        )
+    ]
     if problems:
-        raise InputError("\n".join(f"reward.valid: {each}" for each in problems))
+        raise InputError("\n".join(problems))
 
 
 def _check_ids(

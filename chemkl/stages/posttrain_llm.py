@@ -67,6 +67,7 @@ def run(config: LlmPosttrainConfig | Mapping[str, Any] | str | Path, out_dir: st
     if Manifest.is_finished(out, STAGE, plain) and folder.exists():
         say(f"{out}: complete; --fresh makes it anew")
         return folder
+    _check_apart(config, out)
     # what can go wrong with the model and the trainer does so before the folder is claimed
     policy = build_policy(config)
     trainer_of(config, out, [])
@@ -111,6 +112,20 @@ def check(config: LlmPosttrainConfig, awaited: Collection[Path] = ()) -> None:
         problems = complaints((read_prompts, config))
     if problems:
         raise InputError("\n".join(problems))
+
+
+def _check_apart(config: LlmPosttrainConfig, out: Path) -> None:
+    """Refuse to write into the model, which is an input and may not change.
+
+    Raises:
+        InputError: the output is the model's folder, or lies in it.
+    """
+    model = config.model.name
+    if isinstance(model, Path) and out.resolve().is_relative_to(model.resolve()):
+        raise InputError(
+            f"{out}: is the folder of the model {model}, or lies in it; a run would change the "
+            "model that it starts from. Choose another folder with --out."
+        )
 
 
 def problems_beside(draft: Draft) -> list[str]:

@@ -665,3 +665,26 @@ chemkl.llm.extra.package("peft")
     assert line == f"{path}: language models {said}"
     last = done.stderr.splitlines()[-1]
     assert "InputError: language models need peft, which is not installed: pip install" in last
+
+
+@pytest.mark.parametrize("below", [".", "runs/mara"])
+def test_a_run_may_not_write_into_the_model_that_it_starts_from(config, tmp_path, below):
+    model = shutil.copytree(config["model"], tmp_path / "model")
+    before = sorted(path.name for path in model.iterdir())
+    with pytest.raises(InputError, match=r"is the folder of the model .*, or lies in it"):
+        posttrain_llm.run(config | {"model": str(model)}, model / below)
+    assert sorted(path.name for path in model.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        (["1", "zebra"], "track.answers: answer 'zebra' can never be given: the model's tokenizer"),
+        (["1 2 3"], "track.answers: answer '1 2 3' can never be given: it has 3 tokens"),
+    ],
+)
+def test_what_is_tracked_is_something_that_the_model_can_write(config, tmp_path, answers, said):
+    config["track"] = {"answers": answers}
+    with pytest.raises(InputError, match=said):
+        posttrain_llm.run(config, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
