@@ -1,5 +1,7 @@
 """The command line: each command checks what it was given, then imports the stage and calls it."""
 
+import io
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -52,6 +54,7 @@ Fresh = Annotated[
 
 def main() -> None:
     """Run the command line and exit: 0 done, 2 configuration or input error, 1 anything else."""
+    forgive_streams()
     try:
         app()
     except InputError as error:
@@ -61,6 +64,20 @@ def main() -> None:
         sys.stderr.write(f"unexpected error: {type(error).__name__}: {error}\n")
         traceback.print_exc()
         sys.exit(1)
+
+
+def forgive_streams() -> None:
+    r"""Let stdout and stderr write ? for what their encoding lacks, and nothing where closed.
+
+    UTF-8 lacks only the bytes of a file name that is not UTF-8: these are written as \udcff.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - to the end
+        elif isinstance(stream, io.TextIOWrapper):
+            unicode = stream.encoding.lower().startswith("utf")
+            stream.reconfigure(errors="backslashreplace" if unicode else "replace")
 
 
 def _version(wanted: bool) -> None:
