@@ -3,6 +3,8 @@
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's client
+if "PYTEST_XDIST_WORKER" in os.environ:  # more threads than cores make OpenMP crawl
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch
 
 import hashlib
 import random

@@ -12,7 +12,12 @@ def test_there_are_presets():
     assert {"qed_sa", "celecoxib_like", "lead_like"} <= {file.stem for file in PRESETS}
 
 
-@pytest.mark.parametrize("file", PRESETS, ids=lambda file: file.stem)
+def slow_if_it_docks(file):
+    """A docking takes a minute a molecule, or more."""
+    return pytest.param(file, marks=pytest.mark.slow if file.stem.startswith("docking") else ())
+
+
+@pytest.mark.parametrize("file", map(slow_if_it_docks, PRESETS), ids=lambda file: file.stem)
 def test_a_shipped_reward_loads_and_pays(file):
     frame = RewardModel.from_config(file).score([CELECOXIB, "C1CC", "O=C(Nc1ccccc1)N1CCOCC1"])
     assert frame["valid"].tolist() == [True, False, True]
