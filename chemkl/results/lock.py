@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -10,18 +11,22 @@ from chemkl.config import InputError
 FILE_NAME = ".lock"
 
 
-def claim(folder: Path, *, shared: bool = True, tries: int = 10) -> IO[str] | None:
+def claim(
+    folder: Path, *, shared: bool = True, rank: int | None = None, tries: int = 10
+) -> IO[str] | None:
     """Make an output folder if need be and lock it; it is free again once the file is closed.
 
-    The system frees the lock of a killed process by itself.
+    The system frees the lock of a killed process by itself. On a system or a file system without
+    locks, the user is told so.
 
     Args:
         folder: of the output.
         shared: whether further processes of one distributed run share the lock of the first.
+        rank: of this process in its distributed run; None: as `is_further_rank` finds out.
         tries: how often a folder may be moved away in the meantime.
 
     Returns:
-        The open lock file; None where there is nothing to lock (a further process, or Windows).
+        The open lock file; None where there is nothing to lock (a further process, or no locks).
 
     Raises:
         InputError: the folder cannot be written, or another process has it.
@@ -34,29 +39,55 @@ def claim(folder: Path, *, shared: bool = True, tries: int = 10) -> IO[str] | No
             f"{folder}: cannot write there ({error.strerror}); choose another output folder with "
             "--out."
         ) from None
-    if sys.platform == "win32" or (shared and _is_further_process()):
+    if shared and (is_further_rank() if rank is None else rank > 0):
         lock.close()
         return None
-    import fcntl  # Unix only
-
     # a process may claim its own again, and frees it by closing any of these files
     try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(lock)
     except (BlockingIOError, PermissionError):
         lock.close()
         raise InputError(
             f"{folder}: another process is running in this folder. Wait for it, stop it, or "
             "choose another folder with --out."
         ) from None
-    except OSError:  # a file system without locks
+    except (OSError, ImportError) as error:
         lock.close()
+        _tell_without_locks(folder, str(getattr(error, "strerror", None) or error))
         return None
     if not _is_there(lock, folder):
         lock.close()
         if tries > 1:
-            return claim(folder, shared=shared, tries=tries - 1)
+            return claim(folder, shared=shared, rank=rank, tries=tries - 1)
         raise InputError(f"{folder}: is moved again and again; choose another folder with --out.")
     return lock
+
+
+def is_further_rank() -> bool:
+    """Whether this is a process of a distributed run, and not its first.
+
+    The variables of torch.distributed tell, which torchrun and Lightning's launcher set. What a
+    scheduler says (SLURM_PROCID) tells nothing: the tasks of `srun -n N` may be runs of their own.
+    """
+    size = os.environ.get("WORLD_SIZE")
+    names = ("LOCAL_RANK",) if size is None else ("LOCAL_RANK", "RANK", "NODE_RANK")
+    return size != "1" and any(os.environ.get(name, "0") != "0" for name in names)
+
+
+def _lock(file: IO[str]) -> None:
+    """Take the lock of an open file, or raise at once."""
+    import fcntl  # Unix only
+
+    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@cache
+def _tell_without_locks(folder: Path, why: str) -> None:
+    """Say once of a folder that it is not protected."""
+    sys.stderr.write(
+        f"{folder}: cannot be locked here ({why}): take care that no two processes run in it at "
+        "the same time\n"
+    )
 
 
 def _is_there(lock: IO[str], folder: Path) -> bool:
@@ -68,8 +99,3 @@ def _is_there(lock: IO[str], folder: Path) -> bool:
         return os.path.samestat(os.fstat(lock.fileno()), (folder / FILE_NAME).stat())
     except FileNotFoundError:
         return False
-
-
-def _is_further_process() -> bool:
-    """Whether this is not the first process of a distributed run."""
-    return any(os.environ.get(name, "0") != "0" for name in ("LOCAL_RANK", "SLURM_PROCID"))

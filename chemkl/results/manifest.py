@@ -60,6 +60,7 @@ class Manifest(BaseModel):
         config: Mapping[str, Any],
         seed: int | None = None,
         inputs: Mapping[str, str | Path] | None = None,
+        rank: int | None = None,
     ) -> Self:
         """Claim a folder for a stage and write its manifest with status `running`.
 
@@ -72,6 +73,7 @@ class Manifest(BaseModel):
             config: the resolved config, as JSON types.
             seed: the seed of the run, where it has one.
             inputs: what the stage reads, by role; each file or folder is hashed.
+            rank: of this process in its distributed run, which shares the folder; see `claim`.
 
         Returns:
             The manifest; `was_resumed` says whether the folder held the same run before.
@@ -81,7 +83,7 @@ class Manifest(BaseModel):
                 the output of another stage or config, or an input has changed since it was begun.
         """
         folder = Path(out_dir)
-        lock = claim(folder)
+        lock = claim(folder, rank=rank)
         try:
             manifest = cls._begun(folder, stage, finite(config), seed, inputs or {}, lock)
         except BaseException:

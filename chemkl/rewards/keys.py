@@ -6,23 +6,21 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import rdkit
 
-import chemkl
 from chemkl.config.reward import ComponentConfig, RewardConfig
 from chemkl.results.provenance import sha256_of
 from chemkl.rewards.registry import find_component
 
-DECISIVE = ("chemkl", "rdkit", "reinvent-chemistry", "numpy", "scipy")
+DECISIVE = ("rdkit", "reinvent-chemistry", "numpy", "scipy")
 """Packages whose version may change a value."""
 
-SCAFFOLD_KEY = f"Bemis-Murcko scaffold, RDKit {rdkit.__version__}, chemkl {chemkl.__version__}"
-"""The key of scaffolds, which are kept beside the values."""
+SCAFFOLD_KEY = f"Bemis-Murcko scaffold, version 1, RDKit {rdkit.__version__}"
+"""The key of scaffolds, which are kept beside the values; its version is as that of a component."""
 
 
 def component_key(
@@ -30,24 +28,28 @@ def component_key(
 ) -> str:
     """Tell component configurations apart: equal keys mean equal values for every molecule.
 
-    In it are the kind, the parameters, the content of every file that they name, the text of the
-    module that the component stands in (of a component of chemkl, that of all of its chemistry),
-    what its score function has as ``identity`` (a component that depends on anything else must
-    have one), and the versions of chemkl and of what it computes with. Name, weight, role and
-    transform are not: they come after the raw value. What a module of the user's imports is not
-    looked into: after a change there the cache has to be given up.
+    In it are the kind, the version that the component was registered with, the parameters with the
+    defaults of those not given, the content of every file that they name, what its score function
+    has as ``identity`` (a component that depends on anything else must have one), and the versions
+    of what it computes with. Of a component that is not chemkl's own, the text of its module is in
+    it too. What a module of the user's imports is not looked into: after a change there the version
+    has to be raised, or the cache given up. Name, weight, role and transform are not in the key:
+    they come after the raw value.
 
     Args:
         part: the component's settings.
         score: its score function.
         folder: where relative paths in the parameters are looked up before the working directory.
     """
-    factory = find_component(part.kind).factory
+    component = find_component(part.kind)
+    fields = component.parameter_model.model_fields
+    defaults = {name: field.default for name, field in fields.items() if not field.is_required()}
     decisive = {
         "kind": part.kind,
-        "parameters": part.parameters,
+        "version": component.version,
+        "parameters": defaults | part.parameters,
         "files": [sha256_of(each) for each in named_files(part.parameters, folder)],
-        "source": _source(factory),
+        "source": _source(component.factory),
         "identity": str(getattr(score, "identity", "")),
         "versions": {name: version(name) for name in DECISIVE},
     }
@@ -65,13 +67,13 @@ def reward_files(config: RewardConfig) -> dict[str, Path]:
 
 
 def _source(factory: Callable[..., Any]) -> str:
-    """What a factory's code is: the text of its module, or in a notebook its own, or its name.
+    """What the code of a user's factory is: the text of its module, or its own, or its name.
 
     It is the module that the factory says it belongs to: the code object of a row of a table
     (`chemkl.rewards.table`) stands in the table's maker, which is the same for all of them.
     """
     if factory.__module__.startswith("chemkl."):
-        return own_sources(Path(chemkl.__file__).parent)
+        return ""  # of chemkl's own components the version tells when their values change
     file = getattr(sys.modules.get(factory.__module__), "__file__", None)
     if file is not None and _is_file(Path(file)):
         return sha256_of(Path(file))
@@ -79,13 +81,6 @@ def _source(factory: Callable[..., Any]) -> str:
         return inspect.getsource(factory)
     except (TypeError, OSError):
         return f"{factory.__module__}.{factory.__qualname__}"
-
-
-@cache
-def own_sources(package: Path) -> str:
-    """What chemkl's own components are made of: one of them may use any of these modules."""
-    files = sorted(file for room in ("chem", "rewards") for file in package.glob(f"{room}/**/*.py"))
-    return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()
 
 
 def named_files(value: Any, folder: Path | None) -> Iterator[Path]:

@@ -48,6 +48,7 @@ class Component:
         source: Paper or program that defines it.
         batched: Its score function takes a list of molecules (BatchScore), not one (Score).
         costly: It is asked only about molecules that passed every filter, after all others.
+        version: Of its values, from 1; kept values of another version are not read.
     """
 
     kind: str
@@ -57,6 +58,7 @@ class Component:
     source: str
     batched: bool = False
     costly: bool = False
+    version: int = 1
 
     @cached_property
     def parameter_model(self) -> type[BaseModel]:
@@ -115,6 +117,7 @@ def component(
     source: str,
     batched: bool = False,
     costly: bool = False,
+    version: int = 1,
 ) -> Callable[[Factory], Factory]:
     """Register a component: decorate a factory whose typed signature is its parameter schema.
 
@@ -128,7 +131,9 @@ def component(
     its reason, and reward 0. An InputError from the factory is a mistake in the config. With
     ``batched=True`` the score function takes a list of molecules and gives as many numbers, a
     Failure in place of a number that it cannot give. With ``costly=True`` it is asked last, and
-    only about molecules that passed every filter.
+    only about molecules that passed every filter. ``version`` is part of the key under which a
+    cache keeps the values: raise it when the value of any molecule changes, be it by the component
+    itself or by what it uses of chemkl, and leave it when only text or speed does.
 
     Raises:
         ValueError: the kind is taken or no lower-case name, or a parameter has no type.
@@ -143,7 +148,7 @@ def component(
                 f"component {kind!r} is registered already, by {taken.__module__}.{taken.__name__}"
             )
         _check_signature(kind, factory)
-        COMPONENTS[kind] = Component(kind, factory, unit, range, source, batched, costly)
+        COMPONENTS[kind] = Component(kind, factory, unit, range, source, batched, costly, version)
         return factory
 
     return register

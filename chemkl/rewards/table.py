@@ -16,6 +16,7 @@ class Row(NamedTuple):
         range: Smallest and largest value possible.
         source: Paper or program that defines it.
         meaning: What it is and what a high value means, in one or two sentences.
+        version: Raised when the value of any molecule changes; see `component`.
     """
 
     kind: str
@@ -24,6 +25,7 @@ class Row(NamedTuple):
     range: tuple[float, float]
     source: str
     meaning: str
+    version: int = 1
 
 
 def register(rows: Iterable[Row], module: str) -> None:
@@ -34,7 +36,7 @@ def register(rows: Iterable[Row], module: str) -> None:
         module: The module where the table stands (its ``__name__``), for messages.
     """
     for row in rows:
-        component(row.kind, unit=row.unit, range=row.range, source=row.source)(
+        component(row.kind, unit=row.unit, range=row.range, source=row.source, version=row.version)(
             _factory(row, module)
         )
 

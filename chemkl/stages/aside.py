@@ -1,11 +1,10 @@
 """What --fresh does: output is moved aside, if it is output, at rest, and nobody's input."""
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from chemkl.config import Config, InputError
-from chemkl.results.lock import claim
+from chemkl.results.lock import claim, is_further_rank
 from chemkl.results.manifest import FILE_NAME, Manifest
 from chemkl.stages.planning import paths_of
 from chemkl.stages.terminal import say
@@ -29,7 +28,7 @@ def check_movable(
         InputError: it is, holds or lies in an input, or the working directory; it is a file, or a
             folder that no stage has written; or another process is running in it.
     """
-    if _was_started_by_another():
+    if is_further_rank():  # the first process of this training moves all
         return
     inputs = [] if config is None else paths_of(config.model_dump())  # without caches and the like
     _check_apart(out, inputs, also)
@@ -56,7 +55,7 @@ def move_aside(
         InputError: see `check_movable`; or the system refuses.
     """
     check_movable(out, config, also=also, tables=tables)
-    if _was_started_by_another() or not _is_output(out, tables=tables):
+    if is_further_rank() or not _is_output(out, tables=tables):
         return None
     lock = claim(out, shared=False) if out.is_dir() else None  # it goes along, and is let go behind
     try:
@@ -73,11 +72,6 @@ def move_aside(
             lock.close()
     say(f"moved {out} aside, to {aside}")
     return aside
-
-
-def _was_started_by_another() -> bool:
-    """Whether Lightning started this process, with the command line of one that has moved all."""
-    return os.environ.get("LOCAL_RANK", "0") != "0"
 
 
 def _is_output(out: Path, *, tables: bool) -> bool:

@@ -61,6 +61,7 @@ def run(config: PosttrainConfig | Mapping[str, Any] | str | Path, out_dir: str |
             seed=config.seed,
             inputs={role: path for role, path in models.items() if path is not None}
             | reward_files(config.reward),
+            rank=0,  # it runs on one device: a second process is never a rank of this run
         ) as manifest,
     ):
         alarm = build_alarm(config, lambda line: say(f"{out}: {line}"))

@@ -74,7 +74,12 @@ def run(config: LlmPosttrainConfig | Mapping[str, Any] | str | Path, out_dir: st
     with (
         closing(build_reward(config.reward)) as reward,
         Manifest.start(
-            out, stage=STAGE, config=plain, seed=config.seed, inputs=_inputs(config, reward)
+            out,
+            stage=STAGE,
+            config=plain,
+            seed=config.seed,
+            inputs=_inputs(config, reward),
+            rank=0,  # it runs on one device: a second process is never a rank of this run
         ) as manifest,
     ):
         policy.prompts = _as_begun(out, manifest, policy.prompts)

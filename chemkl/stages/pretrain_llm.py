@@ -100,7 +100,14 @@ def run(config: PretrainLlmConfig | Mapping[str, Any] | str | Path, out_dir: str
     trainer = trainer_of(config, out)
     corpus = {"corpus": config.corpus / files.MOLECULES}
     with (
-        Manifest.start(out, stage=STAGE, config=plain, seed=config.seed, inputs=corpus) as manifest,
+        Manifest.start(
+            out,
+            stage=STAGE,
+            config=plain,
+            seed=config.seed,
+            inputs=corpus,
+            rank=trainer.global_rank,
+        ) as manifest,
         quiet(),
     ):
         _tell_counts(out, conditions, train)

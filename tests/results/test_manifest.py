@@ -249,7 +249,7 @@ def test_an_attempt_without_results_gives_way_to_a_mended_one(tmp_path, capsys, 
 
 def test_without_a_lock_what_says_it_is_running_is_left_alone(tmp_path, monkeypatch):
     Manifest.start(tmp_path, stage="posttrain", config=CONFIG)
-    monkeypatch.setattr("chemkl.results.manifest.claim", lambda _folder: None)
+    monkeypatch.setattr("chemkl.results.manifest.claim", lambda _folder, **_: None)
     with pytest.raises(InputError, match="batch_size: 64 in the folder, 1 in the new"):
         Manifest.start(tmp_path, stage="posttrain", config=CONFIG | {"batch_size": 1})
     assert on_disk(tmp_path)["config"]["batch_size"] == 64

@@ -1,24 +1,21 @@
 """The cache of raw values: what goes in comes out, from several processes, and damage is told."""
 
 import random
-import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 
-import chemkl
 from chemkl.config import InputError
 from chemkl.config.reward import ComponentConfig
 from chemkl.rewards.cache import SIGNATURE, ScoreCache
-from chemkl.rewards.keys import component_key, named_files, own_sources
+from chemkl.rewards.keys import component_key, named_files
 from chemkl.rewards.registry import COMPONENTS, Component
 
-STEP = {"kind": "step", "low": 0}
 KEYS = {"qed": "key of qed", "logp": "key of logp", "(scaffold)": "key of scaffolds"}
 
 
@@ -237,20 +234,50 @@ def test_a_key_depends_on_the_module_that_the_component_stands_in(tmp_path, monk
     assert keys[0] != keys[1]
 
 
-def test_a_key_depends_on_every_module_that_chemkl_computes_with(tmp_path, monkeypatch):
-    part = ComponentConfig(kind="tpsa", transform=STEP)
-    score = COMPONENTS["tpsa"].factory()
-    before = component_key(part, score)
-    package = tmp_path / "chemkl"
-    for room in ("chem", "rewards"):
-        shutil.copytree(Path(chemkl.__file__).parent / room, package / room)
-    monkeypatch.setattr(chemkl, "__file__", str(package / "__init__.py"))
-    assert component_key(part, score) == before
-    own_sources.cache_clear()
-    with (package / "chem" / "fingerprints.py").open("a") as module:
-        module.write("# changed\n")
-    assert component_key(part, score) != before
-    own_sources.cache_clear()
+@pytest.mark.parametrize("kind", ["tpsa", "tanimoto"])  # a row of a table, and a function
+def test_a_key_of_chemkl_does_not_depend_on_text_but_on_the_version(monkeypatch, kind):
+    known = COMPONENTS[kind]
+    settings = part(kind=kind, parameters={} if kind == "tpsa" else {"references": ["CCO"]})
+    before = component_key(settings, len)
+    monkeypatch.setattr("chemkl.rewards.keys.sha256_of", lambda path: pytest.fail(f"reads {path}"))
+    monkeypatch.setattr("inspect.getsource", lambda made: pytest.fail(f"reads {made}"))
+    monkeypatch.setattr("chemkl.__version__", "99")
+    assert component_key(settings, len) == before
+    monkeypatch.setitem(COMPONENTS, kind, replace(known, version=known.version + 1))
+    assert component_key(settings, len) != before
+
+
+@pytest.mark.parametrize("package", ["rdkit", "reinvent-chemistry", "numpy", "scipy"])
+def test_a_key_depends_on_the_versions_of_what_it_computes_with(monkeypatch, package):
+    before = component_key(part(), len)
+    monkeypatch.setattr("chemkl.rewards.keys.version", lambda name: "0" * (1 + (name == package)))
+    other = component_key(part(), len)
+    monkeypatch.setattr("chemkl.rewards.keys.version", lambda _name: "0")
+    assert len({before, other, component_key(part(), len)}) == 3
+
+
+def test_a_key_holds_the_defaults_of_what_is_not_given(monkeypatch):
+    def made_up(size: int = 3):
+        return len
+
+    def changed(size: int = 4):
+        return len
+
+    def key_of(factory, **parameters):
+        factory.__module__ = "chemkl.rewards.components.made_up"
+        made = Component("made_up", factory, "", (0, 1), "made up")
+        monkeypatch.setitem(COMPONENTS, "made_up", made)
+        return component_key(part(kind="made_up", parameters=parameters), len)
+
+    assert key_of(made_up) == key_of(made_up, size=3) == key_of(changed, size=3)
+    assert len({key_of(made_up), key_of(changed), key_of(made_up, size=5)}) == 3
+
+
+def test_no_two_components_or_parameters_have_the_same_key():
+    keys = [component_key(part(kind=kind, parameters={}), len) for kind in COMPONENTS]
+    references = [["C", "N"], ["N", "C"], ["CN"], ["C,N"], ["C"], [["C"]], "C", True, 1, 1.0]
+    keys += [component_key(part(parameters={"references": each}), len) for each in references]
+    assert len(set(keys)) == len(COMPONENTS) + len(references)
 
 
 def test_a_key_depends_on_which_file_holds_what(tmp_path):

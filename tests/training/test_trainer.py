@@ -302,3 +302,24 @@ def test_new_weights_depend_on_the_seed():
         return torch.nn.Linear(2, 2).weight.tolist()
 
     assert weights(1) == weights(1) != weights(2)
+
+
+SLURM = {
+    "SLURM_NTASKS": "2",
+    "SLURM_NTASKS_PER_NODE": "2",
+    "SLURM_PROCID": "1",
+    "SLURM_LOCALID": "1",
+    "SLURM_NODEID": "0",
+    "SLURM_JOB_NAME": "training",
+}
+
+
+@pytest.mark.parametrize(("devices", "rank"), [(2, 1), (1, 0)])
+def test_on_slurm_the_number_of_devices_tells_a_rank_from_a_run_of_its_own(
+    tmp_path, monkeypatch, devices, rank
+):
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    with quiet():
+        trainer = build_trainer(tmp_path, {"accelerator": "cpu", "devices": devices}, [])
+    assert trainer.global_rank == rank

@@ -1,0 +1,108 @@
+"""The lock of an output folder: who shares it, who does not, and what is said without locks."""
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+
+from chemkl.config import InputError
+from chemkl.results import Manifest
+from chemkl.results.lock import claim
+
+RANK_VARIABLES = (
+    "RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_LOCALID",
+    "SLURM_NTASKS",
+)  # fmt: skip
+TORCHRUN = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+LIGHTNING = {"LOCAL_RANK": "1", "NODE_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+SECOND_NODE = {"RANK": "4", "LOCAL_RANK": "0", "WORLD_SIZE": "8", "MASTER_ADDR": "node0"}
+SRUN = {"SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_NTASKS": "4"}
+START = """
+import sys
+from chemkl.results import Manifest
+Manifest.start(sys.argv[1], stage="posttrain", config={})
+print("started")
+"""
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    for name in RANK_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def start_elsewhere(folder, variables):
+    """What a second process says that starts in the folder."""
+    return subprocess.run(
+        [sys.executable, "-c", START, str(folder)],
+        env=os.environ | variables, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("variables", "shares"),
+    [(SRUN, False), (TORCHRUN, True)],
+    ids=["a task of srun", "a rank of torchrun"],
+)
+def test_a_task_of_srun_is_a_run_of_its_own_and_a_rank_is_not(tmp_path, variables, shares):
+    with Manifest.start(tmp_path, stage="posttrain", config={}):
+        second = start_elsewhere(tmp_path, variables)
+    assert (second.stdout == "started\n") is shares
+    assert ("another process is running in this folder" in second.stderr) is not shares
+
+
+@pytest.mark.parametrize(
+    ("variables", "locks"),
+    [
+        ({}, True),
+        (SRUN, True),
+        (TORCHRUN, False),
+        (LIGHTNING, False),
+        (SECOND_NODE, False),
+        (SRUN | TORCHRUN, False),  # torchrun within a Slurm job
+        (TORCHRUN | {"RANK": "0", "LOCAL_RANK": "0"}, True),
+        ({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}, True),
+        ({"RANK": "8"}, True),  # of something else: torch.distributed sets WORLD_SIZE too
+    ],
+)
+def test_the_variables_of_torch_distributed_tell_the_ranks(tmp_path, monkeypatch, variables, locks):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    held = claim(tmp_path / "out")
+    assert (held is not None) is locks
+    if held is not None:
+        held.close()
+
+
+@pytest.mark.parametrize(("rank", "locks"), [(0, True), (1, False)])
+def test_a_stage_that_knows_its_rank_says_so(tmp_path, monkeypatch, rank, locks):
+    for name, value in (TORCHRUN if rank == 0 else SRUN).items():
+        monkeypatch.setenv(name, value)
+    with Manifest.start(tmp_path, stage="pretrain", config={}, rank=rank) as manifest:
+        assert (manifest._lock is not None) is locks
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_told_of_once(tmp_path, monkeypatch, capsys, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.lockf", refuse)
+    assert claim(tmp_path) is None
+    assert claim(tmp_path) is None
+    assert capsys.readouterr().err == (
+        f"{tmp_path}: cannot be locked here ({os.strerror(number)}): take care that no two "
+        "processes run in it at the same time\n"
+    )
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EACCES])
+def test_a_lock_that_is_held_is_refused(tmp_path, monkeypatch, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.lockf", refuse)
+    with pytest.raises(InputError, match="another process is running in this folder"):
+        claim(tmp_path)
