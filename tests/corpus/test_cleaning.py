@@ -9,7 +9,7 @@ from chemkl.config import InputError
 from chemkl.config.prepare import PrepareConfig
 from chemkl.corpus import cleaning
 from chemkl.corpus.cleaning import Cleaner, clean_lines, peak_memory
-from chemkl.corpus.reading import Line
+from chemkl.files.molecules import Line
 
 
 def config(**settings):
