@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
-from chemkl.chem.molecules import Molecule, one_line, read_molecule
+from chemkl.chem.molecules import Molecule, MoleculeError, read_molecule
 from chemkl.chem.scaffolds import murcko_scaffold
 from chemkl.chem.standardise import Standardiser
 from chemkl.config.prepare import HashSplit, PrepareConfig
@@ -81,8 +81,8 @@ class Cleaner:
             return Clean(line, reason=reason)
         try:
             key = murcko_scaffold(molecule.mol) if self._by_scaffold else smiles
-        except (RuntimeError, ValueError) as error:  # RDKit: costs this molecule only
-            return Clean(line, reason=f"no scaffold: {one_line(error)}")
+        except MoleculeError as error:
+            return Clean(line, reason=str(error))
         split = assign_split(line.split, key, self.config.split)
         return Clean(line, smiles, split, tuple(tokens))
 

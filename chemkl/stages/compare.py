@@ -30,7 +30,7 @@ from chemkl.reports.forest import draw_forest
 from chemkl.reports.paper_figures import to_png, to_svg
 from chemkl.results import Manifest, read_trace, write_bytes, write_parquet
 from chemkl.stages.evaluate import require_traces, run_names
-from chemkl.stages.terminal import standard_output
+from chemkl.stages.terminal import say, standard_output
 
 TABLE, VALUES = "comparison.parquet", "values.parquet"
 MARKDOWN, LATEX = "comparison.md", "comparison.tex"
@@ -182,6 +182,8 @@ def _evaluate(used: Mapping[tuple[str, int], Path], settings: CompareConfig) -> 
             samples = from_trace(
                 str(folder), read_trace(folder, TRACE_COLUMNS), settings.options.workers
             )
+            if samples.note is not None:
+                say(samples.note)
             found[place] = evaluate(samples, numbers, settings.options)
     return found
 

@@ -35,7 +35,7 @@ from chemkl.results.differences import told
 from chemkl.results.manifest import unlike
 from chemkl.stages.evaluate import require_traces, run_names
 from chemkl.stages.report_tables import note, tables
-from chemkl.stages.terminal import standard_output
+from chemkl.stages.terminal import say, standard_output
 
 PAGE = "report.html"
 LARGE = 6_000_000
@@ -153,6 +153,9 @@ def _view(name: str, folder: Path, settings: ReportConfig, prior: Samples | None
     raw = [f"{RAW_PREFIX}{component}" for component in trace_components(schema.names)]
     trace = read_trace(folder, [*COLUMNS, *raw])
     samples = from_trace(name, trace, settings.metrics.workers)
+    if samples.note is not None:
+        say(samples.note)
+        trace = trace[~trace["canonical_smiles"].isin(samples.skipped)]
     # no table shows a metric over the whole matrix of distances, which would cost the most
     options = settings.metrics.model_copy(update={"max_matrix": 2})
     whole, hits = evaluate(samples, [settings.threshold], options, Comparisons(prior=prior))
