@@ -32,11 +32,14 @@ Force = Annotated[bool, typer.Option("--force", help="Replace output files that 
 
 def show_command(
     what: Annotated[
-        str, typer.Argument(metavar="WHAT", help="A run, a .parquet file, rewards, or transforms.")
+        str,
+        typer.Argument(
+            metavar="WHAT", help="A run, a .parquet file, rewards, transforms or configs."
+        ),
     ],
     name: Annotated[
         str | None,
-        typer.Argument(metavar="NAME", help="One reward or transform, in detail."),
+        typer.Argument(metavar="NAME", help="One reward, transform or config."),
     ] = None,
     threshold: Annotated[
         float | None,

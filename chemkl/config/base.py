@@ -4,9 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
+
+from chemkl.config import shipped
 
 
 class Config(BaseModel):
@@ -38,10 +40,13 @@ def did_you_mean(name: str, allowed: Iterable[str]) -> str:
 def _find(path: Path, info: ValidationInfo) -> Path:
     """Resolve a relative path: beside the config file first, then in the working directory.
 
+    Where there is no such file, it is one that comes with chemkl, if any does (`shipped.find`).
+
     The validation context may hold ``folder`` (of the config file), ``also`` (further folders to
     look in), ``typed`` (texts that came as overrides), ``promised`` (folders whose content may be
-    made later) and ``earlier`` (the output folders of earlier jobs among these, each with the
-    patterns of the files that its job writes; none: they are not known).
+    made later), ``earlier`` (the output folders of earlier jobs among these, each with the
+    patterns of the files that its job writes; none: they are not known) and ``kind`` (the folder
+    of shipped files that a name alone is looked up in).
     """
     context = info.context or {}
     try:
@@ -50,6 +55,7 @@ def _find(path: Path, info: ValidationInfo) -> Path:
         if context.get("folder"):
             folders.insert(0, context["folder"])
         places = [(folder / path).resolve() for folder in folders]
+        places[-1:-1] = filter(None, map(shipped.made_here, places[:-1]))
         for place in places:
             if place.exists():
                 return place
@@ -59,10 +65,18 @@ def _find(path: Path, info: ValidationInfo) -> Path:
         if any(place.is_relative_to(folder) for folder in context.get("promised", ())):
             _check_written(place, context.get("earlier", {}))
             return place
+    ours = shipped.find(path, *filter(None, [context.get("kind")]))
+    if ours is not None:
+        return ours
     if path.parts[:1] == ("..",) and len(places) > 1 and str(path) not in context.get("typed", ()):
         places.pop()  # whoever wrote .. into a file meant the file's folder, not where we work
     looked = " nor ".join(str(place) for place in dict.fromkeys(places))
-    raise ValueError(f"no such file or folder: {looked}")
+    raise ValueError(f"no such file or folder: {looked}{_near_shipped(path, context)}")
+
+
+def _near_shipped(path: Path, context: Mapping[str, Any]) -> str:
+    near = shipped.near(path, *filter(None, [context.get("kind")]))
+    return f"; did you mean {near!r}, which comes with chemkl?" if near else ""
 
 
 def _check_written(place: Path, earlier: Mapping[Path, Sequence[str]]) -> None:
@@ -80,4 +94,5 @@ def _check_written(place: Path, earlier: Mapping[Path, Sequence[str]]) -> None:
 
 InputPath = Annotated[Path, AfterValidator(_find)]
 """A file or folder that must exist; relative paths are looked up beside the config file first,
-then in the working directory. Within a pipeline, what an earlier job will write counts as there."""
+then in the working directory, then among the files that come with chemkl. Within a pipeline, what
+an earlier job will write counts as there."""

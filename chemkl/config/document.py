@@ -1,7 +1,8 @@
 """What a config is read from: data as the user wrote it, and the line where each part stands."""
 
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Self
 
 import yaml
 
+from chemkl.config import shipped
 from chemkl.config.errors import InputError
 
 Keys = tuple[str | int, ...]
@@ -55,37 +57,50 @@ class Document:
     """Where relative paths are looked up first."""
     root: yaml.Node | None = None
     """The parsed file; None for data without one."""
+    file: Path | None = None
+    """Where that is."""
     prefix: Keys = ()
     """The keys under which the data stands in its file."""
 
     @classmethod
-    def of(cls, source: object, name: str, folder: Path | None = None) -> Self:
+    def of(
+        cls, source: object, name: str, folder: Path | None = None, kinds: Iterable[str] = ()
+    ) -> Self:
         """Take a mapping, or read a YAML file."""
         if isinstance(source, cls):
             return source
         if isinstance(source, Mapping):
             return cls(dict(source), name, folder)
         if isinstance(source, str | Path):
-            return cls.read(source, folder)
+            return cls.read(source, folder, kinds)
         raise InputError(
             f"{name}: expected a mapping or the path of a YAML file, got {type(source).__name__}."
         )
 
     @classmethod
-    def read(cls, path: str | Path, folder: Path | None = None) -> Self:
+    def read(cls, path: str | Path, folder: Path | None = None, kinds: Iterable[str] = ()) -> Self:
         """Read a YAML file that holds one mapping.
+
+        Args:
+            path: of a file; where there is none, of one that comes with chemkl, or its name.
+            folder: where relative paths are looked up; default: the file's own folder.
+            kinds: folders of shipped files that a name alone is looked up in, see `shipped.find`.
 
         Raises:
             InputError: no such file, not text, not YAML, empty, or not a mapping.
         """
         file = Path(path).expanduser()
-        root, data = parse(_text_of(file), str(path))
+        ours = None if os.path.exists(file) else shipped.find(file, *kinds)
+        if ours is not None:
+            file, path = ours, ours.relative_to(shipped.root())
+        root, data = parse(_text_of(file, kinds), str(path))
         if not isinstance(data, dict):
             found = "nothing" if data is None else f"a {type(data).__name__}"
             raise InputError(
                 f"{path}:1: the file should hold settings, one 'key: value' a line; found {found}."
             )
-        return cls(data, str(path), folder or file.resolve().parent, root)
+        file = file.resolve()
+        return cls(data, str(path), folder or file.parent, root, file=file)
 
     def at(self, keys: Keys, data: object) -> Self:
         """The part under some keys, holding that data, as a document of its own."""
@@ -151,11 +166,11 @@ def parse(text: str, name: str) -> tuple[yaml.Node | None, Any]:
         raise InputError(f"{name}:1: not valid YAML: {error}.") from error
 
 
-def _text_of(file: Path) -> str:
+def _text_of(file: Path, kinds: Iterable[str]) -> str:
     try:
         raw = file.read_bytes()
     except FileNotFoundError as error:
-        raise InputError(f"{file}: no such file; {_near_file(file)}") from error
+        raise InputError(f"{file}: no such file; {_near_file(file, kinds)}") from error
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror or error}.") from error
     try:
@@ -167,15 +182,22 @@ def _text_of(file: Path) -> str:
         ) from error
 
 
-def _near_file(file: Path) -> str:
-    """Name the file of nearly that name beside it; where there is none, the place looked at."""
+def _near_file(file: Path, kinds: Iterable[str]) -> str:
+    """Name the file of nearly that name beside it, or else among those that come with chemkl.
+
+    Where there is none, it is the place looked at.
+    """
     place = file.parent.resolve()
-    if not place.is_dir():
-        return f"there is no folder {place}"
     beside = {path.stem: path.name for path in sorted(place.glob("*.y*ml"))}
     near = get_close_matches(file.stem, beside, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean {str(file.with_name(beside[near[0]]))!r}?"
+    ours = shipped.near(file, *kinds)
+    if ours is not None:
+        return f"did you mean {ours!r}, which comes with chemkl?"
+    where = f"looked in {place}" if place.is_dir() else f"there is no folder {place}"
     return (
-        f"did you mean {str(file.with_name(beside[near[0]]))!r}?" if near else f"looked in {place}"
+        f"{where} and among those that come with chemkl (chemkl show configs)" if kinds else where
     )
 
 

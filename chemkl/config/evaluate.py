@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from chemkl.config import shipped
 from chemkl.config.base import Config, InputPath
 
 TRACE_FOLDER = "trace"
@@ -45,6 +46,7 @@ def _runs_matching(pattern: str, context: Mapping[str, Any]) -> list[Path]:
     fixed = next(i for i, part in enumerate(parts) if any(mark in part for mark in PATTERN_MARKS))
     folders = [context.get("folder"), *context.get("also", ()), Path.cwd()]
     roots = [(folder / Path(*parts[:fixed])).resolve() for folder in folders if folder]
+    roots[-1:-1] = filter(None, map(shipped.made_here, roots[:-1]))
     promised = list(context.get("promised", ()))
     for root in roots:
         place = root.joinpath(*parts[fixed:])
@@ -214,7 +216,7 @@ class EvaluateConfig(Config):
     runs need prompts; files of samples have none."""
     fcd: bool = False
     """Also compute the Frechet ChemNet Distance to each reference (4 ms a molecule on one core;
-    needs the extra chemkl[fcd])."""
+    needs the package fcd_torch)."""
     metrics: MetricOptions = MetricOptions()
     """How the metrics are computed."""
     into_runs: bool = True

@@ -83,7 +83,7 @@ def expand(
         InputError: the pipeline file does not fit its schema.
     """
     data = source.model_dump(mode="json") if isinstance(source, PipelineConfig) else source
-    document = Document.of(data, "pipeline")
+    document = Document.of(data, "pipeline", kinds=["pipelines"])
     config = load_config(PipelineConfig, document)
     out = Path(out_dir) if out_dir is not None else Path("runs", config.name)
     entries = _Entries(config, document, out.resolve())

@@ -26,6 +26,7 @@ def load_config(
     promised: Iterable[Path] = (),
     earlier: Mapping[Path, Sequence[str]] | None = None,
     beside: Callable[[Draft], Iterable[str]] | None = None,
+    kinds: Iterable[str] = (),
 ) -> Model:
     """Read and check a config.
 
@@ -41,6 +42,7 @@ def load_config(
             `InputPath`; what is in them now is not looked into.
         beside: finds what the schema cannot see in settings that do not fit it; it is asked only
             then, and what the schema has said already is not said again.
+        kinds: folders of files that come with chemkl, for a name alone, see `shipped.find`.
 
     Returns:
         The checked config.
@@ -53,7 +55,7 @@ def load_config(
         return source
     if isinstance(source, BaseModel):
         source = _data_of(source, model)
-    document = Document.of(source, model.__name__, None if folder is None else Path(folder))
+    document = Document.of(source, model.__name__, None if folder is None else Path(folder), kinds)
     problems: list[tuple[int, str]] = [
         (
             line,

@@ -12,7 +12,8 @@ from chemkl.config.reward import RewardConfig
 
 def _from_file(value: Any, info: ValidationInfo) -> Any:
     if isinstance(value, str | Path):
-        path = TypeAdapter(InputPath).validate_python(value, context=info.context)
+        context = {**(info.context or {}), "kind": "configs/rewards"}
+        path = TypeAdapter(InputPath).validate_python(value, context=context)
         return load_config(RewardConfig, path)
     return value
 

@@ -87,7 +87,7 @@ class EvaluateTextConfig(Config):
     )
     """What is computed. ngrams: distinct and expectation-adjusted distinct n-grams. embedding:
     semantic diversity, clusters and the Vendi score by all-MiniLM-L6-v2 (10 ms a short text on one
-    core; needs the extra chemkl[llm]). Both are left out for runs with a reward of kind smiles that
+    core; needs transformers). Both are left out for runs with a reward of kind smiles that
     write SMILES alone: `chemkl evaluate` measures molecules. answers: statistics of the parsed
     answers, where a run has them, and those of answers.parquet: there an answer stands for itself
     as the whole completion, cut as the tokenizer does it, so that its probability is a lower

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 import numpy as np
 
 from chemkl.config import InputError
+from chemkl.config.extras import install
 
 BATCH = 256
 
@@ -44,7 +45,7 @@ class ChemNet:
         if find_spec("fcd_torch") is None:
             raise InputError(
                 "fcd: true: FCD needs the package fcd_torch. Install it with "
-                "pip install 'chemkl[fcd]', or set fcd: false."
+                f"{install('fcd')}, or set fcd: false."
             )
 
     def activations(self, canonical_smiles: Sequence[str]) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Language models: a Hugging Face causal LM as a policy, and what reads the text it writes.
 
-Needs the extra chemkl[llm], or for the trainer of trl chemkl[trl]; importing this room does not.
+Needs the extra llm of pyproject.toml, or for the trainer of trl that of trl; importing it does not.
 
 `load` gives back what a run of posttrain_llm has trained, an `HfPolicy`, with the prompts of the
 run. It samples, and says how probable a text is, before and after training:

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from chemkl.config import InputError
+from chemkl.config.extras import install
 
 PACKAGES = ("transformers", "peft", "gguf")
 
@@ -44,8 +45,7 @@ def _absent(names: Iterable[str]) -> InputError:
     listed = list(names)
     are = "is" if len(listed) == 1 else "are"
     return InputError(
-        f"language models need {' and '.join(listed)}, which {are} not installed: "
-        "pip install 'chemkl[llm]'"
+        f"language models need {' and '.join(listed)}, which {are} not installed: {install('llm')}"
     )
 
 

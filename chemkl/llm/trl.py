@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from chemkl.config import InputError
+from chemkl.config.extras import install
 from chemkl.llm.anchored import anchor_rewards
 from chemkl.llm.trl_metrics import METRICS, describe
 from chemkl.llm.trl_settings import build_target, refuse_dropout, refuse_other_methods
@@ -26,8 +27,7 @@ def _package(name: str) -> Any:
         return import_module(name)
     except ImportError as error:
         raise InputError(
-            f"MaraRLOOTrainer needs {error.name or name}, which is not installed: "
-            "pip install 'chemkl[trl]'"
+            f"MaraRLOOTrainer needs {error.name or name}, which is not installed: {install('trl')}"
         ) from error
 
 
@@ -196,7 +196,7 @@ class MaraRLOOTrainer(_RLOOTrainer):  # type: ignore[misc]  # a base without typ
             raise RuntimeError(
                 "trl did not compute the log-probabilities of policy and reference, in this order, "
                 "before the rewards: this version of trl works otherwise than the one that "
-                "MaraRLOOTrainer was written for. pip install 'chemkl[trl]' installs that one"
+                f"MaraRLOOTrainer was written for. {install('trl')} installs that one"
             )
         return kept[1][1]
 

@@ -11,12 +11,12 @@ from typing import IO, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
-from chemkl.config import InputError
+from chemkl.config import InputError, shipped
 from chemkl.results.atomic import finite, write_json
-from chemkl.results.differences import differences, method_settings, written
+from chemkl.results.differences import differences
 from chemkl.results.leftovers import clear, holds_results
 from chemkl.results.lock import claim
-from chemkl.results.provenance import InputFile, config_hash, installed_versions
+from chemkl.results.provenance import InputFile, config_hash, identity, installed_versions
 
 FILE_NAME = "manifest.json"
 SHOWN_DIFFERENCES = 20
@@ -85,7 +85,7 @@ class Manifest(BaseModel):
         folder = Path(out_dir)
         lock = claim(folder, rank=rank)
         try:
-            manifest = cls._begun(folder, stage, finite(config), seed, inputs or {}, lock)
+            manifest = cls._begun(folder, stage, identity(config), seed, inputs or {}, lock)
         except BaseException:
             if lock is not None:
                 lock.close()
@@ -115,7 +115,7 @@ class Manifest(BaseModel):
             started=earlier.started if earlier else now,
             resumed=[*earlier.resumed, now] if earlier else [],
             seed=seed,
-            config_hash=config_hash(plain),
+            config_hash=earlier.config_hash if earlier else config_hash(plain),
             config=plain,
             inputs=hashed,
             versions=installed_versions(),
@@ -209,13 +209,13 @@ class Manifest(BaseModel):
         earlier = cls.load(out_dir)
         if earlier is None or earlier.status != "complete":
             return False
-        earlier.check_same(stage, finite(config))
+        earlier.check_same(stage, config)
         earlier.check_inputs(earlier._inputs_now())
         return True
 
     def is_complete(self, stage: str, config: Mapping[str, Any]) -> bool:
         """Whether this is the finished output of exactly that stage and config."""
-        same = self.stage == stage and self.config_hash == config_hash(config)
+        same = self.stage == stage and config_hash(self.config) == config_hash(config)
         return same and self.status == "complete"
 
     def check_same(self, stage: str, config: Mapping[str, Any]) -> None:
@@ -230,15 +230,10 @@ class Manifest(BaseModel):
                 f"{self._folder}: holds the output of stage {self.stage!r}; "
                 f"stage {stage!r} will not write into it.\n{fix}"
             )
-        if self.config_hash == config_hash(config):
+        if config_hash(self.config) == config_hash(config):
             return
-        found = differences({"there": self.config, "here": finite(config)})
-        lines = [
-            f"  {key}: {written(values['there'])} in the folder, {written(values['here'])} in the "
-            "new config"
-            for key, values in sorted(found.items())
-        ]
-        shown = "\n".join(lines[:SHOWN_DIFFERENCES])
+        lines = list(differences(identity(self.config), identity(config)))
+        shown = "\n".join(f"  {line}" for line in lines[:SHOWN_DIFFERENCES])
         more = len(lines) - SHOWN_DIFFERENCES
         tail = f"\n  ... and {more} more" if more > 0 else ""
         raise InputError(
@@ -269,7 +264,7 @@ class Manifest(BaseModel):
         )
 
     def _inputs_now(self) -> dict[str, InputFile]:
-        paths = {role: Path(file.path) for role, file in self.inputs.items()}
+        paths = {role: shipped.place_of(file.path) for role, file in self.inputs.items()}
         return {role: InputFile.of(path) for role, path in paths.items() if path.exists()}
 
     def finish(
@@ -315,18 +310,6 @@ class Manifest(BaseModel):
             kind, error = KeyboardInterrupt, None  # what Lightning's trainer makes of Ctrl-C
         status: Status = "failed" if issubclass(kind, Exception) else "interrupted"
         self.finish(status, ended_by=f"{kind.__name__}: {error}" if str(error) else kind.__name__)
-
-
-def unlike(runs: Mapping[str, Manifest]) -> dict[str, dict[str, Any]]:
-    """Find where runs that are to be of one method differ in more than one method may.
-
-    Args:
-        runs: by name.
-
-    Returns:
-        As `differences`.
-    """
-    return differences({name: method_settings(m.config, m.inputs) for name, m in runs.items()})
 
 
 def _run_id(stage: str, config: Mapping[str, Any], occasion: str) -> str:

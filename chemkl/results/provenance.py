@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -10,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from chemkl.config import shipped
 from chemkl.results.atomic import finite
 
 PACKAGES = (
@@ -32,13 +34,32 @@ class InputFile(BaseModel):
 
     @classmethod
     def of(cls, path: Path) -> "InputFile":
-        """Describe a file or a folder as it is now."""
-        return cls(path=str(path), sha256=sha256_of(path))
+        """Describe a file or a folder as it is now; one that comes with chemkl by its name."""
+        return cls(path=shipped.name_of(path) or str(path), sha256=sha256_of(path))
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as JSON types, and what comes with chemkl by its name, wherever that is installed.
+
+    A run from a checkout and one from an installed package are the same one.
+    """
+    plain: dict[str, Any] = _named(finite(config))
+    return plain
+
+
+def _named(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _named(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_named(inner) for inner in value]
+    if isinstance(value, str) and os.path.isabs(value):
+        return shipped.name_of(value) or value
+    return value
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
     """SHA-256 of a config as sorted, compact JSON: independent of the order of the keys."""
-    text = json.dumps(finite(config), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(identity(config), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

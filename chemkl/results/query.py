@@ -6,8 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from chemkl.config import InputError
-
-INSTALL = "pip install -c constraints.txt -e '.[sql]'"
+from chemkl.config.extras import install
 
 _LOCKS = (
     "SET enable_external_access = false",  # no file, no network, no extension
@@ -50,9 +49,7 @@ def _duckdb() -> Any:
     try:
         import duckdb
     except ImportError:
-        raise InputError(
-            f"--sql needs DuckDB, which is not installed: {INSTALL} (or pip install 'chemkl[sql]')"
-        ) from None
+        raise InputError(f"--sql needs DuckDB, which is not installed: {install('sql')}") from None
     return duckdb
 
 

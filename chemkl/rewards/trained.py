@@ -12,6 +12,7 @@ import numpy as np
 
 from chemkl.chem.molecules import one_line
 from chemkl.config import InputError, did_you_mean
+from chemkl.config.extras import install
 
 PICKLES = (".pkl", ".pickle", ".joblib", ".sav", ".dill")
 Predict = Callable[[np.ndarray], np.ndarray]
@@ -42,9 +43,7 @@ def require(package: str, extra: str, kind: str) -> None:
         InputError: it is not installed; names the extra that brings it.
     """
     if find_spec(package) is None:
-        raise InputError(
-            f"{kind} needs the package {package}: install it with pip install 'chemkl[{extra}]'"
-        )
+        raise InputError(f"{kind} needs the package {package}: install it with {install(extra)}")
 
 
 def refuse_pickle(path: Path) -> None:

@@ -43,8 +43,8 @@ def check_file(path: str | Path, kind: str | None = None) -> Checked:
     """
     if kind is not None and kind not in KINDS:
         raise InputError(f"--stage {kind!r} is not known{did_you_mean(kind, KINDS)}")
-    document = Document.read(path)
-    kind = kind or kind_of(document, Path(path))
+    document = Document.read(path, kinds=_folders_of(kind))
+    kind = kind or kind_of(document)
     promised = [Path.cwd() / place for place in OUTPUT_PLACES]
     if kind == "reward":
         RewardModel.from_config(document)
@@ -65,7 +65,14 @@ def check_file(path: str | Path, kind: str | None = None) -> Checked:
     return Checked(kind, tuple(missing))
 
 
-def kind_of(document: Document, path: Path) -> str:
+def _folders_of(kind: str | None) -> list[str]:
+    """Where a name alone is looked up among the files that come with chemkl."""
+    folders = {name: f"configs/{name}" for name in STAGES}
+    folders = {"pipeline": "pipelines", "reward": "configs/rewards", **folders}
+    return list(folders.values()) if kind is None else [folders[kind]]
+
+
+def kind_of(document: Document) -> str:
     """What a config file is for.
 
     A file with ``stages`` is a pipeline, one with ``components`` a reward; else the folder says it,
@@ -75,7 +82,7 @@ def kind_of(document: Document, path: Path) -> str:
     Raises:
         InputError: no stage knows its keys, or several know as many.
     """
-    parent = path.resolve().parent
+    parent = document.folder or Path()
     folder = parent.name
     if "stages" in document.data:
         return "pipeline"
@@ -96,8 +103,8 @@ def kind_of(document: Document, path: Path) -> str:
     if most == 0 or len(best) > 1:
         could_be = best if most else KINDS
         raise InputError(
-            f"{path}: its keys do not tell what it is for; say it with --stage NAME, one of "
-            f"{', '.join(could_be)}."
+            f"{document.name}: its keys do not tell what it is for; say it with --stage NAME, one "
+            f"of {', '.join(could_be)}."
         )
     return best[0]
 

@@ -63,6 +63,7 @@ class Stage:
             promised=promised,
             earlier=earlier,
             beside=self._problems_beside,
+            kinds=[f"configs/{self.name}"],
         )
 
     def _problems_beside(self, draft: Draft) -> list[str]:

@@ -1,7 +1,9 @@
 """The score stage: a file of SMILES becomes a table of scores, one row for each line."""
 
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,12 @@ import pyarrow as pa
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from chemkl.config import InputError, complaints, load_config
+from chemkl.config import InputError, complaints, load_config, shipped
 from chemkl.config.document import Document
 from chemkl.config.draft import Draft
 from chemkl.config.overrides import Override
 from chemkl.config.score import ScoreConfig
-from chemkl.files.molecules import NO_CELL, Line, read_molecules
-from chemkl.files.streams import PACKINGS
-from chemkl.files.tables import ENDINGS
+from chemkl.corpus.reading import ENDINGS, Line, read_table
 from chemkl.results.columns import described_schema, trace_schema
 from chemkl.results.manifest import Manifest
 from chemkl.rewards import RewardModel
@@ -32,9 +32,10 @@ FILE_NAME = "scores"
 FORMATS = {".parquet": "parquet", ".csv": "csv"}
 """Endings of the files that are written, and what they hold."""
 
-FOREIGN = (*ENDINGS, *PACKINGS, ".json", ".xlsx")
+FOREIGN = (*ENDINGS, ".gz", ".json", ".jsonl", ".sdf", ".xlsx")
 """Endings of files that are not written: a folder that is called so would be a mistake."""
 
+NO_CELL = "missing: the line has no such column"
 _OWN = {
     "line": (pa.int64(), "Line of the file that was scored, from 1 (row of a Parquet file)."),
     "smiles": (pa.string(), "SMILES as it stands in the file. Null: the line has no such column."),
@@ -102,7 +103,7 @@ def score_file(config: ScoreConfig, table: Path) -> dict[str, Any]:
     Raises:
         InputError: the file, or a component that fails too often.
     """
-    lines = list(read_molecules(config.file, config.column))
+    lines = list(read_table(config.file, config.column))
     if lines and all(line.smiles is None for line in lines):
         raise InputError(f"{config.file}: no line has the column {config.column}, counted from 0")
     with (
@@ -176,11 +177,11 @@ def settings(file: str, config: str, overrides: Iterable[str | Override] = ()) -
     Raises:
         InputError: with every problem.
     """
-    document = Document.read(config)
+    document = Document.read(config, kinds=["configs/rewards", "configs/score"])
     data = dict(document.data)
     if "components" in data:
         RewardModel.from_config(document)  # whose problems have the lines of this file
-        data = {"reward": str(Path(config).expanduser().resolve())}
+        data = {"reward": str(document.file)}
     elif "reward" not in data:
         raise InputError(
             f"{config}: holds no reward: expected its components, or the key reward of a config "
@@ -188,8 +189,10 @@ def settings(file: str, config: str, overrides: Iterable[str | Override] = ()) -
         )
     elif not data.keys() <= ScoreConfig.model_fields.keys():  # of another stage
         data = {"reward": data["reward"]}
-    data["file"] = str(Path(file).expanduser().absolute())
-    given = Document(data, document.name, document.folder, document.root)
+    place = Path(file).expanduser()
+    ours = None if os.path.exists(place) else shipped.find(place)
+    data["file"] = str(ours or place.absolute())
+    given = replace(document, data=data)
     return load_config(ScoreConfig, given, overrides, beside=problems_beside)
 
 
@@ -200,7 +203,7 @@ def _stem(file: str) -> str:
 
 
 def _check_file(file: Path, column: str | int | None) -> None:
-    next(read_molecules(file, column))
+    next(iter(read_table(file, column)), None)
 
 
 def _schema(reward: RewardModel) -> pa.Schema:

@@ -28,6 +28,7 @@ ENDINGS = {"--csv": (".csv", ".csv.gz"), "--parquet": (".parquet",)}
 SHOWN: dict[str, Callable[[str | None], Iterable[RenderableType]]] = {
     "rewards": catalogue.rewards,
     "transforms": catalogue.transforms,
+    "configs": show_tables.configs,
 }
 """What can be shown by name; each gives all of it, or one part in detail."""
 

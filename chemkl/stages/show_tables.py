@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from chemkl.config import InputError, did_you_mean, shipped
 from chemkl.results import Manifest, description_of, trace_components
 from chemkl.results.cells import MISSING, is_missing, short
 from chemkl.results.columns import RAW_PREFIX, has_prompts
@@ -28,6 +29,20 @@ NO_TAU = "no fixed tau is known: give --threshold"
 
 CELL_WIDTH = 28
 """Cells up to this length are not folded in a table of rows."""
+
+
+def configs(name: str | None = None) -> Iterator[RenderableType]:
+    """The configs and pipelines that come with chemkl; or those of one folder, or one of them."""
+    files = [each for each in shipped.names() if each.endswith(".yaml")]
+    chosen = [each for each in files if name is None or name in each.removesuffix(".yaml")]
+    if not chosen:
+        raise InputError(f"no config is called {name!r}{did_you_mean(str(name), files)}")
+    table = Table("file", "what it is", box=box.SIMPLE)
+    for each in chosen:
+        first = (shipped.root() / each).read_text(encoding="utf-8").partition("\n")[0]
+        table.add_row(Text(each, overflow="fold"), Text(first.lstrip("# ")))
+    yield table
+    yield Text(f"In {shipped.root()}. A command takes them by this name, from any folder.")
 
 
 def heading(run: RunTrace) -> Iterator[RenderableType]:

@@ -9,7 +9,7 @@ from chemkl.evaluation import chemnet
 from chemkl.evaluation.chemnet import ChemNet, Gaussian, frechet_distance
 
 needs_fcd_torch = pytest.mark.skipif(
-    importlib.util.find_spec("fcd_torch") is None, reason="the extra chemkl[fcd] is not installed"
+    importlib.util.find_spec("fcd_torch") is None, reason="fcd_torch is not installed"
 )
 
 
@@ -41,7 +41,7 @@ def test_frechet_distance_of_singular_covariances_to_themselves_is_zero():
 
 def test_without_the_package_the_error_names_the_extra(monkeypatch):
     monkeypatch.setattr(chemnet, "find_spec", lambda _: None)
-    with pytest.raises(InputError, match=r"pip install 'chemkl\[fcd\]', or set fcd: false"):
+    with pytest.raises(InputError, match=r"pip install 'fcd_torch>=1.0.7', or set fcd: false"):
         ChemNet()
 
 

@@ -64,7 +64,7 @@ ROOT = 1e-3
 Schur decomposition, which 512 activations of few molecules (a singular covariance) make inexact."""
 
 needs_fcd_torch = pytest.mark.skipif(
-    importlib.util.find_spec("fcd_torch") is None, reason="the extra chemkl[fcd] is not installed"
+    importlib.util.find_spec("fcd_torch") is None, reason="fcd_torch is not installed"
 )
 
 

@@ -107,5 +107,5 @@ def test_without_duckdb_the_extra_is_named(monkeypatch):
 
     monkeypatch.delitem(sys.modules, "duckdb", raising=False)
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(InputError, match=r"needs DuckDB, .*pip install 'chemkl\[sql\]'"):
+    with pytest.raises(InputError, match=r"needs DuckDB, .*pip install 'duckdb>=1.1'"):
         ask("select 1")

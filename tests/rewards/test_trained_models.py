@@ -17,11 +17,13 @@ from chemkl.config import InputError
 from chemkl.rewards import RewardModel
 from chemkl.rewards.registry import find_component
 
-sklearn = pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'chemkl[sklearn]'")
+sklearn = pytest.importorskip(
+    "sklearn", reason="needs scikit-learn: pip install scikit-learn skops"
+)
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-skops_io = pytest.importorskip("skops.io", reason="needs skops: pip install 'chemkl[sklearn]'")
-skl2onnx = pytest.importorskip("skl2onnx", reason="needs skl2onnx: pip install 'chemkl[test]'")
-pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'chemkl[onnx]'")
+skops_io = pytest.importorskip("skops.io", reason="needs skops: pip install scikit-learn skops")
+skl2onnx = pytest.importorskip("skl2onnx", reason="needs skl2onnx: pip install skl2onnx")
+pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install onnxruntime")
 
 SMILES = ["CCO", "c1ccccc1", "CC(=O)O", "CCN", "c1ccncc1", "CCCCCC", "OCCO", "Cc1ccccc1O"] * 3
 N_BITS = 64

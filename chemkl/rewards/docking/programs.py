@@ -11,6 +11,7 @@ from pathlib import Path
 from time import monotonic
 
 from chemkl.config import InputError
+from chemkl.config.extras import install
 
 _VINA = {("Linux", "x86_64"): "vina_linux", ("Darwin", "x86_64"): "vina_mac_catalina"}
 """dockstring's AutoDock Vina 1.1.2, by system and processor."""
@@ -18,7 +19,7 @@ _VINA = {("Linux", "x86_64"): "vina_linux", ("Darwin", "x86_64"): "vina_mac_cata
 START = 60.0
 """Seconds that a program may take to say its version."""
 
-_ADVICE = "install it with pip install 'chemkl[docking]'"
+_ADVICE = f"install it with {install('docking')}"
 
 
 class DockingError(RuntimeError):

@@ -1,0 +1,183 @@
+"""Files that come with chemkl: found by name, behind the user's own; known by name in a run."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from chemkl.config import Config, InputError, InputPath, load_config, shipped
+from chemkl.config.document import Document
+from chemkl.config.posttrain import PosttrainConfig
+from chemkl.results import Manifest, config_hash
+from chemkl.stages.check import check_file
+from chemkl.stages.registry import STAGES
+
+ROOT = Path(__file__).parents[2]
+PRIOR = "data/priors/moses.safetensors"
+QUICKSTART = ROOT / "configs/posttrain/quickstart.yaml"
+
+
+class Settings(Config):
+    prior: InputPath
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch, tmp_path):
+    """Work in a folder that has nothing of the repository."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def installed(monkeypatch, tmp_path):
+    """As where the package is installed: the files are elsewhere, and there is no checkout."""
+    root = tmp_path / "site-packages/chemkl/shipped"
+    for folder in ("configs", "data/priors"):
+        shutil.copytree(ROOT / folder, root / folder)
+    for cached in (shipped.names, shipped._known):
+        cached.cache_clear()
+    monkeypatch.setattr(shipped, "root", lambda: root)
+    yield root
+    for cached in (shipped.names, shipped._known):
+        cached.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds", "expected"),
+    [
+        ("quickstart", ["pipelines"], "pipelines/quickstart.yaml"),
+        ("quickstart.yaml", ["pipelines"], "pipelines/quickstart.yaml"),
+        ("pipelines/quickstart.yaml", [], "pipelines/quickstart.yaml"),
+        ("./pipelines/quickstart.yaml", [], "pipelines/quickstart.yaml"),
+        ("quickstart", ["configs/posttrain"], "configs/posttrain/quickstart.yaml"),
+        ("posttrain/quickstart", [], "configs/posttrain/quickstart.yaml"),
+        ("configs/posttrain/quickstart", [], "configs/posttrain/quickstart.yaml"),
+        ("pmo/qed", ["configs/rewards"], "configs/rewards/pmo/qed.yaml"),
+        ("data/moses_sample", [], "data/moses_sample"),
+        (f"../../{PRIOR}", [], PRIOR),
+        ("quickstart", [], None),
+        ("", ["pipelines"], None),
+        ("data", [], None),
+        (f"/nowhere/{PRIOR}", [], None),
+    ],
+)
+def test_a_shipped_file_is_found_by_its_place_or_by_its_name(name, kinds, expected):
+    assert shipped.find(name, *kinds) == (ROOT / expected if expected else None)
+
+
+def test_a_stage_takes_a_shipped_config_by_name_from_any_folder(elsewhere):
+    config = STAGES["posttrain"].load("quickstart")
+    assert config.prior == ROOT / PRIOR
+    assert config == STAGES["posttrain"].load(QUICKSTART)
+
+
+def test_the_users_own_file_comes_first(elsewhere):
+    Path("quickstart").write_text(f"prior: {ROOT / PRIOR}\nbudget: 7\n")
+    assert Document.read("quickstart", kinds=["configs/posttrain"]).data["budget"] == 7
+    Path(PRIOR).parent.mkdir(parents=True)
+    Path(PRIOR).write_text("mine")
+    assert load_config(Settings, {"prior": PRIOR}).prior == elsewhere / PRIOR
+
+
+@pytest.mark.parametrize("written", [PRIOR, f"../../{PRIOR}", f"./{PRIOR}"])
+def test_a_users_config_reads_shipped_files(elsewhere, written):
+    Path("mine.yaml").write_text(f"prior: {written}\n")
+    assert load_config(Settings, "mine.yaml").prior == ROOT / PRIOR
+
+
+@pytest.mark.parametrize("value", ["qed_sa", "rewards/qed_sa", "configs/rewards/qed_sa.yaml"])
+def test_a_reward_is_named_too(value):
+    reward = STAGES["posttrain"].load("quickstart", [f"reward={value}"]).reward
+    assert [each.kind for each in reward.components] == ["qed", "sa_score"]
+
+
+def test_what_a_shipped_config_waits_for_is_made_in_the_working_directory(elsewhere, installed):
+    made = elsewhere / "data/corpora/moses"
+    source = installed / "configs/pretrain/moses.yaml"
+    assert check_file(source).awaited == (made,)
+    made.mkdir(parents=True)
+    assert STAGES["pretrain"].load(source).corpus == made
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: STAGES["posttrain"].load("quikstart"), "did you mean 'quickstart'"),
+        (lambda: check_file("quikstart"), "did you mean 'quickstart'"),
+        (lambda: STAGES["posttrain"].load("nothing_like_it"), r"\(chemkl show configs\)"),
+        (
+            lambda: STAGES["posttrain"].load("quickstart", ["prior=data/priors/mose.safetensors"]),
+            f"did you mean '{PRIOR}', which comes with chemkl",
+        ),
+        (
+            lambda: STAGES["posttrain"].load("quickstart", ["reward=qed_as"]),
+            "did you mean 'qed_sa', which comes with chemkl",
+        ),
+    ],
+)
+def test_an_unknown_name_is_one_error_that_names_the_nearest(call, says):
+    with pytest.raises(InputError, match=says) as caught:
+        call()
+    assert len(str(caught.value).splitlines()) == 1
+
+
+# ---- what a run is told by
+
+
+def identity_of(source):
+    config = load_config(PosttrainConfig, source).model_dump(mode="json")
+    return config_hash(config), config
+
+
+def test_a_run_is_the_same_from_a_checkout_and_from_an_installed_package(elsewhere, installed):
+    there, plain = identity_of(QUICKSTART)
+    here, moved = identity_of(installed / "configs/posttrain/quickstart.yaml")
+    assert plain["prior"] == str(ROOT / PRIOR) != moved["prior"]
+    assert there == here
+    inputs = {"prior": plain["prior"]}
+    with Manifest.start("run", stage="posttrain", config=plain, inputs=inputs):
+        pass
+    manifest = Manifest.load("run")
+    assert manifest.config["prior"] == manifest.inputs["prior"].path == PRIOR
+    assert Manifest.is_finished("run", "posttrain", moved)
+    (installed / PRIOR).write_text("another prior")
+    assert manifest.has_changed_inputs()
+
+
+def test_another_file_in_a_place_of_that_name_is_another_run(elsewhere):
+    hashes = []
+    for content in ("mine", (ROOT / PRIOR).read_bytes()):
+        place = elsewhere / PRIOR
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content if isinstance(content, bytes) else content.encode())
+        hashes.append(config_hash({"prior": str(place)}))
+    assert hashes[0] != hashes[1] == config_hash({"prior": PRIOR})
+
+
+def test_a_shipped_corpus_is_known_by_its_name(elsewhere):
+    assert shipped.name_of(ROOT / "data/moses_sample") == "data/moses_sample"
+    shutil.copytree(ROOT / "data/moses_sample", "data/moses_sample")
+    assert shipped.name_of(elsewhere / "data/moses_sample") == "data/moses_sample"
+    (elsewhere / "data/moses_sample/tokens.json").write_text("{}")
+    assert shipped.name_of(elsewhere / "data/moses_sample") is None
+
+
+def test_a_run_begun_with_absolute_paths_is_still_the_same(elsewhere):
+    config = {"prior": str(ROOT / PRIOR)}
+    with Manifest.start("run", stage="posttrain", config=config):
+        pass
+    older = Manifest.load("run")
+    older.config, older.config_hash = config, "its hash then"
+    older.save()
+    assert Manifest.is_finished("run", "posttrain", {"prior": str(ROOT / PRIOR)})
+    resumed = Manifest.start("run", stage="posttrain", config=config)
+    assert resumed.config_hash == "its hash then"  # its trace is written under that
+
+
+def test_every_shipped_config_names_itself(elsewhere, chemkl, capsys):
+    assert chemkl("show", "configs", "posttrain/") == 0
+    out = capsys.readouterr().out
+    for file in (ROOT / "configs/posttrain").glob("*.yaml"):
+        assert f"configs/posttrain/{file.name}" in out
+        assert yaml.safe_load(file.read_text())

@@ -1,0 +1,141 @@
+"""What is built of the repository: every module and every shipped file, and that it works alone."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import tomllib
+from pathlib import Path, PurePath
+from zipfile import ZipFile
+
+import pytest
+from setuptools import find_packages
+
+from chemkl.config import shipped
+
+ROOT = Path(__file__).parents[1]
+SETUP = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+PRIOR = "data/priors/moses.safetensors"
+
+
+def shipped_files():
+    """The files of the three folders, by looking at them."""
+    found = {
+        file.relative_to(ROOT).as_posix()
+        for folder in ("configs", "data", "pipelines")
+        for file in (ROOT / folder).rglob("*")
+        if file.is_file() and file.suffix != ".pyc" and not file.name.startswith(".")
+    }
+    return {name for name in found if not name.startswith(("data/cache/", "data/corpora/"))}
+
+
+def packaged(package):
+    """The data files that the settings of the build name for a package, in its folder."""
+    folder = Path(SETUP["package-dir"].get(package, package.replace(".", "/")))
+    given = SETUP["package-data"].get(package, [])
+    left_out = [*SETUP["exclude-package-data"]["*"]]
+    left_out += SETUP["exclude-package-data"].get(package, [])
+    files = {
+        file.relative_to(ROOT)
+        for pattern in given
+        for file in (ROOT / folder).glob(pattern)
+        if file.is_file()
+    }
+    return {
+        file.as_posix()
+        for file in files
+        if not any(PurePath(file.relative_to(folder)).match(each) for each in left_out)
+        and not any(str(file.relative_to(folder)).startswith(each.rstrip("*")) for each in left_out)
+    }
+
+
+def test_every_package_is_built():
+    own = {name for name in SETUP["packages"] if not name.startswith("chemkl.shipped")}
+    assert own == set(find_packages(str(ROOT), include=["chemkl*"]))
+    assert set(SETUP["packages"]) - own == set(SETUP["package-dir"])
+
+
+def test_every_shipped_file_is_built_and_known():
+    expected = shipped_files()
+    assert {PRIOR, "pipelines/quickstart.yaml", "configs/rewards/qed_sa.yaml"} <= expected
+    built = {name for package in SETUP["package-dir"] for name in packaged(package)}
+    assert built == expected == set(shipped.names())
+    assert SETUP["package-dir"] == {f"chemkl.shipped.{each}": each for each in shipped.FOLDERS}
+
+
+def test_the_templates_of_the_report_are_built():
+    files = {f"chemkl/reports/templates/{p.name}" for p in ROOT.glob("chemkl/reports/templates/*")}
+    assert packaged("chemkl.reports") == {name for name in files if name.endswith(".j2")}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A copy of what is built from: the build leaves folders beside it."""
+    copy = tmp_path_factory.mktemp("source")
+    kept = [*shipped_files(), "pyproject.toml", "README.md", "LICENSE"]
+    kept += [p.relative_to(ROOT).as_posix() for p in ROOT.glob("chemkl/**/*") if p.is_file()]
+    for name in kept:
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_bytes((ROOT / name).read_bytes())
+    return copy
+
+
+@pytest.fixture(scope="module")
+def installed(source, tmp_path_factory):
+    """An environment with the built wheel, and the packages of this one behind it."""
+    place = tmp_path_factory.mktemp("wheel")
+    run(source, sys.executable, "-m", "pip", "wheel", *ALONE, "-w", str(place), ".")
+    run(place, sys.executable, "-m", "venv", "--without-pip", "venv")
+    python = place / "venv/bin/python"
+    site = sysconfig.get_path("purelib", vars={"base": str(place / "venv")})
+    with ZipFile(next(place.glob("chemkl-*.whl"))) as wheel:
+        wheel.extractall(site)  # what pip does with a pure wheel, but for its script
+    behind = [each for each in sys.path if each.endswith("-packages")]
+    Path(site, "shared.pth").write_text("\n".join(behind))
+    return python
+
+
+ALONE = ("-q", "--no-build-isolation", "--no-deps", "--disable-pip-version-check")
+
+
+def run(folder, *command):
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert ended.returncode == 0, f"{command}\n{ended.stdout}\n{ended.stderr}"
+    return ended.stdout
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_works_from_any_folder(installed, tmp_path):
+    def chemkl(*arguments):
+        return run(tmp_path, installed, "-m", "chemkl", *arguments)
+
+    where = run(tmp_path, installed, "-c", "import chemkl; print(chemkl.__file__)")
+    assert where.startswith(str(installed.parents[1]))
+    assert "ok quickstart (pipeline)" in chemkl("check", "quickstart")
+    assert "mara_filter" in chemkl("run", "quickstart", "--dry-run")
+    assert "output: runs/quickstart" in chemkl("posttrain", "quickstart", "budget=100")
+    manifest = (tmp_path / "runs/quickstart/manifest.json").read_text()
+    assert f'"prior": "{PRIOR}"' in manifest
+    assert str(installed.parents[1]) not in manifest
+    assert "chemkl/shipped" not in manifest
+    ended = subprocess.run(  # the same run from this checkout: finished
+        [sys.executable, "-m", "chemkl", "posttrain", "quickstart", "budget=100"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "runs/quickstart/manifest.json").read_text() == manifest
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+@pytest.mark.slow
+def test_a_source_distribution_has_everything(source, tmp_path):
+    code = "import sys; from setuptools import build_meta as b; print(b.build_sdist(sys.argv[1]))"
+    run(source, sys.executable, "-c", code, str(tmp_path))
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    assert shipped_files() <= held
+    assert {"chemkl/cli/__init__.py", "chemkl/reports/templates/report.html.j2"} <= held
