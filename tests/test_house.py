@@ -69,6 +69,7 @@ LLM = {"transformers", "trl"}
         ("losses", {"lightning", "pytorch_lightning", "pydantic", *MOLECULES, *TABLES, *LLM}),
         ("config", {"numpy", "scipy", *TORCH, *MOLECULES, *TABLES, *LLM}),
         ("chem", {*TORCH, *LLM}),
+        ("files", {*TORCH, *LLM}),
         ("rewards", {*TORCH, *LLM}),
         ("results", {*TORCH, *MOLECULES, *LLM}),
         ("policies", {"lightning", "pytorch_lightning", *MOLECULES, *LLM}),

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache, partial
 
 import numpy as np
 from rdkit import DataStructs
 from rdkit.Chem import Mol, rdFingerprintGenerator
 
-from chemkl.chem.molecules import read_molecule
+from chemkl.chem.molecules import MoleculeError, read_molecule, step
 
 Fingerprints = Sequence[DataStructs.ExplicitBitVect] | np.ndarray
 """Bit fingerprints of one length: RDKit's, or packed, a row of bytes for each."""
@@ -31,10 +32,15 @@ def morgan_generator(
     return rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=n_bits)
 
 
+@step("fingerprint")
 def morgan_fingerprint(
     mol: Mol, *, radius: int = 2, n_bits: int = 2048
 ) -> DataStructs.ExplicitBitVect:
-    """Give the folded Morgan bit fingerprint of one molecule."""
+    """Give the folded Morgan bit fingerprint of one molecule.
+
+    Raises:
+        MoleculeError: RDKit has none for it.
+    """
     fingerprint: DataStructs.ExplicitBitVect = morgan_generator(radius, n_bits).GetFingerprint(mol)
     return fingerprint
 
@@ -42,9 +48,12 @@ def morgan_fingerprint(
 def morgan_fingerprints(
     mols: Iterable[Mol], *, radius: int = 2, n_bits: int = 2048
 ) -> list[DataStructs.ExplicitBitVect]:
-    """Give the folded Morgan bit fingerprints of several molecules, in order."""
-    generator = morgan_generator(radius, n_bits)
-    return [generator.GetFingerprint(mol) for mol in mols]
+    """Give the folded Morgan bit fingerprints of several molecules, in order.
+
+    Raises:
+        MoleculeError: RDKit has none for one of them.
+    """
+    return [morgan_fingerprint(mol, radius=radius, n_bits=n_bits) for mol in mols]
 
 
 def packed_morgan(mol: Mol, *, radius: int = 2, n_bits: int = 2048) -> bytes:
@@ -171,11 +180,16 @@ def tanimoto_kernel(
 ) -> np.ndarray:
     """Give the symmetric (n, n) matrix of Tanimoto similarities between SMILES, float32, in order.
 
-    A row without a molecule (None, or a string that is not valid) is similar to nothing but itself.
+    A row without a molecule (None, or a string that is not valid) or without a fingerprint is
+    similar to nothing but itself.
     """
-    mols = [None if each is None else read_molecule(each).mol for each in smiles]
-    rows = np.array([row for row, mol in enumerate(mols) if mol is not None], dtype=int)
-    fingerprints = morgan_fingerprints(filter(None, mols), radius=radius, n_bits=n_bits)
-    kernel = np.eye(len(mols), dtype=np.float32)
-    kernel[np.ix_(rows, rows)] = tanimoto_matrix(fingerprints)
+    found = {}
+    for row, each in enumerate(smiles):
+        mol = None if each is None else read_molecule(each).mol
+        with suppress(MoleculeError):
+            if mol is not None:
+                found[row] = morgan_fingerprint(mol, radius=radius, n_bits=n_bits)
+    rows = list(found)
+    kernel = np.eye(len(smiles), dtype=np.float32)
+    kernel[np.ix_(rows, rows)] = tanimoto_matrix(list(found.values()))
     return kernel

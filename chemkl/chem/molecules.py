@@ -17,12 +17,51 @@ CHARACTERS_PER_ATOM = 10
 """A SMILES longer than this times ``max_atoms`` is not even parsed (a bracket atom with charge,
 isotope and stereo mark takes about ten characters)."""
 
+MOST_ATOMS = 5_000
+"""The largest ``max_atoms`` that a config may ask for: RDKit's time grows with the square of the
+size (a ring of 5,000 atoms takes a second), and its recursion along a chain of so many still fits
+on a stack of 8 MB."""
+
+_OUT_OF_RANGE = re.compile(r"\[(?:\d{5}|\d*#(?!(?:10\d|11[0-8])\D)\d{3}|[^\[\]]*[-+H]\d{3})")
+"""Numbers in brackets that RDKit takes modulo 65,536 (isotopes) or 256 (the others): it reads
+[C+256] as [C], and an element after 118 makes it raise."""
+
+
+class MoleculeError(ValueError):
+    """RDKit cannot do one step with one molecule, valid as it is: this costs that molecule alone.
+
+    The message names the step and says why.
+    """
+
 
 @contextmanager
 def silenced() -> Iterator[None]:
     """Silence RDKit's log inside this scope only; scopes may be nested."""
     with rdBase.BlockLogs():
         yield
+
+
+@contextmanager
+def step(name: str) -> Iterator[None]:
+    """Turn whatever RDKit raises in this scope into a `MoleculeError`; its log is silenced.
+
+    RDKit names no set of exceptions: its invariants are RuntimeErrors, its sanitisation raises
+    ValueErrors, its Python parts anything. Also used as a decorator.
+
+    Args:
+        name: of what is done, for the message.
+
+    Raises:
+        MoleculeError: it failed.
+        InputError: it was given what is not a molecule.
+    """
+    try:
+        with silenced():
+            yield
+    except (InputError, MoleculeError):
+        raise
+    except Exception as error:
+        raise MoleculeError(f"{name} failed: {one_line(error)}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,26 +90,41 @@ def read_molecule(smiles: str, *, max_atoms: int = DEFAULT_MAX_ATOMS) -> Molecul
     """Parse one SMILES; never raises for a string, never logs.
 
     Valid means that RDKit parses and sanitises the string to at least one and at most
-    ``max_atoms`` atoms. Salts (several fragments), radicals, isotopes, stereochemistry and dummy
-    atoms are kept as they are. Text that RDKit would read as a name or an extension (anything
-    after a blank) is an error here.
+    ``max_atoms`` atoms, and that it reads the canonical SMILES that it writes for it. Salts
+    (several fragments), radicals, isotopes, stereochemistry and dummy atoms are kept as they are.
+    Text that RDKit would read as a name or an extension (anything after a blank) is an error here.
+
+    The canonical SMILES of a valid molecule is therefore valid itself. It is read back only where
+    it differs from the string given, which has just been read where the two are the same.
 
     Categories of ``reason``: ``empty``, ``not ASCII``, ``whitespace``, ``too long``,
-    ``not parsable``, ``not sane`` (valence, aromaticity), ``too many atoms``, ``not writable``.
+    ``not parsable``, ``not sane`` (valence, aromaticity), ``too many atoms``, ``not writable``,
+    ``not readable again`` (the canonical SMILES).
     """
-    mol, reason = _parsed(smiles, max_atoms)
-    if mol is None:
-        return Molecule(smiles, reason=reason)
-    try:
-        with silenced():
-            return Molecule(smiles, Chem.MolToSmiles(mol), mol)
-    except (RuntimeError, ValueError) as error:  # RDKit's invariants, kekulisation
-        return Molecule(smiles, reason=f"not writable: {one_line(error)}")
+    with silenced():
+        mol, reason = _parsed(smiles, max_atoms)
+        if mol is None:
+            return Molecule(smiles, reason=reason)
+        try:
+            canonical = Chem.MolToSmiles(mol)
+        except Exception as error:  # noqa: BLE001 - RDKit's invariants, kekulisation, anything
+            return Molecule(smiles, reason=f"not writable: {one_line(error)}")
+        if canonical != smiles:
+            again, reason = _parsed(canonical, max_atoms)
+            if again is None:
+                return Molecule(
+                    smiles, reason=f"not readable again: RDKit writes {canonical}, {reason}"
+                )
+    return Molecule(smiles, canonical, mol)
 
 
 def parse(smiles: str, *, max_atoms: int = DEFAULT_MAX_ATOMS) -> Chem.Mol | None:
-    """Give the molecule of a SMILES, or None: `read_molecule` without reason and canonical form."""
-    return _parsed(smiles, max_atoms)[0]
+    """Give the molecule of a canonical SMILES that `read_molecule` gave, or None; it is quicker.
+
+    For a string of another origin ask `read_molecule`, which also knows whether it can be written.
+    """
+    with silenced():
+        return _parsed(smiles, max_atoms)[0]
 
 
 def canonicalise(smiles: str, *, max_atoms: int = DEFAULT_MAX_ATOMS) -> str | None:
@@ -96,9 +150,11 @@ def one_line(error: BaseException) -> str:
     """Put an exception into one line: RDKit's messages run over several.
 
     Returns:
-        The message, or the exception's type when it has no message.
+        The message without RDKit's lines about its own source code, or the exception's type when
+        it has no message.
     """
-    return " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split())
+    return text.partition(" Violation occurred on line")[0] or type(error).__name__
 
 
 def _parsed(smiles: str, max_atoms: int) -> tuple[Chem.Mol | None, str | None]:
@@ -106,10 +162,17 @@ def _parsed(smiles: str, max_atoms: int) -> tuple[Chem.Mol | None, str | None]:
     reason = _refused_unparsed(smiles, max_atoms)
     if reason is not None:
         return None, reason
-    with silenced():
+    try:
+        if len(smiles) > max_atoms:  # counted before rings are looked for, which takes longest
+            graph = Chem.MolFromSmiles(smiles, sanitize=False)
+            n_atoms = 0 if graph is None else graph.GetNumHeavyAtoms()
+            if n_atoms > max_atoms:
+                return None, f"too many atoms: {n_atoms}, at most {max_atoms}"
         mol = Chem.MolFromSmiles(smiles)
         if mol is None:
             return None, _why_not(smiles)
+    except Exception as error:  # noqa: BLE001 - RDKit's invariants, anything
+        return None, f"not parsable: {one_line(error)}"
     n_atoms = mol.GetNumAtoms()
     if n_atoms > max_atoms:
         return None, f"too many atoms: {n_atoms}, at most {max_atoms}"
@@ -129,6 +192,12 @@ def _refused_unparsed(smiles: str, max_atoms: int) -> str | None:
     blank = re.search(r"[\x00-\x20\x7f]", smiles)
     if blank:
         return f"whitespace: {blank.group()!r} at position {blank.start() + 1}"
+    misread = _OUT_OF_RANGE.search(smiles)
+    if misread:
+        return (
+            f"not parsable: a number too large in the bracket at position {misread.start() + 1}; "
+            "elements go to 118, isotopes have at most 4 digits, charges and hydrogens 2"
+        )
     return None
 
 

@@ -3,9 +3,10 @@
 import numpy as np
 from rdkit import Chem
 
-from chemkl.chem.molecules import as_mol
+from chemkl.chem.molecules import as_mol, step
 
 
+@step("random spelling")
 def randomise(molecule: Chem.Mol | str, generator: np.random.Generator) -> str:
     """Write a molecule as a SMILES from a random order of its atoms; stereochemistry is kept.
 
@@ -17,6 +18,9 @@ def randomise(molecule: Chem.Mol | str, generator: np.random.Generator) -> str:
     Args:
         molecule: A molecule, or its SMILES (InputError when it is not one).
         generator: Where the permutation comes from; advanced by one call.
+
+    Raises:
+        MoleculeError: RDKit cannot write the molecule in this order.
     """
     mol = as_mol(molecule)
     order = generator.permutation(mol.GetNumAtoms()).tolist()

@@ -5,12 +5,13 @@ from collections.abc import Callable
 from rdkit import Chem
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from chemkl.chem.molecules import as_mol, silenced
+from chemkl.chem.molecules import MoleculeError, as_mol, step
 
 _murcko: Callable[[Chem.Mol], Chem.Mol] = MurckoScaffold.GetScaffoldForMol
 _make_generic: Callable[[Chem.Mol], Chem.Mol] = MurckoScaffold.MakeScaffoldGeneric
 
 
+@step("scaffold")
 def murcko_scaffold(molecule: Chem.Mol | str) -> str:
     """Give the canonical SMILES of the Bemis-Murcko scaffold: rings, linkers, exocyclic C=X.
 
@@ -22,6 +23,9 @@ def murcko_scaffold(molecule: Chem.Mol | str) -> str:
 
     Returns:
         The scaffold's SMILES; ``""`` for an acyclic molecule.
+
+    Raises:
+        MoleculeError: RDKit cannot make or write it.
     """
     return _smiles(_murcko(as_mol(molecule)))
 
@@ -36,15 +40,14 @@ def generic_scaffold(molecule: Chem.Mol | str) -> str | None:
         molecule: A molecule, or its SMILES (InputError when it is not one).
 
     Returns:
-        The scaffold's SMILES; ``""`` for an acyclic molecule; None where no such molecule exists
-        (a ring atom with five or more bonds cannot become a carbon).
+        The scaffold's SMILES; ``""`` for an acyclic molecule; None where RDKit makes none (a ring
+        atom with five or more bonds cannot become a carbon).
     """
-    with silenced():
-        try:
-            generic = _make_generic(_murcko(as_mol(molecule)))
-        except Chem.AtomValenceException:
-            return None
-        return _smiles(_murcko(generic))
+    try:
+        with step("generic scaffold"):
+            return _smiles(_murcko(_make_generic(_murcko(as_mol(molecule)))))
+    except MoleculeError:
+        return None
 
 
 def _smiles(scaffold: Chem.Mol) -> str:

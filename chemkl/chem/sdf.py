@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from rdkit import Chem
 from rdkit.Chem import rdDepictor
 
-from chemkl.chem.molecules import as_mol, silenced
+from chemkl.chem.molecules import as_mol, step
 
 
+@step("SD record")
 def sdf_record(molecule: Chem.Mol | str, title: str, properties: Mapping[str, str]) -> str:
     """Write one molecule with 2D coordinates, in V2000, or in V3000 where that cannot hold it.
 
@@ -23,14 +24,14 @@ def sdf_record(molecule: Chem.Mol | str, title: str, properties: Mapping[str, st
 
     Raises:
         InputError: the SMILES is not one of a molecule.
+        MoleculeError: RDKit cannot lay it out, or write it.
     """
-    with silenced():
-        mol = Chem.Mol(as_mol(molecule))
-        rdDepictor.Compute2DCoords(mol)
-        mol.SetProp("_Name", _one_line(title))
-        for name, value in properties.items():
-            mol.SetProp(name, _one_line(value))
-        record: str = Chem.SDWriter.GetText(mol)
+    mol = Chem.Mol(as_mol(molecule))
+    rdDepictor.Compute2DCoords(mol)
+    mol.SetProp("_Name", _one_line(title))
+    for name, value in properties.items():
+        mol.SetProp(name, _one_line(value))
+    record: str = Chem.SDWriter.GetText(mol)
     return record
 
 

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from rdkit import Chem
 from reinvent_chemistry.standardization.filter_registry import FilterRegistry
 
-from chemkl.chem.molecules import one_line, read_molecule, silenced
+from chemkl.chem.molecules import MoleculeError, read_molecule, step
 from chemkl.config import InputError, did_you_mean
 
 PARAMETER_TYPES: dict[str, Any] = {
@@ -87,15 +87,16 @@ class Standardiser:
         if not self._steps or molecule.mol is None:
             return molecule.canonical_smiles, molecule.reason
         mol: Chem.Mol | None = molecule.mol
-        with silenced():
-            for name, step in self._steps:
-                try:
-                    mol = step(mol)
-                except Exception as error:  # noqa: BLE001 - foreign code: costs this molecule only
-                    return None, f"filter {name} failed: {one_line(error)}"
+        try:
+            for name, work in self._steps:
+                with step(f"filter {name}"):
+                    mol = work(mol)
                 if mol is None or mol.GetNumAtoms() == 0:
                     return None, f"dropped by filter {name}"
-            flat = read_molecule(Chem.MolToSmiles(mol, isomericSmiles=False))
+            with step("writing without stereochemistry"):
+                flat = read_molecule(Chem.MolToSmiles(mol, isomericSmiles=False))
+        except MoleculeError as error:
+            return None, str(error)
         if flat.canonical_smiles is None:
             return None, f"not a molecule after the filters: {flat.reason}"
         return flat.canonical_smiles, None

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from rdkit import Chem
 
 from chemkl.chem.fingerprints import packed_morgan
-from chemkl.chem.molecules import parse
+from chemkl.chem.molecules import MOST_ATOMS, MoleculeError, parse
 from chemkl.chem.scaffolds import generic_scaffold, murcko_scaffold
 
 RADIUS = 2
@@ -43,20 +43,23 @@ class StructureReader:
         self._of_skeleton: dict[str, str | None] = {}
 
     def __call__(self, smiles: str, scaffold: str | None = None) -> Structure | None:
-        """Read one molecule; None where RDKit refuses it.
+        """Read one molecule; None where RDKit refuses it, or one of the steps with it.
 
         Args:
-            smiles: of the molecule.
+            smiles: canonical, of the molecule.
             scaffold: its Bemis-Murcko scaffold, where that is known: most of the time goes there.
         """
-        mol = parse(smiles)
+        mol = parse(smiles, max_atoms=MOST_ATOMS)
         if mol is None:
             return None
-        if scaffold is None:
-            scaffold = murcko_scaffold(mol)
-        if scaffold not in self._of_scaffold:
-            self._of_scaffold[scaffold] = self._generic(mol, scaffold)
-        packed = packed_morgan(mol, radius=RADIUS, n_bits=N_BITS)
+        try:
+            if scaffold is None:
+                scaffold = murcko_scaffold(mol)
+            if scaffold not in self._of_scaffold:
+                self._of_scaffold[scaffold] = self._generic(mol, scaffold)
+            packed = packed_morgan(mol, radius=RADIUS, n_bits=N_BITS)
+        except MoleculeError:
+            return None
         return Structure(scaffold, self._of_scaffold[scaffold], packed)
 
     def _generic(self, mol: Chem.Mol, scaffold: str) -> str | None:
@@ -64,7 +67,7 @@ class StructureReader:
         if drawn is None:
             return generic_scaffold(mol)
         if drawn not in self._of_skeleton:
-            carbons = parse(drawn)  # refused where an atom cannot become a carbon
+            carbons = parse(drawn, max_atoms=MOST_ATOMS)  # None where an atom cannot be one
             self._of_skeleton[drawn] = None if carbons is None else murcko_scaffold(carbons)
         return self._of_skeleton[drawn]
 

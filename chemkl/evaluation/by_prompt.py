@@ -133,6 +133,8 @@ def split_by_prompt(
         late_samples: how many of the last valid samples of the run count as late.
     """
     sampled = trace[~trace["is_replay"].astype(bool)]
+    read = sampled["valid"].astype(bool) & ~sampled["canonical_smiles"].isin(samples.skipped)
+    sampled = sampled.assign(valid=read)
     late = sampled[sampled["valid"].astype(bool)].iloc[-late_samples:]
     known = {molecule.smiles: molecule for molecule in samples.molecules}
     parts = []

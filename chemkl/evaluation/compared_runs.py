@@ -1,6 +1,5 @@
 """The runs of several methods: whether they may be compared at all, and which seeds pair."""
 
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,19 +10,10 @@ from pydantic import ValidationError
 from chemkl.config import InputError
 from chemkl.config.reward import RewardConfig
 from chemkl.results import Manifest
+from chemkl.results.differences import SHOWN, differences, method_settings, told, written
 
-SHOWN_DIFFERENCES = 12
-_OF_A_METHOD = (
-    "agent",
-    "target",
-    "estimator",
-    "shaper",
-    "diversity_filter",
-    "batch_size",
-    "learning_rate",
-    "precision",
-)
-"""Settings that make a method: they differ between methods, never within one."""
+_SHARED = ("budget", "max_samples", "prior", "reward")
+"""Settings that all compared runs have alike; the others make a method."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +31,8 @@ class ComparedRun:
     folder: Path
     seed: int
     budget: int
-    shared: Mapping[str, str]
-    own: Mapping[str, str]
+    shared: Mapping[str, Any]
+    own: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -73,22 +63,36 @@ def read_methods(methods: Mapping[str, Sequence[Path]]) -> dict[str, dict[int, C
                 problems.append(str(error))
     problems += _twice(runs)
     everything = [run for each in runs.values() for run in each]
-    lines = list(_differences([(str(run.folder), run.shared) for run in everything]))
-    if lines:
+    found = differences({str(run.folder): run.shared for run in everything})
+    if found:
         problems.append(
             "methods: runs with different rewards, priors or budgets cannot be compared. Leave out "
-            f"the runs that differ:\n{_shown(lines)}"
+            f"the runs that differ:\n{told(found)}"
         )
     for method, each in runs.items():
-        lines = list(_differences([(str(run.folder), run.own) for run in each]))
-        if lines:
+        found = differences({str(run.folder): run.own for run in each})
+        if found:
             problems.append(
                 f"methods.{method}: its runs differ in more than the seed. Give each setting a "
-                f"method of its own:\n{_shown(lines)}"
+                f"method of its own:\n{told(found)}"
             )
     if problems:
         raise InputError("\n".join(dict.fromkeys(problems)))
     return {method: {run.seed: run for run in each} for method, each in runs.items()}
+
+
+def what_differs(methods: Mapping[str, Mapping[int, ComparedRun]], baseline: str) -> Iterator[str]:
+    """Say in which settings each method differs from the baseline; they may be just the same."""
+    of_method = {name: next(iter(runs.values())).own for name, runs in methods.items()}
+    for name, own in of_method.items():
+        if name == baseline:
+            continue
+        found = differences({name: own, baseline: of_method[baseline]})
+        each = [f"{key} {written(v[name])}, not {written(v[baseline])}" for key, v in found.items()]
+        more = len(each) - SHOWN
+        shown = [*each[:SHOWN], *([f"{more} more"] if more > 0 else [])]
+        told = "; ".join(shown) or "nothing: the settings are the same, and so is what they do"
+        yield f"{name} differs from {baseline} in {told}"
 
 
 def pair_seeds(seeds: Mapping[str, Collection[int]], baseline: str) -> Pairs:
@@ -139,16 +143,14 @@ def _read_run(folder: Path) -> ComparedRun:
     budget, prior = config.get("budget"), manifest.inputs.get("prior")
     if manifest.seed is None or not isinstance(budget, int) or prior is None:
         raise InputError(f"{folder}: its manifest.json names no seed, no budget or no prior.")
+    resolved = config | {"reward": reward, "max_samples": config.get("max_samples") or 10 * budget}
+    settings = method_settings(resolved, manifest.inputs)
+    shared = {key: value for key, value in settings.items() if key in _SHARED}
+    own = {key: value for key, value in settings.items() if key not in shared}
     files = {role: f.sha256 for role, f in manifest.inputs.items() if role.startswith("reward.")}
-    shared = {
-        "prior (sha256)": prior.sha256,
-        "budget": budget,
-        "max_samples": config.get("max_samples") or 10 * budget,
-        "reward": reward,
-        "files (sha256)": files,
-    }
-    own = {key: config.get(key) for key in _OF_A_METHOD}
-    return ComparedRun(folder, manifest.seed, budget, dict(_leaves(shared)), dict(_leaves(own)))
+    shared |= {"prior (sha256)": prior.sha256} | {f"{r} (sha256)": s for r, s in files.items()}
+    shared.pop("prior", None)
+    return ComparedRun(folder, manifest.seed, budget, shared, own)
 
 
 def _twice(runs: Mapping[str, Sequence[ComparedRun]]) -> Iterator[str]:
@@ -168,38 +170,6 @@ def _twice(runs: Mapping[str, Sequence[ComparedRun]]) -> Iterator[str]:
     for folder, methods in methods_of.items():
         if len(set(methods)) > 1:
             yield f"{folder}: stands under several methods: {', '.join(methods)}. Keep it in one."
-
-
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Every plain value inside, as JSON text, with its dotted key."""
-    inside: Iterator[tuple[Any, Any]] | None = None
-    if isinstance(value, Mapping) and value:
-        inside = iter(value.items())
-    elif isinstance(value, list) and value:
-        inside = iter(enumerate(value))
-    if inside is None:
-        yield key, json.dumps(value, ensure_ascii=False)
-        return
-    for name, item in inside:
-        yield from _leaves(item, f"{key}.{name}" if key else str(name))
-
-
-def _differences(settings: Sequence[tuple[str, Mapping[str, str]]]) -> Iterator[str]:
-    """A line for every key whose values are not all alike: each value, and who has it."""
-    for key in dict.fromkeys(key for _, leaves in settings for key in leaves):
-        owners: dict[str, list[str]] = {}
-        for owner, leaves in settings:
-            owners.setdefault(leaves.get(key, "(absent)"), []).append(owner)
-        if len(owners) > 1:
-            values = [f"{value} in {', '.join(some)}" for value, some in owners.items()]
-            yield f"  {key}: {'; '.join(values)}"
-
-
-def _shown(lines: Sequence[str]) -> str:
-    more = len(lines) - SHOWN_DIFFERENCES
-    return "\n".join(
-        [*lines[:SHOWN_DIFFERENCES], *([f"  ... and {more} more"] if more > 0 else [])]
-    )
 
 
 def _listed(seeds: Collection[int]) -> str:

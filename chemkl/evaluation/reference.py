@@ -5,6 +5,7 @@ Deviations from molsets: the set under test holds each molecule once (molsets ke
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ from rdkit.DataStructs import ExplicitBitVect
 from scipy.spatial.distance import cosine
 
 from chemkl.chem.fingerprints import morgan_fingerprint
-from chemkl.chem.molecules import parse, silenced
+from chemkl.chem.molecules import MOST_ATOMS, MoleculeError, parse, read_molecule, step
 from chemkl.config import InputError
 from chemkl.evaluation.chemnet import ChemNet, Gaussian, frechet_distance
 from chemkl.evaluation.samples import BITS_MOSES, RADIUS
@@ -74,16 +75,24 @@ def from_statistics(name: str, statistics: Mapping[str, Mapping[str, Any]]) -> R
 
 
 def from_smiles(name: str, smiles: Iterable[str], chemnet: ChemNet | None) -> Reference:
-    """Make a reference from SMILES; strings that are not valid are left out.
+    """Make a reference from SMILES.
+
+    Strings that are not valid, and molecules that RDKit has no fingerprint for, are left out.
 
     Raises:
         InputError: no string is valid.
     """
-    mols = [mol for mol in map(parse, smiles) if mol is not None]
+    mols: list[Chem.Mol] = []
+    bits: list[ExplicitBitVect] = []
+    canonical: list[str] = []
+    for read in map(read_molecule, smiles):
+        with suppress(MoleculeError):
+            if read.mol is not None and read.canonical_smiles is not None:
+                bits.append(morgan_fingerprint(read.mol, radius=RADIUS, n_bits=BITS_MOSES))
+                mols.append(read.mol)
+                canonical.append(read.canonical_smiles)
     if not mols:
         raise InputError(f"{name}: no valid SMILES, so there is nothing to compare with.")
-    bits = [morgan_fingerprint(mol, radius=RADIUS, n_bits=BITS_MOSES) for mol in mols]
-    canonical = [Chem.MolToSmiles(mol) for mol in mols]
     return Reference(
         name=name,
         packed_bits=np.packbits(_as_array(bits).astype(bool), axis=1),
@@ -107,7 +116,8 @@ def compare(
         reference: what to compare with.
         chemnet: the network behind FCD; without it FCD is None.
     """
-    mols = [mol for mol in map(parse, smiles) if mol is not None]
+    read = (parse(text, max_atoms=MOST_ATOMS) for text in smiles)
+    mols = [mol for mol in read if mol is not None]
     ours = chemnet.gaussian(smiles) if chemnet else None
     theirs = reference.activations
     return {
@@ -168,16 +178,19 @@ def _as_array(fingerprints: Sequence[ExplicitBitVect]) -> np.ndarray:
 
 def _scaffold_counts(mols: Iterable[Chem.Mol]) -> Counter[str]:
     """Scaffolds with at least two rings, stereochemistry kept as molsets keeps it."""
-    scaffolds = (_murcko(mol) for mol in mols)
-    return Counter(
-        Chem.MolToSmiles(s) for s in scaffolds if s.GetRingInfo().NumRings() >= MIN_RINGS
-    )
+    counts: Counter[str] = Counter()
+    for mol in mols:
+        with suppress(MoleculeError), step("scaffold"):
+            scaffold = _murcko(mol)
+            if scaffold.GetRingInfo().NumRings() >= MIN_RINGS:
+                counts[Chem.MolToSmiles(scaffold)] += 1
+    return counts
 
 
 def _fragment_counts(mols: Iterable[Chem.Mol]) -> Counter[str]:
     """BRICS fragments with their numbered attachment points."""
     counts: Counter[str] = Counter()
-    with silenced():
-        for mol in mols:
+    for mol in mols:
+        with suppress(MoleculeError), step("fragments"):
             counts.update(Chem.MolToSmiles(rdmolops.FragmentOnBRICSBonds(mol)).split("."))
     return counts

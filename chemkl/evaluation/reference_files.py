@@ -1,9 +1,6 @@
 """What runs are compared with, out of files: a corpus, reference sets, a sample of the prior."""
 
 from collections.abc import Iterable
-from pathlib import Path
-
-import pyarrow.parquet as pq
 
 from chemkl.chem.molecules import canonicalise
 from chemkl.config import InputError, did_you_mean
@@ -14,13 +11,13 @@ from chemkl.config.evaluate import (
     ReferenceSource,
     StatisticsReference,
 )
-from chemkl.corpus.reading import Line, read_table
 from chemkl.evaluation import reference
 from chemkl.evaluation.chemnet import ChemNet
 from chemkl.evaluation.metrics import Comparisons
 from chemkl.evaluation.sample_files import read_scored_samples
 from chemkl.evaluation.samples import Samples
 from chemkl.evaluation.statistics_file import read_statistics
+from chemkl.files.molecules import Line, MoleculeFile, read_molecules
 from chemkl.results.wheels import MOLSETS, fetch_wheel, open_member
 
 SPLIT = "split"
@@ -54,32 +51,28 @@ def _prior(settings: EvaluateConfig) -> Samples | None:
 
 
 def _corpus(corpus: Corpus) -> Iterable[str]:
-    lines: Iterable[Line] = read_table(corpus.path, corpus.column)
+    known = MoleculeFile(corpus.path, corpus.column).columns
+    if corpus.split is not None and SPLIT not in known:
+        raise InputError(
+            f"corpus: {corpus.path} has no splits; only the corpus.parquet of the prepare stage "
+            f"does. Leave out split: {corpus.split}."
+        )
+    lines: Iterable[Line] = MoleculeFile(
+        corpus.path, corpus.column, [] if corpus.split is None else [SPLIT]
+    )
     if corpus.split is not None:
-        splits = _splits(corpus.path)
-        if not splits:
-            raise InputError(
-                f"corpus: {corpus.path} has no splits; only the corpus.parquet of the prepare "
-                f"stage does. Leave out split: {corpus.split}."
-            )
+        lines = list(lines)
+        splits = {str(line.values[SPLIT]) for line in lines}
         if corpus.split not in splits:
             raise InputError(
                 f"corpus: {corpus.path} has no split {corpus.split!r}"
-                f"{did_you_mean(corpus.split, set(splits))}"
+                f"{did_you_mean(corpus.split, splits)}"
             )
-        pairs = zip(lines, splits, strict=True)
-        lines = (line for line, split in pairs if split == corpus.split)
+        lines = [line for line in lines if line.values[SPLIT] == corpus.split]
     texts = (line.smiles for line in lines if line.smiles)
     if corpus.canonical:
         return texts
     return (text for text in map(canonicalise, texts) if text is not None)
-
-
-def _splits(path: Path) -> list[str]:
-    """The split of every row of a prepared corpus; empty where the file has no such column."""
-    if path.suffix != ".parquet" or SPLIT not in pq.read_schema(path).names:
-        return []
-    return [str(split) for split in pq.read_table(path, columns=[SPLIT])[SPLIT].to_pylist()]
 
 
 def _reference(name: str, source: ReferenceSource, chemnet: ChemNet | None) -> reference.Reference:
@@ -92,5 +85,5 @@ def _reference(name: str, source: ReferenceSource, chemnet: ChemNet | None) -> r
     if isinstance(source, StatisticsReference):
         statistics = read_statistics(source.path, str(source.path))
         return reference.from_statistics(name, statistics)
-    lines = read_table(source.path, source.column)
+    lines = read_molecules(source.path, source.column)
     return reference.from_smiles(name, (line.smiles for line in lines if line.smiles), chemnet)

@@ -5,13 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from chemkl.config import InputError
 from chemkl.config.evaluate import SmilesFile
-from chemkl.corpus.reading import Line, read_table
 from chemkl.evaluation.samples import Samples, from_smiles
+from chemkl.files.molecules import Line, MoleculeFile
 
 TRUNCATED = "truncated"
 REWARD = "reward"
@@ -21,91 +18,67 @@ NAMED = 5
 
 def read_samples(name: str, file: SmilesFile, workers: int | None = None) -> Samples:
     """Take the samples of a file as they are, without a reward."""
-    return from_smiles(name, _texts(file), workers=workers)
+    return from_smiles(name, _texts(_lines(file, TRUNCATED)), workers=workers)
 
 
 def read_scored_samples(name: str, file: SmilesFile, workers: int | None = None) -> Samples:
-    """The same with the rewards of a file that has a column `reward`: Parquet, .csv or .tsv.
+    """The same with the rewards of a file that has a column `reward`.
 
-    The score and forecast stages write one. A reward that is missing makes no hit. A .csv whose
-    SMILES are given by a column number has no header, and so no rewards.
+    The score and forecast stages write one. A reward that is missing makes no hit.
 
     Raises:
         InputError: that column holds something other than numbers.
     """
-    texts = _texts(file)
-    if file.path.suffix == ".parquet":
-        return from_smiles(name, texts, _parquet_rewards(file.path), workers)
-    cells = None if isinstance(file.column, int) else _cells(file.path, REWARD)
-    rewards = None if cells is None else _numbers(file.path, cells)
-    return from_smiles(name, texts, rewards, workers)
+    lines = _lines(file, TRUNCATED, REWARD)
+    rewards = _numbers(file.path, REWARD, lines) if REWARD in lines[0].values else None
+    return from_smiles(name, _texts(lines), rewards, workers)
 
 
-def _texts(file: SmilesFile) -> list[str | None]:
+def _lines(file: SmilesFile, *columns: str) -> list[Line]:
+    """The lines of a file, with those of some columns that it has."""
+    known = MoleculeFile(file.path, file.column).columns
+    return list(MoleculeFile(file.path, file.column, [each for each in columns if each in known]))
+
+
+def _texts(lines: Sequence[Line]) -> list[str | None]:
     """The strings of a file of samples; None for those that the sampler had to cut off.
 
     The sample stage marks them `truncated`: such a string is invalid, even where it can be read.
     """
-    texts = [line.smiles for line in read_table(file.path, file.column)]
-    cut_off = _cut_off(file)
-    if cut_off is None:
-        return texts
-    return [None if cut else text for text, cut in zip(texts, cut_off, strict=True)]
+    return [
+        None if str(line.values.get(TRUNCATED)).lower() == "true" else line.smiles for line in lines
+    ]
 
 
-def _cut_off(file: SmilesFile) -> Sequence[bool | None] | None:
-    if file.path.suffix == ".parquet":
-        return _parquet_column(file.path, TRUNCATED)
-    cells = None if isinstance(file.column, int) else _cells(file.path, TRUNCATED)
-    return None if cells is None else [(cell.smiles or "").lower() == "true" for cell in cells]
-
-
-def _parquet_rewards(path: Path) -> list[float] | None:
-    rewards: Sequence[float | None] | None = _parquet_column(path, REWARD)
-    if rewards is None:
-        return None
-    kind = pq.read_schema(path).field(REWARD).type
-    if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
-        raise InputError(
-            f"{path}: the column {REWARD!r} holds {kind}; expected numbers. Convert it, or "
-            "rename it to use the file without rewards."
-        )
-    return [math.nan if reward is None else float(reward) for reward in rewards]
-
-
-def _parquet_column(path: Path, name: str) -> list[Any] | None:
-    """A column of a Parquet file; None where there is no such column."""
-    if name not in pq.read_schema(path).names:
-        return None
-    values: list[Any] = pq.read_table(path, columns=[name])[name].to_pylist()
-    return values
-
-
-def _cells(path: Path, name: str) -> list[Line] | None:
-    """A column of a text file that was read before; None where it has no such column."""
-    try:
-        return list(read_table(path, name))
-    except InputError:  # its SMILES could be read to the end: only the column can be what is wrong
-        return None
-
-
-def _numbers(path: Path, cells: Sequence[Line]) -> list[float]:
-    """The cells as numbers; an empty one is a reward that is missing.
+def _numbers(path: Path, column: str, lines: Sequence[Line]) -> list[float]:
+    """The cells of a column as numbers; an empty one is a reward that is missing.
 
     Raises:
         InputError: naming the lines that hold something else.
     """
     numbers, wrong = [], []
-    for cell in cells:
-        try:
-            numbers.append(float(cell.smiles) if cell.smiles else math.nan)
-        except ValueError:
-            wrong.append(f"line {cell.number} holds {cell.smiles!r}")
+    for line in lines:
+        cell = line.values.get(column)
+        number = _number(cell)
+        if number is None:
+            wrong.append(f"line {line.number} holds {cell!r}")
+        else:
+            numbers.append(number)
     if wrong:
         more = f", and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
         raise InputError(
-            f"{path}: the column {REWARD!r} must hold numbers, written as 0.5, or empty cells; "
+            f"{path}: the column {column!r} must hold numbers, written as 0.5, or empty cells; "
             f"{', '.join(wrong[:NAMED])}{more}. Correct them, or rename the column to use the file "
             "without rewards."
         )
     return numbers
+
+
+def _number(cell: Any) -> float | None:
+    """A cell as a number, NaN where it is empty; None where it is something else."""
+    if cell is None or cell == "":
+        return math.nan
+    try:
+        return None if isinstance(cell, bool) else float(cell)
+    except (TypeError, ValueError):
+        return None

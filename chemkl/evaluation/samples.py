@@ -1,6 +1,7 @@
 """What is evaluated: the samples of one run or file, and the distinct molecules among them."""
 
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import repeat
@@ -74,12 +75,26 @@ class Samples:
         n_sampled: number of sampled strings, valid or not.
         valid: canonical SMILES of every valid sample in order, repeats included.
         molecules: the distinct molecules in the order first scored.
+        skipped: canonical SMILES that are recorded as valid and that RDKit cannot read, or cannot
+            take apart; they are in neither of the two.
     """
 
     name: str
     n_sampled: int
     valid: Sequence[str]
     molecules: Sequence[Molecule]
+    skipped: AbstractSet[str] = frozenset()
+
+    @property
+    def note(self) -> str | None:
+        """What to tell the user about the molecules that were skipped; None where none was."""
+        if not self.skipped:
+            return None
+        return (
+            f"{self.name}: {len(self.skipped):,} molecules recorded as valid are counted as "
+            f"invalid: RDKit cannot read or take apart {min(self.skipped)}"
+            f"{' and others' if len(self.skipped) > 1 else ''}"
+        )
 
     @cached_property
     def is_scored(self) -> bool:
@@ -101,8 +116,7 @@ def from_trace(name: str, trace: pd.DataFrame, workers: int | None = None) -> Sa
         workers: processes that read the molecules where there are many; None: one for each core.
 
     Raises:
-        InputError: the trace holds a canonical SMILES that RDKit cannot read, or valid rows that
-            are no molecules.
+        InputError: the trace holds valid rows that are no molecules.
     """
     sampled = trace[~trace["is_replay"].astype(bool)]
     texts = int(sampled.loc[sampled["valid"].astype(bool), "canonical_smiles"].isna().sum())
@@ -114,18 +128,15 @@ def from_trace(name: str, trace: pd.DataFrame, workers: int | None = None) -> Sa
         )
     scored = sampled[sampled["call"].notna()].sort_values("call", kind="stable")
     recorded = _texts(scored["scaffold"]) if "scaffold" in scored else None
-    return Samples(
-        name=name,
-        n_sampled=len(sampled),
-        valid=sampled.loc[sampled["valid"].astype(bool), "canonical_smiles"].tolist(),
-        molecules=_molecules(
-            scored["canonical_smiles"].tolist(),
-            scored["call"].astype(int).tolist(),
-            scored["reward"].astype(float).tolist(),
-            recorded,
-            workers,
-        ),
+    molecules, skipped = _molecules(
+        scored["canonical_smiles"].tolist(),
+        scored["call"].astype(int).tolist(),
+        scored["reward"].astype(float).tolist(),
+        recorded,
+        workers,
     )
+    valid = sampled.loc[sampled["valid"].astype(bool), "canonical_smiles"].tolist()
+    return Samples(name, len(sampled), _without(skipped, valid), molecules, skipped)
 
 
 def from_smiles(
@@ -151,12 +162,9 @@ def from_smiles(
             first.setdefault(text, reward)
     distinct = list(first)
     calls = range(1, len(distinct) + 1)
-    return Samples(
-        name=name,
-        n_sampled=len(texts),
-        valid=[text for text in canonical if text is not None],
-        molecules=_molecules(distinct, calls, list(first.values()), None, workers),
-    )
+    molecules, skipped = _molecules(distinct, calls, list(first.values()), None, workers)
+    valid = [text for text in canonical if text is not None]
+    return Samples(name, len(texts), _without(skipped, valid), molecules, skipped)
 
 
 def sample(molecules: Sequence[Molecule], size: int, seed: int) -> Sequence[Molecule]:
@@ -173,25 +181,28 @@ def _molecules(
     rewards: Sequence[float | None],
     scaffolds: Sequence[str | None] | None,
     workers: int | None,
-) -> list[Molecule]:
+) -> tuple[list[Molecule], AbstractSet[str]]:
     """Read the molecules; equal scaffolds are one string, which also makes them quick to compare.
 
-    Raises:
-        InputError: RDKit cannot read one.
+    Returns:
+        The molecules, and the SMILES of those that RDKit cannot read.
     """
     found = read_structures(smiles, scaffolds, workers)
     same: dict[str | None, str | None] = {}
-    molecules = []
+    molecules: list[Molecule] = []
+    skipped: set[str] = set()
     for text, call, reward, structure in zip(smiles, calls, rewards, found, strict=True):
         if structure is None:
-            raise InputError(
-                f"call {call}: {text!r} is recorded as valid, but RDKit refuses it: the trace is "
-                "damaged, or was written under another RDKit."
-            )
+            skipped.add(text)
+            continue
         scaffold = same.setdefault(structure.scaffold, structure.scaffold)
         generic = same.setdefault(structure.generic, structure.generic)
         molecules.append(Molecule(text, call, reward, scaffold or "", generic, structure.packed))
-    return molecules
+    return molecules, skipped
+
+
+def _without(skipped: AbstractSet[str], valid: list[str]) -> list[str]:
+    return [text for text in valid if text not in skipped] if skipped else valid
 
 
 def _texts(column: pd.Series) -> list[str | None]:

@@ -5,7 +5,7 @@ from itertools import product
 
 import numpy as np
 
-from chemkl.chem.molecules import parse, silenced
+from chemkl.chem.molecules import read_molecule, silenced
 from chemkl.config import InputError
 from chemkl.config.document import Document
 from chemkl.config.pretrain_llm import ConditionConfig
@@ -62,7 +62,7 @@ class Conditions:
         ]
 
     def _numbers(self, smiles: Sequence[str]) -> np.ndarray:
-        parsed = {i: parse(each) for i, each in enumerate(smiles)}
+        parsed = {i: read_molecule(each).mol for i, each in enumerate(smiles)}
         mols = {i: mol for i, mol in parsed.items() if mol is not None}
         number = np.full(len(smiles), UNKNOWN)
         number[[*mols]] = 0

@@ -59,8 +59,15 @@ def cells(row: Row) -> list[str]:
     ]
 
 
-def notes(rows: Sequence[Row], left_out: Sequence[str], *, budget: int, alpha: float) -> list[str]:
-    """How the table is to be read, and what did not enter it."""
+def notes(rows: Sequence[Row], further: Sequence[str], *, budget: int, alpha: float) -> list[str]:
+    """How the table is to be read, and what did not enter it.
+
+    Args:
+        rows: of the comparison.
+        further: what else is to be said: how the methods differ, which seeds have no pair.
+        budget: of every run.
+        alpha: of the tests.
+    """
     n_tests = sum(row["p"] is not None for row in rows)
     tests = f"all tests of this table ({n_tests})"
     lines = [
@@ -85,7 +92,7 @@ def notes(rows: Sequence[Row], left_out: Sequence[str], *, budget: int, alpha: f
         for r in rows
         if r["n_undefined"]
     ]
-    return [*lines, *(f"{line}." for line in left_out)]
+    return [*lines, *(f"{line}." for line in further)]
 
 
 def markdown(rows: Sequence[Row], remarks: Sequence[str], confidence: float) -> str:

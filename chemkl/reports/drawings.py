@@ -3,10 +3,10 @@
 import re
 from typing import Any
 
-from rdkit.Chem import rdDepictor
+from rdkit.Chem import Mol, rdDepictor
 from rdkit.Chem.Draw import rdMolDraw2D
 
-from chemkl.chem.molecules import parse
+from chemkl.chem.molecules import MOST_ATOMS, MoleculeError, parse, step
 
 WIDTH, HEIGHT = 220, 150
 _REDUNDANT = re.compile(
@@ -17,10 +17,18 @@ _REDUNDANT = re.compile(
 
 
 def draw_molecule(smiles: str, width: int = WIDTH, height: int = HEIGHT) -> str:
-    """Draw a molecule as an svg element; an empty string where the SMILES is not valid."""
-    mol = parse(smiles)
+    """Draw a molecule as an svg element; an empty string where RDKit does not read or draw it."""
+    mol = parse(smiles, max_atoms=MOST_ATOMS)
     if mol is None:
         return ""
+    try:
+        return _drawn(mol, width, height)
+    except MoleculeError:
+        return ""
+
+
+@step("drawing")
+def _drawn(mol: Mol, width: int, height: int) -> str:
     rdDepictor.Compute2DCoords(mol, canonOrient=True)
     drawer = rdMolDraw2D.MolDraw2DSVG(width, height)
     options: Any = drawer.drawOptions()  # RDKit's stubs take its attributes for read-only

@@ -10,7 +10,7 @@ from chemkl.reports import sections
 from chemkl.reports.curves import Methods
 from chemkl.reports.figures import colour, dash
 from chemkl.reports.page_options import PageOptions
-from chemkl.reports.provenance import as_yaml, differences, facts
+from chemkl.reports.provenance import as_yaml, different_settings, facts
 from chemkl.reports.tables import Table, written
 from chemkl.reports.template import template
 from chemkl.reports.view import RunView
@@ -46,7 +46,7 @@ def render_page(
         definitions=list({c.key: c for table in shown for c in table["columns"]}.values()),
         note=options.note,
         sections=sections.of_page(runs, methods, options),
-        differences=differences(runs, methods),
+        differences=different_settings(runs, methods),
         settings=as_yaml(options.settings),
     )
 

@@ -8,6 +8,7 @@ import yaml
 from chemkl.reports.curves import Methods
 from chemkl.reports.view import RunView
 from chemkl.results.cells import MISSING
+from chemkl.results.differences import ABSENT, differences
 
 
 def facts(run: RunView) -> list[tuple[str, str]]:
@@ -30,20 +31,22 @@ def facts(run: RunView) -> list[tuple[str, str]]:
     ]
 
 
-def differences(runs: Sequence[RunView], methods: Methods) -> list[tuple[str, list[str]]]:
+def different_settings(runs: Sequence[RunView], methods: Methods) -> list[tuple[str, list[str]]]:
     """Settings that are not the same in all runs, by dotted key, with each method's values.
 
     A run without a manifest has no settings and takes no part.
     """
-    flat = [dict(_leaves(run.manifest.get("config", {}))) for run in runs]
-    keys = sorted({key for leaves in flat for key in leaves})
-    found = []
-    for key in keys:
-        values = [leaves.get(key, MISSING) for leaves in flat if leaves]
-        if len(set(values)) > 1:
-            of_methods = [[flat[m].get(key, MISSING) for m in own] for own in methods.values()]
-            found.append((key, [", ".join(dict.fromkeys(each)) for each in of_methods]))
-    return found
+    configs = {str(n): run.manifest["config"] for n, run in enumerate(runs) if run.manifest}
+    return [
+        (
+            key,
+            [
+                ", ".join(dict.fromkeys(_shown(values.get(str(m), ABSENT)) for m in own))
+                for own in methods.values()
+            ],
+        )
+        for key, values in sorted(differences(configs).items())
+    ]
 
 
 def as_yaml(config: Mapping[str, Any]) -> str:
@@ -51,17 +54,12 @@ def as_yaml(config: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True) if config else ""
 
 
-def _leaves(value: Any, key: str = "") -> list[tuple[str, str]]:
-    if isinstance(value, Mapping) and value:
-        return [
-            leaf
-            for name, inner in value.items()
-            for leaf in _leaves(inner, f"{key}.{name}" if key else str(name))
-        ]
-    if not key:
-        return []
+def _shown(value: Any) -> str:
+    """A value as YAML on one line; a dash where there is none."""
+    if value is ABSENT:
+        return MISSING
     text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
-    return [(key, text.strip().removesuffix("\n..."))]
+    return text.strip().removesuffix("\n...")
 
 
 def _time(text: Any) -> str:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 
@@ -10,7 +11,7 @@ import pandas as pd
 from rdkit.DataStructs import ExplicitBitVect
 
 from chemkl.chem.fingerprints import morgan_fingerprint
-from chemkl.chem.molecules import read_molecule
+from chemkl.chem.molecules import MOST_ATOMS, MoleculeError, parse, read_molecule
 from chemkl.reports.figures import INK, SOFT, Panel, colour
 from chemkl.reports.tanimoto_axes import find_axes
 from chemkl.reports.view import RunView
@@ -81,7 +82,7 @@ def space_panels(
     every = [background, *clouds.values()]
     if not any(cloud.smiles for cloud in every):
         return []
-    fingerprints = [_fingerprints(cloud.smiles) for cloud in every]
+    fingerprints = [[_fingerprint(smiles) for smiles in cloud.smiles] for cloud in every]
     axes = find_axes(_landmarks(fingerprints, rng))
     placed = _to_pixels([axes.place(each) for each in fingerprints])
     panels = [
@@ -143,9 +144,13 @@ def _choose(size: int, n: int, rng: np.random.Generator) -> list[int]:
     return sorted(rng.choice(size, n, replace=False).tolist())
 
 
-def _fingerprints(smiles: Sequence[str]) -> list[ExplicitBitVect]:
-    mols = (read_molecule(each).mol for each in smiles)
-    return [morgan_fingerprint(mol, radius=RADIUS, n_bits=BITS) for mol in mols if mol is not None]
+def _fingerprint(smiles: str) -> ExplicitBitVect:
+    """The fingerprint of a molecule; without any bit, so like no other, where RDKit has none."""
+    mol = parse(smiles, max_atoms=MOST_ATOMS)
+    with suppress(MoleculeError):
+        if mol is not None:
+            return morgan_fingerprint(mol, radius=RADIUS, n_bits=BITS)
+    return ExplicitBitVect(BITS)
 
 
 def _landmarks(

@@ -5,10 +5,10 @@ from collections import defaultdict
 from itertools import pairwise
 from typing import Any
 
-from rdkit.Chem import rdDepictor
+from rdkit.Chem import Mol, rdDepictor
 from rdkit.Chem.Draw import rdMolDraw2D
 
-from chemkl.chem.molecules import parse
+from chemkl.chem.molecules import MOST_ATOMS, MoleculeError, parse, step
 
 WIDTH, HEIGHT = 150, 96
 SCALE = 10
@@ -20,14 +20,22 @@ _POINT = re.compile(r"([\d.-]+),([\d.-]+)")
 
 
 def draw_thumbnail(smiles: str) -> str:
-    """Draw a molecule as a small svg element; an empty string where the SMILES is not valid.
+    """Draw a molecule as a small svg element; an empty string where RDKit does not read or draw it.
 
     RDKit draws it. Its bonds are then gathered into one path for each colour and line width, with
     relative whole coordinates, and the patches that it lays over corners give way to round ends.
     """
-    mol = parse(smiles)
+    mol = parse(smiles, max_atoms=MOST_ATOMS)
     if mol is None:
         return ""
+    try:
+        return _drawn(mol)
+    except MoleculeError:
+        return ""
+
+
+@step("drawing")
+def _drawn(mol: Mol) -> str:
     rdDepictor.Compute2DCoords(mol, canonOrient=True)
     drawer = rdMolDraw2D.MolDraw2DSVG(WIDTH, HEIGHT, -1, -1, True)  # letters as text, not as paths
     options: Any = drawer.drawOptions()  # RDKit's stubs take its attributes for read-only

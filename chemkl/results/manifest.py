@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
 from chemkl.config import InputError, shipped
 from chemkl.results.atomic import finite, write_json
-from chemkl.results.differences import differences
+from chemkl.results.differences import differences, method_settings, written
 from chemkl.results.leftovers import clear, holds_results
 from chemkl.results.lock import claim
 from chemkl.results.provenance import InputFile, config_hash, identity, installed_versions
@@ -232,8 +232,13 @@ class Manifest(BaseModel):
             )
         if config_hash(self.config) == config_hash(config):
             return
-        lines = list(differences(identity(self.config), identity(config)))
-        shown = "\n".join(f"  {line}" for line in lines[:SHOWN_DIFFERENCES])
+        found = differences({"there": identity(self.config), "here": identity(config)})
+        lines = [
+            f"  {key}: {written(values['there'])} in the folder, {written(values['here'])} in the "
+            "new config"
+            for key, values in sorted(found.items())
+        ]
+        shown = "\n".join(lines[:SHOWN_DIFFERENCES])
         more = len(lines) - SHOWN_DIFFERENCES
         tail = f"\n  ... and {more} more" if more > 0 else ""
         raise InputError(
@@ -310,6 +315,18 @@ class Manifest(BaseModel):
             kind, error = KeyboardInterrupt, None  # what Lightning's trainer makes of Ctrl-C
         status: Status = "failed" if issubclass(kind, Exception) else "interrupted"
         self.finish(status, ended_by=f"{kind.__name__}: {error}" if str(error) else kind.__name__)
+
+
+def unlike(runs: Mapping[str, Manifest]) -> dict[str, dict[str, Any]]:
+    """Find where runs that are to be of one method differ in more than one method may.
+
+    Args:
+        runs: by name.
+
+    Returns:
+        As `differences`.
+    """
+    return differences({name: method_settings(m.config, m.inputs) for name, m in runs.items()})
 
 
 def _run_id(stage: str, config: Mapping[str, Any], occasion: str) -> str:

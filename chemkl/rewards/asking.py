@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 
 from rdkit.Chem import Mol
 
-from chemkl.chem.molecules import one_line, parse, silenced
+from chemkl.chem.molecules import MoleculeError, one_line, parse, silenced
 from chemkl.chem.scaffolds import murcko_scaffold
 from chemkl.config.reward import ComponentConfig, Role
 from chemkl.rewards.registry import BatchScore, Failure, Score, find_component
@@ -246,5 +246,5 @@ def _scaffold(mol: Mol | None) -> tuple[str | None, Failed | None]:
         return None, Failed(None, "canonical SMILES cannot be read back")
     try:
         return murcko_scaffold(mol), None
-    except Exception as error:  # noqa: BLE001 - RDKit's own; it costs this molecule only
-        return None, Failed(None, f"scaffold failed: {one_line(error)}")
+    except MoleculeError as error:
+        return None, Failed(None, str(error))

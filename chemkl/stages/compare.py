@@ -15,7 +15,7 @@ from chemkl.config import InputError, complaints, load_config
 from chemkl.config.compare import CompareConfig
 from chemkl.config.draft import Draft
 from chemkl.evaluation import evaluate, from_trace, metrics_schema
-from chemkl.evaluation.compared_runs import ComparedRun, pair_seeds, read_methods
+from chemkl.evaluation.compared_runs import ComparedRun, pair_seeds, read_methods, what_differs
 from chemkl.evaluation.comparison import (
     Values,
     check_metrics,
@@ -30,7 +30,7 @@ from chemkl.reports.forest import draw_forest
 from chemkl.reports.paper_figures import to_png, to_svg
 from chemkl.results import Manifest, read_trace, write_bytes, write_parquet
 from chemkl.stages.evaluate import require_traces, run_names
-from chemkl.stages.terminal import standard_output
+from chemkl.stages.terminal import say, standard_output
 
 TABLE, VALUES = "comparison.parquet", "values.parquet"
 MARKDOWN, LATEX = "comparison.md", "comparison.tex"
@@ -76,7 +76,8 @@ def run(
         evaluated = _from_table(used, settings) if settings.table else _evaluate(used, settings)
         values = value_rows(evaluated, budget, settings)
         rows = compare_rows(values, pairs.seeds, settings)
-        remarks = comparison_text.notes(rows, pairs.left_out, budget=budget, alpha=settings.alpha)
+        apart = [*what_differs(methods, settings.baseline), *pairs.left_out]
+        remarks = comparison_text.notes(rows, apart, budget=budget, alpha=settings.alpha)
         table = pa.Table.from_pylist(rows, schema=COMPARISON_SCHEMA)
         write_parquet(out / VALUES, pa.Table.from_pylist(values, schema=VALUES_SCHEMA))
         write_parquet(out / TABLE, table)
@@ -181,6 +182,8 @@ def _evaluate(used: Mapping[tuple[str, int], Path], settings: CompareConfig) -> 
             samples = from_trace(
                 str(folder), read_trace(folder, TRACE_COLUMNS), settings.options.workers
             )
+            if samples.note is not None:
+                say(samples.note)
             found[place] = evaluate(samples, numbers, settings.options)
     return found
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from chemkl.chem.molecules import parse
+from chemkl.chem.molecules import read_molecule
 from chemkl.config import InputError, did_you_mean
 from chemkl.results.parts import read_part
 from chemkl.stages.molecule_files import ENDINGS, Record, write_sdf, write_smi
@@ -45,37 +45,30 @@ def convert(
             write_csv(table, stream)
         return f"{len(table):,} rows"
     place = _smiles_column(source, table, column)
-    records = _Records(table, place, source.stem)
+    records = _records(table, place, source.stem)
     with written_aside(target) as stream:
         if target.name.lower().endswith(ENDINGS["sdf"]):
-            write_sdf(records, table.schema, {}, stream)
+            written = write_sdf(records, table.schema, {}, stream)
         else:
-            write_smi(records, stream)
-        if not records.n:  # raised in here, so that no empty file appears
+            written = write_smi(records, stream)
+        if not written:  # raised in here, so that no empty file appears
             raise InputError(
                 f"{source}: no row of the column {place!r} is a molecule; nothing was written"
             )
-    left_out = len(table) - records.n
+    left_out = len(table) - written
     without = f"; {left_out:,} rows without a molecule left out" if left_out else ""
-    return f"{records.n:,} molecules{without}"
+    return f"{written:,} molecules{without}"
 
 
-class _Records:
-    """The rows that are molecules, each named after its file and row; counted as they pass."""
-
-    def __init__(self, table: pa.Table, column: str, name: str) -> None:
-        self._table, self._column, self._name = table, column, name
-        self.n = 0
-
-    def __iter__(self) -> Iterator[Record]:
-        number = 0
-        for batch in self._table.to_batches(max_chunksize=1024):
-            for row in batch.to_pylist():
-                number += 1
-                mol = parse(row[self._column] or "")
-                if mol is not None:
-                    self.n += 1
-                    yield Record(f"{self._name}_{number}", row[self._column], mol, row)
+def _records(table: pa.Table, column: str, name: str) -> Iterator[Record]:
+    """The rows that are molecules, each named after its file and row."""
+    number = 0
+    for batch in table.to_batches(max_chunksize=1024):
+        for row in batch.to_pylist():
+            number += 1
+            mol = read_molecule(row[column] or "").mol
+            if mol is not None:
+                yield Record(f"{name}_{number}", row[column], mol, row)
 
 
 def _check_source(source: Path) -> None:

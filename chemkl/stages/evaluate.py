@@ -29,7 +29,7 @@ from chemkl.evaluation.sample_files import read_samples
 from chemkl.evaluation.samples import Samples
 from chemkl.results import Manifest, find_trace, read_trace, write_json, write_parquet
 from chemkl.results.parts import list_parts
-from chemkl.stages.terminal import standard_output
+from chemkl.stages.terminal import say, standard_output
 
 TABLE = "diversity.parquet"
 JSON = "metrics.json"
@@ -88,6 +88,8 @@ def run(
         for one in _everything(settings):
             own = _rows(one, settings, comparisons)
             name = one.samples.name
+            if one.samples.note is not None:
+                say(one.samples.note)
             summaries[name] = metrics.nested(own[TABLE])
             if one.folder is not None and settings.into_runs:
                 _write_tables(one.folder / IN_RUN, own, schemas)

@@ -30,6 +30,8 @@ from chemkl.llm import embedding
 from chemkl.reports.entropy_figure import draw_entropy
 from chemkl.reports.paper_figures import to_png, to_svg
 from chemkl.results import Manifest, write_bytes, write_json, write_parquet
+from chemkl.results.differences import told
+from chemkl.results.manifest import unlike
 from chemkl.stages.evaluate import run_names
 from chemkl.stages.terminal import standard_output
 
@@ -131,8 +133,8 @@ def _require_embedding(_measure: str) -> None:
 def _unlike(folders: Sequence[Path], method: str) -> Iterator[str]:
     """Say where runs of one method have the same seed, or differ in another setting."""
     manifests = [(folder, Manifest.load(folder)) for folder in folders]
-    known = [(folder, found) for folder, found in manifests if found is not None]
-    first_of: dict[int | None, Path] = {}
+    known = [(str(folder), found) for folder, found in manifests if found is not None]
+    first_of: dict[int | None, str] = {}
     for folder, manifest in known:
         if manifest.seed is not None and manifest.seed in first_of:
             yield (
@@ -140,18 +142,12 @@ def _unlike(folders: Sequence[Path], method: str) -> Iterator[str]:
                 f"{manifest.seed}. Keep one of them."
             )
         first_of.setdefault(manifest.seed, folder)
-    for folder, manifest in known[1:]:
-        first, model = known[0]
-        keys = sorted(
-            key
-            for key in {*model.config, *manifest.config} - {"seed"}
-            if model.config.get(key) != manifest.config.get(key)
+    found = unlike(dict(known))
+    if found:
+        yield (
+            f"methods.{method}: its runs differ in more than the seed. Give each setting a method "
+            f"of its own:\n{told(found)}"
         )
-        if keys:
-            yield (
-                f"methods.{method}: {folder} differs from {first} in more than the seed "
-                f"({', '.join(keys)}). Give each setting a method of its own."
-            )
 
 
 def _all_samples(settings: EvaluateTextConfig) -> list[TextSamples]:

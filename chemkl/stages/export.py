@@ -8,11 +8,13 @@ from typing import IO
 import pandas as pd
 import pyarrow as pa
 
+from chemkl.chem.molecules import MOST_ATOMS, parse
 from chemkl.config import InputError
 from chemkl.results.inspection import RunTrace, first_scorings, open_run
 from chemkl.stages import molecule_files
 from chemkl.stages.molecule_files import Record, write_sdf, write_smi
 from chemkl.stages.output_files import check_outputs, write_csv, written_aside
+from chemkl.stages.terminal import say
 
 ENDINGS = {f"--{form}": endings for form, endings in molecule_files.ENDINGS.items()}
 """How the file of each option may end."""
@@ -48,7 +50,9 @@ def export(
         force: replace files that are there.
 
     Returns:
-        How many molecules (with all_rows: rows) were written.
+        How many molecules (with all_rows: rows) were chosen. One that RDKit cannot read, as a trace
+        of another version may hold, is left out of every file, and one that it cannot lay out of
+        the SD file; a line says how many.
 
     Raises:
         InputError: an output, an option or the trace cannot be used, or no molecule is left; then
@@ -62,9 +66,9 @@ def export(
     run = open_run(run_dir)
     if run.is_text and not all_rows:
         raise InputError(_no_molecule_in(run))
-    rows = (
-        run.frame if all_rows else select(run.frame, threshold, top=top, per_scaffold=per_scaffold)
-    )
+    rows = run.frame
+    if not all_rows:
+        rows = _readable(select(rows, threshold, top=top, per_scaffold=per_scaffold), run.folder)
     if rows.empty:
         raise InputError(_nothing_left(run, threshold))
     table = pa.Table.from_pandas(rows, schema=run.schema, preserve_index=False)
@@ -102,6 +106,16 @@ def select(
     if per_scaffold is not None:
         rows = rows[rows.groupby("scaffold", dropna=False).cumcount() < per_scaffold]
     return rows if top is None else rows.head(top)
+
+
+def _readable(rows: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """Leave out the molecules that RDKit cannot read, and say how many they are."""
+    smiles = rows["canonical_smiles"]
+    readable = [parse(each, max_atoms=MOST_ATOMS) is not None for each in smiles]
+    left_out = len(rows) - sum(readable)
+    if left_out:
+        say(f"{folder}: {left_out:,} molecules left out, which RDKit cannot read")
+    return rows[readable]
 
 
 def _check_options(outputs: Mapping[str, Path], filters: Sequence[str], all_rows: bool) -> None:
@@ -145,7 +159,9 @@ def _write(option: str, run: RunTrace, table: pa.Table, stream: IO[bytes]) -> No
         write_smi(_records(run, table), stream)
     else:
         origin = {name: text for name, text in run.identity.items() if text}
-        write_sdf(_records(run, table), table.schema, origin, stream)
+        left_out = len(table) - write_sdf(_records(run, table), table.schema, origin, stream)
+        if left_out:
+            say(f"{left_out:,} molecules left out of the SD file, which RDKit cannot lay out")
 
 
 def _records(run: RunTrace, table: pa.Table) -> Iterator[Record]:
@@ -154,4 +170,5 @@ def _records(run: RunTrace, table: pa.Table) -> Iterator[Record]:
     for batch in table.to_batches(max_chunksize=1024):
         for row in batch.to_pylist():
             smiles = row["canonical_smiles"]
-            yield Record(f"{own}_{row['call']}", smiles, smiles, row)
+            mol = parse(smiles, max_atoms=MOST_ATOMS)
+            yield Record(f"{own}_{row['call']}", smiles, mol or smiles, row)

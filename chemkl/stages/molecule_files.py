@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 from rdkit import Chem
 
+from chemkl.chem.molecules import MoleculeError
 from chemkl.chem.sdf import sdf_record
 
 ENDINGS = {
@@ -35,26 +36,44 @@ class Record(NamedTuple):
 
 def write_sdf(
     records: Iterable[Record], schema: pa.Schema, origin: Mapping[str, str], stream: IO[bytes]
-) -> None:
+) -> int:
     """Write an SD file: 2D coordinates, and every value that there is as a property.
+
+    A molecule that RDKit cannot lay out is left out.
 
     Args:
         records: the molecules.
         schema: the types of the values.
         origin: properties that are the same for all.
         stream: where it is written.
+
+    Returns:
+        How many molecules were written.
     """
+    written = 0
     text_of = {field.name: _writer_of(field.type) for field in schema}
     for record in records:
         values = {name: text_of[name](v) for name, v in record.row.items() if v is not None}
-        text = sdf_record(record.molecule, record.title, values | dict(origin))
+        try:
+            text = sdf_record(record.molecule, record.title, values | dict(origin))
+        except MoleculeError:
+            continue
         stream.write(text.encode())
+        written += 1
+    return written
 
 
-def write_smi(records: Iterable[Record], stream: IO[bytes]) -> None:
-    """Write a SMILES file: a line for each molecule, its SMILES, a blank, its name."""
+def write_smi(records: Iterable[Record], stream: IO[bytes]) -> int:
+    """Write a SMILES file: a line for each molecule, its SMILES, a blank, its name.
+
+    Returns:
+        How many molecules were written.
+    """
+    written = 0
     for record in records:
         stream.write(f"{record.smiles} {record.title}\n".encode())
+        written += 1
+    return written
 
 
 def _writer_of(kind: pa.DataType) -> Callable[[Any], str]:

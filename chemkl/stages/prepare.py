@@ -17,8 +17,8 @@ from chemkl.config.draft import Draft
 from chemkl.config.prepare import FileSource, FilterConfig, PrepareConfig
 from chemkl.corpus import files
 from chemkl.corpus.cleaning import Clean, Cleaner, clean_lines, peak_memory
-from chemkl.corpus.reading import Line, read_table
 from chemkl.corpus.sources import N_LINES, read_source
+from chemkl.files.molecules import Line, read_molecules
 from chemkl.results.atomic import write_json
 from chemkl.results.manifest import Manifest
 
@@ -51,7 +51,7 @@ def _check_filters(filters: Iterable[FilterConfig]) -> None:
 
 
 def _check_file(source: FileSource) -> None:
-    next(iter(read_table(source.path, source.column)), None)
+    next(read_molecules(source.path, source.column))
 
 
 def run(config: PrepareConfig | Mapping[str, Any] | str | Path, out_dir: str | Path) -> Path:

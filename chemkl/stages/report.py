@@ -31,9 +31,11 @@ from chemkl.results import (
     write_bytes,
 )
 from chemkl.results.columns import RAW_PREFIX
+from chemkl.results.differences import told
+from chemkl.results.manifest import unlike
 from chemkl.stages.evaluate import require_traces, run_names
 from chemkl.stages.report_tables import note, tables
-from chemkl.stages.terminal import standard_output
+from chemkl.stages.terminal import say, standard_output
 
 PAGE = "report.html"
 LARGE = 6_000_000
@@ -68,6 +70,7 @@ def run(
     page = Path(out_dir) / PAGE
     names = run_names(folders)
     methods = _methods(settings, names)
+    _check_methods(settings)
     comparison = _comparison(settings.comparison, methods)
     with Manifest.start(
         out_dir,
@@ -126,11 +129,33 @@ def _methods(settings: ReportConfig, names: Sequence[str]) -> dict[str, Sequence
     return methods
 
 
+def _check_methods(settings: ReportConfig) -> None:
+    """Look whether the runs of each method are of one method; runs without a manifest may be.
+
+    Raises:
+        InputError: with every setting in which those of a method differ.
+    """
+    problems = []
+    for method, folders in settings.methods.items():
+        found = {str(folder): Manifest.load(folder) for folder in folders}
+        different = unlike({name: each for name, each in found.items() if each is not None})
+        if different:
+            problems.append(
+                f"methods.{method}: its runs differ in more than the seed. Give each setting a "
+                f"method of its own:\n{told(different)}"
+            )
+    if problems:
+        raise InputError("\n".join(problems))
+
+
 def _view(name: str, folder: Path, settings: ReportConfig, prior: Samples | None) -> RunView:
     schema = pq.read_schema(find_trace(folder)[0].path)
     raw = [f"{RAW_PREFIX}{component}" for component in trace_components(schema.names)]
     trace = read_trace(folder, [*COLUMNS, *raw])
     samples = from_trace(name, trace, settings.metrics.workers)
+    if samples.note is not None:
+        say(samples.note)
+        trace = trace[~trace["canonical_smiles"].isin(samples.skipped)]
     # no table shows a metric over the whole matrix of distances, which would cost the most
     options = settings.metrics.model_copy(update={"max_matrix": 2})
     whole, hits = evaluate(samples, [settings.threshold], options, Comparisons(prior=prior))

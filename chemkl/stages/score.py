@@ -17,7 +17,9 @@ from chemkl.config.document import Document
 from chemkl.config.draft import Draft
 from chemkl.config.overrides import Override
 from chemkl.config.score import ScoreConfig
-from chemkl.corpus.reading import ENDINGS, Line, read_table
+from chemkl.files.molecules import NO_CELL, Line, read_molecules
+from chemkl.files.streams import PACKINGS
+from chemkl.files.tables import ENDINGS
 from chemkl.results.columns import described_schema, trace_schema
 from chemkl.results.manifest import Manifest
 from chemkl.rewards import RewardModel
@@ -32,10 +34,9 @@ FILE_NAME = "scores"
 FORMATS = {".parquet": "parquet", ".csv": "csv"}
 """Endings of the files that are written, and what they hold."""
 
-FOREIGN = (*ENDINGS, ".gz", ".json", ".jsonl", ".sdf", ".xlsx")
+FOREIGN = (*ENDINGS, *PACKINGS, ".json", ".xlsx")
 """Endings of files that are not written: a folder that is called so would be a mistake."""
 
-NO_CELL = "missing: the line has no such column"
 _OWN = {
     "line": (pa.int64(), "Line of the file that was scored, from 1 (row of a Parquet file)."),
     "smiles": (pa.string(), "SMILES as it stands in the file. Null: the line has no such column."),
@@ -103,7 +104,7 @@ def score_file(config: ScoreConfig, table: Path) -> dict[str, Any]:
     Raises:
         InputError: the file, or a component that fails too often.
     """
-    lines = list(read_table(config.file, config.column))
+    lines = list(read_molecules(config.file, config.column))
     if lines and all(line.smiles is None for line in lines):
         raise InputError(f"{config.file}: no line has the column {config.column}, counted from 0")
     with (
@@ -203,7 +204,7 @@ def _stem(file: str) -> str:
 
 
 def _check_file(file: Path, column: str | int | None) -> None:
-    next(iter(read_table(file, column)), None)
+    next(read_molecules(file, column))
 
 
 def _schema(reward: RewardModel) -> pa.Schema:

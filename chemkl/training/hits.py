@@ -4,8 +4,9 @@ import math
 
 import pandas as pd
 
-from chemkl.chem.molecules import parse
-from chemkl.rewards.registry import find_component
+from chemkl.chem.molecules import MOST_ATOMS, parse
+from chemkl.rewards.asking import Term, ask
+from chemkl.rewards.registry import Failure, find_component
 
 _SA_SCORE = "sa_score"
 
@@ -19,15 +20,15 @@ def describe_hits(hits: pd.DataFrame) -> dict[str, float]:
 
     Returns:
         n_tokens (tokens), heavy_atoms (atoms), sa_score (1 easy to 10 hard), over distinct
-        molecules for the last two.
+        molecules for the last two; one that RDKit cannot read or score is left out.
     """
-    sa_score = find_component(_SA_SCORE).build({})
+    sa_score = Term(_SA_SCORE, 1.0, find_component(_SA_SCORE).build({}), float)
     molecules = hits["canonical_smiles"].dropna().unique()
-    mols = [mol for smiles in molecules if (mol := parse(smiles)) is not None]
+    mols = [mol for smiles in molecules if (mol := parse(smiles, max_atoms=MOST_ATOMS)) is not None]
     return {
         "n_tokens": _mean(hits["n_tokens"].tolist()),
         "heavy_atoms": _mean([mol.GetNumHeavyAtoms() for mol in mols]),
-        "sa_score": _mean([float(sa_score(mol)) for mol in mols]),
+        "sa_score": _mean([s for s in ask(sa_score, mols) if not isinstance(s, Failure)]),
     }
 
 

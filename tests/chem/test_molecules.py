@@ -4,7 +4,17 @@ import sys
 import pytest
 from rdkit import Chem, rdBase
 
-from chemkl.chem.molecules import as_mol, canonicalise, parse, read_molecule, silenced
+from chemkl.chem.molecules import (
+    DEFAULT_MAX_ATOMS,
+    MOST_ATOMS,
+    MoleculeError,
+    as_mol,
+    canonicalise,
+    parse,
+    read_molecule,
+    silenced,
+    step,
+)
 from chemkl.config import InputError
 
 REASONS = [
@@ -26,6 +36,35 @@ REASONS = [
     ("CC\n", r"whitespace: '\n' at position 3"),
     ("C\x00C", r"whitespace: '\x00' at position 2"),
     ("^CC$", "not parsable: unexpected '^' at position 1"),
+    ("C>>CC", "not parsable: unexpected '>' at position 2"),  # a reaction
+    ("CC |$;x$|", "whitespace: ' ' at position 3"),  # CXSMILES
+    ("C..C", "not parsable: syntax error"),  # an empty fragment
+    ("[C,N]", "not parsable: unknown atom [C,N] at position 1"),  # SMARTS
+    ("[$(CC)]", "not parsable: unknown atom [$(CC)] at position 1"),
+    ("C%(123456)CC%(123456)", "not parsable: syntax error"),
+    ("[C:99999999999]", "not parsable: unknown atom [C:99999999999] at position 1"),
+    *(
+        (
+            smiles,
+            f"not parsable: a number too large in the bracket at position {position}; elements go "
+            "to 118, isotopes have at most 4 digits, charges and hydrogens 2",
+        )
+        for smiles, position in [  # RDKit raises for the first, and misreads the others
+            ("[#119]", 1),
+            ("C[#262]", 2),
+            ("[2#1118]", 1),
+            ("[65548C]", 1),
+            ("[999999999999C]", 1),
+            ("C[N+257]", 2),
+            ("[C-999]", 1),
+            ("[CH260]", 1),
+        ]
+    ),
+    (
+        "Cc1ccc2nc(C)=n(C)c12",
+        "not readable again: RDKit writes CC1=c2c(nc(C)n2C)C=C1, not sane: Can't kekulize mol. "
+        "Unkekulized atoms: 3 4 5",
+    ),
 ]
 
 
@@ -35,7 +74,6 @@ def test_every_failure_has_its_reason(smiles, reason):
     assert molecule.reason == reason
     assert not molecule.valid
     assert (molecule.smiles, molecule.canonical_smiles, molecule.mol) == (smiles, None, None)
-    assert parse(smiles) is None
     assert canonicalise(smiles) is None
 
 
@@ -52,6 +90,9 @@ def test_every_failure_has_its_reason(smiles, reason):
         ("CC[N+](C)(C)C", "CC[N+](C)(C)C"),
         ("C%10CC%10", "C1CC1"),
         ("C%(123)CC%(123)", "C1CC1"),
+        ("[#118]", "[Og]"),
+        ("[Fe+15]", "[Fe+15]"),
+        ("[CH3:999]C", "C[CH3:999]"),
     ],
 )
 def test_valid_molecules_keep_what_they_are(smiles, canonical):
@@ -70,6 +111,55 @@ def test_size_limits():
     assert read_molecule("C" * 10, max_atoms=10).valid
     # never handed to RDKit: a chain of ten million atoms would take gigabytes
     assert read_molecule("C" * 10_000_000).reason == "too long: 10000000 characters, at most 5000"
+
+
+@pytest.mark.parametrize("error", [RuntimeError, OverflowError, TypeError, MemoryError])
+@pytest.mark.parametrize(
+    ("step", "category"), [("MolFromSmiles", "parsable"), ("MolToSmiles", "writable")]
+)
+def test_whatever_rdkit_raises_is_a_reason(monkeypatch, error, step, category):
+    def fails(*_, **__):
+        raise error("Bad\n\tthing Violation occurred on line 1 in file x.cpp RDKIT: 2026")
+
+    monkeypatch.setattr(Chem, step, fails)
+    assert read_molecule("CC").reason == f"not {category}: Bad thing"
+
+
+def test_a_canonical_string_is_not_read_a_second_time(monkeypatch):
+    read = []
+    original = Chem.MolFromSmiles
+    monkeypatch.setattr(Chem, "MolFromSmiles", lambda text: read.append(text) or original(text))
+    assert read_molecule("CCO").canonical_smiles == "CCO"
+    assert read_molecule("OCC").canonical_smiles == "CCO"
+    assert read == ["CCO", "OCC", "CCO"]
+
+
+def test_a_step_that_fails_names_itself_and_lets_input_errors_pass():
+    with pytest.raises(MoleculeError, match=r"^drawing failed: RuntimeError$"), step("drawing"):
+        raise RuntimeError
+    with pytest.raises(InputError, match="as it is"), step("drawing"):
+        raise InputError("as it is")
+
+
+@pytest.mark.parametrize("text", ["C(", "[", "(", "C1", "%(", "C.", "[C@@H](", "C=", "c1cc"])
+@pytest.mark.parametrize("max_atoms", [DEFAULT_MAX_ATOMS, MOST_ATOMS])
+def test_deep_and_long_strings_neither_crash_nor_hang(text, max_atoms):
+    for n in (10_000, 1_000_000):
+        assert read_molecule(text * n, max_atoms=max_atoms).reason is not None
+
+
+@pytest.mark.parametrize(("n", "stack"), [(MOST_ATOMS, 8192), (DEFAULT_MAX_ATOMS, 512)])
+def test_the_largest_molecules_fit_on_the_stack(n, stack):
+    # RDKit recurses along a chain; 8192 kB is what Linux gives a process, 512 kB macOS a thread
+    program = f"""
+from chemkl.chem.molecules import read_molecule
+assert read_molecule("C" * {n}, max_atoms={n}).valid
+assert read_molecule("C(" * {n - 1} + "C" + ")" * {n - 1}, max_atoms={n}).valid
+assert not read_molecule("C1" + "C" * {9 * n} + "1", max_atoms={n}).valid
+"""
+    limited = f"ulimit -s {stack}; exec {sys.executable} -c '{program}'"
+    done = subprocess.run(["bash", "-c", limited], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_as_mol_names_what_is_no_molecule():

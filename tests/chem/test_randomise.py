@@ -3,6 +3,7 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import rdBase
 
+from chemkl.chem.molecules import MoleculeError
 from chemkl.chem.randomise import randomise
 from chemkl.config import InputError
 
@@ -45,3 +46,13 @@ def test_rdkits_shared_seed_plays_no_part():
 def test_a_string_that_is_no_molecule_is_named():
     with pytest.raises(InputError, match="'C1' is not a molecule"):
         randomise("C1", np.random.default_rng(0))
+
+
+def test_a_molecule_that_cannot_be_written_is_told_apart(monkeypatch):
+    def fails(*_):
+        raise RuntimeError("made up")
+
+    mol = Chem.MolFromSmiles("CCO")
+    monkeypatch.setattr(Chem, "RenumberAtoms", fails)
+    with pytest.raises(MoleculeError, match=r"^random spelling failed: made up$"):
+        randomise(mol, np.random.default_rng(0))

@@ -257,3 +257,14 @@ def test_a_prepared_folder_is_read():
     assert sum(len(b) for b in data.train_dataloader()) == len(data.train_smiles) > 6000
     with pytest.raises(InputError, match=r"both 'valid': choose two"):
         CorpusDataModule.from_folder(folder, **settings | {"train_split": "valid"})
+
+
+def test_a_molecule_that_rdkit_cannot_spell_is_learnt_as_it_stands():
+    # a corpus of an earlier version may hold the first
+    smiles = ["CC1=c2c(nc(C)n2C)C=C1", "CCOCCN"]
+    vocabulary = Vocabulary.of(token for each in smiles for token in tokenize(each))
+    dataset = TokenDataset(smiles, vocabulary, randomise_seed=1)
+    spelled = [{vocabulary.decode(dataset[row, n]) for n in range(20)} for row in (0, 1)]
+    assert spelled[0] == {smiles[0]}
+    assert len(spelled[1]) > 5
+    assert {Chem.CanonSmiles(each) for each in spelled[1]} == {"CCOCCN"}

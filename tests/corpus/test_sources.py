@@ -6,8 +6,8 @@ import pytest
 
 from chemkl.config.prepare import ChemblSampleSource, FileSource, MosesSource
 from chemkl.corpus import sources
-from chemkl.corpus.reading import Line
 from chemkl.corpus.sources import read_source
+from chemkl.files.molecules import Line
 
 SPLITS = {
     "train": ["SMILES,SPLIT", "CCO,train", "CC,train"],
@@ -52,7 +52,7 @@ def test_a_local_file_needs_no_cache(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("id,mol\n1,CC\n")
     source = FileSource(kind="file", path=path, column="mol")
-    assert list(read_source(source, tmp_path / "none")) == [Line(2, "CC", "train")]
+    assert list(read_source(source, tmp_path / "none")) == [Line(2, "CC", "train", name="1")]
 
 
 @pytest.mark.slow

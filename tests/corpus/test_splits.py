@@ -8,8 +8,8 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from chemkl.config.prepare import GivenSplit, HashSplit, PrepareConfig
 from chemkl.corpus.cleaning import Cleaner
-from chemkl.corpus.reading import Line
 from chemkl.corpus.splits import assign_split
+from chemkl.files.molecules import Line
 
 RANDOM = HashSplit(kind="random", test=0.2, valid=0.1, seed=3)
 KEYS = [f"molecule {i}" for i in range(20_000)]

@@ -1,5 +1,9 @@
 import pytest
+from rdkit import Chem
 
+from chemkl.chem import structures
+from chemkl.chem.fingerprints import packed_morgan
+from chemkl.chem.molecules import MoleculeError
 from chemkl.config import InputError
 from chemkl.evaluation import from_smiles, from_trace
 from chemkl.evaluation.samples import sample
@@ -52,11 +56,32 @@ def test_fingerprints_have_the_stated_lengths():
     assert (molecule.bits_moses.GetNumBits(), molecule.bits_pairs.GetNumBits()) == (1024, 2048)
 
 
-def test_a_trace_that_calls_nonsense_valid_is_refused(make_trace):
-    trace = make_trace([[("CCO", 0.5)]])
-    trace["canonical_smiles"] = "C1CC"
-    with pytest.raises(InputError, match="call 1: 'C1CC' is recorded as valid, but RDKit refuses"):
-        from_trace("x", trace)
+def test_what_rdkit_cannot_read_back_is_skipped_and_counted(make_trace):
+    bad = "Cc1ccc2nc(C)=n(C)c12"  # RDKit 2026.09 cannot read what it writes for it
+    trace = make_trace([[("CCO", 0.5), (bad, 0.9)], [(bad, 0.9), ("CCN", 0.7), ("CCO", 0.5)]])
+    written = trace.loc[1, "canonical_smiles"]
+    assert Chem.MolFromSmiles(written) is None
+    samples = from_trace("x", trace)
+    assert samples.n_sampled == 5
+    assert samples.valid == ["CCO", "CCN", "CCO"]
+    assert [(m.smiles, m.call) for m in samples.molecules] == [("CCO", 1), ("CCN", 3)]
+    assert samples.skipped == {written}
+    assert samples.note == (
+        "x: 1 molecules recorded as valid are counted as invalid: RDKit cannot read or take apart "
+        f"{written}"
+    )
+    assert from_smiles("x", ["CCO", bad]).skipped == frozenset()  # plainly invalid in a file
+
+
+def test_a_molecule_without_a_fingerprint_is_skipped_too(make_trace, monkeypatch):
+    def fails(mol, **settings):
+        if mol.GetNumAtoms() == 2:
+            raise MoleculeError("made up")
+        return packed_morgan(mol, **settings)
+
+    monkeypatch.setattr(structures, "packed_morgan", fails)
+    samples = from_trace("x", make_trace([[("CC", 0.5), ("CCC", 0.5)]]))
+    assert (samples.valid, samples.skipped, samples.n_sampled) == (["CCC"], {"CC"}, 2)
 
 
 def test_a_sample_is_seeded_keeps_the_order_and_leaves_small_sets_alone(real_smiles):

@@ -95,7 +95,7 @@ def test_another_config_is_refused_and_nothing_is_overwritten(tmp_path):
     assert "different config" in lines[0]
     assert "  batch_size: 64 in the folder, 128 in the new config" in lines
     assert "  seed: 1 in the folder, (absent) in the new config" in lines
-    assert any(line.startswith("  reward.components: ") and '"sa"' in line for line in lines)
+    assert any(line.startswith("  reward.components.0.kind: ") and '"sa"' in line for line in lines)
     assert not any("mean" in line for line in lines)
     assert "--out" in lines[-1]
     assert "--fresh" in lines[-1]

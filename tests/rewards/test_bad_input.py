@@ -24,6 +24,8 @@ GOOD = {
     "metal": "[Cu+2]",
     "dummy": "*C",
     "hydrogen": "[H][H]",
+    "last element": "[#118]",
+    "map number": "C[CH3:999]",
 }
 BAD = {
     "empty": ("", "empty"),
@@ -36,6 +38,8 @@ BAD = {
     "501 atoms": ("C" * 501, "too many atoms: 501, at most 500"),
     "endless": ("C" * 100_000, "too long: 100000 characters, at most 5000"),
     "reaction": ("CC>>CO", "not parsable"),
+    "no element": ("[#119]", "not parsable: a number too large in the bracket at position 1"),
+    "no way back": ("Cc1ccc2nc(C)=n(C)c12", "not readable again: RDKit writes CC1=c2c(nc(C)n2C)"),
     "NUL": ("C\0C", "whitespace: '\\x00' at position 2"),
 }
 

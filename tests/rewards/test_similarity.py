@@ -179,7 +179,13 @@ def test_references_of_a_file(tmp_path):
     csv = tmp_path / "actives.csv"
     csv.write_text(f'name,SMILES\n"a, b",CCO\n\ncelecoxib,{CELECOXIB}\n')
     inline = build(references=["CCO", CELECOXIB], combine="mean")
-    for file in (smi, csv):
+    bare = tmp_path / "bare.csv"
+    bare.write_text(f"CCO\n{CELECOXIB}\n")  # its first molecule is no header
+    sdf = tmp_path / "actives.sdf"
+    with Chem.SDWriter(str(sdf)) as writer:
+        for each in ("CCO", CELECOXIB):
+            writer.write(mol(each))
+    for file in (smi, csv, bare, sdf):
         score = build(references_file=file, combine="mean")
         assert score(mol(ASPIRIN)) == inline(mol(ASPIRIN))
     both = build(references="c1ccccc1", references_file=smi, combine="mean")
@@ -206,8 +212,8 @@ def test_bad_references_files(tmp_path):
     for name, message in [
         ("none.smi", "references_file: no such file or folder"),
         ("empty.smi", "no reference in it"),
-        ("two.csv", "no column is called smiles. Known: id, structure"),
-        ("a.sdf", r"cannot tell the format from the name. Allowed endings: \.smi"),
+        ("two.csv", "no column is called smiles; rename that .* Known: id, structure"),
+        ("a.sdf", r"a\.sdf: the file is empty"),
     ]:
         with pytest.raises(InputError, match=message):
             build(references_file=tmp_path / name)

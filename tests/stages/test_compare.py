@@ -391,3 +391,36 @@ def test_a_run_that_is_under_way_is_awaited_by_a_check_and_refused_by_a_run(make
     STAGES["compare"].check(settings, "config")
     with pytest.raises(InputError, match="gibbs-seed=0: the run is interrupted, not complete"):
         compare.run(settings, tmp_path / "cmp")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"trainer": {"gradient_clip_val": 0.5}}, 'trainer {"gradient_clip_val": 0.5}, not'),
+        (
+            {"callbacks": {"collapse": {"action": "stop"}}},
+            'callbacks {"collapse": {"action": "stop"}}, not',
+        ),
+    ],
+)
+def test_any_setting_makes_a_method_and_the_table_says_which(
+    make_run, tmp_path, capsys, change, told
+):
+    plain, other = make_run("mara", 0, 2), make_run("mara", 1, 2, **change)
+    config = {"methods": {"a": [str(plain), str(other)], "b": [str(plain)]}, "baseline": "b"}
+    with pytest.raises(InputError, match=r"methods\.a: its runs differ in more than the seed"):
+        compare.run(config, tmp_path / "cmp")
+    pair = [str(plain)], [str(make_run("other", 0, 2, target={"kind": "mara"}, **change))]
+    config = {"methods": dict(zip("ab", pair, strict=True)), "baseline": "a"}
+    compare.run(config, tmp_path / "cmp")
+    assert f"b differs from a in {told}" in " ".join(capsys.readouterr().out.split())
+    assert "b differs from a in" in (tmp_path / "cmp" / "comparison.md").read_text()
+
+
+def test_methods_of_the_same_settings_are_called_so(make_run, tmp_path, capsys):
+    runs = [str(make_run(name, 0, 2, target={"kind": "mara"})) for name in ("x", "y")]
+    config = {"methods": {"a": runs[:1], "b": runs[1:]}, "baseline": "a"}
+    compare.run(config, tmp_path / "cmp")
+    assert "b differs from a in nothing: the settings are the same" in " ".join(
+        capsys.readouterr().out.split()
+    )

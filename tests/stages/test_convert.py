@@ -27,6 +27,13 @@ def file(tmp_path):
     return path
 
 
+def test_what_rdkit_cannot_read_back_is_left_out(tmp_path):
+    path = tmp_path / "old.parquet"
+    pq.write_table(pa.table({"smiles": ["Cc1ccc2nc(C)=n(C)c12", "[#119]", "CCO"]}), path)
+    said = convert(path, tmp_path / "a.sdf")
+    assert said == "1 molecules; 2 rows without a molecule left out"
+
+
 def test_to_sdf(file, tmp_path):
     said = convert(file, tmp_path / "a.sdf")
     assert said == "2 molecules; 2 rows without a molecule left out"

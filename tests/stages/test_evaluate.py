@@ -425,3 +425,14 @@ def test_references_by_name_and_by_kind(tmp_path):
     assert list(named) == ["x", "y"]
     with pytest.raises(InputError, match="moses_tset"):
         load("moses_tset")
+
+
+def test_what_rdkit_cannot_read_back_is_counted_as_invalid(tmp_path, write_run, capsys):
+    bad = "Cc1ccc2nc(C)=n(C)c12"  # RDKit 2026.09 cannot read what it writes for it
+    folder = write_run(tmp_path / "old", [[("CCO", 0.9), (bad, 0.9)], [("CC", 0.2), (bad, 0.9)]])
+    settings = {"runs": [str(folder)], "thresholds": [0.8], "every": 2}
+    table = evaluate.run(settings, tmp_path / "out")
+    assert "old: 1 molecules recorded as valid are counted as invalid" in capsys.readouterr().err
+    whole, hits = table.to_dict("records")
+    assert (whole["n_sampled"], whole["validity"], whole["n_molecules"]) == (4, 0.5, 2)
+    assert hits["n_molecules"] == 1

@@ -511,7 +511,7 @@ def test_a_damaged_file_of_exact_answers_names_what_it_lacks(make_run, tmp_path)
 def test_runs_of_one_method_differ_in_the_seed_and_in_nothing_else(make_run, tmp_path):
     same = [str(make_run(name, rows_of(ONES), seed=1)) for name in ("a", "b")]
     other = str(make_run("c", rows_of(ONES), seed=2, learning_rate=1))
-    with pytest.raises(InputError, match=r"(?s)both have seed 1.*/c differs .*\(learning_rate\)"):
+    with pytest.raises(InputError, match=r"(?s)both have seed 1.*learning_rate: .* in .*/c"):
         evaluate({"methods": {"m": [*same, other]}}, tmp_path / "out")
     with pytest.raises(InputError, match=r"given more than once: .*/a\. Keep each in one place"):
         evaluate({"runs": same[:1], "methods": {"m": same}}, tmp_path / "out")

@@ -6,6 +6,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from rdkit import Chem
+from rdkit.Chem import rdDepictor
+from rdkit.Chem.rdDepictor import Compute2DCoords
 
 from chemkl.config import InputError
 from chemkl.results import read_trace
@@ -29,6 +31,29 @@ def smiles_in(file):
 
 
 # ---- what is written
+
+
+def test_what_rdkit_cannot_read_or_lay_out_is_left_out_and_counted(
+    tmp_path, write_run, monkeypatch, capsys
+):
+    bad = "Cc1ccc2nc(C)=n(C)c12"  # RDKit 2026.09 cannot read what it writes for it
+    run = write_run(tmp_path / "run", [[("CCO", 0.3), (bad, 0.9), ("CC", 0.5)]])
+    assert export(run, smi=tmp_path / "a.smi", csv=tmp_path / "a.csv") == 2
+    assert smiles_in(tmp_path / "a.smi") == ["CCO", "CC"]
+    assert pd.read_csv(tmp_path / "a.csv")["canonical_smiles"].tolist() == ["CCO", "CC"]
+    assert capsys.readouterr().err == f"{run}: 1 molecules left out, which RDKit cannot read\n"
+
+    def fails(mol):
+        if mol.GetNumAtoms() == 2:
+            raise RuntimeError("made up")
+        return Compute2DCoords(mol)
+
+    monkeypatch.setattr(rdDepictor, "Compute2DCoords", fails)
+    export(run, sdf=tmp_path / "a.sdf")
+    assert len(Chem.SDMolSupplier(str(tmp_path / "a.sdf"))) == 1
+    assert "1 molecules left out of the SD file, which RDKit cannot lay out" in (
+        capsys.readouterr().err
+    )
 
 
 def test_an_sd_file_holds_molecules_with_everything_that_is_known(run, tmp_path):

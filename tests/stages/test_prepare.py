@@ -343,7 +343,7 @@ def test_an_unknown_source_is_refused_with_the_known_ones(tmp_path):
         ("a.csv", b"smiles\n", r"a\.csv: the file is empty"),
         ("a.parquet", b"no", r"a\.parquet: not a readable Parquet file"),
         ("a.smi.gz", b"CC\n", r"a\.smi\.gz: damaged gzip file"),
-        ("a.doc", b"CC\n", r"a\.doc: cannot tell the format from the name"),
+        ("a.doc", b"Dear Sir,\n", r"a\.doc: neither its name nor its content tells the format"),
     ],
 )
 def test_an_unreadable_file_is_one_clear_error_and_makes_no_folder(

@@ -241,7 +241,9 @@ def contents(folder):
 def test_a_complete_run_is_left_as_it_is_and_so_is_another_one(finished):
     before = contents(finished)
     assert pretrain_llm.run(TINY, finished) == finished / "checkpoints" / "model"
-    with pytest.raises(InputError, match=r"conditions: .* in the folder, .* in the new config"):
+    with pytest.raises(
+        InputError, match=r"conditions.0.cuts: .* in the folder, .* in the new config"
+    ):
         pretrain_llm.run(TINY | {"conditions": [LOGP | {"cuts": [1, 3]}]}, finished)
     assert contents(finished) == before
 

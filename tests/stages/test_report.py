@@ -3,6 +3,8 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from rdkit.Chem import rdDepictor
+from rdkit.Chem.rdDepictor import Compute2DCoords
 from rich.console import Console
 
 from chemkl.config import InputError
@@ -193,3 +195,21 @@ def test_mistakes_are_named(tmp_path, monkeypatch, config, message):
     monkeypatch.chdir(tmp_path / "empty")
     with pytest.raises(InputError, match=message):
         report.run(config, tmp_path / "out")
+
+
+def test_what_rdkit_cannot_read_or_draw_is_skipped_and_counted(
+    tmp_path, write_run, monkeypatch, capsys
+):
+    bad = "Cc1ccc2nc(C)=n(C)c12"  # RDKit 2026.09 cannot read what it writes for it
+    folder = write_run(tmp_path / "old", [[*STEPS[0], (bad, 0.99)], STEPS[1]])
+
+    def fails(mol, **settings):
+        if mol.GetNumAtoms() == 7:
+            raise RuntimeError("made up")
+        return Compute2DCoords(mol, **settings)
+
+    monkeypatch.setattr(rdDepictor, "Compute2DCoords", fails)
+    page = report.run({"runs": [str(folder)], "threshold": 0.8}, tmp_path / "out").read_text()
+    assert "old: 1 molecules recorded as valid are counted as invalid" in capsys.readouterr().err
+    assert "CC1=c2c(nc(C)n2C)C=C1" not in page
+    assert "CC1CCCCC1" in page

@@ -136,3 +136,11 @@ def test_names_of_methods_are_one_line_and_escaped(methods, tmp_path):
     text = report.run({"methods": {"<i>": methods["plain"]}}, tmp_path / "out").read_text()
     assert "<i>" not in text
     assert "&lt;i&gt;" in text
+
+
+def test_the_runs_of_a_method_differ_in_the_seed_alone(methods, tmp_path, write_run):
+    clipped = {"batch_size": 4, "target": {"kind": "gibbs"}, "trainer": {"gradient_clip_val": 1}}
+    write_run(tmp_path / "gibbs-1", [[("CCO", 0.1)]], clipped)
+    config = {"methods": methods | {"plain": [str(tmp_path / "gibbs-*")]}}
+    with pytest.raises(InputError, match=r"methods\.plain: its runs differ(.|\n)*clip_val|trainer"):
+        report.run(config, tmp_path / "out")

@@ -159,7 +159,10 @@ def test_a_run_that_fails_leaves_no_table(folder, monkeypatch):
     ("changes", "says"),
     [
         ({"file": "nowhere.smi"}, "file: no such file or folder"),
-        ({"file": "reward.yaml"}, "cannot tell the format from the name. Allowed endings"),
+        (
+            {"file": "reward.yaml"},
+            "neither its name nor its content tells the format. Allowed endings",
+        ),
         ({"column": "smiles"}, "column 'smiles': this format has no header"),
         ({"column": -1}, "column: should be"),
         ({"reward": {"components": [{"kind": "qde"}]}}, "did you mean 'qed'"),
@@ -227,8 +230,8 @@ def test_options_and_overrides(chemkl):
     assert chemkl(*call, "--column", "structure", "--out", "a.parquet") == 0
     assert chemkl(*call, "column=structure", "batch_size=1", "--out", "b.parquet") == 0
     pd.testing.assert_frame_equal(pd.read_parquet("a.parquet"), pd.read_parquet("b.parquet"))
-    assert chemkl(*call, "--column", "1", "--out", "c.parquet") == 0  # then the header is a line
-    assert pd.read_parquet("c.parquet")["valid"].tolist() == [False, True]
+    assert chemkl(*call, "--column", "1", "--out", "c.parquet") == 0  # the header is seen
+    assert pd.read_parquet("c.parquet")["valid"].tolist() == [True]
 
 
 def test_what_is_there_is_kept_unless_fresh(chemkl, capsys):

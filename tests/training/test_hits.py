@@ -3,12 +3,14 @@
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from rdkit import Chem, RDConfig
 
+from chemkl.training import hits as training_hits
 from chemkl.training.hits import describe_hits
 
 
@@ -51,3 +53,15 @@ def test_invalid_rows_may_be_hits_where_tau_is_zero(missing):
     assert found["n_tokens"] == 6
     assert found["heavy_atoms"] == 3
     assert math.isnan(describe_hits(hits([(missing, 8)]))["sa_score"])
+
+
+def test_a_hit_that_cannot_be_read_or_scored_is_left_out(monkeypatch):
+    def fails(mol):
+        if mol.GetNumAtoms() == 2:
+            raise RuntimeError("made up")
+        return 3.0
+
+    found_component = SimpleNamespace(build=lambda _: fails)
+    monkeypatch.setattr(training_hits, "find_component", lambda _: found_component)
+    found = describe_hits(hits([("CCO", 4), ("CC", 3), ("CC1=c2c(nc(C)n2C)C=C1", 20)]))
+    assert found == {"n_tokens": 9, "heavy_atoms": 2.5, "sa_score": 3.0}

@@ -14,7 +14,7 @@ from rdkit import Chem, DataStructs
 from rdkit.Chem import Mol
 
 from chemkl.chem.fingerprint_kinds import build_fingerprint
-from chemkl.chem.molecules import parse
+from chemkl.chem.molecules import MOST_ATOMS, as_mol, parse, read_molecule
 from chemkl.chem.scaffolds import generic_scaffold, murcko_scaffold
 from chemkl.rewards.components.similarity import (
     Bits,
@@ -50,7 +50,7 @@ def _scaffolds(references: Sequence[str] | None, file: Path | None, form: str) -
     for mol in read_references(references, file):
         smiles = Chem.MolToSmiles(mol)
         scaffold = _SCAFFOLDS[form](mol)
-        if scaffold and parse(scaffold) is not None:
+        if scaffold and read_molecule(scaffold).valid:
             found[smiles] = scaffold
         else:
             why = "it has no ring" if scaffold == "" else "its rings make no molecule of their own"
@@ -103,7 +103,7 @@ def contains_scaffold(
 
 
 def _query(scaffold: str, form: str) -> Mol:
-    mol = Chem.MolFromSmiles(scaffold)
+    mol = as_mol(scaffold)
     if form == "murcko":
         return mol
     generic = Chem.AdjustQueryParameters.NoAdjustments()
@@ -137,7 +137,7 @@ def scaffold_similarity(
     make = build_fingerprint(
         fingerprint, radius=radius, n_bits=n_bits, counts=counts, max_distance=max_distance
     )
-    mols = [Chem.MolFromSmiles(each) for each in _scaffolds(references, references_file, form)]
+    mols = [as_mol(each) for each in _scaffolds(references, references_file, form)]
     to_references = compared(mols, make, combine, DataStructs.BulkTanimotoSimilarity)
     scaffold_of = _SCAFFOLDS[form]
 
@@ -145,7 +145,7 @@ def scaffold_similarity(
         scaffold = scaffold_of(mol)
         if scaffold == "":
             return 0.0
-        read = None if scaffold is None else parse(scaffold)
+        read = None if scaffold is None else parse(scaffold, max_atoms=MOST_ATOMS)
         if read is None:
             raise ValueError(f"its {form} scaffold is not a molecule")
         return to_references(read)

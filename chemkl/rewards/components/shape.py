@@ -15,14 +15,13 @@ from rdkit.Chem import (
     AddHs,
     GetMolFrags,
     Mol,
-    MolFromSmiles,
     MolToSmiles,
     rdDistGeom,
     rdMolDescriptors,
 )
 from rdkit.Chem.AllChem import ComputeMolVolume
 
-from chemkl.chem.molecules import silenced
+from chemkl.chem.molecules import MOST_ATOMS, parse, silenced
 from chemkl.rewards.registry import Score, component
 
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1, description="Of the embedding.")]
@@ -66,7 +65,10 @@ def conformer(mol: Mol, embedding: Embedding) -> Mol:
 def _conformer(smiles: str, embedding: Embedding) -> Mol | str:
     """Embed, or say why not: a failure is remembered like a success."""
     with silenced():
-        mol = AddHs(MolFromSmiles(smiles))
+        read = parse(smiles, max_atoms=MOST_ATOMS)
+        if read is None:
+            return "RDKit cannot read its canonical SMILES"
+        mol = AddHs(read)
         unfit = _unfit(mol, embedding)
         return unfit or _embedded(mol, embedding)
 

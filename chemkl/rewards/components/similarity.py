@@ -23,8 +23,8 @@ References = Annotated[OneOrMore | None, Field(description="SMILES of the refere
 ReferencesFile = Annotated[
     InputPath | None,
     Field(
-        description="file of further references: .smi, .smiles or .txt (first word of each line), "
-        ".csv or .tsv (column smiles)"
+        description="file of further references: .smi, .smiles, .txt, .csv, .tsv or .sdf, also "
+        "compressed, or .parquet"
     ),
 ]
 Combine = Annotated[

@@ -1,0 +1,1 @@
+"""Files that users bring, whatever wrote them: one reader of molecules, one of tables and texts."""

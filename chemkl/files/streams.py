@@ -1,0 +1,244 @@
+"""Files as bytes and as lines: found, unpacked, decoded, in constant memory whatever their size."""
+
+import bz2
+import codecs
+import gzip
+import io
+import lzma
+import multiprocessing
+import shutil
+import stat
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import IO, Any, BinaryIO, cast
+
+import pyarrow as pa
+
+from chemkl.config import InputError
+
+STDIN = Path("-")
+"""Stands for standard input."""
+
+PACKINGS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
+"""Endings of compressed files, and by what they are compressed."""
+
+LONGEST_LINE = 2**20
+"""Characters that a line may have, and a quoted cell over several lines; a longer line is one bad
+row, of which nothing is kept."""
+
+LONGEST_SKIPPED = 2**26
+"""A line that is longer still is no line: the file is refused."""
+
+HEAD = 4096
+"""Bytes at the beginning of a file that tell what it is."""
+
+_MAGIC = {
+    "gzip": (b"\x1f\x8b",),
+    "bzip2": tuple(b"BZh%d" % level for level in range(1, 10)),
+    "xz": (b"\xfd7zXZ\x00",),
+    "zstd": (b"\x28\xb5\x2f\xfd",),
+}
+_FOREIGN = {
+    b"PK\x03\x04": "a zip archive or an Excel workbook: unpack it, or save the sheet as .csv",
+    b"\xd0\xcf\x11\xe0": "an old Excel or Word file: save the sheet as .csv",
+    b"%PDF": "a PDF: copy the molecules into a text file",
+    b"\x89HDF": "an HDF5 file: write the table as .parquet or .csv",
+}
+_MARKS = {  # UTF-32 first: its mark begins with that of UTF-16
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """An open file, unpacked.
+
+    Attributes:
+        place: its name in messages.
+        ending: what its name says of the format, in lower case, without that of the compression;
+            empty where the name has none.
+        stream: its content.
+        head: the beginning of its content.
+    """
+
+    place: str
+    ending: str
+    stream: BinaryIO
+    head: bytes
+
+
+def assume(line: str) -> None:
+    """Say on the error output, once, what was taken for granted about a file."""
+    if multiprocessing.parent_process() is None:  # workers read the same files again
+        _say(line)
+
+
+@cache
+def _say(line: str) -> None:
+    sys.stderr.write(" ".join(line.split()) + "\n")
+
+
+def place_of(path: Path) -> str:
+    """The name of a file in messages."""
+    return "standard input" if path == STDIN else str(path)
+
+
+def local(path: Path) -> Path:
+    """Give a file that can be read more than once: standard input and pipes are copied into one.
+
+    The copy lives as long as this process.
+
+    Raises:
+        InputError: a folder, a device, or nothing that can be read.
+    """
+    try:
+        if path == STDIN:
+            return Path(_copy_of_stdin().name)
+        kind = path.stat().st_mode
+        if stat.S_ISDIR(kind):
+            raise InputError(f"{path}: this is a folder; expected a file")
+        if stat.S_ISCHR(kind) or stat.S_ISBLK(kind):
+            raise InputError(f"{path}: this is a device; expected a file, or - for standard input")
+        return path if stat.S_ISREG(kind) else Path(_copy_of_pipe(path).name)
+    except OSError as error:
+        raise InputError(f"{place_of(path)}: cannot be read ({error.strerror or error})") from None
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Source]:
+    """Open a file, or standard input for `-`.
+
+    Raises:
+        InputError: it cannot be read; also raised while it is read.
+    """
+    place = place_of(path)
+    real = local(path)
+    try:
+        with real.open("rb") as raw, unpacked(raw, place, "" if path == STDIN else path.name) as it:
+            yield it
+    except OSError as error:
+        raise InputError(f"{place}: cannot be read ({error.strerror or error})") from None
+
+
+@contextmanager
+def unpacked(raw: IO[bytes], place: str, name: str) -> Iterator[Source]:
+    """Unpack an open file as its content and its name say.
+
+    Args:
+        raw: the file, at its beginning.
+        place: its name in messages.
+        name: its own name; empty where it has none.
+
+    Raises:
+        InputError: the content is not what the name says, or damaged; also while it is read.
+    """
+    suffixes = [each.lower() for each in Path(name).suffixes]
+    named = PACKINGS.get(suffixes[-1]) if suffixes else None
+    inner = suffixes[:-1] if named else suffixes
+    plain = io.BufferedReader(cast(Any, raw), 2 * HEAD)
+    start = plain.peek(HEAD)[:HEAD]
+    packing = next((each for each, magic in _MAGIC.items() if start.startswith(magic)), None)
+    if named and start and packing != named:
+        found = f"its content is {packing}" if packing else "its content is not compressed so"
+        raise InputError(
+            f"{place}: damaged {named} file ({found}). Copy it again, or correct its ending."
+        )
+    if packing and not named:
+        assume(f"{place}: compressed with {packing}, which its name does not say; unpacked")
+    try:
+        stream = io.BufferedReader(_unpacker(plain, packing), 2 * HEAD) if packing else plain
+        head = stream.peek(HEAD)[:HEAD]
+        for magic, what in _FOREIGN.items():
+            if head.startswith(magic):
+                raise InputError(f"{place}: this is {what}")
+        yield Source(place, inner[-1] if inner else "", cast(BinaryIO, stream), head)
+    except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+        if packing is None:
+            raise
+        raise InputError(f"{place}: damaged {packing} file ({error}). Copy it again.") from None
+
+
+def _unpacker(raw: io.BufferedReader, packing: str) -> Any:
+    if packing == "gzip":
+        return gzip.GzipFile(fileobj=raw)
+    if packing == "zstd":  # the standard library has none before Python 3.14
+        return pa.CompressedInputStream(raw, "zstd")
+    return bz2.BZ2File(raw) if packing == "bzip2" else lzma.LZMAFile(raw)
+
+
+def lines(source: Source) -> Iterator[tuple[int, str | None]]:
+    """Yield the lines of a text file with their numbers from 1, without line ends.
+
+    A line may end in LF, CRLF or CR. Bytes that cannot be decoded become replacement characters,
+    so that they cost only their line. None stands for a line beyond `LONGEST_LINE`.
+
+    Raises:
+        InputError: UTF-16 without a mark, or a line beyond `LONGEST_SKIPPED`.
+    """
+    encoding = _encoding(source)
+    text = io.TextIOWrapper(source.stream, encoding=encoding, errors="replace", newline="")
+    number = 0
+    while line := text.readline(LONGEST_LINE):
+        number += 1
+        if len(line) < LONGEST_LINE or line.endswith(("\n", "\r")):
+            yield number, line.rstrip("\r\n")
+        else:
+            _skip(text, source.place, number)
+            yield number, None
+
+
+def _skip(text: io.TextIOWrapper, place: str, number: int) -> None:
+    """Pass over the rest of a line."""
+    for _ in range(LONGEST_SKIPPED // LONGEST_LINE):
+        rest = text.readline(LONGEST_LINE)
+        if not rest or rest.endswith(("\n", "\r")):
+            return
+    raise InputError(
+        f"{place}:{number}: the line goes on for more than {LONGEST_SKIPPED >> 20} million "
+        "characters; this is no file of lines"
+    )
+
+
+def _encoding(source: Source) -> str:
+    """By the byte order mark; UTF-8 where there is none."""
+    for mark, name in _MARKS.items():
+        if source.head.startswith(mark):
+            return name
+    zeros = [source.head[at::2].count(0) * 2 for at in (0, 1)]
+    size = len(source.head)
+    if size > 3 and max(zeros) > size * 0.6 and min(zeros) < size * 0.3:
+        order = "BE" if zeros[0] > zeros[1] else "LE"
+        raise InputError(
+            f"{source.place}: this looks like UTF-16 without a byte order mark. Save it as UTF-8, "
+            f"for example with iconv -f UTF-16{order} -t UTF-8"
+        )
+    return "utf-8-sig"
+
+
+@cache
+def _copy_of_stdin() -> IO[bytes]:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise InputError("-: standard input is a terminal; pipe a file into the command")
+    return _copied(sys.stdin.buffer)
+
+
+@cache
+def _copy_of_pipe(path: Path) -> IO[bytes]:
+    with path.open("rb") as stream:
+        return _copied(stream)
+
+
+def _copied(stream: IO[bytes]) -> IO[bytes]:
+    copy = tempfile.NamedTemporaryFile(prefix="chemkl-")  # noqa: SIM115 - the cache keeps it open
+    shutil.copyfileobj(stream, copy)
+    copy.flush()
+    return cast(IO[bytes], copy)

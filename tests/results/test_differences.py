@@ -1,0 +1,89 @@
+"""Where the settings of runs differ, and which of them make a method."""
+
+import pytest
+
+from chemkl.config.posttrain import PosttrainConfig
+from chemkl.results import InputFile
+from chemkl.results.differences import ABSENT, differences, method_settings, told
+
+SAME = {"target": {"kind": "mara", "tau": 0.8}, "reward": {"components": [{"kind": "qed"}]}}
+
+
+def test_only_the_keys_that_differ_are_told_with_who_has_what():
+    first = SAME | {"trainer": {"gradient_clip_val": 0.5}, "callbacks": {}}
+    second = SAME | {"trainer": {}, "callbacks": {"collapse": {"action": "stop", "window": 9}}}
+    found = differences({"a": first, "b": first, "c": second})
+    assert found == {
+        "trainer.gradient_clip_val": {"a": 0.5, "b": 0.5, "c": ABSENT},
+        "callbacks.collapse": {"a": ABSENT, "b": ABSENT, "c": {"action": "stop", "window": 9}},
+    }
+    assert (
+        told(found, most=1)
+        == "  trainer.gradient_clip_val: 0.5 in a, b; null in c\n  ... and 1 more"
+    )
+
+
+def test_lists_of_settings_are_told_apart_by_place_and_lists_of_values_are_not():
+    parts = [{"kind": "qed"}], [{"kind": "logp"}], [{"kind": "qed"}, {"kind": "logp"}]
+    assert differences({"a": {"parts": parts[0]}, "b": {"parts": parts[1]}}) == {
+        "parts.0.kind": {"a": "qed", "b": "logp"}
+    }
+    assert [*differences({"a": {"parts": parts[0]}, "b": {"parts": parts[2]}})] == ["parts"]
+    assert [*differences({"a": {"x": [1, 2]}, "b": {"x": [1, 3]}})] == ["x"]
+    assert differences({"a": {"x": {}, "y": None}, "b": {"x": {}, "y": None}}) == {}
+
+
+def settings(**change):
+    files = {"prior": InputFile(path="/a/prior", sha256="0" * 64)}
+    return method_settings({"prior": "/a/prior", "seed": 0} | SAME | change, files)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"trainer": {"log_every_n_steps": 1, "profiler": "simple", "devices": [1]}},
+        {"trainer": {"gradient_clip_val": 0}},
+        {"callbacks": {"checkpoint_every": 7}},
+        {"diversity_filter": None},
+    ],
+)
+def test_seed_and_logging_make_no_other_method(change):
+    assert settings(**change) == settings()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"trainer": {"gradient_clip_val": 0.5}},
+        {"trainer": {"accumulate": 2}},
+        {"callbacks": {"collapse": {"action": "stop"}}},
+        {"agent": "/a/other"},
+        {"max_samples": 9},
+        {"something_new": True},
+        {"target": {"kind": "mara", "tau": 0.8, "alpha": 0.0}},
+    ],
+)
+def test_everything_else_does(change):
+    assert settings(**change) != settings()
+
+
+def test_a_file_is_known_by_what_it_holds():
+    moved = {"prior": InputFile(path="/b/prior", sha256="0" * 64)}
+    assert method_settings(SAME | {"prior": "/b/prior", "seed": 3}, moved) == settings()
+
+
+def test_what_no_run_is_known_by_makes_no_method_either(tmp_path):
+    """Progress bar, workers, cache, time limit, most_failures and a mere warning."""
+    (tmp_path / "prior").write_text("")
+    given = {"prior": tmp_path / "prior", "target": {"kind": "gibbs", "beta": 1}}
+    engine = {"workers": 3, "cache": tmp_path / "cache", "timeout": 5, "most_failures": 1}
+    kinds = {"components": [{"kind": "qed"}]}
+    plain = PosttrainConfig.model_validate(given | {"reward": kinds})
+    other = PosttrainConfig.model_validate(
+        given
+        | {"reward": kinds | engine}
+        | {"callbacks": {"progress_bar": False, "collapse": {"window": 5}}}
+    )
+    both = {"a": plain.model_dump(mode="json"), "b": other.model_dump(mode="json")}
+    assert differences(both) == {}
