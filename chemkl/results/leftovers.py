@@ -26,6 +26,18 @@ def holds_results(folder: Path) -> bool:
     return any(_is_result(name) for name in names)
 
 
+def outputs_in(folder: Path) -> list[str]:
+    """What a finished stage has written, by name: no logs, hidden files or those of the user."""
+    names = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    left_out = ("manifest.json", "logs/*", *OF_THE_USER)
+    return sorted(
+        name
+        for name in names
+        if not any(part.startswith(".") for part in name.split("/"))
+        and not any(fnmatch(name, each) for each in left_out)
+    )
+
+
 def clear(folder: Path) -> None:
     """Remove what an attempt without results has left and would pass for the next one's."""
     for name in OF_THE_ATTEMPT:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 from chemkl.config import InputError, shipped
 from chemkl.results.atomic import finite, write_json
 from chemkl.results.differences import differences, method_settings, written
-from chemkl.results.leftovers import clear, holds_results
+from chemkl.results.leftovers import clear, holds_results, outputs_in
 from chemkl.results.lock import claim
 from chemkl.results.provenance import InputFile, config_hash, identity, installed_versions
 
@@ -47,6 +47,8 @@ class Manifest(BaseModel):
     inputs: dict[str, InputFile] = {}
     versions: dict[str, str] = {}
     results: dict[str, Any] = {}
+    outputs: list[str] = []
+    """What the folder held when the stage was complete; a path that leads out of it is absolute."""
 
     _folder: Path = PrivateAttr()
     _lock: IO[str] | None = PrivateAttr(default=None)
@@ -213,6 +215,10 @@ class Manifest(BaseModel):
         earlier.check_inputs(earlier._inputs_now())
         return True
 
+    def missing_outputs(self) -> list[str]:
+        """What a complete stage wrote and is there no more."""
+        return [name for name in self.outputs if not (self._folder / name).exists()]
+
     def is_complete(self, stage: str, config: Mapping[str, Any]) -> bool:
         """Whether this is the finished output of exactly that stage and config."""
         same = self.stage == stage and config_hash(self.config) == config_hash(config)
@@ -278,12 +284,23 @@ class Manifest(BaseModel):
         *,
         ended_by: str | None = None,
         results: Mapping[str, Any] | None = None,
+        beside: Iterable[Path] = (),
     ) -> None:
-        """Record how the stage ended, add its results, and write the file."""
+        """Record how the stage ended, add its results, and write the file.
+
+        Args:
+            status: how.
+            ended_by: what ended it.
+            results: numbers to be kept.
+            beside: files that it wrote outside its folder.
+        """
         self.status = status
         self.ended_by = ended_by
         self.finished = _now()
         self.results = {**self.results, **finite(results or {})}
+        if status == "complete":
+            outside = [str(path.resolve()) for path in beside]
+            self.outputs = [*outputs_in(self._folder), *outside]
         self.save()
 
     def save(self) -> None:

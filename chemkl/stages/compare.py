@@ -3,7 +3,6 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -11,7 +10,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from chemkl.config import InputError, complaints, load_config
+from chemkl.config import InputError, complaints
 from chemkl.config.compare import CompareConfig
 from chemkl.config.draft import Draft
 from chemkl.evaluation import evaluate, from_trace, metrics_schema
@@ -30,6 +29,7 @@ from chemkl.reports.forest import draw_forest
 from chemkl.reports.paper_figures import to_png, to_svg
 from chemkl.results import Manifest, read_trace, write_bytes, write_parquet
 from chemkl.stages.evaluate import require_traces, run_names
+from chemkl.stages.finished import once, read_table
 from chemkl.stages.terminal import say, standard_output
 
 TABLE, VALUES = "comparison.parquet", "values.parquet"
@@ -37,17 +37,13 @@ MARKDOWN, LATEX = "comparison.md", "comparison.tex"
 FOREST = "forest"
 
 
-def run(
-    config: CompareConfig | Mapping[str, Any] | str | Path,
-    out_dir: str | Path,
-    *,
-    console: Console | None = None,
-) -> pd.DataFrame:
+@once("compare", lambda _config, out: out / TABLE, read_table)
+def run(settings: CompareConfig, out: Path, *, console: Console | None = None) -> pd.DataFrame:
     """Compare methods; write the tables and the forest plot, and print the comparison.
 
     Args:
-        config: the settings, as a mapping, a YAML file or a config.
-        out_dir: the output folder.
+        settings: as a mapping, a YAML file or a config.
+        out: the output folder.
         console: where the comparison is printed; standard output when not given.
 
     Returns:
@@ -57,14 +53,12 @@ def run(
         InputError: a setting, a run or a table cannot be used, or runs cannot be compared; the
             message names each.
     """
-    settings = load_config(CompareConfig, config, beside=problems_beside)
     problems = complaints((check, settings), (_check_runs, settings.methods))
     if problems:
         raise InputError("\n".join(dict.fromkeys(problems)))
     methods = read_methods(settings.methods)
     pairs = pair_seeds(methods, settings.baseline)
     budget = next(iter(methods[settings.baseline].values())).budget
-    out = Path(out_dir)
     with Manifest.start(
         out,
         stage="compare",

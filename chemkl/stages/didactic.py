@@ -18,9 +18,9 @@ from rich.table import Table
 from torch import Tensor
 
 from chemkl.config.didactic import DidacticConfig
-from chemkl.config.loading import load_config
 from chemkl.reports.paper_figures import draw, to_png, to_svg
 from chemkl.results import Manifest, write_bytes, write_parquet
+from chemkl.stages.finished import once, read_table
 from chemkl.training.didactic import (
     Experiment,
     distribution_table,
@@ -43,17 +43,13 @@ PIPED_WIDTH = 132
 MISSING = "-"
 
 
-def run(
-    config: Mapping[str, Any] | str | Path | DidacticConfig,
-    out_dir: str | Path,
-    *,
-    console: Console | None = None,
-) -> pd.DataFrame:
+@once("didactic", lambda _config, out: out / QUANTITIES, read_table)
+def run(settings: DidacticConfig, out: Path, *, console: Console | None = None) -> pd.DataFrame:
     """Train, compare, draw: ``fig<N>.png`` and ``.svg``, ``quantities.parquet`` and the curves.
 
     Args:
-        config: the settings, as a mapping, a YAML file or a config.
-        out_dir: the output folder.
+        settings: as a mapping, a YAML file or a config.
+        out: the output folder.
         console: where the comparison is printed; standard output when not given.
 
     Returns:
@@ -63,8 +59,6 @@ def run(
     Raises:
         InputError: a setting cannot be used, or the folder holds the output of others.
     """
-    settings = load_config(DidacticConfig, config)
-    out = Path(out_dir)
     with Manifest.start(
         out, stage="didactic", config=settings.model_dump(mode="json"), seed=settings.seed
     ) as manifest:

@@ -7,13 +7,13 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
 from chemkl.config import InputError, complaints
 from chemkl.config.draft import Draft
 from chemkl.config.evaluate import EvaluateConfig, MetricOptions, MosesReference
-from chemkl.config.loading import load_config
 from chemkl.evaluation import by_prompt, metrics, samples
 from chemkl.evaluation.by_prompt import PROMPT_COLUMNS, PromptSamples
 from chemkl.evaluation.chemnet import ChemNet
@@ -29,6 +29,7 @@ from chemkl.evaluation.sample_files import read_samples
 from chemkl.evaluation.samples import Samples
 from chemkl.results import Manifest, find_trace, read_trace, write_json, write_parquet
 from chemkl.results.parts import list_parts
+from chemkl.stages.finished import once
 from chemkl.stages.terminal import say, standard_output
 
 TABLE = "diversity.parquet"
@@ -48,20 +49,16 @@ class _Evaluated:
     prompts: Sequence[PromptSamples] = ()
 
 
-def run(
-    config: Mapping[str, Any] | str | Path | EvaluateConfig,
-    out_dir: str | Path,
-    *,
-    console: Console | None = None,
-) -> pd.DataFrame:
+@once("evaluate", lambda _config, out: out / TABLE, lambda path: metrics.frame(pq.read_table(path)))
+def run(settings: EvaluateConfig, out: Path, *, console: Console | None = None) -> pd.DataFrame:
     """Evaluate runs and files of samples; write `diversity.parquet` and `metrics.json`.
 
     With `every`, `over_time.parquet` is written too, with `prior`, `families.parquet`, and with
     `by_prompt`, `by_prompt.parquet`.
 
     Args:
-        config: the settings, as a mapping, a YAML file or a config.
-        out_dir: the output folder.
+        settings: as a mapping, a YAML file or a config.
+        out: the output folder.
         console: where the comparison is printed; standard output when not given.
 
     Returns:
@@ -70,10 +67,8 @@ def run(
     Raises:
         InputError: a setting, a trace or a file cannot be used; the message names each.
     """
-    settings = load_config(EvaluateConfig, config, beside=problems_beside)
     require_traces(settings.runs)
     check(settings)
-    out = Path(out_dir)
     with Manifest.start(
         out,
         stage="evaluate",
@@ -85,6 +80,7 @@ def run(
         schemas = _schemas(settings, comparisons)
         tables: dict[str, list[dict[str, Any]]] = {name: [] for name in schemas}
         summaries: dict[str, dict[str, Any]] = {}
+        beside: list[Path] = []
         for one in _everything(settings):
             own = _rows(one, settings, comparisons)
             name = one.samples.name
@@ -94,11 +90,12 @@ def run(
             if one.folder is not None and settings.into_runs:
                 _write_tables(one.folder / IN_RUN, own, schemas)
                 write_json(one.folder / IN_RUN / JSON, summaries[name])
+                beside += [one.folder / IN_RUN / each for each in (*own, JSON)]
             for table, rows in own.items():
                 tables[table] += rows
         written = _write_tables(out, tables, schemas)
         write_json(out / JSON, {"runs": summaries})
-        manifest.finish(results={"runs": list(summaries)})
+        manifest.finish(results={"runs": list(summaries)}, beside=beside)
     frames = {name: metrics.frame(table) for name, table in written.items()}
     console = console or standard_output()
     for shown in _shown(frames, settings.metrics):

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 from rich.console import Console
 
-from chemkl.config import InputError, complaints, load_config
+from chemkl.config import InputError, complaints
 from chemkl.config.draft import Draft
 from chemkl.config.text_evaluate import EvaluateTextConfig
 from chemkl.evaluation.text_answers import exact_entropies, over_prompts
@@ -33,6 +33,7 @@ from chemkl.results import Manifest, write_bytes, write_json, write_parquet
 from chemkl.results.differences import told
 from chemkl.results.manifest import unlike
 from chemkl.stages.evaluate import run_names
+from chemkl.stages.finished import once, read_table
 from chemkl.stages.terminal import standard_output
 
 TABLE, JSON = "text_diversity.parquet", "text_metrics.json"
@@ -40,20 +41,16 @@ STEPS, METHODS = "entropy_over_steps.parquet", "methods.parquet"
 FIGURE = "entropy"
 
 
-def run(
-    config: Mapping[str, Any] | str | Path | EvaluateTextConfig,
-    out_dir: str | Path,
-    *,
-    console: Console | None = None,
-) -> pd.DataFrame:
+@once("evaluate_text", lambda _config, out: out / TABLE, read_table)
+def run(settings: EvaluateTextConfig, out: Path, *, console: Console | None = None) -> pd.DataFrame:
     """Evaluate the texts of runs and files; write the tables and the figure, and print them.
 
     `text_diversity.parquet` and `text_metrics.json` always; with exact answers
     `entropy_over_steps.parquet`, `entropy.svg` and `entropy.png`; with methods `methods.parquet`.
 
     Args:
-        config: the settings, as a mapping, a YAML file or a config.
-        out_dir: the output folder.
+        settings: as a mapping, a YAML file or a config.
+        out: the output folder.
         console: where the tables are printed; standard output when not given.
 
     Returns:
@@ -63,13 +60,11 @@ def run(
     Raises:
         InputError: a setting, a run or a file cannot be used; the message names each.
     """
-    settings = load_config(EvaluateTextConfig, config, beside=problems_beside)
     check(settings)
     # what can go wrong with the inputs does so before the folder is claimed
     everything = _all_samples(settings)
     _require_answers(settings, everything)
     embed = _embedder(settings, everything)
-    out = Path(out_dir)
     with Manifest.start(
         out,
         stage="evaluate_text",

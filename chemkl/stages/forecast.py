@@ -1,16 +1,15 @@
 """The forecast stage: what a posttrain config asks for, before anything is trained."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from chemkl.config import InputError, complaints, load_config
+from chemkl.config import InputError, complaints
 from chemkl.config.draft import Draft
 from chemkl.config.evaluate import TRACE_FOLDER
 from chemkl.config.forecast import ForecastConfig
@@ -24,6 +23,7 @@ from chemkl.results import Manifest, write_json, write_parquet
 from chemkl.rewards import RewardModel
 from chemkl.stages import posttrain_config
 from chemkl.stages.evaluate import run_names
+from chemkl.stages.finished import once
 from chemkl.stages.terminal import standard_output
 from chemkl.training.diversity_filter import build_filter
 from chemkl.training.ledger import Ledger
@@ -56,17 +56,13 @@ def check(config: ForecastConfig, awaited: Collection[Path] = ()) -> None:
         raise InputError("\n".join(problems))
 
 
-def run(
-    config: ForecastConfig | Mapping[str, Any] | str | Path,
-    out_dir: str | Path,
-    *,
-    console: Console | None = None,
-) -> Path:
+@once("forecast", lambda _config, out: out / TABLE)
+def run(config: ForecastConfig, out: Path, *, console: Console | None = None) -> Path:
     """Write ``forecast.parquet``, ``forecast.json`` and the samples they come from; print findings.
 
     Args:
         config: a posttrain config, with or without the forecast's own settings.
-        out_dir: the output folder.
+        out: the output folder.
         console: where tables and sentences are printed; standard output when not given.
 
     Returns:
@@ -75,10 +71,9 @@ def run(
     Raises:
         InputError: the config, a model file, a run, or a folder that holds another forecast.
     """
-    config = load_config(ForecastConfig, config, beside=problems_beside)
     check(config)
     trained = read_runs(config.runs, config.prior, config.reward)
-    out, names = Path(out_dir), run_names(config.runs)
+    names = run_names(config.runs)
     traces = {f"run {n}": f / TRACE_FOLDER for n, f in zip(names, config.runs, strict=True)}
     with Manifest.start(
         out,

@@ -14,6 +14,7 @@ from chemkl.config import InputError, did_you_mean
 from chemkl.config.pipeline import PipelineConfig
 from chemkl.results.manifest import Manifest
 from chemkl.stages.aside import check_movable, move_aside
+from chemkl.stages.finished import AGAIN, is_finished
 from chemkl.stages.planning import Planned, load_job, plan_pipeline
 from chemkl.stages.registry import STAGES, interrupted
 
@@ -147,14 +148,14 @@ def _state(each: Planned, to_run: Iterable[str] = ()) -> State:
         read = Manifest.load(need.folder)
         if need.name in to_run or read is None or (read.finished or "") > own.started:
             return "again"
-    return "complete" if own.status == "complete" else "resume"
+    return "complete" if is_finished(each.job.stage, each.config, each.job.folder) else "resume"
 
 
 def _run_job(console: Console, each: Planned, title: str, *, fresh: bool) -> Outcome:
     job, began = each.job, perf_counter()
     state = _state(each)
     if state == "complete":
-        _say(console, title, "green", f"complete, skipped ({_shown(job.folder)})")
+        _say(console, title, "green", f"complete, skipped ({_shown(job.folder)}); {AGAIN}")
         return Outcome(job.name, job.folder, "skipped")
     if state == "again":
         move_aside(job.folder, each.config)

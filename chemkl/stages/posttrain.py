@@ -1,10 +1,8 @@
 """The posttrain stage: a prior is walked to a target distribution, and every molecule is kept."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from chemkl.config import load_config
 from chemkl.config.posttrain import PosttrainConfig
 from chemkl.policies import Policy, freeze, load_policy, save_policy
 from chemkl.results.manifest import Manifest
@@ -12,6 +10,7 @@ from chemkl.rewards import RewardModel
 from chemkl.rewards.failures import describe_failures
 from chemkl.rewards.keys import reward_files
 from chemkl.rewards.waiting import nothing_shown
+from chemkl.stages.finished import once
 from chemkl.stages.posttrain_config import build_objective, check, problems_beside
 from chemkl.stages.posttrain_run import (
     counts_of,
@@ -32,7 +31,8 @@ from chemkl.training.trainer import CHECKPOINTS, POLICY
 __all__ = ["check", "problems_beside", "run"]
 
 
-def run(config: PosttrainConfig | Mapping[str, Any] | str | Path, out_dir: str | Path) -> Path:
+@once("posttrain", lambda _config, out: out / CHECKPOINTS / POLICY)
+def run(config: PosttrainConfig, out: Path) -> Path:
     """Post-train a policy, or continue where a killed run stopped.
 
     Returns:
@@ -41,13 +41,8 @@ def run(config: PosttrainConfig | Mapping[str, Any] | str | Path, out_dir: str |
     Raises:
         InputError: the config, a model file, or a folder that holds another run.
     """
-    config = load_config(PosttrainConfig, config, beside=problems_beside)
     check(config)
-    out = Path(out_dir)
     model_file, plain = out / CHECKPOINTS / POLICY, config.model_dump(mode="json")
-    if Manifest.is_finished(out, "posttrain", plain) and model_file.exists():
-        say(f"{out}: complete; --fresh makes it anew")
-        return model_file
     # what can go wrong with the models and the trainer does so before the folder is claimed
     policy, reference = load_policy(config.agent or config.prior), load_policy(config.prior)
     trainer_of(config, out, [])

@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chemkl.config import InputError, complaints, load_config
+from chemkl.config import InputError, complaints
 from chemkl.config.draft import Draft
 from chemkl.config.llm import LlmPosttrainConfig
 from chemkl.config.llm_reward import TextRewardConfig
@@ -28,6 +28,7 @@ from chemkl.results.manifest import Manifest
 from chemkl.results.provenance import installed_versions
 from chemkl.results.trace import read_trace
 from chemkl.rewards.failures import describe_failures
+from chemkl.stages.finished import once
 from chemkl.stages.posttrain_config import build_objective
 from chemkl.stages.posttrain_run import (
     counts_of,
@@ -50,7 +51,13 @@ if TYPE_CHECKING:
 STAGE = "posttrain_llm"
 
 
-def run(config: LlmPosttrainConfig | Mapping[str, Any] | str | Path, out_dir: str | Path) -> Path:
+def _weights(config: LlmPosttrainConfig, out: Path) -> Path:
+    """The folder of what is trained."""
+    return out / CHECKPOINTS / (ADAPTER if config.adapter.kind == "lora" else MODEL)
+
+
+@once("posttrain_llm", _weights)
+def run(config: LlmPosttrainConfig, out: Path) -> Path:
     """Post-train a language model, or continue where a killed run stopped.
 
     Returns:
@@ -59,14 +66,9 @@ def run(config: LlmPosttrainConfig | Mapping[str, Any] | str | Path, out_dir: st
     Raises:
         InputError: the config, the model, or a folder that holds another run.
     """
-    config = load_config(LlmPosttrainConfig, config, beside=problems_beside)
     check(config)
-    out = Path(out_dir)
     plain = config.model_dump(mode="json")
-    folder = out / CHECKPOINTS / (ADAPTER if config.adapter.kind == "lora" else MODEL)
-    if Manifest.is_finished(out, STAGE, plain) and folder.exists():
-        say(f"{out}: complete; --fresh makes it anew")
-        return folder
+    folder = _weights(config, out)
     _check_apart(config, out)
     # what can go wrong with the model and the trainer does so before the folder is claimed
     policy = build_policy(config)

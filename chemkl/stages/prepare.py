@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from chemkl.chem.standardise import Standardiser
-from chemkl.config import InputError, complaints, load_config
+from chemkl.config import InputError, complaints
 from chemkl.config.draft import Draft
 from chemkl.config.prepare import FileSource, FilterConfig, PrepareConfig
 from chemkl.corpus import files
@@ -21,6 +21,7 @@ from chemkl.corpus.sources import N_LINES, read_source
 from chemkl.files.molecules import Line, read_molecules
 from chemkl.results.atomic import write_json
 from chemkl.results.manifest import Manifest
+from chemkl.stages.finished import once
 
 
 def check(config: PrepareConfig, awaited: Collection[Path] = ()) -> None:
@@ -54,7 +55,8 @@ def _check_file(source: FileSource) -> None:
     next(read_molecules(source.path, source.column))
 
 
-def run(config: PrepareConfig | Mapping[str, Any] | str | Path, out_dir: str | Path) -> Path:
+@once("prepare", lambda _config, out: out)
+def run(config: PrepareConfig, out: Path) -> Path:
     """Write ``corpus.parquet``, ``dropped.parquet`` and ``tokens.json`` into a folder.
 
     Returns:
@@ -63,9 +65,7 @@ def run(config: PrepareConfig | Mapping[str, Any] | str | Path, out_dir: str | P
     Raises:
         InputError: the config, the source, or a folder that holds another corpus.
     """
-    config = load_config(PrepareConfig, config, beside=problems_beside)
     check(config)
-    out = Path(out_dir)
     inputs = {"source": config.source.path} if isinstance(config.source, FileSource) else {}
     with Manifest.start(
         out, stage="prepare", config=config.model_dump(mode="json"), inputs=inputs

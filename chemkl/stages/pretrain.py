@@ -1,15 +1,15 @@
 """The pretrain stage: a prepared corpus becomes a prior."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
-from chemkl.config import InputError, load_config
+from chemkl.config import InputError
 from chemkl.config.pretrain import PretrainConfig
 from chemkl.corpus import files
 from chemkl.corpus.batches import CorpusDataModule
 from chemkl.policies import RnnPolicy, save_policy
 from chemkl.results.manifest import Manifest
+from chemkl.stages.finished import once
 from chemkl.stages.pretrain_run import (
     SampleQuality,
     fit,
@@ -18,7 +18,6 @@ from chemkl.stages.pretrain_run import (
     provenance_of,
     trainer_of,
 )
-from chemkl.stages.terminal import say
 from chemkl.training.pretrain import Pretrain
 from chemkl.training.trainer import (
     CHECKPOINTS,
@@ -49,7 +48,8 @@ def check(config: PretrainConfig, awaited: Collection[Path] = ()) -> None:
         raise InputError("\n".join(problems))
 
 
-def run(config: PretrainConfig | Mapping[str, Any] | str | Path, out_dir: str | Path) -> Path:
+@once("pretrain", lambda _config, out: out / CHECKPOINTS / POLICY)
+def run(config: PretrainConfig, out: Path) -> Path:
     """Train a prior, or continue where a killed run stopped.
 
     Returns:
@@ -58,14 +58,9 @@ def run(config: PretrainConfig | Mapping[str, Any] | str | Path, out_dir: str | 
     Raises:
         InputError: the config, the corpus, or a folder that holds another run.
     """
-    config = load_config(PretrainConfig, config, beside=problems_beside)
     check(config)
-    out = Path(out_dir)
     model_file = out / CHECKPOINTS / POLICY
     plain = config.model_dump(mode="json")
-    if Manifest.is_finished(out, STAGE, plain) and model_file.exists():
-        say(f"{out}: complete; --fresh makes it anew")
-        return model_file
     start = last_checkpoint(out)
     # all that can be wrong is found out before the folder is claimed
     data = _data(config)

@@ -1,13 +1,12 @@
 """The pretrain_llm stage: a prepared corpus becomes a language model that takes property tags."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from chemkl.config import InputError, complaints, load_config
+from chemkl.config import InputError, complaints
 from chemkl.config.draft import Draft
 from chemkl.config.pretrain_llm import PretrainLlmConfig
 from chemkl.corpus import files
@@ -19,6 +18,7 @@ from chemkl.llm.pretrain import TaggedDataset, TaggedPolicy, build_tagged, save_
 from chemkl.results.manifest import Manifest
 from chemkl.results.provenance import installed_versions
 from chemkl.stages import pretrain_run
+from chemkl.stages.finished import once
 from chemkl.stages.pretrain_run import SampleQuality, fit, problems_of, trainer_of
 from chemkl.stages.terminal import say
 from chemkl.training.pretrain import Pretrain
@@ -74,7 +74,8 @@ def problems_beside(draft: Draft) -> list[str]:
     ]
 
 
-def run(config: PretrainLlmConfig | Mapping[str, Any] | str | Path, out_dir: str | Path) -> Path:
+@once("pretrain_llm", lambda _config, out: out / CHECKPOINTS / MODEL)
+def run(config: PretrainLlmConfig, out: Path) -> Path:
     """Train a language model, or continue where a killed run stopped.
 
     Returns:
@@ -83,14 +84,9 @@ def run(config: PretrainLlmConfig | Mapping[str, Any] | str | Path, out_dir: str
     Raises:
         InputError: the config, the corpus, or a folder that holds another run.
     """
-    config = load_config(PretrainLlmConfig, config, beside=problems_beside)
     check(config)
-    out = Path(out_dir)
     folder = out / CHECKPOINTS / MODEL
     plain = config.model_dump(mode="json")
-    if Manifest.is_finished(out, STAGE, plain) and folder.exists():
-        say(f"{out}: complete; --fresh makes it anew")
-        return folder
     start = last_checkpoint(out)
     # all that can be wrong is found out before the folder is claimed
     conditions = Conditions(config.conditions)

@@ -1,7 +1,7 @@
 """The report stage: the traces of runs become one self-contained HTML page."""
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.progress import track
 
 from chemkl.config import InputError
-from chemkl.config.loading import load_config
 from chemkl.config.report import ReportConfig
 from chemkl.evaluation import evaluate, from_trace
 from chemkl.evaluation.comparison_columns import COMPARISON_SCHEMA
@@ -34,6 +33,7 @@ from chemkl.results.columns import RAW_PREFIX
 from chemkl.results.differences import told
 from chemkl.results.manifest import unlike
 from chemkl.stages.evaluate import require_traces, run_names
+from chemkl.stages.finished import once
 from chemkl.stages.report_tables import note, tables
 from chemkl.stages.terminal import say, standard_output
 
@@ -44,17 +44,13 @@ WINDOWS = 60
 """The collapse curves have a point for each of so many parts of a run."""
 
 
-def run(
-    config: Mapping[str, Any] | str | Path | ReportConfig,
-    out_dir: str | Path,
-    *,
-    console: Console | None = None,
-) -> Path:
+@once("report", lambda _config, out: out / PAGE)
+def run(settings: ReportConfig, out: Path, *, console: Console | None = None) -> Path:
     """Write `report.html` about one or several runs.
 
     Args:
-        config: the settings, as a mapping, a YAML file or a config.
-        out_dir: the output folder.
+        settings: as a mapping, a YAML file or a config.
+        out: the output folder.
         console: where the size of the page is printed; standard output when not given.
 
     Returns:
@@ -64,16 +60,15 @@ def run(
         InputError: a setting, a trace or a file cannot be used; the message names each.
     """
     began = time.monotonic()
-    settings = load_config(ReportConfig, config)
     folders = [*settings.runs, *(each for own in settings.methods.values() for each in own)]
     require_traces(folders)
-    page = Path(out_dir) / PAGE
+    page = out / PAGE
     names = run_names(folders)
     methods = _methods(settings, names)
     _check_methods(settings)
     comparison = _comparison(settings.comparison, methods)
     with Manifest.start(
-        out_dir,
+        out,
         stage="report",
         config=settings.model_dump(mode="json"),
         seed=settings.metrics.seed,

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from chemkl.config import InputError, complaints, load_config
+from chemkl.config import InputError, complaints
 from chemkl.config.draft import Draft
 from chemkl.config.sample import POLICY, PRIOR, MixtureConfig, SampleConfig
 from chemkl.policies import (
@@ -24,6 +24,7 @@ from chemkl.results.atomic import rename_in
 from chemkl.results.columns import described_schema
 from chemkl.results.manifest import Manifest
 from chemkl.results.provenance import sha256_of
+from chemkl.stages.finished import once
 from chemkl.training.seeds import stream
 
 FILE_NAME = "samples.parquet"
@@ -74,7 +75,8 @@ def problems_beside(draft: Draft) -> list[str]:
     ]
 
 
-def run(config: SampleConfig | Mapping[str, Any] | str | Path, out_dir: str | Path) -> Path:
+@once("sample", lambda _config, out: out / FILE_NAME)
+def run(config: SampleConfig, out: Path) -> Path:
     """Write ``samples.parquet``; of a mixture, with a column ``logp_<name>`` for each member.
 
     Returns:
@@ -83,9 +85,7 @@ def run(config: SampleConfig | Mapping[str, Any] | str | Path, out_dir: str | Pa
     Raises:
         InputError: the config, a model file, or a folder that holds other samples.
     """
-    config = load_config(SampleConfig, config, beside=problems_beside)
     check(config)
-    out = Path(out_dir)
     policy = _policy(config).to(config.device)
     schema = _schema(policy)
     with Manifest.start(

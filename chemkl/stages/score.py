@@ -1,7 +1,7 @@
 """The score stage: a file of SMILES becomes a table of scores, one row for each line."""
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from chemkl.results.manifest import Manifest
 from chemkl.rewards import RewardModel
 from chemkl.rewards.keys import reward_files
 from chemkl.stages.aside import move_aside
+from chemkl.stages.finished import once
 from chemkl.stages.registry import STAGES
 from chemkl.stages.score_summary import Summary
 from chemkl.stages.score_table import Table
@@ -66,7 +67,12 @@ def problems_beside(draft: Draft) -> list[str]:
     return complaints((RewardModel.from_config, draft.section("reward")))
 
 
-def run(config: ScoreConfig | Mapping[str, Any] | str | Path, out_dir: str | Path) -> Path:
+def _table(config: ScoreConfig, out: Path) -> Path:
+    return out / f"{FILE_NAME}.{config.format}"
+
+
+@once("score", _table)
+def run(config: ScoreConfig, out: Path) -> Path:
     """Write ``scores.parquet``, or ``scores.csv``, into a folder, and print a summary.
 
     Returns:
@@ -76,16 +82,14 @@ def run(config: ScoreConfig | Mapping[str, Any] | str | Path, out_dir: str | Pat
         InputError: the config, the file, a component that fails too often, or a folder that holds
             something else.
     """
-    config = load_config(ScoreConfig, config, beside=problems_beside)
     check(config)
-    out = Path(out_dir)
     with Manifest.start(
         out,
         stage="score",
         config=config.model_dump(mode="json"),
         inputs={"file": config.file, **reward_files(config.reward)},
     ) as manifest:
-        table = out / f"{FILE_NAME}.{config.format}"
+        table = _table(config, out)
         manifest.finish(results=score_file(config, table))
     return table
 

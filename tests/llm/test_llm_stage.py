@@ -207,7 +207,7 @@ def test_a_finished_run_is_not_made_again(finished, capsys):
     before = (finished / "answers.parquet").stat().st_mtime_ns
     plain = Manifest.load(finished).config
     posttrain_llm.run(plain, finished)
-    assert "complete; --fresh makes it anew" in capsys.readouterr().err
+    assert "complete, skipped; --fresh makes it anew" in capsys.readouterr().err
     assert (finished / "answers.parquet").stat().st_mtime_ns == before
 
 

@@ -87,6 +87,7 @@ def test_more_samples_of_one_seed_begin_with_the_same_ones(config, tmp_path):
 def test_again_into_the_same_folder_gives_the_same_file(config, tmp_path):
     first = sample.run(config, tmp_path).read_bytes()
     (tmp_path / ".samples.parquet.tmp").write_bytes(b"what a kill left")
+    (tmp_path / "samples.parquet").unlink()
     assert sample.run(config, tmp_path).read_bytes() == first
     assert not (tmp_path / ".samples.parquet.tmp").exists()
 

@@ -360,7 +360,7 @@ def test_a_stopped_run_ends_complete_with_its_policy_and_its_reason(config, made
 
     before = {p: p.read_bytes() for p in sorted(tmp_path.rglob("*")) if p.is_file()}
     posttrain.run(config | STOP, tmp_path)
-    assert capsys.readouterr().err == f"{tmp_path}: complete; --fresh makes it anew\n"
+    assert capsys.readouterr().err == f"{tmp_path}: complete, skipped; --fresh makes it anew\n"
     assert {p: p.read_bytes() for p in sorted(tmp_path.rglob("*")) if p.is_file()} == before
 
 

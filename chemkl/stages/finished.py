@@ -1,0 +1,90 @@
+"""What a stage does where its work is done already: one rule for commands, pipelines and Python."""
+
+from collections.abc import Callable, Mapping
+from functools import wraps
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import pandas as pd
+import pyarrow.parquet as pq
+
+from chemkl.config import Config
+from chemkl.results.manifest import Manifest
+from chemkl.stages.registry import LAST, STAGES
+from chemkl.stages.terminal import say
+
+AGAIN = "--fresh makes it anew"
+C = TypeVar("C", bound=Config)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def once(
+    stage: str, output: Callable[[C, Path], Path], read: Callable[[Path], Any] = Path
+) -> Callable[
+    [Callable[Concatenate[C, Path, P], T]],
+    Callable[Concatenate[C | Mapping[str, Any] | str | Path, str | Path, P], T],
+]:
+    """Make of a stage's work its ``run``: settings are read, and what is done is not done again.
+
+    The work is skipped, with a line, where the folder holds its finished output, of these settings
+    and of the same inputs, with all files that it wrote. Where one is missing the work is done
+    again; only a last checkpoint may be: it is needed for nothing but a longer run.
+
+    Args:
+        stage: name of the stage.
+        output: says what a finished run returns the path of.
+        read: turns that path into what the run returns.
+    """
+
+    def decorate(
+        work: Callable[Concatenate[C, Path, P], T],
+    ) -> Callable[Concatenate[C | Mapping[str, Any] | str | Path, str | Path, P], T]:
+        @wraps(work)
+        def run(
+            config: C | Mapping[str, Any] | str | Path,
+            out_dir: str | Path,
+            *args: P.args,
+            **kwargs: P.kwargs,
+        ) -> T:
+            settings: Any = STAGES[stage].load(config)
+            out = Path(out_dir)
+            written = output(settings, out)
+            if is_finished(stage, settings, out, say) and written.exists():
+                say(f"{out}: complete, skipped; {AGAIN}")
+                found: T = read(written)
+                return found
+            return work(settings, out, *args, **kwargs)
+
+        return run  # type: ignore[return-value]  # it also takes both by name, as mypy cannot say
+
+    return decorate
+
+
+def is_finished(
+    stage: str, config: Config, out: Path, tell: Callable[[str], object] | None = None
+) -> bool:
+    """Whether a folder holds the finished output of a stage, config and inputs, whole.
+
+    Args:
+        stage: its name.
+        config: its settings.
+        out: the folder.
+        tell: is given a line where an output is missing.
+
+    Raises:
+        InputError: it holds that of another config, or an input has changed since.
+    """
+    if not Manifest.is_finished(out, stage, config.model_dump(mode="json")):
+        return False
+    found = Manifest.load(out)
+    missing = [] if found is None else [n for n in found.missing_outputs() if n != LAST]
+    if missing and tell is not None:
+        tell(f"{out}: complete, but {', '.join(missing)} is missing; it is made again")
+    return not missing
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """The table that a stage wrote, as its run returns it."""
+    frame: pd.DataFrame = pq.read_table(path).to_pandas()
+    return frame

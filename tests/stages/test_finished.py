@@ -1,0 +1,196 @@
+"""A stage that is asked for what it has made already says so, and touches nothing."""
+
+import os
+import shutil
+
+import pandas as pd
+import pytest
+
+from chemkl.config import InputError
+from chemkl.results import InputFile, Manifest
+from chemkl.stages.registry import LAST, STAGES
+
+MOLECULES = (
+    "CCO\nCCN\nCCC\nc1ccccc1\nCC(=O)O\nCCOC\nOc1ccccc1\nCCNC\nCC(C)C\nNCCO\nc1ccncc1\nCCCl\n"
+)
+QED = {"components": [{"kind": "qed"}]}
+ON_CPU = {"trainer": {"accelerator": "cpu"}, "callbacks": {"progress_bar": False}}
+STEPS = [[("c1ccccc1", 0.9), ("CCO", 0.2), ("C1CCCCC1", 0.9)]]
+TEXTS = [[("Q", "one", "1", 1.0), ("Q", "two", "2", 0.0)]]
+
+CHANGED = {
+    "prepare": {"split": {"kind": "random", "test": 0.4, "valid": 0}},
+    "pretrain": {"batch_size": 4},
+    "forecast": {"seed": 1},
+    "posttrain": {"seed": 1},
+    "sample": {"seed": 1},
+    "score": {"batch_size": 3},
+    "evaluate": {"thresholds": [0.7]},
+    "evaluate_text": {"measures": ["answers"]},
+    "compare": {"seed": 1},
+    "report": {"title": "another"},
+    "didactic": {"seed": 1},
+}
+"""A change of each stage's settings."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, tiny_prior, write_run, write_text_run):
+    """A folder with what the stages read."""
+    place = tmp_path_factory.mktemp("inputs")
+    (place / "molecules.smi").write_text(MOLECULES)
+    shutil.copy(tiny_prior, place / "prior.safetensors")
+    for name, n in {"few": 2, "many": 3}.items():
+        for seed in (0, 1):
+            config = {"reward": QED, "budget": 3, "target": {"kind": name}, "seed": seed}
+            run = write_run(place / f"{name}-{seed}", [STEPS[0][:n]], config)
+            found = Manifest.load(run)
+            found.seed, found.inputs = seed, {"prior": InputFile.of(place / "prior.safetensors")}
+            found.save()
+    write_text_run(place / "text", TEXTS)
+    return place
+
+
+@pytest.fixture(scope="module")
+def config_of(place):
+    """The settings of a stage; most are made in a moment."""
+    prior, file = str(place / "prior.safetensors"), str(place / "molecules.smi")
+    split = {"kind": "random", "test": 0.3, "valid": 0}
+    target = {"kind": "mara", "beta": 0.1, "tau": 0.4}
+    tiny = {"embedding_size": 8, "hidden_size": 16, "n_layers": 1, "dropout": 0}
+    source = {"kind": "file", "path": file}
+    prepared = {"source": source, "split": split, "n_workers": 1}
+    if not (place / "corpus").exists():
+        STAGES["prepare"].run(prepared, place / "corpus")
+    posttrain = {"prior": prior, "reward": QED, "target": target, "batch_size": 8, "budget": 12}
+    two = {"few": f"{place}/few-*", "many": f"{place}/many-*"}
+    configs = {
+        "prepare": prepared,
+        "pretrain": {
+            "corpus": str(place / "corpus"),
+            "valid_split": "test",
+            "model": tiny,
+            "epochs": 1,
+            "samples_per_epoch": 0,
+            "trainer": {**ON_CPU["trainer"], "enable_progress_bar": False},
+        },
+        "forecast": posttrain | ON_CPU | {"n": 20, "sample_batch": 10},
+        "posttrain": posttrain | ON_CPU,
+        "sample": {"policy": prior, "n": 6},
+        "score": {"file": file, "reward": QED},
+        "evaluate": {"runs": [f"{place}/few-*"]},
+        "evaluate_text": {"runs": [str(place / "text")], "measures": ["ngrams", "answers"]},
+        "compare": {"methods": two, "baseline": "few", "metrics": ["yield"], "n_resamples": 100},
+        "report": {"runs": [f"{place}/few-*"], "n_map": 0},
+        "didactic": {"figures": [1], "learning": {"steps": 1}},
+    }
+    return configs.__getitem__
+
+
+@pytest.fixture(scope="module")
+def made(config_of, tmp_path_factory):
+    """Run a stage once for all tests: its folder, and what the run returned."""
+    known = {}
+
+    def make(stage):
+        if stage not in known:
+            folder = tmp_path_factory.mktemp(stage) / "out"
+            known[stage] = folder, STAGES[stage].run(config_of(stage), folder)
+        return known[stage]
+
+    return make
+
+
+def state(folder):
+    """Content and time of each file."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {p.relative_to(folder): (p.read_bytes(), os.stat(p).st_mtime_ns) for p in files}
+
+
+@pytest.mark.parametrize("stage", CHANGED)
+def test_a_finished_folder_is_skipped_with_a_line(stage, config_of, made, place, capsys):
+    folder, returned = made(stage)
+    before, inputs = state(folder), state(place)
+    capsys.readouterr()
+    again = STAGES[stage].run(config_of(stage), folder)
+    output = capsys.readouterr()
+    assert output.err == f"{folder}: complete, skipped; --fresh makes it anew\n"
+    assert output.out == ""
+    assert state(folder) == before
+    assert state(place) == inputs
+    if isinstance(returned, pd.DataFrame):
+        pd.testing.assert_frame_equal(again, returned)
+    else:
+        assert again == returned
+
+
+@pytest.mark.parametrize("stage", CHANGED)
+def test_another_config_is_refused(stage, config_of, made):
+    folder, _ = made(stage)
+    before = state(folder)
+    (key,) = CHANGED[stage]
+    with pytest.raises(InputError, match=rf"(?s)a different config:\n.*{key}"):
+        STAGES[stage].run(config_of(stage) | CHANGED[stage], folder)
+    assert state(folder) == before
+
+
+@pytest.mark.parametrize("stage", [each for each in CHANGED if each != "pretrain"])
+def test_an_output_that_is_gone_is_made_again(stage, config_of, made, tmp_path, capsys):
+    folder, _ = made(stage)
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    gone = next(name for name in Manifest.load(copy).outputs if name != LAST)
+    (copy / gone).unlink()
+    STAGES[stage].run(config_of(stage), copy)
+    line = f"{copy}: complete, but {gone} is missing; it is made again\n"
+    assert line in capsys.readouterr().err
+    assert (copy / gone).stat().st_size > 0
+
+
+def test_the_last_checkpoint_may_be_gone(config_of, made, tmp_path, capsys):
+    copy, (folder, _) = tmp_path / "copy", made("posttrain")
+    shutil.copytree(folder, copy)
+    capsys.readouterr()
+    (copy / LAST).unlink()
+    STAGES["posttrain"].run(config_of("posttrain"), copy)
+    assert capsys.readouterr().err == f"{copy}: complete, skipped; --fresh makes it anew\n"
+
+
+def test_what_lies_in_the_folders_of_the_runs_counts_too(config_of, made, place, capsys):
+    folder, _ = made("evaluate")
+    gone = place / "few-0" / "evaluation" / "metrics.json"
+    before = gone.read_bytes()
+    gone.unlink()
+    STAGES["evaluate"].run(config_of("evaluate"), folder)
+    assert f"but {gone} is missing; it is made again" in capsys.readouterr().err
+    assert gone.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("stage", "file", "role"),
+    [
+        ("prepare", "molecules.smi", "source"),
+        ("sample", "prior.safetensors", "policy"),
+        ("score", "molecules.smi", "file"),
+        ("evaluate", "few-0/trace/part-00000000-00000000.parquet", "trace"),
+        ("report", "few-0/trace/part-00000000-00000000.parquet", "trace"),
+    ],
+)
+def test_a_changed_input_is_refused(stage, file, role, config_of, made, place):
+    folder, _ = made(stage)
+    before, content = state(folder), (place / file).read_bytes()
+    other = place / "other.smi"
+    other.write_bytes(content + b"CCBr\n")
+    try:
+        os.replace(other, place / file)
+        with pytest.raises(InputError, match=r"has changed since .*out was begun"):
+            STAGES[stage].run(config_of(stage), folder)
+    finally:
+        (place / file).write_bytes(content)
+    assert state(folder) == before
+
+
+def test_every_stage_has_the_same_rule():
+    assert [
+        name for name, each in STAGES.items() if not hasattr(each.module.run, "__wrapped__")
+    ] == []
