@@ -57,6 +57,8 @@ def _find(path: Path, info: ValidationInfo) -> Path:
         places = [(folder / path).resolve() for folder in folders]
         places[-1:-1] = filter(None, map(shipped.made_here, places[:-1]))
         for place in places:
+            if place.is_char_device() or place.is_block_device():
+                raise ValueError(f"a device, not a file or a folder: {place}")
             if place.exists():
                 return place
     except (OSError, RuntimeError) as error:  # a name too long, a folder closed to us, ~nobody

@@ -1,22 +1,36 @@
 """What a config is read from: data as the user wrote it, and the line where each part stands."""
 
+import math
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import yaml
 
 from chemkl.config import shipped
-from chemkl.config.errors import InputError
+from chemkl.config.errors import InputError, shown
 
 Keys = tuple[str | int, ...]
 """The way to a value: keys of mappings and positions in lists."""
 
 NEEDS_QUOTES = re.compile(r"(?:^|[:\-=\[,])\s*[\[{*&!@%`]")
+MOST_CHARACTERS = 100_000
+"""A longer file or value is not read: it takes seconds. Long lists go into files of their own."""
+MOST_VALUES = 20_000
+"""So many values a file may hold, those that aliases repeat included."""
+MOST_LEVELS = 50
+"""Lists and mappings may stand in one another so deep."""
+MOST_DIGITS = 18
+"""Of a whole number: it then fits into 64 bits, as the seeds and counts of every library must."""
+
+_PLAIN = ("null", "bool", "int", "float", "str", "seq", "map")
+_PLAIN_TAGS = {f"tag:yaml.org,2002:{name}" for name in _PLAIN}
+
 QUOTE_HINT = " (text that begins with one of [ { * & ! @ % ` must be quoted: '[#6]')"
 
 
@@ -28,6 +42,16 @@ class _Loader(yaml.SafeLoader):
     """
 
     yaml_implicit_resolvers = {}  # noqa: RUF012 - PyYAML's own name and type for this table
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Make the value of a node; one that its type does not have is an error with its line."""
+        try:
+            value = super().construct_object(node, deep)
+            if isinstance(value, str) and b"\0" in value.encode():  # "\0", "\ud800"
+                raise ValueError("text without zero bytes is expected")  # noqa: TRY301 - told below
+        except (KeyError, ValueError) as error:  # !!bool x, !!int x, "\\ud800"
+            _refuse(node, f"{shown(node.value)} cannot be read: {error}")
+        return value
 
 
 _SCALARS = {
@@ -42,7 +66,24 @@ _SCALARS = {
 }
 for _tag, (_pattern, _first) in _SCALARS.items():
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value.replace("_", "")))
+
+
+def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
+    digits = loader.construct_scalar(node).replace("_", "")
+    if len(digits.lstrip("+-0")) > MOST_DIGITS:
+        raise ValueError(f"a whole number has at most {MOST_DIGITS} digits here")
+    return int(digits)
+
+
+def _number(loader: _Loader, node: yaml.ScalarNode) -> float:
+    number = loader.construct_yaml_float(node)
+    if math.isinf(number) and "inf" not in node.value.lower():
+        raise ValueError("a number goes up to 1.7e308 here")
+    return number
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
+_Loader.add_constructor("tag:yaml.org,2002:float", _number)
 
 
 @dataclass(frozen=True)
@@ -87,7 +128,8 @@ class Document:
             kinds: folders of shipped files that a name alone is looked up in, see `shipped.find`.
 
         Raises:
-            InputError: no such file, not text, not YAML, empty, or not a mapping.
+            InputError: no such file, no regular file, too large, not text, not YAML, empty, or not
+                a mapping.
         """
         file = Path(path).expanduser()
         ours = None if os.path.exists(file) else shipped.find(file, *kinds)
@@ -131,7 +173,7 @@ class Document:
 
 
 def parse(text: str, name: str) -> tuple[yaml.Node | None, Any]:
-    """Read YAML text.
+    """Read YAML text: plain values only, within the bounds named at the top of this file.
 
     Returns:
         The parsed nodes, which know their lines, and the plain data.
@@ -139,9 +181,13 @@ def parse(text: str, name: str) -> tuple[yaml.Node | None, Any]:
     Raises:
         InputError: with the line, and what YAML expected there.
     """
+    if len(text) > MOST_CHARACTERS:
+        raise InputError(_too_long(name))
     try:
-        loader = _Loader(text)
+        loader = _Loader(text)  # only raises the ReaderError below
         root = loader.get_single_node()
+        if root is not None:
+            _measured(root, {})
         return root, None if root is None else loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
         lines = [*text.splitlines(), ""]
@@ -151,7 +197,7 @@ def parse(text: str, name: str) -> tuple[yaml.Node | None, Any]:
         while unclosed and line and not NEEDS_QUOTES.search(lines[line]):
             line -= 1  # to where the bracket was opened
         what = ", ".join(filter(None, [error.context, error.problem]))
-        quotes = NEEDS_QUOTES.search(lines[line])
+        quotes = NEEDS_QUOTES.search(lines[line]) and not isinstance(error, _UnfitError)
         raise InputError(
             f"{name}:{line + 1}: not valid YAML: {what}{QUOTE_HINT if quotes else ''}."
         ) from error
@@ -162,17 +208,81 @@ def parse(text: str, name: str) -> tuple[yaml.Node | None, Any]:
         ) from error
     except RecursionError as error:
         raise InputError(f"{name}:1: brackets or indentation are nested too deeply.") from error
-    except ValueError as error:  # an explicit !!int before text, or a number of 5,000 digits
-        raise InputError(f"{name}:1: not valid YAML: {error}.") from error
+    except (OverflowError, ValueError) as error:  # "\\Uffffffff"
+        raise InputError(f"{name}:{loader.line + 1}: not valid YAML: {error}.") from error
+
+
+def _measured(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """Count the values and the levels of a node, what aliases repeat included.
+
+    Args:
+        node: where to begin.
+        known: filled with the counts of every node, by identity; zeros while its parts are counted.
+
+    Raises:
+        yaml.MarkedYAMLError: one of the bounds is crossed, a node holds itself, or is not plain.
+    """
+    if id(node) not in known:
+        if node.tag not in _PLAIN_TAGS:
+            tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+            problem = f"could not determine a constructor for the tag {shown(tag)}; leave it out"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        known[id(node)] = (0, 0)
+        parts = [_measured(part, known) for part in _parts(node)]
+        size = 1 + sum(size for size, _ in parts)
+        known[id(node)] = (size, 1 + max((levels for _, levels in parts), default=0))
+    size, levels = known[id(node)]
+    if size == 0:
+        _refuse(node, "an alias (*name) stands inside of what it repeats; write it out")
+    if levels > MOST_LEVELS:
+        _refuse(node, f"lists and mappings are nested too deeply: at most {MOST_LEVELS} levels")
+    if size > MOST_VALUES:
+        _refuse(node, f"more than {MOST_VALUES:,} values, with what aliases (*name) repeat")
+    return size, levels
+
+
+def _parts(node: yaml.Node) -> Iterator[yaml.Node]:
+    if isinstance(node, yaml.SequenceNode):
+        yield from node.value
+    if isinstance(node, yaml.MappingNode):
+        for pair in node.value:
+            yield from pair
+
+
+class _UnfitError(yaml.MarkedYAMLError):
+    """Valid YAML that settings do not use, or not so much of it."""
+
+
+def _refuse(node: yaml.Node, problem: str) -> NoReturn:
+    raise _UnfitError(problem=problem, problem_mark=node.start_mark)
+
+
+def _too_long(name: str) -> str:
+    return (
+        f"{name}: larger than {MOST_CHARACTERS:,} characters, the most that settings may have; put "
+        "a long list into a file of its own and give its path."
+    )
 
 
 def _text_of(file: Path, kinds: Iterable[str]) -> str:
     try:
-        raw = file.read_bytes()
+        kind = file.stat().st_mode
+        if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):  # a pipe may wait for ever
+            raise InputError(
+                f"{file}: a device, pipe or socket; settings are read from a regular file of at "
+                f"most {MOST_CHARACTERS:,} characters."
+            )
+        with file.open("rb") as stream:
+            raw = stream.read(4 * MOST_CHARACTERS + 1)  # a character has up to four bytes
+        if len(raw) > 4 * MOST_CHARACTERS:
+            raise InputError(_too_long(str(file)))
     except FileNotFoundError as error:
         raise InputError(f"{file}: no such file; {_near_file(file, kinds)}") from error
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read: {error.strerror or error}.") from error
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        why = getattr(error, "strerror", None) or error  # a ValueError: a zero byte in the name
+        raise InputError(f"{file}: cannot be read: {why}.") from error
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+LONGEST_VALUE = 80
+"""A value in a message is cut to this many characters."""
+
 
 class InputError(ValueError):
     """Something the user gave cannot be used; the message is complete as it stands.
@@ -31,3 +34,9 @@ def complaints(*checks: tuple[Callable[..., object], *tuple[Any, ...]]) -> list[
         except InputError as error:
             lines |= dict.fromkeys(str(error).splitlines())
     return list(lines)
+
+
+def shown(value: object) -> str:
+    """A value as it may stand in a message."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from chemkl.config.overrides import Override, dotted
 from chemkl.config.pipeline import PipelineConfig, StageEntry, StageName
 
 REFERENCE = re.compile(r"\$\{([^{}]*)\}")
+MOST_JOBS = 1_000
+"""Of one entry, and folders that a text with several references may stand for."""
+
 LONGEST_VALUE = 40
 """Values of more characters than this are numbered in a job's name."""
 
@@ -109,7 +113,11 @@ class _Entries:
         source = self._source(entry, keys)
         fixed = self._overrides(entry.set, (*keys, "set"))
         varied = self._overrides(entry.grid, (*keys, "grid"))
-        jobs = []
+        jobs: list[Job] = []
+        n_jobs = prod(len(axis.value) for axis in varied)
+        if n_jobs > MOST_JOBS:
+            self._complain((*keys, "grid"), f"{n_jobs:,} combinations; at most {MOST_JOBS:,}")
+            return jobs
         for values in product(*(axis.value for axis in varied)):
             point = [
                 Override(axis.keys, value, axis.where)
@@ -184,7 +192,12 @@ class _Entries:
         if len(parts) < 2:
             return value
         texts = []
-        for folders in product(*(self._referred(name, keys) for name in parts[1::2])):
+        referred = [self._referred(name, keys) for name in parts[1::2]]
+        n_texts = prod(map(len, referred))
+        if n_texts > MOST_JOBS:
+            self._complain(keys, f"stands for {n_texts:,} folders; at most {MOST_JOBS:,}")
+            return value
+        for folders in product(*referred):
             parts[1::2] = folders
             texts.append("".join(map(str, parts)))
         return texts[0] if len(texts) == 1 else texts

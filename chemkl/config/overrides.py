@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from chemkl.config.document import Keys, parse
-from chemkl.config.errors import InputError
+from chemkl.config.document import MOST_LEVELS, Keys, parse
+from chemkl.config.errors import InputError, shown
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Override:
         Raises:
             InputError: no equals sign, no key, no value, or a value that is not YAML.
         """
-        where = f"override {text!r}"
+        where = f"override {shown(text)}"
         name, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"{where}: expected key=value, for example target.beta=0.1.")
@@ -45,12 +45,14 @@ def dotted(name: str, where: str) -> Keys:
     """Split ``reward.components.0.weight`` into keys and positions.
 
     Raises:
-        InputError: the name, or a part of it between dots, is empty.
+        InputError: the name, or a part of it between dots, is empty, or it has too many parts.
     """
     parts = [part.strip() for part in name.split(".")]
     if not all(parts):
-        raise InputError(f"{where}: {name!r} is not a key; expected names joined by dots.")
-    return tuple(int(part) if re.fullmatch(r"[0-9]+", part) else part for part in parts)
+        raise InputError(f"{where}: {shown(name)} is not a key; expected names joined by dots.")
+    if len(parts) > MOST_LEVELS:
+        raise InputError(f"{where}: a key of {len(parts):,} parts; at most {MOST_LEVELS} exist.")
+    return tuple(int(part) if re.fullmatch(r"[0-9]{1,9}", part) else part for part in parts)
 
 
 def apply(data: Any, overrides: Iterable[Override]) -> tuple[Any, list[InputError]]:
@@ -84,6 +86,6 @@ def _replaced(data: Any, override: Override, depth: int) -> Any:
     if data is None:
         data = {}
     if not isinstance(data, dict):
-        raise InputError(f"{override.where}: {way} is {data!r}, which has no keys inside it.")
+        raise InputError(f"{override.where}: {way} is {shown(data)}, which has no keys inside it.")
     name = key if key in data else str(key)
     return {**data, name: _replaced(data.get(name), override, depth + 1)}

@@ -9,6 +9,7 @@ from pydantic_core import ErrorDetails
 
 from chemkl.config.base import did_you_mean
 from chemkl.config.document import QUOTE_HINT, Document, Keys
+from chemkl.config.errors import shown
 from chemkl.config.expected import (
     allowed_values,
     is_model,
@@ -20,9 +21,6 @@ from chemkl.config.expected import (
 )
 from chemkl.config.origin import REQUIRED, UNKNOWN, origin
 from chemkl.config.overrides import Override
-
-LONGEST_VALUE = 80
-"""A value in a message is cut to this many characters."""
 
 _MAPPING = "should be a mapping, one 'key: value' a line"
 _LIST = "should be a list, one '- item' a line, or [a, b]"
@@ -82,12 +80,6 @@ def render(
         prefix = ": ".join(filter(None, [where, ".".join(map(str, path))]))
         lines += [(order, f"{prefix}: {part}") for part in text.splitlines()]
     return lines
-
-
-def shown(value: object) -> str:
-    """A value as it may stand in a message."""
-    text = repr(value)
-    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
 
 
 def _place(model: type[BaseModel], error: ErrorDetails) -> _Problem:

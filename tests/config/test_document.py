@@ -1,6 +1,8 @@
 """YAML as people write it: numbers, words, SMILES, and files that are not what they should be."""
 
+import json
 import math
+import os
 import re
 
 import pytest
@@ -50,6 +52,11 @@ def test_words_and_smiles_stay_text(text):
     assert parse(text, "here")[1] == text
 
 
+LAUGHS = "a0: &a0 [x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10)
+)
+
+
 @pytest.mark.parametrize(
     ("content", "line", "problem"),
     [
@@ -66,7 +73,29 @@ def test_words_and_smiles_stay_text(text):
         ("- a\n- b\n", 1, "found a list"),
         ("just words\n", 1, "found a str"),
         ("a: " + "[" * 5000, 1, "nested too deeply"),
-        ("a: !!int x\n", 1, "not valid YAML"),
+        ("a: 1\nb: !!int x\n", 2, "'x' cannot be read"),
+        ("a: !!bool maybe\n", 1, "'maybe' cannot be read"),
+        ("a: 1\nb: !!binary aGVsbG8=\n", 2, "constructor for the tag '!!binary'"),
+        ("a: !!set {x}\n", 1, "constructor for the tag '!!set'"),
+        ("a: !!timestamp 2001-01-01\n", 1, "constructor for the tag '!!timestamp'"),
+        ("a: !mine 1\n", 1, "the tag '!mine'; leave it out (text that begins"),
+        ("a: 1\nb: " + "9" * 400, 2, "a whole number has at most 18 digits here"),
+        ("a: -" + "9" * 5000, 1, "a whole number has at most 18 digits here"),
+        ("a: 1\nb: 1e400\n", 2, "'1e400' cannot be read: a number goes up to 1.7e308"),
+        ('a: "\\0"\n', 1, "without zero bytes"),
+        ('a: "\\ud800"\n', 1, "surrogates not allowed"),
+        ('a: 1\nb: "\\Uffffffff"\n', 2, "not valid YAML"),
+        ("a: &a\n  b: [*a]\n", 1, "an alias (*name) stands inside of what it repeats"),
+        ("a: 1\nb: " + "[" * 51 + "]" * 51, 2, "nested too deeply: at most 50 levels"),
+        (
+            "a0: &a0 [1]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 60)),
+            50,
+            "at most 50 levels",
+        ),
+        ("a: [" + "1," * 20_000 + "]", 1, "more than 20,000 values"),
+        ("a: " + "x" * 100_000, None, "larger than 100,000 characters"),
+        ("a: 1\n" + "é" * 300_000, None, "larger than 100,000 characters"),
+        (LAUGHS, 6, "more than 20,000 values, with what aliases (*name) repeat"),
     ],
 )
 def test_a_file_that_is_not_a_config_is_one_error_with_its_line(tmp_path, content, line, problem):
@@ -74,8 +103,9 @@ def test_a_file_that_is_not_a_config_is_one_error_with_its_line(tmp_path, conten
     path.write_text(content)
     with pytest.raises(InputError, match=re.escape(problem)) as caught:
         Document.read(path)
-    assert str(caught.value).startswith(f"{path}:{line}: ")
+    assert str(caught.value).startswith(f"{path}:{line}: " if line else f"{path}: ")
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize("value", ["*C", "[#6", "@C", "!@C", "%10", "{a"])
@@ -132,6 +162,29 @@ def test_a_folder_is_not_a_file(tmp_path):
         Document.read(tmp_path)
 
 
+def test_devices_and_pipes_are_refused_and_not_waited_for(tmp_path):
+    pipe = tmp_path / "pipe.yaml"
+    os.mkfifo(pipe)
+    for place in (pipe, "/dev/zero", "/dev/null"):
+        with pytest.raises(InputError, match="a device, pipe or socket; settings are read from a"):
+            Document.read(place)
+    with pytest.raises(InputError, match="cannot be read: embedded null byte"):
+        Document.read("a\0.yaml")
+    with pytest.raises(InputError, match="cannot be read: File name too long"):
+        Document.read("a" * 5000)
+
+
+def test_json_is_yaml():
+    data = {"a": [1, 2.5, {"b": None}], "c": "text", "d": True}
+    assert parse(json.dumps(data, indent=2), "here")[1] == data
+
+
+def test_the_longest_settings_are_read(tmp_path):
+    path = tmp_path / "long.yaml"
+    path.write_text("a: " + "é" * 99_997)
+    assert Document.read(path).data == {"a": "é" * 99_997}
+
+
 def test_other_types_are_refused():
     with pytest.raises(InputError, match="expected a mapping or the path of a YAML file, got int"):
         Document.of(3, "reward")
@@ -152,8 +205,8 @@ def test_lines_of_nested_keys(tmp_path):
 
 
 def test_repeated_keys_are_found_at_every_depth_and_aliases_cost_nothing():
-    # ten levels of nine references each: 9^10 paths, but eleven nodes
+    # three levels of nine references each: 9^3 paths, but four nodes
     levels = ["a0: &a0 {k: 1, k: 2}"]
-    levels += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 11)]
+    levels += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 4)]
     root, data = parse("\n".join(levels), "here")
     assert list(Document(data, "here", None, root).repeated_keys()) == [(("a0", "k"), 1, 1)]

@@ -271,3 +271,12 @@ def test_a_config_object_gives_the_same_jobs(tmp_path):
     by_mapping, by_object = load_pipeline(data)[1], load_pipeline(PipelineConfig(**data))[1]
     assert [job.name for job in by_mapping] == [job.name for job in by_object]
     assert [load(job, Run) for job in by_mapping] == [load(job, Run) for job in by_object]
+
+
+def test_a_grid_without_bound_is_refused_and_not_expanded():
+    grid = {f"key{n}": list(range(100)) for n in range(20)}
+    text = problem_of({"stage": "sample", "grid": grid})
+    assert f"stages.0.grid: {100**20:,} combinations; at most 1,000." in text
+    many = {"stage": "sample", "name": "s", "grid": {"seed": list(range(100))}}
+    text = problem_of(many, {"stage": "score", "config": {"file": "${s}" * 9}})
+    assert f"stages.1.config.file: stands for {100**9:,} folders; at most 1,000." in text

@@ -321,7 +321,7 @@ def test_keys_that_are_not_text():
 
 def test_a_config_that_holds_itself_is_refused(file):
     (line,) = problems_of(file("target: &t {kind: mara, tau: 1, beta: *t}\n"))
-    assert "target.beta: should be a number" in line
+    assert "an alias (*name) stands inside of what it repeats" in line
 
 
 # ---- paths
@@ -491,3 +491,9 @@ def test_overrides_may_be_given_ready_made():
 def test_relative_files_are_named_as_the_user_wrote_them(places):
     Path("run.yaml").write_text("sede: 1\n")
     assert problems_of("run.yaml")[0].startswith("run.yaml:1: sede: not a known key")
+
+
+@pytest.mark.parametrize("place", ["/dev/zero", "/dev/null"])
+def test_a_device_is_no_input_file(place, file):
+    (line,) = problems_of(file(f"prior: {place}\n"))
+    assert line.endswith(f"prior: a device, not a file or a folder: {place}")

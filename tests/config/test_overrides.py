@@ -41,11 +41,24 @@ def test_keys_and_values(text, keys, value):
         ("=1", "'' is not a key"),
         ("a..b=1", r"'a\.\.b' is not a key"),
         ("a=[1", "override 'a=\\[1'.*not valid YAML"),
+        ("a=!!binary aGVsbG8=", "override 'a=.*the tag '!!binary'; leave it out"),
+        ("a=&a [*a]", "stands inside of what it repeats"),
+        ("a=" + "9" * 400, "a whole number has at most 18 digits"),
+        ("a=1e400", "a number goes up to 1.7e308"),
+        ("a=" + "[" * 60 + "]" * 60, "nested too deeply"),
+        ("a=" + "x" * 1_000_000, "larger than 100,000 characters"),
+        ("a=\udc80", "character 0xdc80 is not allowed"),
+        ("a" + ".a" * 5000 + "=1", "a key of 5,001 parts; at most 50 exist"),
     ],
 )
 def test_what_is_not_an_override_is_refused(text, problem):
-    with pytest.raises(InputError, match=problem):
+    with pytest.raises(InputError, match=problem) as caught:
         Override.parse(text)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_key_of_many_digits_is_a_name_not_a_position():
+    assert Override.parse("a." + "9" * 5000 + "=1").keys == ("a", "9" * 5000)
 
 
 def test_the_data_given_stays_as_it_is():
