@@ -150,7 +150,8 @@ def _score(
     file: Annotated[
         str,
         typer.Argument(
-            metavar="FILE", help="Molecules: .smi, .csv, .tsv (each also .gz), .parquet."
+            metavar="FILE",
+            help="Molecules: .smi, .csv, .tsv, .sdf, .parquet and more; - is standard input.",
         ),
     ],
     overrides: Overrides = None,
@@ -164,10 +165,17 @@ def _score(
     column: Annotated[
         str | None,
         typer.Option(
-            help="Where the SMILES stand: a column's name; or its number from 0, for a file "
-            "without a header."
+            help="Where the SMILES stand: a column's name, or its number from 0. Default: where "
+            "the file shows them."
         ),
     ] = None,
+    keep_columns: Annotated[
+        bool,
+        typer.Option(
+            "--keep-columns",
+            help="Carry all columns of FILE along; some: keep_columns=[id,batch].",
+        ),
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -180,6 +188,7 @@ def _score(
     from chemkl.stages import score as stage
 
     changes = [] if column is None else [f"column={column}"]
+    changes += ["keep_columns=true"] if keep_columns else []
     written = stage.run_command(file, config, [*(overrides or ()), *changes], out, fresh=fresh)
     typer.echo(f"output: {written}")
 

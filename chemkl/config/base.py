@@ -98,3 +98,11 @@ InputPath = Annotated[Path, AfterValidator(_find)]
 """A file or folder that must exist; relative paths are looked up beside the config file first,
 then in the working directory, then among the files that come with chemkl. Within a pipeline, what
 an earlier job will write counts as there."""
+
+
+def _find_data(path: Path, info: ValidationInfo) -> Path:
+    return path if str(path) == "-" else _find(path, info)
+
+
+DataPath = Annotated[Path, AfterValidator(_find_data)]
+"""The same of a file with data, where - stands for standard input."""

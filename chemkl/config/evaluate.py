@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from chemkl.config import shipped
-from chemkl.config.base import Config, InputPath
+from chemkl.config.base import Config, DataPath, InputPath
 
 TRACE_FOLDER = "trace"
 PATTERN_MARKS = "*?["
@@ -81,13 +81,15 @@ one needs no list. What a pattern matches without a trace in it is passed over."
 
 
 class SmilesFile(Config):
-    """A file of SMILES: .smi, .txt, .csv, .tsv (plain or .gz) or .parquet."""
+    """A file of molecules."""
 
-    path: InputPath
-    """The file."""
+    path: DataPath
+    """The file: .smi, .smiles, .txt, .csv, .tsv, .jsonl or .sdf, each also with .gz, .bz2, .xz
+    or .zst; or .parquet; - is standard input."""
     column: str | Annotated[int, Field(ge=0)] | None = None
-    """Where the SMILES stand: a column's name, or its number from 0. Default: in .smi and .txt the
-    first column; elsewhere the column called smiles (in any case), or the only one there is."""
+    """Where the SMILES stand: a column's name, or its number from 0. Default: the column called
+    smiles (in any case; canonical_smiles and the like where there is none), or the only one there
+    is; in a file without a header the one that holds molecules."""
 
 
 def as_file(value: Any) -> Any:
@@ -202,8 +204,8 @@ class EvaluateConfig(Config):
     prior: Annotated[SmilesFile, BeforeValidator(as_file)] | None = None
     """A sample of the prior that the runs started from: a path, or {path, column}. families.parquet
     then says how the share of each scaffold family moved from it to the policy, and prior_coverage
-    how many of its families the runs still make; also those of its hits where it is a Parquet, .csv
-    or .tsv file with a column reward (of the same reward as the runs), such as samples.parquet of
+    how many of its families the runs still make; also those of its hits where the file has
+    a column reward (of the same reward as the runs), such as samples.parquet of
     the forecast stage. Null: neither."""
     every: int | None = Field(default=None, ge=1)
     """Also follow the metrics over time: one row of over_time.parquet for every so many oracle

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from chemkl.config.base import Config, InputPath
+from chemkl.config.base import Config, DataPath
 
 
 class MosesSource(Config):
@@ -23,16 +23,18 @@ class ChemblSampleSource(Config):
 
 
 class FileSource(Config):
-    """A local .smi, .csv or .parquet file, plain or gzip-compressed."""
+    """A local file of molecules."""
 
     kind: Literal["file"]
     """A file of yours."""
-    path: InputPath
-    """The file; its name ends in .smi, .txt, .csv, .tsv (each also with .gz) or .parquet."""
+    path: DataPath
+    """The file: .smi, .smiles, .txt, .csv, .tsv, .jsonl or .sdf, each also with .gz, .bz2, .xz
+    or .zst; or .parquet; - is standard input. The
+    names of its molecules are kept."""
     column: str | Annotated[int, Field(ge=0)] | None = None
-    """Where the SMILES stand: a column's name, or its number from 0. Default: in .smi and .txt the
-    first column; elsewhere the column called smiles (in any case), or the only one there is. A
-    number says that a .csv or .tsv file has no header line."""
+    """Where the SMILES stand: a column's name, or its number from 0. Default: the column called
+    smiles (in any case; canonical_smiles and the like where there is none), or the only one there
+    is; in a file without a header the one that holds molecules."""
 
 
 Source = Annotated[MosesSource | ChemblSampleSource | FileSource, Field(discriminator="kind")]

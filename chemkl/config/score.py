@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from chemkl.config.base import Config, InputPath
+from chemkl.config.base import Config, DataPath
 from chemkl.config.reward_source import RewardSource
 
 Format = Literal["parquet", "csv"]
@@ -13,12 +13,17 @@ Format = Literal["parquet", "csv"]
 class ScoreConfig(Config):
     """Score a file of SMILES, one row for each of its lines."""
 
-    file: InputPath
-    """The molecules: .smi, .smiles, .txt, .csv, .tsv (each also with .gz) or .parquet."""
+    file: DataPath
+    """The molecules: .smi, .smiles, .txt, .csv, .tsv, .jsonl or .sdf, each also with .gz, .bz2, .xz
+    or .zst; or .parquet; - is standard input."""
     column: str | Annotated[int, Field(ge=0)] | None = None
-    """Where the SMILES stand: a column's name, or its number from 0. Default: in .smi and .txt the
-    first column; elsewhere the column called smiles (in any case), or the only one there is. A
-    number says that a .csv or .tsv file has no header line."""
+    """Where the SMILES stand: a column's name, or its number from 0. Default: the column called
+    smiles (in any case; canonical_smiles and the like where there is none), or the only one there
+    is; in a file without a header the one that holds molecules."""
+    keep_columns: bool | list[str] = False
+    """Columns of the file that are carried along behind the scores: true for all, or their names.
+    One that is called like a column of the scores gets the ending _input. Names of molecules are
+    carried along in any case, as the column name."""
     reward: RewardSource
     """What a molecule is paid: components and aggregate, or the path of a file that holds them."""
     format: Format = "parquet"

@@ -29,6 +29,11 @@ MOLECULE_SCHEMA = pa.schema(
         pa.field("n_tokens", pa.int32(), metadata={"description": "tokens of the SMILES"}),
     ]
 )
+NAME = pa.field(
+    "name", pa.string(), metadata={"description": "what the source calls the molecule, or null"}
+)
+"""A further column of the molecules, where the source has names."""
+
 DROPPED_SCHEMA = pa.schema(
     [
         pa.field("line", pa.int64(), metadata={"description": "1-based line of the source"}),

@@ -8,7 +8,7 @@ import pyarrow as pa
 from chemkl.chem.molecules import read_molecule
 from chemkl.config import InputError, did_you_mean
 from chemkl.results.parts import read_part
-from chemkl.stages.molecule_files import ENDINGS, Record, write_sdf, write_smi
+from chemkl.stages.molecule_files import ENDINGS, Record, title_of, write_sdf, write_smi
 from chemkl.stages.output_files import check_outputs, write_csv, written_aside
 
 SMILES_COLUMNS = ("canonical_smiles", "smiles")
@@ -61,14 +61,15 @@ def convert(
 
 
 def _records(table: pa.Table, column: str, name: str) -> Iterator[Record]:
-    """The rows that are molecules, each named after its file and row."""
+    """The rows that are molecules, each by its own name or that of its file and row."""
     number = 0
     for batch in table.to_batches(max_chunksize=1024):
         for row in batch.to_pylist():
             number += 1
             mol = read_molecule(row[column] or "").mol
             if mol is not None:
-                yield Record(f"{name}_{number}", row[column], mol, row)
+                title = title_of(row, f"{name}_{number}")
+                yield Record(title, row[column], mol, row)
 
 
 def _check_source(source: Path) -> None:

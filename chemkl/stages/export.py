@@ -12,7 +12,7 @@ from chemkl.chem.molecules import MOST_ATOMS, parse
 from chemkl.config import InputError
 from chemkl.results.inspection import RunTrace, first_scorings, open_run
 from chemkl.stages import molecule_files
-from chemkl.stages.molecule_files import Record, write_sdf, write_smi
+from chemkl.stages.molecule_files import Record, title_of, write_sdf, write_smi
 from chemkl.stages.output_files import check_outputs, write_csv, written_aside
 from chemkl.stages.terminal import say
 
@@ -165,10 +165,13 @@ def _write(option: str, run: RunTrace, table: pa.Table, stream: IO[bytes]) -> No
 
 
 def _records(run: RunTrace, table: pa.Table) -> Iterator[Record]:
-    """Each molecule with a name that no other run uses: the run's id and the oracle call."""
+    """Each molecule with its own name, where the trace has a column `name`.
+
+    Else with one that no other run uses: the run's id and the oracle call.
+    """
     own = run.identity["run_id"] or run.folder.resolve().name
     for batch in table.to_batches(max_chunksize=1024):
         for row in batch.to_pylist():
             smiles = row["canonical_smiles"]
             mol = parse(smiles, max_atoms=MOST_ATOMS)
-            yield Record(f"{own}_{row['call']}", smiles, mol or smiles, row)
+            yield Record(title_of(row, f"{own}_{row['call']}"), smiles, mol or smiles, row)

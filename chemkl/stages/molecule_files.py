@@ -34,6 +34,11 @@ class Record(NamedTuple):
     row: Mapping[str, Any]
 
 
+def title_of(row: Mapping[str, Any], otherwise: str) -> str:
+    """What a row calls its molecule, in its column `name`; another title where it does not."""
+    return str(row.get("name") or "").strip() or otherwise
+
+
 def write_sdf(
     records: Iterable[Record], schema: pa.Schema, origin: Mapping[str, str], stream: IO[bytes]
 ) -> int:
@@ -71,7 +76,7 @@ def write_smi(records: Iterable[Record], stream: IO[bytes]) -> int:
     """
     written = 0
     for record in records:
-        stream.write(f"{record.smiles} {record.title}\n".encode())
+        stream.write(f"{record.smiles} {' '.join(record.title.split())}\n".encode())
         written += 1
     return written
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import pyarrow as pa
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -18,7 +19,8 @@ from chemkl.config.prepare import FileSource, FilterConfig, PrepareConfig
 from chemkl.corpus import files
 from chemkl.corpus.cleaning import Clean, Cleaner, clean_lines, peak_memory
 from chemkl.corpus.sources import N_LINES, read_source
-from chemkl.files.molecules import Line, read_molecules
+from chemkl.files.molecules import Line, MoleculeFile
+from chemkl.files.streams import local
 from chemkl.results.atomic import write_json
 from chemkl.results.manifest import Manifest
 from chemkl.stages.finished import once
@@ -52,7 +54,7 @@ def _check_filters(filters: Iterable[FilterConfig]) -> None:
 
 
 def _check_file(source: FileSource) -> None:
-    next(read_molecules(source.path, source.column))
+    next(iter(MoleculeFile(source.path, source.column)))
 
 
 @once("prepare", lambda _config, out: out)
@@ -66,7 +68,12 @@ def run(config: PrepareConfig, out: Path) -> Path:
         InputError: the config, the source, or a folder that holds another corpus.
     """
     check(config)
-    inputs = {"source": config.source.path} if isinstance(config.source, FileSource) else {}
+    source = config.source
+    inputs, schema = {}, files.MOLECULE_SCHEMA
+    if isinstance(source, FileSource):
+        inputs = {"source": local(source.path)}
+        if MoleculeFile(source.path, source.column).has_names:
+            schema = schema.append(files.NAME)
     with Manifest.start(
         out, stage="prepare", config=config.model_dump(mode="json"), inputs=inputs
     ) as manifest:
@@ -76,14 +83,16 @@ def run(config: PrepareConfig, out: Path) -> Path:
         totals = [n for n in (config.limit, N_LINES.get(config.source.kind)) if n is not None]
         total = min(totals, default=None)
         began = perf_counter()
-        tally = _write(cleaned, out, total)
+        tally = _write(cleaned, out, schema, total)
         tally |= {"seconds": perf_counter() - began, "peak_memory_mib": _total_memory(peaks)}
         manifest.finish(results=tally)
     _print(tally, out)
     return out
 
 
-def _write(cleaned: Iterable[list[Clean]], out: Path, total: int | None) -> dict[str, Any]:
+def _write(
+    cleaned: Iterable[list[Clean]], out: Path, schema: pa.Schema, total: int | None
+) -> dict[str, Any]:
     """Drop duplicates and write both tables; return the counts.
 
     Raises:
@@ -93,7 +102,7 @@ def _write(cleaned: Iterable[list[Clean]], out: Path, total: int | None) -> dict
     columns = (TextColumn("reading molecules"), BarColumn(), MofNCompleteColumn())
     with (
         Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress,
-        files.TableWriter(out / files.MOLECULES, files.MOLECULE_SCHEMA) as molecules,
+        files.TableWriter(out / files.MOLECULES, schema) as molecules,
         files.TableWriter(out / files.DROPPED, files.DROPPED_SCHEMA) as dropped,
     ):
         task = progress.add_task("read", total=total)
@@ -135,7 +144,9 @@ class _Rows:
             self.kept[clean.split] += 1
             self.tokens.update(clean.tokens)
             place = {"split": clean.split, "line": line.number}
-            kept.append({"smiles": smiles, **place, "n_tokens": len(clean.tokens)})
+            kept.append(
+                {"smiles": smiles, **place, "n_tokens": len(clean.tokens), "name": line.name}
+            )
         return kept, lost
 
     def reasons(self) -> str:

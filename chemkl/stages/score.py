@@ -1,9 +1,10 @@
 """The score stage: a file of SMILES becomes a table of scores, one row for each line."""
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from chemkl.config.document import Document
 from chemkl.config.draft import Draft
 from chemkl.config.overrides import Override
 from chemkl.config.score import ScoreConfig
-from chemkl.files.molecules import NO_CELL, Line, read_molecules
-from chemkl.files.streams import PACKINGS
+from chemkl.files.molecules import NO_CELL, Line, MoleculeFile
+from chemkl.files.streams import PACKINGS, STDIN, local
 from chemkl.files.tables import ENDINGS
 from chemkl.results.columns import described_schema, trace_schema
 from chemkl.results.manifest import Manifest
@@ -28,7 +29,7 @@ from chemkl.stages.aside import move_aside
 from chemkl.stages.finished import once
 from chemkl.stages.registry import STAGES
 from chemkl.stages.score_summary import Summary
-from chemkl.stages.score_table import Table
+from chemkl.stages.score_table import Table, as_written, written_type
 from chemkl.stages.terminal import standard_output
 
 FILE_NAME = "scores"
@@ -40,8 +41,9 @@ FOREIGN = (*ENDINGS, *PACKINGS, ".json", ".xlsx")
 
 _OWN = {
     "line": (pa.int64(), "Line of the file that was scored, from 1 (row of a Parquet file)."),
-    "smiles": (pa.string(), "SMILES as it stands in the file. Null: the line has no such column."),
+    "smiles": (pa.string(), "SMILES as it stands in the file. Null: there is none; see reason."),
 }
+_NAME = (pa.string(), "What the file calls the molecule. Null: it has no name.")
 
 
 def check(config: ScoreConfig, awaited: Collection[Path] = ()) -> None:
@@ -54,10 +56,8 @@ def check(config: ScoreConfig, awaited: Collection[Path] = ()) -> None:
     Raises:
         InputError: with every problem.
     """
-    file = None if config.file in awaited else config.file
-    problems = complaints(
-        (RewardModel.from_config, config.reward), (_check_file, file, config.column)
-    )
+    readable = None if config.file in awaited else config
+    problems = complaints((RewardModel.from_config, config.reward), (_check_file, readable))
     if problems:
         raise InputError("\n".join(problems))
 
@@ -87,7 +87,7 @@ def run(config: ScoreConfig, out: Path) -> Path:
         out,
         stage="score",
         config=config.model_dump(mode="json"),
-        inputs={"file": config.file, **reward_files(config.reward)},
+        inputs={"file": local(config.file), **reward_files(config.reward)},
     ) as manifest:
         table = _table(config, out)
         manifest.finish(results=score_file(config, table))
@@ -108,18 +108,21 @@ def score_file(config: ScoreConfig, table: Path) -> dict[str, Any]:
     Raises:
         InputError: the file, or a component that fails too often.
     """
-    lines = list(read_molecules(config.file, config.column))
-    if lines and all(line.smiles is None for line in lines):
-        raise InputError(f"{config.file}: no line has the column {config.column}, counted from 0")
-    with (
-        RewardModel.from_config(config.reward) as reward,
-        Table.open(table, config.format, _schema(reward)) as written,
-    ):
+    file = _file(config)
+    with RewardModel.from_config(config.reward) as reward:
+        schema, kept = _schema(reward, file, config.format)
         summary = Summary(reward.component_names)
-        for chunk in _shown(lines, config, reward):
-            rows = _rows(reward, chunk)
-            written.append(rows)
-            summary.add(rows)
+        with Table.open(table, config.format, schema) as written:
+            has_cells = False
+            for chunk in _shown(file, config, reward):
+                rows = _rows(reward, chunk, kept)
+                written.append(rows)
+                summary.add(rows)
+                has_cells |= any(line.reason != NO_CELL for line in chunk)
+            if not has_cells:
+                raise InputError(
+                    f"{config.file}: no line has the column {config.column}, counted from 0"
+                )
         results = summary.results(reward.failures)
     summary.print(standard_output(), reward.failures)
     return results
@@ -195,41 +198,68 @@ def settings(file: str, config: str, overrides: Iterable[str | Override] = ()) -
     elif not data.keys() <= ScoreConfig.model_fields.keys():  # of another stage
         data = {"reward": data["reward"]}
     place = Path(file).expanduser()
-    ours = None if os.path.exists(place) else shipped.find(place)
-    data["file"] = str(ours or place.absolute())
+    if place != STDIN:
+        ours = None if os.path.exists(place) else shipped.find(place)
+        place = ours or place.absolute()
+    data["file"] = str(place)
     given = replace(document, data=data)
     return load_config(ScoreConfig, given, overrides, beside=problems_beside)
 
 
 def _stem(file: str) -> str:
     """The name of a file without the endings that say its format."""
-    name = Path(file).name
-    return Path(name.removesuffix(".gz")).stem or name
+    path = Path("stdin" if Path(file) == STDIN else Path(file).name)
+    return (path.with_suffix("") if path.suffix.lower() in PACKINGS else path).stem
 
 
-def _check_file(file: Path, column: str | int | None) -> None:
-    next(read_molecules(file, column))
+def _file(config: ScoreConfig) -> MoleculeFile:
+    kept = config.keep_columns
+    return MoleculeFile(config.file, config.column, True if kept is True else kept or ())
 
 
-def _schema(reward: RewardModel) -> pa.Schema:
-    """The columns of a trace that a reward decides, after those of the file."""
-    own = described_schema(_OWN)
+def _check_file(config: ScoreConfig) -> None:
+    next(iter(_file(config)))
+
+
+def _schema(
+    reward: RewardModel, file: MoleculeFile, form: str
+) -> tuple[pa.Schema, dict[str, pa.Field]]:
+    """The columns of a trace that a reward decides, behind and before those of the file.
+
+    Returns:
+        The schema, and for each kept column of the file what it is in the scores.
+    """
+    own = {**_OWN, **({"name": _NAME} if file.has_names else {})}
     trace = trace_schema(reward.component_names)
-    return pa.schema([*own, *(trace.field(name) for name in reward.columns if name != "smiles")])
+    fields = [*described_schema(own), *(trace.field(n) for n in reward.columns if n != "smiles")]
+    taken = {field.name for field in fields}
+    kept: dict[str, pa.Field] = {}
+    for column, kind in file.types.items():
+        name = column
+        while name in taken:
+            name += "_input"
+        taken.add(name)
+        text = f"Column {column} of the file that was scored, as it stands there."
+        kept[column] = pa.field(name, written_type(kind, form), metadata={"description": text})
+    return pa.schema([*fields, *kept.values()]), kept
 
 
-def _rows(reward: RewardModel, lines: Sequence[Line]) -> pd.DataFrame:
+def _rows(reward: RewardModel, lines: Sequence[Line], kept: Mapping[str, pa.Field]) -> pd.DataFrame:
     """Score lines: one row each, in order."""
     rows = reward.score(line.smiles or "" for line in lines)
     without = [index for index, line in enumerate(lines) if line.smiles is None]
     rows.loc[without, "smiles"] = None
-    rows.loc[without, "reason"] = NO_CELL
+    rows.loc[without, "reason"] = [lines[index].reason for index in without]
     rows.insert(0, "line", [line.number for line in lines])
+    rows["name"] = pd.Series([line.name for line in lines], dtype=object)
+    for column, field in kept.items():  # as objects: pandas makes floats of integers with gaps
+        cells = [as_written(line.values.get(column), field.type) for line in lines]
+        rows[field.name] = pd.Series(cells, dtype=object)
     return rows
 
 
 def _shown(
-    lines: Sequence[Line], config: ScoreConfig, reward: RewardModel
+    lines: Iterable[Line], config: ScoreConfig, reward: RewardModel
 ) -> Iterator[Sequence[Line]]:
     """Hand the lines out in batches, under a progress bar that also moves within a slow batch."""
     columns = (
@@ -240,7 +270,7 @@ def _shown(
     )
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not config.progress_bar) as progress:
-        task = progress.add_task("scoring", total=len(lines))
+        task = progress.add_task("scoring", total=None)  # a file is read once, and never whole
 
         @contextmanager
         def within(n_new: int) -> Iterator[Callable[[int], None]]:
@@ -250,7 +280,7 @@ def _shown(
 
         if config.progress_bar:
             reward.show_progress(within)
-        for start in range(0, len(lines), config.batch_size):
-            chunk = lines[start : start + config.batch_size]
+        remaining = iter(lines)
+        while chunk := list(islice(remaining, config.batch_size)):
             yield chunk
             progress.advance(task, len(chunk))

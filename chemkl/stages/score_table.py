@@ -1,5 +1,6 @@
 """The table that the score stage writes: Parquet or CSV, there as soon as it is whole."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from chemkl.config import InputError
+from chemkl.files.tables import is_text
 from chemkl.results.atomic import rename_in
 
 
@@ -51,3 +53,19 @@ class Table:
     def append(self, rows: pd.DataFrame) -> None:
         """Add rows; NaN becomes null."""
         self._writer.write_table(pa.Table.from_pandas(rows, self._schema, preserve_index=False))
+
+
+def written_type(kind: pa.DataType, form: str) -> pa.DataType:
+    """The type in which a column of the user's is written; CSV has none for lists and the like."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    tests = ("integer", "floating", "boolean", "date", "timestamp")
+    simple = any(getattr(pa.types, f"is_{each}")(kind) for each in tests)
+    return kind if simple or (form == "parquet" and not is_text(kind)) else pa.string()
+
+
+def as_written(cell: Any, kind: pa.DataType) -> Any:
+    """A cell in its written type."""
+    if cell is None or isinstance(cell, str) or not pa.types.is_string(kind):
+        return cell
+    return json.dumps(cell, default=str, ensure_ascii=False)

@@ -56,6 +56,16 @@ def test_to_smiles_and_csv(file, tmp_path):
     assert table["logp"].tolist()[0] == -1.1
 
 
+def test_molecules_keep_their_names(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"smiles": ["CCO", "CC"], "name": ["ethyl\nalcohol", None]}), path)
+    convert(path, tmp_path / "a.smi")
+    assert (tmp_path / "a.smi").read_text() == "CCO ethyl alcohol\nCC a_2\n"
+    convert(path, tmp_path / "a.sdf")
+    titles = [mol.GetProp("_Name") for mol in Chem.SDMolSupplier(str(tmp_path / "a.sdf"))]
+    assert titles == ["ethyl alcohol", "a_2"]
+
+
 def test_the_column_is_canonical_smiles_or_the_one_that_is_named(tmp_path):
     path = tmp_path / "a.parquet"
     table = pa.table({"smiles": ["OCC"], "canonical_smiles": ["CCO"], "product": ["CC=O"]})

@@ -76,11 +76,11 @@ def test_lines_become_clean_molecules_and_the_rest_has_reasons(tmp_path, capsys)
     out = prepare.run(config_for(path), tmp_path / "out")
     assert out == tmp_path / "out"
     kept = molecules(out)
-    assert kept.columns.tolist() == ["smiles", "split", "line", "n_tokens"]
-    assert kept.values.tolist() == [
-        ["CCO", "train", 1, 3],
-        ["Brc1ccccc1", "train", 4, 9],
-        ["CCN", "train", 8, 3],
+    assert kept.columns.tolist() == ["smiles", "split", "line", "n_tokens", "name"]
+    assert kept.astype(object).where(kept.notna(), None).values.tolist() == [
+        ["CCO", "train", 1, 3, "ethanol"],
+        ["Brc1ccccc1", "train", 4, 9, None],
+        ["CCN", "train", 8, 3, None],
     ]
     assert dropped(out) == [
         (2, "C1CC", "not parsable: unclosed ring 1 opened at position 2"),
@@ -97,6 +97,31 @@ def test_lines_become_clean_molecules_and_the_rest_has_reasons(tmp_path, capsys)
     assert "3 molecules, 6 tokens" in " ".join(shown.split())
     for reason, n in [("kept in train", 3), ("dropped: duplicate", 2), ("dropped: empty", 1)]:
         assert any(reason in line and f" {n} " in line for line in shown.splitlines())
+
+
+def test_names_are_kept_from_tables_and_sd_files_and_left_out_where_there_are_none(tmp_path):
+    (tmp_path / "a.csv").write_text("id;canonical_smiles\nx1;OCC\nx2;CC\n")
+    kept = molecules(prepare.run(config_for(tmp_path / "a.csv"), tmp_path / "csv"))
+    assert kept[["smiles", "name"]].values.tolist() == [["CCO", "x1"], ["CC", "x2"]]
+    with Chem.SDWriter(str(tmp_path / "a.sdf")) as writer:
+        mol = Chem.MolFromSmiles("OCC")
+        mol.SetProp("_Name", "ethanol")
+        writer.write(mol)
+    kept = molecules(prepare.run(config_for(tmp_path / "a.sdf"), tmp_path / "sdf"))
+    assert kept[["smiles", "name", "line"]].values.tolist() == [["CCO", "ethanol", 1]]
+    (tmp_path / "a.smi").write_text("OCC\nCC\n")
+    kept = molecules(prepare.run(config_for(tmp_path / "a.smi"), tmp_path / "smi"))
+    assert kept.columns.tolist() == ["smiles", "split", "line", "n_tokens"]
+
+
+def test_a_broken_record_and_an_endless_line_are_dropped_with_their_reasons(tmp_path):
+    (tmp_path / "a.sdf").write_text("broken\n$$$$\n" + Chem.MolToMolBlock(Chem.MolFromSmiles("C")))
+    prepare.run(config_for(tmp_path / "a.sdf"), tmp_path / "sdf")
+    assert dropped(tmp_path / "sdf") == [(1, "", "not parsable: RDKit cannot read this record")]
+    (tmp_path / "a.smi").write_text("C" * 2**21 + "\nCC\n")
+    prepare.run(config_for(tmp_path / "a.smi"), tmp_path / "smi")
+    reason = "too long: the line has more than 1,048,576 characters"
+    assert dropped(tmp_path / "smi") == [(1, "", reason)]
 
 
 def test_the_manifest_counts_what_was_kept_and_dropped(tmp_path, many):

@@ -1,16 +1,19 @@
 """The score stage and its command: every line kept, the same numbers as the reward's own."""
 
 import gzip
+import io
 import json
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rdkit import Chem
 from rdkit.Chem import QED, Descriptors
 
 from chemkl.config import InputError
+from chemkl.files import streams
 from chemkl.results.columns import trace_schema
 from chemkl.rewards import RewardModel
 from chemkl.stages import score
@@ -101,6 +104,68 @@ def test_columns_by_name_or_number_and_lines_that_lack_them(folder, name, text, 
     assert pd.isna(rows["smiles"][1])
     assert rows["reason"][1] == "missing: the line has no such column"
     assert not rows["valid"][1]
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+def test_names_and_columns_are_carried_along_and_overwrite_nothing(folder, form):
+    Path("m.csv").write_text("id;reward;Smiles;note\n7;0,5;OCC;a\n8;;C1CC\n9;1;CC;c d\n")
+    changes = {"file": "m.csv", "format": form, "batch_size": 2}
+    plain = read(score.run(settings(**changes), folder / "plain"))
+    assert list(plain.columns[:3]) == ["line", "smiles", "name"]
+    assert plain["name"].astype(str).tolist() == ["7", "8", "9"]
+    kept = read(score.run(settings(**changes, keep_columns=True), folder / "all"))
+    assert list(kept.columns) == [*plain.columns, "id", "reward_input", "note"]
+    pd.testing.assert_frame_equal(kept[plain.columns], plain)
+    assert kept["reward_input"].tolist()[::2] == (["0,5", "1"])
+    assert kept["note"].fillna("").tolist() == ["a", "", "c d"]
+    some = read(score.run(settings(**changes, keep_columns=["note"]), folder / "some"))
+    assert list(some.columns) == [*plain.columns, "note"]
+
+
+def read(table):
+    return pd.read_csv(table) if table.suffix == ".csv" else pd.read_parquet(table)
+
+
+def test_columns_of_parquet_keep_their_types(folder):
+    columns = {
+        "smiles": ["OCC", "CC"],
+        "n": pa.array([2**60 + 1, None]),
+        "tags": [["a", "b"], None],
+        "kind": pa.array(["x", "y"]).dictionary_encode(),
+    }
+    pq.write_table(pa.table(columns), "m.parquet")
+    changes = {"file": "m.parquet", "keep_columns": True}
+    found = pq.read_table(score.run(settings(**changes), folder / "p"))
+    assert found["n"].to_pylist() == [2**60 + 1, None]
+    assert found["tags"].to_pylist() == [["a", "b"], None]
+    assert found["kind"].to_pylist() == ["x", "y"]
+    rows = pd.read_csv(score.run(settings(**changes, format="csv"), folder / "c"), dtype=str)
+    assert rows["n"].fillna("").tolist() == [str(2**60 + 1), ""]
+    assert rows["tags"].fillna("").tolist() == ['["a", "b"]', ""]
+
+
+def test_rows_without_a_smiles_say_why(folder):
+    Path("m.sdf").write_text("broken\n$$$$\n" + Chem.MolToMolBlock(Chem.MolFromSmiles("CO")))
+    rows = pd.read_parquet(score.run(settings(file="m.sdf"), folder / "out"))
+    assert rows["valid"].tolist() == [False, True]
+    assert rows["reason"][0] == "not parsable: RDKit cannot read this record"
+    assert rows["canonical_smiles"][1] == "CO"
+
+
+def test_a_column_to_keep_that_is_not_there_is_an_error(folder):
+    Path("m.csv").write_text("smiles,note\nCC,x\n")
+    with pytest.raises(InputError, match=r"no column 'nota'; did you mean 'note'"):
+        score.run(settings(file="m.csv", keep_columns=["nota"]), folder / "out")
+
+
+def test_the_command_reads_standard_input_and_keeps_columns(chemkl, monkeypatch):
+    copy = streams._copied(io.BytesIO(b"note,smiles\nx,CCO\n"))
+    monkeypatch.setattr(streams, "_copy_of_stdin", lambda: copy)
+    call = ["score", "-", "--config", "reward.yaml", "--keep-columns"]
+    assert chemkl(*call, "--out", "a.csv") == 0
+    assert pd.read_csv("a.csv")[["smiles", "note"]].values.tolist() == [["CCO", "x"]]
+    assert chemkl(*call) == 0
+    assert Path("runs/stdin-scores/scores.parquet").exists()
 
 
 def test_the_manifest_sums_up(folder, capsys):
