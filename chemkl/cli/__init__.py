@@ -12,8 +12,10 @@ import typer
 
 from chemkl import __version__
 from chemkl.cli import inspection
+from chemkl.cli.outlets import readers_may_leave
 from chemkl.config import InputError
-from chemkl.stages.registry import STAGES, interrupted
+from chemkl.signals import handled
+from chemkl.stages.registry import STAGES, STOPS, interrupted
 
 HELP = (
     "Post-train generators of molecules so that they cover many scaffolds, not one.\n\n"
@@ -22,7 +24,10 @@ HELP = (
     " one file."
 )
 
-EPILOG = "Exit codes: 0 done, 2 a mistake in a config or an input (nothing was started), 1 other."
+EPILOG = (
+    "Exit codes: 0 done, 2 a mistake in a config or an input (nothing was started), 128 + N stopped"
+    " by signal N (143 SIGTERM, 129 SIGHUP, 138 SIGUSR1, 130 Ctrl-C), 1 other."
+)
 
 app = typer.Typer(
     help=HELP,
@@ -53,17 +58,21 @@ Fresh = Annotated[
 
 
 def main() -> None:
-    """Run the command line and exit: 0 done, 2 configuration or input error, 1 anything else."""
-    forgive_streams()
-    try:
-        app()
-    except InputError as error:
-        sys.stderr.write(f"{error}\n")
-        sys.exit(2)
-    except Exception as error:  # noqa: BLE001 - the last line of defence, and it hides nothing
-        sys.stderr.write(f"unexpected error: {type(error).__name__}: {error}\n")
-        traceback.print_exc()
-        sys.exit(1)
+    """Run the command line and exit.
+
+    The code is 0 done, 2 configuration or input error, 128 + N stopped by signal N, 1 other.
+    """
+    with handled(), readers_may_leave():
+        forgive_streams()
+        try:
+            app()
+        except InputError as error:
+            sys.stderr.write(f"{error}\n")
+            sys.exit(2)
+        except Exception as error:  # noqa: BLE001 - the last line of defence, and it hides nothing
+            sys.stderr.write(f"unexpected error: {type(error).__name__}: {error}\n")
+            traceback.print_exc()
+            sys.exit(1)
 
 
 def forgive_streams() -> None:
@@ -101,17 +110,18 @@ def _run_stage(
 ) -> None:
     """Check a stage's settings, then run it."""
     stage = STAGES[name]
-    checked = stage.load(config, overrides)
     folder = out or Path("runs", Path(config).stem + stage.suffix)
-    if fresh:
-        from chemkl.stages.aside import move_aside  # it reads manifests: not for chemkl --help
-
-        stage.check(checked, config)
-        move_aside(folder, checked, also=[Path(config)])
     try:
+        checked = stage.load(config, overrides)
+        if fresh:
+            from chemkl.stages.aside import move_aside  # it reads manifests: not for chemkl --help
+
+            stage.check(checked, config)
+            move_aside(folder, checked, also=[Path(config)])
         written = stage.run(checked, folder)
-    except KeyboardInterrupt:
-        typer.echo(interrupted(stage, folder, fresh=fresh), err=True)
+    except STOPS as stop:
+        if getattr(stop, "code", 1):  # a process that helps another is silent, as its code is 0
+            typer.echo(interrupted(stage, folder, fresh=fresh), err=True)
         raise
     if isinstance(written, Path):
         typer.echo(f"output: {written}")

@@ -1,6 +1,7 @@
 """A prepared corpus as batches of token ids, in an order that depends on (seed, epoch) alone."""
 
 import multiprocessing
+import signal
 from array import array
 from collections.abc import Iterator, Sequence
 from multiprocessing.context import BaseContext
@@ -19,6 +20,7 @@ from chemkl.config import InputError
 from chemkl.corpus.files import read_split
 from chemkl.policies.base import pad
 from chemkl.policies.tokenizer import UnknownTokenError, Vocabulary
+from chemkl.signals import follow_parent, shielded
 
 BATCHES_A_CHUNK = 64
 """Molecules are sorted by length within chunks of so many batches: less padding, still shuffled."""
@@ -127,8 +129,11 @@ class EpochLoader:
             collate_fn=pad,
             num_workers=self._n_workers,
             multiprocessing_context=_workers() if self._n_workers else None,
+            worker_init_fn=_start_worker,
         )
-        for token_BT in loader:
+        with shielded():  # workers are started here
+            batches_read = iter(loader)
+        for token_BT in batches_read:
             self._done += 1
             yield token_BT
 
@@ -147,6 +152,14 @@ def _workers() -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     return context
+
+
+def _start_worker(_number: int) -> None:
+    """A worker ends when it is told through its queue, or with its parent; a signal is not for it.
+
+    The step in progress needs the batches that are on their way.
+    """
+    follow_parent(signal.SIG_IGN)
 
 
 def _rank_and_world() -> tuple[int, int]:

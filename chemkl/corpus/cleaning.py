@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,7 @@ from chemkl.config.prepare import HashSplit, PrepareConfig
 from chemkl.corpus.splits import assign_split
 from chemkl.files.molecules import NO_CELL, Line
 from chemkl.policies.tokenizer import END, START, tokenize
+from chemkl.signals import follow_parent, shielded
 
 CHUNK = 4_000  # lines a task: some 0.7 s of work, so that passing them on costs nothing
 
@@ -156,7 +158,8 @@ def peak_memory() -> int | None:
 
 def _submit(pool: ProcessPoolExecutor, chunk: list[Line]) -> Future[Work]:
     try:
-        return pool.submit(_work, chunk)
+        with shielded():
+            return pool.submit(_work, chunk)
     except BrokenProcessPool as error:
         raise _died(chunk) from error
 
@@ -191,6 +194,7 @@ def _start_worker(cleaner: Cleaner) -> None:
     """Keep the cleaner in the worker process, so that it travels once and not with every chunk."""
     global _cleaner
     _cleaner = cleaner
+    follow_parent(signal.SIG_DFL)
 
 
 def _work(lines: list[Line]) -> Work:

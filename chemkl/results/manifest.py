@@ -4,6 +4,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ from chemkl.results.differences import differences, method_settings, written
 from chemkl.results.leftovers import clear, holds_results, outputs_in
 from chemkl.results.lock import claim
 from chemkl.results.provenance import InputFile, config_hash, identity, installed_versions
+from chemkl.signals import deferred, handled
 
 FILE_NAME = "manifest.json"
 SHOWN_DIFFERENCES = 20
@@ -28,7 +30,8 @@ class Manifest(BaseModel):
     """What `manifest.json` holds.
 
     Used as a context manager it records how the stage ended: an exception is `failed`, a keyboard
-    interrupt or an exit is `interrupted`, and leaving without `finish` is `complete`.
+    interrupt, an exit or a signal is `interrupted`, and leaving without `finish` is `complete`.
+    Signals that would kill the process are heeded in the meantime (see `chemkl.signals`).
     """
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
@@ -52,6 +55,7 @@ class Manifest(BaseModel):
 
     _folder: Path = PrivateAttr()
     _lock: IO[str] | None = PrivateAttr(default=None)
+    _scope: ExitStack = PrivateAttr(default_factory=ExitStack)
 
     @classmethod
     def start(
@@ -308,6 +312,7 @@ class Manifest(BaseModel):
         write_json(self._folder / FILE_NAME, self.model_dump(mode="json"))
 
     def __enter__(self) -> Self:
+        self._scope.enter_context(handled())
         return self
 
     def __exit__(
@@ -317,11 +322,13 @@ class Manifest(BaseModel):
         trace: TracebackType | None,
     ) -> None:
         try:
-            self._record_end(kind, error)
+            with deferred():
+                self._record_end(kind, error)
         finally:  # the last write is behind: only now may another start have the folder
             if self._lock is not None:
                 self._lock.close()
             self._lock = None
+            self._scope.close()
 
     def _record_end(self, kind: type[BaseException] | None, error: BaseException | None) -> None:
         if kind is None:

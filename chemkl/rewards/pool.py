@@ -13,6 +13,7 @@ from typing import Any, Self
 from chemkl.config import InputError
 from chemkl.rewards.processes import Worker, close_workers, start_method
 from chemkl.rewards.worker import PORTION, Jobs, Lost, Mark, State, serve
+from chemkl.signals import shielded
 
 TICK = 1e-4
 """Seconds that a message of units takes at least: some systems' clocks see no less than 15 ms."""
@@ -184,11 +185,12 @@ class Pool:
 
     def _start(self) -> Worker:
         ours, theirs = self._context.Pipe()
-        values = self._context.RawArray("d", [-1.0, -1.0, math.inf])
+        values = self._context.RawArray("d", [-1.0, -1.0, math.inf, 0.0])
         process = self._context.Process(  # type: ignore[attr-defined] # every concrete context has it
             target=serve, args=(theirs, values, self._build), daemon=True
         )
-        process.start()
+        with shielded():
+            process.start()
         theirs.close()
         return Worker(process, ours, State(values))
 

@@ -58,6 +58,7 @@ def close_workers(workers: list[Worker], owner: int) -> None:
     if os.getpid() != owner:
         return
     for worker in workers:
+        worker.state.end()
         worker.process.terminate()
     end = monotonic() + GRACE
     for worker in workers:

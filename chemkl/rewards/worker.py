@@ -1,18 +1,16 @@
 """What runs in a worker process of the pool, and what it and its parent say to each other."""
 
 import math
-import os
-import signal
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from time import monotonic
 from typing import Any, NamedTuple
 
 from chemkl.chem.molecules import one_line
 from chemkl.config import InputError
+from chemkl.signals import follow_parent
 
 PORTION = 0.03
 """About so many seconds of work are with a worker at once, in one message, if units are quick."""
@@ -40,7 +38,8 @@ class State:
     """What a worker is at, in memory that it shares with its parent.
 
     Args:
-        values: the unit's place (-1: none), what its job has marked (-1: nothing), and since when.
+        values: the unit's place (-1: none), what its job has marked (-1: nothing), since when,
+            and whether it is to end.
     """
 
     def __init__(self, values: Any) -> None:
@@ -61,6 +60,15 @@ class State:
         """Say what the job is at."""
         self._values[1] = number
 
+    def end(self) -> None:
+        """Say, as the parent, that the SIGTERM which follows is meant: the worker is to end."""
+        self._values[3] = 1
+
+    @property
+    def is_to_end(self) -> bool:
+        """Whether the parent has said so."""
+        return bool(self._values[3])
+
     def read(self) -> tuple[int, float, int]:
         """The unit's place, since when, and what is marked; the time is never too early."""
         unit, since, marked = self._values[0], self._values[2], self._values[1]
@@ -69,8 +77,13 @@ class State:
 
 def serve(pipe: Connection, values: Any, build: Callable[[Mark], Jobs]) -> None:
     """Do what comes through the pipe until it is closed."""
-    _leash()
     state = State(values)
+
+    def end_if_asked(*_: object) -> None:
+        if state.is_to_end:  # a scheduler's SIGTERM is not for the worker: a unit would be lost
+            sys.exit(1)  # so that finalizers run
+
+    follow_parent(end_if_asked)
     try:
         jobs = build(state.mark)
     except Exception as error:  # noqa: BLE001 - told to the parent, which raises it
@@ -103,24 +116,3 @@ def _do(
         if not left or seconds > PORTION:
             pipe.send((done, seconds))
             done, start = [], monotonic()
-
-
-def _leash() -> None:
-    """Leave Ctrl-C to the parent, end in order when asked, and die with the parent."""
-    if hasattr(os, "setsid"):
-        with suppress(OSError):
-            os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that finalizers run
-    parent = parent_process()
-    if parent is None or not hasattr(signal, "SIGIO"):
-        return
-    import fcntl
-
-    # the kernel sends SIGIO, which kills, as soon as the parent's end of this pipe is closed, even
-    # if the parent was killed and this process is stuck in compiled code
-    signal.signal(signal.SIGIO, signal.SIG_DFL)
-    sentinel = int(parent.sentinel)
-    fcntl.fcntl(sentinel, fcntl.F_SETOWN, os.getpid())
-    flags = fcntl.fcntl(sentinel, fcntl.F_GETFL)
-    fcntl.fcntl(sentinel, fcntl.F_SETFL, flags | os.O_ASYNC)

@@ -1,7 +1,9 @@
 """Run a pipeline: check all of it, skip what is complete, resume or start the rest in order."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
@@ -16,7 +18,8 @@ from chemkl.results.manifest import Manifest
 from chemkl.stages.aside import check_movable, move_aside
 from chemkl.stages.finished import AGAIN, is_finished
 from chemkl.stages.planning import Planned, load_job, plan_pipeline
-from chemkl.stages.registry import STAGES, interrupted
+from chemkl.stages.registry import STAGES, STOPS, interrupted
+from chemkl.stages.terminal import say
 
 State = Literal["new", "resume", "again", "complete"]
 """What a job's folder holds: nothing, an unfinished run, a run of input that has changed since
@@ -61,7 +64,8 @@ def run(
         InputError: with every problem of every job; nothing has started then.
     """
     console = Console()
-    config, planned = plan_pipeline(pipeline, out_dir)
+    with _interruptible(lambda: "interrupted: no job had been started; the same command begins."):
+        config, planned = plan_pipeline(pipeline, out_dir)
     chosen = _chosen(planned, only, index)
     _check_folders(chosen, fresh)
     if dry_run:
@@ -70,13 +74,25 @@ def run(
     if fresh:
         for each in chosen:
             move_aside(each.job.folder, each.config)
-    outcomes = []
+    outcomes: list[Outcome] = []
     for position, each in enumerate(chosen, start=1):
         title = f"[{position}/{len(chosen)}] {each.job.name}"
-        outcomes.append(_run_job(console, each, title, fresh=fresh))
+        stage, folder = STAGES[each.job.stage], Path(_shown(each.job.folder))
+        with _interruptible(partial(interrupted, stage, folder, fresh=fresh)):
+            outcomes.append(_run_job(console, each, title))
         if outcomes[-1].status == "stopped":
             break
     return outcomes
+
+
+@contextmanager
+def _interruptible(told: Callable[[], str]) -> Iterator[None]:
+    """Say after Ctrl-C or a signal what is kept, and how to go on."""
+    try:
+        yield
+    except STOPS:
+        say(told())
+        raise
 
 
 def _chosen(planned: list[Planned], only: str | None, index: int | None) -> list[Planned]:
@@ -151,7 +167,7 @@ def _state(each: Planned, to_run: Iterable[str] = ()) -> State:
     return "complete" if is_finished(each.job.stage, each.config, each.job.folder) else "resume"
 
 
-def _run_job(console: Console, each: Planned, title: str, *, fresh: bool) -> Outcome:
+def _run_job(console: Console, each: Planned, title: str) -> Outcome:
     job, began = each.job, perf_counter()
     state = _state(each)
     if state == "complete":
@@ -164,14 +180,8 @@ def _run_job(console: Console, each: Planned, title: str, *, fresh: bool) -> Out
     try:
         STAGES[job.stage].run(load_job(job), job.folder)
     except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt)
-        verb = "interrupted" if stopped else "failed"
+        verb = "interrupted" if isinstance(error, STOPS) else "failed"
         _say(console, title, "red", f"{verb} after {_duration(perf_counter() - began)}")
-        if stopped:
-            Console(stderr=True, soft_wrap=True).print(
-                escape(interrupted(STAGES[job.stage], Path(_shown(job.folder)), fresh=fresh)),
-                highlight=False,
-            )
         raise
     took = _duration(perf_counter() - began)
     if not _is_complete(job.folder):

@@ -15,7 +15,7 @@ from chemkl.results.trace import TraceWriter, read_orphans, read_trace
 from chemkl.stages.terminal import say
 from chemkl.training.collapse import ENDED_BY, CollapseAlarm, WatchedTrace
 from chemkl.training.posttrain import Posttrain, StepLoader
-from chemkl.training.trainer import Checkpoint, build_trainer, last_checkpoint, quiet
+from chemkl.training.trainer import Checkpoint, build_trainer, fit, last_checkpoint, quiet
 
 if TYPE_CHECKING:
     from lightning import Callback, Trainer
@@ -36,7 +36,6 @@ def trainer_of(config: AnyConfig, out: Path, callbacks: "Sequence[Callback]") ->
             callbacks,
             max_epochs=1,
             precision=config.precision,
-            enable_progress_bar=False,  # Lightning's counts steps, and it is calls that end a run
         )
 
 
@@ -97,8 +96,7 @@ def make_steps(
     saving = Checkpoint(out, config.callbacks.checkpoint_every, before=module.trace.cut)
     loader = StepLoader(-(-config.most_samples // config.batch_size))
     trainer = trainer_of(config, out, [saving, *own, *callbacks])
-    with quiet():
-        trainer.fit(module, loader, ckpt_path=start, weights_only=True)
+    fit(trainer, module, loader, start)
 
 
 def ended_by(module: Posttrain, limit: str) -> str:

@@ -64,7 +64,7 @@ def run(config: PretrainConfig, out: Path) -> Path:
     start = last_checkpoint(out)
     # all that can be wrong is found out before the folder is claimed
     data = _data(config)
-    trainer = trainer_of(config, out)
+    trainer = trainer_of(config, out, STAGE)
     corpus = {"corpus": config.corpus / files.MOLECULES}
     with (
         Manifest.start(

@@ -93,7 +93,7 @@ def run(config: PretrainLlmConfig, out: Path) -> Path:
     train, valid = _read(config, conditions)
     policy = _policy(config, conditions)
     data = _data(config, policy, train, valid)
-    trainer = trainer_of(config, out)
+    trainer = trainer_of(config, out, STAGE)
     corpus = {"corpus": config.corpus / files.MOLECULES}
     with (
         Manifest.start(

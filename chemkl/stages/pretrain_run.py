@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from lightning import Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor
 
 from chemkl.chem.molecules import canonicalise
 from chemkl.config import InputError, complaints
@@ -16,7 +16,9 @@ from chemkl.corpus import files
 from chemkl.corpus.batches import TokenDataModule
 from chemkl.results.manifest import Manifest
 from chemkl.stages.terminal import say
+from chemkl.training import trainer as training
 from chemkl.training.pretrain import Pretrain
+from chemkl.training.progress import StepsBar
 from chemkl.training.trainer import Checkpoint, build_trainer, check_trainer, quiet
 
 
@@ -52,8 +54,8 @@ def problems_beside(draft: Draft) -> list[str]:
     ]
 
 
-def trainer_of(config: MaximumLikelihood, out: Path) -> Trainer:
-    """Build the trainer of a run.
+def trainer_of(config: MaximumLikelihood, out: Path, stage: str) -> Trainer:
+    """Build the trainer of a run of a stage.
 
     Raises:
         InputError: Lightning refuses the settings.
@@ -61,7 +63,7 @@ def trainer_of(config: MaximumLikelihood, out: Path) -> Trainer:
     callbacks = [
         Checkpoint(out, config.checkpoint_every),
         LearningRateMonitor("step"),
-        TQDMProgressBar(refresh_rate=20),
+        StepsBar(stage),
     ]
     with quiet():
         return build_trainer(
@@ -84,7 +86,7 @@ def fit(
     """
     if start is not None:
         say(f"{out}: resumes at step {_step_of(start)}")
-    trainer.fit(module, data, ckpt_path=start, weights_only=True)
+    training.fit(trainer, module, data, start)
     metrics = dict(trainer.callback_metrics)
     if module.validated_at != trainer.global_step:
         trainer.validate(module, data, verbose=False)

@@ -10,6 +10,7 @@ from typing import Any
 from chemkl.config import Config, InputError, load_config
 from chemkl.config.draft import Draft
 from chemkl.config.overrides import Override
+from chemkl.signals import StoppedBySignal, deferred
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,14 @@ class Stage:
 
     @property
     def module(self) -> ModuleType:
-        """The stage's code; importing it may take seconds (torch, lightning)."""
-        return import_module(f"chemkl.stages.{self.name}")
+        """The stage's code; importing it may take seconds (torch, lightning).
+
+        Raises:
+            StoppedBySignal: a signal came meanwhile; raised in the middle of an import it could be
+                lost, or leave half a module.
+        """
+        with deferred():
+            return import_module(f"chemkl.stages.{self.name}")
 
     def load(
         self,
@@ -99,6 +106,9 @@ class Stage:
                 raise KeyboardInterrupt from end
             raise
 
+
+STOPS = (KeyboardInterrupt, StoppedBySignal)
+"""What a user, or a scheduler, ends a stage with."""
 
 MANIFEST = "manifest.json"
 LAST = "checkpoints/last.ckpt"
@@ -232,7 +242,7 @@ STAGES: dict[str, Stage] = {
 
 
 def interrupted(stage: Stage, folder: Path, *, fresh: bool = False) -> str:
-    """Say after Ctrl-C what is kept of a run, and how to go on."""
+    """Say after Ctrl-C or a signal what is kept of a run, and how to go on."""
     again = f"the same command{' without --fresh' if fresh else ''}"
     if (folder / LAST).exists():
         kept = f"{folder} keeps everything up to the last checkpoint; {again} continues from there"

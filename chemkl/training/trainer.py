@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import os
 import pickle
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,13 +12,20 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ProgressBar, Timer
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from chemkl.config import InputError, did_you_mean
 from chemkl.results.atomic import rename_in
+from chemkl.signals import StoppedBySignal, deferred, pending
+from chemkl.training.progress import Bar
 
 CHECKPOINTS = "checkpoints"
 LAST = "last.ckpt"
@@ -33,6 +41,7 @@ _ON_PURPOSE = (
     ".*LeafSpec.*",  # Lightning's own use of torch
     ".*The number of training batches .* is smaller than the logging interval.*",
     ".*dataloader is not resumable.*",  # ours are: they save where they stand
+    ".*`srun` command is available.*",  # a job need not start its processes by it
 )
 
 _UNREADABLE = (
@@ -65,6 +74,9 @@ class Checkpoint(Callback):
     would be lost, and not behind the last batch of an epoch, where a resumed run would leave out
     the epoch's validation; it is then written one step later.
 
+    A signal that tells the run to end (see `chemkl.signals`) is heeded here: a checkpoint is
+    written as soon as one can be, behind the epoch's validation if need be, and the fit ends.
+
     Args:
         out_dir: folder of the run.
         every: steps between two checkpoints.
@@ -76,10 +88,28 @@ class Checkpoint(Callback):
         self._every = every
         self._before = before
         self._seen = self._saved = 0
+        self._loader: dict[str, Any] | None = None
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, _module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add where the loader stands: Lightning forgets it between two epochs."""
+        loader = trainer.train_dataloader
+        if loader is not None and hasattr(loader, "state_dict"):
+            checkpoint["loader"] = loader.state_dict()
+
+    def on_load_checkpoint(
+        self, _trainer: Trainer, _module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Remember where the loader stood; it is made later."""
+        self._loader = checkpoint.get("loader")
 
     def on_train_start(self, trainer: Trainer, _module: LightningModule) -> None:
         """Count from the step at which the run (or its continuation) begins."""
         self._seen = self._saved = trainer.global_step
+        if self._loader is not None:
+            trainer.train_dataloader.load_state_dict(self._loader)  # type: ignore[union-attr]  # it had one
+            self._loader = None
 
     def on_train_batch_end(
         self,
@@ -92,9 +122,20 @@ class Checkpoint(Callback):
         """Write when it is time."""
         step = trainer.global_step
         stepped, self._seen = step != self._seen, step
-        due = step // self._every > self._saved // self._every
-        if stepped and due and not trainer.is_last_batch:
+        if not stepped or trainer.is_last_batch:
+            return
+        told = told_to_stop(trainer)
+        if told or step // self._every > self._saved // self._every:
             self.save(trainer)
+        if told:
+            raise told
+
+    def on_train_epoch_end(self, trainer: Trainer, _module: LightningModule) -> None:
+        """Write behind the last batch and the validation, if the run is told to end."""
+        told = told_to_stop(trainer)
+        if told and not trainer.fit_loop.done:
+            self.save(trainer)
+            raise told
 
     def on_train_end(self, trainer: Trainer, _module: LightningModule) -> None:
         """Write a last time."""
@@ -109,6 +150,40 @@ class Checkpoint(Callback):
         if trainer.is_global_zero:
             rename_in(aside, self._path)
         self._saved = trainer.global_step
+
+
+def told_to_stop(trainer: Trainer) -> StoppedBySignal | None:
+    """What is to be raised because a signal has told this process, or another of the run, to end.
+
+    All processes of a run call it at the same time, so that all of them end behind the same step.
+    """
+    number = pending() or 0
+    strategy = trainer.strategy
+    if trainer.world_size > 1:
+        everybody = torch.tensor(number, device=strategy.root_device)
+        number = int(strategy.reduce(everybody, reduce_op="max"))
+    if not number:
+        return None
+    # Lightning kills the process that has started the others when one of these ends with an error
+    environment = getattr(strategy, "cluster_environment", None)
+    helps = isinstance(environment, LightningEnvironment) and not trainer.is_global_zero
+    return StoppedBySignal(number, code=0 if helps else None)
+
+
+def fit(trainer: Trainer, module: LightningModule, data: Any, start: Path | None) -> None:
+    """Train, from a checkpoint if there is one.
+
+    Args:
+        trainer: with a `Checkpoint` among its callbacks.
+        module: to train.
+        data: loader or data module.
+        start: the checkpoint.
+
+    Raises:
+        StoppedBySignal: a signal told the run to end; a checkpoint is written.
+    """
+    with deferred(), quiet():
+        trainer.fit(module, data, ckpt_path=start, weights_only=True)
 
 
 def last_checkpoint(out_dir: Path) -> Path | None:
@@ -174,17 +249,22 @@ def build_trainer(
 ) -> Trainer:
     """Build the trainer of a stage.
 
+    It leaves the signals alone: Lightning's handlers would save, requeue a Slurm job and talk to
+    other processes in the middle of a step.
+
     Args:
         out_dir: folder of the run; logs go to ``logs/`` in it.
         settings: the user's own arguments.
-        callbacks: what the stage brings; progress bars go where the settings say there are none.
+        callbacks: what the stage brings, in the order in which they act, but for `Checkpoint`,
+            which acts last; bars go where the settings say there are none.
         **fixed: arguments that the stage decides.
 
     Raises:
         InputError: Lightning refuses the settings.
     """
     if not settings.get("enable_progress_bar", True):
-        callbacks = [each for each in callbacks if not isinstance(each, ProgressBar)]
+        callbacks = [each for each in callbacks if not isinstance(each, Bar)]
+    callbacks = sorted(callbacks, key=lambda each: isinstance(each, Checkpoint))
     common: dict[str, Any] = {
         "default_root_dir": out_dir,
         # CSVLogger deletes the rows of an older run in its folder: each start gets a new one
@@ -192,8 +272,9 @@ def build_trainer(
             TensorBoardLogger(out_dir, name="logs", version="tensorboard"),
             CSVLogger(out_dir, name="logs/csv"),
         ],
-        "callbacks": list(callbacks),
+        "callbacks": callbacks,
         "enable_checkpointing": False,
+        "enable_progress_bar": False,  # Lightning's writes carriage returns into log files
         "use_distributed_sampler": False,
     }
     defaults: dict[str, Any] = {
@@ -201,10 +282,34 @@ def build_trainer(
         "log_every_n_steps": 10,
         "num_sanity_val_steps": 0,
     }
+    wanted = {**defaults, **settings, **common, **fixed}
     try:
-        return Trainer(**{**defaults, **settings, **common, **fixed})
+        trainer = Trainer(**{"plugins": _cluster(wanted), **wanted})
     except _REFUSED as error:
         raise InputError(f"trainer: lightning.Trainer refuses its settings: {error}") from error
+    trainer._signal_connector = _NoHandlers(trainer)
+    return trainer
+
+
+class _NoHandlers(_SignalConnector):
+    """In place of Lightning's: it sets no handlers, and puts back what Lightning does to Ctrl-C."""
+
+    def register_signal_handlers(self) -> None:
+        """Remember what to put back."""
+        self._original_handlers = self._get_current_signal_handlers()
+
+
+def _cluster(settings: Mapping[str, Any]) -> ClusterEnvironment | None:
+    """Who starts the processes of a run: Slurm only where it has started several for it.
+
+    A run in one process is no part of what else a job does; None: Lightning finds out.
+    """
+    if "SLURM_NTASKS" not in os.environ or TorchElasticEnvironment.detect():
+        return None
+    alone = settings.get("devices") == 1 and settings.get("num_nodes", 1) == 1
+    if alone or int(os.environ["SLURM_NTASKS"]) == 1 or not SLURMEnvironment.detect():
+        return LightningEnvironment()
+    return SLURMEnvironment(auto_requeue=False)
 
 
 def why_ended(trainer: Trainer) -> str:

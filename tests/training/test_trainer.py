@@ -3,15 +3,18 @@
 import logging
 import math
 import os
+import signal
 import warnings
 
 import lightning
 import pytest
 import torch
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning import Callback
+from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
 
 from chemkl.config import InputError
 from chemkl.training import trainer as training_trainer
+from chemkl.training.progress import StepsBar
 from chemkl.training.seeds import stream
 from chemkl.training.trainer import (
     Checkpoint,
@@ -238,12 +241,93 @@ def test_the_users_settings_stand_above_the_defaults_and_below_the_stages(tmp_pa
 
 
 def test_no_progress_bar_where_the_user_wants_none(tmp_path):
-    callbacks = [TQDMProgressBar(), Checkpoint(tmp_path, 1)]
+    bar, saving = callbacks = [StepsBar("pretrain"), Checkpoint(tmp_path, 1)]
     settings = {"accelerator": "cpu", "enable_progress_bar": False}
-    trainer = build_trainer(tmp_path, settings, callbacks)
-    assert trainer.progress_bar_callback is None
-    assert callbacks[1] in trainer.callbacks
-    assert build_trainer(tmp_path, {"accelerator": "cpu"}, callbacks).progress_bar_callback
+    assert {bar, saving} & set(build_trainer(tmp_path, settings, callbacks).callbacks) == {saving}
+    trainer = build_trainer(tmp_path, {"accelerator": "cpu"}, callbacks)
+    assert {bar, saving} <= set(trainer.callbacks)
+    assert trainer.progress_bar_callback is None  # Lightning's own
+
+
+# ---- signals and Slurm
+
+
+SRUN = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0"}
+"""What Slurm sets in a job; and `srun` is there."""
+
+
+@pytest.fixture
+def srun(monkeypatch, tmp_path):
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "srun"
+    program.write_text("#!/bin/sh\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+
+    def within(**more):
+        for name, value in (SRUN | more).items():
+            monkeypatch.setenv(name, value)
+
+    return within
+
+
+@pytest.mark.parametrize(
+    ("variables", "settings", "environment"),
+    [
+        ({"SLURM_NTASKS": "1"}, {}, LightningEnvironment),
+        ({"SLURM_NTASKS": "1"}, {"devices": 2, "strategy": "ddp"}, LightningEnvironment),
+        ({"SLURM_NTASKS": "4"}, {"devices": 1}, LightningEnvironment),  # four runs of one process
+        ({}, {"devices": 1}, LightningEnvironment),  # srun is there, and is not used
+        (
+            {
+                "SLURM_NTASKS": "2",
+                "SLURM_NTASKS_PER_NODE": "2",
+                "SLURM_LOCALID": "0",
+                "SLURM_NODEID": "0",
+            },
+            {"devices": 2, "strategy": "ddp"},
+            SLURMEnvironment,
+        ),
+    ],
+)
+def test_slurm_starts_processes_only_where_a_run_has_several_and_requeues_nothing(
+    tmp_path, srun, variables, settings, environment
+):
+    srun(**variables)
+    trainer = build_trainer(tmp_path, {"accelerator": "cpu"} | settings, [])
+    found = trainer._accelerator_connector.cluster_environment
+    assert type(found) is environment
+    assert not getattr(found, "auto_requeue", False)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_fit_leaves_the_handlers_of_signals_alone(tmp_path, srun, fit, name):
+    srun(SLURM_NTASKS="1")
+    heard = []
+
+    class Sends(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == 2:
+                os.kill(os.getpid(), getattr(signal, name))
+
+    before = signal.signal(getattr(signal, name), lambda number, _frame: heard.append(number))
+    try:
+        trainer = fit([Sends()], max_steps=4)
+    finally:
+        signal.signal(getattr(signal, name), before)
+    assert heard == [getattr(signal, name)]  # the caller's own handler; the fit goes on
+    assert trainer.global_step == 4
+    assert not list(tmp_path.rglob("hpc_ckpt*"))
+
+
+def test_a_fit_puts_back_what_ctrl_c_did(fit):
+    class Interrupts(Callback):
+        def on_train_batch_end(self, *_):
+            raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit):
+        fit([Interrupts()])
+    assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
 
 
 @pytest.mark.parametrize(

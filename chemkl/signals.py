@@ -1,0 +1,157 @@
+"""Signals that tell a process to end: SIGTERM, SIGHUP and SIGUSR1, as a scheduler sends them.
+
+Within `handled` such a signal raises `StoppedBySignal` in the main thread, as Ctrl-C raises
+KeyboardInterrupt. Within `deferred` it is only noted: whoever works there asks `pending` where it
+is safe to stop, and what he has not heeded is raised when the scope ends. A second one ends the
+process at once. Nothing here imports more than the standard library: the handlers are there before
+anything heavy is loaded.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import parent_process
+from time import monotonic
+from types import FrameType
+from typing import Any
+
+NUMBERS: tuple[signal.Signals, ...] = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)
+)
+"""The signals that are heeded; Windows has the first only."""
+
+ECHO = 0.1
+"""Seconds within which a second signal is the first one again: `timeout` and some schedulers send
+one to the process and another to its group."""
+
+
+class StoppedBySignal(SystemExit):
+    """A signal told the process to end; unless it is caught, the exit code is 128 + its number.
+
+    Args:
+        number: of the signal.
+        code: the exit code instead, for a process whose end is not the user's.
+    """
+
+    def __init__(self, number: int, code: int | None = None) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.code = 128 + number if code is None else code
+
+
+@dataclass
+class _Noted:
+    """The signal that has come, and whether it is to wait."""
+
+    number: int | None = None
+    since: float = 0.0
+    scopes: int = 0  # of `deferred`
+
+
+_noted = _Noted()
+
+
+def pending() -> int | None:
+    """The number of the signal that has come; None: none has."""
+    return _noted.number
+
+
+@contextmanager
+def handled() -> Iterator[None]:
+    """Heed the signals in this scope.
+
+    Only those are heeded that would kill the process: one that is ignored, as `nohup` ignores
+    SIGHUP, stays ignored, and a handler of the caller stays in force. A thread beside the main one
+    can set no handlers; there nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    own = [number for number in NUMBERS if signal.getsignal(number) == signal.SIG_DFL]
+    for number in own:
+        signal.signal(number, _note)
+    try:
+        yield
+    finally:
+        for number in own:
+            signal.signal(number, signal.SIG_DFL)
+        if own:
+            _noted.number = None
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Only note a signal in this scope.
+
+    Raises:
+        StoppedBySignal: one came in the meantime, and the work in the scope has ended.
+    """
+    before = _noted.number
+    _noted.scopes += 1
+    try:
+        yield
+    finally:
+        _noted.scopes -= 1
+    if before is None and _noted.number is not None and not _noted.scopes:
+        raise StoppedBySignal(_noted.number)
+
+
+def _note(number: int, _frame: FrameType | None) -> None:
+    if _noted.number is not None:
+        if monotonic() - _noted.since > ECHO:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        return
+    _noted.number, _noted.since = number, monotonic()
+    if not _noted.scopes:
+        raise StoppedBySignal(number)
+
+
+# ---- worker processes
+
+
+@contextmanager
+def shielded() -> Iterator[None]:
+    """Keep the signals, and Ctrl-C, from processes that are started in this scope.
+
+    A terminal or a scheduler sends them to all processes of a job, but it is this process that
+    decides what becomes of its workers, and of the servers that start them.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*NUMBERS, signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def follow_parent(on_term: Callable[[int, FrameType | None], Any] | signal.Handlers) -> None:
+    """Make a worker process, started `shielded`, heed its parent alone, and die with it.
+
+    Args:
+        on_term: what is done on SIGTERM, which is also how a parent ends a worker.
+    """
+    if hasattr(os, "setsid"):
+        with suppress(OSError):
+            os.setsid()
+    for number in (*NUMBERS, signal.SIGINT):
+        signal.signal(number, on_term if number == signal.SIGTERM else signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*NUMBERS, signal.SIGINT})
+    parent = parent_process()
+    if parent is None or sys.platform == "win32":
+        return
+    import fcntl
+
+    # the kernel sends SIGIO, which kills, as soon as the parent's end of this pipe is closed, even
+    # if the parent was killed and this process is stuck in compiled code
+    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    sentinel = int(parent.sentinel)
+    fcntl.fcntl(sentinel, fcntl.F_SETOWN, os.getpid())
+    flags = fcntl.fcntl(sentinel, fcntl.F_GETFL)
+    fcntl.fcntl(sentinel, fcntl.F_SETFL, flags | os.O_ASYNC)

@@ -1,0 +1,277 @@
+"""A signal that tells a run to end: the step is finished, nothing is lost, the code says so."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from chemkl.results import Manifest, read_trace
+from chemkl.training.posttrain import Posttrain
+from chemkl.training.pretrain import Pretrain
+
+SAMPLE = Path(__file__).parents[2] / "data" / "moses_sample"
+CODES = {"SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 138}
+KEPT = "interrupted: {} keeps everything up to the last checkpoint; the same command continues"
+BARE = {"accelerator": "cpu", "enable_progress_bar": False, "log_every_n_steps": 2}
+PRETRAIN = {
+    "corpus": str(SAMPLE),
+    "model": {"embedding_size": 8, "hidden_size": 16, "n_layers": 1, "max_length": 60},
+    "valid_molecules": 40,
+    "epochs": 2,
+    "batch_size": 1024,
+    "warmup_steps": 2,
+    "samples_per_epoch": 8,
+    "checkpoint_every": 100,
+    "trainer": BARE,
+}
+
+
+@pytest.fixture
+def posttrain_config(tiny_prior):
+    return {
+        "prior": str(tiny_prior),
+        "reward": {"components": [{"kind": "qed"}]},
+        "target": {"kind": "mara", "beta": 0.05, "tau": 0.45},
+        "estimator": "log_variance",
+        "batch_size": 16,
+        "learning_rate": 2e-3,
+        "max_samples": 160,
+        "seed": 3,
+        "trainer": {"accelerator": "cpu", "log_every_n_steps": 2},
+        "callbacks": {"checkpoint_every": 100, "progress_bar": False},
+    }
+
+
+def written(folder, config):
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def manifest_of(out):
+    return json.loads((out / "manifest.json").read_text())
+
+
+def ended(out):
+    manifest = manifest_of(out)
+    return manifest["status"], manifest["ended_by"]
+
+
+def results_of(out):
+    """Those of the whole run: what is logged every so many steps counts from the last start."""
+    return {
+        name: value
+        for name, value in manifest_of(out)["results"].items()
+        if not name.startswith(("train/", "lr-"))
+    }
+
+
+def checkpoint_of(out):
+    return torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def weights_of(out):
+    file = next((out / "checkpoints").rglob("*.safetensors"))
+    return load_file(file)
+
+
+def same(one, other):
+    left, right = weights_of(one), weights_of(other)
+    assert left.keys() == right.keys()
+    assert [name for name in left if not torch.equal(left[name], right[name])] == []
+    assert results_of(one) == results_of(other)
+    assert ended(one) == ended(other)
+    if (one / "trace").exists():
+        pd.testing.assert_frame_equal(read_trace(one), read_trace(other), check_exact=True)
+
+
+# ---- training: the step is finished
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_posttrain_finishes_its_step_and_goes_on_from_there(
+    posttrain_config, tmp_path, chemkl, capsys, monkeypatch, name
+):
+    config, out = written(tmp_path, posttrain_config), tmp_path / "told"
+    with monkeypatch.context() as patch:
+        send_at(patch, Posttrain, 3, getattr(signal, name))
+        assert chemkl("posttrain", config, "--out", out) == CODES[name]
+    assert KEPT.format(out) in capsys.readouterr().err
+    assert ended(out) == ("interrupted", f"StoppedBySignal: {name}")
+    assert checkpoint_of(out)["next_step"] == 4
+    assert read_trace(out)["step"].max() == 3
+    assert signal.getsignal(getattr(signal, name)) == signal.SIG_DFL
+    assert chemkl("posttrain", config, "--out", out) == 0
+    assert chemkl("posttrain", config, "--out", tmp_path / "whole") == 0
+    same(out, tmp_path / "whole")
+
+
+def send_at(patch, module, step, *numbers):
+    """Have signals sent in the middle of a step, counted from 0 in this process."""
+    made, original = [], module.training_step
+
+    def training_step(self, *arguments):
+        made.append(None)
+        if len(made) == step + 1:
+            for number in numbers:
+                os.kill(os.getpid(), number)
+        return original(self, *arguments)
+
+    patch.setattr(module, "training_step", training_step)
+
+
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    ("changes", "at", "step"),
+    [
+        ({}, 2, 3),
+        ({}, 6, 7),  # the last batch of an epoch: the checkpoint is written behind the validation
+        slow({"batch_size": 8000, "epochs": 3}, 1, 2),  # every batch is the last of its epoch
+        slow({"trainer": BARE | {"accumulate_grad_batches": 2}}, 2, 2),  # of the optimiser
+        slow({"valid_molecules": 20, "trainer": BARE | {"val_check_interval": 2}}, 3, 4),
+        slow({}, 13, 14),  # the last one of all
+    ],
+)
+def test_pretrain_finishes_its_step_and_goes_on_from_there(
+    tmp_path, chemkl, monkeypatch, changes, at, step
+):
+    config, out = written(tmp_path, PRETRAIN | changes), tmp_path / "told"
+    with monkeypatch.context() as patch:
+        send_at(patch, Pretrain, at, signal.SIGTERM)
+        assert chemkl("pretrain", config, "--out", out) == 143
+    assert ended(out) == ("interrupted", "StoppedBySignal: SIGTERM")
+    assert checkpoint_of(out)["global_step"] == step
+    assert chemkl("pretrain", config, "--out", out) == 0
+    assert chemkl("pretrain", config, "--out", tmp_path / "whole") == 0
+    same(out, tmp_path / "whole")
+
+
+# ---- a pipeline
+
+
+@pytest.fixture
+def pipeline(posttrain_config, tmp_path, monkeypatch):
+    """Two seeds of a run, one behind the other."""
+    monkeypatch.chdir(tmp_path)
+    config = written(tmp_path, posttrain_config)
+    entry = {"stage": "posttrain", "config": str(config), "grid": {"seed": [0, 1]}}
+    path = tmp_path / "two.yaml"
+    path.write_text(yaml.safe_dump({"name": "two", "stages": [entry]}))
+    return path
+
+
+def test_a_pipeline_stops_behind_the_job_and_goes_on_with_it(
+    pipeline, tmp_path, chemkl, capsys, monkeypatch
+):
+    first, second = (tmp_path / "runs/two" / f"posttrain-seed={seed}" for seed in (0, 1))
+    with monkeypatch.context() as patch:
+        send_at(patch, Posttrain, 2, signal.SIGTERM)
+        assert chemkl("run", pipeline) == 143
+    out, err = capsys.readouterr()
+    assert KEPT.format(first.relative_to(tmp_path)) in err
+    assert "interrupted after" in out
+    assert ended(first) == ("interrupted", "StoppedBySignal: SIGTERM")
+    assert read_trace(first)["step"].max() == 2
+    assert not second.exists()
+    assert chemkl("run", pipeline) == 0
+    assert chemkl("run", pipeline, "--out", "whole") == 0
+    for job in (first, second):
+        same(job, tmp_path / "whole" / job.name)
+
+
+def test_a_pipeline_that_is_told_to_end_before_its_first_job_says_so(
+    pipeline, tmp_path, chemkl, capsys, monkeypatch
+):
+    from chemkl.stages import pipeline as stage
+
+    def plan(*arguments):
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    monkeypatch.setattr(stage, "plan_pipeline", plan)
+    assert chemkl("run", pipeline) == 129
+    assert capsys.readouterr().err == (
+        "interrupted: no job had been started; the same command begins.\n"
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+# ---- real processes
+
+
+def command_of(stage, config, out):
+    code = "from chemkl.cli import main; main()"
+    return [sys.executable, "-c", code, stage, str(config), "--out", str(out)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CODES)
+@pytest.mark.parametrize("stage", ["posttrain", "pretrain", "run"])
+def test_a_process_is_told_to_end_and_goes_on(posttrain_config, pipeline, tmp_path, stage, name):
+    out, srun = tmp_path / "told", tmp_path / "srun"
+    srun.write_text("#!/bin/sh\nexit 1\n")
+    srun.chmod(0o755)
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_NODEID": "0"}
+    environment = {**os.environ, **slurm, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    long = posttrain_config | {"max_samples": 16 * 300, "reward": {
+        "components": [{"kind": "qed"}], "workers": 2}}  # fmt: skip
+    config = written(tmp_path, PRETRAIN | {"epochs": 30} if stage == "pretrain" else long)
+    argument, folder = (pipeline, out / "posttrain-seed=0") if stage == "run" else (config, out)
+    process = subprocess.Popen(
+        command_of(stage, argument, out),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+    while not list(folder.glob("logs/csv/*")) and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(1.5)
+    os.killpg(process.pid, getattr(signal, name))  # as a terminal or Slurm does
+    assert process.wait() == CODES[name]
+    err = process.stderr.read()
+    assert KEPT.format(folder)[:40] in err
+    assert "Traceback" not in err
+    assert ended(folder) == ("interrupted", f"StoppedBySignal: {name}")
+    steps = checkpoint_of(folder)["global_step"]
+    assert 0 < steps < 300
+    assert not list(out.rglob("hpc_ckpt*"))
+    with pytest.raises(ProcessLookupError):  # no worker, no server of workers
+        wait_for_group(process.pid)
+    for target in (out, tmp_path / "whole"):
+        subprocess.run(command_of(stage, argument, target), check=True, env=environment)
+    whole = tmp_path / "whole" / (folder.name if stage == "run" else "")
+    same(folder, whole)
+
+
+def wait_for_group(group):
+    for _ in range(50):
+        os.killpg(group, 0)
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [0.3, 1.0, 2.0, 3.0, 4.0])
+def test_no_signal_while_a_command_starts_comes_to_exit_code_0(posttrain_config, tmp_path, at):
+    config = written(tmp_path, posttrain_config | {"max_samples": 16 * 300})
+    process = subprocess.Popen(
+        command_of("posttrain", config, tmp_path / "out"), stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(at)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() in (143, -signal.SIGTERM)  # before Python's first line nothing is set
+    assert "Traceback" not in process.stderr.read()
+    manifest = Manifest.load(tmp_path / "out")
+    assert manifest is None or manifest.status == "interrupted"

@@ -1,0 +1,289 @@
+"""Signals that tell a process to end: what a handler does, and what comes of it."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+
+from chemkl import signals
+from chemkl.config import Config
+from chemkl.results import Manifest
+from chemkl.rewards.pool import Pool
+from chemkl.signals import StoppedBySignal, deferred, handled, pending
+from chemkl.stages import registry
+from chemkl.stages.registry import STAGES, Stage
+
+CODES = {"SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 138}
+every_signal = pytest.mark.parametrize("name", CODES)
+
+
+def send(name, pid=None):
+    os.kill(pid or os.getpid(), getattr(signal, name))
+
+
+def handlers():
+    return [signal.getsignal(number) for number in signals.NUMBERS]
+
+
+# ---- the handler
+
+
+@every_signal
+def test_a_signal_ends_the_scope_and_leaves_nothing_behind(name):
+    before = handlers()
+
+    def work():
+        with handled():
+            send(name)
+            pytest.fail("the signal was lost")
+
+    with pytest.raises(StoppedBySignal, match=f"^{name}$") as stop:
+        work()
+    assert stop.value.code == CODES[name]
+    assert handlers() == before
+    assert pending() is None
+
+
+def test_a_deferred_signal_is_seen_by_who_asks_and_raised_at_the_end():
+    seen = []
+
+    def work():
+        with handled(), deferred():
+            with deferred():
+                send("SIGHUP")
+                seen.append(pending())
+            seen.append("after the inner scope")
+
+    with pytest.raises(StoppedBySignal, match="SIGHUP"):
+        work()
+    assert seen == [signal.SIGHUP, "after the inner scope"]
+
+
+def test_an_error_of_deferred_work_is_not_hidden_by_a_signal():
+    def work():
+        with handled(), deferred():
+            send("SIGTERM")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        work()
+
+
+def test_ignored_signals_stay_ignored_and_the_callers_handler_in_force():
+    heard = []
+    ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    own = signal.signal(signal.SIGUSR1, lambda *_: heard.append("own"))
+    try:
+        with handled():
+            send("SIGHUP")
+            send("SIGUSR1")
+        assert heard == ["own"]
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, ignored)
+        signal.signal(signal.SIGUSR1, own)
+
+
+def test_another_thread_sets_no_handlers():
+    found = []
+
+    def work():
+        with handled(), deferred():
+            found.append(handlers())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [handlers()]
+
+
+RUN_IT = """
+import os, signal, sys, time
+from chemkl.signals import deferred, handled
+with handled(), deferred():
+    for pause in map(float, sys.argv[1:]):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(pause)
+    print("the step is finished", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("pauses", "code", "out"),
+    [
+        (["0"], 143, "the step is finished\n"),  # no traceback, and no exit code 0
+        (["0", "0"], 143, "the step is finished\n"),  # `timeout` sends it to process and group
+        (["0.3", "0"], -signal.SIGTERM, ""),  # a second one ends at once
+    ],
+)
+def test_what_a_process_comes_to(pauses, code, out):
+    command = [sys.executable, "-c", RUN_IT, *pauses]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (code, out, "")
+
+
+def test_handlers_are_set_before_anything_heavy_is_loaded():
+    code = "import sys, chemkl.signals; print({'torch', 'numpy', 'pydantic'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "set()\n"
+
+
+# ---- the command line
+
+
+class Settings(Config):
+    seed: int = 0
+
+
+class FakeStage(Stage):
+    """A stage whose settings and code are the test's own."""
+
+    model = Settings
+    module = SimpleNamespace()
+
+
+@pytest.fixture
+def stage(monkeypatch, tmp_path):
+    """What `chemkl score` calls: a stage without steps, to be told to end while it works."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("seed: 1\n")
+    code = SimpleNamespace(ended=[])
+
+    def run(config, out_dir):
+        with Manifest.start(out_dir, stage="evaluate", config={}):
+            send(code.name)
+            code.ended.append("not at once")
+
+    code.run = run
+    monkeypatch.setattr(FakeStage, "module", code)
+    monkeypatch.setitem(STAGES, "evaluate", FakeStage("evaluate", "", "a stage of the test"))
+    return code
+
+
+@every_signal
+def test_a_stage_without_steps_ends_at_once(stage, chemkl, capsys, tmp_path, name):
+    stage.name = name
+    assert chemkl("evaluate", "mine.yaml") == CODES[name]
+    assert stage.ended == []
+    assert capsys.readouterr().err == "interrupted: the same command begins anew.\n"
+    manifest = Manifest.load(tmp_path / "runs/mine")
+    assert (manifest.status, manifest.ended_by) == ("interrupted", f"StoppedBySignal: {name}")
+    assert manifest.finished is not None
+    assert handlers() == [signal.SIG_DFL] * len(signals.NUMBERS)
+
+
+@every_signal
+def test_a_stage_called_from_python_ends_the_same_way(stage, tmp_path, name):
+    stage.name = name
+    with pytest.raises(StoppedBySignal, match=name):
+        stage.run(Settings(), tmp_path / "out")
+    assert Manifest.load(tmp_path / "out").status == "interrupted"
+    assert handlers() == [signal.SIG_DFL] * len(signals.NUMBERS)
+
+
+@every_signal
+def test_a_signal_while_a_stage_is_being_imported_is_not_lost(
+    stage, chemkl, capsys, monkeypatch, name
+):
+    def load(module):
+        send(name)
+        stage.ended.append(module)
+        return stage
+
+    monkeypatch.setattr(registry, "import_module", load)
+    monkeypatch.setattr(FakeStage, "module", Stage.module)
+    stage.run = pytest.fail
+    assert chemkl("evaluate", "mine.yaml") == CODES[name]
+    assert stage.ended == ["chemkl.stages.evaluate"]  # the import came to its end
+    assert capsys.readouterr().err == "interrupted: the same command begins anew.\n"
+
+
+def test_the_help_tells_the_exit_codes(chemkl, capsys):
+    assert chemkl("--help") == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert all(f"{code} {name}" in told for name, code in CODES.items())
+
+
+# ---- those who read the output
+
+
+PRINTS = """
+import sys
+from chemkl import cli
+def stage(*_):
+    for _ in range(20_000):
+        print("a line of output", file=getattr(sys, {stream!r}))
+    open({done!r}, "w").close()
+cli._run_stage = stage
+sys.argv = ["chemkl", "evaluate", "mine.yaml"]
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_run_outlives_those_who_read_its_output(tmp_path, stream):
+    done = tmp_path / "done"
+    process = subprocess.Popen(
+        [sys.executable, "-c", PRINTS.format(stream=stream, done=str(done))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    read, other = process.stdout, process.stderr
+    if stream == "stderr":
+        read, other = other, read
+    assert read.readline() == "a line of output\n"
+    read.close()  # as `| head -1` does
+    assert other.read() == ""
+    assert process.wait() == 0
+    assert done.exists()
+
+
+# ---- worker processes
+
+
+class Work:
+    """Jobs of a pool: picklable, and quick."""
+
+    def __init__(self, _mark=None):
+        self.items = {"square": square, "misbehave": hit_by}
+
+    def __getitem__(self, name):
+        return self.items[name]
+
+
+def square(number):
+    return number * number
+
+
+def hit_by(name):
+    """Be sent a signal by another than the parent, as all processes of a Slurm job are."""
+    send(name)
+    return "still here"
+
+
+@pytest.mark.parametrize("name", [*CODES, "SIGINT"])
+def test_a_worker_is_its_parents_alone(name):
+    with Pool(Work, 1) as pool:
+        assert list(pool.run("misbehave", [name])) == [(0, "still here")]
+        pids = pool.pids
+        send(name, pids[0])
+        assert list(pool.run("square", [3])) == [(0, 9)]
+        assert pool.pids == pids
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)
+
+
+def test_what_is_shielded_inherits_it():
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGTERM); print('still here')"
+    for scope, out in ((signals.shielded(), "still here\n"), (nullcontext(), "")):
+        with scope:
+            done = subprocess.run(
+                [sys.executable, "-c", code], capture_output=True, text=True, check=False
+            )
+        assert done.stdout == out
