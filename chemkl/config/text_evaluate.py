@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from chemkl.config.base import Config, InputPath
+from chemkl.config.base import Config, DataPath
 from chemkl.config.evaluate import MethodName, RunFolders, as_file
 
 Measure = Literal["ngrams", "embedding", "answers"]
@@ -14,18 +14,20 @@ _Size = Annotated[int, Field(ge=1, le=20)]
 
 
 class TextFile(Config):
-    """A file of texts: .jsonl, .csv, .tsv, .parquet, or .txt with a text on each line."""
+    """A file of texts."""
 
-    path: InputPath
-    """The file. Columns called answer (empty: no valid one) and reward, where it has them, are read
-    as in a run's trace."""
-    column: str | None = None
-    """Column of the texts, which must be text, or empty or null: such rows are left out of the
-    measures, and the output says how many. Default: completion, text, response or output, whichever
-    comes first; any other must be named."""
-    prompt_column: str | None = None
-    """Column of what each text answers, for the values per prompt. Default: prompt, where there is
-    one; else all texts are taken for answers to one prompt."""
+    path: DataPath
+    """The file: .jsonl, .csv, .tsv, or .txt with a text on each line, each also with .gz, .bz2, .xz
+    or .zst; or .parquet; - is standard input. Columns called answer (empty: no valid one) and
+    reward, where it has them, are read as in a run's trace."""
+    column: str | Annotated[int, Field(ge=0)] | None = None
+    """Column of the texts, by name or by number from 0 (then a .csv or .tsv whose first line has
+    none of the usual names has no header), which must be text, or empty or null: such rows are left
+    out of the measures, and the output says how many. Default: completion, text, response or
+    output, whichever comes first; any other must be named."""
+    prompt_column: str | Annotated[int, Field(ge=0)] | None = None
+    """Column of what each text answers, likewise, for the values per prompt. Default: prompt, where
+    there is one; else all texts are taken for answers to one prompt."""
 
 
 class TextOptions(Config):

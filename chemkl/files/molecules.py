@@ -28,7 +28,9 @@ from chemkl.config import InputError
 from chemkl.files.streams import assume, unpacked
 from chemkl.files.tables import (
     BLANKS,
+    TABLES,
     Row,
+    Rules,
     Table,
     find_column,
     open_table,
@@ -48,6 +50,14 @@ HEADER_WORDS = {*SMILES_NAMES, *NAME_NAMES, "mol", "molecule", "structure", "com
 """Words of a header: none of them is a molecule or a name of one."""
 
 NO_CELL = "missing: the line has no such column"
+
+
+ENDINGS = {
+    **dict.fromkeys((".smi", ".smiles", ".txt"), BLANKS),
+    **TABLES,
+    **dict.fromkeys((".sdf", ".sd", ".mol"), "sdf"),
+}
+"""How the rows of a file are told apart, by its ending; all but Parquet may be compressed."""
 
 
 class Line(NamedTuple):
@@ -134,7 +144,7 @@ class MoleculeFile:
             yield from _lines(table, self._layout)
 
     def _opened(self) -> Any:
-        return open_table(self.path, partial(_judge, self._column), _comment)
+        return open_table(self.path, _rules(self._column))
 
 
 def read_molecules(path: Path, column: str | int | None = None) -> Iterator[Line]:
@@ -159,7 +169,7 @@ def read_member(stream: IO[bytes], name: str, column: str | int, split: str) -> 
         InputError: no such column, or a damaged file.
     """
     with unpacked(stream, name, name) as source:
-        table = text_table(source, partial(_judge, column), _comment)
+        table = text_table(source, _rules(column))
         for line in _lines(table, _layout(table, column, ())):
             yield line._replace(split=split)
 
@@ -435,6 +445,10 @@ def is_molecule(cell: str) -> bool:
     """Whether a cell has a SMILES that RDKit can read, and is no word of a header."""
     smiles = divided(cell)[0]
     return _word(cell) not in HEADER_WORDS and parse(smiles) is not None
+
+
+def _rules(column: str | int | None) -> Rules:
+    return Rules(ENDINGS, partial(_judge, column), _comment, tidy=True)
 
 
 def _judge(column: str | int | None, rows: Sequence[Sequence[str]]) -> float:

@@ -3,9 +3,10 @@
 import csv
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,26 +26,17 @@ from chemkl.files.streams import (
     place_of,
 )
 
-BLANKS = " "
-"""Stands for any run of blanks and tabs as the delimiter."""
+BLANKS, LINES = " ", "lines"
+"""Stand for any run of blanks and tabs as the delimiter, and for none: a line is one cell."""
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
-ENDINGS = {
-    **dict.fromkeys((".smi", ".smiles", ".txt"), BLANKS),
-    **{".csv": ",", ".tsv": "\t"},
-    **dict.fromkeys((".sdf", ".sd", ".mol"), "sdf"),
-    ".jsonl": "jsonl",
-    ".parquet": "parquet",
-}
+TABLES = {".csv": ",", ".tsv": "\t", ".jsonl": "jsonl", ".parquet": "parquet"}
 """How the rows of a file are told apart, by its ending; all but Parquet may be compressed."""
-
-FORMATS = f"{', '.join(ENDINGS)}, all but .parquet also with {', '.join(PACKINGS)}"
-"""The same for messages."""
 
 SAMPLE = 50
 """So many lines are looked at to find the delimiter and the header."""
 
-MOST_QUOTED_LINES = 100
+MOST_QUOTED_LINES = 1000
 """A quoted cell may run over so many lines; one that is open for longer costs its own line."""
 
 TOO_LONG = f"too long: the line has more than {LONGEST_LINE:,} characters"
@@ -87,21 +79,36 @@ class Table:
     @property
     def is_delimited(self) -> bool:
         """Whether rows are lists of cells, perhaps behind a header, instead of named ones."""
-        return self.form in DELIMITERS or self.form == BLANKS
+        return self.form in DELIMITERS or self.form in (BLANKS, LINES)
 
 
-Judge = Callable[[Sequence[Sequence[str]]], float]
-"""Says of rows of cells how well they can be used: the delimiter that gives the best is taken."""
+@dataclass(frozen=True)
+class Rules:
+    """What a file holds, and how it is told.
+
+    Attributes:
+        endings: how rows are told apart, by the ending of the file; .txt also stands for text of
+            which the name says nothing.
+        judge: says of rows of cells how well they can be used, from 0; the delimiter that gives the
+            best is taken.
+        comment: given a line above the rows that begins with #, gives what it is as a row; None for
+            a comment.
+        tidy: whether blanks around cells are no part of them.
+    """
+
+    endings: Mapping[str, str]
+    judge: Callable[[Sequence[Sequence[str]]], float]
+    comment: Callable[[str], str | None]
+    tidy: bool
 
 
 @contextmanager
-def open_table(path: Path, judge: Judge, comment: Callable[[str], str | None]) -> Iterator[Table]:
+def open_table(path: Path, rules: Rules) -> Iterator[Table]:
     """Open a file of rows by its name and content.
 
     Args:
         path: the file; - is standard input.
-        judge: chooses between delimiters.
-        comment: given a line above the rows, gives what it is as a row; None for a comment.
+        rules: what it holds.
 
     Raises:
         InputError: it cannot be read; also raised while it is read.
@@ -112,42 +119,42 @@ def open_table(path: Path, judge: Judge, comment: Callable[[str], str | None]) -
             yield table
         return
     with opened(path) as source:
-        yield text_table(source, judge, comment)
+        yield text_table(source, rules)
 
 
-def text_table(source: Source, judge: Judge, comment: Callable[[str], str | None]) -> Table:
+def text_table(source: Source, rules: Rules) -> Table:
     """Make a table of an open text or SD file, see `open_table`."""
-    form = ENDINGS.get(source.ending) or _sniffed(source)
+    form = rules.endings.get(source.ending) or _sniffed(source, rules)
     if form == "sdf":
         table = _table(source.place, form, _records(lines(source)))
     elif form == "jsonl":
         table = _table(source.place, form, _objects(lines(source)))
     else:
-        table = _delimited(source, form, judge, comment)
-    if source.ending not in ENDINGS:
+        table = _delimited(source, form, rules)
+    if source.ending not in rules.endings:
         cells = [list(row.cells) for row in table.sample if row.cells]
-        if source.ending and form != "sdf" and not (cells and judge(cells)):
+        if source.ending and form != "sdf" and not (cells and rules.judge(cells)):
             raise InputError(
                 f"{source.place}: neither its name nor its content tells the format. Allowed "
-                f"endings: {FORMATS}"
+                f"endings: {', '.join(rules.endings)}, all but .parquet also with "
+                f"{', '.join(PACKINGS)}"
             )
         what = {"sdf": "an SD file", "jsonl": "JSON lines"}.get(form, "lines of text")
         assume(f"{source.place}: taken for {what}, by its content")
     return table
 
 
-def _delimited(
-    source: Source, form: str, judge: Judge, comment: Callable[[str], str | None]
-) -> Table:
-    below, given = _below_comments(lines(source), source.place, comment)
+def _delimited(source: Source, form: str, rules: Rules) -> Table:
+    below, given = _below_comments(lines(source), source.place, rules.comment)
     head = list(islice(below, SAMPLE))
-    delimiter = given or _delimiter([text or "" for _, text in head], form, judge)
+    delimiter = given or form
+    if given is None and not (form == LINES and source.ending in rules.endings):
+        delimiter = _delimiter([text or "" for _, text in head], form, rules)
     usual = ("\t", BLANKS) if form == BLANKS else (form,)
     if given is None and delimiter not in usual:
         assume(f"{source.place}: its columns are taken to be separated by {DELIMITERS[delimiter]}")
-    return _table(
-        source.place, delimiter, _rows(chain(head, below), delimiter), bare=form == BLANKS
-    )
+    rows = _rows(chain(head, below), delimiter, tidy=rules.tidy)
+    return _table(source.place, delimiter, rows, bare=form in (BLANKS, LINES))
 
 
 def _table(place: str, form: str, rows: Iterator[Row], *, bare: bool = False) -> Table:
@@ -167,13 +174,14 @@ def _is_parquet(path: Path, real: Path) -> bool:
     return magic or named
 
 
-def _sniffed(source: Source) -> str:
+def _sniffed(source: Source, rules: Rules) -> str:
     """The format by the content, where the name does not say it."""
     text = source.head.decode("utf-8-sig", "replace")
     if text.startswith("{"):
         return "jsonl"
     marks = ("M  END", "\n$$$$", " V2000", " V3000")
-    return "sdf" if any(each in text for each in marks) else BLANKS
+    is_sdf = "sdf" in rules.endings.values() and any(each in text for each in marks)
+    return "sdf" if is_sdf else rules.endings[".txt"]
 
 
 # ---- delimited text
@@ -203,13 +211,13 @@ def _below_comments(
     return iter(()), delimiter
 
 
-def _delimiter(sample: Sequence[str], own: str, judge: Judge) -> str:
+def _delimiter(sample: Sequence[str], own: str, rules: Rules) -> str:
     """Choose the delimiter under which most lines have as many cells as the first one.
 
     Args:
         sample: the first lines.
         own: the one that the file's name stands for, which is taken where others are no better.
-        judge: chooses between several.
+        rules: their judge chooses between several.
     """
     texts = [text for text in sample if text.strip()]
     found = {own: (0.0, 0, 0.0)}
@@ -218,45 +226,58 @@ def _delimiter(sample: Sequence[str], own: str, judge: Judge) -> str:
         same = sum(len(row) == len(rows[0]) for row in rows) / len(rows)
         share = same if len(rows[0]) > 1 else 0.0
         if each == own or share == 1 or (share and own != BLANKS):
-            use = judge(rows)
+            use = rules.judge(rows)
             rank = 2 if own == BLANKS and each == "\t" else each == own and (use or share) > 0
-            found[each] = (use, int(rank), share)
+            found[each] = (use, int(rank or own == each == LINES), share)
     return max(found, key=lambda each: found[each])
 
 
-def split(text: str, delimiter: str) -> list[str]:
-    """Divide one line into cells without blanks around them; an empty line has none."""
-    if delimiter == BLANKS:
-        return text.split()
+def split(text: str, delimiter: str, *, tidy: bool = True) -> list[str]:
+    """Divide one line into cells; an empty line has none.
+
+    Args:
+        text: the line.
+        delimiter: between cells.
+        tidy: leave blanks around cells away.
+    """
+    if not text.strip():
+        return []
+    if delimiter in (BLANKS, LINES):
+        return text.split() if delimiter == BLANKS else [text]
+    cells = text.split(delimiter)
     if '"' in text:
         try:
-            row = next(csv.reader([text], delimiter=delimiter, skipinitialspace=True), [])
-            return [cell.strip() for cell in row]
+            cells = next(csv.reader([text], delimiter=delimiter, skipinitialspace=tidy), [])
         except csv.Error:  # a quoted cell beyond the module's limit
-            return [text]
-    return [cell.strip() for cell in text.split(delimiter)] if text.strip() else []
+            cells = [text]
+    return [cell.strip() for cell in cells] if tidy else cells
 
 
-def _rows(numbered: Iterator[tuple[int, str | None]], delimiter: str) -> Iterator[Row]:
+def _rows(
+    numbered: Iterator[tuple[int, str | None]], delimiter: str, *, tidy: bool
+) -> Iterator[Row]:
     ahead: deque[tuple[int, str | None]] = deque()
     width = 0
+    csv.field_size_limit(LONGEST_LINE)  # of this process; texts are longer than its own limit
+    reader = partial(csv.reader, delimiter=delimiter, skipinitialspace=tidy, strict=True)
     while line := (ahead.popleft() if ahead else next(numbered, None)):
         number, text = line
         if text is None:
             yield Row(number, [], TOO_LONG)
             continue
         cells = None
-        if delimiter != BLANKS and text.count('"') % 2:
-            cells = _over_lines(text, delimiter, ahead, numbered, width)
+        if delimiter in DELIMITERS and text.count('"') % 2:
+            cells = _over_lines(text, reader, ahead, numbered, width)
+            cells = [cell.strip() for cell in cells] if cells and tidy else cells
         if cells is None:
-            cells = split(text, delimiter)
+            cells = split(text, delimiter, tidy=tidy)
         width = width or len(cells)
         yield Row(number, cells)
 
 
 def _over_lines(
     text: str,
-    delimiter: str,
+    reader: Callable[[Iterator[str]], Iterator[list[str]]],
     ahead: deque[tuple[int, str | None]],
     numbered: Iterator[tuple[int, str | None]],
     width: int,
@@ -265,7 +286,7 @@ def _over_lines(
 
     Args:
         text: its first line.
-        delimiter: between cells.
+        reader: reads rows from lines.
         ahead: lines that were read in advance, which this fills, and from which it takes.
         numbered: the lines behind these.
         width: cells of the first row; 0 for that row itself.
@@ -291,16 +312,15 @@ def _over_lines(
             taken += 1
             yield "\n" + (ahead[taken - 1][1] or "")
 
-    reader = csv.reader(further(), delimiter=delimiter, skipinitialspace=True, strict=True)
     try:
-        cells = next(reader)
+        cells = next(reader(further()))
     except csv.Error:  # something behind a closing quote, or the end within a quoted cell
         return None
     if not taken or (width and len(cells) != width):
         return None
     for _ in range(taken):
         ahead.popleft()
-    return [cell.strip() for cell in cells]
+    return cells
 
 
 # ---- named cells

@@ -26,6 +26,7 @@ from chemkl.evaluation.text_samples import (
     left_out,
     read_text_run,
 )
+from chemkl.files.streams import local
 from chemkl.llm import embedding
 from chemkl.reports.entropy_figure import draw_entropy
 from chemkl.reports.paper_figures import to_png, to_svg
@@ -258,5 +259,6 @@ def _inputs(settings: EvaluateTextConfig) -> dict[str, Path]:
             files[f"answers {name}"] = folder / ANSWERS_FILE
     paths = [*settings.folders, *(file.path for file in settings.texts)]
     names = run_names(paths)[len(settings.folders) :]
-    files |= {f"texts {name}": file.path for name, file in zip(names, settings.texts, strict=True)}
+    of_texts = zip(names, settings.texts, strict=True)
+    files |= {f"texts {name}": local(file.path) for name, file in of_texts}
     return files

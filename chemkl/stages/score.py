@@ -18,9 +18,8 @@ from chemkl.config.document import Document
 from chemkl.config.draft import Draft
 from chemkl.config.overrides import Override
 from chemkl.config.score import ScoreConfig
-from chemkl.files.molecules import NO_CELL, Line, MoleculeFile
+from chemkl.files.molecules import ENDINGS, NO_CELL, Line, MoleculeFile
 from chemkl.files.streams import PACKINGS, STDIN, local
-from chemkl.files.tables import ENDINGS
 from chemkl.results.columns import described_schema, trace_schema
 from chemkl.results.manifest import Manifest
 from chemkl.rewards import RewardModel

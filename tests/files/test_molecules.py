@@ -129,11 +129,11 @@ def test_an_open_quote_costs_its_line_and_not_those_behind_it(tmp_path):
     assert names == ["plain", 'a 5" nail', None, "a, b", 'x "y"']
 
 
-def test_a_quoted_cell_beyond_every_limit_costs_its_line(tmp_path):
+def test_a_very_long_cell_costs_its_line(tmp_path):
     path = write(tmp_path, "a.csv", 'smiles,x\nCC,1\n"' + "C" * 200_000 + '",2\nO,3\n')
     lines = read(path)
     assert (lines[0], lines[2]) == ((2, "CC"), (4, "O"))
-    assert len(lines[1][1]) > 200_000
+    assert len(lines[1][1]) == 200_000
 
 
 def test_line_ends_byte_order_marks_and_a_missing_last_newline(tmp_path):

@@ -526,8 +526,8 @@ def test_runs_of_one_method_differ_in_the_seed_and_in_nothing_else(make_run, tmp
         ("t.csv", "a,b\n1,2\n", r"no column is called completion or .* Known: a, b"),
         ("t.jsonl", '{"text": "x"}\nnot\n', r"t\.jsonl:2: not JSON"),
         ("t.jsonl", '["x"]\n', r"t\.jsonl:1: expected an object such as .*got a list"),
-        ("t.docx", "x", r"Give a file that ends in \.jsonl, \.csv"),
-        ("t.parquet", "x", r"t\.parquet: cannot be read"),
+        ("t.docx", "x", r"neither its name nor its content .*\.csv, .*\.jsonl"),
+        ("t.parquet", "x", r"t\.parquet: not a readable Parquet file"),
     ],
 )
 def test_a_file_that_holds_no_texts_says_why(tmp_path, name, content, message):
@@ -554,7 +554,11 @@ def test_a_file_that_holds_no_texts_says_why(tmp_path, name, content, message):
         ),
         ("b.jsonl", '{"text": true}', r"'text' must hold text, but holds True \(bool\) in line 1"),
         ("l.jsonl", '{"text": ["x"]}', r"holds \['x'\] \(list\) in line 1"),
-        ("r.csv", "text,reward\nx,1\ny,\nz,high\n", r"'reward' must hold numbers.*'high' in row 3"),
+        (
+            "r.csv",
+            "text,reward\nx,1\ny,\nz,high\n",
+            r"'reward' must hold numbers.*'high' in line 4",
+        ),
         ("c.csv", "text\nHello, world\n", r"more fields than its header has names; put quotes"),
         ("m.jsonl", '{"text": null}\n{"text": " "}\n', r"no completions: all 2 texts are empty"),
     ],
