@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
 
 from chemkl.config import shipped
+from chemkl.config.nearest import nearest
 
 
 class Config(BaseModel):
@@ -23,8 +24,26 @@ class Config(BaseModel):
     )
 
 
-def did_you_mean(name: str, allowed: Iterable[str]) -> str:
+MOST_NAMES = 12
+"""Of more names than this, a message has the nearest eight."""
+
+
+def did_you_mean(
+    name: str,
+    allowed: Iterable[str],
+    *,
+    also: Mapping[str, Iterable[str]] | None = None,
+    meanings: Mapping[str, str] | None = None,
+    listed: str = "",
+) -> str:
     """Say which names are allowed, the nearest one first: the tail of a 'not known' message.
+
+    Args:
+        name: the unknown one.
+        allowed: those that are known.
+        also: what else these are called, see `nearest`.
+        meanings: a sentence on each.
+        listed: a command that lists them; then the message does not.
 
     Returns:
         For example ``"; did you mean 'qed'? Known: logp, qed, tpsa"``.
@@ -32,8 +51,15 @@ def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     names = sorted(allowed)
     if not names:
         return ": there is none."
-    near = get_close_matches(name, names, n=1, cutoff=0.6)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
+    near = nearest(name, names, also, meanings)
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
+    if meanings and near:
+        hint += f" ({'; '.join(meanings[each] for each in near)})"
+    if listed:
+        return f"{hint} {listed} lists all {len(names)}"
+    if len(names) > MOST_NAMES:
+        some = get_close_matches(name, names, n=8, cutoff=0)
+        return f"{hint} Known: {', '.join(some)} and {len(names) - len(some)} more"
     return f"{hint} Known: {', '.join(names)}"
 
 

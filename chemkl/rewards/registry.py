@@ -13,6 +13,7 @@ from rdkit.Chem import Mol
 from chemkl.config import InputError, did_you_mean
 from chemkl.config.document import Document, Keys
 from chemkl.config.problems import render
+from chemkl.rewards.called import CALLED
 
 Score = Callable[[Mol], float]
 """What a component's factory returns: one molecule to one number."""
@@ -69,6 +70,11 @@ class Component:
             for name, parameter in inspect.signature(self.factory).parameters.items()
         }
         return create_model(self.kind, __config__=_PARAMETERS, **fields)
+
+    @property
+    def meaning(self) -> str:
+        """What it is, in the first sentences of its factory's docstring."""
+        return " ".join((inspect.getdoc(self.factory) or "-").partition("\n\n")[0].split())
 
     def build(self, parameters: Mapping[str, Any], document: Document | None = None) -> Any:
         """Check the parameters and give the score function.
@@ -166,10 +172,14 @@ def find_component(kind: str) -> Component:
     """Look a component up.
 
     Raises:
-        InputError: there is none of this name; the message lists those that exist.
+        InputError: there is none of this name; the message has the nearest, and how to list all.
     """
     if kind not in COMPONENTS:
-        raise InputError(f"unknown component {kind!r}{did_you_mean(kind, COMPONENTS)}")
+        meanings = {name: each.meaning for name, each in COMPONENTS.items()}
+        hint = did_you_mean(
+            kind, COMPONENTS, also=CALLED, meanings=meanings, listed="chemkl show rewards"
+        )
+        raise InputError(f"unknown component {kind!r}{hint}")
     return COMPONENTS[kind]
 
 
