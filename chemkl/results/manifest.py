@@ -3,11 +3,11 @@
 import hashlib
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import IO, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
@@ -52,6 +52,9 @@ class Manifest(BaseModel):
     results: dict[str, Any] = {}
     outputs: list[str] = []
     """What the folder held when the stage was complete; a path that leads out of it is absolute."""
+    extended: list[dict[str, Any]] = []
+    """How the run stood when it was given other limits, the oldest first: the limits that it had,
+    its config_hash, and when it had finished, by what it had ended, and with which results."""
 
     _folder: Path = PrivateAttr()
     _lock: IO[str] | None = PrivateAttr(default=None)
@@ -67,6 +70,7 @@ class Manifest(BaseModel):
         seed: int | None = None,
         inputs: Mapping[str, str | Path] | None = None,
         rank: int | None = None,
+        limits: Collection[str] = (),
     ) -> Self:
         """Claim a folder for a stage and write its manifest with status `running`.
 
@@ -80,6 +84,7 @@ class Manifest(BaseModel):
             seed: the seed of the run, where it has one.
             inputs: what the stage reads, by role; each file or folder is hashed.
             rank: of this process in its distributed run, which shares the folder; see `claim`.
+            limits: settings that only say when the run ends: it goes on where they are others.
 
         Returns:
             The manifest; `was_resumed` says whether the folder held the same run before.
@@ -91,7 +96,7 @@ class Manifest(BaseModel):
         folder = Path(out_dir)
         lock = claim(folder, rank=rank)
         try:
-            manifest = cls._begun(folder, stage, identity(config), seed, inputs or {}, lock)
+            manifest = cls._begun(folder, stage, identity(config), seed, inputs or {}, lock, limits)
         except BaseException:
             if lock is not None:
                 lock.close()
@@ -107,10 +112,12 @@ class Manifest(BaseModel):
         seed: int | None,
         inputs: Mapping[str, str | Path],
         lock: IO[str] | None,
+        limits: Collection[str],
     ) -> Self:
         """Write the manifest of a start in a folder that is claimed; see `start`."""
         hashed = {role: InputFile.of(Path(path)) for role, path in inputs.items()}
-        earlier = cls._to_resume(folder, stage, plain, hashed, locked=lock is not None)
+        earlier = cls._to_resume(folder, stage, plain, hashed, limits, locked=lock is not None)
+        longer = earlier is not None and not earlier.has_config(plain)
         now = _now()
         manifest = cls(
             stage=stage,
@@ -121,11 +128,12 @@ class Manifest(BaseModel):
             started=earlier.started if earlier else now,
             resumed=[*earlier.resumed, now] if earlier else [],
             seed=seed,
-            config_hash=earlier.config_hash if earlier else config_hash(plain),
+            config_hash=earlier.config_hash if earlier and not longer else config_hash(plain),
             config=plain,
             inputs=hashed,
             versions=installed_versions(),
-            results=earlier.results if earlier else {},
+            results=earlier.results if earlier and not longer else {},
+            extended=earlier._so_far(limits if longer else ()) if earlier else [],
         )
         manifest._folder, manifest._lock = folder, lock
         manifest.save()
@@ -161,6 +169,7 @@ class Manifest(BaseModel):
         stage: str,
         config: Mapping[str, Any],
         inputs: Mapping[str, InputFile],
+        limits: Collection[str],
         *,
         locked: bool,
     ) -> Self | None:
@@ -173,7 +182,7 @@ class Manifest(BaseModel):
         if earlier is None:
             return None
         try:
-            earlier.check_same(stage, config)
+            earlier.check_same(stage, config, dict.fromkeys(limits, ""))
             earlier.check_inputs(inputs)
         except InputError:
             if not earlier.gives_way_to(stage, locked=locked):
@@ -206,8 +215,20 @@ class Manifest(BaseModel):
         return bool(self.resumed)
 
     @classmethod
-    def is_finished(cls, out_dir: str | Path, stage: str, config: Mapping[str, Any]) -> bool:
+    def is_finished(
+        cls,
+        out_dir: str | Path,
+        stage: str,
+        config: Mapping[str, Any],
+        limits: Mapping[str, str] = MappingProxyType({}),
+    ) -> bool:
         """Whether a folder holds the finished output of exactly that stage, config and input.
+
+        Args:
+            out_dir: the folder.
+            stage: name of the stage.
+            config: the resolved config, as JSON types.
+            limits: see `check_same`.
 
         Raises:
             InputError: it holds another one's, or an input has changed since.
@@ -215,9 +236,9 @@ class Manifest(BaseModel):
         earlier = cls.load(out_dir)
         if earlier is None or earlier.status != "complete":
             return False
-        earlier.check_same(stage, config)
+        earlier.check_same(stage, config, limits)
         earlier.check_inputs(earlier._inputs_now())
-        return True
+        return earlier.has_config(config)
 
     def missing_outputs(self) -> list[str]:
         """What a complete stage wrote and is there no more."""
@@ -228,8 +249,30 @@ class Manifest(BaseModel):
         same = self.stage == stage and config_hash(self.config) == config_hash(config)
         return same and self.status == "complete"
 
-    def check_same(self, stage: str, config: Mapping[str, Any]) -> None:
+    def has_config(self, config: Mapping[str, Any]) -> bool:
+        """Whether the run has this config, its limits included."""
+        return config_hash(self.config) == config_hash(config)
+
+    def _so_far(self, limits: Collection[str]) -> list[dict[str, Any]]:
+        """What is kept of a run that goes on; with its limits, if it is given others."""
+        if not limits:
+            return self.extended
+        own = self.model_dump(include={"config_hash", "finished", "ended_by", "results"})
+        return [*self.extended, {key: self.config.get(key) for key in limits} | own]
+
+    def check_same(
+        self,
+        stage: str,
+        config: Mapping[str, Any],
+        limits: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         """Refuse to mix two configs in one folder.
+
+        Args:
+            stage: name of the stage.
+            config: the resolved config, as JSON types.
+            limits: settings that say when a run ends, and why it cannot go on with others; an
+                empty text: it can.
 
         Raises:
             InputError: with every key that differs and both values.
@@ -240,12 +283,12 @@ class Manifest(BaseModel):
                 f"{self._folder}: holds the output of stage {self.stage!r}; "
                 f"stage {stage!r} will not write into it.\n{fix}"
             )
-        if config_hash(self.config) == config_hash(config):
-            return
         found = differences({"there": identity(self.config), "here": identity(config)})
+        if all(limits.get(key) == "" for key in found):
+            return
         lines = [
             f"  {key}: {written(values['there'])} in the folder, {written(values['here'])} in the "
-            "new config"
+            f"new config{limits.get(key, '')}"
             for key, values in sorted(found.items())
         ]
         shown = "\n".join(lines[:SHOWN_DIFFERENCES])

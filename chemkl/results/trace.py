@@ -5,7 +5,7 @@ Readers need nothing from here: `pandas.read_parquet(run / "trace")` works at an
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +16,7 @@ from chemkl import __version__
 from chemkl.config import InputError
 from chemkl.results.atomic import rename_in, sync
 from chemkl.results.columns import FOR_PANDAS, TRACE_FORMAT, trace_components, trace_schema
-from chemkl.results.part_checks import check_config, check_parts, conform, join
+from chemkl.results.part_checks import check_config, check_parts, config_of, conform, join
 from chemkl.results.parts import (
     ASIDE,
     FOLDER,
@@ -47,6 +47,7 @@ class TraceWriter:
         component_names: names of the reward's components, in order.
         run_id: identity of the run, kept in every part.
         config_hash: hash of the resolved config, kept in every part.
+        earlier: hashes that the run had before it was made longer; its parts get the new one.
         text: whether a language model writes the rows; see `trace_schema`.
 
     Raises:
@@ -60,6 +61,7 @@ class TraceWriter:
         run_id: str,
         config_hash: str,
         *,
+        earlier: Collection[str] = (),
         text: bool = False,
     ) -> None:
         self.run_dir = Path(run_dir)
@@ -77,7 +79,11 @@ class TraceWriter:
         shutil.rmtree(self._aside, ignore_errors=True)  # what a kill left: never part of the trace
         self._aside.mkdir(parents=True)
         self._folder.mkdir(exist_ok=True)
-        for part in list_parts(self.run_dir):
+        parts = list_parts(self.run_dir)
+        if any(config_of(read_part_schema(part.path)) in earlier for part in parts):
+            self._swap([], pa.concat_tables([read_part(part.path) for part in parts]))
+            parts = list_parts(self.run_dir)
+        for part in parts:
             check_config(part.path, config_hash)
 
     @property
@@ -176,7 +182,7 @@ class TraceWriter:
         for part in kept:
             shutil.copy2(part.path, draft / part.path.name)
             sync(draft / part.path.name)
-        steps = table["step"]
+        steps, table = table["step"], table.replace_schema_metadata(self.schema.metadata)
         write_part(table, draft / part_name(int(steps[0].as_py()), int(steps[-1].as_py())))
         os.replace(draft, ready)
         os.replace(self._folder, old)

@@ -61,7 +61,7 @@ def move_aside(
     try:
         if not _is_output(out, tables=tables):
             return None  # another process was quicker
-        aside = _free_name(out)
+        aside = free_name(out)
         out.rename(aside)
     except OSError as error:
         raise InputError(
@@ -124,7 +124,8 @@ def _check_apart(out: Path, inputs: Iterable[Path], files: Iterable[Path]) -> No
             )
 
 
-def _free_name(out: Path) -> Path:
+def free_name(out: Path) -> Path:
+    """The first name beside a folder under which it may be set aside."""
     place = out.resolve() if out.name in ("", "..") else out
     number = 1
     while (aside := place.with_name(f"{place.name}.old-{number}")).exists():

@@ -49,6 +49,7 @@ def once(
         ) -> T:
             settings: Any = STAGES[stage].load(config)
             out = Path(out_dir)
+            check_folder(stage, settings, out)
             written = output(settings, out)
             if is_finished(stage, settings, out, say) and written.exists():
                 say(f"{out}: complete, skipped; {AGAIN}")
@@ -59,6 +60,20 @@ def once(
         return run  # type: ignore[return-value]  # it also takes both by name, as mypy cannot say
 
     return decorate
+
+
+def check_folder(stage: str, config: Config, out: Path) -> None:
+    """Refuse a folder that holds a run of another config; its limits may be others, if not lower.
+
+    Raises:
+        InputError: it does, or the run has spent more than the limits allow.
+    """
+    found, plain = Manifest.load(out), config.model_dump(mode="json")
+    if found is None or found.gives_way_to(stage):
+        return
+    found.check_same(stage, plain, STAGES[stage].limits)
+    if not found.has_config(plain):
+        STAGES[stage].module.check_spent(config, out)
 
 
 def is_finished(
@@ -75,7 +90,8 @@ def is_finished(
     Raises:
         InputError: it holds that of another config, or an input has changed since.
     """
-    if not Manifest.is_finished(out, stage, config.model_dump(mode="json")):
+    plain, limits = config.model_dump(mode="json"), STAGES[stage].limits
+    if not Manifest.is_finished(out, stage, plain, limits):
         return False
     found = Manifest.load(out)
     missing = [] if found is None else [n for n in found.missing_outputs() if n != LAST]

@@ -16,7 +16,7 @@ from chemkl.config import InputError, did_you_mean
 from chemkl.config.pipeline import PipelineConfig
 from chemkl.results.manifest import Manifest
 from chemkl.stages.aside import check_movable, move_aside
-from chemkl.stages.finished import AGAIN, is_finished
+from chemkl.stages.finished import AGAIN, check_folder, is_finished
 from chemkl.stages.planning import Planned, load_job, plan_pipeline
 from chemkl.stages.registry import STAGES, STOPS, interrupted
 from chemkl.stages.terminal import say
@@ -133,9 +133,8 @@ def _check_folders(chosen: list[Planned], fresh: bool) -> None:
             to_run += [each.job.name] if state != "complete" else []
             if fresh or state == "again":
                 check_movable(each.job.folder, each.config)
-            found = None if fresh else Manifest.load(each.job.folder)
-            if found is not None and not found.gives_way_to(each.job.stage):
-                found.check_same(each.job.stage, each.config.model_dump(mode="json"))
+            if not fresh:
+                check_folder(each.job.stage, each.config, each.job.folder)
         except InputError as error:
             problems[str(error)] = None
         for need in each.needs:

@@ -13,6 +13,7 @@ from chemkl.rewards.waiting import nothing_shown
 from chemkl.stages.finished import once
 from chemkl.stages.posttrain_config import build_objective, check, problems_beside
 from chemkl.stages.posttrain_run import (
+    check_spent,
     counts_of,
     ended_by,
     make_steps,
@@ -20,6 +21,7 @@ from chemkl.stages.posttrain_run import (
     trace_of,
     trainer_of,
 )
+from chemkl.stages.registry import STAGES
 from chemkl.stages.terminal import say
 from chemkl.training.collapse import CollapseAlarm, build_alarm
 from chemkl.training.diversity_filter import build_filter
@@ -28,7 +30,7 @@ from chemkl.training.posttrain import Posttrain
 from chemkl.training.progress import CallsBar
 from chemkl.training.trainer import CHECKPOINTS, POLICY
 
-__all__ = ["check", "problems_beside", "run"]
+__all__ = ["check", "check_spent", "problems_beside", "run"]
 
 
 @once("posttrain", lambda _config, out: out / CHECKPOINTS / POLICY)
@@ -57,6 +59,7 @@ def run(config: PosttrainConfig, out: Path) -> Path:
             inputs={role: path for role, path in models.items() if path is not None}
             | reward_files(config.reward),
             rank=0,  # it runs on one device: a second process is never a rank of this run
+            limits=STAGES["posttrain"].limits,
         ) as manifest,
     ):
         alarm = build_alarm(config, lambda line: say(f"{out}: {line}"))

@@ -31,6 +31,7 @@ from chemkl.rewards.failures import describe_failures
 from chemkl.stages.finished import once
 from chemkl.stages.posttrain_config import build_objective
 from chemkl.stages.posttrain_run import (
+    check_spent,
     counts_of,
     ended_by,
     make_steps,
@@ -38,6 +39,7 @@ from chemkl.stages.posttrain_run import (
     trace_of,
     trainer_of,
 )
+from chemkl.stages.registry import STAGES
 from chemkl.stages.terminal import say
 from chemkl.training.collapse import CollapseAlarm, build_text_alarm
 from chemkl.training.diversity_filter import build_filter
@@ -47,6 +49,8 @@ from chemkl.training.trainer import CHECKPOINTS, check_trainer
 
 if TYPE_CHECKING:
     from lightning import Callback
+
+__all__ = ["check", "check_spent", "problems_beside", "run"]
 
 STAGE = "posttrain_llm"
 
@@ -82,6 +86,7 @@ def run(config: LlmPosttrainConfig, out: Path) -> Path:
             seed=config.seed,
             inputs=_inputs(config, reward),
             rank=0,  # it runs on one device: a second process is never a rank of this run
+            limits=STAGES[STAGE].limits,
         ) as manifest,
     ):
         policy.prompts = _as_begun(out, manifest, policy.prompts)

@@ -11,16 +11,21 @@ from chemkl.config import InputError
 from chemkl.config.llm import LlmPosttrainConfig
 from chemkl.config.posttrain import PosttrainConfig
 from chemkl.results.manifest import Manifest
+from chemkl.results.parts import list_parts, read_part
 from chemkl.results.trace import TraceWriter, read_orphans, read_trace
+from chemkl.stages.aside import free_name
 from chemkl.stages.terminal import say
 from chemkl.training.collapse import ENDED_BY, CollapseAlarm, WatchedTrace
 from chemkl.training.posttrain import Posttrain, StepLoader
-from chemkl.training.trainer import Checkpoint, build_trainer, fit, last_checkpoint, quiet
+from chemkl.training.trainer import Checkpoint, build_trainer, fit, last_checkpoint, quiet, reopen
 
 if TYPE_CHECKING:
     from lightning import Callback, Trainer
 
 AnyConfig = PosttrainConfig | LlmPosttrainConfig
+EVALUATION = "evaluation"
+_SAMPLES = {PosttrainConfig: "max_samples", LlmPosttrainConfig: "max_steps"}
+"""What each calls the limit of samples."""
 
 
 def trainer_of(config: AnyConfig, out: Path, callbacks: "Sequence[Callback]") -> "Trainer":
@@ -60,9 +65,33 @@ def trace_of(
         InputError: the folder holds the trace of another config.
     """
     own = (out, component_names, manifest.run_id, manifest.config_hash)
+    earlier = [each["config_hash"] for each in manifest.extended]
     if alarm is None:
-        return TraceWriter(*own, text=text)
-    return WatchedTrace(*own, alarm.watch, text=text)
+        return TraceWriter(*own, earlier=earlier, text=text)
+    return WatchedTrace(*own, alarm.watch, earlier=earlier, text=text)
+
+
+def check_spent(config: AnyConfig, out: Path) -> None:
+    """Refuse limits below what the run in a folder has spent.
+
+    Raises:
+        InputError: with each.
+    """
+    if not list_parts(out):
+        return
+    call = read_trace(out, ["call"])["call"]
+    limits = [
+        ("budget", config.budget, int(call.count()), "oracle calls"),
+        (_SAMPLES[type(config)], config.most_samples, len(call), "samples"),
+    ]
+    problems = [
+        f"{out}: the run has spent {spent:,} {what}, more than {key} allows ({limit:,}): it can be "
+        "made longer, not shorter. Choose another folder with --out, or begin anew with --fresh."
+        for key, limit, spent, what in limits
+        if limit is not None and spent > limit
+    ]
+    if problems:
+        raise InputError("\n".join(problems))
 
 
 def make_steps(
@@ -85,6 +114,8 @@ def make_steps(
         InputError: see `bring_back`; or the policy has diverged.
     """
     start = last_checkpoint(out)
+    if start is not None:
+        start = _reopened(start, out, config.batch_size)
     past = bring_back(start, module, out)
     if alarm is not None and past is not None:
         alarm.restore(past)
@@ -92,6 +123,8 @@ def make_steps(
         say(f"{out}: resumes at step {module.next_step}")
     if module.is_finished or (alarm is not None and alarm.ends_the_run):
         return
+    if (out / EVALUATION).is_dir():  # of a trace that grows now
+        (out / EVALUATION).rename(free_name(out / EVALUATION))
     own = [] if alarm is None else [alarm]
     saving = Checkpoint(out, config.callbacks.checkpoint_every, before=module.trace.cut)
     loader = StepLoader(-(-config.most_samples // config.batch_size))
@@ -170,6 +203,28 @@ def bring_back(start: Path | None, module: Posttrain, out: Path) -> pd.DataFrame
     past = read_trace(out)
     module.ledger.restore(past)
     return past
+
+
+def _reopened(start: Path, out: Path, batch_size: int) -> Path | None:
+    """Let a run that came to its end go on from there, if its limits have been raised.
+
+    A step that the end cut short was not learnt from: it is made again, whole where the limits
+    allow it, and what was paid for its rows is read back.
+
+    Returns:
+        The checkpoint; None where the first step was cut short.
+    """
+    saved = _read_checkpoint(start)
+    parts, step = list_parts(out), saved["next_step"]
+    if parts and parts[-1].last == step - 1:
+        steps = read_part(parts[-1].path, ["step"])["step"].to_pylist()
+        step -= steps.count(step - 1) < batch_size
+    if not step:
+        start.unlink()
+        return None
+    if step < saved["next_step"] or saved["epoch"]:
+        reopen(start, saved, step)
+    return start
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:

@@ -28,6 +28,9 @@ class Stage:
     known beforehand."""
     suffix: str = field(default="", kw_only=True)
     """What its default output folder ends with, where two stages take the same config files."""
+    limits: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+    """Settings that say when a run ends, and why a run cannot go on with others; an empty text: it
+    can, and equals one that had them from the start."""
 
     @property
     def model(self) -> type[Config]:
@@ -114,6 +117,11 @@ MANIFEST = "manifest.json"
 LAST = "checkpoints/last.ckpt"
 TRAINING = ("checkpoints/policy.safetensors", LAST, "logs/*")
 """What every training stage writes."""
+DECAYS = {
+    "epochs": " (the learning rate falls to 0 at the last epoch: a run of another length is "
+    "another one from its first step on)"
+}
+"""Why maximum-likelihood training cannot be made longer."""
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
@@ -129,12 +137,14 @@ STAGES: dict[str, Stage] = {
             "chemkl.config.pretrain:PretrainConfig",
             "Train a prior: a model that writes SMILES like those of a prepared set.",
             outputs=(*TRAINING, MANIFEST),
+            limits=DECAYS,
         ),
         Stage(
             "pretrain_llm",
             "chemkl.config.pretrain_llm:PretrainLlmConfig",
             "Train a small language model that writes the SMILES that a property tag asks for.",
             outputs=("checkpoints/model/*", LAST, "logs/*", MANIFEST),
+            limits=DECAYS,
         ),
         Stage(
             "forecast",
@@ -154,6 +164,7 @@ STAGES: dict[str, Stage] = {
                 "evaluation/metrics.json",
                 MANIFEST,
             ),
+            limits={"budget": "", "max_samples": ""},
         ),
         Stage(
             "posttrain_llm",
@@ -169,6 +180,7 @@ STAGES: dict[str, Stage] = {
                 "prompts.json",
                 MANIFEST,
             ),
+            limits={"budget": "", "max_steps": ""},
         ),
         Stage(
             "sample",

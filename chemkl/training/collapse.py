@@ -1,7 +1,7 @@
 """The collapse alarm of a run: says when the policy repeats itself, or ends the run there."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -199,6 +199,7 @@ class WatchedTrace(TraceWriter):
         component_names: names of the reward's components.
         run_id: identity of the run.
         config_hash: hash of the resolved config.
+        earlier: see `TraceWriter`.
         watch: is given the rows that were added.
         text: see `TraceWriter`.
     """
@@ -211,9 +212,11 @@ class WatchedTrace(TraceWriter):
         config_hash: str,
         watch: Callable[[pd.DataFrame], object],
         *,
+        earlier: Collection[str] = (),
         text: bool = False,
     ) -> None:
-        super().__init__(run_dir, component_names, run_id, config_hash, text=text)
+        own = (run_dir, component_names, run_id, config_hash)
+        super().__init__(*own, earlier=earlier, text=text)
         self._watch = watch
 
     def append(self, frame: pd.DataFrame) -> None:

@@ -133,6 +133,7 @@ class Posttrain(lightning.LightningModule):
         rollout = self.ledger.affordable(drawn)
         rows = self.ledger.enter(step, rollout)
         learns = len(rollout) == self._batch_size
+        before = None if learns else (self.objective.state_dict(), self.reference.memory())
         inputs = self._builder.build(rollout, rows, step, self.global_rank, learns=learns)
         output = self.objective(inputs) if learns else None
         target = output.target if output else self._target(inputs)
@@ -140,6 +141,9 @@ class Posttrain(lightning.LightningModule):
         self.next_step = step + 1
         if self.is_finished:
             self.trainer.should_stop = True
+        if before is not None:  # a longer run makes this step again, whole
+            self.objective.load_state_dict(before[0])
+            self.reference.restore_memory(before[1])
         if output is None:
             return None
         self._check_scale(inputs, output)

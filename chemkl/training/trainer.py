@@ -186,6 +186,31 @@ def fit(trainer: Trainer, module: LightningModule, data: Any, start: Path | None
         trainer.fit(module, data, ckpt_path=start, weights_only=True)
 
 
+def reopen(path: Path, saved: dict[str, Any], step: int) -> None:
+    """Make of the checkpoint from the end of a run of one epoch one from the middle of it.
+
+    Args:
+        path: where it is written.
+        saved: the checkpoint; its weights are those before `step`.
+        step: that comes next, 1 or more.
+    """
+    made = {"ready": step, "started": step, "processed": step, "completed": step - 1}
+    begun = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+    updates = {"ready": step, "completed": step}
+    loop = saved["loops"]["fit_loop"]
+    loop["epoch_progress"] = {"total": begun, "current": begun}
+    loop["epoch_loop.batch_progress"] = {"total": made, "current": made, "is_last_batch": False}
+    loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"] = {
+        "total": updates,
+        "current": updates,
+    }
+    loop["state_dict"]["combined_loader"] = [{"next": step}]
+    aside = path.with_name(f"{path.name}.tmp")
+    counts = {"epoch": 0, "global_step": step, "next_step": step, "loader": {"next": step}}
+    torch.save(saved | counts, aside)
+    rename_in(aside, path)
+
+
 def last_checkpoint(out_dir: Path) -> Path | None:
     """Return the checkpoint from which a run continues; None where there is none yet.
 

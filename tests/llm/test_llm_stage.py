@@ -211,6 +211,22 @@ def test_a_finished_run_is_not_made_again(finished, capsys):
     assert (finished / "answers.parquet").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize("short", [{"max_steps": 3}, {"budget": 3}], ids=str)
+def test_a_longer_run_equals_one_that_was_as_long_from_the_start(finished, tmp_path, short):
+    config = Manifest.load(finished).config
+    posttrain_llm.run(config | short, tmp_path)
+    posttrain_llm.run(config, tmp_path)
+    assert Manifest.load(tmp_path).config == Manifest.load(finished).config
+    assert Manifest.load(tmp_path).results == Manifest.load(finished).results
+    pd.testing.assert_frame_equal(read_trace(tmp_path), read_trace(finished), check_exact=True)
+    answers = [pd.read_parquet(each / "answers.parquet") for each in (tmp_path, finished)]
+    pd.testing.assert_frame_equal(*answers, check_exact=True)
+    (kept,) = Manifest.load(tmp_path).extended
+    assert {"max_steps": config["max_steps"], "budget": None} | short == {
+        key: kept[key] for key in ("max_steps", "budget")
+    }
+
+
 def test_all_that_it_writes_is_announced(finished):
     patterns = STAGES["posttrain_llm"].outputs
     from fnmatch import fnmatch

@@ -156,6 +156,14 @@ def test_the_last_checkpoint_may_be_gone(config_of, made, tmp_path, capsys):
     assert capsys.readouterr().err == f"{copy}: complete, skipped; --fresh makes it anew\n"
 
 
+def test_pretraining_cannot_be_made_longer_for_its_learning_rate_depends_on_the_end(
+    config_of, made
+):
+    folder, _ = made("pretrain")
+    with pytest.raises(InputError, match=r"epochs: 1 in the folder, 2 in .*learning rate falls"):
+        STAGES["pretrain"].run(config_of("pretrain") | {"epochs": 2}, folder)
+
+
 def test_what_lies_in_the_folders_of_the_runs_counts_too(config_of, made, place, capsys):
     folder, _ = made("evaluate")
     gone = place / "few-0" / "evaluation" / "metrics.json"

@@ -32,7 +32,7 @@ from chemkl.policies import RnnPolicy, Vocabulary, load_policy, read_header, sav
 from chemkl.results import Manifest, read_trace
 from chemkl.results import trace as trace_file
 from chemkl.results.trace import TraceWriter
-from chemkl.stages import posttrain
+from chemkl.stages import evaluate, pipeline, posttrain
 from chemkl.stages.registry import STAGES
 from chemkl.training import trainer as training_trainer
 from chemkl.training.ledger import Ledger
@@ -750,7 +750,7 @@ def test_a_folder_with_another_run_in_it_is_refused_and_nothing_is_overwritten(c
 
 RUN_IT = """
 import json, sys
-from chemkl.stages import posttrain
+from chemkl.stages import evaluate, pipeline, posttrain
 posttrain.run(json.loads(sys.argv[1]), sys.argv[2])
 """
 
@@ -781,3 +781,132 @@ def starts_of(out):
     """When the run was started and started again."""
     manifest = Manifest.load(out) if out.exists() else None
     return [manifest.started, *manifest.resumed] if manifest else []
+
+
+# ---- a run that is made longer
+
+
+LONGER = {
+    "cut": {},  # 64 calls are spent in the middle of a batch
+    "cut in the first step": {"budget": (5, 40), "max_samples": (None, None)},
+    "whole": {"budget": (100, 100), "max_samples": (48, 160)},
+    "cut by samples": {"budget": (100, 100), "max_samples": (40, 150)},
+    "running anchor and filter": RUNNING,
+    "learned log Z": {"estimator": "trajectory_balance"},
+    "carried rows": {"estimator": "msc"},
+    "clipped gradients": {"trainer": {"accelerator": "cpu", "gradient_clip_val": 0.5}},
+}
+
+
+@pytest.mark.parametrize("case", LONGER)
+def test_a_longer_run_equals_one_that_was_as_long_from_the_start(config, tmp_path, asked, case):
+    limits = {"budget": (64, 90), "max_samples": (None, None)}
+    changes = LONGER[case]
+    own = {key: changes.get(key, pair) for key, pair in limits.items()}
+    config |= {key: value for key, value in changes.items() if key not in own}
+    short, long = ({key: pair[end] for key, pair in own.items()} for end in (0, 1))
+    posttrain.run(config | long, tmp_path / "whole")
+    paid = list(asked)
+    asked.clear()
+    posttrain.run(config | short, tmp_path / "run")
+    first = manifest_of(tmp_path / "run")
+    posttrain.run(config | long, tmp_path / "run")
+    same_run(tmp_path / "run", tmp_path / "whole")
+    if own["max_samples"] == (None, None):  # else other rows were sampled in the step cut short
+        assert asked == paid
+    assert len(asked) == len(set(asked))
+    kept = {key: first[key] for key in ("config_hash", "finished", "ended_by", "results")}
+    assert manifest_of(tmp_path / "run")["extended"] == [short | kept]
+    assert manifest_of(tmp_path / "run")["run_id"] == first["run_id"]
+
+
+@pytest.mark.parametrize("kill", ["before the first step", "four times"])
+def test_a_longer_run_may_be_killed_too(config, tmp_path, monkeypatch, kill):
+    longer, kills = config | {"budget": 150}, KILLS[kill]
+    posttrain.run(longer, tmp_path / "whole")
+    posttrain.run(config | {"budget": 30}, tmp_path / "run")
+    (tmp_path / "run" / "evaluation").mkdir()
+    (tmp_path / "run" / "evaluation" / "metrics.json").write_text("of 30 calls")
+    if kill == "before the first step":  # of those that are made: the third was cut short
+        kills = [killed_at_step(1), killed_at_step(2)]
+    for arrange in kills:
+        run_and_kill(monkeypatch, arrange, longer, tmp_path / "run")
+        read_trace(tmp_path / "run")
+    posttrain.run(longer, tmp_path / "run")
+    same_run(tmp_path / "run", tmp_path / "whole")
+    assert [each["budget"] for each in manifest_of(tmp_path / "run")["extended"]] == [30]
+    kept = tmp_path / "run" / "evaluation.old-1" / "metrics.json"
+    assert kept.read_text() == "of 30 calls"
+    assert not (tmp_path / "run" / "evaluation").exists()
+
+
+def test_a_run_can_be_made_longer_again_and_again(config, tmp_path, capsys):
+    for budget in (40, 60, 61, 100):
+        posttrain.run(config | {"budget": budget}, tmp_path / "run")
+    posttrain.run(config | {"budget": 100}, tmp_path / "whole")
+    same_run(tmp_path / "run", tmp_path / "whole")
+    kept = manifest_of(tmp_path / "run")["extended"]
+    assert [(each["budget"], each["results"]["calls"]) for each in kept] == [
+        (40, 40), (60, 60), (61, 61),
+    ]  # fmt: skip
+    capsys.readouterr()
+    posttrain.run(config | {"budget": 100}, tmp_path / "run")
+    assert "complete, skipped" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        (
+            {"budget": 90},
+            "has spent 100 oracle calls, more than budget allows (90): it can be made",
+        ),
+        ({"max_samples": 64}, "samples, more than max_samples allows (64): it can be made longer"),
+        ({"budget": 200, "seed": 4}, "seed: 3 in the folder, 4 in the new config"),
+        ({"budget": 200, "batch_size": 8}, "batch_size: 16 in the folder, 8 in the new config"),
+    ],
+)
+def test_a_run_is_not_made_shorter_or_another_one(config, tmp_path, changes, problem):
+    posttrain.run(config, tmp_path)
+    before = untouched(tmp_path)
+    with pytest.raises(InputError, match=re.escape(problem)):
+        posttrain.run(config | changes, tmp_path)
+    assert untouched(tmp_path) == before
+
+
+LENGTHENED = """\
+name: demo
+stages:
+  - stage: posttrain
+    name: own
+    config:
+      prior: PRIOR
+      reward: {components: [{kind: qed}]}
+      target: {kind: gibbs, sigma: 16}
+      batch_size: 8
+      budget: 20
+      callbacks: {progress_bar: false}
+  - {stage: sample, config: {policy: "${own}/checkpoints/policy.safetensors", n: 4}}
+  - {stage: evaluate, config: {runs: ["${own}"]}}
+"""
+
+
+def test_a_pipeline_with_a_raised_budget_goes_on_and_makes_again_what_read_the_run(
+    tmp_path, tiny_prior, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    text = LENGTHENED.replace("PRIOR", str(tiny_prior))
+    for budget, expected in ((20, ["done"] * 3), (30, ["done"] * 3), (30, ["skipped"] * 3)):
+        (tmp_path / "demo.yaml").write_text(text.replace("budget: 20", f"budget: {budget}"))
+        assert [each.status for each in pipeline.run("demo.yaml")] == expected
+    out = tmp_path / "runs" / "demo"
+    assert manifest_of(out / "own")["results"]["calls"] == 30
+    assert len(manifest_of(out / "own")["extended"]) == 1
+    assert not (out / "own.old-1").exists()
+    assert (out / "sample.old-1").exists()
+    assert (out / "evaluate.old-1").exists()
+    (tmp_path / "demo.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"has spent 30 oracle calls, more than budget allows"):
+        pipeline.run("demo.yaml")
+    with pytest.raises(InputError, match="has changed since"):
+        evaluate.run({"runs": [str(out / "own")]}, out / "evaluate.old-1")
