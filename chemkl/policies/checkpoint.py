@@ -81,6 +81,8 @@ def read_header(path: str | Path) -> dict[str, Any]:
     """
     if Path(path).is_dir():
         raise InputError(f"{path}: {_folder_problem(Path(path))}")
+    if Path(path).exists() and not Path(path).is_file():  # a pipe may wait for ever
+        raise InputError(f"{path}: a device, pipe or socket. {_EXPECTED}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

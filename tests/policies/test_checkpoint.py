@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 import re
 
@@ -275,3 +276,10 @@ def test_weights_that_do_not_fit_the_header_are_refused(path, header, message):
 
 def test_a_path_may_be_text(path):
     assert load_policy(str(path)).sample(2).tokens.shape[0] == 2
+
+
+def test_a_pipe_or_device_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    for place in (tmp_path / "pipe.safetensors", "/dev/zero"):
+        with pytest.raises(InputError, match=r"a device, pipe or socket\. Expected a model"):
+            load_policy(place)
