@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
 
 from chemkl.config import shipped
 from chemkl.config.nearest import nearest
+from chemkl.config.piped import is_piped, local
 
 
 class Config(BaseModel):
@@ -127,8 +128,11 @@ an earlier job will write counts as there."""
 
 
 def _find_data(path: Path, info: ValidationInfo) -> Path:
-    return path if str(path) == "-" else _find(path, info)
+    if not is_piped(path):
+        return _find(path, info)
+    local(path)  # read now: whether the work is done already depends on what comes
+    return path
 
 
 DataPath = Annotated[Path, AfterValidator(_find_data)]
-"""The same of a file with data, where - stands for standard input."""
+"""The same of a file with data, which may also be a pipe, or - for standard input."""

@@ -10,6 +10,7 @@ from functools import partial
 import pandas as pd
 
 from chemkl.config import InputError
+from chemkl.config.piped import place_of
 from chemkl.config.text_evaluate import TextFile
 from chemkl.evaluation.text_samples import (
     ANSWER,
@@ -19,7 +20,6 @@ from chemkl.evaluation.text_samples import (
     TextSamples,
     tidied,
 )
-from chemkl.files.streams import place_of
 from chemkl.files.tables import (
     DELIMITERS,
     LINES,

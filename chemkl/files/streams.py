@@ -6,10 +6,7 @@ import gzip
 import io
 import lzma
 import multiprocessing
-import shutil
-import stat
 import sys
-import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,9 +18,7 @@ from typing import IO, Any, BinaryIO, cast
 import pyarrow as pa
 
 from chemkl.config import InputError
-
-STDIN = Path("-")
-"""Stands for standard input."""
+from chemkl.config.piped import STDIN, local, place_of
 
 PACKINGS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
 """Endings of compressed files, and by what they are compressed."""
@@ -85,32 +80,6 @@ def assume(line: str) -> None:
 @cache
 def _say(line: str) -> None:
     sys.stderr.write(" ".join(line.split()) + "\n")
-
-
-def place_of(path: Path) -> str:
-    """The name of a file in messages."""
-    return "standard input" if path == STDIN else str(path)
-
-
-def local(path: Path) -> Path:
-    """Give a file that can be read more than once: standard input and pipes are copied into one.
-
-    The copy lives as long as this process.
-
-    Raises:
-        InputError: a folder, a device, or nothing that can be read.
-    """
-    try:
-        if path == STDIN:
-            return Path(_copy_of_stdin().name)
-        kind = path.stat().st_mode
-        if stat.S_ISDIR(kind):
-            raise InputError(f"{path}: this is a folder; expected a file")
-        if stat.S_ISCHR(kind) or stat.S_ISBLK(kind):
-            raise InputError(f"{path}: this is a device; expected a file, or - for standard input")
-        return path if stat.S_ISREG(kind) else Path(_copy_of_pipe(path).name)
-    except OSError as error:
-        raise InputError(f"{place_of(path)}: cannot be read ({error.strerror or error})") from None
 
 
 @contextmanager
@@ -222,23 +191,3 @@ def _encoding(source: Source) -> str:
             f"for example with iconv -f UTF-16{order} -t UTF-8"
         )
     return "utf-8-sig"
-
-
-@cache
-def _copy_of_stdin() -> IO[bytes]:
-    if sys.stdin is None or sys.stdin.isatty():
-        raise InputError("-: standard input is a terminal; pipe a file into the command")
-    return _copied(sys.stdin.buffer)
-
-
-@cache
-def _copy_of_pipe(path: Path) -> IO[bytes]:
-    with path.open("rb") as stream:
-        return _copied(stream)
-
-
-def _copied(stream: IO[bytes]) -> IO[bytes]:
-    copy = tempfile.NamedTemporaryFile(prefix="chemkl-")  # noqa: SIM115 - the cache keeps it open
-    shutil.copyfileobj(stream, copy)
-    copy.flush()
-    return cast(IO[bytes], copy)

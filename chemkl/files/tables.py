@@ -15,15 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from chemkl.config import InputError, did_you_mean
+from chemkl.config.piped import local, place_of
 from chemkl.files.streams import (
     LONGEST_LINE,
     PACKINGS,
     Source,
     assume,
     lines,
-    local,
     opened,
-    place_of,
 )
 
 BLANKS, LINES = " ", "lines"

@@ -13,6 +13,7 @@ from typing import IO, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
 from chemkl.config import InputError, shipped
+from chemkl.config.piped import is_copied
 from chemkl.results.atomic import finite, write_json
 from chemkl.results.differences import differences, method_settings, written
 from chemkl.results.leftovers import clear, holds_results, outputs_in
@@ -323,7 +324,11 @@ class Manifest(BaseModel):
 
     def _inputs_now(self) -> dict[str, InputFile]:
         paths = {role: shipped.place_of(file.path) for role, file in self.inputs.items()}
-        return {role: InputFile.of(path) for role, path in paths.items() if path.exists()}
+        return {
+            role: InputFile.of(path)
+            for role, path in paths.items()
+            if path.exists() or is_copied(path)
+        }
 
     def finish(
         self,

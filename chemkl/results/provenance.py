@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from chemkl.config import shipped
+from chemkl.config.piped import is_piped, local
 from chemkl.results.atomic import finite
 
 PACKAGES = (
@@ -35,7 +36,8 @@ class InputFile(BaseModel):
     @classmethod
     def of(cls, path: Path) -> "InputFile":
         """Describe a file or a folder as it is now; one that comes with chemkl by its name."""
-        return cls(path=shipped.name_of(path) or str(path), sha256=sha256_of(path))
+        real = local(path) if is_piped(path) else path
+        return cls(path=shipped.name_of(path) or str(path), sha256=sha256_of(real))
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,6 @@ from chemkl.evaluation.over_time import over_time, over_time_schema
 from chemkl.evaluation.reference_files import load_comparisons
 from chemkl.evaluation.sample_files import read_samples
 from chemkl.evaluation.samples import Samples
-from chemkl.files.streams import local
 from chemkl.results import Manifest, find_trace, read_trace, write_json, write_parquet
 from chemkl.results.parts import list_parts
 from chemkl.stages.finished import once
@@ -220,12 +219,12 @@ def _inputs(settings: EvaluateConfig) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for name, folder in zip(run_names(settings.runs), settings.runs, strict=True):
         files[f"run {name}"] = folder / "trace"
-    files |= {f"samples {file.path.name}": local(file.path) for file in settings.samples}
+    files |= {f"samples {file.path.name}": file.path for file in settings.samples}
     if settings.corpus:
-        files["corpus"] = local(settings.corpus.path)
+        files["corpus"] = settings.corpus.path
     if settings.prior:
-        files["prior"] = local(settings.prior.path)
+        files["prior"] = settings.prior.path
     for name, source in settings.reference.items():
         if not isinstance(source, MosesReference):
-            files[f"reference {name}"] = local(source.path)
+            files[f"reference {name}"] = source.path
     return files

@@ -26,7 +26,6 @@ from chemkl.evaluation.text_samples import (
     left_out,
     read_text_run,
 )
-from chemkl.files.streams import local
 from chemkl.llm import embedding
 from chemkl.reports.entropy_figure import draw_entropy
 from chemkl.reports.paper_figures import to_png, to_svg
@@ -260,5 +259,5 @@ def _inputs(settings: EvaluateTextConfig) -> dict[str, Path]:
     paths = [*settings.folders, *(file.path for file in settings.texts)]
     names = run_names(paths)[len(settings.folders) :]
     of_texts = zip(names, settings.texts, strict=True)
-    files |= {f"texts {name}": local(file.path) for name, file in of_texts}
+    files |= {f"texts {name}": file.path for name, file in of_texts}
     return files

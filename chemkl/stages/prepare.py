@@ -20,7 +20,6 @@ from chemkl.corpus import files
 from chemkl.corpus.cleaning import Clean, Cleaner, clean_lines, peak_memory
 from chemkl.corpus.sources import N_LINES, read_source
 from chemkl.files.molecules import Line, MoleculeFile
-from chemkl.files.streams import local
 from chemkl.results.atomic import write_json
 from chemkl.results.manifest import Manifest
 from chemkl.stages.finished import once
@@ -71,7 +70,7 @@ def run(config: PrepareConfig, out: Path) -> Path:
     source = config.source
     inputs, schema = {}, files.MOLECULE_SCHEMA
     if isinstance(source, FileSource):
-        inputs = {"source": local(source.path)}
+        inputs = {"source": source.path}
         if MoleculeFile(source.path, source.column).has_names:
             schema = schema.append(files.NAME)
     with Manifest.start(

@@ -20,7 +20,6 @@ from chemkl.evaluation.metrics import Comparisons, describe_window
 from chemkl.evaluation.modes import family_rows
 from chemkl.evaluation.sample_files import read_scored_samples
 from chemkl.evaluation.samples import Samples
-from chemkl.files.streams import local
 from chemkl.reports import PageOptions, RunView, render_page
 from chemkl.reports.view import COLUMNS
 from chemkl.results import (
@@ -249,7 +248,7 @@ def _inputs(
 ) -> dict[str, Path]:
     traces = {f"run {n}": folder / "trace" for n, folder in zip(names, folders, strict=True)}
     files = {
-        "prior": local(settings.prior.path) if settings.prior else None,
+        "prior": settings.prior.path if settings.prior else None,
         "comparison": settings.comparison,
     }
     return traces | {role: path for role, path in files.items() if path is not None}

@@ -17,9 +17,10 @@ from chemkl.config import InputError, complaints, load_config, shipped
 from chemkl.config.document import Document
 from chemkl.config.draft import Draft
 from chemkl.config.overrides import Override
+from chemkl.config.piped import STDIN
 from chemkl.config.score import ScoreConfig
 from chemkl.files.molecules import ENDINGS, NO_CELL, Line, MoleculeFile
-from chemkl.files.streams import PACKINGS, STDIN, local
+from chemkl.files.streams import PACKINGS
 from chemkl.results.columns import described_schema, trace_schema
 from chemkl.results.manifest import Manifest
 from chemkl.rewards import RewardModel
@@ -86,7 +87,7 @@ def run(config: ScoreConfig, out: Path) -> Path:
         out,
         stage="score",
         config=config.model_dump(mode="json"),
-        inputs={"file": local(config.file), **reward_files(config.reward)},
+        inputs={"file": config.file, **reward_files(config.reward)},
     ) as manifest:
         table = _table(config, out)
         manifest.finish(results=score_file(config, table))

@@ -2,8 +2,12 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import subprocess
 import sys
+import threading
+import tracemalloc
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -12,8 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from rdkit import Chem
 
-from chemkl.config import InputError
-from chemkl.files import streams
+from chemkl.config import InputError, piped
 from chemkl.files.molecules import Line, MoleculeFile, read_molecules
 
 PLAIN_SMI = "CCO ethanol\nC\tmethane\n\nN\n"
@@ -291,10 +294,29 @@ def test_an_archive_under_the_name_of_another_names_it(tmp_path):
         read(path)
 
 
-def test_an_archive_of_zeros_takes_little_memory(tmp_path):
-    """A megabyte of zeros is a kilobyte of gzip; a line has no end before the file has."""
-    path = tmp_path / "zeros.smi.gz"
-    with gzip.open(path, "wb") as stream:
+@pytest.mark.parametrize("opener", [gzip.open, partial(lzma.open, preset=0)], ids=["gz", "xz"])
+def test_an_archive_of_zeros_takes_little_memory(tmp_path, opener):
+    """A line of zeros has no end before the file has; 70 MB are more than a line may have."""
+    path = tmp_path / "zeros.smi"
+    with opener(path, "wb") as stream:
+        for _ in range(70):
+            stream.write(bytes(10**6))
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=r"smi:1: the line goes on for more than 64 million"):
+            read(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 30 * 2**20  # bytes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz", ".zst"])
+def test_a_process_stays_small_whatever_the_compression(tmp_path, ending):
+    path = tmp_path / f"zeros.smi{ending}"
+    opener = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(ending)
+    with opener(path, "wb") if opener else pa.output_stream(str(path), "zstd") as stream:
         for _ in range(200):
             stream.write(bytes(10**6))
     code = (
@@ -313,7 +335,7 @@ def test_an_archive_of_zeros_takes_little_memory(tmp_path):
         [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
     )
     message, growth = ended.stdout.splitlines()
-    assert "zeros.smi.gz:1: the line goes on for more than 64 million characters" in message
+    assert "the line goes on for more than 64 million characters" in message
     assert int(growth) < 100  # MiB
 
 
@@ -578,9 +600,27 @@ def test_json_lines(tmp_path):
     ids=["lines", "table", "gzip", "sdf"],
 )
 def test_standard_input_is_read_by_its_content(monkeypatch, content, expected):
-    monkeypatch.setattr(streams, "_copy_of_stdin", streams._copy_of_stdin.__wrapped__)
+    monkeypatch.setattr(piped, "_copies", {})
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
-    copy = streams._copy_of_stdin()
-    monkeypatch.setattr(streams, "_copy_of_stdin", lambda: copy)
     assert smiles(Path("-")) == expected
     assert smiles(Path("-")) == expected  # what is read once can be read again
+
+
+def test_a_pipe_is_read_more_than_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(piped, "_copies", {})
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(b"CCO a\n",))
+    writer.start()
+    assert rows(pipe) == [("CCO", "a")]
+    writer.join()
+    assert rows(pipe) == [("CCO", "a")]
+
+
+def test_a_terminal_is_no_file(monkeypatch):
+    monkeypatch.setattr(piped, "_copies", {})
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr("sys.stdin", terminal)
+    with pytest.raises(InputError, match="standard input is a terminal; pipe a file"):
+        smiles(Path("-"))

@@ -12,8 +12,7 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import QED, Descriptors
 
-from chemkl.config import InputError
-from chemkl.files import streams
+from chemkl.config import InputError, piped
 from chemkl.results.columns import trace_schema
 from chemkl.rewards import RewardModel
 from chemkl.stages import score
@@ -158,14 +157,22 @@ def test_a_column_to_keep_that_is_not_there_is_an_error(folder):
         score.run(settings(file="m.csv", keep_columns=["nota"]), folder / "out")
 
 
-def test_the_command_reads_standard_input_and_keeps_columns(chemkl, monkeypatch):
-    copy = streams._copied(io.BytesIO(b"note,smiles\nx,CCO\n"))
-    monkeypatch.setattr(streams, "_copy_of_stdin", lambda: copy)
+def test_the_command_reads_standard_input_and_keeps_columns(chemkl, monkeypatch, capsys):
+    def pipe(text):
+        monkeypatch.setattr(piped, "_copies", {})
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
+
+    pipe(b"note,smiles\nx,CCO\n")
     call = ["score", "-", "--config", "reward.yaml", "--keep-columns"]
     assert chemkl(*call, "--out", "a.csv") == 0
     assert pd.read_csv("a.csv")[["smiles", "note"]].values.tolist() == [["CCO", "x"]]
     assert chemkl(*call) == 0
     assert Path("runs/stdin-scores/scores.parquet").exists()
+    pipe(b"note,smiles\nx,CCO\n")
+    assert chemkl(*call) == 0  # the same again
+    pipe(b"note,smiles\nx,CCC\n")
+    assert chemkl(*call) == 2
+    assert "-: has changed since runs/stdin-scores was begun" in capsys.readouterr().err
 
 
 def test_the_manifest_sums_up(folder, capsys):
