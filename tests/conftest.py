@@ -270,3 +270,36 @@ def pip(wheel_file, monkeypatch):
 
     monkeypatch.setattr(wheels.subprocess, "run", run)
     return calls
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what trains in bf16-mixed where the processor cannot, as the product itself finds."""
+    if item.get_closest_marker("bf16") is None:
+        return
+    import torch
+
+    from chemkl.training.precision import missing
+
+    lacks = missing(torch.device("cpu"))
+    if lacks:
+        pytest.skip(f"no bf16-mixed on this processor: {lacks}")
+
+
+NUMERICS = (
+    "losses",
+    "policies",
+    "training",
+    "llm",
+    "stages/test_posttrain_stage.py",
+    "stages/test_pretrain_stage.py",
+    "stages/test_pretrain_llm_stage.py",
+)
+"""Folders and files of tests whose results depend on the processor's arithmetic."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what depends on the processor's arithmetic."""
+    places = [Path(__file__).parent / place for place in NUMERICS]
+    for item in items:
+        if any(item.path.is_relative_to(place) for place in places):
+            item.add_marker("numerics")

@@ -5,9 +5,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator
 
-Precision = Literal["32-true", "bf16-mixed"]
+Precision = Literal["auto", "32-true", "bf16-mixed"]
 """32-true: float32 throughout; bf16-mixed: matrix products in bfloat16, everything from the
-log-softmax on in float32."""
+log-softmax on in float32; auto: bf16-mixed where a short measurement at the start shows that the
+device does it, and faster."""
 
 OURS = {
     "callbacks": "use the callbacks section",

@@ -18,7 +18,13 @@ from chemkl.results.atomic import finite, write_json
 from chemkl.results.differences import differences, method_settings, written
 from chemkl.results.leftovers import clear, holds_results, outputs_in
 from chemkl.results.lock import claim
-from chemkl.results.provenance import InputFile, config_hash, identity, installed_versions
+from chemkl.results.provenance import (
+    InputFile,
+    UsedPrecision,
+    config_hash,
+    identity,
+    installed_versions,
+)
 from chemkl.signals import deferred, handled
 
 FILE_NAME = "manifest.json"
@@ -50,6 +56,7 @@ class Manifest(BaseModel):
     config: dict[str, Any]
     inputs: dict[str, InputFile] = {}
     versions: dict[str, str] = {}
+    precision: UsedPrecision | None = None
     results: dict[str, Any] = {}
     outputs: list[str] = []
     """What the folder held when the stage was complete; a path that leads out of it is absolute."""
@@ -72,6 +79,7 @@ class Manifest(BaseModel):
         inputs: Mapping[str, str | Path] | None = None,
         rank: int | None = None,
         limits: Collection[str] = (),
+        precision: UsedPrecision | None = None,
     ) -> Self:
         """Claim a folder for a stage and write its manifest with status `running`.
 
@@ -86,6 +94,7 @@ class Manifest(BaseModel):
             inputs: what the stage reads, by role; each file or folder is hashed.
             rank: of this process in its distributed run, which shares the folder; see `claim`.
             limits: settings that only say when the run ends: it goes on where they are others.
+            precision: of a training run; the one that it began with.
 
         Returns:
             The manifest; `was_resumed` says whether the folder held the same run before.
@@ -97,7 +106,9 @@ class Manifest(BaseModel):
         folder = Path(out_dir)
         lock = claim(folder, rank=rank)
         try:
-            manifest = cls._begun(folder, stage, identity(config), seed, inputs or {}, lock, limits)
+            manifest = cls._begun(
+                folder, stage, identity(config), seed, inputs or {}, precision, lock, limits
+            )
         except BaseException:
             if lock is not None:
                 lock.close()
@@ -112,6 +123,7 @@ class Manifest(BaseModel):
         plain: Mapping[str, Any],
         seed: int | None,
         inputs: Mapping[str, str | Path],
+        precision: UsedPrecision | None,
         lock: IO[str] | None,
         limits: Collection[str],
     ) -> Self:
@@ -133,6 +145,7 @@ class Manifest(BaseModel):
             config=plain,
             inputs=hashed,
             versions=installed_versions(),
+            precision=precision,
             results=earlier.results if earlier and not longer else {},
             extended=earlier._so_far(limits if longer else ()) if earlier else [],
         )
@@ -253,6 +266,10 @@ class Manifest(BaseModel):
     def has_config(self, config: Mapping[str, Any]) -> bool:
         """Whether the run has this config, its limits included."""
         return config_hash(self.config) == config_hash(config)
+
+    def goes_on_with(self, config: Mapping[str, Any]) -> bool:
+        """Whether a start with this config goes on with this run, unless it is refused."""
+        return self.has_config(config) or not self.gives_way_to(self.stage)
 
     def _so_far(self, limits: Collection[str]) -> list[dict[str, Any]]:
         """What is kept of a run that goes on; with its limits, if it is given others."""

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from chemkl.config import shipped
 from chemkl.config.piped import is_piped, local
@@ -25,6 +25,23 @@ PACKAGES = (
     "pandas",
     "pyarrow",
 )
+
+
+class UsedPrecision(BaseModel):
+    """The precision of a training run, and why it was taken."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    used: Literal["32-true", "bf16-mixed"]
+    why: str
+    device: str
+    """Kind of device that it was taken for, for example cpu or cuda."""
+    speedup: float | None = None
+    """How many times as fast as 32-true bf16-mixed was on it; None: not measured."""
+
+    def __str__(self) -> str:
+        """Say it on the screen."""
+        return f"precision {self.used} ({self.why})"
 
 
 class InputFile(BaseModel):

@@ -20,6 +20,7 @@ from chemkl.stages.posttrain_run import (
     tell_end,
     trace_of,
     trainer_of,
+    trainer_settings,
 )
 from chemkl.stages.registry import STAGES
 from chemkl.stages.terminal import say
@@ -27,6 +28,7 @@ from chemkl.training.collapse import CollapseAlarm, build_alarm
 from chemkl.training.diversity_filter import build_filter
 from chemkl.training.ledger import Ledger
 from chemkl.training.posttrain import Posttrain
+from chemkl.training.precision import settle
 from chemkl.training.progress import CallsBar
 from chemkl.training.trainer import CHECKPOINTS, POLICY
 
@@ -47,7 +49,8 @@ def run(config: PosttrainConfig, out: Path) -> Path:
     model_file, plain = out / CHECKPOINTS / POLICY, config.model_dump(mode="json")
     # what can go wrong with the models and the trainer does so before the folder is claimed
     policy, reference = load_policy(config.agent or config.prior), load_policy(config.prior)
-    trainer_of(config, out, [])
+    precision = settle(config.precision, trainer_settings(config), out, plain)
+    trainer_of(config, out, [], precision)
     models = {"prior": config.prior, "agent": config.agent}
     with (
         RewardModel.from_config(config.reward) as reward,
@@ -58,6 +61,7 @@ def run(config: PosttrainConfig, out: Path) -> Path:
             seed=config.seed,
             inputs={role: path for role, path in models.items() if path is not None}
             | reward_files(config.reward),
+            precision=precision,
             rank=0,  # it runs on one device: a second process is never a rank of this run
             limits=STAGES["posttrain"].limits,
         ) as manifest,
@@ -66,7 +70,8 @@ def run(config: PosttrainConfig, out: Path) -> Path:
         module = _module(config, out, manifest, policy, reference, reward, alarm)
         bar = config.callbacks.progress_bar
         callbacks = [CallsBar(module.ledger, config.budget)] if bar else []
-        make_steps(config, out, module, alarm, callbacks)
+        say(f"{out}: {precision}")
+        make_steps(config, out, module, alarm, callbacks, precision)
         module.trace.compact()
         counts = counts_of(module)
         save_policy(policy, model_file, _provenance(manifest) | counts)

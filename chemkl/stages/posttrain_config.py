@@ -10,7 +10,8 @@ from chemkl.config.posttrain import PosttrainConfig, objective_of
 from chemkl.losses import Objective, objective_from_config
 from chemkl.policies import check_vocabularies, read_header
 from chemkl.rewards import RewardModel
-from chemkl.training.trainer import check_trainer
+from chemkl.training.precision import check_precision, precision_problems
+from chemkl.training.trainer import check_trainer_here
 
 
 def check(config: PosttrainConfig, awaited: Collection[Path] = ()) -> None:
@@ -30,7 +31,8 @@ def check(config: PosttrainConfig, awaited: Collection[Path] = ()) -> None:
         (build_objective, config.objective),
         (read_header, prior),
         (_check_agent, agent, prior),
-        (check_trainer, config.trainer),
+        (check_trainer_here, config.trainer),
+        (check_precision, config.precision, config.trainer),
     )
     if problems:
         raise InputError("\n".join(problems))
@@ -52,7 +54,8 @@ def problems_beside(draft: Draft) -> list[str]:
         *draft.placed("target", complaints((build_objective, pair))),
         *draft.placed("prior", unusable),
         *draft.placed("agent", complaints((_check_agent, agent, None if unusable else prior))),
-        *draft.placed("trainer", complaints((check_trainer, draft.mapping("trainer")))),
+        *draft.placed("trainer", complaints((check_trainer_here, draft.mapping("trainer")))),
+        *draft.placed("precision", precision_problems(draft)),
     ]
 
 

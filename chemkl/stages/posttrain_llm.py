@@ -38,14 +38,16 @@ from chemkl.stages.posttrain_run import (
     tell_end,
     trace_of,
     trainer_of,
+    trainer_settings,
 )
 from chemkl.stages.registry import STAGES
 from chemkl.stages.terminal import say
 from chemkl.training.collapse import CollapseAlarm, build_text_alarm
 from chemkl.training.diversity_filter import build_filter
 from chemkl.training.posttrain import Posttrain
+from chemkl.training.precision import check_precision, precision_problems, settle
 from chemkl.training.progress import CallsBar
-from chemkl.training.trainer import CHECKPOINTS, check_trainer
+from chemkl.training.trainer import CHECKPOINTS, check_trainer_here
 
 if TYPE_CHECKING:
     from lightning import Callback
@@ -76,7 +78,8 @@ def run(config: LlmPosttrainConfig, out: Path) -> Path:
     _check_apart(config, out)
     # what can go wrong with the model and the trainer does so before the folder is claimed
     policy = build_policy(config)
-    trainer_of(config, out, [])
+    precision = settle(config.precision, trainer_settings(config), out, plain)
+    trainer_of(config, out, [], precision)
     with (
         closing(build_reward(config.reward)) as reward,
         Manifest.start(
@@ -85,6 +88,7 @@ def run(config: LlmPosttrainConfig, out: Path) -> Path:
             config=plain,
             seed=config.seed,
             inputs=_inputs(config, reward),
+            precision=precision,
             rank=0,  # it runs on one device: a second process is never a rank of this run
             limits=STAGES[STAGE].limits,
         ) as manifest,
@@ -92,7 +96,9 @@ def run(config: LlmPosttrainConfig, out: Path) -> Path:
         policy.prompts = _as_begun(out, manifest, policy.prompts)
         alarm = build_text_alarm(config, lambda line: say(f"{out}: {line}"))
         module, reference = _module(config, out, manifest, policy, reward, alarm)
-        make_steps(config, out, module, alarm, _callbacks(config, out, module, policy, reference))
+        say(f"{out}: {precision}")
+        callbacks = _callbacks(config, out, module, policy, reference)
+        make_steps(config, out, module, alarm, callbacks, precision)
         module.trace.compact()
         counts = counts_of(module)
         save(policy, out / CHECKPOINTS, config, _provenance(manifest) | counts)
@@ -118,7 +124,8 @@ def check(config: LlmPosttrainConfig, awaited: Collection[Path] = ()) -> None:
     problems = complaints(
         (check_installed, PACKAGES[:2]),
         (_check_reward, config.reward, config.objective),
-        (check_trainer, config.trainer),
+        (check_trainer_here, config.trainer),
+        (check_precision, config.precision, config.trainer),
     )
     if not problems and config.model.name not in awaited and is_here(config.model):
         problems = complaints((read_prompts, config))
@@ -150,7 +157,8 @@ def problems_beside(draft: Draft) -> list[str]:
     pair = target and estimator and objective_of(target, estimator, draft.get("shaper"))
     return [
         *draft.placed("reward", complaints((_check_reward, draft.get("reward"), pair))),
-        *draft.placed("trainer", complaints((check_trainer, draft.mapping("trainer")))),
+        *draft.placed("trainer", complaints((check_trainer_here, draft.mapping("trainer")))),
+        *draft.placed("precision", precision_problems(draft)),
     ]
 
 

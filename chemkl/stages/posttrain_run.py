@@ -12,6 +12,7 @@ from chemkl.config.llm import LlmPosttrainConfig
 from chemkl.config.posttrain import PosttrainConfig
 from chemkl.results.manifest import Manifest
 from chemkl.results.parts import list_parts, read_part
+from chemkl.results.provenance import UsedPrecision
 from chemkl.results.trace import TraceWriter, read_orphans, read_trace
 from chemkl.stages.aside import free_name
 from chemkl.stages.terminal import say
@@ -28,8 +29,21 @@ _SAMPLES = {PosttrainConfig: "max_samples", LlmPosttrainConfig: "max_steps"}
 """What each calls the limit of samples."""
 
 
-def trainer_of(config: AnyConfig, out: Path, callbacks: "Sequence[Callback]") -> "Trainer":
+def trainer_settings(config: AnyConfig) -> dict[str, Any]:
+    """The user's arguments of the trainer: of one device, whatever there are."""
+    return {"devices": 1, **config.trainer}
+
+
+def trainer_of(
+    config: AnyConfig, out: Path, callbacks: "Sequence[Callback]", precision: UsedPrecision
+) -> "Trainer":
     """Build the trainer of a run.
+
+    Args:
+        config: the settings.
+        out: folder of the run.
+        callbacks: what the stage brings.
+        precision: that is used.
 
     Raises:
         InputError: Lightning refuses the settings.
@@ -37,10 +51,10 @@ def trainer_of(config: AnyConfig, out: Path, callbacks: "Sequence[Callback]") ->
     with quiet():
         return build_trainer(
             out,
-            {"devices": 1, **config.trainer},
+            trainer_settings(config),
             callbacks,
             max_epochs=1,
-            precision=config.precision,
+            precision=precision.used,
         )
 
 
@@ -100,6 +114,7 @@ def make_steps(
     module: Posttrain,
     alarm: CollapseAlarm | None,
     callbacks: "Sequence[Callback]",
+    precision: UsedPrecision,
 ) -> None:
     """Go on from the last checkpoint to the end of the run, unless it has come to that already.
 
@@ -109,6 +124,7 @@ def make_steps(
         module: as it is at the beginning of a run.
         alarm: watches for a collapse; None: nothing does.
         callbacks: beside alarm and checkpoints.
+        precision: that is used.
 
     Raises:
         InputError: see `bring_back`; or the policy has diverged.
@@ -128,7 +144,7 @@ def make_steps(
     own = [] if alarm is None else [alarm]
     saving = Checkpoint(out, config.callbacks.checkpoint_every, before=module.trace.cut)
     loader = StepLoader(-(-config.most_samples // config.batch_size))
-    trainer = trainer_of(config, out, [saving, *own, *callbacks])
+    trainer = trainer_of(config, out, [saving, *own, *callbacks], precision)
     fit(trainer, module, loader, start)
 
 

@@ -18,6 +18,8 @@ from chemkl.stages.pretrain_run import (
     provenance_of,
     trainer_of,
 )
+from chemkl.stages.terminal import say
+from chemkl.training.precision import settle
 from chemkl.training.pretrain import Pretrain
 from chemkl.training.trainer import (
     CHECKPOINTS,
@@ -64,7 +66,8 @@ def run(config: PretrainConfig, out: Path) -> Path:
     start = last_checkpoint(out)
     # all that can be wrong is found out before the folder is claimed
     data = _data(config)
-    trainer = trainer_of(config, out, STAGE)
+    precision = settle(config.precision, config.trainer, out, plain)
+    trainer = trainer_of(config, out, STAGE, precision)
     corpus = {"corpus": config.corpus / files.MOLECULES}
     with (
         Manifest.start(
@@ -73,10 +76,12 @@ def run(config: PretrainConfig, out: Path) -> Path:
             config=plain,
             seed=config.seed,
             inputs=corpus,
+            precision=precision,
             rank=trainer.global_rank,
         ) as manifest,
         quiet(),
     ):
+        say(f"{out}: {precision}")
         policy = _policy(config, data)
         module = _module(config, data, policy)
         metrics = fit(trainer, module, data, start, out)

@@ -21,6 +21,7 @@ from chemkl.stages import pretrain_run
 from chemkl.stages.finished import once
 from chemkl.stages.pretrain_run import SampleQuality, fit, problems_of, trainer_of
 from chemkl.stages.terminal import say
+from chemkl.training.precision import settle
 from chemkl.training.pretrain import Pretrain
 from chemkl.training.trainer import (
     CHECKPOINTS,
@@ -93,7 +94,8 @@ def run(config: PretrainLlmConfig, out: Path) -> Path:
     train, valid = _read(config, conditions)
     policy = _policy(config, conditions)
     data = _data(config, policy, train, valid)
-    trainer = trainer_of(config, out, STAGE)
+    precision = settle(config.precision, config.trainer, out, plain)
+    trainer = trainer_of(config, out, STAGE, precision)
     corpus = {"corpus": config.corpus / files.MOLECULES}
     with (
         Manifest.start(
@@ -102,10 +104,12 @@ def run(config: PretrainLlmConfig, out: Path) -> Path:
             config=plain,
             seed=config.seed,
             inputs=corpus,
+            precision=precision,
             rank=trainer.global_rank,
         ) as manifest,
         quiet(),
     ):
+        say(f"{out}: {precision}")
         _tell_counts(out, conditions, train)
         module = _module(config, policy, AsAsked(conditions, set(train.smiles)))
         metrics = fit(trainer, module, data, start, out)

@@ -15,11 +15,13 @@ from chemkl.config.pretrain import MaximumLikelihood
 from chemkl.corpus import files
 from chemkl.corpus.batches import TokenDataModule
 from chemkl.results.manifest import Manifest
+from chemkl.results.provenance import UsedPrecision
 from chemkl.stages.terminal import say
 from chemkl.training import trainer as training
+from chemkl.training.precision import check_precision, precision_problems
 from chemkl.training.pretrain import Pretrain
 from chemkl.training.progress import StepsBar
-from chemkl.training.trainer import Checkpoint, build_trainer, check_trainer, quiet
+from chemkl.training.trainer import Checkpoint, build_trainer, check_trainer_here, quiet
 
 
 def problems_of(config: MaximumLikelihood, awaited: Collection[Path]) -> list[str]:
@@ -34,7 +36,8 @@ def problems_of(config: MaximumLikelihood, awaited: Collection[Path]) -> list[st
     """
     corpus = None if config.corpus in awaited else config.corpus
     return complaints(
-        (check_trainer, config.trainer),
+        (check_trainer_here, config.trainer),
+        (check_precision, config.precision, config.trainer),
         (_check_splits, config.train_split, config.valid_split),
         (_check_corpus, corpus, config.train_split, config.valid_split),
     )
@@ -48,14 +51,23 @@ def problems_beside(draft: Draft) -> list[str]:
     """
     train, valid = draft.get("train_split"), draft.get("valid_split")
     return [
-        *draft.placed("trainer", complaints((check_trainer, draft.mapping("trainer")))),
+        *draft.placed("trainer", complaints((check_trainer_here, draft.mapping("trainer")))),
+        *draft.placed("precision", precision_problems(draft)),
         *draft.placed("valid_split", complaints((_check_splits, train, valid))),
         *draft.placed("corpus", complaints((_check_corpus, draft.get("corpus"), train, valid))),
     ]
 
 
-def trainer_of(config: MaximumLikelihood, out: Path, stage: str) -> Trainer:
+def trainer_of(
+    config: MaximumLikelihood, out: Path, stage: str, precision: UsedPrecision
+) -> Trainer:
     """Build the trainer of a run of a stage.
+
+    Args:
+        config: the settings.
+        out: folder of the run.
+        stage: its name.
+        precision: that is used.
 
     Raises:
         InputError: Lightning refuses the settings.
@@ -71,7 +83,7 @@ def trainer_of(config: MaximumLikelihood, out: Path, stage: str) -> Trainer:
             config.trainer,
             callbacks,
             max_epochs=config.epochs,
-            precision=config.precision,
+            precision=precision.used,
             gradient_clip_val=config.gradient_clip,
         )
 

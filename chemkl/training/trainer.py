@@ -22,6 +22,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from chemkl.chem.molecules import one_line
 from chemkl.config import InputError, did_you_mean
 from chemkl.results.atomic import rename_in
 from chemkl.signals import StoppedBySignal, deferred, pending
@@ -255,6 +256,16 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
         raise InputError("\n".join(problems))
 
 
+def check_trainer_here(settings: Mapping[str, Any]) -> None:
+    """Check the arguments of the trainer, and look for its device on this machine.
+
+    Raises:
+        InputError: see `check_trainer` and `devices_of`.
+    """
+    check_trainer(settings)
+    devices_of(settings)
+
+
 def _fits(value: Any, annotation: Any) -> bool:
     adapter: TypeAdapter[Any] = TypeAdapter(
         annotation, config=ConfigDict(arbitrary_types_allowed=True, strict=True)
@@ -335,6 +346,32 @@ def _cluster(settings: Mapping[str, Any]) -> ClusterEnvironment | None:
     if alone or int(os.environ["SLURM_NTASKS"]) == 1 or not SLURMEnvironment.detect():
         return LightningEnvironment()
     return SLURMEnvironment(auto_requeue=False)
+
+
+def devices_of(settings: Mapping[str, Any]) -> tuple[torch.device, int]:
+    """Find the device on which a trainer with these settings works.
+
+    Args:
+        settings: the user's own arguments of the trainer, checked.
+
+    Returns:
+        The device of this process, and the number of devices of all processes.
+
+    Raises:
+        InputError: this machine does not have what they ask for.
+    """
+    names = ("accelerator", "devices", "num_nodes")
+    chosen = {name: settings[name] for name in names if name in settings}
+    try:
+        with quiet():
+            trainer = Trainer(**chosen, logger=False, enable_checkpointing=False)
+    except _REFUSED as error:
+        asked = ", ".join(f"{name}: {value}" for name, value in chosen.items())
+        raise InputError(
+            f"trainer: {asked} cannot be used on this machine: {one_line(error)} Take "
+            "accelerator: auto, which uses what there is, or a machine that has it."
+        ) from error
+    return trainer.strategy.root_device, trainer.world_size
 
 
 def why_ended(trainer: Trainer) -> str:

@@ -37,7 +37,7 @@ def test_the_defaults(given):
     assert config.diversity_filter is None
     assert (config.batch_size, config.learning_rate, config.budget) == (64, 1e-4, 10_000)
     assert config.most_samples == 100_000
-    assert (config.seed, config.precision) == (0, "32-true")
+    assert (config.seed, config.precision) == (0, "auto")
     assert config.callbacks.checkpoint_every == 50
 
 

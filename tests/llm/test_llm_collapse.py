@@ -26,6 +26,7 @@ def config(taught_model):
         "max_new_tokens": 3,
         "reward": {"kind": "answers", "valid": ["1", "2", "3"]},
         "target": {"kind": "gibbs", "beta": 0.1},
+        "precision": "32-true",
         "batch_size": 16,
         "learning_rate": 3e-2,
         "max_steps": 12,

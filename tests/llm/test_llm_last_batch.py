@@ -25,6 +25,7 @@ def test_a_rest_that_is_no_multiple_of_the_prompts_ends_the_run(
         "reward": {"kind": "answers", "valid": ["1", "2", "3"]},
         "target": {"kind": "gibbs", "beta": 0.1},
         "estimator": estimator,
+        "precision": "32-true",
         "batch_size": 12,
         "budget": 100,
         "trainer": {"accelerator": "cpu"},

@@ -151,6 +151,7 @@ def settings():
         "max_new_tokens": 3,
         "reward": {"kind": "answers", "valid": ["1", "2"]},
         "target": {"kind": "gibbs", "beta": 0.1},
+        "precision": "32-true",
         "batch_size": 8,
         "max_steps": 2,
         "trainer": {"accelerator": "cpu"},

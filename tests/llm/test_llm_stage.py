@@ -43,6 +43,7 @@ def config(taught_model):
         "max_new_tokens": 3,
         "reward": {"kind": "answers", "valid": ANSWERS},
         "target": {"kind": "mara", "beta": 0.1, "tau": 1},
+        "precision": "32-true",
         "batch_size": 16,
         "learning_rate": 1e-2,
         "max_steps": 10,
@@ -117,6 +118,7 @@ def finished(taught_model, tmp_path_factory):
             "max_new_tokens": 3,
             "reward": {"kind": "answers", "valid": ANSWERS},
             "target": {"kind": "mara", "beta": 0.1, "tau": 1},
+            "precision": "32-true",
             "batch_size": 16,
             "learning_rate": 1e-2,
             "max_steps": 6,
@@ -505,18 +507,21 @@ def test_molecules_in_texts_are_scored_and_evaluated(config, taught_chemist, tmp
         assert row.raw_qed == pytest.approx(QED.qed(Chem.MolFromSmiles(row.canonical_smiles)))
 
 
-def test_bf16_mixed_and_bfloat16_weights_run(config, tmp_path):
-    for i, changes in enumerate([
-        {"precision": "bf16-mixed"},
-        {"model": {"name": config["model"], "dtype": "bfloat16"}},
-    ]):  # fmt: skip
-        out = tmp_path / str(i)
-        posttrain_llm.run(config | {"max_steps": 3} | changes, out)
-        saved = torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)
-        assert {value.dtype for value in saved["state_dict"].values()} == {torch.float32}
-        p, ref = exact(out, 0)
-        np.testing.assert_allclose(ref, TAUGHT, atol=0.1)  # eight bits
-        assert not np.allclose(exact(out)[0], p)
+@pytest.mark.parametrize("kind", [
+    pytest.param("bf16-mixed", marks=pytest.mark.bf16), "bfloat16 weights",
+])  # fmt: skip
+def test_bf16_mixed_and_bfloat16_weights_run(config, tmp_path, kind):
+    changes = (
+        {"precision": kind}
+        if kind == "bf16-mixed"
+        else {"model": {"name": config["model"], "dtype": "bfloat16"}}
+    )
+    posttrain_llm.run(config | {"max_steps": 3} | changes, tmp_path)
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert {value.dtype for value in saved["state_dict"].values()} == {torch.float32}
+    p, ref = exact(tmp_path, 0)
+    np.testing.assert_allclose(ref, TAUGHT, atol=0.1)  # eight bits
+    assert not np.allclose(exact(tmp_path)[0], p)
 
 
 def test_a_bonus_that_dwarfs_the_reward_is_warned_of_once(config, tmp_path):

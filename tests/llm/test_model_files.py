@@ -33,6 +33,7 @@ def config(tmp_path):
             "max_new_tokens": 3,
             "reward": {"kind": "answers", "valid": ["1", "2"]},
             "target": {"kind": "gibbs", "beta": 0.1},
+            "precision": "32-true",
             "batch_size": 8,
             "max_steps": 1,
             "trainer": {"accelerator": "cpu"},

@@ -21,6 +21,7 @@ def config(taught_model):
         "max_new_tokens": 3,
         "reward": {"kind": "answers", "valid": ANSWERS},
         "target": {"kind": "mara", "beta": 0.1, "tau": 1},
+        "precision": "32-true",
         "batch_size": 16,
         "max_steps": 1,
         "track": {"every": 1},
@@ -29,7 +30,10 @@ def config(taught_model):
     }
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize(
+    "precision",
+    ["32-true", pytest.param("bf16-mixed", marks=pytest.mark.bf16)],
+)
 def test_answers_are_looked_at_in_the_precision_of_the_run(config, tmp_path, precision):
     config |= {"precision": precision}
     posttrain_llm.run(config, tmp_path / "run")

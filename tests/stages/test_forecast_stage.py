@@ -93,7 +93,13 @@ def test_training_beside_its_forecast(config, tmp_path, quiet, tiny_prior):
     500 late samples know a share to 2 points (one standard error); training adds its own.
     """
     run = tmp_path / "run"
-    settings = {"batch_size": 64, "learning_rate": 3e-3, "budget": 4000, "max_samples": 6400}
+    settings = {
+        "precision": "32-true",
+        "batch_size": 64,
+        "learning_rate": 3e-3,
+        "budget": 4000,
+        "max_samples": 6400,
+    }
     posttrain.run({**RUN, "prior": str(tiny_prior), **settings}, run)
     asked = config | {"n": 4000, "runs": [str(run)], "late_samples": 500}
     forecast.run(asked, tmp_path / "forecast", console=quiet)

@@ -37,6 +37,7 @@ TINY = {
     "train_molecules": 640,
     "valid_molecules": 30,
     "epochs": 2,
+    "precision": "32-true",
     "batch_size": 64,
     "learning_rate": 1e-2,
     "warmup_steps": 2,
@@ -170,7 +171,7 @@ def test_learning_makes_molecules_as_asked(tmp_path):
     (corpus / "tokens.json").write_text(json.dumps({"C": 1, "O": 1}))
     config = TINY | {
         "corpus": str(corpus), "conditions": [{"kind": "logp", "cuts": [2], "names": ["a", "b"]}],
-        "batch_size": 16, "epochs": 30, "samples_per_epoch": 40,
+        "precision": "32-true", "batch_size": 16, "epochs": 30, "samples_per_epoch": 40,
     }  # fmt: skip
     pretrain_llm.run(config, tmp_path / "run")
     assert manifest_of(tmp_path / "run")["results"]["samples/as_asked"] > 0.9

@@ -245,6 +245,7 @@ def config(tiny_prior):
         },
         "target": {"kind": "gibbs", "sigma": 100},
         "estimator": "reinvent",
+        "precision": "32-true",
         "batch_size": 16,
         "learning_rate": 2e-2,
         "max_samples": 320,

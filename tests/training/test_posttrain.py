@@ -137,6 +137,7 @@ def test_a_step_changes_every_weight_of_the_policy_and_none_of_the_prior(make_mo
     assert not any(p.requires_grad for p in module.reference.parameters())
 
 
+@pytest.mark.bf16
 def test_in_bf16_every_weight_learns_too_and_log_probabilities_are_float32(make_module, fit):
     module = make_module()
     before = weights(module.policy)

@@ -212,6 +212,7 @@ def test_it_learns(fit):
     assert last["train/nll"] < 0.6 * first["train/nll"]
 
 
+@pytest.mark.bf16
 def test_bf16_keeps_weights_and_losses_in_float32(fit):
     module, _ = fit(precision="bf16-mixed")
     assert {value.dtype for value in weights(module)} == {torch.float32}
@@ -247,7 +248,13 @@ CUTS = {
 }
 
 
-@pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS.keys())
+@pytest.mark.parametrize(
+    "cut",
+    [
+        pytest.param(cut, id=name, marks=[pytest.mark.bf16] if "precision" in cut else [])
+        for name, cut in CUTS.items()
+    ],
+)
 def test_a_run_that_is_cut_and_continued_is_the_run_that_was_not(fit, cut):
     settings = {key: value for key, value in cut.items() if key != "stop_at"}
     whole, all_seen = fit("whole", **settings)

@@ -1,0 +1,204 @@
+"""The precision of a training run: the one asked for, or for ``auto`` what this device does faster.
+
+A device does bf16-mixed if an LSTM, forward and backward, and a matrix product run on it under
+autocast to bfloat16. Processors with AVX2 only have no such LSTM; on those with AVX-512 but without
+bfloat16 units it runs, slower than in float32.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from time import perf_counter, thread_time
+from typing import Any
+
+import torch
+from torch import nn
+
+from chemkl.config import InputError, complaints
+from chemkl.config.draft import Draft
+from chemkl.config.trainer import Precision
+from chemkl.results.manifest import Manifest
+from chemkl.results.provenance import UsedPrecision
+from chemkl.training.trainer import devices_of
+
+FASTER = 1.15
+"""`auto` takes bf16-mixed if it is at least so many times as fast as 32-true: where both are about
+as fast, two starts on one machine should not differ, and float32 is the more exact."""
+REPEATS = 5
+"""How often the probe does its work in each precision, in turn; the fastest of each counts."""
+LEAST_CAPABILITY = (8, 0)
+"""CUDA's compute capability from which on a GPU has bfloat16 units."""
+WORK = {"cpu": (16, 16, 256, 512)}
+"""The probe's work on a kind of device: batch, length, units of the LSTM, side of the matrices."""
+WORK_OF_OTHERS = (512, 32, 1024, 4096)
+"""That of a GPU, which shows what it can on large matrices only."""
+KEPT = "as this run began; "
+"""Stands before the reason of a resumed run's precision."""
+
+_NOT_DONE = (RuntimeError, AssertionError, TypeError, ValueError)
+"""What torch raises for an operation that a device does not have."""
+
+
+def check_precision(asked: Precision, trainer: Mapping[str, Any]) -> None:
+    """Find out whether the trainer's device does the precision that is asked for.
+
+    Args:
+        asked: the setting.
+        trainer: the user's arguments of Lightning's trainer.
+
+    Raises:
+        InputError: the device cannot do bf16-mixed, or is not there.
+    """
+    if asked != "bf16-mixed":
+        return
+    device, _ = devices_of(trainer)
+    lacks = missing(device)
+    if lacks:
+        raise InputError(
+            f"precision: bf16-mixed cannot be used on this device ({device.type}): {lacks}. Take "
+            "precision: auto, which uses it where the device does it faster, or 32-true."
+        )
+
+
+def precision_problems(draft: Draft) -> list[str]:
+    """Check the precision of settings that do not fit their schema, in so far as it can be read."""
+    return complaints(
+        (check_precision, draft.get("precision"), draft.mapping("trainer") or {}),
+    )
+
+
+def settle(
+    asked: Precision, trainer: Mapping[str, Any], out_dir: Path, config: Mapping[str, Any]
+) -> UsedPrecision:
+    """Decide the precision of a run that is about to start; a resumed one keeps its own.
+
+    Args:
+        asked: the setting.
+        trainer: the user's arguments of Lightning's trainer.
+        out_dir: folder of the run.
+        config: the resolved config, as JSON types.
+
+    Raises:
+        InputError: the device is not there, or cannot do what is asked for, or what the run began
+            with.
+    """
+    check_precision(asked, trainer)
+    # The probe switches MKL's own choice of the number of threads off (torch.set_num_threads does
+    # it for good), so every start does: with other threads a resumed run would round differently.
+    torch.set_num_threads(torch.get_num_threads())
+    device, n_devices = devices_of(trainer)
+    begun = _begun(out_dir, config)
+    if begun is None:
+        return _choose(asked, device, n_devices)
+    lacks = missing(device) if begun.used == "bf16-mixed" else ""
+    if lacks:
+        raise InputError(
+            f"{out_dir}: this run began in bf16-mixed, which cannot be used on this device "
+            f"({device.type}): {lacks}. A run does not change its precision on the way. Go on "
+            "with it on a device like the first, choose another folder with --out, or begin anew "
+            "with --fresh."
+        )
+    return begun
+
+
+def _begun(out_dir: Path, config: Mapping[str, Any]) -> UsedPrecision | None:
+    """The precision of the run that a start goes on with; None where it begins one."""
+    manifest = Manifest.load(out_dir)
+    if manifest is None or manifest.precision is None or not manifest.goes_on_with(config):
+        return None
+    why = manifest.precision.why.removeprefix(KEPT)
+    return manifest.precision.model_copy(update={"why": f"{KEPT}{why}"})
+
+
+def _choose(asked: Precision, device: torch.device, n_devices: int) -> UsedPrecision:
+    """Choose for a new run."""
+    if asked != "auto":
+        return UsedPrecision(used=asked, why="as asked for", device=device.type)
+    lacks = missing(device)
+    if lacks:
+        why = f"auto: bf16-mixed cannot be used on this device: {lacks}"
+        return UsedPrecision(used="32-true", why=why, device=device.type)
+    if n_devices > 1:  # their processes would measure each for itself, and might not agree
+        used = "bf16-mixed" if device.type == "cuda" else "32-true"
+        why = "auto: not measured on several devices"
+        return UsedPrecision(used=used, why=why, device=device.type)
+    ratio = speedup(device)
+    used = "bf16-mixed" if ratio >= FASTER else "32-true"
+    why = f"auto: bf16-mixed is {ratio:.2g} times as fast as 32-true on this device"
+    return UsedPrecision(used=used, why=why, device=device.type, speedup=round(ratio, 2))
+
+
+@cache
+def missing(device: torch.device) -> str:
+    """Say what a device lacks for bf16-mixed.
+
+    Args:
+        device: it is there.
+
+    Returns:
+        In words; empty: nothing.
+    """
+    if device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
+        if capability < LEAST_CAPABILITY:
+            has, needs = (".".join(map(str, each)) for each in (capability, LEAST_CAPABILITY))
+            return f"its compute capability is {has}, and bfloat16 needs {needs}"
+    try:
+        with torch.autocast(device.type, torch.bfloat16):
+            _work(device, 2, 2, 16, 16)()
+    except _NOT_DONE as error:
+        reason = str(error).split("\n", maxsplit=1)[0].split(". ", maxsplit=1)[0]
+        return f"an LSTM or a matrix product in bfloat16 does not run on it ({reason})"
+    return ""
+
+
+@cache
+def speedup(device: torch.device) -> float:
+    """Measure how many times as fast as 32-true bf16-mixed is on a device that does it.
+
+    On a processor it is the time of one thread that counts, without what other programs take.
+    """
+    on_processor = device.type == "cpu"
+    clock = thread_time if on_processor else perf_counter
+    fastest = {True: float("inf"), False: float("inf")}
+    with _one_thread():
+        work = _work(device, *WORK.get(device.type, WORK_OF_OTHERS))
+        for repeat in range(1 + REPEATS):
+            for rough in fastest:
+                began = clock()
+                with torch.autocast(device.type, torch.bfloat16, enabled=rough):
+                    work()
+                if repeat:  # the first one makes what the others use again
+                    fastest[rough] = min(fastest[rough], clock() - began)
+    return fastest[False] / fastest[True]
+
+
+def _work(
+    device: torch.device, batch: int, length: int, units: int, side: int
+) -> Callable[[], object]:
+    """Make the probe's work; what is called ends when the device has done it."""
+    with torch.random.fork_rng(devices=[]):  # the weights are drawn on the processor
+        lstm = nn.LSTM(units, units)
+    lstm.to(device)
+    given = torch.ones(length, batch, units, device=device)
+    matrix = torch.ones(side, side, device=device)
+
+    def work() -> float:
+        lstm.zero_grad()
+        hidden, _ = lstm(given)
+        hidden.float().sum().backward()
+        return (matrix @ matrix).float().sum().item()
+
+    return work
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch use one thread in this scope: several wait for each other on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,165 @@
+"""The precision of the training stages: refused, told, kept, and run with the processor capped."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from chemkl.config import InputError
+from chemkl.stages import pretrain
+from chemkl.stages.registry import STAGES
+from chemkl.training import precision
+from chemkl.training.pretrain import Pretrain
+
+SAMPLE = Path(__file__).parents[2] / "data" / "moses_sample"
+LACKS = "an LSTM in bfloat16 does not run on it"
+LOGP = {"kind": "logp", "cuts": [2], "names": ["low", "high"]}
+ONE_STEP = {"accelerator": "cpu", "enable_progress_bar": False, "max_steps": 1}
+
+
+@pytest.fixture
+def configs(tiny_prior, taught_model):
+    """A tiny run of every training stage, with the default precision."""
+    corpus = {
+        "corpus": str(SAMPLE),
+        "valid_molecules": 20,
+        "samples_per_epoch": 4,
+        "batch_size": 64,
+        "trainer": ONE_STEP,
+    }
+    short = {"trainer": {"accelerator": "cpu"}, "target": {"kind": "gibbs", "beta": 0.1}}
+    return {
+        "pretrain": corpus | {"model": {"embedding_size": 8, "hidden_size": 8, "n_layers": 1}},
+        "pretrain_llm": corpus
+        | {
+            "model": {"hidden_size": 16, "n_layers": 1, "n_heads": 2},
+            "conditions": [LOGP],
+            "train_molecules": 640,
+        },
+        "posttrain": short
+        | {
+            "prior": str(tiny_prior),
+            "reward": {"components": [{"kind": "qed"}]},
+            "batch_size": 8,
+            "budget": 8,
+            "max_samples": 8,
+        },
+        "posttrain_llm": short
+        | {
+            "model": str(taught_model),
+            "prompts": ["pick"],
+            "max_new_tokens": 3,
+            "reward": {"kind": "answers", "valid": ["1", "2"]},
+            "batch_size": 8,
+            "max_steps": 1,
+        },
+    }
+
+
+TRAINING = ["pretrain", "pretrain_llm", "posttrain", "posttrain_llm"]
+
+
+@pytest.mark.parametrize("stage", TRAINING)
+def test_what_the_device_lacks_is_told_before_anything_is_written(
+    configs, tmp_path, monkeypatch, stage
+):
+    monkeypatch.setattr(precision, "missing", lambda _: LACKS)
+    out = tmp_path / "run"
+    asked = configs[stage] | {"precision": "bf16-mixed"}
+    message = rf"precision: bf16-mixed cannot be used .*{LACKS}.*auto.*32-true"
+    with pytest.raises(InputError, match=message):
+        STAGES[stage].run(asked, out)
+    with pytest.raises(InputError, match=message):
+        STAGES[stage].check(STAGES[stage].load(asked), stage, [])
+    with pytest.raises(InputError, match=message):  # beside a key that does not fit
+        STAGES[stage].load(asked | {"seed": -1})
+    assert not out.exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("stage", TRAINING)
+def test_an_accelerator_that_is_not_there_is_one_error(configs, tmp_path, stage):
+    asked = configs[stage] | {"trainer": {"accelerator": "gpu"}}
+    with pytest.raises(InputError) as caught:
+        STAGES[stage].run(asked, tmp_path / "run")
+    assert "trainer: accelerator: gpu" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("stage", TRAINING)
+def test_screen_and_manifest_say_what_auto_took(configs, tmp_path, monkeypatch, capsys, stage):
+    monkeypatch.setattr(precision, "missing", lambda _: LACKS)
+    STAGES[stage].run(configs[stage], tmp_path)
+    why = f"auto: bf16-mixed cannot be used on this device: {LACKS}"
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["config"]["precision"] == "auto"
+    assert manifest["precision"] == {
+        "used": "32-true", "why": why, "device": "cpu", "speedup": None
+    }  # fmt: skip
+    assert f"{tmp_path}: precision 32-true ({why})\n" in capsys.readouterr().err
+
+
+class KilledError(BaseException):
+    """Stands for a SIGKILL: nothing after it runs in the stage."""
+
+
+@pytest.mark.bf16
+@pytest.mark.parametrize(("first", "then"), [(9.0, 0.1), (0.1, 9.0)])
+def test_a_killed_run_goes_on_as_it_began(configs, tmp_path, monkeypatch, capsys, first, then):
+    """Bit for bit the run that was not killed, by a device that would choose the other now."""
+    config = configs["pretrain"] | {
+        "checkpoint_every": 2,
+        "trainer": ONE_STEP | {"max_steps": 6},
+    }
+    step = Pretrain.training_step
+
+    def killed(module, *arguments):
+        if module.global_step == 5:
+            raise KilledError
+        return step(module, *arguments)
+
+    monkeypatch.setattr(precision, "speedup", lambda _: first)
+    whole = load_file(pretrain.run(config, tmp_path / "whole"))
+    monkeypatch.setattr(Pretrain, "training_step", killed)
+    with pytest.raises(KilledError):
+        pretrain.run(config, tmp_path / "cut")
+    monkeypatch.setattr(Pretrain, "training_step", step)
+    monkeypatch.setattr(precision, "speedup", lambda _: then)
+    capsys.readouterr()
+    cut = load_file(pretrain.run(config, tmp_path / "cut"))
+    used = "bf16-mixed" if first > 1 else "32-true"
+    told = capsys.readouterr().err
+    assert f"precision {used} (as this run began; auto: " in told
+    assert "resumes at step 4" in told
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    exact = load_file(pretrain.run(config | {"precision": "32-true"}, tmp_path / "exact"))
+    same = all(torch.equal(whole[name], exact[name]) for name in whole)
+    assert same == (used == "32-true")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", TRAINING)
+def test_every_training_runs_with_the_instruction_set_capped(configs, tmp_path, stage):
+    (tmp_path / "config.json").write_text(json.dumps(configs[stage]))
+    code = (
+        "import json, sys; from chemkl.stages.registry import STAGES; "
+        f"STAGES[{stage!r}].run(json.load(open('config.json')), 'run')"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert (manifest["status"], manifest["precision"]["used"]) == ("complete", "32-true")
+    assert "precision 32-true (auto: bf16-mixed" in ended.stderr

@@ -1,0 +1,175 @@
+"""The precision of a run: what auto takes, what a device lacks; and looking changes nothing."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from chemkl.config import InputError
+from chemkl.results import Manifest
+from chemkl.results.provenance import UsedPrecision
+from chemkl.training import precision
+from chemkl.training.precision import check_precision, settle
+
+CPU = {"accelerator": "cpu", "devices": 1}
+LACKS = "an LSTM in bfloat16 does not run on it"
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """Give the processor other properties: what it lacks, and how much faster bf16-mixed is."""
+
+    def make(lacks="", ratio=None):
+        monkeypatch.setattr(precision, "missing", lambda _: lacks)
+        monkeypatch.setattr(precision, "speedup", lambda _: ratio)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("lacks", "ratio", "used", "why"),
+    [
+        ("", 1.63, "bf16-mixed", "auto: bf16-mixed is 1.6 times as fast as 32-true"),
+        ("", precision.FASTER, "bf16-mixed", "auto: bf16-mixed is 1.1 times as fast"),
+        ("", precision.FASTER - 0.01, "32-true", "auto: bf16-mixed is 1.1 times as fast"),
+        ("", 0.01, "32-true", "auto: bf16-mixed is 0.01 times as fast"),
+        (LACKS, None, "32-true", f"auto: bf16-mixed cannot be used on this device: {LACKS}"),
+    ],
+)
+def test_auto_takes_what_the_device_does_faster(device, tmp_path, lacks, ratio, used, why):
+    device(lacks, ratio)
+    chosen = settle("auto", CPU, tmp_path, {})
+    assert (chosen.used, chosen.device) == (used, "cpu")
+    assert chosen.why.startswith(why)
+    assert chosen.speedup == (None if ratio is None else round(ratio, 2))
+
+
+@pytest.mark.parametrize("asked", ["32-true", "bf16-mixed"])
+def test_what_is_asked_for_is_taken_even_if_it_is_slower(device, tmp_path, asked):
+    device(ratio=2.0 if asked == "32-true" else 0.5)
+    chosen = settle(asked, CPU, tmp_path, {})
+    assert str(chosen) == f"precision {asked} (as asked for)"
+
+
+def test_several_devices_are_not_measured(device, tmp_path):
+    device(ratio=9.0)
+    chosen = settle("auto", {"accelerator": "cpu", "devices": 2}, tmp_path, {})
+    assert (chosen.used, chosen.why) == ("32-true", "auto: not measured on several devices")
+
+
+def test_bf16_mixed_is_refused_where_it_cannot_be(device):
+    device(LACKS)
+    with pytest.raises(
+        InputError,
+        match=rf"precision: bf16-mixed cannot be used .*\(cpu\): {LACKS}\. Take precision: auto,"
+        r".* or 32-true",
+    ):
+        check_precision("bf16-mixed", CPU)
+    check_precision("auto", CPU)
+    check_precision("32-true", CPU)
+
+
+# ---- a run that goes on
+
+
+def begin(folder, used, config):
+    began = UsedPrecision(used=used, why="auto: measured", device="cpu", speedup=1.5)
+    with Manifest.start(folder, stage="pretrain", config=config, precision=began):
+        pass
+    return began
+
+
+@pytest.mark.parametrize(("used", "ratio"), [("32-true", 5.0), ("bf16-mixed", 0.1)])
+def test_a_resumed_run_keeps_its_own(device, tmp_path, used, ratio):
+    began = begin(tmp_path, used, {"precision": "auto"})
+    device(ratio=ratio)
+    for _ in range(2):
+        kept = settle("auto", CPU, tmp_path, {"precision": "auto"})
+        assert (kept.used, kept.speedup) == (used, began.speedup)
+        assert kept.why == "as this run began; auto: measured"
+        with Manifest.start(
+            tmp_path, stage="pretrain", config={"precision": "auto"}, precision=kept
+        ) as manifest:
+            assert manifest.was_resumed
+        assert Manifest.load(tmp_path).precision == kept
+
+
+def test_a_failed_attempt_of_another_config_has_no_say(device, tmp_path):
+    began = UsedPrecision(used="32-true", why="auto: measured", device="cpu")
+    config = {"precision": "auto", "seed": 1}
+    with (
+        pytest.raises(RuntimeError),
+        Manifest.start(tmp_path, stage="pretrain", config=config, precision=began),
+    ):
+        raise RuntimeError
+    device(ratio=5.0)
+    assert settle("auto", CPU, tmp_path, {"precision": "auto"}).used == "bf16-mixed"
+
+
+def test_a_run_that_cannot_go_on_here_says_how_to(device, tmp_path):
+    begin(tmp_path, "bf16-mixed", {"precision": "auto"})
+    before = (tmp_path / "manifest.json").read_bytes()
+    device(LACKS)
+    with pytest.raises(
+        InputError, match=rf"this run began in bf16-mixed.*{LACKS}.*device like the first.*--fresh"
+    ):
+        settle("auto", CPU, tmp_path, {"precision": "auto"})
+    assert (tmp_path / "manifest.json").read_bytes() == before
+
+
+# ---- the measurement itself
+
+
+@pytest.mark.bf16
+def test_measuring_changes_nothing():
+    torch.manual_seed(1)
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002  # what Lightning seeds
+    state = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    threads = torch.get_num_threads()
+    precision.missing.cache_clear()
+    precision.speedup.cache_clear()
+    assert precision.missing(torch.device("cpu")) == ""
+    assert 0.01 < precision.speedup(torch.device("cpu")) < 100
+    assert torch.equal(torch.get_rng_state(), state[0])
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == state[1:]  # noqa: NPY002
+    assert torch.get_num_threads() == threads
+    assert not torch.is_autocast_enabled("cpu")
+    assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+def test_what_does_not_run_is_missing(monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("could not create a primitive descriptor for the LSTM. Run with\nmore")
+
+    monkeypatch.setattr(precision, "_work", refuse)
+    lacks = precision.missing.__wrapped__(torch.device("cpu"))
+    assert lacks.endswith("(could not create a primitive descriptor for the LSTM)")
+
+
+@pytest.mark.parametrize(("capability", "lacks"), [((7, 5), "is 7.5, and bfloat16 needs 8.0")])
+def test_a_gpu_without_bfloat16_units_lacks_them(monkeypatch, capability, lacks):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert lacks in precision.missing.__wrapped__(torch.device("cuda"))
+
+
+# ---- the device
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"accelerator": "quantum"}, r"accelerator: quantum cannot be used on this machine: "),
+        ({"accelerator": "tpu"}, r"accelerator: tpu cannot .* Take accelerator: auto"),
+        ({"accelerator": "cpu", "devices": 0}, r"accelerator: cpu, devices: 0 cannot be used"),
+        pytest.param(
+            {"accelerator": "gpu"},
+            r"accelerator: gpu cannot be used on this machine: No supported gpu backend",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+    ],
+)
+def test_a_device_that_is_not_there(settings, message):
+    with pytest.raises(InputError, match=rf"^trainer: {message}"):
+        precision.devices_of(settings)
