@@ -167,14 +167,16 @@ class MetricOptions(Config):
     """Tanimoto distance from its centre up to which a molecule belongs to a cluster (Butina, sphere
     exclusion); 0.65 as in SEDiv."""
     auc_calls: int = Field(default=10_000, ge=1)
-    """Oracle calls over which AUC top-k is averaged; 10,000 as in PMO."""
+    """Oracle calls over which AUC top-k is averaged, 10,000 as in PMO; a run with a smaller budget
+    is averaged over that. One that ended before its budget holds its last value."""
     auc_every: int = Field(default=100, ge=1)
     """Oracle calls between two points of AUC top-k; 100 as in PMO."""
     circles_distance: float = Field(default=0.75, gt=0, lt=1)
     """Tanimoto distance that any two molecules of #Circles must exceed; 0.75 as in GEAM."""
     late_samples: int = Field(default=1000, ge=1)
     """The last so many valid samples show whether a policy has collapsed: how many of them are
-    different, and how many share one scaffold. A run with fewer is taken whole."""
+    different, and how many share one scaffold. A run with fewer is taken whole. Whether and when a
+    run collapsed is judged by the run's own callbacks.collapse."""
     uniqueness_at: tuple[Annotated[int, Field(ge=1)], ...] = (1000, 10_000)
     """Numbers k of first valid samples among which uniqueness is reported besides the whole."""
     workers: int | None = Field(None, ge=1, exclude=True)

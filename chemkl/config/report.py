@@ -23,9 +23,10 @@ class ReportConfig(Config):
     the mean over its runs and how far they spread."""
     title: str = "Post-training report"
     """Heading of the page."""
-    threshold: float = 0.8
+    threshold: float | None = None
     """Hits are molecules with raw reward of at least this: the screen that every table, curve and
-    molecule of the page refers to."""
+    molecule of the page refers to. Null: the tau of the runs, the highest where they differ, or 0.8
+    where none has one; the page says which."""
     prior: Annotated[SmilesFile, BeforeValidator(as_file)] | None = None
     """A sample of the prior that the runs started from: a path, or {path, column}. The shares of
     scaffold families are then compared with it, it is the ground of the map, and the tables say how
@@ -45,8 +46,8 @@ class ReportConfig(Config):
     smoothing: int = Field(default=9, ge=1)
     """Width, in steps, of the centred running mean drawn over the raw learning curves; 1: none."""
     metrics: MetricOptions = MetricOptions()
-    """How the metrics of the tables are computed. late_samples is also the window of the collapse
-    curves, and what stands for the beginning and the end of a run."""
+    """How the metrics of the tables are computed. late_samples is also what
+    stands for the beginning and the end of a run."""
 
     @model_validator(mode="after")
     def _has_runs_once(self) -> Self:

@@ -34,6 +34,7 @@ PROMPT_COLUMNS = ("group", "prompt")
 _INT, _TEXT = pa.int64(), pa.string()
 _OF_A_RUN = {
     *(f"auc_top_{k}" for k in AUC_SIZES),
+    "auc_calls",
     "collapsed_at_call",
     *("prior_families", "prior_coverage"),
     *("fcd", "snn", "scaf", "frag"),

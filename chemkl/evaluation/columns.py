@@ -50,15 +50,21 @@ _COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     ),
     "collapsed_at_call": (
         _INT,
-        "Oracle calls when, of the newest {late_samples} valid samples, half first were duplicates "
-        "or 30 % shared one scaffold: the defaults of the alarm of a run. Null: never.",
+        "Oracle calls when the run first collapsed: its newest valid samples reached a limit of "
+        "its callbacks.collapse (by default half of 1,000 are duplicates, or 30 % share one "
+        "scaffold). Null: never, or there were never so many.",
     ),
     "novelty": (_FLOAT, f"Share {_SET} that is not in the corpus. Null without a corpus."),
+    "auc_calls": (
+        _INT,
+        "Oracle calls that AUC top-k is over: {auc_calls}, or the run's budget where that is "
+        "smaller (without one, all of its calls). Null where nothing is scored.",
+    ),
     **{
         f"auc_top_{k}": (
             _FLOAT,
             f"AUC top-{k} of PMO: area under the mean of the {k} best rewards so far, taken every "
-            "{auc_every} calls, over {auc_calls} calls; an early end holds the last value.",
+            "{auc_every} calls, over auc_calls calls; an early end holds the last value.",
         )
         for k in (1, 10, 100)
     },

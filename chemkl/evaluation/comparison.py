@@ -50,6 +50,7 @@ _OF_THE_RUN = (
     "uniqueness",
     "late",
     "collapsed_at_call",
+    "auc_calls",
     "auc_top",
 )
 _COMPARED_WITH = ("novelty", "fcd", "snn", "scaf", "frag", "prior")

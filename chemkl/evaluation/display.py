@@ -48,21 +48,31 @@ _LIKENESS = {"fcd": "FCD", "snn": "SNN", "scaf": "Scaf", "frag": "Frag"}
 COVER = "cover: share of the generic scaffolds of the prior's sample, or of its hits, made again."
 
 
-def comparison_tables(table: pd.DataFrame, options: MetricOptions) -> Iterator[Table]:
-    """One table for all molecules, one for the hits at each threshold, and others between them."""
+def comparison_tables(table: pd.DataFrame, options: MetricOptions) -> Iterator[Table | str]:
+    """One table for all molecules, one for the hits at each threshold, and others between them.
+
+    Where no run has a hit, a sentence stands for the table.
+    """
     whole = table[table["threshold"].isna()]
     k = max(options.uniqueness_at, default=0)
     at = {f"{UNIQUENESS_AT}{k}": (f"@{k:,}", ".2%")} if k else {}
     yield _table("All distinct molecules", whole, {**_ALL, **at, **_DIVERSITY})
     yield _table(f"The last {options.late_samples:,} valid samples", whole, _LATE)
     if whole[list(_AUC)].notna().any(axis=None):
-        yield _table(f"AUC top-k over {options.auc_calls:,} calls", whole, _AUC)
+        over = sorted(whole["auc_calls"].dropna().unique())
+        same = f"AUC top-k over {over[0]:,} calls" if len(over) == 1 else ""
+        calls = {} if same else {"auc_calls": ("over calls", ",d")}
+        yield _table(same or "AUC top-k, over the calls of each run", whole, {**calls, **_AUC})
     for last, title in _references(whole):
         columns = {f"{metric}{last}": (label, ".3f") for metric, label in _LIKENESS.items()}
         yield _table(title, whole, {"n_pairwise": ("n", ",d"), **columns})
     for threshold in table["threshold"].dropna().unique():
         title = f"Hits: R >= {threshold_key(threshold)}"
-        yield _table(title, table[table["threshold"] == threshold], _HITS)
+        rows = table[table["threshold"] == threshold]
+        if rows["yield"].any():
+            yield _table(title, rows, _HITS)
+        else:
+            yield f"{title}: no run has one.\n"
 
 
 def legend(table: pd.DataFrame, options: MetricOptions) -> str:

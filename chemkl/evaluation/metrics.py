@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 
 from chemkl.chem.fingerprints import folded, tanimoto_matrix
-from chemkl.config.collapse import CollapseLimits
+from chemkl.config.collapse import CollapseConfig
 from chemkl.config.evaluate import MetricOptions
 from chemkl.evaluation import diversity, matrix_diversity, modes, quality
 from chemkl.evaluation.alarm import collapsed_at_call
@@ -24,7 +24,7 @@ from chemkl.results.window import spread
 
 _LATE = ("late_uniqueness", "late_scaffolds", "late_effective_scaffolds", "late_top_share")
 _AUC = tuple(f"auc_top_{k}" for k in AUC_SIZES)
-_OF_THE_RUN = ("n_sampled", "n_valid", "validity", "uniqueness", *_LATE, *_AUC)
+_OF_THE_RUN = ("n_sampled", "n_valid", "validity", "uniqueness", *_LATE, "auc_calls", *_AUC)
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ def evaluate(
     sets: list[tuple[float | None, Sequence[Molecule]]] = [(None, samples.molecules)]
     if samples.is_scored:
         sets += [(threshold, samples.hits(threshold)) for threshold in thresholds]
+    watched = samples.collapse or CollapseConfig(window=max(2, options.late_samples))
+    auc_calls = _auc_calls(samples, options.auc_calls)
     of_the_run = {
         "run": samples.name,
         "n_sampled": samples.n_sampled,
@@ -67,8 +69,9 @@ def evaluate(
         "validity": quality.validity(len(samples.valid), samples.n_sampled),
         "uniqueness": quality.uniqueness(samples.valid),
         **late(samples, options.late_samples),
-        "collapsed_at_call": collapsed_at_call(samples, CollapseLimits(), options.late_samples),
-        **top_aucs(samples.molecules, calls=options.auc_calls, every=options.auc_every),
+        "collapsed_at_call": collapsed_at_call(samples, watched, watched.window),
+        "auc_calls": auc_calls,
+        **top_aucs(samples.molecules, calls=auc_calls or 1, every=options.auc_every),
         **{
             f"{UNIQUENESS_AT}{k}": quality.uniqueness(samples.valid, k)
             for k in options.uniqueness_at
@@ -85,6 +88,13 @@ def evaluate(
         }
         for threshold, molecules in sets
     ]
+
+
+def _auc_calls(samples: Samples, most: int) -> int | None:
+    """The calls that AUC top-k is over: those the run had, or all of its molecules', or `most`."""
+    if not samples.is_scored or not samples.molecules:
+        return None
+    return min(most, samples.budget or samples.molecules[-1].call)
 
 
 def _coverage(

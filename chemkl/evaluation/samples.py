@@ -13,7 +13,10 @@ from rdkit.DataStructs import ExplicitBitVect
 from chemkl.chem import structures
 from chemkl.chem.fingerprints import folded, pack, unpacked
 from chemkl.config import InputError
+from chemkl.config.collapse import CollapseConfig
 from chemkl.evaluation.structures import canonical_smiles, read_structures
+from chemkl.results import Manifest
+from chemkl.results.collapse import watched
 
 TRACE_COLUMNS = (
     "step", "row", "call", "canonical_smiles", "valid", "scaffold", "reward", "is_replay"
@@ -77,6 +80,8 @@ class Samples:
         molecules: the distinct molecules in the order first scored.
         skipped: canonical SMILES that are recorded as valid and that RDKit cannot read, or cannot
             take apart; they are in neither of the two.
+        collapse: by which a run is judged; None: no run made them.
+        budget: oracle calls that a run was given; None: not known, or without a limit.
     """
 
     name: str
@@ -84,6 +89,8 @@ class Samples:
     valid: Sequence[str]
     molecules: Sequence[Molecule]
     skipped: AbstractSet[str] = frozenset()
+    collapse: CollapseConfig | None = None
+    budget: int | None = None
 
     @property
     def note(self) -> str | None:
@@ -106,7 +113,12 @@ class Samples:
         return [m for m in self.molecules if m.reward is not None and m.reward >= threshold]
 
 
-def from_trace(name: str, trace: pd.DataFrame, workers: int | None = None) -> Samples:
+def from_trace(
+    name: str,
+    trace: pd.DataFrame,
+    workers: int | None = None,
+    manifest: Manifest | None = None,
+) -> Samples:
     """Take the samples of a run; rows drawn from a replay buffer were not sampled and are left out.
 
     Args:
@@ -114,6 +126,7 @@ def from_trace(name: str, trace: pd.DataFrame, workers: int | None = None) -> Sa
         trace: its trace. The column `scaffold` saves time where there are many molecules, and need
             not be there.
         workers: processes that read the molecules where there are many; None: one for each core.
+        manifest: of the run, which says its budget and what it calls a collapse.
 
     Raises:
         InputError: the trace holds valid rows that are no molecules.
@@ -136,7 +149,15 @@ def from_trace(name: str, trace: pd.DataFrame, workers: int | None = None) -> Sa
         workers,
     )
     valid = sampled.loc[sampled["valid"].astype(bool), "canonical_smiles"].tolist()
-    return Samples(name, len(sampled), _without(skipped, valid), molecules, skipped)
+    return Samples(
+        name,
+        len(sampled),
+        _without(skipped, valid),
+        molecules,
+        skipped,
+        collapse=watched(manifest.model_dump(mode="json") if manifest else None),
+        budget=_budget(manifest),
+    )
 
 
 def from_smiles(
@@ -203,6 +224,11 @@ def _molecules(
 
 def _without(skipped: AbstractSet[str], valid: list[str]) -> list[str]:
     return [text for text in valid if text not in skipped] if skipped else valid
+
+
+def _budget(manifest: Manifest | None) -> int | None:
+    budget = manifest.config.get("budget") if manifest else None
+    return budget if isinstance(budget, int) else None
 
 
 def _texts(column: pd.Series) -> list[str | None]:

@@ -2,13 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from chemkl.reports.late_samples import (
-    ENOUGH,
-    LARGEST_SCAFFOLD,
-    LEAST_DISTINCT,
-    WINDOW,
-    LateSamples,
-)
+from chemkl.config.collapse import CollapseConfig
+from chemkl.reports.late_samples import LateSamples
 from chemkl.reports.wording import listed, percent, span
 from chemkl.results.cells import short
 
@@ -35,20 +30,38 @@ def collapse_sentences(methods: Mapping[str, Sequence[LateSamples]]) -> Iterator
     if good:
         yield _not_collapsed(list(good), [late for lates in good.values() for late in lates])
     for name, runs in methods.items():
-        few = [late.n for late in runs if late.collapsed is None]
+        few = [late for late in runs if late.collapsed is None]
         if few:
             whose = name if len(runs) == 1 else f"{len(few)} of {len(runs)} runs of {name}"
+            needed = span([late.settings.window for late in few], "{:,}".format)
             yield (
-                f"{whose}: too few valid samples ({span(few, '{:,}'.format)}; {ENOUGH} are "
-                "needed) to say whether it collapsed."
+                f"{whose}: too few valid samples ({span([f.n for f in few], '{:,}'.format)}; "
+                f"{needed} are needed) to say whether it collapsed."
             )
-    if any(judged.values()):
-        yield (
-            f"Collapsed means here: of the last {WINDOW:,} valid samples (of all, where there are "
-            f"fewer) at most {percent(LEAST_DISTINCT)} are distinct, or at least "
-            f"{percent(LARGEST_SCAFFOLD)} of those with a scaffold share one, where at least half "
-            "have one."
-        )
+    limits: dict[str, list[str]] = {}
+    for name, lates in judged.items():
+        for late in lates:
+            limits.setdefault(_limits(late.settings), []).append(name)
+    for meaning, names in limits.items():
+        whose = f" for {listed(list(dict.fromkeys(names)))}" if len(limits) > 1 else ""
+        yield f"Collapsed means here{whose}: {meaning}."
+
+
+def _limits(settings: CollapseConfig) -> str:
+    """What a run is judged by, in words."""
+    told = []
+    if settings.duplicate_rate is not None:
+        told.append(f"at most {percent(1 - settings.duplicate_rate)} are distinct")
+    named = f", where at least {percent(settings.with_scaffold)} have one"
+    if settings.top_share is not None:
+        told.append(f"at least {percent(settings.top_share)} of those with a scaffold share one")
+    if settings.effective_scaffolds is not None:
+        told.append(f"their effective scaffolds are {settings.effective_scaffolds:g} or fewer")
+    about_scaffolds = settings.top_share is not None or settings.effective_scaffolds is not None
+    return (
+        f"of the newest {settings.window:,} valid samples, at some time in the run, "
+        f"{', or '.join(told)}{named if about_scaffolds else ''}"
+    )
 
 
 def _collapsed(name: str, bad: Sequence[LateSamples], n_runs: int) -> str:
@@ -60,12 +73,16 @@ def _collapsed(name: str, bad: Sequence[LateSamples], n_runs: int) -> str:
         family = f"{percent(shares[0])} share the scaffold {short(str(bad[0].scaffold))}"
     else:
         family = f"the largest scaffold holds {span(shares, percent)}"
-    calls = [late.since for late in bad if late.since is not None]
-    since = f"; it has been so since call {span(calls, '{:,}'.format)}" if calls else ""
+    calls = span([late.first.call for late in bad if late.first], "{:,}".format)
+    n_over = sum(late.over for late in bad)
+    over = "" if not n_over else "; over at the end"
+    if over and len(bad) > 1:
+        over += f" in {n_over} of them"
+    n = span([late.n for late in bad], "{:,}".format)
     return (
-        f"{who}: of the last {span([late.n for late in bad], '{:,}'.format)} valid samples "
+        f"{who} at call {calls}{over}: of the last {n} valid samples "
         f"{span([late.distinct or 0.0 for late in bad], percent)} are distinct, and "
-        f"{family}{since}."
+        f"{family}."
     )
 
 

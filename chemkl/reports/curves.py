@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from chemkl.reports.bands import band
 from chemkl.reports.figures import (
@@ -13,14 +12,16 @@ from chemkl.reports.figures import (
     WIDE,
     Panel,
     colour,
-    count_axes,
+    count_axis,
     dash,
     draw_panel,
     drawn_points,
     percent_axis,
 )
-from chemkl.reports.late_samples import LARGEST_SCAFFOLD, LEAST_DISTINCT
 from chemkl.reports.view import TOP, RunView, learning_curves, top_curves, yield_curves
+from chemkl.reports.wording import span
+from chemkl.results.collapse import watched
+from chemkl.results.inspection import first_scorings
 
 Methods = Mapping[str, Sequence[int]]
 """Name of each method, and which of the runs are its."""
@@ -74,7 +75,7 @@ def learning_panels(
         def on(axes: Axes) -> None:
             draw_bands(axes, smooth, methods, raw if smoothing > 1 else ())
             axes.set_xlabel("step")
-            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            count_axis(axes.xaxis)
             if percent:
                 percent_axis(axes)
                 axes.set_ylim(bottom=0)
@@ -84,7 +85,13 @@ def learning_panels(
     return [
         Panel(title, note, draw_panel(name, drawn(name, percent=percent)))
         for name, title, note, percent in shown
+        if name != "hit_rate" or any_hit(runs, threshold)
     ]
+
+
+def any_hit(runs: Sequence[RunView], threshold: float) -> bool:
+    """Whether any run has a molecule with R >= threshold."""
+    return any(len(first_scorings(run.trace, threshold)) for run in runs)
 
 
 def yield_panels(runs: Sequence[RunView], methods: Methods, threshold: float) -> list[Panel]:
@@ -102,7 +109,8 @@ def yield_panels(runs: Sequence[RunView], methods: Methods, threshold: float) ->
             axes.set_xlabel("oracle calls")
             axes.set_ylim(bottom=0)
             axes.set_xlim(left=0)
-            count_axes(axes)
+            count_axis(axes.xaxis)
+            count_axis(axes.yaxis)
 
         return on
 
@@ -111,26 +119,26 @@ def yield_panels(runs: Sequence[RunView], methods: Methods, threshold: float) ->
             draw_bands(axes, [curve[name] for curve in best], methods)
             axes.set_xlabel("oracle calls")
             axes.set_xlim(left=0)
-            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+            count_axis(axes.xaxis)
 
         return on
 
-    return [
-        Panel(
-            "Yield",
-            f"distinct molecules with R ≥ {threshold:g}",
-            draw_panel("yield", counted("molecules"), WIDE),
-        ),
-        Panel(
+    of_hits = [
+        ("Yield", f"distinct molecules with R ≥ {threshold:g}", "yield", "molecules"),
+        (
             "Scaffold yield",
             "distinct Bemis-Murcko scaffolds among them",
-            draw_panel("scaffold-yield", counted("scaffolds"), WIDE),
+            "scaffold-yield",
+            "scaffolds",
         ),
+    ]
+    shown = of_hits if any_hit(runs, threshold) else []
+    return [
+        *(Panel(title, note, draw_panel(i, counted(name), WIDE)) for title, note, i, name in shown),
         *(
             Panel(
                 f"Top {k}",
-                f"mean of the {k} best rewards so far; AUC top-{k} is its area, the end held on",
+                f"mean of the {k} best rewards so far; AUC top-{k} is its mean over the calls",
                 draw_panel(f"top-{k}", topped(f"top_{k}"), WIDE),
             )
             for k in TOP
@@ -138,39 +146,43 @@ def yield_panels(runs: Sequence[RunView], methods: Methods, threshold: float) ->
     ]
 
 
-def collapse_panels(runs: Sequence[RunView], methods: Methods, window: int) -> list[Panel]:
-    """How many different molecules and scaffolds a moving window over the samples holds."""
+def collapse_panels(runs: Sequence[RunView], methods: Methods) -> list[Panel]:
+    """How many different molecules and scaffolds the window of each run's alarm holds, and when."""
+    settings = [watched(run.manifest) for run in runs]
+    window = span([each.window for each in settings], "{:,}".format)
+    distinct = {1 - s.duplicate_rate for s in settings if s.duplicate_rate is not None}
+    share = {s.top_share for s in settings if s.top_share is not None}
     shown = [
         (
             "late_uniqueness",
             "Distinct in the window",
-            f"distinct molecules / the last {window:,} valid samples; a run with fewer has no line",
-            LEAST_DISTINCT,
+            f"distinct molecules / the last {window} valid samples; a run with fewer has no line",
+            distinct,
         ),
         (
             "late_top_share",
             "Largest scaffold in the window",
             "its share of those samples that have a scaffold",
-            LARGEST_SCAFFOLD,
+            share,
         ),
     ]
 
-    def drawn(name: str, limit: float) -> Callable[[Axes], None]:
+    def drawn(name: str, limits: set[float]) -> Callable[[Axes], None]:
         def on(axes: Axes) -> None:
-            axes.axhline(limit, color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
+            for limit in sorted(limits):
+                axes.axhline(limit, color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
             draw_bands(axes, [_column(run.windows, name) for run in runs], methods)
             axes.set_ylim(0, 1.02)
             percent_axis(axes)
             axes.set_xlim(left=0)
             axes.set_xlabel("valid samples so far")
-            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+            count_axis(axes.xaxis)
 
         return on
 
     return [
-        Panel(title, note, draw_panel(name.replace("_", "-"), drawn(name, limit), WIDE))
-        for name, title, note, limit in shown
+        Panel(title, note, draw_panel(name.replace("_", "-"), drawn(name, limits), WIDE))
+        for name, title, note, limits in shown
     ]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
@@ -72,16 +73,29 @@ def drawn_points(n: int) -> np.ndarray:
     return np.linspace(0, n - 1, min(n, MAX_POINTS)).astype(int)
 
 
-def count_axes(axes: Axes) -> None:
-    """Write both axes as counts: whole numbers, thousands as k."""
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(5, integer=True))
-        axis.set_major_formatter(EngFormatter(sep=""))
+class Counts(EngFormatter):
+    """Writes whole numbers, thousands as k; what lies between them it leaves out."""
+
+    def __init__(self) -> None:
+        super().__init__(sep="")
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """Write a tick."""
+        return super().__call__(round(x), pos) if abs(x - round(x)) < 1e-6 else ""
+
+
+def count_axis(axis: Axis) -> None:
+    """Write an axis as counts, as far as 1 at least."""
+    low, high = axis.get_view_interval()
+    if high - low < 1:
+        axis.set_view_interval(low, low + 1, ignore=True)
+    axis.set_major_locator(MaxNLocator(5, integer=True))
+    axis.set_major_formatter(Counts())
 
 
 def percent_axis(axes: Axes) -> None:
     """Write the y axis in percent."""
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
 
 
 def draw_panel(

@@ -10,10 +10,12 @@ YIELD = (
     "that ends early belongs to a run that ran out of samples, not of calls. Below: the best "
     "rewards so far."
 )
+NO_HIT = "No run has a hit: none with R ≥ {threshold:g}."
+BEST = "The best rewards so far are all there is to show."
 COLLAPSE = (
     "A window moves over the valid samples, repeats included. A policy that collapses repeats "
     "itself (the left curve falls) or keeps to one scaffold (the right one rises); beyond a "
-    "dashed line this page calls it collapsed."
+    "dashed line, a limit of the run's own alarm, it counts as collapsed."
 )
 RANK = (
     "Left: a long, low curve means many scaffolds of like size, a steep one a few that hold most "

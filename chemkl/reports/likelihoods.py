@@ -82,6 +82,8 @@ def likelihood_panels(
 ) -> list[Panel]:
     """For each method two panels over log pi_ref: the reward, and the policy's own log pi.
 
+    The second one is of the hits among the last samples, and is left out where there is none.
+
     Args:
         runs: of the report.
         methods: which run is whose.
@@ -99,7 +101,8 @@ def likelihood_panels(
     for number, (name, own) in enumerate(zip(methods, clouds, strict=True)):
         rng = np.random.default_rng(seed)
         panels.append(_reward_panel(number, name, own, spans, threshold, rng))
-        panels.append(_policy_panel(number, name, own, spans, rng))
+        if len(own.late_hits):
+            panels.append(_policy_panel(number, name, own, spans, rng))
     return panels
 
 

@@ -12,6 +12,7 @@ class PageOptions:
     Attributes:
         title: heading of the page.
         threshold: hits are molecules with R of at least this.
+        threshold_source: where that comes from, in a sentence; empty where the user gave it.
         window: valid samples that stand for the beginning and for the end of a run.
         smoothing: width in steps of the running mean over the learning curves.
         n_scaffolds: scaffolds and families shown of each method.
@@ -28,6 +29,7 @@ class PageOptions:
 
     title: str
     threshold: float
+    threshold_source: str = ""
     window: int = 1000
     smoothing: int = 9
     n_scaffolds: int = 5

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import EngFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 
 from chemkl.reports.curves import Methods, draw_bands
-from chemkl.reports.figures import WIDE, Panel, draw_panel, percent_axis
+from chemkl.reports.figures import WIDE, Counts, Panel, draw_panel, percent_axis
 from chemkl.reports.view import RunView, scaffold_sizes
 
 DRAWN_RANKS = 120
@@ -25,7 +25,7 @@ def rank_panels(runs: Sequence[RunView], methods: Methods, threshold: float) -> 
     def sizes_on(axes: Axes) -> None:
         draw_bands(axes, ranked, methods)
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.yaxis.set_major_formatter(Counts())
         axes.yaxis.set_minor_locator(NullLocator())
         _log_ranks(axes, "rank of the scaffold")
 
@@ -71,6 +71,6 @@ def _ranks(n: int) -> np.ndarray:
 
 def _log_ranks(axes: Axes, label: str) -> None:
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_major_formatter(Counts())
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel(label)

@@ -16,7 +16,9 @@ from chemkl.reports.scaffold_grid import scaffold_blocks
 from chemkl.reports.space_map import space_panels
 from chemkl.reports.summary import describe
 from chemkl.reports.top_table import render_top_table
-from chemkl.reports.view import RunView
+from chemkl.reports.view import RunView, valid_rows
+from chemkl.reports.wording import span
+from chemkl.results.collapse import watched
 from chemkl.results.inspection import first_scorings
 
 Section = dict[str, Any]
@@ -37,7 +39,10 @@ def of_page(runs: Sequence[RunView], methods: Methods, options: PageOptions) -> 
             "Summary",
             how_to_read.SUMMARY,
             kind="words",
-            sentences=describe(runs, options.threshold, methods, options.comparison),
+            sentences=[
+                *filter(None, [options.threshold_source]),
+                *describe(runs, options.threshold, methods, options.comparison),
+            ],
         ),
         _section(
             "tables",
@@ -55,16 +60,17 @@ def _curves(
     runs: Sequence[RunView], methods: Methods, options: PageOptions, spread: str
 ) -> list[Section]:
     """What happened along the runs, and how their hits spread; `spread` explains the bands."""
-    threshold, window = options.threshold, options.window
+    threshold = options.threshold
     no_sample = "" if any(len(run.trace) for run in runs) else "No run has a sample yet."
     no_molecule = _no_molecule(runs)
-    no_hit = "" if _some(runs, threshold) else f"No run has a hit: none with R ≥ {threshold:g}."
+    no_hit = "" if _some(runs, threshold) else how_to_read.NO_HIT.format(threshold=threshold)
     single = any(len(own) == 1 for own in methods.values())
+    no_hit_rate = f" {no_hit}" if no_hit and not no_sample else ""
     return [
         _panels(
             "learning",
             "Learning curves",
-            how_to_read.smoothing(options.smoothing, single=single) + spread,
+            how_to_read.smoothing(options.smoothing, single=single) + no_hit_rate + spread,
             no_sample,
             lambda: learning_panels(runs, methods, threshold, options.smoothing),
             columns=3,
@@ -72,7 +78,7 @@ def _curves(
         _panels(
             "yield",
             "Yield over oracle calls",
-            how_to_read.YIELD + spread,
+            (f"{no_hit} {how_to_read.BEST}" if no_hit else how_to_read.YIELD) + spread,
             no_molecule,
             lambda: yield_panels(runs, methods, threshold),
         ),
@@ -80,8 +86,8 @@ def _curves(
             "collapse",
             "Collapse",
             how_to_read.COLLAPSE + spread,
-            no_molecule,
-            lambda: collapse_panels(runs, methods, window),
+            no_molecule or _no_window(runs),
+            lambda: collapse_panels(runs, methods),
         ),
         _panels(
             "rank",
@@ -173,6 +179,17 @@ def _some(runs: Sequence[RunView], threshold: float | None = None) -> bool:
 
 def _no_molecule(runs: Sequence[RunView]) -> str:
     return "" if _some(runs) else "No run has a valid molecule yet."
+
+
+def _no_window(runs: Sequence[RunView]) -> str:
+    """Say so where no run has as many valid samples as its alarm looks at."""
+    windows = [watched(run.manifest).window for run in runs]
+    if any(len(valid_rows(run.trace)) >= n for run, n in zip(runs, windows, strict=True)):
+        return ""
+    return (
+        f"No run has {span(windows, '{:,}'.format)} valid samples, as many as are looked at to "
+        "judge a collapse."
+    )
 
 
 def _off(n: int) -> str:

@@ -11,6 +11,7 @@ from chemkl.reports.view import RunView
 from chemkl.reports.wording import counted, listed, mean, p_value, reward, span, times
 from chemkl.results.cells import short
 from chemkl.results.inspection import first_scorings
+from chemkl.results.outcome import never_acted
 
 MIN_SEEDS = 5
 """With fewer shared seeds no verdict is given on a difference."""
@@ -34,6 +35,7 @@ class Facts:
         ob100: call of the 100th hit; None where there are fewer.
         best: SMILES, reward and call of its best molecule, the first at equal rewards.
         late: its last valid samples.
+        idle: why its target changed nothing; empty where it did.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Facts:
     ob100: int | None
     best: tuple[str, float, int] | None
     late: LateSamples
+    idle: str
 
 
 def describe(
@@ -71,6 +74,7 @@ def describe(
         return ["There is no run to describe."]
     return [
         *collapse_sentences({name: [run.late for run in group] for name, group in grouped.items()}),
+        *(f"{run.name}: {run.idle}." for run in facts if run.idle),
         *_finds(grouped, threshold),
         *_best(facts),
         *_unequal(facts),
@@ -94,7 +98,8 @@ def gather(run: RunView, threshold: float) -> Facts:
         best=None
         if best is None
         else (str(best["canonical_smiles"]), float(best["reward"]), int(best["call"])),
-        late=late_samples(run.trace),
+        late=late_samples(run.trace, run.manifest),
+        idle=never_acted(run.trace, run.manifest.get("config", {}).get("target") or {}),
     )
 
 

@@ -24,6 +24,9 @@ COLUMNS = (
     "logp_policy",
     "logp_ref",
     "reward",
+    "reward_filtered",
+    "log_target",
+    "hit",
     "anchor",
     "is_replay",
 )

@@ -54,6 +54,8 @@ class Manifest(BaseModel):
     seed: int | None = None
     config_hash: str
     config: dict[str, Any]
+    beside: dict[str, Any] = {}
+    """Settings that are no part of the identity and by which the run is read: ``collapse``."""
     inputs: dict[str, InputFile] = {}
     versions: dict[str, str] = {}
     precision: UsedPrecision | None = None

@@ -28,6 +28,7 @@ from chemkl.reports import comparison_text
 from chemkl.reports.forest import draw_forest
 from chemkl.reports.paper_figures import to_png, to_svg
 from chemkl.results import Manifest, read_trace, write_bytes, write_parquet
+from chemkl.results.outcome import read_never_acted
 from chemkl.stages.evaluate import require_traces, run_names
 from chemkl.stages.finished import once, read_table
 from chemkl.stages.terminal import say, standard_output
@@ -70,7 +71,15 @@ def run(settings: CompareConfig, out: Path, *, console: Console | None = None) -
         evaluated = _from_table(used, settings) if settings.table else _evaluate(used, settings)
         values = value_rows(evaluated, budget, settings)
         rows = compare_rows(values, pairs.seeds, settings)
-        apart = [*what_differs(methods, settings.baseline), *pairs.left_out]
+        apart = [
+            *what_differs(methods, settings.baseline),
+            *(
+                f"{m}, seed {seed}: {told}"
+                for (m, seed), told in _never_acted(used).items()
+                if told
+            ),
+            *pairs.left_out,
+        ]
         remarks = comparison_text.notes(rows, apart, budget=budget, alpha=settings.alpha)
         table = pa.Table.from_pylist(rows, schema=COMPARISON_SCHEMA)
         write_parquet(out / VALUES, pa.Table.from_pylist(values, schema=VALUES_SCHEMA))
@@ -163,6 +172,11 @@ def _used(
     }
 
 
+def _never_acted(used: Mapping[tuple[str, int], Path]) -> dict[tuple[str, int], str]:
+    """What is to be said of runs whose target changed nothing; empty where it did."""
+    return {place: read_never_acted(folder) for place, folder in used.items()}
+
+
 def _evaluate(used: Mapping[tuple[str, int], Path], settings: CompareConfig) -> Values:
     """Evaluate the traces, with a bar: some seconds for ten thousand molecules."""
     numbers = [each for each in settings.thresholds if each is not None]
@@ -174,7 +188,10 @@ def _evaluate(used: Mapping[tuple[str, int], Path], settings: CompareConfig) -> 
     ) as progress:
         for place, folder in progress.track(used.items()):
             samples = from_trace(
-                str(folder), read_trace(folder, TRACE_COLUMNS), settings.options.workers
+                str(folder),
+                read_trace(folder, TRACE_COLUMNS),
+                settings.options.workers,
+                Manifest.load(folder),
             )
             if samples.note is not None:
                 say(samples.note)

@@ -207,7 +207,7 @@ def _everything(settings: EvaluateConfig) -> Iterator[_Evaluated]:
     names = run_names(paths)
     for name, folder in zip(names, settings.runs, strict=False):
         trace = read_trace(folder, columns)
-        one = samples.from_trace(name, trace, settings.metrics.workers)
+        one = samples.from_trace(name, trace, settings.metrics.workers, Manifest.load(folder))
         late = settings.metrics.late_samples
         prompts = by_prompt.split_by_prompt(one, trace, late) if settings.by_prompt else ()
         yield _Evaluated(one, folder, prompts)

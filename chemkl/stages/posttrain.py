@@ -77,7 +77,7 @@ def run(config: PosttrainConfig, out: Path) -> Path:
         save_policy(policy, model_file, _provenance(manifest) | counts)
         collapse = alarm.results if alarm else {}
         manifest.finish(ended_by=ended_by(module, "max_samples"), results=counts | collapse)
-    tell_end(out, manifest, alarm, describe_failures(reward.failures))
+    tell_end(out, manifest, describe_failures(reward.failures))
     return model_file
 
 

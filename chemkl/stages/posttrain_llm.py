@@ -104,7 +104,7 @@ def run(config: LlmPosttrainConfig, out: Path) -> Path:
         save(policy, out / CHECKPOINTS, config, _provenance(manifest) | counts)
         collapse = alarm.results if alarm else {}
         manifest.finish(ended_by=ended_by(module, "max_steps"), results=counts | collapse)
-    tell_end(out, manifest, alarm, _failures(config, out, reward))
+    tell_end(out, manifest, _failures(config, out, reward))
     return folder
 
 

@@ -11,6 +11,7 @@ from chemkl.config import InputError
 from chemkl.config.llm import LlmPosttrainConfig
 from chemkl.config.posttrain import PosttrainConfig
 from chemkl.results.manifest import Manifest
+from chemkl.results.outcome import read_outcome
 from chemkl.results.parts import list_parts, read_part
 from chemkl.results.provenance import UsedPrecision
 from chemkl.results.trace import TraceWriter, read_orphans, read_trace
@@ -78,6 +79,9 @@ def trace_of(
     Raises:
         InputError: the folder holds the trace of another config.
     """
+    if alarm is not None:
+        manifest.beside = {"collapse": alarm.settings}
+        manifest.save()
     own = (out, component_names, manifest.run_id, manifest.config_hash)
     earlier = [each["config_hash"] for each in manifest.extended]
     if alarm is None:
@@ -166,22 +170,17 @@ def counts_of(module: Posttrain) -> dict[str, int]:
     return {"calls": ledger.n_calls, "samples": ledger.n_samples, "steps": module.next_step}
 
 
-def tell_end(
-    out: Path, manifest: Manifest, alarm: CollapseAlarm | None, failures: Sequence[str]
-) -> None:
-    """Say what ended a run, whether it collapsed, and what failed.
+def tell_end(out: Path, manifest: Manifest, failures: Sequence[str]) -> None:
+    """Say what ended a run, what it found, whether it collapsed, and what failed.
 
     Args:
         out: folder of the run.
         manifest: finished, with the counts among its results.
-        alarm: watched for a collapse; None: nothing did.
         failures: a line for each kind.
     """
     calls, samples = manifest.results["calls"], manifest.results["samples"]
     say(f"{out}: ended by {manifest.ended_by}: {calls:,} calls, {samples:,} samples")
-    if alarm is not None and alarm.turns:
-        say(f"{out}: {alarm.summary}")
-    for line in failures:
+    for line in [*read_outcome(out, manifest).lines(), *failures]:
         say(f"{out}: {line}")
 
 

@@ -1,7 +1,7 @@
 """The report stage: the traces of runs become one self-contained HTML page."""
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import track
 
 from chemkl.config import InputError
+from chemkl.config.forecast import DEFAULT_TAU
 from chemkl.config.report import ReportConfig
 from chemkl.evaluation import evaluate, from_trace
 from chemkl.evaluation.comparison_columns import COMPARISON_SCHEMA
@@ -29,6 +30,7 @@ from chemkl.results import (
     trace_components,
     write_bytes,
 )
+from chemkl.results.collapse import watched
 from chemkl.results.columns import RAW_PREFIX
 from chemkl.results.differences import told
 from chemkl.results.manifest import unlike
@@ -74,13 +76,19 @@ def run(settings: ReportConfig, out: Path, *, console: Console | None = None) ->
         seed=settings.metrics.seed,
         inputs=_inputs(settings, names, folders),
     ) as manifest:
+        threshold, source = _threshold(settings, dict(zip(names, folders, strict=True)))
         prior = _prior(settings)
         views = [
-            _view(name, folder, settings, prior)
+            _view(name, folder, threshold, settings, prior)
             for name, folder in _tracked(list(zip(names, folders, strict=True)))
         ]
-        options = replace(_options(settings, prior), comparison=comparison)
-        text = render_page(views, methods, tables(views, settings), options)
+        options = replace(
+            _options(settings, threshold, prior),
+            threshold_source=source,
+            note=note(views, threshold, settings.metrics),
+            comparison=comparison,
+        )
+        text = render_page(views, methods, tables(views, threshold, settings.metrics), options)
         written = text.encode()
         write_bytes(page, written)
         manifest.finish(results={"runs": names, "bytes": len(written)})
@@ -88,6 +96,30 @@ def run(settings: ReportConfig, out: Path, *, console: Console | None = None) ->
     for line in _lines(page, len(written), len(views), time.monotonic() - began):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     return page
+
+
+def _threshold(settings: ReportConfig, runs: Mapping[str, Path]) -> tuple[float, str]:
+    """Find the threshold, and say in a sentence where it comes from where the user gave none."""
+    if settings.threshold is not None:
+        return settings.threshold, ""
+    manifests = {name: Manifest.load(folder) for name, folder in runs.items()}
+    of_runs: dict[float, list[str]] = {}
+    for name, manifest in manifests.items():
+        target = manifest.config.get("target") if manifest else None
+        if isinstance(target, Mapping) and target.get("tau") is not None:
+            of_runs.setdefault(float(target["tau"]), []).append(name)
+    value = max(of_runs, default=DEFAULT_TAU)
+    if not of_runs:
+        why = "as no run has a target with a fixed tau"
+    elif len(of_runs) > 1:
+        each = "; ".join(f"{tau:g} in {', '.join(own)}" for tau, own in sorted(of_runs.items()))
+        why = f"the highest tau of the runs: {each}"
+    elif len(of_runs[value]) == len(runs):
+        why = "the tau of the runs" if len(runs) > 1 else "the tau of the run"
+    else:
+        why = f"the tau of {', '.join(of_runs[value])}; the other runs have none"
+    sentence = f"Hits are counted at R ≥ {value:g}, {why}; the setting threshold takes another."
+    return value, sentence
 
 
 def _prior(settings: ReportConfig) -> Samples | None:
@@ -143,28 +175,30 @@ def _check_methods(settings: ReportConfig) -> None:
         raise InputError("\n".join(problems))
 
 
-def _view(name: str, folder: Path, settings: ReportConfig, prior: Samples | None) -> RunView:
+def _view(
+    name: str, folder: Path, threshold: float, settings: ReportConfig, prior: Samples | None
+) -> RunView:
     schema = pq.read_schema(find_trace(folder)[0].path)
     raw = [f"{RAW_PREFIX}{component}" for component in trace_components(schema.names)]
     trace = read_trace(folder, [*COLUMNS, *raw])
-    samples = from_trace(name, trace, settings.metrics.workers)
+    manifest = Manifest.load(folder)
+    samples = from_trace(name, trace, settings.metrics.workers, manifest)
     if samples.note is not None:
         say(samples.note)
         trace = trace[~trace["canonical_smiles"].isin(samples.skipped)]
     # no table shows a metric over the whole matrix of distances, which would cost the most
     options = settings.metrics.model_copy(update={"max_matrix": 2})
-    whole, hits = evaluate(samples, [settings.threshold], options, Comparisons(prior=prior))
+    whole, hits = evaluate(samples, [threshold], options, Comparisons(prior=prior))
     late = options.late_samples
     if prior is None:  # no sample may count as early and late
         late = max(1, min(late, len(samples.valid) // 2))
-    manifest = Manifest.load(folder)
     return RunView(
         name=name,
         trace=trace,
         manifest=manifest.model_dump(mode="json") if manifest else {},
         all_molecules=whole,
         hits=hits,
-        windows=_windows(samples, options.late_samples),
+        windows=_windows(samples, watched(manifest.model_dump() if manifest else None).window),
         families=family_rows(samples, prior or _beginning(samples, late), late),
     )
 
@@ -187,7 +221,7 @@ def _beginning(samples: Samples, n: int) -> Samples:
     )
 
 
-def _options(settings: ReportConfig, prior: Samples | None) -> PageOptions:
+def _options(settings: ReportConfig, threshold: float, prior: Samples | None) -> PageOptions:
     window = settings.metrics.late_samples
     if prior is None:
         start = (
@@ -199,7 +233,7 @@ def _options(settings: ReportConfig, prior: Samples | None) -> PageOptions:
     shown = settings.model_dump(mode="json", exclude={"runs", "methods", "prior", "comparison"})
     return PageOptions(
         title=settings.title,
-        threshold=settings.threshold,
+        threshold=threshold,
         window=window,
         smoothing=settings.smoothing,
         n_scaffolds=settings.n_scaffolds,
@@ -207,7 +241,6 @@ def _options(settings: ReportConfig, prior: Samples | None) -> PageOptions:
         n_top=settings.n_top,
         n_map=settings.n_map,
         seed=settings.metrics.seed,
-        note=note(settings.metrics),
         start_of_families=start,
         prior=list(dict.fromkeys(prior.valid)) if prior else None,
         settings=shown,

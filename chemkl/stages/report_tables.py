@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from chemkl.config.evaluate import MetricOptions
-from chemkl.config.report import ReportConfig
 from chemkl.evaluation import metrics_schema
 from chemkl.reports import Column, RunView, Table
+from chemkl.reports.wording import span
 from chemkl.results import description_of
 
 _SHARED = {
@@ -30,6 +30,7 @@ _ALL = {
     **_SHARED,
 }
 _ALONG = {
+    "collapsed_at_call": ("collapsed at", ",d"),
     "auc_top_1": ("AUC top-1", ".3f"),
     "auc_top_10": ("AUC top-10", ".3f"),
     "auc_top_100": ("AUC top-100", ".3f"),
@@ -46,25 +47,35 @@ _HITS = {
 }
 
 
-def tables(views: Sequence[RunView], settings: ReportConfig) -> list[Table]:
-    """The tables of the page: of all molecules, along the run, and of the hits."""
+def tables(views: Sequence[RunView], threshold: float, options: MetricOptions) -> list[Table]:
+    """The tables of the page: of all molecules, along the run, and of the hits if there are any."""
     whole, hits = [view.all_molecules for view in views], [view.hits for view in views]
-    return [
-        Table("All distinct molecules", _columns(_ALL, settings.metrics), whole),
-        Table("Along the run", _columns(_ALONG, settings.metrics), whole),
-        Table(f"Hits: R ≥ {settings.threshold:g}", _columns(_HITS, settings.metrics), hits),
+    found = [
+        Table("All distinct molecules", _columns(_ALL, options), whole),
+        Table("Along the run", _columns(_ALONG, options), whole),
     ]
+    if any(row.get("yield") for row in hits):
+        title = f"Hits: R ≥ {threshold:g}"
+        found.append(Table(title, _columns(_HITS, options), hits))
+    return found
 
 
-def note(options: MetricOptions) -> str:
-    """Fingerprint, bits and picker: what belongs beside every number."""
-    return (
+def note(views: Sequence[RunView], threshold: float, options: MetricOptions) -> str:
+    """Fingerprint, bits and picker, what AUC is over: what belongs beside every number."""
+    over = [row["auc_calls"] for row in (v.all_molecules for v in views) if row.get("auc_calls")]
+    auc = f" AUC: over {span(over, '{:,}'.format)} calls, as many as a run had." if over else ""
+    no_hit = (
+        f"No run has a hit: none with R ≥ {threshold:g}. "
+        if not any(view.hits.get("yield") for view in views)
+        else ""
+    )
+    return no_hit + (
         "IntDiv: MOSES, p = 1; #Circles: LeaderPicker, Tanimoto distance > "
         f"{options.circles_distance:g}, in the order first scored; both on Morgan fingerprints of "
         "radius 2 and 1024 bits. Scaffolds: Bemis-Murcko, acyclic molecules left out. OB: oracle "
         "calls until the first, 10th and 100th hit. IntDiv is computed on at most "
         f"{options.max_molecules:,} molecules of a set. Late: the last {options.late_samples:,} "
-        f"valid samples. AUC: over {options.auc_calls:,} calls."
+        f"valid samples.{auc}"
     )
 
 

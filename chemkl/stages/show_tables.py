@@ -16,6 +16,7 @@ from chemkl.results import Manifest, description_of, trace_components
 from chemkl.results.cells import MISSING, is_missing, short
 from chemkl.results.columns import RAW_PREFIX, has_prompts
 from chemkl.results.inspection import Counts, RunTrace
+from chemkl.results.outcome import outcome_of
 
 SHOWN_HASH = 12
 SMILES_WIDTH = 34
@@ -61,6 +62,11 @@ def heading(run: RunTrace) -> Iterator[RenderableType]:
     steps = run.frame["step"]
     parts = "1 part" if run.n_parts == 1 else f"{run.n_parts} parts"
     facts.add_row("trace", f"{parts}, steps {steps.min():,} to {steps.max():,}")
+    found = outcome_of(run.frame, manifest.model_dump(mode="json") if manifest else {})
+    if found.collapse:
+        facts.add_row("collapse", Text(found.collapse))
+    if found.idle:
+        facts.add_row("target", Text(found.idle))
     yield facts
 
 

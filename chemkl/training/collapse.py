@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +12,11 @@ from chemkl.config.collapse import CollapseConfig
 from chemkl.config.llm import LlmPosttrainConfig
 from chemkl.config.posttrain import PosttrainConfig
 from chemkl.results import TraceWriter
-from chemkl.results.window import Alarm, Spread
+from chemkl.results.collapse import IN_TEXT, Turn, Watch
+from chemkl.results.window import Spread
 
 ENDED_BY = "collapse"
 """What the manifest calls the end of a run that the alarm ended."""
-
-
-@dataclass(frozen=True)
-class Turn:
-    """The alarm was raised, or called off.
-
-    Attributes:
-        raised: which of the two.
-        step: at which it happened.
-        call: oracle calls spent by then.
-        spread: of the window.
-        most_frequent: the outcome that most samples have.
-        reached: names of the limits that are reached.
-    """
-
-    raised: bool
-    step: int
-    call: int
-    spread: Spread
-    most_frequent: str
-    reached: Sequence[str]
 
 
 class CollapseAlarm(Callback):
@@ -64,20 +43,28 @@ class CollapseAlarm(Callback):
         identity: Sequence[str] = ("canonical_smiles",),
         outcome: str = "scaffold",
     ) -> None:
-        self.turns: list[Turn] = []
-        self._alarm = Alarm(config, config.window, config.margin)
+        self._watch = Watch(config, identity, outcome)
+        self._alarm = self._watch.alarm
         self._config = config
         self._advice = advice
         self._say = say
-        self._identity = list(identity)
         self._outcome = outcome
-        self._step = self._call = 0
         self._said = 0
+
+    @property
+    def turns(self) -> list[Turn]:
+        """When the run collapsed, and when it was over."""
+        return self._watch.turns
 
     @property
     def ends_the_run(self) -> bool:
         """Whether the run is to end because of a collapse."""
         return self._config.action == "stop" and bool(self.turns)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What is watched, for the manifest: a mere warning is no part of the config there."""
+        return self._config.model_dump(mode="json")
 
     @property
     def results(self) -> dict[str, Any]:
@@ -100,29 +87,12 @@ class CollapseAlarm(Callback):
 
     @property
     def summary(self) -> str:
-        """One line for the end of a run that collapsed at some time."""
-        first, times = self.turns[0], (len(self.turns) + 1) // 2
-        now = "still so" if self._alarm.raised else "over"
-        again = f", {times} times in all" if times > 1 else ""
-        return f"collapsed at step {first.step:,}, call {first.call:,}{again}; {now} at the end"
+        """The verdict in a line."""
+        return self._watch.summary
 
     def watch(self, rows: pd.DataFrame) -> None:
-        """Take in rows of the trace, of one step or of several, in order.
-
-        Rows that are invalid or were not sampled are left out. Without a column ``call`` none is
-        spent.
-        """
-        if rows.empty:
-            return
-        self._step = int(rows["step"].iloc[-1])
-        sampled = rows[rows["valid"].astype(bool) & ~rows["is_replay"].astype(bool)]
-        calls = sampled.get("call", pd.Series(pd.NA, index=sampled.index))
-        identities = zip(*(sampled[name] for name in self._identity), strict=True)
-        columns = (sampled["step"], identities, sampled[self._outcome], calls)
-        for step, identity, outcome, call in zip(*columns, strict=True):
-            self._call = self._call if pd.isna(call) else int(call)
-            if self._alarm.add(identity, outcome if isinstance(outcome, str) else ""):
-                self.turns.append(self._turn(int(step)))
+        """Take in rows of the trace, of one step or of several, in order."""
+        self._watch.add(rows)
 
     def restore(self, rows: pd.DataFrame) -> None:
         """Take in the rows of an interrupted run; what it told is not told again."""
@@ -139,11 +109,11 @@ class CollapseAlarm(Callback):
         if self.ends_the_run:
             trainer.should_stop = True
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # its connector sets it
-        if self._alarm.window.is_full and every and not (self._step + 1) % every:
+        if self._alarm.window.is_full and every and not (self._watch.step + 1) % every:
             values = self._values(self._alarm.window.spread())
             named = {f"collapse/{k}": math.nan if v is None else v for k, v in values.items()}
             for logger in trainer.loggers:
-                logger.log_metrics(named, step=self._step)
+                logger.log_metrics(named, step=self._watch.step)
 
     def describe(self, turn: Turn) -> str:
         """Say in words what happened, and what may be done about it."""
@@ -166,11 +136,6 @@ class CollapseAlarm(Callback):
             "The run ends here, as callbacks.collapse asks." if self.ends_the_run else "",
         ]
         return " ".join(line for line in lines if line)
-
-    def _turn(self, step: int) -> Turn:
-        now = self._alarm.window.spread()
-        most_frequent, reached = self._alarm.window.most_frequent(), self._alarm.reached(now)
-        return Turn(self._alarm.raised, step, self._call, now, most_frequent, reached)
 
     def _values(self, spread: Spread) -> dict[str, float | None]:
         """What is watched, by the names that metrics and results have."""
@@ -240,8 +205,8 @@ def build_text_alarm(
         return None
     if config.reward.kind == "smiles":
         return CollapseAlarm(watched, advice(config), say)
-    same = ("group", "completion")
-    return CollapseAlarm(watched, advice(config), say, identity=same, outcome="answer")
+    same, outcome = IN_TEXT
+    return CollapseAlarm(watched, advice(config), say, identity=same, outcome=outcome)
 
 
 def advice(config: PosttrainConfig | LlmPosttrainConfig) -> list[str]:

@@ -42,6 +42,7 @@ def test_the_comparison_is_one_row_per_run(make_trace):
     cells = printed(comparison_tables(whole(rows), OPTIONS))
     # all molecules, the last ones, AUC, hits
     assert [c[0] for c in cells if c[0] in ("first", "second")] == ["first", "second"] * 4
+    assert [c[1:3] for c in cells if c[0] == "AUC"] == [["top-k,", "over"]]  # 1 call and more
     no_hits = [c for c in cells if c[0] == "second"][3]
     # Yield, OB1, scaffolds, effective, top, IntDiv, #Circles; OB10 and OB100 are empty for both
     assert no_hits[1:] == ["0", MISSING, "0", MISSING, MISSING, MISSING, "0"]

@@ -7,7 +7,7 @@ import pytest
 
 from chemkl.reports.curves import collapse_panels, learning_panels, yield_panels
 from chemkl.reports.drawings import draw_molecule
-from chemkl.reports.figures import MAX_POINTS, colour, dash, drawn_points, inline_svg
+from chemkl.reports.figures import MAX_POINTS, Counts, colour, dash, drawn_points, inline_svg
 from chemkl.reports.likelihoods import likelihood_panels
 from chemkl.reports.ranks import rank_panels
 from chemkl.reports.view import RunView
@@ -26,7 +26,7 @@ def all_panels(runs, methods=EACH):
     return [
         *learning_panels(runs, methods, 0.8, smoothing=5),
         *yield_panels(runs, methods, 0.8),
-        *collapse_panels(runs, methods, window=10),
+        *collapse_panels(runs, methods),
         *rank_panels(runs, methods, 0.8),
         *likelihood_panels(runs, methods, 0.8, window=10, seed=0),
     ]
@@ -34,7 +34,7 @@ def all_panels(runs, methods=EACH):
 
 def test_panels_are_well_formed_and_stable(runs):
     panels = all_panels(runs)
-    assert len(panels) == 6 + 4 + 2 + 2 + 4
+    assert len(panels) == 6 + 4 + 2 + 2 + 3  # the second run has no hit
     for panel in panels:
         assert ET.fromstring(panel.svg).tag.endswith("svg")
     assert [p.svg for p in panels] == [p.svg for p in all_panels(runs)]
@@ -104,7 +104,7 @@ def test_the_collapse_is_drawn_to_scale(runs):
     counts, uniqueness = [10, 20, 30, 40], [1.0, 0.8, 0.9, 0.5]
     windows = pd.DataFrame({"late_uniqueness": uniqueness}, index=counts)
     run = RunView("first", runs[0].trace, windows=windows)
-    distinct, top = collapse_panels([run], {"first": [0]}, window=10)
+    distinct, top = collapse_panels([run], {"first": [0]})
     points = line_of(distinct, colour(0).lower())
     assert points[:, 0] == pytest.approx([0, 1 / 3, 2 / 3, 1], abs=1e-3)
     assert points[:, 1] == pytest.approx([0, 0.4, 0.2, 1], abs=1e-3)
@@ -131,3 +131,18 @@ def test_a_drawing_is_small_stable_and_has_every_bond():
     assert len(drawing) < 8_000
     assert drawing.count("<path") >= 11  # bonds, of which the double ones have two lines
     assert draw_molecule("nonsense") == ""
+
+
+def test_without_a_hit_no_count_of_hits_is_drawn(runs):
+    shown = [panel.title for panel in yield_panels(runs, EACH, 0.95)]
+    assert shown == ["Top 10", "Top 100"]
+    assert "Hit rate" not in [panel.title for panel in learning_panels(runs, EACH, 0.95, 5)]
+
+
+def test_an_axis_of_counts_has_whole_numbers_only(make_trace):
+    one = RunView("one", make_trace([[("CCO", 0.9)] for _ in range(2)]))
+    for panel in yield_panels([one], {"one": [0]}, 0.8)[:2]:
+        ticks = re.findall(r"<text[^>]*>([^<]*)</text>", panel.svg)
+        assert set(ticks) <= {"0", "1", "oracle calls"}
+    assert Counts()(0.2) == Counts()(0.0201) == ""
+    assert (Counts()(3.0), Counts()(1500)) == ("3", "1.5k")

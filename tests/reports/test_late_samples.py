@@ -1,14 +1,25 @@
-import numpy as np
+import pandas as pd
 import pytest
 
-from chemkl.config.collapse import CollapseLimits
-from chemkl.reports.late_samples import LARGEST_SCAFFOLD, LEAST_DISTINCT, LIMITS, late_samples
+from chemkl.config.collapse import CollapseConfig
+from chemkl.config.evaluate import MetricOptions
+from chemkl.evaluation import evaluate, from_trace
+from chemkl.reports.late_samples import late_samples
+from chemkl.results import Manifest, TraceWriter
+from chemkl.results.collapse import judge, watched
+from chemkl.results.outcome import read_outcome
+from chemkl.training.collapse import CollapseAlarm
 
-RINGS = ["c1ccccc1", "C1CCCCC1", "c1ccncc1", "C1CCNCC1", "C1CC1"]
+PHENOL = "Oc1ccccc1"
+RINGS = ["C1CC1", "C1CCC1", "C1CCCC1", "C1CCCCC1"]
 
 
-def late(make_trace, smiles, window=4):
-    return late_samples(make_trace([[(each, 0.5)] for each in smiles]), window, enough=2)
+def manifest(**settings):
+    return {"beside": {"collapse": {"window": 4} | settings}}
+
+
+def late(make_trace, smiles, **settings):
+    return late_samples(make_trace([[(each, 0.5)] for each in smiles]), manifest(**settings))
 
 
 def test_shares_by_hand(make_trace):
@@ -16,64 +27,25 @@ def test_shares_by_hand(make_trace):
     smiles = ["CCO", "Cc1ccccc1", "C1CC", "Cc1ccccc1", "CCc1ccccc1", "CC(C)=O"]
     found = late(make_trace, smiles)
     assert (found.n, found.distinct, found.top_share) == (4, 3 / 4, 3 / 3)
-    assert found.scaffold == "c1ccccc1"
-    assert found.collapsed is True  # one scaffold has them all
+    assert (found.scaffold, found.collapsed, found.first.call) == ("c1ccccc1", True, 3)
 
 
-def test_at_the_limits_it_has_collapsed(make_trace):
-    half = late(make_trace, ["CCO", "CCO", "CCN", "CCN"])
-    assert (half.distinct, half.collapsed, half.scaffold, half.top_share) == (0.5, True, None, None)
-    assert late(make_trace, ["CCO", "CCO", "CCN", "CCC"]).collapsed is False  # 3 of 4 distinct
+def test_limits_and_window_are_those_of_the_run(make_trace):
+    half = ["CCO", "CCO", "CCN", "CCN"]
+    assert late(make_trace, half).collapsed is True
+    assert late(make_trace, half, duplicate_rate=0.6).collapsed is False
+    assert late(make_trace, half, window=5).collapsed is None  # never so many samples
 
 
-def test_a_few_rings_among_acyclic_molecules_are_no_collapse(make_trace):
-    found = late(make_trace, ["CCO", "CCN", "CCC", "Cc1ccccc1"])
-    assert (found.top_share, found.collapsed) == (1.0, False)
-
-
-def test_since_is_the_call_of_the_window_that_begins_the_last_stretch(make_trace):
-    # windows of 4 end at samples 4 to 10; distinct in them: 4 3 2 2 2 2 2, and 2 is the limit;
-    # sample 6 is the second repeat of call 4, so that 4 calls are spent when the collapse begins
-    smiles = ["CCO", "CCN", "CCC", "CCCC", "CCCC", "CCCC", "CCC", "CCCC", "CCCC", "CCCC"]
-    found = late(make_trace, smiles)
-    assert found.collapsed is True
-    assert found.since == 4
-
-
-def test_a_collapse_that_passed_is_none(make_trace):
+def test_a_collapse_that_passed_is_told_as_over(make_trace):
     found = late(make_trace, ["CCO"] * 6 + ["CCN", "CCC", "CCCC", "CCCCC"])
-    assert (found.collapsed, found.since) == (False, None)
+    assert (found.collapsed, found.first.call, found.over) == (True, 1, True)
 
 
-def test_since_agrees_with_looking_at_every_window(make_trace):
-    rng = np.random.default_rng(3)
-    checked = 0
-    for _ in range(20):
-        smiles = rng.choice([f"{'C' * k}{ring}" for k in range(3) for ring in RINGS], 40).tolist()
-        smiles[25:] = rng.choice(smiles[25:28], 15).tolist()
-        trace = make_trace([[(each, 0.5)] for each in smiles])
-        first_bad = None
-        for end in range(8, 41):
-            part = trace.iloc[end - 8 : end]
-            top = part["scaffold"].value_counts(normalize=True).iloc[0]
-            bad = (
-                part["canonical_smiles"].nunique() / 8 <= LEAST_DISTINCT or top >= LARGEST_SCAFFOLD
-            )
-            calls = trace["canonical_smiles"].iloc[:end].nunique()
-            first_bad = (first_bad or calls) if bad else None
-        assert late_samples(trace, 8, enough=8).since == first_bad
-        checked += first_bad is not None
-    assert checked > 10
-
-
-def test_a_run_shorter_than_the_window_is_taken_whole_and_has_no_since(make_trace):
-    found = late(make_trace, ["CCO", "CCO"], window=50)
-    assert (found.n, found.distinct, found.collapsed, found.since) == (2, 0.5, True, None)
-
-
-def test_too_few_samples_are_not_judged(make_trace):
-    assert late_samples(make_trace([[("CCO", 0.5)] * 99])).collapsed is None
-    assert late_samples(make_trace([[("CCO", 0.5)] * 100])).collapsed is True
+def test_replayed_rows_are_left_out(make_trace):
+    trace = make_trace([[(each, 0.5)] for each in ["CCO", "CCN", "CCN", "CCN"]])
+    trace.loc[2:, "is_replay"] = True
+    assert (late_samples(trace, manifest()).n, late_samples(trace, manifest()).distinct) == (2, 1)
 
 
 @pytest.mark.parametrize("steps", [[], [[("C1CC", 0.0)]]])
@@ -82,13 +54,46 @@ def test_without_valid_samples_nothing_is_known(make_trace, steps):
     assert (found.n, found.distinct, found.scaffold, found.collapsed) == (0, None, None, None)
 
 
-def test_replayed_rows_are_left_out(make_trace):
-    trace = make_trace([[(each, 0.5)] for each in ["CCO", "CCN", "CCN", "CCN"]])
-    trace.loc[2:, "is_replay"] = True
-    assert late_samples(trace, 4, enough=2).distinct == 1
+@pytest.mark.parametrize(
+    ("stored", "window"),
+    [
+        ({}, 1000),
+        ({"beside": {"collapse": {"window": 7}}}, 7),
+        ({"config": {"callbacks": {"collapse": {"action": "stop", "window": 8}}}}, 8),
+        ({"results": {"collapse": {"window": 9, "limits": {"top_share": 0.2}}}}, 9),
+    ],
+)
+def test_the_settings_are_found_wherever_a_run_has_them(stored, window):
+    assert watched(stored).window == window
+    if window == 1000:
+        assert watched(stored) == CollapseConfig()
 
 
-def test_the_limits_are_those_of_the_alarm_of_a_run():
-    assert CollapseLimits() == LIMITS
-    assert LIMITS.duplicate_rate == 1 - LEAST_DISTINCT
-    assert LIMITS.top_share == LARGEST_SCAFFOLD
+def test_one_trace_four_readers_one_verdict(make_trace, tmp_path):
+    """The alarm, the metrics, the report and the line of `show`: the same step and call.
+
+    Windows of 4 samples, one a step, limit 3 in 4 of one scaffold: rings 1 to 4, then benzene at
+    calls 5, 6 and, repeated, at step 6.
+    """
+    trace = make_trace([[(each, 0.5)] for each in [*RINGS, PHENOL, "Cc1ccccc1", PHENOL]])
+    settings = CollapseConfig(window=4, top_share=0.75, duplicate_rate=None)
+    alarm = CollapseAlarm(settings, [], lambda _: None)
+    alarm.watch(trace)
+    with Manifest.start(tmp_path, stage="posttrain", config={"seed": 0}) as run:
+        run.beside = {"collapse": alarm.settings}
+        writer = TraceWriter(tmp_path, ["qed"], run.run_id, run.config_hash)
+        writer.append(trace)
+        writer.cut()
+        run.finish()
+    stored = Manifest.load(tmp_path)
+    plain = stored.model_dump(mode="json")
+    of_alarm = alarm.results["collapse_step"], alarm.results["collapse_call"]
+    assert of_alarm == (6, 6)
+    (row,) = evaluate(from_trace("x", trace, manifest=stored), [], MetricOptions(late_samples=2))
+    assert row["collapsed_at_call"] == 6
+    first = late_samples(trace, plain).first
+    assert (first.step, first.call) == of_alarm
+    assert (
+        "collapsed at step 6, call 6; still so at the end" in read_outcome(tmp_path, stored).lines()
+    )
+    assert judge(pd.concat([trace]), plain).summary == alarm.summary

@@ -33,43 +33,50 @@ def the_one(sentences, part):
 
 
 def test_a_collapse_by_repeats_is_told_with_its_numbers(view):
-    # 50 different molecules, then one of them for 60 samples: 50 of 110 distinct, 61 of 110 benzene
+    # 49 molecules, a sixth of them on each of six scaffolds, then one of benzene 61 times; windows
+    # of 110 samples, so that it is the last sample that fills the one window
     samples = [(smiles, 0.1) for smiles in VARIED[:49]] + [("CCc1ccccc1", 0.1)] * 61
     n_benzene = 61 + sum("c1ccccc1" in smiles for smiles in VARIED[:49])
     n_distinct = len({smiles for smiles, _ in samples})
-    sentences = said([view("plain", samples)])
+    sentences = said([view("plain", samples, beside={"collapse": {"window": 110}})])
     assert the_one(sentences, "plain collapsed") == (
-        f"plain collapsed: of the last 110 valid samples {100 * n_distinct / 110:.1f} % are "
+        f"plain collapsed at call {n_distinct}: of the last 110 valid samples "
+        f"{100 * n_distinct / 110:.1f} % are "
         f"distinct, and {100 * n_benzene / 110:.1f} % share the scaffold c1ccccc1."
     )
     assert the_one(sentences, "means here") == (
-        "Collapsed means here: of the last 1,000 valid samples (of all, where there are fewer) at "
-        "most 50 % are distinct, or at least 30 % of those with a scaffold share one, where at "
-        "least half have one."
+        "Collapsed means here: of the newest 110 valid samples, at some time in the run, at most "
+        "50 % are distinct, or at least 30 % of those with a scaffold share one, where at least "
+        "50 % have one."
     )
 
 
-def test_when_it_collapsed_is_told_in_calls(view):
-    # 1,000 samples of 120 molecules; they fill the first window, which is repeats already
-    sentences = said([view("plain", [(VARIED[i % 120], 0.1) for i in range(1000)])])
-    assert the_one(sentences, "plain collapsed").endswith("; it has been so since call 120.")
+def test_runs_with_other_limits_are_told_apart(view):
+    samples = [(smiles, 0.1) for smiles in VARIED]
+    runs = [
+        view("a", samples, beside={"collapse": {"window": 60}}),
+        view("b", samples, beside={"collapse": {"window": 50, "top_share": None}}),
+    ]
+    sentences = said(runs)
+    assert "newest 60 valid" in the_one(sentences, "Collapsed means here for a: ")
+    assert "share one" not in the_one(sentences, "Collapsed means here for b: of the newest 50")
 
 
-def test_a_collapse_onto_acyclic_molecules(view):
-    sentences = said([view("plain", [("CCO", 0.1)] * 100)])
-    assert the_one(sentences, "plain collapsed") == (
-        "plain collapsed: of the last 100 valid samples 1 % are distinct, and none has a scaffold."
+def test_a_collapse_that_passed_is_over(view):
+    samples = [("CCO", 0.1)] * 4 + [(smiles, 0.1) for smiles in VARIED[:9]]
+    sentences = said([view("plain", samples, beside={"collapse": {"window": 4}})])
+    assert the_one(sentences, "plain collapsed").startswith(
+        "plain collapsed at call 1; over at the end: of the last 4 valid samples 100 % are"
     )
 
 
 def test_runs_that_did_not_collapse_share_a_sentence(view):
     samples = [(smiles, 0.1) for smiles in VARIED]
-    runs = [view("a", samples), view("b", [*samples, ("CC1CC1", 0.1)])]
-    # b: 120 of 121 distinct, cyclopropane 21 of 121
+    watched = {"collapse": {"window": 120, "top_share": 0.5}}
+    runs = [view("a", samples, beside=watched), view("b", samples, beside=watched)]
     assert said(runs)[0] == (
-        "a and b did not collapse: of the last 120 to 121 valid samples of each run at least "
-        f"{100 * 120 / 121:.1f} % are distinct, and no scaffold holds more than "
-        f"{100 * 21 / 121:.1f} % of those with one."
+        "a and b did not collapse: of the last 120 valid samples of each run at least "
+        f"100 % are distinct, and no scaffold holds more than {100 / 6:.1f} % of those with one."
     )
     assert said(runs[:1])[0] == (
         "a did not collapse: of the last 120 valid samples 100 % are distinct, and no scaffold "
@@ -78,23 +85,33 @@ def test_runs_that_did_not_collapse_share_a_sentence(view):
 
 
 def test_seeds_of_a_method_are_counted(view):
+    watched = {"collapse": {"window": 100}}
     runs = [
-        view("a-0", [(smiles, 0.1) for smiles in VARIED]),
-        view("a-1", [("CCc1ccccc1", 0.1)] * 100),
-        view("a-2", [(smiles, 0.1) for smiles in BENZENES[:110]]),
+        view("a-0", [(smiles, 0.1) for smiles in VARIED], beside=watched),
+        view("a-1", [("CCc1ccccc1", 0.1)] * 100, beside=watched),
+        view("a-2", [(smiles, 0.1) for smiles in BENZENES[:110]], beside=watched),
     ]
     sentences = said(runs, {"a": [0, 1, 2]})
-    assert the_one(sentences, "collapsed:") == (
-        "2 of 3 runs of a collapsed: of the last 100 to 110 valid samples 1 % to 100 % are "
-        "distinct, and the largest scaffold holds 100 %."
+    assert the_one(sentences, "a collapsed at") == (
+        "2 of 3 runs of a collapsed at call 1 to 100: of the last 100 valid samples 1 % to 100 % "
+        "are distinct, and the largest scaffold holds 100 %."
     )
     assert not any("did not collapse" in each for each in sentences)
+
+
+def test_a_target_that_never_acted_is_told(view, make_trace):
+    target = {"config": {"target": {"kind": "mara", "tau": 0.999, "sigma": 128}}}
+    sentences = said([view("m", [("CCO", 0.5), ("CCN", 0.75)], **target)])
+    assert the_one(sentences, "never acted") == (
+        "m: the target mara never acted: no reward reached tau = 0.999; the best reward is 0.75; "
+        "the samples are those of the target gibbs."
+    )
 
 
 def test_too_few_samples_get_no_verdict(view):
     sentences = said([view("short", [("CCO", 0.1)] * 12)])
     assert sentences[0] == (
-        "short: too few valid samples (12; 100 are needed) to say whether it collapsed."
+        "short: too few valid samples (12; 1,000 are needed) to say whether it collapsed."
     )
     assert not any("means here" in each for each in sentences)
 

@@ -338,7 +338,7 @@ def test_what_moved_is_shown_in_the_terminal(runs, tmp_path, everything, capsys)
     evaluate.run({**everything, "runs": f"{runs}/*"}, tmp_path / "out")
     shown = " ".join(capsys.readouterr().out.split())
     titles = (
-        "AUC top-k over 10,000 calls",
+        "AUC top-k",
         "The last 1,000 valid samples at several calls",
         "Scaffold families that grew and shrank most",
         "Scaffold families of the prior's sample, and how many of them a run made again",

@@ -133,7 +133,8 @@ NO_RING = "No molecule has a ring."
         ([[("C1CC", 0.0)]], {"rank": NO_HIT, "yield": NO_MOLECULE, "map": NO_MOLECULE}),
         ([[("CCO", 0.1)]], {"rank": NO_HIT, "families": NO_RING}),
         ([[("CCO", 0.9)]], {"families": NO_RING}),
-        ([[("Cc1ccccc1", 0.9)]], {}),
+        ([[("Cc1ccccc1", 0.9)]], {"collapse": "No run has 1,000 valid samples"}),
+        ([[("Cc1ccccc1", 0.9)] * 1000], {}),
     ],
 )
 def test_a_section_without_data_says_so(tmp_path, write_run, report_sections, steps, empty):

@@ -144,3 +144,37 @@ def test_the_runs_of_a_method_differ_in_the_seed_alone(methods, tmp_path, write_
     config = {"methods": methods | {"plain": [str(tmp_path / "gibbs-*")]}}
     with pytest.raises(InputError, match=r"methods\.plain: its runs differ(.|\n)*clip_val|trainer"):
         report.run(config, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("taus", "said"),
+    [
+        ({"a": 0.9, "b": 0.9}, "R ≥ 0.9, the tau of the runs;"),
+        ({"a": 0.9, "b": None}, "R ≥ 0.9, the tau of a; the other runs have none;"),
+        ({"a": 0.7, "b": 0.9}, "R ≥ 0.9, the highest tau of the runs: 0.7 in a; 0.9 in b;"),
+        ({"a": None}, "R ≥ 0.8, as no run has a target with a fixed tau;"),
+    ],
+)
+def test_hits_are_counted_at_the_tau_of_the_runs(write_run, tmp_path, taus, said):
+    for name, tau in taus.items():
+        target = {"kind": "gibbs"} if tau is None else {"kind": "mara", "tau": tau}
+        write_run(tmp_path / name, [HITS], {"target": target, "budget": 300})
+    config = {"runs": [str(tmp_path / name) for name in taus]}
+    text = report.run(config, tmp_path / "out").read_text()
+    assert f"Hits are counted at {said} the setting threshold takes another." in text
+    assert f"Hits: {said[:7]}" in text
+    assert "AUC: over 300 calls" in text  # of the budget of 300 two were made
+    assert "10,000 calls" not in text
+    given = report.run(config | {"threshold": 0.85}, tmp_path / "given").read_text()
+    assert "Hits are counted at" not in given
+    assert "Hits: R ≥ 0.85" in given
+
+
+def test_without_a_hit_there_is_a_sentence_and_no_empty_table(write_run, tmp_path):
+    target = {"kind": "mara", "tau": 0.99, "sigma": 8}
+    run = write_run(tmp_path / "a", [HITS], {"target": target, "budget": 300})
+    text = report.run({"runs": str(run)}, tmp_path / "out").read_text()
+    assert "No run has a hit: none with R ≥ 0.99." in text
+    assert "<caption>Hits" not in text
+    assert ">Yield<" not in text
+    assert "a: the target mara never acted" not in text  # its rows of before 0.99 say they are hits

@@ -1,0 +1,163 @@
+"""What came of a run, in sentences: its hits, its best reward, and a target that never acted."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import TypeAdapter, ValidationError
+
+from chemkl.config.objective import TargetConfig
+from chemkl.results.collapse import judge
+from chemkl.results.columns import has_prompts
+from chemkl.results.inspection import count, sampled_rows
+from chemkl.results.manifest import Manifest
+from chemkl.results.parts import read_part_schema
+from chemkl.results.text_inspection import count_text
+from chemkl.results.trace import find_trace, read_trace
+
+COLUMNS = (
+    *("step", "row", "call", "canonical_smiles", "valid", "reason", "scaffold", "is_replay"),
+    *("group", "prompt", "completion", "answer"),
+    *("logp_ref", "reward", "reward_filtered", "log_target", "hit", "anchor"),
+)
+"""What is read of a trace, as far as it is there."""
+OF_TARGET = ("logp_ref", "reward", "reward_filtered", "log_target", "hit", "anchor", "is_replay")
+"""What `never_acted` needs of it."""
+SAME_NATS = 1e-3
+"""A row whose log target is as near as this to that of gibbs has the target of gibbs: what the
+same sequence has in two batches differs by less."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run found.
+
+    Attributes:
+        tau: from which reward on a molecule is a hit; None: no target with a fixed one.
+        hits: distinct molecules (answers to a prompt, in texts) with R >= tau; None without.
+        best: the highest raw reward; None without a reward.
+        collapse: the verdict in a line; empty where nothing is watched.
+        idle: why the target changed nothing, in a sentence; empty where it did.
+    """
+
+    tau: float | None
+    hits: int | None
+    best: float | None
+    collapse: str
+    idle: str
+
+    def lines(self) -> Iterator[str]:
+        """Say all of it."""
+        hits = "no tau to count hits by"
+        if self.hits is not None:
+            hits = f"{self.hits:,} hit{'' if self.hits == 1 else 's'} (R >= {self.tau:g})"
+        best = "no reward" if self.best is None else f"best reward {self.best:.4g}"
+        yield f"{hits}, {best}"
+        if self.collapse:
+            yield self.collapse
+        if self.idle:
+            yield self.idle
+
+
+def outcome_of(trace: pd.DataFrame, manifest: Mapping[str, Any]) -> Outcome:
+    """Take out of a trace what a run found.
+
+    Args:
+        trace: of the run, with `COLUMNS`.
+        manifest: of the run, as plain values.
+    """
+    target = manifest.get("config", {}).get("target") or {}
+    tau = target.get("tau")
+    is_text = has_prompts(trace.columns) and trace["canonical_smiles"].isna().all()
+    counts = (count_text if is_text else count)(trace, tau)
+    watch = judge(trace, manifest)
+    return Outcome(
+        tau=tau,
+        hits=counts.hits,
+        best=counts.best,
+        collapse="" if watch is None else watch.summary,
+        idle=never_acted(trace, target),
+    )
+
+
+def read_outcome(folder: Path, manifest: Manifest) -> Outcome:
+    """Do the same for the folder of a run."""
+    return outcome_of(_columns_there(folder, COLUMNS), manifest.model_dump(mode="json"))
+
+
+def read_never_acted(folder: Path) -> str:
+    """Say of the run in a folder what `never_acted` says of its trace."""
+    manifest = Manifest.load(folder)
+    target = manifest.config.get("target") if manifest else None
+    return never_acted(_columns_there(folder, OF_TARGET), target or {})
+
+
+def never_acted(trace: pd.DataFrame, target: Mapping[str, Any]) -> str:
+    """Say why the target of a run was never another than gibbs, or why a filter had no aim.
+
+    A row tells where its log target is not that of gibbs, log pi_ref + R / beta. A batch with one
+    hit alone has none: the hit is its own anchor, and so are copies of it.
+
+    Args:
+        trace: of the run, with `OF_TARGET`; `group` where prompts are apart.
+        target: settings of the target.
+
+    Returns:
+        A sentence; empty where the target acted, and for targets that are gibbs.
+    """
+    kind = target.get("kind")
+    if kind not in ("mara", "filter"):
+        return ""
+    rows = sampled_rows(trace)
+    hits = rows[rows["hit"].astype(bool) & rows["log_target"].notna()]
+    if kind == "filter":
+        if len(hits):
+            return ""
+        return f"the target filter had nothing to walk to: {_no_hit(rows, target)}"
+    if _moved(hits, target):
+        return ""
+    why = _no_hit(rows, target) if hits.empty else _alone(rows, target)
+    return f"the target mara never acted: {why}; the samples are those of the target gibbs"
+
+
+def _moved(hits: pd.DataFrame, target: Mapping[str, Any]) -> bool:
+    """Whether a hit has another log target than gibbs gives it."""
+    try:
+        beta = TypeAdapter[Any](TargetConfig).validate_python(target).resolved_beta
+    except ValidationError:  # written by another version
+        return not hits.empty
+    if target.get("reward_on_hits", "anchor") != "tau":
+        hits = hits[~hits["anchor"].astype(bool)]
+    gibbs = hits["logp_ref"].astype(float) + hits["reward_filtered"] / beta
+    away = (hits["log_target"].astype(float) - gibbs).abs()
+    return bool((away > SAME_NATS + np.finfo(np.float32).eps * 8 * gibbs.abs()).any())
+
+
+def _no_hit(rows: pd.DataFrame, target: Mapping[str, Any]) -> str:
+    best = f"the best reward is {rows['reward'].max():.4g}"
+    if target.get("tau") is None:
+        floor = target.get("tau_floor")
+        return f"no batch had two rewards of at least tau_floor = {floor:g}; {best}"
+    tau = float(target["tau"])
+    if (rows["reward"] >= tau).any():
+        return (
+            f"the diversity filter withdrew every reward of at least tau = {tau:g}; before it "
+            f"{best}"
+        )
+    return f"no reward reached tau = {tau:g}; {best}"
+
+
+def _alone(rows: pd.DataFrame, target: Mapping[str, Any]) -> str:
+    best = f"the best reward is {rows['reward'].max():.4g}"
+    if not target.get("alpha", 1.0) and target.get("reward_on_hits") == "own":
+        return f"with alpha = 0 and reward_on_hits = own it is that of gibbs; {best}"
+    of = " of one prompt" if "group" in rows else ""
+    return f"no batch had two different hits{of}, and one alone keeps its own target; {best}"
+
+
+def _columns_there(folder: Path, wanted: tuple[str, ...]) -> pd.DataFrame:
+    there = set(read_part_schema(find_trace(folder)[0].path).names)
+    return read_trace(folder, [name for name in wanted if name in there])
