@@ -92,6 +92,15 @@ class SmilesFile(Config):
     is; in a file without a header the one that holds molecules."""
 
 
+class SampledFile(SmilesFile):
+    """A file of sampled SMILES, in the order in which they were sampled."""
+
+    reward_column: Annotated[str, Field(min_length=1)] | Literal[False] | None = None
+    """Where the rewards stand, from 0 to 1: a column's name; false: they are not taken. Default:
+    the column called reward, score or total_score (in any case), such as Score in the CSV of a run
+    of REINVENT 4, where the file has one. The first row of each valid molecule is a call."""
+
+
 def as_file(value: Any) -> Any:
     """Let a path stand for {path: ...}, a file without further settings."""
     return {"path": value} if isinstance(value, str | Path) else value
@@ -191,9 +200,10 @@ class EvaluateConfig(Config):
 
     runs: RunFolders = Field(default_factory=list)
     """Folders of posttrain runs, each a path or a glob pattern such as out/*."""
-    samples: list[Annotated[SmilesFile, BeforeValidator(as_file)]] = Field(default_factory=list)
-    """Files of sampled SMILES, each a path or {path, column}. They carry no reward, so yields and
-    thresholds do not apply to them."""
+    samples: list[Annotated[SampledFile, BeforeValidator(as_file)]] = Field(default_factory=list)
+    """Files of sampled SMILES, each a path or {path, column, reward_column}. Where one has rewards,
+    yields and all the rest are those of a run that sampled its rows in their order; without
+    rewards, yields and thresholds do not apply."""
     thresholds: tuple[float, ...] = (0.8,)
     """Hits are molecules with raw reward of at least this; one set of columns for each."""
     corpus: Annotated[Corpus, BeforeValidator(as_file)] | None = None
@@ -203,12 +213,12 @@ class EvaluateConfig(Config):
     moses_test_scaffolds, a molsets statistics file (.npz) or a file of SMILES. One without a name
     may be given alone. The first one's columns are called snn, scaf, frag, fcd; those of another
     one carry its name, as in snn_scaffolds."""
-    prior: Annotated[SmilesFile, BeforeValidator(as_file)] | None = None
+    prior: Annotated[SampledFile, BeforeValidator(as_file)] | None = None
     """A sample of the prior that the runs started from: a path, or {path, column}. families.parquet
     then says how the share of each scaffold family moved from it to the policy, and prior_coverage
     how many of its families the runs still make; also those of its hits where the file has
-    a column reward (of the same reward as the runs), such as samples.parquet of
-    the forecast stage. Null: neither."""
+    rewards (of the same reward as the runs), such as samples.parquet of the forecast stage. Null:
+    neither."""
     every: int | None = Field(default=None, ge=1)
     """Also follow the metrics over time: one row of over_time.parquet for every so many oracle
     calls (distinct molecules, in a file of samples) and one for the last; for example 500. Null: no

@@ -5,7 +5,7 @@ from typing import Annotated, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from chemkl.config.base import Config, InputPath
-from chemkl.config.evaluate import MethodName, MetricOptions, RunFolders, SmilesFile, as_file
+from chemkl.config.evaluate import MethodName, MetricOptions, RunFolders, SampledFile, as_file
 
 
 class ReportConfig(Config):
@@ -27,7 +27,7 @@ class ReportConfig(Config):
     """Hits are molecules with raw reward of at least this: the screen that every table, curve and
     molecule of the page refers to. Null: the tau of the runs, the highest where they differ, or 0.8
     where none has one; the page says which."""
-    prior: Annotated[SmilesFile, BeforeValidator(as_file)] | None = None
+    prior: Annotated[SampledFile, BeforeValidator(as_file)] | None = None
     """A sample of the prior that the runs started from: a path, or {path, column}. The shares of
     scaffold families are then compared with it, it is the ground of the map, and the tables say how
     many of its families the runs still make. Null: the beginning of each run stands for it."""

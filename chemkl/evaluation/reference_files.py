@@ -14,7 +14,7 @@ from chemkl.config.evaluate import (
 from chemkl.evaluation import reference
 from chemkl.evaluation.chemnet import ChemNet
 from chemkl.evaluation.metrics import Comparisons
-from chemkl.evaluation.sample_files import read_scored_samples
+from chemkl.evaluation.sample_files import read_samples
 from chemkl.evaluation.samples import Samples
 from chemkl.evaluation.statistics_file import read_statistics
 from chemkl.files.molecules import Line, MoleculeFile, read_molecules
@@ -47,7 +47,7 @@ def load_comparisons(settings: EvaluateConfig) -> Comparisons:
 def _prior(settings: EvaluateConfig) -> Samples | None:
     if settings.prior is None:
         return None
-    return read_scored_samples("prior", settings.prior, settings.metrics.workers)
+    return read_samples("prior", settings.prior, settings.metrics.workers)
 
 
 def _corpus(corpus: Corpus) -> Iterable[str]:

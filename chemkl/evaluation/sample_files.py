@@ -2,76 +2,92 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from chemkl.config import InputError
-from chemkl.config.evaluate import SmilesFile
+from chemkl.config.evaluate import SampledFile
+from chemkl.config.piped import place_of
 from chemkl.evaluation.samples import Samples, from_smiles
 from chemkl.files.molecules import Line, MoleculeFile
+from chemkl.files.streams import assume
+from chemkl.files.tables import find_column
 
-TRUNCATED = "truncated"
-REWARD = "reward"
+TRUNCATED, VALID, REPLAY = "truncated", "valid", "is_replay"
+REWARDS = ("reward", "score", "total_score")
+"""What columns with rewards are called, in any case; the first one that a file has is taken."""
 NAMED = 5
-"""So many of the cells that are no numbers are named in a message."""
+"""So many of the cells that are no rewards are named in a message."""
 
 
-def read_samples(name: str, file: SmilesFile, workers: int | None = None) -> Samples:
-    """Take the samples of a file as they are, without a reward."""
-    return from_smiles(name, _texts(_lines(file, TRUNCATED)), workers=workers)
+def read_samples(name: str, file: SampledFile, workers: int | None = None) -> Samples:
+    """Take the samples of a file, with rewards where it has a column of them.
 
-
-def read_scored_samples(name: str, file: SmilesFile, workers: int | None = None) -> Samples:
-    """The same with the rewards of a file that has a column `reward`.
-
-    The score and forecast stages write one. A reward that is missing makes no hit.
+    The rows count as sampled in their order, so that the first row of each valid molecule is one
+    call, and its reward that of the molecule. A reward that is missing makes no hit.
 
     Raises:
-        InputError: that column holds something other than numbers.
+        InputError: the column of rewards is not there, or holds something other than rewards.
     """
-    lines = _lines(file, TRUNCATED, REWARD)
-    rewards = _numbers(file.path, REWARD, lines) if REWARD in lines[0].values else None
-    return from_smiles(name, _texts(lines), rewards, workers)
-
-
-def _lines(file: SmilesFile, *columns: str) -> list[Line]:
-    """The lines of a file, with those of some columns that it has."""
     known = MoleculeFile(file.path, file.column).columns
-    return list(MoleculeFile(file.path, file.column, [each for each in columns if each in known]))
+    reward = _reward_column(file, known)
+    columns = [each for each in (TRUNCATED, VALID, REPLAY, reward) if each in known]
+    lines = list(MoleculeFile(file.path, file.column, [each for each in columns if each]))
+    lines = [line for line in lines if not _is(line, REPLAY, "true")]  # nobody sampled those
+    rewards = None if reward is None else _rewards(file, reward, lines)
+    return from_smiles(name, [_text(line) for line in lines], rewards, workers)
 
 
-def _texts(lines: Sequence[Line]) -> list[str | None]:
-    """The strings of a file of samples; None for those that the sampler had to cut off.
+def _reward_column(file: SampledFile, known: Sequence[str]) -> str | None:
+    """The column with the rewards; None: there is none, or none is wanted."""
+    if file.reward_column is False:
+        return None
+    place = place_of(file.path)
+    if file.reward_column is not None:
+        return find_column(known, file.reward_column, place)
+    words = {name.strip().casefold(): name for name in reversed(known)}
+    found = next((words[each] for each in REWARDS if each in words), None)
+    if found is not None:
+        assume(
+            f"{place}: takes column {found!r} for the rewards, and the order of the rows for that "
+            "of the calls (reward_column: another name, or false for no rewards)"
+        )
+    return found
 
-    The sample stage marks them `truncated`: such a string is invalid, even where it can be read.
+
+def _text(line: Line) -> str | None:
+    """The string of a sample; None where the file says that it is none.
+
+    A sampler marks what it had to cut off `truncated`, and a scorer what it refused not `valid`:
+    such a string is invalid, even where it can be read.
     """
-    return [
-        None if str(line.values.get(TRUNCATED)).lower() == "true" else line.smiles for line in lines
-    ]
+    invalid = _is(line, TRUNCATED, "true") or _is(line, VALID, "false")
+    return None if invalid else line.smiles
 
 
-def _numbers(path: Path, column: str, lines: Sequence[Line]) -> list[float]:
-    """The cells of a column as numbers; an empty one is a reward that is missing.
+def _is(line: Line, column: str, word: str) -> bool:
+    return str(line.values.get(column)).strip().lower() == word
+
+
+def _rewards(file: SampledFile, column: str, lines: Sequence[Line]) -> list[float]:
+    """The cells of a column as rewards; an empty one is a reward that is missing.
 
     Raises:
         InputError: naming the lines that hold something else.
     """
-    numbers, wrong = [], []
-    for line in lines:
-        cell = line.values.get(column)
-        number = _number(cell)
-        if number is None:
-            wrong.append(f"line {line.number} holds {cell!r}")
-        else:
-            numbers.append(number)
+    numbers = [_number(line.values.get(column)) for line in lines]
+    wrong = [
+        f"line {line.number} holds {line.values.get(column)!r}"
+        for line, number in zip(lines, numbers, strict=True)
+        if number is None or not (math.isnan(number) or 0 <= number <= 1)
+    ]
     if wrong:
         more = f", and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
         raise InputError(
-            f"{path}: the column {column!r} must hold numbers, written as 0.5, or empty cells; "
-            f"{', '.join(wrong[:NAMED])}{more}. Correct them, or rename the column to use the file "
-            "without rewards."
+            f"{place_of(file.path)}: the column {column!r} must hold rewards, numbers from 0 to 1 "
+            f"written as 0.5, or empty cells; {', '.join(wrong[:NAMED])}{more}. Correct them, name "
+            "another column as reward_column, or set it to false to use the file without rewards."
         )
-    return numbers
+    return [math.nan if number is None else number for number in numbers]
 
 
 def _number(cell: Any) -> float | None:

@@ -19,7 +19,7 @@ from chemkl.evaluation import evaluate, from_trace
 from chemkl.evaluation.comparison_columns import COMPARISON_SCHEMA
 from chemkl.evaluation.metrics import Comparisons, describe_window
 from chemkl.evaluation.modes import family_rows
-from chemkl.evaluation.sample_files import read_scored_samples
+from chemkl.evaluation.sample_files import read_samples
 from chemkl.evaluation.samples import Samples
 from chemkl.reports import PageOptions, RunView, render_page
 from chemkl.reports.view import COLUMNS
@@ -125,7 +125,7 @@ def _threshold(settings: ReportConfig, runs: Mapping[str, Path]) -> tuple[float,
 def _prior(settings: ReportConfig) -> Samples | None:
     if settings.prior is None:
         return None
-    return read_scored_samples("prior", settings.prior, settings.metrics.workers)
+    return read_samples("prior", settings.prior, settings.metrics.workers)
 
 
 def _tracked(items: Sequence[tuple[str, Path]]) -> Iterable[tuple[str, Path]]:

@@ -7,7 +7,7 @@ import pytest
 
 from chemkl.config import InputError, load_config
 from chemkl.config.evaluate import EvaluateConfig
-from chemkl.results import description_of
+from chemkl.results import description_of, read_trace
 from chemkl.stages import evaluate
 
 GOOD = [[("Cc1ccccc1", 0.9), ("CCO", 0.3)], [("CC1CCCCC1", 0.85), ("C1CC", 0.0)]]
@@ -158,6 +158,32 @@ def test_one_split_of_a_prepared_corpus(tmp_path):
     corpus = tmp_path / "ours.smi"  # what novelty() reads from here on
     with pytest.raises(InputError, match=r"ours\.smi has no splits.*Leave out split: train"):
         novelty("train")
+
+
+@pytest.mark.parametrize("form", ["reinvent.csv", "rows.parquet", "part"])
+def test_a_file_with_rewards_has_the_numbers_of_a_run(runs, tmp_path, form):
+    run = runs / "b_good"
+    rows = read_trace(run)[["smiles", "reward"]]
+    path = tmp_path / form
+    if form == "part":
+        path = next((run / "trace").iterdir())
+    elif form == "rows.parquet":
+        rows.to_parquet(path)
+    else:
+        state = [1, 1, 1, 0]  # as REINVENT writes it: 0 is invalid
+        named = rows.rename(columns={"smiles": "SMILES", "reward": "Score"})
+        named.assign(SMILES_state=state).to_csv(path, index=False)
+    common = {"thresholds": [0.5, 0.86], "every": 1, "into_runs": False}
+    evaluate.run({"runs": [str(run)], **common}, tmp_path / "of_run")
+    evaluate.run({"samples": [str(path)], **common}, tmp_path / "of_file")
+    for name in ("diversity", "over_time"):
+        ours, theirs = (
+            pd.read_parquet(tmp_path / folder / f"{name}.parquet").drop(columns="run")
+            for folder in ("of_file", "of_run")
+        )
+        pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
+    hits = ours[ours["threshold"] == 0.86]  # the last row of those over time
+    assert hits["n_molecules"].tolist()[-1] == 1
 
 
 def test_samples_that_were_cut_off_are_invalid_even_if_they_parse(tmp_path):
@@ -401,7 +427,7 @@ def test_fcd_is_checked_before_the_run(monkeypatch, tmp_path):
         },
     )
     monkeypatch.setattr("chemkl.evaluation.chemnet.find_spec", lambda _: None)
-    with pytest.raises(InputError, match=r"chemkl\[fcd\]"):
+    with pytest.raises(InputError, match="pip install 'fcd_torch"):
         evaluate.check(config)
     with pytest.raises(InputError, match="treshold: not a known key") as caught:
         evaluate.run({"runs": "nowhere", "fcd": True, "treshold": 1}, tmp_path / "out")
