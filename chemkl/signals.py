@@ -123,8 +123,12 @@ def shielded() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    from multiprocessing import resource_tracker  # Unix only
+
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {*NUMBERS, signal.SIGINT})
     try:
+        resource_tracker.ensure_running()  # where it has to start it, it unblocks two of them
+        signal.pthread_sigmask(signal.SIG_BLOCK, {*NUMBERS, signal.SIGINT})
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -277,6 +278,44 @@ def test_a_worker_is_its_parents_alone(name):
         assert pool.pids == pids
     with pytest.raises(ProcessLookupError):
         os.kill(pids[0], 0)
+
+
+GROUP = """
+import os, signal, sys, time
+from multiprocessing import forkserver
+sys.path.insert(0, {folder!r})
+from test_signals import Pool, Work
+
+def server():
+    return forkserver._forkserver._forkserver_pid
+
+if __name__ == "__main__":
+    with Pool(Work, 1) as pool:
+        list(pool.run("square", [1]))
+        worker, before = pool.pids[0], server()
+        signal.signal(signal.{name}, lambda *_: None)
+        os.killpg(0, signal.{name})
+        time.sleep(0.3)
+        print(list(pool.run("square", [3])), pool.pids == [worker])
+        os.kill(worker, signal.SIGKILL)
+        time.sleep(0.3)
+        print(list(pool.run("square", [4])), server() == before)
+"""
+
+
+@every_signal
+def test_what_starts_workers_outlives_a_signal_to_the_whole_group(tmp_path, name):
+    script = tmp_path / "parent.py"
+    script.write_text(GROUP.format(folder=str(Path(__file__).parent), name=name))
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,
+    )
+    assert (done.stdout, done.stderr) == ("[(0, 9)] True\n[(0, 16)] True\n", "")
+    assert done.returncode == 0
 
 
 def test_what_is_shielded_inherits_it():
