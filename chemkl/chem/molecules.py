@@ -27,6 +27,11 @@ _OUT_OF_RANGE = re.compile(r"\[(?:\d{5}|\d*#(?!(?:10\d|11[0-8])\D)\d{3}|[^\[\]]*
 [C+256] as [C], and an element after 118 makes it raise."""
 
 
+MOST_RINGS_ON_ONE = 16
+"""Rings that may share bonds with one large ring: each can double the shortest ways round it, and
+RDKit looks for all of them (16: a second, 40: half a minute and more)."""
+
+
 class MoleculeError(ValueError):
     """RDKit cannot do one step with one molecule, valid as it is: this costs that molecule alone.
 
@@ -98,8 +103,8 @@ def read_molecule(smiles: str, *, max_atoms: int = DEFAULT_MAX_ATOMS) -> Molecul
     it differs from the string given, which has just been read where the two are the same.
 
     Categories of ``reason``: ``empty``, ``not ASCII``, ``whitespace``, ``too long``,
-    ``not parsable``, ``not sane`` (valence, aromaticity), ``too many atoms``, ``not writable``,
-    ``not readable again`` (the canonical SMILES).
+    ``not parsable``, ``not sane`` (valence, aromaticity), ``too many atoms``, ``too many rings``
+    (around one), ``not writable``, ``not readable again`` (the canonical SMILES).
     """
     with silenced():
         mol, reason = _parsed(smiles, max_atoms)
@@ -163,11 +168,9 @@ def _parsed(smiles: str, max_atoms: int) -> tuple[Chem.Mol | None, str | None]:
     if reason is not None:
         return None, reason
     try:
-        if len(smiles) > max_atoms:  # counted before rings are looked for, which takes longest
-            graph = Chem.MolFromSmiles(smiles, sanitize=False)
-            n_atoms = 0 if graph is None else graph.GetNumHeavyAtoms()
-            if n_atoms > max_atoms:
-                return None, f"too many atoms: {n_atoms}, at most {max_atoms}"
+        reason = _too_costly(smiles, max_atoms)
+        if reason is not None:
+            return None, reason
         mol = Chem.MolFromSmiles(smiles)
         if mol is None:
             return None, _why_not(smiles)
@@ -177,6 +180,27 @@ def _parsed(smiles: str, max_atoms: int) -> tuple[Chem.Mol | None, str | None]:
     if n_atoms > max_atoms:
         return None, f"too many atoms: {n_atoms}, at most {max_atoms}"
     return mol, None
+
+
+def _too_costly(smiles: str, max_atoms: int) -> str | None:
+    """Say why a string is not sanitised, which may take minutes; most are too short to ask."""
+    many_rings = sum(map(smiles.count, "0123456789")) > 2 * MOST_RINGS_ON_ONE
+    if len(smiles) <= max_atoms and not many_rings:
+        return None
+    graph = Chem.MolFromSmiles(smiles, sanitize=False)
+    if graph is None:
+        return None
+    n_atoms = graph.GetNumHeavyAtoms()
+    if n_atoms > max_atoms:
+        return f"too many atoms: {n_atoms}, at most {max_atoms}"
+    if graph.GetNumBonds() - graph.GetNumAtoms() < MOST_RINGS_ON_ONE:
+        return None
+    rings = [set(ring) for ring in Chem.GetSSSR(graph)]
+    for large in (ring for ring in rings if len(ring) > MOST_RINGS_ON_ONE):
+        n_rings = sum(len(large & other) > 1 for other in rings) - 1
+        if n_rings > MOST_RINGS_ON_ONE:
+            return f"too many rings: {n_rings} on one large ring, at most {MOST_RINGS_ON_ONE}"
+    return None
 
 
 def _refused_unparsed(smiles: str, max_atoms: int) -> str | None:

@@ -196,3 +196,33 @@ assert not {"torch", "lightning"} & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def around(k):
+    """A large ring of k six-membered ones, each with two equal ways round it."""
+    return "C9" + "C2CCC(CC2)" * (k - 1) + "C2CCC9CC2"
+
+
+def test_rings_that_rdkit_would_look_at_for_minutes_are_refused():
+    assert read_molecule(around(14)).valid
+    assert read_molecule(around(40)).reason == "too many rings: 40 on one large ring, at most 16"
+    ladder = "C12" + "C3C4" * 6 + "C" + "C3C4" * 34 + "C1C5C2C3C45"  # found by changing a cage
+    assert not read_molecule(ladder).valid
+
+
+@pytest.mark.parametrize(
+    ("smiles", "n_rings"),
+    [
+        (".".join(["C1CC1"] * 40), 40),
+        ("C1CC1" * 40, 40),
+        (
+            "c12c3c4c5c1c1c6c7c2c2c8c3c3c9c4c4c%10c5c5c1c1c6c6c%11c7c2c2c7c8c3c3c8c9c4c4c9c%10c5c5"
+            "c1c1c6c6c%11c2c2c7c3c3c8c4c4c9c5c1c1c6c2c3c41",  # C60
+            32,
+        ),
+    ],
+)
+def test_many_rings_elsewhere_are_fine(smiles, n_rings):
+    molecule = read_molecule(smiles)
+    assert molecule.valid
+    assert molecule.mol.GetRingInfo().NumRings() >= n_rings
