@@ -1,7 +1,7 @@
 """What training gave, beside what was foretold: both seen through equally many samples."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from chemkl.evaluation.forecast_rows import (
     tau_of,
 )
 from chemkl.results import Manifest, find_trace, read_trace, sha256_of
+from chemkl.results.differences import ABSENT, differences, method_settings, written
 
 REDRAWS = 50
 """Redraws over which a prediction is averaged: what a few hundred samples show varies by chance."""
@@ -40,11 +41,13 @@ class Trained:
         folder: where it is.
         target: its target.
         moved: what moved it off that target, by name, and how; see `departures`.
+        settings: those that make a method of it.
     """
 
     folder: Path
     target: TargetConfig
     moved: Mapping[str, str]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_runs(folders: Sequence[Path], prior: Path | None, reward: RewardConfig) -> list[Trained]:
@@ -109,15 +112,16 @@ def compare(
             f"{', '.join(empty)}: no valid sample in the trace to compare with; leave out of runs."
         )
     n = min((len(rows) for rows in late.values()), default=0)
+    labels = run_labels(runs)
     return [
         {**row, "n_valid": n_valid[name]}
         for name, run in runs.items()
-        for row in _rows_of(name, run, points_of(late[name].tail(n)), points, config)
+        for row in _rows_of(name, labels[name], run, points_of(late[name].tail(n)), points, config)
     ]
 
 
 def _rows_of(
-    name: str, run: Trained, late: Points, points: Points, config: ForecastConfig
+    name: str, label: str, run: Trained, late: Points, points: Points, config: ForecastConfig
 ) -> Iterator[dict[str, Any]]:
     target, n = run.target, len(late)
     tau = tau_of(target, points, tau_of(config.target, points, default_tau(config)))
@@ -126,7 +130,7 @@ def _rows_of(
     head = {
         "run": name,
         "folder": str(run.folder),
-        "label": " + ".join([target_label(target), *run.moved]),
+        "label": label,
         "target": target.kind,
         "sigma": None if target.kind == "filter" else 1 / target.resolved_beta,
         "tau": tau,
@@ -144,6 +148,20 @@ def _rows_of(
         trusted = ess >= config.min_ess and not hits_unseen(points, built, tau)
         yield {**head, "source": "forecast", **shown, "ess": ess, "trusted": trusted}
     yield {**head, "source": "trained", **seen(late, tau), "ess": None, "trusted": None}
+
+
+def run_labels(runs: Mapping[str, Trained]) -> dict[str, str]:
+    """Label runs by target and what moved them off it, and where these are alike by what is not."""
+    labels = {
+        name: " + ".join([target_label(run.target), *run.moved]) for name, run in runs.items()
+    }
+    for label in set(labels.values()):
+        alike = {name: runs[name].settings for name, own in labels.items() if own == label}
+        for key, values in differences(alike).items():
+            for name, value in values.items():
+                if value is not ABSENT:
+                    labels[name] += f", {key} {written(value)}"
+    return labels
 
 
 def target_label(target: TargetConfig) -> str:
@@ -230,13 +248,15 @@ def _read_run(folder: Path, reward: RewardConfig, sha256: str | None) -> tuple[T
             f"{folder}: its target, estimator, shaper or reward cannot be read: {problem}"
         ) from error
     differing = []
-    if paid.model_dump() != reward.model_dump():  # without what is no part of its identity
+    # without what is no part of its identity
+    if differences({"theirs": paid.model_dump(mode="json"), "own": reward.model_dump(mode="json")}):
         differing.append("another reward")
     own = manifest.inputs.get("prior")
     if sha256 is not None and (own is None or own.sha256 != sha256):
         differing.append("another prior")
     moved = departures(estimator, shaper, filtered=config.get("diversity_filter") is not None)
-    return Trained(folder, target, moved), " and ".join(differing)
+    settings = method_settings(config, manifest.inputs)
+    return Trained(folder, target, moved, settings), " and ".join(differing)
 
 
 def _compared(found: Prediction) -> dict[str, float | None]:

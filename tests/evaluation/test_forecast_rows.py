@@ -1,22 +1,28 @@
 """Which targets a forecast looks at, what it says of them, and what training is held against."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+from pydantic import TypeAdapter
 from rich.console import Console
 
 from chemkl.config import InputError, load_config
 from chemkl.config.forecast import ForecastConfig
+from chemkl.config.objective import TargetConfig
 from chemkl.config.reward import RewardConfig
 from chemkl.evaluation.forecast import Points, target_shares
 from chemkl.evaluation.forecast_display import page, run_table, target_table
 from chemkl.evaluation.forecast_rows import build_target, foretell, tau_of
 from chemkl.evaluation.forecast_runs import (
+    Trained,
     compare,
     foreseen,
     last_valid,
     points_of,
     read_runs,
+    run_labels,
     seen,
     target_label,
 )
@@ -419,3 +425,18 @@ def test_an_effective_number_has_no_digits_that_mean_nothing(value, text):
 
 def test_target_shares_of_draws_sum_to_one():
     assert target_shares(sampled(), Gibbs(beta=0.01)).sum() == pytest.approx(1)
+
+
+def test_runs_of_one_target_are_labelled_by_what_else_differs():
+    target = TypeAdapter(TargetConfig).validate_python({"kind": "gibbs", "sigma": 128})
+    clipped = {"trainer": {"gradient_clip_val": 0.5}}
+    runs = {
+        "a": Trained(Path("a"), target, {}, {"learning_rate": 1e-4, **clipped}),
+        "b": Trained(Path("b"), target, {}, {"learning_rate": 1e-3, **clipped}),
+        "c": Trained(Path("c"), target, {"diversity filter": ""}, {"learning_rate": 1e-3}),
+    }
+    assert run_labels(runs) == {
+        "a": "gibbs 128, learning_rate 0.0001",
+        "b": "gibbs 128, learning_rate 0.001",
+        "c": "gibbs 128 + diversity filter",
+    }

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from chemkl.losses import Filtered, Gibbs, Mara
-from chemkl.results.outcome import never_acted
+from chemkl.results import Manifest
+from chemkl.results.outcome import never_acted, read_outcome
 
 BETA = 0.125
 MARA = {"kind": "mara", "beta": BETA, "tau": 0.8}
@@ -82,3 +83,37 @@ def test_other_targets():
         "the target filter had nothing to walk to: no reward reached tau = 0.8; the best reward "
         "is 0.5"
     )
+
+
+@pytest.mark.parametrize(
+    ("target", "reward", "lines"),
+    [
+        (
+            {"kind": "mara", "tau": 0.8, "sigma": 8},
+            0.9,
+            ["1 hit (R >= 0.8), best reward 0.9", "did not collapse, looking at 3 valid"],
+        ),
+        (
+            {"kind": "gibbs", "sigma": 8},
+            0.9,
+            ["no tau to count hits by, best reward 0.9", "did not collapse, looking at 3 valid"],
+        ),
+        (
+            {"kind": "mara", "tau": 0.8, "sigma": 8},
+            0.75,
+            [
+                "0 hits (R >= 0.8), best reward 0.75",
+                "did not",
+                "the target mara never acted: no re",
+            ],
+        ),
+    ],
+)
+def test_the_lines_at_the_end_of_a_run(write_run, tmp_path, target, reward, lines):
+    run = write_run(tmp_path, [[("CCO", reward), ("CCN", 0.5), ("CC", 0.25)]], {"target": target})
+    manifest = Manifest.load(run)
+    manifest.beside = {"collapse": {"window": 3}}
+    told = list(read_outcome(run, manifest).lines())
+    assert len(told) == len(lines)
+    for line, start in zip(told, lines, strict=True):
+        assert line.startswith(start)

@@ -424,3 +424,13 @@ def test_methods_of_the_same_settings_are_called_so(make_run, tmp_path, capsys):
     assert "b differs from a in nothing: the settings are the same" in " ".join(
         capsys.readouterr().out.split()
     )
+
+
+def test_a_target_that_never_acted_is_told(make_run, tmp_path, capsys):
+    target = {"target": {"kind": "mara", "tau": 0.95, "sigma": 8}}
+    runs = [str(make_run("gibbs", 0, 2)), str(make_run("mara", 0, 0, **target))]
+    config = {"methods": {"gibbs": runs[:1], "mara": runs[1:]}, "baseline": "gibbs"}
+    compare.run(config, tmp_path / "cmp")
+    assert "mara, seed 0: the target mara never acted: no reward reached tau = 0.95;" in " ".join(
+        capsys.readouterr().out.split()
+    )

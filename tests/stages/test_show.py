@@ -292,3 +292,18 @@ def test_a_threshold_that_is_no_number_is_refused(chemkl, capsys, run, threshold
 
 def test_an_answer_without_rows_says_so(run):
     assert "0 rows" in shown(run, sql="select step from trace where step < 0")
+
+
+def test_a_run_says_how_it_collapsed_and_that_its_target_never_acted(tmp_path, write_run):
+    """Windows of 4: the fourth sample, at call 2, makes half of them duplicates."""
+    steps = [[("CCO", 0.5), ("CCO", 0.5), ("CCN", 0.75), ("CCN", 0.75)]]
+    target = {"kind": "mara", "tau": 0.9, "sigma": 8}
+    watched = {"collapse": {"action": "stop", "window": 4}}
+    run = write_run(tmp_path / "run", steps, {"target": target, "callbacks": watched})
+    out = io.StringIO()
+    show(str(run), console=Console(file=out, width=200))
+    shown = " ".join(out.getvalue().split())
+    assert "collapsed at step 0, call 2; still so at the end" in shown
+    assert "the target mara never acted: no reward reached tau = 0.9; the best reward is 0.75;" in (
+        shown
+    )
