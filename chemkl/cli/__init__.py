@@ -14,6 +14,7 @@ from chemkl import __version__
 from chemkl.cli import inspection
 from chemkl.cli.outlets import readers_may_leave
 from chemkl.config import InputError
+from chemkl.config.errors import utf8
 from chemkl.signals import handled
 from chemkl.stages.registry import STAGES, STOPS, interrupted
 
@@ -65,11 +66,16 @@ def main() -> None:
     with handled(), readers_may_leave():
         forgive_streams()
         try:
+            _check_working_folder()
             app()
         except InputError as error:
             sys.stderr.write(f"{error}\n")
             sys.exit(2)
         except Exception as error:  # noqa: BLE001 - the last line of defence, and it hides nothing
+            if getattr(error, "reason", None) == "surrogates not allowed":
+                name = utf8(getattr(error, "object", "")).splitlines()[0]
+                sys.stderr.write(f"{name}: cannot be used here, as the name is not UTF-8\n")
+                sys.exit(2)
             sys.stderr.write(f"unexpected error: {type(error).__name__}: {error}\n")
             traceback.print_exc()
             sys.exit(1)
@@ -87,6 +93,20 @@ def forgive_streams() -> None:
         elif isinstance(stream, io.TextIOWrapper):
             unicode = stream.encoding.lower().startswith("utf")
             stream.reconfigure(errors="backslashreplace" if unicode else "replace")
+
+
+def _check_working_folder() -> None:
+    """Refuse to start where nothing can be found: relative paths need a folder.
+
+    Raises:
+        InputError: it was deleted, or is closed to us.
+    """
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise InputError(
+            f"the working directory cannot be used ({error.strerror}): change to another one"
+        ) from None
 
 
 def _version(wanted: bool) -> None:

@@ -1,5 +1,6 @@
 """The base of every config model, and the types that several of them share."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatch
@@ -9,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
 
 from chemkl.config import shipped
+from chemkl.config.errors import InputError, utf8
 from chemkl.config.nearest import nearest
 from chemkl.config.piped import is_piped, local
 
@@ -64,6 +66,23 @@ def did_you_mean(
     return f"{hint} Known: {', '.join(names)}"
 
 
+def at_home(path: str | Path) -> Path:
+    """A path with ~ filled in; XDG_CACHE_HOME stands for ~/.cache where it is set.
+
+    Raises:
+        InputError: there is no home directory.
+    """
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    if Path(path).parts[:2] == ("~", ".cache") and os.path.isabs(cache):
+        return Path(cache, *Path(path).parts[2:])
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(
+            f"{path}: there is no home directory to find it in; set HOME, or give another folder"
+        ) from None
+
+
 def _find(path: Path, info: ValidationInfo) -> Path:
     """Resolve a relative path: beside the config file first, then in the working directory.
 
@@ -89,7 +108,7 @@ def _find(path: Path, info: ValidationInfo) -> Path:
             if place.exists():
                 return place
     except (OSError, RuntimeError) as error:  # a name too long, a folder closed to us, ~nobody
-        raise ValueError(f"no such file or folder: {path} ({error})") from error
+        raise ValueError(utf8(f"no such file or folder: {path} ({error})")) from error
     for place in places:
         if any(place.is_relative_to(folder) for folder in context.get("promised", ())):
             _check_written(place, context.get("earlier", {}))
@@ -100,7 +119,7 @@ def _find(path: Path, info: ValidationInfo) -> Path:
     if path.parts[:1] == ("..",) and len(places) > 1 and str(path) not in context.get("typed", ()):
         places.pop()  # whoever wrote .. into a file meant the file's folder, not where we work
     looked = " nor ".join(str(place) for place in dict.fromkeys(places))
-    raise ValueError(f"no such file or folder: {looked}{_near_shipped(path, context)}")
+    raise ValueError(utf8(f"no such file or folder: {looked}{_near_shipped(path, context)}"))
 
 
 def _near_shipped(path: Path, context: Mapping[str, Any]) -> str:

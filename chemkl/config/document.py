@@ -131,7 +131,7 @@ class Document:
             InputError: no such file, no regular file, too large, not text, not YAML, empty, or not
                 a mapping.
         """
-        file = Path(path).expanduser()
+        file = Path(os.path.expanduser(path))
         ours = None if os.path.exists(file) else shipped.find(file, *kinds)
         if ours is not None:
             file, path = ours, ours.relative_to(shipped.root())

@@ -15,6 +15,11 @@ class InputError(ValueError):
     """
 
 
+def utf8(text: object) -> str:
+    r"""Write the bytes of a file name that are not UTF-8 as \udcff, as all else is."""
+    return str(text).encode(errors="backslashreplace").decode()
+
+
 def complaints(*checks: tuple[Callable[..., object], *tuple[Any, ...]]) -> list[str]:
     """Make several checks and collect what they complain of.
 

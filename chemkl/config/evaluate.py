@@ -1,9 +1,10 @@
 """Settings of the evaluate stage: which runs, at which thresholds, compared with what."""
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
-from glob import glob
+from glob import escape, glob
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,11 +31,28 @@ def _expand_runs(value: Any, info: ValidationInfo) -> Any:
         return value
     found: list[Any] = []
     for entry in entries:
-        if isinstance(entry, str) and any(mark in entry for mark in PATTERN_MARKS):
-            found += _runs_matching(entry, info.context or {})
+        context = info.context or {}
+        if isinstance(entry, str) and _is_pattern(entry, context):
+            found += _runs_matching(entry, context)
         else:
             found.append(entry)
     return found
+
+
+def _places(path: str | Path, context: Mapping[str, Any]) -> list[Path]:
+    """Where a path is looked up, as an InputPath is."""
+    folders = [context.get("folder"), *context.get("also", ()), Path.cwd()]
+    places = [(folder / path).resolve() for folder in folders if folder]
+    places[-1:-1] = filter(None, map(shipped.made_here, places[:-1]))
+    return places
+
+
+def _is_pattern(text: str, context: Mapping[str, Any]) -> bool:
+    """Whether a text is no folder that is there, or will be, with such a mark in its own name."""
+    promised = context.get("promised", ())
+    return any(mark in text for mark in PATTERN_MARKS) and not any(
+        place.is_dir() or place in promised for place in _places(text, context)
+    )
 
 
 def _runs_matching(pattern: str, context: Mapping[str, Any]) -> list[Path]:
@@ -42,16 +60,17 @@ def _runs_matching(pattern: str, context: Mapping[str, Any]) -> list[Path]:
 
     Folders that earlier jobs will have made count as runs as long as they are not there.
     """
-    parts = Path(pattern).expanduser().parts
+    parts = Path(os.path.expanduser(pattern)).parts
     fixed = next(i for i, part in enumerate(parts) if any(mark in part for mark in PATTERN_MARKS))
-    folders = [context.get("folder"), *context.get("also", ()), Path.cwd()]
-    roots = [(folder / Path(*parts[:fixed])).resolve() for folder in folders if folder]
-    roots[-1:-1] = filter(None, map(shipped.made_here, roots[:-1]))
+    roots = _places(Path(*parts[:fixed]), context)
     promised = list(context.get("promised", ()))
     for root in roots:
-        place = root.joinpath(*parts[fixed:])
-        runs = {path for path in map(Path, glob(str(place))) if (path / TRACE_FOLDER).is_dir()}
-        runs |= {p for p in promised if not p.exists() and fnmatch(str(p), str(place))}
+        rest = list(parts[fixed:])
+        while rest[1:] and (root / rest[0]).is_dir():  # a folder whose own name has such a mark
+            root /= rest.pop(0)
+        place = str(Path(escape(str(root)), *rest))
+        runs = {path for path in map(Path, glob(place)) if (path / TRACE_FOLDER).is_dir()}
+        runs |= {p for p in promised if not p.exists() and fnmatch(str(p), place)}
         if runs:
             return sorted(runs)
     for root in roots:

@@ -93,9 +93,9 @@ def name_of(path: str | Path) -> str | None:
     return None
 
 
-def place_of(text: str) -> Path:
-    """Where a path stands that `name_of` may have made a name of."""
-    return root() / text if text in _known() else Path(text)
+def place_of(name: str) -> Path | None:
+    """Where a file is whose name `name_of` gave; None for another text."""
+    return root() / name if name in _known() else None
 
 
 def near(path: str | Path, *kinds: str) -> str | None:

@@ -15,6 +15,7 @@ from torch import nn
 
 from chemkl.chem.molecules import one_line
 from chemkl.config import InputError, did_you_mean
+from chemkl.config.base import at_home
 from chemkl.config.llm_model import ModelConfig
 from chemkl.llm.extra import package, quiet
 from chemkl.llm.model_files import is_offline, kept_by_hub, not_found, problems_in
@@ -150,7 +151,7 @@ def _place(config: ModelConfig) -> str:
 
 
 def _converted(config: ModelConfig) -> Path:
-    return config.cache.expanduser() / f"{SMOLLM2.project}-{SMOLLM2.version}"
+    return at_home(config.cache) / f"{SMOLLM2.project}-{SMOLLM2.version}"
 
 
 def _convert(config: ModelConfig, folder: Path) -> None:

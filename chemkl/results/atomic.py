@@ -10,6 +10,21 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from chemkl.config import InputError
+from chemkl.config.errors import utf8
+
+
+def refuse_other_names(path: Path) -> None:
+    """Refuse output whose name is not UTF-8: Parquet and model files cannot be written there.
+
+    Raises:
+        InputError: it is not.
+    """
+    if utf8(path) != str(path):
+        raise InputError(
+            f"{path}: cannot write there, as the name is not UTF-8; choose another with --out"
+        )
+
 
 def sync(path: Path) -> None:
     """Flush a file's bytes, or a folder's entries, to the disk."""
@@ -58,11 +73,11 @@ def finite(value: Any) -> Any:
         TypeError: a value is of a type with no JSON form.
     """
     if isinstance(value, Mapping):
-        return {str(key): finite(item) for key, item in value.items()}
-    if isinstance(value, str | bool | int | None):
+        return {utf8(str(key)): finite(item) for key, item in value.items()}
+    if isinstance(value, str | Path):
+        return utf8(value)
+    if isinstance(value, bool | int | None):
         return value
-    if isinstance(value, Path):
-        return str(value)
     if isinstance(value, Sequence | set | frozenset) and not isinstance(value, bytes):
         items = sorted(value) if isinstance(value, set | frozenset) else value
         return [finite(item) for item in items]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO
 
 from chemkl.config import InputError
+from chemkl.results.atomic import refuse_other_names
 
 FILE_NAME = ".lock"
 
@@ -31,6 +32,7 @@ def claim(
     Raises:
         InputError: the folder cannot be written, or another process has it.
     """
+    refuse_other_names(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / FILE_NAME).open("a")

@@ -12,7 +12,8 @@ from typing import IO, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
-from chemkl.config import InputError, shipped
+from chemkl.config import InputError
+from chemkl.config.errors import utf8
 from chemkl.config.piped import is_copied
 from chemkl.results.atomic import finite, write_json
 from chemkl.results.differences import differences, method_settings, written
@@ -138,7 +139,7 @@ class Manifest(BaseModel):
             stage=stage,
             run_id=earlier.run_id
             if earlier
-            else _run_id(stage, plain, f"{folder.resolve()} {now}"),
+            else _run_id(stage, plain, f"{utf8(folder.resolve())} {now}"),
             status="running",
             started=earlier.started if earlier else now,
             resumed=[*earlier.resumed, now] if earlier else [],
@@ -342,7 +343,7 @@ class Manifest(BaseModel):
         )
 
     def _inputs_now(self) -> dict[str, InputFile]:
-        paths = {role: shipped.place_of(file.path) for role, file in self.inputs.items()}
+        paths = {role: file.place for role, file in self.inputs.items()}
         return {
             role: InputFile.of(path)
             for role, path in paths.items()

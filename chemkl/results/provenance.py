@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -12,6 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from chemkl.config import shipped
+from chemkl.config.errors import utf8
 from chemkl.config.piped import is_piped, local
 from chemkl.results.atomic import finite
 
@@ -54,7 +56,13 @@ class InputFile(BaseModel):
     def of(cls, path: Path) -> "InputFile":
         """Describe a file or a folder as it is now; one that comes with chemkl by its name."""
         real = local(path) if is_piped(path) else path
-        return cls(path=shipped.name_of(path) or str(path), sha256=sha256_of(real))
+        return cls(path=shipped.name_of(path) or utf8(path), sha256=sha256_of(real))
+
+    @property
+    def place(self) -> Path:
+        """Where it is here: what comes with chemkl is kept by its name alone."""
+        raw = re.sub(r"\\(udc[89a-f][0-9a-f])", lambda m: chr(int(m[1][1:], 16)), self.path)
+        return shipped.place_of(self.path) or Path(raw)
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,7 +96,7 @@ def sha256_of(path: Path) -> str:
     Names that begin with a dot are left out: they hold what is in progress or set aside.
     """
     if path.is_dir():
-        lines = [f"{sha256_of(p)}  {p.relative_to(path)}\n" for p in _visible_files(path)]
+        lines = [f"{sha256_of(p)}  {utf8(p.relative_to(path))}\n" for p in _visible_files(path)]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

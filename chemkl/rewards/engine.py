@@ -9,6 +9,7 @@ from time import monotonic
 from typing import Any
 
 from chemkl.chem.molecules import Molecule, read_molecule, silenced
+from chemkl.config.base import at_home
 from chemkl.config.document import Document
 from chemkl.config.reward import RewardConfig
 from chemkl.rewards.asking import SCAFFOLD, Failed, Known, RawScores, Term, evaluate, is_settled
@@ -45,7 +46,7 @@ class Engine:
         self._is_batched = any(term.batched for term in terms)
         self._pool = self._built_pool() if config.workers > 1 or config.timeout else None
         self._cache: ScoreCache | None = None
-        if config.cache is not None and config.cache.expanduser().exists():
+        if config.cache is not None and at_home(config.cache).exists():
             self._opened(config.cache)  # a file that is no cache is found now, not hours later
 
     def close(self) -> None:

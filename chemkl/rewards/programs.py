@@ -53,7 +53,7 @@ def find_program(command: Sequence[str], folder: Path | None = None) -> list[str
                 f"no program {name!r} on this machine's PATH; to name a file, write ./{name}"
             )
         return [found, *beside]
-    path = Path(_beside(name, folder)).expanduser().absolute()
+    path = Path(os.path.expanduser(_beside(name, folder))).absolute()
     if not path.is_file():
         raise InputError(f"no such program: {path}")
     if not os.access(path, os.X_OK):

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from chemkl.config import InputError, complaints
 from chemkl.config.draft import Draft
+from chemkl.config.errors import utf8
 from chemkl.config.evaluate import EvaluateConfig, MetricOptions, MosesReference
 from chemkl.evaluation import by_prompt, metrics, samples
 from chemkl.evaluation.by_prompt import PROMPT_COLUMNS, PromptSamples
@@ -194,10 +195,10 @@ def require_traces(folders: Iterable[Path]) -> None:
 def run_names(folders: Sequence[Path]) -> list[str]:
     """Names of runs: the folders' own, with as much of the path before as tells them apart."""
     for depth in range(1, max((len(folder.parts) for folder in folders), default=0) + 1):
-        names = ["/".join(folder.parts[-depth:]) for folder in folders]
+        names = [utf8("/".join(folder.parts[-depth:])) for folder in folders]
         if len(set(names)) == len(names):
             return names
-    return [f"{folder}#{number}" for number, folder in enumerate(folders, start=1)]
+    return [f"{utf8(folder)}#{number}" for number, folder in enumerate(folders, start=1)]
 
 
 def _everything(settings: EvaluateConfig) -> Iterator[_Evaluated]:

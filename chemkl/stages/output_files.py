@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from chemkl.config import InputError
-from chemkl.results.atomic import rename_in
+from chemkl.results.atomic import refuse_other_names, rename_in
 from chemkl.results.parts import FOLDER, list_parts
 
 
@@ -51,6 +51,7 @@ def written_aside(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         InputError: nothing can be written there.
     """
+    refuse_other_names(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

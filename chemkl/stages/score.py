@@ -21,6 +21,7 @@ from chemkl.config.piped import STDIN
 from chemkl.config.score import ScoreConfig
 from chemkl.files.molecules import ENDINGS, NO_CELL, Line, MoleculeFile
 from chemkl.files.streams import PACKINGS
+from chemkl.results.atomic import refuse_other_names
 from chemkl.results.columns import described_schema, trace_schema
 from chemkl.results.manifest import Manifest
 from chemkl.rewards import RewardModel
@@ -158,6 +159,7 @@ def run_command(
             f"--out {out}: no table is written in this format. Allowed: a file that ends in "
             f"{' or '.join(FORMATS)}, or a folder"
         )
+    refuse_other_names(out)
     changes = [*overrides, *([] if form is None else [f"format={form}"])]
     checked = settings(file, config, changes)
     check(checked)
@@ -197,7 +199,7 @@ def settings(file: str, config: str, overrides: Iterable[str | Override] = ()) -
         )
     elif not data.keys() <= ScoreConfig.model_fields.keys():  # of another stage
         data = {"reward": data["reward"]}
-    place = Path(file).expanduser()
+    place = Path(os.path.expanduser(file))
     if place != STDIN:
         ours = None if os.path.exists(place) else shipped.find(place)
         place = ours or place.absolute()

@@ -449,10 +449,10 @@ def test_a_missing_package_is_said_before_anything_is_written(tmp_path, monkeypa
 
     monkeypatch.setattr(extra, "import_module", refuse)
     file = write_texts(tmp_path / "t.txt")
-    with pytest.raises(InputError, match=r"chemkl\[llm\].*leave embedding out of measures"):
+    with pytest.raises(InputError, match=r"transformers<.*leave embedding out of measures"):
         evaluate_text.run({"texts": [file]}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    with pytest.raises(InputError, match=r"(?s)textss.*chemkl\[llm\]"):
+    with pytest.raises(InputError, match=r"(?s)textss.*transformers<"):
         STAGES["evaluate_text"].load({"textss": [file]})
     evaluate({"texts": [file]}, tmp_path / "out")
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from chemkl.config import InputError, did_you_mean
+from chemkl.config.base import at_home
 from chemkl.results.atomic import write_bytes
 from chemkl.results.wheels import MOLSCORE, fetch_wheel, open_member
 from chemkl.rewards.classifiers.inert import DAMAGES, read_model
@@ -62,7 +63,7 @@ def load_classifier(target: str, folder: Path) -> Classifier:
     if target not in CLASSIFIERS:
         raise InputError(f"unknown target {target!r}{did_you_mean(target, CLASSIFIERS)}")
     source = CLASSIFIERS[target]
-    kept = folder.expanduser() / f"activity-{target}-{source.sha256[:16]}.npz"
+    kept = at_home(folder) / f"activity-{target}-{source.sha256[:16]}.npz"
     found = _read_kept(kept, source)
     if found is None:
         found = _read_wheel(fetch_wheel(MOLSCORE, folder), source)
