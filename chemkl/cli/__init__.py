@@ -4,9 +4,9 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -126,18 +126,23 @@ def _options(
 
 
 def _run_stage(
-    name: str, config: str, overrides: Sequence[str], out: Path | None, fresh: bool
+    name: str,
+    config: str | Mapping[str, Any],
+    overrides: Sequence[str],
+    out: Path | None,
+    fresh: bool,
 ) -> None:
     """Check a stage's settings, then run it."""
     stage = STAGES[name]
-    folder = out or Path("runs", Path(config).stem + stage.suffix)
+    file = Path(config) if isinstance(config, str) else None
+    folder = out or Path("runs", (file.stem if file else name) + stage.suffix)
     try:
         checked = stage.load(config, overrides)
         if fresh:
             from chemkl.stages.aside import move_aside  # it reads manifests: not for chemkl --help
 
-            stage.check(checked, config)
-            move_aside(folder, checked, also=[Path(config)])
+            stage.check(checked, str(file or name))
+            move_aside(folder, checked, also=[file] if file else [])
         written = stage.run(checked, folder)
     except STOPS as stop:
         if getattr(stop, "code", 1):  # a process that helps another is silent, as its code is 0
@@ -223,7 +228,52 @@ def _score(
     typer.echo(f"output: {written}")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"sample": _sample, "score": _score}
+def _of_runs(name: str, metavar: str, what: str) -> Callable[..., None]:
+    """The command of a stage that can do without a config file."""
+
+    def command(
+        given: Annotated[
+            list[str],
+            typer.Argument(
+                metavar=f"CONFIG|{metavar}|KEY=VALUE",
+                help=f"A YAML file with the settings; or {what}. And settings to change, for "
+                "example metrics.seed=1.",
+            ),
+        ],
+        out: Annotated[
+            Path | None,
+            typer.Option(
+                help="Output folder. Default: runs/ and the name of the config file, or of the "
+                "first run or file."
+            ),
+        ] = None,
+        fresh: Fresh = False,
+    ) -> None:
+        from chemkl.stages.given import take_apart  # it reads manifests: not for chemkl --help
+
+        found = take_apart(name, given)
+        _run_stage(name, found.source, found.overrides, out or Path("runs", found.name), fresh)
+
+    return command
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "sample": _sample,
+    "score": _score,
+    "evaluate": _of_runs(
+        "evaluate",
+        "RUN|FILE",
+        "folders of runs and files of molecules, in any mixture: files with a column reward or "
+        "Score are evaluated as runs are",
+    ),
+    "compare": _of_runs(
+        "compare",
+        "RUN",
+        "folders of runs: those that differ in the seed alone are a method, and the method of the "
+        "first one is the baseline",
+    ),
+    "report": _of_runs("report", "RUN", "folders of runs"),
+}
 """Commands of stages that take arguments or options of their own."""
 
 for _stage in STAGES.values():

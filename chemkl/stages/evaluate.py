@@ -220,7 +220,9 @@ def _inputs(settings: EvaluateConfig) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for name, folder in zip(run_names(settings.runs), settings.runs, strict=True):
         files[f"run {name}"] = folder / "trace"
-    files |= {f"samples {file.path.name}": file.path for file in settings.samples}
+    names = run_names([*settings.runs, *(file.path for file in settings.samples)])
+    for name, file in zip(names[len(settings.runs) :], settings.samples, strict=True):
+        files[f"samples {name}"] = file.path
     if settings.corpus:
         files["corpus"] = settings.corpus.path
     if settings.prior:

@@ -1,0 +1,121 @@
+"""What `chemkl evaluate`, `compare` and `report` are given: a config file, or runs and files."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chemkl.config import InputError
+from chemkl.config.evaluate import PATTERN_MARKS, TRACE_FOLDER
+from chemkl.config.piped import STDIN
+from chemkl.files.molecules import ENDINGS
+from chemkl.files.streams import PACKINGS
+from chemkl.results.differences import method_settings
+from chemkl.results.manifest import Manifest
+from chemkl.stages.registry import STAGES
+
+MADE = {"evaluate": "evaluation", "compare": "comparison", "report": "report"}
+"""What each stage makes, in the name of its output folder where there is no config file."""
+OF_A_SEED = re.compile(r"[-_.]?seed[-_=.]?\d+")
+
+
+@dataclass(frozen=True)
+class Given:
+    """The arguments of a command, taken apart."""
+
+    source: str | Mapping[str, Any]
+    """The config file, or the settings that the runs and files make."""
+    overrides: Sequence[str]
+    """Settings to change, as ``key=value``."""
+    name: str
+    """Of the output folder."""
+
+
+def take_apart(stage: str, arguments: Sequence[str]) -> Given:
+    """Tell config files, runs, files of molecules and settings apart.
+
+    A folder, a pattern and a file that ends like molecules do are inputs; what holds an equals sign
+    and is not there is a setting; anything else, given alone, is a config file.
+
+    Args:
+        stage: evaluate, compare or report.
+        arguments: of the command.
+
+    Raises:
+        InputError: there is nothing, or a config file beside something else, or a file where the
+            stage takes runs alone.
+    """
+    overrides = [each for each in arguments if "=" in each and not Path(each).exists()]
+    inputs = [each for each in arguments if each not in overrides]
+    if not inputs:
+        raise InputError(f"chemkl {stage}: give a config file, or runs to {stage}")
+    configs = [each for each in inputs if not _is_input(each)]
+    if configs and len(inputs) > 1:
+        raise InputError(
+            f"{configs[0]}: neither a run's folder nor a file of molecules "
+            f"({', '.join(ENDINGS)}); a config file is given alone, with its runs and files in it"
+        )
+    if configs:
+        return Given(inputs[0], overrides, Path(inputs[0]).stem + STAGES[stage].suffix)
+    more = f"-and-{len(inputs) - 1}-more" if len(inputs) > 1 else ""
+    return Given(_settings(stage, inputs), overrides, f"{_stem(inputs[0])}{more}-{MADE[stage]}")
+
+
+def _is_input(text: str) -> bool:
+    path = Path(text)
+    is_run = path.is_dir() or (any(mark in text for mark in PATTERN_MARKS) and not path.exists())
+    return is_run or path == STDIN or _without_packing(path).suffix.lower() in ENDINGS
+
+
+def _without_packing(path: Path) -> Path:
+    return path.with_suffix("") if path.suffix.lower() in PACKINGS else path
+
+
+def _stem(text: str) -> str:
+    """What an input is called in the name of a folder."""
+    path = Path(text)
+    if path == STDIN:
+        return "stdin"
+    if path.is_dir():
+        return _run_of(path).resolve().name
+    return re.sub(r"[*?\[\]]+", "_", _without_packing(path).stem)
+
+
+def _run_of(folder: Path) -> Path:
+    """The folder of a run, of which the trace may have been given."""
+    return folder.parent if folder.name == TRACE_FOLDER and folder.is_dir() else folder
+
+
+def _settings(stage: str, inputs: Sequence[str]) -> dict[str, Any]:
+    """The settings that runs and files make."""
+    files = [each for each in inputs if Path(each).is_file() or Path(each) == STDIN]
+    folders = [_run_of(Path(each)) for each in inputs if each not in files]
+    if files and stage != "evaluate":
+        raise InputError(f"{files[0]}: chemkl {stage} takes folders of runs, not files")
+    manifests = {folder: Manifest.load(folder) for folder in folders}
+    targets = [found.config.get("target") for found in manifests.values() if found]
+    taus = {target["tau"] for target in targets if isinstance(target, Mapping) and "tau" in target}
+    thresholds = {"thresholds": sorted(taus - {None})} if taus - {None} else {}
+    runs = [str(folder) for folder in folders]
+    if stage == "report":
+        return {"runs": runs}
+    if stage == "evaluate":
+        return {"runs": runs, "samples": files, **thresholds}
+    methods = _methods(manifests)
+    return {"methods": methods, "baseline": next(iter(methods)), **thresholds}
+
+
+def _methods(manifests: Mapping[Path, Manifest | None]) -> dict[str, list[str]]:
+    """Runs by method: those with the same settings but for the seed, named after the first one."""
+    groups: dict[str, list[Path]] = {}
+    for folder, found in manifests.items():
+        same = method_settings(found.config, found.inputs) if found else str(folder)
+        groups.setdefault(json.dumps(same, sort_keys=True, default=str), []).append(folder)
+    methods: dict[str, list[str]] = {}
+    for own in groups.values():
+        name = OF_A_SEED.sub("", own[0].resolve().name) or own[0].resolve().name
+        name = f"{name}#{len(methods) + 1}" if name in methods else name
+        methods[name] = [str(folder) for folder in own]
+    return methods

@@ -1,0 +1,142 @@
+"""evaluate, compare and report without a config file: runs and files as arguments."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from chemkl.config import InputError
+from chemkl.results import InputFile, Manifest
+from chemkl.stages.given import take_apart
+
+STEPS = [[("c1ccccc1", 0.9), ("CCO", 0.2), ("C1CCCCC1", 0.85)]]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch, write_run):
+    """Two methods with two runs each, and files of molecules."""
+    monkeypatch.chdir(tmp_path)
+    prior = tmp_path / "prior.bin"
+    prior.write_bytes(b"weights")
+    for kind, tau in {"few": 0.88, "many": 0.5}.items():
+        for seed in (0, 1):
+            config = {
+                "target": {"kind": kind, "tau": tau},
+                "seed": seed,
+                "budget": 3,
+                "reward": {"components": [{"kind": "qed"}]},
+            }
+            run = write_run(tmp_path / "out" / f"{kind}-seed={seed}", STEPS, config)
+            found = Manifest.load(run)
+            found.seed, found.inputs = seed, {"prior": InputFile.of(prior)}
+            found.save()
+    Path("scored.csv").write_text("SMILES,Score\nc1ccccc1,0.9\nCCO,0.2\nC1CCCCC1,0.85\n")
+    Path("plain.smi").write_text("CCO\nCCN\n")
+    Path("other").mkdir()
+    Path("other/plain.smi").write_text("CCC\n")
+    Path("mine.yaml").write_text("samples: [plain.smi]\n")
+    return tmp_path
+
+
+def test_runs_and_files_in_any_mixture(place, chemkl):
+    given = ["scored.csv", "out/few-seed=0", "plain.smi", "other/plain.smi", "metrics.seed=3"]
+    assert chemkl("evaluate", *given) == 0
+    (out,) = Path("runs").iterdir()
+    assert out.name == "scored-and-3-more-evaluation"
+    table = pd.read_parquet(out / "diversity.parquet")
+    assert table["run"].unique().tolist() == [
+        "out/few-seed=0", f"{place.name}/scored.csv", f"{place.name}/plain.smi", "other/plain.smi",
+    ]  # fmt: skip
+    hits = table[table["threshold"] == 0.88].set_index("run")["yield"]  # the run's tau
+    assert hits.to_dict() == {
+        "out/few-seed=0": 1,
+        f"{place.name}/scored.csv": 1,
+    }  # no rewards, no hits
+    assert json.loads((out / "manifest.json").read_text())["config"]["metrics"]["seed"] == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "thresholds"),
+    [
+        (["scored.csv"], "scored-evaluation", None),
+        (["out/many-seed=1"], "many-seed=1-evaluation", [0.5]),
+        (["out/many-seed=1/trace"], "many-seed=1-evaluation", [0.5]),
+        (["out/many-seed=1", "out/few-seed=1"], "many-seed=1-and-1-more-evaluation", [0.5, 0.88]),
+        (["-"], "stdin-evaluation", None),
+    ],
+)
+def test_where_it_goes_and_which_are_hits(place, given, name, thresholds):
+    found = take_apart("evaluate", given)
+    assert found.name == name
+    assert found.source.get("thresholds") == thresholds
+
+
+def test_a_threshold_of_the_user_comes_first(place, chemkl):
+    assert chemkl("evaluate", "out/few-seed=0", "thresholds=[0.1]", "--out", "e") == 0
+    table = pd.read_parquet("e/diversity.parquet")
+    assert table["threshold"].dropna().tolist() == [0.1]
+    assert table["yield"].dropna().tolist() == [3]
+
+
+@pytest.mark.parametrize(
+    ("given", "source", "name"),
+    [
+        (["mine.yaml"], "mine.yaml", "mine"),
+        (["mine.yaml", "metrics.seed=1"], "mine.yaml", "mine"),
+        (["quickstart"], "quickstart", "quickstart"),  # a config that is shipped
+        (["nowhere"], "nowhere", "nowhere"),
+    ],
+)
+def test_a_config_file_is_what_it_was(place, given, source, name):
+    found = take_apart("evaluate", given)
+    assert (found.source, found.name, [*found.overrides]) == (source, name, given[1:])
+    assert take_apart("compare", given).name == f"{name}-compared"
+
+
+def test_a_run_whose_name_has_an_equals_sign_is_no_setting(place):
+    found = take_apart("evaluate", ["out/few-seed=0", "every=5"])
+    assert (found.source["runs"], [*found.overrides]) == (["out/few-seed=0"], ["every=5"])
+
+
+def test_compare_finds_the_methods(place, chemkl, capsys):
+    runs = ["out/many-seed=0", "out/few-seed=0", "out/few-seed=1", "out/many-seed=1"]
+    assert chemkl("compare", *runs, "metrics=[yield]", "n_resamples=100", "--out", "c") == 0
+    config = json.loads(Path("c/manifest.json").read_text())["config"]
+    assert {name: len(own) for name, own in config["methods"].items()} == {"many": 2, "few": 2}
+    assert config["baseline"] == "many"
+    assert config["thresholds"] == [0.5, 0.88]
+
+
+def test_report_takes_runs(place, chemkl):
+    assert chemkl("report", "out/few-seed=0", "out/few-seed=1", "n_map=0", "title=Mine") == 0
+    page = Path("runs/few-seed=0-and-1-more-report/report.html").read_text()
+    assert "<title>Mine" in page
+
+
+@pytest.mark.parametrize(
+    ("stage", "given", "problem"),
+    [
+        ("evaluate", ["every=5"], "give a config file, or runs to evaluate"),
+        ("evaluate", ["mine.yaml", "plain.smi"], "mine.yaml: .* a config file is given alone"),
+        ("evaluate", ["plain.smi", "gone"], "gone: neither a run's folder nor a file of molecules"),
+        ("report", ["plain.smi"], "plain.smi: chemkl report takes folders of runs, not files"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(place, stage, given, problem):
+    with pytest.raises(InputError, match=problem):
+        take_apart(stage, given)
+
+
+def test_a_folder_that_is_no_run_and_a_file_that_is_gone_are_named(place, chemkl, capsys):
+    assert chemkl("evaluate", "other", "--out", "e") == 2
+    assert "other" in capsys.readouterr().err
+    assert chemkl("evaluate", "gone.csv", "--out", "e") == 2
+    assert "gone.csv" in capsys.readouterr().err
+    assert not Path("e").exists()
+
+
+@pytest.mark.parametrize("stage", ["evaluate", "compare", "report"])
+def test_help_tells_it(chemkl, capsys, stage):
+    assert chemkl(stage, "--help") == 0
+    assert "folders of runs" in " ".join(capsys.readouterr().out.replace("│", "").split())
