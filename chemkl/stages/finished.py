@@ -1,5 +1,6 @@
 """What a stage does where its work is done already: one rule for commands, pipelines and Python."""
 
+import json
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
@@ -9,7 +10,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from chemkl.config import Config
+from chemkl.results.atomic import write_json
 from chemkl.results.manifest import Manifest
+from chemkl.results.provenance import InputFile, config_hash, sha256_of
 from chemkl.stages.registry import LAST, STAGES
 from chemkl.stages.terminal import say
 
@@ -98,6 +101,31 @@ def is_finished(
     if missing and tell is not None:
         tell(f"{out}: complete, but {', '.join(missing)} is missing; it is made again")
     return not missing
+
+
+def keep_record(config: Config, inputs: Mapping[str, Path], table: Path) -> None:
+    """Write down what a table was made of that stands alone, in a hidden file beside it."""
+    write_json(_record(table), _made_of(config, inputs, table))
+
+
+def has_record(config: Config, inputs: Mapping[str, Path], table: Path) -> bool:
+    """Whether a table that stands alone was made of this config and these inputs, and is whole."""
+    try:
+        return bool(json.loads(_record(table).read_bytes()) == _made_of(config, inputs, table))
+    except (OSError, ValueError):
+        return False
+
+
+def _record(table: Path) -> Path:
+    return table.with_name(f".{table.name}.manifest.json")
+
+
+def _made_of(config: Config, inputs: Mapping[str, Path], table: Path) -> dict[str, Any]:
+    return {
+        "config_hash": config_hash(config.model_dump(mode="json")),
+        "inputs": {role: InputFile.of(path).sha256 for role, path in inputs.items()},
+        "sha256": sha256_of(table),
+    }
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -27,11 +27,11 @@ from chemkl.results.manifest import Manifest
 from chemkl.rewards import RewardModel
 from chemkl.rewards.keys import reward_files
 from chemkl.stages.aside import move_aside
-from chemkl.stages.finished import once
+from chemkl.stages.finished import AGAIN, has_record, keep_record, once
 from chemkl.stages.registry import STAGES
 from chemkl.stages.score_summary import Summary
 from chemkl.stages.score_table import Table, as_written, written_type
-from chemkl.stages.terminal import standard_output
+from chemkl.stages.terminal import say, standard_output
 
 FILE_NAME = "scores"
 FORMATS = {".parquet": "parquet", ".csv": "csv"}
@@ -88,7 +88,7 @@ def run(config: ScoreConfig, out: Path) -> Path:
         out,
         stage="score",
         config=config.model_dump(mode="json"),
-        inputs={"file": config.file, **reward_files(config.reward)},
+        inputs=_inputs(config),
     ) as manifest:
         table = _table(config, out)
         manifest.finish(results=score_file(config, table))
@@ -169,10 +169,21 @@ def run_command(
         move_aside(out, checked, also=[Path(config)], tables=True)
     if form is None:
         return run(checked, out)
+    if out.is_file() and has_record(checked, _inputs(checked), out):
+        say(f"{out}: complete, skipped; {AGAIN}")
+        return out
     if out.exists():
-        raise InputError(f"{out}: exists. Choose another --out, or move it aside with --fresh")
+        raise InputError(
+            f"{out}: exists, and was not made of this file with these settings, or has changed. "
+            "Choose another --out, or move it aside with --fresh"
+        )
     score_file(checked, out)
+    keep_record(checked, _inputs(checked), out)
     return out
+
+
+def _inputs(config: ScoreConfig) -> dict[str, Path]:
+    return {"file": config.file, **reward_files(config.reward)}
 
 
 def settings(file: str, config: str, overrides: Iterable[str | Override] = ()) -> ScoreConfig:

@@ -306,13 +306,28 @@ def test_options_and_overrides(chemkl):
     assert pd.read_parquet("c.parquet")["valid"].tolist() == [True]
 
 
-def test_what_is_there_is_kept_unless_fresh(chemkl, capsys):
-    call = ["score", "mols.smi", "--config", "reward.yaml", "--out", "s.csv"]
+@pytest.mark.parametrize("name", ["s.csv", "s.parquet"])
+def test_what_is_there_is_kept_unless_fresh(chemkl, capsys, name):
+    call = ["score", "mols.smi", "--config", "reward.yaml", "--out", name]
     assert chemkl(*call) == 0
+    before = Path(name).read_bytes()
+    capsys.readouterr()
+    assert chemkl(*call) == 0
+    assert capsys.readouterr() == (
+        f"output: {name}\n", f"{name}: complete, skipped; --fresh makes it anew\n"
+    )  # fmt: skip
+    assert chemkl(*call, "batch_size=1") == 2
+    assert f"{name}: exists, and was not made of this file with these" in capsys.readouterr().err
+    whole = Path("mols.smi").read_bytes()
+    Path("mols.smi").write_bytes(whole + b"CCBr\n")
     assert chemkl(*call) == 2
-    assert "s.csv: exists. Choose another --out, or move it aside with" in capsys.readouterr().err
+    Path("mols.smi").write_bytes(whole)
+    assert Path(name).read_bytes() == before
+    Path(name).write_bytes(before + b"\n")  # somebody's own
+    assert chemkl(*call) == 2
+    assert Path(name).read_bytes() == before + b"\n"
     assert chemkl(*call, "--fresh") == 0
-    assert Path("s.csv.old-1").exists()
+    assert Path(f"{name}.old-1").exists()
 
 
 @pytest.mark.parametrize(
