@@ -306,9 +306,7 @@ def _near_file(file: Path, kinds: Iterable[str]) -> str:
     if ours is not None:
         return f"did you mean {ours!r}, which comes with chemkl?"
     where = f"looked in {place}" if place.is_dir() else f"there is no folder {place}"
-    return (
-        f"{where} and among those that come with chemkl (chemkl show configs)" if kinds else where
-    )
+    return f"{where}; nor does one come with chemkl (chemkl show configs)" if kinds else where
 
 
 def _entry(node: yaml.Node | None, key: str | int) -> tuple[yaml.Mark | None, yaml.Node | None]:
