@@ -13,7 +13,7 @@ import typer
 from chemkl import __version__
 from chemkl.cli import inspection
 from chemkl.cli.outlets import readers_may_leave
-from chemkl.config import InputError
+from chemkl.config import InputError, StorageError
 from chemkl.config.errors import utf8
 from chemkl.signals import handled
 from chemkl.stages.registry import STAGES, STOPS, interrupted
@@ -27,7 +27,8 @@ HELP = (
 
 EPILOG = (
     "Exit codes: 0 done, 2 a mistake in a config or an input (nothing was started), 128 + N stopped"
-    " by signal N (143 SIGTERM, 129 SIGHUP, 138 SIGUSR1, 130 Ctrl-C), 1 other."
+    " by signal N (143 SIGTERM, 129 SIGHUP, 138 SIGUSR1, 130 Ctrl-C), 1 other "
+    "(a full disk too: one line says what is safe)."
 )
 
 app = typer.Typer(
@@ -61,21 +62,25 @@ Fresh = Annotated[
 def main() -> None:
     """Run the command line and exit.
 
-    The code is 0 done, 2 configuration or input error, 128 + N stopped by signal N, 1 other.
+    The code is 0 done, 2 configuration or input error, 128 + N stopped by signal N, 1 other. A disk
+    that fails is one line and 1, whatever it is that met it.
     """
     with handled(), readers_may_leave():
         forgive_streams()
         try:
             _check_working_folder()
             app()
-        except InputError as error:
+        except (InputError, StorageError) as error:
             sys.stderr.write(f"{error}\n")
-            sys.exit(2)
+            sys.exit(1 if _of_the_disk(error) else 2)
         except Exception as error:  # noqa: BLE001 - the last line of defence, and it hides nothing
             if getattr(error, "reason", None) == "surrogates not allowed":
                 name = utf8(getattr(error, "object", "")).splitlines()[0]
                 sys.stderr.write(f"{name}: cannot be used here, as the name is not UTF-8\n")
                 sys.exit(2)
+            if isinstance(error, OSError) and _of_the_disk(error):
+                sys.stderr.write(f"{error.filename or 'the disk'}: {error.strerror or error}\n")
+                sys.exit(1)
             sys.stderr.write(f"unexpected error: {type(error).__name__}: {error}\n")
             traceback.print_exc()
             sys.exit(1)
@@ -107,6 +112,13 @@ def _check_working_folder() -> None:
         raise InputError(
             f"the working directory cannot be used ({error.strerror}): change to another one"
         ) from None
+
+
+def _of_the_disk(error: Exception) -> bool:
+    """Whether it is a disk that failed: no mistake of the user, whatever met it."""
+    from chemkl.results.atomic import storage_problem  # it imports pyarrow: not for chemkl --help
+
+    return storage_problem(error) is not None
 
 
 def _version(wanted: bool) -> None:

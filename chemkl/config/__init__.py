@@ -1,7 +1,15 @@
 """Settings as frozen pydantic models, read from YAML with key=value overrides; no torch here."""
 
 from chemkl.config.base import Config, InputPath, did_you_mean
-from chemkl.config.errors import InputError, complaints
+from chemkl.config.errors import InputError, StorageError, complaints
 from chemkl.config.loading import load_config
 
-__all__ = ["Config", "InputError", "InputPath", "complaints", "did_you_mean", "load_config"]
+__all__ = [
+    "Config",
+    "InputError",
+    "InputPath",
+    "StorageError",
+    "complaints",
+    "did_you_mean",
+    "load_config",
+]

@@ -1,4 +1,4 @@
-"""The one exception for a mistake in what the user gave: a config, a file, an argument."""
+"""The exception for a mistake in what the user gave, and the one for a disk that fails."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +12,14 @@ class InputError(ValueError):
 
     The message says what is wrong, where it stands, what is allowed and how to fix it; several
     problems are several lines. The command line prints it without a traceback and exits with 2.
+    """
+
+
+class StorageError(OSError):
+    """A disk is full, cannot be written, or a folder has gone in the middle of a run.
+
+    It is nobody's mistake in a config: the command line prints the message, which is complete as it
+    stands, without a traceback and exits with 1.
     """
 
 

@@ -1,7 +1,8 @@
 """A prepared corpus on disk: molecules by split, what was dropped and why, and the tokens."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,11 +13,16 @@ import pyarrow.parquet as pq
 
 from chemkl.config import InputError
 from chemkl.policies.tokenizer import Vocabulary
-from chemkl.results.atomic import rename_in
+from chemkl.results.atomic import written_aside
+from chemkl.results.provenance import sha256_of
+from chemkl.results.seal import check_seal
 
 MOLECULES = "corpus.parquet"
 DROPPED = "dropped.parquet"
 TOKENS = "tokens.json"
+TOKENS_SHA256 = "tokens_sha256"
+"""Where the metadata of the molecules hold the SHA-256 of the tokens."""
+_FIX = "Put back a good copy, or prepare the corpus again."
 
 ROWS_A_GROUP = 65_536
 """Rows of a Parquet row group: many small ones cost time, space and a long footer."""
@@ -54,14 +60,22 @@ class TableWriter:
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._path = path
-        self._aside = path.with_name(f".{path.name}.tmp")
         self._schema = schema
         self._waiting: list[pa.Table] = []
         self._n_waiting = 0
 
     def __enter__(self) -> Self:
-        self._writer = pq.ParquetWriter(self._aside, self._schema, compression="zstd")
+        with ExitStack() as opened:
+            aside = opened.enter_context(written_aside(self._path, sealed=True))
+            writer = pq.ParquetWriter(aside, self._schema, compression="zstd")
+            self._writer = opened.enter_context(writer)
+            opened.push(self._flush_unless_failed)
+            self._opened = opened.pop_all()
         return self
+
+    def describe(self, about: Mapping[str, str]) -> None:
+        """Keep facts with the table, in the metadata of the file."""
+        self._writer.add_key_value_metadata(about)
 
     def append(self, rows: Sequence[dict[str, Any]]) -> None:
         """Add rows; they are written as soon as there are enough for a row group."""
@@ -78,14 +92,11 @@ class TableWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
-            if kind is None:
-                self._flush()
-            self._writer.close()
-            if kind is None:
-                rename_in(self._aside, self._path)
-        finally:
-            self._aside.unlink(missing_ok=True)
+        self._opened.__exit__(kind, error, trace)
+
+    def _flush_unless_failed(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._flush()
 
     def _flush(self) -> None:
         if self._waiting:
@@ -105,6 +116,7 @@ def read_split(folder: Path, split: str, limit: int | None = None) -> list[str]:
         InputError: the folder holds no prepared corpus, or the split is empty or unknown.
     """
     path = folder / MOLECULES
+    check_seal(path, _FIX)
     smiles: list[str] = []
     known: set[str] = set()
     try:
@@ -131,9 +143,11 @@ def read_vocabulary(folder: Path) -> Vocabulary:
     """Return the vocabulary of a prepared corpus: all of its tokens.
 
     Raises:
-        InputError: the folder holds no prepared corpus.
+        InputError: the folder holds no prepared corpus, or its tokens are not those of its
+            molecules.
     """
     path = folder / TOKENS
+    _check_tokens(path)
     try:
         counts = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(counts, dict) or not counts:
@@ -141,6 +155,26 @@ def read_vocabulary(folder: Path) -> Vocabulary:
         return Vocabulary.of(counts)
     except (OSError, TypeError, ValueError) as error:
         raise _no_corpus(path, error) from None
+
+
+def _check_tokens(path: Path) -> None:
+    """Compare the tokens with what the table of molecules says of them, if it says anything.
+
+    Raises:
+        InputError: they are others.
+    """
+    table = path.with_name(MOLECULES)
+    check_seal(table, _FIX)
+    try:
+        expected = (pq.read_metadata(table).metadata or {}).get(TOKENS_SHA256.encode())
+        found = sha256_of(path).encode()
+    except (OSError, pa.ArrowException):  # whoever reads the files says why
+        return
+    if expected not in (None, found):
+        raise InputError(
+            f"{path}: damaged, or not the tokens of {MOLECULES} beside it: its checksum does not "
+            f"fit. {_FIX}"
+        )
 
 
 def _no_corpus(path: Path, error: Exception) -> InputError:

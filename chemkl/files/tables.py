@@ -24,6 +24,7 @@ from chemkl.files.streams import (
     lines,
     opened,
 )
+from chemkl.results.seal import check_seal
 
 BLANKS, LINES = " ", "lines"
 """Stand for any run of blanks and tabs as the delimiter, and for none: a line is one cell."""
@@ -363,6 +364,7 @@ def _records(numbered: Iterable[tuple[int, str | None]]) -> Iterator[Row]:
 
 @contextmanager
 def _parquet(path: Path, place: str) -> Iterator[Table]:
+    check_seal(path)
     try:
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow

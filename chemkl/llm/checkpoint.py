@@ -1,7 +1,6 @@
 """Trained language models on disk, in Hugging Face's format, and as policies again."""
 
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,8 +15,10 @@ from chemkl.llm.model_files import problems_in_adapters
 from chemkl.llm.models import build_policy, policy_of
 from chemkl.llm.policy import HfPolicy
 from chemkl.llm.prompts import Prompt
-from chemkl.llm.sources import move_in
-from chemkl.results.atomic import write_json
+from chemkl.llm.sources import FIX
+from chemkl.policies.checkpoint import check_weights
+from chemkl.results.atomic import folder_written_aside, write_json
+from chemkl.results.seal import check_sums
 
 ADAPTER = "adapter"
 MODEL = "model"
@@ -40,21 +41,19 @@ def save(
         The folder that was written.
     """
     final = folder / (ADAPTER if policy.has_adapter else MODEL)
-    aside = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=folder))
     # no token is ever added; peft would look into the model's main branch for that
     settings = {"save_embedding_layers": False} if policy.has_adapter else {}
-    with quiet():
-        policy.model.save_pretrained(aside, **settings)  # type: ignore[operator]  # transformers'
-        if not policy.has_adapter:
-            policy.tokenizer.save_pretrained(aside)
-    (aside / "README.md").unlink(missing_ok=True)  # a form of peft's that nobody has filled in
     kept = {
         "config": config.model_dump(mode="json"),
         "prompts": [asdict(prompt) for prompt in policy.prompts],
         "provenance": dict(about),
     }
-    write_json(aside / PROVENANCE, kept)
-    move_in(aside, final)
+    with folder_written_aside(final) as aside, quiet():
+        policy.model.save_pretrained(aside, **settings)  # type: ignore[operator]  # transformers'
+        if not policy.has_adapter:
+            policy.tokenizer.save_pretrained(aside)
+        (aside / "README.md").unlink(missing_ok=True)  # a form of peft's that nobody has filled in
+        write_json(aside / PROVENANCE, kept)
     return final
 
 
@@ -75,6 +74,7 @@ def load(path: str | Path, *, cache: str | Path | None = None) -> HfPolicy:
         InputError: no such folder, not one of these, or the model under the adapters is gone.
     """
     path = _with_weights(Path(path))
+    check_sums(path, FIX)
     is_whole = not (path / "adapter_config.json").exists()
     config, prompts = _kept(path, is_whole=is_whole, cache=cache)
     policy = build_policy(config, trained=False, prompts=prompts)
@@ -89,6 +89,7 @@ def load(path: str | Path, *, cache: str | Path | None = None) -> HfPolicy:
         raise InputError(
             "\n".join(f"{path}: the adapters cannot be loaded: {each}" for each in problems)
         ) from error
+    check_weights(tuned.named_parameters(), str(path))
     return policy_of(tuned, policy.tokenizer, policy.prompts, config, policy.end_id)
 
 

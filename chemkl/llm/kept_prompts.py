@@ -1,5 +1,6 @@
 """What the model of a run reads, kept with the run: a template may insert the date of the day."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -18,8 +19,12 @@ FILE = "prompts.json"
 _PROMPTS: TypeAdapter[tuple[Prompt, ...]] = TypeAdapter(tuple[Prompt, ...])
 
 
-def keep_prompts(prompts: Sequence[Prompt], folder: Path) -> None:
-    """Write ``prompts.json``, a line for each part of a prompt, so that people can read it."""
+def keep_prompts(prompts: Sequence[Prompt], folder: Path) -> str:
+    """Write ``prompts.json``, a line for each part of a prompt, so that people can read it.
+
+    Returns:
+        The SHA-256 of the file.
+    """
     blocks = [
         ",\n    ".join(
             f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}"
@@ -28,15 +33,18 @@ def keep_prompts(prompts: Sequence[Prompt], folder: Path) -> None:
         for prompt in prompts
     ]
     text = ",\n".join(f"  {{\n    {block}\n  }}" for block in blocks)
-    write_bytes(folder / FILE, f"[\n{text}\n]\n".encode())
+    content = f"[\n{text}\n]\n".encode()
+    write_bytes(folder / FILE, content)
+    return hashlib.sha256(content).hexdigest()
 
 
-def kept_prompts(folder: Path, n: int) -> tuple[Prompt, ...] | None:
+def kept_prompts(folder: Path, n: int, sha256: str | None = None) -> tuple[Prompt, ...] | None:
     """Read what `keep_prompts` wrote.
 
     Args:
         folder: of a run.
         n: how many prompts the run has.
+        sha256: what `keep_prompts` returned; None: not known.
 
     Returns:
         The prompts; None: the folder keeps none.
@@ -46,7 +54,10 @@ def kept_prompts(folder: Path, n: int) -> tuple[Prompt, ...] | None:
     """
     path = folder / FILE
     try:
-        return as_prompts(json.loads(path.read_bytes()), n)
+        content = path.read_bytes()
+        if sha256 not in (None, hashlib.sha256(content).hexdigest()):
+            raise ValueError("its checksum does not fit")  # noqa: TRY301 - one message for all
+        return as_prompts(json.loads(content), n)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

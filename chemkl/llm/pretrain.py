@@ -6,7 +6,6 @@ A row of ids is [number of the prompt, ids of the SMILES, end token, end tokens 
 Shape legend: B rows, T ids (of a row, or of its tags); N prompts of K tags each; V vocabulary.
 """
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,9 @@ from chemkl.llm.conditions import Conditions
 from chemkl.llm.extra import package, quiet
 from chemkl.llm.policy import HfPolicy
 from chemkl.llm.prompts import Prompt
-from chemkl.llm.sources import move_in
 from chemkl.policies.base import sequence_logp
 from chemkl.policies.tokenizer import END_ID, START_ID, TOKEN_PATTERN, Vocabulary
-from chemkl.results.atomic import write_json
+from chemkl.results.atomic import folder_written_aside, write_json
 
 END = "<end>"
 UNKNOWN = "<unk>"
@@ -172,10 +170,8 @@ def save_model(policy: HfPolicy, final: Path, about: Mapping[str, Any]) -> Path:
         final: the folder; what was there is replaced.
         about: prompts, and where the weights come from; JSON values.
     """
-    aside = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
-    with quiet():
+    with folder_written_aside(final) as aside, quiet():
         policy.model.save_pretrained(aside)  # type: ignore[operator]  # transformers'
         policy.tokenizer.save_pretrained(aside)
-    write_json(aside / PROVENANCE, dict(about))
-    move_in(aside, final)
+        write_json(aside / PROVENANCE, dict(about))
     return final

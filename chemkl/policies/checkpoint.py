@@ -1,7 +1,7 @@
 """Model files: safetensors with a JSON header (vocabulary, architecture, provenance)."""
 
 import json
-import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +14,13 @@ from chemkl.config.policy import RnnConfig
 from chemkl.policies.base import Policy
 from chemkl.policies.rnn import RnnPolicy
 from chemkl.policies.tokenizer import Vocabulary
+from chemkl.results.atomic import written_aside
+from chemkl.results.seal import SEAL, check_seal
 
 FORMAT = "chemkl-policy"
 VERSION = 1
+WEIGHT_LIMIT = 1e4
+"""Largest size of a weight that is taken for one: trained ones stay below 100."""
 
 
 class Kind(NamedTuple):
@@ -59,17 +63,10 @@ def save_policy(policy: Policy, path: str | Path, provenance: dict[str, Any]) ->
     }
     weights = {k: v.detach().cpu().contiguous() for k, v in policy.state_dict().items()}
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.tmp")
-    try:
+    metadata = {"header": json.dumps(header, allow_nan=False), "sha256": SEAL.decode()}
+    with written_aside(path, sealed=True, parents=True) as aside:
         # not save_file: it makes the file readable for its owner alone
-        with aside.open("wb") as file:
-            file.write(save(weights, metadata={"header": json.dumps(header, allow_nan=False)}))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+        aside.write_bytes(save(weights, metadata=metadata))
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -92,6 +89,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: not a readable safetensors file ({error}). {_EXPECTED}"
         ) from None
+    check_seal(Path(path))
     header = _parsed(metadata.get("header", ""))
     if header is None and any((Path(path).parent / name).exists() for name in _LANGUAGE_MODEL):
         raise InputError(f"{path}: weights of a language model. {_NOT_FOR_TEXT}")
@@ -132,7 +130,30 @@ def load_policy(path: str | Path) -> Policy:
         policy.load_state_dict(weights, assign=True)
     except RuntimeError as error:
         raise InputError(f"{path}: the weights do not fit the header: {error}") from None
+    check_weights(weights.items(), str(path))
     return policy.eval()
+
+
+def check_weights(weights: Iterable[tuple[str, torch.Tensor]], where: str) -> None:
+    """Refuse weights with which a model cannot have been trained, by a named tensor.
+
+    Args:
+        weights: by name.
+        where: of the file, for the message.
+
+    Raises:
+        InputError: one holds NaN, an infinity, or a number beyond `WEIGHT_LIMIT`.
+    """
+    for name, weight in weights:
+        if not weight.is_floating_point() or not weight.numel():
+            continue
+        least, most = (float(each) for each in torch.aminmax(weight.detach()))
+        if not max(-least, most) <= WEIGHT_LIMIT:  # NaN is not
+            raise InputError(
+                f"{where}: the weights {name} reach from {least:g} to {most:g}; expected finite "
+                f"numbers of at most {WEIGHT_LIMIT:g} in size. The training has diverged, or the "
+                "file is damaged: take an earlier model, or train again with a lower learning rate."
+            )
 
 
 def freeze(policy: Policy) -> Policy:

@@ -1,17 +1,30 @@
 """Files that appear whole or not at all: written aside, flushed to the disk, renamed in."""
 
+import errno
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from chemkl.config import InputError
+from chemkl.config import InputError, StorageError
 from chemkl.config.errors import utf8
+from chemkl.results.seal import SEAL, seal, write_sums
+
+_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV)
+_TEXTS = (
+    *(os.strerror(number).lower() for number in _FAILURES[:4]),
+    "database or disk is full",  # SQLite
+    "file write failed",  # torch
+)
+"""How libraries tell the same that have exceptions of their own."""
 
 
 def refuse_other_names(path: Path) -> None:
@@ -24,6 +37,132 @@ def refuse_other_names(path: Path) -> None:
         raise InputError(
             f"{path}: cannot write there, as the name is not UTF-8; choose another with --out"
         )
+
+
+@contextmanager
+def written_aside(
+    path: Path,
+    *,
+    sealed: bool = False,
+    note: str = "",
+    parents: bool = False,
+    folder: Path | None = None,
+    own: bool = False,
+) -> Iterator[Path]:
+    """Give a path to write to; what is there at the end is renamed in, and else nothing is left.
+
+    Args:
+        path: of the file.
+        sealed: whether it gets a checksum (see `chemkl.results.seal`).
+        note: see `seal`.
+        parents: whether missing folders are made; a run does not, whose folder may be taken away.
+        folder: where it is written first, on the same file system; None: beside its place.
+        own: whether several processes may write the file at once.
+
+    Raises:
+        StorageError: the disk is full, cannot be written, or the folder is not there.
+    """
+    aside = aside_of(path, f".{os.getpid()}" if own else "")
+    if folder is not None:
+        aside = folder / path.name
+    try:
+        if parents:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        if sealed and aside.is_file():  # a distributed checkpoint is a folder
+            seal(aside, path.suffix, note)
+        rename_in(aside, path)
+    except Exception as error:
+        raise_storage_error(error, path)
+        raise
+    finally:
+        remove(aside)
+
+
+@contextmanager
+def folder_written_aside(final: Path) -> Iterator[Path]:
+    """Give an empty folder to fill; at the end it is moved in, with checksums of its files.
+
+    Args:
+        final: where to; what was there is replaced.
+
+    Raises:
+        StorageError: see `written_aside`.
+    """
+    aside = None
+    try:
+        aside = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
+        yield aside
+        aside.chmod(0o755)
+        for file in aside.iterdir():
+            file.chmod(0o644)  # safetensors makes them readable for their owner alone
+        write_sums(aside)
+        old = aside.with_name(f"{aside.name}.old")
+        if final.exists():
+            os.replace(final, old)
+        os.replace(aside, final)
+        remove(old)
+    except Exception as error:
+        raise_storage_error(error, final)
+        raise
+    finally:
+        if aside is not None:
+            remove(aside)
+
+
+def aside_of(path: Path, mark: str = "") -> Path:
+    """Where `written_aside` has a file written, if it is told of no folder."""
+    return path.with_name(f".{path.name}{mark}.tmp")
+
+
+def raise_storage_error(error: BaseException, path: Path, folder: Path | None = None) -> None:
+    """Say what file could not be written, and why, if it is the disk that failed.
+
+    Args:
+        error: what a library raised.
+        path: what was to be written.
+        folder: where; None: that of the file.
+
+    Raises:
+        StorageError: names the file and the free space.
+    """
+    if isinstance(error, StorageError):
+        raise error
+    folder = folder or path.parent
+    why = storage_problem(error)
+    if why is None and isinstance(error, FileNotFoundError) and not folder.is_dir():
+        why = f"the folder {folder} is not there any more"
+    if why is not None:
+        there = next(each for each in (folder, *folder.absolute().parents) if each.is_dir())
+        free = shutil.disk_usage(there).free / 2**20
+        raise StorageError(
+            f"{path}: cannot be written: {why} ({free:,.1f} MiB free there)."
+        ) from error
+
+
+def storage_problem(error: BaseException | None) -> str | None:
+    """Why a disk failed, in the words of the system; None: something else is the matter."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        seen.append(error)
+        text = str(error)
+        if isinstance(error, StorageError):
+            return text
+        if isinstance(error, OSError) and error.errno in _FAILURES:
+            return os.strerror(error.errno)
+        if any(each in text.lower() for each in _TEXTS):
+            return text.splitlines()[0]
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def remove(path: Path) -> None:
+    """Remove what was written aside, a file or a folder, if it is there."""
+    with suppress(OSError):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
@@ -42,28 +181,42 @@ def rename_in(aside: Path, final: Path) -> None:
     sync(final.parent)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that a kill leaves either the old content or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+def write_bytes(path: Path, content: bytes, *, sealed: bool = False, parents: bool = False) -> None:
+    """Write a file so that a kill leaves either the old content or the new one.
+
+    Args:
+        path: of the file.
+        content: all of it.
+        sealed: whether it gets a checksum: it is Parquet, or has `SEAL` in it.
+        parents: whether missing folders are made.
+    """
+    with written_aside(path, sealed=sealed, parents=parents, own=True) as aside:
         aside.write_bytes(content)
-        rename_in(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:
-    """Write a table as one zstd Parquet file, atomically."""
+    """Write a table as one zstd Parquet file with a checksum, atomically."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
-    write_bytes(path, sink.getvalue().to_pybytes())
+    write_bytes(path, sink.getvalue().to_pybytes(), sealed=True)
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write strict JSON atomically; NaN and infinities become null."""
+def write_json(path: Path, content: Mapping[str, Any], *, sealed: bool = False) -> None:
+    """Write strict JSON atomically; NaN and infinities become null.
+
+    Args:
+        path: of the file.
+        content: what it holds.
+        sealed: whether a key ``sha256`` with a checksum is added.
+    """
+    more = {"sha256": SEAL.decode()} if sealed else {}
+    write_bytes(path, json_of({**content, **more}), sealed=sealed)
+
+
+def json_of(content: Mapping[str, Any]) -> bytes:
+    """Strict JSON; NaN and infinities become null."""
     text = json.dumps(finite(content), indent=2, allow_nan=False, ensure_ascii=False)
-    write_bytes(path, (text + "\n").encode())
+    return (text + "\n").encode()
 
 
 def finite(value: Any) -> Any:

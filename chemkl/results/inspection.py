@@ -12,6 +12,7 @@ from chemkl.config import InputError
 from chemkl.results.columns import has_prompts, trace_components, trace_schema
 from chemkl.results.manifest import Manifest
 from chemkl.results.parts import FOLDER, list_parts, read_part, read_part_schema, read_settled
+from chemkl.results.seal import is_whole
 from chemkl.results.trace import find_trace, read_trace
 
 TRACE = "trace"
@@ -168,6 +169,8 @@ def read_head(path: Path, n: int) -> tuple[pa.Table, int]:
         InputError: the file cannot be read.
     """
     try:
+        if not is_whole(path):
+            raise OSError("its checksum does not fit")  # noqa: TRY301 - read_part says it in words
         with pq.ParquetFile(path) as file:
             schema, n_rows = file.schema_arrow, file.metadata.num_rows
             batch = next(file.iter_batches(batch_size=n), None) if n and n_rows else None

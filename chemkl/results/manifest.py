@@ -10,12 +10,12 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import IO, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
-from chemkl.config import InputError
+from chemkl.config import InputError, StorageError
 from chemkl.config.errors import utf8
 from chemkl.config.piped import is_copied
-from chemkl.results.atomic import finite, write_json
+from chemkl.results.atomic import finite, raise_storage_error, write_json
 from chemkl.results.differences import differences, method_settings, written
 from chemkl.results.leftovers import clear, holds_results, outputs_in
 from chemkl.results.lock import claim
@@ -26,10 +26,16 @@ from chemkl.results.provenance import (
     identity,
     installed_versions,
 )
+from chemkl.results.seal import check_seal, note_of
 from chemkl.signals import deferred, handled
 
 FILE_NAME = "manifest.json"
 SHOWN_DIFFERENCES = 20
+_FIX = (
+    "Restore it from a copy, or begin the run anew with --fresh after you have moved the folder "
+    "away. If you have edited it on purpose, take its line sha256 out."
+)
+_CHECKPOINT = "checkpoints/last.ckpt"
 
 Status = Literal["running", "complete", "failed", "interrupted"]
 
@@ -66,10 +72,13 @@ class Manifest(BaseModel):
     extended: list[dict[str, Any]] = []
     """How the run stood when it was given other limits, the oldest first: the limits that it had,
     its config_hash, and when it had finished, by what it had ended, and with which results."""
+    sha256: str = Field("", exclude=True)
+    """The file's own checksum, see `chemkl.results.seal`; files of earlier versions have none."""
 
     _folder: Path = PrivateAttr()
     _lock: IO[str] | None = PrivateAttr(default=None)
     _scope: ExitStack = PrivateAttr(default_factory=ExitStack)
+    _saved: bool = PrivateAttr(default=False)
 
     @classmethod
     def start(
@@ -161,11 +170,12 @@ class Manifest(BaseModel):
         """Read the manifest of a folder; None where there is none.
 
         Raises:
-            InputError: the file is not a manifest.
+            InputError: the file is not a manifest, or damaged.
         """
         path = Path(out_dir) / FILE_NAME
         if not path.is_file():
             return None
+        check_seal(path, _FIX)
         try:
             manifest = cls.model_validate_json(path.read_bytes())
         except ValidationError as error:
@@ -376,8 +386,19 @@ class Manifest(BaseModel):
         self.save()
 
     def save(self) -> None:
-        """Write `manifest.json` atomically."""
-        write_json(self._folder / FILE_NAME, self.model_dump(mode="json"))
+        """Write `manifest.json` atomically, with a checksum.
+
+        Raises:
+            StorageError: the disk is full, or the folder was taken away since the start.
+        """
+        path = self._folder / FILE_NAME
+        if self._saved and not path.is_file():
+            raise StorageError(
+                f"{path}: cannot be written: the folder {self._folder} was removed or moved "
+                "away in the middle of the run."
+            )
+        write_json(path, self.model_dump(mode="json"), sealed=True)
+        self._saved = True
 
     def __enter__(self) -> Self:
         self._scope.enter_context(handled())
@@ -389,14 +410,46 @@ class Manifest(BaseModel):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        told = self._storage_error(error)
         try:
             with deferred():
-                self._record_end(kind, error)
+                self._record_end(type(told) if told else kind, told or error)
+        except StorageError as unwritten:
+            told = told or self._storage_error(unwritten)
         finally:  # the last write is behind: only now may another start have the folder
             if self._lock is not None:
                 self._lock.close()
             self._lock = None
             self._scope.close()
+        if told is not None:
+            raise told from error
+
+    def _storage_error(self, error: BaseException | None) -> StorageError | None:
+        """What to tell where it is the disk that ended the run; None: it is something else."""
+        if not isinstance(error, Exception):
+            return None
+        try:
+            if self._saved and not (self._folder / FILE_NAME).is_file():
+                self.save()  # says that the folder has gone
+            raise_storage_error(error, self._folder)
+        except StorageError as found:
+            return StorageError(f"{found} {self._what_is_safe()}")
+        return None
+
+    def _what_is_safe(self) -> str:
+        if not (self._folder / FILE_NAME).is_file():
+            return f"Nothing of the run is left in {self._folder}."
+        checkpoint = self._folder / _CHECKPOINT
+        if not checkpoint.is_file():
+            return (
+                f"No file in {self._folder} is half-written. Make room, and give the same command "
+                "again."
+            )
+        step = note_of(checkpoint) or "the last one"
+        return (
+            f"Safe in {self._folder} is all up to the checkpoint of {step}. Make room, and the "
+            "same command goes on from there."
+        )
 
     def _record_end(self, kind: type[BaseException] | None, error: BaseException | None) -> None:
         if kind is None:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from chemkl.config import InputError
 from chemkl.results.atomic import sync
+from chemkl.results.seal import is_whole, seal
 
 FOLDER = "trace"
 ASIDE = ".tmp"
@@ -68,7 +69,10 @@ def part_name(first: int, last: int) -> str:
 
 
 def write_part(table: pa.Table, path: Path) -> None:
-    """Write one file: floats by byte planes (smaller under zstd), the rest by dictionary."""
+    """Write one file: floats by byte planes (smaller under zstd), the rest by dictionary.
+
+    It has a checksum of its own beside those of its pages, which leave the footer out.
+    """
     floats = [field.name for field in table.schema if pa.types.is_floating(field.type)]
     others = [name for name in table.schema.names if name not in floats]
     pq.write_table(
@@ -79,6 +83,7 @@ def write_part(table: pa.Table, path: Path) -> None:
         use_byte_stream_split=floats,
         write_page_checksum=True,
     )
+    seal(path, path.suffix)
     sync(path)
 
 
@@ -88,8 +93,11 @@ def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     Raises:
         InputError: it is empty, cut short, damaged or not Parquet.
     """
-    with _readable(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
-        return file.read(columns=columns)
+    with _readable(path):
+        if not is_whole(path):
+            raise OSError("its checksum does not fit")
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            return file.read(columns=columns)
 
 
 def read_part_schema(path: Path) -> pa.Schema:

@@ -5,7 +5,8 @@ Readers need nothing from here: `pandas.read_parquet(run / "trace")` works at an
 
 import os
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 
 from chemkl import __version__
 from chemkl.config import InputError
-from chemkl.results.atomic import rename_in, sync
+from chemkl.results.atomic import remove, sync, written_aside
 from chemkl.results.columns import FOR_PANDAS, TRACE_FORMAT, trace_components, trace_schema
 from chemkl.results.part_checks import check_config, check_parts, config_of, conform, join
 from chemkl.results.parts import (
@@ -77,8 +78,7 @@ class TraceWriter:
         self._buffer: list[pa.Table] = []
         finish_swap(self.run_dir)
         shutil.rmtree(self._aside, ignore_errors=True)  # what a kill left: never part of the trace
-        self._aside.mkdir(parents=True)
-        self._folder.mkdir(exist_ok=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
         parts = list_parts(self.run_dir)
         if any(config_of(read_part_schema(part.path)) in earlier for part in parts):
             self._swap([], pa.concat_tables([read_part(part.path) for part in parts]))
@@ -134,10 +134,21 @@ class TraceWriter:
             return None
         table = pa.concat_tables(self._buffer)
         name = part_name(int(table["step"][0].as_py()), int(table["step"][-1].as_py()))
-        write_part(table, self._aside / name)
-        rename_in(self._aside / name, self._folder / name)
+        final = self._folder / name
+        with self._drafting(), written_aside(final, folder=self._aside) as aside:
+            write_part(table, aside)
         self._buffer = []
-        return self._folder / name
+        return final
+
+    @contextmanager
+    def _drafting(self) -> Iterator[None]:
+        """Have the folder for what is written aside; it goes again unless a swap stands in it."""
+        self._aside.mkdir(exist_ok=True)
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                self._aside.rmdir()
 
     def resume(self, at_step: int) -> None:
         """Make the trace end before a step: what lies at or after it goes to `.orphan/`.
@@ -178,17 +189,22 @@ class TraceWriter:
         Between the two renames the trace is absent, never wrong: `finish_swap` completes it.
         """
         draft, ready, old = (self._aside / name for name in ("draft", READY, "superseded"))
-        draft.mkdir()
-        for part in kept:
-            shutil.copy2(part.path, draft / part.path.name)
-            sync(draft / part.path.name)
         steps, table = table["step"], table.replace_schema_metadata(self.schema.metadata)
-        write_part(table, draft / part_name(int(steps[0].as_py()), int(steps[-1].as_py())))
-        os.replace(draft, ready)
-        os.replace(self._folder, old)
-        os.replace(ready, self._folder)
-        sync(self.run_dir)
-        shutil.rmtree(old)
+        name = part_name(int(steps[0].as_py()), int(steps[-1].as_py()))
+        with self._drafting():
+            try:
+                draft.mkdir()
+                for part in kept:
+                    shutil.copy2(part.path, draft / part.path.name)
+                    sync(draft / part.path.name)
+                write_part(table, draft / name)
+                os.replace(draft, ready)
+            finally:
+                remove(draft)
+            os.replace(self._folder, old)
+            os.replace(ready, self._folder)
+            sync(self.run_dir)
+            shutil.rmtree(old)
 
 
 def read_trace(run_dir: str | Path, columns: Sequence[str] | None = None) -> pd.DataFrame:

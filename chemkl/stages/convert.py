@@ -9,7 +9,7 @@ from chemkl.chem.molecules import read_molecule
 from chemkl.config import InputError, did_you_mean
 from chemkl.results.parts import read_part
 from chemkl.stages.molecule_files import ENDINGS, Record, title_of, write_sdf, write_smi
-from chemkl.stages.output_files import check_outputs, write_csv, written_aside
+from chemkl.stages.output_files import check_outputs, write_csv, written_out
 
 SMILES_COLUMNS = ("canonical_smiles", "smiles")
 """Where the SMILES are looked for: the first of these that a file has."""
@@ -41,12 +41,12 @@ def convert(
     check_outputs({"OUT": target}, {"OUT": endings}, force=force)
     table = read_part(source)
     if target.name.lower().endswith(ENDINGS["csv"]):
-        with written_aside(target) as stream:
+        with written_out(target) as stream:
             write_csv(table, stream)
         return f"{len(table):,} rows"
     place = _smiles_column(source, table, column)
     records = _records(table, place, source.stem)
-    with written_aside(target) as stream:
+    with written_out(target) as stream:
         if target.name.lower().endswith(ENDINGS["sdf"]):
             written = write_sdf(records, table.schema, {}, stream)
         else:

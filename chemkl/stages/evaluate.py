@@ -149,6 +149,7 @@ def _rows(
 def _write_tables(
     folder: Path, tables: Mapping[str, Sequence[dict[str, Any]]], schemas: Mapping[str, pa.Schema]
 ) -> dict[str, pa.Table]:
+    folder.mkdir(exist_ok=True)
     made = {name: metrics.metrics_table(tables[name], schema) for name, schema in schemas.items()}
     for name, table in made.items():
         write_parquet(folder / name, table)

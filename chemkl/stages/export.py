@@ -13,7 +13,7 @@ from chemkl.config import InputError
 from chemkl.results.inspection import RunTrace, first_scorings, open_run
 from chemkl.stages import molecule_files
 from chemkl.stages.molecule_files import Record, title_of, write_sdf, write_smi
-from chemkl.stages.output_files import check_outputs, write_csv, written_aside
+from chemkl.stages.output_files import check_outputs, write_csv, written_out
 from chemkl.stages.terminal import say
 
 ENDINGS = {f"--{form}": endings for form, endings in molecule_files.ENDINGS.items()}
@@ -75,7 +75,7 @@ def export(
     if not all_rows:
         table = table.drop_columns(list(SAME_FOR_ALL))
     for option, path in outputs.items():
-        with written_aside(path) as stream:
+        with written_out(path) as stream:
             _write(option, run, table, stream)
     return len(table)
 

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import IO, Any, cast
 import pyarrow as pa
 import pyarrow.csv
 
-from chemkl.config import InputError
-from chemkl.results.atomic import refuse_other_names, rename_in
+from chemkl.config import InputError, StorageError
+from chemkl.results.atomic import refuse_other_names, written_aside
 from chemkl.results.parts import FOLDER, list_parts
 
 
@@ -45,22 +44,23 @@ def check_outputs(
 
 
 @contextmanager
-def written_aside(path: Path) -> Iterator[IO[bytes]]:
+def written_out(path: Path) -> Iterator[IO[bytes]]:
     """Write a file beside its place, and rename it in when all went well; .gz is compressed.
 
     Raises:
         InputError: nothing can be written there.
+        StorageError: the disk is full, or fails otherwise.
     """
     refuse_other_names(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with aside.open("wb") as raw, _packed(raw, path) as stream:
-                yield stream
-            rename_in(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
+        with (
+            written_aside(path, parents=True, own=True) as aside,
+            aside.open("wb") as raw,
+            _packed(raw, path) as stream,
+        ):
+            yield stream
+    except StorageError:
+        raise
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
 

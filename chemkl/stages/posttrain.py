@@ -13,6 +13,7 @@ from chemkl.rewards.waiting import nothing_shown
 from chemkl.stages.finished import once
 from chemkl.stages.posttrain_config import build_objective, check, problems_beside
 from chemkl.stages.posttrain_run import (
+    check_past,
     check_spent,
     counts_of,
     ended_by,
@@ -51,6 +52,7 @@ def run(config: PosttrainConfig, out: Path) -> Path:
     policy, reference = load_policy(config.agent or config.prior), load_policy(config.prior)
     precision = settle(config.precision, trainer_settings(config), out, plain)
     trainer_of(config, out, [], precision)
+    check_past(out)
     models = {"prior": config.prior, "agent": config.agent}
     with (
         RewardModel.from_config(config.reward) as reward,

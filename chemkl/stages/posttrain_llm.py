@@ -31,6 +31,7 @@ from chemkl.rewards.failures import describe_failures
 from chemkl.stages.finished import once
 from chemkl.stages.posttrain_config import build_objective
 from chemkl.stages.posttrain_run import (
+    check_past,
     check_spent,
     counts_of,
     ended_by,
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
 
 __all__ = ["check", "check_spent", "problems_beside", "run"]
 
+_PROMPTS_SHA256 = "prompts_sha256"
+"""Among the results of a run: the checksum of the prompts that it keeps."""
 STAGE = "posttrain_llm"
 
 
@@ -80,6 +83,7 @@ def run(config: LlmPosttrainConfig, out: Path) -> Path:
     policy = build_policy(config)
     precision = settle(config.precision, trainer_settings(config), out, plain)
     trainer_of(config, out, [], precision)
+    check_past(out)
     with (
         closing(build_reward(config.reward)) as reward,
         Manifest.start(
@@ -186,10 +190,13 @@ def _as_begun(out: Path, manifest: Manifest, prompts: tuple[Prompt, ...]) -> tup
     A template that inserts the date renders others on another day, and then rows of two prompts
     would have the same number: in the ledger, and in what the reference remembers.
     """
-    kept = kept_prompts(out, len(prompts)) if manifest.was_resumed else None
-    if kept is None:
-        keep_prompts(prompts, out)
-    return kept or prompts
+    if manifest.was_resumed:
+        kept = kept_prompts(out, len(prompts), manifest.results.get(_PROMPTS_SHA256))
+        if kept is not None:
+            return kept
+    manifest.results = {**manifest.results, _PROMPTS_SHA256: keep_prompts(prompts, out)}
+    manifest.save()
+    return prompts
 
 
 def _module(

@@ -14,6 +14,7 @@ from chemkl.results.manifest import Manifest
 from chemkl.results.outcome import read_outcome
 from chemkl.results.parts import list_parts, read_part
 from chemkl.results.provenance import UsedPrecision
+from chemkl.results.seal import check_seal
 from chemkl.results.trace import TraceWriter, read_orphans, read_trace
 from chemkl.stages.aside import free_name
 from chemkl.stages.terminal import say
@@ -150,6 +151,17 @@ def make_steps(
     loader = StepLoader(-(-config.most_samples // config.batch_size))
     trainer = trainer_of(config, out, [saving, *own, *callbacks], precision)
     fit(trainer, module, loader, start)
+
+
+def check_past(out: Path) -> None:
+    """Refuse what a run would go on from if it is damaged, while its folder is still untouched.
+
+    Raises:
+        InputError: names the checkpoint, or the part of the trace.
+    """
+    last_checkpoint(out)
+    for part in list_parts(out):
+        check_seal(part.path, "Restore it from a copy, or run again with --fresh.")
 
 
 def ended_by(module: Posttrain, limit: str) -> str:

@@ -1,5 +1,6 @@
 """The prepare stage: a source of SMILES becomes a clean, de-duplicated, split corpus."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
@@ -20,7 +21,7 @@ from chemkl.corpus import files
 from chemkl.corpus.cleaning import Clean, Cleaner, clean_lines, peak_memory
 from chemkl.corpus.sources import N_LINES, read_source
 from chemkl.files.molecules import Line, MoleculeFile
-from chemkl.results.atomic import write_json
+from chemkl.results.atomic import json_of, write_bytes
 from chemkl.results.manifest import Manifest
 from chemkl.stages.finished import once
 
@@ -112,7 +113,9 @@ def _write(
             progress.advance(task, len(chunk))
         if not rows.kept:
             raise InputError(f"no line holds a usable molecule. Reasons: {rows.reasons()}")
-    write_json(out / files.TOKENS, dict(sorted(rows.tokens.items())))
+        tokens = json_of(dict(sorted(rows.tokens.items())))
+        molecules.describe({files.TOKENS_SHA256: hashlib.sha256(tokens).hexdigest()})
+    write_bytes(out / files.TOKENS, tokens)
     return {
         "molecules": rows.kept.total(),
         "splits": dict(rows.kept),

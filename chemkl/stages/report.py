@@ -34,6 +34,7 @@ from chemkl.results.collapse import watched
 from chemkl.results.columns import RAW_PREFIX
 from chemkl.results.differences import told
 from chemkl.results.manifest import unlike
+from chemkl.results.seal import check_seal
 from chemkl.stages.evaluate import require_traces, run_names
 from chemkl.stages.finished import once
 from chemkl.stages.report_tables import note, tables
@@ -255,6 +256,7 @@ def _comparison(path: Path | None, methods: Collection[str]) -> list[dict[str, A
     """
     if path is None:
         return []
+    check_seal(path)
     try:
         rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors

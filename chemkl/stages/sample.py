@@ -20,7 +20,7 @@ from chemkl.policies import (
     load_policy,
     read_header,
 )
-from chemkl.results.atomic import rename_in
+from chemkl.results.atomic import written_aside
 from chemkl.results.columns import described_schema
 from chemkl.results.manifest import Manifest
 from chemkl.results.provenance import sha256_of
@@ -95,14 +95,15 @@ def run(config: SampleConfig, out: Path) -> Path:
         seed=config.seed,
         inputs=_models(config),
     ) as manifest:
-        aside = out / f".{FILE_NAME}.tmp"
         n_truncated = 0
-        with pq.ParquetWriter(aside, schema, compression="zstd") as writer:
+        with (
+            written_aside(out / FILE_NAME, sealed=True) as aside,
+            pq.ParquetWriter(aside, schema, compression="zstd") as writer,
+        ):
             for rollout in _rollouts(policy, config):
                 columns = _columns(rollout, policy)
                 writer.write_table(pa.table(columns, schema=schema))
                 n_truncated += int(rollout.truncated.sum())
-        rename_in(aside, out / FILE_NAME)
         manifest.finish(results={"samples": config.n, "truncated": n_truncated})
     return out / FILE_NAME
 

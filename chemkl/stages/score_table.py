@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from chemkl.config import InputError
 from chemkl.files.tables import is_text
-from chemkl.results.atomic import rename_in
+from chemkl.results.atomic import written_aside
 
 
 class Table:
@@ -30,25 +30,23 @@ class Table:
 
         Raises:
             InputError: nothing can be written there.
+            StorageError: the disk is full, or fails otherwise.
         """
-        aside = path.with_name(f".{path.name}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            aside.touch()
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written: {error.strerror}") from error
-        try:
+        is_parquet = form == "parquet"
+        with written_aside(path, sealed=is_parquet) as aside:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                aside.touch()
+            except OSError as error:
+                raise InputError(f"{path}: cannot be written: {error.strerror}") from error
             with (
                 pq.ParquetWriter(aside, schema, compression="zstd")
-                if form == "parquet"
+                if is_parquet
                 else pa.csv.CSVWriter(
                     aside, schema, write_options=pa.csv.WriteOptions(quoting_style="needed")
                 )
             ) as writer:
                 yield cls(writer, schema)
-            rename_in(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
 
     def append(self, rows: pd.DataFrame) -> None:
         """Add rows; NaN becomes null."""

@@ -16,7 +16,7 @@ from chemkl.results.query import run_sql
 from chemkl.rewards import catalogue
 from chemkl.stages import show_tables, show_text
 from chemkl.stages.export import select
-from chemkl.stages.output_files import check_outputs, write_csv, written_aside
+from chemkl.stages.output_files import check_outputs, write_csv, written_out
 from chemkl.stages.terminal import standard_output
 
 N_BEST = 10
@@ -177,7 +177,7 @@ def _answer(place: Path, sql: str, asked: Asked, width: int) -> Iterator[Rendera
     if outputs:
         _check_names(answer.schema.names)
         for option, path in outputs.items():
-            with written_aside(path) as stream:
+            with written_out(path) as stream:
                 if option == "--csv":
                     write_csv(answer, stream)
                 else:

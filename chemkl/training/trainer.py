@@ -6,7 +6,7 @@ import os
 import pickle
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from chemkl.chem.molecules import one_line
 from chemkl.config import InputError, did_you_mean
-from chemkl.results.atomic import rename_in
+from chemkl.policies.checkpoint import check_weights
+from chemkl.results.atomic import aside_of, written_aside
+from chemkl.results.seal import check_seal
 from chemkl.signals import StoppedBySignal, deferred, pending
 from chemkl.training.progress import Bar
 
@@ -145,11 +147,12 @@ class Checkpoint(Callback):
     def save(self, trainer: Trainer) -> None:
         """Write now."""
         self._before()
-        aside = self._path.with_name(f"{self._path.name}.tmp")
-        trainer.save_checkpoint(aside, weights_only=False)
-        trainer.strategy.barrier()
-        if trainer.is_global_zero:
-            rename_in(aside, self._path)
+        self._path.parent.mkdir(exist_ok=True)
+        note = f"step {trainer.global_step}"
+        first = trainer.is_global_zero
+        writing = written_aside(self._path, sealed=True, note=note) if first else nullcontext()
+        with writing:
+            trainer.save_checkpoint(aside_of(self._path), weights_only=False)
         self._saved = trainer.global_step
 
 
@@ -206,10 +209,9 @@ def reopen(path: Path, saved: dict[str, Any], step: int) -> None:
         "current": updates,
     }
     loop["state_dict"]["combined_loader"] = [{"next": step}]
-    aside = path.with_name(f"{path.name}.tmp")
     counts = {"epoch": 0, "global_step": step, "next_step": step, "loader": {"next": step}}
-    torch.save(saved | counts, aside)
-    rename_in(aside, path)
+    with written_aside(path, sealed=True, note=f"step {step}") as aside:
+        torch.save(saved | counts, aside)
 
 
 def last_checkpoint(out_dir: Path) -> Path | None:
@@ -221,12 +223,16 @@ def last_checkpoint(out_dir: Path) -> Path | None:
     path = out_dir / CHECKPOINTS / LAST
     if not path.exists():
         return None
+    check_seal(path, "Delete it to begin the run anew, or put back a good copy.")
     try:
         # the tensors stay on the disk, and nothing but tensors and plain values is unpickled
         saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         problem = "" if {"state_dict", "loops", "optimizer_states"} <= set(saved) else "foreign"
     except _UNREADABLE as error:
         problem = str(error).split("\n", maxsplit=1)[0]
+    if not problem:
+        weights = saved["state_dict"].items()
+        check_weights(((k, v) for k, v in weights if isinstance(v, torch.Tensor)), str(path))
     if problem:
         raise InputError(
             f"{path}: not a usable checkpoint ({problem}). Delete it to begin the run anew, or "

@@ -1,4 +1,6 @@
 import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -164,13 +166,15 @@ def test_a_kill_between_writing_and_renaming_leaves_the_earlier_parts(tmp_path, 
     write_steps(trace, range(2))
     trace.append(step_rows(2))
 
-    def killed(*_):
+    def killed(written, _final):
+        shutil.copytree(Path(written).parent, tmp_path / "left")  # a kill cleans nothing up
         raise KilledError
 
     monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KilledError):
         trace.cut()
     monkeypatch.undo()
+    (tmp_path / "left").rename(tmp_path / ".tmp")
     assert list((tmp_path / ".tmp").glob("part-*"))  # it was written, and never came in
     assert steps_of(tmp_path) == expected_rows(range(2))
     assert len(pd.read_parquet(tmp_path / "trace")) == 6

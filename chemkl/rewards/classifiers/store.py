@@ -103,7 +103,7 @@ def _keep(classifier: Classifier, path: Path, source: Source) -> None:
     arrays: dict[str, Any] = {"sha256": np.array(source.sha256), **classifier.arrays}
     np.savez_compressed(packed, **arrays)
     try:
-        write_bytes(path, packed.getvalue())
+        write_bytes(path, packed.getvalue(), parents=True)
     except OSError as error:
         raise InputError(
             f"{path}: cannot keep the classifier there ({error}). Set `cache` to another folder."

@@ -1,0 +1,176 @@
+"""A checksum within a file: one flipped bit, and the file is refused when it is read.
+
+The seal is a line of text that holds the SHA-256 of the file with zeros in place of the digest. It
+is where each format has room that no other reader minds: in Parquet before the footer, in a torch
+file (a zip archive) as the archive's comment, in safetensors among the metadata, in JSON as a
+value. A file is renamed in with its seal, so that no kill can part the two. The tag stands on both
+sides of the digest: one flipped bit cannot make a sealed file look like one that never had a seal,
+which is read as before.
+"""
+
+import hashlib
+import mmap
+import re
+from pathlib import Path
+
+from chemkl.config import InputError
+
+TAG = b"chemkl-sha256"
+_ZEROS = b"0" * 64
+SEAL = b":".join((TAG, _ZEROS, TAG))
+"""What a file holds before its checksum is known."""
+
+_FOUND = re.compile(re.escape(TAG) + b":([0-9a-f]{64}):" + re.escape(TAG))
+_NO_COMMENT = b"PK\x05\x06"
+"""How the last 22 bytes of a zip archive without a comment begin."""
+_DIGEST_AT = len(TAG) + 1
+
+SUMS = "SHA256SUMS"
+"""The file with the checksums of a folder whose files have no room for their own."""
+_LISTED = re.compile(rb"([0-9a-f]{64})  ([ -.0-~]+(?:/[ -.0-~]+)*)")
+
+
+def seal(path: Path, kind: str, note: str = "") -> None:
+    """Put the checksum into a file that is not read by anybody yet.
+
+    Args:
+        path: of the file, which holds `SEAL` already, or is a Parquet or torch file.
+        kind: the ending of its final name: .parquet and .ckpt get the seal added.
+        note: in a torch file, a line before the seal.
+    """
+    if kind == ".parquet":
+        _add_before_footer(path)
+    elif kind == ".ckpt" and path.is_file():
+        _add_comment(path, note)
+    with path.open("r+b") as file:
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            at = content.rfind(SEAL)
+            digest = hashlib.sha256(content).hexdigest()
+        if at < 0:
+            raise ValueError(f"{path}: has no room for a checksum")
+        file.seek(at + _DIGEST_AT)
+        file.write(digest.encode())
+
+
+def check_seal(path: Path, fix: str = "Restore it from a copy, or make it again.") -> None:
+    """Refuse a file that is not what chemkl wrote; see `is_whole`.
+
+    Args:
+        path: of the file.
+        fix: what to do about it, in a sentence.
+
+    Raises:
+        InputError: the checksum in the file is not that of the file.
+    """
+    if not is_whole(path):
+        raise InputError(
+            f"{path}: damaged, or changed since chemkl wrote it: its checksum does not fit. {fix}"
+        )
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file is as chemkl wrote it, or has no seal.
+
+    One that is missing, empty or cannot be read is left to its reader, who says why.
+    """
+    try:
+        if not path.is_file() or not path.stat().st_size:
+            return True
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _fits(data)
+    except OSError:
+        return True
+
+
+def _fits(data: mmap.mmap) -> bool:
+    at = data.rfind(TAG)
+    if at < 0:
+        return True
+    start = at - _DIGEST_AT - len(_ZEROS) - 1
+    found = _FOUND.fullmatch(data[max(start, 0) : at + len(TAG)])
+    if found is None:
+        return False
+    begin = start + _DIGEST_AT
+    with memoryview(data) as view, view[:begin] as before, view[begin + len(_ZEROS) :] as after:
+        digest = hashlib.sha256(before)
+        digest.update(_ZEROS)
+        digest.update(after)
+    return digest.hexdigest().encode() == found[1]
+
+
+def _add_before_footer(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(-8, 2)
+        length = int.from_bytes(file.read(4), "little")
+        file.seek(-8 - length, 2)
+        footer = file.read()
+        file.seek(-len(footer), 2)
+        file.write(SEAL + footer)
+
+
+def _add_comment(path: Path, note: str) -> None:
+    comment = f"{note}\n".encode() + SEAL
+    with path.open("r+b") as file:
+        file.seek(-22, 2)
+        if file.read(4) != _NO_COMMENT:
+            raise ValueError(f"{path}: not a zip archive as torch writes it")
+        file.seek(-2, 2)
+        file.write(len(comment).to_bytes(2, "little") + comment)
+
+
+def note_of(path: Path) -> str | None:
+    """The note in the seal of a torch file; None where there is none, or no file."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-min(path.stat().st_size, 4096), 2)
+            end = file.read()
+    except OSError:
+        return None
+    found = re.search(rb"PK\x05\x06.{18}([ -~]+)\n" + re.escape(TAG), end, re.DOTALL)
+    return found[1].decode() if found else None
+
+
+def write_sums(folder: Path) -> None:
+    """Write the checksums of all files of a folder into one, which `sha256sum -c` reads too.
+
+    For files that others write and read, such as a language model's.
+    """
+    lines = [
+        f"{_sha256(path)}  {path.relative_to(folder).as_posix()}\n"
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    ]
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def check_sums(folder: Path, fix: str, leave_out: str = "") -> None:
+    """Refuse a folder in which a file is not what `write_sums` found there; others may be added.
+
+    Args:
+        folder: one without checksums passes.
+        fix: what to do about it, in a sentence.
+        leave_out: ending of files that are not looked into.
+
+    Raises:
+        InputError: with the first file that is missing or another one.
+    """
+    sums = folder / SUMS
+    try:
+        lines = sums.read_bytes().splitlines()
+    except OSError:  # no folder, or none of ours
+        return
+    for line in lines:
+        found = _LISTED.fullmatch(line)
+        path = folder / found[2].decode() if found else sums
+        if found and leave_out and path.name.endswith(leave_out):
+            continue
+        if not found or not path.is_file() or _sha256(path) != found[1].decode():
+            raise InputError(
+                f"{path}: damaged, missing or changed since chemkl wrote it: its checksum in "
+                f"{SUMS} does not fit. {fix} If you have changed it on purpose, delete {sums}."
+            )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

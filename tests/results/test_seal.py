@@ -1,0 +1,185 @@
+"""Checksums within files: one flipped bit anywhere is refused, and other readers mind nothing."""
+
+import hashlib
+import io
+import json
+import random
+import subprocess
+import zipfile
+
+import duckdb
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from chemkl.config import InputError
+from chemkl.results import Manifest, write_bytes, write_json, write_parquet
+from chemkl.results.atomic import folder_written_aside, written_aside
+from chemkl.results.seal import SEAL, SUMS, check_seal, check_sums, note_of
+
+TABLE = pa.table({"smiles": ["CCO", "c1ccccc1"] * 40, "reward": [0.25, 0.5] * 40})
+
+
+def parquet(path):
+    write_parquet(path, TABLE)
+
+
+def checkpoint(path):
+    with written_aside(path, sealed=True, note="step 50") as aside:
+        torch.save({"weight": torch.arange(30.0), "step": 50}, aside)
+
+
+def document(path):
+    write_json(path, {"status": "running", "n": 3}, sealed=True)
+
+
+KINDS = {"a.parquet": parquet, "last.ckpt": checkpoint, "manifest.json": document}
+
+
+@pytest.fixture(params=KINDS)
+def sealed(request, tmp_path):
+    path = tmp_path / request.param
+    KINDS[request.param](path)
+    return path
+
+
+def flipped(content, bit):
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def test_every_flipped_bit_is_refused(sealed):
+    content = sealed.read_bytes()
+    check_seal(sealed)
+    n_bits = 8 * len(content)
+    at_seal = content.index(SEAL[:14])  # all of its bits, and all around it
+    near = range(8 * max(0, at_seal - 40), min(n_bits, 8 * (at_seal + len(SEAL) + 40)))
+    anywhere = random.Random(0).sample(range(n_bits), 600)
+    for bit in {*near, *anywhere, *range(64), *range(n_bits - 64, n_bits)}:
+        sealed.write_bytes(flipped(content, bit))
+        with pytest.raises(InputError, match=f"{sealed.name}: damaged, or changed since"):
+            check_seal(sealed)
+
+
+def test_a_shorter_or_a_longer_file_is_refused(sealed):
+    content = sealed.read_bytes()
+    for other in (content + b"\n", b" " + content, content[:40] + content[41:]):
+        sealed.write_bytes(other)
+        with pytest.raises(InputError, match="its checksum does not fit"):
+            check_seal(sealed)
+
+
+def test_the_digest_is_that_of_the_file_with_zeros_in_its_place(sealed):
+    content = sealed.read_bytes()
+    digest = content.split(b"chemkl-sha256:")[1][:64]
+    plain = content.replace(digest, b"0" * 64)
+    assert hashlib.sha256(plain).hexdigest().encode() == digest
+
+
+def test_every_reader_of_parquet_reads_a_sealed_file(tmp_path):
+    path = tmp_path / "a.parquet"
+    parquet(path)
+    assert pq.read_table(path).equals(TABLE)
+    assert pq.ParquetFile(path).metadata.num_rows == 80
+    assert pd.read_parquet(path).equals(TABLE.to_pandas())
+    assert pl.read_parquet(path).rows() == pl.scan_parquet(path).collect().rows()
+    assert duckdb.execute(f"select sum(reward) from '{path}'").fetchone() == (30.0,)
+
+
+def test_what_another_program_rewrote_has_no_seal_and_passes(tmp_path):
+    path = tmp_path / "a.parquet"
+    parquet(path)
+    pq.write_table(pq.read_table(path).append_column("own", [list(range(80))]), path)
+    check_seal(path)
+    pl.read_parquet(path).write_parquet(path)
+    check_seal(path)
+
+
+def test_torch_reads_a_sealed_file_and_the_note_says_the_step(tmp_path):
+    path = tmp_path / "last.ckpt"
+    checkpoint(path)
+    for mmap in (False, True):
+        assert torch.load(path, weights_only=True, mmap=mmap)["step"] == 50
+    assert zipfile.ZipFile(path).testzip() is None
+    assert note_of(path) == "step 50"
+    assert note_of(tmp_path / "none.ckpt") is None
+
+
+def test_files_without_a_seal_pass(tmp_path):
+    buffer = io.BytesIO()
+    torch.save({"a": torch.ones(3)}, buffer)
+    (tmp_path / "old.ckpt").write_bytes(buffer.getvalue())
+    pq.write_table(TABLE, tmp_path / "old.parquet")
+    (tmp_path / "old.json").write_text('{"sha256": ""}')
+    (tmp_path / "empty.json").touch()
+    for name in ("old.ckpt", "old.parquet", "old.json", "empty.json", "none.json", "."):
+        check_seal(tmp_path / name)
+    assert note_of(tmp_path / "old.ckpt") is None
+
+
+def test_what_has_no_room_for_a_seal_is_a_mistake_of_the_writer(tmp_path):
+    with pytest.raises(ValueError, match="no room for a checksum"):
+        write_bytes(tmp_path / "a.json", b"{}", sealed=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- the manifest
+
+
+def test_a_manifest_is_sealed_and_one_that_was_edited_is_refused(tmp_path):
+    with Manifest.start(tmp_path, stage="posttrain", config={"seed": 1}):
+        pass
+    path = tmp_path / "manifest.json"
+    content = path.read_bytes()
+    rng = random.Random(1)
+    for bit in rng.sample(range(8 * len(content)), 300):
+        path.write_bytes(flipped(content, bit))
+        with pytest.raises(InputError, match=r"manifest\.json: "):
+            Manifest.load(tmp_path)
+    edited = json.loads(content) | {"status": "running"}
+    path.write_text(json.dumps(edited))
+    with pytest.raises(InputError, match=r"manifest\.json: damaged.*take its line sha256 out"):
+        Manifest.start(tmp_path, stage="posttrain", config={"seed": 1})
+    del edited["sha256"]
+    path.write_text(json.dumps(edited))
+    assert Manifest.load(tmp_path).status == "running"
+
+
+# ---- folders of files that others write
+
+
+def test_the_checksums_of_a_folder_are_those_of_sha256sum(tmp_path):
+    with folder_written_aside(tmp_path / "model") as aside:
+        (aside / "config.json").write_text("{}")
+        (aside / "inner").mkdir()
+        (aside / "inner" / "with blank.bin").write_bytes(b"\0\1")
+    run = subprocess.run(
+        ["sha256sum", "--strict", "-c", SUMS],
+        cwd=tmp_path / "model", capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert run.stdout == "config.json: OK\ninner/with blank.bin: OK\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_every_flipped_bit_in_a_folder_is_refused(tmp_path):
+    folder = tmp_path / "model"
+    with folder_written_aside(folder) as aside:
+        (aside / "config.json").write_text('{"n_layers": 2}')
+        (aside / "model.safetensors").write_bytes(bytes(range(64)))
+    (folder / "notes.txt").write_text("added later")
+    check_sums(folder, "Fix.")
+    for name in ("config.json", "model.safetensors", SUMS):
+        content = (folder / name).read_bytes()
+        for bit in range(8 * len(content)):
+            (folder / name).write_bytes(flipped(content, bit))
+            with pytest.raises(InputError, match=name):
+                check_sums(folder, "Fix.")
+        (folder / name).write_bytes(content)
+    (folder / "model.safetensors").unlink()
+    check_sums(folder, "Fix.", leave_out=".safetensors")
+    with pytest.raises(InputError, match=r"model\.safetensors: damaged, missing or changed"):
+        check_sums(folder, "Fix.")

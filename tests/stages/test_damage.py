@@ -1,0 +1,212 @@
+"""What a run goes on from, or a stage takes from another: one flipped bit, and it is refused."""
+
+import hashlib
+import json
+import random
+import shutil
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from chemkl import cli
+from chemkl.config import InputError
+from chemkl.policies import RnnPolicy, Vocabulary, load_policy, read_header, save_policy
+from chemkl.policies.checkpoint import WEIGHT_LIMIT
+from chemkl.results import Manifest, read_trace
+from chemkl.results.seal import TAG
+from chemkl.stages import evaluate, posttrain, prepare, pretrain, sample
+
+PRIOR = Path(__file__).parents[2] / "data" / "priors" / "moses.safetensors"
+SAMPLE = PRIOR.parents[1] / "moses_sample" / "corpus.parquet"
+
+
+def tree(folder):
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def flip(path, bit):
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+def bits_of(path):
+    """Bits at the beginning, in the middle, at the end, and at random places."""
+    n = 8 * path.stat().st_size
+    return [3, n // 2, n - 1, *random.Random(path.name).sample(range(n), 5)]
+
+
+def posttrain_config(prior):
+    return {
+        "prior": str(prior), "reward": {"components": [{"kind": "qed"}]},
+        "target": {"kind": "gibbs", "beta": 0.1}, "batch_size": 8, "budget": 60,
+        "trainer": {"accelerator": "cpu", "log_every_n_steps": 0},
+        "callbacks": {"checkpoint_every": 2, "progress_bar": False},
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, tiny_prior):
+    """A corpus, a prior, samples, and a run that was cut off before its end."""
+    folder = tmp_path_factory.mktemp("made")
+    molecules = pd.read_parquet(SAMPLE)["smiles"][:200]
+    (folder / "m.smi").write_text("\n".join(molecules))
+    prepare.run({"source": {"kind": "file", "path": str(folder / "m.smi")}}, folder / "corpus")
+    shutil.copy(tiny_prior, folder / "prior.safetensors")
+    posttrain.run(posttrain_config(folder / "prior.safetensors"), folder / "run")
+    manifest = Manifest.load(folder / "run")
+    manifest.status = "interrupted"
+    manifest.save()
+    config = {"policy": str(folder / "prior.safetensors"), "n": 30}
+    sample.run(config, folder / "samples")
+    return folder
+
+
+@pytest.fixture
+def here(made, tmp_path):
+    """The same at a place of its own, which the run may not notice: its prior stays."""
+    shutil.copytree(made, tmp_path / "made")
+    return tmp_path / "made"
+
+
+def go_on(here, made):
+    return posttrain.run(posttrain_config(made / "prior.safetensors"), here / "run")
+
+
+def use_prior(here, _made):
+    return posttrain.run(posttrain_config(here / "prior.safetensors"), here / "new")
+
+
+def train(here, _made):
+    config = {"corpus": str(here / "corpus"), "trainer": {"max_steps": 1}}
+    return pretrain.run(config, here / "new")
+
+
+def judge(here, _made):
+    file = {"path": str(here / "samples" / "samples.parquet")}
+    return evaluate.run({"samples": [file]}, here / "new")
+
+
+def read(here, _made):
+    return read_trace(here / "run")
+
+
+USES = {
+    "run/manifest.json": (go_on,),
+    "run/checkpoints/last.ckpt": (go_on,),
+    "run/trace/part": (go_on, read),
+    "prior.safetensors": (use_prior,),
+    "corpus/corpus.parquet": (train,),
+    "corpus/tokens.json": (train,),
+    "samples/samples.parquet": (judge,),
+}
+
+
+@pytest.mark.parametrize(("name", "uses"), USES.items(), ids=[*USES])
+def test_one_flipped_bit_is_one_message_and_nothing_changes(here, made, name, uses):
+    (file,) = here.glob(f"{name}*")
+    for bit in bits_of(file):
+        flip(file, bit)
+        before = tree(here)
+        for use in uses:
+            with pytest.raises(InputError) as caught:
+                use(here, made)
+            assert file.name in str(caught.value), bit
+            assert "\n" not in str(caught.value)
+        shutil.rmtree(here / "new", ignore_errors=True)  # it says that it has failed
+        assert tree(here) == before
+        flip(file, bit)
+
+
+def test_the_command_line_says_so_and_exits_with_2(here, monkeypatch, capsys):
+    flip(here / "prior.safetensors", 8 * 2000)
+    config = here / "sample.yaml"
+    config.write_text(f"policy: {here / 'prior.safetensors'}\nn: 4\n")
+    monkeypatch.setattr(sys, "argv", ["chemkl", "sample", str(config), "--out", str(here / "new")])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "prior.safetensors: damaged, or changed since chemkl wrote it" in line
+    assert not (here / "new").exists()
+
+
+def test_a_run_that_is_whole_goes_on(here, made):
+    go_on(here, made)
+    assert Manifest.load(here / "run").status == "complete"
+
+
+def test_a_missing_part_in_the_middle_is_told(tmp_path, write_run):
+    steps = [[("CCO", 0.5)], [("CCN", 0.5)], [("CCC", 0.5)]]
+    run = write_run(tmp_path / "run", steps)
+    frame = read_trace(run)
+    manifest = Manifest.load(run)
+    from chemkl.results import TraceWriter
+
+    shutil.rmtree(run / "trace")
+    writer = TraceWriter(run, ["qed"], manifest.run_id, manifest.config_hash)
+    for step in range(3):
+        writer.append(frame[frame["step"] == step])
+        writer.cut()
+    (run / "trace" / "part-00000001-00000001.parquet").unlink()
+    with pytest.raises(InputError, match="the part with steps 1 to 1 is missing"):
+        read_trace(run)
+
+
+def test_files_of_earlier_versions_are_read_as_before(here, made):
+    prior = here / "prior.safetensors"
+    with safe_open(prior, framework="pt") as file:
+        metadata = {"header": file.metadata()["header"]}
+    save_file(load_file(prior), prior, metadata)
+    assert load_policy(prior).state_dict().keys() == load_file(prior).keys()
+    part = next((here / "run" / "trace").iterdir())
+    pd.read_parquet(part)
+    checkpoint = here / "run" / "checkpoints" / "last.ckpt"
+    torch.save(torch.load(checkpoint, weights_only=True), checkpoint)
+    manifest = here / "run" / "manifest.json"
+    plain = json.loads(manifest.read_text())
+    del plain["sha256"]
+    manifest.write_text(json.dumps(plain))
+    for file in (prior, checkpoint, manifest):
+        assert TAG not in file.read_bytes()
+    go_on(here, made)
+
+
+# ---- weights that no training leaves
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e30, 1.1e4])
+def test_absurd_weights_are_refused_by_the_name_of_the_tensor(tmp_path, bad):
+    policy = RnnPolicy(Vocabulary.of(["C", "O"]), hidden_size=8, embedding_size=4)
+    name, weight = next(iter(policy.state_dict().items()))
+    weight.view(-1)[3] = bad
+    save_policy(policy, tmp_path / "a.safetensors", {})
+    with pytest.raises(InputError, match=rf"a\.safetensors: the weights {name} reach from"):
+        load_policy(tmp_path / "a.safetensors")
+    weight.view(-1)[3] = WEIGHT_LIMIT
+    save_policy(policy, tmp_path / "a.safetensors", {})
+    load_policy(tmp_path / "a.safetensors")
+
+
+def test_so_they_are_in_a_checkpoint(here, made):
+    checkpoint = here / "run" / "checkpoints" / "last.ckpt"
+    saved = torch.load(checkpoint, weights_only=True)
+    name = next(iter(saved["state_dict"]))
+    saved["state_dict"][name].view(-1)[0] = float("nan")
+    torch.save(saved, checkpoint)
+    with pytest.raises(InputError, match=rf"last\.ckpt: the weights {name} reach from nan to nan"):
+        go_on(here, made)
+
+
+def test_the_embedded_prior_passes():
+    assert read_header(PRIOR)["architecture"]["kind"] == "rnn"
+    assert load_policy(PRIOR).max_length > 0
