@@ -35,6 +35,9 @@ _FIX = (
     "Restore it from a copy, or begin the run anew with --fresh after you have moved the folder "
     "away. If you have edited it on purpose, take its line sha256 out."
 )
+_LAYOUT = b'{\n  "'
+"""How the file begins as `Manifest.save` writes it. One in another layout was written anew by a
+program, as a table may be; no flipped bit in here leaves JSON."""
 _CHECKPOINT = "checkpoints/last.ckpt"
 
 Status = Literal["running", "complete", "failed", "interrupted"]
@@ -175,7 +178,8 @@ class Manifest(BaseModel):
         path = Path(out_dir) / FILE_NAME
         if not path.is_file():
             return None
-        check_seal(path, _FIX)
+        if path.read_bytes().startswith(_LAYOUT):
+            check_seal(path, _FIX)
         try:
             manifest = cls.model_validate_json(path.read_bytes())
         except ValidationError as error:

@@ -13,7 +13,6 @@ from lightning import Callback
 from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
 
 from chemkl.config import InputError
-from chemkl.training import trainer as training_trainer
 from chemkl.training.progress import StepsBar
 from chemkl.training.seeds import stream
 from chemkl.training.trainer import (
@@ -123,7 +122,7 @@ def test_a_kill_while_writing_leaves_the_older_checkpoint(tmp_path, fit, monkeyp
     class ThenKilled(Watch):
         def save(self, trainer):
             if len(self.steps) == 1:
-                monkeypatch.setattr(training_trainer, "rename_in", killed)
+                monkeypatch.setattr("chemkl.results.atomic.rename_in", killed)
             super().save(trainer)
 
     with pytest.raises(SystemExit):

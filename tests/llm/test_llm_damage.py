@@ -1,0 +1,57 @@
+"""A language model's folder of chemkl: one flipped bit, or absurd weights, and it is refused."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from chemkl.config import InputError
+from chemkl.config.llm_model import ModelConfig
+from chemkl.llm.sources import load_network, load_tokenizer
+from chemkl.results.atomic import folder_written_aside
+from chemkl.results.seal import SUMS
+
+
+@pytest.fixture
+def model(tmp_path, tiny):
+    with folder_written_aside(tmp_path / "model") as aside:
+        tiny.llama().save_pretrained(aside)
+        tiny.tokenizer().save_pretrained(aside)
+    return tmp_path / "model"
+
+
+def flip(path, at):
+    content = bytearray(path.read_bytes())
+    content[int(at * (len(content) - 1))] ^= 4
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("at", [0, 0.3, 0.7, 1])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", SUMS])
+def test_one_flipped_bit_is_refused(model, name, at):
+    config = ModelConfig(name=model)
+    load_tokenizer(config)
+    load_network(config)
+    flip(model / name, at)
+    with pytest.raises(InputError, match=rf"{name}.* does not fit"):
+        load_network(config)
+    if name == "model.safetensors":
+        load_tokenizer(config)  # which reads no weights
+    else:
+        with pytest.raises(InputError, match=rf"{name}.* does not fit"):
+            load_tokenizer(config)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1e5])
+def test_absurd_weights_are_refused_by_the_name_of_the_tensor(model, bad):
+    weights = load_file(model / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"].view(-1)[5] = bad
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+    (model / SUMS).unlink()
+    with pytest.raises(InputError, match=r"model: .*the weights model\.layers\.1\.mlp\.up_proj"):
+        load_network(ModelConfig(name=model))
+
+
+def test_a_folder_without_checksums_is_read_as_before(model):
+    (model / SUMS).unlink()
+    (model / "config.json").write_text((model / "config.json").read_text() + "\n")
+    assert isinstance(load_network(ModelConfig(name=model)), torch.nn.Module)
