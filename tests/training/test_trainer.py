@@ -169,7 +169,7 @@ def test_a_checkpoint_that_cannot_be_used_is_named_and_nothing_is_run(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_stps": 3}, r"unknown argument 'max_stps'; did you mean 'max_steps'\? Known: acc"),
+        ({"max_stps": 3}, r"unknown argument 'max_stps'; did you mean 'max_steps'\? Known: max"),
         ({"self": 3}, r"unknown argument 'self'"),
         ({"max_steps": "ten"}, r"trainer: max_steps: 'ten' is not of type int"),
         ({"accumulate_grad_batches": 1.5}, r"accumulate_grad_batches: 1\.5 is not of type int"),
