@@ -22,10 +22,10 @@ from mutations import mutated_bytes, mutated_config, mutated_smiles
 
 from chemkl.chem.molecules import read_molecule
 from chemkl.config import InputError
-from chemkl.config.evaluate import SmilesFile
+from chemkl.config.evaluate import SampledFile
 from chemkl.config.text_evaluate import TextFile
 from chemkl.corpus.files import read_split, read_vocabulary
-from chemkl.evaluation.sample_files import read_scored_samples
+from chemkl.evaluation.sample_files import read_samples
 from chemkl.evaluation.statistics_file import read_statistics
 from chemkl.evaluation.text_files import read_text_file
 from chemkl.files.molecules import read_molecules
@@ -202,7 +202,7 @@ def _texts(folder: Path) -> list[Path]:
 
 
 def _samples(path: Path) -> None:
-    read_scored_samples("x", SmilesFile(path=path), workers=1)
+    read_samples("x", SampledFile(path=path), workers=1)
 
 
 def _lines(path: Path) -> None:
