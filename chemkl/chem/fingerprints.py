@@ -45,17 +45,6 @@ def morgan_fingerprint(
     return fingerprint
 
 
-def morgan_fingerprints(
-    mols: Iterable[Mol], *, radius: int = 2, n_bits: int = 2048
-) -> list[DataStructs.ExplicitBitVect]:
-    """Give the folded Morgan bit fingerprints of several molecules, in order.
-
-    Raises:
-        MoleculeError: RDKit has none for one of them.
-    """
-    return [morgan_fingerprint(mol, radius=radius, n_bits=n_bits) for mol in mols]
-
-
 def packed_morgan(mol: Mol, *, radius: int = 2, n_bits: int = 2048) -> bytes:
     """Give the folded Morgan bit fingerprint of one molecule, eight bits to a byte.
 

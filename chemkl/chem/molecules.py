@@ -26,7 +26,6 @@ _OUT_OF_RANGE = re.compile(r"\[(?:\d{5}|\d*#(?!(?:10\d|11[0-8])\D)\d{3}|[^\[\]]*
 """Numbers in brackets that RDKit takes modulo 65,536 (isotopes) or 256 (the others): it reads
 [C+256] as [C], and an element after 118 makes it raise."""
 
-
 MOST_RINGS_ON_ONE = 16
 """Rings that may share bonds with one large ring: each can double the shortest ways round it, and
 RDKit looks for all of them (16: a second, 40: half a minute and more)."""
@@ -123,10 +122,11 @@ def read_molecule(smiles: str, *, max_atoms: int = DEFAULT_MAX_ATOMS) -> Molecul
     return Molecule(smiles, canonical, mol)
 
 
-def parse(smiles: str, *, max_atoms: int = DEFAULT_MAX_ATOMS) -> Chem.Mol | None:
+def parse(smiles: str, *, max_atoms: int = MOST_ATOMS) -> Chem.Mol | None:
     """Give the molecule of a canonical SMILES that `read_molecule` gave, or None; it is quicker.
 
     For a string of another origin ask `read_molecule`, which also knows whether it can be written.
+    Whoever wrote the SMILES chose its size, so only what no config allows is too large here.
     """
     with silenced():
         return _parsed(smiles, max_atoms)[0]

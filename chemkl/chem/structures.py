@@ -6,7 +6,7 @@ from typing import NamedTuple
 from rdkit import Chem
 
 from chemkl.chem.fingerprints import packed_morgan
-from chemkl.chem.molecules import MOST_ATOMS, MoleculeError, parse
+from chemkl.chem.molecules import MoleculeError, parse
 from chemkl.chem.scaffolds import generic_scaffold, murcko_scaffold
 
 RADIUS = 2
@@ -49,7 +49,7 @@ class StructureReader:
             smiles: canonical, of the molecule.
             scaffold: its Bemis-Murcko scaffold, where that is known: most of the time goes there.
         """
-        mol = parse(smiles, max_atoms=MOST_ATOMS)
+        mol = parse(smiles)
         if mol is None:
             return None
         try:
@@ -67,7 +67,7 @@ class StructureReader:
         if drawn is None:
             return generic_scaffold(mol)
         if drawn not in self._of_skeleton:
-            carbons = parse(drawn, max_atoms=MOST_ATOMS)  # None where an atom cannot be one
+            carbons = parse(drawn)  # None where an atom cannot be one
             self._of_skeleton[drawn] = None if carbons is None else murcko_scaffold(carbons)
         return self._of_skeleton[drawn]
 

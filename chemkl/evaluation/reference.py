@@ -17,7 +17,7 @@ from rdkit.DataStructs import ExplicitBitVect
 from scipy.spatial.distance import cosine
 
 from chemkl.chem.fingerprints import morgan_fingerprint
-from chemkl.chem.molecules import MOST_ATOMS, MoleculeError, parse, read_molecule, step
+from chemkl.chem.molecules import MoleculeError, parse, read_molecule, step
 from chemkl.config import InputError
 from chemkl.evaluation.chemnet import ChemNet, Gaussian, frechet_distance
 from chemkl.evaluation.samples import BITS_MOSES, RADIUS
@@ -116,7 +116,7 @@ def compare(
         reference: what to compare with.
         chemnet: the network behind FCD; without it FCD is None.
     """
-    read = (parse(text, max_atoms=MOST_ATOMS) for text in smiles)
+    read = (parse(text) for text in smiles)
     mols = [mol for mol in read if mol is not None]
     ours = chemnet.gaussian(smiles) if chemnet else None
     theirs = reference.activations

@@ -23,7 +23,7 @@ from typing import IO, Any, Literal, NamedTuple
 import pyarrow as pa
 from rdkit import Chem
 
-from chemkl.chem.molecules import one_line, parse, silenced
+from chemkl.chem.molecules import DEFAULT_MAX_ATOMS, one_line, parse, silenced
 from chemkl.config import InputError
 from chemkl.files.streams import assume, unpacked
 from chemkl.files.tables import (
@@ -50,7 +50,6 @@ HEADER_WORDS = {*SMILES_NAMES, *NAME_NAMES, "mol", "molecule", "structure", "com
 """Words of a header: none of them is a molecule or a name of one."""
 
 NO_CELL = "missing: the line has no such column"
-
 
 ENDINGS = {
     **dict.fromkeys((".smi", ".smiles", ".txt"), BLANKS),
@@ -444,7 +443,9 @@ def _count(rows: Iterable[Sequence[str]], at: int) -> int:
 def is_molecule(cell: str) -> bool:
     """Whether a cell has a SMILES that RDKit can read, and is no word of a header."""
     smiles = divided(cell)[0]
-    return _word(cell) not in HEADER_WORDS and parse(smiles) is not None
+    if _word(cell) in HEADER_WORDS:
+        return False
+    return parse(smiles, max_atoms=DEFAULT_MAX_ATOMS) is not None
 
 
 def _rules(column: str | int | None) -> Rules:

@@ -1,12 +1,13 @@
 """Structure drawings as SVG text."""
 
 import re
+from contextlib import suppress
 from typing import Any
 
 from rdkit.Chem import Mol, rdDepictor
 from rdkit.Chem.Draw import rdMolDraw2D
 
-from chemkl.chem.molecules import MOST_ATOMS, MoleculeError, parse, step
+from chemkl.chem.molecules import MoleculeError, parse, step
 
 WIDTH, HEIGHT = 220, 150
 _REDUNDANT = re.compile(
@@ -18,13 +19,10 @@ _REDUNDANT = re.compile(
 
 def draw_molecule(smiles: str, width: int = WIDTH, height: int = HEIGHT) -> str:
     """Draw a molecule as an svg element; an empty string where RDKit does not read or draw it."""
-    mol = parse(smiles, max_atoms=MOST_ATOMS)
-    if mol is None:
-        return ""
-    try:
-        return _drawn(mol, width, height)
-    except MoleculeError:
-        return ""
+    mol = parse(smiles)
+    with suppress(MoleculeError):
+        return "" if mol is None else _drawn(mol, width, height)
+    return ""
 
 
 @step("drawing")

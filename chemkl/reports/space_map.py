@@ -11,7 +11,7 @@ import pandas as pd
 from rdkit.DataStructs import ExplicitBitVect
 
 from chemkl.chem.fingerprints import morgan_fingerprint
-from chemkl.chem.molecules import MOST_ATOMS, MoleculeError, parse, read_molecule
+from chemkl.chem.molecules import MoleculeError, parse, read_molecule
 from chemkl.reports.figures import INK, SOFT, Panel, colour
 from chemkl.reports.tanimoto_axes import find_axes
 from chemkl.reports.view import RunView
@@ -146,7 +146,7 @@ def _choose(size: int, n: int, rng: np.random.Generator) -> list[int]:
 
 def _fingerprint(smiles: str) -> ExplicitBitVect:
     """The fingerprint of a molecule; without any bit, so like no other, where RDKit has none."""
-    mol = parse(smiles, max_atoms=MOST_ATOMS)
+    mol = parse(smiles)
     with suppress(MoleculeError):
         if mol is not None:
             return morgan_fingerprint(mol, radius=RADIUS, n_bits=BITS)

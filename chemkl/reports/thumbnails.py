@@ -2,13 +2,14 @@
 
 import re
 from collections import defaultdict
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
 from rdkit.Chem import Mol, rdDepictor
 from rdkit.Chem.Draw import rdMolDraw2D
 
-from chemkl.chem.molecules import MOST_ATOMS, MoleculeError, parse, step
+from chemkl.chem.molecules import MoleculeError, parse, step
 
 WIDTH, HEIGHT = 150, 96
 SCALE = 10
@@ -25,13 +26,10 @@ def draw_thumbnail(smiles: str) -> str:
     RDKit draws it. Its bonds are then gathered into one path for each colour and line width, with
     relative whole coordinates, and the patches that it lays over corners give way to round ends.
     """
-    mol = parse(smiles, max_atoms=MOST_ATOMS)
-    if mol is None:
-        return ""
-    try:
-        return _drawn(mol)
-    except MoleculeError:
-        return ""
+    mol = parse(smiles)
+    with suppress(MoleculeError):
+        return "" if mol is None else _drawn(mol)
+    return ""
 
 
 @step("drawing")

@@ -8,7 +8,7 @@ from typing import IO
 import pandas as pd
 import pyarrow as pa
 
-from chemkl.chem.molecules import MOST_ATOMS, parse
+from chemkl.chem.molecules import parse
 from chemkl.config import InputError
 from chemkl.results.inspection import RunTrace, first_scorings, open_run
 from chemkl.stages import molecule_files
@@ -111,7 +111,7 @@ def select(
 def _readable(rows: pd.DataFrame, folder: Path) -> pd.DataFrame:
     """Leave out the molecules that RDKit cannot read, and say how many they are."""
     smiles = rows["canonical_smiles"]
-    readable = [parse(each, max_atoms=MOST_ATOMS) is not None for each in smiles]
+    readable = [parse(each) is not None for each in smiles]
     left_out = len(rows) - sum(readable)
     if left_out:
         say(f"{folder}: {left_out:,} molecules left out, which RDKit cannot read")
@@ -173,5 +173,5 @@ def _records(run: RunTrace, table: pa.Table) -> Iterator[Record]:
     for batch in table.to_batches(max_chunksize=1024):
         for row in batch.to_pylist():
             smiles = row["canonical_smiles"]
-            mol = parse(smiles, max_atoms=MOST_ATOMS)
+            mol = parse(smiles)
             yield Record(title_of(row, f"{own}_{row['call']}"), smiles, mol or smiles, row)

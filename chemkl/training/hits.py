@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 
-from chemkl.chem.molecules import MOST_ATOMS, parse
+from chemkl.chem.molecules import parse
 from chemkl.rewards.asking import Term, ask
 from chemkl.rewards.registry import Failure, find_component
 
@@ -24,7 +24,7 @@ def describe_hits(hits: pd.DataFrame) -> dict[str, float]:
     """
     sa_score = Term(_SA_SCORE, 1.0, find_component(_SA_SCORE).build({}), float)
     molecules = hits["canonical_smiles"].dropna().unique()
-    mols = [mol for smiles in molecules if (mol := parse(smiles, max_atoms=MOST_ATOMS)) is not None]
+    mols = [mol for smiles in molecules if (mol := parse(smiles)) is not None]
     return {
         "n_tokens": _mean(hits["n_tokens"].tolist()),
         "heavy_atoms": _mean([mol.GetNumHeavyAtoms() for mol in mols]),

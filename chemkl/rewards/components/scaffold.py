@@ -14,7 +14,7 @@ from rdkit import Chem, DataStructs
 from rdkit.Chem import Mol
 
 from chemkl.chem.fingerprint_kinds import build_fingerprint
-from chemkl.chem.molecules import MOST_ATOMS, as_mol, parse, read_molecule
+from chemkl.chem.molecules import as_mol, parse, read_molecule
 from chemkl.chem.scaffolds import generic_scaffold, murcko_scaffold
 from chemkl.rewards.components.similarity import (
     Bits,
@@ -145,7 +145,7 @@ def scaffold_similarity(
         scaffold = scaffold_of(mol)
         if scaffold == "":
             return 0.0
-        read = None if scaffold is None else parse(scaffold, max_atoms=MOST_ATOMS)
+        read = None if scaffold is None else parse(scaffold)
         if read is None:
             raise ValueError(f"its {form} scaffold is not a molecule")
         return to_references(read)

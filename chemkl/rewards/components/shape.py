@@ -21,7 +21,7 @@ from rdkit.Chem import (
 )
 from rdkit.Chem.AllChem import ComputeMolVolume
 
-from chemkl.chem.molecules import MOST_ATOMS, parse, silenced
+from chemkl.chem.molecules import parse, silenced
 from chemkl.rewards.registry import Score, component
 
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1, description="Of the embedding.")]
@@ -65,7 +65,7 @@ def conformer(mol: Mol, embedding: Embedding) -> Mol:
 def _conformer(smiles: str, embedding: Embedding) -> Mol | str:
     """Embed, or say why not: a failure is remembered like a success."""
     with silenced():
-        read = parse(smiles, max_atoms=MOST_ATOMS)
+        read = parse(smiles)
         if read is None:
             return "RDKit cannot read its canonical SMILES"
         mol = AddHs(read)
