@@ -1,6 +1,6 @@
 """Morgan fingerprints and the Tanimoto similarities between them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache, partial

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from chemkl.config import InputError
 from chemkl.config.reward import RewardConfig
 from chemkl.results import Manifest
-from chemkl.results.differences import SHOWN, differences, method_settings, told, written
+from chemkl.results.differences import SHOWN, differences, method_settings, mixed, told, written
 
 _SHARED = ("budget", "max_samples", "prior", "reward")
 """Settings that all compared runs have alike; the others make a method."""
@@ -70,12 +70,7 @@ def read_methods(methods: Mapping[str, Sequence[Path]]) -> dict[str, dict[int, C
             f"the runs that differ:\n{told(found)}"
         )
     for method, each in runs.items():
-        found = differences({str(run.folder): run.own for run in each})
-        if found:
-            problems.append(
-                f"methods.{method}: its runs differ in more than the seed. Give each setting a "
-                f"method of its own:\n{told(found)}"
-            )
+        problems += mixed(method, {str(run.folder): run.own for run in each})
     if problems:
         raise InputError("\n".join(dict.fromkeys(problems)))
     return {method: {run.seed: run for run in each} for method, each in runs.items()}

@@ -6,7 +6,7 @@ run of it: the seed, and what is logged and saved how often.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from chemkl.results.provenance import InputFile
@@ -102,5 +102,29 @@ def told(found: Mapping[str, Mapping[str, Any]], most: int = SHOWN) -> str:
             owners.setdefault(written(None if value is ABSENT else value), []).append(owner)
         each = (f"{value} in {', '.join(some)}" for value, some in owners.items())
         lines.append(f"  {key}: {'; '.join(each)}")
+    return listed(lines, most)
+
+
+def listed(lines: Sequence[str], most: int = SHOWN) -> str:
+    """Put lines below each other; further ones than so many are counted."""
     more = len(lines) - most
     return "\n".join([*lines[:most], *([f"  ... and {more} more"] if more > 0 else [])])
+
+
+def mixed(method: str, settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Say where runs that are to be of one method differ in more than the seed.
+
+    Args:
+        method: its name.
+        settings: of each run, see `method_settings`.
+
+    Returns:
+        A message, or nothing.
+    """
+    found = differences(settings)
+    if not found:
+        return []
+    return [
+        f"methods.{method}: its runs differ in more than the seed. Give each setting a method of "
+        f"its own:\n{told(found)}"
+    ]

@@ -43,10 +43,8 @@ class RunTrace:
 
     @property
     def threshold(self) -> float | None:
-        """The tau of the run's target; None where it has none, or one that moves (a quantile)."""
-        target = self.manifest.config.get("target") if self.manifest else None
-        tau = target.get("tau") if isinstance(target, Mapping) else None
-        return None if tau is None else float(tau)
+        """The tau of the run, see `Manifest.tau`."""
+        return self.manifest.tau if self.manifest else None
 
     @property
     def is_text(self) -> bool:

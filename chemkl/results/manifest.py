@@ -16,7 +16,7 @@ from chemkl.config import InputError, StorageError
 from chemkl.config.errors import utf8
 from chemkl.config.piped import is_copied
 from chemkl.results.atomic import finite, raise_storage_error, write_json
-from chemkl.results.differences import differences, method_settings, written
+from chemkl.results.differences import differences, listed, written
 from chemkl.results.leftovers import clear, holds_results, outputs_in
 from chemkl.results.lock import claim
 from chemkl.results.provenance import (
@@ -30,7 +30,6 @@ from chemkl.results.seal import check_seal, note_of
 from chemkl.signals import deferred, handled
 
 FILE_NAME = "manifest.json"
-SHOWN_DIFFERENCES = 20
 _FIX = (
     "Restore it from a copy, or begin the run anew with --fresh after you have moved the folder "
     "away. If you have edited it on purpose, take its line sha256 out."
@@ -245,40 +244,38 @@ class Manifest(BaseModel):
         """Whether the folder already held this run when it was last started."""
         return bool(self.resumed)
 
-    @classmethod
+    @property
+    def tau(self) -> float | None:
+        """The tau of the run's target; None where it has none, or one that moves (a quantile)."""
+        target = self.config.get("target")
+        tau = target.get("tau") if isinstance(target, Mapping) else None
+        return None if tau is None else float(tau)
+
     def is_finished(
-        cls,
-        out_dir: str | Path,
+        self,
         stage: str,
         config: Mapping[str, Any],
         limits: Mapping[str, str] = MappingProxyType({}),
     ) -> bool:
-        """Whether a folder holds the finished output of exactly that stage, config and input.
+        """Whether this is the finished output of exactly that stage, config and input.
 
         Args:
-            out_dir: the folder.
             stage: name of the stage.
             config: the resolved config, as JSON types.
             limits: see `check_same`.
 
         Raises:
-            InputError: it holds another one's, or an input has changed since.
+            InputError: it is another one's, or an input has changed since.
         """
-        earlier = cls.load(out_dir)
-        if earlier is None or earlier.status != "complete":
+        if self.status != "complete":
             return False
-        earlier.check_same(stage, config, limits)
-        earlier.check_inputs(earlier._inputs_now())
-        return earlier.has_config(config)
+        self.check_same(stage, config, limits)
+        self.check_inputs(self._inputs_now())
+        return self.has_config(config)
 
     def missing_outputs(self) -> list[str]:
         """What a complete stage wrote and is there no more."""
         return [name for name in self.outputs if not (self._folder / name).exists()]
-
-    def is_complete(self, stage: str, config: Mapping[str, Any]) -> bool:
-        """Whether this is the finished output of exactly that stage and config."""
-        same = self.stage == stage and config_hash(self.config) == config_hash(config)
-        return same and self.status == "complete"
 
     def has_config(self, config: Mapping[str, Any]) -> bool:
         """Whether the run has this config, its limits included."""
@@ -326,12 +323,9 @@ class Manifest(BaseModel):
             f"new config{limits.get(key, '')}"
             for key, values in sorted(found.items())
         ]
-        shown = "\n".join(lines[:SHOWN_DIFFERENCES])
-        more = len(lines) - SHOWN_DIFFERENCES
-        tail = f"\n  ... and {more} more" if more > 0 else ""
         raise InputError(
             f"{self._folder}: holds a run of stage {stage!r} with a different config:\n"
-            f"{shown}{tail}\n{fix}"
+            f"{listed(lines)}\n{fix}"
         )
 
     def check_inputs(self, inputs: Mapping[str, InputFile]) -> None:
@@ -464,18 +458,6 @@ class Manifest(BaseModel):
             kind, error = KeyboardInterrupt, None  # what Lightning's trainer makes of Ctrl-C
         status: Status = "failed" if issubclass(kind, Exception) else "interrupted"
         self.finish(status, ended_by=f"{kind.__name__}: {error}" if str(error) else kind.__name__)
-
-
-def unlike(runs: Mapping[str, Manifest]) -> dict[str, dict[str, Any]]:
-    """Find where runs that are to be of one method differ in more than one method may.
-
-    Args:
-        runs: by name.
-
-    Returns:
-        As `differences`.
-    """
-    return differences({name: method_settings(m.config, m.inputs) for name, m in runs.items()})
 
 
 def _run_id(stage: str, config: Mapping[str, Any], occasion: str) -> str:

@@ -30,8 +30,7 @@ from chemkl.llm import embedding
 from chemkl.reports.entropy_figure import draw_entropy
 from chemkl.reports.paper_figures import to_png, to_svg
 from chemkl.results import Manifest, write_bytes, write_json, write_parquet
-from chemkl.results.differences import told
-from chemkl.results.manifest import unlike
+from chemkl.results.differences import method_settings, mixed
 from chemkl.stages.evaluate import run_names
 from chemkl.stages.finished import once, read_table
 from chemkl.stages.terminal import standard_output
@@ -137,12 +136,7 @@ def _unlike(folders: Sequence[Path], method: str) -> Iterator[str]:
                 f"{manifest.seed}. Keep one of them."
             )
         first_of.setdefault(manifest.seed, folder)
-    found = unlike(dict(known))
-    if found:
-        yield (
-            f"methods.{method}: its runs differ in more than the seed. Give each setting a method "
-            f"of its own:\n{told(found)}"
-        )
+    yield from mixed(method, {name: method_settings(m.config, m.inputs) for name, m in known})
 
 
 def _all_samples(settings: EvaluateTextConfig) -> list[TextSamples]:

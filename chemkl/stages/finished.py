@@ -94,11 +94,10 @@ def is_finished(
     Raises:
         InputError: it holds that of another config, or an input has changed since.
     """
-    plain, limits = config.model_dump(mode="json"), STAGES[stage].limits
-    if not Manifest.is_finished(out, stage, plain, limits):
+    found, plain = Manifest.load(out), config.model_dump(mode="json")
+    if found is None or not found.is_finished(stage, plain, STAGES[stage].limits):
         return False
-    found = Manifest.load(out)
-    missing = [] if found is None else [n for n in found.missing_outputs() if n != LAST]
+    missing = [name for name in found.missing_outputs() if name != LAST]
     if missing and tell is not None:
         tell(f"{out}: complete, but {', '.join(missing)} is missing; it is made again")
     return not missing

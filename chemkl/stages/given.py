@@ -95,9 +95,8 @@ def _settings(stage: str, inputs: Sequence[str]) -> dict[str, Any]:
     if files and stage != "evaluate":
         raise InputError(f"{files[0]}: chemkl {stage} takes folders of runs, not files")
     manifests = {folder: Manifest.load(folder) for folder in folders}
-    targets = [found.config.get("target") for found in manifests.values() if found]
-    taus = {target["tau"] for target in targets if isinstance(target, Mapping) and "tau" in target}
-    thresholds = {"thresholds": sorted(taus - {None})} if taus - {None} else {}
+    taus = {found.tau for found in manifests.values() if found and found.tau is not None}
+    thresholds = {"thresholds": sorted(taus)} if taus else {}
     runs = [str(folder) for folder in folders]
     if stage == "report":
         return {"runs": runs}

@@ -32,8 +32,7 @@ from chemkl.results import (
 )
 from chemkl.results.collapse import watched
 from chemkl.results.columns import RAW_PREFIX
-from chemkl.results.differences import told
-from chemkl.results.manifest import unlike
+from chemkl.results.differences import method_settings, mixed
 from chemkl.results.seal import check_seal
 from chemkl.stages.evaluate import require_traces, run_names
 from chemkl.stages.finished import once
@@ -106,9 +105,8 @@ def _threshold(settings: ReportConfig, runs: Mapping[str, Path]) -> tuple[float,
     manifests = {name: Manifest.load(folder) for name, folder in runs.items()}
     of_runs: dict[float, list[str]] = {}
     for name, manifest in manifests.items():
-        target = manifest.config.get("target") if manifest else None
-        if isinstance(target, Mapping) and target.get("tau") is not None:
-            of_runs.setdefault(float(target["tau"]), []).append(name)
+        if manifest is not None and manifest.tau is not None:
+            of_runs.setdefault(manifest.tau, []).append(name)
     value = max(of_runs, default=DEFAULT_TAU)
     if not of_runs:
         why = "as no run has a target with a fixed tau"
@@ -163,15 +161,12 @@ def _check_methods(settings: ReportConfig) -> None:
     Raises:
         InputError: with every setting in which those of a method differ.
     """
-    problems = []
+    problems: list[str] = []
     for method, folders in settings.methods.items():
         found = {str(folder): Manifest.load(folder) for folder in folders}
-        different = unlike({name: each for name, each in found.items() if each is not None})
-        if different:
-            problems.append(
-                f"methods.{method}: its runs differ in more than the seed. Give each setting a "
-                f"method of its own:\n{told(different)}"
-            )
+        problems += mixed(
+            method, {n: method_settings(m.config, m.inputs) for n, m in found.items() if m}
+        )
     if problems:
         raise InputError("\n".join(problems))
 
@@ -183,6 +178,7 @@ def _view(
     raw = [f"{RAW_PREFIX}{component}" for component in trace_components(schema.names)]
     trace = read_trace(folder, [*COLUMNS, *raw])
     manifest = Manifest.load(folder)
+    plain = manifest.model_dump(mode="json") if manifest else {}
     samples = from_trace(name, trace, settings.metrics.workers, manifest)
     if samples.note is not None:
         say(samples.note)
@@ -196,10 +192,10 @@ def _view(
     return RunView(
         name=name,
         trace=trace,
-        manifest=manifest.model_dump(mode="json") if manifest else {},
+        manifest=plain,
         all_molecules=whole,
         hits=hits,
-        windows=_windows(samples, watched(manifest.model_dump() if manifest else None).window),
+        windows=_windows(samples, watched(plain).window),
         families=family_rows(samples, prior or _beginning(samples, late), late),
     )
 

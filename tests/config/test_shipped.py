@@ -140,7 +140,7 @@ def test_a_run_is_the_same_from_a_checkout_and_from_an_installed_package(elsewhe
         pass
     manifest = Manifest.load("run")
     assert manifest.config["prior"] == manifest.inputs["prior"].path == PRIOR
-    assert Manifest.is_finished("run", "posttrain", moved)
+    assert manifest.is_finished("posttrain", moved)
     (installed / PRIOR).write_text("another prior")
     assert manifest.has_changed_inputs()
 
@@ -170,7 +170,7 @@ def test_a_run_begun_with_absolute_paths_is_still_the_same(elsewhere):
     older = Manifest.load("run")
     older.config, older.config_hash = config, "its hash then"
     older.save()
-    assert Manifest.is_finished("run", "posttrain", {"prior": str(ROOT / PRIOR)})
+    assert older.is_finished("posttrain", {"prior": str(ROOT / PRIOR)})
     resumed = Manifest.start("run", stage="posttrain", config=config)
     assert resumed.config_hash == "its hash then"  # its trace is written under that
 
