@@ -115,6 +115,7 @@ def test_sequence_logp_is_computed_in_float32():
     torch.testing.assert_close(logp_B.double(), exact, atol=1e-5, rtol=1e-6)
 
 
+@pytest.mark.bf16
 def test_under_autocast_only_the_matrix_products_are_rounded(policy):
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         logits, _ = policy(torch.tensor([policy.vocabulary.encode("CC(=O)N")]))

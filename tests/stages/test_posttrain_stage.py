@@ -727,9 +727,9 @@ def test_weights_that_do_not_fit_their_header_are_found_before_a_folder_is_made(
     assert not (tmp_path / "run").exists()
 
 
-def test_settings_that_lightning_refuses_are_found_before_a_folder_is_made(config, tmp_path):
-    with pytest.raises(InputError, match=r"lightning\.Trainer refuses its settings: .*-1"):
-        posttrain.run(config | {"trainer": {"limit_train_batches": -1}}, tmp_path / "run")
+def test_a_device_that_is_not_there_is_found_before_a_folder_is_made(config, tmp_path):
+    with pytest.raises(InputError, match=r"trainer: accelerator: abacus cannot be used on"):
+        posttrain.run(config | {"trainer": {"accelerator": "abacus"}}, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
