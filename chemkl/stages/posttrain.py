@@ -13,15 +13,13 @@ from chemkl.rewards.waiting import nothing_shown
 from chemkl.stages.finished import once
 from chemkl.stages.posttrain_config import build_objective, check, problems_beside
 from chemkl.stages.posttrain_run import (
-    check_past,
     check_spent,
     counts_of,
     ended_by,
     make_steps,
+    settled,
     tell_end,
     trace_of,
-    trainer_of,
-    trainer_settings,
 )
 from chemkl.stages.registry import STAGES
 from chemkl.stages.terminal import say
@@ -29,7 +27,6 @@ from chemkl.training.collapse import CollapseAlarm, build_alarm
 from chemkl.training.diversity_filter import build_filter
 from chemkl.training.ledger import Ledger
 from chemkl.training.posttrain import Posttrain
-from chemkl.training.precision import settle
 from chemkl.training.progress import CallsBar
 from chemkl.training.trainer import CHECKPOINTS, POLICY
 
@@ -50,9 +47,7 @@ def run(config: PosttrainConfig, out: Path) -> Path:
     model_file, plain = out / CHECKPOINTS / POLICY, config.model_dump(mode="json")
     # what can go wrong with the models and the trainer does so before the folder is claimed
     policy, reference = load_policy(config.agent or config.prior), load_policy(config.prior)
-    precision = settle(config.precision, trainer_settings(config), out, plain)
-    trainer_of(config, out, [], precision)
-    check_past(out)
+    precision = settled(config, out)
     models = {"prior": config.prior, "agent": config.agent}
     with (
         RewardModel.from_config(config.reward) as reward,

@@ -31,22 +31,20 @@ from chemkl.rewards.failures import describe_failures
 from chemkl.stages.finished import once
 from chemkl.stages.posttrain_config import build_objective
 from chemkl.stages.posttrain_run import (
-    check_past,
     check_spent,
     counts_of,
     ended_by,
     make_steps,
+    settled,
     tell_end,
     trace_of,
-    trainer_of,
-    trainer_settings,
 )
 from chemkl.stages.registry import STAGES
 from chemkl.stages.terminal import say
 from chemkl.training.collapse import CollapseAlarm, build_text_alarm
 from chemkl.training.diversity_filter import build_filter
 from chemkl.training.posttrain import Posttrain
-from chemkl.training.precision import check_precision, precision_problems, settle
+from chemkl.training.precision import check_precision, precision_problems
 from chemkl.training.progress import CallsBar
 from chemkl.training.trainer import CHECKPOINTS, check_trainer_here
 
@@ -81,9 +79,7 @@ def run(config: LlmPosttrainConfig, out: Path) -> Path:
     _check_apart(config, out)
     # what can go wrong with the model and the trainer does so before the folder is claimed
     policy = build_policy(config)
-    precision = settle(config.precision, trainer_settings(config), out, plain)
-    trainer_of(config, out, [], precision)
-    check_past(out)
+    precision = settled(config, out)
     with (
         closing(build_reward(config.reward)) as reward,
         Manifest.start(

@@ -20,6 +20,7 @@ from chemkl.stages.aside import free_name
 from chemkl.stages.terminal import say
 from chemkl.training.collapse import ENDED_BY, CollapseAlarm, WatchedTrace
 from chemkl.training.posttrain import Posttrain, StepLoader
+from chemkl.training.precision import settle
 from chemkl.training.trainer import Checkpoint, build_trainer, fit, last_checkpoint, quiet, reopen
 
 if TYPE_CHECKING:
@@ -153,15 +154,20 @@ def make_steps(
     fit(trainer, module, loader, start)
 
 
-def check_past(out: Path) -> None:
-    """Refuse what a run would go on from if it is damaged, while its folder is still untouched.
+def settled(config: AnyConfig, out: Path) -> UsedPrecision:
+    """Settle the precision, while the folder is untouched, and look at trainer and past of a run.
 
     Raises:
-        InputError: names the checkpoint, or the part of the trace.
+        InputError: the device, or Lightning, refuses the settings; or the checkpoint or a part of
+            the trace, which the run would go on from, is damaged.
     """
+    plain = config.model_dump(mode="json")
+    precision = settle(config.precision, trainer_settings(config), out, plain)
+    trainer_of(config, out, [], precision)
     last_checkpoint(out)
     for part in list_parts(out):
         check_seal(part.path, "Restore it from a copy, or run again with --fresh.")
+    return precision
 
 
 def ended_by(module: Posttrain, limit: str) -> str:

@@ -8,18 +8,15 @@ from chemkl.config.pretrain import PretrainConfig
 from chemkl.corpus import files
 from chemkl.corpus.batches import CorpusDataModule
 from chemkl.policies import RnnPolicy, save_policy
-from chemkl.results.manifest import Manifest
 from chemkl.stages.finished import once
 from chemkl.stages.pretrain_run import (
     SampleQuality,
+    begin,
     fit,
     problems_beside,
     problems_of,
     provenance_of,
-    trainer_of,
 )
-from chemkl.stages.terminal import say
-from chemkl.training.precision import settle
 from chemkl.training.pretrain import Pretrain
 from chemkl.training.trainer import (
     CHECKPOINTS,
@@ -62,26 +59,11 @@ def run(config: PretrainConfig, out: Path) -> Path:
     """
     check(config)
     model_file = out / CHECKPOINTS / POLICY
-    plain = config.model_dump(mode="json")
     start = last_checkpoint(out)
     # all that can be wrong is found out before the folder is claimed
     data = _data(config)
-    precision = settle(config.precision, config.trainer, out, plain)
-    trainer = trainer_of(config, out, STAGE, precision)
-    corpus = {"corpus": config.corpus / files.MOLECULES}
-    with (
-        Manifest.start(
-            out,
-            stage=STAGE,
-            config=plain,
-            seed=config.seed,
-            inputs=corpus,
-            precision=precision,
-            rank=trainer.global_rank,
-        ) as manifest,
-        quiet(),
-    ):
-        say(f"{out}: {precision}")
+    trainer, claimed = begin(config, out, STAGE)
+    with claimed as manifest, quiet():
         policy = _policy(config, data)
         module = _module(config, data, policy)
         metrics = fit(trainer, module, data, start, out)

@@ -15,13 +15,11 @@ from chemkl.llm.checkpoint import MODEL
 from chemkl.llm.conditions import UNKNOWN, Conditions
 from chemkl.llm.extra import PACKAGES, package
 from chemkl.llm.pretrain import TaggedDataset, TaggedPolicy, build_tagged, save_model
-from chemkl.results.manifest import Manifest
 from chemkl.results.provenance import installed_versions
 from chemkl.stages import pretrain_run
 from chemkl.stages.finished import once
-from chemkl.stages.pretrain_run import SampleQuality, fit, problems_of, trainer_of
+from chemkl.stages.pretrain_run import SampleQuality, begin, fit, problems_of
 from chemkl.stages.terminal import say
-from chemkl.training.precision import settle
 from chemkl.training.pretrain import Pretrain
 from chemkl.training.trainer import (
     CHECKPOINTS,
@@ -87,29 +85,14 @@ def run(config: PretrainLlmConfig, out: Path) -> Path:
     """
     check(config)
     folder = out / CHECKPOINTS / MODEL
-    plain = config.model_dump(mode="json")
     start = last_checkpoint(out)
     # all that can be wrong is found out before the folder is claimed
     conditions = Conditions(config.conditions)
     train, valid = _read(config, conditions)
     policy = _policy(config, conditions)
     data = _data(config, policy, train, valid)
-    precision = settle(config.precision, config.trainer, out, plain)
-    trainer = trainer_of(config, out, STAGE, precision)
-    corpus = {"corpus": config.corpus / files.MOLECULES}
-    with (
-        Manifest.start(
-            out,
-            stage=STAGE,
-            config=plain,
-            seed=config.seed,
-            inputs=corpus,
-            precision=precision,
-            rank=trainer.global_rank,
-        ) as manifest,
-        quiet(),
-    ):
-        say(f"{out}: {precision}")
+    trainer, claimed = begin(config, out, STAGE)
+    with claimed as manifest, quiet():
         _tell_counts(out, conditions, train)
         module = _module(config, policy, AsAsked(conditions, set(train.smiles)))
         metrics = fit(trainer, module, data, start, out)

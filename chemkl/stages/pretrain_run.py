@@ -15,10 +15,9 @@ from chemkl.config.pretrain import MaximumLikelihood
 from chemkl.corpus import files
 from chemkl.corpus.batches import TokenDataModule
 from chemkl.results.manifest import Manifest
-from chemkl.results.provenance import UsedPrecision
 from chemkl.stages.terminal import say
 from chemkl.training import trainer as training
-from chemkl.training.precision import check_precision, precision_problems
+from chemkl.training.precision import check_precision, precision_problems, settle
 from chemkl.training.pretrain import Pretrain
 from chemkl.training.progress import StepsBar
 from chemkl.training.trainer import Checkpoint, build_trainer, check_trainer_here, quiet
@@ -58,27 +57,26 @@ def problems_beside(draft: Draft) -> list[str]:
     ]
 
 
-def trainer_of(
-    config: MaximumLikelihood, out: Path, stage: str, precision: UsedPrecision
-) -> Trainer:
-    """Build the trainer of a run of a stage.
+def begin(config: MaximumLikelihood, out: Path, stage: str) -> tuple[Trainer, Manifest]:
+    """Settle the precision, build the trainer, and claim the folder of a run.
 
     Args:
         config: the settings.
         out: folder of the run.
         stage: its name.
-        precision: that is used.
 
     Raises:
-        InputError: Lightning refuses the settings.
+        InputError: the device, or Lightning, refuses the settings, or the folder holds another run.
     """
+    plain = config.model_dump(mode="json")
+    precision = settle(config.precision, config.trainer, out, plain)
     callbacks = [
         Checkpoint(out, config.checkpoint_every),
         LearningRateMonitor("step"),
         StepsBar(stage),
     ]
     with quiet():
-        return build_trainer(
+        trainer = build_trainer(
             out,
             config.trainer,
             callbacks,
@@ -86,6 +84,17 @@ def trainer_of(
             precision=precision.used,
             gradient_clip_val=config.gradient_clip,
         )
+    manifest = Manifest.start(
+        out,
+        stage=stage,
+        config=plain,
+        seed=config.seed,
+        inputs={"corpus": config.corpus / files.MOLECULES},
+        precision=precision,
+        rank=trainer.global_rank,
+    )
+    say(f"{out}: {precision}")
+    return trainer, manifest
 
 
 def fit(
