@@ -227,9 +227,10 @@ def last_checkpoint(out_dir: Path) -> Path | None:
     try:
         # the tensors stay on the disk, and nothing but tensors and plain values is unpickled
         saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        problem = "" if {"state_dict", "loops", "optimizer_states"} <= set(saved) else "foreign"
+        whole = {"state_dict", "loops", "optimizer_states"} <= set(saved)
+        problem = "" if whole and isinstance(saved["state_dict"], dict) else "foreign"
     except _UNREADABLE as error:
-        problem = str(error).split("\n", maxsplit=1)[0]
+        problem = (str(error) or type(error).__name__).split("\n", maxsplit=1)[0]
     if not problem:
         weights = saved["state_dict"].items()
         check_weights(((k, v) for k, v in weights if isinstance(v, torch.Tensor)), str(path))

@@ -145,7 +145,20 @@ class Bomb:
         return os.mkdir, ("exploded",)
 
 
-@pytest.mark.parametrize("damage", ["empty", "truncated", "text", "pickle", "foreign", "tensor"])
+def test_an_error_without_a_message_is_named_by_its_kind(tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise EOFError
+
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b"x")
+    monkeypatch.setattr(torch, "load", fails)
+    with pytest.raises(InputError, match=r"not a usable checkpoint \(EOFError\)"):
+        last_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "damage", ["empty", "truncated", "text", "pickle", "foreign", "tensor", "no weights"]
+)
 def test_a_checkpoint_that_cannot_be_used_is_named_and_nothing_is_run(
     tmp_path, fit, damage, monkeypatch
 ):
@@ -156,7 +169,9 @@ def test_a_checkpoint_that_cannot_be_used_is_named_and_nothing_is_run(
         whole = path.read_bytes()
         path.write_bytes({"empty": b"", "truncated": whole[:-300], "text": b"text"}[damage])
     else:
+        no_weights = {"state_dict": 1, "loops": {}, "optimizer_states": []}
         content = {"pickle": {"state_dict": Bomb()}, "foreign": {"a": 1}, "tensor": torch.ones(3)}
+        content["no weights"] = no_weights
         torch.save(content[damage], path)
     with pytest.raises(InputError, match=r"last\.ckpt: not a usable checkpoint \(.*\)\. Delete it"):
         last_checkpoint(tmp_path)
