@@ -114,6 +114,8 @@ def test_a_run_folder_with_a_mark_of_patterns_in_its_name(name, tmp_path, monkey
 
 RAW = os.fsdecode(b"a\xff")
 """A name that is not UTF-8."""
+LONG = "x" * 300
+"""One that no file system takes."""
 
 
 def test_input_whose_name_is_not_utf8_is_read(chemkl, monkeypatch, tmp_path):
@@ -146,6 +148,11 @@ def test_input_whose_name_is_not_utf8_is_read(chemkl, monkeypatch, tmp_path):
         (["check", "~nobodyhere/x.yaml"], "~nobodyhere/x.yaml: no such file"),
         (["score", "~nobodyhere/x.smi", "--config", "qed_sa"], "no such file or folder"),
         (["posttrain", "quickstart", "prior=~nobodyhere/x"], "no such file or folder"),
+        (["evaluate", LONG], "cannot be read: File name too long"),
+        (["evaluate", f"{LONG}*"], "cannot be used here (File name too long)"),
+        (["posttrain", "quickstart", "--out", LONG], "cannot be used here (File name too long)"),
+        (["export", LONG, "--csv", "o.csv"], "cannot be used here (File name too long)"),
+        (["convert", f"{LONG}.parquet", "o.csv"], "cannot be used here (File name too long)"),
     ],
 )
 def test_what_cannot_be_used_is_one_line(chemkl, capsys, monkeypatch, tmp_path, arguments, says):

@@ -1,5 +1,6 @@
 """The command line: each command checks what it was given, then imports the stage and calls it."""
 
+import errno
 import io
 import os
 import sys
@@ -30,6 +31,9 @@ EPILOG = (
     " by signal N (143 SIGTERM, 129 SIGHUP, 138 SIGUSR1, 130 Ctrl-C), 1 other "
     "(a full disk too: one line says what is safe)."
 )
+
+UNUSABLE = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR)
+"""What the system says of a path that the user has to give otherwise, or to open for this user."""
 
 app = typer.Typer(
     help=HELP,
@@ -74,9 +78,8 @@ def main() -> None:
             sys.stderr.write(f"{error}\n")
             sys.exit(1 if _of_the_disk(error) else 2)
         except Exception as error:  # noqa: BLE001 - the last line of defence, and it hides nothing
-            if getattr(error, "reason", None) == "surrogates not allowed":
-                name = utf8(getattr(error, "object", "")).splitlines()[0]
-                sys.stderr.write(f"{name}: cannot be used here, as the name is not UTF-8\n")
+            if unusable := _unusable(error):
+                sys.stderr.write(f"{unusable}\n")
                 sys.exit(2)
             if isinstance(error, OSError) and _of_the_disk(error):
                 sys.stderr.write(f"{error.filename or 'the disk'}: {error.strerror or error}\n")
@@ -112,6 +115,17 @@ def _check_working_folder() -> None:
         raise InputError(
             f"the working directory cannot be used ({error.strerror}): change to another one"
         ) from None
+
+
+def _unusable(error: Exception) -> str:
+    """Say which path cannot be used, and why, if that is what went wrong; else nothing."""
+    if getattr(error, "reason", None) == "surrogates not allowed":
+        name, why = getattr(error, "object", ""), "the name is not UTF-8"
+    elif isinstance(error, OSError) and error.errno in UNUSABLE and error.filename:
+        name, why = error.filename, str(error.strerror)
+    else:
+        return ""
+    return f"{utf8(name).splitlines()[0]}: cannot be used here ({why}); take another"
 
 
 def _of_the_disk(error: Exception) -> bool:

@@ -83,6 +83,14 @@ def at_home(path: str | Path) -> Path:
         ) from None
 
 
+def places_of(path: str | Path, context: Mapping[str, Any]) -> list[Path]:
+    """Where a relative path is looked up, in order; of the context see `InputPath`."""
+    folders = [context.get("folder"), *context.get("also", ()), Path.cwd()]
+    places = [(folder / path).resolve() for folder in folders if folder]
+    places[-1:-1] = filter(None, map(shipped.made_here, places[:-1]))
+    return places
+
+
 def _find(path: Path, info: ValidationInfo) -> Path:
     """Resolve a relative path: beside the config file first, then in the working directory.
 
@@ -97,11 +105,7 @@ def _find(path: Path, info: ValidationInfo) -> Path:
     context = info.context or {}
     try:
         path = path.expanduser()
-        folders: list[Path] = [*context.get("also", ()), Path.cwd()]
-        if context.get("folder"):
-            folders.insert(0, context["folder"])
-        places = [(folder / path).resolve() for folder in folders]
-        places[-1:-1] = filter(None, map(shipped.made_here, places[:-1]))
+        places = places_of(path, context)
         for place in places:
             if place.is_char_device() or place.is_block_device():
                 raise ValueError(f"a device, not a file or a folder: {place}")

@@ -17,8 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from chemkl.config import shipped
-from chemkl.config.base import Config, DataPath, InputPath
+from chemkl.config.base import Config, DataPath, InputPath, places_of
 
 TRACE_FOLDER = "trace"
 PATTERN_MARKS = "*?["
@@ -39,19 +38,11 @@ def _expand_runs(value: Any, info: ValidationInfo) -> Any:
     return found
 
 
-def _places(path: str | Path, context: Mapping[str, Any]) -> list[Path]:
-    """Where a path is looked up, as an InputPath is."""
-    folders = [context.get("folder"), *context.get("also", ()), Path.cwd()]
-    places = [(folder / path).resolve() for folder in folders if folder]
-    places[-1:-1] = filter(None, map(shipped.made_here, places[:-1]))
-    return places
-
-
 def _is_pattern(text: str, context: Mapping[str, Any]) -> bool:
     """Whether a text is no folder that is there, or will be, with such a mark in its own name."""
     promised = context.get("promised", ())
     return any(mark in text for mark in PATTERN_MARKS) and not any(
-        place.is_dir() or place in promised for place in _places(text, context)
+        os.path.isdir(place) or place in promised for place in places_of(text, context)
     )
 
 
@@ -62,11 +53,11 @@ def _runs_matching(pattern: str, context: Mapping[str, Any]) -> list[Path]:
     """
     parts = Path(os.path.expanduser(pattern)).parts
     fixed = next(i for i, part in enumerate(parts) if any(mark in part for mark in PATTERN_MARKS))
-    roots = _places(Path(*parts[:fixed]), context)
+    roots = places_of(Path(*parts[:fixed]), context)
     promised = list(context.get("promised", ()))
     for root in roots:
         rest = list(parts[fixed:])
-        while rest[1:] and (root / rest[0]).is_dir():  # a folder whose own name has such a mark
+        while rest[1:] and os.path.isdir(root / rest[0]):  # a folder whose own name has such a mark
             root /= rest.pop(0)
         place = str(Path(escape(str(root)), *rest))
         runs = {path for path in map(Path, glob(place)) if (path / TRACE_FOLDER).is_dir()}

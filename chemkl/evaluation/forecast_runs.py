@@ -248,8 +248,7 @@ def _read_run(folder: Path, reward: RewardConfig, sha256: str | None) -> tuple[T
             f"{folder}: its target, estimator, shaper or reward cannot be read: {problem}"
         ) from error
     differing = []
-    # without what is no part of its identity
-    if differences({"theirs": paid.model_dump(mode="json"), "own": reward.model_dump(mode="json")}):
+    if paid.model_dump() != reward.model_dump():  # without what is no part of its identity
         differing.append("another reward")
     own = manifest.inputs.get("prior")
     if sha256 is not None and (own is None or own.sha256 != sha256):

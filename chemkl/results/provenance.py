@@ -16,6 +16,7 @@ from chemkl.config import shipped
 from chemkl.config.errors import utf8
 from chemkl.config.piped import is_piped, local
 from chemkl.results.atomic import finite
+from chemkl.results.seal import sha256_of_file
 
 PACKAGES = (
     "chemkl",
@@ -98,8 +99,7 @@ def sha256_of(path: Path) -> str:
     if path.is_dir():
         lines = [f"{sha256_of(p)}  {utf8(p.relative_to(path))}\n" for p in _visible_files(path)]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return sha256_of_file(path)
 
 
 def installed_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:

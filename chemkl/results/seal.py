@@ -139,7 +139,7 @@ def write_sums(folder: Path) -> None:
     For files that others write and read, such as a language model's.
     """
     lines = [
-        f"{_sha256(path)}  {path.relative_to(folder).as_posix()}\n"
+        f"{sha256_of_file(path)}  {path.relative_to(folder).as_posix()}\n"
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     ]
@@ -167,13 +167,14 @@ def check_sums(folder: Path, fix: str, leave_out: str = "") -> None:
         path = folder / found[2].decode() if found else sums
         if found and leave_out and path.name.endswith(leave_out):
             continue
-        if not found or not path.is_file() or _sha256(path) != found[1].decode():
+        if not found or not path.is_file() or sha256_of_file(path) != found[1].decode():
             raise InputError(
                 f"{path}: damaged, missing or changed since chemkl wrote it: its checksum in "
                 f"{SUMS} does not fit. {fix} If you have changed it on purpose, delete {sums}."
             )
 
 
-def _sha256(path: Path) -> str:
+def sha256_of_file(path: Path) -> str:
+    """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

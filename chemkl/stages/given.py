@@ -1,6 +1,7 @@
 """What `chemkl evaluate`, `compare` and `report` are given: a config file, or runs and files."""
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ def take_apart(stage: str, arguments: Sequence[str]) -> Given:
         InputError: there is nothing, or a config file beside something else, or a file where the
             stage takes runs alone.
     """
-    overrides = [each for each in arguments if "=" in each and not Path(each).exists()]
+    overrides = [each for each in arguments if "=" in each and not os.path.exists(each)]
     inputs = [each for each in arguments if each not in overrides]
     if not inputs:
         raise InputError(f"chemkl {stage}: give a config file, or runs to {stage}")
@@ -64,8 +65,8 @@ def take_apart(stage: str, arguments: Sequence[str]) -> Given:
 
 
 def _is_input(text: str) -> bool:
-    path = Path(text)
-    is_run = path.is_dir() or (any(mark in text for mark in PATTERN_MARKS) and not path.exists())
+    path, is_pattern = Path(text), any(mark in text for mark in PATTERN_MARKS)
+    is_run = os.path.isdir(path) or (is_pattern and not os.path.exists(path))
     return is_run or path == STDIN or _without_packing(path).suffix.lower() in ENDINGS
 
 
@@ -78,7 +79,7 @@ def _stem(text: str) -> str:
     path = Path(text)
     if path == STDIN:
         return "stdin"
-    if path.is_dir():
+    if os.path.isdir(path):
         return _run_of(path).resolve().name
     return re.sub(r"[*?\[\]]+", "_", _without_packing(path).stem)
 
@@ -90,7 +91,7 @@ def _run_of(folder: Path) -> Path:
 
 def _settings(stage: str, inputs: Sequence[str]) -> dict[str, Any]:
     """The settings that runs and files make."""
-    files = [each for each in inputs if Path(each).is_file() or Path(each) == STDIN]
+    files = [each for each in inputs if os.path.isfile(each) or Path(each) == STDIN]
     folders = [_run_of(Path(each)) for each in inputs if each not in files]
     if files and stage != "evaluate":
         raise InputError(f"{files[0]}: chemkl {stage} takes folders of runs, not files")

@@ -64,7 +64,7 @@ def run(
         InputError: with every problem of every job; nothing has started then.
     """
     console = Console()
-    with _interruptible(lambda: "interrupted: no job had been started; the same command begins."):
+    with _interruptible(lambda: "interrupted: no job has begun; the same command begins anew."):
         config, planned = plan_pipeline(pipeline, out_dir)
     chosen = _chosen(planned, only, index)
     _check_folders(chosen, fresh)

@@ -88,7 +88,7 @@ def trace_of(
     earlier = [each["config_hash"] for each in manifest.extended]
     if alarm is None:
         return TraceWriter(*own, earlier=earlier, text=text)
-    return WatchedTrace(*own, alarm.watch, earlier=earlier, text=text)
+    return WatchedTrace(*own, alarm.watch.add, earlier=earlier, text=text)
 
 
 def check_spent(config: AnyConfig, out: Path) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 from lightning import Callback, LightningModule, Trainer
 
-from chemkl.config.collapse import CollapseConfig
 from chemkl.config.llm import LlmPosttrainConfig
 from chemkl.config.posttrain import PosttrainConfig
 from chemkl.results import TraceWriter
@@ -22,44 +21,25 @@ ENDED_BY = "collapse"
 class CollapseAlarm(Callback):
     """Watches the rows of a run, tells of a collapse, logs the window, and may end the run.
 
-    Its state follows from the rows alone: give those of an interrupted run to `watch`, and it goes
-    on as if nothing had happened. Rows are taken one by one, so the batch size plays no part.
+    Rows are taken one by one, so the batch size plays no part.
 
     Args:
-        config: what is watched, and what then happens.
+        watch: takes in the rows.
         advice: what may help against a collapse, in words.
         say: is given each message.
-        identity: columns by which two samples are the same.
-        outcome: column whose values a sample is counted under, for example ``scaffold``, or the
-            answer in a text; empty or missing: the sample has none.
     """
 
-    def __init__(
-        self,
-        config: CollapseConfig,
-        advice: Sequence[str],
-        say: Callable[[str], object],
-        *,
-        identity: Sequence[str] = ("canonical_smiles",),
-        outcome: str = "scaffold",
-    ) -> None:
-        self._watch = Watch(config, identity, outcome)
-        self._alarm = self._watch.alarm
-        self._config = config
+    def __init__(self, watch: Watch, advice: Sequence[str], say: Callable[[str], object]) -> None:
+        self.watch = watch
+        self._alarm, self._config, self._outcome = watch.alarm, watch.config, watch.outcome
         self._advice = advice
         self._say = say
-        self._outcome = outcome
         self._said = 0
-
-    @property
-    def turns(self) -> list[Turn]:
-        """When the run collapsed, and when it was over."""
-        return self._watch.turns
 
     @property
     def ends_the_run(self) -> bool:
         """Whether the run is to end because of a collapse."""
-        return self._config.action == "stop" and bool(self.turns)
+        return self._config.action == "stop" and bool(self.watch.turns)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -69,9 +49,9 @@ class CollapseAlarm(Callback):
     @property
     def results(self) -> dict[str, Any]:
         """What the manifest keeps: when the first collapse was, and what it looked like."""
-        if not self.turns:
+        if not self.watch.turns:
             return {}
-        first = self.turns[0]
+        first = self.watch.turns[0]
         return {
             "collapse_step": first.step,
             "collapse_call": first.call,
@@ -85,35 +65,26 @@ class CollapseAlarm(Callback):
             },
         }
 
-    @property
-    def summary(self) -> str:
-        """The verdict in a line."""
-        return self._watch.summary
-
-    def watch(self, rows: pd.DataFrame) -> None:
-        """Take in rows of the trace, of one step or of several, in order."""
-        self._watch.add(rows)
-
     def restore(self, rows: pd.DataFrame) -> None:
         """Take in the rows of an interrupted run; what it told is not told again."""
-        self.watch(rows)
-        self._said = len(self.turns)
+        self.watch.add(rows)
+        self._said = len(self.watch.turns)
 
     def on_train_batch_end(
         self, trainer: Trainer, _module: LightningModule, _outputs: Any, _batch: Any, _i: int
     ) -> None:
         """Tell what the step brought, log the window, and end the run where that is asked."""
-        for turn in self.turns[self._said :]:
+        for turn in self.watch.turns[self._said :]:
             self._say(self.describe(turn))
-        self._said = len(self.turns)
+        self._said = len(self.watch.turns)
         if self.ends_the_run:
             trainer.should_stop = True
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # its connector sets it
-        if self._alarm.window.is_full and every and not (self._watch.step + 1) % every:
+        if self._alarm.window.is_full and every and not (self.watch.step + 1) % every:
             values = self._values(self._alarm.window.spread())
             named = {f"collapse/{k}": math.nan if v is None else v for k, v in values.items()}
             for logger in trainer.loggers:
-                logger.log_metrics(named, step=self._watch.step)
+                logger.log_metrics(named, step=self.watch.step)
 
     def describe(self, turn: Turn) -> str:
         """Say in words what happened, and what may be done about it."""
@@ -193,7 +164,7 @@ class WatchedTrace(TraceWriter):
 def build_alarm(config: PosttrainConfig, say: Callable[[str], object]) -> CollapseAlarm | None:
     """Build the alarm of a run of molecules; None where nothing is watched."""
     watched = config.callbacks.collapse
-    return None if watched is None else CollapseAlarm(watched, advice(config), say)
+    return None if watched is None else CollapseAlarm(Watch(watched), advice(config), say)
 
 
 def build_text_alarm(
@@ -203,10 +174,9 @@ def build_text_alarm(
     watched = config.collapse
     if watched is None:
         return None
-    if config.reward.kind == "smiles":
-        return CollapseAlarm(watched, advice(config), say)
-    same, outcome = IN_TEXT
-    return CollapseAlarm(watched, advice(config), say, identity=same, outcome=outcome)
+    of_molecules = config.reward.kind == "smiles"
+    watch = Watch(watched) if of_molecules else Watch(watched, *IN_TEXT)
+    return CollapseAlarm(watch, advice(config), say)
 
 
 def advice(config: PosttrainConfig | LlmPosttrainConfig) -> list[str]:

@@ -6,7 +6,7 @@ from chemkl.config.evaluate import MetricOptions
 from chemkl.evaluation import evaluate, from_trace
 from chemkl.reports.late_samples import late_samples
 from chemkl.results import Manifest, TraceWriter
-from chemkl.results.collapse import judge, watched
+from chemkl.results.collapse import Watch, judge, watched
 from chemkl.results.outcome import read_outcome
 from chemkl.training.collapse import CollapseAlarm
 
@@ -77,8 +77,8 @@ def test_one_trace_four_readers_one_verdict(make_trace, tmp_path):
     """
     trace = make_trace([[(each, 0.5)] for each in [*RINGS, PHENOL, "Cc1ccccc1", PHENOL]])
     settings = CollapseConfig(window=4, top_share=0.75, duplicate_rate=None)
-    alarm = CollapseAlarm(settings, [], lambda _: None)
-    alarm.watch(trace)
+    alarm = CollapseAlarm(Watch(settings), [], lambda _: None)
+    alarm.watch.add(trace)
     with Manifest.start(tmp_path, stage="posttrain", config={"seed": 0}) as run:
         run.beside = {"collapse": alarm.settings}
         writer = TraceWriter(tmp_path, ["qed"], run.run_id, run.config_hash)
@@ -96,4 +96,4 @@ def test_one_trace_four_readers_one_verdict(make_trace, tmp_path):
     assert (
         "collapsed at step 6, call 6; still so at the end" in read_outcome(tmp_path, stored).lines()
     )
-    assert judge(pd.concat([trace]), plain).summary == alarm.summary
+    assert judge(pd.concat([trace]), plain).summary == alarm.watch.summary

@@ -202,7 +202,7 @@ def test_a_pipeline_that_is_told_to_end_before_its_first_job_says_so(
     monkeypatch.setattr(stage, "plan_pipeline", plan)
     assert chemkl("run", pipeline) == 129
     assert capsys.readouterr().err == (
-        "interrupted: no job had been started; the same command begins.\n"
+        "interrupted: no job has begun; the same command begins anew.\n"
     )
     assert not (tmp_path / "runs").exists()
 

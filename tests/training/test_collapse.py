@@ -17,6 +17,7 @@ from chemkl.evaluation import from_trace
 from chemkl.evaluation.alarm import collapsed_at_call
 from chemkl.policies import load_policy
 from chemkl.results import Manifest, config_hash, read_trace
+from chemkl.results.collapse import Watch
 from chemkl.stages import posttrain
 from chemkl.training.collapse import CollapseAlarm, advice
 from chemkl.training.ledger import Ledger
@@ -32,13 +33,13 @@ def watched():
 
     def build(**settings):
         told = []
-        return CollapseAlarm(CollapseConfig(**settings), ["a miracle"], told.append), told
+        return CollapseAlarm(Watch(CollapseConfig(**settings)), ["a miracle"], told.append), told
 
     return build
 
 
 def message_of(alarm):
-    return alarm.describe(alarm.turns[-1])
+    return alarm.describe(alarm.watch.turns[-1])
 
 
 # ---- hand-made rows
@@ -48,7 +49,7 @@ def test_a_collapse_by_hand(make_trace, watched):
     # windows of 4, all valid rows have a scaffold: after step 0 the largest has 1/4; in step 1
     # phenol and toluene bring benzene to 2/4 (call 6), the repeat of phenol to 3/4
     alarm, _ = watched(window=4, top_share=0.7, duplicate_rate=None)
-    alarm.watch(make_trace([SPREAD, [(PHENOL, 1), ("C1CC", 0), ("Cc1ccccc1", 1), (PHENOL, 1)]]))
+    alarm.watch.add(make_trace([SPREAD, [(PHENOL, 1), ("C1CC", 0), ("Cc1ccccc1", 1), (PHENOL, 1)]]))
     assert alarm.results == {
         "collapse_step": 1,
         "collapse_call": 6,
@@ -76,27 +77,27 @@ def test_a_collapse_by_hand(make_trace, watched):
         "scaffold); most frequent: c1ccccc1. The first full window had top_share 0.250, "
         "duplicate_rate 0.000, effective_scaffolds 4.000. What may help: a miracle."
     )
-    assert alarm.summary == "collapsed at step 1, call 6; still so at the end"
+    assert alarm.watch.summary == "collapsed at step 1, call 6; still so at the end"
 
 
 def test_it_says_when_it_is_over_and_keeps_the_first_in_mind(make_trace, watched):
     alarm, _ = watched(window=4, duplicate_rate=0.5)
     steps = [[(PHENOL, 1)] * 4, SPREAD, [("C1CC1", 1)] * 4]
-    alarm.watch(make_trace(steps))
-    assert [(turn.raised, turn.step, turn.call) for turn in alarm.turns] == [
+    alarm.watch.add(make_trace(steps))
+    assert [(turn.raised, turn.step, turn.call) for turn in alarm.watch.turns] == [
         *((True, 0, 1), (False, 1, 4), (True, 2, 5)),
     ]
-    assert alarm.describe(alarm.turns[1]) == (
+    assert alarm.describe(alarm.watch.turns[1]) == (
         "step 1, call 4: the collapse is over: top_share 0.250, duplicate_rate 0.000, "
         "effective_scaffolds 4.000, over the last 4 valid samples (4 with scaffold)"
     )
     assert (alarm.results["collapse_step"], alarm.results["collapse_call"]) == (0, 1)
-    assert "2 times in all; still so at the end" in alarm.summary
+    assert "2 times in all; still so at the end" in alarm.watch.summary
 
 
 def test_a_prior_that_is_that_narrow_is_not_blamed_on_the_run(make_trace, watched):
     alarm, _ = watched(window=2)
-    alarm.watch(make_trace([[("Cc1ccccc1", 1), (PHENOL, 1)]]))
+    alarm.watch.add(make_trace([[("Cc1ccccc1", 1), (PHENOL, 1)]]))
     assert "the prior itself may be that narrow; then set callbacks.collapse" in message_of(alarm)
 
 
@@ -104,11 +105,11 @@ def test_a_prior_that_is_that_narrow_is_not_blamed_on_the_run(make_trace, watche
 def test_it_is_rebuilt_from_its_rows_wherever_they_are_cut(make_trace, watched, cut):
     rows = make_trace([[(PHENOL, 1)] * 4, SPREAD, [("C1CC1", 1)] * 4])
     whole, _ = watched(window=4, duplicate_rate=0.5)
-    whole.watch(rows)
+    whole.watch.add(rows)
     parts, _ = watched(window=4, duplicate_rate=0.5)
     parts.restore(rows.iloc[:cut])
-    parts.watch(rows.iloc[cut:])
-    assert parts.turns == whole.turns
+    parts.watch.add(rows.iloc[cut:])
+    assert parts.watch.turns == whole.watch.turns
     assert parts.results == whole.results
 
 
@@ -116,8 +117,8 @@ def test_rows_of_a_replay_buffer_were_not_sampled(make_trace, watched):
     rows = make_trace([[(PHENOL, 1)] * 4, SPREAD])
     rows["is_replay"] = rows["step"] == 0
     alarm, _ = watched(window=4)
-    alarm.watch(rows)
-    assert alarm.turns == []
+    alarm.watch.add(rows)
+    assert alarm.watch.turns == []
 
 
 def test_samples_are_the_same_where_all_columns_of_their_identity_are():
@@ -132,12 +133,12 @@ def test_samples_are_the_same_where_all_columns_of_their_identity_are():
         }
     )
     config = CollapseConfig(window=4, top_share=None, duplicate_rate=0.5)
-    both = CollapseAlarm(config, [], str, identity=["group", "text"], outcome="answer")
-    text = CollapseAlarm(config, [], str, identity=["text"], outcome="answer")
-    both.watch(rows)
-    text.watch(rows)
-    assert both.turns == []
-    assert text.turns[0].spread.duplicate_rate == 0.5
+    both = CollapseAlarm(Watch(config, ["group", "text"], "answer"), [], str)
+    text = CollapseAlarm(Watch(config, ["text"], "answer"), [], str)
+    both.watch.add(rows)
+    text.watch.add(rows)
+    assert both.watch.turns == []
+    assert text.watch.turns[0].spread.duplicate_rate == 0.5
 
 
 def test_any_column_may_name_the_outcome():
@@ -151,9 +152,9 @@ def test_any_column_may_name_the_outcome():
         }
     )
     config = CollapseConfig(window=4, top_share=0.75, duplicate_rate=None)
-    alarm = CollapseAlarm(config, [], str, identity=["text"], outcome="answer")
-    alarm.watch(rows)
-    (turn,) = alarm.turns
+    alarm = CollapseAlarm(Watch(config, ["text"], "answer"), [], str)
+    alarm.watch.add(rows)
+    (turn,) = alarm.watch.turns
     assert (turn.step, turn.call, turn.most_frequent) == (1, 0, "1")
     assert alarm.results["collapse"]["effective_answers"] == pytest.approx(4 / 27**0.25)
     assert "effective_answers 1.755, over the last 4 valid samples (4 with answer)" in (
@@ -168,14 +169,14 @@ def test_the_defaults_find_a_collapse_and_leave_a_spread_run_alone(
     different = [(smiles, 0.5) for smiles in real_smiles]
     family = [("C" * n + "c1ccccc1", 0.9) for n in range(1, 31)]
     spread_out, _ = watched()
-    spread_out.watch(
+    spread_out.watch.add(
         make_trace([different[:300], [(f"{s}.C", r) for s, r in different], different])
     )
-    assert spread_out.turns == []
+    assert spread_out.watch.turns == []
     collapsed, _ = watched()
-    collapsed.watch(make_trace([different, different[:300], *[family] * 20]))
-    assert collapsed.turns[0].raised
-    assert {"top_share", "duplicate_rate"} >= set(collapsed.turns[0].reached) != set()
+    collapsed.watch.add(make_trace([different, different[:300], *[family] * 20]))
+    assert collapsed.watch.turns[0].raised
+    assert {"top_share", "duplicate_rate"} >= set(collapsed.watch.turns[0].reached) != set()
 
 
 # ---- settings
