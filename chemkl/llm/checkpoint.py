@@ -18,7 +18,7 @@ from chemkl.llm.prompts import Prompt
 from chemkl.llm.sources import FIX
 from chemkl.policies.checkpoint import check_weights
 from chemkl.results.atomic import folder_written_aside, write_json
-from chemkl.results.seal import check_sums
+from chemkl.results.seal import check_json, check_sums
 
 ADAPTER = "adapter"
 MODEL = "model"
@@ -53,7 +53,7 @@ def save(
         if not policy.has_adapter:
             policy.tokenizer.save_pretrained(aside)
         (aside / "README.md").unlink(missing_ok=True)  # a form of peft's that nobody has filled in
-        write_json(aside / PROVENANCE, kept)
+        write_json(aside / PROVENANCE, kept, sealed=True)
     return final
 
 
@@ -74,7 +74,6 @@ def load(path: str | Path, *, cache: str | Path | None = None) -> HfPolicy:
         InputError: no such folder, not one of these, or the model under the adapters is gone.
     """
     path = _with_weights(Path(path))
-    check_sums(path, FIX)
     is_whole = not (path / "adapter_config.json").exists()
     config, prompts = _kept(path, is_whole=is_whole, cache=cache)
     policy = build_policy(config, trained=False, prompts=prompts)
@@ -85,10 +84,14 @@ def load(path: str | Path, *, cache: str | Path | None = None) -> HfPolicy:
         with quiet():
             tuned = peft.PeftModel.from_pretrained(policy.model, path)
     except Exception as error:
-        problems = problems_in_adapters(path) or [f"{type(error).__name__}: {one_line(error)}"]
+        problems = problems_in_adapters(path)
+        if not problems:
+            check_sums(path, FIX)
+        problems = problems or [f"{type(error).__name__}: {one_line(error)}"]
         raise InputError(
             "\n".join(f"{path}: the adapters cannot be loaded: {each}" for each in problems)
         ) from error
+    check_sums(path, FIX)
     check_weights(tuned.named_parameters(), str(path))
     return policy_of(tuned, policy.tokenizer, policy.prompts, config, policy.end_id)
 
@@ -110,6 +113,7 @@ def _kept(
     Raises:
         InputError: that is not there, or does not fit.
     """
+    check_json(path / PROVENANCE, FIX)
     try:
         kept = json.loads((path / PROVENANCE).read_text(encoding="utf-8"))
         plain = kept["config"]
@@ -123,8 +127,9 @@ def _kept(
             plain["template"] = "chat"  # a file of a template may be gone, and is not needed
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path}: not a language model of chemkl ({one_line(error)}). Give the folder of a "
-            f"posttrain_llm run that has ended, its checkpoints/{ADAPTER} or checkpoints/{MODEL}."
+            f"{path}: not a language model of chemkl ({PROVENANCE}: {one_line(error)}). Give the "
+            f"folder of a posttrain_llm run that has ended, its checkpoints/{ADAPTER} or "
+            f"checkpoints/{MODEL}."
         ) from error
     try:
         return load_config(LlmPosttrainConfig, plain), prompts

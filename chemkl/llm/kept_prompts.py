@@ -1,6 +1,5 @@
 """What the model of a run reads, kept with the run: a template may insert the date of the day."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,38 +12,36 @@ from chemkl.chem.molecules import one_line
 from chemkl.config import InputError
 from chemkl.llm.prompts import Prompt
 from chemkl.results.atomic import write_bytes
+from chemkl.results.seal import SEAL, is_whole
 
 FILE = "prompts.json"
 
 _PROMPTS: TypeAdapter[tuple[Prompt, ...]] = TypeAdapter(tuple[Prompt, ...])
 
 
-def keep_prompts(prompts: Sequence[Prompt], folder: Path) -> str:
+def keep_prompts(prompts: Sequence[Prompt], folder: Path) -> None:
     """Write ``prompts.json``, a line for each part of a prompt, so that people can read it.
 
-    Returns:
-        The SHA-256 of the file.
+    The first prompt holds the checksum of the file, see `chemkl.results.seal`.
     """
+    seals = [{"sha256": SEAL.decode()}, *({} for _ in prompts[1:])]
     blocks = [
         ",\n    ".join(
             f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}"
-            for name, value in asdict(prompt).items()
+            for name, value in (asdict(prompt) | seal).items()
         )
-        for prompt in prompts
+        for prompt, seal in zip(prompts, seals, strict=True)
     ]
     text = ",\n".join(f"  {{\n    {block}\n  }}" for block in blocks)
-    content = f"[\n{text}\n]\n".encode()
-    write_bytes(folder / FILE, content)
-    return hashlib.sha256(content).hexdigest()
+    write_bytes(folder / FILE, f"[\n{text}\n]\n".encode(), sealed=True)
 
 
-def kept_prompts(folder: Path, n: int, sha256: str | None = None) -> tuple[Prompt, ...] | None:
+def kept_prompts(folder: Path, n: int) -> tuple[Prompt, ...] | None:
     """Read what `keep_prompts` wrote.
 
     Args:
         folder: of a run.
         n: how many prompts the run has.
-        sha256: what `keep_prompts` returned; None: not known.
 
     Returns:
         The prompts; None: the folder keeps none.
@@ -54,10 +51,9 @@ def kept_prompts(folder: Path, n: int, sha256: str | None = None) -> tuple[Promp
     """
     path = folder / FILE
     try:
-        content = path.read_bytes()
-        if sha256 not in (None, hashlib.sha256(content).hexdigest()):
+        if not is_whole(path):
             raise ValueError("its checksum does not fit")  # noqa: TRY301 - one message for all
-        return as_prompts(json.loads(content), n)
+        return as_prompts(json.loads(path.read_bytes()), n)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

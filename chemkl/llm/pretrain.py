@@ -173,5 +173,5 @@ def save_model(policy: HfPolicy, final: Path, about: Mapping[str, Any]) -> Path:
     with folder_written_aside(final) as aside, quiet():
         policy.model.save_pretrained(aside)  # type: ignore[operator]  # transformers'
         policy.tokenizer.save_pretrained(aside)
-        write_json(aside / PROVENANCE, dict(about))
+        write_json(aside / PROVENANCE, dict(about), sealed=True)
     return final

@@ -26,7 +26,7 @@ from chemkl.results.provenance import (
     identity,
     installed_versions,
 )
-from chemkl.results.seal import check_seal, note_of
+from chemkl.results.seal import check_json, note_of
 from chemkl.signals import deferred, handled
 
 FILE_NAME = "manifest.json"
@@ -34,9 +34,6 @@ _FIX = (
     "Restore it from a copy, or begin the run anew with --fresh after you have moved the folder "
     "away. If you have edited it on purpose, take its line sha256 out."
 )
-_LAYOUT = b'{\n  "'
-"""How the file begins as `Manifest.save` writes it. One in another layout was written anew by a
-program, as a table may be; no flipped bit in here leaves JSON."""
 _CHECKPOINT = "checkpoints/last.ckpt"
 
 Status = Literal["running", "complete", "failed", "interrupted"]
@@ -177,8 +174,7 @@ class Manifest(BaseModel):
         path = Path(out_dir) / FILE_NAME
         if not path.is_file():
             return None
-        if path.read_bytes().startswith(_LAYOUT):
-            check_seal(path, _FIX)
+        check_json(path, _FIX)
         try:
             manifest = cls.model_validate_json(path.read_bytes())
         except ValidationError as error:

@@ -27,6 +27,7 @@ _FOUND = re.compile(re.escape(TAG) + b":([0-9a-f]{64}):" + re.escape(TAG))
 _NO_COMMENT = b"PK\x05\x06"
 """How the last 22 bytes of a zip archive without a comment begin."""
 _DIGEST_AT = len(TAG) + 1
+_LAYOUT = b'{\n  "'
 
 SUMS = "SHA256SUMS"
 """The file with the checksums of a folder whose files have no room for their own."""
@@ -69,6 +70,24 @@ def check_seal(path: Path, fix: str = "Restore it from a copy, or make it again.
         raise InputError(
             f"{path}: damaged, or changed since chemkl wrote it: its checksum does not fit. {fix}"
         )
+
+
+def check_json(path: Path, fix: str) -> None:
+    """Refuse a JSON file of ours as `check_seal` does, if it still has the layout it was given.
+
+    One in another layout was written anew by a program, as a table may be. That is told by its
+    beginning, in which no flipped bit leaves JSON.
+
+    Raises:
+        InputError: the checksum in the file is not that of the file.
+    """
+    try:
+        with path.open("rb") as file:
+            is_ours = file.read(len(_LAYOUT)) == _LAYOUT
+    except OSError:  # its reader says why
+        return
+    if is_ours:
+        check_seal(path, fix)
 
 
 def is_whole(path: Path) -> bool:
@@ -134,14 +153,15 @@ def note_of(path: Path) -> str | None:
 
 
 def write_sums(folder: Path) -> None:
-    """Write the checksums of all files of a folder into one, which `sha256sum -c` reads too.
+    """Write the checksums of a folder's files into one file, which `sha256sum -c` reads too.
 
-    For files that others write and read, such as a language model's.
+    For files that others write and read, such as a language model's; JSON that has a seal of its
+    own is left out.
     """
     lines = [
         f"{sha256_of_file(path)}  {path.relative_to(folder).as_posix()}\n"
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and not (path.suffix == ".json" and TAG in path.read_bytes())
     ]
     (folder / SUMS).write_text("".join(lines), encoding="utf-8")
 

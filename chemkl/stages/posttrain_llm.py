@@ -53,8 +53,6 @@ if TYPE_CHECKING:
 
 __all__ = ["check", "check_spent", "problems_beside", "run"]
 
-_PROMPTS_SHA256 = "prompts_sha256"
-"""Among the results of a run: the checksum of the prompts that it keeps."""
 STAGE = "posttrain_llm"
 
 
@@ -186,13 +184,10 @@ def _as_begun(out: Path, manifest: Manifest, prompts: tuple[Prompt, ...]) -> tup
     A template that inserts the date renders others on another day, and then rows of two prompts
     would have the same number: in the ledger, and in what the reference remembers.
     """
-    if manifest.was_resumed:
-        kept = kept_prompts(out, len(prompts), manifest.results.get(_PROMPTS_SHA256))
-        if kept is not None:
-            return kept
-    manifest.results = {**manifest.results, _PROMPTS_SHA256: keep_prompts(prompts, out)}
-    manifest.save()
-    return prompts
+    kept = kept_prompts(out, len(prompts)) if manifest.was_resumed else None
+    if kept is None:
+        keep_prompts(prompts, out)
+    return kept or prompts
 
 
 def _module(
