@@ -29,8 +29,7 @@ class FileSource(Config):
     """A file of yours."""
     path: DataPath
     """The file: .smi, .smiles, .txt, .csv, .tsv, .jsonl or .sdf, each also with .gz, .bz2, .xz
-    or .zst; or .parquet; - is standard input. The
-    names of its molecules are kept."""
+    or .zst; or .parquet; - is standard input. The names of its molecules are kept."""
     column: str | Annotated[int, Field(ge=0)] | None = None
     """Where the SMILES stand: a column's name, or its number from 0. Default: the column called
     smiles (in any case; canonical_smiles and the like where there is none), or the only one there

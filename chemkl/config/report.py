@@ -46,8 +46,8 @@ class ReportConfig(Config):
     smoothing: int = Field(default=9, ge=1)
     """Width, in steps, of the centred running mean drawn over the raw learning curves; 1: none."""
     metrics: MetricOptions = MetricOptions()
-    """How the metrics of the tables are computed. late_samples is also what
-    stands for the beginning and the end of a run."""
+    """How the metrics of the tables are computed. late_samples is also what stands for the
+    beginning and the end of a run."""
 
     @model_validator(mode="after")
     def _has_runs_once(self) -> Self:

@@ -6,10 +6,10 @@ from typing import Any
 
 from chemkl.config import InputError
 from chemkl.config.evaluate import SampledFile
+from chemkl.config.notices import say_once
 from chemkl.config.piped import place_of
 from chemkl.evaluation.samples import Samples, from_smiles
 from chemkl.files.molecules import Line, MoleculeFile
-from chemkl.files.streams import assume
 from chemkl.files.tables import find_column
 
 TRUNCATED, VALID, REPLAY = "truncated", "valid", "is_replay"
@@ -47,7 +47,7 @@ def _reward_column(file: SampledFile, known: Sequence[str]) -> str | None:
     words = {name.strip().casefold(): name for name in reversed(known)}
     found = next((words[each] for each in REWARDS if each in words), None)
     if found is not None:
-        assume(
+        say_once(
             f"{place}: takes column {found!r} for the rewards, and the order of the rows for that "
             "of the calls (reward_column: another name, or false for no rewards)"
         )

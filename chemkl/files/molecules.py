@@ -25,7 +25,8 @@ from rdkit import Chem
 
 from chemkl.chem.molecules import DEFAULT_MAX_ATOMS, one_line, parse, silenced
 from chemkl.config import InputError
-from chemkl.files.streams import assume, unpacked
+from chemkl.config.notices import say_once
+from chemkl.files.streams import unpacked
 from chemkl.files.tables import (
     BLANKS,
     TABLES,
@@ -375,7 +376,7 @@ def _place(table: Table, column: str | int | None, first: Sequence[str]) -> tupl
     if isinstance(column, int):
         header = column < len(first) and words[column] in HEADER_WORDS
         if header:
-            assume(f"{place}: line 1 is taken for the header, for it has {first[column]!r}")
+            say_once(f"{place}: line 1 is taken for the header, for it has {first[column]!r}")
         return column, header
     if not first and not table.bare and table.sample:
         raise InputError(f"{place}: the first line is empty; expected the columns' names")
@@ -391,7 +392,7 @@ def _place(table: Table, column: str | int | None, first: Sequence[str]) -> tupl
         return _place_by_molecules(table, first, found), False
     at = first.index(_by_name(first, table))  # the only one there is
     if not known:
-        assume(f"{place}: line 1, {first[0][:60]!r}, is taken for the header")
+        say_once(f"{place}: line 1, {first[0][:60]!r}, is taken for the header")
     return at, True
 
 
@@ -405,7 +406,7 @@ def _place_by_molecules(table: Table, first: Sequence[str], found: Sequence[int]
             f"{table.place}: line 1 is no header, and {len(places)} columns hold molecules; say "
             f"which one it is with `column`, by its number from 0: {', '.join(map(str, places))}"
         )
-    assume(
+    say_once(
         f"{table.place}: line 1 has a molecule, {first[places[0]][:60]!r}, so the file is taken to "
         f"have no header, and its column {places[0]} to be the SMILES; if it is the header, name "
         "it with `column`"
@@ -428,10 +429,10 @@ def _place_in_bare(table: Table, column: str | None, first: Sequence[str]) -> tu
         full = [i for i in range(1, len(first)) if 2 * _count(rows, i) > len(rows)]
         at = full[0] if len(full) == 1 and not _count(rows, 0) else 0
         if at:
-            assume(f"{place}: its column {at} holds the molecules, and is taken for the SMILES")
+            say_once(f"{place}: its column {at} holds the molecules, and is taken for the SMILES")
     header = column is not None or (at < len(first) and words[at] in HEADER_WORDS)
     if header:
-        assume(f"{place}: line 1 is taken for the header, for it has {first[at]!r}")
+        say_once(f"{place}: line 1 is taken for the header, for it has {first[at]!r}")
     return at, header
 
 

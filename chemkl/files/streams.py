@@ -5,19 +5,17 @@ import codecs
 import gzip
 import io
 import lzma
-import multiprocessing
-import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
 import pyarrow as pa
 
 from chemkl.config import InputError
+from chemkl.config.notices import say_once
 from chemkl.config.piped import STDIN, local, place_of
 
 PACKINGS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
@@ -71,17 +69,6 @@ class Source:
     head: bytes
 
 
-def assume(line: str) -> None:
-    """Say on the error output, once, what was taken for granted about a file."""
-    if multiprocessing.parent_process() is None:  # workers read the same files again
-        _say(line)
-
-
-@cache
-def _say(line: str) -> None:
-    sys.stderr.write(" ".join(line.split()) + "\n")
-
-
 @contextmanager
 def opened(path: Path) -> Iterator[Source]:
     """Open a file, or standard input for `-`.
@@ -122,7 +109,7 @@ def unpacked(raw: IO[bytes], place: str, name: str) -> Iterator[Source]:
             f"{place}: damaged {named} file ({found}). Copy it again, or correct its ending."
         )
     if packing and not named:
-        assume(f"{place}: compressed with {packing}, which its name does not say; unpacked")
+        say_once(f"{place}: compressed with {packing}, which its name does not say; unpacked")
     try:
         stream = io.BufferedReader(_unpacker(plain, packing), 2 * HEAD) if packing else plain
         head = stream.peek(HEAD)[:HEAD]

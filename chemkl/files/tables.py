@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from chemkl.config import InputError, did_you_mean
+from chemkl.config.notices import say_once
 from chemkl.config.piped import local, place_of
 from chemkl.files.streams import (
     LONGEST_LINE,
     PACKINGS,
     Source,
-    assume,
     lines,
     opened,
 )
@@ -140,7 +140,7 @@ def text_table(source: Source, rules: Rules) -> Table:
                 f"{', '.join(PACKINGS)}"
             )
         what = {"sdf": "an SD file", "jsonl": "JSON lines"}.get(form, "lines of text")
-        assume(f"{source.place}: taken for {what}, by its content")
+        say_once(f"{source.place}: taken for {what}, by its content")
     return table
 
 
@@ -152,7 +152,9 @@ def _delimited(source: Source, form: str, rules: Rules) -> Table:
         delimiter = _delimiter([text or "" for _, text in head], form, rules)
     usual = ("\t", BLANKS) if form == BLANKS else (form,)
     if given is None and delimiter not in usual:
-        assume(f"{source.place}: its columns are taken to be separated by {DELIMITERS[delimiter]}")
+        say_once(
+            f"{source.place}: its columns are taken to be separated by {DELIMITERS[delimiter]}"
+        )
     rows = _rows(chain(head, below), delimiter, tidy=rules.tidy)
     return _table(source.place, delimiter, rows, bare=form in (BLANKS, LINES))
 
@@ -170,7 +172,7 @@ def _is_parquet(path: Path, real: Path) -> bool:
         raise InputError(f"{place_of(path)}: cannot be read ({error.strerror or error})") from None
     named = path.suffix.lower() == ".parquet"
     if magic and not named:
-        assume(f"{place_of(path)}: a Parquet file by its content; read as one")
+        say_once(f"{place_of(path)}: a Parquet file by its content; read as one")
     return magic or named
 
 
@@ -206,7 +208,7 @@ def _below_comments(
             passed += 1
             continue
         if passed:
-            assume(f"{place}: the first lines begin with # and are taken as comments ({passed})")
+            say_once(f"{place}: the first lines begin with # and are taken as comments ({passed})")
         return chain([(number, kept)], numbered), delimiter
     return iter(()), delimiter
 

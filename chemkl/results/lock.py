@@ -1,12 +1,11 @@
 """One process at a time in an output folder: two would write the same rows twice."""
 
 import os
-import sys
-from functools import cache
 from pathlib import Path
 from typing import IO
 
 from chemkl.config import InputError
+from chemkl.config.notices import say_once
 from chemkl.results.atomic import refuse_other_names
 
 FILE_NAME = ".lock"
@@ -55,7 +54,11 @@ def claim(
         ) from None
     except (OSError, ImportError) as error:
         lock.close()
-        _tell_without_locks(folder, str(getattr(error, "strerror", None) or error))
+        why = getattr(error, "strerror", None) or error
+        say_once(
+            f"{folder}: cannot be locked here ({why}): take care that no two processes run in it "
+            "at the same time"
+        )
         return None
     if not _is_there(lock, folder):
         lock.close()
@@ -81,15 +84,6 @@ def _lock(file: IO[str]) -> None:
     import fcntl  # Unix only
 
     fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-@cache
-def _tell_without_locks(folder: Path, why: str) -> None:
-    """Say once of a folder that it is not protected."""
-    sys.stderr.write(
-        f"{folder}: cannot be locked here ({why}): take care that no two processes run in it at "
-        "the same time\n"
-    )
 
 
 def _is_there(lock: IO[str], folder: Path) -> bool:
