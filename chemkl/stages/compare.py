@@ -40,12 +40,12 @@ FOREST = "forest"
 
 
 @once("compare", lambda _config, out: out / TABLE, read_table)
-def run(settings: CompareConfig, out: Path, *, console: Console | None = None) -> pd.DataFrame:
+def run(config: CompareConfig, out_dir: Path, *, console: Console | None = None) -> pd.DataFrame:
     """Compare methods; write the tables and the forest plot, and print the comparison.
 
     Args:
-        settings: as a mapping, a YAML file or a config.
-        out: the output folder.
+        config: as a mapping, a YAML file or a config.
+        out_dir: the output folder.
         console: where the comparison is printed; standard output when not given.
 
     Returns:
@@ -55,25 +55,25 @@ def run(settings: CompareConfig, out: Path, *, console: Console | None = None) -
         InputError: a setting, a run or a table cannot be used, or runs cannot be compared; the
             message names each.
     """
-    problems = complaints((check, settings), (_check_runs, settings.methods))
+    problems = complaints((check, config), (_check_runs, config.methods))
     if problems:
         raise InputError("\n".join(dict.fromkeys(problems)))
-    methods = read_methods(settings.methods)
-    pairs = pair_seeds(methods, settings.baseline)
-    budget = next(iter(methods[settings.baseline].values())).budget
+    methods = read_methods(config.methods)
+    pairs = pair_seeds(methods, config.baseline)
+    budget = next(iter(methods[config.baseline].values())).budget
     with Manifest.start(
-        out,
+        out_dir,
         stage="compare",
-        config=settings.model_dump(mode="json"),
-        seed=settings.seed,
-        inputs=_inputs(methods, settings.table),
+        config=config.model_dump(mode="json"),
+        seed=config.seed,
+        inputs=_inputs(methods, config.table),
     ) as manifest:
-        used = _used(methods, pairs.seeds, settings.baseline)
-        evaluated = _from_table(used, settings) if settings.table else _evaluate(used, settings)
-        values = value_rows(evaluated, budget, settings)
-        rows = compare_rows(values, pairs.seeds, settings)
+        used = _used(methods, pairs.seeds, config.baseline)
+        evaluated = _from_table(used, config) if config.table else _evaluate(used, config)
+        values = value_rows(evaluated, budget, config)
+        rows = compare_rows(values, pairs.seeds, config)
         apart = [
-            *what_differs(methods, settings.baseline),
+            *what_differs(methods, config.baseline),
             *(
                 f"{m}, seed {seed}: {told}"
                 for (m, seed), told in _never_acted(used).items()
@@ -81,21 +81,21 @@ def run(settings: CompareConfig, out: Path, *, console: Console | None = None) -
             ),
             *pairs.left_out,
         ]
-        remarks = comparison_text.notes(rows, apart, budget=budget, alpha=settings.alpha)
+        remarks = comparison_text.notes(rows, apart, budget=budget, alpha=config.alpha)
         table = pa.Table.from_pylist(rows, schema=COMPARISON_SCHEMA)
-        write_parquet(out / VALUES, pa.Table.from_pylist(values, schema=VALUES_SCHEMA))
-        write_parquet(out / TABLE, table)
+        write_parquet(out_dir / VALUES, pa.Table.from_pylist(values, schema=VALUES_SCHEMA))
+        write_parquet(out_dir / TABLE, table)
         for name, form in {
             MARKDOWN: comparison_text.markdown,
             LATEX: comparison_text.latex,
         }.items():
-            write_bytes(out / name, form(rows, remarks, settings.confidence).encode())
-        figure = draw_forest(rows, settings.confidence)
-        write_bytes(out / f"{FOREST}.png", to_png(figure))
-        write_bytes(out / f"{FOREST}.svg", to_svg(figure))
+            write_bytes(out_dir / name, form(rows, remarks, config.confidence).encode())
+        figure = draw_forest(rows, config.confidence)
+        write_bytes(out_dir / f"{FOREST}.png", to_png(figure))
+        write_bytes(out_dir / f"{FOREST}.svg", to_svg(figure))
         manifest.finish(results={"pairs": pairs.seeds, "left_out": pairs.left_out})
     console = console or standard_output()
-    console.print(comparison_text.terminal(rows, settings.confidence), highlight=False)
+    console.print(comparison_text.terminal(rows, config.confidence), highlight=False)
     console.print("\n".join(remarks), highlight=False, markup=False)
     frame: pd.DataFrame = table.to_pandas()
     return frame

@@ -44,12 +44,12 @@ MISSING = "-"
 
 
 @once("didactic", lambda _config, out: out / QUANTITIES, read_table)
-def run(settings: DidacticConfig, out: Path, *, console: Console | None = None) -> pd.DataFrame:
+def run(config: DidacticConfig, out_dir: Path, *, console: Console | None = None) -> pd.DataFrame:
     """Train, compare, draw: ``fig<N>.png`` and ``.svg``, ``quantities.parquet`` and the curves.
 
     Args:
-        settings: as a mapping, a YAML file or a config.
-        out: the output folder.
+        config: as a mapping, a YAML file or a config.
+        out_dir: the output folder.
         console: where the comparison is printed; standard output when not given.
 
     Returns:
@@ -60,21 +60,21 @@ def run(settings: DidacticConfig, out: Path, *, console: Console | None = None) 
         InputError: a setting cannot be used, or the folder holds the output of others.
     """
     with Manifest.start(
-        out, stage="didactic", config=settings.model_dump(mode="json"), seed=settings.seed
+        out_dir, stage="didactic", config=config.model_dump(mode="json"), seed=config.seed
     ) as manifest:
-        ran = [each for each in experiments() if each.figure in settings.figures]
-        trained = _train(ran, settings)
+        ran = [each for each in experiments() if each.figure in config.figures]
+        trained = _train(ran, config)
         numbers = quantity_table(ran, trained)
         curves = distribution_table(ran, trained)
-        sweep = sweep_table() if SWEPT in settings.figures else None
-        write_parquet(out / QUANTITIES, numbers)
-        write_parquet(out / DISTRIBUTIONS, curves)
+        sweep = sweep_table() if SWEPT in config.figures else None
+        write_parquet(out_dir / QUANTITIES, numbers)
+        write_parquet(out_dir / DISTRIBUTIONS, curves)
         if sweep is not None:
-            write_parquet(out / SWEEP, sweep)
-        _draw(out, settings.figures, curves, sweep)
+            write_parquet(out_dir / SWEEP, sweep)
+        _draw(out_dir, config.figures, curves, sweep)
         frame: pd.DataFrame = numbers.to_pandas()
         worst = frame["tv"].max()
-        manifest.finish(results={"figures": list(settings.figures), "largest_tv": float(worst)})
+        manifest.finish(results={"figures": list(config.figures), "largest_tv": float(worst)})
     console = console or Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
     console.print(_shown(frame), highlight=False)
     console.print(_NOTE, highlight=False)

@@ -51,15 +51,15 @@ class _Evaluated:
 
 
 @once("evaluate", lambda _config, out: out / TABLE, lambda path: metrics.frame(pq.read_table(path)))
-def run(settings: EvaluateConfig, out: Path, *, console: Console | None = None) -> pd.DataFrame:
+def run(config: EvaluateConfig, out_dir: Path, *, console: Console | None = None) -> pd.DataFrame:
     """Evaluate runs and files of samples; write `diversity.parquet` and `metrics.json`.
 
     With `every`, `over_time.parquet` is written too, with `prior`, `families.parquet`, and with
     `by_prompt`, `by_prompt.parquet`.
 
     Args:
-        settings: as a mapping, a YAML file or a config.
-        out: the output folder.
+        config: as a mapping, a YAML file or a config.
+        out_dir: the output folder.
         console: where the comparison is printed; standard output when not given.
 
     Returns:
@@ -68,38 +68,38 @@ def run(settings: EvaluateConfig, out: Path, *, console: Console | None = None) 
     Raises:
         InputError: a setting, a trace or a file cannot be used; the message names each.
     """
-    require_traces(settings.runs)
-    check(settings)
+    require_traces(config.runs)
+    check(config)
     with Manifest.start(
-        out,
+        out_dir,
         stage="evaluate",
-        config=settings.model_dump(mode="json"),
-        seed=settings.metrics.seed,
-        inputs=_inputs(settings),
+        config=config.model_dump(mode="json"),
+        seed=config.metrics.seed,
+        inputs=_inputs(config),
     ) as manifest:
-        comparisons = load_comparisons(settings)
-        schemas = _schemas(settings, comparisons)
+        comparisons = load_comparisons(config)
+        schemas = _schemas(config, comparisons)
         tables: dict[str, list[dict[str, Any]]] = {name: [] for name in schemas}
         summaries: dict[str, dict[str, Any]] = {}
         beside: list[Path] = []
-        for one in _everything(settings):
-            own = _rows(one, settings, comparisons)
+        for one in _everything(config):
+            own = _rows(one, config, comparisons)
             name = one.samples.name
             if one.samples.note is not None:
                 say(one.samples.note)
             summaries[name] = metrics.nested(own[TABLE])
-            if one.folder is not None and settings.into_runs:
+            if one.folder is not None and config.into_runs:
                 _write_tables(one.folder / IN_RUN, own, schemas)
                 write_json(one.folder / IN_RUN / JSON, summaries[name])
                 beside += [one.folder / IN_RUN / each for each in (*own, JSON)]
             for table, rows in own.items():
                 tables[table] += rows
-        written = _write_tables(out, tables, schemas)
-        write_json(out / JSON, {"runs": summaries})
+        written = _write_tables(out_dir, tables, schemas)
+        write_json(out_dir / JSON, {"runs": summaries})
         manifest.finish(results={"runs": list(summaries)}, beside=beside)
     frames = {name: metrics.frame(table) for name, table in written.items()}
     console = console or standard_output()
-    for shown in _shown(frames, settings.metrics):
+    for shown in _shown(frames, config.metrics):
         console.print(shown, highlight=False)
     return frames[TABLE]
 

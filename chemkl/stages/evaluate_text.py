@@ -41,15 +41,17 @@ FIGURE = "entropy"
 
 
 @once("evaluate_text", lambda _config, out: out / TABLE, read_table)
-def run(settings: EvaluateTextConfig, out: Path, *, console: Console | None = None) -> pd.DataFrame:
+def run(
+    config: EvaluateTextConfig, out_dir: Path, *, console: Console | None = None
+) -> pd.DataFrame:
     """Evaluate the texts of runs and files; write the tables and the figure, and print them.
 
     `text_diversity.parquet` and `text_metrics.json` always; with exact answers
     `entropy_over_steps.parquet`, `entropy.svg` and `entropy.png`; with methods `methods.parquet`.
 
     Args:
-        settings: as a mapping, a YAML file or a config.
-        out: the output folder.
+        config: as a mapping, a YAML file or a config.
+        out_dir: the output folder.
         console: where the tables are printed; standard output when not given.
 
     Returns:
@@ -59,32 +61,31 @@ def run(settings: EvaluateTextConfig, out: Path, *, console: Console | None = No
     Raises:
         InputError: a setting, a run or a file cannot be used; the message names each.
     """
-    check(settings)
+    check(config)
     # what can go wrong with the inputs does so before the folder is claimed
-    everything = _all_samples(settings)
-    _require_answers(settings, everything)
-    embed = _embedder(settings, everything)
+    everything = _all_samples(config)
+    _require_answers(config, everything)
+    embed = _embedder(config, everything)
     with Manifest.start(
-        out,
+        out_dir,
         stage="evaluate_text",
-        config=settings.model_dump(mode="json"),
-        seed=settings.options.seed,
-        inputs=_inputs(settings),
+        config=config.model_dump(mode="json"),
+        seed=config.options.seed,
+        inputs=_inputs(config),
     ) as manifest:
         by_run = {
-            one.name: text_rows(one, settings.measures, settings.options, embed)
-            for one in everything
+            one.name: text_rows(one, config.measures, config.options, embed) for one in everything
         }
         rows = [row for own in by_run.values() for row in own]
-        means = method_rows(rows, list(settings.methods), settings.options)
-        table = pa.Table.from_pylist(rows, schema=text_schema(settings.options))
-        write_parquet(out / TABLE, table)
-        _write_summary(out, by_run, means if settings.methods else None)
-        if "answers" in settings.measures:
-            _write_entropies(out, everything)
+        means = method_rows(rows, list(config.methods), config.options)
+        table = pa.Table.from_pylist(rows, schema=text_schema(config.options))
+        write_parquet(out_dir / TABLE, table)
+        _write_summary(out_dir, by_run, means if config.methods else None)
+        if "answers" in config.measures:
+            _write_entropies(out_dir, everything)
         manifest.finish(results={"runs": list(by_run)})
     console = console or standard_output()
-    for shown in (*text_tables(rows, means, settings), *_notes(settings, everything)):
+    for shown in (*text_tables(rows, means, config), *_notes(config, everything)):
         console.print(shown, highlight=False, markup=False)
     frame: pd.DataFrame = table.to_pandas()
     return frame

@@ -57,12 +57,12 @@ def check(config: ForecastConfig, awaited: Collection[Path] = ()) -> None:
 
 
 @once("forecast", lambda _config, out: out / TABLE)
-def run(config: ForecastConfig, out: Path, *, console: Console | None = None) -> Path:
+def run(config: ForecastConfig, out_dir: Path, *, console: Console | None = None) -> Path:
     """Write ``forecast.parquet``, ``forecast.json`` and the samples they come from; print findings.
 
     Args:
         config: a posttrain config, with or without the forecast's own settings.
-        out: the output folder.
+        out_dir: the output folder.
         console: where tables and sentences are printed; standard output when not given.
 
     Returns:
@@ -76,26 +76,26 @@ def run(config: ForecastConfig, out: Path, *, console: Console | None = None) ->
     names = run_names(config.runs)
     traces = {f"run {n}": f / TRACE_FOLDER for n, f in zip(names, config.runs, strict=True)}
     with Manifest.start(
-        out,
+        out_dir,
         stage="forecast",
         config=config.model_dump(mode="json"),
         seed=config.seed,
         inputs={"prior": config.prior, **traces},
     ) as manifest:
         samples, n_calls = _draw(config)
-        write_parquet(out / SAMPLES, _samples_table(samples))
+        write_parquet(out_dir / SAMPLES, _samples_table(samples))
         points = points_of(samples)
         found = foretell(config, points)
         runs = compare(dict(zip(names, trained, strict=True)), points, config)
         found = replace(found, sentences=[*found.sentences, *run_sentences(runs)])
         counts = {"samples": len(samples), "valid": int(samples["valid"].sum()), "calls": n_calls}
-        write_parquet(out / TABLE, pa.Table.from_pylist(found.rows, schema=FORECAST_SCHEMA))
-        write_json(out / JSON, {**counts, **found.plain(), "runs": runs})
+        write_parquet(out_dir / TABLE, pa.Table.from_pylist(found.rows, schema=FORECAST_SCHEMA))
+        write_json(out_dir / JSON, {**counts, **found.plain(), "runs": runs})
         manifest.finish(results=counts)
     console = console or standard_output()
     for part in display.page(found, runs, counts, min_ess=config.min_ess):
         console.print(part, highlight=False, markup=False)  # [nH] is no markup
-    return out / TABLE
+    return out_dir / TABLE
 
 
 def problems_beside(draft: Draft) -> list[str]:

@@ -34,7 +34,7 @@ __all__ = ["check", "check_spent", "problems_beside", "run"]
 
 
 @once("posttrain", lambda _config, out: out / CHECKPOINTS / POLICY)
-def run(config: PosttrainConfig, out: Path) -> Path:
+def run(config: PosttrainConfig, out_dir: Path) -> Path:
     """Post-train a policy, or continue where a killed run stopped.
 
     Returns:
@@ -44,15 +44,15 @@ def run(config: PosttrainConfig, out: Path) -> Path:
         InputError: the config, a model file, or a folder that holds another run.
     """
     check(config)
-    model_file, plain = out / CHECKPOINTS / POLICY, config.model_dump(mode="json")
+    model_file, plain = out_dir / CHECKPOINTS / POLICY, config.model_dump(mode="json")
     # what can go wrong with the models and the trainer does so before the folder is claimed
     policy, reference = load_policy(config.agent or config.prior), load_policy(config.prior)
-    precision = settled(config, out)
+    precision = settled(config, out_dir)
     models = {"prior": config.prior, "agent": config.agent}
     with (
         RewardModel.from_config(config.reward) as reward,
         Manifest.start(
-            out,
+            out_dir,
             stage="posttrain",
             config=plain,
             seed=config.seed,
@@ -63,18 +63,18 @@ def run(config: PosttrainConfig, out: Path) -> Path:
             limits=STAGES["posttrain"].limits,
         ) as manifest,
     ):
-        alarm = build_alarm(config, lambda line: say(f"{out}: {line}"))
-        module = _module(config, out, manifest, policy, reference, reward, alarm)
+        alarm = build_alarm(config, lambda line: say(f"{out_dir}: {line}"))
+        module = _module(config, out_dir, manifest, policy, reference, reward, alarm)
         bar = config.callbacks.progress_bar
         callbacks = [CallsBar(module.ledger, config.budget)] if bar else []
-        say(f"{out}: {precision}")
-        make_steps(config, out, module, alarm, callbacks, precision)
+        say(f"{out_dir}: {precision}")
+        make_steps(config, out_dir, module, alarm, callbacks, precision)
         module.trace.compact()
         counts = counts_of(module)
         save_policy(policy, model_file, _provenance(manifest) | counts)
         collapse = alarm.results if alarm else {}
         manifest.finish(ended_by=ended_by(module, "max_samples"), results=counts | collapse)
-    tell_end(out, manifest, describe_failures(reward.failures))
+    tell_end(out_dir, manifest, describe_failures(reward.failures))
     return model_file
 
 

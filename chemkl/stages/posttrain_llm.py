@@ -62,7 +62,7 @@ def _weights(config: LlmPosttrainConfig, out: Path) -> Path:
 
 
 @once("posttrain_llm", _weights)
-def run(config: LlmPosttrainConfig, out: Path) -> Path:
+def run(config: LlmPosttrainConfig, out_dir: Path) -> Path:
     """Post-train a language model, or continue where a killed run stopped.
 
     Returns:
@@ -73,15 +73,15 @@ def run(config: LlmPosttrainConfig, out: Path) -> Path:
     """
     check(config)
     plain = config.model_dump(mode="json")
-    folder = _weights(config, out)
-    _check_apart(config, out)
+    folder = _weights(config, out_dir)
+    _check_apart(config, out_dir)
     # what can go wrong with the model and the trainer does so before the folder is claimed
     policy = build_policy(config)
-    precision = settled(config, out)
+    precision = settled(config, out_dir)
     with (
         closing(build_reward(config.reward)) as reward,
         Manifest.start(
-            out,
+            out_dir,
             stage=STAGE,
             config=plain,
             seed=config.seed,
@@ -91,18 +91,18 @@ def run(config: LlmPosttrainConfig, out: Path) -> Path:
             limits=STAGES[STAGE].limits,
         ) as manifest,
     ):
-        policy.prompts = _as_begun(out, manifest, policy.prompts)
-        alarm = build_text_alarm(config, lambda line: say(f"{out}: {line}"))
-        module, reference = _module(config, out, manifest, policy, reward, alarm)
-        say(f"{out}: {precision}")
-        callbacks = _callbacks(config, out, module, policy, reference)
-        make_steps(config, out, module, alarm, callbacks, precision)
+        policy.prompts = _as_begun(out_dir, manifest, policy.prompts)
+        alarm = build_text_alarm(config, lambda line: say(f"{out_dir}: {line}"))
+        module, reference = _module(config, out_dir, manifest, policy, reward, alarm)
+        say(f"{out_dir}: {precision}")
+        callbacks = _callbacks(config, out_dir, module, policy, reference)
+        make_steps(config, out_dir, module, alarm, callbacks, precision)
         module.trace.compact()
         counts = counts_of(module)
-        save(policy, out / CHECKPOINTS, config, _provenance(manifest) | counts)
+        save(policy, out_dir / CHECKPOINTS, config, _provenance(manifest) | counts)
         collapse = alarm.results if alarm else {}
         manifest.finish(ended_by=ended_by(module, "max_steps"), results=counts | collapse)
-    tell_end(out, manifest, _failures(config, out, reward))
+    tell_end(out_dir, manifest, _failures(config, out_dir, reward))
     return folder
 
 

@@ -58,7 +58,7 @@ def _check_file(source: FileSource) -> None:
 
 
 @once("prepare", lambda _config, out: out)
-def run(config: PrepareConfig, out: Path) -> Path:
+def run(config: PrepareConfig, out_dir: Path) -> Path:
     """Write ``corpus.parquet``, ``dropped.parquet`` and ``tokens.json`` into a folder.
 
     Returns:
@@ -75,7 +75,7 @@ def run(config: PrepareConfig, out: Path) -> Path:
         if MoleculeFile(source.path, source.column).has_names:
             schema = schema.append(files.NAME)
     with Manifest.start(
-        out, stage="prepare", config=config.model_dump(mode="json"), inputs=inputs
+        out_dir, stage="prepare", config=config.model_dump(mode="json"), inputs=inputs
     ) as manifest:
         lines = read_source(config.source, config.cache)
         peaks: dict[int, int] = {}
@@ -83,11 +83,11 @@ def run(config: PrepareConfig, out: Path) -> Path:
         totals = [n for n in (config.limit, N_LINES.get(config.source.kind)) if n is not None]
         total = min(totals, default=None)
         began = perf_counter()
-        tally = _write(cleaned, out, schema, total)
+        tally = _write(cleaned, out_dir, schema, total)
         tally |= {"seconds": perf_counter() - began, "peak_memory_mib": _total_memory(peaks)}
         manifest.finish(results=tally)
-    _print(tally, out)
-    return out
+    _print(tally, out_dir)
+    return out_dir
 
 
 def _write(

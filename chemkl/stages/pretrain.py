@@ -48,7 +48,7 @@ def check(config: PretrainConfig, awaited: Collection[Path] = ()) -> None:
 
 
 @once("pretrain", lambda _config, out: out / CHECKPOINTS / POLICY)
-def run(config: PretrainConfig, out: Path) -> Path:
+def run(config: PretrainConfig, out_dir: Path) -> Path:
     """Train a prior, or continue where a killed run stopped.
 
     Returns:
@@ -58,15 +58,15 @@ def run(config: PretrainConfig, out: Path) -> Path:
         InputError: the config, the corpus, or a folder that holds another run.
     """
     check(config)
-    model_file = out / CHECKPOINTS / POLICY
-    start = last_checkpoint(out)
+    model_file = out_dir / CHECKPOINTS / POLICY
+    start = last_checkpoint(out_dir)
     # all that can be wrong is found out before the folder is claimed
     data = _data(config)
-    trainer, claimed = begin(config, out, STAGE)
+    trainer, claimed = begin(config, out_dir, STAGE)
     with claimed as manifest, quiet():
         policy = _policy(config, data)
         module = _module(config, data, policy)
-        metrics = fit(trainer, module, data, start, out)
+        metrics = fit(trainer, module, data, start, out_dir)
         save_policy(policy, model_file, provenance_of(manifest, metrics))
         manifest.finish(ended_by=why_ended(trainer), results=metrics)
     return model_file

@@ -74,7 +74,7 @@ def problems_beside(draft: Draft) -> list[str]:
 
 
 @once("pretrain_llm", lambda _config, out: out / CHECKPOINTS / MODEL)
-def run(config: PretrainLlmConfig, out: Path) -> Path:
+def run(config: PretrainLlmConfig, out_dir: Path) -> Path:
     """Train a language model, or continue where a killed run stopped.
 
     Returns:
@@ -84,18 +84,18 @@ def run(config: PretrainLlmConfig, out: Path) -> Path:
         InputError: the config, the corpus, or a folder that holds another run.
     """
     check(config)
-    folder = out / CHECKPOINTS / MODEL
-    start = last_checkpoint(out)
+    folder = out_dir / CHECKPOINTS / MODEL
+    start = last_checkpoint(out_dir)
     # all that can be wrong is found out before the folder is claimed
     conditions = Conditions(config.conditions)
     train, valid = _read(config, conditions)
     policy = _policy(config, conditions)
     data = _data(config, policy, train, valid)
-    trainer, claimed = begin(config, out, STAGE)
+    trainer, claimed = begin(config, out_dir, STAGE)
     with claimed as manifest, quiet():
-        _tell_counts(out, conditions, train)
+        _tell_counts(out_dir, conditions, train)
         module = _module(config, policy, AsAsked(conditions, set(train.smiles)))
-        metrics = fit(trainer, module, data, start, out)
+        metrics = fit(trainer, module, data, start, out_dir)
         provenance = pretrain_run.provenance_of(manifest, metrics)
         provenance["versions"] |= installed_versions(PACKAGES[:1])
         about = {"prompts": conditions.prompts, "provenance": provenance}

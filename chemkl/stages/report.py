@@ -47,12 +47,12 @@ WINDOWS = 60
 
 
 @once("report", lambda _config, out: out / PAGE)
-def run(settings: ReportConfig, out: Path, *, console: Console | None = None) -> Path:
+def run(config: ReportConfig, out_dir: Path, *, console: Console | None = None) -> Path:
     """Write `report.html` about one or several runs.
 
     Args:
-        settings: as a mapping, a YAML file or a config.
-        out: the output folder.
+        config: as a mapping, a YAML file or a config.
+        out_dir: the output folder.
         console: where the size of the page is printed; standard output when not given.
 
     Returns:
@@ -62,33 +62,33 @@ def run(settings: ReportConfig, out: Path, *, console: Console | None = None) ->
         InputError: a setting, a trace or a file cannot be used; the message names each.
     """
     began = time.monotonic()
-    folders = [*settings.runs, *(each for own in settings.methods.values() for each in own)]
+    folders = [*config.runs, *(each for own in config.methods.values() for each in own)]
     require_traces(folders)
-    page = out / PAGE
+    page = out_dir / PAGE
     names = run_names(folders)
-    methods = _methods(settings, names)
-    _check_methods(settings)
-    comparison = _comparison(settings.comparison, methods)
+    methods = _methods(config, names)
+    _check_methods(config)
+    comparison = _comparison(config.comparison, methods)
     with Manifest.start(
-        out,
+        out_dir,
         stage="report",
-        config=settings.model_dump(mode="json"),
-        seed=settings.metrics.seed,
-        inputs=_inputs(settings, names, folders),
+        config=config.model_dump(mode="json"),
+        seed=config.metrics.seed,
+        inputs=_inputs(config, names, folders),
     ) as manifest:
-        threshold, source = _threshold(settings, dict(zip(names, folders, strict=True)))
-        prior = _prior(settings)
+        threshold, source = _threshold(config, dict(zip(names, folders, strict=True)))
+        prior = _prior(config)
         views = [
-            _view(name, folder, threshold, settings, prior)
+            _view(name, folder, threshold, config, prior)
             for name, folder in _tracked(list(zip(names, folders, strict=True)))
         ]
         options = replace(
-            _options(settings, threshold, prior),
+            _options(config, threshold, prior),
             threshold_source=source,
-            note=note(views, threshold, settings.metrics),
+            note=note(views, threshold, config.metrics),
             comparison=comparison,
         )
-        text = render_page(views, methods, tables(views, threshold, settings.metrics), options)
+        text = render_page(views, methods, tables(views, threshold, config.metrics), options)
         written = text.encode()
         write_bytes(page, written)
         manifest.finish(results={"runs": names, "bytes": len(written)})

@@ -76,7 +76,7 @@ def problems_beside(draft: Draft) -> list[str]:
 
 
 @once("sample", lambda _config, out: out / FILE_NAME)
-def run(config: SampleConfig, out: Path) -> Path:
+def run(config: SampleConfig, out_dir: Path) -> Path:
     """Write ``samples.parquet``; of a mixture, with a column ``logp_<name>`` for each member.
 
     Returns:
@@ -89,7 +89,7 @@ def run(config: SampleConfig, out: Path) -> Path:
     policy = _policy(config).to(config.device)
     schema = _schema(policy)
     with Manifest.start(
-        out,
+        out_dir,
         stage="sample",
         config=config.model_dump(mode="json"),
         seed=config.seed,
@@ -97,7 +97,7 @@ def run(config: SampleConfig, out: Path) -> Path:
     ) as manifest:
         n_truncated = 0
         with (
-            written_aside(out / FILE_NAME, sealed=True) as aside,
+            written_aside(out_dir / FILE_NAME, sealed=True) as aside,
             pq.ParquetWriter(aside, schema, compression="zstd") as writer,
         ):
             for rollout in _rollouts(policy, config):
@@ -105,7 +105,7 @@ def run(config: SampleConfig, out: Path) -> Path:
                 writer.write_table(pa.table(columns, schema=schema))
                 n_truncated += int(rollout.truncated.sum())
         manifest.finish(results={"samples": config.n, "truncated": n_truncated})
-    return out / FILE_NAME
+    return out_dir / FILE_NAME
 
 
 def _models(config: SampleConfig) -> dict[str, Path]:

@@ -73,7 +73,7 @@ def _table(config: ScoreConfig, out: Path) -> Path:
 
 
 @once("score", _table)
-def run(config: ScoreConfig, out: Path) -> Path:
+def run(config: ScoreConfig, out_dir: Path) -> Path:
     """Write ``scores.parquet``, or ``scores.csv``, into a folder, and print a summary.
 
     Returns:
@@ -85,12 +85,12 @@ def run(config: ScoreConfig, out: Path) -> Path:
     """
     check(config)
     with Manifest.start(
-        out,
+        out_dir,
         stage="score",
         config=config.model_dump(mode="json"),
         inputs=_inputs(config),
     ) as manifest:
-        table = _table(config, out)
+        table = _table(config, out_dir)
         manifest.finish(results=score_file(config, table))
     return table
 
