@@ -104,13 +104,22 @@ def test_many_molecules_are_sampled_and_anchors_are_not(run, monkeypatch):
     assert "4 anchors" in reward.note
 
 
-@pytest.mark.parametrize("steps", [[], [[("C1CC", 0.0)]], [[("CCO", 0.9)]]])
-def test_empty_and_single_runs_have_no_slope(make_trace, steps):
+@pytest.mark.parametrize(
+    ("steps", "of_policy"),
+    [
+        ([], []),
+        ([[("C1CC", 0.0)]], []),
+        ([[("CCO", 0.9)]], []),  # its one sample is neither early nor late
+        ([[("CCO", 0.9), ("CC", 0.9)]], ["too few to say"]),
+    ],
+)
+def test_runs_of_few_samples_have_no_slope(make_trace, steps, of_policy):
     views = [RunView("run", make_trace(steps))]
     assert cloud(views, 0.8, window=10).slope is None
-    panels = likelihood_panels(views, {"run": [0]}, 0.8, window=10, seed=0)
-    assert "too few to say" in panels[1].note
-    assert "no anchors" in panels[0].note
+    first, *further = likelihood_panels(views, {"run": [0]}, 0.8, window=10, seed=0)
+    assert "no anchors" in first.note
+    assert len(further) == len(of_policy)
+    assert all(what in panel.note for what, panel in zip(of_policy, further, strict=True))
 
 
 def test_panels_share_their_axes(run, make_trace):

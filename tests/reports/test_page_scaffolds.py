@@ -1,7 +1,7 @@
 import pytest
 
 from chemkl.reports.page_options import PageOptions
-from chemkl.reports.provenance import differences
+from chemkl.reports.provenance import different_settings
 from chemkl.reports.scaffold_grid import largest_scaffolds, scaffold_blocks
 from chemkl.reports.view import RunView
 
@@ -56,6 +56,6 @@ def test_a_run_without_a_molecule_has_no_scaffold(make_trace):
 def test_differences_are_gathered_by_method(runs, make_trace):
     other = RunView("c", make_trace([]), {"config": {"seed": 0, "target": {"kind": "gibbs"}}})
     bare = RunView("d", make_trace([]))
-    found = differences([*runs, other, bare], {"mara": [0, 1], "gibbs": [2], "bare": [3]})
+    found = different_settings([*runs, other, bare], {"mara": [0, 1], "gibbs": [2], "bare": [3]})
     assert found == [("seed", ["0, 1", "0", "–"]), ("target.kind", ["mara", "gibbs", "–"])]  # noqa: RUF001 - the sign of an empty cell
-    assert differences(runs[:1], {"mara": [0]}) == []
+    assert different_settings(runs[:1], {"mara": [0]}) == []
