@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from glob import escape, glob
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -31,14 +32,14 @@ def _expand_runs(value: Any, info: ValidationInfo) -> Any:
     found: list[Any] = []
     for entry in entries:
         context = info.context or {}
-        if isinstance(entry, str) and _is_pattern(entry, context):
-            found += _runs_matching(entry, context)
+        if isinstance(entry, str) and is_pattern(entry, context):
+            found += runs_matching(entry, context)
         else:
             found.append(entry)
     return found
 
 
-def _is_pattern(text: str, context: Mapping[str, Any]) -> bool:
+def is_pattern(text: str, context: Mapping[str, Any] = MappingProxyType({})) -> bool:
     """Whether a text is no folder that is there, or will be, with such a mark in its own name."""
     promised = context.get("promised", ())
     return any(mark in text for mark in PATTERN_MARKS) and not any(
@@ -46,10 +47,15 @@ def _is_pattern(text: str, context: Mapping[str, Any]) -> bool:
     )
 
 
-def _runs_matching(pattern: str, context: Mapping[str, Any]) -> list[Path]:
+def runs_matching(
+    pattern: str, context: Mapping[str, Any] = MappingProxyType({})
+) -> list[Path]:
     """Run folders that a pattern names, looked up in the places where an InputPath is.
 
     Folders that earlier jobs will have made count as runs as long as they are not there.
+
+    Raises:
+        ValueError: there is none.
     """
     parts = Path(os.path.expanduser(pattern)).parts
     fixed = next(i for i, part in enumerate(parts) if any(mark in part for mark in PATTERN_MARKS))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from chemkl.config import InputError
-from chemkl.config.evaluate import PATTERN_MARKS, TRACE_FOLDER
+from chemkl.config.evaluate import TRACE_FOLDER, SampledFile, is_pattern, runs_matching
 from chemkl.config.piped import STDIN
 from chemkl.files.molecules import ENDINGS
 from chemkl.files.streams import PACKINGS
@@ -38,7 +38,8 @@ def take_apart(stage: str, arguments: Sequence[str]) -> Given:
     """Tell config files, runs, files of molecules and settings apart.
 
     A folder, a pattern and a file that ends like molecules do are inputs; what holds an equals sign
-    and is not there is a setting; anything else, given alone, is a config file.
+    and is not there is a setting, of each file if it is called as one of these (reward_column);
+    anything else, given alone, is a config file.
 
     Args:
         stage: evaluate, compare or report.
@@ -46,9 +47,9 @@ def take_apart(stage: str, arguments: Sequence[str]) -> Given:
 
     Raises:
         InputError: there is nothing, or a config file beside something else, or a file where the
-            stage takes runs alone.
+            stage takes runs alone, or runs of one method to compare.
     """
-    overrides = [each for each in arguments if "=" in each and not os.path.exists(each)]
+    overrides = [each for each in arguments if "=" in each and not _is_there(each)]
     inputs = [each for each in arguments if each not in overrides]
     if not inputs:
         raise InputError(f"chemkl {stage}: give a config file, or runs to {stage}")
@@ -61,13 +62,26 @@ def take_apart(stage: str, arguments: Sequence[str]) -> Given:
     if configs:
         return Given(inputs[0], overrides, Path(inputs[0]).stem + STAGES[stage].suffix)
     more = f"-and-{len(inputs) - 1}-more" if len(inputs) > 1 else ""
-    return Given(_settings(stage, inputs), overrides, f"{_stem(inputs[0])}{more}-{MADE[stage]}")
+    settings = _settings(stage, inputs)
+    files = range(len(settings.get("samples", ())))
+    changes = [
+        change
+        for each in overrides
+        for change in (
+            [f"samples.{n}.{each}" for n in files] if _is_of_a_file(each) and files else [each]
+        )
+    ]
+    return Given(settings, changes, f"{_stem(inputs[0])}{more}-{MADE[stage]}")
 
 
 def _is_input(text: str) -> bool:
-    path, is_pattern = Path(text), any(mark in text for mark in PATTERN_MARKS)
-    is_run = os.path.isdir(path) or (is_pattern and not os.path.exists(path))
+    path = Path(text)
+    is_run = os.path.isdir(path) or (is_pattern(text) and not os.path.exists(path))
     return is_run or path == STDIN or _without_packing(path).suffix.lower() in ENDINGS
+
+
+def _is_of_a_file(override: str) -> bool:
+    return override.partition("=")[0].strip() in {*SampledFile.model_fields} - {"path"}
 
 
 def _without_packing(path: Path) -> Path:
@@ -92,7 +106,7 @@ def _run_of(folder: Path) -> Path:
 def _settings(stage: str, inputs: Sequence[str]) -> dict[str, Any]:
     """The settings that runs and files make."""
     files = [each for each in inputs if os.path.isfile(each) or Path(each) == STDIN]
-    folders = [_run_of(Path(each)) for each in inputs if each not in files]
+    folders = [run for each in inputs if each not in files for run in _runs(each)]
     if files and stage != "evaluate":
         raise InputError(f"{files[0]}: chemkl {stage} takes folders of runs, not files")
     manifests = {folder: Manifest.load(folder) for folder in folders}
@@ -102,9 +116,30 @@ def _settings(stage: str, inputs: Sequence[str]) -> dict[str, Any]:
     if stage == "report":
         return {"runs": runs}
     if stage == "evaluate":
-        return {"runs": runs, "samples": files, **thresholds}
+        return {"runs": runs, "samples": [{"path": file} for file in files], **thresholds}
     methods = _methods(manifests)
+    if len(methods) == 1:
+        raise InputError(
+            f"chemkl compare: {', '.join(runs)}: one method, as nothing but the seed differs. Give "
+            "runs of another method too."
+        )
     return {"methods": methods, "baseline": next(iter(methods)), **thresholds}
+
+
+def _is_there(text: str) -> bool:
+    return os.path.exists(text) or (is_pattern(text) and bool(_matching(text)))
+
+
+def _runs(text: str) -> list[Path]:
+    """The folders that an argument names; a pattern that fits none is left for its reader."""
+    return (_matching(text) if is_pattern(text) else []) or [_run_of(Path(text))]
+
+
+def _matching(pattern: str) -> list[Path]:
+    try:
+        return runs_matching(pattern)
+    except ValueError:
+        return []
 
 
 def _methods(manifests: Mapping[Path, Manifest | None]) -> dict[str, list[str]]:

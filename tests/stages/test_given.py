@@ -64,6 +64,8 @@ def test_runs_and_files_in_any_mixture(place, chemkl):
         (["out/many-seed=1/trace"], "many-seed=1-evaluation", [0.5]),
         (["out/many-seed=1", "out/few-seed=1"], "many-seed=1-and-1-more-evaluation", [0.5, 0.88]),
         (["-"], "stdin-evaluation", None),
+        (["out/*"], "_-evaluation", [0.5, 0.88]),
+        (["out/many-*", "plain.smi"], "many-_-and-1-more-evaluation", [0.5]),
     ],
 )
 def test_where_it_goes_and_which_are_hits(place, given, name, thresholds):
@@ -108,6 +110,32 @@ def test_compare_finds_the_methods(place, chemkl, capsys):
     assert config["thresholds"] == [0.5, 0.88]
 
 
+def test_compare_takes_a_pattern(place):
+    found = take_apart("compare", ["out/*-seed=[01]"])
+    assert {name: len(own) for name, own in found.source["methods"].items()} == {
+        "few": 2,
+        "many": 2,
+    }
+
+
+def test_settings_of_files_are_those_of_each(place):
+    Path("odd.csv").write_text("SMILES,mine,Score\nc1ccccc1,0.1,0.9\nCCO,0.95,0.2\n")
+    found = take_apart("evaluate", ["odd.csv", "scored.csv", "reward_column=mine", "every=2"])
+    assert [*found.overrides] == [
+        "samples.0.reward_column=mine", "samples.1.reward_column=mine", "every=2",
+    ]  # fmt: skip
+    found = take_apart("evaluate", ["mine.yaml", "column=1"])
+    assert [*found.overrides] == ["column=1"]
+
+
+@pytest.mark.parametrize(("column", "first"), [("mine", 2), ("Score", 1)])
+def test_the_column_of_rewards_is_named_on_the_command_line(place, chemkl, column, first):
+    Path("odd.csv").write_text("SMILES,mine,Score\nc1ccccc1,0.1,0.9\nCCO,0.95,0.2\n")
+    given = ["odd.csv", f"reward_column={column}", "thresholds=[0.9]", "--out", "e"]
+    assert chemkl("evaluate", *given) == 0
+    assert pd.read_parquet("e/diversity.parquet")["ob1"].dropna().tolist() == [first]
+
+
 def test_report_takes_runs(place, chemkl):
     assert chemkl("report", "out/few-seed=0", "out/few-seed=1", "n_map=0", "title=Mine") == 0
     page = Path("runs/few-seed=0-and-1-more-report/report.html").read_text()
@@ -121,6 +149,8 @@ def test_report_takes_runs(place, chemkl):
         ("evaluate", ["mine.yaml", "plain.smi"], "mine.yaml: .* a config file is given alone"),
         ("evaluate", ["plain.smi", "gone"], "gone: neither a run's folder nor a file of molecules"),
         ("report", ["plain.smi"], "plain.smi: chemkl report takes folders of runs, not files"),
+        ("compare", ["out/few-seed=0"], "few-seed=0: one method, as nothing but the seed differs"),
+        ("compare", ["out/few-*"], "few-seed=0, .*few-seed=1: one method"),
     ],
 )
 def test_what_does_not_go_together_is_refused(place, stage, given, problem):
