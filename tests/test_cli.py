@@ -1,5 +1,6 @@
 """The command line: exit codes, messages without tracebacks, a fast start."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 from chemkl import __version__
 from chemkl.config import Config, InputError, InputPath
 from chemkl.results import Manifest
+from chemkl.signals import StoppedBySignal
+from chemkl.stages import score
 from chemkl.stages.registry import STAGES, Stage
 
 
@@ -109,6 +112,17 @@ def test_ctrl_c_is_exit_code_130(posttrain, chemkl, capsys):
 
     posttrain.run = interrupt
     assert chemkl("posttrain", "mine.yaml") == 130
+    assert capsys.readouterr().err == "interrupted: the same command begins anew.\n"
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), StoppedBySignal(signal.SIGTERM)])
+def test_scoring_tells_so_too(chemkl, capsys, monkeypatch, stop):
+    def interrupt(*_arguments, **_options):
+        raise stop
+
+    monkeypatch.setattr(score, "run_command", interrupt)
+    code = 130 if isinstance(stop, KeyboardInterrupt) else 143
+    assert chemkl("score", "molecules.smi", "--config", "mine.yaml") == code
     assert capsys.readouterr().err == "interrupted: the same command begins anew.\n"
 
 

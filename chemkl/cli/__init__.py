@@ -5,7 +5,8 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -162,7 +163,7 @@ def _run_stage(
     stage = STAGES[name]
     file = Path(config) if isinstance(config, str) else None
     folder = out or Path("runs", (file.stem if file else name) + stage.suffix)
-    try:
+    with _interruptible(name, folder, fresh):
         checked = stage.load(config, overrides)
         if fresh:
             from chemkl.stages.aside import move_aside  # it reads manifests: not for chemkl --help
@@ -170,12 +171,19 @@ def _run_stage(
             stage.check(checked, str(file or name))
             move_aside(folder, checked, also=[file] if file else [])
         written = stage.run(checked, folder)
-    except STOPS as stop:
-        if getattr(stop, "code", 1):  # a process that helps another is silent, as its code is 0
-            typer.echo(interrupted(stage, folder, fresh=fresh), err=True)
-        raise
     if isinstance(written, Path):
         typer.echo(f"output: {written}")
+
+
+@contextmanager
+def _interruptible(stage: str, folder: Path, fresh: bool) -> Iterator[None]:
+    """Say after Ctrl-C or a signal what is kept, and how to go on."""
+    try:
+        yield
+    except STOPS as stop:
+        if getattr(stop, "code", 1):  # a process that helps another is silent, as its code is 0
+            typer.echo(interrupted(STAGES[stage], folder, fresh=fresh), err=True)
+        raise
 
 
 def _command(name: str) -> Callable[..., None]:
@@ -250,7 +258,8 @@ def _score(
 
     changes = [] if column is None else [f"column={column}"]
     changes += ["keep_columns=true"] if keep_columns else []
-    written = stage.run_command(file, config, [*(overrides or ()), *changes], out, fresh=fresh)
+    with _interruptible("score", out or Path(), fresh):
+        written = stage.run_command(file, config, [*(overrides or ()), *changes], out, fresh=fresh)
     typer.echo(f"output: {written}")
 
 

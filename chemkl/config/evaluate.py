@@ -47,9 +47,7 @@ def is_pattern(text: str, context: Mapping[str, Any] = MappingProxyType({})) -> 
     )
 
 
-def runs_matching(
-    pattern: str, context: Mapping[str, Any] = MappingProxyType({})
-) -> list[Path]:
+def runs_matching(pattern: str, context: Mapping[str, Any] = MappingProxyType({})) -> list[Path]:
     """Run folders that a pattern names, looked up in the places where an InputPath is.
 
     Folders that earlier jobs will have made count as runs as long as they are not there.

@@ -164,7 +164,8 @@ def _check_tokens(path: Path) -> None:
         InputError: they are others.
     """
     table = path.with_name(MOLECULES)
-    check_seal(table, _FIX)
+    for file in (table, path):
+        check_seal(file, _FIX)
     try:
         expected = (pq.read_metadata(table).metadata or {}).get(TOKENS_SHA256.encode())
         found = sha256_of(path).encode()

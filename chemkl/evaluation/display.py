@@ -60,7 +60,8 @@ def comparison_tables(table: pd.DataFrame, options: MetricOptions) -> Iterator[T
     yield _table(f"The last {options.late_samples:,} valid samples", whole, _LATE)
     if whole[list(_AUC)].notna().any(axis=None):
         over = sorted(whole["auc_calls"].dropna().unique())
-        same = f"AUC top-k over {over[0]:,} calls" if len(over) == 1 else ""
+        of_one = f"AUC top-k over {over[0]:,} call{'' if over[0] == 1 else 's'}"
+        same = of_one if len(over) == 1 else ""
         calls = {} if same else {"auc_calls": ("over calls", ",d")}
         yield _table(same or "AUC top-k, over the calls of each run", whole, {**calls, **_AUC})
     for last, title in _references(whole):

@@ -134,24 +134,27 @@ def load_policy(path: str | Path) -> Policy:
     return policy.eval()
 
 
-def check_weights(weights: Iterable[tuple[str, torch.Tensor]], where: str) -> None:
+def check_weights(
+    weights: Iterable[tuple[str, torch.Tensor]], where: str, limit: float = WEIGHT_LIMIT
+) -> None:
     """Refuse weights with which a model cannot have been trained, by a named tensor.
 
     Args:
         weights: by name.
         where: of the file, for the message.
+        limit: largest size of a number.
 
     Raises:
-        InputError: one holds NaN, an infinity, or a number beyond `WEIGHT_LIMIT`.
+        InputError: one holds NaN, an infinity, or a number beyond the limit.
     """
     for name, weight in weights:
         if not weight.is_floating_point() or not weight.numel():
             continue
         least, most = (float(each) for each in torch.aminmax(weight.detach()))
-        if not max(-least, most) <= WEIGHT_LIMIT:  # NaN is not
+        if not max(-least, most) <= limit:  # NaN is not
             raise InputError(
                 f"{where}: the weights {name} reach from {least:g} to {most:g}; expected finite "
-                f"numbers of at most {WEIGHT_LIMIT:g} in size. The training has diverged, or the "
+                f"numbers of at most {limit:g} in size. The training has diverged, or the "
                 "file is damaged: take an earlier model, or train again with a lower learning rate."
             )
 

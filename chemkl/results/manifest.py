@@ -1,6 +1,7 @@
 """The manifest of an output folder: what made it, from what, with which settings, how it ended."""
 
 import hashlib
+import json
 import os
 import sys
 from collections.abc import Collection, Iterable, Mapping
@@ -12,6 +13,7 @@ from typing import IO, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
+from chemkl import __version__
 from chemkl.config import InputError, StorageError
 from chemkl.config.errors import utf8
 from chemkl.config.piped import is_copied
@@ -26,7 +28,7 @@ from chemkl.results.provenance import (
     identity,
     installed_versions,
 )
-from chemkl.results.seal import check_json, note_of
+from chemkl.results.seal import check_json, is_whole, note_of
 from chemkl.signals import deferred, handled
 
 FILE_NAME = "manifest.json"
@@ -172,6 +174,8 @@ class Manifest(BaseModel):
             InputError: the file is not a manifest, or damaged.
         """
         path = Path(out_dir) / FILE_NAME
+        if path.is_dir():
+            raise InputError(f"{path}: a folder, where a manifest belongs; move it away.")
         if not path.is_file():
             return None
         check_json(path, _FIX)
@@ -182,7 +186,7 @@ class Manifest(BaseModel):
                 f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()
             )
             raise InputError(
-                f"{path}: not a chemkl manifest ({problems}). "
+                f"{path}: not a chemkl manifest{_written_by(path)} ({problems}). "
                 "Choose another output folder, or move this file away."
             ) from error
         manifest._folder = Path(out_dir)
@@ -269,9 +273,16 @@ class Manifest(BaseModel):
         self.check_inputs(self._inputs_now())
         return self.has_config(config)
 
-    def missing_outputs(self) -> list[str]:
-        """What a complete stage wrote and is there no more."""
-        return [name for name in self.outputs if not (self._folder / name).exists()]
+    def lost_outputs(self) -> dict[str, str]:
+        """What a complete stage wrote and is there no more as it was: why, by name."""
+        lost = {}
+        for name in self.outputs:
+            path = self._folder / name
+            if not path.is_file():
+                lost[name] = "missing"
+            elif not path.stat().st_size or not is_whole(path):
+                lost[name] = "damaged"
+        return lost
 
     def has_config(self, config: Mapping[str, Any]) -> bool:
         """Whether the run has this config, its limits included."""
@@ -305,7 +316,10 @@ class Manifest(BaseModel):
         Raises:
             InputError: with every key that differs and both values.
         """
-        fix = "Fix: choose another folder with --out, or move this one aside with --fresh."
+        fix = (
+            "Fix: to go on with that run, give its settings; for another one choose another folder "
+            "with --out, or move this one aside with --fresh."
+        )
         if self.stage != stage:
             raise InputError(
                 f"{self._folder}: holds the output of stage {self.stage!r}; "
@@ -422,13 +436,18 @@ class Manifest(BaseModel):
         """What to tell where it is the disk that ended the run; None: it is something else."""
         if not isinstance(error, Exception):
             return None
+        told = ""
         try:
             if self._saved and not (self._folder / FILE_NAME).is_file():
                 self.save()  # says that the folder has gone
             raise_storage_error(error, self._folder)
         except StorageError as found:
-            return StorageError(f"{found} {self._what_is_safe()}")
-        return None
+            told = str(found)
+        if not told and isinstance(error, OSError) and error.filename:
+            place = Path(os.fsdecode(error.filename2 or error.filename))
+            if place.absolute().is_relative_to(self._folder.absolute()):
+                told = f"{place}: cannot be used: {error.strerror}."
+        return StorageError(f"{told} {self._what_is_safe()}") if told else None
 
     def _what_is_safe(self) -> str:
         if not (self._folder / FILE_NAME).is_file():
@@ -436,13 +455,13 @@ class Manifest(BaseModel):
         checkpoint = self._folder / _CHECKPOINT
         if not checkpoint.is_file():
             return (
-                f"No file in {self._folder} is half-written. Make room, and give the same command "
-                "again."
+                f"No file in {self._folder} is half-written. Once it can be written, give the same "
+                "command again."
             )
         step = note_of(checkpoint) or "the last one"
         return (
-            f"Safe in {self._folder} is all up to the checkpoint of {step}. Make room, and the "
-            "same command goes on from there."
+            f"Safe in {self._folder} is all up to the checkpoint of {step}. Once it can be "
+            "written, the same command goes on from there."
         )
 
     def _record_end(self, kind: type[BaseException] | None, error: BaseException | None) -> None:
@@ -454,6 +473,15 @@ class Manifest(BaseModel):
             kind, error = KeyboardInterrupt, None  # what Lightning's trainer makes of Ctrl-C
         status: Status = "failed" if issubclass(kind, Exception) else "interrupted"
         self.finish(status, ended_by=f"{kind.__name__}: {error}" if str(error) else kind.__name__)
+
+
+def _written_by(path: Path) -> str:
+    """The version that a manifest says it is of, whatever else is in it."""
+    try:
+        version = json.loads(path.read_bytes())["versions"]["chemkl"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return ""
+    return f" that version {__version__} can read; version {version} wrote it"
 
 
 def _run_id(stage: str, config: Mapping[str, Any], occasion: str) -> str:

@@ -16,7 +16,7 @@ import mmap
 import re
 from pathlib import Path
 
-from chemkl.config import InputError
+from chemkl.config import InputError, shipped
 
 TAG = b"chemkl-sha256"
 _ZEROS = b"0" * 64
@@ -91,7 +91,7 @@ def check_json(path: Path, fix: str) -> None:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a file is as chemkl wrote it, or has no seal.
+    """Whether a file is as chemkl wrote it or, without a seal, as it came with chemkl, or neither.
 
     One that is missing, empty or cannot be read is left to its reader, who says why.
     """
@@ -99,15 +99,24 @@ def is_whole(path: Path) -> bool:
         if not path.is_file() or not path.stat().st_size:
             return True
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _fits(data)
+            return _fits(data) if data.rfind(TAG) >= 0 else _is_as_shipped(path)
     except OSError:
         return True
 
 
+def _is_as_shipped(path: Path) -> bool:
+    """Whether a file is not among those in data/, or is what the checksums there say."""
+    data, place = shipped.root() / "data", path.resolve()
+    if not place.is_relative_to(data):
+        return True
+    lines = (data / SUMS).read_text(encoding="utf-8").splitlines()
+    of_name = {name: digest for digest, name in (line.split("  ") for line in lines)}
+    name = place.relative_to(data).as_posix()
+    return name not in of_name or of_name[name] == sha256_of_file(path)
+
+
 def _fits(data: mmap.mmap) -> bool:
     at = data.rfind(TAG)
-    if at < 0:
-        return True
     start = at - _DIGEST_AT - len(_ZEROS) - 1
     found = _FOUND.fullmatch(data[max(start, 0) : at + len(TAG)])
     if found is None:

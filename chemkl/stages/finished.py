@@ -32,8 +32,8 @@ def once(
     """Make of a stage's work its ``run``: settings are read, and what is done is not done again.
 
     The work is skipped, with a line, where the folder holds its finished output, of these settings
-    and of the same inputs, with all files that it wrote. Where one is missing the work is done
-    again; only a last checkpoint may be: it is needed for nothing but a longer run.
+    and of the same inputs, with all files that it wrote. Where one is missing or damaged the work
+    is done again; only a last checkpoint may be: it is needed for nothing but a longer run.
 
     Args:
         stage: name of the stage.
@@ -89,7 +89,7 @@ def is_finished(
         stage: its name.
         config: its settings.
         out: the folder.
-        tell: is given a line where an output is missing.
+        tell: is given a line where an output is missing or damaged.
 
     Raises:
         InputError: it holds that of another config, or an input has changed since.
@@ -97,10 +97,10 @@ def is_finished(
     found, plain = Manifest.load(out), config.model_dump(mode="json")
     if found is None or not found.is_finished(stage, plain, STAGES[stage].limits):
         return False
-    missing = [name for name in found.missing_outputs() if name != LAST]
-    if missing and tell is not None:
-        tell(f"{out}: complete, but {', '.join(missing)} is missing; it is made again")
-    return not missing
+    lost = [f"{name} is {why}" for name, why in found.lost_outputs().items() if name != LAST]
+    if lost and tell is not None:
+        tell(f"{out}: complete, but {', '.join(lost)}; it is made again")
+    return not lost
 
 
 def keep_record(config: Config, inputs: Mapping[str, Path], table: Path) -> None:

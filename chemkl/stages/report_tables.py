@@ -63,7 +63,8 @@ def tables(views: Sequence[RunView], threshold: float, options: MetricOptions) -
 def note(views: Sequence[RunView], threshold: float, options: MetricOptions) -> str:
     """Fingerprint, bits and picker, what AUC is over: what belongs beside every number."""
     over = [row["auc_calls"] for row in (v.all_molecules for v in views) if row.get("auc_calls")]
-    auc = f" AUC: over {span(over, '{:,}'.format)} calls, as many as a run had." if over else ""
+    calls = f"{span(over, '{:,}'.format)} call{'s' * ({*over} != {1})}" if over else ""
+    auc = f" AUC: over {calls}, as many as a run had." if over else ""
     no_hit = (
         f"No run has a hit: none with R ≥ {threshold:g}. "
         if not any(view.hits.get("yield") for view in views)

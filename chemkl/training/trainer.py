@@ -231,15 +231,25 @@ def last_checkpoint(out_dir: Path) -> Path | None:
         problem = "" if whole and isinstance(saved["state_dict"], dict) else "foreign"
     except _UNREADABLE as error:
         problem = (str(error) or type(error).__name__).split("\n", maxsplit=1)[0]
-    if not problem:
-        weights = saved["state_dict"].items()
-        check_weights(((k, v) for k, v in weights if isinstance(v, torch.Tensor)), str(path))
     if problem:
         raise InputError(
             f"{path}: not a usable checkpoint ({problem}). Delete it to begin the run anew, or "
             f"put back a good copy."
         )
+    check_weights(_tensors(saved["state_dict"]), str(path))
+    moments = _tensors(saved["optimizer_states"], "of the optimiser")
+    check_weights(moments, str(path), torch.finfo(torch.float32).max)
     return path
+
+
+def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor in nested lists and mappings, and the way to it."""
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif isinstance(value, Mapping | list):
+        inner = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, each in inner:
+            yield from _tensors(each, f"{name}.{key}".removeprefix("."))
 
 
 def check_trainer(settings: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from chemkl import __version__
 from chemkl.config import InputError
 from chemkl.results import Manifest, config_hash, sha256_of
 
@@ -161,6 +162,16 @@ def test_a_foreign_manifest_is_refused_and_kept(tmp_path, content):
     with pytest.raises(InputError, match=r"manifest.json: not a chemkl manifest \("):
         Manifest.start(tmp_path, stage="posttrain", config=CONFIG)
     assert (tmp_path / "manifest.json").read_text() == content
+
+
+def test_a_manifest_of_another_version_is_refused_by_that_name(tmp_path):
+    Manifest.start(tmp_path, stage="posttrain", config=CONFIG).finish()
+    later = on_disk(tmp_path) | {"format": "chemkl-manifest-2", "new": 1}
+    later["versions"]["chemkl"] = "9.9"
+    (tmp_path / "manifest.json").write_text(json.dumps(later))
+    told = rf"manifest that version {__version__} can read; version 9.9 wrote it \(format: "
+    with pytest.raises(InputError, match=told):
+        Manifest.load(tmp_path)
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):

@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from chemkl.config import InputError
+from chemkl.config import InputError, shipped
 from chemkl.results import Manifest, write_bytes, write_json, write_parquet
 from chemkl.results.atomic import folder_written_aside, written_aside
-from chemkl.results.seal import SEAL, SUMS, check_seal, check_sums, note_of
+from chemkl.results.seal import SEAL, SUMS, check_seal, check_sums, is_whole, note_of
 
 TABLE = pa.table({"smiles": ["CCO", "c1ccccc1"] * 40, "reward": [0.25, 0.5] * 40})
 
@@ -184,3 +184,40 @@ def test_every_flipped_bit_in_a_folder_is_refused(tmp_path):
     check_sums(folder, "Fix.", leave_out=".safetensors")
     with pytest.raises(InputError, match=r"model\.safetensors: damaged, missing or changed"):
         check_sums(folder, "Fix.")
+
+
+# ---- what comes with chemkl
+
+
+def test_the_shipped_data_are_those_of_their_checksums_and_of_their_readme():
+    data = shipped.root() / "data"
+    readme = (data / "README.md").read_text(encoding="utf-8")
+    lines = [line.split("  ") for line in (data / SUMS).read_text(encoding="utf-8").splitlines()]
+    for digest, name in lines:
+        assert hashlib.sha256((data / name).read_bytes()).hexdigest() == digest, name
+        assert f"| `{name}` |" in readme
+        assert f"| `{digest}` |" in readme
+    listed = {f"data/{name}" for _, name in lines}
+    assert listed == {n for n in shipped.names() if n.startswith("data/")} - {
+        "data/README.md",
+        f"data/{SUMS}",
+    }
+
+
+def test_every_flipped_bit_in_a_shipped_file_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(shipped, "root", lambda: tmp_path)
+    file = tmp_path / "data" / "priors" / "a.safetensors"
+    file.parent.mkdir(parents=True)
+    content = b"weights of a model"
+    file.write_bytes(content)
+    sums = f"{hashlib.sha256(content).hexdigest()}  priors/a.safetensors\n"
+    (tmp_path / "data" / SUMS).write_text(sums)
+    assert is_whole(file)
+    for bit in range(8 * len(content)):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(changed)
+        assert not is_whole(file)
+    beside = file.with_name("mine.safetensors")
+    beside.write_bytes(b"another model")
+    assert is_whole(beside)

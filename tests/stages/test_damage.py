@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from chemkl import cli
-from chemkl.config import InputError
+from chemkl.config import InputError, StorageError
 from chemkl.policies import RnnPolicy, Vocabulary, load_policy, read_header, save_policy
 from chemkl.policies.checkpoint import WEIGHT_LIMIT
 from chemkl.results import Manifest, read_trace
@@ -205,6 +205,31 @@ def test_so_they_are_in_a_checkpoint(here, made):
     torch.save(saved, checkpoint)
     with pytest.raises(InputError, match=rf"last\.ckpt: the weights {name} reach from nan to nan"):
         go_on(here, made)
+
+
+def test_so_they_are_among_the_moments_of_the_optimiser(here, made):
+    checkpoint = here / "run" / "checkpoints" / "last.ckpt"
+    saved = torch.load(checkpoint, weights_only=True)
+    saved["optimizer_states"][0]["state"][0]["exp_avg"].view(-1)[0] = float("nan")
+    torch.save(saved, checkpoint)
+    told = r"last\.ckpt: the weights of the optimiser\.0\.state\.0\.exp_avg reach from nan to nan"
+    with pytest.raises(InputError, match=told):
+        go_on(here, made)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "told"),
+    [
+        ("manifest.json", InputError, "a folder, where a manifest belongs"),
+        ("checkpoints/policy.safetensors", StorageError, "cannot be used: Is a directory"),
+    ],
+)
+def test_a_folder_in_the_place_of_a_file_is_one_message(here, made, name, error, told):
+    (here / "run" / name).unlink()
+    (here / "run" / name).mkdir()
+    with pytest.raises(error, match=rf"^\S*{name}: {told}") as caught:
+        go_on(here, made)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_embedded_prior_passes():

@@ -152,7 +152,9 @@ def test_a_disk_that_fills_up_later_names_the_checkpoint_that_is_safe(
         saved.append(trainer.global_step)
 
     monkeypatch.setattr(Checkpoint, "save", counted)
-    with pytest.raises(StorageError, match=r"all up to the checkpoint of step 2\. Make room"):
+    with pytest.raises(
+        StorageError, match=r"all up to the checkpoint of step 2\. Once it can be written"
+    ):
         posttrain.run(posttrain_config(tiny_prior), out)
     assert saved == [2]
     assert aside_in(out) == []

@@ -147,6 +147,39 @@ def test_an_output_that_is_gone_is_made_again(stage, config_of, made, tmp_path, 
     assert (copy / gone).stat().st_size > 0
 
 
+@pytest.mark.parametrize(
+    ("stage", "name"),
+    [("posttrain", "checkpoints/policy.safetensors"), ("sample", "samples.parquet")],
+)
+@pytest.mark.parametrize("damage", ["bit", "empty"])
+def test_a_damaged_output_is_made_again(stage, name, damage, config_of, made, tmp_path, capsys):
+    folder, _ = made(stage)
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(b"" if damage == "empty" else content)
+    STAGES[stage].run(config_of(stage), copy)
+    line = f"{copy}: complete, but {name} is damaged; it is made again\n"
+    assert line in capsys.readouterr().err
+    assert Manifest.load(copy).status == "complete"
+    assert Manifest.load(copy).lost_outputs() == {}
+
+
+def test_a_damaged_part_of_a_trace_cannot_be_made_again(config_of, made, tmp_path):
+    folder, _ = made("posttrain")
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (part,) = (copy / "trace").iterdir()
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1
+    part.write_bytes(content)
+    before = state(copy)
+    with pytest.raises(InputError, match=rf"{part.name}: damaged.* Restore it from a copy"):
+        STAGES["posttrain"].run(config_of("posttrain"), copy)
+    assert state(copy) == before
+
+
 def test_the_last_checkpoint_may_be_gone(config_of, made, tmp_path, capsys):
     copy, (folder, _) = tmp_path / "copy", made("posttrain")
     shutil.copytree(folder, copy)
