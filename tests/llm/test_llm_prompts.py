@@ -185,7 +185,7 @@ def test_kept_prompts_are_read_again_and_people_can_read_them_too(tmp_path):
         "number": 1, "text": "C", "rendered": "<s> C ", "token_ids": [0, 17],
     }  # fmt: skip
     assert '    "text": "zw\u00f6lf",\n' in text  # as it is written, not as escapes
-    assert '    "token_ids": [3, 1, 4]\n' in text  # on one line
+    assert '    "token_ids": [3, 1, 4],\n' in text  # on one line
 
 
 @pytest.mark.parametrize(

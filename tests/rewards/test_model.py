@@ -9,6 +9,7 @@ from rdkit import Chem
 from rdkit.Chem import QED, Crippen
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
+from chemkl.chem import scaffolds
 from chemkl.config import InputError
 from chemkl.config.loading import load_config
 from chemkl.config.reward import RewardConfig
@@ -197,7 +198,7 @@ def test_a_scaffold_that_fails_costs_its_molecule_only(monkeypatch):
     def refuse(mol):
         raise RuntimeError("Invariant")
 
-    monkeypatch.setattr(asking, "murcko_scaffold", refuse)
+    monkeypatch.setattr(scaffolds, "_murcko", refuse)
     row = RewardModel.from_config({"components": [{"kind": "qed"}]}).score(["CCO"]).loc[0]
     assert row["reason"] == "scaffold failed: Invariant"
     assert pd.isna(row["scaffold"])
