@@ -65,6 +65,18 @@ def test_closed_output_is_not_an_error(monkeypatch, stream, arguments, code):
     assert (end.value.code or 0) == code
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_output_that_a_full_disk_does_not_take_is_one_line_and_code_1():
+    with open("/dev/full", "w") as full:
+        run = subprocess.run(
+            [sys.executable, "-m", "chemkl", "--version"],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert (run.returncode, run.stderr) == (
+        1, "not all output could be written (No space left on device)\n"
+    )  # fmt: skip
+
+
 def test_the_package_runs_as_the_command_does():
     ended = subprocess.run(
         [sys.executable, "-m", "chemkl", "--version"], capture_output=True, text=True, check=True
@@ -139,14 +151,14 @@ def test_input_whose_name_is_not_utf8_is_read(chemkl, monkeypatch, tmp_path):
         (["score", "a.smi", "--config", "qed_sa", "--out", f"{RAW}.csv"], "cannot write there"),
         (["convert", "a.parquet", f"{RAW}.csv"], "cannot write there"),
         (["posttrain", "quickstart", "budget=1", "--out", RAW], "cannot write there"),
-        (["score", f"no{RAW}.smi", "--config", "qed_sa", "--out", "o"], "no such file or folder"),
+        (["score", f"no{RAW}.smi", "--config", "qed_sa", "--out", "o"], "No such file"),
         (["posttrain", f"no{RAW}.yaml"], "no such file"),
         (["posttrain", "quickstart", f"prior={RAW}"], "is not allowed in YAML"),
         (["show", RAW], "no such run folder or Parquet file"),
         (["show", f"{RAW}.parquet"], "no such run folder"),
         (["check", f"{RAW}.yaml"], "no such file"),
         (["check", "~nobodyhere/x.yaml"], "~nobodyhere/x.yaml: no such file"),
-        (["score", "~nobodyhere/x.smi", "--config", "qed_sa"], "no such file or folder"),
+        (["score", "~nobodyhere/x.smi", "--config", "qed_sa"], "No such file"),
         (["posttrain", "quickstart", "prior=~nobodyhere/x"], "no such file or folder"),
         (["evaluate", LONG], "cannot be read: File name too long"),
         (["evaluate", f"{LONG}*"], "cannot be used here (File name too long)"),

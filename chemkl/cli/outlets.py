@@ -4,15 +4,18 @@ import errno
 import io
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import IO, Any
 
 
 class _Outlet(io.FileIO):
     """A file that drops what nobody reads any more: `| head` has ended, the terminal is closed.
 
-    A run goes on: its results are files.
+    It also drops what a full disk does not take, and remembers why. A run goes on: its results are
+    other files.
     """
+
+    problem: OSError | None = None
 
     def write(self, data: Any, /) -> int:
         """Write bytes, if anybody is there."""
@@ -20,7 +23,7 @@ class _Outlet(io.FileIO):
             return super().write(data)
         except OSError as error:
             if error.errno not in (errno.EPIPE, errno.EIO):
-                raise
+                self.problem = error
             return memoryview(data).nbytes
 
 
@@ -40,13 +43,30 @@ def _outlasting(stream: IO[str]) -> IO[str]:
 
 @contextmanager
 def readers_may_leave() -> Iterator[None]:
-    """Go on without a message when what reads the output of this process ends, in this scope."""
+    """Go on without a message when what reads the output of this process ends, in this scope.
+
+    Where output was lost otherwise, an exit with 0 becomes one with 1 and a line that says so.
+    """
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = map(_outlasting, before)
     try:
         yield
+    except SystemExit as ended:
+        problem = _problem()
+        if problem is None or ended.code:
+            raise
+        sys.stderr.write(f"not all output could be written ({problem.strerror})\n")
+        sys.exit(1)
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(AttributeError):  # no stream at all: it was closed at the start
-                stream.flush()
+        _problem()
         sys.stdout, sys.stderr = before
+
+
+def _problem() -> OSError | None:
+    """Write out what waits in both streams, and say why some of it was lost, if it was."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: it was closed at the start
+        stream.flush()
+        raw = getattr(getattr(stream, "buffer", None), "raw", None)
+        if isinstance(raw, _Outlet) and raw.problem is not None:
+            return raw.problem
+    return None

@@ -1,13 +1,14 @@
 """The base of every config model, and the types that several of them share."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Annotated, Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, model_validator
 
 from chemkl.config import shipped
 from chemkl.config.errors import InputError, utf8
@@ -25,6 +26,32 @@ class Config(BaseModel):
         use_attribute_docstrings=True,
         validate_default=True,
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, values: Any) -> Any:
+        """Make a word of true and false where a number is meant: pydantic would take 1 and 0."""
+        if not isinstance(values, dict):
+            return values
+        words = {
+            name: str(value).lower()
+            for name, value in values.items()
+            if isinstance(value, bool)
+            and name in cls.model_fields
+            and {*_alternatives(cls.model_fields[name].annotation)} <= {int, float, NoneType}
+        }
+        return {**values, **words} if words else values
+
+
+def _alternatives(kind: Any) -> Iterator[Any]:
+    """The types of which a value may have one."""
+    if get_origin(kind) is Annotated:
+        yield from _alternatives(get_args(kind)[0])
+    elif get_origin(kind) in (Union, UnionType):
+        for each in get_args(kind):
+            yield from _alternatives(each)
+    else:
+        yield kind
 
 
 MOST_NAMES = 12

@@ -1,5 +1,6 @@
 """What a config is read from: data as the user wrote it, and the line where each part stands."""
 
+import codecs
 import math
 import os
 import re
@@ -30,6 +31,7 @@ MOST_DIGITS = 18
 
 _PLAIN = ("null", "bool", "int", "float", "str", "seq", "map")
 _PLAIN_TAGS = {f"tag:yaml.org,2002:{name}" for name in _PLAIN}
+_MERGE = "tag:yaml.org,2002:merge"
 
 QUOTE_HINT = " (text that begins with one of [ { * & ! @ % ` must be quoted: '[#6]')"
 
@@ -66,6 +68,8 @@ _SCALARS = {
 }
 for _tag, (_pattern, _first) in _SCALARS.items():
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
+
+_Loader.add_implicit_resolver(_MERGE, re.compile(r"<<\Z"), ["<"])
 
 
 def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
@@ -223,6 +227,8 @@ def _measured(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, 
         yaml.MarkedYAMLError: one of the bounds is crossed, a node holds itself, or is not plain.
     """
     if id(node) not in known:
+        if node.tag == _MERGE:
+            _refuse(node, "<< is no key here: write out what it would take from elsewhere")
         if node.tag not in _PLAIN_TAGS:
             tag = node.tag.replace("tag:yaml.org,2002:", "!!")
             problem = f"could not determine a constructor for the tag {shown(tag)}; leave it out"
@@ -283,8 +289,9 @@ def _text_of(file: Path, kinds: Iterable[str]) -> str:
             raise
         why = getattr(error, "strerror", None) or error  # a ValueError: a zero byte in the name
         raise InputError(f"{file}: cannot be read: {why}.") from error
+    marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # as Windows PowerShell writes files
     try:
-        return raw.decode("utf-8-sig")
+        return raw.decode("utf-16" if raw.startswith(marks) else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise InputError(

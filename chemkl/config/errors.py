@@ -51,5 +51,10 @@ def complaints(*checks: tuple[Callable[..., object], *tuple[Any, ...]]) -> list[
 
 def shown(value: object) -> str:
     """A value as it may stand in a message."""
-    text = repr(value)
+    return cut(repr(value))
+
+
+def cut(value: object) -> str:
+    """A text as it may stand in a message: not too long."""
+    text = str(value)
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."

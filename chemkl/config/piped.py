@@ -33,7 +33,7 @@ def local(path: Path) -> Path:
     try:
         if path == STDIN:
             if sys.stdin is None or sys.stdin.isatty():
-                raise InputError("-: standard input is a terminal; pipe a file into the command")
+                raise InputError("-: standard input is closed or a terminal; pipe a file into it")
             return _copied(path, sys.stdin.buffer)
         kind = path.stat().st_mode
         if stat.S_ISDIR(kind):

@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 
 from chemkl.config.base import did_you_mean
 from chemkl.config.document import QUOTE_HINT, Document, Keys
-from chemkl.config.errors import shown
+from chemkl.config.errors import cut, shown
 from chemkl.config.expected import (
     allowed_values,
     is_model,
@@ -77,7 +77,7 @@ def render(
     for keys, text in _settled(_without_echoes(placed)):
         where, order, inside = origin(keys, document, overrides, text)
         path = document.prefix + keys if inside else keys
-        prefix = ": ".join(filter(None, [where, ".".join(map(str, path))]))
+        prefix = ": ".join(filter(None, [where, ".".join(map(cut, path))]))
         lines += [(order, f"{prefix}: {part}") for part in text.splitlines()]
     return lines
 

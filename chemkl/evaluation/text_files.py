@@ -29,6 +29,7 @@ from chemkl.files.tables import (
     Table,
     find_column,
     open_table,
+    refuse_same_names,
 )
 from chemkl.results.cells import is_missing
 
@@ -159,6 +160,7 @@ def _named_rows(table: Table, column: str | int | None) -> tuple[list[str], list
         names = [str(i) for i in range(len(first))]
     else:
         names, rows = [name.strip() for name in first], rows[1:]
+        refuse_same_names(names, table.place)
     wide = next((row for row in rows if len(row.cells) > len(names)), None)
     if wide is not None and len(first):
         raise InputError(

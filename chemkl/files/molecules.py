@@ -13,10 +13,10 @@ One set of rules for every stage and every setting that names such a file:
 What is taken for granted about a file beyond its name is said in one line on the error output.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
@@ -50,7 +50,11 @@ HEADER_WORDS = {*SMILES_NAMES, *NAME_NAMES, "mol", "molecule", "structure", "com
     "split", "reward", "score", "value", "activity", "label", "index"}  # fmt: skip
 """Words of a header: none of them is a molecule or a name of one."""
 
+_PROPERTY = re.compile(r"^>.*<(.+)>.*\n?", re.MULTILINE)
+"""Begins a value in a record of an SD file: `> 25 <MELTING.POINT>`."""
+
 NO_CELL = "missing: the line has no such column"
+NULL = "missing: the cell is null"
 
 ENDINGS = {
     **dict.fromkeys((".smi", ".smiles", ".txt"), BLANKS),
@@ -177,13 +181,16 @@ def read_member(stream: IO[bytes], name: str, column: str | int, split: str) -> 
 def divided(cell: str) -> tuple[str, str | None]:
     """Divide a cell into a SMILES and what it is called: the words behind it.
 
-    A CXSMILES extension (`CCO |$;;R1$|`) is dropped.
+    A CXSMILES extension (`CCO |$;;R1$|`) is dropped, and quotes around the SMILES, which are none
+    of its characters.
     """
-    words = cell.split(None, 1)
-    rest = words[1] if len(words) > 1 else ""
+    words = cell.split(None, 1) or [""]
+    smiles, rest = words[0], "".join(words[1:])
+    if smiles.startswith('"'):
+        smiles, rest = smiles.strip('"'), rest.strip(' "')
     if rest.startswith("|") and "|" in rest[1:]:
         rest = rest[rest.index("|", 1) + 1 :]
-    return words[0] if words else "", rest.strip() or None
+    return smiles, rest.strip() or None
 
 
 # ---- rows to lines
@@ -199,7 +206,11 @@ def _lines(table: Table, layout: _Layout) -> Iterator[Line]:
         number = row.number
         yield _line(table, layout, row)
     if number is None:
-        raise InputError(f"{table.place}: the file is empty; expected a line for each molecule")
+        raise InputError(_empty(table))
+
+
+def _empty(table: Table) -> str:
+    return f"{table.place}: the file is empty; expected a line for each molecule"
 
 
 def _line(table: Table, layout: _Layout, row: Row) -> Line:
@@ -208,9 +219,12 @@ def _line(table: Table, layout: _Layout, row: Row) -> Line:
     number, cells = row.number, row.cells
     reason = name = None
     if table.form == "sdf":
-        cells, reason = _molecule(cells)
-        name = cells.get("_Name") or None
-        cell = cells.get(str(layout.smiles or ""))
+        name = cells.partition("\n")[0].strip() or None
+        block, cells = cells, _properties(cells)
+        if layout.smiles is None:
+            cell, reason = _molecule(block)
+        else:
+            cell = _cell(cells, layout.smiles)
     elif isinstance(layout.smiles, int) and table.form == BLANKS:
         at = layout.smiles
         cell = " ".join(cells[at:]) if at < len(cells) or not cells else None
@@ -220,7 +234,8 @@ def _line(table: Table, layout: _Layout, row: Row) -> Line:
     if layout.name is not None and table.form != BLANKS:
         name = _text(_cell(cells, layout.name)) or name
     if cell is None:
-        return Line(number, None, name=name, values=values, reason=reason or NO_CELL)
+        without = NO_CELL if table.types is None else NULL
+        return Line(number, None, name=name, values=values, reason=reason or without)
     smiles, rest = divided(str(cell))
     return Line(number, smiles, name=name or rest, values=values)
 
@@ -237,31 +252,30 @@ def _text(cell: Any) -> str | None:
     return None if cell is None else str(cell).strip() or None
 
 
-def _molecule(record: str) -> tuple[dict[str, str], str | None]:
-    """Read one record of an SD file.
+def _properties(record: str) -> dict[str, str]:
+    """The data of a record of an SD file by name, as text.
 
-    Returns:
-        Its properties, with the SMILES under "" and the title under _Name; and why there is no
-        SMILES, if there is none.
+    A value goes on to the next name, also over blank lines, at which RDKit ends it.
     """
-    found: dict[str, str] = {"_Name": record.partition("\n")[0].strip()}
+    _, *parts = _PROPERTY.split(record.partition("M  END")[2])
+    return {name: text.strip("\n") for name, text in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def _molecule(record: str) -> tuple[str | None, str | None]:
+    """The SMILES of a record of an SD file, or why there is none."""
     try:
         with silenced():
-            mol = next(Chem.ForwardSDMolSupplier(BytesIO(record.encode())), None)
-            plain = mol
-            if mol is None:
-                unsure = Chem.ForwardSDMolSupplier(BytesIO(record.encode()), sanitize=False)
-                plain = next(unsure, None)
-            if plain is None:
-                return found, "not parsable: RDKit cannot read this record"
-            found |= {key: plain.GetProp(key) for key in plain.GetPropNames()}
+            mol = Chem.MolFromMolBlock(record)
             if mol is not None:
-                return found | {"": Chem.MolToSmiles(mol)}, None
+                return Chem.MolToSmiles(mol), None
+            plain = Chem.MolFromMolBlock(record, sanitize=False)
+            if plain is None:
+                return None, "not parsable: RDKit cannot read this record"
             problems = Chem.DetectChemistryProblems(plain)
     except Exception as error:  # noqa: BLE001 - RDKit raises many kinds; this record alone is lost
-        return found, f"not parsable: {one_line(error)}"
+        return None, f"not parsable: {one_line(error)}"
     what = " ".join(problems[0].Message().split()) if problems else "RDKit cannot sanitise it"
-    return found, f"not sane: {what}"
+    return None, f"not sane: {what}"
 
 
 # ---- where things stand
@@ -287,7 +301,7 @@ def _layout(table: Table, column: str | int | None, keep: Literal[True] | Sequen
         raise InputError(
             f"{table.place}: the column {smiles!r} holds {types[smiles]}; expected SMILES as text"
         )
-    name = _first(NAME_NAMES, [each for each in names if each != smiles])
+    name = first_named(NAME_NAMES, [each for each in names if each != smiles])
     kept = _kept(names, keep, smiles, table.place)
     return _Layout(
         smiles,
@@ -305,8 +319,8 @@ def _names(table: Table, *, everything: bool) -> list[str]:
     names: dict[str, None] = {}
     for row in table.read(()) if everything else table.sample:
         if row.reason is None:
-            names |= dict.fromkeys(_molecule(row.cells)[0] if table.form == "sdf" else row.cells)
-    return [name for name in names if name not in ("", "_Name")]
+            names |= dict.fromkeys(_properties(row.cells) if table.form == "sdf" else row.cells)
+    return list(names)
 
 
 def _kept(
@@ -320,7 +334,7 @@ def _kept(
     return list(dict.fromkeys(find_column(names, each, place) for each in keep))
 
 
-def _first(wanted: Sequence[str], names: Sequence[str]) -> str | None:
+def first_named(wanted: Sequence[str], names: Sequence[str]) -> str | None:
     """The name that comes first among those that are wanted."""
     found = {_word(name): name for name in reversed(names)}
     return next((found[each] for each in wanted if each in found), None)
@@ -328,7 +342,9 @@ def _first(wanted: Sequence[str], names: Sequence[str]) -> str | None:
 
 def _by_name(names: Sequence[str], table: Table) -> str:
     """The column of SMILES of a table with a header."""
-    found = _first(SMILES_NAMES, names)
+    if not names:
+        raise InputError(_empty(table))
+    found = first_named(SMILES_NAMES, names)
     if found is None and len(names) != 1:
         raise InputError(
             f"{table.place}: no column is called smiles; say which one it is with `column`. "
@@ -356,7 +372,7 @@ def _delimited_layout(
     kept = _kept(names, keep, names[at] if at < len(names) else None, table.place)
     name: int | None = None
     if header:
-        found = _first(NAME_NAMES, [each for i, each in enumerate(names) if i != at])
+        found = first_named(NAME_NAMES, [each for i, each in enumerate(names) if i != at])
         name = names.index(found) if found else None
     elif at + 1 < width and table.form != BLANKS:
         name = at + 1

@@ -5,6 +5,7 @@ import codecs
 import gzip
 import io
 import lzma
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,11 +39,20 @@ _MAGIC = {
     "zstd": (b"\x28\xb5\x2f\xfd",),
 }
 _FOREIGN = {
-    b"PK\x03\x04": "a zip archive or an Excel workbook: unpack it, or save the sheet as .csv",
-    b"\xd0\xcf\x11\xe0": "an old Excel or Word file: save the sheet as .csv",
-    b"%PDF": "a PDF: copy the molecules into a text file",
-    b"\x89HDF": "an HDF5 file: write the table as .parquet or .csv",
+    rb"PK\x03\x04": "a zip archive or an Excel workbook: unpack it, or save the sheet as .csv",
+    rb"7z\xbc\xaf|Rar!|.{257}ustar": "an archive: unpack it, and give one of its files",
+    rb"\x1f\x8b|BZh\d1AY|\xfd7zXZ|\x28\xb5\x2f\xfd": "compressed twice: unpack it once",
+    rb"PAR1": "a Parquet file: give it as it is, without compressing it",
+    rb"\xd0\xcf\x11\xe0": "an old Excel or Word file: save the sheet as .csv",
+    rb"%PDF": "a PDF: copy the molecules into a text file",
+    rb"\x89HDF|ARROW1|\x80[\x02-\x05]": "a table of another program (HDF5, Feather, pickle): write "
+    "it as .parquet or .csv",
+    rb"(?i:\s*<(!doctype html|html|head)\b)": "a web page, perhaps what a server sent instead: "
+    "download the file again",
+    rb"version https://git-lfs": "a pointer of Git LFS, which stands for the file: git lfs pull",
 }
+"""What a file begins with that is none of ours, and what to do about it."""
+_CONTROLS = bytes({*range(32)} - {*b"\t\n\v\f\r\x1a\x1b"})
 _MARKS = {  # UTF-32 first: its mark begins with that of UTF-16
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -113,8 +123,8 @@ def unpacked(raw: IO[bytes], place: str, name: str) -> Iterator[Source]:
     try:
         stream = io.BufferedReader(_unpacker(plain, packing), 2 * HEAD) if packing else plain
         head = stream.peek(HEAD)[:HEAD]
-        for magic, what in _FOREIGN.items():
-            if head.startswith(magic):
+        for pattern, what in _FOREIGN.items():
+            if re.match(pattern, head, re.DOTALL):
                 raise InputError(f"{place}: this is {what}")
         yield Source(place, inner[-1] if inner else "", cast(BinaryIO, stream), head)
     except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
@@ -134,22 +144,36 @@ def _unpacker(raw: io.BufferedReader, packing: str) -> Any:
 def lines(source: Source) -> Iterator[tuple[int, str | None]]:
     """Yield the lines of a text file with their numbers from 1, without line ends.
 
-    A line may end in LF, CRLF or CR. Bytes that cannot be decoded become replacement characters,
-    so that they cost only their line. None stands for a line beyond `LONGEST_LINE`.
+    A line may end in LF, CRLF or CR. Bytes that are not UTF-8 are taken for Windows-1252, in which
+    Excel writes umlauts. None stands for a line beyond `LONGEST_LINE`.
 
     Raises:
-        InputError: UTF-16 without a mark, or a line beyond `LONGEST_SKIPPED`.
+        InputError: UTF-16 without a mark, no text, or a line beyond `LONGEST_SKIPPED`.
     """
     encoding = _encoding(source)
-    text = io.TextIOWrapper(source.stream, encoding=encoding, errors="replace", newline="")
+    errors = "surrogateescape" if encoding == "utf-8-sig" else "replace"
+    text = io.TextIOWrapper(source.stream, encoding=encoding, errors=errors, newline="")
     number = 0
     while line := text.readline(LONGEST_LINE):
         number += 1
         if len(line) < LONGEST_LINE or line.endswith(("\n", "\r")):
+            if not line.isascii() and _ESCAPED.search(line):
+                say_once(
+                    f"{source.place}: not all of it is UTF-8; the rest is read as Windows-1252"
+                )
+                line = _ESCAPED.sub(_as_windows_1252, line)
             yield number, line.rstrip("\r\n")
         else:
             _skip(text, source.place, number)
             yield number, None
+
+
+_ESCAPED = re.compile("[\udc80-\udcff]+")
+"""Bytes that are not UTF-8, as surrogateescape hands them on."""
+
+
+def _as_windows_1252(found: re.Match[str]) -> str:
+    return found[0].encode("ascii", "surrogateescape").decode("cp1252", "replace")
 
 
 def _skip(text: io.TextIOWrapper, place: str, number: int) -> None:
@@ -162,6 +186,15 @@ def _skip(text: io.TextIOWrapper, place: str, number: int) -> None:
         f"{place}:{number}: the line goes on for more than {LONGEST_SKIPPED >> 20} million "
         "characters; this is no file of lines"
     )
+
+
+def text_of_head(source: Source) -> str:
+    """The beginning of a text file.
+
+    Raises:
+        InputError: UTF-16 without a mark, or no text.
+    """
+    return source.head.decode(_encoding(source), "replace")
 
 
 def _encoding(source: Source) -> str:
@@ -177,4 +210,7 @@ def _encoding(source: Source) -> str:
             f"{source.place}: this looks like UTF-16 without a byte order mark. Save it as UTF-8, "
             f"for example with iconv -f UTF-16{order} -t UTF-8"
         )
+    controls = len(source.head) - len(source.head.translate(None, _CONTROLS))
+    if controls > max(16, size / 20):
+        raise InputError(f"{source.place}: this is no text: it has bytes that no text has")
     return "utf-8-sig"

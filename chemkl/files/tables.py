@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from chemkl.files.streams import (
     Source,
     lines,
     opened,
+    text_of_head,
 )
 from chemkl.results.seal import check_seal
 
@@ -124,23 +125,24 @@ def open_table(path: Path, rules: Rules) -> Iterator[Table]:
 
 def text_table(source: Source, rules: Rules) -> Table:
     """Make a table of an open text or SD file, see `open_table`."""
-    form = rules.endings.get(source.ending) or _sniffed(source, rules)
+    form = _form(source, rules)
     if form == "sdf":
         table = _table(source.place, form, _records(lines(source)))
     elif form == "jsonl":
         table = _table(source.place, form, _objects(lines(source)))
     else:
         table = _delimited(source, form, rules)
-    if source.ending not in rules.endings:
-        cells = [list(row.cells) for row in table.sample if row.cells]
-        if source.ending and form != "sdf" and not (cells and rules.judge(cells)):
-            raise InputError(
-                f"{source.place}: neither its name nor its content tells the format. Allowed "
-                f"endings: {', '.join(rules.endings)}, all but .parquet also with "
-                f"{', '.join(PACKINGS)}"
-            )
-        what = {"sdf": "an SD file", "jsonl": "JSON lines"}.get(form, "lines of text")
-        say_once(f"{source.place}: taken for {what}, by its content")
+    if form == rules.endings.get(source.ending):
+        return table
+    cells = [list(row.cells) for row in table.sample if row.cells]
+    if source.ending and form != "sdf" and not (cells and rules.judge(cells)):
+        raise InputError(
+            f"{source.place}: neither its name nor its content tells the format. Allowed "
+            f"endings: {', '.join(rules.endings)}, all but .parquet also with "
+            f"{', '.join(PACKINGS)}"
+        )
+    what = {"sdf": "an SD file", "jsonl": "JSON lines"}.get(form, "lines of text")
+    say_once(f"{source.place}: taken for {what}, by its content")
     return table
 
 
@@ -155,7 +157,7 @@ def _delimited(source: Source, form: str, rules: Rules) -> Table:
         say_once(
             f"{source.place}: its columns are taken to be separated by {DELIMITERS[delimiter]}"
         )
-    rows = _rows(chain(head, below), delimiter, tidy=rules.tidy)
+    rows = _rows(source.place, chain(head, below), delimiter, tidy=rules.tidy)
     return _table(source.place, delimiter, rows, bare=form in (BLANKS, LINES))
 
 
@@ -176,14 +178,26 @@ def _is_parquet(path: Path, real: Path) -> bool:
     return magic or named
 
 
-def _sniffed(source: Source, rules: Rules) -> str:
-    """The format by the content, where the name does not say it."""
-    text = source.head.decode("utf-8-sig", "replace")
-    if text.startswith("{"):
-        return "jsonl"
-    marks = ("M  END", "\n$$$$", " V2000", " V3000")
-    is_sdf = "sdf" in rules.endings.values() and any(each in text for each in marks)
-    return "sdf" if is_sdf else rules.endings[".txt"]
+def _form(source: Source, rules: Rules) -> str:
+    """The format by the name, or by the content, where the name does not say it, or not rightly.
+
+    Raises:
+        InputError: the name says SD file, and the content does not.
+    """
+    text, named = text_of_head(source), rules.endings.get(source.ending)
+    marks = ("M  END", "$$$$", "V2000", "V3000")
+    may_be_sdf = any(each in text for each in marks)
+    if named == "sdf" and text.strip() and not may_be_sdf:
+        raise InputError(
+            f"{source.place}: no SD file, for its first lines have none of {', '.join(marks)}; "
+            "correct its ending"
+        )
+    fourth = "".join(text.splitlines()[3:4]).rstrip()
+    if "sdf" in rules.endings.values() and (
+        fourth.endswith(("V2000", "V3000")) or (named is None and may_be_sdf)
+    ):
+        return "sdf"
+    return named or ("jsonl" if text.startswith("{") else rules.endings[".txt"])
 
 
 # ---- delimited text
@@ -256,10 +270,10 @@ def split(text: str, delimiter: str, *, tidy: bool = True) -> list[str]:
 
 
 def _rows(
-    numbered: Iterator[tuple[int, str | None]], delimiter: str, *, tidy: bool
+    place: str, numbered: Iterator[tuple[int, str | None]], delimiter: str, *, tidy: bool
 ) -> Iterator[Row]:
     ahead: deque[tuple[int, str | None]] = deque()
-    width = 0
+    width, told = 0, delimiter not in DELIMITERS
     csv.field_size_limit(LONGEST_LINE)  # of this process; texts are longer than its own limit
     reader = partial(csv.reader, delimiter=delimiter, skipinitialspace=tidy, strict=True)
     while line := (ahead.popleft() if ahead else next(numbered, None)):
@@ -274,6 +288,12 @@ def _rows(
         if cells is None:
             cells = split(text, delimiter, tidy=tidy)
         width = width or len(cells)
+        if not told and any(cells[width:]):
+            told = True
+            say_once(
+                f"{place}:{number}: more cells than the first line has, so they may stand in wrong "
+                f"columns; put quotes around cells that hold {DELIMITERS[delimiter]}"
+            )
         yield Row(number, cells)
 
 
@@ -356,7 +376,7 @@ def _records(numbered: Iterable[tuple[int, str | None]]) -> Iterator[Row]:
             reason, text = reason or f"too long: more than {LONGEST_LINE:,} characters", text or ""
             record = []
         if text.startswith("$$$$"):
-            yield Row(number, "\n".join([*record, "$$$$", ""]), reason)
+            yield Row(number, "\n".join([*record, ""]), reason)
             record, number, size, reason = [], number + 1, 0, None
         elif reason is None:
             record.append(text)
@@ -372,6 +392,7 @@ def _parquet(path: Path, place: str) -> Iterator[Table]:
             schema = file.schema_arrow
             if not schema.names:
                 raise InputError(f"{place}: a Parquet file without columns")
+            refuse_same_names(schema.names, place)
             yield Table(place, "parquet", [], lambda names: _batch_rows(file, names), types=schema)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{place}: not a readable Parquet file ({error})") from None
@@ -380,12 +401,12 @@ def _parquet(path: Path, place: str) -> Iterator[Table]:
 def _batch_rows(file: pq.ParquetFile, names: Sequence[str]) -> Iterator[Row]:
     number = 0
     for batch in file.iter_batches(batch_size=4096, columns=list(names)):
-        for cells in zip(*map(_cells, batch.columns), strict=True):
+        for cells in zip(*map(cells_of, batch.columns), strict=True):
             number += 1
             yield Row(number, dict(zip(batch.schema.names, cells, strict=True)))
 
 
-def _cells(column: pa.Array) -> list[Any]:
+def cells_of(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     """The cells of a column; text need not be good UTF-8."""
     kind = column.type
     if pa.types.is_dictionary(kind):
@@ -401,6 +422,17 @@ def is_text(kind: pa.DataType) -> bool:
     """Whether a column holds text, or bytes that may be text."""
     tests = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
     return any(getattr(pa.types, f"is_{each}")(kind) for each in tests)
+
+
+def refuse_same_names(names: Sequence[str], place: str) -> None:
+    """Refuse columns that their names do not tell apart.
+
+    Raises:
+        InputError: there are some.
+    """
+    twice = [name for name, n in Counter(names).items() if n > 1]
+    if twice:
+        raise InputError(f"{place}: several columns are called {twice[0]!r}; rename all but one")
 
 
 def find_column(names: Sequence[str], wanted: str, place: str) -> str:

@@ -6,13 +6,15 @@ from pathlib import Path
 import pyarrow as pa
 
 from chemkl.chem.molecules import read_molecule
-from chemkl.config import InputError, did_you_mean
+from chemkl.config import InputError
+from chemkl.files.molecules import SMILES_NAMES, first_named
+from chemkl.files.tables import find_column, refuse_same_names
 from chemkl.results.parts import read_part
 from chemkl.stages.molecule_files import ENDINGS, Record, title_of, write_sdf, write_smi
-from chemkl.stages.output_files import check_outputs, write_csv, written_out
+from chemkl.stages.output_files import check_outputs, with_good_text, write_csv, written_out
 
-SMILES_COLUMNS = ("canonical_smiles", "smiles")
-"""Where the SMILES are looked for: the first of these that a file has."""
+SMILES_COLUMNS = ("canonical_smiles", *SMILES_NAMES)
+"""Where the SMILES are looked for: the first of these that a file has, in any case."""
 
 
 def convert(
@@ -39,7 +41,7 @@ def convert(
     _check_source(source)
     endings = [ending for of_format in ENDINGS.values() for ending in of_format]
     check_outputs({"OUT": target}, {"OUT": endings}, force=force)
-    table = read_part(source)
+    table = with_good_text(read_part(source))
     if target.name.lower().endswith(ENDINGS["csv"]):
         with written_out(target) as stream:
             write_csv(table, stream)
@@ -81,12 +83,12 @@ def _check_source(source: Path) -> None:
 
 def _smiles_column(source: Path, table: pa.Table, column: str | None) -> str:
     names = table.schema.names
-    if column is not None and column not in names:
-        raise InputError(f"{source}: no column {column!r}{did_you_mean(column, names)}")
-    found = column or next((name for name in SMILES_COLUMNS if name in names), None)
+    refuse_same_names(names, str(source))
+    named = None if column is None else find_column(names, column, str(source))
+    found = named or first_named(SMILES_COLUMNS, names)
     if found is None:
         raise InputError(
-            f"{source}: no column is called {' or '.join(SMILES_COLUMNS)}; say with --column where "
+            f"{source}: no column is called canonical_smiles or smiles; say with --column where "
             f"the SMILES stand. Known: {', '.join(names)}"
         )
     kind = table.schema.field(found).type

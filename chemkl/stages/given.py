@@ -10,7 +10,7 @@ from typing import Any
 
 from chemkl.config import InputError
 from chemkl.config.evaluate import TRACE_FOLDER, SampledFile, is_pattern, runs_matching
-from chemkl.config.piped import STDIN
+from chemkl.config.piped import STDIN, is_piped
 from chemkl.files.molecules import ENDINGS
 from chemkl.files.streams import PACKINGS
 from chemkl.results.differences import method_settings
@@ -55,8 +55,9 @@ def take_apart(stage: str, arguments: Sequence[str]) -> Given:
         raise InputError(f"chemkl {stage}: give a config file, or runs to {stage}")
     configs = [each for each in inputs if not _is_input(each)]
     if configs and len(inputs) > 1:
+        gone = "" if os.path.exists(configs[0]) else "no such file; "
         raise InputError(
-            f"{configs[0]}: neither a run's folder nor a file of molecules "
+            f"{configs[0]}: {gone}neither a run's folder nor a file of molecules "
             f"({', '.join(ENDINGS)}); a config file is given alone, with its runs and files in it"
         )
     if configs:
@@ -77,7 +78,7 @@ def take_apart(stage: str, arguments: Sequence[str]) -> Given:
 def _is_input(text: str) -> bool:
     path = Path(text)
     is_run = os.path.isdir(path) or (is_pattern(text) and not os.path.exists(path))
-    return is_run or path == STDIN or _without_packing(path).suffix.lower() in ENDINGS
+    return is_run or is_piped(path) or _without_packing(path).suffix.lower() in ENDINGS
 
 
 def _is_of_a_file(override: str) -> bool:
@@ -105,7 +106,7 @@ def _run_of(folder: Path) -> Path:
 
 def _settings(stage: str, inputs: Sequence[str]) -> dict[str, Any]:
     """The settings that runs and files make."""
-    files = [each for each in inputs if os.path.isfile(each) or Path(each) == STDIN]
+    files = [each for each in inputs if os.path.isfile(each) or is_piped(Path(each))]
     folders = [run for each in inputs if each not in files for run in _runs(each)]
     if files and stage != "evaluate":
         raise InputError(f"{files[0]}: chemkl {stage} takes folders of runs, not files")

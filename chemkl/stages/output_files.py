@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from chemkl.config import InputError, StorageError
+from chemkl.files.tables import cells_of, is_text
 from chemkl.results.atomic import refuse_other_names, written_aside
 from chemkl.results.parts import FOLDER, list_parts
 
@@ -74,9 +75,18 @@ def _packed(raw: IO[bytes], path: Path) -> AbstractContextManager[IO[bytes]]:
     return cast(AbstractContextManager[IO[bytes]], packed)
 
 
+def with_good_text(table: pa.Table) -> pa.Table:
+    """A table whose texts are UTF-8: bytes of other programs need not be."""
+    for place, own in enumerate(table.schema):
+        if is_text(own.type):
+            cells = pa.array(cells_of(table.column(place)), pa.string())
+            table = table.set_column(place, own.with_type(pa.string()), cells)
+    return table
+
+
 def write_csv(table: pa.Table, stream: IO[bytes]) -> None:
     """Write a table as plain CSV: a header, then one line a row; null is an empty cell."""
-    columns = [_plain(column) for column in table.columns]
+    columns = [_plain(column) for column in with_good_text(table).columns]
     plain = pa.Table.from_arrays(columns, names=table.schema.names)
     pa.csv.write_csv(plain, stream, pa.csv.WriteOptions(quoting_style="needed"))
 

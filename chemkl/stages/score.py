@@ -17,7 +17,7 @@ from chemkl.config import InputError, complaints, load_config, shipped
 from chemkl.config.document import Document
 from chemkl.config.draft import Draft
 from chemkl.config.overrides import Override
-from chemkl.config.piped import STDIN
+from chemkl.config.piped import STDIN, local
 from chemkl.config.score import ScoreConfig
 from chemkl.files.molecules import ENDINGS, NO_CELL, Line, MoleculeFile
 from chemkl.files.streams import PACKINGS
@@ -120,7 +120,7 @@ def score_file(config: ScoreConfig, table: Path) -> dict[str, Any]:
                 written.append(rows)
                 summary.add(rows)
                 has_cells |= any(line.reason != NO_CELL for line in chunk)
-            if not has_cells:
+            if not has_cells and config.column is not None:
                 raise InputError(
                     f"{config.file}: no line has the column {config.column}, counted from 0"
                 )
@@ -214,6 +214,7 @@ def settings(file: str, config: str, overrides: Iterable[str | Override] = ()) -
     if place != STDIN:
         ours = None if os.path.exists(place) else shipped.find(place)
         place = ours or place.absolute()
+    local(place)  # so that a problem is not told as one of the config
     data["file"] = str(place)
     given = replace(document, data=data)
     return load_config(ScoreConfig, given, overrides, beside=problems_beside)

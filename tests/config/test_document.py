@@ -85,6 +85,7 @@ LAUGHS = "a0: &a0 [x]\n" + "".join(
         ('a: "\\0"\n', 1, "without zero bytes"),
         ('a: "\\ud800"\n', 1, "surrogates not allowed"),
         ('a: 1\nb: "\\Uffffffff"\n', 2, "not valid YAML"),
+        ("a: &a {b: 1}\nc:\n  <<: *a\n", 3, "<< is no key here: write out what it would take"),
         ("a: &a\n  b: [*a]\n", 1, "an alias (*name) stands inside of what it repeats"),
         ("a: 1\nb: " + "[" * 51 + "]" * 51, 2, "nested too deeply: at most 50 levels"),
         (
@@ -125,6 +126,13 @@ def test_latin_1_is_refused_with_byte_and_line(tmp_path):
     path.write_bytes("a: 1\nb: Ångström\n".encode("latin-1"))
     with pytest.raises(InputError, match=r"latin\.yaml:2: not UTF-8 text \(byte 0xc5\)"):
         Document.read(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_the_encodings_of_windows_are_read(tmp_path, encoding):
+    path = tmp_path / "a.yaml"
+    path.write_bytes("a: Ångström\r\nb: 2\r\n".encode(encoding))
+    assert Document.read(path).data == {"a": "Ångström", "b": 2}
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path):

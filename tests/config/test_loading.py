@@ -276,6 +276,26 @@ def test_lengths_and_forms_are_told_in_plain_words(data, text):
     assert problems_of(data, model=Bounded) == [f"Bounded: {text}"]
 
 
+@pytest.mark.parametrize("value", [True, False])
+def test_a_switch_is_no_number(value):
+    class Plan(Config):
+        n: int = 5
+        rate: Annotated[float | None, Field(ge=0)] = None
+        switch: bool | int = False
+
+    assert load_config(Plan, {"switch": value}).switch is value
+    word = str(value).lower()
+    assert problems_of({"n": value, "rate": value}, model=Plan) == [
+        f"Plan: n: should be a whole number (got '{word}')",
+        f"Plan: rate: should be a number (got '{word}')",
+    ]
+
+
+def test_a_long_key_is_cut():
+    (problem,) = problems_of({"k" * 500: 1})
+    assert len(problem) < 250
+
+
 def test_wrong_items_are_not_counted_as_missing_ones():
     assert problems_of({"numbers": [0]}, model=Bounded) == [
         "Bounded: numbers.0: should be greater than 0 (got 0)"

@@ -61,9 +61,14 @@ def test_a_column_by_number(tmp_path):
         read(path, column=7)
 
 
-def test_bytes_that_are_not_utf8_cost_their_text_alone(tmp_path):
+def test_bytes_that_are_not_utf8_are_windows_1252(tmp_path):
     path = write(tmp_path, "a.txt", b"caf\xe9\nsea\n")
-    assert read(path)["completion"].tolist() == ["caf\N{REPLACEMENT CHARACTER}", "sea"]
+    assert read(path)["completion"].tolist() == ["café", "sea"]
+
+
+def test_columns_that_share_a_name_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"a\.csv: several columns are called 'text'"):
+        read(write(tmp_path, "a.csv", "text,text\na,b\n"))
 
 
 def test_wide_rows_and_broken_lines_are_named_by_their_line(tmp_path):

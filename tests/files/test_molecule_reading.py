@@ -112,13 +112,17 @@ def test_a_file_gives_no_split_of_its_own(tmp_path):
 # ---- one bad line costs that line
 
 
-def test_bytes_that_are_not_utf8_cost_their_line(tmp_path):
-    path = write(tmp_path, "a.smi", b"CC\nC\xff\xfeO\nN na\xefve\nO")
-    lines = read(path)
-    assert [number for number, _ in lines] == [1, 2, 3, 4]
-    assert lines[0] == (1, "CC")
-    assert "�" in lines[1][1]
-    assert lines[2:] == [(3, "N"), (4, "O")]  # a bad name does no harm
+def test_bytes_that_are_not_utf8_are_windows_1252(tmp_path, capsys):
+    names = "name;smiles;Löslichkeit\r\nMüller€1;CC;1,5\r\n"  # as Excel saves it
+    path = write(tmp_path, "a.csv", names.encode("cp1252") + "Groß;O;µ\r\n".encode())
+    file = MoleculeFile(path, keep=["Löslichkeit"])
+    assert [(line.name, line.smiles, dict(line.values)) for line in file] == [
+        ("Müller€1", "CC", {"Löslichkeit": "1,5"}),
+        ("Groß", "O", {"Löslichkeit": "µ"}),
+    ]
+    assert capsys.readouterr().err.count("read as Windows-1252") == 1
+    path = write(tmp_path, "a.smi", b"CC\nC\xff\x81O\nO")
+    assert read(path) == [(1, "CC"), (2, "Cÿ�O"), (3, "O")]
     column = pa.array([b"CC", b"C\xff", b"O"]).cast(pa.string(), safe=False)
     pq.write_table(pa.table({"smiles": column}), tmp_path / "a.parquet")
     assert read(tmp_path / "a.parquet") == [(1, "CC"), (2, "C�"), (3, "O")]
@@ -156,12 +160,29 @@ def test_a_format_that_neither_name_nor_content_tells(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "what"),
-    [(b"PK\x03\x04xxxx", "zip archive or an Excel"), (b"%PDF-1.7\n", "a PDF")],
+    [
+        (b"PK\x03\x04xxxx", "zip archive or an Excel"),
+        (b"%PDF-1.7\n", "a PDF"),
+        (b"a.smi".ljust(257, b"\0") + b"ustar\x0000", "an archive: unpack it, and give one"),
+        (b"ARROW1\0\0", "Feather"),
+        (b"\x80\x04\x95\0", "pickle"),
+        (b"\r\n <!DOCTYPE html>\n<html><body>404</body></html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "git lfs pull"),
+        (bytes(range(256)) * 20, "no text"),
+    ],
 )
 def test_files_of_other_programs_are_named(tmp_path, content, what):
-    for name in ("a.xlsx", "a.csv", "a"):
+    for name in ("a.xlsx", "a.csv", "a", "a.smi.gz"):
         with pytest.raises(InputError, match=what):
             read(write(tmp_path, name, content))
+
+
+def test_what_is_compressed_twice_or_need_not_be_is_named(tmp_path):
+    with pytest.raises(InputError, match="compressed twice"):
+        read(write(tmp_path, "a.smi.gz", bz2.compress(b"CCO\n")))
+    pd.DataFrame({"smiles": ["CC"]}).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="a Parquet file: give it as it is"):
+        read(write(tmp_path, "a.parquet.gz", (tmp_path / "a.parquet").read_bytes()))
 
 
 def test_devices_are_refused():
@@ -295,12 +316,12 @@ def test_an_archive_under_the_name_of_another_names_it(tmp_path):
 
 
 @pytest.mark.parametrize("opener", [gzip.open, partial(lzma.open, preset=0)], ids=["gz", "xz"])
-def test_an_archive_of_zeros_takes_little_memory(tmp_path, opener):
-    """A line of zeros has no end before the file has; 70 MB are more than a line may have."""
-    path = tmp_path / "zeros.smi"
+def test_an_archive_of_one_line_takes_little_memory(tmp_path, opener):
+    """A line has no end before the file has; 70 MB are more than a line may have."""
+    path = tmp_path / "long.smi"
     with opener(path, "wb") as stream:
         for _ in range(70):
-            stream.write(bytes(10**6))
+            stream.write(b"C" * 10**6)
     tracemalloc.start()
     try:
         with pytest.raises(InputError, match=r"smi:1: the line goes on for more than 64 million"):
@@ -314,11 +335,11 @@ def test_an_archive_of_zeros_takes_little_memory(tmp_path, opener):
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz", ".zst"])
 def test_a_process_stays_small_whatever_the_compression(tmp_path, ending):
-    path = tmp_path / f"zeros.smi{ending}"
+    path = tmp_path / f"long.smi{ending}"
     opener = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(ending)
     with opener(path, "wb") if opener else pa.output_stream(str(path), "zstd") as stream:
         for _ in range(200):
-            stream.write(bytes(10**6))
+            stream.write(b"C" * 10**6)
     code = (
         "import resource, sys\n"
         "from pathlib import Path\n"
@@ -509,6 +530,19 @@ def test_a_cell_has_a_smiles_an_extension_and_a_name_everywhere(tmp_path, cell, 
     assert rows(tmp_path / "a.parquet") == [expected]
 
 
+def test_quotes_around_a_smiles_are_no_part_of_it_in_any_format(tmp_path):
+    path = write(tmp_path, "a.smi", '"CCO" "ethyl alcohol"\n"CC |$;$|"\nN 5"-x\n')
+    assert rows(path) == [("CCO", "ethyl alcohol"), ("CC", None), ("N", '5"-x')]
+
+
+def test_a_name_with_a_comma_that_is_not_quoted_is_told_of_once(tmp_path, capsys):
+    text = "smiles,name,x\nCC,ethane,1,\nCCO,2,4-D,7\nC,a,b,c\n"
+    assert rows(write(tmp_path, "a.csv", text)) == [("CC", "ethane"), ("CCO", "2"), ("C", "a")]
+    err = said(capsys)
+    assert err.count("more cells than the first line has") == 1
+    assert "a.csv:3: " in err
+
+
 def test_columns_are_kept_in_order(tmp_path):
     text = "id,smiles,Name,x\n7,CCO,ethanol,0.50\n8,CC\n"
     file = MoleculeFile(write(tmp_path, "a.csv", text), keep=True)
@@ -528,6 +562,19 @@ def test_columns_of_parquet_keep_their_types(tmp_path):
     file = MoleculeFile(tmp_path / "a.parquet", keep=True)
     assert file.types == {"n": pa.int64()}
     assert [line.values for line in file] == [{"n": 1}, {"n": 2}]
+
+
+def test_columns_of_parquet_that_share_a_name_are_refused(tmp_path):
+    columns = [pa.array(["CC"]), pa.array(["a"]), pa.array(["b"])]
+    pq.write_table(pa.table(columns, names=["smiles", "x", "x"]), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r"several columns are called 'x'; rename all but one"):
+        read(tmp_path / "a.parquet")
+
+
+def test_a_null_is_told_from_a_column_that_is_not_there(tmp_path):
+    pq.write_table(pa.table({"smiles": ["C", None]}), tmp_path / "a.parquet")
+    reasons = [line.reason for line in read_molecules(tmp_path / "a.parquet")]
+    assert reasons == [None, "missing: the cell is null"]
 
 
 def test_a_column_of_lists_is_refused(tmp_path):
@@ -568,6 +615,24 @@ def test_sd_files(tmp_path, name):
     assert (insane.smiles, insane.name, insane.values["pIC50"]) == (None, "bad", "1")
     assert insane.reason.startswith("not sane: Explicit valence for atom # 0 F, 3")
     assert methane == Line(4, "C", values={"pIC50": None, "note": None})
+
+
+def test_a_value_of_an_sd_file_goes_on_over_blank_lines(tmp_path):
+    record = sd_file(("CCO", "", {"note": "NOTE", "ID": "9"}))
+    path = write(tmp_path, "a.sdf", record.replace("NOTE", "one\n\n>10 uM\n\ntwo"))
+    (line,) = MoleculeFile(path, keep=True)
+    assert line.values == {"note": "one\n\n>10 uM\n\ntwo", "ID": "9"}
+    assert line.name == "9"
+
+
+def test_the_content_says_what_is_an_sd_file(tmp_path, capsys):
+    path = write(tmp_path, "a.smi", sd_file(("CCO", "ethanol", {})))
+    assert rows(path) == [("CCO", "ethanol")]
+    assert "a.smi: taken for an SD file, by its content" in said(capsys)
+    with pytest.raises(
+        InputError, match=r"a\.sdf: no SD file, for its first lines have none of M "
+    ):
+        read(write(tmp_path, "a.sdf", "CCO ethanol\n"))
 
 
 def test_a_property_of_an_sd_file_may_hold_the_smiles(tmp_path):
@@ -622,5 +687,5 @@ def test_a_terminal_is_no_file(monkeypatch):
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr("sys.stdin", terminal)
-    with pytest.raises(InputError, match="standard input is a terminal; pipe a file"):
+    with pytest.raises(InputError, match="standard input is closed or a terminal; pipe"):
         smiles(Path("-"))

@@ -76,6 +76,24 @@ def test_the_column_is_canonical_smiles_or_the_one_that_is_named(tmp_path):
     assert (tmp_path / "a.smi").read_text() == "CC=O a_1\n"
 
 
+def test_the_column_may_be_called_as_in_any_file_of_molecules(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"Isomeric SMILES": ["CCO"]}), path)
+    convert(path, tmp_path / "a.smi")
+    assert (tmp_path / "a.smi").read_text() == "CCO a_1\n"
+
+
+def test_bytes_and_text_that_is_not_utf8_are_written(tmp_path):
+    path = tmp_path / "a.parquet"
+    name = pa.array([b"M\xfcller"]).cast(pa.string(), safe=False)
+    pq.write_table(pa.table({"smiles": [b"CCO"], "name": name, "key": [b"\xff1"]}), path)
+    convert(path, tmp_path / "a.csv")
+    assert (tmp_path / "a.csv").read_text() == '"smiles","name","key"\n"CCO","M�ller","�1"\n'
+    for ending in ("smi", "sdf"):
+        assert convert(path, tmp_path / f"a.{ending}") == "1 molecules"
+    assert (tmp_path / "a.smi").read_text() == "CCO M�ller\n"
+
+
 @pytest.mark.parametrize(
     ("table", "says"),
     [

@@ -1,6 +1,7 @@
 """evaluate, compare and report without a config file: runs and files as arguments."""
 
 import json
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -147,7 +148,7 @@ def test_report_takes_runs(place, chemkl):
     [
         ("evaluate", ["every=5"], "give a config file, or runs to evaluate"),
         ("evaluate", ["mine.yaml", "plain.smi"], "mine.yaml: .* a config file is given alone"),
-        ("evaluate", ["plain.smi", "gone"], "gone: neither a run's folder nor a file of molecules"),
+        ("evaluate", ["plain.smi", "gone"], "gone: no such file; neither a run's folder nor"),
         ("report", ["plain.smi"], "plain.smi: chemkl report takes folders of runs, not files"),
         ("compare", ["out/few-seed=0"], "few-seed=0: one method, as nothing but the seed differs"),
         ("compare", ["out/few-*"], "few-seed=0, .*few-seed=1: one method"),
@@ -156,6 +157,12 @@ def test_report_takes_runs(place, chemkl):
 def test_what_does_not_go_together_is_refused(place, stage, given, problem):
     with pytest.raises(InputError, match=problem):
         take_apart(stage, given)
+
+
+def test_a_pipe_is_a_file_of_molecules(place):
+    os.mkfifo("63")  # such as /dev/fd/63, of <(zcat molecules.smi.gz)
+    given = take_apart("evaluate", ["63", "out/few-seed=0"])
+    assert [each["path"] for each in given.source["samples"]] == ["63"]
 
 
 def test_a_folder_that_is_no_run_and_a_file_that_is_gone_are_named(place, chemkl, capsys):

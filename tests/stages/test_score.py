@@ -333,7 +333,7 @@ def test_what_is_there_is_kept_unless_fresh(chemkl, capsys, name):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["nowhere.smi", "--config", "reward.yaml"], "file: no such file or folder"),
+        (["nowhere.smi", "--config", "reward.yaml"], "nowhere.smi: cannot be read (No such"),
         (["mols.smi", "--config", "nowhere.yaml"], "nowhere.yaml: no such file"),
         (["mols.smi", "--config", "empty.yaml"], "empty.yaml: holds no reward"),
         (["mols.smi", "--config", "bad.yaml"], "bad.yaml:3: components.0.kind: unknown component"),
@@ -386,6 +386,13 @@ def test_a_file_without_a_molecule_is_said_to_be_one(chemkl, capsys, tmp_path):
     Path("none.smi").write_text("C1CC\n(((\n")
     assert chemkl("score", "none.smi", "--config", "reward.yaml", "--out", "n.csv") == 0
     assert "valid    0: no molecule in this file could be read" in capsys.readouterr().out
+
+
+def test_a_file_that_is_not_there_is_no_problem_of_the_config(chemkl, capsys):
+    assert chemkl("score", "gone.smi", "--config", "reward.yaml") == 2
+    said = capsys.readouterr().err
+    assert said.endswith("gone.smi: cannot be read (No such file or directory)\n")
+    assert "reward.yaml" not in said
 
 
 def test_a_column_that_no_line_has_is_an_error(chemkl, capsys):
