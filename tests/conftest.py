@@ -8,6 +8,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # more threads than cores make OpenMP c
 
 import hashlib
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -21,6 +22,11 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from chemkl.results import Manifest, TraceWriter, trace_schema, wheels
 from chemkl.results.wheels import Wheel
+
+for _name, _handler in {"SIGINT": signal.default_int_handler, "SIGHUP": signal.SIG_DFL}.items():
+    # under nohup, or in the background of a script, they are ignored; but tests send them
+    if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) == signal.SIG_IGN:
+        signal.signal(getattr(signal, _name), _handler)
 
 Step = Sequence[tuple[str, float]]
 TextStep = Sequence[tuple[str, str, str | None, float]]

@@ -15,7 +15,7 @@ STDIN = Path("-")
 _copies: dict[Path, IO[bytes]] = {}
 
 
-def place_of(path: Path) -> str:
+def label_of(path: Path) -> str:
     """The name of a file in messages."""
     return "standard input" if path == STDIN else str(path)
 
@@ -45,7 +45,7 @@ def local(path: Path) -> Path:
         with path.open("rb") as stream:
             return _copied(path, stream)
     except OSError as error:
-        raise InputError(f"{place_of(path)}: cannot be read ({error.strerror or error})") from None
+        raise InputError(f"{label_of(path)}: cannot be read ({error.strerror or error})") from None
 
 
 def is_piped(path: Path) -> bool:

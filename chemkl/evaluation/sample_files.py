@@ -7,7 +7,7 @@ from typing import Any
 from chemkl.config import InputError
 from chemkl.config.evaluate import SampledFile
 from chemkl.config.notices import say_once
-from chemkl.config.piped import place_of
+from chemkl.config.piped import label_of
 from chemkl.evaluation.samples import Samples, from_smiles
 from chemkl.files.molecules import Line, MoleculeFile
 from chemkl.files.tables import find_column
@@ -41,7 +41,7 @@ def _reward_column(file: SampledFile, known: Sequence[str]) -> str | None:
     """The column with the rewards; None: there is none, or none is wanted."""
     if file.reward_column is False:
         return None
-    place = place_of(file.path)
+    place = label_of(file.path)
     if file.reward_column is not None:
         return find_column(known, file.reward_column, place)
     words = {name.strip().casefold(): name for name in reversed(known)}
@@ -83,7 +83,7 @@ def _rewards(file: SampledFile, column: str, lines: Sequence[Line]) -> list[floa
     if wrong:
         more = f", and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
         raise InputError(
-            f"{place_of(file.path)}: the column {column!r} must hold rewards, numbers from 0 to 1 "
+            f"{label_of(file.path)}: the column {column!r} must hold rewards, numbers from 0 to 1 "
             f"written as 0.5, or empty cells; {', '.join(wrong[:NAMED])}{more}. Correct them, name "
             "another column as reward_column, or set it to false to use the file without rewards."
         )

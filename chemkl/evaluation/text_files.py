@@ -10,7 +10,7 @@ from functools import partial
 import pandas as pd
 
 from chemkl.config import InputError
-from chemkl.config.piped import place_of
+from chemkl.config.piped import label_of
 from chemkl.config.text_evaluate import TextFile
 from chemkl.evaluation.text_samples import (
     ANSWER,
@@ -47,7 +47,7 @@ def read_text_file(name: str, file: TextFile) -> TextSamples:
         InputError: an unknown format, a damaged file, no such column, no text in it, something
             else than text, or rewards that are no numbers.
     """
-    place = place_of(file.path)
+    place = label_of(file.path)
     frame = _frame(file)
     if frame.empty:
         raise InputError(f"{place}: no texts in it; expected at least one.")

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from chemkl.config import InputError
 from chemkl.config.notices import say_once
-from chemkl.config.piped import STDIN, local, place_of
+from chemkl.config.piped import STDIN, label_of, local
 
 PACKINGS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
 """Endings of compressed files, and by what they are compressed."""
@@ -86,7 +86,7 @@ def opened(path: Path) -> Iterator[Source]:
     Raises:
         InputError: it cannot be read; also raised while it is read.
     """
-    place = place_of(path)
+    place = label_of(path)
     real = local(path)
     try:
         with real.open("rb") as raw, unpacked(raw, place, "" if path == STDIN else path.name) as it:

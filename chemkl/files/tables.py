@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from chemkl.config import InputError, did_you_mean
 from chemkl.config.notices import say_once
-from chemkl.config.piped import local, place_of
+from chemkl.config.piped import label_of, local
 from chemkl.files.streams import (
     LONGEST_LINE,
     PACKINGS,
@@ -116,7 +116,7 @@ def open_table(path: Path, rules: Rules) -> Iterator[Table]:
     """
     real = local(path)
     if _is_parquet(path, real):
-        with _parquet(real, place_of(path)) as table:
+        with _parquet(real, label_of(path)) as table:
             yield table
         return
     with opened(path) as source:
@@ -171,10 +171,10 @@ def _is_parquet(path: Path, real: Path) -> bool:
         with real.open("rb") as stream:
             magic = stream.read(4) == b"PAR1"
     except OSError as error:
-        raise InputError(f"{place_of(path)}: cannot be read ({error.strerror or error})") from None
+        raise InputError(f"{label_of(path)}: cannot be read ({error.strerror or error})") from None
     named = path.suffix.lower() == ".parquet"
     if magic and not named:
-        say_once(f"{place_of(path)}: a Parquet file by its content; read as one")
+        say_once(f"{label_of(path)}: a Parquet file by its content; read as one")
     return magic or named
 
 

@@ -29,7 +29,7 @@ from chemkl.reports.forest import draw_forest
 from chemkl.reports.paper_figures import to_png, to_svg
 from chemkl.results import Manifest, read_trace, write_bytes, write_parquet
 from chemkl.results.outcome import read_never_acted
-from chemkl.results.seal import check_seal
+from chemkl.results.parts import read_part
 from chemkl.stages.evaluate import require_traces, run_names
 from chemkl.stages.finished import once, read_table
 from chemkl.stages.terminal import say, standard_output
@@ -223,8 +223,7 @@ def _from_table(used: Mapping[tuple[str, int], Path], settings: CompareConfig) -
     folders = [Path(each) for each in manifest.config["runs"]]
     files = [Path(each["path"]) for each in manifest.config["samples"]]
     names = dict(zip(folders, run_names([*folders, *files]), strict=False))
-    check_seal(path)
-    rows = pq.read_table(path).to_pylist()
+    rows = read_part(path).to_pylist()
     found = {
         place: [row for row in rows if folder in names and row["run"] == names[folder]]
         for place, folder in used.items()

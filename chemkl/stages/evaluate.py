@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
@@ -29,7 +28,7 @@ from chemkl.evaluation.reference_files import load_comparisons
 from chemkl.evaluation.sample_files import read_samples
 from chemkl.evaluation.samples import Samples
 from chemkl.results import Manifest, find_trace, read_trace, write_json, write_parquet
-from chemkl.results.parts import list_parts
+from chemkl.results.parts import list_parts, read_part
 from chemkl.stages.finished import once
 from chemkl.stages.terminal import say, standard_output
 
@@ -50,7 +49,7 @@ class _Evaluated:
     prompts: Sequence[PromptSamples] = ()
 
 
-@once("evaluate", lambda _config, out: out / TABLE, lambda path: metrics.frame(pq.read_table(path)))
+@once("evaluate", lambda _config, out: out / TABLE, lambda path: metrics.frame(read_part(path)))
 def run(config: EvaluateConfig, out_dir: Path, *, console: Console | None = None) -> pd.DataFrame:
     """Evaluate runs and files of samples; write `diversity.parquet` and `metrics.json`.
 

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pandas as pd
-import pyarrow.parquet as pq
 
 from chemkl.config import Config
 from chemkl.results.atomic import write_json
 from chemkl.results.manifest import Manifest
+from chemkl.results.parts import read_part
 from chemkl.results.provenance import InputFile, config_hash, sha256_of
-from chemkl.results.seal import check_seal
 from chemkl.stages.registry import LAST, STAGES
 from chemkl.stages.terminal import say
 
@@ -130,6 +129,5 @@ def _made_of(config: Config, inputs: Mapping[str, Path], table: Path) -> dict[st
 
 def read_table(path: Path) -> pd.DataFrame:
     """The table that a stage wrote, as its run returns it."""
-    check_seal(path, "Make it again with --fresh.")
-    frame: pd.DataFrame = pq.read_table(path).to_pandas()
+    frame: pd.DataFrame = read_part(path).to_pandas()
     return frame

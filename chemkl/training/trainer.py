@@ -17,6 +17,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
@@ -341,6 +342,8 @@ def build_trainer(
     except _REFUSED as error:
         raise InputError(f"trainer: lightning.Trainer refuses its settings: {error}") from error
     trainer._signal_connector = _NoHandlers(trainer)
+    # who writes the logs: Lightning goes by SLURM_PROCID, also in a run of one process
+    rank_zero_only.rank = trainer.global_rank  # type: ignore[attr-defined]  # it sets this itself
     return trainer
 
 
@@ -381,7 +384,8 @@ def devices_of(settings: Mapping[str, Any]) -> tuple[torch.device, int]:
     chosen = {name: settings[name] for name in names if name in settings}
     try:
         with quiet():
-            trainer = Trainer(**chosen, logger=False, enable_checkpointing=False)
+            fixed: dict[str, Any] = {"logger": False, "enable_checkpointing": False}
+            trainer = Trainer(**chosen, **fixed, plugins=_cluster(chosen))
     except _REFUSED as error:
         asked = ", ".join(f"{name}: {value}" for name, value in chosen.items())
         raise InputError(

@@ -421,3 +421,6 @@ def test_on_slurm_the_number_of_devices_tells_a_rank_from_a_run_of_its_own(
     with quiet():
         trainer = build_trainer(tmp_path, {"accelerator": "cpu", "devices": devices}, [])
     assert trainer.global_rank == rank
+    trainer.loggers[1].log_metrics({"loss": 1.0}, step=0)
+    trainer.loggers[1].save()
+    assert bool(list(tmp_path.rglob("metrics.csv"))) == (rank == 0)  # each run has its own logs
