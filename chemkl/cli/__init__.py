@@ -28,8 +28,8 @@ HELP = (
 )
 
 EPILOG = (
-    "Exit codes: 0 done, 2 a mistake in a config or an input (nothing was started), 128 + N stopped"
-    " by signal N (143 SIGTERM, 129 SIGHUP, 138 SIGUSR1, 130 Ctrl-C), 1 other "
+    "Exit codes: 0 done, 2 a mistake in a config or an input (told before anything starts), 128 + N"
+    " stopped by signal N (143 SIGTERM, 129 SIGHUP, 138 SIGUSR1, 130 Ctrl-C), 1 other "
     "(a full disk too: one line says what is safe)."
 )
 
