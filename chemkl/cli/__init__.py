@@ -5,8 +5,8 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +18,7 @@ from chemkl.cli.outlets import readers_may_leave
 from chemkl.config import InputError, StorageError
 from chemkl.config.errors import utf8
 from chemkl.signals import handled
-from chemkl.stages.registry import STAGES, STOPS, interrupted
+from chemkl.stages.registry import STAGES, interrupted, interruptible
 
 HELP = (
     "Post-train generators of molecules so that they cover many scaffolds, not one.\n\n"
@@ -163,7 +163,7 @@ def _run_stage(
     stage = STAGES[name]
     file = Path(config) if isinstance(config, str) else None
     folder = out or Path("runs", (file.stem if file else name) + stage.suffix)
-    with _interruptible(name, folder, fresh):
+    with interruptible(partial(interrupted, stage, folder, fresh=fresh)):
         checked = stage.load(config, overrides)
         if fresh:
             from chemkl.stages.aside import move_aside  # it reads manifests: not for chemkl --help
@@ -173,17 +173,6 @@ def _run_stage(
         written = stage.run(checked, folder)
     if isinstance(written, Path):
         typer.echo(f"output: {written}")
-
-
-@contextmanager
-def _interruptible(stage: str, folder: Path, fresh: bool) -> Iterator[None]:
-    """Say after Ctrl-C or a signal what is kept, and how to go on."""
-    try:
-        yield
-    except STOPS as stop:
-        if getattr(stop, "code", 1):  # a process that helps another is silent, as its code is 0
-            typer.echo(interrupted(STAGES[stage], folder, fresh=fresh), err=True)
-        raise
 
 
 def _command(name: str) -> Callable[..., None]:
@@ -258,7 +247,7 @@ def _score(
 
     changes = [] if column is None else [f"column={column}"]
     changes += ["keep_columns=true"] if keep_columns else []
-    with _interruptible("score", out or Path(), fresh):
+    with interruptible(partial(interrupted, STAGES["score"], out or Path(), fresh=fresh)):
         written = stage.run_command(file, config, [*(overrides or ()), *changes], out, fresh=fresh)
     typer.echo(f"output: {written}")
 

@@ -1,7 +1,6 @@
 """Run a pipeline: check all of it, skip what is complete, resume or start the rest in order."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,8 +17,7 @@ from chemkl.results.manifest import Manifest
 from chemkl.stages.aside import check_movable, move_aside
 from chemkl.stages.finished import AGAIN, check_folder, is_finished
 from chemkl.stages.planning import Planned, load_job, plan_pipeline
-from chemkl.stages.registry import STAGES, STOPS, interrupted
-from chemkl.stages.terminal import say
+from chemkl.stages.registry import STAGES, STOPS, interrupted, interruptible
 
 State = Literal["new", "resume", "again", "complete"]
 """What a job's folder holds: nothing, an unfinished run, a run of input that has changed since
@@ -64,7 +62,7 @@ def run(
         InputError: with every problem of every job; nothing has started then.
     """
     console = Console()
-    with _interruptible(lambda: "interrupted: no job has begun; the same command begins anew."):
+    with interruptible(lambda: "interrupted: no job has begun; the same command begins anew."):
         config, planned = plan_pipeline(pipeline, out_dir)
     chosen = _chosen(planned, only, index)
     _check_folders(chosen, fresh)
@@ -78,21 +76,11 @@ def run(
     for position, each in enumerate(chosen, start=1):
         title = f"[{position}/{len(chosen)}] {each.job.name}"
         stage, folder = STAGES[each.job.stage], Path(_shown(each.job.folder))
-        with _interruptible(partial(interrupted, stage, folder, fresh=fresh)):
+        with interruptible(partial(interrupted, stage, folder, fresh=fresh)):
             outcomes.append(_run_job(console, each, title))
         if outcomes[-1].status == "stopped":
             break
     return outcomes
-
-
-@contextmanager
-def _interruptible(told: Callable[[], str]) -> Iterator[None]:
-    """Say after Ctrl-C or a signal what is kept, and how to go on."""
-    try:
-        yield
-    except STOPS:
-        say(told())
-        raise
 
 
 def _chosen(planned: list[Planned], only: str | None, index: int | None) -> list[Planned]:

@@ -1,6 +1,8 @@
 """The stages by name: where their code and their settings are, imported only when called."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -251,6 +253,17 @@ STAGES: dict[str, Stage] = {
         ),
     )
 }
+
+
+@contextmanager
+def interruptible(told: Callable[[], str]) -> Iterator[None]:
+    """Say after Ctrl-C or a signal what is kept, and how to go on: see `interrupted`."""
+    try:
+        yield
+    except STOPS as stop:
+        if getattr(stop, "code", 1):  # a process that helps another is silent, as its code is 0
+            sys.stderr.write(f"{told()}\n")
+        raise
 
 
 def interrupted(stage: Stage, folder: Path, *, fresh: bool = False) -> str:
