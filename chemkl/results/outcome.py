@@ -36,26 +36,22 @@ class Outcome:
     """What a run found.
 
     Attributes:
-        tau: from which reward on a molecule is a hit; None: no target with a fixed one.
-        hits: distinct molecules (answers to a prompt, in texts) with R >= tau; None without.
+        hits: how many distinct molecules (answers to a prompt, in texts) are hits, and by which
+            tau; empty for a target without one.
         best: the highest raw reward; None without a reward.
         collapse: the verdict in a line; empty where nothing is watched.
         idle: why the target changed nothing, in a sentence; empty where it did.
     """
 
-    tau: float | None
-    hits: int | None
+    hits: str
     best: float | None
     collapse: str
     idle: str
 
     def lines(self) -> Iterator[str]:
         """Say all of it."""
-        hits = "no tau to count hits by"
-        if self.hits is not None:
-            hits = f"{self.hits:,} hit{'' if self.hits == 1 else 's'} (R >= {self.tau:g})"
         best = "no reward" if self.best is None else f"best reward {self.best:.4g}"
-        yield f"{hits}, {best}"
+        yield f"{self.hits or 'no tau to count hits by'}, {best}"
         if self.collapse:
             yield self.collapse
         if self.idle:
@@ -74,9 +70,14 @@ def outcome_of(trace: pd.DataFrame, manifest: Mapping[str, Any]) -> Outcome:
     is_text = has_prompts(trace.columns) and trace["canonical_smiles"].isna().all()
     counts = (count_text if is_text else count)(trace, tau)
     watch = judge(trace, manifest)
+    n, by = counts.hits, "" if tau is None else f"R >= {tau:g}"
+    if tau is None and target.get("tau_quantile") is not None:
+        rows = sampled_rows(trace)
+        identity = ["group", "answer"] if is_text else ["canonical_smiles"]
+        n = len(rows.loc[rows["hit"].astype(bool), identity].drop_duplicates())
+        by = f"at or above the quantile {target['tau_quantile']:g} of their batch"
     return Outcome(
-        tau=tau,
-        hits=counts.hits,
+        hits="" if n is None else f"{n:,} hit{'' if n == 1 else 's'} ({by})",
         best=counts.best,
         collapse="" if watch is None else watch.summary,
         idle=never_acted(trace, target),

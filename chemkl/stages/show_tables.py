@@ -63,6 +63,8 @@ def heading(run: RunTrace) -> Iterator[RenderableType]:
     parts = "1 part" if run.n_parts == 1 else f"{run.n_parts} parts"
     facts.add_row("trace", f"{parts}, steps {steps.min():,} to {steps.max():,}")
     found = outcome_of(run.frame, manifest.model_dump(mode="json") if manifest else {})
+    if found.hits and run.threshold is None:  # a tau that moves, by which none are counted below
+        facts.add_row("hits", Text(found.hits))
     if found.collapse:
         facts.add_row("collapse", Text(found.collapse))
     if found.idle:

@@ -107,6 +107,11 @@ def test_other_targets():
                 "the target mara never acted: no re",
             ],
         ),
+        (
+            {"kind": "mara", "tau_quantile": 0.5, "tau_floor": 0.4, "sigma": 8},
+            0.9,
+            ["1 hit (at or above the quantile 0.5 of their batch), best reward 0.9", "did not"],
+        ),
     ],
 )
 def test_the_lines_at_the_end_of_a_run(write_run, tmp_path, target, reward, lines):
