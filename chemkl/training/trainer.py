@@ -362,8 +362,8 @@ def _cluster(settings: Mapping[str, Any]) -> ClusterEnvironment | None:
     """
     if "SLURM_NTASKS" not in os.environ or TorchElasticEnvironment.detect():
         return None
-    alone = settings.get("devices") == 1 and settings.get("num_nodes", 1) == 1
-    if alone or int(os.environ["SLURM_NTASKS"]) == 1 or not SLURMEnvironment.detect():
+    alone = int(os.environ["SLURM_NTASKS"]) == 1 or not SLURMEnvironment.detect()
+    if alone or devices_of(settings)[1] == 1:
         return LightningEnvironment()
     return SLURMEnvironment(auto_requeue=False)
 
@@ -382,12 +382,13 @@ def devices_of(settings: Mapping[str, Any]) -> tuple[torch.device, int]:
     """
     names = ("accelerator", "devices", "num_nodes")
     chosen = {name: settings[name] for name in names if name in settings}
+    # what Slurm has started does not matter yet; and Lightning would take any task for a rank
+    plugins = None if TorchElasticEnvironment.detect() else LightningEnvironment()
     try:
         with quiet():
-            fixed: dict[str, Any] = {"logger": False, "enable_checkpointing": False}
-            trainer = Trainer(**chosen, **fixed, plugins=_cluster(chosen))
+            trainer = Trainer(**chosen, plugins=plugins, logger=False, enable_checkpointing=False)
     except _REFUSED as error:
-        asked = ", ".join(f"{name}: {value}" for name, value in chosen.items())
+        asked = ", ".join(f"{name}: {value}" for name, value in chosen.items()) or "its device"
         raise InputError(
             f"trainer: {asked} cannot be used on this machine: {one_line(error)} Take "
             "accelerator: auto, which uses what there is, or a machine that has it."

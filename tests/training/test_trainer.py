@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning import Callback
 from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from chemkl.config import InputError
 from chemkl.training.progress import StepsBar
@@ -19,6 +20,7 @@ from chemkl.training.trainer import (
     Checkpoint,
     build_trainer,
     check_trainer,
+    devices_of,
     last_checkpoint,
     quiet,
     seed_weights,
@@ -291,6 +293,7 @@ def srun(monkeypatch, tmp_path):
         ({"SLURM_NTASKS": "1"}, {}, LightningEnvironment),
         ({"SLURM_NTASKS": "1"}, {"devices": 2, "strategy": "ddp"}, LightningEnvironment),
         ({"SLURM_NTASKS": "4"}, {"devices": 1}, LightningEnvironment),  # four runs of one process
+        ({"SLURM_NTASKS": "4"}, {}, LightningEnvironment),  # as there is one processor
         ({}, {"devices": 1}, LightningEnvironment),  # srun is there, and is not used
         (
             {
@@ -312,6 +315,27 @@ def test_slurm_starts_processes_only_where_a_run_has_several_and_requeues_nothin
     found = trainer._accelerator_connector.cluster_environment
     assert type(found) is environment
     assert not getattr(found, "auto_requeue", False)
+
+
+@pytest.mark.parametrize("settings", [{"devices": 1}, {}])
+def test_each_task_of_srun_finds_its_device_and_writes_its_own_logs(
+    tmp_path, srun, monkeypatch, settings
+):
+    monkeypatch.setattr(rank_zero_only, "rank", 3)  # what Lightning finds in the variables
+    srun(SLURM_NTASKS="4", SLURM_PROCID="3", SLURM_LOCALID="3", SLURM_NODEID="0")
+    settings = {"accelerator": "cpu"} | settings
+    assert devices_of(settings) == (torch.device("cpu"), 1)
+
+    class Logs(OneWeight):
+        def training_step(self, *batch):
+            loss = super().training_step(*batch)
+            self.log("loss", loss)
+            return loss
+
+    with quiet():
+        build_trainer(tmp_path, {**settings, "log_every_n_steps": 1}, [], max_steps=2).fit(Logs())
+    assert [path.name for path in tmp_path.rglob("metrics.csv")] == ["metrics.csv"]
+    assert len(list(tmp_path.rglob("events.out.tfevents.*"))) == 1
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
