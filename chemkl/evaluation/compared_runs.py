@@ -26,6 +26,7 @@ class ComparedRun:
         budget: oracle calls that it was given.
         shared: what all compared runs must have alike, by dotted key.
         own: the settings of its method, by dotted key.
+        precision: that it used; empty where it is not recorded.
     """
 
     folder: Path
@@ -33,6 +34,7 @@ class ComparedRun:
     budget: int
     shared: Mapping[str, Any]
     own: Mapping[str, Any]
+    precision: str
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,10 @@ def read_methods(methods: Mapping[str, Sequence[Path]]) -> dict[str, dict[int, C
 
 
 def what_differs(methods: Mapping[str, Mapping[int, ComparedRun]], baseline: str) -> Iterator[str]:
-    """Say in which settings each method differs from the baseline; they may be just the same."""
+    """Say in which settings each method differs from the baseline; they may be just the same.
+
+    And whether the runs used several precisions.
+    """
     of_method = {name: next(iter(runs.values())).own for name, runs in methods.items()}
     for name, own in of_method.items():
         if name == baseline:
@@ -88,6 +93,14 @@ def what_differs(methods: Mapping[str, Mapping[int, ComparedRun]], baseline: str
         shown = [*each[:SHOWN], *([f"{more} more"] if more > 0 else [])]
         told = "; ".join(shown) or "nothing: the settings are the same, and so is what they do"
         yield f"{name} differs from {baseline} in {told}"
+    used: dict[str, list[str]] = {}
+    for name, runs in methods.items():
+        for seed, run in runs.items():
+            if run.precision:
+                used.setdefault(run.precision, []).append(f"{name} seed {seed}")
+    if len(used) > 1:  # of the same setting, auto, on several machines
+        each = [f"{precision} by {', '.join(own)}" for precision, own in used.items()]
+        yield f"not all runs were trained in the same precision: {'; '.join(each)}"
 
 
 def pair_seeds(seeds: Mapping[str, Collection[int]], baseline: str) -> Pairs:
@@ -145,7 +158,8 @@ def _read_run(folder: Path) -> ComparedRun:
     files = {role: f.sha256 for role, f in manifest.inputs.items() if role.startswith("reward.")}
     shared |= {"prior (sha256)": prior.sha256} | {f"{r} (sha256)": s for r, s in files.items()}
     shared.pop("prior", None)
-    return ComparedRun(folder, manifest.seed, budget, shared, own)
+    used = manifest.precision.used if manifest.precision else ""
+    return ComparedRun(folder, manifest.seed, budget, shared, own, used)
 
 
 def _twice(runs: Mapping[str, Sequence[ComparedRun]]) -> Iterator[str]:

@@ -19,6 +19,7 @@ OF_ONE_RUN = frozenset(
         "callbacks.checkpoint_every",
         "trainer.devices",
         "trainer.enable_model_summary",
+        "trainer.enable_progress_bar",
         "trainer.log_every_n_steps",
         "trainer.profiler",
     }

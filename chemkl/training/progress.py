@@ -123,17 +123,20 @@ class StepsBar(Bar):
     def __init__(self, name: str, every: int = 20) -> None:
         super().__init__(name, "steps")
         self._every = every
+        self._epoch = 1
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Begin; only now the number of steps is known."""
         total = trainer.estimated_stepping_batches
         self._progress.update(self._task, total=int(total) if total < float("inf") else None)
+        self._epoch = trainer.current_epoch + 1
         super().on_train_start(trainer, module)
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, i: int
     ) -> None:
         """Move on, now and then."""
+        self._epoch = trainer.current_epoch + 1  # behind the last batch it is a further one
         if trainer.global_step % self._every == 0 or trainer.is_last_batch:
             super().on_train_batch_end(trainer, module, outputs, batch, i)
 
@@ -145,4 +148,4 @@ class StepsBar(Bar):
             if isinstance(value, int | float)
         }
         metrics = "".join(f", {name} {value:.4g}" for name, value in shown.items())
-        return trainer.global_step, f", epoch {trainer.current_epoch + 1}{metrics}"
+        return trainer.global_step, f", epoch {self._epoch}{metrics}"

@@ -43,6 +43,7 @@ def settings(**change):
     [
         {"seed": 1},
         {"trainer": {"log_every_n_steps": 1, "profiler": "simple", "devices": [1]}},
+        {"trainer": {"enable_progress_bar": False, "enable_model_summary": True}},
         {"trainer": {"gradient_clip_val": 0}},
         {"callbacks": {"checkpoint_every": 7}},
         {"diversity_filter": None},

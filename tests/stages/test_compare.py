@@ -12,6 +12,7 @@ from chemkl.config.evaluate import MetricOptions
 from chemkl.evaluation import metrics_schema
 from chemkl.evaluation.comparison import direction_of
 from chemkl.results import Manifest, TraceWriter, description_of
+from chemkl.results.provenance import UsedPrecision
 from chemkl.stages import compare, evaluate
 from chemkl.stages.planning import plan_pipeline
 from chemkl.stages.registry import STAGES
@@ -424,6 +425,20 @@ def test_methods_of_the_same_settings_are_called_so(make_run, tmp_path, capsys):
     assert "b differs from a in nothing: the settings are the same" in " ".join(
         capsys.readouterr().out.split()
     )
+
+
+def test_runs_of_several_precisions_are_told(make_run, tmp_path, capsys):
+    used = {("x", 0): "32-true", ("x", 1): "bf16-mixed", ("y", 0): "32-true", ("y", 1): None}
+    for (method, seed), precision in used.items():
+        manifest = Manifest.load(make_run(method, seed, 2))
+        if precision:
+            manifest.precision = UsedPrecision(used=precision, why="auto", device="cpu")
+        manifest.save()
+    out = tmp_path / "out"
+    config = {"methods": {"x": f"{out}/x-*", "y": f"{out}/y-*"}, "baseline": "x"}
+    compare.run(config, tmp_path / "cmp")
+    told = "not all runs were trained in the same precision: 32-true by x seed 0, y seed 0; "
+    assert f"{told}bf16-mixed by x seed 1." in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_target_that_never_acted_is_told(make_run, tmp_path, capsys):

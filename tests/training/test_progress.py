@@ -47,6 +47,14 @@ def test_metrics_are_looked_at_now_and_then_only(capsys):
     assert lines_of(capsys) == [f"pretrain: {n} of 40 steps, epoch 1" for n in (0, 20, 40)]
 
 
+def test_the_last_epoch_is_the_one_that_was_trained_in(capsys):
+    bar = StepsBar("pretrain")
+    bar.on_train_start(trainer_at(0, total=1), None)
+    bar.on_train_batch_end(trainer_at(1, total=1), None, None, None, 0)
+    bar.on_train_end(trainer_at(1, total=1, epoch=1), None)  # Lightning has counted it by then
+    assert lines_of(capsys) == [f"pretrain: {n} of 1 steps, epoch 1" for n in (0, 1)]
+
+
 def test_without_an_end_a_line_comes_every_thousand_steps(capsys):
     trainers = [trainer_at(step, total=float("inf")) for step in range(0, 2500, 20)]
     steps(StepsBar("pretrain"), *trainers)
