@@ -86,6 +86,9 @@ def run(config: EvaluateConfig, out_dir: Path, *, console: Console | None = None
             name = one.samples.name
             if one.samples.note is not None:
                 say(one.samples.note)
+            run_manifest = None if one.folder is None else Manifest.load(one.folder)
+            if run_manifest is not None and run_manifest.status != "complete":
+                say(f"{name}: not finished ({run_manifest.status}); its numbers are those so far")
             summaries[name] = metrics.nested(own[TABLE])
             if one.folder is not None and config.into_runs:
                 _write_tables(one.folder / IN_RUN, own, schemas)

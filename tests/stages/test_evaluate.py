@@ -7,7 +7,7 @@ import pytest
 
 from chemkl.config import InputError, load_config
 from chemkl.config.evaluate import EvaluateConfig
-from chemkl.results import description_of, read_trace
+from chemkl.results import Manifest, description_of, read_trace
 from chemkl.stages import evaluate
 
 GOOD = [[("Cc1ccccc1", 0.9), ("CCO", 0.3)], [("CC1CCCCC1", 0.85), ("C1CC", 0.0)]]
@@ -49,6 +49,16 @@ def test_several_runs_by_a_pattern(runs, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert shown.count("b_good") == 5
     assert "Hits: R >= 0.9" in shown
+
+
+def test_a_run_that_is_not_finished_is_named(runs, tmp_path, capsys):
+    stopped = Manifest.load(tmp_path / "runs" / "a_poor")
+    stopped.finish("interrupted", ended_by="StoppedBySignal: SIGTERM")
+    evaluate.run({"runs": [str(tmp_path / "runs/*")]}, tmp_path / "out")
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "not finished" in line] == [
+        "a_poor: not finished (interrupted); its numbers are those so far"
+    ]
 
 
 def test_each_run_also_gets_its_own_table(runs, tmp_path):
