@@ -223,9 +223,14 @@ def _tables_beside(folder: Path) -> Iterator[Path]:
 
 
 def _no_trace(folder: Path) -> str:
+    manifest = Manifest.load(folder)
+    how = ""
+    if manifest is not None:
+        why = f": {manifest.ended_by}" if manifest.ended_by else ""
+        how = f" It holds {manifest.stage}, {manifest.status}{why}."
     return (
-        f"{folder}: no parts (part-*.parquet) in '{FOLDER}/', so there is no trace to read. Give "
-        "the folder of a posttrain run that has written its first part."
+        f"{folder}: no parts (part-*.parquet) in '{FOLDER}/', so there is no trace to read.{how} "
+        "Give the folder of a posttrain run that has written its first part."
     )
 
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from chemkl.config import InputError
-from chemkl.results import TraceWriter, described_schema, description_of, inspection
+from chemkl.results import Manifest, TraceWriter, described_schema, description_of, inspection
 from chemkl.results.inspection import (
     Counts,
     count,
@@ -187,6 +187,13 @@ def test_a_folder_without_a_trace_says_what_there_is(tmp_path, write_run):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"^\S*empty: no parts [^\n]*$"):
         open_run(tmp_path / "empty")
+
+
+def test_a_run_that_ended_before_its_first_part_says_how(tmp_path):
+    with Manifest.start(tmp_path / "run", stage="posttrain", config={}) as manifest:
+        manifest.finish("interrupted", ended_by="KeyboardInterrupt")
+    with pytest.raises(InputError, match=r"It holds posttrain, interrupted: KeyboardInterrupt\."):
+        inspection.open_run(tmp_path / "run")
 
 
 def test_an_empty_trace(run):
