@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from rdkit.Chem import Mol, rdFingerprintGenerator, rdMolDescriptors
 
+from chemkl.chem.molecules import MoleculeError
 from chemkl.config import InputError
 
 FingerprintKind = Literal[
@@ -14,6 +15,9 @@ FingerprintKind = Literal[
 
 Fingerprinter = Callable[[Mol], Any]
 """A molecule to its fingerprint: an RDKit bit vector, or an RDKit sparse vector of counts."""
+
+MOST_FEATURES = 100
+"""Pharmacophore features that a molecule may have: three seconds (120: five, 500: minutes)."""
 
 _DEFAULTS = {"radius": 2, "n_bits": 2048, "counts": False, "chirality": False, "max_distance": 30}
 
@@ -42,7 +46,8 @@ def build_fingerprint(
     Kinds: ``morgan`` (radius 2 is ECFP4), ``feature_morgan`` (radius 2 is FCFP4), ``atom_pairs``,
     ``torsions``, ``rdkit_path`` (Daylight-like), ``maccs`` (166 keys), ``pharmacophore`` (Gobbi and
     Poppinger's 2D pharmacophores, Biotechnol. Bioeng. 61, 47 (1998); 7 ms a drug-like molecule, but
-    5 s for a peptide of 120 atoms).
+    the time grows with the third power of its features: one with more than `MOST_FEATURES` raises
+    a `MoleculeError`).
 
     Args:
         kind: Which of them.
@@ -113,5 +118,13 @@ def _pharmacophores() -> Fingerprinter:
     from rdkit.Chem.Pharm2D import Generate, Gobbi_Pharm2D  # compiles its patterns on import
 
     factory = Gobbi_Pharm2D.factory
-    make: Callable[..., Any] = Generate.Gen2DFingerprint
-    return lambda mol: make(mol, factory)
+
+    def fingerprint(mol: Mol) -> Any:
+        n_features = sum(map(len, factory.GetMolFeats(mol)))
+        if n_features > MOST_FEATURES:
+            raise MoleculeError(
+                f"too many pharmacophore features: {n_features}, at most {MOST_FEATURES}"
+            )
+        return Generate.Gen2DFingerprint(mol, factory)
+
+    return fingerprint

@@ -10,7 +10,8 @@ from typing import Any, TypeVar, get_type_hints
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from rdkit.Chem import Mol
 
-from chemkl.config import InputError, did_you_mean
+from chemkl.chem.molecules import MoleculeError
+from chemkl.config import Config, InputError, did_you_mean
 from chemkl.config.document import Document, Keys
 from chemkl.config.problems import render
 from chemkl.rewards.called import CALLED
@@ -34,7 +35,8 @@ BatchScore = Callable[[Sequence[Mol]], Sequence[float | Failure]]
 """What a batched component's factory returns: molecules to as many numbers, in their order."""
 
 
-_PARAMETERS = ConfigDict(extra="forbid", protected_namespaces=())
+class _Parameters(Config):
+    model_config = ConfigDict(allow_inf_nan=True, validate_default=False, protected_namespaces=())
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Component:
             name: (hints[name], ... if parameter.default is parameter.empty else parameter.default)
             for name, parameter in inspect.signature(self.factory).parameters.items()
         }
-        return create_model(self.kind, __config__=_PARAMETERS, **fields)
+        return create_model(self.kind, __base__=_Parameters, **fields)
 
     @property
     def meaning(self) -> str:
@@ -103,7 +105,7 @@ class Component:
         values = {name: getattr(checked, name) for name in type(checked).model_fields}
         try:
             return self.factory(**values)
-        except InputError as error:
+        except (InputError, MoleculeError) as error:  # the latter of a reference
             lines = [placed(document, (), line) for line in str(error).splitlines()]
             raise InputError("\n".join(lines)) from None
 

@@ -259,3 +259,20 @@ def test_in_a_reward():
     frame = reward.score([CELECOXIB, "C1CC", "CCO"])
     assert frame["raw_tanimoto"].fillna(-1).tolist() == [1.0, -1.0, 1.0]
     assert frame["reward"].tolist() == [1.0, 0.0, 1.0]
+
+
+def test_a_molecule_with_too_many_pharmacophore_features_fails_alone():
+    settings = {"references": ASPIRIN, "fingerprint": "pharmacophore"}
+    part = {"kind": "tanimoto", "parameters": settings}
+    with RewardModel.from_config({"components": [part]}) as model:
+        rows = model.score([ASPIRIN, "[O]" * 103])
+    assert rows["raw_tanimoto"][0] == 1
+    assert rows["valid"].all()
+    assert "too many pharmacophore features: 101, at most 100" in rows["reason"][1]
+    with pytest.raises(InputError, match="too many pharmacophore features: 128"):
+        build(fingerprint="pharmacophore", references="[O]" * 130)
+
+
+def test_a_switch_is_no_radius():
+    with pytest.raises(InputError, match=r"radius: should be a whole number \(got 'true'\)"):
+        build(references=ASPIRIN, radius=True)
