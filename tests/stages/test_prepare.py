@@ -86,7 +86,7 @@ def test_lines_become_clean_molecules_and_the_rest_has_reasons(tmp_path, capsys)
         (2, "C1CC", "not parsable: unclosed ring 1 opened at position 2"),
         (3, "", "empty"),
         (5, "C(C)O", "duplicate: of line 1"),
-        (6, "C��C", "not ASCII: '�' at position 2"),
+        (6, "CÿþC", "not ASCII: 'ÿ' at position 2"),  # read as Windows-1252
         (7, "C" * 200, "too many tokens: 200, at most 128"),
         (9, "[U]$[U]", "reserved token: $ marks where a sequence ends"),
         (10, "c1ccccc1Br", "duplicate: of line 4"),
