@@ -117,14 +117,15 @@ def _generator(
 def _pharmacophores() -> Fingerprinter:
     from rdkit.Chem.Pharm2D import Generate, Gobbi_Pharm2D  # compiles its patterns on import
 
-    factory = Gobbi_Pharm2D.factory
+    factory: Any = Gobbi_Pharm2D.factory
+    make: Callable[[Mol, Any], Any] = Generate.Gen2DFingerprint
 
     def fingerprint(mol: Mol) -> Any:
-        n_features = sum(map(len, factory.GetMolFeats(mol)))
+        n_features = sum(len(matches) for matches in factory.GetMolFeats(mol))
         if n_features > MOST_FEATURES:
             raise MoleculeError(
                 f"too many pharmacophore features: {n_features}, at most {MOST_FEATURES}"
             )
-        return Generate.Gen2DFingerprint(mol, factory)
+        return make(mol, factory)
 
     return fingerprint
