@@ -4,6 +4,7 @@ import inspect
 import logging
 import os
 import pickle
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -408,10 +409,21 @@ def why_ended(trainer: Trainer) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep advertisements and notes about what is on purpose here off the screen, in this scope."""
+    """Keep advertisements and notes about what is on purpose here off the screen, in this scope.
+
+    And the traceback of the thread that writes logs, where a disk or a folder fails: what it raised
+    comes up in the main thread too, which tells of it.
+    """
     names = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
     loggers = [logging.getLogger(name) for name in names]
     levels = [each.level for each in loggers]
+    of_threads = threading.excepthook
+
+    def told(error: threading.ExceptHookArgs) -> None:
+        if not issubclass(error.exc_type, OSError):
+            of_threads(error)
+
+    threading.excepthook = told
     with warnings.catch_warnings():
         for text in _ON_PURPOSE:
             warnings.filterwarnings("ignore", message=text)
@@ -420,6 +432,7 @@ def quiet() -> Iterator[None]:
         try:
             yield
         finally:
+            threading.excepthook = of_threads
             for each, level in zip(loggers, levels, strict=True):
                 each.setLevel(level)
 

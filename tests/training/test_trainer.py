@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import signal
+import threading
 import warnings
 
 import lightning
@@ -315,6 +316,21 @@ def test_slurm_starts_processes_only_where_a_run_has_several_and_requeues_nothin
     found = trainer._accelerator_connector.cluster_environment
     assert type(found) is environment
     assert not getattr(found, "auto_requeue", False)
+
+
+def test_a_thread_that_cannot_write_logs_leaves_no_traceback(monkeypatch):
+    told = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: told.append(args.exc_type))
+
+    def fail(error):
+        raise error
+
+    with quiet():
+        for error in (FileNotFoundError("logs"), OSError(28, "full"), ZeroDivisionError()):
+            thread = threading.Thread(target=fail, args=[error])
+            thread.start()
+            thread.join()
+    assert told == [ZeroDivisionError]
 
 
 @pytest.mark.parametrize("settings", [{"devices": 1}, {}])
