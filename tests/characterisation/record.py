@@ -1,4 +1,4 @@
-"""Write down what every stage gives today, as text, so that a rebuilding can be held against it.
+"""Write down what the stages give today, as text, so that a rebuilding can be held against it.
 
 ``python tests/characterisation/record.py FOLDER`` runs the pipeline beside this file and writes
 FOLDER/recorded/: traces to the bit, tables, metrics, the report's words, and what the commands
