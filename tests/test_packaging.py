@@ -5,17 +5,15 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
-import tomllib
-from pathlib import Path, PurePath
+from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
-from setuptools import find_packages
 
+import chemkl
 from chemkl.config import shipped
 
 ROOT = Path(__file__).parents[1]
-SETUP = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
 PRIOR = "data/priors/moses.safetensors"
 
 
@@ -30,50 +28,33 @@ def shipped_files():
     return {name for name in found if not name.startswith(("data/cache/", "data/corpora/"))}
 
 
-def packaged(package):
-    """The data files that the settings of the build name for a package, in its folder."""
-    folder = Path(SETUP["package-dir"].get(package, package.replace(".", "/")))
-    given = SETUP["package-data"].get(package, [])
-    left_out = [*SETUP["exclude-package-data"]["*"]]
-    left_out += SETUP["exclude-package-data"].get(package, [])
-    files = {
-        file.relative_to(ROOT)
-        for pattern in given
-        for file in (ROOT / folder).glob(pattern)
-        if file.is_file()
-    }
-    return {
-        file.as_posix()
-        for file in files
-        if not any(PurePath(file.relative_to(folder)).match(each) for each in left_out)
-        and not any(str(file.relative_to(folder)).startswith(each.rstrip("*")) for each in left_out)
-    }
-
-
-def test_every_package_is_built():
-    own = {name for name in SETUP["packages"] if not name.startswith("chemkl.shipped")}
-    assert own == set(find_packages(str(ROOT), include=["chemkl*"]))
-    assert set(SETUP["packages"]) - own == set(SETUP["package-dir"])
-
-
-def test_every_shipped_file_is_built_and_known():
+def test_everything_is_built(tmp_path):
     expected = shipped_files()
     assert {PRIOR, "pipelines/quickstart.yaml", "configs/rewards/qed_sa.yaml"} <= expected
-    built = {name for package in SETUP["package-dir"] for name in packaged(package)}
-    assert built == expected == set(shipped.names())
-    assert SETUP["package-dir"] == {f"chemkl.shipped.{each}": each for each in shipped.FOLDERS}
+    assert expected == set(shipped.names())
+    expected = {f"shipped/{name}" for name in expected}
+    for kind in ("*.py", "*.j2"):
+        expected |= {
+            p.relative_to(ROOT / "chemkl").as_posix() for p in ROOT.glob(f"chemkl/**/{kind}")
+        }
+    run(ROOT, sys.executable, "setup.py", "-q", "build", "-b", tmp_path, "egg_info", "-e", tmp_path)
+    package = tmp_path / "lib/chemkl"
+    assert {
+        p.relative_to(package).as_posix() for p in package.rglob("*") if p.is_file()
+    } == expected
 
 
-def test_the_templates_of_the_report_are_built():
-    files = {f"chemkl/reports/templates/{p.name}" for p in ROOT.glob("chemkl/reports/templates/*")}
-    assert packaged("chemkl.reports") == {name for name in files if name.endswith(".j2")}
+def test_a_clone_in_the_working_directory_is_not_taken_for_the_package(tmp_path):
+    (tmp_path / "chemkl/chemkl").mkdir(parents=True)
+    where = run(tmp_path, sys.executable, "-c", "import chemkl; print(chemkl.__file__)")
+    assert where.strip() == chemkl.__file__
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """A copy of what is built from: the build leaves folders beside it."""
     copy = tmp_path_factory.mktemp("source")
-    kept = [*shipped_files(), "pyproject.toml", "README.md", "LICENSE"]
+    kept = [*shipped_files(), "pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"]
     kept += [p.relative_to(ROOT).as_posix() for p in ROOT.glob("chemkl/**/*") if p.is_file()]
     for name in kept:
         (copy / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """The files that come with chemkl, found by name wherever it is installed.
 
 They are the folders configs/, pipelines/ and data/ of the repository; an installed package has them
-inside, as chemkl/shipped/ (see pyproject.toml). A file of the user's always comes first: these are
+inside, as chemkl/shipped/ (see setup.py). A file of the user's always comes first: these are
 for names that have none.
 """
 
