@@ -24,7 +24,7 @@ from chemkl.evaluation.forecast_rows import (
     shares_or_none,
     tau_of,
 )
-from chemkl.results import Manifest, find_trace, read_trace, sha256_of
+from chemkl.results import InputFile, Manifest, find_trace, read_trace
 from chemkl.results.differences import ABSENT, differences, method_settings, written
 
 REDRAWS = 50
@@ -64,7 +64,7 @@ def read_runs(folders: Sequence[Path], prior: Path | None, reward: RewardConfig)
     """
     runs, problems = [], []
     differing: dict[str, list[Path]] = {}
-    sha256 = sha256_of(prior) if folders and prior is not None else None
+    sha256 = InputFile.of(prior).sha256 if folders and prior is not None else None
     for folder in folders:
         try:
             run, other = _read_run(folder, reward, sha256)

@@ -23,7 +23,7 @@ from chemkl.policies import (
 from chemkl.results.atomic import written_aside
 from chemkl.results.columns import described_schema
 from chemkl.results.manifest import Manifest
-from chemkl.results.provenance import sha256_of
+from chemkl.results.provenance import current_sha256, sha256_of
 from chemkl.stages.finished import once
 from chemkl.training.seeds import stream
 
@@ -151,13 +151,13 @@ def _check_models(models: Mapping[str, Path], prior: Path | None = None) -> None
 def _check_prior(models: Mapping[str, Path], headers: Mapping[str, Mapping[str, Any]]) -> None:
     """Compare the prior with the one that each policy says it was post-trained from."""
     recorded = {name: header["provenance"].get("prior_sha256") for name, header in headers.items()}
-    own = sha256_of(models[PRIOR])
+    own = current_sha256(sha256_of(models[PRIOR]))
     lines = [
         f"prior: {models[PRIOR]} is not the one that {name} ({models[name]}) was post-trained from "
         f"(sha256 {own[:12]}..., recorded {str(sha256)[:12]}...); beta_scale needs that one. To "
         "blend a policy with another model, use a product mixture."
         for name, sha256 in recorded.items()
-        if name != PRIOR and sha256 not in (None, own)
+        if name != PRIOR and sha256 is not None and current_sha256(sha256) != own
     ]
     if lines:
         raise InputError("\n".join(lines))

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from chemkl import cli
 from chemkl.config import InputError, StorageError
-from chemkl.policies import RnnPolicy, Vocabulary, load_policy, read_header, save_policy
+from chemkl.corpus.files import read_split, read_vocabulary
+from chemkl.policies import RnnPolicy, Vocabulary, load_policy, save_policy
 from chemkl.policies.checkpoint import WEIGHT_LIMIT
 from chemkl.results import Manifest, read_trace
 from chemkl.results.seal import TAG
@@ -232,6 +233,36 @@ def test_a_folder_in_the_place_of_a_file_is_one_message(here, made, name, error,
     assert "\n" not in str(caught.value)
 
 
-def test_the_embedded_prior_passes():
-    assert read_header(PRIOR)["architecture"]["kind"] == "rnn"
-    assert load_policy(PRIOR).max_length > 0
+def test_a_copy_of_what_is_shipped_passes_whole_and_is_refused_with_one_flipped_bit(tmp_path):
+    shutil.copy(PRIOR, tmp_path)
+    shutil.copytree(SAMPLE.parent, tmp_path / "sample")
+    readers = {
+        "moses.safetensors": load_policy,
+        "sample/corpus.parquet": lambda path: read_split(path.parent, "train"),
+        "sample/tokens.json": lambda path: read_vocabulary(path.parent),
+    }
+    for name, read_file in readers.items():
+        path = tmp_path / name
+        read_file(path)
+        for bit in bits_of(path):
+            flip(path, bit)
+            with pytest.raises(InputError, match=rf"{path.name}: "):
+                read_file(path)
+            flip(path, bit)
+
+
+@pytest.mark.parametrize(
+    ("place", "before"),
+    [
+        (PRIOR, "4bab8aaf322cc676941fd549bf666e2ed2043d4ec7392e99876e82ec2452e5fd"),
+        (SAMPLE.parent, "9c1266cbadc7485f166b86a6f529b80be5719740c24a18a7e1decf6fa65bf087"),
+    ],
+)
+def test_a_run_of_the_shipped_files_without_a_seal_goes_on(tmp_path, place, before):
+    with Manifest.start(tmp_path, stage="posttrain", config={}, inputs={"file": place}) as first:
+        pass
+    path = tmp_path / "manifest.json"
+    content = path.read_text(encoding="utf-8").replace(first.inputs["file"].sha256, before)
+    path.write_text(json.dumps(json.loads(content)))
+    assert Manifest.load(tmp_path).is_finished("posttrain", {})
+    assert not Manifest.load(tmp_path).has_changed_inputs()
