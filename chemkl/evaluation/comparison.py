@@ -7,9 +7,9 @@ from typing import Any
 
 from chemkl.config import InputError, did_you_mean
 from chemkl.config.compare import CompareConfig
+from chemkl.display import is_missing
 from chemkl.evaluation.columns import YIELDS
 from chemkl.evaluation.statistics import Direction, holm, judge, paired_difference
-from chemkl.results.cells import is_missing
 
 Values = Mapping[tuple[str, int], Sequence[Mapping[str, Any]]]
 """By method and seed: the rows of the evaluation of that run, one for each threshold."""

@@ -9,10 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from chemkl.config.evaluate import MetricOptions
+from chemkl.display import cell
 from chemkl.evaluation.columns import UNIQUENESS_AT
 from chemkl.evaluation.metrics import threshold_key
 from chemkl.evaluation.yields import AUC_SIZES
-from chemkl.results.cells import cell
 
 _DIVERSITY = {
     "murcko": ("scaf.", ",d"),

@@ -7,10 +7,10 @@ from rich.table import Table
 from rich.text import Text
 
 from chemkl.config.evaluate import MetricOptions
+from chemkl.display import cell, short
 from chemkl.evaluation.display import empty_table
 from chemkl.evaluation.forecast_words import SHOWN_SCAFFOLD
 from chemkl.evaluation.metrics import threshold_key
-from chemkl.results.cells import cell, short
 
 POINTS = 5
 """Calls shown of each run at most; the last one always is."""

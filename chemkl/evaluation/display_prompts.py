@@ -6,9 +6,9 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
+from chemkl.display import cell, short
 from chemkl.evaluation.display import empty_table
 from chemkl.evaluation.metrics import threshold_key
-from chemkl.results.cells import cell, short
 
 MOST_PROMPTS = 10
 """Prompts shown of each run at most."""

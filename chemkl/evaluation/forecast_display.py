@@ -7,10 +7,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from chemkl.display import MISSING, cell, short
 from chemkl.evaluation.crossovers import FAMILY_ESS, Family
 from chemkl.evaluation.forecast_rows import Foretold
 from chemkl.evaluation.forecast_words import MOVED, SHOWN_SCAFFOLD, number
-from chemkl.results.cells import MISSING, cell, short
 
 MARK = "?"
 MOST_TAUS = 4

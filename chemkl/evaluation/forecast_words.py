@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from chemkl.display import short
 from chemkl.evaluation.crossovers import Crossover
 from chemkl.evaluation.forecast import HitRate, Prediction
-from chemkl.results.cells import short
 
 SHOWN_SCAFFOLD = 40
 """Longer SMILES are cut in sentences and tables; the files hold them whole."""

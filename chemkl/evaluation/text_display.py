@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from chemkl.config.text_evaluate import EvaluateTextConfig
+from chemkl.display import cell
 from chemkl.evaluation.text_metrics import ALL, OF_TEXT, PROMPTS
-from chemkl.results.cells import cell
 
 _OF_ANSWERS = ("validity", "exact_k")
 

@@ -12,6 +12,7 @@ import pandas as pd
 from chemkl.config import InputError
 from chemkl.config.piped import label_of
 from chemkl.config.text_evaluate import TextFile
+from chemkl.display import is_missing
 from chemkl.evaluation.text_samples import (
     ANSWER,
     COMPLETION,
@@ -31,7 +32,6 @@ from chemkl.files.tables import (
     open_table,
     refuse_same_names,
 )
-from chemkl.results.cells import is_missing
 
 TEXT_COLUMNS = (COMPLETION, "text", "response", "output")
 HEADER_WORDS = {*TEXT_COLUMNS, PROMPT, ANSWER, REWARD}

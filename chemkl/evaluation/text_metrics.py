@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from chemkl.config.text_evaluate import TextOptions
+from chemkl.display import is_missing
 from chemkl.evaluation.text_answers import exact_entropies, sampled_answers
 from chemkl.evaluation.text_columns import EXACT_FINAL, IDENTITY, text_schema
 from chemkl.evaluation.text_diversity import (
@@ -25,7 +26,6 @@ from chemkl.evaluation.text_samples import (
     chosen_texts,
     prompts_of,
 )
-from chemkl.results.cells import is_missing
 
 ALL, PROMPTS, ONE = "all", "prompts", "prompt"
 OF_TEXT = ("ngrams", "embedding")

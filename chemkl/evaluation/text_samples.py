@@ -9,8 +9,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from chemkl.config import InputError
+from chemkl.display import is_missing
 from chemkl.results import Manifest, find_trace, read_trace
-from chemkl.results.cells import is_missing
 from chemkl.results.parts import read_part
 
 COMPLETION, PROMPT, ANSWER, REWARD = "completion", "prompt", "answer", "reward"

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from chemkl.config.collapse import CollapseConfig
+from chemkl.display import short
 from chemkl.reports.late_samples import LateSamples
 from chemkl.reports.wording import listed, percent, span
-from chemkl.results.cells import short
 
 
 def collapse_sentences(methods: Mapping[str, Sequence[LateSamples]]) -> Iterator[str]:

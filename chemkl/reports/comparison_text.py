@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from chemkl.results.cells import MISSING
+from chemkl.display import MISSING
 
 Row = Mapping[str, Any]
 

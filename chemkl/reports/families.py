@@ -6,11 +6,11 @@ from typing import Any
 
 from markupsafe import Markup
 
+from chemkl.display import cell
 from chemkl.reports.curves import Methods
 from chemkl.reports.figures import SOFT, colour
 from chemkl.reports.thumbnails import draw_thumbnail
 from chemkl.reports.view import RunView
-from chemkl.results.cells import cell
 
 WIDTH, MARGIN = 300, 8
 """Pixels of a dumbbell, and what stays free at both ends."""

@@ -5,9 +5,9 @@ from typing import Any
 
 import yaml
 
+from chemkl.display import MISSING
 from chemkl.reports.curves import Methods
 from chemkl.reports.view import RunView
-from chemkl.results.cells import MISSING
 from chemkl.results.differences import ABSENT, differences
 
 

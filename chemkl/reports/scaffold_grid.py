@@ -6,11 +6,11 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from chemkl.display import cell
 from chemkl.reports.curves import Methods
 from chemkl.reports.drawings import draw_molecule
 from chemkl.reports.page_options import PageOptions
 from chemkl.reports.view import RunView, best_first, component_names, valid_rows
-from chemkl.results.cells import cell
 from chemkl.results.columns import RAW_PREFIX
 
 

@@ -12,11 +12,11 @@ from rdkit.DataStructs import ExplicitBitVect
 
 from chemkl.chem.fingerprints import morgan_fingerprint
 from chemkl.chem.molecules import MoleculeError, parse, read_molecule
+from chemkl.display import short
 from chemkl.reports.figures import INK, SOFT, Panel, colour
 from chemkl.reports.tanimoto_axes import find_axes
 from chemkl.reports.view import RunView
 from chemkl.reports.wording import percent
-from chemkl.results.cells import short
 from chemkl.results.inspection import first_scorings
 
 RADIUS, BITS = 2, 1024

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
+from chemkl.display import short
 from chemkl.reports.collapse_text import collapse_sentences
 from chemkl.reports.comparison_text import Row, number
 from chemkl.reports.late_samples import LateSamples, late_samples
 from chemkl.reports.view import RunView
 from chemkl.reports.wording import counted, listed, mean, p_value, reward, span, times
-from chemkl.results.cells import short
 from chemkl.results.inspection import first_scorings
 from chemkl.results.outcome import never_acted
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
+from chemkl.display import MISSING, cell, is_missing
 from chemkl.reports.curves import Methods
-from chemkl.results.cells import MISSING, cell, is_missing
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import Any, Literal
 import pandas as pd
 from markupsafe import Markup
 
+from chemkl.display import MISSING, is_missing
 from chemkl.reports.template import template
 from chemkl.reports.thumbnails import draw_thumbnail
 from chemkl.reports.view import RunView, best_first, component_names
-from chemkl.results.cells import MISSING, is_missing
 from chemkl.results.columns import RAW_PREFIX
 
 TEMPLATE = "top_table.html.j2"

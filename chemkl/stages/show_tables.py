@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from chemkl.config import InputError, did_you_mean, shipped
+from chemkl.display import MISSING, is_missing, short
 from chemkl.results import Manifest, description_of, trace_components
-from chemkl.results.cells import MISSING, is_missing, short
 from chemkl.results.columns import RAW_PREFIX, has_prompts
 from chemkl.results.inspection import Counts, RunTrace
 from chemkl.results.outcome import outcome_of

@@ -6,7 +6,7 @@ import pandas as pd
 from rich.console import RenderableType
 from rich.text import Text
 
-from chemkl.results.cells import MISSING, cell
+from chemkl.display import MISSING, cell
 from chemkl.results.inspection import RunTrace
 from chemkl.results.text_inspection import TextCounts, count_text, frequent_answers
 from chemkl.stages import show_tables

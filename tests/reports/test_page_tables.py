@@ -2,8 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from chemkl.display import MISSING
 from chemkl.reports.tables import Column, Table, spread, written
-from chemkl.results.cells import MISSING
 
 
 @pytest.mark.parametrize(

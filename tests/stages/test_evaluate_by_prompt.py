@@ -6,8 +6,8 @@ import pytest
 
 from chemkl.config import InputError, load_config
 from chemkl.config.evaluate import EvaluateConfig
+from chemkl.display import MISSING
 from chemkl.results import description_of
-from chemkl.results.cells import MISSING
 from chemkl.stages import evaluate
 
 STEPS = [

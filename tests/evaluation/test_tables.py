@@ -4,13 +4,13 @@ import pytest
 from rich.console import Console
 
 from chemkl.config.evaluate import MetricOptions
+from chemkl.display import MISSING
 from chemkl.evaluation import Comparisons, evaluate, from_smiles, from_trace, metrics_schema
 from chemkl.evaluation.display import comparison_tables, legend
 from chemkl.evaluation.display_modes import family_tables, window_table
 from chemkl.evaluation.metrics import frame, metrics_table
 from chemkl.evaluation.modes import families_schema, family_rows
 from chemkl.evaluation.over_time import over_time, over_time_schema
-from chemkl.results.cells import MISSING
 
 OPTIONS = MetricOptions()
 STEPS = [
