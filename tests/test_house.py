@@ -98,9 +98,9 @@ def test_every_module_says_what_it_is_for(path):
 
 
 def config_models():
-    """Every config class of chemkl.config."""
+    """Every config class of chemkl.config and of the figures of the paper."""
     found = {}
-    for name in modules_of("config"):
+    for name in [*modules_of("config"), "chemkl.didactic.config"]:
         for member in vars(importlib.import_module(name)).values():
             if inspect.isclass(member) and issubclass(member, Config) and member is not Config:
                 found[f"{member.__module__}.{member.__qualname__}"] = member

@@ -10,6 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
@@ -24,6 +25,9 @@ MAX_POINTS = 300
 bytes of the page."""
 NARROW, WIDE = (3.7, 2.35), (5.7, 2.9)
 """Sizes in inches of panels that stand three and two in a row, so that their text is alike."""
+
+DPI = 150
+"""Of figures as PNG."""
 
 INK, SOFT, GRID = "#3f4650", "#9aa3ae", "#e6e9ee"
 STYLE: Any = {
@@ -120,6 +124,23 @@ def draw_panel(
         stream = io.StringIO()
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     return inline_svg(stream.getvalue(), name)
+
+
+def to_png(figure: Figure) -> bytes:
+    """The figure as PNG, without the version of the program in it."""
+    stream = io.BytesIO()
+    FigureCanvasAgg(figure)
+    with mpl.rc_context(STYLE):
+        figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
+    return stream.getvalue()
+
+
+def to_svg(figure: Figure) -> bytes:
+    """The figure as SVG, without a date."""
+    stream = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    return stream.getvalue()
 
 
 def inline_svg(document: str, prefix: str) -> str:

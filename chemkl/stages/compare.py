@@ -25,8 +25,8 @@ from chemkl.evaluation.comparison import (
 from chemkl.evaluation.comparison_columns import COMPARISON_SCHEMA, VALUES_SCHEMA
 from chemkl.evaluation.samples import TRACE_COLUMNS
 from chemkl.reports import comparison_text
+from chemkl.reports.figures import to_png, to_svg
 from chemkl.reports.forest import draw_forest
-from chemkl.reports.paper_figures import to_png, to_svg
 from chemkl.results import Manifest, read_trace, write_bytes, write_parquet
 from chemkl.results.outcome import read_never_acted
 from chemkl.results.parts import read_part

@@ -28,7 +28,7 @@ from chemkl.evaluation.text_samples import (
 )
 from chemkl.llm import embedding
 from chemkl.reports.entropy_figure import draw_entropy
-from chemkl.reports.paper_figures import to_png, to_svg
+from chemkl.reports.figures import to_png, to_svg
 from chemkl.results import Manifest, write_bytes, write_json, write_parquet
 from chemkl.results.differences import method_settings, mixed
 from chemkl.stages.evaluate import run_names

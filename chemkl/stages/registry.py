@@ -240,7 +240,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "didactic",
-            "chemkl.config.didactic:DidacticConfig",
+            "chemkl.didactic.config:DidacticConfig",
             "Reproduce the figures of arXiv 2510.20817, from closed forms and by training.",
             outputs=(
                 "fig*.png",

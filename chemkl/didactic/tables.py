@@ -7,11 +7,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from chemkl.didactic import worlds
+from chemkl.didactic.experiments import Experiment
+from chemkl.didactic.quantities import Quantity, quantities
 from chemkl.losses.exact import forward_kl_optimum, reverse_kl_optimum
 from chemkl.results.columns import described_schema
-from chemkl.training.didactic import worlds
-from chemkl.training.didactic.experiments import Experiment
-from chemkl.training.didactic.quantities import Quantity, quantities
 
 N_BETAS = 81
 """Points of the curves over beta, evenly on a log scale from 0.03 to 10."""

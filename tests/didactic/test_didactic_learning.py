@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from chemkl.config.didactic import LearningConfig
-from chemkl.training.didactic import experiments, learn, policy_of
-from chemkl.training.didactic.learning import Categorical, Gaussian
-from chemkl.training.didactic.tables import distance
+from chemkl.didactic.config import LearningConfig
+from chemkl.didactic.experiments import experiments
+from chemkl.didactic.learning import Categorical, Gaussian, learn, policy_of
+from chemkl.didactic.tables import distance
 from chemkl.training.seeds import stream
 
 

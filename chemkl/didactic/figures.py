@@ -1,18 +1,15 @@
 """Figures 1-5 of arXiv 2510.20817 from tables of distributions; the same bytes every time."""
 
-import io
 from collections.abc import Iterator
 
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from chemkl.reports.figures import INK, PALETTE, STYLE
 
-DPI = 150
 FOLDS = 6
 """The probability axes of Fig. 4 reach this many powers of ten down."""
 
@@ -51,23 +48,6 @@ def draw(number: int, distributions: pd.DataFrame, sweep: pd.DataFrame | None = 
             figure = _bars(own, logarithmic=number == 4)
         figure.suptitle(_TITLES[number], x=0.01, ha="left", color=INK, fontsize=10)
         return figure
-
-
-def to_png(figure: Figure) -> bytes:
-    """The figure as PNG, without the version of the program in it."""
-    stream = io.BytesIO()
-    FigureCanvasAgg(figure)
-    with mpl.rc_context(STYLE):
-        figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
-    return stream.getvalue()
-
-
-def to_svg(figure: Figure) -> bytes:
-    """The figure as SVG, without a date."""
-    stream = io.BytesIO()
-    with mpl.rc_context(STYLE):
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-    return stream.getvalue()
 
 
 def _figure_1(own: pd.DataFrame) -> Figure:

@@ -2,7 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from chemkl.reports.paper_figures import draw, to_png, to_svg
+from chemkl.didactic.figures import draw
+from chemkl.reports.figures import to_png, to_svg
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from chemkl.config.didactic import LearningConfig
+from chemkl.didactic import worlds
+from chemkl.didactic.config import LearningConfig
+from chemkl.didactic.learning import Family, gaussian_logp, places
+from chemkl.didactic.worlds import World
 from chemkl.losses import Gibbs, Mara, Objective, Target, build_objective
 from chemkl.losses.exact import forward_kl_optimum, mara_optimum, reverse_kl_optimum
-from chemkl.training.didactic import worlds
-from chemkl.training.didactic.learning import Family, gaussian_logp, places
-from chemkl.training.didactic.worlds import World
 
 KL = Literal["reverse", "forward"]
 TargetName = Literal["fixed", "gibbs", "mara"]

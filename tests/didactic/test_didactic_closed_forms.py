@@ -1,11 +1,10 @@
 import pytest
 import torch
 
+from chemkl.didactic.experiments import experiments, nearest_gaussian
+from chemkl.didactic.quantities import Quantity, quantities
+from chemkl.didactic.tables import distance, distribution_table, quantity_table, sweep_table
 from chemkl.losses.exact import reverse_kl_optimum
-from chemkl.training.didactic import distribution_table, experiments, quantity_table, sweep_table
-from chemkl.training.didactic.experiments import nearest_gaussian
-from chemkl.training.didactic.quantities import Quantity, quantities
-from chemkl.training.didactic.tables import distance
 
 
 @pytest.fixture(scope="module")

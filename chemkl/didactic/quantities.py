@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from chemkl.training.didactic import worlds
-from chemkl.training.didactic.worlds import MODES, World
+from chemkl.didactic import worlds
+from chemkl.didactic.worlds import MODES, World
 
 Source = Literal["paper", "formula"]
 Distributions = Mapping[str, Tensor]

@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor, nn
 
-from chemkl.config.didactic import LearningConfig
+from chemkl.didactic.config import LearningConfig
+from chemkl.didactic.worlds import World
 from chemkl.losses import LossInputs, Objective
-from chemkl.training.didactic.worlds import World
 
 Family = Literal["categorical", "gaussian"]
 
