@@ -14,7 +14,7 @@ import pytest
 from chemkl import __version__
 from chemkl.cli import main
 from chemkl.config import InputError
-from chemkl.config.base import at_home
+from chemkl.config.paths import at_home
 from chemkl.results import Manifest
 from chemkl.results.wheels import MOLSETS, fetch_wheel
 

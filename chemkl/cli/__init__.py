@@ -16,7 +16,7 @@ from chemkl import __version__
 from chemkl.cli import inspection
 from chemkl.cli.outlets import readers_may_leave
 from chemkl.config import InputError, StorageError
-from chemkl.config.errors import utf8
+from chemkl.config.base import utf8
 from chemkl.signals import handled
 from chemkl.stages.registry import STAGES, interrupted, interruptible
 

@@ -1,8 +1,8 @@
 """Settings as frozen pydantic models, read from YAML with key=value overrides; no torch here."""
 
-from chemkl.config.base import Config, InputPath, did_you_mean
-from chemkl.config.errors import InputError, StorageError, complaints
+from chemkl.config.base import Config, InputError, StorageError, complaints, did_you_mean
 from chemkl.config.loading import load_config
+from chemkl.config.paths import InputPath
 
 __all__ = [
     "Config",

@@ -1,19 +1,16 @@
 """The base of every config model, and the types that several of them share."""
 
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import multiprocessing
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
-from fnmatch import fnmatch
-from pathlib import Path
+from functools import cache
+from importlib.metadata import PackageNotFoundError, requires
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, model_validator
-
-from chemkl.config import shipped
-from chemkl.config.errors import InputError, utf8
-from chemkl.config.nearest import nearest
-from chemkl.config.piped import is_piped, local
+from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Config(BaseModel):
@@ -93,96 +90,149 @@ def did_you_mean(
     return f"{hint} Known: {', '.join(names)}"
 
 
-def at_home(path: str | Path) -> Path:
-    """A path with ~ filled in; XDG_CACHE_HOME stands for ~/.cache where it is set.
+LONGEST_VALUE = 80
+"""A value in a message is cut to this many characters."""
 
-    Raises:
-        InputError: there is no home directory.
+
+class InputError(ValueError):
+    """Something the user gave cannot be used; the message is complete as it stands.
+
+    The message says what is wrong, where it stands, what is allowed and how to fix it; several
+    problems are several lines. The command line prints it without a traceback and exits with 2.
     """
-    cache = os.environ.get("XDG_CACHE_HOME", "")
-    if Path(path).parts[:2] == ("~", ".cache") and os.path.isabs(cache):
-        return Path(cache, *Path(path).parts[2:])
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        raise InputError(
-            f"{path}: there is no home directory to find it in; set HOME, or give another folder"
-        ) from None
 
 
-def places_of(path: str | Path, context: Mapping[str, Any]) -> list[Path]:
-    """Where a relative path is looked up, in order; of the context see `InputPath`."""
-    folders = [context.get("folder"), *context.get("also", ()), Path.cwd()]
-    places = [(folder / path).resolve() for folder in folders if folder]
-    places[-1:-1] = filter(None, map(shipped.made_here, places[:-1]))
-    return places
+class StorageError(OSError):
+    """A disk is full, cannot be written, or a folder has gone in the middle of a run.
 
-
-def _find(path: Path, info: ValidationInfo) -> Path:
-    """Resolve a relative path: beside the config file first, then in the working directory.
-
-    Where there is no such file, it is one that comes with chemkl, if any does (`shipped.find`).
-
-    The validation context may hold ``folder`` (of the config file), ``also`` (further folders to
-    look in), ``typed`` (texts that came as overrides), ``promised`` (folders whose content may be
-    made later), ``earlier`` (the output folders of earlier jobs among these, each with the
-    patterns of the files that its job writes; none: they are not known) and ``kind`` (the folder
-    of shipped files that a name alone is looked up in).
+    It is nobody's mistake in a config: the command line prints the message, which is complete as it
+    stands, without a traceback and exits with 1.
     """
-    context = info.context or {}
-    try:
-        path = path.expanduser()
-        places = places_of(path, context)
-        for place in places:
-            if place.is_char_device() or place.is_block_device():
-                raise ValueError(f"a device, not a file or a folder: {place}")
-            if place.exists():
-                return place
-    except (OSError, RuntimeError) as error:  # a name too long, a folder closed to us, ~nobody
-        raise ValueError(utf8(f"no such file or folder: {path} ({error})")) from error
-    for place in places:
-        if any(place.is_relative_to(folder) for folder in context.get("promised", ())):
-            _check_written(place, context.get("earlier", {}))
-            return place
-    ours = shipped.find(path, *filter(None, [context.get("kind")]))
-    if ours is not None:
-        return ours
-    if path.parts[:1] == ("..",) and len(places) > 1 and str(path) not in context.get("typed", ()):
-        places.pop()  # whoever wrote .. into a file meant the file's folder, not where we work
-    looked = " nor ".join(str(place) for place in dict.fromkeys(places))
-    raise ValueError(utf8(f"no such file or folder: {looked}{_near_shipped(path, context)}"))
 
 
-def _near_shipped(path: Path, context: Mapping[str, Any]) -> str:
-    near = shipped.near(path, *filter(None, [context.get("kind")]))
-    return f"; did you mean {near!r}, which comes with chemkl?" if near else ""
+def utf8(text: object) -> str:
+    r"""Write the bytes of a file name that are not UTF-8 as \udcff, as all else is."""
+    return str(text).encode(errors="backslashreplace").decode()
 
 
-def _check_written(place: Path, earlier: Mapping[Path, Sequence[str]]) -> None:
-    """Refuse what the job that fills a folder will not write there."""
-    for folder, written in earlier.items():
-        if place == folder or not place.is_relative_to(folder) or not written:
+def complaints(*checks: tuple[Callable[..., object], *tuple[Any, ...]]) -> list[str]:
+    """Make several checks and collect what they complain of.
+
+    Args:
+        *checks: each a function that raises InputError, and its arguments; one whose first
+            argument is None, for there is nothing to look into, is left out.
+
+    Returns:
+        The lines of all messages, each once.
+    """
+    lines: dict[str, None] = {}
+    for complain, *arguments in checks:
+        if arguments and arguments[0] is None:
             continue
-        name = place.relative_to(folder).as_posix()
-        if not any(fnmatch(name, each) or each.startswith(f"{name}/") for each in written):
-            raise ValueError(
-                f"no such file or folder: {place}; the job that fills {folder} will not write "
-                f"{name!r}{did_you_mean(name, written)}"
-            )
+        try:
+            complain(*arguments)
+        except InputError as error:
+            lines |= dict.fromkeys(str(error).splitlines())
+    return list(lines)
 
 
-InputPath = Annotated[Path, AfterValidator(_find)]
-"""A file or folder that must exist; relative paths are looked up beside the config file first,
-then in the working directory, then among the files that come with chemkl. Within a pipeline, what
-an earlier job will write counts as there."""
+def shown(value: object) -> str:
+    """A value as it may stand in a message."""
+    return cut(repr(value))
 
 
-def _find_data(path: Path, info: ValidationInfo) -> Path:
-    if not is_piped(path):
-        return _find(path, info)
-    local(path)  # read now: whether the work is done already depends on what comes
-    return path
+def cut(value: object) -> str:
+    """A text as it may stand in a message: not too long."""
+    text = str(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
 
 
-DataPath = Annotated[Path, AfterValidator(_find_data)]
-"""The same of a file with data, which may also be a pipe, or - for standard input."""
+WEAK = frozenset(
+    re.findall(
+        r"\w+", "a an and by count for from in is mol molecule num number of or score the to"
+    )
+)
+"""Words that say nothing of which name was meant."""
+
+
+def nearest(
+    name: str,
+    allowed: Iterable[str],
+    also: Mapping[str, Iterable[str]] | None = None,
+    meanings: Mapping[str, str] | None = None,
+) -> list[str]:
+    """Find the names that were probably meant, at most two.
+
+    Args:
+        name: the unknown name.
+        allowed: the known ones.
+        also: what else these are called; then case, blanks and signs are passed over.
+        meanings: a sentence on each; one that shares a word with the name may be it.
+    """
+    names = list(allowed)
+    called = {each: {_plain(each), *map(_plain, (also or {}).get(each, ()))} for each in names}
+    same = [each for each in names if _plain(name) in called[each]]
+    if same:
+        return same[:2]
+    near = get_close_matches(name, names, n=1, cutoff=0.6 if also is None else 0.75)
+    by_plain = {plain: each for each in names for plain in called[each]}
+    if not near:
+        near = [by_plain[p] for p in get_close_matches(_plain(name), by_plain, n=1, cutoff=0.75)]
+    near = near or _of_like_meaning(name, names, also or {}, meanings or {})
+    return near or get_close_matches(name, names, n=1, cutoff=0.6)
+
+
+def _of_like_meaning(
+    name: str,
+    names: Iterable[str],
+    also: Mapping[str, Iterable[str]],
+    meanings: Mapping[str, str],
+) -> list[str]:
+    wanted = _words(name)
+    shared = {
+        each: (
+            len(wanted & _words(" ".join([each, *also.get(each, ())]))),
+            len(wanted & _words(meanings.get(each, ""))),
+        )
+        for each in names
+    }
+    best = sorted(shared, key=lambda each: shared[each], reverse=True)[:2]
+    return [each for each in best if any(shared[each])]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _words(text: str) -> set[str]:
+    """The words of a text or of a name such as numHBDonors or ring_count, in the singular."""
+    parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", text)
+    words = {part.lower() for part in parts if len(part) > 1}
+    return {word.removesuffix("s") if len(word) > 3 else word for word in words} - WEAK
+
+
+def install(extra: str) -> str:
+    """The command that installs what an extra of pyproject.toml brings, for a message.
+
+    It names the packages, not the extra: chemkl is in no index that pip could look it up in.
+
+    Args:
+        extra: its name, for example fcd.
+
+    Returns:
+        For example ``pip install 'fcd_torch>=1.0.7'``.
+    """
+    try:
+        asked = requires("chemkl") or []
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        asked = []
+    parts = [each.partition(";") for each in asked]
+    names = [name.strip() for name, _, when in parts if f'extra == "{extra}"' in when]
+    return f"pip install {' '.join(map(repr, names))}" if names else f"pip install -e '.[{extra}]'"
+
+
+@cache
+def say_once(line: str) -> None:
+    """Say a line, once in a run: its workers meet the same things again, and are silent."""
+    if multiprocessing.parent_process() is None:
+        sys.stderr.write(" ".join(line.split()) + "\n")

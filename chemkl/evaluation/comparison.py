@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from chemkl.config import InputError, did_you_mean
-from chemkl.config.compare import CompareConfig
+from chemkl.config.evaluate import CompareConfig
 from chemkl.display import is_missing
 from chemkl.evaluation.columns import YIELDS
 from chemkl.evaluation.statistics import Direction, holm, judge, paired_difference

@@ -6,10 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from chemkl.config.estimator import EstimatorConfig
-from chemkl.config.forecast import DEFAULT_TAU, ForecastConfig
-from chemkl.config.objective import MaraConfig, TargetConfig
-from chemkl.config.shaper import ShaperConfig
+from chemkl.config.evaluate import DEFAULT_TAU, ForecastConfig
+from chemkl.config.objective import EstimatorConfig, MaraConfig, ShaperConfig, TargetConfig
 from chemkl.evaluation import forecast_words as words
 from chemkl.evaluation.crossovers import Crossover, Family, crossovers, main_families
 from chemkl.evaluation.forecast import (

@@ -10,11 +10,9 @@ import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from chemkl.config import InputError
-from chemkl.config.estimator import EstimatorConfig
-from chemkl.config.forecast import ForecastConfig
-from chemkl.config.objective import TargetConfig
+from chemkl.config.evaluate import ForecastConfig
+from chemkl.config.objective import EstimatorConfig, ShaperConfig, TargetConfig
 from chemkl.config.reward import RewardConfig
-from chemkl.config.shaper import ShaperConfig
 from chemkl.evaluation.forecast import Floats, Points, Prediction, describe
 from chemkl.evaluation.forecast_rows import (
     build_target,

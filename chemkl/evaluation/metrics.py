@@ -9,8 +9,8 @@ import pandas as pd
 import pyarrow as pa
 
 from chemkl.chem.fingerprints import folded, tanimoto_matrix
-from chemkl.config.collapse import CollapseConfig
 from chemkl.config.evaluate import MetricOptions
+from chemkl.config.posttrain import CollapseConfig
 from chemkl.evaluation import diversity, matrix_diversity, modes, quality
 from chemkl.evaluation.alarm import collapsed_at_call
 from chemkl.evaluation.chemnet import ChemNet

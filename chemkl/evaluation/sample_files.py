@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from chemkl.config import InputError
+from chemkl.config.base import say_once
 from chemkl.config.evaluate import SampledFile
-from chemkl.config.notices import say_once
-from chemkl.config.piped import label_of
+from chemkl.config.paths import label_of
 from chemkl.evaluation.samples import Samples, from_smiles
 from chemkl.files.molecules import Line, MoleculeFile
 from chemkl.files.tables import find_column

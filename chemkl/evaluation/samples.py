@@ -13,7 +13,7 @@ from rdkit.DataStructs import ExplicitBitVect
 from chemkl.chem import structures
 from chemkl.chem.fingerprints import folded, pack, unpacked
 from chemkl.config import InputError
-from chemkl.config.collapse import CollapseConfig
+from chemkl.config.posttrain import CollapseConfig
 from chemkl.evaluation.structures import canonical_smiles, read_structures
 from chemkl.results import Manifest
 from chemkl.results.collapse import watched

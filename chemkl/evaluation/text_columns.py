@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from chemkl.config.text_evaluate import TextOptions
+from chemkl.config.evaluate import TextOptions
 from chemkl.results import described_schema
 
 _INT, _FLOAT, _TEXT = pa.int64(), pa.float64(), pa.string()

@@ -7,7 +7,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from chemkl.config.text_evaluate import EvaluateTextConfig
+from chemkl.config.evaluate import EvaluateTextConfig
 from chemkl.display import cell
 from chemkl.evaluation.text_metrics import ALL, OF_TEXT, PROMPTS
 

@@ -10,8 +10,8 @@ from functools import partial
 import pandas as pd
 
 from chemkl.config import InputError
-from chemkl.config.piped import label_of
-from chemkl.config.text_evaluate import TextFile
+from chemkl.config.evaluate import TextFile
+from chemkl.config.paths import label_of
 from chemkl.display import is_missing
 from chemkl.evaluation.text_samples import (
     ANSWER,

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from chemkl.config.text_evaluate import TextOptions
+from chemkl.config.evaluate import TextOptions
 from chemkl.display import is_missing
 from chemkl.evaluation.text_answers import exact_entropies, sampled_answers
 from chemkl.evaluation.text_columns import EXACT_FINAL, IDENTITY, text_schema

@@ -25,7 +25,7 @@ from rdkit import Chem
 
 from chemkl.chem.molecules import DEFAULT_MAX_ATOMS, one_line, parse, silenced
 from chemkl.config import InputError
-from chemkl.config.notices import say_once
+from chemkl.config.base import say_once
 from chemkl.files.streams import unpacked
 from chemkl.files.tables import (
     BLANKS,

@@ -16,8 +16,8 @@ from typing import IO, Any, BinaryIO, cast
 import pyarrow as pa
 
 from chemkl.config import InputError
-from chemkl.config.notices import say_once
-from chemkl.config.piped import STDIN, label_of, local
+from chemkl.config.base import say_once
+from chemkl.config.paths import STDIN, label_of, local
 
 PACKINGS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
 """Endings of compressed files, and by what they are compressed."""

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from chemkl.config import InputError, did_you_mean
-from chemkl.config.notices import say_once
-from chemkl.config.piped import label_of, local
+from chemkl.config.base import say_once
+from chemkl.config.paths import label_of, local
 from chemkl.files.streams import (
     LONGEST_LINE,
     PACKINGS,

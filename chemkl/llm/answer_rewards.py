@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from chemkl.config import InputError
-from chemkl.config.llm_reward import AnswersReward, FunctionReward
+from chemkl.config.llm import AnswersReward, FunctionReward
 from chemkl.llm.answers import build_reader, misread
 from chemkl.llm.written import Written
 from chemkl.results.columns import RAW_PREFIX, SCORE_PREFIX

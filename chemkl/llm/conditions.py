@@ -8,7 +8,7 @@ import numpy as np
 from chemkl.chem.molecules import read_molecule, silenced
 from chemkl.config import InputError
 from chemkl.config.document import Document
-from chemkl.config.pretrain_llm import ConditionConfig
+from chemkl.config.pretrain import ConditionConfig
 from chemkl.rewards import components  # noqa: F401 - importing it registers the components
 from chemkl.rewards.asking import Term, ask
 from chemkl.rewards.registry import Failure, find_component, placed

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from chemkl.config import InputError
-from chemkl.config.extras import install
+from chemkl.config.base import install
 
 PACKAGES = ("transformers", "peft", "gguf")
 

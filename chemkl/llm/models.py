@@ -8,9 +8,7 @@ from torch import nn
 
 from chemkl.chem.molecules import one_line
 from chemkl.config import InputError
-from chemkl.config.llm import LlmPosttrainConfig
-from chemkl.config.llm_model import AdapterConfig, LoraConfig
-from chemkl.config.llm_reward import AnswersReward
+from chemkl.config.llm import AdapterConfig, AnswersReward, LlmPosttrainConfig, LoraConfig
 from chemkl.llm.answers import check_answers
 from chemkl.llm.extra import package, quiet
 from chemkl.llm.policy import HfPolicy

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from chemkl.chem.molecules import canonicalise
-from chemkl.config.llm_reward import SmilesReward
+from chemkl.config.llm import SmilesReward
 from chemkl.llm.answers import build_reader
 from chemkl.llm.written import Written
 from chemkl.rewards import RewardModel

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from chemkl.config import InputError
-from chemkl.config.pretrain_llm import LlamaConfig
+from chemkl.config.pretrain import LlamaConfig
 from chemkl.corpus.batches import TokenDataset
 from chemkl.llm.checkpoint import PROVENANCE
 from chemkl.llm.conditions import Conditions

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from chemkl.config import InputError
-from chemkl.config.llm_reward import ONE_ORACLE, SmilesReward
+from chemkl.config.llm import ONE_ORACLE, SmilesReward
 from chemkl.llm.molecule_reward import PaidByMolecule
 from chemkl.llm.written import Written
 from chemkl.results.provenance import sha256_of

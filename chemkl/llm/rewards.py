@@ -1,6 +1,6 @@
 """What a completion is paid: the reward that a config describes."""
 
-from chemkl.config.llm_reward import AnswersReward, FunctionReward, TextRewardConfig
+from chemkl.config.llm import AnswersReward, FunctionReward, TextRewardConfig
 from chemkl.llm.answer_rewards import Answers, PaidByFunction
 from chemkl.llm.molecule_reward import PaidByMolecule
 from chemkl.llm.reward_by_prompt import PaidByPrompt

@@ -14,8 +14,8 @@ from torch import nn
 
 from chemkl.chem.molecules import one_line
 from chemkl.config import InputError, StorageError, did_you_mean
-from chemkl.config.base import at_home
-from chemkl.config.llm_model import ModelConfig
+from chemkl.config.llm import ModelConfig
+from chemkl.config.paths import at_home
 from chemkl.llm.extra import package, quiet
 from chemkl.llm.model_files import is_offline, kept_by_hub, not_found, problems_in
 from chemkl.policies.checkpoint import check_weights

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from chemkl.config import InputError
-from chemkl.config.extras import install
+from chemkl.config.base import install
 from chemkl.llm.anchored import anchor_rewards
 from chemkl.llm.trl_metrics import METRICS, describe
 from chemkl.llm.trl_settings import build_target, refuse_dropout, refuse_other_methods
-from chemkl.losses.mara import RewardOnHits
+from chemkl.losses.targets import RewardOnHits
 
 
 def _package(name: str) -> Any:

@@ -5,7 +5,6 @@ output = objective(LossInputs(logp_policy=..., logp_ref=..., reward=...))
 output.loss.backward()
 """
 
-from chemkl.losses.compose import build_objective, objective_from_config
 from chemkl.losses.estimators import (
     ESTIMATORS,
     alpha_dpg,
@@ -20,11 +19,9 @@ from chemkl.losses.estimators import (
     snis,
     trajectory_balance,
 )
-from chemkl.losses.mara import Mara
-from chemkl.losses.metrics import METRICS
-from chemkl.losses.objective import Objective
+from chemkl.losses.objective import METRICS, Objective, build_objective, objective_from_config
 from chemkl.losses.shapers import SHAPERS, build_shaper
-from chemkl.losses.targets import TARGETS, Filtered, Gibbs, Target, augmented_reward
+from chemkl.losses.targets import TARGETS, Filtered, Gibbs, Mara, Target, augmented_reward
 from chemkl.losses.types import LossInputs, LossOutput, TargetOutput
 
 __all__ = [

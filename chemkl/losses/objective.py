@@ -3,21 +3,20 @@
 Legend: B rows of a batch; P fresh samples of the reference.
 """
 
+import inspect
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from chemkl.losses.estimators import Estimator
-from chemkl.losses.estimators.base import INPUTS, unshaped
-from chemkl.losses.estimators.states import STATES, Chains, State
-from chemkl.losses.metrics import describe
-from chemkl.losses.reductions import Groups
-from chemkl.losses.shapers import BoundShaper
-from chemkl.losses.targets import Target
-from chemkl.losses.types import LossInputs, LossOutput, TargetOutput
+from chemkl.losses.estimators import ESTIMATORS, INPUTS, STATES, Chains, Estimator, State, unshaped
+from chemkl.losses.registry import nearest_names
+from chemkl.losses.shapers import SHAPERS, BoundShaper, build_shaper
+from chemkl.losses.targets import TARGETS, Target, gibbs_log_target, resolve_beta
+from chemkl.losses.types import Groups, LossInputs, LossOutput, TargetOutput
 
 Duplicates = Literal["keep", "drop"]
 _OF_PRIOR = "logp_policy_of_prior_P"
@@ -211,3 +210,253 @@ def _first_occurrences(inputs: LossInputs) -> Tensor:
     first_B = ~inputs.duplicate
     groups = Groups.of(inputs.group, inputs.reward)
     return first_B | (groups.sum_B(first_B.long()) < 2)
+
+
+METRICS = {
+    "loss": "the loss that was minimised; its value means little, its gradient does",
+    "reward_mean": "mean reward over all rows",
+    "hit_rate": "share of rows that the target treats as hits; 0 for gibbs, which has no hit test",
+    "logp_policy_mean": "mean log-probability under the policy, nats",
+    "logp_ref_mean": "mean log-probability under the reference, nats",
+    "logp_ref_hits_mean": "the same over the hits: falling means ever odder sequences",
+    "anchor_logp_ref": "mean over the hits of log pi_ref of the anchor that they are lifted to",
+    "log_target_mean": "mean unnormalised log target, nats",
+    "log_ratio_mean": "mean of log target - log policy: log Z when the policy is the target",
+    "log_ratio_std": "its standard deviation, over all rows: 0 when the policy is the target",
+    "kl": "mean of log policy - log reference: KL(policy || reference) on the policy's own rows",
+    "mara_bonus_mean": "mean over the hits of beta (log target - gibbs log target), reward units",
+    "mara_bonus_std": "its standard deviation over the hits: beside a reward of 1, not above it",
+}
+"""Every name of ``describe`` and of the objective itself, with its meaning."""
+
+
+def describe(inputs: LossInputs, target: TargetOutput, beta: float) -> dict[str, Tensor]:
+    """Compute the metrics of a batch that need no estimator, over all its rows."""
+    logp_policy_B = inputs.logp_policy.detach()
+    logp_ref_B = inputs.logp_ref.detach()
+    reward_B = inputs.reward.detach()
+    hit_B = target.hit
+    log_ratio_B = target.log_target - logp_policy_B
+    bonus_B = beta * (target.log_target - gibbs_log_target(logp_ref_B, reward_B, beta))
+    return {
+        "reward_mean": reward_B.mean(),
+        "hit_rate": hit_B.to(logp_ref_B).mean(),
+        "logp_policy_mean": logp_policy_B.mean(),
+        "logp_ref_mean": logp_ref_B.mean(),
+        "logp_ref_hits_mean": logp_ref_B[hit_B].mean(),
+        "anchor_logp_ref": target.anchor_logp_ref[hit_B].mean(),
+        "log_target_mean": target.log_target.mean(),
+        "log_ratio_mean": log_ratio_B.mean(),
+        "log_ratio_std": log_ratio_B.std(correction=0),
+        "kl": (logp_policy_B - logp_ref_B).mean(),
+        "mara_bonus_mean": bonus_B[hit_B].mean(),
+        "mara_bonus_std": _std(bonus_B[hit_B]),
+    }
+
+
+def _std(values_B: Tensor) -> Tensor:
+    """The standard deviation, NaN without torch's warning where there is no value."""
+    return values_B.std(correction=0) if values_B.numel() else values_B.new_full((), torch.nan)
+
+
+Options = Mapping[str, Any]
+
+
+def build_objective(
+    target: Target | str,
+    estimator: str = "rloo",
+    *,
+    beta: float | None = None,
+    sigma: float | None = None,
+    duplicates: Duplicates = "keep",
+    estimator_options: Options | None = None,
+    shaper: BoundShaper | str | Options | None = None,
+    reward_range: tuple[float, float] = (-math.inf, math.inf),
+    **target_options: Any,
+) -> Objective:
+    """Put an objective together.
+
+    Args:
+        target: a target, or the name of one: "gibbs", "mara", "filter".
+        estimator: the name of one of ``ESTIMATORS``.
+        beta: the KL coefficient; not needed with a target that has one, and then the same.
+        sigma: 1/beta, in place of beta.
+        duplicates: "keep" or "drop", see ``Objective``.
+        estimator_options: for example ``{"divergence": "js"}`` of "f_dpg".
+        shaper: a shaper, its name, or ``{"kind": name, **options}``.
+        reward_range: the reward of a failure, and the highest that there can be, if known.
+        **target_options: of the target given by name, for example ``tau=0.8``.
+
+    Raises:
+        ValueError: an unknown name or option, two different betas; or, a line each, a target that
+            the estimator cannot walk to, a shaper with nothing to shape, a tau that no reward or
+            every reward reaches.
+    """
+    chosen = ESTIMATORS[estimator]
+    if isinstance(target, str):
+        built = _build_target(target, {"beta": beta, "sigma": sigma, **target_options})
+    else:
+        built = target
+        _check_instance(built, beta, sigma, target_options)
+    options = dict(estimator_options or {})
+    chosen.wanted.check_options(f"estimator {estimator!r}", options)
+    if duplicates not in get_args(Duplicates):
+        raise ValueError(f"duplicates must be 'keep' or 'drop', got {duplicates!r}")
+    shape = _build_shaper(shaper)
+    problems = [
+        *_pair_problems(chosen, built, options),
+        *_tau_problems(built, reward_range),
+        *([] if shape is None else _shaper_problems(chosen, built, shape)),
+    ]
+    if problems:
+        raise ValueError("\n".join(problems))
+    return Objective(built, chosen, options, shape, duplicates)
+
+
+def objective_from_config(
+    config: Mapping[str, Any], reward_range: tuple[float, float] = (-math.inf, math.inf)
+) -> Objective:
+    """Put an objective together from plain values, as a config file has them.
+
+    Args:
+        config: ``{"target": {"kind": "mara", "tau": 0.8, "beta": 0.1}, "estimator": "rloo"}``; the
+            estimator may also be a mapping with its options, ``{"kind": "f_dpg", "divergence":
+            "js", "duplicates": "drop"}``, and so may a "shaper". Options that are None count as
+            not given.
+        reward_range: the reward of a failure, and the highest that there can be, if known.
+
+    Raises:
+        ValueError: a key or a kind that is missing or not known, and what ``build_objective``
+            refuses.
+    """
+    unknown = sorted(config.keys() - {"target", "estimator", "shaper"})
+    if unknown or "target" not in config:
+        raise ValueError(
+            f"an objective has the keys target, estimator and shaper, got {sorted(config)}"
+        )
+    target = _options(config["target"])
+    estimator = _options(config.get("estimator", {"kind": "rloo"}))
+    name, duplicates = estimator.pop("kind"), estimator.pop("duplicates", "keep")
+    shaper = config.get("shaper")
+    return build_objective(
+        target.pop("kind"),
+        name,
+        duplicates=duplicates,
+        estimator_options=estimator,
+        shaper=None if shaper is None else _options(shaper),
+        reward_range=reward_range,
+        **target,
+    )
+
+
+def _options(section: Mapping[str, Any] | str) -> dict[str, Any]:
+    """Read a section of a config, or a bare kind, without the options left open."""
+    given = {"kind": section} if isinstance(section, str) else section
+    if "kind" not in given:
+        raise ValueError(f"kind is missing beside {', '.join(given)}")
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _build_target(name: str, options: dict[str, Any]) -> Target:
+    """Make the target of that name, with a message of ours for an option that it does not have."""
+    kind = TARGETS[name]
+    allowed = inspect.signature(kind).parameters
+    for option in options:
+        if option not in allowed:
+            tail = nearest_names(option, allowed)
+            raise ValueError(f"target {name!r} has no option {option!r}{tail}")
+    missing = [
+        option
+        for option, parameter in allowed.items()
+        if parameter.default is inspect.Parameter.empty and option not in options
+    ]
+    if missing:
+        raise ValueError(f"target {name!r} needs {', '.join(missing)}")
+    return kind(**options)
+
+
+def _check_instance(
+    target: Target, beta: float | None, sigma: float | None, options: dict[str, Any]
+) -> None:
+    """Refuse a second beta, or options, beside a target that has been made already."""
+    if options:
+        raise ValueError(
+            f"{', '.join(sorted(options))}: options go with a target's name; give them to "
+            f"{type(target).__name__}(...) instead"
+        )
+    if beta is None and sigma is None:
+        return
+    stated = resolve_beta(beta, sigma)
+    if not math.isclose(stated, target.beta, rel_tol=1e-9):
+        raise ValueError(
+            f"two betas: the target has {target.beta}, build_objective was given {stated}. "
+            "The hits are flat only when target and score share one beta: leave it out here"
+        )
+
+
+def _name(target: Target) -> str:
+    """The registered name of a target; that of its class for one's own."""
+    return next((name for name in TARGETS if TARGETS[name] is type(target)), type(target).__name__)
+
+
+def _pair_problems(estimator: Estimator, target: Target, options: Options) -> list[str]:
+    """Say so when the estimator cannot walk to the target."""
+    why = estimator.refuses(target, **options)
+    if why is None:
+        return []
+    able = [
+        name
+        for name in ESTIMATORS
+        if name != estimator.name and ESTIMATORS[name].refuses(target) is None
+    ]
+    others = f", or one of these estimators: {', '.join(able)}" if able else ""
+    return [
+        f"estimator {estimator.name!r} cannot walk to the target {_name(target)!r}, {why}{others}"
+    ]
+
+
+def _tau_problems(target: Target, reward_range: tuple[float, float]) -> list[str]:
+    """Say so when no sequence, or every sequence, would be a hit."""
+    failure, most = reward_range
+    problems = []
+    for name in ("tau", "tau_floor"):
+        tau = getattr(target, name, None)
+        if tau is not None and tau > most:
+            problems.append(
+                f"{name} is {tau}, but no reward is above {most:g}: there would never be a hit. "
+                "Take one within the range of the reward"
+            )
+        if tau is not None and tau <= failure:
+            problems.append(
+                f"{name} is {tau}, but what could not be scored has the reward {failure:g} and "
+                f"would be a hit: take one above {failure:g}"
+            )
+    return problems
+
+
+def _build_shaper(shaper: BoundShaper | str | Options | None) -> BoundShaper | None:
+    """Make the shaper from its name, or from its name and options."""
+    if shaper is None or isinstance(shaper, BoundShaper):
+        return shaper
+    options = {"kind": shaper} if isinstance(shaper, str) else dict(shaper)
+    kind = options.pop("kind", None)
+    if kind is None:
+        raise ValueError(f"shaper: kind is missing. Known: {', '.join(SHAPERS)}")
+    return build_shaper(kind, **options)
+
+
+def _shaper_problems(estimator: Estimator, target: Target, shaper: BoundShaper) -> list[str]:
+    """Say so when there is no advantage, or no hit, for the shaper to change."""
+    problems = []
+    if not estimator.takes_shaper:
+        able = [name for name in ESTIMATORS if ESTIMATORS[name].takes_shaper]
+        problems.append(
+            f"estimator {estimator.name!r} has no advantage that a shaper could change; estimators "
+            f"that have: {', '.join(able)}"
+        )
+    if shaper.needs_hits and not target.has_hits:
+        problems.append(
+            f"shaper {shaper.shaper.name!r} changes hits only, and the target {_name(target)!r} "
+            "has none: use the target mara or filter, or no shaper"
+        )
+    return problems

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from chemkl.config import Config, InputError, did_you_mean, load_config
-from chemkl.config.policy import RnnConfig
+from chemkl.config.pretrain import RnnConfig
 from chemkl.policies.base import Policy
 from chemkl.policies.rnn import RnnPolicy
 from chemkl.policies.tokenizer import Vocabulary

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from chemkl.config import InputError
-from chemkl.config.sample import PRIOR, Kind, check_beta_scale, check_weights
+from chemkl.config.prepare import PRIOR, Kind, check_beta_scale, check_weights
 from chemkl.policies.base import Policy
 
 

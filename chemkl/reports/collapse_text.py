@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from chemkl.config.collapse import CollapseConfig
+from chemkl.config.posttrain import CollapseConfig
 from chemkl.display import short
 from chemkl.reports.late_samples import LateSamples
 from chemkl.reports.wording import listed, percent, span

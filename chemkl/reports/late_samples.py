@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from chemkl.config.collapse import CollapseConfig
+from chemkl.config.posttrain import CollapseConfig
 from chemkl.reports.view import valid_rows
 from chemkl.results.collapse import Turn, Watch, watched
 from chemkl.results.window import spread

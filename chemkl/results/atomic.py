@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from chemkl.config import InputError, StorageError
-from chemkl.config.errors import utf8
+from chemkl.config.base import utf8
 from chemkl.results.seal import SEAL, seal, write_sums
 
 _FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV)

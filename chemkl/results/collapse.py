@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from chemkl.config.collapse import CollapseConfig
+from chemkl.config.posttrain import CollapseConfig
 from chemkl.results.columns import has_prompts
 from chemkl.results.window import Alarm, Spread
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import IO
 
 from chemkl.config import InputError
-from chemkl.config.notices import say_once
+from chemkl.config.base import say_once
 from chemkl.results.atomic import refuse_other_names
 
 FILE_NAME = ".lock"

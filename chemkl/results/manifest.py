@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from chemkl import __version__
 from chemkl.config import InputError, StorageError
-from chemkl.config.errors import utf8
-from chemkl.config.piped import is_copied
+from chemkl.config.base import utf8
+from chemkl.config.paths import is_copied
 from chemkl.results.atomic import finite, raise_storage_error, write_json
 from chemkl.results.differences import differences, listed, written
 from chemkl.results.leftovers import clear, holds_results, outputs_in

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from chemkl.config import shipped
-from chemkl.config.errors import utf8
-from chemkl.config.piped import is_piped, local
+from chemkl.config.base import utf8
+from chemkl.config.paths import is_piped, local
 from chemkl.results.atomic import finite
 from chemkl.results.seal import sha256_of_file
 

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from chemkl.config import InputError
-from chemkl.config.extras import install
+from chemkl.config.base import install
 
 _LOCKS = (
     "SET enable_external_access = false",  # no file, no network, no extension

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from chemkl.config import InputError
-from chemkl.config.base import at_home
+from chemkl.config.paths import at_home
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from chemkl.config.collapse import CollapseLimits
+from chemkl.config.posttrain import CollapseLimits
 
 
 @dataclass(frozen=True)

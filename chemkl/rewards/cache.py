@@ -13,7 +13,7 @@ from time import monotonic, sleep
 from typing import Self
 
 from chemkl.config import InputError
-from chemkl.config.base import at_home
+from chemkl.config.paths import at_home
 
 Value = float | str
 """A raw value, or a scaffold."""

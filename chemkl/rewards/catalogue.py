@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from chemkl.config import InputError, did_you_mean
-from chemkl.config.transform import Transform
+from chemkl.config.reward import Transform
 from chemkl.rewards import components  # noqa: F401 - importing it registers the components
 from chemkl.rewards.registry import COMPONENTS, Component, find_component
 

@@ -9,8 +9,8 @@ from time import monotonic
 from typing import Any
 
 from chemkl.chem.molecules import Molecule, read_molecule, silenced
-from chemkl.config.base import at_home
 from chemkl.config.document import Document
+from chemkl.config.paths import at_home
 from chemkl.config.reward import RewardConfig
 from chemkl.rewards.asking import SCAFFOLD, Failed, Known, RawScores, Term, evaluate, is_settled
 from chemkl.rewards.cache import ScoreCache

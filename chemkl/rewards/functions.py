@@ -24,7 +24,7 @@ from rdkit.Chem import Mol
 
 from chemkl.config import InputError, did_you_mean
 from chemkl.config.document import Document
-from chemkl.config.problems import render
+from chemkl.config.loading import render
 from chemkl.results.provenance import sha256_of
 from chemkl.rewards.modules import (
     existing_file,

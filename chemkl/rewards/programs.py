@@ -19,7 +19,7 @@ from typing import Any
 from rdkit.Chem import Mol, MolToSmiles
 
 from chemkl.config import InputError
-from chemkl.config.errors import shown
+from chemkl.config.base import shown
 
 LONGEST_ANSWER = 1_000_000
 """A line longer than this many bytes is no answer."""

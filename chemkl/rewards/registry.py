@@ -13,7 +13,7 @@ from rdkit.Chem import Mol
 from chemkl.chem.molecules import MoleculeError
 from chemkl.config import Config, InputError, did_you_mean
 from chemkl.config.document import Document, Keys
-from chemkl.config.problems import render
+from chemkl.config.loading import render
 from chemkl.rewards.called import CALLED
 
 Score = Callable[[Mol], float]

@@ -12,7 +12,7 @@ import numpy as np
 
 from chemkl.chem.molecules import one_line
 from chemkl.config import InputError, did_you_mean
-from chemkl.config.extras import install
+from chemkl.config.base import install
 
 PICKLES = (".pkl", ".pickle", ".joblib", ".sav", ".dill")
 Predict = Callable[[np.ndarray], np.ndarray]

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from chemkl.config import InputError, complaints
-from chemkl.config.compare import CompareConfig
-from chemkl.config.draft import Draft
+from chemkl.config.evaluate import CompareConfig
+from chemkl.config.loading import Draft
 from chemkl.evaluation import evaluate, from_trace, metrics_schema
 from chemkl.evaluation.compared_runs import ComparedRun, pair_seeds, read_methods, what_differs
 from chemkl.evaluation.comparison import (

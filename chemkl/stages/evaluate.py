@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from chemkl.config import InputError, complaints
-from chemkl.config.draft import Draft
-from chemkl.config.errors import utf8
+from chemkl.config.base import utf8
 from chemkl.config.evaluate import EvaluateConfig, MetricOptions, MosesReference
+from chemkl.config.loading import Draft
 from chemkl.evaluation import by_prompt, metrics, samples
 from chemkl.evaluation.by_prompt import PROMPT_COLUMNS, PromptSamples
 from chemkl.evaluation.chemnet import ChemNet

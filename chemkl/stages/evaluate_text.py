@@ -11,8 +11,8 @@ import pyarrow as pa
 from rich.console import Console
 
 from chemkl.config import InputError, complaints
-from chemkl.config.draft import Draft
-from chemkl.config.text_evaluate import EvaluateTextConfig
+from chemkl.config.evaluate import EvaluateTextConfig
+from chemkl.config.loading import Draft
 from chemkl.evaluation.text_answers import exact_entropies, over_prompts
 from chemkl.evaluation.text_columns import METHODS_SCHEMA, STEPS_SCHEMA, text_schema
 from chemkl.evaluation.text_display import text_tables

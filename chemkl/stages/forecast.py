@@ -10,9 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from chemkl.config import InputError, complaints
-from chemkl.config.draft import Draft
-from chemkl.config.evaluate import TRACE_FOLDER
-from chemkl.config.forecast import ForecastConfig
+from chemkl.config.evaluate import TRACE_FOLDER, ForecastConfig
+from chemkl.config.loading import Draft
 from chemkl.evaluation import forecast_display as display
 from chemkl.evaluation.forecast_columns import FORECAST_SCHEMA, SAMPLES_SCHEMA
 from chemkl.evaluation.forecast_rows import foretell

@@ -10,7 +10,7 @@ from typing import Any
 
 from chemkl.config import InputError
 from chemkl.config.evaluate import TRACE_FOLDER, SampledFile, is_pattern, runs_matching
-from chemkl.config.piped import STDIN, is_piped
+from chemkl.config.paths import STDIN, is_piped
 from chemkl.files.molecules import ENDINGS
 from chemkl.files.streams import PACKINGS
 from chemkl.results.differences import method_settings

@@ -8,8 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from chemkl.config import Config, InputError
-from chemkl.config.jobs import Job, expand
-from chemkl.config.pipeline import PipelineConfig
+from chemkl.config.pipeline import Job, PipelineConfig, expand
 from chemkl.stages.registry import STAGES
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from chemkl.config import InputError, complaints
-from chemkl.config.draft import Draft
+from chemkl.config.loading import Draft
 from chemkl.config.posttrain import PosttrainConfig, objective_of
 from chemkl.losses import Objective, objective_from_config
 from chemkl.policies import check_vocabularies, read_header

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chemkl.config import InputError, complaints
-from chemkl.config.draft import Draft
-from chemkl.config.llm import LlmPosttrainConfig
-from chemkl.config.llm_reward import TextRewardConfig
+from chemkl.config.llm import LlmPosttrainConfig, TextRewardConfig
+from chemkl.config.loading import Draft
 from chemkl.config.posttrain import objective_of
 from chemkl.llm.answer_rewards import ASKED
 from chemkl.llm.checkpoint import ADAPTER, MODEL, save

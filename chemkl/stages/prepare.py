@@ -15,7 +15,7 @@ from rich.table import Table
 
 from chemkl.chem.standardise import Standardiser
 from chemkl.config import InputError, complaints
-from chemkl.config.draft import Draft
+from chemkl.config.loading import Draft
 from chemkl.config.prepare import FileSource, FilterConfig, PrepareConfig
 from chemkl.corpus import files
 from chemkl.corpus.cleaning import Clean, Cleaner, clean_lines, peak_memory

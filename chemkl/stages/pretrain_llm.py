@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from chemkl.config import InputError, complaints
-from chemkl.config.draft import Draft
-from chemkl.config.pretrain_llm import PretrainLlmConfig
+from chemkl.config.loading import Draft
+from chemkl.config.pretrain import PretrainLlmConfig
 from chemkl.corpus import files
 from chemkl.corpus.batches import TokenDataModule
 from chemkl.llm.checkpoint import MODEL

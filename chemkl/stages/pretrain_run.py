@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 
 from chemkl.chem.molecules import canonicalise
 from chemkl.config import InputError, complaints
-from chemkl.config.draft import Draft
+from chemkl.config.loading import Draft
 from chemkl.config.pretrain import MaximumLikelihood
 from chemkl.corpus import files
 from chemkl.corpus.batches import TokenDataModule

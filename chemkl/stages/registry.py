@@ -10,8 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from chemkl.config import Config, InputError, load_config
-from chemkl.config.draft import Draft
-from chemkl.config.overrides import Override
+from chemkl.config.loading import Draft, Override
 from chemkl.signals import StoppedBySignal, deferred
 
 
@@ -143,14 +142,14 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "pretrain_llm",
-            "chemkl.config.pretrain_llm:PretrainLlmConfig",
+            "chemkl.config.pretrain:PretrainLlmConfig",
             "Train a small language model that writes the SMILES that a property tag asks for.",
             outputs=("checkpoints/model/*", LAST, "logs/*", MANIFEST),
             limits=DECAYS,
         ),
         Stage(
             "forecast",
-            "chemkl.config.forecast:ForecastConfig",
+            "chemkl.config.evaluate:ForecastConfig",
             "Foretell from samples of the prior what a posttrain config asks for; train nothing.",
             outputs=("forecast.parquet", "forecast.json", "samples.parquet", MANIFEST),
             suffix="-forecast",  # it takes the very file that posttrain will be given
@@ -186,13 +185,13 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "sample",
-            "chemkl.config.sample:SampleConfig",
+            "chemkl.config.prepare:SampleConfig",
             "Write new molecules with a trained model.",
             outputs=("samples.parquet", MANIFEST),
         ),
         Stage(
             "score",
-            "chemkl.config.score:ScoreConfig",
+            "chemkl.config.prepare:ScoreConfig",
             "Score the molecules of a file: every component, and the reward.",
             outputs=("scores.parquet", "scores.csv", MANIFEST),
             suffix="-scores",
@@ -205,7 +204,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "evaluate_text",
-            "chemkl.config.text_evaluate:EvaluateTextConfig",
+            "chemkl.config.evaluate:EvaluateTextConfig",
             "Measure texts: distinct n-grams, semantic diversity, clusters, entropy of answers.",
             outputs=(
                 "text_diversity.parquet",
@@ -219,7 +218,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "compare",
-            "chemkl.config.compare:CompareConfig",
+            "chemkl.config.evaluate:CompareConfig",
             "Compare methods over several seeds: differences, intervals, tests, a forest plot.",
             outputs=(
                 "comparison.parquet",
@@ -234,7 +233,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "report",
-            "chemkl.config.report:ReportConfig",
+            "chemkl.config.evaluate:ReportConfig",
             "Show runs in one HTML page: table, learning curves, scaffolds, best molecules.",
             outputs=("report.html", MANIFEST),
         ),

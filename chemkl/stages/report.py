@@ -13,8 +13,7 @@ from rich.console import Console
 from rich.progress import track
 
 from chemkl.config import InputError
-from chemkl.config.forecast import DEFAULT_TAU
-from chemkl.config.report import ReportConfig
+from chemkl.config.evaluate import DEFAULT_TAU, ReportConfig
 from chemkl.evaluation import evaluate, from_trace
 from chemkl.evaluation.comparison_columns import COMPARISON_SCHEMA
 from chemkl.evaluation.metrics import Comparisons, describe_window

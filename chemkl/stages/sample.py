@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import torch
 
 from chemkl.config import InputError, complaints
-from chemkl.config.draft import Draft
-from chemkl.config.sample import POLICY, PRIOR, MixtureConfig, SampleConfig
+from chemkl.config.loading import Draft
+from chemkl.config.prepare import POLICY, PRIOR, MixtureConfig, SampleConfig
 from chemkl.policies import (
     Mixture,
     Policy,

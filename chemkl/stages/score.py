@@ -15,10 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from chemkl.config import InputError, complaints, load_config, shipped
 from chemkl.config.document import Document
-from chemkl.config.draft import Draft
-from chemkl.config.overrides import Override
-from chemkl.config.piped import STDIN, local
-from chemkl.config.score import ScoreConfig
+from chemkl.config.loading import Draft, Override
+from chemkl.config.paths import STDIN, local
+from chemkl.config.prepare import ScoreConfig
 from chemkl.files.molecules import ENDINGS, NO_CELL, Line, MoleculeFile
 from chemkl.files.streams import PACKINGS
 from chemkl.results.atomic import refuse_other_names

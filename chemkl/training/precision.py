@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from chemkl.config import InputError, complaints
-from chemkl.config.draft import Draft
-from chemkl.config.trainer import Precision
+from chemkl.config.loading import Draft
+from chemkl.config.posttrain import Precision
 from chemkl.results.manifest import Manifest
 from chemkl.results.provenance import UsedPrecision
 from chemkl.training.trainer import devices_of

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from chemkl.config import extras
+from chemkl.config import base
 
 ROOT = Path(__file__).parents[2]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
@@ -24,7 +24,7 @@ TEXTS = [
 
 @pytest.mark.parametrize("extra", ["fcd", "llm", "docking", "sql", "sklearn", "onnx", "trl"])
 def test_a_command_names_the_packages_of_an_extra(extra):
-    begin, *asked = extras.install(extra).replace("'", "").split(" ")[1:]
+    begin, *asked = base.install(extra).replace("'", "").split(" ")[1:]
     assert begin == "install"
     assert {Requirement(a).name for a in asked} == {Requirement(a).name for a in EXTRAS[extra]}
 
@@ -33,8 +33,8 @@ def test_from_a_source_tree_the_command_names_the_extra_there(monkeypatch):
     def absent(name):
         raise metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(extras, "requires", absent)
-    assert extras.install("fcd") == "pip install -e '.[fcd]'"
+    monkeypatch.setattr(base, "requires", absent)
+    assert base.install("fcd") == "pip install -e '.[fcd]'"
 
 
 def test_no_text_sends_the_user_to_an_index_for_chemkl():

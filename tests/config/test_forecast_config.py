@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from chemkl.config import InputError, load_config
-from chemkl.config.forecast import ForecastConfig
+from chemkl.config.evaluate import ForecastConfig
 from chemkl.config.posttrain import PosttrainConfig
 from chemkl.stages.check import check_file
 

@@ -5,8 +5,7 @@ import re
 import pytest
 
 from chemkl.config import Config, InputError, InputPath, load_config
-from chemkl.config.jobs import load_pipeline
-from chemkl.config.pipeline import PipelineConfig
+from chemkl.config.pipeline import PipelineConfig, load_pipeline
 
 
 class Run(Config):

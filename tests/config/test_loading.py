@@ -7,7 +7,7 @@ import pytest
 from pydantic import Field, model_validator
 
 from chemkl.config import Config, InputError, InputPath, load_config
-from chemkl.config.overrides import Override
+from chemkl.config.loading import Override
 
 
 class Gibbs(Config):

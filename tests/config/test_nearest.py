@@ -3,7 +3,7 @@
 import pytest
 
 from chemkl.config import did_you_mean
-from chemkl.config.nearest import nearest
+from chemkl.config.base import nearest
 
 ALSO = {"mol_wt": ["MolecularWeight", "MW"], "tpsa": ["PSA"], "hbd": ["HBondDonors"]}
 MEANINGS = {

@@ -5,8 +5,9 @@ from typing import get_args
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from chemkl.config.estimator import ESTIMATOR_KINDS, EstimatorConfig
 from chemkl.config.objective import (
+    ESTIMATOR_KINDS,
+    EstimatorConfig,
     FilterConfig,
     GibbsConfig,
     MaraConfig,

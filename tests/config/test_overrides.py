@@ -3,7 +3,7 @@
 import pytest
 
 from chemkl.config import InputError
-from chemkl.config.overrides import Override, apply
+from chemkl.config.loading import Override, apply
 
 
 def changed(data, *texts):

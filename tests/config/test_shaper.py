@@ -3,7 +3,7 @@ from typing import get_args
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from chemkl.config.shaper import (
+from chemkl.config.objective import (
     DifferentialSmoothingConfig,
     IpsConfig,
     SetDiversityConfig,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from chemkl.config.collapse import CollapseLimits
 from chemkl.config.evaluate import MetricOptions
+from chemkl.config.posttrain import CollapseLimits
 from chemkl.evaluation import evaluate, from_smiles, from_trace
 from chemkl.evaluation.alarm import collapsed_at_call
 

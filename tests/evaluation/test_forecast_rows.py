@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from rich.console import Console
 
 from chemkl.config import InputError, load_config
-from chemkl.config.forecast import ForecastConfig
+from chemkl.config.evaluate import ForecastConfig
 from chemkl.config.objective import TargetConfig
 from chemkl.config.reward import RewardConfig
 from chemkl.evaluation.forecast import Points, target_shares

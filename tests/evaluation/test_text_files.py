@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from chemkl.config import InputError
-from chemkl.config.text_evaluate import TextFile
+from chemkl.config.evaluate import TextFile
 from chemkl.evaluation.text_files import read_text_file
 
 TABLE = 'id{d}text{d}reward\n1{d}"one{d} ""two""\nthree"{d}0.5\n2{d} four {d}\n'

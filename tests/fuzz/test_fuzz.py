@@ -22,8 +22,7 @@ from mutations import mutated_bytes, mutated_config, mutated_smiles
 
 from chemkl.chem.molecules import read_molecule
 from chemkl.config import InputError
-from chemkl.config.evaluate import SampledFile
-from chemkl.config.text_evaluate import TextFile
+from chemkl.config.evaluate import SampledFile, TextFile
 from chemkl.corpus.files import read_split, read_vocabulary
 from chemkl.evaluation.sample_files import read_samples
 from chemkl.evaluation.statistics_file import read_statistics

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from chemkl.config import InputError, load_config
-from chemkl.config.collapse import CollapseConfig
 from chemkl.config.llm import LlmPosttrainConfig
+from chemkl.config.posttrain import CollapseConfig
 from chemkl.results import Manifest, config_hash, read_trace
 from chemkl.stages import posttrain_llm
 from chemkl.training.collapse import build_text_alarm

@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 
 from chemkl import llm
 from chemkl.config import InputError
-from chemkl.config.llm_model import ModelConfig
+from chemkl.config.llm import ModelConfig
 from chemkl.llm.sources import load_network, load_tokenizer
 from chemkl.results import Manifest
 from chemkl.results.atomic import folder_written_aside

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import MistralConfig
 
-from chemkl.config.llm_reward import SmilesReward
+from chemkl.config.llm import SmilesReward
 from chemkl.llm.ledger import TextLedger
 from chemkl.llm.molecule_reward import PaidByMolecule
 from chemkl.llm.policy import HfPolicy

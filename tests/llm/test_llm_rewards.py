@@ -11,7 +11,7 @@ from rdkit import Chem
 from rdkit.Chem.QED import qed
 
 from chemkl.config import InputError
-from chemkl.config.llm_reward import TextRewardConfig
+from chemkl.config.llm import TextRewardConfig
 from chemkl.llm.answers import build_reader, check_answers
 from chemkl.llm.ledger import TextLedger
 from chemkl.llm.prompts import Prompt

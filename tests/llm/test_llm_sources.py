@@ -12,8 +12,7 @@ import torch
 
 from chemkl import llm
 from chemkl.config import InputError
-from chemkl.config.llm import LlmPosttrainConfig
-from chemkl.config.llm_model import ModelConfig
+from chemkl.config.llm import LlmPosttrainConfig, ModelConfig
 from chemkl.llm import build_policy, sources
 from chemkl.results.wheels import fetch_wheel
 from chemkl.stages import posttrain_llm

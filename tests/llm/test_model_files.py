@@ -8,7 +8,7 @@ from tokenizers import AddedToken
 
 from chemkl import llm
 from chemkl.config import InputError
-from chemkl.config.llm_model import ModelConfig
+from chemkl.config.llm import ModelConfig
 from chemkl.llm import sources
 from chemkl.llm.prompts import check_ids
 from chemkl.stages import posttrain_llm

@@ -12,7 +12,7 @@ from rdkit.Chem.rdMolDescriptors import CalcTPSA
 from transformers import AutoTokenizer
 
 from chemkl.config import InputError
-from chemkl.config.pretrain_llm import ConditionConfig, LlamaConfig, PretrainLlmConfig
+from chemkl.config.pretrain import ConditionConfig, LlamaConfig, PretrainLlmConfig
 from chemkl.llm.conditions import UNKNOWN, Conditions
 from chemkl.llm.policy import HfPolicy
 from chemkl.llm.pretrain import TaggedDataset, build_tagged, build_tokenizer

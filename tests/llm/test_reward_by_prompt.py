@@ -7,8 +7,7 @@ from rdkit.Chem.Crippen import MolLogP
 from rdkit.Chem.QED import qed
 
 from chemkl.config import InputError, load_config
-from chemkl.config.llm import LlmPosttrainConfig
-from chemkl.config.llm_reward import SmilesReward
+from chemkl.config.llm import LlmPosttrainConfig, SmilesReward
 from chemkl.llm.reward_by_prompt import PaidByPrompt
 from chemkl.llm.rewards import build_reward
 from chemkl.llm.written import Written

@@ -8,7 +8,7 @@ import torch
 
 from chemkl.losses import ESTIMATORS, Gibbs, LossInputs, build_objective, estimator
 from chemkl.losses import objective as objective_module
-from chemkl.losses.estimators.states import STATES
+from chemkl.losses.estimators import STATES
 
 NAN, INF = float("nan"), float("inf")
 INPUTS = LossInputs(

@@ -4,7 +4,6 @@ import pytest
 import torch
 from worlds import World
 
-from chemkl.losses.mara import Mara
 from chemkl.losses.shapers import (
     SHAPER_INPUTS,
     SHAPERS,
@@ -15,7 +14,7 @@ from chemkl.losses.shapers import (
     shaper,
     ucpo,
 )
-from chemkl.losses.targets import Gibbs
+from chemkl.losses.targets import Gibbs, Mara
 
 BETA = 0.3
 

@@ -1,8 +1,8 @@
 import pandas as pd
 import pytest
 
-from chemkl.config.collapse import CollapseConfig
 from chemkl.config.evaluate import MetricOptions
+from chemkl.config.posttrain import CollapseConfig
 from chemkl.evaluation import evaluate, from_trace
 from chemkl.reports.late_samples import late_samples
 from chemkl.results import Manifest, TraceWriter

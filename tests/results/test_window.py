@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from chemkl.config.collapse import CollapseLimits
+from chemkl.config.posttrain import CollapseLimits
 from chemkl.results.window import Alarm, Spread, Window, spread
 
 PHENYL, PYRIDYL = "c1ccccc1", "c1ccncc1"

@@ -11,7 +11,7 @@ from rich.console import Console
 from scipy.stats import entropy
 
 from chemkl.config import InputError, load_config
-from chemkl.config.text_evaluate import EvaluateTextConfig
+from chemkl.config.evaluate import EvaluateTextConfig
 from chemkl.llm import embedding, extra
 from chemkl.results import Manifest, description_of, trace_schema
 from chemkl.stages import evaluate_text

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from chemkl.config import InputError, load_config
 from chemkl.config.llm import LlmPosttrainConfig
-from chemkl.config.pretrain_llm import ConditionConfig, PretrainLlmConfig
+from chemkl.config.pretrain import ConditionConfig, PretrainLlmConfig
 from chemkl.llm.conditions import Conditions
 from chemkl.llm.models import build_policy
 from chemkl.results import sha256_of

@@ -11,7 +11,7 @@ import yaml
 from safetensors.torch import save_file
 
 from chemkl.config import InputError, load_config
-from chemkl.config.sample import SampleConfig
+from chemkl.config.prepare import SampleConfig
 from chemkl.policies import Mixture, RnnPolicy, Vocabulary, load_policy, save_policy
 from chemkl.results.provenance import sha256_of
 from chemkl.stages import sample

@@ -11,8 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from chemkl.config import InputError, load_config
-from chemkl.config.collapse import CollapseConfig
-from chemkl.config.posttrain import CallbacksConfig, PosttrainConfig
+from chemkl.config.posttrain import CallbacksConfig, CollapseConfig, PosttrainConfig
 from chemkl.evaluation import from_trace
 from chemkl.evaluation.alarm import collapsed_at_call
 from chemkl.policies import load_policy

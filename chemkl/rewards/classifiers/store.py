@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from chemkl.config import InputError, did_you_mean
-from chemkl.config.base import at_home
+from chemkl.config.paths import at_home
 from chemkl.results.atomic import write_bytes
 from chemkl.results.wheels import MOLSCORE, fetch_wheel, open_member
 from chemkl.rewards.classifiers.inert import DAMAGES, read_model

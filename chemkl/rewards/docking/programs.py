@@ -11,7 +11,7 @@ from pathlib import Path
 from time import monotonic
 
 from chemkl.config import InputError
-from chemkl.config.extras import install
+from chemkl.config.base import install
 
 _VINA = {("Linux", "x86_64"): "vina_linux", ("Darwin", "x86_64"): "vina_mac_catalina"}
 """dockstring's AutoDock Vina 1.1.2, by system and processor."""

@@ -1,0 +1,171 @@
+"""Where files are: paths that a config names, and data that comes through a pipe."""
+
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import IO, Annotated, Any
+
+from pydantic import AfterValidator, ValidationInfo
+
+from chemkl.config import shipped
+from chemkl.config.base import InputError, did_you_mean, utf8
+
+
+def at_home(path: str | Path) -> Path:
+    """A path with ~ filled in; XDG_CACHE_HOME stands for ~/.cache where it is set.
+
+    Raises:
+        InputError: there is no home directory.
+    """
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    if Path(path).parts[:2] == ("~", ".cache") and os.path.isabs(cache):
+        return Path(cache, *Path(path).parts[2:])
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(
+            f"{path}: there is no home directory to find it in; set HOME, or give another folder"
+        ) from None
+
+
+def places_of(path: str | Path, context: Mapping[str, Any]) -> list[Path]:
+    """Where a relative path is looked up, in order; of the context see `InputPath`."""
+    folders = [context.get("folder"), *context.get("also", ()), Path.cwd()]
+    places = [(folder / path).resolve() for folder in folders if folder]
+    places[-1:-1] = filter(None, map(shipped.made_here, places[:-1]))
+    return places
+
+
+def _find(path: Path, info: ValidationInfo) -> Path:
+    """Resolve a relative path: beside the config file first, then in the working directory.
+
+    Where there is no such file, it is one that comes with chemkl, if any does (`shipped.find`).
+
+    The validation context may hold ``folder`` (of the config file), ``also`` (further folders to
+    look in), ``typed`` (texts that came as overrides), ``promised`` (folders whose content may be
+    made later), ``earlier`` (the output folders of earlier jobs among these, each with the
+    patterns of the files that its job writes; none: they are not known) and ``kind`` (the folder
+    of shipped files that a name alone is looked up in).
+    """
+    context = info.context or {}
+    try:
+        path = path.expanduser()
+        places = places_of(path, context)
+        for place in places:
+            if place.is_char_device() or place.is_block_device():
+                raise ValueError(f"a device, not a file or a folder: {place}")
+            if place.exists():
+                return place
+    except (OSError, RuntimeError) as error:  # a name too long, a folder closed to us, ~nobody
+        raise ValueError(utf8(f"no such file or folder: {path} ({error})")) from error
+    for place in places:
+        if any(place.is_relative_to(folder) for folder in context.get("promised", ())):
+            _check_written(place, context.get("earlier", {}))
+            return place
+    ours = shipped.find(path, *filter(None, [context.get("kind")]))
+    if ours is not None:
+        return ours
+    if path.parts[:1] == ("..",) and len(places) > 1 and str(path) not in context.get("typed", ()):
+        places.pop()  # whoever wrote .. into a file meant the file's folder, not where we work
+    looked = " nor ".join(str(place) for place in dict.fromkeys(places))
+    raise ValueError(utf8(f"no such file or folder: {looked}{_near_shipped(path, context)}"))
+
+
+def _near_shipped(path: Path, context: Mapping[str, Any]) -> str:
+    near = shipped.near(path, *filter(None, [context.get("kind")]))
+    return f"; did you mean {near!r}, which comes with chemkl?" if near else ""
+
+
+def _check_written(place: Path, earlier: Mapping[Path, Sequence[str]]) -> None:
+    """Refuse what the job that fills a folder will not write there."""
+    for folder, written in earlier.items():
+        if place == folder or not place.is_relative_to(folder) or not written:
+            continue
+        name = place.relative_to(folder).as_posix()
+        if not any(fnmatch(name, each) or each.startswith(f"{name}/") for each in written):
+            raise ValueError(
+                f"no such file or folder: {place}; the job that fills {folder} will not write "
+                f"{name!r}{did_you_mean(name, written)}"
+            )
+
+
+InputPath = Annotated[Path, AfterValidator(_find)]
+"""A file or folder that must exist; relative paths are looked up beside the config file first,
+then in the working directory, then among the files that come with chemkl. Within a pipeline, what
+an earlier job will write counts as there."""
+
+
+def _find_data(path: Path, info: ValidationInfo) -> Path:
+    if not is_piped(path):
+        return _find(path, info)
+    local(path)  # read now: whether the work is done already depends on what comes
+    return path
+
+
+DataPath = Annotated[Path, AfterValidator(_find_data)]
+"""The same of a file with data, which may also be a pipe, or - for standard input."""
+
+
+STDIN = Path("-")
+"""Stands for standard input."""
+
+_copies: dict[Path, IO[bytes]] = {}
+
+
+def label_of(path: Path) -> str:
+    """The name of a file in messages."""
+    return "standard input" if path == STDIN else str(path)
+
+
+def local(path: Path) -> Path:
+    """Give a file that can be read more than once: standard input and pipes are copied into one.
+
+    The copy lives as long as this process.
+
+    Raises:
+        InputError: a folder, a device, or nothing that can be read.
+    """
+    if path in _copies:
+        return Path(_copies[path].name)
+    try:
+        if path == STDIN:
+            if sys.stdin is None or sys.stdin.isatty():
+                raise InputError("-: standard input is closed or a terminal; pipe a file into it")
+            return _copied(path, sys.stdin.buffer)
+        kind = path.stat().st_mode
+        if stat.S_ISDIR(kind):
+            raise InputError(f"{path}: this is a folder; expected a file")
+        if stat.S_ISCHR(kind) or stat.S_ISBLK(kind):
+            raise InputError(f"{path}: this is a device; expected a file, or - for standard input")
+        if stat.S_ISREG(kind):
+            return path
+        with path.open("rb") as stream:
+            return _copied(path, stream)
+    except OSError as error:
+        raise InputError(f"{label_of(path)}: cannot be read ({error.strerror or error})") from None
+
+
+def is_piped(path: Path) -> bool:
+    """Whether a path stands for something that can be read only once."""
+    try:
+        return path == STDIN or path in _copies or path.is_fifo()
+    except (OSError, ValueError):  # a name that is too long, or no name
+        return False
+
+
+def is_copied(path: Path) -> bool:
+    """Whether this process has read a pipe."""
+    return path in _copies
+
+
+def _copied(path: Path, stream: IO[bytes]) -> Path:
+    copy = tempfile.NamedTemporaryFile(prefix="chemkl-")  # noqa: SIM115 - removed when closed
+    shutil.copyfileobj(stream, copy)
+    copy.flush()
+    _copies[path] = copy
+    return Path(copy.name)

@@ -1,0 +1,863 @@
+"""What an estimator is, how it is registered, and what several of them share.
+
+An estimator is one function of tensors that returns (loss, metrics). Its ordinary parameters are
+filled by name from ``INPUTS``; its keyword-only ones are options with defaults, which the user sets
+beside the estimator's name. To add one, write the function and register it with ``estimator``.
+
+Legend: B rows of a batch; P sequences sampled freshly from the reference.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar, get_args
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from chemkl.losses.kl import k3_value
+from chemkl.losses.registry import Registry, Wanted
+from chemkl.losses.targets import Gibbs, Target
+from chemkl.losses.types import Groups, check_rows, mean_over_rows
+
+
+class State(Protocol):
+    """What an objective needs of an estimator's memory."""
+
+    def parameters(self) -> Iterator[Tensor]:
+        """Return what the optimizer is to learn beside the policy."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a later run needs to continue."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from the result of ``state_dict``."""
+
+
+class LearnedLogZ:
+    """The learned log partition function: one number, trained by the optimizer with the policy.
+
+    It starts at the first value that it is asked for, which is the batch's own estimate. The
+    parameter is log Z / rate: an optimizer with steps of a given size, as Adam, moves log Z faster
+    than the policy's weights by that factor.
+    """
+
+    def __init__(self) -> None:
+        self._parameter = torch.zeros((), dtype=torch.float64, requires_grad=True)
+        self._started = False
+
+    def value(self, first: Tensor, rate: float) -> Tensor:
+        """Return log Z, a float64 scalar with graph; ``first`` is where it starts."""
+        if not self._started:
+            with torch.no_grad():
+                self._parameter.copy_(first.double() / rate)
+            self._started = True
+        return self._parameter * rate
+
+    def parameters(self) -> Iterator[Tensor]:
+        """Return the parameter."""
+        yield self._parameter
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the parameter and whether it has started."""
+        return {"parameter": self._parameter.detach().clone(), "started": self._started}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from the result of ``state_dict``."""
+        with torch.no_grad():
+            self._parameter.copy_(state["parameter"])
+        self._started = bool(state["started"])
+
+
+class AverageLogZ:
+    """The moving average of the partition function, in the log domain, for each group number.
+
+    Z of a group is the mean of exp(log_target - lp) over rows of the policy. The average gives the
+    batch i steps back the weight decay^i, and is divided by the sum of the weights, so that it is
+    not drawn to 0 in the beginning. The batch itself is part of it. Group numbers must keep their
+    meaning from batch to batch; each one seen takes two numbers for good.
+    """
+
+    def __init__(self) -> None:
+        self._log_sum: dict[int, float] = {}
+        self._weight: dict[int, float] = {}
+
+    def update(self, log_ratio_B: Tensor, groups: Groups, decay: float) -> Tensor:
+        """Take a batch in; return log Z of each row's group: (B,), no graph; -inf without mass."""
+        log_z_N = groups.log_mean_exp_N(log_ratio_B.detach()).tolist()
+        ids = groups.ids_N.tolist()
+        for group, log_z in zip(ids, log_z_N, strict=True):
+            kept = torch.tensor([self._log_sum.get(group, -torch.inf), log_z], dtype=torch.float64)
+            share = torch.tensor([decay, 1 - decay], dtype=torch.float64).log()
+            self._log_sum[group] = float(torch.logsumexp(kept + share, dim=0))
+            self._weight[group] = decay * self._weight.get(group, 0.0) + 1 - decay
+        mean_N = torch.tensor([self._log_sum[g] for g in ids], dtype=torch.float64)
+        mean_N = mean_N - torch.tensor([self._weight[g] for g in ids], dtype=torch.float64).log()
+        return mean_N.to(log_ratio_B)[groups.index_B]
+
+    def parameters(self) -> Iterator[Tensor]:
+        """Return nothing: it is computed, not learned."""
+        yield from ()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return group numbers, log sums and weights."""
+        return {
+            "group": torch.tensor(list(self._log_sum), dtype=torch.int64),
+            "log_sum": torch.tensor(list(self._log_sum.values()), dtype=torch.float64),
+            "weight": torch.tensor(list(self._weight.values()), dtype=torch.float64),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from the result of ``state_dict``."""
+        groups = state["group"].tolist()
+        self._log_sum = dict(zip(groups, state["log_sum"].tolist(), strict=True))
+        self._weight = dict(zip(groups, state["weight"].tolist(), strict=True))
+
+
+class Chains:
+    """The Markov chains of ``msc``: draws the row of each group that the next batch is to retain.
+
+    It has random numbers of its own, so that a resumed run draws what it would have drawn.
+    """
+
+    def __init__(self) -> None:
+        self._generator: torch.Generator | None = None
+        self.carry_B: Tensor | None = None
+
+    def draw(self, log_weight_B: Tensor, groups: Groups, seed: int) -> None:
+        """Choose one row of each group with probability ~ exp(log_weight); none where all are -inf.
+
+        Sets ``carry_B``, True at the chosen rows. The largest of log weight plus Gumbel noise is
+        such a draw.
+        """
+        if self._generator is None:
+            self._generator = torch.Generator().manual_seed(seed)
+        uniform_B = torch.rand(log_weight_B.numel(), generator=self._generator, dtype=torch.float64)
+        gumbel_B = -(-uniform_B.clamp(min=1e-300).log()).log()
+        noisy_B = log_weight_B.detach().double() + gumbel_B.to(log_weight_B.device)
+        possible_B = log_weight_B > -torch.inf
+        best_B = groups.max_N(noisy_B, possible_B)[groups.index_B]
+        row_N = groups.first_row_N(possible_B & (noisy_B == best_B))
+        row_B = torch.arange(log_weight_B.numel(), device=log_weight_B.device)
+        self.carry_B = row_B == row_N[groups.index_B]
+
+    def parameters(self) -> Iterator[Tensor]:
+        """Return nothing."""
+        yield from ()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the random numbers; the sequences are kept by who sampled them."""
+        return {} if self._generator is None else {"generator": self._generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from the result of ``state_dict``."""
+        if "generator" in state:
+            self._generator = torch.Generator()
+            self._generator.set_state(state["generator"])
+
+
+STATES: dict[str, type[State]] = {
+    "learned_log_z": LearnedLogZ,
+    "average_log_z": AverageLogZ,
+    "chains": Chains,
+}
+"""Memories by the name of the parameter with which an estimator asks for one of its own."""
+
+
+Metrics = dict[str, Tensor]
+EstimatorFunction = Callable[..., tuple[Tensor, Metrics]]
+Shape = Callable[[Tensor], Tensor]
+Refusal = Callable[..., str | None]
+F = TypeVar("F", bound=EstimatorFunction)
+
+INPUTS = {
+    "logp_policy_B": "log pi_theta, with its graph",
+    "log_target_B": "the unnormalised log target",
+    "beta": "the KL coefficient, a float",
+    "group_B": "group numbers; None: the batch is one group",
+    "logp_behaviour_B": "log-probability under the policy that sampled the row, without graph",
+    "logp_anchored_B": "log pi_ref, of a hit that of its anchor: the reference of Algorithm 2",
+    "reward_anchored_B": "the reward, of a hit that of its anchor",
+    "retained_B": "True at a row that the last batch handed on (``LossOutput.carry``), or None",
+    "logp_policy_of_prior_P": "log pi_theta of fresh samples of the reference, with its graph",
+    "shape": "the shaper: a function of the advantage_B; changes nothing without one",
+    **{name: kind.__doc__ or "" for name, kind in STATES.items()},
+}
+"""What an estimator may ask for, with its meaning."""
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """An estimator and what it is good for.
+
+    Attributes:
+        name: as in a config.
+        function: the loss.
+        wanted: its inputs and options.
+        off_policy: its gradient stays right on rows that another policy sampled (replay): without
+            importance weights, or with those of ``logp_behaviour``.
+        refuses: (target, options) -> why it cannot walk to that target, or None.
+    """
+
+    name: str
+    function: EstimatorFunction
+    wanted: Wanted
+    off_policy: bool
+    refuses: Refusal
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of its inputs, out of ``INPUTS``."""
+        return self.wanted.inputs
+
+    @property
+    def takes_shaper(self) -> bool:
+        """Whether it has an advantage that a shaper can change."""
+        return "shape" in self.wanted.inputs
+
+
+ESTIMATORS: Registry[Estimator] = Registry("estimator")
+
+
+def any_target(_target: Target, **_options: Any) -> None:
+    """Refuse nothing: a row outside of the target's support pushes with a bounded force."""
+
+
+def full_support_only(target: Target, **_options: Any) -> str | None:
+    """Refuse targets that are -inf somewhere: the score of these rows would be infinite."""
+    if target.full_support:
+        return None
+    return (
+        "which is -inf outside of the hits: the score of every other row would be infinite. Use "
+        "the target gibbs or mara"
+    )
+
+
+def estimator(
+    name: str, *, off_policy: bool, refuses: Refusal = full_support_only
+) -> Callable[[F], F]:
+    """Register a loss function under ``name``; see ``Estimator`` for what is declared.
+
+    Without ``refuses`` it goes with the targets that are finite everywhere; ``any_target`` says
+    that it bears one that is not.
+    """
+
+    def decorate(function: F) -> F:
+        wanted = Wanted.by(function, f"estimator {name!r}", INPUTS)
+        ESTIMATORS.add(name, Estimator(name, function, wanted, off_policy, refuses))
+        return function
+
+    return decorate
+
+
+def unshaped(advantage_B: Tensor) -> Tensor:
+    """Leave the advantage as it is: the shaper when there is none."""
+    return advantage_B
+
+
+def against_the_others(name: str, values_B: Tensor, groups: Groups) -> Tensor:
+    """Each value minus the mean of the other values of its group."""
+    size_B = sizes_B(name, groups)
+    # n/(n-1) (x - mean) equals x - mean of the others, and loses no digits when n is large
+    return (values_B - groups.mean_B(values_B)) * size_B / (size_B - 1)
+
+
+def sizes_B(name: str, groups: Groups) -> Tensor:
+    """Each row's group size, where every group has two rows or more."""
+    size_B = groups.size_B()
+    if bool((size_B < 2).any()):
+        alone = int(groups.ids_N[groups.index_B][size_B < 2][0])
+        raise ValueError(
+            f"{name} compares a row with the others of its group, but group {alone} has 1 row "
+            f"(the batch has {size_B.numel()}): raise the batch size, or the number of samples per "
+            "prompt, to 2 or more; or, for the target gibbs or mara, use the estimator 'reinvent', "
+            "which compares nothing"
+        )
+    return size_B
+
+
+def check_above_0(name: str, **options: float) -> None:
+    """Refuse options that are not finite numbers above 0."""
+    for option, value in options.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name}: {option} must be a finite number above 0, got {value}")
+
+
+Divergence = Literal["kl", "reverse_kl", "js", "tv"]
+
+
+def _f_dpg_refuses(target: Target, *, divergence: Divergence = "kl", **_: Any) -> str | None:
+    """Refuse a target without full support where the force would not be bounded."""
+    if target.full_support or divergence != "reverse_kl":
+        return None
+    return (
+        "which is -inf outside of the hits: with the divergence reverse_kl the score of every "
+        "other row would be infinite. Use the divergence kl, js or tv, or the target gibbs or mara"
+    )
+
+
+@estimator("f_dpg", off_policy=False, refuses=_f_dpg_refuses)
+def f_dpg(
+    logp_policy_B: Tensor,
+    log_target_B: Tensor,
+    average_log_z: AverageLogZ,
+    group_B: Tensor | None = None,
+    shape: Shape = unshaped,
+    *,
+    divergence: Divergence = "kl",
+    decay: float = 0.99,
+    clip: float = 20.0,
+) -> tuple[Tensor, Metrics]:
+    """f-DPG: the policy gradient of D_f(pi || p) = E_p[f(pi/p)], pseudo-reward -f'(e^u).
+
+    Go et al., arXiv 2302.08215. f' is, in their words: "kl" KL(p || pi), -exp(-u); "reverse_kl"
+    KL(pi || p), u + 1; "js" Jensen-Shannon, log 2 - softplus(-u); "tv" total variation, sign(u)/2.
+    With "kl" it is DPG (Parshakova et al., arXiv 1912.08517); with "reverse_kl" that of ``rloo``
+    without the factor beta. Z is a moving average of the batches' mean exp(log_target - lp).
+
+    Deviations:
+        1. The baseline is the mean of the others of the group.
+        2. Z includes the batch itself, which makes a bias of the order 1/B that averages out as
+           ``decay`` goes to 1; the average of old batches is one of an older policy.
+        3. exp(-u) is held at exp(clip): another divergence, with the same optimum, that differs
+           for rows that rare under the policy only.
+
+    Args:
+        logp_policy_B: lp, with graph.
+        log_target_B: the unnormalised log target; -inf is allowed but with "reverse_kl".
+        average_log_z: the memory of Z.
+        group_B: group numbers; None is one group.
+        shape: the shaper.
+        divergence: "kl", "reverse_kl", "js" or "tv".
+        decay: of the average of Z a batch, from 0 (this batch alone) to less than 1.
+        clip: nats, above 0.
+
+    Metrics: advantage_std; log_z, the mean over the rows.
+    """
+    if divergence not in get_args(Divergence):
+        allowed = ", ".join(get_args(Divergence))
+        raise ValueError(f"f_dpg: divergence must be one of {allowed}, got {divergence!r}")
+    check_above_0("f_dpg", clip=clip)
+    u_B, log_z_B = _normalised("f_dpg", logp_policy_B, log_target_B, average_log_z, group_B, decay)
+    pseudo_reward_B = {
+        "kl": lambda: (-u_B).clamp(max=clip).exp(),
+        "reverse_kl": lambda: -(u_B + 1),
+        "js": lambda: softplus(-u_B) - math.log(2),
+        "tv": lambda: torch.where(u_B.isnan(), u_B, -torch.sign(u_B) / 2),  # sign(NaN) is 0
+    }[divergence]()
+    groups = Groups.of(group_B, logp_policy_B)
+    advantage_B = shape(against_the_others("f_dpg", pseudo_reward_B, groups))
+    loss = -mean_over_rows(advantage_B * logp_policy_B)
+    return loss, {"advantage_std": advantage_B.std(correction=0), "log_z": log_z_B.mean()}
+
+
+@estimator("alpha_dpg", off_policy=False, refuses=any_target)
+def alpha_dpg(
+    logp_policy_B: Tensor,
+    log_target_B: Tensor,
+    average_log_z: AverageLogZ,
+    group_B: Tensor | None = None,
+    shape: Shape = unshaped,
+    *,
+    alpha: float = 0.5,
+    most: float = 10.0,
+    decay: float = 0.99,
+) -> tuple[Tensor, Metrics]:
+    """alpha-DPG: the alpha-divergence between KL(p || pi) (0) and KL(pi || p) (towards 1).
+
+    Pseudo-reward min(expm1(-(1 - alpha) u), most); that of f = (t^alpha - alpha t - 1 + alpha) /
+    (alpha (alpha - 1)) times 1 - alpha, so the step stays of one size as alpha goes to 1.
+    Kruszewski et al., arXiv 2512.05962, who have the filter target; any other will do. Z is that of
+    ``f_dpg``.
+
+    Deviations:
+        1. The factor 1 - alpha.
+        2. Z is a moving average over batches of the policy's own rows, see ``f_dpg``.
+
+    Args:
+        logp_policy_B: lp, with graph.
+        log_target_B: the unnormalised log target; -inf is allowed.
+        average_log_z: the memory of Z.
+        group_B: group numbers; None is one group.
+        shape: the shaper.
+        alpha: 0 covers the target, towards 1 it seeks its modes; from 0 to less than 1.
+        most: where the pseudo-reward is cut, above 0: another divergence, with the same optimum,
+            that differs for rows rare under the policy.
+        decay: of the average of Z a batch, from 0 to less than 1.
+
+    Metrics: advantage_std; log_z; clip_rate, the share of rows cut.
+    """
+    if not 0 <= alpha < 1:
+        raise ValueError(
+            f"alpha_dpg: alpha must lie in [0, 1), got {alpha}; for KL(pi || p) itself take rloo"
+        )
+    check_above_0("alpha_dpg", most=most)
+    u_B, log_z_B = _normalised(
+        "alpha_dpg", logp_policy_B, log_target_B, average_log_z, group_B, decay
+    )
+    free_B = torch.expm1(-(1 - alpha) * u_B)
+    groups = Groups.of(group_B, logp_policy_B)
+    advantage_B = shape(against_the_others("alpha_dpg", free_B.clamp(max=most), groups))
+    metrics = {
+        "advantage_std": advantage_B.std(correction=0),
+        "log_z": log_z_B.mean(),
+        "clip_rate": (free_B > most).to(u_B).mean(),
+    }
+    return -mean_over_rows(advantage_B * logp_policy_B), metrics
+
+
+def _normalised(
+    name: str,
+    logp_policy_B: Tensor,
+    log_target_B: Tensor,
+    average_log_z: AverageLogZ,
+    group_B: Tensor | None,
+    decay: float,
+) -> tuple[Tensor, Tensor]:
+    """Return u = lp - log_target + log Z, +inf where the target is -inf, and log Z; no graph."""
+    check_rows(logp_policy=logp_policy_B, log_target=log_target_B, group=group_B)
+    if not 0 <= decay < 1:
+        raise ValueError(f"{name}: decay must lie in [0, 1), got {decay}")
+    logp_B = logp_policy_B.detach()
+    groups = Groups.of(group_B, logp_B)
+    log_z_B = average_log_z.update(log_target_B - logp_B, groups, decay)
+    outside_B = log_target_B == -torch.inf
+    return torch.where(outside_B, torch.inf, logp_B - log_target_B + log_z_B), log_z_B
+
+
+Reference = Literal["batch", "prior"]
+
+
+def _forward_kl_refuses(target: Target, *, reference: Reference = "batch", **_: Any) -> str | None:
+    """Refuse a target without full support; with fresh prior samples, every one but gibbs."""
+    if reference == "prior" and not isinstance(target, Gibbs):
+        return (
+            "by fresh samples of the prior: whether one of them is a hit would cost an oracle "
+            "call, and without it the reference cannot be anchored. Use the reference batch, or "
+            "the target gibbs"
+        )
+    return full_support_only(target)
+
+
+@estimator("forward_kl", off_policy=False, refuses=_forward_kl_refuses)
+def forward_kl(
+    logp_policy_B: Tensor,
+    logp_anchored_B: Tensor,
+    reward_anchored_B: Tensor,
+    beta: float,
+    group_B: Tensor | None = None,
+    logp_policy_of_prior_P: Tensor | None = None,
+    shape: Shape = unshaped,
+    *,
+    reference: Reference = "batch",
+    clip: float = 20.0,
+) -> tuple[Tensor, Metrics]:
+    """RL regularised by the forward KL: the gradient of -(E_pi[R] - beta KL(pi_ref || pi)).
+
+    GX-Chen et al., arXiv 2510.20817. It ends at beta pi_ref / (L - R), which is not the gibbs
+    target, and its gradient is not that of a KL to any fixed distribution. With the mara target R
+    and pi_ref of a hit are those of its anchor (Algorithm 2); that flattens the hits here too,
+    while an augmented reward (Algorithm 1) does not.
+
+    The reward has a leave-one-out baseline. The KL comes from the rows of the batch, as the
+    gradient of k3 = exp(d) - d - 1 with d = lr - lp, or from fresh samples of the reference as
+    -mean lp.
+
+    Deviations:
+        1. exp(d) is held at exp(clip) (see there); the paper does not say what it did.
+        2. The anchored reference is not normalised; its mass only shifts L.
+        3. ``reference="prior"`` is not in the paper.
+
+    Args:
+        logp_policy_B: lp, with graph.
+        logp_anchored_B: lr, of a hit that of its anchor.
+        reward_anchored_B: R, of a hit that of its anchor.
+        beta: the KL coefficient.
+        group_B: group numbers; None is one group.
+        logp_policy_of_prior_P: lp of fresh samples of the reference, for ``reference="prior"``.
+        shape: the shaper of the reward's advantage.
+        reference: "batch", or "prior": unbiased, never clipped, no oracle call, gibbs only.
+        clip: nats, above 0. A row less likely than under the reference by more is pulled up as one
+            at the clip is: biased, and only in that case.
+
+    Metrics: advantage_std; k3, its mean, whose value is that of the *reverse* KL to the reference
+    (see ``chemkl.losses.kl``); clip_rate, the share of rows clipped.
+    """
+    check_rows(
+        logp_policy=logp_policy_B,
+        logp_anchored=logp_anchored_B,
+        reward_anchored=reward_anchored_B,
+        group=group_B,
+    )
+    if reference not in get_args(Reference):
+        raise ValueError(f"forward_kl: reference must be 'batch' or 'prior', got {reference!r}")
+    check_above_0("forward_kl", clip=clip)
+    groups = Groups.of(group_B, logp_policy_B)
+    reward_B = reward_anchored_B.to(logp_policy_B)
+    advantage_B = shape(against_the_others("forward_kl", reward_B, groups))
+    reward_loss = -mean_over_rows(advantage_B * logp_policy_B)
+    d_B = logp_anchored_B - logp_policy_B.detach()
+    metrics = {
+        "advantage_std": advantage_B.std(correction=0),
+        "k3": k3_value(logp_policy_B, logp_anchored_B, clip=clip).mean(),
+        "clip_rate": (d_B > clip).to(d_B).mean(),
+    }
+    if reference == "prior":
+        if logp_policy_of_prior_P is None:
+            raise ValueError(
+                "forward_kl with reference='prior' needs LossInputs(logp_policy_of_prior=...): the "
+                "policy's log-probabilities, with graph, of sequences sampled from the reference"
+            )
+        check_rows(logp_policy_of_prior=logp_policy_of_prior_P)
+        return reward_loss - beta * mean_over_rows(logp_policy_of_prior_P), metrics
+    # the gradient of k3 is -(exp(d) - 1) grad lp; written so, a clipped row keeps its pull
+    pull_B = d_B.clamp(max=clip).exp() - 1
+    return reward_loss - beta * mean_over_rows(pull_B * logp_policy_B), metrics
+
+
+_EPSILON = {dtype: torch.finfo(dtype).eps for dtype in (torch.float32, torch.float64)}
+
+
+@estimator("reinvent", off_policy=True)
+def reinvent(logp_policy_B: Tensor, log_target_B: Tensor) -> tuple[Tensor, Metrics]:
+    """REINVENT's difference between augmented and posterior: mean (log_target - lp)^2.
+
+    With the gibbs target log_target = lr + sigma R is the augmented likelihood of REINVENT
+    (Olivecrona et al., arXiv 1704.07555; "DAP" in later versions). On rows of the policy itself its
+    expected gradient is 2/beta that of -J, the reverse-KL objective, at the value log Z = 0 of the
+    partition function: there is no baseline, hence more variance than that of ``rloo``.
+
+    Deviations:
+        1. The target may be any of full support.
+    """
+    check_rows(logp_policy=logp_policy_B, log_target=log_target_B)
+    return mean_over_rows((log_target_B - logp_policy_B) ** 2), {}
+
+
+@estimator("rloo", off_policy=False)
+def rloo(
+    logp_policy_B: Tensor,
+    log_target_B: Tensor,
+    beta: float,
+    group_B: Tensor | None = None,
+    shape: Shape = unshaped,
+) -> tuple[Tensor, Metrics]:
+    """Reverse-KL policy gradient, leave-one-out baseline: -mean((s - mean of the others' s) lp).
+
+    Kool et al. 2019 ("Buy 4 REINFORCE samples, get a baseline for free!"); Ahmadian et al., arXiv
+    2402.14740. Its expected gradient is that of -J = beta KL(pi || G) + constant, for the
+    normalised target G. The baseline is that of the row's group. On rows that another policy
+    sampled it is not: there the score function needs importance weights.
+
+    Deviations:
+        1. The KL is inside the score, as -beta lp + beta lr, for the whole sequence at once.
+        2. The target may be any of full support.
+        3. A shaper, if there is one, changes s minus its baseline.
+
+    Metrics: advantage_std, the standard deviation of s minus its baseline.
+    """
+    check_rows(logp_policy=logp_policy_B, log_target=log_target_B, group=group_B)
+    groups = Groups.of(group_B, logp_policy_B)
+    score_B = beta * (log_target_B - logp_policy_B.detach())
+    advantage_B = shape(against_the_others("rloo", score_B, groups))
+    loss = -mean_over_rows(advantage_B * logp_policy_B)
+    return loss, {"advantage_std": advantage_B.std(correction=0)}
+
+
+@estimator("grpo", off_policy=False)
+def grpo(
+    logp_policy_B: Tensor,
+    log_target_B: Tensor,
+    logp_behaviour_B: Tensor,
+    beta: float,
+    group_B: Tensor | None = None,
+    shape: Shape = unshaped,
+    *,
+    normalise: bool = True,
+    clip: float | None = None,
+) -> tuple[Tensor, Metrics]:
+    """Group-relative policy gradient: -mean(A lp), A = (s - mean of the group) / its deviation.
+
+    Shao et al., arXiv 2402.03300. Without ``normalise`` (Dr. GRPO, Liu et al., arXiv 2503.20783)
+    the expected gradient is (n-1)/n that of ``rloo`` for groups of n rows. The division by the
+    deviation is a bias: it changes the step of each group, by a factor that its own rows decide.
+
+    Deviations:
+        1. The TOTAL score, KL included, is centred and divided. With the KL in the loss beside
+           normalised rewards the effective coefficient would be beta times the deviation, and
+           the target would no longer be the one asked for.
+        2. One probability ratio for the whole sequence, not one a token, with ``clip`` only.
+        3. The target may be any of full support.
+
+    Args:
+        logp_policy_B: lp, with graph.
+        log_target_B: the unnormalised log target.
+        logp_behaviour_B: lp when the row was sampled; ``clip`` compares with it.
+        beta: the KL coefficient.
+        group_B: group numbers; None is one group.
+        shape: the shaper.
+        normalise: divide by the deviation of the group; a group of equal scores has advantage 0.
+        clip: PPO's: no gain from moving exp(lp - lp_behaviour) beyond 1 - clip or 1 + clip. For
+            several updates on one batch; in the first of them it changes nothing.
+
+    Metrics: advantage_std, and with ``clip`` clip_rate, the share of rows that it holds.
+    """
+    check_rows(
+        logp_policy=logp_policy_B,
+        log_target=log_target_B,
+        logp_behaviour=logp_behaviour_B,
+        group=group_B,
+    )
+    if clip is not None and not 0 < clip < 1:
+        raise ValueError(f"grpo: clip must lie strictly in (0, 1), or be None, got {clip}")
+    groups = Groups.of(group_B, logp_policy_B)
+    score_B = beta * (log_target_B - logp_policy_B.detach())
+    size_B = sizes_B("grpo", groups)
+    advantage_B = score_B - groups.mean_B(score_B)
+    if normalise:
+        variance_B = groups.mean_B(advantage_B**2) * size_B / (size_B - 1)
+        # below the rounding of what the scores are made of there is nothing to tell apart
+        size_of_terms_B = beta * (log_target_B.abs() + logp_policy_B.detach().abs())
+        rounding_B = groups.mean_B(size_of_terms_B) * 8 * _EPSILON[score_B.dtype]
+        deviation_B = variance_B.sqrt()
+        # written so that NaN stays NaN, which the objective refuses
+        advantage_B = torch.where(deviation_B <= rounding_B, 0.0, advantage_B / deviation_B)
+    advantage_B = shape(advantage_B)
+    metrics = {"advantage_std": advantage_B.std(correction=0)}
+    if clip is None:
+        return -mean_over_rows(advantage_B * logp_policy_B), metrics
+    log_ratio_B = logp_policy_B - logp_behaviour_B
+    up_B = (advantage_B > 0) & (log_ratio_B > math.log1p(clip))
+    down_B = (advantage_B < 0) & (log_ratio_B < math.log1p(-clip))
+    held_B = up_B | down_B
+    # a held row never enters exp: its overflow would make 0 * inf of the gradient
+    ratio_B = torch.where(held_B, 0.0, log_ratio_B).exp()
+    bound_B = torch.where(up_B, ratio_B.new_tensor(1 + clip), 1 - clip)
+    metrics["clip_rate"] = held_B.to(ratio_B).mean()
+    return -mean_over_rows(advantage_B * torch.where(held_B, bound_B, ratio_B)), metrics
+
+
+@estimator("log_variance", off_policy=True)
+def log_variance(
+    logp_policy_B: Tensor, log_target_B: Tensor, group_B: Tensor | None = None
+) -> tuple[Tensor, Metrics]:
+    """The variance of the log-ratio log_target - lp over the batch; 0 when lp is the target.
+
+    VarGrad: Richter et al., arXiv 2010.10436. The unbiased variance, with a gradient that is 2/beta
+    times that of ``rloo`` on the same rows, to rounding. As a loss it is right on rows from
+    anywhere: it is 0 at the target and positive elsewhere, whatever distribution covers the space.
+
+    Deviations:
+        1. The variance itself, not half of it.
+        2. Groups: the mean of the groups' variances, weighted by their numbers of rows.
+        3. The target may be any of full support.
+    """
+    check_rows(logp_policy=logp_policy_B, log_target=log_target_B, group=group_B)
+    groups = Groups.of(group_B, logp_policy_B)
+    log_ratio_B = log_target_B - logp_policy_B
+    deviation_B = log_ratio_B - groups.mean_B(log_ratio_B)
+    size_B = sizes_B("log_variance", groups)
+    return mean_over_rows(deviation_B**2 * size_B / (size_B - 1)), {}
+
+
+@estimator("trajectory_balance", off_policy=True)
+def trajectory_balance(
+    logp_policy_B: Tensor,
+    log_target_B: Tensor,
+    learned_log_z: LearnedLogZ,
+    group_B: Tensor | None = None,
+    *,
+    log_z_rate: float = 100.0,
+) -> tuple[Tensor, Metrics]:
+    """Trajectory balance with a learned constant: mean (log Z + lp - log_target)^2.
+
+    Malkin et al., arXiv 2201.13259; as a way to post-train a language model: FlowRL, Zhu et al.,
+    arXiv 2509.15207. It is 0 when the policy is the target and log Z its partition function,
+    whatever distribution covers the space. ``reinvent`` is this with log Z = 0; at the log Z that
+    is best for the batch it is ``log_variance`` up to a factor (n-1)/n.
+
+    Deviations:
+        1. log Z is one number, not a network of the prompt: it takes a single group.
+        2. log Z starts at the first batch's mean of log_target - lp.
+        3. The target may be any of full support.
+
+    Args:
+        logp_policy_B: lp, with graph.
+        log_target_B: the unnormalised log target.
+        learned_log_z: log Z, an additional parameter for the optimizer.
+        group_B: group numbers, all the same; None is one group.
+        log_z_rate: how much faster than the policy's weights log Z is learned.
+
+    Metrics: log_z.
+    """
+    check_rows(logp_policy=logp_policy_B, log_target=log_target_B, group=group_B)
+    check_above_0("trajectory_balance", log_z_rate=log_z_rate)
+    n_groups = len(Groups.of(group_B, logp_policy_B).ids_N)
+    if n_groups > 1:
+        raise ValueError(
+            f"trajectory_balance learns one log Z, but the batch has {n_groups} groups, each with "
+            "a partition function of its own: use log_variance, which estimates it for each group"
+        )
+    log_ratio_B = log_target_B - logp_policy_B
+    log_z = learned_log_z.value(log_ratio_B.detach().mean(), log_z_rate)
+    loss = mean_over_rows((log_z.to(log_ratio_B) - log_ratio_B) ** 2)
+    return loss, {"log_z": log_z}
+
+
+_BISECTIONS = 40
+
+
+@estimator("snis", off_policy=True, refuses=any_target)
+def snis(
+    logp_policy_B: Tensor,
+    log_target_B: Tensor,
+    logp_behaviour_B: Tensor,
+    group_B: Tensor | None = None,
+    *,
+    ess: float = 0.1,
+) -> tuple[Tensor, Metrics]:
+    """Self-normalised importance sampling: -sum w lp, w the softmax of log_target - log q.
+
+    The gradient of KL(p || pi) for the normalised target p, as in reweighted wake-sleep (Bornschein
+    and Bengio, arXiv 1406.2751); with fixed weights it is maximum likelihood on p. Rows may come
+    from anywhere if log q is given. The weights' normalisation makes a bias of the order 1/B, none
+    where the policy is the target.
+
+    Deviations:
+        1. Tempering: where few rows carry the weight, log w is multiplied by the largest number up
+           to 1 for which the effective sample size reaches the share ``ess`` of the rows that can
+           have weight. At the target the weights are equal, and nothing is tempered.
+        2. Groups: each is normalised by itself and counts by its rows.
+
+    Args:
+        logp_policy_B: lp, with graph.
+        log_target_B: the unnormalised log target; -inf gives weight 0.
+        logp_behaviour_B: log q.
+        group_B: group numbers; None is one group, of two rows or more. A group without weight
+            changes nothing.
+        ess: from 0 (no tempering) to less than 1.
+
+    Metrics: ess, the effective sample size as a share of the rows, before tempering; temper, the
+    mean of the multipliers.
+    """
+    check_rows(
+        logp_policy=logp_policy_B,
+        log_target=log_target_B,
+        logp_behaviour=logp_behaviour_B,
+        group=group_B,
+    )
+    groups = Groups.of(group_B, logp_policy_B)
+    sizes_B("snis", groups)  # one row alone has the weight 1, whatever it is
+    log_weight_B = log_target_B - logp_behaviour_B
+    return _weighted_likelihood("snis", logp_policy_B, log_weight_B, groups, ess)
+
+
+@estimator("msc", off_policy=False, refuses=any_target)
+def msc(
+    logp_policy_B: Tensor,
+    log_target_B: Tensor,
+    logp_behaviour_B: Tensor,
+    chains: Chains,
+    retained_B: Tensor | None = None,
+    group_B: Tensor | None = None,
+    *,
+    ess: float = 0.0,
+    seed: int = 0,
+) -> tuple[Tensor, Metrics]:
+    """Markovian score climbing: ``snis`` with a row of each group retained from batch to batch.
+
+    Naesseth, Lindsten and Blei, arXiv 2003.10374. Proposals of the policy and the retained row are
+    weighed together (conditional importance sampling); one of them, drawn by its weight, is the
+    next retained row. For a policy at rest the chain's rows follow the target whatever the batch
+    size, so the bias of ``snis`` fades with the steps instead of with B.
+
+    Deviations:
+        1. The gradient uses all rows by their weights, not the drawn one alone: the same
+           expectation given the batch, with less variance.
+        2. Tempering as in ``snis``, of the gradient's weights only, off by default.
+
+    Args:
+        logp_policy_B: lp, with graph.
+        log_target_B: the unnormalised log target; -inf gives weight 0.
+        logp_behaviour_B: log q; of the retained row under today's policy.
+        chains: draws the next retained rows.
+        retained_B: True at the rows that were carried, at most one a group; None: the first batch.
+        group_B: group numbers; None is one group.
+        ess: see ``snis``.
+        seed: of the draws.
+
+    Metrics: those of ``snis``; moved, the share of the groups whose retained row was replaced.
+    """
+    check_rows(
+        logp_policy=logp_policy_B,
+        log_target=log_target_B,
+        logp_behaviour=logp_behaviour_B,
+        group=group_B,
+        retained=retained_B,
+    )
+    groups = Groups.of(group_B, logp_policy_B)
+    kept_B = torch.zeros_like(log_target_B, dtype=torch.bool) if retained_B is None else retained_B
+    if bool((groups.sum_B(kept_B.long()) > 1).any()):
+        raise ValueError(
+            "msc retains one row a group, but a group of the batch has several: give each chain a "
+            "group number of its own"
+        )
+    log_weight_B = log_target_B - logp_behaviour_B
+    chains.draw(log_weight_B, groups, seed)
+    loss, metrics = _weighted_likelihood("msc", logp_policy_B, log_weight_B, groups, ess)
+    assert chains.carry_B is not None  # draw has set it
+    metrics["moved"] = (chains.carry_B & ~kept_B).sum() / len(groups.ids_N)
+    return loss, metrics
+
+
+def _weighted_likelihood(
+    name: str, logp_policy_B: Tensor, log_weight_B: Tensor, groups: Groups, ess: float
+) -> tuple[Tensor, Metrics]:
+    """Return the weighted likelihood of the batch, and how few rows carried it."""
+    if not 0 <= ess < 1:
+        raise ValueError(f"{name}: ess must lie in [0, 1), got {ess}")
+    share_B = _ess_share_B(log_weight_B, groups)
+    temper_B = _temper_B(log_weight_B, groups, ess)
+    weight_B = _softmax_B(_tempered(log_weight_B, temper_B), groups)
+    loss = -mean_over_rows(weight_B * groups.size_B() * logp_policy_B)
+    return loss, {"ess": share_B.mean(), "temper": temper_B.mean()}
+
+
+def _softmax_B(log_weight_B: Tensor, groups: Groups) -> Tensor:
+    """Weights that sum to 1 over each group; all 0 in a group without any."""
+    possible_B = log_weight_B != -torch.inf  # NaN goes through, for the objective to refuse
+    highest_B = groups.max_N(log_weight_B, possible_B)[groups.index_B]
+    raw_B = torch.where(possible_B, (log_weight_B - highest_B).exp(), 0.0)
+    return torch.where(possible_B, raw_B / groups.sum_B(raw_B).clamp(min=1), 0.0)
+
+
+def _ess_share_B(log_weight_B: Tensor, groups: Groups) -> Tensor:
+    """The effective sample size of each row's group, as a share of its rows; 0 without weight."""
+    weight_B = _softmax_B(log_weight_B, groups)
+    square_B = groups.sum_B(weight_B**2)
+    return torch.where(square_B > 0, 1 / square_B, 0.0) / groups.size_B()
+
+
+def _tempered(log_weight_B: Tensor, multiplier_B: Tensor) -> Tensor:
+    """The log weights times a multiplier; a row without weight stays so at 0 too."""
+    impossible_B = log_weight_B == -torch.inf
+    return torch.where(impossible_B, -torch.inf, log_weight_B * multiplier_B)
+
+
+def _temper_B(log_weight_B: Tensor, groups: Groups, ess: float) -> Tensor:
+    """The largest multiplier up to 1 with which each row's group reaches its share of rows."""
+    possible_B = log_weight_B > -torch.inf
+    wanted_B = ess * groups.sum_B(possible_B.to(log_weight_B)) / groups.size_B()
+
+    def reached_B(multiplier_B: Tensor) -> Tensor:
+        return _ess_share_B(_tempered(log_weight_B, multiplier_B), groups) >= wanted_B
+
+    low_B, high_B = torch.zeros_like(log_weight_B), torch.ones_like(log_weight_B)
+    done_B = reached_B(high_B)
+    for _ in range(_BISECTIONS if not bool(done_B.all()) else 0):
+        middle_B = (low_B + high_B) / 2
+        enough_B = reached_B(middle_B)
+        low_B = torch.where(enough_B, middle_B, low_B)
+        high_B = torch.where(enough_B, high_B, middle_B)
+    return torch.where(done_B, 1.0, low_B)
