@@ -1,11 +1,14 @@
 """SMILES in, molecules out: parsing, canonical SMILES, and a reason for every string that fails."""
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 from rdkit import Chem, rdBase
+from rdkit.Chem import GetPeriodicTable, Mol, rdDepictor
 
 from chemkl.config import InputError
 
@@ -277,3 +280,102 @@ def _left_open(smiles: str, at: int, branches: list[int], rings: dict[int, int])
         number, position = next(iter(rings.items()))
         return f"unclosed ring {number} opened at position {position}"
     return "syntax error"
+
+
+# ---- elements
+
+_TABLE = GetPeriodicTable()
+ELEMENTS = frozenset(_TABLE.GetElementSymbol(number) for number in range(1, 119))
+"""Symbols of all elements, H to Og."""
+
+LARGEST_COUNT = 1_000_000
+"""No formula has more atoms of an element: a longer number is a slip."""
+
+
+def element_counts(mol: Mol) -> Counter[str]:
+    """Count the atoms of each element, hydrogens included; isotopes count as their element."""
+    counts: Counter[str] = Counter()
+    for atom in mol.GetAtoms():
+        counts[atom.GetSymbol()] += 1
+        counts["H"] += atom.GetTotalNumHs()  # those that are no atoms of their own
+    return +counts
+
+
+def parse_formula(formula: str) -> Counter[str]:
+    """Read a molecular formula such as C7H8N2O2; an element that comes twice is added up.
+
+    Raises:
+        InputError: text that is no formula, or an element that does not exist.
+    """
+    if not re.fullmatch(r"([A-Z][a-z]?\d*)+", formula, flags=re.ASCII):
+        raise InputError(
+            f"{formula!r} is not a molecular formula: element symbols with numbers, for example "
+            "C7H8N2O2; no charge, isotope, bracket or blank"
+        )
+    counts: Counter[str] = Counter()
+    for symbol, number in re.findall(r"([A-Z][a-z]?)(\d*)", formula):
+        if symbol not in ELEMENTS:
+            raise InputError(f"{formula!r}: {symbol} is not the symbol of an element")
+        n_atoms = int(number[:8] or 1)
+        if not 1 <= n_atoms <= LARGEST_COUNT:
+            raise InputError(f"{formula!r}: {symbol}{number} should be between 1 and a million")
+        counts[symbol] += n_atoms
+    return counts
+
+
+# ---- randomise
+
+
+@step("random spelling")
+def randomise(molecule: Chem.Mol | str, generator: np.random.Generator) -> str:
+    """Write a molecule as a SMILES from a random order of its atoms; stereochemistry is kept.
+
+    The atoms are renumbered by a permutation from ``generator`` and written without
+    canonicalisation (the restricted randomisation of Arus-Pous et al., J. Cheminform. 11, 71
+    (2019)). RDKit's own ``doRandom`` draws from a state shared by the whole process and is
+    therefore not used. Equal molecules and generator states give equal strings.
+
+    Args:
+        molecule: A molecule, or its SMILES (InputError when it is not one).
+        generator: Where the permutation comes from; advanced by one call.
+
+    Raises:
+        MoleculeError: RDKit cannot write the molecule in this order.
+    """
+    mol = as_mol(molecule)
+    order = generator.permutation(mol.GetNumAtoms()).tolist()
+    return Chem.MolToSmiles(Chem.RenumberAtoms(mol, order), canonical=False)
+
+
+# ---- sdf
+
+
+@step("SD record")
+def sdf_record(molecule: Chem.Mol | str, title: str, properties: Mapping[str, str]) -> str:
+    """Write one molecule with 2D coordinates, in V2000, or in V3000 where that cannot hold it.
+
+    Stereochemistry that the SMILES leaves open stays open (a crossed double bond).
+
+    Args:
+        molecule: a molecule, which is left as it is, or its SMILES.
+        title: first line of the record; further lines are joined to it.
+        properties: name -> text; line breaks become blanks, for a blank line would end the value.
+
+    Returns:
+        The record, `$$$$` included.
+
+    Raises:
+        InputError: the SMILES is not one of a molecule.
+        MoleculeError: RDKit cannot lay it out, or write it.
+    """
+    mol = Chem.Mol(as_mol(molecule))
+    rdDepictor.Compute2DCoords(mol)
+    mol.SetProp("_Name", _one_line(title))
+    for name, value in properties.items():
+        mol.SetProp(name, _one_line(value))
+    record: str = Chem.SDWriter.GetText(mol)
+    return record
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,11 +1,15 @@
 """Scaffolds of molecules: Bemis-Murcko, and its generic form that forgets elements and bonds."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from rdkit import Chem
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from chemkl.chem.molecules import MoleculeError, as_mol, step
+from chemkl.chem.fingerprints import packed_morgan
+from chemkl.chem.molecules import MoleculeError, as_mol, parse, read_molecule, step
+from chemkl.config import InputError
 
 _murcko: Callable[[Chem.Mol], Chem.Mol] = MurckoScaffold.GetScaffoldForMol
 _make_generic: Callable[[Chem.Mol], Chem.Mol] = MurckoScaffold.MakeScaffoldGeneric
@@ -52,3 +56,180 @@ def generic_scaffold(molecule: Chem.Mol | str) -> str | None:
 
 def _smiles(scaffold: Chem.Mol) -> str:
     return Chem.MolToSmiles(scaffold, isomericSmiles=False)
+
+
+# ---- attachment
+
+Bonds = tuple[tuple[int, int], ...]
+"""For each attachment point, the scaffold's atom and the decoration's atom in the molecule."""
+
+
+class DecoratedScaffold:
+    """Recognises molecules that are one scaffold, decorated at its attachment points only.
+
+    Args:
+        scaffold: SMILES with ``*`` at its attachment points, in the order in which they stand
+            there, or numbered ``[*:0]``, ``[*:1]``, ... by reinvent-chemistry's convention.
+        one_point_an_atom: Refuse two attachment points on one atom.
+
+    Raises:
+        InputError: not a molecule, no attachment point, or ill-placed or ill-numbered ones.
+    """
+
+    def __init__(self, scaffold: str, *, one_point_an_atom: bool = False) -> None:
+        read = read_molecule(scaffold)
+        mol = read.mol
+        if mol is None:
+            raise InputError(f"scaffold {scaffold!r} is not a molecule: {read.reason}")
+        points = sorted(_points(_numbered(mol)), key=Chem.Atom.GetAtomMapNum)
+        _check(scaffold, points, one_point_an_atom=one_point_an_atom)
+        self.n_points = len(points)
+        self._ends = [(atom.GetNeighbors()[0].GetIdx(), atom.GetIdx()) for atom in points]
+        self._core = [atom.GetIdx() for atom in mol.GetAtoms() if atom.GetAtomicNum() != 0]
+        self._query = _query(mol)
+
+    def bonds(self, mol: Chem.Mol) -> list[Bonds]:
+        """Give each way in which the molecule is the decorated scaffold; none: it is not."""
+        found: dict[Bonds, None] = {}
+        for match in mol.GetSubstructMatches(self._query, uniquify=False):
+            bonds = tuple((match[core], match[point]) for core, point in self._ends)
+            if bonds not in found and self._is_whole(mol, match, bonds):
+                found[bonds] = None
+        return list(found)
+
+    def _is_whole(self, mol: Chem.Mol, match: Sequence[int], bonds: Bonds) -> bool:
+        """Cut at the attachment points: the scaffold and one decoration a point must be left."""
+        cuts = [mol.GetBondBetweenAtoms(*ends).GetIdx() for ends in bonds]
+        cut = Chem.FragmentOnBonds(mol, cuts, addDummies=False)
+        parts = [frozenset(part) for part in Chem.GetMolFrags(cut)]
+        decorations = {part for part in parts for _, atom in bonds if atom in part}
+        core = frozenset(match[atom] for atom in self._core)
+        return (
+            core in parts and len(decorations) == self.n_points and len(parts) == self.n_points + 1
+        )
+
+
+def _numbered(mol: Chem.Mol) -> Chem.Mol:
+    """Number attachment points that have no number, in the order of the SMILES."""
+    from reinvent_chemistry.library_design.attachment_points import AttachmentPoints
+
+    if not any(atom.GetAtomMapNum() for atom in _points(mol)):
+        AttachmentPoints().add_attachment_point_numbers(mol, canonicalize=False)
+    return mol
+
+
+def _points(mol: Chem.Mol) -> list[Chem.Atom]:
+    return [atom for atom in mol.GetAtoms() if atom.GetAtomicNum() == 0]
+
+
+def _check(scaffold: str, points: list[Chem.Atom], *, one_point_an_atom: bool) -> None:
+    problem = None
+    numbers = [atom.GetAtomMapNum() for atom in points]
+    if not points:
+        problem = "has no attachment point; write * where decorations sit, as in *c1ccccc1"
+    elif numbers != list(range(len(points))):
+        problem = f"has attachment points numbered {numbers}; number them 0, 1, ... or not at all"
+    elif any(atom.GetDegree() != 1 for atom in points):
+        problem = "has an attachment point that is not at the end of one bond"
+    elif any(atom.GetNeighbors()[0].GetAtomicNum() == 0 for atom in points):
+        problem = "has two attachment points bound to one another"
+    elif one_point_an_atom and len({atom.GetNeighbors()[0].GetIdx() for atom in points}) != len(
+        points
+    ):
+        problem = "has an atom with two attachment points; reaction filters take one an atom"
+    if problem:
+        raise InputError(f"scaffold {scaffold!r} {problem}")
+
+
+def _query(mol: Chem.Mol) -> Chem.Mol:
+    """Make the scaffold a pattern: any atom at a point, no further neighbours anywhere else."""
+    plain = Chem.Mol(mol)
+    for atom in plain.GetAtoms():
+        atom.SetAtomMapNum(0)
+    settings = Chem.AdjustQueryParameters.NoAdjustments()
+    settings.makeDummiesQueries = True  # type: ignore[assignment] # RDKit's stubs
+    settings.adjustDegree = True  # type: ignore[assignment] # RDKit's stubs
+    settings.adjustDegreeFlags = Chem.ADJUST_IGNOREDUMMIES
+    return Chem.AdjustQueryProperties(plain, settings)
+
+
+# ---- structures
+
+RADIUS = 2
+N_BITS = 2048
+
+_PLAIN = re.compile(r"(?:[BCNOPSFIbcnops]|Cl|Br|\[nH\]|[-=#:/\\().%0-9])+")
+_ATOM = re.compile(r"\[nH\]|Cl|Br|[A-Za-z]")
+_BOND = re.compile(r"[-=#:/\\]")
+
+
+class Structure(NamedTuple):
+    """What is kept of a molecule's structure.
+
+    Attributes:
+        scaffold: Bemis-Murcko scaffold; empty for an acyclic molecule.
+        generic: generic scaffold; None where there is none.
+        packed: Morgan fingerprint, radius 2, 2048 bits, eight to a byte.
+    """
+
+    scaffold: str
+    generic: str | None
+    packed: bytes
+
+
+class StructureReader:
+    """Reads molecules one after the other.
+
+    The generic scaffold is a function of the scaffold, so every scaffold's is kept; and scaffolds
+    that differ in elements and bonds alone, about one in four that are new, have the same.
+    """
+
+    def __init__(self) -> None:
+        self._of_scaffold: dict[str, str | None] = {"": ""}
+        self._of_skeleton: dict[str, str | None] = {}
+
+    def __call__(self, smiles: str, scaffold: str | None = None) -> Structure | None:
+        """Read one molecule; None where RDKit refuses it, or one of the steps with it.
+
+        Args:
+            smiles: canonical, of the molecule.
+            scaffold: its Bemis-Murcko scaffold, where that is known: most of the time goes there.
+        """
+        mol = parse(smiles)
+        if mol is None:
+            return None
+        try:
+            if scaffold is None:
+                scaffold = murcko_scaffold(mol)
+            if scaffold not in self._of_scaffold:
+                self._of_scaffold[scaffold] = self._generic(mol, scaffold)
+            packed = packed_morgan(mol, radius=RADIUS, n_bits=N_BITS)
+        except MoleculeError:
+            return None
+        return Structure(scaffold, self._of_scaffold[scaffold], packed)
+
+    def _generic(self, mol: Chem.Mol, scaffold: str) -> str | None:
+        drawn = skeleton(scaffold)
+        if drawn is None:
+            return generic_scaffold(mol)
+        if drawn not in self._of_skeleton:
+            carbons = parse(drawn)  # None where an atom cannot be one
+            self._of_skeleton[drawn] = None if carbons is None else murcko_scaffold(carbons)
+        return self._of_skeleton[drawn]
+
+
+def skeleton(scaffold: str) -> str | None:
+    """Write a scaffold with carbons and single bonds alone, atoms in the same order.
+
+    That is what `generic_scaffold` makes of it before it cuts side atoms a second time.
+
+    Args:
+        scaffold: its SMILES.
+
+    Returns:
+        A SMILES, not the canonical one. None for a scaffold with charges, dative bonds, explicit
+        hydrogens or whatever else is not a plain atom or a plain bond: left to RDKit.
+    """
+    if not _PLAIN.fullmatch(scaffold):
+        return None
+    return _BOND.sub("", _ATOM.sub("C", scaffold))

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from chemkl.chem.molecules import MoleculeError
-from chemkl.chem.randomise import randomise as spell
+from chemkl.chem.molecules import randomise as spell
 from chemkl.config import InputError
 from chemkl.corpus.files import read_split
 from chemkl.policies.base import pad

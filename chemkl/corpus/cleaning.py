@@ -1,5 +1,6 @@
 """Lines of text to clean molecules, in parallel: parse, standardise, canonicalise, count tokens."""
 
+import hashlib
 import multiprocessing
 import os
 import signal
@@ -15,8 +16,7 @@ from typing import NamedTuple
 from chemkl.chem.molecules import Molecule, MoleculeError, read_molecule
 from chemkl.chem.scaffolds import murcko_scaffold
 from chemkl.chem.standardise import Standardiser
-from chemkl.config.prepare import HashSplit, PrepareConfig
-from chemkl.corpus.splits import assign_split
+from chemkl.config.prepare import GivenSplit, HashSplit, PrepareConfig, Split
 from chemkl.files.molecules import NO_CELL, Line
 from chemkl.policies.tokenizer import END, START, tokenize
 from chemkl.signals import follow_parent, shielded
@@ -199,3 +199,25 @@ def _start_worker(cleaner: Cleaner) -> None:
 
 def _work(lines: list[Line]) -> Work:
     return Work(_cleaner(lines), os.getpid(), peak_memory() or 0)
+
+
+# ---- splits
+
+
+def assign_split(given: str, key: str, split: Split) -> str:
+    """Return "train", "valid" or "test" for one molecule (or the source's own split).
+
+    Args:
+        given: the split that the source gives.
+        key: what is hashed: the canonical SMILES (random) or the scaffold (scaffold).
+        split: the setting.
+    """
+    if isinstance(split, GivenSplit):
+        return given
+    digest = hashlib.blake2b(f"{split.seed}:{key}".encode(), digest_size=8).digest()
+    position = int.from_bytes(digest, "big") / 2**64
+    if position < split.test:
+        return "test"
+    if position < split.test + split.valid:
+        return "valid"
+    return "train"

@@ -2,7 +2,7 @@
 
 from chemkl.config.posttrain import CollapseLimits
 from chemkl.evaluation.samples import Samples
-from chemkl.results.window import Alarm
+from chemkl.results.collapse import Alarm
 
 
 def collapsed_at_call(samples: Samples, limits: CollapseLimits, window: int) -> int | None:

@@ -26,7 +26,7 @@ from chemkl.evaluation.metrics import Comparisons, describe_window, evaluate
 from chemkl.evaluation.samples import Molecule, Samples
 from chemkl.evaluation.yields import AUC_SIZES, OB_SIZES
 from chemkl.results import described_schema, description_of
-from chemkl.results.parts import list_parts, read_part_schema
+from chemkl.results.trace import list_parts, read_part_schema
 
 PROMPT_COLUMNS = ("group", "prompt")
 """Columns of a trace that say to what a row is an answer."""

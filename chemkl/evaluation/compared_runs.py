@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from chemkl.config import InputError
 from chemkl.config.reward import RewardConfig
 from chemkl.results import Manifest
-from chemkl.results.differences import SHOWN, differences, method_settings, mixed, told, written
+from chemkl.results.provenance import SHOWN, differences, method_settings, mixed, told, written
 
 _SHARED = ("budget", "max_samples", "prior", "reward")
 """Settings that all compared runs have alike; the others make a method."""

@@ -23,7 +23,7 @@ from chemkl.evaluation.forecast_rows import (
     tau_of,
 )
 from chemkl.results import InputFile, Manifest, find_trace, read_trace
-from chemkl.results.differences import ABSENT, differences, method_settings, written
+from chemkl.results.provenance import ABSENT, differences, method_settings, written
 
 REDRAWS = 50
 """Redraws over which a prediction is averaged: what a few hundred samples show varies by chance."""

@@ -20,7 +20,7 @@ from chemkl.evaluation.samples import Molecule, Samples, moses_bits, pairs_bits,
 from chemkl.evaluation.scaffolds import scaffold_diversity
 from chemkl.evaluation.structures import n_workers
 from chemkl.evaluation.yields import AUC_SIZES, top_aucs, yields
-from chemkl.results.window import spread
+from chemkl.results.collapse import spread
 
 _LATE = ("late_uniqueness", "late_scaffolds", "late_effective_scaffolds", "late_top_share")
 _AUC = tuple(f"auc_top_{k}" for k in AUC_SIZES)

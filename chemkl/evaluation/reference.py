@@ -18,9 +18,10 @@ from scipy.spatial.distance import cosine
 
 from chemkl.chem.fingerprints import morgan_fingerprint
 from chemkl.chem.molecules import MoleculeError, parse, read_molecule, step
+from chemkl.chem.scaffolds import RADIUS
 from chemkl.config import InputError
 from chemkl.evaluation.chemnet import ChemNet, Gaussian, frechet_distance
-from chemkl.evaluation.samples import BITS_MOSES, RADIUS
+from chemkl.evaluation.samples import BITS_MOSES
 
 MIN_RINGS = 2
 STOCK_BLOCK = 8192

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from rdkit.DataStructs import ExplicitBitVect
 
-from chemkl.chem import structures
 from chemkl.chem.fingerprints import folded, pack, unpacked
+from chemkl.chem.scaffolds import N_BITS
 from chemkl.config import InputError
 from chemkl.config.posttrain import CollapseConfig
 from chemkl.evaluation.structures import canonical_smiles, read_structures
@@ -21,8 +21,8 @@ from chemkl.results.collapse import watched
 TRACE_COLUMNS = (
     "step", "row", "call", "canonical_smiles", "valid", "scaffold", "reward", "is_replay"
 )  # fmt: skip
-RADIUS = structures.RADIUS
-BITS_PAIRS = structures.N_BITS
+
+BITS_PAIRS = N_BITS
 BITS_MOSES = BITS_PAIRS // 2
 
 

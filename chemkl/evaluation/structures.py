@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from chemkl.chem.molecules import canonicalise
-from chemkl.chem.structures import Structure, StructureReader
+from chemkl.chem.scaffolds import Structure, StructureReader
 from chemkl.rewards.pool import Pool
 from chemkl.rewards.worker import Jobs, Lost, Mark
 

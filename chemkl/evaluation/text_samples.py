@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from chemkl.config import InputError
 from chemkl.display import is_missing
 from chemkl.results import Manifest, find_trace, read_trace
-from chemkl.results.parts import read_part
+from chemkl.results.trace import read_part
 
 COMPLETION, PROMPT, ANSWER, REWARD = "completion", "prompt", "answer", "reward"
 NEEDED = ("step", "row", PROMPT, COMPLETION, REWARD, "is_replay")

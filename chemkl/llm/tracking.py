@@ -13,7 +13,7 @@ from chemkl.llm.policy import HfPolicy
 from chemkl.policies.base import SequenceModel
 from chemkl.results.atomic import write_parquet
 from chemkl.results.columns import described_schema
-from chemkl.results.parts import read_part
+from chemkl.results.trace import read_part
 from chemkl.training.posttrain import Posttrain
 
 FILE = "answers.parquet"

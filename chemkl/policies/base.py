@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from chemkl.config import InputError, did_you_mean
 from chemkl.policies.tokenizer import END_ID, START_ID, Vocabulary
 
 
@@ -266,3 +267,30 @@ def _evaluating(policy: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in was_training.items():
             module.training = mode
+
+
+# ---- device
+
+KNOWN = ("cpu", "cuda", "mps")
+"""Kinds of device that are offered; another one of torch's may do as well."""
+CALLED = {"gpu": "cuda", "nvidia": "cuda", "metal": "mps"}
+"""What people call them."""
+
+
+def check_device(device: str) -> None:
+    """Put something on a device and read it back.
+
+    Raises:
+        InputError: there is no such device here, or it cannot be used.
+    """
+    try:
+        torch.device(device)
+    except (RuntimeError, ValueError):
+        name = device.partition(":")[0].strip().lower()
+        hint = did_you_mean(CALLED.get(name, name), KNOWN)
+        raise InputError(f"device: {device!r} cannot be used here: no such device{hint}") from None
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device: {device!r} cannot be used here: {reason}") from None

@@ -8,8 +8,7 @@ import pandas as pd
 
 from chemkl.config.posttrain import CollapseConfig
 from chemkl.reports.view import valid_rows
-from chemkl.results.collapse import Turn, Watch, watched
-from chemkl.results.window import spread
+from chemkl.results.collapse import Turn, Watch, spread, watched
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import yaml
 from chemkl.display import MISSING
 from chemkl.reports.curves import Methods
 from chemkl.reports.view import RunView
-from chemkl.results.differences import ABSENT, differences
+from chemkl.results.provenance import ABSENT, differences
 
 
 def facts(run: RunView) -> list[tuple[str, str]]:

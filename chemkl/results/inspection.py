@@ -3,17 +3,26 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from chemkl.config import InputError
-from chemkl.results.columns import has_prompts, trace_components, trace_schema
+from chemkl.config.base import install
+from chemkl.results.columns import has_prompts, is_cut_off, trace_components, trace_schema
 from chemkl.results.manifest import Manifest
-from chemkl.results.parts import FOLDER, list_parts, read_part, read_part_schema, read_settled
 from chemkl.results.seal import is_whole
-from chemkl.results.trace import find_trace, read_trace
+from chemkl.results.trace import (
+    FOLDER,
+    find_trace,
+    list_parts,
+    read_part,
+    read_part_schema,
+    read_settled,
+    read_trace,
+)
 
 TRACE = "trace"
 """What the table of a trace is called in queries."""
@@ -251,3 +260,161 @@ def _listed(paths: Iterable[Path]) -> str:
     names = [str(path) for path in paths]
     more = len(names) - _SHOWN_NAMES
     return ", ".join(names[:_SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+# ---- text_inspection
+
+
+@dataclass(frozen=True)
+class TextCounts:
+    """How much a run wrote, scored and found; rows from a replay buffer are left out.
+
+    Attributes:
+        completions: sampled.
+        prompts: that they answer.
+        valid: those of them with a valid answer, repeats included.
+        truncated: those that failed because they had no end.
+        distinct: distinct answers, each counted for every prompt that it answers.
+        calls: oracle calls spent.
+        failed: valid ones that could not be scored.
+        hits: distinct answers whose first scoring gave R >= threshold; None without a threshold.
+        hit_completions: completions with R >= threshold; None without a threshold.
+        best: the largest raw reward R of a valid completion; None without one.
+    """
+
+    completions: int
+    prompts: int
+    valid: int
+    truncated: int
+    distinct: int
+    calls: int
+    failed: int
+    hits: int | None
+    hit_completions: int | None
+    best: float | None
+
+
+def count_text(frame: pd.DataFrame, threshold: float | None = None) -> TextCounts:
+    """Count what the trace of a language model holds.
+
+    Args:
+        frame: as `read_trace` gives it.
+        threshold: answers with a raw reward R of at least this are hits.
+    """
+    sampled = sampled_rows(frame)
+    valid = sampled[sampled["valid"].astype(bool)]
+    scored = first_scorings(frame)
+    above = None if threshold is None else valid["reward"] >= threshold
+    return TextCounts(
+        completions=len(sampled),
+        prompts=sampled["group"].nunique(),
+        valid=len(valid),
+        truncated=sum(map(is_cut_off, sampled["reason"])),
+        distinct=len(valid[["group", "answer"]].drop_duplicates()),
+        calls=len(scored),
+        failed=int(valid["reason"].notna().sum()),
+        hits=None if threshold is None else len(first_scorings(frame, threshold)),
+        hit_completions=None if above is None else int(above.sum()),
+        best=float(valid["reward"].max()) if len(valid) else None,
+    )
+
+
+def frequent_answers(frame: pd.DataFrame, top: int) -> pd.DataFrame:
+    """Find what was answered most often to each prompt.
+
+    Completions with the same valid answer are one; of the others the whole completion stands.
+
+    Args:
+        frame: as `read_trace` gives it.
+        top: how many for each prompt.
+
+    Returns:
+        Columns group, prompt, text, valid, n, share (of the prompt's completions) and mean_reward
+        (of these n); prompts by number, the most frequent text first, at equal n the earlier one.
+    """
+    sampled = sampled_rows(frame)
+    rows = pd.DataFrame(
+        {
+            "group": sampled["group"],
+            "prompt": sampled["prompt"],
+            "text": sampled["answer"].fillna(sampled["completion"]),
+            "valid": sampled["answer"].notna(),
+            "reward": sampled["reward"],
+        }
+    )
+    by_text = rows.groupby(["group", "prompt", "text", "valid"], sort=False)["reward"]
+    found = by_text.agg(n="size", mean_reward="mean").reset_index()
+    found["share"] = found["n"] / found.groupby("group")["n"].transform("sum")
+    found = found.sort_values(
+        ["group", "n"], ascending=[True, False], kind="stable", ignore_index=True
+    )
+    return found.groupby("group").head(top).reset_index(drop=True)
+
+
+# ---- query
+
+_LOCKS = (
+    "SET enable_external_access = false",  # no file, no network, no extension
+    "SET lock_configuration = true",  # and no way back
+)
+
+
+def run_sql(tables: Mapping[str, pa.Table], sql: str) -> pa.Table:
+    """Answer one query.
+
+    Args:
+        tables: what it may read, by name.
+        sql: one statement that reads (SELECT, WITH, FROM, DESCRIBE, SUMMARIZE).
+
+    Returns:
+        The rows of the answer.
+
+    Raises:
+        InputError: DuckDB is not installed, or refuses the query; with its own words and the
+            columns that there are.
+    """
+    duckdb = _duckdb()
+    connection = duckdb.connect(":memory:", config={"python_enable_replacements": False})
+    try:
+        for name, table in tables.items():
+            connection.register(name, table)
+        for lock in _LOCKS:
+            connection.execute(lock)
+        _check_one_select(connection.extract_statements(sql), duckdb)
+        answer: pa.Table = connection.sql(sql).to_arrow_table()
+    except duckdb.Error as error:
+        message = str(error).strip()
+        raise InputError(f"--sql: {message}\n{_known(tables, sql)}") from None
+    finally:
+        connection.close()
+    return answer
+
+
+def _duckdb() -> Any:
+    try:
+        import duckdb
+    except ImportError:
+        raise InputError(f"--sql needs DuckDB, which is not installed: {install('sql')}") from None
+    return duckdb
+
+
+def _check_one_select(statements: list[Any], duckdb: Any) -> None:
+    if len(statements) != 1:
+        raise InputError(
+            f"--sql: expected one statement, found {len(statements)}. Give one SELECT; what "
+            "several would do step by step goes into one with WITH."
+        )
+    if statements[0].type != duckdb.StatementType.SELECT:
+        kind = str(statements[0].type).rpartition(".")[2]
+        raise InputError(
+            f"--sql: {kind} is not allowed: queries only read. Give a SELECT (also WITH, FROM, "
+            "DESCRIBE or SUMMARIZE)."
+        )
+
+
+def _known(tables: Mapping[str, pa.Table], sql: str) -> str:
+    """The tables, those that the query speaks of with their columns."""
+    meant = [name for name in tables if name in sql] or list(tables)[:1]
+    lines = [f"Columns of {name}: {', '.join(tables[name].schema.names)}" for name in meant]
+    others = [name for name in tables if name not in meant]
+    return "\n".join([*lines, *([f"Other tables: {', '.join(others)}"] if others else [])])

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from fnmatch import fnmatch
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import IO, Any, Literal, Self
@@ -17,18 +18,19 @@ from chemkl import __version__
 from chemkl.config import InputError, StorageError
 from chemkl.config.base import utf8
 from chemkl.config.paths import is_copied
-from chemkl.results.atomic import finite, raise_storage_error, write_json
-from chemkl.results.differences import differences, listed, written
-from chemkl.results.leftovers import clear, holds_results, outputs_in
-from chemkl.results.lock import claim
+from chemkl.results.atomic import claim, finite, raise_storage_error, write_json
 from chemkl.results.provenance import (
     InputFile,
     UsedPrecision,
     config_hash,
+    differences,
     identity,
     installed_versions,
+    listed,
+    written,
 )
 from chemkl.results.seal import check_json, is_whole, note_of
+from chemkl.results.trace import ASIDE, ORPHANS, READY
 from chemkl.signals import deferred, handled
 
 FILE_NAME = "manifest.json"
@@ -492,3 +494,51 @@ def _run_id(stage: str, config: Mapping[str, Any], occasion: str) -> str:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+# ---- leftovers
+
+OF_THE_ATTEMPT = ("prompts.json", "answers.parquet")
+"""What a run writes before its first result, and another attempt may not write again."""
+
+WITHOUT_RESULTS = ("manifest.json", "logs/*", *OF_THE_ATTEMPT)
+"""All that a run writes before its first result."""
+
+OF_THE_USER = ("*.yaml", "*.yml", "*.py", "*.txt", "*.log")
+"""What users keep in an output folder beside the output; no stage touches it."""
+
+
+def holds_results(folder: Path) -> bool:
+    """Whether a folder holds anything that an attempt to run has computed.
+
+    A file that is not known counts as a result. Hidden files do not, but for the rows of a trace
+    among them: those that a resumed run set aside, and those of a swap that a kill cut off.
+    """
+    names = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
+    return any(_is_result(name) for name in names)
+
+
+def outputs_in(folder: Path) -> list[str]:
+    """What a finished stage has written, by name: no logs, hidden files or those of the user."""
+    names = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    left_out = ("manifest.json", "logs/*", *OF_THE_USER)
+    return sorted(
+        name
+        for name in names
+        if not any(part.startswith(".") for part in name.split("/"))
+        and not any(fnmatch(name, each) for each in left_out)
+    )
+
+
+def clear(folder: Path) -> None:
+    """Remove what an attempt without results has left and would pass for the next one's."""
+    for name in OF_THE_ATTEMPT:
+        (folder / name).unlink(missing_ok=True)
+
+
+def _is_result(name: str) -> bool:
+    if name.startswith((f"{ORPHANS}/", f"{ASIDE}/{READY}/")):
+        return True
+    if any(part.startswith(".") for part in name.split("/")):
+        return False
+    return not any(fnmatch(name, each) for each in (*WITHOUT_RESULTS, *OF_THE_USER))

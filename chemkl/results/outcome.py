@@ -12,11 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 from chemkl.config.objective import TargetConfig
 from chemkl.results.collapse import judge
 from chemkl.results.columns import has_prompts
-from chemkl.results.inspection import count, sampled_rows
+from chemkl.results.inspection import count, count_text, sampled_rows
 from chemkl.results.manifest import Manifest
-from chemkl.results.parts import read_part_schema
-from chemkl.results.text_inspection import count_text
-from chemkl.results.trace import find_trace, read_trace
+from chemkl.results.trace import find_trace, read_part_schema, read_trace
 
 COLUMNS = (
     *("step", "row", "call", "canonical_smiles", "valid", "reason", "scaffold", "is_replay"),

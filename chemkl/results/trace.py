@@ -3,35 +3,367 @@
 Readers need nothing from here: `pandas.read_parquet(run / "trace")` works at any time.
 """
 
+import itertools
 import os
+import re
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from chemkl import __version__
 from chemkl.config import InputError
 from chemkl.results.atomic import remove, sync, written_aside
 from chemkl.results.columns import FOR_PANDAS, TRACE_FORMAT, trace_components, trace_schema
-from chemkl.results.part_checks import check_config, check_parts, config_of, conform, join
-from chemkl.results.parts import (
-    ASIDE,
-    FOLDER,
-    READY,
-    Part,
-    check_strays,
-    finish_swap,
-    list_parts,
-    part_name,
-    read_part,
-    read_part_schema,
-    read_settled,
-    write_part,
+from chemkl.results.seal import is_whole, seal
+
+FOLDER = "trace"
+ASIDE = ".tmp"
+READY = "ready"
+T = TypeVar("T")
+_PART = re.compile(r"part-(\d+)-(\d+)\.parquet")
+
+
+@dataclass(frozen=True, order=True)
+class Part:
+    """One file of a trace and the steps that it covers, both ends included."""
+
+    first: int
+    last: int
+    path: Path
+
+
+def list_parts(run_dir: Path) -> list[Part]:
+    """The parts of a trace in the order of their steps.
+
+    A swap that a kill left between its two renames is read where it stands, ready and aside.
+    """
+    folder = run_dir / FOLDER
+    if not folder.is_dir():
+        folder = run_dir / ASIDE / READY
+    return sorted(_parts_in(folder))
+
+
+def _parts_in(folder: Path) -> Iterator[Part]:
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        match = _PART.fullmatch(path.name)
+        if match:
+            yield Part(int(match[1]), int(match[2]), path)
+
+
+def finish_swap(run_dir: Path) -> None:
+    """Complete a swap that a kill left between its two renames."""
+    ready = run_dir / ASIDE / READY
+    if not ready.is_dir():
+        return
+    if (run_dir / FOLDER).exists():
+        shutil.rmtree(ready)  # killed before the first rename: the trace stands as it was
+    else:
+        os.replace(ready, run_dir / FOLDER)
+
+
+def part_name(first: int, last: int) -> str:
+    """The file name of a part; padded, so that readers sort the parts by step."""
+    return f"part-{first:08d}-{last:08d}.parquet"
+
+
+def write_part(table: pa.Table, path: Path) -> None:
+    """Write one file: floats by byte planes (smaller under zstd), the rest by dictionary.
+
+    It has a checksum of its own beside those of its pages, which leave the footer out.
+    """
+    floats = [field.name for field in table.schema if pa.types.is_floating(field.type)]
+    others = [name for name in table.schema.names if name not in floats]
+    pq.write_table(
+        table,
+        path,
+        compression="zstd",
+        use_dictionary=others,
+        use_byte_stream_split=floats,
+        write_page_checksum=True,
+    )
+    seal(path, path.suffix)
+    sync(path)
+
+
+def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read one file, or some of its columns.
+
+    Raises:
+        InputError: it is empty, cut short, damaged or not Parquet.
+    """
+    with _readable(path):
+        if not is_whole(path):
+            raise OSError("its checksum does not fit")
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            return file.read(columns=columns)
+
+
+def read_part_schema(path: Path) -> pa.Schema:
+    """Read the columns of one file, and none of its rows.
+
+    Raises:
+        InputError: it is empty, cut short or not Parquet.
+    """
+    with _readable(path):
+        return pq.read_schema(path)
+
+
+def steps_within(path: Path) -> tuple[int, int] | None:
+    """The first and the last step in one file, by its footer; None where that does not tell.
+
+    Raises:
+        InputError: it is empty, cut short or not Parquet.
+    """
+    with _readable(path):
+        footer = pq.read_metadata(path)
+    number = footer.schema.to_arrow_schema().get_field_index("step")
+    groups = [footer.row_group(i).column(number).statistics for i in range(footer.num_row_groups)]
+    if not groups or any(found is None or not found.has_min_max for found in groups):
+        return None
+    return min(found.min for found in groups), max(found.max for found in groups)
+
+
+def read_settled(run_dir: Path, read: Callable[[], T]) -> T:
+    """Read a trace, and once more if that failed while the run replaced its parts.
+
+    A run that is still writing merges its parts at the end: those listed before are then gone.
+
+    Raises:
+        InputError: reading failed, and the parts are the same as before, or it failed again.
+    """
+    before: list[Part] | None = None
+    try:
+        before = list_parts(run_dir)
+        return read()
+    except (InputError, FileNotFoundError):
+        if list_parts(run_dir) == before:
+            raise
+    return read()
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Say of a file that cannot be read what is wrong and what to do."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        size = path.stat().st_size if path.exists() else 0
+        raise InputError(
+            f"{path}: not a readable Parquet file ({size} bytes; {str(error).splitlines()[0]}). "
+            "It was cut short or damaged: restore it from a copy, or run again with --fresh."
+        ) from error
+
+
+def check_strays(run_dir: Path) -> None:
+    """Refuse Parquet files in the folder of a trace that are none of its parts.
+
+    Other files do no harm; these would be read by whoever reads the folder as a whole.
+
+    Raises:
+        InputError: with their names.
+    """
+    folder = run_dir / FOLDER
+    found = folder.iterdir() if folder.is_dir() else ()
+    strays = [p.name for p in found if p.suffix == ".parquet" and not _PART.fullmatch(p.name)]
+    if strays:
+        raise InputError(
+            f"{folder}: {', '.join(sorted(strays))}: not a part of a trace (those are called "
+            "part-FIRST-LAST.parquet, by their steps), but whoever reads the folder as a whole "
+            "would count its rows. Move it to another folder."
+        )
+
+
+# ---- part_checks
+
+_KINDS = (
+    (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
+    (pa.types.is_integer, pa.types.is_floating),
 )
+"""Types that stand for one another: text, and numbers."""
+
+
+def check_parts(parts: Sequence[Part]) -> None:
+    """Look at the names and columns of all parts, and at no row.
+
+    Raises:
+        InputError: a part is missing between two others, cannot be read, lacks a column, or is of
+            another config or reward.
+    """
+    check_contiguous(parts)
+    first = read_part_schema(parts[0].path)
+    components = trace_components(first.names)
+    expected = trace_schema(components)
+    for part in parts:
+        check_config(part.path, config_of(first))
+        found = read_part_schema(part.path)
+        check_components(part.path, trace_components(found.names), components)
+        check_columns(part.path, found, expected)
+        check_steps(part)
+
+
+def config_of(schema: pa.Schema) -> str:
+    """The config hash that a part was written under; empty where there is none."""
+    return str((schema.metadata or {}).get(b"config_hash", b"").decode())
+
+
+def check_steps(part: Part) -> None:
+    """Refuse a file whose rows are of other steps than its name says: a copy of another part.
+
+    Raises:
+        InputError: with both.
+    """
+    within = steps_within(part.path)
+    if within is not None and within != (part.first, part.last):
+        raise InputError(
+            f"{part.path}: holds the steps {within[0]} to {within[1]}, not those of its name; rows "
+            "would count twice, or are missing. Restore it from a copy, or run again with --fresh."
+        )
+
+
+def check_config(path: Path, expected: str) -> None:
+    """Refuse a part of another config.
+
+    Raises:
+        InputError: with both hashes.
+    """
+    found = config_of(read_part_schema(path))
+    if found != expected:
+        raise InputError(
+            f"{path}: written under config {found[:12] or '(none)'}, not {expected[:12]}. "
+            "One folder holds one run: choose another with --out, or begin anew with --fresh."
+        )
+
+
+def check_components(path: Path, found: Sequence[str], expected: Sequence[str]) -> None:
+    """Refuse a part whose reward has other components than the parts before it.
+
+    Raises:
+        InputError: with both.
+    """
+    if set(found) != set(expected):
+        mine, theirs = (", ".join(names) or "none" for names in (found, expected))
+        raise InputError(
+            f"{path}: not a part of this trace: its reward has the components {mine}; that of the "
+            f"parts before it has {theirs}. Restore it from a copy, or run again with --fresh."
+        )
+
+
+def check_columns(path: Path, found: pa.Schema, expected: pa.Schema) -> None:
+    """Refuse a file that lacks a column of a trace; further columns, in any order, do no harm.
+
+    Text may come as any type of text, a number as any type of number: pandas writes a trace back
+    with others.
+
+    Raises:
+        InputError: with the columns that are missing, and those of another type.
+    """
+    missing = [name for name in expected.names if name not in found.names]
+    wrong = [
+        f"{field.name} holds {found.field(field.name).type}, expected {field.type}"
+        for field in expected
+        if field.name in found.names and not _fits(found.field(field.name).type, field.type)
+    ]
+    problems = [f"missing columns: {', '.join(missing)}"] if missing else []
+    if problems or wrong:
+        raise InputError(
+            f"{path}: not a part of a trace ({'; '.join([*problems, *wrong])}). "
+            "Restore it from a copy, or run again with --fresh."
+        )
+
+
+def _fits(found: pa.DataType, expected: pa.DataType) -> bool:
+    if pa.types.is_dictionary(found):
+        found = found.value_type
+    return found == expected or any(
+        is_a(expected) and any(is_it(found) for is_it in kind) for kind in _KINDS for is_a in kind
+    )
+
+
+def conform(path: Path, table: pa.Table, expected: pa.Schema) -> pa.Table:
+    """Give the columns of a trace their types, and leave further ones as they are.
+
+    Raises:
+        InputError: a column has empty cells that may have none, or numbers that do not fit.
+    """
+    for field in expected:
+        if field.name not in table.column_names:
+            continue
+        column = table[field.name]
+        empty = column.null_count
+        if pa.types.is_floating(column.type):
+            empty += pc.sum(pc.is_nan(column)).as_py() or 0
+        if empty and not field.nullable:
+            raise InputError(
+                f"{path}: {empty} of {len(column)} cells of the column {field.name} are empty or "
+                "NaN; expected a value in each. Restore it from a copy, or run again with --fresh."
+            )
+        try:
+            cast = column.cast(field.type)
+        except pa.ArrowException as error:
+            raise InputError(
+                f"{path}: the column {field.name} does not hold {field.type} "
+                f"({str(error).splitlines()[0]}). Restore it from a copy, or run again with "
+                "--fresh."
+            ) from error
+        table = table.set_column(table.column_names.index(field.name), field, cast)
+    return table
+
+
+def check_contiguous(parts: Sequence[Part]) -> None:
+    """Refuse parts that overlap or leave steps out; every step of a run has rows.
+
+    Raises:
+        InputError: naming the file that is too many, or the steps that are missing.
+    """
+    if parts and parts[0].first > 1:  # a run counts its steps from 0 or from 1
+        raise InputError(
+            f"{parts[0].path.parent}: the part with the steps before {parts[0].first} is missing. "
+            "Restore it from a copy, or run again with --fresh."
+        )
+    for before, after in itertools.pairwise(parts):
+        if after.first <= before.last:
+            raise InputError(
+                f"{after.path}: overlaps {before.path.name}; rows would count twice. "
+                "Remove the file that does not belong, or run again with --fresh."
+            )
+        if after.first > before.last + 1:
+            raise InputError(
+                f"{after.path.parent}: the part with steps {before.last + 1} to {after.first - 1} "
+                f"is missing between {before.path.name} and {after.path.name}. "
+                "Restore it from a copy, or run again with --fresh."
+            )
+
+
+def join(parts: Sequence[Part], tables: Sequence[pa.Table]) -> pa.Table:
+    """All rows of the parts; a column that only some of them have is empty in the others.
+
+    Raises:
+        InputError: a column that no trace has to have is of one type here, of another there.
+    """
+    try:
+        return pa.concat_tables(
+            [table.replace_schema_metadata() for table in tables], promote_options="default"
+        )
+    except pa.ArrowException as error:
+        raise InputError(
+            f"{parts[0].path.parent}: the parts do not fit together "
+            f"({str(error).splitlines()[0]}). A column that you added must have one type in all "
+            "parts."
+        ) from error
+
+
+# ---- the rest
+
 
 ORPHANS = ".orphan"
 _ORDER = ("step", "row")

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from chemkl.config import Config, InputError
-from chemkl.results.lock import claim, is_further_rank
+from chemkl.results.atomic import claim, is_further_rank
 from chemkl.results.manifest import FILE_NAME, Manifest
 from chemkl.stages.planning import paths_of
 from chemkl.stages.terminal import say

@@ -29,7 +29,7 @@ from chemkl.reports.figures import to_png, to_svg
 from chemkl.reports.forest import draw_forest
 from chemkl.results import Manifest, read_trace, write_bytes, write_parquet
 from chemkl.results.outcome import read_never_acted
-from chemkl.results.parts import read_part
+from chemkl.results.trace import read_part
 from chemkl.stages.evaluate import require_traces, run_names
 from chemkl.stages.finished import once, read_table
 from chemkl.stages.terminal import say, standard_output

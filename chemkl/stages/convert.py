@@ -9,7 +9,7 @@ from chemkl.chem.molecules import read_molecule
 from chemkl.config import InputError
 from chemkl.files.molecules import SMILES_NAMES, first_named
 from chemkl.files.tables import find_column, refuse_same_names
-from chemkl.results.parts import read_part
+from chemkl.results.trace import read_part
 from chemkl.stages.molecule_files import ENDINGS, Record, title_of, write_sdf, write_smi
 from chemkl.stages.output_files import check_outputs, with_good_text, write_csv, written_out
 

@@ -28,7 +28,7 @@ from chemkl.evaluation.reference_files import load_comparisons
 from chemkl.evaluation.sample_files import read_samples
 from chemkl.evaluation.samples import Samples
 from chemkl.results import Manifest, find_trace, read_trace, write_json, write_parquet
-from chemkl.results.parts import list_parts, read_part
+from chemkl.results.trace import list_parts, read_part
 from chemkl.stages.finished import once
 from chemkl.stages.terminal import say, standard_output
 

@@ -30,7 +30,7 @@ from chemkl.llm import embedding
 from chemkl.reports.entropy_figure import draw_entropy
 from chemkl.reports.figures import to_png, to_svg
 from chemkl.results import Manifest, write_bytes, write_json, write_parquet
-from chemkl.results.differences import method_settings, mixed
+from chemkl.results.provenance import method_settings, mixed
 from chemkl.stages.evaluate import run_names
 from chemkl.stages.finished import once, read_table
 from chemkl.stages.terminal import standard_output

@@ -11,8 +11,8 @@ import pandas as pd
 from chemkl.config import Config
 from chemkl.results.atomic import write_json
 from chemkl.results.manifest import Manifest
-from chemkl.results.parts import read_part
 from chemkl.results.provenance import InputFile, config_hash, sha256_of
+from chemkl.results.trace import read_part
 from chemkl.stages.registry import LAST, STAGES
 from chemkl.stages.terminal import say
 

@@ -13,8 +13,8 @@ from chemkl.config.evaluate import TRACE_FOLDER, SampledFile, is_pattern, runs_m
 from chemkl.config.paths import STDIN, is_piped
 from chemkl.files.molecules import ENDINGS
 from chemkl.files.streams import PACKINGS
-from chemkl.results.differences import method_settings
 from chemkl.results.manifest import Manifest
+from chemkl.results.provenance import method_settings
 from chemkl.stages.registry import STAGES
 
 MADE = {"evaluate": "evaluation", "compare": "comparison", "report": "report"}

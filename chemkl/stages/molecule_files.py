@@ -7,8 +7,7 @@ import numpy as np
 import pyarrow as pa
 from rdkit import Chem
 
-from chemkl.chem.molecules import MoleculeError
-from chemkl.chem.sdf import sdf_record
+from chemkl.chem.molecules import MoleculeError, sdf_record
 
 ENDINGS = {
     "sdf": (".sdf", ".sdf.gz"),

@@ -13,7 +13,7 @@ import pyarrow.csv
 from chemkl.config import InputError, StorageError
 from chemkl.files.tables import cells_of, is_text
 from chemkl.results.atomic import refuse_other_names, written_aside
-from chemkl.results.parts import FOLDER, list_parts
+from chemkl.results.trace import FOLDER, list_parts
 
 
 def check_outputs(

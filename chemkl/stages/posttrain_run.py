@@ -12,10 +12,9 @@ from chemkl.config.llm import LlmPosttrainConfig
 from chemkl.config.posttrain import PosttrainConfig
 from chemkl.results.manifest import Manifest
 from chemkl.results.outcome import read_outcome
-from chemkl.results.parts import list_parts, read_part
 from chemkl.results.provenance import UsedPrecision
 from chemkl.results.seal import check_seal
-from chemkl.results.trace import TraceWriter, read_orphans, read_trace
+from chemkl.results.trace import TraceWriter, list_parts, read_orphans, read_part, read_trace
 from chemkl.stages.aside import free_name
 from chemkl.stages.terminal import say
 from chemkl.training.collapse import ENDED_BY, CollapseAlarm, WatchedTrace

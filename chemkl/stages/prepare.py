@@ -19,7 +19,7 @@ from chemkl.config.loading import Draft
 from chemkl.config.prepare import FileSource, FilterConfig, PrepareConfig
 from chemkl.corpus import files
 from chemkl.corpus.cleaning import Clean, Cleaner, clean_lines, peak_memory
-from chemkl.corpus.sources import N_LINES, read_source
+from chemkl.corpus.files import N_LINES, read_source
 from chemkl.files.molecules import Line, MoleculeFile
 from chemkl.results.atomic import json_of, write_bytes
 from chemkl.results.manifest import Manifest

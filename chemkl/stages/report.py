@@ -31,7 +31,7 @@ from chemkl.results import (
 )
 from chemkl.results.collapse import watched
 from chemkl.results.columns import RAW_PREFIX
-from chemkl.results.differences import method_settings, mixed
+from chemkl.results.provenance import method_settings, mixed
 from chemkl.results.seal import check_seal
 from chemkl.stages.evaluate import require_traces, run_names
 from chemkl.stages.finished import once

@@ -10,9 +10,8 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from chemkl.config import InputError, did_you_mean
-from chemkl.results.inspection import count, open_run, read_head, tables_of
-from chemkl.results.parts import list_parts, read_part_schema
-from chemkl.results.query import run_sql
+from chemkl.results.inspection import count, open_run, read_head, run_sql, tables_of
+from chemkl.results.trace import list_parts, read_part_schema
 from chemkl.rewards import catalogue
 from chemkl.stages import show_tables, show_text
 from chemkl.stages.export import select

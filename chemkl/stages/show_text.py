@@ -7,8 +7,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from chemkl.display import MISSING, cell
-from chemkl.results.inspection import RunTrace
-from chemkl.results.text_inspection import TextCounts, count_text, frequent_answers
+from chemkl.results.inspection import RunTrace, TextCounts, count_text, frequent_answers
 from chemkl.stages import show_tables
 
 MOST_PROMPTS = 10

@@ -11,8 +11,7 @@ from lightning import Callback, LightningModule, Trainer
 from chemkl.config.llm import LlmPosttrainConfig
 from chemkl.config.posttrain import PosttrainConfig
 from chemkl.results import TraceWriter
-from chemkl.results.collapse import IN_TEXT, Turn, Watch
-from chemkl.results.window import Spread
+from chemkl.results.collapse import IN_TEXT, Spread, Turn, Watch
 
 ENDED_BY = "collapse"
 """What the manifest calls the end of a run that the alarm ended."""

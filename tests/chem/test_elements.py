@@ -4,7 +4,7 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 
-from chemkl.chem.elements import ELEMENTS, element_counts, parse_formula
+from chemkl.chem.molecules import ELEMENTS, element_counts, parse_formula
 from chemkl.config import InputError
 
 

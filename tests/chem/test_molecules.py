@@ -188,7 +188,7 @@ def test_importing_and_parsing_leave_rdkit_log_and_torch_alone():
 import sys
 from rdkit import rdBase
 before = rdBase.LogStatus()
-from chemkl.chem import fingerprints, molecules, randomise, scaffolds, standardise
+from chemkl.chem import fingerprints, molecules, scaffolds, standardise
 assert molecules.read_molecule("C1CC").reason
 assert standardise.Standardiser([{"name": "default"}])("CC(=O)[O-].[Na+]")
 assert rdBase.LogStatus() == before, rdBase.LogStatus()

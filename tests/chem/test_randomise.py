@@ -3,8 +3,7 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import rdBase
 
-from chemkl.chem.molecules import MoleculeError
-from chemkl.chem.randomise import randomise
+from chemkl.chem.molecules import MoleculeError, randomise
 from chemkl.config import InputError
 
 CELECOXIB = "Cc1ccc(-c2cc(C(F)(F)F)nn2-c2ccc(S(N)(=O)=O)cc2)cc1"

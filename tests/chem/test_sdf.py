@@ -1,7 +1,7 @@
 import pytest
 from rdkit import Chem
 
-from chemkl.chem.sdf import sdf_record
+from chemkl.chem.molecules import sdf_record
 from chemkl.config import InputError
 
 

@@ -3,8 +3,7 @@ from rdkit import Chem
 from rdkit.Chem import rdFingerprintGenerator
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from chemkl.chem.scaffolds import generic_scaffold
-from chemkl.chem.structures import StructureReader, skeleton
+from chemkl.chem.scaffolds import StructureReader, generic_scaffold, skeleton
 
 ODD = [
     "CCO",  # no ring

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from chemkl.config.prepare import ChemblSampleSource, FileSource, MosesSource
-from chemkl.corpus import sources
-from chemkl.corpus.sources import read_source
+from chemkl.corpus import files as sources
+from chemkl.corpus.files import read_source
 from chemkl.files.molecules import Line
 
 SPLITS = {

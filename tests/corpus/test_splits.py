@@ -7,8 +7,7 @@ from rdkit import Chem
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from chemkl.config.prepare import GivenSplit, HashSplit, PrepareConfig
-from chemkl.corpus.cleaning import Cleaner
-from chemkl.corpus.splits import assign_split
+from chemkl.corpus.cleaning import Cleaner, assign_split
 from chemkl.files.molecules import Line
 
 RANDOM = HashSplit(kind="random", test=0.2, valid=0.1, seed=3)

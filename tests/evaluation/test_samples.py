@@ -1,7 +1,7 @@
 import pytest
 from rdkit import Chem
 
-from chemkl.chem import structures
+from chemkl.chem import scaffolds as structures
 from chemkl.chem.fingerprints import packed_morgan
 from chemkl.chem.molecules import MoleculeError
 from chemkl.config import InputError

@@ -4,7 +4,7 @@ import pytest
 
 from chemkl.config.posttrain import PosttrainConfig
 from chemkl.results import InputFile
-from chemkl.results.differences import ABSENT, differences, method_settings, told
+from chemkl.results.provenance import ABSENT, differences, method_settings, told
 
 SAME = {"target": {"kind": "mara", "tau": 0.8}, "reward": {"components": [{"kind": "qed"}]}}
 

@@ -9,7 +9,7 @@ import pytest
 
 from chemkl.config import InputError
 from chemkl.results import Manifest
-from chemkl.results.lock import claim
+from chemkl.results.atomic import claim
 
 RANK_VARIABLES = (
     "RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_LOCALID",

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from chemkl.config import InputError
-from chemkl.results.query import run_sql
+from chemkl.results.inspection import run_sql
 
 TRACE = pa.table(
     {

@@ -5,11 +5,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from chemkl.results import description_of, trace_schema
-from chemkl.results.inspection import open_run, tables_of
-from chemkl.results.text_inspection import (
+from chemkl.results.inspection import (
     TextCounts,
     count_text,
     frequent_answers,
+    open_run,
+    tables_of,
 )
 
 STEPS = [

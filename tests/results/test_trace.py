@@ -12,7 +12,7 @@ import pytest
 from chemkl.config import InputError
 from chemkl.results import TraceWriter, find_trace, read_orphans, read_trace, trace_schema
 from chemkl.results import trace as trace_module
-from chemkl.results.parts import list_parts, part_name, read_settled
+from chemkl.results.trace import list_parts, part_name, read_settled
 
 
 class KilledError(BaseException):

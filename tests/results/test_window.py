@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from chemkl.config.posttrain import CollapseLimits
-from chemkl.results.window import Alarm, Spread, Window, spread
+from chemkl.results.collapse import Alarm, Spread, Window, spread
 
 PHENYL, PYRIDYL = "c1ccccc1", "c1ccncc1"
 

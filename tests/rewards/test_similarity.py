@@ -7,7 +7,7 @@ from rdkit import Chem, DataStructs
 from rdkit.Chem import AllChem, MACCSkeys
 from rdkit.Chem.Pharm2D import Generate, Gobbi_Pharm2D
 
-from chemkl.chem.fingerprint_kinds import build_fingerprint
+from chemkl.chem.fingerprints import build_fingerprint
 from chemkl.chem.molecules import silenced
 from chemkl.config import InputError
 from chemkl.rewards import RewardModel

@@ -15,7 +15,8 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from chemkl.config import InputError, load_config
 from chemkl.config.prepare import PrepareConfig
-from chemkl.corpus import cleaning, sources
+from chemkl.corpus import cleaning
+from chemkl.corpus import files as sources
 from chemkl.policies import tokenize
 from chemkl.results.wheels import Wheel
 from chemkl.stages import prepare

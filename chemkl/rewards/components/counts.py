@@ -17,7 +17,7 @@ from rdkit.Chem import (
     rdMolDescriptors,
 )
 
-from chemkl.chem.elements import ELEMENTS, element_counts
+from chemkl.chem.molecules import ELEMENTS, element_counts
 from chemkl.config import InputError, did_you_mean
 from chemkl.rewards.parameters import OneOrMore
 from chemkl.rewards.registry import Score, component

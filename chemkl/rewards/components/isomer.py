@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from rdkit.Chem import Mol
 
-from chemkl.chem.elements import element_counts, parse_formula
+from chemkl.chem.molecules import element_counts, parse_formula
 from chemkl.rewards.registry import Score, component
 
 ELEMENT_WIDTH = 1.0

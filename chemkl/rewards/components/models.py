@@ -10,7 +10,7 @@ from pydantic import Field
 from rdkit.Chem import Mol, MolFromSmiles
 from rdkit.DataStructs import ConvertToNumpyArray
 
-from chemkl.chem.fingerprint_kinds import Fingerprinter, build_fingerprint
+from chemkl.chem.fingerprints import Fingerprinter, build_fingerprint
 from chemkl.config import InputPath
 from chemkl.rewards.registry import BatchScore, Score, component
 from chemkl.rewards.trained import (

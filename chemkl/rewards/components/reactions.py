@@ -28,8 +28,8 @@ from reinvent_chemistry.library_design.reaction_filters.reaction_filter_configru
     ReactionFilterConfiguration,
 )
 
-from chemkl.chem.attachment import DecoratedScaffold
 from chemkl.chem.molecules import one_line, silenced
+from chemkl.chem.scaffolds import DecoratedScaffold
 from chemkl.config import InputError
 from chemkl.rewards.parameters import OneOrMore
 from chemkl.rewards.registry import Score, component

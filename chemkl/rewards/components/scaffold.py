@@ -13,7 +13,7 @@ from pydantic import Field
 from rdkit import Chem, DataStructs
 from rdkit.Chem import Mol
 
-from chemkl.chem.fingerprint_kinds import build_fingerprint
+from chemkl.chem.fingerprints import build_fingerprint
 from chemkl.chem.molecules import as_mol, parse, read_molecule
 from chemkl.chem.scaffolds import generic_scaffold, murcko_scaffold
 from chemkl.rewards.components.similarity import (

@@ -13,7 +13,7 @@ from pydantic import Field
 from rdkit import DataStructs
 from rdkit.Chem import Mol
 
-from chemkl.chem.fingerprint_kinds import Fingerprinter, FingerprintKind, build_fingerprint
+from chemkl.chem.fingerprints import Fingerprinter, FingerprintKind, build_fingerprint
 from chemkl.config import InputError, InputPath
 from chemkl.rewards.parameters import OneOrMore
 from chemkl.rewards.references import read_references
