@@ -314,6 +314,20 @@ def test_check_accepts_what_a_stage_will_write_and_says_so(posttrain, chemkl, ca
     assert chemkl("posttrain", "a.yaml") == 2  # to run, it has to be there
 
 
+def test_check_takes_settings_to_change_as_a_stage_does(posttrain, chemkl, capsys):
+    Path("posttrain").mkdir()
+    Path("posttrain/a.yaml").write_text("seed: 1\n")
+    Path("p.yaml").write_text(PIPELINE)
+    assert chemkl("check", "posttrain/a.yaml", "seed=2") == 0
+    assert chemkl("check", "posttrain/a.yaml", "seed=x") == 2
+    assert "override 'seed=x': seed: should be a whole number" in capsys.readouterr().err
+    assert chemkl("check", "p.yaml", "seed=2") == 2
+    said = "p.yaml: seed=2: a pipeline takes no settings on the command line; change it in the file"
+    assert capsys.readouterr().err == f"{said}\n"
+    assert chemkl("check", "seed=2") == 2
+    assert "seed=2: a setting; give a file to check too" in capsys.readouterr().err
+
+
 def test_check_includes_the_stages_own_deeper_check(posttrain, chemkl, capsys):
     def check(config, awaited):
         raise InputError(f"seed 1 is unlucky, {len(awaited)} awaited")

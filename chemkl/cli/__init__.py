@@ -343,7 +343,11 @@ def _run(
 @app.command("check")
 def _check(
     files: Annotated[
-        list[str], typer.Argument(metavar="FILE", help="Config, reward or pipeline files.")
+        list[str],
+        typer.Argument(
+            metavar="FILE|KEY=VALUE",
+            help="Config, reward or pipeline files, and settings to change in the configs.",
+        ),
     ],
     stage: Annotated[
         str | None,
@@ -356,10 +360,14 @@ def _check(
     """Check files without running anything; print ok, or every problem with its line."""
     from chemkl.stages.check import check_file
 
+    changes = [argument for argument in files if "=" in argument and not Path(argument).exists()]
+    files = [argument for argument in files if argument not in changes]
+    if not files:
+        raise InputError(f"{changes[0]}: a setting; give a file to check too")
     failed = False
     for file in files:
         try:
-            checked = check_file(file, stage)
+            checked = check_file(file, stage, changes)
         except InputError as error:
             typer.echo(str(error), err=True)
             failed = True

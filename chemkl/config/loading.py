@@ -577,7 +577,7 @@ def load_config(
         "folder": document.folder,
         "also": tuple(also),
         "typed": {str(change.value) for change in changes},
-        "promised": (*promised, *earlier),
+        "promised": frozenset((*promised, *earlier)),
         "earlier": earlier,
     }
     try:

@@ -63,8 +63,9 @@ def _find(path: Path, info: ValidationInfo) -> Path:
                 return place
     except (OSError, RuntimeError) as error:  # a name too long, a folder closed to us, ~nobody
         raise ValueError(utf8(f"no such file or folder: {path} ({error})")) from error
+    promised = context.get("promised", frozenset())
     for place in places:
-        if any(place.is_relative_to(folder) for folder in context.get("promised", ())):
+        if not promised.isdisjoint((place, *place.parents)):
             _check_written(place, context.get("earlier", {}))
             return place
     ours = shipped.find(path, *filter(None, [context.get("kind")]))
@@ -83,8 +84,9 @@ def _near_shipped(path: Path, context: Mapping[str, Any]) -> str:
 
 def _check_written(place: Path, earlier: Mapping[Path, Sequence[str]]) -> None:
     """Refuse what the job that fills a folder will not write there."""
-    for folder, written in earlier.items():
-        if place == folder or not place.is_relative_to(folder) or not written:
+    for folder in place.parents:
+        written = earlier.get(folder)
+        if not written:
             continue
         name = place.relative_to(folder).as_posix()
         if not any(fnmatch(name, each) or each.startswith(f"{name}/") for each in written):

@@ -276,13 +276,20 @@ class Manifest(BaseModel):
         return self.has_config(config)
 
     def lost_outputs(self) -> dict[str, str]:
-        """What a complete stage wrote and is there no more as it was: why, by name."""
+        """What a complete stage wrote and is there no more as it was: why, by name.
+
+        A file older than the manifest, which is written last, has not been changed since; the
+        checksums of the others are looked at.
+        """
         lost = {}
+        finished = (self._folder / FILE_NAME).stat().st_mtime_ns
         for name in self.outputs:
             path = self._folder / name
             if not path.is_file():
                 lost[name] = "missing"
-            elif not path.stat().st_size or not is_whole(path):
+                continue
+            now = path.stat()
+            if not now.st_size or (now.st_mtime_ns >= finished and not is_whole(path)):
                 lost[name] = "damaged"
         return lost
 

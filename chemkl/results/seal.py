@@ -14,7 +14,10 @@ write instead of .11 s, of which .06 s and .03 s of the processor; to check it t
 import hashlib
 import mmap
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 from chemkl.config import InputError, shipped
 
@@ -28,6 +31,11 @@ _NO_COMMENT = b"PK\x05\x06"
 """How the last 22 bytes of a zip archive without a comment begin."""
 _DIGEST_AT = len(TAG) + 1
 _LAYOUT = b'{\n  "'
+
+_SETTLED = 10**9
+"""Nanoseconds after which a further write has another time, on any file system in use."""
+_read: dict[tuple[Any, ...], Any] = {}
+T = TypeVar("T")
 
 SUMS = "SHA256SUMS"
 """The file with the checksums of a folder whose files have no room for their own."""
@@ -98,10 +106,14 @@ def is_whole(path: Path) -> bool:
     try:
         if not path.is_file() or not path.stat().st_size:
             return True
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _fits(data) if data.rfind(TAG) >= 0 else _is_as_shipped(path)
+        return _once(_is_intact, path)
     except OSError:
         return True
+
+
+def _is_intact(path: Path) -> bool:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return _fits(data) if data.rfind(TAG) >= 0 else _is_as_shipped(path)
 
 
 def _is_as_shipped(path: Path) -> bool:
@@ -205,5 +217,21 @@ def check_sums(folder: Path, fix: str, leave_out: str = "") -> None:
 
 def sha256_of_file(path: Path) -> str:
     """SHA-256 of a file."""
+    return _once(_digest, path)
+
+
+def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _once(read: Callable[[Path], T], path: Path) -> T:
+    """What a function reads in a file, once per process while its path, size and time stay."""
+    now = path.stat()
+    key = (read, path.absolute(), now.st_ino, now.st_size, now.st_mtime_ns)
+    if key in _read:
+        return cast(T, _read[key])
+    found = read(path)
+    if time.time_ns() - now.st_mtime_ns > _SETTLED:
+        _read[key] = found
+    return found

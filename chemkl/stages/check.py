@@ -1,5 +1,6 @@
 """Check config files without running anything: what each is for, and every problem in it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,14 @@ class Checked:
     """What it reads that has to be made first."""
 
 
-def check_file(path: str | Path, kind: str | None = None) -> Checked:
+def check_file(path: str | Path, kind: str | None = None, overrides: Sequence[str] = ()) -> Checked:
     """Check one file.
 
     Args:
         path: a YAML file.
         kind: what it is for: a stage's name, ``pipeline`` or ``reward``; default: found out from
             its content and the folder it is in.
+        overrides: settings of a stage to change, as ``key=value``.
 
     Returns:
         What it is for, and what it waits for.
@@ -46,6 +48,11 @@ def check_file(path: str | Path, kind: str | None = None) -> Checked:
     document = Document.read(path, kinds=_folders_of(kind))
     kind = kind or kind_of(document)
     promised = [Path.cwd() / place for place in OUTPUT_PLACES]
+    if overrides and kind in ("pipeline", "reward"):
+        raise InputError(
+            f"{document.name}: {overrides[0]}: a {kind} takes no settings on the command line; "
+            "change it in the file"
+        )
     if kind == "reward":
         RewardModel.from_config(document)
         return Checked(kind)
@@ -55,7 +62,7 @@ def check_file(path: str | Path, kind: str | None = None) -> Checked:
         own = [each.job.folder for each in planned]
         foreign = (p for p in missing if not any(p.is_relative_to(folder) for folder in own))
         return Checked(kind, tuple(dict.fromkeys(foreign)))
-    config = STAGES[kind].load(document, promised=promised)
+    config = STAGES[kind].load(document, overrides, promised=promised)
     missing = awaited(config, promised)
     try:
         STAGES[kind].check(config, document.name, missing)

@@ -52,7 +52,7 @@ def once(
         ) -> T:
             settings: Any = STAGES[stage].load(config)
             out = Path(out_dir)
-            check_folder(stage, settings, out)
+            check_folder(stage, settings, out, say)
             written = output(settings, out)
             if is_finished(stage, settings, out, say) and written.exists():
                 say(f"{out}: complete, skipped; {AGAIN}")
@@ -65,8 +65,16 @@ def once(
     return decorate
 
 
-def check_folder(stage: str, config: Config, out: Path) -> None:
+def check_folder(
+    stage: str, config: Config, out: Path, tell: Callable[[str], object] | None = None
+) -> None:
     """Refuse a folder that holds a run of another config; its limits may be others, if not lower.
+
+    Args:
+        stage: its name.
+        config: its settings.
+        out: the folder.
+        tell: is given a line where a finished run goes on to other limits.
 
     Raises:
         InputError: it does, or the run has spent more than the limits allow.
@@ -74,9 +82,20 @@ def check_folder(stage: str, config: Config, out: Path) -> None:
     found, plain = Manifest.load(out), config.model_dump(mode="json")
     if found is None or found.gives_way_to(stage):
         return
-    found.check_same(stage, plain, STAGES[stage].limits)
-    if not found.has_config(plain):
-        STAGES[stage].module.check_spent(config, out)
+    limits = STAGES[stage].limits
+    found.check_same(stage, plain, limits)
+    if found.has_config(plain):
+        return
+    STAGES[stage].module.check_spent(config, out)
+    changed = [key for key in limits if found.config.get(key) != plain[key]]
+    if tell is not None and found.status == "complete" and changed:
+        was = " and ".join(f"a {key} of {_number(found.config.get(key))}" for key in changed)
+        now = " and ".join(_number(plain[key]) for key in changed)
+        tell(f"{out}: was complete with {was}; goes on to {now}")
+
+
+def _number(limit: int | None) -> str:
+    return "none" if limit is None else f"{limit:,}"
 
 
 def is_finished(

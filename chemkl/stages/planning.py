@@ -66,7 +66,8 @@ def plan(jobs: Sequence[Job], promised: Sequence[Path] = ()) -> list[Planned]:
         try:
             config = load_job(job, promised, earlier)
             unread = awaited(config, promised, earlier)  # the stage looks at it when it runs
-            needs = [j for j in jobs[:position] if any(p.is_relative_to(j.folder) for p in unread)]
+            read = {folder for path in unread for folder in (path, *path.parents)}
+            needs = [other for other in jobs[:position] if other.folder in read]
             STAGES[job.stage].check(config, job.entry, unread)
         except InputError as error:
             problems |= dict.fromkeys(str(error).splitlines())
@@ -113,9 +114,10 @@ def awaited(config: Config, promised: Iterable[Path], earlier: Iterable[Path] = 
         promised: folders of which some run is expected to write what is not there.
         earlier: folders that jobs of this run write anew.
     """
+    anew, later = {*earlier}, {*promised}
     return [
         path
         for path in paths_of(config)
-        if any(path.is_relative_to(folder) for folder in earlier)
-        or (not path.exists() and any(path.is_relative_to(folder) for folder in promised))
+        if not anew.isdisjoint((path, *path.parents))
+        or (not later.isdisjoint((path, *path.parents)) and not path.exists())
     ]

@@ -106,7 +106,7 @@ def score_file(config: ScoreConfig, table: Path) -> dict[str, Any]:
         was asked, how often it failed, and the means of its values.
 
     Raises:
-        InputError: the file, or a component that fails too often.
+        InputError: the file, which may hold no valid molecule, or a component that fails too often.
     """
     file = _file(config)
     with RewardModel.from_config(config.reward) as reward:
@@ -123,6 +123,7 @@ def score_file(config: ScoreConfig, table: Path) -> dict[str, Any]:
                 raise InputError(
                     f"{config.file}: no line has the column {config.column}, counted from 0"
                 )
+            summary.require_valid(config.file)
         results = summary.results(reward.failures)
     summary.print(standard_output(), reward.failures)
     return results

@@ -1,6 +1,7 @@
 """What the score stage prints: how many molecules were scored, how well, and what failed."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -8,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from chemkl.config import InputError
 from chemkl.results.columns import RAW_PREFIX, SCORE_PREFIX
 from chemkl.rewards.failures import FailureCount
 
@@ -30,6 +32,8 @@ class Summary:
         self._lines = 0
         self._valid = 0
         self._best = pd.Series(dtype=float)
+        self._called: dict[str, str] = {}
+        self._reasons: dict[str, tuple[int, int]] = {}  # how often, and the first line
 
     def add(self, rows: pd.DataFrame) -> None:
         """Take rows in."""
@@ -38,10 +42,28 @@ class Summary:
         self._valid += len(valid)
         self._sums += valid[[*self._columns, "reward"]].sum()
         self._numbers += valid[self._columns].notna().sum()
+        for reason, line in rows.loc[~rows["valid"], ["reason", "line"]].itertuples(index=False):
+            n, first = self._reasons.get(reason, (0, line))
+            self._reasons[reason] = (n + 1, first)
+        named = valid.drop_duplicates("canonical_smiles").set_index("canonical_smiles")["name"]
+        called = {str(s): str(n) for s, n in named.dropna().items()} | self._called
         new = valid.set_index("canonical_smiles")["reward"]
         joined = pd.concat([self._best, new]) if len(self._best) else new
         first = joined[~joined.index.duplicated()]
         self._best = first.sort_values(ascending=False, kind="stable").head(N_BEST)
+        self._called = {s: called[s] for s in self._best.index if s in called}
+
+    def require_valid(self, file: Path) -> None:
+        """Refuse a file without one valid molecule.
+
+        Raises:
+            InputError: with the commonest reasons.
+        """
+        if self._valid:
+            return
+        common = sorted(self._reasons.items(), key=lambda item: -item[1][0])[:N_BEST]
+        reasons = "; ".join(f"{n:,} x {reason} (first: line {at})" for reason, (n, at) in common)
+        raise InputError(f"{file}: no line holds a valid molecule. Reasons: {reasons}")
 
     def results(self, failures: Mapping[str, FailureCount]) -> dict[str, Any]:
         """Everything as plain values; NaN where there is nothing to take a mean of."""
@@ -66,8 +88,7 @@ class Summary:
         """Show it."""
         results = self.results(failures)
         console.print(f"lines    {self._lines:,}", highlight=False)
-        none = "" if self._valid else ": no molecule in this file could be read; see reason"
-        console.print(f"valid    {self._valid:,}{none}", highlight=False)
+        console.print(f"valid    {self._valid:,}", highlight=False)
         console.print(
             f"reward   {_number(results['mean_reward'])} (mean of the valid)", highlight=False
         )
@@ -75,9 +96,10 @@ class Summary:
         for name, count in failures.items():
             if count.failed and count.failed == count.asked:
                 console.print(f"component {name} failed on every molecule: all rewards are 0")
-        best = Table("reward", "best molecules", box=None)
+        best = Table("reward", *(["name"] * bool(self._called)), "best molecules", box=None)
         for smiles, reward in results["best"].items():
-            best.add_row(_number(reward), escape(smiles))
+            called = [escape(self._called.get(smiles, ""))] if self._called else []
+            best.add_row(_number(reward), *called, escape(smiles))
         console.print(best)
 
     def _mean(self, column: str) -> float:

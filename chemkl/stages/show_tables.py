@@ -28,6 +28,19 @@ PROMPT_WIDTH = 20
 NO_TAU = "no fixed tau is known: give --threshold"
 """What stands where hits cannot be counted."""
 
+
+def no_tau(run: RunTrace) -> str:
+    """Why the hits of a run are not counted by a tau."""
+    target = (run.manifest.config.get("target") if run.manifest else None) or {}
+    quantile = target.get("tau_quantile")
+    if quantile is None:
+        return NO_TAU
+    floor = f", never below {target['tau_floor']:g}" if target.get("tau_floor") is not None else ""
+    return (
+        f"tau moves: the quantile {quantile:g} of each batch's rewards{floor}; --threshold R counts"
+    )
+
+
 CELL_WIDTH = 28
 """Cells up to this length are not folded in a table of rows."""
 
@@ -56,6 +69,8 @@ def heading(run: RunTrace) -> Iterator[RenderableType]:
     else:
         facts.add_row("ended", _how_it_ended(manifest))
         facts.add_row("started", _times(manifest))
+        if manifest.extended:
+            facts.add_row("extended", Text("; ".join(_extensions(manifest))))
         facts.add_row("what", Text(_settings(manifest)))
     facts.add_row("run", Text(run.identity["run_id"] or MISSING))
     facts.add_row("config", Text(run.identity["config_hash"][:SHOWN_HASH] or MISSING))
@@ -93,7 +108,7 @@ def counts_table(counts: Counts, run: RunTrace, threshold: float | None) -> Rend
     if counts.failed:
         table.add_row("failed", f"{counts.failed:,}", "valid rows without a component's value")
     if threshold is None:
-        table.add_row("hits", MISSING, NO_TAU)
+        table.add_row("hits", MISSING, no_tau(run))
     else:
         found = f"R >= {threshold:g}, with {_scaffolds(counts.hit_scaffolds or 0)}"
         table.add_row("hits", f"{counts.hits or 0:,}", found)
@@ -226,6 +241,19 @@ def _times(manifest: Manifest) -> str:
         text += f", took {timedelta(seconds=round(took.total_seconds()))}"
     n = len(manifest.resumed)
     return text + (f", resumed {n} time{'s' if n > 1 else ''}" if n else "")
+
+
+def _extensions(manifest: Manifest) -> Iterator[str]:
+    """The limits that a run had before it was given others, and those that it was given."""
+    later = [*manifest.extended[1:], manifest.config]
+    for before, after in zip(manifest.extended, later, strict=True):
+        for key, limit in before.items():
+            if key in manifest.config and limit != after.get(key):
+                yield f"{key} {_limit(limit)} to {_limit(after.get(key))}"
+
+
+def _limit(limit: int | None) -> str:
+    return "none" if limit is None else f"{limit:,}"
 
 
 def _settings(manifest: Manifest) -> str:

@@ -52,7 +52,7 @@ def _counts_table(counts: TextCounts, run: RunTrace, threshold: float | None) ->
     if counts.failed:
         table.add_row("failed", f"{counts.failed:,}", "valid completions that could not be scored")
     if threshold is None:
-        table.add_row("hits", MISSING, show_tables.NO_TAU)
+        table.add_row("hits", MISSING, show_tables.no_tau(run))
     else:
         found = f"answers with R >= {threshold:g}, in {counts.hit_completions or 0:,} completions"
         table.add_row("hits", f"{counts.hits or 0:,}", found)

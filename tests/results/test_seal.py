@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import random
 import subprocess
 import zipfile
@@ -18,7 +19,15 @@ import torch
 from chemkl.config import InputError, shipped
 from chemkl.results import Manifest, write_bytes, write_json, write_parquet
 from chemkl.results.atomic import folder_written_aside, written_aside
-from chemkl.results.seal import SEAL, SUMS, check_seal, check_sums, is_whole, note_of
+from chemkl.results.seal import (
+    SEAL,
+    SUMS,
+    check_seal,
+    check_sums,
+    is_whole,
+    note_of,
+    sha256_of_file,
+)
 
 TABLE = pa.table({"smiles": ["CCO", "c1ccccc1"] * 40, "reward": [0.25, 0.5] * 40})
 
@@ -221,3 +230,18 @@ def test_every_flipped_bit_in_a_shipped_file_is_refused(tmp_path, monkeypatch):
     beside = file.with_name("mine.safetensors")
     beside.write_bytes(b"another model")
     assert is_whole(beside)
+
+
+def test_a_file_is_hashed_once_while_it_stays_as_it_is(tmp_path, monkeypatch):
+    path, read = tmp_path / "a.bin", []
+    digest = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda *a: read.append(1) or digest(*a))
+    for content in (b"one", b"two"):
+        path.write_bytes(content)
+        past = path.stat().st_mtime_ns - 10**10 + len(read)
+        os.utime(path, ns=(past, past))
+        assert {sha256_of_file(path) for _ in range(3)} == {hashlib.sha256(content).hexdigest()}
+    assert len(read) == 2
+    path.write_bytes(b"old")  # just now: a further write could have the same time
+    assert len({sha256_of_file(path), sha256_of_file(path)}) == 1
+    assert len(read) == 4

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -164,6 +165,20 @@ def test_a_damaged_output_is_made_again(stage, name, damage, config_of, made, tm
     assert line in capsys.readouterr().err
     assert Manifest.load(copy).status == "complete"
     assert Manifest.load(copy).lost_outputs() == {}
+
+
+def test_a_skip_reads_no_output_again_that_is_older_than_the_manifest(config_of, made, monkeypatch):
+    folder, _ = made("posttrain")
+    looked: list[Path] = []
+    monkeypatch.setattr(
+        "chemkl.results.manifest.is_whole", lambda path: looked.append(path) or True
+    )
+    assert Manifest.load(folder).lost_outputs() == {}
+    assert looked == []
+    later = folder / "checkpoints" / "policy.safetensors"
+    os.utime(later)
+    assert Manifest.load(folder).lost_outputs() == {}
+    assert looked == [later]
 
 
 def test_a_damaged_part_of_a_trace_cannot_be_made_again(config_of, made, tmp_path):

@@ -858,7 +858,11 @@ def test_a_run_can_be_made_longer_again_and_again(config, tmp_path, capsys):
     assert [(each["budget"], each["results"]["calls"]) for each in kept] == [
         (40, 40), (60, 60), (61, 61),
     ]  # fmt: skip
-    capsys.readouterr()
+    was = f"{tmp_path / 'run'}: was complete with a budget of"
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith(was)]
+    assert told == [
+        f"{was} {pair}" for pair in ("40; goes on to 60", "60; goes on to 61", "61; goes on to 100")
+    ]
     posttrain.run(config | {"budget": 100}, tmp_path / "run")
     assert "complete, skipped" in capsys.readouterr().err
 

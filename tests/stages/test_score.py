@@ -210,11 +210,19 @@ def test_failures_are_counted_and_explained(folder, capsys):
     assert "division by zero" in capsys.readouterr().out
 
 
-def test_no_valid_molecule_is_no_mistake(folder, capsys):
-    Path("bad.smi").write_text("x\n\n")
-    rows = pd.read_parquet(score.run(settings(file="bad.smi"), folder / "out"))
-    assert rows["valid"].tolist() == [False, False]
-    assert "reward   - (mean of the valid)" in capsys.readouterr().out
+def test_the_best_molecules_are_shown_with_their_names(folder, capsys):
+    Path("named.smi").write_text("CCO ethanol\nc1ccccc1 benzene\nC1CCCCC1\nOCC twice\n")
+    score.run(settings(file="named.smi"), folder / "out")
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    best = lines[lines.index(["reward", "name", "best", "molecules"]) + 1 :]
+    assert [row[1:] for row in best] == [["benzene", "c1ccccc1"], ["C1CCCCC1"], ["ethanol", "CCO"]]
+
+
+def test_best_molecules_without_names_have_no_column_of_them(folder, capsys):
+    score.run(settings(), folder / "out")
+    assert ["reward", "best", "molecules"] in [
+        line.split() for line in capsys.readouterr().out.splitlines()
+    ]
 
 
 def test_a_run_that_fails_leaves_no_table(folder, monkeypatch):
@@ -382,10 +390,14 @@ def test_the_check_knows_the_stage(folder):
         check_file("score/a.yaml")
 
 
-def test_a_file_without_a_molecule_is_said_to_be_one(chemkl, capsys, tmp_path):
-    Path("none.smi").write_text("C1CC\n(((\n")
-    assert chemkl("score", "none.smi", "--config", "reward.yaml", "--out", "n.csv") == 0
-    assert "valid    0: no molecule in this file could be read" in capsys.readouterr().out
+@pytest.mark.parametrize("out", ["n.csv", "folder"])
+def test_a_file_without_a_valid_molecule_is_refused_with_the_reasons(chemkl, capsys, out):
+    Path("none.smi").write_text("C1CC\n(((\nC2CC\n\n")
+    for _ in range(2):
+        assert chemkl("score", "none.smi", "--config", "reward.yaml", "--out", out) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert f"{Path('none.smi').absolute()}: no line holds a valid molecule. Reasons: " in said
+        assert "1 x empty (first: line 4)" in said
 
 
 def test_a_file_that_is_not_there_is_no_problem_of_the_config(chemkl, capsys):

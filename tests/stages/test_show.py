@@ -104,6 +104,21 @@ def test_a_run(run, width):
     assert not [line for line in best if line.split()[:1] == ["0.9"]]
 
 
+def test_a_budget_that_was_raised_and_a_tau_that_moves_are_told(tmp_path, write_run):
+    target = {"kind": "mara", "tau": None, "tau_quantile": 0.9, "tau_floor": 0.3}
+    folder = write_run(tmp_path / "run", STEPS, {"target": target, "budget": 5000})
+    manifest = Manifest.load(folder)
+    manifest.extended = [{"budget": 5, "max_samples": None}, {"budget": 40, "max_samples": None}]
+    manifest.save()
+    lines = shown(folder, width=120)
+    assert row(lines, "extended") == ["budget", "5", "to", "40;", "budget", "40", "to", "5,000"]
+    counts = " ".join(row(after(lines, "Counts"), "hits")[1:])
+    moves = "tau moves: the quantile 0.9 of each batch's rewards, never below 0.3"
+    assert counts == f"{moves}; --threshold R counts"
+    counted = row(after(shown(folder, threshold=0.9), "Counts"), "hits")
+    assert counted[:4] == ["2", "R", ">=", "0.9,"]
+
+
 def test_options_of_a_run(run):
     lines = shown(run, threshold=0.9, per_scaffold=0, top=2)
     assert row(lines, "hits") == ["2", "R", ">=", "0.9,", "with", "1", "scaffold"]
