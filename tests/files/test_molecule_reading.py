@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from rdkit import Chem
 
-from chemkl.config import InputError, piped
+from chemkl.config import InputError, paths
 from chemkl.files.molecules import Line, MoleculeFile, read_molecules
 
 PLAIN_SMI = "CCO ethanol\nC\tmethane\n\nN\n"
@@ -665,14 +665,14 @@ def test_json_lines(tmp_path):
     ids=["lines", "table", "gzip", "sdf"],
 )
 def test_standard_input_is_read_by_its_content(monkeypatch, content, expected):
-    monkeypatch.setattr(piped, "_copies", {})
+    monkeypatch.setattr(paths, "_copies", {})
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
     assert smiles(Path("-")) == expected
     assert smiles(Path("-")) == expected  # what is read once can be read again
 
 
 def test_a_pipe_is_read_more_than_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(piped, "_copies", {})
+    monkeypatch.setattr(paths, "_copies", {})
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     writer = threading.Thread(target=pipe.write_bytes, args=(b"CCO a\n",))
@@ -683,7 +683,7 @@ def test_a_pipe_is_read_more_than_once(tmp_path, monkeypatch):
 
 
 def test_a_terminal_is_no_file(monkeypatch):
-    monkeypatch.setattr(piped, "_copies", {})
+    monkeypatch.setattr(paths, "_copies", {})
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr("sys.stdin", terminal)

@@ -12,7 +12,7 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import QED, Descriptors
 
-from chemkl.config import InputError, piped
+from chemkl.config import InputError, paths
 from chemkl.results.columns import trace_schema
 from chemkl.rewards import RewardModel
 from chemkl.stages import score
@@ -159,7 +159,7 @@ def test_a_column_to_keep_that_is_not_there_is_an_error(folder):
 
 def test_the_command_reads_standard_input_and_keeps_columns(chemkl, monkeypatch, capsys):
     def pipe(text):
-        monkeypatch.setattr(piped, "_copies", {})
+        monkeypatch.setattr(paths, "_copies", {})
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
 
     pipe(b"note,smiles\nx,CCO\n")
