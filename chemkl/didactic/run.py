@@ -22,9 +22,9 @@ from chemkl.didactic.experiments import Experiment, experiments
 from chemkl.didactic.figures import draw
 from chemkl.didactic.learning import learn, policy_of
 from chemkl.didactic.tables import distribution_table, quantity_table, sweep_table
+from chemkl.policies.base import stream
 from chemkl.reports.figures import to_png, to_svg
 from chemkl.results import Manifest, write_bytes, write_parquet
-from chemkl.training.seeds import stream
 
 QUANTITIES = "quantities.parquet"
 DISTRIBUTIONS = "distributions.parquet"

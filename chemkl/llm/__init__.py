@@ -20,8 +20,7 @@ run. It samples, and says how probable a text is, before and after training:
             before = policy.logp(["May", "June"], prompt=0)
 """
 
-from chemkl.llm.checkpoint import load
-from chemkl.llm.models import build_policy
+from chemkl.llm.models import build_policy, load
 from chemkl.llm.policy import HfPolicy
 from chemkl.llm.prompts import Prompt, render_prompts
 from chemkl.llm.reference import Reference

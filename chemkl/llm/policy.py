@@ -6,20 +6,17 @@ Shape legend: B rows, U different rows of one prompt; T ids of a row, L = T - 1 
 prompt's number.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from chemkl.llm.network import Network
+from chemkl.llm.extra import package
 from chemkl.llm.prompts import Prompt
-from chemkl.llm.sampling import complete
-from chemkl.llm.weights import keep_trained_alone
-from chemkl.policies.base import Rollout, SequenceModel, counted
-from chemkl.training.seeds import stream
+from chemkl.policies.base import Rollout, SequenceModel, counted, draw, sequence_logp, stream
 
 
 class HfPolicy(SequenceModel):
@@ -238,3 +235,251 @@ def _called(function: Any, *arguments: Any) -> Any:
 def _recomputed(function: Any, *arguments: Any) -> Any:
     """Call without keeping activations for the backward pass; nothing in there is random."""
     return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
+
+
+class Network:
+    """Calls a model.
+
+    Args:
+        model: a causal LM of transformers, or a PeftModel around one.
+        end_id: the token that ends a completion.
+    """
+
+    def __init__(self, model: nn.Module, end_id: int) -> None:
+        transformers = package("transformers")
+        self._model = model
+        self._end_id = end_id
+        self._cache_kind = transformers.DynamicCache
+        plain = transformers.cache_utils.DynamicLayer
+        self.rewinds: bool = all(type(layer) is plain for layer in self.new_cache().layers)
+        """Whether rows can go on from what the model keeps of their prompt, with gradient. Sliding
+        windows and recurrent layers do not keep all of it: there the prompt is read again with
+        each completion."""
+
+    def new_cache(self) -> Any:
+        """An empty cache of the model's kind."""
+        return self._cache_kind(config=self._model.config)
+
+    def read(
+        self,
+        token_UT: Tensor,
+        cache: Any,
+        seen: int,
+        real_US: Tensor | None = None,
+        *,
+        last_alone: bool = False,
+    ) -> Tensor:
+        """Return logits_UTV behind ids.
+
+        Args:
+            token_UT: ids that follow those which the cache has seen.
+            cache: what it keeps of them is added; None: nothing was seen, and nothing is kept.
+            seen: how many those were.
+            real_US: 1 for each id up to the last of these that is no padding; None: all are real.
+            last_alone: return the logits behind the last id only.
+        """
+        if real_US is None:
+            end = seen + token_UT.shape[1]
+            position_UT = torch.arange(seen, end, device=token_UT.device).expand_as(token_UT)
+        else:
+            position_UT = (real_US.cumsum(dim=1) - 1).clamp_min(0)[:, seen:]
+        output = self._model(
+            input_ids=token_UT,
+            past_key_values=cache,
+            attention_mask=real_US,
+            position_ids=position_UT,
+            use_cache=cache is not None,
+            logits_to_keep=1 if last_alone else 0,
+        )
+        logits_UTV: Tensor = output.logits
+        return logits_UTV
+
+    def read_prompt(self, prompt_ids: Sequence[int], device: torch.device) -> tuple[Tensor, ...]:
+        """Return the logits_11V behind a prompt, and the keys and values of each layer in turn."""
+        cache = self.new_cache()
+        prompt_1P = torch.tensor([prompt_ids], device=device)
+        logits_11V = self.read(prompt_1P, cache, 0, last_alone=True)
+        return logits_11V, *(each for layer in cache.layers for each in (layer.keys, layer.values))
+
+    def logp_after(self, prompt_ids: Sequence[int], row_UT: Tensor, *past: Tensor) -> Tensor:
+        """Return logp_U of rows, given what `read_prompt` returned.
+
+        Without that the prompt is read with each of them.
+        """
+        n, behind_UL, n_read = len(row_UT), row_UT[:, 1:-1], len(prompt_ids)
+        if not past:
+            prompt_UP = torch.tensor([prompt_ids], device=row_UT.device).expand(n, -1)
+            whole_UT = torch.cat([prompt_UP, behind_UL], dim=1)
+            logits_ULV = self.read(whole_UT, None, 0)[:, n_read - 1 :]
+            return sequence_logp(logits_ULV, row_UT, self._end_id)
+        first_11V, *layers = past
+        logits_ULV = first_11V.expand(n, -1, -1)
+        if behind_UL.shape[1]:
+            wide = [each.expand(n, -1, -1, -1) for each in layers]
+            cache = self._cache_kind(list(zip(wide[::2], wide[1::2], strict=True)))
+            logits_ULV = torch.cat([logits_ULV, self.read(behind_UL, cache, n_read)], dim=1)
+        return sequence_logp(logits_ULV, row_UT, self._end_id)
+
+
+class Drawn(NamedTuple):
+    """Completions, on the CPU.
+
+    Attributes:
+        tokens: int64 (B, L), each row filled up with the end token.
+        logp: float64_B, nats, end token included.
+        truncated: bool_B, no end token within L.
+    """
+
+    tokens: Tensor
+    logp: Tensor
+    truncated: Tensor
+
+
+def complete(
+    network: Network,
+    prompts: Sequence[Prompt],
+    uniform_BL: Tensor,
+    *,
+    end_id: int,
+    most_rows: int,
+    device: torch.device,
+) -> Drawn:
+    """Draw completions by inverting the cumulative distribution of each token.
+
+    Args:
+        network: the model.
+        prompts: each gets as many rows, in this order.
+        uniform_BL: what each token of each row is drawn by, from [0, 1), on the CPU; no rows give
+            no completions.
+        end_id: the token that ends a completion.
+        most_rows: rows of a pass through the model; a single prompt may have more.
+        device: where the model is.
+
+    Returns:
+        The completions, prompt by prompt.
+
+    Raises:
+        ValueError: the rows cannot be dealt evenly to the prompts.
+    """
+    if not len(uniform_BL):
+        no_token_BL = torch.zeros(uniform_BL.shape, dtype=torch.long)
+        return Drawn(no_token_BL, torch.zeros(0).double(), torch.zeros(0, dtype=torch.bool))
+    each, left = divmod(len(uniform_BL), len(prompts))
+    if left:
+        raise ValueError(f"{len(uniform_BL)} rows cannot be dealt evenly to {len(prompts)} prompts")
+    rows, parts = [], []
+    for places in _passes(prompts, max(1, most_rows // each), pads=network.rewinds):
+        row_B = (torch.tensor(places)[:, None] * each + torch.arange(each)).flatten()
+        some = [prompts[place] for place in places]
+        parts.append(_complete(network, some, uniform_BL[row_B], end_id, device))
+        rows.append(row_B)
+    order_B = torch.cat(rows).argsort()
+    return Drawn(*(torch.cat(column)[order_B] for column in zip(*parts, strict=True)))
+
+
+def _passes(prompts: Sequence[Prompt], most: int, *, pads: bool) -> Iterator[list[int]]:
+    """Deal prompts into passes through the model, those of like length together.
+
+    Args:
+        prompts: what is to be completed.
+        most: prompts of a pass.
+        pads: whether shorter prompts can be filled up; else only equal lengths go together.
+
+    Yields:
+        The places of prompts among these.
+    """
+    lengths = [len(prompt.token_ids) for prompt in prompts]
+    taken: list[int] = []
+    for place in sorted(range(len(prompts)), key=lengths.__getitem__):
+        fits = pads or not taken or lengths[place] == lengths[taken[0]]
+        if len(taken) == most or not fits:
+            yield taken
+            taken = []
+        taken.append(place)
+    yield taken
+
+
+def _complete(
+    network: Network,
+    prompts: Sequence[Prompt],
+    uniform_BL: Tensor,
+    end_id: int,
+    device: torch.device,
+) -> Drawn:
+    """Draw completions in one pass. Rows with the same beginning share the way over it.
+
+    Prompts of unequal length are filled up on the left with tokens that nothing attends to.
+    """
+    n, most = uniform_BL.shape
+    token_BL = torch.full((n, most), end_id)
+    logp_B = torch.zeros(n, dtype=torch.float64)
+    active_A = torch.arange(n)
+    start_A = torch.arange(len(prompts)).repeat_interleave(n // len(prompts))
+    next_DP, real_DS = _filled_up(prompts, end_id, device)
+    cache, seen = network.new_cache(), 0
+    for t in range(most):
+        logits_DV = network.read(next_DP, cache, seen, real_DS, last_alone=True)[:, -1]
+        seen += next_DP.shape[1]
+        logp_DV = logits_DV.float().log_softmax(dim=-1)
+        logp_AV = logp_DV[start_A.to(device)]
+        token_A = draw(logp_AV, uniform_BL[active_A, t].to(device))
+        drawn_A = logp_AV.gather(1, token_A[:, None]).squeeze(1).cpu().double()
+        token_A = token_A.cpu()
+        logp_B[active_A] += drawn_A
+        token_BL[active_A, t] = token_A
+        going_A = token_A != end_id
+        active_A = active_A[going_A]
+        if not len(active_A):
+            break
+        pair_A2 = torch.stack([start_A[going_A], token_A[going_A]], dim=1)
+        pair_D2, start_A = torch.unique(pair_A2, dim=0, return_inverse=True)
+        parent_D, next_DP = pair_D2[:, 0].to(device), pair_D2[:, 1:].to(device)
+        if pair_D2[:, 0].tolist() != list(range(len(logp_DV))):  # moving the cache is not free
+            cache.reorder_cache(parent_D)
+        if real_DS is not None:
+            real_DS = torch.cat([real_DS[parent_D], torch.ones_like(next_DP)], dim=1)
+    truncated_B = torch.zeros(n, dtype=torch.bool)
+    truncated_B[active_A] = True
+    return Drawn(token_BL, logp_B, truncated_B)
+
+
+def _filled_up(
+    prompts: Sequence[Prompt], end_id: int, device: torch.device
+) -> tuple[Tensor, Tensor | None]:
+    """Return the prompts as token_GP, and which of these are theirs; None: all of them."""
+    width = max(len(prompt.token_ids) for prompt in prompts)
+    token_GP = torch.full((len(prompts), width), end_id, device=device)
+    real_GP = torch.zeros(len(prompts), width, dtype=torch.long, device=device)
+    for token_P, real_P, prompt in zip(token_GP, real_GP, prompts, strict=True):
+        ids = torch.tensor(prompt.token_ids, device=device)
+        token_P[width - len(ids) :] = ids
+        real_P[width - len(ids) :] = 1
+    return token_GP, None if bool(real_GP.all()) else real_GP
+
+
+def keep_trained_alone(module: nn.Module) -> None:
+    """Leave frozen weights out of a module's state, and do not ask for them on loading."""
+    module.register_state_dict_post_hook(_drop_frozen)  # type: ignore[no-untyped-call]  # torch's
+    module.register_load_state_dict_post_hook(_forgive_frozen)  # type: ignore[no-untyped-call]  # torch's
+
+
+def _frozen(module: nn.Module) -> Iterator[str]:
+    """Names of the weights that are not trained, and of buffers."""
+    weights = list(module.named_parameters(remove_duplicate=False))
+    yield from (name for name, weight in weights if not weight.requires_grad)
+    yield from (name for name, _ in module.named_buffers())
+
+
+def _drop_frozen(
+    module: nn.Module, state: dict[str, Any], prefix: str, _metadata: Mapping[str, Any]
+) -> None:
+    for name in _frozen(module):
+        state.pop(prefix + name, None)
+
+
+def _forgive_frozen(module: nn.Module, incompatible: Any) -> None:
+    frozen = {*_frozen(module)}
+    tails = tuple(f".{name}" for name in frozen)  # the module may be part of another one
+    incompatible.missing_keys[:] = [
+        key for key in incompatible.missing_keys if key not in frozen and not key.endswith(tails)
+    ]

@@ -7,6 +7,7 @@ Shape legend: B rows, T ids (of a row, or of its tags); N prompts of K tags each
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,106 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from chemkl.chem.molecules import read_molecule, silenced
 from chemkl.config import InputError
-from chemkl.config.pretrain import LlamaConfig
+from chemkl.config.document import Document
+from chemkl.config.pretrain import ConditionConfig, LlamaConfig
 from chemkl.corpus.batches import TokenDataset
-from chemkl.llm.checkpoint import PROVENANCE
-from chemkl.llm.conditions import Conditions
 from chemkl.llm.extra import package, quiet
+from chemkl.llm.models import PROVENANCE
 from chemkl.llm.policy import HfPolicy
 from chemkl.llm.prompts import Prompt
 from chemkl.policies.base import sequence_logp
 from chemkl.policies.tokenizer import END_ID, START_ID, TOKEN_PATTERN, Vocabulary
 from chemkl.results.atomic import folder_written_aside, write_json
+from chemkl.rewards import components  # noqa: F401 - importing it registers the components
+from chemkl.rewards.asking import Term, ask
+from chemkl.rewards.registry import Failure, find_component, placed
+
+NO_PROMPT = -1
+"""The prompt of a molecule that a property could not be computed of."""
+AT_A_TIME = 1_000
+"""Molecules in memory at a time."""
+
+
+class Conditions:
+    """Conditions, ready to be computed.
+
+    Args:
+        configs: at least one.
+
+    Raises:
+        InputError: with every problem of the components.
+    """
+
+    def __init__(self, configs: Sequence[ConditionConfig]) -> None:
+        self.configs = tuple(configs)
+        self.tags = [tag for each in configs for tag in each.tags]
+        self.prompts = [" ".join(tags) for tags in product(*(each.tags for each in configs))]
+        """Every combination of tags, one of each condition, the last one changing fastest."""
+        self._terms = _built(configs)
+
+    def prompts_of(self, smiles: Sequence[str]) -> np.ndarray:
+        """Return the number of each molecule's prompt; NO_PROMPT where there is none.
+
+        What is no molecule, and what a component fails on, has no prompt.
+        """
+        number = np.full(len(smiles), NO_PROMPT)
+        for start in range(0, len(smiles), AT_A_TIME):
+            number[start : start + AT_A_TIME] = self._numbers(smiles[start : start + AT_A_TIME])
+        return number
+
+    def without(self, number: np.ndarray) -> list[str]:
+        """Say which levels no molecule has; a line for each.
+
+        Args:
+            number: what `prompts_of` gave.
+        """
+        shape = [len(each.names) for each in self.configs]
+        levels = np.unravel_index(number[number != NO_PROMPT], shape)
+        return [
+            f"conditions.{place}: no molecule is {tag} ({condition.band(level)})"
+            for place, (condition, found) in enumerate(zip(self.configs, levels, strict=True))
+            for level, tag in enumerate(condition.tags)
+            if level not in found
+        ]
+
+    def _numbers(self, smiles: Sequence[str]) -> np.ndarray:
+        parsed = {i: read_molecule(each).mol for i, each in enumerate(smiles)}
+        mols = {i: mol for i, mol in parsed.items() if mol is not None}
+        number = np.full(len(smiles), NO_PROMPT)
+        number[[*mols]] = 0
+        with silenced():
+            for condition, term in zip(self.configs, self._terms, strict=True):
+                for i, value in zip(mols, ask(term, [*mols.values()]), strict=True):
+                    if isinstance(value, Failure) or number[i] == NO_PROMPT:
+                        number[i] = NO_PROMPT
+                    else:
+                        number[i] = number[i] * len(condition.names) + condition.level(value)
+        return number
+
+
+def _built(configs: Sequence[ConditionConfig]) -> list[Term]:
+    """Build the components, to be asked as those of a reward are; only raw values are wanted."""
+    problems: list[str] = []
+    built: list[Term] = []
+    document = Document({}, "")
+    for place, config in enumerate(configs):
+        keys = ("conditions", place)
+        try:
+            component = find_component(config.kind)
+        except InputError as error:
+            problems.append(placed(document, (*keys, "kind"), error))
+            continue
+        try:
+            score = component.build(config.parameters, document.at((*keys, "parameters"), {}))
+            built.append(Term(config.kind, 1.0, score, float, batched=component.batched))
+        except InputError as error:
+            problems += str(error).splitlines()
+    if problems:
+        raise InputError("\n".join(problems))
+    return built
+
 
 END = "<end>"
 UNKNOWN = "<unk>"

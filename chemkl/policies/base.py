@@ -3,6 +3,7 @@
 Shape legend: B sequences, A of them not ended yet, T tokens (start token included), V vocabulary.
 """
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -267,6 +268,20 @@ def _evaluating(policy: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in was_training.items():
             module.training = mode
+
+
+def stream(seed: int, step: int, rank: int = 0, purpose: str = "") -> torch.Generator:
+    """Return a CPU generator for one step of one process.
+
+    Args:
+        seed: of the run.
+        step: of the training, from 0.
+        rank: of the process.
+        purpose: what else is drawn at the same step gets another stream.
+    """
+    name = f"{seed}/{step}/{rank}{purpose}"
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big", signed=True))
 
 
 # ---- device

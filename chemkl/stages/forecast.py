@@ -18,6 +18,7 @@ from chemkl.evaluation.forecast_rows import foretell
 from chemkl.evaluation.forecast_runs import compare, points_of, read_runs
 from chemkl.evaluation.forecast_words import run_sentences
 from chemkl.policies import check_device, load_policy
+from chemkl.policies.base import stream
 from chemkl.results import Manifest, write_json, write_parquet
 from chemkl.rewards import RewardModel
 from chemkl.stages import posttrain_config
@@ -26,7 +27,6 @@ from chemkl.stages.finished import once
 from chemkl.stages.terminal import standard_output
 from chemkl.training.diversity_filter import build_filter
 from chemkl.training.ledger import Ledger
-from chemkl.training.seeds import stream
 
 TABLE = "forecast.parquet"
 JSON = "forecast.json"

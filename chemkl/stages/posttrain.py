@@ -27,8 +27,7 @@ from chemkl.training.collapse import CollapseAlarm, build_alarm
 from chemkl.training.diversity_filter import build_filter
 from chemkl.training.ledger import Ledger
 from chemkl.training.posttrain import Posttrain
-from chemkl.training.progress import CallsBar
-from chemkl.training.trainer import CHECKPOINTS, POLICY
+from chemkl.training.trainer import CHECKPOINTS, POLICY, CallsBar
 
 __all__ = ["check", "check_spent", "problems_beside", "run"]
 

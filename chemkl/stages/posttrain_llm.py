@@ -10,19 +10,15 @@ from chemkl.config import InputError, complaints
 from chemkl.config.llm import LlmPosttrainConfig, TextRewardConfig
 from chemkl.config.loading import Draft
 from chemkl.config.posttrain import objective_of
-from chemkl.llm.answer_rewards import ASKED
-from chemkl.llm.checkpoint import ADAPTER, MODEL, save
+from chemkl.llm.answers import TextReward
 from chemkl.llm.extra import PACKAGES, check_installed
-from chemkl.llm.kept_prompts import keep_prompts, kept_prompts
-from chemkl.llm.ledger import TextLedger, describe_cut_off
-from chemkl.llm.models import build_policy, read_prompts
+from chemkl.llm.ledger import AnswerTracker, TextLedger, describe_cut_off
+from chemkl.llm.models import ADAPTER, MODEL, build_policy, read_prompts, save
 from chemkl.llm.policy import HfPolicy
-from chemkl.llm.prompts import Prompt
+from chemkl.llm.prompts import Prompt, keep_prompts, kept_prompts
 from chemkl.llm.reference import Reference
-from chemkl.llm.rewards import build_reward
+from chemkl.llm.rewards import ASKED, build_reward
 from chemkl.llm.sources import is_here
-from chemkl.llm.tracking import AnswerTracker
-from chemkl.llm.written import TextReward
 from chemkl.results.manifest import Manifest
 from chemkl.results.provenance import installed_versions
 from chemkl.results.trace import read_trace
@@ -44,8 +40,7 @@ from chemkl.training.collapse import CollapseAlarm, build_text_alarm
 from chemkl.training.diversity_filter import build_filter
 from chemkl.training.posttrain import Posttrain
 from chemkl.training.precision import check_precision, precision_problems
-from chemkl.training.progress import CallsBar
-from chemkl.training.trainer import CHECKPOINTS, check_trainer_here
+from chemkl.training.trainer import CHECKPOINTS, CallsBar, check_trainer_here
 
 if TYPE_CHECKING:
     from lightning import Callback

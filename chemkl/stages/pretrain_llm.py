@@ -11,10 +11,16 @@ from chemkl.config.loading import Draft
 from chemkl.config.pretrain import PretrainLlmConfig
 from chemkl.corpus import files
 from chemkl.corpus.batches import TokenDataModule
-from chemkl.llm.checkpoint import MODEL
-from chemkl.llm.conditions import UNKNOWN, Conditions
 from chemkl.llm.extra import PACKAGES, package
-from chemkl.llm.pretrain import TaggedDataset, TaggedPolicy, build_tagged, save_model
+from chemkl.llm.models import MODEL
+from chemkl.llm.pretrain import (
+    NO_PROMPT,
+    Conditions,
+    TaggedDataset,
+    TaggedPolicy,
+    build_tagged,
+    save_model,
+)
 from chemkl.results.provenance import installed_versions
 from chemkl.stages import pretrain_run
 from chemkl.stages.finished import once
@@ -121,7 +127,7 @@ class AsAsked(SampleQuality):
         each = len(smiles) // len(self._conditions.prompts)
         found = self._conditions.prompts_of([text or "" for text in smiles])
         asked = np.arange(len(self._conditions.prompts)).repeat(each)
-        n_known = max(1, int((found != UNKNOWN).sum()))
+        n_known = max(1, int((found != NO_PROMPT).sum()))
         return {**super().__call__(smiles), "as_asked": float((found == asked).sum() / n_known)}
 
 
@@ -147,7 +153,7 @@ def _read(config: PretrainLlmConfig, conditions: Conditions) -> tuple[Tagged, Ta
                     for line in problems
                 )
             )
-        known = number != UNKNOWN
+        known = number != NO_PROMPT
         if not known.any():
             raise InputError(
                 f"{config.corpus}: no molecule of split {split!r} has all of the conditions' values"

@@ -19,8 +19,7 @@ from chemkl.stages.terminal import say
 from chemkl.training import trainer as training
 from chemkl.training.precision import check_precision, precision_problems, settle
 from chemkl.training.pretrain import Pretrain
-from chemkl.training.progress import StepsBar
-from chemkl.training.trainer import Checkpoint, build_trainer, check_trainer_here, quiet
+from chemkl.training.trainer import Checkpoint, StepsBar, build_trainer, check_trainer_here, quiet
 
 
 def problems_of(config: MaximumLikelihood, awaited: Collection[Path]) -> list[str]:

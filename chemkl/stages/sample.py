@@ -20,12 +20,12 @@ from chemkl.policies import (
     load_policy,
     read_header,
 )
+from chemkl.policies.base import stream
 from chemkl.results.atomic import written_aside
 from chemkl.results.columns import described_schema
 from chemkl.results.manifest import Manifest
 from chemkl.results.provenance import current_sha256, sha256_of
 from chemkl.stages.finished import once
-from chemkl.training.seeds import stream
 
 FILE_NAME = "samples.parquet"
 MEMBER_PREFIX = "logp_"

@@ -8,8 +8,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from chemkl.policies.base import SequenceModel
-from chemkl.training.seeds import stream
+from chemkl.policies.base import SequenceModel, stream
 
 SampleMetrics = Callable[[Sequence[str | None]], dict[str, float]]
 

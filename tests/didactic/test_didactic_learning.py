@@ -5,7 +5,7 @@ from chemkl.didactic.config import LearningConfig
 from chemkl.didactic.experiments import experiments
 from chemkl.didactic.learning import Categorical, Gaussian, learn, policy_of
 from chemkl.didactic.tables import distance
-from chemkl.training.seeds import stream
+from chemkl.policies.base import stream
 
 
 def train(figure, name, seed=0, **settings):

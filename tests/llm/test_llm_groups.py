@@ -9,7 +9,7 @@ import torch
 
 from chemkl.losses import ESTIMATORS, SHAPERS, build_objective
 from chemkl.policies.base import Rollout
-from chemkl.training.inputs import InputBuilder
+from chemkl.training.posttrain import InputBuilder
 
 END = 1
 TARGETS = {

@@ -8,10 +8,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from chemkl.llm.network import Network
-from chemkl.llm.policy import HfPolicy
+from chemkl.llm.policy import HfPolicy, Network, _passes
 from chemkl.llm.reference import Reference
-from chemkl.llm.sampling import _passes
 
 END = 1
 PROMPTS = ("pick 1 2", "0 1 2 3 4", "a b")

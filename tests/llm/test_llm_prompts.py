@@ -7,8 +7,7 @@ import pytest
 from chemkl.config import InputError
 from chemkl.config.llm import Message
 from chemkl.llm import HfPolicy
-from chemkl.llm.kept_prompts import FILE, keep_prompts, kept_prompts
-from chemkl.llm.prompts import Prompt, render_prompts
+from chemkl.llm.prompts import PROMPTS_FILE, Prompt, keep_prompts, kept_prompts, render_prompts
 
 TALK = [("user", "C"), ("assistant", "O"), ("user", "pick 1")]
 
@@ -180,7 +179,7 @@ def test_kept_prompts_are_read_again_and_people_can_read_them_too(tmp_path):
     assert kept_prompts(tmp_path, 2) is None
     keep_prompts(KEPT, tmp_path)
     assert kept_prompts(tmp_path, 2) == KEPT
-    text = (tmp_path / FILE).read_text(encoding="utf-8")
+    text = (tmp_path / PROMPTS_FILE).read_text(encoding="utf-8")
     assert json.loads(text)[1] == {
         "number": 1, "text": "C", "rendered": "<s> C ", "token_ids": [0, 17],
     }  # fmt: skip
@@ -202,6 +201,6 @@ def test_kept_prompts_are_read_again_and_people_can_read_them_too(tmp_path):
 )
 def test_what_is_kept_and_spoilt_is_refused(tmp_path, content, said):
     raw = content if isinstance(content, bytes) else content.encode()
-    (tmp_path / FILE).write_bytes(raw)
+    (tmp_path / PROMPTS_FILE).write_bytes(raw)
     with pytest.raises(InputError, match=rf"prompts\.json: not the prompts of .*{said}.*--fresh"):
         kept_prompts(tmp_path, 1)

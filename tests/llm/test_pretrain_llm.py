@@ -13,9 +13,8 @@ from transformers import AutoTokenizer
 
 from chemkl.config import InputError
 from chemkl.config.pretrain import ConditionConfig, LlamaConfig, PretrainLlmConfig
-from chemkl.llm.conditions import UNKNOWN, Conditions
 from chemkl.llm.policy import HfPolicy
-from chemkl.llm.pretrain import TaggedDataset, build_tagged, build_tokenizer
+from chemkl.llm.pretrain import NO_PROMPT, Conditions, TaggedDataset, build_tagged, build_tokenizer
 from chemkl.policies.base import pad
 from chemkl.policies.tokenizer import Vocabulary
 from chemkl.rewards.registry import COMPONENTS, Component, Failure
@@ -63,7 +62,7 @@ def test_molecules_get_the_prompt_that_rdkit_says(real_smiles):
 def test_more_molecules_than_are_taken_at_a_time(real_smiles, monkeypatch):
     found = conditions_of(LOGP)
     whole = found.prompts_of(real_smiles[:25])
-    monkeypatch.setattr("chemkl.llm.conditions.AT_A_TIME", 7)
+    monkeypatch.setattr("chemkl.llm.pretrain.AT_A_TIME", 7)
     assert found.prompts_of(real_smiles[:25]).tolist() == whole.tolist()
 
 
@@ -92,7 +91,7 @@ def test_what_is_no_molecule_or_has_no_value_has_no_prompt(monkeypatch):
     found = conditions_of(one, one | {"kind": "many"})
     numbers = found.prompts_of(["C1", "", "C", "CC", "CCC", "CCCC"])
     # picky: b of CCC and CCCC; many: a of all but CCC
-    assert numbers.tolist() == [*[UNKNOWN] * 5, 2]
+    assert numbers.tolist() == [*[NO_PROMPT] * 5, 2]
     assert found.prompts[2] == "<picky_b> <many_a>"
 
 
@@ -121,7 +120,7 @@ def test_a_batched_component_may_give_numbers_of_any_kind(monkeypatch, give):
         numbers = conditions_of({"kind": kind, "cuts": [0.5], "names": ["a", "b"]}).prompts_of(
             ["C", "CC", "CCC", "CCCC", "CCCCC"]
         )
-        assert numbers.tolist() == [0, 1, UNKNOWN, UNKNOWN, UNKNOWN]
+        assert numbers.tolist() == [0, 1, NO_PROMPT, NO_PROMPT, NO_PROMPT]
 
 
 def test_a_molecule_that_a_batched_component_breaks_on_costs_the_others_nothing(monkeypatch):
@@ -131,13 +130,13 @@ def test_a_molecule_that_a_batched_component_breaks_on_costs_the_others_nothing(
     made = Component("together", together, "", (0, 1), "made up", batched=True)
     monkeypatch.setitem(COMPONENTS, "together", made)
     found = conditions_of({"kind": "together", "cuts": [0.5], "names": ["a", "b"]})
-    assert found.prompts_of(["C", "CCC", "CC"]).tolist() == [0, UNKNOWN, 1]
+    assert found.prompts_of(["C", "CCC", "CC"]).tolist() == [0, NO_PROMPT, 1]
 
 
 def test_levels_without_a_molecule_are_named():
     found = conditions_of(LOGP | {"cuts": [1, 50]}, TPSA)
     # 2 * level of logp + level of tpsa: logp low and mid, tpsa no
-    assert found.without(np.array([0, 2, UNKNOWN])) == [
+    assert found.without(np.array([0, 2, NO_PROMPT])) == [
         "conditions.0: no molecule is <logp_high> (50 <= logp)",
         "conditions.1: no molecule is <polar_yes> (60 <= tpsa)",
     ]

@@ -8,9 +8,8 @@ from rdkit.Chem.QED import qed
 
 from chemkl.config import InputError, load_config
 from chemkl.config.llm import LlmPosttrainConfig, SmilesReward
-from chemkl.llm.reward_by_prompt import PaidByPrompt
-from chemkl.llm.rewards import build_reward
-from chemkl.llm.written import Written
+from chemkl.llm.answers import Written
+from chemkl.llm.rewards import PaidByPrompt, build_reward
 from chemkl.rewards.registry import COMPONENTS
 
 

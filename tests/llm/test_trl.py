@@ -18,8 +18,7 @@ from trl import GRPOConfig, RLOOConfig, RLOOTrainer
 
 from chemkl.config import InputError
 from chemkl.llm import trl_example
-from chemkl.llm.trl import METRICS, MaraRLOOTrainer
-from chemkl.llm.trl_settings import build_target
+from chemkl.llm.trl import METRICS, MaraRLOOTrainer, build_target
 
 BETA = 0.1
 END = 0  # of the example's tokenizer

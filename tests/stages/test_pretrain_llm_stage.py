@@ -21,8 +21,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from chemkl.config import InputError, load_config
 from chemkl.config.llm import LlmPosttrainConfig
 from chemkl.config.pretrain import ConditionConfig, PretrainLlmConfig
-from chemkl.llm.conditions import Conditions
 from chemkl.llm.models import build_policy
+from chemkl.llm.pretrain import Conditions
 from chemkl.results import sha256_of
 from chemkl.stages import pretrain_llm, pretrain_run
 from chemkl.stages.check import check_file
@@ -124,7 +124,7 @@ def test_molecules_without_a_value_are_left_out_and_counted(tmp_path, capsys, mo
 
     def all_but_five(self, smiles):
         number = level(self, smiles)
-        number[:5] = pretrain_llm.UNKNOWN
+        number[:5] = pretrain_llm.NO_PROMPT
         return number
 
     monkeypatch.setattr(pretrain_llm.Conditions, "prompts_of", all_but_five)

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from rdkit import Chem, RDConfig
 
-from chemkl.training import hits as training_hits
-from chemkl.training.hits import describe_hits
+from chemkl.training import ledger as training_hits
+from chemkl.training.ledger import describe_hits
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from chemkl.corpus.batches import CorpusDataModule, EpochLoader
 from chemkl.policies import RnnPolicy, Vocabulary
+from chemkl.policies.base import stream
 from chemkl.training.pretrain import Pretrain, warmup_cosine
-from chemkl.training.seeds import stream
 from chemkl.training.trainer import Checkpoint, build_trainer, last_checkpoint, quiet
 
 # 46 molecules, 10 batches of 5 (the last one has a single row), three epochs

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from chemkl.training.progress import CallsBar, StepsBar
+from chemkl.training.trainer import CallsBar, StepsBar
 
 
 def trainer_at(step, total=40, epoch=0, is_global_zero=True, **metrics):

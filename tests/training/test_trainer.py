@@ -15,10 +15,10 @@ from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnv
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from chemkl.config import InputError
-from chemkl.training.progress import StepsBar
-from chemkl.training.seeds import stream
+from chemkl.policies.base import stream
 from chemkl.training.trainer import (
     Checkpoint,
+    StepsBar,
     build_trainer,
     check_trainer,
     devices_of,
