@@ -15,8 +15,9 @@ What is taken for granted about a file beyond its name is said in one line on th
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
@@ -93,16 +94,14 @@ class _Layout:
         name: the cell with the name; None where it can only stand behind the SMILES.
         kept: cells that are handed on, by the name that they get.
         header: whether the first row is one.
-        types: of what is kept.
         columns: the names of all columns.
     """
 
     smiles: int | str | None
-    name: int | str | None = None
-    kept: Mapping[str, int | str] = field(default_factory=dict)
-    header: bool = False
-    types: Mapping[str, pa.DataType] = field(default_factory=dict)
-    columns: Sequence[str] = ()
+    name: int | str | None
+    kept: Mapping[str, int | str]
+    header: bool
+    columns: Sequence[str]
 
 
 class MoleculeFile:
@@ -138,8 +137,9 @@ class MoleculeFile:
             self._layout = _layout(table, column, keep)
             first = table.sample[self._layout.header :]
             named = any(_line(table, self._layout, row).name for row in first)
+            types = {} if table.types is None else {each.name: each.type for each in table.types}
         self.columns = tuple(self._layout.columns)
-        self.types = dict(self._layout.types)
+        self.types = {name: types.get(name, pa.string()) for name in self._layout.kept}
         self.has_names = named or self._layout.name is not None
 
     def __iter__(self) -> Iterator[Line]:
@@ -198,14 +198,11 @@ def divided(cell: str) -> tuple[str, str | None]:
 
 def _lines(table: Table, layout: _Layout) -> Iterator[Line]:
     cells = [layout.smiles, layout.name, *layout.kept.values()]
-    rows = table.read(list(dict.fromkeys(str(each) for each in cells if each is not None)))
-    number = None
-    if layout.header:
-        next(rows, None)
-    for row in rows:
-        number = row.number
+    rows = table.read(list(dict.fromkeys(str(key) for key in cells if key is not None)))
+    row = None
+    for row in islice(rows, int(layout.header), None):
         yield _line(table, layout, row)
-    if number is None:
+    if row is None:
         raise InputError(_empty(table))
 
 
@@ -214,28 +211,26 @@ def _empty(table: Table) -> str:
 
 
 def _line(table: Table, layout: _Layout, row: Row) -> Line:
-    if row.reason is not None:
-        return Line(row.number, None, reason=row.reason)
     number, cells = row.number, row.cells
-    reason = name = None
+    if row.reason is not None:
+        return Line(number, None, reason=row.reason)
+    reason = NO_CELL if table.types is None else NULL
+    name = None
     if table.form == "sdf":
-        name = cells.partition("\n")[0].strip() or None
-        block, cells = cells, _properties(cells)
-        if layout.smiles is None:
-            cell, reason = _molecule(block)
-        else:
-            cell = _cell(cells, layout.smiles)
+        name, cells = cells.partition("\n")[0].strip() or None, _properties(cells)
+    if layout.smiles is None:
+        cell, reason = _molecule(row.cells)
     elif isinstance(layout.smiles, int) and table.form == BLANKS:
         at = layout.smiles
         cell = " ".join(cells[at:]) if at < len(cells) or not cells else None
     else:
         cell = _cell(cells, layout.smiles)
-    values = {each: _cell(cells, key) for each, key in layout.kept.items()}
+    values = {column: _cell(cells, key) for column, key in layout.kept.items()}
     if layout.name is not None and table.form != BLANKS:
-        name = _text(_cell(cells, layout.name)) or name
+        named = _cell(cells, layout.name)
+        name = (None if named is None else str(named).strip()) or name
     if cell is None:
-        without = NO_CELL if table.types is None else NULL
-        return Line(number, None, name=name, values=values, reason=reason or without)
+        return Line(number, None, name=name, values=values, reason=reason)
     smiles, rest = divided(str(cell))
     return Line(number, smiles, name=name or rest, values=values)
 
@@ -248,10 +243,6 @@ def _cell(cells: Any, key: Any) -> Any:
     return cell.decode("utf-8", "replace") if isinstance(cell, bytes) else cell
 
 
-def _text(cell: Any) -> str | None:
-    return None if cell is None else str(cell).strip() or None
-
-
 def _properties(record: str) -> dict[str, str]:
     """The data of a record of an SD file by name, as text.
 
@@ -261,13 +252,13 @@ def _properties(record: str) -> dict[str, str]:
     return {name: text.strip("\n") for name, text in zip(parts[::2], parts[1::2], strict=True)}
 
 
-def _molecule(record: str) -> tuple[str | None, str | None]:
+def _molecule(record: str) -> tuple[str | None, str]:
     """The SMILES of a record of an SD file, or why there is none."""
     try:
         with silenced():
             mol = Chem.MolFromMolBlock(record)
             if mol is not None:
-                return Chem.MolToSmiles(mol), None
+                return Chem.MolToSmiles(mol), ""
             plain = Chem.MolFromMolBlock(record, sanitize=False)
             if plain is None:
                 return None, "not parsable: RDKit cannot read this record"
@@ -282,34 +273,44 @@ def _molecule(record: str) -> tuple[str | None, str | None]:
 
 
 def _layout(table: Table, column: str | int | None, keep: Literal[True] | Sequence[str]) -> _Layout:
+    """Find the columns of a table."""
+    key: Mapping[str, int | str]
+    smiles: int | str | None
+    header = False
     if table.is_delimited:
-        return _delimited_layout(table, column, keep)
-    names = _names(table, everything=bool(keep))
-    if table.form == "sdf" and column is None:
-        smiles = None
-    elif isinstance(column, int):
-        if table.form == "sdf" or column >= len(names):
-            raise InputError(
-                f"{table.place}: no column {column}: there are {len(names)}, counted from 0. "
-                f"Known: {', '.join(names)}"
-            )
-        smiles = names[column]
+        first = list(table.sample[0].cells) if table.sample else []
+        smiles, header = _place(table, column, first)
+        width = max((len(row.cells) for row in table.sample), default=0)
+        names = [f"column_{i}" for i in range(width)] if table.form != BLANKS else []
+        names = _unique(first) if header else names
+        key = {name: i for i, name in enumerate(names)}
+        others = [name for name in names if key[name] != smiles]
     else:
-        smiles = find_column(names, column, table.place) if column else _by_name(names, table)
-    types = {} if table.types is None else {each.name: each.type for each in table.types}
-    if smiles is not None and pa.types.is_nested(types.get(smiles, pa.string())):
-        raise InputError(
-            f"{table.place}: the column {smiles!r} holds {types[smiles]}; expected SMILES as text"
-        )
-    name = first_named(NAME_NAMES, [each for each in names if each != smiles])
-    kept = _kept(names, keep, smiles, table.place)
-    return _Layout(
-        smiles,
-        name,
-        {each: each for each in kept},
-        types={each: types.get(each, pa.string()) for each in kept},
-        columns=names,
-    )
+        names = _names(table, everything=bool(keep))
+        if table.form == "sdf" and isinstance(column, int):
+            raise InputError(
+                f"{table.place}: an SD file has no column {column}: leave `column` out to read its "
+                f"records, or name a property. Known: {', '.join(names)}"
+            )
+        if column is not None:
+            smiles = find_column(names, column, table.place)
+        else:
+            smiles = None if table.form == "sdf" else _by_name(names, table)
+        if table.types is not None and pa.types.is_nested(kind := table.types.field(smiles).type):
+            raise InputError(
+                f"{table.place}: the column {smiles!r} holds {kind}; expected SMILES as text"
+            )
+        key = {name: name for name in names}
+        others = [name for name in names if name != smiles]
+    if keep is True:
+        kept = others
+    else:
+        kept = list(dict.fromkeys(find_column(names, wanted, table.place) for wanted in keep))
+    name = first_named(NAME_NAMES, others)
+    at_name = None if name is None else key[name]
+    if isinstance(smiles, int) and not header:
+        at_name = smiles + 1 if smiles + 1 < len(names) else None
+    return _Layout(smiles, at_name, {column: key[column] for column in kept}, header, names)
 
 
 def _names(table: Table, *, everything: bool) -> list[str]:
@@ -323,67 +324,28 @@ def _names(table: Table, *, everything: bool) -> list[str]:
     return list(names)
 
 
-def _kept(
-    names: Sequence[str],
-    keep: Literal[True] | Sequence[str],
-    smiles: int | str | None,
-    place: str,
-) -> list[str]:
-    if keep is True:
-        return [name for name in dict.fromkeys(names) if name != smiles]
-    return list(dict.fromkeys(find_column(names, each, place) for each in keep))
-
-
 def first_named(wanted: Sequence[str], names: Sequence[str]) -> str | None:
     """The name that comes first among those that are wanted."""
-    found = {_word(name): name for name in reversed(names)}
-    return next((found[each] for each in wanted if each in found), None)
+    by_word = {_word(name): name for name in reversed(names)}
+    return next((by_word[word] for word in wanted if word in by_word), None)
 
 
 def _by_name(names: Sequence[str], table: Table) -> str:
     """The column of SMILES of a table with a header."""
     if not names:
         raise InputError(_empty(table))
-    found = first_named(SMILES_NAMES, names)
-    if found is None and len(names) != 1:
-        raise InputError(
-            f"{table.place}: no column is called smiles; say which one it is with `column`. "
-            f"Known: {', '.join(names)}"
+    name = first_named(SMILES_NAMES, names)
+    problem = "no column is called smiles; say which one it is with `column`"
+    if name is None and len(names) == 1:
+        return names[0]
+    if name is not None and sum(_word(other) == _word(name) for other in names) == 1:
+        return name
+    if name is not None:
+        problem = (
+            f"several columns are called {name}; say which one it is with `column`, by its number "
+            "from 0"
         )
-    same = [name for name in names if found is not None and _word(name) == _word(found)]
-    if len(same) > 1:
-        raise InputError(
-            f"{table.place}: several columns are called {found}; say which one it is with "
-            f"`column`, by its number from 0. Known: {', '.join(names)}"
-        )
-    return found or names[0]
-
-
-def _delimited_layout(
-    table: Table, column: str | int | None, keep: Literal[True] | Sequence[str]
-) -> _Layout:
-    first = list(table.sample[0].cells) if table.sample else []
-    at, header = _place(table, column, first)
-    width = max((len(row.cells) for row in table.sample), default=0)
-    if header:
-        names = _unique(first)
-    else:
-        names = [f"column_{i}" for i in range(width)] if table.form != BLANKS else []
-    kept = _kept(names, keep, names[at] if at < len(names) else None, table.place)
-    name: int | None = None
-    if header:
-        found = first_named(NAME_NAMES, [each for i, each in enumerate(names) if i != at])
-        name = names.index(found) if found else None
-    elif at + 1 < width and table.form != BLANKS:
-        name = at + 1
-    return _Layout(
-        at,
-        name,
-        {each: names.index(each) for each in kept},
-        header,
-        dict.fromkeys(kept, pa.string()),
-        names,
-    )
+    raise InputError(f"{table.place}: {problem}. Known: {', '.join(names)}")
 
 
 def _place(table: Table, column: str | int | None, first: Sequence[str]) -> tuple[int, bool]:
@@ -394,56 +356,47 @@ def _place(table: Table, column: str | int | None, first: Sequence[str]) -> tupl
         if header:
             say_once(f"{place}: line 1 is taken for the header, for it has {first[column]!r}")
         return column, header
-    if not first and not table.bare and table.sample:
-        raise InputError(f"{place}: the first line is empty; expected the columns' names")
     if table.bare:
         return _place_in_bare(table, column, first)
+    if not first and table.sample:
+        raise InputError(f"{place}: the first line is empty; expected the columns' names")
     if column is not None:
         return first.index(find_column(first, column, place)), True
     if not first or not {*words}.isdisjoint(SMILES_NAMES):
         return (first.index(_by_name(first, table)) if first else 0), True
-    found = [i for i, cell in enumerate(first) if is_molecule(cell)]
-    known = not HEADER_WORDS.isdisjoint(words)
-    if found and not known:
-        return _place_by_molecules(table, first, found), False
-    at = first.index(_by_name(first, table))  # the only one there is
-    if not known:
-        say_once(f"{place}: line 1, {first[0][:60]!r}, is taken for the header")
-    return at, True
-
-
-def _place_by_molecules(table: Table, first: Sequence[str], found: Sequence[int]) -> int:
-    """Find the column of SMILES of a table without a header."""
-    rows = [row.cells for row in table.sample if row.cells]
-    full = [i for i in range(len(first)) if 2 * _count(rows, i) > len(rows)]
-    places = full or found
+    with_molecule = [i for i, cell in enumerate(first) if is_molecule(cell)]
+    is_header = not HEADER_WORDS.isdisjoint(words)
+    if is_header or not with_molecule:
+        at = first.index(_by_name(first, table))  # the only one there is
+        if not is_header:
+            say_once(f"{place}: line 1, {first[0][:60]!r}, is taken for the header")
+        return at, True
+    places = _columns_of_molecules(table, range(len(first))) or with_molecule
     if len(places) > 1:
         raise InputError(
-            f"{table.place}: line 1 is no header, and {len(places)} columns hold molecules; say "
-            f"which one it is with `column`, by its number from 0: {', '.join(map(str, places))}"
+            f"{place}: line 1 is no header, and {len(places)} columns hold molecules; say which "
+            f"one it is with `column`, by its number from 0: {', '.join(map(str, places))}"
         )
     say_once(
-        f"{table.place}: line 1 has a molecule, {first[places[0]][:60]!r}, so the file is taken to "
-        f"have no header, and its column {places[0]} to be the SMILES; if it is the header, name "
-        "it with `column`"
+        f"{place}: line 1 has a molecule, {first[places[0]][:60]!r}, so the file is taken to have "
+        f"no header, and its column {places[0]} to be the SMILES; if it is the header, name it "
+        "with `column`"
     )
-    return places[0]
+    return places[0], False
 
 
 def _place_in_bare(table: Table, column: str | None, first: Sequence[str]) -> tuple[int, bool]:
     """The same of a file that mostly has no header: .smi, .smiles, .txt."""
-    place = table.place
-    words = [_word(cell) for cell in first]
+    place, words = table.place, [_word(cell) for cell in first]
     wanted = SMILES_NAMES if column is None else [_word(column)]
-    at = next((words.index(each) for each in wanted if each in words), None)
+    at = next((words.index(word) for word in wanted if word in words), None)
     if at is None and column is not None:
         raise InputError(
             f"{place}: column {column!r}: this format has no header; give a column number from 0"
         )
     if at is None:
-        rows = [row.cells for row in table.sample if row.cells]
-        full = [i for i in range(1, len(first)) if 2 * _count(rows, i) > len(rows)]
-        at = full[0] if len(full) == 1 and not _count(rows, 0) else 0
+        places = _columns_of_molecules(table, range(1, len(first)))
+        at = places[0] if len(places) == 1 and not _columns_of_molecules(table, [0], 0) else 0
         if at:
             say_once(f"{place}: its column {at} holds the molecules, and is taken for the SMILES")
     header = column is not None or (at < len(first) and words[at] in HEADER_WORDS)
@@ -452,17 +405,22 @@ def _place_in_bare(table: Table, column: str | None, first: Sequence[str]) -> tu
     return at, header
 
 
-def _count(rows: Iterable[Sequence[str]], at: int) -> int:
-    return sum(at < len(cells) and is_molecule(cells[at]) for cells in rows)
+def _columns_of_molecules(table: Table, places: Iterable[int], share: float = 0.5) -> list[int]:
+    """Those columns in which more than a share of the first rows have a molecule."""
+    rows = [row.cells for row in table.sample if row.cells]
+    return [
+        at
+        for at in places
+        if sum(at < len(cells) and is_molecule(cells[at]) for cells in rows) > share * len(rows)
+    ]
 
 
 @lru_cache(4096)
 def is_molecule(cell: str) -> bool:
     """Whether a cell has a SMILES that RDKit can read, and is no word of a header."""
-    smiles = divided(cell)[0]
     if _word(cell) in HEADER_WORDS:
         return False
-    return parse(smiles, max_atoms=DEFAULT_MAX_ATOMS) is not None
+    return parse(divided(cell)[0], max_atoms=DEFAULT_MAX_ATOMS) is not None
 
 
 def _rules(column: str | int | None) -> Rules:
@@ -480,8 +438,8 @@ def _judge(column: str | int | None, rows: Sequence[Sequence[str]]) -> float:
 def _comment(text: str) -> str | None:
     """A line above the rows that begins with #: the header, if it has one of its words."""
     plain = text.lstrip("# \t")
-    words = plain.replace(",", " ").replace(";", " ").replace("|", " ").split()
-    return plain if any(_word(each) in SMILES_NAMES for each in words) else None
+    words = re.split(r"[,;|\s]+", plain)
+    return plain if any(_word(word) in SMILES_NAMES for word in words) else None
 
 
 def _word(cell: str) -> str:
@@ -490,11 +448,9 @@ def _word(cell: str) -> str:
 
 def _unique(names: Sequence[str]) -> list[str]:
     """Names of a header, each different and none empty."""
-    found: list[str] = []
+    unique: list[str] = []
     for i, name in enumerate(names):
-        own, n = name or f"column_{i}", 1
-        while own in found:
-            n += 1
-            own = f"{name or f'column_{i}'}_{n}"
-        found.append(own)
-    return found
+        plain = name or f"column_{i}"
+        numbered = (f"{plain}_{n}" for n in count(2))
+        unique.append(next(each for each in chain([plain], numbered) if each not in unique))
+    return unique

@@ -1,4 +1,4 @@
-"""Files as bytes and as lines: found, unpacked, decoded, in constant memory whatever their size."""
+"""Files as bytes and as lines: unpacked and decoded, in constant memory whatever their size."""
 
 import bz2
 import codecs
@@ -7,7 +7,7 @@ import io
 import lzma
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,17 +32,19 @@ LONGEST_SKIPPED = 2**26
 HEAD = 4096
 """Bytes at the beginning of a file that tell what it is."""
 
-_MAGIC = {
-    "gzip": (b"\x1f\x8b",),
-    "bzip2": tuple(b"BZh%d" % level for level in range(1, 10)),
-    "xz": (b"\xfd7zXZ\x00",),
-    "zstd": (b"\x28\xb5\x2f\xfd",),
+PARQUET = b"PAR1"
+_UNPACKERS: dict[str, tuple[bytes, Callable[[Any], Any]]] = {
+    "gzip": (rb"\x1f\x8b", lambda raw: gzip.GzipFile(fileobj=raw)),
+    "bzip2": (rb"BZh[1-9]", bz2.BZ2File),
+    "xz": (rb"\xfd7zXZ\x00", lzma.LZMAFile),
+    # the standard library has no zstd before Python 3.14
+    "zstd": (rb"\x28\xb5\x2f\xfd", lambda raw: pa.CompressedInputStream(raw, "zstd")),
 }
+"""What a compressed file begins with, and what unpacks it."""
 _FOREIGN = {
     rb"PK\x03\x04": "a zip archive or an Excel workbook: unpack it, or save the sheet as .csv",
     rb"7z\xbc\xaf|Rar!|.{257}ustar": "an archive: unpack it, and give one of its files",
     rb"\x1f\x8b|BZh\d1AY|\xfd7zXZ|\x28\xb5\x2f\xfd": "compressed twice: unpack it once",
-    rb"PAR1": "a Parquet file: give it as it is, without compressing it",
     rb"\xd0\xcf\x11\xe0": "an old Excel or Word file: save the sheet as .csv",
     rb"%PDF": "a PDF: copy the molecules into a text file",
     rb"\x89HDF|ARROW1|\x80[\x02-\x05]": "a table of another program (HDF5, Feather, pickle): write "
@@ -78,6 +80,28 @@ class Source:
     stream: BinaryIO
     head: bytes
 
+    @property
+    def encoding(self) -> str:
+        """By the byte order mark; UTF-8 where there is none.
+
+        Raises:
+            InputError: UTF-16 without a mark, or no text.
+        """
+        for mark, name in _MARKS.items():
+            if self.head.startswith(mark):
+                return name
+        zeros = [self.head[at::2].count(0) * 2 for at in (0, 1)]
+        size = len(self.head)
+        if size > 3 and max(zeros) > size * 0.6 and min(zeros) < size * 0.3:
+            order = "BE" if zeros[0] > zeros[1] else "LE"
+            raise InputError(
+                f"{self.place}: this looks like UTF-16 without a byte order mark. Save it as "
+                f"UTF-8, for example with iconv -f UTF-16{order} -t UTF-8"
+            )
+        if size - len(self.head.translate(None, _CONTROLS)) > max(16, size / 20):
+            raise InputError(f"{self.place}: this is no text: it has bytes that no text has")
+        return "utf-8-sig"
+
 
 @contextmanager
 def opened(path: Path) -> Iterator[Source]:
@@ -86,8 +110,7 @@ def opened(path: Path) -> Iterator[Source]:
     Raises:
         InputError: it cannot be read; also raised while it is read.
     """
-    place = label_of(path)
-    real = local(path)
+    place, real = label_of(path), local(path)
     try:
         with real.open("rb") as raw, unpacked(raw, place, "" if path == STDIN else path.name) as it:
             yield it
@@ -107,38 +130,33 @@ def unpacked(raw: IO[bytes], place: str, name: str) -> Iterator[Source]:
     Raises:
         InputError: the content is not what the name says, or damaged; also while it is read.
     """
-    suffixes = [each.lower() for each in Path(name).suffixes]
+    suffixes = [suffix.lower() for suffix in Path(name).suffixes]
     named = PACKINGS.get(suffixes[-1]) if suffixes else None
     inner = suffixes[:-1] if named else suffixes
-    plain = io.BufferedReader(cast(Any, raw), 2 * HEAD)
-    start = plain.peek(HEAD)[:HEAD]
-    packing = next((each for each, magic in _MAGIC.items() if start.startswith(magic)), None)
-    if named and start and packing != named:
-        found = f"its content is {packing}" if packing else "its content is not compressed so"
+    stream = io.BufferedReader(cast(Any, raw), 2 * HEAD)
+    head = stream.peek(HEAD)[:HEAD]
+    packing = next((key for key, (magic, _) in _UNPACKERS.items() if re.match(magic, head)), None)
+    if named and head and packing != named:
+        content = f"its content is {packing}" if packing else "its content is not compressed so"
         raise InputError(
-            f"{place}: damaged {named} file ({found}). Copy it again, or correct its ending."
+            f"{place}: damaged {named} file ({content}). Copy it again, or correct its ending."
         )
     if packing and not named:
         say_once(f"{place}: compressed with {packing}, which its name does not say; unpacked")
     try:
-        stream = io.BufferedReader(_unpacker(plain, packing), 2 * HEAD) if packing else plain
-        head = stream.peek(HEAD)[:HEAD]
+        if packing:
+            stream = io.BufferedReader(_UNPACKERS[packing][1](stream), 2 * HEAD)
+            head = stream.peek(HEAD)[:HEAD]
         for pattern, what in _FOREIGN.items():
             if re.match(pattern, head, re.DOTALL):
                 raise InputError(f"{place}: this is {what}")
+        if packing and head.startswith(PARQUET):
+            raise InputError(f"{place}: this is a Parquet file: give it as it is, not compressed")
         yield Source(place, inner[-1] if inner else "", cast(BinaryIO, stream), head)
     except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
         if packing is None:
             raise
         raise InputError(f"{place}: damaged {packing} file ({error}). Copy it again.") from None
-
-
-def _unpacker(raw: io.BufferedReader, packing: str) -> Any:
-    if packing == "gzip":
-        return gzip.GzipFile(fileobj=raw)
-    if packing == "zstd":  # the standard library has none before Python 3.14
-        return pa.CompressedInputStream(raw, "zstd")
-    return bz2.BZ2File(raw) if packing == "bzip2" else lzma.LZMAFile(raw)
 
 
 def lines(source: Source) -> Iterator[tuple[int, str | None]]:
@@ -150,7 +168,7 @@ def lines(source: Source) -> Iterator[tuple[int, str | None]]:
     Raises:
         InputError: UTF-16 without a mark, no text, or a line beyond `LONGEST_SKIPPED`.
     """
-    encoding = _encoding(source)
+    encoding, place = source.encoding, source.place
     errors = "surrogateescape" if encoding == "utf-8-sig" else "replace"
     text = io.TextIOWrapper(source.stream, encoding=encoding, errors=errors, newline="")
     number = 0
@@ -158,14 +176,20 @@ def lines(source: Source) -> Iterator[tuple[int, str | None]]:
         number += 1
         if len(line) < LONGEST_LINE or line.endswith(("\n", "\r")):
             if not line.isascii() and _ESCAPED.search(line):
-                say_once(
-                    f"{source.place}: not all of it is UTF-8; the rest is read as Windows-1252"
-                )
+                say_once(f"{place}: not all of it is UTF-8; the rest is read as Windows-1252")
                 line = _ESCAPED.sub(_as_windows_1252, line)
             yield number, line.rstrip("\r\n")
+            continue
+        for _ in range(LONGEST_SKIPPED // LONGEST_LINE):
+            rest = text.readline(LONGEST_LINE)
+            if not rest or rest.endswith(("\n", "\r")):
+                break
         else:
-            _skip(text, source.place, number)
-            yield number, None
+            raise InputError(
+                f"{place}:{number}: the line goes on for more than {LONGEST_SKIPPED >> 20} million "
+                "characters; this is no file of lines"
+            )
+        yield number, None
 
 
 _ESCAPED = re.compile("[\udc80-\udcff]+")
@@ -174,43 +198,3 @@ _ESCAPED = re.compile("[\udc80-\udcff]+")
 
 def _as_windows_1252(found: re.Match[str]) -> str:
     return found[0].encode("ascii", "surrogateescape").decode("cp1252", "replace")
-
-
-def _skip(text: io.TextIOWrapper, place: str, number: int) -> None:
-    """Pass over the rest of a line."""
-    for _ in range(LONGEST_SKIPPED // LONGEST_LINE):
-        rest = text.readline(LONGEST_LINE)
-        if not rest or rest.endswith(("\n", "\r")):
-            return
-    raise InputError(
-        f"{place}:{number}: the line goes on for more than {LONGEST_SKIPPED >> 20} million "
-        "characters; this is no file of lines"
-    )
-
-
-def text_of_head(source: Source) -> str:
-    """The beginning of a text file.
-
-    Raises:
-        InputError: UTF-16 without a mark, or no text.
-    """
-    return source.head.decode(_encoding(source), "replace")
-
-
-def _encoding(source: Source) -> str:
-    """By the byte order mark; UTF-8 where there is none."""
-    for mark, name in _MARKS.items():
-        if source.head.startswith(mark):
-            return name
-    zeros = [source.head[at::2].count(0) * 2 for at in (0, 1)]
-    size = len(source.head)
-    if size > 3 and max(zeros) > size * 0.6 and min(zeros) < size * 0.3:
-        order = "BE" if zeros[0] > zeros[1] else "LE"
-        raise InputError(
-            f"{source.place}: this looks like UTF-16 without a byte order mark. Save it as UTF-8, "
-            f"for example with iconv -f UTF-16{order} -t UTF-8"
-        )
-    controls = len(source.head) - len(source.head.translate(None, _CONTROLS))
-    if controls > max(16, size / 20):
-        raise InputError(f"{source.place}: this is no text: it has bytes that no text has")
-    return "utf-8-sig"
