@@ -8,8 +8,7 @@ import numpy as np
 
 from chemkl.chem.molecules import canonicalise
 from chemkl.chem.scaffolds import Structure, StructureReader
-from chemkl.rewards.pool import Pool
-from chemkl.rewards.worker import Jobs, Lost, Mark
+from chemkl.rewards.pool import Jobs, Lost, Mark, Pool
 
 ALONE = 20_000
 """Fewer molecules than these are read by this process alone: some seconds, as long as it takes to

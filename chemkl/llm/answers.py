@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from chemkl.rewards.failures import FailureCount
+from chemkl.rewards.model import FailureCount
 
 _AROUND = " \t\r\n.,:;!'\"`“”"
 

@@ -28,8 +28,8 @@ from chemkl.policies.base import sequence_logp
 from chemkl.policies.tokenizer import END_ID, START_ID, TOKEN_PATTERN, Vocabulary
 from chemkl.results.atomic import folder_written_aside, write_json
 from chemkl.rewards import components  # noqa: F401 - importing it registers the components
-from chemkl.rewards.asking import Term, ask
 from chemkl.rewards.registry import Failure, find_component, placed
+from chemkl.rewards.scoring import Term, values_of
 
 NO_PROMPT = -1
 """The prompt of a molecule that a property could not be computed of."""
@@ -86,7 +86,7 @@ class Conditions:
         number[[*mols]] = 0
         with silenced():
             for condition, term in zip(self.configs, self._terms, strict=True):
-                for i, value in zip(mols, ask(term, [*mols.values()]), strict=True):
+                for i, value in zip(mols, values_of(term, [*mols.values()]), strict=True):
                     if isinstance(value, Failure) or number[i] == NO_PROMPT:
                         number[i] = NO_PROMPT
                     else:

@@ -22,11 +22,11 @@ from chemkl.llm.answers import TextReward, Written, build_reader, misread
 from chemkl.results.columns import RAW_PREFIX, SCORE_PREFIX
 from chemkl.results.provenance import sha256_of
 from chemkl.rewards import RewardModel
-from chemkl.rewards.asking import Failed, as_number
-from chemkl.rewards.failures import LEAST_OF_ALL, FailureCount, Failures
-from chemkl.rewards.functions import CallError, OwnFunction, load_function
-from chemkl.rewards.keys import reward_files
+from chemkl.rewards.cache import reward_files
+from chemkl.rewards.components.functions import CallError, UserFunction, load_function
+from chemkl.rewards.model import LEAST_OF_ALL, FailureCount, Failures
 from chemkl.rewards.registry import Failure
+from chemkl.rewards.scoring import Failed, as_number
 
 
 def build_reward(config: TextRewardConfig) -> TextReward:
@@ -258,7 +258,7 @@ class PaidByFunction(_OfAnswers):
         return f"{self._failed}{answer.reason}" if isinstance(answer, Failure) else answer
 
 
-def _found(config: FunctionReward) -> tuple[OwnFunction, dict[str, Any]]:
+def _found(config: FunctionReward) -> tuple[UserFunction, dict[str, Any]]:
     """Find the function, and check what it takes.
 
     Returns:
@@ -283,7 +283,7 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
-def _check_takes_both(own: OwnFunction) -> None:
+def _check_takes_both(own: UserFunction) -> None:
     """Refuse a function that cannot be called with a prompt and a completion.
 
     Raises:

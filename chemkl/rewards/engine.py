@@ -2,31 +2,109 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from threading import Lock, Timer
 from time import monotonic
 from typing import Any
 
-from chemkl.chem.molecules import Molecule, read_molecule, silenced
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from chemkl.chem.molecules import read_molecule, silenced
+from chemkl.config import InputError
 from chemkl.config.document import Document
+from chemkl.config.loading import load_config
 from chemkl.config.paths import at_home
 from chemkl.config.reward import RewardConfig
-from chemkl.rewards.asking import SCAFFOLD, Failed, Known, RawScores, Term, evaluate, is_settled
-from chemkl.rewards.cache import ScoreCache
-from chemkl.rewards.checks import checked_reward
-from chemkl.rewards.keys import SCAFFOLD_KEY, component_key
-from chemkl.rewards.pool import Pool
-from chemkl.rewards.registry import find_component
-from chemkl.rewards.waiting import Showing, slow_bar
-from chemkl.rewards.worker import Jobs, Lost, Mark
+from chemkl.rewards import components  # noqa: F401 - importing it registers the components
+from chemkl.rewards.cache import SCAFFOLD_KEY, ScoreCache, component_key
+from chemkl.rewards.pool import Jobs, Lost, Mark, Pool
+from chemkl.rewards.registry import Component, find_component, placed
+from chemkl.rewards.scoring import (
+    SCAFFOLD,
+    Cached,
+    Failed,
+    RawScores,
+    Term,
+    evaluate,
+    is_settled,
+)
 
 UNIT = 16
 """Molecules that a batched component is asked about at once, here and in a worker alike; and
 strings that a worker reads at once."""
-
 KEEP_EVERY = 2.0
 """Seconds after which new values are written to the cache while others are still awaited."""
+PATIENCE = 2.0
+"""Seconds of scoring before a progress bar is shown."""
+
+Showing = Callable[[int], AbstractContextManager[Callable[[int], None]]]
+"""How progress is shown: given the number of molecules, a function to call with how many more of
+them are done, for as long as the context lasts."""
+
+
+def build_terms(
+    source: RewardConfig | Mapping[str, Any] | str | Path | Document,
+) -> tuple[RewardConfig, list[Term]]:
+    """Check a reward's schema and its components together, and build the components.
+
+    Raises:
+        InputError: one line for every problem of either sort.
+    """
+    config: RewardConfig | None = None
+    problems: list[str] = []
+    scores: list[Any] = []
+    if isinstance(source, RewardConfig):  # whose dump lacks what is no part of a run's identity
+        config, source = source, source.model_dump()
+    document = Document.of(source, "reward", None if config is None else config.folder)
+    try:
+        config = config or load_config(RewardConfig, document)
+    except InputError as error:
+        problems += str(error).splitlines()
+    parts = document.data.get("components")
+    for index, part in enumerate(parts if isinstance(parts, list | tuple) else ()):
+        # whatever else stands there, the schema complains of
+        if isinstance(part, Mapping) and isinstance(part.get("kind"), str):
+            scores.append(_built(document.at(("components", index), part), problems))
+    if config is None or problems:
+        raise InputError("\n".join(problems))
+    return config, [Term.of(*pair) for pair in zip(config.components, scores, strict=True)]
+
+
+def _built(part: Document, problems: list[str]) -> Any:
+    """Build one component's score function; None where something is wrong, which is added."""
+    try:
+        component = find_component(part.data["kind"])
+    except InputError as error:
+        problems.append(placed(part, ("kind",), error))
+        return None
+    untransformed = _untransformed(part.data, component)
+    if untransformed:
+        problems.append(placed(part, ("transform",), untransformed))
+    parameters = part.data.get("parameters", {})
+    if isinstance(parameters, Mapping):
+        try:
+            return component.build(parameters, part.at(("parameters",), parameters))
+        except InputError as error:
+            problems += str(error).splitlines()
+    return None
+
+
+def _untransformed(part: Mapping[str, Any], component: Component) -> str | None:
+    """Say so when raw values that may leave 0 to 1 are to be used as scores."""
+    transform = part.get("transform", "none")
+    kind = transform.get("kind") if isinstance(transform, Mapping) else transform
+    low, high = component.range
+    if kind != "none" or (low >= 0 and high <= 1):
+        return None
+    unit = f" {component.unit}" if component.unit else ""
+    return (
+        f"{component.kind} lies between {low:g} and {high:g}{unit}, and a score between 0 and 1: "
+        "give it a transform, for example {kind: sigmoid, low: ..., high: ...}"
+    )
 
 
 class Engine:
@@ -35,19 +113,24 @@ class Engine:
     Args:
         config: the reward, with the settings of the engine.
         terms: its components, ready to use in this process.
-        folder: where the config's relative paths are looked up first.
     """
 
-    def __init__(self, config: RewardConfig, terms: Sequence[Term], folder: Path | None) -> None:
+    def __init__(self, config: RewardConfig, terms: Sequence[Term]) -> None:
         self.showing: Showing = slow_bar
         self._config = config
         self._terms = terms
-        self._folder = folder
-        self._is_batched = any(term.batched for term in terms)
-        self._pool = self._built_pool() if config.workers > 1 or config.timeout else None
+        self._read = partial(_read, max_atoms=config.max_atoms)
+        batched = any(term.batched for term in terms) and not config.timeout
+        self._size = UNIT if batched else 1
+        self._pool: Pool | None = None
+        if config.workers > 1 or config.timeout:
+            kinds = (find_component(part.kind) for part in config.components)
+            modules = sorted({kind.factory.__module__ for kind in kinds} - {"__main__"})
+            build = partial(_jobs, data=config.model_dump(), folder=config.folder, modules=modules)
+            self._pool = Pool(build, config.workers, preload=[__name__])
         self._cache: ScoreCache | None = None
         if config.cache is not None and at_home(config.cache).exists():
-            self._opened(config.cache)  # a file that is no cache is found now, not hours later
+            self._open(config.cache)  # a file that is no cache is found now, not hours later
 
     def close(self) -> None:
         """End the workers and leave the cache."""
@@ -59,35 +142,32 @@ class Engine:
 
     def read(self, smiles: Sequence[str]) -> list[tuple[str | None, str | None]]:
         """Read SMILES: canonical form and reason of each, in order, as `read_molecule` has them."""
-        read = partial(_read, max_atoms=self._config.max_atoms)
         if self._pool is None:
-            return read(smiles)
-        found: list[tuple[str | None, str | None]] = [(None, None)] * len(smiles)
+            return self._read(smiles)
+        read: list[tuple[str | None, str | None]] = [(None, None)] * len(smiles)
         units = _units(range(len(smiles)), UNIT)
-        for places, outcome in self._done("read", units, smiles.__getitem__):
-            lost = isinstance(outcome, Lost)
-            for each, place in enumerate(places):
-                found[place] = (None, outcome.reason) if lost else outcome[each]
-        return found
+        for places, outcome in self._run("read", units, smiles.__getitem__):
+            if isinstance(outcome, Lost):
+                outcome = [(None, outcome.reason)] * len(places)
+            for place, pair in zip(places, outcome, strict=True):
+                read[place] = pair
+        return read
 
     def evaluate(self, smiles: Sequence[str]) -> list[RawScores]:
-        """Ask about molecules that are given as canonical SMILES, each once: one answer each."""
-        known = self._known(smiles)
-        settled = [each for each, has in known.items() if is_settled(self._terms, has)]
-        answers = dict(zip(settled, self._asked_here(settled, known), strict=True))
-        open_ = [each for each in smiles if each not in answers]
-        if open_:
-            answers |= self._asked(open_, known)
-        return [answers[each] for each in smiles]
-
-    def _asked(self, smiles: Sequence[str], known: Mapping[str, Known]) -> dict[str, RawScores]:
-        """Ask about molecules of which something is not known; keep it."""
-        answers: dict[str, RawScores] = {}
+        """Score molecules, given as canonical SMILES, each once: one answer each, in order."""
+        cached: Mapping[str, Cached] = {}
+        if self._config.cache is not None:
+            cached = self._open(self._config.cache).look_up(smiles)
+        settled = [text for text, values in cached.items() if is_settled(self._terms, values)]
+        answers = dict(zip(settled, self._evaluate(settled, cached), strict=True))
+        lacking = [text for text in smiles if text not in answers]
+        if not lacking:
+            return [answers[text] for text in smiles]
         new: dict[str, RawScores] = {}
         kept = monotonic()
-        with self.showing(len(smiles)) as advance:
+        with self.showing(len(lacking)) as advance:
             try:
-                for part in self._parts(smiles, known):
+                for part in self._parts(lacking, cached):
                     answers |= part
                     new |= part
                     advance(len(part))
@@ -96,86 +176,67 @@ class Engine:
                         new, kept = {}, monotonic()
             finally:
                 self._keep(new)  # what was paid for is kept, whatever ended this
-        return answers
+        return [answers[text] for text in smiles]
 
     def _parts(
-        self, smiles: Sequence[str], known: Mapping[str, Known]
+        self, smiles: Sequence[str], cached: Mapping[str, Cached]
     ) -> Iterator[dict[str, RawScores]]:
-        """Ask unit by unit."""
-        size = UNIT if self._is_batched and not self._config.timeout else 1
-        units = _units(smiles, size)
+        """Score unit by unit."""
+        units = _units(smiles, self._size)
         if self._pool is None:
             for unit in units:
-                yield dict(zip(unit, self._asked_here(unit, known), strict=True))
+                yield dict(zip(unit, self._evaluate(unit, cached), strict=True))
             return
         names = [term.name for term in self._terms]
 
-        def question(each: str) -> tuple[str, Known]:
-            return each, known.get(each, {})
+        def question(text: str) -> tuple[str, Cached]:
+            return text, cached.get(text, {})
 
-        for unit, outcome in self._done("evaluate", units, question):
+        for unit, outcome in self._run("evaluate", units, question):
             if isinstance(outcome, Lost):
-                at = names[outcome.at] if outcome.at >= 0 else None
-                failed = Failed(at, outcome.reason)
-                nothing = dict.fromkeys(names, math.nan)
-                outcome = [RawScores(nothing, None, (failed,)) for _ in unit]
+                failed = Failed(names[outcome.at] if outcome.at >= 0 else None, outcome.reason)
+                outcome = [RawScores(dict.fromkeys(names, math.nan), None, (failed,))] * len(unit)
             yield dict(zip(unit, outcome, strict=True))
 
-    def _done(
+    def _run(
         self, job: str, units: Sequence[Sequence[Any]], question: Callable[[Any], Any]
     ) -> Iterator[tuple[Sequence[Any], Any]]:
         """Have the workers do units; where one of several is lost, find out which it was."""
         assert self._pool is not None
         alone: list[Sequence[Any]] = []
-        limits = [self._config.timeout] * len(units) if self._config.timeout else None
-        asked = [[question(each) for each in unit] for unit in units]
-        for number, outcome in self._pool.run(job, asked, limits):
+        questions = [[question(item) for item in unit] for unit in units]
+        for number, outcome in self._pool.run(job, questions, self._config.timeout):
             if isinstance(outcome, Lost) and len(units[number]) > 1:
                 alone += _units(units[number], 1)
             else:
                 yield units[number], outcome
         if alone:
-            yield from self._done(job, alone, question)
+            yield from self._run(job, alone, question)
 
-    def _asked_here(self, smiles: Sequence[str], known: Mapping[str, Known]) -> list[RawScores]:
+    def _evaluate(self, smiles: Sequence[str], cached: Mapping[str, Cached]) -> list[RawScores]:
         if not smiles:
             return []
-        return evaluate(self._terms, smiles, max_atoms=self._config.max_atoms, known=known)
-
-    def _known(self, smiles: Sequence[str]) -> Mapping[str, Known]:
-        if self._config.cache is None:
-            return {}
-        return self._opened(self._config.cache).look_up(smiles)
+        return evaluate(self._terms, smiles, max_atoms=self._config.max_atoms, cached=cached)
 
     def _keep(self, new: Mapping[str, RawScores]) -> None:
         """Write values to the cache, not failures: they may pass, so the next run asks again."""
         if self._config.cache is None or not new:
             return
-        self._opened(self._config.cache).store(
-            {
-                smiles: {
-                    **{name: raw for name, raw in each.values.items() if math.isfinite(raw)},
-                    **({SCAFFOLD: each.scaffold} if each.scaffold is not None else {}),
-                }
-                for smiles, each in new.items()
-            }
-        )
+        values: dict[str, dict[str, float | str]] = {}
+        for smiles, raw in new.items():
+            values[smiles] = {name: x for name, x in raw.values.items() if math.isfinite(x)}
+            if raw.scaffold is not None:
+                values[smiles][SCAFFOLD] = raw.scaffold
+        self._open(self._config.cache).store(values)
 
-    def _opened(self, path: Path) -> ScoreCache:
+    def _open(self, path: Path) -> ScoreCache:
         if self._cache is None:
             keys = {
-                term.name: component_key(part, term.score, self._folder)
+                term.name: component_key(part, term.score, self._config.folder)
                 for part, term in zip(self._config.components, self._terms, strict=True)
             }
             self._cache = ScoreCache(path, {**keys, SCAFFOLD: SCAFFOLD_KEY})
         return self._cache
-
-    def _built_pool(self) -> Pool:
-        kinds = (find_component(part.kind) for part in self._config.components)
-        modules = sorted({kind.factory.__module__ for kind in kinds} - {"__main__"})
-        data = self._config.model_dump()
-        build = partial(_jobs, data=data, folder=self._folder, modules=modules)
-        return Pool(build, self._config.workers, preload=["chemkl.rewards.engine"])
 
 
 def _units(items: Iterable[Any], size: int) -> list[Sequence[Any]]:
@@ -185,27 +246,61 @@ def _units(items: Iterable[Any], size: int) -> list[Sequence[Any]]:
 
 def _read(smiles: Sequence[str], max_atoms: int) -> list[tuple[str | None, str | None]]:
     with silenced():
-        read: Iterator[Molecule] = (read_molecule(each, max_atoms=max_atoms) for each in smiles)
-        return [(each.canonical_smiles, each.reason) for each in read]
+        molecules = (read_molecule(text, max_atoms=max_atoms) for text in smiles)
+        return [(molecule.canonical_smiles, molecule.reason) for molecule in molecules]
 
 
 def _jobs(mark: Mark, data: Mapping[str, Any], folder: Path | None, modules: Sequence[str]) -> Jobs:
     """Build a reward's components in a worker: what it can be asked to do."""
     for module in modules:  # where components of the user's own are registered
         import_module(module)
-    config, scores = checked_reward(Document(dict(data), "reward", folder))
-    parts = zip(config.components, scores, strict=True)
-    terms = [Term.of(part, score) for part, score in parts]
+    config, terms = build_terms(Document(dict(data), "reward", folder))
     numbers = {term.name: number for number, term in enumerate(terms)}
 
-    def evaluated(unit: Sequence[tuple[str, Known]]) -> list[RawScores]:
-        smiles = [each for each, _ in unit]
+    def evaluated(unit: Sequence[tuple[str, Cached]]) -> list[RawScores]:
+        smiles = [text for text, _ in unit]
         return evaluate(
             terms,
             smiles,
             max_atoms=config.max_atoms,
-            known=dict(unit),
+            cached=dict(unit),
             mark=lambda name: mark(numbers[name]),
         )
 
     return {"read": partial(_read, max_atoms=config.max_atoms), "evaluate": evaluated}
+
+
+@contextmanager
+def slow_bar(total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar once the molecules have taken longer than two seconds; it goes when they are done.
+
+    Nothing is shown where standard error is no terminal.
+    """
+    console = Console(stderr=True)
+    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=True) as progress:
+        task = progress.add_task("score", total=total)
+        lock, over = Lock(), [not console.is_terminal]
+
+        def show() -> None:
+            with lock:
+                if not over[0]:
+                    progress.disable = False
+                    progress.start()
+
+        timer = Timer(PATIENCE, show)
+        timer.daemon = True
+        if console.is_terminal:
+            timer.start()
+        try:
+            yield lambda n: progress.advance(task, n)
+        finally:
+            timer.cancel()
+            with lock:
+                over[0] = True
+
+
+@contextmanager
+def nothing_shown(_total: int) -> Iterator[Callable[[int], None]]:
+    """Show nothing: for a caller that has a bar of its own."""
+    yield lambda _n: None

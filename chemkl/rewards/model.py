@@ -2,7 +2,9 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,15 +15,105 @@ from chemkl.config import InputError
 from chemkl.config.document import Document
 from chemkl.config.reward import RewardConfig
 from chemkl.results.columns import RAW_PREFIX, SCORE_PREFIX
-from chemkl.rewards.aggregate import AGGREGATES
-from chemkl.rewards.asking import PASSING, Failed, RawScores, Term
-from chemkl.rewards.checks import checked_reward
-from chemkl.rewards.engine import Engine
-from chemkl.rewards.failures import FailureCount, Failures
-from chemkl.rewards.waiting import Showing
+from chemkl.rewards.engine import Engine, Showing, build_terms
+from chemkl.rewards.scoring import PASSING, Failed, RawScores, Term
+from chemkl.rewards.transforms import AGGREGATES
 
 TEXT = pd.StringDtype(na_value=np.nan)
 """Text with NaN for missing: what pandas 3 calls str, also under pandas 2."""
+
+
+LEAST_ASKED = 100
+"""No component is judged by fewer molecules, but one that fails on all of them."""
+LEAST_OF_ALL = 20
+"""A component that fails on every molecule is judged from so many on."""
+MOST_REASONS = 1000
+"""As many different reasons are told apart: one that names the molecule is new every time."""
+
+
+@dataclass
+class FailureCount:
+    """How often one component was asked, how often it failed, and how often for which reason."""
+
+    asked: int = 0
+    failed: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def add(self, reason: str | None) -> None:
+        """Count one molecule; no reason: it got a score."""
+        self.asked += 1
+        if reason is not None:
+            self.failed += 1
+            if reason in self.reasons or len(self.reasons) < MOST_REASONS:
+                self.reasons[reason] += 1
+
+
+def describe_failures(
+    counts: Mapping[str, FailureCount], asked_about: str = "molecules", asked: str = "component"
+) -> list[str]:
+    """Say of each component that failed how often it did, and what it said most often.
+
+    Args:
+        counts: by component.
+        asked_about: what they were asked about, in the plural.
+        asked: what they are.
+    """
+    return [
+        f"{asked} {name} failed on {count.failed:,} of {count.asked:,} {asked_about}, most "
+        f"often: {count.reasons.most_common(1)[0][0]}"
+        for name, count in counts.items()
+        if count.failed
+    ]
+
+
+class Failures:
+    """Counts failures, and ends the run when a component fails too often.
+
+    Args:
+        names: The components.
+        most: The share of failures that is still borne.
+        asked_about: What they are asked about, in the plural.
+        asked: What they are.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        most: float,
+        asked_about: str = "molecules",
+        asked: str = "component",
+    ) -> None:
+        self.counts = {name: FailureCount() for name in names}
+        self._most = most
+        self._asked_about = asked_about
+        self._asked = asked
+
+    def add(self, asked: Iterable[str], failed: Sequence[Failed]) -> None:
+        """Count one molecule: the components asked about it, and what went wrong."""
+        reasons = {failure.component: failure.reason for failure in failed}
+        for name in asked:
+            self.counts[name].add(reasons.get(name))
+
+    def check(self) -> None:
+        """End the run if a component fails too often.
+
+        Raises:
+            InputError: with a line for each such component.
+        """
+        lines: list[str] = []
+        for name, count in self.counts.items():
+            least = LEAST_OF_ALL if count.failed == count.asked else LEAST_ASKED
+            if count.asked < least or count.failed <= self._most * count.asked:
+                continue
+            reason, n = count.reasons.most_common(1)[0]
+            lines.append(
+                f"{self._asked} {name} failed on {count.failed} of {count.asked} "
+                f"{self._asked_about} ({count.failed / count.asked:.1%}), more than most_failures "
+                f"= {self._most:g} allows. Most frequent reason ({n} times): {reason}. Mend the "
+                f"{self._asked}, or allow more."
+            )
+        if lines:
+            raise InputError("\n".join(lines))
 
 
 class RewardModel:
@@ -38,9 +130,9 @@ class RewardModel:
     MOST = 1.0
     """The highest reward that there can be."""
 
-    def __init__(self, config: RewardConfig, terms: list[Term], folder: Path | None = None) -> None:
+    def __init__(self, config: RewardConfig, terms: list[Term]) -> None:
         self.config = config
-        self._engine = Engine(config, terms, folder)
+        self._engine = Engine(config, terms)
         self._terms = terms
         self._scorers = [term for term in terms if term.role == "scorer"]
         self._filters = [term for term in terms if term.role == "filter"]
@@ -48,7 +140,7 @@ class RewardModel:
         self._weights = [term.weight for term in self._scorers]
         self._aggregate = AGGREGATES[config.aggregate]
         self._read: dict[str, tuple[str | None, str | None]] = {}
-        self._known: dict[str, RawScores] = {}
+        self._raw: dict[str, RawScores] = {}
         self._failures = Failures(self.component_names, config.most_failures)
 
     @classmethod
@@ -58,9 +150,7 @@ class RewardModel:
         Raises:
             InputError: one line for every problem, of the schema and of the components alike.
         """
-        config, scores = checked_reward(source)
-        parts = zip(config.components, scores, strict=True)
-        return cls(config, [Term.of(part, score) for part, score in parts], config.folder)
+        return cls(*build_terms(source))
 
     def __enter__(self) -> Self:
         return self
@@ -121,11 +211,21 @@ class RewardModel:
         """
         if isinstance(smiles, str):
             raise InputError(f"score takes a list of SMILES, not one string: [{smiles!r}]")
-        strings = _strings(smiles)
-        self._read_new(strings)
-        given = (self._read[each][0] for each in strings)
-        self._learn(dict.fromkeys(each for each in given if each is not None))
-        rows = [self._row(each) for each in strings]
+        strings = list(smiles)
+        for index, text in enumerate(strings):
+            if not isinstance(text, str):
+                raise InputError(f"SMILES {index} is not a string: {text!r}")
+        new = list(dict.fromkeys(text for text in strings if text not in self._read))
+        for text, (canonical, reason) in zip(new, self._engine.read(new), strict=True):
+            # of equal texts one is enough: most strings come again, and many are canonical
+            self._read[text] = text if canonical == text else canonical, reason
+        molecules = dict.fromkeys(self._read[text][0] for text in strings)
+        unknown = [smi for smi in molecules if smi is not None and smi not in self._raw]
+        if unknown:
+            for canonical, raw in zip(unknown, self._engine.evaluate(unknown), strict=True):
+                self._add(canonical, raw)
+            self._failures.check()
+        rows = [self._row(text) for text in strings]
         return pd.DataFrame(
             {
                 column: pd.Series([row.get(column) for row in rows], dtype=dtype)
@@ -149,41 +249,21 @@ class RewardModel:
             if not isinstance(reason, str) and any(map(math.isnan, values)):
                 continue
             scaffold = scaffold if isinstance(scaffold, str) else None
-            if smiles not in self._known:
-                known = RawScores(by_name, scaffold, self._failures_in(reason, by_name))
-                self._take_in(smiles, known)
+            if smiles not in self._raw:
+                self._add(smiles, RawScores(by_name, scaffold, self._failures_in(reason, by_name)))
 
     def score_molecule(self, canonical_smiles: str) -> RawScores:
         """Ask every component about one molecule; neither reads nor fills the memory."""
-        return self._evaluate([canonical_smiles])[0]
+        return self._engine.evaluate([canonical_smiles])[0]
 
-    def _evaluate(self, smiles: list[str]) -> list[RawScores]:
-        """Ask the components about molecules that are not known; one answer each, in order."""
-        return self._engine.evaluate(smiles)
-
-    def _learn(self, canonical_smiles: Iterable[str]) -> None:
-        """Have the molecules evaluated that are not known yet, all of them at once."""
-        unknown = [smiles for smiles in canonical_smiles if smiles not in self._known]
-        if not unknown:
-            return
-        for smiles, raw in zip(unknown, self._evaluate(unknown), strict=True):
-            self._take_in(smiles, raw)
-        self._failures.check()
-
-    def _take_in(self, canonical_smiles: str, raw: RawScores) -> None:
-        """Remember what the components said of a molecule, and count their failures."""
-        self._known[canonical_smiles] = raw
+    def _add(self, canonical_smiles: str, raw: RawScores) -> None:
+        """Remember what the components gave for a molecule, and count their failures."""
+        self._raw[canonical_smiles] = raw
         failed = [*raw.failures, *self._scores(raw.values)[1]]
-        silent = {name for name, value in raw.values.items() if math.isnan(value)}
-        not_asked = silent - {each.component for each in failed}
-        self._failures.add((name for name in raw.values if name not in not_asked), failed)
-
-    def _read_new(self, strings: list[str]) -> None:
-        """Read the strings that were not read before."""
-        new = list(dict.fromkeys(each for each in strings if each not in self._read))
-        for smiles, (canonical, reason) in zip(new, self._engine.read(new), strict=True):
-            # of equal texts one is enough: most strings come again, and many are canonical
-            self._read[smiles] = smiles if canonical == smiles else canonical, reason
+        components = {failure.component for failure in failed}
+        # a value that is missing without a failure is one that nobody asked for
+        asked = (n for n, x in raw.values.items() if n in components or not math.isnan(x))
+        self._failures.add(asked, failed)
 
     def _row(self, smiles: str) -> dict[str, Any]:
         canonical, reason = self._read[smiles]
@@ -192,7 +272,7 @@ class RewardModel:
         row = {"smiles": shown, "valid": canonical is not None, "reason": reason, "reward": 0.0}
         if canonical is None:
             return row
-        raw = self._known[canonical]
+        raw = self._raw[canonical]
         row |= {"canonical_smiles": canonical, "scaffold": raw.scaffold}
         return row | self._paid(raw)
 
@@ -235,18 +315,10 @@ def _told_apart(text: str, names: Sequence[str]) -> tuple[Failed, ...]:
         return ()
     at = "|".join(map(re.escape, names))
     lead, *rest = re.split(rf"(?:^|; )component ({at}) failed: ", text) if at else [text]
-    found = [Failed(None, lead)] if lead else []
-    found += [Failed(name, why) for name, why in zip(rest[::2], rest[1::2], strict=True)]
+    failed = [Failed(None, lead)] if lead else []
+    failed += [Failed(name, why) for name, why in zip(rest[::2], rest[1::2], strict=True)]
     # a reason may itself read like this: then it stays one text
-    return tuple(found) if "; ".join(map(str, found)) == text else (Failed(None, text),)
-
-
-def _strings(smiles: Iterable[str]) -> list[str]:
-    strings = list(smiles)
-    for index, each in enumerate(strings):
-        if not isinstance(each, str):
-            raise InputError(f"SMILES {index} is not a string: {each!r}")
-    return strings
+    return tuple(failed) if "; ".join(map(str, failed)) == text else (Failed(None, text),)
 
 
 def _no_score(term: Term, raw: float) -> str:

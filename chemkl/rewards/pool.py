@@ -1,31 +1,179 @@
-"""Worker processes that stay: work handed out in units, a limit of time for each, deaths borne."""
+"""Worker processes with a time limit: one that hangs or dies costs its unit and is replaced.
+
+A pool of chemkl's own. In those of the standard library a dead worker breaks the pool; pebble's
+workers share one lock, so that a worker killed while it holds it stops the pool, what a worker has
+started outlives it, and nobody learns which component the worker was at.
+"""
 
 import math
 import os
+import signal
+import sys
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from multiprocessing import connection, get_context
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing import connection, get_all_start_methods, get_context
+from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from time import monotonic
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
+from chemkl.chem.molecules import one_line
 from chemkl.config import InputError
-from chemkl.rewards.processes import Worker, close_workers, start_method
-from chemkl.rewards.worker import PORTION, Jobs, Lost, Mark, State, serve
-from chemkl.signals import shielded
+from chemkl.signals import follow_parent, shielded
 
+PORTION = 0.03
+"""Seconds of work that a worker gets at once, in one message, where units are quick."""
+MOST_UNITS = 32
+"""Units that a worker gets at once, however quick they are."""
 TICK = 1e-4
-"""Seconds that a message of units takes at least: some systems' clocks see no less than 15 ms."""
-
+"""Seconds that a message takes at least: the clocks of some systems see no less than 15 ms."""
 GLANCE = 0.25
 """Seconds after which the clock is looked at again where units have a limit."""
+GRACE = 1.0
+"""Seconds that a worker has to end its own children before it is killed."""
 
-MOST_UNITS = 32
-"""No more units than these are with a worker at once, however quick they are."""
+Jobs = Mapping[str, Callable[[Any], Any]]
+"""What a worker can do with a unit, by name."""
+Mark = Callable[[int], None]
+"""Called by a job to say what it is at: a number from 0, which a lost unit comes back with."""
 
-MOST_BYTES = 32_768
-"""No more bytes than these are written to a worker that is busy: writing must not block."""
+
+class Lost(NamedTuple):
+    """What becomes of a unit whose worker is lost; `at` is -1 where nothing was marked."""
+
+    reason: str
+    at: int
+
+
+class State:
+    """What a worker is at, in memory that it shares with its parent.
+
+    Args:
+        values: four numbers: the unit's place (-1: none), what its job has marked (-1: nothing),
+            since when it is at the unit, and whether the parent wants the worker to end.
+    """
+
+    def __init__(self, values: Any) -> None:
+        self.values = values
+
+    def begin(self, number: int) -> None:
+        """Begin with a unit; in this order, so that its time is never another unit's."""
+        self.values[2] = math.inf
+        self.values[0], self.values[1] = number, -1
+        self.values[2] = monotonic()
+
+    def rest(self) -> None:
+        """Be at no unit."""
+        self.values[2] = math.inf
+        self.values[0] = -1
+
+    def mark(self, number: int) -> None:
+        """Say what the job is at."""
+        self.values[1] = number
+
+    def read(self) -> tuple[int, float, int]:
+        """The unit's place, since when, and what is marked; the time is never too early."""
+        unit, since, marked = self.values[0], self.values[2], self.values[1]
+        return int(unit), since if self.values[0] == unit else math.inf, int(marked)
+
+
+# ---- in the worker
+
+
+def serve(pipe: Connection, values: Any, build: Callable[[Mark], Jobs]) -> None:
+    """Do what comes through the pipe until it is closed."""
+    state = State(values)
+
+    def end_if_told(*_: object) -> None:
+        if state.values[3]:  # a scheduler's SIGTERM is not for the worker: a unit would be lost
+            sys.exit(1)  # so that finalizers run
+
+    follow_parent(end_if_told)
+    try:
+        jobs = build(state.mark)
+    except Exception as error:  # noqa: BLE001 - told to the parent, which raises it
+        is_input = isinstance(error, InputError)
+        pipe.send(((is_input, str(error) if is_input else one_line(error)), 0.0))
+        return
+    with suppress(EOFError, OSError):  # the parent has gone
+        pipe.send((None, 0.0))
+        while True:
+            job, units = pipe.recv()
+            _do(jobs[job], units, state, pipe)
+
+
+def _do(
+    job: Callable[[Any], Any], units: Mapping[int, Any], state: State, pipe: Connection
+) -> None:
+    """Do units, and hand them over together if they are quick."""
+    done: list[tuple[int, Any]] = []
+    start = monotonic()
+    for left, (number, unit) in enumerate(units.items(), 1 - len(units)):
+        state.begin(number)
+        try:
+            outcome = job(unit)
+        except Exception as error:  # noqa: BLE001 - costs this unit only
+            outcome = Lost(one_line(error), state.read()[2])
+        done.append((number, outcome))
+        seconds = monotonic() - start
+        if not left:
+            state.rest()
+        if not left or seconds > PORTION:
+            pipe.send((done, seconds))
+            done, start = [], monotonic()
+
+
+# ---- in the parent
+
+
+@dataclass
+class Worker:
+    """One process, and the places of the units that it was given."""
+
+    process: BaseProcess
+    pipe: Connection
+    state: State
+    ready: bool = False
+    units: list[int] = field(default_factory=list)
+
+    def present(self) -> tuple[int, float]:
+        """Its present unit and since when; infinite where it is at none of those that it has."""
+        unit, since, _ = self.state.read()
+        return unit, since if unit in self.units else math.inf
+
+    def death(self) -> str:
+        """Say how the process ended."""
+        self.process.join(GRACE)
+        code = self.process.exitcode
+        if code is not None and code < 0:
+            with suppress(ValueError):  # a signal without a name
+                return f"the worker died ({signal.Signals(-code).name})"
+        return f"the worker died (exit code {code})"
+
+
+def close_workers(workers: list[Worker], owner: int) -> None:
+    """End workers: tell them, then kill what is left of them and their process groups."""
+    if os.getpid() != owner:
+        return
+    for worker in workers:
+        worker.state.values[3] = 1
+        worker.process.terminate()
+    end = monotonic() + GRACE
+    for worker in workers:
+        process = worker.process
+        process.join(max(0.0, end - monotonic()))
+        if process.exitcode is None:
+            process.kill()
+        if process.pid is not None and hasattr(os, "killpg"):
+            with suppress(OSError):  # no such group (any more)
+                os.killpg(process.pid, signal.SIGKILL)
+        process.join()
+        worker.pipe.close()
+    workers.clear()
 
 
 class Pool:
@@ -46,10 +194,11 @@ class Pool:
     ) -> None:
         self._build = build
         self._n = workers
-        self._context: BaseContext = get_context(start_method())
+        method = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
+        self._context: BaseContext = get_context(method)  # never by forking this process
         self._context.set_forkserver_preload([__name__, *preload])
         self._workers: list[Worker] = []
-        self._mean: dict[str, float] = {}  # seconds a unit of a job takes
+        self._mean: dict[str, float] = {}  # seconds that a unit of a job takes
         # at the end of the process too; a fork of it must leave the workers alone
         self.close = weakref.finalize(self, close_workers, self._workers, os.getpid())
 
@@ -65,14 +214,14 @@ class Pool:
         return [worker.process.pid for worker in self._workers if worker.process.pid]
 
     def run(
-        self, job: str, units: Sequence[Any], limits: Sequence[float] | None = None
+        self, job: str, units: Sequence[Any], limit: float | None = None
     ) -> Iterator[tuple[int, Any]]:
         """Have every unit done: each once, in no order, but with its place in the list.
 
         Args:
             job: name of the job.
             units: what it is called with, one at a time.
-            limits: seconds for each unit, then its worker is killed; None: no limit.
+            limit: seconds for one unit, then its worker is killed; None: no limit.
 
         Yields:
             The unit's place, and what the job returned; `Lost` where the worker was killed or died.
@@ -83,105 +232,33 @@ class Pool:
         """
         if not self.close.alive:
             raise RuntimeError("this pool of workers is closed")
-        waiting, left = deque(range(len(units))), len(units)
+        queue, left = deque(range(len(units))), len(units)
         try:
             while left:
-                self._feed(job, units, waiting)
-                for number, outcome in self._hear(job, limits, waiting):
+                self._hand_out(job, units, queue)
+                for number, outcome in self._collect(job, limit, queue):
                     left -= 1
                     yield number, outcome
         finally:
-            if left:  # an exception or Ctrl-C: what is still with the workers is of no use
+            if left:  # an exception or Ctrl-C: what the workers still do is of no use
                 close_workers(self._workers, os.getpid())
 
-    def _feed(self, job: str, units: Sequence[Any], waiting: deque[int]) -> None:
-        """Hand out units: one at a time, or several quick ones."""
-        self._man(len(waiting))
-        most = int(PORTION / self._mean.get(job, math.inf)) if waiting else 0
-        most = max(1, min(most, MOST_UNITS, len(waiting) // len(self._workers)))
-        if min(len(worker.units) for worker in self._workers) > most // 2:
-            return
-        portions: dict[int, dict[int, Any]] = {}
-        while waiting:
-            at, worker = min(enumerate(self._workers), key=lambda each: len(each[1].units))
-            size = _size(units[waiting[0]])
-            too_long = worker.units and sum(worker.units.values()) + size > MOST_BYTES
-            if len(worker.units) >= most or too_long:
-                break
-            number = waiting.popleft()
-            worker.units[number] = size
-            portions.setdefault(at, {})[number] = units[number]
-        for at, portion in portions.items():
-            self._workers[at].send(job, portion)
-
-    def _man(self, n_waiting: int) -> None:
-        """Have as many workers as there is work for."""
-        for worker in [each for each in self._workers if not each.units]:
+    def _hand_out(self, job: str, units: Sequence[Any], queue: deque[int]) -> None:
+        """Have as many workers as there is work for, and give units to those that have none."""
+        for worker in [worker for worker in self._workers if not worker.units]:
             if worker.process.exitcode is not None:  # died while it had nothing to do
                 self._workers.remove(worker)
                 worker.pipe.close()
         n_busy = sum(bool(worker.units) for worker in self._workers)
-        while len(self._workers) < min(self._n, n_busy + n_waiting):
+        while len(self._workers) < min(self._n, n_busy + len(queue)):
             self._workers.append(self._start())
-
-    def _hear(
-        self, job: str, limits: Sequence[float] | None, waiting: deque[int]
-    ) -> list[tuple[int, Any]]:
-        """Wait for news: units done, or lost."""
-        busy = [worker for worker in self._workers if worker.units]
-        pipes = [worker.pipe for worker in busy]
-        ready = connection.wait(pipes, None if limits is None else _patience(busy, limits))
-        news: list[tuple[int, Any]] = []
-        for worker in busy:
-            if worker.pipe in ready:
-                news += self._read(job, worker, waiting)
-            elif limits is not None:
-                unit, end = worker.due(limits)
-                if monotonic() >= end:
-                    reason = f"timeout after {limits[unit]:g} s"
-                    news.append(self._lose(worker, unit, reason, waiting))
-        return news
-
-    def _read(self, job: str, worker: Worker, waiting: deque[int]) -> list[tuple[int, Any]]:
-        """Take what a worker has to say."""
-        try:
-            done, seconds = worker.pipe.recv()
-        except (EOFError, OSError):
-            return self._bury(worker, waiting)
-        if not worker.ready:
-            _check_built(done)
-            worker.ready = True
-            return []
-        mean = max(seconds, TICK) / len(done)
-        self._mean[job] = (self._mean.get(job, mean) + mean) / 2
-        for number, _ in done:
-            del worker.units[number]
-        return list(done)
-
-    def _bury(self, worker: Worker, waiting: deque[int]) -> list[tuple[int, Any]]:
-        """Part with a worker that died."""
-        reason = worker.death()
-        if not worker.ready:
-            raise RuntimeError(
-                f"{reason} before it could begin. Is there enough memory, and does your script do "
-                "its own work under 'if __name__ == \"__main__\":' only?"
-            )
-        return [self._lose(worker, worker.state.read()[0], reason, waiting)]
-
-    def _lose(
-        self, worker: Worker, unit: int, reason: str, waiting: deque[int]
-    ) -> tuple[int, Lost]:
-        """Kill a worker: the unit that it was at is lost, the others wait again.
-
-        Also those that it had done and not handed over: they are done again. A worker that died
-        between two units costs the first that is with it, so that there is an end in any case.
-        """
-        self._workers.remove(worker)
-        lost = Lost(reason, worker.state.read()[2])
-        close_workers([worker], os.getpid())
-        unit = unit if unit in worker.units else next(iter(worker.units))
-        waiting.extendleft(each for each in reversed(worker.units) if each != unit)
-        return unit, lost
+        for worker in self._workers:
+            if worker.units or not queue:
+                continue
+            most = min(PORTION / self._mean.get(job, math.inf), MOST_UNITS, len(queue) / self._n)
+            worker.units = [queue.popleft() for _ in range(max(1, int(most)))]
+            with suppress(OSError):  # a worker that is dead is noticed when it is listened to
+                worker.pipe.send((job, {number: units[number] for number in worker.units}))
 
     def _start(self) -> Worker:
         ours, theirs = self._context.Pipe()
@@ -194,23 +271,60 @@ class Pool:
         theirs.close()
         return Worker(process, ours, State(values))
 
+    def _collect(self, job: str, limit: float | None, queue: deque[int]) -> list[tuple[int, Any]]:
+        """Wait for outcomes: units done, or lost."""
+        busy = [worker for worker in self._workers if worker.units]
+        wait = None
+        if limit is not None:
+            earliest = min(worker.present()[1] for worker in busy) + limit
+            # a worker that goes on to its next unit does not say so, hence never wait for long
+            wait = min(GLANCE, max(0.0, earliest - monotonic()))
+        ready = connection.wait([worker.pipe for worker in busy], wait)
+        outcomes: list[tuple[int, Any]] = []
+        for worker in busy:
+            if worker.pipe in ready:
+                outcomes += self._receive(job, worker, queue)
+            elif limit is not None:
+                unit, since = worker.present()
+                if monotonic() >= since + limit:
+                    outcomes.append(self._lose(worker, unit, f"timeout after {limit:g} s", queue))
+        return outcomes
 
-def _patience(busy: Sequence[Worker], limits: Sequence[float]) -> float:
-    """Seconds to wait for news before the clock is looked at again.
+    def _receive(self, job: str, worker: Worker, queue: deque[int]) -> list[tuple[int, Any]]:
+        """Take what a worker has to say."""
+        try:
+            done, seconds = worker.pipe.recv()
+        except (EOFError, OSError):
+            reason = worker.death()
+            if worker.ready:
+                return [self._lose(worker, worker.present()[0], reason, queue)]
+            raise RuntimeError(
+                f"{reason} before it could begin. Is there enough memory, and does your script do "
+                "its own work under 'if __name__ == \"__main__\":' only?"
+            ) from None
+        if not worker.ready:
+            if done is not None:  # why it could not build its jobs
+                is_input, text = done
+                raise (
+                    InputError(text) if is_input else RuntimeError(f"a worker cannot begin: {text}")
+                )
+            worker.ready = True
+            return []
+        mean = max(seconds, TICK) / len(done)
+        self._mean[job] = (self._mean.get(job, mean) + mean) / 2
+        for number, _ in done:
+            worker.units.remove(number)
+        return list(done)
 
-    A worker that goes on to the next of its units does not say so at once, hence never for long.
-    """
-    earliest = min(worker.due(limits)[1] for worker in busy)
-    return min(GLANCE, max(0.0, earliest - monotonic()))
+    def _lose(self, worker: Worker, unit: int, reason: str, queue: deque[int]) -> tuple[int, Lost]:
+        """Kill a worker: the unit that it is at is lost, its others wait again.
 
-
-def _size(unit: Any) -> int:
-    """About how many bytes a unit is in a message."""
-    return len(repr(unit))
-
-
-def _check_built(problem: tuple[bool, str] | None) -> None:
-    """Pass on why a worker could not build its jobs."""
-    if problem is not None:
-        is_input, text = problem
-        raise InputError(text) if is_input else RuntimeError(f"a worker cannot begin: {text}")
+        Also those that it has done and not handed over: they are done again. A worker that died
+        between two units costs the first that it has, so that there is an end in any case.
+        """
+        lost = Lost(reason, worker.state.read()[2])
+        self._workers.remove(worker)
+        close_workers([worker], os.getpid())
+        unit = unit if unit in worker.units else worker.units[0]
+        queue.extendleft(number for number in reversed(worker.units) if number != unit)
+        return unit, lost

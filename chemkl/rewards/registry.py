@@ -1,20 +1,43 @@
 """Where reward components are known by name: one decorated function each, checked before use."""
 
 import inspect
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar, get_type_hints
+from typing import Annotated, Any, NamedTuple, TypeVar, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+)
 from rdkit.Chem import Mol
 
 from chemkl.chem.molecules import MoleculeError
 from chemkl.config import Config, InputError, did_you_mean
 from chemkl.config.document import Document, Keys
 from chemkl.config.loading import render
-from chemkl.rewards.called import CALLED
+from chemkl.rewards.synonyms import SYNONYMS
+
+MANY = (0, math.inf)
+"""The range of what is counted or measured from 0 on."""
+REAL = (-math.inf, math.inf)
+"""The range of any number."""
+
+OneOrMore = Annotated[
+    list[str],
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+    Field(min_length=1),
+]
+"""The type of a parameter: a list of strings that is not empty; one string stands for itself."""
+
+MOST_PROBLEMS = 10
+"""As many bad values of a list are named; of the rest the message says how many they are."""
 
 Score = Callable[[Mol], float]
 """What a component's factory returns: one molecule to one number."""
@@ -22,11 +45,7 @@ Score = Callable[[Mol], float]
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What a batched component gives in place of a number for a molecule that it cannot score.
-
-    Attributes:
-        reason: Why, in words that make sense in a row of the trace.
-    """
+    """What a batched component gives for a molecule that it cannot score, with the reason."""
 
     reason: str
 
@@ -79,14 +98,7 @@ class Component:
         return " ".join((inspect.getdoc(self.factory) or "-").partition("\n\n")[0].split())
 
     def build(self, parameters: Mapping[str, Any], document: Document | None = None) -> Any:
-        """Check the parameters and give the score function.
-
-        Args:
-            parameters: What the config says.
-            document: Where the parameters stand, for the messages.
-
-        Returns:
-            A Score, or a BatchScore where the component is batched.
+        """Check the parameters and give the score function; `document` is where they stand.
 
         Raises:
             InputError: unknown, missing or unfit parameters; one line each.
@@ -155,19 +167,47 @@ def component(
             raise ValueError(
                 f"component {kind!r} is registered already, by {taken.__module__}.{taken.__name__}"
             )
-        _check_signature(kind, factory)
+        for name, parameter in inspect.signature(factory).parameters.items():
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                raise ValueError(f"component {kind!r}: *args and **kwargs have no schema")
+            if parameter.annotation is parameter.empty:
+                raise ValueError(f"component {kind!r}: parameter {name!r} needs a type")
         COMPONENTS[kind] = Component(kind, factory, unit, range, source, batched, costly, version)
         return factory
 
     return register
 
 
-def _check_signature(kind: str, factory: Callable[..., Any]) -> None:
-    for name, parameter in inspect.signature(factory).parameters.items():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise ValueError(f"component {kind!r}: *args and **kwargs have no schema")
-        if parameter.annotation is parameter.empty:
-            raise ValueError(f"component {kind!r}: parameter {name!r} needs a type")
+class Row(NamedTuple):
+    """A component without parameters, a function of the molecule alone, as a row of a table.
+
+    An empty source stands for RDKit's function of that name. The rest is as in `component`.
+    """
+
+    kind: str
+    score: Score
+    unit: str
+    range: tuple[float, float]
+    source: str
+    meaning: str
+    version: int = 1
+
+
+def register_table(module: str, rows: Iterable[tuple[Any, ...]]) -> None:
+    """Register components without parameters; `module` is the name of the caller's module."""
+    for values in rows:
+        _register_row(module, Row(*values))
+
+
+def _register_row(module: str, row: Row) -> None:
+    def factory() -> Score:
+        return row.score
+
+    factory.__name__ = factory.__qualname__ = row.kind
+    factory.__doc__ = row.meaning
+    factory.__module__ = module
+    source = row.source or f"RDKit {row.score.__name__}"
+    component(row.kind, unit=row.unit, range=row.range, source=source, version=row.version)(factory)
 
 
 def find_component(kind: str) -> Component:
@@ -177,9 +217,9 @@ def find_component(kind: str) -> Component:
         InputError: there is none of this name; the message has the nearest, and how to list all.
     """
     if kind not in COMPONENTS:
-        meanings = {name: each.meaning for name, each in COMPONENTS.items()}
+        meanings = {name: component.meaning for name, component in COMPONENTS.items()}
         hint = did_you_mean(
-            kind, COMPONENTS, also=CALLED, meanings=meanings, listed="chemkl show rewards"
+            kind, COMPONENTS, also=SYNONYMS, meanings=meanings, listed="chemkl show rewards"
         )
         raise InputError(f"unknown component {kind!r}{hint}")
     return COMPONENTS[kind]
@@ -189,3 +229,14 @@ def placed(document: Document, keys: Keys, problem: object) -> str:
     """Say where a problem stands: ``file:line: key.path: problem``."""
     path = ".".join(str(key) for key in (*document.prefix, *keys))
     return ": ".join(filter(None, [document.where(keys), path, str(problem)]))
+
+
+def refuse(problems: Sequence[str]) -> None:
+    """Raise an InputError with one line for each problem, the first ones in full; none: pass."""
+    if len(problems) > MOST_PROBLEMS:
+        problems = [
+            *problems[:MOST_PROBLEMS],
+            f"and {len(problems) - MOST_PROBLEMS} more like these",
+        ]
+    if problems:
+        raise InputError("\n".join(problems))

@@ -1,4 +1,4 @@
-"""From a component's raw value to a score between 0 and 1.
+"""From a component's raw value to a score between 0 and 1, and from several scores to one reward.
 
 The formulas are REINVENT4's (reinvent/scoring/transforms), the gaussians and the line GuacaMol's
 (Brown et al., J. Chem. Inf. Model. 59, 1096 (2019); score_modifier.py), with these deviations:
@@ -10,7 +10,7 @@ The formulas are REINVENT4's (reinvent/scoring/transforms), the gaussians and th
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from chemkl.config import Config, InputError, did_you_mean
@@ -147,3 +147,39 @@ def _logistic10(exponent: float) -> float:
         return 1 / (1 + math.exp(-exponent * math.log(10)))
     odds = math.exp(exponent * math.log(10))
     return odds / (1 + odds)
+
+
+# ---- several scores to one reward
+
+
+def geometric_mean(scores: Sequence[float], weights: Sequence[float]) -> float:
+    """Weighted geometric mean, (prod s_i^w_i)^(1 / sum w_i): 0 as soon as one score is 0."""
+    total = math.fsum(weights)
+    return product(scores, [weight / total for weight in weights])
+
+
+def arithmetic_mean(scores: Sequence[float], weights: Sequence[float]) -> float:
+    """Weighted arithmetic mean, sum w_i s_i / sum w_i."""
+    paid = math.fsum(score * weight for score, weight in zip(scores, weights, strict=True))
+    return paid / math.fsum(weights)
+
+
+def product(scores: Sequence[float], weights: Sequence[float]) -> float:
+    """Weighted product, prod s_i^w_i; with weights of 1 the plain product."""
+    joined: float = math.prod(score**weight for score, weight in zip(scores, weights, strict=True))
+    return joined
+
+
+def minimum(scores: Sequence[float], weights: Sequence[float]) -> float:
+    """The smallest score; NaN if one is NaN. Weights, one for each score, change nothing."""
+    known = [score for score, _ in zip(scores, weights, strict=True)]
+    return math.nan if any(map(math.isnan, known)) else min(known)
+
+
+AGGREGATES: dict[str, Callable[[Sequence[float], Sequence[float]], float]] = {
+    "arithmetic_mean": arithmetic_mean,
+    "geometric_mean": geometric_mean,
+    "minimum": minimum,
+    "product": product,
+}
+"""The ways to join scores, by their name in configs."""

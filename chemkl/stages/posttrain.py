@@ -7,9 +7,9 @@ from chemkl.config.posttrain import PosttrainConfig
 from chemkl.policies import Policy, freeze, load_policy, save_policy
 from chemkl.results.manifest import Manifest
 from chemkl.rewards import RewardModel
-from chemkl.rewards.failures import describe_failures
-from chemkl.rewards.keys import reward_files
-from chemkl.rewards.waiting import nothing_shown
+from chemkl.rewards.cache import reward_files
+from chemkl.rewards.engine import nothing_shown
+from chemkl.rewards.model import describe_failures
 from chemkl.stages.finished import once
 from chemkl.stages.posttrain_config import build_objective, check, problems_beside
 from chemkl.stages.posttrain_run import (

@@ -22,7 +22,7 @@ from chemkl.llm.sources import is_here
 from chemkl.results.manifest import Manifest
 from chemkl.results.provenance import installed_versions
 from chemkl.results.trace import read_trace
-from chemkl.rewards.failures import describe_failures
+from chemkl.rewards.model import describe_failures
 from chemkl.stages.finished import once
 from chemkl.stages.posttrain_config import build_objective
 from chemkl.stages.posttrain_run import (

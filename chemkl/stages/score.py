@@ -24,7 +24,7 @@ from chemkl.results.atomic import refuse_other_names
 from chemkl.results.columns import described_schema, trace_schema
 from chemkl.results.manifest import Manifest
 from chemkl.rewards import RewardModel
-from chemkl.rewards.keys import reward_files
+from chemkl.rewards.cache import reward_files
 from chemkl.stages.aside import move_aside
 from chemkl.stages.finished import AGAIN, has_record, keep_record, once
 from chemkl.stages.registry import STAGES

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from chemkl.config import InputError
 from chemkl.results.columns import RAW_PREFIX, SCORE_PREFIX
-from chemkl.rewards.failures import FailureCount
+from chemkl.rewards.model import FailureCount
 
 N_BEST = 5
 """So many molecules are shown."""

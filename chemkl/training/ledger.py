@@ -15,8 +15,8 @@ from chemkl.chem.molecules import canonicalise, parse
 from chemkl.policies.base import Rollout
 from chemkl.results.columns import is_cut_off, reason_of_cut
 from chemkl.rewards import RewardModel
-from chemkl.rewards.asking import Term, ask
 from chemkl.rewards.registry import Failure, find_component
+from chemkl.rewards.scoring import Term, values_of
 from chemkl.training.diversity_filter import DiversityFilter
 
 
@@ -198,7 +198,7 @@ def describe_hits(hits: pd.DataFrame) -> dict[str, float]:
     return {
         "n_tokens": _mean(hits["n_tokens"].tolist()),
         "heavy_atoms": _mean([mol.GetNumHeavyAtoms() for mol in mols]),
-        "sa_score": _mean([s for s in ask(sa_score, mols) if not isinstance(s, Failure)]),
+        "sa_score": _mean([s for s in values_of(sa_score, mols) if not isinstance(s, Failure)]),
     }
 
 

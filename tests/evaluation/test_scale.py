@@ -14,7 +14,7 @@ from chemkl.evaluation import evaluate, from_smiles, from_trace, structures
 from chemkl.evaluation.diversity import circles, int_div_moses, int_div_pairs, sphere_exclusion
 from chemkl.evaluation.structures import canonical_smiles, n_workers, read_structures
 from chemkl.evaluation.yields import top_auc
-from chemkl.rewards.worker import Lost
+from chemkl.rewards.pool import Lost
 
 
 @pytest.fixture

@@ -33,9 +33,9 @@ from chemkl.results import Manifest, read_trace
 from chemkl.results.inspection import open_run, tables_of
 from chemkl.results.wheels import MOLSCORE
 from chemkl.rewards import RewardModel
-from chemkl.rewards.admet.network import ADMET_AI
 from chemkl.rewards.cache import ScoreCache
-from chemkl.rewards.references import read_references
+from chemkl.rewards.components.admet import ADMET_AI
+from chemkl.rewards.components.similarity import read_references
 from chemkl.stages.check import check_file
 from chemkl.training.trainer import last_checkpoint
 

@@ -20,9 +20,9 @@ from rdkit.Chem import QED, rdMolDescriptors
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from chemkl.rewards import RewardModel
-from chemkl.rewards.asking import SCAFFOLD, RawScores
 from chemkl.rewards.cache import ScoreCache
 from chemkl.rewards.components.physchem import sa_score
+from chemkl.rewards.scoring import SCAFFOLD, RawScores
 
 ROOT = Path(__file__).parents[2]
 REWARD = yaml.safe_load((ROOT / "configs/rewards/oral_lead.yaml").read_text())

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from chemkl.rewards.aggregate import (
+from chemkl.rewards.transforms import (
     AGGREGATES,
     arithmetic_mean,
     geometric_mean,

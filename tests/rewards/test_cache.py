@@ -12,8 +12,7 @@ import pytest
 
 from chemkl.config import InputError
 from chemkl.config.reward import ComponentConfig
-from chemkl.rewards.cache import SIGNATURE, ScoreCache
-from chemkl.rewards.keys import component_key, named_files
+from chemkl.rewards.cache import SIGNATURE, ScoreCache, component_key, named_files
 from chemkl.rewards.registry import COMPONENTS, Component
 
 KEYS = {"qed": "key of qed", "logp": "key of logp", "(scaffold)": "key of scaffolds"}
@@ -239,7 +238,7 @@ def test_a_key_of_chemkl_does_not_depend_on_text_but_on_the_version(monkeypatch,
     known = COMPONENTS[kind]
     settings = part(kind=kind, parameters={} if kind == "tpsa" else {"references": ["CCO"]})
     before = component_key(settings, len)
-    monkeypatch.setattr("chemkl.rewards.keys.sha256_of", lambda path: pytest.fail(f"reads {path}"))
+    monkeypatch.setattr("chemkl.rewards.cache.sha256_of", lambda path: pytest.fail(f"reads {path}"))
     monkeypatch.setattr("inspect.getsource", lambda made: pytest.fail(f"reads {made}"))
     monkeypatch.setattr("chemkl.__version__", "99")
     assert component_key(settings, len) == before
@@ -250,9 +249,9 @@ def test_a_key_of_chemkl_does_not_depend_on_text_but_on_the_version(monkeypatch,
 @pytest.mark.parametrize("package", ["rdkit", "reinvent-chemistry", "numpy", "scipy"])
 def test_a_key_depends_on_the_versions_of_what_it_computes_with(monkeypatch, package):
     before = component_key(part(), len)
-    monkeypatch.setattr("chemkl.rewards.keys.version", lambda name: "0" * (1 + (name == package)))
+    monkeypatch.setattr("chemkl.rewards.cache.version", lambda name: "0" * (1 + (name == package)))
     other = component_key(part(), len)
-    monkeypatch.setattr("chemkl.rewards.keys.version", lambda _name: "0")
+    monkeypatch.setattr("chemkl.rewards.cache.version", lambda _name: "0")
     assert len({before, other, component_key(part(), len)}) == 3
 
 

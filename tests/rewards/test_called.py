@@ -4,9 +4,9 @@ import pytest
 
 from chemkl.config import InputError
 from chemkl.rewards import RewardModel
-from chemkl.rewards.called import CALLED
 from chemkl.rewards.catalogue import rewards
 from chemkl.rewards.registry import COMPONENTS
+from chemkl.rewards.synonyms import SYNONYMS
 
 
 @pytest.mark.parametrize(
@@ -74,5 +74,5 @@ def test_a_kind_like_nothing_sends_the_user_to_the_list():
 
 
 def test_every_other_name_is_of_a_component_and_none_is_a_component_itself():
-    assert set(CALLED) <= set(COMPONENTS)
-    assert not {name for names in CALLED.values() for name in names} & set(COMPONENTS)
+    assert set(SYNONYMS) <= set(COMPONENTS)
+    assert not {name for names in SYNONYMS.values() for name in names} & set(COMPONENTS)

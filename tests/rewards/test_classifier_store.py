@@ -9,7 +9,8 @@ from made_classifiers import forest_of, pickled, svc_of
 from rdkit import Chem
 
 from chemkl.config import InputError
-from chemkl.rewards.classifiers import Forest, SupportVectors, load_classifier, store
+from chemkl.rewards.components import activity as store
+from chemkl.rewards.components.activity import Forest, SupportVectors, load_classifier
 
 ETHANOL = Chem.MolFromSmiles("CCO")
 LEAF = (-1, -1, -2)

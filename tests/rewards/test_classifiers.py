@@ -12,8 +12,14 @@ from rdkit.Chem import rdFingerprintGenerator
 
 from chemkl.config import InputError
 from chemkl.rewards import RewardModel
-from chemkl.rewards.classifiers import CLASSIFIERS, Forest, SupportVectors, load_classifier, store
-from chemkl.rewards.classifiers.inert import read_model
+from chemkl.rewards.components import activity as store
+from chemkl.rewards.components.activity import (
+    CLASSIFIERS,
+    Forest,
+    SupportVectors,
+    load_classifier,
+    read_model,
+)
 from chemkl.rewards.registry import find_component
 
 CACHE = Path("~/.cache/chemkl").expanduser()
@@ -65,7 +71,7 @@ def test_the_published_classifiers_say_what_they_said(column, folder):
 def test_nothing_that_the_pickles_name_is_loaded(folder):
     code = (
         "import sys; from pathlib import Path\n"
-        "from chemkl.rewards.classifiers import CLASSIFIERS, load_classifier\n"
+        "from chemkl.rewards.components.activity import CLASSIFIERS, load_classifier\n"
         "for target in CLASSIFIERS: load_classifier(target, Path(sys.argv[1]))\n"
         "print(*{name.partition('.')[0] for name in sys.modules})"
     )

@@ -10,11 +10,19 @@ from rdkit import Chem
 
 from chemkl.config import InputError
 from chemkl.rewards import RewardModel
-from chemkl.rewards.docking import TARGETS, Clock, find_obabel, programs, published_receptor
-from chemkl.rewards.docking.ligands import check_ligand, prepare_ligand
-from chemkl.rewards.docking.programs import DockingError, Tool
-from chemkl.rewards.docking.receptors import own_receptor
-from chemkl.rewards.keys import component_key
+from chemkl.rewards.cache import component_key
+from chemkl.rewards.components import docking as programs
+from chemkl.rewards.components.docking import (
+    TARGETS,
+    Clock,
+    DockingError,
+    Tool,
+    check_ligand,
+    find_obabel,
+    prepare_ligand,
+    published_receptor,
+    user_receptor,
+)
 from chemkl.rewards.registry import find_component
 
 RISPERIDONE = "CC1=C(C(=O)N2CCCCC2=N1)CCN3CCC(CC3)C4=NOC5=C4C=CC(=C5)F"
@@ -93,16 +101,16 @@ def test_an_own_receptor_needs_a_box(receptor):
 
 def test_an_own_receptor_must_be_a_rigid_pdbqt_and_its_box_a_box(tmp_path, receptor):
     with pytest.raises(InputError, match=re.escape("size = [9, 0, 9]")):
-        own_receptor(receptor, (0, 0, 0), (9, 0, 9))
+        user_receptor(receptor, (0, 0, 0), (9, 0, 9))
     pdb = tmp_path / "receptor.pdb"
     pdb.write_text(
         "ATOM      1  N   ASN U  35      -5.356  -8.698 -16.776  1.00  0.00           N\n"
     )
     with pytest.raises(InputError, match=r"receptor.pdb is not a PDBQT file.*obabel"):
-        own_receptor(pdb, (0, 0, 0), (9, 9, 9))
+        user_receptor(pdb, (0, 0, 0), (9, 9, 9))
     receptor.write_text(f"ROOT\n{receptor.read_text()}ENDROOT\n")
     with pytest.raises(InputError, match=r"ROOT or BRANCH.*rigid"):
-        own_receptor(receptor, (0, 0, 0), (9, 9, 9))
+        user_receptor(receptor, (0, 0, 0), (9, 9, 9))
 
 
 def test_a_missing_extra_is_named(monkeypatch, receptor):

@@ -13,9 +13,8 @@ from rich.console import Console
 
 from chemkl.config import InputError
 from chemkl.config.reward import RewardConfig
-from chemkl.rewards import RewardModel, asking, engine, waiting
-from chemkl.rewards.cache import ScoreCache
-from chemkl.rewards.keys import component_key
+from chemkl.rewards import RewardModel, engine, scoring
+from chemkl.rewards.cache import ScoreCache, component_key
 
 OWN = '''
 import os, signal, time
@@ -117,7 +116,7 @@ def test_a_warm_cache_asks_nothing_and_another_reward_asks_only_what_is_new(
     (first,) = scored(reward, [batch], cache=file)
     n = len(asked(own))
     assert n == first["raw_note"].notna().sum() > 0
-    monkeypatch.setattr(asking, "parse", None)  # nothing is even read: all of it is in the cache
+    monkeypatch.setattr(scoring, "parse", None)  # nothing is even read: all of it is in the cache
     assert_equal(scored(reward, [batch], cache=file), [first])
     monkeypatch.undo()
     others = {"components": [*reward["components"][::-1], {"kind": "tpsa", "transform": STEP}]}
@@ -248,7 +247,7 @@ def test_what_was_paid_for_is_kept_when_the_run_is_interrupted(own, monkeypatch)
         seen.append(arguments)
         if len(seen) == 3:
             raise KeyboardInterrupt
-        return asking.evaluate(*arguments, **options)
+        return scoring.evaluate(*arguments, **options)
 
     monkeypatch.setattr(engine, "evaluate", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -284,12 +283,12 @@ def test_the_bar_comes_after_a_while_and_goes(monkeypatch):
         screens.append(Console(file=io.StringIO(), force_terminal=True, width=80))
         return screens[-1]
 
-    monkeypatch.setattr(waiting, "Console", terminal)
-    monkeypatch.setattr(waiting, "PATIENCE", 0.1)
-    with waiting.slow_bar(7) as advance:
+    monkeypatch.setattr(engine, "Console", terminal)
+    monkeypatch.setattr(engine, "PATIENCE", 0.1)
+    with engine.slow_bar(7) as advance:
         advance(3)
     assert "scoring" not in screens[0].file.getvalue()
-    with waiting.slow_bar(7) as advance:
+    with engine.slow_bar(7) as advance:
         advance(3)
         time.sleep(0.6)
     assert "scoring" in screens[1].file.getvalue()

@@ -5,7 +5,7 @@ from rdkit import Chem
 
 from chemkl.config import InputError
 from chemkl.rewards import RewardModel
-from chemkl.rewards.failures import FailureCount, describe_failures
+from chemkl.rewards.model import FailureCount, describe_failures
 from chemkl.rewards.registry import COMPONENTS, Component
 
 CARBON = {"kind": "required_smarts", "parameters": {"smarts": "C"}}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from chemkl.config import InputError
-from chemkl.rewards.classifiers.inert import STAND_INS, Inert, as_array, read_model
+from chemkl.rewards.components.activity import STAND_INS, Inert, as_array, read_model
 
 
 def read(content):

@@ -13,9 +13,9 @@ from chemkl.chem import scaffolds
 from chemkl.config import InputError
 from chemkl.config.loading import load_config
 from chemkl.config.reward import RewardConfig
-from chemkl.rewards import RewardModel, asking
-from chemkl.rewards.aggregate import AGGREGATES
+from chemkl.rewards import RewardModel, scoring
 from chemkl.rewards.registry import COMPONENTS, Component
+from chemkl.rewards.transforms import AGGREGATES
 
 QED_LOGP = {
     "components": [
@@ -206,7 +206,7 @@ def test_a_scaffold_that_fails_costs_its_molecule_only(monkeypatch):
 
 
 def test_a_canonical_smiles_that_cannot_be_read_back(monkeypatch):
-    monkeypatch.setattr(asking, "parse", lambda *_, **__: None)
+    monkeypatch.setattr(scoring, "parse", lambda *_, **__: None)
     row = RewardModel.from_config({"components": [{"kind": "qed"}]}).score(["CCO"]).loc[0]
     assert row["reason"] == "canonical SMILES cannot be read back"
     assert math.isnan(row["raw_qed"])

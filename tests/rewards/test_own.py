@@ -10,7 +10,7 @@ from rdkit.Chem import Descriptors
 
 from chemkl.config import InputError
 from chemkl.rewards import RewardModel
-from chemkl.rewards.functions import load_function
+from chemkl.rewards.components.functions import load_function
 from chemkl.rewards.registry import find_component
 
 WINDOW = {"kind": "linear_clip", "low": 0, "high": 100}

@@ -15,9 +15,8 @@ import pytest
 from rdkit.Chem import MolFromSmiles
 
 from chemkl.config import InputError
-from chemkl.rewards.pool import Pool
-from chemkl.rewards.programs import Program
-from chemkl.rewards.worker import Lost
+from chemkl.rewards.components.programs import Program
+from chemkl.rewards.pool import Lost, Pool
 
 
 def sleep(mark):
@@ -94,8 +93,7 @@ def leave(_mark):
 
 def done(pool, job, units, limit=None):
     """What every unit came to; each must come back exactly once."""
-    limits = None if limit is None else [limit] * len(units)
-    found = list(pool.run(job, units, limits))
+    found = list(pool.run(job, units, limit))
     assert sorted(number for number, _ in found) == list(range(len(units)))
     return dict(found)
 
@@ -190,7 +188,7 @@ def test_an_idle_worker_that_is_killed_costs_nothing(pool):
 
 def test_what_a_killed_worker_had_started_is_killed_too(pool):
     done(pool, "square", range(10))
-    run = pool.run("misbehave", ["child"], [0.7])
+    run = pool.run("misbehave", ["child"], 0.7)
     found = Thread(target=lambda: children.extend(_sleeping(0.5)))
     children = []
     found.start()

@@ -14,7 +14,7 @@ from rdkit import Chem
 
 from chemkl.config import InputError
 from chemkl.rewards import RewardModel
-from chemkl.rewards.programs import Program, find_program
+from chemkl.rewards.components.programs import Program, find_program
 from chemkl.rewards.registry import find_component
 
 HEAD = """
@@ -226,7 +226,7 @@ def test_it_ends_with_the_interpreter(program, tmp_path):
 
     one = program()
     code = (
-        "from rdkit import Chem\nfrom chemkl.rewards.programs import Program\n"
+        "from rdkit import Chem\nfrom chemkl.rewards.components.programs import Program\n"
         f"one = Program({one.command!r}, 10.0)\nprint(one(Chem.MolFromSmiles('CCC')))\n"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

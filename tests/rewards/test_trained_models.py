@@ -257,7 +257,7 @@ def test_a_model_that_does_not_fit_is_explained(models, kind, file, parameters, 
 )
 def test_a_missing_package_is_named_with_its_version(models, monkeypatch, kind, package):
     folder, _ = models
-    monkeypatch.setattr("chemkl.rewards.trained.find_spec", lambda _: None)
+    monkeypatch.setattr("chemkl.rewards.components.models.find_spec", lambda _: None)
     with pytest.raises(InputError, match=rf"{package}: install it with pip .*'{package}>="):
         build(kind, folder / "forest.onnx")
 

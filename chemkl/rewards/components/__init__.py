@@ -1,39 +1,16 @@
 """The reward components, one file a family; importing this package registers them all."""
 
-from chemkl.rewards.components import (
+from chemkl.rewards.components import (  # noqa: F401 - for what they register
     activity,
     admet,
-    alerts,
     counts,
     docking,
-    isomer,
+    functions,
     models,
-    own,
     physchem,
+    programs,
     reactions,
-    rings,
-    scaffold,
     shape,
     similarity,
     substructure,
-    topology,
 )
-
-__all__ = [
-    "activity",
-    "admet",
-    "alerts",
-    "counts",
-    "docking",
-    "isomer",
-    "models",
-    "own",
-    "physchem",
-    "reactions",
-    "rings",
-    "scaffold",
-    "shape",
-    "similarity",
-    "substructure",
-    "topology",
-]

@@ -1,14 +1,37 @@
-"""Components that predict activity on a protein, by published classifiers."""
+"""Components that predict activity on a protein, by published classifiers kept as plain arrays.
 
-from collections.abc import Sequence
+The classifiers come from a pinned wheel, are read behind an allow-list and converted once. Every
+molecule is computed by the same operations in the same order however many come at once, so its
+probability does not depend on its neighbours.
+"""
+
+import hashlib
+import io
+import math
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import IO, Annotated, Any, Literal, NamedTuple, Self
 
+import numpy as np
 from pydantic import Field
-from rdkit.Chem import Mol
+from rdkit.Chem import Mol, rdFingerprintGenerator
 
-from chemkl.rewards.classifiers import load_classifier
+from chemkl.chem.fingerprints import morgan_generator
+from chemkl.config import InputError, did_you_mean
+from chemkl.config.paths import at_home
+from chemkl.results.atomic import write_bytes
+from chemkl.results.wheels import MOLSCORE, fetch_wheel, open_member
+from chemkl.rewards.inert import DAMAGES, InertUnpickler
 from chemkl.rewards.registry import BatchScore, component
+
+N_FEATURES = 2048
+ACTIVE = 1
+"""The class, of 0 and 1, whose probability is wanted."""
+FORMATS = ("f8", "f4", "i8", "i4")
+"""Formats of numbers that a pickled array may hold."""
 
 
 @component(
@@ -51,3 +74,341 @@ def activity(
         return probabilities
 
     return score
+
+
+# ---- pickles of scikit-learn as stand-ins
+
+
+class Inert:
+    """What a pickle says of one object, and no more: how it was made, and its state."""
+
+    arguments: tuple[Any, ...]
+    state: Any = None
+
+    def __new__(cls, *arguments: Any) -> "Inert":
+        """Keep the arguments."""
+        self = super().__new__(cls)
+        self.arguments = arguments
+        return self
+
+    def __setstate__(self, state: Any) -> None:
+        """Keep the state."""
+        self.state = state
+
+
+NAMES = (
+    ("numpy", "dtype"),
+    ("numpy", "ndarray"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy.core.multiarray", "scalar"),
+    ("sklearn.ensemble._forest", "RandomForestClassifier"),
+    ("sklearn.svm._classes", "SVC"),
+    ("sklearn.tree._classes", "DecisionTreeClassifier"),
+    ("sklearn.tree._tree", "Tree"),
+)
+"""All that a pickle may name. Each stands for a class of its own that holds what it is given."""
+
+STAND_INS: dict[tuple[str, str], type[Inert]] = {
+    (module, name): type(name, (Inert,), {}) for module, name in NAMES
+}
+
+
+def read_model(stream: IO[bytes], name: str) -> Inert:
+    """Read a pickled model: its objects as stand-ins, nothing imported, nothing called.
+
+    Raises:
+        InputError: no such pickle, or it names anything but arrays and the models on the list.
+    """
+    try:
+        model = InertUnpickler(stream, "pickle", STAND_INS).load()
+    except DAMAGES as error:
+        raise InputError(f"{name}: not the pickle of a known model ({error}).") from error
+    if not isinstance(model, Inert):
+        raise InputError(f"{name}: holds a {type(model).__name__}, not a model.")
+    return model
+
+
+def as_array(pickled: Any) -> np.ndarray:
+    """Make an array out of the stand-in of one: numbers, or records of numbers.
+
+    Raises:
+        TypeError: it is no array.
+        ValueError: it is one of something else than numbers.
+    """
+    if not isinstance(pickled, STAND_INS["numpy.core.multiarray", "_reconstruct"]):
+        raise TypeError(f"expected an array, found a {type(pickled).__name__}")
+    _, shape, dtype, fortran, data = pickled.state
+    flat: np.ndarray = np.frombuffer(data, _as_dtype(dtype))
+    return flat.reshape(shape, order="F" if fortran else "C")
+
+
+def _as_dtype(pickled: Any) -> np.dtype:
+    """The dtype of numbers, or of records whose fields are numbers."""
+    code = pickled.arguments[0]
+    _, order, subarray, names, fields, size, *_ = pickled.state
+    if names:
+        parts = [fields[name] for name in names]
+        return np.dtype(
+            {
+                "names": list(names),
+                "formats": [_as_dtype(part[0]) for part in parts],
+                "offsets": [part[1] for part in parts],
+                "itemsize": size,
+            }
+        )
+    if code not in FORMATS or subarray is not None:
+        raise ValueError(f"an array of {code!r}")
+    number: np.dtype = np.dtype(f"{order}{code}")
+    return number
+
+
+# ---- the classifiers
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A classifier; its attributes are its arrays, by the names under which they are kept."""
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
+        """Take the arrays of `arrays` back."""
+        return cls(**{field.name: arrays[field.name] for field in fields(cls)})
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that has to be kept."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_pickle(cls, model: Inert) -> Self:
+        """Take the arrays out of a model of scikit-learn 0.23."""
+        raise NotImplementedError
+
+    def probability(self, mols: Sequence[Mol]) -> np.ndarray:
+        """Probability of being active, 0 to 1, in the order given."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Forest(Classifier):
+    """A random forest on the 2048 bits of the Morgan fingerprint of radius 2 (ECFP4).
+
+    The nodes of all trees stand in one list. A leaf is its own child on both sides.
+
+    Attributes:
+        roots: Node where each tree begins.
+        feature: By node, the bit that it asks for.
+        children: By node, where to go when the bit is not set, and when it is.
+        active: By node, the share of actives among the training molecules that reached it.
+        depth: Most steps from a root to a leaf.
+    """
+
+    roots: np.ndarray
+    feature: np.ndarray
+    children: np.ndarray
+    active: np.ndarray
+    depth: np.ndarray
+
+    @classmethod
+    def from_pickle(cls, model: Inert) -> Self:
+        """Take the arrays out of a RandomForestClassifier of two classes."""
+        if as_array(model.state["classes_"]).tolist() != [0, 1]:
+            raise ValueError("classes other than 0 and 1")
+        trees = [tree.state["tree_"].state for tree in model.state["estimators_"]]
+        features, children, actives, roots, n = [], [], [], [], 0
+        for tree in trees:
+            nodes, counts = as_array(tree["nodes"]), as_array(tree["values"])[:, 0, :]
+            leaf = nodes["left_child"] < 0
+            own = np.arange(len(nodes))
+            if not np.all(leaf | (nodes["threshold"] == 0.5)):  # of bits, there is no other
+                raise ValueError("a node asks for something else than a bit")
+            sides = [np.where(leaf, own, nodes[side]) for side in ("left_child", "right_child")]
+            roots.append(n)
+            features.append(np.where(leaf, 0, nodes["feature"]))
+            children.append(np.stack(sides, axis=1) + n)
+            actives.append(counts[:, ACTIVE] / counts.sum(axis=1))
+            n += len(nodes)
+        return cls(
+            roots=np.array(roots, np.int32),
+            feature=np.concatenate(features).astype(np.int32),
+            children=np.concatenate(children).astype(np.int32),
+            active=np.concatenate(actives),
+            depth=np.array(max(tree["max_depth"] for tree in trees)),
+        )
+
+    def probability(self, mols: Sequence[Mol]) -> np.ndarray:
+        """Mean over the trees of the share of actives in the leaf that a molecule falls into."""
+        generator = morgan_generator(2, N_FEATURES)
+        bits = np.zeros((len(mols), N_FEATURES), np.uint8)
+        for row, mol in enumerate(mols):
+            bits[row] = generator.GetFingerprintAsNumPy(mol)
+        rows = np.arange(len(mols))[:, None]
+        nodes = np.repeat(self.roots[None], len(mols), axis=0)
+        for _ in range(int(self.depth)):
+            nodes = self.children[nodes, bits[rows, self.feature[nodes]]]
+        share: np.ndarray = self.active[nodes].mean(axis=1)
+        return share
+
+
+@dataclass(frozen=True)
+class SupportVectors(Classifier):
+    """A support vector machine with RBF kernel on counts of Morgan features of radius 3 (FCFP6).
+
+    Attributes:
+        vectors: Feature counts of the support vectors, one column each.
+        weights: Their dual coefficients, those of inactives positive.
+        intercept: Added to the weighted sum of kernels.
+        gamma: Of the kernel exp(-gamma |x - y|^2).
+        platt: A and B of Platt's 1 / (1 + exp(A f + B)), the probability of being inactive.
+    """
+
+    vectors: np.ndarray
+    weights: np.ndarray
+    intercept: np.ndarray
+    gamma: np.ndarray
+    platt: np.ndarray
+
+    @classmethod
+    def from_pickle(cls, model: Inert) -> Self:
+        """Take the arrays out of an SVC of two classes with probabilities."""
+        state: dict[str, Any] = model.state
+        if as_array(state["classes_"]).tolist() != [0, 1] or state["kernel"] != "rbf":
+            raise ValueError("classes other than 0 and 1, or a kernel that is not rbf")
+        vectors = as_array(state["support_vectors_"])
+        small = vectors.astype(np.uint8)
+        if not np.array_equal(small, vectors):
+            raise ValueError("support vectors that are no counts")
+        return cls(
+            vectors=np.ascontiguousarray(small.T),
+            weights=as_array(state["_dual_coef_"])[0],
+            intercept=as_array(state["_intercept_"])[0],
+            gamma=np.array(state["_gamma"]),
+            platt=np.concatenate([as_array(state["_probA"]), as_array(state["_probB"])]),
+        )
+
+    @cached_property
+    def _columns(self) -> np.ndarray:
+        """The vectors as float32: whole numbers below 2^24, exact in any order of summation."""
+        return self.vectors.astype(np.float32)
+
+    @cached_property
+    def _squares(self) -> np.ndarray:
+        squares: np.ndarray = np.square(self._columns).sum(axis=0, dtype=np.float64)
+        return squares
+
+    def probability(self, mols: Sequence[Mol]) -> np.ndarray:
+        """One minus Platt's probability (Adv. Large Margin Classif. 1999) of being inactive."""
+        generator = _feature_generator()
+        probabilities = np.empty(len(mols))
+        for row, mol in enumerate(mols):
+            counts = generator.GetCountFingerprintAsNumPy(mol).astype(np.float32)
+            (there,) = counts.nonzero()
+            counts = counts[there]
+            distances = (
+                self._squares + float(counts @ counts) - 2.0 * (counts @ self._columns[there])
+            )
+            f = (np.exp(-self.gamma * distances) * self.weights).sum() + self.intercept
+            probabilities[row] = _logistic(float(self.platt[0] * f + self.platt[1]))
+        return probabilities
+
+
+def _logistic(x: float) -> float:
+    """1 / (1 + exp(-x)), without overflow on either side."""
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
+
+
+@cache
+def _feature_generator() -> rdFingerprintGenerator.FingerprintGenerator64:
+    """Counts of environments of pharmacophoric atom features, folded by remainder."""
+    features = rdFingerprintGenerator.GetMorganFeatureAtomInvGen()
+    return rdFingerprintGenerator.GetMorganGenerator(
+        radius=3, fpSize=N_FEATURES, atomInvariantsGenerator=features
+    )
+
+
+# ---- where they come from
+
+
+class Source(NamedTuple):
+    """A pickled classifier inside the wheel, and what it becomes; the sha256 is the pickle's."""
+
+    model: type[Classifier]
+    member: str
+    sha256: str
+
+
+CLASSIFIERS = {
+    "drd2": Source(
+        SupportVectors,
+        "molscore/data/models/molopt/drd2_current.pkl",
+        "ef1f00e47d5e4670a45b0a4178db3c41b2e1aa9dad7113ac9d0f58e3f9d67532",
+    ),
+    "gsk3b": Source(
+        Forest,
+        "molscore/data/models/molopt/gsk3b_current.pkl",
+        "d3a20701b80e5179c88c3ad4dc3483dd7ab35c50dc055c6773a7f5b63e89b6d5",
+    ),
+    "jnk3": Source(
+        Forest,
+        "molscore/data/models/molopt/jnk3_current.pkl",
+        "cde8576fb4fa3f60b9f258ff9cf1b9ff346eb50d196d5cbbe25965efc1864889",
+    ),
+}
+"""The classifiers, by target."""
+
+
+@cache
+def load_classifier(target: str, folder: Path) -> Classifier:
+    """Give a classifier: from its npz in a folder, or made from the wheel, which pip may fetch.
+
+    Raises:
+        InputError: no such target, or the wheel cannot be had.
+    """
+    if target not in CLASSIFIERS:
+        raise InputError(f"unknown target {target!r}{did_you_mean(target, CLASSIFIERS)}")
+    source = CLASSIFIERS[target]
+    kept = at_home(folder) / f"activity-{target}-{source.sha256[:16]}.npz"
+    classifier = _read_kept(kept, source)
+    if classifier is None:
+        classifier = _read_wheel(fetch_wheel(MOLSCORE, folder), source)
+        _keep(classifier, kept, source)
+    return classifier
+
+
+def _read_kept(path: Path, source: Source) -> Classifier | None:
+    """Read an npz of `_keep`; None when it is not there, damaged, or of another source."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            if arrays["sha256"] != source.sha256:
+                return None
+            return source.model.from_arrays(arrays)
+    except (OSError, EOFError, LookupError, ValueError, zipfile.BadZipFile):
+        return None
+
+
+def _read_wheel(wheel: Path, source: Source) -> Classifier:
+    """Read the pickle in the wheel, if it is the very one that is known, behind the allow-list."""
+    name = f"{wheel}:{source.member}"
+    with open_member(wheel, source.member) as stream:
+        pickled = stream.read()
+    sha256 = hashlib.sha256(pickled).hexdigest()
+    if sha256 != source.sha256:
+        raise InputError(f"{name}: sha256 is {sha256}, expected {source.sha256}.")
+    model = read_model(io.BytesIO(pickled), name)
+    try:
+        return source.model.from_pickle(model)
+    except DAMAGES as error:
+        raise InputError(f"{name}: not a classifier of the known form ({error}).") from error
+
+
+def _keep(classifier: Classifier, path: Path, source: Source) -> None:
+    """Write an npz; two that do so at once write the same."""
+    packed = io.BytesIO()
+    arrays: dict[str, Any] = {"sha256": np.array(source.sha256), **classifier.arrays}
+    np.savez_compressed(packed, **arrays)
+    try:
+        write_bytes(path, packed.getvalue(), parents=True)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot keep the classifier there ({error}). Set `cache` to another folder."
+        ) from None

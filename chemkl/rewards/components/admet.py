@@ -1,27 +1,91 @@
-"""Components that predict absorption, distribution, metabolism, excretion and toxicity."""
+"""Components that predict absorption, distribution, metabolism, excretion and toxicity.
+
+ADMET-AI's networks (Swanson et al., Bioinformatics 40, btae416 (2024)), message passing along bonds
+as chemprop 2 computes it, in NumPy: h0 = W_i [x_v, e_vw]; twice h = relu(h0 + W_h sum over u of
+h_uv, u not w); the atom's sum goes through W_o with x_v; atoms are added up over a fixed norm; two
+layers follow (Heid et al., JCIM 64, 9 (2024), BondMessagePassing). One molecule at a time: its
+values do not depend, to the last bit, on what else is scored.
+
+Legend: M members of the ensemble, A atoms, E directed bonds (each bond twice, once each way), V
+features of an atom (72), W features of a bond (14), H width of the hidden layers, T endpoints.
+"""
 
 import math
-from collections.abc import Sequence
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import IO, Annotated, Any, Literal, NamedTuple
 
+import numpy as np
 from pydantic import Field
-from rdkit.Chem import Mol
+from rdkit.Chem import Atom, Bond, BondType, HybridizationType, Mol, MolToSmiles
 
 from chemkl.config import InputError, did_you_mean
-from chemkl.rewards.admet import ENDPOINTS, load_ensemble
-from chemkl.rewards.registry import BatchScore, component
+from chemkl.results.wheels import Wheel, fetch_wheel, open_member
+from chemkl.rewards.inert import DAMAGES, InertUnpickler
+from chemkl.rewards.registry import REAL, BatchScore, component
+
+ADMET_AI = Wheel(
+    "admet_ai", "2.0.1", "fef3527f637abb00d272cf824e8eef0136fe31ebde6c56881f1a8c02c0417806"
+)
+"""Where the weights come from; it is read, never installed."""
+
+N_MEMBERS = 5
+MOST_KEPT = 10_000
+"""So many molecules' values are kept, for the other endpoints of the same networks."""
+
+Kind = Literal["classification", "regression"]
+
+
+class Endpoint(NamedTuple):
+    """One property: a probability (classification), or a value with a unit (regression)."""
+
+    kind: Kind
+    unit: str = ""
+
+
+_PROBABILITIES = """
+    HIA_Hou Bioavailability_Ma PAMPA_NCATS Pgp_Broccatelli BBB_Martins CYP1A2_Veith
+    CYP2C19_Veith CYP2C9_Veith CYP2D6_Veith CYP3A4_Veith CYP2C9_Substrate_CarbonMangels
+    CYP2D6_Substrate_CarbonMangels CYP3A4_Substrate_CarbonMangels hERG ClinTox AMES DILI
+    Carcinogens_Lagunin Skin_Reaction NR-AR NR-AR-LBD NR-AhR NR-Aromatase NR-ER NR-ER-LBD
+    NR-PPAR-gamma SR-ARE SR-ATAD5 SR-HSE SR-MMP SR-p53
+"""
+_VALUES = {
+    "Solubility_AqSolDB": "log(mol/L)",
+    "Lipophilicity_AstraZeneca": "log-ratio",
+    "HydrationFreeEnergy_FreeSolv": "kcal/mol",
+    "Caco2_Wang": "log(10^-6 cm/s)",
+    "PPBR_AZ": "%",
+    "VDss_Lombardo": "L/kg",
+    "Half_Life_Obach": "hr",
+    "Clearance_Hepatocyte_AZ": "uL/min/10^6 cells",
+    "Clearance_Microsome_AZ": "uL/min/mg",
+    "LD50_Zhu": "log(1/(mol/kg))",
+}
+
+ENDPOINTS = {
+    **{name: Endpoint("classification") for name in _PROBABILITIES.split()},
+    **{name: Endpoint("regression", unit) for name, unit in _VALUES.items()},
+}
+"""Every endpoint, by TDC's name."""
 
 
 def _listed(kind: str) -> str:
-    of_kind = ((name, each.unit) for name, each in ENDPOINTS.items() if each.kind == kind)
-    return ", ".join(f"{name} ({unit})" if unit else name for name, unit in of_kind)
+    return ", ".join(
+        f"{name} ({endpoint.unit})" if endpoint.unit else name
+        for name, endpoint in ENDPOINTS.items()
+        if endpoint.kind == kind
+    )
 
 
 @component(
     "admet",
     unit="of the endpoint",
-    range=(-math.inf, math.inf),
+    range=REAL,
     source=(
         "ADMET-AI 2.0.1: Swanson et al., Bioinformatics 40, btae416 (2024); networks of chemprop: "
         "Heid et al., J. Chem. Inf. Model. 64, 9 (2024); data: TDC"
@@ -66,3 +130,294 @@ def admet(
         return [float(ensemble.predict(mol)[column]) for mol in mols]
 
     return score
+
+
+# ---- molecules as graphs, with the features that chemprop 2 gives atoms and bonds
+
+_KINDS = HybridizationType
+_CHOICES: tuple[Sequence[Any], ...] = (
+    [*range(1, 37), 53],  # atomic number
+    range(6),  # degree, with hydrogens
+    [-1, -2, 1, 2, 0],  # formal charge
+    range(4),  # chiral tag
+    range(5),  # hydrogens
+    [_KINDS.S, _KINDS.SP, _KINDS.SP2, _KINDS.SP2D, _KINDS.SP3, _KINDS.SP3D, _KINDS.SP3D2],
+)
+"""Values that have a place of their own; each list has one more place, for all others."""
+
+_BOND_TYPES = (BondType.SINGLE, BondType.DOUBLE, BondType.TRIPLE, BondType.AROMATIC)
+_STEREO = range(6)
+
+N_ATOM_FEATURES = sum(len(choices) + 1 for choices in _CHOICES) + 2
+N_BOND_FEATURES = 1 + len(_BOND_TYPES) + 2 + len(_STEREO) + 1
+
+
+class Graph(NamedTuple):
+    """Features of atoms and directed bonds (2k and 2k + 1 are one bond), and the bonds' ends."""
+
+    atoms_AV: np.ndarray
+    bonds_EW: np.ndarray
+    start_E: np.ndarray
+    end_E: np.ndarray
+
+
+def graph_of(mol: Mol) -> Graph:
+    """Give a molecule as a graph."""
+    atoms_AV = np.zeros((mol.GetNumAtoms(), N_ATOM_FEATURES), dtype=np.float32)
+    for row, atom in zip(atoms_AV, mol.GetAtoms(), strict=True):
+        _fill_atom(row, atom)
+    bonds_BW = np.zeros((mol.GetNumBonds(), N_BOND_FEATURES), dtype=np.float32)
+    ends: list[int] = []
+    for row, bond in zip(bonds_BW, mol.GetBonds(), strict=True):
+        _fill_bond(row, bond)
+        ends += [bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()]
+    start_E = np.array(ends, dtype=np.intp)
+    end_E = start_E.reshape(-1, 2)[:, ::-1].reshape(-1)
+    return Graph(atoms_AV, bonds_BW.repeat(2, axis=0), start_E, end_E)
+
+
+def _fill_atom(row: np.ndarray, atom: Atom) -> None:
+    values = (
+        atom.GetAtomicNum(),
+        atom.GetTotalDegree(),
+        atom.GetFormalCharge(),
+        int(atom.GetChiralTag()),
+        atom.GetTotalNumHs(),
+        atom.GetHybridization(),
+    )
+    at = 0
+    for value, choices in zip(values, _CHOICES, strict=True):
+        row[at + (choices.index(value) if value in choices else len(choices))] = 1
+        at += len(choices) + 1
+    row[at] = atom.GetIsAromatic()
+    row[at + 1] = 0.01 * atom.GetMass()
+
+
+def _fill_bond(row: np.ndarray, bond: Bond) -> None:
+    kind, stereo = bond.GetBondType(), int(bond.GetStereo())
+    if kind in _BOND_TYPES:  # place 0 is for no bond at all; another type has no place
+        row[1 + _BOND_TYPES.index(kind)] = 1
+    at = 1 + len(_BOND_TYPES)
+    row[at], row[at + 1] = bond.GetIsConjugated(), bond.IsInRing()
+    row[at + 2 + (stereo if stereo in _STEREO else len(_STEREO))] = 1
+
+
+# ---- the networks
+
+_WEIGHTS = {
+    "bond": "message_passing.W_i.weight",
+    "hidden": "message_passing.W_h.weight",
+    "atom": "message_passing.W_o.weight",
+    "atom_bias": "message_passing.W_o.bias",
+    "first": "predictor.ffn.0.0.weight",
+    "first_bias": "predictor.ffn.0.0.bias",
+    "last": "predictor.ffn.1.2.weight",
+    "last_bias": "predictor.ffn.1.2.bias",
+}
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Networks that predict the same endpoints; their mean counts.
+
+    Attributes:
+        endpoints: Names of the endpoints, in order.
+        weights: By name, each with the members along its first axis; matrices (M, in, out).
+        mean_MT: Added to what a regression gives; None for probabilities.
+        scale_MT: What a regression gives is multiplied by it; None for probabilities.
+        depth: Steps of message passing, the first included.
+        norm: By which the sum over atoms is divided.
+    """
+
+    endpoints: tuple[str, ...]
+    weights: Mapping[str, np.ndarray]
+    mean_MT: np.ndarray | None
+    scale_MT: np.ndarray | None
+    depth: int
+    norm: float
+    _kept: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+
+    def predict(self, mol: Mol) -> np.ndarray:
+        """Give the value of every endpoint for one molecule, (T,)."""
+        smiles = MolToSmiles(mol)
+        if smiles not in self._kept:
+            if len(self._kept) >= MOST_KEPT:
+                self._kept.clear()
+            self._kept[smiles] = self._values(graph_of(mol))
+        return self._kept[smiles]
+
+    def _values(self, graph: Graph) -> np.ndarray:
+        w = self.weights
+        pooled_MH = self._atoms(graph).sum(axis=1) / np.float32(self.norm)
+        hidden_MH = _relu(_linear(pooled_MH[:, None], w["first"], w["first_bias"]))
+        out_MT = _linear(hidden_MH, w["last"], w["last_bias"])[:, 0]
+        if self.mean_MT is None or self.scale_MT is None:
+            out_MT = 1 / (1 + np.exp(-out_MT.astype(np.float64)))
+        else:
+            out_MT = out_MT * self.scale_MT + self.mean_MT
+        mean_T: np.ndarray = out_MT.mean(axis=0, dtype=np.float64)
+        return mean_T
+
+    def _atoms(self, graph: Graph) -> np.ndarray:
+        """What each member knows of each atom after message passing, (M, A, H)."""
+        w = self.weights
+        starts_EV = graph.atoms_AV[graph.start_E]
+        first_MEH = np.concatenate([starts_EV, graph.bonds_EW], axis=1) @ w["bond"]
+        into_AE = np.zeros((len(graph.atoms_AV), len(graph.end_E)), dtype=np.float32)
+        into_AE[graph.end_E, np.arange(len(graph.end_E))] = 1
+        back_E = np.arange(len(graph.end_E)) ^ 1  # the same bond, the other way
+        state_MEH = _relu(first_MEH)
+        for _ in range(1, self.depth):
+            message_MEH = (into_AE @ state_MEH)[:, graph.start_E] - state_MEH[:, back_E]
+            state_MEH = _relu(first_MEH + message_MEH @ w["hidden"])
+        summed_MAH = into_AE @ state_MEH
+        own_MAH = graph.atoms_AV @ w["atom"][:, :N_ATOM_FEATURES]
+        return _relu(
+            own_MAH + summed_MAH @ w["atom"][:, N_ATOM_FEATURES:] + w["atom_bias"][:, None]
+        )
+
+
+def _linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    result: np.ndarray = x @ weight + bias[:, None]
+    return result
+
+
+def _relu(x: np.ndarray) -> np.ndarray:
+    positive: np.ndarray = np.maximum(x, 0)
+    return positive
+
+
+@cache
+def load_ensemble(kind: Kind, folder: Path) -> Ensemble:
+    """Give an ensemble, read out of the wheel of ADMET-AI, which pip may fetch.
+
+    Raises:
+        InputError: the wheel cannot be had, or is not what is expected.
+    """
+    wheel = fetch_wheel(ADMET_AI, folder)
+    members = []
+    for index in range(N_MEMBERS):
+        member = f"admet_ai/resources/models/admet_{kind}/model_{index}.pt"
+        with open_member(wheel, member) as stream:
+            members.append(read_checkpoint(stream, f"{wheel}:{member}"))
+    try:
+        return _joined(members)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{wheel}: not networks of the known form ({error}).") from error
+
+
+def _joined(members: Sequence[Mapping[str, Any]]) -> Ensemble:
+    """Stack the members' weights."""
+    first = members[0]
+    states = [member["state_dict"] for member in members]
+
+    def stacked(name: str) -> np.ndarray:
+        each = np.stack([state[name] for state in states])
+        return np.ascontiguousarray(each.swapaxes(1, 2)) if name.endswith("weight") else each
+
+    transformed = "predictor.output_transform.mean" in states[0]
+    settings = first["hyper_parameters"]
+    norm = float(settings["agg"]["norm"])
+    if not math.isfinite(norm) or norm <= 0:
+        raise ValueError(f"norm {norm}")
+    return Ensemble(
+        endpoints=tuple(first["output_columns"]),
+        weights={name: stacked(full) for name, full in _WEIGHTS.items()},
+        mean_MT=stacked("predictor.output_transform.mean")[:, 0] if transformed else None,
+        scale_MT=stacked("predictor.output_transform.scale")[:, 0] if transformed else None,
+        depth=int(settings["message_passing"]["depth"]),
+        norm=norm,
+    )
+
+
+# ---- checkpoints
+
+_DAMAGES = (*DAMAGES, zipfile.BadZipFile, zlib.error, NotImplementedError, StopIteration)
+"""What pickle, the conversion to arrays and zipfile raise for foreign or damaged bytes."""
+
+NAMES = (
+    ("__builtin__", "set"),
+    ("chemprop.nn.agg", "NormAggregation"),
+    ("chemprop.nn.message_passing.base", "BondMessagePassing"),
+    ("chemprop.nn.metrics", "BinaryAUPRC"),
+    ("chemprop.nn.metrics", "BinaryAUROC"),
+    ("chemprop.nn.metrics", "MAE"),
+    ("chemprop.nn.metrics", "R2Score"),
+    ("chemprop.nn.predictors", "BinaryClassificationFFN"),
+    ("chemprop.nn.predictors", "RegressionFFN"),
+    ("chemprop.nn.transforms", "GraphTransform"),
+    ("chemprop.nn.transforms", "UnscaleTransform"),
+    ("collections", "OrderedDict"),
+    ("lightning.fabric.utilities.data", "AttributeDict"),
+    ("torch", "device"),
+    ("torch", "float32"),
+    ("torch.nn.modules.activation", "ReLU"),
+    ("torch.nn.modules.linear", "Identity"),
+    ("torchmetrics.metric", "jit_distributed_available"),
+    ("torchmetrics.utilities.data", "dim_zero_cat"),
+    ("torchmetrics.utilities.data", "dim_zero_sum"),
+)
+"""All that a checkpoint may name beside its arrays; nothing is imported for it."""
+
+
+class Inert(dict[Any, Any]):
+    """Stands in for everything on the list: keeps its items, does nothing."""
+
+    def __init__(self, *_: Any) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: Any) -> None:
+        """Forget the state."""
+
+
+class _Tensor:
+    """Cuts an array out of a storage; no function, whose defaults a pickle could change."""
+
+    __slots__ = ()
+
+    def __call__(
+        self, data: np.ndarray, offset: int, shape: tuple[int, ...], *_: Any
+    ) -> np.ndarray:
+        return data[offset : offset + int(np.prod(shape, dtype=int))].reshape(shape)
+
+    def __setstate__(self, state: Any) -> None:
+        """Forget the state."""
+
+
+STAND_INS: dict[tuple[str, str], Any] = {
+    **dict.fromkeys(NAMES, Inert),
+    ("torch", "FloatStorage"): np.float32,
+    ("torch", "LongStorage"): np.int64,
+    ("torch._utils", "_rebuild_tensor_v2"): _Tensor(),
+}
+
+
+class CheckpointUnpickler(InertUnpickler):
+    """Builds arrays, dictionaries and stand-ins out of an archive."""
+
+    def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
+        super().__init__(archive.open(name), "checkpoint", STAND_INS)
+        self._archive, self._folder = archive, name.rpartition("/")[0]
+
+    def persistent_load(self, pid: Any) -> np.ndarray:
+        """Read an array of numbers out of the archive."""
+        _, dtype, key, _, size = pid
+        data = self._archive.read(f"{self._folder}/data/{key}")
+        return np.frombuffer(data, dtype=dtype, count=size)
+
+
+def read_checkpoint(stream: IO[bytes], name: str) -> Mapping[str, Any]:
+    """Read a PyTorch checkpoint: arrays, dictionaries, stand-ins; without PyTorch.
+
+    Raises:
+        InputError: no such checkpoint, or it names what is not on the list.
+    """
+    try:
+        with zipfile.ZipFile(stream) as archive:
+            pickled = next(path for path in archive.namelist() if path.endswith("/data.pkl"))
+            read = CheckpointUnpickler(archive, pickled).load()
+    except _DAMAGES as error:
+        raise InputError(f"{name}: not a PyTorch checkpoint ({error}).") from error
+    if not isinstance(read, dict):
+        raise InputError(f"{name}: holds a {type(read).__name__}, not a dictionary.")
+    return read

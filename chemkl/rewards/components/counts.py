@@ -1,6 +1,5 @@
-"""Components that count atoms, bonds and functional groups."""
+"""Counts of atoms, bonds, functional groups and rings."""
 
-import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -18,124 +17,28 @@ from rdkit.Chem import (
 )
 
 from chemkl.chem.molecules import ELEMENTS, element_counts
-from chemkl.config import InputError, did_you_mean
-from chemkl.rewards.parameters import OneOrMore
-from chemkl.rewards.registry import Score, component
-from chemkl.rewards.table import Row, register
-
-MANY = (0, math.inf)
+from chemkl.config import did_you_mean
+from chemkl.rewards.registry import MANY, OneOrMore, Score, component, refuse, register_table
 
 FUNCTIONAL_GROUPS = {
     name: function for name, function in vars(Fragments).items() if name.startswith("fr_")
 }
 """RDKit's counters of functional groups, by name."""
 
+Sizes = Annotated[list[Annotated[int, Field(ge=3)]], Field(min_length=1)]
+
 
 def _hybridised(kind: HybridizationType) -> Score:
     return lambda mol: sum(atom.GetHybridization() == kind for atom in mol.GetAtoms())
 
 
-def _stereo_double_bonds(mol: Mol, *, unspecified: bool) -> int:
+def _stereo_double_bonds(mol: Mol, *, unspecified: bool = False) -> int:
     """Count double bonds that can be E or Z; those whose form is not given, if asked."""
     return sum(
-        each.type == StereoType.Bond_Double
-        and not (unspecified and each.specified == StereoSpecified.Specified)
-        for each in FindPotentialStereo(mol)
+        bond.type == StereoType.Bond_Double
+        and not (unspecified and bond.specified == StereoSpecified.Specified)
+        for bond in FindPotentialStereo(mol)
     )
-
-
-register(
-    [
-        Row(
-            "heavy_atoms",
-            rdMolDescriptors.CalcNumHeavyAtoms,
-            "atoms",
-            MANY,
-            "RDKit CalcNumHeavyAtoms",
-            "Number of atoms other than hydrogen.",
-        ),
-        Row(
-            "hetero_atoms",
-            rdMolDescriptors.CalcNumHeteroatoms,
-            "atoms",
-            MANY,
-            "RDKit CalcNumHeteroatoms",
-            "Number of atoms other than carbon and hydrogen.",
-        ),
-        *(
-            Row(
-                f"{name}_atoms",
-                _hybridised(kind),
-                "atoms",
-                MANY,
-                "RDKit hybridisation (N and O next to a pi system are sp2)",
-                f"Number of {name}-hybridised atoms of any element, hydrogen aside.",
-            )
-            for name, kind in [
-                ("sp", HybridizationType.SP),
-                ("sp2", HybridizationType.SP2),
-                ("sp3", HybridizationType.SP3),
-            ]
-        ),
-        Row(
-            "stereo_centres",
-            rdMolDescriptors.CalcNumAtomStereoCenters,
-            "atoms",
-            MANY,
-            "RDKit CalcNumAtomStereoCenters",
-            "Number of tetrahedral stereo centres, whether or not their form is given.",
-        ),
-        Row(
-            "unspecified_stereo_centres",
-            rdMolDescriptors.CalcNumUnspecifiedAtomStereoCenters,
-            "atoms",
-            MANY,
-            "RDKit CalcNumUnspecifiedAtomStereoCenters",
-            "Number of stereo centres whose form the SMILES leaves open.",
-        ),
-        Row(
-            "stereo_double_bonds",
-            lambda mol: _stereo_double_bonds(mol, unspecified=False),
-            "bonds",
-            MANY,
-            "RDKit FindPotentialStereo",
-            "Number of double bonds that are E or Z, whether or not the SMILES says which.",
-        ),
-        Row(
-            "unspecified_stereo_double_bonds",
-            lambda mol: _stereo_double_bonds(mol, unspecified=True),
-            "bonds",
-            MANY,
-            "RDKit FindPotentialStereo",
-            "Number of double bonds of which the SMILES does not say whether they are E or Z.",
-        ),
-        Row(
-            "amide_bonds",
-            rdMolDescriptors.CalcNumAmideBonds,
-            "bonds",
-            MANY,
-            "RDKit CalcNumAmideBonds",
-            "Number of amide bonds.",
-        ),
-        Row(
-            "radical_electrons",
-            Descriptors.NumRadicalElectrons,
-            "electrons",
-            MANY,
-            "RDKit NumRadicalElectrons",
-            "Number of unpaired electrons; 0 for nearly every molecule that is wanted.",
-        ),
-        Row(
-            "fragments",
-            lambda mol: len(GetMolFrags(mol)),
-            "fragments",
-            MANY,
-            "RDKit GetMolFrags",
-            "Number of parts that no bond joins; more than 1 is a salt or a mixture.",
-        ),
-    ],
-    __name__,
-)
 
 
 @component("element_count", unit="atoms", range=MANY, source="RDKit")
@@ -146,13 +49,13 @@ def element_count(
     ],
 ) -> Score:
     """Number of atoms of one or several elements, isotopes included; H counts every hydrogen."""
-    problems = [
-        f"elements[{index}] = {symbol!r} is not an element; give symbols such as C, Cl or Na"
-        for index, symbol in enumerate(elements)
-        if symbol not in ELEMENTS
-    ]
-    if problems:
-        raise InputError("\n".join(problems))
+    refuse(
+        [
+            f"elements[{index}] = {symbol!r} is not an element; give symbols such as C, Cl or Na"
+            for index, symbol in enumerate(elements)
+            if symbol not in ELEMENTS
+        ]
+    )
     counted = frozenset(elements)
 
     def score(mol: Mol) -> float:
@@ -186,13 +89,146 @@ def functional_group_count(
     ],
 ) -> Score:
     """Number of functional groups, by the names of RDKit's fragment counters."""
-    problems = [
-        f"groups[{index}] = {name!r} is not a counter of rdkit.Chem.Fragments"
-        f"{did_you_mean(name, FUNCTIONAL_GROUPS)}"
-        for index, name in enumerate(groups)
-        if name not in FUNCTIONAL_GROUPS
-    ]
-    if problems:
-        raise InputError("\n".join(problems))
+    refuse(
+        [
+            f"groups[{index}] = {name!r} is not a counter of rdkit.Chem.Fragments"
+            f"{did_you_mean(name, FUNCTIONAL_GROUPS)}"
+            for index, name in enumerate(groups)
+            if name not in FUNCTIONAL_GROUPS
+        ]
+    )
     counters = [FUNCTIONAL_GROUPS[name] for name in groups]
     return lambda mol: sum(counter(mol) for counter in counters)
+
+
+# ---- rings
+
+
+def ring_sizes(mol: Mol) -> list[int]:
+    """Give the number of atoms of every ring (RDKit's symmetrised smallest set of rings)."""
+    return [len(ring) for ring in mol.GetRingInfo().AtomRings()]
+
+
+def largest_ring(mol: Mol) -> int:
+    """Give the size of the largest ring; 0 without one."""
+    return max(ring_sizes(mol), default=0)
+
+
+def _ring_systems(mol: Mol) -> list[set[int]]:
+    """Join rings that share an atom: fused, bridged and spiro rings are one system."""
+    systems: list[set[int]] = []
+    for ring in map(set, mol.GetRingInfo().AtomRings()):
+        apart = [system for system in systems if not system & ring]
+        systems = [*apart, ring.union(*(system for system in systems if system & ring))]
+    return systems
+
+
+def _rings_in_largest_system(mol: Mol) -> int:
+    rings = [set(ring) for ring in mol.GetRingInfo().AtomRings()]
+    return max((sum(ring <= system for ring in rings) for system in _ring_systems(mol)), default=0)
+
+
+@component(
+    "macrocycles",
+    unit="rings",
+    range=MANY,
+    source="Driggers et al., Nat. Rev. Drug Discov. 7, 608 (2008)",
+)
+def macrocycles(
+    smallest: Annotated[
+        int, Field(ge=3, description="Fewest atoms of a ring that counts as a macrocycle.")
+    ] = 12,
+) -> Score:
+    """Number of macrocycles: rings of twelve atoms or more, or of another smallest size.
+
+    Rings that differ by the side on which they pass a bridged ring all count: a paracyclophane
+    has two.
+    """
+    return lambda mol: sum(size >= smallest for size in ring_sizes(mol))
+
+
+@component("rings_of_size", unit="rings", range=MANY, source="RDKit ring perception")
+def rings_of_size(
+    sizes: Annotated[Sizes, Field(description="The sizes that count, in atoms, 3 or more each.")],
+) -> Score:
+    """Number of rings of certain sizes."""
+    counted = frozenset(sizes)
+    return lambda mol: sum(size in counted for size in ring_sizes(mol))
+
+
+@component("rings_outside_sizes", unit="rings", range=MANY, source="RDKit ring perception")
+def rings_outside_sizes(
+    allowed: Annotated[
+        Sizes, Field(description="The sizes that do not count, in atoms, 3 or more each.")
+    ],
+) -> Score:
+    """Number of rings that break a rule of sizes: 0 keeps it, each further ring breaks it more."""
+    passed = frozenset(allowed)
+    return lambda mol: sum(size not in passed for size in ring_sizes(mol))
+
+
+# fmt: off
+_HETERO = "with an atom that is not carbon"
+_RINGS = [
+    ("aromatic_ring", rdMolDescriptors.CalcNumAromaticRings, "all bonds aromatic"),
+    ("aromatic_heterocycle", rdMolDescriptors.CalcNumAromaticHeterocycles,
+     f"aromatic rings {_HETERO}"),
+    ("aromatic_carbocycle", rdMolDescriptors.CalcNumAromaticCarbocycles,
+     "aromatic rings of carbon alone"),
+    ("aliphatic_ring", rdMolDescriptors.CalcNumAliphaticRings, "at least one bond not aromatic"),
+    ("aliphatic_heterocycle", rdMolDescriptors.CalcNumAliphaticHeterocycles,
+     f"aliphatic rings {_HETERO}"),
+    ("aliphatic_carbocycle", rdMolDescriptors.CalcNumAliphaticCarbocycles,
+     "aliphatic rings of carbon alone"),
+    ("saturated_ring", rdMolDescriptors.CalcNumSaturatedRings, "single bonds alone"),
+    ("saturated_heterocycle", rdMolDescriptors.CalcNumSaturatedHeterocycles,
+     f"saturated rings {_HETERO}"),
+    ("saturated_carbocycle", rdMolDescriptors.CalcNumSaturatedCarbocycles,
+     "saturated rings of carbon alone"),
+    ("heterocycle", rdMolDescriptors.CalcNumHeterocycles, f"rings of any sort {_HETERO}"),
+]
+_SSSR = "RDKit ring perception (symmetrised SSSR)"
+_HYBRIDS = [
+    ("sp", HybridizationType.SP), ("sp2", HybridizationType.SP2), ("sp3", HybridizationType.SP3)
+]
+
+register_table(__name__, [
+    ("heavy_atoms", rdMolDescriptors.CalcNumHeavyAtoms, "atoms", MANY, "",
+     "Number of atoms other than hydrogen."),
+    ("hetero_atoms", rdMolDescriptors.CalcNumHeteroatoms, "atoms", MANY, "",
+     "Number of atoms other than carbon and hydrogen."),
+    *((f"{name}_atoms", _hybridised(kind), "atoms", MANY,
+       "RDKit hybridisation (N and O next to a pi system are sp2)",
+       f"Number of {name}-hybridised atoms of any element, hydrogen aside.")
+      for name, kind in _HYBRIDS),
+    ("stereo_centres", rdMolDescriptors.CalcNumAtomStereoCenters, "atoms", MANY, "",
+     "Number of tetrahedral stereo centres, whether or not their form is given."),
+    ("unspecified_stereo_centres", rdMolDescriptors.CalcNumUnspecifiedAtomStereoCenters, "atoms",
+     MANY, "", "Number of stereo centres whose form the SMILES leaves open."),
+    ("stereo_double_bonds", _stereo_double_bonds, "bonds", MANY, "RDKit FindPotentialStereo",
+     "Number of double bonds that are E or Z, whether or not the SMILES says which."),
+    ("unspecified_stereo_double_bonds", lambda mol: _stereo_double_bonds(mol, unspecified=True),
+     "bonds", MANY, "RDKit FindPotentialStereo",
+     "Number of double bonds of which the SMILES does not say whether they are E or Z."),
+    ("amide_bonds", rdMolDescriptors.CalcNumAmideBonds, "bonds", MANY, "",
+     "Number of amide bonds."),
+    ("radical_electrons", Descriptors.NumRadicalElectrons, "electrons", MANY, "",
+     "Number of unpaired electrons; 0 for nearly every molecule that is wanted."),
+    ("fragments", lambda mol: len(GetMolFrags(mol)), "fragments", MANY, "RDKit GetMolFrags",
+     "Number of parts that no bond joins; more than 1 is a salt or a mixture."),
+    ("rings", rdMolDescriptors.CalcNumRings, "rings", MANY,
+     "RDKit CalcNumRings (symmetrised SSSR)", "Number of rings."),
+    *((f"{name}s", function, "rings", MANY, "",
+       f"Number of {name.replace('_', ' ')}s: {meaning}.") for name, function, meaning in _RINGS),
+    ("spiro_atoms", rdMolDescriptors.CalcNumSpiroAtoms, "atoms", MANY, "",
+     "Number of spiro atoms: shared by two rings that have nothing else in common."),
+    ("bridgehead_atoms", rdMolDescriptors.CalcNumBridgeheadAtoms, "atoms", MANY, "",
+     "Number of bridgehead atoms: ends of a path of two or more bonds that rings share."),
+    ("largest_ring", largest_ring, "atoms", MANY, _SSSR,
+     "Number of atoms of the largest ring; 0 without rings."),
+    ("ring_systems", lambda mol: len(_ring_systems(mol)), "systems", MANY, _SSSR,
+     "Number of ring systems: rings that share an atom (fused, bridged, spiro) are one."),
+    ("largest_ring_system", _rings_in_largest_system, "rings", MANY, _SSSR,
+     "Number of rings of the ring system that has most of them; 0 without rings."),
+])
+# fmt: on

@@ -1,35 +1,386 @@
-"""Components that dock the molecule into a protein."""
+"""The component that docks the molecule into a protein by AutoDock Vina.
+
+Receptors are dockstring's 58 prepared proteins, or a PDBQT file of the user's. The steps are
+dockstring's (Garcia-Ortegon et al., JCIM 62, 3486 (2022)): RDKit takes the charges off, Open Babel
+protonates at a pH, RDKit embeds (ETKDG) and refines (MMFF94, else UFF), Open Babel adds Gasteiger
+charges and torsions, Vina searches. Deviations from its code:
+
+1. The embedding has the time that is left for the molecule, not a number of attempts only.
+2. The pH may be left out: then the molecule is docked with the charges that its SMILES has.
+"""
 
 import hashlib
 import math
-from dataclasses import dataclass
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic
 from typing import Annotated
 
 from pydantic import Field, FiniteFloat
-from rdkit.Chem import Mol
-
-from chemkl.config import InputError, InputPath
-from chemkl.rewards.docking import (
-    TARGETS,
-    Clock,
-    Receptor,
-    dock,
-    find_obabel,
-    find_vina,
-    own_receptor,
-    published_receptor,
+from rdkit.Chem import (
+    AddHs,
+    GetMolFrags,
+    KekulizeException,
+    Mol,
+    MolFromSmiles,
+    MolToMolBlock,
+    MolToSmiles,
 )
-from chemkl.rewards.docking.programs import START, Tool
-from chemkl.rewards.registry import Score, component
+from rdkit.Chem.Descriptors import NumRadicalElectrons
+from rdkit.Chem.MolStandardize.rdMolStandardize import Uncharger
+from rdkit.Chem.rdDistGeom import EmbedMolecule, ETKDGv3
+from rdkit.Chem.rdForceFieldHelpers import (
+    MMFFHasAllMoleculeParams,
+    MMFFOptimizeMolecule,
+    UFFHasAllMoleculeParams,
+    UFFOptimizeMolecule,
+)
 
-Axes = Annotated[tuple[FiniteFloat, FiniteFloat, FiniteFloat] | None, Field()]
+from chemkl.chem.molecules import one_line
+from chemkl.config import InputError, InputPath, did_you_mean
+from chemkl.config.base import install
+from chemkl.rewards.registry import REAL, Score, component
+
+ATTEMPTS = 10
+"""So many attempts to embed for each atom, as RDKit and dockstring have it."""
+MAX_STEPS = 1000
+"""Of the force field, as dockstring has it."""
+START = 60.0
+"""Seconds that a program may take to say its version."""
+
+Point = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
+
+_NAMES = """
+    ABL1 ACHE ADAM17 ADORA2A ADRB1 ADRB2 AKT1 AKT2 AR BACE1 CA2 CASP3 CDK2 CSF1R CYP2C9 CYP3A4 DHFR
+    DPP4 DRD2 DRD3 EGFR ESR1 ESR2 F10 F2 FGFR1 GBA HMGCR HSD11B1 HSP90AA1 IGF1R JAK2 KDR KIT LCK
+    MAOB MAP2K1 MAPK1 MAPK14 MAPKAPK2 MET MMP13 NOS1 NR3C1 PARP1 PDE5A PGR PLK1 PPARA PPARD PPARG
+    PTGS2 PTK2 PTPN1 REN ROCK1 SRC THRB
+"""
+TARGETS = tuple(_NAMES.split())
+"""Gene names of the prepared proteins (Garcia-Ortegon et al., JCIM 62, 3486 (2022))."""
+
+_SETTING = re.compile(r"^\s*(center|size)_([xyz])\s*=\s*(\S+)\s*$", re.MULTILINE)
+_RESULT = re.compile(r"^REMARK VINA RESULT:\s+(\S+)", re.MULTILINE)
+_VINA = {("Linux", "x86_64"): "vina_linux", ("Darwin", "x86_64"): "vina_mac_catalina"}
+"""dockstring's AutoDock Vina 1.1.2, by system and processor."""
+_ADVICE = f"install it with {install('docking')}"
+
+
+# ---- programs
+
+
+class DockingError(RuntimeError):
+    """A molecule that cannot be docked; the text says why."""
+
+
+@dataclass
+class Clock:
+    """The time that is left for a molecule, of the seconds for all of it."""
+
+    seconds: float
+    end: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.end = monotonic() + self.seconds
+
+    def left(self) -> float:
+        """Give the seconds that are left.
+
+        Raises:
+            DockingError: there are none.
+        """
+        left = self.end - monotonic()
+        if left <= 0:
+            raise DockingError(f"timeout: not docked within {self.seconds:g} s")
+        return left
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A program, and the environment variables that it needs."""
+
+    path: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def run(self, arguments: Sequence[str], clock: Clock, folder: str | None = None) -> str:
+        """Run it to its end and give what it wrote to its standard output.
+
+        It stays in our process group: whatever ends a worker ends it too.
+
+        Raises:
+            DockingError: it failed, or it did not end in time and was killed.
+        """
+        left = clock.left()
+        try:
+            done = subprocess.run(
+                [self.path, *arguments],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=left,
+                cwd=folder,
+                env={**os.environ, **self.environment},
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise DockingError(f"timeout: not docked within {clock.seconds:g} s") from None
+        except OSError as error:
+            raise DockingError(f"{self.path} cannot be started ({error.strerror})") from None
+        if done.returncode != 0:
+            said = " ".join(f"{done.stdout} {done.stderr}".split())[-300:]
+            name = Path(self.path).name
+            raise DockingError(f"{name} failed (exit status {done.returncode}): {said}")
+        return done.stdout
+
+
+def find_obabel() -> Tool:
+    """Find Open Babel's program: that of the package openbabel-wheel, else the one on the PATH.
+
+    Raises:
+        InputError: there is none, or it cannot be run.
+    """
+    inside = _package_folder("openbabel")
+    if inside is not None and (inside / "bin" / "obabel").is_file():
+        folders = {"BABEL_LIBDIR": "lib/openbabel", "BABEL_DATADIR": "share/openbabel"}
+        environment = {
+            name: str(path)
+            for name, place in folders.items()
+            for path in (inside / place).glob("3*")
+        }
+        tool = Tool(str(inside / "bin" / "obabel"), environment)
+    else:
+        path = shutil.which("obabel")
+        if path is None:
+            raise InputError(f"docking needs Open Babel: {_ADVICE}")
+        tool = Tool(path)
+    try:
+        tool.run(["-V"], Clock(START))
+    except DockingError as error:
+        raise InputError(f"docking needs Open Babel, which cannot be run: {error}") from None
+    return tool
+
+
+def find_vina(program: Path | None = None) -> Tool:
+    """Find AutoDock Vina: a program of the user's, else the one that dockstring brings.
+
+    Raises:
+        InputError: there is none for this machine.
+    """
+    if program is not None:
+        if not os.access(program, os.X_OK):
+            raise InputError(f"program: {program} may not be run: chmod +x it")
+        return Tool(str(program.absolute()))
+    name = _VINA.get((platform.system(), platform.machine()))
+    if name is None:
+        raise InputError(
+            f"dockstring brings no AutoDock Vina for {platform.system()} {platform.machine()}: "
+            "install AutoDock Vina, and give the path of its program as `program`"
+        )
+    return Tool(str(dockstring_folder() / "bin" / name))
+
+
+def dockstring_folder() -> Path:
+    """Find the folder with dockstring's receptors and AutoDock Vina; nothing of it is imported.
+
+    Raises:
+        InputError: dockstring is not installed.
+    """
+    inside = _package_folder("dockstring")
+    if inside is None:
+        raise InputError(f"docking needs the package dockstring: {_ADVICE}")
+    return inside / "resources"
+
+
+def _package_folder(package: str) -> Path | None:
+    """Where an installed package lies; None where there is none."""
+    spec = find_spec(package)
+    folders = spec.submodule_search_locations if spec is not None else None
+    return Path(next(iter(folders))) if folders else None
+
+
+# ---- receptors
+
+
+@dataclass(frozen=True)
+class Box:
+    """Where poses are searched for: middle and edges, in angstrom."""
+
+    center: Point
+    size: Point
+
+    @property
+    def arguments(self) -> list[str]:
+        """As AutoDock Vina takes it."""
+        arguments = []
+        for name, point in (("center", self.center), ("size", self.size)):
+            for axis, value in zip("xyz", point, strict=True):
+                arguments += [f"--{name}_{axis}", repr(float(value))]
+        return arguments
+
+
+@dataclass(frozen=True)
+class Receptor:
+    """A rigid protein: its PDBQT file, and where poses are searched for."""
+
+    path: Path
+    box: Box
+
+    @property
+    def identity(self) -> str:
+        """What it is, in 64 characters."""
+        text = f"{self.box} {hashlib.sha256(self.path.read_bytes()).hexdigest()}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def published_receptor(target: str) -> Receptor:
+    """Give one of dockstring's receptors with its box.
+
+    Raises:
+        InputError: no such target, or dockstring is not installed.
+    """
+    if target not in TARGETS:
+        raise InputError(f"target: unknown target {target!r}{did_you_mean(target, TARGETS)}")
+    folder = dockstring_folder() / "targets"
+    text = (folder / f"{target}_conf.txt").read_text(encoding="utf-8")
+    values = {(name, axis): float(value) for name, axis, value in _SETTING.findall(text)}
+    center, size = (
+        (values[name, "x"], values[name, "y"], values[name, "z"]) for name in ("center", "size")
+    )
+    return Receptor(folder / f"{target}_target.pdbqt", Box(center, size))
+
+
+def user_receptor(path: Path, center: Point, size: Point) -> Receptor:
+    """Give a receptor of the user's.
+
+    Raises:
+        InputError: the file is no PDBQT of a rigid receptor, or the box is none.
+    """
+    problems = []
+    if not all(map(math.isfinite, (*center, *size))) or min(size) <= 0:
+        problems.append(f"size = {list(size)}, center = {list(center)}: edges in angstrom, above 0")
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    atoms = [line for line in lines if line.startswith(("ATOM", "HETATM"))]
+    # column 78 on holds AutoDock's atom type, which a plain PDB file lacks: there an element may be
+    # in 77-78, and the charge in 71-76 is missing
+    if not atoms or not all(_is_number(line[70:76]) and line[77:].strip() for line in atoms):
+        problems.append(
+            f"receptor: {path} is not a PDBQT file (atoms with partial charges and types): "
+            "prepare it, for example with obabel protein.pdb -xr -O receptor.pdbqt -p 7.4"
+        )
+    elif any(line.startswith(("ROOT", "BRANCH")) for line in lines):
+        problems.append(
+            f"receptor: {path} has ROOT or BRANCH records, so it is a ligand, or flexible: a rigid "
+            "receptor is needed (obabel writes one with -xr)"
+        )
+    if problems:
+        raise InputError("\n".join(problems))
+    return Receptor(path.absolute(), Box(center, size))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+# ---- ligands
+
+
+def prepare_ligand(
+    mol: Mol, pdbqt: Path, obabel: Tool, ph: float | None, seed: int, clock: Clock
+) -> None:
+    """Write the PDBQT file of a molecule, and a .mol file beside it.
+
+    Raises:
+        DockingError: one of the steps failed; the text says which and why.
+    """
+    check_ligand(mol)
+    if ph is not None:
+        mol = _protonated(Uncharger().uncharge(mol), obabel, ph, clock)
+        check_ligand(mol)
+    placed = _refined(_embedded(AddHs(mol), seed, clock))
+    block = pdbqt.with_suffix(".mol")
+    block.write_text(MolToMolBlock(placed), encoding="utf-8")
+    arguments = ["-imol", str(block), "-opdbqt", "-O", str(pdbqt), "--partialcharge", "gasteiger"]
+    obabel.run(arguments, clock)
+    if not pdbqt.exists() or pdbqt.stat().st_size == 0:
+        raise DockingError("Open Babel could not write it as PDBQT")
+
+
+def check_ligand(mol: Mol) -> None:
+    """Refuse what cannot be docked as one ligand.
+
+    Raises:
+        DockingError: several fragments, radicals, or hydrogen atoms that stay explicit.
+    """
+    n_fragments = len(GetMolFrags(mol))
+    if n_fragments != 1:
+        raise DockingError(f"{n_fragments} fragments: one ligand is docked at a time")
+    if NumRadicalElectrons(mol):  # type: ignore[no-untyped-call]  # RDKit's own is untyped
+        raise DockingError("a radical: AutoDock Vina has no type for it")
+    if any(atom.GetAtomicNum() == 1 for atom in mol.GetAtoms()):
+        raise DockingError("hydrogen atoms that cannot be made implicit, such as isotopes")
+
+
+def _protonated(mol: Mol, obabel: Tool, ph: float, clock: Clock) -> Mol:
+    smiles = MolToSmiles(mol)
+    text = obabel.run([f"-:{smiles}", "-ismi", "-ocan", f"-p{ph:g}"], clock).split()
+    protonated = MolFromSmiles(text[0]) if text else None
+    if protonated is None:
+        raise DockingError(f"Open Babel could not protonate it at pH {ph:g}")
+    return protonated
+
+
+def _embedded(mol: Mol, seed: int, clock: Clock) -> Mol:
+    settings = ETKDGv3()
+    settings.randomSeed = seed  # type: ignore[assignment]  # RDKit's stub is wrong
+    settings.maxIterations = ATTEMPTS * mol.GetNumAtoms()  # type: ignore[assignment]  # RDKit's stub is wrong
+    settings.timeout = math.ceil(clock.left())  # type: ignore[assignment]  # RDKit's stub is wrong
+    if EmbedMolecule(mol, settings) < 0:
+        clock.left()
+        raise DockingError("embedding failed: no conformation was found")
+    return mol
+
+
+def _refined(mol: Mol) -> Mol:
+    if MMFFHasAllMoleculeParams(mol):
+        try:
+            return _minimised(mol, MMFFOptimizeMolecule, "MMFF94")
+        except KekulizeException:
+            pass  # MMFF94's own view of aromaticity; UFF has none
+    if not UFFHasAllMoleculeParams(mol):
+        raise DockingError("no force field has parameters for all of its atoms")
+    return _minimised(mol, UFFOptimizeMolecule, "UFF")
+
+
+def _minimised(mol: Mol, optimize: Callable[..., int], name: str) -> Mol:
+    mol = Mol(mol)
+    try:
+        ended = optimize(mol, maxIters=MAX_STEPS)
+    except RuntimeError as error:  # RDKit's invariants
+        raise DockingError(f"{name} failed: {one_line(error)}") from None
+    if ended != 0:
+        raise DockingError(f"{name} did not converge in {MAX_STEPS} steps")
+    return mol
+
+
+# ---- the component
 
 
 @component(
     "vina",
     unit="kcal/mol",
-    range=(-math.inf, math.inf),
+    range=REAL,
     source=(
         "AutoDock Vina: Trott and Olson, J. Comput. Chem. 31, 455 (2010), Eberhardt et al., "
         "J. Chem. Inf. Model. 61, 3891 (2021); receptors and preparation: dockstring, "
@@ -48,10 +399,11 @@ def vina(
         Field(description="Instead of a target: the PDBQT file of a rigid receptor of your own."),
     ] = None,
     center: Annotated[
-        Axes, Field(description="Middle of the search box for your receptor: x, y, z in angstrom.")
+        Point | None,
+        Field(description="Middle of the search box for your receptor: x, y, z in angstrom."),
     ] = None,
     size: Annotated[
-        Axes, Field(description="Edges of the search box for your receptor, in angstrom.")
+        Point | None, Field(description="Edges of the search box for your receptor, in angstrom.")
     ] = None,
     exhaustiveness: Annotated[
         int,
@@ -119,18 +471,7 @@ def vina(
 
 @dataclass(frozen=True)
 class Docking:
-    """Docks one molecule at a time.
-
-    Attributes:
-        receptor: Where to.
-        vina: AutoDock Vina.
-        obabel: Open Babel.
-        exhaustiveness: How many searches.
-        seed: Of the embedding and of the search.
-        ph: At which molecules are protonated.
-        cpu: Threads.
-        timeout: Seconds for one molecule.
-    """
+    """Docks one molecule at a time; the attributes are the component's parameters."""
 
     receptor: Receptor
     vina: Tool
@@ -148,25 +489,29 @@ class Docking:
         return f"{self.receptor.identity} {program} {self.obabel.run(['-V'], Clock(START))}"
 
     def __call__(self, mol: Mol) -> float:
-        """Give the energy of the best pose.
+        """Give the energy of the best pose, in kcal/mol.
 
         Raises:
             DockingError: there is none; the text says why.
         """
-        return dock(
-            mol,
-            self.receptor,
-            vina=self.vina,
-            obabel=self.obabel,
-            exhaustiveness=self.exhaustiveness,
-            seed=self.seed,
-            ph=self.ph,
-            cpu=self.cpu,
-            timeout=self.timeout,
-        )
+        clock = Clock(self.timeout)
+        with TemporaryDirectory(prefix="chemkl-dock-") as folder:
+            ligand, poses = Path(folder) / "ligand.pdbqt", Path(folder) / "poses.pdbqt"
+            prepare_ligand(mol, ligand, self.obabel, self.ph, self.seed, clock)
+            arguments = ["--receptor", str(self.receptor.path), "--ligand", str(ligand)]
+            arguments += ["--out", str(poses), *self.receptor.box.arguments]
+            arguments += ["--exhaustiveness", str(self.exhaustiveness), "--seed", str(self.seed)]
+            self.vina.run([*arguments, "--cpu", str(self.cpu)], clock, folder)
+            text = poses.read_text(encoding="utf-8", errors="replace") if poses.exists() else ""
+        result = _RESULT.search(text)
+        if result is None:
+            raise DockingError("AutoDock Vina found no pose in the box")
+        return float(result.group(1))
 
 
-def _receptor(target: str | None, receptor: Path | None, center: Axes, size: Axes) -> Receptor:
+def _receptor(
+    target: str | None, receptor: Path | None, center: Point | None, size: Point | None
+) -> Receptor:
     """Find out where to dock.
 
     Raises:
@@ -183,4 +528,4 @@ def _receptor(target: str | None, receptor: Path | None, center: Axes, size: Axe
         return published_receptor(target)
     if receptor is None or center is None or size is None:
         raise InputError("receptor needs center and size: where in it poses are searched for")
-    return own_receptor(receptor, center, size)
+    return user_receptor(receptor, center, size)

@@ -1,9 +1,16 @@
-"""Components that ask a trained model, of ONNX or of scikit-learn, about a fingerprint."""
+"""Components that ask a trained model, of ONNX or of scikit-learn, about a fingerprint.
 
-import math
-from collections.abc import Sequence
+The models come from files, which are read without running anything in them.
+"""
+
+import hashlib
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -11,16 +18,26 @@ from rdkit.Chem import Mol, MolFromSmiles
 from rdkit.DataStructs import ConvertToNumpyArray
 
 from chemkl.chem.fingerprints import Fingerprinter, build_fingerprint
-from chemkl.config import InputPath
-from chemkl.rewards.registry import BatchScore, Score, component
-from chemkl.rewards.trained import (
-    Predict,
-    identity,
-    load_onnx,
-    load_skops,
-    refuse_pickle,
-    require,
-)
+from chemkl.chem.molecules import one_line
+from chemkl.config import InputError, InputPath, did_you_mean
+from chemkl.config.base import install
+from chemkl.rewards.registry import REAL, BatchScore, Score, component
+
+PICKLES = (".pkl", ".pickle", ".joblib", ".sav", ".dill")
+Predict = Callable[[np.ndarray], np.ndarray]
+"""Fingerprints (n, n_bits) to one number each (n,)."""
+
+_ONNX_TYPES: Mapping[str, type[np.generic]] = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(int8)": np.int8,
+    "tensor(uint8)": np.uint8,
+    "tensor(bool)": np.bool_,
+}
+
 
 Fingerprint = Annotated[
     Literal["morgan", "feature_morgan", "atom_pairs", "torsions", "rdkit_path", "maccs"],
@@ -44,7 +61,7 @@ ClassIndex = Annotated[
 @component(
     "onnx_model",
     unit="as trained",
-    range=(-math.inf, math.inf),
+    range=REAL,
     source="a model of yours; ONNX Runtime",
 )
 def onnx_model(
@@ -64,17 +81,16 @@ def onnx_model(
 
     One molecule at a time, on one core: the value does not depend on what else is scored.
     """
-    refuse_pickle(path)
-    require("onnxruntime", "onnx", "onnx_model")
+    _refuse_unreadable(path, "onnxruntime", "onnx", "onnx_model")
     features = Features.of(fingerprint, radius, n_bits, counts)
     predict = load_onnx(path, output, class_index, features.length)
-    return OneByOne(features, predict, identity(path, "onnxruntime"))
+    return OneByOne(features, predict, _identity(path, "onnxruntime"))
 
 
 @component(
     "sklearn_model",
     unit="as trained",
-    range=(-math.inf, math.inf),
+    range=REAL,
     source="a model of yours; scikit-learn, read by skops",
     batched=True,
 )
@@ -107,21 +123,15 @@ def sklearn_model(
     A classifier of two classes gives the probability of the second one, unless class_index says
     otherwise.
     """
-    refuse_pickle(path)
-    require("skops", "sklearn", "sklearn_model")
+    _refuse_unreadable(path, "skops", "sklearn", "sklearn_model")
     features = Features.of(fingerprint, radius, n_bits, counts)
     predict = load_skops(path, method, class_index, features.length, trusted)
-    return Together(features, predict, identity(path, "scikit-learn"))
+    return Together(features, predict, _identity(path, "scikit-learn"))
 
 
 @dataclass(frozen=True)
 class Features:
-    """Molecules as rows of numbers.
-
-    Attributes:
-        fingerprint: Makes one molecule's.
-        length: How many numbers it has.
-    """
+    """Molecules as rows of numbers: a fingerprint, and how many numbers it has."""
 
     fingerprint: Fingerprinter
     length: int
@@ -134,7 +144,9 @@ class Features:
             InputError: a setting that this kind of fingerprint does not have.
         """
         fingerprint = build_fingerprint(kind, radius=radius, n_bits=n_bits, counts=counts)
-        return cls(fingerprint, _length(fingerprint(MolFromSmiles("C"))))
+        vector = fingerprint(MolFromSmiles("C"))  # of bits, or of counts
+        length = vector.GetNumBits() if hasattr(vector, "GetNumBits") else vector.GetLength()
+        return cls(fingerprint, int(length))
 
     def __call__(self, mols: Sequence[Mol]) -> np.ndarray:
         """Give the rows, (n, length)."""
@@ -142,25 +154,6 @@ class Features:
         for row, mol in zip(rows, mols, strict=True):
             ConvertToNumpyArray(self.fingerprint(mol), row)
         return rows
-
-
-@dataclass(frozen=True)
-class OneByOne:
-    """Asks a model about one molecule.
-
-    Attributes:
-        features: Makes the fingerprint.
-        predict: The model.
-        identity: What decides the values beside the settings: the model's file, and who runs it.
-    """
-
-    features: Features
-    predict: Predict
-    identity: str
-
-    def __call__(self, mol: Mol) -> float:
-        """Give the predicted value."""
-        return float(self.predict(self.features([mol]))[0])
 
 
 @dataclass(frozen=True)
@@ -183,7 +176,176 @@ class Together:
         return values
 
 
-def _length(fingerprint: object) -> int:
-    """The length of a bit vector, or of a vector of counts."""
-    bits = getattr(fingerprint, "GetNumBits", None) or fingerprint.GetLength  # type: ignore[attr-defined]  # RDKit's vectors have one or the other
-    return int(bits())
+class OneByOne(Together):
+    """Asks a model about one molecule."""
+
+    def __call__(self, mol: Mol) -> float:  # type: ignore[override] # not batched
+        """Give the predicted value."""
+        return float(self.predict(self.features([mol]))[0])
+
+
+def _identity(path: Path, package: str) -> str:
+    """What decides a model's values: what is in its file, and the version of what runs it."""
+    with path.open("rb") as stream:
+        return f"{hashlib.file_digest(stream, 'sha256').hexdigest()} {package} {version(package)}"
+
+
+def _refuse_unreadable(path: Path, package: str, extra: str, kind: str) -> None:
+    """Refuse a file that runs code when it is read, and a package that is not installed.
+
+    Raises:
+        InputError: a pickle, by its name or its first bytes, with how to convert it; or no such
+            package, with the extra that brings it.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is not a file")
+    with path.open("rb") as stream:
+        start = stream.read(2)
+    pickled = len(start) == 2 and start[0] == 0x80 and 2 <= start[1] <= 5  # its protocol mark
+    if path.suffix.lower() in PICKLES or pickled:
+        raise InputError(
+            f"{path} is a pickle, which runs whatever code is in it, so it is not read. Convert it "
+            "where you trust it, and give the new file: for sklearn_model with python -c "
+            f"\"import joblib, skops.io; skops.io.dump(joblib.load('{path.name}'), "
+            f"'{path.stem}.skops')\", for onnx_model with skl2onnx.to_onnx"
+        )
+    if find_spec(package) is None:
+        raise InputError(f"{kind} needs the package {package}: install it with {install(extra)}")
+
+
+def load_onnx(path: Path, output: str | int | None, class_index: int | None, n: int) -> Predict:
+    """Read an ONNX model that takes fingerprints of length n.
+
+    Raises:
+        InputError: not an ONNX model, or none that takes such a fingerprint and gives one number.
+    """
+    import onnxruntime  # optional
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1  # a worker has one core
+    options.log_severity_level = 4  # what goes wrong is raised as well
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # noqa: BLE001 - its exceptions share no base but this one
+        raise InputError(
+            f"{path} is not a model that ONNX Runtime can read: {one_line(error)[:300]}"
+        ) from None
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if len(inputs) != 1 or inputs[0].type not in _ONNX_TYPES:
+        got = ", ".join(f"{node.name}: {node.type}" for node in inputs)
+        raise InputError(f"{path} should take one tensor of numbers, the fingerprints; takes {got}")
+    name, dtype = inputs[0].name, _ONNX_TYPES[inputs[0].type]
+    chosen = _chosen_output([node.name for node in outputs], output, path)
+
+    def run(features: np.ndarray) -> Any:
+        # one molecule at a time: what it is given must not depend on its neighbours, to the bit
+        rows = [session.run([chosen], {name: row[None].astype(dtype)})[0] for row in features]
+        return [_row(row) for row in rows]
+
+    return _one_number(run, class_index, n, path, f"output {chosen!r}")
+
+
+def load_skops(
+    path: Path, method: str | None, class_index: int | None, n: int, trusted: Sequence[str]
+) -> Predict:
+    """Read a scikit-learn model, which takes fingerprints of length n, from a skops file.
+
+    Raises:
+        InputError: not a skops file, types that are not trusted, or no model that takes such a
+            fingerprint and gives one number.
+    """
+    import skops.io  # optional
+    from sklearn import ensemble, tree
+
+    try:
+        unknown = sorted(set(skops.io.get_untrusted_types(file=path)) - set(trusted))
+        if not unknown:
+            model = skops.io.load(path, trusted=list(trusted))
+    except Exception as error:  # noqa: BLE001 - a damaged file makes it raise anything
+        what = "not a skops file" if not zipfile.is_zipfile(path) else "not readable"
+        raise InputError(f"{path} is {what}: {one_line(error)[:300]}") from None
+    if unknown:
+        raise InputError(
+            f"{path} holds types that are not known to be harmless: {', '.join(unknown)}. If you "
+            f"trust whoever made the file, add trusted: [{', '.join(unknown)}]"
+        )
+    called = method or ("predict_proba" if hasattr(model, "predict_proba") else "predict")
+    if not hasattr(model, called):
+        known = [m for m in ("predict", "predict_proba", "decision_function") if hasattr(model, m)]
+        raise InputError(f"{type(model).__name__} has no {called}{did_you_mean(called, known)}")
+    names = model.get_params(deep=True) if hasattr(model, "get_params") else {}
+    jobs = {name: 1 for name in names if name.rpartition("__")[2] == "n_jobs"}
+    if jobs:
+        model.set_params(**jobs)  # a worker has one core
+    two_classes = len(getattr(model, "classes_", ())) == 2
+    if class_index is None and two_classes and called == "predict_proba":
+        class_index = 1
+    ask = getattr(model, called)
+
+    def one_by_one(rows: np.ndarray) -> np.ndarray:
+        return np.concatenate([ask(row[None]) for row in rows])
+
+    # a batch leaves each molecule's value as it is, to the bit, in trees; not in matrix products
+    trees = (tree.DecisionTreeClassifier, tree.DecisionTreeRegressor)
+    forests = (ensemble.RandomForestClassifier, ensemble.RandomForestRegressor)
+    extra = (ensemble.ExtraTreesClassifier, ensemble.ExtraTreesRegressor)
+    run = ask if isinstance(model, (*trees, *forests, *extra)) else one_by_one
+    return _one_number(run, class_index, n, path, called)
+
+
+def _chosen_output(names: Sequence[str], output: str | int | None, path: Path) -> str:
+    if output is None:
+        if len(names) == 1:
+            return names[0]
+        raise InputError(f"{path} has several outputs: set output to one of {', '.join(names)}")
+    if isinstance(output, int):
+        if output < len(names):
+            return names[output]
+        raise InputError(
+            f"output: {path} has no output {output}: there are {len(names)}, counted from 0: "
+            f"{', '.join(names)}"
+        )
+    if output not in names:
+        raise InputError(f"output: {path} has no output {output!r}{did_you_mean(output, names)}")
+    return output
+
+
+def _row(result: Any) -> np.ndarray:
+    """What a model gave for one molecule, as a row of numbers."""
+    if isinstance(result, list):  # scikit-learn's classifiers give {class: probability}
+        result = list(result[0].values()) if isinstance(result[0], dict) else result
+    return np.asarray(result).reshape(-1)
+
+
+def _one_number(
+    run: Callable[[np.ndarray], Any], class_index: int | None, n: int, path: Path, what: str
+) -> Predict:
+    """Try a model on an empty fingerprint, and choose the one number that it is to give."""
+
+    def values(features: np.ndarray) -> np.ndarray:
+        given = np.asarray(run(features))
+        return given.reshape(len(features), -1)
+
+    try:
+        tried = values(np.zeros((1, n), dtype=np.float32))
+    except Exception as error:  # noqa: BLE001 - both libraries raise what they like
+        raise InputError(
+            f"{path} cannot be run on a fingerprint of length {n}: {one_line(error)[:300]}"
+        ) from None
+    width = tried.shape[1]
+    if tried.dtype.kind not in "fiub":
+        raise InputError(f"{path}: {what} gives {tried.dtype}, not numbers")
+    if class_index is None and width != 1:
+        raise InputError(
+            f"{path}: {what} gives {width} values for a molecule: say which one with class_index, "
+            f"0 to {width - 1}"
+        )
+    column = class_index or 0
+    if column >= width:
+        raise InputError(
+            f"class_index = {column}: {what} of {path} gives {width} value(s) for a molecule, "
+            "counted from 0"
+        )
+    return lambda features: values(features)[:, column].astype(float)

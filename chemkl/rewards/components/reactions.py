@@ -13,7 +13,6 @@ building blocks on the right, for example an amide
 4. It keeps one bond for each atom, so a scaffold atom has one attachment point at most.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -30,9 +29,7 @@ from reinvent_chemistry.library_design.reaction_filters.reaction_filter_configru
 
 from chemkl.chem.molecules import one_line, silenced
 from chemkl.chem.scaffolds import DecoratedScaffold
-from chemkl.config import InputError
-from chemkl.rewards.parameters import OneOrMore
-from chemkl.rewards.registry import Score, component
+from chemkl.rewards.registry import MANY, OneOrMore, Score, component, refuse
 
 BOND = "bondNum"
 """The atom property by which reinvent-chemistry knows the ends of a bond."""
@@ -50,13 +47,13 @@ _SOURCE = "Fialkova et al., J. Chem. Inf. Model. 62, 2046 (2022); reinvent-chemi
 
 def check_reactions(smarts: Sequence[str], place: str = "reactions") -> list[str]:
     """Say what is wrong with retro-reactions, one line each; nothing when all can be used."""
-    problems = []
-    for index, text in enumerate(smarts):
-        with silenced():
-            wrong = _reaction_problem(text)
-        if wrong:
-            problems.append(f"{place}[{index}] = {text!r} {wrong}")
-    return problems
+    with silenced():
+        problems = [_reaction_problem(text) for text in smarts]
+    return [
+        f"{place}[{index}] = {text!r} {problem}"
+        for index, (text, problem) in enumerate(zip(smarts, problems, strict=True))
+        if problem
+    ]
 
 
 def _reaction_problem(text: str) -> str | None:
@@ -133,11 +130,13 @@ def reaction_filter(
         )
     if mode == "non_selective" and not any(reactions):
         problems.append("reactions: no reaction at all; mode non_selective needs one")
-    if problems:
-        raise InputError("\n".join(problems))
+    refuse(problems)
     lists = reactions if mode == "selective" else [[text for texts in reactions for text in texts]]
+    kinds = ReactionFiltersEnum()
+    kind = kinds.SELECTIVE if mode == "selective" else kinds.NON_SELECTIVE
     with silenced():
-        evaluate = ReactionFilter(_configuration(mode, lists)).evaluate
+        configuration = ReactionFilterConfiguration(type=kind, reactions=lists)
+        evaluate = ReactionFilter(configuration).evaluate
 
     def score(mol: Mol) -> float:
         return max(
@@ -145,14 +144,6 @@ def reaction_filter(
         )
 
     return score
-
-
-def _configuration(mode: str, reactions: list[list[str]]) -> ReactionFilterConfiguration:
-    kinds = {
-        "selective": ReactionFiltersEnum.SELECTIVE,
-        "non_selective": ReactionFiltersEnum.NON_SELECTIVE,
-    }
-    return ReactionFilterConfiguration(type=kinds[mode], reactions=reactions)
 
 
 def _marked(mol: Mol, bonds: Sequence[tuple[int, int]]) -> Mol:
@@ -164,7 +155,7 @@ def _marked(mol: Mol, bonds: Sequence[tuple[int, int]]) -> Mol:
     return marked
 
 
-@component("disconnections", unit="bonds", range=(0, math.inf), source=_SOURCE)
+@component("disconnections", unit="bonds", range=MANY, source=_SOURCE)
 def disconnections(
     reactions: Annotated[OneOrMore, Field(description="retro-reactions")],
 ) -> Score:
@@ -175,9 +166,7 @@ def disconnections(
     Raises:
         InputError: an unusable reaction.
     """
-    problems = check_reactions(reactions)
-    if problems:
-        raise InputError("\n".join(problems))
+    refuse(check_reactions(reactions))
     chemistry, conversions = FragmentReactions(), Conversions()
     with silenced():
         compiled = chemistry.create_reactions_from_smirks(reactions)
@@ -185,9 +174,9 @@ def disconnections(
     def score(mol: Mol) -> float:
         flat = conversions.copy_mol(mol)  # what apply_reactions_on_molecule looks at
         fitting = [
-            each
-            for each in compiled
-            if flat.HasSubstructMatch(each.chemical_reaction.GetReactantTemplate(0))
+            reaction
+            for reaction in compiled
+            if flat.HasSubstructMatch(reaction.chemical_reaction.GetReactantTemplate(0))
         ]
         cuts = {
             _cut(outcome.targeted_molecule, pair)

@@ -22,7 +22,7 @@ from rdkit.Chem import (
 from rdkit.Chem.AllChem import ComputeMolVolume
 
 from chemkl.chem.molecules import parse, silenced
-from chemkl.rewards.registry import Score, component
+from chemkl.rewards.registry import MANY, Score, component
 
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1, description="Of the embedding.")]
 Attempts = Annotated[
@@ -69,19 +69,14 @@ def _conformer(smiles: str, embedding: Embedding) -> Mol | str:
         if read is None:
             return "RDKit cannot read its canonical SMILES"
         mol = AddHs(read)
-        unfit = _unfit(mol, embedding)
-        return unfit or _embedded(mol, embedding)
-
-
-def _unfit(mol: Mol, embedding: Embedding) -> str | None:
-    n_fragments, n_heavy = len(GetMolFrags(mol)), mol.GetNumHeavyAtoms()
-    if n_fragments > 1:
-        return f"{n_fragments} fragments have no common shape"
-    if mol.GetNumAtoms() == 1:
-        return "a single atom has no shape"
-    if n_heavy > embedding.max_heavy_atoms:
-        return f"{n_heavy} heavy atoms, and max_heavy_atoms = {embedding.max_heavy_atoms}"
-    return None
+        n_fragments, n_heavy = len(GetMolFrags(mol)), mol.GetNumHeavyAtoms()
+        if n_fragments > 1:
+            return f"{n_fragments} fragments have no common shape"
+        if mol.GetNumAtoms() == 1:
+            return "a single atom has no shape"
+        if n_heavy > embedding.max_heavy_atoms:
+            return f"{n_heavy} heavy atoms, and max_heavy_atoms = {embedding.max_heavy_atoms}"
+        return _embedded(mol, embedding)
 
 
 def _embedded(mol: Mol, embedding: Embedding) -> Mol | str:
@@ -106,121 +101,10 @@ def _embedded(mol: Mol, embedding: Embedding) -> Mol | str:
     return f"no conformer found in {embedding.attempts} attempts"
 
 
-class Shape(NamedTuple):
-    """A number that one conformer has."""
-
-    kind: str
-    function: Callable[[Mol], float]
-    unit: str
-    range: tuple[float, float]
-    meaning: str
-    paper: str = "Sauer and Schwarz, J. Chem. Inf. Comput. Sci. 43, 987 (2003)"
-
-
-TODESCHINI = "Todeschini and Consonni, Handbook of Molecular Descriptors (2000)"
-
-SHAPES = [
-    *(
-        Shape(
-            f"pmi{order}",
-            function,
-            "Da Å²",
-            (0, math.inf),
-            f"The {which} principal moment of inertia: high for heavy and spread-out molecules.",
-        )
-        for order, which, function in [
-            (1, "smallest", rdMolDescriptors.CalcPMI1),
-            (2, "middle", rdMolDescriptors.CalcPMI2),
-            (3, "largest", rdMolDescriptors.CalcPMI3),
-        ]
-    ),
-    Shape(
-        "npr1",
-        rdMolDescriptors.CalcNPR1,
-        "",
-        (0, 1),
-        "Smallest over largest moment of inertia: 0 for a rod, 0.5 for a disc, 1 for a ball.",
-    ),
-    Shape(
-        "npr2",
-        rdMolDescriptors.CalcNPR2,
-        "",
-        (0.5, 1),
-        "Middle over largest moment of inertia: 1 for a rod, 0.5 for a disc, 1 for a ball.",
-    ),
-    Shape(
-        "asphericity",
-        rdMolDescriptors.CalcAsphericity,
-        "",
-        (0, 1),
-        "Asphericity: 0 for a ball, 0.25 for a disc, 1 for a rod.",
-        "Baumgaertner, J. Chem. Phys. 98, 7496 (1993)",
-    ),
-    Shape(
-        "eccentricity",
-        rdMolDescriptors.CalcEccentricity,
-        "",
-        (0, 1),
-        "sqrt(1 - NPR1^2): 0 for a ball, 0.87 for a disc, 1 for a rod.",
-        "Arteca, Rev. Comput. Chem. 9, 191 (1996)",
-    ),
-    Shape(
-        "spherocity",
-        rdMolDescriptors.CalcSpherocityIndex,
-        "",
-        (0, 1),
-        "Spherocity index: 1 for a ball, 0 for a flat molecule.",
-        TODESCHINI,
-    ),
-    Shape(
-        "radius_of_gyration",
-        rdMolDescriptors.CalcRadiusOfGyration,
-        "Å",
-        (0, math.inf),
-        "Root mean square distance from the centre of mass: high for large, stretched molecules.",
-        "Arteca, Rev. Comput. Chem. 9, 191 (1996)",
-    ),
-    Shape(
-        "pbf",
-        rdMolDescriptors.CalcPBF,
-        "Å",
-        (0, math.inf),
-        "Plane of best fit: mean distance of the atoms from it; 0 for a flat molecule.",
-        "Firth et al., J. Chem. Inf. Model. 52, 2516 (2012)",
-    ),
-]
-
-
-def _factory(shape: Shape) -> Callable[..., Score]:
-    def factory(
-        *,
-        seed: Seed = SEED,
-        attempts: Attempts = ATTEMPTS,
-        timeout: Timeout = TIMEOUT,
-        max_heavy_atoms: HeavyAtoms = HEAVY_ATOMS,
-    ) -> Score:
-        embedding = Embedding(seed, attempts, timeout, max_heavy_atoms)
-        return lambda mol: shape.function(conformer(mol, embedding))
-
-    factory.__name__ = factory.__qualname__ = shape.kind
-    factory.__doc__ = shape.meaning
-    return factory
-
-
-for _shape in SHAPES:
-    component(
-        _shape.kind,
-        unit=_shape.unit,
-        range=_shape.range,
-        source=f"{_shape.paper}; RDKit {_shape.function.__name__}, ETKDGv3",
-        costly=True,
-    )(_factory(_shape))
-
-
 @component(
     "molecular_volume",
     unit="Å³",
-    range=(0, math.inf),
+    range=MANY,
     source="RDKit ComputeMolVolume (van der Waals radii), ETKDGv3",
     costly=True,
 )
@@ -238,4 +122,56 @@ def molecular_volume(
     volume: Callable[..., float] = ComputeMolVolume
     return lambda mol: volume(
         conformer(mol, embedding), gridSpacing=grid_spacing, boxMargin=box_margin
+    )
+
+
+# fmt: off
+_SAUER = "Sauer and Schwarz, J. Chem. Inf. Comput. Sci. 43, 987 (2003)"
+_ARTECA = "Arteca, Rev. Comput. Chem. 9, 191 (1996)"
+_MOMENT = "principal moment of inertia: high for heavy and spread-out molecules."
+SHAPES: list[tuple[str, Callable[[Mol], float], str, tuple[float, float], str, str]] = [
+    ("pmi1", rdMolDescriptors.CalcPMI1, "Da Å²", MANY, _SAUER, f"The smallest {_MOMENT}"),
+    ("pmi2", rdMolDescriptors.CalcPMI2, "Da Å²", MANY, _SAUER, f"The middle {_MOMENT}"),
+    ("pmi3", rdMolDescriptors.CalcPMI3, "Da Å²", MANY, _SAUER, f"The largest {_MOMENT}"),
+    ("npr1", rdMolDescriptors.CalcNPR1, "", (0, 1), _SAUER,
+     "Smallest over largest moment of inertia: 0 for a rod, 0.5 for a disc, 1 for a ball."),
+    ("npr2", rdMolDescriptors.CalcNPR2, "", (0.5, 1), _SAUER,
+     "Middle over largest moment of inertia: 1 for a rod, 0.5 for a disc, 1 for a ball."),
+    ("asphericity", rdMolDescriptors.CalcAsphericity, "", (0, 1),
+     "Baumgaertner, J. Chem. Phys. 98, 7496 (1993)",
+     "Asphericity: 0 for a ball, 0.25 for a disc, 1 for a rod."),
+    ("eccentricity", rdMolDescriptors.CalcEccentricity, "", (0, 1), _ARTECA,
+     "sqrt(1 - NPR1^2): 0 for a ball, 0.87 for a disc, 1 for a rod."),
+    ("spherocity", rdMolDescriptors.CalcSpherocityIndex, "", (0, 1),
+     "Todeschini and Consonni, Handbook of Molecular Descriptors (2000)",
+     "Spherocity index: 1 for a ball, 0 for a flat molecule."),
+    ("radius_of_gyration", rdMolDescriptors.CalcRadiusOfGyration, "Å", MANY, _ARTECA,
+     "Root mean square distance from the centre of mass: high for large, stretched molecules."),
+    ("pbf", rdMolDescriptors.CalcPBF, "Å", MANY,
+     "Firth et al., J. Chem. Inf. Model. 52, 2516 (2012)",
+     "Plane of best fit: mean distance of the atoms from it; 0 for a flat molecule."),
+]
+# fmt: on
+
+
+def _factory(kind: str, function: Callable[[Mol], float], meaning: str) -> Callable[..., Score]:
+    def factory(
+        *,
+        seed: Seed = SEED,
+        attempts: Attempts = ATTEMPTS,
+        timeout: Timeout = TIMEOUT,
+        max_heavy_atoms: HeavyAtoms = HEAVY_ATOMS,
+    ) -> Score:
+        embedding = Embedding(seed, attempts, timeout, max_heavy_atoms)
+        return lambda mol: function(conformer(mol, embedding))
+
+    factory.__name__ = factory.__qualname__ = kind
+    factory.__doc__ = meaning
+    return factory
+
+
+for _kind, _function, _unit, _range, _paper, _meaning in SHAPES:
+    _source = f"{_paper}; RDKit {_function.__name__}, ETKDGv3"
+    component(_kind, unit=_unit, range=_range, source=_source, costly=True)(
+        _factory(_kind, _function, _meaning)
     )

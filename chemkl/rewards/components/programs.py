@@ -1,4 +1,4 @@
-"""Programs of the user, kept alive: a JSON line for each molecule, a JSON line back."""
+"""The component for a program of the user, kept alive: a JSON line a molecule, a JSON line back."""
 
 import hashlib
 import json
@@ -14,12 +14,14 @@ from contextlib import suppress
 from multiprocessing.util import Finalize
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import AfterValidator, Field, ValidationInfo
 from rdkit.Chem import Mol, MolToSmiles
 
 from chemkl.config import InputError
 from chemkl.config.base import shown
+from chemkl.rewards.registry import REAL, Score, component
 
 LONGEST_ANSWER = 1_000_000
 """A line longer than this many bytes is no answer."""
@@ -27,7 +29,7 @@ KEPT_LINES = 5
 """So many last lines of standard error are kept for the reason."""
 GRACE = 0.4
 """Seconds that a program has to end when it is asked to: well below the seconds of
-`chemkl.rewards.processes` that a worker which is to end has for all of its programs."""
+`chemkl.rewards.pool` that a worker which is to end has for all of its programs."""
 
 
 class ProgramDiedError(RuntimeError):
@@ -35,11 +37,7 @@ class ProgramDiedError(RuntimeError):
 
 
 def find_program(command: Sequence[str], folder: Path | None = None) -> list[str]:
-    """Give a command with the full path of the program, and of files beside the config file.
-
-    Args:
-        command: program and arguments.
-        folder: the config file's folder.
+    """Give a command with full paths: of the program, and of files in the config file's folder.
 
     Raises:
         InputError: there is no such program, or it may not be run.
@@ -47,12 +45,12 @@ def find_program(command: Sequence[str], folder: Path | None = None) -> list[str
     name, *arguments = command
     beside = [_beside(argument, folder) for argument in arguments]
     if "/" not in name:
-        found = shutil.which(name)
-        if found is None:
+        program = shutil.which(name)
+        if program is None:
             raise InputError(
                 f"no program {name!r} on this machine's PATH; to name a file, write ./{name}"
             )
-        return [found, *beside]
+        return [program, *beside]
     path = Path(os.path.expanduser(_beside(name, folder))).absolute()
     if not path.is_file():
         raise InputError(f"no such program: {path}")
@@ -102,14 +100,14 @@ class Program:
         smiles = MolToSmiles(mol)
         with self._lock:
             try:
-                return self._asked(smiles)
+                return self._answer(smiles)
             except ProgramDiedError:
-                return self._asked(smiles)  # started anew, once
+                return self._answer(smiles)  # started anew, once
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.command, self.timeout)
 
-    def _asked(self, smiles: str) -> float:
+    def _answer(self, smiles: str) -> float:
         if self._running is None:
             self._running = _Running(self.command)
         try:
@@ -163,14 +161,10 @@ class _Running:
         self._asked += 1
         question = json.dumps({"id": self._asked, "smiles": smiles}) + "\n"
         try:
-            self._in.write(question.encode())
+            self._popen.stdin.write(question.encode())  # type: ignore[union-attr]  # a pipe was asked for
         except OSError:
             raise self._died() from None
         return self._checked(self._line(deadline, timeout), smiles)
-
-    @property
-    def _in(self) -> Any:
-        return self._popen.stdin
 
     def _readable(self, seconds: float) -> bool:
         with selectors.DefaultSelector() as selector:
@@ -253,3 +247,46 @@ def _stop(popen: "subprocess.Popen[bytes]") -> None:
     for pipe in (popen.stdout, popen.stderr):
         if pipe is not None:
             pipe.close()
+
+
+def _full_command(command: list[str], info: ValidationInfo) -> list[str]:
+    return find_program(command, (info.context or {}).get("folder"))
+
+
+@component(
+    "external_program",
+    unit="as answered",
+    range=REAL,
+    source="a program of yours",
+    costly=True,
+)
+def external_program(
+    command: Annotated[
+        list[str],
+        Field(
+            min_length=1,
+            description="The program and its arguments, as a list. What names a file beside the "
+            "config file is that file.",
+        ),
+        AfterValidator(_full_command),
+    ],
+    *,
+    timeout: Annotated[
+        float,
+        Field(
+            gt=0,
+            allow_inf_nan=False,
+            description="How long it may take for one molecule, its start included, in seconds; "
+            "then it is stopped and that molecule has failed.",
+        ),
+    ] = 60.0,
+) -> Score:
+    """What a program of yours says of a molecule; you decide what high means.
+
+    It is started once in a process and kept alive. For each line {"id": 7, "smiles": "CCO"} on its
+    standard input it writes one line {"value": 1.2}, or {"error": "why not"}, to its standard
+    output and flushes it; an id or smiles that it adds is compared. It ends when its input ends.
+    One that dies is started once more for the same molecule; what it wrote to its standard error
+    is in the reason.
+    """
+    return Program(tuple(command), timeout)

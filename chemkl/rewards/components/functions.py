@@ -1,36 +1,39 @@
-"""Functions of the user: found by name or in a file, and checked against what they take."""
+"""The component for a Python function of the user: named by module or file, checked, called."""
 
 import inspect
 import re
+import sys
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from inspect import Parameter
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import ModuleType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
+    Field,
     PydanticSchemaGenerationError,
     PydanticUserError,
     TypeAdapter,
     ValidationError,
+    ValidationInfo,
     create_model,
 )
-from rdkit.Chem import Mol
+from rdkit.Chem import Mol, MolToSmiles
 
-from chemkl.config import InputError, did_you_mean
+from chemkl.config import InputError, InputPath, did_you_mean
 from chemkl.config.document import Document
 from chemkl.config.loading import render
 from chemkl.results.provenance import sha256_of
-from chemkl.rewards.modules import (
-    existing_file,
-    installed_module,
-    module_of_file,
-)
+from chemkl.rewards.registry import REAL, BatchScore, Failure, component
 
 Takes = Literal["smiles", "mol", "list"]
 FORMS = "package.module:name, package.module.name or path/to/file.py:name"
@@ -45,7 +48,7 @@ class CallError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class OwnFunction:
+class UserFunction:
     """A function of the user; the molecule, or the list of them, is its first argument.
 
     Attributes:
@@ -75,13 +78,9 @@ class OwnFunction:
             raise CallError(self._told(error)) from error
 
     def form(self, takes: Takes | None) -> tuple[bool, type]:
-        """Say how it is called.
+        """Say whether it is called with a list, and as what a molecule comes: str or Mol.
 
-        Args:
-            takes: what the config says; None: what the first parameter is annotated with.
-
-        Returns:
-            Whether it is called with a list, and as what a molecule comes: str or Mol.
+        `takes` is what the config says; None: what the first parameter is annotated with.
 
         Raises:
             InputError: it cannot be called with a molecule, or nothing says in what form.
@@ -105,14 +104,11 @@ class OwnFunction:
     def checked(
         self, parameters: Mapping[str, Any], *, given: Sequence[str] = ("the molecule",)
     ) -> dict[str, Any]:
-        """Check parameters against the signature: names, those without a default, types.
+        """Check parameters against the signature, and give them in the annotated types.
 
         Args:
             parameters: what it takes by name.
             given: what it is given before them, by position; in words.
-
-        Returns:
-            The parameters, in the annotated types.
 
         Raises:
             InputError: a line for each that does not fit.
@@ -160,23 +156,23 @@ class OwnFunction:
         """Type and message of an exception, and the last line of the user's file on its way."""
         said = ": ".join(filter(None, [type(error).__name__, " ".join(str(error).split())]))
         frames = reversed(traceback.extract_tb(error.__traceback__))
-        lines = (each.lineno for each in frames if each.filename == str(self.file))
+        lines = (frame.lineno for frame in frames if frame.filename == str(self.file))
         line = next(lines, None)
         return said if self.file is None or line is None else f"{said} ({self.file.name}:{line})"
 
     def _schema(self, n_given: int) -> type[BaseModel]:
         """What it takes by name beside the first arguments, which it is given by position."""
         fields: dict[str, Any] = {
-            each.name: (
-                _usable(self._hints.get(each.name, Any)),
-                ... if each.default is Parameter.empty else each.default,
+            taken.name: (
+                _usable(self._hints.get(taken.name, Any)),
+                ... if taken.default is Parameter.empty else taken.default,
             )
-            for place, each in enumerate(self._parameters)
-            if (place >= n_given or each.kind not in _POSITIONAL)
-            and each.kind in _BY_NAME
-            and not each.name.startswith("_")
+            for place, taken in enumerate(self._parameters)
+            if (place >= n_given or taken.kind not in _POSITIONAL)
+            and taken.kind in _BY_NAME
+            and not taken.name.startswith("_")
         }
-        anything = any(each.kind is Parameter.VAR_KEYWORD for each in self._parameters)
+        anything = any(taken.kind is Parameter.VAR_KEYWORD for taken in self._parameters)
         config = ConfigDict(**{**_SCHEMA, "extra": "allow" if anything else "forbid"})
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # a parameter called copy, json, schema
@@ -184,12 +180,10 @@ class OwnFunction:
         return model
 
 
-def load_function(reference: str, folder: Path | None = None) -> OwnFunction:
-    """Find a function of the user; the code around it is run, once in a process.
+def load_function(reference: str, folder: Path | None = None) -> UserFunction:
+    """Find a function by one of `FORMS`; the code around it is run, once in a process.
 
-    Args:
-        reference: one of `FORMS`.
-        folder: where a relative path is looked up before the working directory.
+    A relative path is looked up in the folder before the working directory.
 
     Raises:
         InputError: no such file, module or name, code that cannot be run, or not a function.
@@ -200,29 +194,29 @@ def load_function(reference: str, folder: Path | None = None) -> OwnFunction:
     if not place or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", name) or name == "py":
         raise InputError(f"{reference!r} names no function; write {FORMS}")
     if place.endswith(".py"):
-        path = existing_file(place, folder)
-        place, module = str(path), module_of_file(path)
+        path = _existing_file(place, folder)
+        place, module = str(path), _module_of_file(path)
     else:
-        module = installed_module(place)
-    found: Any = module
+        module = _installed_module(place)
+    value: Any = module
     for part in name.split("."):
-        if not hasattr(found, part):
-            known = _functions_in(found, module.__name__ if place.endswith(".py") else None)
+        if not hasattr(value, part):
+            known = _functions_in(value, module.__name__ if place.endswith(".py") else None)
             raise InputError(f"{place} has no {part!r}{did_you_mean(part, known)}")
-        found = getattr(found, part)
-    if inspect.isclass(found) or not callable(found):
-        kind = "a class" if inspect.isclass(found) else f"of type {type(found).__name__}"
+        value = getattr(value, part)
+    if inspect.isclass(value) or not callable(value):
+        kind = "a class" if inspect.isclass(value) else f"of type {type(value).__name__}"
         raise InputError(f"{reference} is {kind}, not a function")
     source = getattr(module, "__file__", None)
     file = Path(source) if source else None
-    return OwnFunction(f"{place}:{name}", found, sha256_of(file) if file else "", file)
+    return UserFunction(f"{place}:{name}", value, sha256_of(file) if file else "", file)
 
 
-def _functions_in(found: Any, module: str | None) -> list[str]:
+def _functions_in(place: Any, module: str | None) -> list[str]:
     """Names of the functions in a module or class; module: that must have defined them."""
     return [
         name
-        for name, value in vars(found).items()
+        for name, value in vars(place).items()
         if callable(value)
         and not inspect.isclass(value)
         and not name.startswith("_")
@@ -249,3 +243,166 @@ def _form(annotation: Any) -> tuple[bool, type] | None:
     if not inspect.isclass(origin) or not issubclass(list, origin) or not inner:
         return None
     return (True, inner[0]) if inner[0] in (str, Mol) else None
+
+
+def _installed_module(name: str) -> ModuleType:
+    """Import a module by its dotted name.
+
+    Raises:
+        InputError: it is not installed, or its code cannot be run.
+    """
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+            raise InputError(
+                f"no module {error.name!r} is installed; a function in a file of yours is named "
+                "as path/to/file.py:name"
+            ) from None
+        raise _broken(name, error) from error
+    except (Exception, SystemExit) as error:
+        raise _broken(name, error) from error
+
+
+def _module_of_file(path: Path) -> ModuleType:
+    """Run a file as a module; the same text is run once, and finds the files beside it.
+
+    Raises:
+        InputError: it is no Python file, or its code cannot be run.
+    """
+    stem = re.sub(r"\W", "_", path.stem)
+    name = f"chemkl_own_{stem}_{sha256_of(path)[:12]}"
+    loaded = sys.modules.get(name)
+    if loaded is not None and loaded.__file__ == str(path):
+        return loaded
+    spec = spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path} is not a Python file")
+    module = module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look a class's module up there
+    sys.path.insert(0, str(path.parent))  # as for a script that stands there
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise _broken(str(path), error) from error
+    finally:
+        sys.path.remove(str(path.parent))
+    return module
+
+
+def _existing_file(place: str, folder: Path | None) -> Path:
+    """Find a file beside the config file or in the working directory.
+
+    Raises:
+        InputError: there is none.
+    """
+    try:
+        path = TypeAdapter(InputPath).validate_python(place, context={"folder": folder})
+    except ValidationError as error:
+        raise InputError(str(error.errors()[0]["ctx"]["error"])) from None
+    if not path.is_file():
+        raise InputError(f"{path} is not a file")
+    return Path(path)
+
+
+def _broken(place: str, error: BaseException) -> InputError:
+    return InputError(
+        f"{place} cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}"
+    )
+
+
+# ---- the component
+
+
+def _full_reference(reference: str, info: ValidationInfo) -> str:
+    return load_function(reference, (info.context or {}).get("folder")).reference
+
+
+@component(
+    "python_function",
+    unit="as returned",
+    range=REAL,
+    source="a function of yours",
+    batched=True,
+    costly=True,
+)
+def python_function(
+    function: Annotated[
+        str,
+        AfterValidator(_full_reference),
+        Field(
+            description=f"Where it is: {FORMS}; the path beside the config file, or in the working "
+            "directory. That code is run as soon as the config is checked."
+        ),
+    ],
+    *,
+    parameters: Annotated[
+        dict[str, Any] | None,
+        Field(
+            description="What it takes beside the molecule, by name; checked against its "
+            "signature. null: its defaults."
+        ),
+    ] = None,
+    takes: Annotated[
+        Takes | None,
+        Field(
+            description="What it is called with: a canonical SMILES (smiles), an RDKit Mol (mol), "
+            "or a list of either (list), for which it returns a list as long. null: what its "
+            "first parameter is annotated with (str, Mol, list[str], list[Mol])."
+        ),
+    ] = None,
+) -> BatchScore:
+    """What a Python function of yours says of a molecule; you decide what high means.
+
+    The function may change the molecule that it is given. An exception, or anything else than a
+    finite number, costs that molecule only; where a list of molecules makes it fail, or gives a
+    list of another length, it is asked again with each of them alone.
+    """
+    user = load_function(function)
+    is_list, given_as = user.form(takes)
+    return FunctionScore(user, user.checked(parameters or {}), is_list, given_as)
+
+
+@dataclass(frozen=True)
+class FunctionScore:
+    """Asks a function of the user about molecules; what it cannot score fails alone.
+
+    Attributes:
+        function: The function.
+        parameters: What it takes beside the molecule.
+        is_list: Whether it is called with a list.
+        given_as: As what a molecule comes: str (canonical SMILES) or Mol.
+    """
+
+    function: UserFunction
+    parameters: Mapping[str, Any]
+    is_list: bool
+    given_as: type
+
+    @property
+    def identity(self) -> str:
+        """What decides the values beside the settings: the code's sha256."""
+        return self.function.identity
+
+    def __call__(self, mols: Sequence[Mol]) -> Sequence[float | Failure]:
+        """Give what the function returns for each molecule, in order.
+
+        Raises:
+            CallError: the function, called with a list, raised or wants to end the program.
+        """
+        given = [self._as_given(mol) for mol in mols]
+        if self.is_list:
+            answers: Sequence[float | Failure] = self.function(given, **self.parameters)
+            return answers
+        return [self._value(molecule) for molecule in given]
+
+    def _value(self, molecule: str | Mol) -> float | Failure:
+        try:
+            answer: float = self.function(molecule, **self.parameters)
+        except CallError as error:
+            return Failure(str(error))
+        return answer
+
+    def _as_given(self, mol: Mol) -> str | Mol:
+        return MolToSmiles(mol) if self.given_as is str else Mol(mol)

@@ -1,4 +1,4 @@
-"""Components are asked about molecules: the cheap first, the costly only where it can matter."""
+"""Components score molecules: the cheap ones first, the costly ones only where it can matter."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,13 +16,13 @@ from chemkl.rewards.registry import BatchScore, Failure, Score, find_component
 from chemkl.rewards.transforms import build_transform
 
 Answer = float | Failure
-"""What a component says of a molecule: a finite number, or why there is none."""
+"""What a component gives for a molecule: a finite number, or why there is none."""
 
-Known = Mapping[str, float | str]
-"""What is known of a molecule before anything is asked: raw values, and its scaffold."""
+Cached = Mapping[str, float | str]
+"""What a cache has of a molecule: raw values by component, and its scaffold."""
 
 SCAFFOLD = "(scaffold)"
-"""The scaffold's place among what is known; no component can be called so."""
+"""The scaffold's place among cached values; no component can be called so."""
 
 PASSING = 0.5
 """The lowest score with which a molecule passes a filter."""
@@ -53,18 +53,9 @@ class Term(NamedTuple):
         score = self.transform(raw)
         return score if 0 <= score <= 1 else math.nan
 
-    def lets_pass(self, raw: float) -> bool:
-        """Whether a molecule with this raw value goes on to the costly components."""
-        return self.role != "filter" or self.to_score(raw) >= PASSING
-
 
 class Failed(NamedTuple):
-    """What went wrong with a molecule.
-
-    Attributes:
-        component: Name of the component at fault; None where it was none of them.
-        reason: Why, in words.
-    """
+    """What went wrong with a molecule; `component` is None where it was none of them."""
 
     component: str | None
     reason: str
@@ -78,13 +69,13 @@ class Failed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RawScores:
-    """What the components said of one molecule: the same for every spelling of it.
+    """What the components give for one molecule, the same for every spelling of it.
 
     Attributes:
         values: Raw value by component name; NaN where the component failed or, being costly, was
             not asked.
         scaffold: Bemis-Murcko scaffold; None where that failed.
-        failures: What failed and why; empty when nothing did.
+        failures: What failed and why.
     """
 
     values: Mapping[str, float]
@@ -92,38 +83,35 @@ class RawScores:
     failures: tuple[Failed, ...]
 
 
-_NOTHING: Mapping[str, Any] = {}
-
-
 @dataclass
 class _Case:
-    """One molecule while it is being asked about."""
+    """One molecule while it is scored."""
 
     smiles: str
     max_atoms: int
-    known: Known
+    cached: Cached
     passes: bool = True
     answers: dict[str, Answer] = field(default_factory=dict)
 
     @cached_property
     def mol(self) -> Mol | None:
-        """The molecule, read only if there is something to ask."""
+        """The molecule, read only if something must be computed."""
         return parse(self.smiles, max_atoms=self.max_atoms)
 
     def lacks(self, term: Term) -> bool:
-        """Take over what is known of a component; whether it must be asked."""
+        """Take over a component's cached value; whether it must be computed."""
         if term.costly and not self.passes:
             return False
-        known = self.known.get(term.name)
-        if known is None:
-            return True
-        self.take(term, float(known))
-        return False
+        value = self.cached.get(term.name)
+        if value is not None:
+            self.take(term, float(value))
+        return value is None
 
     def take(self, term: Term, answer: Answer) -> None:
         self.answers[term.name] = answer
-        raw = math.nan if isinstance(answer, Failure) else answer
-        self.passes = self.passes and term.lets_pass(raw)
+        if term.role == "filter":
+            raw = math.nan if isinstance(answer, Failure) else answer
+            self.passes = self.passes and term.to_score(raw) >= PASSING
 
     def result(self, names: Iterable[str]) -> RawScores:
         values: dict[str, float] = {}
@@ -134,9 +122,16 @@ class _Case:
                 failures.append(Failed(name, " ".join(answer.reason.split())))
                 answer = math.nan
             values[name] = answer
-        known = self.known.get(SCAFFOLD)
-        scaffold, problem = _scaffold(self.mol) if known is None else (str(known), None)
-        failures += [problem] if problem else []
+        scaffold: str | None = None
+        if SCAFFOLD in self.cached:
+            scaffold = str(self.cached[SCAFFOLD])
+        elif self.mol is None:  # RDKit wrote a SMILES that it cannot read
+            failures.append(Failed(None, "canonical SMILES cannot be read back"))
+        else:
+            try:
+                scaffold = murcko_scaffold(self.mol)
+            except MoleculeError as error:
+                failures.append(Failed(None, str(error)))
         return RawScores(values, scaffold, tuple(failures))
 
 
@@ -145,10 +140,10 @@ def evaluate(
     smiles: Iterable[str],
     *,
     max_atoms: int,
-    known: Mapping[str, Known] = _NOTHING,
+    cached: Mapping[str, Cached],
     mark: Callable[[str], None] = lambda _name: None,
 ) -> list[RawScores]:
-    """Ask every component about molecules, given as canonical SMILES; nothing is remembered.
+    """Score molecules, given as canonical SMILES, by every component.
 
     The components that are not costly come first, then the costly filters, then the other costly
     ones. A costly component is asked only about molecules that passed every filter before it.
@@ -157,62 +152,61 @@ def evaluate(
         terms: the components.
         smiles: the molecules.
         max_atoms: larger ones are not read.
-        known: by SMILES, what need not be asked.
+        cached: by SMILES, what need not be computed.
         mark: called with a component's name before it is asked.
 
     Returns:
         One for each molecule, in order.
     """
     with silenced():
-        cases = [_Case(each, max_atoms, known.get(each, _NOTHING)) for each in smiles]
+        cases = [_Case(text, max_atoms, cached.get(text, {})) for text in smiles]
         for term in _in_order(terms):
-            asked = [case for case in cases if case.lacks(term) and case.mol is not None]
-            mols = [case.mol for case in asked if case.mol is not None]
+            lacking = [case for case in cases if case.lacks(term) and case.mol is not None]
             mark(term.name)
-            for case, answer in zip(asked, ask(term, mols), strict=True):
+            answers = values_of(term, [case.mol for case in lacking if case.mol is not None])
+            for case, answer in zip(lacking, answers, strict=True):
                 case.take(term, answer)
         names = [term.name for term in terms]
         return [case.result(names) for case in cases]
 
 
-def is_settled(terms: Sequence[Term], known: Known) -> bool:
-    """Whether what is known of a molecule leaves nothing to ask."""
-    case = _Case("", 0, known)
-    return SCAFFOLD in known and not any(case.lacks(term) for term in _in_order(terms))
+def is_settled(terms: Sequence[Term], cached: Cached) -> bool:
+    """Whether cached values leave nothing to compute."""
+    case = _Case("", 0, cached)
+    return SCAFFOLD in cached and not any(case.lacks(term) for term in _in_order(terms))
 
 
 def _in_order(terms: Sequence[Term]) -> list[Term]:
-    """Components in the order in which they are asked."""
     return sorted(terms, key=lambda term: (term.costly, term.costly and term.role != "filter"))
 
 
-def ask(term: Term, mols: Sequence[Mol]) -> list[Answer]:
+def values_of(term: Term, mols: Sequence[Mol]) -> list[Answer]:
     """Ask one component about molecules: one answer each, whatever the component does."""
     if not term.batched:
-        return [_answer(term.score, mol) for mol in mols]
-    together = _together(term.score, mols) if mols else []
+        return [_value(term.score, mol) for mol in mols]
+    together = _values(term.score, mols) if mols else []
     if not isinstance(together, Failure):
         return together
     if len(mols) == 1:
         return [together]
     # one molecule spoils the answers of all: asked one by one, only the guilty fail
-    return [answer for mol in mols for answer in ask(term, [mol])]
+    return [answer for mol in mols for answer in values_of(term, [mol])]
 
 
-def _answer(score: Callable[[Mol], Any], mol: Mol) -> Answer:
+def _value(score: Callable[[Mol], Any], mol: Mol) -> Answer:
     try:
         return as_number(score(mol))
     except Exception as error:  # noqa: BLE001 - any failure of a component costs this molecule only
         return Failure(one_line(error))
 
 
-def _together(score: Callable[[list[Mol]], Any], mols: Sequence[Mol]) -> list[Answer] | Failure:
+def _values(score: Callable[[list[Mol]], Any], mols: Sequence[Mol]) -> list[Answer] | Failure:
     """Ask a batched component once; a Failure where the answers cannot be told apart."""
     try:
-        given = score(list(mols))
-        if isinstance(given, str | bytes | Mapping | AbstractSet):  # none has one value a molecule
-            return Failure(f"it returned {_shown(given)}, not a list of numbers")
-        values = list(given)
+        returned = score(list(mols))
+        if isinstance(returned, str | bytes | Mapping | AbstractSet):  # not one value a molecule
+            return Failure(f"it returned {_shown(returned)}, not a list of numbers")
+        values = list(returned)
     except Exception as error:  # noqa: BLE001 - any failure of a component costs its molecules only
         return Failure(one_line(error))
     if len(values) != len(mols):
@@ -224,11 +218,11 @@ def as_number(value: Any) -> Answer:
     """Take a value as a finite number; text is none, even where it reads like one."""
     if isinstance(value, Failure):
         return value
-    if isinstance(value, str | bytes):
-        return Failure(f"it returned {_shown(value)}, not a number")
     try:
-        number = float(value)
+        number = None if isinstance(value, str | bytes) else float(value)
     except Exception:  # noqa: BLE001 - a value of the user's own type may raise anything
+        number = None
+    if number is None:
         return Failure(f"it returned {_shown(value)}, not a number")
     return number if math.isfinite(number) else Failure(f"it returned {number}")
 
@@ -239,12 +233,3 @@ def _shown(value: object) -> str:
     except Exception:  # noqa: BLE001 - it may raise here too
         text = f"a {type(value).__name__}"
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
-
-
-def _scaffold(mol: Mol | None) -> tuple[str | None, Failed | None]:
-    if mol is None:  # RDKit wrote a SMILES that it cannot read
-        return None, Failed(None, "canonical SMILES cannot be read back")
-    try:
-        return murcko_scaffold(mol), None
-    except MoleculeError as error:
-        return None, Failed(None, str(error))
