@@ -15,7 +15,7 @@ from chemkl.config import InputError
 from chemkl.config.prepare import FileSource, Source
 from chemkl.files.molecules import Line, read_member, read_molecules
 from chemkl.policies.tokenizer import Vocabulary
-from chemkl.results.atomic import written_aside
+from chemkl.results.atomic import atomic_file
 from chemkl.results.provenance import sha256_of
 from chemkl.results.seal import check_seal
 from chemkl.results.wheels import MOLSCORE, MOLSETS, Wheel, fetch_wheel, open_member
@@ -69,7 +69,7 @@ class TableWriter:
 
     def __enter__(self) -> Self:
         with ExitStack() as opened:
-            aside = opened.enter_context(written_aside(self._path, sealed=True))
+            aside = opened.enter_context(atomic_file(self._path, sealed=True))
             writer = pq.ParquetWriter(aside, self._schema, compression="zstd")
             self._writer = opened.enter_context(writer)
             opened.push(self._flush_unless_failed)

@@ -10,7 +10,14 @@ from pydantic import ValidationError
 from chemkl.config import InputError
 from chemkl.config.reward import RewardConfig
 from chemkl.results import Manifest
-from chemkl.results.provenance import SHOWN, differences, method_settings, mixed, told, written
+from chemkl.results.provenance import (
+    SHOWN,
+    as_json,
+    describe_differences,
+    differences,
+    method_settings,
+    mixed_settings,
+)
 
 _SHARED = ("budget", "max_samples", "prior", "reward")
 """Settings that all compared runs have alike; the others make a method."""
@@ -69,10 +76,10 @@ def read_methods(methods: Mapping[str, Sequence[Path]]) -> dict[str, dict[int, C
     if found:
         problems.append(
             "methods: runs with different rewards, priors or budgets cannot be compared. Leave out "
-            f"the runs that differ:\n{told(found)}"
+            f"the runs that differ:\n{describe_differences(found)}"
         )
     for method, each in runs.items():
-        problems += mixed(method, {str(run.folder): run.own for run in each})
+        problems += mixed_settings(method, {str(run.folder): run.own for run in each})
     if problems:
         raise InputError("\n".join(dict.fromkeys(problems)))
     return {method: {run.seed: run for run in each} for method, each in runs.items()}
@@ -88,7 +95,7 @@ def what_differs(methods: Mapping[str, Mapping[int, ComparedRun]], baseline: str
         if name == baseline:
             continue
         found = differences({name: own, baseline: of_method[baseline]})
-        each = [f"{key} {written(v[name])}, not {written(v[baseline])}" for key, v in found.items()]
+        each = [f"{key} {as_json(v[name])}, not {as_json(v[baseline])}" for key, v in found.items()]
         more = len(each) - SHOWN
         shown = [*each[:SHOWN], *([f"{more} more"] if more > 0 else [])]
         told = "; ".join(shown) or "nothing: the settings are the same, and so is what they do"

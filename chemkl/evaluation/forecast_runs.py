@@ -23,7 +23,7 @@ from chemkl.evaluation.forecast_rows import (
     tau_of,
 )
 from chemkl.results import InputFile, Manifest, find_trace, read_trace
-from chemkl.results.provenance import ABSENT, differences, method_settings, written
+from chemkl.results.provenance import ABSENT, as_json, differences, method_settings
 
 REDRAWS = 50
 """Redraws over which a prediction is averaged: what a few hundred samples show varies by chance."""
@@ -158,7 +158,7 @@ def run_labels(runs: Mapping[str, Trained]) -> dict[str, str]:
         for key, values in differences(alike).items():
             for name, value in values.items():
                 if value is not ABSENT:
-                    labels[name] += f", {key} {written(value)}"
+                    labels[name] += f", {key} {as_json(value)}"
     return labels
 
 

@@ -26,7 +26,7 @@ from chemkl.llm.sources import (
     vocabulary_of,
 )
 from chemkl.policies.checkpoint import check_weights
-from chemkl.results.atomic import folder_written_aside, write_json
+from chemkl.results.atomic import atomic_folder, write_json
 from chemkl.results.seal import check_json, check_sums
 
 
@@ -206,7 +206,7 @@ def save(
         "prompts": [asdict(prompt) for prompt in policy.prompts],
         "provenance": dict(about),
     }
-    with folder_written_aside(final) as aside, quiet():
+    with atomic_folder(final) as aside, quiet():
         policy.model.save_pretrained(aside, **settings)  # type: ignore[operator]  # transformers'
         if not policy.has_adapter:
             policy.tokenizer.save_pretrained(aside)

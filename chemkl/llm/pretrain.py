@@ -26,7 +26,7 @@ from chemkl.llm.policy import HfPolicy
 from chemkl.llm.prompts import Prompt
 from chemkl.policies.base import sequence_logp
 from chemkl.policies.tokenizer import END_ID, START_ID, TOKEN_PATTERN, Vocabulary
-from chemkl.results.atomic import folder_written_aside, write_json
+from chemkl.results.atomic import atomic_folder, write_json
 from chemkl.rewards import components  # noqa: F401 - importing it registers the components
 from chemkl.rewards.registry import Failure, find_component, placed
 from chemkl.rewards.scoring import Term, values_of
@@ -260,7 +260,7 @@ def save_model(policy: HfPolicy, final: Path, about: Mapping[str, Any]) -> Path:
         final: the folder; what was there is replaced.
         about: prompts, and where the weights come from; JSON values.
     """
-    with folder_written_aside(final) as aside, quiet():
+    with atomic_folder(final) as aside, quiet():
         policy.model.save_pretrained(aside)  # type: ignore[operator]  # transformers'
         policy.tokenizer.save_pretrained(aside)
         write_json(aside / PROVENANCE, dict(about), sealed=True)

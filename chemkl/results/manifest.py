@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from fnmatch import fnmatch
@@ -22,12 +22,12 @@ from chemkl.results.atomic import claim, finite, raise_storage_error, write_json
 from chemkl.results.provenance import (
     InputFile,
     UsedPrecision,
+    as_json,
     config_hash,
     differences,
+    first_lines,
     identity,
     installed_versions,
-    listed,
-    written,
 )
 from chemkl.results.seal import check_json, is_whole, note_of
 from chemkl.results.trace import ASIDE, ORPHANS, READY
@@ -39,6 +39,10 @@ _FIX = (
     "away. If you have edited it on purpose, take its line sha256 out."
 )
 _CHECKPOINT = "checkpoints/last.ckpt"
+_OF_THE_ATTEMPT = ("prompts.json", "answers.parquet")
+"""What a run writes before its first result, and another attempt may not write again."""
+_OF_THE_USER = ("*.yaml", "*.yml", "*.py", "*.txt", "*.log")
+"""What users keep in an output folder beside the output; no stage touches it."""
 
 Status = Literal["running", "complete", "failed", "interrupted"]
 
@@ -118,54 +122,35 @@ class Manifest(BaseModel):
             InputError: the folder cannot be written, another process is running in it, it holds
                 the output of another stage or config, or an input has changed since it was begun.
         """
-        folder = Path(out_dir)
+        folder, plain = Path(out_dir), identity(config)
         lock = claim(folder, rank=rank)
-        try:
-            manifest = cls._begun(
-                folder, stage, identity(config), seed, inputs or {}, precision, lock, limits
-            )
-        except BaseException:
+        with ExitStack() as undo:
             if lock is not None:
-                lock.close()
-            raise
-        return manifest
-
-    @classmethod
-    def _begun(
-        cls,
-        folder: Path,
-        stage: str,
-        plain: Mapping[str, Any],
-        seed: int | None,
-        inputs: Mapping[str, str | Path],
-        precision: UsedPrecision | None,
-        lock: IO[str] | None,
-        limits: Collection[str],
-    ) -> Self:
-        """Write the manifest of a start in a folder that is claimed; see `start`."""
-        hashed = {role: InputFile.of(Path(path)) for role, path in inputs.items()}
-        earlier = cls._to_resume(folder, stage, plain, hashed, limits, locked=lock is not None)
-        longer = earlier is not None and not earlier.has_config(plain)
-        now = _now()
-        manifest = cls(
-            stage=stage,
-            run_id=earlier.run_id
-            if earlier
-            else _run_id(stage, plain, f"{utf8(folder.resolve())} {now}"),
-            status="running",
-            started=earlier.started if earlier else now,
-            resumed=[*earlier.resumed, now] if earlier else [],
-            seed=seed,
-            config_hash=earlier.config_hash if earlier and not longer else config_hash(plain),
-            config=plain,
-            inputs=hashed,
-            versions=installed_versions(),
-            precision=precision,
-            results=earlier.results if earlier and not longer else {},
-            extended=earlier._so_far(limits if longer else ()) if earlier else [],
-        )
-        manifest._folder, manifest._lock = folder, lock
-        manifest.save()
+                undo.callback(lock.close)
+            files = {role: InputFile.of(Path(path)) for role, path in (inputs or {}).items()}
+            earlier = cls.load(folder)
+            if earlier is not None and earlier._yields(stage, plain, files, limits, lock):
+                earlier = None
+            longer = earlier is not None and not earlier.has_config(plain)
+            now = _now()
+            manifest = cls(
+                stage=stage,
+                run_id=earlier.run_id if earlier else _run_id(stage, plain, folder, now),
+                status="running",
+                started=earlier.started if earlier else now,
+                resumed=[*earlier.resumed, now] if earlier else [],
+                seed=seed,
+                config_hash=earlier.config_hash if earlier and not longer else config_hash(plain),
+                config=plain,
+                inputs=files,
+                versions=installed_versions(),
+                precision=precision,
+                results=earlier.results if earlier and not longer else {},
+                extended=earlier._so_far(limits if longer else ()) if earlier else [],
+            )
+            manifest._folder, manifest._lock = folder, lock
+            manifest.save()
+            undo.pop_all()
         return manifest
 
     @classmethod
@@ -194,38 +179,33 @@ class Manifest(BaseModel):
         manifest._folder = Path(out_dir)
         return manifest
 
-    @classmethod
-    def _to_resume(
-        cls,
-        folder: Path,
+    def _yields(
+        self,
         stage: str,
         config: Mapping[str, Any],
         inputs: Mapping[str, InputFile],
         limits: Collection[str],
-        *,
-        locked: bool,
-    ) -> Self | None:
-        """The manifest of the run that a start goes on with; None where it begins one.
+        lock: IO[str] | None,
+    ) -> bool:
+        """Whether a start begins anew in this folder; else it goes on with this run.
 
         Raises:
             InputError: the folder holds results of something else.
         """
-        earlier = cls.load(folder)
-        if earlier is None:
-            return None
         try:
-            earlier.check_same(stage, config, dict.fromkeys(limits, ""))
-            earlier.check_inputs(inputs)
+            self.check_same(stage, config, dict.fromkeys(limits, ""))
+            self.check_inputs(inputs)
         except InputError:
-            if not earlier.gives_way_to(stage, locked=locked):
+            if not self.gives_way_to(stage, locked=lock is not None):
                 raise
-            clear(folder)
+            for name in _OF_THE_ATTEMPT:  # it would pass for the next one's
+                (self._folder / name).unlink(missing_ok=True)
             sys.stderr.write(
-                f"{folder}: the earlier attempt ({earlier.status}) left no results and was another "
-                "one; begins anew\n"
+                f"{self._folder}: the earlier attempt ({self.status}) left no results and was "
+                "another one; begins anew\n"
             )
-            return None
-        return earlier
+            return True
+        return False
 
     def gives_way_to(self, stage: str, *, locked: bool = True) -> bool:
         """Whether this attempt ended before its first result, so that another may begin in place.
@@ -239,7 +219,7 @@ class Manifest(BaseModel):
         """
         over = self.status == "interrupted" or (self.status == "running" and locked)
         ended = self.status == "failed" or (over and self.stage == stage)
-        return ended and not holds_results(self._folder)
+        return ended and not any(map(_is_result, _names_in(self._folder)))
 
     @property
     def was_resumed(self) -> bool:
@@ -338,13 +318,13 @@ class Manifest(BaseModel):
         if all(limits.get(key) == "" for key in found):
             return
         lines = [
-            f"  {key}: {written(values['there'])} in the folder, {written(values['here'])} in the "
+            f"  {key}: {as_json(values['there'])} in the folder, {as_json(values['here'])} in the "
             f"new config{limits.get(key, '')}"
             for key, values in sorted(found.items())
         ]
         raise InputError(
             f"{self._folder}: holds a run of stage {stage!r} with a different config:\n"
-            f"{listed(lines)}\n{fix}"
+            f"{first_lines(lines)}\n{fix}"
         )
 
     def check_inputs(self, inputs: Mapping[str, InputFile]) -> None:
@@ -398,8 +378,10 @@ class Manifest(BaseModel):
         self.finished = _now()
         self.results = {**self.results, **finite(results or {})}
         if status == "complete":
-            outside = [str(path.resolve()) for path in beside]
-            self.outputs = [*outputs_in(self._folder), *outside]
+            not_ours = (FILE_NAME, "logs/*", *_OF_THE_USER)
+            inside = (n for n in _names_in(self._folder) if not _is_hidden(n))
+            ours = sorted(n for n in inside if not any(fnmatch(n, each) for each in not_ours))
+            self.outputs = [*ours, *(str(path.resolve()) for path in beside)]
         self.save()
 
     def save(self) -> None:
@@ -450,8 +432,8 @@ class Manifest(BaseModel):
             if self._saved and not (self._folder / FILE_NAME).is_file():
                 self.save()  # says that the folder has gone
             raise_storage_error(error, self._folder)
-        except StorageError as found:
-            told = str(found)
+        except StorageError as problem:
+            told = str(problem)
         if not told and isinstance(error, OSError) and error.filename:
             place = Path(os.fsdecode(error.filename2 or error.filename))
             if place.absolute().is_relative_to(self._folder.absolute()):
@@ -459,18 +441,18 @@ class Manifest(BaseModel):
         return StorageError(f"{told} {self._what_is_safe()}") if told else None
 
     def _what_is_safe(self) -> str:
+        checkpoint = self._folder / _CHECKPOINT
         if not (self._folder / FILE_NAME).is_file():
             return f"Nothing of the run is left in {self._folder}."
-        checkpoint = self._folder / _CHECKPOINT
         if not checkpoint.is_file():
             return (
                 f"No file in {self._folder} is half-written. Once it can be written, give the same "
                 "command again."
             )
-        step = note_of(checkpoint) or "the last one"
         return (
-            f"Safe in {self._folder} is all up to the checkpoint of {step}. Once it can be "
-            "written, the same command goes on from there."
+            f"Safe in {self._folder} is all up to the checkpoint of "
+            f"{note_of(checkpoint) or 'the last one'}. Once it can be written, the same command "
+            "goes on from there."
         )
 
     def _record_end(self, kind: type[BaseException] | None, error: BaseException | None) -> None:
@@ -493,9 +475,9 @@ def _written_by(path: Path) -> str:
     return f" that version {__version__} can read; version {version} wrote it"
 
 
-def _run_id(stage: str, config: Mapping[str, Any], occasion: str) -> str:
+def _run_id(stage: str, config: Mapping[str, Any], folder: Path, now: str) -> str:
     """A short name of one start in one folder: `posttrain-1a2b3c4d`."""
-    text = f"{config_hash(config)} {occasion} {os.getpid()}"
+    text = f"{config_hash(config)} {utf8(folder.resolve())} {now} {os.getpid()}"
     return f"{stage}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
@@ -503,49 +485,22 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-# ---- leftovers
-
-OF_THE_ATTEMPT = ("prompts.json", "answers.parquet")
-"""What a run writes before its first result, and another attempt may not write again."""
-
-WITHOUT_RESULTS = ("manifest.json", "logs/*", *OF_THE_ATTEMPT)
-"""All that a run writes before its first result."""
-
-OF_THE_USER = ("*.yaml", "*.yml", "*.py", "*.txt", "*.log")
-"""What users keep in an output folder beside the output; no stage touches it."""
+def _names_in(folder: Path) -> Iterator[str]:
+    """All that is in a folder but folders, as relative names."""
+    return (p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
 
 
-def holds_results(folder: Path) -> bool:
-    """Whether a folder holds anything that an attempt to run has computed.
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))
+
+
+def _is_result(name: str) -> bool:
+    """Whether a file is something that an attempt to run has computed.
 
     A file that is not known counts as a result. Hidden files do not, but for the rows of a trace
     among them: those that a resumed run set aside, and those of a swap that a kill cut off.
     """
-    names = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
-    return any(_is_result(name) for name in names)
-
-
-def outputs_in(folder: Path) -> list[str]:
-    """What a finished stage has written, by name: no logs, hidden files or those of the user."""
-    names = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    left_out = ("manifest.json", "logs/*", *OF_THE_USER)
-    return sorted(
-        name
-        for name in names
-        if not any(part.startswith(".") for part in name.split("/"))
-        and not any(fnmatch(name, each) for each in left_out)
-    )
-
-
-def clear(folder: Path) -> None:
-    """Remove what an attempt without results has left and would pass for the next one's."""
-    for name in OF_THE_ATTEMPT:
-        (folder / name).unlink(missing_ok=True)
-
-
-def _is_result(name: str) -> bool:
     if name.startswith((f"{ORPHANS}/", f"{ASIDE}/{READY}/")):
         return True
-    if any(part.startswith(".") for part in name.split("/")):
-        return False
-    return not any(fnmatch(name, each) for each in (*WITHOUT_RESULTS, *OF_THE_USER))
+    others = (FILE_NAME, "logs/*", *_OF_THE_ATTEMPT, *_OF_THE_USER)
+    return not _is_hidden(name) and not any(fnmatch(name, each) for each in others)

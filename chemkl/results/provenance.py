@@ -1,4 +1,9 @@
-"""Where an output comes from: hashes of its config and inputs, versions of what computed it."""
+"""What a run was made of (config, inputs, versions), and where several runs differ in it.
+
+The config in a manifest is the identity of a run: settings that cannot change a row (workers,
+caches, the progress bar) are not in it. A method is the same without what may differ from run to
+run of it: the seed, and what is logged and saved how often.
+"""
 
 import hashlib
 import json
@@ -19,15 +24,34 @@ from chemkl.results.atomic import finite
 from chemkl.results.seal import sha256_of_file
 
 PACKAGES = (
-    "chemkl",
-    "torch",
-    "lightning",
-    "rdkit",
-    "reinvent-chemistry",
-    "numpy",
-    "pandas",
-    "pyarrow",
+    *("chemkl", "torch", "lightning", "rdkit", "reinvent-chemistry"),
+    *("numpy", "pandas", "pyarrow"),
 )
+ABSENT = object()
+"""The value of a key that a config has not."""
+OF_ONE_RUN = frozenset(
+    {
+        "seed",
+        "callbacks.checkpoint_every",
+        "trainer.devices",
+        "trainer.enable_model_summary",
+        "trainer.enable_progress_bar",
+        "trainer.log_every_n_steps",
+        "trainer.profiler",
+    }
+)
+"""Settings by dotted key that may differ between the runs of a method."""
+SHOWN = 12
+"""So many differences are told at most."""
+_SAME_AS_NULL = {"trainer.gradient_clip_val": (0,)}
+_BEFORE_ITS_SEAL = {
+    "4bab8aaf322cc676941fd549bf666e2ed2043d4ec7392e99876e82ec2452e5fd": (
+        "7c6d37afbe6be7a9929d149284830f776b0458c97c01d57747095c09281082f5"  # priors/moses
+    ),
+    "9c1266cbadc7485f166b86a6f529b80be5719740c24a18a7e1decf6fa65bf087": (
+        "e2dcc5f76234ea4bf087d20dc55be7a97987bd013827a6861466373b1b20aca0"  # moses_sample
+    ),
+}
 
 
 class UsedPrecision(BaseModel):
@@ -45,16 +69,6 @@ class UsedPrecision(BaseModel):
     def __str__(self) -> str:
         """Say it on the screen."""
         return f"precision {self.used} ({self.why})"
-
-
-_BEFORE_ITS_SEAL = {
-    "4bab8aaf322cc676941fd549bf666e2ed2043d4ec7392e99876e82ec2452e5fd": (
-        "7c6d37afbe6be7a9929d149284830f776b0458c97c01d57747095c09281082f5"  # priors/moses
-    ),
-    "9c1266cbadc7485f166b86a6f529b80be5719740c24a18a7e1decf6fa65bf087": (
-        "e2dcc5f76234ea4bf087d20dc55be7a97987bd013827a6861466373b1b20aca0"  # moses_sample
-    ),
-}
 
 
 def current_sha256(digest: str) -> str:
@@ -81,23 +95,49 @@ class InputFile(BaseModel):
         return shipped.place_of(self.path) or Path(raw)
 
 
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file; of a folder, the hash over its files' names and hashes.
+
+    Names that begin with a dot are left out: they hold what is in progress or set aside.
+    """
+    if not path.is_dir():
+        return sha256_of_file(path)
+    inside = sorted((p, p.relative_to(path)) for p in path.rglob("*") if p.is_file())
+    visible = [pair for pair in inside if not any(part[0] == "." for part in pair[1].parts)]
+    lines = [f"{sha256_of_file(p)}  {utf8(name)}\n" for p, name in visible]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def installed_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Versions from the packages' metadata: nothing is imported for them."""
+    versions = {"python": sys.version.split()[0]}
+    for name in packages:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+# ---- one config
+
+
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config as JSON types, and what comes with chemkl by its name, wherever that is installed.
 
     A run from a checkout and one from an installed package are the same one.
     """
-    plain: dict[str, Any] = _named(finite(config))
+
+    def named(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: named(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [named(inner) for inner in value]
+        is_place = isinstance(value, str) and os.path.isabs(value)
+        return (shipped.name_of(value) or value) if is_place else value
+
+    plain: dict[str, Any] = named(finite(config))
     return plain
-
-
-def _named(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _named(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_named(inner) for inner in value]
-    if isinstance(value, str) and os.path.isabs(value):
-        return shipped.name_of(value) or value
-    return value
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -106,55 +146,34 @@ def config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file; of a folder, the hash over its files' names and hashes.
+def method_settings(config: Mapping[str, Any], inputs: Mapping[str, InputFile]) -> dict[str, Any]:
+    """Take the settings that make a method out of a run's config; null is as good as absent.
 
-    Names that begin with a dot are left out: they hold what is in progress or set aside.
+    Args:
+        config: of the run's manifest.
+        inputs: of the same; a file is known by what it holds, wherever it lies.
     """
-    if path.is_dir():
-        lines = [f"{sha256_of(p)}  {utf8(p.relative_to(path))}\n" for p in _visible_files(path)]
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
-    return sha256_of_file(path)
+    content = {file.path: f"sha256 {file.sha256[:12]}" for file in inputs.values()}
+
+    def kept(value: Any, key: str) -> Any:
+        if isinstance(value, list):
+            return [kept(inner, f"{key}.{n}") for n, inner in enumerate(value)]
+        if not isinstance(value, Mapping):
+            return content.get(value, value) if isinstance(value, str) else value
+        settings = {}
+        for name, inner in value.items():
+            place = f"{key}.{name}".removeprefix(".")
+            if place not in OF_ONE_RUN:
+                plain = kept(inner, place)
+                if plain not in (None, {}, *_SAME_AS_NULL.get(place, ())):
+                    settings[name] = plain
+        return settings
+
+    settings: dict[str, Any] = kept(config, "")
+    return settings
 
 
-def installed_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
-    """Versions from the packages' metadata: nothing is imported for them."""
-    found = {"python": sys.version.split()[0]}
-    for name in packages:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def _visible_files(folder: Path) -> Iterable[Path]:
-    files = (p for p in folder.rglob("*") if p.is_file())
-    return sorted(
-        p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts)
-    )
-
-
-# ---- differences
-
-ABSENT = object()
-"""The value of a key that a config has not."""
-OF_ONE_RUN = frozenset(
-    {
-        "seed",
-        "callbacks.checkpoint_every",
-        "trainer.devices",
-        "trainer.enable_model_summary",
-        "trainer.enable_progress_bar",
-        "trainer.log_every_n_steps",
-        "trainer.profiler",
-    }
-)
-"""Settings by dotted key that may differ between the runs of a method."""
-SHOWN = 12
-"""So many differences are told at most."""
-_NONE = {"trainer.gradient_clip_val": (0,)}
-"""Further values that mean the same as null, by key."""
+# ---- several configs
 
 
 def differences(configs: Mapping[str, Any], key: str = "") -> dict[str, dict[str, Any]]:
@@ -169,53 +188,30 @@ def differences(configs: Mapping[str, Any], key: str = "") -> dict[str, dict[str
         have a mapping there, or lists of equal length that hold mappings.
     """
     values = list(configs.values())
-    found: dict[str, dict[str, Any]] = {}
+    inside: Mapping[Any, Mapping[str, Any]]
     if all(isinstance(value, Mapping) for value in values):
-        names: Iterable[Any] = dict.fromkeys(name for value in values for name in value)
+        names = dict.fromkeys(name for value in values for name in value)
         inside = {name: {o: v.get(name, ABSENT) for o, v in configs.items()} for name in names}
     elif all(_holds_mappings(value) for value in values) and len({*map(len, values)}) == 1:
         inside = {n: {o: v[n] for o, v in configs.items()} for n in range(len(values[0]))}
     else:
-        return {key: dict(configs)} if len({*map(written, values)}) > 1 else {}
-    for name, own in inside.items():
-        found |= differences(own, f"{key}.{name}" if key else str(name))
+        return {key: dict(configs)} if len({*map(as_json, values)}) > 1 else {}
+    found: dict[str, dict[str, Any]] = {}
+    for name, of_owners in inside.items():
+        found |= differences(of_owners, f"{key}.{name}".removeprefix("."))
     return found
 
 
-def method_settings(config: Mapping[str, Any], inputs: Mapping[str, InputFile]) -> dict[str, Any]:
-    """Take the settings that make a method out of a run's config; null is as good as absent.
-
-    Args:
-        config: of the run's manifest.
-        inputs: of the same; a file is known by what it holds, wherever it lies.
-    """
-    content = {file.path: f"sha256 {file.sha256[:12]}" for file in inputs.values()}
-
-    def kept(value: Any, key: str) -> Any:
-        if isinstance(value, Mapping):
-            places = {name: f"{key}.{name}" if key else str(name) for name in value}
-            own = {
-                n: kept(value[n], place) for n, place in places.items() if place not in OF_ONE_RUN
-            }
-            return {n: v for n, v in own.items() if v not in (None, {}, *_NONE.get(places[n], ()))}
-        if isinstance(value, list):
-            return [kept(each, f"{key}.{n}") for n, each in enumerate(value)]
-        return content.get(value, value) if isinstance(value, str) else value
-
-    settings: dict[str, Any] = kept(config, "")
-    return settings
-
-
 def _holds_mappings(value: Any) -> bool:
-    return isinstance(value, list) and any(isinstance(each, Mapping) for each in value)
+    return isinstance(value, list) and any(isinstance(inner, Mapping) for inner in value)
 
 
-def written(value: Any) -> str:
+def as_json(value: Any) -> str:
     """Write a value as JSON, or say that there is none."""
     return "(absent)" if value is ABSENT else json.dumps(value, ensure_ascii=False)
 
 
-def told(found: Mapping[str, Mapping[str, Any]], most: int = SHOWN) -> str:
+def describe_differences(found: Mapping[str, Mapping[str, Any]], most: int = SHOWN) -> str:
     """Write differences as indented lines: each value of a key, null for none, and who has it.
 
     Args:
@@ -226,19 +222,20 @@ def told(found: Mapping[str, Mapping[str, Any]], most: int = SHOWN) -> str:
     for key, values in found.items():
         owners: dict[str, list[str]] = {}
         for owner, value in values.items():
-            owners.setdefault(written(None if value is ABSENT else value), []).append(owner)
-        each = (f"{value} in {', '.join(some)}" for value, some in owners.items())
-        lines.append(f"  {key}: {'; '.join(each)}")
-    return listed(lines, most)
+            owners.setdefault(as_json(None if value is ABSENT else value), []).append(owner)
+        of_value = (f"{value} in {', '.join(names)}" for value, names in owners.items())
+        lines.append(f"  {key}: {'; '.join(of_value)}")
+    return first_lines(lines, most)
 
 
-def listed(lines: Sequence[str], most: int = SHOWN) -> str:
+def first_lines(lines: Iterable[str], most: int = SHOWN) -> str:
     """Put lines below each other; further ones than so many are counted."""
-    more = len(lines) - most
-    return "\n".join([*lines[:most], *([f"  ... and {more} more"] if more > 0 else [])])
+    lines = list(lines)
+    more = [f"  ... and {len(lines) - most} more"] if len(lines) > most else []
+    return "\n".join([*lines[:most], *more])
 
 
-def mixed(method: str, settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def mixed_settings(method: str, settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Say where runs that are to be of one method differ in more than the seed.
 
     Args:
@@ -253,5 +250,5 @@ def mixed(method: str, settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
         return []
     return [
         f"methods.{method}: its runs differ in more than the seed. Give each setting a method of "
-        f"its own:\n{told(found)}"
+        f"its own:\n{describe_differences(found)}"
     ]

@@ -20,15 +20,21 @@ import pyarrow.parquet as pq
 
 from chemkl import __version__
 from chemkl.config import InputError
-from chemkl.results.atomic import remove, sync, written_aside
+from chemkl.results.atomic import atomic_file, remove, sync
 from chemkl.results.columns import FOR_PANDAS, TRACE_FORMAT, trace_components, trace_schema
 from chemkl.results.seal import is_whole, seal
 
 FOLDER = "trace"
 ASIDE = ".tmp"
 READY = "ready"
+ORPHANS = ".orphan"
 T = TypeVar("T")
 _PART = re.compile(r"part-(\d+)-(\d+)\.parquet")
+_ORDER = ("step", "row")
+_FIX = "Restore it from a copy, or run again with --fresh."
+
+
+# ---- parts
 
 
 @dataclass(frozen=True, order=True)
@@ -48,27 +54,10 @@ def list_parts(run_dir: Path) -> list[Part]:
     folder = run_dir / FOLDER
     if not folder.is_dir():
         folder = run_dir / ASIDE / READY
-    return sorted(_parts_in(folder))
-
-
-def _parts_in(folder: Path) -> Iterator[Part]:
     if not folder.is_dir():
-        return
-    for path in folder.iterdir():
-        match = _PART.fullmatch(path.name)
-        if match:
-            yield Part(int(match[1]), int(match[2]), path)
-
-
-def finish_swap(run_dir: Path) -> None:
-    """Complete a swap that a kill left between its two renames."""
-    ready = run_dir / ASIDE / READY
-    if not ready.is_dir():
-        return
-    if (run_dir / FOLDER).exists():
-        shutil.rmtree(ready)  # killed before the first rename: the trace stands as it was
-    else:
-        os.replace(ready, run_dir / FOLDER)
+        return []
+    matches = ((path, _PART.fullmatch(path.name)) for path in folder.iterdir())
+    return sorted(Part(int(match[1]), int(match[2]), path) for path, match in matches if match)
 
 
 def part_name(first: int, last: int) -> str:
@@ -82,12 +71,11 @@ def write_part(table: pa.Table, path: Path) -> None:
     It has a checksum of its own beside those of its pages, which leave the footer out.
     """
     floats = [field.name for field in table.schema if pa.types.is_floating(field.type)]
-    others = [name for name in table.schema.names if name not in floats]
     pq.write_table(
         table,
         path,
         compression="zstd",
-        use_dictionary=others,
+        use_dictionary=[name for name in table.schema.names if name not in floats],
         use_byte_stream_split=floats,
         write_page_checksum=True,
     )
@@ -101,7 +89,7 @@ def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     Raises:
         InputError: it is empty, cut short, damaged or not Parquet.
     """
-    with _readable(path):
+    with readable(path):
         if not is_whole(path):
             raise OSError("its checksum does not fit")
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
@@ -114,23 +102,21 @@ def read_part_schema(path: Path) -> pa.Schema:
     Raises:
         InputError: it is empty, cut short or not Parquet.
     """
-    with _readable(path):
+    with readable(path):
         return pq.read_schema(path)
 
 
-def steps_within(path: Path) -> tuple[int, int] | None:
-    """The first and the last step in one file, by its footer; None where that does not tell.
-
-    Raises:
-        InputError: it is empty, cut short or not Parquet.
-    """
-    with _readable(path):
-        footer = pq.read_metadata(path)
-    number = footer.schema.to_arrow_schema().get_field_index("step")
-    groups = [footer.row_group(i).column(number).statistics for i in range(footer.num_row_groups)]
-    if not groups or any(found is None or not found.has_min_max for found in groups):
-        return None
-    return min(found.min for found in groups), max(found.max for found in groups)
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Say of a Parquet file that cannot be read what is wrong and what to do."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        size = path.stat().st_size if path.exists() else 0
+        raise InputError(
+            f"{path}: not a readable Parquet file ({size} bytes; {str(error).splitlines()[0]}). "
+            "It was cut short or damaged: restore it from a copy, or run again with --fresh."
+        ) from error
 
 
 def read_settled(run_dir: Path, read: Callable[[], T]) -> T:
@@ -151,152 +137,182 @@ def read_settled(run_dir: Path, read: Callable[[], T]) -> T:
     return read()
 
 
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Say of a file that cannot be read what is wrong and what to do."""
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        size = path.stat().st_size if path.exists() else 0
-        raise InputError(
-            f"{path}: not a readable Parquet file ({size} bytes; {str(error).splitlines()[0]}). "
-            "It was cut short or damaged: restore it from a copy, or run again with --fresh."
-        ) from error
+# ---- whether the parts form one whole
 
 
-def check_strays(run_dir: Path) -> None:
-    """Refuse Parquet files in the folder of a trace that are none of its parts.
-
-    Other files do no harm; these would be read by whoever reads the folder as a whole.
+def find_trace(run_dir: Path) -> list[Part]:
+    """The parts of a trace, whole by their names, columns and footers; no row is read yet.
 
     Raises:
-        InputError: with their names.
+        InputError: no run folder, no part in it, a part that is missing, damaged or of another
+            trace, or a Parquet file beside them that is none.
     """
     folder = run_dir / FOLDER
-    found = folder.iterdir() if folder.is_dir() else ()
-    strays = [p.name for p in found if p.suffix == ".parquet" and not _PART.fullmatch(p.name)]
-    if strays:
+    if not run_dir.is_dir():
+        raise InputError(f"{run_dir}: no such run folder. Give the folder that holds '{FOLDER}/'.")
+    strays = [p.name for p in folder.glob("*.parquet") if not _PART.fullmatch(p.name)]
+    if strays:  # other files do no harm; these would be read by whoever reads the folder as a whole
         raise InputError(
             f"{folder}: {', '.join(sorted(strays))}: not a part of a trace (those are called "
             "part-FIRST-LAST.parquet, by their steps), but whoever reads the folder as a whole "
             "would count its rows. Move it to another folder."
         )
+    parts = list_parts(run_dir)
+    if not parts:
+        raise InputError(no_trace(run_dir))
+    problem = next(_problems(parts), None)
+    if problem is not None:
+        raise InputError(f"{problem} {_FIX}")
+    return parts
 
 
-# ---- part_checks
-
-_KINDS = (
-    (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
-    (pa.types.is_integer, pa.types.is_floating),
-)
-"""Types that stand for one another: text, and numbers."""
-
-
-def check_parts(parts: Sequence[Part]) -> None:
-    """Look at the names and columns of all parts, and at no row.
-
-    Raises:
-        InputError: a part is missing between two others, cannot be read, lacks a column, or is of
-            another config or reward.
-    """
-    check_contiguous(parts)
-    first = read_part_schema(parts[0].path)
-    components = trace_components(first.names)
-    expected = trace_schema(components)
-    for part in parts:
-        check_config(part.path, config_of(first))
-        found = read_part_schema(part.path)
-        check_components(part.path, trace_components(found.names), components)
-        check_columns(part.path, found, expected)
-        check_steps(part)
-
-
-def config_of(schema: pa.Schema) -> str:
-    """The config hash that a part was written under; empty where there is none."""
-    return str((schema.metadata or {}).get(b"config_hash", b"").decode())
-
-
-def check_steps(part: Part) -> None:
-    """Refuse a file whose rows are of other steps than its name says: a copy of another part.
-
-    Raises:
-        InputError: with both.
-    """
-    within = steps_within(part.path)
-    if within is not None and within != (part.first, part.last):
-        raise InputError(
-            f"{part.path}: holds the steps {within[0]} to {within[1]}, not those of its name; rows "
-            "would count twice, or are missing. Restore it from a copy, or run again with --fresh."
-        )
-
-
-def check_config(path: Path, expected: str) -> None:
-    """Refuse a part of another config.
-
-    Raises:
-        InputError: with both hashes.
-    """
-    found = config_of(read_part_schema(path))
-    if found != expected:
-        raise InputError(
-            f"{path}: written under config {found[:12] or '(none)'}, not {expected[:12]}. "
-            "One folder holds one run: choose another with --out, or begin anew with --fresh."
-        )
-
-
-def check_components(path: Path, found: Sequence[str], expected: Sequence[str]) -> None:
-    """Refuse a part whose reward has other components than the parts before it.
-
-    Raises:
-        InputError: with both.
-    """
-    if set(found) != set(expected):
-        mine, theirs = (", ".join(names) or "none" for names in (found, expected))
-        raise InputError(
-            f"{path}: not a part of this trace: its reward has the components {mine}; that of the "
-            f"parts before it has {theirs}. Restore it from a copy, or run again with --fresh."
-        )
-
-
-def check_columns(path: Path, found: pa.Schema, expected: pa.Schema) -> None:
-    """Refuse a file that lacks a column of a trace; further columns, in any order, do no harm.
-
-    Text may come as any type of text, a number as any type of number: pandas writes a trace back
-    with others.
-
-    Raises:
-        InputError: with the columns that are missing, and those of another type.
-    """
-    missing = [name for name in expected.names if name not in found.names]
-    wrong = [
-        f"{field.name} holds {found.field(field.name).type}, expected {field.type}"
-        for field in expected
-        if field.name in found.names and not _fits(found.field(field.name).type, field.type)
-    ]
-    problems = [f"missing columns: {', '.join(missing)}"] if missing else []
-    if problems or wrong:
-        raise InputError(
-            f"{path}: not a part of a trace ({'; '.join([*problems, *wrong])}). "
-            "Restore it from a copy, or run again with --fresh."
-        )
-
-
-def _fits(found: pa.DataType, expected: pa.DataType) -> bool:
-    if pa.types.is_dictionary(found):
-        found = found.value_type
-    return found == expected or any(
-        is_a(expected) and any(is_it(found) for is_it in kind) for kind in _KINDS for is_a in kind
+def no_trace(run_dir: Path, what_there_is: str = "") -> str:
+    """Say of a folder that it has no trace."""
+    return (
+        f"{run_dir}: no parts (part-*.parquet) in '{FOLDER}/', so there is no trace to read."
+        f"{what_there_is} Give the folder of a posttrain run that has written its first part."
     )
 
 
-def conform(path: Path, table: pa.Table, expected: pa.Schema) -> pa.Table:
-    """Give the columns of a trace their types, and leave further ones as they are.
+def _problems(parts: Sequence[Part]) -> Iterator[str]:
+    """What is wrong with the names, columns and footers of parts, in sentences."""
+    folder = parts[0].path.parent
+    if parts[0].first > 1:  # a run counts its steps from 0 or from 1
+        yield f"{folder}: the part with the steps before {parts[0].first} is missing."
+    for before, after in itertools.pairwise(parts):
+        if after.first <= before.last:
+            yield f"{after.path}: overlaps {before.path.name}; rows would count twice."
+        if after.first > before.last + 1:
+            yield (
+                f"{folder}: the part with steps {before.last + 1} to {after.first - 1} is missing "
+                f"between {before.path.name} and {after.path.name}."
+            )
+    first = read_part_schema(parts[0].path)
+    components = trace_components(first.names)
+    for part in parts:
+        schema = read_part_schema(part.path)
+        if problem := _other_config(part.path, schema, _config_of(first)):
+            yield problem
+        names = trace_components(schema.names)
+        if {*names} != {*components}:
+            yield (
+                f"{part.path}: not a part of this trace: its reward has the components "
+                f"{', '.join(names) or 'none'}; that of the parts before it has "
+                f"{', '.join(components) or 'none'}."
+            )
+        wrong = _wrong_columns(schema, trace_schema(components))
+        if wrong:
+            yield f"{part.path}: not a part of a trace ({'; '.join(wrong)})."
+        within = _steps_within(part.path)
+        if within not in (None, (part.first, part.last)):
+            yield (
+                f"{part.path}: holds the steps {within[0]} to {within[1]}, not those of its name; "
+                "rows would count twice, or are missing."
+            )
+
+
+def _config_of(schema: pa.Schema) -> str:
+    return str((schema.metadata or {}).get(b"config_hash", b"").decode())
+
+
+def _other_config(path: Path, schema: pa.Schema, expected: str) -> str:
+    config = _config_of(schema)
+    if config == expected:
+        return ""
+    written = f"written under config {config[:12] or '(none)'}, not {expected[:12]}"
+    return f"{path}: {written}; one folder holds one run."
+
+
+def _steps_within(path: Path) -> tuple[int, int] | None:
+    """The first and the last step in one file, by its footer; None where that does not tell."""
+    footer = pq.read_metadata(path)
+    number = footer.schema.to_arrow_schema().get_field_index("step")
+    groups = [footer.row_group(i).column(number).statistics for i in range(footer.num_row_groups)]
+    if not groups or any(group is None or not group.has_min_max for group in groups):
+        return None
+    return min(group.min for group in groups), max(group.max for group in groups)
+
+
+def _wrong_columns(schema: pa.Schema, expected: pa.Schema) -> list[str]:
+    """Which columns a trace lacks; further ones, in any order, do no harm.
+
+    Text may come as any type of text, a number as any type of number: pandas writes a trace back
+    with others.
+    """
+    missing = [name for name in expected.names if name not in schema.names]
+    wrong = [f"missing columns: {', '.join(missing)}"] if missing else []
+    for field in expected:
+        if field.name not in missing:
+            kind = schema.field(field.name).type
+            kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+            if kind != field.type and not (_family(kind) == _family(field.type) != ""):
+                wrong.append(f"{field.name} holds {kind}, expected {field.type}")
+    return wrong
+
+
+def _family(kind: pa.DataType) -> str:
+    """Types that stand for one another."""
+    if kind in (pa.string(), pa.large_string(), pa.string_view()):
+        return "text"
+    return "number" if pa.types.is_integer(kind) or pa.types.is_floating(kind) else ""
+
+
+# ---- reading
+
+
+def read_trace(run_dir: str | Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Read the trace of a run.
+
+    Args:
+        run_dir: folder of the run (the one that holds `trace/`).
+        columns: names to read; all when not given.
+
+    Returns:
+        One row per sampled sequence in the order of step and row; `call` is a nullable Int64.
+        Columns that a trace need not have (yours, or a newer version's) come last; where a part
+        lacks one, its cells are empty.
+
+    Raises:
+        InputError: no trace, a damaged or missing part, or parts of different configs or rewards;
+            the message names the file and the fix.
+    """
+    return read_settled(Path(run_dir), lambda: _read_trace(Path(run_dir), columns))
+
+
+def _read_trace(run_dir: Path, columns: Sequence[str] | None) -> pd.DataFrame:
+    parts = find_trace(run_dir)
+    names = [read_part_schema(part.path).names for part in parts]
+    expected = trace_schema(trace_components(names[0]))
+    known = list(dict.fromkeys([*expected.names, *itertools.chain(*names)]))
+    unknown = [name for name in columns or () if name not in known]
+    if unknown:
+        raise InputError(f"{run_dir}: the trace has no column {unknown}. Known: {', '.join(known)}")
+    wanted = known if columns is None else list(columns)
+    needed = {*wanted, *_ORDER}
+    tables = [
+        _conform(part.path, [name for name in inside if name in needed], expected)
+        for part, inside in zip(parts, names, strict=True)
+    ]
+    try:
+        table = pa.concat_tables(tables, promote_options="default")
+    except pa.ArrowException as error:
+        raise InputError(
+            f"{run_dir / FOLDER}: the parts do not fit together ({str(error).splitlines()[0]}). "
+            "A column that you added must have one type in all parts."
+        ) from error
+    frame = _to_pandas(table).sort_values(list(_ORDER), kind="stable", ignore_index=True)
+    return frame[wanted]
+
+
+def _conform(path: Path, names: Sequence[str], expected: pa.Schema) -> pa.Table:
+    """Read columns of a part and give those of a trace their types; further ones stay as they are.
 
     Raises:
         InputError: a column has empty cells that may have none, or numbers that do not fit.
     """
+    table = read_part(path, names)
     for field in expected:
-        if field.name not in table.column_names:
+        if field.name not in names:
             continue
         column = table[field.name]
         empty = column.null_count
@@ -305,68 +321,33 @@ def conform(path: Path, table: pa.Table, expected: pa.Schema) -> pa.Table:
         if empty and not field.nullable:
             raise InputError(
                 f"{path}: {empty} of {len(column)} cells of the column {field.name} are empty or "
-                "NaN; expected a value in each. Restore it from a copy, or run again with --fresh."
+                f"NaN; expected a value in each. {_FIX}"
             )
         try:
-            cast = column.cast(field.type)
+            column = column.cast(field.type)
         except pa.ArrowException as error:
             raise InputError(
                 f"{path}: the column {field.name} does not hold {field.type} "
-                f"({str(error).splitlines()[0]}). Restore it from a copy, or run again with "
-                "--fresh."
+                f"({str(error).splitlines()[0]}). {_FIX}"
             ) from error
-        table = table.set_column(table.column_names.index(field.name), field, cast)
-    return table
+        table = table.set_column(table.column_names.index(field.name), field, column)
+    return table.replace_schema_metadata()
 
 
-def check_contiguous(parts: Sequence[Part]) -> None:
-    """Refuse parts that overlap or leave steps out; every step of a run has rows.
-
-    Raises:
-        InputError: naming the file that is too many, or the steps that are missing.
-    """
-    if parts and parts[0].first > 1:  # a run counts its steps from 0 or from 1
-        raise InputError(
-            f"{parts[0].path.parent}: the part with the steps before {parts[0].first} is missing. "
-            "Restore it from a copy, or run again with --fresh."
-        )
-    for before, after in itertools.pairwise(parts):
-        if after.first <= before.last:
-            raise InputError(
-                f"{after.path}: overlaps {before.path.name}; rows would count twice. "
-                "Remove the file that does not belong, or run again with --fresh."
-            )
-        if after.first > before.last + 1:
-            raise InputError(
-                f"{after.path.parent}: the part with steps {before.last + 1} to {after.first - 1} "
-                f"is missing between {before.path.name} and {after.path.name}. "
-                "Restore it from a copy, or run again with --fresh."
-            )
+def read_orphans(run_dir: str | Path) -> pd.DataFrame | None:
+    """Rows that a resumed run set aside, oldest first: their rewards are paid for; None if none."""
+    files = sorted((Path(run_dir) / ORPHANS).rglob("*.parquet"))
+    return _to_pandas(pa.concat_tables(map(read_part, files))) if files else None
 
 
-def join(parts: Sequence[Part], tables: Sequence[pa.Table]) -> pa.Table:
-    """All rows of the parts; a column that only some of them have is empty in the others.
-
-    Raises:
-        InputError: a column that no trace has to have is of one type here, of another there.
-    """
-    try:
-        return pa.concat_tables(
-            [table.replace_schema_metadata() for table in tables], promote_options="default"
-        )
-    except pa.ArrowException as error:
-        raise InputError(
-            f"{parts[0].path.parent}: the parts do not fit together "
-            f"({str(error).splitlines()[0]}). A column that you added must have one type in all "
-            "parts."
-        ) from error
+def _to_pandas(table: pa.Table) -> pd.DataFrame:
+    frame: pd.DataFrame = table.to_pandas()
+    if "call" in frame.columns:
+        frame["call"] = frame["call"].astype("Int64")
+    return frame
 
 
-# ---- the rest
-
-
-ORPHANS = ".orphan"
-_ORDER = ("step", "row")
+# ---- writing
 
 
 class TraceWriter:
@@ -408,23 +389,19 @@ class TraceWriter:
             }
         )
         self._buffer: list[pa.Table] = []
-        finish_swap(self.run_dir)
+        self._folder, self._aside = self.run_dir / FOLDER, self.run_dir / ASIDE
+        ready = self._aside / READY
+        if ready.is_dir() and not self._folder.exists():
+            os.replace(ready, self._folder)  # a kill came between the two renames of a swap
         shutil.rmtree(self._aside, ignore_errors=True)  # what a kill left: never part of the trace
         self._folder.mkdir(parents=True, exist_ok=True)
         parts = list_parts(self.run_dir)
-        if any(config_of(read_part_schema(part.path)) in earlier for part in parts):
+        if any(_config_of(read_part_schema(part.path)) in earlier for part in parts):
             self._swap([], pa.concat_tables([read_part(part.path) for part in parts]))
             parts = list_parts(self.run_dir)
         for part in parts:
-            check_config(part.path, config_hash)
-
-    @property
-    def _folder(self) -> Path:
-        return self.run_dir / FOLDER
-
-    @property
-    def _aside(self) -> Path:
-        return self.run_dir / ASIDE
+            if problem := _other_config(part.path, read_part_schema(part.path), config_hash):
+                raise InputError(f"{problem} {_FIX}")
 
     @property
     def last_step(self) -> int | None:
@@ -457,17 +434,12 @@ class TraceWriter:
         self._buffer.append(table.replace_schema_metadata(self.schema.metadata))
 
     def cut(self) -> Path | None:
-        """Write the waiting rows as one part; without rows, do nothing.
-
-        Returns:
-            The new part's path, or None.
-        """
+        """Write the waiting rows as one part and give its path; without rows, do nothing."""
         if not self._buffer:
             return None
         table = pa.concat_tables(self._buffer)
-        name = part_name(int(table["step"][0].as_py()), int(table["step"][-1].as_py()))
-        final = self._folder / name
-        with self._drafting(), written_aside(final, folder=self._aside) as aside:
+        final = self._folder / _name_of(table)
+        with self._drafting(), atomic_file(final, folder=self._aside) as aside:
             write_part(table, aside)
         self._buffer = []
         return final
@@ -494,9 +466,9 @@ class TraceWriter:
                 os.replace(part.path, self._orphan_path(part.path.name))
         kept = [part for part in parts if part.first < at_step]
         if kept and kept[-1].last >= at_step:
-            table, last = read_part(kept[-1].path), kept[-1].last
+            table = read_part(kept[-1].path)
             late = table.filter(pc.field("step") >= at_step)
-            write_part(late, self._orphan_path(part_name(at_step, last)))
+            write_part(late, self._orphan_path(part_name(at_step, kept[-1].last)))
             self._swap(kept[:-1], table.filter(pc.field("step") < at_step))
 
     def compact(self) -> None:
@@ -504,8 +476,7 @@ class TraceWriter:
         self.cut()
         parts = list_parts(self.run_dir)
         if len(parts) > 1:
-            whole = pa.concat_tables([read_part(part.path) for part in parts])
-            self._swap([], whole)
+            self._swap([], pa.concat_tables([read_part(part.path) for part in parts]))
 
     def _orphan_path(self, name: str) -> Path:
         """A free path in `.orphan/`: numbered, so nothing there is ever overwritten."""
@@ -518,18 +489,17 @@ class TraceWriter:
         """Replace the trace folder by one with the kept parts and a new one.
 
         A rename of one file cannot stand for several, so the new folder is finished aside first.
-        Between the two renames the trace is absent, never wrong: `finish_swap` completes it.
+        Between the two renames the trace is absent, never wrong: the next start completes it.
         """
         draft, ready, old = (self._aside / name for name in ("draft", READY, "superseded"))
-        steps, table = table["step"], table.replace_schema_metadata(self.schema.metadata)
-        name = part_name(int(steps[0].as_py()), int(steps[-1].as_py()))
+        table = table.replace_schema_metadata(self.schema.metadata)
         with self._drafting():
             try:
                 draft.mkdir()
                 for part in kept:
                     shutil.copy2(part.path, draft / part.path.name)
                     sync(draft / part.path.name)
-                write_part(table, draft / name)
+                write_part(table, draft / _name_of(table))
                 os.replace(draft, ready)
             finally:
                 remove(draft)
@@ -539,74 +509,6 @@ class TraceWriter:
             shutil.rmtree(old)
 
 
-def read_trace(run_dir: str | Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """Read the trace of a run.
-
-    Args:
-        run_dir: folder of the run (the one that holds `trace/`).
-        columns: names to read; all when not given.
-
-    Returns:
-        One row per sampled sequence in the order of step and row; `call` is a nullable Int64.
-        Columns that a trace need not have (yours, or a newer version's) come last; where a part
-        lacks one, its cells are empty.
-
-    Raises:
-        InputError: no trace, a damaged or missing part, or parts of different configs or rewards;
-            the message names the file and the fix.
-    """
-    return read_settled(Path(run_dir), lambda: _read_trace(Path(run_dir), columns))
-
-
-def _read_trace(run_dir: Path, columns: Sequence[str] | None) -> pd.DataFrame:
-    parts = find_trace(run_dir)
-    found = [read_part_schema(part.path).names for part in parts]
-    expected = trace_schema(trace_components(found[0]))
-    known = list(dict.fromkeys([*expected.names, *(name for names in found for name in names)]))
-    unknown = [name for name in columns or () if name not in known]
-    if unknown:
-        raise InputError(f"{run_dir}: the trace has no column {unknown}. Known: {', '.join(known)}")
-    wanted = known if columns is None else list(columns)
-    needed = {*wanted, *_ORDER}
-    tables = [
-        conform(part.path, read_part(part.path, [n for n in names if n in needed]), expected)
-        for part, names in zip(parts, found, strict=True)
-    ]
-    return _to_pandas(join(parts, tables))[wanted]
-
-
-def find_trace(run_dir: Path) -> list[Part]:
-    """The parts of a trace, whole by their names and columns; no row is read yet.
-
-    Raises:
-        InputError: no run folder, no part in it, a part that is missing, damaged or of another
-            trace, or a Parquet file beside them that is none.
-    """
-    if not run_dir.is_dir():
-        raise InputError(f"{run_dir}: no such run folder. Give the folder that holds '{FOLDER}/'.")
-    check_strays(run_dir)
-    parts = list_parts(run_dir)
-    if not parts:
-        raise InputError(
-            f"{run_dir}: no parts (part-*.parquet) in '{FOLDER}/', so there is no trace to read. "
-            "Give the folder of a posttrain run that has written its first part."
-        )
-    check_parts(parts)
-    return parts
-
-
-def read_orphans(run_dir: str | Path) -> pd.DataFrame | None:
-    """Rows that a resumed run set aside, oldest first: their rewards are paid for; None if none."""
-    files = sorted((Path(run_dir) / ORPHANS).rglob("*.parquet"))
-    if not files:
-        return None
-    return _to_pandas(pa.concat_tables([read_part(path) for path in files]), in_order=False)
-
-
-def _to_pandas(table: pa.Table, *, in_order: bool = True) -> pd.DataFrame:
-    frame: pd.DataFrame = table.to_pandas()
-    if "call" in frame.columns:
-        frame["call"] = frame["call"].astype("Int64")
-    if in_order:
-        frame = frame.sort_values(["step", "row"], kind="stable", ignore_index=True)
-    return frame
+def _name_of(table: pa.Table) -> str:
+    """The name of the part that holds these rows, which are in the order of their steps."""
+    return part_name(table["step"][0].as_py(), table["step"][-1].as_py())

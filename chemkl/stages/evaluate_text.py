@@ -30,7 +30,7 @@ from chemkl.llm import embedding
 from chemkl.reports.entropy_figure import draw_entropy
 from chemkl.reports.figures import to_png, to_svg
 from chemkl.results import Manifest, write_bytes, write_json, write_parquet
-from chemkl.results.provenance import method_settings, mixed
+from chemkl.results.provenance import method_settings, mixed_settings
 from chemkl.stages.evaluate import run_names
 from chemkl.stages.finished import once, read_table
 from chemkl.stages.terminal import standard_output
@@ -137,7 +137,9 @@ def _unlike(folders: Sequence[Path], method: str) -> Iterator[str]:
                 f"{manifest.seed}. Keep one of them."
             )
         first_of.setdefault(manifest.seed, folder)
-    yield from mixed(method, {name: method_settings(m.config, m.inputs) for name, m in known})
+    yield from mixed_settings(
+        method, {name: method_settings(m.config, m.inputs) for name, m in known}
+    )
 
 
 def _all_samples(settings: EvaluateTextConfig) -> list[TextSamples]:

@@ -12,7 +12,7 @@ import pyarrow.csv
 
 from chemkl.config import InputError, StorageError
 from chemkl.files.tables import cells_of, is_text
-from chemkl.results.atomic import refuse_other_names, written_aside
+from chemkl.results.atomic import atomic_file, refuse_other_names
 from chemkl.results.trace import FOLDER, list_parts
 
 
@@ -55,7 +55,7 @@ def written_out(path: Path) -> Iterator[IO[bytes]]:
     refuse_other_names(path)
     try:
         with (
-            written_aside(path, parents=True, own=True) as aside,
+            atomic_file(path, parents=True, shared=True) as aside,
             aside.open("wb") as raw,
             _packed(raw, path) as stream,
         ):

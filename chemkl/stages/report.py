@@ -31,7 +31,7 @@ from chemkl.results import (
 )
 from chemkl.results.collapse import watched
 from chemkl.results.columns import RAW_PREFIX
-from chemkl.results.provenance import method_settings, mixed
+from chemkl.results.provenance import method_settings, mixed_settings
 from chemkl.results.seal import check_seal
 from chemkl.stages.evaluate import require_traces, run_names
 from chemkl.stages.finished import once
@@ -163,7 +163,7 @@ def _check_methods(settings: ReportConfig) -> None:
     problems: list[str] = []
     for method, folders in settings.methods.items():
         found = {str(folder): Manifest.load(folder) for folder in folders}
-        problems += mixed(
+        problems += mixed_settings(
             method, {n: method_settings(m.config, m.inputs) for n, m in found.items() if m}
         )
     if problems:

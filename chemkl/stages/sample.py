@@ -21,7 +21,7 @@ from chemkl.policies import (
     read_header,
 )
 from chemkl.policies.base import stream
-from chemkl.results.atomic import written_aside
+from chemkl.results.atomic import atomic_file
 from chemkl.results.columns import described_schema
 from chemkl.results.manifest import Manifest
 from chemkl.results.provenance import current_sha256, sha256_of
@@ -97,7 +97,7 @@ def run(config: SampleConfig, out_dir: Path) -> Path:
     ) as manifest:
         n_truncated = 0
         with (
-            written_aside(out_dir / FILE_NAME, sealed=True) as aside,
+            atomic_file(out_dir / FILE_NAME, sealed=True) as aside,
             pq.ParquetWriter(aside, schema, compression="zstd") as writer,
         ):
             for rollout in _rollouts(policy, config):

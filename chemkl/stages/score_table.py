@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from chemkl.config import InputError
 from chemkl.files.tables import is_text
-from chemkl.results.atomic import written_aside
+from chemkl.results.atomic import atomic_file
 
 
 class Table:
@@ -33,7 +33,7 @@ class Table:
             StorageError: the disk is full, or fails otherwise.
         """
         is_parquet = form == "parquet"
-        with written_aside(path, sealed=is_parquet) as aside:
+        with atomic_file(path, sealed=is_parquet) as aside:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 aside.touch()

@@ -30,7 +30,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from chemkl.chem.molecules import one_line
 from chemkl.config import InputError, did_you_mean
 from chemkl.policies.checkpoint import check_weights
-from chemkl.results.atomic import aside_of, written_aside
+from chemkl.results.atomic import atomic_file, draft_of
 from chemkl.results.seal import check_seal
 from chemkl.signals import StoppedBySignal, deferred, pending
 from chemkl.training.ledger import Accounts
@@ -155,9 +155,9 @@ class Checkpoint(Callback):
         self._path.parent.mkdir(exist_ok=True)
         note = f"step {trainer.global_step}"
         first = trainer.is_global_zero
-        writing = written_aside(self._path, sealed=True, note=note) if first else nullcontext()
+        writing = atomic_file(self._path, sealed=True, note=note) if first else nullcontext()
         with writing:
-            trainer.save_checkpoint(aside_of(self._path), weights_only=False)
+            trainer.save_checkpoint(draft_of(self._path), weights_only=False)
         self._saved = trainer.global_step
 
 
@@ -215,7 +215,7 @@ def reopen(path: Path, saved: dict[str, Any], step: int) -> None:
     }
     loop["state_dict"]["combined_loader"] = [{"next": step}]
     counts = {"epoch": 0, "global_step": step, "next_step": step, "loader": {"next": step}}
-    with written_aside(path, sealed=True, note=f"step {step}") as aside:
+    with atomic_file(path, sealed=True, note=f"step {step}") as aside:
         torch.save(saved | counts, aside)
 
 

@@ -9,14 +9,14 @@ from chemkl.config import InputError
 from chemkl.config.llm import ModelConfig
 from chemkl.llm.sources import load_network, load_tokenizer
 from chemkl.results import Manifest
-from chemkl.results.atomic import folder_written_aside
+from chemkl.results.atomic import atomic_folder
 from chemkl.results.seal import SUMS
 from chemkl.stages import posttrain_llm
 
 
 @pytest.fixture
 def model(tmp_path, tiny):
-    with folder_written_aside(tmp_path / "model") as aside:
+    with atomic_folder(tmp_path / "model") as aside:
         tiny.llama().save_pretrained(aside)
         tiny.tokenizer().save_pretrained(aside)
     return tmp_path / "model"

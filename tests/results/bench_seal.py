@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from chemkl.results.atomic import written_aside
+from chemkl.results.atomic import atomic_file
 from chemkl.results.seal import check_seal
 
 N_WEIGHTS = 5_000_000
@@ -33,7 +33,7 @@ def main():
         path = Path(folder) / "last.ckpt"
 
         def write(sealed):
-            with written_aside(path, sealed=sealed, note="step 1") as aside:
+            with atomic_file(path, sealed=sealed, note="step 1") as aside:
                 torch.save(state, aside)
 
         for name, work in (

@@ -4,7 +4,7 @@ import pytest
 
 from chemkl.config.posttrain import PosttrainConfig
 from chemkl.results import InputFile
-from chemkl.results.provenance import ABSENT, differences, method_settings, told
+from chemkl.results.provenance import ABSENT, describe_differences, differences, method_settings
 
 SAME = {"target": {"kind": "mara", "tau": 0.8}, "reward": {"components": [{"kind": "qed"}]}}
 
@@ -18,7 +18,7 @@ def test_only_the_keys_that_differ_are_told_with_who_has_what():
         "callbacks.collapse": {"a": ABSENT, "b": ABSENT, "c": {"action": "stop", "window": 9}},
     }
     assert (
-        told(found, most=1)
+        describe_differences(found, most=1)
         == "  trainer.gradient_clip_val: 0.5 in a, b; null in c\n  ... and 1 more"
     )
 

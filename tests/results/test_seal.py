@@ -18,7 +18,7 @@ import torch
 
 from chemkl.config import InputError, shipped
 from chemkl.results import Manifest, write_bytes, write_json, write_parquet
-from chemkl.results.atomic import folder_written_aside, written_aside
+from chemkl.results.atomic import atomic_file, atomic_folder
 from chemkl.results.seal import (
     SEAL,
     SUMS,
@@ -37,7 +37,7 @@ def parquet(path):
 
 
 def checkpoint(path):
-    with written_aside(path, sealed=True, note="step 50") as aside:
+    with atomic_file(path, sealed=True, note="step 50") as aside:
         torch.save({"weight": torch.arange(30.0), "step": 50}, aside)
 
 
@@ -163,7 +163,7 @@ def test_a_manifest_is_sealed_and_one_that_was_edited_is_refused(tmp_path):
 
 
 def test_the_checksums_of_a_folder_are_those_of_sha256sum(tmp_path):
-    with folder_written_aside(tmp_path / "model") as aside:
+    with atomic_folder(tmp_path / "model") as aside:
         (aside / "config.json").write_text("{}")
         (aside / "inner").mkdir()
         (aside / "inner" / "with blank.bin").write_bytes(b"\0\1")
@@ -177,7 +177,7 @@ def test_the_checksums_of_a_folder_are_those_of_sha256sum(tmp_path):
 
 def test_every_flipped_bit_in_a_folder_is_refused(tmp_path):
     folder = tmp_path / "model"
-    with folder_written_aside(folder) as aside:
+    with atomic_folder(folder) as aside:
         (aside / "config.json").write_text('{"n_layers": 2}')
         (aside / "model.safetensors").write_bytes(bytes(range(64)))
     (folder / "notes.txt").write_text("added later")

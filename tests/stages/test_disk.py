@@ -12,7 +12,7 @@ import pytest
 from chemkl import cli
 from chemkl.config import InputError, StorageError
 from chemkl.results import Manifest, write_bytes, write_parquet
-from chemkl.results.atomic import folder_written_aside, storage_problem, written_aside
+from chemkl.results.atomic import atomic_file, atomic_folder, storage_problem
 from chemkl.stages import evaluate, posttrain, prepare, pretrain, report, sample, score
 from chemkl.stages import sample as sample_stage
 
@@ -244,7 +244,7 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 )  # fmt: skip
 def test_whoever_tells_of_a_full_disk_is_understood(tmp_path, error):
     def write():
-        with written_aside(tmp_path / "a.bin") as aside:
+        with atomic_file(tmp_path / "a.bin") as aside:
             aside.write_bytes(b"half")
             raise error
 
@@ -259,7 +259,7 @@ def test_other_errors_are_left_as_they_are(tmp_path):
         with (
             pytest.raises(type(error)) as caught,
             Manifest.start(tmp_path / "out", stage="report", config={}),
-            written_aside(tmp_path / "out" / "a.bin"),
+            atomic_file(tmp_path / "out" / "a.bin"),
         ):
             raise error
         assert caught.value is error
@@ -276,7 +276,7 @@ def test_a_folder_of_a_model_is_moved_in_whole_or_not_at_all(tmp_path, monkeypat
     monkeypatch.setattr("chemkl.results.atomic.write_sums", full)
     with (
         pytest.raises(StorageError, match="model: cannot be written"),
-        folder_written_aside(tmp_path / "model") as aside,
+        atomic_folder(tmp_path / "model") as aside,
     ):
         (aside / "new.bin").write_bytes(b"new")
     assert names(tmp_path) == ["model", "model/old.bin"]
