@@ -34,7 +34,7 @@ def show_command(
     what: Annotated[
         str,
         typer.Argument(
-            metavar="WHAT", help="A run, a .parquet file, rewards, transforms or configs."
+            metavar="WHAT", help="A run, a .parquet file, rewards, transforms, metrics or configs."
         ),
     ],
     name: Annotated[

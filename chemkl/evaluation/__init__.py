@@ -1,11 +1,13 @@
 """How good and how diverse a run's molecules are: quality, yields, diversity, likeness."""
 
-from chemkl.evaluation.columns import metrics_schema
-from chemkl.evaluation.metrics import Comparisons, evaluate
+from chemkl.evaluation.metrics import METRICS, Metric, evaluate, metrics_schema
+from chemkl.evaluation.reference import Comparisons
 from chemkl.evaluation.samples import Molecule, Samples, from_smiles, from_trace
 
 __all__ = [
+    "METRICS",
     "Comparisons",
+    "Metric",
     "Molecule",
     "Samples",
     "evaluate",

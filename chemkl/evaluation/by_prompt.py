@@ -21,10 +21,15 @@ import pyarrow as pa
 
 from chemkl.config import InputError
 from chemkl.config.evaluate import MetricOptions
-from chemkl.evaluation.columns import metrics_schema
-from chemkl.evaluation.metrics import Comparisons, describe_window, evaluate
+from chemkl.evaluation.metrics import (
+    OB_SIZES,
+    describe_window,
+    evaluate,
+    metric_of,
+    metrics_schema,
+)
+from chemkl.evaluation.reference import Comparisons
 from chemkl.evaluation.samples import Molecule, Samples
-from chemkl.evaluation.yields import AUC_SIZES, OB_SIZES
 from chemkl.results import described_schema, description_of
 from chemkl.results.trace import list_parts, read_part_schema
 
@@ -32,13 +37,6 @@ PROMPT_COLUMNS = ("group", "prompt")
 """Columns of a trace that say to what a row is an answer."""
 
 _INT, _TEXT = pa.int64(), pa.string()
-_OF_A_RUN = {
-    *(f"auc_top_{k}" for k in AUC_SIZES),
-    "auc_calls",
-    "collapsed_at_call",
-    *("prior_families", "prior_coverage"),
-    *("fcd", "snn", "scaf", "frag"),
-}
 _HEAD: dict[str, tuple[pa.DataType, str]] = {
     "run": (_TEXT, "Name of the run."),
     "group": (_INT, "Number of the prompt in the run, from 0."),
@@ -176,7 +174,10 @@ def by_prompt_schema(options: MetricOptions) -> pa.Schema:
         if field.name in _NEW:
             name, text = _NEW[field.name]
             columns[name] = _INT, text.format(**options.model_dump())
-        if field.name not in columns and field.name not in _OF_A_RUN:
+        metric = metric_of(field.name)
+        if metric and metric.needs in ("prior", "reference", "calls"):  # of a run alone
+            continue
+        if field.name not in columns:
             columns[field.name] = field.type, _MEANT.get(field.name, description_of(field))
     return described_schema(columns)
 

@@ -1,70 +1,94 @@
-"""The rows of a comparison: each metric of each method against the baseline, seed by seed."""
+"""Methods compared with a baseline, seed by seed: which runs may be, and the rows."""
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+from pydantic import ValidationError
 
 from chemkl.config import InputError, did_you_mean
 from chemkl.config.evaluate import CompareConfig
+from chemkl.config.reward import RewardConfig
 from chemkl.display import is_missing
-from chemkl.evaluation.columns import YIELDS
-from chemkl.evaluation.statistics import Direction, holm, judge, paired_difference
+from chemkl.evaluation.metrics import IDENTITY, Direction, metric_of
+from chemkl.evaluation.statistics import holm, judge, paired_difference
+from chemkl.results import Manifest
+from chemkl.results.columns import described_schema
+from chemkl.results.provenance import (
+    SHOWN,
+    as_json,
+    describe_differences,
+    differences,
+    method_settings,
+    mixed_settings,
+)
 
 Values = Mapping[tuple[str, int], Sequence[Mapping[str, Any]]]
 """By method and seed: the rows of the evaluation of that run, one for each threshold."""
 
-_HIGHER = (
-    "yield",
-    "scaffold_yield",
-    "validity",
-    "uniqueness",
-    "late_uniqueness",
-    "late_scaffolds",
-    "late_effective_scaffolds",
-    "novelty",
-    "int_div",
-    "circles",
-    "murcko",
-    "generic",
-    "scaffold_entropy",
-    "scaffold_evenness",
-    "effective_scaffolds",
-    "sediv",
-    "vendi",
-    "hamiltonian",
-    "clusters",
-    "auc_top",
-    "snn",
-    "scaf",
-    "frag",
-    "n_molecules",
-    "prior_coverage",
+_SHARED = ("budget", "max_samples", "prior", "reward")
+"""Settings that all compared runs have alike; the others make a method."""
+_TEXT, _INT, _FLOAT = pa.string(), pa.int64(), pa.float64()
+
+VALUES_SCHEMA = described_schema(
+    {
+        "method": (_TEXT, "Name of the method."),
+        "seed": (_INT, "Seed of the run."),
+        "metric": (_TEXT, "Column of the evaluation."),
+        "threshold": (_FLOAT, "Hits are molecules with R >= this. Null: all molecules or the run."),
+        "value": (_FLOAT, "As it enters the comparison. Null: not defined, as without any hit."),
+        "not_reached": (
+            pa.bool_(),
+            "Whether an oracle burden was not reached and enters as budget + 1, its lower bound.",
+        ),
+    }
 )
-_BURDENS = tuple(name for name in YIELDS if name.startswith("ob"))
-_LOWER = (*_BURDENS, "top_share", "late_top_share", "gini", "fcd")
-_OF_THE_RUN = (
-    "n_sampled",
-    "n_valid",
-    "validity",
-    "uniqueness",
-    "late",
-    "collapsed_at_call",
-    "auc_calls",
-    "auc_top",
+
+COMPARISON_SCHEMA = described_schema(
+    {
+        "method": (_TEXT, "Name of the method."),
+        "baseline": (_TEXT, "Name of the method that it is compared with."),
+        "metric": (_TEXT, "Column of the evaluation."),
+        "threshold": (_FLOAT, "Hits are molecules with R >= this. Null: all molecules or the run."),
+        "better": (_TEXT, "Which values are better: higher or lower."),
+        "seeds": (pa.list_(_INT), "Seeds of the pairs of runs."),
+        "n": (_INT, "Pairs of runs in which the metric is defined for both."),
+        "n_undefined": (_INT, "Pairs left out: the metric is null in one, as without any hit."),
+        "n_not_reached": (_INT, "Runs of the method whose oracle burden entered as budget + 1."),
+        "baseline_not_reached": (_INT, "The same of the baseline."),
+        "mean": (_FLOAT, "Mean of the method over the pairs."),
+        "sd": (_FLOAT, "Standard deviation of the method, n - 1 in the denominator."),
+        "baseline_mean": (_FLOAT, "Mean of the baseline over the same pairs."),
+        "baseline_sd": (_FLOAT, "Standard deviation of the baseline."),
+        "difference": (_FLOAT, "Mean of method minus baseline over the pairs."),
+        "low": (
+            _FLOAT,
+            "Lower end of the percentile interval of the difference over resampled pairs; null "
+            "below two pairs. Too narrow for few pairs: 95 % nominal covers 84 % at 5 normal ones.",
+        ),
+        "high": (_FLOAT, "Upper end of that interval."),
+        "t": (_FLOAT, "Welch's t; null below two pairs, or where neither method varies."),
+        "df": (_FLOAT, "Its degrees of freedom (Welch-Satterthwaite)."),
+        "p": (_FLOAT, "One-sided p value; the alternative is that the method is better."),
+        "p_holm": (_FLOAT, "p corrected by Holm's method for all tests of this table."),
+        "verdict": (
+            _TEXT,
+            "better: p_holm is below alpha; not shown: it is not; not resolved: fewer than 5 "
+            "pairs, or nothing varies.",
+        ),
+    }
 )
-_COMPARED_WITH = ("novelty", "fcd", "snn", "scaf", "frag", "prior")
-"""Metrics that need a corpus, a reference or samples of the prior: a comparison has none."""
-_NO_METRIC = ("run", "threshold")
+
+
+# ---- the rows
 
 
 def direction_of(metric: str, given: Mapping[str, Direction]) -> Direction | None:
     """Which values of a metric are better; None where that is not known."""
-    if metric in given:
-        return given[metric]
-    if _is_one_of(metric, _LOWER):
-        return "lower"
-    return "higher" if _is_one_of(metric, _HIGHER) else None
+    row = metric_of(metric)
+    return given.get(metric, row.better if row else None)
 
 
 def check_metrics(
@@ -88,12 +112,13 @@ def check_metrics(
         InputError: with every metric that is not known, cannot be computed here, has no direction,
             or none of the thresholds.
     """
-    known = [name for name in columns if name not in _NO_METRIC]
+    names = [name for name in columns if name not in IDENTITY]
     problems = []
     for metric in metrics:
-        if metric not in known:
-            problems.append(f"metrics: {metric!r} is not a metric{did_you_mean(metric, known)}")
-        elif not from_table and _is_one_of(metric, _COMPARED_WITH):
+        row = metric_of(metric)
+        if metric not in names:
+            problems.append(f"metrics: {metric!r} is not a metric{did_you_mean(metric, names)}")
+        elif not from_table and row and row.needs in ("corpus", "reference", "prior"):
             problems.append(
                 f"metrics: {metric} needs a corpus, a reference or samples of the prior: evaluate "
                 "the runs with them, and name that diversity.parquet under table."
@@ -116,11 +141,10 @@ def check_metrics(
 
 def places_of(metric: str, thresholds: Sequence[float | None]) -> list[float | None]:
     """The thresholds at which a metric is compared; None alone for a metric of the whole run."""
-    if _is_one_of(metric, _OF_THE_RUN):
+    row = metric_of(metric)
+    if row and row.scope == "run":
         return [None]
-    if metric in YIELDS:
-        return [each for each in thresholds if each is not None]
-    return list(thresholds)
+    return [t for t in thresholds if t is not None or not (row and row.scope == "hits")]
 
 
 def value_rows(values: Values, budget: int, config: CompareConfig) -> list[dict[str, Any]]:
@@ -133,20 +157,22 @@ def value_rows(values: Values, budget: int, config: CompareConfig) -> list[dict[
     """
     rows = []
     for (method, seed), evaluated in values.items():
-        at = {_key(row["threshold"]): row for row in evaluated}
+        at = {None if is_missing(t := row["threshold"]) else float(t): row for row in evaluated}
         for metric in config.metrics:
+            known = metric_of(metric)
+            is_burden = known and known.scope == "hits" and known.unit == "oracle calls"
             for threshold in places_of(metric, config.thresholds):
                 value = at[threshold][metric]
-                missing = is_missing(value)
-                not_reached = missing and metric in _BURDENS
-                entered = budget + 1 if not_reached else value
+                not_reached = bool(is_burden) and is_missing(value)
+                if not_reached:
+                    value = budget + 1
                 rows.append(
                     {
                         "method": method,
                         "seed": seed,
                         "metric": metric,
                         "threshold": threshold,
-                        "value": None if missing and not not_reached else float(entered),
+                        "value": None if is_missing(value) else float(value),
                         "not_reached": not_reached,
                     }
                 )
@@ -163,38 +189,34 @@ def compare_rows(
     Args:
         rows: of `value_rows`.
         pairs: for each method the seeds that it shares with the baseline.
-        config: of the comparison.
+        config: of the comparison, whose metrics have a direction.
     """
     by_place = {(r["method"], r["seed"], r["metric"], r["threshold"]): r for r in rows}
-    found: list[dict[str, Any]] = []
+    compared: list[dict[str, Any]] = []
     for metric in config.metrics:
+        better = direction_of(metric, config.direction) or "higher"
         for threshold in places_of(metric, config.thresholds):
             for method, seeds in pairs.items():
                 couples = [
-                    (
-                        by_place[method, seed, metric, threshold],
-                        by_place[config.baseline, seed, metric, threshold],
+                    tuple(
+                        by_place[name, seed, metric, threshold]
+                        for name in (method, config.baseline)
                     )
                     for seed in seeds
                 ]
                 head = {"method": method, "metric": metric, "threshold": threshold}
-                found.append(head | _compare(couples, metric, config))
-    corrected = holm([row["p"] for row in found])
+                compared.append(head | _difference(couples, better, config))
+    corrected = holm([row["p"] for row in compared])
     return [
         {**row, "p_holm": p, "verdict": judge(row["n"], p, config.alpha)}
-        for row, p in zip(found, corrected, strict=True)
+        for row, p in zip(compared, corrected, strict=True)
     ]
 
 
-def _compare(
-    couples: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]],
-    metric: str,
-    config: CompareConfig,
+def _difference(
+    couples: Sequence[tuple[Mapping[str, Any], ...]], better: Direction, config: CompareConfig
 ) -> dict[str, Any]:
     """Everything about one comparison but what depends on the others."""
-    better = direction_of(metric, config.direction)
-    if better is None:
-        raise ValueError(f"{metric}: which values are better is not known")
     defined = [(a, b) for a, b in couples if a["value"] is not None and b["value"] is not None]
     difference = paired_difference(
         [a["value"] for a, _ in defined],
@@ -215,11 +237,173 @@ def _compare(
     }
 
 
-def _is_one_of(metric: str, names: Sequence[str]) -> bool:
-    """Whether a metric has one of these names, or one with something after it: scaf_<reference>."""
-    return any(metric == name or metric.startswith(f"{name}_") for name in names)
+# ---- the runs
 
 
-def _key(threshold: Any) -> float | None:
-    missing = is_missing(threshold) or math.isnan(threshold)
-    return None if missing else float(threshold)
+@dataclass(frozen=True)
+class ComparedRun:
+    """A finished posttrain run.
+
+    Attributes:
+        folder: where it is.
+        seed: of the run.
+        budget: oracle calls that it was given.
+        shared: what all compared runs must have alike, by dotted key.
+        own: the settings of its method, by dotted key.
+        precision: that it used; empty where it is not recorded.
+    """
+
+    folder: Path
+    seed: int
+    budget: int
+    shared: Mapping[str, Any]
+    own: Mapping[str, Any]
+    precision: str
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The seeds that each method has in common with the baseline, and a line for those left out."""
+
+    seeds: Mapping[str, Sequence[int]]
+    left_out: Sequence[str]
+
+
+def read_methods(methods: Mapping[str, Sequence[Path]]) -> dict[str, dict[int, ComparedRun]]:
+    """Read the manifests of all runs; traces are not read.
+
+    Returns:
+        For each method its runs by seed.
+
+    Raises:
+        InputError: with every folder that is no finished posttrain run, every seed that a method
+            has twice, and every setting in which runs differ that must not.
+    """
+    problems: list[str] = []
+    runs: dict[str, list[ComparedRun]] = {method: [] for method in methods}
+    for method, folders in methods.items():
+        for folder in folders:
+            try:
+                runs[method].append(_read_run(folder))
+            except InputError as error:
+                problems.append(str(error))
+    problems += _twice(runs)
+    shared = {str(run.folder): run.shared for members in runs.values() for run in members}
+    if differing := differences(shared):
+        problems.append(
+            "methods: runs with different rewards, priors or budgets cannot be compared. Leave out "
+            f"the runs that differ:\n{describe_differences(differing)}"
+        )
+    for method, members in runs.items():
+        problems += mixed_settings(method, {str(run.folder): run.own for run in members})
+    if problems:
+        raise InputError("\n".join(dict.fromkeys(problems)))
+    return {method: {run.seed: run for run in members} for method, members in runs.items()}
+
+
+def what_differs(methods: Mapping[str, Mapping[int, ComparedRun]], baseline: str) -> Iterator[str]:
+    """Say in which settings each method differs from the baseline; they may be just the same.
+
+    And whether the runs used several precisions.
+    """
+    of_method = {name: next(iter(runs.values())).own for name, runs in methods.items()}
+    for name, own in of_method.items():
+        if name == baseline:
+            continue
+        lines = [
+            f"{key} {as_json(values[name])}, not {as_json(values[baseline])}"
+            for key, values in differences({name: own, baseline: of_method[baseline]}).items()
+        ]
+        if len(lines) > SHOWN:
+            lines[SHOWN:] = [f"{len(lines) - SHOWN} more"]
+        said = "; ".join(lines) or "nothing: the settings are the same, and so is what they do"
+        yield f"{name} differs from {baseline} in {said}"
+    used: dict[str, list[str]] = {}
+    for name, runs in methods.items():
+        for seed, run in runs.items():
+            if run.precision:
+                used.setdefault(run.precision, []).append(f"{name} seed {seed}")
+    if len(used) > 1:  # of the same setting, auto, on several machines
+        lines = [f"{precision} by {', '.join(own)}" for precision, own in used.items()]
+        yield f"not all runs were trained in the same precision: {'; '.join(lines)}"
+
+
+def pair_seeds(seeds: Mapping[str, Collection[int]], baseline: str) -> Pairs:
+    """Find the seeds that each other method has in common with the baseline.
+
+    Raises:
+        InputError: with every method that has none.
+    """
+
+    def said(some: Collection[int]) -> str:
+        return f"seed{'s' if len(some) > 1 else ''} {', '.join(map(str, sorted(some)))}"
+
+    paired, left_out, problems = {}, [], []
+    base = set(seeds[baseline])
+    for method, own in seeds.items():
+        if method == baseline:
+            continue
+        paired[method] = sorted(set(own) & base)
+        if not paired[method]:
+            problems.append(
+                f"methods.{method}: no seed in common with the baseline {baseline}: it has "
+                f"{said(own)}, the baseline {said(base)}. Runs are compared seed "
+                "by seed: train it with the baseline's seeds."
+            )
+        alone = {method: set(own) - base, baseline: base - set(own)}
+        lines = [f"{said(some)} of {name}" for name, some in alone.items() if some]
+        if lines:
+            left_out.append(f"{method} against {baseline}: without a pair: {'; '.join(lines)}")
+    if problems:
+        raise InputError("\n".join(problems))
+    return Pairs(paired, left_out)
+
+
+def _read_run(folder: Path) -> ComparedRun:
+    manifest = Manifest.load(folder)
+    if manifest is None or manifest.stage != "posttrain":
+        raise InputError(
+            f"{folder}: not the folder of a posttrain run (its manifest.json says so)."
+        )
+    if manifest.status != "complete":
+        raise InputError(
+            f"{folder}: the run is {manifest.status}, not complete; what it has of its budget "
+            "cannot be compared. Finish it, or leave it out."
+        )
+    config = manifest.config
+    try:
+        reward = RewardConfig.model_validate(config.get("reward")).model_dump(mode="json")
+    except ValidationError as error:
+        raise InputError(
+            f"{folder}: its reward cannot be read: {error.errors()[0]['msg']}"
+        ) from error
+    budget, prior = config.get("budget"), manifest.inputs.get("prior")
+    if manifest.seed is None or not isinstance(budget, int) or prior is None:
+        raise InputError(f"{folder}: its manifest.json names no seed, no budget or no prior.")
+    resolved = config | {"reward": reward, "max_samples": config.get("max_samples") or 10 * budget}
+    settings = method_settings(resolved, manifest.inputs)
+    own = {key: value for key, value in settings.items() if key not in _SHARED}
+    shared = {key: settings[key] for key in _SHARED if key in settings and key != "prior"}
+    files = {role: f for role, f in manifest.inputs.items() if role.startswith("reward.")}
+    shared |= {f"{role} (sha256)": f.sha256 for role, f in {"prior": prior, **files}.items()}
+    used = manifest.precision.used if manifest.precision else ""
+    return ComparedRun(folder, manifest.seed, budget, shared, own, used)
+
+
+def _twice(runs: Mapping[str, Sequence[ComparedRun]]) -> Iterator[str]:
+    """Name what stands twice: a seed in a method, a folder in two methods."""
+    methods_of: dict[Path, list[str]] = {}
+    for method, members in runs.items():
+        by_seed: dict[int, list[Path]] = {}
+        for run in members:
+            by_seed.setdefault(run.seed, []).append(run.folder)
+            methods_of.setdefault(run.folder.resolve(), []).append(method)
+        for seed, folders in by_seed.items():
+            if len(folders) > 1:
+                yield (
+                    f"methods.{method}: several runs have seed {seed}: "
+                    f"{', '.join(map(str, folders))}. Keep one of them."
+                )
+    for folder, methods in methods_of.items():
+        if len(set(methods)) > 1:
+            yield f"{folder}: stands under several methods: {', '.join(methods)}. Keep it in one."

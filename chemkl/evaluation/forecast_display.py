@@ -10,7 +10,8 @@ from rich.text import Text
 from chemkl.display import MISSING, cell, short
 from chemkl.evaluation.crossovers import FAMILY_ESS, Family
 from chemkl.evaluation.forecast_rows import Foretold
-from chemkl.evaluation.forecast_words import MOVED, SHOWN_SCAFFOLD, number
+from chemkl.evaluation.forecast_words import MOVED, number
+from chemkl.evaluation.tables import SHOWN_SCAFFOLD
 
 MARK = "?"
 MOST_TAUS = 4

@@ -1,47 +1,609 @@
-"""The rows of the table of metrics: how each is computed from the samples of a run."""
+"""THE table of metrics: what each is, how it is computed, and how it is shown, in one row.
 
-from collections.abc import Mapping, Sequence
+Parquet columns and their descriptions, `metrics.json`, the tables on the screen and in the report,
+the comparison of methods and `chemkl show metrics` all read this table. To add a metric, write a
+function of a `MoleculeSet` and one row.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from itertools import pairwise
+from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+from scipy import stats
 
 from chemkl.chem.fingerprints import folded, tanimoto_matrix
 from chemkl.config.evaluate import MetricOptions
-from chemkl.config.posttrain import CollapseConfig
-from chemkl.evaluation import diversity, matrix_diversity, modes, quality
-from chemkl.evaluation.alarm import collapsed_at_call
-from chemkl.evaluation.chemnet import ChemNet
-from chemkl.evaluation.columns import UNIQUENESS_AT, YIELDS, metrics_schema, suffix
-from chemkl.evaluation.reference import Reference, compare
-from chemkl.evaluation.samples import Molecule, Samples, moses_bits, pairs_bits, sample
-from chemkl.evaluation.scaffolds import scaffold_diversity
-from chemkl.evaluation.structures import n_workers
-from chemkl.evaluation.yields import AUC_SIZES, top_aucs, yields
-from chemkl.results.collapse import spread
+from chemkl.config.posttrain import CollapseConfig, CollapseLimits
+from chemkl.display import Column
+from chemkl.evaluation import diversity
+from chemkl.evaluation.reference import Comparisons, compare
+from chemkl.evaluation.samples import (
+    Molecule,
+    Samples,
+    moses_bits,
+    n_workers,
+    pairs_bits,
+    sample,
+)
+from chemkl.results import described_schema
+from chemkl.results.collapse import Alarm, spread
 
-_LATE = ("late_uniqueness", "late_scaffolds", "late_effective_scaffolds", "late_top_share")
-_AUC = tuple(f"auc_top_{k}" for k in AUC_SIZES)
-_OF_THE_RUN = ("n_sampled", "n_valid", "validity", "uniqueness", *_LATE, "auc_calls", *_AUC)
+Direction = Literal["higher", "lower"]
+OB_SIZES = AUC_SIZES = (1, 10, 100)
 
 
 @dataclass(frozen=True)
-class Comparisons:
-    """What the molecules are compared with; empty by default.
+class Metric(Column):
+    """A metric: key, label, format (`how`; one that ends in `d` is of whole numbers) and more.
 
     Attributes:
-        corpus: canonical SMILES that are not novel.
-        references: reference sets by name; the first one's columns have plain names.
-        chemnet: the network behind FCD.
-        prior: a sample of the prior, whose scaffold families the runs may cover.
+        meaning: exact definition; `{late_samples}` and the like stand for the options.
+        unit: of its values.
+        better: which values are; None where that depends on what is wanted.
+        scope: all: of all distinct molecules, and of the hits at each threshold; hits: of the hits
+            alone; run: of all that the run did; text: of texts.
+        value: computes it from a `MoleculeSet`; None where it is not defined.
+        tables: those of the screen and of the report that show it.
+        short: label on the screen; None: the same; empty: not shown there.
+        brief: what the key below a table on the screen says of it.
+        needs: what it compares the molecules with; calls: those of the whole run.
     """
 
-    corpus: AbstractSet[str] | None = None
-    references: Sequence[Reference] = field(default_factory=tuple)
-    chemnet: ChemNet | None = None
-    prior: Samples | None = None
+    unit: str = ""
+    better: Direction | None = None
+    scope: Literal["all", "hits", "run", "text"] = "all"
+    value: Callable[..., Any] = lambda _: None
+    tables: Sequence[str] = ()
+    short: str | None = None
+    brief: str = ""
+    needs: Literal["", "corpus", "reference", "prior", "calls"] = ""
+
+    @property
+    def on_screen(self) -> "Metric":
+        """The metric with its label on the screen."""
+        return self if self.short is None else replace(self, label=self.short)
+
+    def field(self, options: Mapping[str, Any]) -> tuple[pa.DataType, str]:
+        """Type and description of its column."""
+        kind = pa.int64() if str(self.how).endswith("d") else pa.float64()
+        return kind, self.meaning.format(**options)
+
+
+@dataclass(frozen=True, eq=False)
+class MoleculeSet:
+    """The distinct molecules of one row, and what several metrics need of them, computed once.
+
+    Attributes:
+        samples: of the run or file.
+        threshold: of the hits that these are; None: all molecules.
+        molecules: in the order first scored.
+    """
+
+    samples: Samples
+    threshold: float | None
+    molecules: Sequence[Molecule]
+    options: MetricOptions
+    comparisons: Comparisons
+
+    @cached_property
+    def chosen(self) -> Sequence[Molecule]:
+        """All, or a random sample for the metrics over pairs and over references."""
+        return sample(self.molecules, self.options.max_molecules, self.options.seed)
+
+    @cached_property
+    def bits(self) -> np.ndarray:
+        """Their Morgan fingerprints, 2048 bits."""
+        return pairs_bits(self.chosen)
+
+    @cached_property
+    def bits_moses(self) -> np.ndarray:
+        """Morgan fingerprints of all molecules, 1024 bits."""
+        return moses_bits(self.molecules)
+
+    @cached_property
+    def int_div(self) -> dict[int, float | None]:
+        """IntDiv of MOSES by its power."""
+        return diversity.int_div_moses(folded(self.bits), workers=n_workers(self.options.workers))
+
+    @cached_property
+    def of_matrix(self) -> Sequence[Molecule]:
+        """All, or a random sample for the metrics over the whole matrix of distances."""
+        return sample(self.molecules, self.options.max_matrix, self.options.seed)
+
+    @cached_property
+    def similarity(self) -> np.ndarray:
+        """Tanimoto similarities of the molecules of the matrix."""
+        return tanimoto_matrix([molecule.bits_pairs for molecule in self.of_matrix])
+
+    @cached_property
+    def scaffold_sizes(self) -> np.ndarray:
+        """Molecules per Bemis-Murcko scaffold, rising; the empty scaffold is none."""
+        counts = Counter(molecule.scaffold for molecule in self.molecules if molecule.scaffold)
+        return np.array(sorted(counts.values()), dtype=float)
+
+    @cached_property
+    def scaffold_entropy(self) -> float | None:
+        """Entropy of these, nats."""
+        return float(stats.entropy(self.scaffold_sizes)) if len(self.scaffold_sizes) else None
+
+    @cached_property
+    def late(self) -> dict[str, Any]:
+        """What the last valid samples look like, repeats included: has the policy collapsed?"""
+        window = self.samples.valid[-self.options.late_samples :]
+        scaffold_of = {m.smiles: m.scaffold for m in self.samples.molecules}
+        return describe_window(window, scaffold_of)
+
+    @cached_property
+    def auc_calls(self) -> int | None:
+        """The calls that AUC top-k is over: those the run had, or made, or the options' most."""
+        samples = self.samples
+        if not samples.is_scored or not samples.molecules:
+            return None
+        return min(self.options.auc_calls, samples.budget or samples.molecules[-1].call)
+
+    @cached_property
+    def first_calls(self) -> list[int]:
+        """The first call of each scaffold, the first one first."""
+        first: dict[str, int] = {}
+        for molecule in self.molecules:
+            if molecule.scaffold:
+                call = first.get(molecule.scaffold, molecule.call)
+                first[molecule.scaffold] = min(molecule.call, call)
+        return sorted(first.values())
+
+    @cached_property
+    def prior_families(self) -> set[str] | None:
+        """Families of the prior's sample, or of its hits; None where these are not known."""
+        prior = self.comparisons.prior
+        if prior is None or not (self.threshold is None or prior.is_scored):
+            return None
+        return families(prior.molecules if self.threshold is None else prior.hits(self.threshold))
+
+    @cached_property
+    def likeness(self) -> list[dict[str, float | None]]:
+        """FCD, SNN, Scaf and Frag to each reference."""
+        smiles = [molecule.smiles for molecule in self.chosen]
+        vectors = [m.bits_moses for m in self.chosen] if self.comparisons.references else []
+        return [
+            compare(smiles, vectors, reference, self.comparisons.chemnet)
+            for reference in self.comparisons.references
+        ]
+
+
+# ---- functions of the metrics
+
+
+def uniqueness(valid: Sequence[str], k: int | None = None) -> float | None:
+    """Distinct canonical SMILES among the first k valid samples, per k (MOSES, arXiv 1811.12823).
+
+    None with fewer than k valid samples, or none at all; without k all are looked at.
+    """
+    k = len(valid) if k is None else k
+    return len(set(valid[:k])) / k if valid and len(valid) >= k else None
+
+
+def novelty(molecules: Sequence[str], corpus: AbstractSet[str]) -> float | None:
+    """Share of the distinct canonical SMILES that are not in the corpus; None without molecules."""
+    return len(set(molecules) - corpus) / len(set(molecules)) if molecules else None
+
+
+def oracle_burden(calls: Sequence[int], n: int) -> int | None:
+    """OB_N: the n-th of the calls of hits (or of new scaffolds among them); None: fewer."""
+    return sorted(calls)[n - 1] if len(calls) >= n else None
+
+
+def top_auc(molecules: Sequence[Molecule], k: int, *, calls: int, every: int) -> float | None:
+    """AUC top-k of PMO (arXiv 2206.12411), as `top_auc` of mol_opt computes it.
+
+    The mean of the k best rewards so far (of all, while there are fewer) is taken every `every`
+    calls and at the last one, joined by straight lines from 0 at call 0, and held from the last
+    call on where the run ended early; the area is divided by `calls`. A molecule whose reward
+    could not be computed counts as 0.
+
+    Args:
+        molecules: scored ones, in the order of their calls; those after call `calls` are left out.
+        k: how many of the best.
+        calls: the budget.
+        every: calls between two points.
+
+    Returns:
+        The area, in units of the reward; None without a scored molecule.
+    """
+    within = [m for m in molecules if m.call <= calls and m.reward is not None]
+    if not within:
+        return None
+    call = np.array([molecule.call for molecule in within])
+    reward = np.nan_to_num(np.array([m.reward for m in within], dtype=float), nan=0.0)
+    last = int(call[-1])
+    points = [0, *range(every, last, every), last]
+    tops, best = [], np.empty(0)
+    for start, end in pairwise([0, *np.searchsorted(call, points, side="right").tolist()]):
+        best = np.sort(np.concatenate([best, reward[start:end]]))[-k:]
+        tops.append(float(best.mean()) if len(best) else 0.0)
+    return float((np.trapezoid(tops, points) + (calls - last) * tops[-1]) / calls)
+
+
+def describe_window(valid: Sequence[str], scaffold_of: Mapping[str, str]) -> dict[str, Any]:
+    """What some valid samples look like: repeats, scaffolds, and the share of the largest."""
+    found = spread(valid, [scaffold_of[smiles] for smiles in valid])
+    return {
+        "late_uniqueness": found.uniqueness,
+        "late_scaffolds": found.outcomes,
+        "late_effective_scaffolds": found.effective_outcomes,
+        "late_top_share": found.top_share,
+    }
+
+
+def collapsed_at_call(samples: Samples, limits: CollapseLimits, window: int) -> int | None:
+    """The oracle calls spent when the newest valid samples first reached a limit; None: never.
+
+    In a file the calls count distinct molecules. Before there are `window` valid samples nothing
+    is looked at.
+    """
+    molecules = {molecule.smiles: molecule for molecule in samples.molecules}
+    alarm = Alarm(limits, window)
+    call = 0
+    for smiles in samples.valid:
+        call = max(call, molecules[smiles].call)
+        if alarm.add(smiles, molecules[smiles].scaffold):
+            return call
+    return None
+
+
+def families(molecules: Sequence[Molecule]) -> set[str]:
+    """The scaffold families, which are generic scaffolds, that molecules are in."""
+    return {molecule.generic for molecule in molecules if molecule.generic}
+
+
+def _collapsed(s: MoleculeSet) -> int | None:
+    limits = s.samples.collapse or CollapseConfig(window=max(2, s.options.late_samples))
+    return collapsed_at_call(s.samples, limits, limits.window)
+
+
+def _auc(k: int) -> Callable[[MoleculeSet], float | None]:
+    return lambda s: top_auc(
+        s.samples.molecules, k, calls=s.auc_calls or 1, every=s.options.auc_every
+    )
+
+
+def _coverage(s: MoleculeSet) -> float | None:
+    reachable = s.prior_families
+    return len(reachable & families(s.molecules)) / len(reachable) if reachable else None
+
+
+def _evenness(s: MoleculeSet) -> float | None:
+    n = len(s.scaffold_sizes)
+    return float(s.scaffold_entropy / np.log(n)) if s.scaffold_entropy and n > 1 else None
+
+
+def _likeness(key: str) -> Callable[..., float | None]:
+    return lambda s, number=0: s.likeness[number][key] if s.likeness else None
+
+
+# ---- the table
+
+_SET = "of the set (all distinct valid molecules, or the hits at the threshold)"
+_R2_1024 = "Morgan fingerprint, radius 2, 1024 bits, Tanimoto"
+_R2_2048 = "Morgan fingerprint, radius 2, 2048 bits, Tanimoto"
+_BOTH = ("whole", "hits")
+
+_ROWS = (
+    Metric(
+        "n_sampled", "sampled", ",d",
+        "Sampled strings, valid or not; rows from a replay buffer left out.",
+        "strings", None, "run", lambda s: s.samples.n_sampled, ("whole",),
+    ),
+    Metric(
+        "n_valid", "", ",d", "Sampled strings that RDKit parses, repeats included.",
+        "strings", None, "run", lambda s: len(s.samples.valid),
+    ),
+    Metric(
+        "n_molecules", "distinct", ",d",
+        f"Distinct canonical SMILES {_SET}, in the order first scored.",
+        "molecules", "higher", "all", lambda s: len(s.molecules), ("whole",),
+    ),
+    Metric(
+        "n_pairwise", "", ",d",
+        "Molecules that IntDiv, FCD, SNN, Scaf, Frag and clusters_sphere were computed on: all of "
+        "the set, or a random sample of it where the set is larger than max_molecules.",
+        "molecules", None, "all", lambda s: len(s.chosen),
+    ),
+    Metric(
+        "n_matrix", "", ",d",
+        "Molecules that Vendi, Hamiltonian and Butina were computed on: all of the set, or a "
+        "random sample of it where the set is larger than max_matrix.",
+        "molecules", None, "all", lambda s: len(s.of_matrix),
+    ),
+    Metric(
+        "validity", "valid", ".1%", "n_valid / n_sampled.", "share", "higher", "run",
+        lambda s: len(s.samples.valid) / s.samples.n_sampled if s.samples.n_sampled else None,
+        ("whole",),
+    ),
+    Metric(
+        "uniqueness", "unique", ".1%",
+        "Distinct canonical SMILES among the valid samples / n_valid.",
+        "share", "higher", "run", lambda s: uniqueness(s.samples.valid), ("whole",),
+    ),
+    Metric(
+        "late_uniqueness", "late unique", ".1%",
+        "Distinct canonical SMILES among the last {late_samples} valid samples / their number.",
+        "share", "higher", "run", lambda s: s.late["late_uniqueness"], ("late",), "unique",
+    ),
+    Metric(
+        "late_scaffolds", "late scaffolds", ",d",
+        "Distinct non-empty Bemis-Murcko scaffolds among the last {late_samples} valid samples.",
+        "scaffolds", "higher", "run", lambda s: s.late["late_scaffolds"], ("late",), "scaf.",
+    ),
+    Metric(
+        "late_effective_scaffolds", "late effective", ",.0f",
+        "exp of the entropy over the scaffolds of the last {late_samples} valid samples, repeats "
+        "included, acyclic ones left out.",
+        "scaffolds", "higher", "run", lambda s: s.late["late_effective_scaffolds"],
+        ("late",), "eff.",
+    ),
+    Metric(
+        "late_top_share", "late top share", ".1%",
+        "Share of the largest scaffold among the last {late_samples} valid samples, repeats "
+        "included, acyclic ones left out.",
+        "share", "lower", "run", lambda s: s.late["late_top_share"], ("late",), "top",
+    ),
+    Metric(
+        "collapsed_at_call", "collapsed at", ",d",
+        "Oracle calls when the run first collapsed: its newest valid samples reached a limit of "
+        "its callbacks.collapse (by default half of 1,000 are duplicates, or 30 % share one "
+        "scaffold). Null: never, or there were never so many.",
+        "oracle calls", None, "run", _collapsed, ("late",), needs="calls",
+    ),
+    Metric(
+        "novelty", "novel", ".1%",
+        f"Share {_SET} that is not in the corpus. Null without a corpus.",
+        "share", "higher", "all",
+        lambda s: None if s.comparisons.corpus is None
+        else novelty([m.smiles for m in s.molecules], s.comparisons.corpus),
+        ("whole",), needs="corpus",
+    ),
+    Metric(
+        "auc_calls", "", ",d",
+        "Oracle calls that AUC top-k is over: {auc_calls}, or the run's budget where that is "
+        "smaller (without one, all of its calls). Null where nothing is scored.",
+        "oracle calls", None, "run", lambda s: s.auc_calls, short="over calls", needs="calls",
+    ),
+    *(
+        Metric(
+            f"auc_top_{k}", f"AUC top-{k}", ".3f",
+            f"AUC top-{k} of PMO: area under the mean of the {k} best rewards so far, taken every "
+            "{auc_every} calls, over auc_calls calls; an early end holds the last value.",
+            "reward", "higher", "run", _auc(k), ("auc",), f"top-{k}", needs="calls",
+        )
+        for k in AUC_SIZES
+    ),
+    Metric(
+        "yield", "Yield", ",d",
+        "Distinct molecules with R >= threshold. Null where nothing is scored.",
+        "molecules", "higher", "hits", lambda s: len(s.molecules), ("hits",),
+    ),
+    Metric(
+        "scaffold_yield", "", ",d", "Distinct non-empty Bemis-Murcko scaffolds among the hits.",
+        "scaffolds", "higher", "hits", lambda s: len(s.scaffold_sizes),
+    ),
+    *(
+        Metric(
+            f"ob{n}", f"OB{n}", ",d",
+            f"Call index (1-based) of hit number {n}. Null: fewer hits.",
+            "oracle calls", "lower", "hits",
+            lambda s, n=n: oracle_burden([m.call for m in s.molecules], n), ("hits",),
+        )
+        for n in OB_SIZES
+    ),
+    *(
+        Metric(
+            f"ob{n}_scaffolds", "", ",d",
+            f"Call index of the hit that brings scaffold number {n}. Null: fewer scaffolds.",
+            "oracle calls", "lower", "hits", lambda s, n=n: oracle_burden(s.first_calls, n),
+        )
+        for n in OB_SIZES
+    ),
+    Metric(
+        "int_div_moses_1", "IntDiv", ".3f",
+        f"IntDiv_1 of MOSES: 1 - mean_i mean_j T_ij, j includes i; {_R2_1024}.",
+        "distance", "higher", "all", lambda s: s.int_div[1], _BOTH,
+        brief="MOSES, p = 1, Morgan r2, 1024 bits",
+    ),
+    Metric(
+        "int_div_moses_2", "", ".3f",
+        f"IntDiv_2 of MOSES: 1 - mean_i (mean_j T_ij^2)^(1/2), j includes i; {_R2_1024}.",
+        "distance", "higher", "all", lambda s: s.int_div[2],
+    ),
+    Metric(
+        "int_div_pairs", "", ".3f",
+        "Mean over pairs i < j of 1 - T_ij; Morgan fingerprint, radius 2, 2048 bits, Tanimoto.",
+        "distance", "higher", "all",
+        lambda s: diversity.int_div_pairs(s.bits, workers=n_workers(s.options.workers)),
+    ),
+    Metric(
+        "circles", "#Circles", ",d",
+        "#Circles: molecules taken by RDKit's LeaderPicker in the order first scored, all "
+        f"pairwise distances above {{circles_distance:g}}; {_R2_1024}; the whole set.",
+        "molecules", "higher", "all",
+        lambda s: diversity.circles(s.bits_moses, s.options.circles_distance), _BOTH,
+        brief="LeaderPicker in the order first scored, Tanimoto distance > "
+        "{circles_distance:g}, Morgan r2, 1024 bits",
+    ),
+    Metric(
+        "murcko", "scaffolds", ",d",
+        "Distinct non-empty Bemis-Murcko scaffolds (RDKit, no stereochemistry).",
+        "scaffolds", "higher", "all", lambda s: len(s.scaffold_sizes), _BOTH, "scaf.",
+        "Bemis-Murcko scaffolds",
+    ),
+    Metric(
+        "generic", "generic", ",d",
+        "Distinct non-empty generic scaffolds: MakeScaffoldGeneric, Murcko again.",
+        "scaffolds", "higher", "all", lambda s: len(families(s.molecules)), _BOTH, "",
+    ),
+    Metric(
+        "acyclic", "", ",d", "Molecules with the empty scaffold; they enter no scaffold metric.",
+        "molecules", None, "all", lambda s: sum(not m.scaffold for m in s.molecules),
+    ),
+    Metric(
+        "scaffold_entropy", "", ".3f",
+        "H = -sum p ln p over the molecules per scaffold, in nats.",
+        "nats", "higher", "all", lambda s: s.scaffold_entropy,
+    ),
+    Metric(
+        "scaffold_evenness", "", ".3f",
+        "H / ln(number of scaffolds). Null below two scaffolds.", "0 to 1", "higher", "all",
+        _evenness,
+    ),
+    Metric(
+        "effective_scaffolds", "effective", ",.0f",
+        "exp(H): the number of equally large scaffolds with the same entropy.",
+        "scaffolds", "higher", "all",
+        lambda s: None if s.scaffold_entropy is None else float(np.exp(s.scaffold_entropy)),
+        _BOTH, "eff.", "exp of the entropy over them",
+    ),
+    Metric(
+        "top_share", "top share", ".1%",
+        "Share of the largest scaffold among the molecules with a scaffold.",
+        "share", "lower", "all",
+        lambda s: float(s.scaffold_sizes[-1] / s.scaffold_sizes.sum())
+        if len(s.scaffold_sizes) else None,
+        _BOTH, "top", "share of the largest",
+    ),
+    Metric(
+        "gini", "", ".3f", "Gini coefficient of the molecules per scaffold: 0 is even.",
+        "0 to 1", "lower", "all", lambda s: diversity.gini(s.scaffold_sizes),
+    ),
+    Metric(
+        "sediv", "", ".3f",
+        "SEDiv@1k: LeaderPicker at distance 0.65 on 1,000 random molecules / 1000; "
+        f"{_R2_1024}. Null below 1,000 molecules.",
+        "share", "higher", "all", lambda s: diversity.sphere_exclusion(s.bits_moses),
+    ),
+    Metric(
+        "vendi", "", ".1f",
+        "Vendi score: exp of the entropy of the eigenvalues of K / n, K the similarities of "
+        f"n_matrix molecules; {_R2_2048}.",
+        "molecules", "higher", "all", lambda s: diversity.vendi_score(s.similarity),
+    ),
+    Metric(
+        "hamiltonian", "", ".1f",
+        "Hamiltonian diversity: length of a closed tour over the distances of n_matrix molecules, "
+        f"nearest neighbour and 2-opt; {_R2_2048}.",
+        "distance", "higher", "all", lambda s: diversity.hamiltonian_diversity(1 - s.similarity),
+    ),
+    Metric(
+        "clusters_butina", "", ",d",
+        "Clusters of Butina among n_matrix molecules, members within {cluster_distance:g} of the "
+        f"centre; {_R2_2048}.",
+        "clusters", "higher", "all",
+        lambda s: len(diversity.butina_clusters(1 - s.similarity, s.options.cluster_distance)),
+    ),
+    Metric(
+        "clusters_sphere", "", ",d",
+        "Clusters by sphere exclusion among n_pairwise molecules: LeaderPicker in the order first "
+        f"scored, centres further apart than {{cluster_distance:g}}; {_R2_2048}.",
+        "clusters", "higher", "all",
+        lambda s: diversity.circles(s.bits, s.options.cluster_distance),
+    ),
+    Metric(
+        "prior_families", "", ",d",
+        "Generic scaffolds of the prior's sample (of its hits at the threshold). Null without a "
+        "sample of the prior, or where it is not scored.",
+        "scaffolds", None, "all",
+        lambda s: None if s.prior_families is None else len(s.prior_families), needs="prior",
+    ),
+    Metric(
+        "prior_coverage", "of prior", ".1%",
+        f"Share of these that are also generic scaffolds {_SET}.",
+        "share", "higher", "all", _coverage, _BOTH, "cover",
+        "share of the generic scaffolds of the prior's sample, or of its hits, made again",
+        needs="prior",
+    ),
+    *(
+        Metric(
+            key, label, ".3f", text, unit, "lower" if key == "fcd" else "higher", "all",
+            _likeness(key), ("reference",), needs="reference",
+        )
+        for key, label, unit, text in (
+            ("fcd", "FCD", "distance", "Frechet ChemNet Distance over n_pairwise molecules "
+             "(biased in n: compare at equal n)"),
+            ("snn", "SNN", "similarity",
+             f"Mean similarity to the nearest reference molecule; {_R2_1024}"),
+            ("scaf", "Scaf", "cosine", "Cosine of the counts of scaffolds with two rings or more"),
+            ("frag", "Frag", "cosine", "Cosine of the counts of BRICS fragments"),
+        )
+    ),
+)  # fmt: skip
+METRICS: dict[str, Metric] = {metric.key: metric for metric in _ROWS}
+UNIQUENESS_AT = "uniqueness_at_"
+IDENTITY: dict[str, tuple[pa.DataType, str]] = {
+    "run": (pa.string(), "Name of the run or file."),
+    "threshold": (
+        pa.float64(),
+        "Hits are molecules with raw reward R >= this. Null: all molecules.",
+    ),
+}
+"""Columns that say what a row is about."""
+
+
+def metrics_of(options: MetricOptions, reference_names: Sequence[str] = ()) -> list[Metric]:
+    """The metrics as columns: uniqueness at each k, and likeness to each reference."""
+    at = [
+        Metric(
+            f"{UNIQUENESS_AT}{k}", f"@{k:,}", ".2%",
+            f"Distinct canonical SMILES among the first {k} valid samples / {k}. Null: fewer.",
+            "share", "higher", "run", lambda s, k=k: uniqueness(s.samples.valid, k),
+            brief="unique among the first k valid samples",
+        )
+        for k in options.uniqueness_at
+    ]  # fmt: skip
+    names = list(reference_names) or ["a reference set (none was given)"]
+    likeness = [
+        replace(
+            metric,
+            key=f"{metric.key}_{name}" if number else metric.key,
+            meaning=f"{metric.meaning}. Reference: {name}.".replace("{", "{{").replace("}", "}}"),
+            value=partial(metric.value, number=number),
+        )
+        for number, name in enumerate(names)
+        for metric in METRICS.values()
+        if metric.needs == "reference"
+    ]
+    return [*(m for m in METRICS.values() if m.needs != "reference"), *at, *likeness]
+
+
+def metric_of(column: str) -> Metric | None:
+    """The metric of a column, which may end in a number or the name of a reference."""
+    if column in METRICS:
+        return METRICS[column]
+    return next((m for key, m in METRICS.items() if column.startswith(f"{key}_")), None)
+
+
+def shown_in(table: str, options: MetricOptions) -> list[Metric]:
+    """The metrics that a table of the report or the screen shows, their options filled in."""
+    settings = options.model_dump()
+    return [
+        replace(m, meaning=m.meaning.format(**settings), brief=m.brief.format(**settings))
+        for m in METRICS.values()
+        if table in m.tables
+    ]
+
+
+def metrics_schema(options: MetricOptions, reference_names: Sequence[str] = ()) -> pa.Schema:
+    """Schema of `diversity.parquet`, a description in every field."""
+    settings = options.model_dump()
+    columns = {m.key: m.field(settings) for m in metrics_of(options, reference_names)}
+    return described_schema({**IDENTITY, **columns})
+
+
+# ---- the rows
 
 
 def evaluate(
@@ -56,123 +618,35 @@ def evaluate(
         One mapping from column to value per row; None where a metric is not defined.
     """
     comparisons = comparisons or Comparisons()
-    columns = metrics_schema(options, [ref.name for ref in comparisons.references]).names
-    sets: list[tuple[float | None, Sequence[Molecule]]] = [(None, samples.molecules)]
-    if samples.is_scored:
-        sets += [(threshold, samples.hits(threshold)) for threshold in thresholds]
-    watched = samples.collapse or CollapseConfig(window=max(2, options.late_samples))
-    auc_calls = _auc_calls(samples, options.auc_calls)
-    of_the_run = {
-        "run": samples.name,
-        "n_sampled": samples.n_sampled,
-        "n_valid": len(samples.valid),
-        "validity": quality.validity(len(samples.valid), samples.n_sampled),
-        "uniqueness": quality.uniqueness(samples.valid),
-        **late(samples, options.late_samples),
-        "collapsed_at_call": collapsed_at_call(samples, watched, watched.window),
-        "auc_calls": auc_calls,
-        **top_aucs(samples.molecules, calls=auc_calls or 1, every=options.auc_every),
-        **{
-            f"{UNIQUENESS_AT}{k}": quality.uniqueness(samples.valid, k)
-            for k in options.uniqueness_at
-        },
-    }
-    return [
-        {
-            **dict.fromkeys(columns),
-            **of_the_run,
-            "threshold": threshold,
-            **({} if threshold is None else yields(molecules)),
-            **describe(molecules, options, comparisons),
-            **_coverage(molecules, threshold, comparisons.prior),
-        }
-        for threshold, molecules in sets
-    ]
-
-
-def _auc_calls(samples: Samples, most: int) -> int | None:
-    """The calls that AUC top-k is over: those the run had, or all of its molecules', or `most`."""
-    if not samples.is_scored or not samples.molecules:
-        return None
-    return min(most, samples.budget or samples.molecules[-1].call)
-
-
-def _coverage(
-    molecules: Sequence[Molecule], threshold: float | None, prior: Samples | None
-) -> dict[str, Any]:
-    """The families of the prior's sample, or of its hits, and how many the run has as well."""
-    if prior is None or not (threshold is None or prior.is_scored):
-        return {}
-    reachable = prior.molecules if threshold is None else prior.hits(threshold)
-    return modes.coverage(reachable, molecules)
-
-
-def late(samples: Samples, n: int) -> dict[str, Any]:
-    """What the last n valid samples look like, repeats included: has the policy collapsed?"""
-    window = samples.valid[-n:]
-    wanted = set(window)
-    scaffold_of = {m.smiles: m.scaffold for m in samples.molecules if m.smiles in wanted}
-    return describe_window(window, scaffold_of)
-
-
-def describe_window(valid: Sequence[str], scaffold_of: Mapping[str, str]) -> dict[str, Any]:
-    """The same of any valid samples: repeats, scaffolds, and the share of the largest of them."""
-    found = spread(valid, [scaffold_of[smiles] for smiles in valid])
-    return {
-        "late_uniqueness": found.uniqueness,
-        "late_scaffolds": found.outcomes,
-        "late_effective_scaffolds": found.effective_outcomes,
-        "late_top_share": found.top_share,
-    }
-
-
-def describe(
-    molecules: Sequence[Molecule], options: MetricOptions, comparisons: Comparisons
-) -> dict[str, Any]:
-    """The metrics of one set of distinct molecules: novelty, diversity, likeness to references."""
-    chosen = sample(molecules, options.max_molecules, options.seed)
-    workers = n_workers(options.workers)
-    bits, bits_moses = pairs_bits(chosen), moses_bits(molecules)
-    int_div = diversity.int_div_moses(folded(bits), workers=workers)
-    values: dict[str, Any] = {
-        "n_molecules": len(molecules),
-        "n_pairwise": len(chosen),
-        "int_div_moses_1": int_div[1],
-        "int_div_moses_2": int_div[2],
-        "int_div_pairs": diversity.int_div_pairs(bits, workers=workers),
-        "circles": diversity.circles(bits_moses, options.circles_distance),
-        "sediv": diversity.sphere_exclusion(bits_moses),
-        **scaffold_diversity(molecules),
-        **_of_the_matrix(sample(molecules, options.max_matrix, options.seed), options),
-        "clusters_sphere": diversity.circles(bits, options.cluster_distance),
-    }
-    if comparisons.corpus is not None:
-        values["novelty"] = quality.novelty([m.smiles for m in molecules], comparisons.corpus)
-    smiles = [molecule.smiles for molecule in chosen]
-    vectors = [molecule.bits_moses for molecule in chosen] if comparisons.references else []
-    for number, reference in enumerate(comparisons.references):
-        likeness = compare(smiles, vectors, reference, comparisons.chemnet)
-        ending = suffix(number, reference.name)
-        values |= {f"{name}{ending}": value for name, value in likeness.items()}
-    return values
-
-
-def _of_the_matrix(molecules: Sequence[Molecule], options: MetricOptions) -> dict[str, Any]:
-    """The metrics that need the similarities of all pairs at once."""
-    similarity = tanimoto_matrix([molecule.bits_pairs for molecule in molecules])
-    distance = 1 - similarity
-    clusters = matrix_diversity.butina_clusters(distance, options.cluster_distance)
-    return {
-        "n_matrix": len(molecules),
-        "vendi": matrix_diversity.vendi_score(similarity),
-        "hamiltonian": matrix_diversity.hamiltonian_diversity(distance),
-        "clusters_butina": len(clusters),
-    }
+    metrics = metrics_of(options, [reference.name for reference in comparisons.references])
+    of_run: dict[str, Any] = {}
+    rows = []
+    for threshold in (None, *(thresholds if samples.is_scored else ())):
+        molecules = samples.molecules if threshold is None else samples.hits(threshold)
+        own = MoleculeSet(samples, threshold, molecules, options, comparisons)
+        row: dict[str, Any] = {"run": samples.name, "threshold": threshold}
+        for metric in metrics:
+            if metric.scope == "run":
+                value = of_run[metric.key] if metric.key in of_run else metric.value(own)
+                of_run[metric.key] = value
+            else:
+                skipped = metric.scope == "hits" and threshold is None
+                value = None if skipped else metric.value(own)
+            row[metric.key] = value
+        rows.append(row)
+    return rows
 
 
 def metrics_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     """Rows as an Arrow table; a column that no row has is null."""
     return pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+
+
+def frame(table: pa.Table) -> pd.DataFrame:
+    """The table with nullable integers, so that a call index is never shown as 12.0."""
+    types = {pa.int64(): pd.Int64Dtype()}
+    result: pd.DataFrame = table.to_pandas(types_mapper=types.get)
+    return result
 
 
 def nested(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -183,26 +657,25 @@ def nested(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         `thresholds`: the metrics of the hits under each threshold.
     """
     whole, *by_threshold = rows
-    at = {k.removeprefix(UNIQUENESS_AT): k for k in whole if k.startswith(UNIQUENESS_AT)}
-    dropped = {"run", "threshold", *at.values()}
-    own = {k: v for k, v in whole.items() if k not in dropped and k not in YIELDS}
-    thresholds = {
-        threshold_key(row["threshold"]): {
-            k: v for k, v in row.items() if k not in dropped and k not in _OF_THE_RUN
-        }
-        for row in by_threshold
+    at = {key.removeprefix(UNIQUENESS_AT): key for key in whole if key.startswith(UNIQUENESS_AT)}
+    scopes = {
+        key: metric.scope
+        for key in whole.keys() - at.values()
+        if (metric := metric_of(key)) is not None
     }
-    uniqueness = {size: whole[key] for size, key in at.items()}
-    return {**own, "uniqueness_at": uniqueness, "thresholds": thresholds}
+    scopes["collapsed_at_call"] = "all"  # where metrics.json has always had it
+    return {
+        **{key: value for key, value in whole.items() if scopes.get(key) in ("run", "all")},
+        "uniqueness_at": {size: whole[key] for size, key in at.items()},
+        "thresholds": {
+            threshold_key(row["threshold"]): {
+                key: value for key, value in row.items() if scopes.get(key) in ("hits", "all")
+            }
+            for row in by_threshold
+        },
+    }
 
 
 def threshold_key(threshold: float) -> str:
     """How a threshold is written as a key: the shortest text, `0.8`."""
     return f"{threshold:.12g}"
-
-
-def frame(table: pa.Table) -> pd.DataFrame:
-    """The table with nullable integers, so that a call index is never shown as 12.0."""
-    types = {pa.int64(): pd.Int64Dtype()}
-    result: pd.DataFrame = table.to_pandas(types_mapper=types.get)
-    return result

@@ -16,16 +16,13 @@ import pyarrow as pa
 
 from chemkl.config.evaluate import MetricOptions
 from chemkl.evaluation import diversity
-from chemkl.evaluation.metrics import describe_window
-from chemkl.evaluation.samples import Molecule, Samples, moses_bits, pairs_bits, sample
-from chemkl.evaluation.structures import n_workers
-from chemkl.evaluation.yields import AUC_SIZES
+from chemkl.evaluation.metrics import AUC_SIZES, IDENTITY, describe_window
+from chemkl.evaluation.samples import Molecule, Samples, moses_bits, n_workers, pairs_bits, sample
 from chemkl.results import described_schema
 
 _INT, _FLOAT = pa.int64(), pa.float64()
 _COLUMNS: dict[str, tuple[pa.DataType, str]] = {
-    "run": (pa.string(), "Name of the run or file."),
-    "threshold": (_FLOAT, "Hits are molecules with raw reward R >= this. Null: all molecules."),
+    **IDENTITY,
     "call": (
         _INT,
         "Oracle calls so far (distinct molecules, in a file of samples). Each row is about the "

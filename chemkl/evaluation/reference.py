@@ -1,15 +1,23 @@
-"""Likeness of a set of molecules to a reference set, as molsets computes it: SNN, Scaf, Frag, FCD.
+"""What molecules are compared with: a corpus, a sample of the prior, reference sets by likeness.
 
-Deviations from molsets: the set under test holds each molecule once (molsets keeps repeats).
+SNN, Scaf, Frag and FCD are those of molsets. Deviations from molsets: the set under test holds each
+molecule once (molsets keeps repeats).
 """
 
+import pickle
+import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
+from numpy.lib import format as npy
 from rdkit import Chem
 from rdkit.Chem import rdmolops
 from rdkit.Chem.Scaffolds import MurckoScaffold
@@ -17,17 +25,105 @@ from rdkit.DataStructs import ExplicitBitVect
 from scipy.spatial.distance import cosine
 
 from chemkl.chem.fingerprints import morgan_fingerprint
-from chemkl.chem.molecules import MoleculeError, parse, read_molecule, step
-from chemkl.chem.scaffolds import RADIUS
-from chemkl.config import InputError
-from chemkl.evaluation.chemnet import ChemNet, Gaussian, frechet_distance
-from chemkl.evaluation.samples import BITS_MOSES
+from chemkl.chem.molecules import MoleculeError, canonicalise, parse, read_molecule, step
+from chemkl.config import InputError, did_you_mean
+from chemkl.config.base import install
+from chemkl.config.evaluate import (
+    Corpus,
+    EvaluateConfig,
+    MosesReference,
+    ReferenceSource,
+    StatisticsReference,
+)
+from chemkl.evaluation.samples import BITS_MOSES, RADIUS, Samples, read_samples
+from chemkl.files.molecules import Line, MoleculeFile, read_molecules
+from chemkl.results.wheels import MOLSETS, fetch_wheel, open_member
 
+BATCH = 256
 MIN_RINGS = 2
 STOCK_BLOCK = 8192
 QUERY_BLOCK = 1024
 
 _murcko: Callable[[Chem.Mol], Chem.Mol] = MurckoScaffold.GetScaffoldForMol
+MEMBER = "stats.npy"
+SPLIT = "split"
+_MEMBERS = {
+    "moses_test": "moses/dataset/data/test_stats.npz",
+    "moses_test_scaffolds": "moses/dataset/data/test_scaffolds_stats.npz",
+}
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Mean and covariance of ChemNet's 512 activations over a set of molecules."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
+
+
+class ChemNet:
+    """ChemNet's activations, each molecule computed once.
+
+    Raises:
+        InputError: fcd_torch, which brings the network, is not installed.
+    """
+
+    def __init__(self) -> None:
+        self.require()
+        from fcd_torch import FCD  # optional, and it loads torch
+
+        self._network = FCD(device="cpu", n_jobs=1, batch_size=BATCH, canonize=False)
+        self._known: dict[str, np.ndarray] = {}
+
+    @staticmethod
+    def require() -> None:
+        """Refuse to go on without the package, which is looked for and not loaded.
+
+        Raises:
+            InputError: fcd_torch is not installed.
+        """
+        if find_spec("fcd_torch") is None:
+            raise InputError(
+                "fcd: true: FCD needs the package fcd_torch. Install it with "
+                f"{install('fcd')}, or set fcd: false."
+            )
+
+    def activations(self, canonical_smiles: Sequence[str]) -> np.ndarray:
+        """Activations of the last layer but one, one row per molecule."""
+        new = list(dict.fromkeys(s for s in canonical_smiles if s not in self._known))
+        for start in range(0, len(new), BATCH):  # its own batches keep every time step in memory
+            batch = new[start : start + BATCH]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # fcd_torch calls np.row_stack
+                rows = self._network.get_predictions(batch)
+            self._known.update(zip(batch, rows, strict=True))
+        return np.array([self._known[s] for s in canonical_smiles])
+
+    def gaussian(self, canonical_smiles: Sequence[str]) -> Gaussian | None:
+        """Mean and covariance of the activations; None below two molecules."""
+        if len(canonical_smiles) < 2:
+            return None
+        activations = self.activations(canonical_smiles).astype(np.float64)
+        return Gaussian(activations.mean(axis=0), np.cov(activations.T))
+
+
+def frechet_distance(one: Gaussian, other: Gaussian) -> float:
+    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)).
+
+    The trace of the root is the sum of the singular values of C1^(1/2) C2^(1/2), which stays real
+    and needs no offset where a covariance is singular (fewer molecules than activations).
+    """
+    shift = one.mean.astype(np.float64) - other.mean.astype(np.float64)
+    overlap = np.linalg.svd(_root(one.covariance) @ _root(other.covariance), compute_uv=False)
+    spread = np.trace(one.covariance) + np.trace(other.covariance)
+    return float(shift @ shift + spread - 2 * overlap.sum())
+
+
+def _root(covariance: np.ndarray) -> np.ndarray:
+    """The symmetric square root of a covariance; rounding below zero is cut off."""
+    values, vectors = np.linalg.eigh(covariance)
+    root: np.ndarray = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
+    return root
 
 
 @dataclass(frozen=True)
@@ -49,6 +145,23 @@ class Reference:
     fragments: Counter[str]
     activations: Gaussian | None
     nearest: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """What the molecules are compared with; empty by default.
+
+    Attributes:
+        corpus: canonical SMILES that are not novel.
+        references: reference sets by name; the first one's columns have plain names.
+        chemnet: the network behind FCD.
+        prior: a sample of the prior, whose scaffold families the runs may cover.
+    """
+
+    corpus: AbstractSet[str] | None = None
+    references: Sequence[Reference] = field(default_factory=tuple)
+    chemnet: ChemNet | None = None
+    prior: Samples | None = None
 
 
 def from_statistics(name: str, statistics: Mapping[str, Mapping[str, Any]]) -> Reference:
@@ -195,3 +308,138 @@ def _fragment_counts(mols: Iterable[Chem.Mol]) -> Counter[str]:
         with suppress(MoleculeError), step("fragments"):
             counts.update(Chem.MolToSmiles(rdmolops.FragmentOnBRICSBonds(mol)).split("."))
     return counts
+
+
+# ---- out of files
+
+
+def load_comparisons(settings: EvaluateConfig) -> Comparisons:
+    """Read what the settings name: the corpus, the reference sets, the sample of the prior.
+
+    Raises:
+        InputError: a file cannot be used; the message names it.
+    """
+    chemnet = ChemNet() if settings.fcd else None
+    prior, workers = settings.prior, settings.metrics.workers
+    return Comparisons(
+        corpus=frozenset(_corpus(settings.corpus)) if settings.corpus else None,
+        references=[_reference(*named, chemnet) for named in settings.reference.items()],
+        chemnet=chemnet,
+        prior=read_samples("prior", prior, workers) if prior else None,
+    )
+
+
+def _corpus(corpus: Corpus) -> Iterable[str]:
+    wanted = [] if corpus.split is None else [SPLIT]
+    if wanted and SPLIT not in MoleculeFile(corpus.path, corpus.column).columns:
+        raise InputError(
+            f"corpus: {corpus.path} has no splits; only the corpus.parquet of the prepare stage "
+            f"does. Leave out split: {corpus.split}."
+        )
+    lines: Iterable[Line] = MoleculeFile(corpus.path, corpus.column, wanted)
+    if corpus.split is not None:
+        by_split: dict[str, list[Line]] = {}
+        for line in lines:
+            by_split.setdefault(str(line.values[SPLIT]), []).append(line)
+        if corpus.split not in by_split:
+            raise InputError(
+                f"corpus: {corpus.path} has no split {corpus.split!r}"
+                f"{did_you_mean(corpus.split, by_split)}"
+            )
+        lines = by_split[corpus.split]
+    texts = (line.smiles for line in lines if line.smiles)
+    if corpus.canonical:
+        return texts
+    return (text for text in map(canonicalise, texts) if text is not None)
+
+
+def _reference(name: str, source: ReferenceSource, chemnet: ChemNet | None) -> Reference:
+    if isinstance(source, MosesReference):
+        wheel = fetch_wheel(MOLSETS, source.cache)
+        member = _MEMBERS[source.kind]
+        with open_member(wheel, member) as stream:
+            return from_statistics(name, read_statistics(stream, f"{wheel.name}:{member}"))
+    if isinstance(source, StatisticsReference):
+        return from_statistics(name, read_statistics(source.path, str(source.path)))
+    lines = read_molecules(source.path, source.column)
+    return from_smiles(name, (line.smiles for line in lines if line.smiles), chemnet)
+
+
+def read_statistics(source: Path | IO[bytes], name: str) -> dict[str, dict[str, Any]]:
+    """Read a molsets statistics file (`test_stats.npz`).
+
+    Args:
+        source: the file, or an open stream of its bytes.
+        name: how messages call it.
+
+    Returns:
+        The statistics by metric: `{"SNN": {"fps": ...}, "Scaf": {"scaf": ...}, ...}`.
+
+    Raises:
+        InputError: not such a file, or its pickle names anything but arrays and counters.
+    """
+    try:
+        with zipfile.ZipFile(source) as archive, archive.open(MEMBER) as member:
+            _skip_header(member)
+            content = _StatisticsUnpickler(member).load()
+    except _DAMAGED as error:
+        raise InputError(
+            f"{name}: not a molsets statistics file ({error}). Expected an npz with the member "
+            f"{MEMBER}, such as moses/dataset/data/test_stats.npz of molsets 0.3.1."
+        ) from error
+    statistics = content.item() if isinstance(content, np.ndarray) and content.ndim == 0 else None
+    if not isinstance(statistics, dict):
+        raise InputError(f"{name}: {MEMBER} holds no table of statistics.")
+    return statistics
+
+
+_DAMAGED = (
+    *(zipfile.BadZipFile, pickle.UnpicklingError, KeyError, ValueError, TypeError),
+    *(AttributeError, IndexError, EOFError, OSError),
+)
+"""What zipfile, numpy and pickle raise for foreign or damaged bytes."""
+
+
+def _skip_header(stream: IO[bytes]) -> None:
+    """Read past an npy header; only an array of objects is followed by a pickle."""
+    version = npy.read_magic(stream)
+    header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    _, _, dtype = header(stream)
+    if dtype != np.dtype(object):
+        raise ValueError(f"{MEMBER} holds {dtype}, not objects")
+
+
+class _StatisticsUnpickler(pickle.Unpickler):
+    """Builds arrays, dtypes, counters and Latin-1 bytes; every other name is refused."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _ALLOWED[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(
+                f"the pickle asks for {module}.{name}, which is not allowed"
+            ) from None
+
+
+def _empty_array(kind: type, shape: tuple[int, ...], code: bytes | str) -> np.ndarray:
+    """Stand in for numpy's `_reconstruct`: an empty array that the pickle's state then fills."""
+    if kind is not np.ndarray or shape != (0,) or code not in (b"b", "b"):
+        raise pickle.UnpicklingError("an array of an unexpected kind")
+    return np.ndarray(shape, dtype="b")
+
+
+def _latin_1(text: str, encoding: str) -> bytes:
+    """Stand in for `codecs.encode`, which protocol 2 uses to carry bytes."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"text in encoding {encoding!r}")
+    return text.encode("latin-1")
+
+
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("numpy.core.multiarray", "_reconstruct"): _empty_array,
+    ("numpy._core.multiarray", "_reconstruct"): _empty_array,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("collections", "Counter"): Counter,
+    ("_codecs", "encode"): _latin_1,
+}

@@ -1,29 +1,51 @@
 """What is evaluated: the samples of one run or file, and the distinct molecules among them."""
 
-from collections.abc import Iterable, Sequence
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import repeat
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from rdkit.DataStructs import ExplicitBitVect
 
+from chemkl.chem import scaffolds
 from chemkl.chem.fingerprints import folded, pack, unpacked
-from chemkl.chem.scaffolds import N_BITS
+from chemkl.chem.molecules import canonicalise
+from chemkl.chem.scaffolds import Structure, StructureReader
 from chemkl.config import InputError
+from chemkl.config.base import say_once
+from chemkl.config.evaluate import SampledFile
+from chemkl.config.paths import label_of
 from chemkl.config.posttrain import CollapseConfig
-from chemkl.evaluation.structures import canonical_smiles, read_structures
+from chemkl.files.molecules import Line, MoleculeFile
+from chemkl.files.tables import find_column
 from chemkl.results import Manifest
 from chemkl.results.collapse import watched
+from chemkl.rewards.pool import Jobs, Lost, Mark, Pool
 
 TRACE_COLUMNS = (
     "step", "row", "call", "canonical_smiles", "valid", "scaffold", "reward", "is_replay"
 )  # fmt: skip
-
-BITS_PAIRS = N_BITS
+RADIUS = scaffolds.RADIUS
+BITS_PAIRS = scaffolds.N_BITS
 BITS_MOSES = BITS_PAIRS // 2
+ALONE = 20_000
+"""Fewer molecules than these are read by this process alone: some seconds, as long as it takes to
+start others."""
+UNIT = 100
+"""So many molecules are handed to a process at a time: 10 ms of work."""
+CHECKED = 1000
+"""Recorded scaffolds are believed if so many of them are what this RDKit makes of the molecules."""
+TRUNCATED, VALID, REPLAY = "truncated", "valid", "is_replay"
+REWARDS = ("reward", "score", "total_score")
+"""What columns with rewards are called, in any case; the first one that a file has is taken."""
+NAMED = 5
+"""So many of the cells that are no rewards are named in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +162,9 @@ def from_trace(
             "posttrain_llm."
         )
     scored = sampled[sampled["call"].notna()].sort_values("call", kind="stable")
-    recorded = _texts(scored["scaffold"]) if "scaffold" in scored else None
+    recorded = None
+    if "scaffold" in scored:
+        recorded = [text if isinstance(text, str) else None for text in scored["scaffold"]]
     molecules, skipped = _molecules(
         scored["canonical_smiles"].tolist(),
         scored["call"].astype(int).tolist(),
@@ -148,15 +172,16 @@ def from_trace(
         recorded,
         workers,
     )
-    valid = sampled.loc[sampled["valid"].astype(bool), "canonical_smiles"].tolist()
+    valid = sampled.loc[sampled["valid"].astype(bool), "canonical_smiles"]
+    budget = manifest.config.get("budget") if manifest else None
     return Samples(
         name,
         len(sampled),
-        _without(skipped, valid),
+        [text for text in valid if text not in skipped],
         molecules,
         skipped,
         collapse=watched(manifest.model_dump(mode="json") if manifest else None),
-        budget=_budget(manifest),
+        budget=budget if isinstance(budget, int) else None,
     )
 
 
@@ -184,8 +209,8 @@ def from_smiles(
     distinct = list(first)
     calls = range(1, len(distinct) + 1)
     molecules, skipped = _molecules(distinct, calls, list(first.values()), None, workers)
-    valid = [text for text in canonical if text is not None]
-    return Samples(name, len(texts), _without(skipped, valid), molecules, skipped)
+    valid = [text for text in canonical if text is not None and text not in skipped]
+    return Samples(name, len(texts), valid, molecules, skipped)
 
 
 def sample(molecules: Sequence[Molecule], size: int, seed: int) -> Sequence[Molecule]:
@@ -222,14 +247,160 @@ def _molecules(
     return molecules, skipped
 
 
-def _without(skipped: AbstractSet[str], valid: list[str]) -> list[str]:
-    return [text for text in valid if text not in skipped] if skipped else valid
+# ---- reading very many molecules
 
 
-def _budget(manifest: Manifest | None) -> int | None:
-    budget = manifest.config.get("budget") if manifest else None
-    return budget if isinstance(budget, int) else None
+def n_workers(wanted: int | None) -> int:
+    """How many processes or threads to use: so many as wanted, or else one for each core."""
+    if wanted is not None:
+        return wanted
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
-def _texts(column: pd.Series) -> list[str | None]:
-    return [text if isinstance(text, str) else None for text in column.tolist()]
+def read_structures(
+    smiles: Sequence[str],
+    scaffolds: Sequence[str | None] | None = None,
+    workers: int | None = None,
+) -> list[Structure | None]:
+    """Read molecules, in order; None where RDKit refuses one.
+
+    Args:
+        smiles: of the molecules.
+        scaffolds: their Bemis-Murcko scaffolds as they were recorded, None where one was not. They
+            save a third of the time where there are many, after a check of 1,000 of them: if one is
+            not what this RDKit makes of its molecule, none is used. Few are computed anew.
+        workers: processes; None: one for each core. What is read does not depend on it.
+
+    Raises:
+        RuntimeError: a worker process died.
+    """
+    units: list[Any] = list(smiles)
+    if scaffolds is not None and len(smiles) > CHECKED:
+        reader = StructureReader()
+        places = np.linspace(0, len(smiles) - 1, CHECKED).astype(int)
+        pairs = [(reader(smiles[i]), scaffolds[i]) for i in places]
+        if all(read is None or recorded in {None, read.scaffold} for read, recorded in pairs):
+            units = list(zip(smiles, scaffolds, strict=True))
+    read = _in_order("structures", units, workers)
+    return [None if fields is None else Structure._make(fields) for fields in read]
+
+
+def canonical_smiles(texts: Sequence[str], workers: int | None = None) -> list[str | None]:
+    """Canonicalise SMILES, in order; None where one is not valid.
+
+    Raises:
+        RuntimeError: a worker process died.
+    """
+    return _in_order("canonical", texts, workers)
+
+
+def _jobs(_mark: Mark | None = None) -> Jobs:
+    """What is done with a unit; a process keeps its reader, and so what that remembers."""
+    reader = StructureReader()
+
+    def structures(unit: Sequence[str | tuple[str, str | None]]) -> list[tuple[Any, ...] | None]:
+        read = (reader(one) if isinstance(one, str) else reader(*one) for one in unit)
+        return [fields and tuple(fields) for fields in read]  # plain tuples travel faster
+
+    return {
+        "structures": structures,
+        "canonical": lambda unit: [canonicalise(text) for text in unit],
+    }
+
+
+def _in_order(job: str, items: Sequence[Any], workers: int | None) -> list[Any]:
+    """Do a job with many items, in units, and give what comes of each item."""
+    workers = n_workers(workers)
+    if workers == 1 or len(items) < ALONE:
+        work: Callable[[Any], list[Any]] = _jobs()[job]
+        return work(items)
+    units = [items[start : start + UNIT] for start in range(0, len(items), UNIT)]
+    done: list[Any] = [None] * len(items)
+    with Pool(_jobs, workers, preload=[__name__]) as pool:
+        for number, outcome in pool.run(job, units):
+            first, last = number * UNIT, number * UNIT + len(units[number])
+            if isinstance(outcome, Lost):
+                raise RuntimeError(  # noqa: TRY004 - nobody gave a wrong type: a process died
+                    f"molecules {first + 1} to {last}: {outcome.reason}. Is there enough memory? "
+                    "With metrics.workers: 1 there is one process only."
+                )
+            done[first:last] = outcome
+    return done
+
+
+# ---- files of samples
+
+
+def read_samples(name: str, file: SampledFile, workers: int | None = None) -> Samples:
+    """Take the samples of a file, with rewards where it has a column of them.
+
+    The rows count as sampled in their order, so that the first row of each valid molecule is one
+    call, and its reward that of the molecule. A reward that is missing makes no hit. A string that
+    a sampler marks `truncated`, or a scorer not `valid`, is invalid, even where it can be read.
+
+    Raises:
+        InputError: the column of rewards is not there, or holds something other than rewards.
+    """
+    columns = MoleculeFile(file.path, file.column).columns
+    reward = _reward_column(file, columns)
+    wanted = [name for name in (TRUNCATED, VALID, REPLAY, reward) if name and name in columns]
+
+    def says(line: Line, column: str, word: str) -> bool:
+        return str(line.values.get(column)).strip().lower() == word
+
+    lines = [
+        line
+        for line in MoleculeFile(file.path, file.column, wanted)
+        if not says(line, REPLAY, "true")  # nobody sampled those
+    ]
+    texts = [
+        None if says(line, TRUNCATED, "true") or says(line, VALID, "false") else line.smiles
+        for line in lines
+    ]
+    rewards = None if reward is None else _rewards(file, reward, lines)
+    return from_smiles(name, texts, rewards, workers)
+
+
+def _reward_column(file: SampledFile, columns: Sequence[str]) -> str | None:
+    """The column with the rewards; None: there is none, or none is wanted."""
+    if file.reward_column is False:
+        return None
+    place = label_of(file.path)
+    if file.reward_column is not None:
+        return find_column(columns, file.reward_column, place)
+    words = {name.strip().casefold(): name for name in reversed(columns)}
+    column = next((words[name] for name in REWARDS if name in words), None)
+    if column is not None:
+        say_once(
+            f"{place}: takes column {column!r} for the rewards, and the order of the rows for that "
+            "of the calls (reward_column: another name, or false for no rewards)"
+        )
+    return column
+
+
+def _rewards(file: SampledFile, column: str, lines: Sequence[Line]) -> list[float]:
+    """The cells of a column as rewards; an empty one is a reward that is missing.
+
+    Raises:
+        InputError: naming the lines that hold something else.
+    """
+    rewards, wrong = [], []
+    for line in lines:
+        value = line.values.get(column)
+        try:
+            number = math.nan if value is None or value == "" else float(value)
+        except (TypeError, ValueError):
+            number = math.inf
+        if isinstance(value, bool) or not (math.isnan(number) or 0 <= number <= 1):
+            wrong.append(f"line {line.number} holds {value!r}")
+        rewards.append(number)
+    if wrong:
+        more = f", and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
+        raise InputError(
+            f"{label_of(file.path)}: the column {column!r} must hold rewards, numbers from 0 to 1 "
+            f"written as 0.5, or empty cells; {', '.join(wrong[:NAMED])}{more}. Correct them, name "
+            "another column as reward_column, or set it to false to use the file without rewards."
+        )
+    return rewards

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
-from chemkl.evaluation.matrix_diversity import vendi_score
+from chemkl.evaluation.diversity import vendi_score
 
 _WORD = re.compile(r"\w+(?:['’]\w+)*")  # noqa: RUF001 - the typographer's apostrophe is meant
 

@@ -5,25 +5,8 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from chemkl.display import MISSING, cell, is_missing
+from chemkl.display import MISSING, Column, cell, is_missing
 from chemkl.reports.curves import Methods
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a metrics table.
-
-    Attributes:
-        key: name of the metric.
-        label: heading.
-        how: format of the value, as in `format(value, how)`.
-        meaning: its definition, shown on hovering and in the list of definitions.
-    """
-
-    key: str
-    label: str
-    how: str
-    meaning: str
 
 
 @dataclass(frozen=True)
@@ -48,10 +31,10 @@ def written(table: Table, methods: Methods) -> dict[str, Any]:
         "title": table.title,
         "columns": shown,
         "methods": [
-            [spread([table.rows[m].get(c.key) for m in members], c.how) for c in shown]
+            [spread([table.rows[m].get(c.key) for m in members], str(c.how)) for c in shown]
             for members in methods.values()
         ],
-        "runs": [[spread([row.get(c.key)], c.how) for c in shown] for row in table.rows],
+        "runs": [[spread([row.get(c.key)], str(c.how)) for c in shown] for row in table.rows],
     }
 
 

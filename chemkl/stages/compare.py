@@ -14,15 +14,19 @@ from chemkl.config import InputError, complaints
 from chemkl.config.evaluate import CompareConfig
 from chemkl.config.loading import Draft
 from chemkl.evaluation import evaluate, from_trace, metrics_schema
-from chemkl.evaluation.compared_runs import ComparedRun, pair_seeds, read_methods, what_differs
 from chemkl.evaluation.comparison import (
+    COMPARISON_SCHEMA,
+    VALUES_SCHEMA,
+    ComparedRun,
     Values,
     check_metrics,
     compare_rows,
+    pair_seeds,
     places_of,
+    read_methods,
     value_rows,
+    what_differs,
 )
-from chemkl.evaluation.comparison_columns import COMPARISON_SCHEMA, VALUES_SCHEMA
 from chemkl.evaluation.samples import TRACE_COLUMNS
 from chemkl.reports import comparison_text
 from chemkl.reports.figures import to_png, to_svg

@@ -16,17 +16,19 @@ from chemkl.config.evaluate import EvaluateConfig, MetricOptions, MosesReference
 from chemkl.config.loading import Draft
 from chemkl.evaluation import by_prompt, metrics, samples
 from chemkl.evaluation.by_prompt import PROMPT_COLUMNS, PromptSamples
-from chemkl.evaluation.chemnet import ChemNet
-from chemkl.evaluation.columns import metrics_schema
-from chemkl.evaluation.display import comparison_tables, legend
-from chemkl.evaluation.display_modes import family_tables, window_table
-from chemkl.evaluation.display_prompts import HOW_TO_READ, prompt_tables
-from chemkl.evaluation.metrics import Comparisons
-from chemkl.evaluation.modes import families_schema, family_rows
+from chemkl.evaluation.families import families_schema, family_rows
+from chemkl.evaluation.metrics import metrics_schema
 from chemkl.evaluation.over_time import over_time, over_time_schema
-from chemkl.evaluation.reference_files import load_comparisons
-from chemkl.evaluation.sample_files import read_samples
-from chemkl.evaluation.samples import Samples
+from chemkl.evaluation.reference import ChemNet, Comparisons, load_comparisons
+from chemkl.evaluation.samples import Samples, read_samples
+from chemkl.evaluation.tables import (
+    HOW_TO_READ,
+    comparison_tables,
+    family_tables,
+    legend,
+    prompt_tables,
+    window_table,
+)
 from chemkl.results import Manifest, find_trace, read_trace, write_json, write_parquet
 from chemkl.results.trace import list_parts, read_part
 from chemkl.stages.finished import once

@@ -15,11 +15,11 @@ from rich.progress import track
 from chemkl.config import InputError
 from chemkl.config.evaluate import DEFAULT_TAU, ReportConfig
 from chemkl.evaluation import evaluate, from_trace
-from chemkl.evaluation.comparison_columns import COMPARISON_SCHEMA
-from chemkl.evaluation.metrics import Comparisons, describe_window
-from chemkl.evaluation.modes import family_rows
-from chemkl.evaluation.sample_files import read_samples
-from chemkl.evaluation.samples import Samples
+from chemkl.evaluation.comparison import COMPARISON_SCHEMA
+from chemkl.evaluation.families import family_rows
+from chemkl.evaluation.metrics import describe_window
+from chemkl.evaluation.reference import Comparisons
+from chemkl.evaluation.samples import Samples, read_samples
 from chemkl.reports import PageOptions, RunView, render_page
 from chemkl.reports.view import COLUMNS
 from chemkl.results import (

@@ -1,63 +1,41 @@
 """The tables of a report: which metrics they show, how each is written, and what it means."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 from chemkl.config.evaluate import MetricOptions
-from chemkl.evaluation import metrics_schema
-from chemkl.reports import Column, RunView, Table
+from chemkl.evaluation.metrics import shown_in
+from chemkl.reports import RunView, Table
 from chemkl.reports.wording import span
-from chemkl.results import description_of
 
-_SHARED = {
-    "murcko": ("scaffolds", ",d"),
-    "generic": ("generic", ",d"),
-    "effective_scaffolds": ("effective", ",.0f"),
-    "top_share": ("top share", ".1%"),
-    "int_div_moses_1": ("IntDiv", ".3f"),
-    "circles": ("#Circles", ",d"),
-    "prior_coverage": ("of prior", ".1%"),
-}
 _MEANINGS = {
     "prior_coverage": "Share of the generic scaffolds of the prior's sample (of its hits, in the "
     "table of hits) that the set has as well.",
 }
 """Where the text of the column rests on that of another one, which the page does not show."""
-_ALL = {
-    "n_sampled": ("sampled", ",d"),
-    "n_molecules": ("distinct", ",d"),
-    "validity": ("valid", ".1%"),
-    "uniqueness": ("unique", ".1%"),
-    **_SHARED,
-}
-_ALONG = {
-    "collapsed_at_call": ("collapsed at", ",d"),
-    "auc_top_1": ("AUC top-1", ".3f"),
-    "auc_top_10": ("AUC top-10", ".3f"),
-    "auc_top_100": ("AUC top-100", ".3f"),
-    "late_uniqueness": ("late unique", ".1%"),
-    "late_scaffolds": ("late scaffolds", ",d"),
-    "late_top_share": ("late top share", ".1%"),
-}
-_HITS = {
-    "yield": ("Yield", ",d"),
-    "ob1": ("OB1", ",d"),
-    "ob10": ("OB10", ",d"),
-    "ob100": ("OB100", ",d"),
-    **_SHARED,
-}
 
 
 def tables(views: Sequence[RunView], threshold: float, options: MetricOptions) -> list[Table]:
     """The tables of the page: of all molecules, along the run, and of the hits if there are any."""
     whole, hits = [view.all_molecules for view in views], [view.hits for view in views]
-    found = [
-        Table("All distinct molecules", _columns(_ALL, options), whole),
-        Table("Along the run", _columns(_ALONG, options), whole),
+    titled = {
+        "All distinct molecules": (["whole"], whole),
+        "Along the run": (["late", "auc"], whole),
+        f"Hits: R ≥ {threshold:g}": (["hits"], hits if any(r.get("yield") for r in hits) else []),
+    }
+    return [
+        Table(
+            title,
+            [
+                replace(metric, meaning=_MEANINGS.get(metric.key, metric.meaning))
+                for name in names
+                for metric in shown_in(name, options)
+            ],
+            rows,
+        )
+        for title, (names, rows) in titled.items()
+        if rows
     ]
-    if any(row.get("yield") for row in hits):
-        title = f"Hits: R ≥ {threshold:g}"
-        found.append(Table(title, _columns(_HITS, options), hits))
-    return found
 
 
 def note(views: Sequence[RunView], threshold: float, options: MetricOptions) -> str:
@@ -78,11 +56,3 @@ def note(views: Sequence[RunView], threshold: float, options: MetricOptions) -> 
         f"{options.max_molecules:,} molecules of a set. Late: the last {options.late_samples:,} "
         f"valid samples.{auc}"
     )
-
-
-def _columns(shown: Mapping[str, tuple[str, str]], options: MetricOptions) -> Sequence[Column]:
-    schema = metrics_schema(options)
-    return [
-        Column(key, label, how, _MEANINGS.get(key) or description_of(schema.field(key)))
-        for key, (label, how) in shown.items()
-    ]

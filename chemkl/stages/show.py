@@ -10,6 +10,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from chemkl.config import InputError, did_you_mean
+from chemkl.evaluation.tables import metric_catalogue
 from chemkl.results.inspection import count, open_run, read_head, run_sql, tables_of
 from chemkl.results.trace import list_parts, read_part_schema
 from chemkl.rewards import catalogue
@@ -27,6 +28,7 @@ ENDINGS = {"--csv": (".csv", ".csv.gz"), "--parquet": (".parquet",)}
 SHOWN: dict[str, Callable[[str | None], Iterable[RenderableType]]] = {
     "rewards": catalogue.rewards,
     "transforms": catalogue.transforms,
+    "metrics": metric_catalogue,
     "configs": show_tables.configs,
 }
 """What can be shown by name; each gives all of it, or one part in detail."""

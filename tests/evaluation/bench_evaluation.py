@@ -31,7 +31,7 @@ from rdkit import Chem
 from chemkl.chem.fingerprints import folded, pack
 from chemkl.chem.scaffolds import murcko_scaffold
 from chemkl.evaluation import diversity
-from chemkl.evaluation.structures import n_workers, read_structures
+from chemkl.evaluation.samples import n_workers, read_structures
 from chemkl.results import Manifest, TraceWriter, trace_schema
 from chemkl.results.wheels import MOLSETS, fetch_wheel, open_member
 

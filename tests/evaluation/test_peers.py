@@ -36,8 +36,7 @@ from rdkit.Chem import rdFingerprintGenerator
 
 from chemkl.config.evaluate import MetricOptions, MosesReference
 from chemkl.evaluation import Comparisons, evaluate, from_smiles, reference
-from chemkl.evaluation.chemnet import ChemNet
-from chemkl.evaluation.statistics_file import read_statistics
+from chemkl.evaluation.reference import ChemNet, read_statistics
 from chemkl.results.wheels import MOLSETS, Wheel, fetch_wheel, open_member
 
 HERE = Path(__file__).parent

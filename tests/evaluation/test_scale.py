@@ -10,18 +10,19 @@ from chemkl.chem import fingerprints
 from chemkl.chem.fingerprints import folded, pack, tanimoto_sums, unpacked
 from chemkl.config import InputError, load_config
 from chemkl.config.evaluate import MetricOptions
-from chemkl.evaluation import evaluate, from_smiles, from_trace, structures
+from chemkl.evaluation import evaluate, from_smiles, from_trace
+from chemkl.evaluation import samples as samples_module
 from chemkl.evaluation.diversity import circles, int_div_moses, int_div_pairs, sphere_exclusion
-from chemkl.evaluation.structures import canonical_smiles, n_workers, read_structures
-from chemkl.evaluation.yields import top_auc
+from chemkl.evaluation.metrics import top_auc
+from chemkl.evaluation.samples import canonical_smiles, n_workers, read_structures
 from chemkl.rewards.pool import Lost
 
 
 @pytest.fixture
 def pooled(monkeypatch):
     """Let other processes read even few molecules, a few at a time."""
-    monkeypatch.setattr(structures, "ALONE", 1)
-    monkeypatch.setattr(structures, "UNIT", 7)
+    monkeypatch.setattr(samples_module, "ALONE", 1)
+    monkeypatch.setattr(samples_module, "UNIT", 7)
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_several_processes_skip_what_rdkit_cannot_read_too(make_trace, steps, po
 
 
 def test_few_molecules_start_no_process(real_smiles, monkeypatch):
-    monkeypatch.setattr(structures, "Pool", None)  # calling it would fail
+    monkeypatch.setattr(samples_module, "Pool", None)  # calling it would fail
     assert len(read_structures(real_smiles, workers=2)) == 400
     assert canonical_smiles(["OCC", "nonsense"], workers=2) == ["CCO", None]
 
@@ -80,7 +81,7 @@ def test_a_worker_that_dies_is_an_error_that_says_what_to_do(real_smiles, pooled
         def run(self, _job, units):
             yield len(units) - 1, Lost("the worker died (SIGKILL)", -1)
 
-    monkeypatch.setattr(structures, "Pool", Dying)
+    monkeypatch.setattr(samples_module, "Pool", Dying)
     message = r"molecules 15 to 20: the worker died \(SIGKILL\).*metrics.workers: 1"
     with pytest.raises(RuntimeError, match=message):
         read_structures(real_smiles[:20], workers=2)
@@ -92,18 +93,18 @@ def test_recorded_scaffolds_are_used_where_there_are_many_and_they_are_right(
     computed = read_structures(real_smiles)
     right = [each.scaffold for each in computed]
     assert read_structures(real_smiles, right) == computed
-    monkeypatch.setattr(structures, "CHECKED", 3)  # looks at molecules 0, 199 and 399
+    monkeypatch.setattr(samples_module, "CHECKED", 3)  # looks at molecules 0, 199 and 399
     marked = [*right[:10], "C1CC1", *right[11:]]
     assert read_structures(real_smiles, marked)[10].scaffold == "C1CC1"
     assert read_structures(real_smiles, [*right[:10], None, *right[11:]]) == computed
     for wrong in ([*right[:199], "C1CC1", *right[200:]], ["C1CC1"] * 400):
         assert read_structures(real_smiles, wrong) == computed
-    monkeypatch.setattr(structures, "CHECKED", 400)  # not more than are checked: none is used
+    monkeypatch.setattr(samples_module, "CHECKED", 400)  # not more than are checked: none is used
     assert read_structures(real_smiles, marked) == computed
 
 
 def test_a_trace_may_lack_its_scaffolds_or_have_gaps_in_them(make_trace, steps, monkeypatch):
-    monkeypatch.setattr(structures, "CHECKED", 2)
+    monkeypatch.setattr(samples_module, "CHECKED", 2)
     trace = make_trace(steps)
     whole = from_trace("x", trace)
     assert from_trace("x", trace.drop(columns="scaffold")) == whole

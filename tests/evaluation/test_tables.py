@@ -3,14 +3,27 @@ import io
 import pytest
 from rich.console import Console
 
+from chemkl.config import InputError
 from chemkl.config.evaluate import MetricOptions
 from chemkl.display import MISSING
-from chemkl.evaluation import Comparisons, evaluate, from_smiles, from_trace, metrics_schema
-from chemkl.evaluation.display import comparison_tables, legend
-from chemkl.evaluation.display_modes import family_tables, window_table
+from chemkl.evaluation import (
+    METRICS,
+    Comparisons,
+    evaluate,
+    from_smiles,
+    from_trace,
+    metrics_schema,
+)
+from chemkl.evaluation.families import families_schema, family_rows
 from chemkl.evaluation.metrics import frame, metrics_table
-from chemkl.evaluation.modes import families_schema, family_rows
 from chemkl.evaluation.over_time import over_time, over_time_schema
+from chemkl.evaluation.tables import (
+    comparison_tables,
+    family_tables,
+    legend,
+    metric_catalogue,
+    window_table,
+)
 
 OPTIONS = MetricOptions()
 STEPS = [
@@ -44,8 +57,8 @@ def test_the_comparison_is_one_row_per_run(make_trace):
     assert [c[0] for c in cells if c[0] in ("first", "second")] == ["first", "second"] * 4
     assert [c[1:3] for c in cells if c[0] == "AUC"] == [["top-k,", "over"]]  # 1 call and more
     no_hits = [c for c in cells if c[0] == "second"][3]
-    # Yield, OB1, scaffolds, effective, top, IntDiv, #Circles; OB10 and OB100 are empty for both
-    assert no_hits[1:] == ["0", MISSING, "0", MISSING, MISSING, MISSING, "0"]
+    # Yield, OB1, IntDiv, #Circles, scaffolds, effective, top; OB10 and OB100 are empty for both
+    assert no_hits[1:] == ["0", MISSING, MISSING, "0", "0", MISSING, MISSING]
     assert "Morgan r2, 1024 bits" in legend(whole(rows), OPTIONS)
 
 
@@ -143,3 +156,17 @@ def test_long_scaffolds_are_cut_and_brackets_stay():
     (row,) = [row for row in cells if row[-1] == "+100.0%"]
     assert row[0] == "x[bold]"
     assert "…" in row[1]
+
+
+def test_the_table_of_metrics_is_shown_whole_or_by_one():
+    cells = printed(metric_catalogue())
+    assert [row[0] for row in cells[1:]][:1] == ["metric"]
+    rows = {row[0]: row for row in cells if row[0] in METRICS}
+    assert rows.keys() == METRICS.keys()
+    assert rows["top_share"][1:4] == ["share", "lower", "all"]
+    assert rows["ob10"][1:5] == ["oracle", "calls", "lower", "hits"]
+    one = " ".join(" ".join(row) for row in printed(metric_catalogue("late_scaffolds")))
+    assert "among the last 1000 valid samples" in one
+    assert "murcko" not in one
+    with pytest.raises(InputError, match="no metric is called 'murko'; did you mean 'murcko'"):
+        list(metric_catalogue("murko"))

@@ -24,8 +24,8 @@ from chemkl.chem.molecules import read_molecule
 from chemkl.config import InputError
 from chemkl.config.evaluate import SampledFile, TextFile
 from chemkl.corpus.files import read_split, read_vocabulary
-from chemkl.evaluation.sample_files import read_samples
-from chemkl.evaluation.statistics_file import read_statistics
+from chemkl.evaluation.reference import read_statistics
+from chemkl.evaluation.samples import read_samples
 from chemkl.evaluation.text_files import read_text_file
 from chemkl.files.molecules import read_molecules
 from chemkl.policies import load_policy

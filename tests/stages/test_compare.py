@@ -9,11 +9,11 @@ from scipy import stats
 
 from chemkl.config import InputError
 from chemkl.config.evaluate import MetricOptions
-from chemkl.evaluation import metrics_schema
+from chemkl.evaluation import METRICS, Metric, metrics_schema
 from chemkl.evaluation.comparison import direction_of
 from chemkl.results import Manifest, TraceWriter, description_of
 from chemkl.results.provenance import UsedPrecision
-from chemkl.stages import compare, evaluate
+from chemkl.stages import compare, evaluate, report, show
 from chemkl.stages.planning import plan_pipeline
 from chemkl.stages.registry import STAGES
 
@@ -449,3 +449,30 @@ def test_a_target_that_never_acted_is_told(make_run, tmp_path, capsys):
     assert "mara, seed 0: the target mara never acted: no reward reached tau = 0.95;" in " ".join(
         capsys.readouterr().out.split()
     )
+
+
+def test_a_metric_that_is_one_row_of_the_table_is_in_every_output(
+    make_run, tmp_path, monkeypatch, capsys
+):
+    """Hits have rings of 5 or 6 atoms: the SMILES of pyrrole's kin are the shortest."""
+    metric = Metric(
+        "shortest", "shortest", ",d", "Characters of the shortest SMILES of the set.",
+        "characters", "lower", "all",
+        lambda s: min((len(m.smiles) for m in s.molecules), default=None), ("whole", "hits"),
+    )  # fmt: skip
+    monkeypatch.setitem(METRICS, metric.key, metric)
+    folders = {m: [str(make_run(m, seed, 3)) for seed in range(2)] for m in ("gibbs", "mara")}
+    evaluate.run({"runs": folders["gibbs"], "metrics": {"workers": 1}}, tmp_path / "evaluated")
+    assert "shortest" in capsys.readouterr().out
+    written = json.loads((tmp_path / "evaluated/metrics.json").read_text())["runs"]
+    assert written["gibbs-seed=0"]["shortest"] == len("CCO")
+    assert written["gibbs-seed=0"]["thresholds"]["0.8"]["shortest"] == len("c1ccccc1")
+    field = pq.read_schema(tmp_path / "evaluated/diversity.parquet").field("shortest")
+    assert description_of(field) == metric.meaning
+    settings = {"methods": folders, "baseline": "gibbs", "metrics": ["shortest"]}
+    table = compare.run(settings, tmp_path / "compared")
+    assert table[["metric", "better", "mean"]].to_numpy().tolist() == [["shortest", "lower", 8.0]]
+    page = report.run({"methods": folders}, tmp_path / "report").read_text()
+    assert page.count(metric.meaning) > 1
+    show.show("metrics", "shortest")
+    assert "Characters of the shortest" in capsys.readouterr().out

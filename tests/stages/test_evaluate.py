@@ -436,7 +436,7 @@ def test_fcd_is_checked_before_the_run(monkeypatch, tmp_path):
             "fcd": True,
         },
     )
-    monkeypatch.setattr("chemkl.evaluation.chemnet.find_spec", lambda _: None)
+    monkeypatch.setattr("chemkl.evaluation.reference.find_spec", lambda _: None)
     with pytest.raises(InputError, match="pip install 'fcd_torch"):
         evaluate.check(config)
     with pytest.raises(InputError, match="treshold: not a known key") as caught:

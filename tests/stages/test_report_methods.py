@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from chemkl.config import InputError
-from chemkl.evaluation.comparison_columns import COMPARISON_SCHEMA
+from chemkl.evaluation.comparison import COMPARISON_SCHEMA
 from chemkl.stages import report
 
 HITS = [("Cc1ccccc1", 0.9), ("CCc1ccccc1", 0.95)]

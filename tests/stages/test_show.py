@@ -257,9 +257,12 @@ def test_the_tables_of_an_evaluation_can_be_asked_too(tmp_path, file):
         (
             ["reward"],
             "cannot show 'reward': no such run folder or Parquet file; did you mean 'rewards'? "
-            "Known: configs, rewards, transforms",
+            "Known: configs, metrics, rewards, transforms",
         ),
-        (["x" * 300], "no such run folder or Parquet file. Known: configs, rewards, transforms"),
+        (
+            ["x" * 300],
+            "no such run folder or Parquet file. Known: configs, metrics, rewards, transforms",
+        ),
         (["rewards", "qedd"], "unknown component 'qedd'; did you mean 'qed'?"),
         (["transforms", "sigmod"], "unknown transform 'sigmod'; did you mean 'sigmoid'?"),
         (["rewards", "--threshold", "0"], "--threshold: means nothing for chemkl show rewards"),

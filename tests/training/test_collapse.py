@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from chemkl.config import InputError, load_config
 from chemkl.config.posttrain import CallbacksConfig, CollapseConfig, PosttrainConfig
 from chemkl.evaluation import from_trace
-from chemkl.evaluation.alarm import collapsed_at_call
+from chemkl.evaluation.metrics import collapsed_at_call
 from chemkl.policies import load_policy
 from chemkl.results import Manifest, config_hash, read_trace
 from chemkl.results.collapse import Watch

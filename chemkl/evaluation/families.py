@@ -6,8 +6,7 @@ a carbon) are in no family and enter no share.
 
 import math
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -45,25 +44,6 @@ def families_schema(late_samples: int) -> pa.Schema:
     )
 
 
-def families(molecules: Iterable[Molecule]) -> set[str]:
-    """The families that molecules are in."""
-    return {molecule.generic for molecule in molecules if molecule.generic}
-
-
-def coverage(prior: Iterable[Molecule], found: Iterable[Molecule]) -> dict[str, Any]:
-    """How many families the prior's molecules reach, and which share of them was found again.
-
-    Returns:
-        `prior_families` and `prior_coverage`, which is None where the prior reaches none.
-    """
-    reachable = families(prior)
-    again = len(reachable & families(found))
-    return {
-        "prior_families": len(reachable),
-        "prior_coverage": again / len(reachable) if reachable else None,
-    }
-
-
 def family_rows(samples: Samples, prior: Samples, late_samples: int) -> list[dict[str, Any]]:
     """Compute the share of each family under the prior and under the policy at the end.
 
@@ -75,15 +55,13 @@ def family_rows(samples: Samples, prior: Samples, late_samples: int) -> list[dic
     Returns:
         A row for every family of either, that with the largest share first.
     """
-    before = _counts(prior, prior.valid)
-    after = _counts(samples, samples.valid[-late_samples:])
+    before, after = _counts(prior, len(prior.valid)), _counts(samples, late_samples)
     of_prior, of_run = _members(prior), _members(samples)
-    none = _Members()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for family in of_prior.keys() | of_run.keys():
         prior_share = before[family] / max(before.total(), 1)
         policy_share = after[family] / max(after.total(), 1)
-        found = of_run.get(family, none)
+        members = of_run.get(family, [])
         rows.append(
             {
                 "run": samples.name,
@@ -93,47 +71,33 @@ def family_rows(samples: Samples, prior: Samples, late_samples: int) -> list[dic
                 "policy_samples": after[family],
                 "policy_share": policy_share,
                 "share_change": policy_share - prior_share,
-                "prior_reward": of_prior.get(family, none).best_reward,
-                "n_molecules": found.n,
-                "best_reward": found.best_reward,
-                "first_call": found.first_call,
+                "prior_reward": _best_reward(of_prior.get(family, [])),
+                "n_molecules": len(members),
+                "best_reward": _best_reward(members),
+                "first_call": members[0].call if members else None,
             }
         )
-    return sorted(rows, key=_largest_share_first)
+    rows.sort(key=lambda row: (-max(row["prior_share"], row["policy_share"]), row["family"]))
+    return rows
 
 
-def _largest_share_first(row: dict[str, Any]) -> tuple[float, str]:
-    return -max(row["prior_share"], row["policy_share"]), row["family"]
-
-
-def _counts(samples: Samples, valid: Iterable[str]) -> Counter[str]:
-    """Samples in each family, repeats included."""
+def _counts(samples: Samples, last: int) -> Counter[str]:
+    """How many of the last valid samples are in each family, repeats included."""
     family_of = {molecule.smiles: molecule.generic for molecule in samples.molecules}
+    valid = samples.valid[-last:] if last else ()
     return Counter(family for smiles in valid if (family := family_of[smiles]))
 
 
-@dataclass
-class _Members:
-    """The distinct molecules of a family."""
-
-    n: int = 0
-    best_reward: float | None = None
-    first_call: int | None = None
-
-    def add(self, molecule: Molecule) -> None:
-        self.n += 1
-        if self.first_call is None:
-            self.first_call = molecule.call
-        reward = molecule.reward
-        if reward is None or math.isnan(reward):  # nothing is scored, or the score failed
-            return
-        best = self.best_reward
-        self.best_reward = reward if best is None else max(best, reward)
-
-
-def _members(samples: Samples) -> dict[str, _Members]:
-    found: dict[str, _Members] = {}
+def _members(samples: Samples) -> dict[str, list[Molecule]]:
+    """The distinct molecules of each family, in the order first scored."""
+    members: dict[str, list[Molecule]] = {}
     for molecule in samples.molecules:
         if molecule.generic:
-            found.setdefault(molecule.generic, _Members()).add(molecule)
-    return found
+            members.setdefault(molecule.generic, []).append(molecule)
+    return members
+
+
+def _best_reward(molecules: Sequence[Molecule]) -> float | None:
+    """The largest reward that is known; None: nothing is scored, or every score failed."""
+    rewards = [m.reward for m in molecules if m.reward is not None and not math.isnan(m.reward)]
+    return max(rewards, default=None)

@@ -6,7 +6,8 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from chemkl.config.evaluate import MetricOptions
 from chemkl.evaluation import Comparisons, evaluate, from_smiles, from_trace
-from chemkl.evaluation.modes import coverage, families, families_schema, family_rows
+from chemkl.evaluation.families import families_schema, family_rows
+from chemkl.evaluation.metrics import families
 from chemkl.results import description_of
 
 SIX, FIVE = "C1CCCCC1", "C1CCCC1"  # generic scaffolds of benzene and of cyclopentane
@@ -37,30 +38,22 @@ def test_families_forget_elements_and_bonds(prior, run):
     assert families(run.molecules) == {SIX, bicycle, spiro}
 
 
-def test_coverage_by_hand(prior, run):
-    # of six-ring, five-ring and bicycle the run lost the five-ring; the new spiro adds nothing
-    assert coverage(prior.molecules, run.molecules) == {
-        "prior_families": 3,
-        "prior_coverage": pytest.approx(2 / 3),
-    }
-    # hits at 0.8: of the prior six-ring (0.9) and five-ring (0.95); of the run six-ring, spiro
-    assert coverage(prior.hits(0.8), run.hits(0.8)) == {
-        "prior_families": 2,
-        "prior_coverage": 0.5,
-    }
-    assert coverage([], run.molecules) == {"prior_families": 0, "prior_coverage": None}
-    assert coverage(prior.molecules, []) == {"prior_families": 3, "prior_coverage": 0}
-
-
 def test_the_table_of_metrics_has_the_coverage(prior, run):
     options = MetricOptions()
     whole, hits = evaluate(run, [0.8], options, Comparisons(prior=prior))
+    # of six-ring, five-ring and bicycle the run lost the five-ring; the new spiro adds nothing
+    # hits at 0.8: of the prior six-ring (0.9) and five-ring (0.95); of the run six-ring, spiro
     assert (whole["prior_families"], whole["prior_coverage"]) == (3, pytest.approx(2 / 3))
     assert (hits["prior_families"], hits["prior_coverage"]) == (2, 0.5)
     unscored = Comparisons(prior=from_smiles("prior", PRIOR))
     whole, hits = evaluate(run, [0.8], options, unscored)
     assert whole["prior_families"] == 3
     assert hits["prior_families"] is hits["prior_coverage"] is None
+    nothing = from_smiles("nothing", [])
+    (empty,) = evaluate(nothing, [], options, Comparisons(prior=prior))
+    assert (empty["prior_families"], empty["prior_coverage"]) == (3, 0)
+    (none,) = evaluate(from_smiles("x", PRIOR), [], options, Comparisons(prior=nothing))
+    assert (none["prior_families"], none["prior_coverage"]) == (0, None)
     (without, *_) = evaluate(run, [0.8], options)
     assert without["prior_coverage"] is None
 
@@ -140,9 +133,11 @@ def test_families_of_real_molecules_against_rdkit(real_smiles, make_trace):
         return {family_by_rdkit(s) for s, r in pairs if r >= 0.8} - {""}
 
     hits, reached = of_hits(before, rewards[:150]), of_hits(after, rewards[100:300])
-    found = coverage(prior.hits(0.8), run.hits(0.8))
-    assert found == {"prior_families": len(hits), "prior_coverage": len(hits & reached) / len(hits)}
-    assert 0 < found["prior_coverage"] < 1
+    options = MetricOptions(max_matrix=2)
+    _, row = evaluate(run, [0.8], options, Comparisons(prior=prior))
+    assert row["prior_families"] == len(hits)
+    assert row["prior_coverage"] == len(hits & reached) / len(hits)
+    assert 0 < row["prior_coverage"] < 1
 
 
 def test_a_family_forgets_a_carbonyl_on_its_ring():
