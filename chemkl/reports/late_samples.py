@@ -8,7 +8,7 @@ import pandas as pd
 
 from chemkl.config.posttrain import CollapseConfig
 from chemkl.reports.view import valid_rows
-from chemkl.results.collapse import Turn, Watch, spread, watched
+from chemkl.results.collapse import CollapseEvent, Watch, spread, watched
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class LateSamples:
     top_share: float | None
     settings: CollapseConfig
     collapsed: bool | None
-    first: Turn | None
+    first: CollapseEvent | None
     over: bool
 
 
@@ -55,6 +55,6 @@ def late_samples(trace: pd.DataFrame, manifest: Mapping[str, Any] | None = None)
         top_share=now.top_share,
         settings=settings,
         collapsed=watch.collapsed,
-        first=watch.turns[0] if watch.turns else None,
-        over=bool(watch.turns) and not watch.alarm.raised,
+        first=watch.events[0] if watch.events else None,
+        over=bool(watch.events) and not watch.alarm.raised,
     )

@@ -1,6 +1,8 @@
-"""Whether a run collapsed: the one judgement, by the limits and the window that the run had.
+"""Whether a run collapsed: how far its newest samples are spread, and by which limits.
 
-The alarm of training, the metrics, the report and `show` all ask here, so they name the same call.
+This is the one definition for the alarm of a run and for the metrics of its evaluation, and the one
+judgement that training, metrics, report and `show` ask, so that they name the same call. An outcome
+is what a sample counts as: the scaffold of a molecule, or the answer in a text.
 """
 
 import math
@@ -12,7 +14,10 @@ from typing import Any
 import pandas as pd
 
 from chemkl.config.posttrain import CollapseConfig, CollapseLimits
-from chemkl.results.columns import has_prompts
+from chemkl.results.columns import is_text
+
+IN_TEXT = (("group", "completion"), "answer")
+"""Identity and outcome of what a language model writes that is no molecule."""
 
 
 @dataclass(frozen=True)
@@ -157,8 +162,7 @@ class Alarm:
         watched = self._limits.effective_scaffolds is not None
         now = self.window.spread(effective=watched or self.at_first is None)
         self.at_first = self.at_first or now
-        reached = self.reached(now, self._margin if self.raised else 0.0)
-        if bool(reached) == self.raised:
+        if bool(self.reached(now, self._margin if self.raised else 0.0)) == self.raised:
             return False
         self.raised = not self.raised
         return True
@@ -166,33 +170,23 @@ class Alarm:
     def reached(self, now: Spread, margin: float = 0.0) -> list[str]:
         """Name the limits that are reached, or nearer than a margin."""
         limits, loose = self._limits, 1 - margin
+
+        def high(value: float | None, limit: float | None) -> bool:
+            return value is not None and limit is not None and value >= limit * loose
+
         named = now.named >= now.n * limits.with_scaffold * loose
         few, effective = limits.effective_scaffolds, now.effective_outcomes
+        low = few is not None and effective is not None and effective <= few * (1 + margin)
         reached = {
-            "top_share": named and _reaches(now.top_share, limits.top_share, loose),
-            "duplicate_rate": _reaches(now.duplicate_rate, limits.duplicate_rate, loose),
-            "effective_scaffolds": named
-            and few is not None
-            and effective is not None
-            and effective <= few * (1 + margin),
+            "top_share": named and high(now.top_share, limits.top_share),
+            "duplicate_rate": high(now.duplicate_rate, limits.duplicate_rate),
+            "effective_scaffolds": named and low,
         }
         return [name for name, is_reached in reached.items() if is_reached]
 
 
-def _reaches(value: float | None, limit: float | None, loose: float) -> bool:
-    """Whether a value is at its limit or above; one that is not defined, or not watched, is not."""
-    return value is not None and limit is not None and value >= limit * loose
-
-
-# ---- the rest
-
-
-IN_TEXT = (("group", "completion"), "answer")
-"""Identity and outcome of what a language model writes that is no molecule."""
-
-
 @dataclass(frozen=True)
-class Turn:
+class CollapseEvent:
     """A run collapsed, or was over it.
 
     Attributes:
@@ -233,7 +227,7 @@ class Watch:
         self.config = config
         self.outcome = outcome
         self.alarm = Alarm(config, config.window, config.margin)
-        self.turns: list[Turn] = []
+        self.events: list[CollapseEvent] = []
         self.step = 0
         self._identity = list(identity)
         self._call = 0
@@ -241,19 +235,17 @@ class Watch:
     @property
     def collapsed(self) -> bool | None:
         """Whether it ever did; None: there were never as many samples as the window holds."""
-        return bool(self.turns) if self.alarm.window.is_full else None
+        return bool(self.events) if self.alarm.window.is_full else None
 
     @property
     def summary(self) -> str:
         """The verdict in a line."""
+        size = f"{self.config.window:,}"
         if self.collapsed is None:
-            return (
-                f"collapse not judged: fewer valid samples than the {self.config.window:,} that "
-                "are looked at"
-            )
-        if not self.turns:
-            return f"did not collapse, looking at {self.config.window:,} valid samples at a time"
-        first, times = self.turns[0], (len(self.turns) + 1) // 2
+            return f"collapse not judged: fewer valid samples than the {size} that are looked at"
+        if not self.events:
+            return f"did not collapse, looking at {size} valid samples at a time"
+        first, times = self.events[0], (len(self.events) + 1) // 2
         now = "still so" if self.alarm.raised else "over"
         again = f", {times} times in all" if times > 1 else ""
         return f"collapsed at step {first.step:,}, call {first.call:,}{again}; {now} at the end"
@@ -274,13 +266,17 @@ class Watch:
         for step, identity, outcome, call in zip(*columns, strict=True):
             self._call = self._call if pd.isna(call) else int(call)
             if self.alarm.add(identity, outcome if isinstance(outcome, str) else ""):
-                self.turns.append(self._turn(int(step)))
-
-    def _turn(self, step: int) -> Turn:
-        window = self.alarm.window
-        now = window.spread()
-        reached = self.alarm.reached(now)
-        return Turn(self.alarm.raised, step, self._call, now, window.most_frequent(), reached)
+                window, now = self.alarm.window, self.alarm.window.spread()
+                self.events.append(
+                    CollapseEvent(
+                        raised=self.alarm.raised,
+                        step=int(step),
+                        call=self._call,
+                        spread=now,
+                        most_frequent=window.most_frequent(),
+                        reached=self.alarm.reached(now),
+                    )
+                )
 
 
 def watched(manifest: Mapping[str, Any] | None) -> CollapseConfig:
@@ -290,12 +286,12 @@ def watched(manifest: Mapping[str, Any] | None) -> CollapseConfig:
         manifest: of the run, as plain values; None or empty: it has none.
     """
     manifest = manifest or {}
-    own = manifest.get("beside", {}).get("collapse")
-    own = own or (manifest.get("config", {}).get("callbacks") or {}).get("collapse")
-    if not own:  # what a run says of its collapse says by which limits
+    settings = manifest.get("beside", {}).get("collapse")
+    settings = settings or (manifest.get("config", {}).get("callbacks") or {}).get("collapse")
+    if not settings:  # what a run says of its collapse says by which limits
         kept = manifest.get("results", {}).get("collapse") or {}
-        own = {"window": kept["window"], **kept["limits"]} if "limits" in kept else {}
-    return CollapseConfig.model_validate(own)
+        settings = {"window": kept["window"], **kept["limits"]} if "limits" in kept else {}
+    return CollapseConfig.model_validate(settings)
 
 
 def judge(trace: pd.DataFrame, manifest: Mapping[str, Any] | None) -> Watch | None:
@@ -304,12 +300,9 @@ def judge(trace: pd.DataFrame, manifest: Mapping[str, Any] | None) -> Watch | No
     Returns:
         What was seen; None for a run of texts, where nothing is watched unless the run asks for it.
     """
-    settings = watched(manifest)
-    if has_prompts(trace.columns) and bool(trace["canonical_smiles"].isna().all()):
-        if not (manifest or {}).get("beside", {}).get("collapse"):
-            return None
-        watch = Watch(settings, *IN_TEXT)
-    else:
-        watch = Watch(settings)
+    in_text = is_text(trace)
+    if in_text and not (manifest or {}).get("beside", {}).get("collapse"):
+        return None
+    watch = Watch(watched(manifest), *(IN_TEXT if in_text else ()))
     watch.add(trace)
     return watch

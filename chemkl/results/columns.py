@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
+import pandas as pd
 import pyarrow as pa
 
 TRACE_FORMAT = "chemkl-trace-1"
@@ -155,39 +156,45 @@ def trace_schema(component_names: Sequence[str], *, text: bool = False) -> pa.Sc
     Returns:
         A schema whose fields carry their meaning in the metadata key `description`.
     """
-    raw = [
-        _field(
-            f"{RAW_PREFIX}{name}",
-            pa.float64(),
-            f"Reward component {name} in its own unit, before its transform.",
-            null="invalid, or the component failed.",
+    null = "invalid, or the component failed."
+    pairs = [
+        (
+            _field(
+                f"{RAW_PREFIX}{name}",
+                pa.float64(),
+                f"Reward component {name} in its own unit, before its transform.",
+                null,
+            ),
+            _field(
+                f"{SCORE_PREFIX}{name}",
+                pa.float64(),
+                f"Reward component {name} after its transform, 0 (bad) to 1 (good).",
+                null,
+            ),
         )
         for name in component_names
     ]
-    score = [
-        _field(
-            f"{SCORE_PREFIX}{name}",
-            pa.float64(),
-            f"Reward component {name} after its transform, 0 (bad) to 1 (good).",
-            null="invalid, or the component failed.",
-        )
-        for name in component_names
-    ]
-    interleaved = [field for pair in zip(raw, score, strict=True) for field in pair]
+    components = [field for pair in pairs for field in pair]
     if not text:
-        return pa.schema([*_HEAD, *interleaved, *_TAIL])
-    fields = [*_HEAD, *_TEXT, *interleaved, *_TAIL]
-    return pa.schema([_meaning(field, _IN_TEXT.get(field.name)) for field in fields])
-
-
-def _meaning(field: pa.Field, text: str | None) -> pa.Field:
-    """A column with another meaning; None: with its own."""
-    return field if text is None else field.with_metadata({"description": text})
+        return pa.schema([*_HEAD, *components, *_TAIL])
+    fields = [*_HEAD, *_TEXT, *components, *_TAIL]
+    meanings = {name: {"description": meaning} for name, meaning in _IN_TEXT.items()}
+    return pa.schema(
+        [field.with_metadata(meanings.get(field.name, field.metadata)) for field in fields]
+    )
 
 
 def has_prompts(columns: Iterable[str]) -> bool:
     """Whether the column names of a trace are those of a language model's run."""
     return {field.name for field in _TEXT} <= {*columns}
+
+
+def is_text(trace: pd.DataFrame) -> bool:
+    """Whether a language model wrote the rows of a trace, and no valid molecule is among them.
+
+    So it always is where answers or a function of the user's are paid for.
+    """
+    return has_prompts(trace.columns) and bool(trace["canonical_smiles"].isna().all())
 
 
 def trace_components(columns: Iterable[str]) -> list[str]:

@@ -1,6 +1,6 @@
-"""Looking into what was written: a run's trace with its counts, and any Parquet file."""
+"""Looking into what was written: a run's trace with its counts, any Parquet file, and SQL."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,25 @@ import pyarrow.parquet as pq
 
 from chemkl.config import InputError
 from chemkl.config.base import install
-from chemkl.results.columns import has_prompts, is_cut_off, trace_components, trace_schema
+from chemkl.results.columns import (
+    has_prompts,
+    is_cut_off,
+    is_text,
+    trace_components,
+    trace_schema,
+)
 from chemkl.results.manifest import Manifest
 from chemkl.results.seal import is_whole
 from chemkl.results.trace import (
     FOLDER,
     find_trace,
     list_parts,
+    no_trace,
     read_part,
     read_part_schema,
     read_settled,
     read_trace,
+    readable,
 )
 
 TRACE = "trace"
@@ -57,12 +65,116 @@ class RunTrace:
 
     @property
     def is_text(self) -> bool:
-        """Whether a language model wrote the rows, and no valid molecule is among them.
+        """Whether a language model wrote the rows, and no valid molecule is among them."""
+        return is_text(self.frame)
 
-        So it always is where answers or a function of the user's are paid for.
-        """
-        without = bool(self.frame["canonical_smiles"].isna().all())
-        return without and has_prompts(self.frame.columns)
+
+def open_run(folder: str | Path) -> RunTrace:
+    """Read the trace of a run and its manifest.
+
+    Raises:
+        InputError: no such folder, no trace in it (the message says what there is instead), an
+            empty or damaged one, or a damaged manifest.
+    """
+    return read_settled(Path(folder), lambda: _open_run(Path(folder)))
+
+
+def _open_run(folder: Path) -> RunTrace:
+    if folder.is_dir() and not list_parts(folder):
+        raise InputError("\n".join(_what_there_is(folder)))
+    frame = read_trace(folder)
+    if frame.empty:
+        raise InputError(f"{folder / FOLDER}: the trace is empty: its parts have no rows")
+    schemas = [read_part_schema(part.path) for part in find_trace(folder)]
+    schema = trace_schema(trace_components(frame.columns), text=has_prompts(frame.columns))
+    meant = {field.name: field.metadata for schema in schemas for field in schema}
+    further = frame[[name for name in frame.columns if name not in schema.names]]
+    inferred = pa.Schema.from_pandas(further, preserve_index=False)
+    metadata = schemas[0].metadata or {}
+    return RunTrace(
+        folder=folder,
+        frame=frame,
+        schema=pa.schema([*schema, *(f.with_metadata(meant.get(f.name)) for f in inferred)]),
+        identity={
+            key: metadata.get(key.encode(), b"").decode()
+            for key in ("run_id", "config_hash", "chemkl_version")
+        },
+        n_parts=len(schemas),
+        manifest=Manifest.load(folder),
+    )
+
+
+def _what_there_is(folder: Path) -> Iterator[str]:
+    """Say of a folder that it has no trace, and what stands in it: the next thing to try."""
+    manifest = Manifest.load(folder)
+    how = ""
+    if manifest is not None:
+        why = f": {manifest.ended_by}" if manifest.ended_by else ""
+        how = f" It holds {manifest.stage}, {manifest.status}{why}."
+    yield no_trace(folder, how)
+    if list_parts(folder.parent) and folder.name == FOLDER:
+        yield f"Fix: this is the trace itself; give {folder.parent}"
+        return
+    runs = sorted(p.parent for p in folder.glob(f"*/{FOLDER}") if p.is_dir())
+    for what, paths in (
+        ("Runs in it", runs),
+        ("Tables in it, which can be shown one by one", _tables_beside(folder)),
+    ):
+        if paths:
+            more = f" and {len(paths) - _SHOWN_NAMES} more" if len(paths) > _SHOWN_NAMES else ""
+            yield f"{what}: {', '.join(map(str, paths[:_SHOWN_NAMES]))}{more}"
+
+
+def _tables_beside(folder: Path) -> list[Path]:
+    """The Parquet files of the stages: in the folder itself and under evaluation/."""
+    places = (folder, folder / "evaluation")
+    files = [sorted(place.glob("*.parquet")) for place in places]
+    return [path for inside in files for path in inside if not path.name.startswith(".")]
+
+
+def read_head(path: Path, n: int) -> tuple[pa.Table, int]:
+    """Read the first rows of a Parquet file.
+
+    Returns:
+        At most n rows, their schema with its metadata, and how many rows the file has.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    with readable(path):
+        if not is_whole(path):
+            raise OSError("its checksum does not fit")
+        with pq.ParquetFile(path) as file:
+            batches = file.iter_batches(batch_size=max(n, 1))
+            first = [batch[:n] for batch in (next(batches, None),) if batch is not None]
+            return pa.Table.from_batches(first, schema=file.schema_arrow), file.metadata.num_rows
+
+
+def tables_of(place: str | Path) -> dict[str, pa.Table]:
+    """Everything in a run folder that can be queried: the trace, and the tables beside it.
+
+    Args:
+        place: a run folder, the folder of another stage, or one Parquet file.
+
+    Returns:
+        By name: `trace`, and each Parquet file by the name of the file, without its ending.
+
+    Raises:
+        InputError: there is nothing, or a file is damaged.
+    """
+    place = Path(place)
+    if place.is_file():
+        return {place.stem: read_part(place)}
+    files = {path.stem: path for path in _tables_beside(place)}
+    tables = {name: read_part(path) for name, path in files.items() if name != TRACE}
+    if files and not list_parts(place):
+        return tables
+    run = open_run(place)
+    trace = pa.Table.from_pandas(run.frame, schema=run.schema, preserve_index=False)
+    return {TRACE: trace, **tables}
+
+
+# ---- counts
 
 
 @dataclass(frozen=True)
@@ -90,37 +202,6 @@ class Counts:
     hits: int | None
     hit_scaffolds: int | None
     best: float | None
-
-
-def open_run(folder: str | Path) -> RunTrace:
-    """Read the trace of a run and its manifest.
-
-    Raises:
-        InputError: no such folder, no trace in it (the message says what there is instead), an
-            empty or damaged one, or a damaged manifest.
-    """
-    return read_settled(Path(folder), lambda: _open_run(Path(folder)))
-
-
-def _open_run(folder: Path) -> RunTrace:
-    if folder.is_dir() and not list_parts(folder):
-        raise InputError("\n".join([_no_trace(folder), *_what_there_is(folder)]))
-    frame = read_trace(folder)
-    if frame.empty:
-        raise InputError(f"{folder / FOLDER}: the trace is empty: its parts have no rows")
-    schemas = [read_part_schema(part.path) for part in find_trace(folder)]
-    metadata = schemas[0].metadata or {}
-    return RunTrace(
-        folder=folder,
-        frame=frame,
-        schema=_schema_of(frame, schemas),
-        identity={
-            key: metadata.get(key.encode(), b"").decode()
-            for key in ("run_id", "config_hash", "chemkl_version")
-        },
-        n_parts=len(schemas),
-        manifest=Manifest.load(folder),
-    )
 
 
 def count(frame: pd.DataFrame, threshold: float | None = None) -> Counts:
@@ -166,103 +247,8 @@ def first_scorings(frame: pd.DataFrame, threshold: float | None = None) -> pd.Da
     return scored.sort_values("call", kind="stable")
 
 
-def read_head(path: Path, n: int) -> tuple[pa.Table, int]:
-    """Read the first rows of a Parquet file.
-
-    Returns:
-        At most n rows, their schema with its metadata, and how many rows the file has.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    try:
-        if not is_whole(path):
-            raise OSError("its checksum does not fit")  # noqa: TRY301 - read_part says it in words
-        with pq.ParquetFile(path) as file:
-            schema, n_rows = file.schema_arrow, file.metadata.num_rows
-            batch = next(file.iter_batches(batch_size=n), None) if n and n_rows else None
-    except (pa.ArrowException, OSError):
-        read_part(path)  # says what is wrong with the file
-        raise
-    batches = [] if batch is None else [batch]
-    return pa.Table.from_batches(batches, schema=None if batches else schema), n_rows
-
-
-def tables_of(place: str | Path) -> dict[str, pa.Table]:
-    """Everything in a run folder that can be queried: the trace, and the tables beside it.
-
-    Args:
-        place: a run folder, the folder of another stage, or one Parquet file.
-
-    Returns:
-        By name: `trace`, and each Parquet file by the name of the file, without its ending.
-
-    Raises:
-        InputError: there is nothing, or a file is damaged.
-    """
-    place = Path(place)
-    if place.is_file():
-        return {place.stem: read_part(place)}
-    files = {path.stem: path for path in _tables_beside(place)}
-    tables = {name: read_part(path) for name, path in files.items() if name != TRACE}
-    if files and not list_parts(place):
-        return tables
-    run = open_run(place)
-    trace = pa.Table.from_pandas(run.frame, schema=run.schema, preserve_index=False)
-    return {TRACE: trace, **tables}
-
-
-def _schema_of(frame: pd.DataFrame, found: Sequence[pa.Schema]) -> pa.Schema:
-    """The columns of a frame: those of a trace, and the further ones that the parts have."""
-    own = trace_schema(trace_components(frame.columns), text=has_prompts(frame.columns))
-    further = [name for name in frame.columns if name not in own.names]
-    meant = {field.name: field.metadata for schema in found for field in schema}
-    inferred = pa.Schema.from_pandas(frame[further], preserve_index=False)
-    return pa.schema([*own, *(field.with_metadata(meant.get(field.name)) for field in inferred)])
-
-
 def _scaffolds(rows: pd.DataFrame) -> int:
     return len(set(rows["scaffold"].dropna()) - {""})
-
-
-def _tables_beside(folder: Path) -> Iterator[Path]:
-    """The Parquet files of the stages: in the folder itself and under evaluation/."""
-    for place in (folder, folder / "evaluation"):
-        yield from sorted(p for p in place.glob("*.parquet") if not p.name.startswith("."))
-
-
-def _no_trace(folder: Path) -> str:
-    manifest = Manifest.load(folder)
-    how = ""
-    if manifest is not None:
-        why = f": {manifest.ended_by}" if manifest.ended_by else ""
-        how = f" It holds {manifest.stage}, {manifest.status}{why}."
-    return (
-        f"{folder}: no parts (part-*.parquet) in '{FOLDER}/', so there is no trace to read.{how} "
-        "Give the folder of a posttrain run that has written its first part."
-    )
-
-
-def _what_there_is(folder: Path) -> Iterator[str]:
-    """Say what stands in a folder that is no run: the next thing to try."""
-    if list_parts(folder.parent) and folder.name == FOLDER:
-        yield f"Fix: this is the trace itself; give {folder.parent}"
-        return
-    runs = sorted(p.parent for p in folder.glob(f"*/{FOLDER}") if p.is_dir())
-    if runs:
-        yield f"Runs in it: {_listed(runs)}"
-    tables = list(_tables_beside(folder))
-    if tables:
-        yield f"Tables in it, which can be shown one by one: {_listed(tables)}"
-
-
-def _listed(paths: Iterable[Path]) -> str:
-    names = [str(path) for path in paths]
-    more = len(names) - _SHOWN_NAMES
-    return ", ".join(names[:_SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
-
-
-# ---- text_inspection
 
 
 @dataclass(frozen=True)
@@ -351,16 +337,11 @@ def frequent_answers(frame: pd.DataFrame, top: int) -> pd.DataFrame:
     return found.groupby("group").head(top).reset_index(drop=True)
 
 
-# ---- query
-
-_LOCKS = (
-    "SET enable_external_access = false",  # no file, no network, no extension
-    "SET lock_configuration = true",  # and no way back
-)
+# ---- SQL
 
 
 def run_sql(tables: Mapping[str, pa.Table], sql: str) -> pa.Table:
-    """Answer one query.
+    """Answer one query by DuckDB, which sees these tables and nothing else.
 
     Args:
         tables: what it may read, by name.
@@ -373,46 +354,43 @@ def run_sql(tables: Mapping[str, pa.Table], sql: str) -> pa.Table:
         InputError: DuckDB is not installed, or refuses the query; with its own words and the
             columns that there are.
     """
-    duckdb = _duckdb()
+    try:
+        import duckdb
+    except ImportError:
+        raise InputError(f"--sql needs DuckDB, which is not installed: {install('sql')}") from None
     connection = duckdb.connect(":memory:", config={"python_enable_replacements": False})
     try:
         for name, table in tables.items():
             connection.register(name, table)
-        for lock in _LOCKS:
-            connection.execute(lock)
-        _check_one_select(connection.extract_statements(sql), duckdb)
+        connection.execute("SET enable_external_access = false")  # no file, network or extension
+        connection.execute("SET lock_configuration = true")  # and no way back
+        problem = _not_one_select(connection.extract_statements(sql), duckdb)
+        if problem:
+            raise InputError(f"--sql: {problem}")
         answer: pa.Table = connection.sql(sql).to_arrow_table()
     except duckdb.Error as error:
-        message = str(error).strip()
-        raise InputError(f"--sql: {message}\n{_known(tables, sql)}") from None
+        raise InputError(f"--sql: {str(error).strip()}\n{_columns_of(tables, sql)}") from None
     finally:
         connection.close()
     return answer
 
 
-def _duckdb() -> Any:
-    try:
-        import duckdb
-    except ImportError:
-        raise InputError(f"--sql needs DuckDB, which is not installed: {install('sql')}") from None
-    return duckdb
-
-
-def _check_one_select(statements: list[Any], duckdb: Any) -> None:
+def _not_one_select(statements: Sequence[Any], duckdb: Any) -> str:
     if len(statements) != 1:
-        raise InputError(
-            f"--sql: expected one statement, found {len(statements)}. Give one SELECT; what "
-            "several would do step by step goes into one with WITH."
+        return (
+            f"expected one statement, found {len(statements)}. Give one SELECT; what several would "
+            "do step by step goes into one with WITH."
         )
     if statements[0].type != duckdb.StatementType.SELECT:
         kind = str(statements[0].type).rpartition(".")[2]
-        raise InputError(
-            f"--sql: {kind} is not allowed: queries only read. Give a SELECT (also WITH, FROM, "
-            "DESCRIBE or SUMMARIZE)."
+        return (
+            f"{kind} is not allowed: queries only read. Give a SELECT (also WITH, FROM, DESCRIBE "
+            "or SUMMARIZE)."
         )
+    return ""
 
 
-def _known(tables: Mapping[str, pa.Table], sql: str) -> str:
+def _columns_of(tables: Mapping[str, pa.Table], sql: str) -> str:
     """The tables, those that the query speaks of with their columns."""
     meant = [name for name in tables if name in sql] or list(tables)[:1]
     lines = [f"Columns of {name}: {', '.join(tables[name].schema.names)}" for name in meant]

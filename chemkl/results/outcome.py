@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from chemkl.config.objective import TargetConfig
 from chemkl.results.collapse import judge
-from chemkl.results.columns import has_prompts
+from chemkl.results.columns import is_text
 from chemkl.results.inspection import count, count_text, sampled_rows
 from chemkl.results.manifest import Manifest
 from chemkl.results.trace import find_trace, read_part_schema, read_trace
@@ -65,13 +65,12 @@ def outcome_of(trace: pd.DataFrame, manifest: Mapping[str, Any]) -> Outcome:
     """
     target = manifest.get("config", {}).get("target") or {}
     tau = target.get("tau")
-    is_text = has_prompts(trace.columns) and trace["canonical_smiles"].isna().all()
-    counts = (count_text if is_text else count)(trace, tau)
+    counts = (count_text if is_text(trace) else count)(trace, tau)
     watch = judge(trace, manifest)
     n, by = counts.hits, "" if tau is None else f"R >= {tau:g}"
     if tau is None and target.get("tau_quantile") is not None:
         rows = sampled_rows(trace)
-        identity = ["group", "answer"] if is_text else ["canonical_smiles"]
+        identity = ["group", "answer"] if is_text(trace) else ["canonical_smiles"]
         n = len(rows.loc[rows["hit"].astype(bool), identity].drop_duplicates())
         by = f"at or above the quantile {target['tau_quantile']:g} of their batch"
     return Outcome(

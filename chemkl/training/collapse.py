@@ -11,7 +11,7 @@ from lightning import Callback, LightningModule, Trainer
 from chemkl.config.llm import LlmPosttrainConfig
 from chemkl.config.posttrain import PosttrainConfig
 from chemkl.results import TraceWriter
-from chemkl.results.collapse import IN_TEXT, Spread, Turn, Watch
+from chemkl.results.collapse import IN_TEXT, CollapseEvent, Spread, Watch
 
 ENDED_BY = "collapse"
 """What the manifest calls the end of a run that the alarm ended."""
@@ -38,7 +38,7 @@ class CollapseAlarm(Callback):
     @property
     def ends_the_run(self) -> bool:
         """Whether the run is to end because of a collapse."""
-        return self._config.action == "stop" and bool(self.watch.turns)
+        return self._config.action == "stop" and bool(self.watch.events)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -48,9 +48,9 @@ class CollapseAlarm(Callback):
     @property
     def results(self) -> dict[str, Any]:
         """What the manifest keeps: when the first collapse was, and what it looked like."""
-        if not self.watch.turns:
+        if not self.watch.events:
             return {}
-        first = self.watch.turns[0]
+        first = self.watch.events[0]
         return {
             "collapse_step": first.step,
             "collapse_call": first.call,
@@ -67,15 +67,15 @@ class CollapseAlarm(Callback):
     def restore(self, rows: pd.DataFrame) -> None:
         """Take in the rows of an interrupted run; what it told is not told again."""
         self.watch.add(rows)
-        self._said = len(self.watch.turns)
+        self._said = len(self.watch.events)
 
     def on_train_batch_end(
         self, trainer: Trainer, _module: LightningModule, _outputs: Any, _batch: Any, _i: int
     ) -> None:
         """Tell what the step brought, log the window, and end the run where that is asked."""
-        for turn in self.watch.turns[self._said :]:
+        for turn in self.watch.events[self._said :]:
             self._say(self.describe(turn))
-        self._said = len(self.watch.turns)
+        self._said = len(self.watch.events)
         if self.ends_the_run:
             trainer.should_stop = True
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # its connector sets it
@@ -85,7 +85,7 @@ class CollapseAlarm(Callback):
             for logger in trainer.loggers:
                 logger.log_metrics(named, step=self.watch.step)
 
-    def describe(self, turn: Turn) -> str:
+    def describe(self, turn: CollapseEvent) -> str:
         """Say in words what happened, and what may be done about it."""
         at, now = f"step {turn.step:,}, call {turn.call:,}", turn.spread
         over = f"over the last {now.n:,} valid samples ({now.named:,} with {self._outcome})"

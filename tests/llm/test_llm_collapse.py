@@ -80,7 +80,7 @@ def test_what_is_counted_and_advised(config):
     ]
     watched = alarm()
     watched.watch.add(pd.DataFrame(answers))
-    message = watched.describe(watched.watch.turns[0])
+    message = watched.describe(watched.watch.events[0])
     assert "top_share 1.000 (limit 0.9 reached)" in message
     assert "effective_answers 1.000" in message
     assert "1,000 with answer); most frequent: 1." in message
@@ -89,7 +89,7 @@ def test_what_is_counted_and_advised(config):
     molecules = [{**rows, "step": 0, "canonical_smiles": "C1CC1", "scaffold": "C1CC1"}] * 1000
     watched = alarm(reward=MOLECULES)
     watched.watch.add(pd.DataFrame(molecules))
-    message = watched.describe(watched.watch.turns[0])
+    message = watched.describe(watched.watch.events[0])
     assert "effective_scaffolds 1.000" in message
     assert "diversity_filter: murcko" in message
 
@@ -125,9 +125,9 @@ def test_an_answer_to_another_prompt_is_another_one(config):
         for c in "123"
     ]
     alarm.watch.add(pd.DataFrame(rows * 16 + rows[:4]))  # 100 rows, of which 6 are different
-    assert alarm.watch.turns == []
+    assert alarm.watch.events == []
     alarm.watch.add(pd.DataFrame(rows[:5] * 20))  # 5 are
-    assert alarm.watch.turns[0].spread.duplicate_rate == 0.95
+    assert alarm.watch.events[0].spread.duplicate_rate == 0.95
 
 
 def first_reached(trace):

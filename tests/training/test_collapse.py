@@ -38,7 +38,7 @@ def watched():
 
 
 def message_of(alarm):
-    return alarm.describe(alarm.watch.turns[-1])
+    return alarm.describe(alarm.watch.events[-1])
 
 
 # ---- hand-made rows
@@ -83,10 +83,10 @@ def test_it_says_when_it_is_over_and_keeps_the_first_in_mind(make_trace, watched
     alarm, _ = watched(window=4, duplicate_rate=0.5)
     steps = [[(PHENOL, 1)] * 4, SPREAD, [("C1CC1", 1)] * 4]
     alarm.watch.add(make_trace(steps))
-    assert [(turn.raised, turn.step, turn.call) for turn in alarm.watch.turns] == [
+    assert [(turn.raised, turn.step, turn.call) for turn in alarm.watch.events] == [
         *((True, 0, 1), (False, 1, 4), (True, 2, 5)),
     ]
-    assert alarm.describe(alarm.watch.turns[1]) == (
+    assert alarm.describe(alarm.watch.events[1]) == (
         "step 1, call 4: the collapse is over: top_share 0.250, duplicate_rate 0.000, "
         "effective_scaffolds 4.000, over the last 4 valid samples (4 with scaffold)"
     )
@@ -108,7 +108,7 @@ def test_it_is_rebuilt_from_its_rows_wherever_they_are_cut(make_trace, watched, 
     parts, _ = watched(window=4, duplicate_rate=0.5)
     parts.restore(rows.iloc[:cut])
     parts.watch.add(rows.iloc[cut:])
-    assert parts.watch.turns == whole.watch.turns
+    assert parts.watch.events == whole.watch.events
     assert parts.results == whole.results
 
 
@@ -117,7 +117,7 @@ def test_rows_of_a_replay_buffer_were_not_sampled(make_trace, watched):
     rows["is_replay"] = rows["step"] == 0
     alarm, _ = watched(window=4)
     alarm.watch.add(rows)
-    assert alarm.watch.turns == []
+    assert alarm.watch.events == []
 
 
 def test_samples_are_the_same_where_all_columns_of_their_identity_are():
@@ -136,8 +136,8 @@ def test_samples_are_the_same_where_all_columns_of_their_identity_are():
     text = CollapseAlarm(Watch(config, ["text"], "answer"), [], str)
     both.watch.add(rows)
     text.watch.add(rows)
-    assert both.watch.turns == []
-    assert text.watch.turns[0].spread.duplicate_rate == 0.5
+    assert both.watch.events == []
+    assert text.watch.events[0].spread.duplicate_rate == 0.5
 
 
 def test_any_column_may_name_the_outcome():
@@ -153,7 +153,7 @@ def test_any_column_may_name_the_outcome():
     config = CollapseConfig(window=4, top_share=0.75, duplicate_rate=None)
     alarm = CollapseAlarm(Watch(config, ["text"], "answer"), [], str)
     alarm.watch.add(rows)
-    (turn,) = alarm.watch.turns
+    (turn,) = alarm.watch.events
     assert (turn.step, turn.call, turn.most_frequent) == (1, 0, "1")
     assert alarm.results["collapse"]["effective_answers"] == pytest.approx(4 / 27**0.25)
     assert "effective_answers 1.755, over the last 4 valid samples (4 with answer)" in (
@@ -171,11 +171,11 @@ def test_the_defaults_find_a_collapse_and_leave_a_spread_run_alone(
     spread_out.watch.add(
         make_trace([different[:300], [(f"{s}.C", r) for s, r in different], different])
     )
-    assert spread_out.watch.turns == []
+    assert spread_out.watch.events == []
     collapsed, _ = watched()
     collapsed.watch.add(make_trace([different, different[:300], *[family] * 20]))
-    assert collapsed.watch.turns[0].raised
-    assert {"top_share", "duplicate_rate"} >= set(collapsed.watch.turns[0].reached) != set()
+    assert collapsed.watch.events[0].raised
+    assert {"top_share", "duplicate_rate"} >= set(collapsed.watch.events[0].reached) != set()
 
 
 # ---- settings
