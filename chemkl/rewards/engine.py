@@ -6,12 +6,8 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from threading import Lock, Timer
 from time import monotonic
 from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from chemkl.chem.molecules import read_molecule, silenced
 from chemkl.config import InputError
@@ -19,6 +15,7 @@ from chemkl.config.document import Document
 from chemkl.config.loading import load_config
 from chemkl.config.paths import at_home
 from chemkl.config.reward import RewardConfig
+from chemkl.display import Bar
 from chemkl.rewards import components  # noqa: F401 - importing it registers the components
 from chemkl.rewards.cache import SCAFFOLD_KEY, ScoreCache, component_key
 from chemkl.rewards.pool import Jobs, Lost, Mark, Pool
@@ -276,28 +273,8 @@ def slow_bar(total: int) -> Iterator[Callable[[int], None]]:
 
     Nothing is shown where standard error is no terminal.
     """
-    console = Console(stderr=True)
-    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=True) as progress:
-        task = progress.add_task("score", total=total)
-        lock, over = Lock(), [not console.is_terminal]
-
-        def show() -> None:
-            with lock:
-                if not over[0]:
-                    progress.disable = False
-                    progress.start()
-
-        timer = Timer(PATIENCE, show)
-        timer.daemon = True
-        if console.is_terminal:
-            timer.start()
-        try:
-            yield lambda n: progress.advance(task, n)
-        finally:
-            timer.cancel()
-            with lock:
-                over[0] = True
+    with Bar("scoring", total, delay=PATIENCE) as bar:
+        yield bar.advance
 
 
 @contextmanager

@@ -16,8 +16,7 @@ from chemkl.config.document import Document
 from chemkl.config.reward import RewardConfig
 from chemkl.results.columns import RAW_PREFIX, SCORE_PREFIX
 from chemkl.rewards.engine import Engine, Showing, build_terms
-from chemkl.rewards.scoring import PASSING, Failed, RawScores, Term
-from chemkl.rewards.transforms import AGGREGATES
+from chemkl.rewards.scoring import AGGREGATES, PASSING, Failed, RawScores, Term
 
 TEXT = pd.StringDtype(na_value=np.nan)
 """Text with NaN for missing: what pandas 3 calls str, also under pandas 2."""

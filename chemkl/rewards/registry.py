@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, NamedTuple, TypeVar, get_type_hints
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -22,6 +22,7 @@ from chemkl.chem.molecules import MoleculeError
 from chemkl.config import Config, InputError, did_you_mean
 from chemkl.config.document import Document, Keys
 from chemkl.config.loading import render
+from chemkl.config.transforms import documented, fields_of
 from chemkl.rewards.synonyms import SYNONYMS
 
 MANY = (0, math.inf)
@@ -85,17 +86,12 @@ class Component:
     @cached_property
     def parameter_model(self) -> type[BaseModel]:
         """The schema of the parameters, read off the factory's signature."""
-        hints = get_type_hints(self.factory, include_extras=True)
-        fields: dict[str, Any] = {
-            name: (hints[name], ... if parameter.default is parameter.empty else parameter.default)
-            for name, parameter in inspect.signature(self.factory).parameters.items()
-        }
-        return create_model(self.kind, __base__=_Parameters, **fields)
+        return create_model(self.kind, __base__=_Parameters, **fields_of(self.factory))
 
     @property
     def meaning(self) -> str:
         """What it is, in the first sentences of its factory's docstring."""
-        return " ".join((inspect.getdoc(self.factory) or "-").partition("\n\n")[0].split())
+        return " ".join(documented(self.factory)[0].partition("\n\n")[0].split())
 
     def build(self, parameters: Mapping[str, Any], document: Document | None = None) -> Any:
         """Check the parameters and give the score function; `document` is where they stand.

@@ -13,7 +13,6 @@ from chemkl.chem.molecules import MoleculeError, one_line, parse, silenced
 from chemkl.chem.scaffolds import murcko_scaffold
 from chemkl.config.reward import ComponentConfig, Role
 from chemkl.rewards.registry import BatchScore, Failure, Score, find_component
-from chemkl.rewards.transforms import build_transform
 
 Answer = float | Failure
 """What a component gives for a molecule: a finite number, or why there is none."""
@@ -45,7 +44,7 @@ class Term(NamedTuple):
     @classmethod
     def of(cls, part: ComponentConfig, score: Score | BatchScore) -> Self:
         """Join a component's settings and its score function."""
-        kind, transform = find_component(part.kind), build_transform(part.transform)
+        kind, transform = find_component(part.kind), part.transform.build()
         return cls(part.name, part.weight, score, transform, part.role, kind.batched, kind.costly)
 
     def to_score(self, raw: float) -> float:
@@ -233,3 +232,39 @@ def _shown(value: object) -> str:
     except Exception:  # noqa: BLE001 - it may raise here too
         text = f"a {type(value).__name__}"
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
+
+
+# ---- several scores to one reward
+
+
+def geometric_mean(scores: Sequence[float], weights: Sequence[float]) -> float:
+    """Weighted geometric mean, (prod s_i^w_i)^(1 / sum w_i): 0 as soon as one score is 0."""
+    total = math.fsum(weights)
+    return product(scores, [weight / total for weight in weights])
+
+
+def arithmetic_mean(scores: Sequence[float], weights: Sequence[float]) -> float:
+    """Weighted arithmetic mean, sum w_i s_i / sum w_i."""
+    paid = math.fsum(score * weight for score, weight in zip(scores, weights, strict=True))
+    return paid / math.fsum(weights)
+
+
+def product(scores: Sequence[float], weights: Sequence[float]) -> float:
+    """Weighted product, prod s_i^w_i; with weights of 1 the plain product."""
+    joined: float = math.prod(score**weight for score, weight in zip(scores, weights, strict=True))
+    return joined
+
+
+def minimum(scores: Sequence[float], weights: Sequence[float]) -> float:
+    """The smallest score; NaN if one is NaN. Weights, one for each score, change nothing."""
+    known = [score for score, _ in zip(scores, weights, strict=True)]
+    return math.nan if any(map(math.isnan, known)) else min(known)
+
+
+AGGREGATES: dict[str, Callable[[Sequence[float], Sequence[float]], float]] = {
+    "arithmetic_mean": arithmetic_mean,
+    "geometric_mean": geometric_mean,
+    "minimum": minimum,
+    "product": product,
+}
+"""The ways to join scores, by their name in configs."""

@@ -80,7 +80,7 @@ def test_what_a_trace_remembers_is_not_computed_anew(reward, monkeypatch):
     other = PaidByPrompt(CONFIG)
     other.remember(rows)
     for part in other._parts:
-        monkeypatch.setattr(part._reward, "_evaluate", lambda _: 1 / 0)
+        monkeypatch.setattr(part._reward._engine, "evaluate", lambda _: 1 / 0)
     pd.testing.assert_frame_equal(other.score(both), rows.drop(columns="group"))
 
 

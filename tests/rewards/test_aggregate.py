@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from chemkl.rewards.transforms import (
+from chemkl.rewards.scoring import (
     AGGREGATES,
     arithmetic_mean,
     geometric_mean,

@@ -8,10 +8,10 @@ import pytest
 from rich.console import Console
 
 from chemkl.config import InputError
+from chemkl.config.schema import Key, keys_of
+from chemkl.config.transforms import TRANSFORMS
 from chemkl.rewards import catalogue
-from chemkl.rewards.catalogue import Parameter, component_parameters
 from chemkl.rewards.registry import COMPONENTS, find_component
-from chemkl.rewards.transforms import TRANSFORMS
 
 
 def shown(parts):
@@ -25,7 +25,7 @@ def test_every_component_is_there_with_all_its_parameters():
     text = shown(catalogue.rewards())
     for kind, each in COMPONENTS.items():
         assert f"│ {kind} " in text
-        told = [one.name for one in component_parameters(each)]
+        told = [one.name for one in keys_of(each.parameter_model)]
         assert told == list(inspect.signature(each.factory).parameters)
 
 
@@ -34,7 +34,7 @@ def test_every_parameter_of_a_shipped_component_says_what_it_means():
         f"{kind}.{one.name}"
         for kind, each in COMPONENTS.items()
         if each.factory.__module__.startswith("chemkl.")
-        for one in component_parameters(each)
+        for one in keys_of(each.parameter_model)
         if not one.meaning
     ]
     assert without == []
@@ -71,11 +71,11 @@ def test_types_and_defaults_in_words():
         """
 
     made = type(find_component("qed"))("demo", factory, "", (0, math.inf), "this test")
-    assert component_parameters(made) == [
-        Parameter("needed", "list of text", "", "the first of them."),
-        Parameter("mode", "a | b", "a", "which."),
-        Parameter("flag", "true or false", "true", ""),
-        Parameter("most", "whole number or null", "null", ""),
+    assert keys_of(made.parameter_model) == [
+        Key("needed", "list of text", "", "the first of them."),
+        Key("mode", "a | b", "a", "which."),
+        Key("flag", "true or false", "true", ""),
+        Key("most", "whole number or null", "null", ""),
     ]
 
 

@@ -1,6 +1,5 @@
 """One reward, whatever the way to it: workers, time limits and the cache change no bit of it."""
 
-import io
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from rdkit.Chem import QED, MolFromSmiles
-from rich.console import Console
 
 from chemkl.config import InputError
 from chemkl.config.reward import RewardConfig
@@ -274,25 +272,6 @@ def test_progress_is_shown_molecule_by_molecule(real_smiles):
     model.score(["CCO", "OCC", "C1CC", *real_smiles[:3]])
     model.score(["CCO"])
     assert told == [4, 1, 1, 1, 1, "over"]
-
-
-def test_the_bar_comes_after_a_while_and_goes(monkeypatch):
-    screens = []
-
-    def terminal(**_):
-        screens.append(Console(file=io.StringIO(), force_terminal=True, width=80))
-        return screens[-1]
-
-    monkeypatch.setattr(engine, "Console", terminal)
-    monkeypatch.setattr(engine, "PATIENCE", 0.1)
-    with engine.slow_bar(7) as advance:
-        advance(3)
-    assert "scoring" not in screens[0].file.getvalue()
-    with engine.slow_bar(7) as advance:
-        advance(3)
-        time.sleep(0.6)
-    assert "scoring" in screens[1].file.getvalue()
-    assert "3/7" in screens[1].file.getvalue()
 
 
 def test_a_model_that_is_not_closed_leaves_nothing_behind():

@@ -15,7 +15,7 @@ from chemkl.config.loading import load_config
 from chemkl.config.reward import RewardConfig
 from chemkl.rewards import RewardModel, scoring
 from chemkl.rewards.registry import COMPONENTS, Component
-from chemkl.rewards.transforms import AGGREGATES
+from chemkl.rewards.scoring import AGGREGATES
 
 QED_LOGP = {
     "components": [

@@ -62,10 +62,6 @@ def activity(
     scikit-learn joins two classes by an iteration that stops early, and is off by up to .005, most
     near one half (haloperidol .99954 here, .9999994 there). GSK3B and JNK3 are random forests of
     100 trees.
-
-    Args:
-        target: The protein.
-        cache: Where the classifier is kept; made there from the molscore wheel when it is not.
     """
 
     def score(mols: Sequence[Mol]) -> list[float]:
