@@ -74,6 +74,7 @@ class TransformSettings(Config):
     """What a user chooses of a transform: its kind, and the settings that its function takes."""
 
     kind: str
+    """Which transform, by name."""
     check: ClassVar[Callable[..., None]] = _anything
 
     @model_validator(mode="after")
