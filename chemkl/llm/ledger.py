@@ -10,22 +10,23 @@ import pyarrow as pa
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from chemkl.llm.answers import TextReward, Written
+from chemkl.llm.answers import Completion
 from chemkl.llm.policy import HfPolicy
 from chemkl.llm.prompts import Prompt
+from chemkl.llm.rewards import TextReward
 from chemkl.policies.base import Rollout, SequenceModel
 from chemkl.results.atomic import write_parquet
 from chemkl.results.columns import described_schema, is_cut_off, reason_of_cut
 from chemkl.results.trace import read_part
 from chemkl.training.diversity_filter import DiversityFilter
-from chemkl.training.ledger import Accounts
+from chemkl.training.ledger import BaseLedger
 from chemkl.training.posttrain import Posttrain
 
 _NOTABLE = 0.1
 """More cut off than this share is told at the end of a run."""
 
 
-class TextLedger(Accounts):
+class TextLedger(BaseLedger):
     """Turns completions into rows; an answer to a prompt, or a canonical SMILES, is paid once.
 
     Args:
@@ -46,48 +47,43 @@ class TextLedger(Accounts):
         self._reward = reward
         self._prompts = prompts
 
-    def foreseen(self, rollout: Rollout) -> Sequence[Hashable | None]:
-        """Read the answers, none of them scored."""
-        return self._reward.foreseen(self._written(rollout))
+    def identify(self, rollout: Rollout) -> Sequence[Hashable | None]:
+        """The answer with its prompt, or the canonical SMILES."""
+        return self._reward.identify(self._completions(rollout))
 
-    def things(self, rows: pd.DataFrame) -> Sequence[Hashable | None]:
-        """The answer with its prompt, or the canonical SMILES; None: nothing valid."""
-        return self._reward.things(rows)
+    def identities(self, rows: pd.DataFrame) -> Sequence[Hashable | None]:
+        """The same of rows that have been scored."""
+        return self._reward.identities(rows)
 
     def score(self, rollout: Rollout) -> pd.DataFrame:
         """Score completions: a row for each."""
-        written = self._written(rollout)
-        columns = {
-            "group": [each.group for each in written],
-            "prompt": [each.prompt for each in written],
-            "completion": [each.text for each in written],
-        }
-        scored = self._reward.score(written)
-        return pd.DataFrame(columns).join(scored)
+        completions = self._completions(rollout)
+        rows = pd.DataFrame(
+            {
+                "group": [each.group for each in completions],
+                "prompt": [each.prompt for each in completions],
+                "completion": [each.text for each in completions],
+            }
+        )
+        return rows.join(self._reward.score(completions))
 
     def remember(self, rows: pd.DataFrame) -> None:
         """Read back the paid rewards of rows, so that nothing is scored twice."""
         self._reward.remember(rows)
 
-    def _written(self, rollout: Rollout) -> list[Written]:
+    def _completions(self, rollout: Rollout) -> list[Completion]:
         if rollout.group is None:
             raise ValueError("the rollout says of no row which prompt it answers")
-        n_tokens = rollout.n_tokens.tolist()
-        rows = zip(
-            rollout.group.tolist(),
-            rollout.smiles,
-            rollout.truncated.tolist(),
-            n_tokens,
-            strict=True,
-        )
+        columns = (rollout.group, rollout.truncated, rollout.n_tokens)
+        rows = zip(rollout.smiles, *(values.tolist() for values in columns), strict=True)
         return [
-            Written(
+            Completion(
                 group,
                 self._prompts[group].text,
                 text.encode(errors="backslashreplace").decode(),
                 reason_of_cut(n) if truncated else None,
             )
-            for group, text, truncated, n in rows
+            for text, group, truncated, n in rows
         ]
 
 

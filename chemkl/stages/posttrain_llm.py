@@ -10,14 +10,13 @@ from chemkl.config import InputError, complaints
 from chemkl.config.llm import LlmPosttrainConfig, TextRewardConfig
 from chemkl.config.loading import Draft
 from chemkl.config.posttrain import objective_of
-from chemkl.llm.answers import TextReward
 from chemkl.llm.extra import PACKAGES, check_installed
 from chemkl.llm.ledger import AnswerTracker, TextLedger, describe_cut_off
 from chemkl.llm.models import ADAPTER, MODEL, build_policy, read_prompts, save
 from chemkl.llm.policy import HfPolicy
 from chemkl.llm.prompts import Prompt, keep_prompts, kept_prompts
 from chemkl.llm.reference import Reference
-from chemkl.llm.rewards import ASKED, build_reward
+from chemkl.llm.rewards import ASKED, TextReward, build_reward
 from chemkl.llm.sources import is_here
 from chemkl.results.manifest import Manifest
 from chemkl.results.provenance import installed_versions
@@ -36,7 +35,7 @@ from chemkl.stages.posttrain_run import (
 )
 from chemkl.stages.registry import STAGES
 from chemkl.stages.terminal import say
-from chemkl.training.collapse import CollapseAlarm, build_text_alarm
+from chemkl.training.collapse import CollapseAlarm, build_alarm
 from chemkl.training.diversity_filter import build_filter
 from chemkl.training.posttrain import Posttrain
 from chemkl.training.precision import check_precision, precision_problems
@@ -86,7 +85,7 @@ def run(config: LlmPosttrainConfig, out_dir: Path) -> Path:
         ) as manifest,
     ):
         policy.prompts = _as_begun(out_dir, manifest, policy.prompts)
-        alarm = build_text_alarm(config, lambda line: say(f"{out_dir}: {line}"))
+        alarm = build_alarm(config, lambda line: say(f"{out_dir}: {line}"))
         module, reference = _module(config, out_dir, manifest, policy, reward, alarm)
         say(f"{out_dir}: {precision}")
         callbacks = _callbacks(config, out_dir, module, policy, reference)

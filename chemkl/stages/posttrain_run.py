@@ -17,7 +17,7 @@ from chemkl.results.seal import check_seal
 from chemkl.results.trace import TraceWriter, list_parts, read_orphans, read_part, read_trace
 from chemkl.stages.aside import free_name
 from chemkl.stages.terminal import say
-from chemkl.training.collapse import ENDED_BY, CollapseAlarm, WatchedTrace
+from chemkl.training.collapse import ENDED_BY, CollapseAlarm
 from chemkl.training.posttrain import Posttrain, StepLoader
 from chemkl.training.precision import settle
 from chemkl.training.trainer import Checkpoint, build_trainer, fit, last_checkpoint, quiet, reopen
@@ -68,7 +68,7 @@ def trace_of(
     *,
     text: bool = False,
 ) -> TraceWriter:
-    """Open the trace of a run; an alarm is shown its rows.
+    """Open the trace of a run.
 
     Args:
         out: folder of the run.
@@ -83,11 +83,9 @@ def trace_of(
     if alarm is not None:
         manifest.beside = {"collapse": alarm.settings}
         manifest.save()
-    own = (out, component_names, manifest.run_id, manifest.config_hash)
     earlier = [each["config_hash"] for each in manifest.extended]
-    if alarm is None:
-        return TraceWriter(*own, earlier=earlier, text=text)
-    return WatchedTrace(*own, alarm.watch.add, earlier=earlier, text=text)
+    ids = (manifest.run_id, manifest.config_hash)
+    return TraceWriter(out, component_names, *ids, earlier=earlier, text=text)
 
 
 def check_spent(config: AnyConfig, out: Path) -> None:

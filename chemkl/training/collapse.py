@@ -1,8 +1,7 @@
 """The collapse alarm of a run: says when the policy repeats itself, or ends the run there."""
 
 import math
-from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -10,8 +9,8 @@ from lightning import Callback, LightningModule, Trainer
 
 from chemkl.config.llm import LlmPosttrainConfig
 from chemkl.config.posttrain import PosttrainConfig
-from chemkl.results import TraceWriter
 from chemkl.results.collapse import IN_TEXT, CollapseEvent, Spread, Watch
+from chemkl.training.posttrain import Posttrain
 
 ENDED_BY = "collapse"
 """What the manifest calls the end of a run that the alarm ended."""
@@ -30,7 +29,7 @@ class CollapseAlarm(Callback):
 
     def __init__(self, watch: Watch, advice: Sequence[str], say: Callable[[str], object]) -> None:
         self.watch = watch
-        self._alarm, self._config, self._outcome = watch.alarm, watch.config, watch.outcome
+        self._alarm, self._config = watch.alarm, watch.config
         self._advice = advice
         self._say = say
         self._said = 0
@@ -70,26 +69,28 @@ class CollapseAlarm(Callback):
         self._said = len(self.watch.events)
 
     def on_train_batch_end(
-        self, trainer: Trainer, _module: LightningModule, _outputs: Any, _batch: Any, _i: int
+        self, trainer: Trainer, module: LightningModule, _outputs: Any, _batch: Any, _i: int
     ) -> None:
-        """Tell what the step brought, log the window, and end the run where that is asked."""
-        for turn in self.watch.events[self._said :]:
-            self._say(self.describe(turn))
+        """Take in the rows of the step, tell what they brought, log the window, maybe end."""
+        assert isinstance(module, Posttrain)  # no other training has rows
+        self.watch.add(module.recorded)
+        for event in self.watch.events[self._said :]:
+            self._say(self.describe(event))
         self._said = len(self.watch.events)
         if self.ends_the_run:
             trainer.should_stop = True
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # its connector sets it
         if self._alarm.window.is_full and every and not (self.watch.step + 1) % every:
             values = self._values(self._alarm.window.spread())
-            named = {f"collapse/{k}": math.nan if v is None else v for k, v in values.items()}
+            metrics = {f"collapse/{k}": math.nan if v is None else v for k, v in values.items()}
             for logger in trainer.loggers:
-                logger.log_metrics(named, step=self.watch.step)
+                logger.log_metrics(metrics, step=self.watch.step)
 
-    def describe(self, turn: CollapseEvent) -> str:
+    def describe(self, event: CollapseEvent) -> str:
         """Say in words what happened, and what may be done about it."""
-        at, now = f"step {turn.step:,}, call {turn.call:,}", turn.spread
-        over = f"over the last {now.n:,} valid samples ({now.named:,} with {self._outcome})"
-        if not turn.raised:
+        at, now = f"step {event.step:,}, call {event.call:,}", event.spread
+        over = f"over the last {now.n:,} valid samples ({now.named:,} with {self.watch.outcome})"
+        if not event.raised:
             return f"{at}: the collapse is over: {self._in_words(now)}, {over}"
         first = self._alarm.at_first
         if first is None or first == now:
@@ -100,8 +101,8 @@ class CollapseAlarm(Callback):
         else:
             before = f"The first full window had {self._in_words(first)}."
         lines = [
-            f"{at}: the policy has collapsed: {self._in_words(now, turn.reached)}, {over}; most "
-            f"frequent: {turn.most_frequent or 'none'}. {before}",
+            f"{at}: the policy has collapsed: {self._in_words(now, event.reached)}, {over}; most "
+            f"frequent: {event.most_frequent or 'none'}. {before}",
             f"What may help: {'; '.join(self._advice)}." if self._advice else "",
             "The run ends here, as callbacks.collapse asks." if self.ends_the_run else "",
         ]
@@ -112,7 +113,7 @@ class CollapseAlarm(Callback):
         return {
             "top_share": spread.top_share,
             "duplicate_rate": spread.duplicate_rate,
-            f"effective_{self._outcome}s": spread.effective_outcomes,
+            f"effective_{self.watch.outcome}s": spread.effective_outcomes,
         }
 
     def _in_words(self, spread: Spread, reached: Sequence[str] = ()) -> str:
@@ -126,66 +127,29 @@ class CollapseAlarm(Callback):
         return ", ".join(words)
 
 
-class WatchedTrace(TraceWriter):
-    """A trace that shows the rows of each step to somebody else as well.
-
-    Args:
-        run_dir: see `TraceWriter`, as for the next three.
-        component_names: names of the reward's components.
-        run_id: identity of the run.
-        config_hash: hash of the resolved config.
-        earlier: see `TraceWriter`.
-        watch: is given the rows that were added.
-        text: see `TraceWriter`.
-    """
-
-    def __init__(
-        self,
-        run_dir: str | Path,
-        component_names: Sequence[str],
-        run_id: str,
-        config_hash: str,
-        watch: Callable[[pd.DataFrame], object],
-        *,
-        earlier: Collection[str] = (),
-        text: bool = False,
-    ) -> None:
-        own = (run_dir, component_names, run_id, config_hash)
-        super().__init__(*own, earlier=earlier, text=text)
-        self._watch = watch
-
-    def append(self, frame: pd.DataFrame) -> None:
-        """Add rows, and show them."""
-        super().append(frame)
-        self._watch(frame)
-
-
-def build_alarm(config: PosttrainConfig, say: Callable[[str], object]) -> CollapseAlarm | None:
-    """Build the alarm of a run of molecules; None where nothing is watched."""
-    watched = config.callbacks.collapse
-    return None if watched is None else CollapseAlarm(Watch(watched), advice(config), say)
-
-
-def build_text_alarm(
-    config: LlmPosttrainConfig, say: Callable[[str], object]
+def build_alarm(
+    config: PosttrainConfig | LlmPosttrainConfig, say: Callable[[str], object]
 ) -> CollapseAlarm | None:
-    """Build the alarm of a language model's run; None where nothing is watched."""
-    watched = config.collapse
+    """Build the alarm of a run, of molecules or of texts; None where nothing is watched."""
+    callbacks = config if isinstance(config, LlmPosttrainConfig) else config.callbacks
+    watched = callbacks.collapse
     if watched is None:
         return None
-    of_molecules = config.reward.kind == "smiles"
-    watch = Watch(watched) if of_molecules else Watch(watched, *IN_TEXT)
+    watch = Watch(watched) if _of_molecules(config) else Watch(watched, *IN_TEXT)
     return CollapseAlarm(watch, advice(config), say)
+
+
+def _of_molecules(config: PosttrainConfig | LlmPosttrainConfig) -> bool:
+    return isinstance(config, PosttrainConfig) or config.reward.kind == "smiles"
 
 
 def advice(config: PosttrainConfig | LlmPosttrainConfig) -> list[str]:
     """What may help a run that collapses, without what it does already."""
-    found = []
-    counts_scaffolds = isinstance(config, PosttrainConfig) or config.reward.kind == "smiles"
+    lines = []
     if config.estimator.kind == "reinvent":
-        found.append("an estimator with a baseline (rloo or log_variance)")
+        lines.append("an estimator with a baseline (rloo or log_variance)")
     if config.target.kind == "gibbs":
-        found.append("target kind mara, which makes all hits equally likely")
-    if counts_scaffolds and config.diversity_filter is None:
-        found.append("diversity_filter: murcko")
-    return [*found, f"a learning_rate below {config.learning_rate:g}"]
+        lines.append("target kind mara, which makes all hits equally likely")
+    if _of_molecules(config) and config.diversity_filter is None:
+        lines.append("diversity_filter: murcko")
+    return [*lines, f"a learning_rate below {config.learning_rate:g}"]

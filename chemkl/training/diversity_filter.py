@@ -1,19 +1,14 @@
 """Diversity filters: what a molecule is still paid when its scaffold has been paid often."""
 
 from collections import Counter
-from typing import Protocol
+from collections.abc import Callable
 
 import pandas as pd
 
 from chemkl.config.posttrain import MurckoFilterConfig
 
-
-class DiversityFilter(Protocol):
-    """Turns rewards into filtered rewards; its state is a function of the rows seen so far."""
-
-    def __call__(self, rows: pd.DataFrame) -> pd.Series:
-        """Return the filtered reward of each row and remember the rows."""
-        ...
+DiversityFilter = Callable[[pd.DataFrame], pd.Series]
+"""Turns rows into their filtered rewards; its state is a function of the rows seen so far."""
 
 
 class NoFilter:

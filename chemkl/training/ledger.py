@@ -20,11 +20,10 @@ from chemkl.rewards.scoring import Term, values_of
 from chemkl.training.diversity_filter import DiversityFilter
 
 
-class Accounts(ABC):
+class BaseLedger(ABC):
     """Turns a rollout into rows: scored, counted and filtered.
 
-    A kind of ledger says how a rollout is scored and what makes two rows the same thing, which is
-    paid once; counting and the budget follow.
+    A kind of ledger says how a rollout is scored and by what identity a row is paid once.
 
     Args:
         diversity_filter: withdraws rewards of what has been paid too often.
@@ -34,13 +33,13 @@ class Accounts(ABC):
     def __init__(self, diversity_filter: DiversityFilter, budget: float = math.inf) -> None:
         self._filter = diversity_filter
         self._budget = budget
-        self._seen: set[Hashable] = set()
+        self._paid: set[Hashable] = set()
         self.n_samples = 0
 
     @property
     def n_calls(self) -> int:
-        """Oracle calls spent: distinct valid things scored."""
-        return len(self._seen)
+        """Oracle calls spent: distinct valid rows scored."""
+        return len(self._paid)
 
     @property
     def spent(self) -> bool:
@@ -53,9 +52,9 @@ class Accounts(ABC):
         if left >= len(rollout):
             return rollout
         new: set[Hashable] = set()
-        for n, thing in enumerate(self.foreseen(rollout)):
-            if thing is not None and thing not in self._seen:
-                new.add(thing)
+        for n, identity in enumerate(self.identify(rollout)):
+            if identity is not None and identity not in self._paid:
+                new.add(identity)
             if len(new) > left:
                 return rollout.head(n)
         return rollout
@@ -74,16 +73,16 @@ class Accounts(ABC):
         """Continue from the rows of an interrupted run."""
         self.remember(trace)
         self._filter(trace)
-        self._seen = {thing for thing in self.things(trace) if thing is not None}
+        self._paid = {identity for identity in self.identities(trace) if identity is not None}
         self.n_samples = len(trace)
 
     @abstractmethod
-    def foreseen(self, rollout: Rollout) -> Sequence[Hashable | None]:
-        """Say before scoring what each row will be, as `things` does after it."""
+    def identify(self, rollout: Rollout) -> Sequence[Hashable | None]:
+        """The identities of rows before they are scored, as `identities` gives them after it."""
 
     @abstractmethod
-    def things(self, rows: pd.DataFrame) -> Sequence[Hashable | None]:
-        """Say what each row is that costs a call when it is scored first; None: nothing valid."""
+    def identities(self, rows: pd.DataFrame) -> Sequence[Hashable | None]:
+        """By what each row costs one call in the run; None: it is not valid and costs none."""
 
     @abstractmethod
     def score(self, rollout: Rollout) -> pd.DataFrame:
@@ -100,13 +99,13 @@ class Accounts(ABC):
             rows: of the trace.
             hit: which of them the target counts as hits.
         """
-        things = [thing for thing in self.things(rows) if thing is not None]
+        valid = [identity for identity in self.identities(rows) if identity is not None]
         hits = describe_hits(rows[hit])
         return {
             **{f"hits/{name}": value for name, value in hits.items()},
             "valid_rate": float(rows["valid"].mean()),
             "truncated_rate": float(np.mean([is_cut_off(reason) for reason in rows["reason"]])),
-            "unique_rate": len(set(things)) / len(things) if things else math.nan,
+            "unique_rate": len(set(valid)) / len(valid) if valid else math.nan,
             "new_rate": float(rows["call"].notna().mean()),
             "reward": float(rows["reward"].mean()),
             "reward_filtered": float(rows["reward_filtered"].mean()),
@@ -116,18 +115,18 @@ class Accounts(ABC):
         """Add the columns call and repeat, row by row."""
         calls: list[Any] = []
         repeats: list[bool] = []
-        for thing in self.things(rows):
-            known = thing is None or thing in self._seen
-            repeats.append(known and thing is not None)
-            if not known:
-                self._seen.add(thing)
-            calls.append(pd.NA if known else self.n_calls)
+        for identity in self.identities(rows):
+            is_new = identity is not None and identity not in self._paid
+            if is_new:
+                self._paid.add(identity)
+            calls.append(self.n_calls if is_new else pd.NA)
+            repeats.append(identity is not None and not is_new)
         rows["call"] = pd.array(calls, dtype="Int64")
         rows["repeat"] = repeats
         self.n_samples += len(rows)
 
 
-class Ledger(Accounts):
+class Ledger(BaseLedger):
     """The ledger of molecules; a canonical SMILES is paid once.
 
     Args:
@@ -142,8 +141,8 @@ class Ledger(Accounts):
         super().__init__(diversity_filter, budget)
         self._reward = reward
 
-    def foreseen(self, rollout: Rollout) -> Sequence[str | None]:
-        """Canonicalise the rows, none of them scored; a truncated one is invalid."""
+    def identify(self, rollout: Rollout) -> Sequence[str | None]:
+        """Canonicalise the rows; a truncated one is invalid."""
         most = self._reward.config.max_atoms
         pairs = zip(rollout.smiles, rollout.truncated.tolist(), strict=True)
         return [
@@ -151,9 +150,9 @@ class Ledger(Accounts):
             for smiles, truncated in pairs
         ]
 
-    def things(self, rows: pd.DataFrame) -> Sequence[str | None]:
+    def identities(self, rows: pd.DataFrame) -> Sequence[str | None]:
         """The canonical SMILES of each row; None: invalid."""
-        return [each if isinstance(each, str) else None for each in rows["canonical_smiles"]]
+        return [s if isinstance(s, str) else None for s in rows["canonical_smiles"]]
 
     def score(self, rollout: Rollout) -> pd.DataFrame:
         """Score a rollout; a truncated row is invalid, whatever its text."""
@@ -178,9 +177,6 @@ class Ledger(Accounts):
         return {**super().describe(rows, hit), "canonical_rate": spelled}
 
 
-_SA_SCORE = "sa_score"
-
-
 def describe_hits(hits: pd.DataFrame) -> dict[str, float]:
     """Return the mean length, size and synthetic accessibility of hits; NaN without hits.
 
@@ -192,7 +188,7 @@ def describe_hits(hits: pd.DataFrame) -> dict[str, float]:
         n_tokens (tokens), heavy_atoms (atoms), sa_score (1 easy to 10 hard), over distinct
         molecules for the last two; one that RDKit cannot read or score is left out.
     """
-    sa_score = Term(_SA_SCORE, 1.0, find_component(_SA_SCORE).build({}), float)
+    sa_score = Term("sa_score", 1.0, find_component("sa_score").build({}), float)
     molecules = hits["canonical_smiles"].dropna().unique()
     mols = [mol for smiles in molecules if (mol := parse(smiles)) is not None]
     return {

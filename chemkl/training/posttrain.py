@@ -1,8 +1,11 @@
-"""KL-regularised post-training of a policy as a Lightning module: sample, score, target, update."""
+"""KL-regularised post-training: the loop of one step is `Posttrain.training_step`.
+
+Legend: B rows of a batch, C rows that it carries over from the batch before.
+"""
 
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import lightning
@@ -15,7 +18,7 @@ from chemkl.config import InputError
 from chemkl.losses import LossInputs, LossOutput, Objective, TargetOutput
 from chemkl.policies.base import Rollout, SequenceModel, joined, stream
 from chemkl.results.trace import TraceWriter
-from chemkl.training.ledger import Accounts
+from chemkl.training.ledger import BaseLedger
 
 METRICS = {
     "calls": "oracle calls spent so far",
@@ -30,36 +33,6 @@ METRICS = {
     "reward_filtered": "the same after the diversity filter",
 }
 """What is logged beside the objective's own metrics (``objective/``) and those of ``hits/``."""
-
-
-class StepLoader:
-    """Yields step numbers; the batch itself is sampled by the policy inside the step.
-
-    It has a length, so Lightning fetches nothing ahead, and it knows where it stands, so that a
-    resumed run goes on exactly there.
-    """
-
-    def __init__(self, n_steps: int) -> None:
-        self._n_steps = n_steps
-        self._next = 0
-
-    def __len__(self) -> int:
-        """Return the number of steps of the whole run."""
-        return self._n_steps
-
-    def __iter__(self) -> Iterator[int]:
-        """Yield the steps that have not been made."""
-        while self._next < self._n_steps:
-            self._next += 1
-            yield self._next - 1
-
-    def state_dict(self) -> dict[str, int]:
-        """Return the position; Lightning saves it in every checkpoint."""
-        return {"next": self._next}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue from a saved position."""
-        self._next = state["next"]
 
 
 class Posttrain(lightning.LightningModule):
@@ -81,7 +54,7 @@ class Posttrain(lightning.LightningModule):
         self,
         policy: SequenceModel,
         reference: SequenceModel,
-        ledger: Accounts,
+        ledger: BaseLedger,
         objective: Objective,
         trace: TraceWriter,
         *,
@@ -96,6 +69,8 @@ class Posttrain(lightning.LightningModule):
         self.objective = objective
         self.trace = trace
         self.next_step = 0
+        self.recorded = pd.DataFrame()
+        """The rows of the latest step, as the trace has them."""
         self._outside = (reference,)  # in a tuple it is no submodule: not saved, not trained
         self._builder = InputBuilder(self.policy, reference, objective, seed)
         self._batch_size = batch_size
@@ -103,6 +78,32 @@ class Posttrain(lightning.LightningModule):
         self._learning_rate = learning_rate
         self._seed = seed
         self._warned = False
+
+    def training_step(self, step: int, _batch_index: int) -> Tensor | None:
+        """Make one step; a batch that the end of the run cuts short is recorded alone."""
+        # 1. sample from the policy, as far as the budget reaches
+        rollout = self.ledger.affordable(self._sample(step))
+        learns = len(rollout) == self._batch_size
+        # 2. score: a row a sequence, its call counted, its reward filtered for diversity
+        rows = self.ledger.enter(step, rollout)
+        with nullcontext() if learns else self._undone():
+            # 3. ask the policy and the prior for log p
+            inputs = self._builder.build(rollout, rows, step, self.global_rank, learns=learns)
+            # 4. the target at these rows, and the estimator's loss
+            output = self.objective(inputs) if learns else None
+            target = output.target if output else self._target(inputs)
+        # 5. record every row
+        self.recorded = _recorded(rows, inputs, target)
+        self.trace.append(self.recorded)
+        self.next_step = step + 1
+        if self.is_finished:
+            self.trainer.should_stop = True
+        if output is None:
+            return None
+        self._log(step, rows, inputs, output)
+        self._builder.carry(output.carry, rollout, inputs)
+        # 6. update: Lightning takes the gradient of the loss, and Adam steps
+        return output.loss
 
     @property
     def reference(self) -> SequenceModel:
@@ -114,12 +115,7 @@ class Posttrain(lightning.LightningModule):
         """Whether the budget of calls or that of samples is used up."""
         return self.ledger.spent or self.ledger.n_samples >= self._most_samples
 
-    def training_step(self, step: int, _batch_index: int) -> Tensor | None:
-        """Make one step; a batch that the end of the run cuts short is recorded, not learnt from.
-
-        1. sample from the policy, 2. score, count and filter, 3. ask both models for log p,
-        4. target and loss, 5. record.
-        """
+    def _sample(self, step: int) -> Rollout:
         n = min(self._batch_size, self._most_samples - self.ledger.n_samples)
         drawn = self.policy.sample(n, stream(self._seed, step, self.global_rank))
         # before torch 2.10 autocast keeps the weights cast under no_grad, and no gradient flows
@@ -130,26 +126,18 @@ class Posttrain(lightning.LightningModule):
                 f"Lower learning_rate (now {self._learning_rate:g}), or add "
                 "trainer: {gradient_clip_val: 1.0}, and begin anew with --fresh."
             )
-        rollout = self.ledger.affordable(drawn)
-        rows = self.ledger.enter(step, rollout)
-        learns = len(rollout) == self._batch_size
-        before = None if learns else (self.objective.state_dict(), self.reference.memory())
-        inputs = self._builder.build(rollout, rows, step, self.global_rank, learns=learns)
-        output = self.objective(inputs) if learns else None
-        target = output.target if output else self._target(inputs)
-        self.trace.append(_finished(rows, inputs, target))
-        self.next_step = step + 1
-        if self.is_finished:
-            self.trainer.should_stop = True
-        if before is not None:  # a longer run makes this step again, whole
-            self.objective.load_state_dict(before[0])
-            self.reference.restore_memory(before[1])
-        if output is None:
-            return None
-        self._check_scale(inputs, output)
-        self._log(step, rows, output)
-        self._builder.carry(output.carry, rollout, inputs)
-        return output.loss
+        return drawn
+
+    def _target(self, inputs: LossInputs) -> TargetOutput:
+        return self.objective.target(inputs.logp_ref, inputs.reward, inputs.group)
+
+    @contextmanager
+    def _undone(self) -> Iterator[None]:
+        """Forget what objective and reference learn of a batch: a longer run samples it whole."""
+        objective, reference = self.objective.state_dict(), self.reference.memory()
+        yield
+        self.objective.load_state_dict(objective)
+        self.reference.restore_memory(reference)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam at a constant rate, as in REINVENT.
@@ -158,8 +146,7 @@ class Posttrain(lightning.LightningModule):
         group at once only when all of it is on a GPU.
         """
         trained = [weight for weight in self.policy.parameters() if weight.requires_grad]
-        learned = (trained, list(self.objective.parameters()))
-        groups = [{"params": parameters} for parameters in learned if parameters]
+        groups = [{"params": some} for some in (trained, list(self.objective.parameters())) if some]
         return torch.optim.Adam(groups, lr=self._learning_rate)
 
     def configure_gradient_clipping(
@@ -200,12 +187,12 @@ class Posttrain(lightning.LightningModule):
         self._builder.load_state_dict(checkpoint["carried"])
         self.reference.restore_memory(checkpoint.get("reference", {}))
 
-    def _target(self, inputs: LossInputs) -> TargetOutput:
-        """The target at the rows of a batch that is not learnt from."""
-        return self.objective.target(inputs.logp_ref, inputs.reward, inputs.group)
+    def _log(self, step: int, rows: pd.DataFrame, inputs: LossInputs, output: LossOutput) -> None:
+        """Warn of a bonus out of scale; give the metrics of every so many steps to the loggers.
 
-    def _check_scale(self, inputs: LossInputs, output: LossOutput) -> None:
-        """Warn once where what MARA adds to the hits varies more than any reward is worth."""
+        The trace has them for all steps, and Lightning's own way through ``self.log`` costs more
+        than the update of a small policy.
+        """
         spread, most = float(output.metrics["mara_bonus_std"]), float(inputs.reward.abs().max())
         if spread > most and not self._warned:
             self._warned = True
@@ -217,21 +204,152 @@ class Posttrain(lightning.LightningModule):
                 "the target.",
                 stacklevel=2,
             )
-
-    def _log(self, step: int, rows: pd.DataFrame, output: LossOutput) -> None:
-        """Give the metrics of every so many steps straight to the loggers.
-
-        The trace has them for all steps, and Lightning's own way through ``self.log`` costs more
-        than the update of a small policy.
-        """
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # its connector sets it
         if not every or (step + 1) % every:
             return
-        named = {f"objective/{name}": float(value) for name, value in output.metrics.items()}
-        named |= {"calls": float(self.ledger.n_calls), "samples": float(self.ledger.n_samples)}
-        named |= self.ledger.describe(rows, output.target.hit[: len(rows)].numpy())
+        metrics = {f"objective/{name}": float(value) for name, value in output.metrics.items()}
+        metrics |= {"calls": float(self.ledger.n_calls), "samples": float(self.ledger.n_samples)}
+        metrics |= self.ledger.describe(rows, output.target.hit[: len(rows)].numpy())
         for logger in self.loggers:
-            logger.log_metrics(named, step=step)
+            logger.log_metrics(metrics, step=step)
+
+
+class InputBuilder:
+    """Builds the inputs of an objective, and keeps the rows that it carries from batch to batch.
+
+    Args:
+        policy: the network to train.
+        reference: the frozen prior.
+        objective: what it needs beyond the usual is made only if it asks.
+        seed: of the fresh samples of the prior.
+    """
+
+    def __init__(
+        self, policy: SequenceModel, reference: SequenceModel, objective: Objective, seed: int
+    ) -> None:
+        self._policy = policy
+        self._reference = reference
+        self._objective = objective
+        self._seed = seed
+        self._carried: dict[str, Tensor] = {}
+        """token_CT, reward_C (float64) and group_C of rows that the next batch has again (msc)."""
+
+    def build(
+        self, rollout: Rollout, rows: pd.DataFrame, step: int, rank: int, *, learns: bool = True
+    ) -> LossInputs:
+        """Return the inputs of a batch, rows carried from the batch before at its end.
+
+        Everything is on the CPU: a few numbers a row, rewards in float64.
+
+        Args:
+            rollout: the batch.
+            rows: its rewards.
+            step: of the training.
+            rank: of the process.
+            learns: whether there is an update; without one no fresh samples of the prior are drawn.
+        """
+        tokens = self._with_carried(rollout)
+        reward_B = torch.tensor(rows["reward_filtered"].to_numpy(), dtype=torch.float64)
+        group_B = None if rollout.group is None else rollout.group.cpu()
+        duplicate_B = torch.tensor(_sequences(rollout).duplicated().to_numpy())
+        retained_B = None
+        if self._carried:
+            reward_B = torch.cat([reward_B, self._carried["reward"]])
+            if group_B is not None:
+                group_B = torch.cat([group_B, self._carried["group"]])
+            retained_B = torch.arange(len(reward_B)) >= len(rows)
+            duplicate_B = torch.cat([duplicate_B, torch.zeros(len(reward_B) - len(rows)).bool()])
+        with torch.no_grad():
+            logp_ref_B = self._reference.logp_tokens(tokens).cpu()
+        return LossInputs(
+            logp_policy=self._policy.logp_tokens(tokens).cpu(),
+            logp_ref=logp_ref_B,
+            reward=reward_B,
+            group=group_B,
+            duplicate=duplicate_B,
+            retained=retained_B,
+            logp_policy_of_prior=self._of_prior(len(rows), step, rank) if learns else None,
+            **self._for_shaper(rows),
+        )
+
+    def carry(self, carry_B: Tensor | None, rollout: Rollout, inputs: LossInputs) -> None:
+        """Keep the rows that the objective wants to have again; None: none."""
+        if carry_B is None:
+            return
+        tokens = self._with_carried(rollout)
+        columns = {"tokens": tokens, "reward": inputs.reward, "group": inputs.group}
+        self._carried = {
+            name: values[carry_B.to(values.device)]
+            for name, values in columns.items()
+            if values is not None
+        }
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the carried rows, on the CPU."""
+        return {name: values.cpu() for name, values in self._carried.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue with the carried rows of a checkpoint."""
+        self._carried = dict(state)
+
+    def _with_carried(self, rollout: Rollout) -> Tensor:
+        if not self._carried:
+            return rollout.tokens
+        return joined(
+            rollout.tokens, self._carried["tokens"].to(rollout.tokens.device), rollout.end_id
+        )
+
+    def _of_prior(self, n: int, step: int, rank: int) -> Tensor | None:
+        """Log-probabilities, with graph, of as many fresh samples of the prior, if wanted."""
+        if not self._objective.needs_prior_samples:
+            return None
+        drawn = self._reference.sample(n, stream(self._seed, step, rank, "prior"))
+        torch.clear_autocast_cache()  # sampling is without grad: see Posttrain._sample
+        return self._policy.logp_tokens(drawn.tokens).cpu()
+
+    def _for_shaper(self, rows: pd.DataFrame) -> dict[str, Tensor]:
+        """The similarity and the scaffold (or answer) numbers of the rows, if a shaper asks."""
+        shaper = self._objective.shaper
+        wanted = {}
+        if shaper is not None and shaper.needs_kernel:
+            smiles = [s if isinstance(s, str) else None for s in rows["canonical_smiles"]]
+            wanted["kernel"] = torch.from_numpy(tanimoto_kernel(smiles))
+        if shaper is not None and shaper.needs_outcome:
+            outcome = rows["scaffold"]
+            if "answer" in rows and outcome.isna().all():  # a text without molecules
+                outcome = rows["answer"]
+            wanted["outcome"] = torch.tensor(pd.factorize(outcome)[0], dtype=torch.int64)
+        return wanted
+
+
+class StepLoader:
+    """Yields step numbers; the batch itself is sampled by the policy inside the step.
+
+    It has a length, so Lightning fetches nothing ahead, and it knows where it stands, so that a
+    resumed run goes on exactly there.
+    """
+
+    def __init__(self, n_steps: int) -> None:
+        self._n_steps = n_steps
+        self._next = 0
+
+    def __len__(self) -> int:
+        """Return the number of steps of the whole run."""
+        return self._n_steps
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield the steps that have not been made."""
+        while self._next < self._n_steps:
+            self._next += 1
+            yield self._next - 1
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the position; Lightning saves it in every checkpoint."""
+        return {"next": self._next}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue from a saved position."""
+        self._next = state["next"]
 
 
 def put_beside_parameters(optimizer: torch.optim.Optimizer) -> None:
@@ -256,7 +374,7 @@ def _without_dropout(policy: SequenceModel) -> SequenceModel:
     return policy
 
 
-def _finished(rows: pd.DataFrame, inputs: LossInputs, target: TargetOutput) -> pd.DataFrame:
+def _recorded(rows: pd.DataFrame, inputs: LossInputs, target: TargetOutput) -> pd.DataFrame:
     """Return the rows with every column of the trace; carried rows are in it already."""
     n = len(rows)
     return rows.assign(
@@ -269,129 +387,6 @@ def _finished(rows: pd.DataFrame, inputs: LossInputs, target: TargetOutput) -> p
     )
 
 
-@dataclass(frozen=True)
-class Carried:
-    """Sequences that the next batch has again, with the rewards that they had (msc).
-
-    Attributes:
-        tokens: token_CT.
-        reward: reward_C, float64.
-        group: group_C; None: the rows of a batch are one group.
-    """
-
-    tokens: Tensor
-    reward: Tensor
-    group: Tensor | None = None
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return what there is, on the CPU."""
-        group = {} if self.group is None else {"group": self.group}
-        return {"tokens": self.tokens.cpu(), "reward": self.reward, **group}
-
-
-class InputBuilder:
-    """Builds the inputs of an objective, and keeps the rows that it carries from batch to batch.
-
-    Args:
-        policy: the network to train.
-        reference: the frozen prior.
-        objective: what it needs beyond the usual is made only if it asks.
-        seed: of the fresh samples of the prior.
-    """
-
-    def __init__(
-        self, policy: SequenceModel, reference: SequenceModel, objective: Objective, seed: int
-    ) -> None:
-        self._policy = policy
-        self._reference = reference
-        self._objective = objective
-        self._seed = seed
-        self._carried: Carried | None = None
-
-    def build(
-        self, rollout: Rollout, rows: pd.DataFrame, step: int, rank: int, *, learns: bool = True
-    ) -> LossInputs:
-        """Return the inputs of a batch, rows carried from the batch before at its end.
-
-        Everything is on the CPU: a few numbers a row, rewards in float64.
-
-        Args:
-            rollout: the batch.
-            rows: its rewards.
-            step: of the training.
-            rank: of the process.
-            learns: whether there is an update; without one no fresh samples of the prior are drawn.
-        """
-        tokens, reward_B = rollout.tokens, _rewards(rows)
-        group_B = None if rollout.group is None else rollout.group.cpu()
-        duplicate_B = torch.tensor(_sequences(rollout).duplicated().to_numpy())
-        retained_B = None
-        if self._carried is not None:
-            carried = self._carried
-            tokens = joined(tokens, carried.tokens.to(tokens.device), rollout.end_id)
-            if group_B is not None and carried.group is not None:
-                group_B = torch.cat([group_B, carried.group])
-            reward_B = torch.cat([reward_B, carried.reward])
-            retained_B = torch.arange(len(reward_B)) >= len(rows)
-            duplicate_B = torch.cat([duplicate_B, torch.zeros(len(carried.reward)).bool()])
-        with torch.no_grad():
-            logp_ref_B = self._reference.logp_tokens(tokens).cpu()
-        return LossInputs(
-            logp_policy=self._policy.logp_tokens(tokens).cpu(),
-            logp_ref=logp_ref_B,
-            reward=reward_B,
-            group=group_B,
-            duplicate=duplicate_B,
-            retained=retained_B,
-            logp_policy_of_prior=self._of_prior(len(rows), step, rank) if learns else None,
-            **self._for_shaper(rows),
-        )
-
-    def carry(self, carry_B: Tensor | None, rollout: Rollout, inputs: LossInputs) -> None:
-        """Keep the rows that the objective wants to have again; None: none."""
-        if carry_B is None:
-            return
-        tokens = rollout.tokens
-        if self._carried is not None:
-            tokens = joined(tokens, self._carried.tokens.to(tokens.device), rollout.end_id)
-        group_B = inputs.group
-        self._carried = Carried(
-            tokens[carry_B.to(tokens.device)],
-            inputs.reward[carry_B],
-            None if group_B is None else group_B[carry_B],
-        )
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the carried rows, for a checkpoint."""
-        return {} if self._carried is None else self._carried.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue with the carried rows of a checkpoint."""
-        self._carried = Carried(**state) if state else None
-
-    def _of_prior(self, n: int, step: int, rank: int) -> Tensor | None:
-        """Log-probabilities, with graph, of as many fresh samples of the prior, if wanted."""
-        if not self._objective.needs_prior_samples:
-            return None
-        drawn = self._reference.sample(n, stream(self._seed, step, rank, "prior"))
-        torch.clear_autocast_cache()  # sampling is without grad: see Posttrain.training_step
-        return self._policy.logp_tokens(drawn.tokens).cpu()
-
-    def _for_shaper(self, rows: pd.DataFrame) -> dict[str, Tensor]:
-        """The similarity and the scaffold (or answer) numbers of the rows, if a shaper asks."""
-        shaper = self._objective.shaper
-        found = {}
-        if shaper is not None and shaper.needs_kernel:
-            smiles = [s if isinstance(s, str) else None for s in rows["canonical_smiles"]]
-            found["kernel"] = torch.from_numpy(tanimoto_kernel(smiles))
-        if shaper is not None and shaper.needs_outcome:
-            named = rows["scaffold"]
-            if "answer" in rows and named.isna().all():  # a text without molecules
-                named = rows["answer"]
-            found["outcome"] = torch.tensor(pd.factorize(named)[0], dtype=torch.int64)
-        return found
-
-
 def _sequences(rollout: Rollout) -> pd.Series:
     """What two rows have in common that are the same sequence: prompt and ids, not the text.
 
@@ -400,7 +395,3 @@ def _sequences(rollout: Rollout) -> pd.Series:
     groups = [0] * len(rollout) if rollout.group is None else rollout.group.tolist()
     ids = map(tuple, rollout.tokens[:, 1:].tolist())
     return pd.Series(list(zip(groups, ids, strict=True)), dtype=object)
-
-
-def _rewards(rows: pd.DataFrame) -> Tensor:
-    return torch.tensor(rows["reward_filtered"].to_numpy(), dtype=torch.float64)

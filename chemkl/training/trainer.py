@@ -1,6 +1,7 @@
-"""Lightning's trainer as every training stage uses it, and checkpoints that survive a kill."""
+"""Lightning's trainer as every training stage uses it: devices, checkpoints, signals, progress."""
 
 import inspect
+import json
 import logging
 import os
 import pickle
@@ -9,6 +10,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +26,15 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from chemkl import display
 from chemkl.chem.molecules import one_line
 from chemkl.config import InputError, did_you_mean
 from chemkl.policies.checkpoint import check_weights
 from chemkl.results.atomic import atomic_file, draft_of
 from chemkl.results.seal import check_seal
 from chemkl.signals import StoppedBySignal, deferred, pending
-from chemkl.training.ledger import Accounts
+from chemkl.training.ledger import BaseLedger
 
 CHECKPOINTS = "checkpoints"
 LAST = "last.ckpt"
@@ -52,14 +53,7 @@ _ON_PURPOSE = (
     ".*`srun` command is available.*",  # a job need not start its processes by it
 )
 
-_UNREADABLE = (
-    pickle.UnpicklingError,
-    RuntimeError,
-    EOFError,
-    OSError,
-    TypeError,
-    ValueError,
-)
+_UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, TypeError, ValueError)
 """What torch raises for a damaged checkpoint."""
 
 _REFUSED = (
@@ -72,238 +66,11 @@ _REFUSED = (
 )
 """What Lightning raises for settings that it cannot use."""
 
-
-class Checkpoint(Callback):
-    """Writes ``checkpoints/last.ckpt`` every so many steps, in one step of the file system.
-
-    Lightning's own callback writes in place: a kill in the middle would leave half a file.
-
-    A checkpoint is only written right after a step of the optimiser, when no accumulated gradient
-    would be lost, and not behind the last batch of an epoch, where a resumed run would leave out
-    the epoch's validation; it is then written one step later.
-
-    A signal that tells the run to end (see `chemkl.signals`) is heeded here: a checkpoint is
-    written as soon as one can be, behind the epoch's validation if need be, and the fit ends.
-
-    Args:
-        out_dir: folder of the run.
-        every: steps between two checkpoints.
-        before: called first, for example to write the trace up to this step.
-    """
-
-    def __init__(self, out_dir: Path, every: int, before: Callable[[], object] = int) -> None:
-        self._path = out_dir / CHECKPOINTS / LAST
-        self._every = every
-        self._before = before
-        self._seen = self._saved = 0
-        self._loader: dict[str, Any] | None = None
-
-    def on_save_checkpoint(
-        self, trainer: Trainer, _module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Add where the loader stands: Lightning forgets it between two epochs."""
-        loader = trainer.train_dataloader
-        if loader is not None and hasattr(loader, "state_dict"):
-            checkpoint["loader"] = loader.state_dict()
-
-    def on_load_checkpoint(
-        self, _trainer: Trainer, _module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Remember where the loader stood; it is made later."""
-        self._loader = checkpoint.get("loader")
-
-    def on_train_start(self, trainer: Trainer, _module: LightningModule) -> None:
-        """Count from the step at which the run (or its continuation) begins."""
-        self._seen = self._saved = trainer.global_step
-        if self._loader is not None:
-            trainer.train_dataloader.load_state_dict(self._loader)  # type: ignore[union-attr]  # it had one
-            self._loader = None
-
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        _module: LightningModule,
-        _outputs: Any,
-        _batch: Any,
-        _i: int,
-    ) -> None:
-        """Write when it is time."""
-        step = trainer.global_step
-        stepped, self._seen = step != self._seen, step
-        if not stepped or trainer.is_last_batch:
-            return
-        told = told_to_stop(trainer)
-        if told or step // self._every > self._saved // self._every:
-            self.save(trainer)
-        if told:
-            raise told
-
-    def on_train_epoch_end(self, trainer: Trainer, _module: LightningModule) -> None:
-        """Write behind the last batch and the validation, if the run is told to end."""
-        told = told_to_stop(trainer)
-        if told and not trainer.fit_loop.done:
-            self.save(trainer)
-            raise told
-
-    def on_train_end(self, trainer: Trainer, _module: LightningModule) -> None:
-        """Write a last time."""
-        self.save(trainer)
-
-    def save(self, trainer: Trainer) -> None:
-        """Write now."""
-        self._before()
-        self._path.parent.mkdir(exist_ok=True)
-        note = f"step {trainer.global_step}"
-        first = trainer.is_global_zero
-        writing = atomic_file(self._path, sealed=True, note=note) if first else nullcontext()
-        with writing:
-            trainer.save_checkpoint(draft_of(self._path), weights_only=False)
-        self._saved = trainer.global_step
-
-
-def told_to_stop(trainer: Trainer) -> StoppedBySignal | None:
-    """What is to be raised because a signal has told this process, or another of the run, to end.
-
-    All processes of a run call it at the same time, so that all of them end behind the same step.
-    """
-    number = pending() or 0
-    strategy = trainer.strategy
-    if trainer.world_size > 1:
-        everybody = torch.tensor(number, device=strategy.root_device)
-        number = int(strategy.reduce(everybody, reduce_op="max"))
-    if not number:
-        return None
-    # Lightning kills the process that has started the others when one of these ends with an error
-    environment = getattr(strategy, "cluster_environment", None)
-    helps = isinstance(environment, LightningEnvironment) and not trainer.is_global_zero
-    return StoppedBySignal(number, code=0 if helps else None)
-
-
-def fit(trainer: Trainer, module: LightningModule, data: Any, start: Path | None) -> None:
-    """Train, from a checkpoint if there is one.
-
-    Args:
-        trainer: with a `Checkpoint` among its callbacks.
-        module: to train.
-        data: loader or data module.
-        start: the checkpoint.
-
-    Raises:
-        StoppedBySignal: a signal told the run to end; a checkpoint is written.
-    """
-    with deferred(), quiet():
-        trainer.fit(module, data, ckpt_path=start, weights_only=True)
-
-
-def reopen(path: Path, saved: dict[str, Any], step: int) -> None:
-    """Make of the checkpoint from the end of a run of one epoch one from the middle of it.
-
-    Args:
-        path: where it is written.
-        saved: the checkpoint; its weights are those before `step`.
-        step: that comes next, 1 or more.
-    """
-    made = {"ready": step, "started": step, "processed": step, "completed": step - 1}
-    begun = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
-    updates = {"ready": step, "completed": step}
-    loop = saved["loops"]["fit_loop"]
-    loop["epoch_progress"] = {"total": begun, "current": begun}
-    loop["epoch_loop.batch_progress"] = {"total": made, "current": made, "is_last_batch": False}
-    loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"] = {
-        "total": updates,
-        "current": updates,
-    }
-    loop["state_dict"]["combined_loader"] = [{"next": step}]
-    counts = {"epoch": 0, "global_step": step, "next_step": step, "loader": {"next": step}}
-    with atomic_file(path, sealed=True, note=f"step {step}") as aside:
-        torch.save(saved | counts, aside)
-
-
-def last_checkpoint(out_dir: Path) -> Path | None:
-    """Return the checkpoint from which a run continues; None where there is none yet.
-
-    Raises:
-        InputError: the file is damaged, or not a checkpoint of a training run.
-    """
-    path = out_dir / CHECKPOINTS / LAST
-    if not path.exists():
-        return None
-    check_seal(path, "Delete it to begin the run anew, or put back a good copy.")
-    try:
-        # the tensors stay on the disk, and nothing but tensors and plain values is unpickled
-        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        whole = {"state_dict", "loops", "optimizer_states"} <= set(saved)
-        problem = "" if whole and isinstance(saved["state_dict"], dict) else "foreign"
-    except _UNREADABLE as error:
-        problem = (str(error) or type(error).__name__).split("\n", maxsplit=1)[0]
-    if problem:
-        raise InputError(
-            f"{path}: not a usable checkpoint ({problem}). Delete it to begin the run anew, or "
-            f"put back a good copy."
-        )
-    check_weights(_tensors(saved["state_dict"]), str(path))
-    moments = _tensors(saved["optimizer_states"], "of the optimiser")
-    check_weights(moments, str(path), torch.finfo(torch.float32).max)
-    return path
-
-
-def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor in nested lists and mappings, and the way to it."""
-    if isinstance(value, torch.Tensor):
-        yield name, value
-    elif isinstance(value, Mapping | list):
-        inner = value.items() if isinstance(value, Mapping) else enumerate(value)
-        for key, each in inner:
-            yield from _tensors(each, f"{name}.{key}".removeprefix("."))
-
-
-def check_trainer(settings: Mapping[str, Any]) -> None:
-    """Refuse arguments that Lightning's trainer does not have, and values that it cannot use.
-
-    Raises:
-        InputError: naming every one of them.
-    """
-    known = inspect.signature(Trainer.__init__).parameters
-    problems = []
-    for name, value in settings.items():
-        if name not in known or name == "self":
-            hint = did_you_mean(name, set(known) - {"self"})
-            problems.append(f"trainer: unknown argument {name!r}{hint}")
-        elif not _fits(value, known[name].annotation):
-            wanted = inspect.formatannotation(known[name].annotation).replace("typing.", "")
-            problems.append(f"trainer: {name}: {value!r} is not of type {wanted}")
-        elif name in LEAST and value is not None and not value >= LEAST[name]:
-            problems.append(f"trainer: {name}: {value!r} is not allowed; {LEAST[name]} or more")
-    if problems:
-        raise InputError("\n".join(problems))
-
-
-def check_trainer_here(settings: Mapping[str, Any]) -> None:
-    """Check the arguments of the trainer, and look for its device on this machine.
-
-    Raises:
-        InputError: see `check_trainer` and `devices_of`.
-    """
-    check_trainer(settings)
-    devices_of(settings)
-
-
-def _fits(value: Any, annotation: Any) -> bool:
-    adapter: TypeAdapter[Any] = TypeAdapter(
-        annotation, config=ConfigDict(arbitrary_types_allowed=True, strict=True)
-    )
-    try:
-        adapter.validate_python(value)
-    except ValidationError:
-        return False
-    return True
+# ---- the trainer
 
 
 def build_trainer(
-    out_dir: Path,
-    settings: Mapping[str, Any],
-    callbacks: Sequence[Callback],
-    **fixed: Any,
+    out_dir: Path, settings: Mapping[str, Any], callbacks: Sequence[Callback], **fixed: Any
 ) -> Trainer:
     """Build the trainer of a stage.
 
@@ -321,28 +88,26 @@ def build_trainer(
         InputError: Lightning refuses the settings.
     """
     if not settings.get("enable_progress_bar", True):
-        callbacks = [each for each in callbacks if not isinstance(each, Bar)]
-    callbacks = sorted(callbacks, key=lambda each: isinstance(each, Checkpoint))
-    common: dict[str, Any] = {
+        callbacks = [each for each in callbacks if not isinstance(each, ProgressBar)]
+    arguments = {
+        "enable_model_summary": False,
+        "log_every_n_steps": 10,
+        "num_sanity_val_steps": 0,
+        **settings,
         "default_root_dir": out_dir,
         # CSVLogger deletes the rows of an older run in its folder: each start gets a new one
         "logger": [
             TensorBoardLogger(out_dir, name="logs", version="tensorboard"),
             CSVLogger(out_dir, name="logs/csv"),
         ],
-        "callbacks": callbacks,
+        "callbacks": sorted(callbacks, key=lambda each: isinstance(each, Checkpoint)),
         "enable_checkpointing": False,
         "enable_progress_bar": False,  # Lightning's writes carriage returns into log files
         "use_distributed_sampler": False,
+        **fixed,
     }
-    defaults: dict[str, Any] = {
-        "enable_model_summary": False,
-        "log_every_n_steps": 10,
-        "num_sanity_val_steps": 0,
-    }
-    wanted = {**defaults, **settings, **common, **fixed}
     try:
-        trainer = Trainer(**{"plugins": _cluster(wanted), **wanted})
+        trainer = Trainer(**{"plugins": _cluster(arguments), **arguments})
     except _REFUSED as error:
         raise InputError(f"trainer: lightning.Trainer refuses its settings: {error}") from error
     trainer._signal_connector = _NoHandlers(trainer)
@@ -386,8 +151,14 @@ def devices_of(settings: Mapping[str, Any]) -> tuple[torch.device, int]:
     """
     names = ("accelerator", "devices", "num_nodes")
     chosen = {name: settings[name] for name in names if name in settings}
+    return _devices(json.dumps(chosen, default=str), elastic=TorchElasticEnvironment.detect())
+
+
+@cache
+def _devices(chosen_json: str, *, elastic: bool) -> tuple[torch.device, int]:
+    chosen = json.loads(chosen_json)
     # what Slurm has started does not matter yet; and Lightning would take any task for a rank
-    plugins = None if TorchElasticEnvironment.detect() else LightningEnvironment()
+    plugins = None if elastic else LightningEnvironment()
     try:
         with quiet():
             trainer = Trainer(**chosen, plugins=plugins, logger=False, enable_checkpointing=False)
@@ -398,6 +169,64 @@ def devices_of(settings: Mapping[str, Any]) -> tuple[torch.device, int]:
             "accelerator: auto, which uses what there is, or a machine that has it."
         ) from error
     return trainer.strategy.root_device, trainer.world_size
+
+
+def check_trainer(settings: Mapping[str, Any]) -> None:
+    """Refuse arguments that Lightning's trainer does not have, and values that it cannot use.
+
+    Raises:
+        InputError: naming every one of them.
+    """
+    parameters = dict(inspect.signature(Trainer.__init__).parameters)
+    del parameters["self"]
+    problems = []
+    for name, value in settings.items():
+        if name not in parameters:
+            problems.append(
+                f"trainer: unknown argument {name!r}{did_you_mean(name, set(parameters))}"
+            )
+        elif not _fits(value, parameters[name].annotation):
+            wanted = inspect.formatannotation(parameters[name].annotation).replace("typing.", "")
+            problems.append(f"trainer: {name}: {value!r} is not of type {wanted}")
+        elif name in LEAST and value is not None and not value >= LEAST[name]:
+            problems.append(f"trainer: {name}: {value!r} is not allowed; {LEAST[name]} or more")
+    if problems:
+        raise InputError("\n".join(problems))
+
+
+def check_trainer_here(settings: Mapping[str, Any]) -> None:
+    """Check the arguments of the trainer, and look for its device on this machine.
+
+    Raises:
+        InputError: see `check_trainer` and `devices_of`.
+    """
+    check_trainer(settings)
+    devices_of(settings)
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    config = ConfigDict(arbitrary_types_allowed=True, strict=True)
+    try:
+        TypeAdapter(annotation, config=config).validate_python(value)
+    except ValidationError:
+        return False
+    return True
+
+
+def fit(trainer: Trainer, module: LightningModule, data: Any, start: Path | None) -> None:
+    """Train, from a checkpoint if there is one.
+
+    Args:
+        trainer: with a `Checkpoint` among its callbacks.
+        module: to train.
+        data: loader or data module.
+        start: the checkpoint.
+
+    Raises:
+        StoppedBySignal: a signal told the run to end; a checkpoint is written.
+    """
+    with deferred(), quiet():
+        trainer.fit(module, data, ckpt_path=start, weights_only=True)
 
 
 def why_ended(trainer: Trainer) -> str:
@@ -419,25 +248,25 @@ def quiet() -> Iterator[None]:
     """
     names = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
     loggers = [logging.getLogger(name) for name in names]
-    levels = [each.level for each in loggers]
-    of_threads = threading.excepthook
+    levels = [logger.level for logger in loggers]
+    hook = threading.excepthook
 
-    def told(error: threading.ExceptHookArgs) -> None:
+    def without_files(error: threading.ExceptHookArgs) -> None:
         if not issubclass(error.exc_type, OSError):
-            of_threads(error)
+            hook(error)
 
-    threading.excepthook = told
+    threading.excepthook = without_files
     with warnings.catch_warnings():
         for text in _ON_PURPOSE:
             warnings.filterwarnings("ignore", message=text)
-        for each in loggers:
-            each.setLevel(logging.WARNING)
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
         try:
             yield
         finally:
-            threading.excepthook = of_threads
-            for each, level in zip(loggers, levels, strict=True):
-                each.setLevel(level)
+            threading.excepthook = hook
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def seed_weights(seed: int) -> None:
@@ -445,15 +274,174 @@ def seed_weights(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-LINES = 10
-"""So many lines are written from the beginning of a run to its end, where there is no terminal."""
-
-STEPS = 1_000
-"""One for each of so many steps, where the end is not known."""
+# ---- checkpoints
 
 
-class Bar(Callback):
-    """Shows how far a training is.
+class Checkpoint(Callback):
+    """Writes ``checkpoints/last.ckpt`` every so many steps, in one step of the file system.
+
+    Lightning's own callback writes in place: a kill in the middle would leave half a file.
+
+    A checkpoint is only written right after a step of the optimiser, when no accumulated gradient
+    would be lost, and not behind the last batch of an epoch, where a resumed run would leave out
+    the epoch's validation; it is then written one step later.
+
+    A signal that tells the run to end (see `chemkl.signals`) is heeded here: a checkpoint is
+    written as soon as one can be, behind the epoch's validation if need be, and the fit ends.
+
+    Args:
+        out_dir: folder of the run.
+        every: steps between two checkpoints.
+        before: called first, for example to write the trace up to this step.
+    """
+
+    def __init__(self, out_dir: Path, every: int, before: Callable[[], object] = int) -> None:
+        self._path = out_dir / CHECKPOINTS / LAST
+        self._every = every
+        self._before = before
+        self._step = self._saved = 0
+        self._loader: dict[str, Any] | None = None
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, _module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add where the loader stands: Lightning forgets it between two epochs."""
+        loader = trainer.train_dataloader
+        if loader is not None and hasattr(loader, "state_dict"):
+            checkpoint["loader"] = loader.state_dict()
+
+    def on_load_checkpoint(
+        self, _trainer: Trainer, _module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Remember where the loader stood; it is made later."""
+        self._loader = checkpoint.get("loader")
+
+    def on_train_start(self, trainer: Trainer, _module: LightningModule) -> None:
+        """Count from the step at which the run (or its continuation) begins."""
+        self._step = self._saved = trainer.global_step
+        if self._loader is not None:
+            trainer.train_dataloader.load_state_dict(self._loader)  # type: ignore[union-attr]  # it had one
+            self._loader = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, _module: LightningModule, _outputs: Any, _batch: Any, _i: int
+    ) -> None:
+        """Write when it is time."""
+        stepped, self._step = trainer.global_step != self._step, trainer.global_step
+        if not stepped or trainer.is_last_batch:
+            return
+        stop = _stop_of(trainer)
+        if stop or self._step // self._every > self._saved // self._every:
+            self.save(trainer)
+        if stop:
+            raise stop
+
+    def on_train_epoch_end(self, trainer: Trainer, _module: LightningModule) -> None:
+        """Write behind the last batch and the validation, if the run is told to end."""
+        stop = _stop_of(trainer)
+        if stop and not trainer.fit_loop.done:
+            self.save(trainer)
+            raise stop
+
+    def on_train_end(self, trainer: Trainer, _module: LightningModule) -> None:
+        """Write a last time."""
+        self.save(trainer)
+
+    def save(self, trainer: Trainer) -> None:
+        """Write now."""
+        self._before()
+        self._path.parent.mkdir(exist_ok=True)
+        note = f"step {trainer.global_step}"
+        first = trainer.is_global_zero
+        with atomic_file(self._path, sealed=True, note=note) if first else nullcontext():
+            trainer.save_checkpoint(draft_of(self._path), weights_only=False)
+        self._saved = trainer.global_step
+
+
+def _stop_of(trainer: Trainer) -> StoppedBySignal | None:
+    """What is to be raised because a signal has told this process, or another of the run, to end.
+
+    All processes of a run call it at the same time, so that all of them end behind the same step.
+    """
+    number = pending() or 0
+    strategy = trainer.strategy
+    if trainer.world_size > 1:
+        numbers = torch.tensor(number, device=strategy.root_device)
+        number = int(strategy.reduce(numbers, reduce_op="max"))
+    if not number:
+        return None
+    # Lightning kills the process that has started the others when one of these ends with an error
+    environment = getattr(strategy, "cluster_environment", None)
+    helps = isinstance(environment, LightningEnvironment) and not trainer.is_global_zero
+    return StoppedBySignal(number, code=0 if helps else None)
+
+
+def last_checkpoint(out_dir: Path) -> Path | None:
+    """Return the checkpoint from which a run continues; None where there is none yet.
+
+    Raises:
+        InputError: the file is damaged, or not a checkpoint of a training run.
+    """
+    path = out_dir / CHECKPOINTS / LAST
+    if not path.exists():
+        return None
+    check_seal(path, "Delete it to begin the run anew, or put back a good copy.")
+    try:
+        # the tensors stay on the disk, and nothing but tensors and plain values is unpickled
+        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        whole = {"state_dict", "loops", "optimizer_states"} <= set(saved)
+        problem = "" if whole and isinstance(saved["state_dict"], dict) else "foreign"
+    except _UNREADABLE as error:
+        problem = (str(error) or type(error).__name__).split("\n", maxsplit=1)[0]
+    if problem:
+        raise InputError(
+            f"{path}: not a usable checkpoint ({problem}). Delete it to begin the run anew, or "
+            f"put back a good copy."
+        )
+    check_weights(_tensors(saved["state_dict"]), str(path))
+    moments = _tensors(saved["optimizer_states"], "of the optimiser")
+    check_weights(moments, str(path), torch.finfo(torch.float32).max)
+    return path
+
+
+def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor in nested lists and mappings, and the way to it."""
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif isinstance(value, Mapping | list):
+        for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _tensors(inner, f"{name}.{key}".removeprefix("."))
+
+
+def reopen(path: Path, saved: dict[str, Any], step: int) -> None:
+    """Make of the checkpoint from the end of a run of one epoch one from the middle of it.
+
+    Args:
+        path: where it is written.
+        saved: the checkpoint; its weights are those before `step`.
+        step: that comes next, 1 or more.
+    """
+    made = {"ready": step, "started": step, "processed": step, "completed": step - 1}
+    begun = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+    updates = {"ready": step, "completed": step}
+    loop = saved["loops"]["fit_loop"]
+    loop["epoch_progress"] = {"total": begun, "current": begun}
+    loop["epoch_loop.batch_progress"] = {"total": made, "current": made, "is_last_batch": False}
+    loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"] = {
+        "total": updates,
+        "current": updates,
+    }
+    loop["state_dict"]["combined_loader"] = [{"next": step}]
+    counts = {"epoch": 0, "global_step": step, "next_step": step, "loader": {"next": step}}
+    with atomic_file(path, sealed=True, note=f"step {step}") as draft:
+        torch.save(saved | counts, draft)
+
+
+# ---- progress
+
+
+class ProgressBar(Callback):
+    """Shows how far a training is: a bar in a terminal, ten lines in a file or a pipe.
 
     Args:
         name: of the stage.
@@ -462,18 +450,8 @@ class Bar(Callback):
     """
 
     def __init__(self, name: str, unit: str, total: int | None = None) -> None:
-        self._name, self._unit = name, unit
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}{task.fields[beside]}"),
-            TimeElapsedColumn(),
-            console=Console(stderr=True, soft_wrap=True),
-            refresh_per_second=2,
-        )
-        self._task = self._progress.add_task(name, total=total, unit=unit, beside="", start=False)
-        self._tenth = 0
+        self._name, self._unit, self._total = name, unit, total
+        self._bar: display.Bar | None = None
 
     @abstractmethod
     def state(self, trainer: Trainer) -> tuple[int, str]:
@@ -481,48 +459,33 @@ class Bar(Callback):
 
     def on_train_start(self, trainer: Trainer, _module: LightningModule) -> None:
         """Begin where the run stands."""
-        self._progress.start_task(self._task)
-        self._tenth = -1
-        self.show(trainer)
-        if self._progress.console.is_terminal and trainer.is_global_zero:
-            self._progress.start()
+        shown = trainer.is_global_zero
+        self._bar = display.Bar(self._name, self._total, self._unit, shown=shown, lines=10)
+        self._bar.at(*self.state(trainer))
+        self._bar.__enter__()
 
     def on_train_batch_end(
         self, trainer: Trainer, _module: LightningModule, _outputs: Any, _batch: Any, _i: int
     ) -> None:
         """Move on."""
-        self.show(trainer)
+        if self._bar is not None:
+            self._bar.at(*self.state(trainer))
 
     def on_train_end(self, trainer: Trainer, _module: LightningModule) -> None:
         """Leave the last state on the screen."""
-        self.show(trainer)
-        self._stop()
+        if self._bar is not None:
+            self._bar.at(*self.state(trainer))
+            self._bar.__exit__()
 
     def on_exception(
         self, _trainer: Trainer, _module: LightningModule, _error: BaseException
     ) -> None:
         """Give the screen back before the message."""
-        self._stop()
-
-    def _stop(self) -> None:
-        if self._progress.live.is_started:  # else rich writes an empty line
-            self._progress.stop()
-
-    def show(self, trainer: Trainer) -> None:
-        """Show the present state; as a line only where a further tenth is done."""
-        done, beside = self.state(trainer)
-        self._progress.update(self._task, completed=done, beside=beside)
-        console, task = self._progress.console, self._progress.tasks[self._task]
-        tenth = LINES * done // task.total if task.total else done // STEPS
-        if console.is_terminal or tenth <= self._tenth or not trainer.is_global_zero:
-            return
-        self._tenth = int(tenth)
-        of = "" if task.total is None else f" of {int(task.total):,}"
-        line = f"{self._name}: {done:,}{of} {self._unit}{beside}, {int(task.elapsed or 0):,} s"
-        console.print(line, markup=False, highlight=False)
+        if self._bar is not None:
+            self._bar.__exit__()
 
 
-class CallsBar(Bar):
+class CallsBar(ProgressBar):
     """Shows calls spent of the budget, samples drawn, and the time.
 
     Args:
@@ -531,24 +494,20 @@ class CallsBar(Bar):
         most_samples: samples at which it is full, where there is no budget.
     """
 
-    def __init__(self, ledger: Accounts, budget: int | None, most_samples: int = 0) -> None:
-        self._ledger = ledger
-        self._over_calls = budget is not None
-        super().__init__(
-            "posttrain", "calls" if self._over_calls else "samples", budget or most_samples
-        )
+    def __init__(self, ledger: BaseLedger, budget: int | None, most_samples: int = 0) -> None:
+        self._ledger, self._over_calls = ledger, budget is not None
+        unit = "calls" if self._over_calls else "samples"
+        super().__init__("posttrain", unit, budget or most_samples)
 
     def state(self, _trainer: Trainer) -> tuple[int, str]:
         """Calls, and the samples beside them; the other way round where there is no budget."""
         calls, samples = self._ledger.n_calls, self._ledger.n_samples
-        return (
-            (calls, f", {samples:,} samples")
-            if self._over_calls
-            else (samples, f", {calls:,} calls")
-        )
+        if self._over_calls:
+            return calls, f", {samples:,} samples"
+        return samples, f", {calls:,} calls"
 
 
-class StepsBar(Bar):
+class StepsBar(ProgressBar):
     """Shows steps of the optimiser, the epoch, and the metrics that the module shows.
 
     Args:
@@ -564,7 +523,7 @@ class StepsBar(Bar):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Begin; only now the number of steps is known."""
         total = trainer.estimated_stepping_batches
-        self._progress.update(self._task, total=int(total) if total < float("inf") else None)
+        self._total = int(total) if total < float("inf") else None
         self._epoch = trainer.current_epoch + 1
         super().on_train_start(trainer, module)
 
@@ -578,10 +537,9 @@ class StepsBar(Bar):
 
     def state(self, trainer: Trainer) -> tuple[int, str]:
         """Steps, and the epoch with the metrics."""
-        shown = {
-            name: value
+        metrics = "".join(
+            f", {name} {value:.4g}"
             for name, value in trainer.progress_bar_metrics.items()
             if isinstance(value, int | float)
-        }
-        metrics = "".join(f", {name} {value:.4g}" for name, value in shown.items())
+        )
         return trainer.global_step, f", epoch {self._epoch}{metrics}"

@@ -10,7 +10,7 @@ from chemkl.config.llm import LlmPosttrainConfig
 from chemkl.config.posttrain import CollapseConfig
 from chemkl.results import Manifest, config_hash, read_trace
 from chemkl.stages import posttrain_llm
-from chemkl.training.collapse import build_text_alarm
+from chemkl.training.collapse import build_alarm
 
 MOLECULES = {"kind": "smiles", "reward": {"components": [{"kind": "qed"}]}}
 TEXTS = {"kind": "function", "function": "math:pow"}
@@ -68,7 +68,7 @@ def test_what_is_counted_and_advised(config):
     def alarm(**changes):
         watched = {"callbacks": {"collapse": {"duplicate_rate": None, "top_share": 0.9}}}
         told = []
-        return build_text_alarm(loaded(config, **watched, **changes), told.append)
+        return build_alarm(loaded(config, **watched, **changes), told.append)
 
     rows = {
         "valid": True,
@@ -118,7 +118,7 @@ def test_an_answer_to_another_prompt_is_another_one(config):
     limits = {"duplicate_rate": 0.95, "window": 100, "top_share": None}
     with pytest.raises(InputError, match=r"with 3 valid answers to each of 2 prompts always"):
         loaded(watching(config, **limits | {"duplicate_rate": 0.94}), **two)
-    alarm = build_text_alarm(loaded(watching(config, **limits), **two), str)
+    alarm = build_alarm(loaded(watching(config, **limits), **two), str)
     rows = [
         {"step": 0, "group": g, "completion": c, "answer": c, "valid": True, "is_replay": False}
         for g in (0, 1)

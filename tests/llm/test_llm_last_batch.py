@@ -4,7 +4,7 @@ import pytest
 
 from chemkl.results import Manifest, read_trace
 from chemkl.stages import posttrain_llm
-from chemkl.training.ledger import Accounts
+from chemkl.training.ledger import BaseLedger
 
 REST = 7
 
@@ -17,7 +17,7 @@ def test_a_rest_that_is_no_multiple_of_the_prompts_ends_the_run(
         self._budget = 0
         return rollout.head(REST)
 
-    monkeypatch.setattr(Accounts, "affordable", cut)
+    monkeypatch.setattr(BaseLedger, "affordable", cut)
     settings = {
         "model": str(taught_model),
         "prompts": ["pick", "C", "O"],

@@ -24,7 +24,7 @@ from chemkl.results import Manifest, read_trace
 from chemkl.stages import posttrain_llm
 from chemkl.stages.registry import STAGES
 from chemkl.training import trainer as training_trainer
-from chemkl.training.ledger import Accounts
+from chemkl.training.ledger import BaseLedger
 
 ANSWERS = ["1", "2", "3"]
 TAUGHT = np.array([0.7, 0.2, 0.1])
@@ -256,12 +256,12 @@ def killed_after(monkeypatch, owner, name, nth):
 
 
 KILLS = {
-    "before the first checkpoint": [(Accounts, "enter", 2)],
-    "between checkpoints": [(Accounts, "enter", 8)],
+    "before the first checkpoint": [(BaseLedger, "enter", 2)],
+    "between checkpoints": [(BaseLedger, "enter", 8)],
     "right at a checkpoint": [(training_trainer.Checkpoint, "save", 2)],
     "while it is written": [(lightning.Trainer, "save_checkpoint", 2)],
     "before the adapter is written": [(posttrain_llm, "save", 1)],
-    "twice": [(Accounts, "enter", 5), (Accounts, "enter", 4)],
+    "twice": [(BaseLedger, "enter", 5), (BaseLedger, "enter", 4)],
 }
 
 

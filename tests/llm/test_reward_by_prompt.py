@@ -8,7 +8,7 @@ from rdkit.Chem.QED import qed
 
 from chemkl.config import InputError, load_config
 from chemkl.config.llm import LlmPosttrainConfig, SmilesReward
-from chemkl.llm.answers import Written
+from chemkl.llm.answers import Completion
 from chemkl.llm.rewards import PaidByPrompt, build_reward
 from chemkl.rewards.registry import COMPONENTS
 
@@ -32,7 +32,7 @@ def reward():
 
 
 def written(group, text, cut=None):
-    return Written(group, f"<{group}>", text, cut)
+    return Completion(group, f"<{group}>", text, cut)
 
 
 def by_hand(smiles):
@@ -70,8 +70,8 @@ def test_a_batch_may_leave_prompts_out_and_have_nothing_valid(reward):
 
 def test_a_molecule_is_one_thing_whatever_the_prompt(reward):
     both = [written(0, "OCC"), written(1, "CCO"), written(0, "C1")]
-    assert list(reward.foreseen(both)) == ["CCO", "CCO", None]
-    assert list(reward.things(reward.score(both))) == ["CCO", "CCO", None]
+    assert list(reward.identify(both)) == ["CCO", "CCO", None]
+    assert list(reward.identities(reward.score(both))) == ["CCO", "CCO", None]
 
 
 def test_what_a_trace_remembers_is_not_computed_anew(reward, monkeypatch):
