@@ -27,10 +27,7 @@ _BITS_ON = np.array([byte.bit_count() for byte in range(256)], dtype=np.uint8)
 def morgan_generator(
     radius: int = 2, n_bits: int = 2048
 ) -> rdFingerprintGenerator.FingerprintGenerator64:
-    """Give RDKit's Morgan generator of this radius (bonds) and length (bits), built once.
-
-    Chirality and features play no part; bits, not counts.
-    """
+    """Give RDKit's Morgan generator of this radius (bonds) and length, built once: bits alone."""
     return rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=n_bits)
 
 
@@ -186,7 +183,8 @@ def tanimoto_kernel(
     return kernel
 
 
-# ---- fingerprint_kinds
+# ---- kinds of fingerprint
+
 
 FingerprintKind = Literal[
     "morgan", "feature_morgan", "atom_pairs", "torsions", "rdkit_path", "maccs", "pharmacophore"
@@ -200,7 +198,13 @@ MOST_FEATURES = 100
 """Pharmacophore features that a molecule may have: three seconds (120: five, 500: minutes)."""
 
 _DEFAULTS = {"radius": 2, "n_bits": 2048, "counts": False, "chirality": False, "max_distance": 30}
-
+_RDKIT = {
+    "radius": "radius",
+    "n_bits": "fpSize",
+    "chirality": "includeChirality",
+    "max_distance": "maxDistance",
+}
+"""What RDKit's generators call these settings; `counts` is one of their methods."""
 _TAKES: dict[FingerprintKind, tuple[str, ...]] = {
     "morgan": ("radius", "n_bits", "counts", "chirality"),
     "feature_morgan": ("radius", "n_bits", "counts", "chirality"),
@@ -247,19 +251,6 @@ def build_fingerprint(
         "chirality": chirality,
         "max_distance": max_distance,
     }
-    _refuse_unused(kind, given)
-    if kind == "maccs":
-        return rdMolDescriptors.GetMACCSKeysFingerprint
-    if kind == "pharmacophore":
-        return _pharmacophores()
-    generator = _generator(kind, radius, n_bits, chirality, max_distance)
-    folded = n_bits is not None
-    if counts:
-        return generator.GetCountFingerprint if folded else generator.GetSparseCountFingerprint
-    return generator.GetFingerprint if folded else generator.GetSparseFingerprint
-
-
-def _refuse_unused(kind: FingerprintKind, given: dict[str, Any]) -> None:
     taken = _TAKES[kind]
     problems = [
         f"{name} = {value}: the fingerprint {kind} has no such setting; it takes "
@@ -269,29 +260,23 @@ def _refuse_unused(kind: FingerprintKind, given: dict[str, Any]) -> None:
     ]
     if problems:
         raise InputError("\n".join(problems))
-
-
-def _generator(
-    kind: FingerprintKind, radius: int, n_bits: int | None, chirality: bool, max_distance: int
-) -> rdFingerprintGenerator.FingerprintGenerator64:
-    size = n_bits or 2048  # an unfolded fingerprint ignores it
-    if kind == "atom_pairs":
-        return rdFingerprintGenerator.GetAtomPairGenerator(
-            maxDistance=max_distance, includeChirality=chirality, fpSize=size
-        )
-    if kind == "torsions":
-        return rdFingerprintGenerator.GetTopologicalTorsionGenerator(
-            includeChirality=chirality, fpSize=size
-        )
-    if kind == "rdkit_path":
-        return rdFingerprintGenerator.GetRDKitFPGenerator(fpSize=size)
-    features = rdFingerprintGenerator.GetMorganFeatureAtomInvGen()
-    return rdFingerprintGenerator.GetMorganGenerator(
-        radius=radius,
-        includeChirality=chirality,
-        atomInvariantsGenerator=features if kind == "feature_morgan" else None,
-        fpSize=size,
-    )
+    if kind == "maccs":
+        return rdMolDescriptors.GetMACCSKeysFingerprint
+    if kind == "pharmacophore":
+        return _pharmacophores()
+    makers: dict[str, Any] = {
+        "atom_pairs": rdFingerprintGenerator.GetAtomPairGenerator,
+        "torsions": rdFingerprintGenerator.GetTopologicalTorsionGenerator,
+        "rdkit_path": rdFingerprintGenerator.GetRDKitFPGenerator,
+    }
+    make = makers.get(kind, rdFingerprintGenerator.GetMorganGenerator)
+    settings: dict[str, Any] = {_RDKIT[name]: given[name] for name in taken if name in _RDKIT}
+    settings["fpSize"] = n_bits or 2048  # an unfolded fingerprint ignores it
+    if kind == "feature_morgan":
+        settings["atomInvariantsGenerator"] = rdFingerprintGenerator.GetMorganFeatureAtomInvGen()
+    method = f"Get{'' if n_bits else 'Sparse'}{'Count' if counts else ''}Fingerprint"
+    fingerprint: Fingerprinter = getattr(make(**settings), method)
+    return fingerprint
 
 
 def _pharmacophores() -> Fingerprinter:

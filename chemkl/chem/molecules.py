@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from rdkit import Chem, rdBase
-from rdkit.Chem import GetPeriodicTable, Mol, rdDepictor
+from rdkit.Chem import rdDepictor
 
 from chemkl.config import InputError
 
@@ -28,6 +28,12 @@ on a stack of 8 MB."""
 _OUT_OF_RANGE = re.compile(r"\[(?:\d{5}|\d*#(?!(?:10\d|11[0-8])\D)\d{3}|[^\[\]]*[-+H]\d{3})")
 """Numbers in brackets that RDKit takes modulo 65,536 (isotopes) or 256 (the others): it reads
 [C+256] as [C], and an element after 118 makes it raise."""
+
+ELEMENTS = frozenset(Chem.GetPeriodicTable().GetElementSymbol(n) for n in range(1, 119))
+"""Symbols of all elements, H to Og."""
+
+LARGEST_COUNT = 1_000_000
+"""No formula has more atoms of an element: a longer number is a slip."""
 
 MOST_RINGS_ON_ONE = 16
 """Rings that may share bonds with one large ring: each can double the shortest ways round it, and
@@ -55,9 +61,6 @@ def step(name: str) -> Iterator[None]:
     RDKit names no set of exceptions: its invariants are RuntimeErrors, its sanitisation raises
     ValueErrors, its Python parts anything. Also used as a decorator.
 
-    Args:
-        name: of what is done, for the message.
-
     Raises:
         MoleculeError: it failed.
         InputError: it was given what is not a molecule.
@@ -73,14 +76,7 @@ def step(name: str) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Molecule:
-    """What became of one SMILES: a molecule, or the reason why there is none.
-
-    Attributes:
-        smiles: The string as given.
-        canonical_smiles: RDKit's canonical isomeric SMILES; None when not valid.
-        mol: The sanitised RDKit molecule; None when not valid.
-        reason: Why not valid, as ``category: detail`` or the category alone; None when valid.
-    """
+    """What became of one SMILES: a molecule, or the reason (`category: detail`) why not."""
 
     smiles: str
     canonical_smiles: str | None = None
@@ -208,19 +204,16 @@ def _too_costly(smiles: str, max_atoms: int) -> str | None:
 
 def _refused_unparsed(smiles: str, max_atoms: int) -> str | None:
     """Say why a string is not handed to RDKit at all; None if it is."""
+    longest = CHARACTERS_PER_ATOM * max_atoms
     if not smiles:
         return "empty"
-    longest = CHARACTERS_PER_ATOM * max_atoms
     if len(smiles) > longest:
         return f"too long: {len(smiles)} characters, at most {longest}"
-    if not smiles.isascii():
-        at, character = next((i, c) for i, c in enumerate(smiles, 1) if not c.isascii())
-        return f"not ASCII: {character!r} at position {at}"
-    blank = re.search(r"[\x00-\x20\x7f]", smiles)
-    if blank:
+    if not smiles.isascii() and (foreign := re.search(r"[^\x00-\x7f]", smiles)):
+        return f"not ASCII: {foreign.group()!r} at position {foreign.start() + 1}"
+    if blank := re.search(r"[\x00-\x20\x7f]", smiles):
         return f"whitespace: {blank.group()!r} at position {blank.start() + 1}"
-    misread = _OUT_OF_RANGE.search(smiles)
-    if misread:
+    if misread := _OUT_OF_RANGE.search(smiles):
         return (
             f"not parsable: a number too large in the bracket at position {misread.start() + 1}; "
             "elements go to 118, isotopes have at most 4 digits, charges and hydrogens 2"
@@ -240,9 +233,8 @@ def _why_not(smiles: str) -> str:
     if unsanitised is None:
         return f"not parsable: {_syntax_problem(smiles)}"
     problems = Chem.DetectChemistryProblems(unsanitised)
-    if problems:
-        return f"not sane: {' '.join(problems[0].Message().split())}"
-    return "not sane: RDKit cannot sanitise it"
+    message = problems[0].Message() if problems else "RDKit cannot sanitise it"
+    return f"not sane: {' '.join(message.split())}"
 
 
 def _syntax_problem(smiles: str) -> str:
@@ -266,33 +258,18 @@ def _syntax_problem(smiles: str) -> str:
                 number = int(token.group().strip("%()"))
                 if rings.pop(number, None) is None:
                     rings[number] = position
-    return _left_open(smiles, at, branches, rings)
-
-
-def _left_open(smiles: str, at: int, branches: list[int], rings: dict[int, int]) -> str:
-    """Name what stopped the scan at index ``at``, or what it left open at the end."""
     if at < len(smiles):
         what = "unclosed bracket" if smiles[at] == "[" else f"unexpected {smiles[at]!r}"
         return f"{what} at position {at + 1}"
-    if branches:
-        return f"unclosed branch at position {branches[-1]}"
-    if rings:
-        number, position = next(iter(rings.items()))
-        return f"unclosed ring {number} opened at position {position}"
-    return "syntax error"
+    left_open = [f"unclosed branch at position {place}" for place in branches[-1:]]
+    left_open += [f"unclosed ring {n} opened at position {place}" for n, place in rings.items()]
+    return left_open[0] if left_open else "syntax error"
 
 
-# ---- elements
-
-_TABLE = GetPeriodicTable()
-ELEMENTS = frozenset(_TABLE.GetElementSymbol(number) for number in range(1, 119))
-"""Symbols of all elements, H to Og."""
-
-LARGEST_COUNT = 1_000_000
-"""No formula has more atoms of an element: a longer number is a slip."""
+# ---- formulas, other spellings, SD records
 
 
-def element_counts(mol: Mol) -> Counter[str]:
+def element_counts(mol: Chem.Mol) -> Counter[str]:
     """Count the atoms of each element, hydrogens included; isotopes count as their element."""
     counts: Counter[str] = Counter()
     for atom in mol.GetAtoms():
@@ -323,43 +300,30 @@ def parse_formula(formula: str) -> Counter[str]:
     return counts
 
 
-# ---- randomise
-
-
 @step("random spelling")
 def randomise(molecule: Chem.Mol | str, generator: np.random.Generator) -> str:
     """Write a molecule as a SMILES from a random order of its atoms; stereochemistry is kept.
 
-    The atoms are renumbered by a permutation from ``generator`` and written without
+    The atoms are renumbered by one permutation from ``generator`` and written without
     canonicalisation (the restricted randomisation of Arus-Pous et al., J. Cheminform. 11, 71
     (2019)). RDKit's own ``doRandom`` draws from a state shared by the whole process and is
-    therefore not used. Equal molecules and generator states give equal strings.
-
-    Args:
-        molecule: A molecule, or its SMILES (InputError when it is not one).
-        generator: Where the permutation comes from; advanced by one call.
+    therefore not used.
 
     Raises:
         MoleculeError: RDKit cannot write the molecule in this order.
+        InputError: a string that is no molecule.
     """
     mol = as_mol(molecule)
     order = generator.permutation(mol.GetNumAtoms()).tolist()
     return Chem.MolToSmiles(Chem.RenumberAtoms(mol, order), canonical=False)
 
 
-# ---- sdf
-
-
 @step("SD record")
 def sdf_record(molecule: Chem.Mol | str, title: str, properties: Mapping[str, str]) -> str:
     """Write one molecule with 2D coordinates, in V2000, or in V3000 where that cannot hold it.
 
-    Stereochemistry that the SMILES leaves open stays open (a crossed double bond).
-
-    Args:
-        molecule: a molecule, which is left as it is, or its SMILES.
-        title: first line of the record; further lines are joined to it.
-        properties: name -> text; line breaks become blanks, for a blank line would end the value.
+    Stereochemistry that the SMILES leaves open stays open (a crossed double bond). Line breaks in
+    the title and in properties become blanks: a blank line would end a value.
 
     Returns:
         The record, `$$$$` included.
@@ -370,12 +334,7 @@ def sdf_record(molecule: Chem.Mol | str, title: str, properties: Mapping[str, st
     """
     mol = Chem.Mol(as_mol(molecule))
     rdDepictor.Compute2DCoords(mol)
-    mol.SetProp("_Name", _one_line(title))
-    for name, value in properties.items():
-        mol.SetProp(name, _one_line(value))
+    for name, value in {"_Name": title, **properties}.items():
+        mol.SetProp(name, " ".join(value.split()))
     record: str = Chem.SDWriter.GetText(mol)
     return record
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""Scaffolds of molecules: Bemis-Murcko, and its generic form that forgets elements and bonds."""
+"""Scaffolds of molecules: Bemis-Murcko, generic (no elements, no bonds), and with decorations."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -22,9 +22,6 @@ def murcko_scaffold(molecule: Chem.Mol | str) -> str:
     Bemis and Murcko, J. Med. Chem. 39, 2887 (1996), as RDKit implements it. Stereochemistry
     plays no part, so enantiomers share one scaffold.
 
-    Args:
-        molecule: A molecule, or its SMILES (InputError when it is not one).
-
     Returns:
         The scaffold's SMILES; ``""`` for an acyclic molecule.
 
@@ -38,14 +35,8 @@ def generic_scaffold(molecule: Chem.Mol | str) -> str | None:
     """Give the generic scaffold: every atom a carbon, every bond single, side atoms cut again.
 
     RDKit's ``MakeScaffoldGeneric`` turns an exocyclic C=O into a methyl group; taking the Murcko
-    scaffold a second time removes it.
-
-    Args:
-        molecule: A molecule, or its SMILES (InputError when it is not one).
-
-    Returns:
-        The scaffold's SMILES; ``""`` for an acyclic molecule; None where RDKit makes none (a ring
-        atom with five or more bonds cannot become a carbon).
+    scaffold a second time removes it. Empty for an acyclic molecule; None where RDKit makes none
+    (a ring atom with five or more bonds cannot become a carbon).
     """
     try:
         with step("generic scaffold"):
@@ -58,7 +49,8 @@ def _smiles(scaffold: Chem.Mol) -> str:
     return Chem.MolToSmiles(scaffold, isomericSmiles=False)
 
 
-# ---- attachment
+# ---- a scaffold with attachment points
+
 
 Bonds = tuple[tuple[int, int], ...]
 """For each attachment point, the scaffold's atom and the decoration's atom in the molecule."""
@@ -77,12 +69,19 @@ class DecoratedScaffold:
     """
 
     def __init__(self, scaffold: str, *, one_point_an_atom: bool = False) -> None:
+        from reinvent_chemistry.library_design.attachment_points import AttachmentPoints
+
         read = read_molecule(scaffold)
         mol = read.mol
         if mol is None:
             raise InputError(f"scaffold {scaffold!r} is not a molecule: {read.reason}")
-        points = sorted(_points(_numbered(mol)), key=Chem.Atom.GetAtomMapNum)
-        _check(scaffold, points, one_point_an_atom=one_point_an_atom)
+        points = [atom for atom in mol.GetAtoms() if atom.GetAtomicNum() == 0]
+        if not any(atom.GetAtomMapNum() for atom in points):  # in the order of the SMILES
+            AttachmentPoints().add_attachment_point_numbers(mol, canonicalize=False)
+        points.sort(key=Chem.Atom.GetAtomMapNum)
+        problem = _problem(points, one_point_an_atom=one_point_an_atom)
+        if problem:
+            raise InputError(f"scaffold {scaffold!r} {problem}")
         self.n_points = len(points)
         self._ends = [(atom.GetNeighbors()[0].GetIdx(), atom.GetIdx()) for atom in points]
         self._core = [atom.GetIdx() for atom in mol.GetAtoms() if atom.GetAtomicNum() != 0]
@@ -109,36 +108,21 @@ class DecoratedScaffold:
         )
 
 
-def _numbered(mol: Chem.Mol) -> Chem.Mol:
-    """Number attachment points that have no number, in the order of the SMILES."""
-    from reinvent_chemistry.library_design.attachment_points import AttachmentPoints
-
-    if not any(atom.GetAtomMapNum() for atom in _points(mol)):
-        AttachmentPoints().add_attachment_point_numbers(mol, canonicalize=False)
-    return mol
-
-
-def _points(mol: Chem.Mol) -> list[Chem.Atom]:
-    return [atom for atom in mol.GetAtoms() if atom.GetAtomicNum() == 0]
-
-
-def _check(scaffold: str, points: list[Chem.Atom], *, one_point_an_atom: bool) -> None:
-    problem = None
+def _problem(points: list[Chem.Atom], *, one_point_an_atom: bool) -> str:
+    """What is wrong with the attachment points of a scaffold; empty: nothing."""
     numbers = [atom.GetAtomMapNum() for atom in points]
     if not points:
-        problem = "has no attachment point; write * where decorations sit, as in *c1ccccc1"
-    elif numbers != list(range(len(points))):
-        problem = f"has attachment points numbered {numbers}; number them 0, 1, ... or not at all"
-    elif any(atom.GetDegree() != 1 for atom in points):
-        problem = "has an attachment point that is not at the end of one bond"
-    elif any(atom.GetNeighbors()[0].GetAtomicNum() == 0 for atom in points):
-        problem = "has two attachment points bound to one another"
-    elif one_point_an_atom and len({atom.GetNeighbors()[0].GetIdx() for atom in points}) != len(
-        points
-    ):
-        problem = "has an atom with two attachment points; reaction filters take one an atom"
-    if problem:
-        raise InputError(f"scaffold {scaffold!r} {problem}")
+        return "has no attachment point; write * where decorations sit, as in *c1ccccc1"
+    if numbers != list(range(len(points))):
+        return f"has attachment points numbered {numbers}; number them 0, 1, ... or not at all"
+    if any(atom.GetDegree() != 1 for atom in points):
+        return "has an attachment point that is not at the end of one bond"
+    ends = [atom.GetNeighbors()[0] for atom in points]
+    if any(atom.GetAtomicNum() == 0 for atom in ends):
+        return "has two attachment points bound to one another"
+    if one_point_an_atom and len({atom.GetIdx() for atom in ends}) != len(points):
+        return "has an atom with two attachment points; reaction filters take one an atom"
+    return ""
 
 
 def _query(mol: Chem.Mol) -> Chem.Mol:
@@ -153,7 +137,8 @@ def _query(mol: Chem.Mol) -> Chem.Mol:
     return Chem.AdjustQueryProperties(plain, settings)
 
 
-# ---- structures
+# ---- the structure of very many molecules
+
 
 RADIUS = 2
 N_BITS = 2048
@@ -164,13 +149,7 @@ _BOND = re.compile(r"[-=#:/\\]")
 
 
 class Structure(NamedTuple):
-    """What is kept of a molecule's structure.
-
-    Attributes:
-        scaffold: Bemis-Murcko scaffold; empty for an acyclic molecule.
-        generic: generic scaffold; None where there is none.
-        packed: Morgan fingerprint, radius 2, 2048 bits, eight to a byte.
-    """
+    """Bemis-Murcko scaffold (empty: acyclic), generic scaffold (None: none), Morgan fingerprint."""
 
     scaffold: str
     generic: str | None
@@ -221,14 +200,9 @@ class StructureReader:
 def skeleton(scaffold: str) -> str | None:
     """Write a scaffold with carbons and single bonds alone, atoms in the same order.
 
-    That is what `generic_scaffold` makes of it before it cuts side atoms a second time.
-
-    Args:
-        scaffold: its SMILES.
-
-    Returns:
-        A SMILES, not the canonical one. None for a scaffold with charges, dative bonds, explicit
-        hydrogens or whatever else is not a plain atom or a plain bond: left to RDKit.
+    That is what `generic_scaffold` makes of it before it cuts side atoms a second time; not its
+    canonical SMILES. None for a scaffold with charges, dative bonds, explicit hydrogens or whatever
+    else is not a plain atom or a plain bond: left to RDKit.
     """
     if not _PLAIN.fullmatch(scaffold):
         return None

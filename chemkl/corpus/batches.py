@@ -27,14 +27,7 @@ BATCHES_A_CHUNK = 64
 
 
 def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """Return the rows of every batch of one epoch, shuffled, rows of like length together.
-
-    Args:
-        lengths: tokens of each molecule.
-        batch_size: rows a batch; the last one may be smaller.
-        seed: of the run.
-        epoch: from 0.
-    """
+    """Return the rows of every batch of one epoch, shuffled, rows of like length together."""
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(lengths))
     batches: list[np.ndarray] = []
@@ -169,15 +162,7 @@ def _rank_and_world() -> tuple[int, int]:
 
 
 class TokenDataModule(lightning.LightningDataModule):
-    """Two sets of molecules as rows of ids: to learn from, and to validate on.
-
-    Args:
-        train: to learn from.
-        valid: to validate on.
-        batch_size: molecules a step, over all devices together.
-        seed: decides the order.
-        n_workers: processes that read batches.
-    """
+    """Two sets of molecules as rows of ids: to learn from, and to validate on."""
 
     def __init__(
         self,

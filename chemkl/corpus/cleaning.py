@@ -113,10 +113,7 @@ def clean_lines(
 ) -> Iterator[list[Clean]]:
     """Clean lines in parallel and yield them chunk by chunk, in the order of the source.
 
-    Args:
-        lines: of the source.
-        cleaner: what is done to each.
-        peaks: filled with the peak memory of each worker process so far, bytes, by process id.
+    `peaks` is filled with the peak memory of each worker process so far, bytes, by process id.
 
     Raises:
         RuntimeError: a worker process died.

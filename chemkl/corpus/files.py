@@ -110,11 +110,6 @@ class TableWriter:
 def read_split(folder: Path, split: str, limit: int | None = None) -> list[str]:
     """Return the SMILES of one split of a prepared corpus, in file order.
 
-    Args:
-        folder: the output folder of the prepare stage.
-        split: its name.
-        limit: at most so many.
-
     Raises:
         InputError: the folder holds no prepared corpus, or the split is empty or unknown.
     """

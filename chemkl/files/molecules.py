@@ -163,12 +163,6 @@ def read_molecules(path: Path, column: str | int | None = None) -> Iterator[Line
 def read_member(stream: IO[bytes], name: str, column: str | int, split: str) -> Iterator[Line]:
     """Yield the lines of an open text file of a known layout.
 
-    Args:
-        stream: the file, at its beginning.
-        name: its name, which says how it is compressed.
-        column: where the SMILES stand.
-        split: the split that its molecules belong to.
-
     Raises:
         InputError: no such column, or a damaged file.
     """

@@ -122,11 +122,6 @@ def opened(path: Path) -> Iterator[Source]:
 def unpacked(raw: IO[bytes], place: str, name: str) -> Iterator[Source]:
     """Unpack an open file as its content and its name say.
 
-    Args:
-        raw: the file, at its beginning.
-        place: its name in messages.
-        name: its own name; empty where it has none.
-
     Raises:
         InputError: the content is not what the name says, or damaged; also while it is read.
     """

@@ -106,10 +106,6 @@ class Rules:
 def open_table(path: Path, rules: Rules) -> Iterator[Table]:
     """Open a file of rows by its name and content.
 
-    Args:
-        path: the file; - is standard input.
-        rules: what it holds.
-
     Raises:
         InputError: it cannot be read; also raised while it is read.
     """
@@ -213,13 +209,7 @@ def _below_comments(
 
 
 def _delimiter(sample: Sequence[str], usual: str, rules: Rules) -> str:
-    """Choose the delimiter under which most lines have as many cells as the first one.
-
-    Args:
-        sample: the first lines.
-        usual: the one that the file's name stands for, which is taken where others are no better.
-        rules: their judge chooses between several.
-    """
+    """Choose the delimiter under which most lines have as many cells as the first one."""
     texts = [text for text in sample if text.strip()]
     ranks = {usual: (0.0, 0, 0.0)}
     for delimiter in dict.fromkeys((usual, *DELIMITERS)) if texts else ():

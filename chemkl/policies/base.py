@@ -225,12 +225,8 @@ def sequence_logp(logits_BTV: Tensor, token_BT: Tensor, end_id: int = END_ID) ->
     """Sum the log-probabilities of the tokens of each sequence: float32_B, nats.
 
     The log-softmax is computed in float32 whatever the logits' type, and added up more widely: in
-    float32 the sum would depend, in its last digits, on how much padding there is.
-
-    Args:
-        logits_BTV: scores of token t + 1 given the tokens up to t: (B, T-1, V).
-        token_BT: ids with the start token: (B, T).
-        end_id: the id of the end token.
+    float32 the sum would depend, in its last digits, on how much padding there is. Logits are
+    those of token t + 1 given the tokens up to t: (B, T-1, V) for ids with the start token (B, T).
 
     Raises:
         ValueError: the shapes do not belong together.

@@ -139,11 +139,6 @@ def check_weights(
 ) -> None:
     """Refuse weights with which a model cannot have been trained, by a named tensor.
 
-    Args:
-        weights: by name.
-        where: of the file, for the message.
-        limit: largest size of a number.
-
     Raises:
         InputError: one holds NaN, an infinity, or a number beyond the limit.
     """

@@ -88,9 +88,6 @@ def atomic_file(
 def atomic_folder(final: Path) -> Iterator[Path]:
     """Give an empty folder to fill; at the end it is moved in, with checksums of its files.
 
-    Args:
-        final: where to; what was there is replaced.
-
     Raises:
         StorageError: see `atomic_file`.
     """
@@ -122,11 +119,6 @@ def draft_of(path: Path, mark: str = "") -> Path:
 
 def raise_storage_error(error: BaseException, path: Path, folder: Path | None = None) -> None:
     """Say what file could not be written, and why, if it is the disk that failed.
-
-    Args:
-        error: what a library raised.
-        path: what was to be written.
-        folder: where; None: that of the file.
 
     Raises:
         StorageError: names the file and the free space.
@@ -180,14 +172,7 @@ def sync(path: Path) -> None:
 
 
 def write_bytes(path: Path, content: bytes, *, sealed: bool = False, parents: bool = False) -> None:
-    """Write a file so that a kill leaves either the old content or the new one.
-
-    Args:
-        path: of the file.
-        content: all of it.
-        sealed: whether it gets a checksum: it is Parquet, or has `SEAL` in it.
-        parents: whether missing folders are made.
-    """
+    """Write a file so that a kill leaves either the old content or the new one."""
     with atomic_file(path, sealed=sealed, parents=parents, shared=True) as draft:
         draft.write_bytes(content)
 
@@ -199,13 +184,7 @@ def write_parquet(path: Path, table: pa.Table) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any], *, sealed: bool = False) -> None:
-    """Write strict JSON atomically; NaN and infinities become null.
-
-    Args:
-        path: of the file.
-        content: what it holds.
-        sealed: whether a key ``sha256`` with a checksum is added.
-    """
+    """Write strict JSON atomically; NaN and infinities become null."""
     more = {"sha256": SEAL.decode()} if sealed else {}
     write_bytes(path, json_of({**content, **more}), sealed=sealed)
 

@@ -52,12 +52,7 @@ class Spread:
 
 
 def spread(identities: Sequence[str], outcomes: Sequence[str]) -> Spread:
-    """Describe samples.
-
-    Args:
-        identities: of each sample, for example its canonical SMILES.
-        outcomes: of each sample, for example its scaffold; empty: it has none.
-    """
+    """Describe samples by their identities and outcomes; an empty outcome is none."""
     counts = Counter(outcome for outcome in outcomes if outcome)
     return _spread(len(identities), len(set(identities)), counts, Counter(counts.values()))
 
@@ -80,11 +75,7 @@ def _spread(
 
 
 class Window:
-    """The newest samples, each taken in one by one.
-
-    Args:
-        size: how many are kept.
-    """
+    """The newest samples, each taken in one by one."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -187,16 +178,7 @@ class Alarm:
 
 @dataclass(frozen=True)
 class CollapseEvent:
-    """A run collapsed, or was over it.
-
-    Attributes:
-        raised: which of the two.
-        step: at which it happened.
-        call: oracle calls spent by then.
-        spread: of the window.
-        most_frequent: the outcome that most samples have.
-        reached: names of the limits that are reached.
-    """
+    """A run collapsed, or was over it."""
 
     raised: bool
     step: int
@@ -280,11 +262,7 @@ class Watch:
 
 
 def watched(manifest: Mapping[str, Any] | None) -> CollapseConfig:
-    """Give the settings by which a run is judged: its own, or the defaults where it had none.
-
-    Args:
-        manifest: of the run, as plain values; None or empty: it has none.
-    """
+    """Give the settings by which a run is judged: its own, or the defaults where it had none."""
     manifest = manifest or {}
     settings = manifest.get("beside", {}).get("collapse")
     settings = settings or (manifest.get("config", {}).get("callbacks") or {}).get("collapse")

@@ -153,9 +153,6 @@ def read_head(path: Path, n: int) -> tuple[pa.Table, int]:
 def tables_of(place: str | Path) -> dict[str, pa.Table]:
     """Everything in a run folder that can be queried: the trace, and the tables beside it.
 
-    Args:
-        place: a run folder, the folder of another stage, or one Parquet file.
-
     Returns:
         By name: `trace`, and each Parquet file by the name of the file, without its ending.
 
@@ -205,12 +202,7 @@ class Counts:
 
 
 def count(frame: pd.DataFrame, threshold: float | None = None) -> Counts:
-    """Count what a trace holds.
-
-    Args:
-        frame: as `read_trace` gives it.
-        threshold: molecules with a raw reward R of at least this are hits.
-    """
+    """Count what a trace holds; molecules with R >= threshold are hits."""
     sampled = sampled_rows(frame)
     valid = sampled[sampled["valid"].astype(bool)]
     scored = first_scorings(frame)
@@ -234,12 +226,7 @@ def sampled_rows(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def first_scorings(frame: pd.DataFrame, threshold: float | None = None) -> pd.DataFrame:
-    """Take the rows at which each distinct molecule was first scored, in the order of their calls.
-
-    Args:
-        frame: as `read_trace` gives it.
-        threshold: only molecules with a raw reward R of at least this.
-    """
+    """Take the rows at which each distinct molecule was first scored, by the order of calls."""
     sampled = sampled_rows(frame)
     scored = sampled[sampled["call"].notna()]
     if threshold is not None:
@@ -281,12 +268,7 @@ class TextCounts:
 
 
 def count_text(frame: pd.DataFrame, threshold: float | None = None) -> TextCounts:
-    """Count what the trace of a language model holds.
-
-    Args:
-        frame: as `read_trace` gives it.
-        threshold: answers with a raw reward R of at least this are hits.
-    """
+    """Count what the trace of a language model holds; answers with R >= threshold are hits."""
     sampled = sampled_rows(frame)
     valid = sampled[sampled["valid"].astype(bool)]
     scored = first_scorings(frame)
@@ -309,10 +291,6 @@ def frequent_answers(frame: pd.DataFrame, top: int) -> pd.DataFrame:
     """Find what was answered most often to each prompt.
 
     Completions with the same valid answer are one; of the others the whole completion stands.
-
-    Args:
-        frame: as `read_trace` gives it.
-        top: how many for each prompt.
 
     Returns:
         Columns group, prompt, text, valid, n, share (of the prompt's completions) and mean_reward
@@ -342,13 +320,6 @@ def frequent_answers(frame: pd.DataFrame, top: int) -> pd.DataFrame:
 
 def run_sql(tables: Mapping[str, pa.Table], sql: str) -> pa.Table:
     """Answer one query by DuckDB, which sees these tables and nothing else.
-
-    Args:
-        tables: what it may read, by name.
-        sql: one statement that reads (SELECT, WITH, FROM, DESCRIBE, SUMMARIZE).
-
-    Returns:
-        The rows of the answer.
 
     Raises:
         InputError: DuckDB is not installed, or refuses the query; with its own words and the

@@ -212,10 +212,6 @@ class Manifest(BaseModel):
 
         Whether one with a status of `running` has ended, only the lock can tell (see `claim`): it
         may be left of a kill. It gives way to another stage only where it is known to have failed.
-
-        Args:
-            stage: that wants the folder.
-            locked: whether the folder could be locked, so that nothing is running in it.
         """
         over = self.status == "interrupted" or (self.status == "running" and locked)
         ended = self.status == "failed" or (over and self.stage == stage)
@@ -240,11 +236,6 @@ class Manifest(BaseModel):
         limits: Mapping[str, str] = MappingProxyType({}),
     ) -> bool:
         """Whether this is the finished output of exactly that stage, config and input.
-
-        Args:
-            stage: name of the stage.
-            config: the resolved config, as JSON types.
-            limits: see `check_same`.
 
         Raises:
             InputError: it is another one's, or an input has changed since.
@@ -296,11 +287,7 @@ class Manifest(BaseModel):
     ) -> None:
         """Refuse to mix two configs in one folder.
 
-        Args:
-            stage: name of the stage.
-            config: the resolved config, as JSON types.
-            limits: settings that say when a run ends, and why it cannot go on with others; an
-                empty text: it can.
+        Limits say when a run ends, and why it cannot go on with others; empty: it can.
 
         Raises:
             InputError: with every key that differs and both values.
@@ -367,11 +354,7 @@ class Manifest(BaseModel):
     ) -> None:
         """Record how the stage ended, add its results, and write the file.
 
-        Args:
-            status: how.
-            ended_by: what ended it.
-            results: numbers to be kept.
-            beside: files that it wrote outside its folder.
+        `beside` are files that it wrote outside its folder.
         """
         self.status = status
         self.ended_by = ended_by

@@ -57,12 +57,7 @@ class Outcome:
 
 
 def outcome_of(trace: pd.DataFrame, manifest: Mapping[str, Any]) -> Outcome:
-    """Take out of a trace what a run found.
-
-    Args:
-        trace: of the run, with `COLUMNS`.
-        manifest: of the run, as plain values.
-    """
+    """Take out of a trace what a run found."""
     target = manifest.get("config", {}).get("target") or {}
     tau = target.get("tau")
     counts = (count_text if is_text(trace) else count)(trace, tau)
@@ -98,10 +93,6 @@ def never_acted(trace: pd.DataFrame, target: Mapping[str, Any]) -> str:
 
     A row tells where its log target is not that of gibbs, log pi_ref + R / beta. A batch with one
     hit alone has none: the hit is its own anchor, and so are copies of it.
-
-    Args:
-        trace: of the run, with `OF_TARGET`; `group` where prompts are apart.
-        target: settings of the target.
 
     Returns:
         A sentence; empty where the target acted, and for targets that are gibbs.

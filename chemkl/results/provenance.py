@@ -149,9 +149,7 @@ def config_hash(config: Mapping[str, Any]) -> str:
 def method_settings(config: Mapping[str, Any], inputs: Mapping[str, InputFile]) -> dict[str, Any]:
     """Take the settings that make a method out of a run's config; null is as good as absent.
 
-    Args:
-        config: of the run's manifest.
-        inputs: of the same; a file is known by what it holds, wherever it lies.
+    A file is known by what it holds, wherever it lies.
     """
     content = {file.path: f"sha256 {file.sha256[:12]}" for file in inputs.values()}
 
@@ -178,10 +176,6 @@ def method_settings(config: Mapping[str, Any], inputs: Mapping[str, InputFile]) 
 
 def differences(configs: Mapping[str, Any], key: str = "") -> dict[str, dict[str, Any]]:
     """Find the keys whose values are not alike in all configs.
-
-    Args:
-        configs: by the name of their owner.
-        key: of these values, where they are part of something.
 
     Returns:
         By dotted key the value of each owner, or `ABSENT`. A value is told apart further where all
@@ -212,12 +206,7 @@ def as_json(value: Any) -> str:
 
 
 def describe_differences(found: Mapping[str, Mapping[str, Any]], most: int = SHOWN) -> str:
-    """Write differences as indented lines: each value of a key, null for none, and who has it.
-
-    Args:
-        found: as `differences` gives them.
-        most: lines at most; further ones are counted.
-    """
+    """Write differences as indented lines: each value of a key, null for none, and who has it."""
     lines = []
     for key, values in found.items():
         owners: dict[str, list[str]] = {}
@@ -236,15 +225,7 @@ def first_lines(lines: Iterable[str], most: int = SHOWN) -> str:
 
 
 def mixed_settings(method: str, settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Say where runs that are to be of one method differ in more than the seed.
-
-    Args:
-        method: its name.
-        settings: of each run, see `method_settings`.
-
-    Returns:
-        A message, or nothing.
-    """
+    """Say where runs of one method differ in more than the seed; a message, or nothing."""
     found = differences(settings)
     if not found:
         return []

@@ -43,13 +43,7 @@ _LISTED = re.compile(rb"([0-9a-f]{64})  ([ -.0-~]+(?:/[ -.0-~]+)*)")
 
 
 def seal(path: Path, kind: str, note: str = "") -> None:
-    """Put the checksum into a file that is not read by anybody yet.
-
-    Args:
-        path: of the file, which holds `SEAL` already, or is a Parquet or torch file.
-        kind: the ending of its final name: .parquet and .ckpt get the seal added.
-        note: in a torch file, a line before the seal.
-    """
+    """Put the checksum into a file that is not read by anybody yet."""
     if kind == ".parquet":
         _add_before_footer(path)
     elif kind == ".ckpt" and path.is_file():
@@ -66,10 +60,6 @@ def seal(path: Path, kind: str, note: str = "") -> None:
 
 def check_seal(path: Path, fix: str = "Restore it from a copy, or make it again.") -> None:
     """Refuse a file that is not what chemkl wrote; see `is_whole`.
-
-    Args:
-        path: of the file.
-        fix: what to do about it, in a sentence.
 
     Raises:
         InputError: the checksum in the file is not that of the file.
@@ -189,11 +179,6 @@ def write_sums(folder: Path) -> None:
 
 def check_sums(folder: Path, fix: str, leave_out: str = "") -> None:
     """Refuse a folder in which a file is not what `write_sums` found there; others may be added.
-
-    Args:
-        folder: one without checksums passes.
-        fix: what to do about it, in a sentence.
-        leave_out: ending of files that are not looked into.
 
     Raises:
         InputError: with the first file that is missing or another one.
