@@ -1,0 +1,261 @@
+"""REINVENT's model files, read and written: ``.prior`` and the checkpoints of its runs.
+
+Facts of the format (REINVENT 2, 3 and 4): a dict saved by torch with ``vocabulary``,
+``network_params``, ``network`` (a state dict) and ``max_sequence_length``. Older files hold objects
+of REINVENT's own classes; they are read as inert stand-ins, so that no code of a file runs.
+
+Shape legend: B sequences, T tokens, V vocabulary, H hidden units, E numbers per embedded token.
+"""
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from chemkl.config import InputError
+from chemkl.policies.rnn import CELLS, RnnPolicy, State
+from chemkl.policies.tokenizer import END, END_ID, START, Vocabulary
+from chemkl.results.atomic import written_aside
+
+SUFFIXES = (".prior", ".model", ".agent", ".chkpt")
+"""How REINVENT's users call these files."""
+PARTS = {"_embedding.": "embedding.", "_rnn.": "rnn.", "_linear.": "linear."}
+"""The layers by REINVENT's names, and by ours."""
+
+PADDING = 90
+"""End tokens behind a molecule that are to cost next to nothing: the length of a batch."""
+FIT = ((4, 16, 80, 0.1), (PADDING, 16, 160, 0.03), (PADDING, 16, 40, 0.01))
+"""Positions, molecules a step, steps and learning rate of each part of `fit_end_row`."""
+
+_STAND_IN = re.compile(r"(?:reinvent|reinvent_models|models)\.[\w.]*[A-Z]\w*")
+"""Classes of REINVENT that a file may hold objects of."""
+_BLOCKED = re.compile(r"GLOBAL ([\w.]+)")
+_KEYS = ("vocabulary", "network_params", "network")
+_FIX = "Expected a model file of REINVENT 2, 3 or 4 (a .prior, or a checkpoint of a run)"
+
+
+class _StandIn:
+    """Takes the attributes of an object of REINVENT, and none of its code."""
+
+    def __new__(cls, *_: Any) -> "_StandIn":
+        return super().__new__(cls)
+
+
+def read_reinvent(path: str | Path) -> RnnPolicy:
+    """Read a prior or an agent of REINVENT, in evaluation mode, on the CPU, in float32.
+
+    Args:
+        path: of the file. The ids of its vocabulary may stand in any order.
+
+    Raises:
+        InputError: the file is missing or damaged, holds code, is another kind of model, or its
+            weights do not fit its ``network_params``.
+    """
+    content = _unpickled(Path(path))
+    kind = content.get("model_type", "Reinvent")
+    if kind != "Reinvent":
+        raise InputError(
+            f"{path}: a model of type {kind!r}; expected 'Reinvent'. Conditional generators "
+            "(Libinvent, Linkinvent, Mol2Mol, Pepinvent) are not read"
+        )
+    tokens = _tokens(content["vocabulary"], path)
+    weights = content["network"]
+    if not isinstance(weights, Mapping) or not all(
+        isinstance(value, Tensor) for value in weights.values()
+    ):
+        raise InputError(f"{path}: network: expected tensors by name. {_FIX}")
+    policy = _network(content, Vocabulary(tuple(tokens)), path)
+    ours = {_renamed(str(name)): value.to(torch.float32) for name, value in weights.items()}
+    wanted = policy.state_dict()
+    wrong = [f"{name} is missing" for name in wanted if name not in ours]
+    wrong += [f"{name} is not of this network" for name in ours if name not in wanted]
+    wrong += [
+        f"{name} is {tuple(ours[name].shape)}, expected {tuple(value.shape)}"
+        for name, value in wanted.items()
+        if name in ours and ours[name].shape != value.shape
+    ]
+    if wrong:
+        raise InputError(
+            f"{path}: the weights do not fit network_params and vocabulary: {'; '.join(wrong)}"
+        )
+    rows_V = torch.tensor(list(tokens.values()))  # theirs, in our order
+    for name in ("embedding.weight", "linear.weight", "linear.bias"):
+        ours[name] = ours[name][rows_V]
+    policy.load_state_dict(ours, assign=True)
+    return policy.eval()
+
+
+def write_reinvent(policy: RnnPolicy, path: str | Path, seed: int = 0) -> None:
+    """Write a policy as REINVENT4 reads it: plain dicts and tensors, no objects.
+
+    REINVENT4 adds up the log-probabilities of the end tokens behind a sequence, and samples on
+    until each row of a batch has ended; so the end token's own embedding, which no molecule's
+    log-probability depends on, is fitted until the end follows the end (`fit_end_row`).
+
+    Args:
+        policy: an LSTM or GRU.
+        path: of the file; one that is there is replaced.
+        seed: of the samples that the end token's row is fitted on.
+
+    Raises:
+        InputError: another kind of policy.
+    """
+    if not isinstance(policy, RnnPolicy):
+        raise InputError(f"{path}: REINVENT has LSTM and GRU models only, not {policy.kind!r}")
+    sizes = policy.architecture
+    weights = {k: v.detach().cpu().clone() for k, v in policy.state_dict().items()}
+    weights["embedding.weight"][END_ID] = fit_end_row(policy, torch.Generator().manual_seed(seed))
+    theirs = {new: old for old, new in PARTS.items()}
+    content = {
+        "model_type": "Reinvent",
+        "version": 1,
+        "metadata": None,
+        "vocabulary": {
+            "tokens": {token: i for i, token in enumerate(policy.vocabulary.tokens)},
+            "pad_token": 0,
+            "bos_token": 1,
+            "eos_token": 2,  # what REINVENT4 writes; the end token is 0
+            "unk_token": None,
+        },
+        "max_sequence_length": sizes["max_length"],
+        "network": {_renamed(name, theirs): value for name, value in weights.items()},
+        "network_params": {
+            "dropout": sizes["dropout"],
+            "layer_size": sizes["hidden_size"],
+            "num_layers": sizes["n_layers"],
+            "cell_type": sizes["cell"],
+            "embedding_layer_size": sizes["embedding_size"],
+            "layer_normalization": False,
+        },
+    }
+    with written_aside(Path(path)) as aside:
+        torch.save(content, aside)
+
+
+def fit_end_row(policy: RnnPolicy, generator: torch.Generator, n_molecules: int = 64) -> Tensor:
+    """Fit the end token's embedding so that the end follows the end, and nothing else changes.
+
+    Adam on the mean -log p(end | end) behind the last states of sampled molecules: first over a
+    few positions, which finds a row, then over `PADDING` of them, so that the state does not drift.
+
+    Args:
+        policy: left as it is.
+        generator: of the samples.
+        n_molecules: that many.
+
+    Returns:
+        row_E, float32.
+    """
+    state = _last_states(policy, policy.sample(n_molecules, generator).tokens)
+    row_E = torch.zeros_like(policy.embedding.weight[END_ID]).requires_grad_()
+    optimizer = torch.optim.Adam([row_E])
+    for length, n_rows, n_steps, rate in FIT:
+        optimizer.param_groups[0]["lr"] = rate
+        for _ in range(n_steps):
+            picked = torch.randperm(n_molecules, generator=generator)[:n_rows]
+            start = policy.select(state, picked)
+            hidden_BTH, _state = policy.rnn(row_E.expand(n_rows, length, -1), start)
+            logp_BTV = functional.log_softmax(policy.linear(hidden_BTH), dim=-1)
+            (row_E.grad,) = torch.autograd.grad(-logp_BTV[..., END_ID].mean(), [row_E])
+            optimizer.step()
+    return row_E.detach()
+
+
+@torch.no_grad()
+def _last_states(policy: RnnPolicy, token_BT: Tensor) -> State:
+    """The states before the first end token of each row is fed, side by side."""
+    states = [policy(row_T[None, : _length(row_T)])[1] for row_T in token_BT]
+    if isinstance(states[0], tuple):
+        return tuple(torch.cat(part, dim=1) for part in zip(*states, strict=True))  # type: ignore[return-value]
+    return torch.cat(states, dim=1)
+
+
+def _length(row_T: Tensor) -> int:
+    """Tokens before the first end token, start token included."""
+    ends = (row_T == END_ID).nonzero()
+    return int(ends[0]) if len(ends) else len(row_T)
+
+
+def _renamed(name: str, parts: Mapping[str, str] = PARTS) -> str:
+    start = next((start for start in parts if name.startswith(start)), "")
+    return parts[start] + name[len(start) :] if start else name
+
+
+def _unpickled(path: Path) -> Mapping[str, Any]:
+    """Read the dict of a file with tensors, plain values and stand-ins alone."""
+    stand_ins: list[tuple[type, str]] = []
+    while True:
+        try:
+            with torch.serialization.safe_globals(stand_ins):  # type: ignore[arg-type]
+                content = torch.load(path, map_location="cpu", weights_only=True)
+            break
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such model file. {_FIX}") from None
+        except pickle.UnpicklingError as error:
+            blocked = _BLOCKED.search(str(error))
+            name = blocked[1] if blocked else ""
+            if not _STAND_IN.fullmatch(name) or name in [known for _, known in stand_ins]:
+                reason = f"it holds {name}, which could run code" if name else "not a torch file"
+                raise InputError(f"{path}: refused: {reason}. {_FIX}") from None
+            stand_ins.append((_StandIn, name))
+        except Exception as error:  # noqa: BLE001 - torch raises many kinds on a damaged file
+            raise InputError(f"{path}: cannot be read ({error}). {_FIX}") from None
+    missing = [key for key in _KEYS if not isinstance(content, Mapping) or key not in content]
+    if missing:
+        raise InputError(f"{path}: has no {', '.join(missing)}. {_FIX}")
+    return content
+
+
+def _tokens(vocabulary: Any, path: str | Path) -> dict[str, int]:
+    """Their id of each token: end, start, then the others by id."""
+    table = (
+        vocabulary.get("tokens")
+        if isinstance(vocabulary, Mapping)
+        else getattr(vocabulary, "_tokens", None)
+    )
+    if not isinstance(table, Mapping):
+        raise InputError(f"{path}: vocabulary: no tokens in it. {_FIX}")
+    # the old class keeps ids by token and tokens by id in one dict
+    tokens = {token: i for token, i in table.items() if isinstance(token, str)}
+    if sorted(map(repr, tokens.values())) != sorted(map(repr, range(len(tokens)))):
+        raise InputError(
+            f"{path}: vocabulary: the ids of {len(tokens)} tokens are not 0, 1, 2, ..."
+        )
+    if END not in tokens or START not in tokens:
+        raise InputError(f"{path}: vocabulary: lacks the end token {END!r} or the start {START!r}")
+    first = {END: tokens[END], START: tokens[START]}
+    return first | dict(sorted(tokens.items(), key=lambda item: item[1]))
+
+
+def _network(content: Mapping[str, Any], vocabulary: Vocabulary, path: str | Path) -> RnnPolicy:
+    """Build the network of ``network_params``, without memory for its weights."""
+    given = content["network_params"]
+    if not isinstance(given, Mapping):
+        raise InputError(f"{path}: network_params: expected names and values. {_FIX}")
+    sizes = {
+        "embedding_size": given.get("embedding_layer_size", 256),
+        "hidden_size": given.get("layer_size", 512),
+        "n_layers": given.get("num_layers", 3),
+        "max_length": content.get("max_sequence_length", 256),
+    }
+    cell, dropout = given.get("cell_type", "lstm"), given.get("dropout", 0.0)
+    wrong = [
+        f"{name} {value!r}, expected a whole number from 1 to 65536"
+        for name, value in sizes.items()
+        if type(value) is not int or not 1 <= value <= 65536
+    ]
+    if cell not in CELLS:
+        wrong.append(f"cell_type {cell!r}, expected one of {', '.join(CELLS)}")
+    if type(dropout) not in (int, float) or not 0 <= dropout < 1:
+        wrong.append(f"dropout {dropout!r}, expected a number from 0 to below 1")
+    if given.get("layer_normalization"):
+        wrong.append("layer_normalization: not offered here")
+    if wrong:
+        raise InputError(f"{path}: network_params: {'; '.join(wrong)}")
+    with torch.device("meta"):
+        return RnnPolicy(vocabulary, cell=cell, dropout=float(dropout), **sizes)
