@@ -1,4 +1,7 @@
-"""Model files: safetensors with a JSON header (vocabulary, architecture, provenance)."""
+"""Model files: safetensors with a JSON header (vocabulary, architecture, provenance).
+
+REINVENT's own files are read wherever a model file is; see `chemkl.policies.reinvent`.
+"""
 
 import json
 from collections.abc import Iterable
@@ -12,6 +15,7 @@ from safetensors.torch import save
 from chemkl.config import Config, InputError, did_you_mean, load_config
 from chemkl.config.pretrain import RnnConfig
 from chemkl.policies.base import Policy
+from chemkl.policies.reinvent import is_reinvent, read_reinvent
 from chemkl.policies.rnn import RnnPolicy
 from chemkl.policies.tokenizer import Vocabulary
 from chemkl.results.atomic import atomic_file
@@ -54,13 +58,7 @@ def save_policy(policy: Policy, path: str | Path, provenance: dict[str, Any]) ->
         provenance: where the weights come from (corpus, config, numbers); JSON values. Numbers
             that JSON cannot hold (NaN, infinities) become null.
     """
-    header = {
-        "format": FORMAT,
-        "version": VERSION,
-        "architecture": policy.architecture,
-        "vocabulary": list(policy.vocabulary.tokens),
-        "provenance": json.loads(json.dumps(provenance), parse_constant=lambda _: None),
-    }
+    header = header_of(policy, provenance)
     weights = {k: v.detach().cpu().contiguous() for k, v in policy.state_dict().items()}
     path = Path(path)
     metadata = {"header": json.dumps(header, allow_nan=False), "sha256": SEAL.decode()}
@@ -69,8 +67,21 @@ def save_policy(policy: Policy, path: str | Path, provenance: dict[str, Any]) ->
         aside.write_bytes(save(weights, metadata=metadata))
 
 
+def header_of(policy: Policy, provenance: dict[str, Any]) -> dict[str, Any]:
+    """Return the JSON header of a policy's model file; see `save_policy`."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "architecture": policy.architecture,
+        "vocabulary": list(policy.vocabulary.tokens),
+        "provenance": json.loads(json.dumps(provenance), parse_constant=lambda _: None),
+    }
+
+
 def read_header(path: str | Path) -> dict[str, Any]:
     """Return the JSON header of a model file without reading its weights.
+
+    For a file of REINVENT it is the one that it would have.
 
     Raises:
         InputError: the file is missing, damaged, a folder, not a chemkl model, or of another
@@ -80,15 +91,9 @@ def read_header(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: {_folder_problem(Path(path))}")
     if Path(path).exists() and not Path(path).is_file():  # a pipe may wait for ever
         raise InputError(f"{path}: a device, pipe or socket. {_EXPECTED}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such model file. {_EXPECTED}") from None
-    except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"{path}: not a readable safetensors file ({error}). {_EXPECTED}"
-        ) from None
+    if is_reinvent(path):
+        return header_of(read_reinvent(path), {"source": "REINVENT"})
+    metadata = _metadata(path)
     check_seal(Path(path))
     header = _parsed(metadata.get("header", ""))
     if header is None and any((Path(path).parent / name).exists() for name in _LANGUAGE_MODEL):
@@ -120,6 +125,10 @@ def load_policy(path: str | Path) -> Policy:
     Raises:
         InputError: the file is missing, damaged, foreign, or its weights do not fit its header.
     """
+    if is_reinvent(path):
+        policy: Policy = read_reinvent(path)
+        check_weights(policy.state_dict().items(), str(path))
+        return policy
     policy = _built(read_header(path))
     with safe_open(path, framework="pt") as file:
         weights = {  # copies: the file's own tensors are a view of the file
@@ -173,6 +182,18 @@ def _folder_problem(folder: Path) -> str:
     if texts:
         return f"a folder with a language model ({texts[0].parent}). {_NOT_FOR_TEXT}"
     return f"a folder, not a model file, and there is none in it. {_EXPECTED}"
+
+
+def _metadata(path: str | Path) -> dict[str, str]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such model file. {_EXPECTED}") from None
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{path}: not a readable safetensors file ({error}). {_EXPECTED}"
+        ) from None
 
 
 def _parsed(text: str) -> dict[str, Any] | None:

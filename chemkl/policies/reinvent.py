@@ -20,10 +20,12 @@ from torch.nn import functional
 from chemkl.config import InputError
 from chemkl.policies.rnn import CELLS, RnnPolicy, State
 from chemkl.policies.tokenizer import END, END_ID, START, Vocabulary
-from chemkl.results.atomic import written_aside
+from chemkl.results.atomic import atomic_file
 
 SUFFIXES = (".prior", ".model", ".agent", ".chkpt")
 """How REINVENT's users call these files."""
+BEGINS_WITH = (b"PK\x03\x04", b"\x80\x02")
+"""How a file of torch begins: a zip archive, or before torch 1.6 a pickle."""
 PARTS = {"_embedding.": "embedding.", "_rnn.": "rnn.", "_linear.": "linear."}
 """The layers by REINVENT's names, and by ours."""
 
@@ -44,6 +46,20 @@ class _StandIn:
 
     def __new__(cls, *_: Any) -> "_StandIn":
         return super().__new__(cls)
+
+
+def is_reinvent(path: str | Path) -> bool:
+    """Whether a file is named, or begins, as REINVENT's do; what is in it shows when it is read."""
+    path = Path(path)
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    if path.suffix.lower() in (".safetensors", ".ckpt"):  # ours
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(4).startswith(BEGINS_WITH)
+    except OSError:  # its reader says why
+        return False
 
 
 def read_reinvent(path: str | Path) -> RnnPolicy:
@@ -133,7 +149,7 @@ def write_reinvent(policy: RnnPolicy, path: str | Path, seed: int = 0) -> None:
             "layer_normalization": False,
         },
     }
-    with written_aside(Path(path)) as aside:
+    with atomic_file(Path(path)) as aside:
         torch.save(content, aside)
 
 
@@ -189,6 +205,7 @@ def _renamed(name: str, parts: Mapping[str, str] = PARTS) -> str:
 def _unpickled(path: Path) -> Mapping[str, Any]:
     """Read the dict of a file with tensors, plain values and stand-ins alone."""
     stand_ins: list[tuple[type, str]] = []
+    content: Mapping[str, Any]
     while True:
         try:
             with torch.serialization.safe_globals(stand_ins):  # type: ignore[arg-type]

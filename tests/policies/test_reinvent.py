@@ -8,13 +8,19 @@ import pytest
 import torch
 
 from chemkl.config import InputError
-from chemkl.policies import load_policy
+from chemkl.policies import load_policy, read_header, reinvent
 from chemkl.policies.reinvent import read_reinvent, write_reinvent
 from chemkl.policies.rnn import RnnPolicy
 from chemkl.policies.tokenizer import Vocabulary
 
 TOKENS = ("$", "^", "(", ")", "1", "=", "Br", "C", "N", "O", "[nH]", "c")
 SMILES = ["CC(=O)O", "c1ccc[nH]1", "BrCCN", "C"]
+
+
+@pytest.fixture
+def short_fit(monkeypatch):
+    """Few steps for the end token's row, where its values do not matter."""
+    monkeypatch.setattr(reinvent, "FIT", ((4, 4, 3, 0.1),))
 
 
 def policy_of(cell="lstm", n_layers=2):
@@ -66,7 +72,7 @@ def test_a_prior_is_read_in_any_order_of_its_tokens(tmp_path, cell, order):
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_log_probs_survive_the_way_there_and_back(tmp_path, cell):
+def test_log_probs_survive_the_way_there_and_back(tmp_path, cell, short_fit):
     policy = policy_of(cell)
     write_reinvent(policy, tmp_path / "a.prior")
     read = read_reinvent(tmp_path / "a.prior")
@@ -74,7 +80,7 @@ def test_log_probs_survive_the_way_there_and_back(tmp_path, cell):
     assert read.architecture == policy.architecture
 
 
-def test_a_written_prior_is_plain_and_has_another_row_for_the_end_alone(tmp_path):
+def test_a_written_prior_is_plain_and_has_another_row_for_the_end_alone(tmp_path, short_fit):
     policy = policy_of()
     write_reinvent(policy, tmp_path / "a.prior")
     content = torch.load(tmp_path / "a.prior", weights_only=True)  # no class but torch's own
@@ -197,3 +203,18 @@ def test_another_file_is_refused(tmp_path, content):
         read_reinvent(tmp_path / "a.prior")
     with pytest.raises(InputError, match="no such model file"):
         read_reinvent(tmp_path / "b.prior")
+
+
+def test_a_prior_is_a_model_file_like_any_other(tmp_path):
+    policy = policy_of()
+    torch.save(reinvent_dict(policy), tmp_path / "a.prior")
+    header = read_header(tmp_path / "a.prior")
+    assert tuple(header["vocabulary"]) == TOKENS
+    assert header["architecture"]["hidden_size"] == 16
+    read = load_policy(tmp_path / "a.prior")
+    torch.testing.assert_close(read.logp(SMILES), policy.logp(SMILES), rtol=0, atol=1e-6)
+    with torch.no_grad():
+        policy.linear.bias[3] = float("nan")
+    torch.save(reinvent_dict(policy), tmp_path / "a.prior")
+    with pytest.raises(InputError, match=r"a\.prior: the weights linear\.bias"):
+        load_policy(tmp_path / "a.prior")
