@@ -21,7 +21,7 @@ from scipy import stats
 from chemkl.chem.fingerprints import folded, tanimoto_matrix
 from chemkl.config.evaluate import MetricOptions
 from chemkl.config.posttrain import CollapseConfig, CollapseLimits
-from chemkl.display import Column
+from chemkl.display import Column, is_missing
 from chemkl.evaluation import diversity
 from chemkl.evaluation.reference import Comparisons, compare
 from chemkl.evaluation.samples import (
@@ -53,7 +53,8 @@ class Metric(Column):
         tables: those of the screen and of the report that show it.
         short: label on the screen; None: the same; empty: not shown there.
         brief: what the key below a table on the screen says of it.
-        needs: what it compares the molecules with; calls: those of the whole run.
+        needs: corpus, reference or prior: what it compares the molecules with; calls: those of the
+            whole run; of a text: the kind of measure. Empty: nothing else.
     """
 
     unit: str = ""
@@ -63,7 +64,7 @@ class Metric(Column):
     tables: Sequence[str] = ()
     short: str | None = None
     brief: str = ""
-    needs: Literal["", "corpus", "reference", "prior", "calls"] = ""
+    needs: str = ""
 
     @property
     def on_screen(self) -> "Metric":
@@ -543,6 +544,7 @@ _ROWS = (
 )  # fmt: skip
 METRICS: dict[str, Metric] = {metric.key: metric for metric in _ROWS}
 UNIQUENESS_AT = "uniqueness_at_"
+RUN = Column("run", "run")
 IDENTITY: dict[str, tuple[pa.DataType, str]] = {
     "run": (pa.string(), "Name of the run or file."),
     "threshold": (
@@ -594,6 +596,16 @@ def shown_in(table: str, options: MetricOptions) -> list[Metric]:
         for m in METRICS.values()
         if table in m.tables
     ]
+
+
+def key_of(metrics: Sequence[Metric], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Explain the metrics that have a value, and no others."""
+    parts = [
+        f"{metric.label}: {metric.brief}"
+        for metric in metrics
+        if metric.brief and any(not is_missing(row.get(metric.key)) for row in rows)
+    ]
+    return f"{'; '.join(parts)}." if parts else ""
 
 
 def metrics_schema(options: MetricOptions, reference_names: Sequence[str] = ()) -> pa.Schema:

@@ -1,6 +1,6 @@
 """Evaluations as tables for the terminal, and the table of metrics itself."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,11 +9,19 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from chemkl.config import InputError, did_you_mean
-from chemkl.config.evaluate import MetricOptions
+from chemkl.config.evaluate import MetricOptions, TextOptions
 from chemkl.display import Column, counted, is_missing, plain_table, short, table
-from chemkl.evaluation.metrics import METRICS, Metric, metrics_of, shown_in, threshold_key
+from chemkl.evaluation.metrics import (
+    METRICS,
+    RUN,
+    Metric,
+    key_of,
+    metrics_of,
+    shown_in,
+    threshold_key,
+)
+from chemkl.evaluation.text import TEXT_METRICS
 
-RUN = Column("run", "run")
 SHOWN_SCAFFOLD = 40
 """Longer SMILES are cut in tables and sentences; the files hold them whole."""
 POINTS = 5
@@ -72,16 +80,6 @@ def legend(frame: pd.DataFrame, options: MetricOptions) -> str:
     if any(not is_missing(row["auc_calls"]) for row in whole):
         texts.append("AUC top-k: area under the mean of the k best rewards so far, as in PMO.")
     return " ".join([*texts, key_of(_screen("whole", options), whole)])
-
-
-def key_of(metrics: Iterable[Metric], rows: Rows) -> str:
-    """Explain the metrics that have a value, and no others."""
-    parts = [
-        f"{metric.label}: {metric.brief}"
-        for metric in metrics
-        if metric.brief and any(not is_missing(row.get(metric.key)) for row in rows)
-    ]
-    return f"{'; '.join(parts)}." if parts else ""
 
 
 def window_table(over_time: pd.DataFrame, options: MetricOptions) -> Iterator[Table]:
@@ -187,23 +185,27 @@ def prompt_tables(by_prompt: pd.DataFrame) -> Iterator[Table]:
 
 
 def metric_catalogue(name: str | None = None) -> Iterator[RenderableType]:
-    """What `chemkl show metrics` prints: all metrics, or one.
+    """What `chemkl show metrics` prints: all metrics, or those of one name.
 
     Raises:
         InputError: no metric has this name.
     """
-    if name is not None and name not in METRICS:
-        raise InputError(f"no metric is called {name!r}{did_you_mean(name, METRICS)}")
-    made = plain_table()
-    for label in ("metric", "unit", "better", "of"):
-        made.add_column(label, no_wrap=True)
-    made.add_column("meaning", ratio=1)
-    defaults = MetricOptions().model_dump()
-    for metric in METRICS.values():
-        if name in (None, metric.key):
-            meaning = metric.meaning.format(**defaults)
-            made.add_row(metric.key, metric.unit, metric.better or "", metric.scope, meaning)
-    yield made
+    if name is not None and name not in {**METRICS, **TEXT_METRICS}:
+        known = {**METRICS, **TEXT_METRICS}
+        raise InputError(f"no metric is called {name!r}{did_you_mean(name, known)}")
+    options = MetricOptions().model_dump()
+    options |= {**TextOptions().model_dump(), "sizes": "1 to 5"}
+    for title, metrics in {"Metrics": METRICS, "Measures of texts": TEXT_METRICS}.items():
+        made = plain_table(title)
+        for label in ("metric", "unit", "better", "of"):
+            made.add_column(label, no_wrap=True)
+        made.add_column("meaning", ratio=1)
+        for metric in metrics.values():
+            if name in (None, metric.key):
+                cells = (metric.key, metric.unit, metric.better or "", metric.scope)
+                made.add_row(*cells, metric.meaning.format(**options))
+        if made.row_count:
+            yield made
 
 
 def _screen(name: str, options: MetricOptions) -> list[Metric]:

@@ -1,7 +1,12 @@
-"""Texts to be evaluated: the last samples of a run, its exact answers; what of them counts."""
+"""Texts to be evaluated: the last samples of a run and its exact answers, or a file of texts.
+
+Files are opened, unpacked, decoded and divided into rows as files of molecules are; what differs is
+which column is taken, and that a .txt has a text on each line.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +14,20 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from chemkl.config import InputError
+from chemkl.config.evaluate import TextFile
+from chemkl.config.paths import label_of
 from chemkl.display import is_missing
+from chemkl.files.tables import (
+    DELIMITERS,
+    LINES,
+    TABLES,
+    Row,
+    Rules,
+    Table,
+    find_column,
+    open_table,
+    refuse_same_names,
+)
 from chemkl.results import Manifest, find_trace, read_trace
 from chemkl.results.trace import read_part
 
@@ -17,6 +35,11 @@ COMPLETION, PROMPT, ANSWER, REWARD = "completion", "prompt", "answer", "reward"
 NEEDED = ("step", "row", PROMPT, COMPLETION, REWARD, "is_replay")
 ANSWERS_FILE = "answers.parquet"
 EXACT_COLUMNS = ("step", PROMPT, ANSWER, "logp_policy", "logp_ref")
+TEXT_COLUMNS = (COMPLETION, "text", "response", "output")
+HEADER_WORDS = {*TEXT_COLUMNS, PROMPT, ANSWER, REWARD}
+ENDINGS = {**TABLES, ".txt": LINES}
+NAMED = 3
+"""So many of the cells that cannot be used are named in a message."""
 
 
 @dataclass(frozen=True)
@@ -69,25 +92,18 @@ def read_text_run(
     late = by_prompt.tail(max(1, late_samples // max(1, by_prompt.ngroups))).reset_index(drop=True)
     manifest = Manifest.load(folder)
     texts = tidied(late[columns], str(folder))
+    words = [len(text.split()) for text in texts[COMPLETION]]
+    are_single = words.count(1) > sum(n > 1 for n in words)
+    reward = manifest.config.get("reward") if manifest else None
+    pays_smiles = isinstance(reward, dict) and reward.get("kind") == "smiles"
     return TextSamples(
         name,
         texts,
         read_exact(folder),
         method,
         manifest.seed if manifest else None,
-        molecules=_is_of_molecules(manifest) and _is_of_single_words(texts),
+        molecules=pays_smiles and are_single,
     )
-
-
-def _is_of_molecules(manifest: Manifest | None) -> bool:
-    reward = manifest.config.get("reward") if manifest else None
-    return isinstance(reward, dict) and reward.get("kind") == "smiles"
-
-
-def _is_of_single_words(texts: pd.DataFrame) -> bool:
-    """Whether more than half of the texts that are not empty have no blank inside."""
-    words = [len(text.split()) for text in texts[COMPLETION]]
-    return words.count(1) > sum(n > 1 for n in words)
 
 
 def check_text_run(folder: Path) -> list[str]:
@@ -100,7 +116,7 @@ def check_text_run(folder: Path) -> list[str]:
         InputError: it does not.
     """
     names = pq.read_schema(find_trace(folder)[0].path).names
-    missing = [each for each in NEEDED if each not in names]
+    missing = [name for name in NEEDED if name not in names]
     if COMPLETION in missing and "smiles" in names:
         raise InputError(
             f"{folder}: its trace has SMILES and no completions: a run of the posttrain stage, "
@@ -124,7 +140,7 @@ def read_exact(folder: Path) -> pd.DataFrame | None:
     if not path.exists():
         return None
     table = read_part(path)
-    missing = [each for each in EXACT_COLUMNS if each not in table.column_names]
+    missing = [name for name in EXACT_COLUMNS if name not in table.column_names]
     if missing or not table.num_rows:
         wrong = f"lacks {', '.join(missing)}" if missing else "has no rows"
         raise InputError(
@@ -143,15 +159,10 @@ def tidied(texts: pd.DataFrame, where: str) -> pd.DataFrame:
         InputError: there is no text but empty ones.
     """
     plain = pd.DataFrame(index=texts.index)
-    for column in (PROMPT, COMPLETION):
-        plain[column] = pd.Series(
-            ["" if is_missing(each) else str(each) for each in texts[column]],
-            index=texts.index,
-            dtype=object,
-        )
-    if ANSWER in texts.columns:
-        answers = [None if is_missing(each) else str(each) for each in texts[ANSWER]]
-        plain[ANSWER] = pd.Series(answers, index=texts.index, dtype=object)
+    for column, missing in ((PROMPT, ""), (COMPLETION, ""), (ANSWER, None)):
+        if column in texts.columns:
+            cells = [missing if is_missing(cell) else str(cell) for cell in texts[column]]
+            plain[column] = pd.Series(cells, index=texts.index, dtype=object)
     if REWARD in texts.columns:
         plain[REWARD] = texts[REWARD].astype(float)
     if not any(text.strip() for text in plain[COMPLETION]):
@@ -166,11 +177,6 @@ def chosen_texts(texts: pd.DataFrame, size: int, seed: int) -> pd.DataFrame:
         return full
     rows = np.random.default_rng(seed).choice(len(full), size, replace=False)
     return full.iloc[np.sort(rows)]
-
-
-def prompts_of(texts: pd.DataFrame) -> Sequence[str]:
-    """The prompts in the order in which they appear."""
-    return list(dict.fromkeys(texts[PROMPT]))
 
 
 def left_out(samples: TextSamples, max_texts: int) -> Iterator[str]:
@@ -197,3 +203,149 @@ def left_out(samples: TextSamples, max_texts: int) -> Iterator[str]:
     no_reward = int(texts[REWARD].isna().sum()) if REWARD in texts.columns else 0
     if no_reward:
         yield f"{samples.name}: {no_reward:,} of {n:,} texts have no reward; the mean is without."
+
+
+# ---- files
+
+
+def read_text_file(name: str, file: TextFile) -> TextSamples:
+    """Read a file of texts.
+
+    Raises:
+        InputError: an unknown format, a damaged file, no such column, no text in it, something
+            else than text, or rewards that are no numbers.
+    """
+    place = label_of(file.path)
+    frame = _frame(file)
+    if frame.empty:
+        raise InputError(f"{place}: no texts in it; expected at least one.")
+    of = "row" if file.path.suffix.lower() == ".parquet" else "line"
+    texts = frame[COMPLETION]
+    _refuse(
+        [
+            f"{cell!r} ({type(cell).__name__}) in {of} {number}"
+            for number, cell in texts.items()
+            if not (isinstance(cell, str) or is_missing(cell))
+        ],
+        f"{place}: the column {frame.attrs['column']!r} must hold text",
+        "Write texts in quotes, or name another column with `column`.",
+    )
+    if PROMPT not in frame:
+        frame[PROMPT] = ""
+    if ANSWER in frame:
+        frame[ANSWER] = frame[ANSWER].replace("", None)  # a .csv has no other way to say: none
+    if REWARD in frame:
+        numbers = pd.to_numeric(frame[REWARD], errors="coerce")
+        pairs = zip(frame[REWARD].items(), numbers, strict=True)
+        _refuse(
+            [
+                f"{cell!r} in {of} {row}"
+                for (row, cell), number in pairs
+                if is_missing(number) and not is_missing(cell) and cell != ""
+            ],
+            f"{place}: the column {REWARD!r} must hold numbers, or nothing",
+            "Correct them, or rename the column to use the file without rewards.",
+        )
+        frame[REWARD] = numbers
+    missing = sum(map(is_missing, texts))
+    return TextSamples(name, tidied(frame.reset_index(drop=True), place), n_missing=missing)
+
+
+def _refuse(wrong: list[str], must: str, fix: str) -> None:
+    """Refuse cells that cannot be used, naming the first.
+
+    Raises:
+        InputError: there are some.
+    """
+    if wrong:
+        more = f", and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
+        raise InputError(f"{must}, but holds {', '.join(wrong[:NAMED])}{more}. {fix}")
+
+
+def _frame(file: TextFile) -> pd.DataFrame:
+    """The columns that are used, by their names in a trace; the index is the line of each row.
+
+    Raises:
+        InputError: the file cannot be read, or a column is not there.
+    """
+    rules = Rules(ENDINGS, partial(_judge, file.column), lambda line: line, tidy=False)
+    with open_table(file.path, rules) as table:
+        if table.types is not None:
+            names, rows = list(table.types.names), None
+        else:
+            names, rows = _named_rows(table, file.column)
+            if not rows:
+                return pd.DataFrame()
+        column = _column(names, file.column, table.place) or _default_column(names, table)
+        prompt = _column(names, file.prompt_column, table.place)
+        prompt = prompt or (PROMPT if PROMPT in names else None)
+        chosen = {COMPLETION: column, **({PROMPT: prompt} if prompt else {})}
+        chosen |= {name: name for name in (ANSWER, REWARD) if name in names}
+        if rows is None:
+            rows = list(table.read(list(dict.fromkeys(chosen.values()))))
+    frame = pd.DataFrame(
+        {key: [row.cells.get(name) for row in rows] for key, name in chosen.items()},
+        index=[row.number for row in rows],
+        dtype=object,
+    )
+    frame.attrs["column"] = column
+    return frame
+
+
+def _named_rows(table: Table, column: str | int | None) -> tuple[list[str], list[Row]]:
+    """All rows of a text file, and the names of their cells.
+
+    Raises:
+        InputError: a row cannot be read, or has more cells than there are names.
+    """
+    rows = list(table.read(()))
+    bad = next((row for row in rows if row.reason is not None), None)
+    if bad is not None:
+        raise InputError(f"{table.place}:{bad.number}: {bad.reason}.")
+    if not table.is_delimited:
+        return list(dict.fromkeys(name for row in rows for name in row.cells)), rows
+    if table.form == LINES:
+        texts = [row for row in rows if row.cells]
+        return [COMPLETION], [Row(row.number, {COMPLETION: row.cells[0]}) for row in texts]
+    first = rows[0].cells if rows else []
+    if isinstance(column, int) and HEADER_WORDS.isdisjoint(first):
+        names = [str(i) for i in range(len(first))]
+    else:
+        names, rows = [name.strip() for name in first], rows[1:]
+        refuse_same_names(names, table.place)
+    wide = next((row for row in rows if len(row.cells) > len(names)), None)
+    if wide is not None and len(first):
+        raise InputError(
+            f"{table.place}:{wide.number}: its rows have more fields than its header has names; "
+            f"put quotes around texts that hold {DELIMITERS[table.form]}."
+        )
+    return names, [Row(row.number, dict(zip(names, row.cells, strict=False))) for row in rows]
+
+
+def _column(names: Sequence[str], wanted: str | int | None, place: str) -> str | None:
+    """The name of a column that is given by name or number; None: none is given."""
+    if not isinstance(wanted, int):
+        return None if wanted is None else find_column(names, wanted, place)
+    if wanted >= len(names):
+        raise InputError(
+            f"{place}: no column {wanted}: there are {len(names)}, counted from 0. Known: "
+            f"{', '.join(names)}"
+        )
+    return names[wanted]
+
+
+def _default_column(names: Sequence[str], table: Table) -> str:
+    column = next((name for name in TEXT_COLUMNS if name in names), None)
+    if column is None:
+        header = ". The first line is taken for the header" if table.is_delimited else ""
+        raise InputError(
+            f"{table.place}: no column is called {' or '.join(TEXT_COLUMNS)}; say which one holds "
+            f"the texts with `column`. Known: {', '.join(names)}{header}"
+        )
+    return column
+
+
+def _judge(column: str | int | None, rows: Sequence[Sequence[str]]) -> float:
+    """Say how much cells look like a table of texts: by its header alone."""
+    words = {cell.strip() for cell in rows[0]}
+    return 1.0 if column in words or not words.isdisjoint(TEXT_COLUMNS) else 0.0

@@ -13,17 +13,26 @@ from rich.console import Console
 from chemkl.config import InputError, complaints
 from chemkl.config.evaluate import EvaluateTextConfig
 from chemkl.config.loading import Draft
-from chemkl.evaluation.text_answers import exact_entropies, over_prompts
-from chemkl.evaluation.text_columns import METHODS_SCHEMA, STEPS_SCHEMA, text_schema
-from chemkl.evaluation.text_display import text_tables
-from chemkl.evaluation.text_files import read_text_file
-from chemkl.evaluation.text_metrics import OF_TEXT, Embed, method_rows, nested_text, text_rows
+from chemkl.evaluation.text import (
+    METHODS_SCHEMA,
+    OF_TEXT,
+    STEPS_SCHEMA,
+    Embed,
+    exact_entropies,
+    method_rows,
+    nested_text,
+    over_prompts,
+    text_rows,
+    text_schema,
+    text_tables,
+)
 from chemkl.evaluation.text_samples import (
     ANSWER,
     ANSWERS_FILE,
     TextSamples,
     check_text_run,
     left_out,
+    read_text_file,
     read_text_run,
 )
 from chemkl.llm import embedding

@@ -26,7 +26,7 @@ from chemkl.config.evaluate import SampledFile, TextFile
 from chemkl.corpus.files import read_split, read_vocabulary
 from chemkl.evaluation.reference import read_statistics
 from chemkl.evaluation.samples import read_samples
-from chemkl.evaluation.text_files import read_text_file
+from chemkl.evaluation.text_samples import read_text_file
 from chemkl.files.molecules import read_molecules
 from chemkl.policies import load_policy
 from chemkl.results import Manifest, read_trace

@@ -9,7 +9,7 @@ import pytest
 
 from chemkl.config import InputError
 from chemkl.config.evaluate import TextFile
-from chemkl.evaluation.text_files import read_text_file
+from chemkl.evaluation.text_samples import read_text_file
 
 TABLE = 'id{d}text{d}reward\n1{d}"one{d} ""two""\nthree"{d}0.5\n2{d} four {d}\n'
 

@@ -7,8 +7,8 @@ import pytest
 from scipy.spatial.distance import pdist
 from scipy.stats import entropy
 
-from chemkl.evaluation.text_answers import exact_entropies, over_prompts, sampled_answers
-from chemkl.evaluation.text_diversity import (
+from chemkl.config.evaluate import TextOptions
+from chemkl.evaluation.diversity import (
     NgramCounts,
     cosine_distances,
     semantic_diversity,
@@ -16,6 +16,8 @@ from chemkl.evaluation.text_diversity import (
     text_vendi,
     tokens_of,
 )
+from chemkl.evaluation.text import exact_entropies, over_prompts, text_rows
+from chemkl.evaluation.text_samples import TextSamples
 
 
 def unit(rows):
@@ -144,21 +146,26 @@ def test_vendi_counts_orthogonal_texts():
 # ---- answers
 
 
+def answers_of(answers):
+    """The row of one prompt to which these answers were sampled."""
+    texts = pd.DataFrame(
+        {"prompt": "p", "completion": "1", "answer": pd.Series(answers, dtype=object)}
+    )
+    *_, row = text_rows(TextSamples("x", texts), ["answers"], TextOptions())
+    return row
+
+
 def test_sampled_answers_of_one_prompt():
-    found = sampled_answers(["1", "1", "2", None, "1"])
-    assert found["validity"] == 0.8
-    assert found["distinct_answers"] == 2
-    assert found["answer_entropy"] == pytest.approx(entropy([3, 1]))
-    assert found["effective_answers"] == pytest.approx(math.exp(entropy([3, 1])))
-    assert found["answer_top_share"] == 0.75
+    row = answers_of(["1", "1", "2", None, "1"])
+    assert (row["validity"], row["distinct_answers"], row["answer_top_share"]) == (0.8, 2, 0.75)
+    assert row["answer_entropy"] == pytest.approx(entropy([3, 1]))
+    assert row["effective_answers"] == pytest.approx(math.exp(entropy([3, 1])))
 
 
 def test_samples_without_a_valid_answer():
-    found = sampled_answers([None, None])
-    assert found["validity"] == 0
-    assert found["distinct_answers"] == 0
-    assert found["answer_entropy"] is found["answer_top_share"] is None
-    assert sampled_answers([])["validity"] is None
+    row = answers_of([None, None])
+    assert (row["validity"], row["distinct_answers"]) == (0, 0)
+    assert row["answer_entropy"] is row["effective_answers"] is row["answer_top_share"] is None
 
 
 def exact(step, policy, reference, prompt="p"):

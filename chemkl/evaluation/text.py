@@ -1,0 +1,631 @@
+"""How diverse texts and answers are: the measures, one row each, and the tables they make.
+
+No torch: embeddings come as rows of numbers.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from rich.table import Table
+from rich.text import Text
+
+from chemkl.config.evaluate import EvaluateTextConfig, TextOptions
+from chemkl.display import cell, is_missing, plain_table, table
+from chemkl.evaluation.diversity import (
+    NgramCounts,
+    semantic_diversity,
+    text_clusters,
+    text_vendi,
+    tokens_of,
+)
+from chemkl.evaluation.metrics import RUN, Metric, key_of
+from chemkl.evaluation.text_samples import (
+    ANSWER,
+    COMPLETION,
+    PROMPT,
+    REWARD,
+    TextSamples,
+    chosen_texts,
+)
+from chemkl.results import described_schema
+
+ALL, PROMPTS, ONE = "all", "prompts", "prompt"
+OF_TEXT = ("ngrams", "embedding")
+"""Measures of the words of a text, which a SMILES does not have."""
+Embed = Callable[[Sequence[str]], Sequence[np.ndarray] | np.ndarray]
+
+
+# ---- answers
+
+
+def entropy_of(shares: Iterable[float]) -> float | None:
+    """-sum p ln p in nats; shares of 0 add nothing; None without a share."""
+    positive = [share for share in shares if share > 0]
+    return max(0.0, -sum(p * math.log(p) for p in positive)) if positive else None
+
+
+def exact_entropies(exact: pd.DataFrame) -> pd.DataFrame:
+    """The exact distribution over the recorded answers, at every such step, for every prompt.
+
+    With p the policy's probabilities of the K answers, each the whole completion in the tokenizer's
+    own cut, m = sum p their mass and q = p / m, and likewise q_ref of the reference:
+    entropy = -sum q ln q, kl_from_ref = sum q ln (q / q_ref). All in nats.
+
+    Args:
+        exact: rows of step, prompt, answer, logp_policy and logp_ref (nats, end token included).
+
+    Returns:
+        A row for each prompt and step: k, ln_k, entropy, entropy_ref, mass, mass_ref, kl_from_ref,
+        top_share. Missing where the answers have no probability at all.
+    """
+    rows = []
+    for (prompt, step), own in exact.groupby(["prompt", "step"]):
+        mass, log_q = _normalised(own["logp_policy"])
+        mass_ref, log_ref = _normalised(own["logp_ref"])
+        q = np.exp(log_q)
+        there = q > 0
+        with np.errstate(invalid="ignore"):  # -inf - -inf where neither has any mass
+            kl = float((q[there] * (log_q[there] - log_ref[there])).sum())
+        rows.append(
+            {
+                "prompt": prompt,
+                "step": step,
+                "k": len(own),
+                "ln_k": math.log(len(own)),
+                "entropy": entropy_of(q) if mass > 0 else None,
+                "entropy_ref": entropy_of(np.exp(log_ref)) if mass_ref > 0 else None,
+                "mass": mass,
+                "mass_ref": mass_ref,
+                "kl_from_ref": max(0.0, kl) if mass > 0 and math.isfinite(kl) else None,
+                "top_share": float(q.max()) if mass > 0 else None,
+            }
+        )
+    steps = pd.DataFrame(rows).sort_values(["step", "prompt"], ignore_index=True)
+    return steps.astype(dict.fromkeys(steps.columns.difference(["step", "prompt"]), float))
+
+
+def _normalised(logp: pd.Series) -> tuple[float, np.ndarray]:
+    """The sum of the probabilities, and the logarithms after dividing by it."""
+    values = logp.to_numpy(dtype=np.float64)
+    highest = values.max()
+    if not math.isfinite(highest):
+        return 0.0, np.full(len(values), -np.inf)
+    log_mass = highest + math.log(np.exp(values - highest).sum())
+    return math.exp(log_mass), values - log_mass
+
+
+def over_prompts(steps: pd.DataFrame) -> pd.DataFrame:
+    """The mean over the prompts at every step, which is what a figure shows."""
+    means: pd.DataFrame = steps.drop(columns="prompt").groupby("step", as_index=False).mean()
+    return means
+
+
+# ---- the table of measures
+
+
+@dataclass(frozen=True, eq=False)
+class TextSet:
+    """The texts of one row, and what several measures need of them, computed once.
+
+    Attributes:
+        texts: all of them.
+        chosen: those that are measured.
+        options: how.
+        vectors: of all texts that are measured, by their index; None: not embedded.
+        has_words: whether the texts are more than SMILES.
+        exact: exact values of the prompt, by their final names.
+    """
+
+    texts: pd.DataFrame
+    chosen: pd.DataFrame
+    options: TextOptions
+    vectors: pd.Series | None
+    has_words: bool
+    exact: Mapping[str, Any]
+
+    @cached_property
+    def tokens(self) -> list[list[str]]:
+        """Tokens of each text that is measured."""
+        return [tokens_of(text, self.options.tokens) for text in self.chosen[COMPLETION]]
+
+    @cached_property
+    def ngrams(self) -> dict[int, NgramCounts]:
+        """Counts of n-grams by n."""
+        return {n: NgramCounts.of(self.tokens, n) for n in self.options.ngrams}
+
+    @cached_property
+    def embedded(self) -> np.ndarray | None:
+        """Vectors of the texts that are measured."""
+        if self.vectors is None or self.chosen.empty:
+            return None
+        return np.stack(self.vectors[self.chosen.index].tolist())
+
+    @cached_property
+    def clusters(self) -> np.ndarray | None:
+        """Size of each cluster of the vectors."""
+        if self.embedded is None:
+            return None
+        distance, linkage = self.options.cluster_distance, self.options.linkage
+        return np.bincount(text_clusters(self.embedded, distance, linkage))
+
+    @cached_property
+    def answers(self) -> Sequence[str | None]:
+        """The answer of each sample; None: it holds no valid one."""
+        return self.texts[ANSWER].tolist() if ANSWER in self.texts.columns else []
+
+    @cached_property
+    def shares(self) -> list[float]:
+        """Share of each different answer among the valid ones."""
+        counts = Counter(answer for answer in self.answers if answer is not None)
+        return [count / counts.total() for count in counts.values()]
+
+
+_LATE = (
+    "among the last {late_samples} samples of a run (as many of each prompt), or all texts of a "
+    "file"
+)
+_MEAN = "In the row `prompts`: the mean over the prompts."
+_NOT_POOLED = "Null in the row `all`: answers to different prompts are not pooled."
+_EXACT = (
+    "From answers.parquet at the last recorded step; with several prompts the mean over them. "
+    f"{_NOT_POOLED}"
+)
+_TEXTS, _ANSWERS = ("texts",), ("answers",)
+
+
+def _mean_over_n(values: Iterable[float | None]) -> float | None:
+    values = list(values)
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
+
+
+def _reward(s: TextSet) -> float | None:
+    mean = s.texts[REWARD].mean() if REWARD in s.texts.columns else None
+    return None if is_missing(mean) else mean
+
+
+def _effective(s: TextSet) -> float | None:
+    entropy = entropy_of(s.shares)
+    return None if entropy is None else math.exp(entropy)
+
+
+STEPS = {
+    "k": (",.0f", "answers", "Answers that the run recorded: the valid ones, unless it was told "
+          "others."),
+    "ln_k": (".3f", "nats", "ln of their number, the entropy of the uniform distribution, in "
+             "nats."),
+    "entropy": (".3f", "nats", "Exact entropy of the policy over these answers, their "
+                "probabilities (as in mass) normalised, in nats."),
+    "entropy_ref": (".3f", "nats", "The same of the reference."),
+    "mass": (
+        ".1%", "probability",
+        "Probability that the policy writes one of these answers as the whole completion, cut into "
+        "tokens as the tokenizer does it. Left out are other cuts and, unless parse is strict, "
+        "other completions that the answer is read out of: a lower bound of the probability of a "
+        "valid answer, where parse reads the bare answer as itself.",
+    ),
+    "mass_ref": (".1%", "probability", "The same of the reference."),
+    "kl_from_ref": (
+        ".3f", "nats",
+        "KL(q || q_ref) in nats, q and q_ref the policy's and the reference's distributions over "
+        "these answers: 0 where the reference's ratios are kept.",
+    ),
+    "top_share": (".1%", "share", "Share of the likeliest of these answers in the policy."),
+}  # fmt: skip
+"""The exact distribution over steps: format, unit and meaning of each column."""
+EXACT = tuple(name for name in STEPS if name != "ln_k")
+"""Those whose final values are measures, called exact_<name>."""
+_EXACT_SHOWN = {
+    "entropy": ("exact", "entropy of the policy's probabilities of the bare answers, as the "
+                "tokenizer cuts them"),
+    "entropy_ref": ("ref.", "the same of the reference"),
+    "mass": ("mass", "sum of the policy's probabilities"),
+    "kl_from_ref": ("KL", "from the reference, over these answers"),
+}  # fmt: skip
+
+_ROWS = (
+    Metric(
+        "n_texts", "texts", ",.0f",
+        "Texts that the measures of text were computed on: those that are not empty, or a random "
+        f"{{max_texts}} of a run's. {_MEAN}",
+        "texts", None, "text", lambda s: len(s.chosen), _TEXTS,
+        brief="those that are not empty and were measured",
+    ),
+    Metric(
+        "reward", "reward", ".3f", f"Mean raw reward {_LATE}. Null: not recorded.",
+        "reward", "higher", "text", _reward, ("texts", "answers"), brief="mean raw reward",
+    ),
+    Metric(
+        "tokens", "tokens", ".1f",
+        "Mean number of tokens ({tokens}) of a text. Null: the texts are SMILES, of one word each, "
+        "whose n-grams and embeddings are left out too.",
+        "tokens", None, "text",
+        lambda s: sum(map(len, s.tokens)) / len(s.tokens) if s.tokens and s.has_words else None,
+        _TEXTS, brief="mean number of a text",
+    ),
+    Metric(
+        "distinct_texts", "distinct", ".1%", "Different texts / texts.",
+        "share", "higher", "text",
+        lambda s: s.chosen[COMPLETION].nunique() / len(s.chosen) if len(s.chosen) else None,
+        _TEXTS, brief="different texts / texts",
+    ),
+    Metric(
+        "distinct", "dist-n", ".3f",
+        "Mean of distinct_n over n = {sizes}. Null: one of them is null.",
+        "share", "higher", "text", lambda s: _mean_over_n(c.share for c in s.ngrams.values()),
+        _TEXTS, brief="distinct n-grams, mean over n", needs="ngrams",
+    ),
+    Metric(
+        "ead", "EAD", ".3f", "Mean of ead_n over n = {sizes}. Null: one of them is null.",
+        "share", "higher", "text",
+        lambda s: _mean_over_n(c.adjusted(s.options.vocabulary) for c in s.ngrams.values()),
+        _TEXTS, brief="the same, expectation-adjusted", needs="ngrams",
+    ),
+    Metric(
+        "semantic_diversity", "semantic", ".3f",
+        "Mean cosine distance over all pairs of texts, embedded by all-MiniLM-L6-v2. Null: fewer "
+        "than 2 texts.",
+        "distance", "higher", "text",
+        lambda s: None if s.embedded is None else semantic_diversity(s.embedded), _TEXTS,
+        brief="mean cosine distance of sentence embeddings", needs="embedding",
+    ),
+    Metric(
+        "clusters", "clusters", ".1f",
+        "Clusters of the embeddings: agglomerative, {linkage} linkage, joined up to a cosine "
+        f"distance of {{cluster_distance:g}}. {_MEAN}",
+        "clusters", "higher", "text",
+        lambda s: None if s.clusters is None else len(s.clusters), _TEXTS,
+        brief="of the embeddings", needs="embedding",
+    ),
+    Metric(
+        "top_cluster_share", "top", ".1%", "Share of the texts that are in the largest cluster.",
+        "share", "lower", "text",
+        lambda s: None if s.clusters is None else s.clusters.max() / s.clusters.sum(), _TEXTS,
+        brief="share of the largest cluster", needs="embedding",
+    ),
+    Metric(
+        "text_vendi", "Vendi", ".1f",
+        "Vendi score of the embeddings' cosines: the effective number of different texts.",
+        "texts", "higher", "text",
+        lambda s: None if s.embedded is None else text_vendi(s.embedded), _TEXTS,
+        brief="effective number of different texts", needs="embedding",
+    ),
+    Metric(
+        "validity", "valid", ".1%", f"Share with a valid parsed answer {_LATE}. {_NOT_POOLED}",
+        "share", "higher", "text",
+        lambda s: sum(a is not None for a in s.answers) / len(s.answers) if s.answers else None,
+        _ANSWERS, brief="share of samples with a valid answer", needs="answers",
+    ),
+    Metric(
+        "distinct_answers", "answers", ".1f",
+        f"Different valid answers {_LATE}. {_MEAN} {_NOT_POOLED}",
+        "answers", "higher", "text", lambda s: len(s.shares), _ANSWERS,
+        brief="different valid ones", needs="answers",
+    ),
+    Metric(
+        "answer_entropy", "entropy", ".3f",
+        f"Entropy in nats of the shares of the valid answers {_LATE}; biased down by about "
+        f"(distinct - 1) / (2 x samples). {_MEAN} {_NOT_POOLED}",
+        "nats", "higher", "text", lambda s: entropy_of(s.shares), _ANSWERS,
+        brief="of the sampled valid answers, in nats", needs="answers",
+    ),
+    Metric(
+        "effective_answers", "eff.", ".2f", f"exp of answer_entropy. {_MEAN} {_NOT_POOLED}",
+        "answers", "higher", "text", _effective, _ANSWERS,
+        brief="exp of it, the effective number of answers", needs="answers",
+    ),
+    Metric(
+        "answer_top_share", "top", ".1%",
+        f"Share of the commonest valid answer. {_MEAN} {_NOT_POOLED}",
+        "share", "lower", "text", lambda s: max(s.shares, default=None), _ANSWERS,
+        brief="share of the commonest valid answer", needs="answers",
+    ),
+    *(
+        Metric(
+            f"exact_{name}", _EXACT_SHOWN.get(name, ("",))[0], how, f"{meaning} {_EXACT}", unit,
+            None, "text", lambda s, key=f"exact_{name}": s.exact.get(key),
+            _ANSWERS if name in _EXACT_SHOWN else (), brief=_EXACT_SHOWN.get(name, ("", ""))[1],
+            needs="exact",
+        )
+        for name, (how, unit, meaning) in STEPS.items()
+        if name in EXACT
+    ),
+)  # fmt: skip
+TEXT_METRICS: dict[str, Metric] = {metric.key: metric for metric in _ROWS}
+_FLOAT, _INT, _TEXT = pa.float64(), pa.int64(), pa.string()
+IDENTITY: dict[str, tuple[pa.DataType, str]] = {
+    "run": (_TEXT, "Name of the run or file."),
+    "method": (_TEXT, "Method that the run belongs to. Null: to none."),
+    "seed": (_INT, "Seed of the run. Null for a file."),
+    "scope": (
+        _TEXT,
+        "all: every text pooled, whatever its prompt; prompts: the mean over the prompts of the "
+        "values of each; prompt: one prompt alone.",
+    ),
+    "prompt": (_TEXT, "The prompt, in rows of scope prompt; else null."),
+    "n_prompts": (_INT, "Prompts that the row is about."),
+    "n_samples": (_INT, f"Samples {_LATE}, empty and invalid ones included."),
+}
+"""Columns that say what a row is about, not how it came out."""
+STEPS_SCHEMA = described_schema(
+    {
+        **{key: IDENTITY[key] for key in ("run", "method", "seed")},
+        "prompt": (_TEXT, "The prompt."),
+        "step": (_INT, "Optimiser step after which the probabilities were computed."),
+        **{name: (_FLOAT, meaning) for name, (_, _, meaning) in STEPS.items()},
+    }
+)
+METHODS_SCHEMA = described_schema(
+    {
+        "method": (_TEXT, "Name of the method."),
+        "scope": (_TEXT, "all: over all texts pooled; prompts: the mean over the prompts."),
+        "metric": (_TEXT, "Column of text_diversity.parquet."),
+        "n": (_INT, "Runs that have a value."),
+        "mean": (_FLOAT, "Mean over these runs."),
+        "sd": (_FLOAT, "Standard deviation over them, n - 1 in the denominator. Null: n = 1."),
+        "low": (_FLOAT, "Lowest value."),
+        "high": (_FLOAT, "Highest value."),
+    }
+)
+
+
+def text_metrics_of(options: TextOptions) -> list[Metric]:
+    """The measures as columns, with those of each size of n-grams."""
+    columns: list[Metric] = []
+    for metric in TEXT_METRICS.values():
+        columns.append(metric)
+        if metric.key != "ead":
+            continue
+        for n in options.ngrams:
+            share = f"Different {n}-grams / {n}-grams, over all texts together; tokens: {{tokens}}."
+            adjusted = (
+                f"Expectation-adjusted distinct {n}-grams (arXiv 2202.13587): different / (V (1 - "
+                "((V - 1) / V)^total)), V = {vocabulary}; tokens: {tokens}."
+            )
+            own = replace(metric, label="", tables=(), brief="")
+            columns += [
+                replace(
+                    own,
+                    key=f"distinct_{n}",
+                    meaning=share,
+                    value=lambda s, n=n: s.ngrams[n].share,
+                ),
+                replace(
+                    own,
+                    key=f"ead_{n}",
+                    meaning=adjusted,
+                    value=lambda s, n=n: s.ngrams[n].adjusted(s.options.vocabulary),
+                ),
+            ]
+    return columns
+
+
+def text_schema(options: TextOptions) -> pa.Schema:
+    """Schema of `text_diversity.parquet`, a description in every field."""
+    settings = options.model_dump() | {"sizes": ", ".join(map(str, options.ngrams))}
+    identity = {key: (kind, text.format(**settings)) for key, (kind, text) in IDENTITY.items()}
+    columns = {metric.key: metric.field(settings) for metric in text_metrics_of(options)}
+    return described_schema({**identity, **columns})
+
+
+# ---- the rows
+
+
+def text_rows(
+    samples: TextSamples,
+    measures: Collection[str],
+    options: TextOptions,
+    embed: Embed | None = None,
+) -> list[dict[str, Any]]:
+    """Evaluate one run or file.
+
+    Args:
+        samples: its texts.
+        measures: ngrams, embedding, answers.
+        options: how.
+        embed: texts to rows of length 1; needed for embedding.
+
+    Returns:
+        A row for all texts, one for the mean over the prompts, and one for each prompt; None where
+        a value is not defined. Of molecules neither n-grams nor embeddings nor tokens are measured.
+    """
+    if samples.molecules:
+        measures = [measure for measure in measures if measure not in OF_TEXT]
+    texts, chosen = samples.texts, chosen_texts(samples.texts, options.max_texts, options.seed)
+    vectors = None
+    if "embedding" in measures and embed is not None:
+        vectors = pd.Series(list(embed(chosen[COMPLETION].tolist())), index=chosen.index)
+    exact = _final(samples.exact) if "answers" in measures else {}
+    metrics = text_metrics_of(options)
+    has_words, has_answers = not samples.molecules, ANSWER in texts.columns
+    prompts = list(dict.fromkeys(texts[PROMPT]))
+
+    def row(scope: str, prompt: str | None) -> dict[str, Any]:
+        """One row: answers, and what is exact, are of single prompts only."""
+        mine, some = texts, chosen
+        if prompt is not None:
+            mine, some = texts[texts[PROMPT] == prompt], chosen[chosen[PROMPT] == prompt]
+        known = {} if prompt is None else exact.get(prompt, {})
+        own = TextSet(mine, some, options, vectors, has_words, known)
+        wanted = {"", *measures} - {"answers"}
+        if prompt is not None:
+            wanted |= {"exact", *({"answers"} & {*measures} if has_answers else ())}
+        return {
+            **dict.fromkeys(IDENTITY),
+            **{"run": samples.name, "method": samples.method, "seed": samples.seed},
+            **{
+                "scope": scope,
+                "prompt": prompt,
+                "n_prompts": len(prompts) if prompt is None else 1,
+            },
+            "n_samples": len(mine),
+            **{m.key: m.value(own) if m.needs in wanted else None for m in metrics},
+        }
+
+    single = [row(ONE, prompt) for prompt in prompts]
+    mean = dict.fromkeys([*IDENTITY, *(metric.key for metric in metrics)])
+    mean |= {key: value for key, value in row(ALL, None).items() if key in IDENTITY}
+    mean |= {"scope": PROMPTS, **_means(single, [metric.key for metric in metrics])}
+    mean |= _means(list(exact.values()), [f"exact_{name}" for name in EXACT])
+    return [row(ALL, None), mean, *single]
+
+
+def method_rows(
+    rows: Iterable[dict[str, Any]], methods: Sequence[str], options: TextOptions
+) -> list[dict[str, Any]]:
+    """Mean and spread over the runs of each method, for every measure that has a value."""
+    table = [row for row in rows if row["scope"] != ONE]
+    spread = []
+    for method in methods:
+        for scope in (ALL, PROMPTS):
+            own = [row for row in table if row["method"] == method and row["scope"] == scope]
+            for metric in text_metrics_of(options):
+                values = [row[metric.key] for row in own if not is_missing(row[metric.key])]
+                if values:
+                    spread.append(
+                        {
+                            "method": method,
+                            "scope": scope,
+                            "metric": metric.key,
+                            "n": len(values),
+                            "mean": float(np.mean(values)),
+                            "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+                            "low": float(min(values)),
+                            "high": float(max(values)),
+                        }
+                    )
+    return spread
+
+
+def nested_text(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The rows of one run for JSON: {all: {...}, prompts: {...}, prompt: {<prompt>: {...}}}."""
+    summary: dict[str, Any] = {ONE: {}}
+    for row in rows:
+        plain = {name: value for name, value in row.items() if name not in ("run", "scope", ONE)}
+        if row["scope"] == ONE:
+            summary[ONE][row["prompt"]] = plain
+        else:
+            summary[row["scope"]] = plain
+    return summary
+
+
+def _final(exact: pd.DataFrame | None) -> dict[str, dict[str, Any]]:
+    """For each prompt the exact values at its last recorded step."""
+    if exact is None:
+        return {}
+    steps = exact_entropies(exact).drop_duplicates("prompt", keep="last")
+    return {
+        str(row[PROMPT]): {
+            f"exact_{name}": None if is_missing(row[name]) else row[name] for name in EXACT
+        }
+        for row in steps.to_dict("records")
+    }
+
+
+def _means(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, float]:
+    """The mean of each column over the rows that have a value."""
+    values = {name: [row[name] for row in rows if not is_missing(row.get(name))] for name in names}
+    return {name: float(np.mean(known)) for name, known in values.items() if known}
+
+
+# ---- on the screen
+
+Rows = Sequence[Mapping[str, Any]]
+_NUMBERED = "Measures of diversity depend on the number of texts: compare them at equal numbers."
+
+
+def text_tables(rows: Rows, methods: Rows, settings: EvaluateTextConfig) -> Iterator[Table | str]:
+    """The tables of texts as a whole, per prompt, of the answers and the methods; then a key.
+
+    What is wanted and not defined for a run is said in a line, with the reason.
+
+    Args:
+        rows: of all runs and files.
+        methods: means over runs.
+        settings: which measures are wanted, and how they were computed.
+    """
+    columns = {
+        name: [metric for metric in TEXT_METRICS.values() if name in metric.tables]
+        for name in ("texts", "answers")
+    }
+    wanted = set(OF_TEXT) & set(settings.measures)
+    whole = [row for row in rows if row["scope"] == ALL and wanted and row["tokens"] is not None]
+    names = {row["run"] for row in whole}
+    mean = [row for row in rows if row["scope"] == PROMPTS]
+    several = [row for row in mean if row["n_prompts"] > 1 and row["run"] in names]
+    answered = [row for row in mean if any(row[key] is not None for key in ("validity", "exact_k"))]
+    for title, name, shown in (
+        ("All texts", "texts", whole),
+        ("Per prompt: the mean over the prompts", "texts", several),
+        ("Answers, per prompt", "answers", answered),
+    ):
+        if shown:
+            yield table(title, [RUN, *columns[name]], shown)
+    for title, name, scope, own in (
+        ("Methods, all texts: ± sd", "texts", ALL, whole),
+        ("Methods, answers: ± sd", "answers", PROMPTS, answered),
+    ):
+        of_these = {row["method"] for row in own}
+        means = [row for row in methods if row["scope"] == scope and row["method"] in of_these]
+        if means:
+            yield _methods(title, means, columns[name])
+    if whole:
+        yield f"Texts. {key_of(columns['texts'], [*whole, *several])} {_NUMBERED}"
+    if answered:
+        yield f"Answers. {key_of(columns['answers'], answered)}"
+    yield from _undefined(whole, answered, settings)
+
+
+def _undefined(whole: Rows, answered: Rows, settings: EvaluateTextConfig) -> Iterator[str]:
+    """Say which measures have no value for which runs, and why."""
+    longest = max(settings.options.ngrams)
+    sampled = [row for row in answered if row["validity"] is not None]
+    recorded = [row for row in answered if row["exact_k"] is not None]
+    for measure, rows, key, labels, reason in (
+        (
+            *("ngrams", whole, "distinct", "dist-n and EAD"),
+            f"no text has {longest} tokens, which the longest of options.ngrams needs; "
+            "text_diversity.parquet has them for each n alone",
+        ),
+        ("embedding", whole, "semantic_diversity", "semantic", "it takes at least 2 texts"),
+        (
+            *("answers", sampled, "answer_entropy", "entropy, eff. and top"),
+            "no sample has a valid answer",
+        ),
+        (
+            *("answers", recorded, "exact_entropy", "exact and KL"),
+            "the policy gives these answers no probability",
+        ),
+    ):
+        runs = [str(row["run"]) for row in rows if row[key] is None]
+        if measure in settings.measures and runs:
+            yield f"{', '.join(runs)}: {labels} not defined: {reason}."
+
+
+def _methods(title: str, rows: Rows, columns: Iterable[Metric]) -> Table:
+    """One row per measure, one column per method: means with their spread are wide."""
+    by_place = {(row["method"], row["metric"]): row for row in rows}
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    made = plain_table(title)
+    made.add_column("", overflow="fold", min_width=6)
+    for name in methods:
+        n = max(row["n"] for row in rows if row["method"] == name)
+        made.add_column(Text(f"{name}, n = {n}"), justify="right")
+    for column in columns:
+        own = [by_place.get((method, column.key)) for method in methods]
+        if column.key != "n_texts" and any(own):
+            how = str(column.how)
+            cells = [
+                cell(row and row["mean"], how)
+                + (f" ± {cell(row['sd'], how)}" if row and row["sd"] is not None else "")
+                for row in own
+            ]
+            made.add_row(column.label, *cells)
+    return made
