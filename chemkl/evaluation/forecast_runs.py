@@ -1,4 +1,4 @@
-"""What training gave, beside what was foretold: both seen through equally many samples."""
+"""What training gave, beside what was forecast: both seen through equally many samples."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,18 +8,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
+from rich.table import Table
 
 from chemkl.config import InputError
 from chemkl.config.evaluate import ForecastConfig
 from chemkl.config.objective import EstimatorConfig, ShaperConfig, TargetConfig
 from chemkl.config.reward import RewardConfig
+from chemkl.display import Column, table
 from chemkl.evaluation.forecast import Floats, Points, Prediction, describe
-from chemkl.evaluation.forecast_rows import (
+from chemkl.evaluation.forecast_targets import (
+    DOUBTED,
+    Forecast,
     build_target,
     default_tau,
     departures,
+    family_table,
     hits_unseen,
+    legend,
+    number,
     shares_or_none,
+    target_table,
     tau_of,
 )
 from chemkl.results import InputFile, Manifest, find_trace, read_trace
@@ -28,6 +36,8 @@ from chemkl.results.provenance import ABSENT, as_json, differences, method_setti
 REDRAWS = 50
 """Redraws over which a prediction is averaged: what a few hundred samples show varies by chance."""
 COMPARED = ("top_share", "effective_scaffolds", "acyclic_share", "hit_share", "mean_reward")
+MOVED = "!"
+"""Marks a run that is not trained towards the target that is forecast for it."""
 COLUMNS = ("valid", "scaffold", "reward", "logp_ref", "is_replay")
 
 
@@ -135,17 +145,17 @@ def _rows_of(
         "moved": dict(run.moved),
         "n": n,
     }
-    shown = foreseen(points, points.prior_N, tau, n, config.seed)
+    shown = expected_view(points, points.prior_N, tau, n, config.seed)
     yield {**head, "source": "prior", **shown, "ess": float(len(points)), "trusted": True}
     if share_N is None:
         nothing: dict[str, Any] = dict.fromkeys(COMPARED)
         yield {**head, "source": "forecast", **nothing, "ess": 0.0, "trusted": False}
     else:
-        shown = foreseen(points, share_N, tau, n, config.seed)
+        shown = expected_view(points, share_N, tau, n, config.seed)
         ess = describe(points, share_N, tau).ess
         trusted = ess >= config.min_ess and not hits_unseen(points, built, tau)
         yield {**head, "source": "forecast", **shown, "ess": ess, "trusted": trusted}
-    yield {**head, "source": "trained", **seen(late, tau), "ess": None, "trusted": None}
+    yield {**head, "source": "trained", **observed_view(late, tau), "ess": None, "trusted": None}
 
 
 def run_labels(runs: Mapping[str, Trained]) -> dict[str, str]:
@@ -196,12 +206,12 @@ def last_valid(trace: pd.DataFrame, n: int) -> pd.DataFrame:
     return sampled[sampled["valid"].astype(bool)].tail(n)
 
 
-def seen(points: Points, tau: float) -> dict[str, float | None]:
+def observed_view(points: Points, tau: float) -> dict[str, float | None]:
     """What samples show, each counted once."""
     return _compared(describe(points, points.prior_N, tau))
 
 
-def foreseen(
+def expected_view(
     points: Points, share_N: Floats, tau: float, n: int, seed: int
 ) -> dict[str, float | None]:
     """What n valid samples of a target would show on average.
@@ -263,3 +273,75 @@ def _compared(found: Prediction) -> dict[str, float | None]:
 def _mean(values: Sequence[float | None]) -> float | None:
     given = [value for value in values if value is not None]
     return float(np.mean(given)) if given else None
+
+
+# ---- in words and on the screen
+
+
+def run_sentences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say which of the runs beside the forecast were not trained towards their target, and why."""
+    by_why: dict[str, dict[str, None]] = {}
+    for row in rows:
+        for why in row["moved"].values():
+            by_why.setdefault(why, {})[row["run"]] = None
+    return [
+        f"{MOVED} {', '.join(names)}: {why}, so training did not walk to the target that is "
+        "forecast beside it."
+        for why, names in by_why.items()
+    ]
+
+
+def run_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """For each run what was predicted for its own target and what training gave."""
+    n = rows[0]["n"]
+    title = f"What was forecast, and what training gave: {n:,} valid samples each"
+    shortest = list(dict.fromkeys(row["run"] for row in rows if row["n_valid"] == n))
+    if shortest:
+        title = f"{title} (all that there are of {', '.join(shortest)})"
+    columns = (
+        Column("run", "run"),
+        Column("label", "target"),
+        Column("source", ""),
+        Column("top_share", "top", ".1%"),
+        Column("effective_scaffolds", "eff.", ",.0f"),
+        Column("acyclic_share", "acyclic", ".1%"),
+        Column("tau", "tau", ".3g"),
+        Column("hit_share", "hits", ".1%"),
+        Column("mean_reward", "mean R", ".3f"),
+        Column("ess", "ESS", number),
+        Column("mark", ""),
+    )
+    shown = []
+    for row in rows:
+        mark = DOUBTED if row["trusted"] is False else ""
+        if row["source"] == "trained" and row["moved"]:
+            mark = MOVED
+        once = {} if row["source"] == "prior" else {"run": "", "label": ""}
+        shown.append({**row, **once, "mark": mark})
+    return table(title, columns, shown, keep_empty=True)
+
+
+def page(
+    forecast: Forecast,
+    runs: Sequence[Mapping[str, Any]],
+    counts: Mapping[str, int],
+    *,
+    min_ess: float,
+) -> Iterator[Table | str]:
+    """Everything, in the order in which it is to be read: tables, how to read them, sentences."""
+    yield (
+        f"{counts['samples']:,} samples of the prior, {counts['valid']:,} valid, for "
+        f"{counts['calls']:,} oracle calls"
+    )
+    yield target_table(forecast.rows)
+    yield family_table(forecast.families)
+    beside = ""
+    if runs:
+        yield run_table(runs)
+        beside = (
+            " Of each run the last samples are counted; prior and forecast are what as many of "
+            f"theirs show on average. {MOVED}: not trained towards the target that is forecast, "
+            "see below."
+        )
+    yield legend(min_ess, beside)
+    yield "\n".join(["", *forecast.sentences])

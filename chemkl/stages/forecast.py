@@ -12,11 +12,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from chemkl.config import InputError, complaints
 from chemkl.config.evaluate import TRACE_FOLDER, ForecastConfig
 from chemkl.config.loading import Draft
-from chemkl.evaluation import forecast_display as display
-from chemkl.evaluation.forecast_columns import FORECAST_SCHEMA, SAMPLES_SCHEMA
-from chemkl.evaluation.forecast_rows import foretell
-from chemkl.evaluation.forecast_runs import compare, points_of, read_runs
-from chemkl.evaluation.forecast_words import run_sentences
+from chemkl.evaluation.forecast_runs import compare, page, points_of, read_runs, run_sentences
+from chemkl.evaluation.forecast_targets import (
+    FORECAST_SCHEMA,
+    SAMPLES_SCHEMA,
+    forecast_targets,
+)
 from chemkl.policies import check_device, load_policy
 from chemkl.policies.base import stream
 from chemkl.results import Manifest, write_json, write_parquet
@@ -84,7 +85,7 @@ def run(config: ForecastConfig, out_dir: Path, *, console: Console | None = None
         samples, n_calls = _draw(config)
         write_parquet(out_dir / SAMPLES, _samples_table(samples))
         points = points_of(samples)
-        found = foretell(config, points)
+        found = forecast_targets(config, points)
         runs = compare(dict(zip(names, trained, strict=True)), points, config)
         found = replace(found, sentences=[*found.sentences, *run_sentences(runs)])
         counts = {"samples": len(samples), "valid": int(samples["valid"].sum()), "calls": n_calls}
@@ -92,7 +93,7 @@ def run(config: ForecastConfig, out_dir: Path, *, console: Console | None = None
         write_json(out_dir / JSON, {**counts, **found.plain(), "runs": runs})
         manifest.finish(results=counts)
     console = console or standard_output()
-    for part in display.page(found, runs, counts, min_ess=config.min_ess):
+    for part in page(found, runs, counts, min_ess=config.min_ess):
         console.print(part, highlight=False, markup=False)  # [nH] is no markup
     return out_dir / TABLE
 

@@ -13,20 +13,27 @@ from chemkl.config.evaluate import ForecastConfig
 from chemkl.config.objective import TargetConfig
 from chemkl.config.reward import RewardConfig
 from chemkl.evaluation.forecast import Points, target_shares
-from chemkl.evaluation.forecast_display import page, run_table, target_table
-from chemkl.evaluation.forecast_rows import build_target, foretell, tau_of
 from chemkl.evaluation.forecast_runs import (
     Trained,
     compare,
-    foreseen,
+    expected_view,
     last_valid,
+    observed_view,
+    page,
     points_of,
     read_runs,
     run_labels,
-    seen,
+    run_sentences,
+    run_table,
     target_label,
 )
-from chemkl.evaluation.forecast_words import number, run_sentences
+from chemkl.evaluation.forecast_targets import (
+    build_target,
+    forecast_targets,
+    number,
+    target_table,
+    tau_of,
+)
 from chemkl.losses import Gibbs, Mara
 from chemkl.results import read_trace
 
@@ -66,7 +73,7 @@ def row_of(found, kind, sigma, tau=0.9):
 
 
 def test_there_is_one_row_for_each_kind_beta_and_tau_and_the_prior(config):
-    found = foretell(config(taus=[0.8, 0.7]), sampled())
+    found = forecast_targets(config(taus=[0.8, 0.7]), sampled())
     taus, sigmas = (0.7, 0.8, 0.9), (8, 32, 128, 512)  # the config's own tau comes with the list
     assert len(found.rows) == len(taus) * (1 + 2 * len(sigmas))
     own = [(r["target"], round(r["sigma"]), r["tau"]) for r in found.rows if r["own"]]
@@ -80,7 +87,7 @@ def test_there_is_one_row_for_each_kind_beta_and_tau_and_the_prior(config):
 def test_a_filter_is_forecast_too_where_it_is_the_configs_own(config):
     points = sampled()
     target = {"kind": "filter", "tau": 0.9}
-    found = foretell(config(target=target, estimator="alpha_dpg", betas=[1.0]), points)
+    found = forecast_targets(config(target=target, estimator="alpha_dpg", betas=[1.0]), points)
     row = row_of(found, "filter", 1.0)
     assert row["ess"] == pytest.approx((points.reward_N >= 0.9).sum())
     assert row["hit_share"] == pytest.approx(1)
@@ -107,7 +114,7 @@ def test_a_quantile_for_tau_is_that_of_the_sample_and_not_below_its_floor(config
 
 
 def test_the_sentence_of_a_target_has_the_numbers_of_its_row(config):
-    found = foretell(config(), sampled())
+    found = forecast_targets(config(), sampled())
     row = row_of(found, "gibbs", 8)
     assert row["trusted"]
     assert row["sentence"] == (
@@ -118,7 +125,7 @@ def test_the_sentence_of_a_target_has_the_numbers_of_its_row(config):
 
 
 def test_a_low_effective_sample_size_is_a_warning_in_row_and_words(config):
-    found = foretell(config(), sampled())
+    found = forecast_targets(config(), sampled())
     own = row_of(found, "mara", 128)
     assert own["ess"] < 100
     assert own["trusted"] is False
@@ -128,20 +135,20 @@ def test_a_low_effective_sample_size_is_a_warning_in_row_and_words(config):
     assert own["sentence"] in found.sentences
     assert own["top_share_error"] is None
     assert row_of(found, "gibbs", 8)["top_share_error"] > 0
-    lenient = foretell(config(min_ess=1), sampled())
+    lenient = forecast_targets(config(min_ess=1), sampled())
     assert row_of(lenient, "mara", 128)["trusted"] is True
     assert "Not trustworthy" not in row_of(lenient, "mara", 128)["sentence"]
 
 
 def test_without_a_hit_nothing_is_claimed_of_mara(config):
-    found = foretell(config(), sampled(best=0.8))
+    found = forecast_targets(config(), sampled(best=0.8))
     row = row_of(found, "mara", 8)
     assert row["trusted"] is False
     assert row["sentence"].startswith("No sample of the prior is a hit at R >= 0.9 (95 % interval")
     assert row_of(found, "gibbs", 8)["trusted"] is True
     assert found.sentences.count(row["sentence"]) == 1
     target = {"kind": "filter", "tau": 0.9}
-    nothing = foretell(config(target=target, estimator="alpha_dpg"), sampled(best=0.8))
+    nothing = forecast_targets(config(target=target, estimator="alpha_dpg"), sampled(best=0.8))
     assert row_of(nothing, "filter", 1.0).get("ess") is None
 
 
@@ -150,19 +157,19 @@ def test_without_a_hit_it_says_where_hits_would_be():
     points = Points(np.full(200, -20.0), np.arange(1, 201) * 0.0004, ["A"] * 200)
     target = {"kind": "mara", "sigma": 128, "tau": 0.9}
     settings = SETTINGS | {"prior": __file__, "target": target}
-    said = foretell(load_config(ForecastConfig, settings), points).sentences[0]
+    said = forecast_targets(load_config(ForecastConfig, settings), points).sentences[0]
     assert "the rows of mara are those of gibbs" in said
     assert said.endswith(
         "The best reward seen is 0.08, and the top 1 % begins at 0.0792: take tau about there."
     )
     assert (points.reward_N >= 0.0792).sum() == 3
     few = Points(np.full(200, -20.0), np.r_[0.5, np.zeros(199)], ["A"] * 200)
-    said = foretell(load_config(ForecastConfig, settings), few).sentences[0]
+    said = forecast_targets(load_config(ForecastConfig, settings), few).sentences[0]
     assert said.endswith(
         "The best reward seen is 0.5; fewer than 1 % of the samples have a reward above 0."
     )
     none = Points(np.full(200, -20.0), np.zeros(200), ["A"] * 200)
-    said = foretell(load_config(ForecastConfig, settings), none).sentences[0]
+    said = forecast_targets(load_config(ForecastConfig, settings), none).sentences[0]
     assert said.endswith("The reward is 0 on every sample.")
 
 
@@ -172,7 +179,7 @@ def test_mara_rows_that_agree_over_sigma_are_explained(config):
 
     def said(points, **target):
         asked = config(target=SETTINGS["target"] | target, taus=[0.7])
-        found = foretell(asked, points)
+        found = forecast_targets(asked, points)
         return [s for s in found.sentences if s.startswith(says)], found
 
     sentences, found = said(sampled())
@@ -191,7 +198,7 @@ def test_crossovers_are_among_the_sentences(config):
     points = Points(
         np.full(500, -20.0), np.r_[np.full(400, 0.5), np.full(100, 0.7)], ["A"] * 400 + ["B"] * 100
     )
-    found = foretell(config(), points)
+    found = forecast_targets(config(), points)
     assert (
         "Below beta 0.14 (sigma 6.93 +- 0.56; family ESS 100) B has more of the gibbs target than "
         "A." in found.sentences
@@ -199,7 +206,7 @@ def test_crossovers_are_among_the_sentences(config):
 
 
 def test_a_bonus_larger_than_the_reward_can_be_is_said(config):
-    found = foretell(config(), sampled())
+    found = forecast_targets(config(), sampled())
     exceeds = [
         f"{r['sigma']:.4g}"
         for r in found.rows
@@ -222,8 +229,10 @@ def test_a_bonus_larger_than_the_reward_can_be_is_said(config):
     ],
 )
 def test_what_moves_a_run_off_its_target_is_said(config, changes, says):
-    assert any(s.startswith(says) for s in foretell(config(**changes), sampled(200)).sentences)
-    assert not any(s.startswith(says) for s in foretell(config(), sampled(200)).sentences)
+    assert any(
+        s.startswith(says) for s in forecast_targets(config(**changes), sampled(200)).sentences
+    )
+    assert not any(s.startswith(says) for s in forecast_targets(config(), sampled(200)).sentences)
 
 
 def printed(table):
@@ -235,7 +244,7 @@ def printed(table):
 
 def test_prior_and_gibbs_stand_once_with_the_hits_at_each_tau(config):
     points = sampled(1999)
-    found = foretell(config(taus=[0.8]), points)
+    found = forecast_targets(config(taus=[0.8]), points)
     lines = printed(target_table(found.rows))
     (head,) = [line for line in lines if "target" in line and "ESS" in line]
     assert [label for label in head if label.startswith(">=")] == [">=0.8", ">=0.9"]
@@ -245,7 +254,7 @@ def test_prior_and_gibbs_stand_once_with_the_hits_at_each_tau(config):
     assert prior[at : at + 2] == [low, high]
     assert [line[1] for line in lines if line[:1] == ["gibbs"]] == ["8", "32", "128", "512"]
     assert len([line for line in lines if line[:1] == ["mara"]]) == 8
-    many = foretell(config(taus=[0.5, 0.6, 0.7, 0.8]), sampled())
+    many = forecast_targets(config(taus=[0.5, 0.6, 0.7, 0.8]), sampled())
     lines = printed(target_table(many.rows))
     assert len([line for line in lines if line[:1] == ["prior"]]) == 5
 
@@ -256,7 +265,7 @@ def test_the_page_prints_scaffolds_with_brackets_as_they_are(config):
     counts = {"samples": 50, "valid": 50, "calls": 1}
     with console.capture() as captured:
         console.quiet = False
-        for part in page(foretell(config(), points), [], counts, min_ess=100):
+        for part in page(forecast_targets(config(), points), [], counts, min_ess=100):
             console.print(part, highlight=False, markup=False)
     assert captured.get().count("c1c[nH]cn1") >= 3
 
@@ -268,7 +277,7 @@ def test_what_n_samples_show_is_that_of_samples_of_the_target():
     """A target over 200 scaffolds, equally: 100 of its samples show 100 draws' worth of them."""
     scaffold = [f"S{i}" for i in range(200)]
     points = Points(np.full(200, -20.0), np.full(200, 0.9), scaffold)
-    shown = foreseen(points, points.prior_N, 0.8, 100, seed=0)
+    shown = expected_view(points, points.prior_N, 0.8, 100, seed=0)
     rng = np.random.default_rng(1)
     direct = []
     for _ in range(500):
@@ -284,9 +293,9 @@ def test_what_n_samples_show_is_that_of_samples_of_the_target():
 
 def test_invalid_strings_are_left_out_on_both_sides():
     points = Points(np.full(4, -20.0), np.array([0.0, 0.0, 0.9, 0.9]), [None, None, "A", "B"])
-    assert foreseen(points, points.prior_N, 0.8, 10, seed=0)["hit_share"] == pytest.approx(1)
+    assert expected_view(points, points.prior_N, 0.8, 10, seed=0)["hit_share"] == pytest.approx(1)
     nothing = Points(np.full(1, -20.0), np.zeros(1), [None])
-    assert set(foreseen(nothing, nothing.prior_N, 0.8, 10, seed=0).values()) == {None}
+    assert set(expected_view(nothing, nothing.prior_N, 0.8, 10, seed=0).values()) == {None}
 
 
 def test_the_last_valid_samples_of_a_run_are_counted_with_repeats(make_trace):
@@ -295,7 +304,7 @@ def test_the_last_valid_samples_of_a_run_are_counted_with_repeats(make_trace):
     )
     late = last_valid(trace, 3)
     assert late["smiles"].tolist() == ["c1ccccc1N", "c1ccccc1N", "CCO"]
-    shown = seen(points_of(late), 0.8)
+    shown = observed_view(points_of(late), 0.8)
     assert shown["top_share"] == 1
     assert shown["acyclic_share"] == pytest.approx(1 / 3)
     assert shown["hit_share"] == pytest.approx(2 / 3)
@@ -341,7 +350,7 @@ def test_all_runs_are_seen_through_as_many_samples_as_the_shortest_has(config, w
     rows = compared(config, folders)
     assert {row["n"] for row in rows} == {8}
     assert [row["n_valid"] for row in rows] == [20] * 3 + [8] * 3
-    last = seen(points_of(last_valid(read_trace(folders[0]), 8)), 0.9)
+    last = observed_view(points_of(last_valid(read_trace(folders[0]), 8)), 0.9)
     assert {name: rows[2][name] for name in last} == last
     head = title(rows)
     assert "8 valid samples each (all that there are of n8)" in head
@@ -378,9 +387,9 @@ def test_runs_that_do_not_walk_to_their_target_are_marked(config, write_run, tmp
 def test_a_run_whose_hits_the_prior_never_samples_has_no_forecast(config, write_run, tmp_path):
     target = {"kind": "mara", "sigma": 1, "tau": 0.999999}
     rows = compared(config, [trained(write_run, tmp_path / "run", 4, target=target)])
-    foretold = rows[1]
-    assert foretold["ess"] > 100  # that of gibbs
-    assert foretold["trusted"] is False
+    forecast = rows[1]
+    assert forecast["ess"] > 100  # that of gibbs
+    assert forecast["trusted"] is False
 
 
 @pytest.mark.parametrize(
