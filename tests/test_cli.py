@@ -35,12 +35,12 @@ def posttrain(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     calls = []
 
-    def run(config, out_dir):
-        calls.append((config, out_dir))
-        with Manifest.start(out_dir, stage="posttrain", config=config.model_dump(mode="json")):
+    def work(config, start):
+        calls.append((config, start.out))
+        with start.claim():
             pass
 
-    code = SimpleNamespace(run=run, calls=calls)
+    code = SimpleNamespace(work=work, calls=calls)
     monkeypatch.setattr(FakeStage, "module", code)
     monkeypatch.setitem(STAGES, "posttrain", FakeStage("posttrain", "", "a stage of the test"))
     Path("mine.yaml").write_text("seed: 1\n")
@@ -56,10 +56,10 @@ def test_a_stage_gets_its_checked_config_and_the_default_folder(posttrain, chemk
 
 
 def test_overrides_and_out_may_come_in_any_order(posttrain, chemkl):
-    expected = (Settings(seed=5, beta=1e-4), Path("elsewhere"))
-    assert chemkl("posttrain", "mine.yaml", "seed=5", "--out", "elsewhere", "beta=1e-4") == 0
-    assert chemkl("posttrain", "--out", "elsewhere", "mine.yaml", "seed=5", "beta=1e-4") == 0
-    assert posttrain.calls == [expected, expected]
+    settings = Settings(seed=5, beta=1e-4)
+    assert chemkl("posttrain", "mine.yaml", "seed=5", "--out", "one", "beta=1e-4") == 0
+    assert chemkl("posttrain", "--out", "two", "mine.yaml", "seed=5", "beta=1e-4") == 0
+    assert posttrain.calls == [(settings, Path("one")), (settings, Path("two"))]
 
 
 def test_paths_of_overrides_are_looked_up_in_the_working_directory_too(posttrain, chemkl):
@@ -87,19 +87,19 @@ def test_config_errors_are_exit_code_2_with_every_problem_and_nothing_started(
 
 
 def test_an_input_error_of_the_stage_is_exit_code_2_without_a_traceback(posttrain, chemkl, capsys):
-    def refuse(config, out_dir):
+    def refuse(config, start):
         raise InputError("prior.bin: not a model file\nsecond problem")
 
-    posttrain.run = refuse
+    posttrain.work = refuse
     assert chemkl("posttrain", "mine.yaml") == 2
     assert capsys.readouterr().err == "prior.bin: not a model file\nsecond problem\n"
 
 
 def test_anything_else_is_exit_code_1_with_a_traceback(posttrain, chemkl, capsys):
-    def break_down(config, out_dir):
+    def break_down(config, start):
         raise ZeroDivisionError("of a loss")
 
-    posttrain.run = break_down
+    posttrain.work = break_down
     assert chemkl("posttrain", "mine.yaml") == 1
     err = capsys.readouterr().err
     assert err.startswith("unexpected error: ZeroDivisionError: of a loss\n")
@@ -107,10 +107,10 @@ def test_anything_else_is_exit_code_1_with_a_traceback(posttrain, chemkl, capsys
 
 
 def test_ctrl_c_is_exit_code_130(posttrain, chemkl, capsys):
-    def interrupt(config, out_dir):
+    def interrupt(config, start):
         raise KeyboardInterrupt
 
-    posttrain.run = interrupt
+    posttrain.work = interrupt
     assert chemkl("posttrain", "mine.yaml") == 130
     assert capsys.readouterr().err == "interrupted: the same command begins anew.\n"
 
@@ -127,13 +127,13 @@ def test_scoring_tells_so_too(chemkl, capsys, monkeypatch, stop):
 
 
 def test_ctrl_c_tells_what_is_kept_and_how_to_go_on(posttrain, chemkl, capsys):
-    def interrupt(config, out_dir):
-        with Manifest.start(out_dir, stage="posttrain", config=config.model_dump(mode="json")):
-            (out_dir / "checkpoints").mkdir(parents=True)
-            (out_dir / "checkpoints" / "last.ckpt").touch()
+    def interrupt(config, start):
+        with start.claim():
+            (start.out / "checkpoints").mkdir(parents=True)
+            (start.out / "checkpoints" / "last.ckpt").touch()
             raise KeyboardInterrupt
 
-    posttrain.run = interrupt
+    posttrain.work = interrupt
     kept = "interrupted: runs/mine keeps everything up to the last checkpoint; the same command"
     assert chemkl("posttrain", "mine.yaml") == 130
     assert capsys.readouterr().err == f"{kept} continues from there.\n"
@@ -248,11 +248,10 @@ def test_run_tells_a_mistake_from_a_run_that_stopped(posttrain, chemkl, capsys):
     assert chemkl("run", "p.yaml") == 2
     assert capsys.readouterr().err == "p.yaml:3: seed: should be a whole number (got 'x')\n"
 
-    def stop(config, out_dir):
-        dump = config.model_dump(mode="json")
-        Manifest.start(out_dir, stage="posttrain", config=dump).finish("interrupted")
+    def stop(config, start):
+        start.claim().finish("interrupted")
 
-    posttrain.run = stop
+    posttrain.work = stop
     Path("p.yaml").write_text(PIPELINE)
     assert chemkl("run", "p.yaml") == 1
 
@@ -329,10 +328,10 @@ def test_check_takes_settings_to_change_as_a_stage_does(posttrain, chemkl, capsy
 
 
 def test_check_includes_the_stages_own_deeper_check(posttrain, chemkl, capsys):
-    def check(config, awaited):
-        raise InputError(f"seed 1 is unlucky, {len(awaited)} awaited")
+    def problems(view):
+        yield "seed", [f"seed 1 is unlucky, {len(view.awaited)} awaited"]
 
-    posttrain.check = check
+    posttrain.problems = problems
     assert chemkl("check", "mine.yaml", "--stage", "posttrain") == 2
     assert capsys.readouterr().err == "mine.yaml: seed 1 is unlucky, 0 awaited\n"
     Path("a.yaml").write_text("prior: runs/earlier/policy.bin\n")
@@ -344,10 +343,10 @@ def test_check_includes_the_stages_own_deeper_check(posttrain, chemkl, capsys):
 
 
 def test_check_and_the_stage_itself_find_what_stands_beside_the_schema(posttrain, chemkl, capsys):
-    def problems_beside(draft):
-        return draft.placed("seed", [f"seed {draft.get('seed')} is unlucky"])
+    def problems(view):
+        yield "seed", [f"seed {view.get('seed')} is unlucky"]
 
-    posttrain.problems_beside = problems_beside
+    posttrain.problems = problems
     Path("mine.yaml").write_text("sede: 1\nseed: 7\n")
     lines = [
         "mine.yaml:1: sede: not a known key; did you mean 'seed'? Known: beta, prior, seed",

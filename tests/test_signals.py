@@ -155,14 +155,14 @@ def stage(monkeypatch, tmp_path):
     (tmp_path / "mine.yaml").write_text("seed: 1\n")
     code = SimpleNamespace(ended=[])
 
-    def run(config, out_dir):
-        with Manifest.start(out_dir, stage="evaluate", config={}):
+    def work(config, start):
+        with start.claim():
             send(code.name)
             code.ended.append("not at once")
 
-    code.run = run
+    code.work, code.stage = work, FakeStage("evaluate", "", "a stage of the test")
     monkeypatch.setattr(FakeStage, "module", code)
-    monkeypatch.setitem(STAGES, "evaluate", FakeStage("evaluate", "", "a stage of the test"))
+    monkeypatch.setitem(STAGES, "evaluate", code.stage)
     return code
 
 
@@ -182,7 +182,7 @@ def test_a_stage_without_steps_ends_at_once(stage, chemkl, capsys, tmp_path, nam
 def test_a_stage_called_from_python_ends_the_same_way(stage, tmp_path, name):
     stage.name = name
     with pytest.raises(StoppedBySignal, match=name):
-        stage.run(Settings(), tmp_path / "out")
+        stage.stage.run(Settings(), tmp_path / "out")
     assert Manifest.load(tmp_path / "out").status == "interrupted"
     assert handlers() == [signal.SIG_DFL] * len(signals.NUMBERS)
 
@@ -198,7 +198,7 @@ def test_a_signal_while_a_stage_is_being_imported_is_not_lost(
 
     monkeypatch.setattr(registry, "import_module", load)
     monkeypatch.setattr(FakeStage, "module", Stage.module)
-    stage.run = pytest.fail
+    stage.work = pytest.fail
     assert chemkl("evaluate", "mine.yaml") == CODES[name]
     assert stage.ended == ["chemkl.stages.evaluate"]  # the import came to its end
     assert capsys.readouterr().err == "interrupted: the same command begins anew.\n"

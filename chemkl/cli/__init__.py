@@ -166,7 +166,7 @@ def _run_stage(
     with interruptible(partial(interrupted, stage, folder, fresh=fresh)):
         checked = stage.load(config, overrides)
         if fresh:
-            from chemkl.stages.aside import move_aside  # it reads manifests: not for chemkl --help
+            from chemkl.stages.runner import move_aside  # it reads manifests: not for chemkl --help
 
             stage.check(checked, str(file or name))
             move_aside(folder, checked, also=[file] if file else [])

@@ -4,7 +4,6 @@ Source: GX-Chen et al., arXiv 2510.20817.
 """
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from chemkl.didactic.learning import learn, policy_of
 from chemkl.didactic.tables import distribution_table, quantity_table, sweep_table
 from chemkl.policies.base import stream
 from chemkl.reports.figures import to_png, to_svg
-from chemkl.results import Manifest, write_bytes, write_parquet
+from chemkl.results import write_bytes, write_parquet
 
 QUANTITIES = "quantities.parquet"
 DISTRIBUTIONS = "distributions.parquet"
@@ -33,28 +32,21 @@ CONVERGED = 0.02
 """Total variation distance within which a trained policy counts as at its optimum."""
 SWEPT = 2
 """The figure that shows both modes over beta."""
-PIPED_WIDTH = 132
 MISSING = "-"
 
 
-def work(config: DidacticConfig, out_dir: Path, *, console: Console | None = None) -> pd.DataFrame:
+def work(config: DidacticConfig, start: Any) -> None:
     """Train, compare, draw: ``fig<N>.png`` and ``.svg``, ``quantities.parquet`` and the curves.
 
     Args:
-        config: as a mapping, a YAML file or a config.
-        out_dir: the output folder.
-        console: where the comparison is printed; standard output when not given.
-
-    Returns:
-        The comparison: one row per number of a figure, with its stated value, its closed form and
-        what training gave.
+        config: the settings.
+        start: of the stage, see `chemkl.stages.runner.Start`.
 
     Raises:
-        InputError: a setting cannot be used, or the folder holds the output of others.
+        InputError: the folder holds the output of others.
     """
-    with Manifest.start(
-        out_dir, stage="didactic", config=config.model_dump(mode="json"), seed=config.seed
-    ) as manifest:
+    out_dir = start.out
+    with start.claim() as manifest:
         ran = [each for each in experiments() if each.figure in config.figures]
         trained = _train(ran, config)
         numbers = quantity_table(ran, trained)
@@ -68,7 +60,7 @@ def work(config: DidacticConfig, out_dir: Path, *, console: Console | None = Non
         frame: pd.DataFrame = numbers.to_pandas()
         worst = frame["tv"].max()
         manifest.finish(results={"figures": list(config.figures), "largest_tv": float(worst)})
-    console = console or Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+    console = start.console
     console.print(_shown(frame), highlight=False)
     console.print(_NOTE, highlight=False)
     if worst > CONVERGED:
@@ -76,7 +68,6 @@ def work(config: DidacticConfig, out_dir: Path, *, console: Console | None = Non
             f"largest TV {worst:.4f}: not converged, take more steps (learning.steps)",
             highlight=False,
         )
-    return frame
 
 
 _NOTE = (

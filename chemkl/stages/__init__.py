@@ -1,1 +1,20 @@
-"""The stages: each is a module with ``run(config, out_dir)``, imported only when it is called."""
+"""The stages: ``from chemkl.stages import posttrain; posttrain.run(config, out_dir)``.
+
+Each is a row of `chemkl.stages.registry`, and its code is imported only when it is called.
+"""
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """A stage that shares its code with another one, such as posttrain_llm: its row of the table.
+
+    Raises:
+        AttributeError: no stage is called so, or it has a module of its own.
+    """
+    from chemkl.stages.registry import STAGES
+
+    stage = STAGES.get(name)
+    if stage is None or not stage.code:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return stage

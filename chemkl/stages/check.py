@@ -8,7 +8,7 @@ from typing import Any
 from chemkl.config import InputError, did_you_mean
 from chemkl.config.document import Document
 from chemkl.rewards import RewardModel
-from chemkl.stages.planning import awaited, plan_pipeline
+from chemkl.stages.pipeline import awaited, plan_pipeline
 from chemkl.stages.registry import STAGES
 
 KINDS = (*STAGES, "pipeline", "reward")

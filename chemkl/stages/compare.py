@@ -1,10 +1,9 @@
 """The compare stage: the runs of several methods, paired by seed, become differences and tests."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
@@ -12,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from chemkl.config import InputError, complaints
 from chemkl.config.evaluate import CompareConfig
-from chemkl.config.loading import Draft
+from chemkl.display import say
 from chemkl.evaluation import evaluate, from_trace, metrics_schema
 from chemkl.evaluation.comparison import (
     COMPARISON_SCHEMA,
@@ -35,43 +34,34 @@ from chemkl.results import Manifest, read_trace, write_bytes, write_parquet
 from chemkl.results.outcome import read_never_acted
 from chemkl.results.trace import read_part
 from chemkl.stages.evaluate import require_traces, run_names
-from chemkl.stages.finished import once, read_table
-from chemkl.stages.terminal import say, standard_output
+from chemkl.stages.registry import STAGES, View
+from chemkl.stages.runner import Start
+from chemkl.stages.runner import read_table as read
 
 TABLE, VALUES = "comparison.parquet", "values.parquet"
 MARKDOWN, LATEX = "comparison.md", "comparison.tex"
 FOREST = "forest"
 
 
-@once("compare", lambda _config, out: out / TABLE, read_table)
-def run(config: CompareConfig, out_dir: Path, *, console: Console | None = None) -> pd.DataFrame:
+__all__ = ["problems", "read", "run", "work"]
+
+run = STAGES["compare"].run
+
+
+def work(config: CompareConfig, start: Start) -> None:
     """Compare methods; write the tables and the forest plot, and print the comparison.
 
-    Args:
-        config: as a mapping, a YAML file or a config.
-        out_dir: the output folder.
-        console: where the comparison is printed; standard output when not given.
-
-    Returns:
-        The table: one row per metric, threshold and method but the baseline.
+    `run` returns the table: one row per metric, threshold and method but the baseline.
 
     Raises:
-        InputError: a setting, a run or a table cannot be used, or runs cannot be compared; the
-            message names each.
+        InputError: a run or a table cannot be used, or runs cannot be compared; the message names
+            each.
     """
-    problems = complaints((check, config), (_check_runs, config.methods))
-    if problems:
-        raise InputError("\n".join(dict.fromkeys(problems)))
+    out_dir = start.out
     methods = read_methods(config.methods)
     pairs = pair_seeds(methods, config.baseline)
     budget = next(iter(methods[config.baseline].values())).budget
-    with Manifest.start(
-        out_dir,
-        stage="compare",
-        config=config.model_dump(mode="json"),
-        seed=config.seed,
-        inputs=_inputs(methods, config.table),
-    ) as manifest:
+    with start.claim(_inputs(methods, config.table)) as manifest:
         used = _used(methods, pairs.seeds, config.baseline)
         evaluated = _from_table(used, config) if config.table else _evaluate(used, config)
         values = value_rows(evaluated, budget, config)
@@ -98,47 +88,40 @@ def run(config: CompareConfig, out_dir: Path, *, console: Console | None = None)
         write_bytes(out_dir / f"{FOREST}.png", to_png(figure))
         write_bytes(out_dir / f"{FOREST}.svg", to_svg(figure))
         manifest.finish(results={"pairs": pairs.seeds, "left_out": pairs.left_out})
-    console = console or standard_output()
+    console = start.console
     console.print(comparison_text.terminal(rows, config.confidence), highlight=False)
     console.print("\n".join(remarks), highlight=False, markup=False)
-    frame: pd.DataFrame = table.to_pandas()
-    return frame
 
 
-def check(config: CompareConfig, awaited: Collection[Path] = ()) -> None:
+def problems(view: View) -> Iterator[tuple[str, list[str]]]:
     """Look for what the schema cannot see: the metrics, and the runs and the table that are there.
 
-    A run that has not ended is one that is not made yet; `run` refuses it.
-
-    Raises:
-        InputError: with every metric and run that cannot be compared.
+    A run that has not ended is one that is not made yet; `work` refuses it.
     """
+    keys = ("metrics", "thresholds", "direction", "options")
+    values = [view.get(key) for key in keys]
+    config = view.config
+    if not isinstance(config, CompareConfig):
+        if view.draft and view.draft.data.get("table") is None and None not in values:
+            metrics, thresholds, direction, options = values
+            look = partial(check_metrics, from_table=False)
+            columns = metrics_schema(options).names
+            yield "metrics", complaints((look, metrics, columns, thresholds, direction))
+        return
     there = {
-        method: [each for each in folders if each not in awaited and not _is_under_way(each)]
-        for method, folders in config.methods.items()
+        method: [run for run in view.there(runs) if view.starts or not _is_under_way(run)]
+        for method, runs in config.methods.items()
     }
-    table = None if config.table in awaited else config
-    problems = complaints((_check_metrics, table), (_check_runs, there))
-    if not problems and there == config.methods:
-        problems = complaints((pair_seeds, read_methods(there), config.baseline))
-    if problems:
-        raise InputError("\n".join(problems))
+    table = None if config.table in view.awaited else config
+    found = complaints((_check_metrics, table), (_check_runs, there))
+    if not found and there == config.methods:
+        found = complaints((pair_seeds, read_methods(there), config.baseline))
+    yield "methods", found
 
 
 def _is_under_way(folder: Path) -> bool:
     manifest = Manifest.load(folder)
     return manifest is not None and manifest.stage == "posttrain" and manifest.status != "complete"
-
-
-def problems_beside(draft: Draft) -> list[str]:
-    """Find what the schema cannot see in settings that do not fit it: metrics to be computed."""
-    keys = ("metrics", "thresholds", "direction", "options")
-    metrics, thresholds, direction, options = (draft.get(key) for key in keys)
-    if draft.data.get("table") is not None or None in (metrics, thresholds, direction, options):
-        return []
-    columns = metrics_schema(options).names
-    look = partial(check_metrics, from_table=False)
-    return draft.placed("metrics", complaints((look, metrics, columns, thresholds, direction)))
 
 
 def _check_metrics(config: CompareConfig) -> None:

@@ -1,19 +1,18 @@
 """The evaluate stage: the traces of runs, or files of samples, become the diversity table."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-from rich.console import Console
 from rich.table import Table
 
 from chemkl.config import InputError, complaints
 from chemkl.config.base import utf8
 from chemkl.config.evaluate import EvaluateConfig, MetricOptions, MosesReference
-from chemkl.config.loading import Draft
+from chemkl.display import say
 from chemkl.evaluation import by_prompt, metrics, samples
 from chemkl.evaluation.by_prompt import PROMPT_COLUMNS, PromptSamples
 from chemkl.evaluation.families import families_schema, family_rows
@@ -31,8 +30,8 @@ from chemkl.evaluation.tables import (
 )
 from chemkl.results import Manifest, find_trace, read_trace, write_json, write_parquet
 from chemkl.results.trace import list_parts, read_part
-from chemkl.stages.finished import once
-from chemkl.stages.terminal import say, standard_output
+from chemkl.stages.registry import STAGES, View
+from chemkl.stages.runner import Start
 
 TABLE = "diversity.parquet"
 JSON = "metrics.json"
@@ -51,33 +50,26 @@ class _Evaluated:
     prompts: Sequence[PromptSamples] = ()
 
 
-@once("evaluate", lambda _config, out: out / TABLE, lambda path: metrics.frame(read_part(path)))
-def run(config: EvaluateConfig, out_dir: Path, *, console: Console | None = None) -> pd.DataFrame:
+run = STAGES["evaluate"].run
+
+
+def read(path: Path) -> pd.DataFrame:
+    """The table: one row per run and threshold, a null threshold standing for all molecules."""
+    return metrics.frame(read_part(path))
+
+
+def work(config: EvaluateConfig, start: Start) -> None:
     """Evaluate runs and files of samples; write `diversity.parquet` and `metrics.json`.
 
     With `every`, `over_time.parquet` is written too, with `prior`, `families.parquet`, and with
     `by_prompt`, `by_prompt.parquet`.
 
-    Args:
-        config: as a mapping, a YAML file or a config.
-        out_dir: the output folder.
-        console: where the comparison is printed; standard output when not given.
-
-    Returns:
-        The table: one row per run and threshold, a null threshold standing for all molecules.
-
     Raises:
-        InputError: a setting, a trace or a file cannot be used; the message names each.
+        InputError: a trace or a file cannot be used; the message names each.
     """
     require_traces(config.runs)
-    check(config)
-    with Manifest.start(
-        out_dir,
-        stage="evaluate",
-        config=config.model_dump(mode="json"),
-        seed=config.metrics.seed,
-        inputs=_inputs(config),
-    ) as manifest:
+    out_dir = start.out
+    with start.claim(_inputs(config), seed=config.metrics.seed) as manifest:
         comparisons = load_comparisons(config)
         schemas = _schemas(config, comparisons)
         tables: dict[str, list[dict[str, Any]]] = {name: [] for name in schemas}
@@ -102,10 +94,8 @@ def run(config: EvaluateConfig, out_dir: Path, *, console: Console | None = None
         write_json(out_dir / JSON, {"runs": summaries})
         manifest.finish(results={"runs": list(summaries)}, beside=beside)
     frames = {name: metrics.frame(table) for name, table in written.items()}
-    console = console or standard_output()
     for shown in _shown(frames, config.metrics):
-        console.print(shown, highlight=False)
-    return frames[TABLE]
+        start.console.print(shown, highlight=False)
 
 
 def _shown(frames: Mapping[str, pd.DataFrame], options: MetricOptions) -> Iterator[Table | str]:
@@ -160,25 +150,15 @@ def _write_tables(
     return made
 
 
-def check(config: EvaluateConfig, awaited: Collection[Path] = ()) -> None:
+def problems(view: View) -> Iterator[tuple[str, list[str]]]:
     """Look for what the settings need of this machine and of the runs that are there.
 
-    Raises:
-        InputError: FCD is wanted, and its package is missing; numbers by prompt are wanted, and
-            runs have none.
+    FCD needs its package, and numbers by prompt need runs that have prompts.
     """
-    there = [each for each in config.runs if each not in awaited and list_parts(each)]
-    problems = complaints(
-        *([(ChemNet.require,)] if config.fcd else []),
-        *([(by_prompt.require_prompts, there)] if config.by_prompt else []),
-    )
-    if problems:
-        raise InputError("\n".join(problems))
-
-
-def problems_beside(draft: Draft) -> list[str]:
-    """Find what the schema cannot see in settings that do not fit it."""
-    return draft.placed("fcd", complaints((ChemNet.require,)) if draft.get("fcd") else [])
+    yield "fcd", complaints((ChemNet.require,)) if view.get("fcd") else []
+    if view.get("by_prompt"):
+        runs = [run for run in view.there(view.get("runs")) if list_parts(run)]
+        yield "by_prompt", complaints((by_prompt.require_prompts, runs))
 
 
 def require_traces(folders: Iterable[Path]) -> None:

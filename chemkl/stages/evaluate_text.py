@@ -1,6 +1,6 @@
 """The evaluate_text stage: how diverse the texts and answers of language-model runs are."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from rich.console import Console
 
 from chemkl.config import InputError, complaints
 from chemkl.config.evaluate import EvaluateTextConfig
-from chemkl.config.loading import Draft
 from chemkl.evaluation.text import (
     METHODS_SCHEMA,
     OF_TEXT,
@@ -41,47 +39,37 @@ from chemkl.reports.figures import to_png, to_svg
 from chemkl.results import Manifest, write_bytes, write_json, write_parquet
 from chemkl.results.provenance import method_settings, mixed_settings
 from chemkl.stages.evaluate import run_names
-from chemkl.stages.finished import once, read_table
-from chemkl.stages.terminal import standard_output
+from chemkl.stages.registry import STAGES, View
+from chemkl.stages.runner import Start
+from chemkl.stages.runner import read_table as read
 
 TABLE, JSON = "text_diversity.parquet", "text_metrics.json"
 STEPS, METHODS = "entropy_over_steps.parquet", "methods.parquet"
 FIGURE = "entropy"
 
 
-@once("evaluate_text", lambda _config, out: out / TABLE, read_table)
-def run(
-    config: EvaluateTextConfig, out_dir: Path, *, console: Console | None = None
-) -> pd.DataFrame:
+__all__ = ["problems", "read", "run", "work"]
+
+run = STAGES["evaluate_text"].run
+
+
+def work(config: EvaluateTextConfig, start: Start) -> None:
     """Evaluate the texts of runs and files; write the tables and the figure, and print them.
 
     `text_diversity.parquet` and `text_metrics.json` always; with exact answers
     `entropy_over_steps.parquet`, `entropy.svg` and `entropy.png`; with methods `methods.parquet`.
-
-    Args:
-        config: as a mapping, a YAML file or a config.
-        out_dir: the output folder.
-        console: where the tables are printed; standard output when not given.
-
-    Returns:
-        The table: for each run or file a row for all texts, one for the mean over the prompts, and
-        one for each prompt.
+    `run` returns the first table: for each run or file a row for all texts, one for the mean over
+    the prompts, and one for each prompt.
 
     Raises:
-        InputError: a setting, a run or a file cannot be used; the message names each.
+        InputError: a run or a file cannot be used; the message names each.
     """
-    check(config)
+    out_dir = start.out
     # what can go wrong with the inputs does so before the folder is claimed
     everything = _all_samples(config)
     _require_answers(config, everything)
     embed = _embedder(config, everything)
-    with Manifest.start(
-        out_dir,
-        stage="evaluate_text",
-        config=config.model_dump(mode="json"),
-        seed=config.options.seed,
-        inputs=_inputs(config),
-    ) as manifest:
+    with start.claim(_inputs(config), seed=config.options.seed) as manifest:
         by_run = {
             one.name: text_rows(one, config.measures, config.options, embed) for one in everything
         }
@@ -93,38 +81,22 @@ def run(
         if "answers" in config.measures:
             _write_entropies(out_dir, everything)
         manifest.finish(results={"runs": list(by_run)})
-    console = console or standard_output()
     for shown in (*text_tables(rows, means, config), *_notes(config, everything)):
-        console.print(shown, highlight=False, markup=False)
-    frame: pd.DataFrame = table.to_pandas()
-    return frame
+        start.console.print(shown, highlight=False, markup=False)
 
 
-def check(config: EvaluateTextConfig, awaited: Collection[Path] = ()) -> None:
+def problems(view: View) -> Iterator[tuple[str, list[str]]]:
     """Look for what the settings need of this machine, and at the runs that are there.
 
-    Raises:
-        InputError: with every run without texts and every method with a seed twice; and where
-            embeddings are wanted, the package that they lack.
+    Runs need texts, a method's runs need seeds of their own, and embeddings need their package.
     """
-    there = [folder for folder in config.folders if folder not in awaited]
-    wanted = "embedding" if "embedding" in config.measures else None
-    problems = complaints(
-        *((check_text_run, folder) for folder in there), (_require_embedding, wanted)
-    )
-    problems += [
-        line
-        for method, folders in config.methods.items()
-        for line in _unlike([each for each in folders if each in there], method)
-    ]
-    if problems:
-        raise InputError("\n".join(problems))
-
-
-def problems_beside(draft: Draft) -> list[str]:
-    """Find what the schema cannot see in settings that do not fit it."""
-    wanted = "embedding" if "embedding" in (draft.get("measures") or ()) else None
-    return draft.placed("measures", complaints((_require_embedding, wanted)))
+    wanted = "embedding" if "embedding" in (view.get("measures") or ()) else None
+    runs, methods = view.get("runs") or [], view.get("methods") or {}
+    there = view.there([*runs, *(run for group in methods.values() for run in group)])
+    yield "runs", complaints(*((check_text_run, run) for run in there))
+    yield "measures", complaints((_require_embedding, wanted))
+    for method, group in methods.items():
+        yield "methods", [*_unlike([run for run in group if run in there], method)]
 
 
 def _require_embedding(_measure: str) -> None:

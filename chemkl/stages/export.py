@@ -10,11 +10,11 @@ import pyarrow as pa
 
 from chemkl.chem.molecules import parse
 from chemkl.config import InputError
+from chemkl.display import say
 from chemkl.results.inspection import RunTrace, first_scorings, open_run
 from chemkl.stages import molecule_files
 from chemkl.stages.molecule_files import Record, title_of, write_sdf, write_smi
 from chemkl.stages.output_files import check_outputs, write_csv, written_out
-from chemkl.stages.terminal import say
 
 ENDINGS = {f"--{form}": endings for form, endings in molecule_files.ENDINGS.items()}
 """How the file of each option may end."""

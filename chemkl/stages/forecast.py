@@ -1,8 +1,7 @@
 """The forecast stage: what a posttrain config asks for, before anything is trained."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
@@ -11,7 +10,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from chemkl.config import InputError, complaints
 from chemkl.config.evaluate import TRACE_FOLDER, ForecastConfig
-from chemkl.config.loading import Draft
 from chemkl.evaluation.forecast_runs import compare, page, points_of, read_runs, run_sentences
 from chemkl.evaluation.forecast_targets import (
     FORECAST_SCHEMA,
@@ -20,12 +18,12 @@ from chemkl.evaluation.forecast_targets import (
 )
 from chemkl.policies import check_device, load_policy
 from chemkl.policies.base import stream
-from chemkl.results import Manifest, write_json, write_parquet
+from chemkl.results import write_json, write_parquet
 from chemkl.rewards import RewardModel
-from chemkl.stages import posttrain_config
+from chemkl.stages import posttrain
 from chemkl.stages.evaluate import run_names
-from chemkl.stages.finished import once
-from chemkl.stages.terminal import standard_output
+from chemkl.stages.registry import STAGES, View
+from chemkl.stages.runner import Start
 from chemkl.training.diversity_filter import build_filter
 from chemkl.training.ledger import Ledger
 
@@ -34,54 +32,30 @@ JSON = "forecast.json"
 SAMPLES = "samples.parquet"
 
 
-def check(config: ForecastConfig, awaited: Collection[Path] = ()) -> None:
-    """Look into reward, models, taus, device and the runs to compare with; nothing is sampled.
-
-    Args:
-        config: the settings.
-        awaited: model files and runs that are yet to be made.
-
-    Raises:
-        InputError: with every problem.
-    """
-    prior = None if config.prior in awaited else config.prior
-    runs = [folder for folder in config.runs if folder not in awaited]
-    problems = complaints(
-        (posttrain_config.check, config, awaited),
-        (_check_taus, config.taus),
-        (check_device, config.device),
-        (read_runs, runs, prior, config.reward),
-    )
-    if problems:
-        raise InputError("\n".join(problems))
+run = STAGES["forecast"].run
 
 
-@once("forecast", lambda _config, out: out / TABLE)
-def run(config: ForecastConfig, out_dir: Path, *, console: Console | None = None) -> Path:
+def problems(view: View) -> Iterator[tuple[str, list[str]]]:
+    """Look into reward, models, taus, device and the runs to compare with; nothing is sampled."""
+    yield from posttrain.problems(view)
+    yield "taus", complaints((_check_taus, view.get("taus")))
+    yield "device", complaints((check_device, view.get("device")))
+    if view.config is not None:
+        runs = view.there(view.get("runs"))
+        yield "runs", complaints((read_runs, runs, view.get("prior"), view.get("reward")))
+
+
+def work(config: ForecastConfig, start: Start) -> None:
     """Write ``forecast.parquet``, ``forecast.json`` and the samples they come from; print findings.
 
-    Args:
-        config: a posttrain config, with or without the forecast's own settings.
-        out_dir: the output folder.
-        console: where tables and sentences are printed; standard output when not given.
-
-    Returns:
-        The path of the table.
-
     Raises:
-        InputError: the config, a model file, a run, or a folder that holds another forecast.
+        InputError: a model file, a run, or a folder that holds another forecast.
     """
-    check(config)
+    out_dir = start.out
     trained = read_runs(config.runs, config.prior, config.reward)
     names = run_names(config.runs)
     traces = {f"run {n}": f / TRACE_FOLDER for n, f in zip(names, config.runs, strict=True)}
-    with Manifest.start(
-        out_dir,
-        stage="forecast",
-        config=config.model_dump(mode="json"),
-        seed=config.seed,
-        inputs={"prior": config.prior, **traces},
-    ) as manifest:
+    with start.claim({"prior": config.prior, **traces}) as manifest:
         samples, n_calls = _draw(config)
         write_parquet(out_dir / SAMPLES, _samples_table(samples))
         points = points_of(samples)
@@ -92,19 +66,8 @@ def run(config: ForecastConfig, out_dir: Path, *, console: Console | None = None
         write_parquet(out_dir / TABLE, pa.Table.from_pylist(found.rows, schema=FORECAST_SCHEMA))
         write_json(out_dir / JSON, {**counts, **found.plain(), "runs": runs})
         manifest.finish(results=counts)
-    console = console or standard_output()
     for part in page(found, runs, counts, min_ess=config.min_ess):
-        console.print(part, highlight=False, markup=False)  # [nH] is no markup
-    return out_dir / TABLE
-
-
-def problems_beside(draft: Draft) -> list[str]:
-    """Find what the schema cannot see in settings that do not fit it: what posttrain would find."""
-    return [
-        *posttrain_config.problems_beside(draft),
-        *draft.placed("taus", complaints((_check_taus, draft.get("taus")))),
-        *draft.placed("device", complaints((check_device, draft.get("device")))),
-    ]
+        start.console.print(part, highlight=False, markup=False)  # [nH] is no markup
 
 
 def _check_taus(taus: Sequence[float]) -> None:

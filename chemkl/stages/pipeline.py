@@ -1,6 +1,6 @@
 """Run a pipeline: check all of it, skip what is complete, resume or start the rest in order."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,17 +11,120 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from chemkl.config import InputError, did_you_mean
-from chemkl.config.pipeline import PipelineConfig
+from chemkl.config import Config, InputError, did_you_mean
+from chemkl.config.pipeline import Job, PipelineConfig, expand
 from chemkl.results.manifest import Manifest
-from chemkl.stages.aside import check_movable, move_aside
-from chemkl.stages.finished import AGAIN, check_folder, is_finished
-from chemkl.stages.planning import Planned, load_job, plan_pipeline
 from chemkl.stages.registry import STAGES, STOPS, interrupted, interruptible
+from chemkl.stages.runner import (
+    AGAIN,
+    check_folder,
+    check_movable,
+    is_finished,
+    move_aside,
+    paths_of,
+)
 
 State = Literal["new", "resume", "again", "complete"]
 """What a job's folder holds: nothing, an unfinished run, a run of input that has changed since
 (set aside and run again), or the finished run."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A job whose settings have been checked."""
+
+    job: Job
+    config: Config
+    needs: tuple[Job, ...]
+    """Earlier jobs whose output it reads."""
+
+
+def plan_pipeline(
+    source: PipelineConfig | Mapping[str, Any] | str | Path,
+    out_dir: str | Path | None = None,
+    promised: Sequence[Path] = (),
+) -> tuple[PipelineConfig, list[Planned]]:
+    """Read a pipeline and check the settings of every job of it.
+
+    Args:
+        source: the pipeline's config, a mapping, or the path of its file.
+        out_dir: where the jobs' folders go; default ``runs/<name of the pipeline>``.
+        promised: folders beside those of earlier jobs whose content need not exist yet.
+
+    Raises:
+        InputError: with every problem, of the pipeline's references and of its jobs alike.
+    """
+    expansion = expand(source, out_dir)
+    problems = dict.fromkeys(expansion.problems)
+    planned = []
+    try:
+        planned = plan(expansion.jobs, [*promised, *expansion.unknown])
+    except InputError as error:
+        problems |= dict.fromkeys(str(error).splitlines())
+    if problems:
+        raise InputError("\n".join(problems))
+    return expansion.config, planned
+
+
+def plan(jobs: Sequence[Job], promised: Sequence[Path] = ()) -> list[Planned]:
+    """Check the settings of every job.
+
+    Args:
+        jobs: in the order in which they run.
+        promised: folders beside those of earlier jobs whose content need not exist yet.
+
+    Raises:
+        InputError: with every problem of every job, each once.
+    """
+    planned: list[Planned] = []
+    problems: dict[str, None] = {}
+    for position, job in enumerate(jobs):
+        earlier = {other.folder: STAGES[other.stage].outputs for other in jobs[:position]}
+        try:
+            config = load_job(job, promised, earlier)
+            unread = awaited(config, promised, earlier)  # the stage looks at it when it runs
+            read = {folder for path in unread for folder in (path, *path.parents)}
+            needs = [other for other in jobs[:position] if other.folder in read]
+            STAGES[job.stage].check(config, job.entry, unread)
+        except InputError as error:
+            problems |= dict.fromkeys(str(error).splitlines())
+        else:
+            planned.append(Planned(job, config, tuple(needs)))
+    if problems:
+        raise InputError("\n".join(problems))
+    return planned
+
+
+def load_job(
+    job: Job,
+    promised: Iterable[Path] = (),
+    earlier: Mapping[Path, Sequence[str]] | None = None,
+) -> Config:
+    """Read the settings of a job, see `load_config`.
+
+    Raises:
+        InputError: with every problem.
+    """
+    return STAGES[job.stage].load(
+        job.source, job.overrides, also=job.also, promised=promised, earlier=earlier
+    )
+
+
+def awaited(config: Config, promised: Iterable[Path], earlier: Iterable[Path] = ()) -> list[Path]:
+    """Paths of a config that are yet to be made, or made anew.
+
+    Args:
+        config: the settings.
+        promised: folders of which some run is expected to write what is not there.
+        earlier: folders that jobs of this run write anew.
+    """
+    anew, later = {*earlier}, {*promised}
+    return [
+        path
+        for path in paths_of(config)
+        if not anew.isdisjoint((path, *path.parents))
+        or (not later.isdisjoint((path, *path.parents)) and not path.exists())
+    ]
 
 
 @dataclass(frozen=True)
@@ -122,7 +225,7 @@ def _check_folders(chosen: list[Planned], fresh: bool) -> None:
             if fresh or state == "again":
                 check_movable(each.job.folder, each.config)
             if not fresh:
-                check_folder(each.job.stage, each.config, each.job.folder)
+                check_folder(STAGES[each.job.stage], each.config, each.job.folder)
         except InputError as error:
             problems[str(error)] = None
         for need in each.needs:
@@ -151,7 +254,8 @@ def _state(each: Planned, to_run: Iterable[str] = ()) -> State:
         read = Manifest.load(need.folder)
         if need.name in to_run or read is None or (read.finished or "") > own.started:
             return "again"
-    return "complete" if is_finished(each.job.stage, each.config, each.job.folder) else "resume"
+    stage = STAGES[each.job.stage]
+    return "complete" if is_finished(stage, each.config, each.job.folder) else "resume"
 
 
 def _run_job(console: Console, each: Planned, title: str) -> Outcome:

@@ -1,113 +1,481 @@
-"""The posttrain stage: a prior is walked to a target distribution, and every molecule is kept."""
+"""Post-training: a policy walks to a target distribution, and all that it writes is kept.
 
+One way for SMILES models (posttrain) and for language models (posttrain_llm); what differs is in
+`_Molecules` and `_Texts`. `run` returns the path of the policy's model file, or the folder of the
+language model's adapter or weights in Hugging Face's format.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from chemkl.config.posttrain import PosttrainConfig
-from chemkl.policies import Policy, freeze, load_policy, save_policy
+import pandas as pd
+import torch
+from lightning import Callback, Trainer
+
+from chemkl.config import InputError, complaints
+from chemkl.config.llm import LlmPosttrainConfig, TextRewardConfig
+from chemkl.config.posttrain import PosttrainConfig, objective_of
+from chemkl.llm.extra import PACKAGES, check_installed
+from chemkl.llm.ledger import AnswerTracker, TextLedger, describe_cut_off
+from chemkl.llm.models import build_policy, read_prompts, save
+from chemkl.llm.prompts import keep_prompts, kept_prompts
+from chemkl.llm.reference import Reference
+from chemkl.llm.rewards import ASKED, build_reward
+from chemkl.llm.sources import is_here
+from chemkl.losses import Objective, objective_from_config
+from chemkl.policies import check_vocabularies, freeze, load_policy, read_header, save_policy
 from chemkl.results.manifest import Manifest
+from chemkl.results.outcome import read_outcome
+from chemkl.results.provenance import UsedPrecision, installed_versions
+from chemkl.results.seal import check_seal
+from chemkl.results.trace import TraceWriter, list_parts, read_orphans, read_part, read_trace
 from chemkl.rewards import RewardModel
 from chemkl.rewards.cache import reward_files
 from chemkl.rewards.engine import nothing_shown
 from chemkl.rewards.model import describe_failures
-from chemkl.stages.finished import once
-from chemkl.stages.posttrain_config import build_objective, check, problems_beside
-from chemkl.stages.posttrain_run import (
-    check_spent,
-    counts_of,
-    ended_by,
-    make_steps,
-    settled,
-    tell_end,
-    trace_of,
-)
-from chemkl.stages.registry import STAGES
-from chemkl.stages.terminal import say
-from chemkl.training.collapse import CollapseAlarm, build_alarm
+from chemkl.stages.registry import POLICY, STAGES, View
+from chemkl.stages.runner import Start, free_name
+from chemkl.training.collapse import ENDED_BY, build_alarm
 from chemkl.training.diversity_filter import build_filter
 from chemkl.training.ledger import Ledger
-from chemkl.training.posttrain import Posttrain
-from chemkl.training.trainer import CHECKPOINTS, POLICY, CallsBar
+from chemkl.training.posttrain import Posttrain, StepLoader
+from chemkl.training.precision import check_precision, settle
+from chemkl.training.trainer import (
+    CHECKPOINTS,
+    CallsBar,
+    Checkpoint,
+    build_trainer,
+    check_trainer_here,
+    fit,
+    last_checkpoint,
+    quiet,
+    reopen,
+)
 
-__all__ = ["check", "check_spent", "problems_beside", "run"]
+AnyConfig = PosttrainConfig | LlmPosttrainConfig
+EVALUATION = "evaluation"
+
+run = STAGES["posttrain"].run
 
 
-@once("posttrain", lambda _config, out: out / CHECKPOINTS / POLICY)
-def run(config: PosttrainConfig, out_dir: Path) -> Path:
+def work(config: Any, start: Start) -> None:
     """Post-train a policy, or continue where a killed run stopped.
 
-    Returns:
-        The path of the policy's model file.
+    Raises:
+        InputError: a model file, or a folder that holds another run.
+    """
+    # what can go wrong with the models and the trainer does so before the folder is claimed
+    kind = _Texts if isinstance(config, LlmPosttrainConfig) else _Molecules
+    parts = kind(config, start.out)
+    precision = _settled(config, start.out)
+    with (
+        closing(parts.build_reward()) as reward,
+        # it runs on one device: a second process is never a rank of this run
+        start.claim(parts.inputs(), precision=precision, rank=0) as manifest,
+    ):
+        parts.begin(manifest)
+        alarm = build_alarm(config, start.say)
+        if alarm is not None:
+            manifest.beside = {"collapse": alarm.settings}
+            manifest.save()
+        trace = TraceWriter(
+            start.out,
+            reward.component_names,
+            manifest.run_id,
+            manifest.config_hash,
+            earlier=[before["config_hash"] for before in manifest.extended],
+            text=parts.text,
+        )
+        module = Posttrain(
+            parts.policy,
+            parts.reference(),
+            parts.ledger(),
+            build_objective(config.objective, parts.bounds),
+            trace,
+            batch_size=config.batch_size,
+            most_samples=config.most_samples,
+            learning_rate=config.learning_rate,
+            seed=config.seed,
+        )
+        start.say(str(precision))
+        first = last_checkpoint(start.out)
+        if first is not None:
+            first = _reopened(first, start.out, config.batch_size)
+        past = bring_back(first, module, start.out)
+        callbacks = parts.callbacks(module)
+        if alarm is not None:
+            if past is not None:
+                alarm.restore(past)
+            callbacks = [alarm, *callbacks]
+        if first is not None:
+            start.say(f"resumes at step {module.next_step}")
+        if not module.is_finished and not (alarm and alarm.ends_the_run):
+            _make_steps(config, start.out, module, callbacks, precision, first)
+        trace.compact()
+        ledger = module.ledger
+        counts = {
+            "calls": ledger.n_calls,
+            "samples": ledger.n_samples,
+            "steps": module.next_step,
+        }
+        provenance = {
+            "stage": manifest.stage,
+            "run_id": manifest.run_id,
+            "config_hash": manifest.config_hash,
+        }
+        parts.save(manifest, provenance, counts)
+        ended_by = parts.limit if module.is_finished else ENDED_BY
+        manifest.finish(
+            ended_by="budget" if ledger.spent else ended_by,
+            results=counts | (alarm.results if alarm else {}),
+        )
+    spent = f"{counts['calls']:,} calls, {counts['samples']:,} samples"
+    start.say(f"ended by {manifest.ended_by}: {spent}")
+    for line in [*read_outcome(start.out, manifest).lines(), *parts.failures()]:
+        start.say(line)
+
+
+class _Molecules:
+    """What a run of a SMILES model is put together from."""
+
+    limit, text = "max_samples", False
+    bounds = (RewardModel.FAILED, RewardModel.MOST)
+
+    def __init__(self, config: PosttrainConfig, out: Path) -> None:
+        self.config, self.out = config, out
+        self.policy = load_policy(config.agent or config.prior)
+        self._prior = load_policy(config.prior)
+
+    def build_reward(self) -> RewardModel:
+        self.reward = RewardModel.from_config(self.config.reward)
+        if self.config.callbacks.progress_bar:
+            # a second bar in the same place would fight the first
+            self.reward.show_progress(nothing_shown)
+        return self.reward
+
+    def inputs(self) -> dict[str, Path]:
+        models = {"prior": self.config.prior, "agent": self.config.agent}
+        there = {role: path for role, path in models.items() if path is not None}
+        return there | reward_files(self.config.reward)
+
+    def begin(self, manifest: Manifest) -> None:
+        """Nothing is kept of a new run."""
+
+    def reference(self) -> Any:
+        return freeze(self._prior)
+
+    def ledger(self) -> Ledger:
+        return Ledger(self.reward, build_filter(self.config.diversity_filter), self.config.budget)
+
+    def callbacks(self, module: Posttrain) -> list[Callback]:
+        bar = self.config.callbacks.progress_bar
+        return [CallsBar(module.ledger, self.config.budget)] if bar else []
+
+    def save(
+        self, manifest: Manifest, provenance: dict[str, Any], counts: Mapping[str, int]
+    ) -> None:
+        provenance["prior_sha256"] = manifest.inputs["prior"].sha256
+        provenance["versions"] = manifest.versions
+        save_policy(self.policy, self.out / POLICY, {**provenance, **counts})
+
+    def failures(self) -> Sequence[str]:
+        return describe_failures(self.reward.failures)
+
+
+class _Texts:
+    """What a run of a language model is put together from."""
+
+    limit, text = "max_steps", True
+
+    def __init__(self, config: LlmPosttrainConfig, out: Path) -> None:
+        self.config, self.out = config, out
+        model = config.model.name
+        if isinstance(model, Path) and out.resolve().is_relative_to(model.resolve()):
+            raise InputError(
+                f"{out}: is the folder of the model {model}, or lies in it; a run would change the "
+                "model that it starts from. Choose another folder with --out."
+            )
+        self.policy = build_policy(config)
+
+    def build_reward(self) -> Any:
+        self.reward = build_reward(self.config.reward)
+        self.bounds = self.reward.bounds
+        return self.reward
+
+    def inputs(self) -> dict[str, Path]:
+        named = {"model": self.config.model.name, "template": self.config.template}
+        there = {role: path for role, path in named.items() if isinstance(path, Path)}
+        return there | dict(self.reward.files)
+
+    def begin(self, manifest: Manifest) -> None:
+        """Take the prompts that the run kept when it was begun, or keep these.
+
+        A template that inserts the date renders others on another day, and then rows of two
+        prompts would have the same number: in the ledger, and in what the reference remembers.
+        """
+        prompts = self.policy.prompts
+        kept = kept_prompts(self.out, len(prompts)) if manifest.was_resumed else None
+        if kept is None:
+            keep_prompts(prompts, self.out)
+        self.policy.prompts = kept or prompts
+
+    def reference(self) -> Reference:
+        frozen = self.policy
+        if not frozen.has_adapter:
+            frozen = build_policy(self.config, trained=False, prompts=self.policy.prompts)
+        self._reference = Reference(frozen, self.config.reference_memory)
+        return self._reference
+
+    def ledger(self) -> TextLedger:
+        budget = math.inf if self.config.budget is None else self.config.budget
+        withdraws = build_filter(self.config.diversity_filter)
+        return TextLedger(self.reward, self.policy.prompts, withdraws, budget)
+
+    def callbacks(self, module: Posttrain) -> list[Callback]:
+        config = self.config
+        found: list[Callback] = []
+        if config.track is not None:
+            models = self.policy, self._reference
+            found.append(AnswerTracker(self.out, *models, config.tracked, config.track.every))
+        if config.callbacks.progress_bar:
+            found.append(CallsBar(module.ledger, config.budget, config.most_samples))
+        return found
+
+    def save(
+        self, manifest: Manifest, provenance: dict[str, Any], counts: Mapping[str, int]
+    ) -> None:
+        provenance["versions"] = {**manifest.versions, **installed_versions(PACKAGES)}
+        save(self.policy, self.out / CHECKPOINTS, self.config, {**provenance, **counts})
+
+    def failures(self) -> Sequence[str]:
+        """A line for each kind of failure, and one where many completions had no end."""
+        is_molecule = self.config.reward.kind == "smiles"
+        asked = ("molecules", "component") if is_molecule else ("completions", ASKED)
+        reasons = read_trace(self.out, ["reason"])["reason"].astype(object)
+        texts = reasons.where(reasons.notna(), None).tolist()
+        return [
+            *describe_failures(self.reward.failures, *asked),
+            *describe_cut_off(texts, self.config.max_new_tokens),
+        ]
+
+
+# ---- checks
+
+
+def problems(view: View) -> Iterator[tuple[str, list[str]]]:
+    """Look into reward, objective, models and trainer, without training.
+
+    A language model in a wheel that was never used is not fetched for this; its prompts are
+    checked when the run starts.
+    """
+    trainer = view.mapping("trainer")
+    here = [
+        ("trainer", complaints((check_trainer_here, trainer))),
+        ("precision", complaints((check_precision, view.get("precision"), trainer or {}))),
+    ]
+    if not issubclass(view.model, LlmPosttrainConfig):
+        prior, agent = view.get("prior"), view.get("agent")
+        unusable = complaints((read_header, prior))
+        yield "", complaints((RewardModel.from_config, view.section("reward")))
+        yield "target", complaints((build_objective, _objective(view)))
+        yield "prior", unusable
+        yield "agent", complaints((_check_agent, agent, None if unusable else prior))
+        yield from here
+        return
+    fits = view.config is not None
+    found = [
+        ("model", complaints((check_installed, PACKAGES[:2])) if fits else []),
+        ("reward", complaints((_check_reward, view.get("reward"), _objective(view)))),
+        *here,
+    ]
+    yield from found
+    model = view.config.model if isinstance(view.config, LlmPosttrainConfig) else None
+    if model and not any(lines for _, lines in found) and model.name not in view.awaited:
+        yield "prompts", complaints((read_prompts, view.config)) if is_here(model) else []
+
+
+def _objective(view: View) -> Mapping[str, Any] | None:
+    target, estimator = view.get("target"), view.get("estimator")
+    return target and estimator and objective_of(target, estimator, view.get("shaper"))
+
+
+def build_objective(
+    objective: Mapping[str, Any], bounds: tuple[float, float] = _Molecules.bounds
+) -> Objective:
+    """Put target, estimator and shaper together.
+
+    Args:
+        objective: their settings.
+        bounds: the reward of a failure, and the highest that there can be.
 
     Raises:
-        InputError: the config, a model file, or a folder that holds another run.
+        InputError: they do not go together, or tau is above every reward.
     """
-    check(config)
-    model_file, plain = out_dir / CHECKPOINTS / POLICY, config.model_dump(mode="json")
-    # what can go wrong with the models and the trainer does so before the folder is claimed
-    policy, reference = load_policy(config.agent or config.prior), load_policy(config.prior)
-    precision = settled(config, out_dir)
-    models = {"prior": config.prior, "agent": config.agent}
-    with (
-        RewardModel.from_config(config.reward) as reward,
-        Manifest.start(
-            out_dir,
-            stage="posttrain",
-            config=plain,
-            seed=config.seed,
-            inputs={role: path for role, path in models.items() if path is not None}
-            | reward_files(config.reward),
-            precision=precision,
-            rank=0,  # it runs on one device: a second process is never a rank of this run
-            limits=STAGES["posttrain"].limits,
-        ) as manifest,
-    ):
-        alarm = build_alarm(config, lambda line: say(f"{out_dir}: {line}"))
-        module = _module(config, out_dir, manifest, policy, reference, reward, alarm)
-        bar = config.callbacks.progress_bar
-        callbacks = [CallsBar(module.ledger, config.budget)] if bar else []
-        say(f"{out_dir}: {precision}")
-        make_steps(config, out_dir, module, alarm, callbacks, precision)
-        module.trace.compact()
-        counts = counts_of(module)
-        save_policy(policy, model_file, _provenance(manifest) | counts)
-        collapse = alarm.results if alarm else {}
-        manifest.finish(ended_by=ended_by(module, "max_samples"), results=counts | collapse)
-    tell_end(out_dir, manifest, describe_failures(reward.failures))
-    return model_file
+    try:
+        return objective_from_config(objective, bounds)
+    except ValueError as error:
+        lines = [f"target, estimator, shaper: {line}." for line in str(error).splitlines()]
+        raise InputError("\n".join(lines)) from error
 
 
-def _provenance(manifest: Manifest) -> dict[str, Any]:
-    """Where the policy comes from; it is kept in its model file."""
-    return {
-        "stage": "posttrain",
-        "run_id": manifest.run_id,
-        "config_hash": manifest.config_hash,
-        "prior_sha256": manifest.inputs["prior"].sha256,
-        "versions": manifest.versions,
-    }
+def _check_agent(agent: Path, prior: Path | None) -> None:
+    """Read the agent's header, and compare it with the prior's where that is there."""
+    files = {"prior": prior, "agent": agent}
+    headers = {role: read_header(path) for role, path in files.items() if path is not None}
+    check_vocabularies({role: header["vocabulary"] for role, header in headers.items()})
 
 
-def _module(
-    config: PosttrainConfig,
+def _check_reward(reward: TextRewardConfig, objective: Mapping[str, Any] | None) -> None:
+    """Build the reward of a language model, and the objective with its range."""
+    built = build_reward(reward)
+    built.close()
+    if objective:
+        build_objective(objective, built.bounds)
+
+
+def check_spent(config: AnyConfig, out: Path) -> None:
+    """Refuse limits below what the run in a folder has spent.
+
+    Raises:
+        InputError: with each.
+    """
+    if not list_parts(out):
+        return
+    call = read_trace(out, ["call"])["call"]
+    samples = (_Texts if isinstance(config, LlmPosttrainConfig) else _Molecules).limit
+    limits = [
+        ("budget", config.budget, int(call.count()), "oracle calls"),
+        (samples, config.most_samples, len(call), "samples"),
+    ]
+    over = [
+        f"{out}: the run has spent {spent:,} {what}, more than {key} allows ({limit:,}): it can be "
+        "made longer, not shorter. Choose another folder with --out, or begin anew with --fresh."
+        for key, limit, spent, what in limits
+        if limit is not None and spent > limit
+    ]
+    if over:
+        raise InputError("\n".join(over))
+
+
+# ---- the steps, from the last checkpoint on
+
+
+def _settled(config: AnyConfig, out: Path) -> UsedPrecision:
+    """Settle the precision, while the folder is untouched, and look at trainer and past of a run.
+
+    Raises:
+        InputError: the device, or Lightning, refuses the settings; or the checkpoint or a part of
+            the trace, which the run would go on from, is damaged.
+    """
+    plain, trainer = config.model_dump(mode="json"), _trainer_settings(config)
+    precision = settle(config.precision, trainer, out, plain)
+    _trainer(config, out, [], precision)
+    last_checkpoint(out)
+    for part in list_parts(out):
+        check_seal(part.path, "Restore it from a copy, or run again with --fresh.")
+    return precision
+
+
+def _trainer_settings(config: AnyConfig) -> dict[str, Any]:
+    """The user's arguments of the trainer: of one device, whatever there are."""
+    return {"devices": 1, **config.trainer}
+
+
+def _trainer(
+    config: AnyConfig, out: Path, callbacks: Sequence[Callback], precision: UsedPrecision
+) -> Trainer:
+    with quiet():
+        settings = _trainer_settings(config)
+        return build_trainer(out, settings, callbacks, max_epochs=1, precision=precision.used)
+
+
+def _make_steps(
+    config: AnyConfig,
     out: Path,
-    manifest: Manifest,
-    policy: Policy,
-    reference: Policy,
-    reward: RewardModel,
-    alarm: CollapseAlarm | None,
-) -> Posttrain:
-    """Put the parts of a run together."""
-    if config.callbacks.progress_bar:
-        reward.show_progress(nothing_shown)  # a second bar in the same place would fight the first
-    return Posttrain(
-        policy,
-        freeze(reference),
-        Ledger(reward, build_filter(config.diversity_filter), config.budget),
-        build_objective(config.objective),
-        trace_of(out, reward.component_names, manifest, alarm),
-        batch_size=config.batch_size,
-        most_samples=config.most_samples,
-        learning_rate=config.learning_rate,
-        seed=config.seed,
-    )
+    module: Posttrain,
+    callbacks: Sequence[Callback],
+    precision: UsedPrecision,
+    first: Path | None,
+) -> None:
+    """Train from a checkpoint, or from the beginning, to the end of the run."""
+    if (out / EVALUATION).is_dir():  # of a trace that grows now
+        (out / EVALUATION).rename(free_name(out / EVALUATION))
+    saving = Checkpoint(out, config.callbacks.checkpoint_every, before=module.trace.cut)
+    loader = StepLoader(-(-config.most_samples // config.batch_size))
+    fit(_trainer(config, out, [saving, *callbacks], precision), module, loader, first)
+
+
+def bring_back(start: Path | None, module: Posttrain, out: Path) -> pd.DataFrame | None:
+    """Bring trace and ledger to the step of a checkpoint; what was paid beyond is kept.
+
+    Args:
+        start: the checkpoint; None: there is none yet.
+        module: as it is at the beginning of a run.
+        out: folder of the run.
+
+    Returns:
+        The rows of the trace up to there; None at the beginning.
+
+    Raises:
+        InputError: another stage wrote the checkpoint, or the trace is not as long as it says.
+    """
+    if start is not None:
+        saved = _read_checkpoint(start)
+        module.load_state_dict(saved["state_dict"])
+        module.on_load_checkpoint(saved)
+    module.trace.resume(module.next_step)
+    paid = read_orphans(out)
+    if paid is not None:
+        module.ledger.remember(paid)
+    last = module.trace.last_step
+    if module.next_step != (0 if last is None else last + 1):
+        raise InputError(
+            f"{out}: the trace ends with step {last}, but the checkpoint goes on with step "
+            f"{module.next_step}. Restore the missing part of the trace from a copy, or run again "
+            "with --fresh."
+        )
+    if not module.next_step:
+        return None
+    past = read_trace(out)
+    module.ledger.restore(past)
+    return past
+
+
+def _reopened(start: Path, out: Path, batch_size: int) -> Path | None:
+    """Let a run that came to its end go on from there, if its limits have been raised.
+
+    A step that the end cut short was not learnt from: it is made again, whole where the limits
+    allow it, and what was paid for its rows is read back.
+
+    Returns:
+        The checkpoint; None where the first step was cut short.
+    """
+    saved = _read_checkpoint(start)
+    parts, step = list_parts(out), saved["next_step"]
+    if parts and parts[-1].last == step - 1:
+        steps = read_part(parts[-1].path, ["step"])["step"].to_pylist()
+        step -= steps.count(step - 1) < batch_size
+    if not step:
+        start.unlink()
+        return None
+    if step < saved["next_step"] or saved["epoch"]:
+        reopen(start, saved, step)
+    return start
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; nothing but tensors and plain values is unpickled.
+
+    Raises:
+        InputError: another stage wrote it.
+    """
+    saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    if "next_step" not in saved:
+        raise InputError(
+            f"{path}: a checkpoint, but not of a posttrain run. Delete it to begin the run anew, "
+            "or put back a good copy."
+        )
+    return saved

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -15,38 +15,24 @@ from rich.table import Table
 
 from chemkl.chem.standardise import Standardiser
 from chemkl.config import InputError, complaints
-from chemkl.config.loading import Draft
 from chemkl.config.prepare import FileSource, FilterConfig, PrepareConfig
 from chemkl.corpus import files
 from chemkl.corpus.cleaning import Clean, Cleaner, clean_lines, peak_memory
 from chemkl.corpus.files import N_LINES, read_source
 from chemkl.files.molecules import Line, MoleculeFile
 from chemkl.results.atomic import json_of, write_bytes
-from chemkl.results.manifest import Manifest
-from chemkl.stages.finished import once
+from chemkl.stages.registry import STAGES, View
+from chemkl.stages.runner import Start
+
+run = STAGES["prepare"].run
 
 
-def check(config: PrepareConfig, awaited: Collection[Path] = ()) -> None:
-    """Find what only shows when the parts are built: unknown filters, an unreadable file.
-
-    Args:
-        config: the settings.
-        awaited: the file, if it is yet to be made.
-
-    Raises:
-        InputError: with every problem.
-    """
-    source = config.source
-    file = source if isinstance(source, FileSource) and source.path not in awaited else None
-    problems = complaints((_check_filters, config.standardise), (_check_file, file))
-    if problems:
-        raise InputError("\n".join(problems))
-
-
-def problems_beside(draft: Draft) -> list[str]:
-    """Find what the schema cannot see in settings that do not fit it: unknown filters."""
-    filters = draft.get("standardise")
-    return draft.placed("standardise", complaints((_check_filters, filters)))
+def problems(view: View) -> Iterator[tuple[str, list[str]]]:
+    """Find what only shows when the parts are built: unknown filters, an unreadable file."""
+    yield "standardise", complaints((_check_filters, view.get("standardise")))
+    source = view.get("source") if view.config is not None else None
+    file = source if isinstance(source, FileSource) and view.there([source.path]) else None
+    yield "source", complaints((_check_file, file))
 
 
 def _check_filters(filters: Iterable[FilterConfig]) -> None:
@@ -57,37 +43,29 @@ def _check_file(source: FileSource) -> None:
     next(iter(MoleculeFile(source.path, source.column)))
 
 
-@once("prepare", lambda _config, out: out)
-def run(config: PrepareConfig, out_dir: Path) -> Path:
-    """Write ``corpus.parquet``, ``dropped.parquet`` and ``tokens.json`` into a folder.
-
-    Returns:
-        The folder.
+def work(config: PrepareConfig, start: Start) -> None:
+    """Write ``corpus.parquet``, ``dropped.parquet`` and ``tokens.json``.
 
     Raises:
-        InputError: the config, the source, or a folder that holds another corpus.
+        InputError: the source, or a folder that holds another corpus.
     """
-    check(config)
     source = config.source
     inputs, schema = {}, files.MOLECULE_SCHEMA
     if isinstance(source, FileSource):
         inputs = {"source": source.path}
         if MoleculeFile(source.path, source.column).has_names:
             schema = schema.append(files.NAME)
-    with Manifest.start(
-        out_dir, stage="prepare", config=config.model_dump(mode="json"), inputs=inputs
-    ) as manifest:
+    with start.claim(inputs) as manifest:
         lines = read_source(config.source, config.cache)
         peaks: dict[int, int] = {}
         cleaned = clean_lines(islice(lines, config.limit), Cleaner.from_config(config), peaks)
         totals = [n for n in (config.limit, N_LINES.get(config.source.kind)) if n is not None]
         total = min(totals, default=None)
         began = perf_counter()
-        tally = _write(cleaned, out_dir, schema, total)
+        tally = _write(cleaned, start.out, schema, total)
         tally |= {"seconds": perf_counter() - began, "peak_memory_mib": _total_memory(peaks)}
         manifest.finish(results=tally)
-    _print(tally, out_dir)
-    return out_dir
+    start.console.print(_table(tally, start.out))
 
 
 def _write(
@@ -189,8 +167,8 @@ def _total_memory(peaks: Mapping[int, int]) -> float | None:
     return None if own is None else (own + sum(peaks.values())) / 2**20
 
 
-def _print(tally: dict[str, Any], out: Path) -> None:
-    """Show what was kept and what was dropped and why."""
+def _table(tally: dict[str, Any], out: Path) -> Table:
+    """What was kept and what was dropped and why."""
     table = Table(title=f"{tally['molecules']:,} molecules, {tally['n_tokens']} tokens: {out}")
     table.add_column("")
     table.add_column("lines", justify="right")
@@ -201,4 +179,4 @@ def _print(tally: dict[str, Any], out: Path) -> None:
     memory = tally["peak_memory_mib"]
     cost = f", at most {memory:,.0f} MiB" if memory is not None else ""
     table.caption = f"{tally['seconds']:.0f} s{cost}"
-    Console().print(table)
+    return table

@@ -1,96 +1,164 @@
-"""The pretrain stage: a prepared corpus becomes a prior."""
+"""Pretraining: a prepared corpus becomes a prior, or a language model that takes property tags.
 
-from collections.abc import Collection
+One way for SMILES models (pretrain) and for language models (pretrain_llm); what differs is how
+`_of_molecules` and `_of_tags` put network and data together. `run` returns the path of the model
+file, or the folder of the language model in Hugging Face's format.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from chemkl.config import InputError
-from chemkl.config.pretrain import PretrainConfig
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import LearningRateMonitor
+
+from chemkl.chem.molecules import canonicalise
+from chemkl.config import InputError, complaints
+from chemkl.config.pretrain import PretrainConfig, PretrainLlmConfig
 from chemkl.corpus import files
-from chemkl.corpus.batches import CorpusDataModule
-from chemkl.policies import RnnPolicy, save_policy
-from chemkl.stages.finished import once
-from chemkl.stages.pretrain_run import (
-    SampleQuality,
-    begin,
-    fit,
-    problems_beside,
-    problems_of,
-    provenance_of,
+from chemkl.corpus.batches import CorpusDataModule, TokenDataModule
+from chemkl.display import say
+from chemkl.llm.extra import PACKAGES, package
+from chemkl.llm.pretrain import (
+    NO_PROMPT,
+    Conditions,
+    TaggedDataset,
+    build_tagged,
+    save_model,
 )
+from chemkl.policies import RnnPolicy, save_policy
+from chemkl.results.provenance import installed_versions
+from chemkl.stages.registry import POLICY, STAGES, View
+from chemkl.stages.runner import Start
+from chemkl.training.precision import check_precision, settle
 from chemkl.training.pretrain import Pretrain
 from chemkl.training.trainer import (
-    CHECKPOINTS,
-    POLICY,
+    Checkpoint,
+    StepsBar,
+    build_trainer,
+    check_trainer_here,
+    fit,
     last_checkpoint,
     quiet,
     seed_weights,
     why_ended,
 )
 
-__all__ = ["check", "problems_beside", "run"]
-
-STAGE = "pretrain"
+run = STAGES["pretrain"].run
 
 
-def check(config: PretrainConfig, awaited: Collection[Path] = ()) -> None:
-    """Find out before training whether the trainer's arguments and the corpus can be used.
+@dataclass(frozen=True)
+class Parts:
+    """What a run is put together from."""
 
-    Args:
-        config: the settings.
-        awaited: the corpus, if it is yet to be made.
-
-    Raises:
-        InputError: with every problem.
-    """
-    problems = problems_of(config, awaited)
-    if problems:
-        raise InputError("\n".join(problems))
+    policy: Any
+    data: TokenDataModule
+    quality: "SampleQuality"
+    samples_per_epoch: int
+    save: Callable[[Path, dict[str, Any]], object]
+    """Write the trained network into a folder, with where it comes from."""
+    told: str = ""
+    """What there is to say once the folder is claimed."""
 
 
-@once("pretrain", lambda _config, out: out / CHECKPOINTS / POLICY)
-def run(config: PretrainConfig, out_dir: Path) -> Path:
-    """Train a prior, or continue where a killed run stopped.
-
-    Returns:
-        The path of the model file.
+def work(config: Any, start: Start) -> None:
+    """Train a model, or continue where a killed run stopped.
 
     Raises:
-        InputError: the config, the corpus, or a folder that holds another run.
+        InputError: the corpus, or a folder that holds another run.
     """
-    check(config)
-    model_file = out_dir / CHECKPOINTS / POLICY
-    start = last_checkpoint(out_dir)
     # all that can be wrong is found out before the folder is claimed
-    data = _data(config)
-    trainer, claimed = begin(config, out_dir, STAGE)
+    first = last_checkpoint(start.out)
+    is_llm = isinstance(config, PretrainLlmConfig)
+    parts = _of_tags(config) if is_llm else _of_molecules(config)
+    plain = config.model_dump(mode="json")
+    precision = settle(config.precision, config.trainer, start.out, plain)
+    callbacks = [
+        Checkpoint(start.out, config.checkpoint_every),
+        LearningRateMonitor("step"),
+        StepsBar(start.stage.name),
+    ]
+    with quiet():
+        trainer = build_trainer(
+            start.out,
+            config.trainer,
+            callbacks,
+            max_epochs=config.epochs,
+            precision=precision.used,
+            gradient_clip_val=config.gradient_clip,
+        )
+    inputs = {"corpus": config.corpus / files.MOLECULES}
+    claimed = start.claim(inputs, precision=precision, rank=trainer.global_rank)
+    start.say(str(precision))
     with claimed as manifest, quiet():
-        policy = _policy(config, data)
-        module = _module(config, data, policy)
-        metrics = fit(trainer, module, data, start, out_dir)
-        save_policy(policy, model_file, provenance_of(manifest, metrics))
+        if parts.told:
+            start.say(parts.told)
+        module = Pretrain(
+            parts.policy,
+            learning_rate=config.learning_rate,
+            warmup_steps=config.warmup_steps,
+            weight_decay=config.weight_decay,
+            samples_per_epoch=parts.samples_per_epoch,
+            sample_metrics=parts.quality,
+            seed=config.seed,
+        )
+        if first is not None:
+            saved = torch.load(first, map_location="cpu", weights_only=True, mmap=True)
+            start.say(f"resumes at step {int(saved['global_step'])}")
+        fit(trainer, module, parts.data, first)
+        logged = dict(trainer.callback_metrics)
+        if module.validated_at != trainer.global_step:  # trained since
+            trainer.validate(module, parts.data, verbose=False)
+            logged |= trainer.callback_metrics
+        metrics = {name: float(value) for name, value in logged.items()}
+        provenance = {  # nothing of this machine
+            "stage": manifest.stage,
+            "run_id": manifest.run_id,
+            "config": {k: v for k, v in manifest.config.items() if k != "corpus"},
+            "corpus_sha256": manifest.inputs["corpus"].sha256,
+            "versions": manifest.versions,
+            "metrics": metrics,
+        }
+        parts.save(start.out, provenance)
         manifest.finish(ended_by=why_ended(trainer), results=metrics)
-    return model_file
 
 
-def _policy(config: PretrainConfig, data: CorpusDataModule) -> RnnPolicy:
-    seed_weights(config.seed)
-    return RnnPolicy(data.vocabulary, **config.model.model_dump(exclude={"kind"}))
+def problems(view: View) -> Iterator[tuple[str, list[str]]]:
+    """Look into trainer, corpus and conditions, without training.
+
+    Whether every tag has molecules is found out when the run starts.
+    """
+    if issubclass(view.model, PretrainLlmConfig):
+        if view.config is not None:
+            yield "model", complaints((package, PACKAGES[0]))
+        yield "conditions", complaints((Conditions, view.get("conditions")))
+    trainer = view.mapping("trainer")
+    train, valid = view.get("train_split"), view.get("valid_split")
+    yield "trainer", complaints((check_trainer_here, trainer))
+    yield "precision", complaints((check_precision, view.get("precision"), trainer or {}))
+    yield "valid_split", complaints((_check_splits, train, valid))
+    yield "corpus", complaints((_check_corpus, view.get("corpus"), train, valid))
 
 
-def _module(config: PretrainConfig, data: CorpusDataModule, policy: RnnPolicy) -> Pretrain:
-    return Pretrain(
-        policy,
-        learning_rate=config.learning_rate,
-        warmup_steps=config.warmup_steps,
-        weight_decay=config.weight_decay,
-        samples_per_epoch=config.samples_per_epoch,
-        sample_metrics=SampleQuality(set(data.train_smiles)),
-        seed=config.seed,
-    )
+def _check_splits(train: str, valid: str | None) -> None:
+    if train == valid:
+        raise InputError(f"train_split and valid_split are both {train!r}: choose two splits")
 
 
-def _data(config: PretrainConfig) -> CorpusDataModule:
-    return CorpusDataModule.from_folder(
+def _check_corpus(corpus: Path, *splits: str | None) -> None:
+    files.read_vocabulary(corpus)
+    for split in splits:
+        if split is not None:
+            files.read_split(corpus, split, limit=1)
+
+
+# ---- a SMILES model
+
+
+def _of_molecules(config: PretrainConfig) -> Parts:
+    data = CorpusDataModule.from_folder(
         config.corpus,
         train_split=config.train_split,
         valid_split=config.valid_split,
@@ -101,3 +169,137 @@ def _data(config: PretrainConfig) -> CorpusDataModule:
         randomise=config.randomise,
         n_workers=config.n_workers,
     )
+    seed_weights(config.seed)
+    policy = RnnPolicy(data.vocabulary, **config.model.model_dump(exclude={"kind"}))
+    return Parts(
+        policy,
+        data,
+        SampleQuality(set(data.train_smiles)),
+        config.samples_per_epoch,
+        lambda out, provenance: save_policy(policy, out / POLICY, provenance),
+    )
+
+
+class SampleQuality:
+    """Validity, uniqueness and novelty of sampled SMILES, as shares.
+
+    Args:
+        corpus: canonical SMILES of the training split.
+    """
+
+    def __init__(self, corpus: set[str]) -> None:
+        self._corpus = corpus
+
+    def __call__(self, smiles: Sequence[str | None]) -> dict[str, float]:
+        """Return the share of valid SMILES, of unique ones among these, of novel among those.
+
+        None stands for a sequence without an end: it counts, as an invalid one.
+        """
+        valid = [c for s in smiles if s is not None and (c := canonicalise(s)) is not None]
+        unique = set(valid)
+        return {
+            "validity": len(valid) / len(smiles),
+            "uniqueness": len(unique) / max(1, len(valid)),
+            "novelty": len(unique - self._corpus) / max(1, len(unique)),
+        }
+
+
+# ---- a language model
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """Molecules of a split that have a prompt."""
+
+    smiles: list[str]
+    prompts: np.ndarray
+    """The number of each one's prompt."""
+
+
+def _of_tags(config: PretrainLlmConfig) -> Parts:
+    conditions = Conditions(config.conditions)
+    train = _read_tagged(config, conditions, config.train_split, config.train_molecules)
+    valid = _read_tagged(config, conditions, config.valid_split, config.valid_molecules)
+    vocabulary = files.read_vocabulary(config.corpus)
+    seed_weights(config.seed)
+    policy = build_tagged(config.model, vocabulary, conditions)
+    seed = config.seed if config.randomise else None
+    sets = (
+        TaggedDataset(train.smiles, vocabulary, train.prompts, seed),
+        TaggedDataset(valid.smiles, vocabulary, valid.prompts),
+    )
+    longest = max(int(rows.lengths.max()) for rows in sets) - 1  # without the start
+    if longest > policy.max_new_tokens:
+        n_tags = config.model.max_length - policy.max_new_tokens
+        raise InputError(
+            f"model.max_length = {config.model.max_length}: the longest molecule has {longest} "
+            f"tokens with its end, and {n_tags} tags come first; make it {longest + n_tags} or more"
+        )
+    n_prompts = len(policy.prompts)
+    counts = np.bincount(train.prompts, minlength=n_prompts).tolist()
+    counted = [f"{n:,} {text}" for text, n in zip(conditions.prompts, counts, strict=True)]
+
+    def save(out: Path, provenance: dict[str, Any]) -> None:
+        versions = provenance["versions"] | installed_versions(PACKAGES[:1])
+        about = {"prompts": conditions.prompts, "provenance": provenance | {"versions": versions}}
+        save_model(policy, out / str(STAGES["pretrain_llm"].result), about)
+
+    return Parts(
+        policy,
+        TokenDataModule(
+            *sets, batch_size=config.batch_size, seed=config.seed, n_workers=config.n_workers
+        ),
+        AsAsked(conditions, set(train.smiles)),
+        -(-config.samples_per_epoch // n_prompts) * n_prompts,  # as many of each prompt
+        save,
+        f"molecules to learn from: {', '.join(counted)}",
+    )
+
+
+def _read_tagged(
+    config: PretrainLlmConfig, conditions: Conditions, split: str, limit: int | None
+) -> Tagged:
+    """Read a split, and find each molecule's prompt.
+
+    Raises:
+        InputError: a tag without a molecule to learn it from, or no molecule with a prompt.
+    """
+    smiles = files.read_split(config.corpus, split, limit)
+    number = conditions.prompts_of(smiles)
+    without = conditions.without(number) if split == config.train_split else []
+    if without:
+        among = f"among the {len(smiles):,} of split {split!r}: choose other cuts"
+        raise InputError("\n".join(f"{line} {among}" for line in without))
+    has_prompt = number != NO_PROMPT
+    if not has_prompt.any():
+        raise InputError(
+            f"{config.corpus}: no molecule of split {split!r} has all of the conditions' values"
+        )
+    if not has_prompt.all():
+        say(
+            f"{config.corpus}: {np.sum(~has_prompt):,} of {len(smiles):,} molecules of split "
+            f"{split!r} are left out: a condition could not be computed of them"
+        )
+    kept = [text for text, keep in zip(smiles, has_prompt, strict=True) if keep]
+    return Tagged(kept, number[has_prompt])
+
+
+class AsAsked(SampleQuality):
+    """Beside the usual quality: the share of valid samples that are what their prompt says.
+
+    Args:
+        conditions: of the prompts.
+        corpus: canonical SMILES that the model has learnt from.
+    """
+
+    def __init__(self, conditions: Conditions, corpus: set[str]) -> None:
+        super().__init__(corpus)
+        self._conditions = conditions
+
+    def __call__(self, smiles: Sequence[str | None]) -> dict[str, float]:
+        """Return the shares; as many samples of each prompt, in the order of the prompts."""
+        n_prompts = len(self._conditions.prompts)
+        number = self._conditions.prompts_of([text or "" for text in smiles])
+        asked = np.arange(n_prompts).repeat(len(smiles) // n_prompts)
+        n_valid = max(1, int((number != NO_PROMPT).sum()))
+        return {**super().__call__(smiles), "as_asked": float((number == asked).sum() / n_valid)}

@@ -1,4 +1,16 @@
-"""The stages by name: where their code and their settings are, imported only when called."""
+"""The table of stages: a stage is a row here, and a module with the function that does its work.
+
+A stage of one's own is one row and one file. The module of a row has
+
+    work(config, start)     what the stage does: it reads, claims its folder with `start.claim`,
+                            and writes there; see `chemkl.stages.runner.Start`
+    problems(view)          what its schema cannot see, a key and lines for each; may be left out
+    read(path)              turns the path of the result into what `run` returns; without it `run`
+                            returns the path
+    run = STAGES[name].run  for those who call it from Python
+
+Nothing here imports more than the settings' base: `chemkl --help` is to be quick.
+"""
 
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -7,19 +19,25 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from chemkl.config import Config, InputError, load_config
 from chemkl.config.loading import Draft, Override
 from chemkl.signals import StoppedBySignal, deferred
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: a module with ``run(config, out_dir)``, and the model of its settings."""
+    """One stage of the table."""
+
+    CHECKPOINT: ClassVar[str] = "checkpoints/last.ckpt"
+    """What a training stage that was cut off goes on from."""
 
     name: str
-    """Its name, in commands and pipelines."""
+    """In commands and pipelines."""
     model_path: str
     """Where its config model is: ``module:class``."""
     help: str
@@ -27,6 +45,10 @@ class Stage:
     outputs: tuple[str, ...] = field(default=(), kw_only=True)
     """Patterns of the files that it writes into its folder, for those who read them; none: not
     known beforehand."""
+    result: str | Callable[[Any], str] = field(default="", kw_only=True)
+    """Which of them `run` returns, or how that follows from the config; none: the folder."""
+    code: str = field(default="", kw_only=True)
+    """The module of its work; none: that of its name in `chemkl.stages`."""
     suffix: str = field(default="", kw_only=True)
     """What its default output folder ends with, where two stages take the same config files."""
     limits: Mapping[str, str] = field(default_factory=dict, kw_only=True)
@@ -49,7 +71,7 @@ class Stage:
                 lost, or leave half a module.
         """
         with deferred():
-            return import_module(f"chemkl.stages.{self.name}")
+            return import_module(self.code or f"chemkl.stages.{self.name}")
 
     def load(
         self,
@@ -64,8 +86,17 @@ class Stage:
 
         Raises:
             InputError: the settings do not fit the schema; with every problem, those included
-                that the schema cannot see, where the stage looks for them.
+                that the schema cannot see.
         """
+
+        def beside(draft: Draft) -> list[str]:
+            found = self._problems(View(self.model, draft=draft))
+            return [
+                placed
+                for key, lines in found
+                for placed in (draft.placed(key, lines) if key else lines)
+            ]
+
         return load_config(
             self.model,
             source,
@@ -73,50 +104,105 @@ class Stage:
             also=also,
             promised=promised,
             earlier=earlier,
-            beside=self._problems_beside,
+            beside=beside,
             kinds=[f"configs/{self.name}"],
         )
 
-    def _problems_beside(self, draft: Draft) -> list[str]:
-        look = getattr(self.module, "problems_beside", None)
-        return list(look(draft)) if look else []
-
-    def check(self, config: Config, what: str, awaited: Collection[Path] = ()) -> None:
-        """Look for what the schema cannot see, where the stage offers it.
+    def check(
+        self,
+        config: Config,
+        what: str = "",
+        awaited: Collection[Path] = (),
+        *,
+        starts: bool = False,
+    ) -> None:
+        """Look for what the schema cannot see.
 
         Args:
             config: settings that fit the schema.
             what: where they come from, put in front of each problem.
             awaited: paths among them that are not to be looked into: they are yet to be made.
+            starts: whether the stage starts now.
 
         Raises:
             InputError: with every problem.
         """
-        deeper = getattr(self.module, "check", None)
-        if deeper is None:
-            return
-        try:
-            deeper(config, awaited)
-        except InputError as error:
-            lines = str(error).splitlines()
-            raise InputError("\n".join(f"{what}: {line}" for line in lines)) from error
+        found = self._problems(View(self.model, config, awaited=awaited, starts=starts))
+        lines = dict.fromkeys(line for _, lines in found for line in lines)
+        if lines:
+            raise InputError("\n".join(f"{what}: {line}" if what else line for line in lines))
 
-    def run(self, config: Config, out_dir: Path) -> Any:
-        """Run the stage; Ctrl-C arrives as the KeyboardInterrupt that it was."""
-        try:
-            return self.module.run(config, out_dir)
-        except SystemExit as end:  # what Lightning's trainer makes of Ctrl-C
-            if isinstance(end.__context__, KeyboardInterrupt):
-                raise KeyboardInterrupt from end
-            raise
+    def _problems(self, view: "View") -> Iterator[tuple[str, list[str]]]:
+        look = getattr(self.module, "problems", None)
+        return look(view) if look else iter(())
+
+    def run(self, config: object, out_dir: str | Path, *, console: "Console | None" = None) -> Any:
+        """Run the stage, go on with a run that was cut off, or skip what is done already.
+
+        Args:
+            config: a config, a mapping, or the path of a YAML file.
+            out_dir: the output folder.
+            console: where results are printed; standard output when not given.
+
+        Returns:
+            The path of the result, or the table in it: see the stage's own module.
+
+        Raises:
+            InputError: the config, an input, or a folder that holds something else.
+        """
+        from chemkl.stages import runner  # it reads manifests: not for chemkl --help
+
+        return runner.run(self, config, Path(out_dir), console)
+
+
+@dataclass(frozen=True)
+class View:
+    """The settings that a stage's `problems` look into, whether they fit its schema or not.
+
+    None stands for what cannot be read, and for files that are yet to be made: `complaints` leaves
+    them out.
+    """
+
+    model: type[Config]
+    """The config's class."""
+    config: Config | None = None
+    """The settings where they fit."""
+    draft: Draft | None = None
+    """The settings where they do not."""
+    awaited: Collection[Path] = ()
+    """Paths in the config that are yet to be made."""
+    starts: bool = False
+    """Whether the stage starts now, so that runs which it reads must have ended."""
+
+    def get(self, key: str) -> Any:
+        """One setting as the schema has it."""
+        if self.draft is not None:
+            return self.draft.get(key)
+        value = getattr(self.config, key)
+        return None if isinstance(value, Path) and value in self.awaited else value
+
+    def there(self, paths: Iterable[Path] | None) -> list[Path]:
+        """Those of several paths that are not yet to be made."""
+        if self.draft is not None:
+            return [path for path in paths or () if path.exists()]
+        return [path for path in paths or () if path not in self.awaited]
+
+    def mapping(self, key: str) -> dict[str, Any] | None:
+        """One setting as a plain mapping."""
+        return self.get(key) if self.draft is None else self.draft.mapping(key)
+
+    def section(self, key: str) -> Any:
+        """A section, with the lines of its file where it does not fit."""
+        return self.get(key) if self.draft is None else self.draft.section(key)
 
 
 STOPS = (KeyboardInterrupt, StoppedBySignal)
 """What a user, or a scheduler, ends a stage with."""
 
 MANIFEST = "manifest.json"
-LAST = "checkpoints/last.ckpt"
-TRAINING = ("checkpoints/policy.safetensors", LAST, "logs/*")
+LAST = Stage.CHECKPOINT
+POLICY = "checkpoints/policy.safetensors"
+TRAINING = (POLICY, LAST, "logs/*")
 """What every training stage writes."""
 DECAYS = {
     "epochs": " (the learning rate falls to 0 at the last epoch: a run of another length is "
@@ -138,6 +224,7 @@ STAGES: dict[str, Stage] = {
             "chemkl.config.pretrain:PretrainConfig",
             "Train a prior: a model that writes SMILES like those of a prepared set.",
             outputs=(*TRAINING, MANIFEST),
+            result=POLICY,
             limits=DECAYS,
         ),
         Stage(
@@ -145,6 +232,8 @@ STAGES: dict[str, Stage] = {
             "chemkl.config.pretrain:PretrainLlmConfig",
             "Train a small language model that writes the SMILES that a property tag asks for.",
             outputs=("checkpoints/model/*", LAST, "logs/*", MANIFEST),
+            result="checkpoints/model",
+            code="chemkl.stages.pretrain",
             limits=DECAYS,
         ),
         Stage(
@@ -152,6 +241,7 @@ STAGES: dict[str, Stage] = {
             "chemkl.config.evaluate:ForecastConfig",
             "Foretell from samples of the prior what a posttrain config asks for; train nothing.",
             outputs=("forecast.parquet", "forecast.json", "samples.parquet", MANIFEST),
+            result="forecast.parquet",
             suffix="-forecast",  # it takes the very file that posttrain will be given
         ),
         Stage(
@@ -165,6 +255,7 @@ STAGES: dict[str, Stage] = {
                 "evaluation/metrics.json",
                 MANIFEST,
             ),
+            result=POLICY,
             limits={"budget": "", "max_samples": ""},
         ),
         Stage(
@@ -181,6 +272,10 @@ STAGES: dict[str, Stage] = {
                 "prompts.json",
                 MANIFEST,
             ),
+            result=lambda config: (
+                "checkpoints/" + ("adapter" if config.adapter.kind == "lora" else "model")
+            ),
+            code="chemkl.stages.posttrain",
             limits={"budget": "", "max_steps": ""},
         ),
         Stage(
@@ -188,12 +283,14 @@ STAGES: dict[str, Stage] = {
             "chemkl.config.prepare:SampleConfig",
             "Write new molecules with a trained model.",
             outputs=("samples.parquet", MANIFEST),
+            result="samples.parquet",
         ),
         Stage(
             "score",
             "chemkl.config.prepare:ScoreConfig",
             "Score the molecules of a file: every component, and the reward.",
             outputs=("scores.parquet", "scores.csv", MANIFEST),
+            result=lambda config: f"scores.{config.format}",
             suffix="-scores",
         ),
         Stage(
@@ -201,6 +298,7 @@ STAGES: dict[str, Stage] = {
             "chemkl.config.evaluate:EvaluateConfig",
             "Measure runs: validity, yield of good molecules, and how many scaffolds they cover.",
             outputs=("diversity.parquet", "metrics.json", MANIFEST),
+            result="diversity.parquet",
         ),
         Stage(
             "evaluate_text",
@@ -215,6 +313,7 @@ STAGES: dict[str, Stage] = {
                 "entropy.png",
                 MANIFEST,
             ),
+            result="text_diversity.parquet",
         ),
         Stage(
             "compare",
@@ -229,6 +328,7 @@ STAGES: dict[str, Stage] = {
                 "forest.png",
                 MANIFEST,
             ),
+            result="comparison.parquet",
             suffix="-compared",
         ),
         Stage(
@@ -236,6 +336,7 @@ STAGES: dict[str, Stage] = {
             "chemkl.config.evaluate:ReportConfig",
             "Show runs in one HTML page: table, learning curves, scaffolds, best molecules.",
             outputs=("report.html", MANIFEST),
+            result="report.html",
         ),
         Stage(
             "didactic",
@@ -249,6 +350,7 @@ STAGES: dict[str, Stage] = {
                 "sweep.parquet",
                 MANIFEST,
             ),
+            result="quantities.parquet",
         ),
     )
 }

@@ -14,6 +14,7 @@ from rich.progress import track
 
 from chemkl.config import InputError
 from chemkl.config.evaluate import DEFAULT_TAU, ReportConfig
+from chemkl.display import say
 from chemkl.evaluation import evaluate, from_trace
 from chemkl.evaluation.comparison import COMPARISON_SCHEMA
 from chemkl.evaluation.families import family_rows
@@ -34,9 +35,9 @@ from chemkl.results.columns import RAW_PREFIX
 from chemkl.results.provenance import method_settings, mixed_settings
 from chemkl.results.seal import check_seal
 from chemkl.stages.evaluate import require_traces, run_names
-from chemkl.stages.finished import once
+from chemkl.stages.registry import STAGES
 from chemkl.stages.report_tables import note, tables
-from chemkl.stages.terminal import say, standard_output
+from chemkl.stages.runner import Start
 
 PAGE = "report.html"
 LARGE = 6_000_000
@@ -45,36 +46,24 @@ WINDOWS = 60
 """The collapse curves have a point for each of so many parts of a run."""
 
 
-@once("report", lambda _config, out: out / PAGE)
-def run(config: ReportConfig, out_dir: Path, *, console: Console | None = None) -> Path:
+run = STAGES["report"].run
+
+
+def work(config: ReportConfig, start: Start) -> None:
     """Write `report.html` about one or several runs.
 
-    Args:
-        config: as a mapping, a YAML file or a config.
-        out_dir: the output folder.
-        console: where the size of the page is printed; standard output when not given.
-
-    Returns:
-        The path of the page.
-
     Raises:
-        InputError: a setting, a trace or a file cannot be used; the message names each.
+        InputError: a trace or a file cannot be used; the message names each.
     """
     began = time.monotonic()
     folders = [*config.runs, *(each for own in config.methods.values() for each in own)]
     require_traces(folders)
-    page = out_dir / PAGE
+    page = start.out / PAGE
     names = run_names(folders)
     methods = _methods(config, names)
     _check_methods(config)
     comparison = _comparison(config.comparison, methods)
-    with Manifest.start(
-        out_dir,
-        stage="report",
-        config=config.model_dump(mode="json"),
-        seed=config.metrics.seed,
-        inputs=_inputs(config, names, folders),
-    ) as manifest:
+    with start.claim(_inputs(config, names, folders), seed=config.metrics.seed) as manifest:
         threshold, source = _threshold(config, dict(zip(names, folders, strict=True)))
         prior = _prior(config)
         views = [
@@ -91,10 +80,8 @@ def run(config: ReportConfig, out_dir: Path, *, console: Console | None = None) 
         written = text.encode()
         write_bytes(page, written)
         manifest.finish(results={"runs": names, "bytes": len(written)})
-    console = console or standard_output()
     for line in _lines(page, len(written), len(views), time.monotonic() - began):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    return page
+        start.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _threshold(settings: ReportConfig, runs: Mapping[str, Path]) -> tuple[float, str]:

@@ -1,6 +1,6 @@
 """The sample stage: molecules of a policy or of a mixture, and how likely each is, as Parquet."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,7 @@ import pyarrow.parquet as pq
 import torch
 
 from chemkl.config import InputError, complaints
-from chemkl.config.loading import Draft
-from chemkl.config.prepare import POLICY, PRIOR, MixtureConfig, SampleConfig
+from chemkl.config.prepare import POLICY, PRIOR, SampleConfig
 from chemkl.policies import (
     Mixture,
     Policy,
@@ -23,9 +22,9 @@ from chemkl.policies import (
 from chemkl.policies.base import stream
 from chemkl.results.atomic import atomic_file
 from chemkl.results.columns import described_schema
-from chemkl.results.manifest import Manifest
 from chemkl.results.provenance import current_sha256, sha256_of
-from chemkl.stages.finished import once
+from chemkl.stages.registry import STAGES, View
+from chemkl.stages.runner import Start
 
 FILE_NAME = "samples.parquet"
 MEMBER_PREFIX = "logp_"
@@ -44,60 +43,36 @@ _COLUMNS = {
 }
 
 
-def check(config: SampleConfig, awaited: Collection[Path] = ()) -> None:
-    """Read the models' headers, compare their vocabularies, and look for the device.
-
-    Args:
-        config: the settings.
-        awaited: model files that are yet to be made.
-
-    Raises:
-        InputError: not a model file, models that do not go together, or no such device here; one
-            line each.
-    """
-    models = {name: path for name, path in _models(config).items() if path not in awaited}
-    problems = complaints((_check_models, models, config.prior), (check_device, config.device))
-    if problems:
-        raise InputError("\n".join(problems))
+run = STAGES["sample"].run
 
 
-def problems_beside(draft: Draft) -> list[str]:
-    """Find what the schema cannot see in settings that do not fit it.
+def problems(view: View) -> Iterator[tuple[str, list[str]]]:
+    """Read the models' headers, compare their vocabularies, and look for the device."""
+    mixture, prior = view.get("mixture"), view.get(PRIOR)
+    models: dict[str, Path] = dict(mixture.models) if mixture is not None else {}
+    models |= {name: path for name in (POLICY, PRIOR) if (path := view.get(name)) is not None}
+    there = set(view.there(models.values()))
+    files = {name: path for name, path in models.items() if path in there}
+    bad = {name: complaints((read_header, path)) for name, path in files.items()}
+    for name, lines in bad.items():
+        yield name if name in (POLICY, PRIOR) else "mixture", lines
+    good = {name: path for name, path in files.items() if not bad[name]}
+    yield POLICY if mixture is None else "mixture", complaints((_check_models, good, prior))
+    yield "device", complaints((check_device, view.get("device")))
 
-    Returns:
-        A line for every problem of models and device, in so far as these can be read.
-    """
-    return [
-        *draft.placed(POLICY, complaints((read_header, draft.get(POLICY)))),
-        *draft.placed(PRIOR, complaints((read_header, draft.get(PRIOR)))),
-        *draft.placed("mixture", complaints((_check_models, _existing(draft.get("mixture"))))),
-        *draft.placed("device", complaints((check_device, draft.get("device")))),
-    ]
 
-
-@once("sample", lambda _config, out: out / FILE_NAME)
-def run(config: SampleConfig, out_dir: Path) -> Path:
+def work(config: SampleConfig, start: Start) -> None:
     """Write ``samples.parquet``; of a mixture, with a column ``logp_<name>`` for each member.
 
-    Returns:
-        Its path.
-
     Raises:
-        InputError: the config, a model file, or a folder that holds other samples.
+        InputError: a model file, or a folder that holds other samples.
     """
-    check(config)
     policy = _policy(config).to(config.device)
     schema = _schema(policy)
-    with Manifest.start(
-        out_dir,
-        stage="sample",
-        config=config.model_dump(mode="json"),
-        seed=config.seed,
-        inputs=_models(config),
-    ) as manifest:
+    with start.claim(_models(config)) as manifest:
         n_truncated = 0
         with (
-            atomic_file(out_dir / FILE_NAME, sealed=True) as aside,
+            atomic_file(start.out / FILE_NAME, sealed=True) as aside,
             pq.ParquetWriter(aside, schema, compression="zstd") as writer,
         ):
             for rollout in _rollouts(policy, config):
@@ -105,7 +80,6 @@ def run(config: SampleConfig, out_dir: Path) -> Path:
                 writer.write_table(pa.table(columns, schema=schema))
                 n_truncated += int(rollout.truncated.sum())
         manifest.finish(results={"samples": config.n, "truncated": n_truncated})
-    return out_dir / FILE_NAME
 
 
 def _models(config: SampleConfig) -> dict[str, Path]:
@@ -115,33 +89,20 @@ def _models(config: SampleConfig) -> dict[str, Path]:
     return {**members, **{name: path for name, path in own.items() if path is not None}}
 
 
-def _existing(mixture: MixtureConfig | None) -> dict[str, Path] | None:
-    """The model files of a mixture that have been made."""
-    if mixture is None:
-        return None
-    return {name: path for name, path in mixture.models.items() if path.exists()}
-
-
-def _check_models(models: Mapping[str, Path], prior: Path | None = None) -> None:
-    """Read headers, no weights, and compare them.
+def _check_models(models: Mapping[str, Path], prior: Path | None) -> None:
+    """Compare the headers of model files; no weights are read.
 
     Args:
         models: model files by name.
         prior: the one among them that beta_scale refers to; None: beta is not scaled.
 
     Raises:
-        InputError: a line for each that cannot be read, that speaks another vocabulary, or that was
-            post-trained from another prior than the one given.
+        InputError: a line for each that speaks another vocabulary, or that was post-trained from
+            another prior than the one given.
     """
-    headers: dict[str, dict[str, Any]] = {}
-    problems = []
-    for name, path in models.items():
-        try:
-            headers[name] = read_header(path)
-        except InputError as error:
-            problems.append(str(error))
+    headers = {name: read_header(path) for name, path in models.items()}
     spoken = {f"{name} ({models[name]})": h["vocabulary"] for name, h in headers.items()}
-    problems += complaints((check_vocabularies, spoken))
+    problems = complaints((check_vocabularies, spoken))
     if prior is not None and PRIOR in headers:
         problems += complaints((_check_prior, models, headers))
     if problems:

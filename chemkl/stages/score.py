@@ -1,7 +1,8 @@
 """The score stage: a file of SMILES becomes a table of scores, one row for each line."""
 
+import json
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
@@ -13,26 +14,24 @@ import pyarrow as pa
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from chemkl.config import InputError, complaints, load_config, shipped
+from chemkl.config import Config, InputError, complaints, load_config, shipped
 from chemkl.config.document import Document
 from chemkl.config.loading import Draft, Override
 from chemkl.config.paths import STDIN, local
 from chemkl.config.prepare import ScoreConfig
+from chemkl.display import say, standard_output
 from chemkl.files.molecules import ENDINGS, NO_CELL, Line, MoleculeFile
 from chemkl.files.streams import PACKINGS
-from chemkl.results.atomic import refuse_other_names
+from chemkl.results.atomic import refuse_other_names, write_json
 from chemkl.results.columns import described_schema, trace_schema
-from chemkl.results.manifest import Manifest
+from chemkl.results.provenance import InputFile, config_hash, sha256_of
 from chemkl.rewards import RewardModel
 from chemkl.rewards.cache import reward_files
-from chemkl.stages.aside import move_aside
-from chemkl.stages.finished import AGAIN, has_record, keep_record, once
-from chemkl.stages.registry import STAGES
+from chemkl.stages.registry import STAGES, View
+from chemkl.stages.runner import AGAIN, Start, move_aside
 from chemkl.stages.score_summary import Summary
 from chemkl.stages.score_table import Table, as_written, written_type
-from chemkl.stages.terminal import say, standard_output
 
-FILE_NAME = "scores"
 FORMATS = {".parquet": "parquet", ".csv": "csv"}
 """Endings of the files that are written, and what they hold."""
 
@@ -46,52 +45,26 @@ _OWN = {
 _NAME = (pa.string(), "What the file calls the molecule. Null: it has no name.")
 
 
-def check(config: ScoreConfig, awaited: Collection[Path] = ()) -> None:
-    """Look into the reward and the beginning of the file, without scoring.
-
-    Args:
-        config: the settings.
-        awaited: the file, if it is yet to be made.
-
-    Raises:
-        InputError: with every problem.
-    """
-    readable = None if config.file in awaited else config
-    problems = complaints((RewardModel.from_config, config.reward), (_check_file, readable))
-    if problems:
-        raise InputError("\n".join(problems))
+run = STAGES["score"].run
 
 
-def problems_beside(draft: Draft) -> list[str]:
-    """Find what the schema cannot see in settings that do not fit it: the reward's components."""
-    return complaints((RewardModel.from_config, draft.section("reward")))
+def problems(view: View) -> Iterator[tuple[str, list[str]]]:
+    """Look into the reward and the beginning of the file, without scoring."""
+    yield "", complaints((RewardModel.from_config, view.section("reward")))
+    if view.config is not None:
+        readable = None if view.get("file") is None else view.config
+        yield "file", complaints((_check_file, readable))
 
 
-def _table(config: ScoreConfig, out: Path) -> Path:
-    return out / f"{FILE_NAME}.{config.format}"
-
-
-@once("score", _table)
-def run(config: ScoreConfig, out_dir: Path) -> Path:
-    """Write ``scores.parquet``, or ``scores.csv``, into a folder, and print a summary.
-
-    Returns:
-        The path of the table.
+def work(config: ScoreConfig, start: Start) -> None:
+    """Write ``scores.parquet``, or ``scores.csv``, and print a summary.
 
     Raises:
-        InputError: the config, the file, a component that fails too often, or a folder that holds
-            something else.
+        InputError: the file, a component that fails too often, or a folder that holds something
+            else.
     """
-    check(config)
-    with Manifest.start(
-        out_dir,
-        stage="score",
-        config=config.model_dump(mode="json"),
-        inputs=_inputs(config),
-    ) as manifest:
-        table = _table(config, out_dir)
-        manifest.finish(results=score_file(config, table))
-    return table
+    with start.claim(_inputs(config)) as manifest:
+        manifest.finish(results=score_file(config, start.out / f"scores.{config.format}"))
 
 
 def score_file(config: ScoreConfig, table: Path) -> dict[str, Any]:
@@ -162,13 +135,14 @@ def run_command(
     refuse_other_names(out)
     changes = [*overrides, *([] if form is None else [f"format={form}"])]
     checked = settings(file, config, changes)
-    check(checked)
+    STAGES["score"].check(checked)
     if out.resolve() == checked.file:
         raise InputError(f"--out {out}: this is the file to be scored; choose another")
     if fresh:
         move_aside(out, checked, also=[Path(config)], tables=True)
     if form is None:
-        return run(checked, out)
+        table: Path = run(checked, out)
+        return table
     if out.is_file() and has_record(checked, _inputs(checked), out):
         say(f"{out}: complete, skipped; {AGAIN}")
         return out
@@ -180,6 +154,35 @@ def run_command(
     score_file(checked, out)
     keep_record(checked, _inputs(checked), out)
     return out
+
+
+def _beside(draft: Draft) -> list[str]:
+    return complaints((RewardModel.from_config, draft.section("reward")))
+
+
+def keep_record(config: Config, inputs: Mapping[str, Path], table: Path) -> None:
+    """Write down what a table was made of that stands alone, in a hidden file beside it."""
+    write_json(_record(table), _made_of(config, inputs, table))
+
+
+def has_record(config: Config, inputs: Mapping[str, Path], table: Path) -> bool:
+    """Whether a table that stands alone was made of this config and these inputs, and is whole."""
+    try:
+        return bool(json.loads(_record(table).read_bytes()) == _made_of(config, inputs, table))
+    except (OSError, ValueError):
+        return False
+
+
+def _record(table: Path) -> Path:
+    return table.with_name(f".{table.name}.manifest.json")
+
+
+def _made_of(config: Config, inputs: Mapping[str, Path], table: Path) -> dict[str, Any]:
+    return {
+        "config_hash": config_hash(config.model_dump(mode="json")),
+        "inputs": {role: InputFile.of(path).sha256 for role, path in inputs.items()},
+        "sha256": sha256_of(table),
+    }
 
 
 def _inputs(config: ScoreConfig) -> dict[str, Path]:
@@ -217,7 +220,7 @@ def settings(file: str, config: str, overrides: Iterable[str | Override] = ()) -
     local(place)  # so that a problem is not told as one of the config
     data["file"] = str(place)
     given = replace(document, data=data)
-    return load_config(ScoreConfig, given, overrides, beside=problems_beside)
+    return load_config(ScoreConfig, given, overrides, beside=_beside)
 
 
 def _stem(file: str) -> str:

@@ -10,6 +10,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from chemkl.config import InputError, did_you_mean
+from chemkl.display import standard_output
 from chemkl.evaluation.tables import metric_catalogue
 from chemkl.results.inspection import count, open_run, read_head, run_sql, tables_of
 from chemkl.results.trace import list_parts, read_part_schema
@@ -17,7 +18,6 @@ from chemkl.rewards import catalogue
 from chemkl.stages import show_tables, show_text
 from chemkl.stages.export import select
 from chemkl.stages.output_files import check_outputs, write_csv, written_out
-from chemkl.stages.terminal import standard_output
 
 N_BEST = 10
 N_ROWS_OF_FILE = 5

@@ -21,7 +21,7 @@ from transformers.utils import chat_template_utils
 from chemkl import llm
 from chemkl.config import InputError
 from chemkl.results import Manifest, read_trace
-from chemkl.stages import posttrain_llm
+from chemkl.stages import posttrain, posttrain_llm
 from chemkl.stages.registry import STAGES
 from chemkl.training import trainer as training_trainer
 from chemkl.training.ledger import BaseLedger
@@ -260,7 +260,7 @@ KILLS = {
     "between checkpoints": [(BaseLedger, "enter", 8)],
     "right at a checkpoint": [(training_trainer.Checkpoint, "save", 2)],
     "while it is written": [(lightning.Trainer, "save_checkpoint", 2)],
-    "before the adapter is written": [(posttrain_llm, "save", 1)],
+    "before the adapter is written": [(posttrain, "save", 1)],
     "twice": [(BaseLedger, "enter", 5), (BaseLedger, "enter", 4)],
 }
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from chemkl.config import Config, InputError, InputPath
 from chemkl.results import Manifest, read_trace
-from chemkl.stages.aside import check_movable, move_aside
+from chemkl.stages.runner import check_movable, move_aside
 
 RUNS = "another process is running in this folder"
 

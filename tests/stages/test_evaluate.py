@@ -9,6 +9,7 @@ from chemkl.config import InputError, load_config
 from chemkl.config.evaluate import EvaluateConfig
 from chemkl.results import Manifest, description_of, read_trace
 from chemkl.stages import evaluate
+from chemkl.stages.registry import STAGES
 
 GOOD = [[("Cc1ccccc1", 0.9), ("CCO", 0.3)], [("CC1CCCCC1", 0.85), ("C1CC", 0.0)]]
 POOR = [[("CCN", 0.1)]]
@@ -438,7 +439,7 @@ def test_fcd_is_checked_before_the_run(monkeypatch, tmp_path):
     )
     monkeypatch.setattr("chemkl.evaluation.reference.find_spec", lambda _: None)
     with pytest.raises(InputError, match="pip install 'fcd_torch"):
-        evaluate.check(config)
+        STAGES["evaluate"].check(config)
     with pytest.raises(InputError, match="treshold: not a known key") as caught:
         evaluate.run({"runs": "nowhere", "fcd": True, "treshold": 1}, tmp_path / "out")
     lines = str(caught.value).splitlines()

@@ -9,6 +9,7 @@ from chemkl.config.evaluate import EvaluateConfig
 from chemkl.display import MISSING
 from chemkl.results import description_of
 from chemkl.stages import evaluate
+from chemkl.stages.registry import STAGES
 
 STEPS = [
     [("low", "Cc1ccccc1", "Cc1ccccc1", 0.9), ("low", "CCO", "CCO", 0.3)],
@@ -106,8 +107,10 @@ def test_runs_without_prompts_are_named(runs, tmp_path, write_run):
     assert not (tmp_path / "out").exists()
     settings = load_config(EvaluateConfig, config)
     with pytest.raises(InputError, match=r"runs of posttrain_llm have them\. Leave by_prompt"):
-        evaluate.check(settings)
-    evaluate.check(settings, [runs / "smiles", runs / "strings"])  # made anew by an earlier job
+        STAGES["evaluate"].check(settings)
+    STAGES["evaluate"].check(
+        settings, awaited=[runs / "smiles", runs / "strings"]
+    )  # made anew by an earlier job
 
 
 def test_files_of_samples_have_no_prompts(runs, tmp_path):

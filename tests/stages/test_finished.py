@@ -244,9 +244,3 @@ def test_a_changed_input_is_refused(stage, file, role, config_of, made, place):
     finally:
         (place / file).write_bytes(content)
     assert state(folder) == before
-
-
-def test_every_stage_has_the_same_rule():
-    assert [
-        name for name, each in STAGES.items() if not hasattr(each.module.run, "__wrapped__")
-    ] == []

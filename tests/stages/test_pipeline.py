@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from chemkl import cli
-from chemkl.config import Config, InputError, InputPath, load_config
+from chemkl.config import Config, InputError, InputPath
 from chemkl.results import Manifest, read_trace
 from chemkl.stages import pipeline
 from chemkl.stages.registry import STAGES, Stage
@@ -42,21 +42,22 @@ class FakeStage(Stage):
 
     @property
     def module(self):
-        return SimpleNamespace(run=self._run, check=self._check)
+        return SimpleNamespace(work=self._work, problems=self._problems)
 
-    def _check(self, config, awaited):
-        self.checked.append((config, list(awaited)))
-        if "check" in self.behaviour:
-            raise InputError(self.behaviour["check"])
+    def _problems(self, view):
+        if view.config is not None:
+            self.checked.append((view.config, list(view.awaited)))
+            if "problem" in self.behaviour:
+                yield "seed", [self.behaviour["problem"]]
 
-    def _run(self, config, out_dir):
-        self.calls.append(out_dir.name)
-        dump = load_config(self.model, config).model_dump(mode="json")
-        with Manifest.start(out_dir, stage=self.name, config=dump) as manifest:
-            (out_dir / "made_by").write_text(f"{self.name} {len(self.calls)}")
-            if out_dir.name in self.behaviour.get("raise", {}):
-                raise self.behaviour["raise"][out_dir.name]
-            if out_dir.name in self.behaviour.get("stop", ()):
+    def _work(self, _config, start):
+        name = start.out.name
+        self.calls.append(name)
+        with start.claim() as manifest:
+            (start.out / "made_by").write_text(f"{self.name} {len(self.calls)}")
+            if name in self.behaviour.get("raise", {}):
+                raise self.behaviour["raise"][name]
+            if name in self.behaviour.get("stop", ()):
                 manifest.finish("interrupted", ended_by="time limit")
 
 
@@ -168,7 +169,7 @@ def test_a_job_that_stops_early_ends_the_run_and_is_resumed(stages, capsys):
 
 
 def test_everything_is_checked_before_anything_runs(stages, tmp_path):
-    stages.posttrain.behaviour["check"] = "prior.bin: not a model file"
+    stages.posttrain.behaviour["problem"] = "prior.bin: not a model file"
     broken = {
         "name": "demo",
         "stages": [
@@ -389,12 +390,11 @@ def test_fresh_moves_nothing_where_one_job_cannot_be_moved(stages, tmp_path):
 def test_a_job_that_failed_before_its_first_result_is_mended_in_place(stages, capsys):
     folder = Path("runs/demo/mara")
 
-    def fail_early(config, out_dir):
-        dump = load_config(Training, config).model_dump(mode="json")
-        with Manifest.start(out_dir, stage="posttrain", config=dump):
+    def fail_early(config, start):
+        with start.claim():
             raise InputError("mend it")
 
-    code = SimpleNamespace(run=fail_early)
+    code = SimpleNamespace(work=fail_early)
     broken = type("Broken", (FakeStage,), {"module": code})("posttrain", "", "", Training)
     whole = STAGES["posttrain"]
     STAGES["posttrain"] = broken

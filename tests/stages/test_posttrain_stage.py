@@ -709,12 +709,12 @@ def test_the_check_looks_into_the_agent_while_the_prior_is_awaited(config, tmp_p
     junk.write_bytes(b"not a model at all")
     config = load_config(PosttrainConfig, config | {"prior": junk, "agent": config["prior"]})
     with pytest.raises(InputError, match=r"junk\.safetensors: not a readable"):
-        posttrain.check(config)
-    posttrain.check(config, [junk])
+        STAGES["posttrain"].check(config)
+    STAGES["posttrain"].check(config, awaited=[junk])
     config = config.model_copy(update={"prior": config.agent, "agent": junk})
     with pytest.raises(InputError, match=r"junk\.safetensors: not a readable"):
-        posttrain.check(config, [config.prior])
-    posttrain.check(config, [junk])
+        STAGES["posttrain"].check(config, awaited=[config.prior])
+    STAGES["posttrain"].check(config, awaited=[junk])
 
 
 def test_weights_that_do_not_fit_their_header_are_found_before_a_folder_is_made(

@@ -20,6 +20,7 @@ from chemkl.corpus import files as sources
 from chemkl.policies import tokenize
 from chemkl.results.wheels import Wheel
 from chemkl.stages import prepare
+from chemkl.stages.registry import STAGES
 
 ROOT = Path(__file__).parents[2]
 
@@ -350,9 +351,9 @@ def test_an_awaited_file_is_not_looked_into_and_the_filters_are(tmp_path):
     bad = config_for(tmp_path / "a.smi", standardise=[{"name": "largest"}])
     config = load_config(PrepareConfig, bad)
     with pytest.raises(InputError, match="the file is empty"):
-        prepare.check(config)
+        STAGES["prepare"].check(config)
     with pytest.raises(InputError, match="unknown filter 'largest'") as caught:
-        prepare.check(config, [tmp_path / "a.smi"])
+        STAGES["prepare"].check(config, awaited=[tmp_path / "a.smi"])
     assert "the file is empty" not in str(caught.value)
 
 

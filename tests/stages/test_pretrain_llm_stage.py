@@ -24,9 +24,10 @@ from chemkl.config.pretrain import ConditionConfig, PretrainLlmConfig
 from chemkl.llm.models import build_policy
 from chemkl.llm.pretrain import Conditions
 from chemkl.results import sha256_of
-from chemkl.stages import pretrain_llm, pretrain_run
+from chemkl.stages import pretrain, pretrain_llm
 from chemkl.stages.check import check_file
-from chemkl.stages.pretrain_llm import AsAsked
+from chemkl.stages.pretrain import AsAsked
+from chemkl.stages.registry import STAGES
 
 SAMPLE = Path(__file__).parents[2] / "data" / "moses_sample"
 LOGP = {"kind": "logp", "cuts": [2, 3], "names": ["low", "mid", "high"]}
@@ -120,14 +121,14 @@ def test_how_many_molecules_each_prompt_has_is_said(tmp_path, capsys):
 
 
 def test_molecules_without_a_value_are_left_out_and_counted(tmp_path, capsys, monkeypatch):
-    level = pretrain_llm.Conditions.prompts_of
+    level = pretrain.Conditions.prompts_of
 
     def all_but_five(self, smiles):
         number = level(self, smiles)
-        number[:5] = pretrain_llm.NO_PROMPT
+        number[:5] = pretrain.NO_PROMPT
         return number
 
-    monkeypatch.setattr(pretrain_llm.Conditions, "prompts_of", all_but_five)
+    monkeypatch.setattr(pretrain.Conditions, "prompts_of", all_but_five)
     pretrain_llm.run({**TINY, "epochs": 1, "samples_per_epoch": 0}, tmp_path / "run")
     said = " ".join(capsys.readouterr().err.split())
     assert "5 of 640 molecules of split 'train' are left out" in said
@@ -194,10 +195,10 @@ def test_a_killed_run_continues_to_the_same_model(
             if trainer.global_step == step:
                 raise Killed
 
-    build = pretrain_run.build_trainer
+    build = pretrain.build_trainer
     with monkeypatch.context() as patch:
         patch.setattr(
-            pretrain_run,
+            pretrain,
             "build_trainer",
             lambda out, settings, callbacks, **fixed: build(
                 out, settings, [*callbacks, Kill()], **fixed
@@ -299,9 +300,9 @@ def test_all_problems_come_in_one_message(tmp_path):
 
 def test_an_awaited_corpus_is_not_looked_into(tmp_path):
     config = load_config(PretrainLlmConfig, TINY | {"corpus": str(tmp_path)})
-    pretrain_llm.check(config, [tmp_path])
+    STAGES["pretrain_llm"].check(config, awaited=[tmp_path])
     with pytest.raises(InputError, match=r"no prepared corpus"):
-        pretrain_llm.check(config)
+        STAGES["pretrain_llm"].check(config)
 
 
 def test_the_pipeline_is_in_order():

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import lightning
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 from rdkit import Chem, RDLogger
@@ -22,8 +23,9 @@ from chemkl.config import InputError, load_config
 from chemkl.config.pretrain import PretrainConfig
 from chemkl.policies import load_policy, read_header
 from chemkl.results import sha256_of
-from chemkl.stages import pretrain, pretrain_run
-from chemkl.stages.pretrain_run import SampleQuality
+from chemkl.stages import pretrain
+from chemkl.stages.pretrain import SampleQuality
+from chemkl.stages.registry import STAGES
 
 SAMPLE = Path(__file__).parents[2] / "data" / "moses_sample"
 TINY = {
@@ -191,9 +193,9 @@ def killed_at(monkeypatch):
                     raise Killed
 
         with monkeypatch.context() as patch:
-            build = pretrain_run.build_trainer
+            build = pretrain.build_trainer
             patch.setattr(
-                pretrain_run,
+                pretrain,
                 "build_trainer",
                 lambda out, settings, callbacks, **fixed: build(
                     out, settings, [*callbacks, Kill()], **fixed
@@ -361,7 +363,7 @@ def test_an_awaited_corpus_is_not_looked_into_and_the_rest_is(tmp_path):
     settings = {"corpus": str(tmp_path), "valid_split": "train", "trainer": {"lr": 1}}
     config = load_config(PretrainConfig, TINY | settings)
     with pytest.raises(InputError, match="unknown argument 'lr'") as caught:
-        pretrain.check(config, [tmp_path])
+        STAGES["pretrain"].check(config, awaited=[tmp_path])
     assert "train_split and valid_split are both 'train'" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 2
 
@@ -376,6 +378,8 @@ def test_a_token_that_the_list_of_tokens_lacks_is_named_with_its_line(tmp_path):
     tokens = json.loads((SAMPLE / "tokens.json").read_text())
     tokens.pop("Br")
     (tmp_path / "corpus" / "tokens.json").write_text(json.dumps(tokens))
+    molecules = tmp_path / "corpus" / "corpus.parquet"  # of a version without a checksum of tokens
+    pq.write_table(pq.read_table(molecules).replace_schema_metadata(None), molecules)
     config = TINY | {"corpus": str(tmp_path / "corpus")}
     with pytest.raises(InputError, match=r"line \d+: '.*': token 'Br' at position \d+ is not in"):
         pretrain.run(config, tmp_path / "out")

@@ -15,6 +15,7 @@ from chemkl.config.prepare import SampleConfig
 from chemkl.policies import Mixture, RnnPolicy, Vocabulary, load_policy, save_policy
 from chemkl.results.provenance import sha256_of
 from chemkl.stages import sample
+from chemkl.stages.registry import STAGES
 
 
 @pytest.fixture
@@ -125,7 +126,7 @@ def test_an_awaited_model_is_not_looked_into_and_the_device_is(config, tmp_path)
     junk.write_bytes(b"junk")
     settings = load_config(SampleConfig, config | {"policy": str(junk), "device": "gpu"})
     with pytest.raises(InputError, match=r"^device: 'gpu' cannot be used here: [^\n]*$"):
-        sample.check(settings, [junk])
+        STAGES["sample"].check(settings, awaited=[junk])
 
 
 def test_a_folder_with_other_samples_is_left_alone(config, tmp_path):
@@ -335,7 +336,9 @@ def test_every_model_that_does_not_go_with_the_others_is_named(mixture, scaled, 
     with pytest.raises(
         InputError, match=r"prior \(.*more\): speaks another vocabulary than policy"
     ):
-        sample.check(load_config(SampleConfig, scaled | {"prior": str(tmp_path / "more")}))
+        STAGES["sample"].check(
+            load_config(SampleConfig, scaled | {"prior": str(tmp_path / "more")})
+        )
 
 
 def test_beta_scale_refuses_another_prior_than_that_of_training(scaled, fond_of, tmp_path):

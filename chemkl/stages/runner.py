@@ -1,0 +1,296 @@
+"""What happens around the work of every stage: finished already? whose folder? moved aside?"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from pydantic import BaseModel
+from rich.console import Console
+
+from chemkl.config import Config, InputError
+from chemkl.display import say, standard_output
+from chemkl.results.atomic import claim, is_further_rank
+from chemkl.results.manifest import FILE_NAME, Manifest
+from chemkl.results.provenance import UsedPrecision
+from chemkl.results.trace import read_part
+
+if TYPE_CHECKING:
+    from chemkl.stages.registry import Stage
+
+AGAIN = "--fresh makes it anew"
+TABLES = (".parquet", ".csv")
+"""Endings of files that are a whole output, where a command writes such."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of a stage in a folder."""
+
+    stage: "Stage"
+    config: Config
+    out: Path
+    """The output folder, which is there from `claim` on."""
+    console: Console
+    """Where results are printed."""
+
+    def claim(
+        self,
+        inputs: Mapping[str, Path] | None = None,
+        *,
+        seed: int | None = None,
+        precision: UsedPrecision | None = None,
+        rank: int | None = None,
+    ) -> Manifest:
+        """Claim the folder; what can be wrong with the inputs should be found before.
+
+        Args:
+            inputs: what the stage reads, by role.
+            seed: of the run, where it has one; default: the setting of that name.
+            precision: of a training run.
+            rank: of this process in its distributed run.
+
+        Returns:
+            The manifest, a context that records how the stage ends.
+
+        Raises:
+            InputError: see `Manifest.start`.
+        """
+        return Manifest.start(
+            self.out,
+            stage=self.stage.name,
+            config=self.config.model_dump(mode="json"),
+            seed=getattr(self.config, "seed", None) if seed is None else seed,
+            inputs=inputs,
+            precision=precision,
+            rank=rank,
+            limits=[key for key, why in self.stage.limits.items() if not why],
+        )
+
+    def say(self, line: str) -> None:
+        """Tell the user how the run goes."""
+        say(f"{self.out}: {line}")
+
+
+def run(stage: "Stage", source: object, out: Path, console: Console | None) -> Any:
+    """Run a stage; see `Stage.run`.
+
+    The work is skipped, with a line, where the folder holds its finished output, of these settings
+    and of the same inputs, with all files that it wrote. Where one is missing or damaged the work
+    is done again; only a last checkpoint may be: it is needed for nothing but a longer run.
+    """
+    config, module = stage.load(source), stage.module
+    check_folder(stage, config, out, say)
+    name = stage.result(config) if callable(stage.result) else stage.result
+    result = out / name
+    if is_finished(stage, config, out, say) and result.exists():
+        say(f"{out}: complete, skipped; {AGAIN}")
+    else:
+        stage.check(config, starts=True)
+        try:
+            module.work(config, Start(stage, config, out, console or standard_output()))
+        except SystemExit as end:  # what Lightning's trainer makes of Ctrl-C
+            if isinstance(end.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from end
+            raise
+    return module.read(result) if hasattr(module, "read") else result
+
+
+def check_folder(
+    stage: "Stage", config: Config, out: Path, tell: Callable[[str], object] | None = None
+) -> None:
+    """Refuse a folder that holds a run of another config; its limits may be others, if not lower.
+
+    Args:
+        stage: of the table.
+        config: its settings.
+        out: the folder.
+        tell: is given a line where a finished run goes on to other limits.
+
+    Raises:
+        InputError: it does, or the run has spent more than the limits allow.
+    """
+    found, plain = Manifest.load(out), config.model_dump(mode="json")
+    if found is None or found.gives_way_to(stage.name):
+        return
+    found.check_same(stage.name, plain, stage.limits)
+    if found.has_config(plain):
+        return
+    stage.module.check_spent(config, out)
+    changed = [key for key in stage.limits if found.config.get(key) != plain[key]]
+    if tell is not None and found.status == "complete" and changed:
+        was = " and ".join(f"a {key} of {_number(found.config.get(key))}" for key in changed)
+        now = " and ".join(_number(plain[key]) for key in changed)
+        tell(f"{out}: was complete with {was}; goes on to {now}")
+
+
+def _number(limit: int | None) -> str:
+    return "none" if limit is None else f"{limit:,}"
+
+
+def is_finished(
+    stage: "Stage", config: Config, out: Path, tell: Callable[[str], object] | None = None
+) -> bool:
+    """Whether a folder holds the finished output of a stage, config and inputs, whole.
+
+    Args:
+        stage: of the table.
+        config: its settings.
+        out: the folder.
+        tell: is given a line where an output is missing or damaged.
+
+    Raises:
+        InputError: it holds that of another config, or an input has changed since.
+    """
+    found, plain = Manifest.load(out), config.model_dump(mode="json")
+    if found is None or not found.is_finished(stage.name, plain, stage.limits):
+        return False
+    lost = found.lost_outputs()
+    lost.pop(stage.CHECKPOINT, None)
+    if lost and tell is not None:
+        why = ", ".join(f"{name} is {state}" for name, state in lost.items())
+        tell(f"{out}: complete, but {why}; it is made again")
+    return not lost
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """The table that a stage wrote."""
+    frame: pd.DataFrame = read_part(path).to_pandas()
+    return frame
+
+
+# ---- --fresh: output is moved aside, if it is output, at rest, and nobody's input
+
+
+def check_movable(
+    out: Path, config: Config | None = None, *, also: Iterable[Path] = (), tables: bool = False
+) -> None:
+    """Refuse to move what must stay where it is; nothing is moved yet.
+
+    Args:
+        out: folder of the output.
+        config: the settings of the stage that is to write there; what they name stays.
+        also: further files that stay, for example the config's own.
+        tables: whether the output may be a table, a single file.
+
+    Raises:
+        InputError: it is, holds or lies in an input, or the working directory; it is a file, or a
+            folder that no stage has written; or another process is running in it.
+    """
+    if is_further_rank():  # the first process of this training moves all
+        return
+    inputs = [] if config is None else paths_of(config.model_dump())  # without caches and the like
+    _check_apart(out, inputs, also)
+    if _is_output(out, tables=tables) and out.is_dir():
+        earlier = Manifest.load(out)
+        if earlier is not None:
+            _check_apart(out, (), [Path(file.path) for file in earlier.inputs.values()])
+        lock = claim(out, shared=False)
+        if lock is not None:
+            lock.close()
+
+
+def move_aside(
+    out: Path, config: Config | None = None, *, also: Iterable[Path] = (), tables: bool = False
+) -> Path | None:
+    """Rename output to the first free ``<out>.old-N``, and say so; nothing is ever deleted.
+
+    The arguments are those of `check_movable`.
+
+    Returns:
+        Where it is now; None where there was nothing, or no more than an empty folder.
+
+    Raises:
+        InputError: see `check_movable`; or the system refuses.
+    """
+    check_movable(out, config, also=also, tables=tables)
+    if is_further_rank() or not _is_output(out, tables=tables):
+        return None
+    lock = claim(out, shared=False) if out.is_dir() else None  # it goes along, and is let go behind
+    try:
+        if not _is_output(out, tables=tables):
+            return None  # another process was quicker
+        aside = free_name(out)
+        out.rename(aside)
+    except OSError as error:
+        raise InputError(
+            f"{out}: cannot be moved aside ({error.strerror}); choose another --out"
+        ) from error
+    finally:
+        if lock is not None:
+            lock.close()
+    say(f"moved {out} aside, to {aside}")
+    return aside
+
+
+def _is_output(out: Path, *, tables: bool) -> bool:
+    """Whether there is output of chemkl in a place; False where there is nothing to speak of.
+
+    Raises:
+        InputError: there is something else.
+    """
+    if not out.exists():
+        return False
+    if not out.is_dir():
+        if tables and out.name.lower().endswith(TABLES):
+            return True
+        raise InputError(f"{out}: this is a file, not an output folder; choose another --out")
+    if (out / FILE_NAME).is_file():
+        Manifest.load(out)
+        return True
+    foreign = sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
+    if foreign:
+        shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
+        raise InputError(
+            f"{out}: not the output of chemkl: it holds {shown}, but no {FILE_NAME}. --fresh moves "
+            "nothing else aside: choose another --out, or go without --fresh"
+        )
+    return False
+
+
+def _check_apart(out: Path, inputs: Iterable[Path], files: Iterable[Path]) -> None:
+    """Refuse output that overlaps with inputs, or in which one of certain files lies.
+
+    Raises:
+        InputError: with the first that is found.
+    """
+    place, fix = out.resolve(), "choose another --out"
+    here = Path.cwd()
+    if here.is_relative_to(place):
+        raise InputError(f"{out}: cannot be moved aside, for you work in it; {fix}")
+    for path in dict.fromkeys(each.expanduser().resolve() for each in inputs):
+        if path == place:
+            raise InputError(f"{out}: is an input of this config; {fix}")
+        if path.is_relative_to(place):
+            raise InputError(f"{out}: holds an input of this config, {path}; {fix}")
+        if place.is_relative_to(path):
+            raise InputError(f"{out}: lies in an input of this config, {path}; {fix}")
+    for path in files:
+        if path.exists() and place in path.resolve().parents:
+            raise InputError(
+                f"{out}: cannot be moved aside, for {path}, which is read, would go with it; "
+                f"{fix}, or put that file elsewhere"
+            )
+
+
+def free_name(out: Path) -> Path:
+    """The first name beside a folder under which it may be set aside."""
+    place = out.resolve() if out.name in ("", "..") else out
+    number = 1
+    while (aside := place.with_name(f"{place.name}.old-{number}")).exists():
+        number += 1
+    return aside
+
+
+def paths_of(value: Any) -> Iterator[Path]:
+    """Every path in a config."""
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, BaseModel):
+        yield from paths_of(dict(value))
+    elif isinstance(value, Mapping):
+        yield from paths_of(list(value.values()))
+    elif isinstance(value, list | tuple | set | frozenset):
+        for inner in value:
+            yield from paths_of(inner)
