@@ -19,10 +19,8 @@ def package(name: str) -> ModuleType:
     Raises:
         InputError: it is not installed; naming the extra.
     """
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise _absent([error.name or name]) from error
+    check_installed([name])
+    return import_module(name)
 
 
 def check_installed(names: Iterable[str]) -> None:
@@ -31,22 +29,19 @@ def check_installed(names: Iterable[str]) -> None:
     Raises:
         InputError: naming all that are not installed, and the extra.
     """
-    missing: dict[str, None] = {}
+    missing = []
     for name in names:
         try:
             import_module(name)
         except ImportError as error:
-            missing[error.name or name] = None
+            missing.append(error.name or name)
     if missing:
-        raise _absent(missing)
-
-
-def _absent(names: Iterable[str]) -> InputError:
-    listed = list(names)
-    are = "is" if len(listed) == 1 else "are"
-    return InputError(
-        f"language models need {' and '.join(listed)}, which {are} not installed: {install('llm')}"
-    )
+        missing = list(dict.fromkeys(missing))
+        are = "is" if len(missing) == 1 else "are"
+        raise InputError(
+            f"language models need {' and '.join(missing)}, which {are} not installed: "
+            f"{install('llm')}"
+        )
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Language models as policies: given adapters, put together with prompts, and checked."""
+"""Language models as policies: given adapters and prompts, checked, written and loaded again."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -28,6 +28,112 @@ from chemkl.llm.sources import (
 from chemkl.policies.checkpoint import check_weights
 from chemkl.results.atomic import atomic_folder, write_json
 from chemkl.results.seal import check_json, check_sums
+
+ADAPTER = "adapter"
+MODEL = "model"
+PROVENANCE = "chemkl.json"
+
+# ---- building
+
+
+def build_policy(
+    config: LlmPosttrainConfig, *, trained: bool = True, prompts: Sequence[Prompt] | None = None
+) -> HfPolicy:
+    """Build the policy of a config: what is trained, or the model as it was.
+
+    Args:
+        config: of the run.
+        trained: whether there is something to train.
+        prompts: what the model reads; None: rendered from the config.
+
+    Raises:
+        InputError: the model, the adapter or the prompts cannot be used, or the model can never
+            give an answer that counts as valid.
+    """
+    tokenizer, end_id = load_tokenizer(config.model)
+    prompts = _prompts(config, tokenizer, end_id, prompts, trained=trained)
+    network = load_network(config.model)
+    if trained:
+        network = adapted(network, config.adapter, config.seed, config.model.revision)
+    return _policy(config, network, tokenizer, prompts, end_id)
+
+
+def read_prompts(config: LlmPosttrainConfig) -> Sequence[Prompt]:
+    """Render the prompts of a config, without the model's weights, and look at its answers.
+
+    Raises:
+        InputError: the tokenizer is not there, the prompts cannot be used, or the model can never
+            give an answer that counts as valid.
+    """
+    tokenizer, end_id = load_tokenizer(config.model)
+    return _prompts(config, tokenizer, end_id)
+
+
+def _policy(
+    config: LlmPosttrainConfig,
+    network: nn.Module,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    end_id: int,
+) -> HfPolicy:
+    return HfPolicy(
+        network,
+        tokenizer,
+        prompts,
+        end_id=end_id,
+        max_new_tokens=config.max_new_tokens,
+        prompts_per_step=config.prompts_per_step,
+        micro_batch=config.micro_batch,
+        sample_batch=config.sample_batch,
+    )
+
+
+def _prompts(
+    config: LlmPosttrainConfig,
+    tokenizer: Any,
+    end_id: int,
+    prompts: Sequence[Prompt] | None = None,
+    *,
+    trained: bool = True,
+) -> Sequence[Prompt]:
+    """Render prompts unless they are given, and check them and the answers with the tokenizer.
+
+    Raises:
+        InputError: prompts that cannot be used, answers that the model can never give, or a
+            tokenizer that writes ids which the model does not read.
+    """
+    if trained:
+        _check_answers(config, tokenizer, end_id)
+    if prompts is None:
+        prompts = render_prompts(
+            config.prompts,
+            tokenizer,
+            template=config.template,
+            context=context_of(config.model),
+            max_new_tokens=config.max_new_tokens,
+        )
+    n_read = vocabulary_of(config.model)
+    if n_read is not None:
+        answers = [*getattr(config.reward, "valid", ()), *config.tracked]
+        check_ids(tokenizer, n_read, prompts=prompts, answers=answers, end_id=end_id)
+    return prompts
+
+
+def _check_answers(config: LlmPosttrainConfig, tokenizer: Any, end_id: int) -> None:
+    asked = []
+    if isinstance(config.reward, AnswersReward):
+        asked.append(("reward.valid", config.reward.valid, config.reward.parse))
+    if config.track is not None and config.track.answers:
+        asked.append(("track.answers", config.track.answers, "strict"))  # whole completions
+    problems = [
+        f"{key}: {problem}"
+        for key, answers, parse in asked
+        for problem in check_answers(
+            answers, tokenizer, max_new_tokens=config.max_new_tokens, end_id=end_id, parse=parse
+        )
+    ]
+    if problems:
+        raise InputError("\n".join(problems))
 
 
 def adapted(
@@ -60,11 +166,8 @@ def adapted(
         try:
             tuned: nn.Module = peft.get_peft_model(network, settings)
         except UNUSABLE as error:
-            linear = {
-                name.rpartition(".")[2]
-                for name, module in network.named_modules()
-                if isinstance(module, nn.Linear)
-            }
+            modules = network.named_modules()
+            linear = {n.rpartition(".")[2] for n, layer in modules if isinstance(layer, nn.Linear)}
             raise InputError(
                 f"adapter.targets: {one_line(error)} Linear layers of this model end "
                 f"in {', '.join(sorted(linear))}; or take all-linear"
@@ -72,121 +175,13 @@ def adapted(
     return tuned.eval()
 
 
-def read_prompts(config: LlmPosttrainConfig) -> tuple[Prompt, ...]:
-    """Render the prompts of a config, without the model's weights, and look at its answers.
-
-    Raises:
-        InputError: the tokenizer is not there, the prompts cannot be used, or the model can never
-            give an answer that counts as valid.
-    """
-    tokenizer, end_id = load_tokenizer(config.model)
-    _check_answers(config, tokenizer, end_id)
-    prompts = _rendered(config, tokenizer)
-    _check_ids(config, tokenizer, end_id, prompts)
-    return prompts
-
-
-def build_policy(
-    config: LlmPosttrainConfig, *, trained: bool = True, prompts: Sequence[Prompt] | None = None
-) -> HfPolicy:
-    """Build the policy of a config: what is trained, or the model as it was.
-
-    Args:
-        config: of the run.
-        trained: whether there is something to train.
-        prompts: what the model reads; None: rendered from the config.
-
-    Raises:
-        InputError: the model, the adapter or the prompts cannot be used, or the model can never
-            give an answer that counts as valid.
-    """
-    tokenizer, end_id = load_tokenizer(config.model)
-    if trained:
-        _check_answers(config, tokenizer, end_id)
-    if prompts is None:
-        prompts = _rendered(config, tokenizer)
-    _check_ids(config, tokenizer, end_id, prompts)
-    network = load_network(config.model)
-    if trained:
-        network = adapted(network, config.adapter, config.seed, config.model.revision)
-    return policy_of(network, tokenizer, prompts, config, end_id)
-
-
-def policy_of(
-    network: nn.Module,
-    tokenizer: Any,
-    prompts: Sequence[Prompt],
-    config: LlmPosttrainConfig,
-    end_id: int,
-) -> HfPolicy:
-    """Put a network and its prompts together as the config has it."""
-    return HfPolicy(
-        network,
-        tokenizer,
-        prompts,
-        end_id=end_id,
-        max_new_tokens=config.max_new_tokens,
-        prompts_per_step=config.prompts_per_step,
-        micro_batch=config.micro_batch,
-        sample_batch=config.sample_batch,
-    )
-
-
-def _rendered(config: LlmPosttrainConfig, tokenizer: Any) -> tuple[Prompt, ...]:
-    return render_prompts(
-        config.prompts,
-        tokenizer,
-        template=config.template,
-        context=context_of(config.model),
-        max_new_tokens=config.max_new_tokens,
-    )
-
-
-def _check_answers(config: LlmPosttrainConfig, tokenizer: Any, end_id: int) -> None:
-    """Refuse valid answers, and tracked ones, that the model can never give.
-
-    Raises:
-        InputError: with a line for each.
-    """
-    asked = []
-    if isinstance(config.reward, AnswersReward):
-        asked.append(("reward.valid", config.reward.valid, config.reward.parse))
-    if config.track is not None and config.track.answers:
-        asked.append(("track.answers", config.track.answers, "strict"))  # whole completions
-    problems = [
-        f"{key}: {problem}"
-        for key, answers, parse in asked
-        for problem in check_answers(
-            answers, tokenizer, max_new_tokens=config.max_new_tokens, end_id=end_id, parse=parse
-        )
-    ]
-    if problems:
-        raise InputError("\n".join(problems))
-
-
-def _check_ids(
-    config: LlmPosttrainConfig, tokenizer: Any, end_id: int, prompts: Sequence[Prompt]
-) -> None:
-    """Refuse a tokenizer that writes ids which the model does not read.
-
-    Raises:
-        InputError: saying how many ids the two have.
-    """
-    n_read = vocabulary_of(config.model)
-    if n_read is not None:
-        answers = [*getattr(config.reward, "valid", ()), *config.tracked]
-        check_ids(tokenizer, n_read, prompts=prompts, answers=answers, end_id=end_id)
-
-
-ADAPTER = "adapter"
-MODEL = "model"
-PROVENANCE = "chemkl.json"
+# ---- on disk, in Hugging Face's format
 
 
 def save(
     policy: HfPolicy, folder: Path, config: LlmPosttrainConfig, about: Mapping[str, Any]
 ) -> Path:
-    """Write what was trained in Hugging Face's format, in one step of the file system.
+    """Write what a run has trained.
 
     Args:
         policy: the network.
@@ -198,21 +193,25 @@ def save(
     Returns:
         The folder that was written.
     """
-    final = folder / (ADAPTER if policy.has_adapter else MODEL)
-    # no token is ever added; peft would look into the model's main branch for that
-    settings = {"save_embedding_layers": False} if policy.has_adapter else {}
     kept = {
         "config": config.model_dump(mode="json"),
         "prompts": [asdict(prompt) for prompt in policy.prompts],
         "provenance": dict(about),
     }
-    with atomic_folder(final) as aside, quiet():
-        policy.model.save_pretrained(aside, **settings)  # type: ignore[operator]  # transformers'
+    return save_weights(policy, folder / (ADAPTER if policy.has_adapter else MODEL), kept)
+
+
+def save_weights(policy: HfPolicy, folder: Path, about: Mapping[str, Any]) -> Path:
+    """Write adapters, or model and tokenizer, and facts about them (JSON values), all at once."""
+    # no token is ever added; peft would look into the model's main branch for that
+    settings = {"save_embedding_layers": False} if policy.has_adapter else {}
+    with atomic_folder(folder) as draft, quiet():
+        policy.model.save_pretrained(draft, **settings)  # type: ignore[operator]  # transformers'
         if not policy.has_adapter:
-            policy.tokenizer.save_pretrained(aside)
-        (aside / "README.md").unlink(missing_ok=True)  # a form of peft's that nobody has filled in
-        write_json(aside / PROVENANCE, kept, sealed=True)
-    return final
+            policy.tokenizer.save_pretrained(draft)
+        (draft / "README.md").unlink(missing_ok=True)  # a form of peft's that nobody has filled in
+        write_json(draft / PROVENANCE, dict(about), sealed=True)
+    return folder
 
 
 def load(path: str | Path, *, cache: str | Path | None = None) -> HfPolicy:
@@ -247,20 +246,20 @@ def load(path: str | Path, *, cache: str | Path | None = None) -> HfPolicy:
             check_sums(path, FIX)
         problems = problems or [f"{type(error).__name__}: {one_line(error)}"]
         raise InputError(
-            "\n".join(f"{path}: the adapters cannot be loaded: {each}" for each in problems)
+            "\n".join(f"{path}: the adapters cannot be loaded: {problem}" for problem in problems)
         ) from error
     check_sums(path, FIX)
     check_weights(tuned.named_parameters(), str(path))
-    return policy_of(tuned, policy.tokenizer, policy.prompts, config, policy.end_id)
+    return _policy(config, tuned, policy.tokenizer, policy.prompts, policy.end_id)
 
 
 def _with_weights(path: Path) -> Path:
     """The one folder that `save` wrote in a run or its checkpoints; else the path as it is."""
     if (path / PROVENANCE).exists():
         return path
-    written = [each.parent for depth in ("*", "*/*") for each in path.glob(f"{depth}/{PROVENANCE}")]
-    found = [each for each in written if not each.name.startswith(".")]  # a kill may leave those
-    return found[0] if len(found) == 1 else path
+    written = [file.parent for depth in ("*", "*/*") for file in path.glob(f"{depth}/{PROVENANCE}")]
+    whole = [folder for folder in written if not folder.name.startswith(".")]  # a kill leaves those
+    return whole[0] if len(whole) == 1 else path
 
 
 def _kept(

@@ -2,11 +2,13 @@
 
 A row of ids is [number of the prompt, ids of the completion, end token, end tokens as padding].
 
-Shape legend: B rows, U different rows of one prompt; T ids of a row, L = T - 1 of them behind the
-prompt's number.
+Shape legend: B rows, U different rows of one prompt, A rows that have not ended yet, D different
+beginnings of these; T ids of a row, L = T - 1 of them behind the prompt's number; G prompts, P
+tokens of a prompt (in sampling of the longest, later 1, the one just drawn); S ids read so far; V
+vocabulary.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Self
 
@@ -64,7 +66,8 @@ class HfPolicy(SequenceModel):
         self.micro_batch = micro_batch
         self.sample_batch = sample_batch
         self._network = Network(model, end_id)
-        keep_trained_alone(self)
+        self.register_state_dict_post_hook(_drop_frozen)  # type: ignore[no-untyped-call]  # torch's
+        self.register_load_state_dict_post_hook(_forgive_frozen)  # type: ignore[no-untyped-call]  # torch's
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of this module; that of the network stays evaluation."""
@@ -107,12 +110,13 @@ class HfPolicy(SequenceModel):
         if isinstance(completions, str):
             raise TypeError(f"expected several texts: write [{completions!r}]")
         if not 0 <= prompt < len(self.prompts):
-            there_is = (
-                f"prompts are numbered from 0 to {len(self.prompts) - 1}"
-                if len(self.prompts) > 1
+            last = len(self.prompts) - 1
+            known = (
+                f"prompts are numbered from 0 to {last}"
+                if last
                 else "there is one prompt, number 0"
             )
-            raise ValueError(f"prompt = {prompt}, but {there_is}")
+            raise ValueError(f"prompt = {prompt}, but {known}")
         rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in completions]
         width = 2 + max(map(len, rows), default=0)
         token_BT = torch.full((len(rows), width), self.end_id, dtype=torch.long)
@@ -164,33 +168,39 @@ class HfPolicy(SequenceModel):
         seed = int(torch.randint(2**62, (1,), generator=generator))
         order = torch.randperm(len(self.prompts), generator=generator)
         chosen = sorted(order[: self.prompts_per_step].tolist())
-        each = n // self.prompts_per_step
-        drawn = complete(
-            self._network,
+        n_each = n // self.prompts_per_step
+        size = (n_each, self.max_new_tokens)
+        drawn = self._complete(
             [self.prompts[number] for number in chosen],
-            torch.cat(
-                [
-                    torch.rand(each, self.max_new_tokens, generator=stream(seed, number))
-                    for number in chosen
-                ]
-            ),
-            end_id=self.end_id,
-            most_rows=self.sample_batch,
-            device=self.device,
+            torch.cat([torch.rand(size, generator=stream(seed, number)) for number in chosen]),
         )
-        group_B = torch.tensor(chosen).repeat_interleave(each)
+        group_B = torch.tensor(chosen).repeat_interleave(n_each)
         token_BT = torch.cat([group_B[:, None], drawn.tokens], dim=1)
         width = 1 + int(counted(token_BT, self.end_id).sum(dim=1).max()) if n else 2
         token_BT = token_BT[:, :width]
-        device = self.device
         return Rollout(
             self.decode(token_BT),
-            token_BT.to(device),
-            drawn.logp.float().to(device),
-            drawn.truncated.to(device),
-            group=group_B.to(device),
+            token_BT.to(self.device),
+            drawn.logp.float().to(self.device),
+            drawn.truncated.to(self.device),
+            group=group_B.to(self.device),
             end_id=self.end_id,
         )
+
+    def _complete(self, prompts: Sequence[Prompt], uniform_BL: Tensor) -> "Drawn":
+        """Draw as many completions of each prompt, in passes of like length, in order."""
+        if not len(uniform_BL):
+            return Drawn(uniform_BL.long(), torch.zeros(0).double(), torch.zeros(0).bool())
+        n_each = len(uniform_BL) // len(prompts)
+        rows, parts = [], []
+        most = max(1, self.sample_batch // n_each)
+        for places in _passes(prompts, most, pads=self._network.rewinds):
+            row_B = (torch.tensor(places)[:, None] * n_each + torch.arange(n_each)).flatten()
+            some = [prompts[place] for place in places]
+            parts.append(self._network.complete(some, uniform_BL[row_B], self.device))
+            rows.append(row_B)
+        order_B = torch.cat(rows).argsort()
+        return Drawn(*(torch.cat(column)[order_B] for column in zip(*parts, strict=True)))
 
     # ---- log-probabilities
 
@@ -237,8 +247,48 @@ def _recomputed(function: Any, *arguments: Any) -> Any:
     return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
 
 
+# ---- the state
+
+
+def _frozen(module: nn.Module) -> Iterator[str]:
+    """Names of the weights that are not trained, and of buffers."""
+    weights = list(module.named_parameters(remove_duplicate=False))
+    yield from (name for name, weight in weights if not weight.requires_grad)
+    yield from (name for name, _ in module.named_buffers())
+
+
+def _drop_frozen(module: nn.Module, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
+    for name in _frozen(module):
+        state.pop(prefix + name, None)
+
+
+def _forgive_frozen(module: nn.Module, incompatible: Any) -> None:
+    frozen = {*_frozen(module)}
+    tails = tuple(f".{name}" for name in frozen)  # the module may be part of another one
+    incompatible.missing_keys[:] = [
+        key for key in incompatible.missing_keys if key not in frozen and not key.endswith(tails)
+    ]
+
+
+# ---- the network
+
+
+class Drawn(NamedTuple):
+    """Completions, on the CPU.
+
+    Attributes:
+        tokens: int64 (B, L), each row filled up with the end token.
+        logp: float64_B, nats, end token included.
+        truncated: bool_B, no end token within L.
+    """
+
+    tokens: Tensor
+    logp: Tensor
+    truncated: Tensor
+
+
 class Network:
-    """Calls a model.
+    """A causal language model as it is called here: prompts, caches, log-probabilities.
 
     Args:
         model: a causal LM of transformers, or a PeftModel around one.
@@ -251,13 +301,12 @@ class Network:
         self._end_id = end_id
         self._cache_kind = transformers.DynamicCache
         plain = transformers.cache_utils.DynamicLayer
-        self.rewinds: bool = all(type(layer) is plain for layer in self.new_cache().layers)
+        self.rewinds: bool = all(type(layer) is plain for layer in self._new_cache().layers)
         """Whether rows can go on from what the model keeps of their prompt, with gradient. Sliding
         windows and recurrent layers do not keep all of it: there the prompt is read again with
         each completion."""
 
-    def new_cache(self) -> Any:
-        """An empty cache of the model's kind."""
+    def _new_cache(self) -> Any:
         return self._cache_kind(config=self._model.config)
 
     def read(
@@ -296,7 +345,7 @@ class Network:
 
     def read_prompt(self, prompt_ids: Sequence[int], device: torch.device) -> tuple[Tensor, ...]:
         """Return the logits_11V behind a prompt, and the keys and values of each layer in turn."""
-        cache = self.new_cache()
+        cache = self._new_cache()
         prompt_1P = torch.tensor([prompt_ids], device=device)
         logits_11V = self.read(prompt_1P, cache, 0, last_alone=True)
         return logits_11V, *(each for layer in cache.layers for each in (layer.keys, layer.values))
@@ -320,61 +369,62 @@ class Network:
             logits_ULV = torch.cat([logits_ULV, self.read(behind_UL, cache, n_read)], dim=1)
         return sequence_logp(logits_ULV, row_UT, self._end_id)
 
+    def complete(
+        self, prompts: Sequence[Prompt], uniform_BL: Tensor, device: torch.device
+    ) -> Drawn:
+        """Draw completions in one pass, by inverting the cumulative distribution of each token.
 
-class Drawn(NamedTuple):
-    """Completions, on the CPU.
+        Rows with the same beginning share the way over it. Prompts of unequal length are filled up
+        on the left with tokens that nothing attends to.
 
-    Attributes:
-        tokens: int64 (B, L), each row filled up with the end token.
-        logp: float64_B, nats, end token included.
-        truncated: bool_B, no end token within L.
-    """
+        Args:
+            prompts: each gets as many rows, in this order.
+            uniform_BL: what each token of each row is drawn by, from [0, 1), on the CPU.
+            device: where the model is.
+        """
+        n, most = uniform_BL.shape
+        token_BL = torch.full((n, most), self._end_id)
+        logp_B = torch.zeros(n, dtype=torch.float64)
+        active_A = torch.arange(n)
+        start_A = torch.arange(len(prompts)).repeat_interleave(n // len(prompts))
+        next_DP, real_DS = self._padded(prompts, device)
+        cache, seen = self._new_cache(), 0
+        for t in range(most):
+            logits_DV = self.read(next_DP, cache, seen, real_DS, last_alone=True)[:, -1]
+            seen += next_DP.shape[1]
+            logp_DV = logits_DV.float().log_softmax(dim=-1)
+            logp_AV = logp_DV[start_A.to(device)]
+            token_A = draw(logp_AV, uniform_BL[active_A, t].to(device))
+            logp_B[active_A] += logp_AV.gather(1, token_A[:, None]).squeeze(1).cpu().double()
+            token_A = token_A.cpu()
+            token_BL[active_A, t] = token_A
+            going_A = token_A != self._end_id
+            active_A = active_A[going_A]
+            if not len(active_A):
+                break
+            pair_A2 = torch.stack([start_A[going_A], token_A[going_A]], dim=1)
+            pair_D2, start_A = torch.unique(pair_A2, dim=0, return_inverse=True)
+            parent_D, next_DP = pair_D2[:, 0].to(device), pair_D2[:, 1:].to(device)
+            if pair_D2[:, 0].tolist() != list(range(len(logp_DV))):  # moving the cache is not free
+                cache.reorder_cache(parent_D)
+            if real_DS is not None:
+                real_DS = torch.cat([real_DS[parent_D], torch.ones_like(next_DP)], dim=1)
+        truncated_B = torch.zeros(n, dtype=torch.bool)
+        truncated_B[active_A] = True
+        return Drawn(token_BL, logp_B, truncated_B)
 
-    tokens: Tensor
-    logp: Tensor
-    truncated: Tensor
-
-
-def complete(
-    network: Network,
-    prompts: Sequence[Prompt],
-    uniform_BL: Tensor,
-    *,
-    end_id: int,
-    most_rows: int,
-    device: torch.device,
-) -> Drawn:
-    """Draw completions by inverting the cumulative distribution of each token.
-
-    Args:
-        network: the model.
-        prompts: each gets as many rows, in this order.
-        uniform_BL: what each token of each row is drawn by, from [0, 1), on the CPU; no rows give
-            no completions.
-        end_id: the token that ends a completion.
-        most_rows: rows of a pass through the model; a single prompt may have more.
-        device: where the model is.
-
-    Returns:
-        The completions, prompt by prompt.
-
-    Raises:
-        ValueError: the rows cannot be dealt evenly to the prompts.
-    """
-    if not len(uniform_BL):
-        no_token_BL = torch.zeros(uniform_BL.shape, dtype=torch.long)
-        return Drawn(no_token_BL, torch.zeros(0).double(), torch.zeros(0, dtype=torch.bool))
-    each, left = divmod(len(uniform_BL), len(prompts))
-    if left:
-        raise ValueError(f"{len(uniform_BL)} rows cannot be dealt evenly to {len(prompts)} prompts")
-    rows, parts = [], []
-    for places in _passes(prompts, max(1, most_rows // each), pads=network.rewinds):
-        row_B = (torch.tensor(places)[:, None] * each + torch.arange(each)).flatten()
-        some = [prompts[place] for place in places]
-        parts.append(_complete(network, some, uniform_BL[row_B], end_id, device))
-        rows.append(row_B)
-    order_B = torch.cat(rows).argsort()
-    return Drawn(*(torch.cat(column)[order_B] for column in zip(*parts, strict=True)))
+    def _padded(
+        self, prompts: Sequence[Prompt], device: torch.device
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the prompts as token_GP, and which of these are theirs; None: all of them."""
+        width = max(len(prompt.token_ids) for prompt in prompts)
+        token_GP = torch.full((len(prompts), width), self._end_id, device=device)
+        real_GP = torch.zeros(len(prompts), width, dtype=torch.long, device=device)
+        for token_P, real_P, prompt in zip(token_GP, real_GP, prompts, strict=True):
+            ids = torch.tensor(prompt.token_ids, device=device)
+            token_P[width - len(ids) :] = ids
+            real_P[width - len(ids) :] = 1
+        return token_GP, None if bool(real_GP.all()) else real_GP
 
 
 def _passes(prompts: Sequence[Prompt], most: int, *, pads: bool) -> Iterator[list[int]]:
@@ -397,89 +447,3 @@ def _passes(prompts: Sequence[Prompt], most: int, *, pads: bool) -> Iterator[lis
             taken = []
         taken.append(place)
     yield taken
-
-
-def _complete(
-    network: Network,
-    prompts: Sequence[Prompt],
-    uniform_BL: Tensor,
-    end_id: int,
-    device: torch.device,
-) -> Drawn:
-    """Draw completions in one pass. Rows with the same beginning share the way over it.
-
-    Prompts of unequal length are filled up on the left with tokens that nothing attends to.
-    """
-    n, most = uniform_BL.shape
-    token_BL = torch.full((n, most), end_id)
-    logp_B = torch.zeros(n, dtype=torch.float64)
-    active_A = torch.arange(n)
-    start_A = torch.arange(len(prompts)).repeat_interleave(n // len(prompts))
-    next_DP, real_DS = _filled_up(prompts, end_id, device)
-    cache, seen = network.new_cache(), 0
-    for t in range(most):
-        logits_DV = network.read(next_DP, cache, seen, real_DS, last_alone=True)[:, -1]
-        seen += next_DP.shape[1]
-        logp_DV = logits_DV.float().log_softmax(dim=-1)
-        logp_AV = logp_DV[start_A.to(device)]
-        token_A = draw(logp_AV, uniform_BL[active_A, t].to(device))
-        drawn_A = logp_AV.gather(1, token_A[:, None]).squeeze(1).cpu().double()
-        token_A = token_A.cpu()
-        logp_B[active_A] += drawn_A
-        token_BL[active_A, t] = token_A
-        going_A = token_A != end_id
-        active_A = active_A[going_A]
-        if not len(active_A):
-            break
-        pair_A2 = torch.stack([start_A[going_A], token_A[going_A]], dim=1)
-        pair_D2, start_A = torch.unique(pair_A2, dim=0, return_inverse=True)
-        parent_D, next_DP = pair_D2[:, 0].to(device), pair_D2[:, 1:].to(device)
-        if pair_D2[:, 0].tolist() != list(range(len(logp_DV))):  # moving the cache is not free
-            cache.reorder_cache(parent_D)
-        if real_DS is not None:
-            real_DS = torch.cat([real_DS[parent_D], torch.ones_like(next_DP)], dim=1)
-    truncated_B = torch.zeros(n, dtype=torch.bool)
-    truncated_B[active_A] = True
-    return Drawn(token_BL, logp_B, truncated_B)
-
-
-def _filled_up(
-    prompts: Sequence[Prompt], end_id: int, device: torch.device
-) -> tuple[Tensor, Tensor | None]:
-    """Return the prompts as token_GP, and which of these are theirs; None: all of them."""
-    width = max(len(prompt.token_ids) for prompt in prompts)
-    token_GP = torch.full((len(prompts), width), end_id, device=device)
-    real_GP = torch.zeros(len(prompts), width, dtype=torch.long, device=device)
-    for token_P, real_P, prompt in zip(token_GP, real_GP, prompts, strict=True):
-        ids = torch.tensor(prompt.token_ids, device=device)
-        token_P[width - len(ids) :] = ids
-        real_P[width - len(ids) :] = 1
-    return token_GP, None if bool(real_GP.all()) else real_GP
-
-
-def keep_trained_alone(module: nn.Module) -> None:
-    """Leave frozen weights out of a module's state, and do not ask for them on loading."""
-    module.register_state_dict_post_hook(_drop_frozen)  # type: ignore[no-untyped-call]  # torch's
-    module.register_load_state_dict_post_hook(_forgive_frozen)  # type: ignore[no-untyped-call]  # torch's
-
-
-def _frozen(module: nn.Module) -> Iterator[str]:
-    """Names of the weights that are not trained, and of buffers."""
-    weights = list(module.named_parameters(remove_duplicate=False))
-    yield from (name for name, weight in weights if not weight.requires_grad)
-    yield from (name for name, _ in module.named_buffers())
-
-
-def _drop_frozen(
-    module: nn.Module, state: dict[str, Any], prefix: str, _metadata: Mapping[str, Any]
-) -> None:
-    for name in _frozen(module):
-        state.pop(prefix + name, None)
-
-
-def _forgive_frozen(module: nn.Module, incompatible: Any) -> None:
-    frozen = {*_frozen(module)}
-    tails = tuple(f".{name}" for name in frozen)  # the module may be part of another one
-    incompatible.missing_keys[:] = [
-        key for key in incompatible.missing_keys if key not in frozen and not key.endswith(tails)
-    ]

@@ -6,9 +6,8 @@ A row of ids is [number of the prompt, ids of the SMILES, end token, end tokens 
 Shape legend: B rows, T ids (of a row, or of its tags); N prompts of K tags each; V vocabulary.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,12 +20,10 @@ from chemkl.config.document import Document
 from chemkl.config.pretrain import ConditionConfig, LlamaConfig
 from chemkl.corpus.batches import TokenDataset
 from chemkl.llm.extra import package, quiet
-from chemkl.llm.models import PROVENANCE
 from chemkl.llm.policy import HfPolicy
 from chemkl.llm.prompts import Prompt
 from chemkl.policies.base import sequence_logp
 from chemkl.policies.tokenizer import END_ID, START_ID, TOKEN_PATTERN, Vocabulary
-from chemkl.results.atomic import atomic_folder, write_json
 from chemkl.rewards import components  # noqa: F401 - importing it registers the components
 from chemkl.rewards.registry import Failure, find_component, placed
 from chemkl.rewards.scoring import Term, values_of
@@ -250,18 +247,3 @@ def build_tagged(
         for number, text in enumerate(conditions.prompts)
     ]
     return TaggedPolicy(network, tokenizer, prompts, max_new_tokens=config.max_length - n_tags)
-
-
-def save_model(policy: HfPolicy, final: Path, about: Mapping[str, Any]) -> Path:
-    """Write model and tokenizer in Hugging Face's format, in one step of the file system.
-
-    Args:
-        policy: the network.
-        final: the folder; what was there is replaced.
-        about: prompts, and where the weights come from; JSON values.
-    """
-    with atomic_folder(final) as aside, quiet():
-        policy.model.save_pretrained(aside)  # type: ignore[operator]  # transformers'
-        policy.tokenizer.save_pretrained(aside)
-        write_json(aside / PROVENANCE, dict(about), sealed=True)
-    return final

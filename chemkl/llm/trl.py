@@ -8,11 +8,13 @@ reward functions.
 import math
 import warnings
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from importlib import import_module
+from statistics import fmean
 from typing import Any
 
 import torch
+from scipy.stats import entropy
 from torch import Tensor, nn
 
 from chemkl.config import InputError
@@ -97,7 +99,7 @@ class MaraRLOOTrainer(_RLOOTrainer):  # type: ignore[misc]  # a base without typ
         **options: Any,
     ) -> None:
         if not isinstance(args, _trl.RLOOConfig):
-            refuse_other_methods(args)
+            raise InputError(_not_rloo(args))
         self.target = build_target(
             args,
             options.get("peft_config"),
@@ -109,7 +111,7 @@ class MaraRLOOTrainer(_RLOOTrainer):  # type: ignore[misc]  # a base without typ
             reward_on_hits=reward_on_hits,
         )
         super().__init__(model, reward_funcs, args, **options)
-        refuse_dropout(self.model)
+        _refuse_dropout(self.model)
         self._logps: list[tuple[Any, Tensor]] | None = None
         self._warned: set[str] = set()
         self.reward_funcs: list[Any] = [*self.reward_funcs, mara_bonus]
@@ -164,7 +166,7 @@ class MaraRLOOTrainer(_RLOOTrainer):  # type: ignore[misc]  # a base without typ
         bonus_B = torch.where(reward_B.isnan(), torch.nan, anchored.bonus)
         columns[:, -1] = bonus_B.to(columns)
         ids = [tuple(row) for row in _ranks.gather_object(completion_ids_list)]
-        metrics = describe(anchored, reward_B, logp_ref_B, complete_B, ids, size)
+        metrics = _describe(anchored, reward_B, logp_ref_B, complete_B, ids, size)
         for name, value in metrics.items():
             self._metrics[mode][name].append(value)
         self._check_scale(metrics["mara/bonus_std"], reward_B)
@@ -232,6 +234,8 @@ def mara_bonus(completions: list[Any], **_columns: Any) -> list[None]:
     return [None] * len(completions)
 
 
+# ---- settings
+
 LEAST_GENERATIONS = 4
 """Completions of a prompt below which MARA is refused.
 
@@ -251,6 +255,11 @@ _PLAIN_SAMPLING: Mapping[str, tuple[Any, ...]] = {
 }
 """Values under which the samples are those of the policy whose log-probabilities are computed."""
 
+_RANDOM = (
+    "trl computes log-probabilities in training mode, those of an adapter's reference too, so that "
+    "KL, anchors and bonus would be random"
+)
+
 
 def build_target(args: Any, peft_config: Any = None, **options: Any) -> Mara:
     """Check a config of TRL and make the target that goes with it.
@@ -263,17 +272,10 @@ def build_target(args: Any, peft_config: Any = None, **options: Any) -> Mara:
     Raises:
         InputError: a line for each setting that goes wrong under MARA.
     """
-    problems = [
-        *_kl_problems(args),
-        *_scale_problems(args),
-        *_group_problems(args, options.get("tau_quantile")),
-        *_sampling_problems(args),
-        *_adapter_problems(args, peft_config),
-    ]
-    numbers = ("tau", "tau_quantile", "tau_floor", "alpha", "cap")
+    problems = _problems(args, peft_config, options.get("tau_quantile"))
     no_numbers = [
         f"{name} is {options[name]!r}: it must be a number"
-        for name in numbers
+        for name in ("tau", "tau_quantile", "tau_floor", "alpha", "cap")
         if not isinstance(options.get(name), int | float | None)
     ]
     if no_numbers:
@@ -288,12 +290,86 @@ def build_target(args: Any, peft_config: Any = None, **options: Any) -> Mara:
     return target
 
 
-def refuse_other_methods(args: Any) -> None:
-    """Accept the config of RLOO only.
+def _is_beta(beta: Any) -> bool:
+    return isinstance(beta, int | float) and 0 < beta < math.inf
 
-    Raises:
-        InputError: saying why GRPO is refused, or that no config was given.
+
+def _problems(args: Any, peft_config: Any, quantile: float | None) -> list[str]:
+    """A line for each setting of trl that goes wrong under MARA.
+
+    The reference has to be there and to stay where it is; nothing may change the scale of reward
+    and KL after the bonus; a group has to hold an anchor and something to lift to it; the samples
+    have to be those of the policy whose log-probabilities trl computes; and no unit may be dropped.
     """
+    n = args.num_generations
+    # what the target itself refuses is left to it
+    least = math.ceil(1 + 1 / (1 - quantile) - 1e-9) if quantile and 0 < quantile < 1 else 0
+    more = args.generation_kwargs if isinstance(args.generation_kwargs, Mapping) else {}
+    temperature = more.get("temperature", args.temperature)
+    checks = (
+        (
+            not _is_beta(args.beta),
+            f"beta is {args.beta}: it must be a finite number above 0. Without the KL to the "
+            "reference there is no target for MARA to change, and trl loads no reference model; "
+            "for a weak pull take a small beta such as 0.001",
+        ),
+        (
+            args.sync_ref_model,
+            "sync_ref_model is True: the reference would follow the policy, and the hits would be "
+            "lifted to a probability that the run itself has made. Leave it False",
+        ),
+        (
+            args.normalize_advantages,
+            "normalize_advantages is True: a batch whose hits have become equally likely has only "
+            "noise left, and dividing by its standard deviation makes that noise large. Leave it "
+            "False",
+        ),
+        (
+            args.reward_clip_range,
+            f"reward_clip_range is {args.reward_clip_range}: trl would cut off the bonus of the "
+            "rare hits with it. Leave it out; clip inside the reward function, or limit the bonus "
+            "with cap (nats)",
+        ),
+        (
+            n < LEAST_GENERATIONS,
+            f"num_generations is {n}: MARA needs {LEAST_GENERATIONS} or more. A hit is lifted to "
+            "the likeliest hit among the completions of the same prompt; with fewer it is mostly "
+            "alone there and nothing changes. 8 to 16 are better",
+        ),
+        (
+            LEAST_GENERATIONS <= n < least,
+            f"num_generations is {n}: with tau_quantile {quantile or 0:g} only the best of {n} "
+            f"different rewards is a hit, and it takes two. Take {least} or more, "
+            "a lower tau_quantile, or tau in its place",
+        ),
+        *(
+            (
+                more.get(name, getattr(args, name, None)) not in plain,
+                f"{name} is {more.get(name, getattr(args, name, None))}: the rare completions that "
+                "MARA is to lift would not be sampled as often as their log-probability says. Take "
+                f"{name}={plain[-1]}",
+            )
+            for name, plain in _PLAIN_SAMPLING.items()
+        ),
+        (
+            temperature != args.temperature,
+            f"temperature is {temperature} in generation_kwargs and {args.temperature} beside it: "
+            "trl computes log-probabilities at the latter. Give it once, as temperature",
+        ),
+        *(
+            (
+                "drop" in name and _is_above_0(value) and not args.disable_dropout,
+                f"{name} is {value} in peft_config: {_RANDOM}. Take {name}=0.0, or "
+                "disable_dropout=True in the RLOOConfig",
+            )
+            for name, value in getattr(peft_config, "__dict__", {}).items()
+        ),
+    )
+    return [message for is_wrong, message in checks if is_wrong]
+
+
+def _not_rloo(args: Any) -> str:
+    """Why a config that is not RLOO's is refused."""
     kind = "no config" if args is None else f"a {type(args).__name__}"
     why = (
         ""
@@ -302,13 +378,13 @@ def refuse_other_methods(args: Any) -> None:
         "the KL coefficient is then beta times that deviation, the bonus was made for beta, and "
         "the policy collapses."
     )
-    raise InputError(
+    return (
         f"MaraRLOOTrainer was given {kind}: it needs args=trl.RLOOConfig(...), with "
         f"num_generations of {LEAST_GENERATIONS} or more (the default of trl is 2).{why}"
     )
 
 
-def refuse_dropout(model: nn.Module) -> None:
+def _refuse_dropout(model: nn.Module) -> None:
     """Refuse a model that drops units: in training mode, which trl asks it in, it is random.
 
     Raises:
@@ -319,11 +395,14 @@ def refuse_dropout(model: nn.Module) -> None:
     for where, module in model.named_modules():
         if isinstance(module, nn.Dropout) and module.p > 0:
             layers.setdefault("a layer", f"{module.p:g} in {where}")
-        for name, value in _settings_above_0(module):
-            settings.setdefault(name, f"{value:g} in {where}")
+        for name, value in vars(module).items():
+            if "drop" in name:  # attention_dropout, layerdrop, resid_pdrop
+                numbers = value.values() if isinstance(value, Mapping) else [value]  # an adapter's
+                for number in filter(_is_above_0, numbers):
+                    settings.setdefault(name, f"{number:g} in {where}")
     if not layers and not settings:
         return
-    listed = ", ".join(f"{name} {rest}" for name, rest in (layers | settings).items())
+    named = ", ".join(f"{name} {rest}" for name, rest in (layers | settings).items())
     fixes = ["Take disable_dropout=True in the RLOOConfig"] if layers else []
     if settings:
         wanted = ", ".join(f"{name}=0.0" for name in settings)
@@ -331,117 +410,14 @@ def refuse_dropout(model: nn.Module) -> None:
             f"Load the model or its adapter with {wanted}, which disable_dropout does not reach; "
             "where trl loads the model, through model_init_kwargs"
         )
-    raise InputError(f"the model has dropout ({listed}): {_RANDOM}. {'. '.join(fixes)}")
-
-
-_RANDOM = (
-    "trl computes log-probabilities in training mode, those of an adapter's reference too, so that "
-    "KL, anchors and bonus would be random"
-)
-
-
-def _settings_above_0(module: nn.Module) -> Iterator[tuple[str, float]]:
-    """Yield name and value of each dropout that a module applies itself, without a layer for it."""
-    for name, value in vars(module).items():
-        if "drop" in name:  # attention_dropout, layerdrop, resid_pdrop
-            each = value.values() if isinstance(value, Mapping) else [value]  # one an adapter
-            yield from ((name, number) for number in each if _is_above_0(number))
+    raise InputError(f"the model has dropout ({named}): {_RANDOM}. {'. '.join(fixes)}")
 
 
 def _is_above_0(value: Any) -> bool:
     return isinstance(value, float) and value > 0
 
 
-def _is_beta(beta: Any) -> bool:
-    return isinstance(beta, int | float) and 0 < beta < math.inf
-
-
-def _kl_problems(args: Any) -> list[str]:
-    """The reference has to be there, and to stay where it is."""
-    problems = []
-    if not _is_beta(args.beta):
-        problems.append(
-            f"beta is {args.beta}: it must be a finite number above 0. Without the KL to the "
-            "reference there is no target for MARA to change, and trl loads no reference model; "
-            "for a weak pull take a small beta such as 0.001"
-        )
-    if args.sync_ref_model:
-        problems.append(
-            "sync_ref_model is True: the reference would follow the policy, and the hits would be "
-            "lifted to a probability that the run itself has made. Leave it False"
-        )
-    return problems
-
-
-def _scale_problems(args: Any) -> list[str]:
-    """Nothing may change the scale of reward and KL after the bonus."""
-    problems = []
-    if args.normalize_advantages:
-        problems.append(
-            "normalize_advantages is True: a batch whose hits have become equally likely has only "
-            "noise left, and dividing by its standard deviation makes that noise large. Leave it "
-            "False"
-        )
-    if args.reward_clip_range:
-        problems.append(
-            f"reward_clip_range is {args.reward_clip_range}: trl would cut off the bonus of the "
-            "rare hits with it. Leave it out; clip inside the reward function, or limit the bonus "
-            "with cap (nats)"
-        )
-    return problems
-
-
-def _group_problems(args: Any, quantile: float | None) -> list[str]:
-    """A group has to be large enough to hold an anchor and something to lift to it."""
-    n = args.num_generations
-    if n < LEAST_GENERATIONS:
-        return [
-            f"num_generations is {n}: MARA needs {LEAST_GENERATIONS} or more. A hit is lifted to "
-            "the likeliest hit among the completions of the same prompt; with fewer it is mostly "
-            "alone there and nothing changes. 8 to 16 are better"
-        ]
-    if quantile is None or not 0 < quantile < 1:  # the second is the target's to refuse
-        return []
-    least = math.ceil(1 + 1 / (1 - quantile) - 1e-9)
-    if n < least:
-        return [
-            f"num_generations is {n}: with tau_quantile {quantile:g} only the best of {n} "
-            f"different rewards is a hit, and it takes two. Take {least} or more, "
-            "a lower tau_quantile, or tau in its place"
-        ]
-    return []
-
-
-def _sampling_problems(args: Any) -> list[str]:
-    """The samples have to be those of the policy whose log-probabilities trl computes."""
-    more = args.generation_kwargs if isinstance(args.generation_kwargs, Mapping) else {}
-    given = {name: more.get(name, getattr(args, name, None)) for name in _PLAIN_SAMPLING}
-    problems = [
-        f"{name} is {value}: the rare completions that MARA is to lift would not be sampled as "
-        f"often as their log-probability says. Take {name}={_PLAIN_SAMPLING[name][-1]}"
-        for name, value in given.items()
-        if value not in _PLAIN_SAMPLING[name]
-    ]
-    temperature = more.get("temperature", args.temperature)
-    if temperature != args.temperature:
-        problems.append(
-            f"temperature is {temperature} in generation_kwargs and {args.temperature} beside it: "
-            "trl computes log-probabilities at the latter. Give it once, as temperature"
-        )
-    return problems
-
-
-def _adapter_problems(args: Any, peft_config: Any) -> list[str]:
-    """A new adapter may not drop units, unless trl switches that off."""
-    if args.disable_dropout:
-        return []
-    return [
-        f"{name} is {value} in peft_config: {_RANDOM}. Take {name}=0.0, or "
-        "disable_dropout=True in the RLOOConfig"
-        for name, value in getattr(peft_config, "__dict__", {}).items()
-        if "drop" in name and _is_above_0(value)
-    ]
-
+# ---- metrics
 
 METRICS = {
     "mara/reward_mean": "mean reward of the reward functions over the scored completions, without "
@@ -467,7 +443,7 @@ METRICS = {
 _SAME_LOGP = 1e-3  # one sequence's log pi_ref varies by about 1e-5 nats with the batch it is in
 
 
-def describe(
+def _describe(
     anchored: Anchored,
     reward_B: Tensor,
     logp_ref_B: Tensor,
@@ -503,27 +479,13 @@ def describe(
         "unscored_rate": (~scored_B).double().mean(),
     }
     named = {f"mara/{name}": float(value) for name, value in values.items()}
-    return named | _diversity(completions, hit_B.tolist(), group_size)
-
-
-def _diversity(
-    completions: Sequence[Hashable], hits: Sequence[bool], group_size: int
-) -> dict[str, float]:
-    """How many different completions there are, prompt by prompt."""
     unique, entropies = [], []
     for start in range(0, len(completions), group_size):
         rows = range(start, start + group_size)
         unique.append(len({completions[row] for row in rows}) / group_size)
-        counts = Counter(completions[row] for row in rows if hits[row])
+        counts = Counter(completions[row] for row in rows if hit_B[row])
         if counts:
-            entropies.append(_entropy(list(counts.values())))
-    return {"mara/unique_rate": _mean(unique), "mara/hit_entropy": _mean(entropies)}
-
-
-def _entropy(counts: Sequence[int]) -> float:
-    n = sum(counts)
-    return max(0.0, -sum(count / n * math.log(count / n) for count in counts))
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else math.nan
+            entropies.append(float(entropy(list(counts.values()))))
+    named["mara/unique_rate"] = fmean(unique)
+    named["mara/hit_entropy"] = fmean(entropies) if entropies else math.nan
+    return named

@@ -21,12 +21,12 @@ from chemkl.corpus import files
 from chemkl.corpus.batches import CorpusDataModule, TokenDataModule
 from chemkl.display import say
 from chemkl.llm.extra import PACKAGES, package
+from chemkl.llm.models import save_weights
 from chemkl.llm.pretrain import (
     NO_PROMPT,
     Conditions,
     TaggedDataset,
     build_tagged,
-    save_model,
 )
 from chemkl.policies import RnnPolicy, save_policy
 from chemkl.results.provenance import installed_versions
@@ -242,7 +242,7 @@ def _of_tags(config: PretrainLlmConfig) -> Parts:
     def save(out: Path, provenance: dict[str, Any]) -> None:
         versions = provenance["versions"] | installed_versions(PACKAGES[:1])
         about = {"prompts": conditions.prompts, "provenance": provenance | {"versions": versions}}
-        save_model(policy, out / str(STAGES["pretrain_llm"].result), about)
+        save_weights(policy, out / str(STAGES["pretrain_llm"].result), about)
 
     return Parts(
         policy,

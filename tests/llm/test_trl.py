@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -14,20 +15,75 @@ import torch
 pytest.importorskip("trl")
 
 from datasets import Dataset
+from scipy.stats import entropy
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 from trl import GRPOConfig, RLOOConfig, RLOOTrainer
 
 from chemkl.config import InputError
-from chemkl.llm import trl_example
 from chemkl.llm.trl import METRICS, MaraRLOOTrainer, build_target
 
+README = Path(__file__).parents[2] / "chemkl" / "llm" / "README.md"
 BETA = 0.1
-END = 0  # of the example's tokenizer
+END = 0
+PROMPT = "1 or 2: "
+SHARES = {"1": 0.9, "2": 0.1}
+"""Answers of the reference."""
+
+
+def one_or_two(completions, **_columns):
+    return [float(completion in SHARES) for completion in completions]
+
+
+def byte_tokenizer():
+    """A token a byte, and one for the end."""
+    tokens = ["<end>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    plain = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[]))
+    plain.add_special_tokens(["<end>"])
+    plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    plain.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="<end>", pad_token="<end>")
+
+
+def answer_logp(model, answer):
+    """log p(answer, end | prompt) in nats."""
+    tokenizer = byte_tokenizer()
+    prompt, reply = (tokenizer(text)["input_ids"] for text in (PROMPT, answer))
+    tokens = torch.tensor([[*prompt, *reply, END]])
+    logits = model(input_ids=tokens).logits[0, len(prompt) - 1 : -1].float()
+    return logits.log_softmax(dim=-1).gather(1, tokens[0, len(prompt) :, None]).sum()
+
+
+@torch.no_grad()
+def answer_shares(model):
+    return {answer: float(answer_logp(model, answer).exp()) for answer in SHARES}
 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
+    """A random Llama of two layers that has been taught its answers."""
     folder = tmp_path_factory.mktemp("reference")
-    trl_example.save_reference(folder)
+    tokenizer = byte_tokenizer()
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    ids = {"bos_token_id": None, "eos_token_id": END, "pad_token_id": END}
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), num_attention_heads=4, max_position_embeddings=32, **sizes, **ids
+    )
+    model = LlamaForCausalLM(config)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        logp = torch.stack([answer_logp(model, answer) for answer in SHARES])
+        optimizer.zero_grad()
+        (-(logp * torch.tensor(list(SHARES.values()))).sum()).backward()
+        optimizer.step()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return str(folder)
 
 
@@ -51,8 +107,8 @@ def make_args(folder, **changes):
     return RLOOConfig(**settings | changes)
 
 
-def make_trainer(model, folder, rewards=trl_example.one_or_two, tau=1.0, args=None, **options):
-    data = Dataset.from_dict({"prompt": [trl_example.PROMPT] * 8})
+def make_trainer(model, folder, rewards=one_or_two, tau=1.0, args=None, **options):
+    data = Dataset.from_dict({"prompt": [PROMPT] * 8})
     args = args or make_args(folder)
     return MaraRLOOTrainer(model, rewards, args, train_dataset=data, tau=tau, **options)
 
@@ -314,15 +370,6 @@ def test_without_trl_the_extra_is_named(monkeypatch):
         import_module("chemkl.llm.trl")
 
 
-def test_the_example_names_the_extra_first(monkeypatch):
-    for name in ("trl", "datasets", "accelerate"):  # what the extra brings
-        monkeypatch.setitem(sys.modules, name, None)
-    for name in ("chemkl.llm.trl", "chemkl.llm.trl_example"):
-        monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(InputError, match=r"needs trl, which is not installed: pip .*'trl<"):
-        import_module("chemkl.llm.trl_example")
-
-
 DROPPED = r"the model has dropout \({}\): trl computes log-probabilities in training mode.* {}"
 
 
@@ -332,11 +379,11 @@ def test_dropout_of_an_adapter_is_refused_unless_trl_switches_it_off(reference, 
     message = r"lora_dropout is 0\.1 in peft_config: .*Take lora_dropout=0\.0, or disable_dropout="
     with pytest.raises(InputError, match=message):
         make_trainer("no model is looked for", tmp_path, peft_config=lora)
-    plain = trl_example.AutoModelForCausalLM.from_pretrained(reference)
+    plain = AutoModelForCausalLM.from_pretrained(reference)
     adapted = peft.get_peft_model(plain, lora)  # an adapter that is there already
     where = r"a layer 0\.1 in base_model\.model.*\.q_proj\.lora_dropout\.default"
     with pytest.raises(InputError, match=DROPPED.format(where, "Take disable_dropout=True")):
-        make_trainer(adapted, tmp_path, processing_class=trl_example.byte_tokenizer())
+        make_trainer(adapted, tmp_path, processing_class=byte_tokenizer())
     off = make_args(tmp_path, disable_dropout=True)
     trainer = make_trainer(reference, tmp_path, args=off, peft_config=lora)
     dropped = [m.p for m in trainer.model.modules() if isinstance(m, torch.nn.Dropout)]
@@ -356,7 +403,7 @@ def test_dropout_of_the_model_is_refused_where_trl_does_not_switch_it_off(refere
 def test_dropout_in_layers_is_refused_unless_trl_switches_it_off(tmp_path):
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    tokenizer = trl_example.byte_tokenizer()
+    tokenizer = byte_tokenizer()
     sizes = {"n_embd": 8, "n_layer": 1, "n_head": 1, "vocab_size": len(tokenizer)}
     end = {"bos_token_id": END, "eos_token_id": END}
     GPT2LMHeadModel(GPT2Config(**sizes, **end, n_positions=32)).save_pretrained(tmp_path / "gpt2")
@@ -373,7 +420,7 @@ def test_dropout_in_layers_is_refused_unless_trl_switches_it_off(tmp_path):
 
 def test_the_logs_and_an_evaluation_have_the_metrics(reference, tmp_path):
     args = make_args(tmp_path, max_steps=1, eval_strategy="steps", eval_steps=1)
-    data = Dataset.from_dict({"prompt": [trl_example.PROMPT] * 2})
+    data = Dataset.from_dict({"prompt": [PROMPT] * 2})
     trainer = make_trainer(reference, tmp_path, args=args, eval_dataset=data)
     trainer.train()
     logged = set().union(*trainer.state.log_history)
@@ -392,8 +439,8 @@ def test_an_adapter_has_the_model_without_it_for_its_reference(reference, tmp_pa
     )
     trainer.train()
     # the anchor of each group is the answer 1, exact log-probability under the reference
-    plain = trl_example.AutoModelForCausalLM.from_pretrained(reference)
-    logp = math.log(trl_example.answer_shares(plain)["1"])
+    plain = AutoModelForCausalLM.from_pretrained(reference)
+    logp = math.log(answer_shares(plain)["1"])
     history = [row["mara/anchor_logp_ref"] for row in trainer.state.log_history[:-1]]
     assert history == pytest.approx([logp] * 3, abs=1e-4)  # fp32, in batches of 16
 
@@ -413,9 +460,9 @@ def watched(reference, tmp_path, monkeypatch):
 
     def make(temperature, prompts, **changes):
         batches, learnt = [], []
-        plain = trl_example.AutoModelForCausalLM.from_pretrained(reference).eval()
+        plain = AutoModelForCausalLM.from_pretrained(reference).eval()
         frozen = {name: value.clone() for name, value in plain.state_dict().items()}
-        tokenizer = trl_example.byte_tokenizer()
+        tokenizer = byte_tokenizer()
 
         @torch.no_grad()
         def logps_under(state, rows):
@@ -553,12 +600,39 @@ def test_an_evaluation_has_groups_of_its_own_size(watched):
 def test_mara_flattens_and_rloo_does_not(reference, tmp_path, mara, low, high):
     # the reference's entropy is -.9 ln .9 - .1 ln .1 = .325; that of two equal answers ln 2
     torch.manual_seed(0)
-    plain = trl_example.AutoModelForCausalLM.from_pretrained(reference)
-    assert trl_example.entropy(trl_example.answer_shares(plain)) == pytest.approx(0.325, abs=0.03)
-    trained = trl_example.train(reference, tmp_path, mara=mara, steps=25)
-    shares = trl_example.answer_shares(trained)
+    plain = AutoModelForCausalLM.from_pretrained(reference)
+    assert entropy(list(answer_shares(plain).values())) == pytest.approx(0.325, abs=0.03)
+    args = make_args(
+        tmp_path,
+        num_generations=16,
+        per_device_train_batch_size=64,
+        learning_rate=2e-3,
+        lr_scheduler_type="constant",
+        max_steps=25,
+        logging_strategy="no",
+        mask_truncated_completions=True,
+    )
+    data = Dataset.from_dict({"prompt": [PROMPT] * 64})
+    if mara:
+        trainer = MaraRLOOTrainer(reference, one_or_two, args, train_dataset=data, tau=1.0)
+    else:
+        trainer = RLOOTrainer(reference, one_or_two, args, train_dataset=data)
+    trainer.train()
+    shares = answer_shares(trainer.model)
     assert sum(shares.values()) > 0.95
-    assert low < trl_example.entropy(shares) <= high
+    assert low < entropy(list(shares.values())) <= high
+
+
+def test_the_example_of_the_readme_runs(reference, tmp_path):
+    (example,) = re.findall(
+        r"```python\n((?:(?!```).)*MaraRLOOTrainer\(.*?)```", README.read_text(), re.DOTALL
+    )
+    small = "max_steps=1, max_completion_length=4, use_cpu=True, bf16=False, save_strategy='no', "
+    example = example.replace("Qwen/Qwen2.5-0.5B-Instruct", reference)
+    example = example.replace("runs/trl", str(tmp_path)).replace("beta=", f"{small}beta=")
+    world = {}
+    exec(example, world)
+    assert world["trainer"].state.global_step == 1
 
 
 @pytest.mark.slow
@@ -575,7 +649,7 @@ def test_several_passes_over_a_batch_flatten_too(reference, tmp_path):
     )
     trainer = make_trainer(reference, tmp_path, args=args)
     trainer.train()
-    assert trl_example.entropy(trl_example.answer_shares(trainer.model)) > 0.65
+    assert entropy(list(answer_shares(trainer.model).values())) > 0.65
 
 
 TWO_RANKS = """

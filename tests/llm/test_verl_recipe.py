@@ -1,10 +1,19 @@
+"""The recipe for verl in chemkl/llm/README.md, on a record of the same fields."""
+
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from chemkl.llm.verl_recipe import anchored_kl_penalty
+README = Path(__file__).parents[2] / "chemkl" / "llm" / "README.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+(RECIPE,) = (block for block in BLOCKS if "def anchored_kl_penalty" in block)
+WORLD: dict = {}
+exec(RECIPE, WORLD)
+anchored_kl_penalty = WORLD["anchored_kl_penalty"]
 
 
 class FixedController:
