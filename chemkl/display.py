@@ -65,6 +65,11 @@ def listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def percent(share: float) -> str:
+    """A share with one decimal, or as the whole number it is; it is not broken in a line."""
+    return f"{100 * share:.{0 if (100 * share) % 1 == 0 else 1}f}\N{NO-BREAK SPACE}%"
+
+
 # ---- tables
 
 

@@ -16,6 +16,7 @@ from chemkl.display import (
     counted,
     is_missing,
     listed,
+    percent,
     short,
     span,
     table,
@@ -53,7 +54,15 @@ def test_words_for_counts_ranges_and_names():
     assert span([2000, 1, 3]) == "1 to 2,000"
     assert span([0.501, 0.502], ".1%") == "50.1% to 50.2%"
     assert span([0.501, 0.502], "{:.1f}".format) == "0.5"
+    assert span([0.2791, 0.2793], percent) == percent(0.279)
     assert [listed(list(names)) for names in ("a", "ab", "abc")] == ["a", "a and b", "a, b and c"]
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(0.279, "27.9"), (1.0, "100"), (0.5, "50"), (0.0, "0"), (0.9999, "100.0")]
+)
+def test_shares_are_not_broken_in_a_line(share, text):
+    assert percent(share) == f"{text}\N{NO-BREAK SPACE}%"
 
 
 def printed(made):

@@ -1,16 +1,26 @@
-"""Panels of what happens along a run: learning curves, yields over calls, and collapse."""
+"""Curves and intervals: learning, yields, collapse and scaffold ranks; comparisons; entropies."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
-from chemkl.reports.bands import band
+from chemkl.display import span
+from chemkl.reports.comparison import set_name
 from chemkl.reports.figures import (
+    INK,
     MAX_POINTS,
     SOFT,
+    STYLE,
     WIDE,
+    Counts,
     Panel,
+    band,
     colour,
     count_axis,
     dash,
@@ -18,13 +28,28 @@ from chemkl.reports.figures import (
     drawn_points,
     percent_axis,
 )
-from chemkl.reports.view import TOP, RunView, learning_curves, top_curves, yield_curves
-from chemkl.reports.wording import span
+from chemkl.reports.view import (
+    TOP,
+    Methods,
+    RunView,
+    learning_curves,
+    scaffold_sizes,
+    top_curves,
+    yield_curves,
+)
 from chemkl.results.collapse import watched
 from chemkl.results.inspection import first_scorings
 
-Methods = Mapping[str, Sequence[int]]
-"""Name of each method, and which of the runs are its."""
+DRAWN_RANKS = 120
+"""Ranks are drawn at so many places at most, evenly spread on the logarithmic axis."""
+FOREST_COLUMNS = 3
+PANEL_WIDTH, ROW_HEIGHT, MARGIN = 3.4, 0.3, 0.95
+"""Inches: width of a panel of a forest plot, height of a method in it, and what its title and axis
+take beside."""
+TITLE_WIDTH = 5.5
+"""Inches that the words above the panels need, in two lines."""
+ENTROPY_SIZE = (8.6, 3.4)
+"""Inches."""
 
 
 def draw_bands(
@@ -89,8 +114,8 @@ def learning_panels(
     ]
 
 
-def any_hit(runs: Sequence[RunView], threshold: float) -> bool:
-    """Whether any run has a molecule with R >= threshold."""
+def any_hit(runs: Sequence[RunView], threshold: float | None = None) -> bool:
+    """Whether any run has a molecule with R >= threshold; without one, any molecule."""
     return any(len(first_scorings(run.trace, threshold)) for run in runs)
 
 
@@ -149,7 +174,7 @@ def yield_panels(runs: Sequence[RunView], methods: Methods, threshold: float) ->
 def collapse_panels(runs: Sequence[RunView], methods: Methods) -> list[Panel]:
     """How many different molecules and scaffolds the window of each run's alarm holds, and when."""
     settings = [watched(run.manifest) for run in runs]
-    window = span([each.window for each in settings], "{:,}".format)
+    window = span(each.window for each in settings)
     distinct = {1 - s.duplicate_rate for s in settings if s.duplicate_rate is not None}
     share = {s.top_share for s in settings if s.top_share is not None}
     shown = [
@@ -192,3 +217,192 @@ def _with_calls(curve: pd.DataFrame) -> pd.DataFrame:
 
 def _column(frame: pd.DataFrame, name: str) -> pd.Series:
     return frame[name] if name in frame else pd.Series(dtype=float)
+
+
+# ---- how hits spread over scaffolds
+
+
+def rank_panels(runs: Sequence[RunView], methods: Methods, threshold: float) -> list[Panel]:
+    """How the hits spread over scaffolds: sizes by rank, and the share that the largest cover."""
+    sizes = [scaffold_sizes(run.trace, threshold) for run in runs]
+    furthest = max((len(size) for size in sizes), default=0)
+    ranked = [size_by_rank(size) for size in sizes]
+    covered = [covered_by_rank(size, furthest) for size in sizes]
+
+    def sizes_on(axes: Axes) -> None:
+        draw_bands(axes, ranked, methods)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(Counts())
+        axes.yaxis.set_minor_locator(NullLocator())
+        _log_ranks(axes, "rank of the scaffold")
+
+    def shares_on(axes: Axes) -> None:
+        draw_bands(axes, covered, methods)
+        axes.set_ylim(0, 1.02)
+        percent_axis(axes)
+        _log_ranks(axes, "largest scaffolds")
+
+    return [
+        Panel(
+            "Scaffold rank curve",
+            "hits per scaffold, largest scaffold first",
+            draw_panel("rank", sizes_on, WIDE),
+        ),
+        Panel(
+            "Concentration",
+            "share of the hits that the largest scaffolds hold",
+            draw_panel("covered", shares_on, WIDE),
+        ),
+    ]
+
+
+def size_by_rank(sizes: pd.Series) -> pd.Series:
+    """Hits of the scaffold of each rank, at ranks evenly spread on a logarithmic axis."""
+    ranks = _ranks(len(sizes))
+    return pd.Series(sizes.to_numpy()[ranks - 1], index=ranks, dtype=float)
+
+
+def covered_by_rank(sizes: pd.Series, furthest: int) -> pd.Series:
+    """Share of the hits that the scaffolds up to each rank hold; 1 beyond the last of them."""
+    if not len(sizes):
+        return pd.Series(dtype=float)
+    ranks = _ranks(furthest)
+    share = (sizes.cumsum() / sizes.sum()).to_numpy()
+    return pd.Series(share[np.minimum(ranks, len(sizes)) - 1], index=ranks, dtype=float)
+
+
+def _ranks(n: int) -> np.ndarray:
+    """Ranks from 1 to n, each once."""
+    return np.unique(np.geomspace(1, n, DRAWN_RANKS).round().astype(int)) if n else np.empty(0, int)
+
+
+def _log_ranks(axes: Axes, label: str) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(Counts())
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel(label)
+
+
+# ---- the forest plot of a comparison
+
+
+def draw_forest(rows: Sequence[Mapping[str, Any]], confidence: float) -> Figure:
+    """Draw one panel for each metric and threshold, one line for each method.
+
+    A filled marker: the method is better; a hollow one: not shown, or not resolved; a cross: no
+    interval. A method without a difference (nowhere defined) has an empty line.
+
+    Args:
+        rows: of the comparison.
+        confidence: level of the intervals.
+    """
+    panels: dict[tuple[str, float | None], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        panels.setdefault((row["metric"], row["threshold"]), []).append(row)
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    n_columns = min(FOREST_COLUMNS, len(panels))
+    n_lines = -(-len(panels) // n_columns)
+    height = n_lines * (MARGIN + ROW_HEIGHT * len(methods)) + 0.55
+    width = max(n_columns * PANEL_WIDTH + 0.6, TITLE_WIDTH)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        grid = figure.subplots(n_lines, n_columns, squeeze=False)
+        for axes, ((metric, threshold), own) in zip(grid.flat, panels.items(), strict=False):
+            _panel(axes, own, methods)
+            axes.set_title(
+                f"{metric}, {set_name(threshold)}",
+                loc="left",
+                fontsize=9,
+                color=INK,
+                parse_math=False,
+            )
+            axes.set_xlabel(f"difference ({own[0]['better']} is better)")
+        for axes in grid.flat[len(panels) :]:
+            axes.set_visible(False)
+        title = (
+            f"Difference to {rows[0]['baseline']}, {100 * confidence:.4g} % interval\n"
+            "filled: better, hollow: not shown or not resolved"
+        )
+        figure.suptitle(title, x=0.01, ha="left", color=INK, fontsize=9, parse_math=False)
+    return figure
+
+
+def _panel(axes: Axes, rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> None:
+    axes.axvline(0, color=INK, linewidth=0.9)
+    labels = {row["method"]: f"{row['method']} (n = {row['n']})" for row in rows}
+    for row in rows:
+        place = methods.index(row["method"])
+        if row["difference"] is None:
+            continue
+        own = colour(place)
+        if row["low"] is None:
+            axes.plot([row["difference"]], [place], "x", color=own)
+            continue
+        axes.plot([row["low"], row["high"]], [place, place], color=own)
+        face = own if row["verdict"] == "better" else "white"
+        axes.plot([row["difference"]], [place], "o", color=own, markerfacecolor=face)
+    axes.set_yticks(range(len(methods)), [labels[method] for method in methods], parse_math=False)
+    axes.set_ylim(len(methods) - 0.5, -0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.grid(visible=False, axis="y")
+
+
+# ---- exact entropies of text runs
+
+
+def draw_entropy(curves: Mapping[str, Sequence[pd.DataFrame]]) -> Figure:
+    """Draw each method's or run's mean over its seeds, with a band from the lowest to the highest.
+
+    Args:
+        curves: for each name that is to stand in the legend, a table for each seed: step, ln_k,
+            entropy, entropy_ref, mass, mass_ref. A mean is drawn at the steps that all seeds have.
+
+    Returns:
+        Left the entropies, with ln K and the reference's as lines across; right the mass.
+    """
+    with mpl.rc_context({**STYLE, "text.parse_math": False}):
+        figure = Figure(figsize=ENTROPY_SIZE, layout="constrained")
+        left, right = figure.subplots(1, 2)
+        for number, (name, seeds) in enumerate(curves.items()):
+            label = name if len(seeds) == 1 else f"{name} (n = {len(seeds)})"
+            for axes, column in ((left, "entropy"), (right, "mass")):
+                _line(axes, seeds, column, number, label)
+        everything = pd.concat([each for seeds in curves.values() for each in seeds])
+        _across(left, everything["ln_k"], "ln K, uniform", ":")
+        _across(left, everything["entropy_ref"], "reference", "--")
+        _across(right, everything["mass_ref"], "reference", "--")
+        _finish(left, "Entropy over the valid answers, nats")
+        _finish(right, "Probability of a valid answer")
+        right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        handles, labels = left.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def _line(axes: Axes, seeds: Sequence[pd.DataFrame], column: str, number: int, label: str) -> None:
+    by_seed = [each.set_index("step")[column].rename(i) for i, each in enumerate(seeds)]
+    table = pd.concat(by_seed, axis=1, join="inner").dropna().sort_index()
+    own = colour(number)
+    if len(seeds) > 1:
+        low, high = table.min(axis=1), table.max(axis=1)
+        axes.fill_between(table.index, low, high, color=own, alpha=0.18, linewidth=0)
+    axes.plot(table.index, table.mean(axis=1), color=own, linestyle=dash(number), label=label)
+
+
+def _across(axes: Axes, values: pd.Series, label: str, style: str) -> None:
+    """A line across for every different value; runs with one task share one."""
+    for i, value in enumerate(sorted(set(values.dropna().round(3)))):
+        axes.axhline(
+            value,
+            color=INK if style == ":" else SOFT,
+            linestyle=style,
+            linewidth=1.2,
+            label=label if i == 0 else None,
+        )
+
+
+def _finish(axes: Axes, title: str) -> None:
+    axes.set_title(title, loc="left", fontsize=9, color=INK)
+    axes.set_xlabel("step")
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))

@@ -10,9 +10,8 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 
-from chemkl.reports.curves import Methods
 from chemkl.reports.figures import INK, SOFT, WIDE, Panel, colour, draw_panel
-from chemkl.reports.view import RunView, valid_rows
+from chemkl.reports.view import Methods, RunView, valid_rows
 from chemkl.results.inspection import first_scorings, sampled_rows
 
 DOTS = 1500

@@ -10,13 +10,11 @@ import numpy as np
 import pandas as pd
 from rdkit.DataStructs import ExplicitBitVect
 
-from chemkl.chem.fingerprints import morgan_fingerprint
+from chemkl.chem.fingerprints import morgan_fingerprint, tanimoto, tanimoto_matrix
 from chemkl.chem.molecules import MoleculeError, parse, read_molecule
-from chemkl.display import short
+from chemkl.display import percent, short
 from chemkl.reports.figures import INK, SOFT, Panel, colour
-from chemkl.reports.tanimoto_axes import find_axes
 from chemkl.reports.view import RunView
-from chemkl.reports.wording import percent
 from chemkl.results.inspection import first_scorings
 
 RADIUS, BITS = 2, 1024
@@ -227,3 +225,58 @@ def _note(cloud: Cloud, threshold: float) -> str:
         f"{said} Ringed: those with the largest scaffold, {short(cloud.scaffold)}, which holds "
         f"{cloud.n_top:,} ({percent(cloud.top_share)})."
     )
+
+
+# ---- the axes
+
+
+@dataclass(frozen=True)
+class Axes2D:
+    """Two axes of a map.
+
+    Attributes:
+        landmarks: fingerprints that they were computed from.
+        means: mean similarity of each landmark to all, and of all to all.
+        weights: from centred similarities to coordinates, (landmarks, 2).
+        explained: share of the variance of the landmarks; None where there is none.
+    """
+
+    landmarks: Sequence[ExplicitBitVect]
+    means: tuple[np.ndarray, float]
+    weights: np.ndarray
+    explained: float | None
+
+    def place(self, fingerprints: Sequence[ExplicitBitVect]) -> np.ndarray:
+        """Coordinates of molecules, (n, 2)."""
+        if not fingerprints:
+            return np.empty((0, 2))
+        of_landmarks, of_all = self.means
+        similar = np.array([tanimoto(each, self.landmarks) for each in fingerprints])
+        centred = similar - similar.mean(axis=1, keepdims=True) - of_landmarks + of_all
+        placed: np.ndarray = centred @ self.weights
+        return placed
+
+
+def find_axes(landmarks: Sequence[ExplicitBitVect]) -> Axes2D:
+    """Find the two axes along which molecules differ most.
+
+    Classical scaling (Torgerson) of the distances d_ij = sqrt(2 - 2 T_ij), which is the same as
+    kernel PCA with the Tanimoto similarity T: that is positive definite, so that there are points
+    with these distances, and a share of their variance that two axes hold. Other molecules are
+    placed as in landmark MDS (de Silva and Tenenbaum, 2004). Each axis points to where its largest
+    coordinate is positive.
+    """
+    similar = tanimoto_matrix(landmarks)
+    means, mean = similar.mean(axis=0), float(similar.mean())
+    centred = similar - means - means[:, None] + mean
+    values, vectors = np.linalg.eigh(centred)
+    values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
+    weights = np.zeros((len(landmarks), 2))
+    for axis in range(min(2, len(landmarks))):
+        if values[axis] > 1e-9:
+            vector = vectors[:, axis]
+            sign = 1 if vector[np.abs(vector).argmax()] > 0 else -1
+            weights[:, axis] = sign * vector / np.sqrt(values[axis])
+    total = float(values.sum())
+    explained = float(values[:2].sum()) / total if total > 1e-9 else None
+    return Axes2D(landmarks, (means, mean), weights, explained)

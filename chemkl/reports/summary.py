@@ -3,13 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
+from statistics import fmean
 
-from chemkl.display import short
-from chemkl.reports.collapse_text import collapse_sentences
-from chemkl.reports.comparison_text import Row, number
-from chemkl.reports.late_samples import LateSamples, late_samples
-from chemkl.reports.view import RunView
-from chemkl.reports.wording import counted, listed, mean, p_value, reward, span, times
+from chemkl.config.posttrain import CollapseConfig
+from chemkl.display import counted, listed, percent, short, span
+from chemkl.reports.comparison import Row, number
+from chemkl.reports.view import LateSamples, RunView, late_samples
 from chemkl.results.inspection import first_scorings
 from chemkl.results.outcome import never_acted
 
@@ -86,7 +85,7 @@ def gather(run: RunView, threshold: float) -> Facts:
     """Take from a run what the sentences need."""
     hits, scored = first_scorings(run.trace, threshold), first_scorings(run.trace)
     known = scored[scored["reward"].notna()].sort_values("reward", ascending=False, kind="stable")
-    best = known.iloc[0] if len(known) else None
+    best = known[["canonical_smiles", "reward", "call"]].head(1).itertuples(index=False)
     return Facts(
         name=run.name,
         seed=run.manifest.get("seed"),
@@ -95,9 +94,7 @@ def gather(run: RunView, threshold: float) -> Facts:
         hits=len(hits),
         scaffolds=int(hits.loc[hits["scaffold"] != "", "scaffold"].nunique()),
         ob100=int(hits["call"].iloc[99]) if len(hits) >= 100 else None,
-        best=None
-        if best is None
-        else (str(best["canonical_smiles"]), float(best["reward"]), int(best["call"])),
+        best=next(((str(m[0]), float(m[1]), int(m[2])) for m in best), None),
         late=late_samples(run.trace, run.manifest),
         idle=never_acted(run.trace, run.manifest.get("config", {}).get("target") or {}),
     )
@@ -106,66 +103,58 @@ def gather(run: RunView, threshold: float) -> Facts:
 def _finds(methods: Mapping[str, Sequence[Facts]], threshold: float) -> Iterator[str]:
     """What each method found, beside the first one."""
     names = list(methods)
-    base = methods[names[0]]
+    baseline, base = names[0], methods[names[0]]
     if len(names) > MANY:
-        ranked = sorted(names, key=lambda name: mean([run.hits for run in methods[name]]))
+        ranked = sorted(names, key=lambda name: fmean(run.hits for run in methods[name]))
         yield (
             f"Of {len(names)} methods {ranked[-1]} has the most hits and {ranked[0]} the fewest; "
             "the tables have them all."
         )
         names = [ranked[-1], ranked[0]]
     for name in names:
-        beside = "" if methods[name] is base else _ratio(methods[name], base, next(iter(methods)))
-        yield f"{_found(name, methods[name], threshold)}{beside}."
+        said = _found(name, methods[name], threshold)
+        if methods[name] is not base:
+            hits, scaffolds = (
+                [fmean(getattr(run, what) for run in runs) for runs in (methods[name], base)]
+                for what in ("hits", "scaffolds")
+            )
+            if all(hits):
+                said += f"; that is {_times(*hits)} the hits"
+                said += f" and {_times(*scaffolds)} the scaffolds" if all(scaffolds) else ""
+                said += f" of {baseline}"
+        yield f"{said}."
 
 
 def _found(name: str, runs: Sequence[Facts], threshold: float) -> str:
-    calls = span([run.calls for run in runs], "{:,}".format)
-    if not any(run.best for run in runs):
+    calls = span(run.calls for run in runs)
+    best = max((run.best[1] for run in runs if run.best), default=None)
+    if best is None:
         return f"{name} has no molecule with a reward"
-    best = max(run.best[1] for run in runs if run.best)
     if not any(run.hits for run in runs):
         return (
             f"{name} found no hit (R ≥ {threshold:g}) in {calls} oracle calls; its best molecule "
-            f"has {reward(best)}"
+            f"has {_reward(best)}"
         )
-    hits, scaffolds = [run.hits for run in runs], [run.scaffolds for run in runs]
     reached = [run.ob100 for run in runs if run.ob100 is not None]
-    ob100 = f", the 100th after {span(reached, '{:,}'.format)}" if reached else ""
+    ob100 = f", the 100th after {span(reached)}" if reached else ""
     if 0 < len(reached) < len(runs):
         ob100 += f" ({len(runs) - len(reached)} of {len(runs)} runs have fewer)"
-    told = f"{name} found"
-    if len(runs) > 1:
-        told = f"{name} found, as a mean over {len(runs)} runs,"
+    mean = f", as a mean over {len(runs)} runs," if len(runs) > 1 else ""
     return (
-        f"{told} {counted(hits, 'hit')} (R ≥ {threshold:g}) on "
-        f"{counted(scaffolds, 'scaffold')} in {calls} oracle calls{ob100}; its best molecule "
-        f"has {reward(best)}"
+        f"{name} found{mean} {_counts([run.hits for run in runs], 'hit')} (R ≥ {threshold:g}) on "
+        f"{_counts([run.scaffolds for run in runs], 'scaffold')} in {calls} oracle calls{ob100}; "
+        f"its best molecule has {_reward(best)}"
     )
-
-
-def _ratio(runs: Sequence[Facts], base: Sequence[Facts], baseline: str) -> str:
-    """How many times the hits and scaffolds of the baseline; nothing where either has none."""
-    hits, scaffolds = (
-        (mean([getattr(run, what) for run in runs]), mean([getattr(run, what) for run in base]))
-        for what in ("hits", "scaffolds")
-    )
-    if not hits[0] or not hits[1]:
-        return ""
-    said = f"; that is {times(*hits)} the hits"
-    if scaffolds[0] and scaffolds[1]:
-        said += f" and {times(*scaffolds)} the scaffolds"
-    return f"{said} of {baseline}"
 
 
 def _best(facts: Sequence[Facts]) -> Iterator[str]:
     """The best molecule of all runs, by its SMILES; at equal rewards the one found first."""
-    found = [(run, run.best) for run in facts if run.best is not None]
-    if found:
-        run, (smiles, value, call) = max(found, key=lambda one: (one[1][1], -one[1][2]))
+    known = [(run.name, *run.best) for run in facts if run.best is not None]
+    if known:
+        name, smiles, value, call = max(known, key=lambda one: (one[2], -one[3]))
         yield (
-            f"The best molecule is {short(smiles)} with {reward(value)}, found by {run.name} "
-            f"at call {call:,}."
+            f"The best molecule is {short(smiles)} with {_reward(value)}, found by {name} at call "
+            f"{call:,}."
         )
 
 
@@ -195,7 +184,7 @@ def _reality(
     if few:
         yield (
             f"Whether {listed(list(few))} {'differs' if len(few) == 1 else 'differ'} from "
-            f"{baseline} by more than chance is not resolved: {span(list(few.values()), str)} "
+            f"{baseline} by more than chance is not resolved: {span(few.values())} "
             f"seed{'' if max(few.values()) == 1 else 's'} in common, and at least {MIN_SEEDS} are "
             "needed; then chemkl compare tests it."
         )
@@ -206,7 +195,7 @@ def _reality(
         yield (
             f"Whether {listed(enough)} {'differs' if len(enough) == 1 else 'differ'} from "
             f"{baseline} by more than chance is not tested on this page: "
-            f"{span([shared[name] for name in enough], str)} seeds in common; chemkl compare "
+            f"{span(shared[name] for name in enough)} seeds in common; chemkl compare "
             "tests it."
         )
 
@@ -226,17 +215,129 @@ def _tested(row: Row, baseline: str, threshold: float) -> str | None:
     if what is None or not asked or row["n"] < MIN_SEEDS or row["difference"] is None:
         return None
     interval = "" if row["low"] is None else f" [{number(row['low'])}, {number(row['high'])}]"
-    p = (
-        f" (one-sided Welch test, corrected p {p_value(row['p_holm'])})"
-        if row["p_holm"] is not None
-        else ""
-    )
+    p = row["p_holm"]
+    if p is not None:
+        written = "below 0.001" if p < 0.001 else f"{p:.3f}"
+        p = f" (one-sided Welch test, corrected p {written})"
     more = "more" if row["difference"] >= 0 else "fewer"
     return (
         f"Over {row['n']} shared seeds {row['method']} has {number(abs(row['difference']))} {more} "
-        f"{what} than {baseline}{interval}: {_VERDICTS[row['verdict']]}{p}."
+        f"{what} than {baseline}{interval}: {_VERDICTS[row['verdict']]}{p or ''}."
     )
 
 
 def _seeds(runs: Sequence[Facts]) -> set[int]:
     return {run.seed for run in runs if run.seed is not None}
+
+
+def _counts(counts: Sequence[int], thing: str) -> str:
+    """A count with its noun; of several runs the mean and the range."""
+    if len(counts) == 1:
+        return counted(counts[0], thing)
+    low_to_high = "" if min(counts) == max(counts) else f" ({span(counts)})"
+    return f"{number(fmean(counts))} {thing}s{low_to_high}"
+
+
+def _times(value: float, baseline: float) -> str:
+    """How many times the baseline, which is not 0, a value is."""
+    ratio = value / baseline
+    return f"{ratio:,.0f} times" if ratio >= 10 else f"{ratio:.2f} times"
+
+
+def _reward(value: float) -> str:
+    """A raw reward R; it is not broken in a line."""
+    return f"R\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{value:.4g}"
+
+
+# ---- collapse
+
+
+def collapse_sentences(methods: Mapping[str, Sequence[LateSamples]]) -> Iterator[str]:
+    """Say which methods collapsed and since when, which did not, and what that means.
+
+    Args:
+        methods: name of a method to the last samples of each of its runs.
+    """
+    judged = {
+        name: [late for late in runs if late.collapsed is not None]
+        for name, runs in methods.items()
+    }
+    bad = {name: [late for late in lates if late.collapsed] for name, lates in judged.items()}
+    for name, lates in bad.items():
+        if lates:
+            yield _collapsed(name, lates, len(judged[name]))
+    good = {name: lates for name, lates in judged.items() if lates and not bad[name]}
+    if good:
+        yield _not_collapsed(list(good), [late for lates in good.values() for late in lates])
+    for name, runs in methods.items():
+        few = [late for late in runs if late.collapsed is None]
+        if few:
+            whose = name if len(runs) == 1 else f"{len(few)} of {len(runs)} runs of {name}"
+            yield (
+                f"{whose}: too few valid samples ({span(late.n for late in few)}; "
+                f"{span(late.settings.window for late in few)} are needed) to say whether it "
+                "collapsed."
+            )
+    limits: dict[str, dict[str, None]] = {}
+    for name, lates in judged.items():
+        for late in lates:
+            limits.setdefault(_limits(late.settings), {})[name] = None
+    for meaning, names in limits.items():
+        whose = f" for {listed(list(names))}" if len(limits) > 1 else ""
+        yield f"Collapsed means here{whose}: {meaning}."
+
+
+def _limits(settings: CollapseConfig) -> str:
+    """What a run is judged by, in words."""
+    told = []
+    if settings.duplicate_rate is not None:
+        told.append(f"at most {percent(1 - settings.duplicate_rate)} are distinct")
+    of_scaffolds = []
+    if settings.top_share is not None:
+        of_scaffolds.append(
+            f"at least {percent(settings.top_share)} of those with a scaffold share one"
+        )
+    if settings.effective_scaffolds is not None:
+        fewest = f"{settings.effective_scaffolds:g}"
+        of_scaffolds.append(f"their effective scaffolds are {fewest} or fewer")
+    where = f", where at least {percent(settings.with_scaffold)} have one" if of_scaffolds else ""
+    return (
+        f"of the newest {settings.window:,} valid samples, at some time in the run, "
+        f"{', or '.join([*told, *of_scaffolds])}{where}"
+    )
+
+
+def _collapsed(name: str, bad: Sequence[LateSamples], n_runs: int) -> str:
+    who = name if n_runs == 1 else f"{len(bad)} of {n_runs} runs of {name}"
+    shares = [late.top_share for late in bad if late.top_share is not None]
+    if not shares:
+        family = "none has a scaffold"
+    elif len(bad) == 1:
+        family = f"{percent(shares[0])} share the scaffold {short(str(bad[0].scaffold))}"
+    else:
+        family = f"the largest scaffold holds {span(shares, percent)}"
+    n_over = sum(late.over for late in bad)
+    over = "; over at the end" if n_over else ""
+    if over and len(bad) > 1:
+        over += f" in {n_over} of them"
+    return (
+        f"{who} collapsed at call {span(late.first.call for late in bad if late.first)}{over}: of "
+        f"the last {span(late.n for late in bad)} valid samples "
+        f"{span((late.distinct or 0.0 for late in bad), percent)} are distinct, and {family}."
+    )
+
+
+def _not_collapsed(names: Sequence[str], lates: Sequence[LateSamples]) -> str:
+    least = percent(min(late.distinct or 0.0 for late in lates))
+    largest = max(late.top_share or 0.0 for late in lates)
+    several = len(lates) > 1
+    family = (
+        f"no scaffold holds more than {percent(largest)} of those with one"
+        if largest
+        else "none has a scaffold"
+    )
+    return (
+        f"{listed(names)} did not collapse: of the last {span(late.n for late in lates)} valid "
+        f"samples{' of each run' if several else ''} {'at least ' if several else ''}{least} are "
+        f"distinct, and {family}."
+    )

@@ -1,4 +1,4 @@
-"""What a report shows of one run, drawn from its trace alone: curves, scaffolds, best molecules.
+"""What a report shows, and how much of it; what it draws from the trace of a run.
 
 A molecule is a distinct canonical SMILES, counted at its first scoring; a hit has R >= threshold.
 """
@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+from chemkl.config.posttrain import CollapseConfig
 from chemkl.results import trace_components
+from chemkl.results.collapse import CollapseEvent, Watch, spread, watched
 from chemkl.results.inspection import first_scorings, sampled_rows
 
 COLUMNS = (
@@ -31,6 +34,8 @@ COLUMNS = (
     "is_replay",
 )
 """What the page needs of a trace, beside the raw values of the reward's components."""
+Methods = Mapping[str, Sequence[int]]
+"""Name of each method, and which of the runs are its."""
 TOP = (10, 100)
 """How many of the best molecules the running means of the best are over."""
 
@@ -58,6 +63,57 @@ class RunView:
     hits: Mapping[str, Any] = field(default_factory=dict)
     windows: pd.DataFrame = field(default_factory=pd.DataFrame)
     families: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True)
+class PageOptions:
+    """Settings of the page.
+
+    Attributes:
+        title: heading of the page.
+        threshold: hits are molecules with R of at least this.
+        threshold_source: where that comes from, in a sentence; empty where the user gave it.
+        window: valid samples that stand for the beginning and for the end of a run.
+        smoothing: width in steps of the running mean over the learning curves.
+        n_scaffolds: scaffolds and families shown of each method.
+        n_molecules: molecules drawn of each scaffold.
+        n_top: rows of the table of the top molecules.
+        n_map: molecules on the map.
+        seed: of every choice at random.
+        note: how the numbers were computed, printed under the tables.
+        start_of_families: what the shares at the end are compared with, in words.
+        prior: SMILES sampled from the prior, for the map.
+        comparison: rows of the compare stage, for the summary.
+        settings: of the report, printed at its end.
+    """
+
+    title: str
+    threshold: float
+    threshold_source: str = ""
+    window: int = 1000
+    smoothing: int = 9
+    n_scaffolds: int = 5
+    n_molecules: int = 4
+    n_top: int = 100
+    n_map: int = 1500
+    seed: int = 0
+    note: str = ""
+    start_of_families: str = ""
+    prior: Sequence[str] | None = None
+    comparison: Sequence[Mapping[str, Any]] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def template(name: str) -> Template:
+    """A template of this package; what it is given is escaped, and what it lacks is an error."""
+    environment = Environment(
+        loader=PackageLoader("chemkl.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)
 
 
 def learning_curves(trace: pd.DataFrame, threshold: float) -> pd.DataFrame:
@@ -156,3 +212,52 @@ def valid_rows(trace: pd.DataFrame) -> pd.DataFrame:
     """The valid samples of the policy in order, repeats included."""
     rows = sampled_rows(trace)
     return rows[rows["valid"].astype(bool)]
+
+
+@dataclass(frozen=True)
+class LateSamples:
+    """The last valid samples of a run, repeats included, as many as its alarm looks at.
+
+    Attributes:
+        n: how many they are.
+        distinct: share of distinct canonical SMILES among them; None without samples.
+        scaffold: the largest Bemis-Murcko scaffold among them; None where all are acyclic.
+        top_share: its share, acyclic samples left out.
+        settings: by which the run is judged.
+        collapsed: whether it ever did; None where they are fewer than the alarm looks at.
+        first: when it did first; None where it did not.
+        over: whether it was over it at the end.
+    """
+
+    n: int
+    distinct: float | None
+    scaffold: str | None
+    top_share: float | None
+    settings: CollapseConfig
+    collapsed: bool | None
+    first: CollapseEvent | None
+    over: bool
+
+
+def late_samples(trace: pd.DataFrame, manifest: Mapping[str, Any] | None = None) -> LateSamples:
+    """Look at the last valid samples of a run; rows from a replay buffer were not sampled.
+
+    Args:
+        trace: of the run.
+        manifest: of the run, as plain values; None: it has none.
+    """
+    settings = watched(manifest)
+    watch = Watch(settings)
+    watch.add(trace)
+    rows = valid_rows(trace).tail(settings.window)
+    now = spread(rows["canonical_smiles"].tolist(), rows["scaffold"].fillna("").tolist())
+    return LateSamples(
+        n=now.n,
+        distinct=now.uniqueness,
+        scaffold=watch.alarm.window.most_frequent() or None,
+        top_share=now.top_share,
+        settings=settings,
+        collapsed=watch.collapsed,
+        first=watch.events[0] if watch.events else None,
+        over=bool(watch.events) and not watch.alarm.raised,
+    )

@@ -27,9 +27,9 @@ from chemkl.evaluation.comparison import (
     what_differs,
 )
 from chemkl.evaluation.samples import TRACE_COLUMNS
-from chemkl.reports import comparison_text
+from chemkl.reports import comparison as comparison_text
+from chemkl.reports.curves import draw_forest
 from chemkl.reports.figures import to_png, to_svg
-from chemkl.reports.forest import draw_forest
 from chemkl.results import Manifest, read_trace, write_bytes, write_parquet
 from chemkl.results.outcome import read_never_acted
 from chemkl.results.trace import read_part

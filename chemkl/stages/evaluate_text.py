@@ -34,7 +34,7 @@ from chemkl.evaluation.text_samples import (
     read_text_run,
 )
 from chemkl.llm import embedding
-from chemkl.reports.entropy_figure import draw_entropy
+from chemkl.reports.curves import draw_entropy
 from chemkl.reports.figures import to_png, to_svg
 from chemkl.results import Manifest, write_bytes, write_json, write_parquet
 from chemkl.results.provenance import method_settings, mixed_settings

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from chemkl.config.evaluate import MetricOptions
+from chemkl.display import span
 from chemkl.evaluation.metrics import shown_in
 from chemkl.reports import RunView, Table
-from chemkl.reports.wording import span
 
 _MEANINGS = {
     "prior_coverage": "Share of the generic scaffolds of the prior's sample (of its hits, in the "

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgba
 
-from chemkl.reports.entropy_figure import REFERENCE, SHADE, draw_entropy
-from chemkl.reports.figures import INK, colour, dash
+from chemkl.reports.curves import draw_entropy
+from chemkl.reports.figures import INK, SOFT, colour, dash
 
 NAN = float("nan")
 
@@ -80,7 +80,7 @@ def test_the_band_reaches_from_the_lowest_to_the_highest_seed(curves):
         (band,) = axes.collections  # the run without a second seed has none
         assert {x: pytest.approx(outline(band, x)) for x in at} == at
         assert set(band.get_paths()[0].vertices[:, 0]) == set(at)
-        assert tuple(band.get_facecolor()[0]) == pytest.approx(to_rgba(colour(0), SHADE))
+        assert tuple(band.get_facecolor()[0]) == pytest.approx(to_rgba(colour(0), 0.18))
 
 
 def test_the_lines_across_are_ln_k_and_the_reference(curves):
@@ -90,7 +90,7 @@ def test_the_lines_across_are_ln_k_and_the_reference(curves):
         (y, line.get_label(), line.get_linestyle(), line.get_color()) for y, line in entropies
     ] == [
         (pytest.approx(math.log(2), abs=5e-4), "ln K, uniform", ":", INK),
-        (0.325, "reference", "--", REFERENCE),
+        (0.325, "reference", "--", SOFT),
     ]
     assert [(y, line.get_label(), line.get_linestyle()) for y, line in masses] == [
         (0.8, "reference", "--")

@@ -3,8 +3,126 @@ from html.parser import HTMLParser
 
 import pytest
 
-from chemkl.reports.top_table import distinct_molecules, render_top_table
-from chemkl.reports.view import RunView
+from chemkl.reports.molecules import DUMBBELL_MARGIN as MARGIN
+from chemkl.reports.molecules import DUMBBELL_WIDTH as WIDTH
+from chemkl.reports.molecules import (
+    distinct_molecules,
+    family_blocks,
+    largest_scaffolds,
+    mean_shares,
+    render_top_table,
+    scaffold_blocks,
+)
+from chemkl.reports.page import different_settings
+from chemkl.reports.view import PageOptions, RunView
+
+
+def row(family, before, after, molecules=1, best=None):
+    return {
+        "family": family,
+        "prior_share": before,
+        "policy_share": after,
+        "n_molecules": molecules,
+        "best_reward": best,
+    }
+
+
+@pytest.fixture
+def families(make_trace):
+    trace = make_trace([])
+    of_runs = [
+        [row("C1CCCCC1", 0.5, 0.8, 3, 0.7), row("C1CCCC1", 0.5, 0.0, 0, float("nan"))],
+        [row("C1CCCCC1", 0.5, 0.4, 2, 0.9), row("C1CC1", 0.0, 0.6, 1, None)],
+        [],
+    ]
+    return [RunView(str(n), trace, families=rows) for n, rows in enumerate(of_runs)]
+
+
+def test_shares_are_means_over_the_runs_that_have_families(families):
+    shares = mean_shares(families)
+    found = {r["family"]: (r["before"], r["after"], r["molecules"], r["best"]) for r in shares}
+    assert found["C1CCCCC1"] == pytest.approx((0.5, 0.6, 5, 0.9))
+    assert found["C1CC1"] == (0, pytest.approx(0.3), 1, None)
+    assert found["C1CCCC1"] == (0.25, 0, 0, None)
+    assert [r["family"] for r in shares] == ["C1CCCCC1", "C1CC1", "C1CCCC1"]
+
+
+def test_dumbbells_are_to_scale(families):
+    methods = {"both": [0, 1], "none": [2]}
+    both, none = family_blocks(families, methods, n=2)
+    assert (both["name"], both["before"], both["after"]) == ("both", "2", "2")
+    assert [r["family"] for r in both["rows"]] == ["C1CCCCC1", "C1CC1"]
+    assert (both["rows"][0]["before"], both["rows"][0]["after"]) == ("50.0%", "60.0%")
+    assert both["rows"][0]["best"] == "0.900"
+    assert both["rows"][1]["best"] == ""
+    # the scale ends at the largest share, 60 %
+    inner = WIDTH - 2 * MARGIN
+    for shown, ends in zip(both["rows"], [(0.5, 0.6), (0.0, 0.3)], strict=True):
+        circles = [float(x) for x in re.findall(r'cx="([\d.]+)"', shown["dumbbell"])]
+        expected = [MARGIN + inner * share / 0.6 for share in ends]
+        assert circles == pytest.approx(expected, abs=0.06)  # written with one decimal
+    assert none["rows"] == []
+
+
+def test_without_any_family_there_are_no_rows(families):
+    (block,) = family_blocks(families, {"none": [2]}, n=5)
+    assert block["rows"] == []
+
+
+@pytest.fixture
+def runs(make_trace):
+    first = [("Cc1ccccc1", 0.9), ("CCc1ccccc1", 0.95), ("CC1CCCCC1", 0.85), ("CCO", 0.99)]
+    second = [("Cc1ccccc1", 0.9), ("CCC1CCCCC1", 0.2), ("CCC1CCCCC1", 0.2), ("C1CC", 0.0)]
+    configs = [{"seed": 0, "target": {"kind": "mara"}}, {"seed": 1, "target": {"kind": "mara"}}]
+    return [
+        RunView(name, make_trace([steps]), {"config": config})
+        for name, steps, config in zip("ab", (first, second), configs, strict=True)
+    ]
+
+
+def test_counts_over_both_runs_by_hand(runs):
+    # distinct: toluene (in both), ethylbenzene, two cyclohexanes; ethanol has no scaffold
+    benzene, cyclohexane = largest_scaffolds(runs, 0.8, window=2)
+    assert benzene == {
+        "scaffold": "c1ccccc1",
+        "hits": 2,
+        "molecules": 2,
+        "late": 0,
+    }
+    # the last two valid samples: cyclohexane and ethanol of a, two cyclohexanes of b
+    assert cyclohexane == {"scaffold": "C1CCCCC1", "hits": 1, "molecules": 2, "late": 3 / 4}
+
+
+def test_without_hits_the_largest_by_molecules_come_first(runs):
+    assert [r["scaffold"] for r in largest_scaffolds(runs, 2.0, window=2)] == [
+        "C1CCCCC1",
+        "c1ccccc1",
+    ]
+
+
+def test_blocks_have_the_best_molecules_first(runs):
+    options = PageOptions("t", 0.8, window=2, n_scaffolds=1, n_molecules=1)
+    (block,) = scaffold_blocks(runs, {"both": [0, 1]}, options)
+    (scaffold,) = block["scaffolds"]
+    assert scaffold["late"] == "0.0%"
+    (card,) = scaffold["cards"]
+    assert (card["smiles"], card["reward"], card["call"]) == ("CCc1ccccc1", "0.950", "2")
+    assert card["components"] == [("qed", "0.95")]
+    assert card["svg"].startswith("<svg")
+
+
+def test_a_run_without_a_molecule_has_no_scaffold(make_trace):
+    views = [RunView("empty", make_trace([]))]
+    assert largest_scaffolds(views, 0.8, window=2) == []
+
+
+def test_differences_are_gathered_by_method(runs, make_trace):
+    other = RunView("c", make_trace([]), {"config": {"seed": 0, "target": {"kind": "gibbs"}}})
+    bare = RunView("d", make_trace([]))
+    found = different_settings([*runs, other, bare], {"mara": [0, 1], "gibbs": [2], "bare": [3]})
+    assert found == [("seed", ["0, 1", "0", "–"]), ("target.kind", ["mara", "gibbs", "–"])]  # noqa: RUF001 - the sign of an empty cell
+    assert different_settings(runs[:1], {"mara": [0]}) == []
+
 
 STEPS = [
     [("Cc1ccccc1", 0.9), ("CCO", 0.3), ("C1CC", 0.0)],

@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 import pytest
 from rdkit import Chem
 
-from chemkl.reports.thumbnails import HEIGHT, SCALE, WIDTH, draw_thumbnail
+from chemkl.reports.drawings import SCALE, SMALL, draw_thumbnail
 
 
 def letters(drawing):
@@ -40,7 +40,7 @@ def test_odd_molecules_are_drawn_inside_the_frame(smiles):
     for path in drawing.iter("path"):
         points += ends(path.attrib["d"])
     assert points
-    assert all(0 <= x <= WIDTH * SCALE and 0 <= y <= HEIGHT * SCALE for x, y in points)
+    assert all(0 <= x <= SMALL[0] * SCALE and 0 <= y <= SMALL[1] * SCALE for x, y in points)
 
 
 def ends(path):

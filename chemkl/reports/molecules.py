@@ -1,0 +1,304 @@
+"""Molecules on the page: the largest scaffolds, scaffold families, the table of the best."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from chemkl.display import MISSING, Column, cell, counted, is_missing
+from chemkl.reports.drawings import draw_molecule, draw_thumbnail
+from chemkl.reports.figures import SOFT, colour
+from chemkl.reports.view import (
+    Methods,
+    PageOptions,
+    RunView,
+    best_first,
+    component_names,
+    template,
+    valid_rows,
+)
+from chemkl.results.columns import RAW_PREFIX
+
+DUMBBELL_WIDTH, DUMBBELL_MARGIN = 300, 8
+"""Pixels of a dumbbell, and what stays free at both ends."""
+NBSP = "\N{NO-BREAK SPACE}"
+_SAVED_AS = {"drawing": "", "canonical_smiles": "smiles"}
+"""Names of columns in the file that the table can be saved as, where they differ."""
+PAGE_ROWS = 50
+"""Rows of the table of molecules shown at first, and added each time more are asked for."""
+
+
+# ---- the largest scaffolds
+
+
+def scaffold_blocks(
+    runs: Sequence[RunView], methods: Methods, options: PageOptions
+) -> list[dict[str, Any]]:
+    """For each method `name` and `scaffolds`, largest first, ready to be shown."""
+    blocks = []
+    for name, members in methods.items():
+        own = [runs[member] for member in members]
+        components = component_names(own)
+        molecules = best_first(own).drop_duplicates("canonical_smiles")
+        shown: list[dict[str, Any]] = []
+        for row in largest_scaffolds(own, options.threshold, options.window):
+            if len(shown) == options.n_scaffolds:
+                break
+            of_it = molecules[molecules["scaffold"] == row["scaffold"]].head(options.n_molecules)
+            shown.append(
+                {
+                    **row,
+                    "late": cell(row["late"], ".1%"),
+                    "drawing": Markup(draw_molecule(row["scaffold"])),
+                    "cards": [
+                        {
+                            "svg": Markup(draw_molecule(one["canonical_smiles"])),
+                            "smiles": one["canonical_smiles"],
+                            "reward": cell(one["reward"], ".3f"),
+                            "call": f"{int(one['call']):,}",
+                            "components": [
+                                (component, cell(one.get(f"{RAW_PREFIX}{component}"), ".3g"))
+                                for component in components
+                            ],
+                        }
+                        for one in of_it.to_dict("records")
+                    ],
+                }
+            )
+        blocks.append({"name": name, "scaffolds": shown})
+    return blocks
+
+
+def largest_scaffolds(
+    runs: Sequence[RunView], threshold: float, window: int
+) -> list[dict[str, Any]]:
+    """The scaffolds of the runs of one method, those with most hits first, then most molecules.
+
+    Returns:
+        Rows with `scaffold`, `hits` and `molecules` (distinct canonical SMILES of all runs
+        together) and `late`, its share of the last `window` valid samples of each run, repeats
+        included; None without valid samples. Acyclic molecules are left out.
+    """
+    distinct = best_first(runs).drop_duplicates("canonical_smiles")
+    distinct = distinct[distinct["scaffold"] != ""]
+    groups = distinct.assign(is_hit=distinct["reward"] >= threshold).groupby("scaffold")["is_hit"]
+    counts = groups.agg(["sum", "size"]).reset_index()
+    counts = counts.sort_values(["sum", "size", "scaffold"], ascending=[False, False, True])
+    last = pd.concat([valid_rows(run.trace).tail(window)["scaffold"] for run in runs])
+    of_last = last.value_counts()
+    return [
+        {
+            "scaffold": str(scaffold),
+            "hits": int(hits),
+            "molecules": int(size),
+            "late": float(of_last.get(scaffold, 0)) / len(last) if len(last) else None,
+        }
+        for scaffold, hits, size in counts.itertuples(index=False)
+    ]
+
+
+# ---- scaffold families
+
+
+def family_blocks(runs: Sequence[RunView], methods: Methods, n: int) -> list[dict[str, Any]]:
+    """The largest families of every method, all on one scale.
+
+    Args:
+        runs: with their families.
+        methods: which run is whose.
+        n: families of each method, those with the largest share at either end first.
+
+    Returns:
+        For each method `name`, `before` and `after` (families with a share, mean over its runs),
+        `whole` (the share at the right end of the scale) and `rows`, ready to be shown.
+    """
+    members = {name: [runs[m] for m in own if runs[m].families] for name, own in methods.items()}
+    largest = {name: mean_shares(own)[:n] for name, own in members.items()}
+    whole = max((_larger(row) for rows in largest.values() for row in rows), default=1.0) or 1.0
+
+    def n_with(name: str, key: str) -> str:
+        """Families with a share above 0, mean over the runs that have any."""
+        counts = [sum(row[key] > 0 for row in run.families) for run in members[name]]
+        return cell(fmean(counts) if counts else None, ",.0f")
+
+    return [
+        {
+            "name": name,
+            "before": n_with(name, "prior_share"),
+            "after": n_with(name, "policy_share"),
+            "whole": f"{whole:.1%}",
+            "rows": [
+                {
+                    "family": row["family"],
+                    "before": f"{row['before']:.1%}",
+                    "after": f"{row['after']:.1%}",
+                    "molecules": f"{row['molecules']:,} molecules",
+                    "best": cell(row["best"], ".3f") if row["best"] is not None else "",
+                    "drawing": Markup(draw_thumbnail(row["family"])),
+                    "dumbbell": _dumbbell(row, whole, colour(number)),
+                }
+                for row in largest[name]
+            ],
+        }
+        for number, name in enumerate(methods)
+    ]
+
+
+def mean_shares(runs: Sequence[RunView]) -> list[dict[str, Any]]:
+    """Shares of each family, mean over the runs with families; one that lacks it counts as 0.
+
+    Returns:
+        Rows with `family`, `before`, `after` (shares), `molecules` (distinct, all runs together)
+        and `best` (largest reward or None); that with the largest share first.
+    """
+    by_family: dict[str, list[Mapping[str, Any]]] = {}
+    for run in runs:
+        for row in run.families:
+            by_family.setdefault(row["family"], []).append(row)
+    n_runs = sum(bool(run.families) for run in runs)
+    means = []
+    for family, rows in by_family.items():
+        rewards = [row["best_reward"] for row in rows if not is_missing(row["best_reward"])]
+        means.append(
+            {
+                "family": family,
+                "before": sum(row["prior_share"] / n_runs for row in rows),
+                "after": sum(row["policy_share"] / n_runs for row in rows),
+                "molecules": sum(row["n_molecules"] for row in rows),
+                "best": max(rewards, default=None),
+            }
+        )
+    return sorted(means, key=lambda row: (-_larger(row), row["family"]))
+
+
+def _larger(row: Mapping[str, Any]) -> float:
+    return float(max(row["before"], row["after"]))
+
+
+def _dumbbell(row: Mapping[str, Any], whole: float, shade: str) -> Markup:
+    """From a grey ring, the share at the start, to a dot, the share at the end."""
+    left, right = DUMBBELL_MARGIN, DUMBBELL_WIDTH - DUMBBELL_MARGIN
+    before, after = (left + (right - left) * row[key] / whole for key in ("before", "after"))
+    return Markup(
+        f'<svg class="dumbbell" viewBox="0 0 {DUMBBELL_WIDTH} 18" role="img" aria-label="from '
+        f'{row["before"]:.1%} to {row["after"]:.1%}">'
+        f'<line x1="{left}" y1="9" x2="{right}" y2="9" stroke="#e6e9ee"/>'
+        f'<line x1="{before:.1f}" y1="9" x2="{after:.1f}" y2="9" stroke="{shade}" '
+        'stroke-width="3" stroke-opacity=".45"/>'
+        f'<circle cx="{before:.1f}" cy="9" r="4.5" fill="#fff" stroke="{SOFT}" stroke-width="2"/>'
+        f'<circle cx="{after:.1f}" cy="9" r="5" fill="{shade}"/></svg>'
+    )
+
+
+# ---- the table of the best molecules
+
+
+def render_top_table(runs: Sequence[RunView], threshold: float, n: int) -> Markup:
+    """Render the best molecules of all runs, one row each, with the script that sorts them.
+
+    Args:
+        runs: of the report.
+        threshold: hits are molecules with R of at least this.
+        n: rows at most, best first.
+
+    Returns:
+        An HTML fragment that needs nothing beside it but the page's colours.
+    """
+    molecules = distinct_molecules(runs, threshold)
+    columns = [
+        Column("drawing", "structure"),
+        Column("reward", "R", ".4g", "raw reward"),
+        *(
+            Column(f"{RAW_PREFIX}{name}", name, ".3g", f"raw value of {name}")
+            for name in component_names(runs)
+        ),
+        Column("runs", "run", "", "runs that found it; the values are those of the first one"),
+        Column("call", "call", ",.0f", "oracle call at which it was first scored"),
+        Column("scaffold", "scaffold", "", "Bemis-Murcko scaffold"),
+        Column(
+            "hits_of_scaffold",
+            "hits of scaffold",
+            ",.0f",
+            "distinct hits of all runs with this scaffold",
+        ),
+        Column("logp_ref", f"log{NBSP}π prior", ".1f", "log-probability under the prior, nats"),
+        Column(
+            "logp_policy",
+            f"log{NBSP}π policy",
+            ".1f",
+            "log-probability under the policy then, nats",
+        ),
+        Column("canonical_smiles", "SMILES", "", "canonical SMILES; a click selects it"),
+    ]
+    rows = molecules.head(n).to_dict("records")
+    return Markup(
+        template("top_table.html.j2").render(
+            heads=[
+                {
+                    "name": _SAVED_AS.get(c.key, c.key.removeprefix(RAW_PREFIX)),
+                    "label": c.label,
+                    "kind": "number" if c.how else "drawing" if c.key == "drawing" else "text",
+                    "meaning": c.meaning,
+                }
+                for c in columns
+            ],
+            rows=[[_cell(column, row) for column in columns] for row in rows],
+            note=_note(runs, molecules, n, threshold),
+            page_rows=PAGE_ROWS,
+        )
+    )
+
+
+def distinct_molecules(runs: Sequence[RunView], threshold: float) -> pd.DataFrame:
+    """The molecules of all runs, each once, best first.
+
+    Returns:
+        The trace's row of the run in which its reward is highest, and then its call lowest; at
+        equal ones the first run. Two columns more: `runs`, the names of all runs that scored it, in
+        that order, and `hits_of_scaffold`, the distinct hits of all runs with the same scaffold.
+    """
+    whole = best_first(runs)
+    whole["scaffold"] = whole["scaffold"].fillna("")
+    names = whole.groupby("canonical_smiles", sort=False)["run"].agg(list)
+    best = whole.drop_duplicates("canonical_smiles")
+    hits = best.loc[best["reward"] >= threshold, "scaffold"].value_counts()
+    return best.assign(
+        runs=best["canonical_smiles"].map(names),
+        hits_of_scaffold=best["scaffold"].map(hits).fillna(0).astype(int),
+    )
+
+
+def _cell(column: Column, row: Mapping[Any, Any]) -> dict[str, Any]:
+    """A cell: its `text`, and the `value` to sort by and to save where that differs."""
+    value: Any = row.get(column.key)
+    if column.key == "drawing":
+        return {"text": Markup(draw_thumbnail(row["canonical_smiles"]))}
+    if column.key == "runs":  # a name may go on in the next line behind an underscore
+        names = [Markup("_<wbr>").join(name.split("_")) for name in row["runs"]]
+        return {"text": Markup(", ").join(names)}
+    if not column.how:
+        return {"text": value} if value else {"text": "acyclic", "value": ""}
+    if is_missing(value):
+        return {"text": MISSING, "value": ""}
+    text, exact = column.write(value), f"{float(value):.7g}"
+    return {"text": text} if text == exact else {"text": text, "value": exact}
+
+
+def _note(runs: Sequence[RunView], molecules: pd.DataFrame, n: int, threshold: float) -> str:
+    """How many molecules there are, how many are listed, and whose values they have."""
+    if not len(molecules):
+        return "No molecule was scored."
+    n_hits = int((molecules["reward"] >= threshold).sum())
+    how_many = "All" if len(molecules) <= n else f"The {n:,} best of"
+    said = (
+        f"{how_many} {len(molecules):,} distinct molecules of {counted(len(runs), 'run')}, of "
+        f"which {n_hits:,} are hits (R ≥ {threshold:g})."
+    )
+    if len(runs) > 1:
+        said += (
+            " A molecule that several runs found has one row, with the values of the run named "
+            "first: that of the highest R, then of the lowest call."
+        )
+    return said
