@@ -87,36 +87,66 @@ def read_header(path: str | Path) -> dict[str, Any]:
         InputError: the file is missing, damaged, a folder, not a chemkl model, or of another
             version; or its vocabulary or architecture cannot be used.
     """
-    if Path(path).is_dir():
-        raise InputError(f"{path}: {_folder_problem(Path(path))}")
-    if Path(path).exists() and not Path(path).is_file():  # a pipe may wait for ever
-        raise InputError(f"{path}: a device, pipe or socket. {_EXPECTED}")
-    if is_reinvent(path):
-        return header_of(read_reinvent(path), {"source": "REINVENT"})
-    metadata = _metadata(path)
-    check_seal(Path(path))
-    header = _parsed(metadata.get("header", ""))
-    if header is None and any((Path(path).parent / name).exists() for name in _LANGUAGE_MODEL):
-        raise InputError(f"{path}: weights of a language model. {_NOT_FOR_TEXT}")
-    if header is None:
-        raise InputError(f"{path}: a safetensors file without chemkl's header. {_EXPECTED}")
-    if header.get("version") != VERSION:
-        raise InputError(
-            f"{path}: model file version {header.get('version')!r}; this chemkl reads version "
-            f"{VERSION}. Use the chemkl that wrote it, or train the model again."
-        )
-    wrong = [
-        f"{path}: header: {name} should be a {kind.__name__}, not {header.get(name)!r}"
-        for name, kind in _PARTS.items()
-        if not isinstance(header.get(name), kind)
-    ]
-    if wrong:
-        raise InputError("\n".join(wrong))
+    header = _header_or_problem(Path(path))
+    if isinstance(header, str):
+        raise InputError("\n".join(f"{path}: {line}" for line in header.split("\n")))
     try:
         _built(header)
     except InputError as error:
         raise InputError(f"{path}: header: {error}") from None
     return header
+
+
+def _header_or_problem(path: Path) -> dict[str, Any] | str:
+    """The header of a model file, or why there is none that can be used."""
+    if path.is_dir():
+        return _folder_problem(path)
+    if path.exists() and not path.is_file():  # a pipe may wait for ever
+        return f"a device, pipe or socket. {_EXPECTED}"
+    if is_reinvent(path):
+        return header_of(read_reinvent(path), {"source": "REINVENT"})
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except FileNotFoundError:
+        return f"no such model file. {_EXPECTED}"
+    except (SafetensorError, OSError) as error:
+        return f"not a readable safetensors file ({error}). {_EXPECTED}"
+    check_seal(path)
+    try:
+        header = json.loads(metadata.get("header", ""))
+    except (ValueError, RecursionError):
+        header = None
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        if any((path.parent / name).exists() for name in _LANGUAGE_MODEL):
+            return f"weights of a language model. {_NOT_FOR_TEXT}"
+        return f"a safetensors file without chemkl's header. {_EXPECTED}"
+    if header.get("version") != VERSION:
+        return (
+            f"model file version {header.get('version')!r}; this chemkl reads version {VERSION}. "
+            "Use the chemkl that wrote it, or train the model again."
+        )
+    wrong = [
+        f"header: {name} should be a {kind.__name__}, not {header.get(name)!r}"
+        for name, kind in _PARTS.items()
+        if not isinstance(header.get(name), kind)
+    ]
+    return "\n".join(wrong) or header
+
+
+def _folder_problem(folder: Path) -> str:
+    """Say which model file of a folder may have been meant."""
+    inside = next((name for name in _LANGUAGE_MODEL if (folder / name).exists()), None)
+    if inside is not None:
+        return f"a language model's folder ({inside}). {_NOT_FOR_TEXT}"
+    models = [path for inner in _MODEL_PLACES for path in sorted(folder.glob(inner))]
+    if models:
+        return f"a folder, not a model file. A model file in it is {models[0]}"
+    names = (f"checkpoints/*/{name}" for name in _LANGUAGE_MODEL)
+    texts = [path for name in names for path in sorted(folder.glob(name))]
+    if texts:
+        return f"a folder with a language model ({texts[0].parent}). {_NOT_FOR_TEXT}"
+    return f"a folder, not a model file, and there is none in it. {_EXPECTED}"
 
 
 def load_policy(path: str | Path) -> Policy:
@@ -166,44 +196,6 @@ def check_weights(
 def freeze(policy: Policy) -> Policy:
     """Turn a policy into a reference: evaluation mode, no gradients."""
     return policy.eval().requires_grad_(requires_grad=False)
-
-
-def _folder_problem(folder: Path) -> str:
-    """Say which model file of a folder may have been meant."""
-    inside = next((name for name in _LANGUAGE_MODEL if (folder / name).exists()), None)
-    if inside is not None:
-        return f"a language model's folder ({inside}). {_NOT_FOR_TEXT}"
-    models = [path for inner in _MODEL_PLACES for path in sorted(folder.glob(inner))]
-    if models:
-        return f"a folder, not a model file. A model file in it is {models[0]}"
-    texts = [
-        path for name in _LANGUAGE_MODEL for path in sorted(folder.glob(f"checkpoints/*/{name}"))
-    ]
-    if texts:
-        return f"a folder with a language model ({texts[0].parent}). {_NOT_FOR_TEXT}"
-    return f"a folder, not a model file, and there is none in it. {_EXPECTED}"
-
-
-def _metadata(path: str | Path) -> dict[str, str]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such model file. {_EXPECTED}") from None
-    except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"{path}: not a readable safetensors file ({error}). {_EXPECTED}"
-        ) from None
-
-
-def _parsed(text: str) -> dict[str, Any] | None:
-    """Read a header; None where it is not chemkl's."""
-    try:
-        header = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    ours = isinstance(header, dict) and header.get("format") == FORMAT
-    return header if ours else None
 
 
 def _built(header: dict[str, Any]) -> Policy:
