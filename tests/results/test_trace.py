@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from chemkl.config import InputError
 from chemkl.results import TraceWriter, find_trace, read_orphans, read_trace, trace_schema
 from chemkl.results import trace as trace_module
-from chemkl.results.trace import list_parts, part_name, read_settled
+from chemkl.results.trace import list_parts, read_settled
 
 
 class KilledError(BaseException):
@@ -279,57 +278,6 @@ def test_a_trace_of_another_config_is_refused(tmp_path):
         writer(tmp_path, config_hash="other")
 
 
-def test_parts_of_two_configs_are_refused_by_the_reader(tmp_path):
-    write_steps(writer(tmp_path / "a"), range(2))
-    write_steps(writer(tmp_path / "b", config_hash="other"), range(4))
-    name = "part-00000002-00000003.parquet"
-    os.replace(tmp_path / "b" / "trace" / name, tmp_path / "a" / "trace" / name)
-    with pytest.raises(InputError, match=rf"{name}: written under config other, not abc"):
-        read_trace(tmp_path / "a")
-
-
-def test_parts_with_other_components_are_refused(tmp_path):
-    write_steps(writer(tmp_path), range(2))
-    other = TraceWriter(tmp_path, ["logp"], "run-1", "abc")
-    other.append(step_rows(2).rename(columns={"raw_qed": "raw_logp", "score_qed": "score_logp"}))
-    other.cut()
-    with pytest.raises(InputError, match=r"components logp; that of the parts .* has qed\. "):
-        read_trace(tmp_path)
-
-
-@pytest.mark.parametrize("keep", [0, 7, 1000])
-def test_an_empty_or_truncated_part_is_named(tmp_path, keep):
-    trace = writer(tmp_path)
-    write_steps(trace, range(4))
-    part = list_parts(tmp_path)[1].path
-    part.write_bytes(part.read_bytes()[:keep])
-    with pytest.raises(InputError, match=rf"{part.name}: not a readable .*{keep} bytes.*restore"):
-        read_trace(tmp_path)
-    with pytest.raises(InputError, match=rf"{part.name}: not a readable"):
-        writer(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("gone", "message"),
-    [(0, "steps before 2 is missing"), (1, "steps 2 to 3 is missing between")],
-)
-def test_a_missing_part_is_named(tmp_path, gone, message):
-    write_steps(writer(tmp_path), range(6))
-    list_parts(tmp_path)[gone].path.unlink()
-    with pytest.raises(InputError, match=message):
-        read_trace(tmp_path)
-
-
-def test_overlapping_parts_are_refused(tmp_path):
-    write_steps(writer(tmp_path), range(4))
-    folder = tmp_path / "trace"
-    (folder / "part-00000001-00000001.parquet").write_bytes(
-        list_parts(tmp_path)[0].path.read_bytes()
-    )
-    with pytest.raises(InputError, match=r"part-00000001.*overlaps"):
-        read_trace(tmp_path)
-
-
 def test_a_folder_without_a_trace_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"no parts .* no trace to read"):
         read_trace(tmp_path)
@@ -344,16 +292,12 @@ def test_columns_can_be_chosen(tmp_path):
         read_trace(tmp_path, ["price"])
 
 
-def rewrite(path, change):
-    """What a user does: read a part by pandas, change it, write it back."""
-    change(pd.read_parquet(path)).to_parquet(path, index=False)
-
-
 def test_a_column_of_yours_is_kept_and_harms_nothing(tmp_path):
     write_steps(writer(tmp_path), range(4))
     before = read_trace(tmp_path)
     for part in list_parts(tmp_path):
-        rewrite(part.path, lambda frame: frame.assign(note=frame["row"] * 10)[["note", *frame]])
+        frame = pd.read_parquet(part.path)
+        frame.assign(note=frame["row"] * 10)[["note", *frame]].to_parquet(part.path, index=False)
     after = read_trace(tmp_path)
     pd.testing.assert_frame_equal(after[list(before)], before)
     assert after.columns[-1] == "note"
@@ -379,73 +323,12 @@ def test_a_column_of_yours_has_one_type(tmp_path):
     assert len(read_trace(tmp_path, ["reward"])) == 12  # not asked for, not in the way
 
 
-@pytest.mark.parametrize("gone", [["reward"], ["call", "score_qed"]])
-def test_missing_columns_are_named_before_a_row_is_read(tmp_path, gone):
-    write_steps(writer(tmp_path), range(4))
-    part = list_parts(tmp_path)[1].path
-    table = pq.read_table(part)
-    pq.write_table(table.drop_columns(gone), part)
-    for read in (read_trace, find_trace):
-        with pytest.raises(InputError, match=rf"{part.name}: .*missing columns: {', '.join(gone)}"):
-            read(tmp_path)
-
-
-def test_a_column_of_another_type_is_named(tmp_path):
-    write_steps(writer(tmp_path), range(2))
-    part = list_parts(tmp_path)[0].path
-    rewrite(part, lambda frame: frame.assign(reward=frame["reward"].astype(str)))
-    with pytest.raises(InputError, match=r"reward holds large_string, expected double"):
-        read_trace(tmp_path)
-
-
-def test_a_number_that_does_not_fit_is_named(tmp_path):
-    write_steps(writer(tmp_path), range(2))
-    part = list_parts(tmp_path)[0].path
-    rewrite(part, lambda frame: frame.assign(call=frame["call"] + 0.5))
-    with pytest.raises(InputError, match=r"part-.*: the column call does not hold int64 \(.*2\.5"):
-        read_trace(tmp_path)
-
-
-def test_empty_cells_where_none_may_be_are_counted(tmp_path):
-    write_steps(writer(tmp_path), range(2))
-    part = list_parts(tmp_path)[0].path
-    rewrite(part, lambda frame: frame.assign(reward=frame["reward"].where(frame["row"] == 0)))
-    with pytest.raises(InputError, match=r"part-.*: 4 of 6 cells of the column reward are empty"):
-        read_trace(tmp_path)
-
-
-def test_a_damaged_page_is_found_though_the_end_of_the_file_is_whole(tmp_path):
-    write_steps(writer(tmp_path), range(2))
-    part = list_parts(tmp_path)[0].path
-    file = pq.ParquetFile(part)
-    index = file.schema_arrow.names.index("logp_policy")
-    column = file.metadata.row_group(0).column(index)
-    last = (column.dictionary_page_offset or column.data_page_offset) + column.total_compressed_size
-    content = bytearray(part.read_bytes())
-    content[last - 2] ^= 0xFF  # within the data of a page
-    part.write_bytes(content)
-    assert len(find_trace(tmp_path)) == 1
-    with pytest.raises(InputError, match=rf"{part.name}: not a readable .*restore it from a copy"):
-        read_trace(tmp_path)
-
-
 @pytest.mark.parametrize("stray", ["notes.txt", ".DS_Store", "part-0-1.parquet.bak"])
 def test_a_stray_file_does_no_harm(tmp_path, stray):
     write_steps(writer(tmp_path), range(2))
     (tmp_path / "trace" / stray).write_text("?")
     (tmp_path / "trace" / "folder").mkdir()
     assert steps_of(tmp_path) == expected_rows(range(2))
-
-
-@pytest.mark.parametrize("stray", ["mine.parquet", "part-00000000-00000001 (1).parquet"])
-def test_stray_rows_are_refused(tmp_path, stray):
-    write_steps(writer(tmp_path), range(2))
-    part = list_parts(tmp_path)[0].path
-    part.with_name(stray).write_bytes(part.read_bytes())
-    with pytest.raises(InputError) as caught:
-        read_trace(tmp_path)
-    assert f"{tmp_path / 'trace'}: {stray}: not a part of a trace" in str(caught.value)
-    assert "Move it to another folder." in str(caught.value)
 
 
 def test_a_trace_without_rows_is_an_empty_table(tmp_path):
@@ -457,21 +340,97 @@ def test_a_trace_without_rows_is_an_empty_table(tmp_path):
     assert frame["call"].dtype == "Int64"
 
 
-def test_a_copy_of_a_part_under_another_name_is_refused(tmp_path):
+# ---- parts that do not form one whole
+
+
+def last(run):
+    return list_parts(run)[-1].path
+
+
+def by_pandas(name, change):
+    """What a user does: read each part by pandas, change it, write it back."""
+
+    def damage(run):
+        for part in list_parts(run):
+            frame = pd.read_parquet(part.path)
+            frame.assign(**{name: change(frame)}).to_parquet(part.path, index=False)
+
+    return damage
+
+
+def by_arrow(change):
+    return lambda run: pq.write_table(change(pq.read_table(last(run))), last(run))
+
+
+def cut_to(n):
+    return lambda run: last(run).write_bytes(last(run).read_bytes()[:n])
+
+
+def copied(name):
+    return lambda run: shutil.copy(last(run), last(run).with_name(name))
+
+
+def of_another_config(run):
+    write_steps(writer(run / "b", config_hash="other"), range(6))
+    os.replace(last(run / "b"), last(run))
+
+
+def of_another_reward(run):
+    other = TraceWriter(run, ["logp"], "run-1", "abc")
+    other.append(step_rows(6).rename(columns={"raw_qed": "raw_logp", "score_qed": "score_logp"}))
+    other.cut()
+
+
+def damaged_page(run):
+    file = pq.ParquetFile(last(run))
+    column = file.metadata.row_group(0).column(file.schema_arrow.names.index("logp_policy"))
+    end = (column.dictionary_page_offset or column.data_page_offset) + column.total_compressed_size
+    content = bytearray(last(run).read_bytes())
+    content[end - 2] ^= 0xFF  # within the data of a page
+    last(run).write_bytes(content)
+
+
+NAME = r"part-00000004-00000005\.parquet"
+DAMAGES = {
+    # what happens to a trace of three parts: what is said, and whether before a row is read
+    "another config": (of_another_config, rf"{NAME}: written under config other, not abc", True),
+    "another reward": (of_another_reward, "components logp; that of the parts .* has qed", True),
+    "nothing in it": (cut_to(0), rf"{NAME}: not a readable .*0 bytes.*restore", True),
+    "cut short": (cut_to(7), rf"{NAME}: not a readable .*7 bytes.*restore", True),
+    "cut later": (cut_to(1000), rf"{NAME}: not a readable .*1000 bytes.*restore", True),
+    "a damaged page": (damaged_page, rf"{NAME}: not a readable .*restore it from a copy", False),
+    "no first part": (lambda run: list_parts(run)[0].path.unlink(), "before 2 is missing", True),
+    "no second part": (lambda run: list_parts(run)[1].path.unlink(), "2 to 3 is missing bet", True),
+    "an overlap": (copied("part-00000005-00000005.parquet"), r"part-00000005.*overlaps", True),
+    "a copy": (copied("part-00000006-00000009.parquet"), "holds the steps 4 to 5, not", True),
+    "a stray": (copied("mine.parquet"), r"mine\.parquet: not a part .* Move it to another", True),
+    "a numbered copy": (copied("part-00000004-00000005 (1).parquet"), r"\(1\).parquet: not", True),
+    "a column less": (by_arrow(lambda t: t.drop_columns(["reward"])), "missing columns: rew", True),
+    "two columns less": (
+        by_arrow(lambda t: t.drop_columns(["call", "score_qed"])), "call, score_qed", True),
+    "another type": (by_pandas("reward", lambda f: f["reward"].astype(str)),
+        "reward holds large_string, expected double", True),
+    "no whole number": (by_pandas("call", lambda f: f["call"] + 0.5),
+        r"part-\S+: the column call does not hold int64 \(.*2\.5", False),
+    "empty cells": (by_pandas("reward", lambda f: f["reward"].where(f["row"] == 0)),
+        r"part-\S+: 4 of 6 cells of the column reward are empty", False),
+    "no number": (by_pandas("reward", lambda f: f["reward"] * np.nan), "6 of 6 cells of", False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("damage", "why", "before"), DAMAGES.values(), ids=[*DAMAGES])
+def test_a_trace_that_is_not_whole_is_refused(tmp_path, damage, why, before):
+    write_steps(writer(tmp_path), range(6))
+    damage(tmp_path)
+    for read in (read_trace, find_trace) if before else (read_trace,):
+        with pytest.raises(InputError, match=why):
+            read(tmp_path)
+    if not before:
+        assert len(find_trace(tmp_path)) == 3
+
+
+def test_a_writer_refuses_a_part_that_it_cannot_read(tmp_path):
     write_steps(writer(tmp_path), range(4))
-    part = list_parts(tmp_path)[-1]
-    copy = part.path.with_name(part_name(part.last + 1, part.last + 4))
-    copy.write_bytes(part.path.read_bytes())
-    with pytest.raises(InputError, match=rf"{copy.name}: holds the steps {part.first} to"):
-        find_trace(tmp_path)
-
-
-def test_a_reward_that_is_no_number_is_refused(tmp_path):
-    write_steps(writer(tmp_path), range(2))
-    part = list_parts(tmp_path)[-1]
-    table = pq.read_table(part.path)
-    spoilt = pa.array([float("nan")] * len(table))
-    table = table.set_column(table.column_names.index("reward"), "reward", spoilt)
-    pq.write_table(table, part.path)
-    with pytest.raises(InputError, match=r"cells of the column reward are empty or NaN"):
-        read_trace(tmp_path)
+    cut_to(7)(tmp_path)
+    with pytest.raises(InputError, match=r"part-.*: not a readable"):
+        writer(tmp_path)
