@@ -42,18 +42,21 @@ _UNPACKERS: dict[str, tuple[bytes, Callable[[Any], Any]]] = {
 }
 """What a compressed file begins with, and what unpacks it."""
 _FOREIGN = {
-    rb"PK\x03\x04": "a zip archive or an Excel workbook: unpack it, or save the sheet as .csv",
-    rb"7z\xbc\xaf|Rar!|.{257}ustar": "an archive: unpack it, and give one of its files",
-    rb"\x1f\x8b|BZh\d1AY|\xfd7zXZ|\x28\xb5\x2f\xfd": "compressed twice: unpack it once",
-    rb"\xd0\xcf\x11\xe0": "an old Excel or Word file: save the sheet as .csv",
-    rb"%PDF": "a PDF: copy the molecules into a text file",
-    rb"\x89HDF|ARROW1|\x80[\x02-\x05]": "a table of another program (HDF5, Feather, pickle): write "
-    "it as .parquet or .csv",
-    rb"(?i:\s*<(!doctype html|html|head)\b)": "a web page, perhaps what a server sent instead: "
-    "download the file again",
-    rb"version https://git-lfs": "a pointer of Git LFS, which stands for the file: git lfs pull",
+    "a zip archive or an Excel workbook: unpack it, or save the sheet as .csv": rb"PK\x03\x04",
+    "an archive: unpack it, and give one of its files": rb"7z\xbc\xaf|Rar!|.{257}ustar",
+    "compressed twice: unpack it once": rb"\x1f\x8b|BZh\d1AY|\xfd7zXZ|\x28\xb5\x2f\xfd",
+    "an old Excel or Word file: save the sheet as .csv": rb"\xd0\xcf\x11\xe0",
+    "a PDF: copy the molecules into a text file": rb"%PDF",
+    "a table of another program (HDF5, Feather, pickle): write it as .parquet or .csv": (
+        rb"\x89HDF|ARROW1|\x80[\x02-\x05]"
+    ),
+    "a web page, perhaps what a server sent instead: download the file again": (
+        rb"(?i:\s*<(!doctype html|html|head)\b)"
+    ),
+    "a pointer of Git LFS, which stands for the file: git lfs pull": rb"version https://git-lfs",
 }
-"""What a file begins with that is none of ours, and what to do about it."""
+"""What is none of ours and what to do about it, by what such a file begins with."""
+_PACKED_PARQUET = "a Parquet file: give it as it is, not compressed"
 _CONTROLS = bytes({*range(32)} - {*b"\t\n\v\f\r\x1a\x1b"})
 _MARKS = {  # UTF-32 first: its mark begins with that of UTF-16
     codecs.BOM_UTF32_LE: "utf-32",
@@ -142,11 +145,9 @@ def unpacked(raw: IO[bytes], place: str, name: str) -> Iterator[Source]:
         if packing:
             stream = io.BufferedReader(_UNPACKERS[packing][1](stream), 2 * HEAD)
             head = stream.peek(HEAD)[:HEAD]
-        for pattern, what in _FOREIGN.items():
-            if re.match(pattern, head, re.DOTALL):
-                raise InputError(f"{place}: this is {what}")
-        if packing and head.startswith(PARQUET):
-            raise InputError(f"{place}: this is a Parquet file: give it as it is, not compressed")
+        kinds = (what for what in _FOREIGN if re.match(_FOREIGN[what], head, re.DOTALL))
+        if what := next(kinds, "") or (_PACKED_PARQUET if packing and head[:4] == PARQUET else ""):
+            raise InputError(f"{place}: this is {what}")
         yield Source(place, inner[-1] if inner else "", cast(BinaryIO, stream), head)
     except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
         if packing is None:

@@ -294,14 +294,12 @@ def check_device(device: str) -> None:
     Raises:
         InputError: there is no such device here, or it cannot be used.
     """
+    name = device.partition(":")[0].strip().lower()
+    problem = f"no such device{did_you_mean(CALLED.get(name, name), KNOWN)}"
     try:
         torch.device(device)
-    except (RuntimeError, ValueError):
-        name = device.partition(":")[0].strip().lower()
-        hint = did_you_mean(CALLED.get(name, name), KNOWN)
-        raise InputError(f"device: {device!r} cannot be used here: no such device{hint}") from None
-    try:
+        problem = ""
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, ImportError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device: {device!r} cannot be used here: {reason}") from None
+    except (RuntimeError, ValueError, AssertionError, ImportError) as error:
+        why = problem or str(error).splitlines()[0]
+        raise InputError(f"device: {device!r} cannot be used here: {why}") from None

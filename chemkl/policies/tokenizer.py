@@ -1,6 +1,7 @@
 """SMILES text to token ids and back: the project's one vocabulary class."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -46,21 +47,20 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokens", tuple(self.tokens))
+        problem = self._problem()
+        if problem:
+            raise InputError(f"vocabulary: {problem}")
+        object.__setattr__(self, "_id_of", {token: i for i, token in enumerate(self.tokens)})
+
+    def _problem(self) -> str:
         if self.tokens[:2] != (END, START):
-            raise InputError(
-                f"vocabulary: the first two tokens must be {END!r} and {START!r}, "
-                f"not {list(self.tokens[:2])}"
-            )
+            first = list(self.tokens[:2])
+            return f"the first two tokens must be {END!r} and {START!r}, not {first}"
         odd = [t for t in self.tokens if not isinstance(t, str) or tokenize(t) != [t]]
         if odd:
-            raise InputError(
-                f"vocabulary: not single tokens of a SMILES: {', '.join(map(repr, odd))}"
-            )
-        id_of = {token: i for i, token in enumerate(self.tokens)}
-        if len(id_of) != len(self.tokens):
-            twice = sorted({token for token in self.tokens if self.tokens.count(token) > 1})
-            raise InputError(f"vocabulary: tokens that stand twice: {', '.join(twice)}")
-        object.__setattr__(self, "_id_of", id_of)
+            return f"not single tokens of a SMILES: {', '.join(map(repr, odd))}"
+        twice = sorted(token for token, n in Counter(self.tokens).items() if n > 1)
+        return f"tokens that stand twice: {', '.join(twice)}" if twice else ""
 
     @classmethod
     def of(cls, tokens: Iterable[str]) -> "Vocabulary":

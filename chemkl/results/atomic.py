@@ -68,20 +68,18 @@ def atomic_file(
         StorageError: the disk is full, cannot be written, or the folder is not there.
     """
     draft = folder / path.name if folder else draft_of(path, f".{os.getpid()}" if shared else "")
-    try:
-        if parents:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        yield draft
-        if sealed and draft.is_file():  # a distributed checkpoint is a folder
-            seal(draft, path.suffix, note)
-        sync(draft)
-        os.replace(draft, path)
-        sync(path.parent)
-    except Exception as error:
-        raise_storage_error(error, path)
-        raise
-    finally:
-        remove(draft)
+    with _replacing(path):
+        try:
+            if parents:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            yield draft
+            if sealed and draft.is_file():  # a distributed checkpoint is a folder
+                seal(draft, path.suffix, note)
+            sync(draft)
+            os.replace(draft, path)
+            sync(path.parent)
+        finally:
+            remove(draft)
 
 
 @contextmanager
@@ -91,25 +89,31 @@ def atomic_folder(final: Path) -> Iterator[Path]:
     Raises:
         StorageError: see `atomic_file`.
     """
-    draft = None
-    try:
+    with _replacing(final):
         draft = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
-        yield draft
-        draft.chmod(0o755)
-        for file in draft.iterdir():
-            file.chmod(0o644)  # safetensors makes them readable for their owner alone
-        write_sums(draft)
-        old = draft.with_name(f"{draft.name}.old")
-        if final.exists():
-            os.replace(final, old)
-        os.replace(draft, final)
-        remove(old)
-    except Exception as error:
-        raise_storage_error(error, final)
-        raise
-    finally:
-        if draft is not None:
+        try:
+            yield draft
+            draft.chmod(0o755)
+            for file in draft.iterdir():
+                file.chmod(0o644)  # safetensors makes them readable for their owner alone
+            write_sums(draft)
+            old = draft.with_name(f"{draft.name}.old")
+            if final.exists():
+                os.replace(final, old)
+            os.replace(draft, final)
+            remove(old)
+        finally:
             remove(draft)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[None]:
+    """Say of a disk that fails in this scope what could not be written."""
+    try:
+        yield
+    except Exception as error:
+        raise_storage_error(error, path)
+        raise
 
 
 def draft_of(path: Path, mark: str = "") -> Path:

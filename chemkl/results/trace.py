@@ -147,23 +147,25 @@ def find_trace(run_dir: Path) -> list[Part]:
         InputError: no run folder, no part in it, a part that is missing, damaged or of another
             trace, or a Parquet file beside them that is none.
     """
+    parts = list_parts(run_dir)
+    problem = _problem_of_folder(run_dir) or next((f"{p} {_FIX}" for p in _problems(parts)), "")
+    if problem:
+        raise InputError(problem)
+    return parts
+
+
+def _problem_of_folder(run_dir: Path) -> str:
     folder = run_dir / FOLDER
     if not run_dir.is_dir():
-        raise InputError(f"{run_dir}: no such run folder. Give the folder that holds '{FOLDER}/'.")
+        return f"{run_dir}: no such run folder. Give the folder that holds '{FOLDER}/'."
     strays = [p.name for p in folder.glob("*.parquet") if not _PART.fullmatch(p.name)]
-    if strays:  # other files do no harm; these would be read by whoever reads the folder as a whole
-        raise InputError(
+    if strays:  # other files do no harm
+        return (
             f"{folder}: {', '.join(sorted(strays))}: not a part of a trace (those are called "
             "part-FIRST-LAST.parquet, by their steps), but whoever reads the folder as a whole "
             "would count its rows. Move it to another folder."
         )
-    parts = list_parts(run_dir)
-    if not parts:
-        raise InputError(no_trace(run_dir))
-    problem = next(_problems(parts), None)
-    if problem is not None:
-        raise InputError(f"{problem} {_FIX}")
-    return parts
+    return "" if list_parts(run_dir) else no_trace(run_dir)
 
 
 def no_trace(run_dir: Path, what_there_is: str = "") -> str:
@@ -318,18 +320,19 @@ def _conform(path: Path, names: Sequence[str], expected: pa.Schema) -> pa.Table:
         empty = column.null_count
         if pa.types.is_floating(column.type):
             empty += pc.sum(pc.is_nan(column)).as_py() or 0
+        problem = ""
         if empty and not field.nullable:
-            raise InputError(
-                f"{path}: {empty} of {len(column)} cells of the column {field.name} are empty or "
-                f"NaN; expected a value in each. {_FIX}"
+            problem = (
+                f"{empty} of {len(column)} cells of the column {field.name} are empty or NaN; "
+                "expected a value in each"
             )
         try:
             column = column.cast(field.type)
         except pa.ArrowException as error:
-            raise InputError(
-                f"{path}: the column {field.name} does not hold {field.type} "
-                f"({str(error).splitlines()[0]}). {_FIX}"
-            ) from error
+            why = str(error).splitlines()[0]
+            problem = f"the column {field.name} does not hold {field.type} ({why})"
+        if problem:
+            raise InputError(f"{path}: {problem}. {_FIX}")
         table = table.set_column(table.column_names.index(field.name), field, column)
     return table.replace_schema_metadata()
 
