@@ -31,6 +31,7 @@ def report_page(tmp_path_factory, real_smiles, write_run):
     }
     for name, rows in molecules.items():
         config = {"batch_size": 8, "target": {"kind": "mara", "tau": 0.7}, "name": name}
+        config["callbacks"] = {"collapse": {"window": 100}}  # as many as there are
         steps = [rows[at : at + 8] for at in range(0, len(rows), 8)]
         write_run(folder / name, steps, config)
     runs = [str(folder / name) for name in molecules]
