@@ -94,7 +94,11 @@ def learn(
         betas=(0.9, settings.second_moment),
         weight_decay=settings.weight_decay,
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, settings))
+    falls_from = settings.constant_share * settings.steps
+    falls_for = max(1.0, settings.steps - falls_from)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (settings.steps - step) / falls_for)
+    )
     for _ in range(settings.steps):
         # 1. sample a batch, and what the reference would have sampled if it is asked for
         logp_V = policy()
@@ -122,11 +126,3 @@ def learn(
 
 def _draw(logp_V: Tensor, n: int, generator: Generator) -> Tensor:
     return torch.multinomial(logp_V.detach().exp(), n, replacement=True, generator=generator)
-
-
-def _rate(step: int, settings: LearningConfig) -> float:
-    """The learning rate at a step, as a share of the first one."""
-    falls_from = settings.constant_share * settings.steps
-    if step <= falls_from:
-        return 1.0
-    return max(0.0, (settings.steps - step) / (settings.steps - falls_from))

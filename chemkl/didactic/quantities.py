@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from chemkl.didactic import worlds
+from chemkl.didactic.learning import places
 from chemkl.didactic.worlds import MODES, World
 
 Source = Literal["paper", "formula"]
@@ -84,13 +85,12 @@ def _p(*tokens: int) -> Callable[[Tensor], Tensor]:
 
 
 def _mean(p_V: Tensor) -> Tensor:
-    place_V = torch.arange(p_V.numel(), dtype=p_V.dtype) / (p_V.numel() - 1)
-    return (p_V * place_V).sum()[None]
+    return (p_V * places(p_V.numel(), p_V.dtype)).sum()[None]
 
 
 def _deviation(p_V: Tensor) -> Tensor:
-    place_V = torch.arange(p_V.numel(), dtype=p_V.dtype) / (p_V.numel() - 1)
-    return (p_V * (place_V - _mean(p_V)) ** 2).sum().sqrt()[None]
+    distance_V = places(p_V.numel(), p_V.dtype) - _mean(p_V)
+    return (p_V * distance_V**2).sum().sqrt()[None]
 
 
 def _left_half(p_V: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The tables of the didactic stage: numbers, distributions, and modes over beta, as Parquet."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from chemkl.didactic import worlds
 from chemkl.didactic.experiments import Experiment
-from chemkl.didactic.quantities import Quantity, quantities
+from chemkl.didactic.quantities import quantities
 from chemkl.losses.exact import forward_kl_optimum, reverse_kl_optimum
 from chemkl.results.columns import described_schema
 
@@ -87,27 +87,47 @@ def distance(p_V: Tensor, q_V: Tensor) -> float:
     return 0.5 * float((p_V - q_V).abs().sum())
 
 
-def quantity_table(ran: Sequence[Experiment], trained: Sequence[Tensor]) -> pa.Table:
+def quantity_table(chosen: Sequence[Experiment], trained: Sequence[Tensor]) -> pa.Table:
     """Compare what is stated, what is exact and what training gave.
 
     Args:
-        ran: experiments, all those of each figure that is among them.
+        chosen: experiments, all those of each figure that is among them.
         trained: the probabilities (V,) that each ended with.
     """
     rows: list[dict[str, Any]] = []
-    optima = [experiment.optimum() for experiment in ran]
-    for figure in sorted({experiment.figure for experiment in ran}):
-        exact = _by_name(figure, ran, optima)
-        sampled = _by_name(figure, ran, trained)
-        own = (quantity for quantity in quantities() if quantity.figure == figure)
-        rows += [_row(quantity, exact, sampled) for quantity in own]
+    exact = {(each.figure, each.name): each.optimum() for each in chosen}
+    sampled = dict(zip(exact, trained, strict=True))
+    for quantity in quantities():
+        if quantity.figure not in {figure for figure, _ in exact}:
+            continue
+        by_name, trained_by_name = (
+            {name: p_V for (figure, name), p_V in p.items() if figure == quantity.figure}
+            for p in (exact, sampled)
+        )
+        row: dict[str, Any] = {
+            "figure": quantity.figure,
+            "experiment": quantity.experiment,
+            "quantity": quantity.name,
+            "source": quantity.source,
+            "value": quantity.value,
+            "tolerance": quantity.tolerance,
+            "closed_form": float(quantity.read(by_name).mean()),
+        }
+        if quantity.trained:
+            values = quantity.read(trained_by_name)
+            row["trained"] = float(values.mean())
+            row["trained_min"], row["trained_max"] = float(values.min()), float(values.max())
+        if quantity.experiment is not None:
+            name = quantity.experiment
+            row["tv"] = distance(trained_by_name[name], by_name[name])
+        rows.append(row)
     return pa.Table.from_pylist(rows, schema=_QUANTITIES)
 
 
-def distribution_table(ran: Sequence[Experiment], trained: Sequence[Tensor]) -> pa.Table:
+def distribution_table(chosen: Sequence[Experiment], trained: Sequence[Tensor]) -> pa.Table:
     """Every token of every experiment; the arguments are those of `quantity_table`."""
     rows: list[dict[str, Any]] = []
-    for experiment, p_V in zip(ran, trained, strict=True):
+    for experiment, p_V in zip(chosen, trained, strict=True):
         world = experiment.world
         columns = {
             "reward": world.reward_V.tolist(),
@@ -141,37 +161,3 @@ def sweep_table() -> pa.Table:
             modes = {"mode_1": float(p_V[first]), "mode_2": float(p_V[second])}
             rows.append({"kl": kl, "beta": beta, **modes})
     return pa.Table.from_pylist(rows, schema=_SWEEP)
-
-
-def _by_name(
-    figure: int, ran: Iterable[Experiment], distributions: Iterable[Tensor]
-) -> dict[str, Tensor]:
-    return {
-        experiment.name: p_V
-        for experiment, p_V in zip(ran, distributions, strict=True)
-        if experiment.figure == figure
-    }
-
-
-def _row(
-    quantity: Quantity, exact: Mapping[str, Tensor], trained: Mapping[str, Tensor]
-) -> dict[str, Any]:
-    row = {
-        "figure": quantity.figure,
-        "experiment": quantity.experiment,
-        "quantity": quantity.name,
-        "source": quantity.source,
-        "value": quantity.value,
-        "tolerance": quantity.tolerance,
-        "closed_form": float(quantity.read(exact).mean()),
-    }
-    if quantity.trained:
-        values = quantity.read(trained)
-        row |= {
-            "trained": float(values.mean()),
-            "trained_min": float(values.min()),
-            "trained_max": float(values.max()),
-        }
-    if quantity.experiment is not None:
-        row["tv"] = distance(trained[quantity.experiment], exact[quantity.experiment])
-    return row

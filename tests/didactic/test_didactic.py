@@ -59,7 +59,9 @@ def test_a_training_that_was_too_short_is_said_to_be(made, monkeypatch, tmp_path
     assert said in printed
     monkeypatch.setattr(didactic_run, "CONVERGED", 1.0)  # no distance is above that
     again = StringIO()
-    didactic.run({"figures": [3], "learning": SHORT}, tmp_path, console=Console(file=again))
+    didactic.run(
+        {"figures": [3], "learning": SHORT}, tmp_path, console=Console(file=again, width=132)
+    )
     assert "closed form" in again.getvalue()
     assert "not converged" not in again.getvalue()
 
