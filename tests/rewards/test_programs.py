@@ -1,21 +1,19 @@
 """Programs of the user as components: one start, JSON lines, and every way to fall silent."""
 
-import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import textwrap
 import time
 from pathlib import Path
 
 import pytest
-from rdkit import Chem
+from building import build, mol, reward_of
 
 from chemkl.config import InputError
-from chemkl.rewards import RewardModel
 from chemkl.rewards.components.programs import Program, find_program
-from chemkl.rewards.registry import find_component
 
 HEAD = """
     import json, os, sys, time
@@ -26,6 +24,8 @@ HEAD = """
         asked = json.loads(line)
         smiles = asked["smiles"]
     """
+
+
 GOOD = "answer(id=asked['id'], smiles=smiles, value=len(smiles))"
 
 
@@ -53,6 +53,10 @@ def starts(tmp_path):
     return [int(line) for line in file.read_text().split()] if file.exists() else []
 
 
+def ask(one, smiles):
+    return one(mol(smiles))
+
+
 def is_alive(pid):
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -68,10 +72,6 @@ def wait_for(condition, seconds=5.0):
     return condition()
 
 
-def ask(one, smiles):
-    return one(Chem.MolFromSmiles(smiles))
-
-
 def test_it_is_started_once_at_the_first_molecule(program, tmp_path):
     one = program()
     assert starts(tmp_path) == []
@@ -80,15 +80,21 @@ def test_it_is_started_once_at_the_first_molecule(program, tmp_path):
 
 
 def test_it_is_a_component(program, tmp_path):
-    one = program("answer(value=len(smiles)) if smiles != 'CC' else answer(error='too short')")
+    one = program(
+        """
+        value = float("nan") if smiles == "C" else len(smiles)
+        answer(error="too short") if smiles == "CC" else answer(value=value)
+        """
+    )
     part = {
         "kind": "external_program",
         "parameters": {"command": list(one.command), "timeout": 10},
         "transform": {"kind": "linear_clip", "low": 0, "high": 10},
     }
-    frame = RewardModel.from_config({"components": [part]}).score(["CCO", "CC", "CCC", "xx"])
-    assert frame["raw_external_program"].tolist()[::2] == [3.0, 3.0]
+    frame = reward_of(part).score(["CCO", "CC", "CCC", "xx", "C"])
+    assert frame["raw_external_program"].tolist()[:3:2] == [3.0, 3.0]
     assert frame["reason"][1] == "component external_program failed: too short"
+    assert frame["reason"][4] == "component external_program failed: it returned nan"
     assert len(starts(tmp_path)) == 1
 
 
@@ -138,10 +144,8 @@ def test_one_that_hangs_is_killed_with_all_that_it_started(program, tmp_path):
         """,
         timeout=1.5,
     )
-    began = time.monotonic()
     with pytest.raises(RuntimeError, match=r"no answer within 1\.5 s"):
         ask(one, "C")
-    assert time.monotonic() - began < 5
     child = int((tmp_path / "child").read_text())
     assert wait_for(lambda: not is_alive(child))
     assert not is_alive(starts(tmp_path)[0])
@@ -179,18 +183,6 @@ def test_an_answer_too_many_is_not_taken_for_the_next_one(program, tmp_path):
     assert len(starts(tmp_path)) == 2
 
 
-def test_nan_is_no_value(program):
-    program("answer(value=float('nan'))")
-    one = program("answer(value=float('nan'))")
-    part = {
-        "kind": "external_program",
-        "parameters": {"command": list(one.command)},
-        "transform": {"kind": "step", "low": 0},
-    }
-    frame = RewardModel.from_config({"components": [part]}).score(["C"])
-    assert frame["reason"][0] == "component external_program failed: it returned nan"
-
-
 def test_it_ends_with_its_component(program, tmp_path):
     one = program()
     ask(one, "C")
@@ -200,7 +192,7 @@ def test_it_ends_with_its_component(program, tmp_path):
 
 
 def in_a_worker(one, smiles, answers):
-    answers.put((os.getpid(), one(Chem.MolFromSmiles(smiles))))
+    answers.put((os.getpid(), one(mol(smiles))))
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -222,8 +214,6 @@ def test_every_process_has_its_own_and_ends_it(program, tmp_path, method):
 
 
 def test_it_ends_with_the_interpreter(program, tmp_path):
-    import subprocess
-
     one = program()
     code = (
         "from rdkit import Chem\nfrom chemkl.rewards.components.programs import Program\n"
@@ -250,9 +240,6 @@ def test_ctrl_c_leaves_no_answer_for_the_next_molecule(program, tmp_path):
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert ask(one, "CCC") == 3
-
-
-# ---- the command
 
 
 def test_programs_and_files_are_looked_up_beside_the_config(tmp_path, monkeypatch):
@@ -283,7 +270,7 @@ def test_programs_and_files_are_looked_up_beside_the_config(tmp_path, monkeypatc
 )
 def test_a_command_that_cannot_be_run_is_refused(parameters, says):
     with pytest.raises(InputError, match=says):
-        find_component("external_program").build(parameters)
+        build("external_program", **parameters)
 
 
 def test_its_identity_is_what_its_files_hold(program):
@@ -291,4 +278,3 @@ def test_its_identity_is_what_its_files_hold(program):
     first = one.identity
     Path(one.command[1]).write_text("# another program\n")
     assert one.identity != first
-    assert json.dumps(first)

@@ -1,24 +1,21 @@
 """Reactions and attachment points: bonds counted by eye."""
 
 import pytest
+from building import build, mol, reward_of
 from rdkit import Chem
 
 from chemkl.config import InputError
-from chemkl.rewards import RewardModel
-from chemkl.rewards.registry import find_component
 
 AMIDE = "[C:1](=[O:2])-!@[N:3]>>[C:1](=[O:2])O.[N:3]"
+
+
 ARYL_ETHER = "[c:1]-!@[O:2]>>[c:1]F.[O:2]"
+
+
 BIARYL = "[c:1]-!@[c:2]>>[c:1]Br.[c:2]B(O)O"
+
+
 SCAFFOLD = "*C(=O)c1ccc(*)cc1"  # the first point at the carbonyl, the second para to it
-
-
-def mol(smiles):
-    return Chem.MolFromSmiles(smiles)
-
-
-def build(kind, **parameters):
-    return find_component(kind).build(parameters)
 
 
 @pytest.mark.parametrize(
@@ -120,14 +117,10 @@ def test_points_are_taken_by_their_numbers():
 
 def test_an_empty_list_allows_any_bond():
     score = build("reaction_filter", scaffold=SCAFFOLD, reactions=[[AMIDE], []])
-    assert score(mol("CNC(=O)c1ccc(CC)cc1")) == 1
-    assert score(mol("CC(=O)c1ccc(CC)cc1")) == 0.75
-
-
-def test_the_filter_leaves_the_molecule_alone():
     molecule = mol("CNC(=O)c1ccc(CC)cc1")
-    assert build("reaction_filter", scaffold=SCAFFOLD, reactions=[[AMIDE], []])(molecule) == 1
-    assert not any(atom.HasProp("bondNum") for atom in molecule.GetAtoms())
+    assert score(molecule) == 1
+    assert not any(atom.HasProp("bondNum") for atom in molecule.GetAtoms())  # it is left alone
+    assert score(mol("CC(=O)c1ccc(CC)cc1")) == 0.75
 
 
 def test_reactions_are_compiled_once(monkeypatch):
@@ -179,21 +172,13 @@ def test_unusable_reactions(capfd):
 
 
 def test_in_a_reward(capfd, recwarn):
-    reward = RewardModel.from_config(
-        {
-            "components": [
-                {
-                    "kind": "reaction_filter",
-                    "parameters": {"scaffold": SCAFFOLD, "reactions": [[AMIDE], [ARYL_ETHER]]},
-                },
-                {
-                    "kind": "disconnections",
-                    "parameters": {"reactions": [AMIDE, ARYL_ETHER]},
-                    "transform": {"kind": "step", "low": 2},
-                },
-            ]
-        }
-    )
+    at_points = {"scaffold": SCAFFOLD, "reactions": [[AMIDE], [ARYL_ETHER]]}
+    cuts = {
+        "kind": "disconnections",
+        "parameters": {"reactions": [AMIDE, ARYL_ETHER]},
+        "transform": {"kind": "step", "low": 2},
+    }
+    reward = reward_of({"kind": "reaction_filter", "parameters": at_points}, cuts)
     frame = reward.score(["CNC(=O)c1ccc(OC)cc1", "CCC", "C1CC", "[Na+].[Cl-]"])
     assert frame["reward"].tolist() == [1.0, 0.0, 0.0, 0.0]
     assert frame["raw_disconnections"].fillna(-1).tolist() == [2.0, 0.0, -1.0, 0.0]

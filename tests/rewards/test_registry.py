@@ -1,11 +1,21 @@
+"""Components by name: one function is one, its signature is its schema, and the tables show all."""
+
+import inspect
+import math
 from typing import Literal
 
 import pytest
-from rdkit import Chem
+from building import build, reward_of, value
+from rich.console import Console
 
 from chemkl.config import InputError
-from chemkl.rewards import RewardModel, component
+from chemkl.config.schema import Key, keys_of
+from chemkl.config.transforms import TRANSFORMS
+from chemkl.rewards import catalogue, component
 from chemkl.rewards.registry import COMPONENTS, find_component
+from chemkl.rewards.synonyms import SYNONYMS
+
+SHIPPED = [each for each in COMPONENTS.values() if each.factory.__module__.startswith("chemkl.")]
 
 
 @pytest.fixture
@@ -18,7 +28,7 @@ def registry():
 
 
 def test_a_component_of_ones_own_is_one_function(registry):
-    @component("carbon_share", range=(0, 1), source="this test")
+    @component("carbon_share", range=(0, 1), source="this test", batched=False, costly=True)
     def carbon_share(element: int = 6, *, mode: Literal["share", "any"] = "share"):
         """Share of one element among the heavy atoms."""
 
@@ -28,20 +38,15 @@ def test_a_component_of_ones_own_is_one_function(registry):
 
         return score
 
-    frame = RewardModel.from_config(
-        {
-            "components": [
-                {"kind": "carbon_share"},
-                {
-                    "kind": "carbon_share",
-                    "name": "has_o",
-                    "parameters": {"element": "8", "mode": "any"},
-                },
-            ]
-        }
+    oxygen = {"element": "8", "mode": "any"}
+    frame = reward_of(
+        "carbon_share", {"kind": "carbon_share", "name": "has_o", "parameters": oxygen}
     ).score(["CCO", "CC"])
     assert frame["raw_carbon_share"].tolist() == [2 / 3, 1.0]
     assert frame["raw_has_o"].tolist() == [1.0, 0.0]
+    made = find_component("carbon_share")
+    assert (made.batched, made.costly, made.version) == (False, True, 1)
+    assert made.meaning == "Share of one element among the heavy atoms."
 
 
 def test_its_signature_is_its_schema(registry):
@@ -50,39 +55,24 @@ def test_its_signature_is_its_schema(registry):
         return lambda _: 0.0
 
     with pytest.raises(InputError) as caught:
-        find_component("demo").build({"modle_size": 1, "model_size": "x", "mode": "c"})
+        build("demo", modle_size=1, model_size="x", mode="c")
     lines = str(caught.value).splitlines()
     assert len(lines) == 4
     assert "demo: patterns: required, and not given" in lines[0]
     assert "demo: model_size: should be a" in lines[1]
     assert "demo: mode: 'c' is not allowed. Known: a, b" in lines[2]
     assert "modle_size: not a known key; did you mean 'model_size'? Known: mode" in lines[3]
-
-
-def test_a_component_without_parameters_says_so():
     with pytest.raises(InputError, match=r"qed takes no parameters \(got weights\)"):
-        find_component("qed").build({"weights": "mean"})
+        build("qed", weights="mean")
 
 
-def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(
-        InputError, match=r"unknown component 'qedd'; did you mean 'qed'\? .*chemkl show rewards"
-    ):
-        find_component("qedd")
-
-
-def test_a_name_is_taken_once(registry):
+def test_a_name_is_taken_once_and_fits_a_config_and_a_column(registry):
     with pytest.raises(ValueError, match=r"'qed' is registered already, by chemkl.*physchem\.qed"):
         component("qed", range=(0, 1), source="this test")(lambda: len)
-    assert find_component("qed").build({})(Chem.MolFromSmiles("CCO")) == pytest.approx(
-        0.4068, abs=1e-4
-    )
-
-
-@pytest.mark.parametrize("kind", ["", "QED", "a b", "1a", "a-b"])
-def test_a_name_must_fit_a_config_and_a_column(registry, kind):
-    with pytest.raises(ValueError, match="use lower-case letters, digits and _"):
-        component(kind, range=(0, 1), source="this test")(lambda: len)
+    assert value("qed", "CCO") == pytest.approx(0.4068, abs=1e-4)
+    for kind in ("", "QED", "a b", "1a", "a-b"):
+        with pytest.raises(ValueError, match="use lower-case letters, digits and _"):
+            component(kind, range=(0, 1), source="this test")(lambda: len)
 
 
 def test_a_parameter_needs_a_type(registry):
@@ -95,3 +85,146 @@ def test_a_parameter_needs_a_type(registry):
     with pytest.raises(ValueError, match=r"component 'demo': \*args and \*\*kwargs have no schema"):
         component("demo", range=(0, 1), source="this test")(anything)
     assert "demo" not in COMPONENTS
+
+
+def test_every_component_says_its_unit_range_source_and_parameters():
+    numbers = {"logp", "penalized_logp", "balaban_j", "rdkit_descriptor"}  # pure, without an end
+    assert len(SHIPPED) > 80
+    for one in SHIPPED:  # other tests register components of their own
+        assert one.factory.__doc__, one.kind
+        assert one.source, one.kind
+        low, high = one.range
+        assert low < high, one.kind
+        assert one.unit or one.kind in numbers or math.isfinite(high - low), one.kind
+        keys = keys_of(one.parameter_model)
+        assert [key.name for key in keys] == list(inspect.signature(one.factory).parameters)
+        assert all(key.meaning for key in keys), one.kind
+    with pytest.raises(InputError, match="exact_mass takes no parameters"):  # a row of a table
+        build("exact_mass", hydrogens=True)
+
+
+# ---- names that other programs and people have
+
+
+@pytest.mark.parametrize(
+    ("names", "meant"),
+    [
+        ("substructure smarts MatchingSubstructure matching_substructure", "required_smarts"),
+        ("CustomAlerts", "no_alerts"),
+        ("custom_alerts unwanted_substructures", "forbidden_smarts"),
+        ("TanimotoSimilarity TanimotoDistance jaccard_distance similarity", "tanimoto"),
+        ("ROCSSimilarity", "tanimoto"),
+        ("MolecularWeight MW", "mol_wt"),
+        ("TPSA", "tpsa"),
+        ("SlogP", "logp"),
+        ("GroupCount", "functional_group_count"),
+        ("Qed qedd drug-likeness", "qed"),
+        ("SAScore", "sa_score"),
+        ("HBondAcceptors", "hba"),
+        ("HBondDonors NumHBD", "hbd"),
+        ("NumRotBond", "rotatable_bonds"),
+        ("NumRings RingCount", "rings"),
+        ("NumAromaticRings", "aromatic_rings"),
+        ("NumAliphaticRings", "aliphatic_rings"),
+        ("LargestRingSize", "largest_ring"),
+        ("NumHeavyAtoms", "heavy_atoms"),
+        ("NumHeteroAtoms", "hetero_atoms"),
+        ("NumAtomStereoCenters", "stereo_centres"),
+        ("Csp3", "csp3_fraction"),
+        ("numsp2", "sp2_atoms"),
+        ("GraphLength", "graph_length"),
+        ("MolVolume", "molecular_volume"),
+        ("PMI", "npr1"),
+        ("ReactionFilter", "reaction_filter"),
+        ("ExternalProcess", "external_program"),
+        ("DockStream docking", "vina"),
+    ],
+)
+def test_an_unknown_kind_names_the_component_that_was_meant(names, meant):
+    for name in names.split():
+        with pytest.raises(InputError) as caught:
+            reward_of(name)
+        message = str(caught.value)
+        hint, _, meaning = message.partition("? ")
+        assert f"unknown component {name!r}; did you mean " in hint
+        assert repr(meant) in hint
+        assert COMPONENTS[meant].meaning in meaning
+        assert message.endswith(f") chemkl show rewards lists all {len(COMPONENTS)}")
+        assert len(message.splitlines()) == 1
+
+
+def test_every_other_name_is_of_a_component_and_none_is_a_component_itself():
+    assert set(SYNONYMS) <= set(COMPONENTS)
+    assert not {name for names in SYNONYMS.values() for name in names} & set(COMPONENTS)
+
+
+# ---- the tables of components and transforms
+
+
+def shown(parts):
+    console = Console(width=300, record=True, file=open("/dev/null", "w"))  # noqa: SIM115 - as long as the test
+    for part in parts:
+        console.print(part, highlight=False)
+    return console.export_text()
+
+
+def test_every_component_and_transform_is_in_a_table():
+    text = shown(catalogue.rewards())
+    assert all(f"│ {kind} " in text for kind in COMPONENTS)
+    text = shown(catalogue.transforms())
+    assert all(f"│ {kind} " in text for kind in TRANSFORMS)
+    one = shown(catalogue.transforms("sigmoid"))
+    assert "k: number > 0 = 0.25. Steepness" in one
+    assert "double_sigmoid" not in one
+
+
+def test_one_component_in_detail():
+    text = shown(catalogue.rewards("external_program"))
+    for said in (
+        "unit    as answered",
+        "range   -inf to inf",
+        "source  a program of yours",
+        "costly  asked last",
+        "│ command   │ list of text │ required │",
+        "│ timeout   │ number > 0   │ 60.0     │",
+        '{"id": 7, "smiles": "CCO"}',
+    ):
+        assert said in text
+    assert "takes no parameters" in shown(catalogue.rewards("qed"))
+
+
+def test_types_and_defaults_in_words():
+    def factory(
+        needed: list[str], mode: Literal["a", "b"] = "a", flag: bool = True, most: int | None = None
+    ) -> None:
+        """Do something.
+
+        Args:
+            needed: the first
+                of them.
+            mode: which.
+
+        Raises:
+            InputError: never.
+        """
+
+    made = type(find_component("qed"))("demo", factory, "", (0, math.inf), "this test")
+    assert keys_of(made.parameter_model) == [
+        Key("needed", "list of text", "", "the first of them."),
+        Key("mode", "a | b", "a", "which."),
+        Key("flag", "true or false", "true", ""),
+        Key("most", "whole number or null", "null", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "message"),
+    [
+        (catalogue.rewards, "tanimto", "unknown component 'tanimto'; did you mean 'tanimoto'"),
+        (catalogue.rewards, "zzz", r"unknown component 'zzz'\. chemkl show rewards lists"),
+        (catalogue.transforms, "sigmod", "unknown transform 'sigmod'; did you mean 'sigmoid'"),
+    ],
+)
+def test_unknown_names_are_met_with_the_nearest(table, name, message):
+    with pytest.raises(InputError, match=message):
+        shown(table(name))

@@ -1,56 +1,163 @@
-"""Raw values that are read back: what was paid for is not asked again, and comes out the same."""
+"""Failures are counted and end a run; what was paid for is read back and not asked again."""
 
 import math
+from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
+from building import mol, reward_of
 from rdkit import Chem
+from rdkit.Chem import Lipinski
 
+from chemkl.config import InputError
 from chemkl.results import TraceWriter, read_trace
 from chemkl.rewards import RewardModel
-from chemkl.rewards.registry import COMPONENTS, Component
+from chemkl.rewards.model import FailureCount, describe_failures
 
-REWARD = {
-    "components": [
-        {"kind": "fussy", "transform": {"kind": "sigmoid", "low": 0, "high": 10}},
-        {"kind": "share"},
-    ]
-}
-SMILES = ["CCO", "OCC", "C1CC", "CCN", "c1ccccc1O", "CCCl", "C1CC1"]
+CARBON = {"kind": "required_smarts", "parameters": {"smarts": "C"}}
+CHAINS = [f"{'C' * a}O{'C' * b}N" for a in range(1, 21) for b in range(1, 21)]
+NUMBER = {Chem.CanonSmiles(smiles): n for n, smiles in enumerate(CHAINS, 1)}
 
 
 @pytest.fixture
-def questions(monkeypatch):
-    """Two components: `fussy` fails on nitrogen, `share` leaves 0 to 1 on chlorine."""
-    molecules = []
+def model(register):
+    """A reward whose component `picky` fails on chains of these numbers, from 1."""
 
-    def fussy():
+    def make(fails, **settings):
         def score(mol):
-            molecules.append(Chem.MolToSmiles(mol))
-            if any(atom.GetSymbol() == "N" for atom in mol.GetAtoms()):
-                raise RuntimeError("no nitrogen, please")
-            return math.sqrt(mol.GetNumAtoms())
+            n = NUMBER[Chem.MolToSmiles(mol)]
+            if fails(n):
+                raise RuntimeError("too late" if n > 20 else f"no luck with {n}")
+            return 0.5
 
-        return score
+        register("picky", score)
+        return reward_of("picky", CARBON, **settings)
 
-    def share():
-        return lambda mol: 1.5 if any(a.GetSymbol() == "Cl" for a in mol.GetAtoms()) else 1 / 3
+    return make
 
-    for kind, factory, highest in (("fussy", fussy, math.inf), ("share", share, 1)):
-        component = Component(kind, factory, "", (0, highest), "made up")
-        monkeypatch.setitem(COMPONENTS, kind, component)
-    return molecules
+
+# ---- a component that fails too often ends the run
+
+
+def test_a_component_that_fails_on_every_molecule_stops_the_run_with_its_reason(model):
+    broken = model(lambda _: True)
+    frame = broken.score(CHAINS[:19])  # one too few to judge
+    assert frame["raw_picky"].isna().all()
+    assert (frame["reward"] == 0).all()
+    with pytest.raises(InputError, match=r"picky failed on 20 of 20 molecules \(100.0%\)"):
+        broken.score([CHAINS[19]])
+    # 20 reasons of their own for the short ones, one for the other 80
+    with pytest.raises(InputError) as caught:
+        broken.score(CHAINS[20:100])
+    assert str(caught.value) == (
+        "component picky failed on 100 of 100 molecules (100.0%), more than most_failures = 0.5 "
+        "allows. Most frequent reason (80 times): too late. Mend the component, or allow more."
+    )
+
+
+def test_one_that_fails_on_most_is_judged_from_100_molecules_on(model):
+    nearly = model(lambda n: n != 1)
+    assert (nearly.score(CHAINS[:99])["reward"] > 0).sum() == 1
+    with pytest.raises(InputError, match="picky failed on 99 of 100 molecules"):
+        nearly.score([CHAINS[99]])
+    assert (nearly.score(CHAINS[:1])["reward"] > 0).all()  # nothing new to ask: no reason to stop
+
+
+def test_the_share_is_a_setting_and_itself_allowed(model):
+    assert len(model(lambda n: n % 2 == 0).score(CHAINS[:200])) == 200
+    with pytest.raises(InputError, match=r"failed on 50 of 100 molecules \(50.0%\).* = 0.4 allows"):
+        model(lambda n: n % 2 == 0, most_failures=0.4).score(CHAINS[:100])
+    assert (model(lambda _: True, most_failures=1).score(CHAINS)["reward"] == 0).all()
+
+
+def test_repeats_and_invalid_strings_are_not_molecules_asked_about(model):
+    broken = model(lambda _: True, most_failures=1)
+    for _ in range(5):
+        broken.score([*CHAINS[:50], "C1CC", ""])
+    counts = broken.failures
+    assert (counts["picky"].asked, counts["picky"].failed) == (50, 50)
+    assert (counts["required_smarts"].asked, counts["required_smarts"].failed) == (50, 0)
+    assert counts["picky"].reasons["too late"] == 30
+    assert counts["picky"].reasons["no luck with 7"] == 1
+
+
+def test_values_that_are_no_scores_are_failures_too(register):
+    register("liar", lambda _: 7.0)
+    with pytest.raises(InputError, match=r"liar failed on 100 of 100.*score 7 is not between 0"):
+        reward_of("liar").score(CHAINS[:100])
+
+
+def test_remembered_failures_count_and_do_not_stop_a_run_that_goes_on(model):
+    rows = model(lambda _: True, most_failures=1).score(CHAINS[:150])
+    mended = model(lambda _: False)
+    mended.remember(rows)
+    mended.remember(rows)  # known already
+    assert (mended.failures["picky"].asked, mended.failures["picky"].failed) == (150, 150)
+    assert (mended.score(CHAINS[:150])["reward"] == 0).all()  # final, as in the trace
+    assert (mended.score(CHAINS[150:300])["reward"] > 0).all()
+
+
+def test_a_summary_says_what_failed_on_what():
+    count = FailureCount()
+    for reason in (None, "it returned nan", "ValueError: no (mine.py:3)", "it returned nan"):
+        count.add(reason)
+    counts = {"mine": count, "fine": FailureCount(asked=4)}
+    assert describe_failures(counts) == [
+        "component mine failed on 3 of 4 molecules, most often: it returned nan"
+    ]
+    assert describe_failures(counts, "completions", "reward function") == [
+        "reward function mine failed on 3 of 4 completions, most often: it returned nan"
+    ]
+
+
+# ---- raw values that are read back come out the same, bit for bit
+
+
+PARTS = [
+    {"kind": "fussy", "transform": {"kind": "sigmoid", "low": 0, "high": 10}},
+    "share",
+    {"kind": "small", "role": "filter"},
+    "docking",
+]
+FUSSY = "component fussy failed: no nitrogen, please"
+SHARE = "component share failed: score 1.5 is not between 0 and 1"
+REASONS = {
+    "CCO": "",
+    "C1CC": "not parsable: unclosed ring 1 opened at position 2",
+    "CCN": FUSSY,
+    "c1ccccc1O": "",
+    "CCCl": SHARE,
+    "NCCl": f"{FUSSY}; {SHARE}",  # both sorts of failure keep their order
+    "C" * 20: "filter small failed",
+    "CCBr": "component docking failed: no pose",
+}
 
 
 @pytest.fixture
-def scored(questions):
-    return RewardModel.from_config(REWARD).score(SMILES)
+def questions(register):
+    """`fussy` fails on nitrogen, `share` leaves 0 to 1 on chlorine, `docking` is costly."""
+
+    def has(symbol, mol):
+        return any(atom.GetSymbol() == symbol for atom in mol.GetAtoms())
+
+    def fussy(mol):
+        if has("N", mol):
+            raise RuntimeError("no nitrogen, please")
+        return math.sqrt(mol.GetNumAtoms())
+
+    def docking(mol):
+        if has("Br", mol):
+            raise RuntimeError("no pose")
+        return 0.9
+
+    register("share", lambda mol: 1.5 if has("Cl", mol) else 1 / 3)
+    register("small", lambda mol: float(mol.GetNumAtoms() < 20))
+    return register("fussy", fussy, (0, math.inf)), register("docking", docking, costly=True)
 
 
 def through_a_trace(rows, folder):
-    """The same rows as a run's trace gives them back."""
-    writer = TraceWriter(folder, ["fussy", "share"], "run", "hash")
+    """The same rows as a run's trace gives them back; what a filter paid is 0 there."""
+    writer = TraceWriter(folder, ["fussy", "share", "small", "docking"], "run", "hash")
     writer.append(
         rows.assign(
             step=0, row=range(len(rows)), call=None, repeat=False, n_tokens=5, logp_policy=0.0,
@@ -62,83 +169,53 @@ def through_a_trace(rows, folder):
     return read_trace(folder)
 
 
-@pytest.mark.parametrize("from_disk", [False, True])
-def test_remembered_rows_come_out_again_bit_for_bit_without_a_question(
-    questions, scored, tmp_path, from_disk
-):
-    rows = through_a_trace(scored, tmp_path) if from_disk else scored
-    fresh = RewardModel.from_config(REWARD)
-    fresh.remember(rows)
-    questions.clear()
-    pd.testing.assert_frame_equal(fresh.score(SMILES), scored, check_exact=True)
-    assert questions == []
+def test_a_trace_gives_every_row_back_without_a_question(questions, tmp_path):
+    smiles = [*REASONS, "OCC"]
+    scored = reward_of(*PARTS).score(smiles)
+    assert scored["reason"].fillna("").tolist() == [*REASONS.values(), ""]
+    asked = [*map(len, questions)]
+    second = reward_of(*PARTS)
+    second.remember(through_a_trace(scored, tmp_path))
+    pd.testing.assert_frame_equal(second.score(smiles), scored, check_exact=True)
+    third = reward_of(*PARTS)  # what was read back can be read back again
+    third.remember(second.score(smiles))
+    pd.testing.assert_frame_equal(third.score(smiles), scored, check_exact=True)
+    assert [*map(len, questions)] == asked
+    rows = third.score(["C(O)C", "Oc1ccccc1", "CCCC"])  # other spellings are known too
+    assert questions[0][asked[0] :] == ["CCCC"]
+    assert rows["reward"][0] == scored["reward"][0] > 0
 
 
-def test_other_spellings_are_known_too_and_new_molecules_are_scored(questions, scored):
-    fresh = RewardModel.from_config(REWARD)
-    fresh.remember(scored)
-    questions.clear()
-    rows = fresh.score(["C(O)C", "Oc1ccccc1", "CCCC"])
-    assert questions == ["CCCC"]
-    assert rows["reward"][0] == scored["reward"][0]
-    assert rows["reward"][2] == pytest.approx(
-        math.sqrt(1 / (1 + 10 ** (-10 * 0.25 * (2 - 5) / 10)) / 3), abs=1e-12
-    )
-
-
-def test_a_failure_is_final_with_its_reason(questions, scored, tmp_path):
-    fresh = RewardModel.from_config(REWARD)
-    fresh.remember(through_a_trace(scored, tmp_path))
-    questions.clear()
-    row = fresh.score(["C(C)N"]).iloc[0]
-    assert row["valid"]
-    assert row["reason"] == "component fussy failed: no nitrogen, please"
-    assert np.isnan(row["raw_fussy"])
-    assert row["raw_share"] == 1 / 3
-    assert row["reward"] == 0.0
-    assert questions == []
-
-
-def test_a_score_out_of_range_is_found_again_and_said_once(scored):
-    fresh = RewardModel.from_config(REWARD)
-    fresh.remember(scored)
-    row = fresh.score(["CCCl"]).iloc[0]
-    assert row["reason"] == "component share failed: score 1.5 is not between 0 and 1"
-    assert row["raw_share"] == 1.5
-    assert np.isnan(row["score_share"])
-
-
-def test_both_sorts_of_failure_keep_their_order(questions, tmp_path):
-    model = RewardModel.from_config(REWARD)
-    rows = model.score(["NCCl"])
-    reason = (
-        "component fussy failed: no nitrogen, please; "
-        "component share failed: score 1.5 is not between 0 and 1"
-    )
-    assert rows["reason"].tolist() == [reason]
-    fresh = RewardModel.from_config(REWARD)
-    fresh.remember(through_a_trace(rows, tmp_path))
-    assert fresh.score(["NCCl"])["reason"].tolist() == [reason]
-
-
-def test_what_a_filter_took_away_does_not_come_back_as_the_reward(scored, tmp_path):
-    trace = through_a_trace(scored, tmp_path)  # its reward_filtered is 0 throughout
-    fresh = RewardModel.from_config(REWARD)
-    fresh.remember(trace)
-    assert fresh.score(["CCO"])["reward"][0] == scored["reward"][0] > 0
-
-
-def test_what_is_known_already_stays(questions, scored):
-    model = RewardModel.from_config(REWARD)
+def test_what_is_known_already_stays_and_what_nothing_explains_is_asked_again(questions):
+    model = reward_of(*PARTS)
     first = model.score(["CCO"])
-    model.remember(scored.assign(raw_fussy=99.0))
+    model.remember(first.assign(raw_fussy=99.0))
     pd.testing.assert_frame_equal(model.score(["CCO"]), first)
+    fresh = reward_of(*PARTS)
+    fresh.remember(first.assign(raw_docking=math.nan))
+    pd.testing.assert_frame_equal(fresh.score(["CCO"]), first, check_exact=True)
+    assert questions[1] == ["CCO", "CCO"]
 
 
 def test_rows_without_a_valid_one_are_nothing_to_remember(questions):
-    model = RewardModel.from_config(REWARD)
+    model = reward_of(*PARTS)
     model.remember(model.score(["C1CC", ""]))
     model.remember(model.score([]))
-    questions.clear()
     model.score(["CCO"])
-    assert questions == ["CCO"]
+    assert questions[0] == ["CCO"]
+
+
+def test_the_shipped_example_screens_pays_and_punishes():
+    file = Path(__file__).parents[2] / "configs/rewards/screened_lead.yaml"
+    chains = [f"c1ccccc1{'C' * n}" for n in (6, 9, 11, 14)]
+    frame = RewardModel.from_config(file).score([*chains, "O=Cc1ccccc1", "CCC", "CC=O"])
+    paid = (frame["score_qed"] ** 2 * frame["score_sa_score"]) ** (1 / 3)
+    # a chain of n carbons on benzene has n - 1 rotatable bonds: its last one turns a methyl only
+    assert [Lipinski.NumRotatableBonds(mol(smiles)) for smiles in chains] == [5, 8, 10, 13]
+    left = [1, 4 / 6, 2 / 6, 0]
+    assert frame["reward"][:4].tolist() == pytest.approx((paid[:4] * left).tolist(), abs=1e-12)
+    assert frame["reason"].fillna("").tolist()[4:] == [
+        "filter reactive failed",
+        "filter rings failed",
+        "filter reactive failed; filter rings failed",
+    ]

@@ -1,8 +1,9 @@
-"""Similarity to references: oracles are RDKit's legacy functions and plain counting of features."""
+"""Similarity to references, of molecules and of scaffolds, against RDKit's legacy functions."""
 
 from collections import Counter
 
 import pytest
+from building import ASPIRIN, CELECOXIB, build, mol, reward_of
 from rdkit import Chem, DataStructs
 from rdkit.Chem import AllChem, MACCSkeys
 from rdkit.Chem.Pharm2D import Generate, Gobbi_Pharm2D
@@ -10,11 +11,7 @@ from rdkit.Chem.Pharm2D import Generate, Gobbi_Pharm2D
 from chemkl.chem.fingerprints import build_fingerprint
 from chemkl.chem.molecules import silenced
 from chemkl.config import InputError
-from chemkl.rewards import RewardModel
-from chemkl.rewards.registry import find_component
 
-CELECOXIB = "Cc1ccc(-c2cc(C(F)(F)F)nn2-c2ccc(S(N)(=O)=O)cc2)cc1"
-ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
 MOLECULES = [
     ASPIRIN,
     CELECOXIB,
@@ -23,24 +20,24 @@ MOLECULES = [
     "C",
     "[2H]O[2H]",
 ]
+
+
 REFERENCES = ["CCO", CELECOXIB, "c1ccccc1"]
 
 
-def mol(smiles):
-    return Chem.MolFromSmiles(smiles)
+def tanimoto(**parameters):
+    return build("tanimoto", **parameters)
 
 
-def build(kind="tanimoto", **parameters):
-    return find_component(kind).build(parameters)
-
-
-def morgan(smiles, radius=2, n_bits=2048):
+def legacy_morgan(smiles, radius=2, n_bits=2048):
     with silenced():  # RDKit calls these functions deprecated in its log
         return AllChem.GetMorganFingerprintAsBitVect(mol(smiles), radius, nBits=n_bits)
 
 
 def similarity(smiles, reference, *settings):
-    return DataStructs.TanimotoSimilarity(morgan(smiles, *settings), morgan(reference, *settings))
+    return DataStructs.TanimotoSimilarity(
+        legacy_morgan(smiles, *settings), legacy_morgan(reference, *settings)
+    )
 
 
 @pytest.mark.parametrize("smiles", MOLECULES)
@@ -48,20 +45,14 @@ def test_all_references_count(smiles):
     each = [similarity(smiles, reference) for reference in REFERENCES]
     by_name = {"max": max(each), "mean": sum(each) / 3, "min": min(each)}
     for combine, expected in by_name.items():
-        score = build(references=REFERENCES, combine=combine)
+        score = tanimoto(references=REFERENCES, combine=combine)
         assert score(mol(smiles)) == pytest.approx(expected, abs=1e-15)
-    assert build(references=REFERENCES)(mol(smiles)) == max(each)
-
-
-def test_the_nearest_reference_need_not_be_the_first():
-    score = build(references=["CCO", CELECOXIB])
-    assert score(mol(CELECOXIB)) == 1.0
-    assert similarity(CELECOXIB, "CCO") < 0.1
+    assert tanimoto(references=REFERENCES)(mol(smiles)) == max(each)
 
 
 def test_radius_and_length_are_settings():
     for radius, n_bits in [(1, 2048), (3, 256)]:
-        score = build(references="Cc1ccccc1", radius=radius, n_bits=n_bits)
+        score = tanimoto(references="Cc1ccccc1", radius=radius, n_bits=n_bits)
         assert score(mol(CELECOXIB)) == similarity(CELECOXIB, "Cc1ccccc1", radius, n_bits)
 
 
@@ -85,7 +76,11 @@ GUACAMOL = {
         lambda m: Generate.Gen2DFingerprint(m, Gobbi_Pharm2D.factory),
     ),
 }
+
+
 OSIMERTINIB = "COc1cc(N(C)CCN(C)C)c(NC(=O)C=C)cc1Nc2nccc(n2)c3cn(C)c4ccccc34"
+
+
 RANOLAZINE = "COc1ccccc1OCC(O)CN2CCN(CC(=O)Nc3c(C)cccc3C)CC2"
 
 
@@ -93,7 +88,7 @@ RANOLAZINE = "COc1ccccc1OCC(O)CN2CCN(CC(=O)Nc3c(C)cccc3C)CC2"
 @pytest.mark.parametrize("target", [OSIMERTINIB, RANOLAZINE])
 def test_guacamols_similarities(name, target):
     parameters, fingerprint = GUACAMOL[name]
-    score = build(references=target, **parameters)
+    score = tanimoto(references=target, **parameters)
     for smiles in (ASPIRIN, CELECOXIB, OSIMERTINIB, RANOLAZINE):
         with silenced():
             ours, theirs = fingerprint(mol(smiles)), fingerprint(mol(target))
@@ -104,10 +99,10 @@ def test_guacamols_similarities(name, target):
 
 def test_counts_by_hand():
     # radius 0 knows atoms only: propane has 2 CH3 and 1 CH2, butane 2 and 2
-    score = build(references="CCCC", radius=0, counts=True, n_bits=None)
+    score = tanimoto(references="CCCC", radius=0, counts=True, n_bits=None)
     assert score(mol("CCC")) == 3 / 4
-    assert build(references="CCCC", radius=0)(mol("CCC")) == 1.0  # as sets they are equal
-    pairs = build(references="CCO", fingerprint="atom_pairs", counts=True, n_bits=None)
+    assert tanimoto(references="CCCC", radius=0)(mol("CCC")) == 1.0  # as sets they are equal
+    pairs = tanimoto(references="CCO", fingerprint="atom_pairs", counts=True, n_bits=None)
     # ethanol and propane have two pairs of neighbours and one at distance 2: none is of equal atoms
     # except CH3-CH2; shared 1, all 3 + 3 - 1
     assert pairs(mol("CCC")) == 1 / 5
@@ -125,11 +120,13 @@ def test_other_fingerprints_are_rdkits():
         }
     for kind, (left, right) in oracles.items():
         expected = DataStructs.TanimotoSimilarity(left, right)
-        assert build(references=ASPIRIN, fingerprint=kind)(b) == pytest.approx(expected, abs=1e-12)
+        assert tanimoto(references=ASPIRIN, fingerprint=kind)(b) == pytest.approx(
+            expected, abs=1e-12
+        )
         assert 0.3 < expected < 0.9
 
 
-def features(smiles, *, counts):
+def feature_counts(smiles, *, counts):
     fingerprint = build_fingerprint("morgan", n_bits=None, counts=True)(mol(smiles))
     found = Counter(fingerprint.GetNonzeroElements())
     return found if counts else Counter(set(found))
@@ -138,7 +135,7 @@ def features(smiles, *, counts):
 @pytest.mark.parametrize("counts", [False, True])
 def test_metrics_are_set_arithmetic(counts):
     query, reference = "CCCC(C)CCO", "CCCCCCN(C)CCCO"
-    a, b = features(query, counts=counts), features(reference, counts=counts)
+    a, b = feature_counts(query, counts=counts), feature_counts(reference, counts=counts)
     both, only_a, only_b = (sum(each.values()) for each in (a & b, a - b, b - a))
     assert min(both, only_a, only_b) > 0
     assert only_a != only_b
@@ -164,13 +161,13 @@ def test_a_part_of_the_reference_and_the_whole():
 
 def test_hands_differ_on_demand():
     right, left = "C[C@H](N)C(=O)O", "C[C@@H](N)C(=O)O"
-    assert build(references=right)(mol(left)) == 1.0
-    assert build(references=right, chirality=True)(mol(left)) < 1.0
-    assert build(references=right, chirality=True)(mol(right)) == 1.0
+    assert tanimoto(references=right)(mol(left)) == 1.0
+    assert tanimoto(references=right, chirality=True)(mol(left)) < 1.0
+    assert tanimoto(references=right, chirality=True)(mol(right)) == 1.0
 
 
 def test_nothing_is_unlike_nothing():
-    assert build(references="C", fingerprint="atom_pairs")(mol("C")) == 0.0  # no pair
+    assert tanimoto(references="C", fingerprint="atom_pairs")(mol("C")) == 0.0  # no pair
 
 
 def test_references_of_a_file(tmp_path):
@@ -178,7 +175,7 @@ def test_references_of_a_file(tmp_path):
     smi.write_text(f"CCO ethanol\n\n{CELECOXIB}\tcelecoxib\n")
     csv = tmp_path / "actives.csv"
     csv.write_text(f'name,SMILES\n"a, b",CCO\n\ncelecoxib,{CELECOXIB}\n')
-    inline = build(references=["CCO", CELECOXIB], combine="mean")
+    inline = tanimoto(references=["CCO", CELECOXIB], combine="mean")
     bare = tmp_path / "bare.csv"
     bare.write_text(f"CCO\n{CELECOXIB}\n")  # its first molecule is no header
     sdf = tmp_path / "actives.sdf"
@@ -186,23 +183,23 @@ def test_references_of_a_file(tmp_path):
         for each in ("CCO", CELECOXIB):
             writer.write(mol(each))
     for file in (smi, csv, bare, sdf):
-        score = build(references_file=file, combine="mean")
+        score = tanimoto(references_file=file, combine="mean")
         assert score(mol(ASPIRIN)) == inline(mol(ASPIRIN))
-    both = build(references="c1ccccc1", references_file=smi, combine="mean")
-    three = build(references=["c1ccccc1", "CCO", CELECOXIB], combine="mean")
+    both = tanimoto(references="c1ccccc1", references_file=smi, combine="mean")
+    three = tanimoto(references=["c1ccccc1", "CCO", CELECOXIB], combine="mean")
     assert both(mol(ASPIRIN)) == three(mol(ASPIRIN))
 
 
 def test_a_reference_that_is_no_molecule_is_named(tmp_path):
     with pytest.raises(InputError, match=r"references\[1\] = 'C1' is not a molecule: not parsable"):
-        build(references=["CCO", "C1"])
+        tanimoto(references=["CCO", "C1"])
     file = tmp_path / "actives.smi"
     file.write_text("CCO\n\nC1 broken\n")
     with pytest.raises(InputError, match=r"actives\.smi:3 = 'C1' is not a molecule: not parsable"):
-        build(references_file=file)
+        tanimoto(references_file=file)
     file.write_text("C1\n" * 25)
     with pytest.raises(InputError, match="and 15 more like these"):
-        build(references_file=file)
+        tanimoto(references_file=file)
 
 
 def test_bad_references_files(tmp_path):
@@ -216,22 +213,24 @@ def test_bad_references_files(tmp_path):
         ("a.sdf", r"a\.sdf: the file is empty"),
     ]:
         with pytest.raises(InputError, match=message):
-            build(references_file=tmp_path / name)
+            tanimoto(references_file=tmp_path / name)
 
 
 def test_bad_settings():
     with pytest.raises(InputError, match=r"references: should have at least 1 entry"):
-        build(references=[])
+        tanimoto(references=[])
     with pytest.raises(InputError, match="references: required, and not given"):
-        build()
+        tanimoto()
     with pytest.raises(
         InputError, match=r"combine: 'median' is not allowed.*Known: max, mean, min"
     ):
-        build(references=["C"], combine="median")
+        tanimoto(references=["C"], combine="median")
     with pytest.raises(InputError, match="radius: should be greater than or equal to 0"):
-        build(references=["C"], radius=-1)
+        tanimoto(references=["C"], radius=-1)
+    with pytest.raises(InputError, match=r"radius: should be a whole number \(got 'true'\)"):
+        tanimoto(references=["C"], radius=True)
     with pytest.raises(InputError) as caught:
-        build(references=["C"], fingerprint="maccs", radius=3, counts=True)
+        tanimoto(references=["C"], fingerprint="maccs", radius=3, counts=True)
     assert str(caught.value).splitlines() == [
         "tanimoto: radius = 3: the fingerprint maccs has no such setting; it takes none",
         "tanimoto: counts = True: the fingerprint maccs has no such setting; it takes none",
@@ -241,38 +240,117 @@ def test_bad_settings():
 def test_reference_fingerprints_are_made_once(monkeypatch):
     read = []
     parse_one = Chem.MolFromSmiles
-    score = build(references=REFERENCES)
+    score = tanimoto(references=REFERENCES)
     monkeypatch.setattr(Chem, "MolFromSmiles", lambda text: read.append(text) or parse_one(text))
     assert score(parse_one(ASPIRIN)) > 0
     assert read == []
 
 
-def test_in_a_reward():
-    reward = RewardModel.from_config(
-        {
-            "components": [
-                {"kind": "tanimoto", "parameters": {"references": ["CCO", CELECOXIB]}},
-                {"kind": "dice", "parameters": {"references": ["CCO", CELECOXIB]}},
-            ]
-        }
-    )
-    frame = reward.score([CELECOXIB, "C1CC", "CCO"])
-    assert frame["raw_tanimoto"].fillna(-1).tolist() == [1.0, -1.0, 1.0]
-    assert frame["reward"].tolist() == [1.0, 0.0, 1.0]
-
-
 def test_a_molecule_with_too_many_pharmacophore_features_fails_alone():
     settings = {"references": ASPIRIN, "fingerprint": "pharmacophore"}
     part = {"kind": "tanimoto", "parameters": settings}
-    with RewardModel.from_config({"components": [part]}) as model:
-        rows = model.score([ASPIRIN, "[O]" * 103])
+    rows = reward_of(part).score([ASPIRIN, "[O]" * 103])
     assert rows["raw_tanimoto"][0] == 1
     assert rows["valid"].all()
     assert "too many pharmacophore features: 101, at most 100" in rows["reason"][1]
     with pytest.raises(InputError, match="too many pharmacophore features: 128"):
-        build(fingerprint="pharmacophore", references="[O]" * 130)
+        tanimoto(fingerprint="pharmacophore", references="[O]" * 130)
 
 
-def test_a_switch_is_no_radius():
-    with pytest.raises(InputError, match=r"radius: should be a whole number \(got 'true'\)"):
-        build(references=ASPIRIN, radius=True)
+# ---- scaffolds
+
+
+SCAFFOLD_KINDS = ["scaffold_match", "contains_scaffold", "scaffold_similarity"]
+
+
+DIPHENYLPYRAZOLE = "c1ccc(-c2ccnn2-c2ccccc2)cc1"  # celecoxib without its side chains
+
+
+@pytest.mark.parametrize(
+    ("smiles", "murcko", "generic"),
+    [
+        ("CCc1ccccc1", 1, 1),
+        ("c1ccncc1", 0, 1),  # pyridine: a six-ring of other elements
+        ("C1CCCCC1", 0, 1),
+        ("O=C1CCCCC1", 0, 1),  # murcko keeps C=O, generic cuts it
+        ("c1ccc2ccccc2c1", 0, 0),
+        ("c1ccsc1", 0, 0),
+        ("CCO", 0, 0),
+    ],
+)
+def test_the_same_scaffold_as_toluene(smiles, murcko, generic):
+    assert build("scaffold_match", references="Cc1ccccc1")(mol(smiles)) == murcko
+    assert build("scaffold_match", references="Cc1ccccc1", form="generic")(mol(smiles)) == generic
+
+
+@pytest.mark.parametrize(
+    ("smiles", "murcko", "generic"),
+    [
+        ("CCc1ccccc1", 1, 1),
+        ("c1ccncc1", 0, 1),
+        ("c1ccc2ccccc2c1", 1, 1),  # fused rings contain their parts
+        ("C1CCCCC1c1ccsc1", 0, 1),
+        ("c1ccsc1", 0, 0),
+        ("CCO", 0, 0),
+    ],
+)
+def test_containing_toluenes_scaffold(smiles, murcko, generic):
+    score = build("contains_scaffold", references="Cc1ccccc1")
+    assert score(mol(smiles)) == murcko
+    score = build("contains_scaffold", references="Cc1ccccc1", form="generic")
+    assert score(mol(smiles)) == generic
+
+
+def test_every_reference_counts():
+    references = ["Cc1ccccc1", "c1ccsc1CC"]
+    match = build("scaffold_match", references=references)
+    assert [match(mol(each)) for each in ("c1ccccc1O", "Cc1cccs1", "c1ccc[nH]1")] == [1, 1, 0]
+    molecules = [mol(each) for each in ("c1ccccc1O", "Cc1cccs1", "c1ccccc1-c1cccs1", "CC")]
+    any_ = build("contains_scaffold", references=references)
+    all_ = build("contains_scaffold", references=references, combine="all")
+    assert [any_(each) for each in molecules] == [1, 1, 1, 0]
+    assert [all_(each) for each in molecules] == [0, 0, 1, 0]
+
+
+def test_a_scaffold_is_a_reference_too():
+    assert build("scaffold_match", references=DIPHENYLPYRAZOLE)(mol(CELECOXIB)) == 1
+    assert build("scaffold_match", references=CELECOXIB)(mol(DIPHENYLPYRAZOLE)) == 1
+
+
+def test_similarity_of_scaffolds_forgets_side_chains():
+    score = build("scaffold_similarity", references=["CCc1ccccc1", CELECOXIB])
+    assert score(mol(CELECOXIB)) == 1.0
+    assert score(mol(DIPHENYLPYRAZOLE)) == 1.0
+    # phenylpyridine with and without a side chain, against benzene and diphenylpyrazole
+    phenylpyridine = "c1ccc(-c2ccncc2)cc1"
+    each = [similarity(phenylpyridine, "c1ccccc1"), similarity(phenylpyridine, DIPHENYLPYRAZOLE)]
+    assert score(mol("CCOc1ccc(-c2ccncc2)cc1")) == max(each)
+    assert 0 < min(each) < max(each) < 1
+    for combine, expected in [("mean", sum(each) / 2), ("min", min(each))]:
+        other = build("scaffold_similarity", references=["CCc1ccccc1", CELECOXIB], combine=combine)
+        assert other(mol(phenylpyridine)) == pytest.approx(expected, abs=1e-15)
+
+
+def test_without_a_ring_there_is_no_scaffold():
+    for kind in SCAFFOLD_KINDS:
+        assert build(kind, references="c1ccccc1")(mol("CCCC")) == 0
+
+
+def test_a_molecule_without_generic_scaffold_fails_alone():
+    score = build("scaffold_similarity", references="c1ccccc1", form="generic")
+    with pytest.raises(ValueError, match="its generic scaffold is not a molecule"):
+        score(mol("C1CCS2(C1)(CCCC2)C1CCCC1"))  # a ring sulfur of five bonds
+
+
+@pytest.mark.parametrize("kind", SCAFFOLD_KINDS)
+def test_references_without_scaffold_or_sense_are_named(kind):
+    with pytest.raises(InputError) as caught:
+        build(kind, references=["c1ccccc1", "OCC", "CC"])
+    assert str(caught.value).splitlines() == [
+        f"{kind}: reference 'CCO' has no murcko scaffold: it has no ring",
+        f"{kind}: reference 'CC' has no murcko scaffold: it has no ring",
+    ]
+    with pytest.raises(InputError, match=r"references\[1\] = 'C1' is not a molecule"):
+        build(kind, references=["c1ccccc1", "C1"])
+    with pytest.raises(InputError, match=r"form: 'bare' is not allowed.*Known: generic, murcko"):
+        build(kind, references=["c1ccccc1"], form="bare")

@@ -1,22 +1,19 @@
-"""SMARTS components: molecules small enough to count by eye."""
+"""SMARTS, counted by eye in small molecules, and structural alerts, against RDKit's catalogs."""
+
+from typing import get_args
 
 import pytest
+from building import build, mol, reward_of
 from rdkit import Chem
+from rdkit.Chem.FilterCatalog import FilterCatalog, FilterCatalogParams
 
 from chemkl.config import InputError
-from chemkl.rewards import RewardModel
-from chemkl.rewards.registry import find_component
+from chemkl.rewards.components.substructure import CatalogName
 
 ACID, AMINE = "C(=O)[OX2H1]", "[NX3;H2]"
+
+
 KINDS = ["required_smarts", "forbidden_smarts", "smarts_count"]
-
-
-def mol(smiles):
-    return Chem.MolFromSmiles(smiles)
-
-
-def build(kind, **parameters):
-    return find_component(kind).build(parameters)
 
 
 @pytest.mark.parametrize(
@@ -101,15 +98,6 @@ def test_every_unparsable_pattern_is_named_with_its_place(kind, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_an_unparsable_pattern_stops_the_reward(tmp_path):
-    file = tmp_path / "reward.yaml"
-    file.write_text(
-        "components:\n  - kind: required_smarts\n    parameters:\n      smarts: ['[#6]', '[#6']\n"
-    )
-    with pytest.raises(InputError, match=r"reward\.yaml:.*smarts\[1\] = '\[#6' is not a SMARTS"):
-        RewardModel.from_config(file)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_patterns_are_compiled_once(kind, monkeypatch):
     compiled = []
@@ -120,7 +108,79 @@ def test_patterns_are_compiled_once(kind, monkeypatch):
     part = {"kind": kind, "parameters": {"smarts": [ACID, AMINE]}}
     if kind == "smarts_count":
         part["transform"] = {"kind": "step", "low": 1}
-    reward = RewardModel.from_config({"components": [part]})
-    frame = reward.score(["C" * n + "N" for n in range(1, 50)])
+    frame = reward_of(part).score(["C" * n + "N" for n in range(1, 50)])
     assert frame[f"raw_{kind}"].nunique() == 1
     assert compiled == [ACID, AMINE]
+
+
+# ---- structural alerts
+
+
+RHODANINE = "O=C1NC(=S)SC1=Cc1ccccc1"  # ene_rhod_A, the paper's best-known PAINS
+
+
+SMILES = [
+    RHODANINE,
+    "c1ccccc1",
+    "O=C1C=CC(=O)C=C1",  # quinone
+    "CC(=O)Cl",
+    "O=[N+]([O-])c1ccc(N=Nc2ccccc2)cc1",
+    "CCCCCCCCCCCCCCCC",
+    "ClCCSCCCl",
+    "C",
+]
+
+
+SINGLE = [name for name in get_args(CatalogName) if name not in {"PAINS", "CHEMBL", "ALL"}]
+
+
+def alerts(kind, *catalogs):
+    return build(kind, catalogs=list(catalogs))
+
+
+def rdkits(name):
+    return FilterCatalog(FilterCatalogParams(FilterCatalogParams.FilterCatalogs.names[name]))
+
+
+@pytest.mark.parametrize("name", get_args(CatalogName))
+def test_each_catalog_is_rdkits(name):
+    count, clean, catalog = alerts("alert_count", name), alerts("no_alerts", name), rdkits(name)
+    for smiles in SMILES:
+        expected = len(catalog.GetMatches(mol(smiles)))
+        assert count(mol(smiles)) == expected
+        assert clean(mol(smiles)) == (expected == 0)
+
+
+def test_a_rhodanine_is_a_pain_and_benzene_is_none():
+    assert alerts("alert_count", "PAINS")(mol(RHODANINE)) == 1
+    assert alerts("no_alerts", "PAINS")(mol(RHODANINE)) == 0
+    assert alerts("no_alerts", "PAINS_B", "PAINS_C")(mol(RHODANINE)) == 1
+    assert alerts("no_alerts", "PAINS", "BRENK", "NIH")(mol("c1ccccc1")) == 1
+
+
+def test_catalogs_add_up_and_none_counts_twice():
+    each = {name: alerts("alert_count", name) for name in SINGLE}
+    both, everything = alerts("alert_count", "BRENK", "NIH"), alerts("alert_count", "ALL")
+    pains = alerts("alert_count", "PAINS", "PAINS_A", "PAINS")
+    for molecule in map(mol, SMILES):
+        n = {name: count(molecule) for name, count in each.items()}
+        assert both(molecule) == n["BRENK"] + n["NIH"]
+        assert pains(molecule) == n["PAINS_A"] + n["PAINS_B"] + n["PAINS_C"]
+        assert everything(molecule) == sum(n.values())
+    assert everything(mol(RHODANINE)) > 2
+
+
+def test_an_alert_counts_once_however_often_it_occurs():
+    # Brenk's aldehyde, once and twice
+    one, two = mol("O=CCc1ccccc1"), mol("O=CCc1ccc(CC=O)cc1")
+    assert alerts("alert_count", "BRENK")(one) == alerts("alert_count", "BRENK")(two) == 1
+
+
+@pytest.mark.parametrize("kind", ["alert_count", "no_alerts"])
+def test_unknown_catalogs(kind):
+    with pytest.raises(InputError, match=r"catalogs\.1: 'PAIN' is not allowed.*PAINS"):
+        alerts(kind, "BRENK", "PAIN")
+    with pytest.raises(InputError, match="catalogs: should have at least 1 entry"):
+        alerts(kind)
+    with pytest.raises(InputError, match="catalogs: required, and not given"):
+        build(kind)

@@ -1,24 +1,17 @@
 """Counts of atoms, bonds, stereo, groups and rings, each against a count by hand."""
 
 import pytest
-from rdkit import Chem
+from building import ASPIRIN, CAFFEINE, CUBANE, CYCLODODECANE, HEAVY_WATER, SALT, build, value
 
 from chemkl.config import InputError
-from chemkl.rewards.registry import find_component
 
-ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
-CAFFEINE = "Cn1cnc2c1c(=O)n(C)c(=O)n2C"
-CUBANE = "C12C3C4C1C5C2C3C45"
-CYCLODODECANE = "C1CCCCCCCCCCC1"
 TETRALIN = "c1ccc2c(c1)CCCC2"
+
+
 INDOLINE = "c1ccc2c(c1)CCN2"
+
+
 CHOLINE = "C[N+](C)(C)CCO"
-SALT = "CC(=O)[O-].[Na+]"
-HEAVY_WATER = "[2H]O[2H]"
-
-
-def value(kind, smiles, **parameters):
-    return find_component(kind).build(parameters)(Chem.MolFromSmiles(smiles))
 
 
 BY_HAND = {
@@ -150,4 +143,4 @@ def test_ring_sizes():
 )
 def test_unfit_parameters_are_named(kind, parameters, message):
     with pytest.raises(InputError, match=message):
-        find_component(kind).build(parameters)
+        build(kind, **parameters)

@@ -2,30 +2,38 @@
 
 import hashlib
 import pickle
-import subprocess
-import sys
 import textwrap
 import zipfile
 from importlib.metadata import version
 
 import numpy as np
 import pytest
+from building import build, reward_of
 from rdkit import Chem
 from rdkit.Chem import rdFingerprintGenerator
 
 from chemkl.config import InputError
-from chemkl.rewards import RewardModel
-from chemkl.rewards.registry import find_component
 
 sklearn = pytest.importorskip(
     "sklearn", reason="needs scikit-learn: pip install scikit-learn skops"
 )
+
+
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
 skops_io = pytest.importorskip("skops.io", reason="needs skops: pip install scikit-learn skops")
+
+
 skl2onnx = pytest.importorskip("skl2onnx", reason="needs skl2onnx: pip install skl2onnx")
+
+
 pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install onnxruntime")
 
+
 SMILES = ["CCO", "c1ccccc1", "CC(=O)O", "CCN", "c1ccncc1", "CCCCCC", "OCCO", "Cc1ccccc1O"] * 3
+
+
 N_BITS = 64
 
 
@@ -77,10 +85,10 @@ def models(tmp_path_factory):
 TREES = ["sklearn.tree._tree.Tree"]
 
 
-def build(kind, path, **parameters):
+def build_model(kind, path, **parameters):
     if kind == "sklearn_model":
         parameters.setdefault("trusted", TREES)
-    return find_component(kind).build({"path": str(path), "n_bits": N_BITS, **parameters})
+    return build(kind, **{"path": str(path), "n_bits": N_BITS, **parameters})
 
 
 MOLS = [Chem.MolFromSmiles(s) for s in SMILES[:8]]
@@ -90,9 +98,9 @@ MOLS = [Chem.MolFromSmiles(s) for s in SMILES[:8]]
 def test_regressions_give_what_the_model_gives(models, name, counts):
     folder, made = models
     expected = made[name].predict(features(SMILES[:8], counts))
-    by_skops = build("sklearn_model", folder / f"{name}.skops", counts=counts)(MOLS)
+    by_skops = build_model("sklearn_model", folder / f"{name}.skops", counts=counts)(MOLS)
     np.testing.assert_allclose(by_skops, expected, rtol=1e-12)
-    by_onnx = build("onnx_model", folder / f"{name}.onnx", counts=counts)
+    by_onnx = build_model("onnx_model", folder / f"{name}.onnx", counts=counts)
     np.testing.assert_allclose([by_onnx(mol) for mol in MOLS], expected, rtol=1e-5)  # float32
 
 
@@ -100,9 +108,9 @@ def test_a_classifier_gives_the_probability_of_its_second_class(models):
     folder, made = models
     expected = made["classifier"].predict_proba(features(SMILES[:8]))
     path = folder / "classifier.skops"
-    assert build("sklearn_model", path)(MOLS) == expected[:, 1].tolist()
-    assert build("sklearn_model", path, class_index=0)(MOLS) == expected[:, 0].tolist()
-    labels = build("sklearn_model", path, method="predict")(MOLS)
+    assert build_model("sklearn_model", path)(MOLS) == expected[:, 1].tolist()
+    assert build_model("sklearn_model", path, class_index=0)(MOLS) == expected[:, 0].tolist()
+    labels = build_model("sklearn_model", path, method="predict")(MOLS)
     assert labels == (expected[:, 1] > 0.5).astype(float).tolist()
 
 
@@ -112,7 +120,7 @@ def test_a_class_and_an_output_of_an_onnx_model_are_chosen(models, file, class_i
     folder, made = models
     expected = made["three"].predict_proba(features(SMILES[:8]))[:, class_index]
     for output in (1, {"three.onnx": "output_probability", "plain.onnx": "probabilities"}[file]):
-        score = build("onnx_model", folder / file, output=output, class_index=class_index)
+        score = build_model("onnx_model", folder / file, output=output, class_index=class_index)
         np.testing.assert_allclose([score(mol) for mol in MOLS], expected, atol=1e-6)
 
 
@@ -120,7 +128,7 @@ def test_a_class_and_an_output_of_an_onnx_model_are_chosen(models, file, class_i
 def test_what_else_is_scored_changes_no_bit(models, name):
     folder, _ = models
     trusted = skops_io.get_untrusted_types(file=folder / f"{name}.skops")
-    score = build("sklearn_model", folder / f"{name}.skops", trusted=trusted)
+    score = build_model("sklearn_model", folder / f"{name}.skops", trusted=trusted)
     mols = [Chem.MolFromSmiles("C" * n + "O" + "N" * (n % 7)) for n in range(1, 101)]
     together = score(mols)
     assert [score([mol])[0] for mol in mols] == together
@@ -139,7 +147,7 @@ def test_they_are_components(models):
         for kind, ending in (("sklearn_model", "skops"), ("onnx_model", "onnx"))
     ]
     parts[0]["parameters"]["trusted"] = TREES
-    frame = RewardModel.from_config({"components": parts}).score(["OCC", "x", "c1ccccc1"])
+    frame = reward_of(*parts).score(["OCC", "x", "c1ccccc1"])
     expected = made["forest"].predict(features(["CCO", "c1ccccc1"]))
     assert frame["raw_sklearn_model"].tolist()[::2] == expected.tolist()
     np.testing.assert_allclose(frame["raw_onnx_model"].tolist()[::2], expected, rtol=1e-5)
@@ -153,13 +161,8 @@ def test_other_fingerprints(tmp_path):
     keys = [list(rdMolDescriptors.GetMACCSKeysFingerprint(mol)) for mol in MOLS]
     model = Ridge().fit(np.array(keys, dtype=float), SIZES[:8])
     skops_io.dump(model, tmp_path / "m.skops")
-    score = find_component("sklearn_model").build(
-        {"path": str(tmp_path / "m.skops"), "fingerprint": "maccs"}
-    )
+    score = build("sklearn_model", path=str(tmp_path / "m.skops"), fingerprint="maccs")
     np.testing.assert_allclose(score(MOLS), model.predict(np.array(keys, dtype=float)), rtol=1e-6)
-
-
-# ---- what is refused
 
 
 class Harmful:
@@ -174,7 +177,7 @@ def test_pickles_are_refused_whatever_their_name(tmp_path, kind, name):
     path.write_bytes(pickle.dumps(Harmful()))
     says = r"is a pickle, which runs whatever code .*skops.io.dump\(joblib.load\('m\..*to_onnx"
     with pytest.raises(InputError, match=says):
-        build(kind, path)
+        build_model(kind, path)
 
 
 def test_types_that_are_not_known_to_be_harmless_are_named(tmp_path):
@@ -183,7 +186,7 @@ def test_types_that_are_not_known_to_be_harmless_are_named(tmp_path):
     path = tmp_path / "m.skops"
     skops_io.dump(FunctionTransformer(textwrap.dedent), path)
     with pytest.raises(InputError, match=r"not known to be harmless: .*dedent"):
-        build("sklearn_model", path)
+        build_model("sklearn_model", path)
 
 
 def test_trees_have_to_be_trusted(models):  # a malformed one crashes the process (skops, PR 535)
@@ -191,7 +194,7 @@ def test_trees_have_to_be_trusted(models):  # a malformed one crashes the proces
     with pytest.raises(
         InputError, match=r"made the file, add trusted: \[sklearn\.tree\._tree\.Tree\]"
     ):
-        build("sklearn_model", folder / "forest.skops", trusted=[])
+        build_model("sklearn_model", folder / "forest.skops", trusted=[])
 
 
 @pytest.mark.parametrize(
@@ -249,7 +252,7 @@ def test_a_model_that_does_not_fit_is_explained(models, kind, file, parameters, 
         archive.writestr("a", "b")
     skops_io.dump({"a": 1}, folder / "dict.skops")
     with pytest.raises(InputError, match=says):
-        build(kind, folder / file, **parameters)
+        build_model(kind, folder / file, **parameters)
 
 
 @pytest.mark.parametrize(
@@ -259,22 +262,13 @@ def test_a_missing_package_is_named_with_its_version(models, monkeypatch, kind, 
     folder, _ = models
     monkeypatch.setattr("chemkl.rewards.components.models.find_spec", lambda _: None)
     with pytest.raises(InputError, match=rf"{package}: install it with pip .*'{package}>="):
-        build(kind, folder / "forest.onnx")
+        build_model(kind, folder / "forest.onnx")
 
 
 def test_the_identity_of_a_model_is_its_file_and_what_runs_it(models):
     folder, _ = models
-    forest = build("onnx_model", folder / "forest.onnx")
-    ridge = build("onnx_model", folder / "ridge.onnx")
+    forest = build_model("onnx_model", folder / "forest.onnx")
+    ridge = build_model("onnx_model", folder / "ridge.onnx")
     assert forest.identity != ridge.identity
     digest = hashlib.sha256((folder / "forest.onnx").read_bytes()).hexdigest()
     assert forest.identity == f"{digest} onnxruntime {version('onnxruntime')}"
-
-
-def test_importing_the_components_loads_no_optional_package():
-    code = (
-        "import sys, chemkl.rewards.components\n"
-        "print(*{'sklearn', 'skops', 'onnxruntime'} & set(sys.modules))"
-    )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ended.stdout.strip() == ""

@@ -1,0 +1,33 @@
+"""Components and rewards as the tests here build them."""
+
+from rdkit import Chem
+
+from chemkl.rewards import RewardModel
+from chemkl.rewards.registry import find_component
+
+ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
+CAFFEINE = "Cn1cnc2c1c(=O)n(C)c(=O)n2C"
+CELECOXIB = "Cc1ccc(-c2cc(C(F)(F)F)nn2-c2ccc(S(N)(=O)=O)cc2)cc1"
+CUBANE = "C12C3C4C1C5C2C3C45"
+CYCLODODECANE = "C1CCCCCCCCCCC1"
+SALT = "CC(=O)[O-].[Na+]"
+HEAVY_WATER = "[2H]O[2H]"
+
+
+def mol(smiles):
+    return Chem.MolFromSmiles(smiles)
+
+
+def build(kind, **parameters):
+    """The score function of a component."""
+    return find_component(kind).build(parameters)
+
+
+def value(kind, smiles, **parameters):
+    return build(kind, **parameters)(mol(smiles))
+
+
+def reward_of(*parts, **settings):
+    """A reward of these components; a kind alone stands for one without settings."""
+    components = [{"kind": part} if isinstance(part, str) else part for part in parts]
+    return RewardModel.from_config({"components": components, **settings})
