@@ -25,20 +25,13 @@ CHUNK = 4_000  # lines a task: some 0.7 s of work, so that passing them on costs
 
 
 class Clean(NamedTuple):
-    """What became of one line: a molecule with its split and tokens, or a reason.
+    """What became of one line: a molecule with its split and tokens, or a reason."""
 
-    Attributes:
-        line: as it stood in the source, with the source's own split.
-        smiles: canonical; None where the line holds no usable molecule.
-        split: to which the molecule belongs.
-        tokens: of the SMILES.
-        reason: why there is no molecule, as ``category: detail`` or the category alone.
-    """
-
-    line: Line
-    smiles: str | None = None
-    split: str = ""
-    tokens: tuple[str, ...] = ()
+    line: Line  # as it stood in the source, with the source's own split
+    smiles: str | None = None  # canonical; None where the line holds no usable molecule
+    split: str = ""  # to which the molecule belongs
+    tokens: tuple[str, ...] = ()  # of the SMILES
+    # why there is no molecule, as ``category: detail`` or the category alone
     reason: str | None = None
 
 

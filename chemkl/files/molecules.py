@@ -66,42 +66,28 @@ ENDINGS = {
 
 
 class Line(NamedTuple):
-    """One SMILES as it stands in its file.
+    """One SMILES as it stands in its file."""
 
-    Attributes:
-        number: 1-based line of the file (row of a Parquet file, record of an SD file).
-        smiles: the text, empty for an empty line or cell; None where the line has no such cell.
-        split: the split that the source gives it.
-        name: what the file calls the molecule; None where it has no name.
-        values: cells of the columns that are kept, by name; None where a cell is missing.
-        reason: why there is no SMILES; None where there is one.
-    """
-
-    number: int
+    number: int  # 1-based line of the file (row of a Parquet file, record of an SD file)
+    # the text, empty for an empty line or cell; None where the line has no such cell
     smiles: str | None
-    split: str = "train"
-    name: str | None = None
+    split: str = "train"  # the split that the source gives it
+    name: str | None = None  # what the file calls the molecule; None where it has no name
+    # cells of the columns that are kept, by name; None where a cell is missing
     values: Mapping[str, Any] = {}
-    reason: str | None = None
+    reason: str | None = None  # why there is no SMILES; None where there is one
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where in a row things stand: numbers of cells, or names where cells have these.
+    """Where in a row things stand: numbers of cells, or names where cells have these."""
 
-    Attributes:
-        smiles: the cell with the SMILES; None in an SD file, where it is the record itself.
-        name: the cell with the name; None where it can only stand behind the SMILES.
-        kept: cells that are handed on, by the name that they get.
-        header: whether the first row is one.
-        columns: the names of all columns.
-    """
-
+    # the cell with the SMILES; None in an SD file, where it is the record itself
     smiles: int | str | None
-    name: int | str | None
-    kept: Mapping[str, int | str]
-    header: bool
-    columns: Sequence[str]
+    name: int | str | None  # the cell with the name; None where it can only stand behind the SMILES
+    kept: Mapping[str, int | str]  # cells that are handed on, by the name that they get
+    header: bool  # whether the first row is one
+    columns: Sequence[str]  # the names of all columns
 
 
 class MoleculeFile:

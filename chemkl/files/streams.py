@@ -68,20 +68,14 @@ _MARKS = {  # UTF-32 first: its mark begins with that of UTF-16
 
 @dataclass(frozen=True)
 class Source:
-    """An open file, unpacked.
+    """An open file, unpacked."""
 
-    Attributes:
-        place: its name in messages.
-        ending: what its name says of the format, in lower case, without that of the compression;
-            empty where the name has none.
-        stream: its content.
-        head: the beginning of its content.
-    """
-
-    place: str
+    place: str  # its name in messages
+    # what its name says of the format, in lower case, without that of the compression; empty where
+    # the name has none
     ending: str
-    stream: BinaryIO
-    head: bytes
+    stream: BinaryIO  # its content
+    head: bytes  # the beginning of its content
 
     @property
     def encoding(self) -> str:

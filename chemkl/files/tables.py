@@ -43,38 +43,24 @@ Numbered = Iterator[tuple[int, str | None]]
 
 
 class Row(NamedTuple):
-    """One row of a file.
+    """One row of a file."""
 
-    Attributes:
-        number: its line, from 1; in Parquet and SD files the number of the row or record.
-        cells: its cells in order; in files that name them by name; of an SD file the record.
-        reason: why nothing can be read from it; None where something can.
-    """
-
-    number: int
-    cells: Any
-    reason: str | None = None
+    number: int  # its line, from 1; in Parquet and SD files the number of the row or record
+    cells: Any  # its cells in order; in files that name them by name; of an SD file the record
+    reason: str | None = None  # why nothing can be read from it; None where something can
 
 
 @dataclass(frozen=True)
 class Table:
-    """An open file of rows.
+    """An open file of rows."""
 
-    Attributes:
-        place: its name in messages.
-        form: its delimiter, or sdf, jsonl, parquet.
-        sample: its first rows; of delimited text also the header; empty for Parquet.
-        read: gives all rows, of a Parquet file with the columns that are named.
-        bare: whether files of its kind mostly have no header.
-        types: of a Parquet file, the types of its columns.
-    """
-
-    place: str
-    form: str
-    sample: Sequence[Row]
+    place: str  # its name in messages
+    form: str  # its delimiter, or sdf, jsonl, parquet
+    sample: Sequence[Row]  # its first rows; of delimited text also the header; empty for Parquet
+    # gives all rows, of a Parquet file with the columns that are named
     read: Callable[[Sequence[str]], Iterator[Row]]
-    bare: bool = False
-    types: pa.Schema | None = None
+    bare: bool = False  # whether files of its kind mostly have no header
+    types: pa.Schema | None = None  # of a Parquet file, the types of its columns
 
     @property
     def is_delimited(self) -> bool:
@@ -84,22 +70,17 @@ class Table:
 
 @dataclass(frozen=True)
 class Rules:
-    """What a file holds, and how it is told.
+    """What a file holds, and how it is told."""
 
-    Attributes:
-        endings: how rows are told apart, by the ending of the file; .txt also stands for text of
-            which the name says nothing.
-        judge: says of rows of cells how well they can be used, from 0; the delimiter that gives the
-            best is taken.
-        comment: given a line above the rows that begins with #, gives what it is as a row; None for
-            a comment.
-        tidy: whether blanks around cells are no part of them.
-    """
-
+    # how rows are told apart, by the ending of the file; .txt also stands for text of which the
+    # name says nothing
     endings: Mapping[str, str]
+    # says of rows of cells how well they can be used, from 0; the delimiter that gives the best is
+    # taken
     judge: Callable[[Sequence[Sequence[str]]], float]
+    # given a line above the rows that begins with #, gives what it is as a row; None for a comment
     comment: Callable[[str], str | None]
-    tidy: bool
+    tidy: bool  # whether blanks around cells are no part of them
 
 
 @contextmanager

@@ -20,24 +20,17 @@ from chemkl.policies.tokenizer import END_ID, START_ID, Vocabulary
 
 @dataclass(frozen=True)
 class Rollout:
-    """Sequences sampled from a policy, one row each.
+    """Sequences sampled from a policy, one row each."""
 
-    Attributes:
-        smiles: the text of each sequence; of a truncated one, the part that was sampled. A start
-            token in the middle shows as ``^`` (no valid SMILES).
-        tokens: token_BT, int64: start token, tokens, end token, then end tokens as padding.
-        logp: logp_B, float32, nats: sum over the tokens, end token included.
-        truncated: bool_B: the row reached the maximum length before its end token.
-        group: int64_B: the number of the prompt that the row answers; None: there are no prompts.
-        end_id: the id of the end token.
-    """
-
+    # the text of each sequence; of a truncated one, the part that was sampled. A start token in the
+    # middle shows as ``^`` (no valid SMILES)
     smiles: list[str]
-    tokens: Tensor
-    logp: Tensor
-    truncated: Tensor
+    tokens: Tensor  # token_BT, int64: start token, tokens, end token, then end tokens as padding
+    logp: Tensor  # logp_B, float32, nats: sum over the tokens, end token included
+    truncated: Tensor  # bool_B: the row reached the maximum length before its end token
+    # int64_B: the number of the prompt that the row answers; None: there are no prompts
     group: Tensor | None = None
-    end_id: int = END_ID
+    end_id: int = END_ID  # the id of the end token
 
     def __len__(self) -> int:
         """Return the number of sequences."""

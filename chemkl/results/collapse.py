@@ -22,22 +22,15 @@ IN_TEXT = (("group", "completion"), "answer")
 
 @dataclass(frozen=True)
 class Spread:
-    """How a number of samples is spread.
+    """How a number of samples is spread."""
 
-    Attributes:
-        n: samples, repeats included.
-        distinct: different samples among them.
-        named: samples with an outcome; an acyclic molecule has none.
-        outcomes: different outcomes.
-        top_share: share of the most frequent outcome among the samples with one; None without.
-        effective_outcomes: exp of the entropy over the outcomes; None without, or where not asked.
-    """
-
-    n: int
-    distinct: int
-    named: int
-    outcomes: int
+    n: int  # samples, repeats included
+    distinct: int  # different samples among them
+    named: int  # samples with an outcome; an acyclic molecule has none
+    outcomes: int  # different outcomes
+    # share of the most frequent outcome among the samples with one; None without
     top_share: float | None
+    # exp of the entropy over the outcomes; None without, or where not asked
     effective_outcomes: float | None
 
     @property

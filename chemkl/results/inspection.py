@@ -40,23 +40,15 @@ _SHOWN_NAMES = 10
 
 @dataclass(frozen=True)
 class RunTrace:
-    """The trace of a run and what is known about the run.
+    """The trace of a run and what is known about the run."""
 
-    Attributes:
-        folder: of the run.
-        frame: one row for each sampled sequence, as `read_trace` gives it.
-        schema: its columns, with their meanings.
-        identity: `run_id`, `config_hash` and `chemkl_version`, as the parts carry them.
-        n_parts: how many files the trace has.
-        manifest: None where the folder has none.
-    """
-
-    folder: Path
-    frame: pd.DataFrame
-    schema: pa.Schema
+    folder: Path  # of the run
+    frame: pd.DataFrame  # one row for each sampled sequence, as `read_trace` gives it
+    schema: pa.Schema  # its columns, with their meanings
+    # `run_id`, `config_hash` and `chemkl_version`, as the parts carry them
     identity: Mapping[str, str]
-    n_parts: int
-    manifest: Manifest | None
+    n_parts: int  # how many files the trace has
+    manifest: Manifest | None  # None where the folder has none
 
     @property
     def threshold(self) -> float | None:
@@ -176,29 +168,17 @@ def tables_of(place: str | Path) -> dict[str, pa.Table]:
 
 @dataclass(frozen=True)
 class Counts:
-    """How much a run sampled, scored and found; rows from a replay buffer are left out.
+    """How much a run sampled, scored and found; rows from a replay buffer are left out."""
 
-    Attributes:
-        rows: sampled sequences.
-        valid: those that are molecules, repeats included.
-        distinct: distinct canonical SMILES among them.
-        calls: oracle calls spent.
-        failed: valid rows for which a component gave no value.
-        scaffolds: distinct non-empty scaffolds of the distinct molecules.
-        hits: distinct molecules with R >= threshold; None without a threshold.
-        hit_scaffolds: distinct non-empty scaffolds of these.
-        best: the largest raw reward R of a molecule; None without one.
-    """
-
-    rows: int
-    valid: int
-    distinct: int
-    calls: int
-    failed: int
-    scaffolds: int
-    hits: int | None
-    hit_scaffolds: int | None
-    best: float | None
+    rows: int  # sampled sequences
+    valid: int  # those that are molecules, repeats included
+    distinct: int  # distinct canonical SMILES among them
+    calls: int  # oracle calls spent
+    failed: int  # valid rows for which a component gave no value
+    scaffolds: int  # distinct non-empty scaffolds of the distinct molecules
+    hits: int | None  # distinct molecules with R >= threshold; None without a threshold
+    hit_scaffolds: int | None  # distinct non-empty scaffolds of these
+    best: float | None  # the largest raw reward R of a molecule; None without one
 
 
 def count(frame: pd.DataFrame, threshold: float | None = None) -> Counts:
@@ -240,31 +220,19 @@ def _scaffolds(rows: pd.DataFrame) -> int:
 
 @dataclass(frozen=True)
 class TextCounts:
-    """How much a run wrote, scored and found; rows from a replay buffer are left out.
+    """How much a run wrote, scored and found; rows from a replay buffer are left out."""
 
-    Attributes:
-        completions: sampled.
-        prompts: that they answer.
-        valid: those of them with a valid answer, repeats included.
-        truncated: those that failed because they had no end.
-        distinct: distinct answers, each counted for every prompt that it answers.
-        calls: oracle calls spent.
-        failed: valid ones that could not be scored.
-        hits: distinct answers whose first scoring gave R >= threshold; None without a threshold.
-        hit_completions: completions with R >= threshold; None without a threshold.
-        best: the largest raw reward R of a valid completion; None without one.
-    """
-
-    completions: int
-    prompts: int
-    valid: int
-    truncated: int
-    distinct: int
-    calls: int
-    failed: int
+    completions: int  # sampled
+    prompts: int  # that they answer
+    valid: int  # those of them with a valid answer, repeats included
+    truncated: int  # those that failed because they had no end
+    distinct: int  # distinct answers, each counted for every prompt that it answers
+    calls: int  # oracle calls spent
+    failed: int  # valid ones that could not be scored
+    # distinct answers whose first scoring gave R >= threshold; None without a threshold
     hits: int | None
-    hit_completions: int | None
-    best: float | None
+    hit_completions: int | None  # completions with R >= threshold; None without a threshold
+    best: float | None  # the largest raw reward R of a valid completion; None without one
 
 
 def count_text(frame: pd.DataFrame, threshold: float | None = None) -> TextCounts:

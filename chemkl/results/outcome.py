@@ -31,20 +31,14 @@ same sequence has in two batches differs by less."""
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run found.
+    """What a run found."""
 
-    Attributes:
-        hits: how many distinct molecules (answers to a prompt, in texts) are hits, and by which
-            tau; empty for a target without one.
-        best: the highest raw reward; None without a reward.
-        collapse: the verdict in a line; empty where nothing is watched.
-        idle: why the target changed nothing, in a sentence; empty where it did.
-    """
-
+    # how many distinct molecules (answers to a prompt, in texts) are hits, and by which tau; empty
+    # for a target without one
     hits: str
-    best: float | None
-    collapse: str
-    idle: str
+    best: float | None  # the highest raw reward; None without a reward
+    collapse: str  # the verdict in a line; empty where nothing is watched
+    idle: str  # why the target changed nothing, in a sentence; empty where it did
 
     def lines(self) -> Iterator[str]:
         """Say all of it."""
