@@ -1,9 +1,8 @@
 """Looking into what was written: a run's trace with its counts, any Parquet file, and SQL."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -187,15 +186,19 @@ def count(frame: pd.DataFrame, threshold: float | None = None) -> Counts:
     valid = sampled[sampled["valid"].astype(bool)]
     scored = first_scorings(frame)
     hits = None if threshold is None else first_scorings(frame, threshold)
+
+    def scaffolds(rows: pd.DataFrame) -> int:
+        return len(set(rows["scaffold"].dropna()) - {""})
+
     return Counts(
         rows=len(sampled),
         valid=len(valid),
         distinct=valid["canonical_smiles"].nunique(),
         calls=len(scored),
         failed=int(valid["reason"].notna().sum()),
-        scaffolds=_scaffolds(scored),
+        scaffolds=scaffolds(scored),
         hits=None if hits is None else len(hits),
-        hit_scaffolds=None if hits is None else _scaffolds(hits),
+        hit_scaffolds=None if hits is None else scaffolds(hits),
         best=float(scored["reward"].max()) if len(scored) else None,
     )
 
@@ -212,10 +215,6 @@ def first_scorings(frame: pd.DataFrame, threshold: float | None = None) -> pd.Da
     if threshold is not None:
         scored = scored[scored["reward"] >= threshold]
     return scored.sort_values("call", kind="stable")
-
-
-def _scaffolds(rows: pd.DataFrame) -> int:
-    return len(set(rows["scaffold"].dropna()) - {""})
 
 
 @dataclass(frozen=True)
@@ -298,40 +297,32 @@ def run_sql(tables: Mapping[str, pa.Table], sql: str) -> pa.Table:
     except ImportError:
         raise InputError(f"--sql needs DuckDB, which is not installed: {install('sql')}") from None
     connection = duckdb.connect(":memory:", config={"python_enable_replacements": False})
+    problem = ""
     try:
         for name, table in tables.items():
             connection.register(name, table)
         connection.execute("SET enable_external_access = false")  # no file, network or extension
         connection.execute("SET lock_configuration = true")  # and no way back
-        problem = _not_one_select(connection.extract_statements(sql), duckdb)
-        if problem:
-            raise InputError(f"--sql: {problem}")
-        answer: pa.Table = connection.sql(sql).to_arrow_table()
-    except duckdb.Error as error:
-        raise InputError(f"--sql: {str(error).strip()}\n{_columns_of(tables, sql)}") from None
+        statements = connection.extract_statements(sql)
+        if len(statements) != 1:
+            problem = (
+                f"expected one statement, found {len(statements)}. Give one SELECT; what several "
+                "would do step by step goes into one with WITH."
+            )
+        elif statements[0].type != duckdb.StatementType.SELECT:
+            problem = (
+                f"{str(statements[0].type).rpartition('.')[2]} is not allowed: queries only read. "
+                "Give a SELECT (also WITH, FROM, DESCRIBE or SUMMARIZE)."
+            )
+        else:
+            answer: pa.Table = connection.sql(sql).to_arrow_table()
+            return answer
+    except duckdb.Error as error:  # with the columns of the tables that the query speaks of
+        meant = [name for name in tables if name in sql] or list(tables)[:1]
+        lines = [f"Columns of {name}: {', '.join(tables[name].schema.names)}" for name in meant]
+        others = [name for name in tables if name not in meant]
+        lines += [f"Other tables: {', '.join(others)}"] if others else []
+        problem = "\n".join([str(error).strip(), *lines])
     finally:
         connection.close()
-    return answer
-
-
-def _not_one_select(statements: Sequence[Any], duckdb: Any) -> str:
-    if len(statements) != 1:
-        return (
-            f"expected one statement, found {len(statements)}. Give one SELECT; what several would "
-            "do step by step goes into one with WITH."
-        )
-    if statements[0].type != duckdb.StatementType.SELECT:
-        kind = str(statements[0].type).rpartition(".")[2]
-        return (
-            f"{kind} is not allowed: queries only read. Give a SELECT (also WITH, FROM, DESCRIBE "
-            "or SUMMARIZE)."
-        )
-    return ""
-
-
-def _columns_of(tables: Mapping[str, pa.Table], sql: str) -> str:
-    """The tables, those that the query speaks of with their columns."""
-    meant = [name for name in tables if name in sql] or list(tables)[:1]
-    lines = [f"Columns of {name}: {', '.join(tables[name].schema.names)}" for name in meant]
-    others = [name for name in tables if name not in meant]
-    return "\n".join([*lines, *([f"Other tables: {', '.join(others)}"] if others else [])])
+    raise InputError(f"--sql: {problem}")

@@ -72,37 +72,53 @@ def outcome_of(trace: pd.DataFrame, manifest: Mapping[str, Any]) -> Outcome:
 
 def read_outcome(folder: Path, manifest: Manifest) -> Outcome:
     """Do the same for the folder of a run."""
-    return outcome_of(_columns_there(folder, COLUMNS), manifest.model_dump(mode="json"))
+    return outcome_of(_read(folder, COLUMNS), manifest.model_dump(mode="json"))
 
 
 def read_never_acted(folder: Path) -> str:
     """Say of the run in a folder what `never_acted` says of its trace."""
     manifest = Manifest.load(folder)
     target = manifest.config.get("target") if manifest else None
-    return never_acted(_columns_there(folder, OF_TARGET), target or {})
+    return never_acted(_read(folder, OF_TARGET), target or {})
+
+
+def _read(folder: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    there = set(read_part_schema(find_trace(folder)[0].path).names)
+    return read_trace(folder, [name for name in columns if name in there])
 
 
 def never_acted(trace: pd.DataFrame, target: Mapping[str, Any]) -> str:
     """Say why the target of a run was never another than gibbs, or why a filter had no aim.
 
     A row tells where its log target is not that of gibbs, log pi_ref + R / beta. A batch with one
-    hit alone has none: the hit is its own anchor, and so are copies of it.
+    hit alone has none: the hit is its own anchor, and so are copies of it. The trace has the
+    columns `OF_TARGET`, and `group` where prompts are apart.
 
     Returns:
         A sentence; empty where the target acted, and for targets that are gibbs.
     """
-    kind = target.get("kind")
+    kind, tau = target.get("kind"), target.get("tau")
+    rows = sampled_rows(trace)
     if kind not in ("mara", "filter"):
         return ""
-    rows = sampled_rows(trace)
     hits = rows[rows["hit"].astype(bool) & rows["log_target"].notna()]
-    if kind == "filter":
-        if len(hits):
-            return ""
-        return f"the target filter had nothing to walk to: {_no_hit(rows, target)}"
-    if _moved(hits, target):
+    if (kind == "filter" and len(hits)) or (kind == "mara" and _moved(hits, target)):
         return ""
-    why = _no_hit(rows, target) if hits.empty else _alone(rows, target)
+    if len(hits) and not target.get("alpha", 1.0) and target.get("reward_on_hits") == "own":
+        why = "with alpha = 0 and reward_on_hits = own it is that of gibbs"
+    elif len(hits):
+        of = " of one prompt" if "group" in rows else ""
+        why = f"no batch had two different hits{of}, and one alone keeps its own target"
+    elif tau is None:
+        why = f"no batch had two rewards of at least tau_floor = {target.get('tau_floor'):g}"
+    elif (rows["reward"] >= float(tau)).any():
+        why = f"the diversity filter withdrew every reward of at least tau = {float(tau):g}"
+    else:
+        why = f"no reward reached tau = {float(tau):g}"
+    before = " before it" if why.startswith("the diversity") else ""
+    why += f";{before} the best reward is {rows['reward'].max():.4g}"
+    if kind == "filter":
+        return f"the target filter had nothing to walk to: {why}"
     return f"the target mara never acted: {why}; the samples are those of the target gibbs"
 
 
@@ -117,30 +133,3 @@ def _moved(hits: pd.DataFrame, target: Mapping[str, Any]) -> bool:
     gibbs = hits["logp_ref"].astype(float) + hits["reward_filtered"] / beta
     away = (hits["log_target"].astype(float) - gibbs).abs()
     return bool((away > SAME_NATS + np.finfo(np.float32).eps * 8 * gibbs.abs()).any())
-
-
-def _no_hit(rows: pd.DataFrame, target: Mapping[str, Any]) -> str:
-    best = f"the best reward is {rows['reward'].max():.4g}"
-    if target.get("tau") is None:
-        floor = target.get("tau_floor")
-        return f"no batch had two rewards of at least tau_floor = {floor:g}; {best}"
-    tau = float(target["tau"])
-    if (rows["reward"] >= tau).any():
-        return (
-            f"the diversity filter withdrew every reward of at least tau = {tau:g}; before it "
-            f"{best}"
-        )
-    return f"no reward reached tau = {tau:g}; {best}"
-
-
-def _alone(rows: pd.DataFrame, target: Mapping[str, Any]) -> str:
-    best = f"the best reward is {rows['reward'].max():.4g}"
-    if not target.get("alpha", 1.0) and target.get("reward_on_hits") == "own":
-        return f"with alpha = 0 and reward_on_hits = own it is that of gibbs; {best}"
-    of = " of one prompt" if "group" in rows else ""
-    return f"no batch had two different hits{of}, and one alone keeps its own target; {best}"
-
-
-def _columns_there(folder: Path, wanted: tuple[str, ...]) -> pd.DataFrame:
-    there = set(read_part_schema(find_trace(folder)[0].path).names)
-    return read_trace(folder, [name for name in wanted if name in there])
