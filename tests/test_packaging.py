@@ -119,4 +119,4 @@ def test_a_source_distribution_has_everything(source, tmp_path):
     with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
     assert shipped_files() <= held
-    assert {"chemkl/cli/__init__.py", "chemkl/reports/templates/report.html.j2"} <= held
+    assert {"chemkl/cli.py", "chemkl/reports/templates/report.html.j2"} <= held

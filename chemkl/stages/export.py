@@ -1,26 +1,39 @@
-"""What `chemkl export` writes: the molecules of a run as SDF, CSV or SMILES, for other programs."""
+"""What `chemkl export` and `chemkl convert` write: molecules as SDF, CSV or SMILES."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from shlex import quote
-from typing import IO
+from typing import IO, Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+from rdkit import Chem
 
-from chemkl.chem.molecules import parse
+from chemkl.chem.molecules import MoleculeError, parse, read_molecule, sdf_record
 from chemkl.config import InputError
 from chemkl.display import say
+from chemkl.files.molecules import SMILES_NAMES, first_named
+from chemkl.files.tables import find_column, refuse_same_names
 from chemkl.results.inspection import RunTrace, first_scorings, open_run
-from chemkl.stages import molecule_files
-from chemkl.stages.molecule_files import Record, title_of, write_sdf, write_smi
-from chemkl.stages.output_files import check_outputs, write_csv, written_out
+from chemkl.results.trace import read_part
+from chemkl.stages.output_files import check_outputs, with_good_text, write_csv, written_out
 
-ENDINGS = {f"--{form}": endings for form, endings in molecule_files.ENDINGS.items()}
-"""How the file of each option may end."""
+ENDINGS = {
+    "--sdf": (".sdf", ".sdf.gz"),
+    "--csv": (".csv", ".csv.gz"),
+    "--smi": (".smi", ".smi.gz", ".smiles", ".smiles.gz"),
+}
+"""How the file of each option of `chemkl export` may end; `chemkl convert` goes by the ending."""
 
 SAME_FOR_ALL = ("valid", "repeat", "is_replay")
 """Columns of a trace that say the same of every distinct molecule; --all-rows has them."""
+
+SMILES_COLUMNS = ("canonical_smiles", *SMILES_NAMES)
+"""Where `convert` looks for the SMILES: the first of these that a file has, in any case."""
+
+
+# ---- the molecules of a run
 
 
 def export(
@@ -65,7 +78,12 @@ def export(
     check_outputs(outputs, ENDINGS, force=force)
     run = open_run(run_dir)
     if run.is_text and not all_rows:
-        raise InputError(_no_molecule_in(run))
+        raise InputError(
+            f"{run.folder}: no completion in this run of a language model names a molecule, and "
+            "only molecules are exported; nothing was written. Its texts become a table with: "
+            f"chemkl show {quote(str(run.folder))} --sql "
+            '"SELECT prompt, completion, answer, reward FROM trace" --csv texts.csv'
+        )
     rows = run.frame
     if not all_rows:
         rows = _readable(select(rows, threshold, top=top, per_scaffold=per_scaffold), run.folder)
@@ -74,9 +92,16 @@ def export(
     table = pa.Table.from_pandas(rows, schema=run.schema, preserve_index=False)
     if not all_rows:
         table = table.drop_columns(list(SAME_FOR_ALL))
+    origin = {name: text for name, text in run.identity.items() if text}
     for option, path in outputs.items():
         with written_out(path) as stream:
-            _write(option, run, table, stream)
+            if option == "--csv":
+                write_csv(table, stream)
+                continue
+            n = write_molecules(_records_of_run(run, table), option, table.schema, origin, stream)
+        if n < len(table):
+            left_out = len(table) - n
+            say(f"{left_out:,} molecules left out of the SD file, which RDKit cannot lay out")
     return len(table)
 
 
@@ -110,8 +135,7 @@ def select(
 
 def _readable(rows: pd.DataFrame, folder: Path) -> pd.DataFrame:
     """Leave out the molecules that RDKit cannot read, and say how many they are."""
-    smiles = rows["canonical_smiles"]
-    readable = [parse(each) is not None for each in smiles]
+    readable = [parse(smiles) is not None for smiles in rows["canonical_smiles"]]
     left_out = len(rows) - sum(readable)
     if left_out:
         say(f"{folder}: {left_out:,} molecules left out, which RDKit cannot read")
@@ -133,45 +157,173 @@ def _check_options(outputs: Mapping[str, Path], filters: Sequence[str], all_rows
         raise InputError("\n".join(problems))
 
 
-def _no_molecule_in(run: RunTrace) -> str:
-    return (
-        f"{run.folder}: no completion in this run of a language model names a molecule, and only "
-        "molecules are exported; nothing was written. Its texts become a table with: chemkl show "
-        f'{quote(str(run.folder))} --sql "SELECT prompt, completion, answer, reward FROM trace" '
-        "--csv texts.csv"
-    )
-
-
 def _nothing_left(run: RunTrace, threshold: float | None) -> str:
-    found = select(run.frame)
-    if found.empty:
+    best = select(run.frame)["reward"].max()
+    if pd.isna(best):
         return f"{run.folder}: the trace holds no valid molecule; nothing was written"
     return (
-        f"--threshold {threshold:g}: no hits: the largest reward in {run.folder} is "
-        f"{found['reward'].max():.6g}; nothing was written. Give a lower threshold"
+        f"--threshold {threshold:g}: no hits: the largest reward in {run.folder} is {best:.6g}; "
+        "nothing was written. Give a lower threshold"
     )
 
 
-def _write(option: str, run: RunTrace, table: pa.Table, stream: IO[bytes]) -> None:
-    if option == "--csv":
-        write_csv(table, stream)
-    elif option == "--smi":
-        write_smi(_records(run, table), stream)
-    else:
-        origin = {name: text for name, text in run.identity.items() if text}
-        left_out = len(table) - write_sdf(_records(run, table), table.schema, origin, stream)
-        if left_out:
-            say(f"{left_out:,} molecules left out of the SD file, which RDKit cannot lay out")
+def _records_of_run(run: RunTrace, table: pa.Table) -> Iterator["Record"]:
+    """Each molecule with its own name, or one that no other run uses: run's id, oracle call."""
+    run_id = run.identity["run_id"] or run.folder.resolve().name
+    for _, row in _rows(table):
+        smiles = row["canonical_smiles"]
+        title = _title(row, f"{run_id}_{row['call']}")
+        yield Record(title, smiles, parse(smiles) or smiles, row)
 
 
-def _records(run: RunTrace, table: pa.Table) -> Iterator[Record]:
-    """Each molecule with its own name, where the trace has a column `name`.
+# ---- a Parquet file
 
-    Else with one that no other run uses: the run's id and the oracle call.
+
+def convert(
+    source: str | Path, target: str | Path, *, column: str | None = None, force: bool = False
+) -> str:
+    """Write a Parquet file in another format, with all its columns.
+
+    Rows without a molecule are left out of SD and SMILES files.
+
+    Args:
+        source: a Parquet file.
+        target: a file whose ending says the format.
+        column: the column with the SMILES; default: the first of `SMILES_COLUMNS`.
+        force: replace the target if it is there.
+
+    Returns:
+        What was written, in words.
+
+    Raises:
+        InputError: one of the files or the column cannot be used, or no row is a molecule; then
+            nothing was written.
     """
-    own = run.identity["run_id"] or run.folder.resolve().name
-    for batch in table.to_batches(max_chunksize=1024):
-        for row in batch.to_pylist():
-            smiles = row["canonical_smiles"]
-            mol = parse(smiles)
-            yield Record(title_of(row, f"{own}_{row['call']}"), smiles, mol or smiles, row)
+    source, target = Path(source), Path(target)
+    if source.suffix.lower() != ".parquet":
+        raise InputError(f"{source}: expected a file that ends in .parquet")
+    if not source.is_file():
+        raise InputError(f"{source}: no such file")
+    endings = [ending for of_format in ENDINGS.values() for ending in of_format]
+    check_outputs({"OUT": target}, {"OUT": endings}, force=force)
+    table = with_good_text(read_part(source))
+    form = next(form for form, end in ENDINGS.items() if target.name.lower().endswith(end))
+    if form == "--csv":
+        with written_out(target) as stream:
+            write_csv(table, stream)
+        return f"{len(table):,} rows"
+    place = _smiles_column(source, table, column)
+    records = _records_of_file(table, place, source.stem)
+    with written_out(target) as stream:
+        n = write_molecules(records, form, table.schema, {}, stream)
+        if not n:  # raised in here, so that no empty file appears
+            raise InputError(
+                f"{source}: no row of the column {place!r} is a molecule; nothing was written"
+            )
+    left_out = len(table) - n
+    without = f"; {left_out:,} rows without a molecule left out" if left_out else ""
+    return f"{n:,} molecules{without}"
+
+
+def _records_of_file(table: pa.Table, column: str, name: str) -> Iterator["Record"]:
+    """The rows that are molecules, each by its own name or that of its file and row."""
+    for number, row in _rows(table):
+        mol = read_molecule(row[column] or "").mol
+        if mol is not None:
+            yield Record(_title(row, f"{name}_{number}"), row[column], mol, row)
+
+
+def _smiles_column(source: Path, table: pa.Table, column: str | None) -> str:
+    names = table.schema.names
+    refuse_same_names(names, str(source))
+    found = (
+        first_named(SMILES_COLUMNS, names)
+        if column is None
+        else find_column(names, column, str(source))
+    )
+    if found is None:
+        raise InputError(
+            f"{source}: no column is called canonical_smiles or smiles; say with --column where "
+            f"the SMILES stand. Known: {', '.join(names)}"
+        )
+    kind = table.schema.field(found).type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise InputError(f"{source}: the column {found!r} holds {kind}; expected SMILES as text")
+    return found
+
+
+# ---- SD files and SMILES files
+
+
+class Record(NamedTuple):
+    """One molecule of a file.
+
+    Attributes:
+        title: its name.
+        smiles: its SMILES.
+        molecule: what is drawn, the same as a molecule or as SMILES.
+        row: what is known about it, by column; None where a value is missing.
+    """
+
+    title: str
+    smiles: str
+    molecule: Chem.Mol | str
+    row: Mapping[str, Any]
+
+
+def _rows(table: pa.Table) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a table, counted from 1, without all of it in memory twice."""
+    batches = table.to_batches(max_chunksize=1024)
+    return enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
+
+
+def _title(row: Mapping[str, Any], otherwise: str) -> str:
+    """What a row calls its molecule, in its column `name`; another title where it does not."""
+    return str(row.get("name") or "").strip() or otherwise
+
+
+def write_molecules(
+    records: Iterable[Record],
+    form: str,
+    schema: pa.Schema,
+    origin: Mapping[str, str],
+    stream: IO[bytes],
+) -> int:
+    """Write an SD file, or a SMILES file: a line for each molecule, its SMILES, a blank, its name.
+
+    An SD file has 2D coordinates, and every value that there is as a property; a molecule that
+    RDKit cannot lay out is left out.
+
+    Args:
+        records: the molecules.
+        form: ``--sdf`` or ``--smi``.
+        schema: the types of the values.
+        origin: properties that are the same for all.
+        stream: where it is written.
+
+    Returns:
+        How many molecules were written.
+    """
+    n = 0
+    text_of = {field.name: _writer_of(field.type) for field in schema}
+    for record in records:
+        if form == "--smi":
+            text = f"{record.smiles} {' '.join(record.title.split())}\n"
+        else:
+            values = {name: text_of[name](v) for name, v in record.row.items() if v is not None}
+            try:
+                text = sdf_record(record.molecule, record.title, values | dict(origin))
+            except MoleculeError:
+                continue
+        stream.write(text.encode())
+        n += 1
+    return n
+
+
+def _writer_of(kind: pa.DataType) -> Callable[[Any], str]:
+    """How the values of a column are written: as in the CSV, with no more digits than they have."""
+    if pa.types.is_float32(kind):
+        return lambda value: str(np.float32(value))
+    if pa.types.is_boolean(kind):
+        return lambda value: "true" if value else "false"
+    return str

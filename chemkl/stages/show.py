@@ -1,35 +1,89 @@
-"""What `chemkl show` prints: a run, a Parquet file, the answer to a query, a table of choices."""
+"""What `chemkl show` prints: a run, a Parquet file, the answer to a query, a table of choices.
 
-from collections.abc import Callable, Iterable, Iterator
+Tables fit a terminal of 80 columns or more.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console, RenderableType
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
 from rich.text import Text
 
-from chemkl.config import InputError, did_you_mean
-from chemkl.display import standard_output
+from chemkl.config import InputError, did_you_mean, shipped
+from chemkl.display import (
+    MISSING,
+    cell,
+    counted,
+    facts,
+    is_missing,
+    plain_table,
+    short,
+    standard_output,
+)
 from chemkl.evaluation.tables import metric_catalogue
-from chemkl.results.inspection import count, open_run, read_head, run_sql, tables_of
+from chemkl.results import Manifest, description_of, trace_components
+from chemkl.results.columns import RAW_PREFIX, has_prompts
+from chemkl.results.inspection import (
+    Counts,
+    RunTrace,
+    TextCounts,
+    count,
+    count_text,
+    frequent_answers,
+    open_run,
+    read_head,
+    run_sql,
+    tables_of,
+)
+from chemkl.results.outcome import outcome_of
 from chemkl.results.trace import list_parts, read_part_schema
 from chemkl.rewards import catalogue
-from chemkl.stages import show_tables, show_text
 from chemkl.stages.export import select
 from chemkl.stages.output_files import check_outputs, write_csv, written_out
 
 N_BEST = 10
 N_ROWS_OF_FILE = 5
 N_ROWS_OF_ANSWER = 30
+MOST_PROMPTS = 10
+"""Prompts whose answers are shown at most."""
+SHOWN_HASH = 12
+SMILES_WIDTH = 34
+"""Room that a SMILES must have beside the components; what is longer is folded."""
+PROMPT_WIDTH = 20
+"""A longer prompt is cut in the middle."""
+CELL_WIDTH = 28
+"""Cells up to this length are not folded in a table of rows."""
 ENDINGS = {"--csv": (".csv", ".csv.gz"), "--parquet": (".parquet",)}
 """How the file of each option may end."""
+
+
+def configs(name: str | None = None) -> Iterator[RenderableType]:
+    """The configs and pipelines that come with chemkl; or those of one folder, or one of them."""
+    files = [file for file in shipped.names() if file.endswith(".yaml")]
+    chosen = [file for file in files if name is None or name in file.removesuffix(".yaml")]
+    if not chosen:
+        raise InputError(f"no config is called {name!r}{did_you_mean(str(name), files)}")
+    table = Table("file", "what it is", box=box.SIMPLE)
+    for file in chosen:
+        first = (shipped.root() / file).read_text(encoding="utf-8").partition("\n")[0]
+        table.add_row(Text(file, overflow="fold"), Text(first.lstrip("# ")))
+    yield table
+    yield Text(f"In {shipped.root()}. A command takes them by this name, from any folder.")
+
 
 SHOWN: dict[str, Callable[[str | None], Iterable[RenderableType]]] = {
     "rewards": catalogue.rewards,
     "transforms": catalogue.transforms,
     "metrics": metric_catalogue,
-    "configs": show_tables.configs,
+    "configs": configs,
 }
 """What can be shown by name; each gives all of it, or one part in detail."""
 
@@ -74,10 +128,6 @@ class Asked:
             raise InputError(f"{', '.join(given)}: means nothing for {what}")
 
 
-_OF_A_RUN = ("threshold", "top", "per_scaffold")
-_OF_A_QUERY = ("csv", "parquet", "force")
-
-
 def show(
     what: str,
     name: str | None = None,
@@ -96,9 +146,8 @@ def show(
     Raises:
         InputError: no such path or name, or one that cannot be read; an option that does not fit.
     """
-    asked = asked or Asked()
     console = console or standard_output()
-    for part in _parts(what, name, asked, console.width):
+    for part in _parts(what, name, asked or Asked(), console.width):
         console.print(part, highlight=False)
 
 
@@ -107,7 +156,11 @@ def _parts(what: str, name: str | None, asked: Asked, width: int) -> Iterable[Re
     if what in SHOWN and (name is not None or not list_parts(path)):  # a run may be called so
         asked.refuse(f"chemkl show {what}", *(field.name for field in fields(asked)))
         return SHOWN[what](name)
-    if not _is_there(path):
+    try:
+        there = path.exists()
+    except OSError:  # a name that is too long
+        there = False
+    if not there:
         raise InputError(
             f"cannot show {what!r}: no such run folder or Parquet file{did_you_mean(what, SHOWN)}"
         )
@@ -115,22 +168,19 @@ def _parts(what: str, name: str | None, asked: Asked, width: int) -> Iterable[Re
         raise InputError(f"chemkl show {what} {name}: a path takes no name after it")
     if path.is_file() and path.suffix.lower() != ".parquet":
         raise InputError(f"{path}: expected a run folder or a file that ends in .parquet")
+    of_a_run = ("threshold", "top", "per_scaffold")
     if asked.sql is not None:
-        asked.refuse("a query (--sql)", *_OF_A_RUN)
+        asked.refuse("a query (--sql)", *of_a_run)
         return _answer(path, asked.sql, asked, width)
-    asked.refuse("a table without a query (--sql)", *_OF_A_QUERY)
+    asked.refuse("a table without a query (--sql)", "csv", "parquet", "force")
     if path.is_file():
-        asked.refuse("one file", *_OF_A_RUN)
+        asked.refuse("one file", *of_a_run)
         return _file(path, asked, width)
     asked.refuse("a run", "rows")
     return _run(path, asked, width)
 
 
-def _is_there(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a name that is too long
-        return False
+# ---- a run
 
 
 def _run(folder: Path, asked: Asked, width: int) -> Iterator[RenderableType]:
@@ -138,36 +188,267 @@ def _run(folder: Path, asked: Asked, width: int) -> Iterator[RenderableType]:
     threshold = run.threshold if asked.threshold is None else asked.threshold
     if run.is_text:
         asked.refuse("a run of a language model without a molecule", "per_scaffold")
-    yield from show_tables.heading(run)
+    yield Text(str(run.folder), style="bold")
+    yield _facts(_about(run))
     yield ""
-    yield show_tables.columns_table(run.schema)
+    yield _columns(run.schema)
     if run.is_text:
-        yield from show_text.tables(run, threshold, asked.top or N_BEST, width)
+        counts = count_text(run.frame, threshold)
+        yield from _titled("Counts", _facts(_text_counts(counts, run, threshold), number=True))
+        yield ""
+        yield from _answers(frequent_answers(run.frame, asked.top or N_BEST), width)
         return
     per_scaffold = (1 if asked.per_scaffold is None else asked.per_scaffold) or None
     best = select(run.frame, top=asked.top or N_BEST, per_scaffold=per_scaffold)
-    yield show_tables.counts_table(count(run.frame, threshold), run, threshold)
+    rows = _counts(count(run.frame, threshold), run, threshold)
+    yield from _titled("Counts", _facts(rows, number=True))
     yield ""
-    yield show_tables.best_table(best, per_scaffold, width)
+    yield from _best(best, per_scaffold, width)
+
+
+def _titled(title: str, table: Table) -> Iterator[RenderableType]:
+    """A title beside the table, not in it, where it would be folded to the table's width."""
+    yield Text(title, style="bold")
+    yield table
+
+
+def _facts(rows: Iterable[Sequence[str]], *, number: bool = False) -> Table:
+    """Names and what there is of each; a number stands to the right."""
+    table = facts(rows)
+    table.columns[0].no_wrap = True
+    if number:
+        table.columns[1].justify = "right"
+    return table
+
+
+def _about(run: RunTrace) -> Iterator[tuple[str, str]]:
+    """What the run is, and how it ended."""
+    manifest = run.manifest
+    if manifest is None:
+        yield "ended", "not known: the folder has no manifest.json"
+    else:
+        why = f": {manifest.ended_by}" if manifest.ended_by else ""
+        is_running = manifest.status == "running"
+        yield (
+            "ended",
+            "not yet: it is running, or was killed without a word"
+            if is_running
+            else f"{manifest.status}{why}",
+        )
+        yield "started", _times(manifest)
+        extensions = list(_extensions(manifest))
+        if extensions:
+            yield "extended", "; ".join(extensions)
+        yield "what", _settings(manifest)
+    yield "run", run.identity["run_id"] or MISSING
+    yield "config", run.identity["config_hash"][:SHOWN_HASH] or MISSING
+    steps = run.frame["step"]
+    yield "trace", f"{counted(run.n_parts, 'part')}, steps {steps.min():,} to {steps.max():,}"
+    found = outcome_of(run.frame, manifest.model_dump(mode="json") if manifest else {})
+    if found.hits and run.threshold is None:  # a tau that moves, by which none are counted below
+        yield "hits", found.hits
+    if found.collapse:
+        yield "collapse", found.collapse
+    if found.idle:
+        yield "target", found.idle
+
+
+def _times(manifest: Manifest) -> str:
+    began = datetime.fromisoformat(manifest.started)
+    text = f"{began:%Y-%m-%d %H:%M} UTC"
+    if manifest.finished:
+        took = datetime.fromisoformat(manifest.finished) - began
+        text += f", took {timedelta(seconds=round(took.total_seconds()))}"
+    n = len(manifest.resumed)
+    return text + (f", resumed {counted(n, 'time')}" if n else "")
+
+
+def _extensions(manifest: Manifest) -> Iterator[str]:
+    """The limits that a run had before it was given others, and those that it was given."""
+    later = [*manifest.extended, manifest.config][1:]
+    for before, after in zip(manifest.extended, later, strict=True):
+        for key, limit in before.items():
+            if key in manifest.config and limit != after.get(key):
+                was, now = (
+                    "none" if number is None else f"{number:,}"
+                    for number in (limit, after.get(key))
+                )
+                yield f"{key} {was} to {now}"
+
+
+def _settings(manifest: Manifest) -> str:
+    """What tells runs of one pipeline apart: target, estimator, filter, seed."""
+    config = manifest.config
+    kinds = {
+        key: config[key].get("kind")
+        for key in ("target", "estimator", "diversity_filter", "shaper")
+        if isinstance(config.get(key), dict)
+    }
+    named = [f"{key.replace('_', ' ')} {kind}" for key, kind in kinds.items() if kind]
+    seed = [] if manifest.seed is None else [f"seed {manifest.seed}"]
+    return ", ".join([manifest.stage, *named, *seed])
+
+
+def _columns(schema: pa.Schema) -> RenderableType:
+    """Columns with types and meanings."""
+    table = plain_table()
+    table.add_column("column", overflow="fold", min_width=10)
+    table.add_column("type", overflow="fold")
+    table.add_column("meaning", ratio=1)
+    for field in schema:
+        table.add_row(Text(field.name), str(field.type), Text(description_of(field) or MISSING))
+    return Group(*_titled("Columns", table))
+
+
+def _of_budget(run: RunTrace) -> str:
+    """What the oracle calls of a run are to be compared with; nothing without a budget."""
+    budget = run.manifest.config.get("budget") if run.manifest else None
+    return f"of a budget of {budget:,}" if isinstance(budget, int) else ""
+
+
+def _no_tau(run: RunTrace) -> str:
+    """Why the hits of a run are not counted by a tau."""
+    target: Mapping[str, Any] = (run.manifest.config.get("target") if run.manifest else None) or {}
+    quantile, floor = target.get("tau_quantile"), target.get("tau_floor")
+    if quantile is None:
+        return "no fixed tau is known: give --threshold"
+    least = f", never below {floor:g}" if floor is not None else ""
+    return (
+        f"tau moves: the quantile {quantile:g} of each batch's rewards{least}; --threshold R counts"
+    )
+
+
+def _counts(counts: Counts, run: RunTrace, threshold: float | None) -> Iterator[Sequence[str]]:
+    """How much was sampled, scored and found."""
+    yield "rows", f"{counts.rows:,}", "sampled sequences"
+    yield "valid", f"{counts.valid:,}", f"{counts.valid / max(counts.rows, 1):.1%} of them"
+    yield "distinct", f"{counts.distinct:,}", f"with {counted(counts.scaffolds, 'scaffold')}"
+    yield "calls", f"{counts.calls:,}", _of_budget(run)
+    if counts.failed:
+        yield "failed", f"{counts.failed:,}", "valid rows without a component's value"
+    if threshold is None:
+        yield "hits", MISSING, _no_tau(run)
+    else:
+        found = f"R >= {threshold:g}, with {counted(counts.hit_scaffolds or 0, 'scaffold')}"
+        yield "hits", f"{counts.hits or 0:,}", found
+    if counts.best is not None:
+        yield "best R", f"{counts.best:.4g}", "the largest raw reward"
+
+
+def _best(best: pd.DataFrame, of_each: int | None, width: int) -> Iterator[RenderableType]:
+    """The best molecules; with their prompts, where these fit, and their components, where all do.
+
+    Components stand there by their raw values.
+    """
+    which = {None: "", 1: ", one of each scaffold"}.get(of_each, f", {of_each} of each scaffold")
+    room = width - 16 - SMILES_WIDTH
+    prompts: list[str] = []
+    if has_prompts(best.columns):
+        prompts = [_prompt(prompt) for prompt in best["prompt"]]
+        needed = max(map(len, ("prompt", *prompts))) + 1
+        prompts = prompts if needed <= room else []
+        room -= needed if prompts else 0
+    components = trace_components(best.columns)
+    if sum(max(len(name), 8) + 1 for name in components) > room:
+        components = []
+    table = plain_table()
+    for name in ("reward", "call"):
+        table.add_column(name, justify="right", no_wrap=True)
+    if prompts:
+        table.add_column("prompt", no_wrap=True)
+    for name in components:
+        table.add_column(Text(name), justify="right", no_wrap=True)
+    table.add_column("SMILES", overflow="fold", min_width=SMILES_WIDTH // 2)
+    for number, (_, row) in enumerate(best.iterrows()):
+        table.add_row(
+            _cell(row["reward"]),
+            f"{row['call']:,}",
+            *map(Text, prompts[number : number + 1]),
+            *(_cell(row[RAW_PREFIX + name]) for name in components),
+            Text(row["canonical_smiles"]),
+        )
+    before = "; components before their transform" if components else ""
+    yield from _titled(f"Best molecules{which}{before}", table)
+
+
+def _prompt(prompt: str) -> str:
+    """A prompt on one line, cut in the middle where it is long."""
+    return short(" ".join(prompt.split()), PROMPT_WIDTH)
+
+
+def _text_counts(
+    counts: TextCounts, run: RunTrace, threshold: float | None
+) -> Iterator[Sequence[str]]:
+    """How much was written, scored and found."""
+    n = max(counts.completions, 1)
+    to_prompts = f"sampled, to {counted(counts.prompts, 'prompt')}"
+    yield "completions", f"{counts.completions:,}", to_prompts
+    yield "valid", f"{counts.valid:,}", f"{counts.valid / n:.1%} of them have an answer"
+    if counts.truncated:
+        share = f"{counts.truncated / n:.1%} of them had no end, and failed"
+        yield "truncated", f"{counts.truncated:,}", share
+    answers = "answers" if counts.prompts == 1 else "answers, each counted for each prompt"
+    yield "distinct", f"{counts.distinct:,}", answers
+    yield "calls", f"{counts.calls:,}", _of_budget(run)
+    if counts.failed:
+        yield "failed", f"{counts.failed:,}", "valid completions that could not be scored"
+    if threshold is None:
+        yield "hits", MISSING, _no_tau(run)
+    else:
+        found = f"answers with R >= {threshold:g}, in {counts.hit_completions or 0:,} completions"
+        yield "hits", f"{counts.hits or 0:,}", found
+    if counts.best is not None:
+        yield "best R", f"{counts.best:.4g}", "the largest raw reward"
+
+
+def _answers(answers: pd.DataFrame, width: int) -> Iterator[RenderableType]:
+    """The most frequent answers; how many prompts there are beside those that are shown."""
+    groups = answers["group"].unique()
+    shown = answers[answers["group"].isin(groups[:MOST_PROMPTS])]
+    prompts = [_prompt(prompt) for prompt in shown["prompt"]]
+    beside = 28 + max(map(len, ("prompt", *prompts)))  # what the other columns take
+    room = max(8, width - beside)
+    table = plain_table()
+    for name in ("prompt", "answer", "valid"):
+        table.add_column(name, no_wrap=True)
+    for name in ("share", "mean R"):
+        table.add_column(name, justify="right", no_wrap=True)
+    before = None
+    for prompt, (_, row) in zip(prompts, shown.iterrows(), strict=True):
+        text = row["text"]  # in quotes where white space would not be seen
+        text = text if text.isprintable() and text and text == text.strip() else repr(text)
+        table.add_row(
+            Text(prompt if row["group"] != before else ""),
+            Text(text if len(text) <= room else f"{text[: room - 1]}…"),
+            "yes" if row["valid"] else "no",
+            cell(row["share"], ".2%"),
+            cell(row["mean_reward"], ".4g"),
+        )
+        before = row["group"]
+    title = "Most frequent answers to each prompt; where none is valid, the completion"
+    yield from _titled(title, table)
+    if len(groups) > MOST_PROMPTS:
+        yield f"{MOST_PROMPTS} of {len(groups):,} prompts; --sql answers for the others"
+
+
+# ---- a file, an answer
 
 
 def _file(path: Path, asked: Asked, width: int) -> Iterator[RenderableType]:
     schema = read_part_schema(path)
-    n_wanted = N_ROWS_OF_FILE if asked.rows is None else asked.rows
-    head, n_rows = read_head(path, n_wanted)
-    facts = show_tables.table_of_facts()
-    facts.add_row("rows", f"{n_rows:,}")
-    facts.add_row("columns", f"{len(schema.names):,}")
-    for key, value in (schema.metadata or {}).items():
-        if key not in (b"pandas", b"ARROW:schema"):
-            facts.add_row(Text(key.decode()), Text(value.decode(errors="replace")))
+    head, n_rows = read_head(path, N_ROWS_OF_FILE if asked.rows is None else asked.rows)
+    about = [("rows", f"{n_rows:,}"), ("columns", f"{len(schema.names):,}")]
+    about += [
+        (key.decode(), value.decode(errors="replace"))
+        for key, value in (schema.metadata or {}).items()
+        if key not in (b"pandas", b"ARROW:schema")
+    ]
     yield Text(str(path), style="bold")
-    yield facts
+    yield _facts(about)
     yield ""
-    yield show_tables.columns_table(schema)
+    yield _columns(schema)
     if len(head):
-        yield Text("First rows", style="bold")
-        yield show_tables.rows_table(head, width)
+        yield from _titled("First rows", _rows(head, width))
 
 
 def _answer(place: Path, sql: str, asked: Asked, width: int) -> Iterator[RenderableType]:
@@ -175,31 +456,63 @@ def _answer(place: Path, sql: str, asked: Asked, width: int) -> Iterator[Rendera
     outputs = {option: path for option, path in given.items() if path is not None}
     check_outputs(outputs, ENDINGS, force=asked.force)
     answer = run_sql(tables_of(place), sql)
-    if outputs:
-        _check_names(answer.schema.names)
-        for option, path in outputs.items():
-            with written_out(path) as stream:
-                if option == "--csv":
-                    write_csv(answer, stream)
-                else:
-                    described = answer.replace_schema_metadata({"from": str(place), "sql": sql})
-                    pq.write_table(described, pa.PythonFile(stream), compression="zstd")
-            yield Text(f"output: {path} ({len(answer):,} rows)")
-        return
-    n_wanted = N_ROWS_OF_ANSWER if asked.rows is None else asked.rows
-    yield show_tables.rows_table(answer.slice(0, n_wanted), width)
-    if not len(answer):
-        yield "0 rows"
-    if len(answer) > n_wanted:
-        yield show_tables.more(
-            n_wanted, len(answer), ["--rows N shows more", "--csv FILE writes all"]
-        )
-
-
-def _check_names(names: list[str]) -> None:
+    names = answer.schema.names
     twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
+    if outputs and twice:
         raise InputError(
             f"--sql: several columns are called {', '.join(twice)}: name them apart with AS, for a "
             "file needs names that differ"
         )
+    for option, path in outputs.items():
+        with written_out(path) as stream:
+            if option == "--csv":
+                write_csv(answer, stream)
+            else:
+                described = answer.replace_schema_metadata({"from": str(place), "sql": sql})
+                pq.write_table(described, pa.PythonFile(stream), compression="zstd")
+        yield Text(f"output: {path} ({len(answer):,} rows)")
+    if outputs:
+        return
+    n_wanted = N_ROWS_OF_ANSWER if asked.rows is None else asked.rows
+    yield _rows(answer.slice(0, n_wanted), width)
+    if not len(answer):
+        yield "0 rows"
+    if len(answer) > n_wanted:
+        how = "--rows N shows more, or --csv FILE writes all"
+        yield f"{n_wanted:,} of {len(answer):,} rows; {how}"
+
+
+def _rows(rows: pa.Table, width: int) -> Any:
+    """Rows as rows; where the columns do not fit, as columns: as many of the rows as do."""
+    cells = [[_cell(value) for value in column.to_pylist()] for column in rows.columns]
+    names = rows.schema.names
+    widths = [
+        max(len(name), *(min(len(text), CELL_WIDTH) for text in column), 1)
+        for name, column in zip(names, cells, strict=True)
+    ]
+    table = plain_table()
+    if sum(widths) + len(widths) + 1 <= width:
+        numbers = pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal
+        for field, least in zip(rows.schema, widths, strict=True):
+            side: Any = "right" if any(is_one(field.type) for is_one in numbers) else "left"
+            table.add_column(Text(field.name), justify=side, overflow="fold", min_width=least)
+        for row in zip(*cells, strict=True):
+            table.add_row(*map(Text, row))
+        return table
+    n_fit = max(1, (width - max(map(len, names)) - 2) // (CELL_WIDTH + 1))
+    n_shown = min(n_fit, len(rows))
+    table.add_column("column", no_wrap=True)
+    for number in range(1, n_shown + 1):
+        table.add_column(f"row {number}", overflow="fold", ratio=1)
+    for name, column in zip(names, cells, strict=True):
+        table.add_row(Text(name), *map(Text, column[:n_shown]))
+    if n_shown == len(rows):
+        return table
+    return Group(table, "More rows do not fit beside these: choose fewer columns with --sql.")
+
+
+def _cell(value: Any) -> str:
+    """A value in few digits; a dash where there is none."""
+    if is_missing(value):
+        return MISSING
+    return f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -9,7 +9,7 @@ import pytest
 from rdkit import Chem
 
 from chemkl.config import InputError
-from chemkl.stages.convert import convert
+from chemkl.stages.export import convert
 
 SMILES = ["C[C@H](N)O", None, "C1CC", "CCO"]
 

@@ -235,12 +235,10 @@ def test_a_run_without_a_molecule(tmp_path, write_run):
 
 
 def test_a_failure_on_the_way_leaves_nothing(run, tmp_path, monkeypatch):
-    from chemkl.stages import molecule_files
-
     def break_down(*_):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(molecule_files, "sdf_record", break_down)
+    monkeypatch.setattr("chemkl.stages.export.sdf_record", break_down)
     with pytest.raises(ZeroDivisionError):
         export(run, sdf=tmp_path / "a.sdf")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]

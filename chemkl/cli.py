@@ -1,0 +1,562 @@
+"""The command line: each command checks what it was given, then imports the stage and calls it."""
+
+import errno
+import io
+import math
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import IO, Annotated, Any
+
+import typer
+
+from chemkl import __version__
+from chemkl.config import InputError, StorageError
+from chemkl.config.base import utf8
+from chemkl.signals import handled
+from chemkl.stages.registry import STAGES, interrupted, interruptible
+
+HELP = (
+    "Post-train generators of molecules so that they cover many scaffolds, not one.\n\n"
+    "A set of molecules becomes a prior (prepare, pretrain), a reward steers the prior (posttrain),"
+    " and what it proposed is measured and shown (evaluate, report). chemkl run does all of it from"
+    " one file."
+)
+EPILOG = (
+    "Exit codes: 0 done, 2 a mistake in a config or an input (told before anything starts), 128 + N"
+    " stopped by signal N (143 SIGTERM, 129 SIGHUP, 138 SIGUSR1, 130 Ctrl-C), 1 other "
+    "(a full disk too: one line says what is safe)."
+)
+UNUSABLE = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR)
+"""What the system says of a path that the user has to give otherwise, or to open for this user."""
+
+app = typer.Typer(
+    help=HELP,
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Run the command line and exit.
+
+    The code is 0 done, 2 configuration or input error, 128 + N stopped by signal N, 1 other. A disk
+    that fails is one line and 1, whatever it is that met it.
+    """
+    with handled(), readers_may_leave():
+        forgive_streams()
+        try:
+            try:
+                Path.cwd()
+            except OSError as error:
+                raise InputError(
+                    f"the working directory cannot be used ({error.strerror}): change to another "
+                    "one"
+                ) from None
+            app()
+        except Exception as error:  # noqa: BLE001 - the last line of defence, and it hides nothing
+            sys.exit(_tell(error))
+
+
+def _tell(error: Exception) -> int:
+    """Say what went wrong, and return the exit code."""
+    of_the_disk = _of_the_disk(error)
+    if isinstance(error, InputError | StorageError):
+        text, code = str(error), 1 if of_the_disk else 2
+    elif unusable := _unusable(error):
+        text, code = unusable, 2
+    elif isinstance(error, OSError) and of_the_disk:
+        text, code = f"{error.filename or 'the disk'}: {error.strerror or error}", 1
+    else:
+        sys.stderr.write(f"unexpected error: {type(error).__name__}: {error}\n")
+        traceback.print_exc()
+        return 1
+    sys.stderr.write(f"{text}\n")
+    return code
+
+
+def _unusable(error: Exception) -> str:
+    """Say which path cannot be used, and why, if that is what went wrong; else nothing."""
+    if getattr(error, "reason", None) == "surrogates not allowed":
+        name, why = getattr(error, "object", ""), "the name is not UTF-8"
+    elif isinstance(error, OSError) and error.errno in UNUSABLE and error.filename:
+        name, why = error.filename, str(error.strerror)
+    else:
+        return ""
+    return f"{utf8(name).splitlines()[0]}: cannot be used here ({why}); take another"
+
+
+def _of_the_disk(error: Exception) -> bool:
+    """Whether it is a disk that failed: no mistake of the user, whatever met it."""
+    from chemkl.results.atomic import storage_problem  # it imports pyarrow: not for chemkl --help
+
+    return storage_problem(error) is not None
+
+
+# ---- standard output and error
+
+
+def forgive_streams() -> None:
+    r"""Let stdout and stderr write ? for what their encoding lacks, and nothing where closed.
+
+    UTF-8 lacks only the bytes of a file name that is not UTF-8: these are written as \udcff.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - to the end
+        elif isinstance(stream, io.TextIOWrapper):
+            unicode = stream.encoding.lower().startswith("utf")
+            stream.reconfigure(errors="backslashreplace" if unicode else "replace")
+
+
+class _Outlet(io.FileIO):
+    """A file that drops what nobody reads any more: `| head` has ended, the terminal is closed.
+
+    It also drops what a full disk does not take, and remembers why. A run goes on: its results are
+    other files.
+    """
+
+    problem: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        """Write bytes, if anybody is there."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                self.problem = error
+            return memoryview(data).nbytes
+
+
+def _outlasting(stream: IO[str]) -> IO[str]:
+    """The same stream over such a file; one that is no process's own stays as it is."""
+    if not isinstance(stream, io.TextIOWrapper) or stream not in (sys.__stdout__, sys.__stderr__):
+        return stream
+    raw = _Outlet(stream.fileno(), "wb", closefd=False)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
+
+
+@contextmanager
+def readers_may_leave() -> Iterator[None]:
+    """Go on without a message when what reads the output of this process ends, in this scope.
+
+    Where output was lost otherwise, an exit with 0 becomes one with 1 and a line that says so.
+    """
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(_outlasting, before)
+
+    def lost() -> OSError | None:
+        """Write out what waits in both streams, and say why some of it was lost, if it was."""
+        for stream in filter(None, (sys.stdout, sys.stderr)):  # None: it was closed at the start
+            stream.flush()
+            raw = getattr(getattr(stream, "buffer", None), "raw", None)
+            if isinstance(raw, _Outlet) and raw.problem is not None:
+                return raw.problem
+        return None
+
+    try:
+        yield
+    except SystemExit as ended:
+        problem = lost()
+        if problem is None or ended.code:
+            raise
+        sys.stderr.write(f"not all output could be written ({problem.strerror})\n")
+        sys.exit(1)
+    finally:
+        lost()
+        sys.stdout, sys.stderr = before
+
+
+# ---- the commands of the stages
+
+
+def _option(what: str, metavar: str | None = None, **more: Any) -> Any:
+    return typer.Option(metavar=metavar, help=what, show_default=False, **more)
+
+
+def _finite(threshold: float | None) -> float | None:
+    """Refuse nan and inf, which Python reads as numbers.
+
+    Raises:
+        InputError: it is one of them.
+    """
+    if threshold is not None and not math.isfinite(threshold):
+        raise InputError(f"--threshold {threshold}: should be a finite number, such as 0.8")
+    return threshold
+
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Settings to change, for example seed=1 target.beta=0.1.",
+        show_default=False,
+    ),
+]
+ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file with the settings.")]
+Out = Annotated[
+    Path | None, _option("Output folder. Default: runs/ and the name of the config file.")
+]
+Fresh = Annotated[
+    bool,
+    typer.Option("--fresh", help="Move earlier output aside (FOLDER.old-1) and start anew."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace output files that are there.")]
+PerScaffold = Annotated[int | None, _option("The N best of each scaffold; 0: all.", "N", min=0)]
+
+
+def _run_stage(
+    name: str,
+    config: str | Mapping[str, Any],
+    overrides: Sequence[str],
+    out: Path | None,
+    fresh: bool,
+) -> None:
+    """Check a stage's settings, then run it."""
+    stage = STAGES[name]
+    file = Path(config) if isinstance(config, str) else None
+    folder = out or Path("runs", (file.stem if file else name) + stage.suffix)
+    with interruptible(partial(interrupted, stage, folder, fresh=fresh)):
+        checked = stage.load(config, overrides)
+        if fresh:
+            from chemkl.stages.runner import move_aside  # it reads manifests: not for --help
+
+            stage.check(checked, str(file or name))
+            move_aside(folder, checked, also=[file] if file else [])
+        written = stage.run(checked, folder)
+    if isinstance(written, Path):
+        typer.echo(f"output: {written}")
+
+
+def _of_a_config(name: str) -> Callable[..., None]:
+    """The command of a stage with a config file."""
+
+    def command(
+        config: ConfigFile, overrides: Overrides = None, out: Out = None, fresh: Fresh = False
+    ) -> None:
+        _run_stage(name, config, overrides or (), out, fresh)
+
+    return command
+
+
+def _sample(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    beta_scale: Annotated[
+        str | None,  # a number, read and judged as beta_scale=S is
+        _option(
+            "Sample as if trained with S times its beta: above 1 nearer to the prior, which the "
+            "config must name, below 1 further from it. The same as beta_scale=S.",
+            "S",
+        ),
+    ] = None,
+    out: Out = None,
+    fresh: Fresh = False,
+) -> None:
+    changes = [] if beta_scale is None else [f"beta_scale={beta_scale}"]
+    _run_stage("sample", config, [*(overrides or ()), *changes], out, fresh)
+
+
+def _score(
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="Molecules: .smi, .csv, .tsv, .sdf, .parquet and more; - is standard input.",
+        ),
+    ],
+    config: Annotated[
+        str,
+        _option(
+            "YAML file with a reward: its components, or a config of a stage that has one.",
+            "CONFIG",
+        ),
+    ],
+    overrides: Overrides = None,
+    column: Annotated[
+        str | None,
+        _option(
+            "Where the SMILES stand: a column's name, or its number from 0. Default: where the "
+            "file shows them."
+        ),
+    ] = None,
+    keep_columns: Annotated[
+        bool,
+        typer.Option(
+            "--keep-columns",
+            help="Carry all columns of FILE along; some: keep_columns=[id,batch].",
+        ),
+    ] = False,
+    out: Annotated[
+        Path | None,
+        _option(
+            "A .parquet or .csv file, or an output folder. Default: runs/ and the name of FILE "
+            "with -scores."
+        ),
+    ] = None,
+    fresh: Fresh = False,
+) -> None:
+    from chemkl.stages import score as stage
+
+    changes = [] if column is None else [f"column={column}"]
+    changes += ["keep_columns=true"] if keep_columns else []
+    with interruptible(partial(interrupted, STAGES["score"], out or Path(), fresh=fresh)):
+        written = stage.run_command(file, config, [*(overrides or ()), *changes], out, fresh=fresh)
+    typer.echo(f"output: {written}")
+
+
+def _of_runs(name: str, metavar: str, what: str) -> Callable[..., None]:
+    """The command of a stage that can do without a config file."""
+
+    def command(
+        arguments: Annotated[
+            list[str],
+            typer.Argument(
+                metavar=f"CONFIG|{metavar}|KEY=VALUE",
+                help=f"A YAML file with the settings; or {what}. And settings to change, for "
+                "example metrics.seed=1.",
+            ),
+        ],
+        out: Annotated[
+            Path | None,
+            _option(
+                "Output folder. Default: runs/ and the name of the config file, or of the first "
+                "run or file."
+            ),
+        ] = None,
+        fresh: Fresh = False,
+    ) -> None:
+        from chemkl.stages.given import take_apart  # it reads manifests: not for chemkl --help
+
+        given = take_apart(name, arguments)
+        _run_stage(name, given.source, given.overrides, out or Path("runs", given.name), fresh)
+
+    return command
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "sample": _sample,
+    "score": _score,
+    "evaluate": _of_runs(
+        "evaluate",
+        "RUN|FILE",
+        "folders of runs and files of molecules, in any mixture: files with a column reward or "
+        "Score are evaluated as runs are",
+    ),
+    "compare": _of_runs(
+        "compare",
+        "RUN",
+        "folders of runs: those that differ in the seed alone are a method, and the method of the "
+        "first one is the baseline",
+    ),
+    "report": _of_runs("report", "RUN", "folders of runs"),
+}
+"""Commands of stages that take arguments or options of their own."""
+
+for _stage in STAGES.values():
+    app.command(_stage.name, help=_stage.help)(
+        COMMANDS.get(_stage.name) or _of_a_config(_stage.name)
+    )
+
+
+# ---- the other commands
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"chemkl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    del version  # its callback has done everything
+
+
+@app.command("run")
+def _run(
+    pipeline: Annotated[
+        str, typer.Argument(metavar="PIPELINE", help="YAML file with the stages in order.")
+    ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything and list the jobs; run none.")
+    ] = False,
+    only: Annotated[
+        str | None, _option("Run only this entry of the pipeline, job or stage.", "STAGE")
+    ] = None,
+    index: Annotated[
+        int | None,
+        _option("Run only job N of these, counted from 0 as in --dry-run (for Slurm arrays).", "N"),
+    ] = None,
+    fresh: Fresh = False,
+    out: Annotated[
+        Path | None, _option("Output folder. Default: runs/ and the pipeline's name.")
+    ] = None,
+) -> None:
+    """Run all stages of a pipeline; what is complete is skipped, what was cut off is resumed.
+
+    Every setting of every stage is checked before the first one starts.
+    """
+    from chemkl.stages import pipeline as stage
+
+    outcomes = stage.run(pipeline, out, only=only, index=index, fresh=fresh, dry_run=dry_run)
+    if any(outcome.status == "stopped" for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+@app.command("check")
+def _check(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE|KEY=VALUE",
+            help="Config, reward or pipeline files, and settings to change in the configs.",
+        ),
+    ],
+    stage: Annotated[
+        str | None,
+        _option(
+            "What the files are for (a stage, pipeline or reward). Default: found out.", "NAME"
+        ),
+    ] = None,
+) -> None:
+    """Check files without running anything; print ok, or every problem with its line."""
+    from chemkl.stages.check import check_file
+
+    changes = [text for text in arguments if "=" in text and not os.path.exists(text)]
+    files = [text for text in arguments if text not in changes]
+    if not files:
+        raise InputError(f"{changes[0]}: a setting; give a file to check too")
+    failed = False
+    for file in files:
+        try:
+            checked = check_file(file, stage, changes)
+        except InputError as error:
+            typer.echo(str(error), err=True)
+            failed = True
+        else:
+            waits = "".join(f"; not made yet: {path}" for path in checked.awaited)
+            typer.echo(f"ok {file} ({checked.kind}{waits})")
+    if failed:
+        raise typer.Exit(2)
+
+
+@app.command("show")
+def _show(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="WHAT", help="A run, a .parquet file, rewards, transforms, metrics or configs."
+        ),
+    ],
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="One reward, transform, metric or config."),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        _option(
+            "Hits have a raw reward of R or more. Default: the run's tau.", "R", callback=_finite
+        ),
+    ] = None,
+    top: Annotated[
+        int | None,
+        _option("The N best molecules; of texts, the N most frequent answers.", "N", min=1),
+    ] = None,
+    per_scaffold: PerScaffold = None,
+    rows: Annotated[int | None, _option("Rows of a file or an answer.", "N", min=0)] = None,
+    sql: Annotated[
+        str | None,
+        _option(
+            "One SELECT from trace, or from a table beside it (diversity, over_time, families, "
+            "by_prompt); needs DuckDB.",
+            "QUERY",
+        ),
+    ] = None,
+    csv: Annotated[Path | None, _option("Write the whole answer: .csv, .csv.gz.", "FILE")] = None,
+    parquet: Annotated[Path | None, _option("Write the whole answer: .parquet.", "FILE")] = None,
+    force: Force = False,
+) -> None:
+    """Show a run, a Parquet file or the answer to a query; or what rewards are made of.
+
+    Of a run: how it ended, its columns, counts, and the best molecule of each scaffold; or, of a
+    language model that wrote no molecules, the most frequent answers to each prompt.
+    """
+    from chemkl.stages.show import Asked, show
+
+    show(what, name, Asked(threshold, top, per_scaffold, rows, sql, csv, parquet, force))
+
+
+@app.command("export")
+def _export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a posttrain run.")],
+    sdf: Annotated[
+        Path | None, _option("2D coordinates and properties: .sdf, .sdf.gz.", "FILE")
+    ] = None,
+    csv: Annotated[Path | None, _option("A table: .csv, .csv.gz.", "FILE")] = None,
+    smi: Annotated[Path | None, _option("SMILES and a name: .smi, .smi.gz.", "FILE")] = None,
+    threshold: Annotated[
+        float | None, _option("Only those with a raw reward >= R.", "R", callback=_finite)
+    ] = None,
+    top: Annotated[int | None, _option("The N best molecules.", "N", min=1)] = None,
+    per_scaffold: PerScaffold = None,
+    all_rows: Annotated[
+        bool,
+        typer.Option("--all-rows", help="Every row into the CSV, repeats and invalid ones too."),
+    ] = False,
+    force: Force = False,
+) -> None:
+    """Write the distinct molecules of a run for other programs, in the order of first scoring.
+
+    With --top or --per-scaffold, the best first.
+    """
+    from chemkl.stages.export import export
+
+    files = {"sdf": sdf, "csv": csv, "smi": smi}
+    n = export(
+        run,
+        **files,
+        threshold=threshold,
+        top=top,
+        per_scaffold=per_scaffold or None,
+        all_rows=all_rows,
+        force=force,
+    )
+    for path in filter(None, files.values()):
+        typer.echo(f"output: {path} ({n:,} {'rows' if all_rows else 'molecules'})")
+
+
+@app.command("convert")
+def _convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A .parquet file.")],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUT", help="A .csv, .sdf or .smi file, each also .gz.")
+    ],
+    column: Annotated[
+        str | None, _option("Where the SMILES stand. Default: canonical_smiles or smiles.", "NAME")
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Convert a Parquet file for programs that read none: all its columns, molecules drawn flat."""
+    from chemkl.stages.export import convert
+
+    typer.echo(f"output: {target} ({convert(source, target, column=column, force=force)})")
