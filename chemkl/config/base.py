@@ -1,4 +1,4 @@
-"""The base of every config model, and the types that several of them share."""
+"""The base of every config model, the exceptions for what the user gave, and did-you-mean."""
 
 import multiprocessing
 import re
@@ -8,9 +8,36 @@ from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import PackageNotFoundError, requires
 from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    WrapValidator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core.core_schema import ErrorType
+
+Keys = tuple[str | int, ...]
+"""The way to a value: keys of mappings and positions in lists."""
+
+_KNOWN_ERRORS = set(get_args(ErrorType))
+
+SAID = "said"
+"""The type of an error whose message is complete as it stands."""
+
+BESIDE = ".."
+"""First of the keys that `complain` is given: they begin beside the field that is validated."""
+
+LONGEST_VALUE = 80
+"""A value in a message is cut to this many characters."""
+
+MOST_NAMES = 12
+"""Of more names than this, a message has the nearest eight."""
 
 
 class Config(BaseModel):
@@ -24,35 +51,116 @@ class Config(BaseModel):
         validate_default=True,
     )
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _no_switch_for_a_number(cls, values: Any) -> Any:
+    def _with_names(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Say of an unknown key which are near, of a missing one what it means."""
+        if isinstance(values, Mapping):
+            values = {name: cls._no_switch(name, value) for name, value in values.items()}
+        try:
+            return handler(values)
+        except ValidationError as error:
+            problems = [cls._named(details) for details in error.errors(include_url=False)]
+            raise ValidationError.from_exception_data(cls.__name__, problems) from None
+
+    @classmethod
+    def _no_switch(cls, name: Any, value: Any) -> Any:
         """Make a word of true and false where a number is meant: pydantic would take 1 and 0."""
-        if not isinstance(values, dict):
-            return values
-        words = {
-            name: str(value).lower()
-            for name, value in values.items()
-            if isinstance(value, bool)
-            and name in cls.model_fields
-            and {*_alternatives(cls.model_fields[name].annotation)} <= {int, float, NoneType}
-        }
-        return {**values, **words} if words else values
+        field = cls.model_fields.get(name) if isinstance(value, bool) else None
+        if field is not None and {*_members(field.annotation)} <= {int, float, NoneType}:
+            return str(value).lower()
+        return value
+
+    @classmethod
+    def _meaning(cls, name: str) -> str:
+        """The first sentence of a field's description, in parentheses."""
+        field = cls.model_fields.get(name)
+        sentence = " ".join(((field and field.description) or "").split()).split(". ")[0]
+        return f" ({sentence.rstrip('.')})" if sentence else ""
+
+    @classmethod
+    def _named(cls, details: Any) -> InitErrorDetails:
+        key = str(details["loc"][0]) if len(details["loc"]) == 1 else ""
+        text = details["msg"] if details["type"] == SAID else ""
+        if key and details["type"] == "extra_forbidden":
+            text = f"not a known key{did_you_mean(key, cls.model_fields)}"
+        if details["type"] == "missing":  # an item of a tuple, where it is no key
+            text = f"required, and not given{cls._meaning(key)}"
+        if details["type"] == "string_pattern_mismatch" and details["loc"]:
+            meaning = cls._meaning(str(details["loc"][0]))
+            text = f"has not the form that is wanted here{meaning} (got {shown(details['input'])})"
+        kind = _said(text) if text else details["type"]
+        if kind not in _KNOWN_ERRORS and not text:  # made by pydantic's Python part
+            kind = PydanticCustomError(details["type"], "{text}", {"text": details["msg"]})
+        place = details["loc"][2:] if details["loc"][1:2] == (BESIDE,) else details["loc"]
+        return InitErrorDetails(
+            type=kind, loc=place, input=details["input"], ctx=details.get("ctx", {})
+        )
 
 
-def _alternatives(kind: Any) -> Iterator[Any]:
+def _members(kind: Any) -> Iterator[Any]:
     """The types of which a value may have one."""
     if get_origin(kind) is Annotated:
-        yield from _alternatives(get_args(kind)[0])
+        yield from _members(get_args(kind)[0])
     elif get_origin(kind) in (Union, UnionType):
-        for each in get_args(kind):
-            yield from _alternatives(each)
+        for member in get_args(kind):
+            yield from _members(member)
     else:
         yield kind
 
 
-MOST_NAMES = 12
-"""Of more names than this, a message has the nearest eight."""
+def _said(text: str) -> PydanticCustomError:
+    return PydanticCustomError(SAID, "{text}", {"text": text})
+
+
+def complain(problems: Iterable[tuple[Keys, str]]) -> None:
+    """Within a validator: refuse a value, with a text for each place in it; none: pass.
+
+    Raises:
+        ValidationError: holding all of them.
+    """
+    lines = [InitErrorDetails(type=_said(text), loc=keys, input=None) for keys, text in problems]
+    if lines:
+        raise ValidationError.from_exception_data("settings", lines)
+
+
+def choose_kind(
+    what: str, kinds: Mapping[str, Any], value: Any, context: Mapping[str, Any] | None = None
+) -> Any:
+    """Check settings against the model that their key ``kind`` names; a bare name stands for it.
+
+    Args:
+        what: what the settings are of, for messages.
+        kinds: the model of each kind, or a function that gives it.
+        value: what the user wrote.
+        context: for validators, see `InputPath`.
+    """
+    if isinstance(value, Config):
+        return value
+    section = {"kind": value} if isinstance(value, str) else value
+    names = ", ".join(sorted(kinds))
+    if not isinstance(section, Mapping):
+        complain([((), f"should be a mapping with kind, one of: {names} (got {shown(value)})")])
+    if "kind" not in section:
+        complain([((), f"required key 'kind' is not given. Known: {names}")])
+    kind = section["kind"]
+    if kind not in list(kinds):
+        text = f"{what} {kind!r} is not known{did_you_mean(str(kind), kinds)}"
+        complain([(("kind",) if section is value else (), text)])
+    model = kinds[kind] if isinstance(kinds[kind], type) else kinds[kind]()
+    return model.model_validate(section, context=context)
+
+
+def by_kind(what: str, *models: type[Config]) -> WrapValidator:
+    """Tell models apart by their key ``kind``, see `choose_kind`; for an Annotated union."""
+    kinds = {
+        kind: model for model in models for kind in get_args(model.model_fields["kind"].annotation)
+    }
+
+    def choose(value: Any, _handler: Any, info: ValidationInfo) -> Any:
+        return choose_kind(what, kinds, value, info.context)
+
+    return WrapValidator(choose)
 
 
 def did_you_mean(
@@ -88,10 +196,6 @@ def did_you_mean(
         some = get_close_matches(name, names, n=8, cutoff=0)
         return f"{hint} Known: {', '.join(some)} and {len(names) - len(some)} more"
     return f"{hint} Known: {', '.join(names)}"
-
-
-LONGEST_VALUE = 80
-"""A value in a message is cut to this many characters."""
 
 
 class InputError(ValueError):

@@ -5,21 +5,21 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, NamedTuple, Self
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
+from ruamel.yaml.reader import ReaderError
 
 from chemkl.config import shipped
-from chemkl.config.base import InputError, shown
+from chemkl.config.base import InputError, Keys, shown
 
-Keys = tuple[str | int, ...]
-"""The way to a value: keys of mappings and positions in lists."""
-
-NEEDS_QUOTES = re.compile(r"(?:^|[:\-=\[,])\s*[\[{*&!@%`]")
 MOST_CHARACTERS = 100_000
 """A longer file or value is not read: it takes seconds. Long lists go into files of their own."""
 MOST_VALUES = 20_000
@@ -29,65 +29,13 @@ MOST_LEVELS = 50
 MOST_DIGITS = 18
 """Of a whole number: it then fits into 64 bits, as the seeds and counts of every library must."""
 
-_PLAIN = ("null", "bool", "int", "float", "str", "seq", "map")
-_PLAIN_TAGS = {f"tag:yaml.org,2002:{name}" for name in _PLAIN}
-_MERGE = "tag:yaml.org,2002:merge"
-
 QUOTE_HINT = " (text that begins with one of [ { * & ! @ % ` must be quoted: '[#6]')"
+NEEDS_QUOTES = re.compile(r"(?:^|[:\-=\[,])\s*[\[{*&!@%`]")
 
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML with the plain scalars of YAML 1.2.
-
-    PyYAML reads YAML 1.1, where 1e-4 is text, no and on are booleans, 1:30 is ninety and 010 is
-    eight; here they are 0.0001, text, text and ten.
-    """
-
-    yaml_implicit_resolvers = {}  # noqa: RUF012 - PyYAML's own name and type for this table
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """Make the value of a node; one that its type does not have is an error with its line."""
-        try:
-            value = super().construct_object(node, deep)
-            if isinstance(value, str) and b"\0" in value.encode():  # "\0", "\ud800"
-                raise ValueError("text without zero bytes is expected")  # noqa: TRY301 - told below
-        except (KeyError, ValueError) as error:  # !!bool x, !!int x, "\\ud800"
-            _refuse(node, f"{shown(node.value)} cannot be read: {error}")
-        return value
-
-
-_SCALARS = {
-    "bool": (r"(?:true|True|TRUE|false|False|FALSE)\Z", "tTfF"),
-    "int": (r"[-+]?[0-9][0-9_]*\Z", "-+0123456789"),
-    "float": (
-        r"(?:[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
-        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z",
-        "-+.0123456789",
-    ),
-    "null": (r"(?:~|null|Null|NULL|)\Z", ["~", "n", "N", ""]),
-}
-for _tag, (_pattern, _first) in _SCALARS.items():
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
-
-_Loader.add_implicit_resolver(_MERGE, re.compile(r"<<\Z"), ["<"])
-
-
-def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
-    digits = loader.construct_scalar(node).replace("_", "")
-    if len(digits.lstrip("+-0")) > MOST_DIGITS:
-        raise ValueError(f"a whole number has at most {MOST_DIGITS} digits here")
-    return int(digits)
-
-
-def _number(loader: _Loader, node: yaml.ScalarNode) -> float:
-    number = loader.construct_yaml_float(node)
-    if math.isinf(number) and "inf" not in node.value.lower():
-        raise ValueError("a number goes up to 1.7e308 here")
-    return number
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
-_Loader.add_constructor("tag:yaml.org,2002:float", _number)
+_TAG = "tag:yaml.org,2002:"
+_TAGGED = re.compile(r"(&\S+\s+)?!")
+_NOT_DECIMAL = re.compile(r"[-+]?0[xob]")
+"""0x10, 0o7 and 0b1 are text here, as are 2026-01-01 and =."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +45,15 @@ class Document:
     data: Any
     """The plain data."""
     name: str
-    """What the user calls it: the file, or the kind of config for data without a file."""
+    """What the user calls it: the file, or what the settings are of, for data without a file."""
     folder: Path | None = None
     """Where relative paths are looked up first."""
-    root: yaml.Node | None = None
-    """The parsed file; None for data without one."""
+    lines: Mapping[tuple[str, ...], int] = field(default_factory=dict)
+    """The line of each key and item of the file, by the way to it; none for data without one."""
+    repeated: tuple[tuple[Keys, int, int], ...] = ()
+    """Keys that a mapping of the file has twice, with the line of the second and the first."""
     file: Path | None = None
-    """Where that is."""
+    """Where the file is."""
     prefix: Keys = ()
     """The keys under which the data stands in its file."""
 
@@ -139,128 +89,226 @@ class Document:
         ours = None if os.path.exists(file) else shipped.find(file, *kinds)
         if ours is not None:
             file, path = ours, ours.relative_to(shipped.root())
-        root, data = parse(_text_of(file, kinds), str(path))
+        text = _text_of(file, kinds)
+        _refuse_other_formats(file, text, str(path))
+        data, lines, repeated = parse(text, str(path))
         if not isinstance(data, dict):
             found = "nothing" if data is None else f"a {type(data).__name__}"
             raise InputError(
                 f"{path}:1: the file should hold settings, one 'key: value' a line; found {found}."
             )
         file = file.resolve()
-        return cls(data, str(path), folder or file.parent, root, file=file)
+        return cls(data, str(path), folder or file.parent, lines, tuple(repeated), file)
 
     def at(self, keys: Keys, data: object) -> Self:
         """The part under some keys, holding that data, as a document of its own."""
         return replace(self, data=data, prefix=(*self.prefix, *keys))
 
+    def depth(self, keys: Keys) -> int:
+        """How many of these keys, from the first one on, the file has; all of them without one."""
+        way = tuple(map(str, (*self.prefix, *keys)))
+        known = [n for n in range(len(way) + 1) if way[:n] in self.lines]
+        return max(known[-1] - len(self.prefix), 0) if known else len(keys)
+
     def line(self, keys: Keys = ()) -> int | None:
         """The line of the deepest of these keys that the file has; None without a file."""
-        if self.root is None:
-            return None
-        node: yaml.Node | None = self.root
-        line = self.root.start_mark.line
-        for key in (*self.prefix, *keys):
-            mark, node = _entry(node, key)
-            if mark is None:
-                break
-            line = mark.line
-        return line + 1
+        way = tuple(map(str, (*self.prefix, *keys)))
+        known = [n for n in range(len(way) + 1) if way[:n] in self.lines]
+        return self.lines[way[: known[-1]]] if known else None
 
     def where(self, keys: Keys = ()) -> str:
         """File and line, for example ``configs/posttrain/mara.yaml:7``."""
         line = self.line(keys)
         return self.name if line is None else f"{self.name}:{line}"
 
-    def repeated_keys(self) -> Iterator[tuple[Keys, int, int]]:
-        """Keys that a mapping of the file has twice, with the line of the second and the first."""
-        if self.root is not None:
-            yield from _repeated(self.root, (), set())
+
+class Parsed(NamedTuple):
+    """Plain data; the line of each part, none of an empty text; keys that are given twice."""
+
+    data: Any
+    lines: dict[tuple[str, ...], int]
+    repeated: list[tuple[Keys, int, int]]
 
 
-def parse(text: str, name: str) -> tuple[yaml.Node | None, Any]:
+def parse(text: str, name: str) -> Parsed:
     """Read YAML text: plain values only, within the bounds named at the top of this file.
-
-    Returns:
-        The parsed nodes, which know their lines, and the plain data.
 
     Raises:
         InputError: with the line, and what YAML expected there.
     """
     if len(text) > MOST_CHARACTERS:
         raise InputError(_too_long(name))
+    reader = _Reader(text)
     try:
-        loader = _Loader(text)  # only raises the ReaderError below
-        root = loader.get_single_node()
-        if root is not None:
-            _measured(root, {})
-        return root, None if root is None else loader.construct_document(root)
-    except yaml.MarkedYAMLError as error:
-        lines = [*text.splitlines(), ""]
-        unclosed = (error.context or "").startswith("while parsing a flow")
-        mark = error.context_mark if unclosed else error.problem_mark or error.context_mark
-        line = min(mark.line if mark else 0, len(lines) - 1)
-        while unclosed and line and not NEEDS_QUOTES.search(lines[line]):
-            line -= 1  # to where the bracket was opened
-        what = ", ".join(filter(None, [error.context, error.problem]))
-        quotes = NEEDS_QUOTES.search(lines[line]) and not isinstance(error, _UnfitError)
+        root = YAML(typ="safe", pure=True).compose(text)
+        data = None if root is None else reader.value(root, ())
+    except _UnfitError as error:
+        raise InputError(f"{name}:{reader.line}: not valid YAML: {error}.") from error
+    except MarkedYAMLError as error:
+        raise InputError(f"{name}:{_explained(error, text)}.") from error
+    except ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        code = error.character if isinstance(error.character, int) else ord(error.character)
         raise InputError(
-            f"{name}:{line + 1}: not valid YAML: {what}{QUOTE_HINT if quotes else ''}."
-        ) from error
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position)
-        raise InputError(
-            f"{name}:{line + 1}: not text: character {error.character:#06x} is not allowed in YAML."
+            f"{name}:{line}: not text: character {code:#06x} is not allowed in YAML."
         ) from error
     except RecursionError as error:
         raise InputError(f"{name}:1: brackets or indentation are nested too deeply.") from error
     except (OverflowError, ValueError) as error:  # "\\Uffffffff"
-        raise InputError(f"{name}:{loader.line + 1}: not valid YAML: {error}.") from error
+        line = text.count("\n", 0, text.find("\\U")) + 1
+        raise InputError(f"{name}:{line}: not valid YAML: {error}.") from error
+    return Parsed(data, reader.lines, reader.repeated)
 
 
-def _measured(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    """Count the values and the levels of a node, what aliases repeat included.
-
-    Args:
-        node: where to begin.
-        known: filled with the counts of every node, by identity; zeros while its parts are counted.
-
-    Raises:
-        yaml.MarkedYAMLError: one of the bounds is crossed, a node holds itself, or is not plain.
-    """
-    if id(node) not in known:
-        if node.tag == _MERGE:
-            _refuse(node, "<< is no key here: write out what it would take from elsewhere")
-        if node.tag not in _PLAIN_TAGS:
-            tag = node.tag.replace("tag:yaml.org,2002:", "!!")
-            problem = f"could not determine a constructor for the tag {shown(tag)}; leave it out"
-            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
-        known[id(node)] = (0, 0)
-        parts = [_measured(part, known) for part in _parts(node)]
-        size = 1 + sum(size for size, _ in parts)
-        known[id(node)] = (size, 1 + max((levels for _, levels in parts), default=0))
-    size, levels = known[id(node)]
-    if size == 0:
-        _refuse(node, "an alias (*name) stands inside of what it repeats; write it out")
-    if levels > MOST_LEVELS:
-        _refuse(node, f"lists and mappings are nested too deeply: at most {MOST_LEVELS} levels")
-    if size > MOST_VALUES:
-        _refuse(node, f"more than {MOST_VALUES:,} values, with what aliases (*name) repeat")
-    return size, levels
+def _explained(error: MarkedYAMLError, text: str) -> str:
+    """The line of an error of YAML, and what is wrong there."""
+    lines = [*text.splitlines(), ""]
+    unclosed = (error.context or "").startswith("while parsing a flow")
+    mark = error.context_mark if unclosed else error.problem_mark or error.context_mark
+    line = min(mark.line if mark else 0, len(lines) - 1)
+    while unclosed and line and not NEEDS_QUOTES.search(lines[line]):
+        line -= 1  # to where the bracket was opened
+    what = ", ".join(filter(None, [error.context, error.problem]))
+    if text.lstrip().startswith("{"):
+        return f"{line + 1}: JSON, and no YAML config: write YAML, one 'key: value' a line ({what})"
+    hint = QUOTE_HINT if NEEDS_QUOTES.search(lines[line]) else ""
+    return f"{line + 1}: not valid YAML: {what}{hint}"
 
 
-def _parts(node: yaml.Node) -> Iterator[yaml.Node]:
-    if isinstance(node, yaml.SequenceNode):
-        yield from node.value
-    if isinstance(node, yaml.MappingNode):
-        for pair in node.value:
-            yield from pair
-
-
-class _UnfitError(yaml.MarkedYAMLError):
+class _UnfitError(Exception):
     """Valid YAML that settings do not use, or not so much of it."""
 
 
-def _refuse(node: yaml.Node, problem: str) -> NoReturn:
-    raise _UnfitError(problem=problem, problem_mark=node.start_mark)
+class _Reader:
+    """From the nodes of YAML to plain data, noting lines and keys that are given twice."""
+
+    def __init__(self, text: str) -> None:
+        self.line = 1
+        self.lines: dict[tuple[str, ...], int] = {}
+        self.repeated: list[tuple[Keys, int, int]] = []
+        self._text = text
+        self._n_values = 0
+        self._open: list[Node] = []
+        self._seen: set[int] = set()
+
+    def value(self, node: Node, way: tuple[str, ...]) -> Any:
+        """The data of a node, `way` being the keys that lead to it.
+
+        Raises:
+            _UnfitError: the line is then `line`; within a repetition by an alias that of the alias.
+        """
+        is_new = self._enter(node)
+        self.lines.setdefault(way, node.start_mark.line + 1)
+        if isinstance(node, ScalarNode):
+            return self._scalar(node)
+        if str(node.tag) != _TAG + ("map" if isinstance(node, MappingNode) else "seq"):
+            raise _unknown_tag(node)
+        if any(node is outer for outer in self._open):
+            raise _UnfitError("an alias (*name) stands inside of what it repeats; write it out")
+        if len(self._open) == MOST_LEVELS:
+            text = f"lists and mappings are nested too deeply: at most {MOST_LEVELS} levels"
+            raise _UnfitError(text)
+        self._open.append(node)
+        if isinstance(node, MappingNode):
+            data: Any = self._mapping(node, way, is_new=is_new)
+        else:
+            data = [self.value(item, (*way, str(n))) for n, item in enumerate(node.value)]
+        self._open.pop()
+        return data
+
+    def _enter(self, node: Node) -> bool:
+        """Count a node; return whether it is new, and not repeated by an alias."""
+        is_new = id(node) not in self._seen
+        if is_new:
+            self._seen.add(id(node))
+            self.line = node.start_mark.line + 1
+        self._n_values += 1
+        if self._n_values > MOST_VALUES:
+            raise _UnfitError(f"more than {MOST_VALUES:,} values, with what aliases (*name) repeat")
+        return is_new
+
+    def _mapping(self, node: MappingNode, way: tuple[str, ...], *, is_new: bool) -> dict[Any, Any]:
+        data: dict[Any, Any] = {}
+        first: dict[Any, int] = {}
+        for name, value in node.value:
+            self._enter(name)
+            if not isinstance(name, ScalarNode):
+                raise _UnfitError("a key is a name or a number, not a list or a mapping")
+            key, line = self._scalar(name), name.start_mark.line + 1
+            if key in first and is_new:
+                self.repeated.append(((*way, str(key)), line, first[key]))
+            first.setdefault(key, line)
+            self.lines[(*way, str(key))] = line  # of repeated keys the last one counts
+            data[key] = self.value(value, (*way, str(key)))
+        return data
+
+    def _scalar(self, node: ScalarNode) -> Any:
+        """The value of a scalar, by YAML 1.2: 1e-4 is a number, no and on and 1:30 are text."""
+        kind, text = str(node.tag).removeprefix(_TAG), node.value
+        if kind == "merge":
+            raise _UnfitError("<< is no key here: write out what it would take from elsewhere")
+        is_tagged = _TAGGED.match(self._text, node.start_mark.index)
+        if not is_tagged and (kind in ("timestamp", "value") or _NOT_DECIMAL.match(text)):
+            kind = "str"
+        if kind not in _READ:
+            raise _unknown_tag(node)
+        try:
+            return _READ[kind](text)
+        except (KeyError, ValueError) as error:  # !!bool x, !!int x, "\\ud800"
+            raise _UnfitError(f"{shown(text)} cannot be read: {error}") from error
+
+
+def _unknown_tag(node: Node) -> _UnfitError:
+    tag = str(node.tag).replace(_TAG, "!!")
+    hint = "" if tag.startswith("!!") else QUOTE_HINT
+    return _UnfitError(
+        f"could not determine a constructor for the tag {shown(tag)}; leave it out{hint}"
+    )
+
+
+def _integer(text: str) -> int:
+    if len(text.replace("_", "").lstrip("+-0")) > MOST_DIGITS:
+        raise ValueError(f"a whole number has at most {MOST_DIGITS} digits here")
+    return int(text.replace("_", ""))
+
+
+def _number(text: str) -> float:
+    number = float(re.sub(r"\.(?=inf|nan)", "", text.replace("_", "").lower()))
+    if math.isinf(number) and "inf" not in text.lower():
+        raise ValueError("a number goes up to 1.7e308 here")
+    return number
+
+
+def _text(text: str) -> str:
+    if b"\0" in text.encode():  # "\0"; "\ud800" cannot be encoded
+        raise ValueError("text without zero bytes is expected")
+    return text
+
+
+_READ: dict[str, Callable[[str], Any]] = {
+    "null": lambda _: None,
+    "bool": lambda text: {"true": True, "false": False}[text.lower()],
+    "int": _integer,
+    "float": _number,
+    "str": _text,
+}
+
+
+def _refuse_other_formats(file: Path, text: str, name: str) -> None:
+    """Say in one line that a file is TOML, or JSON that is no YAML; REINVENT reads such files."""
+    is_toml = file.suffix.lower() == ".toml" or _is_toml(text)
+    if is_toml or ('"run_type"' in text and text.lstrip().startswith("{")):
+        raise InputError(
+            f"{name}: a {'TOML' if is_toml else 'JSON'} file, not a YAML config. REINVENT4 configs "
+            "are not read; write YAML, one 'key: value' a line."
+        )
+
+
+def _is_toml(text: str) -> bool:
+    try:
+        return bool(tomllib.loads(text))
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return False
 
 
 def _too_long(name: str) -> str:
@@ -314,32 +362,3 @@ def _near_file(file: Path, kinds: Iterable[str]) -> str:
         return f"did you mean {ours!r}, which comes with chemkl?"
     where = f"looked in {place}" if place.is_dir() else f"there is no folder {place}"
     return f"{where}; nor does one come with chemkl (chemkl show configs)" if kinds else where
-
-
-def _entry(node: yaml.Node | None, key: str | int) -> tuple[yaml.Mark | None, yaml.Node | None]:
-    """Where an entry of a node begins, and its value."""
-    if isinstance(node, yaml.MappingNode):
-        for name, value in reversed(node.value):  # of repeated keys the last one counts
-            if name.value == str(key):
-                return name.start_mark, value
-    if isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
-        return node.value[key].start_mark, node.value[key]
-    return None, None
-
-
-def _repeated(node: yaml.Node, keys: Keys, seen: set[int]) -> Iterator[tuple[Keys, int, int]]:
-    if id(node) in seen:  # an alias: reported where it was first written
-        return
-    seen.add(id(node))
-    if isinstance(node, yaml.SequenceNode):
-        for position, value in enumerate(node.value):
-            yield from _repeated(value, (*keys, position), seen)
-    if isinstance(node, yaml.MappingNode):
-        first: dict[str, int] = {}
-        for name, value in node.value:
-            line = name.start_mark.line + 1
-            key = str(name.value)
-            if key in first:
-                yield (*keys, key), line, first[key]
-            first.setdefault(key, line)
-            yield from _repeated(value, (*keys, key), seen)

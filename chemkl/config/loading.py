@@ -1,19 +1,49 @@
-"""The one way from what the user wrote to a checked config: files, mappings and overrides."""
+"""The one way from what the user wrote to a checked config: files, mappings and overrides.
 
-import inspect
+`render` turns pydantic's errors into lines "file:line: key.path: problem; did you mean ...".
+"""
+
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from chemkl.config.base import InputError, cut, did_you_mean, shown
-from chemkl.config.document import MOST_LEVELS, QUOTE_HINT, Document, Keys, parse
+from chemkl.config.base import SAID, InputError, Keys, cut, did_you_mean, shown
+from chemkl.config.document import MOST_LEVELS, QUOTE_HINT, Document, parse
 from chemkl.config.paths import InputPath
+
+Model = TypeVar("Model", bound=BaseModel)
+
+AFTER_THE_FILE = 1_000_000_000
+"""Problems of overrides are listed after the last line of any file."""
+
+_MAPPING = "should be a mapping, one 'key: value' a line"
+_LIST = "should be a list, one '- item' a line, or [a, b]"
+_INTEGER = "should be a whole number"
+_NUMBER = "should be a number"
+_SWITCH = "should be true or false"
+PLAIN_WORDS = {
+    "model_type": _MAPPING,
+    "model_attributes_type": _MAPPING,
+    "dict_type": _MAPPING,
+    "mapping_type": _MAPPING,
+    "list_type": _LIST,
+    "tuple_type": _LIST,
+    "int_type": _INTEGER,
+    "int_parsing": _INTEGER,
+    "int_from_float": _INTEGER,
+    "float_type": _NUMBER,
+    "float_parsing": _NUMBER,
+    "bool_type": _SWITCH,
+    "bool_parsing": _SWITCH,
+    "string_type": "should be text",
+    "path_type": "should be a path",
+}
+"""What pydantic's kinds of error mean, in plain words."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +69,13 @@ class Override:
         if not equals:
             raise InputError(f"{where}: expected key=value, for example target.beta=0.1.")
         keys = dotted(name, where)
-        root, plain = parse(value, where)
-        if root is None:
+        parsed = parse(value, where)
+        if not parsed.lines:
             raise InputError(
                 f"{where}: no value after '='; write null for none, and put empty text, or text "
                 "that begins with #, in quotes."
             )
-        return cls(keys, plain, where)
+        return cls(keys, parsed.data, where)
 
 
 def dotted(name: str, where: str) -> Keys:
@@ -98,124 +128,178 @@ def _replaced(data: Any, override: Override, depth: int) -> Any:
     return {**data, name: _replaced(data.get(name), override, depth + 1)}
 
 
-AFTER_THE_FILE = 1_000_000_000
-"""Problems of overrides are listed after the last line of any file."""
-
-UNKNOWN = "not a known key"
-REQUIRED = "required"
-"""How problems begin that a change of `kind` can make."""
-
-
-def origin(
-    keys: Keys, document: Document, overrides: Sequence[Override], text: str = ""
+def place_of(
+    keys: Keys, document: Document, overrides: Sequence[Override] = (), text: str = ""
 ) -> tuple[str, int, bool]:
-    """Say who wrote what stands at some keys: the file, or overrides.
-
-    It is the last override that gave the whole of it; for a section that the file does not have,
-    those that made it and come nearest to the keys; else the file. Overrides that changed part of
-    what these wrote are named with them, as the problem may lie in how the parts go together.
+    """Say where what stands at some keys was written: in the file, or in overrides.
 
     Args:
         keys: where the problem is.
-        document: the settings before any override.
+        document: the file.
         overrides: all of them, in order.
-        text: the problem; of several overrides those are named whose keys it mentions.
+        text: the problem; of overrides that changed a part of it those are named that it has.
 
     Returns:
         What the user reads in front of a problem, a number to sort by, and whether it is the file.
     """
-    wanted, numbered = _names(keys), list(enumerate(overrides))
-    whole = [n for n, each in numbered if wanted[: len(each.keys)] == _names(each.keys)]
-    made = _names(_made(document.data, keys))
-    if whole:
-        authors = [whole[-1], *_changing(wanted, overrides, text, after=whole[-1])]
-    elif made and any(_names(each.keys)[: len(made)] == made for each in overrides):
-        shared = {n: _shared(_names(each.keys), wanted) for n, each in numbered}
-        nearest = [n for n, depth in shared.items() if depth == max(shared.values())]
-        authors = _mentioned(nearest, overrides, text)
-    else:
-        authors = _changing(wanted, overrides, text)
-        if not authors or _is_of_the_file(
-            document.data, keys, text, [overrides[n] for n in authors]
+    wanted = [str(key) for key in keys]
+    in_file = document.depth(keys)
+    authors: list[tuple[int, Override]] = []
+    for number, override in enumerate(overrides):
+        names = [str(key) for key in override.keys]
+        shared = len(list(_common(names, wanted)))
+        if keys and shared == len(names):  # it gave the whole of this
+            authors = [(number, override)]
+        elif shared > in_file or (  # it made a section that the file does not have
+            shared == len(wanted) and names[-1] in re.findall(r"\w+", text)
         ):
-            where = " with ".join(filter(None, [document.where(keys), _joined(overrides, authors)]))
-            return where, document.line(keys) or 0, True
-    return _joined(overrides, authors), AFTER_THE_FILE + authors[-1], False
+            authors.append((number, override))
+    joined = " and ".join(dict.fromkeys(override.where for _, override in authors))
+    whole = any(len(override.keys) <= len(keys) for _, override in authors)
+    if authors and (whole or in_file < len(keys)):
+        return joined, AFTER_THE_FILE + authors[-1][0], False
+    where = " with ".join(filter(None, [document.where(keys), joined]))
+    return where, document.line(keys) or 0, True
 
 
-def _is_of_the_file(data: Any, keys: Keys, text: str, changes: Iterable[Override]) -> bool:
-    """Whether the file has a part in the problem of a section that overrides have changed."""
-    changed = {str(each.keys[-1]) for each in changes}
-    if text.startswith((UNKNOWN, REQUIRED)) or not changed & _words(text):
-        return True
-    for key in keys:
-        data = _inside(data, key)
-    own = set(map(str, data)) - changed if isinstance(data, Mapping) else set()
-    return bool(own & _words(text))
-
-
-def _changing(
-    wanted: list[str], overrides: Sequence[Override], text: str, after: int = -1
-) -> list[int]:
-    """Which overrides changed part of what stands at the keys, or which keys there should be."""
-    unknown, required = text.startswith(UNKNOWN), text.startswith(REQUIRED)
-    changing = []
-    for number, override in enumerate(overrides[after + 1 :], start=after + 1):
-        names = _names(override.keys)
-        inside = not unknown and len(names) > len(wanted) and names[: len(wanted)] == wanted
-        kind = (unknown or required) and names == [*wanted[:-1], "kind"]
-        if inside or kind:
-            changing.append(number)
-    # everything is inside a whole config: there an override has to be spoken of
-    return _mentioned(changing, overrides, text, otherwise_all=bool(wanted))
-
-
-def _mentioned(
-    numbers: list[int], overrides: Sequence[Override], text: str, *, otherwise_all: bool = True
-) -> list[int]:
-    """Those whose last key the text has in it as a word; all of them where it has none."""
-    found = [n for n in numbers if str(overrides[n].keys[-1]) in _words(text)]
-    return found or (numbers if otherwise_all else [])
-
-
-def _words(text: str) -> set[str]:
-    return set(re.findall(r"\w+", text))
-
-
-def _joined(overrides: Sequence[Override], numbers: Iterable[int]) -> str:
-    return " and ".join(dict.fromkeys(overrides[n].where for n in numbers))
-
-
-def _shared(some: list[str], others: list[str]) -> int:
-    """How many keys two ways have in common from their beginning."""
-    depth = 0
+def _common(some: list[str], others: list[str]) -> Iterator[str]:
     for one, other in zip(some, others, strict=False):  # one way may be longer
         if one != other:
-            break
-        depth += 1
-    return depth
+            return
+        yield one
 
 
-def _made(data: Any, keys: Keys) -> Keys:
-    """The way to the first thing that the data has nothing at; no keys where it has all of it."""
-    for depth, key in enumerate(keys, start=1):
-        data = _inside(data, key)
-        if data is None:
-            return keys[:depth]
-    return ()
+_TYPES = ("str", "int", "float", "bool")
+"""How pydantic labels the plain members of a union."""
 
 
-def _inside(data: Any, key: str | int) -> Any:
-    """What the data has at a key or position; None where it has nothing."""
-    if isinstance(data, Mapping):
-        return data.get(key, data.get(str(key)))
-    if isinstance(data, list) and isinstance(key, int) and key < len(data):
-        return data[key]
-    return None
+@dataclass(frozen=True)
+class _Problem:
+    """One error of pydantic, placed in what the user wrote."""
+
+    error: ErrorDetails
+    keys: Keys
+    """The keys as the user wrote them, without pydantic's labels for the members of a union."""
+    choice: Keys | None
+    """Where the user may choose between types; None: nowhere on the way."""
 
 
-def _names(keys: Keys) -> list[str]:
-    return [str(key) for key in keys]
+def render(
+    error: ValidationError, document: Document, overrides: Sequence[Override] = ()
+) -> list[tuple[int, str]]:
+    """Describe each problem as ``file:line: key.path: problem``, with its line for sorting.
+
+    Args:
+        error: what pydantic found.
+        document: holds the data that it looked at, overrides included.
+        overrides: what changed the file.
+    """
+    placed = [_placed(document.data, details) for details in error.errors(include_url=False)]
+    lines = []
+    for keys, text in _settled([problem for problem in placed if not _is_echo(problem, placed)]):
+        where, order, inside = place_of(keys, document, overrides, text)
+        path = document.prefix + keys if inside else keys
+        prefix = ": ".join(filter(None, [where, ".".join(map(cut, path))]))
+        lines += [(order, f"{prefix}: {part}") for part in text.splitlines()]
+    return lines
+
+
+def _placed(data: Any, error: ErrorDetails) -> _Problem:
+    """Follow pydantic's location through the data; a step that is not there is a type's label."""
+    keys: Keys = ()
+    choice: Keys | None = None
+    for place, step in enumerate(error["loc"], start=1):
+        if isinstance(data, Mapping) and (step in data or str(step) in data):
+            data = data[step if step in data else str(step)]
+        elif isinstance(data, list | tuple) and isinstance(step, int) and step < len(data):
+            data = data[step]
+        elif step == "[key]" or (isinstance(data, Mapping) and data.get("kind") == step):
+            continue
+        elif isinstance(step, str) and not (
+            place == len(error["loc"]) and _names_a_key(step, error)
+        ):
+            choice = keys if choice is None else choice
+            continue
+        keys = (*keys, step)
+    if error["type"] == "union_tag_invalid":
+        keys = (*keys, error["ctx"]["discriminator"].strip("'"))
+    return _Problem(error, keys, choice)
+
+
+def _names_a_key(step: str, error: ErrorDetails) -> bool:
+    """Whether a step that the data does not have is the key that should be there."""
+    own_words = error["type"] in (SAID, "missing", "value_error", "assertion_error")
+    return own_words and step.isidentifier() and step not in _TYPES
+
+
+def _is_echo(problem: _Problem, others: list[_Problem]) -> bool:
+    """Whether pydantic calls a list too short because it did not count the items that are wrong."""
+    error, n = problem.error, len(problem.keys)
+    return (
+        error["type"] == "too_short"
+        and len(error["input"]) >= error["ctx"]["min_length"]
+        and any(len(other.keys) > n and other.keys[:n] == problem.keys for other in others)
+    )
+
+
+def _settled(problems: list[_Problem]) -> Iterator[tuple[Keys, str]]:
+    """Texts by place; where any of several types would do, only what the nearest one lacks."""
+    choices: dict[Keys, list[_Problem]] = {}
+    for problem in problems:
+        if problem.choice is None:
+            yield problem.keys, _text([problem])
+        else:
+            choices.setdefault(problem.choice, []).append(problem)
+    for choice, rivals in choices.items():
+        deeper = [p for p in rivals if p.keys != choice]
+        right_type = [p for p in rivals if not p.error["type"].endswith("_type")]
+        places: dict[Keys, list[_Problem]] = {}
+        for problem in deeper or right_type or rivals:
+            places.setdefault(problem.keys, []).append(problem)
+        for keys, same_place in places.items():
+            yield keys, _text(same_place)
+
+
+def _text(same_place: list[_Problem]) -> str:
+    """What is wrong at one place, and the value unless the text has it already."""
+    text = ", or ".join(dict.fromkeys(_phrase(problem.error) for problem in same_place))
+    kinds = {problem.error["type"] for problem in same_place}
+    given = same_place[0].error["input"]
+    whole = isinstance(given, dict | BaseModel)
+    own_words = kinds & {"value_error", "assertion_error", "literal_error"}
+    if kinds & {SAID, "union_tag_invalid"} or (
+        own_words and (whole or repr(given).strip("'") in text)
+    ):
+        return text
+    return f"{text} (got {shown(given)})"
+
+
+def _phrase(error: ErrorDetails) -> str:
+    context = error.get("ctx", {})
+    match error["type"]:
+        case "literal_error" | "enum":
+            words = re.split(", | or ", context["expected"])
+            allowed = ["null" if word == "None" else word.strip("'") for word in words]
+            hint = did_you_mean(str(error["input"]), allowed)
+            return f"{shown(error['input'])} is not allowed{hint}"
+        case "union_tag_invalid":
+            names = re.findall(r"'([^']*)'", context["expected_tags"])
+            return f"{context['tag']!r} is not known{did_you_mean(context['tag'], names)}"
+        case "value_error" | "assertion_error":
+            return str(context["error"])
+        case "string_type" if isinstance(error["input"], list):
+            return f"should be text{QUOTE_HINT}"
+        case "too_short" | "too_long" | "string_too_short" | "string_too_long" as kind:
+            bound = "at least" if kind.endswith("short") else "at most"
+            number = context["min_length" if kind.endswith("short") else "max_length"]
+            thing = "character" if kind.startswith("string") else "entr"
+            plural = "s" if thing == "character" else "ies"
+            singular = "" if thing == "character" else "y"
+            return f"should have {bound} {number} {thing}{singular if number == 1 else plural}"
+        case kind if kind in PLAIN_WORDS:
+            return PLAIN_WORDS[kind]
+        case _:
+            return error["msg"].replace("Input should be", "should be", 1)
 
 
 @dataclass(frozen=True)
@@ -244,7 +328,6 @@ class Draft:
             None where it is missing or does not fit, or is the path of something not made yet.
         """
         field = self.model.model_fields[key]
-        # not the field itself: its discriminator would come before its validators
         kind: Any = Annotated[field.annotation, *field.metadata, None]
         return self._fitting(kind, self.data.get(key, field.get_default()))
 
@@ -264,7 +347,7 @@ class Draft:
     def placed(self, key: str, lines: Iterable[str]) -> list[str]:
         """Say where the setting stands that the lines are about."""
         return [
-            f"{origin((key,), self.document, self.overrides, line)[0]}: {line}" for line in lines
+            f"{place_of((key,), self.document, self.overrides, line)[0]}: {line}" for line in lines
         ]
 
     def _fitting(self, kind: Any, value: Any) -> Any:
@@ -277,248 +360,6 @@ class Draft:
 
     def _is_remade(self, path: Path) -> bool:
         return any(path.is_relative_to(folder) for folder in self.context["earlier"])
-
-
-def members_of(expected: Any) -> list[Any]:
-    """The types that a union allows beside None; one for everything else."""
-    while get_origin(expected) is Annotated:
-        expected = get_args(expected)[0]
-    if get_origin(expected) in (Union, UnionType):
-        allowed = [member for member in get_args(expected) if member is not NoneType]
-        return members_of(allowed[0]) if len(allowed) == 1 else allowed
-    return [expected]
-
-
-def member_of(members: list[Any], label: str) -> tuple[Any, bool]:
-    """The member with that label, and whether the user named it by its `kind`."""
-    for member in members:
-        if label in map(str, kinds_of(member)):
-            return member, True
-    for member in members:
-        nested = len(members_of(member)) > 1 and "union[" in label
-        literal = get_origin(members_of(member)[0]) is Literal and label.startswith("literal[")
-        named = inspect.isclass(member) and label in (member.__name__, member.__name__.lower())
-        if nested or literal or named:
-            return member, False
-    return Any, False
-
-
-def kinds_of(member: Any) -> tuple[Any, ...]:
-    """The values of `kind` by which a config is chosen in a tagged union."""
-    kind = member.model_fields.get("kind") if is_model(member) else None
-    return get_args(kind.annotation) if kind is not None else ()
-
-
-def type_inside(expected: Any, step: str | int) -> Any:
-    """The type wanted at a key or position of something of the expected type."""
-    if is_model(expected):
-        field = expected.model_fields.get(step)
-        return Any if field is None else field.annotation
-    inner = get_args(expected)
-    if not inner or not inspect.isclass(origin := get_origin(expected)):
-        return Any
-    if issubclass(origin, Mapping):
-        return inner[1]
-    if origin is tuple and Ellipsis not in inner:
-        return inner[step] if isinstance(step, int) and step < len(inner) else Any
-    return inner[0]
-
-
-def is_model(expected: Any) -> bool:
-    """Whether a mapping with known keys is wanted."""
-    return inspect.isclass(expected) and issubclass(expected, BaseModel)
-
-
-def allowed_values(expected: Any) -> list[str]:
-    """The values of a Literal or of an enumeration."""
-    members = members_of(expected)
-    values = [value for m in members if get_origin(m) is Literal for value in get_args(m)]
-    return ["null" if value is None else str(value) for value in values]
-
-
-def meaning_of(owner: Any, name: str) -> str:
-    """The first sentence of a field's description."""
-    field = owner.model_fields.get(name) if is_model(owner) else None
-    if field is None or not field.description:
-        return ""
-    sentence = " ".join(field.description.split()).split(". ")[0].rstrip(".")
-    return f" ({sentence})"
-
-
-_MAPPING = "should be a mapping, one 'key: value' a line"
-_LIST = "should be a list, one '- item' a line, or [a, b]"
-_INTEGER = "should be a whole number"
-_NUMBER = "should be a number"
-_SWITCH = "should be true or false"
-PLAIN_WORDS = {
-    "model_type": _MAPPING,
-    "model_attributes_type": _MAPPING,
-    "dict_type": _MAPPING,
-    "mapping_type": _MAPPING,
-    "list_type": _LIST,
-    "tuple_type": _LIST,
-    "int_type": _INTEGER,
-    "int_parsing": _INTEGER,
-    "int_from_float": _INTEGER,
-    "float_type": _NUMBER,
-    "float_parsing": _NUMBER,
-    "bool_type": _SWITCH,
-    "bool_parsing": _SWITCH,
-    "string_type": "should be text",
-    "path_type": "should be a path",
-}
-"""What pydantic's kinds of error mean, in plain words."""
-
-WITHOUT_VALUE = {"missing", "extra_forbidden", "union_tag_not_found", "union_tag_invalid"}
-"""Kinds of error that the value at the place does not explain."""
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """One error of pydantic, placed in what the user wrote."""
-
-    error: ErrorDetails
-    keys: Keys
-    """The keys as the user wrote them, without pydantic's labels for the members of a union."""
-    owner: Any
-    """The type in which the last key stands."""
-    expected: Any
-    """The type wanted at the keys."""
-    choice: Keys | None
-    """Where the user may choose between types that have no `kind`; None: nowhere on the way."""
-
-
-def render(
-    error: ValidationError,
-    model: type[BaseModel],
-    document: Document,
-    overrides: Sequence[Override] = (),
-) -> list[tuple[int, str]]:
-    """Describe each problem as ``file:line: key.path: problem``, with its line for sorting."""
-    placed = [_place(model, details) for details in error.errors(include_url=False)]
-    lines = []
-    for keys, text in _settled(_without_echoes(placed)):
-        where, order, inside = origin(keys, document, overrides, text)
-        path = document.prefix + keys if inside else keys
-        prefix = ": ".join(filter(None, [where, ".".join(map(cut, path))]))
-        lines += [(order, f"{prefix}: {part}") for part in text.splitlines()]
-    return lines
-
-
-def _place(model: type[BaseModel], error: ErrorDetails) -> _Problem:
-    """Follow pydantic's location through the types of the model."""
-    keys: Keys = ()
-    owner: Any = None
-    expected: Any = model
-    choice: Keys | None = None
-    for step in error["loc"]:
-        members = members_of(expected)
-        if len(members) > 1:  # the step is pydantic's label of one member
-            expected, by_kind = member_of(members, str(step))
-            choice = keys if choice is None and not by_kind else choice
-        elif step != "[key]":
-            owner, expected = members[0], type_inside(members[0], step)
-            keys = (*keys, step)
-    if error["type"] == "union_tag_invalid":
-        keys = (*keys, error["ctx"]["discriminator"].strip("'"))
-    return _Problem(error, keys, owner, expected, choice)
-
-
-def _without_echoes(problems: list[_Problem]) -> list[_Problem]:
-    """Leave out that a value is too short where pydantic only missed the items that are wrong.
-
-    It does not count these, and then complains of [6] that there should be at least 1 entry.
-    """
-    return [
-        problem
-        for problem in problems
-        if problem.error["type"] != "too_short"
-        or len(problem.error["input"]) < problem.error["ctx"]["min_length"]
-        or not any(_is_inside(other, problem) for other in problems)
-    ]
-
-
-def _is_inside(inner: _Problem, outer: _Problem) -> bool:
-    return len(inner.keys) > len(outer.keys) and inner.keys[: len(outer.keys)] == outer.keys
-
-
-def _settled(problems: list[_Problem]) -> Iterator[tuple[Keys, str]]:
-    """Texts by place; where any of several types would do, only what the nearest one lacks."""
-    choices: dict[Keys, list[_Problem]] = {}
-    for problem in problems:
-        if problem.choice is None:
-            yield problem.keys, _text([problem])
-        else:
-            choices.setdefault(problem.choice, []).append(problem)
-    for choice, rivals in choices.items():
-        deeper = [p for p in rivals if p.keys != choice]
-        right_type = [p for p in rivals if not p.error["type"].endswith("_type")]
-        places: dict[Keys, list[_Problem]] = {}
-        for problem in deeper or right_type or rivals:
-            places.setdefault(problem.keys, []).append(problem)
-        for keys, same_place in places.items():
-            yield keys, _text(same_place)
-
-
-def _text(same_place: list[_Problem]) -> str:
-    """What is wrong at one place, and the value unless the text has it already."""
-    text = ", or ".join(dict.fromkeys(_phrase(problem) for problem in same_place))
-    kinds = {problem.error["type"] for problem in same_place}
-    given = same_place[0].error["input"]
-    whole = isinstance(given, dict | BaseModel)
-    own_words = kinds & {"value_error", "assertion_error", "literal_error"}
-    if kinds & WITHOUT_VALUE or (own_words and (whole or repr(given).strip("'") in text)):
-        return text
-    return f"{text} (got {shown(given)})"
-
-
-def _phrase(problem: _Problem) -> str:
-    error, context = problem.error, problem.error.get("ctx", {})
-    name = str(problem.keys[-1]) if problem.keys else ""
-    match error["type"]:
-        case "missing":
-            return f"{REQUIRED}, and not given{meaning_of(problem.owner, name)}"
-        case "extra_forbidden":
-            known = problem.owner.model_fields if is_model(problem.owner) else ()
-            return f"{UNKNOWN}{did_you_mean(name, known)}"
-        case "union_tag_invalid" | "union_tag_not_found":
-            return _tag_phrase(problem, context)
-        case "literal_error" | "enum":
-            allowed = allowed_values(problem.expected)
-            hint = did_you_mean(str(error["input"]), allowed) if allowed else ""
-            return f"{shown(error['input'])} is not allowed{hint or ': ' + error['msg']}"
-        case "value_error" | "assertion_error":
-            return str(context["error"])
-        case "string_type" if isinstance(error["input"], list):
-            return f"should be text{QUOTE_HINT}"
-        case "too_short" | "too_long" | "string_too_short" | "string_too_long":
-            return _length_phrase(error["type"], context)
-        case "string_pattern_mismatch":
-            return f"has not the form that is wanted here{meaning_of(problem.owner, name)}"
-        case kind if kind in PLAIN_WORDS:
-            return PLAIN_WORDS[kind]
-        case _:
-            return error["msg"].replace("Input should be", "should be", 1)
-
-
-def _length_phrase(kind: str, context: dict[str, Any]) -> str:
-    bound, limit = (
-        ("at least", "min_length") if kind.endswith("short") else ("at most", "max_length")
-    )
-    thing = ("character", "characters") if kind.startswith("string") else ("entry", "entries")
-    number = context[limit]
-    return f"should have {bound} {number} {thing[number != 1]}"
-
-
-def _tag_phrase(problem: _Problem, context: dict[str, Any]) -> str:
-    kinds = {str(kind) for member in members_of(problem.expected) for kind in kinds_of(member)}
-    if problem.error["type"] == "union_tag_not_found":
-        known = ", ".join(sorted(kinds))
-        return f"required key {context['discriminator']} is not given. Known: {known}"
-    return f"{shown(context['tag'])} is not known{did_you_mean(str(context['tag']), kinds)}"
-
-
-Model = TypeVar("Model", bound=BaseModel)
 
 
 def load_config(
@@ -560,14 +401,14 @@ def load_config(
         return source
     if isinstance(source, BaseModel):
         source = _data_of(source, model)
-    document = Document.of(source, model.__name__, None if folder is None else Path(folder), kinds)
+    document = Document.of(source, "settings", None if folder is None else Path(folder), kinds)
     problems: list[tuple[int, str]] = [
         (
             line,
             f"{document.name}:{line}: {'.'.join(map(str, keys))}: given twice, first in line "
             f"{first}; keep one",
         )
-        for keys, line, first in document.repeated_keys()
+        for keys, line, first in document.repeated
     ]
     changes, bad = _parsed(overrides)
     data, misplaced = apply(document.data, changes)
@@ -583,7 +424,7 @@ def load_config(
     try:
         config = model.model_validate(data, context=context)
     except ValidationError as error:
-        problems += render(error, model, document, changes)
+        problems += render(error, replace(document, data=data), changes)
     if not problems:
         return config
     lines = [text for _, text in sorted(problems, key=lambda p: p[0])]
@@ -595,7 +436,7 @@ def load_config(
 
 def _data_of(source: BaseModel, model: type[BaseModel]) -> dict[str, object]:
     if not isinstance(source, model):
-        raise InputError(f"expected a {model.__name__}, got a {type(source).__name__}.")
+        raise InputError("these are the settings of another stage.")
     return source.model_dump()
 
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from chemkl.config.base import Config, InputError, did_you_mean
-from chemkl.config.document import Document, Keys
+from chemkl.config.base import Config, InputError, Keys, did_you_mean
+from chemkl.config.document import Document
 from chemkl.config.loading import Override, dotted, load_config
 from chemkl.config.paths import InputPath
 

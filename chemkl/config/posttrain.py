@@ -8,13 +8,21 @@ from pydantic import (
     Field,
     SerializationInfo,
     SerializerFunctionWrapHandler,
+    ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
 )
 
-from chemkl.config.base import Config
-from chemkl.config.objective import EstimatorConfig, PlainEstimator, ShaperConfig, TargetConfig
+from chemkl.config.base import Config, by_kind
+from chemkl.config.objective import (
+    EstimatorConfig,
+    ShaperConfig,
+    TargetConfig,
+    check_objective,
+    objective_of,
+    plain_estimator,
+)
 from chemkl.config.paths import InputPath
 from chemkl.config.reward import RewardSource
 
@@ -146,6 +154,9 @@ class MurckoFilterConfig(Config):
     """Rewards below this neither fill a bucket nor are touched."""
 
 
+DiversityFilter = Annotated[MurckoFilterConfig, by_kind("diversity filter", MurckoFilterConfig)]
+
+
 class CallbacksConfig(Config):
     """What happens beside the training itself."""
 
@@ -180,14 +191,14 @@ class PosttrainConfig(Config):
     """What a molecule is paid: components and aggregate, or the path of a file that holds them."""
     target: TargetConfig
     """The distribution to walk to: kind gibbs, mara or filter, with beta (or sigma = 1/beta)."""
-    estimator: EstimatorConfig = PlainEstimator(kind="rloo")
+    estimator: EstimatorConfig = Field(default_factory=plain_estimator)
     """The loss that walks there, by its name or with options, for example rloo, log_variance or
     {kind: f_dpg, divergence: js}; README.md tells them apart."""
     shaper: ShaperConfig | None = None
     """Adds an outside signal to the advantage, for estimators that have one (rloo, grpo,
     forward_kl, f_dpg, alpha_dpg): set_diversity, differential_smoothing, ucpo or ips; null: none.
     It moves the policy off the target."""
-    diversity_filter: MurckoFilterConfig | None = None
+    diversity_filter: DiversityFilter | None = None
     """Withdraws the reward of over-used scaffolds before the target sees it; null: none."""
     batch_size: int = Field(64, ge=2)
     """Molecules sampled at each step; one step is one update."""
@@ -210,11 +221,11 @@ class PosttrainConfig(Config):
     callbacks: CallbacksConfig = CallbacksConfig()
     """Checkpoints, the progress bar, and the alarm for a collapse."""
 
-    @field_validator("diversity_filter", mode="before")
+    @field_validator("shaper")
     @classmethod
-    def _name_alone(cls, value: object) -> object:
-        """Let ``diversity_filter: murcko`` stand for ``diversity_filter: {kind: murcko}``."""
-        return {"kind": value} if isinstance(value, str) else value
+    def _go_together(cls, shaper: Any, info: ValidationInfo) -> Any:
+        check_objective({**info.data, "shaper": shaper}, (0.0, 1.0))
+        return shaper
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -235,14 +246,3 @@ class PosttrainConfig(Config):
     def objective(self) -> Mapping[str, Any]:
         """Target, estimator and shaper as plain values, for the loss core."""
         return objective_of(self.target, self.estimator, self.shaper)
-
-
-def objective_of(
-    target: TargetConfig, estimator: EstimatorConfig, shaper: ShaperConfig | None
-) -> Mapping[str, Any]:
-    """Target, estimator and shaper as plain values, for the loss core."""
-    return {
-        "target": target.model_dump(),
-        "estimator": estimator.model_dump(),
-        "shaper": None if shaper is None else shaper.model_dump(),
-    }

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from chemkl.config.base import Config, InputError, did_you_mean
+from chemkl.config.base import Config, InputError, by_kind, did_you_mean
 from chemkl.config.paths import DataPath, InputPath
 from chemkl.config.reward import RewardSource
 
@@ -41,7 +41,10 @@ class FileSource(Config):
     is; in a file without a header the one that holds molecules."""
 
 
-Source = Annotated[MosesSource | ChemblSampleSource | FileSource, Field(discriminator="kind")]
+Source = Annotated[
+    MosesSource | ChemblSampleSource | FileSource,
+    by_kind("source", MosesSource, ChemblSampleSource, FileSource),
+]
 
 
 class GivenSplit(Config):
@@ -75,7 +78,7 @@ class HashSplit(Config):
         return self
 
 
-Split = Annotated[GivenSplit | HashSplit, Field(discriminator="kind")]
+Split = Annotated[GivenSplit | HashSplit, by_kind("split", GivenSplit, HashSplit)]
 
 
 class FilterConfig(Config):
@@ -105,12 +108,6 @@ class PrepareConfig(Config):
     """Processes that read molecules; null: one for each core of this machine."""
     cache: Path = Path("~/.cache/chemkl")
     """Folder where downloaded wheels are kept."""
-
-    @field_validator("source", "split", mode="before")
-    @classmethod
-    def _name_alone(cls, value: object) -> object:
-        """Let ``source: moses`` stand for ``source: {kind: moses}``."""
-        return {"kind": value} if isinstance(value, str) else value
 
 
 POLICY = "policy"

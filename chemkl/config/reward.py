@@ -63,12 +63,6 @@ class ComponentConfig(Config):
             raise ValueError("a name has letters, digits, _ . and - only")
         return name
 
-    @field_validator("transform", mode="before")
-    @classmethod
-    def _kind_alone(cls, given: object) -> object:
-        """Let ``transform: none`` stand for ``transform: {kind: none}``."""
-        return {"kind": given} if isinstance(given, str) else given
-
     @model_validator(mode="after")
     def _only_scorers_are_weighed(self) -> Self:
         if self.role != "scorer" and self.weight != 1:

@@ -31,7 +31,7 @@ from typing import (
 
 from pydantic import Field, FiniteFloat, create_model, model_validator
 
-from chemkl.config.base import Config
+from chemkl.config.base import Config, by_kind
 
 Positive = Annotated[FiniteFloat, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -321,5 +321,5 @@ def value_map(
 if TYPE_CHECKING:
     Transform = TransformSettings
 else:
-    Transform = Annotated[Union[*SETTINGS.values()], Field(discriminator="kind")]
+    Transform = Annotated[Union[*SETTINGS.values()], by_kind("transform", *SETTINGS.values())]
 """The settings of any transform, told apart by its kind."""

@@ -11,7 +11,7 @@ import pyarrow as pa
 from rich.table import Table
 
 from chemkl.config.evaluate import DEFAULT_TAU, ForecastConfig
-from chemkl.config.objective import EstimatorConfig, MaraConfig, ShaperConfig, TargetConfig
+from chemkl.config.objective import EstimatorConfig, ShaperConfig, TargetConfig
 from chemkl.display import Column, short, table
 from chemkl.evaluation.forecast import (
     FAMILY_ESS,
@@ -116,7 +116,7 @@ def tau_of(target: TargetConfig, points: Points, default: float) -> float:
 
     A batch quantile moves with the policy; what is taken for it is that of the prior's samples.
     """
-    if isinstance(target, MaraConfig) and target.tau_quantile is not None:
+    if target.kind == "mara" and target.tau_quantile is not None:
         quantile = float(np.quantile(points.reward_N, target.tau_quantile))
         return quantile if target.tau_floor is None else max(target.tau_floor, quantile)
     tau = getattr(target, "tau", None)  # gibbs has none
@@ -195,7 +195,7 @@ def forecast_targets(config: ForecastConfig, points: Points) -> Forecast:
         if row["beta"] in (None, own_beta) and row["tau"] == own_tau:
             sentences += [row["sentence"], *bonus_sentence(row)]
     sentences += drowned_sentence(rows, own_tau)
-    if not (isinstance(own, MaraConfig) and own.reward_on_hits == "own"):
+    if not (own.kind == "mara" and own.reward_on_hits == "own"):
         sentences += alike_sentence(rows)
     moved = departures(
         config.estimator, config.shaper, filtered=config.diversity_filter is not None

@@ -10,14 +10,14 @@ Legend: B rows of a batch; P sequences sampled freshly from the reference.
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar, get_args
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
 from chemkl.losses.kl import k3_value
-from chemkl.losses.registry import Registry, Wanted
+from chemkl.losses.registry import ABOVE_0, BELOW_1, INSIDE, Range, Registry, Wanted
 from chemkl.losses.targets import Gibbs, Target
 from chemkl.losses.types import Groups, check_rows, mean_over_rows
 
@@ -277,13 +277,6 @@ def sizes_B(name: str, groups: Groups) -> Tensor:
     return size_B
 
 
-def check_above_0(name: str, **options: float) -> None:
-    """Refuse options that are not finite numbers above 0."""
-    for option, value in options.items():
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name}: {option} must be a finite number above 0, got {value}")
-
-
 Divergence = Literal["kl", "reverse_kl", "js", "tv"]
 
 
@@ -306,8 +299,8 @@ def f_dpg(
     shape: Shape = unshaped,
     *,
     divergence: Divergence = "kl",
-    decay: float = 0.99,
-    clip: float = 20.0,
+    decay: Annotated[float, BELOW_1] = 0.99,
+    clip: Annotated[float, ABOVE_0] = 20.0,
 ) -> tuple[Tensor, Metrics]:
     """f-DPG: the policy gradient of D_f(pi || p) = E_p[f(pi/p)], pseudo-reward -f'(e^u).
 
@@ -323,23 +316,15 @@ def f_dpg(
         3. exp(-u) is held at exp(clip): another divergence, with the same optimum, that differs
            for rows that rare under the policy only.
 
-    Args:
-        logp_policy_B: lp, with graph.
-        log_target_B: the unnormalised log target; -inf is allowed but with "reverse_kl".
-        average_log_z: the memory of Z.
-        group_B: group numbers; None is one group.
-        shape: the shaper.
-        divergence: "kl", "reverse_kl", "js" or "tv".
-        decay: of the average of Z a batch, from 0 (this batch alone) to less than 1.
-        clip: nats, above 0.
+    Options:
+        divergence: kl covers the target, reverse_kl is that of rloo, js (Jensen-Shannon) and tv
+            (total variation) lie between; all but reverse_kl go with the target filter.
+        decay: weight of the past in the running estimate of the target's mass; 0: this batch alone.
+        clip: nats: bound of exp() for rows that the policy makes far too rare.
 
     Metrics: advantage_std; log_z, the mean over the rows.
     """
-    if divergence not in get_args(Divergence):
-        allowed = ", ".join(get_args(Divergence))
-        raise ValueError(f"f_dpg: divergence must be one of {allowed}, got {divergence!r}")
-    check_above_0("f_dpg", clip=clip)
-    u_B, log_z_B = _normalised("f_dpg", logp_policy_B, log_target_B, average_log_z, group_B, decay)
+    u_B, log_z_B = _normalised(logp_policy_B, log_target_B, average_log_z, group_B, decay)
     pseudo_reward_B = {
         "kl": lambda: (-u_B).clamp(max=clip).exp(),
         "reverse_kl": lambda: -(u_B + 1),
@@ -360,9 +345,9 @@ def alpha_dpg(
     group_B: Tensor | None = None,
     shape: Shape = unshaped,
     *,
-    alpha: float = 0.5,
-    most: float = 10.0,
-    decay: float = 0.99,
+    alpha: Annotated[float, Range(0, 1, "[)", hint="for KL(pi || p) itself take rloo")] = 0.5,
+    most: Annotated[float, ABOVE_0] = 10.0,
+    decay: Annotated[float, BELOW_1] = 0.99,
 ) -> tuple[Tensor, Metrics]:
     """alpha-DPG: the alpha-divergence between KL(p || pi) (0) and KL(pi || p) (towards 1).
 
@@ -375,27 +360,15 @@ def alpha_dpg(
         1. The factor 1 - alpha.
         2. Z is a moving average over batches of the policy's own rows, see ``f_dpg``.
 
-    Args:
-        logp_policy_B: lp, with graph.
-        log_target_B: the unnormalised log target; -inf is allowed.
-        average_log_z: the memory of Z.
-        group_B: group numbers; None is one group.
-        shape: the shaper.
-        alpha: 0 covers the target, towards 1 it seeks its modes; from 0 to less than 1.
-        most: where the pseudo-reward is cut, above 0: another divergence, with the same optimum,
-            that differs for rows rare under the policy.
-        decay: of the average of Z a batch, from 0 to less than 1.
+    Options:
+        alpha: 0 covers the target, towards 1 it seeks its modes.
+        most: largest pseudo-reward of a row, the paper's 10: another divergence, with the same
+            optimum, that differs for rows rare under the policy.
+        decay: weight of the past in the running estimate of the target's mass; 0: this batch alone.
 
     Metrics: advantage_std; log_z; clip_rate, the share of rows cut.
     """
-    if not 0 <= alpha < 1:
-        raise ValueError(
-            f"alpha_dpg: alpha must lie in [0, 1), got {alpha}; for KL(pi || p) itself take rloo"
-        )
-    check_above_0("alpha_dpg", most=most)
-    u_B, log_z_B = _normalised(
-        "alpha_dpg", logp_policy_B, log_target_B, average_log_z, group_B, decay
-    )
+    u_B, log_z_B = _normalised(logp_policy_B, log_target_B, average_log_z, group_B, decay)
     free_B = torch.expm1(-(1 - alpha) * u_B)
     groups = Groups.of(group_B, logp_policy_B)
     advantage_B = shape(against_the_others("alpha_dpg", free_B.clamp(max=most), groups))
@@ -408,7 +381,6 @@ def alpha_dpg(
 
 
 def _normalised(
-    name: str,
     logp_policy_B: Tensor,
     log_target_B: Tensor,
     average_log_z: AverageLogZ,
@@ -417,8 +389,6 @@ def _normalised(
 ) -> tuple[Tensor, Tensor]:
     """Return u = lp - log_target + log Z, +inf where the target is -inf, and log Z; no graph."""
     check_rows(logp_policy=logp_policy_B, log_target=log_target_B, group=group_B)
-    if not 0 <= decay < 1:
-        raise ValueError(f"{name}: decay must lie in [0, 1), got {decay}")
     logp_B = logp_policy_B.detach()
     groups = Groups.of(group_B, logp_B)
     log_z_B = average_log_z.update(log_target_B - logp_B, groups, decay)
@@ -451,7 +421,7 @@ def forward_kl(
     shape: Shape = unshaped,
     *,
     reference: Reference = "batch",
-    clip: float = 20.0,
+    clip: Annotated[float, ABOVE_0] = 20.0,
 ) -> tuple[Tensor, Metrics]:
     """RL regularised by the forward KL: the gradient of -(E_pi[R] - beta KL(pi_ref || pi)).
 
@@ -469,17 +439,12 @@ def forward_kl(
         2. The anchored reference is not normalised; its mass only shifts L.
         3. ``reference="prior"`` is not in the paper.
 
-    Args:
-        logp_policy_B: lp, with graph.
-        logp_anchored_B: lr, of a hit that of its anchor.
-        reward_anchored_B: R, of a hit that of its anchor.
-        beta: the KL coefficient.
-        group_B: group numbers; None is one group.
-        logp_policy_of_prior_P: lp of fresh samples of the reference, for ``reference="prior"``.
-        shape: the shaper of the reward's advantage.
-        reference: "batch", or "prior": unbiased, never clipped, no oracle call, gibbs only.
-        clip: nats, above 0. A row less likely than under the reference by more is pulled up as one
-            at the clip is: biased, and only in that case.
+    Options:
+        reference: where the pull comes from: the batch's own rows, weighed; or, with prior, as many
+            fresh samples of the prior a step: unbiased, never clipped, no oracle call, twice the
+            time, target gibbs only.
+        clip: nats, with reference batch: where the prior finds a row likelier by more than this,
+            its weight stops growing: biased, and only in that case.
 
     Metrics: advantage_std; k3, its mean, whose value is that of the *reverse* KL to the reference
     (see ``chemkl.losses.kl``); clip_rate, the share of rows clipped.
@@ -490,9 +455,6 @@ def forward_kl(
         reward_anchored=reward_anchored_B,
         group=group_B,
     )
-    if reference not in get_args(Reference):
-        raise ValueError(f"forward_kl: reference must be 'batch' or 'prior', got {reference!r}")
-    check_above_0("forward_kl", clip=clip)
     groups = Groups.of(group_B, logp_policy_B)
     reward_B = reward_anchored_B.to(logp_policy_B)
     advantage_B = shape(against_the_others("forward_kl", reward_B, groups))
@@ -575,7 +537,7 @@ def grpo(
     shape: Shape = unshaped,
     *,
     normalise: bool = True,
-    clip: float | None = None,
+    clip: Annotated[float | None, INSIDE] = None,
 ) -> tuple[Tensor, Metrics]:
     """Group-relative policy gradient: -mean(A lp), A = (s - mean of the group) / its deviation.
 
@@ -590,16 +552,12 @@ def grpo(
         2. One probability ratio for the whole sequence, not one a token, with ``clip`` only.
         3. The target may be any of full support.
 
-    Args:
-        logp_policy_B: lp, with graph.
-        log_target_B: the unnormalised log target.
-        logp_behaviour_B: lp when the row was sampled; ``clip`` compares with it.
-        beta: the KL coefficient.
-        group_B: group numbers; None is one group.
-        shape: the shaper.
+    Options:
         normalise: divide by the deviation of the group; a group of equal scores has advantage 0.
-        clip: PPO's: no gain from moving exp(lp - lp_behaviour) beyond 1 - clip or 1 + clip. For
-            several updates on one batch; in the first of them it changes nothing.
+            false is Dr. GRPO (arXiv 2503.20783), nearly rloo.
+        clip: PPO's bound on the probability ratio: no gain from moving it beyond 1 - clip or
+            1 + clip. For several updates on one batch; in the first of them it changes nothing.
+            null: none.
 
     Metrics: advantage_std, and with ``clip`` clip_rate, the share of rows that it holds.
     """
@@ -609,8 +567,6 @@ def grpo(
         logp_behaviour=logp_behaviour_B,
         group=group_B,
     )
-    if clip is not None and not 0 < clip < 1:
-        raise ValueError(f"grpo: clip must lie strictly in (0, 1), or be None, got {clip}")
     groups = Groups.of(group_B, logp_policy_B)
     score_B = beta * (log_target_B - logp_policy_B.detach())
     size_B = sizes_B("grpo", groups)
@@ -668,7 +624,7 @@ def trajectory_balance(
     learned_log_z: LearnedLogZ,
     group_B: Tensor | None = None,
     *,
-    log_z_rate: float = 100.0,
+    log_z_rate: Annotated[float, ABOVE_0] = 100.0,
 ) -> tuple[Tensor, Metrics]:
     """Trajectory balance with a learned constant: mean (log Z + lp - log_target)^2.
 
@@ -682,17 +638,12 @@ def trajectory_balance(
         2. log Z starts at the first batch's mean of log_target - lp.
         3. The target may be any of full support.
 
-    Args:
-        logp_policy_B: lp, with graph.
-        log_target_B: the unnormalised log target.
-        learned_log_z: log Z, an additional parameter for the optimizer.
-        group_B: group numbers, all the same; None is one group.
-        log_z_rate: how much faster than the policy's weights log Z is learned.
+    Options:
+        log_z_rate: how much faster than the network's weights log Z is learned.
 
     Metrics: log_z.
     """
     check_rows(logp_policy=logp_policy_B, log_target=log_target_B, group=group_B)
-    check_above_0("trajectory_balance", log_z_rate=log_z_rate)
     n_groups = len(Groups.of(group_B, logp_policy_B).ids_N)
     if n_groups > 1:
         raise ValueError(
@@ -715,7 +666,7 @@ def snis(
     logp_behaviour_B: Tensor,
     group_B: Tensor | None = None,
     *,
-    ess: float = 0.1,
+    ess: Annotated[float, BELOW_1] = 0.1,
 ) -> tuple[Tensor, Metrics]:
     """Self-normalised importance sampling: -sum w lp, w the softmax of log_target - log q.
 
@@ -730,13 +681,9 @@ def snis(
            have weight. At the target the weights are equal, and nothing is tempered.
         2. Groups: each is normalised by itself and counts by its rows.
 
-    Args:
-        logp_policy_B: lp, with graph.
-        log_target_B: the unnormalised log target; -inf gives weight 0.
-        logp_behaviour_B: log q.
-        group_B: group numbers; None is one group, of two rows or more. A group without weight
-            changes nothing.
-        ess: from 0 (no tempering) to less than 1.
+    Options:
+        ess: share of the batch that must carry weight; weights are tempered until it does.
+            0: never.
 
     Metrics: ess, the effective sample size as a share of the rows, before tempering; temper, the
     mean of the multipliers.
@@ -750,7 +697,7 @@ def snis(
     groups = Groups.of(group_B, logp_policy_B)
     sizes_B("snis", groups)  # one row alone has the weight 1, whatever it is
     log_weight_B = log_target_B - logp_behaviour_B
-    return _weighted_likelihood("snis", logp_policy_B, log_weight_B, groups, ess)
+    return _weighted_likelihood(logp_policy_B, log_weight_B, groups, ess)
 
 
 @estimator("msc", off_policy=False, refuses=any_target)
@@ -762,8 +709,8 @@ def msc(
     retained_B: Tensor | None = None,
     group_B: Tensor | None = None,
     *,
-    ess: float = 0.0,
-    seed: int = 0,
+    ess: Annotated[float, BELOW_1] = 0.0,
+    seed: Annotated[int, Range(0, math.inf, "[)")] = 0,
 ) -> tuple[Tensor, Metrics]:
     """Markovian score climbing: ``snis`` with a row of each group retained from batch to batch.
 
@@ -777,15 +724,9 @@ def msc(
            expectation given the batch, with less variance.
         2. Tempering as in ``snis``, of the gradient's weights only, off by default.
 
-    Args:
-        logp_policy_B: lp, with graph.
-        log_target_B: the unnormalised log target; -inf gives weight 0.
-        logp_behaviour_B: log q; of the retained row under today's policy.
-        chains: draws the next retained rows.
-        retained_B: True at the rows that were carried, at most one a group; None: the first batch.
-        group_B: group numbers; None is one group.
-        ess: see ``snis``.
-        seed: of the draws.
+    Options:
+        ess: as in snis; 0: no tempering.
+        seed: decides which rows are kept.
 
     Metrics: those of ``snis``; moved, the share of the groups whose retained row was replaced.
     """
@@ -805,18 +746,16 @@ def msc(
         )
     log_weight_B = log_target_B - logp_behaviour_B
     chains.draw(log_weight_B, groups, seed)
-    loss, metrics = _weighted_likelihood("msc", logp_policy_B, log_weight_B, groups, ess)
+    loss, metrics = _weighted_likelihood(logp_policy_B, log_weight_B, groups, ess)
     assert chains.carry_B is not None  # draw has set it
     metrics["moved"] = (chains.carry_B & ~kept_B).sum() / len(groups.ids_N)
     return loss, metrics
 
 
 def _weighted_likelihood(
-    name: str, logp_policy_B: Tensor, log_weight_B: Tensor, groups: Groups, ess: float
+    logp_policy_B: Tensor, log_weight_B: Tensor, groups: Groups, ess: float
 ) -> tuple[Tensor, Metrics]:
     """Return the weighted likelihood of the batch, and how few rows carried it."""
-    if not 0 <= ess < 1:
-        raise ValueError(f"{name}: ess must lie in [0, 1), got {ess}")
     share_B = _ess_share_B(log_weight_B, groups)
     temper_B = _temper_B(log_weight_B, groups, ess)
     weight_B = _softmax_B(_tempered(log_weight_B, temper_B), groups)

@@ -3,7 +3,6 @@
 Legend: B rows of a batch; P fresh samples of the reference.
 """
 
-import inspect
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from chemkl.losses.estimators import ESTIMATORS, INPUTS, STATES, Chains, Estimator, State, unshaped
-from chemkl.losses.registry import nearest_names
+from chemkl.losses.registry import REQUIRED, check_options, nearest_names, options_of
 from chemkl.losses.shapers import SHAPERS, BoundShaper, build_shaper
 from chemkl.losses.targets import TARGETS, Target, gibbs_log_target, resolve_beta
 from chemkl.losses.types import Groups, LossInputs, LossOutput, TargetOutput
@@ -299,17 +298,13 @@ def build_objective(
         built = target
         _check_instance(built, beta, sigma, target_options)
     options = dict(estimator_options or {})
-    chosen.wanted.check_options(f"estimator {estimator!r}", options)
+    check_options("estimator", estimator, chosen.wanted.options, options)
     if duplicates not in get_args(Duplicates):
         raise ValueError(f"duplicates must be 'keep' or 'drop', got {duplicates!r}")
     shape = _build_shaper(shaper)
-    problems = [
-        *_pair_problems(chosen, built, options),
-        *_tau_problems(built, reward_range),
-        *([] if shape is None else _shaper_problems(chosen, built, shape)),
-    ]
+    problems = objective_problems(built, chosen, options, shape, reward_range)
     if problems:
-        raise ValueError("\n".join(problems))
+        raise ValueError("\n".join(text for _, text in problems))
     return Objective(built, chosen, options, shape, duplicates)
 
 
@@ -358,21 +353,16 @@ def _options(section: Mapping[str, Any] | str) -> dict[str, Any]:
 
 
 def _build_target(name: str, options: dict[str, Any]) -> Target:
-    """Make the target of that name, with a message of ours for an option that it does not have."""
-    kind = TARGETS[name]
-    allowed = inspect.signature(kind).parameters
-    for option in options:
-        if option not in allowed:
-            tail = nearest_names(option, allowed)
-            raise ValueError(f"target {name!r} has no option {option!r}{tail}")
-    missing = [
-        option
-        for option, parameter in allowed.items()
-        if parameter.default is inspect.Parameter.empty and option not in options
-    ]
-    if missing:
-        raise ValueError(f"target {name!r} needs {', '.join(missing)}")
-    return kind(**options)
+    """Make the target of that name; options that it does not have are named with the near ones."""
+    allowed = options_of(TARGETS[name])
+    unknown = [option for option in options if option not in allowed]
+    if unknown:
+        near = nearest_names(unknown[0], allowed)
+        raise ValueError(f"target {name!r} has no option {unknown[0]!r}{near}")
+    needed = [o.name for o in allowed.values() if o.default is REQUIRED and o.name not in options]
+    if needed:
+        raise ValueError(f"target {name!r} needs {', '.join(needed)}")
+    return TARGETS[name](**options)
 
 
 def _check_instance(
@@ -399,38 +389,49 @@ def _name(target: Target) -> str:
     return next((name for name in TARGETS if TARGETS[name] is type(target)), type(target).__name__)
 
 
-def _pair_problems(estimator: Estimator, target: Target, options: Options) -> list[str]:
-    """Say so when the estimator cannot walk to the target."""
-    why = estimator.refuses(target, **options)
-    if why is None:
-        return []
-    able = [
-        name
-        for name in ESTIMATORS
-        if name != estimator.name and ESTIMATORS[name].refuses(target) is None
-    ]
-    others = f", or one of these estimators: {', '.join(able)}" if able else ""
-    return [
-        f"estimator {estimator.name!r} cannot walk to the target {_name(target)!r}, {why}{others}"
-    ]
-
-
-def _tau_problems(target: Target, reward_range: tuple[float, float]) -> list[str]:
-    """Say so when no sequence, or every sequence, would be a hit."""
+def objective_problems(
+    target: Target,
+    estimator: Estimator | None = None,
+    options: Options | None = None,
+    shaper: BoundShaper | None = None,
+    reward_range: tuple[float, float] = (-math.inf, math.inf),
+) -> list[tuple[str, str]]:
+    """Say what does not go together, as pairs (target, estimator or shaper; what is wrong)."""
     failure, most = reward_range
     problems = []
     for name in ("tau", "tau_floor"):
         tau = getattr(target, name, None)
         if tau is not None and tau > most:
-            problems.append(
-                f"{name} is {tau}, but no reward is above {most:g}: there would never be a hit. "
+            text = (
+                f"no reward is above {most:g}: there would never be a hit. "
                 "Take one within the range of the reward"
             )
+            problems.append(("target", f"{name} is {tau}, but {text}"))
         if tau is not None and tau <= failure:
-            problems.append(
-                f"{name} is {tau}, but what could not be scored has the reward {failure:g} and "
-                f"would be a hit: take one above {failure:g}"
+            text = (
+                f"what could not be scored has the reward {failure:g} and would be a hit: take one "
+                f"above {failure:g}"
             )
+            problems.append(("target", f"{name} is {tau}, but {text}"))
+    if estimator is None:
+        return problems
+    why = estimator.refuses(target, **(options or {}))
+    if why is not None:
+        walkers = [ESTIMATORS[n] for n in ESTIMATORS if ESTIMATORS[n].refuses(target) is None]
+        able = ", ".join(one.name for one in walkers if one.name != estimator.name)
+        others = f", or one of these estimators: {able}" if able else ""
+        text = f"cannot walk to the target {_name(target)!r}, {why}{others}"
+        problems.append(("estimator", f"estimator {estimator.name!r} {text}"))
+    if shaper is not None and not estimator.takes_shaper:
+        able = ", ".join(name for name in ESTIMATORS if ESTIMATORS[name].takes_shaper)
+        text = f"has no advantage that a shaper could change; estimators that have: {able}"
+        problems.append(("shaper", f"estimator {estimator.name!r} {text}"))
+    if shaper is not None and shaper.needs_hits and not target.has_hits:
+        text = (
+            f"changes hits only, and the target {_name(target)!r} has none: use the target mara or "
+            "filter, or no shaper"
+        )
+        problems.append(("shaper", f"shaper {shaper.shaper.name!r} {text}"))
     return problems
 
 
@@ -439,24 +440,6 @@ def _build_shaper(shaper: BoundShaper | str | Options | None) -> BoundShaper | N
     if shaper is None or isinstance(shaper, BoundShaper):
         return shaper
     options = {"kind": shaper} if isinstance(shaper, str) else dict(shaper)
-    kind = options.pop("kind", None)
-    if kind is None:
+    if "kind" not in options:
         raise ValueError(f"shaper: kind is missing. Known: {', '.join(SHAPERS)}")
-    return build_shaper(kind, **options)
-
-
-def _shaper_problems(estimator: Estimator, target: Target, shaper: BoundShaper) -> list[str]:
-    """Say so when there is no advantage, or no hit, for the shaper to change."""
-    problems = []
-    if not estimator.takes_shaper:
-        able = [name for name in ESTIMATORS if ESTIMATORS[name].takes_shaper]
-        problems.append(
-            f"estimator {estimator.name!r} has no advantage that a shaper could change; estimators "
-            f"that have: {', '.join(able)}"
-        )
-    if shaper.needs_hits and not target.has_hits:
-        problems.append(
-            f"shaper {shaper.shaper.name!r} changes hits only, and the target {_name(target)!r} "
-            "has none: use the target mara or filter, or no shaper"
-        )
-    return problems
+    return build_shaper(options.pop("kind"), **options)

@@ -5,15 +5,14 @@ parameters filled by name from ``SHAPER_INPUTS``, its keyword-only ones the opti
 returns the new A (B,), without graph.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from chemkl.losses.registry import Registry, Wanted
+from chemkl.losses.registry import ABOVE_0, SHARE, Registry, Wanted, check_options
 from chemkl.losses.types import Groups, check_logp, check_rows, check_whole
 
 F = TypeVar("F", bound=Callable[..., Tensor])
@@ -39,14 +38,12 @@ class Shaper:
         wanted: its inputs and options.
         multiplies: it scales A instead of adding to it. Such a rule is meant for hits with A > 0:
             where A is negative, what it favours is pushed down harder.
-        at_most: the largest value of each option; every option is a finite number above 0.
     """
 
     name: str
     function: Callable[..., Tensor]
     wanted: Wanted
     multiplies: bool
-    at_most: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -102,17 +99,12 @@ class BoundShaper:
 SHAPERS: Registry[Shaper] = Registry("shaper")
 
 
-def shaper(name: str, *, multiplies: bool, at_most: Mapping[str, float]) -> Callable[[F], F]:
+def shaper(name: str, *, multiplies: bool) -> Callable[[F], F]:
     """Register a function under ``name``; see ``Shaper`` for what is declared."""
 
     def decorate(function: F) -> F:
         wanted = Wanted.by(function, f"shaper {name!r}", SHAPER_INPUTS)
-        if set(at_most) != set(wanted.options):
-            raise ValueError(
-                f"shaper {name!r}: at_most must name its options ({', '.join(wanted.options)}), "
-                f"got {', '.join(at_most)}"
-            )
-        SHAPERS.add(name, Shaper(name, function, wanted, multiplies, dict(at_most)))
+        SHAPERS.add(name, Shaper(name, function, wanted, multiplies))
         return function
 
     return decorate
@@ -125,35 +117,23 @@ def build_shaper(kind: str, **options: Any) -> BoundShaper:
         ValueError: a shaper or option that is not known, or a value out of range.
     """
     chosen = SHAPERS[kind]
-    what = f"shaper {kind!r}"
-    chosen.wanted.check_options(what, options)
-    values = {**chosen.wanted.options, **options}
-    for option, value in values.items():
-        _check_option(what, option, value, chosen.at_most[option], chosen.wanted.options[option])
-    return BoundShaper(chosen, {option: float(value) for option, value in values.items()})
-
-
-def _check_option(what: str, option: str, value: object, at_most: float, default: object) -> None:
-    number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-    if not (0 < number < math.inf and number <= at_most):
-        bound = "" if math.isinf(at_most) else f" and at most {at_most:g}"
-        raise ValueError(
-            f"{what}: {option} must be a finite number above 0{bound}, got {value!r}; the default "
-            f"is {default}, and to have no shaping leave the shaper out"
-        )
+    check_options("shaper", kind, chosen.wanted.options, options)
+    defaults = {name: option.default for name, option in chosen.wanted.options.items()}
+    values = {**defaults, **options}
+    return BoundShaper(chosen, {name: float(value) for name, value in values.items()})
 
 
 _ROUNDING = 1e-5  # kernels come as float32
 
 
-@shaper("set_diversity", multiplies=False, at_most={"weight": math.inf})
+@shaper("set_diversity", multiplies=False)
 def set_diversity(
     advantage_B: Tensor,
     hit_B: Tensor,
     kernel_BB: Tensor,
     group_B: Tensor | None = None,
     *,
-    weight: float = 1.0,
+    weight: Annotated[float, ABOVE_0] = 1.0,
 ) -> Tensor:
     """Hits gain what they add to the set of hits: A_i + weight (D(S) - D(S without i)).
 
@@ -168,6 +148,9 @@ def set_diversity(
         1. The kernel is whatever is passed in, Tanimoto for molecules; the paper's compares
            embeddings of texts.
         2. Rows that are no hits are neither in S nor changed; with fewer than two hits, nothing is.
+
+    Options:
+        weight: of the gain, in units of the advantage.
     """
     _check_shaped(advantage_B, hit_B=hit_B, group_B=group_B)
     _check_kernel(kernel_BB, advantage_B)
@@ -190,9 +173,13 @@ def set_diversity(
     return advantage_B.detach() + weight * gain_B
 
 
-@shaper("differential_smoothing", multiplies=False, at_most={"gamma": math.inf})
+@shaper("differential_smoothing", multiplies=False)
 def differential_smoothing(
-    advantage_B: Tensor, hit_B: Tensor, logp_policy_B: Tensor, *, gamma: float = 0.01
+    advantage_B: Tensor,
+    hit_B: Tensor,
+    logp_policy_B: Tensor,
+    *,
+    gamma: Annotated[float, ABOVE_0] = 0.01,
 ) -> Tensor:
     """Hits gain the more, the rarer the policy that sampled them makes them: A - gamma lp.
 
@@ -206,21 +193,24 @@ def differential_smoothing(
         1. Rows that are no hits are left alone: the term with which the paper sharpens among the
            incorrect ones is left out.
         2. A is not centred again.
+
+    Options:
+        gamma: reward units per nat.
     """
     _check_shaped(advantage_B, hit_B=hit_B, logp_policy_B=logp_policy_B)
     shaped_B = advantage_B - (gamma * logp_policy_B).to(advantage_B)
     return torch.where(hit_B, shaped_B, advantage_B).detach()
 
 
-@shaper("ucpo", multiplies=True, at_most={"strength": 1.0, "temperature": math.inf})
+@shaper("ucpo", multiplies=True)
 def ucpo(
     advantage_B: Tensor,
     hit_B: Tensor,
     logp_policy_B: Tensor,
     group_B: Tensor | None = None,
     *,
-    strength: float = 0.2,
-    temperature: float = 1.0,
+    strength: Annotated[float, SHARE] = 0.2,
+    temperature: Annotated[float, ABOVE_0] = 1.0,
 ) -> Tensor:
     """Hits share their advantage by rarity: A n ((1 - t)/n + t (1/q_i) / sum_j (1/q_j)).
 
@@ -236,6 +226,12 @@ def ucpo(
            rarest hit some nats below the others its factor is nearly 1 - t + n t.
         3. ``temperature`` divides lp; about the mean number of tokens gives the spread that the
            authors' q has.
+
+    Options:
+        strength: share of the advantage that goes by rarity; 0.2 is the authors'.
+        temperature: nats by which log-probabilities are divided before they are compared; at 1 the
+            rarest hit has nearly all of that share, at about the mean number of tokens it is
+            spread.
     """
     _check_shaped(advantage_B, hit_B=hit_B, logp_policy_B=logp_policy_B, group_B=group_B)
     groups = Groups.of(group_B, advantage_B)
@@ -248,9 +244,13 @@ def ucpo(
     return (advantage_B * factor_B).to(advantage_B).detach()
 
 
-@shaper("ips", multiplies=True, at_most={"eps": 1.0})
+@shaper("ips", multiplies=True)
 def ips(
-    advantage_B: Tensor, outcome_B: Tensor, group_B: Tensor | None = None, *, eps: float = 0.01
+    advantage_B: Tensor,
+    outcome_B: Tensor,
+    group_B: Tensor | None = None,
+    *,
+    eps: Annotated[float, SHARE] = 0.01,
 ) -> Tensor:
     """Frequent outcomes weigh less: A / max(share of the outcome, eps).
 
@@ -261,6 +261,9 @@ def ips(
     Deviations:
         1. The advantage is scaled, not the reward before it is centred.
         2. Rows without an outcome (-1) keep their A.
+
+    Options:
+        eps: smallest share to divide by; the factor is never above 1/eps.
     """
     _check_shaped(advantage_B, outcome_B=outcome_B, group_B=group_B)
     groups = Groups.of(group_B, advantage_B)

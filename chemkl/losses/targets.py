@@ -8,12 +8,20 @@ import math
 from bisect import insort
 from collections.abc import Callable, Mapping
 from dataclasses import InitVar, dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, get_args
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from chemkl.losses.registry import Registry
+from chemkl.losses.registry import (
+    ABOVE_0,
+    FINITE,
+    INSIDE,
+    Range,
+    Registry,
+    check_options,
+    options_of,
+)
 from chemkl.losses.types import (
     Groups,
     TargetOutput,
@@ -60,7 +68,9 @@ def resolve_beta(beta: float | None, sigma: float | None) -> float:
         ValueError: none or both given, or not a finite number above 0.
     """
     if beta is not None and sigma is not None:
-        raise ValueError(f"give beta or sigma (= 1/beta), not both: got {beta=} and {sigma=}")
+        raise ValueError(
+            f"both given; sigma is 1/beta: give one, not both: got {beta=} and {sigma=}"
+        )
     for name, value in (("beta", beta), ("sigma", sigma)):
         if value is not None and not 0 < value < math.inf:
             raise ValueError(
@@ -73,8 +83,8 @@ def resolve_beta(beta: float | None, sigma: float | None) -> float:
     if sigma is not None:
         return 1 / sigma
     raise ValueError(
-        "give beta, or sigma (= 1/beta), one of the two: for example beta=0.1, or sigma=128 as "
-        "in REINVENT"
+        "beta or sigma (= 1/beta) is missing: give beta, or sigma, for example 0.1, or a sigma of "
+        "128 as in REINVENT"
     )
 
 
@@ -83,18 +93,22 @@ class KLTarget:
     """What the shipped targets share: beta, given as such or as sigma, and no memory.
 
     Attributes:
-        beta: the KL coefficient, above 0, in reward units per nat.
-        sigma: 1/beta, in place of beta; not kept.
+        beta: weight of the KL to the prior, in reward units per nat: a small one trusts the reward,
+            a large one the prior. Give beta or sigma.
+        sigma: 1/beta, REINVENT's name for it (its default is 128). Give beta or sigma.
     """
 
-    beta: float = _NOT_GIVEN  # a float from __post_init__ on
-    sigma: InitVar[float | None] = None
+    beta: Annotated[float, ABOVE_0] = _NOT_GIVEN  # a float from __post_init__ on
+    sigma: InitVar[Annotated[float | None, ABOVE_0]] = None
 
     full_support: ClassVar[bool] = True
     has_hits: ClassVar[bool] = True
 
     def __post_init__(self, sigma: float | None) -> None:
         object.__setattr__(self, "beta", resolve_beta(self.beta, sigma))
+        options = options_of(type(self))
+        given = {name: getattr(self, name) for name in options if name != "sigma"}
+        check_options("target", type(self).__name__, options, given)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return nothing: the target depends on the batch alone."""
@@ -145,10 +159,10 @@ class Filtered(KLTarget):
     must be finite refuses this target.
 
     Attributes:
-        tau: the reward from which on a sequence is a hit.
+        tau: reward from which on a molecule is a hit.
     """
 
-    tau: float
+    tau: Annotated[float, FINITE]
 
     full_support: ClassVar[bool] = False
 
@@ -156,8 +170,6 @@ class Filtered(KLTarget):
         if self.beta is None and sigma is None:
             sigma = 1.0
         super().__post_init__(sigma)
-        if not math.isfinite(self.tau):
-            raise ValueError(f"tau must be a finite reward, got {self.tau}")
 
     def __call__(
         self, logp_ref_B: Tensor, reward_B: Tensor, group_B: Tensor | None = None
@@ -329,34 +341,56 @@ class Mara(KLTarget):
            belongs to the instance: give each run its own, and save ``state_dict``.
 
     Attributes:
-        tau: the reward from which on a sequence is a hit; or give tau_quantile and tau_floor.
-        tau_quantile: of the group's rewards, strictly between 0 and 1.
-        tau_floor: in reward units, above the reward of a failure.
-        alpha: 0 (only the reward is the anchor's) to 1 (the paper).
-        cap: nats, above 0; None for no cap.
-        reward_on_hits: "anchor", "own" or "tau".
-        anchor: "batch" (the paper) or "running".
-        anchor_quantile: strictly between 0 and 1, for the running anchor.
+        tau: reward from which on a molecule is a hit; best the threshold that you will screen with
+            (0.80 and 0.85 in the paper's chemistry). Give tau, or tau_quantile and tau_floor.
+        tau_quantile: quantile of a batch's rewards that serves as tau where the range of the reward
+            is not known; 0.9 in the paper's creative writing.
+        tau_floor: with tau_quantile: tau is never below this. Take it above the reward of a
+            failure, or a batch of zeros would consist of hits. Fewer than 2 hits: plain gibbs for
+            that batch.
+        alpha: how flat the hits are: the share of the way from the molecule's own log prior to the
+            anchor's. 1 is the paper; less holds back long, odd molecules.
+        cap: no hit is lifted by more than so many nats; null: no cap, as in the paper.
+        reward_on_hits: reward that hits have in the target: the anchor's (the paper; ranking above
+            tau is lost), the molecule's own, or tau.
+        anchor: where the anchor comes from: the hit of the batch that is likeliest under the prior
+            (the paper), or a high quantile of the hits of the run so far (running).
+        anchor_quantile: with anchor running: the quantile of the log prior among the distinct hits
+            so far; at 1 a single odd molecule would be the anchor for good.
         running: the memory of the running anchor.
     """
 
-    tau: float | None = None
-    tau_quantile: float | None = None
-    tau_floor: float | None = None
-    alpha: float = 1.0
-    cap: float | None = None
+    tau: Annotated[float | None, FINITE] = None
+    tau_quantile: Annotated[float | None, INSIDE] = None
+    tau_floor: Annotated[float | None, FINITE] = None
+    alpha: Annotated[float, Range(0, 1, "[]")] = 1.0
+    cap: Annotated[float | None, ABOVE_0] = None
     reward_on_hits: RewardOnHits = "anchor"
     anchor: AnchorKind = "batch"
-    anchor_quantile: float = 0.95
+    anchor_quantile: Annotated[
+        float, Range(0, 1, hint="at 1 one odd sequence would be the anchor for good")
+    ] = 0.95
     running: RunningAnchor = field(
         default_factory=RunningAnchor, init=False, repr=False, compare=False
     )
 
     def __post_init__(self, sigma: float | None) -> None:
         super().__post_init__(sigma)
-        problems = [*_tau_problems(self), *_option_problems(self)]
+        problems = []
+        if (self.tau is None) == (self.tau_quantile is None):
+            what = "tau is missing" if self.tau is None else "tau and tau_quantile are both given"
+            problems.append(
+                f"{what}: give tau (a reward, for example 0.8) or tau_quantile (for example 0.9), "
+                "one of the two"
+            )
+        if (self.tau_quantile is None) != (self.tau_floor is None):
+            problems.append(
+                "tau_quantile and tau_floor go together (without the floor, a reward that is "
+                "mostly 0 would make every row a hit); got "
+                f"tau_quantile={self.tau_quantile} and tau_floor={self.tau_floor}"
+            )
         if problems:
-            raise ValueError("Mara: " + "; ".join(problems))
+            raise ValueError("; ".join(problems))
 
     def __call__(
         self, logp_ref_B: Tensor, reward_B: Tensor, group_B: Tensor | None = None
@@ -414,46 +448,3 @@ class Mara(KLTarget):
         self.running.update(logp_ref_B, reward_B, hit_B, groups)
         pair = self.running.anchor(self.anchor_quantile, logp_ref_B, reward_B, groups)
         return torch.zeros_like(hit_B), *pair
-
-
-def _tau_problems(mara: Mara) -> list[str]:
-    """Say what is wrong with the ways to give tau."""
-    problems = []
-    if (mara.tau is None) == (mara.tau_quantile is None):
-        problems.append(
-            "give tau (a reward, for example 0.8) or tau_quantile (for example 0.9), one of the "
-            f"two; got tau={mara.tau} and tau_quantile={mara.tau_quantile}"
-        )
-    if (mara.tau_quantile is None) != (mara.tau_floor is None):
-        problems.append(
-            "tau_quantile and tau_floor go together (without the floor, a reward that is mostly 0 "
-            f"would make every row a hit); got tau_quantile={mara.tau_quantile} and "
-            f"tau_floor={mara.tau_floor}"
-        )
-    for name, value in (("tau", mara.tau), ("tau_floor", mara.tau_floor)):
-        if value is not None and not math.isfinite(value):
-            problems.append(f"{name} must be a finite reward, got {value}")
-    if mara.tau_quantile is not None and not 0 < mara.tau_quantile < 1:
-        problems.append(f"tau_quantile must lie strictly in (0, 1), got {mara.tau_quantile}")
-    return problems
-
-
-def _option_problems(mara: Mara) -> list[str]:
-    """Say what is wrong with the options beside tau."""
-    problems = []
-    if not 0 <= mara.alpha <= 1:
-        problems.append(f"alpha must lie in [0, 1], got {mara.alpha}")
-    if mara.cap is not None and not 0 < mara.cap < math.inf:
-        problems.append(f"cap must be a finite number of nats above 0, got {mara.cap}")
-    if not 0 < mara.anchor_quantile < 1:
-        problems.append(
-            f"anchor_quantile must lie strictly in (0, 1), got {mara.anchor_quantile}: at 1 one "
-            "odd sequence would be the anchor for good"
-        )
-    for name, value, allowed in (
-        ("reward_on_hits", mara.reward_on_hits, get_args(RewardOnHits)),
-        ("anchor", mara.anchor, get_args(AnchorKind)),
-    ):
-        if value not in allowed:
-            problems.append(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
-    return problems

@@ -4,7 +4,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -20,7 +20,8 @@ from rdkit.Chem import Mol
 
 from chemkl.chem.molecules import MoleculeError
 from chemkl.config import Config, InputError, did_you_mean
-from chemkl.config.document import Document, Keys
+from chemkl.config.base import Keys
+from chemkl.config.document import Document
 from chemkl.config.loading import render
 from chemkl.config.transforms import documented, fields_of
 from chemkl.rewards.synonyms import SYNONYMS
@@ -108,7 +109,7 @@ class Component:
                 dict(parameters), context={"folder": document.folder}
             )
         except ValidationError as error:
-            problems = render(error, self.parameter_model, document)
+            problems = render(error, replace(document, data=parameters))
             raise InputError("\n".join(text for _, text in problems)) from None
         values = {name: getattr(checked, name) for name in type(checked).model_fields}
         try:

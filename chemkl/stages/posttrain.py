@@ -17,7 +17,7 @@ from lightning import Callback, Trainer
 
 from chemkl.config import InputError, complaints
 from chemkl.config.llm import LlmPosttrainConfig, TextRewardConfig
-from chemkl.config.posttrain import PosttrainConfig, objective_of
+from chemkl.config.posttrain import PosttrainConfig
 from chemkl.llm.extra import PACKAGES, check_installed
 from chemkl.llm.ledger import AnswerTracker, TextLedger, describe_cut_off
 from chemkl.llm.models import build_policy, read_prompts, save
@@ -25,7 +25,7 @@ from chemkl.llm.prompts import keep_prompts, kept_prompts
 from chemkl.llm.reference import Reference
 from chemkl.llm.rewards import ASKED, build_reward
 from chemkl.llm.sources import is_here
-from chemkl.losses import Objective, objective_from_config
+from chemkl.losses import objective_from_config
 from chemkl.policies import check_vocabularies, freeze, load_policy, read_header, save_policy
 from chemkl.results.manifest import Manifest
 from chemkl.results.outcome import read_outcome
@@ -93,7 +93,7 @@ def work(config: Any, start: Start) -> None:
             parts.policy,
             parts.reference(),
             parts.ledger(),
-            build_objective(config.objective, parts.bounds),
+            objective_from_config(config.objective, parts.bounds),
             trace,
             batch_size=config.batch_size,
             most_samples=config.most_samples,
@@ -266,7 +266,7 @@ class _Texts:
 
 
 def problems(view: View) -> Iterator[tuple[str, list[str]]]:
-    """Look into reward, objective, models and trainer, without training.
+    """Look into reward, models and trainer, without training.
 
     A language model in a wheel that was never used is not fetched for this; its prompts are
     checked when the run starts.
@@ -280,7 +280,6 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
         prior, agent = view.get("prior"), view.get("agent")
         unusable = complaints((read_header, prior))
         yield "", complaints((RewardModel.from_config, view.section("reward")))
-        yield "target", complaints((build_objective, _objective(view)))
         yield "prior", unusable
         yield "agent", complaints((_check_agent, agent, None if unusable else prior))
         yield from here
@@ -288,37 +287,13 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
     fits = view.config is not None
     found = [
         ("model", complaints((check_installed, PACKAGES[:2])) if fits else []),
-        ("reward", complaints((_check_reward, view.get("reward"), _objective(view)))),
+        ("reward", complaints((_check_reward, view.get("reward")))),
         *here,
     ]
     yield from found
     model = view.config.model if isinstance(view.config, LlmPosttrainConfig) else None
     if model and not any(lines for _, lines in found) and model.name not in view.awaited:
         yield "prompts", complaints((read_prompts, view.config)) if is_here(model) else []
-
-
-def _objective(view: View) -> Mapping[str, Any] | None:
-    target, estimator = view.get("target"), view.get("estimator")
-    return target and estimator and objective_of(target, estimator, view.get("shaper"))
-
-
-def build_objective(
-    objective: Mapping[str, Any], bounds: tuple[float, float] = _Molecules.bounds
-) -> Objective:
-    """Put target, estimator and shaper together.
-
-    Args:
-        objective: their settings.
-        bounds: the reward of a failure, and the highest that there can be.
-
-    Raises:
-        InputError: they do not go together, or tau is above every reward.
-    """
-    try:
-        return objective_from_config(objective, bounds)
-    except ValueError as error:
-        lines = [f"target, estimator, shaper: {line}." for line in str(error).splitlines()]
-        raise InputError("\n".join(lines)) from error
 
 
 def _check_agent(agent: Path, prior: Path | None) -> None:
@@ -328,12 +303,8 @@ def _check_agent(agent: Path, prior: Path | None) -> None:
     check_vocabularies({role: header["vocabulary"] for role, header in headers.items()})
 
 
-def _check_reward(reward: TextRewardConfig, objective: Mapping[str, Any] | None) -> None:
-    """Build the reward of a language model, and the objective with its range."""
-    built = build_reward(reward)
-    built.close()
-    if objective:
-        build_objective(objective, built.bounds)
+def _check_reward(reward: TextRewardConfig) -> None:
+    build_reward(reward).close()
 
 
 def check_spent(config: AnyConfig, out: Path) -> None:

@@ -31,13 +31,13 @@ from chemkl.config.document import Document, parse
     ],
 )
 def test_plain_scalars_have_the_type_they_look_like(text, value):
-    found = parse(text, "here")[1]
+    found = parse(text, "here").data
     assert found == value
     assert type(found) is type(value)
 
 
 def test_not_a_number():
-    assert math.isnan(parse(".nan", "here")[1])
+    assert math.isnan(parse(".nan", "here").data)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_not_a_number():
     ],
 )
 def test_words_and_smiles_stay_text(text):
-    assert parse(text, "here")[1] == text
+    assert parse(text, "here").data == text
 
 
 LAUGHS = "a0: &a0 [x]\n" + "".join(
@@ -66,7 +66,7 @@ LAUGHS = "a0: &a0 [x]\n" + "".join(
         ("smarts: [#6]~[#7]\n", 1, "while parsing a flow node"),
         ("a: 1\n---\nb: 2\n", 2, "expected a single document"),
         ("a: !!python/object/apply:os.system [ls]\n", 1, "could not determine a constructor"),
-        ("? [1]\n: 2\n", 1, "found unhashable key"),
+        ("? [1]\n: 2\n", 1, "a key is a name or a number, not a list"),
         ("a: 1\nb: x\x00y\n", 2, "character 0x0000 is not allowed"),
         ("", 1, "found nothing"),
         ("# only a comment\n", 1, "found nothing"),
@@ -86,7 +86,7 @@ LAUGHS = "a0: &a0 [x]\n" + "".join(
         ('a: "\\ud800"\n', 1, "surrogates not allowed"),
         ('a: 1\nb: "\\Uffffffff"\n', 2, "not valid YAML"),
         ("a: &a {b: 1}\nc:\n  <<: *a\n", 3, "<< is no key here: write out what it would take"),
-        ("a: &a\n  b: [*a]\n", 1, "an alias (*name) stands inside of what it repeats"),
+        ("a: &a\n  b: [*a]\n", 2, "an alias (*name) stands inside of what it repeats"),
         ("a: 1\nb: " + "[" * 51 + "]" * 51, 2, "nested too deeply: at most 50 levels"),
         (
             "a0: &a0 [1]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 60)),
@@ -184,7 +184,7 @@ def test_devices_and_pipes_are_refused_and_not_waited_for(tmp_path):
 
 def test_json_is_yaml():
     data = {"a": [1, 2.5, {"b": None}], "c": "text", "d": True}
-    assert parse(json.dumps(data, indent=2), "here")[1] == data
+    assert parse(json.dumps(data, indent=2), "here").data == data
 
 
 def test_the_longest_settings_are_read(tmp_path):
@@ -212,9 +212,27 @@ def test_lines_of_nested_keys(tmp_path):
     assert Document.of({"a": 1}, "reward").where(("a",)) == "reward"
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("run.toml", "run_type = 'staged_learning'\n", "a TOML file, not a YAML config"),
+        ("run.yaml", "[parameters]\nprior_file = 'x'\n", "a TOML file, not a YAML config"),
+        ("empty.toml", "", "a TOML file, not a YAML config. REINVENT4 configs are not read"),
+        ("run.json", '{"version": 3, "run_type": "x"}', "a JSON file, not a YAML config"),
+        ("run.json", '{"a": 1,,}', ":1: JSON, and no YAML config: write YAML"),
+    ],
+)
+def test_other_formats_are_told_in_one_line(tmp_path, name, text, message):
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        Document.read(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
 def test_repeated_keys_are_found_at_every_depth_and_aliases_cost_nothing():
     # three levels of nine references each: 9^3 paths, but four nodes
     levels = ["a0: &a0 {k: 1, k: 2}"]
     levels += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 4)]
-    root, data = parse("\n".join(levels), "here")
-    assert list(Document(data, "here", None, root).repeated_keys()) == [(("a0", "k"), 1, 1)]
+    assert parse("\n".join(levels), "here").repeated == [(("a0", "k"), 1, 1)]

@@ -1,4 +1,4 @@
-"""The forecast settings: a posttrain config with a few keys more."""
+"""The settings: a posttrain config with a few keys more."""
 
 from pathlib import Path
 

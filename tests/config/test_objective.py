@@ -1,63 +1,77 @@
-import inspect
+"""The keys of target, estimator and shaper are the options of the loss core's functions."""
+
 from itertools import product
-from typing import get_args
 
 import pytest
+import torch
 from pydantic import TypeAdapter, ValidationError
 
-from chemkl.config.objective import (
-    ESTIMATOR_KINDS,
-    EstimatorConfig,
-    FilterConfig,
-    GibbsConfig,
-    MaraConfig,
-    TargetConfig,
-    TargetKind,
+from chemkl.config import InputError, load_config
+from chemkl.config.objective import EstimatorConfig, ShaperConfig, TargetConfig, models_of
+from chemkl.config.posttrain import PosttrainConfig
+from chemkl.losses import (
+    ESTIMATORS,
+    SHAPERS,
+    TARGETS,
+    Mara,
+    build_objective,
+    build_shaper,
+    estimator,
+    objective_from_config,
 )
-from chemkl.losses import ESTIMATORS, TARGETS, Mara, build_objective, objective_from_config
 
-TARGET = TypeAdapter(TargetConfig)
-ESTIMATOR = TypeAdapter(EstimatorConfig)
+TARGET, ESTIMATOR, SHAPER = map(TypeAdapter, (TargetConfig, EstimatorConfig, ShaperConfig))
 EXAMPLES = {
     "gibbs": {"kind": "gibbs", "sigma": 128},
     "mara": {"kind": "mara", "beta": 0.1, "tau": 0.8},
     "filter": {"kind": "filter", "tau": 0.8},
 }
+MODELS = [(part, kind) for part in ("target", "estimator", "shaper") for kind in models_of(part)]
 
 
-def test_the_names_are_those_of_the_loss_core():
-    assert sorted(get_args(TargetKind)) == sorted(TARGETS) == sorted(EXAMPLES)
-    assert sorted(ESTIMATOR_KINDS) == sorted(ESTIMATORS)
+def test_the_defaults_of_a_config_are_written_out():
+    """They are part of a run's identity, in this order."""
+    assert TARGET.validate_python(EXAMPLES["mara"]).model_dump() == {
+        "beta": 0.1,
+        "sigma": None,
+        "kind": "mara",
+        "tau": 0.8,
+        "tau_quantile": None,
+        "tau_floor": None,
+        "alpha": 1.0,
+        "cap": None,
+        "reward_on_hits": "anchor",
+        "anchor": "batch",
+        "anchor_quantile": 0.95,
+    }
+    assert ESTIMATOR.validate_python("grpo").model_dump() == {
+        "duplicates": "keep",
+        "kind": "grpo",
+        "normalise": True,
+        "clip": None,
+    }
+    assert SHAPER.validate_python("ucpo").model_dump() == {
+        "kind": "ucpo",
+        "strength": 0.2,
+        "temperature": 1.0,
+    }
 
 
-@pytest.mark.parametrize(
-    ("model", "kind"), [(GibbsConfig, "gibbs"), (MaraConfig, "mara"), (FilterConfig, "filter")]
-)
-def test_the_options_and_their_defaults_are_those_of_the_loss_core(model, kind):
-    """beta, sigma and tau are None until given on either side; all else must agree."""
-    parameters = inspect.signature(TARGETS[kind]).parameters
-    assert set(parameters) == set(model.model_fields) - {"kind"}
-    for name, parameter in parameters.items():
-        field = model.model_fields[name]
-        if parameter.default is inspect.Parameter.empty:
-            assert field.is_required()
-        else:
-            assert field.default == parameter.default
+@pytest.mark.parametrize(("part", "kind"), MODELS)
+def test_every_option_has_a_type_and_a_meaning(part, kind):
+    for name, field in models_of(part)[kind]().model_fields.items():
+        assert name == "kind" or field.description, f"{kind}: {name}"
+        assert field.annotation is not None
 
 
-@pytest.mark.parametrize("kind", ESTIMATOR_KINDS)
-def test_the_options_of_estimators_and_their_defaults_are_those_of_the_loss_core(kind):
-    section = ESTIMATOR.validate_python(kind).model_dump()
-    own = dict(ESTIMATORS[kind].wanted.options)
-    assert section == {"kind": kind, "duplicates": "keep", **own}
-
-
-@pytest.mark.parametrize(("target", "estimator"), list(product(EXAMPLES, ESTIMATOR_KINDS)))
+@pytest.mark.parametrize(("target", "estimator"), list(product(EXAMPLES, ESTIMATORS)))
 def test_every_pair_of_configs_is_an_objective_or_refused(target, estimator):
     """Only estimators with a bounded force go with a target that is -inf outside of the hits."""
     config = TARGET.validate_python(EXAMPLES[target])
-    estimator_config = ESTIMATOR.validate_python(estimator)
-    sections = {"target": config.model_dump(), "estimator": estimator_config.model_dump()}
+    sections = {
+        "target": config.model_dump(),
+        "estimator": ESTIMATOR.validate_python(estimator).model_dump(),
+    }
     if target == "filter" and estimator not in {"f_dpg", "alpha_dpg", "snis", "msc"}:
         message = f"estimator {estimator!r} cannot walk to the target 'filter'"
         with pytest.raises(ValueError, match=message):
@@ -70,34 +84,27 @@ def test_every_pair_of_configs_is_an_objective_or_refused(target, estimator):
 
 
 def test_a_config_becomes_the_objective_it_describes():
-    config = TARGET.validate_python(
-        {
-            "kind": "mara",
-            "sigma": 4,
-            "tau_quantile": 0.9,
-            "tau_floor": 0.3,
-            "alpha": 0.5,
-            "cap": 8,
-            "reward_on_hits": "own",
-            "anchor": "running",
-            "anchor_quantile": 0.8,
-        }
-    )
-    estimator = ESTIMATOR.validate_python({"kind": "log_variance", "duplicates": "drop"})
+    options = {
+        "tau_quantile": 0.9,
+        "tau_floor": 0.3,
+        "alpha": 0.5,
+        "cap": 8.0,
+        "reward_on_hits": "own",
+        "anchor": "running",
+        "anchor_quantile": 0.8,
+    }
+    target = TARGET.validate_python({"kind": "mara", "sigma": 4, **options})
+    config = ESTIMATOR.validate_python({"kind": "log_variance", "duplicates": "drop"})
     objective = objective_from_config(
-        {"target": config.model_dump(), "estimator": estimator.model_dump()}
+        {"target": target.model_dump(), "estimator": config.model_dump()}
     )
-    expected = Mara(
-        beta=0.25,
-        tau_quantile=0.9,
-        tau_floor=0.3,
-        alpha=0.5,
-        cap=8.0,
-        reward_on_hits="own",
-        anchor="running",
-        anchor_quantile=0.8,
-    )
+    expected = Mara(beta=0.25, **options)
     assert objective == build_objective(expected, "log_variance", duplicates="drop")
+    shaper = SHAPER.validate_python({"kind": "ucpo", "strength": 0.5})
+    assert build_shaper(shaper.kind, **shaper.options).options == {
+        "strength": 0.5,
+        "temperature": 1.0,
+    }
 
 
 def test_resolved_beta():
@@ -106,58 +113,96 @@ def test_resolved_beta():
     assert TARGET.validate_python({"kind": "filter", "tau": 0.5}).resolved_beta == 1.0
 
 
+BAD = [
+    (TARGET, "marra", "target 'marra' is not known; did you mean 'mara'.*filter, gibbs, mara"),
+    (TARGET, {"kind": "marra", "beta": 1}, "'marra' is not known; did you mean 'mara'.*filter"),
+    (TARGET, {"kind": 3}, r"target 3 is not known\. Known: filter, gibbs, mara"),
+    (TARGET, 7, r"should be a mapping with kind, one of: filter, gibbs, mara .got 7."),
+    (TARGET, {"beta": 1}, "required key 'kind' is not given. Known: filter, gibbs, mara"),
+    (TARGET, {"kind": "gibbs", "beta": 0.1, "sigma": 10}, "both given; sigma is 1/beta"),
+    (TARGET, {"kind": "gibbs"}, "beta or sigma .* is missing"),
+    (TARGET, {"kind": "gibbs", "beta": 0}, "greater than 0"),
+    (TARGET, {"kind": "gibbs", "sigma": float("inf")}, "finite"),
+    (TARGET, {"kind": "gibbs", "beta": 0.1, "tau": 0.8}, "not a known key. Known: beta, kind"),
+    (TARGET, {"kind": "mara", "beta": 0.1}, "tau is missing"),
+    (
+        TARGET,
+        {"kind": "mara", "beta": 0.1, "tau": 0.8, "tau_quantile": 0.9, "tau_floor": 0.1},
+        "tau and tau_quantile are both given",
+    ),
+    (TARGET, {"kind": "mara", "beta": 0.1, "tau_quantile": 0.9}, "tau_floor go together"),
+    (TARGET, {"kind": "mara", "beta": 0.1, "tau": 0.8, "tau_floor": 0.1}, "tau_floor go together"),
+    (TARGET, {"kind": "mara", "beta": 0.1, "tau": 0.8, "alpha": 2}, "less than or equal to 1"),
+    (TARGET, {"kind": "mara", "beta": 0.1, "tau": 0.8, "anchor": "best"}, "'batch' or 'running'"),
+    (TARGET, {"kind": "filter", "beta": 0.1}, "required, and not given .Reward from which on"),
+    (ESTIMATOR, "rlo", "estimator 'rlo' is not known; did you mean 'rloo'.*msc, reinvent, rloo"),
+    (ESTIMATOR, {"kind": "rloo", "duplicates": "merge"}, "'keep' or 'drop'"),
+    (ESTIMATOR, {"kind": "f_dpg", "divergence": "k"}, "'kl', 'reverse_kl', 'js' or 'tv'"),
+    (ESTIMATOR, {"kind": "alpha_dpg", "alpha": 1}, "less than 1"),
+    (ESTIMATOR, {"kind": "grpo", "clip": 0}, "greater than 0"),
+    (ESTIMATOR, {"kind": "msc", "seed": 0.5}, "integer"),
+    (ESTIMATOR, {"kind": "snis", "clip": 0.2}, "not a known key"),
+    (SHAPER, "ucop", "shaper 'ucop' is not known; did you mean 'ucpo'"),
+    (SHAPER, {"kind": "setpo"}, "shaper 'setpo' is not known.*Known: differential"),
+    (SHAPER, {"kind": "ips", "epsilon": 0.1}, "epsilon"),
+]
+
+
+@pytest.mark.parametrize(("adapter", "section", "message"), BAD)
+def test_bad_sections(adapter, section, message):
+    with pytest.raises(ValidationError, match=message):
+        adapter.validate_python(section)
+
+
 @pytest.mark.parametrize(
-    ("section", "message"),
-    [
-        ({"kind": "marra", "beta": 1}, "target 'marra' is not known; did you mean 'mara'.*filter"),
-        ({"kind": 3}, r"target 3 is not known\. Known: filter, gibbs, mara"),
-        ({"kind": "gibbs", "beta": 0.1, "sigma": 10}, r"beta \(0.1\) and sigma \(10\) are both"),
-        ({"kind": "gibbs"}, "beta or sigma .* is missing; for example sigma: 128"),
-        ({"kind": "gibbs", "beta": 0}, "greater than 0"),
-        ({"kind": "gibbs", "sigma": float("inf")}, "finite"),
-        ({"kind": "gibbs", "beta": 0.1, "tau": 0.8}, "Extra inputs are not permitted"),
-        ({"kind": "mara", "beta": 0.1}, "tau is missing: a reward such as tau: 0.8"),
-        (
-            {"kind": "mara", "beta": 0.1, "tau": 0.8, "tau_quantile": 0.9, "tau_floor": 0.1},
-            "tau and tau_quantile are both given",
-        ),
-        ({"kind": "mara", "beta": 0.1, "tau_quantile": 0.9}, "tau_floor go together"),
-        ({"kind": "mara", "beta": 0.1, "tau": 0.8, "tau_floor": 0.1}, "tau_floor go together"),
-        ({"kind": "mara", "beta": 0.1, "tau_quantile": 1, "tau_floor": 0}, "less than 1"),
-        ({"kind": "mara", "beta": 0.1, "tau": 0.8, "alpha": 2}, "less than or equal to 1"),
-        ({"kind": "mara", "beta": 0.1, "tau": 0.8, "cap": 0}, "greater than 0"),
-        ({"kind": "mara", "beta": 0.1, "tau": 0.8, "anchor": "best"}, "'batch' or 'running'"),
-        ({"kind": "mara", "beta": 0.1, "tau": 0.8, "reward_on_hits": "x"}, "'anchor', 'own' or"),
-        ({"kind": "filter", "beta": 0.1}, "Field required"),
-    ],
+    ("adapter", "registry"), [(ESTIMATOR, ESTIMATORS), (SHAPER, SHAPERS)], ids=["losses", "shapers"]
 )
-def test_bad_targets(section, message):
-    with pytest.raises(ValidationError, match=message):
-        TARGET.validate_python(section)
+def test_what_is_out_of_range_is_so_in_a_config_and_in_the_loss_core(adapter, registry):
+    for kind in registry:
+        for name, option in registry[kind].wanted.options.items():
+            if option.range is None:
+                continue
+            for value in (0, -1, 0.5, 1, 1.5, float("inf"), float("nan")):
+                try:
+                    adapter.validate_python({"kind": kind, name: value})
+                except ValidationError:
+                    fits = False
+                else:
+                    fits = True
+                if int not in option.members:
+                    assert fits == (option.problem(value) is None), (kind, name, value)
 
 
-def test_an_estimator_by_its_bare_name():
-    assert ESTIMATOR.validate_python("rloo") == ESTIMATOR.validate_python({"kind": "rloo"})
-    assert ESTIMATOR.validate_python("f_dpg").divergence == "kl"
+def test_an_estimator_of_ones_own_has_its_keys(monkeypatch):
+    monkeypatch.setattr(ESTIMATORS, "_by_name", dict(ESTIMATORS._by_name))
+
+    @estimator("absolute", off_policy=True)
+    def absolute(logp_policy_B: torch.Tensor, *, shift: float = 0.0):
+        """A loss.
+
+        Args:
+            shift: nats.
+        """
+        return (logp_policy_B - shift).abs().mean(), {}
+
+    assert ESTIMATOR.validate_python("absolute").shift == 0
+    with pytest.raises(ValidationError, match="did you mean 'shift'"):
+        ESTIMATOR.validate_python({"kind": "absolute", "shft": 1})
 
 
-@pytest.mark.parametrize("section", ["rlo", {"kind": "rlo"}])
-def test_a_misspelt_estimator(section):
-    message = "estimator 'rlo' is not known; did you mean 'rloo'.*log_variance, msc, reinvent, rloo"
-    with pytest.raises(ValidationError, match=message):
-        ESTIMATOR.validate_python(section)
-
-
-@pytest.mark.parametrize(
-    ("section", "message"),
-    [
-        ({"kind": "rloo", "duplicates": "merge"}, "'keep' or 'drop'"),
-        ({"kind": "f_dpg", "divergence": "k"}, "'kl', 'reverse_kl', 'js' or 'tv'"),
-        ({"kind": "alpha_dpg", "alpha": 1}, "less than 1"),
-        ({"kind": "grpo", "clip": 0}, "greater than 0"),
-        ({"kind": "snis", "clip": 0.2}, "Extra inputs are not permitted"),
-    ],
-)
-def test_bad_estimators(section, message):
-    with pytest.raises(ValidationError, match=message):
-        ESTIMATOR.validate_python(section)
+def test_what_does_not_go_together_is_named_with_its_line(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "prior: nowhere\n"
+        "reward: {components: [{kind: qed}]}\n"
+        "target: {kind: filter, tau: 1.5}\n"
+        "shaper: ips\n"
+        "estimator: reinvent\n"
+    )
+    with pytest.raises(InputError) as caught:
+        load_config(PosttrainConfig, path)
+    missing, tau, shaper, pair = str(caught.value).splitlines()
+    assert missing.startswith(f"{path}:1: prior: no such file")
+    assert tau.startswith(f"{path}:3: target: tau is 1.5, but no reward is above 1")
+    assert shaper.startswith(f"{path}:4: shaper: estimator 'reinvent' has no advantage")
+    assert pair.startswith(f"{path}:5: estimator: estimator 'reinvent' cannot walk to the target")

@@ -1,4 +1,4 @@
-"""The posttrain settings: defaults, short forms, and what is refused in which words."""
+"""The settings: defaults, short forms, and what is refused in which words."""
 
 import pytest
 import yaml

@@ -36,7 +36,9 @@ def test_inputs_and_options_are_read_off_the_signature():
     assert rloo.wanted.options == {}
     assert rloo.takes_shaper
     grpo = ESTIMATORS["grpo"]
-    assert grpo.wanted.options == {"normalise": True, "clip": None}
+    defaults = {name: option.default for name, option in grpo.wanted.options.items()}
+    assert defaults == {"normalise": True, "clip": None}
+    assert "rloo" in grpo.wanted.options["normalise"].meaning
     for name in ("reinvent", "log_variance", "trajectory_balance", "snis", "msc"):
         assert not ESTIMATORS[name].takes_shaper
 

@@ -340,11 +340,11 @@ def test_options_are_bound():
     [
         ("setpo", {}, "shaper 'setpo' is not known.*Known: differential_smoothing, ips"),
         ("ips", {"epsilon": 1}, "shaper 'ips' has no option 'epsilon'; did you mean 'eps'"),
-        ("ips", {"eps": 0}, "eps must be a finite number above 0 and at most 1, got 0; .* 0.01"),
-        ("ips", {"eps": 1.5}, "eps must be .* at most 1, got 1.5"),
-        ("ucpo", {"strength": -0.1}, "strength must be .* at most 1, got -0.1"),
+        ("ips", {"eps": 0}, "eps must lie in \\(0, 1\\], got 0"),
+        ("ips", {"eps": 1.5}, "eps must lie in .*, got 1.5"),
+        ("ucpo", {"strength": -0.1}, "strength must lie in .*, got -0.1"),
         ("ucpo", {"temperature": float("inf")}, "temperature must be .*above 0, got inf"),
-        ("set_diversity", {"weight": float("nan")}, "weight must be .*got nan; .*leave the shaper"),
+        ("set_diversity", {"weight": float("nan")}, "weight must be .*got nan"),
         ("set_diversity", {"weight": "2"}, "weight must be .*got '2'"),
         ("differential_smoothing", {"gamma": True}, "gamma must be .*got True"),
     ],
@@ -418,12 +418,7 @@ def test_bad_rows_are_named(name):
             call(name, advantage, hit, logp, kernel, outcome, advantage)
 
 
-def test_a_shaper_says_how_large_its_options_may_be():
-    def doubled(advantage_B, *, factor=2.0):
-        return factor * advantage_B
-
-    with pytest.raises(ValueError, match=r"'doubled': at_most must name its options .factor."):
-        shaper("doubled", multiplies=True, at_most={})(doubled)
+def test_a_shaper_may_ask_for_what_exists_only():
     with pytest.raises(ValueError, match=r"'doubled' asks for reward_B; it can have advantage_B"):
-        shaper("doubled", multiplies=True, at_most={})(lambda reward_B: reward_B)
+        shaper("doubled", multiplies=True)(lambda reward_B: reward_B)
     assert "doubled" not in list(SHAPERS)

@@ -80,7 +80,7 @@ def test_beta_is_asked_for_where_it_shapes_the_target():
 
 
 def test_filter_refuses_a_tau_that_is_no_number():
-    with pytest.raises(ValueError, match="tau must be a finite reward, got inf"):
+    with pytest.raises(ValueError, match="tau must be a finite number, got inf"):
         Filtered(tau=float("inf"))
 
 

@@ -125,7 +125,7 @@ class UserFunction:
             checked = model.model_validate(dict(parameters))
         except ValidationError as error:
             document = Document(dict(parameters), "", prefix=("parameters",))
-            lines = [text for _, text in render(error, model, document)]
+            lines = [text for _, text in render(error, document)]
             raise InputError("\n".join(lines)) from None
         return {name: getattr(checked, name) for name in parameters}
 
