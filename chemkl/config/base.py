@@ -125,15 +125,15 @@ def complain(problems: Iterable[tuple[Keys, str]]) -> None:
 
 
 def choose_kind(
-    what: str, kinds: Mapping[str, Any], value: Any, context: Mapping[str, Any] | None = None
+    kinds: Mapping[str, Any], value: Any, context: Mapping[str, Any] | None, what: str = ""
 ) -> Any:
     """Check settings against the model that their key ``kind`` names; a bare name stands for it.
 
     Args:
-        what: what the settings are of, for messages.
         kinds: the model of each kind, or a function that gives it.
         value: what the user wrote.
         context: for validators, see `InputPath`.
+        what: what the settings are of, for messages.
     """
     if isinstance(value, Config):
         return value
@@ -145,20 +145,20 @@ def choose_kind(
         complain([((), f"required key 'kind' is not given. Known: {names}")])
     kind = section["kind"]
     if kind not in list(kinds):
-        text = f"{what} {kind!r} is not known{did_you_mean(str(kind), kinds)}"
+        text = f"{what} {kind!r} is not known{did_you_mean(str(kind), kinds)}".strip()
         complain([(("kind",) if section is value else (), text)])
     model = kinds[kind] if isinstance(kinds[kind], type) else kinds[kind]()
     return model.model_validate(section, context=context)
 
 
-def by_kind(what: str, *models: type[Config]) -> WrapValidator:
+def by_kind(*models: type[Config]) -> WrapValidator:
     """Tell models apart by their key ``kind``, see `choose_kind`; for an Annotated union."""
     kinds = {
         kind: model for model in models for kind in get_args(model.model_fields["kind"].annotation)
     }
 
     def choose(value: Any, _handler: Any, info: ValidationInfo) -> Any:
-        return choose_kind(what, kinds, value, info.context)
+        return choose_kind(kinds, value, info.context)
 
     return WrapValidator(choose)
 

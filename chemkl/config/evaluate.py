@@ -172,7 +172,7 @@ def _as_reference(value: Any) -> Any:
 ReferenceSource = Annotated[
     Annotated[
         MosesReference | StatisticsReference | FileReference,
-        by_kind("reference", MosesReference, StatisticsReference, FileReference),
+        by_kind(MosesReference, StatisticsReference, FileReference),
     ],
     BeforeValidator(_as_reference),
 ]

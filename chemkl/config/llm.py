@@ -119,7 +119,7 @@ class FullConfig(Config):
     """All weights; the reference is a second copy of the model in memory."""
 
 
-AdapterConfig = Annotated[LoraConfig | FullConfig, by_kind("adapter", LoraConfig, FullConfig)]
+AdapterConfig = Annotated[LoraConfig | FullConfig, by_kind(LoraConfig, FullConfig)]
 """What of the model is trained."""
 
 
@@ -328,7 +328,7 @@ class SmilesReward(Config):
 
 TextRewardConfig = Annotated[
     AnswersReward | FunctionReward | SmilesReward,
-    by_kind("reward", AnswersReward, FunctionReward, SmilesReward),
+    by_kind(AnswersReward, FunctionReward, SmilesReward),
 ]
 """What a completion is paid."""
 

@@ -267,7 +267,7 @@ def _text(same_place: list[_Problem]) -> str:
     given = same_place[0].error["input"]
     whole = isinstance(given, dict | BaseModel)
     own_words = kinds & {"value_error", "assertion_error", "literal_error"}
-    if kinds & {SAID, "union_tag_invalid"} or (
+    if kinds & {SAID, "missing", "extra_forbidden", "union_tag_invalid"} or (
         own_words and (whole or repr(given).strip("'") in text)
     ):
         return text
@@ -282,6 +282,10 @@ def _phrase(error: ErrorDetails) -> str:
             allowed = ["null" if word == "None" else word.strip("'") for word in words]
             hint = did_you_mean(str(error["input"]), allowed)
             return f"{shown(error['input'])} is not allowed{hint}"
+        case "missing":  # of a model that is no Config
+            return "required, and not given"
+        case "extra_forbidden":
+            return "not a known key"
         case "union_tag_invalid":
             names = re.findall(r"'([^']*)'", context["expected_tags"])
             return f"{context['tag']!r} is not known{did_you_mean(context['tag'], names)}"

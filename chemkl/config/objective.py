@@ -109,7 +109,7 @@ def _model(part: Part, kind: str, function: Any) -> type[Config]:
 
 def _chosen(part: Part) -> WrapValidator:
     def choose(value: Any, _handler: Any, info: ValidationInfo) -> Any:
-        return choose_kind(part, models_of(part), value, info.context)
+        return choose_kind(models_of(part), value, info.context, part)
 
     return WrapValidator(choose)
 

@@ -154,7 +154,7 @@ class MurckoFilterConfig(Config):
     """Rewards below this neither fill a bucket nor are touched."""
 
 
-DiversityFilter = Annotated[MurckoFilterConfig, by_kind("diversity filter", MurckoFilterConfig)]
+DiversityFilter = Annotated[MurckoFilterConfig, by_kind(MurckoFilterConfig)]
 
 
 class CallbacksConfig(Config):

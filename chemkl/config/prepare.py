@@ -43,7 +43,7 @@ class FileSource(Config):
 
 Source = Annotated[
     MosesSource | ChemblSampleSource | FileSource,
-    by_kind("source", MosesSource, ChemblSampleSource, FileSource),
+    by_kind(MosesSource, ChemblSampleSource, FileSource),
 ]
 
 
@@ -78,7 +78,7 @@ class HashSplit(Config):
         return self
 
 
-Split = Annotated[GivenSplit | HashSplit, by_kind("split", GivenSplit, HashSplit)]
+Split = Annotated[GivenSplit | HashSplit, by_kind(GivenSplit, HashSplit)]
 
 
 class FilterConfig(Config):

@@ -321,5 +321,5 @@ def value_map(
 if TYPE_CHECKING:
     Transform = TransformSettings
 else:
-    Transform = Annotated[Union[*SETTINGS.values()], by_kind("transform", *SETTINGS.values())]
+    Transform = Annotated[Union[*SETTINGS.values()], by_kind(*SETTINGS.values())]
 """The settings of any transform, told apart by its kind."""

@@ -30,7 +30,7 @@ class Mara(Config):
         return self
 
 
-Target = Annotated[Gibbs | Mara, by_kind("target", Gibbs, Mara)]
+Target = Annotated[Gibbs | Mara, by_kind(Gibbs, Mara)]
 
 
 class Run(Config):
@@ -108,8 +108,7 @@ def test_every_problem_of_a_file_comes_at_once_in_the_order_of_its_lines(file):
         f"{path}:3: target.tau: required, and not given (Reward from which on a molecule is a hit)",
         f"{path}:5: target.tua: not a known key; did you mean 'tau'? "
         "Known: anchor, beta, kind, tau",
-        f"{path}:7: targets.0.kind: target 'gibs' is not known; did you mean 'gibbs'? "
-        "Known: gibbs, mara",
+        f"{path}:7: targets.0.kind: 'gibs' is not known; did you mean 'gibbs'? Known: gibbs, mara",
         f"{path}:8: targets.1: required key 'kind' is not given. Known: gibbs, mara",
         f"{path}:9: targets.2: should be a mapping with kind, one of: gibbs, mara (got 7)",
         f"{path}:10: by_name.a: should be a whole number (got 'x')",

@@ -445,7 +445,7 @@ def test_fcd_is_checked_before_the_run(monkeypatch, tmp_path):
     lines = str(caught.value).splitlines()
     assert len(lines) == 3
     assert "no such file or folder" in lines[0]
-    assert lines[2].startswith("EvaluateConfig: fcd: true: FCD needs the package fcd_torch")
+    assert lines[2].startswith("settings: fcd: true: FCD needs the package fcd_torch")
 
 
 def test_references_by_name_and_by_kind(tmp_path):

@@ -342,7 +342,7 @@ def test_filters_are_looked_at_when_the_schema_does_not_fit_too(tmp_path, many):
     with pytest.raises(InputError, match=r"limit: should be greater than or equal to 1") as caught:
         prepare.run(bad, tmp_path / "out")
     (_, line) = str(caught.value).splitlines()
-    assert line.startswith("PrepareConfig: ")
+    assert line.startswith("settings: ")
     assert "unknown filter 'largest'" in line
 
 

@@ -355,7 +355,7 @@ def test_trainer_and_corpus_are_looked_at_when_the_schema_does_not_fit_too(tmp_p
     lines = str(caught.value).splitlines()
     assert len(lines) == 4
     assert "precision: use the key precision at the top level" in lines[1]
-    assert lines[2].startswith("PretrainConfig: trainer: unknown argument 'lr'")
+    assert lines[2].startswith("settings: trainer: unknown argument 'lr'")
     assert "no molecule in split 'x'" in lines[3]
 
 

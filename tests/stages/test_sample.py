@@ -118,7 +118,7 @@ def test_models_and_device_are_looked_at_when_the_schema_does_not_fit_too(config
     lines = str(caught.value).splitlines()
     assert len(lines) == 3
     assert "junk: not a readable safetensors file" in lines[1]
-    assert lines[2].startswith("SampleConfig: device: 'gpu' cannot be used here: ")
+    assert lines[2].startswith("settings: device: 'gpu' cannot be used here: ")
 
 
 def test_an_awaited_model_is_not_looked_into_and_the_device_is(config, tmp_path):

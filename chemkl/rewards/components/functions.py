@@ -29,7 +29,7 @@ from pydantic import (
 )
 from rdkit.Chem import Mol, MolToSmiles
 
-from chemkl.config import InputError, InputPath, did_you_mean
+from chemkl.config import Config, InputError, InputPath, did_you_mean
 from chemkl.config.document import Document
 from chemkl.config.loading import render
 from chemkl.results.provenance import sha256_of
@@ -38,7 +38,13 @@ from chemkl.rewards.registry import REAL, BatchScore, Failure, component
 Takes = Literal["smiles", "mol", "list"]
 FORMS = "package.module:name, package.module.name or path/to/file.py:name"
 
-_SCHEMA = ConfigDict(extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)
+_SCHEMA = ConfigDict(
+    extra="forbid",
+    protected_namespaces=(),
+    arbitrary_types_allowed=True,
+    allow_inf_nan=True,
+    validate_default=False,
+)
 _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Parameter.VAR_POSITIONAL)
 _BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 
@@ -176,7 +182,8 @@ class UserFunction:
         config = ConfigDict(**{**_SCHEMA, "extra": "allow" if anything else "forbid"})
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # a parameter called copy, json, schema
-            model: type[BaseModel] = create_model("parameters", __config__=config, **fields)
+            base = type("parameters", (Config,), {"model_config": config})
+            model: type[BaseModel] = create_model("parameters", __base__=base, **fields)
         return model
 
 
