@@ -161,7 +161,7 @@ def test_hits_are_found_in_the_precision_of_the_reward():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "give tau .* or tau_quantile .* got tau=None and tau_quantile=None"),
+        ({}, "tau is missing: give tau .* or tau_quantile"),
         ({"tau": 0.8, "tau_quantile": 0.9, "tau_floor": 0.1}, "tau=0.8 and tau_quantile=0.9"),
         ({"tau_quantile": 0.9}, "tau_quantile and tau_floor go together"),
         ({"tau": 0.8, "tau_floor": 0.1}, "tau_quantile and tau_floor go together"),
