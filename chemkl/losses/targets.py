@@ -69,7 +69,8 @@ def resolve_beta(beta: float | None, sigma: float | None) -> float:
     """
     if beta is not None and sigma is not None:
         raise ValueError(
-            f"both given; sigma is 1/beta: give one, not both: got {beta=} and {sigma=}"
+            "beta and sigma are both given; sigma is 1/beta: give beta or sigma, not both: got "
+            f"{beta=} and {sigma=}"
         )
     for name, value in (("beta", beta), ("sigma", sigma)):
         if value is not None and not 0 < value < math.inf:
@@ -381,7 +382,7 @@ class Mara(KLTarget):
             what = "tau is missing" if self.tau is None else "tau and tau_quantile are both given"
             problems.append(
                 f"{what}: give tau (a reward, for example 0.8) or tau_quantile (for example 0.9), "
-                "one of the two"
+                f"one of the two; got tau={self.tau} and tau_quantile={self.tau_quantile}"
             )
         if (self.tau_quantile is None) != (self.tau_floor is None):
             problems.append(
