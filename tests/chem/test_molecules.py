@@ -1,17 +1,25 @@
+import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from rdkit import Chem, rdBase
+from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 
 from chemkl.chem.molecules import (
     DEFAULT_MAX_ATOMS,
+    ELEMENTS,
     MOST_ATOMS,
     MoleculeError,
     as_mol,
     canonicalise,
+    element_counts,
     parse,
+    parse_formula,
+    randomise,
     read_molecule,
+    sdf_record,
     silenced,
     step,
 )
@@ -226,3 +234,150 @@ def test_many_rings_elsewhere_are_fine(smiles, n_rings):
     molecule = read_molecule(smiles)
     assert molecule.valid
     assert molecule.mol.GetRingInfo().NumRings() >= n_rings
+
+
+# ---- formulas
+
+
+def test_there_are_118_elements():
+    assert len(ELEMENTS) == 118
+    assert {"H", "C", "Cl", "Og"} < ELEMENTS
+    assert not {"D", "T", "*", "Xx"} & ELEMENTS
+
+
+@pytest.mark.parametrize(
+    "smiles",
+    ["CC(=O)Oc1ccccc1C(=O)O", "[2H]O[2H]", "[CH3]", "CC(=O)[O-].[Na+]", "C[N+](C)(C)CCO", "[H][H]"],
+)
+def test_counts_are_those_of_rdkits_formula(smiles):
+    mol = Chem.MolFromSmiles(smiles)
+    formula = re.sub(r"[+-]\d*$", "", CalcMolFormula(mol))
+    assert element_counts(mol) == parse_formula(formula)
+
+
+def test_a_formula_is_read():
+    assert parse_formula("C2H5OH") == {"C": 2, "H": 6, "O": 1}
+    assert parse_formula("CCl4") == {"C": 1, "Cl": 4}
+
+
+def test_no_formula_no_counts():
+    with pytest.raises(InputError, match=r"'Fe\(OH\)3' is not a molecular formula"):
+        parse_formula("Fe(OH)3")
+
+
+# ---- other spellings
+
+CELECOXIB = "Cc1ccc(-c2cc(C(F)(F)F)nn2-c2ccc(S(N)(=O)=O)cc2)cc1"
+
+
+@pytest.mark.parametrize(
+    "smiles",
+    [
+        CELECOXIB,
+        "C[C@H](N)C(=O)O",
+        "F/C=C/[C@@H]1CC[C@H](O)C1",
+        "[Na+].[O-]C(=O)c1ccccc1",
+        "[2H]C([13CH3])O",
+        "C",
+    ],
+)
+def test_another_spelling_of_the_same_molecule(smiles):
+    generator = np.random.default_rng(1)
+    for _ in range(50):
+        assert Chem.CanonSmiles(randomise(smiles, generator)) == Chem.CanonSmiles(smiles)
+
+
+def test_the_generator_decides():
+    draw = [randomise(CELECOXIB, np.random.default_rng(seed)) for seed in (0, 0, 1)]
+    assert draw[0] == draw[1] != draw[2]
+    generator = np.random.default_rng(0)
+    assert (
+        len({randomise(CELECOXIB, generator) for _ in range(100)}) > 50
+    )  # of the many spellings, one is often drawn twice
+
+
+def test_rdkits_shared_seed_plays_no_part():
+    rdBase.SeedRandomNumberGenerator(1)
+    first = randomise(CELECOXIB, np.random.default_rng(0))
+    Chem.MolToSmiles(Chem.MolFromSmiles(CELECOXIB), doRandom=True)
+    assert randomise(Chem.MolFromSmiles(CELECOXIB), np.random.default_rng(0)) == first
+
+
+def test_a_string_that_is_no_molecule_is_named():
+    with pytest.raises(InputError, match="'C1' is not a molecule"):
+        randomise("C1", np.random.default_rng(0))
+
+
+def test_a_molecule_that_cannot_be_written_is_told_apart(monkeypatch):
+    def fails(*_):
+        raise RuntimeError("made up")
+
+    mol = Chem.MolFromSmiles("CCO")
+    monkeypatch.setattr(Chem, "RenumberAtoms", fails)
+    with pytest.raises(MoleculeError, match=r"^random spelling failed: made up$"):
+        randomise(mol, np.random.default_rng(0))
+
+
+# ---- SD records
+
+
+def read(record):
+    supplier = Chem.SDMolSupplier()
+    supplier.SetData(record)
+    (mol,) = supplier
+    return mol
+
+
+@pytest.mark.parametrize(
+    "smiles",
+    [
+        "C[C@H](N)C(=O)O",
+        "C/C=C/C",
+        "C/C=C\\C",
+        "CC=CC",  # left open, and it must not become trans by its drawing
+        "CC=NO",
+        "N[C@@H]1CC[C@H](O)CC1",
+        "C[S@](=O)CC",
+        "C[N+](C)(C)CC([O-])=O",
+        "[Na+].[O-]c1ccccc1",
+        "[13CH3]C([2H])O",
+        "*c1ccccc1",
+        "c1cc[nH]c1",
+        "C=C=C",
+        "[CH3]",
+    ],
+)
+def test_rdkit_reads_the_same_molecule_back(smiles):
+    assert Chem.MolToSmiles(read(sdf_record(smiles, "", {}))) == Chem.CanonSmiles(smiles)
+
+
+def test_a_record_has_a_title_flat_coordinates_and_properties():
+    record = sdf_record("CCO", "run_1", {"reward": "0.5", "reason": "two\n\nlines", "empty": ""})
+    mol = read(record)
+    assert record.startswith("run_1\n")
+    assert record.endswith("$$$$\n")
+    assert mol.GetPropsAsDict() == {"reward": 0.5, "reason": "two lines", "empty": ""}
+    positions = mol.GetConformer().GetPositions()
+    assert not positions[:, 2].any()
+    assert len({tuple(xyz) for xyz in positions.tolist()}) == 3
+    assert not mol.GetConformer().Is3D()
+
+
+def test_what_v2000_cannot_hold_is_written_as_v3000():
+    assert "V2000" in sdf_record("C[C@H](N)O", "", {})
+    racemic = Chem.MolFromSmiles("C[C@H](N)O |&1:1|")  # as would be a thousand atoms, in seconds
+    record = sdf_record(racemic, "", {})
+    assert "V3000" in record
+    assert len(read(record).GetStereoGroups()) == 1
+
+
+def test_a_molecule_that_is_handed_in_is_left_as_it_was():
+    mol = Chem.MolFromSmiles("CCO")
+    sdf_record(mol, "name", {"reward": "1"})
+    assert mol.GetNumConformers() == 0
+    assert mol.GetPropsAsDict() == {}
+
+
+def test_what_is_no_molecule_is_refused():
+    with pytest.raises(InputError, match="'C1CC' is not a molecule: not parsable"):
+        sdf_record("C1CC", "", {})

@@ -1,8 +1,9 @@
 import pytest
 from rdkit import Chem
+from rdkit.Chem import rdFingerprintGenerator
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from chemkl.chem.scaffolds import generic_scaffold, murcko_scaffold
+from chemkl.chem.scaffolds import StructureReader, generic_scaffold, murcko_scaffold, skeleton
 from chemkl.config import InputError
 
 DRUGS = [
@@ -56,3 +57,96 @@ def test_no_generic_scaffold_where_carbon_would_need_five_bonds(capfd):
 def test_a_string_that_is_no_molecule_is_named():
     with pytest.raises(InputError, match="'C1' is not a molecule"):
         murcko_scaffold("C1")
+
+
+# ---- the structure of very many molecules
+
+ODD = [
+    "CCO",  # no ring
+    "[H][H]",
+    "c1ccccc1.C1CCNC1",  # two parts with a ring
+    "O=C1CCS(=O)(=O)C1",
+    "C1CP2(C1)(c1ccccc1)CC2",  # a ring atom with five bonds: no generic scaffold
+    "FS1(F)(F)CCCC1",  # six bonds, of which two are in the ring
+    "C[N+]1(C)CCCC1",
+    "c1cc[n+](C)cc1",
+    "[O-][n+]1ccccc1",
+    "c1cc[nH]c1",
+    "c1cc[se]c1",
+    "C1CC[Si](C)(C)C1",
+    "C1CC[CH]C1",  # a radical
+    "[2H]C1CCCC1",
+    "[2H]C1([2H])CCCC1",
+    "*C1CCCC1",
+    "*c1ccc(*)cc1",
+    "C1CC*1",
+    "B1OCCO1",
+    "[NH3]->[Pt]1NCCN1",
+    "C1CC2CCC1C2=C",
+    "O=C1C=CC(=C2CCCC2)C=C1",
+    "C/C=C/C1CC1",
+    "FC(F)=C1CC1",
+    "c1ccc(-c2ccccc2)cc1",
+    "[Fe]12CCCC1CC2",
+    "C1CC[C@@H](O)[C@H](Cl)C1Br",
+    "C12C3C4C1C5C2C3C45",
+    "[13CH2]1CCCC1",
+]
+
+
+@pytest.fixture
+def read():
+    return StructureReader()
+
+
+@pytest.mark.parametrize("smiles", ODD)
+def test_odd_molecules_have_the_scaffolds_that_rdkit_gives_them(read, smiles):
+    found = read(smiles)
+    mol = Chem.MolFromSmiles(smiles)
+    scaffold = MurckoScaffold.GetScaffoldForMol(mol)
+    assert found.scaffold == Chem.MolToSmiles(scaffold, isomericSmiles=False)
+    assert found.generic == generic_scaffold(mol)
+
+
+def test_real_molecules_have_the_generic_scaffolds_that_rdkit_gives_them(read, real_smiles):
+    for smiles in real_smiles:
+        generic = MurckoScaffold.MakeScaffoldGeneric(
+            MurckoScaffold.GetScaffoldForMol(Chem.MolFromSmiles(smiles))
+        )
+        expected = Chem.MolToSmiles(MurckoScaffold.GetScaffoldForMol(generic))
+        assert read(smiles).generic == expected
+
+
+def test_a_ring_atom_that_cannot_become_a_carbon_leaves_no_generic_scaffold(read):
+    assert read("C1CP2(C1)(c1ccccc1)CC2").generic is None
+
+
+@pytest.mark.parametrize(
+    ("scaffold", "drawn"),
+    [
+        ("c1ccc(-c2cc[nH]c2)cc1", "C1CCC(C2CCCC2)CC1"),
+        ("O=C1CC=CN1", "CC1CCCC1"),
+        ("C1=C%10CCC%10C1", "C1C%10CCC%10C1"),
+        ("ClC1CC1Br", "CC1CC1C"),
+        ("c1cc[n+]cc1", None),
+        ("C1C[SiH2]C1", None),
+        ("*1CC1", None),
+        ("N1->CC1", None),
+        ("", None),
+    ],
+)
+def test_a_skeleton_is_a_scaffold_in_carbons_and_single_bonds(scaffold, drawn):
+    assert skeleton(scaffold) == drawn
+
+
+def test_the_fingerprint_is_rdkits_bit_for_bit(read, real_smiles):
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
+    for smiles in real_smiles[:50]:
+        on = set(generator.GetFingerprint(Chem.MolFromSmiles(smiles)).GetOnBits())
+        packed = read(smiles).packed
+        assert {i for i in range(2048) if packed[i // 8] >> i % 8 & 1} == on
+
+
+def test_a_scaffold_that_is_known_is_taken_as_it_is(read):
+    assert read("Cc1ccccc1", "C1CCCCC1").scaffold == "C1CCCCC1"
+    assert read("C1CC") is None

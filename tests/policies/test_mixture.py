@@ -6,7 +6,6 @@ from collections import Counter
 
 import pytest
 import torch
-from scipy import stats
 from torch import nn
 
 from chemkl.config import InputError
@@ -319,30 +318,6 @@ def test_a_sample_carries_its_own_logp_cut_off_or_not(options):
     with torch.no_grad():
         again = mixture.logp_tokens(rollout.tokens)
     torch.testing.assert_close(again, rollout.logp, atol=1e-5, rtol=1e-6)
-
-
-@MIXTURES
-def test_sampling_frequencies_are_the_probabilities(options):
-    mixture = mixed(options, max_length=3)
-    rows, n = sequences(3), 20_000
-    exact = as_dict(rows, probabilities(mixture, rows))
-    assert sum(exact.values()) == pytest.approx(1, abs=1e-5)
-    rollout = mixture.sample(n, torch.Generator().manual_seed(0))
-    lengths = rollout.n_tokens.tolist()
-    found = Counter(
-        tuple(row[: k + 1]) for row, k in zip(rollout.tokens.tolist(), lengths, strict=True)
-    )
-    assert set(found) <= set(exact)
-    bins = [[]]
-    for row in sorted(exact, key=exact.get):  # rare ones share a bin that expects at least five
-        bins[-1].append(row)
-        if n * sum(exact[each] for each in bins[-1]) >= 5:
-            bins.append([])
-    bins.pop()  # empty: the likeliest row fills a bin alone
-    assert len(bins) > 5
-    observed = [sum(found[row] for row in group) for group in bins]
-    expected = [n * sum(exact[row] for row in group) / sum(exact.values()) for group in bins]
-    assert stats.chisquare(observed, expected).pvalue > 0.001
 
 
 def test_each_member_says_what_it_thinks_alone():

@@ -1,7 +1,9 @@
 """Runs looked into: counts by hand, and messages that say what there is instead."""
 
+import builtins
 import json
 import shutil
+import sys
 
 import pandas as pd
 import pyarrow as pa
@@ -9,13 +11,24 @@ import pyarrow.parquet as pq
 import pytest
 
 from chemkl.config import InputError
-from chemkl.results import Manifest, TraceWriter, described_schema, description_of, inspection
+from chemkl.results import (
+    Manifest,
+    TraceWriter,
+    described_schema,
+    description_of,
+    inspection,
+    trace_schema,
+)
 from chemkl.results.inspection import (
     Counts,
+    TextCounts,
     count,
+    count_text,
     first_scorings,
+    frequent_answers,
     open_run,
     read_head,
+    run_sql,
     tables_of,
 )
 
@@ -212,3 +225,217 @@ def test_a_damaged_file_is_named(run, content):
             look(run)
     with pytest.raises(InputError, match=rf"{part.name}: not a readable Parquet file"):
         read_head(part, 3)
+
+
+# ---- SQL over the tables of a run: it reads them, and cannot do anything else
+
+TRACE = pa.table(
+    {
+        "call": pa.array([1, None, 2], pa.int64()),
+        "scaffold": ["c1ccccc1", None, ""],
+        "reward": [0.5, 0.0, 0.9],
+    }
+)
+DIVERSITY = pa.table({"run": ["a"], "yield": [1]})
+TABLES = {"trace": TRACE, "diversity": DIVERSITY}
+
+
+def ask(sql):
+    return run_sql(TABLES, sql).to_pylist()
+
+
+def test_answers():
+    assert ask("select count(*) n, count(call) calls, max(reward) best from trace") == [
+        {"n": 3, "calls": 2, "best": 0.9}
+    ]
+    assert ask("from trace where scaffold is null") == [
+        {"call": None, "scaffold": None, "reward": 0.0}
+    ]
+    assert ask("with a as (select 1 x) select x, run from a, diversity;") == [{"x": 1, "run": "a"}]
+    assert [row["column_name"] for row in ask("describe trace")] == TRACE.column_names
+    assert {row["name"] for row in ask("show tables")} == {"trace", "diversity"}
+    assert ask("select * from trace where reward > 5") == []
+
+
+def test_types_survive():
+    assert run_sql(TABLES, "select * from trace").schema.types == TRACE.schema.types
+
+
+@pytest.mark.parametrize(
+    ("sql", "says"),
+    [
+        (
+            "select rewrad from trace",
+            r'(?s)"rewrad" not found.*Columns of trace: call, scaffold, r',
+        ),
+        ("select * from trase", r"(?s)trase does not exist.*Columns of trace: call"),
+        ("selec 1", r"syntax error"),
+        (
+            "select nope from diversity",
+            r"(?s)Columns of diversity: run, yield\nOther tables: trace",
+        ),
+        ("select scaffold::int from trace", r"(?s)Conversion Error.*c1ccccc1"),
+        ("", r"expected one statement, found 0"),
+        ("-- nothing", r"expected one statement, found 0"),
+        ("select 1; select 2", r"expected one statement, found 2"),
+    ],
+)
+def test_mistakes_are_told_in_duckdbs_words_with_the_columns(sql, says):
+    with pytest.raises(InputError, match=says) as caught:
+        ask(sql)
+    assert str(caught.value).startswith("--sql: ")
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "create table a as select 1",
+        "drop view trace",
+        "delete from trace",
+        "update trace set reward = 1",
+        "insert into trace values (1, '', 1)",
+        "set threads = 1",
+        "set enable_external_access = true",
+        "attach '{there}' as other",
+        "copy trace to '{there}'",
+        "export database '{there}'",
+        "install httpfs",
+        "select * from '{there}'",
+        "select * from read_csv('{there}')",
+        "select * from read_text('{there}')",
+        "select * from glob('/*')",
+        "select * from caller_table",
+    ],
+)
+def test_a_query_reads_its_tables_and_nothing_else(tmp_path, sql):
+    caller_table = TRACE  # DuckDB would find it by its name
+    there = tmp_path / "there.csv"
+    there.write_text("secret\n1\n")
+    with pytest.raises(InputError, match="--sql: "):
+        run_sql({"trace": caller_table}, sql.format(there=there))
+    assert there.read_text() == "secret\n1\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["there.csv"]
+
+
+def test_without_duckdb_the_extra_is_named(monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *arguments, **named):
+        if name == "duckdb":
+            raise ModuleNotFoundError(name)
+        return real(name, *arguments, **named)
+
+    monkeypatch.delitem(sys.modules, "duckdb", raising=False)
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(InputError, match=r"needs DuckDB, .*pip install 'duckdb>=1.1'"):
+        ask("select 1")
+
+
+# ---- a run of a language model
+
+TEXT_STEPS = [
+    [
+        ("1 or 2?", "1", "1", 1.0),
+        ("1 or 2?", "1.", "1", 1.0),
+        ("1 or 2?", "3", None, 0.0),
+        ("A month?", "May", "May", 0.5),
+    ],
+    [
+        ("1 or 2?", "2", "2", 0.9),
+        ("1 or 2?", "1 and", None, 0.0),
+        ("A month?", "1", "1", 0.1),
+        ("A month?", "May", "May", 0.7),
+    ],
+]
+"""Five valid of eight at the first prompt's and the second's; `1 and` was cut off."""
+
+
+@pytest.fixture
+def text_run(tmp_path, write_text_run):
+    return write_text_run(tmp_path / "text_run", TEXT_STEPS, truncated=["1 and"])
+
+
+def test_text_counts(text_run):
+    # answers: 1 and 2 to the first prompt, May and 1 to the second; two have R >= 0.8 when scored
+    expected = TextCounts(
+        completions=8,
+        prompts=2,
+        valid=6,
+        truncated=1,
+        distinct=4,
+        calls=4,
+        failed=0,
+        hits=2,
+        hit_completions=3,
+        best=1.0,
+    )
+    assert count_text(open_run(text_run).frame, 0.8) == expected
+    without = count_text(open_run(text_run).frame)
+    assert (without.hits, without.hit_completions, without.calls) == (None, None, 4)
+
+
+def test_failures_are_counted_and_replayed_rows_are_not(text_run):
+    frame = open_run(text_run).frame
+    frame.loc[0, "reason"] = "grade: ValueError"
+    frame.loc[frame["step"] == 1, "is_replay"] = True
+    counts = count_text(frame, 0.8)
+    assert (counts.completions, counts.valid, counts.failed, counts.truncated) == (4, 3, 1, 0)
+    assert (counts.distinct, counts.calls, counts.hits) == (2, 2, 1)
+
+
+def test_nothing_valid(tmp_path, write_text_run):
+    text_run = write_text_run(tmp_path / "bad", [[("1 or 2?", "", None, 0.0)]])
+    counts = count_text(open_run(text_run).frame, 0.8)
+    assert (counts.valid, counts.distinct, counts.hits, counts.best) == (0, 0, 0, None)
+    (row,) = frequent_answers(open_run(text_run).frame, 3).to_dict("records")
+    assert (row["text"], row["valid"], row["share"]) == ("", False, 1.0)
+
+
+def test_frequent_answers(text_run):
+    found = frequent_answers(open_run(text_run).frame, 10)
+    assert found[["prompt", "text", "valid", "n", "share"]].values.tolist() == [
+        ["1 or 2?", "1", True, 2, 2 / 5],
+        ["1 or 2?", "3", False, 1, 1 / 5],
+        ["1 or 2?", "2", True, 1, 1 / 5],
+        ["1 or 2?", "1 and", False, 1, 1 / 5],
+        ["A month?", "May", True, 2, 2 / 3],
+        ["A month?", "1", True, 1, 1 / 3],
+    ]
+    assert found["mean_reward"].tolist() == pytest.approx([1, 0, 0.9, 0, 0.6, 0.1])
+    first = frequent_answers(open_run(text_run).frame, 1)
+    assert first["text"].tolist() == ["1", "May"]
+    assert first["share"].tolist() == [2 / 5, 2 / 3]  # of all completions, not of those shown
+
+
+def test_a_completion_without_an_answer_is_not_mixed_with_that_answer(tmp_path, write_text_run):
+    steps = [[("p", "1", "1", 1.0), ("p", "1", None, 0.0), ("p", "1", None, 0.0)]]
+    found = frequent_answers(open_run(write_text_run(tmp_path / "text_run", steps)).frame, 5)
+    assert found[["text", "valid", "n"]].values.tolist() == [["1", False, 2], ["1", True, 1]]
+
+
+def test_columns_mean_what_they_mean_in_a_run_of_text(text_run, tmp_path, write_run):
+    opened = open_run(text_run)
+    assert opened.is_text
+    written = trace_schema(["qed"], text=True)
+    assert opened.schema.equals(written, check_metadata=True)
+    assert "an answer to its prompt" in description_of(opened.schema.field("call"))
+    assert tables_of(text_run)["trace"].schema.names == written.names
+    of_smiles = open_run(write_run(tmp_path / "smiles", [[("C1CC", 0.0)]]))
+    assert not of_smiles.is_text  # no molecule, but no text either
+    assert "canonical SMILES in the run" in description_of(of_smiles.schema.field("call"))
+
+
+def test_a_molecule_makes_a_run_one_of_molecules(tmp_path, write_text_run):
+    steps = [[("p", "CCO", "CCO", 0.5), ("p", "no", None, 0.0)]]
+    assert not open_run(write_text_run(tmp_path / "text_run", steps, molecules=True)).is_text
+    nothing = [[("p", "no", None, 0.0)]]
+    assert open_run(write_text_run(tmp_path / "none", nothing, molecules=True)).is_text
+
+
+def test_a_trace_that_pandas_wrote_back_without_an_answer_can_be_queried(tmp_path, write_text_run):
+    text_run = write_text_run(tmp_path / "text_run", [[("p", "no", None, 0.0)]])
+    (part,) = (text_run / "trace").iterdir()
+    pd.read_parquet(part).to_parquet(part, index=False)
+    assert pq.read_schema(part).field("answer").type != "string"
+    assert tables_of(text_run)["trace"]["answer"].to_pylist() == [None]
+    assert count_text(open_run(text_run).frame).completions == 1
