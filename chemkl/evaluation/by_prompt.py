@@ -85,14 +85,10 @@ _MEANT = {
 
 @dataclass(frozen=True)
 class PromptSamples:
-    """What one run proposed in answer to one prompt.
+    """What one run proposed in answer to one prompt; calls and rewards are the prompt's own.
 
-    Attributes:
-        group: number of the prompt.
-        prompt: its text.
-        samples: the rows of the prompt, calls and rewards being its own.
-        n_calls: oracle calls of the run that were spent on these rows.
-        late: its valid samples among the last ones of the run.
+    `n_calls` are oracle calls of the run that were spent on these rows, `late` the prompt's valid
+    samples among the last ones of the run.
     """
 
     group: int
@@ -126,10 +122,8 @@ def split_by_prompt(
 ) -> list[PromptSamples]:
     """Take the samples of a run apart by prompt; one of which nothing was sampled is left out.
 
-    Args:
-        samples: of the run, as `from_trace` gives them.
-        trace: the same trace, in the order of step and row, with `PROMPT_COLUMNS`.
-        late_samples: how many of the last valid samples of the run count as late.
+    The trace is that of the samples, in the order of step and row, with `PROMPT_COLUMNS`; of the
+    last `late_samples` valid samples of the run each prompt has its part.
     """
     sampled = trace[~trace["is_replay"].astype(bool)]
     read = sampled["valid"].astype(bool) & ~sampled["canonical_smiles"].isin(samples.skipped)
@@ -188,17 +182,7 @@ def prompt_rows(
     options: MetricOptions,
     corpus: AbstractSet[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Compute all rows of one run: for each prompt all its molecules, then its hits.
-
-    Args:
-        parts: the prompts of the run.
-        thresholds: of hits.
-        options: how the metrics are computed.
-        corpus: canonical SMILES that are not novel.
-
-    Returns:
-        One mapping from column to value per row; None where a metric is not defined.
-    """
+    """Compute all rows of one run: for each prompt all its molecules, then its hits."""
     names = by_prompt_schema(options).names
     rows = []
     for part in parts:

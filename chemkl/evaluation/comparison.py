@@ -99,14 +99,7 @@ def check_metrics(
     *,
     from_table: bool,
 ) -> None:
-    """Look at the metrics of a comparison.
-
-    Args:
-        metrics: to be compared.
-        columns: of the evaluation.
-        thresholds: at which they are compared.
-        direction: what is better, where the user says it.
-        from_table: whether their values are in a table already.
+    """Look at the metrics of a comparison; `from_table`: their values are in a table already.
 
     Raises:
         InputError: with every metric that is not known, cannot be computed here, has no direction,
@@ -148,13 +141,7 @@ def places_of(metric: str, thresholds: Sequence[float | None]) -> list[float | N
 
 
 def value_rows(values: Values, budget: int, config: CompareConfig) -> list[dict[str, Any]]:
-    """One row for each run, metric and threshold, as it enters the comparison.
-
-    Args:
-        values: evaluations by method and seed.
-        budget: of every run, in oracle calls.
-        config: of the comparison.
-    """
+    """One row for each run, metric and threshold, as it enters the comparison."""
     rows = []
     for (method, seed), evaluated in values.items():
         at = {None if is_missing(t := row["threshold"]) else float(t): row for row in evaluated}
@@ -186,10 +173,8 @@ def compare_rows(
 ) -> list[dict[str, Any]]:
     """One row for each metric, threshold and method but the baseline.
 
-    Args:
-        rows: of `value_rows`.
-        pairs: for each method the seeds that it shares with the baseline.
-        config: of the comparison, whose metrics have a direction.
+    `pairs` has for each method the seeds that it shares with the baseline; every metric has a
+    direction.
     """
     by_place = {(r["method"], r["seed"], r["metric"], r["threshold"]): r for r in rows}
     compared: list[dict[str, Any]] = []
@@ -244,13 +229,8 @@ def _difference(
 class ComparedRun:
     """A finished posttrain run.
 
-    Attributes:
-        folder: where it is.
-        seed: of the run.
-        budget: oracle calls that it was given.
-        shared: what all compared runs must have alike, by dotted key.
-        own: the settings of its method, by dotted key.
-        precision: that it used; empty where it is not recorded.
+    `shared` is what all compared runs must have alike, `own` the settings of its method, both by
+    dotted key; `precision` is empty where it is not recorded.
     """
 
     folder: Path
@@ -270,10 +250,7 @@ class Pairs:
 
 
 def read_methods(methods: Mapping[str, Sequence[Path]]) -> dict[str, dict[int, ComparedRun]]:
-    """Read the manifests of all runs; traces are not read.
-
-    Returns:
-        For each method its runs by seed.
+    """Read the manifests of all runs, by method and seed; traces are not read.
 
     Raises:
         InputError: with every folder that is no finished posttrain run, every seed that a method

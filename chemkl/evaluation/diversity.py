@@ -29,15 +29,9 @@ def int_div_moses(
     """IntDiv_p of MOSES (arXiv 1811.12823): 1 - mean_i (mean_j T_ij^p)^(1/p), j includes i.
 
     The paper's formula takes the root of the mean over all pairs; the released molsets takes it per
-    molecule, and published numbers come from molsets, so that is what is computed here.
-
-    Args:
-        fingerprints: Morgan, radius 2, 1024 bits.
-        powers: the p to compute, all in one pass over the pairs.
-        workers: threads; the values do not depend on them.
-
-    Returns:
-        The value for each p; None for an empty set.
+    molecule, and published numbers come from molsets, so that is what is computed here. Of Morgan
+    fingerprints, radius 2, 1024 bits, for each p of `powers`; None for an empty set. The values do
+    not depend on `workers`, the threads.
     """
     n = len(fingerprints)
     if n == 0:
@@ -50,9 +44,7 @@ def int_div_moses(
 def int_div_pairs(fingerprints: Fingerprints, *, workers: int = 1) -> float | None:
     """IntDiv1 of PyTDC: the mean over pairs i < j of 1 - T_ij; None below two molecules.
 
-    Args:
-        fingerprints: Morgan, radius 2, 2048 bits.
-        workers: threads; the value does not depend on them.
+    Of Morgan fingerprints, radius 2, 2048 bits.
     """
     n = len(fingerprints)
     if n < 2:
@@ -70,12 +62,9 @@ def similarity_sums(fingerprints: Fingerprints, *, workers: int = 1) -> np.ndarr
 def circles(fingerprints: Fingerprints, distance: float = 0.75) -> int:
     """#Circles (Xie et al., ICLR 2023, greedy): molecules all further apart than a distance.
 
-    RDKit's LeaderPicker takes the first molecule that is further than `distance` from all taken
-    before, and so on: the number depends on the order, which is that of the first scoring.
-
-    Args:
-        fingerprints: Morgan, radius 2, 1024 bits, in the order first scored.
-        distance: Tanimoto distance that every pair must exceed.
+    RDKit's LeaderPicker takes the first molecule that is further than `distance` (Tanimoto) from
+    all taken before, and so on: the number depends on the order, which is that of the first
+    scoring.
     """
     return len(leaders(fingerprints, distance))
 
@@ -95,11 +84,7 @@ def leaders(fingerprints: Fingerprints, distance: float) -> list[int]:
 def sphere_exclusion(fingerprints: Fingerprints) -> float | None:
     """SEDiv@1k of MolScore: leaders at distance 0.65 among 1,000 random molecules, per 1,000.
 
-    Args:
-        fingerprints: Morgan, radius 2, 1024 bits.
-
-    Returns:
-        The share; None below 1,000 molecules.
+    Of Morgan fingerprints, radius 2, 1024 bits; None below 1,000 molecules.
     """
     n = len(fingerprints)
     if n < SEDIV_SIZE:
@@ -115,11 +100,8 @@ def sphere_exclusion(fingerprints: Fingerprints) -> float | None:
 def vendi_score(similarities: np.ndarray) -> float | None:
     """Vendi score (arXiv 2210.02410, eq. 2): exp of the entropy of the eigenvalues of K / n.
 
-    It is the effective number of different molecules: n where all similarities are 0, 1 where all
+    It is the effective number of different molecules: n where all similarities K are 0, 1 where all
     are the same molecule. None for an empty set.
-
-    Args:
-        similarities: symmetric, ones on the diagonal, positive semi-definite as Tanimoto is.
     """
     n = len(similarities)
     if n == 0:
@@ -130,12 +112,12 @@ def vendi_score(similarities: np.ndarray) -> float | None:
 
 
 def hamiltonian_diversity(distances: np.ndarray) -> float | None:
-    """Length of a short closed tour through all molecules.
+    """Length of a short closed tour through all molecules; None for an empty set.
 
     Hu et al., J. Cheminform. 16, 94 (2024) ask for the shortest one, which cannot be had for many
     molecules: this one goes from the first molecule always to the nearest that is left, and then
     swaps pairs of steps (2-opt) until no swap makes it shorter. It is never below the shortest.
-    The authors' program stops before the swaps, so its numbers are larger. None for an empty set.
+    The authors' program stops before the swaps, so its numbers are larger.
     """
     if len(distances) == 0:
         return None
@@ -186,9 +168,7 @@ def _shorten(tour: np.ndarray, distances: np.ndarray) -> bool:
 def butina_clusters(distances: np.ndarray, distance: float) -> list[tuple[int, ...]]:
     """Clusters of Butina (JCICS 39, 747 (1999)) as RDKit makes them, the centre of each first.
 
-    Args:
-        distances: symmetric distances.
-        distance: largest distance of a member from the centre of its cluster.
+    `distance` is the largest one of a member from the centre of its cluster.
     """
     n = len(distances)
     if n == 0:
@@ -219,11 +199,9 @@ def gini(sizes: np.ndarray) -> float | None:
 def tokens_of(text: str, convention: str = "blanks") -> list[str]:
     """Split a text for n-grams.
 
-    Args:
-        text: any text.
-        convention: `blanks`: full stops and line ends removed, split at blanks, case kept, as the
-            code of arXiv 2310.06452 does (the words around a line end grow together there, and
-            here); `words`: runs of letters, digits and apostrophes in lower case.
+    `blanks`: full stops and line ends removed, split at blanks, case kept, as the code of arXiv
+    2310.06452 does (the words around a line end grow together there, and here); `words`: runs of
+    letters, digits and apostrophes in lower case.
     """
     if convention == "words":
         return _WORD.findall(text.lower())
@@ -264,11 +242,10 @@ class NgramCounts:
 
 
 def semantic_diversity(vectors: np.ndarray) -> float | None:
-    """Mean cosine distance (1 - cosine) over all pairs of texts; None below two texts.
+    """Mean cosine distance (1 - cosine) over all pairs of rows of length 1; None below two texts.
 
-    Args:
-        vectors: a row of length 1 for each text. The sum over pairs is that of the whole matrix
-            without its diagonal, |sum of rows|^2 - n, which needs no matrix.
+    The sum over pairs is that of the whole matrix without its diagonal, |sum of rows|^2 - n, which
+    needs no matrix.
     """
     n = len(vectors)
     if n < 2:
@@ -288,12 +265,10 @@ def cosine_distances(vectors: np.ndarray) -> np.ndarray:
 
 
 def text_clusters(vectors: np.ndarray, distance: float, linkage: str = "average") -> np.ndarray:
-    """The cluster of each text, numbered from 0, by agglomerative clustering.
+    """The cluster of each text, numbered from 0, by agglomerative clustering of rows of length 1.
 
-    Args:
-        vectors: a row of length 1 for each text.
-        distance: cosine distance up to which two clusters are joined.
-        linkage: how far two clusters are apart: `average`, `complete` or `single`.
+    Clusters are joined up to a cosine `distance`: of the mean, largest or smallest over their pairs
+    (`linkage`: `average`, `complete` or `single`).
     """
     if len(vectors) < 2:
         return np.zeros(len(vectors), dtype=int)

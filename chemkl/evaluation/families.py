@@ -47,13 +47,8 @@ def families_schema(late_samples: int) -> pa.Schema:
 def family_rows(samples: Samples, prior: Samples, late_samples: int) -> list[dict[str, Any]]:
     """Compute the share of each family under the prior and under the policy at the end.
 
-    Args:
-        samples: of the run.
-        prior: of the prior.
-        late_samples: the last so many valid samples of the run stand for the policy.
-
-    Returns:
-        A row for every family of either, that with the largest share first.
+    The last `late_samples` valid samples of the run stand for the policy. A row for every family of
+    either, that with the largest share first.
     """
     before, after = _counts(prior, len(prior.valid)), _counts(samples, late_samples)
     of_prior, of_run = _members(prior), _members(samples)

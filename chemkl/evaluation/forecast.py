@@ -40,12 +40,10 @@ FAMILY_ESS = 10
 class Points:
     """Points of the space, drawn from the prior or enumerated; a repeated draw is a point again.
 
-    Attributes:
-        logp_ref_N: log pi_ref of each, nats.
-        reward_N: R of each; 0 for an invalid one.
-        scaffold_N: Bemis-Murcko scaffold; empty for an acyclic molecule, None for an invalid one.
-        log_weight_N: log of how much of the prior each stands for. None: draws, all the same.
-            log pi_ref itself where the points are the whole space: then nothing is estimated.
+    `logp_ref_N` in nats; `reward_N` is 0 for an invalid one; `scaffold_N` is empty for an acyclic
+    molecule, None for an invalid one. `log_weight_N` is the log of how much of the prior each
+    stands for; None: draws, all the same; log pi_ref itself where the points are the whole space:
+    then nothing is estimated.
     """
 
     logp_ref_N: Floats
@@ -117,20 +115,10 @@ class HitRate:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A target as the weighted points show it.
+    """A target as the weighted points show it; `FORECAST_SCHEMA` says what each value is.
 
-    Attributes:
-        ess: effective number of points, (sum w)^2 / sum w^2.
-        ess_share: the same as a share of all points: 1 / (1 + chi-square of target to prior).
-        top_scaffold: the scaffold with the largest mass; None where there is no scaffold.
-        top_share: its share of the mass of molecules with a scaffold.
-        top_share_error: standard error of that share.
-        effective_scaffolds: exp of the entropy over the scaffolds.
-        acyclic_share: mass of molecules without a scaffold.
-        invalid_share: mass of strings that are no molecules.
-        hit_share: mass of hits, R >= tau.
-        mean_reward: E_target[R].
-        kl_to_prior: KL(target || prior), nats. N draws cannot show more than log N.
+    `ess_share` is 1 / (1 + chi-square of target to prior); N draws cannot show more of
+    `kl_to_prior` than log N. None where there is no scaffold.
     """
 
     ess: float
@@ -151,14 +139,8 @@ class Bonus:
     """What MARA adds to the reward of a hit, beside the reward itself; all in reward units.
 
     The bonus of a hit is beta (log mara - log gibbs): R(z) - R + beta (lr(z) - lr). It is taken
-    over the hits as the prior samples them; None throughout where there is no hit.
-
-    Attributes:
-        mean: of the bonus over the hits.
-        std: of the bonus over the hits.
-        largest: of all bonuses.
-        reward_std: of R over all points.
-        reward_range: largest minus smallest R.
+    over the hits as the prior samples them; None throughout where there is no hit. The standard
+    deviation and the range of R are over all points.
     """
 
     mean: float | None
@@ -189,12 +171,7 @@ def target_shares(points: Points, target: Target) -> Floats:
 
 
 def predict(points: Points, target: Target, tau: float) -> Prediction:
-    """Predict a target.
-
-    Args:
-        points: of the prior.
-        target: evaluated at all points as one batch, so MARA's anchor is that of all of them.
-        tau: from which reward on a molecule counts as a hit in `hit_share`.
+    """Predict a target, evaluated at all points as one batch: MARA's anchor is that of all of them.
 
     Raises:
         ValueError: the target has no mass on any of the points.
@@ -263,14 +240,10 @@ def _scaffolds(points: Points, share_N: Floats) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Family:
-    """A scaffold, and its share of the prior and of the target that it is largest under.
+    """A scaffold, its share of the prior, and its largest share under prior and gibbs targets.
 
-    Attributes:
-        scaffold: canonical SMILES.
-        prior_share: of all molecules with a scaffold.
-        largest_share: the largest of its shares under the prior and the gibbs targets looked at.
-        beta: of the gibbs target where that is; None: the prior.
-        best_reward: largest R among its points.
+    `beta` is that of the target where it is largest; None: the prior. Shares are of all molecules
+    with a scaffold.
     """
 
     scaffold: str
@@ -282,15 +255,11 @@ class Family:
 
 @dataclass(frozen=True)
 class Crossover:
-    """A beta at which two families have the same mass under gibbs.
+    """A beta (1/sigma) at which two families have the same mass under gibbs.
 
-    Attributes:
-        above: the scaffold that has more mass at larger betas (trusting the prior).
-        below: the scaffold that has more mass at smaller betas (trusting the reward).
-        beta: where they cross.
-        sigma: 1/beta.
-        sigma_error: standard error of sigma from the finite sample; 0 for an enumerated space.
-        ess: effective number of points of the family that has fewer, where they cross.
+    `above` has more mass at larger betas (trusting the prior), `below` at smaller ones (trusting
+    the reward). `sigma_error` is the standard error from the finite sample, 0 for an enumerated
+    space; `ess` the effective number of points of the family that has fewer there.
     """
 
     above: str
@@ -308,13 +277,7 @@ class Crossover:
 
 
 def main_families(points: Points, betas: Sequence[float], n: int) -> list[Family]:
-    """The scaffolds with the largest share under the prior or any of the gibbs targets.
-
-    Args:
-        points: of the prior.
-        betas: of the targets.
-        n: at most so many, the largest first.
-    """
+    """The n scaffolds with the largest share under the prior or any of the gibbs targets."""
     if not points.scaffolds:
         return []
     under = [points.prior_N, *(target_shares(points, Gibbs(beta=beta)) for beta in betas)]

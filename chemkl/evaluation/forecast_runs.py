@@ -43,14 +43,7 @@ COLUMNS = ("valid", "scaffold", "reward", "logp_ref", "is_replay")
 
 @dataclass(frozen=True)
 class Trained:
-    """A posttrain run to compare with.
-
-    Attributes:
-        folder: where it is.
-        target: its target.
-        moved: what moved it off that target, by name, and how; see `departures`.
-        settings: those that make a method of it.
-    """
+    """A posttrain run to compare with; `moved`: what moved it off its target (`departures`)."""
 
     folder: Path
     target: TargetConfig
@@ -61,10 +54,7 @@ class Trained:
 def read_runs(folders: Sequence[Path], prior: Path | None, reward: RewardConfig) -> list[Trained]:
     """Read the manifests of the runs to compare with; traces are looked for, not read.
 
-    Args:
-        folders: of the runs.
-        prior: model file that they must have been trained from; None: not made yet.
-        reward: what they must have been paid.
+    They must have been trained from the model file `prior` (None: not made yet) and paid `reward`.
 
     Raises:
         InputError: with a line for every folder that is no such run, and one for all those that
@@ -100,11 +90,6 @@ def compare(
 
     All are seen through equally many valid samples, as many as the shortest run has: how many
     scaffolds one sees, and how large the largest is, depends on that.
-
-    Args:
-        runs: by name.
-        points: samples of the prior.
-        config: of the forecast.
 
     Raises:
         InputError: a run has no valid sample.
@@ -214,17 +199,10 @@ def observed_view(points: Points, tau: float) -> dict[str, float | None]:
 def expected_view(
     points: Points, share_N: Floats, tau: float, n: int, seed: int
 ) -> dict[str, float | None]:
-    """What n valid samples of a target would show on average.
+    """What n valid samples of a target, given by its shares of the points, would show on average.
 
     A number of scaffolds, or a largest share, depends on how many samples one looks at: n of them
     are drawn from the weighted points again and again, and described as those of a run are.
-
-    Args:
-        points: samples of the prior.
-        share_N: their shares of the target.
-        tau: from which reward on a molecule is a hit.
-        n: samples to look at.
-        seed: of the redraws.
     """
     chance_N = np.where(points.valid_N, share_N, 0.0)
     if chance_N.sum() == 0:

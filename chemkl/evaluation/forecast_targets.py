@@ -151,12 +151,9 @@ def hits_unseen(points: Points, target: Target | None, tau: float) -> bool:
 class Forecast:
     """All that samples of the prior say about a config.
 
-    Attributes:
-        rows: the rows of `forecast.parquet`: the prior, then every kind, beta and tau.
-        families: the main scaffold families, under the prior and the gibbs targets that can be
-            trusted.
-        crossovers: where one of them overtakes another under gibbs.
-        sentences: the findings for the run's own beta and tau, and the crossovers, in plain
+    `rows` are those of `forecast.parquet`: the prior, then every kind, beta and tau. `families` are
+    the main ones under the prior and the gibbs targets that can be trusted, `crossovers` where one
+    overtakes another, `sentences` the findings for the run's own beta and tau in plain words.
     """
 
     rows: list[dict[str, Any]]
@@ -280,16 +277,7 @@ def _row(
 def target_sentence(
     kind: str, beta: float | None, tau: float, found: Prediction, n: int, *, trusted: bool
 ) -> str:
-    """Say in one or two sentences what a target asks for.
-
-    Args:
-        kind: of the target.
-        beta: of the target; None for the prior itself.
-        tau: of the target, and what counts as a hit.
-        found: the prediction.
-        n: points that it comes from.
-        trusted: whether enough of them carry the weight.
-    """
+    """Say in a sentence or two what a target asks for, by n points; beta None: the prior."""
     if beta is None:
         subject = "The prior"
     else:

@@ -81,10 +81,7 @@ class Metric(Column):
 class MoleculeSet:
     """The distinct molecules of one row, and what several metrics need of them, computed once.
 
-    Attributes:
-        samples: of the run or file.
-        threshold: of the hits that these are; None: all molecules.
-        molecules: in the order first scored.
+    They are all of the samples, in the order first scored, or the hits at a threshold.
     """
 
     samples: Samples
@@ -206,16 +203,7 @@ def top_auc(molecules: Sequence[Molecule], k: int, *, calls: int, every: int) ->
     The mean of the k best rewards so far (of all, while there are fewer) is taken every `every`
     calls and at the last one, joined by straight lines from 0 at call 0, and held from the last
     call on where the run ended early; the area is divided by `calls`. A molecule whose reward
-    could not be computed counts as 0.
-
-    Args:
-        molecules: scored ones, in the order of their calls; those after call `calls` are left out.
-        k: how many of the best.
-        calls: the budget.
-        every: calls between two points.
-
-    Returns:
-        The area, in units of the reward; None without a scored molecule.
+    could not be computed counts as 0. None without a scored molecule within these calls.
     """
     within = [m for m in molecules if m.call <= calls and m.reward is not None]
     if not within:
@@ -664,9 +652,8 @@ def frame(table: pa.Table) -> pd.DataFrame:
 def nested(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The rows of one run as `metrics.json` holds them.
 
-    Returns:
-        The metrics of all molecules, `uniqueness_at` by the number of first valid samples, and
-        `thresholds`: the metrics of the hits under each threshold.
+    The metrics of all molecules, `uniqueness_at` by the number of first valid samples, and
+    `thresholds`: the metrics of the hits under each threshold.
     """
     whole, *by_threshold = rows
     at = {key.removeprefix(UNIQUENESS_AT): key for key in whole if key.startswith(UNIQUENESS_AT)}

@@ -89,14 +89,8 @@ def over_time(
 ) -> list[dict[str, Any]]:
     """Compute all rows of one run: those of all its molecules first, then those of its hits.
 
-    Args:
-        samples: of the run.
-        thresholds: of hits; without meaning where nothing is scored.
-        options: how the metrics are computed.
-        every: calls between two rows; the last call has a row too.
-
-    Returns:
-        One mapping from column to value per row; none for a run without a molecule.
+    There are `every` calls between two rows, and the last call has one too; a run without a
+    molecule has none.
     """
     if not samples.molecules:
         return []

@@ -131,11 +131,10 @@ class Reference:
     """What is known of a reference set.
 
     Attributes:
-        name: name of the set.
         packed_bits: Morgan fingerprints, radius 2, 1024 bits, eight bits to a byte, one row each.
         scaffolds: molecules per scaffold with at least two rings.
         fragments: occurrences of each BRICS fragment.
-        activations: mean and covariance of ChemNet's activations; None where not computed.
+        activations: of ChemNet; None where not computed.
         nearest: similarity to the nearest reference molecule, by SMILES, as far as known.
     """
 
@@ -189,9 +188,7 @@ def from_statistics(name: str, statistics: Mapping[str, Mapping[str, Any]]) -> R
 
 
 def from_smiles(name: str, smiles: Iterable[str], chemnet: ChemNet | None) -> Reference:
-    """Make a reference from SMILES.
-
-    Strings that are not valid, and molecules that RDKit has no fingerprint for, are left out.
+    """Make a reference from SMILES, without those that are invalid or have no fingerprint.
 
     Raises:
         InputError: no string is valid.
@@ -222,13 +219,9 @@ def compare(
     reference: Reference,
     chemnet: ChemNet | None,
 ) -> dict[str, float | None]:
-    """All likeness metrics of distinct molecules under their column names.
+    """All likeness metrics of distinct molecules (Morgan, radius 2, 1024 bits) by column name.
 
-    Args:
-        smiles: canonical SMILES.
-        fingerprints: their Morgan fingerprints, radius 2, 1024 bits.
-        reference: what to compare with.
-        chemnet: the network behind FCD; without it FCD is None.
+    Without a network FCD is None.
     """
     read = (parse(text) for text in smiles)
     mols = [mol for mol in read if mol is not None]
@@ -366,14 +359,9 @@ def _reference(name: str, source: ReferenceSource, chemnet: ChemNet | None) -> R
 
 
 def read_statistics(source: Path | IO[bytes], name: str) -> dict[str, dict[str, Any]]:
-    """Read a molsets statistics file (`test_stats.npz`).
+    """Read a molsets statistics file (`test_stats.npz`): `{"SNN": {"fps": ...}, ...}`.
 
-    Args:
-        source: the file, or an open stream of its bytes.
-        name: how messages call it.
-
-    Returns:
-        The statistics by metric: `{"SNN": {"fps": ...}, "Scaf": {"scaf": ...}, ...}`.
+    `name` is how messages call the file or stream.
 
     Raises:
         InputError: not such a file, or its pickle names anything but arrays and counters.

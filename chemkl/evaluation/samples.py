@@ -58,8 +58,7 @@ class Molecule:
         reward: raw reward R; None where nothing is scored.
         scaffold: Bemis-Murcko scaffold; empty for an acyclic molecule.
         generic: generic scaffold; None where there is none.
-        packed: Morgan fingerprint, radius 2, 2048 bits, eight to a byte; a run may have a million
-            molecules.
+        packed: Morgan fingerprint, radius 2, 2048 bits, eight to a byte, for a million molecules.
     """
 
     smiles: str
@@ -96,12 +95,10 @@ class Samples:
     """Everything that one run or one file proposed.
 
     Attributes:
-        name: name of the run.
         n_sampled: number of sampled strings, valid or not.
         valid: canonical SMILES of every valid sample in order, repeats included.
         molecules: the distinct molecules in the order first scored.
-        skipped: canonical SMILES that are recorded as valid and that RDKit cannot read, or cannot
-            take apart; they are in neither of the two.
+        skipped: recorded as valid, but RDKit cannot read or take them apart: in neither of the two.
         collapse: by which a run is judged; None: no run made them.
         budget: oracle calls that a run was given; None: not known, or without a limit.
     """
@@ -143,12 +140,9 @@ def from_trace(
 ) -> Samples:
     """Take the samples of a run; rows drawn from a replay buffer were not sampled and are left out.
 
-    Args:
-        name: name of the run.
-        trace: its trace. The column `scaffold` saves time where there are many molecules, and need
-            not be there.
-        workers: processes that read the molecules where there are many; None: one for each core.
-        manifest: of the run, which says its budget and what it calls a collapse.
+    The column `scaffold` saves time where there are many molecules, and need not be there.
+    `workers` are processes that read them (None: one for each core); the manifest says the budget
+    and what the run calls a collapse.
 
     Raises:
         InputError: the trace holds valid rows that are no molecules.
@@ -191,13 +185,9 @@ def from_smiles(
     rewards: Sequence[float] | None = None,
     workers: int | None = None,
 ) -> Samples:
-    """Take the samples of a file: `call` counts distinct molecules.
+    """Take the samples of a file, where None is invalid: `call` counts distinct molecules.
 
-    Args:
-        name: name of the file.
-        smiles: the strings; None is invalid.
-        rewards: of each string, that of a molecule being its first; not given: nothing is scored.
-        workers: processes that read the molecules where there are many; None: one for each core.
+    A molecule has the reward of its first string; without rewards nothing is scored.
     """
     texts = [text or "" for text in smiles]
     canonical = canonical_smiles(texts, workers)
@@ -266,12 +256,9 @@ def read_structures(
 ) -> list[Structure | None]:
     """Read molecules, in order; None where RDKit refuses one.
 
-    Args:
-        smiles: of the molecules.
-        scaffolds: their Bemis-Murcko scaffolds as they were recorded, None where one was not. They
-            save a third of the time where there are many, after a check of 1,000 of them: if one is
-            not what this RDKit makes of its molecule, none is used. Few are computed anew.
-        workers: processes; None: one for each core. What is read does not depend on it.
+    Recorded scaffolds (None where one was not) save a third of the time where there are many, after
+    a check of 1,000 of them: if one is not what this RDKit makes of its molecule, none is used.
+    What is read does not depend on `workers`, the processes.
 
     Raises:
         RuntimeError: a worker process died.

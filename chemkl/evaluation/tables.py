@@ -104,13 +104,7 @@ def window_table(over_time: pd.DataFrame, options: MetricOptions) -> Iterator[Ta
 def family_tables(
     frame: pd.DataFrame, families: pd.DataFrame, options: MetricOptions
 ) -> Iterator[Table]:
-    """Which families grew and shrank most, and how many of the prior's each run made again.
-
-    Args:
-        frame: the rows of `diversity.parquet`.
-        families: those of `families.parquet`.
-        options: how the metrics were computed.
-    """
+    """Which families grew and shrank most, and how many of the prior's each run made again."""
     moved: list[pd.DataFrame] = []
     for _, own in families.groupby("run", sort=False):
         by_change = own.sort_values("share_change", ascending=False, kind="stable")

@@ -52,18 +52,12 @@ def entropy_of(shares: Iterable[float]) -> float | None:
 
 
 def exact_entropies(exact: pd.DataFrame) -> pd.DataFrame:
-    """The exact distribution over the recorded answers, at every such step, for every prompt.
+    """The exact distribution over the recorded answers: a row for every prompt and recorded step.
 
     With p the policy's probabilities of the K answers, each the whole completion in the tokenizer's
-    own cut, m = sum p their mass and q = p / m, and likewise q_ref of the reference:
-    entropy = -sum q ln q, kl_from_ref = sum q ln (q / q_ref). All in nats.
-
-    Args:
-        exact: rows of step, prompt, answer, logp_policy and logp_ref (nats, end token included).
-
-    Returns:
-        A row for each prompt and step: k, ln_k, entropy, entropy_ref, mass, mass_ref, kl_from_ref,
-        top_share. Missing where the answers have no probability at all.
+    own cut (logp_policy and logp_ref in nats, end token included), m = sum p their mass and q = p /
+    m, and likewise q_ref of the reference: entropy = -sum q ln q, kl_from_ref = sum q ln (q /
+    q_ref). All in nats; missing where the answers have no probability at all.
     """
     rows = []
     for (prompt, step), own in exact.groupby(["prompt", "step"]):
@@ -114,13 +108,8 @@ def over_prompts(steps: pd.DataFrame) -> pd.DataFrame:
 class TextSet:
     """The texts of one row, and what several measures need of them, computed once.
 
-    Attributes:
-        texts: all of them.
-        chosen: those that are measured.
-        options: how.
-        vectors: of all texts that are measured, by their index; None: not embedded.
-        has_words: whether the texts are more than SMILES.
-        exact: exact values of the prompt, by their final names.
+    `chosen` are those that are measured, `vectors` those of all measured texts by their index
+    (None: not embedded), `exact` the exact values of the prompt. SMILES have no words.
     """
 
     texts: pd.DataFrame
@@ -424,13 +413,7 @@ def text_rows(
     options: TextOptions,
     embed: Embed | None = None,
 ) -> list[dict[str, Any]]:
-    """Evaluate one run or file.
-
-    Args:
-        samples: its texts.
-        measures: ngrams, embedding, answers.
-        options: how.
-        embed: texts to rows of length 1; needed for embedding.
+    """Evaluate one run or file; `embed` gives rows of length 1 for texts.
 
     Returns:
         A row for all texts, one for the mean over the prompts, and one for each prompt; None where
@@ -545,11 +528,6 @@ def text_tables(rows: Rows, methods: Rows, settings: EvaluateTextConfig) -> Iter
     """The tables of texts as a whole, per prompt, of the answers and the methods; then a key.
 
     What is wanted and not defined for a run is said in a line, with the reason.
-
-    Args:
-        rows: of all runs and files.
-        methods: means over runs.
-        settings: which measures are wanted, and how they were computed.
     """
     columns = {
         name: [metric for metric in TEXT_METRICS.values() if name in metric.tables]

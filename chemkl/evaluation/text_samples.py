@@ -47,13 +47,8 @@ class TextSamples:
     """What one run or file wrote.
 
     Attributes:
-        name: of the run or file.
-        texts: a row for each text, in order: prompt, completion, and where the source has them
-            answer (None: no valid one) and reward.
-        exact: of a run that records them: step, prompt, answer, logp_policy, logp_ref of each valid
-            answer.
-        method: to which it belongs; None: to none.
-        seed: of the run; None for a file.
+        texts: prompt, completion, and where there are any answer (None: no valid one) and reward.
+        exact: of a run that records it: step, prompt, answer, logp_policy, logp_ref.
         n_missing: texts that the source has no value for; they stand as empty ones.
         molecules: the texts of a run are SMILES and nothing around them, each one word: measures
             of text say nothing about them.
@@ -73,13 +68,8 @@ def read_text_run(
 ) -> TextSamples:
     """Read the last samples of a run, and its exact answers if it has written any.
 
-    Args:
-        name: what the run is called.
-        folder: of the run.
-        late_samples: how many to take: as many of each prompt, its own last ones. Within a step
-            the rows of a trace stand prompt by prompt, so that the last rows would leave prompts
-            out.
-        method: to which it belongs.
+    As many of each prompt are taken, its own last ones: within a step the rows of a trace stand
+    prompt by prompt, so that the last rows would leave prompts out.
 
     Raises:
         InputError: no trace, no text in it, or a file with missing columns.
@@ -107,10 +97,7 @@ def read_text_run(
 
 
 def check_text_run(folder: Path) -> list[str]:
-    """Look whether the trace of a run holds texts, without reading it.
-
-    Returns:
-        The columns of the trace.
+    """Look whether the trace of a run holds texts, without reading it; return its columns.
 
     Raises:
         InputError: it does not.

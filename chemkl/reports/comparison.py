@@ -60,14 +60,7 @@ def cells(row: Row) -> list[str]:
 
 
 def notes(rows: Sequence[Row], further: Sequence[str], *, budget: int, alpha: float) -> list[str]:
-    """How the table is to be read, and what did not enter it.
-
-    Args:
-        rows: of the comparison.
-        further: what else is to be said: how the methods differ, which seeds have no pair.
-        budget: of every run.
-        alpha: of the tests.
-    """
+    """How the table is to be read, and what did not enter it; then what else is to be said."""
     n_tests = sum(row["p"] is not None for row in rows)
     tests = f"all tests of this table ({n_tests})"
     lines = [

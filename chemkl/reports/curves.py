@@ -1,7 +1,7 @@
 """Curves and intervals: learning, yields, collapse and scaffold ranks; comparisons; entropies."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -15,6 +15,7 @@ from chemkl.reports.comparison import set_name
 from chemkl.reports.figures import (
     INK,
     MAX_POINTS,
+    NARROW,
     SOFT,
     STYLE,
     WIDE,
@@ -57,11 +58,7 @@ def draw_bands(
 ) -> None:
     """Draw one curve a run, put together by method.
 
-    Args:
-        axes: to draw on.
-        curves: of all runs, in their order.
-        methods: which run is whose.
-        faint: the same before smoothing; drawn behind where a method has one run alone.
+    The faint ones, before smoothing, stand behind where a method has one run alone.
     """
     for number, members in enumerate(methods.values()):
         own, style = colour(number), dash(number)
@@ -79,39 +76,84 @@ def draw_bands(
         axes.plot(whole.x, whole.mean, color=own, linestyle=style)
 
 
+def _band_panel(
+    name: str,
+    title: str,
+    note: str,
+    curves: Sequence[pd.Series],
+    methods: Methods,
+    xlabel: str,
+    *,
+    faint: Sequence[pd.Series] = (),
+    size: tuple[float, float] = WIDE,
+    left: float | None = 0,
+    ylim: tuple[float | None, float | None] = (None, None),
+    y: Literal["", "counts", "percent", "log counts"] = "",
+    log_x: bool = False,
+    levels: Collection[float] = (),
+) -> Panel:
+    """One panel of bands, with `levels` as lines across; `left` None: where the data begin."""
+
+    def on(axes: Axes) -> None:
+        for level in sorted(levels):
+            axes.axhline(level, color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
+        draw_bands(axes, curves, methods, faint)
+        if y == "log counts":
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(Counts())
+            axes.yaxis.set_minor_locator(NullLocator())
+        elif y == "percent":
+            percent_axis(axes)
+        axes.set_ylim(*ylim)
+        axes.set_xlabel(xlabel)
+        if log_x:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(Counts())
+            axes.xaxis.set_minor_locator(NullLocator())
+        else:
+            axes.set_xlim(left=left)
+            count_axis(axes.xaxis)
+        if y == "counts":
+            count_axis(axes.yaxis)
+
+    return Panel(title, note, draw_panel(name, on, size))
+
+
 def learning_panels(
     runs: Sequence[RunView], methods: Methods, threshold: float, smoothing: int
 ) -> list[Panel]:
     """Reward, hits, novelty, collapse and log-probabilities over the steps."""
     curves = [learning_curves(run.trace, threshold) for run in runs]
-    shown = [
-        ("reward", "Mean reward", "raw R per sample, invalid as 0", False),
-        ("hit_rate", "Hit rate", f"share of samples with R ≥ {threshold:g}", True),
-        ("unique_rate", "Unique rate", "valid and new in the run, per sample", True),
-        ("top_scaffold", "Top scaffold", "share of the step's most frequent scaffold", True),
-        ("logp_policy", "log π of the policy", "mean per sample, nats", False),
-        ("logp_ref", "log π of the prior", "mean per sample, nats", False),
-    ]
-
-    def drawn(name: str, *, percent: bool) -> Callable[[Axes], None]:
+    shown = {
+        "reward": ("Mean reward", "raw R per sample, invalid as 0", False),
+        "hit_rate": ("Hit rate", f"share of samples with R ≥ {threshold:g}", True),
+        "unique_rate": ("Unique rate", "valid and new in the run, per sample", True),
+        "top_scaffold": ("Top scaffold", "share of the step's most frequent scaffold", True),
+        "logp_policy": ("log π of the policy", "mean per sample, nats", False),
+        "logp_ref": ("log π of the prior", "mean per sample, nats", False),
+    }
+    panels = []
+    for name, (title, note, is_share) in shown.items():
+        if name == "hit_rate" and not any_hit(runs, threshold):
+            continue
         raw = [curve[name].astype(float) for curve in curves]
-        smooth = [each.rolling(smoothing, center=True, min_periods=1).mean() for each in raw]
-
-        def on(axes: Axes) -> None:
-            draw_bands(axes, smooth, methods, raw if smoothing > 1 else ())
-            axes.set_xlabel("step")
-            count_axis(axes.xaxis)
-            if percent:
-                percent_axis(axes)
-                axes.set_ylim(bottom=0)
-
-        return on
-
-    return [
-        Panel(title, note, draw_panel(name, drawn(name, percent=percent)))
-        for name, title, note, percent in shown
-        if name != "hit_rate" or any_hit(runs, threshold)
-    ]
+        smooth = [curve.rolling(smoothing, center=True, min_periods=1).mean() for curve in raw]
+        panels.append(
+            _band_panel(
+                name,
+                title,
+                note,
+                smooth,
+                methods,
+                "step",
+                faint=raw if smoothing > 1 else (),
+                size=NARROW,
+                left=None,
+                ylim=(0 if is_share else None, None),
+                y="percent" if is_share else "",
+            )
+        )
+    return panels
 
 
 def any_hit(runs: Sequence[RunView], threshold: float | None = None) -> bool:
@@ -121,137 +163,92 @@ def any_hit(runs: Sequence[RunView], threshold: float | None = None) -> bool:
 
 def yield_panels(runs: Sequence[RunView], methods: Methods, threshold: float) -> list[Panel]:
     """Hits, scaffolds among them, and the best rewards so far, over the oracle calls."""
-    counts = [
+    panels = []
+    if any_hit(runs, threshold):
+        counts = [yield_curves(run.trace, threshold).groupby("call").last() for run in runs]
         # a run without a single call has no end to which the others could be compared
-        yield_curves(run.trace, threshold).groupby("call").last().pipe(_with_calls)
-        for run in runs
-    ]
-    best = [top_curves(run.trace) for run in runs]
-
-    def counted(name: str) -> Callable[[Axes], None]:
-        def on(axes: Axes) -> None:
-            draw_bands(axes, [curve[name] for curve in counts], methods)
-            axes.set_xlabel("oracle calls")
-            axes.set_ylim(bottom=0)
-            axes.set_xlim(left=0)
-            count_axis(axes.xaxis)
-            count_axis(axes.yaxis)
-
-        return on
-
-    def topped(name: str) -> Callable[[Axes], None]:
-        def on(axes: Axes) -> None:
-            draw_bands(axes, [curve[name] for curve in best], methods)
-            axes.set_xlabel("oracle calls")
-            axes.set_xlim(left=0)
-            count_axis(axes.xaxis)
-
-        return on
-
-    of_hits = [
-        ("Yield", f"distinct molecules with R ≥ {threshold:g}", "yield", "molecules"),
-        (
-            "Scaffold yield",
-            "distinct Bemis-Murcko scaffolds among them",
-            "scaffold-yield",
-            "scaffolds",
-        ),
-    ]
-    shown = of_hits if any_hit(runs, threshold) else []
-    return [
-        *(Panel(title, note, draw_panel(i, counted(name), WIDE)) for title, note, i, name in shown),
-        *(
-            Panel(
-                f"Top {k}",
-                f"mean of the {k} best rewards so far; AUC top-{k} is its mean over the calls",
-                draw_panel(f"top-{k}", topped(f"top_{k}"), WIDE),
+        counts = [curve if curve.index.max() > 0 else curve.iloc[:0] for curve in counts]
+        for name, title, note in (
+            ("molecules", "Yield", f"distinct molecules with R ≥ {threshold:g}"),
+            ("scaffolds", "Scaffold yield", "distinct Bemis-Murcko scaffolds among them"),
+        ):
+            own = [curve[name] for curve in counts]
+            key = title.lower().replace(" ", "-")
+            panels.append(
+                _band_panel(
+                    key, title, note, own, methods, "oracle calls", ylim=(0, None), y="counts"
+                )
             )
-            for k in TOP
-        ),
-    ]
+    best = [top_curves(run.trace) for run in runs]
+    for k in TOP:
+        note = f"mean of the {k} best rewards so far; AUC top-{k} is its mean over the calls"
+        own = [curve[f"top_{k}"] for curve in best]
+        panels.append(_band_panel(f"top-{k}", f"Top {k}", note, own, methods, "oracle calls"))
+    return panels
 
 
 def collapse_panels(runs: Sequence[RunView], methods: Methods) -> list[Panel]:
     """How many different molecules and scaffolds the window of each run's alarm holds, and when."""
     settings = [watched(run.manifest) for run in runs]
-    window = span(each.window for each in settings)
+    window = span(setting.window for setting in settings)
     distinct = {1 - s.duplicate_rate for s in settings if s.duplicate_rate is not None}
     share = {s.top_share for s in settings if s.top_share is not None}
-    shown = [
-        (
-            "late_uniqueness",
-            "Distinct in the window",
-            f"distinct molecules / the last {window} valid samples; a run with fewer has no line",
-            distinct,
-        ),
-        (
-            "late_top_share",
-            "Largest scaffold in the window",
-            "its share of those samples that have a scaffold",
-            share,
-        ),
-    ]
-
-    def drawn(name: str, limits: set[float]) -> Callable[[Axes], None]:
-        def on(axes: Axes) -> None:
-            for limit in sorted(limits):
-                axes.axhline(limit, color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
-            draw_bands(axes, [_column(run.windows, name) for run in runs], methods)
-            axes.set_ylim(0, 1.02)
-            percent_axis(axes)
-            axes.set_xlim(left=0)
-            axes.set_xlabel("valid samples so far")
-            count_axis(axes.xaxis)
-
-        return on
-
+    empty = pd.Series(dtype=float)
     return [
-        Panel(title, note, draw_panel(name.replace("_", "-"), drawn(name, limits), WIDE))
-        for name, title, note, limits in shown
+        _band_panel(
+            name.replace("_", "-"),
+            title,
+            note,
+            [run.windows.get(name, empty) for run in runs],
+            methods,
+            "valid samples so far",
+            ylim=(0, 1.02),
+            y="percent",
+            levels=levels,
+        )
+        for name, title, note, levels in (
+            (
+                "late_uniqueness",
+                "Distinct in the window",
+                f"distinct molecules / the last {window} valid samples; a run with fewer has no "
+                "line",
+                distinct,
+            ),
+            (
+                "late_top_share",
+                "Largest scaffold in the window",
+                "its share of those samples that have a scaffold",
+                share,
+            ),
+        )
     ]
-
-
-def _with_calls(curve: pd.DataFrame) -> pd.DataFrame:
-    return curve if curve.index.max() > 0 else curve.iloc[:0]
-
-
-def _column(frame: pd.DataFrame, name: str) -> pd.Series:
-    return frame[name] if name in frame else pd.Series(dtype=float)
-
-
-# ---- how hits spread over scaffolds
 
 
 def rank_panels(runs: Sequence[RunView], methods: Methods, threshold: float) -> list[Panel]:
     """How the hits spread over scaffolds: sizes by rank, and the share that the largest cover."""
     sizes = [scaffold_sizes(run.trace, threshold) for run in runs]
     furthest = max((len(size) for size in sizes), default=0)
-    ranked = [size_by_rank(size) for size in sizes]
-    covered = [covered_by_rank(size, furthest) for size in sizes]
-
-    def sizes_on(axes: Axes) -> None:
-        draw_bands(axes, ranked, methods)
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(Counts())
-        axes.yaxis.set_minor_locator(NullLocator())
-        _log_ranks(axes, "rank of the scaffold")
-
-    def shares_on(axes: Axes) -> None:
-        draw_bands(axes, covered, methods)
-        axes.set_ylim(0, 1.02)
-        percent_axis(axes)
-        _log_ranks(axes, "largest scaffolds")
-
     return [
-        Panel(
+        _band_panel(
+            "rank",
             "Scaffold rank curve",
             "hits per scaffold, largest scaffold first",
-            draw_panel("rank", sizes_on, WIDE),
+            [size_by_rank(size) for size in sizes],
+            methods,
+            "rank of the scaffold",
+            y="log counts",
+            log_x=True,
         ),
-        Panel(
+        _band_panel(
+            "covered",
             "Concentration",
             "share of the hits that the largest scaffolds hold",
-            draw_panel("covered", shares_on, WIDE),
+            [covered_by_rank(size, furthest) for size in sizes],
+            methods,
+            "largest scaffolds",
+            ylim=(0, 1.02),
+            y="percent",
+            log_x=True,
         ),
     ]
 
@@ -276,13 +273,6 @@ def _ranks(n: int) -> np.ndarray:
     return np.unique(np.geomspace(1, n, DRAWN_RANKS).round().astype(int)) if n else np.empty(0, int)
 
 
-def _log_ranks(axes: Axes, label: str) -> None:
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(Counts())
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel(label)
-
-
 # ---- the forest plot of a comparison
 
 
@@ -291,10 +281,6 @@ def draw_forest(rows: Sequence[Mapping[str, Any]], confidence: float) -> Figure:
 
     A filled marker: the method is better; a hollow one: not shown, or not resolved; a cross: no
     interval. A method without a difference (nowhere defined) has an empty line.
-
-    Args:
-        rows: of the comparison.
-        confidence: level of the intervals.
     """
     panels: dict[tuple[str, float | None], list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -353,12 +339,9 @@ def _panel(axes: Axes, rows: Sequence[Mapping[str, Any]], methods: Sequence[str]
 def draw_entropy(curves: Mapping[str, Sequence[pd.DataFrame]]) -> Figure:
     """Draw each method's or run's mean over its seeds, with a band from the lowest to the highest.
 
-    Args:
-        curves: for each name that is to stand in the legend, a table for each seed: step, ln_k,
-            entropy, entropy_ref, mass, mass_ref. A mean is drawn at the steps that all seeds have.
-
-    Returns:
-        Left the entropies, with ln K and the reference's as lines across; right the mass.
+    Left the entropies, with ln K and the reference's as lines across; right the mass. For each name
+    of the legend there is a table a seed, as `exact_entropies` makes them; a mean is drawn at the
+    steps that all seeds have.
     """
     with mpl.rc_context({**STYLE, "text.parse_math": False}):
         figure = Figure(figsize=ENTROPY_SIZE, layout="constrained")

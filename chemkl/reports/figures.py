@@ -109,15 +109,9 @@ def percent_axis(axes: Axes) -> None:
 
 @dataclass(frozen=True)
 class Band:
-    """Curves of several runs of one method, put together.
+    """Curves of n runs of one method, put together as far as the shortest reaches.
 
-    Attributes:
-        x: where the mean is known: as far as the shortest run reaches.
-        mean: over the runs.
-        low: of the lowest run.
-        high: of the highest run.
-        n: runs that have a curve at all.
-        tails: what the longer runs do after that, each alone.
+    `tails` are what the longer runs do after that, each alone.
     """
 
     x: np.ndarray
@@ -131,10 +125,8 @@ class Band:
 def band(curves: Sequence[pd.Series], points: int) -> Band:
     """Put the curves of a method's runs together; straight lines join their points.
 
-    Args:
-        curves: values by an increasing number, one curve a run; missing values are left out, and
-            runs without any value.
-        points: at most so many of a method's points are kept, the first and last among them.
+    Missing values and runs without any are left out; at most `points` of a method's points are
+    kept, the first and last among them.
     """
     known = [curve.dropna().astype(float) for curve in curves]
     known = [curve for curve in known if len(curve)]
@@ -173,11 +165,8 @@ def draw_panel(
 ) -> str:
     """Draw on fresh axes and give the SVG element, without prolog and date.
 
-    Args:
-        name: unique on the page; the prefix of its ids.
-        draw: draws on the axes that it is given.
-        size: width and height in inches.
-        above: height in inches that is left free above the axes, for further axes.
+    The name, unique on the page, is the prefix of its ids; sizes are in inches, `above` what is
+    left free above the axes, for further axes.
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=size)

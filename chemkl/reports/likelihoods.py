@@ -27,8 +27,6 @@ class Cloud:
     """What a panel shows of one method; distinct molecules, by log pi_ref.
 
     Attributes:
-        misses: with R < threshold; columns logp_ref, reward.
-        hits: with R >= threshold.
         anchors: molecules that were the anchor of a batch.
         early: log pi_ref of the first valid samples of each run, repeats included.
         late: of the last ones.
@@ -81,14 +79,8 @@ def likelihood_panels(
 ) -> list[Panel]:
     """For each method two panels over log pi_ref: the reward, and the policy's own log pi.
 
-    The second one is of the hits among the last samples, and is left out where there is none.
-
-    Args:
-        runs: of the report.
-        methods: which run is whose.
-        threshold: of hits.
-        window: valid samples that stand for the beginning and for the end of a run.
-        seed: of the choice of molecules that are drawn.
+    The second one is of the hits among the last samples, and is left out where there is none. So
+    many valid samples as `window` stand for the beginning and for the end of a run.
     """
     clouds = [cloud([runs[m] for m in members], threshold, window) for members in methods.values()]
     spans = (

@@ -76,10 +76,9 @@ def largest_scaffolds(
 ) -> list[dict[str, Any]]:
     """The scaffolds of the runs of one method, those with most hits first, then most molecules.
 
-    Returns:
-        Rows with `scaffold`, `hits` and `molecules` (distinct canonical SMILES of all runs
-        together) and `late`, its share of the last `window` valid samples of each run, repeats
-        included; None without valid samples. Acyclic molecules are left out.
+    `hits` and `molecules` are distinct canonical SMILES of all runs together; `late` is the share
+    of the last `window` valid samples of each run, repeats included; None without any. Acyclic
+    molecules are left out.
     """
     distinct = best_first(runs).drop_duplicates("canonical_smiles")
     distinct = distinct[distinct["scaffold"] != ""]
@@ -103,16 +102,10 @@ def largest_scaffolds(
 
 
 def family_blocks(runs: Sequence[RunView], methods: Methods, n: int) -> list[dict[str, Any]]:
-    """The largest families of every method, all on one scale.
+    """The n families of every method with the largest share at either end, all on one scale.
 
-    Args:
-        runs: with their families.
-        methods: which run is whose.
-        n: families of each method, those with the largest share at either end first.
-
-    Returns:
-        For each method `name`, `before` and `after` (families with a share, mean over its runs),
-        `whole` (the share at the right end of the scale) and `rows`, ready to be shown.
+    For each method `before` and `after` are families with a share, mean over its runs, and `whole`
+    the share at the right end of the scale.
     """
     members = {name: [runs[m] for m in own if runs[m].families] for name, own in methods.items()}
     largest = {name: mean_shares(own)[:n] for name, own in members.items()}
@@ -147,11 +140,10 @@ def family_blocks(runs: Sequence[RunView], methods: Methods, n: int) -> list[dic
 
 
 def mean_shares(runs: Sequence[RunView]) -> list[dict[str, Any]]:
-    """Shares of each family, mean over the runs with families; one that lacks it counts as 0.
+    """Shares of each family `before` and `after`, mean over the runs, the largest first.
 
-    Returns:
-        Rows with `family`, `before`, `after` (shares), `molecules` (distinct, all runs together)
-        and `best` (largest reward or None); that with the largest share first.
+    A run that lacks a family counts as 0, one without any is left out. `molecules` are distinct,
+    all runs together; `best` is the largest reward or None.
     """
     by_family: dict[str, list[Mapping[str, Any]]] = {}
     for run in runs:
@@ -196,15 +188,9 @@ def _dumbbell(row: Mapping[str, Any], whole: float, shade: str) -> Markup:
 
 
 def render_top_table(runs: Sequence[RunView], threshold: float, n: int) -> Markup:
-    """Render the best molecules of all runs, one row each, with the script that sorts them.
+    """Render the n best molecules of all runs, one row each, with the script that sorts them.
 
-    Args:
-        runs: of the report.
-        threshold: hits are molecules with R of at least this.
-        n: rows at most, best first.
-
-    Returns:
-        An HTML fragment that needs nothing beside it but the page's colours.
+    The HTML fragment needs nothing beside it but the page's colours.
     """
     molecules = distinct_molecules(runs, threshold)
     columns = [
@@ -254,10 +240,9 @@ def render_top_table(runs: Sequence[RunView], threshold: float, n: int) -> Marku
 def distinct_molecules(runs: Sequence[RunView], threshold: float) -> pd.DataFrame:
     """The molecules of all runs, each once, best first.
 
-    Returns:
-        The trace's row of the run in which its reward is highest, and then its call lowest; at
-        equal ones the first run. Two columns more: `runs`, the names of all runs that scored it, in
-        that order, and `hits_of_scaffold`, the distinct hits of all runs with the same scaffold.
+    Each has the row of the run in which its reward is highest, and then its call lowest; at equal
+    ones the first run. `runs` are the names of all runs that scored it, in that order,
+    `hits_of_scaffold` the distinct hits of all runs with the same scaffold.
     """
     whole = best_first(runs)
     whole["scaffold"] = whole["scaffold"].fillna("")

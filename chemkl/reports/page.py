@@ -37,13 +37,7 @@ MORE_FAMILIES = 3
 
 @dataclass(frozen=True)
 class Table:
-    """A table to be shown, before its cells are written.
-
-    Attributes:
-        title: caption.
-        columns: in order; those without any value are left out.
-        rows: metrics of every run, by column name.
-    """
+    """A table before its cells are written, a row a run; empty columns are left out."""
 
     title: str
     columns: Sequence[Column]
@@ -56,17 +50,7 @@ def render_page(
     tables: Sequence[Table],
     options: PageOptions,
 ) -> str:
-    """Render the report.
-
-    Args:
-        runs: what to show, in order.
-        methods: name of each method, and the positions of its runs.
-        tables: of metrics, one row a run.
-        options: what is shown, and how much of it.
-
-    Returns:
-        The page; equal inputs give equal text.
-    """
+    """Render the report; equal inputs give equal text."""
     shown = [table_cells(table, methods) for table in tables]
     method_of = {m: number for number, own in enumerate(methods.values()) for m in own}
     return template("report.html.j2").render(

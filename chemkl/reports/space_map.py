@@ -31,15 +31,10 @@ WIDTH, HEIGHT, MARGIN = 360, 300, 10
 
 @dataclass(frozen=True)
 class Cloud:
-    """Molecules that are drawn in one panel.
+    """Distinct molecules that are drawn in one panel, of n that there were to choose from.
 
-    Attributes:
-        smiles: canonical, distinct.
-        of_top: for each, whether it has the largest scaffold of its method.
-        n: how many there were to choose from.
-        scaffold: the largest scaffold; None where no molecule has one.
-        n_top: molecules with it.
-        top_share: their share among the molecules with a scaffold.
+    The largest scaffold of the method (None: no molecule has one), whether each drawn one has it,
+    and how many of the n do, also as a share of those with a scaffold.
     """
 
     smiles: list[str]
@@ -58,18 +53,10 @@ def space_panels(
     n: int,
     seed: int,
 ) -> list[Panel]:
-    """Draw the map: one panel of the background, then one for the hits of each method.
+    """Draw the map, a panel of the background, then one for the hits of each method.
 
-    Args:
-        runs: of the report.
-        threshold: hits are molecules with R of at least this.
-        methods: name of a method to the positions of its runs.
-        prior: SMILES sampled from the prior; None: the first molecules of the runs stand for it.
-        n: molecules drawn at most, of the background and of each method.
-        seed: of the samples.
-
-    Returns:
-        Panels with the same axes; none without any molecule.
+    The background are SMILES sampled from the prior; None: the first molecules of the runs stand
+    for it. Of it and of each method at most n molecules are drawn; without any there is no panel.
     """
     rng = np.random.default_rng(seed)
     background = _background(runs, prior, n, rng)
@@ -235,7 +222,6 @@ class Axes2D:
     """Two axes of a map.
 
     Attributes:
-        landmarks: fingerprints that they were computed from.
         means: mean similarity of each landmark to all, and of all to all.
         weights: from centred similarities to coordinates, (landmarks, 2).
         explained: share of the variance of the landmarks; None where there is none.

@@ -25,15 +25,10 @@ class Facts:
     """What the sentences say of one run.
 
     Attributes:
-        name: of the run.
-        seed: of the run; None where its manifest has none.
-        status: of the run; None without a manifest.
-        calls: oracle calls that it spent.
         hits: distinct molecules with R >= threshold.
         scaffolds: distinct non-empty scaffolds among them.
         ob100: call of the 100th hit; None where there are fewer.
         best: SMILES, reward and call of its best molecule, the first at equal rewards.
-        late: its last valid samples.
         idle: why its target changed nothing; empty where it did.
     """
 
@@ -57,15 +52,8 @@ def describe(
 ) -> list[str]:
     """Say what a chemist asks first, in sentences.
 
-    Args:
-        runs: of the report.
-        threshold: hits are molecules with R of at least this.
-        methods: name of a method to the positions of its runs; the first one is the baseline.
-        comparison: rows of the compare stage, if there are any; only their verdicts on Yield and
-            scaffold yield at this threshold are used, and those on fewer than 5 pairs are not.
-
-    Returns:
-        Plain text, one string for each sentence or pair of sentences.
+    The first method is the baseline. Of the rows of a compare stage only the verdicts on Yield and
+    scaffold yield at this threshold are used, and those on fewer than 5 pairs are not.
     """
     facts = [gather(run, threshold) for run in runs]
     grouped = {name: [facts[i] for i in places] for name, places in methods.items() if places}

@@ -45,15 +45,13 @@ class RunView:
     """One run of a report.
 
     Attributes:
-        name: name of the run.
-        trace: its trace, one row per sampled sequence.
-        manifest: what its manifest holds; empty where there is none.
+        trace: one row per sampled sequence.
+        manifest: as plain values; empty where there is none.
         all_molecules: metrics of all its distinct molecules, by column name.
         hits: metrics of its hits, by column name.
         windows: its last valid samples, looked at along the run: indexed by the number of valid
             samples so far, with columns `late_uniqueness`, `late_top_share` and others.
-        families: scaffold families with their shares at the start and at the end of the run: rows
-            as in `families.parquet`.
+        families: rows as in `families.parquet`.
     """
 
     name: str
@@ -70,7 +68,6 @@ class PageOptions:
     """Settings of the page.
 
     Attributes:
-        title: heading of the page.
         threshold: hits are molecules with R of at least this.
         threshold_source: where that comes from, in a sentence; empty where the user gave it.
         window: valid samples that stand for the beginning and for the end of a run.
@@ -79,7 +76,6 @@ class PageOptions:
         n_molecules: molecules drawn of each scaffold.
         n_top: rows of the table of the top molecules.
         n_map: molecules on the map.
-        seed: of every choice at random.
         note: how the numbers were computed, printed under the tables.
         start_of_families: what the shares at the end are compared with, in words.
         prior: SMILES sampled from the prior, for the map.
@@ -119,11 +115,9 @@ def template(name: str) -> Template:
 def learning_curves(trace: pd.DataFrame, threshold: float) -> pd.DataFrame:
     """Per step, over the sampled rows: what the policy draws and how likely it is.
 
-    Returns:
-        Indexed by step: `reward` (mean R, 0 for invalid), `hit_rate` (share with R >= threshold),
-        `unique_rate` (share that is valid and new in the run), `top_scaffold` (share of the most
-        frequent scaffold among the valid rows of the step that have one), `logp_policy`,
-        `logp_ref` (means, nats).
+    `reward` (mean R, 0 for invalid), `hit_rate` (share with R >= threshold), `unique_rate` (share
+    that is valid and new in the run), `top_scaffold` (share of the most frequent scaffold among the
+    valid rows of the step that have one), `logp_policy`, `logp_ref` (means, nats).
     """
     rows = sampled_rows(trace)
     rows = rows.assign(
@@ -140,11 +134,9 @@ def learning_curves(trace: pd.DataFrame, threshold: float) -> pd.DataFrame:
 
 
 def yield_curves(trace: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """How hits and their scaffolds add up over the oracle calls.
+    """How hits (`molecules`) and their `scaffolds` add up over the oracle calls.
 
-    Returns:
-        Columns `call`, `molecules`, `scaffolds`: the counts after that call; one row for each hit,
-        and one for the beginning and the end of the run.
+    One row for each hit, and one for the beginning and the end of the run.
     """
     hits = first_scorings(trace, threshold)
     new_scaffold = (hits["scaffold"] != "") & ~hits["scaffold"].duplicated()
@@ -170,12 +162,10 @@ def scaffold_sizes(trace: pd.DataFrame, threshold: float) -> pd.Series:
 
 
 def top_curves(trace: pd.DataFrame, n_points: int = 200) -> pd.DataFrame:
-    """Means of the best rewards so far, over the oracle calls.
+    """Means of the best rewards so far, over the oracle calls: for each k of TOP a column `top_k`.
 
-    Returns:
-        Indexed by call, at most n_points of them and the last one: for each k of TOP a column
-        `top_k`, the mean of the k best rewards so far; missing while there are fewer, but for the
-        last call, where it is then the mean of all.
+    At most n_points calls and the last one; missing while there are fewer than k, but for the last
+    call, where it is then the mean of all.
     """
     scored = first_scorings(trace)
     rewards, calls = scored["reward"].fillna(0.0).to_numpy(), scored["call"].to_numpy(dtype=int)
@@ -193,9 +183,7 @@ def top_curves(trace: pd.DataFrame, n_points: int = 200) -> pd.DataFrame:
 def best_first(runs: Sequence[RunView]) -> pd.DataFrame:
     """The first scorings of several runs, the highest reward first, then the lowest call.
 
-    Returns:
-        The traces' rows and a column `run`, the name of the run; at equal rewards and calls the
-        runs stand in their order. A molecule that several runs found has as many rows.
+    At equal ones the runs stand in their order; a molecule that several found has as many rows.
     """
     views = [first_scorings(run.trace).assign(run=run.name) for run in runs]
     views = [view for view in views if len(view)] or views[:1]
@@ -223,7 +211,6 @@ class LateSamples:
         distinct: share of distinct canonical SMILES among them; None without samples.
         scaffold: the largest Bemis-Murcko scaffold among them; None where all are acyclic.
         top_share: its share, acyclic samples left out.
-        settings: by which the run is judged.
         collapsed: whether it ever did; None where they are fewer than the alarm looks at.
         first: when it did first; None where it did not.
         over: whether it was over it at the end.
@@ -240,12 +227,7 @@ class LateSamples:
 
 
 def late_samples(trace: pd.DataFrame, manifest: Mapping[str, Any] | None = None) -> LateSamples:
-    """Look at the last valid samples of a run; rows from a replay buffer were not sampled.
-
-    Args:
-        trace: of the run.
-        manifest: of the run, as plain values; None: it has none.
-    """
+    """Look at the last valid samples of a run; rows from a replay buffer were not sampled."""
     settings = watched(manifest)
     watch = Watch(settings)
     watch.add(trace)
