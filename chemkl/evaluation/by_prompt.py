@@ -31,6 +31,7 @@ from chemkl.evaluation.metrics import (
 from chemkl.evaluation.reference import Comparisons
 from chemkl.evaluation.samples import Molecule, Samples
 from chemkl.results import described_schema, description_of
+from chemkl.results.inspection import sampled_rows
 from chemkl.results.trace import list_parts, read_part_schema
 
 PROMPT_COLUMNS = ("group", "prompt")
@@ -125,11 +126,11 @@ def split_by_prompt(
     The trace is that of the samples, in the order of step and row, with `PROMPT_COLUMNS`; of the
     last `late_samples` valid samples of the run each prompt has its part.
     """
-    sampled = trace[~trace["is_replay"].astype(bool)]
+    sampled = sampled_rows(trace)
     read = sampled["valid"].astype(bool) & ~sampled["canonical_smiles"].isin(samples.skipped)
     sampled = sampled.assign(valid=read)
     late = sampled[sampled["valid"].astype(bool)].iloc[-late_samples:]
-    known = {molecule.smiles: molecule for molecule in samples.molecules}
+    molecule_of = {molecule.smiles: molecule for molecule in samples.molecules}
     parts = []
     for group, own in sampled.groupby("group", sort=True):
         valid = own[own["valid"].astype(bool)]
@@ -137,7 +138,7 @@ def split_by_prompt(
             name=samples.name,
             n_sampled=len(own),
             valid=valid["canonical_smiles"].tolist(),
-            molecules=_renumbered(valid, known),
+            molecules=_renumbered(valid, molecule_of),
         )
         parts.append(
             PromptSamples(
@@ -151,12 +152,14 @@ def split_by_prompt(
     return parts
 
 
-def _renumbered(valid: pd.DataFrame, known: dict[str, Molecule]) -> list[Molecule]:
+def _renumbered(valid: pd.DataFrame, molecule_of: dict[str, Molecule]) -> list[Molecule]:
     """The distinct molecules of some rows, numbered as they come, as these rows were paid."""
-    first = valid[valid["canonical_smiles"].isin(known.keys())].drop_duplicates("canonical_smiles")
+    first = valid[valid["canonical_smiles"].isin(molecule_of.keys())].drop_duplicates(
+        "canonical_smiles"
+    )
     pairs = zip(first["canonical_smiles"], first["reward"].astype(float), strict=True)
     return [
-        replace(known[smiles], call=call, reward=reward)
+        replace(molecule_of[smiles], call=call, reward=reward)
         for call, (smiles, reward) in enumerate(pairs, start=1)
     ]
 

@@ -146,8 +146,12 @@ def value_rows(values: Values, budget: int, config: CompareConfig) -> list[dict[
     for (method, seed), evaluated in values.items():
         at = {None if is_missing(t := row["threshold"]) else float(t): row for row in evaluated}
         for metric in config.metrics:
-            known = metric_of(metric)
-            is_burden = known and known.scope == "hits" and known.unit == "oracle calls"
+            row_of_metric = metric_of(metric)
+            is_burden = (
+                row_of_metric
+                and row_of_metric.scope == "hits"
+                and row_of_metric.unit == "oracle calls"
+            )
             for threshold in places_of(metric, config.thresholds):
                 value = at[threshold][metric]
                 not_reached = bool(is_burden) and is_missing(value)
@@ -336,12 +340,22 @@ def pair_seeds(seeds: Mapping[str, Collection[int]], baseline: str) -> Pairs:
     return Pairs(paired, left_out)
 
 
-def _read_run(folder: Path) -> ComparedRun:
+def posttrain_manifest(folder: Path) -> Manifest:
+    """Read the manifest of a posttrain run.
+
+    Raises:
+        InputError: it is none.
+    """
     manifest = Manifest.load(folder)
     if manifest is None or manifest.stage != "posttrain":
         raise InputError(
             f"{folder}: not the folder of a posttrain run (its manifest.json says so)."
         )
+    return manifest
+
+
+def _read_run(folder: Path) -> ComparedRun:
+    manifest = posttrain_manifest(folder)
     if manifest.status != "complete":
         raise InputError(
             f"{folder}: the run is {manifest.status}, not complete; what it has of its budget "

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from rich.table import Table
 
 from chemkl.config import InputError
@@ -15,7 +15,8 @@ from chemkl.config.evaluate import ForecastConfig
 from chemkl.config.objective import EstimatorConfig, ShaperConfig, TargetConfig
 from chemkl.config.reward import RewardConfig
 from chemkl.display import Column, table
-from chemkl.evaluation.forecast import Floats, Points, Prediction, describe
+from chemkl.evaluation.comparison import posttrain_manifest
+from chemkl.evaluation.forecast import Floats, Points, describe
 from chemkl.evaluation.forecast_targets import (
     DOUBTED,
     Forecast,
@@ -30,7 +31,8 @@ from chemkl.evaluation.forecast_targets import (
     target_table,
     tau_of,
 )
-from chemkl.results import InputFile, Manifest, find_trace, read_trace
+from chemkl.results import InputFile, find_trace, read_trace
+from chemkl.results.inspection import sampled_rows
 from chemkl.results.provenance import ABSENT, as_json, differences, method_settings
 
 REDRAWS = 50
@@ -187,13 +189,14 @@ def points_of(rows: pd.DataFrame) -> Points:
 
 def last_valid(trace: pd.DataFrame, n: int) -> pd.DataFrame:
     """The last n valid samples of a run, repeats included; replayed rows were not sampled."""
-    sampled = trace[~trace["is_replay"].astype(bool)]
+    sampled = sampled_rows(trace)
     return sampled[sampled["valid"].astype(bool)].tail(n)
 
 
 def observed_view(points: Points, tau: float) -> dict[str, float | None]:
     """What samples show, each counted once."""
-    return _compared(describe(points, points.prior_N, tau))
+    view = describe(points, points.prior_N, tau)
+    return {name: getattr(view, name) for name in COMPARED}
 
 
 def expected_view(
@@ -209,48 +212,41 @@ def expected_view(
         return dict.fromkeys(COMPARED)
     generator = np.random.default_rng(seed)
     draws = generator.multinomial(n, chance_N / chance_N.sum(), size=REDRAWS)
-    views = [_compared(describe(points, drawn_N / n, tau)) for drawn_N in draws]
-    return {name: _mean([view[name] for view in views]) for name in COMPARED}
+    views = [describe(points, drawn_N / n, tau) for drawn_N in draws]
+    values = {name: [getattr(view, name) for view in views] for name in COMPARED}
+    defined = {name: [v for v in own if v is not None] for name, own in values.items()}
+    return {name: float(np.mean(own)) if own else None for name, own in defined.items()}
 
 
 def _read_run(folder: Path, reward: RewardConfig, sha256: str | None) -> tuple[Trained, str]:
     """Read a run's manifest; also return what is another than that of the forecast, in words."""
-    manifest = Manifest.load(folder)
-    if manifest is None or manifest.stage != "posttrain":
-        raise InputError(
-            f"{folder}: not the folder of a posttrain run (its manifest.json says so)."
-        )
-    config = manifest.config
+    manifest = posttrain_manifest(folder)
     try:
-        target: TargetConfig = TypeAdapter(TargetConfig).validate_python(config.get("target"))
-        estimator: EstimatorConfig = TypeAdapter(EstimatorConfig).validate_python(
-            config.get("estimator", "rloo")
-        )
-        shaper = TypeAdapter(ShaperConfig | None).validate_python(config.get("shaper"))
-        paid = RewardConfig.model_validate(config.get("reward"))
+        run = _RunConfig.model_validate(manifest.config)
     except ValidationError as error:
         problem = error.errors()[0]["msg"]
         raise InputError(
             f"{folder}: its target, estimator, shaper or reward cannot be read: {problem}"
         ) from error
     differing = []
-    if paid.model_dump() != reward.model_dump():  # without what is no part of its identity
+    if run.reward.model_dump() != reward.model_dump():  # without what is no part of its identity
         differing.append("another reward")
-    own = manifest.inputs.get("prior")
-    if sha256 is not None and (own is None or own.sha256 != sha256):
+    prior = manifest.inputs.get("prior")
+    if sha256 is not None and (prior is None or prior.sha256 != sha256):
         differing.append("another prior")
-    moved = departures(estimator, shaper, filtered=config.get("diversity_filter") is not None)
-    settings = method_settings(config, manifest.inputs)
-    return Trained(folder, target, moved, settings), " and ".join(differing)
+    moved = departures(run.estimator, run.shaper, filtered=run.diversity_filter is not None)
+    settings = method_settings(manifest.config, manifest.inputs)
+    return Trained(folder, run.target, moved, settings), " and ".join(differing)
 
 
-def _compared(found: Prediction) -> dict[str, float | None]:
-    return {name: getattr(found, name) for name in COMPARED}
+class _RunConfig(BaseModel):
+    """What a forecast needs of the settings of a run."""
 
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    given = [value for value in values if value is not None]
-    return float(np.mean(given)) if given else None
+    target: TargetConfig
+    estimator: EstimatorConfig = Field("rloo", validate_default=True)
+    shaper: ShaperConfig | None = None
+    reward: RewardConfig
+    diversity_filter: Any = None
 
 
 # ---- in words and on the screen

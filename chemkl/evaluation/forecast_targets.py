@@ -209,16 +209,16 @@ def departures(
     estimator: EstimatorConfig, shaper: ShaperConfig | None, *, filtered: bool
 ) -> dict[str, str]:
     """What moves a trained policy off the target that is forecast: its name, and how."""
-    found = {}
+    reasons = {}
     if filtered:
-        found["diversity filter"] = "the diversity filter withdraws rewards as the run goes"
+        reasons["diversity filter"] = "the diversity filter withdraws rewards as the run goes"
     if shaper is not None:
-        found[shaper.kind] = f"the shaper {shaper.kind} moves the policy off the target"
+        reasons[shaper.kind] = f"the shaper {shaper.kind} moves the policy off the target"
     if estimator.kind == "forward_kl":
-        found["forward_kl"] = (
+        reasons["forward_kl"] = (
             "the estimator forward_kl has another optimum, proportional to pi_ref / (L - R)"
         )
-    return found
+    return reasons
 
 
 def default_tau(config: ForecastConfig) -> float:
@@ -250,11 +250,11 @@ def _row(
     share_N = points.prior_N if target is None else shares_or_none(points, target)
     if share_N is None:
         return row | {"sentence": hit_sentence(points, rate)}
-    found = describe(points, share_N, tau)
+    prediction = describe(points, share_N, tau)
     unseen = hits_unseen(points, target, tau)
-    trusted = found.ess >= min_ess and not unseen
-    row |= {**asdict(found), "trusted": trusted}
-    if found.ess < min_ess:
+    trusted = prediction.ess >= min_ess and not unseen
+    row |= {**asdict(prediction), "trusted": trusted}
+    if prediction.ess < min_ess:
         row["top_share_error"] = None
     if isinstance(target, Mara):
         bonus = mara_bonus(points, target)
@@ -268,14 +268,14 @@ def _row(
     if unseen:
         return row | {"sentence": hit_sentence(points, rate)}
     n = len(points)
-    return row | {"sentence": target_sentence(kind, beta, tau, found, n, trusted=trusted)}
+    return row | {"sentence": target_sentence(kind, beta, tau, prediction, n, trusted=trusted)}
 
 
 # ---- in words
 
 
 def target_sentence(
-    kind: str, beta: float | None, tau: float, found: Prediction, n: int, *, trusted: bool
+    kind: str, beta: float | None, tau: float, p: Prediction, n: int, *, trusted: bool
 ) -> str:
     """Say in a sentence or two what a target asks for, by n points; beta None: the prior."""
     if beta is None:
@@ -285,13 +285,13 @@ def target_sentence(
         where = {"gibbs": f"sigma {sigma}", "filter": f"tau {tau:.3g}"}
         place = where.get(kind, f"sigma {sigma} and tau {tau:.3g}")
         subject = f"At {place} the {kind} target"
-    if found.top_scaffold is None or found.effective_scaffolds is None:
+    if p.top_scaffold is None or p.effective_scaffolds is None:
         said = f"{subject} has no mass on any scaffold that was sampled."
     else:
         said = (
-            f"{subject} puts {found.top_share:.1%} on one scaffold "
-            f"({short(found.top_scaffold, SHOWN_SCAFFOLD)}); its effective number of scaffolds is "
-            f"at least {number(found.effective_scaffolds)}, and {found.hit_share:.1%} of it are "
+            f"{subject} puts {p.top_share:.1%} on one scaffold "
+            f"({short(p.top_scaffold, SHOWN_SCAFFOLD)}); its effective number of scaffolds is "
+            f"at least {number(p.effective_scaffolds)}, and {p.hit_share:.1%} of it are "
             f"hits (R >= {tau:.3g})."
         )
     if trusted:
@@ -303,7 +303,7 @@ def target_sentence(
         else "take more samples (n), or a smaller sigma"
     )
     return (
-        f"{said} Not trustworthy: {number(found.ess)} of {n:,} samples carry the weight, so the "
+        f"{said} Not trustworthy: {number(p.ess)} of {n:,} samples carry the weight, so the "
         f"top share is likely too high and the number of scaffolds too low; {fix}."
     )
 
@@ -392,28 +392,28 @@ def alike_sentence(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def crossover_sentences(found: Sequence[Crossover]) -> Iterator[str]:
+def crossover_sentences(crossings: Sequence[Crossover]) -> Iterator[str]:
     """Say which crossovers are known well, and how many are not."""
-    if not found:
+    if not crossings:
         yield "No crossover among the main families: their order is the same at every beta."
-    yield from (crossover_sentence(crossing) for crossing in found if crossing.trusted)
-    unsure = sum(not crossing.trusted for crossing in found)
+    yield from (crossover_sentence(crossing) for crossing in crossings if crossing.trusted)
+    unsure = sum(not crossing.trusted for crossing in crossings)
     if unsure:
         yield f"Crossovers that too few molecules tell: {unsure}; they are in the JSON file."
 
 
-def crossover_sentence(found: Crossover) -> str:
+def crossover_sentence(crossing: Crossover) -> str:
     """Say which family overtakes which, and where: with the digits that its error leaves it."""
-    error = found.sigma_error
+    error = crossing.sigma_error
     if error == 0:
-        where = f"beta {found.beta:.3g} (sigma {found.sigma:.3g})"
+        where = f"beta {crossing.beta:.3g} (sigma {crossing.sigma:.3g})"
     else:
         decimals = max(0, 1 - math.floor(math.log10(error)))
-        sigma = f"sigma {found.sigma:.{decimals}f} +- {error:.{decimals}f}"
-        where = f"beta {found.beta:.2g} ({sigma}; family ESS {number(found.ess)})"
+        sigma = f"sigma {crossing.sigma:.{decimals}f} +- {error:.{decimals}f}"
+        where = f"beta {crossing.beta:.2g} ({sigma}; family ESS {number(crossing.ess)})"
     return (
-        f"Below {where} {short(found.below, SHOWN_SCAFFOLD)} has more of the gibbs target than "
-        f"{short(found.above, SHOWN_SCAFFOLD)}."
+        f"Below {where} {short(crossing.below, SHOWN_SCAFFOLD)} has more of the gibbs target than "
+        f"{short(crossing.above, SHOWN_SCAFFOLD)}."
     )
 
 

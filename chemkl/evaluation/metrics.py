@@ -221,12 +221,12 @@ def top_auc(molecules: Sequence[Molecule], k: int, *, calls: int, every: int) ->
 
 def describe_window(valid: Sequence[str], scaffold_of: Mapping[str, str]) -> dict[str, Any]:
     """What some valid samples look like: repeats, scaffolds, and the share of the largest."""
-    found = spread(valid, [scaffold_of[smiles] for smiles in valid])
+    window = spread(valid, [scaffold_of[smiles] for smiles in valid])
     return {
-        "late_uniqueness": found.uniqueness,
-        "late_scaffolds": found.outcomes,
-        "late_effective_scaffolds": found.effective_outcomes,
-        "late_top_share": found.top_share,
+        "late_uniqueness": window.uniqueness,
+        "late_scaffolds": window.outcomes,
+        "late_effective_scaffolds": window.effective_outcomes,
+        "late_top_share": window.top_share,
     }
 
 

@@ -242,8 +242,8 @@ def snn(
     if not smiles:
         return None
     new = [i for i, text in enumerate(smiles) if text not in reference.nearest]
-    found = _nearest(_as_array([fingerprints[i] for i in new]), reference.packed_bits)
-    reference.nearest.update((smiles[i], float(s)) for i, s in zip(new, found, strict=True))
+    nearest = _nearest(_as_array([fingerprints[i] for i in new]), reference.packed_bits)
+    reference.nearest.update((smiles[i], float(s)) for i, s in zip(new, nearest, strict=True))
     return float(np.mean([reference.nearest[text] for text in smiles]))
 
 

@@ -26,6 +26,7 @@ from chemkl.files.molecules import Line, MoleculeFile
 from chemkl.files.tables import find_column
 from chemkl.results import Manifest
 from chemkl.results.collapse import watched
+from chemkl.results.inspection import sampled_rows
 from chemkl.rewards.pool import Jobs, Lost, Mark, Pool
 
 TRACE_COLUMNS = (
@@ -147,7 +148,7 @@ def from_trace(
     Raises:
         InputError: the trace holds valid rows that are no molecules.
     """
-    sampled = trace[~trace["is_replay"].astype(bool)]
+    sampled = sampled_rows(trace)
     texts = int(sampled.loc[sampled["valid"].astype(bool), "canonical_smiles"].isna().sum())
     if texts:
         raise InputError(
@@ -223,11 +224,11 @@ def _molecules(
     Returns:
         The molecules, and the SMILES of those that RDKit cannot read.
     """
-    found = read_structures(smiles, scaffolds, workers)
+    structures = read_structures(smiles, scaffolds, workers)
     same: dict[str | None, str | None] = {}
     molecules: list[Molecule] = []
     skipped: set[str] = set()
-    for text, call, reward, structure in zip(smiles, calls, rewards, found, strict=True):
+    for text, call, reward, structure in zip(smiles, calls, rewards, structures, strict=True):
         if structure is None:
             skipped.add(text)
             continue

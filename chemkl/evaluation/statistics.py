@@ -96,8 +96,8 @@ def welch(x_N: np.ndarray, y_N: np.ndarray, better: Direction) -> dict[str, floa
     with warnings.catch_warnings():
         # scipy doubts the variance of a sample whose values are all equal; it is 0, and right
         warnings.simplefilter("ignore", RuntimeWarning)
-        found = stats.ttest_ind(x_N, y_N, equal_var=False, alternative=alternative)
-    return {"t": float(found.statistic), "df": float(found.df), "p": float(found.pvalue)}
+        test = stats.ttest_ind(x_N, y_N, equal_var=False, alternative=alternative)
+    return {"t": float(test.statistic), "df": float(test.df), "p": float(test.pvalue)}
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

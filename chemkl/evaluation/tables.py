@@ -126,9 +126,9 @@ def family_tables(
         for row in rows:
             row["family"] = short(row["family"], SHOWN_SCAFFOLD)
         yield table(title, columns, rows, group=True)
-    known = frame[frame["prior_families"].notna()]
-    if len(known):
-        yield _coverage(known)
+    covered = frame[frame["prior_families"].notna()]
+    if len(covered):
+        yield _coverage(covered)
 
 
 def _coverage(frame: pd.DataFrame) -> Table:
@@ -184,9 +184,9 @@ def metric_catalogue(name: str | None = None) -> Iterator[RenderableType]:
     Raises:
         InputError: no metric has this name.
     """
-    if name is not None and name not in {**METRICS, **TEXT_METRICS}:
-        known = {**METRICS, **TEXT_METRICS}
-        raise InputError(f"no metric is called {name!r}{did_you_mean(name, known)}")
+    names = [*METRICS, *TEXT_METRICS]
+    if name is not None and name not in names:
+        raise InputError(f"no metric is called {name!r}{did_you_mean(name, names)}")
     options = MetricOptions().model_dump()
     options |= {**TextOptions().model_dump(), "sizes": "1 to 5"}
     for title, metrics in {"Metrics": METRICS, "Measures of texts": TEXT_METRICS}.items():

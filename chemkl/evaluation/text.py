@@ -171,8 +171,8 @@ _TEXTS, _ANSWERS = ("texts",), ("answers",)
 
 def _mean_over_n(values: Iterable[float | None]) -> float | None:
     values = list(values)
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if len(known) == len(values) else None
+    defined = [value for value in values if value is not None]
+    return sum(defined) / len(defined) if len(defined) == len(values) else None
 
 
 def _reward(s: TextSet) -> float | None:
@@ -435,8 +435,8 @@ def text_rows(
         mine, some = texts, chosen
         if prompt is not None:
             mine, some = texts[texts[PROMPT] == prompt], chosen[chosen[PROMPT] == prompt]
-        known = {} if prompt is None else exact.get(prompt, {})
-        own = TextSet(mine, some, options, vectors, has_words, known)
+        final = {} if prompt is None else exact.get(prompt, {})
+        own = TextSet(mine, some, options, vectors, has_words, final)
         wanted = {"", *measures} - {"answers"}
         if prompt is not None:
             wanted |= {"exact", *({"answers"} & {*measures} if has_answers else ())}
@@ -515,7 +515,7 @@ def _final(exact: pd.DataFrame | None) -> dict[str, dict[str, Any]]:
 def _means(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, float]:
     """The mean of each column over the rows that have a value."""
     values = {name: [row[name] for row in rows if not is_missing(row.get(name))] for name in names}
-    return {name: float(np.mean(known)) for name, known in values.items() if known}
+    return {name: float(np.mean(defined)) for name, defined in values.items() if defined}
 
 
 # ---- on the screen

@@ -29,6 +29,7 @@ from chemkl.files.tables import (
     refuse_same_names,
 )
 from chemkl.results import Manifest, find_trace, read_trace
+from chemkl.results.inspection import sampled_rows
 from chemkl.results.trace import read_part
 
 COMPLETION, PROMPT, ANSWER, REWARD = "completion", "prompt", "answer", "reward"
@@ -77,7 +78,7 @@ def read_text_run(
     has_answers = ANSWER in check_text_run(folder)
     columns = [PROMPT, COMPLETION, *([ANSWER] if has_answers else []), REWARD]
     trace = read_trace(folder, [*columns, "is_replay"])  # in the order of step and row
-    sampled = trace[~trace["is_replay"].astype(bool)]
+    sampled = sampled_rows(trace)
     by_prompt = sampled.groupby(PROMPT, sort=False)
     late = by_prompt.tail(max(1, late_samples // max(1, by_prompt.ngroups))).reset_index(drop=True)
     manifest = Manifest.load(folder)

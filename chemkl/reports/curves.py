@@ -350,7 +350,7 @@ def draw_entropy(curves: Mapping[str, Sequence[pd.DataFrame]]) -> Figure:
             label = name if len(seeds) == 1 else f"{name} (n = {len(seeds)})"
             for axes, column in ((left, "entropy"), (right, "mass")):
                 _line(axes, seeds, column, number, label)
-        everything = pd.concat([each for seeds in curves.values() for each in seeds])
+        everything = pd.concat([table for seeds in curves.values() for table in seeds])
         _across(left, everything["ln_k"], "ln K, uniform", ":")
         _across(left, everything["entropy_ref"], "reference", "--")
         _across(right, everything["mass_ref"], "reference", "--")
@@ -363,7 +363,7 @@ def draw_entropy(curves: Mapping[str, Sequence[pd.DataFrame]]) -> Figure:
 
 
 def _line(axes: Axes, seeds: Sequence[pd.DataFrame], column: str, number: int, label: str) -> None:
-    by_seed = [each.set_index("step")[column].rename(i) for i, each in enumerate(seeds)]
+    by_seed = [one.set_index("step")[column].rename(i) for i, one in enumerate(seeds)]
     table = pd.concat(by_seed, axis=1, join="inner").dropna().sort_index()
     own = colour(number)
     if len(seeds) > 1:

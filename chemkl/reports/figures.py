@@ -128,28 +128,28 @@ def band(curves: Sequence[pd.Series], points: int) -> Band:
     Missing values and runs without any are left out; at most `points` of a method's points are
     kept, the first and last among them.
     """
-    known = [curve.dropna().astype(float) for curve in curves]
-    known = [curve for curve in known if len(curve)]
-    if not known:
+    lines = [curve.dropna().astype(float) for curve in curves]
+    lines = [curve for curve in lines if len(curve)]
+    if not lines:
         none = np.empty(0)
         return Band(none, none, none, none, 0, ())
-    start = max(curve.index[0] for curve in known)
-    end = min(curve.index[-1] for curve in known)
-    x = np.unique(np.concatenate([curve.index.to_numpy(dtype=float) for curve in known]))
+    start = max(curve.index[0] for curve in lines)
+    end = min(curve.index[-1] for curve in lines)
+    x = np.unique(np.concatenate([curve.index.to_numpy(dtype=float) for curve in lines]))
     x = x[(x >= start) & (x <= end)]
     x = x[np.unique(np.linspace(0, len(x) - 1, min(len(x), points)).astype(int))]
     if not len(x):  # no place that all have: each stands for itself
-        return Band(x, x, x, x, len(known), [thinned(curve, points) for curve in known])
-    values = np.array([np.interp(x, curve.index, curve.to_numpy()) for curve in known])
+        return Band(x, x, x, x, len(lines), [thinned(curve, points) for curve in lines])
+    values = np.array([np.interp(x, curve.index, curve.to_numpy()) for curve in lines])
     return Band(
         x,
         values.mean(axis=0),
         values.min(axis=0),
         values.max(axis=0),
-        len(known),
+        len(lines),
         [
             thinned(curve[curve.index >= end], points // 2)
-            for curve in known
+            for curve in lines
             if curve.index[-1] > end
         ],
     )

@@ -102,10 +102,12 @@ Span = tuple[float, float]
 
 def span_of(values: Iterable[pd.Series]) -> Span:
     """Where almost all of the values are, with a little room: the least ones may lie outside."""
-    known = np.concatenate([np.empty(0), *(each.dropna().to_numpy(dtype=float) for each in values)])
-    if not len(known):
+    numbers = np.concatenate(
+        [np.empty(0), *(column.dropna().to_numpy(dtype=float) for column in values)]
+    )
+    if not len(numbers):
         return 0.0, 1.0
-    low, high = float(np.quantile(known, OUTSIDE)), float(known.max())
+    low, high = float(np.quantile(numbers, OUTSIDE)), float(numbers.max())
     room = 0.04 * (high - low) or 0.5
     return low - room, high + room
 

@@ -314,18 +314,18 @@ def spread(values: Sequence[Any], how: str) -> dict[str, str]:
     Returns:
         `text`; `sd`, empty below two values; `of`, empty unless a value is missing.
     """
-    known = [float(value) for value in values if not is_missing(value)]
+    numbers = [float(value) for value in values if not is_missing(value)]
     if len(values) == 1:
         return {"text": cell(values[0], how), "sd": "", "of": ""}
-    if not known:
+    if not numbers:
         return {"text": MISSING, "sd": "", "of": ""}
-    middle = mean(known)
+    middle = mean(numbers)
     if how.endswith("d"):
         how = ",.0f" if abs(middle) >= 100 else ",.1f"
     return {
         "text": format(middle, how),
-        "sd": f"± {format(stdev(known), how)}" if len(known) > 1 else "",
-        "of": f"{len(known)} of {len(values)}" if len(known) < len(values) else "",
+        "sd": f"± {format(stdev(numbers), how)}" if len(numbers) > 1 else "",
+        "of": f"{len(numbers)} of {len(values)}" if len(numbers) < len(values) else "",
     }
 
 

@@ -69,7 +69,7 @@ def space_panels(
         return []
     fingerprints = [[_fingerprint(smiles) for smiles in cloud.smiles] for cloud in every]
     axes = find_axes(_landmarks(fingerprints, rng))
-    placed = _to_pixels([axes.place(each) for each in fingerprints])
+    placed = _to_pixels([axes.place(cloud) for cloud in fingerprints])
     panels = [
         Panel(
             "The prior" if prior is not None else "First molecules of the runs",
@@ -105,8 +105,8 @@ def _hits(
     rows = [first_scorings(trace, threshold)[["canonical_smiles", "scaffold"]] for trace in traces]
     scaffold_of = {
         str(smiles): str(scaffold)
-        for each in rows
-        for smiles, scaffold in zip(each["canonical_smiles"], each["scaffold"], strict=True)
+        for one in rows
+        for smiles, scaffold in zip(one["canonical_smiles"], one["scaffold"], strict=True)
     }
     sizes = Counter(scaffold for scaffold in scaffold_of.values() if scaffold)
     top, size = sizes.most_common(1)[0] if sizes else (None, 0)
@@ -114,7 +114,7 @@ def _hits(
     chosen = [smiles[i] for i in _choose(len(smiles), n, rng)]
     return Cloud(
         smiles=chosen,
-        of_top=[scaffold_of[each] == top for each in chosen],
+        of_top=[scaffold_of[one] == top for one in chosen],
         n=len(smiles),
         scaffold=top,
         n_top=size,
@@ -143,7 +143,7 @@ def _landmarks(
 ) -> list[ExplicitBitVect]:
     background, *others = clouds
     parts = [(background, LANDMARKS // 2)]
-    parts += [(each, LANDMARKS // 2 // max(1, len(others))) for each in others]
+    parts += [(cloud, LANDMARKS // 2 // max(1, len(others))) for cloud in others]
     return [cloud[i] for cloud, size in parts for i in _choose(len(cloud), size, rng)]
 
 
@@ -155,7 +155,7 @@ def _to_pixels(placed: Sequence[np.ndarray]) -> list[np.ndarray]:
     scale = float(np.min(free / np.maximum(high - low, 1e-9)))
     middle, centre = (low + high) / 2, np.array([WIDTH, HEIGHT]) / 2
     # pixels count downwards
-    return [centre + (each - middle) * scale * np.array([1, -1]) for each in placed]
+    return [centre + (points - middle) * scale * np.array([1, -1]) for points in placed]
 
 
 def _dots(points: np.ndarray, ink: str) -> str:
@@ -237,7 +237,7 @@ class Axes2D:
         if not fingerprints:
             return np.empty((0, 2))
         of_landmarks, of_all = self.means
-        similar = np.array([tanimoto(each, self.landmarks) for each in fingerprints])
+        similar = np.array([tanimoto(bits, self.landmarks) for bits in fingerprints])
         centred = similar - similar.mean(axis=1, keepdims=True) - of_landmarks + of_all
         placed: np.ndarray = centred @ self.weights
         return placed

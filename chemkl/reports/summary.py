@@ -72,8 +72,10 @@ def describe(
 def gather(run: RunView, threshold: float) -> Facts:
     """Take from a run what the sentences need."""
     hits, scored = first_scorings(run.trace, threshold), first_scorings(run.trace)
-    known = scored[scored["reward"].notna()].sort_values("reward", ascending=False, kind="stable")
-    best = known[["canonical_smiles", "reward", "call"]].head(1).itertuples(index=False)
+    rewarded = scored[scored["reward"].notna()].sort_values(
+        "reward", ascending=False, kind="stable"
+    )
+    best = rewarded[["canonical_smiles", "reward", "call"]].head(1).itertuples(index=False)
     return Facts(
         name=run.name,
         seed=run.manifest.get("seed"),
@@ -137,9 +139,9 @@ def _found(name: str, runs: Sequence[Facts], threshold: float) -> str:
 
 def _best(facts: Sequence[Facts]) -> Iterator[str]:
     """The best molecule of all runs, by its SMILES; at equal rewards the one found first."""
-    known = [(run.name, *run.best) for run in facts if run.best is not None]
-    if known:
-        name, smiles, value, call = max(known, key=lambda one: (one[2], -one[3]))
+    best = [(run.name, *run.best) for run in facts if run.best is not None]
+    if best:
+        name, smiles, value, call = max(best, key=lambda one: (one[2], -one[3]))
         yield (
             f"The best molecule is {short(smiles)} with {_reward(value)}, found by {name} at call "
             f"{call:,}."
