@@ -125,16 +125,25 @@ def _settings(
 def fields_of(function: Callable[..., Any], skip: int = 0) -> dict[str, Any]:
     """Read a function's parameters, the first ones skipped, as the fields of a pydantic model.
 
-    Types, ranges and defaults stand in its signature, meanings there or in its docstring.
+    Types, ranges and defaults stand in its signature, meanings there or in its docstring. A
+    parameter whose type is a NamedTuple stands for the fields of that.
     """
     meanings = documented(function)[1]
     hints = get_type_hints(function, include_extras=True)
     fields: dict[str, Any] = {}
     for name, parameter in [*inspect.signature(function).parameters.items()][skip:]:
+        if is_group(hints[name]):
+            fields |= fields_of(hints[name])
+            continue
         default = ... if parameter.default is parameter.empty else parameter.default
         meaning: dict[str, Any] = {"description": meanings[name]} if name in meanings else {}
         fields[name] = (hints[name], Field(default, **meaning))
     return fields
+
+
+def is_group(kind: Any) -> bool:
+    """Whether a type is a NamedTuple: settings that several functions share."""
+    return isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields")
 
 
 def documented(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:

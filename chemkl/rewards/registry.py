@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar, get_type_hints
 
 from pydantic import (
     BaseModel,
@@ -23,7 +23,7 @@ from chemkl.config import Config, InputError, did_you_mean
 from chemkl.config.base import Keys
 from chemkl.config.document import Document
 from chemkl.config.loading import render
-from chemkl.config.transforms import documented, fields_of
+from chemkl.config.transforms import documented, fields_of, is_group
 from chemkl.rewards.synonyms import SYNONYMS
 
 MANY = (0, math.inf)
@@ -111,7 +111,12 @@ class Component:
         except ValidationError as error:
             problems = render(error, replace(document, data=parameters))
             raise InputError("\n".join(text for _, text in problems)) from None
-        values = {name: getattr(checked, name) for name in type(checked).model_fields}
+        values = {}
+        for name, kind in get_type_hints(self.factory).items():
+            if is_group(kind):
+                values[name] = kind(*(getattr(checked, key) for key in kind._fields))
+            elif name != "return":
+                values[name] = getattr(checked, name)
         try:
             return self.factory(**values)
         except (InputError, MoleculeError) as error:  # the latter of a reference
@@ -144,6 +149,7 @@ def component(
         def heavy_atoms() -> Score:
             return lambda mol: mol.GetNumHeavyAtoms()
 
+    Settings that several components share are one parameter, whose type is a NamedTuple of them.
     The score function may raise for a molecule: that molecule gets NaN, the exception's text as
     its reason, and reward 0. An InputError from the factory is a mistake in the config. With
     ``batched=True`` the score function takes a list of molecules and gives as many numbers, a

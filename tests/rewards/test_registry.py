@@ -1,8 +1,7 @@
 """Components by name: one function is one, its signature is its schema, and the tables show all."""
 
-import inspect
 import math
-from typing import Literal
+from typing import Literal, NamedTuple, get_type_hints
 
 import pytest
 from building import build, reward_of, value
@@ -66,6 +65,30 @@ def test_its_signature_is_its_schema(registry):
         build("qed", weights="mean")
 
 
+class Window(NamedTuple):
+    """Settings that two components share."""
+
+    low: int = 1
+    high: int = 3
+
+
+DEFAULT_WINDOW = Window(high=5)
+
+
+def test_settings_that_several_components_share_are_one_parameter(registry):
+    @component("demo", range=(0, 1), source="this test")
+    def demo(elements: list[str], *, window: Window = DEFAULT_WINDOW, exactly: bool = False):
+        return lambda mol: float(window.low <= mol.GetNumAtoms() <= window.high)
+
+    assert [key.name for key in keys_of(find_component("demo").parameter_model)] == [
+        *("elements", "low", "high", "exactly"),
+    ]
+    given = {"elements": ["C"], "low": "2"}
+    assert [value("demo", smiles, **given) for smiles in ("C", "CC", "CCC", "CCCC")] == [0, 1, 1, 0]
+    with pytest.raises(InputError, match="window: not a known key"):
+        build("demo", elements=["C"], window={"low": 1})
+
+
 def test_a_name_is_taken_once_and_fits_a_config_and_a_column(registry):
     with pytest.raises(ValueError, match=r"'qed' is registered already, by chemkl.*physchem\.qed"):
         component("qed", range=(0, 1), source="this test")(lambda: len)
@@ -97,7 +120,10 @@ def test_every_component_says_its_unit_range_source_and_parameters():
         assert low < high, one.kind
         assert one.unit or one.kind in numbers or math.isfinite(high - low), one.kind
         keys = keys_of(one.parameter_model)
-        assert [key.name for key in keys] == list(inspect.signature(one.factory).parameters)
+        names = []
+        for name, kind in get_type_hints(one.factory).items():
+            names += getattr(kind, "_fields", [] if name == "return" else [name])
+        assert [key.name for key in keys] == names
         assert all(key.meaning for key in keys), one.kind
     with pytest.raises(InputError, match="exact_mass takes no parameters"):  # a row of a table
         build("exact_mass", hydrogens=True)

@@ -17,9 +17,6 @@ CYCLOSPORIN = (
 )
 
 
-DEFAULT = shape.Embedding(shape.SEED, shape.ATTEMPTS, shape.TIMEOUT, shape.HEAVY_ATOMS)
-
-
 KINDS = [
     *("pmi1", "pmi2", "pmi3", "npr1", "npr2", "asphericity", "eccentricity", "spherocity"),
     *("radius_of_gyration", "pbf", "molecular_volume"),
@@ -28,7 +25,7 @@ KINDS = [
 
 def by_numpy(smiles):
     """The definitions, from coordinates and masses alone."""
-    placed = shape.conformer(mol(smiles), DEFAULT)
+    placed = shape.conformer(mol(smiles), shape.EMBEDDING)
     xyz = placed.GetConformer().GetPositions()
     mass = np.array([atom.GetMass() for atom in placed.GetAtoms()])
     r = xyz - mass @ xyz / mass.sum()

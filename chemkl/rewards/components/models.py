@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -39,15 +39,23 @@ _ONNX_TYPES: Mapping[str, type[np.generic]] = {
 }
 
 
-Fingerprint = Annotated[
-    Literal["morgan", "feature_morgan", "atom_pairs", "torsions", "rdkit_path", "maccs"],
-    Field(description="The fingerprint that the model was trained on."),
-]
-Radius = Annotated[int, Field(ge=0, description="Of the Morgan fingerprints, in bonds.")]
-NBits = Annotated[int, Field(ge=1, description="Length of the folded fingerprint (maccs: 167).")]
-Counts = Annotated[
-    bool, Field(description="How often each feature occurs, rather than whether it does.")
-]
+class Fingerprint(NamedTuple):
+    """What the model was trained on: settings that both components share."""
+
+    fingerprint: Annotated[
+        Literal["morgan", "feature_morgan", "atom_pairs", "torsions", "rdkit_path", "maccs"],
+        Field(description="The fingerprint that the model was trained on."),
+    ] = "morgan"
+    radius: Annotated[int, Field(ge=0, description="Of the Morgan fingerprints, in bonds.")] = 2
+    n_bits: Annotated[
+        int, Field(ge=1, description="Length of the folded fingerprint (maccs: 167).")
+    ] = 2048
+    counts: Annotated[
+        bool, Field(description="How often each feature occurs, rather than whether it does.")
+    ] = False
+
+
+FINGERPRINT = Fingerprint()
 ClassIndex = Annotated[
     int | None,
     Field(
@@ -67,10 +75,7 @@ ClassIndex = Annotated[
 def onnx_model(
     path: Annotated[InputPath, Field(description="The .onnx file.")],
     *,
-    fingerprint: Fingerprint = "morgan",
-    radius: Radius = 2,
-    n_bits: NBits = 2048,
-    counts: Counts = False,
+    fingerprint: Fingerprint = FINGERPRINT,
     output: Annotated[
         str | Annotated[int, Field(ge=0)] | None,
         Field(description="Name or number (from 0) of the output; null: the only one there is."),
@@ -82,7 +87,7 @@ def onnx_model(
     One molecule at a time, on one core: the value does not depend on what else is scored.
     """
     _refuse_unreadable(path, "onnxruntime", "onnx", "onnx_model")
-    features = Features.of(fingerprint, radius, n_bits, counts)
+    features = Features.of(fingerprint)
     predict = load_onnx(path, output, class_index, features.length)
     return OneByOne(features, predict, _identity(path, "onnxruntime"))
 
@@ -100,10 +105,7 @@ def sklearn_model(
         Field(description="The model as skops.io.dump writes it; pickles are not read."),
     ],
     *,
-    fingerprint: Fingerprint = "morgan",
-    radius: Radius = 2,
-    n_bits: NBits = 2048,
-    counts: Counts = False,
+    fingerprint: Fingerprint = FINGERPRINT,
     method: Annotated[
         Literal["predict", "predict_proba", "decision_function"] | None,
         Field(description="What to ask; null: predict_proba where the model has it, else predict."),
@@ -124,7 +126,7 @@ def sklearn_model(
     otherwise.
     """
     _refuse_unreadable(path, "skops", "sklearn", "sklearn_model")
-    features = Features.of(fingerprint, radius, n_bits, counts)
+    features = Features.of(fingerprint)
     predict = load_skops(path, method, class_index, features.length, trusted)
     return Together(features, predict, _identity(path, "scikit-learn"))
 
@@ -137,12 +139,13 @@ class Features:
     length: int
 
     @classmethod
-    def of(cls, kind: Fingerprint, radius: int, n_bits: int, counts: bool) -> "Features":
+    def of(cls, settings: Fingerprint) -> "Features":
         """Set a fingerprint up.
 
         Raises:
             InputError: a setting that this kind of fingerprint does not have.
         """
+        kind, radius, n_bits, counts = settings
         fingerprint = build_fingerprint(kind, radius=radius, n_bits=n_bits, counts=counts)
         vector = fingerprint(MolFromSmiles("C"))  # of bits, or of counts
         length = vector.GetNumBits() if hasattr(vector, "GetNumBits") else vector.GetLength()

@@ -80,9 +80,6 @@ def decorated_scaffold(scaffold: Scaffold) -> Score:
 
     Every attachment point needs a decoration of its own, of one heavy atom or more; none may be
     tied to the scaffold or another decoration once more. A molecule costs 20 µs.
-
-    Raises:
-        InputError: the scaffold is not a molecule, has no attachment point or ill-numbered ones.
     """
     decorated = DecoratedScaffold(scaffold)
     return lambda mol: float(bool(decorated.bonds(mol)))
@@ -112,10 +109,6 @@ def reaction_filter(
     one of the reactions makes, have 0.5 + p / 2 in mode selective and p in mode non_selective.
     Where the scaffold fits in several ways, the best counts. A molecule that fits costs 0.1 ms a
     reaction; any other 20 µs.
-
-    Raises:
-        InputError: as for decorated_scaffold; an unusable reaction; in mode selective, as many
-            lists as there are not attachment points.
     """
     decorated = DecoratedScaffold(scaffold, one_point_an_atom=True)
     problems = [
@@ -162,9 +155,6 @@ def disconnections(
     """Number of bonds that one of the reactions could have made; cutting one leaves two parts.
 
     A molecule costs 0.2 ms, and 0.5 ms for each reaction that fits.
-
-    Raises:
-        InputError: an unusable reaction.
     """
     refuse(check_reactions(reactions))
     chemistry, conversions = FragmentReactions(), Conversions()

@@ -24,29 +24,32 @@ from rdkit.Chem.AllChem import ComputeMolVolume
 from chemkl.chem.molecules import parse, silenced
 from chemkl.rewards.registry import MANY, Score, component
 
-Seed = Annotated[int, Field(ge=0, le=2**31 - 1, description="Of the embedding.")]
-Attempts = Annotated[
-    int, Field(ge=1, description="Embeddings tried, from either sort of start, before it fails.")
-]
-Timeout = Annotated[
-    int,
-    Field(ge=1, description="Seconds after which no further attempt is made; one under way ends."),
-]
-HeavyAtoms = Annotated[
-    int, Field(ge=1, description="A larger molecule fails at once: one attempt may take minutes.")
-]
-SEED, ATTEMPTS, TIMEOUT, HEAVY_ATOMS = 0, 20, 10, 100
 REMEMBERED = 1024
 """Conformers kept, so that the shape components of one reward share the embedding."""
 
 
 class Embedding(NamedTuple):
-    """How a conformer is made; see the parameters of the components."""
+    """How a conformer is made: settings that the components share."""
 
-    seed: int
-    attempts: int
-    timeout: int
-    max_heavy_atoms: int
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1, description="Of the embedding.")] = 0
+    attempts: Annotated[
+        int,
+        Field(ge=1, description="Embeddings tried, from either sort of start, before it fails."),
+    ] = 20
+    timeout: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="Seconds after which no further attempt is made; one under way ends.",
+        ),
+    ] = 10
+    max_heavy_atoms: Annotated[
+        int,
+        Field(ge=1, description="A larger molecule fails at once: one attempt may take minutes."),
+    ] = 100
+
+
+EMBEDDING = Embedding()
 
 
 def conformer(mol: Mol, embedding: Embedding) -> Mol:
@@ -110,15 +113,11 @@ def _embedded(mol: Mol, embedding: Embedding) -> Mol | str:
 )
 def molecular_volume(
     *,
-    seed: Seed = SEED,
-    attempts: Attempts = ATTEMPTS,
-    timeout: Timeout = TIMEOUT,
-    max_heavy_atoms: HeavyAtoms = HEAVY_ATOMS,
+    embedding: Embedding = EMBEDDING,
     grid_spacing: Annotated[float, Field(ge=0.05, le=1, description="Of the grid, in Å.")] = 0.2,
     box_margin: Annotated[float, Field(ge=1, le=10, description="Round the atoms, in Å.")] = 2.0,
 ) -> Score:
     """Volume inside the van der Waals radii of the atoms, counted on a grid."""
-    embedding = Embedding(seed, attempts, timeout, max_heavy_atoms)
     volume: Callable[..., float] = ComputeMolVolume
     return lambda mol: volume(
         conformer(mol, embedding), gridSpacing=grid_spacing, boxMargin=box_margin
@@ -155,14 +154,7 @@ SHAPES: list[tuple[str, Callable[[Mol], float], str, tuple[float, float], str, s
 
 
 def _factory(kind: str, function: Callable[[Mol], float], meaning: str) -> Callable[..., Score]:
-    def factory(
-        *,
-        seed: Seed = SEED,
-        attempts: Attempts = ATTEMPTS,
-        timeout: Timeout = TIMEOUT,
-        max_heavy_atoms: HeavyAtoms = HEAVY_ATOMS,
-    ) -> Score:
-        embedding = Embedding(seed, attempts, timeout, max_heavy_atoms)
+    def factory(*, embedding: Embedding = EMBEDDING) -> Score:
         return lambda mol: function(conformer(mol, embedding))
 
     factory.__name__ = factory.__qualname__ = kind

@@ -12,7 +12,7 @@ of a scaffold is itself. Stereochemistry plays no part.
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -46,6 +46,29 @@ Bits = Annotated[
 Counts = Annotated[bool, Field(description="count the features instead of noting their presence")]
 Chirality = Annotated[bool, Field(description="let R and S differ")]
 MaxDistance = Annotated[int, Field(ge=1, description="bonds; atom_pairs only")]
+
+
+class Fingerprint(NamedTuple):
+    """Which fingerprint is compared: settings that several components share."""
+
+    fingerprint: Kind = "morgan"
+    radius: Radius = 2
+    n_bits: Bits = 2048
+    counts: Counts = False
+    chirality: Chirality = False
+    max_distance: MaxDistance = 30
+
+    def build(self) -> Fingerprinter:
+        """Give the function that makes it.
+
+        Raises:
+            InputError: a setting that the fingerprint does not have.
+        """
+        settings = self._asdict()
+        return build_fingerprint(settings.pop("fingerprint"), **settings)
+
+
+FINGERPRINT = Fingerprint()
 
 _COMBINE: dict[str, Callable[[np.ndarray], Any]] = {"max": np.max, "mean": np.mean, "min": np.min}
 
@@ -116,12 +139,7 @@ def tanimoto(
     references: References = None,
     *,
     references_file: ReferencesFile = None,
-    fingerprint: Kind = "morgan",
-    radius: Radius = 2,
-    n_bits: Bits = 2048,
-    counts: Counts = False,
-    chirality: Chirality = False,
-    max_distance: MaxDistance = 30,
+    fingerprint: Fingerprint = FINGERPRINT,
     combine: Combine = "max",
 ) -> Score:
     """Tanimoto similarity to the references: features shared over features that either has.
@@ -132,21 +150,9 @@ def tanimoto(
     feature_morgan of radius 2, AP is atom_pairs with ``max_distance: 10``. Its PHCO is
     pharmacophore, which has no settings. A molecule costs 0.1 ms (maccs and
     rdkit_path 1 ms; pharmacophore 7 ms, and seconds beyond 100 atoms: give it a timeout).
-
-    Raises:
-        InputError: no reference, one that is not a molecule, or a setting that the fingerprint
-            does not have.
     """
-    make = build_fingerprint(
-        fingerprint,
-        radius=radius,
-        n_bits=n_bits,
-        counts=counts,
-        chirality=chirality,
-        max_distance=max_distance,
-    )
     mols = read_references(references, references_file)
-    return _compared(mols, make, combine, DataStructs.BulkTanimotoSimilarity)
+    return _compared(mols, fingerprint.build(), combine, DataStructs.BulkTanimotoSimilarity)
 
 
 @component("dice", range=(0, 1), source="Dice, Ecology 26, 297 (1945); RDKit fingerprints")
@@ -154,31 +160,15 @@ def dice(
     references: References = None,
     *,
     references_file: ReferencesFile = None,
-    fingerprint: Kind = "morgan",
-    radius: Radius = 2,
-    n_bits: Bits = 2048,
-    counts: Counts = False,
-    chirality: Chirality = False,
-    max_distance: MaxDistance = 30,
+    fingerprint: Fingerprint = FINGERPRINT,
     combine: Combine = "max",
 ) -> Score:
     """Dice similarity to the references: features shared over the mean number of features.
 
     Settings as for tanimoto; never below it.
-
-    Raises:
-        InputError: as for tanimoto.
     """
-    make = build_fingerprint(
-        fingerprint,
-        radius=radius,
-        n_bits=n_bits,
-        counts=counts,
-        chirality=chirality,
-        max_distance=max_distance,
-    )
     mols = read_references(references, references_file)
-    return _compared(mols, make, combine, DataStructs.BulkDiceSimilarity)
+    return _compared(mols, fingerprint.build(), combine, DataStructs.BulkDiceSimilarity)
 
 
 @component("tversky", range=(0, 1), source="Tversky, Psychol. Rev. 84, 327 (1977); RDKit")
@@ -188,12 +178,7 @@ def tversky(
     alpha: Annotated[float, Field(ge=0, le=1000, description="weight of what only it has")],
     beta: Annotated[float, Field(ge=0, le=1000, description="weight of what it lacks")],
     references_file: ReferencesFile = None,
-    fingerprint: Kind = "morgan",
-    radius: Radius = 2,
-    n_bits: Bits = 2048,
-    counts: Counts = False,
-    chirality: Chirality = False,
-    max_distance: MaxDistance = 30,
+    fingerprint: Fingerprint = FINGERPRINT,
     combine: Combine = "max",
 ) -> Score:
     """Tversky similarity: c / (alpha a + beta b + c), lopsided where alpha and beta differ.
@@ -201,24 +186,13 @@ def tversky(
     Here c counts the features that molecule and reference share, a those of the molecule alone, b
     those of the reference alone. alpha = 0, beta = 1 is the share of the reference that the
     molecule contains; both 1 is tanimoto, both 0.5 dice. Other settings as for tanimoto.
-
-    Raises:
-        InputError: alpha and beta both 0; otherwise as for tanimoto.
     """
     if alpha + beta == 0:
         raise InputError("alpha = beta = 0 makes every similarity 1; set one of them above 0")
-    make = build_fingerprint(
-        fingerprint,
-        radius=radius,
-        n_bits=n_bits,
-        counts=counts,
-        chirality=chirality,
-        max_distance=max_distance,
-    )
     mols = read_references(references, references_file)
 
     bulk = partial(DataStructs.BulkTverskySimilarity, a=alpha, b=beta)
-    return _compared(mols, make, combine, bulk)
+    return _compared(mols, fingerprint.build(), combine, bulk)
 
 
 # ---- scaffolds
@@ -262,9 +236,6 @@ def scaffold_match(
     """1 when the molecule has the same scaffold as a reference, else 0 (0 without a ring).
 
     A molecule costs 0.2 ms, with generic scaffolds 0.5 ms.
-
-    Raises:
-        InputError: no reference, one that is not a molecule, or one without a scaffold.
     """
     wanted = frozenset(_scaffolds(references, references_file, form))
     scaffold_of = _SCAFFOLDS[form]
@@ -285,9 +256,6 @@ def contains_scaffold(
 
     Further rings, fused ones too, do no harm. The generic form matches whatever elements and bonds
     the molecule has there. A molecule costs 20 µs a reference.
-
-    Raises:
-        InputError: no reference, one that is not a molecule, or one without a scaffold.
     """
     queries = [_query(scaffold, form) for scaffold in _scaffolds(references, references_file, form)]
     enough = any if combine == "any" else all
@@ -321,10 +289,6 @@ def scaffold_similarity(
 
     References that share a scaffold count once. Settings as for tanimoto. A molecule costs 0.5 ms,
     with generic scaffolds 0.8 ms.
-
-    Raises:
-        InputError: no reference, one that is not a molecule, one without a scaffold, or a setting
-            that the fingerprint does not have.
     """
     make = build_fingerprint(
         fingerprint, radius=radius, n_bits=n_bits, counts=counts, max_distance=max_distance

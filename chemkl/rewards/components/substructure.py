@@ -74,9 +74,6 @@ def required_smarts(
     """1 when the molecule has the wanted substructures, else 0.
 
     A molecule costs a few µs a pattern.
-
-    Raises:
-        InputError: an unparsable pattern, or limits that no number can meet.
     """
     patterns = compile_smarts(smarts)
     if max_matches is not None and max_matches < min_matches:
@@ -102,9 +99,6 @@ def forbidden_smarts(smarts: Smarts, *, use_chirality: Chirality = False) -> Sco
     """1 when the molecule has none of the unwanted substructures, else 0.
 
     A molecule costs a few µs a pattern.
-
-    Raises:
-        InputError: an unparsable pattern.
     """
     patterns = compile_smarts(smarts)
     return lambda mol: float(
@@ -119,9 +113,6 @@ def smarts_count(
     """How often the substructures occur in the molecule, added up over the patterns.
 
     A molecule costs a few µs a pattern.
-
-    Raises:
-        InputError: an unparsable pattern.
     """
     patterns = compile_smarts(smarts)
     count = _counter(unique=unique, use_chirality=use_chirality)
