@@ -243,22 +243,6 @@ def test_a_pickle_with_another_hash_is_not_read(fake_wheel, tmp_path):
         load_classifier("gsk3b", tmp_path / "cache")
 
 
-def test_a_model_of_another_form_is_refused(fake_wheel, tmp_path):
-    vectors = np.zeros((2, 2048))
-    for make, model, why in [
-        (forest_of(classes=(0.0, 1.0, 2.0)), Forest, "classes other than 0 and 1"),
-        (forest_of(), Forest, "concatenate"),
-        (svc_of(vectors, kernel="linear"), SupportVectors, "a kernel that is not rbf"),
-        (svc_of(vectors + 0.5), SupportVectors, "support vectors that are no counts"),
-        (svc_of(None), SupportVectors, "expected an array, found a NoneType"),
-        (FOREST, SupportVectors, "kernel"),
-    ]:
-        fake_wheel(pickled(make), model=model)
-        with pytest.raises(InputError, match=rf"not a classifier of the known form \(.*{why}"):
-            load_classifier("gsk3b", tmp_path / "cache")
-    assert not (tmp_path / "cache").exists()
-
-
 def test_a_cache_that_cannot_be_written(fake_wheel, tmp_path):
     fake_wheel(pickled(FOREST))
     (tmp_path / "file").write_text("")

@@ -9,7 +9,7 @@ import hashlib
 import io
 import math
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cache, cached_property
 from pathlib import Path
@@ -162,31 +162,7 @@ def _as_dtype(pickled: Any) -> np.dtype:
 
 
 @dataclass(frozen=True)
-class Classifier:
-    """A classifier; its attributes are its arrays, by the names under which they are kept."""
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
-        """Take the arrays of `arrays` back."""
-        return cls(**{field.name: arrays[field.name] for field in fields(cls)})
-
-    @property
-    def arrays(self) -> dict[str, np.ndarray]:
-        """All that has to be kept."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    @classmethod
-    def from_pickle(cls, model: Inert) -> Self:
-        """Take the arrays out of a model of scikit-learn 0.23."""
-        raise NotImplementedError
-
-    def probability(self, mols: Sequence[Mol]) -> np.ndarray:
-        """Probability of being active, 0 to 1, in the order given."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class Forest(Classifier):
+class Forest:
     """A random forest on the 2048 bits of the Morgan fingerprint of radius 2 (ECFP4).
 
     The nodes of all trees stand in one list. A leaf is its own child on both sides.
@@ -208,17 +184,13 @@ class Forest(Classifier):
     @classmethod
     def from_pickle(cls, model: Inert) -> Self:
         """Take the arrays out of a RandomForestClassifier of two classes."""
-        if as_array(model.state["classes_"]).tolist() != [0, 1]:
-            raise ValueError("classes other than 0 and 1")
         trees = [tree.state["tree_"].state for tree in model.state["estimators_"]]
         features, children, actives, roots, n = [], [], [], [], 0
         for tree in trees:
             nodes, counts = as_array(tree["nodes"]), as_array(tree["values"])[:, 0, :]
             leaf = nodes["left_child"] < 0
-            own = np.arange(len(nodes))
-            if not np.all(leaf | (nodes["threshold"] == 0.5)):  # of bits, there is no other
-                raise ValueError("a node asks for something else than a bit")
-            sides = [np.where(leaf, own, nodes[side]) for side in ("left_child", "right_child")]
+            itself = np.arange(len(nodes))
+            sides = [np.where(leaf, itself, nodes[side]) for side in ("left_child", "right_child")]
             roots.append(n)
             features.append(np.where(leaf, 0, nodes["feature"]))
             children.append(np.stack(sides, axis=1) + n)
@@ -247,7 +219,7 @@ class Forest(Classifier):
 
 
 @dataclass(frozen=True)
-class SupportVectors(Classifier):
+class SupportVectors:
     """A support vector machine with RBF kernel on counts of Morgan features of radius 3 (FCFP6).
 
     Attributes:
@@ -268,14 +240,9 @@ class SupportVectors(Classifier):
     def from_pickle(cls, model: Inert) -> Self:
         """Take the arrays out of an SVC of two classes with probabilities."""
         state: dict[str, Any] = model.state
-        if as_array(state["classes_"]).tolist() != [0, 1] or state["kernel"] != "rbf":
-            raise ValueError("classes other than 0 and 1, or a kernel that is not rbf")
-        vectors = as_array(state["support_vectors_"])
-        small = vectors.astype(np.uint8)
-        if not np.array_equal(small, vectors):
-            raise ValueError("support vectors that are no counts")
+        vectors = as_array(state["support_vectors_"]).astype(np.uint8)  # counts, all below 256
         return cls(
-            vectors=np.ascontiguousarray(small.T),
+            vectors=np.ascontiguousarray(vectors.T),
             weights=as_array(state["_dual_coef_"])[0],
             intercept=as_array(state["_intercept_"])[0],
             gamma=np.array(state["_gamma"]),
@@ -328,7 +295,7 @@ def _feature_generator() -> rdFingerprintGenerator.FingerprintGenerator64:
 class Source(NamedTuple):
     """A pickled classifier inside the wheel, and what it becomes; the sha256 is the pickle's."""
 
-    model: type[Classifier]
+    model: type[Forest | SupportVectors]
     member: str
     sha256: str
 
@@ -354,7 +321,7 @@ CLASSIFIERS = {
 
 
 @cache
-def load_classifier(target: str, folder: Path) -> Classifier:
+def load_classifier(target: str, folder: Path) -> Forest | SupportVectors:
     """Give a classifier: from its npz in a folder, or made from the wheel, which pip may fetch.
 
     Raises:
@@ -371,18 +338,20 @@ def load_classifier(target: str, folder: Path) -> Classifier:
     return classifier
 
 
-def _read_kept(path: Path, source: Source) -> Classifier | None:
+def _read_kept(path: Path, source: Source) -> Forest | SupportVectors | None:
     """Read an npz of `_keep`; None when it is not there, damaged, or of another source."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             if arrays["sha256"] != source.sha256:
                 return None
-            return source.model.from_arrays(arrays)
+            return source.model(
+                **{field.name: arrays[field.name] for field in fields(source.model)}
+            )
     except (OSError, EOFError, LookupError, ValueError, zipfile.BadZipFile):
         return None
 
 
-def _read_wheel(wheel: Path, source: Source) -> Classifier:
+def _read_wheel(wheel: Path, source: Source) -> Forest | SupportVectors:
     """Read the pickle in the wheel, if it is the very one that is known, behind the allow-list."""
     name = f"{wheel}:{source.member}"
     with open_member(wheel, source.member) as stream:
@@ -391,16 +360,16 @@ def _read_wheel(wheel: Path, source: Source) -> Classifier:
     if sha256 != source.sha256:
         raise InputError(f"{name}: sha256 is {sha256}, expected {source.sha256}.")
     model = read_model(io.BytesIO(pickled), name)
-    try:
-        return source.model.from_pickle(model)
-    except DAMAGES as error:
-        raise InputError(f"{name}: not a classifier of the known form ({error}).") from error
+    return source.model.from_pickle(model)  # of the known form, as its hash says
 
 
-def _keep(classifier: Classifier, path: Path, source: Source) -> None:
+def _keep(classifier: Forest | SupportVectors, path: Path, source: Source) -> None:
     """Write an npz; two that do so at once write the same."""
     packed = io.BytesIO()
-    arrays: dict[str, Any] = {"sha256": np.array(source.sha256), **classifier.arrays}
+    arrays: dict[str, Any] = {
+        "sha256": np.array(source.sha256),
+        **{field.name: getattr(classifier, field.name) for field in fields(classifier)},
+    }
     np.savez_compressed(packed, **arrays)
     try:
         write_bytes(path, packed.getvalue(), parents=True)

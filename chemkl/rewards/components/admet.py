@@ -10,7 +10,6 @@ Legend: M members of the ensemble, A atoms, E directed bonds (each bond twice, o
 features of an atom (72), W features of a bond (14), H width of the hidden layers, T endpoints.
 """
 
-import math
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from typing import IO, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
-from rdkit.Chem import Atom, Bond, BondType, HybridizationType, Mol, MolToSmiles
+from rdkit.Chem import BondType, HybridizationType, Mol, MolToSmiles
 
 from chemkl.config import InputError, did_you_mean
 from chemkl.results.wheels import Wheel, fetch_wheel, open_member
@@ -165,41 +164,32 @@ def graph_of(mol: Mol) -> Graph:
     """Give a molecule as a graph."""
     atoms_AV = np.zeros((mol.GetNumAtoms(), N_ATOM_FEATURES), dtype=np.float32)
     for row, atom in zip(atoms_AV, mol.GetAtoms(), strict=True):
-        _fill_atom(row, atom)
+        values = (
+            atom.GetAtomicNum(),
+            atom.GetTotalDegree(),
+            atom.GetFormalCharge(),
+            int(atom.GetChiralTag()),
+            atom.GetTotalNumHs(),
+            atom.GetHybridization(),
+        )
+        at = 0
+        for value, choices in zip(values, _CHOICES, strict=True):
+            row[at + (choices.index(value) if value in choices else len(choices))] = 1
+            at += len(choices) + 1
+        row[at], row[at + 1] = atom.GetIsAromatic(), 0.01 * atom.GetMass()
     bonds_BW = np.zeros((mol.GetNumBonds(), N_BOND_FEATURES), dtype=np.float32)
     ends: list[int] = []
     for row, bond in zip(bonds_BW, mol.GetBonds(), strict=True):
-        _fill_bond(row, bond)
+        kind, stereo = bond.GetBondType(), int(bond.GetStereo())
+        if kind in _BOND_TYPES:  # place 0 is for no bond at all; another type has no place
+            row[1 + _BOND_TYPES.index(kind)] = 1
+        at = 1 + len(_BOND_TYPES)
+        row[at], row[at + 1] = bond.GetIsConjugated(), bond.IsInRing()
+        row[at + 2 + (stereo if stereo in _STEREO else len(_STEREO))] = 1
         ends += [bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()]
     start_E = np.array(ends, dtype=np.intp)
     end_E = start_E.reshape(-1, 2)[:, ::-1].reshape(-1)
     return Graph(atoms_AV, bonds_BW.repeat(2, axis=0), start_E, end_E)
-
-
-def _fill_atom(row: np.ndarray, atom: Atom) -> None:
-    values = (
-        atom.GetAtomicNum(),
-        atom.GetTotalDegree(),
-        atom.GetFormalCharge(),
-        int(atom.GetChiralTag()),
-        atom.GetTotalNumHs(),
-        atom.GetHybridization(),
-    )
-    at = 0
-    for value, choices in zip(values, _CHOICES, strict=True):
-        row[at + (choices.index(value) if value in choices else len(choices))] = 1
-        at += len(choices) + 1
-    row[at] = atom.GetIsAromatic()
-    row[at + 1] = 0.01 * atom.GetMass()
-
-
-def _fill_bond(row: np.ndarray, bond: Bond) -> None:
-    kind, stereo = bond.GetBondType(), int(bond.GetStereo())
-    if kind in _BOND_TYPES:  # place 0 is for no bond at all; another type has no place
-        row[1 + _BOND_TYPES.index(kind)] = 1
-    at = 1 + len(_BOND_TYPES)
-    row[at], row[at + 1] = bond.GetIsConjugated(), bond.IsInRing()
-    row[at + 2 + (stereo if stereo in _STEREO else len(_STEREO))] = 1
 
 
 # ---- the networks
@@ -271,9 +261,9 @@ class Ensemble:
             message_MEH = (into_AE @ state_MEH)[:, graph.start_E] - state_MEH[:, back_E]
             state_MEH = _relu(first_MEH + message_MEH @ w["hidden"])
         summed_MAH = into_AE @ state_MEH
-        own_MAH = graph.atoms_AV @ w["atom"][:, :N_ATOM_FEATURES]
+        atoms_MAH = graph.atoms_AV @ w["atom"][:, :N_ATOM_FEATURES]
         return _relu(
-            own_MAH + summed_MAH @ w["atom"][:, N_ATOM_FEATURES:] + w["atom_bias"][:, None]
+            atoms_MAH + summed_MAH @ w["atom"][:, N_ATOM_FEATURES:] + w["atom_bias"][:, None]
         )
 
 
@@ -300,33 +290,21 @@ def load_ensemble(kind: Kind, folder: Path) -> Ensemble:
         member = f"admet_ai/resources/models/admet_{kind}/model_{index}.pt"
         with open_member(wheel, member) as stream:
             members.append(read_checkpoint(stream, f"{wheel}:{member}"))
-    try:
-        return _joined(members)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{wheel}: not networks of the known form ({error}).") from error
-
-
-def _joined(members: Sequence[Mapping[str, Any]]) -> Ensemble:
-    """Stack the members' weights."""
-    first = members[0]
-    states = [member["state_dict"] for member in members]
+    states = [member["state_dict"] for member in members]  # as the hash of the wheel has them
 
     def stacked(name: str) -> np.ndarray:
-        each = np.stack([state[name] for state in states])
-        return np.ascontiguousarray(each.swapaxes(1, 2)) if name.endswith("weight") else each
+        arrays = np.stack([state[name] for state in states])
+        return np.ascontiguousarray(arrays.swapaxes(1, 2)) if name.endswith("weight") else arrays
 
     transformed = "predictor.output_transform.mean" in states[0]
-    settings = first["hyper_parameters"]
-    norm = float(settings["agg"]["norm"])
-    if not math.isfinite(norm) or norm <= 0:
-        raise ValueError(f"norm {norm}")
+    settings = members[0]["hyper_parameters"]
     return Ensemble(
-        endpoints=tuple(first["output_columns"]),
+        endpoints=tuple(members[0]["output_columns"]),
         weights={name: stacked(full) for name, full in _WEIGHTS.items()},
         mean_MT=stacked("predictor.output_transform.mean")[:, 0] if transformed else None,
         scale_MT=stacked("predictor.output_transform.scale")[:, 0] if transformed else None,
         depth=int(settings["message_passing"]["depth"]),
-        norm=norm,
+        norm=float(settings["agg"]["norm"]),
     )
 
 
@@ -335,29 +313,22 @@ def _joined(members: Sequence[Mapping[str, Any]]) -> Ensemble:
 _DAMAGES = (*DAMAGES, zipfile.BadZipFile, zlib.error, NotImplementedError, StopIteration)
 """What pickle, the conversion to arrays and zipfile raise for foreign or damaged bytes."""
 
-NAMES = (
-    ("__builtin__", "set"),
-    ("chemprop.nn.agg", "NormAggregation"),
-    ("chemprop.nn.message_passing.base", "BondMessagePassing"),
-    ("chemprop.nn.metrics", "BinaryAUPRC"),
-    ("chemprop.nn.metrics", "BinaryAUROC"),
-    ("chemprop.nn.metrics", "MAE"),
-    ("chemprop.nn.metrics", "R2Score"),
-    ("chemprop.nn.predictors", "BinaryClassificationFFN"),
-    ("chemprop.nn.predictors", "RegressionFFN"),
-    ("chemprop.nn.transforms", "GraphTransform"),
-    ("chemprop.nn.transforms", "UnscaleTransform"),
-    ("collections", "OrderedDict"),
-    ("lightning.fabric.utilities.data", "AttributeDict"),
-    ("torch", "device"),
-    ("torch", "float32"),
-    ("torch.nn.modules.activation", "ReLU"),
-    ("torch.nn.modules.linear", "Identity"),
-    ("torchmetrics.metric", "jit_distributed_available"),
-    ("torchmetrics.utilities.data", "dim_zero_cat"),
-    ("torchmetrics.utilities.data", "dim_zero_sum"),
-)
-"""All that a checkpoint may name beside its arrays; nothing is imported for it."""
+NAMES = {
+    "__builtin__": "set",
+    "chemprop.nn.agg": "NormAggregation",
+    "chemprop.nn.message_passing.base": "BondMessagePassing",
+    "chemprop.nn.metrics": "BinaryAUPRC BinaryAUROC MAE R2Score",
+    "chemprop.nn.predictors": "BinaryClassificationFFN RegressionFFN",
+    "chemprop.nn.transforms": "GraphTransform UnscaleTransform",
+    "collections": "OrderedDict",
+    "lightning.fabric.utilities.data": "AttributeDict",
+    "torch": "device float32",
+    "torch.nn.modules.activation": "ReLU",
+    "torch.nn.modules.linear": "Identity",
+    "torchmetrics.metric": "jit_distributed_available",
+    "torchmetrics.utilities.data": "dim_zero_cat dim_zero_sum",
+}
+"""All that a checkpoint may name beside its arrays, by module; nothing is imported for it."""
 
 
 class Inert(dict[Any, Any]):
@@ -385,7 +356,7 @@ class _Tensor:
 
 
 STAND_INS: dict[tuple[str, str], Any] = {
-    **dict.fromkeys(NAMES, Inert),
+    **{(module, name): Inert for module, names in NAMES.items() for name in names.split()},
     ("torch", "FloatStorage"): np.float32,
     ("torch", "LongStorage"): np.int64,
     ("torch._utils", "_rebuild_tensor_v2"): _Tensor(),
