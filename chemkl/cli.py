@@ -465,7 +465,9 @@ def _show(
     what: Annotated[
         str,
         typer.Argument(
-            metavar="WHAT", help="A run, a .parquet file, rewards, transforms, metrics or configs."
+            metavar="WHAT",
+            help="A run, a .parquet file; or rewards, transforms, targets, estimators, shapers, metrics, "
+            "stages, config (with the name of a stage) or configs.",
         ),
     ],
     name: Annotated[

@@ -6,7 +6,7 @@ alone; the models here are made of these when settings are checked, as only then
 
 from collections.abc import Mapping
 from functools import cache, partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     Field,
@@ -26,10 +26,17 @@ Part = Literal["target", "estimator", "shaper"]
 class _Settings(Config):
     """Settings of one kind, with its options as attributes."""
 
+    part: ClassVar[Part]
+
     if TYPE_CHECKING:
         kind: str
 
         def __getattr__(self, name: str) -> Any: ...
+
+    @classmethod
+    def listed(cls) -> list[str]:
+        """The kinds, which `chemkl show` lists with their keys."""
+        return sorted(models_of(cls.part))
 
     @property
     def options(self) -> dict[str, Any]:
@@ -39,6 +46,8 @@ class _Settings(Config):
 
 class TargetSettings(_Settings):
     """The distribution to walk to."""
+
+    part = "target"
 
     @model_validator(mode="after")
     def _fits_together(self) -> "TargetSettings":
@@ -56,12 +65,16 @@ class TargetSettings(_Settings):
 class EstimatorSettings(_Settings):
     """The loss that walks there."""
 
+    part = "estimator"
+
     duplicates: Literal["keep", "drop"] = "keep"
     """Strings that occur several times in a batch: keep counts each, drop only the first."""
 
 
 class ShaperSettings(_Settings):
     """An outside signal in the advantage."""
+
+    part = "shaper"
 
 
 def beta_of(target: Mapping[str, Any]) -> float:
@@ -100,8 +113,7 @@ def _model(part: Part, kind: str, function: Any) -> type[Config]:
         wanted = option.type if option.default is not None else option.type | None
         limits: dict[str, Any] = {} if option.range is None else dict(option.range.bounds)
         default: Any = ... if option.default is REQUIRED else option.default
-        meaning = option.meaning[:1].upper() + option.meaning[1:]
-        fields[name] = (wanted, Field(default, description=meaning, **limits))
+        fields[name] = (wanted, Field(default, description=option.meaning, **limits))
     fields.setdefault("kind", (Literal[kind], ...))
     meaning = " ".join((function.__doc__ or "").partition("\n\n")[0].split())
     return create_model(f"{kind} {part}", __base__=base[part], __doc__=meaning, **fields)

@@ -1,5 +1,6 @@
 """The keys of a model in plain words: type, range, default and meaning of each."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
@@ -34,17 +35,56 @@ class Key(NamedTuple):
         return f"{self.name}: {self.type}{default}. {self.meaning}"
 
 
-def keys_of(model: type[BaseModel]) -> list[Key]:
-    """Say of each key of a model what it takes."""
-    return [
-        Key(
-            field.alias or name,
-            _with_bounds(field.annotation, field.metadata),
-            "" if field.is_required() else _default(field),
-            " ".join((field.description or "").split()),
-        )
-        for name, field in model.model_fields.items()
-    ]
+def keys_of(model: type[BaseModel], *, inside: bool = False, above: str = "") -> list[Key]:
+    """Say of each key of a model what it takes.
+
+    Args:
+        model: the settings.
+        inside: also give the keys of sections, by their dotted names: ``callbacks.collapse.window``
+            or ``stages.0.set``; a section of several kinds has the keys of each.
+        above: the names in front of these keys.
+    """
+    keys = []
+    for name, field in model.model_fields.items():
+        key = f"{above}{field.alias or name}"
+        default = "" if field.is_required() else _default(field)
+        meaning = " ".join((field.description or "").split())
+        keys.append(Key(key, _with_bounds(field.annotation, field.metadata), default, meaning))
+        if not inside:
+            continue
+        sections = list(_sections(field.annotation, key))
+        for place, section in sections:
+            of_kind = " | ".join(map(str, kinds_of(section))) if len(sections) > 1 else ""
+            for below in keys_of(section, inside=True, above=f"{place}."):
+                note = f"({of_kind}) " if of_kind else ""
+                if not (of_kind and below.name == f"{place}.kind"):
+                    keys.append(below._replace(meaning=note + below.meaning))
+    return keys
+
+
+def kinds_of(model: Any) -> tuple[Any, ...]:
+    """The values of `kind` that choose a model."""
+    kind = model.model_fields.get("kind") if _is_model(model) else None
+    return get_args(kind.annotation) if kind is not None else ()
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _sections(annotation: Any, place: str) -> Iterator[tuple[str, type[BaseModel]]]:
+    """The models of what stands at a key, and where, without those that `chemkl show` lists."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if _is_model(annotation):
+        if not hasattr(annotation, "listed"):
+            yield place, annotation
+    elif origin in (list, tuple):
+        yield from _sections(inner[0], f"{place}.0")
+    elif origin is dict:
+        yield from _sections(inner[1], f"{place}.NAME")
+    elif origin in (Annotated, Union, UnionType):
+        for member in inner[:1] if origin is Annotated else inner:
+            yield from _sections(member, place)
 
 
 def _default(field: FieldInfo) -> str:
@@ -52,7 +92,11 @@ def _default(field: FieldInfo) -> str:
     default = field.get_default(call_default_factory=True, validated_data={})
     if isinstance(default, bool):
         return "true" if default else "false"
-    return "null" if default is None else str(default)
+    if isinstance(default, BaseModel):
+        return str(getattr(default, "kind", "its defaults"))
+    if isinstance(default, list | tuple):
+        return f"[{', '.join(map(str, default))}]"
+    return "null" if default is None else str(default) or "''"
 
 
 def _with_bounds(annotation: Any, metadata: list[Any]) -> str:
@@ -67,6 +111,9 @@ def _with_bounds(annotation: Any, metadata: list[Any]) -> str:
 
 def _type(annotation: Any) -> str:
     origin, inner = get_origin(annotation), get_args(annotation)
+    if _is_model(annotation):
+        kinds = getattr(annotation, "listed", None) or kinds_of(annotation)
+        return " | ".join(map(str, kinds() if callable(kinds) else kinds)) or "mapping"
     if origin is Annotated:
         return _with_bounds(inner[0], list(inner[1:]))
     if origin is Literal:

@@ -26,6 +26,7 @@ from typing import (
     Self,
     TypeVar,
     Union,
+    get_args,
     get_type_hints,
 )
 
@@ -76,6 +77,11 @@ class TransformSettings(Config):
     kind: str
     """Which transform, by name."""
     check: ClassVar[Callable[..., None]] = _anything
+
+    @classmethod
+    def listed(cls) -> tuple[str, ...]:
+        """Its kind, which `chemkl show transforms` lists with its keys."""
+        return get_args(cls.model_fields["kind"].annotation)
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:

@@ -6,6 +6,7 @@ Tables fit a terminal of 80 columns or more.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,11 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from chemkl.config import InputError, did_you_mean, shipped
+from chemkl.config import Config, InputError, did_you_mean, shipped
+from chemkl.config.objective import Part, models_of
+from chemkl.config.pipeline import PipelineConfig
+from chemkl.config.reward import RewardConfig
+from chemkl.config.schema import Key, keys_of
 from chemkl.display import (
     MISSING,
     cell,
@@ -48,6 +53,7 @@ from chemkl.results.trace import list_parts, read_part_schema
 from chemkl.rewards import catalogue
 from chemkl.stages.export import select
 from chemkl.stages.output_files import check_outputs, write_csv, written_out
+from chemkl.stages.registry import STAGES
 
 N_BEST = 10
 N_ROWS_OF_FILE = 5
@@ -79,10 +85,63 @@ def configs(name: str | None = None) -> Iterator[RenderableType]:
     yield Text(f"In {shipped.root()}. A command takes them by this name, from any folder.")
 
 
+def stages(name: str | None = None) -> Iterator[RenderableType]:
+    """The stages, or the keys of one."""
+    if name is not None:
+        yield from config(name)
+        return
+    table = Table("stage", "what it does", "what it writes", box=box.SIMPLE)
+    for stage in STAGES.values():
+        table.add_row(stage.name, stage.help, ", ".join(stage.outputs))
+    yield table
+    yield "The keys of one: chemkl show config STAGE"
+
+
+def config(name: str | None = None) -> Iterator[RenderableType]:
+    """Every key of a stage's config, of a reward or of a pipeline."""
+    if name is None:
+        yield from stages()
+        return
+    others: dict[str, type[Config]] = {"pipeline": PipelineConfig, "reward": RewardConfig}
+    if name not in (*STAGES, *others):
+        raise InputError(f"no config is called {name!r}{did_you_mean(name, [*STAGES, *others])}")
+    yield _keys(keys_of(others.get(name) or STAGES[name].model, inside=True))
+    yield (
+        "0 stands for any position of a list, NAME for a name of yours. More keys: chemkl show "
+        "targets, estimators, shapers, transforms; rewards for the parameters of a component."
+    )
+
+
+def _keys(keys: Iterable[Key]) -> Table:
+    table = Table("key", "type and range", "default", "meaning", box=box.SIMPLE, expand=True)
+    for key in keys:
+        row = (key.name, key.type, key.default or "required", key.meaning)
+        table.add_row(*(Text(text, overflow="fold") for text in row))
+    return table
+
+
+def parts(part: Part, kind: str | None = None) -> Iterator[RenderableType]:
+    """Every target, estimator or shaper with its keys, or one of them."""
+    models = models_of(part)
+    if kind is not None and kind not in models:
+        raise InputError(f"{part} {kind!r} is not known{did_you_mean(kind, models)}")
+    for name in models if kind is None else [kind]:
+        model = models[name]()
+        yield Text(name, style="bold")
+        yield Text((model.__doc__ or "").strip())
+        keys = [key for key in keys_of(model) if key.name != "kind"]
+        yield _keys(keys) if keys else ""
+
+
 SHOWN: dict[str, Callable[[str | None], Iterable[RenderableType]]] = {
     "rewards": catalogue.rewards,
     "transforms": catalogue.transforms,
     "metrics": metric_catalogue,
+    "targets": partial(parts, "target"),
+    "estimators": partial(parts, "estimator"),
+    "shapers": partial(parts, "shaper"),
+    "stages": stages,
+    "config": config,
     "configs": configs,
 }
 """What can be shown by name; each gives all of it, or one part in detail."""

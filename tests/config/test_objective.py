@@ -134,7 +134,7 @@ BAD = [
     (TARGET, {"kind": "mara", "beta": 0.1, "tau": 0.8, "tau_floor": 0.1}, "tau_floor go together"),
     (TARGET, {"kind": "mara", "beta": 0.1, "tau": 0.8, "alpha": 2}, "less than or equal to 1"),
     (TARGET, {"kind": "mara", "beta": 0.1, "tau": 0.8, "anchor": "best"}, "'batch' or 'running'"),
-    (TARGET, {"kind": "filter", "beta": 0.1}, "required, and not given .Reward from which on"),
+    (TARGET, {"kind": "filter", "beta": 0.1}, "required, and not given .reward from which on"),
     (ESTIMATOR, "rlo", "estimator 'rlo' is not known; did you mean 'rloo'.*msc, reinvent, rloo"),
     (ESTIMATOR, {"kind": "rloo", "duplicates": "merge"}, "'keep' or 'drop'"),
     (ESTIMATOR, {"kind": "f_dpg", "divergence": "k"}, "'kl', 'reverse_kl', 'js' or 'tv'"),

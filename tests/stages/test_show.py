@@ -257,11 +257,11 @@ def test_the_tables_of_an_evaluation_can_be_asked_too(tmp_path, file):
         (
             ["reward"],
             "cannot show 'reward': no such run folder or Parquet file; did you mean 'rewards'? "
-            "Known: configs, metrics, rewards, transforms",
+            "Known: config, configs, estimators, metrics, rewards, shapers, stages, targets, transforms",
         ),
         (
             ["x" * 300],
-            "no such run folder or Parquet file. Known: configs, metrics, rewards, transforms",
+            "no such run folder or Parquet file. Known: config, configs, estimators, metrics, rewards, shapers, stages, targets, transforms",
         ),
         (["rewards", "qedd"], "unknown component 'qedd'; did you mean 'qed'?"),
         (["transforms", "sigmod"], "unknown transform 'sigmod'; did you mean 'sigmoid'?"),
