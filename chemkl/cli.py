@@ -466,8 +466,8 @@ def _show(
         str,
         typer.Argument(
             metavar="WHAT",
-            help="A run, a .parquet file; or rewards, transforms, targets, estimators, shapers, metrics, "
-            "stages, config (with the name of a stage) or configs.",
+            help="A run, a .parquet file; or rewards, transforms, targets, estimators, shapers, "
+            "metrics, stages, config (with the name of a stage) or configs.",
         ),
     ],
     name: Annotated[

@@ -257,11 +257,12 @@ def test_the_tables_of_an_evaluation_can_be_asked_too(tmp_path, file):
         (
             ["reward"],
             "cannot show 'reward': no such run folder or Parquet file; did you mean 'rewards'? "
-            "Known: config, configs, estimators, metrics, rewards, shapers, stages, targets, transforms",
+            "Known: config, configs, estimators, metrics, rewards, shapers, stages, targets, "
+            "transforms",
         ),
         (
             ["x" * 300],
-            "no such run folder or Parquet file. Known: config, configs, estimators, metrics, rewards, shapers, stages, targets, transforms",
+            "no such run folder or Parquet file. Known: config, configs, estimators",
         ),
         (["rewards", "qedd"], "unknown component 'qedd'; did you mean 'qed'?"),
         (["transforms", "sigmod"], "unknown transform 'sigmod'; did you mean 'sigmoid'?"),
