@@ -4,11 +4,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from chemkl.display import MISSING
+from chemkl.display import MISSING, cell, plain_table
 
 Row = Mapping[str, Any]
 
@@ -28,33 +27,30 @@ _LATEX_SPECIAL = re.compile("[" + re.escape("".join(_LATEX)) + "]")
 
 def header(confidence: float) -> list[str]:
     """The columns of the table."""
-    return [
-        "metric",
-        "of",
-        "method",
-        "n",
-        "mean ± sd",
-        "baseline",
-        f"difference [{confidence:.4g} %]".replace(f"{confidence:.4g}", f"{100 * confidence:.4g}"),
-        "p",
-        "p (Holm)",
-        "verdict",
-    ]
+    difference = f"difference [{100 * confidence:.4g} %]"
+    spreads = ["mean ± sd", "baseline", difference]
+    return ["metric", "of", "method", "n", *spreads, "p", "p (Holm)", "verdict"]
 
 
 def cells(row: Row) -> list[str]:
     """One comparison in words and numbers, in the order of the header."""
     interval = "" if row["low"] is None else f" [{number(row['low'])}, {number(row['high'])}]"
+    spreads = [
+        number(row[mean]) + ("" if row[sd] is None else f" ± {number(row[sd])}")
+        for mean, sd in (("mean", "sd"), ("baseline_mean", "baseline_sd"))
+    ]
+    p_values = [
+        "<0.001" if row[p] is not None and row[p] < 0.001 else cell(row[p], ".3f")
+        for p in ("p", "p_holm")
+    ]
     return [
         f"{row['metric']} ({row['better']})",
         set_name(row["threshold"]),
         row["method"],
         str(row["n"]),
-        _spread(row["mean"], row["sd"]),
-        _spread(row["baseline_mean"], row["baseline_sd"]),
+        *spreads,
         number(row["difference"]) + interval,
-        _p(row["p"]),
-        _p(row["p_holm"]),
+        *p_values,
         row["verdict"],
     ]
 
@@ -107,8 +103,7 @@ def latex(rows: Sequence[Row], remarks: Sequence[str], confidence: float) -> str
 
 def terminal(rows: Sequence[Row], confidence: float) -> Table:
     """The table for the terminal."""
-    table = Table(title_justify="left", box=box.SIMPLE_HEAD)
-    table.padding = (0, 1, 0, 0)
+    table = plain_table()
     for place, name in enumerate(header(confidence)):
         table.add_column(name, justify="right" if 3 <= place <= 8 else "left")
     for row in rows:
@@ -126,16 +121,6 @@ def number(value: float | None) -> str:
     if value is None:
         return MISSING
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def _spread(mean: float | None, sd: float | None) -> str:
-    return number(mean) if sd is None else f"{number(mean)} ± {number(sd)}"
-
-
-def _p(value: float | None) -> str:
-    if value is None:
-        return MISSING
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _place(row: Row) -> str:
