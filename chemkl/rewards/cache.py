@@ -79,43 +79,35 @@ class ScoreCache:
         self._connection.close()
 
     def look_up(self, smiles: Sequence[str]) -> dict[str, dict[str, Value]]:
-        """Find what is known of molecules.
-
-        Args:
-            smiles: canonical SMILES.
-
-        Returns:
-            By SMILES, the values by component; nothing for what is not known.
-        """
+        """Give what is cached of molecules: by canonical SMILES, the values by component."""
         columns = "".join(f", m.{self._columns[name]}" for name in self._names)
         query = (
             f"select m.smiles{columns} "
             "from json_each(?) as given cross join molecule as m on m.smiles = given.value"
         )
         with self._explained():
-            found = self._connection.execute(query, (json.dumps(list(smiles)),)).fetchall()
-        names = self._names
+            rows = self._connection.execute(query, (json.dumps(list(smiles)),)).fetchall()
         return {
-            row[0]: {
-                name: value for name, value in zip(names, row[1:], strict=True) if value is not None
+            text: {
+                n: value for n, value in zip(self._names, values, strict=True) if value is not None
             }
-            for row in found
+            for text, *values in rows
         }
 
-    def store(self, known: Mapping[str, Mapping[str, Value]]) -> None:
+    def store(self, new: Mapping[str, Mapping[str, Value]]) -> None:
         """Add values, by SMILES and component; a value that is there already stays."""
         by_columns: dict[tuple[str, ...], list[tuple[Value, ...]]] = {}
-        for smiles, values in known.items():
+        for smiles, values in new.items():
             stored = {self._columns[name]: value for name, value in values.items()}
             if stored:
                 rows = by_columns.setdefault(tuple(stored), [])
                 rows.append((smiles, *stored.values()))
         with self._explained(), self._writing():
             for columns, rows in by_columns.items():
-                new = ", ".join(f"{each} = coalesce({each}, excluded.{each})" for each in columns)
+                kept = ", ".join(f"{c} = coalesce({c}, excluded.{c})" for c in columns)
                 self._connection.executemany(
                     f"insert into molecule (smiles, {', '.join(columns)}) "
-                    f"values (?{', ?' * len(columns)}) on conflict (smiles) do update set {new}",
+                    f"values (?{', ?' * len(columns)}) on conflict (smiles) do update set {kept}",
                     rows,
                 )
 
@@ -177,8 +169,8 @@ class ScoreCache:
 
     def _number(self, key: str) -> int | None:
         query = "select id from component where key = ?"
-        found = self._connection.execute(query, (key,)).fetchone()
-        return None if found is None else int(found[0])
+        row = self._connection.execute(query, (key,)).fetchone()
+        return None if row is None else int(row[0])
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -225,7 +217,7 @@ def _keep_a_log(connection: sqlite3.Connection) -> None:
 def _signature(connection: sqlite3.Connection) -> tuple[int, int, int]:
     """What the file says it is, its format, and how many tables it has."""
     queries = ("pragma application_id", "pragma user_version", "select count(*) from sqlite_master")
-    signature, version, tables = (connection.execute(each).fetchone()[0] for each in queries)
+    signature, version, tables = (connection.execute(query).fetchone()[0] for query in queries)
     return int(signature), int(version), int(tables)
 
 
@@ -250,11 +242,6 @@ def component_key(
     it too. What a module of the user's imports is not looked into: after a change there the version
     has to be raised, or the cache given up. Name, weight, role and transform are not in the key:
     they come after the raw value.
-
-    Args:
-        part: the component's settings.
-        score: its score function.
-        folder: where relative paths in the parameters are looked up before the working directory.
     """
     component = find_component(part.kind)
     fields = component.parameter_model.model_fields
@@ -263,7 +250,7 @@ def component_key(
         "kind": part.kind,
         "version": component.version,
         "parameters": defaults | part.parameters,
-        "files": [sha256_of(each) for each in named_files(part.parameters, folder)],
+        "files": [sha256_of(file) for file in named_files(part.parameters, folder)],
         "source": _source(component.factory),
         "identity": str(getattr(score, "identity", "")),
         "versions": {name: version(name) for name in DECISIVE},
@@ -273,7 +260,7 @@ def component_key(
 
 
 def reward_files(config: RewardConfig) -> dict[str, Path]:
-    """Every file that a reward's parameters name, by a role of its own: inputs for a manifest."""
+    """Every file that a reward's parameters name, by its role: inputs for a manifest."""
     return {
         f"reward.{part.name}.{number}": file
         for part in config.components
@@ -301,11 +288,11 @@ def _source(factory: Callable[..., Any]) -> str:
 def named_files(value: Any, folder: Path | None) -> Iterator[Path]:
     """Find every file that is named somewhere in parameters, also as ``file.py:function``."""
     if isinstance(value, dict):
-        for _, each in sorted(value.items(), key=str):  # the order that the user wrote is of no use
-            yield from named_files(each, folder)
+        for _, part in sorted(value.items(), key=str):  # the order that the user wrote is of no use
+            yield from named_files(part, folder)
     elif isinstance(value, list | tuple):
-        for each in value:
-            yield from named_files(each, folder)
+        for part in value:
+            yield from named_files(part, folder)
     elif isinstance(value, str | Path):
         texts = (str(value), str(value).rpartition(":")[0])
         places = [place for text in texts for place in _places(text, folder)]
@@ -316,7 +303,7 @@ def _places(text: str, folder: Path | None) -> Iterator[Path]:
     """Where a name is looked up, as `chemkl.config.InputPath` does it."""
     with suppress(RuntimeError):  # ~nobody
         path = Path(text).expanduser()
-        yield from (each / path for each in (folder or Path.cwd(), Path.cwd()))
+        yield from (place / path for place in (folder or Path.cwd(), Path.cwd()))
 
 
 def _is_file(path: Path) -> bool:

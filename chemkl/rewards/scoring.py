@@ -257,8 +257,8 @@ def product(scores: Sequence[float], weights: Sequence[float]) -> float:
 
 def minimum(scores: Sequence[float], weights: Sequence[float]) -> float:
     """The smallest score; NaN if one is NaN. Weights, one for each score, change nothing."""
-    known = [score for score, _ in zip(scores, weights, strict=True)]
-    return math.nan if any(map(math.isnan, known)) else min(known)
+    same = [score for score, _ in zip(scores, weights, strict=True)]
+    return math.nan if any(map(math.isnan, same)) else min(same)
 
 
 AGGREGATES: dict[str, Callable[[Sequence[float], Sequence[float]], float]] = {

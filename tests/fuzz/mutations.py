@@ -110,9 +110,7 @@ def mutated_config(rng: random.Random, text: str) -> str:
         kind = rng.randrange(8)
         if kind == 0:
             cut = rng.randint(0, len(line))
-            lines[at] = (
-                line[:cut] + rng.choice("\t\0 :-[]{}&*!|>'\"%@`#,?é\x85\ufeff\ud800") + line[cut:]
-            )
+            lines[at] = line[:cut] + rng.choice(CHARACTERS) + line[cut:]
         elif kind == 1:
             lines[at] = " " * rng.choice([1, 2, 4, 60]) + line
         elif kind == 2:
@@ -154,12 +152,11 @@ def _nested_elsewhere(rng: random.Random, text: str) -> str:
 
 def _places(data: Any) -> Iterator[tuple[Any, Any]]:
     """Every place of the data that can be given another value."""
-    pairs = (
-        data.items()
-        if isinstance(data, dict)
-        else enumerate(data if isinstance(data, list) else [])
-    )
-    for key, value in list(pairs):
+    if isinstance(data, dict):
+        pairs = list(data.items())
+    else:
+        pairs = list(enumerate(data)) if isinstance(data, list) else []
+    for key, value in pairs:
         yield data, key
         yield from _places(value)
 

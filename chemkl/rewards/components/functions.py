@@ -208,8 +208,8 @@ def load_function(reference: str, folder: Path | None = None) -> UserFunction:
     value: Any = module
     for part in name.split("."):
         if not hasattr(value, part):
-            known = _functions_in(value, module.__name__ if place.endswith(".py") else None)
-            raise InputError(f"{place} has no {part!r}{did_you_mean(part, known)}")
+            names = _functions_in(value, module.__name__ if place.endswith(".py") else None)
+            raise InputError(f"{place} has no {part!r}{did_you_mean(part, names)}")
         value = getattr(value, part)
     if inspect.isclass(value) or not callable(value):
         kind = "a class" if inspect.isclass(value) else f"of type {type(value).__name__}"

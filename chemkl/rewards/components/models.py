@@ -276,8 +276,10 @@ def load_skops(
         )
     called = method or ("predict_proba" if hasattr(model, "predict_proba") else "predict")
     if not hasattr(model, called):
-        known = [m for m in ("predict", "predict_proba", "decision_function") if hasattr(model, m)]
-        raise InputError(f"{type(model).__name__} has no {called}{did_you_mean(called, known)}")
+        methods = [
+            m for m in ("predict", "predict_proba", "decision_function") if hasattr(model, m)
+        ]
+        raise InputError(f"{type(model).__name__} has no {called}{did_you_mean(called, methods)}")
     names = model.get_params(deep=True) if hasattr(model, "get_params") else {}
     jobs = {name: 1 for name in names if name.rpartition("__")[2] == "n_jobs"}
     if jobs:
