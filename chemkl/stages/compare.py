@@ -6,12 +6,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from chemkl.config import InputError, complaints
 from chemkl.config.evaluate import CompareConfig
-from chemkl.display import say
+from chemkl.display import Bar, say
 from chemkl.evaluation import evaluate, from_trace, metrics_schema
 from chemkl.evaluation.comparison import (
     COMPARISON_SCHEMA,
@@ -167,23 +165,16 @@ def _never_acted(used: Mapping[tuple[str, int], Path]) -> dict[tuple[str, int], 
 
 def _evaluate(used: Mapping[tuple[str, int], Path], settings: CompareConfig) -> Values:
     """Evaluate the traces, with a bar: some seconds for ten thousand molecules."""
-    numbers = [each for each in settings.thresholds if each is not None]
-    columns = (TextColumn("evaluating the runs"), BarColumn(), MofNCompleteColumn())
-    console = Console(stderr=True)
+    numbers = [threshold for threshold in settings.thresholds if threshold is not None]
     found = {}
-    with Progress(
-        *columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal
-    ) as progress:
-        for place, folder in progress.track(used.items()):
-            samples = from_trace(
-                str(folder),
-                read_trace(folder, TRACE_COLUMNS),
-                settings.options.workers,
-                Manifest.load(folder),
-            )
+    with Bar("evaluating the runs", len(used)) as bar:
+        for place, folder in used.items():
+            trace, manifest = read_trace(folder, TRACE_COLUMNS), Manifest.load(folder)
+            samples = from_trace(str(folder), trace, settings.options.workers, manifest)
             if samples.note is not None:
                 say(samples.note)
             found[place] = evaluate(samples, numbers, settings.options)
+            bar.advance()
     return found
 
 

@@ -5,11 +5,10 @@ from dataclasses import replace
 
 import pandas as pd
 import pyarrow as pa
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from chemkl.config import InputError, complaints
 from chemkl.config.evaluate import TRACE_FOLDER, ForecastConfig
+from chemkl.display import Bar
 from chemkl.evaluation.forecast_runs import compare, page, points_of, read_runs, run_sentences
 from chemkl.evaluation.forecast_targets import (
     FORECAST_SCHEMA,
@@ -93,22 +92,15 @@ def _draw(config: ForecastConfig) -> tuple[pd.DataFrame, int]:
     """Draw from the prior and score; return the rows, and how many oracle calls they took."""
     prior = load_policy(config.prior).to(config.device)
     ledger = Ledger(RewardModel.from_config(config.reward), build_filter(None), config.n)
-    columns = (TextColumn("sampling the prior"), BarColumn(), MofNCompleteColumn())
     frames = []
-    with Progress(
-        *columns,
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        disable=not config.callbacks.progress_bar,
-    ) as progress:
-        task = progress.add_task("sample", total=config.n)
+    with Bar("sampling the prior", config.n, shown=config.callbacks.progress_bar) as bar:
         for step, start in enumerate(range(0, config.n, config.sample_batch)):
             n = min(config.sample_batch, config.n - start)
             rollout = prior.sample(n, stream(config.seed, step, purpose="forecast"))
             rows = ledger.enter(step, rollout)
             rows["logp_ref"] = rollout.logp.cpu().numpy().astype(float)
             frames.append(rows)
-            progress.advance(task, n)
+            bar.advance(n)
     return pd.concat(frames, ignore_index=True), ledger.n_calls
 
 

@@ -9,8 +9,6 @@ from time import perf_counter
 from typing import Any
 
 import pyarrow as pa
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from chemkl.chem.standardise import Standardiser
@@ -19,6 +17,7 @@ from chemkl.config.prepare import FileSource, FilterConfig, PrepareConfig
 from chemkl.corpus import files
 from chemkl.corpus.cleaning import Clean, Cleaner, clean_lines, peak_memory
 from chemkl.corpus.files import N_LINES, read_source
+from chemkl.display import Bar, Column, table
 from chemkl.files.molecules import Line, MoleculeFile
 from chemkl.results.atomic import json_of, write_bytes
 from chemkl.stages.registry import STAGES, View
@@ -77,18 +76,16 @@ def _write(
         InputError: not one line holds a usable molecule.
     """
     rows = _Rows()
-    columns = (TextColumn("reading molecules"), BarColumn(), MofNCompleteColumn())
     with (
-        Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress,
+        Bar("reading molecules", total, lines=10) as bar,
         files.write_table(out / files.MOLECULES, schema) as molecules,
         files.write_table(out / files.DROPPED, files.DROPPED_SCHEMA) as dropped,
     ):
-        task = progress.add_task("read", total=total)
         for chunk in cleaned:
             kept, lost = rows.divide(chunk)
             molecules.append(kept)
             dropped.append(lost)
-            progress.advance(task, len(chunk))
+            bar.advance(len(chunk))
         if not rows.kept:
             raise InputError(f"no line holds a usable molecule. Reasons: {rows.reasons()}")
         tokens = json_of(dict(sorted(rows.tokens.items())))
@@ -169,14 +166,11 @@ def _total_memory(peaks: Mapping[int, int]) -> float | None:
 
 def _table(tally: dict[str, Any], out: Path) -> Table:
     """What was kept and what was dropped and why."""
-    table = Table(title=f"{tally['molecules']:,} molecules, {tally['n_tokens']} tokens: {out}")
-    table.add_column("")
-    table.add_column("lines", justify="right")
-    for split, n in tally["splits"].items():
-        table.add_row(f"kept in {split}", f"{n:,}")
-    for reason, n in tally["dropped"].items():
-        table.add_row(f"dropped: {reason}", f"{n:,}")
+    rows = [{"what": f"kept in {split}", "lines": n} for split, n in tally["splits"].items()]
+    rows += [{"what": f"dropped: {reason}", "lines": n} for reason, n in tally["dropped"].items()]
+    title = f"{tally['molecules']:,} molecules, {tally['n_tokens']} tokens: {out}"
+    shown = table(title, [Column("what", ""), Column("lines", "lines", ",d")], rows)
     memory = tally["peak_memory_mib"]
     cost = f", at most {memory:,.0f} MiB" if memory is not None else ""
-    table.caption = f"{tally['seconds']:.0f} s{cost}"
-    return table
+    shown.caption = f"{tally['seconds']:.0f} s{cost}"
+    return shown

@@ -314,6 +314,7 @@ STAGES: dict[str, Stage] = {
                 MANIFEST,
             ),
             result="text_diversity.parquet",
+            code="chemkl.stages.evaluate",
         ),
         Stage(
             "compare",

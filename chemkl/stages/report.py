@@ -1,7 +1,7 @@
 """The report stage: the traces of runs become one self-contained HTML page."""
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,19 +9,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
-from rich.console import Console
-from rich.progress import track
 
 from chemkl.config import InputError
-from chemkl.config.evaluate import DEFAULT_TAU, ReportConfig
-from chemkl.display import say
+from chemkl.config.evaluate import DEFAULT_TAU, MetricOptions, ReportConfig
+from chemkl.display import Bar, say, span
 from chemkl.evaluation import evaluate, from_trace
 from chemkl.evaluation.comparison import COMPARISON_SCHEMA
 from chemkl.evaluation.families import family_rows
-from chemkl.evaluation.metrics import describe_window
+from chemkl.evaluation.metrics import describe_window, shown_in
 from chemkl.evaluation.reference import Comparisons
 from chemkl.evaluation.samples import Samples, read_samples
-from chemkl.reports import PageOptions, RunView, render_page
+from chemkl.reports import PageOptions, RunView, Table, render_page
 from chemkl.reports.view import COLUMNS
 from chemkl.results import (
     Manifest,
@@ -36,7 +34,6 @@ from chemkl.results.provenance import method_settings, mixed_settings
 from chemkl.results.seal import check_seal
 from chemkl.stages.evaluate import require_traces, run_names
 from chemkl.stages.registry import STAGES
-from chemkl.stages.report_tables import note, tables
 from chemkl.stages.runner import Start
 
 PAGE = "report.html"
@@ -66,17 +63,19 @@ def work(config: ReportConfig, start: Start) -> None:
     with start.claim(_inputs(config, names, folders), seed=config.metrics.seed) as manifest:
         threshold, source = _threshold(config, dict(zip(names, folders, strict=True)))
         prior = _prior(config)
-        views = [
-            _view(name, folder, threshold, config, prior)
-            for name, folder in _tracked(list(zip(names, folders, strict=True)))
-        ]
+        views = []
+        # some seconds for ten thousand molecules
+        with Bar("evaluating the runs", len(folders)) as bar:
+            for name, folder in zip(names, folders, strict=True):
+                views.append(_view(name, folder, threshold, config, prior))
+                bar.advance()
         options = replace(
             _options(config, threshold, prior),
             threshold_source=source,
-            note=note(views, threshold, config.metrics),
+            note=_note(views, threshold, config.metrics),
             comparison=comparison,
         )
-        text = render_page(views, methods, tables(views, threshold, config.metrics), options)
+        text = render_page(views, methods, _tables(views, threshold, config.metrics), options)
         written = text.encode()
         write_bytes(page, written)
         manifest.finish(results={"runs": names, "bytes": len(written)})
@@ -111,12 +110,6 @@ def _prior(settings: ReportConfig) -> Samples | None:
     if settings.prior is None:
         return None
     return read_samples("prior", settings.prior, settings.metrics.workers)
-
-
-def _tracked(items: Sequence[tuple[str, Path]]) -> Iterable[tuple[str, Path]]:
-    """The runs, with a bar: some seconds for ten thousand molecules."""
-    console = Console(stderr=True)
-    return track(items, "evaluating the runs", console=console, disable=not console.is_terminal)
 
 
 def _lines(page: Path, size: int, n_runs: int, seconds: float) -> Iterator[str]:
@@ -269,3 +262,56 @@ def _inputs(
         "comparison": settings.comparison,
     }
     return traces | {role: path for role, path in files.items() if path is not None}
+
+
+# ---- the tables of the page
+
+
+_MEANINGS = {
+    "prior_coverage": "Share of the generic scaffolds of the prior's sample (of its hits, in the "
+    "table of hits) that the set has as well.",
+}
+"""Where the text of the column rests on that of another one, which the page does not show."""
+
+
+def _tables(views: Sequence[RunView], threshold: float, options: MetricOptions) -> list[Table]:
+    """The tables of the page: of all molecules, along the run, and of the hits if there are any."""
+    whole, hits = [view.all_molecules for view in views], [view.hits for view in views]
+    titled = {
+        "All distinct molecules": (["whole"], whole),
+        "Along the run": (["late", "auc"], whole),
+        f"Hits: R ≥ {threshold:g}": (["hits"], hits if any(r.get("yield") for r in hits) else []),
+    }
+    return [
+        Table(
+            title,
+            [
+                replace(metric, meaning=_MEANINGS.get(metric.key, metric.meaning))
+                for name in names
+                for metric in shown_in(name, options)
+            ],
+            rows,
+        )
+        for title, (names, rows) in titled.items()
+        if rows
+    ]
+
+
+def _note(views: Sequence[RunView], threshold: float, options: MetricOptions) -> str:
+    """Fingerprint, bits and picker, what AUC is over: what belongs beside every number."""
+    over = [row["auc_calls"] for row in (v.all_molecules for v in views) if row.get("auc_calls")]
+    calls = f"{span(over, '{:,}'.format)} call{'s' * ({*over} != {1})}" if over else ""
+    auc = f" AUC: over {calls}, as many as a run had." if over else ""
+    no_hit = (
+        f"No run has a hit: none with R ≥ {threshold:g}. "
+        if not any(view.hits.get("yield") for view in views)
+        else ""
+    )
+    return no_hit + (
+        "IntDiv: MOSES, p = 1; #Circles: LeaderPicker, Tanimoto distance > "
+        f"{options.circles_distance:g}, in the order first scored; both on Morgan fingerprints of "
+        "radius 2 and 1024 bits. Scaffolds: Bemis-Murcko, acyclic molecules left out. OB: oracle "
+        "calls until the first, 10th and 100th hit. IntDiv is computed on at most "
+        f"{options.max_molecules:,} molecules of a set. Late: the last {options.late_samples:,} "
+        f"valid samples.{auc}"
+    )

@@ -1,36 +1,41 @@
-"""The score stage: a file of SMILES becomes a table of scores, one row for each line."""
+"""Scoring: a file of SMILES becomes a table of scores, one row for each line.
+
+`run` returns the path of the table. Of the command `chemkl score` see `run_command`.
+"""
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from chemkl.config import Config, InputError, complaints, load_config, shipped
+from chemkl.config import InputError, complaints, load_config, shipped
 from chemkl.config.document import Document
-from chemkl.config.loading import Draft, Override
+from chemkl.config.loading import Override
 from chemkl.config.paths import STDIN, local
 from chemkl.config.prepare import ScoreConfig
-from chemkl.display import say, standard_output
+from chemkl.display import Bar, Column, cell, say, standard_output, table
 from chemkl.files.molecules import ENDINGS, NO_CELL, Line, MoleculeFile
 from chemkl.files.streams import PACKINGS
-from chemkl.results.atomic import refuse_other_names, write_json
-from chemkl.results.columns import described_schema, trace_schema
+from chemkl.files.tables import is_text
+from chemkl.results.atomic import atomic_file, refuse_other_names, write_json
+from chemkl.results.columns import RAW_PREFIX, SCORE_PREFIX, described_schema, trace_schema
 from chemkl.results.provenance import InputFile, config_hash, sha256_of
 from chemkl.rewards import RewardModel
 from chemkl.rewards.cache import reward_files
+from chemkl.rewards.model import FailureCount
 from chemkl.stages.registry import STAGES, View
 from chemkl.stages.runner import AGAIN, Start, move_aside
-from chemkl.stages.score_summary import Summary
-from chemkl.stages.score_table import Table, as_written, written_type
 
 FORMATS = {".parquet": "parquet", ".csv": "csv"}
 """Endings of the files that are written, and what they hold."""
@@ -38,12 +43,14 @@ FORMATS = {".parquet": "parquet", ".csv": "csv"}
 FOREIGN = (*ENDINGS, *PACKINGS, ".json", ".xlsx")
 """Endings of files that are not written: a folder that is called so would be a mistake."""
 
+N_BEST = 5
+"""So many molecules, and reasons why lines are none, are shown."""
+
 _OWN = {
     "line": (pa.int64(), "Line of the file that was scored, from 1 (row of a Parquet file)."),
     "smiles": (pa.string(), "SMILES as it stands in the file. Null: there is none; see reason."),
 }
 _NAME = (pa.string(), "What the file calls the molecule. Null: it has no name.")
-
 
 run = STAGES["score"].run
 
@@ -51,9 +58,8 @@ run = STAGES["score"].run
 def problems(view: View) -> Iterator[tuple[str, list[str]]]:
     """Look into the reward and the beginning of the file, without scoring."""
     yield "", complaints((RewardModel.from_config, view.section("reward")))
-    if view.config is not None:
-        readable = None if view.get("file") is None else view.config
-        yield "file", complaints((_check_file, readable))
+    if isinstance(view.config, ScoreConfig) and view.get("file") is not None:
+        yield "file", complaints((_first_line, view.config))
 
 
 def work(config: ScoreConfig, start: Start) -> None:
@@ -64,15 +70,17 @@ def work(config: ScoreConfig, start: Start) -> None:
             else.
     """
     with start.claim(_inputs(config)) as manifest:
-        manifest.finish(results=score_file(config, start.out / f"scores.{config.format}"))
+        place = start.out / f"scores.{config.format}"
+        manifest.finish(results=score_file(config, place, start.console))
 
 
-def score_file(config: ScoreConfig, table: Path) -> dict[str, Any]:
+def score_file(config: ScoreConfig, place: Path, console: Console) -> dict[str, Any]:
     """Score a file into a table, which appears when it is whole, and print a summary.
 
     Args:
         config: the settings.
-        table: what is written, as `config.format` says.
+        place: what is written, as `config.format` says.
+        console: where the summary is printed.
 
     Returns:
         The summary: lines, valid, mean reward, best molecules, and of each component how often it
@@ -85,20 +93,20 @@ def score_file(config: ScoreConfig, table: Path) -> dict[str, Any]:
     with RewardModel.from_config(config.reward) as reward:
         schema, kept = _schema(reward, file, config.format)
         summary = Summary(reward.component_names)
-        with Table.open(table, config.format, schema) as written:
-            has_cells = False
-            for chunk in _shown(file, config, reward):
-                rows = _rows(reward, chunk, kept)
-                written.append(rows)
+        has_cells = False
+        with _writer(place, config.format, schema) as writer:
+            for lines in _batches(file, config, reward):
+                rows = _rows(reward, lines, kept)
+                writer.write_table(pa.Table.from_pandas(rows, schema, preserve_index=False))
                 summary.add(rows)
-                has_cells |= any(line.reason != NO_CELL for line in chunk)
+                has_cells |= any(line.reason != NO_CELL for line in lines)
             if not has_cells and config.column is not None:
                 raise InputError(
                     f"{config.file}: no line has the column {config.column}, counted from 0"
                 )
             summary.require_valid(config.file)
         results = summary.results(reward.failures)
-    summary.print(standard_output(), reward.failures)
+    summary.print(console, reward.failures)
     return results
 
 
@@ -125,7 +133,8 @@ def run_command(
     Raises:
         InputError: a setting, the file, or output that is there already.
     """
-    out = out or Path("runs", f"{_stem(file)}{STAGES['score'].suffix}")
+    stage = STAGES["score"]
+    out = out or Path("runs", f"{_stem(file)}{stage.suffix}")
     form = FORMATS.get(out.suffix.lower())
     if form is None and out.suffix.lower() in FOREIGN:
         raise InputError(
@@ -135,15 +144,17 @@ def run_command(
     refuse_other_names(out)
     changes = [*overrides, *([] if form is None else [f"format={form}"])]
     checked = settings(file, config, changes)
-    STAGES["score"].check(checked)
+    stage.check(checked)
     if out.resolve() == checked.file:
         raise InputError(f"--out {out}: this is the file to be scored; choose another")
     if fresh:
         move_aside(out, checked, also=[Path(config)], tables=True)
     if form is None:
-        table: Path = run(checked, out)
-        return table
-    if out.is_file() and has_record(checked, _inputs(checked), out):
+        written: Path = run(checked, out)
+        return written
+    # a table that stands alone has what it was made of in a hidden file beside it
+    record = out.with_name(f".{out.name}.manifest.json")
+    if out.is_file() and _is_recorded(record, checked, out):
         say(f"{out}: complete, skipped; {AGAIN}")
         return out
     if out.exists():
@@ -151,37 +162,23 @@ def run_command(
             f"{out}: exists, and was not made of this file with these settings, or has changed. "
             "Choose another --out, or move it aside with --fresh"
         )
-    score_file(checked, out)
-    keep_record(checked, _inputs(checked), out)
+    score_file(checked, out, standard_output())
+    write_json(record, _made_of(checked, out))
     return out
 
 
-def _beside(draft: Draft) -> list[str]:
-    return complaints((RewardModel.from_config, draft.section("reward")))
-
-
-def keep_record(config: Config, inputs: Mapping[str, Path], table: Path) -> None:
-    """Write down what a table was made of that stands alone, in a hidden file beside it."""
-    write_json(_record(table), _made_of(config, inputs, table))
-
-
-def has_record(config: Config, inputs: Mapping[str, Path], table: Path) -> bool:
-    """Whether a table that stands alone was made of this config and these inputs, and is whole."""
+def _is_recorded(record: Path, config: ScoreConfig, out: Path) -> bool:
     try:
-        return bool(json.loads(_record(table).read_bytes()) == _made_of(config, inputs, table))
+        return bool(json.loads(record.read_bytes()) == _made_of(config, out))
     except (OSError, ValueError):
         return False
 
 
-def _record(table: Path) -> Path:
-    return table.with_name(f".{table.name}.manifest.json")
-
-
-def _made_of(config: Config, inputs: Mapping[str, Path], table: Path) -> dict[str, Any]:
+def _made_of(config: ScoreConfig, out: Path) -> dict[str, Any]:
     return {
         "config_hash": config_hash(config.model_dump(mode="json")),
-        "inputs": {role: InputFile.of(path).sha256 for role, path in inputs.items()},
-        "sha256": sha256_of(table),
+        "inputs": {role: InputFile.of(path).sha256 for role, path in _inputs(config).items()},
+        "sha256": sha256_of(out),
     }
 
 
@@ -218,9 +215,12 @@ def settings(file: str, config: str, overrides: Iterable[str | Override] = ()) -
         ours = None if os.path.exists(place) else shipped.find(place)
         place = ours or place.absolute()
     local(place)  # so that a problem is not told as one of the config
-    data["file"] = str(place)
-    given = replace(document, data=data)
-    return load_config(ScoreConfig, given, overrides, beside=_beside)
+    given = replace(document, data={**data, "file": str(place)})
+
+    def beside(draft: Any) -> list[str]:
+        return complaints((RewardModel.from_config, draft.section("reward")))
+
+    return load_config(ScoreConfig, given, overrides, beside=beside)
 
 
 def _stem(file: str) -> str:
@@ -229,13 +229,16 @@ def _stem(file: str) -> str:
     return (path.with_suffix("") if path.suffix.lower() in PACKINGS else path).stem
 
 
+# ---- the rows
+
+
+def _first_line(config: ScoreConfig) -> Line:
+    return next(iter(_file(config)))
+
+
 def _file(config: ScoreConfig) -> MoleculeFile:
     kept = config.keep_columns
     return MoleculeFile(config.file, config.column, True if kept is True else kept or ())
-
-
-def _check_file(config: ScoreConfig) -> None:
-    next(iter(_file(config)))
 
 
 def _schema(
@@ -257,8 +260,17 @@ def _schema(
             name += "_input"
         taken.add(name)
         text = f"Column {column} of the file that was scored, as it stands there."
-        kept[column] = pa.field(name, written_type(kind, form), metadata={"description": text})
+        kept[column] = pa.field(name, _written_type(kind, form), metadata={"description": text})
     return pa.schema([*fields, *kept.values()]), kept
+
+
+def _written_type(kind: pa.DataType, form: str) -> pa.DataType:
+    """The type in which a column of the user's is written; CSV has none for lists and the like."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    tests = ("integer", "floating", "boolean", "date", "timestamp")
+    simple = any(getattr(pa.types, f"is_{test}")(kind) for test in tests)
+    return kind if simple or (form == "parquet" and not is_text(kind)) else pa.string()
 
 
 def _rows(reward: RewardModel, lines: Sequence[Line], kept: Mapping[str, pa.Field]) -> pd.DataFrame:
@@ -270,34 +282,152 @@ def _rows(reward: RewardModel, lines: Sequence[Line], kept: Mapping[str, pa.Fiel
     rows.insert(0, "line", [line.number for line in lines])
     rows["name"] = pd.Series([line.name for line in lines], dtype=object)
     for column, field in kept.items():  # as objects: pandas makes floats of integers with gaps
-        cells = [as_written(line.values.get(column), field.type) for line in lines]
+        cells = [line.values.get(column) for line in lines]
+        if pa.types.is_string(field.type):
+            cells = [
+                value
+                if value is None or isinstance(value, str)
+                else json.dumps(value, default=str, ensure_ascii=False)
+                for value in cells
+            ]
         rows[field.name] = pd.Series(cells, dtype=object)
     return rows
 
 
-def _shown(
+def _batches(
     lines: Iterable[Line], config: ScoreConfig, reward: RewardModel
 ) -> Iterator[Sequence[Line]]:
     """Hand the lines out in batches, under a progress bar that also moves within a slow batch."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not config.progress_bar) as progress:
-        task = progress.add_task("scoring", total=None)  # a file is read once, and never whole
-
-        @contextmanager
-        def within(n_new: int) -> Iterator[Callable[[int], None]]:
-            part = progress.add_task("new molecules of this batch", total=n_new)
-            yield lambda n: progress.advance(part, n)
-            progress.remove_task(part)
-
+    with Bar("scoring", unit="lines", shown=config.progress_bar, lines=1) as bar:
         if config.progress_bar:
-            reward.show_progress(within)
-        remaining = iter(lines)
-        while chunk := list(islice(remaining, config.batch_size)):
-            yield chunk
-            progress.advance(task, len(chunk))
+            reward.show_progress(lambda n_new: bar.part("new molecules of this batch", n_new))
+        remaining = iter(lines)  # a file is read once, and never whole
+        while batch := list(islice(remaining, config.batch_size)):
+            yield batch
+            bar.advance(len(batch))
+
+
+@contextmanager
+def _writer(place: Path, form: str, schema: pa.Schema) -> Iterator[Any]:
+    """Write a table row by row; it appears when all went well.
+
+    Raises:
+        InputError: nothing can be written there.
+        StorageError: the disk is full, or fails otherwise.
+    """
+    with atomic_file(place, sealed=form == "parquet") as aside:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            aside.touch()
+        except OSError as error:
+            raise InputError(f"{place}: cannot be written: {error.strerror}") from error
+        plain = pa.csv.WriteOptions(quoting_style="needed")
+        with (
+            pq.ParquetWriter(aside, schema, compression="zstd")
+            if form == "parquet"
+            else pa.csv.CSVWriter(aside, schema, write_options=plain)
+        ) as writer:
+            yield writer
+
+
+# ---- the summary
+
+
+class Summary:
+    """Sums up rows while they are scored: how many molecules, how good, and what failed.
+
+    Args:
+        names: The components.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = list(names)
+        self._columns = [prefix + name for name in names for prefix in (RAW_PREFIX, SCORE_PREFIX)]
+        self._sums = pd.Series(0.0, index=[*self._columns, "reward"])
+        self._numbers = pd.Series(0, index=self._columns)
+        self._lines = 0
+        self._valid = 0
+        self._best = pd.DataFrame({"reward": [], "name": []}, dtype=object)  # by SMILES
+        self._reasons: Counter[str] = Counter()
+        self._first_lines: dict[str, int] = {}
+
+    def add(self, rows: pd.DataFrame) -> None:
+        """Take rows in."""
+        valid, invalid = rows[rows["valid"]], rows[~rows["valid"]]
+        self._lines += len(rows)
+        self._valid += len(valid)
+        self._sums += valid[[*self._columns, "reward"]].sum()
+        self._numbers += valid[self._columns].notna().sum()
+        self._reasons.update(invalid["reason"])
+        for reason, line in zip(invalid["reason"], invalid["line"], strict=True):
+            self._first_lines.setdefault(reason, line)
+        new = valid.set_index("canonical_smiles")[["reward", "name"]]
+        joined = pd.concat([self._best, new]) if len(self._best) else new
+        first = joined[~joined.index.duplicated()]
+        self._best = first.sort_values("reward", ascending=False, kind="stable").head(N_BEST)
+
+    def require_valid(self, file: Path) -> None:
+        """Refuse a file without one valid molecule.
+
+        Raises:
+            InputError: with the commonest reasons.
+        """
+        if self._valid:
+            return
+        reasons = "; ".join(
+            f"{n:,} x {reason} (first: line {self._first_lines[reason]})"
+            for reason, n in self._reasons.most_common(N_BEST)
+        )
+        raise InputError(f"{file}: no line holds a valid molecule. Reasons: {reasons}")
+
+    def results(self, failures: Mapping[str, FailureCount]) -> dict[str, Any]:
+        """Everything as plain values; NaN where there is nothing to take a mean of."""
+        components = {
+            name: {
+                "asked": failures[name].asked,
+                "failed": failures[name].failed,
+                "mean_raw": self._mean(RAW_PREFIX + name),
+                "mean_score": self._mean(SCORE_PREFIX + name),
+            }
+            for name in self._names
+        }
+        return {
+            "lines": self._lines,
+            "valid": self._valid,
+            "mean_reward": self._sums["reward"] / self._valid if self._valid else float("nan"),
+            "best": self._best["reward"].to_dict(),
+            "components": components,
+        }
+
+    def print(self, console: Console, failures: Mapping[str, FailureCount]) -> None:
+        """Show it."""
+        results = self.results(failures)
+        console.print(f"lines    {self._lines:,}", highlight=False)
+        console.print(f"valid    {self._valid:,}", highlight=False)
+        mean = cell(results["mean_reward"], ".4g")
+        console.print(f"reward   {mean} (mean of the valid)", highlight=False)
+        columns = [
+            Column("component", "component"),
+            Column("asked", "asked", ",d"),
+            Column("failed", "failed", ",d"),
+            Column("mean_raw", "mean raw", ".4g"),
+            Column("mean_score", "mean score", ".4g"),
+            Column("reason", "most frequent reason of failure"),
+        ]
+        rows = []
+        for name, values in results["components"].items():
+            reasons = failures[name].reasons.most_common(1)
+            rows.append({"component": name, **values, "reason": reasons[0][0] if reasons else ""})
+        console.print(table("", columns, rows, keep_empty=True))
+        for name, count in failures.items():
+            if count.failed and count.failed == count.asked:
+                console.print(f"component {name} failed on every molecule: all rewards are 0")
+        columns = [Column("reward", "reward", ".4g"), Column("smiles", "best molecules")]
+        if self._best["name"].notna().any():
+            columns.insert(1, Column("name", "name"))
+        best = self._best.rename_axis("smiles").reset_index().to_dict("records")
+        console.print(table("", columns, cast(list[dict[str, Any]], best)))
+
+    def _mean(self, column: str) -> float:
+        number = int(self._numbers[column])
+        return float(self._sums[column]) / number if number else float("nan")
