@@ -208,17 +208,24 @@ def test_a_product_by_token_is_not_the_product_of_whole_sequences():
         assert math.log(p) == pytest.approx(math.log(whole / math.prod(dropped)), abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("longest", "weights"), [(1, (0.3, 0.7)), (3, (1, 0)), (3, (0, 1))], ids=["one token", "a", "b"]
-)
-def test_where_both_products_agree(longest, weights):
+AGREEING = [(1, (0.3, 0.7), scale) for scale in (None, 0.5, 1, 2, 30)]
+AGREEING += [(3, (1, 0), None), (3, (0, 1), None), (3, (1, 0), 1)]
+
+
+@pytest.mark.parametrize(("longest", "weights", "scale"), AGREEING)
+def test_where_both_products_agree_also_at_another_beta(longest, weights, scale):
     rows, logp_ref, rewards = world(longest)
     optima = [reverse_kl_optimum(r, logp_ref, BETA) for r in rewards]
     policies = dict(zip("ab", (policy_of(as_dict(rows, p)) for p in optima), strict=True))
-    decoded = probabilities(Mixture(policies, dict(zip("ab", weights, strict=True))), rows)
+    prior = None if scale is None else policy_of(as_dict(rows, logp_ref.exp()))
+    of_name = dict(zip("ab", weights, strict=True))
+    mixture = Mixture(policies, of_name, prior=prior, beta_scale=scale)
     weighted = weights[0] * rewards[0] + weights[1] * rewards[1]
-    wanted = reverse_kl_optimum(weighted, logp_ref, BETA)
-    torch.testing.assert_close(decoded, wanted, atol=1e-6, rtol=1e-5)
+    wanted = reverse_kl_optimum(weighted, logp_ref, (scale or 1) * BETA)
+    torch.testing.assert_close(probabilities(mixture, rows), wanted, atol=1e-6, rtol=1e-5)
+    if scale is not None:
+        exponents = [w / scale for w in weights]
+        assert mixture.exponents == pytest.approx((*exponents, 1 - 1 / scale))
 
 
 # ---- harmonic: the forward-KL optimum of the weighted reward, at a beta that is a little larger
@@ -254,27 +261,6 @@ def test_harmonic_by_token_is_not_that_of_whole_sequences():
 
 
 # ---- beta_scale
-
-
-@pytest.mark.parametrize("scale", [0.5, 1, 2, 30])
-def test_beta_scale_gives_the_optimum_at_that_beta_for_one_token(scale):
-    rows, logp_ref, rewards = world(1)
-    prior = policy_of(as_dict(rows, logp_ref.exp()))
-    policy = policy_of(as_dict(rows, reverse_kl_optimum(rewards[0], logp_ref, BETA)))
-    mixture = Mixture({"policy": policy}, {"policy": 1}, prior=prior, beta_scale=scale)
-    wanted = reverse_kl_optimum(rewards[0], logp_ref, scale * BETA)
-    torch.testing.assert_close(probabilities(mixture, rows), wanted, atol=1e-6, rtol=1e-5)
-    assert mixture.exponents == pytest.approx((1 / scale, 1 - 1 / scale))
-
-
-def test_beta_scale_of_a_product_scales_the_weighted_reward():
-    rows, logp_ref, rewards = world(1)
-    optima = [reverse_kl_optimum(r, logp_ref, BETA) for r in rewards]
-    policies = dict(zip("ab", (policy_of(as_dict(rows, p)) for p in optima), strict=True))
-    prior = policy_of(as_dict(rows, logp_ref.exp()))
-    mixture = Mixture(policies, WEIGHTS, prior=prior, beta_scale=4)
-    wanted = reverse_kl_optimum(0.3 * rewards[0] + 0.7 * rewards[1], logp_ref, 4 * BETA)
-    torch.testing.assert_close(probabilities(mixture, rows), wanted, atol=1e-6, rtol=1e-5)
 
 
 def test_beta_scale_leads_from_the_policy_to_the_prior_and_is_approximate_between():
@@ -358,74 +344,53 @@ def test_the_shortest_member_limits_the_length():
 # ---- what is refused
 
 
-@pytest.mark.parametrize(
-    ("weights", "kind", "says"),
-    [
-        ({"a": 1, "b": 1}, "product", r"sum to 1, and sum to 2; divided by that .* a 0.5, b 0.5"),
-        ({"a": 0.5, "b": 0.50001}, "product", "sum to 1.00001"),
-        ({"a": 1.5, "b": -0.5}, "product", "at least 0; got b -0.5. .* beta_scale below 1"),
-        ({"a": math.nan, "b": 0.5}, "product", "must be finite and at least 0; got a nan"),
-        ({"a": math.inf, "b": 0.5}, "harmonic", "must be finite and at least 0; got a inf"),
-        ({"a": 0, "b": 0}, "product", "must sum to 1, and all are 0: a 0, b 0"),
-        ({"a": 0, "b": 1}, "harmonic", "harmonic mixture must be above 0; got 0 for a"),
-        ({"a": 0.3, "c": 0.7}, "product", "one weight for each policy: policies a, b; weights a"),
-        ({}, "product", "at least one policy"),
-        (WEIGHTS, "harmonics", "'harmonics' is not known; did you mean 'harmonic'"),
-    ],
-)
-def test_weights_that_do_not_fit(weights, kind, says):
+def of(weights=WEIGHTS, policies=None, prior=None, **options):
+    """What builds a mixture; a prior that is True is one like the others."""
+    prior = small() if prior is True else prior
+    return lambda: Mixture(policies or unlike(), weights, prior=prior, **options)
+
+
+OTHER_IDS = RnnPolicy(Vocabulary(("$", "^", "N", "C")), hidden_size=8, n_layers=1)
+REFUSED = {
+    r"sum to 1, and sum to 2; divided by that .* a 0.5, b 0.5": of({"a": 1, "b": 1}),
+    "sum to 1.00001": of({"a": 0.5, "b": 0.50001}),
+    "at least 0; got b -0.5. .* beta_scale below 1": of({"a": 1.5, "b": -0.5}),
+    "must be finite and at least 0; got a nan": of({"a": math.nan, "b": 0.5}),
+    "must be finite and at least 0; got a inf": of({"a": math.inf, "b": 0.5}, kind="harmonic"),
+    "must sum to 1, and all are 0: a 0, b 0": of({"a": 0, "b": 0}),
+    "harmonic mixture must be above 0; got 0 for a": of({"a": 0, "b": 1}, kind="harmonic"),
+    "one weight for each policy: policies a, b; weights a": of({"a": 0.3, "c": 0.7}),
+    "at least one policy": of({}),
+    "'harmonics' is not known; did you mean 'harmonic'": of(kind="harmonics"),
+    "beta_scale needs prior": of(beta_scale=2.0),
+    "prior is used with beta_scale only": of(prior=True),
+    "finite and above 0, got 0": of(prior=True, beta_scale=0.0),
+    "finite and above 0, got inf": of(prior=True, beta_scale=math.inf),
+    "finite and above 0, got nan": of(prior=True, beta_scale=math.nan),
+    "needs a product mixture": of(prior=True, beta_scale=2.0, kind="harmonic"),
+    "a policy of the mixture is called 'prior'": of(
+        {"prior": 1}, {"prior": small()}, prior=True, beta_scale=2.0),
+    r"b: speaks another vocabulary than a \(it has also O\)": of(
+        policies={"a": small(), "b": small(tokens="CNO")}),
+    r"b: speaks another vocabulary than a \(it lacks N\)": of(
+        policies={"a": small(), "b": small(tokens="C")}),
+    r"\(it has also O, and it lacks N\). Take policies .* from the same prior": of(
+        policies={"a": small(), "b": small(tokens="CO")}),
+    r"\(the same tokens in another order\)": of(policies={"a": small(), "b": OTHER_IDS}),
+    "prior: speaks another vocabulary than a": of(
+        {"a": 1}, {"a": small()}, prior=OTHER_IDS, beta_scale=2.0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("says", "build"), REFUSED.items(), ids=[*REFUSED])
+def test_what_cannot_be_mixed_is_refused(says, build):
     with pytest.raises(InputError, match=says):
-        Mixture(unlike(), weights, kind=kind)
+        build()
 
 
 @pytest.mark.parametrize("weights", [(1 / 3, 1 / 3, 1 / 3), (0.3333333, 0.3333333, 0.3333333)])
 def test_thirds_need_seven_digits(weights):
-    names = ["a", "b", "c"]
-    policies = {name: small(seed=seed) for seed, name in enumerate(names)}
-    Mixture(policies, dict(zip(names, weights, strict=True)))
-
-
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        ({"beta_scale": 2.0}, "beta_scale needs prior"),
-        ({"prior": True}, "prior is used with beta_scale only"),
-        ({"prior": True, "beta_scale": 0.0}, "finite and above 0, got 0"),
-        ({"prior": True, "beta_scale": math.inf}, "finite and above 0, got inf"),
-        ({"prior": True, "beta_scale": math.nan}, "finite and above 0, got nan"),
-        ({"prior": True, "beta_scale": 2.0, "kind": "harmonic"}, "needs a product mixture"),
-    ],
-)
-def test_a_beta_scale_that_does_not_fit(options, says):
-    options = {**options, "prior": small() if "prior" in options else None}
-    with pytest.raises(InputError, match=says):
-        Mixture(unlike(), WEIGHTS, **options)
-
-
-def test_no_policy_is_called_prior_beside_the_prior():
-    with pytest.raises(InputError, match="a policy of the mixture is called 'prior'"):
-        Mixture({"prior": small()}, {"prior": 1}, prior=small(), beta_scale=2.0)
-
-
-@pytest.mark.parametrize(
-    ("tokens", "says"),
-    [
-        ("CNO", r"b: speaks another vocabulary than a \(it has also O\)"),
-        ("C", r"b: speaks another vocabulary than a \(it lacks N\)"),
-        ("CO", r"\(it has also O, and it lacks N\). Take policies .* from the same prior"),
-    ],
-)
-def test_vocabularies_that_differ(tokens, says):
-    with pytest.raises(InputError, match=says):
-        Mixture({"a": small(), "b": small(tokens=tokens)}, WEIGHTS)
-
-
-def test_the_same_tokens_under_other_ids_are_another_vocabulary():
-    other = RnnPolicy(Vocabulary(("$", "^", "N", "C")), hidden_size=8, n_layers=1)
-    with pytest.raises(InputError, match=r"\(the same tokens in another order\)"):
-        Mixture({"a": small(), "b": other}, WEIGHTS)
-    with pytest.raises(InputError, match="prior: speaks another vocabulary than a"):
-        Mixture({"a": small()}, {"a": 1}, prior=other, beta_scale=2.0)
+    of(dict(zip("abc", weights, strict=True)), {name: small() for name in "abc"})()
 
 
 def test_a_mixture_has_no_file_of_its_own(tmp_path):
