@@ -66,16 +66,14 @@ class Cleaner:
         reason = self._refused(tokens)
         if reason is not None:
             return Clean(line, reason=reason)
+        setting = self.config.split
+        by_scaffold = isinstance(setting, HashSplit) and setting.kind == "scaffold"
         try:
-            key = murcko_scaffold(molecule.mol) if self._by_scaffold else smiles
+            key = murcko_scaffold(molecule.mol) if by_scaffold else smiles
         except MoleculeError as error:
             return Clean(line, reason=str(error))
-        split = assign_split(line.split, key, self.config.split)
+        split = assign_split(line.split, key, setting)
         return Clean(line, smiles, split, tuple(tokens))
-
-    @property
-    def _by_scaffold(self) -> bool:
-        return isinstance(self.config.split, HashSplit) and self.config.split.kind == "scaffold"
 
     def _read(self, text: str) -> Molecule:
         if not self.config.standardise:

@@ -167,7 +167,10 @@ def lines(source: Source) -> Iterator[tuple[int, str | None]]:
         if len(line) < LONGEST_LINE or line.endswith(("\n", "\r")):
             if not line.isascii() and _ESCAPED.search(line):
                 say_once(f"{place}: not all of it is UTF-8; the rest is read as Windows-1252")
-                line = _ESCAPED.sub(_as_windows_1252, line)
+                line = _ESCAPED.sub(
+                    lambda m: m[0].encode("ascii", "surrogateescape").decode("cp1252", "replace"),
+                    line,
+                )
             yield number, line.rstrip("\r\n")
             continue
         for _ in range(LONGEST_SKIPPED // LONGEST_LINE):
@@ -184,7 +187,3 @@ def lines(source: Source) -> Iterator[tuple[int, str | None]]:
 
 _ESCAPED = re.compile("[\udc80-\udcff]+")
 """Bytes that are not UTF-8, as surrogateescape hands them on."""
-
-
-def _as_windows_1252(found: re.Match[str]) -> str:
-    return found[0].encode("ascii", "surrogateescape").decode("cp1252", "replace")

@@ -17,7 +17,7 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 from chemkl.config import InputError, shipped
 
@@ -35,7 +35,6 @@ _LAYOUT = b'{\n  "'
 _SETTLED = 10**9
 """Nanoseconds after which a further write has another time, on any file system in use."""
 _read: dict[tuple[Any, ...], Any] = {}
-T = TypeVar("T")
 
 SUMS = "SHA256SUMS"
 """The file with the checksums of a folder whose files have no room for their own."""
@@ -43,12 +42,27 @@ _LISTED = re.compile(rb"([0-9a-f]{64})  ([ -.0-~]+(?:/[ -.0-~]+)*)")
 
 
 def seal(path: Path, kind: str, note: str = "") -> None:
-    """Put the checksum into a file that is not read by anybody yet."""
-    if kind == ".parquet":
-        _add_before_footer(path)
-    elif kind == ".ckpt" and path.is_file():
-        _add_comment(path, note)
+    """Put the checksum into a file that is not read by anybody yet.
+
+    It holds `SEAL` already, or is a Parquet or torch file, as `kind`, the ending of its final name,
+    says. In a torch file the note is a line before the seal.
+    """
     with path.open("r+b") as file:
+        if kind == ".parquet":
+            file.seek(-8, 2)
+            length = int.from_bytes(file.read(4), "little")
+            file.seek(-8 - length, 2)
+            footer = file.read()
+            file.seek(-len(footer), 2)
+            file.write(SEAL + footer)
+        elif kind == ".ckpt":
+            comment = f"{note}\n".encode() + SEAL
+            file.seek(-22, 2)
+            if file.read(4) != _NO_COMMENT:
+                raise ValueError(f"{path}: not a zip archive as torch writes it")
+            file.seek(-2, 2)
+            file.write(len(comment).to_bytes(2, "little") + comment)
+        file.flush()
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             at = content.rfind(SEAL)
             digest = hashlib.sha256(content).hexdigest()
@@ -56,6 +70,18 @@ def seal(path: Path, kind: str, note: str = "") -> None:
             raise ValueError(f"{path}: has no room for a checksum")
         file.seek(at + _DIGEST_AT)
         file.write(digest.encode())
+
+
+def note_of(path: Path) -> str | None:
+    """The note in the seal of a torch file; None where there is none, or no file."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-min(path.stat().st_size, 4096), 2)
+            end = file.read()
+    except OSError:
+        return None
+    match = re.search(rb"PK\x05\x06.{18}([ -~]+)\n" + re.escape(TAG), end, re.DOTALL)
+    return match[1].decode() if match else None
 
 
 def check_seal(path: Path, fix: str = "Restore it from a copy, or make it again.") -> None:
@@ -96,14 +122,26 @@ def is_whole(path: Path) -> bool:
     try:
         if not path.is_file() or not path.stat().st_size:
             return True
-        return _once(_is_intact, path)
+        return bool(_once(_is_intact, path))
     except OSError:
         return True
 
 
 def _is_intact(path: Path) -> bool:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return _fits(data) if data.rfind(TAG) >= 0 else _is_as_shipped(path)
+        at = data.rfind(TAG)
+        if at < 0:
+            return _is_as_shipped(path)
+        start = at - _DIGEST_AT - len(_ZEROS) - 1
+        match = _FOUND.fullmatch(data[max(start, 0) : at + len(TAG)])
+        if match is None:
+            return False
+        begin = start + _DIGEST_AT
+        with memoryview(data) as view, view[:begin] as before, view[begin + len(_ZEROS) :] as after:
+            digest = hashlib.sha256(before)
+            digest.update(_ZEROS)
+            digest.update(after)
+        return digest.hexdigest().encode() == match[1]
 
 
 def _is_as_shipped(path: Path) -> bool:
@@ -117,50 +155,7 @@ def _is_as_shipped(path: Path) -> bool:
     return name not in of_name or of_name[name] == sha256_of_file(path)
 
 
-def _fits(data: mmap.mmap) -> bool:
-    at = data.rfind(TAG)
-    start = at - _DIGEST_AT - len(_ZEROS) - 1
-    found = _FOUND.fullmatch(data[max(start, 0) : at + len(TAG)])
-    if found is None:
-        return False
-    begin = start + _DIGEST_AT
-    with memoryview(data) as view, view[:begin] as before, view[begin + len(_ZEROS) :] as after:
-        digest = hashlib.sha256(before)
-        digest.update(_ZEROS)
-        digest.update(after)
-    return digest.hexdigest().encode() == found[1]
-
-
-def _add_before_footer(path: Path) -> None:
-    with path.open("r+b") as file:
-        file.seek(-8, 2)
-        length = int.from_bytes(file.read(4), "little")
-        file.seek(-8 - length, 2)
-        footer = file.read()
-        file.seek(-len(footer), 2)
-        file.write(SEAL + footer)
-
-
-def _add_comment(path: Path, note: str) -> None:
-    comment = f"{note}\n".encode() + SEAL
-    with path.open("r+b") as file:
-        file.seek(-22, 2)
-        if file.read(4) != _NO_COMMENT:
-            raise ValueError(f"{path}: not a zip archive as torch writes it")
-        file.seek(-2, 2)
-        file.write(len(comment).to_bytes(2, "little") + comment)
-
-
-def note_of(path: Path) -> str | None:
-    """The note in the seal of a torch file; None where there is none, or no file."""
-    try:
-        with path.open("rb") as file:
-            file.seek(-min(path.stat().st_size, 4096), 2)
-            end = file.read()
-    except OSError:
-        return None
-    found = re.search(rb"PK\x05\x06.{18}([ -~]+)\n" + re.escape(TAG), end, re.DOTALL)
-    return found[1].decode() if found else None
+# ---- folders whose files have no room for a seal
 
 
 def write_sums(folder: Path) -> None:
@@ -180,6 +175,8 @@ def write_sums(folder: Path) -> None:
 def check_sums(folder: Path, fix: str, leave_out: str = "") -> None:
     """Refuse a folder in which a file is not what `write_sums` found there; others may be added.
 
+    Files that end in `leave_out` are not looked into; a folder without checksums passes.
+
     Raises:
         InputError: with the first file that is missing or another one.
     """
@@ -189,11 +186,11 @@ def check_sums(folder: Path, fix: str, leave_out: str = "") -> None:
     except OSError:  # no folder, or none of ours
         return
     for line in lines:
-        found = _LISTED.fullmatch(line)
-        path = folder / found[2].decode() if found else sums
-        if found and leave_out and path.name.endswith(leave_out):
+        match = _LISTED.fullmatch(line)
+        path = folder / match[2].decode() if match else sums
+        if match and leave_out and path.name.endswith(leave_out):
             continue
-        if not found or not path.is_file() or sha256_of_file(path) != found[1].decode():
+        if not match or not path.is_file() or sha256_of_file(path) != match[1].decode():
             raise InputError(
                 f"{path}: damaged, missing or changed since chemkl wrote it: its checksum in "
                 f"{SUMS} does not fit. {fix} If you have changed it on purpose, delete {sums}."
@@ -202,7 +199,7 @@ def check_sums(folder: Path, fix: str, leave_out: str = "") -> None:
 
 def sha256_of_file(path: Path) -> str:
     """SHA-256 of a file."""
-    return _once(_digest, path)
+    return str(_once(_digest, path))
 
 
 def _digest(path: Path) -> str:
@@ -210,13 +207,13 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _once(read: Callable[[Path], T], path: Path) -> T:
+def _once(read: Callable[[Path], Any], path: Path) -> Any:
     """What a function reads in a file, once per process while its path, size and time stay."""
     now = path.stat()
     key = (read, path.absolute(), now.st_ino, now.st_size, now.st_mtime_ns)
     if key in _read:
-        return cast(T, _read[key])
-    found = read(path)
+        return _read[key]
+    value = read(path)
     if time.time_ns() - now.st_mtime_ns > _SETTLED:
-        _read[key] = found
-    return found
+        _read[key] = value
+    return value
