@@ -252,10 +252,6 @@ class Bar:
                 f"{text}, {int(task.elapsed or 0):,} s", markup=False, highlight=False
             )
 
-    def set_total(self, total: int | None) -> None:
-        """Say how much there is where it is known only now."""
-        self._progress.update(self._task, total=total)
-
     @contextmanager
     def part(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
         """A second bar beneath for a part of the work; gives what moves it on."""

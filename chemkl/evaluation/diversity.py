@@ -130,39 +130,30 @@ def tour_length(distances: np.ndarray, tour: np.ndarray) -> float:
 
 
 def short_tour(distances: np.ndarray) -> np.ndarray:
-    """Order of the molecules on the tour: nearest neighbour, then 2-opt."""
-    tour = _nearest_neighbour(distances)
-    while _shorten(tour, distances):
-        pass
-    return tour
+    """Order of the molecules on the tour: nearest neighbour, then 2-opt.
 
-
-def _nearest_neighbour(distances: np.ndarray) -> np.ndarray:
+    Every step of the tour is looked at again and again, and its best swap made, until no swap makes
+    the tour shorter. Replacing the steps (a, b) and (c, d) by (a, c) and (b, d) is turning round
+    all from b to c.
+    """
     n = len(distances)
-    tour = np.zeros(n, dtype=int)
-    left = np.ones(n, dtype=bool)
+    tour, left = np.zeros(n, dtype=int), np.ones(n, dtype=bool)
     for place in range(1, n):
         left[tour[place - 1]] = False
         tour[place] = np.where(left, distances[tour[place - 1]], np.inf).argmin()
+    swapped = True
+    while swapped:
+        swapped = False
+        for i in range(n - 2):
+            a, b = tour[i], tour[i + 1]
+            c, d = tour[i + 2 :], np.roll(tour, -1)[i + 2 :]
+            gain = distances[a, b] + distances[c, d] - distances[a, c] - distances[b, d]
+            best = int(gain.argmax())
+            if gain[best] > SHORTER:
+                end = i + 2 + best
+                tour[i + 1 : end + 1] = tour[i + 1 : end + 1][::-1].copy()
+                swapped = True
     return tour
-
-
-def _shorten(tour: np.ndarray, distances: np.ndarray) -> bool:
-    """Look once at every step of the tour, and make the best swap of each; whether any was made.
-
-    Replacing the steps (a, b) and (c, d) by (a, c) and (b, d) is turning round all from b to c.
-    """
-    swapped = False
-    for i in range(len(tour) - 2):
-        a, b = tour[i], tour[i + 1]
-        c, d = tour[i + 2 :], np.roll(tour, -1)[i + 2 :]
-        gain = distances[a, b] + distances[c, d] - distances[a, c] - distances[b, d]
-        best = int(gain.argmax())
-        if gain[best] > SHORTER:
-            end = i + 2 + best
-            tour[i + 1 : end + 1] = tour[i + 1 : end + 1][::-1].copy()
-            swapped = True
-    return swapped
 
 
 def butina_clusters(distances: np.ndarray, distance: float) -> list[tuple[int, ...]]:

@@ -188,10 +188,10 @@ def forecast_targets(config: ForecastConfig, points: Points) -> Forecast:
     families = main_families(points, list(dict.fromkeys(trusted)), config.families)
     crossings = crossovers(points, [family.scaffold for family in families])
     sentences = [hit_sentence(points, hit_rate(points, tau)) for tau in taus]
-    for row in rows:
-        if row["beta"] in (None, own_beta) and row["tau"] == own_tau:
-            sentences += [row["sentence"], *bonus_sentence(row)]
-    sentences += drowned_sentence(rows, own_tau)
+    sentences += [
+        row["sentence"] for row in rows if row["beta"] in (None, own_beta) and row["tau"] == own_tau
+    ]
+    sentences += bonus_sentences(rows, own_beta, own_tau)
     if not (own.kind == "mara" and own.reward_on_hits == "own"):
         sentences += alike_sentence(rows)
     moved = departures(
@@ -337,32 +337,24 @@ def _down(reward: float) -> str:
     return f"{math.floor(reward / step + 1e-6) * step:.3g}"
 
 
-def bonus_sentence(row: Mapping[str, Any]) -> list[str]:
-    """Say how large MARA's bonus is beside the reward; nothing for a row without a bonus."""
-    if row.get("bonus_mean") is None:
-        return []
-    said = (
-        f"At sigma {row['sigma']:.4g} and tau {row['tau']:.3g} the MARA bonus on hits is "
+def bonus_sentences(rows: Sequence[Mapping[str, Any]], beta: float, tau: float) -> list[str]:
+    """Say how large MARA's bonus is beside the reward, and where it is larger than that can be."""
+    with_bonus = [row for row in rows if row["tau"] == tau and row.get("bonus_mean") is not None]
+    said = [
+        f"At sigma {row['sigma']:.4g} and tau {tau:.3g} the MARA bonus on hits is "
         f"{row['bonus_mean']:.3f} +- {row['bonus_std']:.3f} (at most {row['bonus_largest']:.3f}), "
         f"beside a reward of standard deviation {row['reward_std']:.3f} and range "
-        f"{row['reward_range']:.3f}"
-    )
-    return [f"{said}."]
-
-
-def drowned_sentence(rows: Sequence[Mapping[str, Any]], tau: float) -> list[str]:
-    """Say where MARA's bonus is larger than the reward can be; nothing where it is not."""
-    sigmas = [
-        f"{row['sigma']:.4g}"
-        for row in rows
-        if row["tau"] == tau
-        and row.get("bonus_largest") is not None
-        and row["bonus_largest"] > row["reward_range"]
+        f"{row['reward_range']:.3f}."
+        for row in with_bonus
+        if row["beta"] == beta
     ]
-    if not sigmas:
-        return []
-    listed = ", ".join(sigmas)
-    return [f"At sigma {listed} the largest MARA bonus exceeds the whole range of the reward."]
+    larger = [r for r in with_bonus if r["bonus_largest"] > r["reward_range"]]
+    if larger:
+        sigmas = ", ".join(f"{row['sigma']:.4g}" for row in larger)
+        said.append(
+            f"At sigma {sigmas} the largest MARA bonus exceeds the whole range of the reward."
+        )
+    return said
 
 
 def alike_sentence(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -393,28 +385,26 @@ def alike_sentence(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def crossover_sentences(crossings: Sequence[Crossover]) -> Iterator[str]:
-    """Say which crossovers are known well, and how many are not."""
+    """Say which family overtakes which, and where, by the digits that the error leaves.
+
+    Of crossovers that are not known well the number is told.
+    """
     if not crossings:
         yield "No crossover among the main families: their order is the same at every beta."
-    yield from (crossover_sentence(crossing) for crossing in crossings if crossing.trusted)
+    for crossing in crossings:
+        error = crossing.sigma_error
+        if not crossing.trusted:
+            continue
+        where = f"beta {crossing.beta:.3g} (sigma {crossing.sigma:.3g})"
+        if error > 0:
+            decimals = max(0, 1 - math.floor(math.log10(error)))
+            sigma = f"sigma {crossing.sigma:.{decimals}f} +- {error:.{decimals}f}"
+            where = f"beta {crossing.beta:.2g} ({sigma}; family ESS {number(crossing.ess)})"
+        below, above = (short(s, SHOWN_SCAFFOLD) for s in (crossing.below, crossing.above))
+        yield f"Below {where} {below} has more of the gibbs target than {above}."
     unsure = sum(not crossing.trusted for crossing in crossings)
     if unsure:
         yield f"Crossovers that too few molecules tell: {unsure}; they are in the JSON file."
-
-
-def crossover_sentence(crossing: Crossover) -> str:
-    """Say which family overtakes which, and where: with the digits that its error leaves it."""
-    error = crossing.sigma_error
-    if error == 0:
-        where = f"beta {crossing.beta:.3g} (sigma {crossing.sigma:.3g})"
-    else:
-        decimals = max(0, 1 - math.floor(math.log10(error)))
-        sigma = f"sigma {crossing.sigma:.{decimals}f} +- {error:.{decimals}f}"
-        where = f"beta {crossing.beta:.2g} ({sigma}; family ESS {number(crossing.ess)})"
-    return (
-        f"Below {where} {short(crossing.below, SHOWN_SCAFFOLD)} has more of the gibbs target than "
-        f"{short(crossing.above, SHOWN_SCAFFOLD)}."
-    )
 
 
 def number(value: float) -> str:

@@ -7,7 +7,7 @@ step-down method (Scand. J. Statist. 6, 65-70, 1979).
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from scipy import stats
@@ -69,7 +69,7 @@ def paired_difference(
         return Difference(1, difference=difference, **means)
     interval = stats.bootstrap(
         (x_N, y_N),
-        _mean_difference,
+        lambda x, y, axis=-1: np.mean(x - y, axis=axis),
         paired=True,
         confidence_level=confidence,
         n_resamples=n_resamples,
@@ -120,7 +120,3 @@ def judge(n: int, p_holm: float | None, alpha: float) -> Verdict:
     if n < MIN_SEEDS or p_holm is None:
         return "not resolved"
     return "better" if p_holm < alpha else "not shown"
-
-
-def _mean_difference(x: Any, y: Any, axis: int = -1) -> Any:
-    return np.mean(x - y, axis=axis)

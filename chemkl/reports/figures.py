@@ -215,11 +215,10 @@ def inline_svg(document: str, prefix: str) -> str:
         element,
     )
     element = reference.sub(rf"\g<1>{prefix}-\g<2>", element)
-    element = re.sub(r' (?:d|points|x|y)="[^"]*"', lambda match: _shorter(match[0]), element)
-    return element.strip()
 
+    def shorter(attribute: re.Match[str]) -> str:
+        """Coordinates to two decimals, a command and its numbers without blanks in between."""
+        rounded = re.sub(r"(\d+\.\d{2})\d+", r"\1", attribute[0])
+        return re.sub(r"\s*([MLQCHVZz])\s*", r"\1", rounded)
 
-def _shorter(attribute: str) -> str:
-    """Coordinates to two decimals, a command and its numbers without blanks in between."""
-    rounded = re.sub(r"(\d+\.\d{2})\d+", r"\1", attribute)
-    return re.sub(r"\s*([MLQCHVZz])\s*", r"\1", rounded).replace('z"', 'z"')
+    return re.sub(r' (?:d|points|x|y)="[^"]*"', shorter, element).strip()

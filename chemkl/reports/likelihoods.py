@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -83,10 +84,10 @@ def likelihood_panels(
     many valid samples as `window` stand for the beginning and for the end of a run.
     """
     clouds = [cloud([runs[m] for m in members], threshold, window) for members in methods.values()]
-    spans = (
+    spans = Spans(
         span_of(frame["logp_ref"] for c in clouds for frame in (c.misses, c.hits)),
-        span_of(c.late_hits["logp_policy"] for c in clouds),
         span_of(frame["reward"] for c in clouds for frame in (c.misses, c.hits)),
+        span_of(c.late_hits["logp_policy"] for c in clouds),
     )
     panels = []
     for number, (name, own) in enumerate(zip(methods, clouds, strict=True)):
@@ -98,6 +99,14 @@ def likelihood_panels(
 
 
 Span = tuple[float, float]
+
+
+class Spans(NamedTuple):
+    """Where all panels begin and end."""
+
+    logp_ref: Span
+    reward: Span
+    logp_policy: Span
 
 
 def span_of(values: Iterable[pd.Series]) -> Span:
@@ -113,52 +122,46 @@ def span_of(values: Iterable[pd.Series]) -> Span:
 
 
 def _reward_panel(
-    number: int,
-    name: str,
-    own: Cloud,
-    spans: tuple[Span, Span, Span],
-    threshold: float,
-    rng: np.random.Generator,
+    number: int, name: str, own: Cloud, spans: Spans, threshold: float, rng: np.random.Generator
 ) -> Panel:
     def on(axes: Axes) -> None:
-        axes.set_xlim(*spans[0])
-        axes.set_ylim(*spans[2])
+        _frame(axes, spans.logp_ref, spans.reward)
         _level(axes, threshold, "hit")
         for tau in own.taus:
             if tau != threshold:
                 _level(axes, tau, "τ")
         for frame, shade, opacity in ((own.misses, SOFT, 0.5), (own.hits, colour(number), 0.65)):
-            chosen = _chosen(frame, rng)
-            _dots(axes, chosen["logp_ref"], chosen["reward"], shade, 2.6, opacity)
-        _rings(axes, own.anchors)
-        axes.set_xlabel("log π of the prior, nats")
-        axes.yaxis.set_major_locator(MaxNLocator(5))
+            _dots(axes, frame, "reward", shade, opacity, rng)
+        marked = own.anchors["logp_ref"], own.anchors["reward"]
+        look: dict[str, Any] = {
+            "markerfacecolor": "none",
+            "markersize": 4,
+            "markeredgewidth": 0.7,
+            "alpha": 0.75,
+        }
+        axes.plot(*marked, "o", color=INK, **look)
         _histogram(axes, own, colour(number))
 
-    n_hits, n_all = len(own.hits), len(own.hits) + len(own.misses)
-    anchors = f"; {len(own.anchors):,} anchors" if len(own.anchors) else "; no anchors"
+    n_hits, n_anchors = len(own.hits), len(own.anchors)
+    anchors = f"; {n_anchors:,} anchors (rings)" if n_anchors else "; no anchors"
     return Panel(
         f"{name}: reward",
-        f"R of {n_all:,} distinct molecules, {n_hits:,} of them hits (in colour){anchors}"
-        f"{' (rings)' if len(own.anchors) else ''}",
+        f"R of {n_hits + len(own.misses):,} distinct molecules, {n_hits:,} of them hits (in "
+        f"colour){anchors}",
         draw_panel(f"reward-{number + 1}", on, (WIDE[0], WIDE[1] + ABOVE), above=ABOVE),
     )
 
 
 def _policy_panel(
-    number: int, name: str, own: Cloud, spans: tuple[Span, Span, Span], rng: np.random.Generator
+    number: int, name: str, own: Cloud, spans: Spans, rng: np.random.Generator
 ) -> Panel:
     def on(axes: Axes) -> None:
-        axes.set_xlim(*spans[0])
-        axes.set_ylim(*spans[1])
-        chosen = _chosen(own.late_hits, rng)
-        _dots(axes, chosen["logp_ref"], chosen["logp_policy"], colour(number), 2.8, 0.65)
+        _frame(axes, spans.logp_ref, spans.logp_policy)
+        _dots(axes, own.late_hits, "logp_policy", colour(number), 0.65, rng)
         if own.slope is not None:
             middle = own.late_hits["logp_ref"].mean(), own.late_hits["logp_policy"].mean()
             axes.axline(middle, slope=1, color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
             axes.axline(middle, slope=own.slope, color=INK, linewidth=1.4)
-        axes.set_xlabel("log π of the prior, nats")
-        axes.yaxis.set_major_locator(MaxNLocator(5))
 
     slope = "too few to say" if own.slope is None else f"slope {own.slope:.2f}"
     return Panel(
@@ -168,41 +171,32 @@ def _policy_panel(
     )
 
 
+def _frame(axes: Axes, x: Span, y: Span) -> None:
+    axes.set_xlim(*x)
+    axes.set_ylim(*y)
+    axes.set_xlabel("log π of the prior, nats")
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+
+
 def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Rows of several runs in one table; a table without rows would decide its types."""
     return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
 
 
-def _chosen(frame: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    if len(frame) <= DOTS:
-        return frame
-    return frame.iloc[np.sort(rng.choice(len(frame), DOTS, replace=False))]
-
-
-def _dots(axes: Axes, x: pd.Series, y: pd.Series, shade: str, size: float, opacity: float) -> None:
+def _dots(
+    axes: Axes, frame: pd.DataFrame, y: str, shade: str, opacity: float, rng: np.random.Generator
+) -> None:
     """Round dots as one path of strokes without length: a fifth of the bytes of markers."""
-    places = np.column_stack([x.to_numpy(dtype=float), y.to_numpy(dtype=float)])
+    if len(frame) > DOTS:
+        frame = frame.iloc[np.sort(rng.choice(len(frame), DOTS, replace=False))]
+    places = frame[["logp_ref", y]].to_numpy(dtype=float)
     places = places[np.isfinite(places).all(axis=1)]
     if not len(places):
         return
     codes = np.tile([Path.MOVETO, Path.LINETO], len(places)).astype(Path.code_type)
     path = Path(places.repeat(2, axis=0), codes)
-    axes.add_patch(
-        PathPatch(path, fill=False, color=shade, linewidth=size, alpha=opacity, capstyle="round")
-    )
-
-
-def _rings(axes: Axes, anchors: pd.DataFrame) -> None:
-    axes.plot(
-        anchors["logp_ref"],
-        anchors["reward"],
-        "o",
-        color=INK,
-        markerfacecolor="none",
-        markersize=4,
-        markeredgewidth=0.7,
-        alpha=0.75,
-    )
+    look: dict[str, Any] = {"linewidth": 2.7, "alpha": opacity, "capstyle": "round"}
+    axes.add_patch(PathPatch(path, fill=False, color=shade, **look))
 
 
 def _level(axes: Axes, value: float, label: str) -> None:

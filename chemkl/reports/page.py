@@ -337,7 +337,10 @@ def facts(run: RunView) -> list[tuple[str, str]]:
     manifest = run.manifest
     if not manifest:
         return []
-    started, finished = (_time(manifest.get(key)) for key in ("started", "finished"))
+    started, finished = (  # without seconds and zone; in UTC
+        str(manifest[key])[:16].replace("T", " ") if manifest.get(key) else MISSING
+        for key in ("started", "finished")
+    )
     status = " · ".join(str(v) for v in (manifest.get("status"), manifest.get("ended_by")) if v)
     seed = manifest.get("seed")
     results = {k: v for k, v in manifest.get("results", {}).items() if isinstance(v, int | float)}
@@ -381,8 +384,3 @@ def _shown(value: Any) -> str:
         return MISSING
     text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
     return text.strip().removesuffix("\n...")
-
-
-def _time(text: Any) -> str:
-    """A time stamp without seconds and zone; it is in UTC."""
-    return str(text)[:16].replace("T", " ") if text else MISSING
