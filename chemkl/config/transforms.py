@@ -142,7 +142,9 @@ def fields_of(function: Callable[..., Any], skip: int = 0) -> dict[str, Any]:
             fields |= fields_of(hints[name])
             continue
         default = ... if parameter.default is parameter.empty else parameter.default
-        meaning: dict[str, Any] = {"description": meanings[name]} if name in meanings else {}
+        in_signature = any(getattr(m, "description", "") for m in get_args(hints[name])[1:])
+        in_text = name in meanings and not in_signature
+        meaning: dict[str, Any] = {"description": meanings[name]} if in_text else {}
         fields[name] = (hints[name], Field(default, **meaning))
     return fields
 

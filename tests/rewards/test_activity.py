@@ -47,8 +47,6 @@ PUBLISHED = {
     "C": (0.0075298667, 0.0, 0.0),
     "COc1cc(N(C)CCN(C)C)c(NC(=O)C=C)cc1Nc2nccc(n2)c3cn(C)c4ccccc34": (0.0301962252, 0.54, 0.31),
 }
-
-
 needs_wheel = pytest.mark.skipif(
     not list(CACHE.glob("molscore-1.9.5-*.whl")),
     reason="no molscore wheel in ~/.cache/chemkl; the prepare stage fetches it (chembl_sample)",
@@ -174,11 +172,7 @@ def test_building_the_reward_fetches_nothing_and_scoring_says_what_is_missing(
 
 
 ETHANOL = mol("CCO")
-
-
 LEAF = (-1, -1, -2)
-
-
 FOREST = forest_of(([(1, 2, 80), LEAF, LEAF], [(4, 4), (3, 1), (1, 3)]), ([LEAF], [(3, 1)]))
 
 

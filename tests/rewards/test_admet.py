@@ -25,11 +25,7 @@ from chemkl.rewards.components.admet import (
 )
 
 CACHE = Path("~/.cache/chemkl").expanduser()
-
-
 PUBLISHED = "admet_ai/resources/data/drugbank_approved.csv"
-
-
 needs_wheel = pytest.mark.skipif(
     not (CACHE / ADMET_AI.file_name).exists(),
     reason="no admet_ai wheel in ~/.cache/chemkl; scoring with admet once fetches it",

@@ -15,11 +15,7 @@ from chemkl.rewards import RewardModel
 from chemkl.rewards.components import activity as activity_room
 
 FOLDER = Path(__file__).parents[2] / "configs" / "rewards"
-
-
 SITAGLIPTIN = "NC(CC(=O)N1CCn2c(nnc2C(F)(F)F)C1)Cc1cc(F)c(F)cc1F"
-
-
 TARGETS = ["drd2", "gsk3b", "jnk3"]
 
 

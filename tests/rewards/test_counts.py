@@ -6,14 +6,8 @@ from building import ASPIRIN, CAFFEINE, CUBANE, CYCLODODECANE, HEAVY_WATER, SALT
 from chemkl.config import InputError
 
 TETRALIN = "c1ccc2c(c1)CCCC2"
-
-
 INDOLINE = "c1ccc2c(c1)CCN2"
-
-
 CHOLINE = "C[N+](C)(C)CCO"
-
-
 BY_HAND = {
     "heavy_atoms": {ASPIRIN: 13, CAFFEINE: 14, CUBANE: 8, HEAVY_WATER: 1, SALT: 5, "C" * 300: 300},
     "hetero_atoms": {ASPIRIN: 4, CAFFEINE: 6, CUBANE: 0, HEAVY_WATER: 1, SALT: 3},

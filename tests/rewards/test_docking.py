@@ -31,11 +31,7 @@ def boxed(receptor):
 
 
 RISPERIDONE = "CC1=C(C(=O)N2CCCCC2=N1)CCN3CCC(CC3)C4=NOC5=C4C=CC(=C5)F"
-
-
 installed = all(importlib.util.find_spec(name) for name in ("dockstring", "openbabel"))
-
-
 needs_extra = pytest.mark.skipif(not installed, reason="dockstring is not installed")
 
 

@@ -40,7 +40,6 @@ def many(smiles: list[str]) -> list[float]:
     return [len(each) / len(smiles) for each in smiles]
 '''
 MOODY = "component moody failed: ValueError: no phosphorus, please (own.py:21)"
-
 SPELLINGS = ["OCC", "C1CC", "", "CCO", "c1ccccc1O", "Oc1ccccc1", "C[N+](C)(C)C", "é", "[Na+].[Cl-]"]
 STEP = {"kind": "sigmoid", "low": 0, "high": 10}
 

@@ -17,23 +17,11 @@ from chemkl.config import InputError
 sklearn = pytest.importorskip(
     "sklearn", reason="needs scikit-learn: pip install scikit-learn skops"
 )
-
-
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-
-
 skops_io = pytest.importorskip("skops.io", reason="needs skops: pip install scikit-learn skops")
-
-
 skl2onnx = pytest.importorskip("skl2onnx", reason="needs skl2onnx: pip install skl2onnx")
-
-
 pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install onnxruntime")
-
-
 SMILES = ["CCO", "c1ccccc1", "CC(=O)O", "CCN", "c1ccncc1", "CCCCCC", "OCCO", "Cc1ccccc1O"] * 3
-
-
 N_BITS = 64
 
 
@@ -198,59 +186,37 @@ def test_trees_have_to_be_trusted(models):  # a malformed one crashes the proces
 
 
 @pytest.mark.parametrize(
-    ("kind", "file", "parameters", "says"),
+    ("file", "parameters", "says"),
     [
-        ("onnx_model", "nowhere.onnx", {}, "path: no such file or folder"),
-        ("onnx_model", "text.onnx", {}, "text.onnx is not a model that ONNX Runtime can read"),
-        ("onnx_model", "", {}, "is not a file"),
-        (
-            "onnx_model",
-            "forest.onnx",
-            {"n_bits": 128},
-            "cannot be run on a fingerprint of length 12",
-        ),
-        ("onnx_model", "three.onnx", {}, "several outputs: set output to one of output_label, out"),
-        ("onnx_model", "three.onnx", {"output": 2}, "has no output 2: there are 2, counted from 0"),
-        ("onnx_model", "three.onnx", {"output": "output_lable"}, "did you mean 'output_label'"),
-        (
-            "onnx_model",
-            "plain.onnx",
-            {"output": 1},
-            "3 values for a molecule: say which one .* 0 to 2",
-        ),
-        (
-            "onnx_model",
-            "plain.onnx",
-            {"output": 1, "class_index": 3},
-            "class_index = 3: .* 3 value",
-        ),
-        ("onnx_model", "forest.onnx", {"class_index": -1}, "should be greater than or equal to 0"),
-        ("onnx_model", "forest.onnx", {"fingerprint": "morgn"}, "did you mean 'morgan'"),
-        ("onnx_model", "forest.onnx", {"fingerprint": "maccs"}, "maccs has no such setting"),
-        ("sklearn_model", "text.onnx", {}, "text.onnx is not a skops file"),
-        ("sklearn_model", "zip.skops", {}, "zip.skops is not readable"),
-        ("sklearn_model", "forest.skops", {"n_bits": 128}, "expecting 64 features"),
-        (
-            "sklearn_model",
-            "three.skops",
-            {},
-            "predict_proba gives 3 values for a molecule: say which",
-        ),
-        (
-            "sklearn_model",
-            "forest.skops",
-            {"method": "predict_proba"},
-            "Regressor has no predict_pr",
-        ),
-        ("sklearn_model", "dict.skops", {}, "dict has no predict"),
+        ("nowhere.onnx", {}, "path: no such file or folder"),
+        ("text.onnx", {}, "text.onnx is not a model that ONNX Runtime can read"),
+        ("folder.onnx", {}, "is not a file"),
+        ("forest.onnx", {"n_bits": 128}, "cannot be run on a fingerprint of length 12"),
+        ("three.onnx", {}, "several outputs: set output to one of output_label, out"),
+        ("three.onnx", {"output": 2}, "has no output 2: there are 2, counted from 0"),
+        ("three.onnx", {"output": "output_lable"}, "did you mean 'output_label'"),
+        ("plain.onnx", {"output": 1}, "3 values for a molecule: say which one .* 0 to 2"),
+        ("plain.onnx", {"output": 1, "class_index": 3}, "class_index = 3: .* 3 value"),
+        ("forest.onnx", {"class_index": -1}, "should be greater than or equal to 0"),
+        ("forest.onnx", {"fingerprint": "morgn"}, "did you mean 'morgan'"),
+        ("forest.onnx", {"fingerprint": "maccs"}, "maccs has no such setting"),
+        ("text.skops", {}, "text.skops is not a skops file"),
+        ("zip.skops", {}, "zip.skops is not readable"),
+        ("forest.skops", {"n_bits": 128}, "expecting 64 features"),
+        ("three.skops", {}, "predict_proba gives 3 values for a molecule: say which"),
+        ("forest.skops", {"method": "predict_proba"}, "Regressor has no predict_pr"),
+        ("dict.skops", {}, "dict has no predict"),
     ],
 )
-def test_a_model_that_does_not_fit_is_explained(models, kind, file, parameters, says):
+def test_a_model_that_does_not_fit_is_explained(models, file, parameters, says):
     folder, _ = models
-    (folder / "text.onnx").write_text("no model")
+    (folder / "folder.onnx").mkdir(exist_ok=True)
+    for name in ("text.onnx", "text.skops"):
+        (folder / name).write_text("no model")
     with zipfile.ZipFile(folder / "zip.skops", "w") as archive:
         archive.writestr("a", "b")
     skops_io.dump({"a": 1}, folder / "dict.skops")
+    kind = "onnx_model" if file.endswith("onnx") else "sklearn_model"
     with pytest.raises(InputError, match=says):
         build_model(kind, folder / file, **parameters)
 

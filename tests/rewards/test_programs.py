@@ -24,8 +24,6 @@ HEAD = """
         asked = json.loads(line)
         smiles = asked["smiles"]
     """
-
-
 GOOD = "answer(id=asked['id'], smiles=smiles, value=len(smiles))"
 
 

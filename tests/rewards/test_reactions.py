@@ -7,14 +7,8 @@ from rdkit import Chem
 from chemkl.config import InputError
 
 AMIDE = "[C:1](=[O:2])-!@[N:3]>>[C:1](=[O:2])O.[N:3]"
-
-
 ARYL_ETHER = "[c:1]-!@[O:2]>>[c:1]F.[O:2]"
-
-
 BIARYL = "[c:1]-!@[c:2]>>[c:1]Br.[c:2]B(O)O"
-
-
 SCAFFOLD = "*C(=O)c1ccc(*)cc1"  # the first point at the carbonyl, the second para to it
 
 

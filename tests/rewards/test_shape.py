@@ -15,8 +15,6 @@ CYCLOSPORIN = (
     "[C@@H](C(C)C)C(=O)N(C)[C@@H](CC(C)C)C(=O)N[C@@H](C)C(=O)N[C@H](C)C(=O)N(C)[C@@H](CC(C)C)"
     "C(=O)N(C)[C@@H](CC(C)C)C(=O)N(C)[C@@H](C(C)C)C(=O)N1C"
 )
-
-
 KINDS = [
     *("pmi1", "pmi2", "pmi3", "npr1", "npr2", "asphericity", "eccentricity", "spherocity"),
     *("radius_of_gyration", "pbf", "molecular_volume"),

@@ -20,8 +20,6 @@ MOLECULES = [
     "C",
     "[2H]O[2H]",
 ]
-
-
 REFERENCES = ["CCO", CELECOXIB, "c1ccccc1"]
 
 
@@ -76,11 +74,7 @@ GUACAMOL = {
         lambda m: Generate.Gen2DFingerprint(m, Gobbi_Pharm2D.factory),
     ),
 }
-
-
 OSIMERTINIB = "COc1cc(N(C)CCN(C)C)c(NC(=O)C=C)cc1Nc2nccc(n2)c3cn(C)c4ccccc34"
-
-
 RANOLAZINE = "COc1ccccc1OCC(O)CN2CCN(CC(=O)Nc3c(C)cccc3C)CC2"
 
 
@@ -261,8 +255,6 @@ def test_a_molecule_with_too_many_pharmacophore_features_fails_alone():
 
 
 SCAFFOLD_KINDS = ["scaffold_match", "contains_scaffold", "scaffold_similarity"]
-
-
 DIPHENYLPYRAZOLE = "c1ccc(-c2ccnn2-c2ccccc2)cc1"  # celecoxib without its side chains
 
 

@@ -11,8 +11,6 @@ from chemkl.config import InputError
 from chemkl.rewards.components.substructure import CatalogName
 
 ACID, AMINE = "C(=O)[OX2H1]", "[NX3;H2]"
-
-
 KINDS = ["required_smarts", "forbidden_smarts", "smarts_count"]
 
 
@@ -117,8 +115,6 @@ def test_patterns_are_compiled_once(kind, monkeypatch):
 
 
 RHODANINE = "O=C1NC(=S)SC1=Cc1ccccc1"  # ene_rhod_A, the paper's best-known PAINS
-
-
 SMILES = [
     RHODANINE,
     "c1ccccc1",
@@ -129,8 +125,6 @@ SMILES = [
     "ClCCSCCCl",
     "C",
 ]
-
-
 SINGLE = [name for name in get_args(CatalogName) if name not in {"PAINS", "CHEMBL", "ALL"}]
 
 

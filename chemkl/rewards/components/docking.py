@@ -394,61 +394,15 @@ def vina(
         Field(description=f"A protein that dockstring has prepared: {', '.join(TARGETS)}."),
     ] = None,
     *,
-    receptor: Annotated[
-        InputPath | None,
-        Field(description="Instead of a target: the PDBQT file of a rigid receptor of your own."),
-    ] = None,
-    center: Annotated[
-        Point | None,
-        Field(description="Middle of the search box for your receptor: x, y, z in angstrom."),
-    ] = None,
-    size: Annotated[
-        Point | None, Field(description="Edges of the search box for your receptor, in angstrom.")
-    ] = None,
-    exhaustiveness: Annotated[
-        int,
-        Field(
-            ge=1,
-            description="How many searches are made, of which the best counts; the cost grows with "
-            "it. 8 is the program's default, and dockstring's.",
-        ),
-    ] = 8,
-    seed: Annotated[
-        int,
-        Field(
-            ge=0,
-            lt=2**31,
-            description="Of the embedding and of the search; the default is dockstring's.",
-        ),
-    ] = 974528263,
-    ph: Annotated[
-        float | None,
-        Field(
-            ge=0,
-            le=14,
-            description="Open Babel protonates the molecule at this pH, whatever charges its "
-            "SMILES has; null: the charges of the SMILES.",
-        ),
-    ] = 7.4,
-    cpu: Annotated[
-        int,
-        Field(ge=1, description="Threads for one molecule; the value does not depend on them."),
-    ] = 1,
-    timeout: Annotated[
-        float,
-        Field(
-            gt=0,
-            allow_inf_nan=False,
-            description="How long one molecule may take, in seconds; then it has failed.",
-        ),
-    ] = 600.0,
-    program: Annotated[
-        InputPath | None,
-        Field(
-            description="Another AutoDock Vina, 1.1 or 1.2; null: the 1.1.2 that dockstring brings "
-            "and its published scores were made with."
-        ),
-    ] = None,
+    receptor: InputPath | None = None,
+    center: Point | None = None,
+    size: Point | None = None,
+    exhaustiveness: Annotated[int, Field(ge=1)] = 8,
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 974528263,
+    ph: Annotated[float | None, Field(ge=0, le=14)] = 7.4,
+    cpu: Annotated[int, Field(ge=1)] = 1,
+    timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 600.0,
+    program: InputPath | None = None,
 ) -> Score:
     """Vina's estimate of the free energy of binding to a protein; more negative binds better.
 
@@ -464,6 +418,21 @@ def vina(
 
     Cost: at exhaustiveness 8 a fragment takes 4 s of one core, a molecule of 20 to 25 heavy atoms
     25 to 40 s, one with many rotatable bonds minutes; it grows in proportion to exhaustiveness.
+
+    Args:
+        target: A protein that dockstring has prepared.
+        receptor: Instead of a target: the PDBQT file of a rigid receptor of your own.
+        center: Middle of the search box for your receptor: x, y, z in angstrom.
+        size: Edges of the search box for your receptor, in angstrom.
+        exhaustiveness: How many searches are made, of which the best counts; the cost grows with
+            it. 8 is the program's default, and dockstring's.
+        seed: Of the embedding and of the search; the default is dockstring's.
+        ph: Open Babel protonates the molecule at this pH, whatever charges its SMILES has; null:
+            the charges of the SMILES.
+        cpu: Threads for one molecule; the value does not depend on them.
+        timeout: How long one molecule may take, in seconds; then it has failed.
+        program: Another AutoDock Vina, 1.1 or 1.2; null: the 1.1.2 that dockstring brings and its
+            published scores were made with.
     """
     place = _receptor(target, receptor, center, size)
     return Docking(place, find_vina(program), find_obabel(), exhaustiveness, seed, ph, cpu, timeout)

@@ -344,27 +344,22 @@ def python_function(
         ),
     ],
     *,
-    parameters: Annotated[
-        dict[str, Any] | None,
-        Field(
-            description="What it takes beside the molecule, by name; checked against its "
-            "signature. null: its defaults."
-        ),
-    ] = None,
-    takes: Annotated[
-        Takes | None,
-        Field(
-            description="What it is called with: a canonical SMILES (smiles), an RDKit Mol (mol), "
-            "or a list of either (list), for which it returns a list as long. null: what its "
-            "first parameter is annotated with (str, Mol, list[str], list[Mol])."
-        ),
-    ] = None,
+    parameters: dict[str, Any] | None = None,
+    takes: Takes | None = None,
 ) -> BatchScore:
     """What a Python function of yours says of a molecule; you decide what high means.
 
     The function may change the molecule that it is given. An exception, or anything else than a
     finite number, costs that molecule only; where a list of molecules makes it fail, or gives a
     list of another length, it is asked again with each of them alone.
+
+    Args:
+        function: Where it is.
+        parameters: What it takes beside the molecule, by name; checked against its signature. null:
+            its defaults.
+        takes: What it is called with: a canonical SMILES (smiles), an RDKit Mol (mol), or a list of
+            either (list), for which it returns a list as long. null: what its first parameter is
+            annotated with (str, Mol, list[str], list[Mol]).
     """
     user = load_function(function)
     is_list, given_as = user.form(takes)

@@ -73,18 +73,21 @@ ClassIndex = Annotated[
     source="a model of yours; ONNX Runtime",
 )
 def onnx_model(
-    path: Annotated[InputPath, Field(description="The .onnx file.")],
+    path: InputPath,
     *,
     fingerprint: Fingerprint = FINGERPRINT,
-    output: Annotated[
-        str | Annotated[int, Field(ge=0)] | None,
-        Field(description="Name or number (from 0) of the output; null: the only one there is."),
-    ] = None,
+    output: str | Annotated[int, Field(ge=0)] | None = None,
     class_index: ClassIndex = None,
 ) -> Score:
     """What a trained model predicts from the molecule's fingerprint; ONNX, run by ONNX Runtime.
 
     One molecule at a time, on one core: the value does not depend on what else is scored.
+
+    Args:
+        path: The .onnx file.
+        fingerprint: What the model was trained on.
+        output: Name or number (from 0) of the output; null: the only one there is.
+        class_index: Which value to take where the model gives several.
     """
     _refuse_unreadable(path, "onnxruntime", "onnx", "onnx_model")
     features = Features.of(fingerprint)
@@ -100,30 +103,26 @@ def onnx_model(
     batched=True,
 )
 def sklearn_model(
-    path: Annotated[
-        InputPath,
-        Field(description="The model as skops.io.dump writes it; pickles are not read."),
-    ],
+    path: InputPath,
     *,
     fingerprint: Fingerprint = FINGERPRINT,
-    method: Annotated[
-        Literal["predict", "predict_proba", "decision_function"] | None,
-        Field(description="What to ask; null: predict_proba where the model has it, else predict."),
-    ] = None,
+    method: Literal["predict", "predict_proba", "decision_function"] | None = None,
     class_index: ClassIndex = None,
-    trusted: Annotated[
-        list[str],
-        Field(
-            description="Types in the file that you trust although skops does not; their code is "
-            "run. Trees and forests need [sklearn.tree._tree.Tree]: one that somebody tampered "
-            "with can crash the process."
-        ),
-    ] = [],  # noqa: B006 - never changed
+    trusted: list[str] = [],  # noqa: B006 - never changed
 ) -> BatchScore:
     """What a trained model predicts from the molecule's fingerprint; scikit-learn, in a skops file.
 
     A classifier of two classes gives the probability of the second one, unless class_index says
     otherwise.
+
+    Args:
+        path: The model as skops.io.dump writes it; pickles are not read.
+        fingerprint: What the model was trained on.
+        method: What to ask; null: predict_proba where the model has it, else predict.
+        class_index: Which value to take where the model gives several.
+        trusted: Types in the file that you trust although skops does not; their code is run. Trees
+            and forests need [sklearn.tree._tree.Tree]: one that somebody tampered with can crash
+            the process.
     """
     _refuse_unreadable(path, "skops", "sklearn", "sklearn_model")
     features = Features.of(fingerprint)

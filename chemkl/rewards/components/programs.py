@@ -261,25 +261,9 @@ def _full_command(command: list[str], info: ValidationInfo) -> list[str]:
     costly=True,
 )
 def external_program(
-    command: Annotated[
-        list[str],
-        Field(
-            min_length=1,
-            description="The program and its arguments, as a list. What names a file beside the "
-            "config file is that file.",
-        ),
-        AfterValidator(_full_command),
-    ],
+    command: Annotated[list[str], Field(min_length=1), AfterValidator(_full_command)],
     *,
-    timeout: Annotated[
-        float,
-        Field(
-            gt=0,
-            allow_inf_nan=False,
-            description="How long it may take for one molecule, its start included, in seconds; "
-            "then it is stopped and that molecule has failed.",
-        ),
-    ] = 60.0,
+    timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60.0,
 ) -> Score:
     """What a program of yours says of a molecule; you decide what high means.
 
@@ -288,5 +272,11 @@ def external_program(
     output and flushes it; an id or smiles that it adds is compared. It ends when its input ends.
     One that dies is started once more for the same molecule; what it wrote to its standard error
     is in the reason.
+
+    Args:
+        command: The program and its arguments, as a list. What names a file beside the config file
+            is that file.
+        timeout: How long it may take for one molecule, its start included, in seconds; then it is
+            stopped and that molecule has failed.
     """
     return Program(tuple(command), timeout)
