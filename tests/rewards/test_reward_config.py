@@ -99,7 +99,10 @@ PLAIN = {"kind": "qed"}
             {"components": [{**PLAIN, "role": "filter", "weight": 2}]},
             "components.0: weight = 2 belongs to scorers; a filter has none: leave it out",
         ),
-        ({"components": [{**PLAIN, "role": "penalty"}]}, "no component is a scorer, so there is no"),
+        (
+            {"components": [{**PLAIN, "role": "penalty"}]},
+            "no component is a scorer, so there is no",
+        ),
         (
             {"components": [{**PLAIN, "weight": 2}], "aggregate": "minimum"},
             "the minimum takes no weights",
