@@ -7,7 +7,7 @@ value. A file is renamed in with its seal, so that no kill can part the two. The
 sides of the digest: one flipped bit cannot make a sealed file look like one that never had a seal,
 which is read as before.
 
-The cost, by tests/results/bench_seal.py on two busy cores: a checkpoint of 60 MB takes .15 s to
+The cost, on two busy cores: a checkpoint of 60 MB takes .15 s to
 write instead of .11 s, of which .06 s and .03 s of the processor; to check it takes .06 s.
 """
 

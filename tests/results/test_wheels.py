@@ -49,21 +49,16 @@ def test_a_damaged_wheel_in_the_cache_is_named(wheel, wheel_file):
         fetch_wheel(wheel, wheel_file.parent)
 
 
-def test_a_failure_of_pip_says_what_to_do(tmp_path, wheel, monkeypatch):
-    ended = subprocess.CompletedProcess([], 1, "", "ERROR: no route to host\n")
+@pytest.mark.parametrize(
+    ("code", "error", "why"), [(1, "ERROR: no route\n", "ERROR: no"), (0, "", "it got another")]
+)
+def test_a_failure_of_pip_says_what_to_do(tmp_path, wheel, monkeypatch, code, error, why):
+    ended = subprocess.CompletedProcess([], code, "", error)
     monkeypatch.setattr(wheels.subprocess, "run", lambda *_, **__: ended)
-    with pytest.raises(InputError, match=r"molsets==0\.3\.1: pip could not download it: ERROR: no"):
-        fetch_wheel(wheel, tmp_path)
-    with pytest.raises(InputError, match=rf"Get {wheel.file_name} elsewhere and put it into"):
+    told = rf"(?s)molsets==0\.3\.1: pip could not download it: {why}.*Get {wheel.file_name} elsewh"
+    with pytest.raises(InputError, match=told):
         fetch_wheel(wheel, tmp_path)
     assert list(tmp_path.glob("*.whl")) == []
-
-
-def test_pip_that_brings_another_file(tmp_path, wheel, monkeypatch):
-    ended = subprocess.CompletedProcess([], 0, "", "")
-    monkeypatch.setattr(wheels.subprocess, "run", lambda *_, **__: ended)
-    with pytest.raises(InputError, match=r"pip could not download it: it got another file"):
-        fetch_wheel(wheel, tmp_path)
 
 
 def test_a_cache_that_cannot_be_made(tmp_path, wheel):
