@@ -74,15 +74,9 @@ def learn(
     generator: Generator,
     on_step: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """Train a policy on its own samples.
+    """Train a policy, which gives log p (V,) when called, in place on its own samples.
 
-    Args:
-        policy: gives log p (V,) when called; trained in place.
-        world: rewards and reference; the objective sees them at the sampled tokens only.
-        objective: target and estimator.
-        settings: steps, batch size, optimiser.
-        generator: of the samples.
-        on_step: called after each step.
+    The objective sees rewards and reference at the sampled tokens only.
 
     Returns:
         The probabilities (V,) at the end, in float64.

@@ -92,17 +92,9 @@ def anchored_rewards(
     """Return Rbar for a trainer that subtracts beta KL(pi || pi_ref) itself, a sequence at a time.
 
     A hit (R >= tau) has R(z) + beta (lr(z) - lr), z the likeliest hit of its group under the
-    reference; every other row keeps R (Algorithm 1 of arXiv 2510.20817).
-
-    Args:
-        reward_B: as in ``anchor_rewards``.
-        logp_ref_B: as there.
-        group_B: as there.
-        beta: the trainer's KL coefficient; with any other one the hits are not flat.
-        tau: the reward from which on a completion is a hit.
-        complete_B: as there.
-        **options: further options of ``chemkl.losses.Mara``, for example ``cap=10.0``, or
-            ``tau_quantile`` and ``tau_floor`` in place of tau.
+    reference; every other row keeps R (Algorithm 1 of arXiv 2510.20817). With any other beta than
+    the trainer's the hits are not flat. Further options are those of ``chemkl.losses.Mara``, the
+    other arguments those of `anchor_rewards`.
 
     Raises:
         ValueError: an option that Mara refuses, and what ``anchor_rewards`` refuses.

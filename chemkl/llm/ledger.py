@@ -27,14 +27,7 @@ _NOTABLE = 0.1
 
 
 class TextLedger(BaseLedger):
-    """Turns completions into rows; an answer to a prompt, or a canonical SMILES, is paid once.
-
-    Args:
-        reward: what completions are paid.
-        prompts: of the run, by number.
-        diversity_filter: withdraws rewards of over-used scaffolds.
-        budget: oracle calls that may be spent; infinity: any number.
-    """
+    """Turns completions into rows; an answer to a prompt, or a canonical SMILES, is paid once."""
 
     def __init__(
         self,
@@ -88,12 +81,7 @@ class TextLedger(BaseLedger):
 
 
 def describe_cut_off(reasons: Sequence[str | None], most: int) -> list[str]:
-    """Say how many completions of a run were cut off, where they are many.
-
-    Args:
-        reasons: of all its rows.
-        most: max_new_tokens of the run.
-    """
+    """Say how many completions of a run were cut off at max_new_tokens, where they are many."""
     n, total = sum(map(is_cut_off, reasons)), len(reasons)
     if n <= _NOTABLE * total:
         return []

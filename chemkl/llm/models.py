@@ -41,10 +41,7 @@ def build_policy(
 ) -> HfPolicy:
     """Build the policy of a config: what is trained, or the model as it was.
 
-    Args:
-        config: of the run.
-        trained: whether there is something to train.
-        prompts: what the model reads; None: rendered from the config.
+    Prompts are rendered from the config unless they are given.
 
     Raises:
         InputError: the model, the adapter or the prompts cannot be used, or the model can never
@@ -96,12 +93,7 @@ def _prompts(
     *,
     trained: bool = True,
 ) -> Sequence[Prompt]:
-    """Render prompts unless they are given, and check them and the answers with the tokenizer.
-
-    Raises:
-        InputError: prompts that cannot be used, answers that the model can never give, or a
-            tokenizer that writes ids which the model does not read.
-    """
+    """Render prompts unless they are given, and check them and the answers with the tokenizer."""
     if trained:
         _check_answers(config, tokenizer, end_id)
     if prompts is None:
@@ -141,11 +133,7 @@ def adapted(
 ) -> nn.Module:
     """Decide what of a model is trained: adapters, drawn from a seed, or all of it.
 
-    Args:
-        network: the model.
-        config: what is trained.
-        seed: of the adapters' first weights.
-        revision: of the model; peft keeps it with the adapters, to load the same one again.
+    peft keeps the revision of the model with the adapters, to load the same one again.
 
     Raises:
         InputError: peft refuses the settings, for example names of layers that there are not.
@@ -181,17 +169,10 @@ def adapted(
 def save(
     policy: HfPolicy, folder: Path, config: LlmPosttrainConfig, about: Mapping[str, Any]
 ) -> Path:
-    """Write what a run has trained.
+    """Write what a run has trained into a folder ``adapter`` or ``model``, and return that.
 
-    Args:
-        policy: the network.
-        folder: gets a folder ``adapter`` or ``model``.
-        config: of the run; kept beside the weights with what the model reads of each prompt, so
-            that `load` finds both.
-        about: where the weights come from; JSON values.
-
-    Returns:
-        The folder that was written.
+    The config of the run is kept beside the weights with what the model reads of each prompt, so
+    that `load` finds both, and with where the weights come from (JSON values).
     """
     kept = {
         "config": config.model_dump(mode="json"),

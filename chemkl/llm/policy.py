@@ -128,11 +128,8 @@ class HfPolicy(SequenceModel):
     def logp(self, completions: Sequence[str], prompt: int = 0) -> Tensor:
         """Return log p of complete texts after a prompt: float32_B, nats, end token included.
 
-        A text that can be cut into tokens in several ways counts as the tokenizer cuts it.
-
-        Args:
-            completions: the texts.
-            prompt: the number of the prompt that they answer, its place in `prompts`.
+        The prompt is the number of its place in `prompts`. A text that can be cut into tokens in
+        several ways counts as the tokenizer cuts it.
 
         Raises:
             TypeError: one string instead of several.
@@ -146,19 +143,16 @@ class HfPolicy(SequenceModel):
     def sample(self, n: int, generator: torch.Generator | None = None) -> Rollout:
         """Draw n completions, as many of each prompt, in the order of the prompts.
 
-        A row depends on the generator, on its prompt and on its place among that prompt's rows; on
-        the other prompts only as far as they change the last digits of a pass over all of them.
-
-        Args:
-            n: how many; 0 or a multiple of the prompts of a step.
-            generator: a CPU generator; None uses torch's global one.
+        A row depends on the generator (on the CPU; None: torch's global one), on its prompt and on
+        its place among that prompt's rows; on the other prompts only as far as they change the last
+        digits of a pass over all of them.
 
         Returns:
             Row by row the text (`texts`), its log p in nats (`logp`), the number of the prompt that
             it answers (`group`), and whether it was cut off at max_new_tokens (`truncated`).
 
         Raises:
-            ValueError: so many cannot be drawn.
+            ValueError: n is no multiple of the prompts of a step.
         """
         if n < 0 or n % self.prompts_per_step:
             raise ValueError(
@@ -288,12 +282,7 @@ class Drawn(NamedTuple):
 
 
 class Network:
-    """A causal language model as it is called here: prompts, caches, log-probabilities.
-
-    Args:
-        model: a causal LM of transformers, or a PeftModel around one.
-        end_id: the token that ends a completion.
-    """
+    """A causal LM of transformers, or a PeftModel around one, as it is called here."""
 
     def __init__(self, model: nn.Module, end_id: int) -> None:
         transformers = package("transformers")
@@ -318,14 +307,11 @@ class Network:
         *,
         last_alone: bool = False,
     ) -> Tensor:
-        """Return logits_UTV behind ids.
+        """Return logits_UTV behind ids, all of them or the last alone.
 
-        Args:
-            token_UT: ids that follow those which the cache has seen.
-            cache: what it keeps of them is added; None: nothing was seen, and nothing is kept.
-            seen: how many those were.
-            real_US: 1 for each id up to the last of these that is no padding; None: all are real.
-            last_alone: return the logits behind the last id only.
+        The cache has seen so many ids before these, and keeps these too; None: nothing was seen,
+        and nothing is kept. real_US is 1 for each id up to the last that is no padding; None: all
+        are real.
         """
         if real_US is None:
             end = seen + token_UT.shape[1]
@@ -372,15 +358,11 @@ class Network:
     def complete(
         self, prompts: Sequence[Prompt], uniform_BL: Tensor, device: torch.device
     ) -> Drawn:
-        """Draw completions in one pass, by inverting the cumulative distribution of each token.
+        """Draw as many completions of each prompt, by inverting cumulative distributions.
 
         Rows with the same beginning share the way over it. Prompts of unequal length are filled up
-        on the left with tokens that nothing attends to.
-
-        Args:
-            prompts: each gets as many rows, in this order.
-            uniform_BL: what each token of each row is drawn by, from [0, 1), on the CPU.
-            device: where the model is.
+        on the left with tokens that nothing attends to. Each token of each row is drawn by a number
+        of uniform_BL, from [0, 1), on the CPU.
         """
         n, most = uniform_BL.shape
         token_BL = torch.full((n, most), self._end_id)
@@ -428,15 +410,9 @@ class Network:
 
 
 def _passes(prompts: Sequence[Prompt], most: int, *, pads: bool) -> Iterator[list[int]]:
-    """Deal prompts into passes through the model, those of like length together.
+    """Yield the places of prompts that go through the model together, those of like length.
 
-    Args:
-        prompts: what is to be completed.
-        most: prompts of a pass.
-        pads: whether shorter prompts can be filled up; else only equal lengths go together.
-
-    Yields:
-        The places of prompts among these.
+    So many at most; where shorter prompts cannot be padded, only equal lengths go together.
     """
     lengths = [len(prompt.token_ids) for prompt in prompts]
     taken: list[int] = []

@@ -62,11 +62,7 @@ class Conditions:
         return number
 
     def without(self, number: np.ndarray) -> list[str]:
-        """Say which levels no molecule has; a line for each.
-
-        Args:
-            number: what `prompts_of` gave.
-        """
+        """Say which levels no molecule has, by what `prompts_of` gave; a line for each."""
         shape = [len(each.names) for each in self.configs]
         levels = np.unravel_index(number[number != NO_PROMPT], shape)
         return [
@@ -125,12 +121,6 @@ class TaggedPolicy(HfPolicy):
     """A language model whose prompts are all of the same length: one pass reads any rows.
 
     For training from scratch, where nearly all rows differ and no two batches have the same ones.
-
-    Args:
-        model: a causal LM of transformers.
-        tokenizer: of the model.
-        prompts: numbered from 0.
-        max_new_tokens: most tokens of a completion, end token included.
     """
 
     def __init__(
@@ -151,12 +141,6 @@ class TaggedPolicy(HfPolicy):
 
 class TaggedDataset(TokenDataset):
     """Molecules as rows of ids, each with the number of its prompt in front.
-
-    Args:
-        smiles: the molecules.
-        vocabulary: what they are encoded with.
-        prompts: the number of each molecule's prompt.
-        randomise_seed: None for the SMILES as they stand, otherwise the seed of the spellings.
 
     Raises:
         InputError: no molecule, or a token that the vocabulary does not know, with its line.

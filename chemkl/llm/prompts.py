@@ -104,17 +104,10 @@ def check_ids(
     answers: Sequence[str],
     end_id: int,
 ) -> None:
-    """Refuse a tokenizer that writes ids which the model does not read.
+    """Refuse a tokenizer that writes ids which the model, with so many, does not read.
 
     A model may read more ids, as padding; and a tokenizer may have a few special tokens too many,
-    if nothing uses them.
-
-    Args:
-        tokenizer: of the model.
-        n_read: ids that the model reads, from 0.
-        prompts: the prompts.
-        answers: texts whose probability is asked for.
-        end_id: the token that ends a completion.
+    if neither prompts nor answers (texts whose probability is asked for) use them.
 
     Raises:
         InputError: saying how many ids the two have.
@@ -149,11 +142,7 @@ def _is_unknown_in(prompt: Prompt, tokenizer: Any) -> bool:
 
 
 def _template(tokenizer: Any, template: str | Path) -> str | None:
-    """The Jinja source of a template; None for plain text.
-
-    Raises:
-        InputError: the file cannot be read, or the tokenizer has no template.
-    """
+    """The Jinja source of a template; None for plain text."""
     if template == "none":
         return None
     if isinstance(template, Path):
@@ -241,14 +230,7 @@ def keep_prompts(prompts: Sequence[Prompt], folder: Path) -> None:
 
 
 def kept_prompts(folder: Path, n: int) -> tuple[Prompt, ...] | None:
-    """Read what `keep_prompts` wrote.
-
-    Args:
-        folder: of a run.
-        n: how many prompts the run has.
-
-    Returns:
-        The prompts; None: the folder keeps none.
+    """Read the n prompts that `keep_prompts` wrote for a run; None: the folder keeps none.
 
     Raises:
         InputError: it is something else.
@@ -268,11 +250,7 @@ def kept_prompts(folder: Path, n: int) -> tuple[Prompt, ...] | None:
 
 
 def as_prompts(plain: Any, n: int) -> tuple[Prompt, ...]:
-    """Make prompts of JSON.
-
-    Args:
-        plain: a list with an object for each.
-        n: how many there should be.
+    """Make n prompts of JSON: a list with an object for each.
 
     Raises:
         ValueError: they are not prompts, or not so many.

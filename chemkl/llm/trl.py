@@ -262,12 +262,10 @@ _RANDOM = (
 
 
 def build_target(args: Any, peft_config: Any = None, **options: Any) -> Mara:
-    """Check a config of TRL and make the target that goes with it.
+    """Check a config of TRL, and a new adapter's, and make the target that goes with it.
 
-    Args:
-        args: a ``trl.RLOOConfig``.
-        peft_config: of the adapter that is to be trained; None: there is none, or not a new one.
-        **options: of ``chemkl.losses.Mara``, without beta and anchor; None counts as not given.
+    The options are those of ``chemkl.losses.Mara`` without beta and anchor; None counts as not
+    given.
 
     Raises:
         InputError: a line for each setting that goes wrong under MARA.
@@ -451,15 +449,10 @@ def _describe(
     completions: Sequence[Hashable],
     group_size: int,
 ) -> dict[str, float]:
-    """Compute the metrics of a batch.
+    """Compute the metrics of a batch, from its rewards after and before MARA.
 
-    Args:
-        anchored: the rewards after MARA.
-        reward_B: before it; NaN where nothing could be scored.
-        logp_ref_B: under the reference.
-        complete_B: False where the completion was cut off.
-        completions: the token sequence of each row.
-        group_size: M.
+    Rewards are NaN where nothing could be scored, complete_B is False where a completion was cut
+    off, and completions are the token sequences of the rows.
     """
     hit_B, bonus_B = anchored.hit, anchored.bonus
     hit_NM = hit_B.view(-1, group_size)

@@ -93,12 +93,7 @@ class BaseLedger(ABC):
         """Read back the paid rewards of rows, so that nothing is scored twice."""
 
     def describe(self, rows: pd.DataFrame, hit: np.ndarray) -> dict[str, float]:
-        """Return the rates of a batch, and ``hits/`` with what its hits look like.
-
-        Args:
-            rows: of the trace.
-            hit: which of them the target counts as hits.
-        """
+        """Return the rates of a batch, and ``hits/`` with what the rows look like that are hits."""
         valid = [identity for identity in self.identities(rows) if identity is not None]
         hits = describe_hits(rows[hit])
         return {
@@ -127,13 +122,7 @@ class BaseLedger(ABC):
 
 
 class Ledger(BaseLedger):
-    """The ledger of molecules; a canonical SMILES is paid once.
-
-    Args:
-        reward: the reward model.
-        diversity_filter: withdraws rewards of over-used scaffolds.
-        budget: oracle calls that may be spent.
-    """
+    """The ledger of molecules; a canonical SMILES is paid once."""
 
     def __init__(
         self, reward: RewardModel, diversity_filter: DiversityFilter, budget: float
@@ -178,15 +167,10 @@ class Ledger(BaseLedger):
 
 
 def describe_hits(hits: pd.DataFrame) -> dict[str, float]:
-    """Return the mean length, size and synthetic accessibility of hits; NaN without hits.
+    """Return means over hits: n_tokens, heavy_atoms, sa_score (1 easy to 10 hard), or NaN.
 
-    Args:
-        hits: rows with ``canonical_smiles`` (missing for an invalid row, which is a hit where tau
-            is 0 or below) and ``n_tokens``.
-
-    Returns:
-        n_tokens (tokens), heavy_atoms (atoms), sa_score (1 easy to 10 hard), over distinct
-        molecules for the last two; one that RDKit cannot read or score is left out.
+    The last two are over distinct molecules; one that RDKit cannot read or score is left out, as
+    are invalid rows (canonical_smiles missing), which are hits where tau is 0 or below.
     """
     sa_score = Term("sa_score", 1.0, find_component("sa_score").build({}), float)
     molecules = hits["canonical_smiles"].dropna().unique()

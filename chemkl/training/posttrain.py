@@ -215,14 +215,7 @@ class Posttrain(lightning.LightningModule):
 
 
 class InputBuilder:
-    """Builds the inputs of an objective, and keeps the rows that it carries from batch to batch.
-
-    Args:
-        policy: the network to train.
-        reference: the frozen prior.
-        objective: what it needs beyond the usual is made only if it asks.
-        seed: of the fresh samples of the prior.
-    """
+    """Builds the inputs of an objective, and keeps the rows that it carries from batch to batch."""
 
     def __init__(
         self, policy: SequenceModel, reference: SequenceModel, objective: Objective, seed: int
@@ -239,14 +232,8 @@ class InputBuilder:
     ) -> LossInputs:
         """Return the inputs of a batch, rows carried from the batch before at its end.
 
-        Everything is on the CPU: a few numbers a row, rewards in float64.
-
-        Args:
-            rollout: the batch.
-            rows: its rewards.
-            step: of the training.
-            rank: of the process.
-            learns: whether there is an update; without one no fresh samples of the prior are drawn.
+        Everything is on the CPU: a few numbers a row, rewards in float64. Without an update
+        (`learns`) no fresh samples of the prior are drawn.
         """
         tokens = self._with_carried(rollout)
         reward_B = torch.tensor(rows["reward_filtered"].to_numpy(), dtype=torch.float64)

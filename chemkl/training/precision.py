@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from chemkl.config import InputError, complaints
-from chemkl.config.loading import Draft
+from chemkl.config import InputError
 from chemkl.config.posttrain import Precision
 from chemkl.results.manifest import Manifest
 from chemkl.results.provenance import UsedPrecision
@@ -43,10 +42,6 @@ _NOT_DONE = (RuntimeError, AssertionError, TypeError, ValueError)
 def check_precision(asked: Precision, trainer: Mapping[str, Any]) -> None:
     """Find out whether the trainer's device does the precision that is asked for.
 
-    Args:
-        asked: the setting.
-        trainer: the user's arguments of Lightning's trainer.
-
     Raises:
         InputError: the device cannot do bf16-mixed, or is not there.
     """
@@ -59,13 +54,6 @@ def check_precision(asked: Precision, trainer: Mapping[str, Any]) -> None:
             f"precision: bf16-mixed cannot be used on this device ({device.type}): {lacks}. Take "
             "precision: auto, which uses it where the device does it faster, or 32-true."
         )
-
-
-def precision_problems(draft: Draft) -> list[str]:
-    """Check the precision of settings that do not fit their schema, in so far as it can be read."""
-    return complaints(
-        (check_precision, draft.get("precision"), draft.mapping("trainer") or {}),
-    )
 
 
 def settle(
@@ -131,14 +119,7 @@ def _choose(asked: Precision, device: torch.device, n_devices: int) -> UsedPreci
 
 @cache
 def missing(device: torch.device) -> str:
-    """Say what a device lacks for bf16-mixed.
-
-    Args:
-        device: it is there.
-
-    Returns:
-        In words; empty: nothing.
-    """
+    """Say in words what a device, which is there, lacks for bf16-mixed; empty: nothing."""
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
         if capability < LEAST_CAPABILITY:

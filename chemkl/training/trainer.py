@@ -72,17 +72,11 @@ _REFUSED = (
 def build_trainer(
     out_dir: Path, settings: Mapping[str, Any], callbacks: Sequence[Callback], **fixed: Any
 ) -> Trainer:
-    """Build the trainer of a stage.
+    """Build the trainer of a stage; `fixed` stands above the user's settings.
 
-    It leaves the signals alone: Lightning's handlers would save, requeue a Slurm job and talk to
-    other processes in the middle of a step.
-
-    Args:
-        out_dir: folder of the run; logs go to ``logs/`` in it.
-        settings: the user's own arguments.
-        callbacks: what the stage brings, in the order in which they act, but for `Checkpoint`,
-            which acts last; bars go where the settings say there are none.
-        **fixed: arguments that the stage decides.
+    Logs go to ``logs/`` in the folder. Of the callbacks `Checkpoint` acts last; bars go where the
+    settings say there are none. Signals are left alone: Lightning's handlers would save, requeue a
+    Slurm job and talk to other processes in the middle of a step.
 
     Raises:
         InputError: Lightning refuses the settings.
@@ -138,13 +132,7 @@ def _cluster(settings: Mapping[str, Any]) -> ClusterEnvironment | None:
 
 
 def devices_of(settings: Mapping[str, Any]) -> tuple[torch.device, int]:
-    """Find the device on which a trainer with these settings works.
-
-    Args:
-        settings: the user's own arguments of the trainer, checked.
-
-    Returns:
-        The device of this process, and the number of devices of all processes.
+    """Return the device of this process and the number of devices of all, by a trainer's settings.
 
     Raises:
         InputError: this machine does not have what they ask for.
@@ -214,13 +202,7 @@ def _fits(value: Any, annotation: Any) -> bool:
 
 
 def fit(trainer: Trainer, module: LightningModule, data: Any, start: Path | None) -> None:
-    """Train, from a checkpoint if there is one.
-
-    Args:
-        trainer: with a `Checkpoint` among its callbacks.
-        module: to train.
-        data: loader or data module.
-        start: the checkpoint.
+    """Train, from a checkpoint if there is one; a `Checkpoint` is among the trainer's callbacks.
 
     Raises:
         StoppedBySignal: a signal told the run to end; a checkpoint is written.
@@ -284,15 +266,11 @@ class Checkpoint(Callback):
 
     A checkpoint is only written right after a step of the optimiser, when no accumulated gradient
     would be lost, and not behind the last batch of an epoch, where a resumed run would leave out
-    the epoch's validation; it is then written one step later.
+    the epoch's validation; it is then written one step later. `before` is called first, for example
+    to write the trace up to this step.
 
     A signal that tells the run to end (see `chemkl.signals`) is heeded here: a checkpoint is
     written as soon as one can be, behind the epoch's validation if need be, and the fit ends.
-
-    Args:
-        out_dir: folder of the run.
-        every: steps between two checkpoints.
-        before: called first, for example to write the trace up to this step.
     """
 
     def __init__(self, out_dir: Path, every: int, before: Callable[[], object] = int) -> None:
@@ -414,12 +392,9 @@ def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def reopen(path: Path, saved: dict[str, Any], step: int) -> None:
-    """Make of the checkpoint from the end of a run of one epoch one from the middle of it.
+    """Make of the checkpoint from the end of a run of one epoch one from before a step, 1 or more.
 
-    Args:
-        path: where it is written.
-        saved: the checkpoint; its weights are those before `step`.
-        step: that comes next, 1 or more.
+    Its weights are those before that step.
     """
     made = {"ready": step, "started": step, "processed": step, "completed": step - 1}
     begun = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
@@ -443,10 +418,7 @@ def reopen(path: Path, saved: dict[str, Any], step: int) -> None:
 class ProgressBar(Callback):
     """Shows how far a training is: a bar in a terminal, ten lines in a file or a pipe.
 
-    Args:
-        name: of the stage.
-        unit: what is counted.
-        total: of it; None: not known before the training starts.
+    A total of None is not known before the training starts.
     """
 
     def __init__(self, name: str, unit: str, total: int | None = None) -> None:
@@ -486,13 +458,7 @@ class ProgressBar(Callback):
 
 
 class CallsBar(ProgressBar):
-    """Shows calls spent of the budget, samples drawn, and the time.
-
-    Args:
-        ledger: counts.
-        budget: calls at which the bar is full; None: samples fill it.
-        most_samples: samples at which it is full, where there is no budget.
-    """
+    """Shows calls of the budget, samples and time; without a budget samples fill it."""
 
     def __init__(self, ledger: BaseLedger, budget: int | None, most_samples: int = 0) -> None:
         self._ledger, self._over_calls = ledger, budget is not None
@@ -508,12 +474,7 @@ class CallsBar(ProgressBar):
 
 
 class StepsBar(ProgressBar):
-    """Shows steps of the optimiser, the epoch, and the metrics that the module shows.
-
-    Args:
-        name: of the stage.
-        every: steps between two looks at the metrics, which may wait for the device.
-    """
+    """Shows steps, epoch and metrics, which may wait for the device: every so many steps."""
 
     def __init__(self, name: str, every: int = 20) -> None:
         super().__init__(name, "steps")

@@ -120,3 +120,25 @@ def taught_model(tmp_path_factory):
 def taught_chemist(tmp_path_factory):
     """The same that answers with a molecule of one atom."""
     return teach(tmp_path_factory.mktemp("chemist"), {"C": 0.5, "O": 0.3, "N": 0.2})
+
+
+@pytest.fixture(scope="session")
+def short_run(taught_model):
+    """Settings of a short run on the taught model: a function of what is to differ."""
+
+    def settings(**changes):
+        return {
+            "model": str(taught_model),
+            "adapter": {"kind": "lora", "r": 4},
+            "prompts": ["pick"],
+            "max_new_tokens": 3,
+            "reward": {"kind": "answers", "valid": ["1", "2", "3"]},
+            "target": {"kind": "gibbs", "beta": 0.1},
+            "precision": "32-true",
+            "batch_size": 16,
+            "max_steps": 2,
+            "trainer": {"accelerator": "cpu"},
+            "callbacks": {"progress_bar": False},
+        } | changes
+
+    return settings

@@ -18,22 +18,9 @@ WINDOW, SHARE = 20, 0.8
 
 
 @pytest.fixture
-def config(taught_model):
-    return {
-        "model": str(taught_model),
-        "adapter": {"kind": "lora", "r": 4},
-        "prompts": ["pick"],
-        "max_new_tokens": 3,
-        "reward": {"kind": "answers", "valid": ["1", "2", "3"]},
-        "target": {"kind": "gibbs", "beta": 0.1},
-        "precision": "32-true",
-        "batch_size": 16,
-        "learning_rate": 3e-2,
-        "max_steps": 12,
-        "seed": 1,
-        "trainer": {"accelerator": "cpu"},
-        "callbacks": {"progress_bar": False, "checkpoint_every": 2},
-    }
+def config(short_run):
+    callbacks = {"progress_bar": False, "checkpoint_every": 2}
+    return short_run(learning_rate=3e-2, max_steps=12, seed=1, callbacks=callbacks)
 
 
 def watching(config, **limits):

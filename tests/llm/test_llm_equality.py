@@ -21,7 +21,6 @@ from chemkl.llm.reference import Reference
 from chemkl.llm.rewards import PaidByMolecule
 from chemkl.losses import build_objective
 from chemkl.policies import Policy, Vocabulary, freeze, load_policy
-from chemkl.policies.base import stream
 from chemkl.policies.tokenizer import END_ID, START_ID
 from chemkl.results import TraceWriter, read_trace
 from chemkl.rewards import RewardModel
@@ -245,48 +244,3 @@ def test_loss_and_gradient_are_the_same_to_1e_6(both_paths, name, bucket):
         assert largest > 0
         for a, b in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * max(1, largest))
-
-
-def logp_alone(network, prompt_ids, ids):
-    """Log p of one row of ids after a prompt, in float64, by a pass of its own."""
-    read = [*prompt_ids, *ids]
-    logits = network(torch.tensor([read]))
-    logits = logits[0] if isinstance(logits, tuple) else logits.logits
-    logp = logits[0, len(prompt_ids) - 1 : -1].log_softmax(dim=-1)
-    return sum(logp[t, token] for t, token in enumerate(ids))
-
-
-def test_loss_and_gradient_of_the_first_step_are_those_of_the_formulas(networks, both_paths):
-    # MARA (Algorithm 2 of arXiv 2510.20817) and RLOO, by numpy and one row at a time
-    policy, prior = copy.deepcopy(networks[0])  # as they are before the training
-    _, (trace, watched) = both_paths(MARA_RLOO)
-    trace = trace[trace["step"] == 0]
-    drawn = policy.sample(BATCH, stream(SEED, 0))
-    before = (*getattr(policy, "before", ()), START_ID)
-    rows = [
-        row[1 : 1 + n]
-        for row, n in zip(drawn.tokens.tolist(), drawn.n_tokens.tolist(), strict=True)
-    ]
-    graph = [logp_alone(getattr(policy, "network", policy), before, ids) for ids in rows]
-    lp = np.array([float(each.detach()) for each in graph])
-    with torch.no_grad():
-        of_prior = [logp_alone(getattr(prior, "network", prior), before, ids) for ids in rows]
-    lr, reward = np.array([float(each) for each in of_prior]), trace["reward"].to_numpy()
-
-    beta = 1 / SIGMA
-    hit = reward >= MARA_RLOO["tau"]
-    z = max(np.flatnonzero(hit), key=lambda i: lr[i])
-    log_target = np.where(hit, lr[z] + reward[z] / beta, lr + reward / beta)
-    score = beta * (log_target - lp)
-    advantage = np.array([s - np.delete(score, i).mean() for i, s in enumerate(score)])
-    loss = -(advantage * lp).mean()
-
-    assert trace["hit"].tolist() == hit.tolist()
-    assert np.flatnonzero(trace["anchor"]).tolist() == [z]
-    # in the trace log-probabilities are float32: of 20 nats the last digit is 2e-6
-    np.testing.assert_allclose(trace["logp_policy"], lp, rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(trace["log_target"], log_target, rtol=1e-6, atol=1e-6)
-    assert watched.losses[0] == pytest.approx(loss, rel=1e-6, abs=1e-6)
-    (-sum(float(a) * each for a, each in zip(advantage, graph, strict=True)) / BATCH).backward()
-    for found, weight in zip(watched.gradients[0], policy.parameters(), strict=True):
-        np.testing.assert_allclose(found, weight.grad, rtol=0, atol=2e-6)

@@ -114,27 +114,6 @@ def test_an_estimator_with_one_constant_for_all_prompts_is_refused(world):
         gradient(world, objective, *parts)
 
 
-def test_a_step_with_two_prompts_has_the_loss_of_either_alone(make_policy, tiny):
-    # with rloo and mara every row's part of the loss is that of its own prompt's rows
-    objective = build_objective(target="mara", beta=0.1, tau=0.5, estimator="rloo")
-    policy = make_policy("pick", "a b", model=tiny.llama(0, 4.0).double(), max_new_tokens=3)
-    prior = make_policy("pick", "a b", model=tiny.llama(1, 4.0).double(), max_new_tokens=3)
-    drawn = policy.sample(20, torch.Generator().manual_seed(0))
-    reward = torch.tensor([0.2 * (len(text) % 6) for text in drawn.smiles], dtype=torch.float64)
-
-    def loss_of(some):
-        rows = pd.DataFrame({"reward_filtered": reward[some].numpy()})
-        part = Rollout(
-            [drawn.smiles[i] for i in some], drawn.tokens[some], drawn.logp[some],
-            drawn.truncated[some], drawn.group[some], END,
-        )  # fmt: skip
-        return objective(InputBuilder(policy, prior, objective, 0).build(part, rows, 0, 0)).loss
-
-    both = loss_of(list(range(20)))
-    halves = (loss_of(list(range(10))) + loss_of(list(range(10, 20)))) / 2
-    torch.testing.assert_close(both, halves, rtol=1e-6, atol=1e-6)
-
-
 def test_one_text_in_other_tokens_or_to_another_prompt_is_another_sequence(make_policy):
     policy = make_policy("pick", "a b")
     token_BT = torch.tensor([[0, 5, 6, END], [0, 7, END, END], [0, 5, 6, END], [1, 5, 6, END]])

@@ -105,13 +105,6 @@ def test_a_model_with_a_sliding_window_is_read_with_its_prompt_and_gives_the_sam
     torch.testing.assert_close(drawn.logp, plain_logp(policy, drawn.tokens), rtol=0, atol=1e-5)
 
 
-def test_a_row_does_not_depend_on_the_other_rows_and_prompts(make_policy):
-    policy = make_policy(*PROMPTS, dtype=torch.float64)
-    together = policy.logp_tokens(ROWS)
-    alone = torch.cat([policy.logp_tokens(row[None]) for row in ROWS])
-    torch.testing.assert_close(together, alone, rtol=0, atol=1e-6)
-
-
 def test_under_autocast_the_sum_is_float32_and_gradients_flow_after_a_pass_without_any(make_policy):
     policy = make_policy(*PROMPTS)
     exact = policy.logp_tokens(ROWS)
@@ -174,10 +167,6 @@ def test_several_micro_batches_are_read_once_more_for_the_gradient_alone(make_po
     assert sum(map(len, calls["logp_after"])) == 16
 
 
-def test_no_rows_are_a_batch_too(make_policy):
-    assert make_policy().logp_tokens(ROWS[:0]).shape == (0,)
-
-
 # ---- sampling
 
 
@@ -219,12 +208,6 @@ def test_rows_stand_by_prompt_and_are_padded_with_the_end_token(make_policy, tin
         written = ids[:n] if truncated else ids[: n - 1]
         assert text == " ".join(word[i] for i in written)
         assert truncated == (END not in ids)
-
-
-def test_the_same_generator_gives_the_same_rows_and_another_one_others(make_policy):
-    policy = make_policy(*PROMPTS)
-    draws = [policy.sample(30, torch.Generator().manual_seed(s)).tokens.tolist() for s in (0, 0, 1)]
-    assert draws[0] == draws[1] != draws[2]
 
 
 def test_rows_of_a_prompt_depend_on_its_number_and_not_on_how_many_there_are(make_policy):
@@ -286,11 +269,6 @@ def test_prompts_of_a_step_are_drawn_at_random_and_all_of_them_come(make_policy)
         for seed in range(20)
     ]
     assert set(groups) == {(0, 0, 1, 1), (0, 0, 2, 2), (1, 1, 2, 2)}
-
-
-def test_rows_that_cannot_be_dealt_evenly_are_refused(make_policy):
-    with pytest.raises(ValueError, match="7 completions cannot be dealt evenly to 3 prompts"):
-        make_policy(*PROMPTS).sample(7)
 
 
 def test_a_text_is_scored_as_the_tokenizer_cuts_it(make_policy, tiny):
@@ -383,3 +361,41 @@ def test_dropout_stays_off_in_training_mode(make_policy, tiny):
     expected = policy.logp_tokens(ROWS)
     assert torch.equal(policy.train().logp_tokens(ROWS), expected)
     assert policy.training
+
+
+# ---- what it says to what it cannot do
+
+
+def test_no_completions_are_a_rollout_without_rows(make_policy):
+    policy = make_policy(*PROMPTS, max_new_tokens=6)
+    drawn = policy.sample(0, torch.Generator().manual_seed(0))
+    assert len(drawn) == 0
+    assert drawn.texts == []
+    assert drawn.tokens.shape == (0, 2)
+    assert drawn.tokens.dtype == torch.int64
+    assert drawn.logp.shape == drawn.truncated.shape == drawn.group.shape == drawn.n_tokens.shape
+    assert (drawn.logp.dtype, drawn.truncated.dtype) == (torch.float32, torch.bool)
+    assert policy.logp_tokens(drawn.tokens).tolist() == []
+    some = policy.sample(3, torch.Generator().manual_seed(0))  # what a run has is of the same types
+    for name in ("tokens", "logp", "truncated", "group"):
+        assert getattr(some, name).dtype == getattr(drawn, name).dtype
+
+
+@pytest.mark.parametrize("n", [-3, 7])
+def test_a_number_that_cannot_be_dealt_is_refused_with_what_can(make_policy, n):
+    message = f"^{n} completions cannot be dealt evenly to 3 prompts; give a multiple of 3$"
+    with pytest.raises(ValueError, match=message):
+        make_policy(*PROMPTS).sample(n)
+
+
+@pytest.mark.parametrize("prompt", [3, -1])
+def test_a_prompt_that_there_is_not(make_policy, prompt):
+    with pytest.raises(ValueError, match=f"^prompt = {prompt}, but prompts are numbered from 0 to"):
+        make_policy(*PROMPTS).logp(["1"], prompt=prompt)
+    with pytest.raises(ValueError, match=f"^prompt = {prompt}, but there is one prompt, number 0"):
+        make_policy("pick").encode(["1"], prompt)
+
+
+def test_one_string_is_not_taken_for_its_characters(make_policy):
+    with pytest.raises(TypeError, match=r"^expected several texts: write \['12'\]$"):
+        make_policy().logp("12")

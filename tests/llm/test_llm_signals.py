@@ -18,24 +18,17 @@ from chemkl.training.pretrain import Pretrain
 SAMPLE = Path(__file__).parents[2] / "data" / "moses_sample"
 
 
-def posttrain_config(model):
-    return {
-        "model": str(model),
-        "adapter": {"kind": "lora", "r": 4, "alpha": 8},
-        "prompts": ["pick"],
-        "max_new_tokens": 3,
-        "reward": {"kind": "answers", "valid": ["1", "2", "3"]},
-        "target": {"kind": "mara", "beta": 0.1, "tau": 1},
-        "batch_size": 16,
-        "learning_rate": 1e-2,
-        "max_steps": 6,
-        "track": {"every": 2},
-        "trainer": {"accelerator": "cpu", "log_every_n_steps": 1},
-        "callbacks": {"checkpoint_every": 100, "progress_bar": False},
-    }
+def posttrain_config(short_run):
+    return short_run(
+        target={"kind": "mara", "beta": 0.1, "tau": 1},
+        learning_rate=1e-2,
+        max_steps=6,
+        track={"every": 2},
+        callbacks={"checkpoint_every": 100, "progress_bar": False},
+    )
 
 
-def pretrain_config(_model):
+def pretrain_config(_short_run):
     return {
         "corpus": str(SAMPLE),
         "conditions": [{"kind": "logp", "cuts": [2, 3], "names": ["low", "mid", "high"]}],
@@ -64,10 +57,10 @@ def results_of(out):
     ],
 )
 def test_a_run_finishes_its_step_and_goes_on_from_there(
-    taught_model, tmp_path, chemkl, capsys, monkeypatch, stage, module, config_of, name, code
+    short_run, tmp_path, chemkl, capsys, monkeypatch, stage, module, config_of, name, code
 ):
     config, told, whole = tmp_path / "config.yaml", tmp_path / "told", tmp_path / "whole"
-    config.write_text(yaml.safe_dump(config_of(taught_model)))
+    config.write_text(yaml.safe_dump(config_of(short_run)))
     made, original = [], module.training_step
 
     def training_step(self, *arguments):

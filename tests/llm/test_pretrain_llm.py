@@ -95,44 +95,6 @@ def test_what_is_no_molecule_or_has_no_value_has_no_prompt(monkeypatch):
     assert found.prompts[2] == "<picky_b> <many_a>"
 
 
-@pytest.mark.parametrize(
-    "give",
-    [
-        lambda values: values,
-        lambda values: [np.float32(each) for each in values],
-        lambda values: np.array(values, dtype=np.float32),
-        lambda values: torch.tensor(values),
-    ],
-)
-def test_a_batched_component_may_give_numbers_of_any_kind(monkeypatch, give):
-    # what is not finite is no value, whichever way the component is asked
-    of_atoms = {1: 0.0, 2: 1.0, 3: math.inf, 4: -math.inf, 5: math.nan}
-
-    def together():
-        return lambda mols: give([of_atoms[m.GetNumAtoms()] for m in mols])
-
-    def alone():
-        return lambda mol: give([of_atoms[mol.GetNumAtoms()]])[0]
-
-    for kind, factory, batched in (("together", together, True), ("alone", alone, False)):
-        made = Component(kind, factory, "", (0, 1), "made up", batched)
-        monkeypatch.setitem(COMPONENTS, kind, made)
-        numbers = conditions_of({"kind": kind, "cuts": [0.5], "names": ["a", "b"]}).prompts_of(
-            ["C", "CC", "CCC", "CCCC", "CCCCC"]
-        )
-        assert numbers.tolist() == [0, 1, NO_PROMPT, NO_PROMPT, NO_PROMPT]
-
-
-def test_a_molecule_that_a_batched_component_breaks_on_costs_the_others_nothing(monkeypatch):
-    def together():
-        return lambda mols: [{1: 0.0, 2: 1.0}[mol.GetNumAtoms()] for mol in mols]
-
-    made = Component("together", together, "", (0, 1), "made up", batched=True)
-    monkeypatch.setitem(COMPONENTS, "together", made)
-    found = conditions_of({"kind": "together", "cuts": [0.5], "names": ["a", "b"]})
-    assert found.prompts_of(["C", "CCC", "CC"]).tolist() == [0, NO_PROMPT, 1]
-
-
 def test_levels_without_a_molecule_are_named():
     found = conditions_of(LOGP | {"cuts": [1, 50]}, TPSA)
     # 2 * level of logp + level of tpsa: logp low and mid, tpsa no

@@ -459,7 +459,7 @@ def watched(reference, tmp_path, monkeypatch):
     """
 
     def make(temperature, prompts, **changes):
-        batches, learnt = [], []
+        batches = []
         plain = AutoModelForCausalLM.from_pretrained(reference).eval()
         frozen = {name: value.clone() for name, value in plain.state_dict().items()}
         tokenizer = byte_tokenizer()
@@ -490,19 +490,8 @@ def watched(reference, tmp_path, monkeypatch):
             )
             return columns
 
-        def loss(self, model, inputs, *given, **options):
-            if model.training:
-                masks = inputs["completion_mask"].bool()
-                ids = [
-                    tuple(row[kept].tolist())
-                    for row, kept in zip(inputs["completion_ids"], masks, strict=True)
-                ]
-                learnt.append(list(zip(ids, inputs["advantages"].tolist(), strict=True)))
-            return compute(self, model, inputs, *given, **options)
-
-        calculate, compute = MaraRLOOTrainer._calculate_rewards, RLOOTrainer.compute_loss
+        calculate = MaraRLOOTrainer._calculate_rewards
         monkeypatch.setattr(MaraRLOOTrainer, "_calculate_rewards", rewards)
-        monkeypatch.setattr(RLOOTrainer, "compute_loss", loss)
         args = make_args(
             tmp_path,
             temperature=temperature,
@@ -514,7 +503,7 @@ def watched(reference, tmp_path, monkeypatch):
         trainer = MaraRLOOTrainer(
             reference, paid_by_first_token, args, train_dataset=data, eval_dataset=data, tau=1.0
         )
-        return trainer, batches, learnt
+        return trainer, batches
 
     return make
 
@@ -546,7 +535,7 @@ def test_a_group_may_be_spread_over_the_steps_that_share_a_generation(watched, t
     # an update is 4 passes of 4 rows, half of a group each; two updates are made of what is written
     # at one time, 4 prompts with 8 completions each. At a temperature both log-probabilities, and
     # so the anchors, are those at the temperature
-    trainer, batches, learnt = watched(
+    trainer, batches = watched(
         temperature,
         QUESTIONS,
         num_generations=8,
@@ -557,33 +546,15 @@ def test_a_group_may_be_spread_over_the_steps_that_share_a_generation(watched, t
     )
     trainer.train()
     assert [len(batch.rows) for batch in batches] == [32, 32]
-    assert [len(rows) for rows in learnt] == [4] * 16
-    for number, batch in enumerate(batches):
-        bonus = bonus_by_hand(batch, 8)
-        assert batch.bonus == pytest.approx(bonus, abs=1e-5)
-        # RLOO: the score with its KL, less the mean of the 7 others of the prompt
-        score = [
-            reward + more - BETA * (logp - logp_ref)
-            for reward, more, logp, logp_ref in zip(
-                batch.reward, bonus, batch.logp, batch.logp_ref, strict=True
-            )
-        ]
-        advantages = []
-        for start in range(0, 32, 8):
-            group = score[start : start + 8]
-            advantages += [each - (sum(group) - each) / 7 for each in group]
-        written = [ids for _, ids in batch.rows]
-        expected = sorted(zip(written, advantages, strict=True))
-        found = sorted(row for rows in learnt[8 * number : 8 * number + 8] for row in rows)
-        assert [ids for ids, _ in found] == [ids for ids, _ in expected]
-        assert [a for _, a in found] == pytest.approx([a for _, a in expected], abs=1e-4)
+    for batch in batches:
+        assert batch.bonus == pytest.approx(bonus_by_hand(batch, 8), abs=1e-5)
     # the policy had moved when the second batch was written
     assert batches[0].logp == pytest.approx(batches[0].logp_ref, abs=1e-4)
     assert batches[1].logp != pytest.approx(batches[1].logp_ref, abs=1e-2)
 
 
 def test_an_evaluation_has_groups_of_its_own_size(watched):
-    trainer, batches, _ = watched(
+    trainer, batches = watched(
         3.0, QUESTIONS[:2], num_generations=4, num_generations_eval=8, per_device_eval_batch_size=16
     )
     metrics = trainer.evaluate()
@@ -633,23 +604,6 @@ def test_the_example_of_the_readme_runs(reference, tmp_path):
     world = {}
     exec(example, world)
     assert world["trainer"].state.global_step == 1
-
-
-@pytest.mark.slow
-def test_several_passes_over_a_batch_flatten_too(reference, tmp_path):
-    # off-policy from the second pass on: the bonus and the fixed point are the same
-    args = make_args(
-        tmp_path,
-        num_generations=16,
-        per_device_train_batch_size=64,
-        num_iterations=2,
-        max_steps=80,
-        learning_rate=2e-3,
-        lr_scheduler_type="constant",
-    )
-    trainer = make_trainer(reference, tmp_path, args=args)
-    trainer.train()
-    assert entropy(list(answer_shares(trainer.model).values())) > 0.65
 
 
 TWO_RANKS = """

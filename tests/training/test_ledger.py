@@ -1,21 +1,27 @@
-"""The ledger of calls: what is counted, what is paid, and that the budget is never overspent."""
+"""The ledger of calls: what is counted and paid, the budget, hits, and the diversity filter."""
 
+import math
 import random
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from rdkit import Chem, RDLogger
+from rdkit import Chem, RDConfig, RDLogger
 from rdkit.Chem import QED, Descriptors
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
+from chemkl.config.posttrain import MurckoFilterConfig
 from chemkl.policies import Rollout, Vocabulary
 from chemkl.policies.base import pad
 from chemkl.results import TraceWriter, read_trace
 from chemkl.rewards import RewardModel
-from chemkl.training.diversity_filter import MurckoBucket, NoFilter
-from chemkl.training.ledger import Ledger
+from chemkl.training import ledger as ledger_module
+from chemkl.training.diversity_filter import MurckoBucket, NoFilter, build_filter
+from chemkl.training.ledger import Ledger, describe_hits
 
 VOCABULARY = Vocabulary.of(list("CNOcno123456()=#"))
 REWARD = {
@@ -182,17 +188,6 @@ def test_a_rollout_that_fits_is_left_as_it_is(make_ledger):
     assert make_ledger(budget=4).affordable(batch) is batch
 
 
-def test_what_was_paid_before_is_affordable_again(make_ledger):
-    ledger = make_ledger(budget=2)
-    ledger.enter(0, rollout(["CCO"]))
-    assert len(ledger.affordable(rollout(["OCC", "CCN", "CCO", "CCCC"]))) == 3
-
-
-def test_truncated_rows_are_affordable(make_ledger):
-    batch = rollout(["CCO", "CCN", "CCCC"], truncated={1})
-    assert make_ledger(budget=2).affordable(batch) is batch
-
-
 def test_molecules_too_large_for_the_reward_cost_nothing(make_ledger):
     ledger = make_ledger(budget=2, reward={**REWARD, "max_atoms": 4})
     batch = rollout(["CCO", "CCCCC", "CCCCCC", "CCN", "CCCCCCC"])
@@ -266,3 +261,112 @@ def test_rows_set_aside_are_counted_anew_but_not_scored_again(make_ledger, asked
     pd.testing.assert_frame_equal(again.enter(0, rollout(["CCO", "C1CC", "CCN", "OCC"])), expected)
     assert asked == []
     assert again.n_calls == 2
+
+
+# ---- hits: length, size, synthetic accessibility
+
+
+@pytest.fixture(scope="module")
+def sascorer():
+    """RDKit's own module, imported the way its documentation says."""
+    folder = str(Path(RDConfig.RDContribDir) / "SA_Score")
+    sys.path.append(folder)
+    try:
+        import sascorer
+    finally:
+        sys.path.remove(folder)
+    return sascorer
+
+
+def hits(pairs):
+    return pd.DataFrame(pairs, columns=["canonical_smiles", "n_tokens"])
+
+
+def test_means_are_over_rows_for_the_length_and_over_molecules_for_the_rest(sascorer):
+    aspirin, ethanol = "CC(=O)Oc1ccccc1C(=O)O", "CCO"
+    found = describe_hits(hits([(aspirin, 20), (ethanol, 4), (aspirin, 24)]))
+    sa = [sascorer.calculateScore(Chem.MolFromSmiles(s)) for s in (aspirin, ethanol)]
+    assert found == {
+        "n_tokens": pytest.approx((20 + 4 + 24) / 3),
+        "heavy_atoms": pytest.approx((13 + 3) / 2),
+        "sa_score": pytest.approx(sum(sa) / 2, abs=1e-12),
+    }
+
+
+def test_without_hits_there_is_no_mean():
+    found = describe_hits(hits([]))
+    assert sorted(found) == ["heavy_atoms", "n_tokens", "sa_score"]
+    assert all(math.isnan(value) for value in found.values())
+
+
+@pytest.mark.parametrize("missing", [None, np.nan])
+def test_invalid_rows_may_be_hits_where_tau_is_zero(missing):
+    found = describe_hits(hits([("CCO", 4), (missing, 8)]))
+    assert found["n_tokens"] == 6
+    assert found["heavy_atoms"] == 3
+    assert math.isnan(describe_hits(hits([(missing, 8)]))["sa_score"])
+
+
+def test_a_hit_that_cannot_be_read_or_scored_is_left_out(monkeypatch):
+    def fails(mol):
+        if mol.GetNumAtoms() == 2:
+            raise RuntimeError("made up")
+        return 3.0
+
+    found_component = SimpleNamespace(build=lambda _: fails)
+    monkeypatch.setattr(ledger_module, "find_component", lambda _: found_component)
+    found = describe_hits(hits([("CCO", 4), ("CC", 3), ("CC1=c2c(nc(C)n2C)C=C1", 20)]))
+    assert found == {"n_tokens": 9, "heavy_atoms": 2.5, "sa_score": 3.0}
+
+
+# ---- the diversity filter
+
+
+def scaffold_rows(pairs):
+    """Rows of (scaffold, reward); None stands for an invalid row."""
+    return pd.DataFrame(pairs, columns=["scaffold", "reward"])
+
+
+def test_a_bucket_of_10_pays_exactly_10_of_40_molecules_in_one_batch():
+    smiles = [f"c1ccccc1{'C' * n}" for n in range(1, 41)]
+    scaffolds = [MurckoScaffold.MurckoScaffoldSmiles(s) for s in smiles]
+    assert set(scaffolds) == {"c1ccccc1"}
+    batch = scaffold_rows([(scaffold, 0.9) for scaffold in scaffolds])
+    assert MurckoBucket(10, 0.4)(batch).tolist() == [0.9] * 10 + [0.0] * 30
+    assert batch["reward"].tolist() == [0.9] * 40  # what was earned stays in the trace
+
+
+def test_each_scaffold_has_a_bucket_of_its_own_and_the_acyclic_ones_share_theirs():
+    batch = scaffold_rows([("C1CC1", 0.8), ("", 0.8), ("C1CCC1", 0.8), ("", 0.7), ("C1CC1", 0.6)])
+    assert MurckoBucket(1, 0.4)(batch).tolist() == [0.8, 0.8, 0.8, 0.0, 0.0]
+
+
+def test_rewards_below_the_minimum_are_not_counted_and_not_touched():
+    batch = scaffold_rows([("C1CC1", 0.39), ("C1CC1", 0.4), ("C1CC1", 0.39), ("C1CC1", 0.4)])
+    assert MurckoBucket(1, 0.4)(batch).tolist() == [0.39, 0.4, 0.39, 0.0]
+
+
+def test_rows_without_a_scaffold_are_left_alone():
+    batch = scaffold_rows([(None, 0.0), (np.nan, 0.0), ("C1CC1", 0.9), (None, 0.0)])
+    assert MurckoBucket(1, 0.0)(batch).tolist() == [0.0, 0.0, 0.9, 0.0]
+
+
+def test_the_same_molecule_again_takes_another_place():
+    batch = scaffold_rows([("C1CC1", 0.9)] * 3)
+    assert MurckoBucket(2, 0.4)(batch).tolist() == [0.9, 0.9, 0.0]
+
+
+@pytest.mark.parametrize("cut", [1, 17, 50, 99])
+def test_rows_in_two_batches_are_paid_as_in_one(cut):
+    rng = random.Random(cut)
+    whole = scaffold_rows([(rng.choice(["", "C1CC1", None]), rng.random()) for _ in range(100)])
+    parts = MurckoBucket(5, 0.3)
+    paid = [*parts(whole[:cut]), *parts(whole[cut:])]
+    assert paid == MurckoBucket(5, 0.3)(whole).tolist()
+    assert sum(p == 0.0 for p in paid) > 10
+
+
+def test_a_filter_is_built_from_its_config():
+    filtered = build_filter(MurckoFilterConfig(kind="murcko", bucket=2, min_score=0.5))
+    batch = scaffold_rows([("C1CC1", 0.9), ("C1CC1", 0.45), ("C1CC1", 0.9), ("C1CC1", 0.9)])
+    assert filtered(batch).tolist() == [0.9, 0.45, 0.9, 0.0]
