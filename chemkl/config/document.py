@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -362,3 +363,15 @@ def _near_file(file: Path, kinds: Iterable[str]) -> str:
         return f"did you mean {ours!r}, which comes with chemkl?"
     where = f"looked in {place}" if place.is_dir() else f"there is no folder {place}"
     return f"{where}; nor does one come with chemkl (chemkl show configs)" if kinds else where
+
+
+def dump(data: object, *, one_line: bool = False) -> str:
+    """Write plain data as YAML, its keys in their order."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = one_line
+    yaml.width = 10_000 if one_line else 80
+    yaml.allow_unicode = True
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # of ruamel.yaml
+    text = StringIO()
+    yaml.dump(data, text)
+    return text.getvalue().strip().removesuffix("\n...") if one_line else text.getvalue()

@@ -21,6 +21,7 @@ from pydantic import (
 from chemkl.config.base import Config, by_kind, did_you_mean
 from chemkl.config.paths import DataPath, InputPath, places_of
 from chemkl.config.posttrain import PosttrainConfig
+from chemkl.config.prepare import SmilesFile
 
 TRACE_FOLDER = "trace"
 PATTERN_MARKS = "*?["
@@ -94,18 +95,6 @@ def _once_each(folders: list[Path]) -> list[Path]:
 RunFolders = Annotated[list[InputPath], BeforeValidator(_expand_runs), AfterValidator(_once_each)]
 """Run folders, each given as a path or as a glob pattern such as `out/*`, and none twice; a single
 one needs no list. What a pattern matches without a trace in it is passed over."""
-
-
-class SmilesFile(Config):
-    """A file of molecules."""
-
-    path: DataPath
-    """The file: .smi, .smiles, .txt, .csv, .tsv, .jsonl or .sdf, each also with .gz, .bz2, .xz
-    or .zst; or .parquet; - is standard input."""
-    column: str | Annotated[int, Field(ge=0)] | None = None
-    """Where the SMILES stand: a column's name, or its number from 0. Default: the column called
-    smiles (in any case; canonical_smiles and the like where there is none), or the only one there
-    is; in a file without a header the one that holds molecules."""
 
 
 class SampledFile(SmilesFile):

@@ -449,8 +449,6 @@ class LlmPosttrainConfig(Config):
     """Decides the adapter's first weights and every sample; the same seed on the same machine with
     the same number of threads gives the same run."""
     precision: Precision = "auto"
-    """32-true, bf16-mixed, or auto: bf16-mixed where a short measurement at the start shows that
-    the device does it, and faster; else 32-true. A resumed run keeps the one that it began with."""
     micro_batch: int = Field(16, ge=1)
     """Different completions whose activations are in memory at a time; neither the loss nor the
     gradient depends on it."""

@@ -26,11 +26,14 @@ from chemkl.config.objective import (
 from chemkl.config.paths import InputPath
 from chemkl.config.reward import RewardSource
 
-Precision = Literal["auto", "32-true", "bf16-mixed"]
-"""32-true: float32 throughout; bf16-mixed: matrix products in bfloat16, everything from the
-log-softmax on in float32; auto: bf16-mixed where a short measurement at the start shows that the
-device does it, and faster."""
-
+Precision = Annotated[
+    Literal["auto", "32-true", "bf16-mixed"],
+    Field(
+        description="32-true (float32 throughout); bf16-mixed (matrix products in bfloat16, all "
+        "from the log-softmax on in float32); or auto: bf16-mixed where a short measurement at the "
+        "start shows that the device does it, and faster. A resumed run keeps what it began with."
+    ),
+]
 OURS = {
     "callbacks": "use the callbacks section",
     "default_root_dir": "the output folder is given with --out",
@@ -213,8 +216,6 @@ class PosttrainConfig(Config):
     seed: int = Field(0, ge=0)
     """Decides every sample; the same seed on the same machine gives the same run."""
     precision: Precision = "auto"
-    """32-true, bf16-mixed, or auto: bf16-mixed where a short measurement at the start shows that
-    the device does it, and faster; else 32-true. A resumed run keeps the one that it began with."""
     trainer: OneDeviceTrainer = Field(default_factory=dict)
     """Further arguments of lightning.Trainer, for example accelerator, gradient_clip_val (0 or
     null: no clipping) or log_every_n_steps (default 10; 0: no logs)."""

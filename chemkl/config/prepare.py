@@ -12,6 +12,24 @@ from chemkl.config.base import Config, InputError, by_kind, did_you_mean
 from chemkl.config.paths import DataPath, InputPath
 from chemkl.config.reward import RewardSource
 
+Column = Annotated[
+    str | Annotated[int, Field(ge=0)] | None,
+    Field(
+        description="Where the SMILES stand: a column's name, or its number from 0. Default: the "
+        "column called smiles (in any case; canonical_smiles and the like where there is none), or "
+        "the only one there is; in a file without a header the one that holds molecules."
+    ),
+]
+
+
+class SmilesFile(Config):
+    """A file of molecules."""
+
+    path: DataPath
+    """The file: .smi, .smiles, .txt, .csv, .tsv, .jsonl or .sdf, each also with .gz, .bz2, .xz
+    or .zst; or .parquet; - is standard input."""
+    column: Column = None
+
 
 class MosesSource(Config):
     """The MOSES benchmark set (arXiv 1811.12823): 1,936,962 lead-like ZINC molecules."""
@@ -27,18 +45,11 @@ class ChemblSampleSource(Config):
     """The ChEMBL sample of MolScore, read from the molscore wheel (pinned, checked sha256)."""
 
 
-class FileSource(Config):
-    """A local file of molecules."""
+class FileSource(SmilesFile):
+    """A local file of molecules, whose names are kept."""
 
     kind: Literal["file"]
     """A file of yours."""
-    path: DataPath
-    """The file: .smi, .smiles, .txt, .csv, .tsv, .jsonl or .sdf, each also with .gz, .bz2, .xz
-    or .zst; or .parquet; - is standard input. The names of its molecules are kept."""
-    column: str | Annotated[int, Field(ge=0)] | None = None
-    """Where the SMILES stand: a column's name, or its number from 0. Default: the column called
-    smiles (in any case; canonical_smiles and the like where there is none), or the only one there
-    is; in a file without a header the one that holds molecules."""
 
 
 Source = Annotated[
@@ -211,40 +222,38 @@ class SampleConfig(Config):
 
 
 def check_weights(kind: str, weights: Mapping[str, float]) -> None:
-    """Check the weights of a mixture.
-
-    Args:
-        kind: product or harmonic.
-        weights: name and weight of each policy.
+    """Check the weights of a mixture, a product or a harmonic one.
 
     Raises:
         InputError: an unknown kind, no weights, a weight out of range, or a sum that is not 1.
     """
-    if kind not in get_args(Kind):
-        raise InputError(f"kind: {kind!r} is not known{did_you_mean(str(kind), get_args(Kind))}")
-    if not weights:
-        raise InputError("a mixture needs at least one policy")
     low = {name: w for name, w in weights.items() if not (math.isfinite(w) and w >= 0)}
-    if low:
-        raise InputError(
+    zero = [name for name, w in weights.items() if w == 0]
+    total = 0.0 if low else math.fsum(weights.values())
+    if kind not in get_args(Kind):
+        problem = f"kind: {kind!r} is not known{did_you_mean(str(kind), get_args(Kind))}"
+    elif not weights:
+        problem = "a mixture needs at least one policy"
+    elif low:
+        problem = (
             f"weights must be finite and at least 0; got {_listed(low)}. To move away from a "
             "prior, set prior and a beta_scale below 1"
         )
-    zero = [name for name, w in weights.items() if w == 0]
-    if zero and kind == "harmonic":
-        raise InputError(
+    elif zero and kind == "harmonic":
+        problem = (
             f"the weights of a harmonic mixture must be above 0; got 0 for {', '.join(zero)}. "
             "Leave that policy out"
         )
-    total = math.fsum(weights.values())
-    if total == 0:
-        raise InputError(f"the weights must sum to 1, and all are 0: {_listed(weights)}")
-    if abs(total - 1) > SLACK:
-        fixed = {name: w / total for name, w in weights.items()}
-        raise InputError(
-            f"the weights must sum to 1, and sum to {total:.7g}; divided by that they are "
-            f"{_listed(fixed)}"
+    elif total == 0:
+        problem = f"the weights must sum to 1, and all are 0: {_listed(weights)}"
+    elif abs(total - 1) > SLACK:
+        fixed = _listed({name: w / total for name, w in weights.items()})
+        problem = (
+            f"the weights must sum to 1, and sum to {total:.7g}; divided by that they are {fixed}"
         )
+    else:
+        return
+    raise InputError(problem)
 
 
 def check_beta_scale(
@@ -256,26 +265,27 @@ def check_beta_scale(
         InputError: one without the other, a scale that is not above 0, a harmonic mixture, or a
             policy that is called prior.
     """
-    if beta_scale is None and not has_prior:
+    if beta_scale is None and has_prior:
+        problem = "prior is used with beta_scale only: set beta_scale, or leave prior out"
+    elif beta_scale is None:
         return
-    if beta_scale is None:
-        raise InputError("prior is used with beta_scale only: set beta_scale, or leave prior out")
-    if not (math.isfinite(beta_scale) and beta_scale > 0):
-        raise InputError(f"beta_scale must be finite and above 0, got {beta_scale}")
-    if not has_prior:
-        raise InputError(
-            "beta_scale needs prior: add the model file that the policy was post-trained from"
-        )
-    if kind != "product":
-        raise InputError(
+    elif not (math.isfinite(beta_scale) and beta_scale > 0):
+        problem = f"beta_scale must be finite and above 0, got {beta_scale}"
+    elif not has_prior:
+        problem = "beta_scale needs prior: add the model file that the policy was post-trained from"
+    elif kind != "product":
+        problem = (
             f"beta_scale belongs to the reverse KL and needs a product mixture, not a {kind} one: "
             "set kind: product, or leave beta_scale and prior out"
         )
-    if PRIOR in weights:
-        raise InputError(
+    elif PRIOR in weights:
+        problem = (
             f"a policy of the mixture is called {PRIOR!r}, which is what the prior of beta_scale "
             "is called: choose another name"
         )
+    else:
+        return
+    raise InputError(problem)
 
 
 def _listed(weights: Mapping[str, float]) -> str:
@@ -291,10 +301,7 @@ class ScoreConfig(Config):
     file: DataPath
     """The molecules: .smi, .smiles, .txt, .csv, .tsv, .jsonl or .sdf, each also with .gz, .bz2, .xz
     or .zst; or .parquet; - is standard input."""
-    column: str | Annotated[int, Field(ge=0)] | None = None
-    """Where the SMILES stand: a column's name, or its number from 0. Default: the column called
-    smiles (in any case; canonical_smiles and the like where there is none), or the only one there
-    is; in a file without a header the one that holds molecules."""
+    column: Column = None
     keep_columns: bool | list[str] = False
     """Columns of the file that are carried along behind the scores: true for all, or their names.
     One that is called like a column of the scores gets the ending _input. Names of molecules are

@@ -64,8 +64,6 @@ class MaximumLikelihood(Config):
     seed: int = Field(0, ge=0, lt=2**63)
     """Decides weights, order of the molecules, spellings and samples."""
     precision: Precision = "auto"
-    """32-true, bf16-mixed, or auto: bf16-mixed where a short measurement at the start shows that
-    the device does it, and faster; else 32-true. A resumed run keeps the one that it began with."""
     trainer: TrainerSettings = Field(default_factory=dict)
     """Further arguments of lightning.Trainer, for example accelerator, devices, max_steps or
     log_every_n_steps (default 10; 0: no logs)."""

@@ -9,9 +9,6 @@ gradient of the reverse KL for k2, that of the forward KL, KL(pi_ref || pi), for
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -80,56 +77,6 @@ def forward_kl_surrogate_k3(
             pi(y) exp(clip). None: no clip.
     """
     return _k3(_log_ratio(logp_policy_B, logp_ref_B), clip)
-
-
-@dataclass(frozen=True)
-class KLEstimator:
-    """One of the three, for a table.
-
-    Attributes:
-        formula: in d = lr - lp.
-        value: its function.
-        value_bias: how its mean lies to KL(pi || pi_ref).
-        backprop: what the gradient of the sampled formula is in expectation.
-        surrogate: the function to back-propagate.
-        gradient: the KL whose exact gradient the surrogate has in expectation.
-    """
-
-    formula: str
-    value: Callable[..., Tensor]
-    value_bias: str
-    backprop: str
-    surrogate: Callable[..., Tensor]
-    gradient: Literal["reverse", "forward"]
-
-
-KL_ESTIMATORS = {
-    "k1": KLEstimator(
-        "-d",
-        k1_value,
-        "unbiased",
-        "zero: nothing is regularised",
-        reverse_kl_surrogate_score,
-        "reverse",
-    ),
-    "k2": KLEstimator(
-        "d^2/2",
-        k2_value,
-        "biased, third order in d",
-        "of the reverse KL",
-        reverse_kl_surrogate_k2,
-        "reverse",
-    ),
-    "k3": KLEstimator(
-        "exp(d) - d - 1",
-        k3_value,
-        "unbiased; with clip too low by at most the reference's mass beyond it",
-        "of the forward KL",
-        forward_kl_surrogate_k3,
-        "forward",
-    ),
-}
-"""What each estimator is good for, as a value and as a gradient."""
 
 
 def _log_ratio(logp_policy_B: Tensor, logp_ref_B: Tensor) -> Tensor:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
-import yaml
 from markupsafe import Markup
 
 from chemkl import __version__
+from chemkl.config.document import dump
 from chemkl.display import MISSING, Column, cell, is_missing, span
 from chemkl.reports.curves import (
     any_hit,
@@ -375,12 +375,11 @@ def different_settings(runs: Sequence[RunView], methods: Methods) -> list[tuple[
 
 def as_yaml(config: Mapping[str, Any]) -> str:
     """Settings as YAML; empty where there are none."""
-    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True) if config else ""
+    return dump(dict(config)) if config else ""
 
 
 def _shown(value: Any) -> str:
     """A value as YAML on one line; a dash where there is none."""
     if value is ABSENT:
         return MISSING
-    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
-    return text.strip().removesuffix("\n...")
+    return dump(value, one_line=True)

@@ -1,13 +1,12 @@
-"""Finite worlds that are small enough to enumerate, and training on them by sampling."""
+"""Finite worlds that are small enough to enumerate."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor
 
-from chemkl.losses import LossInputs, LossOutput, Objective
+from chemkl.losses import LossInputs
 
 
 @dataclass(frozen=True)
@@ -53,30 +52,3 @@ def batch() -> LossInputs:
         logp_ref=torch.tensor([-2.0, -8.0, -5.0, -3.0, -11.0, -4.0], dtype=torch.float64),
         reward=torch.tensor([0.1, 0.9, 0.8, 0.79, 1.0, 0.0], dtype=torch.float64),
     )
-
-
-Train = Callable[[World, Objective, int, int], tuple[Tensor, LossOutput]]
-
-
-@pytest.fixture
-def train() -> Train:
-    """Train logits from the uniform distribution on sampled batches of 64, AdamW at 5e-3."""
-
-    def run(world: World, objective: Objective, n_steps: int, seed: int):
-        generator = torch.Generator().manual_seed(seed)
-        reward, logp_ref = world.reward.float(), world.logp_ref.float()
-        logits = torch.zeros_like(reward, requires_grad=True)
-        optimizer = torch.optim.AdamW([logits], lr=5e-3)
-        for _ in range(n_steps):
-            logp = torch.log_softmax(logits, dim=0)
-            rows = torch.multinomial(logp.detach().exp(), 64, replacement=True, generator=generator)
-            inputs = LossInputs(
-                logp_policy=logp[rows], logp_ref=logp_ref[rows], reward=reward[rows]
-            )
-            output = objective(inputs)
-            optimizer.zero_grad()
-            output.loss.backward()
-            optimizer.step()
-        return torch.softmax(logits.detach().double(), dim=0), output
-
-    return run

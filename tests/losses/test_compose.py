@@ -41,23 +41,6 @@ def test_the_objective_is_the_estimator_on_the_target(batch):
     assert not output.target.log_target.requires_grad
 
 
-def test_groups_reach_target_and_estimator(batch):
-    """Two groups at once are each group alone, averaged."""
-    group = torch.tensor([0, 0, 1, 1, 1, 0])
-    for name in NAMES:
-        objective = build_objective(Mara(beta=0.2, tau=0.8), name)
-        together = slope(objective, dataclasses.replace(batch, group=group))
-        for one in (0, 1):
-            rows = group == one
-            part = LossInputs(
-                logp_policy=batch.logp_policy.detach()[rows].requires_grad_(),
-                logp_ref=batch.logp_ref[rows],
-                reward=batch.reward[rows],
-            )
-            # a mean over 3 rows of its own against a mean over 6
-            torch.testing.assert_close(together[rows] * 2, slope(objective, part))
-
-
 def test_a_target_of_ones_own(batch):
     class Flat:
         beta = 2.0
@@ -123,26 +106,6 @@ def test_metrics_have_the_same_names_with_and_without_hits(batch, name):
         assert output.metrics["hit_rate"].item() == (0 if without_hits else 0.5)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_dropping_duplicates_is_the_batch_without_them(batch, name):
-    order = torch.tensor([0, 1, 2, 3, 4, 5, 1, 4, 4])
-    copied = LossInputs(
-        logp_policy=batch.logp_policy.detach()[order].requires_grad_(),
-        logp_ref=batch.logp_ref[order],
-        reward=batch.reward[order],
-        duplicate=torch.arange(9) >= 6,
-    )
-    target = Mara(beta=0.2, tau=0.8)
-    drop = build_objective(target, name, duplicates="drop")
-    keep = build_objective(target, name)
-    expected = slope(keep, batch)
-    torch.testing.assert_close(slope(drop, copied)[:6], expected)
-    assert not slope(drop, copied)[6:].any()
-    assert not torch.allclose(slope(keep, copied)[:6], expected)
-    # every row keeps its target, for the trace
-    assert torch.equal(drop(copied).target.hit, keep(copied).target.hit)
-
-
 def test_dropping_in_a_group_of_copies_is_a_normal_step():
     """A collapsed policy samples one sequence only: no error, no gradient."""
     inputs = LossInputs(
@@ -161,21 +124,6 @@ def test_dropping_needs_to_know_the_copies(batch):
         build_objective("gibbs", beta=0.1, duplicates="drop")(batch)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_two_ranks_sum_to_one_process(batch, name):
-    """Each rank has a graph on its own rows and the values of the others; the target is one."""
-    objective = build_objective(Mara(beta=0.2, tau=0.8), name)
-    whole = slope(objective, batch)
-    own = torch.tensor([True, True, False, False, False, True])
-    total = torch.zeros_like(whole)
-    for rank_rows in (own, ~own):
-        logp = batch.logp_policy
-        seen = torch.where(rank_rows, logp, logp.detach())
-        loss = objective(dataclasses.replace(batch, logp_policy=seen)).loss
-        total += torch.autograd.grad(loss, logp)[0]
-    torch.testing.assert_close(total, whole, atol=1e-12, rtol=0)
-
-
 def test_no_gradient_through_the_target(batch):
     reward = batch.reward.clone().requires_grad_()
     logp_ref = batch.logp_ref.clone().requires_grad_()
@@ -183,14 +131,6 @@ def test_no_gradient_through_the_target(batch):
     build_objective(Mara(beta=0.2, tau=0.8), "log_variance")(inputs).loss.backward()
     assert reward.grad is None
     assert logp_ref.grad is None
-
-
-def test_off_policy_is_what_the_estimator_declares():
-    assert [build_objective("gibbs", name, beta=1.0).off_policy for name in NAMES] == [
-        True,
-        False,
-        True,
-    ]
 
 
 def test_the_state_of_an_objective_is_that_of_its_target(batch):

@@ -6,13 +6,8 @@ import pytest
 import torch
 from stated_objectives import (
     BETA,
-    Row,
-    expected_slope,
     log_z_stands_at_2,
-    reverse_kl,
-    setting,
 )
-from worlds import World
 
 from chemkl.losses import (
     ESTIMATORS,
@@ -23,7 +18,6 @@ from chemkl.losses import (
     augmented_reward,
     build_objective,
 )
-from chemkl.losses.exact import mara_optimum, reverse_kl_optimum
 from chemkl.losses.kl import forward_kl_surrogate_k3, reverse_kl_surrogate_score
 
 REVERSE_KL = ["reinvent", "rloo", "grpo", "log_variance", "trajectory_balance"]
@@ -218,71 +212,3 @@ def test_algorithm_1_is_another_objective_under_the_forward_kl(rows):
     augmented = augmented_reward(out.log_target, rows.logp_ref, BETA)
     by_1 = slope(dataclasses.replace(rows, reward=augmented), Gibbs(beta=BETA), "forward_kl")
     assert (by_1 - slope(rows, mara, "forward_kl")).abs().max() > 0.01
-
-
-# ---- what not to do: rewards divided by their deviation, beside a KL in the loss
-
-WORLD = World.random(3)
-TAU = WORLD.reward.topk(5).values[-1].item()
-MARA = Mara(beta=BETA, tau=TAU)
-AUGMENTED = augmented_reward(MARA(WORLD.logp_ref, WORLD.reward).log_target, WORLD.logp_ref, BETA)
-
-
-def deviation(p):
-    mean = (p * AUGMENTED).sum()
-    return (p * (AUGMENTED - mean) ** 2).sum().sqrt()
-
-
-def divided_reward_loss(lp):
-    """-E[A lp] + beta KL as a score, A = (Rbar - mean) / deviation; for endless batches."""
-    p = lp.detach().exp()
-    advantage = (AUGMENTED - (p * AUGMENTED).sum()) / deviation(p)
-    return (p * (-advantage * lp + BETA * reverse_kl_surrogate_score(lp, WORLD.logp_ref))).sum()
-
-
-def test_dividing_the_reward_alone_makes_beta_another_one():
-    """Its slope is that of -J at beta times the deviation, divided by the deviation."""
-    logits = WORLD.logits(0)
-    lp = WORLD.logp(logits)
-    (got,) = torch.autograd.grad(divided_reward_loss(lp), logits, retain_graph=True)
-    d = deviation(lp.detach().exp())
-    assert d < 0.5
-    minus_j = -(lp.exp() * (AUGMENTED - BETA * d * (lp - WORLD.logp_ref))).sum()
-    same(got, torch.autograd.grad(minus_j / d, logits)[0])
-
-
-def test_and_mara_collapses_with_it_but_not_with_the_total_score():
-    """Less spread, smaller beta, still less spread: one hit is left, by gradient steps too."""
-    goal = mara_optimum(WORLD.reward, WORLD.logp_ref, BETA, tau=TAU)
-    hit = WORLD.reward >= TAU
-    assert goal.max() < 0.3
-    p = goal
-    for _ in range(20):
-        p = reverse_kl_optimum(AUGMENTED, WORLD.logp_ref, BETA * deviation(p).item() + 1e-6)
-    assert p.max() > 0.999
-    assert p.argmax() == AUGMENTED.argmax()
-
-    def trained(loss_of):
-        logits = WORLD.logits_of(goal).detach().requires_grad_()
-        optimizer = torch.optim.Adam([logits], lr=0.05)
-        for _ in range(300):
-            optimizer.zero_grad()
-            loss_of(WORLD.logp(logits)).backward()
-            optimizer.step()
-        return WORLD.logp(logits).exp().detach()
-
-    # two of the five hits have nearly one augmented reward, 1.3485 and 1.3450
-    p_hits = trained(divided_reward_loss)[hit].sort().values
-    assert p_hits[:3].max() < 1e-4
-    assert p_hits[-1] > 0.8
-    # the shipped one stays where it is, at the target
-    every = torch.arange(len(WORLD.sequences))
-    grpo = build_objective(MARA, "grpo")
-
-    def total_score_loss(lp):
-        return grpo(LossInputs(lp, WORLD.logp_ref[every], WORLD.reward[every])).loss
-
-    torch.testing.assert_close(trained(total_score_loss), goal, atol=1e-9, rtol=0)
-    at = setting("mara", 3, 2)
-    at_target = at.moved_to(at.log_p.exp())
-    assert expected_slope(Row("grpo", "mara", reverse_kl), at_target, 3).abs().max() < 1e-12

@@ -113,6 +113,9 @@ def test_the_order_of_the_rows_changes_nothing(name, options, seed, n_groups, da
     same(two.loss, one.loss)
     same(two_slope, one_slope[order])
     same(two_prior, one_prior[order])
+    for field in ("log_target", "hit", "anchor", "anchor_logp_ref"):  # to the bit
+        expected, got = getattr(one.target, field)[order], getattr(two.target, field)
+        torch.testing.assert_close(got, expected, atol=0, rtol=0, equal_nan=True)
     assert one_slope.abs().max() > 0 or one.target.hit.sum() == 0
 
 
@@ -135,6 +138,8 @@ def test_dropped_copies_are_as_if_they_were_not_there(name, options, seed, copie
         same(dropped.loss, plain.loss)
         same(slope_of_copied[:N_ROWS], slope)
     assert not slope_of_copied[N_ROWS:].any()
+    # every row keeps its target, for the trace
+    assert torch.equal(dropped.target.hit[N_ROWS:], dropped.target.hit[torch.tensor(copied)])
 
 
 @every_estimator
@@ -154,9 +159,10 @@ def test_a_group_does_not_feel_the_others(name, options, seed, shift):
         with pytest.raises(ValueError, match=r"the batch has 2 groups.*use log_variance"):
             run(objective_of(name, options, seed), inputs)
         return
-    _, one_slope, _ = run(objective_of(name, options, seed), inputs)
-    _, two_slope, _ = run(objective_of(name, options, seed), other)
+    one, one_slope, _ = run(objective_of(name, options, seed), inputs)
+    two, two_slope, _ = run(objective_of(name, options, seed), other)
     same(two_slope[mine], one_slope[mine])
+    assert torch.equal(two.target.log_target[mine], one.target.log_target[mine])
     alone = inputs.where(mine)
     _, alone_slope, _ = run(objective_of(name, options, seed), alone)
     same(one_slope[mine], alone_slope * mine.sum() / N_ROWS)

@@ -1,9 +1,11 @@
+"""Targets at the rows of a batch: values by hand, the anchor, what is refused."""
+
 import dataclasses
 
 import pytest
 import torch
 
-from chemkl.losses import Filtered, Gibbs, Mara
+from chemkl.losses import Filtered, Gibbs, Mara, augmented_reward
 from chemkl.losses.exact import mara_optimum, reverse_kl_optimum
 
 NAN = float("nan")
@@ -95,3 +97,254 @@ def test_targets_check_their_rows(make):
         target(rows(-torch.inf), rows(1.0))
     with pytest.raises(ValueError, match="group must be a tensor of whole numbers"):
         target(rows(-1.0), rows(1.0), rows(0.0))
+
+
+# ---- mara
+
+
+def test_mara_by_hand(batch):
+    out = Mara(beta=0.5, tau=0.8)(batch.logp_ref, batch.reward)
+    assert out.hit.tolist() == [False, True, True, False, True, False]
+    # the likeliest row of all (0) and the likeliest below tau (3) are not hits: row 2 is the anchor
+    assert out.anchor.tolist() == [False, False, True, False, False, False]
+    # hits -5 + .8/.5 = -3.4; others lr + R/.5
+    same(out.log_target, -1.8, -3.4, -3.4, -1.42, -3.4, -4.0)
+    same(out.anchor_logp_ref, *[-5.0] * 6)
+
+
+def test_mara_hits_are_equal_to_the_bit_in_single_precision():
+    logp_ref = -30 * torch.rand(64, generator=torch.Generator().manual_seed(0)) - 20
+    out = Mara(sigma=128, tau=0.5)(logp_ref, torch.linspace(0, 1, 64))
+    assert out.log_target.dtype == torch.float32
+    assert out.hit.sum() == 32
+    assert out.log_target[out.hit].unique().numel() == 1
+
+
+def test_mara_with_equally_likely_hits_of_one_reward_is_gibbs():
+    logp_ref, reward = rows(-3.0, -1.0, -3.0, -7.0), rows(1.0, 0.2, 1.0, 0.1)
+    same(
+        Mara(beta=0.1, tau=0.8)(logp_ref, reward).log_target,
+        *Gibbs(beta=0.1)(logp_ref, reward).log_target.tolist(),
+    )
+
+
+def test_algorithm_1_is_the_same_target_as_a_reward(batch):
+    out = Mara(beta=0.5, tau=0.8)(batch.logp_ref, batch.reward)
+    # hits R(z) + beta (lr(z) - lr): .8 + .5 (-5 + 8), .8, .8 + .5 (-5 + 11)
+    augmented = augmented_reward(out.log_target, batch.logp_ref, 0.5)
+    same(augmented, 0.1, 2.3, 0.8, 0.79, 3.8, 0.0)
+
+
+def test_an_augmentation_with_another_beta_leaves_the_hits_uneven(fig5):
+    """With c beta in the augmentation and beta in the KL, hits go as pi_ref^(1 - c)."""
+    beta, c = 0.2, 0.25
+    target = Mara(beta=c * beta, tau=1.0)(fig5.logp_ref, fig5.reward)
+    augmented = augmented_reward(target.log_target, fig5.logp_ref, c * beta)
+    p = reverse_kl_optimum(augmented, fig5.logp_ref, beta)
+    expected = (1 - c) * (fig5.logp_ref[0] - fig5.logp_ref[74])
+    assert (p[0] / p[74]).log().item() == pytest.approx(expected.item(), abs=1e-9)
+
+
+def test_alpha(batch):
+    # hits (1 - .25) lr + .25 (-5) + .8/.5: row 1 -7.25 + 1.6, row 2 -5 + 1.6, row 4 -9.5 + 1.6
+    out = Mara(beta=0.5, tau=0.8, alpha=0.25)(batch.logp_ref, batch.reward)
+    same(out.log_target, -1.8, -5.65, -3.4, -1.42, -7.9, -4.0)
+
+
+def test_cap(batch):
+    # row 1 is 3 nats below the anchor: lifted by 3; row 4 is 6 below: lifted by 4 only
+    out = Mara(beta=0.5, tau=0.8, cap=4.0)(batch.logp_ref, batch.reward)
+    same(out.log_target, -1.8, -3.4, -3.4, -1.42, -7.0 + 1.6, -4.0)
+    # with alpha .5 the lifts are 1.5 and 3, and a cap of 2 binds on the second
+    out = Mara(beta=0.5, tau=0.8, alpha=0.5, cap=2.0)(batch.logp_ref, batch.reward)
+    same(out.log_target, -1.8, -6.5 + 1.6, -3.4, -1.42, -9.0 + 1.6, -4.0)
+
+
+@pytest.mark.parametrize(
+    ("reward_on_hits", "on_hits"),
+    [("anchor", [0.8, 0.8, 0.8]), ("own", [0.9, 0.8, 1.0]), ("tau", [0.75, 0.75, 0.75])],
+)
+def test_reward_on_hits(batch, reward_on_hits, on_hits):
+    """With the hits' own rewards their ranking comes back."""
+    hit_reward = batch.reward * (batch.reward != 0.79)
+    out = Mara(beta=0.5, tau=0.75, reward_on_hits=reward_on_hits)(batch.logp_ref, hit_reward)
+    same(out.log_target[[1, 2, 4]], *[-5 + 2 * value for value in on_hits])
+
+
+def test_a_batch_without_hits_is_gibbs(batch):
+    mara = Mara(beta=0.5, tau=1.01)(batch.logp_ref, batch.reward)
+    gibbs = Gibbs(beta=0.5)(batch.logp_ref, batch.reward)
+    same(mara.log_target, *gibbs.log_target.tolist())
+    assert not mara.hit.any()
+    assert not mara.anchor.any()
+    assert mara.anchor_logp_ref.isnan().all()
+
+
+def test_quantile_of_a_reward_that_is_mostly_zero_needs_its_floor():
+    """The 0.5-quantile is 0 here; without the floor all six rows would be hits."""
+    logp_ref = rows(-1.0, -2.0, -3.0, -4.0, -5.0, -6.0)
+    reward = rows(0.0, 0.0, 0.0, 0.0, 0.3, 0.4)
+    out = Mara(beta=1.0, tau_quantile=0.5, tau_floor=0.2)(logp_ref, reward)
+    assert out.hit.tolist() == [False] * 4 + [True] * 2
+    same(out.log_target, -1.0, -2.0, -3.0, -4.0, -4.7, -4.7)
+
+
+def test_quantile_above_its_floor():
+    logp_ref, reward = rows(-1.0, -2.0, -3.0, -4.0, -5.0), rows(0.1, 0.3, 0.5, 0.7, 0.9)
+    # linear 0.6-quantile of five: position 2.4, so .5 + .4 * .2 = .58
+    target = Mara(beta=1.0, tau_quantile=0.6, tau_floor=0.2, reward_on_hits="tau")
+    same(target(logp_ref, reward).log_target, -0.9, -1.7, -2.5, -4 + 0.58, -4 + 0.58)
+
+
+def test_fewer_than_two_hits_under_a_quantile_is_gibbs():
+    logp_ref, reward = rows(-1.0, -2.0, -3.0), rows(0.0, 0.5, 0.1)
+    options = {"tau_quantile": 0.9, "tau_floor": 0.2, "reward_on_hits": "tau"}
+    out = Mara(beta=1.0, **options)(logp_ref, reward)
+    same(out.log_target, -1.0, -1.5, -2.9)
+    assert not out.hit.any()
+    # each group for itself: the second one has two hits
+    out = Mara(beta=1.0, **options)(
+        rows(-1.0, -2.0, -3.0, -4.0), rows(0.0, 0.5, 0.5, 0.5), torch.tensor([0, 0, 1, 1])
+    )
+    assert out.hit.tolist() == [False, False, True, True]
+
+
+def test_a_penalised_molecule_is_neither_hit_nor_anchor():
+    """The diversity filter acts on the reward that the target is given."""
+    logp_ref = rows(-1.0, -2.0, -3.0)
+    before = Mara(beta=1.0, tau=0.8)(logp_ref, rows(0.9, 0.9, 0.9))
+    after = Mara(beta=1.0, tau=0.8)(logp_ref, rows(0.0, 0.9, 0.9))
+    assert before.anchor.tolist() == [True, False, False]
+    assert after.hit.tolist() == [False, True, True]
+    assert after.anchor.tolist() == [False, True, False]
+    same(after.log_target, -1.0, -1.1, -1.1)
+
+
+def test_the_first_row_of_a_tie_is_the_anchor():
+    out = Mara(beta=1.0, tau=0.8)(rows(-5.0, -2.0, -2.0), rows(0.9, 0.85, 0.95))
+    assert out.anchor.tolist() == [False, True, False]
+    same(out.log_target, *[-2 + 0.85] * 3)
+
+
+def test_each_group_has_its_own_anchor():
+    logp_ref = rows(-1.0, -2.0, -3.0, -4.0, -5.0)
+    reward = rows(0.9, 1.0, 0.9, 0.9, 0.1)
+    # group 7: rows 0 and 2, anchor 0; group -3: rows 1 and 3, anchor 1; group 4: no hit
+    out = Mara(beta=1.0, tau=0.8)(logp_ref, reward, torch.tensor([7, -3, 7, -3, 4]))
+    assert out.anchor.tolist() == [True, True, False, False, False]
+    same(out.log_target, -0.1, -1.0, -0.1, -1.0, -4.9)
+    same(out.anchor_logp_ref, -1.0, -2.0, -1.0, -2.0, NAN)
+
+
+def test_hits_are_found_in_the_precision_of_the_reward():
+    # just below .8 in float64, .8 itself in float32: the row is no hit, as in the stored reward
+    reward = rows(0.8 - 1e-9, 0.8)
+    out = Mara(beta=1.0, tau=0.8)(torch.tensor([-1.0, -2.0]), reward)
+    assert out.hit.tolist() == [False, True]
+    assert out.log_target.dtype == torch.float32
+    assert Mara(beta=1.0, tau=0.8)(torch.tensor([-1.0]), torch.tensor([0.8])).hit.all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "tau is missing: give tau .* or tau_quantile"),
+        ({"tau": 0.8, "tau_quantile": 0.9, "tau_floor": 0.1}, "tau=0.8 and tau_quantile=0.9"),
+        ({"tau_quantile": 0.9}, "tau_quantile and tau_floor go together"),
+        ({"tau": 0.8, "tau_floor": 0.1}, "tau_quantile and tau_floor go together"),
+        ({"tau": NAN}, "tau must be a finite number, or be None, got nan"),
+        ({"tau_quantile": 1.0, "tau_floor": 0.1}, r"tau_quantile must lie strictly in \(0, 1\)"),
+        ({"tau": 0.8, "alpha": 1.1}, r"alpha must lie in \[0, 1\], got 1.1"),
+        ({"tau": 0.8, "cap": 0.0}, "cap must be a finite number above 0, or be None, got 0.0"),
+        ({"tau": 0.8, "anchor_quantile": 1.0}, "anchor_quantile must lie strictly"),
+        ({"tau": 0.8, "reward_on_hits": "mean"}, "one of anchor, own, tau, got 'mean'"),
+        ({"tau": 0.8, "anchor": "best"}, "anchor must be one of batch, running, got 'best'"),
+        ({"tau": 0.8, "alpha": -1, "cap": -1}, "alpha must .*; cap must"),
+    ],
+)
+def test_bad_mara_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        Mara(beta=0.1, **options)
+
+
+# ---- its anchor
+
+
+@pytest.mark.parametrize("anchor", ["batch", "running"])
+def test_copies_do_not_move_the_anchor(batch, anchor):
+    order = [0, 1, 2, 3, 4, 5, 1, 1, 1, 4, 4, 2, 1, 1]
+    alone = Mara(beta=0.5, tau=0.8, anchor=anchor)(batch.logp_ref, batch.reward)
+    copied = Mara(beta=0.5, tau=0.8, anchor=anchor)(batch.logp_ref[order], batch.reward[order])
+    same(copied.log_target, *alone.log_target[order].tolist())
+    assert copied.anchor.sum() == alone.anchor.sum()
+
+
+def test_running_anchor_is_a_quantile_of_the_distinct_hits_and_never_the_likeliest():
+    target = Mara(beta=1.0, tau=0.8, anchor="running", anchor_quantile=0.5)
+    # one hit so far: itself
+    same(target(rows(-4.0, -1.0), rows(0.9, 0.1)).log_target, -3.1, -0.9)
+    # hits -6, -4, -2: number floor(.5 * 2) = 1 from below is -4, with its reward .9
+    out = target(rows(-2.0, -6.0), rows(0.8, 1.0))
+    same(out.log_target, -3.1, -3.1)
+    same(out.anchor_logp_ref, -4.0, -4.0)
+    assert out.hit.all()
+    assert not out.anchor.any()  # the anchor is not a row of this batch
+    # two more, -1 and -0.5: floor(.5 * 4) = 2 is still below the top of -6 -4 -2 -1 -.5
+    same(target(rows(-1.0, -0.5), rows(1.0, 1.0)).anchor_logp_ref, -2.0, -2.0)
+
+
+def test_running_anchor_is_never_the_all_time_maximum():
+    for n in range(2, 40):
+        target = Mara(beta=1.0, tau=0.5, anchor="running", anchor_quantile=0.99)
+        logp_ref = -torch.arange(1.0, n + 1)
+        out = target(logp_ref, torch.ones(n))
+        assert out.anchor_logp_ref[0] == -2.0
+
+
+def test_running_anchor_serves_a_batch_that_has_a_single_hit():
+    target = Mara(beta=1.0, tau=0.8, anchor="running")
+    target(rows(-3.0, -2.0), rows(1.0, 1.0))
+    # the hits so far are -9, -3, -2: floor(.95 * 2) = 1 is -3
+    same(target(rows(-9.0, -1.0), rows(0.8, 0.0)).log_target, -2.0, -1.0)
+
+
+def test_running_anchor_keeps_groups_apart():
+    target = Mara(beta=1.0, tau=0.8, anchor="running", anchor_quantile=0.5)
+    target(rows(-3.0, -5.0), rows(0.9, 1.0), torch.tensor([0, 1]))
+    out = target(rows(-8.0, -9.0, -7.0), rows(0.1, 0.1, 0.1), torch.tensor([1, 0, 2]))
+    same(out.anchor_logp_ref, -5.0, -3.0, NAN)
+    same(out.log_target, -7.9, -8.9, -6.9)
+
+
+def test_a_resumed_running_anchor_is_identical(batch):
+    generator = torch.Generator().manual_seed(3)
+    batches = [
+        (-torch.rand(32, generator=generator) * 40, torch.rand(32, generator=generator))
+        for _ in range(6)
+    ]
+    groups = torch.arange(32) % 3
+    through = Mara(sigma=10.0, tau=0.6, anchor="running")
+    expected = [through(*one, groups).log_target for one in batches]
+
+    first = Mara(sigma=10.0, tau=0.6, anchor="running")
+    for one in batches[:3]:
+        first(*one, groups)
+    second = Mara(sigma=10.0, tau=0.6, anchor="running")
+    second.load_state_dict(first.state_dict())
+    for one, target in zip(batches[3:], expected[3:], strict=True):
+        assert torch.equal(second(*one, groups).log_target, target)
+    # without the memory the target is another one
+    fresh = Mara(sigma=10.0, tau=0.6, anchor="running")
+    assert not torch.equal(fresh(*batches[3], groups).log_target, expected[3])
+
+
+def test_the_state_says_when_it_does_not_fit():
+    running = Mara(beta=1.0, tau=0.8, anchor="running")
+    running(rows(-3.0), rows(1.0))
+    with pytest.raises(ValueError, match="lacks reward"):
+        running.load_state_dict({"group": rows(0), "logp_ref": rows(-1)})
+    for stateless in (Gibbs(beta=1.0), Mara(beta=1.0, tau=0.8)):
+        assert stateless.state_dict() == {}
+        stateless.load_state_dict({})
+        with pytest.raises(ValueError, match=r"remembers nothing.*saved with another target"):
+            stateless.load_state_dict(running.state_dict())
