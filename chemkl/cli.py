@@ -340,9 +340,11 @@ def _of_runs(name: str, metavar: str, what: str) -> Callable[..., None]:
         ] = None,
         fresh: Fresh = False,
     ) -> None:
-        from chemkl.stages.given import take_apart  # it reads manifests: not for chemkl --help
+        from chemkl.stages.arguments import (
+            sort_arguments,  # it reads manifests: not for chemkl --help
+        )
 
-        given = take_apart(name, arguments)
+        given = sort_arguments(name, arguments)
         _run_stage(name, given.source, given.overrides, out or Path("runs", given.name), fresh)
 
     return command

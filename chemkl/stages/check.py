@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from chemkl.config import InputError, did_you_mean
 from chemkl.config.document import Document
@@ -45,7 +44,9 @@ def check_file(path: str | Path, kind: str | None = None, overrides: Sequence[st
     """
     if kind is not None and kind not in KINDS:
         raise InputError(f"--stage {kind!r} is not known{did_you_mean(kind, KINDS)}")
-    document = Document.read(path, kinds=_folders_of(kind))
+    folders = {"pipeline": "pipelines", "reward": "configs/rewards"}
+    folders |= {name: f"configs/{name}" for name in STAGES}
+    document = Document.read(path, kinds=[folders[kind]] if kind else folders.values())
     kind = kind or kind_of(document)
     promised = [Path.cwd() / place for place in OUTPUT_PLACES]
     if overrides and kind in ("pipeline", "reward"):
@@ -58,9 +59,9 @@ def check_file(path: str | Path, kind: str | None = None, overrides: Sequence[st
         return Checked(kind)
     if kind == "pipeline":
         planned = plan_pipeline(path, promised=promised)[1]
-        missing = [p for each in planned for p in awaited(each.config, promised)]
-        own = [each.job.folder for each in planned]
-        foreign = (p for p in missing if not any(p.is_relative_to(folder) for folder in own))
+        made = {plan.folder for plan in planned}
+        missing = [place for plan in planned for place in awaited(plan.config, promised)]
+        foreign = (place for place in missing if made.isdisjoint((place, *place.parents)))
         return Checked(kind, tuple(dict.fromkeys(foreign)))
     config = STAGES[kind].load(document, overrides, promised=promised)
     missing = awaited(config, promised)
@@ -70,13 +71,6 @@ def check_file(path: str | Path, kind: str | None = None, overrides: Sequence[st
         waits = [f"{document.name}: not made yet: {path}" for path in missing]
         raise InputError("\n".join([str(error), *waits])) from error
     return Checked(kind, tuple(missing))
-
-
-def _folders_of(kind: str | None) -> list[str]:
-    """Where a name alone is looked up among the files that come with chemkl."""
-    folders = {name: f"configs/{name}" for name in STAGES}
-    folders = {"pipeline": "pipelines", "reward": "configs/rewards", **folders}
-    return list(folders.values()) if kind is None else [folders[kind]]
 
 
 def kind_of(document: Document) -> str:
@@ -89,23 +83,25 @@ def kind_of(document: Document) -> str:
     Raises:
         InputError: no stage knows its keys, or several know as many.
     """
-    parent = document.folder or Path()
+    data, parent = document.data, document.folder or Path()
     folder = parent.name
-    if "stages" in document.data:
+    if "stages" in data:
         return "pipeline"
-    if folder == "rewards" or "components" in document.data:
+    if folder == "rewards" or "components" in data:
         return "reward"
     if folder in STAGES:
         return folder
     if parent.parent.name == "rewards":
         return "reward"
-    known = {name: _known_keys(name, document.data) for name in STAGES}
-    most = max(known.values())
-    models = {name: STAGES[name].model for name, count in known.items() if count == most}
+    models = {name: stage.model for name, stage in STAGES.items()}
+    counts = {name: len(model.model_fields.keys() & data.keys()) for name, model in models.items()}
+    most = max(counts.values())
+    fitting = [models[name] for name, n in counts.items() if n == most]
     best = [  # a forecast has all keys of a posttrain: without any of its own, the file is that's
         name
         for name, model in models.items()
-        if not any(model is not other and issubclass(model, other) for other in models.values())
+        if model in fitting
+        and not any(model is not other and issubclass(model, other) for other in fitting)
     ]
     if most == 0 or len(best) > 1:
         could_be = best if most else KINDS
@@ -114,7 +110,3 @@ def kind_of(document: Document) -> str:
             f"of {', '.join(could_be)}."
         )
     return best[0]
-
-
-def _known_keys(stage: str, data: dict[str, Any]) -> int:
-    return len(STAGES[stage].model.model_fields.keys() & data.keys())

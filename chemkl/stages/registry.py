@@ -199,162 +199,136 @@ class View:
 STOPS = (KeyboardInterrupt, StoppedBySignal)
 """What a user, or a scheduler, ends a stage with."""
 
-MANIFEST = "manifest.json"
 LAST = Stage.CHECKPOINT
 POLICY = "checkpoints/policy.safetensors"
-TRAINING = (POLICY, LAST, "logs/*")
-"""What every training stage writes."""
 DECAYS = {
     "epochs": " (the learning rate falls to 0 at the last epoch: a run of another length is "
     "another one from its first step on)"
 }
 """Why maximum-likelihood training cannot be made longer."""
 
-STAGES: dict[str, Stage] = {
-    stage.name: stage
-    for stage in (
-        Stage(
-            "prepare",
-            "chemkl.config.prepare:PrepareConfig",
-            "Clean, de-duplicate and split a set of molecules.",
-            outputs=("corpus.parquet", "dropped.parquet", "tokens.json", MANIFEST),
+
+def _files(patterns: str) -> tuple[str, ...]:
+    """Patterns of files with blanks between them, and the manifest, which every stage writes."""
+    return (*patterns.split(), "manifest.json")
+
+
+_ROWS = (
+    Stage(
+        "prepare",
+        "chemkl.config.prepare:PrepareConfig",
+        "Clean, de-duplicate and split a set of molecules.",
+        outputs=_files("corpus.parquet dropped.parquet tokens.json"),
+    ),
+    Stage(
+        "pretrain",
+        "chemkl.config.pretrain:PretrainConfig",
+        "Train a prior: a model that writes SMILES like those of a prepared set.",
+        outputs=_files(f"{POLICY} {LAST} logs/*"),
+        result=POLICY,
+        limits=DECAYS,
+    ),
+    Stage(
+        "pretrain_llm",
+        "chemkl.config.pretrain:PretrainLlmConfig",
+        "Train a small language model that writes the SMILES that a property tag asks for.",
+        outputs=_files(f"checkpoints/model/* {LAST} logs/*"),
+        result="checkpoints/model",
+        code="chemkl.stages.pretrain",
+        limits=DECAYS,
+    ),
+    Stage(
+        "forecast",
+        "chemkl.config.evaluate:ForecastConfig",
+        "Foretell from samples of the prior what a posttrain config asks for; train nothing.",
+        outputs=_files("forecast.parquet forecast.json samples.parquet"),
+        result="forecast.parquet",
+        suffix="-forecast",  # it takes the very file that posttrain will be given
+    ),
+    Stage(
+        "posttrain",
+        "chemkl.config.posttrain:PosttrainConfig",
+        "Steer a prior toward molecules with a high reward; keep every molecule it proposes.",
+        outputs=_files(
+            f"{POLICY} {LAST} logs/* trace/part-*.parquet evaluation/diversity.parquet "
+            "evaluation/metrics.json"
         ),
-        Stage(
-            "pretrain",
-            "chemkl.config.pretrain:PretrainConfig",
-            "Train a prior: a model that writes SMILES like those of a prepared set.",
-            outputs=(*TRAINING, MANIFEST),
-            result=POLICY,
-            limits=DECAYS,
+        result=POLICY,
+        limits={"budget": "", "max_samples": ""},
+    ),
+    Stage(
+        "posttrain_llm",
+        "chemkl.config.llm:LlmPosttrainConfig",
+        "Steer a language model toward answers with a high reward; keep all that it writes.",
+        outputs=_files(
+            f"checkpoints/adapter/* checkpoints/model/* {LAST} logs/* trace/part-*.parquet "
+            "answers.parquet prompts.json"
         ),
-        Stage(
-            "pretrain_llm",
-            "chemkl.config.pretrain:PretrainLlmConfig",
-            "Train a small language model that writes the SMILES that a property tag asks for.",
-            outputs=("checkpoints/model/*", LAST, "logs/*", MANIFEST),
-            result="checkpoints/model",
-            code="chemkl.stages.pretrain",
-            limits=DECAYS,
+        result=lambda config: (
+            "checkpoints/" + ("adapter" if config.adapter.kind == "lora" else "model")
         ),
-        Stage(
-            "forecast",
-            "chemkl.config.evaluate:ForecastConfig",
-            "Foretell from samples of the prior what a posttrain config asks for; train nothing.",
-            outputs=("forecast.parquet", "forecast.json", "samples.parquet", MANIFEST),
-            result="forecast.parquet",
-            suffix="-forecast",  # it takes the very file that posttrain will be given
+        code="chemkl.stages.posttrain",
+        limits={"budget": "", "max_steps": ""},
+    ),
+    Stage(
+        "sample",
+        "chemkl.config.prepare:SampleConfig",
+        "Write new molecules with a trained model.",
+        outputs=_files("samples.parquet"),
+        result="samples.parquet",
+    ),
+    Stage(
+        "score",
+        "chemkl.config.prepare:ScoreConfig",
+        "Score the molecules of a file: every component, and the reward.",
+        outputs=_files("scores.parquet scores.csv"),
+        result=lambda config: f"scores.{config.format}",
+        suffix="-scores",
+    ),
+    Stage(
+        "evaluate",
+        "chemkl.config.evaluate:EvaluateConfig",
+        "Measure runs: validity, yield of good molecules, and how many scaffolds they cover.",
+        outputs=_files("diversity.parquet metrics.json"),
+        result="diversity.parquet",
+    ),
+    Stage(
+        "evaluate_text",
+        "chemkl.config.evaluate:EvaluateTextConfig",
+        "Measure texts: distinct n-grams, semantic diversity, clusters, entropy of answers.",
+        outputs=_files(
+            "text_diversity.parquet text_metrics.json entropy_over_steps.parquet methods.parquet "
+            "entropy.svg entropy.png"
         ),
-        Stage(
-            "posttrain",
-            "chemkl.config.posttrain:PosttrainConfig",
-            "Steer a prior toward molecules with a high reward; keep every molecule it proposes.",
-            outputs=(
-                *TRAINING,
-                "trace/part-*.parquet",
-                "evaluation/diversity.parquet",
-                "evaluation/metrics.json",
-                MANIFEST,
-            ),
-            result=POLICY,
-            limits={"budget": "", "max_samples": ""},
+        result="text_diversity.parquet",
+        code="chemkl.stages.evaluate",
+    ),
+    Stage(
+        "compare",
+        "chemkl.config.evaluate:CompareConfig",
+        "Compare methods over several seeds: differences, intervals, tests, a forest plot.",
+        outputs=_files(
+            "comparison.parquet values.parquet comparison.md comparison.tex forest.svg forest.png"
         ),
-        Stage(
-            "posttrain_llm",
-            "chemkl.config.llm:LlmPosttrainConfig",
-            "Steer a language model toward answers with a high reward; keep all that it writes.",
-            outputs=(
-                "checkpoints/adapter/*",
-                "checkpoints/model/*",
-                LAST,
-                "logs/*",
-                "trace/part-*.parquet",
-                "answers.parquet",
-                "prompts.json",
-                MANIFEST,
-            ),
-            result=lambda config: (
-                "checkpoints/" + ("adapter" if config.adapter.kind == "lora" else "model")
-            ),
-            code="chemkl.stages.posttrain",
-            limits={"budget": "", "max_steps": ""},
-        ),
-        Stage(
-            "sample",
-            "chemkl.config.prepare:SampleConfig",
-            "Write new molecules with a trained model.",
-            outputs=("samples.parquet", MANIFEST),
-            result="samples.parquet",
-        ),
-        Stage(
-            "score",
-            "chemkl.config.prepare:ScoreConfig",
-            "Score the molecules of a file: every component, and the reward.",
-            outputs=("scores.parquet", "scores.csv", MANIFEST),
-            result=lambda config: f"scores.{config.format}",
-            suffix="-scores",
-        ),
-        Stage(
-            "evaluate",
-            "chemkl.config.evaluate:EvaluateConfig",
-            "Measure runs: validity, yield of good molecules, and how many scaffolds they cover.",
-            outputs=("diversity.parquet", "metrics.json", MANIFEST),
-            result="diversity.parquet",
-        ),
-        Stage(
-            "evaluate_text",
-            "chemkl.config.evaluate:EvaluateTextConfig",
-            "Measure texts: distinct n-grams, semantic diversity, clusters, entropy of answers.",
-            outputs=(
-                "text_diversity.parquet",
-                "text_metrics.json",
-                "entropy_over_steps.parquet",
-                "methods.parquet",
-                "entropy.svg",
-                "entropy.png",
-                MANIFEST,
-            ),
-            result="text_diversity.parquet",
-            code="chemkl.stages.evaluate",
-        ),
-        Stage(
-            "compare",
-            "chemkl.config.evaluate:CompareConfig",
-            "Compare methods over several seeds: differences, intervals, tests, a forest plot.",
-            outputs=(
-                "comparison.parquet",
-                "values.parquet",
-                "comparison.md",
-                "comparison.tex",
-                "forest.svg",
-                "forest.png",
-                MANIFEST,
-            ),
-            result="comparison.parquet",
-            suffix="-compared",
-        ),
-        Stage(
-            "report",
-            "chemkl.config.evaluate:ReportConfig",
-            "Show runs in one HTML page: table, learning curves, scaffolds, best molecules.",
-            outputs=("report.html", MANIFEST),
-            result="report.html",
-        ),
-        Stage(
-            "didactic",
-            "chemkl.didactic.config:DidacticConfig",
-            "Reproduce the figures of arXiv 2510.20817, from closed forms and by training.",
-            outputs=(
-                "fig*.png",
-                "fig*.svg",
-                "quantities.parquet",
-                "distributions.parquet",
-                "sweep.parquet",
-                MANIFEST,
-            ),
-            result="quantities.parquet",
-        ),
-    )
-}
+        result="comparison.parquet",
+        suffix="-compared",
+    ),
+    Stage(
+        "report",
+        "chemkl.config.evaluate:ReportConfig",
+        "Show runs in one HTML page: table, learning curves, scaffolds, best molecules.",
+        outputs=_files("report.html"),
+        result="report.html",
+    ),
+    Stage(
+        "didactic",
+        "chemkl.didactic.config:DidacticConfig",
+        "Reproduce the figures of arXiv 2510.20817, from closed forms and by training.",
+        outputs=_files("fig*.png fig*.svg quantities.parquet distributions.parquet sweep.parquet"),
+        result="quantities.parquet",
+    ),
+)
+STAGES: dict[str, Stage] = {stage.name: stage for stage in _ROWS}
 
 
 @contextmanager

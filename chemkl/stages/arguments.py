@@ -23,8 +23,8 @@ OF_A_SEED = re.compile(r"[-_.]?seed[-_=.]?\d+")
 
 
 @dataclass(frozen=True)
-class Given:
-    """The arguments of a command, taken apart."""
+class Arguments:
+    """The arguments of a command, sorted."""
 
     source: str | Mapping[str, Any]
     """The config file, or the settings that the runs and files make."""
@@ -34,7 +34,7 @@ class Given:
     """Of the output folder."""
 
 
-def take_apart(stage: str, arguments: Sequence[str]) -> Given:
+def sort_arguments(stage: str, arguments: Sequence[str]) -> Arguments:
     """Tell config files, runs, files of molecules and settings apart.
 
     A folder, a pattern and a file that ends like molecules do are inputs; what holds an equals sign
@@ -49,11 +49,11 @@ def take_apart(stage: str, arguments: Sequence[str]) -> Given:
         InputError: there is nothing, or a config file beside something else, or a file where the
             stage takes runs alone, or runs of one method to compare.
     """
-    overrides = [each for each in arguments if "=" in each and not _is_there(each)]
-    inputs = [each for each in arguments if each not in overrides]
+    overrides = [text for text in arguments if "=" in text and not _is_there(text)]
+    inputs = [text for text in arguments if text not in overrides]
     if not inputs:
         raise InputError(f"chemkl {stage}: give a config file, or runs to {stage}")
-    configs = [each for each in inputs if not _is_input(each)]
+    configs = [text for text in inputs if not _is_input(text)]
     if configs and len(inputs) > 1:
         gone = "" if os.path.exists(configs[0]) else "no such file; "
         raise InputError(
@@ -61,28 +61,22 @@ def take_apart(stage: str, arguments: Sequence[str]) -> Given:
             f"({', '.join(ENDINGS)}); a config file is given alone, with its runs and files in it"
         )
     if configs:
-        return Given(inputs[0], overrides, Path(inputs[0]).stem + STAGES[stage].suffix)
-    more = f"-and-{len(inputs) - 1}-more" if len(inputs) > 1 else ""
+        return Arguments(inputs[0], overrides, Path(inputs[0]).stem + STAGES[stage].suffix)
     settings = _settings(stage, inputs)
-    files = range(len(settings.get("samples", ())))
-    changes = [
-        change
-        for each in overrides
-        for change in (
-            [f"samples.{n}.{each}" for n in files] if _is_of_a_file(each) and files else [each]
-        )
-    ]
-    return Given(settings, changes, f"{_stem(inputs[0])}{more}-{MADE[stage]}")
+    of_a_file = {*SampledFile.model_fields} - {"path"}
+    n_files = len(settings.get("samples", ()))
+    changes: list[str] = []
+    for text in overrides:
+        each_file = n_files and text.partition("=")[0].strip() in of_a_file
+        changes += [f"samples.{n}.{text}" for n in range(n_files)] if each_file else [text]
+    more = f"-and-{len(inputs) - 1}-more" if len(inputs) > 1 else ""
+    return Arguments(settings, changes, f"{_stem(inputs[0])}{more}-{MADE[stage]}")
 
 
 def _is_input(text: str) -> bool:
     path = Path(text)
     is_run = os.path.isdir(path) or (is_pattern(text) and not os.path.exists(path))
     return is_run or is_piped(path) or _without_packing(path).suffix.lower() in ENDINGS
-
-
-def _is_of_a_file(override: str) -> bool:
-    return override.partition("=")[0].strip() in {*SampledFile.model_fields} - {"path"}
 
 
 def _without_packing(path: Path) -> Path:
@@ -104,10 +98,24 @@ def _run_of(folder: Path) -> Path:
     return folder.parent if folder.name == TRACE_FOLDER and folder.is_dir() else folder
 
 
+def _is_there(text: str) -> bool:
+    return os.path.exists(text) or (is_pattern(text) and bool(_matching(text)))
+
+
+def _matching(pattern: str) -> list[Path]:
+    try:
+        return runs_matching(pattern)
+    except ValueError:
+        return []
+
+
 def _settings(stage: str, inputs: Sequence[str]) -> dict[str, Any]:
     """The settings that runs and files make."""
-    files = [each for each in inputs if os.path.isfile(each) or is_piped(Path(each))]
-    folders = [run for each in inputs if each not in files for run in _runs(each)]
+    files = [text for text in inputs if os.path.isfile(text) or is_piped(Path(text))]
+    folders: list[Path] = []
+    for text in inputs:
+        if text not in files:  # a pattern that fits no run is left for its reader
+            folders += (_matching(text) if is_pattern(text) else []) or [_run_of(Path(text))]
     if files and stage != "evaluate":
         raise InputError(f"{files[0]}: chemkl {stage} takes folders of runs, not files")
     manifests = {folder: Manifest.load(folder) for folder in folders}
@@ -127,22 +135,6 @@ def _settings(stage: str, inputs: Sequence[str]) -> dict[str, Any]:
     return {"methods": methods, "baseline": next(iter(methods)), **thresholds}
 
 
-def _is_there(text: str) -> bool:
-    return os.path.exists(text) or (is_pattern(text) and bool(_matching(text)))
-
-
-def _runs(text: str) -> list[Path]:
-    """The folders that an argument names; a pattern that fits none is left for its reader."""
-    return (_matching(text) if is_pattern(text) else []) or [_run_of(Path(text))]
-
-
-def _matching(pattern: str) -> list[Path]:
-    try:
-        return runs_matching(pattern)
-    except ValueError:
-        return []
-
-
 def _methods(manifests: Mapping[Path, Manifest | None]) -> dict[str, list[str]]:
     """Runs by method: those with the same settings but for the seed, named after the first one."""
     groups: dict[str, list[Path]] = {}
@@ -150,8 +142,9 @@ def _methods(manifests: Mapping[Path, Manifest | None]) -> dict[str, list[str]]:
         same = method_settings(found.config, found.inputs) if found else str(folder)
         groups.setdefault(json.dumps(same, sort_keys=True, default=str), []).append(folder)
     methods: dict[str, list[str]] = {}
-    for own in groups.values():
-        name = OF_A_SEED.sub("", own[0].resolve().name) or own[0].resolve().name
+    for group in groups.values():
+        first = group[0].resolve().name
+        name = OF_A_SEED.sub("", first) or first
         name = f"{name}#{len(methods) + 1}" if name in methods else name
-        methods[name] = [str(folder) for folder in own]
+        methods[name] = [str(folder) for folder in group]
     return methods

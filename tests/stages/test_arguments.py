@@ -9,7 +9,7 @@ import pytest
 
 from chemkl.config import InputError
 from chemkl.results import InputFile, Manifest
-from chemkl.stages.given import take_apart
+from chemkl.stages.arguments import sort_arguments
 
 STEPS = [[("c1ccccc1", 0.9), ("CCO", 0.2), ("C1CCCCC1", 0.85)]]
 
@@ -70,7 +70,7 @@ def test_runs_and_files_in_any_mixture(place, chemkl):
     ],
 )
 def test_where_it_goes_and_which_are_hits(place, given, name, thresholds):
-    found = take_apart("evaluate", given)
+    found = sort_arguments("evaluate", given)
     assert found.name == name
     assert found.source.get("thresholds") == thresholds
 
@@ -92,13 +92,13 @@ def test_a_threshold_of_the_user_comes_first(place, chemkl):
     ],
 )
 def test_a_config_file_is_what_it_was(place, given, source, name):
-    found = take_apart("evaluate", given)
+    found = sort_arguments("evaluate", given)
     assert (found.source, found.name, [*found.overrides]) == (source, name, given[1:])
-    assert take_apart("compare", given).name == f"{name}-compared"
+    assert sort_arguments("compare", given).name == f"{name}-compared"
 
 
 def test_a_run_whose_name_has_an_equals_sign_is_no_setting(place):
-    found = take_apart("evaluate", ["out/few-seed=0", "every=5"])
+    found = sort_arguments("evaluate", ["out/few-seed=0", "every=5"])
     assert (found.source["runs"], [*found.overrides]) == (["out/few-seed=0"], ["every=5"])
 
 
@@ -112,7 +112,7 @@ def test_compare_finds_the_methods(place, chemkl, capsys):
 
 
 def test_compare_takes_a_pattern(place):
-    found = take_apart("compare", ["out/*-seed=[01]"])
+    found = sort_arguments("compare", ["out/*-seed=[01]"])
     assert {name: len(own) for name, own in found.source["methods"].items()} == {
         "few": 2,
         "many": 2,
@@ -121,11 +121,11 @@ def test_compare_takes_a_pattern(place):
 
 def test_settings_of_files_are_those_of_each(place):
     Path("odd.csv").write_text("SMILES,mine,Score\nc1ccccc1,0.1,0.9\nCCO,0.95,0.2\n")
-    found = take_apart("evaluate", ["odd.csv", "scored.csv", "reward_column=mine", "every=2"])
+    found = sort_arguments("evaluate", ["odd.csv", "scored.csv", "reward_column=mine", "every=2"])
     assert [*found.overrides] == [
         "samples.0.reward_column=mine", "samples.1.reward_column=mine", "every=2",
     ]  # fmt: skip
-    found = take_apart("evaluate", ["mine.yaml", "column=1"])
+    found = sort_arguments("evaluate", ["mine.yaml", "column=1"])
     assert [*found.overrides] == ["column=1"]
 
 
@@ -156,12 +156,12 @@ def test_report_takes_runs(place, chemkl):
 )
 def test_what_does_not_go_together_is_refused(place, stage, given, problem):
     with pytest.raises(InputError, match=problem):
-        take_apart(stage, given)
+        sort_arguments(stage, given)
 
 
 def test_a_pipe_is_a_file_of_molecules(place):
     os.mkfifo("63")  # such as /dev/fd/63, of <(zcat molecules.smi.gz)
-    given = take_apart("evaluate", ["63", "out/few-seed=0"])
+    given = sort_arguments("evaluate", ["63", "out/few-seed=0"])
     assert [each["path"] for each in given.source["samples"]] == ["63"]
 
 
