@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from scipy import stats
+from scipy import special
 
 from chemkl.chem.fingerprints import folded, tanimoto_matrix
 from chemkl.config.evaluate import MetricOptions
@@ -129,7 +129,8 @@ class MoleculeSet:
     @cached_property
     def scaffold_entropy(self) -> float | None:
         """Entropy of these, nats."""
-        return float(stats.entropy(self.scaffold_sizes)) if len(self.scaffold_sizes) else None
+        sizes = self.scaffold_sizes
+        return float(special.entr(sizes / sizes.sum()).sum()) if len(sizes) else None
 
     @cached_property
     def late(self) -> dict[str, Any]:

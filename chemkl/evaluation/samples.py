@@ -22,7 +22,7 @@ from chemkl.config.base import say_once
 from chemkl.config.evaluate import SampledFile
 from chemkl.config.paths import label_of
 from chemkl.config.posttrain import CollapseConfig
-from chemkl.files.molecules import Line, MoleculeFile
+from chemkl.files.molecules import Line, MoleculeFile, first_named
 from chemkl.files.tables import find_column
 from chemkl.results import Manifest
 from chemkl.results.collapse import watched
@@ -358,8 +358,7 @@ def _reward_column(file: SampledFile, columns: Sequence[str]) -> str | None:
     place = label_of(file.path)
     if file.reward_column is not None:
         return find_column(columns, file.reward_column, place)
-    words = {name.strip().casefold(): name for name in reversed(columns)}
-    column = next((words[name] for name in REWARDS if name in words), None)
+    column = first_named(REWARDS, columns)
     if column is not None:
         say_once(
             f"{place}: takes column {column!r} for the rewards, and the order of the rows for that "

@@ -264,9 +264,18 @@ def _frame(file: TextFile) -> pd.DataFrame:
             names, rows = _named_rows(table, file.column)
             if not rows:
                 return pd.DataFrame()
-        column = _column(names, file.column, table.place) or _default_column(names, table)
-        prompt = _column(names, file.prompt_column, table.place)
-        prompt = prompt or (PROMPT if PROMPT in names else None)
+        column = next((name for name in TEXT_COLUMNS if name in names), None)
+        if file.column is not None:
+            column = find_column(names, file.column, table.place)
+        if column is None:
+            header = ". The first line is taken for the header" if table.is_delimited else ""
+            raise InputError(
+                f"{table.place}: no column is called {' or '.join(TEXT_COLUMNS)}; say which one "
+                f"holds the texts with `column`. Known: {', '.join(names)}{header}"
+            )
+        prompt = PROMPT if PROMPT in names else None
+        if file.prompt_column is not None:
+            prompt = find_column(names, file.prompt_column, table.place)
         chosen = {COMPLETION: column, **({PROMPT: prompt} if prompt else {})}
         chosen |= {name: name for name in (ANSWER, REWARD) if name in names}
         if rows is None:
@@ -308,29 +317,6 @@ def _named_rows(table: Table, column: str | int | None) -> tuple[list[str], list
             f"put quotes around texts that hold {DELIMITERS[table.form]}."
         )
     return names, [Row(row.number, dict(zip(names, row.cells, strict=False))) for row in rows]
-
-
-def _column(names: Sequence[str], wanted: str | int | None, place: str) -> str | None:
-    """The name of a column that is given by name or number; None: none is given."""
-    if not isinstance(wanted, int):
-        return None if wanted is None else find_column(names, wanted, place)
-    if wanted >= len(names):
-        raise InputError(
-            f"{place}: no column {wanted}: there are {len(names)}, counted from 0. Known: "
-            f"{', '.join(names)}"
-        )
-    return names[wanted]
-
-
-def _default_column(names: Sequence[str], table: Table) -> str:
-    column = next((name for name in TEXT_COLUMNS if name in names), None)
-    if column is None:
-        header = ". The first line is taken for the header" if table.is_delimited else ""
-        raise InputError(
-            f"{table.place}: no column is called {' or '.join(TEXT_COLUMNS)}; say which one holds "
-            f"the texts with `column`. Known: {', '.join(names)}{header}"
-        )
-    return column
 
 
 def _judge(column: str | int | None, rows: Sequence[Sequence[str]]) -> float:

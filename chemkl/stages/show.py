@@ -33,7 +33,6 @@ from chemkl.display import (
     short,
     standard_output,
 )
-from chemkl.evaluation.tables import metric_catalogue
 from chemkl.results import Manifest, description_of, trace_components
 from chemkl.results.columns import RAW_PREFIX, has_prompts
 from chemkl.results.inspection import (
@@ -133,10 +132,17 @@ def parts(part: Part, kind: str | None = None) -> Iterator[RenderableType]:
         yield _keys(keys) if keys else ""
 
 
+def metrics(name: str | None = None) -> Iterator[RenderableType]:
+    """The metrics of evaluate, compare and report; or one of them."""
+    from chemkl.evaluation.tables import metric_catalogue  # brings scipy, which takes a second
+
+    yield from metric_catalogue(name)
+
+
 SHOWN: dict[str, Callable[[str | None], Iterable[RenderableType]]] = {
     "rewards": catalogue.rewards,
     "transforms": catalogue.transforms,
-    "metrics": metric_catalogue,
+    "metrics": metrics,
     "targets": partial(parts, "target"),
     "estimators": partial(parts, "estimator"),
     "shapers": partial(parts, "shaper"),

@@ -12,7 +12,7 @@ from chemkl.config import InputError, load_config
 from chemkl.config.evaluate import ForecastConfig
 from chemkl.config.objective import TargetConfig
 from chemkl.config.reward import RewardConfig
-from chemkl.evaluation.forecast import Points, target_shares
+from chemkl.evaluation.forecast import Points
 from chemkl.evaluation.forecast_runs import (
     Trained,
     compare,
@@ -430,10 +430,6 @@ def test_what_is_no_part_of_a_rewards_identity_makes_no_other_reward(write_run, 
 )
 def test_an_effective_number_has_no_digits_that_mean_nothing(value, text):
     assert number(value) == text
-
-
-def test_target_shares_of_draws_sum_to_one():
-    assert target_shares(sampled(), Gibbs(beta=0.01)).sum() == pytest.approx(1)
 
 
 def test_runs_of_one_target_are_labelled_by_what_else_differs():

@@ -168,11 +168,6 @@ def test_the_first_reference_has_plain_names_and_novelty_counts_hits(make_trace,
     assert "snn_a" not in whole
 
 
-def test_entropy_is_finite_for_real_molecules(real_smiles):
-    (row,) = evaluate(from_smiles("x", real_smiles[:50]), [], OPTIONS)
-    assert math.isclose(math.log(row["effective_scaffolds"]), row["scaffold_entropy"])
-
-
 def test_late_samples_show_a_collapse_that_distinct_molecules_hide():
     phenol, pyridine, hexane = "Oc1ccccc1", "c1ccncc1", "CCCCCC"
     samples = from_smiles("run", [pyridine, hexane, phenol, phenol, hexane, phenol, "broken("])

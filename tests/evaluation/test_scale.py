@@ -13,7 +13,6 @@ from chemkl.config.evaluate import MetricOptions
 from chemkl.evaluation import evaluate, from_smiles, from_trace
 from chemkl.evaluation import samples as samples_module
 from chemkl.evaluation.diversity import circles, int_div_moses, int_div_pairs, sphere_exclusion
-from chemkl.evaluation.metrics import top_auc
 from chemkl.evaluation.samples import canonical_smiles, n_workers, read_structures
 from chemkl.rewards.pool import Lost
 
@@ -157,16 +156,6 @@ def test_the_fingerprints_of_a_molecule_are_rdkits(real_smiles):
     canonical = [molecule.smiles for molecule in molecules]
     assert [molecule.bits_moses for molecule in molecules] == morgan(canonical, 1024)
     assert [molecule.bits_pairs for molecule in molecules] == morgan(canonical, 2048)
-
-
-@pytest.mark.parametrize("every", [1, 3, 50])
-def test_auc_keeps_the_best_as_sorting_everything_would(make_trace, steps, every):
-    molecules = from_trace("x", make_trace(steps)).molecules
-    rewards = [molecule.reward for molecule in molecules]
-    points = [*range(0, 150, every), 150]
-    tops = [np.mean(sorted(rewards[:end])[-10:]) if end else 0.0 for end in points]
-    expected = np.trapezoid(tops, points) / 150
-    assert top_auc(molecules, 10, calls=150, every=every) == pytest.approx(expected, abs=1e-12)
 
 
 def test_workers_are_no_part_of_a_runs_identity(monkeypatch):

@@ -1,4 +1,3 @@
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -102,14 +101,6 @@ def test_a_trace_without_molecules_has_empty_views(make_trace, steps):
     assert scaffold_sizes(trace, 0.8).empty
     assert top_curves(trace).empty
     assert best_first([RunView("a", trace)]).empty
-
-
-def test_yield_never_falls(make_trace, real_smiles):
-    rewards = np.random.default_rng(0).random(60)
-    trace = make_trace([[(s, r)] for s, r in zip(real_smiles[:60], rewards, strict=True)])
-    curve = yield_curves(trace, 0.5)
-    assert curve["molecules"].is_monotonic_increasing
-    assert curve["molecules"].iloc[-1] == (rewards >= 0.5).sum()
 
 
 def test_components_come_from_the_columns(trace):
