@@ -47,6 +47,7 @@ from rdkit.Chem.rdForceFieldHelpers import (
 from chemkl.chem.molecules import one_line
 from chemkl.config import InputError, InputPath, did_you_mean
 from chemkl.config.base import install
+from chemkl.results.provenance import sha256_of
 from chemkl.rewards.registry import REAL, Score, component
 
 ATTEMPTS = 10
@@ -237,7 +238,7 @@ class Receptor:
     @property
     def identity(self) -> str:
         """What it is, in 64 characters."""
-        text = f"{self.box} {hashlib.sha256(self.path.read_bytes()).hexdigest()}"
+        text = f"{self.box} {sha256_of(self.path)}"
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -454,7 +455,7 @@ class Docking:
     @property
     def identity(self) -> str:
         """What decides the values beside the settings: the receptor and the programs."""
-        program = hashlib.sha256(Path(self.vina.path).read_bytes()).hexdigest()
+        program = sha256_of(Path(self.vina.path))
         return f"{self.receptor.identity} {program} {self.obabel.run(['-V'], Clock(START))}"
 
     def __call__(self, mol: Mol) -> float:

@@ -3,7 +3,6 @@
 The models come from files, which are read without running anything in them.
 """
 
-import hashlib
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from chemkl.chem.fingerprints import Fingerprinter, build_fingerprint
 from chemkl.chem.molecules import one_line
 from chemkl.config import InputError, InputPath, did_you_mean
 from chemkl.config.base import install
+from chemkl.results.provenance import sha256_of
 from chemkl.rewards.registry import REAL, BatchScore, Score, component
 
 PICKLES = (".pkl", ".pickle", ".joblib", ".sav", ".dill")
@@ -188,8 +188,7 @@ class OneByOne(Together):
 
 def _identity(path: Path, package: str) -> str:
     """What decides a model's values: what is in its file, and the version of what runs it."""
-    with path.open("rb") as stream:
-        return f"{hashlib.file_digest(stream, 'sha256').hexdigest()} {package} {version(package)}"
+    return f"{sha256_of(path)} {package} {version(package)}"
 
 
 def _refuse_unreadable(path: Path, package: str, extra: str, kind: str) -> None:

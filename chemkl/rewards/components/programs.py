@@ -21,6 +21,7 @@ from rdkit.Chem import Mol, MolToSmiles
 
 from chemkl.config import InputError
 from chemkl.config.base import shown
+from chemkl.results.provenance import sha256_of
 from chemkl.rewards.registry import REAL, Score, component
 
 LONGEST_ANSWER = 1_000_000
@@ -85,7 +86,7 @@ class Program:
     def identity(self) -> str:
         """What decides the values beside the settings: the sha256 of the files in the command."""
         files = (Path(part) for part in self.command if Path(part).is_absolute())
-        digests = [hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()]
+        digests = [sha256_of(file) for file in files if file.is_file()]
         return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
     def __call__(self, mol: Mol) -> float:
