@@ -89,7 +89,7 @@ def test_regressions_give_what_the_model_gives(models, name, counts):
     by_skops = build_model("sklearn_model", folder / f"{name}.skops", counts=counts)(MOLS)
     np.testing.assert_allclose(by_skops, expected, rtol=1e-12)
     by_onnx = build_model("onnx_model", folder / f"{name}.onnx", counts=counts)
-    np.testing.assert_allclose([by_onnx(mol) for mol in MOLS], expected, rtol=1e-5)  # float32
+    np.testing.assert_allclose(by_onnx(MOLS), expected, rtol=1e-5)  # float32
 
 
 def test_a_classifier_gives_the_probability_of_its_second_class(models):
@@ -109,7 +109,7 @@ def test_a_class_and_an_output_of_an_onnx_model_are_chosen(models, file, class_i
     expected = made["three"].predict_proba(features(SMILES[:8]))[:, class_index]
     for output in (1, {"three.onnx": "output_probability", "plain.onnx": "probabilities"}[file]):
         score = build_model("onnx_model", folder / file, output=output, class_index=class_index)
-        np.testing.assert_allclose([score(mol) for mol in MOLS], expected, atol=1e-6)
+        np.testing.assert_allclose(score(MOLS), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["forest", "network"])

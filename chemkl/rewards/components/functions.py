@@ -81,7 +81,7 @@ class UserFunction:
         except SystemExit as error:
             raise CallError(f"it wants to end the program ({error})") from error
         except Exception as error:
-            raise CallError(self._told(error)) from error
+            raise CallError(self._described(error)) from error
 
     def form(self, takes: Takes | None) -> tuple[bool, type]:
         """Say whether it is called with a list, and as what a molecule comes: str or Mol.
@@ -158,13 +158,12 @@ class UserFunction:
         except (AttributeError, NameError, TypeError):  # names that only a type checker knows
             return {}
 
-    def _told(self, error: Exception) -> str:
+    def _described(self, error: Exception) -> str:
         """Type and message of an exception, and the last line of the user's file on its way."""
-        said = ": ".join(filter(None, [type(error).__name__, " ".join(str(error).split())]))
+        text = ": ".join(filter(None, [type(error).__name__, " ".join(str(error).split())]))
         frames = reversed(traceback.extract_tb(error.__traceback__))
-        lines = (frame.lineno for frame in frames if frame.filename == str(self.file))
-        line = next(lines, None)
-        return said if self.file is None or line is None else f"{said} ({self.file.name}:{line})"
+        line = next((frame.lineno for frame in frames if frame.filename == str(self.file)), None)
+        return text if self.file is None or line is None else f"{text} ({self.file.name}:{line})"
 
     def _schema(self, n_given: int) -> type[BaseModel]:
         """What it takes by name beside the first arguments, which it is given by position."""
@@ -362,25 +361,20 @@ def python_function(
             annotated with (str, Mol, list[str], list[Mol]).
     """
     user = load_function(function)
-    is_list, given_as = user.form(takes)
-    return FunctionScore(user, user.checked(parameters or {}), is_list, given_as)
+    return FunctionScore(user, user.checked(parameters or {}), *user.form(takes))
 
 
 @dataclass(frozen=True)
 class FunctionScore:
     """Asks a function of the user about molecules; what it cannot score fails alone.
 
-    Attributes:
-        function: The function.
-        parameters: What it takes beside the molecule.
-        is_list: Whether it is called with a list.
-        given_as: As what a molecule comes: str (canonical SMILES) or Mol.
+    It is called with a list or not, of canonical SMILES (str) or of Mol (kind).
     """
 
     function: UserFunction
     parameters: Mapping[str, Any]
     is_list: bool
-    given_as: type
+    kind: type
 
     @property
     def identity(self) -> str:
@@ -393,18 +387,14 @@ class FunctionScore:
         Raises:
             CallError: the function, called with a list, raised or wants to end the program.
         """
-        given = [self._as_given(mol) for mol in mols]
+        molecules = [MolToSmiles(mol) if self.kind is str else Mol(mol) for mol in mols]
         if self.is_list:
-            answers: Sequence[float | Failure] = self.function(given, **self.parameters)
-            return answers
-        return [self._value(molecule) for molecule in given]
-
-    def _value(self, molecule: str | Mol) -> float | Failure:
-        try:
-            answer: float = self.function(molecule, **self.parameters)
-        except CallError as error:
-            return Failure(str(error))
-        return answer
-
-    def _as_given(self, mol: Mol) -> str | Mol:
-        return MolToSmiles(mol) if self.given_as is str else Mol(mol)
+            together: Sequence[float | Failure] = self.function(molecules, **self.parameters)
+            return together
+        answers: list[float | Failure] = []
+        for molecule in molecules:
+            try:
+                answers.append(self.function(molecule, **self.parameters))
+            except CallError as error:
+                answers.append(Failure(str(error)))
+        return answers

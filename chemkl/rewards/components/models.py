@@ -21,7 +21,7 @@ from chemkl.chem.molecules import one_line
 from chemkl.config import InputError, InputPath, did_you_mean
 from chemkl.config.base import install
 from chemkl.results.provenance import sha256_of
-from chemkl.rewards.registry import REAL, BatchScore, Score, component
+from chemkl.rewards.registry import REAL, BatchScore, component
 
 PICKLES = (".pkl", ".pickle", ".joblib", ".sav", ".dill")
 Predict = Callable[[np.ndarray], np.ndarray]
@@ -71,6 +71,7 @@ ClassIndex = Annotated[
     unit="as trained",
     range=REAL,
     source="a model of yours; ONNX Runtime",
+    batched=True,
 )
 def onnx_model(
     path: InputPath,
@@ -78,7 +79,7 @@ def onnx_model(
     fingerprint: Fingerprint = FINGERPRINT,
     output: str | Annotated[int, Field(ge=0)] | None = None,
     class_index: ClassIndex = None,
-) -> Score:
+) -> BatchScore:
     """What a trained model predicts from the molecule's fingerprint; ONNX, run by ONNX Runtime.
 
     One molecule at a time, on one core: the value does not depend on what else is scored.
@@ -92,7 +93,7 @@ def onnx_model(
     _refuse_unreadable(path, "onnxruntime", "onnx", "onnx_model")
     features = Features.of(fingerprint)
     predict = load_onnx(path, output, class_index, features.length)
-    return OneByOne(features, predict, _identity(path, "onnxruntime"))
+    return Model(features, predict, _identity(path, "onnxruntime"))
 
 
 @component(
@@ -127,7 +128,7 @@ def sklearn_model(
     _refuse_unreadable(path, "skops", "sklearn", "sklearn_model")
     features = Features.of(fingerprint)
     predict = load_skops(path, method, class_index, features.length, trusted)
-    return Together(features, predict, _identity(path, "scikit-learn"))
+    return Model(features, predict, _identity(path, "scikit-learn"))
 
 
 @dataclass(frozen=True)
@@ -159,8 +160,8 @@ class Features:
 
 
 @dataclass(frozen=True)
-class Together:
-    """Asks a model about several molecules at once.
+class Model:
+    """Asks a model about molecules.
 
     Attributes:
         features: Makes the fingerprints.
@@ -176,14 +177,6 @@ class Together:
         """Give the predicted values, in order."""
         values: list[float] = self.predict(self.features(mols)).tolist() if mols else []
         return values
-
-
-class OneByOne(Together):
-    """Asks a model about one molecule."""
-
-    def __call__(self, mol: Mol) -> float:  # type: ignore[override] # not batched
-        """Give the predicted value."""
-        return float(self.predict(self.features([mol]))[0])
 
 
 def _identity(path: Path, package: str) -> str:
