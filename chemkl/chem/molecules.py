@@ -284,19 +284,22 @@ def parse_formula(formula: str) -> Counter[str]:
     Raises:
         InputError: text that is no formula, or an element that does not exist.
     """
+    counts: Counter[str] = Counter()
+    problems = []
     if not re.fullmatch(r"([A-Z][a-z]?\d*)+", formula, flags=re.ASCII):
-        raise InputError(
+        problems = [
             f"{formula!r} is not a molecular formula: element symbols with numbers, for example "
             "C7H8N2O2; no charge, isotope, bracket or blank"
-        )
-    counts: Counter[str] = Counter()
+        ]
     for symbol, number in re.findall(r"([A-Z][a-z]?)(\d*)", formula):
         if symbol not in ELEMENTS:
-            raise InputError(f"{formula!r}: {symbol} is not the symbol of an element")
+            problems.append(f"{formula!r}: {symbol} is not the symbol of an element")
         n_atoms = int(number[:8] or 1)
         if not 1 <= n_atoms <= LARGEST_COUNT:
-            raise InputError(f"{formula!r}: {symbol}{number} should be between 1 and a million")
+            problems.append(f"{formula!r}: {symbol}{number} should be between 1 and a million")
         counts[symbol] += n_atoms
+    if problems:
+        raise InputError(problems[0])
     return counts
 
 

@@ -101,10 +101,9 @@ def read_split(folder: Path, split: str, limit: int | None = None) -> list[str]:
     known: set[str] = set()
     try:
         file = pq.ParquetFile(path)
-        for name in ("smiles", "split"):
-            kind = file.schema_arrow.field(name).type
-            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-                raise TypeError(f"column {name} is not text")  # noqa: TRY301 - one message for all
+        kinds = {file.schema_arrow.field(name).type for name in ("smiles", "split")}
+        if not kinds <= {pa.string(), pa.large_string()}:
+            raise TypeError("its columns are not text")  # noqa: TRY301 - one message for all
         for batch in file.iter_batches(columns=["smiles", "split"]):
             known.update(batch["split"].unique().drop_null().to_pylist())
             smiles += batch.filter(pc.equal(batch["split"], split))["smiles"].to_pylist()

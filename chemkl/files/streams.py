@@ -91,13 +91,15 @@ class Source:
         size = len(self.head)
         if size > 3 and max(zeros) > size * 0.6 and min(zeros) < size * 0.3:
             order = "BE" if zeros[0] > zeros[1] else "LE"
-            raise InputError(
-                f"{self.place}: this looks like UTF-16 without a byte order mark. Save it as "
-                f"UTF-8, for example with iconv -f UTF-16{order} -t UTF-8"
+            problem = (
+                "this looks like UTF-16 without a byte order mark. Save it as UTF-8, for example "
+                f"with iconv -f UTF-16{order} -t UTF-8"
             )
-        if size - len(self.head.translate(None, _CONTROLS)) > max(16, size / 20):
-            raise InputError(f"{self.place}: this is no text: it has bytes that no text has")
-        return "utf-8-sig"
+        elif size - len(self.head.translate(None, _CONTROLS)) > max(16, size / 20):
+            problem = "this is no text: it has bytes that no text has"
+        else:
+            return "utf-8-sig"
+        raise InputError(f"{self.place}: {problem}")
 
 
 @contextmanager

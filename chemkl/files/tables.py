@@ -378,13 +378,13 @@ def find_column(names: Sequence[str], wanted: str | int, place: str) -> str:
         InputError: there is none, or there are several.
     """
     if isinstance(wanted, int):
-        if wanted < len(names):
-            return names[wanted]
-        raise InputError(
-            f"{place}: no column {wanted}: there are {len(names)}, counted from 0. Known: "
-            f"{', '.join(names)}"
-        )
-    near = [name for name in names if name.strip().casefold() == wanted.strip().casefold()]
-    if wanted in names or len(near) == 1:
-        return wanted if wanted in names else near[0]
-    raise InputError(f"{place}: no column {wanted!r}{did_you_mean(wanted, names)}")
+        matches = list(names[wanted : wanted + 1])
+        known = f": there are {len(names)}, counted from 0. Known: {', '.join(names)}"
+    else:
+        word = wanted.strip().casefold()
+        near = [name for name in names if name.strip().casefold() == word]
+        matches = [wanted] if wanted in names else near
+        known = did_you_mean(wanted, names)
+    if len(matches) != 1:
+        raise InputError(f"{place}: no column {wanted!r}{known}")
+    return matches[0]

@@ -292,26 +292,25 @@ class Manifest(BaseModel):
         Raises:
             InputError: with every key that differs and both values.
         """
-        fix = (
-            "Fix: to go on with that run, give its settings; for another one choose another folder "
-            "with --out, or move this one aside with --fresh."
-        )
-        if self.stage != stage:
-            raise InputError(
-                f"{self._folder}: holds the output of stage {self.stage!r}; "
-                f"stage {stage!r} will not write into it.\n{fix}"
-            )
         found = differences({"there": identity(self.config), "here": identity(config)})
-        if all(limits.get(key) == "" for key in found):
+        if self.stage != stage:
+            problem = (
+                f"holds the output of stage {self.stage!r}; stage {stage!r} will not write into it."
+            )
+        elif all(limits.get(key) == "" for key in found):
             return
-        lines = [
-            f"  {key}: {as_json(values['there'])} in the folder, {as_json(values['here'])} in the "
-            f"new config{limits.get(key, '')}"
-            for key, values in sorted(found.items())
-        ]
+        else:
+            lines = [
+                f"  {key}: {as_json(values['there'])} in the folder, {as_json(values['here'])} in "
+                f"the new config{limits.get(key, '')}"
+                for key, values in sorted(found.items())
+            ]
+            problem = (
+                f"holds a run of stage {stage!r} with a different config:\n{first_lines(lines)}"
+            )
         raise InputError(
-            f"{self._folder}: holds a run of stage {stage!r} with a different config:\n"
-            f"{first_lines(lines)}\n{fix}"
+            f"{self._folder}: {problem}\nFix: to go on with that run, give its settings; for "
+            "another one choose another folder with --out, or move this one aside with --fresh."
         )
 
     def check_inputs(self, inputs: Mapping[str, InputFile]) -> None:
