@@ -77,19 +77,16 @@ class SentenceEmbedder:
         by_length = sorted(range(len(distinct)), key=lambda i: len(tokens[i]))
         for start in range(0, len(by_length), batch_size):  # alike in length: little padding
             batch = by_length[start : start + batch_size]
-            vectors[batch] = self._embed([tokens[i] for i in batch]).numpy()
+            longest = max(len(tokens[i]) for i in batch)
+            token_BT = torch.zeros(len(batch), longest, dtype=torch.long)
+            mask_BT = torch.zeros(len(batch), longest, dtype=torch.long)
+            for row, i in enumerate(batch):
+                token_BT[row, : len(tokens[i])] = torch.tensor(tokens[i])
+                mask_BT[row, : len(tokens[i])] = 1
+            hidden_BTH = self._model(input_ids=token_BT, attention_mask=mask_BT).last_hidden_state
+            mean_BH = (hidden_BTH * mask_BT[..., None]).sum(1) / mask_BT.sum(1, keepdim=True)
+            vectors[batch] = torch.nn.functional.normalize(mean_BH, dim=-1, eps=LEAST_NORM).numpy()
         return vectors[[place[text] for text in texts]]
-
-    def _embed(self, tokens: Sequence[Sequence[int]]) -> torch.Tensor:
-        longest = max(len(each) for each in tokens)
-        token_BT = torch.zeros(len(tokens), longest, dtype=torch.long)
-        mask_BT = torch.zeros(len(tokens), longest, dtype=torch.long)
-        for row, each in enumerate(tokens):
-            token_BT[row, : len(each)] = torch.tensor(each)
-            mask_BT[row, : len(each)] = 1
-        hidden_BTH = self._model(input_ids=token_BT, attention_mask=mask_BT).last_hidden_state
-        mean_BH = (hidden_BTH * mask_BT[..., None]).sum(1) / mask_BT.sum(1, keepdim=True)
-        return torch.nn.functional.normalize(mean_BH, dim=-1, eps=LEAST_NORM)
 
 
 def _read(wheel_path: Path, name: str) -> bytes:

@@ -94,8 +94,20 @@ def _prompts(
     trained: bool = True,
 ) -> Sequence[Prompt]:
     """Render prompts unless they are given, and check them and the answers with the tokenizer."""
-    if trained:
-        _check_answers(config, tokenizer, end_id)
+    asked = []
+    if trained and isinstance(config.reward, AnswersReward):
+        asked.append(("reward.valid", config.reward.valid, config.reward.parse))
+    if trained and config.track is not None and config.track.answers:
+        asked.append(("track.answers", config.track.answers, "strict"))  # whole completions
+    problems = [
+        f"{key}: {problem}"
+        for key, answers, parse in asked
+        for problem in check_answers(
+            answers, tokenizer, max_new_tokens=config.max_new_tokens, end_id=end_id, parse=parse
+        )
+    ]
+    if problems:
+        raise InputError("\n".join(problems))
     if prompts is None:
         prompts = render_prompts(
             config.prompts,
@@ -109,23 +121,6 @@ def _prompts(
         answers = [*getattr(config.reward, "valid", ()), *config.tracked]
         check_ids(tokenizer, n_read, prompts=prompts, answers=answers, end_id=end_id)
     return prompts
-
-
-def _check_answers(config: LlmPosttrainConfig, tokenizer: Any, end_id: int) -> None:
-    asked = []
-    if isinstance(config.reward, AnswersReward):
-        asked.append(("reward.valid", config.reward.valid, config.reward.parse))
-    if config.track is not None and config.track.answers:
-        asked.append(("track.answers", config.track.answers, "strict"))  # whole completions
-    problems = [
-        f"{key}: {problem}"
-        for key, answers, parse in asked
-        for problem in check_answers(
-            answers, tokenizer, max_new_tokens=config.max_new_tokens, end_id=end_id, parse=parse
-        )
-    ]
-    if problems:
-        raise InputError("\n".join(problems))
 
 
 def adapted(
@@ -211,7 +206,11 @@ def load(path: str | Path, *, cache: str | Path | None = None) -> HfPolicy:
     Raises:
         InputError: no such folder, not one of these, or the model under the adapters is gone.
     """
-    path = _with_weights(Path(path))
+    path = Path(path)
+    if not (path / PROVENANCE).exists():  # a run or its checkpoints; a kill leaves hidden folders
+        files = [file for depth in ("*", "*/*") for file in path.glob(f"{depth}/{PROVENANCE}")]
+        whole = [file.parent for file in files if not file.parent.name.startswith(".")]
+        path = whole[0] if len(whole) == 1 else path
     is_whole = not (path / "adapter_config.json").exists()
     config, prompts = _kept(path, is_whole=is_whole, cache=cache)
     policy = build_policy(config, trained=False, prompts=prompts)
@@ -232,15 +231,6 @@ def load(path: str | Path, *, cache: str | Path | None = None) -> HfPolicy:
     check_sums(path, FIX)
     check_weights(tuned.named_parameters(), str(path))
     return _policy(config, tuned, policy.tokenizer, policy.prompts, policy.end_id)
-
-
-def _with_weights(path: Path) -> Path:
-    """The one folder that `save` wrote in a run or its checkpoints; else the path as it is."""
-    if (path / PROVENANCE).exists():
-        return path
-    written = [file.parent for depth in ("*", "*/*") for file in path.glob(f"{depth}/{PROVENANCE}")]
-    whole = [folder for folder in written if not folder.name.startswith(".")]  # a kill leaves those
-    return whole[0] if len(whole) == 1 else path
 
 
 def _kept(

@@ -10,6 +10,8 @@ vocabulary.
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from operator import call
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -222,7 +224,9 @@ class HfPolicy(SequenceModel):
         """
         length_U = counted(row_UT, self.end_id).sum(dim=1)
         by_length_U = length_U.argsort(stable=True)
-        read = _recomputed if several and torch.is_grad_enabled() else _called
+        # nothing in there is random
+        anew = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+        read: Any = anew if several and torch.is_grad_enabled() else call
         ids, network = prompt.token_ids, self._network
         past = read(network.read_prompt, ids, row_UT.device) if network.rewinds else ()
         logps = [
@@ -230,15 +234,6 @@ class HfPolicy(SequenceModel):
             for some in torch.split(by_length_U, self.micro_batch)
         ]
         return torch.cat(logps)[by_length_U.argsort()]
-
-
-def _called(function: Any, *arguments: Any) -> Any:
-    return function(*arguments)
-
-
-def _recomputed(function: Any, *arguments: Any) -> Any:
-    """Call without keeping activations for the backward pass; nothing in there is random."""
-    return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
 
 
 # ---- the state
@@ -369,7 +364,13 @@ class Network:
         logp_B = torch.zeros(n, dtype=torch.float64)
         active_A = torch.arange(n)
         start_A = torch.arange(len(prompts)).repeat_interleave(n // len(prompts))
-        next_DP, real_DS = self._padded(prompts, device)
+        width = max(len(prompt.token_ids) for prompt in prompts)
+        next_DP = torch.full((len(prompts), width), self._end_id, device=device)
+        real_GP = torch.zeros_like(next_DP)
+        for token_P, real_P, prompt in zip(next_DP, real_GP, prompts, strict=True):
+            token_P[width - len(prompt.token_ids) :] = torch.tensor(prompt.token_ids, device=device)
+            real_P[width - len(prompt.token_ids) :] = 1
+        real_DS = None if bool(real_GP.all()) else real_GP
         cache, seen = self._new_cache(), 0
         for t in range(most):
             logits_DV = self.read(next_DP, cache, seen, real_DS, last_alone=True)[:, -1]
@@ -394,19 +395,6 @@ class Network:
         truncated_B = torch.zeros(n, dtype=torch.bool)
         truncated_B[active_A] = True
         return Drawn(token_BL, logp_B, truncated_B)
-
-    def _padded(
-        self, prompts: Sequence[Prompt], device: torch.device
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return the prompts as token_GP, and which of these are theirs; None: all of them."""
-        width = max(len(prompt.token_ids) for prompt in prompts)
-        token_GP = torch.full((len(prompts), width), self._end_id, device=device)
-        real_GP = torch.zeros(len(prompts), width, dtype=torch.long, device=device)
-        for token_P, real_P, prompt in zip(token_GP, real_GP, prompts, strict=True):
-            ids = torch.tensor(prompt.token_ids, device=device)
-            token_P[width - len(ids) :] = ids
-            real_P[width - len(ids) :] = 1
-        return token_GP, None if bool(real_GP.all()) else real_GP
 
 
 def _passes(prompts: Sequence[Prompt], most: int, *, pads: bool) -> Iterator[list[int]]:

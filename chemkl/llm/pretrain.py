@@ -49,7 +49,25 @@ class Conditions:
         self.tags = [tag for each in configs for tag in each.tags]
         self.prompts = [" ".join(tags) for tags in product(*(each.tags for each in configs))]
         """Every combination of tags, one of each condition, the last one changing fastest."""
-        self._terms = _built(configs)
+        self._terms: list[Term] = []
+        problems: list[str] = []
+        document = Document({}, "")
+        for place, config in enumerate(configs):
+            keys = ("conditions", place)
+            try:
+                component = find_component(config.kind)
+            except InputError as error:
+                problems.append(placed(document, (*keys, "kind"), error))
+                continue
+            try:
+                score = component.build(config.parameters, document.at((*keys, "parameters"), {}))
+            except InputError as error:
+                problems += str(error).splitlines()
+            else:
+                term = Term(config.kind, 1.0, score, float, batched=component.batched)
+                self._terms.append(term)
+        if problems:
+            raise InputError("\n".join(problems))
 
     def prompts_of(self, smiles: Sequence[str]) -> np.ndarray:
         """Return the number of each molecule's prompt; NO_PROMPT where there is none.
@@ -58,7 +76,19 @@ class Conditions:
         """
         number = np.full(len(smiles), NO_PROMPT)
         for start in range(0, len(smiles), AT_A_TIME):
-            number[start : start + AT_A_TIME] = self._numbers(smiles[start : start + AT_A_TIME])
+            parsed = {
+                start + i: read_molecule(text).mol
+                for i, text in enumerate(smiles[start : start + AT_A_TIME])
+            }
+            mols = {i: mol for i, mol in parsed.items() if mol is not None}
+            number[[*mols]] = 0
+            with silenced():
+                for condition, term in zip(self.configs, self._terms, strict=True):
+                    for i, value in zip(mols, values_of(term, [*mols.values()]), strict=True):
+                        if isinstance(value, Failure) or number[i] == NO_PROMPT:
+                            number[i] = NO_PROMPT
+                        else:
+                            number[i] = number[i] * len(condition.names) + condition.level(value)
         return number
 
     def without(self, number: np.ndarray) -> list[str]:
@@ -71,42 +101,6 @@ class Conditions:
             for level, tag in enumerate(condition.tags)
             if level not in found
         ]
-
-    def _numbers(self, smiles: Sequence[str]) -> np.ndarray:
-        parsed = {i: read_molecule(each).mol for i, each in enumerate(smiles)}
-        mols = {i: mol for i, mol in parsed.items() if mol is not None}
-        number = np.full(len(smiles), NO_PROMPT)
-        number[[*mols]] = 0
-        with silenced():
-            for condition, term in zip(self.configs, self._terms, strict=True):
-                for i, value in zip(mols, values_of(term, [*mols.values()]), strict=True):
-                    if isinstance(value, Failure) or number[i] == NO_PROMPT:
-                        number[i] = NO_PROMPT
-                    else:
-                        number[i] = number[i] * len(condition.names) + condition.level(value)
-        return number
-
-
-def _built(configs: Sequence[ConditionConfig]) -> list[Term]:
-    """Build the components, to be asked as those of a reward are; only raw values are wanted."""
-    problems: list[str] = []
-    built: list[Term] = []
-    document = Document({}, "")
-    for place, config in enumerate(configs):
-        keys = ("conditions", place)
-        try:
-            component = find_component(config.kind)
-        except InputError as error:
-            problems.append(placed(document, (*keys, "kind"), error))
-            continue
-        try:
-            score = component.build(config.parameters, document.at((*keys, "parameters"), {}))
-            built.append(Term(config.kind, 1.0, score, float, batched=component.batched))
-        except InputError as error:
-            problems += str(error).splitlines()
-    if problems:
-        raise InputError("\n".join(problems))
-    return built
 
 
 END = "<end>"

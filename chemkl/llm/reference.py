@@ -52,7 +52,10 @@ class Reference(SequenceModel):
     @torch.no_grad()
     def logp_tokens(self, token_BT: Tensor) -> Tensor:
         """Return log p of each row of ids: float32_B, nats, end token included; no graph."""
-        keys = self._keys(token_BT)
+        # what tells rows apart: the prompt's number and the ids up to the end
+        length_B = 1 + counted(token_BT, self._shared[0].end_id).sum(dim=1)
+        pairs = zip(token_BT.tolist(), length_B.tolist(), strict=True)
+        keys = [tuple(row[:length]) for row, length in pairs]
         new = {key: row for row, key in enumerate(keys) if key not in self._known}
         found = {}
         if new:
@@ -82,9 +85,3 @@ class Reference(SequenceModel):
         rows = torch.split(memory["tokens"], memory["length"].tolist())
         keys = [tuple(row.tolist()) for row in rows]
         self._known = OrderedDict(zip(keys, memory["logp"].tolist(), strict=True))
-
-    def _keys(self, token_BT: Tensor) -> list[tuple[int, ...]]:
-        """What tells rows apart: the prompt's number and the ids up to the end."""
-        length_B = 1 + counted(token_BT, self._shared[0].end_id).sum(dim=1)
-        pairs = zip(token_BT.tolist(), length_B.tolist(), strict=True)
-        return [tuple(row[:length]) for row, length in pairs]

@@ -190,25 +190,23 @@ class PaidByFunction(_OfAnswers):
             InputError: the function failed on more of them than the config allows, or gave one
                 less than a failure is paid.
         """
-        failed = self._config.failed
         paid: list[tuple[str | None, str | None, float]] = []
         raw = []
         for completion in completions:
-            answer = self._answer(completion)
+            answer, reason, reward = self._answer(completion), None, self._config.failed
             if answer is None:
                 cut = None if self._config.score_truncated else completion.cut
-                paid.append((None, cut or NO_ANSWER, failed))
-                raw.append(math.nan)
-                continue
-            self._n_scored += 1
-            score = self._asked(completion)
-            if isinstance(score, str):
-                paid.append((answer, score, failed))
-                raw.append(math.nan)
-                continue
-            self._check_not_below_failure(completion.text, score)
-            paid.append((answer, None, score))
-            raw.append(score)
+                reason = cut or NO_ANSWER
+            else:
+                self._n_scored += 1
+                score = self._asked(completion)
+                if isinstance(score, str):
+                    reason = score
+                else:
+                    self._check_not_below_failure(completion.text, score)
+                    reward = score
+            paid.append((answer, reason, reward))
+            raw.append(reward if reason is None else math.nan)
         self._failures.check()
         self._check_any()
         columns = {prefix + self._name: raw for prefix in (RAW_PREFIX, SCORE_PREFIX)}

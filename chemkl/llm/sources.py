@@ -243,26 +243,20 @@ def _reasons(config: ModelConfig, place: str, error: Exception) -> list[str]:
         said = f"{type(error).__name__}: {said}"  # often no message without it
     folder = Path(place)
     if config.wheel is None and not isinstance(config.name, Path):
-        kept = _kept_by_hub(place, config.revision)
-        if kept is None:
+        hub = package("huggingface_hub")
+        try:
+            kept = hub.try_to_load_from_cache(place, "config.json", revision=config.revision)
+        except ValueError:  # no name that the hub allows
+            kept = None
+        if not isinstance(kept, str):
             return [_not_found(place, config.revision, error)]
-        if not package("huggingface_hub").is_offline_mode():  # the cache may lack what the hub has
+        if not hub.is_offline_mode():  # the cache may lack what the hub has
             return [said]
-        folder = kept
+        folder = Path(kept).parent
     problems = _problems_in(folder)
     if problems and config.wheel is not None:
         problems[-1] += f". Delete {folder}, and it is made anew"
     return problems or [said]
-
-
-def _kept_by_hub(name: str, revision: str | None) -> Path | None:
-    """The folder in the hub's cache that holds a model; None: it holds none of that name."""
-    hub = package("huggingface_hub")
-    try:
-        path = hub.try_to_load_from_cache(name, "config.json", revision=revision)
-    except ValueError:  # no name that the hub allows
-        return None
-    return Path(path).parent if isinstance(path, str) else None
 
 
 def _not_found(name: str, revision: str | None, error: BaseException) -> str:

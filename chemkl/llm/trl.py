@@ -99,7 +99,12 @@ class MaraRLOOTrainer(_RLOOTrainer):  # type: ignore[misc]  # a base without typ
         **options: Any,
     ) -> None:
         if not isinstance(args, _trl.RLOOConfig):
-            raise InputError(_not_rloo(args))
+            kind = "no config" if args is None else f"a {type(args).__name__}"
+            raise InputError(
+                f"MaraRLOOTrainer was given {kind}: it needs args=trl.RLOOConfig(...), with "
+                f"num_generations of {LEAST_GENERATIONS} or more (the default of trl is 2)."
+                f"{_WHY_NO_GRPO if 'GRPO' in kind else ''}"
+            )
         self.target = build_target(
             args,
             options.get("peft_config"),
@@ -255,6 +260,11 @@ _PLAIN_SAMPLING: Mapping[str, tuple[Any, ...]] = {
 }
 """Values under which the samples are those of the policy whose log-probabilities are computed."""
 
+_WHY_NO_GRPO = (
+    " GRPO divides the rewards by their standard deviation and keeps the KL in the loss: the KL "
+    "coefficient is then beta times that deviation, the bonus was made for beta, and the policy "
+    "collapses."
+)
 _RANDOM = (
     "trl computes log-probabilities in training mode, those of an adapter's reference too, so that "
     "KL, anchors and bonus would be random"
@@ -364,22 +374,6 @@ def _problems(args: Any, peft_config: Any, quantile: float | None) -> list[str]:
         ),
     )
     return [message for is_wrong, message in checks if is_wrong]
-
-
-def _not_rloo(args: Any) -> str:
-    """Why a config that is not RLOO's is refused."""
-    kind = "no config" if args is None else f"a {type(args).__name__}"
-    why = (
-        ""
-        if "GRPO" not in kind
-        else " GRPO divides the rewards by their standard deviation and keeps the KL in the loss: "
-        "the KL coefficient is then beta times that deviation, the bonus was made for beta, and "
-        "the policy collapses."
-    )
-    return (
-        f"MaraRLOOTrainer was given {kind}: it needs args=trl.RLOOConfig(...), with "
-        f"num_generations of {LEAST_GENERATIONS} or more (the default of trl is 2).{why}"
-    )
 
 
 def _refuse_dropout(model: nn.Module) -> None:

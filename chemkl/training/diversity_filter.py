@@ -39,16 +39,15 @@ class MurckoBucket:
 
     def __call__(self, rows: pd.DataFrame) -> pd.Series:
         """Return the filtered reward of each row, in order, and count its scaffold."""
-        pairs = zip(rows["reward"], rows["scaffold"], strict=True)
-        return pd.Series([self._pay(r, s) for r, s in pairs], index=rows.index, dtype=float)
-
-    def _pay(self, reward: float, scaffold: object) -> float:
-        if not isinstance(scaffold, str) or reward < self._min_score:
-            return reward
-        if self._paid[scaffold] == self._bucket:
-            return 0.0
-        self._paid[scaffold] += 1
-        return reward
+        filtered = rows["reward"].astype(float)
+        for i, (reward, scaffold) in enumerate(zip(rows["reward"], rows["scaffold"], strict=True)):
+            if not isinstance(scaffold, str) or reward < self._min_score:
+                continue
+            if self._paid[scaffold] == self._bucket:
+                filtered.iloc[i] = 0.0
+            else:
+                self._paid[scaffold] += 1
+        return filtered
 
 
 def build_filter(config: MurckoFilterConfig | None) -> DiversityFilter:

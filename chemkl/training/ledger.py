@@ -65,7 +65,17 @@ class BaseLedger(ABC):
         rows.insert(0, "step", step)
         rows.insert(1, "row", np.arange(len(rows)))
         rows["n_tokens"] = rollout.n_tokens.cpu().numpy()
-        self._count(rows)
+        calls: list[Any] = []
+        repeats: list[bool] = []
+        for identity in self.identities(rows):
+            is_new = identity is not None and identity not in self._paid
+            if is_new:
+                self._paid.add(identity)
+            calls.append(self.n_calls if is_new else pd.NA)
+            repeats.append(identity is not None and not is_new)
+        rows["call"] = pd.array(calls, dtype="Int64")
+        rows["repeat"] = repeats
+        self.n_samples += len(rows)
         rows["reward_filtered"] = self._filter(rows)
         return rows
 
@@ -105,20 +115,6 @@ class BaseLedger(ABC):
             "reward": float(rows["reward"].mean()),
             "reward_filtered": float(rows["reward_filtered"].mean()),
         }
-
-    def _count(self, rows: pd.DataFrame) -> None:
-        """Add the columns call and repeat, row by row."""
-        calls: list[Any] = []
-        repeats: list[bool] = []
-        for identity in self.identities(rows):
-            is_new = identity is not None and identity not in self._paid
-            if is_new:
-                self._paid.add(identity)
-            calls.append(self.n_calls if is_new else pd.NA)
-            repeats.append(identity is not None and not is_new)
-        rows["call"] = pd.array(calls, dtype="Int64")
-        rows["repeat"] = repeats
-        self.n_samples += len(rows)
 
 
 class Ledger(BaseLedger):

@@ -5,8 +5,7 @@ autocast to bfloat16. Processors with AVX2 only have no such LSTM; on those with
 bfloat16 units it runs, slower than in float32.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from time import perf_counter, thread_time
@@ -76,9 +75,11 @@ def settle(
     # it for good), so every start does: with other threads a resumed run would round differently.
     torch.set_num_threads(torch.get_num_threads())
     device, n_devices = devices_of(trainer)
-    begun = _begun(out_dir, config)
-    if begun is None:
+    manifest = Manifest.load(out_dir)
+    if manifest is None or manifest.precision is None or not manifest.goes_on_with(config):
         return _choose(asked, device, n_devices)
+    why = f"{KEPT}{manifest.precision.why.removeprefix(KEPT)}"
+    begun: UsedPrecision = manifest.precision.model_copy(update={"why": why})
     lacks = missing(device) if begun.used == "bf16-mixed" else ""
     if lacks:
         raise InputError(
@@ -90,31 +91,22 @@ def settle(
     return begun
 
 
-def _begun(out_dir: Path, config: Mapping[str, Any]) -> UsedPrecision | None:
-    """The precision of the run that a start goes on with; None where it begins one."""
-    manifest = Manifest.load(out_dir)
-    if manifest is None or manifest.precision is None or not manifest.goes_on_with(config):
-        return None
-    why = manifest.precision.why.removeprefix(KEPT)
-    return manifest.precision.model_copy(update={"why": f"{KEPT}{why}"})
-
-
 def _choose(asked: Precision, device: torch.device, n_devices: int) -> UsedPrecision:
     """Choose for a new run."""
+    ratio = None
     if asked != "auto":
-        return UsedPrecision(used=asked, why="as asked for", device=device.type)
-    lacks = missing(device)
-    if lacks:
-        why = f"auto: bf16-mixed cannot be used on this device: {lacks}"
-        return UsedPrecision(used="32-true", why=why, device=device.type)
-    if n_devices > 1:  # their processes would measure each for itself, and might not agree
+        used, why = asked, "as asked for"
+    elif lacks := missing(device):
+        used, why = "32-true", f"auto: bf16-mixed cannot be used on this device: {lacks}"
+    elif n_devices > 1:  # their processes would measure each for itself, and might not agree
         used = "bf16-mixed" if device.type == "cuda" else "32-true"
         why = "auto: not measured on several devices"
-        return UsedPrecision(used=used, why=why, device=device.type)
-    ratio = speedup(device)
-    used = "bf16-mixed" if ratio >= FASTER else "32-true"
-    why = f"auto: bf16-mixed is {ratio:.2g} times as fast as 32-true on this device"
-    return UsedPrecision(used=used, why=why, device=device.type, speedup=round(ratio, 2))
+    else:
+        ratio = speedup(device)
+        used = "bf16-mixed" if ratio >= FASTER else "32-true"
+        why = f"auto: bf16-mixed is {ratio:.2g} times as fast as 32-true on this device"
+        ratio = round(ratio, 2)
+    return UsedPrecision(used=used, why=why, device=device.type, speedup=ratio)
 
 
 @cache
@@ -143,7 +135,9 @@ def speedup(device: torch.device) -> float:
     on_processor = device.type == "cpu"
     clock = thread_time if on_processor else perf_counter
     fastest = {True: float("inf"), False: float("inf")}
-    with _one_thread():
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # several wait for each other on a busy machine
+    try:
         work = _work(device, *WORK.get(device.type, WORK_OF_OTHERS))
         for repeat in range(1 + REPEATS):
             for rough in fastest:
@@ -152,6 +146,8 @@ def speedup(device: torch.device) -> float:
                     work()
                 if repeat:  # the first one makes what the others use again
                     fastest[rough] = min(fastest[rough], clock() - began)
+    finally:
+        torch.set_num_threads(n_threads)
     return fastest[False] / fastest[True]
 
 
@@ -172,14 +168,3 @@ def _work(
         return (matrix @ matrix).float().sum().item()
 
     return work
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch use one thread in this scope: several wait for each other on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -341,7 +341,7 @@ def test_every_problem_is_told_at_once(tmp_path):
         "beta",
         "normalize_advantages",
         "num_generations",
-        "Mara:",
+        "tau",
     ]
 
 
