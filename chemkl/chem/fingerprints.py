@@ -171,15 +171,15 @@ def tanimoto_kernel(
     A row without a molecule (None, or a string that is not valid) or without a fingerprint is
     similar to nothing but itself.
     """
-    found = {}
+    fingerprints = {}
     for row, each in enumerate(smiles):
         mol = None if each is None else read_molecule(each).mol
         with suppress(MoleculeError):
             if mol is not None:
-                found[row] = morgan_fingerprint(mol, radius=radius, n_bits=n_bits)
-    rows = list(found)
+                fingerprints[row] = morgan_fingerprint(mol, radius=radius, n_bits=n_bits)
+    rows = list(fingerprints)
     kernel = np.eye(len(smiles), dtype=np.float32)
-    kernel[np.ix_(rows, rows)] = tanimoto_matrix(list(found.values()))
+    kernel[np.ix_(rows, rows)] = tanimoto_matrix(list(fingerprints.values()))
     return kernel
 
 

@@ -89,12 +89,12 @@ class DecoratedScaffold:
 
     def bonds(self, mol: Chem.Mol) -> list[Bonds]:
         """Give each way in which the molecule is the decorated scaffold; none: it is not."""
-        found: dict[Bonds, None] = {}
+        ways: dict[Bonds, None] = {}
         for match in mol.GetSubstructMatches(self._query, uniquify=False):
             bonds = tuple((match[core], match[point]) for core, point in self._ends)
-            if bonds not in found and self._is_whole(mol, match, bonds):
-                found[bonds] = None
-        return list(found)
+            if bonds not in ways and self._is_whole(mol, match, bonds):
+                ways[bonds] = None
+        return list(ways)
 
     def _is_whole(self, mol: Chem.Mol, match: Sequence[int], bonds: Bonds) -> bool:
         """Cut at the attachment points: the scaffold and one decoration a point must be left."""

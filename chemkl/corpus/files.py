@@ -98,14 +98,14 @@ def read_split(folder: Path, split: str, limit: int | None = None) -> list[str]:
     path = folder / MOLECULES
     check_seal(path, _FIX)
     smiles: list[str] = []
-    known: set[str] = set()
+    splits: set[str] = set()
     try:
         file = pq.ParquetFile(path)
         kinds = {file.schema_arrow.field(name).type for name in ("smiles", "split")}
         if not kinds <= {pa.string(), pa.large_string()}:
             raise TypeError("its columns are not text")  # noqa: TRY301 - one message for all
         for batch in file.iter_batches(columns=["smiles", "split"]):
-            known.update(batch["split"].unique().drop_null().to_pylist())
+            splits.update(batch["split"].unique().drop_null().to_pylist())
             smiles += batch.filter(pc.equal(batch["split"], split))["smiles"].to_pylist()
             if limit is not None and len(smiles) >= limit:
                 return smiles[:limit]
@@ -113,7 +113,7 @@ def read_split(folder: Path, split: str, limit: int | None = None) -> list[str]:
         raise _no_corpus(path, error) from None
     if not smiles:
         raise InputError(
-            f"{path}: no molecule in split {split!r}. Known: {', '.join(sorted(known)) or 'none'}"
+            f"{path}: no molecule in split {split!r}. Known: {', '.join(sorted(splits)) or 'none'}"
         )
     return smiles
 

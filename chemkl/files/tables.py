@@ -223,7 +223,7 @@ def _split(text: str, delimiter: str, *, tidy: bool = True) -> list[str]:
 
 def _rows(place: str, numbered: Numbered, delimiter: str, *, tidy: bool) -> Iterator[Row]:
     ahead: deque[tuple[int, str | None]] = deque()
-    width, told = 0, delimiter not in DELIMITERS
+    width, warned = 0, delimiter not in DELIMITERS
     csv.field_size_limit(LONGEST_LINE)  # of this process; texts are longer than its own limit
     while line := (ahead.popleft() if ahead else next(numbered, None)):
         number, text = line
@@ -238,8 +238,8 @@ def _rows(place: str, numbered: Numbered, delimiter: str, *, tidy: bool) -> Iter
                 for _ in range(whole[1]):
                     ahead.popleft()
         width = width or len(cells)
-        if not told and any(cells[width:]):
-            told = True
+        if not warned and any(cells[width:]):
+            warned = True
             say_once(
                 f"{place}:{number}: more cells than the first line has, so they may stand in wrong "
                 f"columns; put quotes around cells that hold {DELIMITERS[delimiter]}"

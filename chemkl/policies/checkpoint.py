@@ -184,7 +184,7 @@ def check_weights(
     for name, weight in weights:
         if not weight.is_floating_point() or not weight.numel():
             continue
-        least, most = (float(each) for each in torch.aminmax(weight.detach()))
+        least, most = (float(bound) for bound in torch.aminmax(weight.detach()))
         if not max(-least, most) <= limit:  # NaN is not
             raise InputError(
                 f"{where}: the weights {name} reach from {least:g} to {most:g}; expected finite "

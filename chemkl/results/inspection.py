@@ -274,12 +274,12 @@ def frequent_answers(frame: pd.DataFrame, top: int) -> pd.DataFrame:
         }
     )
     by_text = rows.groupby(["group", "prompt", "text", "valid"], sort=False)["reward"]
-    found = by_text.agg(n="size", mean_reward="mean").reset_index()
-    found["share"] = found["n"] / found.groupby("group")["n"].transform("sum")
-    found = found.sort_values(
+    answers = by_text.agg(n="size", mean_reward="mean").reset_index()
+    answers["share"] = answers["n"] / answers.groupby("group")["n"].transform("sum")
+    answers = answers.sort_values(
         ["group", "n"], ascending=[True, False], kind="stable", ignore_index=True
     )
-    return found.groupby("group").head(top).reset_index(drop=True)
+    return answers.groupby("group").head(top).reset_index(drop=True)
 
 
 # ---- SQL

@@ -276,8 +276,8 @@ class Manifest(BaseModel):
         """What is kept of a run that goes on; with its limits, if it is given others."""
         if not limits:
             return self.extended
-        own = self.model_dump(include={"config_hash", "finished", "ended_by", "results"})
-        return [*self.extended, {key: self.config.get(key) for key in limits} | own]
+        ended = self.model_dump(include={"config_hash", "finished", "ended_by", "results"})
+        return [*self.extended, {key: self.config.get(key) for key in limits} | ended]
 
     def check_same(
         self,
@@ -292,18 +292,18 @@ class Manifest(BaseModel):
         Raises:
             InputError: with every key that differs and both values.
         """
-        found = differences({"there": identity(self.config), "here": identity(config)})
+        differing = differences({"there": identity(self.config), "here": identity(config)})
         if self.stage != stage:
             problem = (
                 f"holds the output of stage {self.stage!r}; stage {stage!r} will not write into it."
             )
-        elif all(limits.get(key) == "" for key in found):
+        elif all(limits.get(key) == "" for key in differing):
             return
         else:
             lines = [
                 f"  {key}: {as_json(values['there'])} in the folder, {as_json(values['here'])} in "
                 f"the new config{limits.get(key, '')}"
-                for key, values in sorted(found.items())
+                for key, values in sorted(differing.items())
             ]
             problem = (
                 f"holds a run of stage {stage!r} with a different config:\n{first_lines(lines)}"
@@ -362,7 +362,7 @@ class Manifest(BaseModel):
         if status == "complete":
             not_ours = (FILE_NAME, "logs/*", *_OF_THE_USER)
             inside = (n for n in _names_in(self._folder) if not _is_hidden(n))
-            ours = sorted(n for n in inside if not any(fnmatch(n, each) for each in not_ours))
+            ours = sorted(n for n in inside if not any(fnmatch(n, pattern) for pattern in not_ours))
             self.outputs = [*ours, *(str(path.resolve()) for path in beside)]
         self.save()
 
@@ -391,36 +391,36 @@ class Manifest(BaseModel):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        told = self._storage_error(error)
+        storage = self._storage_error(error)
         try:
             with deferred():
-                self._record_end(type(told) if told else kind, told or error)
+                self._record_end(type(storage) if storage else kind, storage or error)
         except StorageError as unwritten:
-            told = told or self._storage_error(unwritten)
+            storage = storage or self._storage_error(unwritten)
         finally:  # the last write is behind: only now may another start have the folder
             if self._lock is not None:
                 self._lock.close()
             self._lock = None
             self._scope.close()
-        if told is not None:
-            raise told from error
+        if storage is not None:
+            raise storage from error
 
     def _storage_error(self, error: BaseException | None) -> StorageError | None:
         """What to tell where it is the disk that ended the run; None: it is something else."""
         if not isinstance(error, Exception):
             return None
-        told = ""
+        message = ""
         try:
             if self._saved and not (self._folder / FILE_NAME).is_file():
                 self.save()  # says that the folder has gone
             raise_storage_error(error, self._folder)
         except StorageError as problem:
-            told = str(problem)
-        if not told and isinstance(error, OSError) and error.filename:
+            message = str(problem)
+        if not message and isinstance(error, OSError) and error.filename:
             place = Path(os.fsdecode(error.filename2 or error.filename))
             if place.absolute().is_relative_to(self._folder.absolute()):
-                told = f"{place}: cannot be used: {error.strerror}."
-        return StorageError(f"{told} {self._what_is_safe()}") if told else None
+                message = f"{place}: cannot be used: {error.strerror}."
+        return StorageError(f"{message} {self._what_is_safe()}") if message else None
 
     def _what_is_safe(self) -> str:
         checkpoint = self._folder / _CHECKPOINT
@@ -485,4 +485,4 @@ def _is_result(name: str) -> bool:
     if name.startswith((f"{ORPHANS}/", f"{ASIDE}/{READY}/")):
         return True
     others = (FILE_NAME, "logs/*", *_OF_THE_ATTEMPT, *_OF_THE_USER)
-    return not _is_hidden(name) and not any(fnmatch(name, each) for each in others)
+    return not _is_hidden(name) and not any(fnmatch(name, pattern) for pattern in others)

@@ -190,10 +190,10 @@ def differences(configs: Mapping[str, Any], key: str = "") -> dict[str, dict[str
         inside = {n: {o: v[n] for o, v in configs.items()} for n in range(len(values[0]))}
     else:
         return {key: dict(configs)} if len({*map(as_json, values)}) > 1 else {}
-    found: dict[str, dict[str, Any]] = {}
+    differing: dict[str, dict[str, Any]] = {}
     for name, of_owners in inside.items():
-        found |= differences(of_owners, f"{key}.{name}".removeprefix("."))
-    return found
+        differing |= differences(of_owners, f"{key}.{name}".removeprefix("."))
+    return differing
 
 
 def _holds_mappings(value: Any) -> bool:
@@ -205,10 +205,10 @@ def as_json(value: Any) -> str:
     return "(absent)" if value is ABSENT else json.dumps(value, ensure_ascii=False)
 
 
-def describe_differences(found: Mapping[str, Mapping[str, Any]], most: int = SHOWN) -> str:
+def describe_differences(differing: Mapping[str, Mapping[str, Any]], most: int = SHOWN) -> str:
     """Write differences as indented lines: each value of a key, null for none, and who has it."""
     lines = []
-    for key, values in found.items():
+    for key, values in differing.items():
         owners: dict[str, list[str]] = {}
         for owner, value in values.items():
             owners.setdefault(as_json(None if value is ABSENT else value), []).append(owner)
@@ -226,10 +226,10 @@ def first_lines(lines: Iterable[str], most: int = SHOWN) -> str:
 
 def mixed_settings(method: str, settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Say where runs of one method differ in more than the seed; a message, or nothing."""
-    found = differences(settings)
-    if not found:
+    differing = differences(settings)
+    if not differing:
         return []
     return [
         f"methods.{method}: its runs differ in more than the seed. Give each setting a method of "
-        f"its own:\n{describe_differences(found)}"
+        f"its own:\n{describe_differences(differing)}"
     ]
