@@ -205,6 +205,13 @@ class InputError(ValueError):
     problems are several lines. The command line prints it without a traceback and exits with 2.
     """
 
+    @classmethod
+    def refuse(cls, problems: Iterable[str]) -> None:
+        """Raise it with a line for each problem; where there is none, go on."""
+        lines = list(problems)
+        if lines:
+            raise cls("\n".join(lines))
+
 
 class StorageError(OSError):
     """A disk is full, cannot be written, or a folder has gone in the middle of a run.

@@ -106,8 +106,7 @@ def _prompts(
             answers, tokenizer, max_new_tokens=config.max_new_tokens, end_id=end_id, parse=parse
         )
     ]
-    if problems:
-        raise InputError("\n".join(problems))
+    InputError.refuse(problems)
     if prompts is None:
         prompts = render_prompts(
             config.prompts,

@@ -66,8 +66,7 @@ class Conditions:
             else:
                 term = Term(config.kind, 1.0, score, float, batched=component.batched)
                 self._terms.append(term)
-        if problems:
-            raise InputError("\n".join(problems))
+        InputError.refuse(problems)
 
     def prompts_of(self, smiles: Sequence[str]) -> np.ndarray:
         """Return the number of each molecule's prompt; NO_PROMPT where there is none.

@@ -91,8 +91,7 @@ def render_prompts(
         more = len(numbers) - 1
         others = f" (and {more:,} more {'prompt' if more == 1 else 'prompts'})" if more else ""
         problems.append(f"prompts.{numbers[0]}: the chat template refuses it{others}: {reason}")
-    if problems:
-        raise InputError("\n".join(problems))
+    InputError.refuse(problems)
     return tuple(prompts)
 
 

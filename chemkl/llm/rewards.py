@@ -129,9 +129,7 @@ class Answers(_OfAnswers):
     """
 
     def __init__(self, config: AnswersReward) -> None:
-        problems = misread(config.valid, config.parse)
-        if problems:
-            raise InputError("\n".join(problems))
+        InputError.refuse(misread(config.valid, config.parse))
         self.component_names = []
         self.files = {}
         self.bounds = (config.failed, config.reward)

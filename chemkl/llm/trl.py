@@ -281,20 +281,18 @@ def build_target(args: Any, peft_config: Any = None, **options: Any) -> Mara:
         InputError: a line for each setting that goes wrong under MARA.
     """
     problems = _problems(args, peft_config, options.get("tau_quantile"))
-    no_numbers = [
+    numbers = [
         f"{name} is {options[name]!r}: it must be a number"
         for name in ("tau", "tau_quantile", "tau_floor", "alpha", "cap")
         if not isinstance(options.get(name), int | float | None)
     ]
-    if no_numbers:
-        raise InputError("\n".join([*problems, *no_numbers]))
-    beta = args.beta if _is_beta(args.beta) else 1.0  # so that the options are looked at anyway
-    try:
-        target = Mara(beta=beta, **options)
-    except ValueError as error:
-        problems.append(str(error))
-    if problems:
-        raise InputError("\n".join(problems))
+    if not numbers:
+        beta = args.beta if _is_beta(args.beta) else 1.0  # so that the options are looked at anyway
+        try:
+            target = Mara(beta=beta, **options)
+        except ValueError as error:
+            problems.append(str(error))
+    InputError.refuse([*problems, *numbers])
     return target
 
 

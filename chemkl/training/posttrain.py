@@ -20,20 +20,6 @@ from chemkl.policies.base import Rollout, SequenceModel, joined, stream
 from chemkl.results.trace import TraceWriter
 from chemkl.training.ledger import BaseLedger
 
-METRICS = {
-    "calls": "oracle calls spent so far",
-    "samples": "sequences sampled so far",
-    "valid_rate": "share of the batch that RDKit can read",
-    "truncated_rate": "share of the batch that was cut off: no end within the most tokens",
-    "unique_rate": "different molecules among the valid rows of the batch; NaN without any",
-    "new_rate": "share of the batch that the run had not seen before: those that cost a call",
-    "canonical_rate": "share of the batch that is spelled as RDKit would spell it; a falling one "
-    "says that odd spellings are being learnt",
-    "reward": "mean reward of the batch, 0 for invalid rows",
-    "reward_filtered": "the same after the diversity filter",
-}
-"""What is logged beside the objective's own metrics (``objective/``) and those of ``hits/``."""
-
 
 class Posttrain(lightning.LightningModule):
     """Walk a policy from its prior to a target distribution.
@@ -80,13 +66,13 @@ class Posttrain(lightning.LightningModule):
         self._warned = False
 
     def training_step(self, step: int, _batch_index: int) -> Tensor | None:
-        """Make one step; a batch that the end of the run cuts short is recorded alone."""
+        """Make one step; a batch that the run's end cuts short is recorded, not learnt from."""
         # 1. sample from the policy, as far as the budget reaches
         rollout = self.ledger.affordable(self._sample(step))
         learns = len(rollout) == self._batch_size
         # 2. score: a row a sequence, its call counted, its reward filtered for diversity
         rows = self.ledger.enter(step, rollout)
-        with nullcontext() if learns else self._undone():
+        with nullcontext() if learns else self._forgotten():
             # 3. ask the policy and the prior for log p
             inputs = self._builder.build(rollout, rows, step, self.global_rank, learns=learns)
             # 4. the target at these rows, and the estimator's loss
@@ -132,7 +118,7 @@ class Posttrain(lightning.LightningModule):
         return self.objective.target(inputs.logp_ref, inputs.reward, inputs.group)
 
     @contextmanager
-    def _undone(self) -> Iterator[None]:
+    def _forgotten(self) -> Iterator[None]:
         """Forget what objective and reference learn of a batch: a longer run samples it whole."""
         objective, reference = self.objective.state_dict(), self.reference.memory()
         yield
@@ -382,3 +368,18 @@ def _sequences(rollout: Rollout) -> pd.Series:
     groups = [0] * len(rollout) if rollout.group is None else rollout.group.tolist()
     ids = map(tuple, rollout.tokens[:, 1:].tolist())
     return pd.Series(list(zip(groups, ids, strict=True)), dtype=object)
+
+
+METRICS = {
+    "calls": "oracle calls spent so far",
+    "samples": "sequences sampled so far",
+    "valid_rate": "share of the batch that RDKit can read",
+    "truncated_rate": "share of the batch that was cut off: no end within the most tokens",
+    "unique_rate": "different molecules among the valid rows of the batch; NaN without any",
+    "new_rate": "share of the batch that the run had not seen before: those that cost a call",
+    "canonical_rate": "share of the batch that is spelled as RDKit would spell it; a falling one "
+    "says that odd spellings are being learnt",
+    "reward": "mean reward of the batch, 0 for invalid rows",
+    "reward_filtered": "the same after the diversity filter",
+}
+"""What is logged beside the objective's own metrics (``objective/``) and those of ``hits/``."""

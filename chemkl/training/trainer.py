@@ -178,8 +178,7 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
             problems.append(f"trainer: {name}: {value!r} is not of type {wanted}")
         elif name in LEAST and value is not None and not value >= LEAST[name]:
             problems.append(f"trainer: {name}: {value!r} is not allowed; {LEAST[name]} or more")
-    if problems:
-        raise InputError("\n".join(problems))
+    InputError.refuse(problems)
 
 
 def check_trainer_here(settings: Mapping[str, Any]) -> None:

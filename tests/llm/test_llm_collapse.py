@@ -8,7 +8,7 @@ import pytest
 from chemkl.config import InputError, load_config
 from chemkl.config.llm import LlmPosttrainConfig
 from chemkl.config.posttrain import CollapseConfig
-from chemkl.results import Manifest, config_hash, read_trace
+from chemkl.results import Manifest, read_trace
 from chemkl.stages import posttrain_llm
 from chemkl.training.collapse import build_alarm
 
@@ -39,16 +39,6 @@ def test_only_molecules_are_watched_without_being_asked_for(config):
     assert loaded(config, reward=MOLECULES, **nothing).collapse is None
     some = {"callbacks": {"collapse": {"top_share": 0.9, "duplicate_rate": None}}}
     assert loaded(config, **some).collapse == CollapseConfig(top_share=0.9, duplicate_rate=None)
-
-
-def test_a_warning_is_no_part_of_the_identity_of_a_run(config):
-    def known_by(**changes):
-        return config_hash(loaded(config, **changes).model_dump(mode="json"))
-
-    watched = {"top_share": 0.9, "duplicate_rate": None}
-    assert known_by(callbacks={"collapse": watched}) == known_by(callbacks={})
-    stops = {"callbacks": {"collapse": watched | {"action": "stop"}}}
-    assert known_by(**stops) != known_by(callbacks={})
 
 
 def test_what_is_counted_and_advised(config):

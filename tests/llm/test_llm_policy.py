@@ -4,12 +4,16 @@ import math
 from collections import Counter
 from itertools import product
 
+import pandas as pd
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
 from chemkl.llm.policy import HfPolicy, Network, _passes
 from chemkl.llm.reference import Reference
+from chemkl.losses import build_objective
+from chemkl.policies.base import Rollout
+from chemkl.training.posttrain import InputBuilder
 
 END = 1
 PROMPTS = ("pick 1 2", "0 1 2 3 4", "a b")
@@ -399,3 +403,18 @@ def test_a_prompt_that_there_is_not(make_policy, prompt):
 def test_one_string_is_not_taken_for_its_characters(make_policy):
     with pytest.raises(TypeError, match=r"^expected several texts: write \['12'\]$"):
         make_policy().logp("12")
+
+
+# ---- what the objective is given
+
+
+def test_one_text_in_other_tokens_or_to_another_prompt_is_another_sequence(make_policy):
+    policy = make_policy("pick", "a b")
+    token_BT = torch.tensor([[0, 5, 6, END], [0, 7, END, END], [0, 5, 6, END], [1, 5, 6, END]])
+    rollout = Rollout(
+        ["12"] * 4, token_BT, torch.zeros(4), torch.zeros(4).bool(), token_BT[:, 0], END
+    )
+    objective = build_objective(target="gibbs", beta=0.1, estimator="rloo", duplicates="drop")
+    rows = pd.DataFrame({"reward_filtered": [1.0, 0.0, 1.0, 0.5]})
+    inputs = InputBuilder(policy, policy, objective, 0).build(rollout, rows, 0, 0)
+    assert inputs.duplicate.tolist() == [False, False, True, False]

@@ -1,9 +1,6 @@
 """The precision of the training stages: refused, told, kept, and run with the processor capped."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -141,25 +138,3 @@ def test_a_killed_run_goes_on_as_it_began(configs, tmp_path, monkeypatch, capsys
     exact = load_file(pretrain.run(config | {"precision": "32-true"}, tmp_path / "exact"))
     same = all(torch.equal(whole[name], exact[name]) for name in whole)
     assert same == (used == "32-true")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", TRAINING)
-def test_every_training_runs_with_the_instruction_set_capped(configs, tmp_path, stage):
-    (tmp_path / "config.json").write_text(json.dumps(configs[stage]))
-    code = (
-        "import json, sys; from chemkl.stages.registry import STAGES; "
-        f"STAGES[{stage!r}].run(json.load(open('config.json')), 'run')"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
-    assert (manifest["status"], manifest["precision"]["used"]) == ("complete", "32-true")
-    assert "precision 32-true (auto: bf16-mixed" in ended.stderr
