@@ -3,6 +3,7 @@
 import multiprocessing
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import cache
@@ -58,10 +59,16 @@ class Config(BaseModel):
         if isinstance(values, Mapping):
             values = {name: cls._no_switch(name, value) for name, value in values.items()}
         try:
-            return handler(values)
+            config = handler(values)
+            complain((_way(key), text) for key, text in config.problems())
         except ValidationError as error:
             problems = [cls._named(details) for details in error.errors(include_url=False)]
             raise ValidationError.from_exception_data(cls.__name__, problems) from None
+        return config
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """What of the settings does not go together: a dotted key, or "" for all, and a text."""
+        yield from ()
 
     @classmethod
     def _no_switch(cls, name: Any, value: Any) -> Any:
@@ -109,8 +116,18 @@ def _members(kind: Any) -> Iterator[Any]:
         yield kind
 
 
+def _way(key: str) -> Keys:
+    return tuple(int(part) if part.isdigit() else part for part in key.split(".")) if key else ()
+
+
 def _said(text: str) -> PydanticCustomError:
     return PydanticCustomError(SAID, "{text}", {"text": text})
+
+
+def twice_in(values: Iterable[Any]) -> str:
+    """The values that stand several times, in order; empty where none does."""
+    counts = Counter(values)
+    return ", ".join(sorted(str(value) for value, n in counts.items() if n > 1))
 
 
 def complain(problems: Iterable[tuple[Keys, str]]) -> None:

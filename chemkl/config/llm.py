@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -17,9 +17,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic import model_validator as model_check
 
-from chemkl.config.base import Config, by_kind
+from chemkl.config.base import Config, by_kind, twice_in
 from chemkl.config.objective import (
     EstimatorConfig,
     ShaperConfig,
@@ -82,17 +81,14 @@ class ModelConfig(Config):
             said = error.errors()[0].get("ctx", {}).get("error", error)
             raise ValueError(f"{said}; nor is it the form of a name on the hub, a/b") from None
 
-    @model_check(mode="after")
-    def _one_source(self) -> Self:
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Ask for one source, and for a revision of a model on the hub only."""
         if (self.name is None) == (self.wheel is None):
-            raise ValueError("give name (a folder, or a name on the hub) or wheel, one of the two")
-        if self.revision is not None and not isinstance(self.name, str):
+            yield "", "give name (a folder, or a name on the hub) or wheel, one of the two"
+        elif self.revision is not None and not isinstance(self.name, str):
             other = f"{self.name} is a folder" if self.wheel is None else f"{self.wheel} is a wheel"
-            raise ValueError(
-                f"revision = {self.revision!r} is for a model on the hub, but {other}: leave "
-                "revision out"
-            )
-        return self
+            text = f"is for a model on the hub, but {other}: leave revision out"
+            yield "", f"revision = {self.revision!r} {text}"
 
 
 _HubName = Annotated[str, Field(pattern=f"^{_HUB_NAME}$")]
@@ -200,14 +196,12 @@ class AnswersReward(_TextReward):
     unequal numbers of them; cuts other than the tokenizer's own are improbable, and hardly matter.
     What track records is the bare answer in the tokenizer's own cut alone."""
 
-    @model_check(mode="after")
-    def _differ(self) -> "AnswersReward":
-        twice = sorted({each for each in self.valid if self.valid.count(each) > 1})
-        if twice:
-            raise ValueError(f"valid answers must differ, but {', '.join(twice)} stands twice")
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Ask for answers that differ, and are paid more than a failure."""
+        if twice := twice_in(self.valid):
+            yield "", f"valid answers must differ, but {twice} stands twice"
         if not self.reward > self.failed:
-            raise ValueError(f"reward = {self.reward:g} should be above failed = {self.failed:g}")
-        return self
+            yield "", f"reward = {self.reward:g} should be above failed = {self.failed:g}"
 
 
 class FunctionReward(_TextReward):
@@ -240,7 +234,7 @@ class FunctionReward(_TextReward):
     """Where a relative path is looked up, before the working directory; null: the folder of the
     config file. No part of the run's identity."""
 
-    @model_check(mode="before")
+    @model_validator(mode="before")
     @classmethod
     def _knows_its_folder(cls, given: Any, info: ValidationInfo) -> Any:
         folder = (info.context or {}).get("folder")
@@ -290,22 +284,19 @@ class SmilesReward(Config):
     """How the SMILES is read out of a completion: strict, lenient or a regular expression with one
     group, for example "SMILES: (\\\\S+)"."""
 
-    @model_check(mode="after")
-    def _one_or_one_each(self) -> "SmilesReward":
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Ask for one reward, or for one of each prompt with the same oracles."""
         if (self.reward is None) == (self.by_prompt is None):
-            raise ValueError("give reward (one for all prompts) or by_prompt, one of the two")
-        names = [[part.name for part in each.components] for each in self.by_prompt or ()]
-        for number, own in enumerate(names):
-            if own != names[0]:
-                raise ValueError(
-                    "by_prompt: all rewards need the same component names in the same order, each "
-                    f"is a column of the trace; but by_prompt.0 has {', '.join(names[0])}, "
-                    f"by_prompt.{number} {', '.join(own)}"
-                )
-        unlike = list(_unlike_oracles(self.by_prompt or ()))
-        if unlike:
-            raise ValueError(f"{'; '.join(unlike)}. {ONE_ORACLE}")
-        return self
+            yield "", "give reward (one for all prompts) or by_prompt, one of the two"
+        names = [[part.name for part in reward.components] for reward in self.by_prompt or ()]
+        others = [number for number, own in enumerate(names) if own != names[0]]
+        if others:
+            need = "all rewards need the same component names in the same order, each is a column"
+            first, other = ", ".join(names[0]), ", ".join(names[others[0]])
+            but = f"by_prompt.0 has {first}, by_prompt.{others[0]} {other}"
+            yield "by_prompt", f"{need} of the trace; but {but}"
+        elif unlike := list(_unlike_oracles(self.by_prompt or ())):
+            yield "", f"{'; '.join(unlike)}. {ONE_ORACLE}"
 
     @property
     def parts(self) -> list["SmilesReward"]:
@@ -358,12 +349,8 @@ def _not_blank(answer: str) -> str:
 
 
 def _different(answers: list[str]) -> list[str]:
-    twice = sorted({each for each in answers if answers.count(each) > 1})
-    if twice:
-        raise ValueError(
-            f"{', '.join(map(repr, twice))} stands twice and would count as two answers; keep "
-            "each once"
-        )
+    if twice := twice_in(map(repr, answers)):
+        raise ValueError(f"{twice} stands twice and would count as two answers; keep each once")
     return answers
 
 
@@ -471,93 +458,71 @@ class LlmPosttrainConfig(Config):
             check_objective({**info.data, "shaper": shaper}, info.data["reward"].bounds)
         return shaper
 
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        problems = [*self._group_problems(), *self._reward_problems(), *self._collapse_problems()]
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Say what of model, prompts, reward and alarm does not go together."""
+        yield from self._problems_of_groups()
+        yield from self._problems_of_reward()
+        yield from self._problems_of_alarm()
         if self.model.dtype == "bfloat16" and self.adapter.kind == "full":
-            problems.append(
-                "model.dtype: bfloat16 weights, of 8 bits, would round most updates away; with "
-                "adapter: full take float32 (and precision: bf16-mixed for speed)"
-            )
-        if self.template == "none":
-            problems += [
-                f"prompts.{n}: has several messages, or one that is not the user's; "
-                "template: none takes plain text"
-                for n, prompt in enumerate(self.prompts)
-                if len(prompt) > 1 or prompt[0].role != "user"
-            ]
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
+            instead = "with adapter: full take float32 (and precision: bf16-mixed for speed)"
+            text = f"bfloat16 weights, of 8 bits, would round most updates away; {instead}"
+            yield "model.dtype", text
+        for n, prompt in enumerate(self.prompts if self.template == "none" else ()):
+            if len(prompt) > 1 or prompt[0].role != "user":
+                text = "has several messages, or one that is not the user's"
+                yield f"prompts.{n}", f"{text}; template: none takes plain text"
 
-    def _group_problems(self) -> list[str]:
-        """Say what is wrong with prompts and rows for each."""
-        problems = []
+    def _problems_of_groups(self) -> Iterator[tuple[str, str]]:
         n, per_step = len(self.prompts), self.n_prompts
         if len({tuple(prompt) for prompt in map(_plain, self.prompts)}) < n:
-            problems.append("a prompt stands twice; its rows would be two groups")
+            yield "", "a prompt stands twice; its rows would be two groups"
         if per_step > n:
-            problems.append(f"prompts_per_step = {per_step}, but there are {n} prompts")
+            yield "", f"prompts_per_step = {per_step}, but there are {n} prompts"
         if self.batch_size % per_step or self.batch_size < 2 * per_step:
-            problems.append(
-                f"batch_size = {self.batch_size} should be a multiple of the {per_step} prompts of "
-                f"a step, at least {2 * per_step}: a baseline needs two rows of a prompt"
-            )
+            wanted = f"a multiple of the {per_step} prompts of a step, at least {2 * per_step}"
+            text = "a baseline needs two rows of a prompt"
+            yield "", f"batch_size = {self.batch_size} should be {wanted}: {text}"
         if self.estimator.kind == "trajectory_balance" and n > 1:
-            problems.append(
-                f"estimator: trajectory_balance learns one log Z, but {n} prompts have one each; "
-                "take log_variance, which needs none"
-            )
+            text = f"learns one log Z, but {n} prompts have one each"
+            yield "estimator", f"trajectory_balance {text}; take log_variance, which needs none"
         if self.estimator.kind == "msc" and per_step < n:
-            problems.append("estimator: msc keeps a row of each prompt: leave out prompts_per_step")
-        return problems
+            yield "estimator", "msc keeps a row of each prompt: leave out prompts_per_step"
 
-    def _reward_problems(self) -> list[str]:
-        """Say what does not go with the kind of reward."""
-        problems = []
+    def _problems_of_reward(self) -> Iterator[tuple[str, str]]:
         kind = self.reward.kind
         own = self.reward.by_prompt if isinstance(self.reward, SmilesReward) else None
         if own is not None and len(own) != len(self.prompts):
-            problems.append(
-                f"reward.by_prompt: {len(own)} rewards for {len(self.prompts)} prompts; each "
-                "prompt has its own"
-            )
+            text = f"{len(own)} rewards for {len(self.prompts)} prompts; each prompt has its own"
+            yield "reward.by_prompt", text
         if kind != "smiles" and self.diversity_filter is not None:
-            problems.append("diversity_filter: it counts scaffolds; take a reward of kind smiles")
+            yield "diversity_filter", "it counts scaffolds; take a reward of kind smiles"
         if kind != "smiles" and self.shaper is not None and self.shaper.kind == "set_diversity":
-            problems.append(
-                "shaper: set_diversity compares molecules; take a reward of kind smiles"
-            )
+            yield "shaper", "set_diversity compares molecules; take a reward of kind smiles"
         if self.track is not None and self.track.answers is None and kind != "answers":
-            problems.append(
-                f"track.answers: required, as a reward of kind {kind} has no list of valid answers"
-            )
-        return problems
+            text = f"required, as a reward of kind {kind} has no list of valid answers"
+            yield "track.answers", text
 
-    def _collapse_problems(self) -> list[str]:
+    def _problems_of_alarm(self) -> Iterator[tuple[str, str]]:
         """Name limits of the alarm that K equally frequent answers reach already."""
         watched, reward = self.callbacks.collapse, self.reward
         if watched is None or not isinstance(reward, AnswersReward) or reward.parse != "strict":
-            return []
+            return
         k, pairs = len(reward.valid), len(reward.valid) * len(self.prompts)
         most = {
             "top_share": 1 / k,
             "duplicate_rate": 1 - min(watched.window, pairs) / watched.window,
             "effective_scaffolds": k,
         }
-        limits = {name: getattr(watched, name) for name in most}
-        always = [
-            name
-            for name, limit in limits.items()
-            if limit is not None
-            and (limit >= most[name] if name == "effective_scaffolds" else limit <= most[name])
-        ]
-        to_prompts = f" to each of {len(self.prompts)} prompts" if len(self.prompts) > 1 else ""
-        return [
-            f"callbacks.collapse.{name} = {limits[name]:g}: {watched.window:,} completions with "
-            f"{k} valid answers{to_prompts} always reach it; set it to null or to another value"
-            for name in always
-        ]
+        prompts = f" to each of {len(self.prompts)} prompts" if len(self.prompts) > 1 else ""
+        for name, value in most.items():
+            limit = getattr(watched, name)
+            low = name == "effective_scaffolds"
+            if limit is not None and (limit >= value if low else limit <= value):
+                text = (
+                    f"{watched.window:,} completions with {k} valid answers{prompts} always reach"
+                )
+                instead = "set it to null or to another value"
+                yield "", f"callbacks.collapse.{name} = {limit:g}: {text} it; {instead}"
 
     @property
     def collapse(self) -> CollapseConfig | None:

@@ -1,7 +1,7 @@
 """Settings that every training stage passes on to Lightning's trainer."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -11,7 +11,6 @@ from pydantic import (
     ValidationInfo,
     field_validator,
     model_serializer,
-    model_validator,
 )
 
 from chemkl.config.base import Config, by_kind
@@ -90,15 +89,12 @@ class CollapseLimits(Config):
     has a scaffold; 0 to 1. Among mostly acyclic molecules the few rings say nothing of a
     collapse."""
 
-    @model_validator(mode="after")
-    def _watches_something(self) -> Self:
-        limits = (self.top_share, self.duplicate_rate, self.effective_scaffolds)
-        if all(limit is None for limit in limits):
-            raise ValueError(
-                "top_share, duplicate_rate and effective_scaffolds are all null, so nothing would "
-                "be watched: set one of them, or write collapse: null"
-            )
-        return self
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Ask for one limit at least."""
+        if self.top_share is self.duplicate_rate is self.effective_scaffolds is None:
+            names = "top_share, duplicate_rate and effective_scaffolds"
+            text = "set one of them, or write collapse: null"
+            yield "", f"{names} are all null, so nothing would be watched: {text}"
 
 
 class CollapseConfig(CollapseLimits):
@@ -228,15 +224,13 @@ class PosttrainConfig(Config):
         check_objective({**info.data, "shaper": shaper}, (0.0, 1.0))
         return shaper
 
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Ask for enough samples to make an update."""
         if self.most_samples < self.batch_size:
             given = "max_samples" if self.max_samples else f"ten times budget = {self.budget}"
-            raise ValueError(
-                f"{given} allows {self.most_samples} samples, fewer than batch_size = "
-                f"{self.batch_size}: not one update would be made; take a smaller batch_size"
-            )
-        return self
+            fewer = f"{self.most_samples} samples, fewer than batch_size = {self.batch_size}"
+            text = "not one update would be made; take a smaller batch_size"
+            yield "", f"{given} allows {fewer}: {text}"
 
     @property
     def most_samples(self) -> int:

@@ -2,13 +2,13 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
-from chemkl.config.base import Config, InputError, by_kind, did_you_mean
+from chemkl.config.base import Config, by_kind, complain, did_you_mean
 from chemkl.config.paths import DataPath, InputPath
 from chemkl.config.reward import RewardSource
 
@@ -79,14 +79,11 @@ class HashSplit(Config):
     seed: int = 0
     """Another seed gives another split."""
 
-    @model_validator(mode="after")
-    def _leaves_some_to_train(self) -> Self:
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Ask for something left to train on."""
         if self.test + self.valid >= 1:
-            raise ValueError(
-                f"test = {self.test:g} and valid = {self.valid:g} leave nothing to train on: "
-                "together they must stay below 1"
-            )
-        return self
+            text = "leave nothing to train on: together they must stay below 1"
+            yield "", f"test = {self.test:g} and valid = {self.valid:g} {text}"
 
 
 Split = Annotated[GivenSplit | HashSplit, by_kind(GivenSplit, HashSplit)]
@@ -135,7 +132,7 @@ SLACK = 1e-6
 def _as_column(name: str) -> str:
     """Refuse a name that a column cannot be called after."""
     if not re.fullmatch(r"[A-Za-z0-9_]+", name):
-        raise ValueError(f"{name!r} is no name for a policy: use letters, digits and _ only")
+        complain([((), f"{name!r} is no name for a policy: use letters, digits and _ only")])
     return name
 
 
@@ -162,10 +159,10 @@ class MixtureConfig(Config):
     """The policies, two or more, by names of yours (letters, digits and _); each one gets a column
     logp_<name>."""
 
-    @model_validator(mode="after")
-    def _weights_fit(self) -> Self:
-        check_weights(self.kind, self.weights)
-        return self
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Ask for weights that sum to 1."""
+        if problem := problem_of_weights(self.kind, self.weights):
+            yield "", problem
 
     @property
     def weights(self) -> dict[str, float]:
@@ -200,18 +197,14 @@ class SampleConfig(Config):
     device: str = "cpu"
     """Where the network runs: cpu, cuda, cuda:1, ..."""
 
-    @model_validator(mode="after")
-    def _names_one_thing_to_sample(self) -> Self:
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Ask for one thing to sample, and for a prior where it is moved from that."""
         if (self.policy is None) == (self.mixture is None):
             which = "neither is given" if self.policy is None else "both are given"
-            raise ValueError(
-                f"give policy (one model file) or mixture (several, with weights): {which}"
-            )
-        kind, weights = self.combination
-        check_beta_scale(
-            kind, weights, has_prior=self.prior is not None, beta_scale=self.beta_scale
-        )
-        return self
+            yield "", f"give policy (one model file) or mixture (several, with weights): {which}"
+        problem = problem_of_scale(*self.combination, self.beta_scale, has_prior=bool(self.prior))
+        if problem:
+            yield "", problem
 
     @property
     def combination(self) -> tuple[Kind, dict[str, float]]:
@@ -221,71 +214,47 @@ class SampleConfig(Config):
         return self.mixture.kind, self.mixture.weights
 
 
-def check_weights(kind: str, weights: Mapping[str, float]) -> None:
-    """Check the weights of a mixture, a product or a harmonic one.
-
-    Raises:
-        InputError: an unknown kind, no weights, a weight out of range, or a sum that is not 1.
-    """
+def problem_of_weights(kind: str, weights: Mapping[str, float]) -> str:
+    """Say what is wrong with the weights of a mixture, a product or a harmonic one, if anything."""
     low = {name: w for name, w in weights.items() if not (math.isfinite(w) and w >= 0)}
     zero = [name for name, w in weights.items() if w == 0]
     total = 0.0 if low else math.fsum(weights.values())
     if kind not in get_args(Kind):
-        problem = f"kind: {kind!r} is not known{did_you_mean(str(kind), get_args(Kind))}"
-    elif not weights:
-        problem = "a mixture needs at least one policy"
-    elif low:
-        problem = (
-            f"weights must be finite and at least 0; got {_listed(low)}. To move away from a "
-            "prior, set prior and a beta_scale below 1"
-        )
-    elif zero and kind == "harmonic":
-        problem = (
-            f"the weights of a harmonic mixture must be above 0; got 0 for {', '.join(zero)}. "
-            "Leave that policy out"
-        )
-    elif total == 0:
-        problem = f"the weights must sum to 1, and all are 0: {_listed(weights)}"
-    elif abs(total - 1) > SLACK:
+        return f"kind: {kind!r} is not known{did_you_mean(str(kind), get_args(Kind))}"
+    if not weights:
+        return "a mixture needs at least one policy"
+    if low:
+        instead = "To move away from a prior, set prior and a beta_scale below 1"
+        return f"weights must be finite and at least 0; got {_listed(low)}. {instead}"
+    if zero and kind == "harmonic":
+        got = f"got 0 for {', '.join(zero)}. Leave that policy out"
+        return f"the weights of a harmonic mixture must be above 0; {got}"
+    if total == 0:
+        return f"the weights must sum to 1, and all are 0: {_listed(weights)}"
+    if abs(total - 1) > SLACK:
         fixed = _listed({name: w / total for name, w in weights.items()})
-        problem = (
-            f"the weights must sum to 1, and sum to {total:.7g}; divided by that they are {fixed}"
-        )
-    else:
-        return
-    raise InputError(problem)
+        divided = f"sum to {total:.7g}; divided by that they are {fixed}"
+        return f"the weights must sum to 1, and {divided}"
+    return ""
 
 
-def check_beta_scale(
-    kind: str, weights: Mapping[str, float], *, has_prior: bool, beta_scale: float | None
-) -> None:
-    """Check that a prior and a beta scale come together, and fit the mixture.
-
-    Raises:
-        InputError: one without the other, a scale that is not above 0, a harmonic mixture, or a
-            policy that is called prior.
-    """
-    if beta_scale is None and has_prior:
-        problem = "prior is used with beta_scale only: set beta_scale, or leave prior out"
-    elif beta_scale is None:
-        return
-    elif not (math.isfinite(beta_scale) and beta_scale > 0):
-        problem = f"beta_scale must be finite and above 0, got {beta_scale}"
-    elif not has_prior:
-        problem = "beta_scale needs prior: add the model file that the policy was post-trained from"
-    elif kind != "product":
-        problem = (
-            f"beta_scale belongs to the reverse KL and needs a product mixture, not a {kind} one: "
-            "set kind: product, or leave beta_scale and prior out"
-        )
-    elif PRIOR in weights:
-        problem = (
-            f"a policy of the mixture is called {PRIOR!r}, which is what the prior of beta_scale "
-            "is called: choose another name"
-        )
-    else:
-        return
-    raise InputError(problem)
+def problem_of_scale(
+    kind: str, weights: Mapping[str, float], beta_scale: float | None, *, has_prior: bool
+) -> str:
+    """Say what is wrong with a scale of beta for a mixture and its prior, if anything."""
+    if beta_scale is None:
+        return "prior is used with beta_scale only: set beta_scale, or leave prior out" * has_prior
+    if not (math.isfinite(beta_scale) and beta_scale > 0):
+        return f"beta_scale must be finite and above 0, got {beta_scale}"
+    if not has_prior:
+        return "beta_scale needs prior: add the model file that the policy was post-trained from"
+    if kind != "product":
+        needs = f"belongs to the reverse KL and needs a product mixture, not a {kind} one"
+        return f"beta_scale {needs}: set kind: product, or leave beta_scale and prior out"
+    if PRIOR in weights:
+        other = "which is what the prior of beta_scale is called: choose another name"
+        return f"a policy of the mixture is called {PRIOR!r}, {other}"
+    return ""
 
 
 def _listed(weights: Mapping[str, float]) -> str:

@@ -1,11 +1,12 @@
 """Settings of a policy's network."""
 
+from collections.abc import Iterator
 from itertools import pairwise
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat, field_validator, model_validator
 
-from chemkl.config.base import Config
+from chemkl.config.base import Config, twice_in
 from chemkl.config.paths import InputPath
 from chemkl.config.posttrain import Precision, TrainerSettings, refuse
 
@@ -101,14 +102,12 @@ class LlamaConfig(Config):
     max_length: int = Field(128, ge=4, le=65_536)
     """Tokens that it can read: tags, molecule and end token together."""
 
-    @model_validator(mode="after")
-    def _heads_fit(self) -> Self:
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Ask for a size that the heads can share."""
         if self.hidden_size % (2 * self.n_heads):
-            raise ValueError(
-                f"hidden_size = {self.hidden_size} should be a multiple of {2 * self.n_heads}: "
-                f"n_heads = {self.n_heads} heads share it, and a head's positions come in pairs"
-            )
-        return self
+            wanted = f"hidden_size = {self.hidden_size} should be a multiple of {2 * self.n_heads}"
+            text = "heads share it, and a head's positions come in pairs"
+            yield "", f"{wanted}: n_heads = {self.n_heads} {text}"
 
 
 class ConditionConfig(Config):
@@ -134,21 +133,15 @@ class ConditionConfig(Config):
             return {**given, "name": given.get("name") or given["kind"]}
         return given
 
-    @model_validator(mode="after")
-    def _levels_fit(self) -> Self:
-        problems = []
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Ask for rising cuts, and a name of its own for each level."""
+        n, n_names = len(self.cuts), len(self.names)
         if any(low >= high for low, high in pairwise(self.cuts)):
-            problems.append(f"cuts should rise, but are {self.cuts}")
-        if len(self.names) != len(self.cuts) + 1:
-            problems.append(
-                f"{len(self.cuts)} cuts make {len(self.cuts) + 1} levels, but names has "
-                f"{len(self.names)}"
-            )
-        if len(set(self.names)) < len(self.names):
-            problems.append(f"names should differ, but are {', '.join(self.names)}")
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
+            yield "", f"cuts should rise, but are {self.cuts}"
+        if n_names != n + 1:
+            yield "", f"{n} cuts make {n + 1} levels, but names has {n_names}"
+        if twice_in(self.names):
+            yield "", f"names should differ, but are {', '.join(self.names)}"
 
     @property
     def tags(self) -> list[str]:
@@ -179,13 +172,9 @@ class PretrainLlmConfig(MaximumLikelihood):
     """At most so many molecules of the training split, the first ones, are used: the properties of
     each are computed before the training. null: all."""
 
-    @model_validator(mode="after")
-    def _tags_differ(self) -> Self:
-        tags = [tag for each in self.conditions for tag in each.tags]
-        twice = sorted({tag for tag in tags if tags.count(tag) > 1})
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Ask for tags that differ."""
+        twice = twice_in(tag for condition in self.conditions for tag in condition.tags)
         if twice:
-            raise ValueError(
-                f"conditions: two levels have the tag {', '.join(twice)}: give one of the "
-                "conditions another name"
-            )
-        return self
+            text = "give one of the conditions another name"
+            yield "conditions", f"two levels have the tag {twice}: {text}"

@@ -1,9 +1,9 @@
 """Settings of a reward: its components, how each becomes a score, how the scores are joined."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from chemkl.config.base import Config
+from chemkl.config.base import Config, twice_in
 from chemkl.config.loading import load_config
 from chemkl.config.paths import InputPath
 from chemkl.config.transforms import SETTINGS, Transform
@@ -63,13 +63,11 @@ class ComponentConfig(Config):
             raise ValueError("a name has letters, digits, _ . and - only")
         return name
 
-    @model_validator(mode="after")
-    def _only_scorers_are_weighed(self) -> Self:
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Take weights of scorers only."""
         if self.role != "scorer" and self.weight != 1:
-            raise ValueError(
-                f"weight = {self.weight:g} belongs to scorers; a {self.role} has none: leave it out"
-            )
-        return self
+            text = f"belongs to scorers; a {self.role} has none: leave it out"
+            yield "", f"weight = {self.weight:g} {text}"
 
 
 class RewardConfig(Config):
@@ -114,28 +112,18 @@ class RewardConfig(Config):
             return {**given, "folder": folder}
         return given
 
-    @model_validator(mode="after")
-    def _names_once(self) -> Self:
-        names = [component.name for component in self.components]
-        twice = sorted({name for name in names if names.count(name) > 1})
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Ask for scorers, and names that differ."""
+        twice = twice_in(component.name for component in self.components)
         if twice:
-            raise ValueError(
-                f"component names must differ, but several are called {', '.join(twice)}: "
-                "give each a name of its own"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _something_to_aggregate(self) -> Self:
-        weights = [each.weight for each in self.components if each.role == "scorer"]
+            text = "give each a name of its own"
+            yield "", f"component names must differ, but several are called {twice}: {text}"
+        weights = [part.weight for part in self.components if part.role == "scorer"]
         if not weights:
-            raise ValueError(
-                "no component is a scorer, so there is nothing to pay for: give one of them role "
-                "scorer"
-            )
+            text = "give one of them role scorer"
+            yield "", f"no component is a scorer, so there is nothing to pay for: {text}"
         if self.aggregate == "minimum" and any(weight != 1 for weight in weights):
-            raise ValueError("the minimum takes no weights: leave weight out of the components")
-        return self
+            yield "", "the minimum takes no weights: leave weight out of the components"
 
 
 def _from_file(value: Any, info: ValidationInfo) -> Any:

@@ -15,7 +15,7 @@ The formulas are REINVENT4's (reinvent/scoring/transforms), the gaussians and th
 import inspect
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import (
     TYPE_CHECKING,
@@ -23,14 +23,13 @@ from typing import (
     Any,
     ClassVar,
     Literal,
-    Self,
     TypeVar,
     Union,
     get_args,
     get_type_hints,
 )
 
-from pydantic import Field, FiniteFloat, create_model, model_validator
+from pydantic import Field, FiniteFloat, create_model
 
 from chemkl.config.base import Config, by_kind
 
@@ -67,8 +66,12 @@ SETTINGS: "dict[str, type[TransformSettings]]" = {}
 """The settings of every transform, by kind."""
 
 
-def _anything(**_settings: Any) -> None:
-    """Let all settings go together."""
+Check = Callable[..., str]
+"""Says of settings, given by name, what does not go together; empty: they do."""
+
+
+def _anything(**_settings: Any) -> str:
+    return ""
 
 
 class TransformSettings(Config):
@@ -76,17 +79,18 @@ class TransformSettings(Config):
 
     kind: str
     """Which transform, by name."""
-    check: ClassVar[Callable[..., None]] = _anything
+    check: ClassVar[Check] = _anything
 
     @classmethod
     def listed(cls) -> tuple[str, ...]:
         """Its kind, which `chemkl show transforms` lists with its keys."""
         return get_args(cls.model_fields["kind"].annotation)
 
-    @model_validator(mode="after")
-    def _fit_together(self) -> Self:
-        type(self).check(**self.model_dump(exclude={"kind"}))
-        return self
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Say what of the settings does not go together."""
+        text = type(self).check(**self.model_dump(exclude={"kind"}))
+        if text:
+            yield "", text
 
     def build(self) -> Callable[[float], float]:
         """Give the function from a raw value to a score."""
@@ -94,11 +98,11 @@ class TransformSettings(Config):
         return partial(TRANSFORMS[self.kind], **settings)
 
 
-def transform(check: Callable[..., None] = _anything) -> Callable[[Function], Function]:
+def transform(check: Check = _anything) -> Callable[[Function], Function]:
     """Register a function of a raw value and keyword-only settings, under its own name.
 
     Args:
-        check: called with the settings by name; its ValueError says which do not go together.
+        check: says which settings do not go together.
 
     Raises:
         ValueError: the name is taken.
@@ -115,9 +119,7 @@ def transform(check: Callable[..., None] = _anything) -> Callable[[Function], Fu
     return register
 
 
-def _settings(
-    kind: str, function: Callable[..., float], check: Callable[..., None]
-) -> type[TransformSettings]:
+def _settings(kind: str, function: Callable[..., float], check: Check) -> type[TransformSettings]:
     """Make the model of a transform's settings."""
     summary = documented(function)[0]
     of_kind = Literal[kind]  # type: ignore[valid-type] # known at run time
@@ -163,21 +165,22 @@ def documented(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
     return before.strip(), {name: " ".join(meaning.split()) for name, meaning in pairs}
 
 
-def _ordered(low: float, high: float, **_: float) -> None:
-    if low >= high:
-        raise ValueError(f"low = {low:g} must be below high = {high:g}; for a hard edge use step")
+def _ordered(low: float, high: float, **_: float) -> str:
+    text = f"low = {low:g} must be below high = {high:g}; for a hard edge use step"
+    return text if low >= high else ""
 
 
-def _has_an_end(low: float | None, high: float | None) -> None:
+def _has_an_end(low: float | None, high: float | None) -> str:
     if low is None and high is None:
-        raise ValueError("a step needs low, high or both")
+        return "a step needs low, high or both"
     if low is not None and high is not None and low > high:
-        raise ValueError(f"low = {low:g} must not be above high = {high:g}")
+        return f"low = {low:g} must not be above high = {high:g}"
+    return ""
 
 
-def _differ(low: float, high: float) -> None:
-    if low == high:
-        raise ValueError(f"low and high must differ (both are {low:g}); for a hard edge use step")
+def _differ(low: float, high: float) -> str:
+    text = f"low and high must differ (both are {low:g}); for a hard edge use step"
+    return text if low == high else ""
 
 
 def _logistic10(exponent: float) -> float:

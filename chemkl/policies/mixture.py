@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from chemkl.config import InputError
-from chemkl.config.prepare import PRIOR, Kind, check_beta_scale, check_weights
+from chemkl.config.prepare import PRIOR, Kind, problem_of_scale, problem_of_weights
 from chemkl.policies.base import Policy
 
 
@@ -75,8 +75,11 @@ class Mixture(Policy):
         prior: Policy | None = None,
         beta_scale: float | None = None,
     ) -> None:
-        check_weights(kind, weights)
-        check_beta_scale(kind, weights, has_prior=prior is not None, beta_scale=beta_scale)
+        problem = problem_of_weights(kind, weights) or problem_of_scale(
+            kind, weights, beta_scale, has_prior=prior is not None
+        )
+        if problem:
+            raise InputError(problem)
         if policies.keys() != weights.keys():
             raise InputError(
                 f"a mixture needs one weight for each policy: policies {', '.join(policies)}; "
