@@ -169,9 +169,8 @@ class MoleculeSet:
     def likeness(self) -> list[dict[str, float | None]]:
         """FCD, SNN, Scaf and Frag to each reference."""
         smiles = [molecule.smiles for molecule in self.chosen]
-        vectors = [m.bits_moses for m in self.chosen] if self.comparisons.references else []
         return [
-            compare(smiles, vectors, reference, self.comparisons.chemnet)
+            compare(smiles, folded(self.bits), reference, self.comparisons.chemnet)
             for reference in self.comparisons.references
         ]
 

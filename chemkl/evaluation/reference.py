@@ -24,7 +24,7 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 from rdkit.DataStructs import ExplicitBitVect
 from scipy.spatial.distance import cosine
 
-from chemkl.chem.fingerprints import morgan_fingerprint
+from chemkl.chem.fingerprints import Fingerprints, morgan_fingerprint, pack
 from chemkl.chem.molecules import MoleculeError, canonicalise, parse, read_molecule, step
 from chemkl.config import InputError, did_you_mean
 from chemkl.config.base import install
@@ -131,7 +131,7 @@ class Reference:
     """What is known of a reference set.
 
     Attributes:
-        packed_bits: Morgan fingerprints, radius 2, 1024 bits, eight bits to a byte, one row each.
+        packed_bits: Morgan fingerprints, radius 2, 1024 bits, as `pack` makes them.
         scaffolds: molecules per scaffold with at least two rings.
         fragments: occurrences of each BRICS fragment.
         activations: of ChemNet; None where not computed.
@@ -183,7 +183,7 @@ def from_statistics(name: str, statistics: Mapping[str, Mapping[str, Any]]) -> R
         raise InputError(
             f"{name}: fingerprints of shape {fingerprints.shape}; expected {BITS_MOSES} columns."
         )
-    packed = np.packbits(fingerprints.astype(bool), axis=1)
+    packed = np.packbits(fingerprints.astype(bool), axis=1, bitorder="little")
     return Reference(name, packed, scaffolds, fragments, Gaussian(mean, covariance))
 
 
@@ -206,7 +206,7 @@ def from_smiles(name: str, smiles: Iterable[str], chemnet: ChemNet | None) -> Re
         raise InputError(f"{name}: no valid SMILES, so there is nothing to compare with.")
     return Reference(
         name=name,
-        packed_bits=np.packbits(_as_array(bits).astype(bool), axis=1),
+        packed_bits=pack(bits),
         scaffolds=_scaffold_counts(mols),
         fragments=_fragment_counts(mols),
         activations=chemnet.gaussian(canonical) if chemnet else None,
@@ -215,7 +215,7 @@ def from_smiles(name: str, smiles: Iterable[str], chemnet: ChemNet | None) -> Re
 
 def compare(
     smiles: Sequence[str],
-    fingerprints: Sequence[ExplicitBitVect],
+    fingerprints: Fingerprints,
     reference: Reference,
     chemnet: ChemNet | None,
 ) -> dict[str, float | None]:
@@ -235,14 +235,12 @@ def compare(
     }
 
 
-def snn(
-    smiles: Sequence[str], fingerprints: Sequence[ExplicitBitVect], reference: Reference
-) -> float | None:
+def snn(smiles: Sequence[str], fingerprints: Fingerprints, reference: Reference) -> float | None:
     """Mean Tanimoto similarity to the nearest reference molecule; None for an empty set."""
     if not smiles:
         return None
     new = [i for i, text in enumerate(smiles) if text not in reference.nearest]
-    nearest = _nearest(_as_array([fingerprints[i] for i in new]), reference.packed_bits)
+    nearest = _nearest(pack(fingerprints)[np.array(new, dtype=int)], reference.packed_bits)
     reference.nearest.update((smiles[i], float(s)) for i, s in zip(new, nearest, strict=True))
     return float(np.mean([reference.nearest[text] for text in smiles]))
 
@@ -256,31 +254,22 @@ def cosine_similarity(ours: Mapping[str, int], theirs: Mapping[str, int]) -> flo
     return float(1 - cosine(u, v))
 
 
-def _nearest(queries: np.ndarray, packed_stock: np.ndarray) -> np.ndarray:
+def _nearest(packed_queries: np.ndarray, packed_stock: np.ndarray) -> np.ndarray:
     """Highest Tanimoto similarity of each query to the stock, block by block.
 
     Products of 0/1 vectors are exact in float32 (at most 1024), and one matrix product does the
-    work of a million comparisons; the stock stays packed, 128 bytes a molecule.
+    work of a million comparisons; all stays packed, 128 bytes a molecule.
     """
-    best = np.zeros(len(queries))
-    query_sizes = queries.sum(axis=1)
+    best = np.zeros(len(packed_queries))
     for start in range(0, len(packed_stock), STOCK_BLOCK):
-        stock = np.unpackbits(packed_stock[start : start + STOCK_BLOCK], axis=1)
-        stock = stock.astype(np.float32)
-        stock_sizes = stock.sum(axis=1)
-        for at in range(0, len(queries), QUERY_BLOCK):
+        stock = np.unpackbits(packed_stock[start : start + STOCK_BLOCK], axis=1).astype(np.float32)
+        for at in range(0, len(best), QUERY_BLOCK):
             rows = slice(at, at + QUERY_BLOCK)
-            common = queries[rows] @ stock.T
-            union = query_sizes[rows, None] + stock_sizes[None, :] - common
+            queries = np.unpackbits(packed_queries[rows], axis=1).astype(np.float32)
+            common = queries @ stock.T
+            union = queries.sum(axis=1)[:, None] + stock.sum(axis=1) - common
             best[rows] = np.maximum(best[rows], (common / union).max(axis=1))
     return best
-
-
-def _as_array(fingerprints: Sequence[ExplicitBitVect]) -> np.ndarray:
-    array = np.zeros((len(fingerprints), BITS_MOSES), dtype=np.float32)
-    for row, bits in zip(array, fingerprints, strict=True):
-        row[list(bits.GetOnBits())] = 1
-    return array
 
 
 def _scaffold_counts(mols: Iterable[Chem.Mol]) -> Counter[str]:

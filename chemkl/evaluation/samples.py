@@ -70,11 +70,6 @@ class Molecule:
     packed: bytes
 
     @property
-    def bits_moses(self) -> ExplicitBitVect:
-        """Morgan fingerprint, radius 2, 1024 bits; for many molecules there is `moses_bits`."""
-        return unpacked(moses_bits([self])[0].tobytes())
-
-    @property
     def bits_pairs(self) -> ExplicitBitVect:
         """Morgan fingerprint, radius 2, 2048 bits; for many molecules there is `pairs_bits`."""
         return unpacked(self.packed)

@@ -28,6 +28,7 @@ from chemkl.evaluation.reference import (
     read_statistics,
     snn,
 )
+from chemkl.evaluation.samples import moses_bits
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ def test_scaf_and_frag_are_cosines_of_counts(halves):
     chosen = samples_of("x", ours).molecules
     values = compare(
         [m.smiles for m in chosen],
-        [m.bits_moses for m in chosen],
+        moses_bits(chosen),
         from_smiles("r", theirs, None),
         None,
     )

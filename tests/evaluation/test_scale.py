@@ -13,7 +13,7 @@ from chemkl.config.evaluate import MetricOptions
 from chemkl.evaluation import evaluate, from_smiles, from_trace
 from chemkl.evaluation import samples as samples_module
 from chemkl.evaluation.diversity import circles, int_div_moses, int_div_pairs, sphere_exclusion
-from chemkl.evaluation.samples import canonical_smiles, n_workers, read_structures
+from chemkl.evaluation.samples import canonical_smiles, moses_bits, n_workers, read_structures
 from chemkl.rewards.pool import Lost
 
 
@@ -154,7 +154,8 @@ def test_packed_fingerprints_give_what_rdkits_give(real_smiles):
 def test_the_fingerprints_of_a_molecule_are_rdkits(real_smiles):
     molecules = from_smiles("x", real_smiles[:20]).molecules
     canonical = [molecule.smiles for molecule in molecules]
-    assert [molecule.bits_moses for molecule in molecules] == morgan(canonical, 1024)
+    moses = [unpacked(row.tobytes()) for row in moses_bits(molecules)]
+    assert moses == morgan(canonical, 1024)
     assert [molecule.bits_pairs for molecule in molecules] == morgan(canonical, 2048)
 
 
