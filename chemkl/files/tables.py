@@ -104,10 +104,20 @@ def open_table(path: Path, rules: Rules) -> Iterator[Table]:
 def text_table(source: Source, rules: Rules) -> Table:
     """Make a table of an open text or SD file, see `open_table`."""
     form = _form(source, rules)
+    delimiter = form
     if form in ("sdf", "jsonl"):
-        delimiter, rows = form, (_records if form == "sdf" else _objects)(lines(source))
+        rows = (_records if form == "sdf" else _objects)(lines(source))
     else:
-        delimiter, rows = _delimited(source, form, rules)
+        below, said = _below_comments(lines(source), source.place, rules.comment)
+        head = list(islice(below, SAMPLE))
+        if said is not None:
+            delimiter = said
+        elif form != LINES or source.ending not in rules.endings:
+            delimiter = _delimiter([text for _, text in head if text], form, rules)
+            if delimiter != form and (form, delimiter) != (BLANKS, "\t"):
+                name = DELIMITERS[delimiter]
+                say_once(f"{source.place}: its columns are taken to be separated by {name}")
+        rows = _rows(source.place, chain(head, below), delimiter, tidy=rules.tidy)
     sample = list(islice(rows, SAMPLE))
     bare = form in (BLANKS, LINES)
     table = Table(source.place, delimiter, sample, lambda _: chain(sample, rows), bare)
@@ -147,20 +157,6 @@ def _form(source: Source, rules: Rules) -> str:
 
 
 # ---- delimited text
-
-
-def _delimited(source: Source, form: str, rules: Rules) -> tuple[str, Iterator[Row]]:
-    """The delimiter of a text file, and its rows."""
-    below, delimiter = _below_comments(lines(source), source.place, rules.comment)
-    head = list(islice(below, SAMPLE))
-    if delimiter is None:
-        delimiter = form
-        if form != LINES or source.ending not in rules.endings:
-            delimiter = _delimiter([text for _, text in head if text], form, rules)
-        if delimiter != form and (form, delimiter) != (BLANKS, "\t"):
-            name = DELIMITERS[delimiter]
-            say_once(f"{source.place}: its columns are taken to be separated by {name}")
-    return delimiter, _rows(source.place, chain(head, below), delimiter, tidy=rules.tidy)
 
 
 def _below_comments(

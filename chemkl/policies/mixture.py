@@ -119,8 +119,11 @@ class Mixture(Policy):
         members = zip(self.members.values(), states, strict=True)
         logits, states = zip(*(member(token_BT, own) for member, own in members), strict=True)
         logps = [logits_BTV.float().log_softmax(dim=-1) for logits_BTV in logits]
-        combine = _product if self.kind == "product" else _harmonic
-        return combine(logps, self.exponents), states
+        pairs = list(zip(self.exponents, logps, strict=True))
+        if self.kind == "product":  # a weight of 0 leaves a policy out: 0 times -inf would be NaN
+            return torch.stack([w * logp_BTV for w, logp_BTV in pairs if w]).sum(dim=0), states
+        inverse = torch.stack([log(w) - logp_BTV for w, logp_BTV in pairs])
+        return -inverse.logsumexp(dim=0), states
 
     def select(self, state: Any, keep_A: Tensor) -> Any:
         """Keep some rows of every member's state."""
@@ -160,15 +163,3 @@ def _difference(spoken: Sequence[str], known: Sequence[str]) -> str:
         *([f"it lacks {' '.join(fewer)}"] if fewer else []),
     ]
     return ", and ".join(parts) or "the same tokens in another order"
-
-
-def _product(logps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """Sum of w log p. A weight of 0 leaves a policy out: 0 times -inf would be NaN."""
-    parts = [w * logp_BTV for w, logp_BTV in zip(weights, logps, strict=True) if w]
-    return torch.stack(parts).sum(dim=0)
-
-
-def _harmonic(logps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """-log sum of w / p, without leaving log space."""
-    parts = [log(w) - logp_BTV for w, logp_BTV in zip(weights, logps, strict=True)]
-    return -torch.stack(parts).logsumexp(dim=0)

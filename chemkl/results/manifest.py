@@ -135,7 +135,7 @@ class Manifest(BaseModel):
             now = _now()
             manifest = cls(
                 stage=stage,
-                run_id=earlier.run_id if earlier else _run_id(stage, plain, folder, now),
+                run_id=earlier.run_id if earlier else f"{stage}-{_occasion(plain, folder, now)}",
                 status="running",
                 started=earlier.started if earlier else now,
                 resumed=[*earlier.resumed, now] if earlier else [],
@@ -457,10 +457,9 @@ def _written_by(path: Path) -> str:
     return f" that version {__version__} can read; version {version} wrote it"
 
 
-def _run_id(stage: str, config: Mapping[str, Any], folder: Path, now: str) -> str:
-    """A short name of one start in one folder: `posttrain-1a2b3c4d`."""
+def _occasion(config: Mapping[str, Any], folder: Path, now: str) -> str:
     text = f"{config_hash(config)} {utf8(folder.resolve())} {now} {os.getpid()}"
-    return f"{stage}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _now() -> str:

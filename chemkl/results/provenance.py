@@ -186,7 +186,10 @@ def differences(configs: Mapping[str, Any], key: str = "") -> dict[str, dict[str
     if all(isinstance(value, Mapping) for value in values):
         names = dict.fromkeys(name for value in values for name in value)
         inside = {name: {o: v.get(name, ABSENT) for o, v in configs.items()} for name in names}
-    elif all(_holds_mappings(value) for value in values) and len({*map(len, values)}) == 1:
+    elif (
+        all(isinstance(v, list) and any(isinstance(i, Mapping) for i in v) for v in values)
+        and len({*map(len, values)}) == 1
+    ):
         inside = {n: {o: v[n] for o, v in configs.items()} for n in range(len(values[0]))}
     else:
         return {key: dict(configs)} if len({*map(as_json, values)}) > 1 else {}
@@ -194,10 +197,6 @@ def differences(configs: Mapping[str, Any], key: str = "") -> dict[str, dict[str
     for name, of_owners in inside.items():
         differing |= differences(of_owners, f"{key}.{name}".removeprefix("."))
     return differing
-
-
-def _holds_mappings(value: Any) -> bool:
-    return isinstance(value, list) and any(isinstance(inner, Mapping) for inner in value)
 
 
 def as_json(value: Any) -> str:
