@@ -269,17 +269,6 @@ def test_the_trace_is_one_file_in_the_end_and_nothing_lies_about(finished):
     ]
 
 
-def test_a_finished_run_is_left_as_it_is_when_it_is_started_again(config, tmp_path, asked):
-    counted = {"components": [{"kind": "counted", "transform": {"kind": "step", "low": 20}}]}
-    config |= {"reward": counted, "budget": 30}
-    posttrain.run(config, tmp_path)
-    before, n_asked = read_trace(tmp_path), len(asked)
-    posttrain.run(config, tmp_path)
-    pd.testing.assert_frame_equal(read_trace(tmp_path), before, check_exact=True)
-    assert len(asked) == n_asked == 30
-    assert manifest_of(tmp_path)["results"]["calls"] == 30
-
-
 # ---- how a run ends
 
 
@@ -743,15 +732,6 @@ def test_a_token_order_that_differs_is_another_vocabulary(config, tmp_path, tiny
         match=r"agent: speaks another vocabulary than prior .the same tokens in another order",
     ):
         posttrain.run(config | {"agent": str(tmp_path / "turned.safetensors")}, tmp_path / "run")
-
-
-def test_a_folder_with_another_run_in_it_is_refused_and_nothing_is_overwritten(config, tmp_path):
-    config |= {"budget": 20}
-    posttrain.run(config, tmp_path)
-    before = untouched(tmp_path)
-    with pytest.raises(InputError, match=r"different config:\n.*seed: 3 in the folder, 4 in"):
-        posttrain.run(config | {"seed": 4}, tmp_path)
-    assert untouched(tmp_path) == before
 
 
 # ---- real signals

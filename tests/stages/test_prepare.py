@@ -4,14 +4,13 @@ import gzip
 import hashlib
 import json
 import zipfile
-from collections import Counter, defaultdict
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from rdkit import Chem
-from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from chemkl.config import InputError, load_config
 from chemkl.config.prepare import PrepareConfig
@@ -170,28 +169,6 @@ def test_one_and_two_workers_write_the_same(tmp_path, many, monkeypatch, setting
     assert len(molecules(tmp_path / "1")) > 100
 
 
-def test_no_scaffold_is_in_two_splits(tmp_path, many):
-    split = {"kind": "scaffold", "test": 0.2, "valid": 0.1}
-    prepare.run(config_for(many, split=split), tmp_path)
-    splits = defaultdict(set)
-    for row in molecules(tmp_path).itertuples():
-        splits[MurckoScaffold.MurckoScaffoldSmiles(row.smiles)].add(row.split)
-    assert all(len(found) == 1 for found in splits.values())
-    shares = molecules(tmp_path)["split"].value_counts(normalize=True)
-    assert 0.1 < shares["test"] < 0.3
-    assert 0.05 < shares["valid"] < 0.2
-
-
-def test_a_molecule_keeps_its_split_when_the_corpus_grows(tmp_path, many):
-    half = tmp_path / "half.smi"
-    half.write_text("\n".join(reversed(many.read_text().splitlines()[:500])))
-    for name, path in (("half", half), ("whole", many)):
-        prepare.run(config_for(path, split="random"), tmp_path / name)
-    small, large = (molecules(tmp_path / n).set_index("smiles")["split"] for n in ("half", "whole"))
-    assert (large[small.index] == small).all()
-    assert set(small) == {"train", "test", "valid"}
-
-
 def test_filters_standardise_and_then_duplicates_are_found(tmp_path):
     path = tmp_path / "a.smi"
     path.write_text("CC[C@H](N)C(=O)[O-].[Na+]\nCC[C@@H](N)C(=O)O\n[Na+].[Cl-]\nC[Si](C)C\n")
@@ -210,35 +187,6 @@ def test_filters_standardise_and_then_duplicates_are_found(tmp_path):
 def test_only_so_many_lines_are_read(tmp_path, many):
     prepare.run(config_for(many, limit=10), tmp_path)
     assert molecules(tmp_path)["line"].tolist() == list(range(1, 11))
-
-
-@pytest.mark.parametrize("ending", ["smi", "smi.gz", "csv", "csv.gz", "tsv", "parquet"])
-def test_every_format_gives_the_same_corpus(tmp_path, many, ending):
-    smiles = many.read_text().split()[:50]
-    frame = pd.DataFrame({"id": range(50), "SMILES": smiles})
-    path = tmp_path / f"a.{ending}"
-    if ending == "parquet":
-        frame.to_parquet(path)
-    else:
-        separator = "\t" if "tsv" in ending else ","
-        text = frame.to_csv(index=False, sep=separator)
-        if "smi" in ending:
-            text = "\n".join(f"{s}\t{i}" for i, s in enumerate(smiles))
-        data = text.encode()
-        path.write_bytes(gzip.compress(data) if ending.endswith("gz") else data)
-    prepare.run(config_for(path), tmp_path / "out")
-    assert molecules(tmp_path / "out")["smiles"].tolist() == [*map(Chem.CanonSmiles, smiles)]
-
-
-def test_a_column_is_chosen_by_name_or_number(tmp_path):
-    path = tmp_path / "a.csv"
-    path.write_text("smiles,product\nCC,CCO\nCN\n,CCN\n")
-    prepare.run(config_for(path, source={"column": "product"}), tmp_path / "name")
-    assert molecules(tmp_path / "name")["smiles"].tolist() == ["CCO", "CCN"]
-    assert dropped(tmp_path / "name") == [(3, "", "missing: the line has no such column")]
-    prepare.run(config_for(path, source={"column": 1}), tmp_path / "number")
-    assert molecules(tmp_path / "number")["smiles"].tolist() == ["CCO", "CCN"]
-    assert dropped(tmp_path / "number")[0][:2] == (1, "product")  # it says: there is no header
 
 
 def test_tables_are_compact(tmp_path, many):
@@ -402,14 +350,6 @@ def test_a_file_without_a_single_molecule_says_what_is_wrong_with_its_lines(tmp_
     with pytest.raises(InputError, match=expected):
         prepare.run(config_for(path), tmp_path / "out")
     assert not (tmp_path / "out" / "corpus.parquet").exists()
-
-
-def test_a_folder_with_another_corpus_is_refused_and_left_as_it_is(tmp_path, many):
-    out = prepare.run(config_for(many), tmp_path / "out")
-    before = {p.name: p.read_bytes() for p in out.iterdir()}
-    with pytest.raises(InputError, match=r"max_tokens: 128 in the folder, 20 in the new config"):
-        prepare.run(config_for(many, max_tokens=20), out)
-    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
 
 
 def test_a_leftover_of_a_kill_does_no_harm(tmp_path, many):

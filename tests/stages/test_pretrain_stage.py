@@ -241,19 +241,6 @@ def contents(folder):
     return {p: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_a_complete_run_is_left_as_it_is(finished):
-    before = contents(finished)
-    assert pretrain.run(TINY, finished) == finished / "checkpoints" / "policy.safetensors"
-    assert contents(finished) == before
-
-
-def test_a_folder_with_another_run_is_refused_and_left_as_it_is(finished):
-    before = contents(finished)
-    with pytest.raises(InputError, match=r"batch_size: 512 in the folder, 256 in the new config"):
-        pretrain.run(TINY | {"batch_size": 256}, finished)
-    assert contents(finished) == before
-
-
 def test_a_corpus_that_has_changed_is_not_continued_on(tmp_path, killed_at):
     corpus = tmp_path / "corpus"
     shutil.copytree(SAMPLE, corpus)

@@ -129,14 +129,6 @@ def test_an_awaited_model_is_not_looked_into_and_the_device_is(config, tmp_path)
         STAGES["sample"].check(settings, awaited=[junk])
 
 
-def test_a_folder_with_other_samples_is_left_alone(config, tmp_path):
-    path = sample.run(config, tmp_path)
-    before = path.read_bytes()
-    with pytest.raises(InputError, match=r"seed: 2 in the folder, 9 in the new config"):
-        sample.run(config | {"seed": 9}, tmp_path)
-    assert path.read_bytes() == before
-
-
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
