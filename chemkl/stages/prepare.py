@@ -64,7 +64,8 @@ def work(config: PrepareConfig, start: Start) -> None:
         tally = _write(cleaned, start.out, schema, total)
         tally |= {"seconds": perf_counter() - began, "peak_memory_mib": _total_memory(peaks)}
         manifest.finish(results=tally)
-    start.console.print(_table(tally, start.out))
+    for shown in _shown(tally, start.out):
+        start.console.print(shown, highlight=False, markup=False, soft_wrap=isinstance(shown, str))
 
 
 def _write(
@@ -164,13 +165,12 @@ def _total_memory(peaks: Mapping[int, int]) -> float | None:
     return None if own is None else (own + sum(peaks.values())) / 2**20
 
 
-def _table(tally: dict[str, Any], out: Path) -> Table:
+def _shown(tally: dict[str, Any], out: Path) -> Iterator[str | Table]:
     """What was kept and what was dropped and why."""
+    yield f"{tally['molecules']:,} molecules, {tally['n_tokens']} tokens: {out}"
     rows = [{"what": f"kept in {split}", "lines": n} for split, n in tally["splits"].items()]
     rows += [{"what": f"dropped: {reason}", "lines": n} for reason, n in tally["dropped"].items()]
-    title = f"{tally['molecules']:,} molecules, {tally['n_tokens']} tokens: {out}"
-    shown = table(title, [Column("what", ""), Column("lines", "lines", ",d")], rows)
+    yield table("", [Column("what", ""), Column("lines", "lines", ",d")], rows)
     memory = tally["peak_memory_mib"]
     cost = f", at most {memory:,.0f} MiB" if memory is not None else ""
-    shown.caption = f"{tally['seconds']:.0f} s{cost}"
-    return shown
+    yield f"{tally['seconds']:.0f} s{cost}"
