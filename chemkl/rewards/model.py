@@ -251,10 +251,6 @@ class RewardModel:
             if smiles not in self._raw:
                 self._add(smiles, RawScores(by_name, scaffold, self._failures_in(reason, by_name)))
 
-    def score_molecule(self, canonical_smiles: str) -> RawScores:
-        """Ask every component about one molecule; neither reads nor fills the memory."""
-        return self._engine.evaluate([canonical_smiles])[0]
-
     def _add(self, canonical_smiles: str, raw: RawScores) -> None:
         """Remember what the components gave for a molecule, and count their failures."""
         self._raw[canonical_smiles] = raw

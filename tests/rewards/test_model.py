@@ -191,13 +191,6 @@ def test_size_limit_is_a_setting():
     assert frame.loc[1, "reason"] == "too many atoms: 4, at most 3"
 
 
-def test_one_molecule_by_hand_of_a_pool():
-    raw = RewardModel.from_config(QED_LOGP).score_molecule("c1ccccc1")
-    benzene = mol("c1ccccc1")
-    assert dict(raw.values) == {"qed": QED.qed(benzene), "logp": Crippen.MolLogP(benzene)}
-    assert (raw.scaffold, raw.failures) == ("c1ccccc1", ())
-
-
 def test_any_iterable_of_strings_but_nothing_else():
     reward = RewardModel.from_config(QED_LOGP)
     expected = reward.score(["CCO", "CC"])

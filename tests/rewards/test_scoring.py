@@ -1,7 +1,6 @@
 """Who is asked in which order, what a wrong answer costs, and what several scores pay."""
 
 import math
-import pickle
 
 import numpy as np
 import pandas as pd
@@ -134,16 +133,6 @@ def test_something_that_is_no_list_is_no_score(batched, value, reason):
     assert frame["raw_sizes"].isna().all()
     assert (frame["reward"] == 0).all()
     assert frame["reason"].str.endswith(reason).all()
-
-
-def test_answers_travel_between_processes(batched):
-    raw = batched(refuse_three)[0].score_molecule("CCC")
-    back = pickle.loads(pickle.dumps(raw))
-    assert (back.failures, back.scaffold) == (raw.failures, raw.scaffold)
-    assert math.isnan(back.values["sizes"])
-    assert [str(failure) for failure in back.failures] == [
-        "component sizes failed: three is a crowd"
-    ]
 
 
 # ---- filters, penalties, costly components
