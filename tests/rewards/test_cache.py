@@ -1,5 +1,7 @@
 """The cache of raw values: what goes in comes out, from several processes, and damage is told."""
 
+import hashlib
+import json
 import random
 import signal
 import sqlite3
@@ -248,6 +250,22 @@ def test_a_key_depends_on_the_versions_of_what_it_computes_with(monkeypatch, pac
     other = component_key(part(), len)
     monkeypatch.setattr("chemkl.rewards.cache.version", lambda _name: "0")
     assert len({before, other, component_key(part(), len)}) == 3
+
+
+def test_keys_stay_as_they_are_so_that_caches_stay_readable(monkeypatch):
+    monkeypatch.setattr("chemkl.rewards.cache.version", lambda _name: "0")
+    settings = {"alpha": 0, "beta": 1, "references": ["CCO"]}
+    parameters = {  # the defaults, as a cache of the first release has them
+        **settings, "chirality": False, "combine": "max", "counts": False, "fingerprint": "morgan",
+        "max_distance": 30, "n_bits": 2048, "radius": 2, "references_file": None,
+    }  # fmt: skip
+    versions = dict.fromkeys(["numpy", "rdkit", "reinvent-chemistry", "scipy"], "0")
+    decisive = {
+        **{"files": [], "identity": "", "kind": "tversky", "parameters": parameters},
+        **{"source": "", "version": 1, "versions": versions},
+    }
+    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+    assert component_key(part(kind="tversky", parameters=settings), len) == f"tversky {digest}"
 
 
 def test_a_key_holds_the_defaults_of_what_is_not_given(monkeypatch):
