@@ -228,16 +228,13 @@ def test_the_bonus_is_that_of_algorithm_1():
     assert bonus.std == pytest.approx(by_hit.std())
     assert bonus.largest == pytest.approx(0.4)
     assert (bonus.reward_std, bonus.reward_range) == pytest.approx((reward.std(), 0.9))
-    assert bonus.largest is None or bonus.largest <= bonus.reward_range
     wide = mara_bonus(Points(logp, reward, ["A"] * 4), Mara(beta=1.0, tau=0.8))
     assert wide.largest == pytest.approx(5.8)
-    assert wide.largest > wide.reward_range
 
 
 def test_without_a_hit_there_is_no_bonus():
     bonus = mara_bonus(Points(np.full(2, -5.0), np.zeros(2), ["A", "B"]), Mara(beta=1.0, tau=0.8))
     assert (bonus.mean, bonus.std, bonus.largest) == (None, None, None)
-    assert bonus.largest is None or bonus.largest <= bonus.reward_range
 
 
 # ---- what is refused
