@@ -12,6 +12,13 @@ from chemkl.config.base import Config, by_kind, complain, did_you_mean
 from chemkl.config.paths import DataPath, InputPath
 from chemkl.config.reward import RewardSource
 
+MoleculeFile = Annotated[
+    DataPath,
+    Field(
+        description="The molecules: .smi, .smiles, .txt, .csv, .tsv, .jsonl or .sdf, each also "
+        "with .gz, .bz2, .xz or .zst; or .parquet; - is standard input."
+    ),
+]
 Column = Annotated[
     str | Annotated[int, Field(ge=0)] | None,
     Field(
@@ -25,9 +32,7 @@ Column = Annotated[
 class SmilesFile(Config):
     """A file of molecules."""
 
-    path: DataPath
-    """The file: .smi, .smiles, .txt, .csv, .tsv, .jsonl or .sdf, each also with .gz, .bz2, .xz
-    or .zst; or .parquet; - is standard input."""
+    path: MoleculeFile
     column: Column = None
 
 
@@ -45,11 +50,13 @@ class ChemblSampleSource(Config):
     """The ChEMBL sample of MolScore, read from the molscore wheel (pinned, checked sha256)."""
 
 
-class FileSource(SmilesFile):
+class FileSource(Config):
     """A local file of molecules, whose names are kept."""
 
     kind: Literal["file"]
     """A file of yours."""
+    path: MoleculeFile
+    column: Column = None
 
 
 Source = Annotated[
@@ -267,9 +274,7 @@ Format = Literal["parquet", "csv"]
 class ScoreConfig(Config):
     """Score a file of SMILES, one row for each of its lines."""
 
-    file: DataPath
-    """The molecules: .smi, .smiles, .txt, .csv, .tsv, .jsonl or .sdf, each also with .gz, .bz2, .xz
-    or .zst; or .parquet; - is standard input."""
+    file: MoleculeFile
     column: Column = None
     keep_columns: bool | list[str] = False
     """Columns of the file that are carried along behind the scores: true for all, or their names.
