@@ -35,8 +35,16 @@ NEEDS_QUOTES = re.compile(r"(?:^|[:\-=\[,])\s*[\[{*&!@%`]")
 
 _TAG = "tag:yaml.org,2002:"
 _TAGGED = re.compile(r"(&\S+\s+)?!")
-_NOT_DECIMAL = re.compile(r"[-+]?0[xob]")
-"""0x10, 0o7 and 0b1 are text here, as are 2026-01-01 and =."""
+_PLAIN = {
+    "null": re.compile(r"~|null|Null|NULL|"),
+    "bool": re.compile(r"true|True|TRUE|false|False|FALSE"),
+    "int": re.compile(r"[-+]?[0-9][0-9_]*"),
+    "float": re.compile(
+        r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+    ),
+}
+"""Scalars without quotes that are no text: so 1e-4 is a number, and no, 1:30 and 0x10 are text."""
 
 
 @dataclass(frozen=True)
@@ -248,9 +256,8 @@ class _Reader:
         kind, text = str(node.tag).removeprefix(_TAG), node.value
         if kind == "merge":
             raise _UnfitError("<< is no key here: write out what it would take from elsewhere")
-        is_tagged = _TAGGED.match(self._text, node.start_mark.index)
-        if not is_tagged and (kind in ("timestamp", "value") or _NOT_DECIMAL.match(text)):
-            kind = "str"
+        if node.style is None and not _TAGGED.match(self._text, node.start_mark.index):
+            kind = next((name for name, form in _PLAIN.items() if form.fullmatch(text)), "str")
         if kind not in _READ:
             raise _unknown_tag(node)
         try:
