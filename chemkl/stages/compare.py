@@ -198,8 +198,8 @@ def _from_table(used: Mapping[tuple[str, int], Path], settings: CompareConfig) -
             f"table: what {path} was computed from has changed since. Run that evaluate again with "
             "--fresh."
         )
-    folders = [Path(each) for each in manifest.config["runs"]]
-    files = [Path(each["path"]) for each in manifest.config["samples"]]
+    folders = [Path(folder) for folder in manifest.config["runs"]]
+    files = [Path(file["path"]) for file in manifest.config["samples"]]
     names = dict(zip(folders, run_names([*folders, *files]), strict=False))
     rows = read_part(path).to_pylist()
     found = {
@@ -207,8 +207,7 @@ def _from_table(used: Mapping[tuple[str, int], Path], settings: CompareConfig) -
         for place, folder in used.items()
     }
     problems = list(_lacking(found, used, settings))
-    if problems:
-        raise InputError("\n".join(problems))
+    InputError.refuse(problems)
     return found
 
 
@@ -221,8 +220,8 @@ def _lacking(
     if absent:
         yield f"table: {settings.table} has no rows of {', '.join(absent)}; evaluate them too."
     there = [{row["threshold"] for row in rows} for rows in found.values() if rows]
-    for threshold in sorted(each for each in wanted if each is not None):
-        if any(threshold not in own for own in there):
+    for threshold in sorted(value for value in wanted if value is not None):
+        if any(threshold not in thresholds for thresholds in there):
             yield (
                 f"table: {settings.table} has no threshold {threshold:g}; evaluate with it, or "
                 "change thresholds."
@@ -234,8 +233,8 @@ def _inputs(
 ) -> dict[str, Path]:
     """What is read, by role: the traces, and the table."""
     traces = {
-        f"{method} seed {seed}": each.folder / "trace"
+        f"{method} seed {seed}": run.folder / "trace"
         for method, runs in methods.items()
-        for seed, each in runs.items()
+        for seed, run in runs.items()
     }
     return traces if table is None else {**traces, "table": table}

@@ -134,8 +134,7 @@ def require_traces(folders: Iterable[Path]) -> None:
         InputError: with a line for every run without a whole trace.
     """
     problems = complaints(*((find_trace, folder) for folder in folders))
-    if problems:
-        raise InputError("\n".join(problems))
+    InputError.refuse(problems)
 
 
 def run_names(folders: Sequence[Path]) -> list[str]:
@@ -295,8 +294,7 @@ def _evaluate_texts(config: EvaluateTextConfig, start: Start) -> None:
     wrong = complaints(
         *((lambda read: everything.append(read()), read) for read in _readings(config))
     )
-    if wrong:
-        raise InputError("\n".join(wrong))
+    InputError.refuse(wrong)
     has_answers = any(
         ANSWER in texts.texts.columns or texts.exact is not None for texts in everything
     )
@@ -341,16 +339,16 @@ def _require_embedding(_measure: str) -> None:
 def _unlike(folders: Sequence[Path], method: str) -> Iterator[str]:
     """Say where runs of one method have the same seed, or differ in another setting."""
     manifests = {str(folder): Manifest.load(folder) for folder in folders}
-    known = {folder: manifest for folder, manifest in manifests.items() if manifest is not None}
+    there = {folder: manifest for folder, manifest in manifests.items() if manifest is not None}
     first_of: dict[int | None, str] = {}
-    for folder, manifest in known.items():
+    for folder, manifest in there.items():
         if manifest.seed is not None and manifest.seed in first_of:
             yield (
                 f"methods.{method}: {first_of[manifest.seed]} and {folder} both have seed "
                 f"{manifest.seed}. Keep one of them."
             )
         first_of.setdefault(manifest.seed, folder)
-    settings = {name: method_settings(m.config, m.inputs) for name, m in known.items()}
+    settings = {name: method_settings(m.config, m.inputs) for name, m in there.items()}
     yield from mixed_settings(method, settings)
 
 

@@ -153,8 +153,7 @@ def _check_options(outputs: Mapping[str, Path], filters: Sequence[str], all_rows
         )
     if all_rows and filters:
         problems.append(f"--all-rows and {', '.join(filters)} contradict: give one of them")
-    if problems:
-        raise InputError("\n".join(problems))
+    InputError.refuse(problems)
 
 
 def _nothing_left(run: RunTrace, threshold: float | None) -> str:

@@ -84,8 +84,7 @@ def _check_taus(taus: Sequence[float]) -> None:
         for why, wrong in problems.items()
         if wrong
     ]
-    if lines:
-        raise InputError("\n".join(lines))
+    InputError.refuse(lines)
 
 
 def _draw(config: ForecastConfig) -> tuple[pd.DataFrame, int]:

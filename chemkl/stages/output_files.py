@@ -40,8 +40,7 @@ def check_outputs(
         for path in dict.fromkeys(places)
         if places.count(path) > 1
     ]
-    if problems:
-        raise InputError("\n".join(problems))
+    InputError.refuse(problems)
 
 
 @contextmanager
@@ -77,10 +76,10 @@ def _packed(raw: IO[bytes], path: Path) -> AbstractContextManager[IO[bytes]]:
 
 def with_good_text(table: pa.Table) -> pa.Table:
     """A table whose texts are UTF-8: bytes of other programs need not be."""
-    for place, own in enumerate(table.schema):
-        if is_text(own.type):
+    for place, field in enumerate(table.schema):
+        if is_text(field.type):
             cells = pa.array(cells_of(table.column(place)), pa.string())
-            table = table.set_column(place, own.with_type(pa.string()), cells)
+            table = table.set_column(place, field.with_type(pa.string()), cells)
     return table
 
 

@@ -147,8 +147,7 @@ def plan_pipeline(
             planned.append(Planned(job, config, needs))
         earlier[job.folder] = stage.outputs
         job_of[job.folder] = job
-    if problems:
-        raise InputError("\n".join(problems))
+    InputError.refuse(problems)
     return expansion.config, planned
 
 
@@ -218,8 +217,7 @@ def _check_folders(chosen: list[Planned], fresh: bool) -> None:
                     f"{plan.job.name}: reads {_shown(need.folder)}, which is not complete; "
                     f"first run it: --only {need.name}"
                 ] = None
-    if problems:
-        raise InputError("\n".join(problems))
+    InputError.refuse(problems)
 
 
 def _is_complete(folder: Path) -> bool:

@@ -326,8 +326,7 @@ def check_spent(config: AnyConfig, out: Path) -> None:
         for key, limit, spent, what in limits
         if limit is not None and spent > limit
     ]
-    if over:
-        raise InputError("\n".join(over))
+    InputError.refuse(over)
 
 
 # ---- the steps, from the last checkpoint on

@@ -161,8 +161,8 @@ def _total_memory(peaks: Mapping[int, int]) -> float | None:
     The workers tell it themselves: they are children of a server process, and the system counts
     no grandchildren.
     """
-    own = peak_memory()
-    return None if own is None else (own + sum(peaks.values())) / 2**20
+    peak = peak_memory()
+    return None if peak is None else (peak + sum(peaks.values())) / 2**20
 
 
 def _shown(tally: dict[str, Any], out: Path) -> Iterator[str | Table]:

@@ -267,9 +267,8 @@ def _read_tagged(
     smiles = files.read_split(config.corpus, split, limit)
     number = conditions.prompts_of(smiles)
     without = conditions.without(number) if split == config.train_split else []
-    if without:
-        among = f"among the {len(smiles):,} of split {split!r}: choose other cuts"
-        raise InputError("\n".join(f"{line} {among}" for line in without))
+    among = f"among the {len(smiles):,} of split {split!r}: choose other cuts"
+    InputError.refuse(f"{line} {among}" for line in without)
     has_prompt = number != NO_PROMPT
     if not has_prompt.any():
         raise InputError(

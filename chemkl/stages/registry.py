@@ -129,8 +129,7 @@ class Stage:
         """
         found = self._problems(View(self.model, config, awaited=awaited, starts=starts))
         lines = dict.fromkeys(line for _, lines in found for line in lines)
-        if lines:
-            raise InputError("\n".join(f"{what}: {line}" if what else line for line in lines))
+        InputError.refuse(f"{what}: {line}" if what else line for line in lines)
 
     def _problems(self, view: "View") -> Iterator[tuple[str, list[str]]]:
         look = getattr(self.module, "problems", None)

@@ -53,7 +53,7 @@ def work(config: ReportConfig, start: Start) -> None:
         InputError: a trace or a file cannot be used; the message names each.
     """
     began = time.monotonic()
-    folders = [*config.runs, *(each for own in config.methods.values() for each in own)]
+    folders = [*config.runs, *(run for runs in config.methods.values() for run in runs)]
     require_traces(folders)
     page = start.out / PAGE
     names = run_names(folders)
@@ -96,8 +96,8 @@ def _threshold(settings: ReportConfig, runs: Mapping[str, Path]) -> tuple[float,
     if not of_runs:
         why = "as no run has a target with a fixed tau"
     elif len(of_runs) > 1:
-        each = "; ".join(f"{tau:g} in {', '.join(own)}" for tau, own in sorted(of_runs.items()))
-        why = f"the highest tau of the runs: {each}"
+        taus = "; ".join(f"{tau:g} in {', '.join(some)}" for tau, some in sorted(of_runs.items()))
+        why = f"the highest tau of the runs: {taus}"
     elif len(of_runs[value]) == len(runs):
         why = "the tau of the runs" if len(runs) > 1 else "the tau of the run"
     else:
@@ -128,9 +128,9 @@ def _methods(settings: ReportConfig, names: Sequence[str]) -> dict[str, Sequence
         return {name: [number] for number, name in enumerate(names)}
     first = 0
     methods: dict[str, Sequence[int]] = {}
-    for name, own in settings.methods.items():
-        methods[name] = range(first, first + len(own))
-        first += len(own)
+    for name, runs in settings.methods.items():
+        methods[name] = range(first, first + len(runs))
+        first += len(runs)
     return methods
 
 
@@ -146,8 +146,7 @@ def _check_methods(settings: ReportConfig) -> None:
         problems += mixed_settings(
             method, {n: method_settings(m.config, m.inputs) for n, m in found.items() if m}
         )
-    if problems:
-        raise InputError("\n".join(problems))
+    InputError.refuse(problems)
 
 
 def _view(

@@ -259,7 +259,7 @@ def _check_apart(out: Path, inputs: Iterable[Path], files: Iterable[Path]) -> No
     here = Path.cwd()
     if here.is_relative_to(place):
         raise InputError(f"{out}: cannot be moved aside, for you work in it; {fix}")
-    for path in dict.fromkeys(each.expanduser().resolve() for each in inputs):
+    for path in dict.fromkeys(path.expanduser().resolve() for path in inputs):
         if path == place:
             raise InputError(f"{out}: is an input of this config; {fix}")
         if path.is_relative_to(place):

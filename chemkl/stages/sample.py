@@ -85,8 +85,8 @@ def work(config: SampleConfig, start: Start) -> None:
 def _models(config: SampleConfig) -> dict[str, Path]:
     """The model files by name: policy, or the names of a mixture; and prior."""
     members = config.mixture.models if config.mixture is not None else {}
-    own = {POLICY: config.policy, PRIOR: config.prior}
-    return {**members, **{name: path for name, path in own.items() if path is not None}}
+    given = {POLICY: config.policy, PRIOR: config.prior}
+    return {**members, **{name: path for name, path in given.items() if path is not None}}
 
 
 def _check_models(models: Mapping[str, Path], prior: Path | None) -> None:
@@ -105,23 +105,21 @@ def _check_models(models: Mapping[str, Path], prior: Path | None) -> None:
     problems = complaints((check_vocabularies, spoken))
     if prior is not None and PRIOR in headers:
         problems += complaints((_check_prior, models, headers))
-    if problems:
-        raise InputError("\n".join(problems))
+    InputError.refuse(problems)
 
 
 def _check_prior(models: Mapping[str, Path], headers: Mapping[str, Mapping[str, Any]]) -> None:
     """Compare the prior with the one that each policy says it was post-trained from."""
     recorded = {name: header["provenance"].get("prior_sha256") for name, header in headers.items()}
-    own = current_sha256(sha256_of(models[PRIOR]))
+    given = current_sha256(sha256_of(models[PRIOR]))
     lines = [
         f"prior: {models[PRIOR]} is not the one that {name} ({models[name]}) was post-trained from "
-        f"(sha256 {own[:12]}..., recorded {str(sha256)[:12]}...); beta_scale needs that one. To "
+        f"(sha256 {given[:12]}..., recorded {str(sha256)[:12]}...); beta_scale needs that one. To "
         "blend a policy with another model, use a product mixture."
         for name, sha256 in recorded.items()
-        if name != PRIOR and sha256 is not None and current_sha256(sha256) != own
+        if name != PRIOR and sha256 is not None and current_sha256(sha256) != given
     ]
-    if lines:
-        raise InputError("\n".join(lines))
+    InputError.refuse(lines)
 
 
 def _policy(config: SampleConfig) -> Policy:
