@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, Trainer
 
 from chemkl.llm.answers import Completion
 from chemkl.llm.policy import HfPolicy
@@ -20,7 +20,6 @@ from chemkl.results.columns import described_schema, is_cut_off, reason_of_cut
 from chemkl.results.trace import read_part
 from chemkl.training.diversity_filter import DiversityFilter
 from chemkl.training.ledger import BaseLedger
-from chemkl.training.posttrain import Posttrain
 
 _NOTABLE = 0.1
 """More cut off than this share is told at the end of a run."""
@@ -65,8 +64,7 @@ class TextLedger(BaseLedger):
         self._reward.remember(rows)
 
     def _completions(self, rollout: Rollout) -> list[Completion]:
-        if rollout.group is None:
-            raise ValueError("the rollout says of no row which prompt it answers")
+        assert rollout.group is not None  # a language model says which prompt a row answers
         columns = (rollout.group, rollout.truncated, rollout.n_tokens)
         rows = zip(rollout.smiles, *(values.tolist() for values in columns), strict=True)
         return [
@@ -145,31 +143,27 @@ class AnswerTracker(Callback):
         self._every = every
         self._rows: list[dict[str, Any]] = []
 
-    def on_train_start(self, _trainer: Trainer, module: LightningModule) -> None:
+    def on_train_start(self, _trainer: Trainer, module: Any) -> None:
         """Keep what an interrupted run has seen up to where it goes on."""
         if self._path.exists():
             seen: pd.DataFrame = read_part(self._path).to_pandas()
-            kept = seen[seen["step"] < _next_step(module)]
+            kept = seen[seen["step"] < module.next_step]
             self._rows = pa.Table.from_pandas(kept, SCHEMA, preserve_index=False).to_pylist()
 
-    def on_train_batch_start(
-        self, trainer: Trainer, module: LightningModule, _batch: Any, _i: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, module: Any, _batch: Any, _i: int) -> None:
         """Look when it is time, before the step is made."""
-        if _next_step(module) % self._every == 0:
-            self._look(trainer, _next_step(module))
+        if module.next_step % self._every == 0:
+            self._look(trainer, module.next_step)
 
-    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, module: Any) -> None:
         """Look a last time."""
-        self._look(trainer, _next_step(module))
+        self._look(trainer, module.next_step)
 
     @torch.no_grad()
     def _look(self, trainer: Trainer, step: int) -> None:
         for prompt in self._policy.prompts:
             token_BT = self._policy.encode(self._answers, prompt.number)
-            with (
-                trainer.precision_plugin.forward_context()
-            ):  # autocast; leaving it empties its cache
+            with trainer.precision_plugin.forward_context():  # leaving it empties autocast's cache
                 both = (
                     self._policy.logp_tokens(token_BT).tolist(),
                     self._reference.logp_tokens(token_BT).tolist(),
@@ -178,8 +172,3 @@ class AnswerTracker(Callback):
                 row = [step, prompt.number, prompt.text, answer, logp_policy, logp_ref]
                 self._rows.append(dict(zip(SCHEMA.names, row, strict=True)))
         write_parquet(self._path, pa.Table.from_pylist(self._rows, schema=SCHEMA))
-
-
-def _next_step(module: LightningModule) -> int:
-    assert isinstance(module, Posttrain)  # the stage trains nothing else
-    return module.next_step

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from jinja2 import TemplateSyntaxError
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from chemkl.chem.molecules import one_line
 from chemkl.config import InputError
@@ -32,7 +32,7 @@ class Prompt:
     number: int
     text: str
     rendered: str
-    token_ids: tuple[int, ...]
+    token_ids: Annotated[tuple[int, ...], Field(min_length=1)]
 
 
 def render_prompts(
@@ -262,6 +262,4 @@ def as_prompts(plain: Any, n: int) -> tuple[Prompt, ...]:
         raise ValueError(f"{place}: {first['msg']}") from error
     if [prompt.number for prompt in prompts] != list(range(n)):
         raise ValueError(f"it should have the prompts 0 to {n - 1}, each once and in this order")
-    if not all(prompt.token_ids for prompt in prompts):
-        raise ValueError("a prompt without tokens")
     return prompts

@@ -5,12 +5,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, Trainer
 
 from chemkl.config.llm import LlmPosttrainConfig
 from chemkl.config.posttrain import PosttrainConfig
 from chemkl.results.collapse import IN_TEXT, CollapseEvent, Spread, Watch
-from chemkl.training.posttrain import Posttrain
 
 ENDED_BY = "collapse"
 """What the manifest calls the end of a run that the alarm ended."""
@@ -69,10 +68,9 @@ class CollapseAlarm(Callback):
         self._said = len(self.watch.events)
 
     def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, _outputs: Any, _batch: Any, _i: int
+        self, trainer: Trainer, module: Any, _outputs: Any, _batch: Any, _i: int
     ) -> None:
         """Take in the rows of the step, tell what they brought, log the window, maybe end."""
-        assert isinstance(module, Posttrain)  # no other training has rows
         self.watch.add(module.recorded)
         for event in self.watch.events[self._said :]:
             self._say(self.describe(event))
