@@ -15,8 +15,8 @@ from torch import Tensor
 
 from chemkl.didactic import worlds
 from chemkl.didactic.config import LearningConfig
-from chemkl.didactic.learning import Family, gaussian_logp, places
-from chemkl.didactic.worlds import World
+from chemkl.didactic.learning import Family, gaussian_logp
+from chemkl.didactic.worlds import World, places
 from chemkl.losses import Gibbs, Mara, Objective, build_objective
 from chemkl.losses.exact import forward_kl_optimum, mara_optimum, reverse_kl_optimum
 

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from chemkl.didactic.config import LearningConfig
-from chemkl.didactic.worlds import World
+from chemkl.didactic.worlds import World, places
 from chemkl.losses import LossInputs, Objective
 
 Family = Literal["categorical", "gaussian"]
@@ -49,11 +49,6 @@ class Gaussian(nn.Module):
     def forward(self) -> Tensor:
         """Return log p (V,)."""
         return gaussian_logp(places(self.n_tokens), self.mean, self.log_deviation)
-
-
-def places(n_tokens: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Where each token lies (V,), from 0 to 1."""
-    return torch.arange(n_tokens, dtype=dtype) / (n_tokens - 1)
 
 
 def gaussian_logp(place_V: Tensor, mean: Tensor, log_deviation: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from chemkl.didactic.config import DidacticConfig
 from chemkl.didactic.experiments import Experiment, experiments
 from chemkl.didactic.figures import draw
 from chemkl.didactic.learning import learn, policy_of
-from chemkl.didactic.tables import distribution_table, quantity_table, sweep_table
+from chemkl.didactic.quantities import distribution_table, quantity_table, sweep_table
 from chemkl.display import Bar, Column, cell, table
 from chemkl.policies.base import stream
 from chemkl.reports.figures import to_png, to_svg

@@ -49,7 +49,7 @@ def bimodal(share: float = 0.6) -> World:
     At beta = 1 its gibbs target is p itself. The paper shows such a target without its numbers;
     here it is 0.6 N(0.3, 0.06^2) + 0.4 N(0.7, 0.06^2) at the places i/99.
     """
-    place_V = _place_V()
+    place_V = places(N_TOKENS, torch.float64)
     log_p_V = torch.logaddexp(
         torch.tensor(share).double().log() - 0.5 * ((place_V - 0.3) / 0.06) ** 2,
         torch.tensor(1 - share).double().log() - 0.5 * ((place_V - 0.7) / 0.06) ** 2,
@@ -59,7 +59,7 @@ def bimodal(share: float = 0.6) -> World:
 
 def two_modes() -> World:
     """Fig. 2: peaks of reward 0.75 and 1; the reference prefers the lower one."""
-    place_V = _place_V()
+    place_V = places(N_TOKENS, torch.float64)
     reward_V = 0.75 * torch.exp(-0.5 * ((place_V - 0.2) / 0.03) ** 2)
     reward_V = reward_V + torch.exp(-0.5 * ((place_V - 0.8) / 0.03) ** 2)
     slope_V = -0.0322 * torch.arange(N_TOKENS, dtype=torch.float64)
@@ -87,8 +87,9 @@ def two_blocks() -> World:
     return World(reward_V, torch.log_softmax(logits_V, dim=0), tau=1.0)
 
 
-def _place_V() -> Tensor:
-    return torch.arange(N_TOKENS, dtype=torch.float64) / (N_TOKENS - 1)
+def places(n_tokens: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Where each token lies (V,), from 0 to 1."""
+    return torch.arange(n_tokens, dtype=dtype) / (n_tokens - 1)
 
 
 def _uniform_V(n: int) -> Tensor:

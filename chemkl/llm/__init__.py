@@ -21,8 +21,7 @@ run. It samples, and says how probable a text is, before and after training:
 """
 
 from chemkl.llm.models import build_policy, load
-from chemkl.llm.policy import HfPolicy
+from chemkl.llm.policy import HfPolicy, Reference
 from chemkl.llm.prompts import Prompt, render_prompts
-from chemkl.llm.reference import Reference
 
 __all__ = ["HfPolicy", "Prompt", "Reference", "build_policy", "load", "render_prompts"]

@@ -23,8 +23,7 @@ from chemkl.stages import posttrain
 from chemkl.stages.evaluate import run_names
 from chemkl.stages.registry import STAGES, View
 from chemkl.stages.runner import Start
-from chemkl.training.diversity_filter import build_filter
-from chemkl.training.ledger import Ledger
+from chemkl.training.ledger import Ledger, build_filter
 
 TABLE = "forecast.parquet"
 JSON = "forecast.json"

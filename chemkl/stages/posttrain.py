@@ -21,8 +21,8 @@ from chemkl.config.posttrain import PosttrainConfig
 from chemkl.llm.extra import PACKAGES, check_installed
 from chemkl.llm.ledger import AnswerTracker, TextLedger, describe_cut_off
 from chemkl.llm.models import build_policy, read_prompts, save
+from chemkl.llm.policy import Reference
 from chemkl.llm.prompts import keep_prompts, kept_prompts
-from chemkl.llm.reference import Reference
 from chemkl.llm.rewards import ASKED, build_reward
 from chemkl.llm.sources import is_here
 from chemkl.losses import objective_from_config
@@ -39,8 +39,7 @@ from chemkl.rewards.model import describe_failures
 from chemkl.stages.registry import POLICY, STAGES, View
 from chemkl.stages.runner import Start, free_name
 from chemkl.training.collapse import ENDED_BY, build_alarm
-from chemkl.training.diversity_filter import build_filter
-from chemkl.training.ledger import Ledger
+from chemkl.training.ledger import Ledger, build_filter
 from chemkl.training.posttrain import Posttrain, StepLoader
 from chemkl.training.precision import check_precision, settle
 from chemkl.training.trainer import (

@@ -2,8 +2,14 @@ import pytest
 import torch
 
 from chemkl.didactic.experiments import experiments, nearest_gaussian
-from chemkl.didactic.quantities import Quantity, quantities
-from chemkl.didactic.tables import distance, distribution_table, quantity_table, sweep_table
+from chemkl.didactic.quantities import (
+    Quantity,
+    distance,
+    distribution_table,
+    quantities,
+    quantity_table,
+    sweep_table,
+)
 from chemkl.losses.exact import reverse_kl_optimum
 
 

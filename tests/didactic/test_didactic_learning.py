@@ -4,7 +4,7 @@ import torch
 from chemkl.didactic.config import LearningConfig
 from chemkl.didactic.experiments import experiments
 from chemkl.didactic.learning import Categorical, Gaussian, learn, policy_of
-from chemkl.didactic.tables import distance
+from chemkl.didactic.quantities import distance
 from chemkl.policies.base import stream
 
 

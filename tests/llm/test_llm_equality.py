@@ -14,18 +14,16 @@ from transformers import MistralConfig
 
 from chemkl.config.llm import SmilesReward
 from chemkl.llm.ledger import TextLedger
-from chemkl.llm.policy import HfPolicy
+from chemkl.llm.policy import HfPolicy, Reference
 from chemkl.llm.pretrain import build_tokenizer
 from chemkl.llm.prompts import Prompt
-from chemkl.llm.reference import Reference
 from chemkl.llm.rewards import PaidByMolecule
 from chemkl.losses import build_objective
 from chemkl.policies import Policy, Vocabulary, freeze, load_policy
 from chemkl.policies.tokenizer import END_ID, START_ID
 from chemkl.results import TraceWriter, read_trace
 from chemkl.rewards import RewardModel
-from chemkl.training.diversity_filter import MurckoBucket, NoFilter
-from chemkl.training.ledger import Ledger
+from chemkl.training.ledger import Ledger, MurckoBucket, NoFilter
 from chemkl.training.posttrain import Posttrain, StepLoader
 from chemkl.training.trainer import quiet
 

@@ -9,8 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from chemkl.llm.policy import HfPolicy, Network, _passes
-from chemkl.llm.reference import Reference
+from chemkl.llm.policy import HfPolicy, Network, Reference, _passes
 from chemkl.losses import build_objective
 from chemkl.policies.base import Rollout
 from chemkl.training.posttrain import InputBuilder

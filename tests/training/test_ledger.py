@@ -20,8 +20,7 @@ from chemkl.policies.base import pad
 from chemkl.results import TraceWriter, read_trace
 from chemkl.rewards import RewardModel
 from chemkl.training import ledger as ledger_module
-from chemkl.training.diversity_filter import MurckoBucket, NoFilter, build_filter
-from chemkl.training.ledger import Ledger, describe_hits
+from chemkl.training.ledger import Ledger, MurckoBucket, NoFilter, build_filter, describe_hits
 
 VOCABULARY = Vocabulary.of(list("CNOcno123456()=#"))
 REWARD = {
