@@ -22,7 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, FiniteFloat
 from rdkit.Chem import (
@@ -307,11 +307,22 @@ def prepare_ligand(
     """
     check_ligand(mol)
     if ph is not None:
-        mol = _protonated(Uncharger().uncharge(mol), obabel, ph, clock)
-        check_ligand(mol)
-    placed = _refined(_embedded(AddHs(mol), seed, clock))
+        smiles = MolToSmiles(Uncharger().uncharge(mol))
+        text = obabel.run([f"-:{smiles}", "-ismi", "-ocan", f"-p{ph:g}"], clock).split()
+        protonated = MolFromSmiles(text[0]) if text else None
+        if protonated is None:
+            raise DockingError(f"Open Babel could not protonate it at pH {ph:g}")
+        check_ligand(mol := protonated)
+    mol = AddHs(mol)
+    settings: Any = ETKDGv3()
+    settings.randomSeed = seed
+    settings.maxIterations = ATTEMPTS * mol.GetNumAtoms()
+    settings.timeout = math.ceil(clock.left())
+    if EmbedMolecule(mol, settings) < 0:
+        clock.left()
+        raise DockingError("embedding failed: no conformation was found")
     block = pdbqt.with_suffix(".mol")
-    block.write_text(MolToMolBlock(placed), encoding="utf-8")
+    block.write_text(MolToMolBlock(_refined(mol)), encoding="utf-8")
     arguments = ["-imol", str(block), "-opdbqt", "-O", str(pdbqt), "--partialcharge", "gasteiger"]
     obabel.run(arguments, clock)
     if not pdbqt.exists() or pdbqt.stat().st_size == 0:
@@ -331,26 +342,6 @@ def check_ligand(mol: Mol) -> None:
         raise DockingError("a radical: AutoDock Vina has no type for it")
     if any(atom.GetAtomicNum() == 1 for atom in mol.GetAtoms()):
         raise DockingError("hydrogen atoms that cannot be made implicit, such as isotopes")
-
-
-def _protonated(mol: Mol, obabel: Tool, ph: float, clock: Clock) -> Mol:
-    smiles = MolToSmiles(mol)
-    text = obabel.run([f"-:{smiles}", "-ismi", "-ocan", f"-p{ph:g}"], clock).split()
-    protonated = MolFromSmiles(text[0]) if text else None
-    if protonated is None:
-        raise DockingError(f"Open Babel could not protonate it at pH {ph:g}")
-    return protonated
-
-
-def _embedded(mol: Mol, seed: int, clock: Clock) -> Mol:
-    settings = ETKDGv3()
-    settings.randomSeed = seed  # type: ignore[assignment]  # RDKit's stub is wrong
-    settings.maxIterations = ATTEMPTS * mol.GetNumAtoms()  # type: ignore[assignment]  # RDKit's stub is wrong
-    settings.timeout = math.ceil(clock.left())  # type: ignore[assignment]  # RDKit's stub is wrong
-    if EmbedMolecule(mol, settings) < 0:
-        clock.left()
-        raise DockingError("embedding failed: no conformation was found")
-    return mol
 
 
 def _refined(mol: Mol) -> Mol:

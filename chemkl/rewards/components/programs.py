@@ -126,7 +126,7 @@ class _Running:
 
     def __init__(self, command: tuple[str, ...]) -> None:
         try:
-            self._popen = subprocess.Popen(
+            self._popen: Any = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -162,14 +162,14 @@ class _Running:
         self._asked += 1
         question = json.dumps({"id": self._asked, "smiles": smiles}) + "\n"
         try:
-            self._popen.stdin.write(question.encode())  # type: ignore[union-attr]  # a pipe was asked for
+            self._popen.stdin.write(question.encode())
         except OSError:
             raise self._died() from None
         return self._checked(self._line(deadline, timeout), smiles)
 
     def _readable(self, seconds: float) -> bool:
         with selectors.DefaultSelector() as selector:
-            selector.register(self._popen.stdout, selectors.EVENT_READ)  # type: ignore[arg-type]  # a pipe was asked for
+            selector.register(self._popen.stdout, selectors.EVENT_READ)
             return bool(selector.select(max(seconds, 0)))
 
     def _line(self, deadline: float, timeout: float) -> str:
@@ -179,7 +179,7 @@ class _Running:
                 raise RuntimeError(f"its answer is longer than {LONGEST_ANSWER:,} bytes")
             if not self._readable(deadline - monotonic()):
                 raise RuntimeError(f"no answer within {timeout:g} s{self._said()}")
-            part = os.read(self._popen.stdout.fileno(), 65536)  # type: ignore[union-attr]  # a pipe was asked for
+            part = os.read(self._popen.stdout.fileno(), 65536)
             if not part:
                 raise self._died()
             self._read += part
@@ -236,18 +236,17 @@ def _value(answer: dict[str, Any]) -> float:
     return float(value)
 
 
-def _stop(popen: "subprocess.Popen[bytes]") -> None:
+def _stop(popen: Any) -> None:
     """End a program and all that it started."""
     with suppress(OSError):
-        popen.stdin.close()  # type: ignore[union-attr]  # a pipe was asked for
+        popen.stdin.close()
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(popen.pid, number)
         with suppress(subprocess.TimeoutExpired):
             popen.wait(GRACE)
-    for pipe in (popen.stdout, popen.stderr):
-        if pipe is not None:
-            pipe.close()
+    popen.stdout.close()
+    popen.stderr.close()
 
 
 def _full_command(command: list[str], info: ValidationInfo) -> list[str]:
