@@ -325,16 +325,25 @@ def load_classifier(target: str, folder: Path) -> Forest | SupportVectors:
     """Give a classifier: from its npz in a folder, or made from the wheel, which pip may fetch.
 
     Raises:
-        InputError: no such target, or the wheel cannot be had.
+        InputError: no such target, the wheel cannot be had, or has another pickle than is known.
     """
     if target not in CLASSIFIERS:
         raise InputError(f"unknown target {target!r}{did_you_mean(target, CLASSIFIERS)}")
     source = CLASSIFIERS[target]
     kept = at_home(folder) / f"activity-{target}-{source.sha256[:16]}.npz"
     classifier = _read_kept(kept, source)
-    if classifier is None:
-        classifier = _read_wheel(fetch_wheel(MOLSCORE, folder), source)
-        _keep(classifier, kept, source)
+    if classifier is not None:
+        return classifier
+    wheel = fetch_wheel(MOLSCORE, folder)
+    name = f"{wheel}:{source.member}"
+    with open_member(wheel, source.member) as stream:
+        pickled = stream.read()
+    sha256 = hashlib.sha256(pickled).hexdigest()
+    if sha256 != source.sha256:
+        raise InputError(f"{name}: sha256 is {sha256}, expected {source.sha256}.")
+    # of the known form, as its hash says
+    classifier = source.model.from_pickle(read_model(io.BytesIO(pickled), name))
+    _keep(classifier, kept, source)
     return classifier
 
 
@@ -349,18 +358,6 @@ def _read_kept(path: Path, source: Source) -> Forest | SupportVectors | None:
             )
     except (OSError, EOFError, LookupError, ValueError, zipfile.BadZipFile):
         return None
-
-
-def _read_wheel(wheel: Path, source: Source) -> Forest | SupportVectors:
-    """Read the pickle in the wheel, if it is the very one that is known, behind the allow-list."""
-    name = f"{wheel}:{source.member}"
-    with open_member(wheel, source.member) as stream:
-        pickled = stream.read()
-    sha256 = hashlib.sha256(pickled).hexdigest()
-    if sha256 != source.sha256:
-        raise InputError(f"{name}: sha256 is {sha256}, expected {source.sha256}.")
-    model = read_model(io.BytesIO(pickled), name)
-    return source.model.from_pickle(model)  # of the known form, as its hash says
 
 
 def _keep(classifier: Forest | SupportVectors, path: Path, source: Source) -> None:

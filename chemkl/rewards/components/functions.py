@@ -200,8 +200,11 @@ def load_function(reference: str, folder: Path | None = None) -> UserFunction:
     if not place or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", name) or name == "py":
         raise InputError(f"{reference!r} names no function; write {FORMS}")
     if place.endswith(".py"):
-        path = _existing_file(place, folder)
-        place, module = str(path), _module_of_file(path)
+        try:
+            path = TypeAdapter(InputPath).validate_python(place, context={"folder": folder})
+        except ValidationError as error:
+            raise InputError(str(error.errors()[0]["ctx"]["error"])) from None
+        place, module = str(path), _module_of_file(Path(path))
     else:
         module = _installed_module(place)
     value: Any = module
@@ -276,6 +279,8 @@ def _module_of_file(path: Path) -> ModuleType:
     Raises:
         InputError: it is no Python file, or its code cannot be run.
     """
+    if not path.is_file():
+        raise InputError(f"{path} is not a file")
     stem = re.sub(r"\W", "_", path.stem)
     name = f"chemkl_own_{stem}_{sha256_of(path)[:12]}"
     loaded = sys.modules.get(name)
@@ -295,21 +300,6 @@ def _module_of_file(path: Path) -> ModuleType:
     finally:
         sys.path.remove(str(path.parent))
     return module
-
-
-def _existing_file(place: str, folder: Path | None) -> Path:
-    """Find a file beside the config file or in the working directory.
-
-    Raises:
-        InputError: there is none.
-    """
-    try:
-        path = TypeAdapter(InputPath).validate_python(place, context={"folder": folder})
-    except ValidationError as error:
-        raise InputError(str(error.errors()[0]["ctx"]["error"])) from None
-    if not path.is_file():
-        raise InputError(f"{path} is not a file")
-    return Path(path)
 
 
 def _broken(place: str, error: BaseException) -> InputError:

@@ -234,9 +234,13 @@ def load_onnx(path: Path, output: str | int | None, class_index: int | None, n: 
     chosen = _chosen_output([node.name for node in outputs], output, path)
 
     def run(features: np.ndarray) -> Any:
-        # one molecule at a time: what it is given must not depend on its neighbours, to the bit
-        rows = [session.run([chosen], {name: row[None].astype(dtype)})[0] for row in features]
-        return [_row(row) for row in rows]
+        rows = []
+        for row in features:  # alone: a value must not depend on its neighbours, to the bit
+            result = session.run([chosen], {name: row[None].astype(dtype)})[0]
+            if isinstance(result, list):  # scikit-learn's classifiers give {class: probability}
+                result = list(result[0].values()) if isinstance(result[0], dict) else result
+            rows.append(np.asarray(result).reshape(-1))
+        return rows
 
     return _one_number(run, class_index, n, path, f"output {chosen!r}")
 
@@ -306,13 +310,6 @@ def _chosen_output(names: Sequence[str], output: str | int | None, path: Path) -
     if output not in names:
         raise InputError(f"output: {path} has no output {output!r}{did_you_mean(output, names)}")
     return output
-
-
-def _row(result: Any) -> np.ndarray:
-    """What a model gave for one molecule, as a row of numbers."""
-    if isinstance(result, list):  # scikit-learn's classifiers give {class: probability}
-        result = list(result[0].values()) if isinstance(result[0], dict) else result
-    return np.asarray(result).reshape(-1)
 
 
 def _one_number(

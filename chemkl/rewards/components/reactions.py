@@ -132,20 +132,16 @@ def reaction_filter(
         evaluate = ReactionFilter(configuration).evaluate
 
     def score(mol: Mol) -> float:
-        return max(
-            (float(evaluate(_marked(mol, bonds))) for bonds in decorated.bonds(mol)), default=0.0
-        )
+        best = 0.0
+        for bonds in decorated.bonds(mol):
+            marked = Chem.Mol(mol)  # the ends of its bonds to decorations, as LibINVENT marks them
+            for number, ends in enumerate(bonds):
+                for atom in ends:
+                    marked.GetAtomWithIdx(atom).SetIntProp(BOND, number)
+            best = max(best, float(evaluate(marked)))
+        return best
 
     return score
-
-
-def _marked(mol: Mol, bonds: Sequence[tuple[int, int]]) -> Mol:
-    """Copy a molecule and mark the ends of its bonds to decorations, as LibINVENT does."""
-    marked = Chem.Mol(mol)
-    for number, ends in enumerate(bonds):
-        for atom in ends:
-            marked.GetAtomWithIdx(atom).SetIntProp(BOND, number)
-    return marked
 
 
 @component("disconnections", unit="bonds", range=MANY, source=_SOURCE)
