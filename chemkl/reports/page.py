@@ -162,30 +162,35 @@ _TITLES = {
 
 def sections(runs: Sequence[RunView], methods: Methods, options: PageOptions) -> list[Section]:
     """All sections in their order, whether they have data or not."""
-    threshold, window = options.threshold, options.window
     several = any(len(own) > 1 for own in methods.values())
-    bands = f" {HOW_TO_READ_BANDS}" if several else ""
-    no_sample = "" if any(len(run.trace) for run in runs) else "No run has a sample yet."
+    sentences = describe(runs, options.threshold, methods, options.comparison)
+    if options.threshold_source:
+        sentences.insert(0, options.threshold_source)
     no_molecule = "" if any_hit(runs) else "No run has a valid molecule yet."
+    return [
+        _section("summary", kind="words", sentences=sentences),
+        _section("tables", more=_MEANS if several else "", kind="tables"),
+        *_curves(runs, methods, options, no_molecule, f" {HOW_TO_READ_BANDS}" if several else ""),
+        *_chemistry(runs, methods, options, no_molecule),
+        _section("settings", kind="settings"),
+    ]
+
+
+def _curves(
+    runs: Sequence[RunView], methods: Methods, options: PageOptions, no_molecule: str, bands: str
+) -> list[Section]:
+    """What happens along the runs, and how their hits spread; `bands` is behind every note."""
+    threshold = options.threshold
+    no_sample = "" if any(len(run.trace) for run in runs) else "No run has a sample yet."
     no_hit = "" if any_hit(runs, threshold) else f"No run has a hit: none with R ≥ {threshold:g}."
-    no_family = "" if any(run.families for run in runs) else "No molecule has a ring."
+    no_hit_rate = f" {no_hit}" if no_hit and not no_sample else ""
     yields = f"{no_hit} The best rewards so far are all there is to show." if no_hit else None
     return [
-        _section(
-            "summary",
-            kind="words",
-            sentences=[
-                *filter(None, [options.threshold_source]),
-                *describe(runs, threshold, methods, options.comparison),
-            ],
-        ),
-        _section("tables", more=_MEANS if several else "", kind="tables"),
         _panels(
             "learning",
             no_sample,
             lambda: learning_panels(runs, methods, threshold, options.smoothing),
-            read=_smoothing(options.smoothing, methods)
-            + (f" {no_hit}" if no_hit and not no_sample else ""),
+            read=_smoothing(options.smoothing, methods) + no_hit_rate,
             more=bands,
             columns=3,
         ),
@@ -203,10 +208,24 @@ def sections(runs: Sequence[RunView], methods: Methods, options: PageOptions) ->
             more=bands,
         ),
         _panels("rank", no_hit, lambda: rank_panels(runs, methods, threshold), more=bands),
+    ]
+
+
+def _chemistry(
+    runs: Sequence[RunView], methods: Methods, options: PageOptions, no_molecule: str
+) -> list[Section]:
+    """Which molecules they are, and where they lie."""
+    threshold, window, seed = options.threshold, options.window, options.seed
+    no_family = "" if any(run.families for run in runs) else "No molecule has a ring."
+    n_families = options.n_scaffolds + MORE_FAMILIES
+    top = Markup("")
+    if options.n_top and not no_molecule:
+        top = render_top_table(runs, threshold, options.n_top)
+    return [
         _panels(
             "anchors",
             no_molecule,
-            lambda: likelihood_panels(runs, methods, threshold, window, options.seed),
+            lambda: likelihood_panels(runs, methods, threshold, window, seed),
             dots=DOTS,
             window=window,
         ),
@@ -214,16 +233,14 @@ def sections(runs: Sequence[RunView], methods: Methods, options: PageOptions) ->
             "families",
             no_family or _off(options.n_scaffolds),
             kind="families",
-            blocks=family_blocks(runs, methods, options.n_scaffolds + MORE_FAMILIES),
+            blocks=family_blocks(runs, methods, n_families),
             start=options.start_of_families,
             window=window,
         ),
         _panels(
             "map",
             no_molecule or _off(options.n_map),
-            lambda: space_panels(
-                runs, threshold, methods, options.prior, options.n_map, options.seed
-            ),
+            lambda: space_panels(runs, threshold, methods, options.prior, options.n_map, seed),
             columns=3,
         ),
         _section(
@@ -233,15 +250,7 @@ def sections(runs: Sequence[RunView], methods: Methods, options: PageOptions) ->
             blocks=scaffold_blocks(runs, methods, options),
             window=window,
         ),
-        _section(
-            "top",
-            no_molecule or _off(options.n_top),
-            kind="markup",
-            markup=Markup("")
-            if no_molecule or not options.n_top
-            else render_top_table(runs, threshold, options.n_top),
-        ),
-        _section("settings", kind="settings"),
+        _section("top", no_molecule or _off(options.n_top), kind="markup", markup=top),
     ]
 
 
