@@ -170,4 +170,4 @@ def check_objective(settings: Mapping[str, Any], reward_range: tuple[float, floa
         None if shaper is None else build_shaper(shaper.kind, **shaper.options),
         reward_range,
     )
-    complain([((BESIDE, part), text) for part, text in problems])
+    complain([((BESIDE, *key.split(".")), text) for key, text in problems])

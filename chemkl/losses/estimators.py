@@ -10,7 +10,7 @@ Legend: B rows of a batch; P sequences sampled freshly from the reference.
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,20 +22,22 @@ from chemkl.losses.targets import Gibbs, Target
 from chemkl.losses.types import Groups, check_rows, mean_over_rows
 
 
-class State(Protocol):
-    """What an objective needs of an estimator's memory."""
+class State:
+    """The memory of an estimator, saved and restored with a run."""
 
     def parameters(self) -> Iterator[Tensor]:
-        """Return what the optimizer is to learn beside the policy."""
+        """Return what the optimizer is to learn beside the policy: nothing."""
+        yield from ()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a later run needs to continue."""
+        return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from the result of ``state_dict``."""
 
 
-class LearnedLogZ:
+class LearnedLogZ(State):
     """The learned log partition function: one number, trained by the optimizer with the policy.
 
     It starts at the first value that it is asked for, which is the batch's own estimate. The
@@ -70,7 +72,7 @@ class LearnedLogZ:
         self._started = bool(state["started"])
 
 
-class AverageLogZ:
+class AverageLogZ(State):
     """The moving average of the partition function, in the log domain, for each group number.
 
     Z of a group is the mean of exp(log_target - lp) over rows of the policy. The average gives the
@@ -96,10 +98,6 @@ class AverageLogZ:
         mean_N = mean_N - torch.tensor([self._weight[g] for g in ids], dtype=torch.float64).log()
         return mean_N.to(log_ratio_B)[groups.index_B]
 
-    def parameters(self) -> Iterator[Tensor]:
-        """Return nothing: it is computed, not learned."""
-        yield from ()
-
     def state_dict(self) -> dict[str, Any]:
         """Return group numbers, log sums and weights."""
         return {
@@ -115,7 +113,7 @@ class AverageLogZ:
         self._weight = dict(zip(groups, state["weight"].tolist(), strict=True))
 
 
-class Chains:
+class Chains(State):
     """The Markov chains of ``msc``: draws the row of each group that the next batch is to retain.
 
     It has random numbers of its own, so that a resumed run draws what it would have drawn.
@@ -141,10 +139,6 @@ class Chains:
         row_N = groups.first_row_N(possible_B & (noisy_B == best_B))
         row_B = torch.arange(log_weight_B.numel(), device=log_weight_B.device)
         self.carry_B = row_B == row_N[groups.index_B]
-
-    def parameters(self) -> Iterator[Tensor]:
-        """Return nothing."""
-        yield from ()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the random numbers; the sequences are kept by who sampled them."""

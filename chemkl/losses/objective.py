@@ -396,7 +396,7 @@ def objective_problems(
     shaper: BoundShaper | None = None,
     reward_range: tuple[float, float] = (-math.inf, math.inf),
 ) -> list[tuple[str, str]]:
-    """Say what does not go together, as pairs (target, estimator or shaper; what is wrong)."""
+    """Say what does not go together, as pairs (the key of a config, what is wrong)."""
     failure, most = reward_range
     problems = []
     for name in ("tau", "tau_floor"):
@@ -406,13 +406,13 @@ def objective_problems(
                 f"no reward is above {most:g}: there would never be a hit. "
                 "Take one within the range of the reward"
             )
-            problems.append(("target", f"{name} is {tau}, but {text}"))
+            problems.append((f"target.{name}", f"{name} is {tau}, but {text}"))
         if tau is not None and tau <= failure:
             text = (
                 f"what could not be scored has the reward {failure:g} and would be a hit: take one "
                 f"above {failure:g}"
             )
-            problems.append(("target", f"{name} is {tau}, but {text}"))
+            problems.append((f"target.{name}", f"{name} is {tau}, but {text}"))
     if estimator is None:
         return problems
     why = estimator.refuses(target, **(options or {}))

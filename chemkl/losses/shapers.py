@@ -306,31 +306,25 @@ def _check_shaped(
 
 def _check_kernel(kernel_BB: Tensor, advantage_B: Tensor) -> None:
     """Refuse what is no similarity of the rows of this batch."""
-    n_rows = advantage_B.numel()
-    if tuple(kernel_BB.shape) != (n_rows, n_rows):
-        raise ValueError(
-            f"kernel must be ({n_rows}, {n_rows}), a similarity for each pair of the {n_rows} rows "
-            f"of the batch, got {tuple(kernel_BB.shape)}: keep all rows, invalid ones too"
-        )
-    if not kernel_BB.is_floating_point():
-        raise ValueError(f"kernel must be of floats, got {kernel_BB.dtype}: use .float()")
-    low, high = kernel_BB.aminmax()
-    if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
-        raise ValueError(
-            f"kernel ({n_rows}, {n_rows}) must lie in [0, 1], got {low.item():g} to "
-            f"{high.item():g}: pass a similarity such as Tanimoto's, with 0 for a row without a "
-            "molecule"
-        )
-    if bool(((kernel_BB.diagonal() - 1).abs() > _ROUNDING).any()):
-        raise ValueError(
-            f"kernel ({n_rows}, {n_rows}) must have ones on its diagonal, a row's similarity to "
-            "itself; 1 minus a distance has them, a distance does not"
-        )
-    apart = (kernel_BB - kernel_BB.T).abs()
-    if bool(apart.amax() > _ROUNDING):
-        i, j = divmod(int(apart.argmax()), n_rows)
-        raise ValueError(
-            f"kernel ({n_rows}, {n_rows}) must be symmetric, but k[{i}, {j}] = "
-            f"{kernel_BB[i, j].item():g} and k[{j}, {i}] = {kernel_BB[j, i].item():g}: average it "
-            "with its transpose"
-        )
+    n, shape = advantage_B.numel(), tuple(kernel_BB.shape)
+    what = f"kernel ({n}, {n}) must"
+    problem = ""
+    if shape != (n, n):
+        pairs = f"a similarity for each pair of the {n} rows of the batch, got {shape}"
+        problem = f"kernel must be ({n}, {n}), {pairs}: keep all rows, invalid ones too"
+    elif not kernel_BB.is_floating_point():
+        problem = f"kernel must be of floats, got {kernel_BB.dtype}: use .float()"
+    elif not (kernel_BB.amin() >= -_ROUNDING and kernel_BB.amax() <= 1 + _ROUNDING):
+        got = f"{kernel_BB.amin().item():g} to {kernel_BB.amax().item():g}"
+        fix = "pass a similarity such as Tanimoto's, with 0 for a row without a molecule"
+        problem = f"{what} lie in [0, 1], got {got}: {fix}"
+    elif bool(((kernel_BB.diagonal() - 1).abs() > _ROUNDING).any()):
+        fix = "a row's similarity to itself; 1 minus a distance has them, a distance does not"
+        problem = f"{what} have ones on its diagonal, {fix}"
+    elif bool((apart := (kernel_BB - kernel_BB.T).abs()).amax() > _ROUNDING):
+        i, j = divmod(int(apart.argmax()), n)
+        one, other = f"{kernel_BB[i, j].item():g}", f"{kernel_BB[j, i].item():g}"
+        found = f"k[{i}, {j}] = {one} and k[{j}, {i}] = {other}"
+        problem = f"{what} be symmetric, but {found}: average it with its transpose"
+    if problem:
+        raise ValueError(problem)

@@ -155,10 +155,10 @@ def check_rows(**row_tensors: Tensor | None) -> None:
 
 def check_logp(name: str, logp_B: Tensor) -> None:
     """Refuse log-probabilities of too few bits, or not finite."""
-    _check_precise(name, logp_B, "take log-softmax and the sum over tokens in fp32")
-    _check_finite(
+    _check_numbers(
         name,
         logp_B,
+        "take log-softmax and the sum over tokens in fp32",
         "take log-softmax in fp32, mask padding with 0 (not -inf), and look for a token that the "
         "model gives probability 0",
     )
@@ -166,12 +166,8 @@ def check_logp(name: str, logp_B: Tensor) -> None:
 
 def check_reward(reward_B: Tensor) -> None:
     """Refuse rewards of too few bits, or not finite."""
-    _check_precise("reward", reward_B, "convert it with .float() or .double()")
-    _check_finite(
-        "reward",
-        reward_B,
-        "a sequence that could not be scored has reward 0, and its reason is kept beside it",
-    )
+    fix = "a sequence that could not be scored has reward 0, and its reason is kept beside it"
+    _check_numbers("reward", reward_B, "convert it with .float() or .double()", fix)
 
 
 def check_whole(name: str, rows_B: Tensor | None) -> None:
@@ -186,18 +182,15 @@ def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _check_precise(name: str, rows_B: Tensor, fix: str) -> None:
+def _check_numbers(name: str, rows_B: Tensor, fix_type: str, fix_value: str) -> None:
     if rows_B.dtype not in _PRECISE:
-        raise ValueError(f"{name} is {_short(rows_B.dtype)}, not float32 or float64: {fix}")
-
-
-def _check_finite(name: str, rows_B: Tensor, fix: str) -> None:
+        raise ValueError(f"{name} is {_short(rows_B.dtype)}, not float32 or float64: {fix_type}")
     bad_B = ~torch.isfinite(rows_B.detach())
     if bool(bad_B.any()):
         row = int(bad_B.nonzero()[0])
         raise ValueError(
             f"{name} is not finite in {int(bad_B.sum())} of {rows_B.numel()} rows "
-            f"(first: row {row}, {rows_B[row].item()}): {fix}"
+            f"(first: row {row}, {rows_B[row].item()}): {fix_value}"
         )
 
 
