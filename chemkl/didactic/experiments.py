@@ -94,8 +94,10 @@ def nearest_gaussian(p_V: Tensor, kl: KL) -> Tensor:
 
     starts = [(mean, math.log(0.1)) for mean in (0.1, 0.3, 0.5, 0.7, 0.9)]
     exactly = {"xatol": 1e-10, "fatol": 1e-14}
-    found = [minimize(divergence, start, method="Nelder-Mead", options=exactly) for start in starts]
-    return _gaussian(min(found, key=lambda minimum: float(minimum.fun)).x.tolist()).exp()
+    minima = [
+        minimize(divergence, start, method="Nelder-Mead", options=exactly) for start in starts
+    ]
+    return _gaussian(min(minima, key=lambda minimum: float(minimum.fun)).x.tolist()).exp()
 
 
 def experiments() -> list[Experiment]:

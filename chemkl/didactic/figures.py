@@ -36,31 +36,31 @@ def draw(number: int, distributions: pd.DataFrame, sweep: pd.DataFrame | None = 
     Returns:
         Lines and bars are closed forms, dots are trained policies.
     """
-    own = distributions[distributions["figure"] == number]
+    tokens = distributions[distributions["figure"] == number]
     with mpl.rc_context(STYLE):
         if number == 1:
-            figure = _figure_1(own)
+            figure = _figure_1(tokens)
         elif number == 2:
-            figure = _figure_2(own, sweep)
+            figure = _figure_2(tokens, sweep)
         elif number == 5:
-            figure = _figure_5(own)
+            figure = _figure_5(tokens)
         else:
-            figure = _bars(own, logarithmic=number == 4)
+            figure = _bars(tokens, logarithmic=number == 4)
         figure.suptitle(_TITLES[number], x=0.01, ha="left", color=INK, fontsize=10)
         return figure
 
 
-def _figure_1(own: pd.DataFrame) -> Figure:
+def _figure_1(tokens: pd.DataFrame) -> Figure:
     """A panel a family: the target, and what either direction of the KL makes of it."""
     figure, grid = _grid(1, 2, (7.4, 2.9))
-    target = own[own["family"] == "categorical"].drop_duplicates("token")
+    target = tokens[tokens["family"] == "categorical"].drop_duplicates("token")
     families = {"gaussian": "two-parameter Gaussian", "categorical": "a logit for every token"}
     for axes, (family, title) in zip(grid[0], families.items(), strict=True):
         axes.fill_between(target["token"], target["closed_form"], color="#dfe3e8", label="target")
         for kl, colour in _KL_COLOURS.items():
-            rows = own[(own["family"] == family) & (own["kl"] == kl)]
+            rows = tokens[(tokens["family"] == family) & (tokens["kl"] == kl)]
             _curve(axes, rows, colour, f"{kl} KL")
-        axes.set_ylim(0, 1.12 * own["closed_form"].max())
+        axes.set_ylim(0, 1.12 * tokens["closed_form"].max())
         _name(axes, title)
         axes.set_xlabel("token")
     grid[0][0].set_ylabel("probability")
@@ -68,15 +68,15 @@ def _figure_1(own: pd.DataFrame) -> Figure:
     return figure
 
 
-def _figure_2(own: pd.DataFrame, sweep: pd.DataFrame | None) -> Figure:
+def _figure_2(tokens: pd.DataFrame, sweep: pd.DataFrame | None) -> Figure:
     """A row a direction of the KL: both modes over beta, then the distributions at some."""
     if sweep is None:
         raise ValueError("Fig. 2 needs the table of both modes over beta: draw(2, ..., sweep)")
     kinds = list(_KL_COLOURS)
-    n_betas = max(own.loc[own["kl"] == kl, "beta"].nunique() for kl in kinds)
+    n_betas = max(tokens.loc[tokens["kl"] == kl, "beta"].nunique() for kl in kinds)
     figure, grid = _grid(2, 1 + n_betas, (11.5, 4.6))
     for line, kl in zip(grid, kinds, strict=True):
-        mine = own[own["kl"] == kl]
+        mine = tokens[tokens["kl"] == kl]
         _modes_over_beta(line[0], sweep[sweep["kl"] == kl], mine)
         _name(line[0], f"{kl} KL: both modes")
         for axes, (_, rows) in zip(line[1:], _by_experiment(mine), strict=False):
@@ -105,18 +105,18 @@ def _modes_over_beta(axes: Axes, curve: pd.DataFrame, rows: pd.DataFrame) -> Non
     axes.legend(frameon=False, fontsize=8)
 
 
-def _figure_5(own: pd.DataFrame) -> Figure:
+def _figure_5(tokens: pd.DataFrame) -> Figure:
     """A row a target, a column a direction of the KL and beta."""
-    targets = list(own["target"].unique())
-    n_columns = own["experiment"].nunique() // len(targets)
+    targets = list(tokens["target"].unique())
+    n_columns = tokens["experiment"].nunique() // len(targets)
     figure, grid = _grid(len(targets), n_columns, (9.6, 4.6))
     for line, target in zip(grid, targets, strict=True):
-        panels = _by_experiment(own[own["target"] == target])
+        panels = _by_experiment(tokens[tokens["target"] == target])
         for axes, (name, rows) in zip(line, panels, strict=True):
             _with_reward(axes, rows)
             axes.plot(rows["token"], rows["p_ref"], color="#9aa3ae", linestyle="--", linewidth=1)
             _curve(axes, rows, _KL_COLOURS[rows["kl"].iloc[0]])
-            axes.set_ylim(0, 1.1 * own["closed_form"].max())
+            axes.set_ylim(0, 1.1 * tokens["closed_form"].max())
             _name(axes, name)
         line[0].set_ylabel("probability")
     for axes in grid[-1]:
@@ -124,10 +124,10 @@ def _figure_5(own: pd.DataFrame) -> Figure:
     return figure
 
 
-def _bars(own: pd.DataFrame, *, logarithmic: bool) -> Figure:
+def _bars(tokens: pd.DataFrame, *, logarithmic: bool) -> Figure:
     """A panel an experiment over three answers: reference, closed form, trained."""
-    figure, grid = _grid(1, own["experiment"].nunique(), (8.6, 2.9))
-    for axes, (name, rows) in zip(grid[0], _by_experiment(own), strict=True):
+    figure, grid = _grid(1, tokens["experiment"].nunique(), (8.6, 2.9))
+    for axes, (name, rows) in zip(grid[0], _by_experiment(tokens), strict=True):
         token = rows["token"].to_numpy()
         axes.bar(token - 0.2, rows["p_ref"], 0.36, color="#c9cfd7", label="reference")
         colour = _KL_COLOURS[rows["kl"].iloc[0]]
@@ -165,7 +165,7 @@ def _curve(axes: Axes, rows: pd.DataFrame, colour: str, label: str | None = None
 
 
 def _with_reward(axes: Axes, rows: pd.DataFrame) -> None:
-    """The reward behind the curves, on a scale of its own without ticks."""
+    """The reward behind the curves, on a scale of its tokens without ticks."""
     behind = axes.twinx()
     behind.fill_between(rows["token"], rows["reward"], color="#eef0f3", step="mid")
     behind.set_ylim(0, 1.02)

@@ -329,7 +329,7 @@ def quantity_table(chosen: Sequence[Experiment], trained: Sequence[Tensor]) -> p
         trained: the probabilities (V,) that each ended with.
     """
     rows: list[dict[str, Any]] = []
-    exact = {(each.figure, each.name): each.optimum() for each in chosen}
+    exact = {(one.figure, one.name): one.optimum() for one in chosen}
     sampled = dict(zip(exact, trained, strict=True))
     for quantity in quantities():
         if quantity.figure not in {figure for figure, _ in exact}:

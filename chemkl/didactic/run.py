@@ -54,7 +54,7 @@ def work(config: DidacticConfig, start: Any) -> None:
         InputError: the folder holds the output of others.
     """
     with start.claim() as manifest:
-        chosen = [each for each in experiments() if each.figure in config.figures]
+        chosen = [one for one in experiments() if one.figure in config.figures]
         trained = _train(chosen, config)
         tables = {
             "quantities": quantity_table(chosen, trained),

@@ -51,9 +51,9 @@ class TextLedger(BaseLedger):
         completions = self._completions(rollout)
         rows = pd.DataFrame(
             {
-                "group": [each.group for each in completions],
-                "prompt": [each.prompt for each in completions],
-                "completion": [each.text for each in completions],
+                "group": [one.group for one in completions],
+                "prompt": [one.prompt for one in completions],
+                "completion": [one.text for one in completions],
             }
         )
         return rows.join(self._reward.score(completions))

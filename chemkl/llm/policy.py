@@ -114,12 +114,12 @@ class HfPolicy(SequenceModel):
             raise TypeError(f"expected several texts: write [{completions!r}]")
         if not 0 <= prompt < len(self.prompts):
             last = len(self.prompts) - 1
-            known = (
+            there_is = (
                 f"prompts are numbered from 0 to {last}"
                 if last
                 else "there is one prompt, number 0"
             )
-            raise ValueError(f"prompt = {prompt}, but {known}")
+            raise ValueError(f"prompt = {prompt}, but {there_is}")
         rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in completions]
         width = 2 + max(map(len, rows), default=0)
         token_BT = torch.full((len(rows), width), self.end_id, dtype=torch.long)
@@ -330,7 +330,7 @@ class Network:
         cache = self._new_cache()
         prompt_1P = torch.tensor([prompt_ids], device=device)
         logits_11V = self.read(prompt_1P, cache, 0, last_alone=True)
-        return logits_11V, *(each for layer in cache.layers for each in (layer.keys, layer.values))
+        return logits_11V, *(kept for layer in cache.layers for kept in (layer.keys, layer.values))
 
     def logp_after(self, prompt_ids: Sequence[int], row_UT: Tensor, *past: Tensor) -> Tensor:
         """Return logp_U of rows, given what `read_prompt` returned.
@@ -346,7 +346,7 @@ class Network:
         first_11V, *layers = past
         logits_ULV = first_11V.expand(n, -1, -1)
         if behind_UL.shape[1]:
-            wide = [each.expand(n, -1, -1, -1) for each in layers]
+            wide = [kept.expand(n, -1, -1, -1) for kept in layers]
             cache = self._cache_kind(list(zip(wide[::2], wide[1::2], strict=True)))
             logits_ULV = torch.cat([logits_ULV, self.read(behind_UL, cache, n_read)], dim=1)
         return sequence_logp(logits_ULV, row_UT, self._end_id)
@@ -437,7 +437,7 @@ class Reference(SequenceModel):
             self.copy = policy.requires_grad_(requires_grad=False)
             self._shared = (self.copy,)
         self._remembered = remembered
-        self._known: OrderedDict[tuple[int, ...], float] = OrderedDict()
+        self._logps: OrderedDict[tuple[int, ...], float] = OrderedDict()
 
     @property
     def device(self) -> torch.device:
@@ -457,32 +457,34 @@ class Reference(SequenceModel):
         length_B = 1 + counted(token_BT, self._shared[0].end_id).sum(dim=1)
         pairs = zip(token_BT.tolist(), length_B.tolist(), strict=True)
         keys = [tuple(row[:length]) for row, length in pairs]
-        new = {key: row for row, key in enumerate(keys) if key not in self._known}
-        found = {}
+        new = {key: row for row, key in enumerate(keys) if key not in self._logps}
+        computed = {}
         if new:
             token_MT = token_BT[list(new.values())]
             with self._shared[0].without_adapter():
-                found = dict(zip(new, self._shared[0].logp_tokens(token_MT).tolist(), strict=True))
-        logp_B = torch.tensor([found[k] if k in found else self._known[k] for k in keys])
+                computed = dict(
+                    zip(new, self._shared[0].logp_tokens(token_MT).tolist(), strict=True)
+                )
+        logp_B = torch.tensor([computed[k] if k in computed else self._logps[k] for k in keys])
         for key, value in zip(keys, logp_B.tolist(), strict=True):
-            self._known[key] = value
-            self._known.move_to_end(key)
-        while len(self._known) > self._remembered:
-            self._known.popitem(last=False)
+            self._logps[key] = value
+            self._logps.move_to_end(key)
+        while len(self._logps) > self._remembered:
+            self._logps.popitem(last=False)
         return logp_B.to(token_BT.device)
 
     def memory(self) -> dict[str, Tensor]:
         """Return the remembered rows, the oldest first."""
-        lengths = [len(key) for key in self._known]
-        flat = [each for key in self._known for each in key]
+        lengths = [len(key) for key in self._logps]
+        flat = [token for key in self._logps for token in key]
         return {
             "length": torch.tensor(lengths, dtype=torch.int32),
             "tokens": torch.tensor(flat, dtype=torch.int32),
-            "logp": torch.tensor(list(self._known.values()), dtype=torch.float32),
+            "logp": torch.tensor(list(self._logps.values()), dtype=torch.float32),
         }
 
     def restore_memory(self, memory: Mapping[str, Tensor]) -> None:
         """Continue from the result of ``memory``."""
         rows = torch.split(memory["tokens"], memory["length"].tolist())
         keys = [tuple(row.tolist()) for row in rows]
-        self._known = OrderedDict(zip(keys, memory["logp"].tolist(), strict=True))
+        self._logps = OrderedDict(zip(keys, memory["logp"].tolist(), strict=True))

@@ -46,8 +46,8 @@ class Conditions:
 
     def __init__(self, configs: Sequence[ConditionConfig]) -> None:
         self.configs = tuple(configs)
-        self.tags = [tag for each in configs for tag in each.tags]
-        self.prompts = [" ".join(tags) for tags in product(*(each.tags for each in configs))]
+        self.tags = [tag for config in configs for tag in config.tags]
+        self.prompts = [" ".join(tags) for tags in product(*(config.tags for config in configs))]
         """Every combination of tags, one of each condition, the last one changing fastest."""
         self._terms: list[Term] = []
         problems: list[str] = []
@@ -92,13 +92,13 @@ class Conditions:
 
     def without(self, number: np.ndarray) -> list[str]:
         """Say which levels no molecule has, by what `prompts_of` gave; a line for each."""
-        shape = [len(each.names) for each in self.configs]
+        shape = [len(config.names) for config in self.configs]
         levels = np.unravel_index(number[number != NO_PROMPT], shape)
         return [
             f"conditions.{place}: no molecule is {tag} ({condition.band(level)})"
-            for place, (condition, found) in enumerate(zip(self.configs, levels, strict=True))
+            for place, (condition, seen) in enumerate(zip(self.configs, levels, strict=True))
             for level, tag in enumerate(condition.tags)
-            if level not in found
+            if level not in seen
         ]
 
 

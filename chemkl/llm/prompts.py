@@ -155,13 +155,13 @@ def _template(tokenizer: Any, template: str | Path) -> str | None:
             f"template: {template}: {said}; give chat, none, or the path of a Jinja template, a "
             "text file in UTF-8"
         )
-    own = getattr(tokenizer, "chat_template", None)
-    if not isinstance(own, str):
+    chat = getattr(tokenizer, "chat_template", None)
+    if not isinstance(chat, str):
         raise InputError(
             "template: chat, but the model's tokenizer has no chat template (a base model?): take "
             "template: none and plain text, or give the path of a Jinja template"
         )
-    return own
+    return chat
 
 
 def _rendered(
@@ -173,7 +173,7 @@ def _rendered(
     goes_on = messages[-1].role == "assistant"
     try:
         rendered = tokenizer.apply_chat_template(
-            [{"role": each.role, "content": each.content} for each in messages],
+            [{"role": turn.role, "content": turn.content} for turn in messages],
             chat_template=template,
             tokenize=False,
             add_generation_prompt=not goes_on,

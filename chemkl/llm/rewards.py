@@ -30,7 +30,7 @@ from chemkl.rewards.registry import Failure
 from chemkl.rewards.scoring import Failed, as_number
 
 NO_ANSWER = "no answer in the completion"
-ASKED = "reward function"
+REWARD_FUNCTION = "reward function"
 """What fails where a function of the user does."""
 _SHOWN = 60
 """Characters of a completion that an error shows."""
@@ -105,7 +105,7 @@ class _OfAnswers(TextReward):
 
     def identify(self, completions: Sequence[Completion]) -> Sequence[Hashable | None]:
         """The prompt and the answer."""
-        pairs = [(each.group, self._answer(each)) for each in completions]
+        pairs = [(one.group, self._answer(one)) for one in completions]
         return [None if pair[1] is None else pair for pair in pairs]
 
     def identities(self, rows: pd.DataFrame) -> Sequence[Hashable | None]:
@@ -173,7 +173,9 @@ class PaidByFunction(_OfAnswers):
         self._read = build_reader(config.parse)
         self._scores: dict[tuple[int, str], float | str] = {}
         """What the function gave to a completion of a prompt: a number, or why there is none."""
-        self._failures = Failures(self.component_names, config.most_failures, "completions", ASKED)
+        self._failures = Failures(
+            self.component_names, config.most_failures, "completions", REWARD_FUNCTION
+        )
         self._n_scored = 0
 
     @property
@@ -197,7 +199,7 @@ class PaidByFunction(_OfAnswers):
                 reason = cut or NO_ANSWER
             else:
                 self._n_scored += 1
-                score = self._asked(completion)
+                score = self._score_of(completion)
                 if isinstance(score, str):
                     reason = score
                 else:
@@ -223,7 +225,7 @@ class PaidByFunction(_OfAnswers):
         is_whole = completion.cut is None or self._config.score_truncated
         return self._read(completion.text) if is_whole else None
 
-    def _asked(self, completion: Completion) -> float | str:
+    def _score_of(self, completion: Completion) -> float | str:
         key = completion.group, completion.text
         if key in self._scores:
             return self._scores[key]
@@ -252,8 +254,8 @@ class PaidByFunction(_OfAnswers):
         reasons = [score for score in self._scores.values() if isinstance(score, str)]
         if self._n_scored >= LEAST_OF_ALL and len(reasons) == len(self._scores):
             raise InputError(
-                f"{ASKED} {self._name} failed on all {self._n_scored} completions so far, "
-                f"{len(reasons)} different ones: {self._bare(reasons[0])}. Mend the {ASKED}."
+                f"reward function {self._name} failed on all {self._n_scored} completions so far, "
+                f"{len(reasons)} different ones: {self._bare(reasons[0])}. Mend the function."
             )
 
     def _check_not_below_failure(self, text: str, score: float) -> None:
@@ -262,7 +264,7 @@ class PaidByFunction(_OfAnswers):
         if score < failed:
             shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
             raise InputError(
-                f"{ASKED} {self._name} gave {score:g} to {shown!r}, less than "
+                f"reward function {self._name} gave {score:g} to {shown!r}, less than "
                 f"failed = {failed:g}, which is what a completion gets that is cut off, has no "
                 "answer or cannot be scored: the model would learn to fail. Set reward.failed to "
                 f"the lowest value of the function or below, or let it return {failed:g} or more; "
@@ -319,13 +321,13 @@ class PaidByMolecule(TextReward):
 
     def score(self, completions: Sequence[Completion]) -> pd.DataFrame:
         """Score completions."""
-        smiles = [self._smiles(each) for each in completions]
+        smiles = [self._smiles(one) for one in completions]
         index = [i for i, text in enumerate(smiles) if text is not None]
         scored = self._reward.score([text for text in smiles if text is not None])
         rows = scored.set_axis(index).reindex(range(len(completions)))
-        for i, each in enumerate(completions):
+        for i, one in enumerate(completions):
             if smiles[i] is None:
-                rows.loc[i, "reason"] = each.cut or "no SMILES in the completion"
+                rows.loc[i, "reason"] = one.cut or "no SMILES in the completion"
         rows["smiles"] = rows["smiles"].fillna("")
         rows["valid"] = rows["valid"].eq(other=True)
         rows["answer"] = rows["smiles"].where(rows["valid"], None)
@@ -334,7 +336,7 @@ class PaidByMolecule(TextReward):
     def identify(self, completions: Sequence[Completion]) -> Sequence[Hashable | None]:
         """The canonical SMILES."""
         most = self._reward.config.max_atoms
-        smiles = [self._smiles(each) for each in completions]
+        smiles = [self._smiles(one) for one in completions]
         return [None if text is None else canonicalise(text, max_atoms=most) for text in smiles]
 
     def identities(self, rows: pd.DataFrame) -> Sequence[Hashable | None]:
@@ -406,14 +408,14 @@ class PaidByPrompt(TextReward):
         """Score completions."""
         frames = []
         for number, part in enumerate(self._parts):
-            index = [i for i, each in enumerate(completions) if each.group == number]
+            index = [i for i, one in enumerate(completions) if one.group == number]
             if index:
                 frames.append(part.score([completions[i] for i in index]).set_axis(index))
         return pd.concat(frames).sort_index()
 
     def identify(self, completions: Sequence[Completion]) -> Sequence[Hashable | None]:
         """The canonical SMILES."""
-        return [self._parts[each.group].identify([each])[0] for each in completions]
+        return [self._parts[one.group].identify([one])[0] for one in completions]
 
     def identities(self, rows: pd.DataFrame) -> Sequence[Hashable | None]:
         """The canonical SMILES."""

@@ -23,7 +23,7 @@ from chemkl.llm.ledger import AnswerTracker, TextLedger, describe_cut_off
 from chemkl.llm.models import build_policy, read_prompts, save
 from chemkl.llm.policy import Reference
 from chemkl.llm.prompts import keep_prompts, kept_prompts
-from chemkl.llm.rewards import ASKED, build_reward
+from chemkl.llm.rewards import REWARD_FUNCTION, build_reward
 from chemkl.llm.sources import is_here
 from chemkl.losses import objective_from_config
 from chemkl.policies import check_vocabularies, freeze, load_policy, read_header, save_policy
@@ -251,7 +251,7 @@ class _Texts:
     def failures(self) -> Sequence[str]:
         """A line for each kind of failure, and one where many completions had no end."""
         is_molecule = self.config.reward.kind == "smiles"
-        asked = ("molecules", "component") if is_molecule else ("completions", ASKED)
+        asked = ("molecules", "component") if is_molecule else ("completions", REWARD_FUNCTION)
         reasons = read_trace(self.out, ["reason"])["reason"].astype(object)
         texts = reasons.where(reasons.notna(), None).tolist()
         return [

@@ -115,7 +115,7 @@ def missing(device: torch.device) -> str:
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
         if capability < LEAST_CAPABILITY:
-            has, needs = (".".join(map(str, each)) for each in (capability, LEAST_CAPABILITY))
+            has, needs = (".".join(map(str, version)) for version in (capability, LEAST_CAPABILITY))
             return f"its compute capability is {has}, and bfloat16 needs {needs}"
     try:
         with torch.autocast(device.type, torch.bfloat16):

@@ -82,7 +82,7 @@ def build_trainer(
         InputError: Lightning refuses the settings.
     """
     if not settings.get("enable_progress_bar", True):
-        callbacks = [each for each in callbacks if not isinstance(each, ProgressBar)]
+        callbacks = [one for one in callbacks if not isinstance(one, ProgressBar)]
     arguments = {
         "enable_model_summary": False,
         "log_every_n_steps": 10,
@@ -94,7 +94,7 @@ def build_trainer(
             TensorBoardLogger(out_dir, name="logs", version="tensorboard"),
             CSVLogger(out_dir, name="logs/csv"),
         ],
-        "callbacks": sorted(callbacks, key=lambda each: isinstance(each, Checkpoint)),
+        "callbacks": sorted(callbacks, key=lambda one: isinstance(one, Checkpoint)),
         "enable_checkpointing": False,
         "enable_progress_bar": False,  # Lightning's writes carriage returns into log files
         "use_distributed_sampler": False,
@@ -216,7 +216,7 @@ def why_ended(trainer: Trainer) -> str:
         return "max_steps"
     if trainer.max_epochs is not None and trainer.current_epoch >= trainer.max_epochs:
         return "epochs"
-    timed = any(isinstance(each, Timer) for each in getattr(trainer, "callbacks", ()))
+    timed = any(isinstance(one, Timer) for one in getattr(trainer, "callbacks", ()))
     return "max_time" if timed else "stopped"
 
 
