@@ -151,26 +151,22 @@ def parse(text: str, name: str) -> Parsed:
     try:
         root = YAML(typ="safe", pure=True).compose(text)
         data = None if root is None else reader.value(root, ())
-    except _UnfitError as error:
-        raise InputError(f"{name}:{reader.line}: not valid YAML: {error}.") from error
-    except MarkedYAMLError as error:
-        raise InputError(f"{name}:{_explained(error, text)}.") from error
-    except ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        code = error.character if isinstance(error.character, int) else ord(error.character)
-        raise InputError(
-            f"{name}:{line}: not text: character {code:#06x} is not allowed in YAML."
-        ) from error
-    except RecursionError as error:
-        raise InputError(f"{name}:1: brackets or indentation are nested too deeply.") from error
-    except (OverflowError, ValueError) as error:  # "\\Uffffffff"
-        line = text.count("\n", 0, text.find("\\U")) + 1
-        raise InputError(f"{name}:{line}: not valid YAML: {error}.") from error
+    except _NO_CONFIG as error:
+        raise InputError(f"{name}:{_explained(error, text, reader.line)}.") from error
     return Parsed(data, reader.lines, reader.repeated)
 
 
-def _explained(error: MarkedYAMLError, text: str) -> str:
+def _explained(error: Exception, text: str, line: int) -> str:
     """The line of an error of YAML, and what is wrong there."""
+    if isinstance(error, RecursionError):
+        return "1: brackets or indentation are nested too deeply"
+    if isinstance(error, ReaderError):
+        line = text.count("\n", 0, error.position) + 1
+        code = error.character if isinstance(error.character, int) else ord(error.character)
+        return f"{line}: not text: character {code:#06x} is not allowed in YAML"
+    if not isinstance(error, MarkedYAMLError):  # ours, or of "\\Uffffffff"
+        line = line if isinstance(error, _UnfitError) else text.count("\n", 0, text.find("\\U")) + 1
+        return f"{line}: not valid YAML: {error}"
     lines = [*text.splitlines(), ""]
     unclosed = (error.context or "").startswith("while parsing a flow")
     mark = error.context_mark if unclosed else error.problem_mark or error.context_mark
@@ -186,6 +182,16 @@ def _explained(error: MarkedYAMLError, text: str) -> str:
 
 class _UnfitError(Exception):
     """Valid YAML that settings do not use, or not so much of it."""
+
+
+_NO_CONFIG = (
+    _UnfitError,
+    MarkedYAMLError,
+    ReaderError,
+    RecursionError,
+    OverflowError,
+    ValueError,
+)
 
 
 class _Reader:

@@ -1,6 +1,6 @@
 """Settings that every training stage passes on to Lightning's trainer."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -13,7 +13,7 @@ from pydantic import (
     model_serializer,
 )
 
-from chemkl.config.base import Config, by_kind
+from chemkl.config.base import Config, by_kind, complain
 from chemkl.config.objective import (
     EstimatorConfig,
     ShaperConfig,
@@ -45,30 +45,32 @@ OURS = {
 """Arguments of the trainer that a stage itself gives, and what the user takes instead."""
 
 
-def refuse(settings: dict[str, Any], taken: Mapping[str, str]) -> dict[str, Any]:
-    """Refuse arguments of the trainer that are not the user's to set.
+def without(
+    taken: Mapping[str, str], one_device: str = ""
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Make a check of arguments of the trainer.
 
     Args:
-        settings: what the user gave.
-        taken: what is not to be given, and what to take instead.
-
-    Returns:
-        The settings as they are.
-
-    Raises:
-        ValueError: naming every one of them.
+        taken: what is not the user's to set, and what to take instead.
+        one_device: why the stage runs on one device; empty: it runs on several too.
     """
-    wrong = [f"{key}: {taken[key]}" for key in settings if key in taken]
-    if wrong:
-        raise ValueError(f"these are not set here: {'; '.join(wrong)}")
-    return settings
+
+    def check(settings: dict[str, Any]) -> dict[str, Any]:
+        wrong = [f"{key}: {taken[key]}" for key in settings if key in taken]
+        problems = [f"these are not set here: {'; '.join(wrong)}"] if wrong else []
+        devices = settings.get("devices", 1)
+        is_one = devices == 1 or (isinstance(devices, list) and len(devices) == 1)
+        if one_device and not is_one:
+            problems.append(f"devices should be 1, or [n] for the n-th one: {one_device}")
+        complain(((), text) for text in problems)
+        return settings
+
+    return check
 
 
-def _not_ours(settings: dict[str, Any]) -> dict[str, Any]:
-    return refuse(settings, OURS)
-
-
-TrainerSettings = Annotated[dict[str, Any], AfterValidator(_not_ours)]
+TrainerSettings = Annotated[
+    dict[str, Any], AfterValidator(without(OURS | {"gradient_clip_val": "use gradient_clip"}))
+]
 """Further arguments of lightning.Trainer by name, for example log_every_n_steps (0: no logs)."""
 
 
@@ -128,16 +130,7 @@ _NOT_HERE = OURS | {
 }
 
 
-def _on_one_device(settings: dict[str, Any]) -> dict[str, Any]:
-    """Refuse arguments that another key decides, and more than one device."""
-    refuse(settings, _NOT_HERE)
-    devices = settings.get("devices", 1)
-    if devices != 1 and not (isinstance(devices, list) and len(devices) == 1):
-        raise ValueError(f"devices should be 1, or [n] for the n-th one: {_ONE_DEVICE}")
-    return settings
-
-
-OneDeviceTrainer = Annotated[dict[str, Any], AfterValidator(_on_one_device)]
+OneDeviceTrainer = Annotated[dict[str, Any], AfterValidator(without(_NOT_HERE, _ONE_DEVICE))]
 """Further arguments of lightning.Trainer by name, for a stage that runs on one device."""
 
 

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, FiniteFloat, field_validator, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from chemkl.config.base import Config, twice_in
 from chemkl.config.paths import InputPath
-from chemkl.config.posttrain import Precision, TrainerSettings, refuse
+from chemkl.config.posttrain import Precision, TrainerSettings
 
 
 class RnnConfig(Config):
@@ -68,11 +68,6 @@ class MaximumLikelihood(Config):
     trainer: TrainerSettings = Field(default_factory=dict)
     """Further arguments of lightning.Trainer, for example accelerator, devices, max_steps or
     log_every_n_steps (default 10; 0: no logs)."""
-
-    @field_validator("trainer")
-    @classmethod
-    def _clipped_once(cls, trainer: dict[str, Any]) -> dict[str, Any]:
-        return refuse(trainer, {"gradient_clip_val": "use gradient_clip"})
 
 
 class PretrainConfig(MaximumLikelihood):
