@@ -38,7 +38,7 @@ _FIX = (
     "Restore it from a copy, or begin the run anew with --fresh after you have moved the folder "
     "away. If you have edited it on purpose, take its line sha256 out."
 )
-_CHECKPOINT = "checkpoints/last.ckpt"
+LAST_CHECKPOINT = "checkpoints/last.ckpt"
 _OF_THE_ATTEMPT = ("prompts.json", "answers.parquet")
 """What a run writes before its first result, and another attempt may not write again."""
 _OF_THE_USER = ("*.yaml", "*.yml", "*.py", "*.txt", "*.log")
@@ -423,7 +423,7 @@ class Manifest(BaseModel):
         return StorageError(f"{message} {self._what_is_safe()}") if message else None
 
     def _what_is_safe(self) -> str:
-        checkpoint = self._folder / _CHECKPOINT
+        checkpoint = self._folder / LAST_CHECKPOINT
         if not (self._folder / FILE_NAME).is_file():
             return f"Nothing of the run is left in {self._folder}."
         if not checkpoint.is_file():

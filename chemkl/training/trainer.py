@@ -32,13 +32,12 @@ from chemkl.chem.molecules import one_line
 from chemkl.config import InputError, did_you_mean
 from chemkl.policies.checkpoint import check_weights
 from chemkl.results.atomic import atomic_file, draft_of
+from chemkl.results.manifest import LAST_CHECKPOINT
 from chemkl.results.seal import check_seal
 from chemkl.signals import StoppedBySignal, deferred, pending
 from chemkl.training.ledger import BaseLedger
 
 CHECKPOINTS = "checkpoints"
-LAST = "last.ckpt"
-POLICY = "policy.safetensors"
 
 LEAST = {"accumulate_grad_batches": 1, "gradient_clip_val": 0, "log_every_n_steps": 0}
 """Lowest values of arguments of which Lightning takes any, and goes wrong later or does nothing."""
@@ -273,7 +272,7 @@ class Checkpoint(Callback):
     """
 
     def __init__(self, out_dir: Path, every: int, before: Callable[[], object] = int) -> None:
-        self._path = out_dir / CHECKPOINTS / LAST
+        self._path = out_dir / LAST_CHECKPOINT
         self._every = every
         self._before = before
         self._step = self._saved = 0
@@ -359,7 +358,7 @@ def last_checkpoint(out_dir: Path) -> Path | None:
     Raises:
         InputError: the file is damaged, or not a checkpoint of a training run.
     """
-    path = out_dir / CHECKPOINTS / LAST
+    path = out_dir / LAST_CHECKPOINT
     if not path.exists():
         return None
     check_seal(path, "Delete it to begin the run anew, or put back a good copy.")
