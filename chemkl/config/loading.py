@@ -6,6 +6,7 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -92,19 +93,23 @@ def dotted(name: str, where: str) -> Keys:
     return tuple(int(part) if re.fullmatch(r"[0-9]{1,9}", part) else part for part in parts)
 
 
-def apply(data: Any, overrides: Iterable[Override]) -> tuple[Any, list[InputError]]:
+def apply(
+    data: Any, overrides: Iterable[str | Override]
+) -> tuple[Any, list[Override], list[InputError]]:
     """Put the overrides into the data, later ones last; the data given stays as it is.
 
     Returns:
-        The new data, and the problems of overrides that had no place to go.
+        The new data, the overrides, and the problems of those that have no place to go.
     """
-    problems = []
-    for override in overrides:
+    changes, problems = [], []
+    for given in overrides:
         try:
-            data = _replaced(data, override, 0)
+            change = given if isinstance(given, Override) else Override.parse(given)
+            changes.append(change)
+            data = _replaced(data, change, 0)
         except InputError as error:
             problems.append(error)
-    return data, problems
+    return data, changes, problems
 
 
 def _replaced(data: Any, override: Override, depth: int) -> Any:
@@ -147,7 +152,8 @@ def place_of(
     authors: list[tuple[int, Override]] = []
     for number, override in enumerate(overrides):
         names = [str(key) for key in override.keys]
-        shared = len(list(_common(names, wanted)))
+        pairs = zip(names, wanted, strict=False)  # one way may be longer
+        shared = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
         if keys and shared == len(names):  # it gave the whole of this
             authors = [(number, override)]
         elif shared > in_file or (  # it made a section that the file does not have
@@ -160,13 +166,6 @@ def place_of(
         return joined, AFTER_THE_FILE + authors[-1][0], False
     where = " with ".join(filter(None, [document.where(keys), joined]))
     return where, document.line(keys) or 0, True
-
-
-def _common(some: list[str], others: list[str]) -> Iterator[str]:
-    for one, other in zip(some, others, strict=False):  # one way may be longer
-        if one != other:
-            return
-        yield one
 
 
 _TYPES = ("str", "int", "float", "bool")
@@ -215,21 +214,16 @@ def _placed(data: Any, error: ErrorDetails) -> _Problem:
             data = data[step]
         elif step == "[key]" or (isinstance(data, Mapping) and data.get("kind") == step):
             continue
-        elif isinstance(step, str) and not (
-            place == len(error["loc"]) and _names_a_key(step, error)
-        ):
-            choice = keys if choice is None else choice
-            continue
+        elif isinstance(step, str):
+            is_last = place == len(error["loc"])
+            own_words = error["type"] in (SAID, "missing", "value_error", "assertion_error")
+            if not (is_last and own_words and step.isidentifier() and step not in _TYPES):
+                choice = keys if choice is None else choice
+                continue  # a label; else it is the key that should be there
         keys = (*keys, step)
     if error["type"] == "union_tag_invalid":
         keys = (*keys, error["ctx"]["discriminator"].strip("'"))
     return _Problem(error, keys, choice)
-
-
-def _names_a_key(step: str, error: ErrorDetails) -> bool:
-    """Whether a step that the data does not have is the key that should be there."""
-    own_words = error["type"] in (SAID, "missing", "value_error", "assertion_error")
-    return own_words and step.isidentifier() and step not in _TYPES
 
 
 def _is_echo(problem: _Problem, others: list[_Problem]) -> bool:
@@ -404,7 +398,9 @@ def load_config(
     if isinstance(source, model) and not overrides:
         return source
     if isinstance(source, BaseModel):
-        source = _data_of(source, model)
+        if not isinstance(source, model):
+            raise InputError("these are the settings of another stage.")
+        source = source.model_dump()
     document = Document.of(source, "settings", None if folder is None else Path(folder), kinds)
     problems: list[tuple[int, str]] = [
         (
@@ -414,9 +410,8 @@ def load_config(
         )
         for keys, line, first in document.repeated
     ]
-    changes, bad = _parsed(overrides)
-    data, misplaced = apply(document.data, changes)
-    problems += [(AFTER_THE_FILE, str(error)) for error in (*bad, *misplaced)]
+    data, changes, misplaced = apply(document.data, overrides)
+    problems += [(AFTER_THE_FILE, str(error)) for error in misplaced]
     earlier = earlier or {}
     context = {
         "folder": document.folder,
@@ -436,19 +431,3 @@ def load_config(
         found = beside(Draft(model, document, data, changes, context))
         lines += [line for line in found if not any(line in known for known in lines)]
     raise InputError("\n".join(dict.fromkeys(lines)))
-
-
-def _data_of(source: BaseModel, model: type[BaseModel]) -> dict[str, object]:
-    if not isinstance(source, model):
-        raise InputError("these are the settings of another stage.")
-    return source.model_dump()
-
-
-def _parsed(overrides: Iterable[str | Override]) -> tuple[list[Override], list[InputError]]:
-    changes, problems = [], []
-    for override in overrides:
-        try:
-            changes.append(override if isinstance(override, Override) else Override.parse(override))
-        except InputError as error:
-            problems.append(error)
-    return changes, problems

@@ -122,29 +122,16 @@ class Expansion:
     the jobs left out: nobody should complain of them once more."""
 
 
-def load_pipeline(
+def expand(
     source: PipelineConfig | Mapping[str, Any] | str | Path, out_dir: str | Path | None = None
-) -> tuple[PipelineConfig, list[Job]]:
+) -> Expansion:
     """Read a pipeline and expand it into jobs, in the order in which they run.
+
+    The settings of the jobs are checked by their stages.
 
     Args:
         source: the pipeline's config, a mapping, or the path of its file.
         out_dir: where the jobs' folders go; default ``runs/<name of the pipeline>``.
-
-    Raises:
-        InputError: with a line for every problem of the pipeline file itself; the settings of the
-            jobs are checked by their stages.
-    """
-    expansion = expand(source, out_dir)
-    if expansion.problems:
-        raise InputError("\n".join(expansion.problems))
-    return expansion.config, expansion.jobs
-
-
-def expand(
-    source: PipelineConfig | Mapping[str, Any] | str | Path, out_dir: str | Path | None = None
-) -> Expansion:
-    """Do what `load_pipeline` does, as far as mistakes in references and the like allow.
 
     Raises:
         InputError: the pipeline file does not fit its schema.

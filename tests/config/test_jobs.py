@@ -5,7 +5,7 @@ import re
 import pytest
 
 from chemkl.config import Config, InputError, InputPath, load_config
-from chemkl.config.pipeline import PipelineConfig, load_pipeline
+from chemkl.config.pipeline import PipelineConfig, expand
 
 
 class Run(Config):
@@ -17,6 +17,12 @@ class Run(Config):
 
 class Evaluation(Config):
     runs: list[InputPath]
+
+
+def load_pipeline(source, out=None):
+    expansion = expand(source, out)
+    InputError.refuse(expansion.problems)
+    return expansion.config, expansion.jobs
 
 
 def pipeline(*stages, name="demo"):

@@ -7,7 +7,7 @@ from chemkl.config.loading import Override, apply
 
 
 def changed(data, *texts):
-    new, problems = apply(data, [Override.parse(text) for text in texts])
+    new, _, problems = apply(data, texts)
     assert not problems
     return new
 
@@ -87,7 +87,7 @@ def test_a_number_is_a_key_where_there_is_no_list():
 )
 def test_an_override_without_a_place_says_what_is_there(text, problem):
     data = {"parts": [1, 2], "seed": 5}
-    unchanged, problems = apply(data, [Override.parse(text)])
+    unchanged, _, problems = apply(data, [text])
     assert unchanged == data
     with pytest.raises(InputError, match=problem):
         raise problems[0]
