@@ -302,7 +302,6 @@ NUMERICS = (
     "llm/test_tracking.py",
     "stages/test_posttrain_stage.py",
     "stages/test_pretrain_stage.py",
-    "stages/test_pretrain_llm_stage.py",
 )
 """Folders and files of tests whose results depend on the processor's arithmetic."""
 

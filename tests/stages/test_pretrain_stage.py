@@ -1,9 +1,10 @@
-"""The pretrain stage on the small MOSES sample: what it writes, continues and refuses."""
+"""The stages pretrain and pretrain_llm on the small MOSES sample: what they write and continue."""
 
 import csv
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,14 +18,22 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from rdkit import Chem, RDLogger
+from rdkit.Chem import MolFromSmiles
+from rdkit.Chem.Crippen import MolLogP
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from chemkl.config import InputError, load_config
-from chemkl.config.pretrain import PretrainConfig
+from chemkl.config.llm import LlmPosttrainConfig
+from chemkl.config.pretrain import ConditionConfig
+from chemkl.llm.models import build_policy
+from chemkl.llm.pretrain import Conditions
 from chemkl.policies import load_policy, read_header
 from chemkl.results import sha256_of
-from chemkl.stages import pretrain
-from chemkl.stages.pretrain import SampleQuality
+from chemkl.stages import pretrain, pretrain_llm
+from chemkl.stages.check import check_file
+from chemkl.stages.pretrain import AsAsked, SampleQuality
 from chemkl.stages.registry import STAGES
 
 SAMPLE = Path(__file__).parents[2] / "data" / "moses_sample"
@@ -41,7 +50,19 @@ TINY = {
     "checkpoint_every": 5,
     "trainer": {"accelerator": "cpu", "enable_progress_bar": False, "log_every_n_steps": 5},
 }
-STEPS_AN_EPOCH = 14
+LOGP = {"kind": "logp", "cuts": [2, 3], "names": ["low", "mid", "high"]}
+TAGGED = TINY | {
+    "conditions": [LOGP],
+    "model": {"hidden_size": 16, "n_layers": 1, "n_heads": 2, "max_length": 60},
+    "train_molecules": 640,
+    "valid_molecules": 30,
+    "batch_size": 64,
+    "samples_per_epoch": 7,
+}
+CONFIGS = {"pretrain": TINY, "pretrain_llm": TAGGED}
+RESULTS = {"pretrain": "checkpoints/policy.safetensors", "pretrain_llm": "checkpoints/model"}
+STEPS_AN_EPOCH = {"pretrain": 14, "pretrain_llm": 10}
+both = pytest.mark.parametrize("stage", CONFIGS)
 
 
 def manifest_of(folder):
@@ -49,48 +70,87 @@ def manifest_of(folder):
 
 
 def weights_of(folder):
-    return load_policy(folder / "checkpoints" / "policy.safetensors").state_dict()
+    return load_file(next((folder / "checkpoints").rglob("*.safetensors")))
 
 
 def same_weights(one, other):
     one, other = weights_of(one), weights_of(other)
-    return all(torch.equal(one[name], other[name]) for name in one)
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def contents(folder):
+    return {p: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pretrain") / "run"
-    assert pretrain.run(TINY, folder) == folder / "checkpoints" / "policy.safetensors"
-    return folder
+def run_of(tmp_path_factory):
+    """A finished run of each stage, made when it is first asked for."""
+    made = {}
+
+    def get(stage):
+        if stage not in made:
+            made[stage] = tmp_path_factory.mktemp(stage) / "run"
+            written = STAGES[stage].run(CONFIGS[stage], made[stage])
+            assert written == made[stage] / RESULTS[stage]
+        return made[stage]
+
+    return get
 
 
-# ---- what it writes
+@pytest.fixture
+def finished(run_of):
+    return run_of("pretrain")
 
 
-def test_the_model_loads_and_knows_where_it_comes_from(finished):
+@pytest.fixture
+def tagged(run_of):
+    return run_of("pretrain_llm")
+
+
+# ---- what both write
+
+
+def provenance_of(stage, folder):
+    if stage == "pretrain":
+        return read_header(folder / RESULTS[stage])["provenance"]
+    return json.loads((folder / RESULTS[stage] / "chemkl.json").read_text())["provenance"]
+
+
+@both
+def test_the_model_knows_where_it_comes_from(stage, run_of):
+    provenance = provenance_of(stage, run_of(stage))
+    assert provenance["stage"] == stage
+    assert provenance["run_id"] == manifest_of(run_of(stage))["run_id"]
+    assert provenance["corpus_sha256"] == sha256_of(SAMPLE / "corpus.parquet")
+    assert provenance["config"]["batch_size"] == CONFIGS[stage]["batch_size"]
+    assert "corpus" not in provenance["config"]  # a path of this machine
+    assert provenance["versions"]["torch"] == torch.__version__
+    assert ("transformers" in provenance["versions"]) == (stage == "pretrain_llm")
+    assert provenance["metrics"]["valid/nll"] > 0
+
+
+@both
+def test_the_manifest_says_how_it_went(stage, run_of):
+    manifest = manifest_of(run_of(stage))
+    assert (manifest["stage"], manifest["status"]) == (stage, "complete")
+    assert (manifest["ended_by"], manifest["seed"]) == ("epochs", 0)
+    assert manifest["inputs"]["corpus"]["sha256"] == sha256_of(SAMPLE / "corpus.parquet")
+    shares = {"samples/validity", "samples/uniqueness", "samples/novelty"}
+    shares |= {"samples/as_asked"} if stage == "pretrain_llm" else set()
+    assert {"train/nll", "valid/nll", *shares} <= manifest["results"].keys()
+    assert all(0 <= manifest["results"][name] <= 1 for name in shares)
+    saved = torch.load(run_of(stage) / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 2 * STEPS_AN_EPOCH[stage]
+
+
+# ---- a SMILES model
+
+
+def test_the_model_loads_with_the_tokens_of_the_corpus(finished):
     policy = load_policy(finished / "checkpoints" / "policy.safetensors")
     assert policy.architecture["hidden_size"] == 32
     tokens = json.loads((SAMPLE / "tokens.json").read_text())
     assert policy.vocabulary.tokens == ("$", "^", *sorted(tokens))
-    provenance = read_header(finished / "checkpoints" / "policy.safetensors")["provenance"]
-    assert provenance["stage"] == "pretrain"
-    assert provenance["run_id"] == manifest_of(finished)["run_id"]
-    assert provenance["corpus_sha256"] == sha256_of(SAMPLE / "corpus.parquet")
-    assert provenance["config"]["batch_size"] == 512
-    assert "corpus" not in provenance["config"]  # a path of this machine
-    assert provenance["versions"]["torch"] == torch.__version__
-    assert provenance["metrics"]["valid/nll"] > 0
-
-
-def test_the_manifest_says_how_it_went(finished):
-    manifest = manifest_of(finished)
-    assert (manifest["stage"], manifest["status"]) == ("pretrain", "complete")
-    assert manifest["ended_by"] == "epochs"
-    assert manifest["seed"] == 0
-    assert manifest["inputs"]["corpus"]["sha256"] == sha256_of(SAMPLE / "corpus.parquet")
-    shares = {"samples/validity", "samples/uniqueness", "samples/novelty"}
-    assert {"train/nll", "valid/nll", *shares} <= manifest["results"].keys()
-    assert all(0 <= manifest["results"][name] <= 1 for name in shares)
 
 
 def test_the_validation_nll_is_the_models_own(finished):
@@ -175,6 +235,101 @@ def test_quality_of_real_molecules_is_rdkits(real_smiles):
     assert SampleQuality(corpus)(texts) == expected
 
 
+# ---- a language model
+
+
+def level_of(smiles):
+    logp = MolLogP(MolFromSmiles(smiles))
+    return "low" if logp < 2 else "mid" if logp < 3 else "high"
+
+
+def test_the_validation_nll_is_that_of_the_text_under_the_saved_model(tagged):
+    folder = tagged / "checkpoints" / "model"
+    network = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    frame = pd.read_parquet(SAMPLE / "corpus.parquet")
+    total = 0.0
+    for smiles in frame.loc[frame["split"] == "valid", "smiles"].head(30):
+        ids = tokenizer(f"<logp_{level_of(smiles)}> {smiles}<end>", return_tensors="pt")
+        ids = ids["input_ids"][0]
+        with torch.no_grad():
+            logp_BV = network(ids[None]).logits[0, :-1].log_softmax(-1)
+        total -= logp_BV.gather(1, ids[1:, None]).sum().item()  # the tag itself is not predicted
+    assert manifest_of(tagged)["results"]["valid/nll"] == pytest.approx(total / 30, abs=1e-3)
+
+
+def test_the_model_says_which_prompts_it_takes(tagged):
+    about = json.loads((tagged / "checkpoints/model/chemkl.json").read_text())
+    assert about["prompts"] == ["<logp_low>", "<logp_mid>", "<logp_high>"]
+    assert about["provenance"]["config"]["conditions"][0]["cuts"] == [2, 3]
+
+
+def test_how_many_molecules_each_prompt_has_is_said(tmp_path, capsys):
+    pretrain_llm.run(TAGGED | {"trainer": TAGGED["trainer"] | {"max_steps": 1}}, tmp_path)
+    frame = pd.read_parquet(SAMPLE / "corpus.parquet")
+    levels = frame.loc[frame["split"] == "train", "smiles"].head(640).map(level_of).value_counts()
+    said = ", ".join(f"{levels[level]} <logp_{level}>" for level in ("low", "mid", "high"))
+    assert f"{tmp_path}: molecules to learn from: {said}\n" in capsys.readouterr().err
+
+
+def test_molecules_without_a_value_are_left_out_and_counted(tmp_path, capsys, monkeypatch):
+    level = pretrain.Conditions.prompts_of
+
+    def all_but_five(self, smiles):
+        number = level(self, smiles)
+        number[:5] = pretrain.NO_PROMPT
+        return number
+
+    monkeypatch.setattr(pretrain.Conditions, "prompts_of", all_but_five)
+    pretrain_llm.run({**TAGGED, "epochs": 1, "samples_per_epoch": 0}, tmp_path / "run")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "5 of 640 molecules of split 'train' are left out" in said
+    counts = re.findall(r"(\d+) <logp_", said)
+    assert sum(map(int, counts)) == 635
+
+
+def test_post_training_takes_it_with_its_prompts(tagged):
+    folder = str(tagged / "checkpoints" / "model")
+    reward = {"kind": "smiles", "reward": {"components": [{"kind": "qed"}]}}
+    config = load_config(LlmPosttrainConfig, {
+        "model": folder, "adapter": "full", "template": "none", "max_new_tokens": 50,
+        "prompts": ["<logp_low>", "<logp_high>"], "reward": reward,
+        "target": {"kind": "mara", "tau": 0.8, "beta": 0.1},
+    })  # fmt: skip
+    policy = build_policy(config)
+    assert [prompt.token_ids for prompt in policy.prompts] == [
+        tuple(policy.tokenizer.convert_tokens_to_ids([tag]))
+        for tag in ("<logp_low>", "<logp_high>")
+    ]
+    assert policy.end_id == 0
+
+
+def test_quality_by_hand():
+    quality = AsAsked(Conditions([ConditionConfig(**LOGP)]), {"CCO"})
+    # logP: ethanol 0.0, hexane 2.6, benzene 1.7, decane 4.1; two samples of each prompt; one is
+    # cut off, and what is no molecule is neither as asked nor otherwise
+    found = quality(["CCO", "CCCCCC", "CCCCCC", None, "CCCCCCCCCC", "c1ccccc1"])
+    assert found["as_asked"] == 3 / 5
+    assert found["validity"] == 5 / 6
+    assert quality(["C1"] * 3)["as_asked"] == 0
+
+
+def test_learning_makes_molecules_as_asked(tmp_path):
+    # two molecules, one a level: what a prompt asks for is all that there is to learn
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    frame = pd.DataFrame({"smiles": ["CCO"] * 32 + ["CCCCCCCC"] * 32 + ["CCO", "CCCCCCCC"]})
+    frame["split"] = ["train"] * 64 + ["valid"] * 2
+    frame.to_parquet(corpus / "corpus.parquet")
+    (corpus / "tokens.json").write_text(json.dumps({"C": 1, "O": 1}))
+    config = TAGGED | {
+        "corpus": str(corpus), "conditions": [{"kind": "logp", "cuts": [2], "names": ["a", "b"]}],
+        "precision": "32-true", "batch_size": 16, "epochs": 30, "samples_per_epoch": 40,
+    }  # fmt: skip
+    pretrain_llm.run(config, tmp_path / "run")
+    assert manifest_of(tmp_path / "run")["results"]["samples/as_asked"] > 0.9
+
+
 # ---- continuing
 
 
@@ -186,66 +341,83 @@ class Killed(BaseException):
 def killed_at(monkeypatch):
     """Run until a step, and no further."""
 
-    def run(config, folder, step):
+    def run(stage, config, folder, step):
         class Kill(lightning.Callback):
             def on_train_batch_end(self, trainer, *_):
                 if trainer.global_step == step:
                     raise Killed
 
+        build = pretrain.build_trainer
+
+        def build_with_kill(out, settings, callbacks, **fixed):
+            return build(out, settings, [*callbacks, Kill()], **fixed)
+
         with monkeypatch.context() as patch:
-            build = pretrain.build_trainer
-            patch.setattr(
-                pretrain,
-                "build_trainer",
-                lambda out, settings, callbacks, **fixed: build(
-                    out, settings, [*callbacks, Kill()], **fixed
-                ),
-            )
+            patch.setattr(pretrain, "build_trainer", build_with_kill)
             with pytest.raises(Killed):
-                pretrain.run(config, folder)
+                STAGES[stage].run(config, folder)
 
     return run
 
 
-@pytest.mark.parametrize("step", [8, STEPS_AN_EPOCH, 17])
-def test_a_killed_run_continues_to_the_same_prior(finished, tmp_path, killed_at, step, capsys):
-    killed_at(TINY, tmp_path, step)
+# no checkpoint is written behind the last batch of an epoch, but one step later
+@pytest.mark.parametrize(
+    ("stage", "step", "saved"),
+    [
+        ("pretrain", 8, 5),
+        ("pretrain", 14, 10),
+        ("pretrain", 17, 15),
+        ("pretrain_llm", 7, 5),
+        ("pretrain_llm", 10, 5),
+        ("pretrain_llm", 13, 11),
+    ],
+)
+def test_a_killed_run_continues_to_the_same_model(
+    run_of, tmp_path, killed_at, stage, step, saved, capsys
+):
+    killed_at(stage, CONFIGS[stage], tmp_path, step)
     assert manifest_of(tmp_path)["status"] == "interrupted"
-    assert not (tmp_path / "checkpoints" / "policy.safetensors").exists()
+    assert not (tmp_path / RESULTS[stage]).exists()
     assert "resumes" not in capsys.readouterr().err
-    pretrain.run(TINY, tmp_path)
-    last = step - step % TINY["checkpoint_every"]
-    assert f"{tmp_path}: resumes at step {last}\n" in capsys.readouterr().err
-    assert same_weights(tmp_path, finished)
-    manifest = manifest_of(tmp_path)
+    STAGES[stage].run(CONFIGS[stage], tmp_path)
+    assert f"{tmp_path}: resumes at step {saved}\n" in capsys.readouterr().err
+    assert same_weights(tmp_path, run_of(stage))
+    manifest, whole = manifest_of(tmp_path), manifest_of(run_of(stage))["results"]
     assert (manifest["status"], len(manifest["resumed"])) == ("complete", 1)
-    results = manifest_of(finished)["results"]
-    for name in ("valid/nll", "samples/validity", "samples/uniqueness", "samples/novelty"):
-        assert manifest["results"][name] == results[name]
+    names = [name for name in whole if name.startswith(("valid/", "samples/"))]
+    assert {name: manifest["results"][name] for name in names} == {n: whole[n] for n in names}
 
 
-def test_a_run_killed_between_its_last_step_and_its_model_file_is_finished(finished, tmp_path):
-    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "checkpoints" / "policy.safetensors").unlink()
+@both
+def test_a_run_killed_between_its_last_step_and_its_model_is_finished(stage, run_of, tmp_path):
+    shutil.copytree(run_of(stage), tmp_path, dirs_exist_ok=True)
+    written = tmp_path / RESULTS[stage]
+    shutil.rmtree(written) if written.is_dir() else written.unlink()
     manifest = manifest_of(tmp_path) | {"status": "running", "results": {}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    pretrain.run(TINY, tmp_path)
-    assert same_weights(tmp_path, finished)
-    before, after = manifest_of(finished)["results"], manifest_of(tmp_path)["results"]
-    assert after["valid/nll"] == before["valid/nll"]
-    assert after["samples/validity"] == before["samples/validity"]
-    assert manifest_of(tmp_path)["ended_by"] == "epochs"
+    STAGES[stage].run(CONFIGS[stage], tmp_path)
+    assert same_weights(tmp_path, run_of(stage))
+    before, after = manifest_of(run_of(stage)), manifest_of(tmp_path)
+    for name in ("valid/nll", "samples/validity"):
+        assert after["results"][name] == before["results"][name]
+    assert after["ended_by"] == "epochs"
 
 
-def contents(folder):
-    return {p: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+def test_a_complete_language_model_is_left_as_it_is_and_another_config_refused(tagged):
+    before = contents(tagged)
+    assert pretrain_llm.run(TAGGED, tagged) == tagged / "checkpoints" / "model"
+    with pytest.raises(
+        InputError, match=r"conditions.0.cuts: .* in the folder, .* in the new config"
+    ):
+        pretrain_llm.run(TAGGED | {"conditions": [LOGP | {"cuts": [1, 3]}]}, tagged)
+    assert contents(tagged) == before
 
 
 def test_a_corpus_that_has_changed_is_not_continued_on(tmp_path, killed_at):
     corpus = tmp_path / "corpus"
     shutil.copytree(SAMPLE, corpus)
     config = TINY | {"corpus": str(corpus)}
-    killed_at(config, tmp_path / "run", 7)
+    killed_at("pretrain", config, tmp_path / "run", 7)
     frame = pd.read_parquet(corpus / "corpus.parquet")
     frame.iloc[::-1].to_parquet(corpus / "corpus.parquet", index=False)
     before = contents(tmp_path / "run")
@@ -255,7 +427,7 @@ def test_a_corpus_that_has_changed_is_not_continued_on(tmp_path, killed_at):
 
 
 def test_a_damaged_checkpoint_is_one_clear_error(tmp_path, killed_at):
-    killed_at(TINY, tmp_path, 7)
+    killed_at("pretrain", TINY, tmp_path, 7)
     file = tmp_path / "checkpoints" / "last.ckpt"
     file.write_bytes(file.read_bytes()[:500])
     with pytest.raises(InputError, match=r"last\.ckpt: not a usable checkpoint .*Delete it"):
@@ -266,13 +438,14 @@ def test_a_damaged_checkpoint_is_one_clear_error(tmp_path, killed_at):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_really_killed_continues_to_the_same_prior(tmp_path):
-    config = TINY | {"epochs": 4, "checkpoint_every": 3, "randomise": True}
-    pretrain.run(config, tmp_path / "whole")
+@both
+def test_a_run_that_is_really_killed_continues_to_the_same_model(stage, tmp_path):
+    config = CONFIGS[stage] | {"epochs": 4, "checkpoint_every": 3, "randomise": True}
+    STAGES[stage].run(config, tmp_path / "whole")
     code = (
         "import json, sys\n"
-        "from chemkl.stages import pretrain\n"
-        "pretrain.run(json.loads(sys.argv[1]), sys.argv[2])\n"
+        f"from chemkl.stages import {stage}\n"
+        f"{stage}.run(json.loads(sys.argv[1]), sys.argv[2])\n"
     )
     command = [sys.executable, "-c", code, json.dumps(config), str(tmp_path / "killed")]
     last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
@@ -290,40 +463,60 @@ def test_a_run_that_is_really_killed_continues_to_the_same_prior(tmp_path):
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
         steps.append(torch.load(last, weights_only=True)["global_step"])
-    assert 0 < steps[0] < steps[1] < steps[2] < 4 * STEPS_AN_EPOCH
-    pretrain.run(config, tmp_path / "killed")
+    assert 0 < steps[0] < steps[1] < steps[2] < 4 * STEPS_AN_EPOCH[stage]
+    STAGES[stage].run(config, tmp_path / "killed")
     assert same_weights(tmp_path / "whole", tmp_path / "killed")
     whole, killed = (manifest_of(tmp_path / name)["results"] for name in ("whole", "killed"))
     assert killed["valid/nll"] == whole["valid/nll"]
     leftover = [p.name for p in last.parent.iterdir()]
-    assert sorted(leftover) == ["last.ckpt", "policy.safetensors"]
+    assert sorted(leftover) == ["last.ckpt", Path(RESULTS[stage]).name]
 
 
 # ---- what cannot be run
 
 
+MISTAKES = [
+    ({"corpus": "nowhere"}, r"corpus: no such file or folder"),
+    ({"valid_split": "vaild"}, r"no molecule in split 'vaild'\. Known: test, train, valid"),
+    ({"valid_split": "train"}, r"train_split and valid_split are both 'train': choose two"),
+    ({"trainer": {"max_stps": 3}}, r"trainer: unknown argument 'max_stps'; did you mean"),
+    ({"trainer": {"accelerator": "quantum"}}, r"trainer: accelerator: quantum cannot be used"),
+    ({"trainer": {"max_steps": "ten"}}, r"trainer: max_steps: 'ten' is not of type int"),
+    ({"trainer": {"gradient_clip_val": 1}}, r"gradient_clip_val: use gradient_clip"),
+    ({"trainer": {"precision": 16}}, r"precision: use the key precision at the top level"),
+    ({"epoch": 3}, r"epoch: not a known key; did you mean 'epochs'"),
+    ({"precision": "16"}, r"precision: .*32-true"),
+    ({"seed": -1}, r"seed: should be greater than or equal to 0"),
+    ({"seed": 2**63}, r"seed: should be less than"),
+    ({"model": {"cell": "rnn"}}, r"cell: 'rnn' is not allowed.* Known: gru, lstm"),
+    ({"model": {"kind": "cnn"}}, r"kind: "),
+]  # fmt: skip
+MISTAKES_OF_TAGS = [
+    ({"conditions": []}, r"conditions: should have at least 1 entry"),
+    ({"conditions": [LOGP | {"kind": "logg"}]}, r"conditions\.0\.kind: unknown component"),
+    (
+        {"conditions": [LOGP | {"cuts": [2, 40]}]},
+        r"no molecule is <logp_high> \(40 <= logp\) among the 640 of split 'train': choose",
+    ),
+    ({"conditions": [LOGP | {"names": ["a", "b"]}]}, r"2 cuts make 3 levels, but names has 2"),
+    (
+        {"model": {"max_length": 20}},
+        r"max_length = 20: the longest molecule has \d+ tokens with its end, and 1 tags come",
+    ),
+    ({"model": {"hidden_size": 30}}, r"hidden_size = 30 should be a multiple of 8"),
+]
+
+
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("stage", "changes", "message"),
     [
-        ({"corpus": "nowhere"}, r"corpus: no such file or folder"),
-        ({"valid_split": "vaild"}, r"no molecule in split 'vaild'\. Known: test, train, valid"),
-        ({"valid_split": "train"}, r"train_split and valid_split are both 'train': choose two"),
-        ({"trainer": {"max_stps": 3}}, r"trainer: unknown argument 'max_stps'; did you mean"),
-        ({"trainer": {"accelerator": "quantum"}}, r"trainer: accelerator: quantum cannot be used"),
-        ({"trainer": {"max_steps": "ten"}}, r"trainer: max_steps: 'ten' is not of type int"),
-        ({"trainer": {"gradient_clip_val": 1}}, r"gradient_clip_val: use gradient_clip"),
-        ({"trainer": {"precision": 16}}, r"precision: use the key precision at the top level"),
-        ({"epoch": 3}, r"epoch: not a known key; did you mean 'epochs'"),
-        ({"precision": "16"}, r"precision: .*32-true"),
-        ({"seed": -1}, r"seed: should be greater than or equal to 0"),
-        ({"seed": 2**63}, r"seed: should be less than"),
-        ({"model": {"cell": "rnn"}}, r"cell: 'rnn' is not allowed.* Known: gru, lstm"),
-        ({"model": {"kind": "cnn"}}, r"kind: "),
+        *(("pretrain", *row) for row in MISTAKES),
+        *(("pretrain_llm", *row) for row in MISTAKES_OF_TAGS),
     ],
-)  # fmt: skip
-def test_a_mistake_is_one_clear_error_and_makes_no_folder(tmp_path, changes, message):
+)
+def test_a_mistake_is_one_clear_error_and_makes_no_folder(tmp_path, stage, changes, message):
     with pytest.raises(InputError, match=message):
-        pretrain.run(TINY | changes, tmp_path / "out")
+        STAGES[stage].run(CONFIGS[stage] | changes, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -346,18 +539,24 @@ def test_trainer_and_corpus_are_looked_at_when_the_schema_does_not_fit_too(tmp_p
     assert "no molecule in split 'x'" in lines[3]
 
 
-def test_an_awaited_corpus_is_not_looked_into_and_the_rest_is(tmp_path):
+def test_all_problems_of_a_language_model_come_in_one_message(tmp_path):
+    bad = {"conditions": [LOGP | {"kind": "logg"}], "trainer": {"lr": 1}, "train_split": "x"}
+    for changes, n in ((bad, 3), (bad | {"epochs": 0}, 4)):
+        with pytest.raises(InputError) as caught:
+            pretrain_llm.run(TAGGED | changes, tmp_path / "out")
+        assert len(str(caught.value).splitlines()) == n
+
+
+@both
+def test_an_awaited_corpus_is_not_looked_into_and_the_rest_is(stage, tmp_path):
     settings = {"corpus": str(tmp_path), "valid_split": "train", "trainer": {"lr": 1}}
-    config = load_config(PretrainConfig, TINY | settings)
+    config = load_config(STAGES[stage].model, CONFIGS[stage] | settings)
     with pytest.raises(InputError, match="unknown argument 'lr'") as caught:
-        STAGES["pretrain"].check(config, awaited=[tmp_path])
+        STAGES[stage].check(config, awaited=[tmp_path])
     assert "train_split and valid_split are both 'train'" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 2
-
-
-def test_a_folder_that_holds_no_corpus(tmp_path):
     with pytest.raises(InputError, match=r"tokens\.json: no prepared corpus .*chemkl prepare"):
-        pretrain.run(TINY | {"corpus": str(tmp_path)}, tmp_path / "out")
+        STAGES[stage].check(config)
 
 
 def test_a_token_that_the_list_of_tokens_lacks_is_named_with_its_line(tmp_path):
@@ -371,3 +570,8 @@ def test_a_token_that_the_list_of_tokens_lacks_is_named_with_its_line(tmp_path):
     with pytest.raises(InputError, match=r"line \d+: '.*': token 'Br' at position \d+ is not in"):
         pretrain.run(config, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_pipeline_is_in_order():
+    pipelines = Path(__file__).parents[2] / "pipelines"
+    assert check_file(pipelines / "llm_chemistry.yaml").kind == "pipeline"
