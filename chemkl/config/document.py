@@ -6,6 +6,7 @@ import os
 import re
 import stat
 import tomllib
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, ReusedAnchorWarning
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 from ruamel.yaml.reader import ReaderError
 
@@ -149,7 +150,9 @@ def parse(text: str, name: str) -> Parsed:
         raise InputError(_too_long(name))
     reader = _Reader(text)
     try:
-        root = YAML(typ="safe", pure=True).compose(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ReusedAnchorWarning)
+            root = YAML(typ="safe", pure=True).compose(text)
         data = None if root is None else reader.value(root, ())
     except _NO_CONFIG as error:
         raise InputError(f"{name}:{_explained(error, text, reader.line)}.") from error
@@ -164,6 +167,10 @@ def _explained(error: Exception, text: str, line: int) -> str:
         line = text.count("\n", 0, error.position) + 1
         code = error.character if isinstance(error.character, int) else ord(error.character)
         return f"{line}: not text: character {code:#06x} is not allowed in YAML"
+    if isinstance(error, ReusedAnchorWarning):
+        first, *_, second = re.findall(r"line:? (\d+)", str(error))
+        name = str(error).strip().splitlines()[0]
+        return f"{second}: not valid YAML: {name}, first in line {first}"
     if not isinstance(error, MarkedYAMLError):  # ours, or of "\\Uffffffff"
         line = line if isinstance(error, _UnfitError) else text.count("\n", 0, text.find("\\U")) + 1
         return f"{line}: not valid YAML: {error}"
@@ -188,6 +195,7 @@ _NO_CONFIG = (
     _UnfitError,
     MarkedYAMLError,
     ReaderError,
+    ReusedAnchorWarning,
     RecursionError,
     OverflowError,
     ValueError,

@@ -63,6 +63,7 @@ LAUGHS = "a0: &a0 [x]\n" + "".join(
         ("a: 1\nb: [1, 2\nc: 3\n", 2, "while parsing a flow sequence"),
         ("a: 1\n\tb: 2\n", 2, "found character '\\t'"),
         ("a: *C\n", 1, "found undefined alias"),
+        ("a: &x 1\nb: 2\nc: &x 3\n", 3, "found duplicate anchor 'x', first in line 1"),
         ("smarts: [#6]~[#7]\n", 1, "while parsing a flow node"),
         ("a: 1\n---\nb: 2\n", 2, "expected a single document"),
         ("a: !!python/object/apply:os.system [ls]\n", 1, "could not determine a constructor"),
