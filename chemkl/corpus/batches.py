@@ -6,7 +6,6 @@ from array import array
 from collections.abc import Iterator, Sequence
 from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import Any
 
 import lightning
 import numpy as np
@@ -17,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from chemkl.chem.molecules import MoleculeError
 from chemkl.chem.molecules import randomise as spell
 from chemkl.config import InputError
-from chemkl.corpus.files import read_split
+from chemkl.corpus.files import read_split, read_vocabulary
 from chemkl.policies.base import pad
 from chemkl.policies.tokenizer import UnknownTokenError, Vocabulary
 from chemkl.signals import follow_parent, shielded
@@ -56,8 +55,8 @@ class TokenDataset(Dataset[list[int]]):
     ) -> None:
         if not len(smiles):
             raise InputError("no molecules: a split must hold at least one")
-        self._smiles = smiles
-        self._vocabulary = vocabulary
+        self.smiles = smiles
+        self.vocabulary = vocabulary
         self._seed = randomise_seed
         flat, lengths = array("h"), []
         for line, text in enumerate(smiles, start=1):
@@ -70,7 +69,7 @@ class TokenDataset(Dataset[list[int]]):
 
     def __len__(self) -> int:
         """Return the number of molecules."""
-        return len(self._smiles)
+        return len(self.smiles)
 
     def __getitem__(self, item: tuple[int, int]) -> list[int]:
         """Return the ids of a molecule at its n-th presentation."""
@@ -78,11 +77,30 @@ class TokenDataset(Dataset[list[int]]):
         if self._seed is not None:
             rng = np.random.default_rng([self._seed, presentation, row])
             try:
-                return self._vocabulary.encode(spell(self._smiles[row], rng))
+                return self.vocabulary.encode(spell(self.smiles[row], rng))
             except (UnknownTokenError, InputError, MoleculeError):
                 pass  # it needs a ring number that the corpus lacks, or RDKit fails: as it stands
         ids: list[int] = self._flat[self._ends[row] - self.lengths[row] : self._ends[row]].tolist()
         return ids
+
+
+def read_datasets(
+    folder: Path,
+    train_split: str,
+    valid_split: str,
+    valid_molecules: int,
+    randomise_seed: int | None = None,
+) -> tuple[TokenDataset, TokenDataset]:
+    """Read the training and the validation split of a prepared corpus, the latter up to a size.
+
+    Raises:
+        InputError: no corpus there, an empty split, or a token outside the vocabulary.
+    """
+    if train_split == valid_split:
+        raise InputError(f"train_split and valid_split are both {train_split!r}: choose two")
+    vocabulary = read_vocabulary(folder)
+    train = TokenDataset(read_split(folder, train_split), vocabulary, randomise_seed)
+    return train, TokenDataset(read_split(folder, valid_split, valid_molecules), vocabulary)
 
 
 class EpochLoader:
@@ -189,60 +207,3 @@ class TokenDataModule(lightning.LightningDataModule):
         order = np.argsort(self._valid.lengths, kind="stable")
         rows = [[(int(r), 0) for r in order[i : i + size]] for i in range(0, len(order), size)]
         return DataLoader(self._valid, batch_sampler=rows, collate_fn=pad)
-
-
-class CorpusDataModule(TokenDataModule):
-    """The training and validation split of a prepared corpus.
-
-    Args:
-        train: SMILES to learn from.
-        valid: SMILES to validate on.
-        vocabulary: the tokens.
-        batch_size: molecules a step, over all devices together.
-        seed: decides order and spellings.
-        randomise: spell training molecules anew each time.
-        n_workers: processes that read batches.
-    """
-
-    def __init__(
-        self,
-        train: Sequence[str],
-        valid: Sequence[str],
-        vocabulary: Vocabulary,
-        *,
-        batch_size: int,
-        seed: int,
-        randomise: bool = False,
-        n_workers: int = 0,
-    ) -> None:
-        super().__init__(
-            TokenDataset(train, vocabulary, seed if randomise else None),
-            TokenDataset(valid, vocabulary),
-            batch_size=batch_size,
-            seed=seed,
-            n_workers=n_workers,
-        )
-        self.vocabulary = vocabulary
-        self.train_smiles = train
-
-    @classmethod
-    def from_folder(
-        cls,
-        folder: Path,
-        *,
-        train_split: str,
-        valid_split: str,
-        valid_molecules: int,
-        vocabulary: Vocabulary,
-        **settings: Any,
-    ) -> "CorpusDataModule":
-        """Read both splits of a prepared corpus.
-
-        Raises:
-            InputError: no corpus there, an empty split, or a token outside the vocabulary.
-        """
-        if train_split == valid_split:
-            raise InputError(f"train_split and valid_split are both {train_split!r}: choose two")
-        train = read_split(folder, train_split)
-        valid = read_split(folder, valid_split, valid_molecules)
-        return cls(train, valid, vocabulary, **settings)

@@ -18,7 +18,7 @@ from chemkl.chem.molecules import canonicalise
 from chemkl.config import InputError, complaints
 from chemkl.config.pretrain import PretrainConfig, PretrainLlmConfig
 from chemkl.corpus import files
-from chemkl.corpus.batches import CorpusDataModule, TokenDataModule
+from chemkl.corpus.batches import TokenDataModule, read_datasets
 from chemkl.display import say
 from chemkl.llm.extra import PACKAGES, package
 from chemkl.llm.models import save_weights
@@ -158,23 +158,21 @@ def _check_corpus(corpus: Path, *splits: str | None) -> None:
 
 
 def _of_molecules(config: PretrainConfig) -> Parts:
-    data = CorpusDataModule.from_folder(
+    train, valid = read_datasets(
         config.corpus,
-        train_split=config.train_split,
-        valid_split=config.valid_split,
-        valid_molecules=config.valid_molecules,
-        vocabulary=files.read_vocabulary(config.corpus),
-        batch_size=config.batch_size,
-        seed=config.seed,
-        randomise=config.randomise,
-        n_workers=config.n_workers,
+        config.train_split,
+        config.valid_split,
+        config.valid_molecules,
+        config.seed if config.randomise else None,
     )
     seed_weights(config.seed)
-    policy = RnnPolicy(data.vocabulary, **config.model.model_dump(exclude={"kind"}))
+    policy = RnnPolicy(train.vocabulary, **config.model.model_dump(exclude={"kind"}))
     return Parts(
         policy,
-        data,
-        SampleQuality(set(data.train_smiles)),
+        TokenDataModule(
+            train, valid, batch_size=config.batch_size, seed=config.seed, n_workers=config.n_workers
+        ),
+        SampleQuality(set(train.smiles)),
         config.samples_per_epoch,
         lambda out, provenance: save_policy(policy, out / POLICY, provenance),
     )

@@ -7,7 +7,13 @@ from rdkit import Chem
 
 from chemkl.config import InputError
 from chemkl.corpus import batches
-from chemkl.corpus.batches import CorpusDataModule, EpochLoader, TokenDataset, epoch_batches
+from chemkl.corpus.batches import (
+    EpochLoader,
+    TokenDataModule,
+    TokenDataset,
+    epoch_batches,
+    read_datasets,
+)
 from chemkl.corpus.files import read_vocabulary
 from chemkl.policies import UnknownTokenError, Vocabulary, tokenize
 
@@ -213,9 +219,8 @@ def test_a_spelling_with_tokens_of_its_own_gives_way_to_the_canonical_one():
 
 
 def test_validation_reads_every_molecule_as_it_stands(smiles, vocabulary):
-    data = CorpusDataModule(
-        smiles[:50], smiles[50:], vocabulary, batch_size=20, seed=0, randomise=True
-    )
+    sets = TokenDataset(smiles[:50], vocabulary, 0), TokenDataset(smiles[50:], vocabulary)
+    data = TokenDataModule(*sets, batch_size=20, seed=0)
     found = epoch(data.val_dataloader(), vocabulary)
     assert sorted(flat(found)) == sorted(smiles[50:])
     assert [len(b) for b in found] == [20, 20, 13]
@@ -223,7 +228,8 @@ def test_validation_reads_every_molecule_as_it_stands(smiles, vocabulary):
 
 
 def test_the_training_loader_is_one_for_the_whole_run(smiles, vocabulary):
-    data = CorpusDataModule(smiles, smiles[:5], vocabulary, batch_size=20, seed=0)
+    molecules = TokenDataset(smiles, vocabulary)
+    data = TokenDataModule(molecules, molecules, batch_size=20, seed=0)
     first = epoch(data.train_dataloader(), vocabulary)
     assert epoch(data.train_dataloader(), vocabulary) != first  # asked for again: the next epoch
 
@@ -248,15 +254,13 @@ def test_many_tokens_are_stored_without_loss(n_tokens):
 
 def test_a_prepared_folder_is_read():
     folder = Path(__file__).parents[2] / "data" / "moses_sample"
-    settings = {
-        "train_split": "train", "valid_split": "valid", "valid_molecules": 50,
-        "vocabulary": read_vocabulary(folder), "batch_size": 100, "seed": 0,
-    }  # fmt: skip
-    data = CorpusDataModule.from_folder(folder, **settings)
-    assert sum(len(b) for b in data.val_dataloader()) == 50
-    assert sum(len(b) for b in data.train_dataloader()) == len(data.train_smiles) > 6000
+    train, valid = read_datasets(folder, "train", "valid", 50)
+    assert train.vocabulary == valid.vocabulary == read_vocabulary(folder)
+    data = TokenDataModule(train, valid, batch_size=100, seed=0)
+    assert sum(len(b) for b in data.val_dataloader()) == len(valid) == 50
+    assert sum(len(b) for b in data.train_dataloader()) == len(train) > 6000
     with pytest.raises(InputError, match=r"both 'valid': choose two"):
-        CorpusDataModule.from_folder(folder, **settings | {"train_split": "valid"})
+        read_datasets(folder, "valid", "valid", 50)
 
 
 def test_a_molecule_that_rdkit_cannot_spell_is_learnt_as_it_stands():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from chemkl.corpus.batches import CorpusDataModule, EpochLoader
+from chemkl.corpus.batches import EpochLoader, TokenDataModule, TokenDataset
 from chemkl.policies import RnnPolicy, Vocabulary
 from chemkl.policies.base import stream
 from chemkl.training.pretrain import Pretrain, warmup_cosine
@@ -44,15 +44,17 @@ def fit(tmp_path):
 
     def run(name="run", *, stop_at=None, every=3, epochs=3, metrics=None, policy=None, **settings):
         out = tmp_path / name
-        data = CorpusDataModule(
-            TRAIN, VALID, Vocabulary.of("CON"), batch_size=5, seed=1,
-            randomise=settings.pop("randomise", False), n_workers=settings.pop("n_workers", 0),
+        vocabulary = Vocabulary.of("CON")
+        train = TokenDataset(TRAIN, vocabulary, 1 if settings.pop("randomise", False) else None)
+        data = TokenDataModule(
+            train, TokenDataset(VALID, vocabulary), batch_size=5, seed=1,
+            n_workers=settings.pop("n_workers", 0),
         )  # fmt: skip
         torch.manual_seed(0)
         sizes = {"embedding_size": 8, "hidden_size": 16, "n_layers": 2, "max_length": 12}
         dropout = settings.pop("dropout", 0.0)
         module = Pretrain(
-            policy or RnnPolicy(data.vocabulary, **sizes, dropout=dropout),
+            policy or RnnPolicy(vocabulary, **sizes, dropout=dropout),
             learning_rate=1e-2, warmup_steps=settings.pop("warmup_steps", 3), weight_decay=0.01,
             samples_per_epoch=settings.pop("samples_per_epoch", 4),
             sample_metrics=metrics or (lambda _: {"validity": 0.5}), seed=SEED,
