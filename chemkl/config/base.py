@@ -206,7 +206,7 @@ def did_you_mean(
     near = nearest(name, names, also, meanings)
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
     if meanings and near:
-        hint += f" ({'; '.join(meanings[each] for each in near)})"
+        hint += f" ({'; '.join(meanings[n] for n in near)})"
     if listed:
         return f"{hint} {listed} lists all {len(names)}"
     if len(names) > MOST_NAMES:
@@ -297,35 +297,28 @@ def nearest(
         also: what else these are called; then case, blanks and signs are passed over.
         meanings: a sentence on each; one that shares a word with the name may be it.
     """
-    names = list(allowed)
-    called = {each: {_plain(each), *map(_plain, (also or {}).get(each, ()))} for each in names}
-    same = [each for each in names if _plain(name) in called[each]]
+    names, also, meanings = list(allowed), also or {}, meanings or {}
+    called = {n: {_plain(n), *map(_plain, also.get(n, ()))} for n in names}
+    same = [n for n in names if _plain(name) in called[n]]
     if same:
         return same[:2]
-    near = get_close_matches(name, names, n=1, cutoff=0.6 if also is None else 0.75)
-    by_plain = {plain: each for each in names for plain in called[each]}
-    if not near:
-        near = [by_plain[p] for p in get_close_matches(_plain(name), by_plain, n=1, cutoff=0.75)]
-    near = near or _of_like_meaning(name, names, also or {}, meanings or {})
-    return near or get_close_matches(name, names, n=1, cutoff=0.6)
-
-
-def _of_like_meaning(
-    name: str,
-    names: Iterable[str],
-    also: Mapping[str, Iterable[str]],
-    meanings: Mapping[str, str],
-) -> list[str]:
+    by_plain = {plain: n for n in names for plain in called[n]}
+    cutoff = 0.75 if also else 0.6
+    near = get_close_matches(name, names, n=1, cutoff=cutoff)
+    near = near or [by_plain[p] for p in get_close_matches(_plain(name), by_plain, 1, 0.75)]
+    if near:
+        return near
     wanted = _words(name)
     shared = {
-        each: (
-            len(wanted & _words(" ".join([each, *also.get(each, ())]))),
-            len(wanted & _words(meanings.get(each, ""))),
+        n: (
+            len(wanted & _words(" ".join([n, *also.get(n, ())]))),
+            len(wanted & _words(meanings.get(n, ""))),
         )
-        for each in names
+        for n in names
     }
-    best = sorted(shared, key=lambda each: shared[each], reverse=True)[:2]
-    return [each for each in best if any(shared[each])]
+    best = sorted(shared, key=lambda n: shared[n], reverse=True)[:2]
+    near = [n for n in best if any(shared[n])]
+    return near or get_close_matches(name, names, n=1, cutoff=0.6)
 
 
 def _plain(name: str) -> str:
@@ -354,7 +347,7 @@ def install(extra: str) -> str:
         asked = requires("chemkl") or []
     except PackageNotFoundError:  # run from a source tree that was never installed
         asked = []
-    parts = [each.partition(";") for each in asked]
+    parts = [requirement.partition(";") for requirement in asked]
     names = [name.strip() for name, _, when in parts if f'extra == "{extra}"' in when]
     return f"pip install {' '.join(map(repr, names))}" if names else f"pip install -e '.[{extra}]'"
 

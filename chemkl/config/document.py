@@ -103,9 +103,9 @@ class Document:
         _refuse_other_formats(file, text, str(path))
         data, lines, repeated = parse(text, str(path))
         if not isinstance(data, dict):
-            found = "nothing" if data is None else f"a {type(data).__name__}"
+            kind = "nothing" if data is None else f"a {type(data).__name__}"
             raise InputError(
-                f"{path}:1: the file should hold settings, one 'key: value' a line; found {found}."
+                f"{path}:1: the file should hold settings, one 'key: value' a line; found {kind}."
             )
         file = file.resolve()
         return cls(data, str(path), folder or file.parent, lines, tuple(repeated), file)
@@ -117,14 +117,14 @@ class Document:
     def depth(self, keys: Keys) -> int:
         """How many of these keys, from the first one on, the file has; all of them without one."""
         way = tuple(map(str, (*self.prefix, *keys)))
-        known = [n for n in range(len(way) + 1) if way[:n] in self.lines]
-        return max(known[-1] - len(self.prefix), 0) if known else len(keys)
+        depths = [n for n in range(len(way) + 1) if way[:n] in self.lines]
+        return max(depths[-1] - len(self.prefix), 0) if depths else len(keys)
 
     def line(self, keys: Keys = ()) -> int | None:
         """The line of the deepest of these keys that the file has; None without a file."""
         way = tuple(map(str, (*self.prefix, *keys)))
-        known = [n for n in range(len(way) + 1) if way[:n] in self.lines]
-        return self.lines[way[: known[-1]]] if known else None
+        depths = [n for n in range(len(way) + 1) if way[:n] in self.lines]
+        return self.lines[way[: depths[-1]]] if depths else None
 
     def where(self, keys: Keys = ()) -> str:
         """File and line, for example ``configs/posttrain/mara.yaml:7``."""

@@ -551,4 +551,4 @@ class EvaluateTextConfig(Config):
     @property
     def folders(self) -> list[Path]:
         """All runs: those under `runs` first, then those of each method."""
-        return [*self.runs, *(folder for own in self.methods.values() for folder in own)]
+        return [*self.runs, *(folder for runs in self.methods.values() for folder in runs)]

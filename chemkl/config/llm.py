@@ -253,11 +253,10 @@ ONE_ORACLE = (
 
 def _unlike_oracles(rewards: Sequence[RewardConfig]) -> Iterator[str]:
     """Say which components have one name and differ in kind or parameters; the names agree."""
-    for number, own in enumerate(rewards):
-        for first, part in zip(rewards[0].components, own.components, strict=True):
+    for number, reward in enumerate(rewards):
+        for first, part in zip(rewards[0].components, reward.components, strict=True):
             before, here = (
-                f"kind {each.kind} with {each.parameters or 'no parameters'}"
-                for each in (first, part)
+                f"kind {one.kind} with {one.parameters or 'no parameters'}" for one in (first, part)
             )
             if (first.kind, first.parameters) != (part.kind, part.parameters):
                 yield (
@@ -289,7 +288,7 @@ class SmilesReward(Config):
         if (self.reward is None) == (self.by_prompt is None):
             yield "", "give reward (one for all prompts) or by_prompt, one of the two"
         names = [[part.name for part in reward.components] for reward in self.by_prompt or ()]
-        others = [number for number, own in enumerate(names) if own != names[0]]
+        others = [number for number, row in enumerate(names) if row != names[0]]
         if others:
             need = "all rewards need the same component names in the same order, each is a column"
             first, other = ", ".join(names[0]), ", ".join(names[others[0]])
@@ -302,8 +301,8 @@ class SmilesReward(Config):
     def parts(self) -> list["SmilesReward"]:
         """The reward of each prompt, each in a config of its own; none: all have the same."""
         return [
-            SmilesReward(kind="smiles", reward=each, parse=self.parse)
-            for each in self.by_prompt or ()
+            SmilesReward(kind="smiles", reward=reward, parse=self.parse)
+            for reward in self.by_prompt or ()
         ]
 
     @property
@@ -490,9 +489,11 @@ class LlmPosttrainConfig(Config):
 
     def _problems_of_reward(self) -> Iterator[tuple[str, str]]:
         kind = self.reward.kind
-        own = self.reward.by_prompt if isinstance(self.reward, SmilesReward) else None
-        if own is not None and len(own) != len(self.prompts):
-            text = f"{len(own)} rewards for {len(self.prompts)} prompts; each prompt has its own"
+        rewards = self.reward.by_prompt if isinstance(self.reward, SmilesReward) else None
+        if rewards is not None and len(rewards) != len(self.prompts):
+            text = (
+                f"{len(rewards)} rewards for {len(self.prompts)} prompts; each prompt has its own"
+            )
             yield "reward.by_prompt", text
         if kind != "smiles" and self.diversity_filter is not None:
             yield "diversity_filter", "it counts scaffolds; take a reward of kind smiles"

@@ -350,11 +350,11 @@ class Draft:
 
     def _fitting(self, kind: Any, value: Any) -> Any:
         try:
-            found = TypeAdapter(kind).validate_python(value, context=dict(self.context))
+            setting = TypeAdapter(kind).validate_python(value, context=dict(self.context))
         except ValidationError:
             return None
-        waits = isinstance(found, Path) and (not found.exists() or self._is_remade(found))
-        return None if waits else found
+        waits = isinstance(setting, Path) and (not setting.exists() or self._is_remade(setting))
+        return None if waits else setting
 
     def _is_remade(self, path: Path) -> bool:
         return any(path.is_relative_to(folder) for folder in self.context["earlier"])
@@ -428,6 +428,6 @@ def load_config(
         return config
     lines = [text for _, text in sorted(problems, key=lambda p: p[0])]
     if beside is not None:
-        found = beside(Draft(model, document, data, changes, context))
-        lines += [line for line in found if not any(line in known for known in lines)]
+        more = beside(Draft(model, document, data, changes, context))
+        lines += [text for text in more if not any(text in line for line in lines)]
     raise InputError("\n".join(dict.fromkeys(lines)))

@@ -89,7 +89,7 @@ def _check_written(place: Path, earlier: Mapping[Path, Sequence[str]]) -> None:
         if not written:
             continue
         name = place.relative_to(folder).as_posix()
-        if not any(fnmatch(name, each) or each.startswith(f"{name}/") for each in written):
+        if not any(fnmatch(name, file) or file.startswith(f"{name}/") for file in written):
             raise ValueError(
                 f"no such file or folder: {place}; the job that fills {folder} will not write "
                 f"{name!r}{did_you_mean(name, written)}"

@@ -30,13 +30,13 @@ def root() -> Path:
 @cache
 def names() -> tuple[str, ...]:
     """The shipped files, relative to `root`, in order."""
-    found = sorted(
+    files = sorted(
         path.relative_to(root()).as_posix()
         for folder in FOLDERS
         for path in (root() / folder).rglob("*")
         if path.is_file() and path.suffix not in (".pyc", ".pyo", ".pyd")
     )
-    return tuple(name for name in found if "/." not in name and not name.startswith(MADE))
+    return tuple(name for name in files if "/." not in name and not name.startswith(MADE))
 
 
 @cache
@@ -108,8 +108,8 @@ def near(path: str | Path, *kinds: str) -> str | None:
     }
     by_name = of_kind or {name: name for name in names()}
     wanted = _plain(path).removesuffix(".yaml") if of_kind else _plain(path)
-    found = get_close_matches(wanted, by_name, n=1, cutoff=0.7 if of_kind else 0.9)
-    return found[0] if found else None
+    matches = get_close_matches(wanted, by_name, n=1, cutoff=0.7 if of_kind else 0.9)
+    return matches[0] if matches else None
 
 
 def _plain(path: str | Path) -> str:
@@ -123,11 +123,11 @@ def _plain(path: str | Path) -> str:
 def _is_copy(path: Path, shipped: Path) -> bool:
     if path.is_file() and shipped.is_file():
         return filecmp.cmp(path, shipped, shallow=False)
-    own, theirs = set(_inside(path)), set(_inside(shipped))
+    files = set(_inside(path))
     return (
-        bool(own)
-        and own == theirs
-        and all(filecmp.cmp(path / n, shipped / n, shallow=False) for n in own)
+        bool(files)
+        and files == set(_inside(shipped))
+        and all(filecmp.cmp(path / n, shipped / n, shallow=False) for n in files)
     )
 
 

@@ -45,8 +45,8 @@ class Objective:
     states: Mapping[str, State] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        own = {name: STATES[name]() for name in self.estimator.inputs if name in STATES}
-        object.__setattr__(self, "states", own)
+        states = {name: STATES[name]() for name in self.estimator.inputs if name in STATES}
+        object.__setattr__(self, "states", states)
 
     @property
     def beta(self) -> float:
@@ -103,8 +103,8 @@ class Objective:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from the result of ``state_dict``."""
         self.target.load_state_dict(state["target"])
-        for name, own in self.states.items():
-            own.load_state_dict(state["estimator"][name])
+        for name, memory in self.states.items():
+            memory.load_state_dict(state["estimator"][name])
 
     def _available(self, inputs: LossInputs, target: TargetOutput) -> dict[str, Any]:
         """Everything that an estimator may ask for, by name."""

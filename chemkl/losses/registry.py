@@ -124,7 +124,7 @@ def options_of(function: Callable[..., Any]) -> dict[str, Option]:
     """Read the keyword-only parameters of a function, or of a dataclass, as options."""
     hints = get_type_hints(function, include_extras=True)
     documented = reversed(getattr(function, "__mro__", (function,)))
-    meanings = {k: v for each in documented for k, v in _meanings(each.__doc__).items()}
+    meanings = {k: v for part in documented for k, v in _meanings(part.__doc__).items()}
     options = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
