@@ -58,7 +58,7 @@ class TableWriter:
 
     def __init__(self, writer: pq.ParquetWriter) -> None:
         self._writer = writer
-        self._waiting: list[dict[str, Any]] = []
+        self._rows: list[dict[str, Any]] = []
 
     def describe(self, about: Mapping[str, str]) -> None:
         """Keep facts with the table, in the metadata of the file."""
@@ -66,16 +66,16 @@ class TableWriter:
 
     def append(self, rows: Sequence[dict[str, Any]]) -> None:
         """Add rows; they are written as soon as there are enough for a row group."""
-        self._waiting += rows
-        if len(self._waiting) >= ROWS_A_GROUP:
+        self._rows += rows
+        if len(self._rows) >= ROWS_A_GROUP:
             self.flush()
 
     def flush(self) -> None:
         """Write what waits."""
-        if self._waiting:
-            table = pa.Table.from_pylist(self._waiting, self._writer.schema)
+        if self._rows:
+            table = pa.Table.from_pylist(self._rows, self._writer.schema)
             self._writer.write_table(table, ROWS_A_GROUP)
-        self._waiting = []
+        self._rows = []
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from chemkl.results.provenance import (
     installed_versions,
 )
 from chemkl.results.seal import check_json, is_whole, note_of
-from chemkl.results.trace import ASIDE, ORPHANS, READY
+from chemkl.results.trace import DRAFTS, ORPHANS, READY
 from chemkl.signals import deferred, handled
 
 FILE_NAME = "manifest.json"
@@ -481,7 +481,7 @@ def _is_result(name: str) -> bool:
     A file that is not known counts as a result. Hidden files do not, but for the rows of a trace
     among them: those that a resumed run set aside, and those of a swap that a kill cut off.
     """
-    if name.startswith((f"{ORPHANS}/", f"{ASIDE}/{READY}/")):
+    if name.startswith((f"{ORPHANS}/", f"{DRAFTS}/{READY}/")):
         return True
     others = (FILE_NAME, "logs/*", *_OF_THE_ATTEMPT, *_OF_THE_USER)
     return not _is_hidden(name) and not any(fnmatch(name, pattern) for pattern in others)

