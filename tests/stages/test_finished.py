@@ -9,7 +9,7 @@ import pytest
 
 from chemkl.config import InputError
 from chemkl.results import InputFile, Manifest
-from chemkl.stages.registry import LAST, STAGES
+from chemkl.stages.registry import LAST, STAGES, Stage
 
 MOLECULES = (
     "CCO\nCCN\nCCC\nc1ccccc1\nCC(=O)O\nCCOC\nOc1ccccc1\nCCNC\nCC(C)C\nNCCO\nc1ccncc1\nCCCl\n"
@@ -244,3 +244,44 @@ def test_a_changed_input_is_refused(stage, file, role, config_of, made, place):
     finally:
         (place / file).write_bytes(content)
     assert state(folder) == before
+
+
+OWN = """
+from chemkl.config import Config
+
+class Settings(Config):
+    text: str
+    times: int = 2
+
+def problems(view):
+    yield "text", ["text: say something"] if view.get("text") == "" else []
+
+def work(config, start):
+    with start.claim() as manifest:
+        (start.out / "said.txt").write_text(config.text * config.times)
+        manifest.finish(results={"letters": len(config.text) * config.times})
+    start.console.print("said", config.text)
+
+def read(path):
+    return path.read_text()
+"""
+
+
+def test_a_stage_of_ones_own_is_a_file_and_a_row(tmp_path, monkeypatch, capsys):
+    (tmp_path / "say.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    row = {"outputs": ("said.txt", "manifest.json"), "result": "said.txt", "code": "say"}
+    say, out = Stage("say", "say:Settings", "Say something.", **row), tmp_path / "out"
+    assert say.run({"text": "na"}, out) == "nana"
+    assert capsys.readouterr().out == "said na\n"
+    assert Manifest.load(out).results == {"letters": 4}
+    assert say.run({"text": "na"}, out) == "nana"
+    assert capsys.readouterr() == ("", f"{out}: complete, skipped; --fresh makes it anew\n")
+    (out / "said.txt").unlink()
+    assert say.run({"text": "na"}, out) == "nana"
+    with pytest.raises(InputError, match="times: 2 in the folder, 3 in the new config"):
+        say.run({"text": "na", "times": 3}, out)
+    with pytest.raises(InputError, match=r"^text: say something$"):
+        say.run({"text": ""}, tmp_path / "other")
+    with pytest.raises(InputError, match=r"(?s)times: .*\n.*text: say something"):
+        say.run({"text": "", "times": "x"}, tmp_path / "other")
