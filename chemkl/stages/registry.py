@@ -1,12 +1,14 @@
 """The table of stages: a stage is a row here, and a module with the function that does its work.
 
-A stage of one's own is one row and one file. The module of a row has
+A stage of one's own is one row and one file; for pipelines its name also goes into
+`chemkl.config.pipeline.StageName`. The module of a row has
 
     work(config, start)     what the stage does: it reads, claims its folder with `start.claim`,
                             and writes there; see `chemkl.stages.runner.Start`
     problems(view)          what its schema cannot see, a key and lines for each; may be left out
     read(path)              turns the path of the result into what `run` returns; without it `run`
                             returns the path
+    check_spent(config, out)  refuses limits below what a run has spent; for stages with `limits`
     run = STAGES[name].run  for those who call it from Python
 
 Nothing here imports more than the settings' base: `chemkl --help` is to be quick.
