@@ -1,6 +1,7 @@
 import itertools
 import math
 
+import pandas as pd
 import pytest
 import torch
 from scipy import stats
@@ -129,21 +130,12 @@ def test_under_autocast_only_the_matrix_products_are_rounded(policy):
     assert logp.item() == pytest.approx(exact.item(), abs=1e-5)
 
 
-def test_logp_of_nothing_is_empty(policy):
-    assert policy.logp([]).shape == (0,)
-    assert policy.logp_tokens(pad([])).shape == (0,)
-
-
 def test_logp_takes_any_sequence_of_smiles_but_not_one_string(policy):
-    import pandas as pd
-
     column = pd.Series(["CC", "N"], index=[7, 3])
     assert torch.equal(policy.logp(column), policy.logp(["CC", "N"]))
+    assert policy.logp([]).shape == policy.logp_tokens(pad([])).shape == (0,)
     with pytest.raises(TypeError, match=r"write \['CCO'\]"):
         policy.logp("CCO")
-
-
-def test_logp_of_an_unknown_token_names_it(policy):
     with pytest.raises(UnknownTokenError, match=r"'CCI': token 'I' at position 3"):
         policy.logp(["CC", "CCI"])
 
@@ -230,6 +222,11 @@ def test_rows_depend_on_the_generator_and_their_index_alone():
     assert torch.equal(again.tokens, first.tokens)
     assert torch.equal(again.logp, first.logp)
     assert draw(6).smiles != first.smiles
+    torch.manual_seed(1)  # without a generator it is torch's own
+    first = policy.sample(5)
+    torch.manual_seed(1)
+    assert policy.sample(5).smiles == first.smiles
+    assert policy.sample(5).smiles != first.smiles
 
 
 def test_each_row_takes_its_own_uniform_number_at_every_step_whoever_has_ended():
@@ -255,15 +252,6 @@ def test_each_row_takes_its_own_uniform_number_at_every_step_whoever_has_ended()
 def test_tokens_without_probability_are_never_drawn(uniform, token):
     logp = torch.tensor([[0.0, 0.25, 0.0, 0.75, 0.0]]).log()
     assert draw(logp, torch.tensor([uniform])).tolist() == [token]
-
-
-def test_without_a_generator_torchs_own_is_used():
-    policy = small()
-    torch.manual_seed(1)
-    first = policy.sample(5)
-    torch.manual_seed(1)
-    assert policy.sample(5).smiles == first.smiles
-    assert policy.sample(5).smiles != first.smiles
 
 
 def test_finished_rows_leave_the_batch(policy):
@@ -293,11 +281,13 @@ def test_rows_that_reach_the_maximum_length_are_flagged():
     assert all(len(s) == 4 for s, c in zip(rollout.smiles, cut, strict=True) if c)
 
 
-def test_sampling_none_gives_none(policy):
+def test_sampling_none_gives_none_and_sampling_builds_no_graph(policy):
     rollout = policy.sample(0)
     assert rollout.smiles == []
     assert rollout.tokens.shape == (0, 2)
     assert rollout.n_tokens.shape == rollout.logp.shape == (0,)
+    assert not policy.sample(3).logp.requires_grad
+    assert policy.logp(["C"]).requires_grad
 
 
 def test_sampling_never_drops_units_and_leaves_the_mode_alone():
@@ -311,11 +301,6 @@ def test_sampling_never_drops_units_and_leaves_the_mode_alone():
     policy.eval()
     policy.sample(1)
     assert not policy.training
-
-
-def test_sampling_builds_no_graph(policy):
-    assert not policy.sample(3).logp.requires_grad
-    assert policy.logp(["C"]).requires_grad
 
 
 # ---- the network

@@ -174,13 +174,6 @@ def test_a_manifest_of_another_version_is_refused_by_that_name(tmp_path):
         Manifest.load(tmp_path)
 
 
-def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
-    path = tmp_path / "out"
-    path.write_text("")
-    with pytest.raises(InputError, match="cannot write there"):
-        Manifest.start(path, stage="posttrain", config=CONFIG)
-
-
 def test_the_hash_of_a_folder_sees_names_and_contents_but_not_hidden_files(tmp_path):
     (tmp_path / "a").write_text("1")
     base = sha256_of(tmp_path)
@@ -191,12 +184,6 @@ def test_the_hash_of_a_folder_sees_names_and_contents_but_not_hidden_files(tmp_p
     renamed = sha256_of(tmp_path)
     (tmp_path / "b").write_text("3")
     assert len({base, renamed, sha256_of(tmp_path)}) == 3
-
-
-def test_results_import_neither_torch_nor_lightning():
-    code = "import sys, chemkl.results; print({'torch', 'lightning'} & set(sys.modules))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "set()"
 
 
 # ---- an attempt that ended before its first result
