@@ -69,8 +69,8 @@ def anchor_rewards(
     if not bool(can_B.any()):
         return anchored
     given = target(logp_ref[can_B], reward[can_B], None if group_B is None else group_B[can_B])
-    written = augmented_reward(given.log_target, logp_ref[can_B], target.beta)
-    rbar = torch.where(given.hit, written, reward[can_B])
+    augmented = augmented_reward(given.log_target, logp_ref[can_B], target.beta)
+    rbar = torch.where(given.hit, augmented, reward[can_B])
     anchored.reward[can_B] = rbar
     anchored.bonus[can_B] = rbar - reward[can_B]
     anchored.hit[can_B] = given.hit

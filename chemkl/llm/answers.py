@@ -73,12 +73,12 @@ def check_answers(
     problems = []
     for answer in answers:
         ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
-        written = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
-        same = build_reader(parse)(written) == answer if is_plain else answer in written
+        decoded = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        same = build_reader(parse)(decoded) == answer if is_plain else answer in decoded
         if end_id in ids:
             wrong = f"it holds {tokenizer.decode([end_id])!r}, which ends a completion"
         elif not same:
-            wrong = f"the model's tokenizer makes {written!r} of it; spell it as it writes it"
+            wrong = f"the model's tokenizer makes {decoded!r} of it; spell it as it writes it"
         elif len(ids) >= max_new_tokens:
             wrong = (
                 f"it has {len(ids)} tokens, and with the end token {len(ids) + 1}: raise "

@@ -56,13 +56,13 @@ def render_prompts(
         InputError: no template, one that cannot be read or refuses the messages, or prompts that
             are empty or too long; with a line for each.
     """
-    written = _template(tokenizer, template)
+    source = _template(tokenizer, template)
     last = [messages[-1].content for messages in conversations]
     prompts, problems = [], []
     refused: dict[str, list[int]] = {}
     for number, messages in enumerate(conversations):
         try:
-            prompt = _rendered(number, messages, tokenizer, written)
+            prompt = _rendered(number, messages, tokenizer, source)
         except TemplateSyntaxError as error:  # the same for all prompts
             file = template if isinstance(template, Path) else "the tokenizer's own"
             raise InputError(
