@@ -103,7 +103,9 @@ def test_the_end_follows_the_end(tmp_path):
             logits, _ = read(ids[:, :-1])
             logp = logits.log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
             padding.append(-logp[0, -90:].sum().item())
-            assert logp[0, :-90].sum().item() == pytest.approx(policy.logp([smiles])[0], abs=1e-4)
+            assert logp[0, :-90].sum().item() == pytest.approx(
+                policy.logp([smiles]).item(), abs=1e-4
+            )
     # what REINVENT4 adds to a likelihood; it was hundreds of nats
     assert sum(padding) / 50 < 0.5
     assert sum(value > 0.5 for value in padding) <= 2
