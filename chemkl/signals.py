@@ -3,19 +3,19 @@
 Within `handled` such a signal raises `StoppedBySignal` in the main thread, as Ctrl-C raises
 KeyboardInterrupt. Within `deferred` it is only noted: whoever works there asks `pending` where it
 is safe to stop, and what he has not heeded is raised when the scope ends. A second one ends the
-process at once. Nothing here imports more than the standard library: the handlers are there before
-anything heavy is loaded.
+process at once, in compiled code too. Nothing here imports more than the standard library: the
+handlers are there before anything heavy is loaded.
 """
 
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing import parent_process
-from time import monotonic
+from time import monotonic, sleep
 from types import FrameType
 from typing import Any
 
@@ -48,6 +48,7 @@ class _Noted:
 
     number: int | None = None
     since: float = 0.0
+    first: int | None = None  # as `_watch` saw it arrive
     scopes: int = 0  # of `deferred`
 
 
@@ -74,12 +75,13 @@ def handled() -> Iterator[None]:
     for number in own:
         signal.signal(number, _note)
     try:
-        yield
+        with _watched(own) if own else nullcontext():
+            yield
     finally:
         for number in own:
             signal.signal(number, signal.SIG_DFL)
         if own:
-            _noted.number = None
+            _noted.number = _noted.first = None
 
 
 @contextmanager
@@ -105,9 +107,48 @@ def _note(number: int, _frame: FrameType | None) -> None:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         return
-    _noted.number, _noted.since = number, monotonic()
+    _noted.number, _noted.since = _noted.first or number, monotonic()
     if not _noted.scopes:
-        raise StoppedBySignal(number)
+        raise StoppedBySignal(_noted.number)
+
+
+@contextmanager
+def _watched(heeded: Collection[int]) -> Iterator[None]:
+    """Let a thread see signals as they arrive: `_note` runs behind the compiled code of a step."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    watcher = threading.Thread(target=_watch, args=(reading, heeded), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writing)  # which ends the thread
+        watcher.join()
+        os.close(reading)
+
+
+def _watch(reading: int, heeded: Collection[int]) -> None:
+    """Keep which signal came first, and end the process at a second one, if `_note` cannot."""
+    since = 0.0
+    while numbers := os.read(reading, 64):
+        for number in filter(heeded.__contains__, numbers):
+            if _noted.first is None:
+                _noted.first, since = number, monotonic()
+            elif monotonic() - since > ECHO:
+                sleep(2 * ECHO)
+                os._exit(128 + number)
+
+
+def _forget_watcher() -> None:
+    """In a forked child: its signals are not those of this process."""
+    with suppress(ValueError):
+        signal.set_wakeup_fd(-1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_watcher)
 
 
 # ---- worker processes

@@ -128,6 +128,36 @@ def test_what_a_process_comes_to(pauses, code, out):
     assert (ended.returncode, ended.stdout, ended.stderr) == (code, out, "")
 
 
+IN_COMPILED_CODE = """
+import hashlib, os, signal, sys, threading, time
+from chemkl.signals import deferred, handled
+
+def send(pause):
+    time.sleep(0.3)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(pause)
+    os.kill(os.getpid(), signal.SIGHUP)
+
+with handled(), deferred():
+    threading.Thread(target=send, args=[float(sys.argv[1])]).start()
+    hashlib.pbkdf2_hmac("sha256", b"x", b"y", int(sys.argv[2]))  # Python handles no signal in it
+    print("the step is finished", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("pause", "work", "code", "out"),
+    [
+        ("0.02", "5_000_000", 143, "the step is finished\n"),  # the first counts, not the lower
+        ("0.3", "40_000_000", 129, ""),  # a second one ends at once
+    ],
+)
+def test_signals_in_compiled_code_count_as_they_arrive(pause, work, code, out):
+    command = [sys.executable, "-c", IN_COMPILED_CODE, pause, work]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (code, out, "")
+
+
 def test_handlers_are_set_before_anything_heavy_is_loaded():
     code = "import sys, chemkl.signals; print({'torch', 'numpy', 'pydantic'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

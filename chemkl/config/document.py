@@ -258,6 +258,8 @@ class _Reader:
             if not isinstance(name, ScalarNode):
                 raise _UnfitError("a key is a name or a number, not a list or a mapping")
             key, line = self._scalar(name), name.start_mark.line + 1
+            if key is None:
+                raise _UnfitError("a key is a name or a number, not null")
             if key in first and is_new:
                 self.repeated.append(((*way, str(key)), line, first[key]))
             first.setdefault(key, line)

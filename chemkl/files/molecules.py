@@ -194,7 +194,8 @@ def _line(table: Table, layout: _Layout, row: Row) -> Line:
     number, cells = row.number, row.cells
     if row.reason is not None:
         return Line(number, None, reason=row.reason)
-    reason = NO_CELL if table.types is None else NULL
+    is_null = table.types is not None or (isinstance(cells, dict) and layout.smiles in cells)
+    reason = NULL if is_null else NO_CELL
     name = None
     if table.form == "sdf":
         name, cells = cells.partition("\n")[0].strip() or None, _properties(cells)

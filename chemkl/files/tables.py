@@ -193,7 +193,7 @@ def _delimiter(sample: Sequence[str], usual: str, rules: Rules) -> str:
         rows = [_split(text, delimiter) for text in texts]
         share = sum(len(row) == len(rows[0]) for row in rows) / len(rows)
         share = share if len(rows[0]) > 1 else 0.0
-        if delimiter == usual or share == 1 or (share and usual != BLANKS):
+        if delimiter == usual or share >= (0.5 if usual == BLANKS else 1 / len(rows)):
             use = rules.judge(rows)
             rank = int(delimiter == usual and (usual == LINES or bool(use or share)))
             if (usual, delimiter) == (BLANKS, "\t"):

@@ -78,7 +78,7 @@ def _write(
     """
     rows = _Rows()
     with (
-        Bar("reading molecules", total, lines=10) as bar,
+        Bar("reading molecules", total, "lines", lines=10) as bar,
         files.write_table(out / files.MOLECULES, schema) as molecules,
         files.write_table(out / files.DROPPED, files.DROPPED_SCHEMA) as dropped,
     ):

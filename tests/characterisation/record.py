@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 HERE = Path(__file__).parent
 VOLATILE = [
     (re.compile(r"\d{4}-\d\d-\d\dT[\d:]+(\.\d+)?(Z|\+00:00)?"), "<time>"),
-    (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC"), "<time>"),
+    (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d( UTC)?"), "<time>"),
+    (re.compile(r'(?<="seconds": )[\d.]+|(?<="peak_memory_mib": )[\d.]+'), '"<measured>"'),
     (re.compile(r"\b\d+:\d\d:\d\d\b"), "<duration>"),
     (re.compile(r"\b(\d+ min )?\d+(\.\d+)? s\b"), "<duration>"),
     (re.compile(r"\b[a-z]+(_[a-z]+)?-[0-9a-f]{8}\b"), "<run id>"),

@@ -68,6 +68,7 @@ LAUGHS = "a0: &a0 [x]\n" + "".join(
         ("a: 1\n---\nb: 2\n", 2, "expected a single document"),
         ("a: !!python/object/apply:os.system [ls]\n", 1, "could not determine a constructor"),
         ("? [1]\n: 2\n", 1, "a key is a name or a number, not a list"),
+        ("a: 1\n? \n: 2\n", 2, "a key is a name or a number, not null"),
         ("a: 1\nb: x\x00y\n", 2, "character 0x0000 is not allowed"),
         ("", 1, "found nothing"),
         ("# only a comment\n", 1, "found nothing"),

@@ -74,6 +74,12 @@ def test_delimited_files(tmp_path, ending, d):
     assert read(path, 1) == expected  # by number, a word of a header is none of the molecules
 
 
+def test_json_lines_tell_null_from_missing(tmp_path):
+    path = write(tmp_path, "a.jsonl", '{"smiles": "N"}\n{"smiles": null}\n{"x": 1}\n')
+    reasons = [line.reason for line in read_molecules(path)]
+    assert reasons == [None, "missing: the cell is null", "missing: the line has no such column"]
+
+
 def test_parquet_files(tmp_path):
     path = write(tmp_path, "a.parquet", {"id": [1, 2], "Smiles": [" N ", None], "x": ["a", ""]})
     assert read(path) == read(path, 1) == [(1, "N"), (2, None)]
@@ -132,6 +138,15 @@ READINGS = {
         "separated by semicolons"),
     "trailing delimiters and blank lines": ("a.csv", "smiles,name,\nCCO,a,\n\nCC,b,\n",
         [(2, "CCO", "a"), (3, "", None), (4, "CC", "b")], ""),
+    "commas in a .smi, a line short": ("a.smi", "smiles,name\nCCO,a\nCCN,b\nCCC\n",
+        [(2, "CCO", "a"), (3, "CCN", "b"), (4, "CCC", None)], "separated by commas"),
+    "commas in a .smi, a line long": ("a.txt", "smiles,name\nCCO,a\nCCN,b\nCCC,c,d\n",
+        [(2, "CCO", "a"), (3, "CCN", "b"), (4, "CCC", "c")], "separated by commas"),
+    "semicolons in a .smi, no header": ("a.smi", "CCO;a\nCCN;b\nCCC\nCCCC;d\n",
+        [(1, "CCO", "a"), (2, "CCN", "b"), (3, "CCC", None), (4, "CCCC", "d")],
+        "separated by semicolons"),
+    "commas in names of a .smi": ("a.smi", "CCO 1,2-a\nCCN b,c\nCCC\n",
+        [(1, "CCO", "1,2-a"), (2, "CCN", "b,c"), (3, "CCC", None)], ""),
     "a very long cell": ("a.csv", f'smiles,x\n"{LONG}",2\nO,3\n',
         [(2, LONG, None), (3, "O", None)], ""),
     "quotes open and closed": ("a.csv",

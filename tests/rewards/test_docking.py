@@ -259,11 +259,11 @@ def test_published_scores_come_out(target, smiles, published, tolerance):
 @pytest.mark.slow
 def test_a_binder_docks_better_than_a_fragment_and_a_seed_gives_the_same_twice():
     # risperidone is the ligand of the D2 crystal (PDB 6CM4); dockstring's tutorial has -11.9 for it
-    model = reward(target="DRD2", exhaustiveness=2, cpu=2)
+    model = reward(target="DRD2", exhaustiveness=8, cpu=2)
     frame = model.score([RISPERIDONE, "CCO"])
     bound, fragment = frame["raw_vina"]
     assert bound == pytest.approx(-11.9, abs=0.6)
     assert -4 < fragment < -1
     assert frame["reward"][0] > 0.7 > 0.1 > frame["reward"][1]
-    again = reward(target="DRD2", exhaustiveness=2, cpu=1)
+    again = reward(target="DRD2", exhaustiveness=8, cpu=1)
     assert again.score(["CCO"])["raw_vina"][0] == fragment
