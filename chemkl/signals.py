@@ -29,6 +29,10 @@ ECHO = 0.1
 one to the process and another to its group."""
 
 
+_END = b"\0"
+"""What ends the thread that watches: no signal has the number 0."""
+
+
 class StoppedBySignal(SystemExit):
     """A signal told the process to end; unless it is caught, the exit code is 128 + its number.
 
@@ -124,15 +128,18 @@ def _watched(heeded: Collection[int]) -> Iterator[None]:
         yield
     finally:
         signal.set_wakeup_fd(before)
-        os.close(writing)  # which ends the thread
+        os.write(writing, _END)  # closing does not: a forked child may have the pipe too
         watcher.join()
+        os.close(writing)
         os.close(reading)
 
 
 def _watch(reading: int, heeded: Collection[int]) -> None:
     """Keep which signal came first, and end the process at a second one, if `_note` cannot."""
+    if hasattr(signal, "pthread_sigmask"):  # they are the main thread's, which may be `shielded`
+        signal.pthread_sigmask(signal.SIG_BLOCK, {*NUMBERS, signal.SIGINT})
     since = 0.0
-    while numbers := os.read(reading, 64):
+    while _END not in (numbers := os.read(reading, 64)):
         for number in filter(heeded.__contains__, numbers):
             if _noted.first is None:
                 _noted.first, since = number, monotonic()

@@ -158,6 +158,32 @@ def test_signals_in_compiled_code_count_as_they_arrive(pause, work, code, out):
     assert (ended.returncode, ended.stdout, ended.stderr) == (code, out, "")
 
 
+FORKS = """
+import os, signal, sys, time
+from chemkl.signals import handled, shielded
+with handled():
+    if os.fork() == 0:  # as a pool of the user's does; it outlives the scope
+        time.sleep(60)
+    print("left", flush=True)
+    with shielded():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.3)
+        print("the scope ends", flush=True)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_forked_child_holds_nothing_up_and_a_shield_holds(tmp_path):
+    with (tmp_path / "out").open("w+") as out:
+        process = subprocess.Popen([sys.executable, "-c", FORKS], stdout=out, process_group=0)
+        try:
+            assert process.wait(timeout=50) == 143  # the child sleeps for longer
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+        out.seek(0)
+        assert out.read() == "left\nthe scope ends\n"
+
+
 def test_handlers_are_set_before_anything_heavy_is_loaded():
     code = "import sys, chemkl.signals; print({'torch', 'numpy', 'pydantic'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

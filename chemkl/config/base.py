@@ -159,7 +159,9 @@ def choose_kind(
     if not isinstance(section, Mapping):
         complain([((), f"should be a mapping with kind, one of: {names} (got {shown(value)})")])
     if "kind" not in section:
-        complain([((), f"required key 'kind' is not given. Known: {names}")])
+        hints = {str(key): did_you_mean(str(key), ["kind"]) for key in section}
+        misspelt = [((key,), f"not a known key{hint}") for key, hint in hints.items() if hint]
+        complain([((), f"required key 'kind' is not given. Known: {names}"), *misspelt])
     kind = section["kind"]
     if kind not in list(kinds):
         text = f"{what} {kind!r} is not known{did_you_mean(str(kind), kinds)}".strip()

@@ -260,9 +260,11 @@ class _Reader:
             key, line = self._scalar(name), name.start_mark.line + 1
             if key is None:
                 raise _UnfitError("a key is a name or a number, not null")
-            if key in first and is_new:
-                self.repeated.append(((*way, str(key)), line, first[key]))
+            before = first.get(key, first.get(str(key)))  # 1 and 1.0, and 1 and '1'
+            if before and is_new:
+                self.repeated.append(((*way, str(key)), line, before))
             first.setdefault(key, line)
+            first.setdefault(str(key), line)
             self.lines[(*way, str(key))] = line  # of repeated keys the last one counts
             data[key] = self.value(value, (*way, str(key)))
         return data

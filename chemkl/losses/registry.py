@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import InitVar, dataclass
 from difflib import get_close_matches
+from numbers import Real
 from types import NoneType
 from typing import Annotated, Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -105,7 +106,7 @@ class Option:
         elif {int, float}.isdisjoint(self.members):
             return None
         else:
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            is_number = isinstance(value, Real) and not isinstance(value, bool)
             fits, must = is_number and value in numbers, str(numbers)  # type: ignore[operator]
         none = ", or be None" if NoneType in self.members else ""
         hint = f"; {numbers.hint}" if numbers.hint else ""

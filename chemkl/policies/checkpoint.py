@@ -155,7 +155,7 @@ def load_policy(path: str | Path) -> Policy:
     Raises:
         InputError: the file is missing, damaged, foreign, or its weights do not fit its header.
     """
-    if is_reinvent(path):
+    if Path(path).is_file() and is_reinvent(path):
         policy: Policy = read_reinvent(path)
         check_weights(policy.state_dict().items(), str(path))
         return policy

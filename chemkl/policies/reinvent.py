@@ -9,7 +9,7 @@ Shape legend: B sequences, T tokens, V vocabulary, H hidden units, E numbers per
 
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from chemkl.config import InputError
-from chemkl.policies.rnn import CELLS, RnnPolicy, State
+from chemkl.config import InputError, load_config
+from chemkl.config.pretrain import RnnConfig
+from chemkl.policies.rnn import RnnPolicy, State
 from chemkl.policies.tokenizer import END, END_ID, START, Vocabulary
 from chemkl.results.atomic import atomic_file
 
@@ -81,11 +82,9 @@ def read_reinvent(path: str | Path) -> RnnPolicy:
         )
     tokens = _tokens(content["vocabulary"], path)
     weights = content["network"]
-    if not isinstance(weights, Mapping) or not all(
-        isinstance(value, Tensor) for value in weights.values()
-    ):
-        raise InputError(f"{path}: network: expected tensors by name. {_FIX}")
-    policy = _network(content, Vocabulary(tuple(tokens)), path)
+    if not isinstance(weights, Mapping) or not all(map(_is_plain, weights.values())):
+        raise InputError(f"{path}: network: expected plain tensors of numbers, by name. {_FIX}")
+    policy = _network(content, tokens, path)
     ours = {_renamed(str(name)): value.to(torch.float32) for name, value in weights.items()}
     wanted = policy.state_dict()
     wrong = [f"{name} is missing" for name in wanted if name not in ours]
@@ -95,9 +94,11 @@ def read_reinvent(path: str | Path) -> RnnPolicy:
         for name, value in wanted.items()
         if name in ours and ours[name].shape != value.shape
     ]
+    if len(ours) != len(weights):
+        wrong.append("a weight is given under two names")
     if wrong:
         raise InputError(
-            f"{path}: the weights do not fit network_params and vocabulary: {'; '.join(wrong)}"
+            f"{path}: the weights do not fit network_params and vocabulary: {'; '.join(wrong[:10])}"
         )
     rows_V = torch.tensor(list(tokens.values()))  # theirs, in our order
     for name in ("embedding.weight", "linear.weight", "linear.bias"):
@@ -250,30 +251,37 @@ def _tokens(vocabulary: Any, path: str | Path) -> dict[str, int]:
     return first | dict(sorted(tokens.items(), key=lambda item: item[1]))
 
 
-def _network(content: Mapping[str, Any], vocabulary: Vocabulary, path: str | Path) -> RnnPolicy:
+def _is_plain(value: Any) -> bool:
+    """Whether this is a tensor of real numbers with a value for each of them."""
+    return (
+        isinstance(value, Tensor)
+        and value.is_floating_point()
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+    )
+
+
+def _network(content: Mapping[str, Any], tokens: Iterable[str], path: str | Path) -> RnnPolicy:
     """Build the network of ``network_params``, without memory for its weights."""
     given = content["network_params"]
     if not isinstance(given, Mapping):
         raise InputError(f"{path}: network_params: expected names and values. {_FIX}")
-    sizes = {
-        "embedding_size": given.get("embedding_layer_size", 256),
-        "hidden_size": given.get("layer_size", 512),
-        "n_layers": given.get("num_layers", 3),
-        "max_length": content.get("max_sequence_length", 256),
-    }
-    cell, dropout = given.get("cell_type", "lstm"), given.get("dropout", 0.0)
-    wrong = [
-        f"{name} {value!r}, expected a whole number from 1 to 65536"
-        for name, value in sizes.items()
-        if type(value) is not int or not 1 <= value <= 65536
-    ]
-    if cell not in CELLS:
-        wrong.append(f"cell_type {cell!r}, expected one of {', '.join(CELLS)}")
-    if type(dropout) not in (int, float) or not 0 <= dropout < 1:
-        wrong.append(f"dropout {dropout!r}, expected a number from 0 to below 1")
     if given.get("layer_normalization"):
-        wrong.append("layer_normalization: not offered here")
-    if wrong:
-        raise InputError(f"{path}: network_params: {'; '.join(wrong)}")
-    with torch.device("meta"):
-        return RnnPolicy(vocabulary, cell=cell, dropout=float(dropout), **sizes)
+        raise InputError(f"{path}: network_params: layer_normalization: not offered here")
+    try:
+        settings = load_config(
+            RnnConfig,
+            {
+                "cell": given.get("cell_type", "lstm"),
+                "embedding_size": given.get("embedding_layer_size", 256),
+                "hidden_size": given.get("layer_size", 512),
+                "n_layers": given.get("num_layers", 3),
+                "dropout": given.get("dropout", 0.0),
+                "max_length": content.get("max_sequence_length", 256),
+            },
+        )
+        with torch.device("meta"):
+            sizes = settings.model_dump(exclude={"kind"})
+            return RnnPolicy(Vocabulary(tuple(tokens)), **sizes)
+    except InputError as error:
+        raise InputError(f"{path}: network_params or vocabulary: {error}") from None

@@ -247,20 +247,13 @@ class Manifest(BaseModel):
         return self.has_config(config)
 
     def lost_outputs(self) -> dict[str, str]:
-        """What a complete stage wrote and is there no more as it was: why, by name.
-
-        A file older than the manifest, which is written last, has not been changed since; the
-        checksums of the others are looked at.
-        """
+        """What a complete stage wrote and is there no more as it was: why, by name."""
         lost = {}
-        finished = (self._folder / FILE_NAME).stat().st_mtime_ns
         for name in self.outputs:
             path = self._folder / name
             if not path.is_file():
                 lost[name] = "missing"
-                continue
-            now = path.stat()
-            if not now.st_size or (now.st_mtime_ns >= finished and not is_whole(path)):
+            elif not path.stat().st_size or not is_whole(path):
                 lost[name] = "damaged"
         return lost
 
@@ -361,7 +354,11 @@ class Manifest(BaseModel):
         self.results = {**self.results, **finite(results or {})}
         if status == "complete":
             not_ours = (FILE_NAME, "logs/*", *_OF_THE_USER)
-            inside = (n for n in _names_in(self._folder) if not _is_hidden(n))
+            inside = (
+                name
+                for name in _names_in(self._folder)
+                if not _is_hidden(name) and (self._folder / name).is_file()
+            )
             ours = sorted(n for n in inside if not any(fnmatch(n, pattern) for pattern in not_ours))
             self.outputs = [*ours, *(str(path.resolve()) for path in beside)]
         self.save()

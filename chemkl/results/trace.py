@@ -227,7 +227,8 @@ def _other_config(path: Path, schema: pa.Schema, expected: str) -> str:
 
 def _steps_within(path: Path) -> tuple[int, int] | None:
     """The first and the last step in one file, by its footer; None where that does not tell."""
-    footer = pq.read_metadata(path)
+    with readable(path):
+        footer = pq.read_metadata(path)
     number = footer.schema.to_arrow_schema().get_field_index("step")
     groups = [footer.row_group(i).column(number).statistics for i in range(footer.num_row_groups)]
     if not groups or any(group is None or not group.has_min_max for group in groups):

@@ -69,12 +69,13 @@ def work(config: Any, start: Start) -> None:
     # what can go wrong with the models and the trainer does so before the folder is claimed
     kind = _Texts if isinstance(config, LlmPosttrainConfig) else _Molecules
     parts = kind(config, start.out)
-    precision, first = _settled(config, start.out)
+    precision = _settled(config, start.out)
     with (
         closing(parts.build_reward()) as reward,
         # it runs on one device: a second process is never a rank of this run
         start.claim(parts.inputs(), precision=precision, rank=0) as manifest,
     ):
+        first = last_checkpoint(start.out)  # another process may have written one meanwhile
         parts.begin(manifest)
         alarm = build_alarm(config, start.say)
         if alarm is not None:
@@ -331,11 +332,8 @@ def check_spent(config: AnyConfig, out: Path) -> None:
 # ---- the steps, from the last checkpoint on
 
 
-def _settled(config: AnyConfig, out: Path) -> tuple[UsedPrecision, Path | None]:
+def _settled(config: AnyConfig, out: Path) -> UsedPrecision:
     """Settle the precision, while the folder is untouched, and look at trainer and past of a run.
-
-    Returns:
-        The precision, and the checkpoint that the run goes on from; None: it begins.
 
     Raises:
         InputError: the device, or Lightning, refuses the settings; or the checkpoint or a part of
@@ -344,10 +342,10 @@ def _settled(config: AnyConfig, out: Path) -> tuple[UsedPrecision, Path | None]:
     plain, trainer = config.model_dump(mode="json"), _trainer_settings(config)
     precision = settle(config.precision, trainer, out, plain)
     _trainer(config, out, [], precision)
-    first = last_checkpoint(out)
+    last_checkpoint(out)
     for part in list_parts(out):
         check_seal(part.path, "Restore it from a copy, or run again with --fresh.")
-    return precision, first
+    return precision
 
 
 def _trainer_settings(config: AnyConfig) -> dict[str, Any]:

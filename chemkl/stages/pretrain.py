@@ -70,7 +70,7 @@ def work(config: Any, start: Start) -> None:
         InputError: the corpus, or a folder that holds another run.
     """
     # all that can be wrong is found out before the folder is claimed
-    first = last_checkpoint(start.out)
+    last_checkpoint(start.out)
     is_llm = isinstance(config, PretrainLlmConfig)
     parts = _of_tags(config) if is_llm else _of_molecules(config)
     plain = config.model_dump(mode="json")
@@ -93,6 +93,7 @@ def work(config: Any, start: Start) -> None:
     claimed = start.claim(inputs, precision=precision, rank=trainer.global_rank)
     start.say(str(precision))
     with claimed as manifest, quiet():
+        first = last_checkpoint(start.out)  # another process may have written one meanwhile
         if parts.told:
             start.say(parts.told)
         module = Pretrain(

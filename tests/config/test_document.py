@@ -233,6 +233,12 @@ def test_other_formats_are_told_in_one_line(tmp_path, name, text, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("second", ["1", "1.0", "'1'"])
+def test_a_key_is_the_same_however_it_is_spelled(second):
+    repeated = parse(f"1: a\n{second}: b\n", "here").repeated
+    assert [(line, first) for _, line, first in repeated] == [(2, 1)]
+
+
 def test_repeated_keys_are_found_at_every_depth_and_aliases_cost_nothing():
     # three levels of nine references each: 9^3 paths, but four nodes
     levels = ["a0: &a0 {k: 1, k: 2}"]

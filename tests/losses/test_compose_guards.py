@@ -1,5 +1,6 @@
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
@@ -33,6 +34,10 @@ def test_beta_zero_is_refused(name):
         build_objective(name, beta=0, **tau)
     with pytest.raises(ValueError, match="give beta, or sigma"):
         build_objective(name, **tau)
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert build_objective("gibbs", beta=np.float32(0.1)).beta == pytest.approx(0.1)
 
 
 def test_unknown_names_and_options():

@@ -1,5 +1,6 @@
 """REINVENT's model files: read whatever their age, written as REINVENT4 reads them, run never."""
 
+import os
 import pickle
 import sys
 from types import ModuleType
@@ -183,10 +184,18 @@ def changed(**parts):
         (changed(vocabulary={"tokens": {"$": 0, "C": 1}}), "lacks the end token"),
         (changed(network_params__layer_size=17), r"rnn.weight_ih_l0 is \(64, 8\), expected"),
         (changed(network_params__num_layers=3), "rnn.weight_ih_l2 is missing"),
-        (changed(network_params__num_layers=0), "n_layers 0, expected a whole number"),
-        (changed(network_params__cell_type="mamba"), "one of lstm, gru"),
+        (changed(network_params__num_layers=0), "n_layers"),
+        (changed(network_params__num_layers=3000), "n_layers"),
+        (changed(network_params__cell_type="mamba"), "cell"),
+        (changed(network_params__cell_type=[]), "cell"),
+        (changed(max_sequence_length=1), "max_length"),
         (changed(network_params__layer_normalization=True), "layer_normalization"),
-        (changed(network={"_linear.bias": 3}), "expected tensors by name"),
+        (changed(network={"_linear.bias": 3}), "expected plain tensors"),
+        (changed(network__x=torch.eye(2).to_sparse()), "expected plain tensors"),
+        (changed(network__x=torch.eye(2, dtype=torch.complex64)), "expected plain tensors"),
+        (changed(network__x=torch.eye(2, device="meta")), "expected plain tensors"),
+        (changed(**{"network__linear.bias": torch.zeros(12)}), "under two names"),
+        (changed(vocabulary={"tokens": {"$": 0, "^": 1, "": 2}}), r"a\.prior: .*single tokens"),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path, change, says):
@@ -219,3 +228,10 @@ def test_a_prior_is_a_model_file_like_any_other(tmp_path):
     torch.save(reinvent_dict(policy), tmp_path / "a.prior")
     with pytest.raises(InputError, match=r"a\.prior: the weights linear\.bias"):
         load_policy(tmp_path / "a.prior")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    for name in ("x", "x.prior"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(InputError, match="a device, pipe or socket"):
+            load_policy(tmp_path / name)

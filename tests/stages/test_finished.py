@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -167,18 +166,17 @@ def test_a_damaged_output_is_made_again(stage, name, damage, config_of, made, tm
     assert Manifest.load(copy).lost_outputs() == {}
 
 
-def test_a_skip_reads_no_output_again_that_is_older_than_the_manifest(config_of, made, monkeypatch):
+def test_an_output_that_rots_on_the_disk_is_seen(made, tmp_path):
     folder, _ = made("posttrain")
-    looked: list[Path] = []
-    monkeypatch.setattr(
-        "chemkl.results.manifest.is_whole", lambda path: looked.append(path) or True
-    )
-    assert Manifest.load(folder).lost_outputs() == {}
-    assert looked == []
-    later = folder / "checkpoints" / "policy.safetensors"
-    os.utime(later)
-    assert Manifest.load(folder).lost_outputs() == {}
-    assert looked == [later]
+    shutil.copytree(folder, tmp_path / "copy")
+    policy = tmp_path / "copy" / "checkpoints" / "policy.safetensors"
+    before = policy.stat().st_mtime_ns
+    content = bytearray(policy.read_bytes())
+    content[len(content) // 2] ^= 1
+    policy.write_bytes(content)
+    os.utime(policy, ns=(before, before))
+    lost = Manifest.load(tmp_path / "copy").lost_outputs()
+    assert lost == {"checkpoints/policy.safetensors": "damaged"}
 
 
 def test_a_damaged_part_of_a_trace_cannot_be_made_again(config_of, made, tmp_path):

@@ -31,7 +31,7 @@ from chemkl.config.posttrain import PosttrainConfig
 from chemkl.policies import RnnPolicy, Vocabulary, load_policy, read_header, save_policy
 from chemkl.results import Manifest, read_trace
 from chemkl.results import trace as trace_file
-from chemkl.results.trace import TraceWriter
+from chemkl.results.trace import TraceWriter, read_orphans
 from chemkl.stages import evaluate, pipeline, posttrain
 from chemkl.stages.registry import STAGES
 from chemkl.training import trainer as training_trainer
@@ -527,6 +527,21 @@ def test_nothing_on_disk_is_scored_twice(config, tmp_path, monkeypatch, asked):
     posttrain.run(config, tmp_path)
     assert not set(asked) & set(on_disk["canonical_smiles"].dropna())
     assert len(asked) == 100 - on_disk["call"].count()
+
+
+def test_what_another_process_did_meanwhile_is_gone_on_with(config, tmp_path, monkeypatch):
+    build, out = posttrain._Molecules.build_reward, tmp_path / "run"
+
+    def after_another(parts):
+        monkeypatch.setattr(posttrain._Molecules, "build_reward", build)
+        posttrain.run(config, out)  # as a process that had the folder when this one looked
+        return build(parts)
+
+    monkeypatch.setattr(posttrain._Molecules, "build_reward", after_another)
+    posttrain.run(config, out)
+    posttrain.run(config, tmp_path / "alone")
+    pd.testing.assert_frame_equal(read_trace(out), read_trace(tmp_path / "alone"), check_exact=True)
+    assert read_orphans(out) is None
 
 
 def test_a_killed_run_says_that_it_is_not_complete(config, tmp_path, monkeypatch):
