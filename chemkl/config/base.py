@@ -160,7 +160,9 @@ def choose_kind(
         complain([((), f"should be a mapping with kind, one of: {names} (got {shown(value)})")])
     if "kind" not in section:
         hints = {str(key): did_you_mean(str(key), ["kind"]) for key in section}
-        misspelt = [((key,), f"not a known key{hint}") for key, hint in hints.items() if hint]
+        misspelt = [
+            ((key,), f"not a known key{hint}") for key, hint in hints.items() if "mean" in hint
+        ]
         complain([((), f"required key 'kind' is not given. Known: {names}"), *misspelt])
     kind = section["kind"]
     if kind not in list(kinds):
