@@ -189,11 +189,7 @@ def _option(what: str, metavar: str | None = None, **more: Any) -> Any:
 
 
 def _finite(threshold: float | None) -> float | None:
-    """Refuse nan and inf, which Python reads as numbers.
-
-    Raises:
-        InputError: it is one of them.
-    """
+    """Refuse nan and inf, which Python reads as numbers."""
     if threshold is not None and not math.isfinite(threshold):
         raise InputError(f"--threshold {threshold}: should be a finite number, such as 0.8")
     return threshold
@@ -212,8 +208,7 @@ Out = Annotated[
     Path | None, _option("Output folder. Default: runs/ and the name of the config file.")
 ]
 Fresh = Annotated[
-    bool,
-    typer.Option("--fresh", help="Move earlier output aside (FOLDER.old-1) and start anew."),
+    bool, typer.Option("--fresh", help="Move earlier output aside (FOLDER.old-1) and start anew.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace output files that are there.")]
 PerScaffold = Annotated[int | None, _option("The N best of each scaffold; 0: all.", "N", min=0)]
@@ -297,8 +292,7 @@ def _score(
     keep_columns: Annotated[
         bool,
         typer.Option(
-            "--keep-columns",
-            help="Carry all columns of FILE along; some: keep_columns=[id,batch].",
+            "--keep-columns", help="Carry all columns of FILE along; some: keep_columns=[id,batch]."
         ),
     ] = False,
     out: Annotated[
@@ -387,8 +381,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     del version  # its callback has done everything
@@ -473,8 +466,7 @@ def _show(
         ),
     ],
     name: Annotated[
-        str | None,
-        typer.Argument(metavar="NAME", help="One reward, transform, metric or config."),
+        str | None, typer.Argument(metavar="NAME", help="One reward, transform, metric or config.")
     ] = None,
     threshold: Annotated[
         float | None,

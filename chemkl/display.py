@@ -107,15 +107,7 @@ def table(
     keep_empty: bool = False,
     group: bool = False,
 ) -> Table:
-    """A table for the terminal: texts to the left and folded, numbers to the right and whole.
-
-    Args:
-        title: above it; may be empty.
-        columns: in order. What looks like markup in texts and labels is printed as it is.
-        rows: their values by key; a key that a row lacks is a missing value.
-        keep_empty: keep columns of numbers without any value.
-        group: leave out the first cell of a row where the row above has the same.
-    """
+    """A table for the terminal: texts to the left and folded, numbers to the right and whole."""
     rows = list(rows)
     shown = [
         column
@@ -232,13 +224,7 @@ class Bar:
         self.at(int(self._progress.tasks[0].completed) + n)
 
     def at(self, done: int, beside: str = "", *, label: str | None = None) -> None:
-        """So many are done in all.
-
-        Args:
-            done: how many.
-            beside: what else there is to say.
-            label: what is done from now on; None: the same.
-        """
+        """So many are done in all."""
         self._progress.update(self._task, completed=done, beside=beside, description=label)
         if not self.shown or not self._lines or self.console.is_terminal:
             return

@@ -90,11 +90,7 @@ def handled() -> Iterator[None]:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Only note a signal in this scope.
-
-    Raises:
-        StoppedBySignal: one came in the meantime, and the work in the scope has ended.
-    """
+    """Only note a signal in this scope."""
     before = _noted.number
     _noted.scopes += 1
     try:
@@ -183,11 +179,7 @@ def shielded() -> Iterator[None]:
 
 
 def follow_parent(on_term: Callable[[int, FrameType | None], Any] | signal.Handlers) -> None:
-    """Make a worker process, started `shielded`, heed its parent alone, and die with it.
-
-    Args:
-        on_term: what is done on SIGTERM, which is also how a parent ends a worker.
-    """
+    """Make a worker process, started `shielded`, heed its parent alone, and die with it."""
     if hasattr(os, "setsid"):
         with suppress(OSError):
             os.setsid()

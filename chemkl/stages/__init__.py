@@ -7,11 +7,7 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    """A stage that shares its code with another one, such as posttrain_llm: its row of the table.
-
-    Raises:
-        AttributeError: no stage is called so, or it has a module of its own.
-    """
+    """The row of a stage that shares its code with another one, such as posttrain_llm."""
     from chemkl.stages.registry import STAGES
 
     stage = STAGES.get(name)

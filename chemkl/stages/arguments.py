@@ -40,14 +40,6 @@ def sort_arguments(stage: str, arguments: Sequence[str]) -> Arguments:
     A folder, a pattern and a file that ends like molecules do are inputs; what holds an equals sign
     and is not there is a setting, of each file if it is called as one of these (reward_column);
     anything else, given alone, is a config file.
-
-    Args:
-        stage: evaluate, compare or report.
-        arguments: of the command.
-
-    Raises:
-        InputError: there is nothing, or a config file beside something else, or a file where the
-            stage takes runs alone, or runs of one method to compare.
     """
     overrides = [text for text in arguments if "=" in text and not _is_there(text)]
     inputs = [text for text in arguments if text not in overrides]

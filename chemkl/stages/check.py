@@ -28,20 +28,7 @@ class Checked:
 
 
 def check_file(path: str | Path, kind: str | None = None, overrides: Sequence[str] = ()) -> Checked:
-    """Check one file.
-
-    Args:
-        path: a YAML file.
-        kind: what it is for: a stage's name, ``pipeline`` or ``reward``; default: found out from
-            its content and the folder it is in.
-        overrides: settings of a stage to change, as ``key=value``.
-
-    Returns:
-        What it is for, and what it waits for.
-
-    Raises:
-        InputError: with a line for every problem.
-    """
+    """Check one file."""
     if kind is not None and kind not in KINDS:
         raise InputError(f"--stage {kind!r} is not known{did_you_mean(kind, KINDS)}")
     folders = {"pipeline": "pipelines", "reward": "configs/rewards"}
@@ -79,9 +66,6 @@ def kind_of(document: Document) -> str:
     A file with ``stages`` is a pipeline, one with ``components`` a reward; else the folder says it,
     where that is called like a stage or ``rewards`` (also one folder up: rewards/pmo/); else it is
     for the stage that knows most of its keys.
-
-    Raises:
-        InputError: no stage knows its keys, or several know as many.
     """
     data, parent = document.data, document.folder or Path()
     folder = parent.name

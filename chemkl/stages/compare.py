@@ -50,10 +50,6 @@ def work(config: CompareConfig, start: Start) -> None:
     """Compare methods; write the tables and the forest plot, and print the comparison.
 
     `run` returns the table: one row per metric, threshold and method but the baseline.
-
-    Raises:
-        InputError: a run or a table cannot be used, or runs cannot be compared; the message names
-            each.
     """
     out_dir = start.out
     methods = read_methods(config.methods)
@@ -179,11 +175,7 @@ def _evaluate(used: Mapping[tuple[str, int], Path], settings: CompareConfig) -> 
 
 
 def _from_table(used: Mapping[tuple[str, int], Path], settings: CompareConfig) -> Values:
-    """Take the evaluations out of the table of an evaluate stage.
-
-    Raises:
-        InputError: it is not one's, its traces have changed since, or a run or threshold lacks.
-    """
+    """Take the evaluations out of the table of an evaluate stage."""
     path = settings.table
     if path is None:
         raise ValueError("no table to read")

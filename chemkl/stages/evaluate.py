@@ -18,12 +18,7 @@ from rich.table import Table
 
 from chemkl.config import InputError, complaints
 from chemkl.config.base import utf8
-from chemkl.config.evaluate import (
-    EvaluateConfig,
-    EvaluateTextConfig,
-    MetricOptions,
-    MosesReference,
-)
+from chemkl.config.evaluate import EvaluateConfig, EvaluateTextConfig, MetricOptions, MosesReference
 from chemkl.display import say
 from chemkl.evaluation import by_prompt, metrics, samples
 from chemkl.evaluation.by_prompt import PROMPT_COLUMNS, PromptSamples
@@ -62,14 +57,7 @@ from chemkl.evaluation.text_samples import (
     read_text_file,
     read_text_run,
 )
-from chemkl.results import (
-    Manifest,
-    find_trace,
-    read_trace,
-    write_bytes,
-    write_json,
-    write_parquet,
-)
+from chemkl.results import Manifest, find_trace, read_trace, write_bytes, write_json, write_parquet
 from chemkl.results.provenance import method_settings, mixed_settings
 from chemkl.results.trace import list_parts, read_part
 from chemkl.stages.registry import STAGES, View
@@ -95,11 +83,7 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def work(config: Any, start: Start) -> None:
-    """Evaluate runs and files: write the tables and print them.
-
-    Raises:
-        InputError: a trace or a file cannot be used; the message names each.
-    """
+    """Evaluate runs and files: write the tables and print them."""
     if isinstance(config, EvaluateTextConfig):
         _evaluate_texts(config, start)
     else:
@@ -128,11 +112,7 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
 
 
 def require_traces(folders: Iterable[Path]) -> None:
-    """Look for the traces of all runs before anything is computed or written.
-
-    Raises:
-        InputError: with a line for every run without a whole trace.
-    """
+    """Look for the traces of all runs before anything is computed or written."""
     problems = complaints(*((find_trace, folder) for folder in folders))
     InputError.refuse(problems)
 

@@ -112,15 +112,7 @@ def select(
     top: int | None = None,
     per_scaffold: int | None = None,
 ) -> pd.DataFrame:
-    """Choose distinct molecules of a trace; the arguments are those of `export`.
-
-    Returns:
-        The rows at which they were first scored. With top or per_scaffold the best comes first, at
-        equal rewards the earlier one; otherwise they stand in the order of their calls.
-
-    Raises:
-        InputError: a number below 1.
-    """
+    """Choose distinct molecules of a trace; the arguments are those of `export`."""
     for option, number in (("--top", top), ("--per-scaffold", per_scaffold)):
         if number is not None and number < 1:
             raise InputError(f"{option} {number}: expected a whole number from 1")
@@ -292,16 +284,6 @@ def write_molecules(
 
     An SD file has 2D coordinates, and every value that there is as a property; a molecule that
     RDKit cannot lay out is left out.
-
-    Args:
-        records: the molecules.
-        form: ``--sdf`` or ``--smi``.
-        schema: the types of the values.
-        origin: properties that are the same for all.
-        stream: where it is written.
-
-    Returns:
-        How many molecules were written.
     """
     n = 0
     text_of = {field.name: _writer_of(field.type) for field in schema}

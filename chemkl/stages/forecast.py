@@ -10,11 +10,7 @@ from chemkl.config import InputError, complaints
 from chemkl.config.evaluate import TRACE_FOLDER, ForecastConfig
 from chemkl.display import Bar
 from chemkl.evaluation.forecast_runs import compare, page, points_of, read_runs, run_sentences
-from chemkl.evaluation.forecast_targets import (
-    FORECAST_SCHEMA,
-    SAMPLES_SCHEMA,
-    forecast_targets,
-)
+from chemkl.evaluation.forecast_targets import FORECAST_SCHEMA, SAMPLES_SCHEMA, forecast_targets
 from chemkl.policies import check_device, load_policy
 from chemkl.policies.base import stream
 from chemkl.results import write_json, write_parquet
@@ -44,11 +40,7 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
 
 
 def work(config: ForecastConfig, start: Start) -> None:
-    """Write ``forecast.parquet``, ``forecast.json`` and the samples they come from; print findings.
-
-    Raises:
-        InputError: a model file, a run, or a folder that holds another forecast.
-    """
+    """Write ``forecast.parquet``, ``forecast.json`` and the samples; print what was found."""
     out_dir = start.out
     trained = read_runs(config.runs, config.prior, config.reward)
     names = run_names(config.runs)

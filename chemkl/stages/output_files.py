@@ -19,16 +19,7 @@ from chemkl.results.trace import FOLDER, list_parts
 def check_outputs(
     outputs: Mapping[str, Path], endings: Mapping[str, Sequence[str]], *, force: bool
 ) -> None:
-    """Refuse what cannot be written, before anything is computed.
-
-    Args:
-        outputs: option -> file.
-        endings: option -> how its files may end.
-        force: whether files that are there may be replaced.
-
-    Raises:
-        InputError: with every problem.
-    """
+    """Refuse what cannot be written, before anything is computed."""
     problems = [
         problem
         for option, path in outputs.items()
@@ -45,12 +36,7 @@ def check_outputs(
 
 @contextmanager
 def written_out(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file beside its place, and rename it in when all went well; .gz is compressed.
-
-    Raises:
-        InputError: nothing can be written there.
-        StorageError: the disk is full, or fails otherwise.
-    """
+    """Write a file beside its place, and rename it in when all went well; .gz is compressed."""
     refuse_other_names(path)
     try:
         with (

@@ -115,16 +115,7 @@ def run(
 def plan_pipeline(
     source: Source, out_dir: str | Path | None = None, promised: Sequence[Path] = ()
 ) -> tuple[PipelineConfig, list[Planned]]:
-    """Read a pipeline, and check the settings of its jobs in the order in which they run.
-
-    Args:
-        source: the pipeline's config, a mapping, or the path of its file.
-        out_dir: where the jobs' folders go; default ``runs/<name of the pipeline>``.
-        promised: folders beside those of earlier jobs whose content need not exist yet.
-
-    Raises:
-        InputError: with every problem, of the pipeline's references and of its jobs, each once.
-    """
+    """Read a pipeline, and check the settings of its jobs in the order in which they run."""
     expansion = expand(source, out_dir)
     problems = dict.fromkeys(expansion.problems)
     promised = [*promised, *expansion.unknown]
@@ -152,13 +143,7 @@ def plan_pipeline(
 
 
 def awaited(config: Config, promised: Iterable[Path], earlier: Iterable[Path] = ()) -> list[Path]:
-    """Paths of a config that are yet to be made, or made anew.
-
-    Args:
-        config: the settings.
-        promised: folders of which some run is expected to write what is not there.
-        earlier: folders that jobs of this run write anew.
-    """
+    """Paths of a config that are yet to be made, or made anew."""
     anew, later = {*earlier}, {*promised}
     return [
         path
@@ -193,11 +178,7 @@ def _chosen(planned: list[Planned], only: str | None, index: int | None) -> list
 
 
 def _check_folders(chosen: list[Planned], fresh: bool) -> None:
-    """Refuse folders that cannot be used, or moved aside, and input that nobody will have made.
-
-    Raises:
-        InputError: with every problem.
-    """
+    """Refuse folders that cannot be used, or moved aside, and input that nobody will have made."""
     problems: dict[str, None] = {}
     running = {plan.folder for plan in chosen}
     to_run: list[str] = []

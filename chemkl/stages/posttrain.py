@@ -61,11 +61,7 @@ run = STAGES["posttrain"].run
 
 
 def work(config: Any, start: Start) -> None:
-    """Post-train a policy, or continue where a killed run stopped.
-
-    Raises:
-        InputError: a model file, or a folder that holds another run.
-    """
+    """Post-train a policy, or continue where a killed run stopped."""
     # what can go wrong with the models and the trainer does so before the folder is claimed
     kind = _Texts if isinstance(config, LlmPosttrainConfig) else _Molecules
     parts = kind(config, start.out)
@@ -115,11 +111,7 @@ def work(config: Any, start: Start) -> None:
             _make_steps(config, start.out, module, callbacks, precision, first)
         trace.compact()
         ledger = module.ledger
-        counts = {
-            "calls": ledger.n_calls,
-            "samples": ledger.n_samples,
-            "steps": module.next_step,
-        }
+        counts = {"calls": ledger.n_calls, "samples": ledger.n_samples, "steps": module.next_step}
         provenance = {
             "stage": manifest.stage,
             "run_id": manifest.run_id,
@@ -307,11 +299,7 @@ def _check_reward(reward: TextRewardConfig) -> None:
 
 
 def check_spent(config: AnyConfig, out: Path) -> None:
-    """Refuse limits below what the run in a folder has spent.
-
-    Raises:
-        InputError: with each.
-    """
+    """Refuse limits below what the run in a folder has spent."""
     if not list_parts(out):
         return
     call = read_trace(out, ["call"])["call"]
@@ -333,12 +321,7 @@ def check_spent(config: AnyConfig, out: Path) -> None:
 
 
 def _settled(config: AnyConfig, out: Path) -> UsedPrecision:
-    """Settle the precision, while the folder is untouched, and look at trainer and past of a run.
-
-    Raises:
-        InputError: the device, or Lightning, refuses the settings; or the checkpoint or a part of
-            the trace, which the run would go on from, is damaged.
-    """
+    """Settle the precision, and look at trainer and past of a run; the folder is not touched."""
     plain, trainer = config.model_dump(mode="json"), _trainer_settings(config)
     precision = settle(config.precision, trainer, out, plain)
     _trainer(config, out, [], precision)
@@ -378,19 +361,7 @@ def _make_steps(
 
 
 def bring_back(start: Path | None, module: Posttrain, out: Path) -> pd.DataFrame | None:
-    """Bring trace and ledger to the step of a checkpoint; what was paid beyond is kept.
-
-    Args:
-        start: the checkpoint; None: there is none yet.
-        module: as it is at the beginning of a run.
-        out: folder of the run.
-
-    Returns:
-        The rows of the trace up to there; None at the beginning.
-
-    Raises:
-        InputError: another stage wrote the checkpoint, or the trace is not as long as it says.
-    """
+    """Bring trace and ledger to the step of a checkpoint; what was paid beyond is kept."""
     if start is not None:
         saved = _read_checkpoint(start)
         module.load_state_dict(saved["state_dict"])
@@ -418,9 +389,6 @@ def _reopened(start: Path, out: Path, batch_size: int) -> Path | None:
 
     A step that the end cut short was not learnt from: it is made again, whole where the limits
     allow it, and what was paid for its rows is read back.
-
-    Returns:
-        The checkpoint; None where the first step was cut short.
     """
     saved = _read_checkpoint(start)
     parts, step = list_parts(out), saved["next_step"]
@@ -436,11 +404,7 @@ def _reopened(start: Path, out: Path, batch_size: int) -> Path | None:
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint; nothing but tensors and plain values is unpickled.
-
-    Raises:
-        InputError: another stage wrote it.
-    """
+    """Read a checkpoint; nothing but tensors and plain values is unpickled."""
     saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     if "next_step" not in saved:
         raise InputError(

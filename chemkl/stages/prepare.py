@@ -43,11 +43,7 @@ def _check_file(source: FileSource) -> None:
 
 
 def work(config: PrepareConfig, start: Start) -> None:
-    """Write ``corpus.parquet``, ``dropped.parquet`` and ``tokens.json``.
-
-    Raises:
-        InputError: the source, or a folder that holds another corpus.
-    """
+    """Write ``corpus.parquet``, ``dropped.parquet`` and ``tokens.json``."""
     source = config.source
     inputs, schema = {}, files.MOLECULE_SCHEMA
     if isinstance(source, FileSource):
@@ -71,11 +67,7 @@ def work(config: PrepareConfig, start: Start) -> None:
 def _write(
     cleaned: Iterable[list[Clean]], out: Path, schema: pa.Schema, total: int | None
 ) -> dict[str, Any]:
-    """Drop duplicates and write both tables; return the counts.
-
-    Raises:
-        InputError: not one line holds a usable molecule.
-    """
+    """Drop duplicates and write both tables; return the counts."""
     rows = _Rows()
     with (
         Bar("reading molecules", total, "lines", lines=10) as bar,

@@ -22,12 +22,7 @@ from chemkl.corpus.batches import TokenDataModule, read_datasets
 from chemkl.display import say
 from chemkl.llm.extra import PACKAGES, package
 from chemkl.llm.models import save_weights
-from chemkl.llm.pretrain import (
-    NO_PROMPT,
-    Conditions,
-    TaggedDataset,
-    build_tagged,
-)
+from chemkl.llm.pretrain import NO_PROMPT, Conditions, TaggedDataset, build_tagged
 from chemkl.policies import RnnPolicy, save_policy
 from chemkl.results.provenance import installed_versions
 from chemkl.stages.registry import POLICY, STAGES, View
@@ -64,11 +59,7 @@ class Parts:
 
 
 def work(config: Any, start: Start) -> None:
-    """Train a model, or continue where a killed run stopped.
-
-    Raises:
-        InputError: the corpus, or a folder that holds another run.
-    """
+    """Train a model, or continue where a killed run stopped."""
     # all that can be wrong is found out before the folder is claimed
     last_checkpoint(start.out)
     is_llm = isinstance(config, PretrainLlmConfig)
@@ -258,11 +249,7 @@ def _of_tags(config: PretrainLlmConfig) -> Parts:
 def _read_tagged(
     config: PretrainLlmConfig, conditions: Conditions, split: str, limit: int | None
 ) -> Tagged:
-    """Read a split, and find each molecule's prompt.
-
-    Raises:
-        InputError: a tag without a molecule to learn it from, or no molecule with a prompt.
-    """
+    """Read a split, and find each molecule's prompt."""
     smiles = files.read_split(config.corpus, split, limit)
     number = conditions.prompts_of(smiles)
     without = conditions.without(number) if split == config.train_split else []

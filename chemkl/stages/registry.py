@@ -66,12 +66,7 @@ class Stage:
 
     @property
     def module(self) -> ModuleType:
-        """The stage's code; importing it may take seconds (torch, lightning).
-
-        Raises:
-            StoppedBySignal: a signal came meanwhile; raised in the middle of an import it could be
-                lost, or leave half a module.
-        """
+        """The stage's code; importing it may take seconds (torch, lightning)."""
         with deferred():
             return import_module(self.code or f"chemkl.stages.{self.name}")
 
@@ -84,12 +79,7 @@ class Stage:
         promised: Iterable[Path] = (),
         earlier: Mapping[Path, Sequence[str]] | None = None,
     ) -> Config:
-        """Read a config; the arguments are those of `load_config`.
-
-        Raises:
-            InputError: the settings do not fit the schema; with every problem, those included
-                that the schema cannot see.
-        """
+        """Read a config; the arguments are those of `load_config`."""
 
         def beside(draft: Draft) -> list[str]:
             found = self._problems(View(self.model, draft=draft))
@@ -118,17 +108,7 @@ class Stage:
         *,
         starts: bool = False,
     ) -> None:
-        """Look for what the schema cannot see.
-
-        Args:
-            config: settings that fit the schema.
-            what: where they come from, put in front of each problem.
-            awaited: paths among them that are not to be looked into: they are yet to be made.
-            starts: whether the stage starts now.
-
-        Raises:
-            InputError: with every problem.
-        """
+        """Look for what the schema cannot see."""
         found = self._problems(View(self.model, config, awaited=awaited, starts=starts))
         lines = dict.fromkeys(line for _, lines in found for line in lines)
         InputError.refuse(f"{what}: {line}" if what else line for line in lines)

@@ -21,13 +21,7 @@ from chemkl.evaluation.reference import Comparisons
 from chemkl.evaluation.samples import Samples, read_samples
 from chemkl.reports import PageOptions, RunView, Table, render_page
 from chemkl.reports.view import COLUMNS
-from chemkl.results import (
-    Manifest,
-    find_trace,
-    read_trace,
-    trace_components,
-    write_bytes,
-)
+from chemkl.results import Manifest, find_trace, read_trace, trace_components, write_bytes
 from chemkl.results.collapse import watched
 from chemkl.results.columns import RAW_PREFIX
 from chemkl.results.provenance import method_settings, mixed_settings
@@ -47,11 +41,7 @@ run = STAGES["report"].run
 
 
 def work(config: ReportConfig, start: Start) -> None:
-    """Write `report.html` about one or several runs.
-
-    Raises:
-        InputError: a trace or a file cannot be used; the message names each.
-    """
+    """Write `report.html` about one or several runs."""
     began = time.monotonic()
     folders = [*config.runs, *(run for runs in config.methods.values() for run in runs)]
     require_traces(folders)
@@ -135,11 +125,7 @@ def _methods(settings: ReportConfig, names: Sequence[str]) -> dict[str, Sequence
 
 
 def _check_methods(settings: ReportConfig) -> None:
-    """Look whether the runs of each method are of one method; runs without a manifest may be.
-
-    Raises:
-        InputError: with every setting in which those of a method differ.
-    """
+    """Look whether the runs of each method are of one method; runs without a manifest may be."""
     problems: list[str] = []
     for method, folders in settings.methods.items():
         found = {str(folder): Manifest.load(folder) for folder in folders}
@@ -223,11 +209,7 @@ def _options(settings: ReportConfig, threshold: float, prior: Samples | None) ->
 
 
 def _comparison(path: Path | None, methods: Collection[str]) -> list[dict[str, Any]]:
-    """The rows of a compare stage.
-
-    Raises:
-        InputError: the file is no such table, or one of other methods.
-    """
+    """The rows of a compare stage."""
     if path is None:
         return []
     check_seal(path)
@@ -268,7 +250,7 @@ def _inputs(
 
 _MEANINGS = {
     "prior_coverage": "Share of the generic scaffolds of the prior's sample (of its hits, in the "
-    "table of hits) that the set has as well.",
+    "table of hits) that the set has as well."
 }
 """Where the text of the column rests on that of another one, which the page does not show."""
 

@@ -43,20 +43,7 @@ class Start:
         precision: UsedPrecision | None = None,
         rank: int | None = None,
     ) -> Manifest:
-        """Claim the folder; what can be wrong with the inputs should be found before.
-
-        Args:
-            inputs: what the stage reads, by role.
-            seed: of the run, where it has one; default: the setting of that name.
-            precision: of a training run.
-            rank: of this process in its distributed run.
-
-        Returns:
-            The manifest, a context that records how the stage ends.
-
-        Raises:
-            InputError: see `Manifest.start`.
-        """
+        """Claim the folder; what can be wrong with the inputs should be found before."""
         return Manifest.start(
             self.out,
             stage=self.stage.name,
@@ -100,16 +87,9 @@ def run(stage: "Stage", source: object, out: Path, console: Console | None) -> A
 def check_folder(
     stage: "Stage", config: Config, out: Path, tell: Callable[[str], object] | None = None
 ) -> None:
-    """Refuse a folder that holds a run of another config; its limits may be others, if not lower.
+    """Refuse a folder that holds a run of another config; limits may be raised, not lowered.
 
-    Args:
-        stage: of the table.
-        config: its settings.
-        out: the folder.
-        tell: is given a line where a finished run goes on to other limits.
-
-    Raises:
-        InputError: it does, or the run has spent more than the limits allow.
+    `tell` is given a line where a finished run goes on to other limits.
     """
     found, plain = Manifest.load(out), config.model_dump(mode="json")
     if found is None or found.gives_way_to(stage.name):
@@ -132,17 +112,7 @@ def _number(limit: int | None) -> str:
 def is_finished(
     stage: "Stage", config: Config, out: Path, tell: Callable[[str], object] | None = None
 ) -> bool:
-    """Whether a folder holds the finished output of a stage, config and inputs, whole.
-
-    Args:
-        stage: of the table.
-        config: its settings.
-        out: the folder.
-        tell: is given a line where an output is missing or damaged.
-
-    Raises:
-        InputError: it holds that of another config, or an input has changed since.
-    """
+    """Whether a folder holds the finished output of a stage, config and inputs, whole."""
     found, plain = Manifest.load(out), config.model_dump(mode="json")
     if found is None or not found.is_finished(stage.name, plain, stage.limits):
         return False
@@ -166,18 +136,7 @@ def read_table(path: Path) -> pd.DataFrame:
 def check_movable(
     out: Path, config: Config | None = None, *, also: Iterable[Path] = (), tables: bool = False
 ) -> None:
-    """Refuse to move what must stay where it is; nothing is moved yet.
-
-    Args:
-        out: folder of the output.
-        config: the settings of the stage that is to write there; what they name stays.
-        also: further files that stay, for example the config's own.
-        tables: whether the output may be a table, a single file.
-
-    Raises:
-        InputError: it is, holds or lies in an input, or the working directory; it is a file, or a
-            folder that no stage has written; or another process is running in it.
-    """
+    """Refuse to move what must stay where it is; nothing is moved yet."""
     if is_further_rank():  # the first process of this training moves all
         return
     inputs = [] if config is None else paths_of(config.model_dump())  # without caches and the like
@@ -197,12 +156,6 @@ def move_aside(
     """Rename output to the first free ``<out>.old-N``, and say so; nothing is ever deleted.
 
     The arguments are those of `check_movable`.
-
-    Returns:
-        Where it is now; None where there was nothing, or no more than an empty folder.
-
-    Raises:
-        InputError: see `check_movable`; or the system refuses.
     """
     check_movable(out, config, also=also, tables=tables)
     if is_further_rank() or not _is_output(out, tables=tables):
@@ -225,11 +178,7 @@ def move_aside(
 
 
 def _is_output(out: Path, *, tables: bool) -> bool:
-    """Whether there is output of chemkl in a place; False where there is nothing to speak of.
-
-    Raises:
-        InputError: there is something else.
-    """
+    """Whether there is output of chemkl in a place; False where there is nothing to speak of."""
     if not out.exists():
         return False
     if not out.is_dir():
@@ -250,11 +199,7 @@ def _is_output(out: Path, *, tables: bool) -> bool:
 
 
 def _check_apart(out: Path, inputs: Iterable[Path], files: Iterable[Path]) -> None:
-    """Refuse output that overlaps with inputs, or in which one of certain files lies.
-
-    Raises:
-        InputError: with the first that is found.
-    """
+    """Refuse output that overlaps with inputs, or in which one of certain files lies."""
     place, fix = out.resolve(), "choose another --out"
     here = Path.cwd()
     if here.is_relative_to(place):

@@ -62,11 +62,7 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
 
 
 def work(config: SampleConfig, start: Start) -> None:
-    """Write ``samples.parquet``; of a mixture, with a column ``logp_<name>`` for each member.
-
-    Raises:
-        InputError: a model file, or a folder that holds other samples.
-    """
+    """Write ``samples.parquet``; of a mixture, with a column ``logp_<name>`` for each member."""
     policy = _policy(config).to(config.device)
     schema = _schema(policy)
     with start.claim(_models(config)) as manifest:
@@ -90,16 +86,7 @@ def _models(config: SampleConfig) -> dict[str, Path]:
 
 
 def _check_models(models: Mapping[str, Path], prior: Path | None) -> None:
-    """Compare the headers of model files; no weights are read.
-
-    Args:
-        models: model files by name.
-        prior: the one among them that beta_scale refers to; None: beta is not scaled.
-
-    Raises:
-        InputError: a line for each that speaks another vocabulary, or that was post-trained from
-            another prior than the one given.
-    """
+    """Compare the headers of model files; no weights are read."""
     headers = {name: read_header(path) for name, path in models.items()}
     spoken = {f"{name} ({models[name]})": h["vocabulary"] for name, h in headers.items()}
     problems = complaints((check_vocabularies, spoken))

@@ -63,32 +63,14 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
 
 
 def work(config: ScoreConfig, start: Start) -> None:
-    """Write ``scores.parquet``, or ``scores.csv``, and print a summary.
-
-    Raises:
-        InputError: the file, a component that fails too often, or a folder that holds something
-            else.
-    """
+    """Write ``scores.parquet``, or ``scores.csv``, and print a summary."""
     with start.claim(_inputs(config)) as manifest:
         place = start.out / f"scores.{config.format}"
         manifest.finish(results=score_file(config, place, start.console))
 
 
 def score_file(config: ScoreConfig, place: Path, console: Console) -> dict[str, Any]:
-    """Score a file into a table, which appears when it is whole, and print a summary.
-
-    Args:
-        config: the settings.
-        place: what is written, as `config.format` says.
-        console: where the summary is printed.
-
-    Returns:
-        The summary: lines, valid, mean reward, best molecules, and of each component how often it
-        was asked, how often it failed, and the means of its values.
-
-    Raises:
-        InputError: the file, which may hold no valid molecule, or a component that fails too often.
-    """
+    """Score a file into a table, which appears when it is whole, and print a summary."""
     file = _file(config)
     with RewardModel.from_config(config.reward) as reward:
         schema, kept = _schema(reward, file, config.format)
@@ -118,21 +100,7 @@ def run_command(
     *,
     fresh: bool = False,
 ) -> Path:
-    """Score a file as the command line asks for it.
-
-    Args:
-        file: the molecules.
-        config: where the reward is, see `settings`.
-        overrides: settings to change.
-        out: a .parquet or .csv file, or a folder; None: runs/ and the name of the file.
-        fresh: move what is there aside.
-
-    Returns:
-        The path of the table.
-
-    Raises:
-        InputError: a setting, the file, or output that is there already.
-    """
+    """Score a file as the command line asks for it."""
     stage = STAGES["score"]
     out = out or Path("runs", f"{_stem(file)}{stage.suffix}")
     form = FORMATS.get(out.suffix.lower())
@@ -187,17 +155,7 @@ def _inputs(config: ScoreConfig) -> dict[str, Path]:
 
 
 def settings(file: str, config: str, overrides: Iterable[str | Override] = ()) -> ScoreConfig:
-    """Read what the command line is given.
-
-    Args:
-        file: the molecules, from the working directory.
-        config: a file with a reward, with the settings of this stage, or with those of any other
-            stage that has a reward.
-        overrides: settings of this stage to change, as ``key=value``.
-
-    Raises:
-        InputError: with every problem.
-    """
+    """Read what the command line is given."""
     document = Document.read(config, kinds=["configs/rewards", "configs/score"])
     data = dict(document.data)
     if "components" in data:
@@ -244,11 +202,7 @@ def _file(config: ScoreConfig) -> MoleculeFile:
 def _schema(
     reward: RewardModel, file: MoleculeFile, form: str
 ) -> tuple[pa.Schema, dict[str, pa.Field]]:
-    """The columns of a trace that a reward decides, behind and before those of the file.
-
-    Returns:
-        The schema, and for each kept column of the file what it is in the scores.
-    """
+    """The columns of a trace that a reward decides, behind and before those of the file."""
     own = {**_OWN, **({"name": _NAME} if file.has_names else {})}
     trace = trace_schema(reward.component_names)
     fields = [*described_schema(own), *(trace.field(n) for n in reward.columns if n != "smiles")]
@@ -309,12 +263,7 @@ def _batches(
 
 @contextmanager
 def _writer(place: Path, form: str, schema: pa.Schema) -> Iterator[Any]:
-    """Write a table row by row; it appears when all went well.
-
-    Raises:
-        InputError: nothing can be written there.
-        StorageError: the disk is full, or fails otherwise.
-    """
+    """Write a table row by row; it appears when all went well."""
     with atomic_file(place, sealed=form == "parquet") as aside:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -367,11 +316,7 @@ class Summary:
         self._best = first.sort_values("reward", ascending=False, kind="stable").head(N_BEST)
 
     def require_valid(self, file: Path) -> None:
-        """Refuse a file without one valid molecule.
-
-        Raises:
-            InputError: with the commonest reasons.
-        """
+        """Refuse a file without one valid molecule."""
         if self._valid:
             return
         reasons = "; ".join(

@@ -179,11 +179,7 @@ class Asked:
     force: bool = False
 
     def refuse(self, what: str, *names: str) -> None:
-        """Refuse options that mean nothing here.
-
-        Raises:
-            InputError: with all of them.
-        """
+        """Refuse options that mean nothing here."""
         given = [
             f"--{field.name.replace('_', '-')}"
             for field in fields(self)
@@ -200,17 +196,7 @@ def show(
     *,
     console: Console | None = None,
 ) -> None:
-    """Print a run, a Parquet file, the answer to a query, or what there is of a sort.
-
-    Args:
-        what: a run folder, a Parquet file, or one of `SHOWN`.
-        name: of `SHOWN`: one of these, in detail; None: all of them.
-        asked: what else is wanted of a run, a file or a query.
-        console: where it is printed; standard output when not given.
-
-    Raises:
-        InputError: no such path or name, or one that cannot be read; an option that does not fit.
-    """
+    """Print a run, a Parquet file, the answer to a query, or what there is of a sort."""
     console = console or standard_output()
     for part in _parts(what, name, asked or Asked(), console.width):
         console.print(part, highlight=False)

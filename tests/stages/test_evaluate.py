@@ -208,10 +208,7 @@ def test_samples_that_were_cut_off_are_invalid_even_if_they_parse(tmp_path):
 def test_a_reference_of_your_own(tmp_path):
     (tmp_path / "ours.smi").write_text("Cc1ccccc1\nCCO\n")
     (tmp_path / "theirs.smi").write_text("Cc1ccccc1\nCCO\nCCN\n")
-    config = {
-        "samples": [str(tmp_path / "ours.smi")],
-        "reference": str(tmp_path / "theirs.smi"),
-    }
+    config = {"samples": [str(tmp_path / "ours.smi")], "reference": str(tmp_path / "theirs.smi")}
     row = evaluate.run(config, tmp_path / "out").iloc[0]
     assert row["snn"] == pytest.approx(1)
     assert pd.isna(row["scaf"])  # no scaffold with two rings
@@ -432,11 +429,7 @@ def test_fcd_is_checked_before_the_run(monkeypatch, tmp_path):
     (tmp_path / "a.smi").write_text("CCO\n")
     config = load_config(
         EvaluateConfig,
-        {
-            "samples": [str(tmp_path / "a.smi")],
-            "reference": str(tmp_path / "a.smi"),
-            "fcd": True,
-        },
+        {"samples": [str(tmp_path / "a.smi")], "reference": str(tmp_path / "a.smi"), "fcd": True},
     )
     monkeypatch.setattr("chemkl.evaluation.reference.find_spec", lambda _: None)
     with pytest.raises(InputError, match="pip install 'fcd_torch"):

@@ -261,10 +261,7 @@ def test_the_tables_of_an_evaluation_can_be_asked_too(tmp_path, file):
             "Known: config, configs, estimators, metrics, rewards, shapers, stages, targets, "
             "transforms",
         ),
-        (
-            ["x" * 300],
-            "no such run folder or Parquet file. Known: config, configs, estimators",
-        ),
+        (["x" * 300], "no such run folder or Parquet file. Known: config, configs, estimators"),
         (["rewards", "qedd"], "unknown component 'qedd'; did you mean 'qed'?"),
         (["transforms", "sigmod"], "unknown transform 'sigmod'; did you mean 'sigmoid'?"),
         (["rewards", "--threshold", "0"], "--threshold: means nothing for chemkl show rewards"),
