@@ -21,13 +21,7 @@ import pyarrow as pa
 
 from chemkl.config import InputError
 from chemkl.config.evaluate import MetricOptions
-from chemkl.evaluation.metrics import (
-    OB_SIZES,
-    describe_window,
-    evaluate,
-    metric_of,
-    metrics_schema,
-)
+from chemkl.evaluation.metrics import OB_SIZES, describe_window, evaluate, metric_of, metrics_schema
 from chemkl.evaluation.reference import Comparisons
 from chemkl.evaluation.samples import Molecule, Samples
 from chemkl.results import described_schema, description_of

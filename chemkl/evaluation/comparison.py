@@ -171,9 +171,7 @@ def value_rows(values: Values, budget: int, config: CompareConfig) -> list[dict[
 
 
 def compare_rows(
-    rows: Sequence[Mapping[str, Any]],
-    pairs: Mapping[str, Sequence[int]],
-    config: CompareConfig,
+    rows: Sequence[Mapping[str, Any]], pairs: Mapping[str, Sequence[int]], config: CompareConfig
 ) -> list[dict[str, Any]]:
     """One row for each metric, threshold and method but the baseline.
 

@@ -60,10 +60,7 @@ _SEEN = {
     "invalid_share": (_FLOAT, "Mass of strings that are no molecules, 0 to 1."),
     "hit_share": (_FLOAT, "Mass of hits (R >= tau), 0 to 1."),
     "mean_reward": (_FLOAT, "Expected reward under the target."),
-    "kl_to_prior": (
-        _FLOAT,
-        "KL(target || prior), nats; n samples cannot show more than log n.",
-    ),
+    "kl_to_prior": (_FLOAT, "KL(target || prior), nats; n samples cannot show more than log n."),
 }
 
 FORECAST_SCHEMA = described_schema(
@@ -98,10 +95,7 @@ SAMPLES_SCHEMA = described_schema(
         "smiles": (_TEXT, "SMILES as sampled from the prior."),
         "canonical_smiles": (_TEXT, "RDKit canonical SMILES; null: invalid."),
         "valid": (_BOOL, "Whether RDKit parses and sanitises the string."),
-        "scaffold": (
-            _TEXT,
-            "Bemis-Murcko scaffold; empty: acyclic; null: invalid.",
-        ),
+        "scaffold": (_TEXT, "Bemis-Murcko scaffold; empty: acyclic; null: invalid."),
         "logp_ref": (_FLOAT, "log pi_ref of the sequence, nats, end token included."),
         "reward": (_FLOAT, "Raw reward R; 0 when invalid or failed."),
     }
@@ -227,12 +221,7 @@ def default_tau(config: ForecastConfig) -> float:
 
 
 def _row(
-    kind: str,
-    beta: float | None,
-    tau: float,
-    points: Points,
-    target: Target | None,
-    min_ess: float,
+    kind: str, beta: float | None, tau: float, points: Points, target: Target | None, min_ess: float
 ) -> dict[str, Any]:
     """One target; None stands for the prior itself."""
     rate = hit_rate(points, tau)

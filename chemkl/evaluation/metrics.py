@@ -24,14 +24,7 @@ from chemkl.config.posttrain import CollapseConfig, CollapseLimits
 from chemkl.display import Column, is_missing
 from chemkl.evaluation import diversity
 from chemkl.evaluation.reference import Comparisons, compare
-from chemkl.evaluation.samples import (
-    Molecule,
-    Samples,
-    moses_bits,
-    n_workers,
-    pairs_bits,
-    sample,
-)
+from chemkl.evaluation.samples import Molecule, Samples, moses_bits, n_workers, pairs_bits, sample
 from chemkl.results import described_schema
 from chemkl.results.collapse import Alarm, spread
 

@@ -214,10 +214,7 @@ def from_smiles(name: str, smiles: Iterable[str], chemnet: ChemNet | None) -> Re
 
 
 def compare(
-    smiles: Sequence[str],
-    fingerprints: Fingerprints,
-    reference: Reference,
-    chemnet: ChemNet | None,
+    smiles: Sequence[str], fingerprints: Fingerprints, reference: Reference, chemnet: ChemNet | None
 ) -> dict[str, float | None]:
     """All likeness metrics of distinct molecules (Morgan, radius 2, 1024 bits) by column name.
 

@@ -129,10 +129,7 @@ class Samples:
 
 
 def from_trace(
-    name: str,
-    trace: pd.DataFrame,
-    workers: int | None = None,
-    manifest: Manifest | None = None,
+    name: str, trace: pd.DataFrame, workers: int | None = None, manifest: Manifest | None = None
 ) -> Samples:
     """Take the samples of a run; rows drawn from a replay buffer were not sampled and are left out.
 
@@ -246,9 +243,7 @@ def n_workers(wanted: int | None) -> int:
 
 
 def read_structures(
-    smiles: Sequence[str],
-    scaffolds: Sequence[str | None] | None = None,
-    workers: int | None = None,
+    smiles: Sequence[str], scaffolds: Sequence[str | None] | None = None, workers: int | None = None
 ) -> list[Structure | None]:
     """Read molecules, in order; None where RDKit refuses one.
 

@@ -381,10 +381,7 @@ def text_metrics_of(options: TextOptions) -> list[Metric]:
             own = replace(metric, label="", tables=(), brief="")
             columns += [
                 replace(
-                    own,
-                    key=f"distinct_{n}",
-                    meaning=share,
-                    value=lambda s, n=n: s.ngrams[n].share,
+                    own, key=f"distinct_{n}", meaning=share, value=lambda s, n=n: s.ngrams[n].share
                 ),
                 replace(
                     own,

@@ -45,10 +45,7 @@ class Table:
 
 
 def render_page(
-    runs: Sequence[RunView],
-    methods: Methods,
-    tables: Sequence[Table],
-    options: PageOptions,
+    runs: Sequence[RunView], methods: Methods, tables: Sequence[Table], options: PageOptions
 ) -> str:
     """Render the report; equal inputs give equal text."""
     shown = [table_cells(table, methods) for table in tables]

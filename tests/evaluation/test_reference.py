@@ -106,10 +106,7 @@ def test_scaf_and_frag_are_cosines_of_counts(halves):
     ours, theirs = halves
     chosen = samples_of("x", ours).molecules
     values = compare(
-        [m.smiles for m in chosen],
-        moses_bits(chosen),
-        from_smiles("r", theirs, None),
-        None,
+        [m.smiles for m in chosen], moses_bits(chosen), from_smiles("r", theirs, None), None
     )
     expected = plain_cosine(molsets_scaffolds(ours), molsets_scaffolds(theirs))
     assert values["scaf"] == pytest.approx(expected)

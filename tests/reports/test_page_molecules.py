@@ -83,12 +83,7 @@ def runs(make_trace):
 def test_counts_over_both_runs_by_hand(runs):
     # distinct: toluene (in both), ethylbenzene, two cyclohexanes; ethanol has no scaffold
     benzene, cyclohexane = largest_scaffolds(runs, 0.8, window=2)
-    assert benzene == {
-        "scaffold": "c1ccccc1",
-        "hits": 2,
-        "molecules": 2,
-        "late": 0,
-    }
+    assert benzene == {"scaffold": "c1ccccc1", "hits": 2, "molecules": 2, "late": 0}
     # the last two valid samples: cyclohexane and ethanol of a, two cyclohexanes of b
     assert cyclohexane == {"scaffold": "C1CCCCC1", "hits": 1, "molecules": 2, "late": 3 / 4}
 

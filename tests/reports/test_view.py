@@ -83,7 +83,7 @@ def test_the_best_of_several_runs_come_first_then_the_earliest(trace, make_trace
     found = best_first(runs)
     # calls 3, 1, 4, 2, 5 of run a by their rewards; b has its first two, after the same ones of a
     assert list(zip(found["run"], found["call"], strict=True)) == [
-        *(("a", 3), ("a", 1), ("b", 1), ("a", 4), ("a", 2), ("b", 2), ("a", 5)),
+        *(("a", 3), ("a", 1), ("b", 1), ("a", 4), ("a", 2), ("b", 2), ("a", 5))
     ]
     assert best_first(runs[1:2]).empty
 
