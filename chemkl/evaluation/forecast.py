@@ -10,6 +10,7 @@ R2, and that is at beta* = (R2 - R1) / (log pi_ref(1) - log pi_ref(2)) (arXiv 25
 several times where their rewards spread.
 
 Legend: N points; lr log pi_ref in nats; R reward; the shares of a target sum to 1 over the N.
+`FORECAST_SCHEMA` in forecast_targets says what the values are that functions here give by name.
 """
 
 import math
@@ -52,19 +53,21 @@ class Points:
     log_weight_N: Floats | None = None
 
     def __post_init__(self) -> None:
-        shapes = {
-            "logp_ref": np.shape(self.logp_ref_N),
-            "reward": np.shape(self.reward_N),
-            "scaffold": (len(self.scaffold_N),),
-        }
-        if self.log_weight_N is not None:
-            shapes["log_weight"] = np.shape(self.log_weight_N)
-        if len(set(shapes.values())) > 1 or len(shapes["reward"]) != 1 or (0,) in shapes.values():
+        columns = {"logp_ref": self.logp_ref_N, "reward": self.reward_N}
+        columns |= {} if self.log_weight_N is None else {"log_weight": self.log_weight_N}
+        shapes = {name: np.shape(column) for name, column in columns.items()}
+        shapes["scaffold"] = (len(self.scaffold_N),)
+        if {*shapes.values()} != {shapes["scaffold"]} or not self.scaffold_N:
             listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
             raise ValueError(f"one value for each of at least one point is needed; got {listed}")
 
     def __len__(self) -> int:
         return len(self.reward_N)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the points are enumerated, so that nothing is estimated."""
+        return self.log_weight_N is not None
 
     @cached_property
     def prior_N(self) -> Floats:
@@ -96,69 +99,20 @@ class Points:
         return np.bincount(self.family_N[has], share_N[has], minlength=n_scaffolds).astype(float)
 
     def at(self, target: Target) -> TargetOutput:
-        """Evaluate a target, all points as one batch."""
-        logp_ref_N, reward_N = (
-            torch.tensor(values, dtype=torch.float64) for values in (self.logp_ref_N, self.reward_N)
-        )
-        return target(logp_ref_N, reward_N)
+        """Evaluate a target, all points as one batch: MARA's anchor is that of all of them."""
+        columns = self.logp_ref_N, self.reward_N
+        return target(*(torch.tensor(values, dtype=torch.float64) for values in columns))
 
 
-@dataclass(frozen=True)
-class HitRate:
-    """How often the prior reaches tau, with its 95 % interval (Wilson); exact for enumerations."""
-
-    tau: float
-    rate: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """A target as the weighted points show it; `FORECAST_SCHEMA` says what each value is.
-
-    `ess_share` is 1 / (1 + chi-square of target to prior); N draws cannot show more of
-    `kl_to_prior` than log N. None where there is no scaffold.
-    """
-
-    ess: float
-    ess_share: float
-    top_scaffold: str | None
-    top_share: float | None
-    top_share_error: float | None
-    effective_scaffolds: float | None
-    acyclic_share: float
-    invalid_share: float
-    hit_share: float
-    mean_reward: float
-    kl_to_prior: float
-
-
-@dataclass(frozen=True)
-class Bonus:
-    """What MARA adds to the reward of a hit, beside the reward itself; all in reward units.
-
-    The bonus of a hit is beta (log mara - log gibbs): R(z) - R + beta (lr(z) - lr). It is taken
-    over the hits as the prior samples them; None throughout where there is no hit. The standard
-    deviation and the range of R are over all points.
-    """
-
-    mean: float | None
-    std: float | None
-    largest: float | None
-    reward_std: float
-    reward_range: float
-
-
-def hit_rate(points: Points, tau: float) -> HitRate:
-    """How much of the prior reaches tau."""
+def hit_rate(points: Points, tau: float) -> dict[str, float]:
+    """How much of the prior reaches tau, with its 95 % interval (Wilson); exact if enumerated."""
     hit_N = points.reward_N >= tau
-    if points.log_weight_N is not None:
-        rate = float(points.prior_N[hit_N].sum())
-        return HitRate(tau, rate, rate, rate)
-    counted = stats.binomtest(int(hit_N.sum()), len(points))
-    interval = counted.proportion_ci(CONFIDENCE, method="wilson")
-    return HitRate(tau, float(hit_N.mean()), float(interval.low), float(interval.high))
+    if points.exact:
+        rate = low = high = float(points.prior_N[hit_N].sum())
+    else:
+        rate, counted = float(hit_N.mean()), stats.binomtest(int(hit_N.sum()), len(points))
+        low, high = map(float, counted.proportion_ci(CONFIDENCE, method="wilson"))
+    return {"hit_rate": rate, "hit_rate_low": low, "hit_rate_high": high}
 
 
 def target_shares(points: Points, target: Target) -> Floats:
@@ -170,68 +124,62 @@ def target_shares(points: Points, target: Target) -> Floats:
         return np.asarray(special.softmax(log_weight_N + np.log(points.prior_N)))
 
 
-def predict(points: Points, target: Target, tau: float) -> Prediction:
-    """Predict a target, evaluated at all points as one batch: MARA's anchor is that of all of them.
+def describe(points: Points, share_N: Floats, tau: float) -> dict[str, Any]:
+    """Describe a distribution over the points by its shares, which sum to 1.
 
-    Raises:
-        ValueError: the target has no mass on any of the points.
+    `ess_share` is 1 / (1 + chi-square of target to prior); N draws cannot show more of
+    `kl_to_prior` than log N. What is of scaffolds is None where there is none; they are counted as
+    the evaluate stage counts those of molecules.
     """
-    return describe(points, target_shares(points, target), tau)
-
-
-def describe(points: Points, share_N: Floats, tau: float) -> Prediction:
-    """Describe a distribution over the points by its shares, which sum to 1."""
     some_N = share_N > 0
     ratio_N = share_N[some_N] / points.prior_N[some_N]
     ess_share = 1 / float(share_N[some_N] @ ratio_N)
-    acyclic_N = points.valid_N & (points.family_N < 0)
-    return Prediction(
-        ess=ess_share * len(points),
-        ess_share=ess_share,
-        **_scaffolds(points, share_N),
-        acyclic_share=float(share_N[acyclic_N].sum()),
-        invalid_share=float(share_N[~points.valid_N].sum()),
-        hit_share=float(share_N[points.reward_N >= tau].sum()),
-        mean_reward=float(share_N @ points.reward_N),
-        kl_to_prior=float(share_N[some_N] @ np.log(ratio_N)),
-    )
-
-
-def mara_bonus(points: Points, mara: Mara) -> Bonus:
-    """How large MARA's bonus is beside the reward."""
-    output = points.at(mara)
-    hit_N, prior_N, reward_N = output.hit.numpy(), points.prior_N, points.reward_N
-    spread = _mean_and_std(reward_N, prior_N)[1]
-    extent = float(np.ptp(reward_N))
-    if not hit_N.any():
-        return Bonus(None, None, None, spread, extent)
-    gain_N = (output.log_target - points.at(Gibbs(beta=mara.beta)).log_target).numpy()
-    bonus = mara.beta * gain_N[hit_N]
-    return Bonus(*_mean_and_std(bonus, prior_N[hit_N]), float(bonus.max()), spread, extent)
-
-
-def _mean_and_std(values: Floats, weights: Floats) -> tuple[float, float]:
-    mean = float(np.average(values, weights=weights))
-    return mean, float(np.sqrt(np.average((values - mean) ** 2, weights=weights)))
-
-
-def _scaffolds(points: Points, share_N: Floats) -> dict[str, Any]:
-    """How the mass spreads over scaffolds, counted as the evaluate stage counts molecules."""
     mass = points.by_scaffold(share_N)
-    total = float(mass.sum())
-    if total == 0:
-        names = ("top_scaffold", "top_share", "top_share_error", "effective_scaffolds")
-        return dict.fromkeys(names)
-    top = int(mass.argmax())
-    share = float(mass[top]) / total
-    has_N = points.family_N >= 0
-    off_N = np.where(has_N, share_N * ((points.family_N == top) - share), 0.0)
-    error = 0.0 if points.log_weight_N is not None else float(np.sqrt(off_N @ off_N)) / total
+    names = ("top_scaffold", "top_share", "top_share_error", "effective_scaffolds")
+    of_scaffolds: dict[str, Any] = dict.fromkeys(names)
+    if total := float(mass.sum()):
+        top, has_N = int(mass.argmax()), points.family_N >= 0
+        share = float(mass[top]) / total
+        off_N = np.where(has_N, share_N * ((points.family_N == top) - share), 0.0)
+        error = 0.0 if points.exact else float(np.sqrt(off_N @ off_N)) / total
+        effective = float(np.exp(stats.entropy(mass)))
+        values = points.scaffolds[top], share, error, effective
+        of_scaffolds = dict(zip(names, values, strict=True))
     return {
-        "top_scaffold": points.scaffolds[top],
-        "top_share": share,
-        "top_share_error": error,
-        "effective_scaffolds": float(np.exp(stats.entropy(mass))),
+        "ess": ess_share * len(points),
+        "ess_share": ess_share,
+        **of_scaffolds,
+        "acyclic_share": float(share_N[points.valid_N & (points.family_N < 0)].sum()),
+        "invalid_share": float(share_N[~points.valid_N].sum()),
+        "hit_share": float(share_N[points.reward_N >= tau].sum()),
+        "mean_reward": float(share_N @ points.reward_N),
+        "kl_to_prior": float(share_N[some_N] @ np.log(ratio_N)),
+    }
+
+
+def mara_bonus(points: Points, mara: Mara) -> dict[str, float | None]:
+    """What MARA adds to the reward of a hit, beside the reward itself; all in reward units.
+
+    The bonus of a hit is beta (log mara - log gibbs): R(z) - R + beta (lr(z) - lr). It is taken
+    over the hits as the prior samples them; None where there is no hit. The standard deviation and
+    the range of R are over all points.
+    """
+
+    def mean_and_std(values: Floats, weights: Floats) -> tuple[float, float]:
+        mean = float(np.average(values, weights=weights))
+        return mean, float(np.sqrt(np.average((values - mean) ** 2, weights=weights)))
+
+    output, prior_N, reward_N = points.at(mara), points.prior_N, points.reward_N
+    hit_N = output.hit.numpy()
+    mean = std = largest = None
+    if hit_N.any():
+        gain_N = (output.log_target - points.at(Gibbs(beta=mara.beta)).log_target).numpy()
+        bonus = mara.beta * gain_N[hit_N]
+        (mean, std), largest = mean_and_std(bonus, prior_N[hit_N]), float(bonus.max())
+    return {
+        **{"bonus_mean": mean, "bonus_std": std, "bonus_largest": largest},
+        "reward_std": mean_and_std(reward_N, prior_N)[1],
+        "reward_range": float(np.ptp(reward_N)),
     }
 
 
@@ -285,81 +233,58 @@ def main_families(points: Points, betas: Sequence[float], n: int) -> list[Family
     whole = mass.sum(axis=1, keepdims=True)  # 0 where all mass is on molecules without a scaffold
     share = np.divide(mass, whole, out=np.zeros_like(mass), where=whole > 0)
     largest = share.max(axis=0)
-    where = [None, *betas]
-    main = np.argsort(-largest, kind="stable")[:n]
-    best = {i: points.reward_N[points.family_N == i].max() for i in main}
     return [
         Family(
-            scaffold=points.scaffolds[i],
+            points.scaffolds[i],
             prior_share=float(share[0, i]),
             largest_share=float(largest[i]),
-            beta=where[int(share[:, i].argmax())],
-            best_reward=float(best[i]),
+            beta=[None, *betas][int(share[:, i].argmax())],
+            best_reward=float(points.reward_N[points.family_N == i].max()),
         )
-        for i in main
+        for i in np.argsort(-largest, kind="stable")[:n]
     ]
 
 
 def crossovers(points: Points, scaffolds: Sequence[str]) -> list[Crossover]:
     """Find every crossover of every pair of families, the largest beta first."""
-    members = {name: _Members.of(points, name) for name in scaffolds}
-    exact = points.log_weight_N is not None
-    pairs = combinations(scaffolds, 2)
-    crossings = [c for pair in pairs for c in _of_pair(*pair, members, exact=exact)]
-    return sorted(crossings, key=lambda crossing: -crossing.beta)
+    members: dict[str, tuple[Floats, Floats]] = {}
+    for name in scaffolds:
+        inside = points.family_N == points.scaffolds.index(name)
+        members[name] = np.log(points.prior_N[inside]), points.reward_N[inside]
 
+    def log_mass(name: str, sigma: float) -> float:
+        """Log of a family's unnormalised gibbs mass."""
+        log_prior, reward = members[name]
+        return float(special.logsumexp(log_prior + sigma * reward))
 
-@dataclass(frozen=True, eq=False)
-class _Members:
-    """The points of one family: log shares of the prior, and rewards."""
+    def lead(sigma: float, one: str, other: str) -> float:
+        return log_mass(one, sigma) - log_mass(other, sigma)
 
-    log_prior: Floats
-    reward: Floats
-
-    @classmethod
-    def of(cls, points: Points, scaffold: str) -> "_Members":
-        inside = points.family_N == points.scaffolds.index(scaffold)
-        return cls(np.log(points.prior_N[inside]), points.reward_N[inside])
-
-    def log_mass(self, sigma: float) -> float:
-        """Log of the family's unnormalised gibbs mass."""
-        log_N = self.log_prior + sigma * self.reward
-        largest = log_N.max()
-        return float(largest + np.log(np.exp(log_N - largest).sum()))
-
-    @cached_property
-    def on_grid(self) -> Floats:
-        """Log mass at each sigma of the grid."""
-        return np.array([self.log_mass(sigma) for sigma in GRID])
-
-    def share_N(self, sigma: float) -> Floats:
-        """Shares of the points within the family under gibbs.
+    def crossing(one: str, other: str, sigma: float) -> Crossover:
+        """By the shares of the points within each family under gibbs.
 
         E[R] by them is the slope of log_mass; the effective number of draws behind log_mass is
         1 / sum share^2, and the variance of log_mass is 1 over that.
         """
-        return np.asarray(special.softmax(self.log_prior + sigma * self.reward))
-
-
-def _of_pair(one: str, other: str, members: dict[str, _Members], *, exact: bool) -> list[Crossover]:
-    a, b = members[one], members[other]
-
-    def lead(sigma: float) -> float:
-        return a.log_mass(sigma) - b.log_mass(sigma)
-
-    def crossing(sigma: float) -> Crossover:
-        shares = a.share_N(sigma), b.share_N(sigma)
-        slope = float(shares[0] @ a.reward) - float(shares[1] @ b.reward)
+        means, ess = [], []
+        for log_prior, reward in (members[one], members[other]):
+            share_N = special.softmax(log_prior + sigma * reward)
+            means.append(float(share_N @ reward))
+            ess.append(1 / float(share_N @ share_N))
+        slope = means[0] - means[1]
         above, below = (other, one) if slope > 0 else (one, other)
-        ess = [1 / float(share_N @ share_N) for share_N in shares]
-        noise = 0.0 if exact else float(np.sqrt(1 / ess[0] + 1 / ess[1]))
+        noise = 0.0 if points.exact else math.sqrt(1 / ess[0] + 1 / ess[1])
         error = noise / abs(slope) if slope else math.inf  # the delta method
         return Crossover(above, below, 1 / sigma, sigma, error, min(ess))
 
-    values = a.on_grid - b.on_grid
-    apart = np.flatnonzero(values)  # where they touch on the grid, the neighbours tell
-    return [
-        crossing(float(optimize.brentq(lead, GRID[i], GRID[j], xtol=1e-14, rtol=1e-14)))
-        for i, j in pairwise(apart)
-        if values[i] * values[j] < 0
-    ]
+    on_grid = {name: np.array([log_mass(name, sigma) for sigma in GRID]) for name in scaffolds}
+    crossings = []
+    for pair in combinations(scaffolds, 2):
+        values = on_grid[pair[0]] - on_grid[pair[1]]
+        apart = np.flatnonzero(values)  # where they touch on the grid, the neighbours tell
+        crossings += [
+            crossing(*pair, optimize.brentq(lead, GRID[i], GRID[j], pair, xtol=1e-14, rtol=1e-14))
+            for i, j in pairwise(apart)
+            if values[i] * values[j] < 0
+        ]
+    return sorted(crossings, key=lambda crossing: -crossing.beta)

@@ -24,10 +24,21 @@ def _field(name: str, kind: str, meaning: str) -> pa.Field:
     return pa.field(name, pa.type_for_alias(kind), "Null: " in text, metadata=description)
 
 
-def _fields(text: str) -> list[pa.Field]:
+def _named(text: str) -> list[tuple[str, str, str]]:
     """Columns in words: `name type: meaning`, over as many lines as it needs."""
-    columns = re.findall(r"(?m)^(\w+) (\w+): (.*(?:\n +.*)*)", text)
-    return [_field(name, kind, meaning) for name, kind, meaning in columns]
+    return re.findall(r"(?m)^(\w+) (\w+): (.*(?:\n +.*)*)", text)
+
+
+def _fields(text: str) -> list[pa.Field]:
+    return [_field(name, kind, meaning) for name, kind, meaning in _named(text)]
+
+
+def columns_of(text: str) -> dict[str, tuple[pa.DataType, str]]:
+    """Columns in words, as `described_schema` takes them; other columns may stand beside them."""
+    return {
+        name: (pa.type_for_alias(kind), " ".join(meaning.split()))
+        for name, kind, meaning in _named(text)
+    }
 
 
 _HEAD = _fields("""

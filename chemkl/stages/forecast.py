@@ -9,8 +9,16 @@ import pyarrow as pa
 from chemkl.config import InputError, complaints
 from chemkl.config.evaluate import TRACE_FOLDER, ForecastConfig
 from chemkl.display import Bar
-from chemkl.evaluation.forecast_runs import compare, page, points_of, read_runs, run_sentences
-from chemkl.evaluation.forecast_targets import FORECAST_SCHEMA, SAMPLES_SCHEMA, forecast_targets
+from chemkl.evaluation.forecast_targets import (
+    FORECAST_SCHEMA,
+    SAMPLES_SCHEMA,
+    compare,
+    forecast_targets,
+    page,
+    points_of,
+    read_runs,
+    run_sentences,
+)
 from chemkl.policies import check_device, load_policy
 from chemkl.policies.base import stream
 from chemkl.results import write_json, write_parquet

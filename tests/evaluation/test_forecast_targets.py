@@ -13,11 +13,13 @@ from chemkl.config.evaluate import ForecastConfig
 from chemkl.config.objective import TargetConfig
 from chemkl.config.reward import RewardConfig
 from chemkl.evaluation.forecast import Points
-from chemkl.evaluation.forecast_runs import (
+from chemkl.evaluation.forecast_targets import (
     Trained,
+    build_target,
     compare,
     expected_view,
-    last_valid,
+    forecast_targets,
+    number,
     observed_view,
     page,
     points_of,
@@ -26,13 +28,9 @@ from chemkl.evaluation.forecast_runs import (
     run_sentences,
     run_table,
     target_label,
-)
-from chemkl.evaluation.forecast_targets import (
-    build_target,
-    forecast_targets,
-    number,
     target_table,
     tau_of,
+    valid_samples,
 )
 from chemkl.losses import Gibbs, Mara
 from chemkl.results import read_trace
@@ -302,7 +300,7 @@ def test_the_last_valid_samples_of_a_run_are_counted_with_repeats(make_trace):
     trace = make_trace(
         [[("c1ccccc1O", 0.2)], [("c1ccccc1N", 0.9), ("c1ccccc1N", 0.9), ("C(", 0.0), ("CCO", 0.5)]]
     )
-    late = last_valid(trace, 3)
+    late = valid_samples(trace).tail(3)
     assert late["smiles"].tolist() == ["c1ccccc1N", "c1ccccc1N", "CCO"]
     shown = observed_view(points_of(late), 0.8)
     assert shown["top_share"] == 1
@@ -350,7 +348,7 @@ def test_all_runs_are_seen_through_as_many_samples_as_the_shortest_has(config, w
     rows = compared(config, folders)
     assert {row["n"] for row in rows} == {8}
     assert [row["n_valid"] for row in rows] == [20] * 3 + [8] * 3
-    last = observed_view(points_of(last_valid(read_trace(folders[0]), 8)), 0.9)
+    last = observed_view(points_of(valid_samples(read_trace(folders[0])).tail(8)), 0.9)
     assert {name: rows[2][name] for name in last} == last
     head = title(rows)
     assert "8 valid samples each (all that there are of n8)" in head
