@@ -1,28 +1,171 @@
-"""What is trained for each figure: a world, an objective, and the exact end of the way.
+"""Worlds of a few tokens, the policies that are trained in them, and the exact end of the way.
 
-Legend: V tokens. Source: GX-Chen et al., arXiv 2510.20817, Figs 1-5.
+Legend: V tokens, each a whole sequence; B tokens of a batch; P fresh samples of the reference.
+Source: GX-Chen et al., arXiv 2510.20817, Figs 1-5.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 import torch
 from scipy.optimize import minimize
-from torch import Tensor
+from torch import Generator, Tensor, nn
 
-from chemkl.didactic import worlds
 from chemkl.didactic.config import LearningConfig
-from chemkl.didactic.learning import Family, gaussian_logp
-from chemkl.didactic.worlds import World, places
-from chemkl.losses import Gibbs, Mara, Objective, build_objective
+from chemkl.losses import Gibbs, LossInputs, Mara, Objective, build_objective
 from chemkl.losses.exact import forward_kl_optimum, mara_optimum, reverse_kl_optimum
 
 KL = Literal["reverse", "forward"]
-TargetName = Literal["fixed", "gibbs", "mara"]
-TARGETS: tuple[TargetName, ...] = ("gibbs", "mara")
+Family = Literal["categorical", "gaussian"]
+MODES = (20, 79)
+"""The tokens nearest to the peaks of Fig. 2; the second has the higher reward."""
+HITS = (*range(25), *range(50, 75))
+"""The two blocks of hits of Fig. 5."""
+
+# ---- worlds
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """All tokens there are, in float64.
+
+    Attributes:
+        reward_V: R of each token.
+        logp_ref_V: its log-probability under the reference, nats; normalised.
+        tau: reward from which on a token is a hit; infinity: none is.
+    """
+
+    reward_V: Tensor
+    logp_ref_V: Tensor
+    tau: float = math.inf
+
+
+def worlds() -> dict[int, World]:
+    """Make the world of each figure; rewards and references are the paper's, but for Fig. 1.
+
+    1. A fixed distribution with two modes, as the reward log p under a uniform reference: at
+       beta = 1 its gibbs target is p itself. The paper shows such a target without its numbers;
+       here it is 0.6 N(0.3, 0.06^2) + 0.4 N(0.7, 0.06^2) at the places i/99.
+    2. Peaks of reward 0.75 and 1; the reference prefers the lower one.
+    3. Rewards 0, 0.9 and 1 under a uniform reference.
+    4. Two answers of reward 1, one of them 15 times as likely under the reference.
+    5. Reward 1 on two blocks of 25 tokens, under a reference that falls off steeply.
+    """
+    token_V = torch.arange(100, dtype=torch.float64)
+    place_V = places(100, torch.float64)
+
+    def log_peak(mean: float, deviation: float) -> Tensor:
+        return -0.5 * ((place_V - mean) / deviation) ** 2
+
+    left, right = torch.tensor([0.6, 0.4]).double().log()
+    log_p_V = torch.logaddexp(left + log_peak(0.3, 0.06), right + log_peak(0.7, 0.06))
+    peak_V = 0.75 * log_peak(0.2, 0.03).exp() + log_peak(0.8, 0.03).exp()
+    block_V = torch.zeros_like(token_V)
+    block_V[list(HITS)] = 1
+    three_V = torch.tensor([0.0, 0.9, 1.0], dtype=torch.float64)
+    return {
+        1: World(log_p_V.log_softmax(dim=0), torch.full_like(token_V, 1 / 100).log()),
+        2: World(peak_V, torch.log_softmax(-0.0322 * token_V, dim=0)),
+        3: World(three_V, torch.full_like(three_V, 1 / 3).log()),
+        4: World(
+            torch.tensor([0.0, 1.0, 1.0]).double(),
+            torch.tensor([0.68, 0.30, 0.02], dtype=torch.float64).log(),
+        ),
+        5: World(block_V, torch.log_softmax(4 * torch.log1p(-token_V / 100), dim=0), tau=1.0),
+    }
+
+
+def places(n_tokens: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Where each token lies (V,), from 0 to 1."""
+    return torch.arange(n_tokens, dtype=dtype) / (n_tokens - 1)
+
+
+# ---- policies
+
+
+class Policy(nn.Module):
+    """A distribution over V tokens: a logit for every token, or a mean and a deviation.
+
+    A categorical one can be any distribution, and starts uniform. A Gaussian over the places
+    i/(V-1) has one mode, whatever the target has, and starts between the modes of Fig. 1. The
+    reverse KL has several minima there: from a mean of 0.5 and a deviation of 0.25 training ends on
+    a wide one, from a mean of 0.7 on the lighter mode.
+    """
+
+    def __init__(self, family: Family, n_tokens: int) -> None:
+        super().__init__()
+        self._family, self._n_tokens = family, n_tokens
+        zero_V = torch.zeros(n_tokens)
+        start = zero_V if family == "categorical" else torch.tensor([0.5, math.log(0.1)])
+        self.numbers = nn.Parameter(start)
+
+    def forward(self) -> Tensor:
+        """Return log p (V,)."""
+        if self._family == "categorical":
+            return torch.log_softmax(self.numbers, dim=0)
+        return gaussian_logp(self._n_tokens, *self.numbers)
+
+
+def gaussian_logp(n_tokens: int, mean: Tensor, log_deviation: Tensor) -> Tensor:
+    """Return log p (V,) of a Gaussian, normalised over the places."""
+    place_V = places(n_tokens, mean.dtype)
+    return torch.log_softmax(-0.5 * ((place_V - mean) / log_deviation.exp()) ** 2, dim=0)
+
+
+def learn(
+    policy: nn.Module,
+    world: World,
+    objective: Objective,
+    settings: LearningConfig,
+    generator: Generator,
+    on_step: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """Train a policy, which gives log p (V,) when called, in place on its own samples.
+
+    The objective sees rewards and reference at the sampled tokens only. Returns the probabilities
+    (V,) at the end, in float64.
+    """
+    reward_V, logp_ref_V = world.reward_V.float(), world.logp_ref_V.float()
+    optimizer = torch.optim.AdamW(
+        [*policy.parameters(), *objective.parameters()],
+        lr=settings.learning_rate,
+        betas=(0.9, settings.second_moment),
+        weight_decay=settings.weight_decay,
+    )
+    falls_for = max(1.0, settings.steps - settings.constant_share * settings.steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (settings.steps - step) / falls_for)
+    )
+    size = settings.batch_size
+    draw = partial(torch.multinomial, num_samples=size, replacement=True, generator=generator)
+    for _ in range(settings.steps):
+        # 1. sample a batch, and what the reference would have sampled if it is asked for
+        logp_V = policy()
+        token_B = draw(logp_V.detach().exp())
+        of_prior = objective.needs_prior_samples
+        logp_of_prior_P = logp_V[draw(logp_ref_V.exp())] if of_prior else None
+        # 2. score it
+        inputs = LossInputs(
+            logp_policy=logp_V[token_B],
+            logp_ref=logp_ref_V[token_B],
+            reward=reward_V[token_B],
+            logp_policy_of_prior=logp_of_prior_P,
+        )
+        # 3. estimate, 4. update
+        loss = objective(inputs).loss
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        schedule.step()
+        on_step()
+    with torch.no_grad():
+        return torch.softmax(policy().double(), dim=0)
+
+
+# ---- experiments
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -43,7 +186,7 @@ class Experiment:
     world: World
     kl: KL
     beta: float = 1.0
-    target: TargetName = "gibbs"
+    target: Literal["fixed", "gibbs", "mara"] = "gibbs"
     family: Family = "categorical"
 
     @property
@@ -68,8 +211,7 @@ class Experiment:
         """Return the exact optimum (V,), computed from the whole world without sampling."""
         reward_V, logp_ref_V = self.world.reward_V, self.world.logp_ref_V
         if self.target == "mara":
-            tau = math.inf if self.world.tau is None else self.world.tau
-            return mara_optimum(reward_V, logp_ref_V, self.beta, tau=tau, kl=self.kl)
+            return mara_optimum(reward_V, logp_ref_V, self.beta, tau=self.world.tau, kl=self.kl)
         is_forward = self.kl == "forward" and self.target == "gibbs"
         formula = forward_kl_optimum if is_forward else reverse_kl_optimum
         p_V = formula(reward_V, logp_ref_V, self.beta)
@@ -82,42 +224,39 @@ def nearest_gaussian(p_V: Tensor, kl: KL) -> Tensor:
     Minimised over all tokens from several starts; the least of the minima found counts.
     """
 
+    def logq(parameters: Sequence[float]) -> Tensor:
+        return gaussian_logp(p_V.numel(), *torch.tensor(parameters, dtype=p_V.dtype))
+
     def divergence(parameters: Sequence[float]) -> float:
-        logq_V = _gaussian(parameters)
-        if kl == "reverse":
-            return float((logq_V.exp() * (logq_V - p_V.log())).sum())
-        return float((p_V * (p_V.log() - logq_V)).sum())
+        logq_V = logq(parameters)
+        weight_V, sign = (logq_V.exp(), 1) if kl == "reverse" else (p_V, -1)
+        return sign * float((weight_V * (logq_V - p_V.log())).sum())
 
-    def _gaussian(parameters: Sequence[float]) -> Tensor:
-        mean, log_deviation = torch.tensor(parameters, dtype=p_V.dtype)
-        return gaussian_logp(places(p_V.numel(), p_V.dtype), mean, log_deviation)
-
-    starts = [(mean, math.log(0.1)) for mean in (0.1, 0.3, 0.5, 0.7, 0.9)]
     exactly = {"xatol": 1e-10, "fatol": 1e-14}
     minima = [
-        minimize(divergence, start, method="Nelder-Mead", options=exactly) for start in starts
+        minimize(divergence, (mean, math.log(0.1)), method="Nelder-Mead", options=exactly)
+        for mean in (0.1, 0.3, 0.5, 0.7, 0.9)
     ]
-    return _gaussian(min(minima, key=lambda minimum: float(minimum.fun)).x.tolist()).exp()
+    return logq(min(minima, key=lambda minimum: float(minimum.fun)).x.tolist()).exp()
 
 
 def experiments() -> list[Experiment]:
     """Every policy that is trained, figure by figure."""
+    fit, modes, unequal, equal, blocks = (
+        partial(Experiment, figure=figure, world=world) for figure, world in worlds().items()
+    )
     kls: tuple[tuple[KL, float], ...] = (("reverse", 0.01), ("reverse", 1.0), ("forward", 1.0))
-    fit = partial(Experiment, figure=1, world=worlds.bimodal(), target="fixed")
-    modes = partial(Experiment, figure=2, world=worlds.two_modes())
-    unequal = partial(Experiment, figure=3, world=worlds.unequal_rewards(), kl="reverse")
-    equal = partial(Experiment, figure=4, world=worlds.equal_rewards())
-    blocks = partial(Experiment, figure=5, world=worlds.two_blocks())
     return [
-        fit(kl="reverse", family="gaussian"),
-        fit(kl="forward", family="gaussian"),
-        fit(kl="reverse"),
-        fit(kl="forward"),
+        fit(kl="reverse", target="fixed", family="gaussian"),
+        fit(kl="forward", target="fixed", family="gaussian"),
+        fit(kl="reverse", target="fixed"),
+        fit(kl="forward", target="fixed"),
         *(modes(kl="reverse", beta=beta) for beta in (0.10, 0.132, 0.15, 0.5)),
         *(modes(kl="forward", beta=beta) for beta in (0.1, 0.3, 1.0, 3.0)),
-        *(unequal(beta=beta) for beta in (0.5, 0.05, 1e-3)),
+        *(unequal(kl="reverse", beta=beta) for beta in (0.5, 0.05, 1e-3)),
         equal(kl="reverse", beta=1.0),
         equal(kl="reverse", beta=0.01),
         equal(kl="forward", beta=0.1),
-        *(blocks(target=target, kl=kl, beta=beta) for target in TARGETS for kl, beta in kls),
+        *(blocks(target="gibbs", kl=kl, beta=beta) for kl, beta in kls),
+        *(blocks(target="mara", kl=kl, beta=beta) for kl, beta in kls),
     ]

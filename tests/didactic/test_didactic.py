@@ -3,6 +3,8 @@ from io import StringIO
 from pathlib import Path
 
 import matplotlib.image
+import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
@@ -10,6 +12,7 @@ from rich.console import Console
 from chemkl.config import InputError
 from chemkl.didactic import run as didactic_run
 from chemkl.didactic.config import DidacticConfig
+from chemkl.didactic.run import draw
 from chemkl.results import Manifest
 from chemkl.stages import didactic
 from chemkl.stages.check import check_file
@@ -55,15 +58,12 @@ def test_the_table_is_written_described_and_printed(made):
 
 def test_a_training_that_was_too_short_is_said_to_be(made, monkeypatch, tmp_path):
     _, frame, printed = made
-    said = f"largest TV {frame['tv'].max():.4f}: not converged, take more steps"
-    assert said in printed
+    assert f"largest TV {frame['tv'].max():.4f}: not converged, take more steps" in printed
     monkeypatch.setattr(didactic_run, "CONVERGED", 1.0)  # no distance is above that
-    again = StringIO()
-    didactic.run(
-        {"figures": [3], "learning": SHORT}, tmp_path, console=Console(file=again, width=132)
-    )
-    assert "closed form" in again.getvalue()
-    assert "not converged" not in again.getvalue()
+    console = Console(file=StringIO(), width=132)
+    didactic.run({"figures": [3], "learning": SHORT}, tmp_path, console=console)
+    assert "closed form" in console.file.getvalue()
+    assert "not converged" not in console.file.getvalue()
 
 
 def test_the_manifest_says_what_was_made(made):
@@ -106,9 +106,8 @@ def test_bad_settings_are_told_together(tmp_path):
     }
     with pytest.raises(InputError) as error:
         didactic.run(bad, tmp_path / "out")
-    lines = str(error.value).splitlines()
-    assert len(lines) == 5
     text = str(error.value)
+    assert len(text.splitlines()) == 5
     assert "figures.1: 7 is not allowed. Known: 1, 2, 3, 4, 5" in text
     assert "did you mean 'rloo'?" in text
     assert "learning.lr: not a known key" in text
@@ -126,6 +125,29 @@ def test_a_folder_with_other_settings_is_refused(made):
     folder, _, _ = made
     with pytest.raises(InputError, match="steps"):
         didactic.run({"learning": {"steps": 21}}, folder)
+
+
+def test_bars_are_the_closed_form_and_dots_the_trained_policy():
+    answers = pd.DataFrame(
+        {
+            "figure": 3,
+            "kl": "reverse",
+            "token": [0, 1, 2],
+            "reward": [0.0, 0.9, 1.0],
+            "p_ref": [0.2, 0.3, 0.5],
+            "closed_form": [0.1, 0.2, 0.7],
+            "trained": [0.11, 0.22, 0.67],
+        }
+    )
+    figure = draw(3, pd.concat([answers.assign(experiment=f"run {n}") for n in (1, 2)]))
+    assert len(figure.axes) == 2
+    for axes in figure.axes:
+        heights = [bar.get_height() for bar in axes.patches]
+        assert heights == pytest.approx([0.2, 0.3, 0.5, 0.1, 0.2, 0.7])
+        (dots,) = axes.lines
+        np.testing.assert_allclose(dots.get_ydata(), [0.11, 0.22, 0.67])
+    with pytest.raises(ValueError, match=r"Fig\. 2 needs the table of both modes over beta"):
+        draw(2, answers)
 
 
 def test_the_shipped_files_say_the_defaults(monkeypatch):
