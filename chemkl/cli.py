@@ -543,16 +543,48 @@ def _export(
 
 @app.command("convert")
 def _convert(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="A .parquet file.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IN",
+            help="A model file (.safetensors, .prior, .chkpt), a config of REINVENT4 (.toml, .json,"
+            " .yaml) or a .parquet file.",
+        ),
+    ],
     target: Annotated[
-        Path, typer.Argument(metavar="OUT", help="A .csv, .sdf or .smi file, each also .gz.")
+        Path,
+        typer.Argument(
+            metavar="OUT",
+            help="A .prior or .safetensors file; a .yaml file; or a .csv, .sdf or .smi file, each "
+            "also .gz.",
+        ),
     ],
     column: Annotated[
-        str | None, _option("Where the SMILES stand. Default: canonical_smiles or smiles.", "NAME")
+        str | None,
+        _option(
+            "Where the SMILES stand in a .parquet file. Default: canonical_smiles or smiles.",
+            "NAME",
+        ),
     ] = None,
+    lenient: Annotated[
+        bool,
+        typer.Option(
+            "--lenient",
+            help="Of a config: leave out what has no counterpart; the written file lists it.",
+        ),
+    ] = False,
     force: Force = False,
+    fresh: Annotated[
+        bool,
+        typer.Option("--fresh", help="Move a file that is there aside (FILE.old-1)."),
+    ] = False,
 ) -> None:
-    """Convert a Parquet file for programs that read none: all its columns, molecules drawn flat."""
-    from chemkl.stages.export import convert
+    """Convert models from and to REINVENT, configs of REINVENT4, and Parquet files.
 
-    typer.echo(f"output: {target} ({convert(source, target, column=column, force=force)})")
+    A model is the same one after it; a config becomes one that `chemkl check` accepts; a Parquet
+    file keeps all its columns, and its molecules are drawn flat.
+    """
+    from chemkl.stages.convert import convert
+
+    what = convert(source, target, column=column, lenient=lenient, force=force, fresh=fresh)
+    typer.echo(f"output: {target} ({what})")

@@ -15,7 +15,7 @@ from safetensors.torch import save
 from chemkl.config import Config, InputError, did_you_mean, load_config
 from chemkl.config.pretrain import RnnConfig
 from chemkl.policies.base import Policy
-from chemkl.policies.reinvent import is_reinvent, read_reinvent
+from chemkl.policies.reinvent import is_reinvent, read_origin, read_reinvent
 from chemkl.policies.rnn import RnnPolicy
 from chemkl.policies.tokenizer import Vocabulary
 from chemkl.results.atomic import atomic_file
@@ -104,7 +104,7 @@ def _header_or_problem(path: Path) -> dict[str, Any] | str:
     if path.exists() and not path.is_file():  # a pipe may wait for ever
         return f"a device, pipe or socket. {_EXPECTED}"
     if is_reinvent(path):
-        return header_of(read_reinvent(path), {"source": "REINVENT"})
+        return header_of(read_reinvent(path), read_origin(path))
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -7,6 +7,7 @@ of REINVENT's own classes; they are read as inert stand-ins, so that no code of 
 Shape legend: B sequences, T tokens, V vocabulary, H hidden units, E numbers per embedded token.
 """
 
+import json
 import pickle
 import re
 from collections.abc import Iterable, Mapping
@@ -19,6 +20,7 @@ from torch.nn import functional
 
 from chemkl.config import InputError, load_config
 from chemkl.config.pretrain import RnnConfig
+from chemkl.policies.base import Policy
 from chemkl.policies.rnn import RnnPolicy, State
 from chemkl.policies.tokenizer import END, END_ID, START, Vocabulary
 from chemkl.results.atomic import atomic_file
@@ -107,7 +109,25 @@ def read_reinvent(path: str | Path) -> RnnPolicy:
     return policy.eval()
 
 
-def write_reinvent(policy: RnnPolicy, path: str | Path, seed: int = 0) -> None:
+def read_origin(path: str | Path) -> dict[str, Any]:
+    """What a file of REINVENT says of itself beside its weights, as JSON values.
+
+    Raises:
+        InputError: see `read_reinvent`.
+    """
+    content = _unpickled(Path(path))
+    told = content.get("metadata")
+    about = told if isinstance(told, Mapping) else getattr(told, "__dict__", {})
+    about = {str(key): value for key, value in about.items() if value not in (None, "", [])}
+    origin = {"source": "REINVENT", "version": content.get("version"), "metadata": about}
+    origin["of_a_run"] = "staged_learning" in content
+    plain: dict[str, Any] = json.loads(json.dumps(origin, default=str))
+    return plain
+
+
+def write_reinvent(
+    policy: Policy, path: str | Path, seed: int = 0, metadata: Mapping[str, Any] | None = None
+) -> None:
     """Write a policy as REINVENT4 reads it: plain dicts and tensors, no objects.
 
     REINVENT4 adds up the log-probabilities of the end tokens behind a sequence, and samples on
@@ -118,6 +138,7 @@ def write_reinvent(policy: RnnPolicy, path: str | Path, seed: int = 0) -> None:
         policy: an LSTM or GRU.
         path: of the file; one that is there is replaced.
         seed: of the samples that the end token's row is fitted on.
+        metadata: where the model comes from: the fields of REINVENT4's `ModelMetaData`.
 
     Raises:
         InputError: another kind of policy.
@@ -131,7 +152,7 @@ def write_reinvent(policy: RnnPolicy, path: str | Path, seed: int = 0) -> None:
     content = {
         "model_type": "Reinvent",
         "version": 1,
-        "metadata": None,
+        "metadata": None if metadata is None else dict(metadata),
         "vocabulary": {
             "tokens": {token: i for i, token in enumerate(policy.vocabulary.tokens)},
             "pad_token": 0,
@@ -150,7 +171,7 @@ def write_reinvent(policy: RnnPolicy, path: str | Path, seed: int = 0) -> None:
             "layer_normalization": False,
         },
     }
-    with atomic_file(Path(path)) as aside:
+    with atomic_file(Path(path), parents=True) as aside:
         torch.save(content, aside)
 
 

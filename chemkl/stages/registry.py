@@ -180,6 +180,8 @@ class View:
 STOPS = (KeyboardInterrupt, StoppedBySignal)
 """What a user, or a scheduler, ends a stage with."""
 
+MODELS = (".safetensors", ".prior", ".model", ".agent", ".chkpt")
+"""How the files of models end: those of chemkl, then those of REINVENT."""
 LAST = Stage.CHECKPOINT
 POLICY = "checkpoints/policy.safetensors"
 DECAYS = {

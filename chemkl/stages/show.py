@@ -52,7 +52,7 @@ from chemkl.results.trace import list_parts, read_part_schema
 from chemkl.rewards import catalogue
 from chemkl.stages.export import select
 from chemkl.stages.output_files import check_outputs, write_csv, written_out
-from chemkl.stages.registry import STAGES
+from chemkl.stages.registry import MODELS, STAGES
 
 N_BEST = 10
 N_ROWS_OF_FILE = 5
@@ -196,7 +196,7 @@ def show(
     *,
     console: Console | None = None,
 ) -> None:
-    """Print a run, a Parquet file, the answer to a query, or what there is of a sort."""
+    """Print a run, a Parquet file, a model, the answer to a query, or what there is of a sort."""
     console = console or standard_output()
     for part in _parts(what, name, asked or Asked(), console.width):
         console.print(part, highlight=False)
@@ -217,8 +217,16 @@ def _parts(what: str, name: str | None, asked: Asked, width: int) -> Iterable[Re
         )
     if name is not None:
         raise InputError(f"chemkl show {what} {name}: a path takes no name after it")
+    if path.is_file() and path.suffix.lower() in MODELS:
+        asked.refuse("a model file", *(field.name for field in fields(asked)))
+        from chemkl.stages.convert import describe_model  # it brings torch: not for other files
+
+        return describe_model(path)
     if path.is_file() and path.suffix.lower() != ".parquet":
-        raise InputError(f"{path}: expected a run folder or a file that ends in .parquet")
+        raise InputError(
+            f"{path}: expected a run folder or a file that ends in .parquet, or a model file "
+            f"({', '.join(MODELS)})"
+        )
     of_a_run = ("threshold", "top", "per_scaffold")
     if asked.sql is not None:
         asked.refuse("a query (--sql)", *of_a_run)

@@ -1,0 +1,126 @@
+"""`chemkl convert` of model files, and `chemkl show` of them: the same model, and its origin."""
+
+import hashlib
+import io
+
+import pytest
+import torch
+from rich.console import Console
+
+from chemkl.config import InputError
+from chemkl.policies import load_policy, read_header, reinvent, save_policy
+from chemkl.policies.rnn import RnnPolicy
+from chemkl.policies.tokenizer import Vocabulary
+from chemkl.stages.convert import convert
+from chemkl.stages.registry import MODELS
+from chemkl.stages.show import show
+
+SMILES = ["CC(=O)O", "c1ccccc1", "C", "CCNCC"]
+
+
+@pytest.fixture(autouse=True)
+def short_fit(monkeypatch):
+    """Few steps for the end token's row, where its values do not matter."""
+    monkeypatch.setattr(reinvent, "FIT", ((4, 4, 3, 0.1),))
+
+
+@pytest.fixture(params=["lstm", "gru"])
+def model(request, tmp_path):
+    torch.manual_seed(0)
+    vocabulary = Vocabulary.of("()=1CNOc")
+    policy = RnnPolicy(
+        vocabulary, cell=request.param, embedding_size=8, hidden_size=16, n_layers=2, max_length=40
+    )
+    save_policy(policy.eval(), tmp_path / "model.safetensors", {"corpus": "made up"})
+    return tmp_path / "model.safetensors"
+
+
+def printed(what):
+    stream = io.StringIO()
+    show(str(what), console=Console(file=stream, width=100))
+    return stream.getvalue()
+
+
+def test_the_endings_of_models_are_those_that_are_read():
+    assert (".safetensors", *reinvent.SUFFIXES) == MODELS
+
+
+def test_a_model_is_the_same_after_the_way_there_and_back(model, tmp_path):
+    there, back = tmp_path / "model.prior", tmp_path / "back.safetensors"
+    assert convert(model, there) == convert(there, back)
+    wanted = load_policy(model)
+    for path in (there, back):
+        read = load_policy(path)
+        assert read.architecture == wanted.architecture
+        torch.testing.assert_close(read.logp(SMILES), wanted.logp(SMILES), rtol=0, atol=1e-5)
+    digest = hashlib.sha256(model.read_bytes()).hexdigest()
+    assert digest in read_header(there)["provenance"]["metadata"]["origina_data_source"]
+    origin = read_header(back)["provenance"]
+    assert origin["sha256"] == hashlib.sha256(there.read_bytes()).hexdigest()
+    assert origin["file"] == "model.prior"
+
+
+def test_a_checkpoint_of_a_run_with_its_state_is_converted(model, tmp_path):
+    convert(model, tmp_path / "a.prior")
+    content = torch.load(tmp_path / "a.prior", weights_only=True)
+    content["staged_learning"] = {"optimizer": {"state": {}, "lr": 1e-4}}
+    torch.save(content, tmp_path / "a.chkpt")
+    convert(tmp_path / "a.chkpt", tmp_path / "a.safetensors")
+    assert read_header(tmp_path / "a.safetensors")["provenance"]["of_a_run"] is True
+
+
+def test_what_a_model_is_can_be_shown(model, tmp_path):
+    convert(model, tmp_path / "a.prior")
+    convert(tmp_path / "a.prior", tmp_path / "b.safetensors")
+    n = sum(weight.numel() for weight in load_policy(model).parameters())
+    for name in ("model.safetensors", "a.prior", "b.safetensors"):
+        text = printed(tmp_path / name)
+        assert f"{n:,}" in text
+        assert "10 tokens: $ ^ ( ) 1 = C N O c" in text
+        assert "embedding.weight   10 x 8" in text
+        assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() in text
+    assert hashlib.sha256((tmp_path / "a.prior").read_bytes()).hexdigest() in text
+    assert "made up" in printed(model)
+
+
+def test_what_is_there_stays_unless_it_may_go(model, tmp_path, capsys, chemkl, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "out.prior"
+    out.write_bytes(b"mine")
+    assert chemkl("convert", model.name, "out.prior") == 2
+    assert "OUT out.prior: exists" in capsys.readouterr().err
+    assert out.read_bytes() == b"mine"
+    assert chemkl("convert", model.name, "out.prior", "--fresh") == 0
+    assert (tmp_path / "out.prior.old-1").read_bytes() == b"mine"
+    assert chemkl("convert", model.name, "out.prior", "--force") == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "model.safetensors", "out.prior", "out.prior.old-1",
+    ]  # fmt: skip
+
+
+def bad_files(tmp_path):
+    (tmp_path / "damaged.prior").write_bytes(b"PK\x03\x04 and no more")
+    (tmp_path / "text.safetensors").write_text("not a model")
+    save = {"model_type": "Mol2Mol", "vocabulary": {}, "network_params": {}, "network": {}}
+    torch.save(save, tmp_path / "mol2mol.prior")
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "says"),
+    [
+        ("damaged.prior", "a.safetensors", "damaged.prior: cannot be read"),
+        ("text.safetensors", "a.prior", "not a readable safetensors file"),
+        ("mol2mol.prior", "a.safetensors", "a model of type 'Mol2Mol'; expected 'Reinvent'"),
+        ("nowhere.prior", "a.safetensors", "nowhere.prior: no such model file"),
+        ("model.safetensors", "a.csv", "a.csv: unknown ending. Allowed: .safetensors, .prior"),
+        ("model.safetensors", "b.safetensors", "is a model of chemkl already"),
+    ],
+)
+def test_what_is_no_model_or_no_place_for_one(model, tmp_path, source, target, says):
+    bad_files(tmp_path)
+    before = {path.name for path in tmp_path.iterdir()}
+    with pytest.raises(InputError, match=says):
+        convert(tmp_path / source, tmp_path / target, fresh=True)
+    assert {path.name for path in tmp_path.iterdir()} == before
+    with pytest.raises(InputError, match="--lenient: means nothing here"):
+        convert(tmp_path / source, tmp_path / target, lenient=True)
