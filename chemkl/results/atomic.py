@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,22 +22,16 @@ from chemkl.config.base import say_once, utf8
 from chemkl.results.seal import SEAL, seal, write_sums
 
 _FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV)
+# how libraries tell the same that have exceptions of their own, SQLite and torch among them
 _TEXTS = (
     *(os.strerror(number).lower() for number in _FAILURES[:4]),
-    "database or disk is full",  # SQLite
-    "file write failed",  # torch
+    *("database or disk is full", "file write failed"),
 )
-"""How libraries tell the same that have exceptions of their own."""
-
 LOCK = ".lock"
 
 
 def refuse_other_names(path: Path) -> None:
-    """Refuse output whose name is not UTF-8: Parquet and model files cannot be written there.
-
-    Raises:
-        InputError: it is not.
-    """
+    """Refuse output whose name is not UTF-8: Parquet and model files cannot be written there."""
     if utf8(path) != str(path):
         raise InputError(
             f"{path}: cannot write there, as the name is not UTF-8; choose another with --out"
@@ -68,52 +62,34 @@ def atomic_file(
         StorageError: the disk is full, cannot be written, or the folder is not there.
     """
     draft = folder / path.name if folder else draft_of(path, f".{os.getpid()}" if shared else "")
-    with _replacing(path):
-        try:
-            if parents:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            yield draft
-            if sealed and draft.is_file():  # a distributed checkpoint is a folder
-                seal(draft, path.suffix, note)
-            sync(draft)
-            os.replace(draft, path)
-            sync(path.parent)
-        finally:
-            remove(draft)
+    with ExitStack() as drafts, storing(path):  # free space is told while the draft takes its part
+        drafts.callback(remove, draft)
+        if parents:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        yield draft
+        if sealed and draft.is_file():  # a distributed checkpoint is a folder
+            seal(draft, path.suffix, note)
+        sync(draft)
+        os.replace(draft, path)
+        sync(path.parent)
 
 
 @contextmanager
 def atomic_folder(final: Path) -> Iterator[Path]:
-    """Give an empty folder to fill; at the end it is moved in, with checksums of its files.
-
-    Raises:
-        StorageError: see `atomic_file`.
-    """
-    with _replacing(final):
+    """Give an empty folder to fill; at the end it is moved in, with checksums of its files."""
+    with ExitStack() as drafts, storing(final):
         draft = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
-        try:
-            yield draft
-            draft.chmod(0o755)
-            for file in draft.iterdir():
-                file.chmod(0o644)  # safetensors makes them readable for their owner alone
-            write_sums(draft)
-            old = draft.with_name(f"{draft.name}.old")
-            if final.exists():
-                os.replace(final, old)
-            os.replace(draft, final)
-            remove(old)
-        finally:
-            remove(draft)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[None]:
-    """Say of a disk that fails in this scope what could not be written."""
-    try:
-        yield
-    except Exception as error:
-        raise_storage_error(error, path)
-        raise
+        drafts.callback(remove, draft)
+        yield draft
+        draft.chmod(0o755)
+        for file in draft.iterdir():
+            file.chmod(0o644)  # safetensors makes them readable for their owner alone
+        write_sums(draft)
+        old = draft.with_name(f"{draft.name}.old")
+        if final.exists():
+            os.replace(final, old)
+        os.replace(draft, final)
+        remove(old)
 
 
 def draft_of(path: Path, mark: str = "") -> Path:
@@ -121,24 +97,28 @@ def draft_of(path: Path, mark: str = "") -> Path:
     return path.with_name(f".{path.name}{mark}.tmp")
 
 
-def raise_storage_error(error: BaseException, path: Path, folder: Path | None = None) -> None:
-    """Say what file could not be written, and why, if it is the disk that failed.
+@contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Raise a `StorageError` about a path where the disk fails in this scope."""
+    try:
+        yield
+    except Exception as error:
+        told = None if isinstance(error, StorageError) else storage_error(error, path)
+        if told is None:
+            raise
+        raise told from error
 
-    Raises:
-        StorageError: names the file and the free space.
-    """
-    if isinstance(error, StorageError):
-        raise error
-    folder = folder or path.parent
-    why = storage_problem(error)
+
+def storage_error(error: BaseException, path: Path) -> StorageError | None:
+    """Say what could not be written, why, and how much space is free; None: the disk is well."""
+    folder, why = path.parent, storage_problem(error)
     if why is None and isinstance(error, FileNotFoundError) and not folder.is_dir():
         why = f"the folder {folder} is not there any more"
-    if why is not None:
-        there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
-        free = shutil.disk_usage(there).free / 2**20
-        raise StorageError(
-            f"{path}: cannot be written: {why} ({free:,.1f} MiB free there)."
-        ) from error
+    if why is None:
+        return None
+    there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    free = shutil.disk_usage(there).free / 2**20
+    return StorageError(f"{path}: cannot be written: {why} ({free:,.1f} MiB free there).")
 
 
 def storage_problem(error: BaseException | None) -> str | None:
@@ -200,33 +180,23 @@ def json_of(content: Mapping[str, Any]) -> bytes:
 
 
 def finite(value: Any) -> Any:
-    """Copy a nested value into plain JSON types, with null for numbers that JSON cannot hold.
-
-    Raises:
-        TypeError: a value is of a type with no JSON form.
-    """
+    """Copy a nested value into plain JSON types, with null for numbers that JSON cannot hold."""
     if isinstance(value, Mapping):
         return {utf8(str(key)): finite(item) for key, item in value.items()}
     if isinstance(value, str | Path):
         return utf8(value)
     if isinstance(value, bool | int | None):
         return value
-    if isinstance(value, Sequence | set | frozenset) and not isinstance(value, bytes):
-        items = sorted(value) if isinstance(value, set | frozenset) else value
-        return [finite(item) for item in items]
+    if isinstance(value, set | frozenset):
+        value = sorted(value)
+    if isinstance(value, Sequence) and not isinstance(value, bytes):
+        return [finite(item) for item in value]
     if hasattr(value, "item"):  # a numpy scalar
         return finite(value.item())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    raise TypeError(f"no JSON form for {value!r} of type {type(value).__name__}")
+    return value if not isinstance(value, float) or math.isfinite(value) else None
 
 
-# ---- one process at a time in an output folder
-
-
-def claim(
-    folder: Path, *, shared: bool = True, rank: int | None = None, tries: int = 10
-) -> IO[str] | None:
+def claim(folder: Path, *, shared: bool = True, rank: int | None = None) -> IO[str] | None:
     """Make an output folder if need be and lock it; it is free again once the file is closed.
 
     The system frees the lock of a killed process by itself. On a system or a file system without
@@ -237,7 +207,6 @@ def claim(
         folder: of the output.
         shared: whether further processes of one distributed run share the lock of the first.
         rank: of this process in its distributed run; None: as `is_further_rank` finds out.
-        tries: how often a folder may be moved away in the meantime.
 
     Returns:
         The open lock file; None where there is nothing to lock (a further process, or no locks).
@@ -246,41 +215,40 @@ def claim(
         InputError: the folder cannot be written, or another process has it.
     """
     refuse_other_names(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("a")
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot write there ({error.strerror}); choose another output folder with "
-            "--out."
-        ) from None
-    if shared and (is_further_rank() if rank is None else rank > 0):
-        lock.close()
-        return None
-    try:
-        import fcntl  # Unix only
+    is_further = shared and (is_further_rank() if rank is None else rank > 0)
+    problem = "it is moved again and again;"
+    for _ in range(10):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = (folder / LOCK).open("a")
+        except OSError as error:
+            problem = f"cannot write there ({error.strerror});"
+            break
+        with ExitStack() as undo:
+            undo.callback(lock.close)
+            if is_further:
+                return None
+            try:
+                import fcntl  # Unix only
 
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Whoever moves a folder holds its lock: behind this look it stays where it is.
-        if os.path.samestat(os.fstat(lock.fileno()), (folder / LOCK).stat()):
-            return lock
-        problem = "it is moved again and again"
-    except FileNotFoundError:
-        problem = "it is moved again and again"
-    except (BlockingIOError, PermissionError):
-        tries, problem = 1, "another process is running in this folder. Wait for it, stop it"
-    except (OSError, ImportError) as error:
-        lock.close()
-        why = getattr(error, "strerror", None) or error
-        say_once(
-            f"{folder}: cannot be locked here ({why}): take care that no two processes run in it "
-            "at the same time"
-        )
-        return None
-    lock.close()
-    if tries > 1:
-        return claim(folder, shared=shared, rank=rank, tries=tries - 1)
-    raise InputError(f"{folder}: {problem}, or choose another folder with --out.")
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Whoever moves a folder holds its lock: behind this look it stays where it is.
+                if os.path.samestat(os.fstat(lock.fileno()), (folder / LOCK).stat()):
+                    undo.pop_all()
+                    return lock
+            except FileNotFoundError:  # moved away in the meantime
+                continue
+            except (BlockingIOError, PermissionError):
+                problem = "another process is running in this folder. Wait for it, stop it, or"
+                break
+            except (OSError, ImportError) as error:
+                why = getattr(error, "strerror", None) or error
+                say_once(
+                    f"{folder}: cannot be locked here ({why}): take care that no two processes run "
+                    "in it at the same time"
+                )
+                return None
+    raise InputError(f"{folder}: {problem} choose another output folder with --out.")
 
 
 def is_further_rank() -> bool:

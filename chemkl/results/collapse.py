@@ -28,10 +28,8 @@ class Spread:
     distinct: int  # different samples among them
     named: int  # samples with an outcome; an acyclic molecule has none
     outcomes: int  # different outcomes
-    # share of the most frequent outcome among the samples with one; None without
-    top_share: float | None
-    # exp of the entropy over the outcomes; None without, or where not asked
-    effective_outcomes: float | None
+    top_share: float | None  # of the most frequent outcome among the samples with one
+    effective_outcomes: float | None  # exp of the entropy over the outcomes; None if not asked
 
     @property
     def uniqueness(self) -> float | None:
@@ -90,10 +88,7 @@ class Window:
         self._count(identity, outcome, 1)
 
     def spread(self, *, effective: bool = True) -> Spread:
-        """Describe what is in the window, without effective_outcomes if these are not wanted.
-
-        Their logarithms cost more than all the rest, which is felt over a million samples.
-        """
+        """Describe what is in the window; the logarithms of `effective` cost more than all else."""
         n, distinct = len(self._samples), len(self._identities)
         return _spread(n, distinct, self._outcomes, self._sizes, effective=effective)
 
@@ -102,39 +97,28 @@ class Window:
         return min(self._outcomes, key=lambda name: (-self._outcomes[name], name), default="")
 
     def _count(self, identity: Hashable, outcome: str, change: int) -> None:
-        _shift(self._identities, identity, change)
+        changes: list[tuple[Counter[Any], Hashable, int]] = [(self._identities, identity, change)]
         if outcome:
-            before = self._outcomes[outcome]
-            _shift(self._outcomes, outcome, change)
-            if before:
-                _shift(self._sizes, before, -1)
-            if before + change:
-                _shift(self._sizes, before + change, 1)
-
-
-def _shift(counts: Counter[Any], key: object, change: int) -> None:
-    """Change a count; what is not there any more leaves no key behind."""
-    counts[key] += change
-    if not counts[key]:
-        del counts[key]
+            size = self._outcomes[outcome]
+            changes += [(self._outcomes, outcome, change)]
+            changes += [(self._sizes, size, -1), (self._sizes, size + change, 1)]
+        for counts, key, by in changes:
+            counts[key] += by
+            if not counts[key] or (counts is self._sizes and not key):
+                del counts[key]  # what is not there any more leaves no key behind
 
 
 class Alarm:
-    """Raised where a full window reaches a limit, called off where all its values are back.
+    """Raised where a full window of the newest samples reaches a limit.
 
-    It depends on the samples and their order alone, so it is rebuilt from the trace of a run.
-
-    Args:
-        limits: what is watched.
-        window: newest samples that are looked at.
-        margin: how far the values must be back, relative to the limits.
+    It is called off where all values are back, by a margin relative to the limits. It depends on
+    the samples and their order alone, so it is rebuilt from the trace of a run.
     """
 
     def __init__(self, limits: CollapseLimits, window: int, margin: float = 0.0) -> None:
         self.window = Window(window)
         self.raised = False
-        self.at_first: Spread | None = None
-        """What the first full window was like."""
+        self.at_first: Spread | None = None  # of the first full window
         self._limits = limits
         self._margin = margin
 
@@ -154,19 +138,18 @@ class Alarm:
     def reached(self, now: Spread, margin: float = 0.0) -> list[str]:
         """Name the limits that are reached, or nearer than a margin."""
         limits, loose = self._limits, 1 - margin
-
-        def high(value: float | None, limit: float | None) -> bool:
-            return value is not None and limit is not None and value >= limit * loose
-
-        named = now.named >= now.n * limits.with_scaffold * loose
-        few, effective = limits.effective_scaffolds, now.effective_outcomes
-        low = few is not None and effective is not None and effective <= few * (1 + margin)
-        reached = {
-            "top_share": named and high(now.top_share, limits.top_share),
-            "duplicate_rate": high(now.duplicate_rate, limits.duplicate_rate),
-            "effective_scaffolds": named and low,
-        }
-        return [name for name, is_reached in reached.items() if is_reached]
+        values = {"top_share": now.top_share, "duplicate_rate": now.duplicate_rate}
+        values |= {"effective_scaffolds": now.effective_outcomes}
+        if now.named < now.n * limits.with_scaffold * loose:
+            values = {"duplicate_rate": now.duplicate_rate}
+        reached = []
+        for name, value in values.items():
+            limit = getattr(limits, name)
+            if value is not None and limit is not None:
+                is_low = value <= limit * (1 + margin)
+                if is_low if name == "effective_scaffolds" else value >= limit * loose:
+                    reached.append(name)
+        return reached
 
 
 @dataclass(frozen=True)
@@ -184,13 +167,8 @@ class CollapseEvent:
 class Watch:
     """Takes in the rows of a run one by one and keeps when it collapsed.
 
-    It follows from the rows alone: those of an interrupted run bring it where it was.
-
-    Args:
-        config: what is watched.
-        identity: columns by which two samples are the same.
-        outcome: column whose values a sample is counted under, for example ``scaffold``, or the
-            answer in a text; empty or missing: the sample has none.
+    It follows from the rows alone: those of an interrupted run bring it where it was. Two samples
+    are the same by the columns `identity`; an empty or missing `outcome` is none.
     """
 
     def __init__(
@@ -226,11 +204,7 @@ class Watch:
         return f"collapsed at step {first.step:,}, call {first.call:,}{again}; {now} at the end"
 
     def add(self, rows: pd.DataFrame) -> None:
-        """Take in rows of the trace, of one step or of several, in order.
-
-        Rows that are invalid or were not sampled are left out. Without a column ``call`` none is
-        spent.
-        """
+        """Take in rows of the trace, in order; invalid ones and those not sampled are left out."""
         if rows.empty:
             return
         self.step = int(rows["step"].iloc[-1])
@@ -242,20 +216,19 @@ class Watch:
             self._call = self._call if pd.isna(call) else int(call)
             if self.alarm.add(identity, outcome if isinstance(outcome, str) else ""):
                 window, now = self.alarm.window, self.alarm.window.spread()
-                self.events.append(
-                    CollapseEvent(
-                        raised=self.alarm.raised,
-                        step=int(step),
-                        call=self._call,
-                        spread=now,
-                        most_frequent=window.most_frequent(),
-                        reached=self.alarm.reached(now),
-                    )
+                event = CollapseEvent(
+                    raised=self.alarm.raised,
+                    step=int(step),
+                    call=self._call,
+                    spread=now,
+                    most_frequent=window.most_frequent(),
+                    reached=self.alarm.reached(now),
                 )
+                self.events.append(event)
 
 
 def watched(manifest: Mapping[str, Any] | None) -> CollapseConfig:
-    """Give the settings by which a run is judged: its own, or the defaults where it had none."""
+    """The settings by which a run is judged: its own, or the defaults where it had none."""
     manifest = manifest or {}
     settings = manifest.get("beside", {}).get("collapse")
     settings = settings or (manifest.get("config", {}).get("callbacks") or {}).get("collapse")
@@ -266,11 +239,7 @@ def watched(manifest: Mapping[str, Any] | None) -> CollapseConfig:
 
 
 def judge(trace: pd.DataFrame, manifest: Mapping[str, Any] | None) -> Watch | None:
-    """Look at a whole trace by the settings of its run.
-
-    Returns:
-        What was seen; None for a run of texts, where nothing is watched unless the run asks for it.
-    """
+    """Look at a whole trace by the settings of its run; None for texts that nobody watches."""
     in_text = is_text(trace)
     if in_text and not (manifest or {}).get("beside", {}).get("collapse"):
         return None

@@ -19,26 +19,23 @@ _CUT_OFF = "truncated: no end"
 
 def _field(name: str, kind: str, meaning: str) -> pa.Field:
     """One column; it may be null where its meaning says what that is."""
-    text = " ".join(meaning.split())
-    description = {"description": text}
-    return pa.field(name, pa.type_for_alias(kind), "Null: " in text, metadata=description)
+    description = {"description": meaning}
+    return pa.field(name, pa.type_for_alias(kind), "Null: " in meaning, metadata=description)
 
 
-def _named(text: str) -> list[tuple[str, str, str]]:
-    """Columns in words: `name type: meaning`, over as many lines as it needs."""
-    return re.findall(r"(?m)^(\w+) (\w+): (.*(?:\n +.*)*)", text)
+def _in_words(text: str) -> list[tuple[str, str, str]]:
+    """Name, type (or none) and meaning of columns, over as many lines as they need."""
+    columns = re.findall(r"(?m)^(\w+) ?(\w*): (.*(?:\n +.*)*)", text)
+    return [(name, kind, " ".join(meaning.split())) for name, kind, meaning in columns]
 
 
 def _fields(text: str) -> list[pa.Field]:
-    return [_field(name, kind, meaning) for name, kind, meaning in _named(text)]
+    return [_field(*column) for column in _in_words(text)]
 
 
 def columns_of(text: str) -> dict[str, tuple[pa.DataType, str]]:
     """Columns in words, as `described_schema` takes them; other columns may stand beside them."""
-    return {
-        name: (pa.type_for_alias(kind), " ".join(meaning.split()))
-        for name, kind, meaning in _named(text)
-    }
+    return {name: (pa.type_for_alias(kind), meaning) for name, kind, meaning in _in_words(text)}
 
 
 _HEAD = _fields("""
@@ -77,11 +74,7 @@ answer string: What was read out of the completion: an answer, or a SMILES as it
 """)
 """What a run of a language model has besides, behind n_tokens."""
 
-_IN_TEXT = {
-    name: " ".join(meaning.split())
-    for name, meaning in re.findall(
-        r"(?m)^(\w+): (.*(?:\n +.*)*)",
-        """
+_IN_TEXT = _in_words("""
 call: 1-based index of the oracle call that this row spent: the first scoring of an answer to its
   prompt, or of a valid canonical SMILES, in the run. Null: no call spent (invalid, or a repeat).
 smiles: SMILES as the completion has it; empty where none was found or looked for.
@@ -102,9 +95,7 @@ reward: Raw reward R, before the diversity filter and before any anchoring; that
 log_target: Unnormalised log-probability of the completion under the target distribution of its
   prompt, in nats. Null: the row took no part in an update.
 anchor: Whether the row was the anchor z of its prompt in its batch.
-""",
-    )
-}
+""")
 """What columns mean in a run of a language model, where that is something else."""
 
 
@@ -118,21 +109,22 @@ def trace_schema(component_names: Sequence[str], *, text: bool = False) -> pa.Sc
     Returns:
         A schema whose fields carry their meaning in the metadata key `description`.
     """
-    null = "invalid, or the component failed."
+    said = "Reward component {} {} Null: invalid, or the component failed."
+    kinds = {
+        RAW_PREFIX: "in its own unit, before its transform.",
+        SCORE_PREFIX: "after its transform, 0 (bad) to 1 (good).",
+    }
     components = [
-        _field(f"{prefix}{name}", "float64", f"Reward component {name} {what} Null: {null}")
+        _field(f"{prefix}{name}", "float64", said.format(name, what))
         for name in component_names
-        for prefix, what in (
-            (RAW_PREFIX, "in its own unit, before its transform."),
-            (SCORE_PREFIX, "after its transform, 0 (bad) to 1 (good)."),
-        )
+        for prefix, what in kinds.items()
     ]
     if not text:
         return pa.schema([*_HEAD, *components, *_TAIL])
     fields = [*_HEAD, *_TEXT, *components, *_TAIL]
-    meanings = {name: {"description": meaning} for name, meaning in _IN_TEXT.items()}
+    meant = {name: {"description": meaning} for name, _, meaning in _IN_TEXT}
     return pa.schema(
-        [field.with_metadata(meanings.get(field.name, field.metadata)) for field in fields]
+        [field.with_metadata(meant.get(field.name, field.metadata)) for field in fields]
     )
 
 
@@ -156,12 +148,8 @@ def trace_components(columns: Iterable[str]) -> list[str]:
 
 def described_schema(fields: Mapping[str, tuple[pa.DataType, str]]) -> pa.Schema:
     """A schema from name -> (type, meaning): what every table that chemkl writes is built with."""
-    return pa.schema(
-        [
-            pa.field(name, kind, metadata={"description": text})
-            for name, (kind, text) in fields.items()
-        ]
-    )
+    meant = ((name, kind, {"description": text}) for name, (kind, text) in fields.items())
+    return pa.schema([pa.field(name, kind, metadata=text) for name, kind, text in meant])
 
 
 def description_of(field: pa.Field) -> str:

@@ -1,12 +1,12 @@
 """Looking into what was written: a run's trace with its counts, any Parquet file, and SQL."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from chemkl.config import InputError
 from chemkl.config.base import install
@@ -18,23 +18,20 @@ from chemkl.results.columns import (
     trace_schema,
 )
 from chemkl.results.manifest import Manifest
-from chemkl.results.seal import is_whole
 from chemkl.results.trace import (
     FOLDER,
     find_trace,
     list_parts,
     no_trace,
+    opened_part,
     read_part,
     read_part_schema,
     read_settled,
     read_trace,
-    readable,
 )
 
 TRACE = "trace"
 """What the table of a trace is called in queries."""
-
-_SHOWN_NAMES = 10
 
 
 @dataclass(frozen=True)
@@ -67,53 +64,52 @@ def open_run(folder: str | Path) -> RunTrace:
         InputError: no such folder, no trace in it (the message says what there is instead), an
             empty or damaged one, or a damaged manifest.
     """
-    return read_settled(Path(folder), lambda: _open_run(Path(folder)))
+    folder = Path(folder)
+
+    def read() -> RunTrace:
+        problem, frame = "", pd.DataFrame()
+        if folder.is_dir() and not list_parts(folder):
+            problem = _what_there_is(folder)
+        elif (frame := read_trace(folder)).empty:
+            problem = f"{folder / FOLDER}: the trace is empty: its parts have no rows"
+        if problem:
+            raise InputError(problem)
+        schemas = [read_part_schema(part.path) for part in find_trace(folder)]
+        schema = trace_schema(trace_components(frame.columns), text=has_prompts(frame.columns))
+        meant = {field.name: field.metadata for schema in schemas for field in schema}
+        further = frame[[name for name in frame.columns if name not in schema.names]]
+        inferred = pa.Schema.from_pandas(further, preserve_index=False)
+        kept, keys = schemas[0].metadata or {}, ("run_id", "config_hash", "chemkl_version")
+        return RunTrace(
+            folder=folder,
+            frame=frame,
+            schema=pa.schema([*schema, *(f.with_metadata(meant.get(f.name)) for f in inferred)]),
+            identity={key: kept.get(key.encode(), b"").decode() for key in keys},
+            n_parts=len(schemas),
+            manifest=Manifest.load(folder),
+        )
+
+    return read_settled(folder, read)
 
 
-def _open_run(folder: Path) -> RunTrace:
-    if folder.is_dir() and not list_parts(folder):
-        raise InputError("\n".join(_what_there_is(folder)))
-    frame = read_trace(folder)
-    if frame.empty:
-        raise InputError(f"{folder / FOLDER}: the trace is empty: its parts have no rows")
-    schemas = [read_part_schema(part.path) for part in find_trace(folder)]
-    schema = trace_schema(trace_components(frame.columns), text=has_prompts(frame.columns))
-    meant = {field.name: field.metadata for schema in schemas for field in schema}
-    further = frame[[name for name in frame.columns if name not in schema.names]]
-    inferred = pa.Schema.from_pandas(further, preserve_index=False)
-    metadata = schemas[0].metadata or {}
-    return RunTrace(
-        folder=folder,
-        frame=frame,
-        schema=pa.schema([*schema, *(f.with_metadata(meant.get(f.name)) for f in inferred)]),
-        identity={
-            key: metadata.get(key.encode(), b"").decode()
-            for key in ("run_id", "config_hash", "chemkl_version")
-        },
-        n_parts=len(schemas),
-        manifest=Manifest.load(folder),
-    )
-
-
-def _what_there_is(folder: Path) -> Iterator[str]:
+def _what_there_is(folder: Path) -> str:
     """Say of a folder that it has no trace, and what stands in it: the next thing to try."""
     manifest = Manifest.load(folder)
     how = ""
     if manifest is not None:
         why = f": {manifest.ended_by}" if manifest.ended_by else ""
         how = f" It holds {manifest.stage}, {manifest.status}{why}."
-    yield no_trace(folder, how)
+    lines = [no_trace(folder, how)]
     if list_parts(folder.parent) and folder.name == FOLDER:
-        yield f"Fix: this is the trace itself; give {folder.parent}"
-        return
+        return f"{lines[0]}\nFix: this is the trace itself; give {folder.parent}"
     runs = sorted(p.parent for p in folder.glob(f"*/{FOLDER}") if p.is_dir())
-    for what, paths in (
-        ("Runs in it", runs),
-        ("Tables in it, which can be shown one by one", _tables_beside(folder)),
-    ):
+    tables = _tables_beside(folder)
+    titles = {"Runs in it": runs, "Tables in it, which can be shown one by one": tables}
+    for title, paths in titles.items():
         if paths:
-            more = f" and {len(paths) - _SHOWN_NAMES} more" if len(paths) > _SHOWN_NAMES else ""
-            yield f"{what}: {', '.join(map(str, paths[:_SHOWN_NAMES]))}{more}"
+            more = f" and {len(paths) - 10} more" if len(paths) > 10 else ""
+            lines.append(f"{title}: {', '.join(map(str, paths[:10]))}{more}")
+    return "\n".join(lines)
 
 
 def _tables_beside(folder: Path) -> list[Path]:
@@ -124,32 +120,15 @@ def _tables_beside(folder: Path) -> list[Path]:
 
 
 def read_head(path: Path, n: int) -> tuple[pa.Table, int]:
-    """Read the first rows of a Parquet file.
-
-    Returns:
-        At most n rows, their schema with its metadata, and how many rows the file has.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    with readable(path):
-        if not is_whole(path):
-            raise OSError("its checksum does not fit")
-        with pq.ParquetFile(path) as file:
-            batches = file.iter_batches(batch_size=max(n, 1))
-            first = [batch[:n] for batch in (next(batches, None),) if batch is not None]
-            return pa.Table.from_batches(first, schema=file.schema_arrow), file.metadata.num_rows
+    """Read the first n rows of a Parquet file; also say how many it has."""
+    with opened_part(path) as file:
+        batches = file.iter_batches(batch_size=max(n, 1))
+        first = [batch[:n] for batch in (next(batches, None),) if batch is not None]
+        return pa.Table.from_batches(first, schema=file.schema_arrow), file.metadata.num_rows
 
 
 def tables_of(place: str | Path) -> dict[str, pa.Table]:
-    """Everything in a run folder that can be queried: the trace, and the tables beside it.
-
-    Returns:
-        By name: `trace`, and each Parquet file by the name of the file, without its ending.
-
-    Raises:
-        InputError: there is nothing, or a file is damaged.
-    """
+    """Everything in a run folder that can be queried: `trace`, and the tables beside it by name."""
     place = Path(place)
     if place.is_file():
         return {place.stem: read_part(place)}
@@ -167,40 +146,53 @@ def tables_of(place: str | Path) -> dict[str, pa.Table]:
 
 @dataclass(frozen=True)
 class Counts:
-    """How much a run sampled, scored and found; rows from a replay buffer are left out."""
+    """How much a run sampled, scored and found; rows from a replay buffer are left out.
+
+    What is distinct are canonical SMILES, or answers, counted for every prompt that they answer.
+    """
 
     rows: int  # sampled sequences
-    valid: int  # those that are molecules, repeats included
-    distinct: int  # distinct canonical SMILES among them
+    valid: int  # those that are molecules or have an answer, repeats included
+    distinct: int  # different ones among them
     calls: int  # oracle calls spent
-    failed: int  # valid rows for which a component gave no value
-    scaffolds: int  # distinct non-empty scaffolds of the distinct molecules
-    hits: int | None  # distinct molecules with R >= threshold; None without a threshold
-    hit_scaffolds: int | None  # distinct non-empty scaffolds of these
-    best: float | None  # the largest raw reward R of a molecule; None without one
+    failed: int  # valid rows that could not be scored
+    hits: int | None  # distinct, R >= threshold when first scored; None without a threshold
+    hit_rows: int | None  # valid rows with R >= threshold; None without a threshold
+    best: float | None  # the largest raw reward R; None without one
+    scaffolds: int = 0  # distinct non-empty scaffolds of the distinct molecules
+    hit_scaffolds: int | None = None  # of the hits; None without a threshold
+    prompts: int = 0  # in a run of texts, to which the completions are
+    truncated: int = 0  # completions that failed because they had no end
 
 
 def count(frame: pd.DataFrame, threshold: float | None = None) -> Counts:
-    """Count what a trace holds; molecules with R >= threshold are hits."""
-    sampled = sampled_rows(frame)
-    valid = sampled[sampled["valid"].astype(bool)]
-    scored = first_scorings(frame)
-    hits = None if threshold is None else first_scorings(frame, threshold)
-
-    def scaffolds(rows: pd.DataFrame) -> int:
-        return len(set(rows["scaffold"].dropna()) - {""})
-
-    return Counts(
+    """Count what a trace holds; molecules, or answers, with R >= threshold are hits."""
+    sampled, in_text = sampled_rows(frame), is_text(frame)
+    valid, scored = sampled[sampled["valid"].astype(bool)], first_scorings(frame)
+    hits = first_scorings(frame, math.inf if threshold is None else threshold)
+    rewards = (valid if in_text else scored)["reward"]
+    counts = Counts(
         rows=len(sampled),
         valid=len(valid),
-        distinct=valid["canonical_smiles"].nunique(),
+        distinct=len(valid[identity_columns(frame)].drop_duplicates()),
         calls=len(scored),
         failed=int(valid["reason"].notna().sum()),
-        scaffolds=scaffolds(scored),
-        hits=None if hits is None else len(hits),
-        hit_scaffolds=None if hits is None else scaffolds(hits),
-        best=float(scored["reward"].max()) if len(scored) else None,
+        hits=None if threshold is None else len(hits),
+        hit_rows=None if threshold is None else int((valid["reward"] >= threshold).sum()),
+        best=float(rewards.max()) if len(rewards) else None,
     )
+    if in_text:
+        prompts, cut_off = sampled["group"].nunique(), sum(map(is_cut_off, sampled["reason"]))
+        return replace(counts, prompts=prompts, truncated=cut_off)
+    scaffolds, of_hits = (len({*rows["scaffold"].dropna()} - {""}) for rows in (scored, hits))
+    return replace(
+        counts, scaffolds=scaffolds, hit_scaffolds=None if threshold is None else of_hits
+    )
+
+
+def identity_columns(frame: pd.DataFrame) -> list[str]:
+    """The columns of a trace by which two valid rows are the same."""
+    return ["group", "answer"] if is_text(frame) else ["canonical_smiles"]
 
 
 def sampled_rows(frame: pd.DataFrame) -> pd.DataFrame:
@@ -217,43 +209,6 @@ def first_scorings(frame: pd.DataFrame, threshold: float | None = None) -> pd.Da
     return scored.sort_values("call", kind="stable")
 
 
-@dataclass(frozen=True)
-class TextCounts:
-    """How much a run wrote, scored and found; rows from a replay buffer are left out."""
-
-    completions: int  # sampled
-    prompts: int  # that they answer
-    valid: int  # those of them with a valid answer, repeats included
-    truncated: int  # those that failed because they had no end
-    distinct: int  # distinct answers, each counted for every prompt that it answers
-    calls: int  # oracle calls spent
-    failed: int  # valid ones that could not be scored
-    # distinct answers whose first scoring gave R >= threshold; None without a threshold
-    hits: int | None
-    hit_completions: int | None  # completions with R >= threshold; None without a threshold
-    best: float | None  # the largest raw reward R of a valid completion; None without one
-
-
-def count_text(frame: pd.DataFrame, threshold: float | None = None) -> TextCounts:
-    """Count what the trace of a language model holds; answers with R >= threshold are hits."""
-    sampled = sampled_rows(frame)
-    valid = sampled[sampled["valid"].astype(bool)]
-    scored = first_scorings(frame)
-    above = None if threshold is None else valid["reward"] >= threshold
-    return TextCounts(
-        completions=len(sampled),
-        prompts=sampled["group"].nunique(),
-        valid=len(valid),
-        truncated=sum(map(is_cut_off, sampled["reason"])),
-        distinct=len(valid[["group", "answer"]].drop_duplicates()),
-        calls=len(scored),
-        failed=int(valid["reason"].notna().sum()),
-        hits=None if threshold is None else len(first_scorings(frame, threshold)),
-        hit_completions=None if above is None else int(above.sum()),
-        best=float(valid["reward"].max()) if len(valid) else None,
-    )
-
-
 def frequent_answers(frame: pd.DataFrame, top: int) -> pd.DataFrame:
     """Find what was answered most often to each prompt.
 
@@ -264,14 +219,8 @@ def frequent_answers(frame: pd.DataFrame, top: int) -> pd.DataFrame:
         (of these n); prompts by number, the most frequent text first, at equal n the earlier one.
     """
     sampled = sampled_rows(frame)
-    rows = pd.DataFrame(
-        {
-            "group": sampled["group"],
-            "prompt": sampled["prompt"],
-            "text": sampled["answer"].fillna(sampled["completion"]),
-            "valid": sampled["answer"].notna(),
-            "reward": sampled["reward"],
-        }
+    rows = sampled[["group", "prompt", "reward"]].assign(
+        text=sampled["answer"].fillna(sampled["completion"]), valid=sampled["answer"].notna()
     )
     by_text = rows.groupby(["group", "prompt", "text", "valid"], sort=False)["reward"]
     answers = by_text.agg(n="size", mean_reward="mean").reset_index()

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from fnmatch import fnmatch
@@ -18,7 +18,7 @@ from chemkl import __version__
 from chemkl.config import InputError, StorageError
 from chemkl.config.base import utf8
 from chemkl.config.paths import is_copied
-from chemkl.results.atomic import claim, finite, raise_storage_error, write_json
+from chemkl.results.atomic import claim, finite, storage_error, write_json
 from chemkl.results.provenance import (
     InputFile,
     UsedPrecision,
@@ -34,15 +34,13 @@ from chemkl.results.trace import DRAFTS, ORPHANS, READY
 from chemkl.signals import deferred, handled
 
 FILE_NAME = "manifest.json"
-_FIX = (
-    "Restore it from a copy, or begin the run anew with --fresh after you have moved the folder "
-    "away. If you have edited it on purpose, take its line sha256 out."
-)
 LAST_CHECKPOINT = "checkpoints/last.ckpt"
 _OF_THE_ATTEMPT = ("prompts.json", "answers.parquet")
 """What a run writes before its first result, and another attempt may not write again."""
-_OF_THE_USER = ("*.yaml", "*.yml", "*.py", "*.txt", "*.log")
-"""What users keep in an output folder beside the output; no stage touches it."""
+_NOT_OUTPUT = (FILE_NAME, "logs/*", "*.yaml", "*.yml", "*.py", "*.txt", "*.log")
+"""What lies in an output folder beside the output: logs, and what users keep there."""
+
+_OF_AN_END = {"config_hash", "finished", "ended_by", "results"}
 
 Status = Literal["running", "complete", "failed", "interrupted"]
 
@@ -52,7 +50,7 @@ class Manifest(BaseModel):
 
     Used as a context manager it records how the stage ended: an exception is `failed`, a keyboard
     interrupt, an exit or a signal is `interrupted`, and leaving without `finish` is `complete`.
-    Signals that would kill the process are heeded in the meantime (see `chemkl.signals`).
+    Signals that would kill the process are handled in the meantime (see `chemkl.signals`).
     """
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
@@ -102,8 +100,8 @@ class Manifest(BaseModel):
     ) -> Self:
         """Claim a folder for a stage and write its manifest with status `running`.
 
-        An earlier attempt with another config or other inputs is in nobody's way if it ended
-        before its first result: the folder is begun anew, and the user is told so.
+        The same run goes on. An earlier attempt with another config or other inputs that ended
+        before its first result is replaced, and the user is told so. All else is refused.
 
         Args:
             out_dir: the output folder; made when missing.
@@ -122,31 +120,51 @@ class Manifest(BaseModel):
             InputError: the folder cannot be written, another process is running in it, it holds
                 the output of another stage or config, or an input has changed since it was begun.
         """
-        folder, plain = Path(out_dir), identity(config)
+        folder, plain, now = Path(out_dir), identity(config), _now()
         lock = claim(folder, rank=rank)
         with ExitStack() as undo:
             if lock is not None:
                 undo.callback(lock.close)
             files = {role: InputFile.of(Path(path)) for role, path in (inputs or {}).items()}
-            earlier = cls.load(folder)
-            if earlier is not None and earlier._yields(stage, plain, files, limits, lock):
+            earlier, same = cls.load(folder), False
+            try:
+                if earlier is not None:
+                    same = earlier.check_same(stage, plain, dict.fromkeys(limits, ""), files)
+            except InputError:
+                if earlier is None or not earlier.gives_way_to(stage, locked=lock is not None):
+                    raise
+                for name in _OF_THE_ATTEMPT:  # it would pass for the next one's
+                    (folder / name).unlink(missing_ok=True)
+                sys.stderr.write(
+                    f"{folder}: the earlier attempt ({earlier.status}) left no results and was "
+                    "another one; begins anew\n"
+                )
                 earlier = None
-            longer = earlier is not None and not earlier.has_config(plain)
-            now = _now()
+            occasion = f"{config_hash(plain)} {utf8(folder.resolve())} {now} {os.getpid()}"
+            run: dict[str, Any] = {
+                "run_id": f"{stage}-{hashlib.sha256(occasion.encode()).hexdigest()[:8]}",
+                "started": now,
+                "config_hash": config_hash(plain),
+            }
+            if earlier is not None:
+                run |= earlier.model_dump(include={"run_id", "started"})
+                run["resumed"] = [*earlier.resumed, now]
+                ended = earlier.model_dump(include=_OF_AN_END)
+                if same:
+                    run |= {key: ended[key] for key in ("config_hash", "results")}
+                    run["extended"] = earlier.extended
+                else:
+                    had = {key: earlier.config.get(key) for key in limits}
+                    run["extended"] = [*earlier.extended, had | ended]
             manifest = cls(
                 stage=stage,
-                run_id=earlier.run_id if earlier else f"{stage}-{_occasion(plain, folder, now)}",
                 status="running",
-                started=earlier.started if earlier else now,
-                resumed=[*earlier.resumed, now] if earlier else [],
                 seed=seed,
-                config_hash=earlier.config_hash if earlier and not longer else config_hash(plain),
                 config=plain,
                 inputs=files,
                 versions=installed_versions(),
                 precision=precision,
-                results=earlier.results if earlier and not longer else {},
-                extended=earlier._so_far(limits if longer else ()) if earlier else [],
+                **run,
             )
             manifest._folder, manifest._lock = folder, lock
             manifest.save()
@@ -161,61 +179,110 @@ class Manifest(BaseModel):
             InputError: the file is not a manifest, or damaged.
         """
         path = Path(out_dir) / FILE_NAME
-        if path.is_dir():
-            raise InputError(f"{path}: a folder, where a manifest belongs; move it away.")
-        if not path.is_file():
+        if not path.exists():
             return None
-        check_json(path, _FIX)
+        check_json(
+            path,
+            "Restore it from a copy, or begin the run anew with --fresh after you have moved the "
+            "folder away. If you have edited it on purpose, take its line sha256 out.",
+        )
         try:
             manifest = cls.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()
-            )
+        except (IsADirectoryError, ValidationError) as error:
+            problem = "a folder, where a manifest belongs"
+            if isinstance(error, ValidationError):
+                problems = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+                why = "; ".join(problem.removeprefix(": ") for problem in problems)
+                problem = f"not a chemkl manifest{_written_by(path)} ({why})"
             raise InputError(
-                f"{path}: not a chemkl manifest{_written_by(path)} ({problems}). "
-                "Choose another output folder, or move this file away."
+                f"{path}: {problem}. Choose another output folder, or move this away."
             ) from error
         manifest._folder = Path(out_dir)
         return manifest
 
-    def _yields(
+    def check_same(
         self,
         stage: str,
         config: Mapping[str, Any],
-        inputs: Mapping[str, InputFile],
-        limits: Collection[str],
-        lock: IO[str] | None,
+        limits: Mapping[str, str] = MappingProxyType({}),
+        inputs: Mapping[str, InputFile] = MappingProxyType({}),
     ) -> bool:
-        """Whether a start begins anew in this folder; else it goes on with this run.
+        """Refuse to go on with this run in another stage, with another config or other inputs.
+
+        Args:
+            stage: name of the stage.
+            config: its config.
+            limits: settings that say when a run ends, and why it cannot go on with others; empty:
+                it can.
+            inputs: what it reads, by role.
+
+        Returns:
+            Whether the config is the same, its limits included.
 
         Raises:
-            InputError: the folder holds results of something else.
+            InputError: with every key that differs, both values, and every input that has changed.
         """
-        try:
-            self.check_same(stage, config, dict.fromkeys(limits, ""))
-            self.check_inputs(inputs)
-        except InputError:
-            if not self.gives_way_to(stage, locked=lock is not None):
-                raise
-            for name in _OF_THE_ATTEMPT:  # it would pass for the next one's
-                (self._folder / name).unlink(missing_ok=True)
-            sys.stderr.write(
-                f"{self._folder}: the earlier attempt ({self.status}) left no results and was "
-                "another one; begins anew\n"
+        differing = differences({"there": identity(self.config), "here": identity(config)})
+        problem, fix = "", "to go on with that run, give its settings; for another one "
+        if self.stage != stage:
+            problem = (
+                f"holds the output of stage {self.stage!r}; stage {stage!r} will not write into it."
             )
-            return True
-        return False
+        elif any(limits.get(key) != "" for key in differing):
+            lines = [
+                f"  {key}: {as_json(values['there'])} in the folder, {as_json(values['here'])} in "
+                f"the new config{limits.get(key, '')}"
+                for key, values in sorted(differing.items())
+            ]
+            problem = (
+                f"holds a run of stage {stage!r} with a different config:\n{first_lines(lines)}"
+            )
+        changed = list(self._changes(inputs))
+        if problem or changed:
+            problems = [f"{self._folder}: {problem}"] if problem else []
+            raise InputError(
+                "\n".join([*problems, *changed])
+                + f"\nFix: {fix if problem else 'put it back, or '}choose another folder with "
+                "--out, or move this one aside with --fresh."
+            )
+        return not differing
+
+    def _changes(self, inputs: Mapping[str, InputFile]) -> list[str]:
+        """What inputs hold now that was something else when the run began, in sentences."""
+        return [
+            f"{now.path}: has changed since {self._folder} was begun (sha256 {now.sha256[:12]}..., "
+            f"then {self.inputs[role].sha256[:12]}...)"
+            for role, now in inputs.items()
+            if role in self.inputs and self.inputs[role].sha256 != now.sha256
+        ]
+
+    def _inputs_now(self) -> dict[str, InputFile]:
+        """The inputs that are still where they were, as they are now."""
+        paths = {role: file.place for role, file in self.inputs.items()}
+        return {
+            role: InputFile.of(path)
+            for role, path in paths.items()
+            if path.exists() or is_copied(path)
+        }
+
+    def has_changed_inputs(self) -> bool:
+        """Whether an input that is still where it was holds something else by now."""
+        return bool(self._changes(self._inputs_now()))
 
     def gives_way_to(self, stage: str, *, locked: bool = True) -> bool:
         """Whether this attempt ended before its first result, so that another may begin in place.
 
         Whether one with a status of `running` has ended, only the lock can tell (see `claim`): it
         may be left of a kill. It gives way to another stage only where it is known to have failed.
+        A file of an unknown kind counts as a result. Hidden files do not, but for the rows of a
+        trace: those that a resumed run set aside, and those of a swap that a kill cut off.
         """
         over = self.status == "interrupted" or (self.status == "running" and locked)
-        ended = self.status == "failed" or (over and self.stage == stage)
-        return ended and not any(map(_is_result, _names_in(self._folder)))
+        if self.status != "failed" and not (over and self.stage == stage):
+            return False
+        rows = [*(self._folder / ORPHANS).rglob("*"), *(self._folder / DRAFTS / READY).rglob("*")]
+        others = {*_output_in(self._folder)} - {*_OF_THE_ATTEMPT}
+        return not others and not any(path.is_file() for path in rows)
 
     @property
     def was_resumed(self) -> bool:
@@ -240,11 +307,13 @@ class Manifest(BaseModel):
         Raises:
             InputError: it is another one's, or an input has changed since.
         """
-        if self.status != "complete":
-            return False
-        self.check_same(stage, config, limits)
-        self.check_inputs(self._inputs_now())
-        return self.has_config(config)
+        return self.status == "complete" and self.check_same(
+            stage, config, limits, self._inputs_now()
+        )
+
+    def goes_on_with(self, config: Mapping[str, Any]) -> bool:
+        """Whether a start with this config goes on with this run, unless it is refused."""
+        return identity(self.config) == identity(config) or not self.gives_way_to(self.stage)
 
     def lost_outputs(self) -> dict[str, str]:
         """What a complete stage wrote and is there no more as it was: why, by name."""
@@ -256,85 +325,6 @@ class Manifest(BaseModel):
             elif not path.stat().st_size or not is_whole(path):
                 lost[name] = "damaged"
         return lost
-
-    def has_config(self, config: Mapping[str, Any]) -> bool:
-        """Whether the run has this config, its limits included."""
-        return config_hash(self.config) == config_hash(config)
-
-    def goes_on_with(self, config: Mapping[str, Any]) -> bool:
-        """Whether a start with this config goes on with this run, unless it is refused."""
-        return self.has_config(config) or not self.gives_way_to(self.stage)
-
-    def _so_far(self, limits: Collection[str]) -> list[dict[str, Any]]:
-        """What is kept of a run that goes on; with its limits, if it is given others."""
-        if not limits:
-            return self.extended
-        ended = self.model_dump(include={"config_hash", "finished", "ended_by", "results"})
-        return [*self.extended, {key: self.config.get(key) for key in limits} | ended]
-
-    def check_same(
-        self,
-        stage: str,
-        config: Mapping[str, Any],
-        limits: Mapping[str, str] = MappingProxyType({}),
-    ) -> None:
-        """Refuse to mix two configs in one folder.
-
-        Limits say when a run ends, and why it cannot go on with others; empty: it can.
-
-        Raises:
-            InputError: with every key that differs and both values.
-        """
-        differing = differences({"there": identity(self.config), "here": identity(config)})
-        if self.stage != stage:
-            problem = (
-                f"holds the output of stage {self.stage!r}; stage {stage!r} will not write into it."
-            )
-        elif all(limits.get(key) == "" for key in differing):
-            return
-        else:
-            lines = [
-                f"  {key}: {as_json(values['there'])} in the folder, {as_json(values['here'])} in "
-                f"the new config{limits.get(key, '')}"
-                for key, values in sorted(differing.items())
-            ]
-            problem = (
-                f"holds a run of stage {stage!r} with a different config:\n{first_lines(lines)}"
-            )
-        raise InputError(
-            f"{self._folder}: {problem}\nFix: to go on with that run, give its settings; for "
-            "another one choose another folder with --out, or move this one aside with --fresh."
-        )
-
-    def check_inputs(self, inputs: Mapping[str, InputFile]) -> None:
-        """Refuse to continue from inputs that are not those of the beginning.
-
-        Raises:
-            InputError: with every input that has changed.
-        """
-        changed = [
-            f"{now.path}: has changed since {self._folder} was begun (sha256 {now.sha256[:12]}..., "
-            f"then {self.inputs[role].sha256[:12]}...)"
-            for role, now in inputs.items()
-            if role in self.inputs and self.inputs[role].sha256 != now.sha256
-        ]
-        if changed:
-            fix = "Fix: put it back, choose another folder with --out, or begin anew with --fresh."
-            raise InputError("\n".join([*changed, fix]))
-
-    def has_changed_inputs(self) -> bool:
-        """Whether an input that is still where it was holds something else by now."""
-        return any(
-            self.inputs[role].sha256 != now.sha256 for role, now in self._inputs_now().items()
-        )
-
-    def _inputs_now(self) -> dict[str, InputFile]:
-        paths = {role: file.place for role, file in self.inputs.items()}
-        return {
-            role: InputFile.of(path)
-            for role, path in paths.items()
-            if path.exists() or is_copied(path)
-        }
 
     def finish(
         self,
@@ -353,14 +343,8 @@ class Manifest(BaseModel):
         self.finished = _now()
         self.results = {**self.results, **finite(results or {})}
         if status == "complete":
-            not_ours = (FILE_NAME, "logs/*", *_OF_THE_USER)
-            inside = (
-                name
-                for name in _names_in(self._folder)
-                if not _is_hidden(name) and (self._folder / name).is_file()
-            )
-            ours = sorted(n for n in inside if not any(fnmatch(n, pattern) for pattern in not_ours))
-            self.outputs = [*ours, *(str(path.resolve()) for path in beside)]
+            outside = (str(path.resolve()) for path in beside)
+            self.outputs = [*_output_in(self._folder), *outside]
         self.save()
 
     def save(self) -> None:
@@ -369,14 +353,20 @@ class Manifest(BaseModel):
         Raises:
             StorageError: the disk is full, or the folder was taken away since the start.
         """
-        path = self._folder / FILE_NAME
-        if self._saved and not path.is_file():
-            raise StorageError(
-                f"{path}: cannot be written: the folder {self._folder} was removed or moved "
-                "away in the middle of the run."
-            )
-        write_json(path, self.model_dump(mode="json"), sealed=True)
+        if gone := self._gone():
+            raise StorageError(gone)
+        write_json(self._folder / FILE_NAME, self.model_dump(mode="json"), sealed=True)
         self._saved = True
+
+    def _gone(self) -> str:
+        """What to tell where the folder was taken away since the start; else empty."""
+        path = self._folder / FILE_NAME
+        if path.is_file() or not self._saved:
+            return ""
+        return (
+            f"{path}: cannot be written: the folder {self._folder} was removed or moved away in "
+            "the middle of the run."
+        )
 
     def __enter__(self) -> Self:
         self._scope.enter_context(handled())
@@ -384,101 +374,78 @@ class Manifest(BaseModel):
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        _kind: type[BaseException] | None,
         error: BaseException | None,
-        trace: TracebackType | None,
+        _trace: TracebackType | None,
     ) -> None:
-        storage = self._storage_error(error)
+        of_disk = self._of_disk(error)
         try:
             with deferred():
-                self._record_end(type(storage) if storage else kind, storage or error)
+                self._record_end(of_disk or error)
         except StorageError as unwritten:
-            storage = storage or self._storage_error(unwritten)
+            of_disk = of_disk or self._of_disk(unwritten)
         finally:  # the last write is behind: only now may another start have the folder
             if self._lock is not None:
                 self._lock.close()
             self._lock = None
             self._scope.close()
-        if storage is not None:
-            raise storage from error
+        if of_disk is not None:
+            raise of_disk from error
 
-    def _storage_error(self, error: BaseException | None) -> StorageError | None:
-        """What to tell where it is the disk that ended the run; None: it is something else."""
-        if not isinstance(error, Exception):
-            return None
-        message = ""
-        try:
-            if self._saved and not (self._folder / FILE_NAME).is_file():
-                self.save()  # says that the folder has gone
-            raise_storage_error(error, self._folder)
-        except StorageError as problem:
-            message = str(problem)
-        if not message and isinstance(error, OSError) and error.filename:
-            place = Path(os.fsdecode(error.filename2 or error.filename))
-            if place.absolute().is_relative_to(self._folder.absolute()):
-                message = f"{place}: cannot be used: {error.strerror}."
-        return StorageError(f"{message} {self._what_is_safe()}") if message else None
-
-    def _what_is_safe(self) -> str:
-        checkpoint = self._folder / LAST_CHECKPOINT
-        if not (self._folder / FILE_NAME).is_file():
-            return f"Nothing of the run is left in {self._folder}."
-        if not checkpoint.is_file():
-            return (
-                f"No file in {self._folder} is half-written. Once it can be written, give the same "
-                "command again."
-            )
-        return (
-            f"Safe in {self._folder} is all up to the checkpoint of "
-            f"{note_of(checkpoint) or 'the last one'}. Once it can be written, the same command "
-            "goes on from there."
-        )
-
-    def _record_end(self, kind: type[BaseException] | None, error: BaseException | None) -> None:
-        if kind is None:
+    def _record_end(self, error: BaseException | None) -> None:
+        if error is None:
             if self.status == "running":
                 self.finish()
             return
         if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
-            kind, error = KeyboardInterrupt, None  # what Lightning's trainer makes of Ctrl-C
-        status: Status = "failed" if issubclass(kind, Exception) else "interrupted"
-        self.finish(status, ended_by=f"{kind.__name__}: {error}" if str(error) else kind.__name__)
+            error = KeyboardInterrupt()  # what Lightning's trainer makes of Ctrl-C
+        status: Status = "failed" if isinstance(error, Exception) else "interrupted"
+        kind = type(error).__name__
+        self.finish(status, ended_by=f"{kind}: {error}" if str(error) else kind)
+
+    def _of_disk(self, error: BaseException | None) -> StorageError | None:
+        """What to tell where it is the disk that ended the run; None: it is something else."""
+        if not isinstance(error, Exception):
+            return None
+        told = error if isinstance(error, StorageError) else storage_error(error, self._folder)
+        message = self._gone() or ("" if told is None else str(told))
+        if not message and isinstance(error, OSError) and error.filename:
+            place = Path(os.fsdecode(error.filename2 or error.filename))
+            if place.absolute().is_relative_to(self._folder.absolute()):
+                message = f"{place}: cannot be used: {error.strerror}."
+        if not message:
+            return None
+        checkpoint = self._folder / LAST_CHECKPOINT
+        safe = (
+            f"No file in {self._folder} is half-written. Once it can be written, give the same "
+            "command again."
+        )
+        if not (self._folder / FILE_NAME).is_file():
+            safe = f"Nothing of the run is left in {self._folder}."
+        elif checkpoint.is_file():
+            safe = (
+                f"Safe in {self._folder} is all up to the checkpoint of "
+                f"{note_of(checkpoint) or 'the last one'}. Once it can be written, the same "
+                "command goes on from there."
+            )
+        return StorageError(f"{message} {safe}")
 
 
 def _written_by(path: Path) -> str:
-    """The version that a manifest says it is of, whatever else is in it."""
+    """Which version wrote a manifest, whatever else is in it."""
     try:
         version = json.loads(path.read_bytes())["versions"]["chemkl"]
-    except (ValueError, LookupError, TypeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return ""
     return f" that version {__version__} can read; version {version} wrote it"
 
 
-def _occasion(config: Mapping[str, Any], folder: Path, now: str) -> str:
-    text = f"{config_hash(config)} {utf8(folder.resolve())} {now} {os.getpid()}"
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+def _output_in(folder: Path) -> list[str]:
+    """The files that stages wrote, as relative names; neither hidden ones nor the user's."""
+    names = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    visible = (name for name in names if "/." not in f"/{name}")
+    return sorted(n for n in visible if not any(fnmatch(n, other) for other in _NOT_OUTPUT))
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _names_in(folder: Path) -> Iterator[str]:
-    """All that is in a folder but folders, as relative names."""
-    return (p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
-
-
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in name.split("/"))
-
-
-def _is_result(name: str) -> bool:
-    """Whether a file is something that an attempt to run has computed.
-
-    A file that is not known counts as a result. Hidden files do not, but for the rows of a trace
-    among them: those that a resumed run set aside, and those of a swap that a kill cut off.
-    """
-    if name.startswith((f"{ORPHANS}/", f"{DRAFTS}/{READY}/")):
-        return True
-    others = (FILE_NAME, "logs/*", *_OF_THE_ATTEMPT, *_OF_THE_USER)
-    return not _is_hidden(name) and not any(fnmatch(name, pattern) for pattern in others)

@@ -10,8 +10,7 @@ import pandas as pd
 
 from chemkl.config.objective import beta_of
 from chemkl.results.collapse import judge
-from chemkl.results.columns import is_text
-from chemkl.results.inspection import count, count_text, sampled_rows
+from chemkl.results.inspection import count, identity_columns, sampled_rows
 from chemkl.results.manifest import Manifest
 from chemkl.results.trace import find_trace, read_part_schema, read_trace
 
@@ -32,9 +31,7 @@ same sequence has in two batches differs by less."""
 class Outcome:
     """What a run found."""
 
-    # how many distinct molecules (answers to a prompt, in texts) are hits, and by which tau; empty
-    # for a target without one
-    hits: str
+    hits: str  # how many distinct ones, and by which tau; empty for a target without one
     best: float | None  # the highest raw reward; None without a reward
     collapse: str  # the verdict in a line; empty where nothing is watched
     idle: str  # why the target changed nothing, in a sentence; empty where it did
@@ -50,16 +47,15 @@ class Outcome:
 
 
 def outcome_of(trace: pd.DataFrame, manifest: Mapping[str, Any]) -> Outcome:
-    """Take out of a trace what a run found."""
+    """What a run found, by its trace."""
     target = manifest.get("config", {}).get("target") or {}
     tau = target.get("tau")
-    counts = (count_text if is_text(trace) else count)(trace, tau)
-    watch = judge(trace, manifest)
+    counts, watch = count(trace, tau), judge(trace, manifest)
     n, by = counts.hits, "" if tau is None else f"R >= {tau:g}"
     if tau is None and target.get("tau_quantile") is not None:
         rows = sampled_rows(trace)
-        identity = ["group", "answer"] if is_text(trace) else ["canonical_smiles"]
-        n = len(rows.loc[rows["hit"].astype(bool), identity].drop_duplicates())
+        hits = rows.loc[rows["hit"].astype(bool), identity_columns(trace)]
+        n = len(hits.drop_duplicates())
         by = f"at or above the quantile {target['tau_quantile']:g} of their batch"
     return Outcome(
         hits="" if n is None else f"{n:,} hit{'' if n == 1 else 's'} ({by})",
@@ -70,12 +66,12 @@ def outcome_of(trace: pd.DataFrame, manifest: Mapping[str, Any]) -> Outcome:
 
 
 def read_outcome(folder: Path, manifest: Manifest) -> Outcome:
-    """Do the same for the folder of a run."""
+    """What the run in a folder found."""
     return outcome_of(_read(folder, COLUMNS), manifest.model_dump(mode="json"))
 
 
 def read_never_acted(folder: Path) -> str:
-    """Say of the run in a folder what `never_acted` says of its trace."""
+    """What `never_acted` says of the run in a folder."""
     manifest = Manifest.load(folder)
     target = manifest.config.get("target") if manifest else None
     return never_acted(_read(folder, OF_TARGET), target or {})
@@ -91,17 +87,15 @@ def never_acted(trace: pd.DataFrame, target: Mapping[str, Any]) -> str:
 
     A row tells where its log target is not that of gibbs, log pi_ref + R / beta. A batch with one
     hit alone has none: the hit is its own anchor, and so are copies of it. The trace has the
-    columns `OF_TARGET`, and `group` where prompts are apart.
-
-    Returns:
-        A sentence; empty where the target acted, and for targets that are gibbs.
+    columns `OF_TARGET`, and `group` where prompts are apart. Empty where the target acted, and for
+    targets that are gibbs.
     """
     kind, tau = target.get("kind"), target.get("tau")
     rows = sampled_rows(trace)
     if kind not in ("mara", "filter"):
         return ""
     hits = rows[rows["hit"].astype(bool) & rows["log_target"].notna()]
-    if (kind == "filter" and len(hits)) or (kind == "mara" and _moved(hits, target)):
+    if not hits.empty and (kind == "filter" or _moved(hits, target)):
         return ""
     if len(hits) and not target.get("alpha", 1.0) and target.get("reward_on_hits") == "own":
         why = "with alpha = 0 and reward_on_hits = own it is that of gibbs"
@@ -124,7 +118,7 @@ def never_acted(trace: pd.DataFrame, target: Mapping[str, Any]) -> str:
 def _moved(hits: pd.DataFrame, target: Mapping[str, Any]) -> bool:
     """Whether a hit has another log target than gibbs gives it."""
     if target.get("beta") is None and target.get("sigma") is None:  # written by another version
-        return not hits.empty
+        return True
     beta: Any = beta_of(target)  # the stubs of pandas take no float here
     if target.get("reward_on_hits", "anchor") != "tau":
         hits = hits[~hits["anchor"].astype(bool)]

@@ -29,17 +29,10 @@ PACKAGES = (
 )
 ABSENT = object()
 """The value of a key that a config has not."""
-OF_ONE_RUN = frozenset(
-    {
-        "seed",
-        "callbacks.checkpoint_every",
-        "trainer.devices",
-        "trainer.enable_model_summary",
-        "trainer.enable_progress_bar",
-        "trainer.log_every_n_steps",
-        "trainer.profiler",
-    }
-)
+_OF_TRAINER = ("devices", "enable_model_summary", "enable_progress_bar", "log_every_n_steps")
+OF_ONE_RUN = {"seed", "callbacks.checkpoint_every", "trainer.profiler"} | {
+    f"trainer.{name}" for name in _OF_TRAINER
+}
 """Settings by dotted key that may differ between the runs of a method."""
 SHOWN = 12
 """So many differences are told at most."""
@@ -61,10 +54,8 @@ class UsedPrecision(BaseModel):
 
     used: Literal["32-true", "bf16-mixed"]
     why: str
-    device: str
-    """Kind of device that it was taken for, for example cpu or cuda."""
-    speedup: float | None = None
-    """How many times as fast as 32-true bf16-mixed was on it; None: not measured."""
+    device: str  # kind, for example cpu or cuda
+    speedup: float | None = None  # of bf16-mixed over 32-true on it; None: not measured
 
     def __str__(self) -> str:
         """Say it on the screen."""
@@ -147,7 +138,7 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 
 def method_settings(config: Mapping[str, Any], inputs: Mapping[str, InputFile]) -> dict[str, Any]:
-    """Take the settings that make a method out of a run's config; null is as good as absent.
+    """The settings of a run that make a method; null is as good as absent.
 
     A file is known by what it holds, wherever it lies.
     """
@@ -175,24 +166,19 @@ def method_settings(config: Mapping[str, Any], inputs: Mapping[str, InputFile]) 
 
 
 def differences(configs: Mapping[str, Any], key: str = "") -> dict[str, dict[str, Any]]:
-    """Find the keys whose values are not alike in all configs.
+    """By dotted key the values, or `ABSENT`, that are not alike in all configs, by owner.
 
-    Returns:
-        By dotted key the value of each owner, or `ABSENT`. A value is told apart further where all
-        have a mapping there, or lists of equal length that hold mappings.
+    A value is told apart further where all have a mapping there, or lists of equal length that
+    hold mappings.
     """
     values = list(configs.values())
-    inside: Mapping[Any, Mapping[str, Any]]
-    if all(isinstance(value, Mapping) for value in values):
-        names = dict.fromkeys(name for value in values for name in value)
-        inside = {name: {o: v.get(name, ABSENT) for o, v in configs.items()} for name in names}
-    elif (
-        all(isinstance(v, list) and any(isinstance(i, Mapping) for i in v) for v in values)
-        and len({*map(len, values)}) == 1
-    ):
-        inside = {n: {o: v[n] for o, v in configs.items()} for n in range(len(values[0]))}
-    else:
+    of_settings = (isinstance(v, list) and any(isinstance(i, Mapping) for i in v) for v in values)
+    if all(of_settings) and len({*map(len, values)}) == 1:
+        configs = {owner: dict(enumerate(value)) for owner, value in configs.items()}
+    if not all(isinstance(value, Mapping) for value in configs.values()):
         return {key: dict(configs)} if len({*map(as_json, values)}) > 1 else {}
+    names = dict.fromkeys(name for value in configs.values() for name in value)
+    inside = {name: {o: v.get(name, ABSENT) for o, v in configs.items()} for name in names}
     differing: dict[str, dict[str, Any]] = {}
     for name, of_owners in inside.items():
         differing |= differences(of_owners, f"{key}.{name}".removeprefix("."))
@@ -205,7 +191,7 @@ def as_json(value: Any) -> str:
 
 
 def describe_differences(differing: Mapping[str, Mapping[str, Any]], most: int = SHOWN) -> str:
-    """Write differences as indented lines: each value of a key, null for none, and who has it."""
+    """Differences as indented lines: each value of a key, null for none, and who has it."""
     lines = []
     for key, values in differing.items():
         owners: dict[str, list[str]] = {}
@@ -225,10 +211,6 @@ def first_lines(lines: Iterable[str], most: int = SHOWN) -> str:
 
 def mixed_settings(method: str, settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Say where runs of one method differ in more than the seed; a message, or nothing."""
-    differing = differences(settings)
-    if not differing:
-        return []
-    return [
-        f"methods.{method}: its runs differ in more than the seed. Give each setting a method of "
-        f"its own:\n{describe_differences(differing)}"
-    ]
+    told = describe_differences(differences(settings))
+    problem = f"methods.{method}: its runs differ in more than the seed. Give each setting a method"
+    return [f"{problem} of its own:\n{told}"] if told else []

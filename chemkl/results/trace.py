@@ -20,17 +20,14 @@ import pyarrow.parquet as pq
 
 from chemkl import __version__
 from chemkl.config import InputError
-from chemkl.results.atomic import atomic_file, remove, sync
+from chemkl.results.atomic import atomic_file, remove, storing, sync
 from chemkl.results.columns import FOR_PANDAS, TRACE_FORMAT, trace_components, trace_schema
 from chemkl.results.seal import is_whole, seal
 
-FOLDER = "trace"
-DRAFTS = ".tmp"
-READY = "ready"
-ORPHANS = ".orphan"
+FOLDER, DRAFTS, READY, ORPHANS = "trace", ".tmp", "ready", ".orphan"
 T = TypeVar("T")
 _PART = re.compile(r"part-(\d+)-(\d+)\.parquet")
-_ORDER = ("step", "row")
+_ORDER = ["step", "row"]
 _FIX = "Restore it from a copy, or run again with --fresh."
 
 
@@ -60,11 +57,6 @@ def list_parts(run_dir: Path) -> list[Part]:
     return sorted(Part(int(match[1]), int(match[2]), path) for path, match in matches if match)
 
 
-def part_name(first: int, last: int) -> str:
-    """The file name of a part; padded, so that readers sort the parts by step."""
-    return f"part-{first:08d}-{last:08d}.parquet"
-
-
 def write_part(table: pa.Table, path: Path) -> None:
     """Write one file: floats by byte planes (smaller under zstd), the rest by dictionary.
 
@@ -83,39 +75,42 @@ def write_part(table: pa.Table, path: Path) -> None:
     sync(path)
 
 
-def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read one file, or some of its columns.
-
-    Raises:
-        InputError: it is empty, cut short, damaged or not Parquet.
-    """
+@contextmanager
+def opened_part(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file of ours whose checksum fits."""
     with readable(path):
         if not is_whole(path):
             raise OSError("its checksum does not fit")
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            return file.read(columns=columns)
+            yield file
+
+
+def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read one file, or some of its columns; one that is damaged is an `InputError`."""
+    with opened_part(path) as file:
+        return file.read(columns=columns)
 
 
 def read_part_schema(path: Path) -> pa.Schema:
-    """Read the columns of one file, and none of its rows.
-
-    Raises:
-        InputError: it is empty, cut short or not Parquet.
-    """
+    """Read the columns of one file, and none of its rows."""
     with readable(path):
         return pq.read_schema(path)
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Say of a Parquet file that cannot be read what is wrong and what to do."""
+def readable(
+    path: Path,
+    place: str = "",
+    fix: str = "It was cut short or damaged: restore it from a copy, or run again with --fresh.",
+) -> Iterator[None]:
+    """Raise an `InputError` where a Parquet file cannot be read in this scope."""
     try:
         yield
     except (pa.ArrowException, OSError) as error:
         size = path.stat().st_size if path.exists() else 0
+        why = str(error).partition("\n")[0]
         raise InputError(
-            f"{path}: not a readable Parquet file ({size} bytes; {str(error).splitlines()[0]}). "
-            "It was cut short or damaged: restore it from a copy, or run again with --fresh."
+            f"{place or path}: not a readable Parquet file ({size} bytes; {why}). {fix}"
         ) from error
 
 
@@ -123,13 +118,9 @@ def read_settled(run_dir: Path, read: Callable[[], T]) -> T:
     """Read a trace, and once more if that failed while the run replaced its parts.
 
     A run that is still writing merges its parts at the end: those listed before are then gone.
-
-    Raises:
-        InputError: reading failed, and the parts are the same as before, or it failed again.
     """
-    before: list[Part] | None = None
+    before = list_parts(run_dir)
     try:
-        before = list_parts(run_dir)
         return read()
     except (InputError, FileNotFoundError):
         if list_parts(run_dir) == before:
@@ -147,25 +138,23 @@ def find_trace(run_dir: Path) -> list[Part]:
         InputError: no run folder, no part in it, a part that is missing, damaged or of another
             trace, or a Parquet file beside them that is none.
     """
-    parts = list_parts(run_dir)
-    problem = _problem_of_folder(run_dir) or next((f"{p} {_FIX}" for p in _problems(parts)), "")
-    if problem:
-        raise InputError(problem)
-    return parts
-
-
-def _problem_of_folder(run_dir: Path) -> str:
-    folder = run_dir / FOLDER
+    folder, parts = run_dir / FOLDER, list_parts(run_dir)
+    strays = sorted(p.name for p in folder.glob("*.parquet") if not _PART.fullmatch(p.name))
     if not run_dir.is_dir():
-        return f"{run_dir}: no such run folder. Give the folder that holds '{FOLDER}/'."
-    strays = [p.name for p in folder.glob("*.parquet") if not _PART.fullmatch(p.name)]
-    if strays:  # other files do no harm
-        return (
-            f"{folder}: {', '.join(sorted(strays))}: not a part of a trace (those are called "
+        problem = f"{run_dir}: no such run folder. Give the folder that holds '{FOLDER}/'."
+    elif strays:  # other files do no harm
+        problem = (
+            f"{folder}: {', '.join(strays)}: not a part of a trace (those are called "
             "part-FIRST-LAST.parquet, by their steps), but whoever reads the folder as a whole "
             "would count its rows. Move it to another folder."
         )
-    return "" if list_parts(run_dir) else no_trace(run_dir)
+    elif not parts:
+        problem = no_trace(run_dir)
+    else:
+        problem = next((f"{p} {_FIX}" for p in _problems(parts)), "")
+    if problem:
+        raise InputError(problem)
+    return parts
 
 
 def no_trace(run_dir: Path, what_there_is: str = "") -> str:
@@ -193,47 +182,39 @@ def _problems(parts: Sequence[Part]) -> Iterator[str]:
     components = trace_components(first.names)
     for part in parts:
         schema = read_part_schema(part.path)
-        if problem := _other_config(part.path, schema, _config_of(first)):
-            yield problem
         names = trace_components(schema.names)
+        yield from _other_config(part.path, schema, _config_of(first))
         if {*names} != {*components}:
             yield (
                 f"{part.path}: not a part of this trace: its reward has the components "
                 f"{', '.join(names) or 'none'}; that of the parts before it has "
                 f"{', '.join(components) or 'none'}."
             )
-        wrong = _wrong_columns(schema, trace_schema(components))
-        if wrong:
+        if wrong := _wrong_columns(schema, trace_schema(components)):
             yield f"{part.path}: not a part of a trace ({'; '.join(wrong)})."
-        within = _steps_within(part.path)
-        if within not in (None, (part.first, part.last)):
-            yield (
-                f"{part.path}: holds the steps {within[0]} to {within[1]}, not those of its name; "
-                "rows would count twice, or are missing."
-            )
+        with readable(part.path):
+            footer = pq.read_metadata(part.path)
+        column = schema.get_field_index("step")
+        groups = [
+            footer.row_group(i).column(column).statistics for i in range(footer.num_row_groups)
+        ]
+        if groups and all(group is not None and group.has_min_max for group in groups):
+            low, high = min(group.min for group in groups), max(group.max for group in groups)
+            if (low, high) != (part.first, part.last):
+                yield (
+                    f"{part.path}: holds the steps {low} to {high}, not those of its name; rows "
+                    "would count twice, or are missing."
+                )
 
 
 def _config_of(schema: pa.Schema) -> str:
     return str((schema.metadata or {}).get(b"config_hash", b"").decode())
 
 
-def _other_config(path: Path, schema: pa.Schema, expected: str) -> str:
-    config = _config_of(schema)
-    if config == expected:
-        return ""
-    both = f"config {config[:12] or '(none)'}, not {expected[:12]}"
-    return f"{path}: written under {both}; one folder holds one run."
-
-
-def _steps_within(path: Path) -> tuple[int, int] | None:
-    """The first and the last step in one file, by its footer; None where that does not tell."""
-    with readable(path):
-        footer = pq.read_metadata(path)
-    number = footer.schema.to_arrow_schema().get_field_index("step")
-    groups = [footer.row_group(i).column(number).statistics for i in range(footer.num_row_groups)]
-    if not groups or any(group is None or not group.has_min_max for group in groups):
-        return None
-    return min(group.min for group in groups), max(group.max for group in groups)
+def _other_config(path: Path, schema: pa.Schema, expected: str) -> Iterator[str]:
+    if (config := _config_of(schema)) != expected:
+        both = f"config {config[:12] or '(none)'}, not {expected[:12]}"
+        yield f"{path}: written under {both}; one folder holds one run."
 
 
 def _wrong_columns(schema: pa.Schema, expected: pa.Schema) -> list[str]:
@@ -242,22 +223,21 @@ def _wrong_columns(schema: pa.Schema, expected: pa.Schema) -> list[str]:
     Text may come as any type of text, a number as any type of number: pandas writes a trace back
     with others.
     """
+
+    def family(kind: pa.DataType) -> object:
+        if kind in (pa.string(), pa.large_string(), pa.string_view()):
+            return "text"
+        return "number" if pa.types.is_integer(kind) or pa.types.is_floating(kind) else kind
+
     missing = [name for name in expected.names if name not in schema.names]
     wrong = [f"missing columns: {', '.join(missing)}"] if missing else []
     for field in expected:
         if field.name not in missing:
             kind = schema.field(field.name).type
             kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-            if kind != field.type and not (_family(kind) == _family(field.type) != ""):
+            if family(kind) != family(field.type):
                 wrong.append(f"{field.name} holds {kind}, expected {field.type}")
     return wrong
-
-
-def _family(kind: pa.DataType) -> str:
-    """Types that stand for one another."""
-    if kind in (pa.string(), pa.large_string(), pa.string_view()):
-        return "text"
-    return "number" if pa.types.is_integer(kind) or pa.types.is_floating(kind) else ""
 
 
 # ---- reading
@@ -279,39 +259,38 @@ def read_trace(run_dir: str | Path, columns: Sequence[str] | None = None) -> pd.
         InputError: no trace, a damaged or missing part, or parts of different configs or rewards;
             the message names the file and the fix.
     """
-    return read_settled(Path(run_dir), lambda: _read_trace(Path(run_dir), columns))
+    run_dir = Path(run_dir)
 
+    def read() -> pd.DataFrame:
+        parts = find_trace(run_dir)
+        names = [read_part_schema(part.path).names for part in parts]
+        expected = trace_schema(trace_components(names[0]))
+        known = list(dict.fromkeys([*expected.names, *itertools.chain(*names)]))
+        wanted = known if columns is None else list(columns)
+        if unknown := [name for name in wanted if name not in known]:
+            raise InputError(
+                f"{run_dir}: the trace has no column {unknown}. Known: {', '.join(known)}"
+            )
+        tables = [
+            _conform(part.path, [n for n in inside if n in {*wanted, *_ORDER}], expected)
+            for part, inside in zip(parts, names, strict=True)
+        ]
+        try:
+            table = pa.concat_tables(tables, promote_options="default")
+        except pa.ArrowException as error:
+            raise InputError(
+                f"{run_dir / FOLDER}: the parts do not fit together ({str(error).splitlines()[0]})."
+                " A column that you added must have one type in all parts."
+            ) from error
+        return _to_pandas(table).sort_values(_ORDER, kind="stable", ignore_index=True)[wanted]
 
-def _read_trace(run_dir: Path, columns: Sequence[str] | None) -> pd.DataFrame:
-    parts = find_trace(run_dir)
-    names = [read_part_schema(part.path).names for part in parts]
-    expected = trace_schema(trace_components(names[0]))
-    known = list(dict.fromkeys([*expected.names, *itertools.chain(*names)]))
-    unknown = [name for name in columns or () if name not in known]
-    if unknown:
-        raise InputError(f"{run_dir}: the trace has no column {unknown}. Known: {', '.join(known)}")
-    wanted = known if columns is None else list(columns)
-    needed = {*wanted, *_ORDER}
-    tables = [
-        _conform(part.path, [name for name in inside if name in needed], expected)
-        for part, inside in zip(parts, names, strict=True)
-    ]
-    try:
-        table = pa.concat_tables(tables, promote_options="default")
-    except pa.ArrowException as error:
-        raise InputError(
-            f"{run_dir / FOLDER}: the parts do not fit together ({str(error).splitlines()[0]}). "
-            "A column that you added must have one type in all parts."
-        ) from error
-    frame = _to_pandas(table).sort_values(list(_ORDER), kind="stable", ignore_index=True)
-    return frame[wanted]
+    return read_settled(run_dir, read)
 
 
 def _conform(path: Path, names: Sequence[str], expected: pa.Schema) -> pa.Table:
     """Read columns of a part and give those of a trace their types; further ones stay as they are.
 
-    Raises:
-        InputError: a column has empty cells that may have none, or numbers that do not fit.
+    A column with empty cells that may have none, or with numbers that do not fit, is refused.
     """
     table = read_part(path, names)
     for field in expected:
@@ -399,13 +378,12 @@ class TraceWriter:
             os.replace(ready, self._folder)  # a kill came between the two renames of a swap
         shutil.rmtree(self._drafts, ignore_errors=True)  # what a kill left: never part of the trace
         self._folder.mkdir(parents=True, exist_ok=True)
-        parts = list_parts(self.run_dir)
-        if any(_config_of(read_part_schema(part.path)) in earlier for part in parts):
-            self._swap([], pa.concat_tables([read_part(part.path) for part in parts]))
-            parts = list_parts(self.run_dir)
-        for part in parts:
-            if problem := _other_config(part.path, read_part_schema(part.path), config_hash):
-                raise InputError(f"{problem} {_FIX}")
+        schemas = [(p.path, read_part_schema(p.path)) for p in list_parts(self.run_dir)]
+        if any(_config_of(schema) in earlier for _, schema in schemas):
+            self._merge()
+        else:
+            others = (line for part in schemas for line in _other_config(*part, config_hash))
+            InputError.refuse(f"{line} {_FIX}" for line in itertools.islice(others, 1))
 
     @property
     def last_step(self) -> int | None:
@@ -424,18 +402,20 @@ class TraceWriter:
         """
         missing = [name for name in self.schema.names if name not in frame.columns]
         unknown = [name for name in frame.columns if name not in self.schema.names]
+        first, last = (None if frame.empty else int(frame["step"].min())), self.last_step
+        problem = ""
         if missing or unknown:
-            raise ValueError(f"trace rows: missing columns {missing}, unknown columns {unknown}")
-        if frame.empty:
-            return
-        table = pa.Table.from_pandas(frame, schema=self.schema, preserve_index=False)
-        first, last = int(frame["step"].min()), self.last_step
-        if last is not None and first <= last:
-            raise ValueError(
-                f"trace rows of step {first}: the trace already reaches step {last}; "
-                f"call resume(at_step={first}) before running a step again"
+            problem = f"missing columns {missing}, unknown columns {unknown}"
+        elif first is not None and last is not None and first <= last:
+            problem = (
+                f"step {first}: the trace already reaches step {last}; call "
+                f"resume(at_step={first}) before running a step again"
             )
-        self._buffer.append(table.replace_schema_metadata(self.schema.metadata))
+        if problem:
+            raise ValueError(f"trace rows: {problem}")
+        if first is not None:
+            table = pa.Table.from_pandas(frame, schema=self.schema, preserve_index=False)
+            self._buffer.append(table.replace_schema_metadata(self.schema.metadata))
 
     def cut(self) -> Path | None:
         """Write the waiting rows as one part and give its path; without rows, do nothing."""
@@ -472,15 +452,18 @@ class TraceWriter:
         if kept and kept[-1].last >= at_step:
             table = read_part(kept[-1].path)
             late = table.filter(pc.field("step") >= at_step)
-            write_part(late, self._orphan_path(part_name(at_step, kept[-1].last)))
+            write_part(late, self._orphan_path(_name_of(late)))
             self._swap(kept[:-1], table.filter(pc.field("step") < at_step))
 
     def compact(self) -> None:
         """Merge all parts into one; a kill on the way leaves either all parts or the one."""
         self.cut()
+        if len(list_parts(self.run_dir)) > 1:
+            self._merge()
+
+    def _merge(self) -> None:
         parts = list_parts(self.run_dir)
-        if len(parts) > 1:
-            self._swap([], pa.concat_tables([read_part(part.path) for part in parts]))
+        self._swap([], pa.concat_tables([read_part(part.path) for part in parts]))
 
     def _orphan_path(self, name: str) -> Path:
         """A free path in `.orphan/`: numbered, so nothing there is ever overwritten."""
@@ -499,12 +482,13 @@ class TraceWriter:
         table = table.replace_schema_metadata(self.schema.metadata)
         with self._drafting():
             try:
-                draft.mkdir()
-                for part in kept:
-                    shutil.copy2(part.path, draft / part.path.name)
-                    sync(draft / part.path.name)
-                write_part(table, draft / _name_of(table))
-                os.replace(draft, ready)
+                with storing(self._folder):
+                    draft.mkdir()
+                    for part in kept:
+                        shutil.copy2(part.path, draft / part.path.name)
+                        sync(draft / part.path.name)
+                    write_part(table, draft / _name_of(table))
+                    os.replace(draft, ready)
             finally:
                 remove(draft)
             os.replace(self._folder, old)
@@ -514,5 +498,6 @@ class TraceWriter:
 
 
 def _name_of(table: pa.Table) -> str:
-    """The name of the part that holds these rows, which are in the order of their steps."""
-    return part_name(table["step"][0].as_py(), table["step"][-1].as_py())
+    """The name of the part with these rows; padded, so that readers sort the parts by step."""
+    steps = table["step"]
+    return f"part-{steps[0].as_py():08d}-{steps[-1].as_py():08d}.parquet"

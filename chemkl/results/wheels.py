@@ -1,6 +1,5 @@
 """Wheels that carry data: pinned, downloaded once, their sha256 checked, read, never installed."""
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -12,11 +11,12 @@ from typing import BinaryIO
 
 from chemkl.config import InputError
 from chemkl.config.paths import at_home
+from chemkl.results.seal import sha256_of_file
 
 
 @dataclass(frozen=True)
 class Wheel:
-    """A wheel on the Python package index that carries data; it is read, never installed."""
+    """A wheel on the Python package index that carries data."""
 
     project: str
     version: str
@@ -37,49 +37,48 @@ MOLSCORE = Wheel(
 
 
 def fetch_wheel(wheel: Wheel, cache: Path) -> Path:
-    """Return the path of a wheel in the cache, downloading it with pip when it is not there.
-
-    Raises:
-        InputError: pip cannot get it, what it got has another sha256, or there is no such cache.
-    """
-    path = at_home(cache) / wheel.file_name
+    """Return the path of a wheel in the cache, downloading it with pip when it is not there."""
+    path, problem = at_home(cache) / wheel.file_name, ""
     try:
-        if not path.exists():
+        if path.exists():
+            problem = _wrong_hash(wheel, path)
+        else:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _download(wheel, path)
-        _check_hash(wheel, path)
+            problem = _download(wheel, path)
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot keep the wheel there ({error}). Set `cache` to another folder."
-        ) from None
+        problem = f"{path}: cannot keep the wheel there ({error}). Set `cache` to another folder."
+    if problem:
+        raise InputError(problem)
     return path
 
 
-def _download(wheel: Wheel, path: Path) -> None:
-    """Let pip get a wheel beside its place; it is moved in once its hash is right."""
+def _download(wheel: Wheel, path: Path) -> str:
+    """Let pip get a wheel beside its place, and move it in if its hash is right; else say why."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps"]
         command += ["--only-binary=:all:", "--dest", folder, f"{wheel.project}=={wheel.version}"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         got = Path(folder) / wheel.file_name
         if done.returncode != 0 or not got.exists():
-            raise InputError(
+            return (
                 f"{wheel.project}=={wheel.version}: pip could not download it: "
                 f"{done.stderr.strip() or 'it got another file'}\nGet {wheel.file_name} elsewhere "
                 f"and put it into {path.parent}."
             )
-        _check_hash(wheel, got)
-        os.replace(got, path)
+        problem = _wrong_hash(wheel, got)
+        if not problem:
+            os.replace(got, path)
+        return problem
 
 
-def _check_hash(wheel: Wheel, path: Path) -> None:
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != wheel.sha256:
-        raise InputError(
-            f"{path}: sha256 is {found}, expected {wheel.sha256}. Delete the file and try again; "
-            f"if it stays so, the package index serves something else under this name."
-        )
+def _wrong_hash(wheel: Wheel, path: Path) -> str:
+    digest = sha256_of_file(path)
+    if digest == wheel.sha256:
+        return ""
+    return (
+        f"{path}: sha256 is {digest}, expected {wheel.sha256}. Delete the file and try again; if "
+        "it stays so, the package index serves something else under this name."
+    )
 
 
 def open_member(wheel_path: Path, member: str) -> BinaryIO:

@@ -94,8 +94,7 @@ def check_folder(
     found, plain = Manifest.load(out), config.model_dump(mode="json")
     if found is None or found.gives_way_to(stage.name):
         return
-    found.check_same(stage.name, plain, stage.limits)
-    if found.has_config(plain):
+    if found.check_same(stage.name, plain, stage.limits):
         return
     stage.module.check_spent(config, out)
     changed = [key for key in stage.limits if found.config.get(key) != plain[key]]

@@ -38,9 +38,7 @@ from chemkl.results.columns import RAW_PREFIX, has_prompts
 from chemkl.results.inspection import (
     Counts,
     RunTrace,
-    TextCounts,
     count,
-    count_text,
     frequent_answers,
     open_run,
     read_head,
@@ -252,7 +250,7 @@ def _run(folder: Path, asked: Asked, width: int) -> Iterator[RenderableType]:
     yield ""
     yield _columns(run.schema)
     if run.is_text:
-        counts = count_text(run.frame, threshold)
+        counts = count(run.frame, threshold)
         yield from _titled("Counts", _facts(_text_counts(counts, run, threshold), number=True))
         yield ""
         yield from _answers(frequent_answers(run.frame, asked.top or N_BEST), width)
@@ -435,13 +433,11 @@ def _prompt(prompt: str) -> str:
     return short(" ".join(prompt.split()), PROMPT_WIDTH)
 
 
-def _text_counts(
-    counts: TextCounts, run: RunTrace, threshold: float | None
-) -> Iterator[Sequence[str]]:
+def _text_counts(counts: Counts, run: RunTrace, threshold: float | None) -> Iterator[Sequence[str]]:
     """How much was written, scored and found."""
-    n = max(counts.completions, 1)
+    n = max(counts.rows, 1)
     to_prompts = f"sampled, to {counted(counts.prompts, 'prompt')}"
-    yield "completions", f"{counts.completions:,}", to_prompts
+    yield "completions", f"{counts.rows:,}", to_prompts
     yield "valid", f"{counts.valid:,}", f"{counts.valid / n:.1%} of them have an answer"
     if counts.truncated:
         share = f"{counts.truncated / n:.1%} of them had no end, and failed"
@@ -454,7 +450,7 @@ def _text_counts(
     if threshold is None:
         yield "hits", MISSING, _no_tau(run)
     else:
-        found = f"answers with R >= {threshold:g}, in {counts.hit_completions or 0:,} completions"
+        found = f"answers with R >= {threshold:g}, in {counts.hit_rows or 0:,} completions"
         yield "hits", f"{counts.hits or 0:,}", found
     if counts.best is not None:
         yield "best R", f"{counts.best:.4g}", "the largest raw reward"

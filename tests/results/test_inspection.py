@@ -21,9 +21,7 @@ from chemkl.results import (
 )
 from chemkl.results.inspection import (
     Counts,
-    TextCounts,
     count,
-    count_text,
     first_scorings,
     frequent_answers,
     open_run,
@@ -54,6 +52,7 @@ def test_counts(run):
         failed=0,
         scaffolds=2,
         hits=4,
+        hit_rows=5,
         hit_scaffolds=2,
         best=0.95,
     )
@@ -357,8 +356,8 @@ def text_run(tmp_path, write_text_run):
 
 def test_text_counts(text_run):
     # answers: 1 and 2 to the first prompt, May and 1 to the second; two have R >= 0.8 when scored
-    expected = TextCounts(
-        completions=8,
+    expected = Counts(
+        rows=8,
         prompts=2,
         valid=6,
         truncated=1,
@@ -366,26 +365,26 @@ def test_text_counts(text_run):
         calls=4,
         failed=0,
         hits=2,
-        hit_completions=3,
+        hit_rows=3,
         best=1.0,
     )
-    assert count_text(open_run(text_run).frame, 0.8) == expected
-    without = count_text(open_run(text_run).frame)
-    assert (without.hits, without.hit_completions, without.calls) == (None, None, 4)
+    assert count(open_run(text_run).frame, 0.8) == expected
+    without = count(open_run(text_run).frame)
+    assert (without.hits, without.hit_rows, without.calls) == (None, None, 4)
 
 
 def test_failures_are_counted_and_replayed_rows_are_not(text_run):
     frame = open_run(text_run).frame
     frame.loc[0, "reason"] = "grade: ValueError"
     frame.loc[frame["step"] == 1, "is_replay"] = True
-    counts = count_text(frame, 0.8)
-    assert (counts.completions, counts.valid, counts.failed, counts.truncated) == (4, 3, 1, 0)
+    counts = count(frame, 0.8)
+    assert (counts.rows, counts.valid, counts.failed, counts.truncated) == (4, 3, 1, 0)
     assert (counts.distinct, counts.calls, counts.hits) == (2, 2, 1)
 
 
 def test_nothing_valid(tmp_path, write_text_run):
     text_run = write_text_run(tmp_path / "bad", [[("1 or 2?", "", None, 0.0)]])
-    counts = count_text(open_run(text_run).frame, 0.8)
+    counts = count(open_run(text_run).frame, 0.8)
     assert (counts.valid, counts.distinct, counts.hits, counts.best) == (0, 0, 0, None)
     (row,) = frequent_answers(open_run(text_run).frame, 3).to_dict("records")
     assert (row["text"], row["valid"], row["share"]) == ("", False, 1.0)
@@ -438,4 +437,4 @@ def test_a_trace_that_pandas_wrote_back_without_an_answer_can_be_queried(tmp_pat
     pd.read_parquet(part).to_parquet(part, index=False)
     assert pq.read_schema(part).field("answer").type != "string"
     assert tables_of(text_run)["trace"]["answer"].to_pylist() == [None]
-    assert count_text(open_run(text_run).frame).completions == 1
+    assert count(open_run(text_run).frame).rows == 1
