@@ -223,7 +223,7 @@ class Manifest(BaseModel):
             InputError: with every key that differs, both values, and every input that has changed.
         """
         differing = differences({"there": identity(self.config), "here": identity(config)})
-        problem, fix = "", "to go on with that run, give its settings; for another one "
+        problem = ""
         if self.stage != stage:
             problem = (
                 f"holds the output of stage {self.stage!r}; stage {stage!r} will not write into it."
@@ -237,14 +237,16 @@ class Manifest(BaseModel):
             problem = (
                 f"holds a run of stage {stage!r} with a different config:\n{first_lines(lines)}"
             )
-        changed = list(self._changes(inputs))
-        if problem or changed:
-            problems = [f"{self._folder}: {problem}"] if problem else []
-            raise InputError(
-                "\n".join([*problems, *changed])
-                + f"\nFix: {fix if problem else 'put it back, or '}choose another folder with "
-                "--out, or move this one aside with --fresh."
+        problems = [f"{self._folder}: {problem}"] if problem else []
+        problems += self._changes(inputs)
+        if problems:
+            fix = (
+                "to go on with that run, give its settings; for another one choose another folder "
+                "with --out, or move this one aside with --fresh."
             )
+            if not problem:
+                fix = "put it back, choose another folder with --out, or begin anew with --fresh."
+            raise InputError("\n".join([*problems, f"Fix: {fix}"]))
         return not differing
 
     def _changes(self, inputs: Mapping[str, InputFile]) -> list[str]:
