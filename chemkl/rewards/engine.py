@@ -20,15 +20,7 @@ from chemkl.rewards import components  # noqa: F401 - importing it registers the
 from chemkl.rewards.cache import SCAFFOLD_KEY, ScoreCache, component_key
 from chemkl.rewards.pool import Jobs, Lost, Mark, Pool
 from chemkl.rewards.registry import Component, find_component, placed
-from chemkl.rewards.scoring import (
-    SCAFFOLD,
-    Cached,
-    Failed,
-    RawScores,
-    Term,
-    evaluate,
-    is_settled,
-)
+from chemkl.rewards.scoring import SCAFFOLD, Cached, Failed, RawScores, Term, evaluate, is_settled
 
 UNIT = 16
 """Molecules that a batched component is asked about at once, here and in a worker alike; and

@@ -3,12 +3,16 @@
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Annotated, Any, NamedTuple, TypeVar, get_type_hints
+from importlib.util import find_spec
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -17,26 +21,22 @@ from pydantic import (
     create_model,
 )
 from rdkit.Chem import Mol
+from rich.console import RenderableType
+from rich.markup import escape
+from rich.table import Table
 
 from chemkl.chem.molecules import MoleculeError
-from chemkl.config import Config, InputError, did_you_mean
-from chemkl.config.base import Keys
+from chemkl.config import Config, InputError, InputPath, did_you_mean
+from chemkl.config.base import Keys, install
 from chemkl.config.document import Document
 from chemkl.config.loading import render
-from chemkl.config.transforms import documented, fields_of, is_group
-from chemkl.rewards.synonyms import SYNONYMS
+from chemkl.config.schema import keys_of
+from chemkl.config.transforms import SETTINGS, documented, fields_of, is_group
 
 MANY = (0, math.inf)
 """The range of what is counted or measured from 0 on."""
 REAL = (-math.inf, math.inf)
 """The range of any number."""
-
-OneOrMore = Annotated[
-    list[str],
-    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
-    Field(min_length=1),
-]
-"""The type of a parameter: a list of strings that is not empty; one string stands for itself."""
 
 MOST_PROBLEMS = 10
 """As many bad values of a list are named; of the rest the message says how many they are."""
@@ -54,6 +54,66 @@ class Failure:
 
 BatchScore = Callable[[Sequence[Mol]], Sequence[float | Failure]]
 """What a batched component's factory returns: molecules to as many numbers, in their order."""
+
+# ---- types of parameters, and what components check of what they need
+
+ONE_FOR_MANY = BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+OneOrMore = Annotated[list[str], ONE_FOR_MANY, Field(min_length=1)]
+"""The type of a parameter: a list of strings that is not empty; one string stands for itself."""
+
+
+def one_of(names: Collection[str], what: str) -> AfterValidator:
+    """Refuse a text that is none of some names, and say which are near."""
+
+    def check(value: str) -> str:
+        if value not in names:
+            raise ValueError(f"{value!r} is not {what}{did_you_mean(value, names)}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _file(path: Path) -> Path:
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file")
+    return path
+
+
+InputFile = Annotated[InputPath, AfterValidator(_file)]
+"""The type of a parameter: a file that must exist, looked up as `InputPath` says."""
+
+
+def package_folder(package: str) -> Path | None:
+    """Where an installed package lies, without importing it; None where there is none."""
+    spec = find_spec(package)
+    return Path(spec.origin).parent if spec is not None and spec.origin else None
+
+
+def needed_package(package: str, user: str, extra: str) -> Path:
+    """Give the folder of a package that a component needs.
+
+    Raises:
+        InputError: it is not installed; with the command that installs it.
+    """
+    folder = package_folder(package)
+    if folder is None:
+        raise InputError(f"{user} needs the package {package}: install it with {install(extra)}")
+    return folder
+
+
+def refuse(problems: Sequence[str]) -> None:
+    """Raise an InputError with one line for each problem, the first ones in full; none: pass."""
+    rest = len(problems) - MOST_PROBLEMS
+    InputError.refuse([*problems[:MOST_PROBLEMS], *[f"and {rest} more like these"] * (rest > 0)])
+
+
+def placed(document: Document, keys: Keys, problem: object) -> str:
+    """Say where a problem stands: ``file:line: key.path: problem``."""
+    path = ".".join(str(key) for key in (*document.prefix, *keys))
+    return ": ".join(filter(None, [document.where(keys), path, str(problem)]))
+
+
+# ---- components
 
 
 class _Parameters(Config):
@@ -90,9 +150,9 @@ class Component:
         return create_model(self.kind, __base__=_Parameters, **fields_of(self.factory))
 
     @property
-    def meaning(self) -> str:
-        """What it is, in the first sentences of its factory's docstring."""
-        return " ".join(documented(self.factory)[0].partition("\n\n")[0].split())
+    def paragraphs(self) -> list[str]:
+        """What it is, as its factory's docstring says it; the first one is the whole in short."""
+        return _paragraphs(self.factory)
 
     def build(self, parameters: Mapping[str, Any], document: Document | None = None) -> Any:
         """Check the parameters and give the score function; `document` is where they stand.
@@ -103,30 +163,27 @@ class Component:
         document = document or Document(parameters, self.kind)
         if parameters and not self.parameter_model.model_fields:
             given = ", ".join(map(str, parameters))
-            raise InputError(placed(document, (), f"{self.kind} takes no parameters (got {given})"))
+            refuse([placed(document, (), f"{self.kind} takes no parameters (got {given})")])
         try:
             checked = self.parameter_model.model_validate(
                 dict(parameters), context={"folder": document.folder}
             )
-        except ValidationError as error:
-            problems = render(error, replace(document, data=parameters))
-            raise InputError("\n".join(text for _, text in problems)) from None
-        values = {}
-        for name, kind in get_type_hints(self.factory).items():
-            if is_group(kind):
-                values[name] = kind(*(getattr(checked, key) for key in kind._fields))
-            elif name != "return":
-                values[name] = getattr(checked, name)
-        try:
+            values = {}
+            for name, kind in get_type_hints(self.factory).items():
+                if is_group(kind):
+                    values[name] = kind(*(getattr(checked, key) for key in kind._fields))
+                elif name != "return":
+                    values[name] = getattr(checked, name)
             return self.factory(**values)
+        except ValidationError as error:
+            lines = [text for _, text in render(error, replace(document, data=parameters))]
         except (InputError, MoleculeError) as error:  # the latter of a reference
             lines = [placed(document, (), line) for line in str(error).splitlines()]
-            raise InputError("\n".join(lines)) from None
+        raise InputError("\n".join(lines))
 
 
 COMPONENTS: dict[str, Component] = {}
 """Every component, by kind."""
-
 
 Factory = TypeVar("Factory", bound=Callable[..., Score | BatchScore])
 
@@ -163,54 +220,43 @@ def component(
     """
 
     def register(factory: Factory) -> Factory:
+        taken = COMPONENTS[kind].factory if kind in COMPONENTS else None
+        problems = []
         if not re.fullmatch(r"[a-z][a-z0-9_]*", kind):
-            raise ValueError(f"component kind {kind!r}: use lower-case letters, digits and _")
-        if kind in COMPONENTS:
-            taken = COMPONENTS[kind].factory
-            raise ValueError(
-                f"component {kind!r} is registered already, by {taken.__module__}.{taken.__name__}"
-            )
+            problems.append("use lower-case letters, digits and _")
+        if taken is not None:
+            problems.append(f"is registered already, by {taken.__module__}.{taken.__name__}")
         for name, parameter in inspect.signature(factory).parameters.items():
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                raise ValueError(f"component {kind!r}: *args and **kwargs have no schema")
+                problems.append(f"parameter *{name} has no schema")
             if parameter.annotation is parameter.empty:
-                raise ValueError(f"component {kind!r}: parameter {name!r} needs a type")
+                problems.append(f"parameter {name!r} needs a type")
+        if problems:
+            raise ValueError(f"component {kind!r}: {'; '.join(problems)}")
         COMPONENTS[kind] = Component(kind, factory, unit, range, source, batched, costly, version)
         return factory
 
     return register
 
 
-class Row(NamedTuple):
-    """A component without parameters, a function of the molecule alone, as a row of a table.
+def register_table(module: str, rows: Iterable[tuple[Any, ...]]) -> None:
+    """Register components that are functions of the molecule alone.
 
-    An empty source stands for RDKit's function of that name. The rest is as in `component`.
+    Args:
+        module: the name of the caller's module.
+        rows: kind, function, unit, range, source ("": RDKit's function of that name) and meaning
+            of each, and its version if that is not 1.
     """
 
-    kind: str
-    score: Score
-    unit: str
-    range: tuple[float, float]
-    source: str
-    meaning: str
-    version: int = 1
+    def factory_of(function: Score) -> Callable[[], Score]:
+        return lambda: function
 
-
-def register_table(module: str, rows: Iterable[tuple[Any, ...]]) -> None:
-    """Register components without parameters; `module` is the name of the caller's module."""
-    for values in rows:
-        _register_row(module, Row(*values))
-
-
-def _register_row(module: str, row: Row) -> None:
-    def factory() -> Score:
-        return row.score
-
-    factory.__name__ = factory.__qualname__ = row.kind
-    factory.__doc__ = row.meaning
-    factory.__module__ = module
-    source = row.source or f"RDKit {row.score.__name__}"
-    component(row.kind, unit=row.unit, range=row.range, source=source, version=row.version)(factory)
+    for kind, function, unit, limits, source, meaning, *version in rows:
+        factory = factory_of(function)
+        factory.__name__ = factory.__qualname__ = kind
+        factory.__doc__, factory.__module__ = meaning, module
+        source = source or f"RDKit {function.__name__}"
+        component(kind, unit=unit, range=limits, source=source, version=(*version, 1)[0])(factory)
 
 
 def find_component(kind: str) -> Component:
@@ -220,7 +266,7 @@ def find_component(kind: str) -> Component:
         InputError: there is none of this name; the message has the nearest, and how to list all.
     """
     if kind not in COMPONENTS:
-        meanings = {name: component.meaning for name, component in COMPONENTS.items()}
+        meanings = {name: component.paragraphs[0] for name, component in COMPONENTS.items()}
         hint = did_you_mean(
             kind, COMPONENTS, also=SYNONYMS, meanings=meanings, listed="chemkl show rewards"
         )
@@ -228,18 +274,140 @@ def find_component(kind: str) -> Component:
     return COMPONENTS[kind]
 
 
-def placed(document: Document, keys: Keys, problem: object) -> str:
-    """Say where a problem stands: ``file:line: key.path: problem``."""
-    path = ".".join(str(key) for key in (*document.prefix, *keys))
-    return ": ".join(filter(None, [document.where(keys), path, str(problem)]))
+_NAMES = {
+    "activity": "qsar classifier bioactivity PredictiveProperty DRD2 GSK3B JNK3",
+    "admet": "ADMETAI toxicity solubility hERG ChemProp BBB clearance",
+    "alert_count": "alerts structural_alerts PAINS BRENK",
+    "amide_bonds": "NumAmideBonds",
+    "aliphatic_rings": "NumAliphaticRings AliphaticRingCount",
+    "aromatic_rings": "NumAromaticRings AromaticRingCount",
+    "contains_scaffold": "core scaffold ScaffoldPresence",
+    "csp3_fraction": "Csp3 FractionCSP3 fsp3",
+    "dice": "DiceSimilarity",
+    "element_count": "AtomCount AtomCounter halogens",
+    "exact_mass": "ExactMolWt MonoisotopicMass mass",
+    "external_program": "ExternalProcess external subprocess command Maize Icolos",
+    "forbidden_smarts": "CustomAlerts unwanted_smarts SubstructureFilters blacklist",
+    "formal_charge": "charge NetCharge FormalCharge",
+    "functional_group_count": "GroupCount FragmentCount",
+    "graph_length": "GraphLength",
+    "hba": "HBondAcceptors NumHBA NumHAcceptors num_hba_lipinski acceptors",
+    "hbd": "HBondDonors NumHBD NumHDonors num_hbd_lipinski donors",
+    "heavy_atoms": "NumHeavyAtoms HeavyAtomCount NumAtoms size",
+    "hetero_atoms": "NumHeteroAtoms NumHeteroatoms",
+    "isomer_score": "Isomer IsomerScoringFunction molecular_formula",
+    "largest_ring": "LargestRingSize RingSize",
+    "logp": "SlogP MolLogP cLogP ALogP WLogP CrippenLogP lipophilicity",
+    "mol_wt": "MolecularWeight MW MolWt MWt weight ExactMW",
+    "molar_refractivity": "MolMR MR",
+    "molecular_volume": "MolVolume volume",
+    "no_alerts": "CustomAlerts alerts structural_alerts PAINS BRENK",
+    "npr1": "NPR PMI",
+    "npr2": "NPR PMI",
+    "onnx_model": "ONNX qsar QSARModel Qptuna",
+    "penalized_logp": "plogp",
+    "python_function": "function custom own lambda",
+    "qed": "QEDScore drug_likeness druglikeness QuantitativeEstimateOfDrugLikeness",
+    "rdkit_descriptor": "RDKitDescriptors descriptor RdkitScoringFunction",
+    "reaction_filter": "ReactionFilter reaction",
+    "required_smarts": "substructure smarts MatchingSubstructure substructure_match "
+    "SMARTSScoringFunction pattern",
+    "rings": "RingCount NumRings",
+    "rotatable_bonds": "NumRotBond NumRotatableBonds RotatableBondCount nrotb",
+    "sa_score": "SAScore SA SyntheticAccessibility synthesizability synthesisability",
+    "saturated_rings": "NumSaturatedRings",
+    "scaffold_match": "scaffold MurckoScaffold",
+    "scaffold_similarity": "ScaffoldSimilarity ScaffoldTanimoto",
+    "sklearn_model": "sklearn scikit_learn RandomForest svm pickle",
+    "smarts_count": "SubstructureCount MatchCount",
+    "sp_atoms": "numsp",
+    "sp2_atoms": "numsp2",
+    "sp3_atoms": "numsp3",
+    "spiro_atoms": "NumSpiroAtoms",
+    "spherocity": "shape globularity",
+    "stereo_centres": "chirality NumAtomStereoCenters number_of_stereo_centers NumStereocenters "
+    "chiral_centers stereocenters",
+    "tanimoto": "TanimotoSimilarity TanimotoDistance similarity JaccardDistance "
+    "MolecularSimilarity ROCSSimilarity fingerprint rediscovery",
+    "tpsa": "PSA TopologicalPolarSurfaceArea PolarSurfaceArea",
+    "tversky": "TverskySimilarity",
+    "vina": "docking dock DockStream AutoDock QuickVina2 Glide smina",
+}
+
+SYNONYMS = {kind: tuple(names.split()) for kind, names in _NAMES.items()}
+"""By kind, the names of REINVENT, Saturn, MolScore, GuacaMol and RDKit, and everyday ones.
+
+A name may stand under two kinds; case, blanks and signs do not matter.
+"""
+
+# ---- tables of components and transforms
 
 
-def refuse(problems: Sequence[str]) -> None:
-    """Raise an InputError with one line for each problem, the first ones in full; none: pass."""
-    if len(problems) > MOST_PROBLEMS:
-        problems = [
-            *problems[:MOST_PROBLEMS],
-            f"and {len(problems) - MOST_PROBLEMS} more like these",
-        ]
-    if problems:
-        raise InputError("\n".join(problems))
+def reward_tables(kind: str | None = None) -> Iterator[RenderableType]:
+    """Give a table of all components by family, or everything about one.
+
+    Raises:
+        InputError: there is no such component.
+    """
+    if kind is not None:
+        yield from _details(find_component(kind))
+        return
+
+    def family(one: Component) -> str:
+        return one.factory.__module__.rpartition(".")[2]
+
+    by_family = sorted(COMPONENTS.values(), key=lambda one: (family(one), one.kind))
+    for title, members in groupby(by_family, key=family):
+        headings = ("kind", "what it is", "parameters", "unit", "range", "source")
+        table = Table(*headings, title=title, title_justify="left", expand=True, show_lines=True)
+        for one in members:
+            table.add_row(
+                one.kind + (" *" if one.costly else ""),
+                escape(one.paragraphs[0]),
+                "\n".join(escape(key.brief) for key in keys_of(one.parameter_model)) or "-",
+                escape(one.unit) or "-",
+                "{:g} to {:g}".format(*one.range),
+                escape(one.source),
+            )
+        yield table
+    yield "* costly: asked last, and only about molecules that passed every filter."
+    yield "One of them in detail: chemkl show rewards KIND"
+
+
+def _details(one: Component) -> Iterator[RenderableType]:
+    facts = Table(show_header=False, box=None)
+    facts.add_row("kind", one.kind)
+    facts.add_row("unit", escape(one.unit) or "-")
+    facts.add_row("range", "{:g} to {:g}".format(*one.range))
+    facts.add_row("source", escape(one.source))
+    if one.costly:
+        facts.add_row("costly", "asked last, and only about molecules that passed every filter")
+    yield facts
+    for paragraph in one.paragraphs:
+        yield f"\n{escape(paragraph)}"
+    table = Table("parameter", "type", "default", "meaning", show_lines=True)
+    for key in keys_of(one.parameter_model):
+        table.add_row(*map(escape, key._replace(default=key.default or "required")))
+    yield ""
+    yield table if table.row_count else "It takes no parameters."
+
+
+def transform_tables(kind: str | None = None) -> Iterator[RenderableType]:
+    """Give a table of all transforms, or of one.
+
+    Raises:
+        InputError: there is no such transform.
+    """
+    if kind is not None and kind not in SETTINGS:
+        raise InputError(f"unknown transform {kind!r}{did_you_mean(kind, SETTINGS)}")
+    table = Table("kind", "what it is", "parameters", show_lines=True, expand=True)
+    for name, model in SETTINGS.items():
+        if kind in (None, name):
+            keys = "\n".join(escape(key.brief) for key in keys_of(model) if key.name != "kind")
+            table.add_row(name, escape(_paragraphs(model)[0]), keys or "-")
+    yield table
+
+
+def _paragraphs(function: Callable[..., Any]) -> list[str]:
+    """What a docstring says before its sections."""
+    return [" ".join(paragraph.split()) for paragraph in documented(function)[0].split("\n\n")]

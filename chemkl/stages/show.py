@@ -47,7 +47,7 @@ from chemkl.results.inspection import (
 )
 from chemkl.results.outcome import outcome_of
 from chemkl.results.trace import list_parts, read_part_schema
-from chemkl.rewards import catalogue
+from chemkl.rewards.registry import reward_tables, transform_tables
 from chemkl.stages.export import select
 from chemkl.stages.output_files import check_outputs, write_csv, written_out
 from chemkl.stages.registry import MODELS, STAGES
@@ -138,8 +138,8 @@ def metrics(name: str | None = None) -> Iterator[RenderableType]:
 
 
 SHOWN: dict[str, Callable[[str | None], Iterable[RenderableType]]] = {
-    "rewards": catalogue.rewards,
-    "transforms": catalogue.transforms,
+    "rewards": reward_tables,
+    "transforms": transform_tables,
     "metrics": metrics,
     "targets": partial(parts, "target"),
     "estimators": partial(parts, "estimator"),

@@ -150,8 +150,6 @@ def test_an_unknown_target_lists_the_known():
         build("activity", target="jnk")
     with pytest.raises(InputError, match="target: required, and not given"):
         build("activity")
-    with pytest.raises(InputError, match=r"unknown target 'x'\. Known: drd2, gsk3b, jnk3"):
-        load_classifier("x", Path("nowhere"))
 
 
 def test_building_the_reward_fetches_nothing_and_scoring_says_what_is_missing(
@@ -322,7 +320,7 @@ def test_names_are_taken_whole():
 
 
 def test_a_class_is_no_stand_in_and_a_stand_in_calls_nothing():
-    with pytest.raises(InputError, match="holds a type, not a model"):
+    with pytest.raises(InputError, match=r"not the pickle of a known model \(a type\)"):
         read(b"csklearn.svm._classes\nSVC\n.")
     # BUILD with a state on the class, not on an object of it
     with pytest.raises(InputError, match="not the pickle of a known model"):
@@ -340,7 +338,7 @@ def test_a_class_is_no_stand_in_and_a_stand_in_calls_nothing():
     ids=["empty", "text", "cut", "list", "number", "persistent", "extension", "no stack"],
 )
 def test_foreign_bytes_are_refused(content):
-    with pytest.raises(InputError, match=r"model\.pkl: (not the pickle of a known|holds a)"):
+    with pytest.raises(InputError, match=r"model\.pkl: not the pickle of a known"):
         read(content)
 
 
@@ -352,7 +350,7 @@ def test_arrays_of_anything_but_numbers_are_refused():
         as_array(content(np.array([{}, "x"], dtype=object)))
     with pytest.raises(ValueError, match="an array of 'U1'"):
         as_array(content(np.array(["x"])))
-    with pytest.raises(TypeError, match="expected an array, found a SVC"):
+    with pytest.raises(ValueError, match="expected an array, found a SVC"):
         as_array(STAND_INS["sklearn.svm._classes", "SVC"]())
     short = content(np.arange(6))
     short.state = (*short.state[:4], short.state[4][:-1])

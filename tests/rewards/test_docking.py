@@ -70,8 +70,8 @@ def receptor(tmp_path):
     ("parameters", "message"),
     [
         ({}, "give either target, .* or receptor"),
-        ({"target": "DRD1"}, "unknown target 'DRD1'.*DRD2"),
-        ({"target": "DRD2", "center": [0, 0, 0]}, "center and size belong to receptor"),
+        ({"target": "DRD1"}, "target: 'DRD1' is not a known target.*DRD2"),
+        ({"target": "DRD2", "center": [0, 0, 0]}, "give either target"),
         ({"target": "DRD2", "exhaustiveness": 0}, r"exhaustiveness: .*equal to 1 \(got 0\)"),
         ({"target": "DRD2", "seed": -1}, r"seed: .*\(got -1\)"),
         ({"target": "DRD2", "ph": 15}, r"ph: .*equal to 14 \(got 15\)"),
@@ -86,15 +86,15 @@ def test_bad_parameters_are_named(parameters, message):
 
 
 def test_an_own_receptor_needs_a_box(receptor):
-    with pytest.raises(InputError, match="receptor needs center and size"):
+    with pytest.raises(InputError, match=r"receptor, .* with center and size"):
         build("vina", receptor=str(receptor), center=[0, 0, 0])
     with pytest.raises(InputError, match="give either target"):
         build("vina", target="DRD2", **boxed(receptor))
 
 
 def test_an_own_receptor_must_be_a_rigid_pdbqt_and_its_box_a_box(tmp_path, receptor):
-    with pytest.raises(InputError, match=re.escape("size = [9, 0, 9]")):
-        user_receptor(receptor, (0, 0, 0), (9, 0, 9))
+    with pytest.raises(InputError, match=r"size\.1: should be greater than 0 \(got 0\)"):
+        build("vina", **boxed(receptor) | {"size": [9, 0, 9]})
     pdb = tmp_path / "receptor.pdb"
     pdb.write_text(
         "ATOM      1  N   ASN U  35      -5.356  -8.698 -16.776  1.00  0.00           N\n"
@@ -107,7 +107,7 @@ def test_an_own_receptor_must_be_a_rigid_pdbqt_and_its_box_a_box(tmp_path, recep
 
 
 def test_a_missing_extra_is_named(monkeypatch, receptor):
-    monkeypatch.setattr(programs, "find_spec", lambda _: None)
+    monkeypatch.setattr("chemkl.rewards.registry.find_spec", lambda _: None)
     monkeypatch.setattr(programs.shutil, "which", lambda _: None)
     with pytest.raises(InputError, match=r"dockstring: install it with pip install 'dockstring>="):
         reward(target="DRD2")
@@ -147,8 +147,8 @@ def test_every_published_target_has_its_files():
         TARGETS
     )
     # read off DRD2_conf.txt by hand
-    box = published_receptor("DRD2").box
-    assert (box.center, box.size) == ((9.25, 6.167, -7.0), (30.0, 30.0, 32.0))
+    place = published_receptor("DRD2")
+    assert (place.center, place.size) == ((9.25, 6.167, -7.0), (30.0, 30.0, 32.0))
     assert len({each.identity for each in boxes}) == 58
 
 

@@ -95,7 +95,7 @@ def test_each_molecule_is_scored_once_in_any_spelling(register):
     asked = register("half", lambda _: 0.5)
     reward = reward_of("half")
     assert reward.score(["CCO", "OCC", "C(O)C", "x", "CC"])["reward"].tolist() == [
-        *(0.5, 0.5, 0.5, 0.0, 0.5),
+        *(0.5, 0.5, 0.5, 0.0, 0.5)
     ]
     assert reward.score(["C(C)O", "CC", "CCC"])["reward"].tolist() == [0.5, 0.5, 0.5]
     assert asked == ["CCO", "CC", "CCC"]

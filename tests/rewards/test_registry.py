@@ -10,9 +10,14 @@ from rich.console import Console
 from chemkl.config import InputError
 from chemkl.config.schema import Key, keys_of
 from chemkl.config.transforms import TRANSFORMS
-from chemkl.rewards import catalogue, component
-from chemkl.rewards.registry import COMPONENTS, find_component
-from chemkl.rewards.synonyms import SYNONYMS
+from chemkl.rewards import component
+from chemkl.rewards.registry import (
+    COMPONENTS,
+    SYNONYMS,
+    find_component,
+    reward_tables,
+    transform_tables,
+)
 
 SHIPPED = [each for each in COMPONENTS.values() if each.factory.__module__.startswith("chemkl.")]
 
@@ -45,7 +50,7 @@ def test_a_component_of_ones_own_is_one_function(registry):
     assert frame["raw_has_o"].tolist() == [1.0, 0.0]
     made = find_component("carbon_share")
     assert (made.batched, made.costly, made.version) == (False, True, 1)
-    assert made.meaning == "Share of one element among the heavy atoms."
+    assert made.paragraphs[0] == "Share of one element among the heavy atoms."
 
 
 def test_its_signature_is_its_schema(registry):
@@ -81,7 +86,7 @@ def test_settings_that_several_components_share_are_one_parameter(registry):
         return lambda mol: float(window.low <= mol.GetNumAtoms() <= window.high)
 
     assert [key.name for key in keys_of(find_component("demo").parameter_model)] == [
-        *("elements", "low", "high", "exactly"),
+        *("elements", "low", "high", "exactly")
     ]
     given = {"elements": ["C"], "low": "2"}
     assert [value("demo", smiles, **given) for smiles in ("C", "CC", "CCC", "CCCC")] == [0, 1, 1, 0]
@@ -90,7 +95,7 @@ def test_settings_that_several_components_share_are_one_parameter(registry):
 
 
 def test_a_name_is_taken_once_and_fits_a_config_and_a_column(registry):
-    with pytest.raises(ValueError, match=r"'qed' is registered already, by chemkl.*physchem\.qed"):
+    with pytest.raises(ValueError, match=r"'qed': is registered already, by chemkl.*physchem\.qed"):
         component("qed", range=(0, 1), source="this test")(lambda: len)
     assert value("qed", "CCO") == pytest.approx(0.4068, abs=1e-4)
     for kind in ("", "QED", "a b", "1a", "a-b"):
@@ -105,7 +110,7 @@ def test_a_parameter_needs_a_type(registry):
     def anything(**parameters: int):
         return len
 
-    with pytest.raises(ValueError, match=r"component 'demo': \*args and \*\*kwargs have no schema"):
+    with pytest.raises(ValueError, match=r"component 'demo': parameter \*parameters has no schema"):
         component("demo", range=(0, 1), source="this test")(anything)
     assert "demo" not in COMPONENTS
 
@@ -174,7 +179,7 @@ def test_an_unknown_kind_names_the_component_that_was_meant(names, meant):
         hint, _, meaning = message.partition("? ")
         assert f"unknown component {name!r}; did you mean " in hint
         assert repr(meant) in hint
-        assert COMPONENTS[meant].meaning in meaning
+        assert COMPONENTS[meant].paragraphs[0] in meaning
         assert message.endswith(f") chemkl show rewards lists all {len(COMPONENTS)}")
         assert len(message.splitlines()) == 1
 
@@ -195,17 +200,17 @@ def shown(parts):
 
 
 def test_every_component_and_transform_is_in_a_table():
-    text = shown(catalogue.rewards())
+    text = shown(reward_tables())
     assert all(f"│ {kind} " in text for kind in COMPONENTS)
-    text = shown(catalogue.transforms())
+    text = shown(transform_tables())
     assert all(f"│ {kind} " in text for kind in TRANSFORMS)
-    one = shown(catalogue.transforms("sigmoid"))
+    one = shown(transform_tables("sigmoid"))
     assert "k: number > 0 = 0.25. Steepness" in one
     assert "double_sigmoid" not in one
 
 
 def test_one_component_in_detail():
-    text = shown(catalogue.rewards("external_program"))
+    text = shown(reward_tables("external_program"))
     for said in (
         "unit    as answered",
         "range   -inf to inf",
@@ -216,7 +221,7 @@ def test_one_component_in_detail():
         '{"id": 7, "smiles": "CCO"}',
     ):
         assert said in text
-    assert "takes no parameters" in shown(catalogue.rewards("qed"))
+    assert "takes no parameters" in shown(reward_tables("qed"))
 
 
 def test_types_and_defaults_in_words():
@@ -246,9 +251,9 @@ def test_types_and_defaults_in_words():
 @pytest.mark.parametrize(
     ("table", "name", "message"),
     [
-        (catalogue.rewards, "tanimto", "unknown component 'tanimto'; did you mean 'tanimoto'"),
-        (catalogue.rewards, "zzz", r"unknown component 'zzz'\. chemkl show rewards lists"),
-        (catalogue.transforms, "sigmod", "unknown transform 'sigmod'; did you mean 'sigmoid'"),
+        (reward_tables, "tanimto", "unknown component 'tanimto'; did you mean 'tanimoto'"),
+        (reward_tables, "zzz", r"unknown component 'zzz'\. chemkl show rewards lists"),
+        (transform_tables, "sigmod", "unknown transform 'sigmod'; did you mean 'sigmoid'"),
     ],
 )
 def test_unknown_names_are_met_with_the_nearest(table, name, message):

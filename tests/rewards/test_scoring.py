@@ -68,10 +68,7 @@ def refuse_three(mols):
     [
         (refuse_three, "three is a crowd"),
         # values for fewer molecules never shift to their neighbours
-        (
-            lambda mols: [n for n in sizes(mols) if n != 3],
-            "it returned 0 values for 1 molecules",
-        ),
+        (lambda mols: [n for n in sizes(mols) if n != 3], "it returned 0 values for 1 molecules"),
     ],
 )
 def test_what_spoils_a_batch_costs_the_guilty_only(batched, score, reason):
@@ -207,7 +204,7 @@ def test_a_costly_filter_comes_before_the_other_costly_ones(asked):
     assert asked["docking"] == ["CC"]
     assert frame["reward"].tolist() == pytest.approx([0, 0, 0.8], abs=1e-15)
     assert frame["reason"].fillna("").tolist() == [
-        *("filter purchase failed", "filter no_oxygen failed", ""),
+        *("filter purchase failed", "filter no_oxygen failed", "")
     ]
 
 

@@ -9,7 +9,6 @@ from chemkl.rewards.components import (  # noqa: F401 - for what they register
     models,
     physchem,
     programs,
-    reactions,
     shape,
     similarity,
     substructure,

@@ -10,6 +10,7 @@ import io
 import math
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cache, cached_property
 from pathlib import Path
@@ -20,11 +21,11 @@ from pydantic import Field
 from rdkit.Chem import Mol, rdFingerprintGenerator
 
 from chemkl.chem.fingerprints import morgan_generator
-from chemkl.config import InputError, did_you_mean
+from chemkl.config import InputError
 from chemkl.config.paths import at_home
 from chemkl.results.atomic import write_bytes
 from chemkl.results.wheels import MOLSCORE, fetch_wheel, open_member
-from chemkl.rewards.inert import DAMAGES, InertUnpickler
+from chemkl.rewards.components.models import DAMAGES, InertUnpickler
 from chemkl.rewards.registry import BatchScore, component
 
 N_FEATURES = 2048
@@ -92,20 +93,20 @@ class Inert:
         self.state = state
 
 
-NAMES = (
-    ("numpy", "dtype"),
-    ("numpy", "ndarray"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy.core.multiarray", "scalar"),
-    ("sklearn.ensemble._forest", "RandomForestClassifier"),
-    ("sklearn.svm._classes", "SVC"),
-    ("sklearn.tree._classes", "DecisionTreeClassifier"),
-    ("sklearn.tree._tree", "Tree"),
-)
+NAMES = {
+    "numpy": "dtype ndarray",
+    "numpy.core.multiarray": "_reconstruct scalar",
+    "sklearn.ensemble._forest": "RandomForestClassifier",
+    "sklearn.svm._classes": "SVC",
+    "sklearn.tree._classes": "DecisionTreeClassifier",
+    "sklearn.tree._tree": "Tree",
+}
 """All that a pickle may name. Each stands for a class of its own that holds what it is given."""
 
 STAND_INS: dict[tuple[str, str], type[Inert]] = {
-    (module, name): type(name, (Inert,), {}) for module, name in NAMES
+    (module, name): type(name, (Inert,), {})
+    for module, names in NAMES.items()
+    for name in names.split()
 }
 
 
@@ -118,9 +119,10 @@ def read_model(stream: IO[bytes], name: str) -> Inert:
     try:
         model = InertUnpickler(stream, "pickle", STAND_INS).load()
     except DAMAGES as error:
-        raise InputError(f"{name}: not the pickle of a known model ({error}).") from error
+        model = error
     if not isinstance(model, Inert):
-        raise InputError(f"{name}: holds a {type(model).__name__}, not a model.")
+        why = model if isinstance(model, Exception) else f"a {type(model).__name__}"
+        raise InputError(f"{name}: not the pickle of a known model ({why}).")
     return model
 
 
@@ -128,11 +130,10 @@ def as_array(pickled: Any) -> np.ndarray:
     """Make an array out of the stand-in of one: numbers, or records of numbers.
 
     Raises:
-        TypeError: it is no array.
-        ValueError: it is one of something else than numbers.
+        ValueError: it is no array, or one of something else than numbers.
     """
     if not isinstance(pickled, STAND_INS["numpy.core.multiarray", "_reconstruct"]):
-        raise TypeError(f"expected an array, found a {type(pickled).__name__}")
+        raise ValueError(f"expected an array, found a {type(pickled).__name__}")  # noqa: TRY004 - a damaged file
     _, shape, dtype, fortran, data = pickled.state
     flat: np.ndarray = np.frombuffer(data, _as_dtype(dtype))
     return flat.reshape(shape, order="F" if fortran else "C")
@@ -143,15 +144,11 @@ def _as_dtype(pickled: Any) -> np.dtype:
     code = pickled.arguments[0]
     _, order, subarray, names, fields, size, *_ = pickled.state
     if names:
-        parts = [fields[name] for name in names]
-        return np.dtype(
-            {
-                "names": list(names),
-                "formats": [_as_dtype(part[0]) for part in parts],
-                "offsets": [part[1] for part in parts],
-                "itemsize": size,
-            }
-        )
+        formats = [_as_dtype(fields[name][0]) for name in names]
+        offsets = [fields[name][1] for name in names]
+        layout: Any = {"names": names, "formats": formats, "offsets": offsets, "itemsize": size}
+        records: np.dtype = np.dtype(layout)
+        return records
     if code not in FORMATS or subarray is not None:
         raise ValueError(f"an array of {code!r}")
     number: np.dtype = np.dtype(f"{order}{code}")
@@ -250,34 +247,30 @@ class SupportVectors:
         )
 
     @cached_property
-    def _columns(self) -> np.ndarray:
-        """The vectors as float32: whole numbers below 2^24, exact in any order of summation."""
-        return self.vectors.astype(np.float32)
+    def _columns(self) -> tuple[np.ndarray, np.ndarray]:
+        """The vectors as float32: whole numbers below 2^24, exact in any order; and their squares.
 
-    @cached_property
-    def _squares(self) -> np.ndarray:
-        squares: np.ndarray = np.square(self._columns).sum(axis=0, dtype=np.float64)
-        return squares
+        The squares are sums over each vector.
+        """
+        columns = self.vectors.astype(np.float32)
+        return columns, np.square(columns).sum(axis=0, dtype=np.float64)
 
     def probability(self, mols: Sequence[Mol]) -> np.ndarray:
         """One minus Platt's probability (Adv. Large Margin Classif. 1999) of being inactive."""
-        generator = _feature_generator()
+        columns, squares = self._columns
         probabilities = np.empty(len(mols))
         for row, mol in enumerate(mols):
-            counts = generator.GetCountFingerprintAsNumPy(mol).astype(np.float32)
+            counts = _feature_generator().GetCountFingerprintAsNumPy(mol).astype(np.float32)
             (there,) = counts.nonzero()
             counts = counts[there]
-            distances = (
-                self._squares + float(counts @ counts) - 2.0 * (counts @ self._columns[there])
-            )
+            distances = squares + float(counts @ counts) - 2.0 * (counts @ columns[there])
             f = (np.exp(-self.gamma * distances) * self.weights).sum() + self.intercept
-            probabilities[row] = _logistic(float(self.platt[0] * f + self.platt[1]))
+            x = float(self.platt[0] * f + self.platt[1])
+            # 1 / (1 + exp(-x)), without overflow on either side
+            probabilities[row] = (
+                1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
+            )
         return probabilities
-
-
-def _logistic(x: float) -> float:
-    """1 / (1 + exp(-x)), without overflow on either side."""
-    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
 
 
 @cache
@@ -300,20 +293,21 @@ class Source(NamedTuple):
     sha256: str
 
 
+_FOLDER = "molscore/data/models/molopt"
 CLASSIFIERS = {
     "drd2": Source(
         SupportVectors,
-        "molscore/data/models/molopt/drd2_current.pkl",
+        f"{_FOLDER}/drd2_current.pkl",
         "ef1f00e47d5e4670a45b0a4178db3c41b2e1aa9dad7113ac9d0f58e3f9d67532",
     ),
     "gsk3b": Source(
         Forest,
-        "molscore/data/models/molopt/gsk3b_current.pkl",
+        f"{_FOLDER}/gsk3b_current.pkl",
         "d3a20701b80e5179c88c3ad4dc3483dd7ab35c50dc055c6773a7f5b63e89b6d5",
     ),
     "jnk3": Source(
         Forest,
-        "molscore/data/models/molopt/jnk3_current.pkl",
+        f"{_FOLDER}/jnk3_current.pkl",
         "cde8576fb4fa3f60b9f258ff9cf1b9ff346eb50d196d5cbbe25965efc1864889",
     ),
 }
@@ -324,16 +318,21 @@ CLASSIFIERS = {
 def load_classifier(target: str, folder: Path) -> Forest | SupportVectors:
     """Give a classifier: from its npz in a folder, or made from the wheel, which pip may fetch.
 
+    An npz that is damaged, or of another source, is made anew; two that do so at once write the
+    same.
+
     Raises:
-        InputError: no such target, the wheel cannot be had, or has another pickle than is known.
+        InputError: the wheel cannot be had, or has another pickle than is known.
     """
-    if target not in CLASSIFIERS:
-        raise InputError(f"unknown target {target!r}{did_you_mean(target, CLASSIFIERS)}")
     source = CLASSIFIERS[target]
-    kept = at_home(folder) / f"activity-{target}-{source.sha256[:16]}.npz"
-    classifier = _read_kept(kept, source)
-    if classifier is not None:
-        return classifier
+    names = [field.name for field in fields(source.model)]
+    path = at_home(folder) / f"activity-{target}-{source.sha256[:16]}.npz"
+    with (
+        suppress(OSError, EOFError, LookupError, ValueError, zipfile.BadZipFile),
+        np.load(path, allow_pickle=False) as arrays,
+    ):
+        if arrays["sha256"] == source.sha256:
+            return source.model(**{name: arrays[name] for name in names})
     wheel = fetch_wheel(MOLSCORE, folder)
     name = f"{wheel}:{source.member}"
     with open_member(wheel, source.member) as stream:
@@ -343,34 +342,13 @@ def load_classifier(target: str, folder: Path) -> Forest | SupportVectors:
         raise InputError(f"{name}: sha256 is {sha256}, expected {source.sha256}.")
     # of the known form, as its hash says
     classifier = source.model.from_pickle(read_model(io.BytesIO(pickled), name))
-    _keep(classifier, kept, source)
-    return classifier
-
-
-def _read_kept(path: Path, source: Source) -> Forest | SupportVectors | None:
-    """Read an npz of `_keep`; None when it is not there, damaged, or of another source."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if arrays["sha256"] != source.sha256:
-                return None
-            return source.model(
-                **{field.name: arrays[field.name] for field in fields(source.model)}
-            )
-    except (OSError, EOFError, LookupError, ValueError, zipfile.BadZipFile):
-        return None
-
-
-def _keep(classifier: Forest | SupportVectors, path: Path, source: Source) -> None:
-    """Write an npz; two that do so at once write the same."""
     packed = io.BytesIO()
-    arrays: dict[str, Any] = {
-        "sha256": np.array(source.sha256),
-        **{field.name: getattr(classifier, field.name) for field in fields(classifier)},
-    }
-    np.savez_compressed(packed, **arrays)
+    kept: dict[str, Any] = {name: getattr(classifier, name) for name in names}
+    np.savez_compressed(packed, sha256=np.array(source.sha256), **kept)
     try:
         write_bytes(path, packed.getvalue(), parents=True)
     except OSError as error:
         raise InputError(
             f"{path}: cannot keep the classifier there ({error}). Set `cache` to another folder."
         ) from None
+    return classifier

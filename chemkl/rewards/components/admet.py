@@ -22,29 +22,21 @@ import numpy as np
 from pydantic import Field
 from rdkit.Chem import BondType, HybridizationType, Mol, MolToSmiles
 
-from chemkl.config import InputError, did_you_mean
+from chemkl.config import InputError
 from chemkl.results.wheels import Wheel, fetch_wheel, open_member
-from chemkl.rewards.inert import DAMAGES, InertUnpickler
-from chemkl.rewards.registry import REAL, BatchScore, component
+from chemkl.rewards.components.models import DAMAGES, InertUnpickler
+from chemkl.rewards.registry import REAL, BatchScore, component, one_of
 
 ADMET_AI = Wheel(
     "admet_ai", "2.0.1", "fef3527f637abb00d272cf824e8eef0136fe31ebde6c56881f1a8c02c0417806"
 )
 """Where the weights come from; it is read, never installed."""
 
+Kind = Literal["classification", "regression"]
+"""Of the networks: those that predict the probabilities, and those that predict the values."""
 N_MEMBERS = 5
 MOST_KEPT = 10_000
 """So many molecules' values are kept, for the other endpoints of the same networks."""
-
-Kind = Literal["classification", "regression"]
-
-
-class Endpoint(NamedTuple):
-    """One property: a probability (classification), or a value with a unit (regression)."""
-
-    kind: Kind
-    unit: str = ""
-
 
 _PROBABILITIES = """
     HIA_Hou Bioavailability_Ma PAMPA_NCATS Pgp_Broccatelli BBB_Martins CYP1A2_Veith
@@ -53,7 +45,9 @@ _PROBABILITIES = """
     Carcinogens_Lagunin Skin_Reaction NR-AR NR-AR-LBD NR-AhR NR-Aromatase NR-ER NR-ER-LBD
     NR-PPAR-gamma SR-ARE SR-ATAD5 SR-HSE SR-MMP SR-p53
 """
-_VALUES = {
+PROBABILITIES = tuple(_PROBABILITIES.split())
+"""The endpoints that are probabilities, by TDC's name."""
+VALUES = {
     "Solubility_AqSolDB": "log(mol/L)",
     "Lipophilicity_AstraZeneca": "log-ratio",
     "HydrationFreeEnergy_FreeSolv": "kcal/mol",
@@ -65,20 +59,7 @@ _VALUES = {
     "Clearance_Microsome_AZ": "uL/min/mg",
     "LD50_Zhu": "log(1/(mol/kg))",
 }
-
-ENDPOINTS = {
-    **{name: Endpoint("classification") for name in _PROBABILITIES.split()},
-    **{name: Endpoint("regression", unit) for name, unit in _VALUES.items()},
-}
-"""Every endpoint, by TDC's name."""
-
-
-def _listed(kind: str) -> str:
-    return ", ".join(
-        f"{name} ({endpoint.unit})" if endpoint.unit else name
-        for name, endpoint in ENDPOINTS.items()
-        if endpoint.kind == kind
-    )
+"""The endpoints that have a unit, and which."""
 
 
 @component(
@@ -95,9 +76,10 @@ def _listed(kind: str) -> str:
 def admet(
     endpoint: Annotated[
         str,
+        one_of((*PROBABILITIES, *VALUES), "a known endpoint"),
         Field(
-            description=f"What to predict. Probabilities: {_listed('classification')}. "
-            f"Values: {_listed('regression')}."
+            description=f"What to predict. Probabilities: {', '.join(PROBABILITIES)}. "
+            f"Values: {', '.join(f'{name} ({unit})' for name, unit in VALUES.items())}."
         ),
     ],
     *,
@@ -116,11 +98,7 @@ def admet(
     Cost: 2 ms of one core for a molecule; further probabilities, or values, of the same molecule
     cost next to nothing.
     """
-    if endpoint not in ENDPOINTS:
-        raise InputError(
-            f"endpoint: unknown endpoint {endpoint!r}{did_you_mean(endpoint, ENDPOINTS)}"
-        )
-    kind = ENDPOINTS[endpoint].kind
+    kind: Kind = "classification" if endpoint in PROBABILITIES else "regression"
 
     def score(mols: Sequence[Mol]) -> list[float]:
         # here, not above: checking a config must not download anything
@@ -238,43 +216,30 @@ class Ensemble:
 
     def _values(self, graph: Graph) -> np.ndarray:
         w = self.weights
-        pooled_MH = self._atoms(graph).sum(axis=1) / np.float32(self.norm)
-        hidden_MH = _relu(_linear(pooled_MH[:, None], w["first"], w["first_bias"]))
-        out_MT = _linear(hidden_MH, w["last"], w["last_bias"])[:, 0]
+        # message passing along bonds
+        starts_EV = graph.atoms_AV[graph.start_E]
+        first_MEH = np.concatenate([starts_EV, graph.bonds_EW], axis=1) @ w["bond"]
+        into_AE = np.zeros((len(graph.atoms_AV), len(graph.end_E)), dtype=np.float32)
+        into_AE[graph.end_E, np.arange(len(graph.end_E))] = 1
+        back_E = np.arange(len(graph.end_E)) ^ 1  # the same bond, the other way
+        state_MEH = np.maximum(first_MEH, 0)
+        for _ in range(1, self.depth):
+            message_MEH = (into_AE @ state_MEH)[:, graph.start_E] - state_MEH[:, back_E]
+            state_MEH = np.maximum(first_MEH + message_MEH @ w["hidden"], 0)
+        # atoms, then the molecule
+        summed_MAH = (into_AE @ state_MEH) @ w["atom"][:, N_ATOM_FEATURES:]
+        atoms_MAH = graph.atoms_AV @ w["atom"][:, :N_ATOM_FEATURES] + summed_MAH
+        atoms_MAH = np.maximum(atoms_MAH + w["atom_bias"][:, None], 0)
+        pooled_MH = atoms_MAH.sum(axis=1) / np.float32(self.norm)
+        # two layers
+        hidden_MH = np.maximum(pooled_MH[:, None] @ w["first"] + w["first_bias"][:, None], 0)
+        out_MT = (hidden_MH @ w["last"] + w["last_bias"][:, None])[:, 0]
         if self.mean_MT is None or self.scale_MT is None:
             out_MT = 1 / (1 + np.exp(-out_MT.astype(np.float64)))
         else:
             out_MT = out_MT * self.scale_MT + self.mean_MT
         mean_T: np.ndarray = out_MT.mean(axis=0, dtype=np.float64)
         return mean_T
-
-    def _atoms(self, graph: Graph) -> np.ndarray:
-        """What each member knows of each atom after message passing, (M, A, H)."""
-        w = self.weights
-        starts_EV = graph.atoms_AV[graph.start_E]
-        first_MEH = np.concatenate([starts_EV, graph.bonds_EW], axis=1) @ w["bond"]
-        into_AE = np.zeros((len(graph.atoms_AV), len(graph.end_E)), dtype=np.float32)
-        into_AE[graph.end_E, np.arange(len(graph.end_E))] = 1
-        back_E = np.arange(len(graph.end_E)) ^ 1  # the same bond, the other way
-        state_MEH = _relu(first_MEH)
-        for _ in range(1, self.depth):
-            message_MEH = (into_AE @ state_MEH)[:, graph.start_E] - state_MEH[:, back_E]
-            state_MEH = _relu(first_MEH + message_MEH @ w["hidden"])
-        summed_MAH = into_AE @ state_MEH
-        atoms_MAH = graph.atoms_AV @ w["atom"][:, :N_ATOM_FEATURES]
-        return _relu(
-            atoms_MAH + summed_MAH @ w["atom"][:, N_ATOM_FEATURES:] + w["atom_bias"][:, None]
-        )
-
-
-def _linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    result: np.ndarray = x @ weight + bias[:, None]
-    return result
-
-
-def _relu(x: np.ndarray) -> np.ndarray:
-    positive: np.ndarray = np.maximum(x, 0)
-    return positive
 
 
 @cache
@@ -383,12 +348,14 @@ def read_checkpoint(stream: IO[bytes], name: str) -> Mapping[str, Any]:
     Raises:
         InputError: no such checkpoint, or it names what is not on the list.
     """
+    read: Any
     try:
         with zipfile.ZipFile(stream) as archive:
             pickled = next(path for path in archive.namelist() if path.endswith("/data.pkl"))
             read = CheckpointUnpickler(archive, pickled).load()
     except _DAMAGES as error:
-        raise InputError(f"{name}: not a PyTorch checkpoint ({error}).") from error
+        read = error
     if not isinstance(read, dict):
-        raise InputError(f"{name}: holds a {type(read).__name__}, not a dictionary.")
+        why = read if isinstance(read, Exception) else f"a {type(read).__name__}"
+        raise InputError(f"{name}: not a PyTorch checkpoint ({why}).")
     return read

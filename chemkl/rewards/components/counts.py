@@ -17,8 +17,7 @@ from rdkit.Chem import (
 )
 
 from chemkl.chem.molecules import ELEMENTS, element_counts
-from chemkl.config import did_you_mean
-from chemkl.rewards.registry import MANY, OneOrMore, Score, component, refuse, register_table
+from chemkl.rewards.registry import MANY, ONE_FOR_MANY, Score, component, one_of, register_table
 
 FUNCTIONAL_GROUPS = {
     name: function for name, function in vars(Fragments).items() if name.startswith("fr_")
@@ -44,24 +43,17 @@ def _stereo_double_bonds(mol: Mol, *, unspecified: bool = False) -> int:
 @component("element_count", unit="atoms", range=MANY, source="RDKit")
 def element_count(
     elements: Annotated[
-        OneOrMore,
-        Field(description="Symbols of the elements to count together, for example [F, Cl]."),
+        list[Annotated[str, one_of(ELEMENTS, "an element; give symbols")]],
+        ONE_FOR_MANY,
+        Field(
+            min_length=1,
+            description="Symbols of the elements to count together, for example [F, Cl].",
+        ),
     ],
 ) -> Score:
     """Number of atoms of one or several elements, isotopes included; H counts every hydrogen."""
-    refuse(
-        [
-            f"elements[{index}] = {symbol!r} is not an element; give symbols such as C, Cl or Na"
-            for index, symbol in enumerate(elements)
-            if symbol not in ELEMENTS
-        ]
-    )
     counted = frozenset(elements)
-
-    def score(mol: Mol) -> float:
-        return sum(n for symbol, n in element_counts(mol).items() if symbol in counted)
-
-    return score
+    return lambda mol: sum(n for one, n in element_counts(mol).items() if one in counted)
 
 
 @component("bond_count", unit="bonds", range=MANY, source="RDKit")
@@ -84,19 +76,15 @@ def bond_count(
 @component("functional_group_count", unit="groups", range=MANY, source="RDKit Chem.Fragments")
 def functional_group_count(
     groups: Annotated[
-        OneOrMore,
-        Field(description="Names in rdkit.Chem.Fragments, for example fr_ester; added up."),
+        list[Annotated[str, one_of(FUNCTIONAL_GROUPS, "a counter of rdkit.Chem.Fragments")]],
+        ONE_FOR_MANY,
+        Field(
+            min_length=1,
+            description="Names in rdkit.Chem.Fragments, for example fr_ester; added up.",
+        ),
     ],
 ) -> Score:
     """Number of functional groups, by the names of RDKit's fragment counters."""
-    refuse(
-        [
-            f"groups[{index}] = {name!r} is not a counter of rdkit.Chem.Fragments"
-            f"{did_you_mean(name, FUNCTIONAL_GROUPS)}"
-            for index, name in enumerate(groups)
-            if name not in FUNCTIONAL_GROUPS
-        ]
-    )
     counters = [FUNCTIONAL_GROUPS[name] for name in groups]
     return lambda mol: sum(counter(mol) for counter in counters)
 
@@ -114,18 +102,14 @@ def largest_ring(mol: Mol) -> int:
     return max(ring_sizes(mol), default=0)
 
 
-def _ring_systems(mol: Mol) -> list[set[int]]:
-    """Join rings that share an atom: fused, bridged and spiro rings are one system."""
-    systems: list[set[int]] = []
+def _ring_systems(mol: Mol) -> list[int]:
+    """Count the rings of each system: those that share an atom (fused, bridged, spiro) are one."""
+    systems: list[tuple[set[int], int]] = []
     for ring in map(set, mol.GetRingInfo().AtomRings()):
-        apart = [system for system in systems if not system & ring]
-        systems = [*apart, ring.union(*(system for system in systems if system & ring))]
-    return systems
-
-
-def _rings_in_largest_system(mol: Mol) -> int:
-    rings = [set(ring) for ring in mol.GetRingInfo().AtomRings()]
-    return max((sum(ring <= system for ring in rings) for system in _ring_systems(mol)), default=0)
+        joined = [(atoms, n) for atoms, n in systems if atoms & ring]
+        systems = [(atoms, n) for atoms, n in systems if not atoms & ring]
+        systems.append((ring.union(*(atoms for atoms, _ in joined)), 1 + sum(n for _, n in joined)))
+    return [n for _, n in systems]
 
 
 @component(
@@ -152,8 +136,7 @@ def rings_of_size(
     sizes: Annotated[Sizes, Field(description="The sizes that count, in atoms, 3 or more each.")],
 ) -> Score:
     """Number of rings of certain sizes."""
-    counted = frozenset(sizes)
-    return lambda mol: sum(size in counted for size in ring_sizes(mol))
+    return lambda mol: sum(size in sizes for size in ring_sizes(mol))
 
 
 @component("rings_outside_sizes", unit="rings", range=MANY, source="RDKit ring perception")
@@ -163,8 +146,7 @@ def rings_outside_sizes(
     ],
 ) -> Score:
     """Number of rings that break a rule of sizes: 0 keeps it, each further ring breaks it more."""
-    passed = frozenset(allowed)
-    return lambda mol: sum(size not in passed for size in ring_sizes(mol))
+    return lambda mol: sum(size not in allowed for size in ring_sizes(mol))
 
 
 # fmt: off
@@ -228,7 +210,7 @@ register_table(__name__, [
      "Number of atoms of the largest ring; 0 without rings."),
     ("ring_systems", lambda mol: len(_ring_systems(mol)), "systems", MANY, _SSSR,
      "Number of ring systems: rings that share an atom (fused, bridged, spiro) are one."),
-    ("largest_ring_system", _rings_in_largest_system, "rings", MANY, _SSSR,
+    ("largest_ring_system", lambda mol: max(_ring_systems(mol), default=0), "rings", MANY, _SSSR,
      "Number of rings of the ring system that has most of them; 0 without rings."),
 ])
 # fmt: on

@@ -16,9 +16,8 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
@@ -45,10 +44,19 @@ from rdkit.Chem.rdForceFieldHelpers import (
 )
 
 from chemkl.chem.molecules import one_line
-from chemkl.config import InputError, InputPath, did_you_mean
+from chemkl.config import InputError
 from chemkl.config.base import install
 from chemkl.results.provenance import sha256_of
-from chemkl.rewards.registry import REAL, Score, component
+from chemkl.rewards.components.programs import find_program
+from chemkl.rewards.registry import (
+    REAL,
+    InputFile,
+    Score,
+    component,
+    needed_package,
+    one_of,
+    package_folder,
+)
 
 ATTEMPTS = 10
 """So many attempts to embed for each atom, as RDKit and dockstring have it."""
@@ -58,6 +66,11 @@ START = 60.0
 """Seconds that a program may take to say its version."""
 
 Point = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
+Edges = tuple[
+    Annotated[FiniteFloat, Field(gt=0)],
+    Annotated[FiniteFloat, Field(gt=0)],
+    Annotated[FiniteFloat, Field(gt=0)],
+]
 
 _NAMES = """
     ABL1 ACHE ADAM17 ADORA2A ADRB1 ADRB2 AKT1 AKT2 AR BACE1 CA2 CASP3 CDK2 CSF1R CYP2C9 CYP3A4 DHFR
@@ -72,7 +85,6 @@ _SETTING = re.compile(r"^\s*(center|size)_([xyz])\s*=\s*(\S+)\s*$", re.MULTILINE
 _RESULT = re.compile(r"^REMARK VINA RESULT:\s+(\S+)", re.MULTILINE)
 _VINA = {("Linux", "x86_64"): "vina_linux", ("Darwin", "x86_64"): "vina_mac_catalina"}
 """dockstring's AutoDock Vina 1.1.2, by system and processor."""
-_ADVICE = f"install it with {install('docking')}"
 
 
 # ---- programs
@@ -93,11 +105,7 @@ class Clock:
         self.end = monotonic() + self.seconds
 
     def left(self) -> float:
-        """Give the seconds that are left.
-
-        Raises:
-            DockingError: there are none.
-        """
+        """Give the seconds that are left; a DockingError where there are none."""
         left = self.end - monotonic()
         if left <= 0:
             raise DockingError(f"timeout: not docked within {self.seconds:g} s")
@@ -119,7 +127,6 @@ class Tool:
         Raises:
             DockingError: it failed, or it did not end in time and was killed.
         """
-        left = clock.left()
         try:
             done = subprocess.run(
                 [self.path, *arguments],
@@ -127,15 +134,14 @@ class Tool:
                 capture_output=True,
                 text=True,
                 errors="replace",
-                timeout=left,
+                timeout=clock.left(),
                 cwd=folder,
                 env={**os.environ, **self.environment},
                 check=False,
             )
-        except subprocess.TimeoutExpired:
-            raise DockingError(f"timeout: not docked within {clock.seconds:g} s") from None
-        except OSError as error:
-            raise DockingError(f"{self.path} cannot be started ({error.strerror})") from None
+        except (subprocess.TimeoutExpired, OSError) as error:
+            clock.left()  # raises where the time is over
+            raise DockingError(f"{self.path} cannot be started ({one_line(error)})") from None
         if done.returncode != 0:
             said = " ".join(f"{done.stdout} {done.stderr}".split())[-300:]
             name = Path(self.path).name
@@ -149,24 +155,19 @@ def find_obabel() -> Tool:
     Raises:
         InputError: there is none, or it cannot be run.
     """
-    inside = _package_folder("openbabel")
+    inside, environment = package_folder("openbabel"), {}
+    path = shutil.which("obabel") or "obabel"
     if inside is not None and (inside / "bin" / "obabel").is_file():
-        folders = {"BABEL_LIBDIR": "lib/openbabel", "BABEL_DATADIR": "share/openbabel"}
-        environment = {
-            name: str(path)
-            for name, place in folders.items()
-            for path in (inside / place).glob("3*")
-        }
-        tool = Tool(str(inside / "bin" / "obabel"), environment)
-    else:
-        path = shutil.which("obabel")
-        if path is None:
-            raise InputError(f"docking needs Open Babel: {_ADVICE}")
-        tool = Tool(path)
+        path = str(inside / "bin" / "obabel")
+        for name, place in (("BABEL_LIBDIR", "lib"), ("BABEL_DATADIR", "share")):
+            for folder in (inside / place / "openbabel").glob("3*"):
+                environment[name] = str(folder)
+    tool = Tool(path, environment)
     try:
         tool.run(["-V"], Clock(START))
     except DockingError as error:
-        raise InputError(f"docking needs Open Babel, which cannot be run: {error}") from None
+        fix = install("docking")
+        raise InputError(f"docking needs Open Babel: install it with {fix} ({error})") from None
     return tool
 
 
@@ -174,124 +175,87 @@ def find_vina(program: Path | None = None) -> Tool:
     """Find AutoDock Vina: a program of the user's, else the one that dockstring brings.
 
     Raises:
-        InputError: there is none for this machine.
+        InputError: it may not be run, or there is none for this machine.
     """
     if program is not None:
-        if not os.access(program, os.X_OK):
-            raise InputError(f"program: {program} may not be run: chmod +x it")
-        return Tool(str(program.absolute()))
+        return Tool(find_program([str(program)])[0])
     name = _VINA.get((platform.system(), platform.machine()))
     if name is None:
         raise InputError(
             f"dockstring brings no AutoDock Vina for {platform.system()} {platform.machine()}: "
             "install AutoDock Vina, and give the path of its program as `program`"
         )
-    return Tool(str(dockstring_folder() / "bin" / name))
+    return Tool(str(_resources() / "bin" / name))
 
 
-def dockstring_folder() -> Path:
-    """Find the folder with dockstring's receptors and AutoDock Vina; nothing of it is imported.
-
-    Raises:
-        InputError: dockstring is not installed.
-    """
-    inside = _package_folder("dockstring")
-    if inside is None:
-        raise InputError(f"docking needs the package dockstring: {_ADVICE}")
-    return inside / "resources"
-
-
-def _package_folder(package: str) -> Path | None:
-    """Where an installed package lies; None where there is none."""
-    spec = find_spec(package)
-    folders = spec.submodule_search_locations if spec is not None else None
-    return Path(next(iter(folders))) if folders else None
+def _resources() -> Path:
+    """The folder with dockstring's receptors and AutoDock Vina; nothing of it is imported."""
+    return needed_package("dockstring", "docking", "docking") / "resources"
 
 
 # ---- receptors
 
 
 @dataclass(frozen=True)
-class Box:
-    """Where poses are searched for: middle and edges, in angstrom."""
+class Receptor:
+    """A rigid protein: its PDBQT file, and the box where poses are searched for, in angstrom."""
 
+    path: Path
     center: Point
     size: Point
 
     @property
     def arguments(self) -> list[str]:
         """As AutoDock Vina takes it."""
-        arguments = []
+        arguments = ["--receptor", str(self.path)]
         for name, point in (("center", self.center), ("size", self.size)):
             for axis, value in zip("xyz", point, strict=True):
                 arguments += [f"--{name}_{axis}", repr(float(value))]
         return arguments
 
-
-@dataclass(frozen=True)
-class Receptor:
-    """A rigid protein: its PDBQT file, and where poses are searched for."""
-
-    path: Path
-    box: Box
-
     @property
     def identity(self) -> str:
-        """What it is, in 64 characters."""
-        text = f"{self.box} {sha256_of(self.path)}"
+        """What it is, in 64 characters; kept in caches, so the text stays as it is."""
+        text = f"Box(center={self.center}, size={self.size}) {sha256_of(self.path)}"
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 def published_receptor(target: str) -> Receptor:
-    """Give one of dockstring's receptors with its box.
-
-    Raises:
-        InputError: no such target, or dockstring is not installed.
-    """
-    if target not in TARGETS:
-        raise InputError(f"target: unknown target {target!r}{did_you_mean(target, TARGETS)}")
-    folder = dockstring_folder() / "targets"
+    """Give one of dockstring's receptors with its box."""
+    folder = _resources() / "targets"
     text = (folder / f"{target}_conf.txt").read_text(encoding="utf-8")
     values = {(name, axis): float(value) for name, axis, value in _SETTING.findall(text)}
     center, size = (
         (values[name, "x"], values[name, "y"], values[name, "z"]) for name in ("center", "size")
     )
-    return Receptor(folder / f"{target}_target.pdbqt", Box(center, size))
+    return Receptor(folder / f"{target}_target.pdbqt", center, size)
 
 
 def user_receptor(path: Path, center: Point, size: Point) -> Receptor:
     """Give a receptor of the user's.
 
     Raises:
-        InputError: the file is no PDBQT of a rigid receptor, or the box is none.
+        InputError: the file is no PDBQT of a rigid receptor.
     """
-    problems = []
-    if not all(map(math.isfinite, (*center, *size))) or min(size) <= 0:
-        problems.append(f"size = {list(size)}, center = {list(center)}: edges in angstrom, above 0")
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     atoms = [line for line in lines if line.startswith(("ATOM", "HETATM"))]
     # column 78 on holds AutoDock's atom type, which a plain PDB file lacks: there an element may be
     # in 77-78, and the charge in 71-76 is missing
-    if not atoms or not all(_is_number(line[70:76]) and line[77:].strip() for line in atoms):
-        problems.append(
-            f"receptor: {path} is not a PDBQT file (atoms with partial charges and types): "
-            "prepare it, for example with obabel protein.pdb -xr -O receptor.pdbqt -p 7.4"
+    charge = re.compile(r" *[-+]?(\d+\.?\d*|\.\d+) *")
+    problem = ""
+    if not atoms or not all(charge.fullmatch(line[70:76]) and line[77:].strip() for line in atoms):
+        problem = (
+            "is not a PDBQT file (atoms with partial charges and types): prepare it, for example "
+            "with obabel protein.pdb -xr -O receptor.pdbqt -p 7.4"
         )
     elif any(line.startswith(("ROOT", "BRANCH")) for line in lines):
-        problems.append(
-            f"receptor: {path} has ROOT or BRANCH records, so it is a ligand, or flexible: a rigid "
-            "receptor is needed (obabel writes one with -xr)"
+        problem = (
+            "has ROOT or BRANCH records, so it is a ligand, or flexible: a rigid receptor is "
+            "needed (obabel writes one with -xr)"
         )
-    if problems:
-        raise InputError("\n".join(problems))
-    return Receptor(path.absolute(), Box(center, size))
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
+    if problem:
+        raise InputError(f"receptor: {path} {problem}")
+    return Receptor(path.absolute(), center, size)
 
 
 # ---- ligands
@@ -330,40 +294,39 @@ def prepare_ligand(
 
 
 def check_ligand(mol: Mol) -> None:
-    """Refuse what cannot be docked as one ligand.
-
-    Raises:
-        DockingError: several fragments, radicals, or hydrogen atoms that stay explicit.
-    """
+    """Refuse what cannot be docked as one ligand: fragments, radicals, explicit hydrogen atoms."""
     n_fragments = len(GetMolFrags(mol))
-    if n_fragments != 1:
-        raise DockingError(f"{n_fragments} fragments: one ligand is docked at a time")
-    if NumRadicalElectrons(mol):  # type: ignore[no-untyped-call]  # RDKit's own is untyped
-        raise DockingError("a radical: AutoDock Vina has no type for it")
-    if any(atom.GetAtomicNum() == 1 for atom in mol.GetAtoms()):
-        raise DockingError("hydrogen atoms that cannot be made implicit, such as isotopes")
+    problems = {
+        f"{n_fragments} fragments: one ligand is docked at a time": n_fragments != 1,
+        "a radical: AutoDock Vina has no type for it": NumRadicalElectrons(mol),  # type: ignore[no-untyped-call]  # RDKit's own is untyped
+        "hydrogen atoms that cannot be made implicit, such as isotopes": any(
+            atom.GetAtomicNum() == 1 for atom in mol.GetAtoms()
+        ),
+    }
+    for problem, is_there in problems.items():
+        if is_there:
+            raise DockingError(problem)
 
 
 def _refined(mol: Mol) -> Mol:
-    if MMFFHasAllMoleculeParams(mol):
+    """Minimise by the first force field that has parameters for all of its atoms."""
+    for name, is_complete, optimize in (
+        ("MMFF94", MMFFHasAllMoleculeParams, MMFFOptimizeMolecule),
+        ("UFF", UFFHasAllMoleculeParams, UFFOptimizeMolecule),
+    ):
+        refined = Mol(mol)
         try:
-            return _minimised(mol, MMFFOptimizeMolecule, "MMFF94")
+            if not is_complete(refined):
+                continue
+            problem = f"did not converge in {MAX_STEPS} steps"
+            if optimize(refined, maxIters=MAX_STEPS) == 0:
+                return refined
         except KekulizeException:
-            pass  # MMFF94's own view of aromaticity; UFF has none
-    if not UFFHasAllMoleculeParams(mol):
-        raise DockingError("no force field has parameters for all of its atoms")
-    return _minimised(mol, UFFOptimizeMolecule, "UFF")
-
-
-def _minimised(mol: Mol, optimize: Callable[..., int], name: str) -> Mol:
-    mol = Mol(mol)
-    try:
-        ended = optimize(mol, maxIters=MAX_STEPS)
-    except RuntimeError as error:  # RDKit's invariants
-        raise DockingError(f"{name} failed: {one_line(error)}") from None
-    if ended != 0:
-        raise DockingError(f"{name} did not converge in {MAX_STEPS} steps")
-    return mol
+            continue  # MMFF94's own view of aromaticity; UFF has none
+        except RuntimeError as error:  # RDKit's invariants
+            problem = f"failed: {one_line(error)}"
+        raise DockingError(f"{name} {problem}")
+    raise DockingError("no force field has parameters for all of its atoms")
 
 
 # ---- the component
@@ -382,19 +345,19 @@ def _minimised(mol: Mol, optimize: Callable[..., int], name: str) -> Mol:
 )
 def vina(
     target: Annotated[
-        str | None,
+        Annotated[str, one_of(TARGETS, "a known target")] | None,
         Field(description=f"A protein that dockstring has prepared: {', '.join(TARGETS)}."),
     ] = None,
     *,
-    receptor: InputPath | None = None,
+    receptor: InputFile | None = None,
     center: Point | None = None,
-    size: Point | None = None,
+    size: Edges | None = None,
     exhaustiveness: Annotated[int, Field(ge=1)] = 8,
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 974528263,
     ph: Annotated[float | None, Field(ge=0, le=14)] = 7.4,
     cpu: Annotated[int, Field(ge=1)] = 1,
     timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 600.0,
-    program: InputPath | None = None,
+    program: InputFile | None = None,
 ) -> Score:
     """Vina's estimate of the free energy of binding to a protein; more negative binds better.
 
@@ -426,7 +389,15 @@ def vina(
         program: Another AutoDock Vina, 1.1 or 1.2; null: the 1.1.2 that dockstring brings and its
             published scores were made with.
     """
-    place = _receptor(target, receptor, center, size)
+    if receptor is not None and target is None and center is not None and size is not None:
+        place = user_receptor(receptor, center, size)
+    elif target is not None and (receptor, center, size) == (None, None, None):
+        place = published_receptor(target)
+    else:
+        raise InputError(
+            "give either target, a protein that dockstring has prepared and has a box for, or "
+            "receptor, a PDBQT file of your own, with center and size: where poses are searched for"
+        )
     return Docking(place, find_vina(program), find_obabel(), exhaustiveness, seed, ph, cpu, timeout)
 
 
@@ -450,17 +421,12 @@ class Docking:
         return f"{self.receptor.identity} {program} {self.obabel.run(['-V'], Clock(START))}"
 
     def __call__(self, mol: Mol) -> float:
-        """Give the energy of the best pose, in kcal/mol.
-
-        Raises:
-            DockingError: there is none; the text says why.
-        """
+        """Give the energy of the best pose, in kcal/mol."""
         clock = Clock(self.timeout)
         with TemporaryDirectory(prefix="chemkl-dock-") as folder:
             ligand, poses = Path(folder) / "ligand.pdbqt", Path(folder) / "poses.pdbqt"
             prepare_ligand(mol, ligand, self.obabel, self.ph, self.seed, clock)
-            arguments = ["--receptor", str(self.receptor.path), "--ligand", str(ligand)]
-            arguments += ["--out", str(poses), *self.receptor.box.arguments]
+            arguments = [*self.receptor.arguments, "--ligand", str(ligand), "--out", str(poses)]
             arguments += ["--exhaustiveness", str(self.exhaustiveness), "--seed", str(self.seed)]
             self.vina.run([*arguments, "--cpu", str(self.cpu)], clock, folder)
             text = poses.read_text(encoding="utf-8", errors="replace") if poses.exists() else ""
@@ -468,25 +434,3 @@ class Docking:
         if result is None:
             raise DockingError("AutoDock Vina found no pose in the box")
         return float(result.group(1))
-
-
-def _receptor(
-    target: str | None, receptor: Path | None, center: Point | None, size: Point | None
-) -> Receptor:
-    """Find out where to dock.
-
-    Raises:
-        InputError: not exactly one of a target, and a receptor with its box.
-    """
-    if (target is None) == (receptor is None):
-        raise InputError(
-            "give either target, a protein that dockstring has prepared, or receptor, a PDBQT file "
-            "of your own, with center and size"
-        )
-    if target is not None:
-        if center is not None or size is not None:
-            raise InputError("center and size belong to receptor: a target has its own box")
-        return published_receptor(target)
-    if receptor is None or center is None or size is None:
-        raise InputError("receptor needs center and size: where in it poses are searched for")
-    return user_receptor(receptor, center, size)

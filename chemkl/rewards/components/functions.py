@@ -29,11 +29,11 @@ from pydantic import (
 )
 from rdkit.Chem import Mol, MolToSmiles
 
-from chemkl.config import Config, InputError, InputPath, did_you_mean
+from chemkl.config import Config, InputError, did_you_mean
 from chemkl.config.document import Document
 from chemkl.config.loading import render
 from chemkl.results.provenance import sha256_of
-from chemkl.rewards.registry import REAL, BatchScore, Failure, component
+from chemkl.rewards.registry import REAL, BatchScore, Failure, InputFile, component
 
 Takes = Literal["smiles", "mol", "list"]
 FORMS = "package.module:name, package.module.name or path/to/file.py:name"
@@ -79,9 +79,14 @@ class UserFunction:
         try:
             return self.function(*arguments, **parameters)
         except SystemExit as error:
-            raise CallError(f"it wants to end the program ({error})") from error
-        except Exception as error:
-            raise CallError(self._described(error)) from error
+            text = f"it wants to end the program ({error})"
+        except Exception as error:  # noqa: BLE001 - the user's own may be any
+            text = _described(error)
+            for frame in reversed(traceback.extract_tb(error.__traceback__)):
+                if self.file is not None and frame.filename == str(self.file):
+                    text += f" ({self.file.name}:{frame.lineno})"
+                    break
+        raise CallError(text)
 
     def form(self, takes: Takes | None) -> tuple[bool, type]:
         """Say whether it is called with a list, and as what a molecule comes: str or Mol.
@@ -92,20 +97,22 @@ class UserFunction:
             InputError: it cannot be called with a molecule, or nothing says in what form.
         """
         first = next(iter(self._parameters), None)
-        if self._signature is not None and (first is None or first.kind not in _POSITIONAL):
-            raise InputError(f"{self} cannot be called with a molecule as its first argument")
         annotated = _form(self._hints.get(first.name)) if first is not None else None
-        if takes == "list":
+        if self._signature is not None and (first is None or first.kind not in _POSITIONAL):
+            problem = "cannot be called with a molecule as its first argument"
+        elif takes == "list":
             return True, annotated[1] if annotated else str
-        if takes is not None:
+        elif takes is not None:
             return False, Mol if takes == "mol" else str
-        if annotated is None:
-            raise InputError(
-                f"{self} does not say what it is called with: annotate its first parameter "
-                "(smiles: str, mol: Mol, smiles: list[str] or mols: list[Mol]), or set takes to "
-                f"one of {', '.join(get_args(Takes))}"
+        elif annotated is not None:
+            return annotated
+        else:
+            problem = (
+                "does not say what it is called with: annotate its first parameter (smiles: str, "
+                "mol: Mol, smiles: list[str] or mols: list[Mol]), or set takes to one of "
+                f"{', '.join(get_args(Takes))}"
             )
-        return annotated
+        raise InputError(f"{self} {problem}")
 
     def checked(
         self, parameters: Mapping[str, Any], *, given: Sequence[str] = ("the molecule",)
@@ -121,12 +128,26 @@ class UserFunction:
         """
         if self._signature is None:  # compiled: it says itself what it dislikes, at each molecule
             return dict(parameters)
-        model = self._schema(len(given))
-        if parameters and not model.model_fields and model.model_config.get("extra") == "forbid":
-            raise InputError(
-                f"parameters: {self} takes nothing but {' and '.join(given)} (got "
-                f"{', '.join(map(str, parameters))})"
+        fields: dict[str, Any] = {
+            taken.name: (
+                _usable(self._hints.get(taken.name, Any)),
+                ... if taken.default is Parameter.empty else taken.default,
             )
+            for place, taken in enumerate(self._parameters)
+            if (place >= len(given) or taken.kind not in _POSITIONAL)
+            and taken.kind in _BY_NAME
+            and not taken.name.startswith("_")
+        }
+        anything = any(taken.kind is Parameter.VAR_KEYWORD for taken in self._parameters)
+        if parameters and not fields and not anything:
+            names = ", ".join(map(str, parameters))
+            nothing_but = f"takes nothing but {' and '.join(given)}"
+            raise InputError(f"parameters: {self} {nothing_but} (got {names})")
+        config = ConfigDict(**{**_SCHEMA, "extra": "allow" if anything else "forbid"})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a parameter called copy, json, schema
+            base = type("parameters", (Config,), {"model_config": config})
+            model: type[BaseModel] = create_model("parameters", __base__=base, **fields)
         try:
             checked = model.model_validate(dict(parameters))
         except ValidationError as error:
@@ -158,33 +179,6 @@ class UserFunction:
         except (AttributeError, NameError, TypeError):  # names that only a type checker knows
             return {}
 
-    def _described(self, error: Exception) -> str:
-        """Type and message of an exception, and the last line of the user's file on its way."""
-        text = ": ".join(filter(None, [type(error).__name__, " ".join(str(error).split())]))
-        frames = reversed(traceback.extract_tb(error.__traceback__))
-        line = next((frame.lineno for frame in frames if frame.filename == str(self.file)), None)
-        return text if self.file is None or line is None else f"{text} ({self.file.name}:{line})"
-
-    def _schema(self, n_given: int) -> type[BaseModel]:
-        """What it takes by name beside the first arguments, which it is given by position."""
-        fields: dict[str, Any] = {
-            taken.name: (
-                _usable(self._hints.get(taken.name, Any)),
-                ... if taken.default is Parameter.empty else taken.default,
-            )
-            for place, taken in enumerate(self._parameters)
-            if (place >= n_given or taken.kind not in _POSITIONAL)
-            and taken.kind in _BY_NAME
-            and not taken.name.startswith("_")
-        }
-        anything = any(taken.kind is Parameter.VAR_KEYWORD for taken in self._parameters)
-        config = ConfigDict(**{**_SCHEMA, "extra": "allow" if anything else "forbid"})
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # a parameter called copy, json, schema
-            base = type("parameters", (Config,), {"model_config": config})
-            model: type[BaseModel] = create_model("parameters", __base__=base, **fields)
-        return model
-
 
 def load_function(reference: str, folder: Path | None = None) -> UserFunction:
     """Find a function by one of `FORMS`; the code around it is run, once in a process.
@@ -199,38 +193,35 @@ def load_function(reference: str, folder: Path | None = None) -> UserFunction:
         place, _, name = reference.rpartition(".")
     if not place or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", name) or name == "py":
         raise InputError(f"{reference!r} names no function; write {FORMS}")
+    path: Path | None = None
     if place.endswith(".py"):
         try:
-            path = TypeAdapter(InputPath).validate_python(place, context={"folder": folder})
+            path = TypeAdapter(InputFile).validate_python(place, context={"folder": folder})
         except ValidationError as error:
             raise InputError(str(error.errors()[0]["ctx"]["error"])) from None
-        place, module = str(path), _module_of_file(Path(path))
-    else:
-        module = _installed_module(place)
-    value: Any = module
+        place = str(path)
+    value: Any = _module(place, path)
+    source, defined_in = getattr(value, "__file__", None), value.__name__ if path else None
     for part in name.split("."):
         if not hasattr(value, part):
-            names = _functions_in(value, module.__name__ if place.endswith(".py") else None)
+            names = [
+                name
+                for name, one in getattr(value, "__dict__", {}).items()
+                if inspect.isroutine(one)
+                and not name.startswith("_")
+                and defined_in in (None, getattr(one, "__module__", None))
+            ]
             raise InputError(f"{place} has no {part!r}{did_you_mean(part, names)}")
         value = getattr(value, part)
     if inspect.isclass(value) or not callable(value):
         kind = "a class" if inspect.isclass(value) else f"of type {type(value).__name__}"
         raise InputError(f"{reference} is {kind}, not a function")
-    source = getattr(module, "__file__", None)
     file = Path(source) if source else None
     return UserFunction(f"{place}:{name}", value, sha256_of(file) if file else "", file)
 
 
-def _functions_in(place: Any, module: str | None) -> list[str]:
-    """Names of the functions in a module or class; module: that must have defined them."""
-    return [
-        name
-        for name, value in vars(place).items()
-        if callable(value)
-        and not inspect.isclass(value)
-        and not name.startswith("_")
-        and (module is None or getattr(value, "__module__", None) == module)
-    ]
+def _described(error: BaseException) -> str:
+    return ": ".join(filter(None, [type(error).__name__, " ".join(str(error).split())]))
 
 
 def _usable(annotation: Any) -> Any:
@@ -254,58 +245,46 @@ def _form(annotation: Any) -> tuple[bool, type] | None:
     return (True, inner[0]) if inner[0] in (str, Mol) else None
 
 
-def _installed_module(name: str) -> ModuleType:
-    """Import a module by its dotted name.
+def _module(place: str, path: Path | None) -> ModuleType:
+    """Import a module by its dotted name, or run a file as one.
 
     Raises:
         InputError: it is not installed, or its code cannot be run.
     """
     try:
-        return import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
-            raise InputError(
-                f"no module {error.name!r} is installed; a function in a file of yours is named "
-                "as path/to/file.py:name"
-            ) from None
-        raise _broken(name, error) from error
+        return import_module(place) if path is None else _module_of_file(path)
     except (Exception, SystemExit) as error:
-        raise _broken(name, error) from error
+        lacking = error.name if isinstance(error, ModuleNotFoundError) and path is None else None
+        text = f"{place} cannot be imported: {_described(error)}"
+        if lacking and f"{place}.".startswith(f"{lacking}."):
+            text = (
+                f"no module {lacking!r} is installed; a function in a file of yours is named as "
+                "path/to/file.py:name"
+            )
+        raise InputError(text) from error
 
 
 def _module_of_file(path: Path) -> ModuleType:
-    """Run a file as a module; the same text is run once, and finds the files beside it.
-
-    Raises:
-        InputError: it is no Python file, or its code cannot be run.
-    """
-    if not path.is_file():
-        raise InputError(f"{path} is not a file")
+    """Run a file as a module; the same text is run once, and finds the files beside it."""
     stem = re.sub(r"\W", "_", path.stem)
     name = f"chemkl_own_{stem}_{sha256_of(path)[:12]}"
     loaded = sys.modules.get(name)
     if loaded is not None and loaded.__file__ == str(path):
         return loaded
     spec = spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"{path} is not a Python file")
+    assert spec is not None  # as of every name that ends in .py
+    assert spec.loader is not None
     module = module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look a class's module up there
     sys.path.insert(0, str(path.parent))  # as for a script that stands there
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit):
         del sys.modules[name]
-        raise _broken(str(path), error) from error
+        raise
     finally:
         sys.path.remove(str(path.parent))
     return module
-
-
-def _broken(place: str, error: BaseException) -> InputError:
-    return InputError(
-        f"{place} cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}"
-    )
 
 
 # ---- the component
@@ -372,11 +351,7 @@ class FunctionScore:
         return self.function.identity
 
     def __call__(self, mols: Sequence[Mol]) -> Sequence[float | Failure]:
-        """Give what the function returns for each molecule, in order.
-
-        Raises:
-            CallError: the function, called with a list, raised or wants to end the program.
-        """
+        """Give what the function returns for each molecule, in order; a list may fail whole."""
         molecules = [MolToSmiles(mol) if self.kind is str else Mol(mol) for mol in mols]
         if self.is_list:
             together: Sequence[float | Failure] = self.function(molecules, **self.parameters)

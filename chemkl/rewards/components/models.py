@@ -1,15 +1,17 @@
 """Components that ask a trained model, of ONNX or of scikit-learn, about a fingerprint.
 
-The models come from files, which are read without running anything in them.
+The models come from files, which are read without running anything in them; so are the pickles of
+published models, by `InertUnpickler`.
 """
 
+import pickle
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import IO, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -18,12 +20,12 @@ from rdkit.DataStructs import ConvertToNumpyArray
 
 from chemkl.chem.fingerprints import Fingerprinter, build_fingerprint
 from chemkl.chem.molecules import one_line
-from chemkl.config import InputError, InputPath, did_you_mean
-from chemkl.config.base import install
+from chemkl.config import InputError, did_you_mean
 from chemkl.results.provenance import sha256_of
-from chemkl.rewards.registry import REAL, BatchScore, component
+from chemkl.rewards.registry import REAL, BatchScore, InputFile, component, needed_package
 
 PICKLES = (".pkl", ".pickle", ".joblib", ".sav", ".dill")
+METHODS = ("predict", "predict_proba", "decision_function")
 Predict = Callable[[np.ndarray], np.ndarray]
 """Fingerprints (n, n_bits) to one number each (n,)."""
 
@@ -74,7 +76,7 @@ ClassIndex = Annotated[
     batched=True,
 )
 def onnx_model(
-    path: InputPath,
+    path: InputFile,
     *,
     fingerprint: Fingerprint = FINGERPRINT,
     output: str | Annotated[int, Field(ge=0)] | None = None,
@@ -90,10 +92,11 @@ def onnx_model(
         output: Name or number (from 0) of the output; null: the only one there is.
         class_index: Which value to take where the model gives several.
     """
-    _refuse_unreadable(path, "onnxruntime", "onnx", "onnx_model")
-    features = Features.of(fingerprint)
+    _refuse_pickle(path)
+    needed_package("onnxruntime", "onnx_model", "onnx")
+    features = Features(fingerprint)
     predict = load_onnx(path, output, class_index, features.length)
-    return Model(features, predict, _identity(path, "onnxruntime"))
+    return Model(features, predict, f"{sha256_of(path)} onnxruntime {version('onnxruntime')}")
 
 
 @component(
@@ -104,7 +107,7 @@ def onnx_model(
     batched=True,
 )
 def sklearn_model(
-    path: InputPath,
+    path: InputFile,
     *,
     fingerprint: Fingerprint = FINGERPRINT,
     method: Literal["predict", "predict_proba", "decision_function"] | None = None,
@@ -125,31 +128,24 @@ def sklearn_model(
             and forests need [sklearn.tree._tree.Tree]: one that somebody tampered with can crash
             the process.
     """
-    _refuse_unreadable(path, "skops", "sklearn", "sklearn_model")
-    features = Features.of(fingerprint)
+    _refuse_pickle(path)
+    needed_package("skops", "sklearn_model", "sklearn")
+    features = Features(fingerprint)
     predict = load_skops(path, method, class_index, features.length, trusted)
-    return Model(features, predict, _identity(path, "scikit-learn"))
+    return Model(features, predict, f"{sha256_of(path)} scikit-learn {version('scikit-learn')}")
 
 
-@dataclass(frozen=True)
 class Features:
     """Molecules as rows of numbers: a fingerprint, and how many numbers it has."""
 
-    fingerprint: Fingerprinter
-    length: int
-
-    @classmethod
-    def of(cls, settings: Fingerprint) -> "Features":
-        """Set a fingerprint up.
-
-        Raises:
-            InputError: a setting that this kind of fingerprint does not have.
-        """
+    def __init__(self, settings: Fingerprint) -> None:
         kind, radius, n_bits, counts = settings
-        fingerprint = build_fingerprint(kind, radius=radius, n_bits=n_bits, counts=counts)
-        vector = fingerprint(MolFromSmiles("C"))  # of bits, or of counts
+        self.fingerprint: Fingerprinter = build_fingerprint(
+            kind, radius=radius, n_bits=n_bits, counts=counts
+        )
+        vector = self.fingerprint(MolFromSmiles("C"))  # of bits, or of counts
         length = vector.GetNumBits() if hasattr(vector, "GetNumBits") else vector.GetLength()
-        return cls(fingerprint, int(length))
+        self.length = int(length)
 
     def __call__(self, mols: Sequence[Mol]) -> np.ndarray:
         """Give the rows, (n, length)."""
@@ -179,20 +175,17 @@ class Model:
         return values
 
 
-def _identity(path: Path, package: str) -> str:
-    """What decides a model's values: what is in its file, and the version of what runs it."""
-    return f"{sha256_of(path)} {package} {version(package)}"
+@contextmanager
+def _explained(says: str) -> Iterator[None]:
+    """Say what was tried: the libraries raise what they like."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - their exceptions share no base but this one
+        raise InputError(f"{says}: {one_line(error)[:300]}") from None
 
 
-def _refuse_unreadable(path: Path, package: str, extra: str, kind: str) -> None:
-    """Refuse a file that runs code when it is read, and a package that is not installed.
-
-    Raises:
-        InputError: a pickle, by its name or its first bytes, with how to convert it; or no such
-            package, with the extra that brings it.
-    """
-    if not path.is_file():
-        raise InputError(f"{path} is not a file")
+def _refuse_pickle(path: Path) -> None:
+    """Refuse a pickle, by its name or its first bytes, and say how to convert it."""
     with path.open("rb") as stream:
         start = stream.read(2)
     pickled = len(start) == 2 and start[0] == 0x80 and 2 <= start[1] <= 5  # its protocol mark
@@ -203,8 +196,6 @@ def _refuse_unreadable(path: Path, package: str, extra: str, kind: str) -> None:
             f"\"import joblib, skops.io; skops.io.dump(joblib.load('{path.name}'), "
             f"'{path.stem}.skops')\", for onnx_model with skl2onnx.to_onnx"
         )
-    if find_spec(package) is None:
-        raise InputError(f"{kind} needs the package {package}: install it with {install(extra)}")
 
 
 def load_onnx(path: Path, output: str | int | None, class_index: int | None, n: int) -> Predict:
@@ -218,20 +209,23 @@ def load_onnx(path: Path, output: str | int | None, class_index: int | None, n: 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # a worker has one core
     options.log_severity_level = 4  # what goes wrong is raised as well
-    try:
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # noqa: BLE001 - its exceptions share no base but this one
-        raise InputError(
-            f"{path} is not a model that ONNX Runtime can read: {one_line(error)[:300]}"
-        ) from None
-    inputs, outputs = session.get_inputs(), session.get_outputs()
+    providers = ["CPUExecutionProvider"]
+    with _explained(f"{path} is not a model that ONNX Runtime can read"):
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+    inputs, names = session.get_inputs(), [node.name for node in session.get_outputs()]
     if len(inputs) != 1 or inputs[0].type not in _ONNX_TYPES:
         got = ", ".join(f"{node.name}: {node.type}" for node in inputs)
         raise InputError(f"{path} should take one tensor of numbers, the fingerprints; takes {got}")
     name, dtype = inputs[0].name, _ONNX_TYPES[inputs[0].type]
-    chosen = _chosen_output([node.name for node in outputs], output, path)
+    chosen: Any = names[0] if output is None and len(names) == 1 else output
+    if isinstance(output, int) and output < len(names):
+        chosen = names[output]
+    if chosen not in names:
+        given = "null" if output is None else repr(output)
+        raise InputError(
+            f"output: {path} has {len(names)} outputs: set output to the name of one, or to its "
+            f"number, counted from 0 (it is {given}){did_you_mean(str(output), names)}"
+        )
 
     def run(features: np.ndarray) -> Any:
         rows = []
@@ -257,26 +251,21 @@ def load_skops(
     import skops.io  # optional
     from sklearn import ensemble, tree
 
-    try:
+    what = "not readable" if zipfile.is_zipfile(path) else "not a skops file"
+    with _explained(f"{path} is {what}"):  # a damaged file makes it raise anything
         unknown = sorted(set(skops.io.get_untrusted_types(file=path)) - set(trusted))
-        if not unknown:
-            model = skops.io.load(path, trusted=list(trusted))
-    except Exception as error:  # noqa: BLE001 - a damaged file makes it raise anything
-        what = "not a skops file" if not zipfile.is_zipfile(path) else "not readable"
-        raise InputError(f"{path} is {what}: {one_line(error)[:300]}") from None
-    if unknown:
+        model: Any = None if unknown else skops.io.load(path, trusted=list(trusted))
+    called = method or ("predict_proba" if hasattr(model, "predict_proba") else "predict")
+    if unknown or not hasattr(model, called):
+        methods = [name for name in METHODS if hasattr(model, name)]
         raise InputError(
             f"{path} holds types that are not known to be harmless: {', '.join(unknown)}. If you "
             f"trust whoever made the file, add trusted: [{', '.join(unknown)}]"
+            if unknown
+            else f"{type(model).__name__} has no {called}{did_you_mean(called, methods)}"
         )
-    called = method or ("predict_proba" if hasattr(model, "predict_proba") else "predict")
-    if not hasattr(model, called):
-        methods = [
-            m for m in ("predict", "predict_proba", "decision_function") if hasattr(model, m)
-        ]
-        raise InputError(f"{type(model).__name__} has no {called}{did_you_mean(called, methods)}")
-    names = model.get_params(deep=True) if hasattr(model, "get_params") else {}
-    jobs = {name: 1 for name in names if name.rpartition("__")[2] == "n_jobs"}
+    settings = model.get_params(deep=True) if hasattr(model, "get_params") else {}
+    jobs = {name: 1 for name in settings if name.rpartition("__")[2] == "n_jobs"}
     if jobs:
         model.set_params(**jobs)  # a worker has one core
     two_classes = len(getattr(model, "classes_", ())) == 2
@@ -295,23 +284,6 @@ def load_skops(
     return _one_number(run, class_index, n, path, called)
 
 
-def _chosen_output(names: Sequence[str], output: str | int | None, path: Path) -> str:
-    if output is None:
-        if len(names) == 1:
-            return names[0]
-        raise InputError(f"{path} has several outputs: set output to one of {', '.join(names)}")
-    if isinstance(output, int):
-        if output < len(names):
-            return names[output]
-        raise InputError(
-            f"output: {path} has no output {output}: there are {len(names)}, counted from 0: "
-            f"{', '.join(names)}"
-        )
-    if output not in names:
-        raise InputError(f"output: {path} has no output {output!r}{did_you_mean(output, names)}")
-    return output
-
-
 def _one_number(
     run: Callable[[np.ndarray], Any], class_index: int | None, n: int, path: Path, what: str
 ) -> Predict:
@@ -321,24 +293,49 @@ def _one_number(
         given = np.asarray(run(features))
         return given.reshape(len(features), -1)
 
-    try:
+    with _explained(f"{path} cannot be run on a fingerprint of length {n}"):
         tried = values(np.zeros((1, n), dtype=np.float32))
-    except Exception as error:  # noqa: BLE001 - both libraries raise what they like
-        raise InputError(
-            f"{path} cannot be run on a fingerprint of length {n}: {one_line(error)[:300]}"
-        ) from None
     width = tried.shape[1]
+    column = 0 if class_index is None and width == 1 else class_index
     if tried.dtype.kind not in "fiub":
         raise InputError(f"{path}: {what} gives {tried.dtype}, not numbers")
-    if class_index is None and width != 1:
+    if column is None or column >= width:
         raise InputError(
             f"{path}: {what} gives {width} values for a molecule: say which one with class_index, "
-            f"0 to {width - 1}"
-        )
-    column = class_index or 0
-    if column >= width:
-        raise InputError(
-            f"class_index = {column}: {what} of {path} gives {width} value(s) for a molecule, "
-            "counted from 0"
+            f"0 to {width - 1} (it is {'null' if column is None else column})"
         )
     return lambda features: values(features)[:, column].astype(float)
+
+
+# ---- pickles
+
+DAMAGES = (
+    *(pickle.UnpicklingError, ArithmeticError, AttributeError, EOFError, LookupError),
+    *(MemoryError, RecursionError, TypeError, ValueError),
+)
+"""What pickle and the conversion to arrays raise for foreign or damaged bytes."""
+
+
+class InertUnpickler(pickle.Unpickler):
+    """Reads a pickle without running anything of it: names on a list become inert stand-ins.
+
+    A name that is not on the list is refused, and nothing is imported.
+
+    Args:
+        stream: the pickle.
+        what: how messages call it.
+        stand_ins: by module and name, what stands for everything that it may name.
+    """
+
+    def __init__(
+        self, stream: IO[bytes], what: str, stand_ins: Mapping[tuple[str, str], Any]
+    ) -> None:
+        super().__init__(stream)
+        self._what, self._stand_ins = what, stand_ins
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Give the stand-in of a name on the list; an UnpicklingError for any other."""
+        if (module, name) not in self._stand_ins:
+            text = f"the {self._what} asks for {module}.{name}, which is not allowed"
+            raise pickle.UnpicklingError(text)
+        return self._stand_ins[module, name]

@@ -24,9 +24,8 @@ from rdkit.Chem import (
 )
 
 from chemkl.chem.molecules import element_counts, parse_formula
-from chemkl.config import InputError, did_you_mean
 from chemkl.rewards.components.counts import largest_ring
-from chemkl.rewards.registry import MANY, REAL, Score, component, register_table
+from chemkl.rewards.registry import MANY, REAL, Score, component, one_of, register_table
 
 ELEMENT_WIDTH = 1.0
 TOTAL_WIDTH = 2.0
@@ -69,12 +68,13 @@ def sa_score() -> Score:
 
 @component("rdkit_descriptor", range=REAL, source="RDKit Descriptors.descList")
 def rdkit_descriptor(
-    descriptor: Annotated[str, Field(description="Its name in RDKit, for example MaxEStateIndex.")],
+    descriptor: Annotated[
+        str,
+        one_of(DESCRIPTORS, "a descriptor of RDKit"),
+        Field(description="Its name in RDKit, for example MaxEStateIndex."),
+    ],
 ) -> Score:
     """Any descriptor of RDKit by its name; unit and meaning are RDKit's."""
-    if descriptor not in DESCRIPTORS:
-        near = did_you_mean(descriptor, DESCRIPTORS)
-        raise InputError(f"RDKit has no descriptor {descriptor!r}{near}")
     score: Score = DESCRIPTORS[descriptor]
     return score
 
@@ -131,9 +131,8 @@ def _heavy_graph(mol: Mol) -> Mol:
     return RemoveHs(mol, parameters)
 
 
-def _penalized_logp(mol: Mol) -> float:
-    logp: float = rdMolDescriptors.CalcCrippenDescriptors(mol)[0]
-    return logp - sascorer()(mol) - max(largest_ring(mol) - 6, 0)
+def _logp(mol: Mol) -> float:
+    return float(rdMolDescriptors.CalcCrippenDescriptors(mol)[0])
 
 
 def _balaban_j(mol: Mol) -> float:
@@ -143,11 +142,6 @@ def _balaban_j(mol: Mol) -> float:
     if n_fragments > 1:
         raise ValueError(f"Balaban's J needs one connected molecule, not {n_fragments} fragments")
     index: float = GraphDescriptors.BalabanJ(graph)  # type: ignore[no-untyped-call]  # RDKit's own is untyped
-    return index
-
-
-def _bertz_ct(mol: Mol) -> float:
-    index: float = GraphDescriptors.BertzCT(_heavy_graph(mol))  # type: ignore[no-untyped-call]  # RDKit's own is untyped
     return index
 
 
@@ -190,12 +184,13 @@ register_table(__name__, [
      "Mass of the molecule of the commonest isotopes, or of those that the SMILES names."),
     ("heavy_atom_mol_wt", Descriptors.HeavyAtomMolWt, "g/mol", MANY, "RDKit HeavyAtomMolWt",
      "Average molecular weight without the hydrogens."),
-    ("logp", lambda mol: float(rdMolDescriptors.CalcCrippenDescriptors(mol)[0]), "", REAL,
+    ("logp", _logp, "", REAL,
      f"{WILDMAN}; RDKit MolLogP", "Octanol-water partition coefficient, as a decimal logarithm."),
     ("molar_refractivity", lambda mol: float(rdMolDescriptors.CalcCrippenDescriptors(mol)[1]),
      "cm³/mol", REAL, f"{WILDMAN}; RDKit MolMR",
      "Molar refractivity: high for large and polarisable molecules."),
-    ("penalized_logp", _penalized_logp, "", REAL,
+    ("penalized_logp",
+     lambda mol: _logp(mol) - sascorer()(mol) - max(largest_ring(mol) - 6, 0), "", REAL,
      "Jin et al., ICML 2018, arXiv:1802.04364, section 3.2, not normalised",
      "logP less the SA score, less the atoms beyond six of the largest ring."),
     ("tpsa", rdMolDescriptors.CalcTPSA, "Å²", MANY,
@@ -220,7 +215,8 @@ register_table(__name__, [
      "Topological length: bonds between the two atoms farthest apart, within a fragment."),
     ("rotatable_chain", _rotatable_chain, "bonds", MANY, "RDKit substructure search",
      "Most rotatable bonds in a row (amides and esters stay rigid): high for floppy chains."),
-    ("bertz_ct", _bertz_ct, "bits", MANY,
+    ("bertz_ct", lambda mol: GraphDescriptors.BertzCT(_heavy_graph(mol)),  # type: ignore[no-untyped-call]
+     "bits", MANY,
      "Bertz, J. Am. Chem. Soc. 103, 3599 (1981); RDKit BertzCT",
      "Complexity of the graph: high for many kinds of atoms and bonds."),
     ("balaban_j", _balaban_j, "", MANY,

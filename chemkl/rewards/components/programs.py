@@ -43,30 +43,27 @@ def find_program(command: Sequence[str], folder: Path | None = None) -> list[str
     Raises:
         InputError: there is no such program, or it may not be run.
     """
+
+    def beside(argument: str) -> str:
+        """The full path of a file beside the config file; anything else as it is."""
+        for place in (folder, Path.cwd()):
+            with suppress(OSError, ValueError):  # a text too long for a path, or with a zero byte
+                if place is not None and argument and (place / argument).is_file():
+                    return str(place / argument)
+        return argument
+
     name, *arguments = command
-    beside = [_beside(argument, folder) for argument in arguments]
-    if "/" not in name:
-        program = shutil.which(name)
-        if program is None:
-            raise InputError(
-                f"no program {name!r} on this machine's PATH; to name a file, write ./{name}"
-            )
-        return [program, *beside]
-    path = Path(os.path.expanduser(_beside(name, folder))).absolute()
-    if not path.is_file():
-        raise InputError(f"no such program: {path}")
-    if not os.access(path, os.X_OK):
-        raise InputError(f"{path} may not be run: chmod +x it, or put its interpreter before it")
-    return [str(path), *beside]
-
-
-def _beside(argument: str, folder: Path | None) -> str:
-    """The full path of a file beside the config file; anything else as it is."""
-    for place in (folder, Path.cwd()):
-        with suppress(OSError, ValueError):  # a text too long for a path, or with a zero byte
-            if place is not None and argument and (place / argument).is_file():
-                return str(place / argument)
-    return argument
+    program, problem = shutil.which(name), ""
+    if "/" in name:
+        program = str(Path(os.path.expanduser(beside(name))).absolute())
+        if not Path(program).is_file():
+            problem = f"no such program: {program}"
+        elif not os.access(program, os.X_OK):
+            problem = f"{program} may not be run: chmod +x it"
+    elif program is None:
+        problem = f"no program {name!r} on this machine's PATH; to name a file, write ./{name}"
+    InputError.refuse(filter(None, [problem]))
+    return [str(program), *map(beside, arguments)]
 
 
 class Program:
@@ -90,11 +87,7 @@ class Program:
         return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
     def __call__(self, mol: Mol) -> float:
-        """Ask about one molecule.
-
-        Raises:
-            RuntimeError: no usable answer; the text says why.
-        """
+        """Ask about one molecule; a RuntimeError where there is no usable answer."""
         if self._process != os.getpid():
             self._running = None
             self._lock, self._process = threading.Lock(), os.getpid()
@@ -118,7 +111,14 @@ class Program:
             self._running.stop()
             self._running = None
             raise
-        return _value(answer)
+        value = answer.get("value")
+        if "error" in answer:
+            problem = " ".join(str(answer["error"]).split())[:400]
+        elif isinstance(value, bool) or not isinstance(value, int | float):
+            problem = f"its value {shown(value)} is not a number"
+        else:
+            return float(value)
+        raise RuntimeError(problem)
 
 
 class _Running:
@@ -149,23 +149,41 @@ class _Running:
         self.stop = Finalize(self, _stop, (self._popen,), exitpriority=10)
 
     def ask(self, smiles: str, timeout: float) -> dict[str, Any]:
-        """Write one question and read its answer.
+        """Write one question and read its answer, a mapping with a value or an error.
 
         Raises:
             ProgramDiedError: the program has ended.
             RuntimeError: no answer in time, or one that cannot be its answer.
         """
         deadline = monotonic() + timeout
+        problem = ""
         if self._read or self._readable(0):
             line = self._line(deadline, timeout)
-            raise RuntimeError(f"it wrote more than one line for a molecule: {shown(line)}")
-        self._asked += 1
-        question = json.dumps({"id": self._asked, "smiles": smiles}) + "\n"
-        try:
-            self._popen.stdin.write(question.encode())
-        except OSError:
-            raise self._died() from None
-        return self._checked(self._line(deadline, timeout), smiles)
+            problem = f"it wrote more than one line for a molecule: {shown(line)}"
+        else:
+            self._asked += 1
+            question = {"id": self._asked, "smiles": smiles}
+            with suppress(OSError):  # one that has ended is noticed when its answer is read
+                self._popen.stdin.write(json.dumps(question).encode() + b"\n")
+            line = self._line(deadline, timeout)
+            try:
+                answer = json.loads(line)
+            except ValueError:
+                answer = None
+            if isinstance(answer, dict) and {"value", "error"} & answer.keys():
+                wrong = [key for key in question if answer.get(key, question[key]) != question[key]]
+                if not wrong:
+                    return answer
+                problem = (
+                    f"its answer has {wrong[0]} {shown(answer[wrong[0]])}, and was to have "
+                    f"{shown(question[wrong[0]])}: it answers out of order"
+                )
+            else:
+                problem = (
+                    f'its answer {shown(line)} is not a JSON line {{"value": ...}} or '
+                    '{"error": ...}; other output belongs on its standard error'
+                )
+        raise RuntimeError(problem)
 
     def _readable(self, seconds: float) -> bool:
         with selectors.DefaultSelector() as selector:
@@ -181,40 +199,23 @@ class _Running:
                 raise RuntimeError(f"no answer within {timeout:g} s{self._said()}")
             part = os.read(self._popen.stdout.fileno(), 65536)
             if not part:
-                raise self._died()
+                raise ProgramDiedError(f"{self._end()}{self._said()}")
             self._read += part
         line, _, rest = bytes(self._read).partition(b"\n")
         self._read = bytearray(rest)
         return line.decode("utf-8", "replace")
 
-    def _checked(self, line: str, smiles: str) -> dict[str, Any]:
-        """Read an answer, and make sure that it answers this question."""
-        try:
-            answer = json.loads(line)
-        except ValueError:
-            answer = None
-        if not isinstance(answer, dict) or not {"value", "error"} & answer.keys():
-            raise RuntimeError(
-                f'its answer {shown(line)} is not a JSON line {{"value": ...}} or {{"error": ...}};'
-                " other output belongs on its standard error"
-            )
-        for key, asked in (("id", self._asked), ("smiles", smiles)):
-            if key in answer and answer[key] != asked:
-                raise RuntimeError(
-                    f"its answer has {key} {shown(answer[key])}, and was to have {shown(asked)}: "
-                    "it answers out of order"
-                )
-        return answer
-
-    def _died(self) -> ProgramDiedError:
+    def _end(self) -> str:
+        """Say how the program ended."""
         try:
             status = self._popen.wait(GRACE)
         except subprocess.TimeoutExpired:
-            return ProgramDiedError(f"it closed its standard output{self._said()}")
+            return "it closed its standard output"
         how = f"exit status {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"
-        return ProgramDiedError(f"the program ended ({how}){self._said()}")
+        return f"the program ended ({how})"
 
     def _said(self) -> str:
+        """The last lines of its standard error."""
         if self._popen.poll() is not None:
             self._listener.join(GRACE)
         text = " ".join(" ".join(list(self._lines)).split())
@@ -223,17 +224,7 @@ class _Running:
 
 def _listen(pipe: Iterable[bytes], lines: deque[str]) -> None:
     with suppress(ValueError):  # closed while it was being read
-        for line in pipe:
-            lines.append(line.decode("utf-8", "replace"))
-
-
-def _value(answer: dict[str, Any]) -> float:
-    if "error" in answer:
-        raise RuntimeError(" ".join(str(answer["error"]).split())[:400])
-    value = answer["value"]
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise RuntimeError(f"its value {shown(value)} is not a number")  # noqa: TRY004 - one sort of failure for a molecule
-    return float(value)
+        lines.extend(line.decode("utf-8", "replace") for line in pipe)
 
 
 def _stop(popen: Any) -> None:
@@ -254,11 +245,7 @@ def _full_command(command: list[str], info: ValidationInfo) -> list[str]:
 
 
 @component(
-    "external_program",
-    unit="as answered",
-    range=REAL,
-    source="a program of yours",
-    costly=True,
+    "external_program", unit="as answered", range=REAL, source="a program of yours", costly=True
 )
 def external_program(
     command: Annotated[list[str], Field(min_length=1), AfterValidator(_full_command)],

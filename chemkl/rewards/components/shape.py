@@ -11,14 +11,7 @@ from functools import lru_cache
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
-from rdkit.Chem import (
-    AddHs,
-    GetMolFrags,
-    Mol,
-    MolToSmiles,
-    rdDistGeom,
-    rdMolDescriptors,
-)
+from rdkit.Chem import AddHs, GetMolFrags, Mol, MolToSmiles, rdDistGeom, rdMolDescriptors
 from rdkit.Chem.AllChem import ComputeMolVolume
 
 from chemkl.chem.molecules import parse, silenced
@@ -39,8 +32,7 @@ class Embedding(NamedTuple):
     timeout: Annotated[
         int,
         Field(
-            ge=1,
-            description="Seconds after which no further attempt is made; one under way ends.",
+            ge=1, description="Seconds after which no further attempt is made; one under way ends."
         ),
     ] = 10
     max_heavy_atoms: Annotated[
@@ -66,42 +58,41 @@ def conformer(mol: Mol, embedding: Embedding) -> Mol:
 
 @lru_cache(maxsize=REMEMBERED)
 def _conformer(smiles: str, embedding: Embedding) -> Mol | str:
-    """Embed, or say why not: a failure is remembered like a success."""
-    with silenced():
-        read = parse(smiles)
-        if read is None:
-            return "RDKit cannot read its canonical SMILES"
-        mol = AddHs(read)
-        n_fragments, n_heavy = len(GetMolFrags(mol)), mol.GetNumHeavyAtoms()
-        if n_fragments > 1:
-            return f"{n_fragments} fragments have no common shape"
-        if mol.GetNumAtoms() == 1:
-            return "a single atom has no shape"
-        if n_heavy > embedding.max_heavy_atoms:
-            return f"{n_heavy} heavy atoms, and max_heavy_atoms = {embedding.max_heavy_atoms}"
-        return _embedded(mol, embedding)
+    """Embed, or say why not: a failure is remembered like a success.
 
-
-def _embedded(mol: Mol, embedding: Embedding) -> Mol | str:
-    """Start from distances, as is usual, then from random places, which suits long chains.
-
-    Only attempts without success lead to the second start. Running out of time is a failure: which
+    Start from distances, as is usual, then from random places, which suits long chains. Only
+    attempts without success lead to the second start. Running out of time is a failure: which
     conformer a molecule has must not depend on how busy the machine is.
     """
-    deadline = time.monotonic() + embedding.timeout
-    for random_start, share in ((False, 0.5), (True, 1.0)):
-        settings: Any = rdDistGeom.ETKDGv3()
-        settings.randomSeed = embedding.seed
-        settings.maxIterations = embedding.attempts
-        settings.useRandomCoords = random_start
-        started = time.monotonic()
-        settings.timeout = math.ceil((deadline - started) * share)  # whole seconds; 0 is no limit
-        out_of_time = settings.timeout < 1
-        if not out_of_time and rdDistGeom.EmbedMolecule(mol, settings) == 0:
-            return mol
-        if out_of_time or time.monotonic() - started >= settings.timeout:
-            return f"no conformer found in {embedding.timeout} s"
-    return f"no conformer found in {embedding.attempts} attempts"
+    with silenced():
+        read = parse(smiles)
+        mol = AddHs(read) if read is not None else Mol()
+        n_fragments, n_heavy = len(GetMolFrags(mol)), mol.GetNumHeavyAtoms()
+        problems = {
+            "RDKit cannot read its canonical SMILES": read is None,
+            f"{n_fragments} fragments have no common shape": n_fragments > 1,
+            "a single atom has no shape": mol.GetNumAtoms() == 1,
+            f"{n_heavy} heavy atoms, and max_heavy_atoms = {embedding.max_heavy_atoms}": (
+                n_heavy > embedding.max_heavy_atoms
+            ),
+        }
+        for problem, is_there in problems.items():
+            if is_there:
+                return problem
+        deadline = time.monotonic() + embedding.timeout
+        for random_start, share in ((False, 0.5), (True, 1.0)):
+            settings: Any = rdDistGeom.ETKDGv3()
+            settings.randomSeed = embedding.seed
+            settings.maxIterations = embedding.attempts
+            settings.useRandomCoords = random_start
+            started = time.monotonic()
+            settings.timeout = math.ceil((deadline - started) * share)  # whole seconds; 0: no limit
+            out_of_time = settings.timeout < 1
+            if not out_of_time and rdDistGeom.EmbedMolecule(mol, settings) == 0:
+                return mol
+            if out_of_time or time.monotonic() - started >= settings.timeout:
+                return f"no conformer found in {embedding.timeout} s"
+        return f"no conformer found in {embedding.attempts} attempts"
 
 
 @component(
@@ -153,17 +144,22 @@ SHAPES: list[tuple[str, Callable[[Mol], float], str, tuple[float, float], str, s
 # fmt: on
 
 
-def _factory(kind: str, function: Callable[[Mol], float], meaning: str) -> Callable[..., Score]:
+def _register(
+    kind: str,
+    function: Callable[[Mol], float],
+    unit: str,
+    limits: tuple[float, float],
+    paper: str,
+    meaning: str,
+) -> None:
     def factory(*, embedding: Embedding = EMBEDDING) -> Score:
         return lambda mol: function(conformer(mol, embedding))
 
     factory.__name__ = factory.__qualname__ = kind
     factory.__doc__ = meaning
-    return factory
+    source = f"{paper}; RDKit {function.__name__}, ETKDGv3"
+    component(kind, unit=unit, range=limits, source=source, costly=True)(factory)
 
 
-for _kind, _function, _unit, _range, _paper, _meaning in SHAPES:
-    _source = f"{_paper}; RDKit {_function.__name__}, ETKDGv3"
-    component(_kind, unit=_unit, range=_range, source=_source, costly=True)(
-        _factory(_kind, _function, _meaning)
-    )
+for _row in SHAPES:
+    _register(*_row)

@@ -26,14 +26,23 @@ from chemkl.config import InputError, InputPath
 from chemkl.files.molecules import read_molecules
 from chemkl.rewards.registry import OneOrMore, Score, component, refuse
 
-References = Annotated[OneOrMore | None, Field(description="SMILES of the reference molecules")]
-ReferencesFile = Annotated[
-    InputPath | None,
-    Field(
-        description="file of further references: .smi, .smiles, .txt, .csv, .tsv or .sdf, also "
-        "compressed, or .parquet"
-    ),
-]
+
+class References(NamedTuple):
+    """Where the reference molecules stand: settings that the components share."""
+
+    references: Annotated[
+        OneOrMore | None, Field(description="SMILES of the reference molecules")
+    ] = None
+    references_file: Annotated[
+        InputPath | None,
+        Field(
+            description="file of further references: .smi, .smiles, .txt, .csv, .tsv or .sdf, also "
+            "compressed, or .parquet"
+        ),
+    ] = None
+
+
+NO_REFERENCES = References()
 Combine = Annotated[
     Literal["max", "mean", "min"],
     Field(description="the nearest reference, the average over all, or the farthest"),
@@ -80,11 +89,23 @@ def read_references(references: Sequence[str] | None = None, file: Path | None =
         InputError: none given, a file that cannot be read, or references that are no molecules;
             each is named.
     """
-    if references is None and file is None:
-        raise InputError("references: required, and not given: give references or references_file")
     texts = [(f"references[{index}]", text) for index, text in enumerate(references or ())]
-    if file is not None:
-        texts += _read_file(file)
+    from_file: list[tuple[str, str]] = []
+    try:
+        if file is not None:
+            lines = [(line.number, line.smiles or line.reason) for line in read_molecules(file)]
+            from_file = [(f"{file}:{number}", text) for number, text in lines if text]
+    except InputError as error:
+        fix = "rename that with the SMILES to smiles"  # there is no setting beside the file
+        text = str(error).replace("say which one it is with `column`", fix)
+        raise InputError(f"references_file: {text}") from None
+    texts += from_file
+    if not texts or (file is not None and not from_file):
+        raise InputError(
+            "references: required, and not given: give references or references_file"
+            if file is None
+            else f"references_file: {file}: no reference in it; expected one a line"
+        )
     read = [(place, read_molecule(text)) for place, text in texts]
     refuse(
         [
@@ -94,21 +115,6 @@ def read_references(references: Sequence[str] | None = None, file: Path | None =
         ]
     )
     return [molecule.mol for _, molecule in read if molecule.mol is not None]
-
-
-def _read_file(file: Path) -> list[tuple[str, str]]:
-    """Give every SMILES of a file with its place, ``file:line``."""
-    try:
-        lines = [(line, line.smiles or line.reason) for line in read_molecules(file)]
-    except InputError as error:
-        fix = "rename that with the SMILES to smiles"  # there is no setting beside the file
-        raise InputError(
-            f"references_file: {error}".replace("say which one it is with `column`", fix)
-        ) from None
-    texts = [(f"{file}:{line.number}", text) for line, text in lines if text]
-    if not texts:
-        raise InputError(f"references_file: {file}: no reference in it; expected one a line")
-    return texts
 
 
 def _compared(
@@ -136,9 +142,8 @@ def _compared(
     source="Rogers and Hahn, J. Chem. Inf. Model. 50, 742 (2010); RDKit fingerprints",
 )
 def tanimoto(
-    references: References = None,
+    references: References = NO_REFERENCES,
     *,
-    references_file: ReferencesFile = None,
     fingerprint: Fingerprint = FINGERPRINT,
     combine: Combine = "max",
 ) -> Score:
@@ -151,15 +156,14 @@ def tanimoto(
     pharmacophore, which has no settings. A molecule costs 0.1 ms (maccs and
     rdkit_path 1 ms; pharmacophore 7 ms, and seconds beyond 100 atoms: give it a timeout).
     """
-    mols = read_references(references, references_file)
+    mols = read_references(*references)
     return _compared(mols, fingerprint.build(), combine, DataStructs.BulkTanimotoSimilarity)
 
 
 @component("dice", range=(0, 1), source="Dice, Ecology 26, 297 (1945); RDKit fingerprints")
 def dice(
-    references: References = None,
+    references: References = NO_REFERENCES,
     *,
-    references_file: ReferencesFile = None,
     fingerprint: Fingerprint = FINGERPRINT,
     combine: Combine = "max",
 ) -> Score:
@@ -167,17 +171,16 @@ def dice(
 
     Settings as for tanimoto; never below it.
     """
-    mols = read_references(references, references_file)
+    mols = read_references(*references)
     return _compared(mols, fingerprint.build(), combine, DataStructs.BulkDiceSimilarity)
 
 
 @component("tversky", range=(0, 1), source="Tversky, Psychol. Rev. 84, 327 (1977); RDKit")
 def tversky(
-    references: References = None,
+    references: References = NO_REFERENCES,
     *,
     alpha: Annotated[float, Field(ge=0, le=1000, description="weight of what only it has")],
     beta: Annotated[float, Field(ge=0, le=1000, description="weight of what it lacks")],
-    references_file: ReferencesFile = None,
     fingerprint: Fingerprint = FINGERPRINT,
     combine: Combine = "max",
 ) -> Score:
@@ -189,7 +192,7 @@ def tversky(
     """
     if alpha + beta == 0:
         raise InputError("alpha = beta = 0 makes every similarity 1; set one of them above 0")
-    mols = read_references(references, references_file)
+    mols = read_references(*references)
 
     bulk = partial(DataStructs.BulkTverskySimilarity, a=alpha, b=beta)
     return _compared(mols, fingerprint.build(), combine, bulk)
@@ -206,47 +209,38 @@ _SCAFFOLD_SOURCE = "Bemis and Murcko, J. Med. Chem. 39, 2887 (1996); RDKit Murck
 _SCAFFOLDS = {"murcko": murcko_scaffold, "generic": generic_scaffold}
 
 
-def _scaffolds(references: Sequence[str] | None, file: Path | None, form: str) -> list[str]:
-    """Give the scaffold of every reference, each once.
-
-    Raises:
-        InputError: as `read_references`, or a reference that has no scaffold; each is named.
-    """
-    scaffolds: dict[str, str] = {}
+def _scaffolds(references: References, form: str) -> list[str]:
+    """Give the scaffold of every reference, each once; a reference without one is refused."""
+    scaffolds: dict[str, None] = {}
     problems: list[str] = []
-    for mol in read_references(references, file):
-        smiles = Chem.MolToSmiles(mol)
+    for mol in read_references(*references):
         scaffold = _SCAFFOLDS[form](mol)
         if scaffold and read_molecule(scaffold).valid:
-            scaffolds[smiles] = scaffold
+            scaffolds[scaffold] = None
         else:
             why = "it has no ring" if scaffold == "" else "its rings make no molecule of their own"
-            problems.append(f"reference {smiles!r} has no {form} scaffold: {why}")
+            problems.append(f"reference {Chem.MolToSmiles(mol)!r} has no {form} scaffold: {why}")
     refuse(problems)
-    return list(dict.fromkeys(scaffolds.values()))
+    return list(scaffolds)
 
 
 @component("scaffold_match", range=(0, 1), source=_SCAFFOLD_SOURCE)
 def scaffold_match(
-    references: References = None,
-    *,
-    references_file: ReferencesFile = None,
-    form: ScaffoldForm = "murcko",
+    references: References = NO_REFERENCES, *, form: ScaffoldForm = "murcko"
 ) -> Score:
     """1 when the molecule has the same scaffold as a reference, else 0 (0 without a ring).
 
     A molecule costs 0.2 ms, with generic scaffolds 0.5 ms.
     """
-    wanted = frozenset(_scaffolds(references, references_file, form))
+    wanted = frozenset(_scaffolds(references, form))
     scaffold_of = _SCAFFOLDS[form]
     return lambda mol: float(scaffold_of(mol) in wanted)
 
 
 @component("contains_scaffold", range=(0, 1), source=_SCAFFOLD_SOURCE)
 def contains_scaffold(
-    references: References = None,
+    references: References = NO_REFERENCES,
     *,
-    references_file: ReferencesFile = None,
     form: ScaffoldForm = "murcko",
     combine: Annotated[
         Literal["any", "all"], Field(description="whether one scaffold is enough, or all must be")
@@ -257,26 +251,20 @@ def contains_scaffold(
     Further rings, fused ones too, do no harm. The generic form matches whatever elements and bonds
     the molecule has there. A molecule costs 20 µs a reference.
     """
-    queries = [_query(scaffold, form) for scaffold in _scaffolds(references, references_file, form)]
+    queries = [as_mol(scaffold) for scaffold in _scaffolds(references, form)]
+    if form == "generic":
+        generic = Chem.AdjustQueryParameters.NoAdjustments()
+        generic.makeAtomsGeneric = True  # type: ignore[assignment] # RDKit's stubs
+        generic.makeBondsGeneric = True  # type: ignore[assignment] # RDKit's stubs
+        queries = [Chem.AdjustQueryProperties(query, generic) for query in queries]
     enough = any if combine == "any" else all
     return lambda mol: float(enough(mol.HasSubstructMatch(query) for query in queries))
 
 
-def _query(scaffold: str, form: str) -> Mol:
-    mol = as_mol(scaffold)
-    if form == "murcko":
-        return mol
-    generic = Chem.AdjustQueryParameters.NoAdjustments()
-    generic.makeAtomsGeneric = True  # type: ignore[assignment] # RDKit's stubs
-    generic.makeBondsGeneric = True  # type: ignore[assignment] # RDKit's stubs
-    return Chem.AdjustQueryProperties(mol, generic)
-
-
 @component("scaffold_similarity", range=(0, 1), source=_SCAFFOLD_SOURCE + "; RDKit fingerprints")
 def scaffold_similarity(
-    references: References = None,
+    references: References = NO_REFERENCES,
     *,
-    references_file: ReferencesFile = None,
     form: ScaffoldForm = "murcko",
     fingerprint: Kind = "morgan",
     radius: Radius = 2,
@@ -293,7 +281,7 @@ def scaffold_similarity(
     make = build_fingerprint(
         fingerprint, radius=radius, n_bits=n_bits, counts=counts, max_distance=max_distance
     )
-    mols = [as_mol(text) for text in _scaffolds(references, references_file, form)]
+    mols = [as_mol(text) for text in _scaffolds(references, form)]
     to_references = _compared(mols, make, combine, DataStructs.BulkTanimotoSimilarity)
     scaffold_of = _SCAFFOLDS[form]
 
