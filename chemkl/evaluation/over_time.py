@@ -1,7 +1,9 @@
-"""The metrics after every so many oracle calls: how a run found what it found, and if it collapsed.
+"""How a run changes: the metrics after every so many oracle calls, and families that grow or go.
 
-Each row is about all molecules first scored up to its call, so the last one agrees with the table
-of the whole run; everything is carried along from row to row, which is linear in the molecules.
+Each row over calls is about all molecules first scored up to its call, so the last one agrees with
+the table of the whole run; everything is carried along from row to row, which is linear in the
+molecules. A family is a generic scaffold. Molecules without one (acyclic, or a ring atom that
+cannot become a carbon) are in no family and enter no share.
 """
 
 import heapq
@@ -18,70 +20,43 @@ from chemkl.config.evaluate import MetricOptions
 from chemkl.evaluation import diversity
 from chemkl.evaluation.metrics import AUC_SIZES, IDENTITY, describe_window
 from chemkl.evaluation.samples import Molecule, Samples, moses_bits, n_workers, pairs_bits, sample
-from chemkl.results import described_schema
+from chemkl.results.columns import columns_of, described_schema
 
-_INT, _FLOAT = pa.int64(), pa.float64()
-_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
-    **IDENTITY,
-    "call": (
-        _INT,
-        "Oracle calls so far (distinct molecules, in a file of samples). Each row is about the "
-        "molecules first scored up to here: all of them, or the hits at the threshold.",
-    ),
-    "n_molecules": (_INT, "Distinct molecules: with a threshold, Yield."),
-    "murcko": (_INT, "Distinct non-empty Bemis-Murcko scaffolds: with a threshold, their yield."),
-    "generic": (_INT, "Distinct non-empty generic scaffolds."),
-    "effective_scaffolds": (_FLOAT, "exp of the entropy over the molecules per scaffold."),
-    "top_share": (_FLOAT, "Share of the largest scaffold among the molecules with a scaffold."),
-    "circles": (
-        _INT,
-        "#Circles at Tanimoto distance {circles_distance:g}, Morgan radius 2, 1024 bits, "
-        "LeaderPicker in the order first scored.",
-    ),
-    "n_pairwise": (
-        _INT,
-        "Molecules that IntDiv was computed on: all, or those first scored up to here of the "
-        "random sample of max_molecules that the whole run is sampled down to.",
-    ),
-    "int_div_moses_1": (_FLOAT, "IntDiv_1 of MOSES; Morgan radius 2, 1024 bits."),
-    "int_div_pairs": (_FLOAT, "Mean of 1 - T over pairs; Morgan radius 2, 2048 bits."),
-    "mean_reward": (
-        _FLOAT,
-        "Mean raw reward of the molecules first scored since the row before, those whose reward "
-        "could not be computed left out. Null with a threshold.",
-    ),
-    **{
-        f"top_{k}": (_FLOAT, f"Mean of the {k} best rewards so far. Null with a threshold.")
-        for k in AUC_SIZES
-    },
-    "late_uniqueness": (
-        _FLOAT,
-        "Distinct canonical SMILES among the last {late_samples} valid samples up to here / their "
-        "number. Null with a threshold.",
-    ),
-    "late_scaffolds": (
-        _INT,
-        "Distinct Bemis-Murcko scaffolds among those samples. Null with a threshold.",
-    ),
-    "late_effective_scaffolds": (
-        _FLOAT,
-        "exp of the entropy over the scaffolds of those samples, acyclic ones left out. Null with "
-        "a threshold.",
-    ),
-    "late_top_share": (
-        _FLOAT,
-        "Share of the largest scaffold among those samples, acyclic ones left out. Null with a "
-        "threshold.",
-    ),
-}
+_TOP = "".join(
+    f"top_{k} double: Mean of the {k} best rewards so far. Null with a threshold.\n"
+    for k in AUC_SIZES
+)
+_COLUMNS: dict[str, tuple[pa.DataType, str]] = IDENTITY | columns_of(f"""
+call int64: Oracle calls so far (distinct molecules, in a file of samples). Each row is about the
+  molecules first scored up to here: all of them, or the hits at the threshold.
+n_molecules int64: Distinct molecules: with a threshold, Yield.
+murcko int64: Distinct non-empty Bemis-Murcko scaffolds: with a threshold, their yield.
+generic int64: Distinct non-empty generic scaffolds.
+effective_scaffolds double: exp of the entropy over the molecules per scaffold.
+top_share double: Share of the largest scaffold among the molecules with a scaffold.
+circles int64: #Circles at Tanimoto distance {{circles_distance:g}}, Morgan radius 2, 1024 bits,
+  LeaderPicker in the order first scored.
+n_pairwise int64: Molecules that IntDiv was computed on: all, or those first scored up to here of
+  the random sample of max_molecules that the whole run is sampled down to.
+int_div_moses_1 double: IntDiv_1 of MOSES; Morgan radius 2, 1024 bits.
+int_div_pairs double: Mean of 1 - T over pairs; Morgan radius 2, 2048 bits.
+mean_reward double: Mean raw reward of the molecules first scored since the row before, those whose
+  reward could not be computed left out. Null with a threshold.
+{_TOP}late_uniqueness double: Distinct canonical SMILES among the last {{late_samples}} valid
+  samples up to here / their number. Null with a threshold.
+late_scaffolds int64: Distinct Bemis-Murcko scaffolds among those samples. Null with a threshold.
+late_effective_scaffolds double: exp of the entropy over the scaffolds of those samples, acyclic
+  ones left out. Null with a threshold.
+late_top_share double: Share of the largest scaffold among those samples, acyclic ones left out.
+  Null with a threshold.
+""")
 
 
 def over_time_schema(options: MetricOptions) -> pa.Schema:
     """Schema of `over_time.parquet`, a description in every field."""
     described = options.model_dump()
-    return described_schema(
-        {name: (kind, text.format(**described)) for name, (kind, text) in _COLUMNS.items()}
-    )
+    columns = {name: (kind, text.format(**described)) for name, (kind, text) in _COLUMNS.items()}
+    return described_schema(columns)
 
 
 def over_time(
@@ -96,20 +71,16 @@ def over_time(
         return []
     last = samples.molecules[-1].call
     points = [*range(every, last, every), last]
-    rows = [
-        {**so_far, **newest, **late}
-        for so_far, newest, late in zip(
-            _cumulative(samples.molecules, points, options),
-            _rewards(samples.molecules, points),
-            _windows(samples, points, options.late_samples),
-            strict=True,
-        )
-    ]
+    parts = (
+        _cumulative(samples.molecules, points, options),
+        _rewards(samples.molecules, points),
+        _windows(samples, points, options.late_samples),
+    )
+    rows = [so_far | new | late for so_far, new, late in zip(*parts, strict=True)]
     for threshold in thresholds if samples.is_scored else ():
         of_hits = _cumulative(samples.hits(threshold), points, options)
         rows += [{"threshold": threshold, **row} for row in of_hits]
-    empty = dict.fromkeys(_COLUMNS)
-    return [{**empty, **row, "run": samples.name} for row in rows]
+    return [{**dict.fromkeys(_COLUMNS), **row, "run": samples.name} for row in rows]
 
 
 def _cumulative(
@@ -121,53 +92,31 @@ def _cumulative(
     moses = diversity.similarity_sums(moses_bits(chosen), workers=n_workers(options.workers))
     pairs = diversity.similarity_sums(pairs_bits(chosen), workers=n_workers(options.workers))
     leaders = diversity.leaders(moses_bits(molecules), options.circles_distance)
-    scaffolds = _Scaffolds()
-    n = 0
+    sizes: Counter[str] = Counter()
+    generic: set[str] = set()
+    n = n_with = largest = 0
+    n_log_n = 0.0  # the sum over the sizes
     for call in points:
         while n < len(molecules) and molecules[n].call <= call:
-            scaffolds.add(molecules[n])
+            molecule = molecules[n]
             n += 1
+            generic |= {molecule.generic} if molecule.generic else set()
+            if molecule.scaffold:
+                before = sizes[molecule.scaffold]
+                sizes[molecule.scaffold] = now = before + 1
+                n_log_n += now * math.log(now) - (before * math.log(before) if before else 0)
+                n_with, largest = n_with + 1, max(largest, now)
         m = bisect_right(chosen_calls, call)
         yield {
-            "call": call,
-            "n_molecules": n,
-            **scaffolds.values(),
+            **{"call": call, "n_molecules": n, "murcko": len(sizes), "generic": len(generic)},
+            # H = -sum (n_i / n) ln (n_i / n) = ln n - sum n_i ln n_i / n
+            "effective_scaffolds": n_with * math.exp(-n_log_n / n_with) if n_with else None,
+            "top_share": largest / n_with if n_with else None,
             "circles": bisect_right(leaders, n - 1),
             "n_pairwise": m,
             # IntDiv of MOSES counts every pair twice, and every molecule with itself
             "int_div_moses_1": float(1 - (m + 2 * moses[m]) / m**2) if m else None,
             "int_div_pairs": float(1 - pairs[m] / (m * (m - 1) / 2)) if m > 1 else None,
-        }
-
-
-class _Scaffolds:
-    """The scaffolds so far, and the sum of n ln n over their sizes, from which H follows."""
-
-    def __init__(self) -> None:
-        self._sizes: Counter[str] = Counter()
-        self._generic: set[str] = set()
-        self._n = self._largest = 0
-        self._n_log_n = 0.0
-
-    def add(self, molecule: Molecule) -> None:
-        if molecule.generic:
-            self._generic.add(molecule.generic)
-        if not molecule.scaffold:
-            return
-        before = self._sizes[molecule.scaffold]
-        self._sizes[molecule.scaffold] = now = before + 1
-        self._n_log_n += now * math.log(now) - (before * math.log(before) if before else 0)
-        self._n += 1
-        self._largest = max(self._largest, now)
-
-    def values(self) -> dict[str, Any]:
-        n = self._n
-        return {
-            "murcko": len(self._sizes),
-            "generic": len(self._generic),
-            # H = -sum (n_i / n) ln (n_i / n) = ln n - sum n_i ln n_i / n
-            "effective_scaffolds": n * math.exp(-self._n_log_n / n) if n else None,
-            "top_share": self._largest / n if n else None,
         }
 
 
@@ -179,11 +128,10 @@ def _rewards(molecules: Sequence[Molecule], points: Sequence[int]) -> Iterator[d
         new: list[float] = []
         while n < len(molecules) and molecules[n].call <= call:
             reward = molecules[n].reward
+            n += 1
             if reward is not None and not math.isnan(reward):
                 new.append(reward)
-            n += 1
-        for reward in new:
-            (heapq.heappushpop if len(best) == max(AUC_SIZES) else heapq.heappush)(best, reward)
+                (heapq.heappushpop if len(best) == max(AUC_SIZES) else heapq.heappush)(best, reward)
         top = sorted(best, reverse=True)
         yield {
             "mean_reward": float(np.mean(new)) if new else None,
@@ -199,3 +147,75 @@ def _windows(samples: Samples, points: Sequence[int], n: int) -> Iterator[dict[s
     for call in points:
         end = int(np.searchsorted(calls, call, side="right"))
         yield describe_window(samples.valid[max(end - n, 0) : end], scaffold_of)
+
+
+# ---- scaffold families of the prior and the policy
+
+
+def families_schema(late_samples: int) -> pa.Schema:
+    """Schema of `families.parquet`, a description in every field."""
+    return described_schema(
+        columns_of(f"""
+run string: Name of the run or file.
+family string: Generic scaffold: all atoms carbon, all bonds single.
+prior_samples int64: Valid samples of the prior in this family, with repeats.
+prior_share double: The same / valid samples of the prior in any family.
+policy_samples int64: Samples of this family among the last {late_samples} valid samples of the run,
+  with repeats.
+policy_share double: The same / those of them in any family.
+share_change double: policy_share - prior_share.
+prior_reward double: Largest raw reward R of the prior's samples in this family. Null: none is
+  scored.
+n_molecules int64: Distinct molecules of this family in the whole run.
+best_reward double: Largest raw reward R among them. Null: none is scored.
+first_call int64: Oracle call of the first of them (in a file of samples, its number among the
+  distinct molecules). Null: the run never made one.
+""")
+    )
+
+
+def family_rows(samples: Samples, prior: Samples, late_samples: int) -> list[dict[str, Any]]:
+    """Compute the share of each family under the prior and under the policy at the end.
+
+    The last `late_samples` valid samples of the run stand for the policy. A row for every family of
+    either, that with the largest share first.
+    """
+
+    def counts(made: Samples, last: int) -> Counter[str]:
+        family_of = {molecule.smiles: molecule.generic for molecule in made.molecules}
+        valid = made.valid[-last:] if last else ()
+        return Counter(family for smiles in valid if (family := family_of[smiles]))
+
+    def members(made: Samples) -> dict[str, list[Molecule]]:
+        by_family: dict[str, list[Molecule]] = {}
+        for molecule in made.molecules:
+            if molecule.generic:
+                by_family.setdefault(molecule.generic, []).append(molecule)
+        return by_family
+
+    def best_reward(molecules: Sequence[Molecule]) -> float | None:
+        """The largest one; None: nothing is scored, or every score failed."""
+        rewards = [m.reward for m in molecules if m.reward is not None and not math.isnan(m.reward)]
+        return max(rewards, default=None)
+
+    before, after = counts(prior, len(prior.valid)), counts(samples, late_samples)
+    of_prior, of_run = members(prior), members(samples)
+    rows: list[dict[str, Any]] = []
+    for family in of_prior.keys() | of_run.keys():
+        prior_share = before[family] / max(before.total(), 1)
+        policy_share = after[family] / max(after.total(), 1)
+        made = of_run.get(family, [])
+        rows.append(
+            {
+                **{"run": samples.name, "family": family},
+                **{"prior_samples": before[family], "prior_share": prior_share},
+                **{"policy_samples": after[family], "policy_share": policy_share},
+                "share_change": policy_share - prior_share,
+                "prior_reward": best_reward(of_prior.get(family, [])),
+                "n_molecules": len(made),
+                "best_reward": best_reward(made),
+                "first_call": made[0].call if made else None,
+            }
+        )
+    rows.sort(key=lambda row: (-max(row["prior_share"], row["policy_share"]), row["family"]))
+    return rows

@@ -22,9 +22,8 @@ from chemkl.config.evaluate import EvaluateConfig, EvaluateTextConfig, MetricOpt
 from chemkl.display import say
 from chemkl.evaluation import by_prompt, metrics, samples
 from chemkl.evaluation.by_prompt import PROMPT_COLUMNS, PromptSamples
-from chemkl.evaluation.families import families_schema, family_rows
 from chemkl.evaluation.metrics import metrics_schema
-from chemkl.evaluation.over_time import over_time, over_time_schema
+from chemkl.evaluation.over_time import families_schema, family_rows, over_time, over_time_schema
 from chemkl.evaluation.reference import ChemNet, Comparisons, load_comparisons
 from chemkl.evaluation.samples import Samples, read_samples
 from chemkl.evaluation.tables import (

@@ -15,8 +15,8 @@ from chemkl.config.evaluate import DEFAULT_TAU, MetricOptions, ReportConfig
 from chemkl.display import Bar, say, span
 from chemkl.evaluation import evaluate, from_trace
 from chemkl.evaluation.comparison import COMPARISON_SCHEMA
-from chemkl.evaluation.families import family_rows
 from chemkl.evaluation.metrics import describe_window, shown_in
+from chemkl.evaluation.over_time import family_rows
 from chemkl.evaluation.reference import Comparisons
 from chemkl.evaluation.samples import Samples, read_samples
 from chemkl.reports import PageOptions, RunView, Table, render_page

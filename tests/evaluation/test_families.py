@@ -6,8 +6,8 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from chemkl.config.evaluate import MetricOptions
 from chemkl.evaluation import Comparisons, evaluate, from_smiles, from_trace
-from chemkl.evaluation.families import families_schema, family_rows
 from chemkl.evaluation.metrics import families
+from chemkl.evaluation.over_time import families_schema, family_rows
 from chemkl.results import description_of
 
 SIX, FIVE = "C1CCCCC1", "C1CCCC1"  # generic scaffolds of benzene and of cyclopentane

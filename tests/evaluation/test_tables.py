@@ -14,9 +14,8 @@ from chemkl.evaluation import (
     from_trace,
     metrics_schema,
 )
-from chemkl.evaluation.families import families_schema, family_rows
 from chemkl.evaluation.metrics import frame, metrics_table
-from chemkl.evaluation.over_time import over_time, over_time_schema
+from chemkl.evaluation.over_time import families_schema, family_rows, over_time, over_time_schema
 from chemkl.evaluation.tables import (
     comparison_tables,
     family_tables,
