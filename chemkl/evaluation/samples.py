@@ -36,8 +36,7 @@ RADIUS = scaffolds.RADIUS
 BITS_PAIRS = scaffolds.N_BITS
 BITS_MOSES = BITS_PAIRS // 2
 ALONE = 20_000
-"""Fewer molecules than these are read by this process alone: some seconds, as long as it takes to
-start others."""
+"""Fewer molecules are read by this process alone, in the seconds that it takes to start others."""
 UNIT = 100
 """So many molecules are handed to a process at a time: 10 ms of work."""
 CHECKED = 1000
@@ -46,7 +45,7 @@ TRUNCATED, VALID, REPLAY = "truncated", "valid", "is_replay"
 REWARDS = ("reward", "score", "total_score")
 """What columns with rewards are called, in any case; the first one that a file has is taken."""
 NAMED = 5
-"""So many of the cells that are no rewards are named in a message."""
+"""So many of the cells that are no rewards are named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +140,8 @@ def from_trace(
         InputError: the trace holds valid rows that are no molecules.
     """
     sampled = sampled_rows(trace)
-    texts = int(sampled.loc[sampled["valid"].astype(bool), "canonical_smiles"].isna().sum())
-    if texts:
+    valid = sampled.loc[sampled["valid"].astype(bool), "canonical_smiles"]
+    if texts := int(valid.isna().sum()):
         raise InputError(
             f"run {name}: {texts:,} valid rows of its trace have no SMILES: it is paid for answers "
             "or texts, not for molecules. `chemkl evaluate_text` evaluates such runs of "
@@ -159,7 +158,6 @@ def from_trace(
         recorded,
         workers,
     )
-    valid = sampled.loc[sampled["valid"].astype(bool), "canonical_smiles"]
     budget = manifest.config.get("budget") if manifest else None
     return Samples(
         name,
@@ -183,7 +181,7 @@ def from_smiles(
     A molecule has the reward of its first string; without rewards nothing is scored.
     """
     texts = [text or "" for text in smiles]
-    canonical = canonical_smiles(texts, workers)
+    canonical: list[str | None] = in_order("canonical", texts, workers)
     first: dict[str, float | None] = {}
     scored = repeat(None, len(texts)) if rewards is None else rewards
     for text, reward in zip(canonical, scored, strict=True):
@@ -211,10 +209,9 @@ def _molecules(
     scaffolds: Sequence[str | None] | None,
     workers: int | None,
 ) -> tuple[list[Molecule], AbstractSet[str]]:
-    """Read the molecules; equal scaffolds are one string, which also makes them quick to compare.
+    """Read the molecules, and name those that RDKit cannot read.
 
-    Returns:
-        The molecules, and the SMILES of those that RDKit cannot read.
+    Equal scaffolds are one string, which also makes them quick to compare.
     """
     structures = read_structures(smiles, scaffolds, workers)
     same: dict[str | None, str | None] = {}
@@ -235,11 +232,8 @@ def _molecules(
 
 def n_workers(wanted: int | None) -> int:
     """How many processes or threads to use: so many as wanted, or else one for each core."""
-    if wanted is not None:
-        return wanted
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
+    return wanted or (len(affinity(0)) if affinity else os.cpu_count() or 1)
 
 
 def read_structures(
@@ -250,9 +244,6 @@ def read_structures(
     Recorded scaffolds (None where one was not) save a third of the time where there are many, after
     a check of 1,000 of them: if one is not what this RDKit makes of its molecule, none is used.
     What is read does not depend on `workers`, the processes.
-
-    Raises:
-        RuntimeError: a worker process died.
     """
     units: list[Any] = list(smiles)
     if scaffolds is not None and len(smiles) > CHECKED:
@@ -261,17 +252,8 @@ def read_structures(
         pairs = [(reader(smiles[i]), scaffolds[i]) for i in places]
         if all(read is None or recorded in {None, read.scaffold} for read, recorded in pairs):
             units = list(zip(smiles, scaffolds, strict=True))
-    read = _in_order("structures", units, workers)
+    read = in_order("structures", units, workers)
     return [None if fields is None else Structure._make(fields) for fields in read]
-
-
-def canonical_smiles(texts: Sequence[str], workers: int | None = None) -> list[str | None]:
-    """Canonicalise SMILES, in order; None where one is not valid.
-
-    Raises:
-        RuntimeError: a worker process died.
-    """
-    return _in_order("canonical", texts, workers)
 
 
 def _jobs(_mark: Mark | None = None) -> Jobs:
@@ -288,8 +270,12 @@ def _jobs(_mark: Mark | None = None) -> Jobs:
     }
 
 
-def _in_order(job: str, items: Sequence[Any], workers: int | None) -> list[Any]:
-    """Do a job with many items, in units, and give what comes of each item."""
+def in_order(job: str, items: Sequence[Any], workers: int | None = None) -> list[Any]:
+    """Do a job with many items, in units, and give what comes of each item.
+
+    Raises:
+        RuntimeError: a worker process died.
+    """
     workers = n_workers(workers)
     if workers == 1 or len(items) < ALONE:
         work: Callable[[Any], list[Any]] = _jobs()[job]
@@ -321,51 +307,31 @@ def read_samples(name: str, file: SampledFile, workers: int | None = None) -> Sa
     Raises:
         InputError: the column of rewards is not there, or holds something other than rewards.
     """
-    columns = MoleculeFile(file.path, file.column).columns
-    reward = _reward_column(file, columns)
+    columns, place = MoleculeFile(file.path, file.column).columns, label_of(file.path)
+    reward = None
+    if isinstance(file.reward_column, str):
+        reward = find_column(columns, file.reward_column, place)
+    elif file.reward_column is None and (reward := first_named(REWARDS, columns)):
+        say_once(
+            f"{place}: takes column {reward!r} for the rewards, and the order of the rows for that "
+            "of the calls (reward_column: another name, or false for no rewards)"
+        )
     wanted = [name for name in (TRUNCATED, VALID, REPLAY, reward) if name and name in columns]
 
     def says(line: Line, column: str, word: str) -> bool:
         return str(line.values.get(column)).strip().lower() == word
 
-    lines = [
-        line
-        for line in MoleculeFile(file.path, file.column, wanted)
-        if not says(line, REPLAY, "true")  # nobody sampled those
-    ]
-    texts = [
-        None if says(line, TRUNCATED, "true") or says(line, VALID, "false") else line.smiles
-        for line in lines
-    ]
-    rewards = None if reward is None else _rewards(file, reward, lines)
-    return from_smiles(name, texts, rewards, workers)
-
-
-def _reward_column(file: SampledFile, columns: Sequence[str]) -> str | None:
-    """The column with the rewards; None: there is none, or none is wanted."""
-    if file.reward_column is False:
-        return None
-    place = label_of(file.path)
-    if file.reward_column is not None:
-        return find_column(columns, file.reward_column, place)
-    column = first_named(REWARDS, columns)
-    if column is not None:
-        say_once(
-            f"{place}: takes column {column!r} for the rewards, and the order of the rows for that "
-            "of the calls (reward_column: another name, or false for no rewards)"
-        )
-    return column
-
-
-def _rewards(file: SampledFile, column: str, lines: Sequence[Line]) -> list[float]:
-    """The cells of a column as rewards; an empty one is a reward that is missing.
-
-    Raises:
-        InputError: naming the lines that hold something else.
-    """
-    rewards, wrong = [], []
-    for line in lines:
-        value = line.values.get(column)
+    texts: list[str | None] = []
+    rewards: list[float] = []
+    wrong = []
+    for line in MoleculeFile(file.path, file.column, wanted):
+        if says(line, REPLAY, "true"):  # nobody sampled it
+            continue
+        invalid = says(line, TRUNCATED, "true") or says(line, VALID, "false")
+        texts.append(None if invalid else line.smiles)
+        if reward is None:
+            continue
+        value = line.values.get(reward)
         try:
             number = math.nan if value is None or value == "" else float(value)
         except (TypeError, ValueError):
@@ -373,11 +339,19 @@ def _rewards(file: SampledFile, column: str, lines: Sequence[Line]) -> list[floa
         if isinstance(value, bool) or not (math.isnan(number) or 0 <= number <= 1):
             wrong.append(f"line {line.number} holds {value!r}")
         rewards.append(number)
+    refuse_cells(
+        wrong,
+        f"{place}: the column {reward!r} must hold rewards, numbers from 0 to 1 written as 0.5, or "
+        "empty cells;",
+        "Correct them, name another column as reward_column, or set it to false to use the file "
+        "without rewards.",
+        NAMED,
+    )
+    return from_smiles(name, texts, None if reward is None else rewards, workers)
+
+
+def refuse_cells(wrong: Sequence[str], must: str, fix: str, named: int) -> None:
+    """Refuse cells of a file that cannot be used, naming so many of them."""
     if wrong:
-        more = f", and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
-        raise InputError(
-            f"{label_of(file.path)}: the column {column!r} must hold rewards, numbers from 0 to 1 "
-            f"written as 0.5, or empty cells; {', '.join(wrong[:NAMED])}{more}. Correct them, name "
-            "another column as reward_column, or set it to false to use the file without rewards."
-        )
-    return rewards
+        more = f", and {len(wrong) - named} more" if len(wrong) > named else ""
+        raise InputError(f"{must} {', '.join(wrong[:named])}{more}. {fix}")

@@ -6,7 +6,6 @@ which column is taken, and that a .txt has a text on each line.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from chemkl.config import InputError
 from chemkl.config.evaluate import TextFile
 from chemkl.config.paths import label_of
 from chemkl.display import is_missing
+from chemkl.evaluation.samples import refuse_cells
 from chemkl.files.tables import (
     DELIMITERS,
     LINES,
@@ -40,7 +40,7 @@ TEXT_COLUMNS = (COMPLETION, "text", "response", "output")
 HEADER_WORDS = {*TEXT_COLUMNS, PROMPT, ANSWER, REWARD}
 ENDINGS = {**TABLES, ".txt": LINES}
 NAMED = 3
-"""So many of the cells that cannot be used are named in a message."""
+"""So many of the cells that cannot be used are named."""
 
 
 @dataclass(frozen=True)
@@ -71,59 +71,36 @@ def read_text_run(
 
     As many of each prompt are taken, its own last ones: within a step the rows of a trace stand
     prompt by prompt, so that the last rows would leave prompts out.
-
-    Raises:
-        InputError: no trace, no text in it, or a file with missing columns.
     """
-    has_answers = ANSWER in check_text_run(folder)
-    columns = [PROMPT, COMPLETION, *([ANSWER] if has_answers else []), REWARD]
-    trace = read_trace(folder, [*columns, "is_replay"])  # in the order of step and row
-    sampled = sampled_rows(trace)
+    names = check_text_run(folder)
+    columns = [PROMPT, COMPLETION, *([ANSWER] if ANSWER in names else []), REWARD]
+    sampled = sampled_rows(read_trace(folder, [*columns, "is_replay"]))  # by step and row
     by_prompt = sampled.groupby(PROMPT, sort=False)
     late = by_prompt.tail(max(1, late_samples // max(1, by_prompt.ngroups))).reset_index(drop=True)
-    manifest = Manifest.load(folder)
     texts = tidied(late[columns], str(folder))
     words = [len(text.split()) for text in texts[COMPLETION]]
-    are_single = words.count(1) > sum(n > 1 for n in words)
+    manifest = Manifest.load(folder)
     reward = manifest.config.get("reward") if manifest else None
     pays_smiles = isinstance(reward, dict) and reward.get("kind") == "smiles"
-    return TextSamples(
-        name,
-        texts,
-        read_exact(folder),
-        method,
-        manifest.seed if manifest else None,
-        molecules=pays_smiles and are_single,
-    )
+    molecules = pays_smiles and words.count(1) > sum(n > 1 for n in words)
+    seed = manifest.seed if manifest else None
+    return TextSamples(name, texts, read_exact(folder), method, seed, molecules=molecules)
 
 
 def check_text_run(folder: Path) -> list[str]:
-    """Look whether the trace of a run holds texts, without reading it; return its columns.
-
-    Raises:
-        InputError: it does not.
-    """
-    names = pq.read_schema(find_trace(folder)[0].path).names
+    """Look whether the trace of a run holds texts, without reading it; return its columns."""
+    names = list(pq.read_schema(find_trace(folder)[0].path).names)
     missing = [name for name in NEEDED if name not in names]
-    if COMPLETION in missing and "smiles" in names:
-        raise InputError(
-            f"{folder}: its trace has SMILES and no completions: a run of the posttrain stage, "
-            "which `chemkl evaluate` evaluates. evaluate_text takes runs of posttrain_llm."
-        )
     if missing:
-        raise InputError(
-            f"{folder}: its trace lacks {', '.join(missing)}; expected the trace of a run of "
-            f"posttrain_llm. It has: {', '.join(names)}"
-        )
-    return list(names)
+        what = f"lacks {', '.join(missing)}; expected the trace of a run of posttrain_llm"
+        if COMPLETION in missing and "smiles" in names:
+            what = "has SMILES and no completions; `chemkl evaluate` takes runs of posttrain"
+        raise InputError(f"{folder}: its trace {what}. It has: {', '.join(names)}")
+    return names
 
 
 def read_exact(folder: Path) -> pd.DataFrame | None:
-    """Read the exact log-probabilities of the valid answers; None where a run has none.
-
-    Raises:
-        InputError: the file is damaged, or lacks columns.
-    """
+    """Read the exact log-probabilities of the valid answers; None where a run has none."""
     path = folder / ANSWERS_FILE
     if not path.exists():
         return None
@@ -141,11 +118,7 @@ def read_exact(folder: Path) -> pd.DataFrame | None:
 
 
 def tidied(texts: pd.DataFrame, where: str) -> pd.DataFrame:
-    """Texts, prompts and answers as plain str, None for a missing answer.
-
-    Raises:
-        InputError: there is no text but empty ones.
-    """
+    """Texts, prompts and answers as plain str, None for a missing answer; not all are empty."""
     plain = pd.DataFrame(index=texts.index)
     for column, missing in ((PROMPT, ""), (COMPLETION, ""), (ANSWER, None)):
         if column in texts.columns:
@@ -209,14 +182,15 @@ def read_text_file(name: str, file: TextFile) -> TextSamples:
         raise InputError(f"{place}: no texts in it; expected at least one.")
     of = "row" if file.path.suffix.lower() == ".parquet" else "line"
     texts = frame[COMPLETION]
-    _refuse(
+    refuse_cells(
         [
             f"{cell!r} ({type(cell).__name__}) in {of} {number}"
             for number, cell in texts.items()
             if not (isinstance(cell, str) or is_missing(cell))
         ],
-        f"{place}: the column {frame.attrs['column']!r} must hold text",
+        f"{place}: the column {frame.attrs['column']!r} must hold text, but holds",
         "Write texts in quotes, or name another column with `column`.",
+        NAMED,
     )
     if PROMPT not in frame:
         frame[PROMPT] = ""
@@ -224,42 +198,34 @@ def read_text_file(name: str, file: TextFile) -> TextSamples:
         frame[ANSWER] = frame[ANSWER].replace("", None)  # a .csv has no other way to say: none
     if REWARD in frame:
         numbers = pd.to_numeric(frame[REWARD], errors="coerce")
-        pairs = zip(frame[REWARD].items(), numbers, strict=True)
-        _refuse(
+        refuse_cells(
             [
                 f"{cell!r} in {of} {row}"
-                for (row, cell), number in pairs
+                for (row, cell), number in zip(frame[REWARD].items(), numbers, strict=True)
                 if is_missing(number) and not is_missing(cell) and cell != ""
             ],
-            f"{place}: the column {REWARD!r} must hold numbers, or nothing",
+            f"{place}: the column {REWARD!r} must hold numbers, or nothing, but holds",
             "Correct them, or rename the column to use the file without rewards.",
+            NAMED,
         )
         frame[REWARD] = numbers
     missing = sum(map(is_missing, texts))
     return TextSamples(name, tidied(frame.reset_index(drop=True), place), n_missing=missing)
 
 
-def _refuse(wrong: list[str], must: str, fix: str) -> None:
-    """Refuse cells that cannot be used, naming the first.
-
-    Raises:
-        InputError: there are some.
-    """
-    if wrong:
-        more = f", and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
-        raise InputError(f"{must}, but holds {', '.join(wrong[:NAMED])}{more}. {fix}")
-
-
 def _frame(file: TextFile) -> pd.DataFrame:
-    """The columns that are used, by their names in a trace; the index is the line of each row.
+    """The columns that are used, by their names in a trace; the index is the line of each row."""
 
-    Raises:
-        InputError: the file cannot be read, or a column is not there.
-    """
-    rules = Rules(ENDINGS, partial(_judge, file.column), lambda line: line, tidy=False)
+    def judge(rows: Sequence[Sequence[str]]) -> float:
+        """How much cells look like a table of texts: by its header alone."""
+        words = {cell.strip() for cell in rows[0]}
+        return float(file.column in words or not words.isdisjoint(TEXT_COLUMNS))
+
+    rules = Rules(ENDINGS, judge, lambda line: line, tidy=False)
     with open_table(file.path, rules) as table:
+        rows: list[Row] | None = None
         if table.types is not None:
-            names, rows = list(table.types.names), None
+            names = list(table.types.names)
         else:
             names, rows = _named_rows(table, file.column)
             if not rows:
@@ -280,46 +246,36 @@ def _frame(file: TextFile) -> pd.DataFrame:
         chosen |= {name: name for name in (ANSWER, REWARD) if name in names}
         if rows is None:
             rows = list(table.read(list(dict.fromkeys(chosen.values()))))
-    frame = pd.DataFrame(
-        {key: [row.cells.get(name) for row in rows] for key, name in chosen.items()},
-        index=[row.number for row in rows],
-        dtype=object,
-    )
+    columns = {key: [row.cells.get(name) for row in rows] for key, name in chosen.items()}
+    frame = pd.DataFrame(columns, index=[row.number for row in rows], dtype=object)
     frame.attrs["column"] = column
     return frame
 
 
 def _named_rows(table: Table, column: str | int | None) -> tuple[list[str], list[Row]]:
-    """All rows of a text file, and the names of their cells.
-
-    Raises:
-        InputError: a row cannot be read, or has more cells than there are names.
-    """
+    """All rows of a text file, and the names of their cells."""
     rows = list(table.read(()))
-    bad = next((row for row in rows if row.reason is not None), None)
-    if bad is not None:
-        raise InputError(f"{table.place}:{bad.number}: {bad.reason}.")
+    first: Sequence[str] = []
     if not table.is_delimited:
-        return list(dict.fromkeys(name for row in rows for name in row.cells)), rows
-    if table.form == LINES:
-        texts = [row for row in rows if row.cells]
-        return [COMPLETION], [Row(row.number, {COMPLETION: row.cells[0]}) for row in texts]
-    first = rows[0].cells if rows else []
-    if isinstance(column, int) and HEADER_WORDS.isdisjoint(first):
-        names = [str(i) for i in range(len(first))]
+        names = list(dict.fromkeys(name for row in rows for name in row.cells or ()))
+    elif table.form == LINES:
+        names = [COMPLETION]
+        rows = [row for row in rows if row.cells or row.reason]
     else:
-        names, rows = [name.strip() for name in first], rows[1:]
-        refuse_same_names(names, table.place)
-    wide = next((row for row in rows if len(row.cells) > len(names)), None)
-    if wide is not None and len(first):
-        raise InputError(
-            f"{table.place}:{wide.number}: its rows have more fields than its header has names; "
-            f"put quotes around texts that hold {DELIMITERS[table.form]}."
-        )
-    return names, [Row(row.number, dict(zip(names, row.cells, strict=False))) for row in rows]
-
-
-def _judge(column: str | int | None, rows: Sequence[Sequence[str]]) -> float:
-    """Say how much cells look like a table of texts: by its header alone."""
-    words = {cell.strip() for cell in rows[0]}
-    return 1.0 if column in words or not words.isdisjoint(TEXT_COLUMNS) else 0.0
+        first = rows[0].cells if rows else []
+        names = [str(i) for i in range(len(first))]
+        if not isinstance(column, int) or not HEADER_WORDS.isdisjoint(first):
+            names, rows = [name.strip() for name in first], rows[1:]
+            refuse_same_names(names, table.place)
+    for row in rows:
+        reason = row.reason
+        if first and len(row.cells) > len(names):
+            reason = (
+                "its rows have more fields than its header has names; put quotes around texts "
+                f"that hold {DELIMITERS[table.form]}"
+            )
+        if reason is not None:
+            raise InputError(f"{table.place}:{row.number}: {reason}.")
+    if table.is_delimited:
+        rows = [Row(row.number, dict(zip(names, row.cells, strict=False))) for row in rows]
+    return names, rows
