@@ -1,7 +1,8 @@
 """Methods compared with a baseline, seed by seed: which runs may be, and the rows."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from chemkl.display import is_missing
 from chemkl.evaluation.metrics import IDENTITY, Direction, metric_of
 from chemkl.evaluation.statistics import holm, judge, paired_difference
 from chemkl.results import Manifest
-from chemkl.results.columns import described_schema
+from chemkl.results.columns import columns_of, described_schema
 from chemkl.results.provenance import (
     SHOWN,
     as_json,
@@ -30,55 +31,47 @@ Values = Mapping[tuple[str, int], Sequence[Mapping[str, Any]]]
 
 _SHARED = ("budget", "max_samples", "prior", "reward")
 """Settings that all compared runs have alike; the others make a method."""
-_TEXT, _INT, _FLOAT = pa.string(), pa.int64(), pa.float64()
 
 VALUES_SCHEMA = described_schema(
-    {
-        "method": (_TEXT, "Name of the method."),
-        "seed": (_INT, "Seed of the run."),
-        "metric": (_TEXT, "Column of the evaluation."),
-        "threshold": (_FLOAT, "Hits are molecules with R >= this. Null: all molecules or the run."),
-        "value": (_FLOAT, "As it enters the comparison. Null: not defined, as without any hit."),
-        "not_reached": (
-            pa.bool_(),
-            "Whether an oracle burden was not reached and enters as budget + 1, its lower bound.",
-        ),
-    }
+    columns_of("""
+method string: Name of the method.
+seed int64: Seed of the run.
+metric string: Column of the evaluation.
+threshold double: Hits are molecules with R >= this. Null: all molecules or the run.
+value double: As it enters the comparison. Null: not defined, as without any hit.
+not_reached bool: Whether an oracle burden was not reached and enters as budget + 1, its lower
+  bound.
+""")
 )
-
 COMPARISON_SCHEMA = described_schema(
-    {
-        "method": (_TEXT, "Name of the method."),
-        "baseline": (_TEXT, "Name of the method that it is compared with."),
-        "metric": (_TEXT, "Column of the evaluation."),
-        "threshold": (_FLOAT, "Hits are molecules with R >= this. Null: all molecules or the run."),
-        "better": (_TEXT, "Which values are better: higher or lower."),
-        "seeds": (pa.list_(_INT), "Seeds of the pairs of runs."),
-        "n": (_INT, "Pairs of runs in which the metric is defined for both."),
-        "n_undefined": (_INT, "Pairs left out: the metric is null in one, as without any hit."),
-        "n_not_reached": (_INT, "Runs of the method whose oracle burden entered as budget + 1."),
-        "baseline_not_reached": (_INT, "The same of the baseline."),
-        "mean": (_FLOAT, "Mean of the method over the pairs."),
-        "sd": (_FLOAT, "Standard deviation of the method, n - 1 in the denominator."),
-        "baseline_mean": (_FLOAT, "Mean of the baseline over the same pairs."),
-        "baseline_sd": (_FLOAT, "Standard deviation of the baseline."),
-        "difference": (_FLOAT, "Mean of method minus baseline over the pairs."),
-        "low": (
-            _FLOAT,
-            "Lower end of the percentile interval of the difference over resampled pairs; null "
-            "below two pairs. Too narrow for few pairs: 95 % nominal covers 84 % at 5 normal ones.",
-        ),
-        "high": (_FLOAT, "Upper end of that interval."),
-        "t": (_FLOAT, "Welch's t; null below two pairs, or where neither method varies."),
-        "df": (_FLOAT, "Its degrees of freedom (Welch-Satterthwaite)."),
-        "p": (_FLOAT, "One-sided p value; the alternative is that the method is better."),
-        "p_holm": (_FLOAT, "p corrected by Holm's method for all tests of this table."),
-        "verdict": (
-            _TEXT,
-            "better: p_holm is below alpha; not shown: it is not; not resolved: fewer than 5 "
-            "pairs, or nothing varies.",
-        ),
-    }
+    columns_of("""
+method string: Name of the method.
+baseline string: Name of the method that it is compared with.
+metric string: Column of the evaluation.
+threshold double: Hits are molecules with R >= this. Null: all molecules or the run.
+better string: Which values are better: higher or lower.
+""")
+    | {"seeds": (pa.list_(pa.int64()), "Seeds of the pairs of runs.")}
+    | columns_of("""
+n int64: Pairs of runs in which the metric is defined for both.
+n_undefined int64: Pairs left out: the metric is null in one, as without any hit.
+n_not_reached int64: Runs of the method whose oracle burden entered as budget + 1.
+baseline_not_reached int64: The same of the baseline.
+mean double: Mean of the method over the pairs.
+sd double: Standard deviation of the method, n - 1 in the denominator.
+baseline_mean double: Mean of the baseline over the same pairs.
+baseline_sd double: Standard deviation of the baseline.
+difference double: Mean of method minus baseline over the pairs.
+low double: Lower end of the percentile interval of the difference over resampled pairs; null below
+  two pairs. Too narrow for few pairs: 95 % nominal covers 84 % at 5 normal ones.
+high double: Upper end of that interval.
+t double: Welch's t; null below two pairs, or where neither method varies.
+df double: Its degrees of freedom (Welch-Satterthwaite).
+p double: One-sided p value; the alternative is that the method is better.
+p_holm double: p corrected by Holm's method for all tests of this table.
+verdict string: better: p_holm is below alpha; not shown: it is not; not resolved: fewer than 5
+  pairs, or nothing varies.
+""")
 )
 
 
@@ -128,8 +121,7 @@ def check_metrics(
         for name in direction
         if name not in metrics
     ]
-    if problems:
-        raise InputError("\n".join(problems))
+    InputError.refuse(problems)
 
 
 def places_of(metric: str, thresholds: Sequence[float | None]) -> list[float | None]:
@@ -145,28 +137,17 @@ def value_rows(values: Values, budget: int, config: CompareConfig) -> list[dict[
     rows = []
     for (method, seed), evaluated in values.items():
         at = {None if is_missing(t := row["threshold"]) else float(t): row for row in evaluated}
-        for metric in config.metrics:
-            row_of_metric = metric_of(metric)
-            is_burden = (
-                row_of_metric
-                and row_of_metric.scope == "hits"
-                and row_of_metric.unit == "oracle calls"
-            )
-            for threshold in places_of(metric, config.thresholds):
-                value = at[threshold][metric]
+        for key in config.metrics:
+            metric = metric_of(key)
+            is_burden = metric and (metric.scope, metric.unit) == ("hits", "oracle calls")
+            for threshold in places_of(key, config.thresholds):
+                value = at[threshold][key]
                 not_reached = bool(is_burden) and is_missing(value)
                 if not_reached:
                     value = budget + 1
-                rows.append(
-                    {
-                        "method": method,
-                        "seed": seed,
-                        "metric": metric,
-                        "threshold": threshold,
-                        "value": None if is_missing(value) else float(value),
-                        "not_reached": not_reached,
-                    }
-                )
+                head = {"method": method, "seed": seed, "metric": key, "threshold": threshold}
+                number = None if is_missing(value) else float(value)
+                rows.append(head | {"value": number, "not_reached": not_reached})
     return rows
 
 
@@ -182,46 +163,38 @@ def compare_rows(
     compared: list[dict[str, Any]] = []
     for metric in config.metrics:
         better = direction_of(metric, config.direction) or "higher"
-        for threshold in places_of(metric, config.thresholds):
-            for method, seeds in pairs.items():
-                couples = [
-                    tuple(
-                        by_place[name, seed, metric, threshold]
-                        for name in (method, config.baseline)
-                    )
-                    for seed in seeds
-                ]
-                head = {"method": method, "metric": metric, "threshold": threshold}
-                compared.append(head | _difference(couples, better, config))
+        for threshold, (method, seeds) in product(
+            places_of(metric, config.thresholds), pairs.items()
+        ):
+            couples = [
+                tuple(by_place[name, seed, metric, threshold] for name in (method, config.baseline))
+                for seed in seeds
+            ]
+            defined = [couple for couple in couples if None not in {row["value"] for row in couple}]
+            difference = paired_difference(
+                [a["value"] for a, _ in defined],
+                [b["value"] for _, b in defined],
+                better,
+                confidence=config.confidence,
+                n_resamples=config.n_resamples,
+                seed=config.seed,
+            )
+            compared.append(
+                {
+                    **{"method": method, "metric": metric, "threshold": threshold},
+                    **{"baseline": config.baseline, "better": better},
+                    "seeds": [a["seed"] for a, _ in defined],
+                    "n_undefined": len(couples) - len(defined),
+                    "n_not_reached": sum(a["not_reached"] for a, _ in defined),
+                    "baseline_not_reached": sum(b["not_reached"] for _, b in defined),
+                    **difference,
+                }
+            )
     corrected = holm([row["p"] for row in compared])
     return [
         {**row, "p_holm": p, "verdict": judge(row["n"], p, config.alpha)}
         for row, p in zip(compared, corrected, strict=True)
     ]
-
-
-def _difference(
-    couples: Sequence[tuple[Mapping[str, Any], ...]], better: Direction, config: CompareConfig
-) -> dict[str, Any]:
-    """Everything about one comparison but what depends on the others."""
-    defined = [(a, b) for a, b in couples if a["value"] is not None and b["value"] is not None]
-    difference = paired_difference(
-        [a["value"] for a, _ in defined],
-        [b["value"] for _, b in defined],
-        better,
-        confidence=config.confidence,
-        n_resamples=config.n_resamples,
-        seed=config.seed,
-    )
-    return {
-        "baseline": config.baseline,
-        "better": better,
-        "seeds": [a["seed"] for a, _ in defined],
-        "n_undefined": len(couples) - len(defined),
-        "n_not_reached": sum(a["not_reached"] for a, _ in defined),
-        "baseline_not_reached": sum(b["not_reached"] for _, b in defined),
-        **asdict(difference),
-    }
 
 
 # ---- the runs
@@ -266,7 +239,22 @@ def read_methods(methods: Mapping[str, Sequence[Path]]) -> dict[str, dict[int, C
                 runs[method].append(_read_run(folder))
             except InputError as error:
                 problems.append(str(error))
-    problems += _twice(runs)
+    methods_of: dict[Path, dict[str, None]] = {}
+    for method, members in runs.items():
+        by_seed: dict[int, list[str]] = {}
+        for run in members:
+            by_seed.setdefault(run.seed, []).append(str(run.folder))
+            methods_of.setdefault(run.folder.resolve(), {})[method] = None
+        problems += [
+            f"methods.{method}: several runs have seed {seed}: {', '.join(several)}. Keep one."
+            for seed, several in by_seed.items()
+            if len(several) > 1
+        ]
+    problems += [
+        f"{folder}: stands under several methods: {', '.join(names)}. Keep it in one."
+        for folder, names in methods_of.items()
+        if len(names) > 1
+    ]
     shared = {str(run.folder): run.shared for members in runs.values() for run in members}
     if differing := differences(shared):
         problems.append(
@@ -275,8 +263,7 @@ def read_methods(methods: Mapping[str, Sequence[Path]]) -> dict[str, dict[int, C
         )
     for method, members in runs.items():
         problems += mixed_settings(method, {str(run.folder): run.own for run in members})
-    if problems:
-        raise InputError("\n".join(dict.fromkeys(problems)))
+    InputError.refuse(dict.fromkeys(problems))
     return {method: {run.seed: run for run in members} for method, members in runs.items()}
 
 
@@ -333,17 +320,12 @@ def pair_seeds(seeds: Mapping[str, Collection[int]], baseline: str) -> Pairs:
         lines = [f"{said(some)} of {name}" for name, some in alone.items() if some]
         if lines:
             left_out.append(f"{method} against {baseline}: without a pair: {'; '.join(lines)}")
-    if problems:
-        raise InputError("\n".join(problems))
+    InputError.refuse(problems)
     return Pairs(paired, left_out)
 
 
 def posttrain_manifest(folder: Path) -> Manifest:
-    """Read the manifest of a posttrain run.
-
-    Raises:
-        InputError: it is none.
-    """
+    """Read the manifest of a posttrain run."""
     manifest = Manifest.load(folder)
     if manifest is None or manifest.stage != "posttrain":
         raise InputError(
@@ -354,21 +336,22 @@ def posttrain_manifest(folder: Path) -> Manifest:
 
 def _read_run(folder: Path) -> ComparedRun:
     manifest = posttrain_manifest(folder)
-    if manifest.status != "complete":
-        raise InputError(
-            f"{folder}: the run is {manifest.status}, not complete; what it has of its budget "
-            "cannot be compared. Finish it, or leave it out."
-        )
     config = manifest.config
-    try:
-        reward = RewardConfig.model_validate(config.get("reward")).model_dump(mode="json")
-    except ValidationError as error:
-        raise InputError(
-            f"{folder}: its reward cannot be read: {error.errors()[0]['msg']}"
-        ) from error
     budget, prior = config.get("budget"), manifest.inputs.get("prior")
-    if manifest.seed is None or not isinstance(budget, int) or prior is None:
-        raise InputError(f"{folder}: its manifest.json names no seed, no budget or no prior.")
+    problem, reward = "", None
+    if manifest.status != "complete":
+        problem = (
+            f"the run is {manifest.status}, not complete; what it has of its budget cannot be "
+            "compared. Finish it, or leave it out."
+        )
+    else:
+        try:
+            reward = RewardConfig.model_validate(config.get("reward")).model_dump(mode="json")
+        except ValidationError as error:
+            problem = f"its reward cannot be read: {error.errors()[0]['msg']}"
+    if problem or manifest.seed is None or not isinstance(budget, int) or prior is None:
+        problem = problem or "its manifest.json names no seed, no budget or no prior."
+        raise InputError(f"{folder}: {problem}")
     resolved = config | {"reward": reward, "max_samples": config.get("max_samples") or 10 * budget}
     settings = method_settings(resolved, manifest.inputs)
     own = {key: value for key, value in settings.items() if key not in _SHARED}
@@ -377,22 +360,3 @@ def _read_run(folder: Path) -> ComparedRun:
     shared |= {f"{role} (sha256)": f.sha256 for role, f in {"prior": prior, **files}.items()}
     used = manifest.precision.used if manifest.precision else ""
     return ComparedRun(folder, manifest.seed, budget, shared, own, used)
-
-
-def _twice(runs: Mapping[str, Sequence[ComparedRun]]) -> Iterator[str]:
-    """Name what stands twice: a seed in a method, a folder in two methods."""
-    methods_of: dict[Path, list[str]] = {}
-    for method, members in runs.items():
-        by_seed: dict[int, list[Path]] = {}
-        for run in members:
-            by_seed.setdefault(run.seed, []).append(run.folder)
-            methods_of.setdefault(run.folder.resolve(), []).append(method)
-        for seed, folders in by_seed.items():
-            if len(folders) > 1:
-                yield (
-                    f"methods.{method}: several runs have seed {seed}: "
-                    f"{', '.join(map(str, folders))}. Keep one of them."
-                )
-    for folder, methods in methods_of.items():
-        if len(set(methods)) > 1:
-            yield f"{folder}: stands under several methods: {', '.join(methods)}. Keep it in one."

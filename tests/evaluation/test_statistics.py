@@ -15,19 +15,24 @@ def test_a_comparison_worked_by_hand():
     # means 14 and 10; squared deviations 4+1+9+0+16 = 30 and 0+1+1+4+4 = 10, so the variances are
     # 7.5 and 2.5; t = 4 / sqrt(7.5/5 + 2.5/5) = 4 / sqrt(2); df = 2^2 / (1.5^2/4 + 0.5^2/4) = 6.4
     found = paired_difference(MARA, GIBBS, "higher")
-    assert (found.n, found.mean, found.baseline_mean, found.difference) == (5, 14, 10, 4)
-    assert found.sd == pytest.approx(math.sqrt(7.5))
-    assert found.baseline_sd == pytest.approx(math.sqrt(2.5))
-    assert found.t == pytest.approx(4 / math.sqrt(2))
-    assert found.df == pytest.approx(6.4)
-    assert found.p == pytest.approx(stats.t.sf(4 / math.sqrt(2), 6.4))
+    assert (found["n"], found["mean"], found["baseline_mean"], found["difference"]) == (
+        5,
+        14,
+        10,
+        4,
+    )
+    assert found["sd"] == pytest.approx(math.sqrt(7.5))
+    assert found["baseline_sd"] == pytest.approx(math.sqrt(2.5))
+    assert found["t"] == pytest.approx(4 / math.sqrt(2))
+    assert found["df"] == pytest.approx(6.4)
+    assert found["p"] == pytest.approx(stats.t.sf(4 / math.sqrt(2), 6.4))
 
 
 @pytest.mark.parametrize(("better", "alternative"), [("higher", "greater"), ("lower", "less")])
 def test_the_test_is_scipys(better, alternative):
     theirs = stats.ttest_ind(MARA, GIBBS, equal_var=False, alternative=alternative)
     found = paired_difference(MARA, GIBBS, better)
-    assert (found.t, found.df, found.p) == (theirs.statistic, theirs.df, theirs.pvalue)
+    assert (found["t"], found["df"], found["p"]) == (theirs.statistic, theirs.df, theirs.pvalue)
 
 
 def test_the_interval_is_that_of_all_resamples_of_the_pairs():
@@ -37,8 +42,8 @@ def test_the_interval_is_that_of_all_resamples_of_the_pairs():
     low, high = np.quantile(every, [0.025, 0.975])
     found = paired_difference(MARA, GIBBS, "higher", n_resamples=20_000)
     # neighbouring resampled means are 1/5 apart, and a quantile may fall on the next one
-    assert found.low == pytest.approx(low, abs=0.21)
-    assert found.high == pytest.approx(high, abs=0.21)
+    assert found["low"] == pytest.approx(low, abs=0.21)
+    assert found["high"] == pytest.approx(high, abs=0.21)
 
 
 def test_the_interval_is_scipys_of_the_differences():
@@ -52,29 +57,31 @@ def test_the_interval_is_scipys_of_the_differences():
         random_state=np.random.default_rng(3),
     ).confidence_interval
     found = paired_difference(MARA, GIBBS, "higher", n_resamples=999, confidence=0.8, seed=3)
-    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high))
+    assert (found["low"], found["high"]) == pytest.approx((theirs.low, theirs.high))
 
 
 def test_the_interval_is_of_pairs_and_not_of_two_samples():
     # the seeds spread by 400, each pair differs by 1 or 2: only a paired interval is narrow
     seeds = [100.0, 200.0, 300.0, 400.0, 500.0]
     found = paired_difference([x + 1 + i % 2 for i, x in enumerate(seeds)], seeds, "higher")
-    assert 1 <= found.low <= found.high <= 2
+    assert 1 <= found["low"] <= found["high"] <= 2
 
 
 def test_few_pairs_give_what_can_be_had_of_them():
-    assert paired_difference([], [], "higher").difference is None
+    assert paired_difference([], [], "higher")["difference"] is None
     one = paired_difference([3.0], [1.0], "higher")
-    assert (one.n, one.mean, one.difference) == (1, 3, 2)
-    assert (one.sd, one.low, one.p) == (None, None, None)
+    assert (one["n"], one["mean"], one["difference"]) == (1, 3, 2)
+    assert (one["sd"], one["low"], one["p"]) == (None, None, None)
     two = paired_difference([3.0, 5.0], [1.0, 2.0], "higher")
-    assert two.p == stats.ttest_ind([3, 5], [1, 2], equal_var=False, alternative="greater").pvalue
+    assert (
+        two["p"] == stats.ttest_ind([3, 5], [1, 2], equal_var=False, alternative="greater").pvalue
+    )
 
 
 def test_what_does_not_vary_is_not_tested():
     found = paired_difference([2.0] * 5, [1.0] * 5, "higher")
-    assert (found.sd, found.low, found.high) == (0, 1, 1)
-    assert (found.t, found.p) == (None, None)
+    assert (found["sd"], found["low"], found["high"]) == (0, 1, 1)
+    assert (found["t"], found["p"]) == (None, None)
 
 
 def test_one_constant_sample_is_tested_without_a_warning():
