@@ -23,33 +23,23 @@ from chemkl.config import InputError
 from chemkl.config.evaluate import MetricOptions
 from chemkl.evaluation.metrics import OB_SIZES, describe_window, evaluate, metric_of, metrics_schema
 from chemkl.evaluation.reference import Comparisons
-from chemkl.evaluation.samples import Molecule, Samples
+from chemkl.evaluation.samples import Samples
 from chemkl.results import described_schema, description_of
+from chemkl.results.columns import columns_of
 from chemkl.results.inspection import sampled_rows
 from chemkl.results.trace import list_parts, read_part_schema
 
 PROMPT_COLUMNS = ("group", "prompt")
 """Columns of a trace that say to what a row is an answer."""
 
-_INT, _TEXT = pa.int64(), pa.string()
-_HEAD: dict[str, tuple[pa.DataType, str]] = {
-    "run": (_TEXT, "Name of the run."),
-    "group": (_INT, "Number of the prompt in the run, from 0."),
-    "prompt": (_TEXT, "The prompt."),
-}
-_NEW: dict[str, tuple[str, str]] = {
-    "n_pairwise": (
-        "n_calls",
-        "Oracle calls that the run spent on rows of this prompt; over all prompts they add up to "
-        "those of the run. n_molecules of the row without a threshold is larger by the molecules "
-        "that another prompt had brought before.",
-    ),
-    "late_uniqueness": (
-        "n_late",
-        "How many of the last {late_samples} valid samples of the run are this prompt's: late_* is "
-        "about them.",
-    ),
-}
+_NEW = columns_of("""
+n_calls int64: Oracle calls that the run spent on rows of this prompt; over all prompts they add up
+  to those of the run. n_molecules of the row without a threshold is larger by the molecules that
+  another prompt had brought before.
+n_late int64: How many of the last {late_samples} valid samples of the run are this prompt's: late_*
+  is about them.
+""")
+_BEFORE = {"n_pairwise": "n_calls", "late_uniqueness": "n_late"}
 """Columns that the table of runs has not, by the one of it that they stand before."""
 _MEANT = {
     "threshold": "Hits are molecules with raw reward R >= this, R being what this prompt was paid "
@@ -94,11 +84,7 @@ class PromptSamples:
 
 
 def require_prompts(folders: Iterable[Path]) -> None:
-    """Look for prompts in the traces of runs, without reading a row.
-
-    Raises:
-        InputError: with every run whose trace has none.
-    """
+    """Look for prompts in the traces of runs, without reading a row."""
     lacking = [
         str(folder)
         for folder in folders
@@ -126,49 +112,43 @@ def split_by_prompt(
     late = sampled[sampled["valid"].astype(bool)].iloc[-late_samples:]
     molecule_of = {molecule.smiles: molecule for molecule in samples.molecules}
     parts = []
-    for group, own in sampled.groupby("group", sort=True):
-        valid = own[own["valid"].astype(bool)]
-        part = Samples(
-            name=samples.name,
-            n_sampled=len(own),
-            valid=valid["canonical_smiles"].tolist(),
-            molecules=_renumbered(valid, molecule_of),
-        )
+    for group, rows in sampled.groupby("group", sort=True):
+        valid = rows[rows["valid"].astype(bool)]
+        made = valid[valid["canonical_smiles"].isin(molecule_of.keys())]
+        first = made.drop_duplicates("canonical_smiles")
+        paid = zip(first["canonical_smiles"], first["reward"].astype(float), strict=True)
+        molecules = [
+            replace(molecule_of[smiles], call=call, reward=reward)
+            for call, (smiles, reward) in enumerate(paid, start=1)
+        ]
         parts.append(
             PromptSamples(
                 group=int(str(group)),
-                prompt=str(own["prompt"].iloc[0]),
-                samples=part,
-                n_calls=int(own["call"].notna().sum()),
+                prompt=str(rows["prompt"].iloc[0]),
+                samples=Samples(
+                    samples.name, len(rows), valid["canonical_smiles"].tolist(), molecules
+                ),
+                n_calls=int(rows["call"].notna().sum()),
                 late=late.loc[late["group"] == group, "canonical_smiles"].tolist(),
             )
         )
     return parts
 
 
-def _renumbered(valid: pd.DataFrame, molecule_of: dict[str, Molecule]) -> list[Molecule]:
-    """The distinct molecules of some rows, numbered as they come, as these rows were paid."""
-    first = valid[valid["canonical_smiles"].isin(molecule_of.keys())].drop_duplicates(
-        "canonical_smiles"
-    )
-    pairs = zip(first["canonical_smiles"], first["reward"].astype(float), strict=True)
-    return [
-        replace(molecule_of[smiles], call=call, reward=reward)
-        for call, (smiles, reward) in enumerate(pairs, start=1)
-    ]
-
-
 def by_prompt_schema(options: MetricOptions) -> pa.Schema:
     """Schema of `by_prompt.parquet`, a description in every field."""
-    columns = dict(_HEAD)
+    columns = columns_of("""
+run string: Name of the run.
+group int64: Number of the prompt in the run, from 0.
+prompt string: The prompt.
+""")
     for field in metrics_schema(options):
-        if field.name in _NEW:
-            name, text = _NEW[field.name]
-            columns[name] = _INT, text.format(**options.model_dump())
+        if new := _BEFORE.get(field.name):
+            kind, text = _NEW[new]
+            columns[new] = kind, text.format(**options.model_dump())
         metric = metric_of(field.name)
-        if metric and metric.needs in ("prior", "reference", "calls"):  # of a run alone
-            continue
-        if field.name not in columns:
+        of_run_alone = metric and metric.needs in ("prior", "reference", "calls")
+        if not of_run_alone and field.name not in columns:
             columns[field.name] = field.type, _MEANT.get(field.name, description_of(field))
     return described_schema(columns)
 
@@ -184,14 +164,9 @@ def prompt_rows(
     rows = []
     for part in parts:
         scaffold_of = {molecule.smiles: molecule.scaffold for molecule in part.samples.molecules}
-        own = {
-            "group": part.group,
-            "prompt": part.prompt,
-            "n_calls": part.n_calls,
-            "n_late": len(part.late),
-            **describe_window(part.late, scaffold_of),
-        }
+        about = {"group": part.group, "prompt": part.prompt, "n_calls": part.n_calls}
+        about |= {"n_late": len(part.late), **describe_window(part.late, scaffold_of)}
         for row in evaluate(part.samples, thresholds, options, Comparisons(corpus=corpus)):
-            every = row | own
-            rows.append({name: every[name] for name in names})
+            whole = row | about
+            rows.append({name: whole[name] for name in names})
     return rows

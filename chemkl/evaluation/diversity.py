@@ -42,10 +42,7 @@ def int_div_moses(
 
 
 def int_div_pairs(fingerprints: Fingerprints, *, workers: int = 1) -> float | None:
-    """IntDiv1 of PyTDC: the mean over pairs i < j of 1 - T_ij; None below two molecules.
-
-    Of Morgan fingerprints, radius 2, 2048 bits.
-    """
+    """IntDiv1 of PyTDC, of 2048 bits: the mean over i < j of 1 - T_ij; None below two molecules."""
     n = len(fingerprints)
     if n < 2:
         return None
@@ -71,14 +68,11 @@ def circles(fingerprints: Fingerprints, distance: float = 0.75) -> int:
 
 def leaders(fingerprints: Fingerprints, distance: float) -> list[int]:
     """Indices of the molecules that LeaderPicker takes, in the given order."""
-    if len(fingerprints) == 0:
-        return []
-    vectors = (
-        [unpacked(row.tobytes()) for row in fingerprints]
-        if isinstance(fingerprints, np.ndarray)
-        else fingerprints
-    )
-    return list(LeaderPicker().LazyBitVectorPick(vectors, len(vectors), distance))
+    vectors = fingerprints
+    if isinstance(fingerprints, np.ndarray):
+        vectors = [unpacked(row.tobytes()) for row in fingerprints]
+    n = len(vectors)
+    return list(LeaderPicker().LazyBitVectorPick(vectors, n, distance)) if n else []
 
 
 def sphere_exclusion(fingerprints: Fingerprints) -> float | None:
@@ -121,11 +115,7 @@ def hamiltonian_diversity(distances: np.ndarray) -> float | None:
     """
     if len(distances) == 0:
         return None
-    return tour_length(distances, short_tour(distances))
-
-
-def tour_length(distances: np.ndarray, tour: np.ndarray) -> float:
-    """Length of a closed tour: back to the first from the last."""
+    tour = short_tour(distances)
     return float(distances[tour, np.roll(tour, -1)].sum())
 
 
@@ -178,10 +168,8 @@ def gini(sizes: np.ndarray) -> float | None:
     upwards it equals sum_i (2i - n - 1) x_i / (n sum x).
     """
     n = len(sizes)
-    if n == 0:
-        return None
     ranks = np.arange(1, n + 1)
-    return float((2 * ranks - n - 1) @ np.sort(sizes) / (n * sizes.sum()))
+    return float((2 * ranks - n - 1) @ np.sort(sizes) / (n * sizes.sum())) if n else None
 
 
 # ---- of texts: n-grams and embeddings
@@ -242,17 +230,8 @@ def semantic_diversity(vectors: np.ndarray) -> float | None:
     if n < 2:
         return None
     rows = vectors.astype(np.float64)
-    own = float((rows * rows).sum())
     total = rows.sum(axis=0)
-    return max(0.0, 1 - (float(total @ total) - own) / (n * (n - 1)))
-
-
-def cosine_distances(vectors: np.ndarray) -> np.ndarray:
-    """1 - cosine of every pair, 0 to 2, with zeros on the diagonal."""
-    rows = vectors.astype(np.float64)
-    distances = np.clip(1 - rows @ rows.T, 0, 2)
-    np.fill_diagonal(distances, 0)
-    return distances
+    return max(0.0, 1 - (float(total @ total) - float((rows * rows).sum())) / (n * (n - 1)))
 
 
 def text_clusters(vectors: np.ndarray, distance: float, linkage: str = "average") -> np.ndarray:
@@ -263,7 +242,9 @@ def text_clusters(vectors: np.ndarray, distance: float, linkage: str = "average"
     """
     if len(vectors) < 2:
         return np.zeros(len(vectors), dtype=int)
-    tree = hierarchy.linkage(squareform(cosine_distances(vectors), checks=False), method=linkage)
+    rows = vectors.astype(np.float64)
+    distances = np.clip(1 - rows @ rows.T, 0, 2)
+    tree = hierarchy.linkage(squareform(distances, checks=False), method=linkage)
     numbers: np.ndarray = hierarchy.fcluster(tree, t=distance, criterion="distance") - 1
     return numbers
 

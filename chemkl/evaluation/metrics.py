@@ -25,8 +25,8 @@ from chemkl.display import Column, is_missing
 from chemkl.evaluation import diversity
 from chemkl.evaluation.reference import Comparisons, compare
 from chemkl.evaluation.samples import Molecule, Samples, moses_bits, n_workers, pairs_bits, sample
-from chemkl.results import described_schema
 from chemkl.results.collapse import Alarm, spread
+from chemkl.results.columns import columns_of, described_schema
 
 Direction = Literal["higher", "lower"]
 OB_SIZES = AUC_SIZES = (1, 10, 100)
@@ -83,6 +83,11 @@ class MoleculeSet:
     options: MetricOptions
     comparisons: Comparisons
 
+    @property
+    def n_workers(self) -> int:
+        """Threads that compare molecules."""
+        return n_workers(self.options.workers)
+
     @cached_property
     def chosen(self) -> Sequence[Molecule]:
         """All, or a random sample for the metrics over pairs and over references."""
@@ -101,7 +106,7 @@ class MoleculeSet:
     @cached_property
     def int_div(self) -> dict[int, float | None]:
         """IntDiv of MOSES by its power."""
-        return diversity.int_div_moses(folded(self.bits), workers=n_workers(self.options.workers))
+        return diversity.int_div_moses(folded(self.bits), workers=self.n_workers)
 
     @cached_property
     def of_matrix(self) -> Sequence[Molecule]:
@@ -232,9 +237,9 @@ def collapsed_at_call(samples: Samples, limits: CollapseLimits, window: int) -> 
     molecules = {molecule.smiles: molecule for molecule in samples.molecules}
     alarm = Alarm(limits, window)
     call = 0
-    for smiles in samples.valid:
-        call = max(call, molecules[smiles].call)
-        if alarm.add(smiles, molecules[smiles].scaffold):
+    for molecule in (molecules[smiles] for smiles in samples.valid):
+        call = max(call, molecule.call)
+        if alarm.add(molecule.smiles, molecule.scaffold):
             return call
     return None
 
@@ -249,24 +254,9 @@ def _collapsed(s: MoleculeSet) -> int | None:
     return collapsed_at_call(s.samples, limits, limits.window)
 
 
-def _auc(k: int) -> Callable[[MoleculeSet], float | None]:
-    return lambda s: top_auc(
-        s.samples.molecules, k, calls=s.auc_calls or 1, every=s.options.auc_every
-    )
-
-
 def _coverage(s: MoleculeSet) -> float | None:
     reachable = s.prior_families
     return len(reachable & families(s.molecules)) / len(reachable) if reachable else None
-
-
-def _evenness(s: MoleculeSet) -> float | None:
-    n = len(s.scaffold_sizes)
-    return float(s.scaffold_entropy / np.log(n)) if s.scaffold_entropy and n > 1 else None
-
-
-def _likeness(key: str) -> Callable[..., float | None]:
-    return lambda s, number=0: s.likeness[number][key] if s.likeness else None
 
 
 # ---- the table
@@ -362,7 +352,11 @@ _ROWS = (
             f"auc_top_{k}", f"AUC top-{k}", ".3f",
             f"AUC top-{k} of PMO: area under the mean of the {k} best rewards so far, taken every "
             "{auc_every} calls, over auc_calls calls; an early end holds the last value.",
-            "reward", "higher", "run", _auc(k), ("auc",), f"top-{k}", needs="calls",
+            "reward", "higher", "run",
+            lambda s, k=k: top_auc(
+                s.samples.molecules, k, calls=s.auc_calls or 1, every=s.options.auc_every
+            ),
+            ("auc",), f"top-{k}", needs="calls",
         )
         for k in AUC_SIZES
     ),
@@ -407,7 +401,7 @@ _ROWS = (
         "int_div_pairs", "", ".3f",
         "Mean over pairs i < j of 1 - T_ij; Morgan fingerprint, radius 2, 2048 bits, Tanimoto.",
         "distance", "higher", "all",
-        lambda s: diversity.int_div_pairs(s.bits, workers=n_workers(s.options.workers)),
+        lambda s: diversity.int_div_pairs(s.bits, workers=s.n_workers),
     ),
     Metric(
         "circles", "#Circles", ",d",
@@ -441,7 +435,8 @@ _ROWS = (
     Metric(
         "scaffold_evenness", "", ".3f",
         "H / ln(number of scaffolds). Null below two scaffolds.", "0 to 1", "higher", "all",
-        _evenness,
+        lambda s: float(s.scaffold_entropy / np.log(len(s.scaffold_sizes)))
+        if s.scaffold_entropy and len(s.scaffold_sizes) > 1 else None,
     ),
     Metric(
         "effective_scaffolds", "effective", ",.0f",
@@ -511,7 +506,8 @@ _ROWS = (
     *(
         Metric(
             key, label, ".3f", text, unit, "lower" if key == "fcd" else "higher", "all",
-            _likeness(key), ("reference",), needs="reference",
+            lambda s, number=0, key=key: s.likeness[number][key] if s.likeness else None,
+            ("reference",), needs="reference",
         )
         for key, label, unit, text in (
             ("fcd", "FCD", "distance", "Frechet ChemNet Distance over n_pairwise molecules "
@@ -526,13 +522,10 @@ _ROWS = (
 METRICS: dict[str, Metric] = {metric.key: metric for metric in _ROWS}
 UNIQUENESS_AT = "uniqueness_at_"
 RUN = Column("run", "run")
-IDENTITY: dict[str, tuple[pa.DataType, str]] = {
-    "run": (pa.string(), "Name of the run or file."),
-    "threshold": (
-        pa.float64(),
-        "Hits are molecules with raw reward R >= this. Null: all molecules.",
-    ),
-}
+IDENTITY: dict[str, tuple[pa.DataType, str]] = columns_of("""
+run string: Name of the run or file.
+threshold double: Hits are molecules with raw reward R >= this. Null: all molecules.
+""")
 """Columns that say what a row is about."""
 
 
@@ -612,20 +605,17 @@ def evaluate(
     """
     comparisons = comparisons or Comparisons()
     metrics = metrics_of(options, [reference.name for reference in comparisons.references])
-    of_run: dict[str, Any] = {}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for threshold in (None, *(thresholds if samples.is_scored else ())):
         molecules = samples.molecules if threshold is None else samples.hits(threshold)
         own = MoleculeSet(samples, threshold, molecules, options, comparisons)
         row: dict[str, Any] = {"run": samples.name, "threshold": threshold}
         for metric in metrics:
-            if metric.scope == "run":
-                value = of_run[metric.key] if metric.key in of_run else metric.value(own)
-                of_run[metric.key] = value
+            if metric.scope == "run" and rows:
+                row[metric.key] = rows[0][metric.key]
             else:
-                skipped = metric.scope == "hits" and threshold is None
-                value = None if skipped else metric.value(own)
-            row[metric.key] = value
+                left_out = metric.scope == "hits" and threshold is None
+                row[metric.key] = None if left_out else metric.value(own)
         rows.append(row)
     return rows
 

@@ -62,11 +62,7 @@ class Gaussian:
 
 
 class ChemNet:
-    """ChemNet's activations, each molecule computed once.
-
-    Raises:
-        InputError: fcd_torch, which brings the network, is not installed.
-    """
+    """ChemNet's activations, each molecule computed once; fcd_torch brings the network."""
 
     def __init__(self) -> None:
         self.require()
@@ -77,11 +73,7 @@ class ChemNet:
 
     @staticmethod
     def require() -> None:
-        """Refuse to go on without the package, which is looked for and not loaded.
-
-        Raises:
-            InputError: fcd_torch is not installed.
-        """
+        """Refuse to go on without the package, which is looked for and not loaded."""
         if find_spec("fcd_torch") is None:
             raise InputError(
                 "fcd: true: FCD needs the package fcd_torch. Install it with "
@@ -164,35 +156,27 @@ class Comparisons:
 
 
 def from_statistics(name: str, statistics: Mapping[str, Mapping[str, Any]]) -> Reference:
-    """Make a reference from the statistics that molsets ships.
-
-    Raises:
-        InputError: a statistic is missing or of another shape.
-    """
+    """Make a reference from the statistics that molsets ships."""
     try:
         fingerprints = np.asarray(statistics["SNN"]["fps"])
         scaffolds = Counter(statistics["Scaf"]["scaf"])
         fragments = Counter(statistics["Frag"]["frag"])
         mean, covariance = statistics["FCD"]["mu"], statistics["FCD"]["sigma"]
+        shape = f"shape {fingerprints.shape}; expected {BITS_MOSES} columns"
+        problem = "" if fingerprints.shape[1:] == (BITS_MOSES,) else f"fingerprints of {shape}"
     except KeyError as error:
+        problem = f"the statistics lack {error}"
+    if problem:
         raise InputError(
-            f"{name}: the statistics lack {error}. Expected FCD, SNN, Frag and Scaf, "
-            "as in test_stats.npz of molsets 0.3.1."
-        ) from error
-    if fingerprints.ndim != 2 or fingerprints.shape[1] != BITS_MOSES:
-        raise InputError(
-            f"{name}: fingerprints of shape {fingerprints.shape}; expected {BITS_MOSES} columns."
+            f"{name}: {problem}. Expected FCD, SNN, Frag and Scaf, as in test_stats.npz of molsets "
+            "0.3.1."
         )
     packed = np.packbits(fingerprints.astype(bool), axis=1, bitorder="little")
     return Reference(name, packed, scaffolds, fragments, Gaussian(mean, covariance))
 
 
 def from_smiles(name: str, smiles: Iterable[str], chemnet: ChemNet | None) -> Reference:
-    """Make a reference from SMILES, without those that are invalid or have no fingerprint.
-
-    Raises:
-        InputError: no string is valid.
-    """
+    """Make a reference from SMILES, without those that are invalid or have no fingerprint."""
     mols: list[Chem.Mol] = []
     bits: list[ExplicitBitVect] = []
     canonical: list[str] = []
@@ -204,13 +188,9 @@ def from_smiles(name: str, smiles: Iterable[str], chemnet: ChemNet | None) -> Re
                 canonical.append(read.canonical_smiles)
     if not mols:
         raise InputError(f"{name}: no valid SMILES, so there is nothing to compare with.")
-    return Reference(
-        name=name,
-        packed_bits=pack(bits),
-        scaffolds=_scaffold_counts(mols),
-        fragments=_fragment_counts(mols),
-        activations=chemnet.gaussian(canonical) if chemnet else None,
-    )
+    activations = chemnet.gaussian(canonical) if chemnet else None
+    counts = _scaffold_counts(mols), _fragment_counts(mols)
+    return Reference(name, pack(bits), *counts, activations)
 
 
 def compare(
@@ -233,12 +213,27 @@ def compare(
 
 
 def snn(smiles: Sequence[str], fingerprints: Fingerprints, reference: Reference) -> float | None:
-    """Mean Tanimoto similarity to the nearest reference molecule; None for an empty set."""
+    """Mean Tanimoto similarity to the nearest reference molecule; None for an empty set.
+
+    Taken block by block: products of 0/1 vectors are exact in float32 (at most 1024), and one
+    matrix product does the work of a million comparisons; all else stays packed, 128 bytes a
+    molecule.
+    """
     if not smiles:
         return None
     new = [i for i, text in enumerate(smiles) if text not in reference.nearest]
-    nearest = _nearest(pack(fingerprints)[np.array(new, dtype=int)], reference.packed_bits)
-    reference.nearest.update((smiles[i], float(s)) for i, s in zip(new, nearest, strict=True))
+    packed = pack(fingerprints)[np.array(new, dtype=int)]
+    best = np.zeros(len(new))
+    for start in range(0, len(reference.packed_bits), STOCK_BLOCK):
+        block = reference.packed_bits[start : start + STOCK_BLOCK]
+        stock = np.unpackbits(block, axis=1).astype(np.float32)
+        for at in range(0, len(best), QUERY_BLOCK):
+            rows = slice(at, at + QUERY_BLOCK)
+            queries = np.unpackbits(packed[rows], axis=1).astype(np.float32)
+            common = queries @ stock.T
+            union = queries.sum(axis=1)[:, None] + stock.sum(axis=1) - common
+            best[rows] = np.maximum(best[rows], (common / union).max(axis=1))
+    reference.nearest.update((smiles[i], float(s)) for i, s in zip(new, best, strict=True))
     return float(np.mean([reference.nearest[text] for text in smiles]))
 
 
@@ -249,24 +244,6 @@ def cosine_similarity(ours: Mapping[str, int], theirs: Mapping[str, int]) -> flo
     keys = sorted({*ours, *theirs})
     u, v = (np.array([counts.get(key, 0) for key in keys], float) for counts in (ours, theirs))
     return float(1 - cosine(u, v))
-
-
-def _nearest(packed_queries: np.ndarray, packed_stock: np.ndarray) -> np.ndarray:
-    """Highest Tanimoto similarity of each query to the stock, block by block.
-
-    Products of 0/1 vectors are exact in float32 (at most 1024), and one matrix product does the
-    work of a million comparisons; all stays packed, 128 bytes a molecule.
-    """
-    best = np.zeros(len(packed_queries))
-    for start in range(0, len(packed_stock), STOCK_BLOCK):
-        stock = np.unpackbits(packed_stock[start : start + STOCK_BLOCK], axis=1).astype(np.float32)
-        for at in range(0, len(best), QUERY_BLOCK):
-            rows = slice(at, at + QUERY_BLOCK)
-            queries = np.unpackbits(packed_queries[rows], axis=1).astype(np.float32)
-            common = queries @ stock.T
-            union = queries.sum(axis=1)[:, None] + stock.sum(axis=1) - common
-            best[rows] = np.maximum(best[rows], (common / union).max(axis=1))
-    return best
 
 
 def _scaffold_counts(mols: Iterable[Chem.Mol]) -> Counter[str]:
@@ -293,11 +270,7 @@ def _fragment_counts(mols: Iterable[Chem.Mol]) -> Counter[str]:
 
 
 def load_comparisons(settings: EvaluateConfig) -> Comparisons:
-    """Read what the settings name: the corpus, the reference sets, the sample of the prior.
-
-    Raises:
-        InputError: a file cannot be used; the message names it.
-    """
+    """Read what the settings name: the corpus, the reference sets, the sample of the prior."""
     chemnet = ChemNet() if settings.fcd else None
     prior, workers = settings.prior, settings.metrics.workers
     return Comparisons(
@@ -309,22 +282,20 @@ def load_comparisons(settings: EvaluateConfig) -> Comparisons:
 
 
 def _corpus(corpus: Corpus) -> Iterable[str]:
-    wanted = [] if corpus.split is None else [SPLIT]
-    if wanted and SPLIT not in MoleculeFile(corpus.path, corpus.column).columns:
-        raise InputError(
-            f"corpus: {corpus.path} has no splits; only the corpus.parquet of the prepare stage "
-            f"does. Leave out split: {corpus.split}."
-        )
-    lines: Iterable[Line] = MoleculeFile(corpus.path, corpus.column, wanted)
+    lines: Iterable[Line] = MoleculeFile(corpus.path, corpus.column)
     if corpus.split is not None:
         by_split: dict[str, list[Line]] = {}
-        for line in lines:
-            by_split.setdefault(str(line.values[SPLIT]), []).append(line)
+        if SPLIT in MoleculeFile(corpus.path, corpus.column).columns:
+            for line in MoleculeFile(corpus.path, corpus.column, [SPLIT]):
+                by_split.setdefault(str(line.values[SPLIT]), []).append(line)
         if corpus.split not in by_split:
-            raise InputError(
-                f"corpus: {corpus.path} has no split {corpus.split!r}"
-                f"{did_you_mean(corpus.split, by_split)}"
-            )
+            problem = f"no split {corpus.split!r}{did_you_mean(corpus.split, by_split)}"
+            if not by_split:
+                problem = (
+                    "no splits; only the corpus.parquet of the prepare stage does. Leave out "
+                    f"split: {corpus.split}."
+                )
+            raise InputError(f"corpus: {corpus.path} has {problem}")
         lines = by_split[corpus.split]
     texts = (line.smiles for line in lines if line.smiles)
     if corpus.canonical:
@@ -354,17 +325,21 @@ def read_statistics(source: Path | IO[bytes], name: str) -> dict[str, dict[str, 
     """
     try:
         with zipfile.ZipFile(source) as archive, archive.open(MEMBER) as member:
-            _skip_header(member)
-            content = _StatisticsUnpickler(member).load()
+            version = npy.read_magic(member)
+            header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+            _, _, dtype = header(member)
+            content = _StatisticsUnpickler(member).load() if dtype == np.dtype(object) else None
+        problem = f"{MEMBER} holds {dtype}, not objects"
+        if isinstance(content, np.ndarray) and content.ndim == 0:
+            content, problem = content.item(), f"{MEMBER} holds no table"
     except _DAMAGED as error:
+        content, problem = None, str(error)
+    if not isinstance(content, dict):
         raise InputError(
-            f"{name}: not a molsets statistics file ({error}). Expected an npz with the member "
+            f"{name}: not a molsets statistics file ({problem}). Expected an npz with the member "
             f"{MEMBER}, such as moses/dataset/data/test_stats.npz of molsets 0.3.1."
-        ) from error
-    statistics = content.item() if isinstance(content, np.ndarray) and content.ndim == 0 else None
-    if not isinstance(statistics, dict):
-        raise InputError(f"{name}: {MEMBER} holds no table of statistics.")
-    return statistics
+        )
+    return content
 
 
 _DAMAGED = (
@@ -374,25 +349,15 @@ _DAMAGED = (
 """What zipfile, numpy and pickle raise for foreign or damaged bytes."""
 
 
-def _skip_header(stream: IO[bytes]) -> None:
-    """Read past an npy header; only an array of objects is followed by a pickle."""
-    version = npy.read_magic(stream)
-    header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    _, _, dtype = header(stream)
-    if dtype != np.dtype(object):
-        raise ValueError(f"{MEMBER} holds {dtype}, not objects")
-
-
 class _StatisticsUnpickler(pickle.Unpickler):
     """Builds arrays, dtypes, counters and Latin-1 bytes; every other name is refused."""
 
     def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _ALLOWED[module, name]
-        except KeyError:
+        if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(
                 f"the pickle asks for {module}.{name}, which is not allowed"
-            ) from None
+            )
+        return _ALLOWED[module, name]
 
 
 def _empty_array(kind: type, shape: tuple[int, ...], code: bytes | str) -> np.ndarray:
@@ -402,18 +367,12 @@ def _empty_array(kind: type, shape: tuple[int, ...], code: bytes | str) -> np.nd
     return np.ndarray(shape, dtype="b")
 
 
-def _latin_1(text: str, encoding: str) -> bytes:
-    """Stand in for `codecs.encode`, which protocol 2 uses to carry bytes."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"text in encoding {encoding!r}")
-    return text.encode("latin-1")
-
-
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): _empty_array,
     ("numpy._core.multiarray", "_reconstruct"): _empty_array,
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
     ("collections", "Counter"): Counter,
-    ("_codecs", "encode"): _latin_1,
+    # protocol 2 carries bytes as text, always in Latin-1
+    ("_codecs", "encode"): lambda text, encoding: text.encode({"latin1": "latin-1"}[encoding]),
 }

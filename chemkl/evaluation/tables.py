@@ -115,40 +115,30 @@ def family_tables(
             "Scaffold families that grew and shrank most: shares of the prior's samples and of the "
             f"last {options.late_samples:,} valid ones"
         )
-        columns = (
+        columns = [
             RUN,
             Column("family", "generic scaffold"),
             Column("prior_share", "prior", ".1%"),
             Column("policy_share", "policy", ".1%"),
             Column("share_change", "change", "+.1%"),
-        )
-        rows = rows_of(pd.concat(moved))
-        for row in rows:
-            row["family"] = short(row["family"], SHOWN_SCAFFOLD)
-        yield table(title, columns, rows, group=True)
-    covered = frame[frame["prior_families"].notna()]
-    if len(covered):
-        yield _coverage(covered)
-
-
-def _coverage(frame: pd.DataFrame) -> Table:
-    """A line for each run: families of all molecules, then of the hits at each threshold."""
-    whole, by_threshold = _sets(frame)
-    sets = {"all": whole}
-    sets |= {f"R >= {threshold_key(t)}": rows for t, rows in by_threshold.items()}
-    columns, lines = [RUN], {run: {"run": run} for run in frame["run"].unique()}
-    for name, rows in sets.items():
-        columns += [
-            Column(f"{name} families", f"{name}: prior", ",d"),
-            Column(f"{name} again", "made again", ".1%"),
         ]
+        rows = rows_of(pd.concat(moved))
+        shown = [row | {"family": short(row["family"], SHOWN_SCAFFOLD)} for row in rows]
+        yield table(title, columns, shown, group=True)
+    covered = frame[frame["prior_families"].notna()]
+    if covered.empty:
+        return
+    whole, by_threshold = _sets(covered)  # of all molecules, then of the hits at each threshold
+    sets = {"all": whole, **{f"R >= {threshold_key(t)}": rows for t, rows in by_threshold.items()}}
+    columns, lines = [RUN], {run: {"run": run} for run in covered["run"].unique()}
+    for name, rows in sets.items():
+        ground, again = f"{name} families", f"{name} again"
+        columns += [Column(ground, f"{name}: prior", ",d"), Column(again, "made again", ".1%")]
         for row in rows:
-            lines[row["run"]] |= {
-                f"{name} families": row["prior_families"],
-                f"{name} again": row["prior_coverage"],
-            }
+            lines[row["run"]][ground] = row["prior_families"]
+            lines[row["run"]][again] = row["prior_coverage"]
     title = "Scaffold families of the prior's sample, and how many of them a run made again"
-    return table(title, columns, lines.values(), keep_empty=True)
+    yield table(title, columns, lines.values(), keep_empty=True)
 
 
 def prompt_tables(by_prompt: pd.DataFrame) -> Iterator[Table]:

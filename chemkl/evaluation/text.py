@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 from rich.table import Table
 from rich.text import Text
+from scipy import special
 
 from chemkl.config.evaluate import EvaluateTextConfig, TextOptions
 from chemkl.display import cell, is_missing, plain_table, table
@@ -34,11 +36,12 @@ from chemkl.evaluation.text_samples import (
     TextSamples,
     chosen_texts,
 )
-from chemkl.results import described_schema
+from chemkl.results.columns import columns_of, described_schema
 
 ALL, PROMPTS, ONE = "all", "prompts", "prompt"
 OF_TEXT = ("ngrams", "embedding")
 """Measures of the words of a text, which a SMILES does not have."""
+Rows = Sequence[Mapping[str, Any]]
 Embed = Callable[[Sequence[str]], Sequence[np.ndarray] | np.ndarray]
 
 
@@ -59,40 +62,34 @@ def exact_entropies(exact: pd.DataFrame) -> pd.DataFrame:
     m, and likewise q_ref of the reference: entropy = -sum q ln q, kl_from_ref = sum q ln (q /
     q_ref). All in nats; missing where the answers have no probability at all.
     """
+
+    def normalised(logp: pd.Series) -> tuple[float, np.ndarray]:
+        """The sum of the probabilities, and the logarithms after dividing by it."""
+        values = logp.to_numpy(dtype=np.float64)
+        log_mass = float(special.logsumexp(values))
+        return math.exp(log_mass), values - log_mass if math.isfinite(log_mass) else values
+
     rows = []
-    for (prompt, step), own in exact.groupby(["prompt", "step"]):
-        mass, log_q = _normalised(own["logp_policy"])
-        mass_ref, log_ref = _normalised(own["logp_ref"])
+    for (prompt, step), answers in exact.groupby(["prompt", "step"]):
+        k = len(answers)
+        mass, log_q = normalised(answers["logp_policy"])
+        mass_ref, log_ref = normalised(answers["logp_ref"])
         q = np.exp(log_q)
         there = q > 0
         with np.errstate(invalid="ignore"):  # -inf - -inf where neither has any mass
             kl = float((q[there] * (log_q[there] - log_ref[there])).sum())
         rows.append(
             {
-                "prompt": prompt,
-                "step": step,
-                "k": len(own),
-                "ln_k": math.log(len(own)),
+                **{"prompt": prompt, "step": step, "k": k, "ln_k": math.log(k)},
                 "entropy": entropy_of(q) if mass > 0 else None,
                 "entropy_ref": entropy_of(np.exp(log_ref)) if mass_ref > 0 else None,
-                "mass": mass,
-                "mass_ref": mass_ref,
+                **{"mass": mass, "mass_ref": mass_ref},
                 "kl_from_ref": max(0.0, kl) if mass > 0 and math.isfinite(kl) else None,
                 "top_share": float(q.max()) if mass > 0 else None,
             }
         )
     steps = pd.DataFrame(rows).sort_values(["step", "prompt"], ignore_index=True)
     return steps.astype(dict.fromkeys(steps.columns.difference(["step", "prompt"]), float))
-
-
-def _normalised(logp: pd.Series) -> tuple[float, np.ndarray]:
-    """The sum of the probabilities, and the logarithms after dividing by it."""
-    values = logp.to_numpy(dtype=np.float64)
-    highest = values.max()
-    if not math.isfinite(highest):
-        return 0.0, np.full(len(values), -np.inf)
-    log_mass = highest + math.log(np.exp(values - highest).sum())
-    return math.exp(log_mass), values - log_mass
 
 
 def over_prompts(steps: pd.DataFrame) -> pd.DataFrame:
@@ -178,11 +175,6 @@ def _mean_over_n(values: Iterable[float | None]) -> float | None:
 def _reward(s: TextSet) -> float | None:
     mean = s.texts[REWARD].mean() if REWARD in s.texts.columns else None
     return None if is_missing(mean) else mean
-
-
-def _effective(s: TextSet) -> float | None:
-    entropy = entropy_of(s.shares)
-    return None if entropy is None else math.exp(entropy)
 
 
 STEPS = {
@@ -307,7 +299,8 @@ _ROWS = (
     ),
     Metric(
         "effective_answers", "eff.", ".2f", f"exp of answer_entropy. {_MEAN} {_NOT_POOLED}",
-        "answers", "higher", "text", _effective, _ANSWERS,
+        "answers", "higher", "text",
+        lambda s: math.exp(entropy_of(s.shares) or 0) if s.shares else None, _ANSWERS,
         brief="exp of it, the effective number of answers", needs="answers",
     ),
     Metric(
@@ -328,68 +321,56 @@ _ROWS = (
     ),
 )  # fmt: skip
 TEXT_METRICS: dict[str, Metric] = {metric.key: metric for metric in _ROWS}
-_FLOAT, _INT, _TEXT = pa.float64(), pa.int64(), pa.string()
-IDENTITY: dict[str, tuple[pa.DataType, str]] = {
-    "run": (_TEXT, "Name of the run or file."),
-    "method": (_TEXT, "Method that the run belongs to. Null: to none."),
-    "seed": (_INT, "Seed of the run. Null for a file."),
-    "scope": (
-        _TEXT,
-        "all: every text pooled, whatever its prompt; prompts: the mean over the prompts of the "
-        "values of each; prompt: one prompt alone.",
-    ),
-    "prompt": (_TEXT, "The prompt, in rows of scope prompt; else null."),
-    "n_prompts": (_INT, "Prompts that the row is about."),
-    "n_samples": (_INT, f"Samples {_LATE}, empty and invalid ones included."),
-}
+IDENTITY: dict[str, tuple[pa.DataType, str]] = columns_of(f"""
+run string: Name of the run or file.
+method string: Method that the run belongs to. Null: to none.
+seed int64: Seed of the run. Null for a file.
+scope string: all: every text pooled, whatever its prompt; prompts: the mean over the prompts of the
+  values of each; prompt: one prompt alone.
+prompt string: The prompt, in rows of scope prompt; else null.
+n_prompts int64: Prompts that the row is about.
+n_samples int64: Samples {_LATE}, empty and invalid ones included.
+""")
 """Columns that say what a row is about, not how it came out."""
 STEPS_SCHEMA = described_schema(
-    {
-        **{key: IDENTITY[key] for key in ("run", "method", "seed")},
-        "prompt": (_TEXT, "The prompt."),
-        "step": (_INT, "Optimiser step after which the probabilities were computed."),
-        **{name: (_FLOAT, meaning) for name, (_, _, meaning) in STEPS.items()},
-    }
+    {key: IDENTITY[key] for key in ("run", "method", "seed")}
+    | columns_of("""
+prompt string: The prompt.
+step int64: Optimiser step after which the probabilities were computed.
+""")
+    | {name: (pa.float64(), meaning) for name, (_, _, meaning) in STEPS.items()}
 )
 METHODS_SCHEMA = described_schema(
-    {
-        "method": (_TEXT, "Name of the method."),
-        "scope": (_TEXT, "all: over all texts pooled; prompts: the mean over the prompts."),
-        "metric": (_TEXT, "Column of text_diversity.parquet."),
-        "n": (_INT, "Runs that have a value."),
-        "mean": (_FLOAT, "Mean over these runs."),
-        "sd": (_FLOAT, "Standard deviation over them, n - 1 in the denominator. Null: n = 1."),
-        "low": (_FLOAT, "Lowest value."),
-        "high": (_FLOAT, "Highest value."),
-    }
+    columns_of("""
+method string: Name of the method.
+scope string: all: over all texts pooled; prompts: the mean over the prompts.
+metric string: Column of text_diversity.parquet.
+n int64: Runs that have a value.
+mean double: Mean over these runs.
+sd double: Standard deviation over them, n - 1 in the denominator. Null: n = 1.
+low double: Lowest value.
+high double: Highest value.
+""")
 )
 
 
 def text_metrics_of(options: TextOptions) -> list[Metric]:
-    """The measures as columns, with those of each size of n-grams."""
+    """The measures as columns, with those of each size of n-grams behind their means."""
     columns: list[Metric] = []
     for metric in TEXT_METRICS.values():
         columns.append(metric)
-        if metric.key != "ead":
-            continue
-        for n in options.ngrams:
+        own = replace(metric, label="", tables=(), brief="")
+        for n in options.ngrams if metric.key == "ead" else ():
             share = f"Different {n}-grams / {n}-grams, over all texts together; tokens: {{tokens}}."
             adjusted = (
                 f"Expectation-adjusted distinct {n}-grams (arXiv 2202.13587): different / (V (1 - "
                 "((V - 1) / V)^total)), V = {vocabulary}; tokens: {tokens}."
             )
-            own = replace(metric, label="", tables=(), brief="")
-            columns += [
-                replace(
-                    own, key=f"distinct_{n}", meaning=share, value=lambda s, n=n: s.ngrams[n].share
-                ),
-                replace(
-                    own,
-                    key=f"ead_{n}",
-                    meaning=adjusted,
-                    value=lambda s, n=n: s.ngrams[n].adjusted(s.options.vocabulary),
-                ),
-            ]
+            for key, meaning, value in (
+                ("distinct", share, lambda s, n=n: s.ngrams[n].share),
+                ("ead", adjusted, lambda s, n=n: s.ngrams[n].adjusted(s.options.vocabulary)),
+            ):
+                columns.append(replace(own, key=f"{key}_{n}", meaning=meaning, value=value))
     return columns
 
 
@@ -422,65 +403,59 @@ def text_rows(
     vectors = None
     if "embedding" in measures and embed is not None:
         vectors = pd.Series(list(embed(chosen[COMPLETION].tolist())), index=chosen.index)
-    exact = _final(samples.exact) if "answers" in measures else {}
+    exact: dict[str, dict[str, Any]] = {}  # by prompt, at the last recorded step
+    if "answers" in measures and samples.exact is not None:
+        steps = exact_entropies(samples.exact).drop_duplicates("prompt", keep="last")
+        for last in steps.to_dict("records"):
+            values = {f"exact_{n}": None if is_missing(last[n]) else last[n] for n in EXACT}
+            exact[str(last[PROMPT])] = values
     metrics = text_metrics_of(options)
     has_words, has_answers = not samples.molecules, ANSWER in texts.columns
     prompts = list(dict.fromkeys(texts[PROMPT]))
 
     def row(scope: str, prompt: str | None) -> dict[str, Any]:
         """One row: answers, and what is exact, are of single prompts only."""
-        mine, some = texts, chosen
-        if prompt is not None:
-            mine, some = texts[texts[PROMPT] == prompt], chosen[chosen[PROMPT] == prompt]
-        final = {} if prompt is None else exact.get(prompt, {})
-        own = TextSet(mine, some, options, vectors, has_words, final)
+        mine, some, final, n_prompts = texts, chosen, {}, len(prompts)
         wanted = {"", *measures} - {"answers"}
         if prompt is not None:
+            mine, some = texts[texts[PROMPT] == prompt], chosen[chosen[PROMPT] == prompt]
+            final, n_prompts = exact.get(prompt, {}), 1
             wanted |= {"exact", *({"answers"} & {*measures} if has_answers else ())}
+        own = TextSet(mine, some, options, vectors, has_words, final)
         return {
-            **dict.fromkeys(IDENTITY),
             **{"run": samples.name, "method": samples.method, "seed": samples.seed},
-            **{
-                "scope": scope,
-                "prompt": prompt,
-                "n_prompts": len(prompts) if prompt is None else 1,
-            },
-            "n_samples": len(mine),
+            **{"scope": scope, "prompt": prompt, "n_prompts": n_prompts, "n_samples": len(mine)},
             **{m.key: m.value(own) if m.needs in wanted else None for m in metrics},
         }
 
-    single = [row(ONE, prompt) for prompt in prompts]
-    mean = dict.fromkeys([*IDENTITY, *(metric.key for metric in metrics)])
-    mean |= {key: value for key, value in row(ALL, None).items() if key in IDENTITY}
-    mean |= {"scope": PROMPTS, **_means(single, [metric.key for metric in metrics])}
+    single, whole = [row(ONE, prompt) for prompt in prompts], row(ALL, None)
+    mean = whole | dict.fromkeys(metric.key for metric in metrics) | {"scope": PROMPTS}
+    mean |= _means(single, [metric.key for metric in metrics])
     mean |= _means(list(exact.values()), [f"exact_{name}" for name in EXACT])
-    return [row(ALL, None), mean, *single]
+    return [whole, mean, *single]
 
 
-def method_rows(
-    rows: Iterable[dict[str, Any]], methods: Sequence[str], options: TextOptions
-) -> list[dict[str, Any]]:
+def _means(rows: Rows, names: Sequence[str]) -> dict[str, float]:
+    """The mean of each column over the rows that have a value."""
+    values = {name: [row[name] for row in rows if not is_missing(row.get(name))] for name in names}
+    return {name: float(np.mean(defined)) for name, defined in values.items() if defined}
+
+
+def method_rows(rows: Rows, methods: Sequence[str], options: TextOptions) -> list[dict[str, Any]]:
     """Mean and spread over the runs of each method, for every measure that has a value."""
-    table = [row for row in rows if row["scope"] != ONE]
     spread = []
-    for method in methods:
-        for scope in (ALL, PROMPTS):
-            own = [row for row in table if row["method"] == method and row["scope"] == scope]
-            for metric in text_metrics_of(options):
-                values = [row[metric.key] for row in own if not is_missing(row[metric.key])]
-                if values:
-                    spread.append(
-                        {
-                            "method": method,
-                            "scope": scope,
-                            "metric": metric.key,
-                            "n": len(values),
-                            "mean": float(np.mean(values)),
-                            "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
-                            "low": float(min(values)),
-                            "high": float(max(values)),
-                        }
-                    )
+    for method, scope, metric in product(methods, (ALL, PROMPTS), text_metrics_of(options)):
+        own = [row[metric.key] for row in rows if (row["method"], row["scope"]) == (method, scope)]
+        values = [value for value in own if not is_missing(value)]
+        if values:
+            sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+            spread.append(
+                {
+                    **{"method": method, "scope": scope, "metric": metric.key, "n": len(values)},
+                    **{"mean": float(np.mean(values)), "sd": sd},
+                    **{"low": float(min(values)), "high": float(max(values))},
+                }
+            )
     return spread
 
 
@@ -496,28 +471,8 @@ def nested_text(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
     return summary
 
 
-def _final(exact: pd.DataFrame | None) -> dict[str, dict[str, Any]]:
-    """For each prompt the exact values at its last recorded step."""
-    if exact is None:
-        return {}
-    steps = exact_entropies(exact).drop_duplicates("prompt", keep="last")
-    return {
-        str(row[PROMPT]): {
-            f"exact_{name}": None if is_missing(row[name]) else row[name] for name in EXACT
-        }
-        for row in steps.to_dict("records")
-    }
-
-
-def _means(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, float]:
-    """The mean of each column over the rows that have a value."""
-    values = {name: [row[name] for row in rows if not is_missing(row.get(name))] for name in names}
-    return {name: float(np.mean(defined)) for name, defined in values.items() if defined}
-
-
 # ---- on the screen
 
-Rows = Sequence[Mapping[str, Any]]
 _NUMBERED = "Measures of diversity depend on the number of texts: compare them at equal numbers."
 
 
@@ -563,21 +518,17 @@ def _undefined(whole: Rows, answered: Rows, settings: EvaluateTextConfig) -> Ite
     longest = max(settings.options.ngrams)
     sampled = [row for row in answered if row["validity"] is not None]
     recorded = [row for row in answered if row["exact_k"] is not None]
+    too_short = (
+        f"no text has {longest} tokens, which the longest of options.ngrams needs; "
+        "text_diversity.parquet has them for each n alone"
+    )
+    no_mass = "the policy gives these answers no probability"
+    none_valid = "no sample has a valid answer"
     for measure, rows, key, labels, reason in (
-        (
-            *("ngrams", whole, "distinct", "dist-n and EAD"),
-            f"no text has {longest} tokens, which the longest of options.ngrams needs; "
-            "text_diversity.parquet has them for each n alone",
-        ),
+        ("ngrams", whole, "distinct", "dist-n and EAD", too_short),
         ("embedding", whole, "semantic_diversity", "semantic", "it takes at least 2 texts"),
-        (
-            *("answers", sampled, "answer_entropy", "entropy, eff. and top"),
-            "no sample has a valid answer",
-        ),
-        (
-            *("answers", recorded, "exact_entropy", "exact and KL"),
-            "the policy gives these answers no probability",
-        ),
+        ("answers", sampled, "answer_entropy", "entropy, eff. and top", none_valid),
+        ("answers", recorded, "exact_entropy", "exact and KL", no_mass),
     ):
         runs = [str(row["run"]) for row in rows if row[key] is None]
         if measure in settings.measures and runs:

@@ -17,9 +17,12 @@ from chemkl.evaluation.diversity import (
     leaders,
     short_tour,
     sphere_exclusion,
-    tour_length,
     vendi_score,
 )
+
+
+def tour_length(distances, tour):
+    return sum(distances[a, b] for a, b in zip(tour, [*tour[1:], tour[0]], strict=True))
 
 
 def morgan(smiles, n_bits=1024):

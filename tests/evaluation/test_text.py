@@ -10,7 +10,6 @@ from scipy.stats import entropy
 from chemkl.config.evaluate import TextOptions
 from chemkl.evaluation.diversity import (
     NgramCounts,
-    cosine_distances,
     semantic_diversity,
     text_clusters,
     text_vendi,
@@ -93,13 +92,6 @@ def test_semantic_diversity_of_equal_and_opposite_texts():
     assert semantic_diversity(at_angles(30, 30, 30)) == pytest.approx(0, abs=1e-7)
     assert semantic_diversity(at_angles(0, 180)) == pytest.approx(2, abs=1e-7)
     assert semantic_diversity(at_angles(10)) is None
-
-
-def test_distances_have_a_zero_diagonal_and_are_never_negative():
-    distances = cosine_distances(at_angles(0, 0, 60, 180))
-    assert distances.diagonal().tolist() == [0, 0, 0, 0]
-    assert distances.min() == 0
-    assert distances[0, 2:].tolist() == pytest.approx([0.5, 2], abs=1e-6)
 
 
 @pytest.mark.parametrize(
