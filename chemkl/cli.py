@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from chemkl import __version__
 from chemkl.config import InputError, StorageError
@@ -56,10 +57,8 @@ def main() -> None:
             try:
                 Path.cwd()
             except OSError as error:
-                raise InputError(
-                    f"the working directory cannot be used ({error.strerror}): change to another "
-                    "one"
-                ) from None
+                problem = f"the working directory cannot be used ({error.strerror})"
+                raise InputError(f"{problem}: change to another one") from None
             app()
         except Exception as error:  # noqa: BLE001 - the last line of defence, and it hides nothing
             sys.exit(_tell(error))
@@ -67,7 +66,9 @@ def main() -> None:
 
 def _tell(error: Exception) -> int:
     """Say what went wrong, and return the exit code."""
-    of_the_disk = _of_the_disk(error)
+    from chemkl.results.atomic import storage_problem  # it imports pyarrow: not for chemkl --help
+
+    of_the_disk = storage_problem(error) is not None  # no mistake of the user, whatever met it
     if isinstance(error, InputError | StorageError):
         text, code = str(error), 1 if of_the_disk else 2
     elif unusable := _unusable(error):
@@ -91,13 +92,6 @@ def _unusable(error: Exception) -> str:
     else:
         return ""
     return f"{utf8(name).splitlines()[0]}: cannot be used here ({why}); take another"
-
-
-def _of_the_disk(error: Exception) -> bool:
-    """Whether it is a disk that failed: no mistake of the user, whatever met it."""
-    from chemkl.results.atomic import storage_problem  # it imports pyarrow: not for chemkl --help
-
-    return storage_problem(error) is not None
 
 
 # ---- standard output and error
@@ -184,10 +178,6 @@ def readers_may_leave() -> Iterator[None]:
 # ---- the commands of the stages
 
 
-def _option(what: str, metavar: str | None = None, **more: Any) -> Any:
-    return typer.Option(metavar=metavar, help=what, show_default=False, **more)
-
-
 def _finite(threshold: float | None) -> float | None:
     """Refuse nan and inf, which Python reads as numbers."""
     if threshold is not None and not math.isfinite(threshold):
@@ -195,23 +185,21 @@ def _finite(threshold: float | None) -> float | None:
     return threshold
 
 
+ConfigFile = Annotated[str, Argument(metavar="CONFIG", help="YAML file with the settings.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="KEY=VALUE",
-        help="Settings to change, for example seed=1 target.beta=0.1.",
-        show_default=False,
-    ),
+    Argument(metavar="KEY=VALUE", help="Settings to change, for example seed=1 target.beta=0.1."),
 ]
-ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file with the settings.")]
 Out = Annotated[
-    Path | None, _option("Output folder. Default: runs/ and the name of the config file.")
+    Path | None, Option(help="Output folder. Default: runs/ and the name of the config file.")
 ]
 Fresh = Annotated[
-    bool, typer.Option("--fresh", help="Move earlier output aside (FOLDER.old-1) and start anew.")
+    bool, Option("--fresh", help="Move earlier output aside (FOLDER.old-1) and start anew.")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace output files that are there.")]
-PerScaffold = Annotated[int | None, _option("The N best of each scaffold; 0: all.", "N", min=0)]
+Force = Annotated[bool, Option("--force", help="Replace output files that are there.")]
+PerScaffold = Annotated[
+    int | None, Option(metavar="N", help="The N best of each scaffold; 0: all.", min=0)
+]
 
 
 def _run_stage(
@@ -251,14 +239,12 @@ def _of_a_config(name: str) -> Callable[..., None]:
 def _sample(
     config: ConfigFile,
     overrides: Overrides = None,
-    beta_scale: Annotated[
-        str | None,  # a number, read and judged as beta_scale=S is
-        _option(
-            "Sample as if trained with S times its beta: above 1 nearer to the prior, which the "
-            "config must name, below 1 further from it. The same as beta_scale=S.",
-            "S",
-        ),
-    ] = None,
+    beta_scale: str | None = Option(  # a number, read and judged as beta_scale=S is
+        None,
+        metavar="S",
+        help="Sample as if trained with S times its beta: above 1 nearer to the prior, which the "
+        "config must name, below 1 further from it. The same as beta_scale=S.",
+    ),
     out: Out = None,
     fresh: Fresh = False,
 ) -> None:
@@ -267,41 +253,30 @@ def _sample(
 
 
 def _score(
-    file: Annotated[
-        str,
-        typer.Argument(
-            metavar="FILE",
-            help="Molecules: .smi, .csv, .tsv, .sdf, .parquet and more; - is standard input.",
-        ),
-    ],
-    config: Annotated[
-        str,
-        _option(
-            "YAML file with a reward: its components, or a config of a stage that has one.",
-            "CONFIG",
-        ),
-    ],
+    file: str = Argument(
+        metavar="FILE",
+        help="Molecules: .smi, .csv, .tsv, .sdf, .parquet and more; - is standard input.",
+    ),
+    config: str = Option(
+        metavar="CONFIG",
+        help="YAML file with a reward: its components, or a config of a stage that has one.",
+    ),
     overrides: Overrides = None,
-    column: Annotated[
-        str | None,
-        _option(
-            "Where the SMILES stand: a column's name, or its number from 0. Default: where the "
-            "file shows them."
-        ),
-    ] = None,
-    keep_columns: Annotated[
-        bool,
-        typer.Option(
-            "--keep-columns", help="Carry all columns of FILE along; some: keep_columns=[id,batch]."
-        ),
-    ] = False,
-    out: Annotated[
-        Path | None,
-        _option(
-            "A .parquet or .csv file, or an output folder. Default: runs/ and the name of FILE "
-            "with -scores."
-        ),
-    ] = None,
+    column: str | None = Option(
+        None,
+        help="Where the SMILES stand: a column's name, or its number from 0. Default: where the "
+        "file shows them.",
+    ),
+    keep_columns: bool = Option(
+        False,
+        "--keep-columns",
+        help="Carry all columns of FILE along; some: keep_columns=[id,batch].",
+    ),
+    out: Path | None = Option(
+        None,
+        help="A .parquet or .csv file, or an output folder. Default: runs/ and the name of FILE "
+        "with -scores.",
+    ),
     fresh: Fresh = False,
 ) -> None:
     from chemkl.stages import score as stage
@@ -317,28 +292,21 @@ def _of_runs(name: str, metavar: str, what: str) -> Callable[..., None]:
     """The command of a stage that can do without a config file."""
 
     def command(
-        arguments: Annotated[
-            list[str],
-            typer.Argument(
-                metavar=f"CONFIG|{metavar}|KEY=VALUE",
-                help=f"A YAML file with the settings; or {what}. And settings to change, for "
-                "example metrics.seed=1.",
-            ),
-        ],
-        out: Annotated[
-            Path | None,
-            _option(
-                "Output folder. Default: runs/ and the name of the config file, or of the first "
-                "run or file."
-            ),
-        ] = None,
+        arguments: list[str] = Argument(
+            metavar=f"CONFIG|{metavar}|KEY=VALUE",
+            help=f"A YAML file with the settings; or {what}. And settings to change, for example "
+            "metrics.seed=1.",
+        ),
+        out: Path | None = Option(
+            None,
+            help="Output folder. Default: runs/ and the name of the config file, or of the first "
+            "run or file.",
+        ),
         fresh: Fresh = False,
     ) -> None:
-        from chemkl.stages.arguments import (
-            sort_arguments,  # it reads manifests: not for chemkl --help
-        )
+        from chemkl.stages import arguments as stage  # it reads manifests: not for chemkl --help
 
-        given = sort_arguments(name, arguments)
+        given = stage.sort_arguments(name, arguments)
         _run_stage(name, given.source, given.overrides, out or Path("runs", given.name), fresh)
 
     return command
@@ -364,9 +332,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
 """Commands of stages that take arguments or options of their own."""
 
 for _stage in STAGES.values():
-    app.command(_stage.name, help=_stage.help)(
-        COMMANDS.get(_stage.name) or _of_a_config(_stage.name)
-    )
+    _command = COMMANDS.get(_stage.name) or _of_a_config(_stage.name)
+    app.command(_stage.name, help=_stage.help)(_command)
 
 
 # ---- the other commands
@@ -380,32 +347,29 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
+    _: bool = Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version."
+    ),
 ) -> None:
-    del version  # its callback has done everything
+    """All is done by the callback of the option."""
 
 
 @app.command("run")
 def _run(
-    pipeline: Annotated[
-        str, typer.Argument(metavar="PIPELINE", help="YAML file with the stages in order.")
-    ],
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything and list the jobs; run none.")
-    ] = False,
-    only: Annotated[
-        str | None, _option("Run only this entry of the pipeline, job or stage.", "STAGE")
-    ] = None,
-    index: Annotated[
-        int | None,
-        _option("Run only job N of these, counted from 0 as in --dry-run (for Slurm arrays).", "N"),
-    ] = None,
+    pipeline: str = Argument(metavar="PIPELINE", help="YAML file with the stages in order."),
+    dry_run: bool = Option(
+        False, "--dry-run", help="Check everything and list the jobs; run none."
+    ),
+    only: str | None = Option(
+        None, metavar="STAGE", help="Run only this entry of the pipeline, job or stage."
+    ),
+    index: int | None = Option(
+        None,
+        metavar="N",
+        help="Run only job N of these, counted from 0 as in --dry-run (for Slurm arrays).",
+    ),
     fresh: Fresh = False,
-    out: Annotated[
-        Path | None, _option("Output folder. Default: runs/ and the pipeline's name.")
-    ] = None,
+    out: Path | None = Option(None, help="Output folder. Default: runs/ and the pipeline's name."),
 ) -> None:
     """Run all stages of a pipeline; what is complete is skipped, what was cut off is resumed.
 
@@ -420,19 +384,15 @@ def _run(
 
 @app.command("check")
 def _check(
-    arguments: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="FILE|KEY=VALUE",
-            help="Config, reward or pipeline files, and settings to change in the configs.",
-        ),
-    ],
-    stage: Annotated[
-        str | None,
-        _option(
-            "What the files are for (a stage, pipeline or reward). Default: found out.", "NAME"
-        ),
-    ] = None,
+    arguments: list[str] = Argument(
+        metavar="FILE|KEY=VALUE",
+        help="Config, reward or pipeline files, and settings to change in the configs.",
+    ),
+    stage: str | None = Option(
+        None,
+        metavar="NAME",
+        help="What the files are for (a stage, pipeline or reward). Default: found out.",
+    ),
 ) -> None:
     """Check files without running anything; print ok, or every problem with its line."""
     from chemkl.stages.check import check_file
@@ -457,39 +417,36 @@ def _check(
 
 @app.command("show")
 def _show(
-    what: Annotated[
-        str,
-        typer.Argument(
-            metavar="WHAT",
-            help="A run, a .parquet file; or rewards, transforms, targets, estimators, shapers, "
-            "metrics, stages, config (with the name of a stage) or configs.",
-        ),
-    ],
-    name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="One reward, transform, metric or config.")
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        _option(
-            "Hits have a raw reward of R or more. Default: the run's tau.", "R", callback=_finite
-        ),
-    ] = None,
-    top: Annotated[
-        int | None,
-        _option("The N best molecules; of texts, the N most frequent answers.", "N", min=1),
-    ] = None,
+    what: str = Argument(
+        metavar="WHAT",
+        help="A run, a .parquet file; or rewards, transforms, targets, estimators, shapers, "
+        "metrics, stages, config (with the name of a stage) or configs.",
+    ),
+    name: str | None = Argument(
+        None, metavar="NAME", help="One reward, transform, metric or config."
+    ),
+    threshold: float | None = Option(
+        None,
+        metavar="R",
+        help="Hits have a raw reward of R or more. Default: the run's tau.",
+        callback=_finite,
+    ),
+    top: int | None = Option(
+        None,
+        metavar="N",
+        help="The N best molecules; of texts, the N most frequent answers.",
+        min=1,
+    ),
     per_scaffold: PerScaffold = None,
-    rows: Annotated[int | None, _option("Rows of a file or an answer.", "N", min=0)] = None,
-    sql: Annotated[
-        str | None,
-        _option(
-            "One SELECT from trace, or from a table beside it (diversity, over_time, families, "
-            "by_prompt); needs DuckDB.",
-            "QUERY",
-        ),
-    ] = None,
-    csv: Annotated[Path | None, _option("Write the whole answer: .csv, .csv.gz.", "FILE")] = None,
-    parquet: Annotated[Path | None, _option("Write the whole answer: .parquet.", "FILE")] = None,
+    rows: int | None = Option(None, metavar="N", help="Rows of a file or an answer.", min=0),
+    sql: str | None = Option(
+        None,
+        metavar="QUERY",
+        help="One SELECT from trace, or from a table beside it (diversity, over_time, families, "
+        "by_prompt); needs DuckDB.",
+    ),
+    csv: Path | None = Option(None, metavar="FILE", help="Write the whole answer: .csv, .csv.gz."),
+    parquet: Path | None = Option(None, metavar="FILE", help="Write the whole answer: .parquet."),
     force: Force = False,
 ) -> None:
     """Show a run, a Parquet file or the answer to a query; or what rewards are made of.
@@ -504,21 +461,20 @@ def _show(
 
 @app.command("export")
 def _export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a posttrain run.")],
-    sdf: Annotated[
-        Path | None, _option("2D coordinates and properties: .sdf, .sdf.gz.", "FILE")
-    ] = None,
-    csv: Annotated[Path | None, _option("A table: .csv, .csv.gz.", "FILE")] = None,
-    smi: Annotated[Path | None, _option("SMILES and a name: .smi, .smi.gz.", "FILE")] = None,
-    threshold: Annotated[
-        float | None, _option("Only those with a raw reward >= R.", "R", callback=_finite)
-    ] = None,
-    top: Annotated[int | None, _option("The N best molecules.", "N", min=1)] = None,
+    run: Path = Argument(metavar="RUN", help="Folder of a posttrain run."),
+    sdf: Path | None = Option(
+        None, metavar="FILE", help="2D coordinates and properties: .sdf, .sdf.gz."
+    ),
+    csv: Path | None = Option(None, metavar="FILE", help="A table: .csv, .csv.gz."),
+    smi: Path | None = Option(None, metavar="FILE", help="SMILES and a name: .smi, .smi.gz."),
+    threshold: float | None = Option(
+        None, metavar="R", help="Only those with a raw reward >= R.", callback=_finite
+    ),
+    top: int | None = Option(None, metavar="N", help="The N best molecules.", min=1),
     per_scaffold: PerScaffold = None,
-    all_rows: Annotated[
-        bool,
-        typer.Option("--all-rows", help="Every row into the CSV, repeats and invalid ones too."),
-    ] = False,
+    all_rows: bool = Option(
+        False, "--all-rows", help="Every row into the CSV, repeats and invalid ones too."
+    ),
     force: Force = False,
 ) -> None:
     """Write the distinct molecules of a run for other programs, in the order of first scoring.
@@ -543,41 +499,28 @@ def _export(
 
 @app.command("convert")
 def _convert(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="IN",
-            help="A model file (.safetensors, .prior, .chkpt), a config of REINVENT4 (.toml, .json,"
-            " .yaml) or a .parquet file.",
-        ),
-    ],
-    target: Annotated[
-        Path,
-        typer.Argument(
-            metavar="OUT",
-            help="A .prior or .safetensors file; a .yaml file; or a .csv, .sdf or .smi file, each "
-            "also .gz.",
-        ),
-    ],
-    column: Annotated[
-        str | None,
-        _option(
-            "Where the SMILES stand in a .parquet file. Default: canonical_smiles or smiles.",
-            "NAME",
-        ),
-    ] = None,
-    lenient: Annotated[
-        bool,
-        typer.Option(
-            "--lenient",
-            help="Of a config: leave out what has no counterpart; the written file lists it.",
-        ),
-    ] = False,
+    source: Path = Argument(
+        metavar="IN",
+        help="A model file (.safetensors, .prior, .chkpt), a config of REINVENT4 (.toml, .json,"
+        " .yaml) or a .parquet file.",
+    ),
+    target: Path = Argument(
+        metavar="OUT",
+        help="A .prior or .safetensors file; a .yaml file; or a .csv, .sdf or .smi file, each "
+        "also .gz.",
+    ),
+    column: str | None = Option(
+        None,
+        metavar="NAME",
+        help="Where the SMILES stand in a .parquet file. Default: canonical_smiles or smiles.",
+    ),
+    lenient: bool = Option(
+        False,
+        "--lenient",
+        help="Of a config: leave out what has no counterpart; the written file lists it.",
+    ),
     force: Force = False,
-    fresh: Annotated[
-        bool,
-        typer.Option("--fresh", help="Move a file that is there aside (FILE.old-1)."),
-    ] = False,
+    fresh: bool = Option(False, "--fresh", help="Move a file that is there aside (FILE.old-1)."),
 ) -> None:
     """Convert models from and to REINVENT, configs of REINVENT4, and Parquet files.
 

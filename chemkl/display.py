@@ -107,7 +107,11 @@ def table(
     keep_empty: bool = False,
     group: bool = False,
 ) -> Table:
-    """A table for the terminal: texts to the left and folded, numbers to the right and whole."""
+    """A table for the terminal: texts to the left and folded, numbers to the right and whole.
+
+    Columns of numbers without a value are left out, unless `keep_empty`; with `group`, a first cell
+    that is the one above too.
+    """
     rows = list(rows)
     shown = [
         column

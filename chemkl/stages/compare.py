@@ -1,20 +1,20 @@
 """The compare stage: the runs of several methods, paired by seed, become differences and tests."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
+from itertools import chain
 from pathlib import Path
+from typing import cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from chemkl.config import InputError, complaints
-from chemkl.config.evaluate import CompareConfig
+from chemkl.config.evaluate import TRACE_FOLDER, CompareConfig
 from chemkl.display import Bar, say
 from chemkl.evaluation import evaluate, from_trace, metrics_schema
 from chemkl.evaluation.comparison import (
     COMPARISON_SCHEMA,
     VALUES_SCHEMA,
-    ComparedRun,
     Values,
     check_metrics,
     compare_rows,
@@ -30,7 +30,7 @@ from chemkl.reports.curves import draw_forest
 from chemkl.reports.figures import to_png, to_svg
 from chemkl.results import Manifest, read_trace, write_bytes, write_parquet
 from chemkl.results.outcome import read_never_acted
-from chemkl.results.trace import read_part
+from chemkl.results.trace import read_part, read_part_schema
 from chemkl.stages.evaluate import require_traces, run_names
 from chemkl.stages.registry import STAGES, View
 from chemkl.stages.runner import Start
@@ -55,28 +55,28 @@ def work(config: CompareConfig, start: Start) -> None:
     methods = read_methods(config.methods)
     pairs = pair_seeds(methods, config.baseline)
     budget = next(iter(methods[config.baseline].values())).budget
-    with start.claim(_inputs(methods, config.table)) as manifest:
-        used = _used(methods, pairs.seeds, config.baseline)
+    inputs = {
+        f"{method} seed {seed}": run.folder / TRACE_FOLDER
+        for method, runs in methods.items()
+        for seed, run in runs.items()
+    }
+    inputs |= {"table": config.table} if config.table else {}
+    with start.claim(inputs) as manifest:
+        # the runs that have a pair, by method and seed
+        seeds = {**pairs.seeds, config.baseline: sorted({*chain(*pairs.seeds.values())})}
+        used = {(m, seed): methods[m][seed].folder for m in methods for seed in seeds[m]}
         evaluated = _from_table(used, config) if config.table else _evaluate(used, config)
         values = value_rows(evaluated, budget, config)
         rows = compare_rows(values, pairs.seeds, config)
-        apart = [
-            *what_differs(methods, config.baseline),
-            *(
-                f"{m}, seed {seed}: {told}"
-                for (m, seed), told in _never_acted(used).items()
-                if told
-            ),
-            *pairs.left_out,
-        ]
+        told = {run: read_never_acted(folder) for run, folder in used.items()}
+        idle = [f"{m}, seed {seed}: {text}" for (m, seed), text in told.items() if text]
+        apart = [*what_differs(methods, config.baseline), *idle, *pairs.left_out]
         remarks = comparison_text.notes(rows, apart, budget=budget, alpha=config.alpha)
         table = pa.Table.from_pylist(rows, schema=COMPARISON_SCHEMA)
         write_parquet(out_dir / VALUES, pa.Table.from_pylist(values, schema=VALUES_SCHEMA))
         write_parquet(out_dir / TABLE, table)
-        for name, form in {
-            MARKDOWN: comparison_text.markdown,
-            LATEX: comparison_text.latex,
-        }.items():
+        forms = {MARKDOWN: comparison_text.markdown, LATEX: comparison_text.latex}
+        for name, form in forms.items():
             write_bytes(out_dir / name, form(rows, remarks, config.confidence).encode())
         figure = draw_forest(rows, config.confidence)
         write_bytes(out_dir / f"{FOREST}.png", to_png(figure))
@@ -107,10 +107,12 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
         for method, runs in config.methods.items()
     }
     table = None if config.table in view.awaited else config
-    found = complaints((_check_metrics, table), (_check_runs, there))
-    if not found and there == config.methods:
-        found = complaints((pair_seeds, read_methods(there), config.baseline))
-    yield "methods", found
+    runs = [run for group in there.values() for run in group]
+    of_runs = complaints((read_methods, there)) or complaints((require_traces, runs))
+    problems = [*complaints((_check_metrics, table)), *of_runs]
+    if not problems and there == config.methods:
+        problems = complaints((pair_seeds, read_methods(there), config.baseline))
+    yield "methods", problems
 
 
 def _is_under_way(folder: Path) -> bool:
@@ -119,66 +121,30 @@ def _is_under_way(folder: Path) -> bool:
 
 
 def _check_metrics(config: CompareConfig) -> None:
-    columns = metrics_schema(config.options).names
-    if config.table is not None:
-        try:
-            columns = pq.read_schema(config.table).names
-        except (OSError, pa.ArrowInvalid) as error:
-            raise InputError(
-                f"table: {config.table} cannot be read as Parquet ({error}). Give the "
-                "diversity.parquet of an evaluate stage."
-            ) from error
-    check_metrics(
-        config.metrics,
-        columns,
-        config.thresholds,
-        config.direction,
-        from_table=config.table is not None,
-    )
-
-
-def _check_runs(methods: Mapping[str, Sequence[Path]]) -> None:
-    read_methods(methods)
-    require_traces(folder for folders in methods.values() for folder in folders)
-
-
-def _used(
-    methods: Mapping[str, Mapping[int, ComparedRun]],
-    pairs: Mapping[str, Sequence[int]],
-    baseline: str,
-) -> dict[tuple[str, int], Path]:
-    """The folders of the runs that have a pair, by method and seed."""
-    seeds = {**pairs, baseline: sorted({seed for some in pairs.values() for seed in some})}
-    return {
-        (method, seed): methods[method][seed].folder for method in methods for seed in seeds[method]
-    }
-
-
-def _never_acted(used: Mapping[tuple[str, int], Path]) -> dict[tuple[str, int], str]:
-    """What is to be said of runs whose target changed nothing; empty where it did."""
-    return {place: read_never_acted(folder) for place, folder in used.items()}
+    table = config.table
+    schema = metrics_schema(config.options) if table is None else read_part_schema(table)
+    look = partial(check_metrics, from_table=table is not None)
+    look(config.metrics, schema.names, config.thresholds, config.direction)
 
 
 def _evaluate(used: Mapping[tuple[str, int], Path], settings: CompareConfig) -> Values:
     """Evaluate the traces, with a bar: some seconds for ten thousand molecules."""
     numbers = [threshold for threshold in settings.thresholds if threshold is not None]
-    found = {}
+    rows_of = {}
     with Bar("evaluating the runs", len(used)) as bar:
-        for place, folder in used.items():
+        for run, folder in used.items():
             trace, manifest = read_trace(folder, TRACE_COLUMNS), Manifest.load(folder)
             samples = from_trace(str(folder), trace, settings.options.workers, manifest)
             if samples.note is not None:
                 say(samples.note)
-            found[place] = evaluate(samples, numbers, settings.options)
+            rows_of[run] = evaluate(samples, numbers, settings.options)
             bar.advance()
-    return found
+    return rows_of
 
 
 def _from_table(used: Mapping[tuple[str, int], Path], settings: CompareConfig) -> Values:
     """Take the evaluations out of the table of an evaluate stage."""
-    path = settings.table
-    if path is None:
-        raise ValueError("no table to read")
+    path = cast(Path, settings.table)
     manifest = Manifest.load(path.parent)
     if manifest is None or manifest.stage != "evaluate" or manifest.status != "complete":
         raise InputError(
@@ -194,39 +160,18 @@ def _from_table(used: Mapping[tuple[str, int], Path], settings: CompareConfig) -
     files = [Path(file["path"]) for file in manifest.config["samples"]]
     names = dict(zip(folders, run_names([*folders, *files]), strict=False))
     rows = read_part(path).to_pylist()
-    found = {
-        place: [row for row in rows if folder in names and row["run"] == names[folder]]
-        for place, folder in used.items()
+    rows_of = {
+        run: [row for row in rows if folder in names and row["run"] == names[folder]]
+        for run, folder in used.items()
     }
-    problems = list(_lacking(found, used, settings))
-    InputError.refuse(problems)
-    return found
-
-
-def _lacking(
-    found: Values, used: Mapping[tuple[str, int], Path], settings: CompareConfig
-) -> Iterator[str]:
-    """A line for every run that is not in the table, and for every threshold."""
-    wanted = {place for name in settings.metrics for place in places_of(name, settings.thresholds)}
-    absent = [str(used[place]) for place, rows in found.items() if not rows]
-    if absent:
-        yield f"table: {settings.table} has no rows of {', '.join(absent)}; evaluate them too."
-    there = [{row["threshold"] for row in rows} for rows in found.values() if rows]
-    for threshold in sorted(value for value in wanted if value is not None):
-        if any(threshold not in thresholds for thresholds in there):
-            yield (
-                f"table: {settings.table} has no threshold {threshold:g}; evaluate with it, or "
-                "change thresholds."
-            )
-
-
-def _inputs(
-    methods: Mapping[str, Mapping[int, ComparedRun]], table: Path | None
-) -> dict[str, Path]:
-    """What is read, by role: the traces, and the table."""
-    traces = {
-        f"{method} seed {seed}": run.folder / "trace"
-        for method, runs in methods.items()
-        for seed, run in runs.items()
-    }
-    return traces if table is None else {**traces, "table": table}
+    wanted = {value for name in settings.metrics for value in places_of(name, settings.thresholds)}
+    there = [{row["threshold"] for row in rows} for rows in rows_of.values() if rows]
+    absent = [str(used[run]) for run, rows in rows_of.items() if not rows]
+    problems = [f"has no rows of {', '.join(absent)}; evaluate them too"] if absent else []
+    problems += [
+        f"has no threshold {value:g}; evaluate with it, or change thresholds"
+        for value in sorted(value for value in wanted if value is not None)
+        if any(value not in thresholds for thresholds in there)
+    ]
+    InputError.refuse(f"table: {path} {problem}." for problem in problems)
+    return rows_of

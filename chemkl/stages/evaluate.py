@@ -9,7 +9,7 @@ over the prompts, and one for each prompt.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -18,44 +18,21 @@ from rich.table import Table
 
 from chemkl.config import InputError, complaints
 from chemkl.config.base import utf8
-from chemkl.config.evaluate import EvaluateConfig, EvaluateTextConfig, MetricOptions, MosesReference
+from chemkl.config.evaluate import (
+    TRACE_FOLDER,
+    EvaluateConfig,
+    EvaluateTextConfig,
+    MetricOptions,
+    MosesReference,
+)
 from chemkl.display import say
-from chemkl.evaluation import by_prompt, metrics, samples
+from chemkl.evaluation import by_prompt, metrics, samples, tables, text, text_samples
 from chemkl.evaluation.by_prompt import PROMPT_COLUMNS, PromptSamples
 from chemkl.evaluation.metrics import metrics_schema
 from chemkl.evaluation.over_time import families_schema, family_rows, over_time, over_time_schema
 from chemkl.evaluation.reference import ChemNet, Comparisons, load_comparisons
 from chemkl.evaluation.samples import Samples, read_samples
-from chemkl.evaluation.tables import (
-    HOW_TO_READ,
-    comparison_tables,
-    family_tables,
-    legend,
-    prompt_tables,
-    window_table,
-)
-from chemkl.evaluation.text import (
-    METHODS_SCHEMA,
-    OF_TEXT,
-    STEPS_SCHEMA,
-    Embed,
-    exact_entropies,
-    method_rows,
-    nested_text,
-    over_prompts,
-    text_rows,
-    text_schema,
-    text_tables,
-)
-from chemkl.evaluation.text_samples import (
-    ANSWER,
-    ANSWERS_FILE,
-    TextSamples,
-    check_text_run,
-    left_out,
-    read_text_file,
-    read_text_run,
-)
+from chemkl.evaluation.text_samples import ANSWER, ANSWERS_FILE, TextSamples
 from chemkl.results import Manifest, find_trace, read_trace, write_bytes, write_json, write_parquet
 from chemkl.results.provenance import method_settings, mixed_settings
 from chemkl.results.trace import list_parts, read_part
@@ -70,6 +47,8 @@ IN_RUN = "evaluation"
 TEXT_TABLE, TEXT_JSON = "text_diversity.parquet", "text_metrics.json"
 STEPS, METHODS = "entropy_over_steps.parquet", "methods.parquet"
 FIGURE = "entropy"
+
+F = TypeVar("F", bound=Any)
 
 run = STAGES["evaluate"].run
 
@@ -96,11 +75,11 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
     runs of a method of texts need seeds of their own.
     """
     if issubclass(view.model, EvaluateTextConfig):
-        wanted = "embedding" if "embedding" in (view.get("measures") or ()) else None
         runs, methods = view.get("runs") or [], view.get("methods") or {}
         there = view.there([*runs, *(run for group in methods.values() for run in group)])
-        yield "runs", complaints(*((check_text_run, run) for run in there))
-        yield "measures", complaints((_require_embedding, wanted))
+        yield "runs", complaints(*((text_samples.check_text_run, run) for run in there))
+        if "embedding" in (view.get("measures") or ()):
+            yield "measures", complaints((_require_embedding,))
         for method, group in methods.items():
             yield "methods", [*_unlike([run for run in group if run in there], method)]
         return
@@ -112,8 +91,7 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
 
 def require_traces(folders: Iterable[Path]) -> None:
     """Look for the traces of all runs before anything is computed or written."""
-    problems = complaints(*((find_trace, folder) for folder in folders))
-    InputError.refuse(problems)
+    InputError.refuse(complaints(*((find_trace, folder) for folder in folders)))
 
 
 def run_names(folders: Sequence[Path]) -> list[str]:
@@ -125,13 +103,24 @@ def run_names(folders: Sequence[Path]) -> list[str]:
     return [f"{utf8(folder)}#{number}" for number, folder in enumerate(folders, start=1)]
 
 
-def _named(runs: Sequence[Path], files: Sequence[Any]) -> tuple[list[str], list[str]]:
-    """Names of runs, and of files given with them."""
+def trace_inputs(folders: Sequence[Path]) -> dict[str, Path]:
+    """The traces of runs as inputs of a stage, by role."""
+    names = zip(run_names(folders), folders, strict=True)
+    return {f"run {name}": folder / TRACE_FOLDER for name, folder in names}
+
+
+def _named(
+    runs: Sequence[Path], files: Sequence[F]
+) -> tuple[list[tuple[str, Path]], list[tuple[str, F]]]:
+    """Runs, and files given with them, with their names."""
     names = run_names([*runs, *(file.path for file in files)])
-    return names[: len(runs)], names[len(runs) :]
+    return [*zip(names, runs, strict=False)], [*zip(names[len(runs) :], files, strict=True)]
 
 
 # ---- molecules
+
+Prompts = Sequence[PromptSamples]
+Wanted = dict[str, tuple[pa.Schema, Callable[[Samples, Prompts], list[dict[str, Any]]]]]
 
 
 def _evaluate_molecules(config: EvaluateConfig, start: Start) -> None:
@@ -142,121 +131,97 @@ def _evaluate_molecules(config: EvaluateConfig, start: Start) -> None:
     """
     require_traces(config.runs)
     with start.claim(_inputs(config), seed=config.metrics.seed) as manifest:
-        comparisons = load_comparisons(config)
-        schemas = _schemas(config, comparisons)
-        tables: dict[str, list[dict[str, Any]]] = {name: [] for name in schemas}
+        wanted = _tables_wanted(config, load_comparisons(config))
+        rows_of: dict[str, list[dict[str, Any]]] = {name: [] for name in wanted}
         summaries: dict[str, dict[str, Any]] = {}
         beside: list[Path] = []
-        for molecules, folder, prompts in _everything(config):
-            rows_of = _rows(molecules, prompts, config, comparisons)
-            name = molecules.name
-            if molecules.note is not None:
-                say(molecules.note)
+        for run, folder, prompts in _samples(config):
+            of_run = {name: make(run, prompts) for name, (_, make) in wanted.items()}
+            if run.note is not None:
+                say(run.note)
             about = None if folder is None else Manifest.load(folder)
             if about is not None and about.status != "complete":
-                say(f"{name}: not finished ({about.status}); its numbers are those so far")
-            summaries[name] = metrics.nested(rows_of[TABLE])
+                say(f"{run.name}: not finished ({about.status}); its numbers are those so far")
+            summaries[run.name] = metrics.nested(of_run[TABLE])
             if folder is not None and config.into_runs:
-                _write_tables(folder / IN_RUN, rows_of, schemas)
-                write_json(folder / IN_RUN / JSON, summaries[name])
-                beside += [folder / IN_RUN / file for file in (*rows_of, JSON)]
-            for table, rows in rows_of.items():
-                tables[table] += rows
-        written = _write_tables(start.out, tables, schemas)
+                _write_tables(folder / IN_RUN, of_run, wanted)
+                write_json(folder / IN_RUN / JSON, summaries[run.name])
+                beside += [folder / IN_RUN / file for file in (*of_run, JSON)]
+            for table, rows in of_run.items():
+                rows_of[table] += rows
+        frames = _write_tables(start.out, rows_of, wanted)
         write_json(start.out / JSON, {"runs": summaries})
         manifest.finish(results={"runs": list(summaries)}, beside=beside)
-    frames = {name: metrics.frame(table) for name, table in written.items()}
     for shown in _shown(frames, config.metrics):
         start.console.print(shown, highlight=False)
 
 
+def _tables_wanted(config: EvaluateConfig, comparisons: Comparisons) -> Wanted:
+    """The tables that the settings ask for: their columns, and what makes the rows of samples."""
+    options, taus, every = config.metrics, config.thresholds, config.every
+    prior, late, corpus = comparisons.prior, options.late_samples, comparisons.corpus
+    columns = metrics_schema(options, [ref.name for ref in comparisons.references])
+    wanted: Wanted = {
+        TABLE: (columns, lambda s, _: metrics.evaluate(s, taus, options, comparisons))
+    }
+    if every is not None:
+        columns = over_time_schema(options)
+        wanted[OVER_TIME] = columns, lambda s, _: over_time(s, taus, options, every)
+    if prior is not None:
+        wanted[FAMILIES] = families_schema(late), lambda s, _: family_rows(s, prior, late)
+    if config.by_prompt:
+        columns = by_prompt.by_prompt_schema(options)
+        wanted[BY_PROMPT] = columns, lambda _, p: by_prompt.prompt_rows(p, taus, options, corpus)
+    return wanted
+
+
 def _shown(frames: Mapping[str, pd.DataFrame], options: MetricOptions) -> Iterator[Table | str]:
     """What is printed: the comparison, what moved over time and between prior and policy."""
-    yield from comparison_tables(frames[TABLE], options)
+    yield from tables.comparison_tables(frames[TABLE], options)
     if BY_PROMPT in frames:
-        yield from prompt_tables(frames[BY_PROMPT])
+        yield from tables.prompt_tables(frames[BY_PROMPT])
     if OVER_TIME in frames:
-        yield from window_table(frames[OVER_TIME], options)
+        yield from tables.window_table(frames[OVER_TIME], options)
     if FAMILIES in frames:
-        yield from family_tables(frames[TABLE], frames[FAMILIES], options)
-    notes = [legend(frames[TABLE], options), *([HOW_TO_READ] if BY_PROMPT in frames else [])]
-    yield " ".join(notes)
-
-
-def _schemas(settings: EvaluateConfig, comparisons: Comparisons) -> dict[str, pa.Schema]:
-    """The tables that the settings ask for."""
-    names = [ref.name for ref in comparisons.references]
-    schemas = {TABLE: metrics_schema(settings.metrics, names)}
-    if settings.every is not None:
-        schemas[OVER_TIME] = over_time_schema(settings.metrics)
-    if settings.prior is not None:
-        schemas[FAMILIES] = families_schema(settings.metrics.late_samples)
-    if settings.by_prompt:
-        schemas[BY_PROMPT] = by_prompt.by_prompt_schema(settings.metrics)
-    return schemas
-
-
-def _rows(
-    molecules: Samples,
-    prompts: Sequence[PromptSamples],
-    settings: EvaluateConfig,
-    comparisons: Comparisons,
-) -> dict[str, list[dict[str, Any]]]:
-    """The rows of one run or file, by table."""
-    options, thresholds = settings.metrics, settings.thresholds
-    rows = {TABLE: metrics.evaluate(molecules, thresholds, options, comparisons)}
-    if settings.every is not None:
-        rows[OVER_TIME] = over_time(molecules, thresholds, options, settings.every)
-    if comparisons.prior is not None:
-        rows[FAMILIES] = family_rows(molecules, comparisons.prior, options.late_samples)
-    if settings.by_prompt:
-        corpus = comparisons.corpus
-        rows[BY_PROMPT] = by_prompt.prompt_rows(prompts, thresholds, options, corpus)
-    return rows
+        yield from tables.family_tables(frames[TABLE], frames[FAMILIES], options)
+    how = f" {tables.HOW_TO_READ}" if BY_PROMPT in frames else ""
+    yield tables.legend(frames[TABLE], options) + how
 
 
 def _write_tables(
-    folder: Path, tables: Mapping[str, Sequence[dict[str, Any]]], schemas: Mapping[str, pa.Schema]
-) -> dict[str, pa.Table]:
+    folder: Path, rows_of: Mapping[str, Sequence[dict[str, Any]]], wanted: Wanted
+) -> dict[str, pd.DataFrame]:
     folder.mkdir(exist_ok=True)
-    made = {name: metrics.metrics_table(tables[name], schema) for name, schema in schemas.items()}
+    made = {name: metrics.metrics_table(rows_of[name], wanted[name][0]) for name in wanted}
     for name, table in made.items():
         write_parquet(folder / name, table)
-    return made
+    return {name: metrics.frame(table) for name, table in made.items()}
 
 
-def _everything(
-    settings: EvaluateConfig,
-) -> Iterator[tuple[Samples, Path | None, Sequence[PromptSamples]]]:
+def _samples(config: EvaluateConfig) -> Iterator[tuple[Samples, Path | None, Prompts]]:
     """The samples of every run with its folder and, where wanted, its prompts; then of files."""
-    columns = (*samples.TRACE_COLUMNS, *(PROMPT_COLUMNS if settings.by_prompt else ()))
-    late, workers = settings.metrics.late_samples, settings.metrics.workers
-    names, names_of_files = _named(settings.runs, settings.samples)
-    for name, folder in zip(names, settings.runs, strict=True):
+    columns = (*samples.TRACE_COLUMNS, *(PROMPT_COLUMNS if config.by_prompt else ()))
+    late, workers = config.metrics.late_samples, config.metrics.workers
+    runs, files = _named(config.runs, config.samples)
+    for name, folder in runs:
         trace = read_trace(folder, columns)
-        molecules = samples.from_trace(name, trace, workers, Manifest.load(folder))
-        yield (
-            molecules,
-            folder,
-            by_prompt.split_by_prompt(molecules, trace, late) if settings.by_prompt else (),
-        )
-    for name, file in zip(names_of_files, settings.samples, strict=True):
+        made = samples.from_trace(name, trace, workers, Manifest.load(folder))
+        yield made, folder, by_prompt.split_by_prompt(made, trace, late) if config.by_prompt else ()
+    for name, file in files:
         yield read_samples(name, file, workers), None, ()
 
 
-def _inputs(settings: EvaluateConfig) -> dict[str, Path]:
-    runs = zip(run_names(settings.runs), settings.runs, strict=True)
-    files = {f"run {name}": folder / "trace" for name, folder in runs}
-    of_samples = zip(_named(settings.runs, settings.samples)[1], settings.samples, strict=True)
+def _inputs(config: EvaluateConfig) -> dict[str, Path]:
+    files = trace_inputs(config.runs)
+    of_samples = _named(config.runs, config.samples)[1]
     files |= {f"samples {name}": file.path for name, file in of_samples}
-    if settings.corpus:
-        files["corpus"] = settings.corpus.path
-    if settings.prior:
-        files["prior"] = settings.prior.path
-    for name, source in settings.reference.items():
-        if not isinstance(source, MosesReference):
-            files[f"reference {name}"] = source.path
-    return files
+    beside: dict[str, Any] = {"corpus": config.corpus, "prior": config.prior}
+    beside |= {f"reference {name}": source for name, source in config.reference.items()}
+    return files | {
+        role: source.path
+        for role, source in beside.items()
+        if source and not isinstance(source, MosesReference)
+    }
 
 
 # ---- texts
@@ -270,13 +235,16 @@ def _evaluate_texts(config: EvaluateTextConfig, start: Start) -> None:
     """
     # what can go wrong with the inputs does so before the folder is claimed
     everything: list[TextSamples] = []
-    wrong = complaints(
-        *((lambda read: everything.append(read()), read) for read in _readings(config))
-    )
-    InputError.refuse(wrong)
-    has_answers = any(
-        ANSWER in texts.texts.columns or texts.exact is not None for texts in everything
-    )
+    runs, files = _named(config.folders, config.texts)
+    method_of = {folder: name for name, group in config.methods.items() for folder in group}
+    late = config.options.late_samples
+    readings: list[Callable[[], TextSamples]] = [
+        partial(text_samples.read_text_run, name, folder, late, method_of.get(folder))
+        for name, folder in runs
+    ]
+    readings += [partial(text_samples.read_text_file, name, file) for name, file in files]
+    InputError.refuse(complaints(*((lambda read: everything.append(read()), r) for r in readings)))
+    has_answers = any(t.exact is not None or ANSWER in t.texts.columns for t in everything)
     if not has_answers and set(config.measures) == {"answers"}:
         raise InputError(
             f"measures: only answers are wanted, and nothing here has any: no column {ANSWER!r} "
@@ -284,29 +252,37 @@ def _evaluate_texts(config: EvaluateTextConfig, start: Start) -> None:
         )
     embed = _embedder(config, everything)
     out, options = start.out, config.options
-    with start.claim(_text_inputs(config), seed=options.seed) as manifest:
-        by_run = {
-            texts.name: text_rows(texts, config.measures, options, embed) for texts in everything
-        }
-        rows = [row for rows_of_run in by_run.values() for row in rows_of_run]
-        means = method_rows(rows, list(config.methods), options)
-        write_parquet(out / TEXT_TABLE, pa.Table.from_pylist(rows, schema=text_schema(options)))
-        summary = {"runs": {name: nested_text(rows_of_run) for name, rows_of_run in by_run.items()}}
+    inputs = trace_inputs(config.folders) | {f"texts {name}": file.path for name, file in files}
+    for name, folder in zip(run_names(config.folders), config.folders, strict=True):
+        if "answers" in config.measures and (folder / ANSWERS_FILE).exists():
+            inputs[f"answers {name}"] = folder / ANSWERS_FILE
+    with start.claim(inputs, seed=options.seed) as manifest:
+        made = [text.text_rows(texts, config.measures, options, embed) for texts in everything]
+        names, rows = [texts.name for texts in everything], [row for some in made for row in some]
+        means = text.method_rows(rows, list(config.methods), options)
+        table = pa.Table.from_pylist(rows, schema=text.text_schema(options))
+        write_parquet(out / TEXT_TABLE, table)
+        summary = {"runs": dict(zip(names, map(text.nested_text, made), strict=True))}
         if config.methods:
-            write_parquet(out / METHODS, pa.Table.from_pylist(means, schema=METHODS_SCHEMA))
-            summary["methods"] = _nested_methods(means)
+            write_parquet(out / METHODS, pa.Table.from_pylist(means, schema=text.METHODS_SCHEMA))
+            summary["methods"] = {}
+            for row in means:
+                place = summary["methods"].setdefault(row["method"], {})
+                values = {key: row[key] for key in ("n", "mean", "sd", "low", "high")}
+                place.setdefault(row["scope"], {})[row["metric"]] = values
         write_json(out / TEXT_JSON, summary)
         if "answers" in config.measures:
             _write_entropies(out, everything)
-        manifest.finish(results={"runs": list(by_run)})
+        manifest.finish(results={"runs": names})
     notes = []
-    if set(OF_TEXT) & set(config.measures):  # what of each run is not in the measures of text
-        notes = [line for texts in everything for line in left_out(texts, options.max_texts)]
-    for shown in (*text_tables(rows, means, config), *notes):
+    if set(text.OF_TEXT) & set(config.measures):  # what of each run is not in the measures of text
+        most = options.max_texts
+        notes = [line for texts in everything for line in text_samples.left_out(texts, most)]
+    for shown in (*text.text_tables(rows, means, config), *notes):
         start.console.print(shown, highlight=False, markup=False)
 
 
-def _require_embedding(_measure: str) -> None:
+def _require_embedding() -> None:
     from chemkl.llm import embedding  # it imports torch: not for molecules
 
     try:
@@ -317,32 +293,28 @@ def _require_embedding(_measure: str) -> None:
 
 def _unlike(folders: Sequence[Path], method: str) -> Iterator[str]:
     """Say where runs of one method have the same seed, or differ in another setting."""
-    manifests = {str(folder): Manifest.load(folder) for folder in folders}
-    there = {folder: manifest for folder, manifest in manifests.items() if manifest is not None}
-    first_of: dict[int | None, str] = {}
-    for folder, manifest in there.items():
-        if manifest.seed is not None and manifest.seed in first_of:
+    first_of: dict[int, str] = {}
+    for folder in folders:
+        manifest = Manifest.load(folder)
+        if manifest is None or manifest.seed is None:
+            continue
+        if manifest.seed in first_of:
             yield (
                 f"methods.{method}: {first_of[manifest.seed]} and {folder} both have seed "
                 f"{manifest.seed}. Keep one of them."
             )
-        first_of.setdefault(manifest.seed, folder)
-    settings = {name: method_settings(m.config, m.inputs) for name, m in there.items()}
-    yield from mixed_settings(method, settings)
+        first_of.setdefault(manifest.seed, str(folder))
+    yield from mixed(method, folders)
 
 
-def _readings(settings: EvaluateTextConfig) -> Iterator[Callable[[], TextSamples]]:
-    """What reads each run, then each file."""
-    method_of = {folder: name for name, group in settings.methods.items() for folder in group}
-    names, names_of_texts = _named(settings.folders, settings.texts)
-    late = settings.options.late_samples
-    for name, folder in zip(names, settings.folders, strict=True):
-        yield partial(read_text_run, name, folder, late, method_of.get(folder))
-    for name, file in zip(names_of_texts, settings.texts, strict=True):
-        yield partial(read_text_file, name, file)
+def mixed(method: str, folders: Iterable[Path]) -> list[str]:
+    """Every setting in which the runs of one method differ; runs without a manifest may be any."""
+    manifests = {str(folder): Manifest.load(folder) for folder in folders}
+    settings = {n: method_settings(m.config, m.inputs) for n, m in manifests.items() if m}
+    return mixed_settings(method, settings)
 
 
-def _embedder(settings: EvaluateTextConfig, everything: Iterable[TextSamples]) -> Embed | None:
+def _embedder(settings: EvaluateTextConfig, everything: Iterable[TextSamples]) -> text.Embed | None:
     if "embedding" not in settings.measures or all(texts.molecules for texts in everything):
         return None
     from chemkl.llm import embedding  # it imports torch: not for molecules
@@ -352,9 +324,9 @@ def _embedder(settings: EvaluateTextConfig, everything: Iterable[TextSamples]) -
 
     def embed(texts: Sequence[str]) -> list[np.ndarray]:
         """Embed the texts that no earlier run wrote."""
-        new = [text for text in dict.fromkeys(texts) if text not in known]
+        new = [one for one in dict.fromkeys(texts) if one not in known]
         known.update(zip(new, model.embed(new), strict=True))
-        return [known[text] for text in texts]
+        return [known[one] for one in texts]
 
     return embed
 
@@ -369,33 +341,14 @@ def _write_entropies(out: Path, everything: Iterable[TextSamples]) -> None:
     for texts in everything:
         if texts.exact is None:
             continue
-        steps = exact_entropies(texts.exact)
+        steps = text.exact_entropies(texts.exact)
         who = {"run": texts.name, "method": texts.method, "seed": texts.seed}
         rows += [{**who, **row} for row in steps.to_dict("records")]
-        curves.setdefault(texts.method or texts.name, []).append(over_prompts(steps))
+        curves.setdefault(texts.method or texts.name, []).append(text.over_prompts(steps))
     if rows:
-        table = pa.Table.from_pandas(pd.DataFrame(rows), schema=STEPS_SCHEMA, preserve_index=False)
+        frame = pd.DataFrame(rows)
+        table = pa.Table.from_pandas(frame, schema=text.STEPS_SCHEMA, preserve_index=False)
         write_parquet(out / STEPS, table)
         figure = draw_entropy(curves)
         write_bytes(out / f"{FIGURE}.svg", to_svg(figure))
         write_bytes(out / f"{FIGURE}.png", to_png(figure))
-
-
-def _nested_methods(means: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for row in means:
-        values = {key: row[key] for key in ("n", "mean", "sd", "low", "high")}
-        place = nested.setdefault(row["method"], {}).setdefault(row["scope"], {})
-        place[row["metric"]] = values
-    return nested
-
-
-def _text_inputs(settings: EvaluateTextConfig) -> dict[str, Path]:
-    files: dict[str, Path] = {}
-    for name, folder in zip(run_names(settings.folders), settings.folders, strict=True):
-        files[f"run {name}"] = folder / "trace"
-        if "answers" in settings.measures and (folder / ANSWERS_FILE).exists():
-            files[f"answers {name}"] = folder / ANSWERS_FILE
-    names = _named(settings.folders, settings.texts)[1]
-    of_texts = zip(names, settings.texts, strict=True)
-    return files | {f"texts {name}": file.path for name, file in of_texts}

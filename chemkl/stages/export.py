@@ -1,6 +1,6 @@
 """What `chemkl export` and `chemkl convert` write: molecules as SDF, CSV or SMILES."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from shlex import quote
 from typing import IO, Any, NamedTuple
@@ -74,7 +74,17 @@ def export(
     given = {"--sdf": sdf, "--csv": csv, "--smi": smi}
     outputs = {option: Path(path) for option, path in given.items() if path is not None}
     filters = {"--threshold": threshold, "--top": top, "--per-scaffold": per_scaffold}
-    _check_options(outputs, [name for name in filters if filters[name] is not None], all_rows)
+    problems = []
+    if not outputs:
+        problems.append(f"nothing to write: give {', '.join(ENDINGS)}, one or several")
+    if all_rows and (not_csv := outputs.keys() - {"--csv"}):
+        problems.append(
+            f"--all-rows goes with --csv alone, not with {', '.join(sorted(not_csv))}: most rows "
+            "are repeats, or no molecules at all"
+        )
+    if all_rows and (chosen := [name for name, value in filters.items() if value is not None]):
+        problems.append(f"--all-rows and {', '.join(chosen)} contradict: give one of them")
+    InputError.refuse(problems)
     check_outputs(outputs, ENDINGS, force=force)
     run = open_run(run_dir)
     if run.is_text and not all_rows:
@@ -84,25 +94,49 @@ def export(
             f"chemkl show {quote(str(run.folder))} --sql "
             '"SELECT prompt, completion, answer, reward FROM trace" --csv texts.csv'
         )
-    rows = run.frame
-    if not all_rows:
-        rows = _readable(select(rows, threshold, top=top, per_scaffold=per_scaffold), run.folder)
-    if rows.empty:
-        raise InputError(_nothing_left(run, threshold))
+    rows = run.frame if all_rows else _molecules(run, threshold, top, per_scaffold)
     table = pa.Table.from_pandas(rows, schema=run.schema, preserve_index=False)
     if not all_rows:
         table = table.drop_columns(list(SAME_FOR_ALL))
     origin = {name: text for name, text in run.identity.items() if text}
+    # a molecule without a name gets one that no other run uses: run's id, oracle call
+    run_id = run.identity["run_id"] or run.folder.resolve().name
     for option, path in outputs.items():
         with written_out(path) as stream:
             if option == "--csv":
                 write_csv(table, stream)
                 continue
-            n = write_molecules(_records_of_run(run, table), option, table.schema, origin, stream)
+            records = (
+                Record(_title(row, f"{run_id}_{row['call']}"), smiles, parse(smiles) or smiles, row)
+                for _, row in _rows(table)
+                for smiles in [row["canonical_smiles"]]
+            )
+            n = write_molecules(records, option, table.schema, origin, stream)
         if n < len(table):
             left_out = len(table) - n
             say(f"{left_out:,} molecules left out of the SD file, which RDKit cannot lay out")
     return len(table)
+
+
+def _molecules(
+    run: RunTrace, threshold: float | None, top: int | None, per_scaffold: int | None
+) -> pd.DataFrame:
+    """The rows that are chosen, without those that RDKit cannot read."""
+    rows = select(run.frame, threshold, top=top, per_scaffold=per_scaffold)
+    readable = [parse(smiles) is not None for smiles in rows["canonical_smiles"]]
+    if not all(readable):
+        left_out = readable.count(False)
+        say(f"{run.folder}: {left_out:,} molecules left out, which RDKit cannot read")
+    rows = rows[readable]
+    if rows.empty:
+        best = select(run.frame)["reward"].max()
+        raise InputError(
+            f"{run.folder}: the trace holds no valid molecule; nothing was written"
+            if pd.isna(best)
+            else f"--threshold {threshold:g}: no hits: the largest reward in {run.folder} is "
+            f"{best:.6g}; nothing was written. Give a lower threshold"
+        )
+    return rows
 
 
 def select(
@@ -123,48 +157,6 @@ def select(
     if per_scaffold is not None:
         rows = rows[rows.groupby("scaffold", dropna=False).cumcount() < per_scaffold]
     return rows if top is None else rows.head(top)
-
-
-def _readable(rows: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """Leave out the molecules that RDKit cannot read, and say how many they are."""
-    readable = [parse(smiles) is not None for smiles in rows["canonical_smiles"]]
-    left_out = len(rows) - sum(readable)
-    if left_out:
-        say(f"{folder}: {left_out:,} molecules left out, which RDKit cannot read")
-    return rows[readable]
-
-
-def _check_options(outputs: Mapping[str, Path], filters: Sequence[str], all_rows: bool) -> None:
-    problems = []
-    if not outputs:
-        problems.append(f"nothing to write: give {', '.join(ENDINGS)}, one or several")
-    if all_rows and (not_csv := outputs.keys() - {"--csv"}):
-        problems.append(
-            f"--all-rows goes with --csv alone, not with {', '.join(sorted(not_csv))}: most rows "
-            "are repeats, or no molecules at all"
-        )
-    if all_rows and filters:
-        problems.append(f"--all-rows and {', '.join(filters)} contradict: give one of them")
-    InputError.refuse(problems)
-
-
-def _nothing_left(run: RunTrace, threshold: float | None) -> str:
-    best = select(run.frame)["reward"].max()
-    if pd.isna(best):
-        return f"{run.folder}: the trace holds no valid molecule; nothing was written"
-    return (
-        f"--threshold {threshold:g}: no hits: the largest reward in {run.folder} is {best:.6g}; "
-        "nothing was written. Give a lower threshold"
-    )
-
-
-def _records_of_run(run: RunTrace, table: pa.Table) -> Iterator["Record"]:
-    """Each molecule with its own name, or one that no other run uses: run's id, oracle call."""
-    run_id = run.identity["run_id"] or run.folder.resolve().name
-    for _, row in _rows(table):
-        smiles = row["canonical_smiles"]
-        title = _title(row, f"{run_id}_{row['call']}")
-        yield Record(title, smiles, parse(smiles) or smiles, row)
 
 
 # ---- a Parquet file
@@ -204,7 +196,11 @@ def convert(
             write_csv(table, stream)
         return f"{len(table):,} rows"
     place = _smiles_column(source, table, column)
-    records = _records_of_file(table, place, source.stem)
+    records = (
+        Record(_title(row, f"{source.stem}_{number}"), row[place], mol, row)
+        for number, row in _rows(table)
+        if (mol := read_molecule(row[place] or "").mol) is not None
+    )
     with written_out(target) as stream:
         n = write_molecules(records, form, table.schema, {}, stream)
         if not n:  # raised in here, so that no empty file appears
@@ -216,49 +212,32 @@ def convert(
     return f"{n:,} molecules{without}"
 
 
-def _records_of_file(table: pa.Table, column: str, name: str) -> Iterator["Record"]:
-    """The rows that are molecules, each by its own name or that of its file and row."""
-    for number, row in _rows(table):
-        mol = read_molecule(row[column] or "").mol
-        if mol is not None:
-            yield Record(_title(row, f"{name}_{number}"), row[column], mol, row)
-
-
 def _smiles_column(source: Path, table: pa.Table, column: str | None) -> str:
     names = table.schema.names
     refuse_same_names(names, str(source))
-    found = (
-        first_named(SMILES_COLUMNS, names)
-        if column is None
-        else find_column(names, column, str(source))
-    )
-    if found is None:
+    if column is not None:
+        column = find_column(names, column, str(source))
+    column = column or first_named(SMILES_COLUMNS, names)
+    if column is None:
         raise InputError(
             f"{source}: no column is called canonical_smiles or smiles; say with --column where "
             f"the SMILES stand. Known: {', '.join(names)}"
         )
-    kind = table.schema.field(found).type
+    kind = table.schema.field(column).type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise InputError(f"{source}: the column {found!r} holds {kind}; expected SMILES as text")
-    return found
+        raise InputError(f"{source}: the column {column!r} holds {kind}; expected SMILES as text")
+    return column
 
 
 # ---- SD files and SMILES files
 
 
 class Record(NamedTuple):
-    """One molecule of a file.
-
-    Attributes:
-        title: its name.
-        smiles: its SMILES.
-        molecule: what is drawn, the same as a molecule or as SMILES.
-        row: what is known about it, by column; None where a value is missing.
-    """
+    """One molecule of a file, and what is known about it by column."""
 
     title: str
     smiles: str
-    molecule: Chem.Mol | str
+    molecule: Chem.Mol | str  # what is drawn
     row: Mapping[str, Any]
 
 
@@ -286,7 +265,13 @@ def write_molecules(
     RDKit cannot lay out is left out.
     """
     n = 0
-    text_of = {field.name: _writer_of(field.type) for field in schema}
+    text_of: dict[str, Callable[[Any], str]] = {}
+    for field in schema:  # as in the CSV, with no more digits than they have
+        text_of[field.name] = str
+        if pa.types.is_float32(field.type):
+            text_of[field.name] = lambda value: str(np.float32(value))
+        if pa.types.is_boolean(field.type):
+            text_of[field.name] = lambda value: "true" if value else "false"
     for record in records:
         if form == "--smi":
             text = f"{record.smiles} {' '.join(record.title.split())}\n"
@@ -299,12 +284,3 @@ def write_molecules(
         stream.write(text.encode())
         n += 1
     return n
-
-
-def _writer_of(kind: pa.DataType) -> Callable[[Any], str]:
-    """How the values of a column are written: as in the CSV, with no more digits than they have."""
-    if pa.types.is_float32(kind):
-        return lambda value: str(np.float32(value))
-    if pa.types.is_boolean(kind):
-        return lambda value: "true" if value else "false"
-    return str

@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow as pa
 
 from chemkl.config import InputError, complaints
-from chemkl.config.evaluate import TRACE_FOLDER, ForecastConfig
+from chemkl.config.evaluate import ForecastConfig
 from chemkl.display import Bar
 from chemkl.evaluation.forecast_targets import (
     FORECAST_SCHEMA,
@@ -24,7 +24,7 @@ from chemkl.policies.base import stream
 from chemkl.results import write_json, write_parquet
 from chemkl.rewards import RewardModel
 from chemkl.stages import posttrain
-from chemkl.stages.evaluate import run_names
+from chemkl.stages.evaluate import run_names, trace_inputs
 from chemkl.stages.registry import STAGES, View
 from chemkl.stages.runner import Start
 from chemkl.training.ledger import Ledger, build_filter
@@ -52,10 +52,11 @@ def work(config: ForecastConfig, start: Start) -> None:
     out_dir = start.out
     trained = read_runs(config.runs, config.prior, config.reward)
     names = run_names(config.runs)
-    traces = {f"run {n}": f / TRACE_FOLDER for n, f in zip(names, config.runs, strict=True)}
-    with start.claim({"prior": config.prior, **traces}) as manifest:
+    with start.claim({"prior": config.prior, **trace_inputs(config.runs)}) as manifest:
         samples, n_calls = _draw(config)
-        write_parquet(out_dir / SAMPLES, _samples_table(samples))
+        kept = samples[SAMPLES_SCHEMA.names]
+        table = pa.Table.from_pandas(kept, schema=SAMPLES_SCHEMA, preserve_index=False)
+        write_parquet(out_dir / SAMPLES, table)
         points = points_of(samples)
         found = forecast_targets(config, points)
         runs = compare(dict(zip(names, trained, strict=True)), points, config)
@@ -71,19 +72,12 @@ def work(config: ForecastConfig, start: Start) -> None:
 def _check_taus(taus: Sequence[float]) -> None:
     """Refuse taus that make no sequence a hit, or every one."""
     most = RewardModel.MOST
-    problems = {
-        "no reward is that high, so nothing would be a hit": [t for t in taus if t > most],
-        "all rewards are that high, so everything would be a hit, invalid strings too": [
-            t for t in taus if t <= 0
-        ],
-    }
-    lines = [
-        f"taus: {', '.join(f'{tau:g}' for tau in wrong)}: {why}. Take rewards above 0 and at most "
-        f"{most:g}."
-        for why, wrong in problems.items()
-        if wrong
-    ]
-    InputError.refuse(lines)
+    wrong = [f"{tau:g}" for tau in taus if not 0 < tau <= most]
+    if wrong:
+        raise InputError(
+            f"taus: {', '.join(wrong)}: nothing, or everything, would be a hit (invalid strings "
+            f"too). Take rewards above 0 and at most {most:g}."
+        )
 
 
 def _draw(config: ForecastConfig) -> tuple[pd.DataFrame, int]:
@@ -100,8 +94,3 @@ def _draw(config: ForecastConfig) -> tuple[pd.DataFrame, int]:
             frames.append(rows)
             bar.advance(n)
     return pd.concat(frames, ignore_index=True), ledger.n_calls
-
-
-def _samples_table(samples: pd.DataFrame) -> pa.Table:
-    kept = samples[SAMPLES_SCHEMA.names]
-    return pa.Table.from_pandas(kept, schema=SAMPLES_SCHEMA, preserve_index=False)

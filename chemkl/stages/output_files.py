@@ -94,11 +94,12 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
     if pa.types.is_dictionary(kind):
         return column.cast(kind.value_type)
     if pa.types.is_nested(kind):
-        return pa.array(map(_json, column.to_pylist()), pa.string())
+        return pa.array(map(as_text, column.to_pylist()), pa.string())
     if pa.types.is_interval(kind) or pa.types.is_decimal(kind) or pa.types.is_duration(kind):
         return pa.array([None if cell is None else str(cell) for cell in column.to_pylist()])
     return column
 
 
-def _json(cell: Any) -> str | None:
+def as_text(cell: Any) -> str | None:
+    """A value that is no text as JSON; None stays None."""
     return None if cell is None else json.dumps(cell, default=str, ensure_ascii=False)

@@ -28,6 +28,8 @@ Source = PipelineConfig | Mapping[str, Any] | str | Path
 State = Literal["new", "resume", "again", "complete"]
 """What a job's folder holds: nothing, an unfinished run, a run of input that has changed since
 (set aside and run again), or the finished run."""
+Status = Literal["planned", "skipped", "done", "stopped"]
+"""planned: a dry run; skipped: it was complete; stopped: it ended early and can be resumed."""
 
 
 @dataclass(frozen=True)
@@ -35,19 +37,10 @@ class Planned:
     """A job whose settings have been checked."""
 
     job: Job
+    stage: Stage
     config: Config
-    needs: tuple[Job, ...]
-    """Earlier jobs whose output it reads."""
-
-    @property
-    def stage(self) -> Stage:
-        """The stage that it runs."""
-        return STAGES[self.job.stage]
-
-    @property
-    def folder(self) -> Path:
-        """Its output folder."""
-        return self.job.folder
+    folder: Path
+    needs: tuple[Job, ...]  # earlier jobs whose output it reads
 
 
 @dataclass(frozen=True)
@@ -55,11 +48,8 @@ class Outcome:
     """What became of a job."""
 
     name: str
-    """The job's name."""
     folder: Path
-    """Its output folder."""
-    status: Literal["planned", "skipped", "done", "stopped"]
-    """planned: a dry run; skipped: it was complete; stopped: it ended early and can be resumed."""
+    status: Status
 
 
 def run(
@@ -103,7 +93,8 @@ def run(
         title = f"[{position}/{len(chosen)}] {plan.job.name}"
         told = partial(interrupted, plan.stage, Path(_shown(plan.folder)), fresh=fresh)
         with interruptible(told):
-            outcomes.append(_run_job(console, plan, title))
+            status = _run_job(console, plan, title)
+        outcomes.append(Outcome(plan.job.name, plan.folder, status))
         if outcomes[-1].status == "stopped":
             break
     return outcomes
@@ -135,7 +126,7 @@ def plan_pipeline(
         else:
             read = {folder for path in unread for folder in (path, *path.parents)}
             needs = tuple(other for folder, other in job_of.items() if folder in read)
-            planned.append(Planned(job, config, needs))
+            planned.append(Planned(job, stage, config, job.folder, needs))
         earlier[job.folder] = stage.outputs
         job_of[job.folder] = job
     InputError.refuse(problems)
@@ -179,7 +170,7 @@ def _chosen(planned: list[Planned], only: str | None, index: int | None) -> list
 
 def _check_folders(chosen: list[Planned], fresh: bool) -> None:
     """Refuse folders that cannot be used, or moved aside, and input that nobody will have made."""
-    problems: dict[str, None] = {}
+    problems: list[str] = []
     running = {plan.folder for plan in chosen}
     to_run: list[str] = []
     for plan in chosen:
@@ -191,14 +182,14 @@ def _check_folders(chosen: list[Planned], fresh: bool) -> None:
             if not fresh:
                 check_folder(plan.stage, plan.config, plan.folder)
         except InputError as error:
-            problems[str(error)] = None
-        for need in plan.needs:
-            if need.folder not in running and not _is_complete(need.folder):
-                problems[
-                    f"{plan.job.name}: reads {_shown(need.folder)}, which is not complete; "
-                    f"first run it: --only {need.name}"
-                ] = None
-    InputError.refuse(problems)
+            problems.append(str(error))
+        problems += [
+            f"{plan.job.name}: reads {_shown(need.folder)}, which is not complete; first run it: "
+            f"--only {need.name}"
+            for need in plan.needs
+            if need.folder not in running and not _is_complete(need.folder)
+        ]
+    InputError.refuse(dict.fromkeys(problems))
 
 
 def _is_complete(folder: Path) -> bool:
@@ -223,7 +214,7 @@ def _state(plan: Planned, to_run: Iterable[str] = ()) -> State:
 # ---- the jobs
 
 
-def _run_job(console: Console, plan: Planned, title: str) -> Outcome:
+def _run_job(console: Console, plan: Planned, title: str) -> Status:
     job, began = plan.job, perf_counter()
 
     def tell(colour: str, text: str) -> None:
@@ -237,7 +228,7 @@ def _run_job(console: Console, plan: Planned, title: str) -> Outcome:
     state, folder = _state(plan), _shown(plan.folder)
     if state == "complete":
         tell("green", f"complete, skipped ({folder}); {AGAIN}")
-        return Outcome(job.name, plan.folder, "skipped")
+        return "skipped"
     if state == "again":
         move_aside(plan.folder, plan.config)
     verb = "resumes" if state == "resume" else "starts"
@@ -251,9 +242,9 @@ def _run_job(console: Console, plan: Planned, title: str) -> Outcome:
         raise
     if not _is_complete(plan.folder):
         tell("yellow", f"stopped after {took()}; the same command resumes it")
-        return Outcome(job.name, plan.folder, "stopped")
+        return "stopped"
     tell("green", f"done in {took()}")
-    return Outcome(job.name, plan.folder, "done")
+    return "done"
 
 
 def _table(name: str, chosen: list[Planned], fresh: bool) -> Table:

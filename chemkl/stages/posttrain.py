@@ -6,7 +6,7 @@ language model's adapter or weights in Hugging Face's format.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from lightning import Callback, Trainer
 
 from chemkl.config import InputError, complaints
-from chemkl.config.llm import LlmPosttrainConfig, TextRewardConfig
+from chemkl.config.llm import LlmPosttrainConfig
 from chemkl.config.posttrain import PosttrainConfig
 from chemkl.llm.extra import PACKAGES, check_installed
 from chemkl.llm.ledger import AnswerTracker, TextLedger, describe_cut_off
@@ -29,7 +29,7 @@ from chemkl.losses import objective_from_config
 from chemkl.policies import check_vocabularies, freeze, load_policy, read_header, save_policy
 from chemkl.results.manifest import Manifest
 from chemkl.results.outcome import read_outcome
-from chemkl.results.provenance import UsedPrecision, installed_versions
+from chemkl.results.provenance import installed_versions
 from chemkl.results.seal import check_seal
 from chemkl.results.trace import TraceWriter, list_parts, read_orphans, read_part, read_trace
 from chemkl.rewards import RewardModel
@@ -62,62 +62,50 @@ run = STAGES["posttrain"].run
 
 def work(config: Any, start: Start) -> None:
     """Post-train a policy, or continue where a killed run stopped."""
-    # what can go wrong with the models and the trainer does so before the folder is claimed
-    kind = _Texts if isinstance(config, LlmPosttrainConfig) else _Molecules
-    parts = kind(config, start.out)
-    precision = _settled(config, start.out)
+    out, settings = start.out, {"devices": 1, **config.trainer}  # one, whatever there are
+    # what can go wrong with models, trainer and past does so before the folder is claimed
+    parts = (_Texts if isinstance(config, LlmPosttrainConfig) else _Molecules)(config, out)
+    precision = settle(config.precision, settings, out, config.model_dump(mode="json"))
+
+    def build(*callbacks: Callback) -> Trainer:
+        with quiet():
+            return build_trainer(out, settings, callbacks, max_epochs=1, precision=precision.used)
+
+    build()
+    last_checkpoint(out)
+    for part in list_parts(out):
+        check_seal(part.path, "Restore it from a copy, or run again with --fresh.")
     with (
         closing(parts.build_reward()) as reward,
         # it runs on one device: a second process is never a rank of this run
         start.claim(parts.inputs(), precision=precision, rank=0) as manifest,
     ):
-        first = last_checkpoint(start.out)  # another process may have written one meanwhile
+        first = last_checkpoint(out)  # another process may have written one meanwhile
         parts.begin(manifest)
         alarm = build_alarm(config, start.say)
         if alarm is not None:
             manifest.beside = {"collapse": alarm.settings}
             manifest.save()
-        trace = TraceWriter(
-            start.out,
-            reward.component_names,
-            manifest.run_id,
-            manifest.config_hash,
-            earlier=[before["config_hash"] for before in manifest.extended],
-            text=parts.text,
-        )
-        module = Posttrain(
-            parts.policy,
-            parts.reference(),
-            parts.ledger(),
-            objective_from_config(config.objective, parts.bounds),
-            trace,
-            batch_size=config.batch_size,
-            most_samples=config.most_samples,
-            learning_rate=config.learning_rate,
-            seed=config.seed,
-        )
+        module = _build_module(config, parts, manifest, reward.component_names, out)
         start.say(str(precision))
-        if first is not None:
-            first = _reopened(first, start.out, config.batch_size)
-        past = bring_back(first, module, start.out)
+        first, past = _bring_back(first, module, out, config.batch_size)
+        if alarm is not None and past is not None:
+            alarm.restore(past)
         callbacks = parts.callbacks(module)
-        if alarm is not None:
-            if past is not None:
-                alarm.restore(past)
-            callbacks = [alarm, *callbacks]
         if first is not None:
             start.say(f"resumes at step {module.next_step}")
         if not module.is_finished and not (alarm and alarm.ends_the_run):
-            _make_steps(config, start.out, module, callbacks, precision, first)
-        trace.compact()
+            if (out / EVALUATION).is_dir():  # of a trace that grows now
+                (out / EVALUATION).rename(free_name(out / EVALUATION))
+            saving = Checkpoint(out, config.callbacks.checkpoint_every, before=module.trace.cut)
+            loader = StepLoader(-(-config.most_samples // config.batch_size))
+            watching = [alarm] if alarm else []
+            fit(build(saving, *watching, *callbacks), module, loader, first)
+        module.trace.compact()
         ledger = module.ledger
         counts = {"calls": ledger.n_calls, "samples": ledger.n_samples, "steps": module.next_step}
-        provenance = {
-            "stage": manifest.stage,
-            "run_id": manifest.run_id,
-            "config_hash": manifest.config_hash,
-        }
-        parts.save(manifest, provenance, counts)
+        about = {key: getattr(manifest, key) for key in ("stage", "run_id", "config_hash")}
+        parts.save(manifest, about, counts)
         ended_by = parts.limit if module.is_finished else ENDED_BY
         manifest.finish(
             ended_by="budget" if ledger.spent else ended_by,
@@ -125,8 +113,82 @@ def work(config: Any, start: Start) -> None:
         )
     spent = f"{counts['calls']:,} calls, {counts['samples']:,} samples"
     start.say(f"ended by {manifest.ended_by}: {spent}")
-    for line in [*read_outcome(start.out, manifest).lines(), *parts.failures()]:
+    for line in [*read_outcome(out, manifest).lines(), *parts.failures()]:
         start.say(line)
+
+
+def _build_module(
+    config: Any, parts: Any, manifest: Manifest, components: Sequence[str], out: Path
+) -> Posttrain:
+    trace = TraceWriter(
+        out,
+        components,
+        manifest.run_id,
+        manifest.config_hash,
+        earlier=[before["config_hash"] for before in manifest.extended],
+        text=parts.text,
+    )
+    return Posttrain(
+        parts.policy,
+        parts.reference(),
+        parts.ledger(),
+        objective_from_config(config.objective, parts.bounds),
+        trace,
+        batch_size=config.batch_size,
+        most_samples=config.most_samples,
+        learning_rate=config.learning_rate,
+        seed=config.seed,
+    )
+
+
+def _bring_back(
+    first: Path | None, module: Posttrain, out: Path, batch_size: int
+) -> tuple[Path | None, pd.DataFrame | None]:
+    """Bring weights, trace and ledger to the last checkpoint; what was paid beyond is kept.
+
+    A run that came to its end goes on from there, if its limits have been raised. A step that the
+    end cut short was not learnt from: it is made again, whole where the limits allow it, and what
+    was paid for its rows is read back.
+
+    Returns:
+        The checkpoint, and the rows of the trace up to there; None where there is nothing yet.
+    """
+    if first is not None:  # nothing but tensors and plain values is unpickled
+        saved: dict[str, Any] = torch.load(first, map_location="cpu", weights_only=True)
+        if "next_step" not in saved:
+            raise InputError(
+                f"{first}: a checkpoint, but not of a posttrain run. Delete it to begin the run "
+                "anew, or put back a good copy."
+            )
+        parts, step = list_parts(out), saved["next_step"]
+        if parts and parts[-1].last == step - 1:
+            steps = read_part(parts[-1].path, ["step"])["step"].to_pylist()
+            step -= steps.count(step - 1) < batch_size
+        if step and (step < saved["next_step"] or saved["epoch"]):
+            reopen(first, saved, step)
+            saved = torch.load(first, map_location="cpu", weights_only=True)
+        if step:
+            module.load_state_dict(saved["state_dict"])
+            module.on_load_checkpoint(saved)
+        else:  # the first step was cut short
+            first.unlink()
+            first = None
+    module.trace.resume(module.next_step)
+    paid = read_orphans(out)
+    if paid is not None:
+        module.ledger.remember(paid)
+    last = module.trace.last_step
+    if module.next_step != (0 if last is None else last + 1):
+        raise InputError(
+            f"{out}: the trace ends with step {last}, but the checkpoint goes on with step "
+            f"{module.next_step}. Restore the missing part of the trace from a copy, or run again "
+            "with --fresh."
+        )
+    if not module.next_step:
+        return first, None
+    past = read_trace(out)
+    module.ledger.restore(past)
+    return first, past
 
 
 class _Molecules:
@@ -165,12 +227,10 @@ class _Molecules:
         bar = self.config.callbacks.progress_bar
         return [CallsBar(module.ledger, self.config.budget)] if bar else []
 
-    def save(
-        self, manifest: Manifest, provenance: dict[str, Any], counts: Mapping[str, int]
-    ) -> None:
-        provenance["prior_sha256"] = manifest.inputs["prior"].sha256
-        provenance["versions"] = manifest.versions
-        save_policy(self.policy, self.out / POLICY, {**provenance, **counts})
+    def save(self, manifest: Manifest, about: dict[str, Any], counts: dict[str, int]) -> None:
+        about["prior_sha256"] = manifest.inputs["prior"].sha256
+        about["versions"] = manifest.versions
+        save_policy(self.policy, self.out / POLICY, about | counts)
 
     def failures(self) -> Sequence[str]:
         return describe_failures(self.reward.failures)
@@ -235,11 +295,9 @@ class _Texts:
             found.append(CallsBar(module.ledger, config.budget, config.most_samples))
         return found
 
-    def save(
-        self, manifest: Manifest, provenance: dict[str, Any], counts: Mapping[str, int]
-    ) -> None:
-        provenance["versions"] = {**manifest.versions, **installed_versions(PACKAGES)}
-        save(self.policy, self.out / CHECKPOINTS, self.config, {**provenance, **counts})
+    def save(self, manifest: Manifest, about: dict[str, Any], counts: dict[str, int]) -> None:
+        about["versions"] = manifest.versions | installed_versions(PACKAGES)
+        save(self.policy, self.out / CHECKPOINTS, self.config, about | counts)
 
     def failures(self) -> Sequence[str]:
         """A line for each kind of failure, and one where many completions had no end."""
@@ -268,34 +326,30 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
         ("precision", complaints((check_precision, view.get("precision"), trainer or {}))),
     ]
     if not issubclass(view.model, LlmPosttrainConfig):
+
+        def check_agent(agent: Path, prior: Path | None) -> None:
+            """Compare the agent's vocabulary with the prior's where that can be read."""
+            files = {"prior": prior, "agent": agent}
+            headers = {role: read_header(path) for role, path in files.items() if path is not None}
+            check_vocabularies({role: header["vocabulary"] for role, header in headers.items()})
+
         prior, agent = view.get("prior"), view.get("agent")
         unusable = complaints((read_header, prior))
         yield "", complaints((RewardModel.from_config, view.section("reward")))
         yield "prior", unusable
-        yield "agent", complaints((_check_agent, agent, None if unusable else prior))
+        yield "agent", complaints((check_agent, agent, None if unusable else prior))
         yield from here
         return
     fits = view.config is not None
     found = [
         ("model", complaints((check_installed, PACKAGES[:2])) if fits else []),
-        ("reward", complaints((_check_reward, view.get("reward")))),
+        ("reward", complaints((lambda reward: build_reward(reward).close(), view.get("reward")))),
         *here,
     ]
     yield from found
     model = view.config.model if isinstance(view.config, LlmPosttrainConfig) else None
     if model and not any(lines for _, lines in found) and model.name not in view.awaited:
         yield "prompts", complaints((read_prompts, view.config)) if is_here(model) else []
-
-
-def _check_agent(agent: Path, prior: Path | None) -> None:
-    """Read the agent's header, and compare it with the prior's where that is there."""
-    files = {"prior": prior, "agent": agent}
-    headers = {role: read_header(path) for role, path in files.items() if path is not None}
-    check_vocabularies({role: header["vocabulary"] for role, header in headers.items()})
-
-
-def _check_reward(reward: TextRewardConfig) -> None:
-    build_reward(reward).close()
 
 
 def check_spent(config: AnyConfig, out: Path) -> None:
@@ -315,100 +369,3 @@ def check_spent(config: AnyConfig, out: Path) -> None:
         if limit is not None and spent > limit
     ]
     InputError.refuse(over)
-
-
-# ---- the steps, from the last checkpoint on
-
-
-def _settled(config: AnyConfig, out: Path) -> UsedPrecision:
-    """Settle the precision, and look at trainer and past of a run; the folder is not touched."""
-    plain, trainer = config.model_dump(mode="json"), _trainer_settings(config)
-    precision = settle(config.precision, trainer, out, plain)
-    _trainer(config, out, [], precision)
-    last_checkpoint(out)
-    for part in list_parts(out):
-        check_seal(part.path, "Restore it from a copy, or run again with --fresh.")
-    return precision
-
-
-def _trainer_settings(config: AnyConfig) -> dict[str, Any]:
-    """The user's arguments of the trainer: of one device, whatever there are."""
-    return {"devices": 1, **config.trainer}
-
-
-def _trainer(
-    config: AnyConfig, out: Path, callbacks: Sequence[Callback], precision: UsedPrecision
-) -> Trainer:
-    with quiet():
-        settings = _trainer_settings(config)
-        return build_trainer(out, settings, callbacks, max_epochs=1, precision=precision.used)
-
-
-def _make_steps(
-    config: AnyConfig,
-    out: Path,
-    module: Posttrain,
-    callbacks: Sequence[Callback],
-    precision: UsedPrecision,
-    first: Path | None,
-) -> None:
-    """Train from a checkpoint, or from the beginning, to the end of the run."""
-    if (out / EVALUATION).is_dir():  # of a trace that grows now
-        (out / EVALUATION).rename(free_name(out / EVALUATION))
-    saving = Checkpoint(out, config.callbacks.checkpoint_every, before=module.trace.cut)
-    loader = StepLoader(-(-config.most_samples // config.batch_size))
-    fit(_trainer(config, out, [saving, *callbacks], precision), module, loader, first)
-
-
-def bring_back(start: Path | None, module: Posttrain, out: Path) -> pd.DataFrame | None:
-    """Bring trace and ledger to the step of a checkpoint; what was paid beyond is kept."""
-    if start is not None:
-        saved = _read_checkpoint(start)
-        module.load_state_dict(saved["state_dict"])
-        module.on_load_checkpoint(saved)
-    module.trace.resume(module.next_step)
-    paid = read_orphans(out)
-    if paid is not None:
-        module.ledger.remember(paid)
-    last = module.trace.last_step
-    if module.next_step != (0 if last is None else last + 1):
-        raise InputError(
-            f"{out}: the trace ends with step {last}, but the checkpoint goes on with step "
-            f"{module.next_step}. Restore the missing part of the trace from a copy, or run again "
-            "with --fresh."
-        )
-    if not module.next_step:
-        return None
-    past = read_trace(out)
-    module.ledger.restore(past)
-    return past
-
-
-def _reopened(start: Path, out: Path, batch_size: int) -> Path | None:
-    """Let a run that came to its end go on from there, if its limits have been raised.
-
-    A step that the end cut short was not learnt from: it is made again, whole where the limits
-    allow it, and what was paid for its rows is read back.
-    """
-    saved = _read_checkpoint(start)
-    parts, step = list_parts(out), saved["next_step"]
-    if parts and parts[-1].last == step - 1:
-        steps = read_part(parts[-1].path, ["step"])["step"].to_pylist()
-        step -= steps.count(step - 1) < batch_size
-    if not step:
-        start.unlink()
-        return None
-    if step < saved["next_step"] or saved["epoch"]:
-        reopen(start, saved, step)
-    return start
-
-
-def _read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint; nothing but tensors and plain values is unpickled."""
-    saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    if "next_step" not in saved:
-        raise InputError(
-            f"{path}: a checkpoint, but not of a posttrain run. Delete it to begin the run anew, "
-            "or put back a good copy."
-        )
-    return saved

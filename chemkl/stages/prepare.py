@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -28,18 +28,15 @@ run = STAGES["prepare"].run
 
 def problems(view: View) -> Iterator[tuple[str, list[str]]]:
     """Find what only shows when the parts are built: unknown filters, an unreadable file."""
-    yield "standardise", complaints((_check_filters, view.get("standardise")))
+    filters: Iterable[FilterConfig] = view.get("standardise") or ()
+    yield "standardise", complaints((Standardiser, [one.model_dump() for one in filters]))
     source = view.get("source") if view.config is not None else None
-    file = source if isinstance(source, FileSource) and view.there([source.path]) else None
-    yield "source", complaints((_check_file, file))
+    if isinstance(source, FileSource) and view.there([source.path]):
+        yield "source", complaints((_first_line, source))
 
 
-def _check_filters(filters: Iterable[FilterConfig]) -> None:
-    Standardiser([each.model_dump() for each in filters])
-
-
-def _check_file(source: FileSource) -> None:
-    next(iter(MoleculeFile(source.path, source.column)))
+def _first_line(source: FileSource) -> Line:
+    return next(iter(MoleculeFile(source.path, source.column)))
 
 
 def work(config: PrepareConfig, start: Start) -> None:
@@ -58,7 +55,9 @@ def work(config: PrepareConfig, start: Start) -> None:
         total = min(totals, default=None)
         began = perf_counter()
         tally = _write(cleaned, start.out, schema, total)
-        tally |= {"seconds": perf_counter() - began, "peak_memory_mib": _total_memory(peaks)}
+        peak = peak_memory()  # the workers tell theirs: the system counts no grandchildren
+        memory = None if peak is None else (peak + sum(peaks.values())) / 2**20
+        tally |= {"seconds": perf_counter() - began, "peak_memory_mib": memory}
         manifest.finish(results=tally)
     for shown in _shown(tally, start.out):
         start.console.print(shown, highlight=False, markup=False, soft_wrap=isinstance(shown, str))
@@ -145,16 +144,6 @@ class _Rows:
             "text": line.smiles or "",
             "reason": reason,
         }
-
-
-def _total_memory(peaks: Mapping[int, int]) -> float | None:
-    """Return the memory of this process and its workers at their peaks, MiB, if the system tells.
-
-    The workers tell it themselves: they are children of a server process, and the system counts
-    no grandchildren.
-    """
-    peak = peak_memory()
-    return None if peak is None else (peak + sum(peaks.values())) / 2**20
 
 
 def _shown(tally: dict[str, Any], out: Path) -> Iterator[str | Table]:

@@ -52,10 +52,8 @@ class Parts:
     data: TokenDataModule
     quality: "SampleQuality"
     samples_per_epoch: int
-    save: Callable[[Path, dict[str, Any]], object]
-    """Write the trained network into a folder, with where it comes from."""
-    told: str = ""
-    """What there is to say once the folder is claimed."""
+    save: Callable[[Path, dict[str, Any]], object]  # into a folder, with where it comes from
+    told: str = ""  # what there is to say once the folder is claimed
 
 
 def work(config: Any, start: Start) -> None:
@@ -126,24 +124,15 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
         if view.config is not None:
             yield "model", complaints((package, PACKAGES[0]))
         yield "conditions", complaints((Conditions, view.get("conditions")))
-    trainer = view.mapping("trainer")
+    trainer, corpus = view.mapping("trainer"), view.get("corpus")
     train, valid = view.get("train_split"), view.get("valid_split")
     yield "trainer", complaints((check_trainer_here, trainer))
     yield "precision", complaints((check_precision, view.get("precision"), trainer or {}))
-    yield "valid_split", complaints((_check_splits, train, valid))
-    yield "corpus", complaints((_check_corpus, view.get("corpus"), train, valid))
-
-
-def _check_splits(train: str, valid: str | None) -> None:
-    if train == valid:
-        raise InputError(f"train_split and valid_split are both {train!r}: choose two splits")
-
-
-def _check_corpus(corpus: Path, *splits: str | None) -> None:
-    files.read_vocabulary(corpus)
-    for split in splits:
-        if split is not None:
-            files.read_split(corpus, split, limit=1)
+    same = f"train_split and valid_split are both {train!r}: choose two splits"
+    yield "valid_split", [same] if train is not None and train == valid else []
+    readings = [(files.read_split, corpus, split, 1) for split in (train, valid) if split]
+    unusable = complaints((files.read_vocabulary, corpus))
+    yield "corpus", unusable or complaints(*readings)
 
 
 # ---- a SMILES model
@@ -171,11 +160,7 @@ def _of_molecules(config: PretrainConfig) -> Parts:
 
 
 class SampleQuality:
-    """Validity, uniqueness and novelty of sampled SMILES, as shares.
-
-    Args:
-        corpus: canonical SMILES of the training split.
-    """
+    """Validity, uniqueness and novelty (not in a corpus) of sampled SMILES, as shares."""
 
     def __init__(self, corpus: set[str]) -> None:
         self._corpus = corpus
@@ -197,26 +182,17 @@ class SampleQuality:
 # ---- a language model
 
 
-@dataclass(frozen=True)
-class Tagged:
-    """Molecules of a split that have a prompt."""
-
-    smiles: list[str]
-    prompts: np.ndarray
-    """The number of each one's prompt."""
-
-
 def _of_tags(config: PretrainLlmConfig) -> Parts:
     conditions = Conditions(config.conditions)
-    train = _read_tagged(config, conditions, config.train_split, config.train_molecules)
-    valid = _read_tagged(config, conditions, config.valid_split, config.valid_molecules)
+    train, of_train = _read_tagged(config, conditions, config.train_split, config.train_molecules)
+    valid, of_valid = _read_tagged(config, conditions, config.valid_split, config.valid_molecules)
     vocabulary = files.read_vocabulary(config.corpus)
     seed_weights(config.seed)
     policy = build_tagged(config.model, vocabulary, conditions)
     seed = config.seed if config.randomise else None
     sets = (
-        TaggedDataset(train.smiles, vocabulary, train.prompts, seed),
-        TaggedDataset(valid.smiles, vocabulary, valid.prompts),
+        TaggedDataset(train, vocabulary, of_train, seed),
+        TaggedDataset(valid, vocabulary, of_valid),
     )
     longest = max(int(rows.lengths.max()) for rows in sets) - 1  # without the start
     if longest > policy.max_new_tokens:
@@ -226,7 +202,7 @@ def _of_tags(config: PretrainLlmConfig) -> Parts:
             f"tokens with its end, and {n_tags} tags come first; make it {longest + n_tags} or more"
         )
     n_prompts = len(policy.prompts)
-    counts = np.bincount(train.prompts, minlength=n_prompts).tolist()
+    counts = np.bincount(of_train, minlength=n_prompts).tolist()
     counted = [f"{n:,} {text}" for text, n in zip(conditions.prompts, counts, strict=True)]
 
     def save(out: Path, provenance: dict[str, Any]) -> None:
@@ -239,7 +215,7 @@ def _of_tags(config: PretrainLlmConfig) -> Parts:
         TokenDataModule(
             *sets, batch_size=config.batch_size, seed=config.seed, n_workers=config.n_workers
         ),
-        AsAsked(conditions, set(train.smiles)),
+        AsAsked(conditions, set(train)),
         -(-config.samples_per_epoch // n_prompts) * n_prompts,  # as many of each prompt
         save,
         f"molecules to learn from: {', '.join(counted)}",
@@ -248,8 +224,8 @@ def _of_tags(config: PretrainLlmConfig) -> Parts:
 
 def _read_tagged(
     config: PretrainLlmConfig, conditions: Conditions, split: str, limit: int | None
-) -> Tagged:
-    """Read a split, and find each molecule's prompt."""
+) -> tuple[list[str], np.ndarray]:
+    """The molecules of a split that have a prompt, and the number of the prompt of each."""
     smiles = files.read_split(config.corpus, split, limit)
     number = conditions.prompts_of(smiles)
     without = conditions.without(number) if split == config.train_split else []
@@ -266,16 +242,11 @@ def _read_tagged(
             f"{split!r} are left out: a condition could not be computed of them"
         )
     kept = [text for text, keep in zip(smiles, has_prompt, strict=True) if keep]
-    return Tagged(kept, number[has_prompt])
+    return kept, number[has_prompt]
 
 
 class AsAsked(SampleQuality):
-    """Beside the usual quality: the share of valid samples that are what their prompt says.
-
-    Args:
-        conditions: of the prompts.
-        corpus: canonical SMILES that the model has learnt from.
-    """
+    """Beside the usual quality: the share of valid samples that are what their prompt says."""
 
     def __init__(self, conditions: Conditions, corpus: set[str]) -> None:
         super().__init__(corpus)

@@ -15,9 +15,9 @@ Nothing here imports more than the settings' base: `chemkl --help` is to be quic
 """
 
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -38,22 +38,19 @@ class Stage:
     CHECKPOINT: ClassVar[str] = "checkpoints/last.ckpt"
     """What a training stage that was cut off goes on from."""
 
-    name: str
-    """In commands and pipelines."""
-    model_path: str
-    """Where its config model is: ``module:class``."""
-    help: str
-    """What it does, for the command line."""
-    outputs: tuple[str, ...] = field(default=(), kw_only=True)
-    """Patterns of the files that it writes into its folder, for those who read them; none: not
-    known beforehand."""
-    result: str | Callable[[Any], str] = field(default="", kw_only=True)
+    name: str  # in commands and pipelines
+    model_path: str  # where its config model is: ``module:class``
+    help: str  # what it does, for the command line
+    _: KW_ONLY
+    outputs: tuple[str, ...] = ()
+    """Patterns of the files that it writes into its folder; none: not known beforehand."""
+    result: str | Callable[[Any], str] = ""
     """Which of them `run` returns, or how that follows from the config; none: the folder."""
-    code: str = field(default="", kw_only=True)
+    code: str = ""
     """The module of its work; none: that of its name in `chemkl.stages`."""
-    suffix: str = field(default="", kw_only=True)
+    suffix: str = ""
     """What its default output folder ends with, where two stages take the same config files."""
-    limits: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+    limits: Mapping[str, str] = field(default_factory=dict)
     """Settings that say when a run ends, and why a run cannot go on with others; an empty text: it
     can, and equals one that had them from the start."""
 
@@ -71,34 +68,18 @@ class Stage:
             return import_module(self.code or f"chemkl.stages.{self.name}")
 
     def load(
-        self,
-        source: object,
-        overrides: Iterable[str | Override] = (),
-        *,
-        also: Iterable[Path] = (),
-        promised: Iterable[Path] = (),
-        earlier: Mapping[Path, Sequence[str]] | None = None,
+        self, source: object, overrides: Iterable[str | Override] = (), **places: Any
     ) -> Config:
         """Read a config; the arguments are those of `load_config`."""
 
         def beside(draft: Draft) -> list[str]:
-            found = self._problems(View(self.model, draft=draft))
-            return [
-                placed
-                for key, lines in found
-                for placed in (draft.placed(key, lines) if key else lines)
-            ]
+            lines: list[str] = []
+            for key, problems in self._problems(View(self.model, draft=draft)):
+                lines += draft.placed(key, problems) if key else problems
+            return lines
 
-        return load_config(
-            self.model,
-            source,
-            overrides,
-            also=also,
-            promised=promised,
-            earlier=earlier,
-            beside=beside,
-            kinds=[f"configs/{self.name}"],
-        )
+        kinds = [f"configs/{self.name}"]
+        return load_config(self.model, source, overrides, beside=beside, kinds=kinds, **places)
 
     def check(
         self,
@@ -108,9 +89,9 @@ class Stage:
         *,
         starts: bool = False,
     ) -> None:
-        """Look for what the schema cannot see."""
-        found = self._problems(View(self.model, config, awaited=awaited, starts=starts))
-        lines = dict.fromkeys(line for _, lines in found for line in lines)
+        """Look for what the schema cannot see; `what` stands in front of each problem."""
+        view = View(self.model, config, awaited=awaited, starts=starts)
+        lines = dict.fromkeys(line for _, lines in self._problems(view) for line in lines)
         InputError.refuse(f"{what}: {line}" if what else line for line in lines)
 
     def _problems(self, view: "View") -> Iterator[tuple[str, list[str]]]:
@@ -145,15 +126,10 @@ class View:
     """
 
     model: type[Config]
-    """The config's class."""
-    config: Config | None = None
-    """The settings where they fit."""
-    draft: Draft | None = None
-    """The settings where they do not."""
-    awaited: Collection[Path] = ()
-    """Paths in the config that are yet to be made."""
-    starts: bool = False
-    """Whether the stage starts now, so that runs which it reads must have ended."""
+    config: Config | None = None  # the settings where they fit
+    draft: Draft | None = None  # the settings where they do not
+    awaited: Collection[Path] = ()  # paths in the config that are yet to be made
+    starts: bool = False  # whether the stage starts now: runs which it reads must have ended
 
     def get(self, key: str) -> Any:
         """One setting as the schema has it."""

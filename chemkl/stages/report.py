@@ -1,7 +1,7 @@
 """The report stage: the traces of runs become one self-contained HTML page."""
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from chemkl.config import InputError
 from chemkl.config.evaluate import DEFAULT_TAU, MetricOptions, ReportConfig
-from chemkl.display import Bar, say, span
+from chemkl.display import Bar, counted, say, span
 from chemkl.evaluation import evaluate, from_trace
 from chemkl.evaluation.comparison import COMPARISON_SCHEMA
 from chemkl.evaluation.metrics import describe_window, shown_in
@@ -24,9 +24,8 @@ from chemkl.reports.view import COLUMNS
 from chemkl.results import Manifest, find_trace, read_trace, trace_components, write_bytes
 from chemkl.results.collapse import watched
 from chemkl.results.columns import RAW_PREFIX
-from chemkl.results.provenance import method_settings, mixed_settings
-from chemkl.results.seal import check_seal
-from chemkl.stages.evaluate import require_traces, run_names
+from chemkl.results.trace import read_part
+from chemkl.stages.evaluate import mixed, require_traces, run_names, trace_inputs
 from chemkl.stages.registry import STAGES
 from chemkl.stages.runner import Start
 
@@ -42,17 +41,21 @@ run = STAGES["report"].run
 
 def work(config: ReportConfig, start: Start) -> None:
     """Write `report.html` about one or several runs."""
-    began = time.monotonic()
+    began, page, metrics = time.monotonic(), start.out / PAGE, config.metrics
     folders = [*config.runs, *(run for runs in config.methods.values() for run in runs)]
     require_traces(folders)
-    page = start.out / PAGE
     names = run_names(folders)
     methods = _methods(config, names)
-    _check_methods(config)
+    InputError.refuse(line for method in config.methods.items() for line in mixed(*method))
     comparison = _comparison(config.comparison, methods)
-    with start.claim(_inputs(config, names, folders), seed=config.metrics.seed) as manifest:
+    inputs = trace_inputs(folders)
+    if config.prior:
+        inputs["prior"] = config.prior.path
+    if config.comparison:
+        inputs["comparison"] = config.comparison
+    with start.claim(inputs, seed=metrics.seed) as manifest:
         threshold, source = _threshold(config, dict(zip(names, folders, strict=True)))
-        prior = _prior(config)
+        prior = read_samples("prior", config.prior, metrics.workers) if config.prior else None
         views = []
         # some seconds for ten thousand molecules
         with Bar("evaluating the runs", len(folders)) as bar:
@@ -62,14 +65,20 @@ def work(config: ReportConfig, start: Start) -> None:
         options = replace(
             _options(config, threshold, prior),
             threshold_source=source,
-            note=_note(views, threshold, config.metrics),
+            note=_note(views, threshold, metrics),
             comparison=comparison,
         )
-        text = render_page(views, methods, _tables(views, threshold, config.metrics), options)
-        written = text.encode()
+        written = render_page(views, methods, _tables(views, threshold, metrics), options).encode()
         write_bytes(page, written)
         manifest.finish(results={"runs": names, "bytes": len(written)})
-    for line in _lines(page, len(written), len(views), time.monotonic() - began):
+    size, seconds = len(written), time.monotonic() - began
+    lines = [f"{page}: {size / 1e6:.1f} MB about {counted(len(views), 'run')}, {seconds:.0f} s"]
+    if size > LARGE:
+        lines.append(
+            f"warning: more than {LARGE / 1e6:.0f} MB is slow to open and hard to send. Lower "
+            "n_top, n_molecules, n_scaffolds or n_map, or show fewer runs."
+        )
+    for line in lines:
         start.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -77,9 +86,9 @@ def _threshold(settings: ReportConfig, runs: Mapping[str, Path]) -> tuple[float,
     """Find the threshold, and say in a sentence where it comes from where the user gave none."""
     if settings.threshold is not None:
         return settings.threshold, ""
-    manifests = {name: Manifest.load(folder) for name, folder in runs.items()}
     of_runs: dict[float, list[str]] = {}
-    for name, manifest in manifests.items():
+    for name, folder in runs.items():
+        manifest = Manifest.load(folder)
         if manifest is not None and manifest.tau is not None:
             of_runs.setdefault(manifest.tau, []).append(name)
     value = max(of_runs, default=DEFAULT_TAU)
@@ -96,22 +105,6 @@ def _threshold(settings: ReportConfig, runs: Mapping[str, Path]) -> tuple[float,
     return value, sentence
 
 
-def _prior(settings: ReportConfig) -> Samples | None:
-    if settings.prior is None:
-        return None
-    return read_samples("prior", settings.prior, settings.metrics.workers)
-
-
-def _lines(page: Path, size: int, n_runs: int, seconds: float) -> Iterator[str]:
-    """Say how large the page is, and what to lower where it is too large."""
-    yield f"{page}: {size / 1e6:.1f} MB about {n_runs} run{'s' * (n_runs > 1)}, {seconds:.0f} s"
-    if size > LARGE:
-        yield (
-            f"warning: more than {LARGE / 1e6:.0f} MB is slow to open and hard to send. Lower "
-            "n_top, n_molecules, n_scaffolds or n_map, or show fewer runs."
-        )
-
-
 def _methods(settings: ReportConfig, names: Sequence[str]) -> dict[str, Sequence[int]]:
     """Which runs are whose: a run that no method was named for is a method of its own."""
     if settings.runs:
@@ -122,17 +115,6 @@ def _methods(settings: ReportConfig, names: Sequence[str]) -> dict[str, Sequence
         methods[name] = range(first, first + len(runs))
         first += len(runs)
     return methods
-
-
-def _check_methods(settings: ReportConfig) -> None:
-    """Look whether the runs of each method are of one method; runs without a manifest may be."""
-    problems: list[str] = []
-    for method, folders in settings.methods.items():
-        found = {str(folder): Manifest.load(folder) for folder in folders}
-        problems += mixed_settings(
-            method, {n: method_settings(m.config, m.inputs) for n, m in found.items() if m}
-        )
-    InputError.refuse(problems)
 
 
 def _view(
@@ -150,9 +132,13 @@ def _view(
     # no table shows a metric over the whole matrix of distances, which would cost the most
     options = settings.metrics.model_copy(update={"max_matrix": 2})
     whole, hits = evaluate(samples, [threshold], options, Comparisons(prior=prior))
-    late = options.late_samples
-    if prior is None:  # no sample may count as early and late
+    late, first = options.late_samples, prior
+    if first is None:  # the first valid samples stand for the prior; none is early and late
         late = max(1, min(late, len(samples.valid) // 2))
+        valid = samples.valid[:late]
+        early = set(valid)
+        molecules = [m for m in samples.molecules if m.smiles in early]
+        first = Samples(samples.name, len(valid), valid, molecules)
     return RunView(
         name=name,
         trace=trace,
@@ -160,7 +146,7 @@ def _view(
         all_molecules=whole,
         hits=hits,
         windows=_windows(samples, watched(plain).window),
-        families=family_rows(samples, prior or _beginning(samples, late), late),
+        families=family_rows(samples, first, late),
     )
 
 
@@ -173,38 +159,25 @@ def _windows(samples: Samples, width: int) -> pd.DataFrame:
     return pd.DataFrame(rows, index=pd.Index(ends, name="valid"))
 
 
-def _beginning(samples: Samples, n: int) -> Samples:
-    """The first valid samples of a run, which stand for the prior where there is none."""
-    valid = samples.valid[:n]
-    first = set(valid)
-    return Samples(
-        samples.name, len(valid), valid, [m for m in samples.molecules if m.smiles in first]
-    )
-
-
 def _options(settings: ReportConfig, threshold: float, prior: Samples | None) -> PageOptions:
     window = settings.metrics.late_samples
-    if prior is None:
-        start = (
-            f"among its first {window:,} valid samples (its halves are compared where it has not "
-            "twice as many), as no sample of the prior was given"
-        )
-    else:
+    start = (
+        f"among its first {window:,} valid samples (its halves are compared where it has not twice "
+        "as many), as no sample of the prior was given"
+    )
+    if prior is not None:
         start = f"in the sample of the prior ({len(prior.valid):,} valid)"
-    shown = settings.model_dump(mode="json", exclude={"runs", "methods", "prior", "comparison"})
+    same = ("title", "smoothing", "n_scaffolds", "n_molecules", "n_top", "n_map")
     return PageOptions(
-        title=settings.title,
+        **{name: getattr(settings, name) for name in same},
         threshold=threshold,
         window=window,
-        smoothing=settings.smoothing,
-        n_scaffolds=settings.n_scaffolds,
-        n_molecules=settings.n_molecules,
-        n_top=settings.n_top,
-        n_map=settings.n_map,
         seed=settings.metrics.seed,
         start_of_families=start,
         prior=list(dict.fromkeys(prior.valid)) if prior else None,
-        settings=shown,
+        settings=settings.model_dump(
+            mode="json", exclude={"runs", "methods", "prior", "comparison"}
+        ),
     )
 
 
@@ -212,47 +185,30 @@ def _comparison(path: Path | None, methods: Collection[str]) -> list[dict[str, A
     """The rows of a compare stage."""
     if path is None:
         return []
-    check_seal(path)
-    try:
-        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        raise InputError(
-            f"comparison: {path} cannot be read as Parquet ({error}). Give the comparison.parquet "
-            "of a compare stage."
-        ) from error
+    rows: list[dict[str, Any]] = read_part(path).to_pylist()
+    problem = ""
     if rows and not set(COMPARISON_SCHEMA.names) <= rows[0].keys():
-        raise InputError(
-            f"comparison: {path} is not the comparison.parquet of a compare stage: it has the "
-            f"columns {', '.join(rows[0])}."
+        problem = (
+            f"is not the comparison.parquet of a compare stage: it has the columns "
+            f"{', '.join(rows[0])}"
         )
-    compared = {row[key] for row in rows for key in ("method", "baseline")}
-    if not compared <= set(methods):
-        raise InputError(
-            f"comparison: {path} compares {', '.join(sorted(compared))}; this page has the methods "
-            f"{', '.join(methods)}. Call them the same, under `methods`."
+    elif not (compared := {row[k] for row in rows for k in ("method", "baseline")}) <= {*methods}:
+        problem = (
+            f"compares {', '.join(sorted(compared))}; this page has the methods "
+            f"{', '.join(methods)}. Call them the same, under `methods`"
         )
+    InputError.refuse([f"comparison: {path} {problem}."] if problem else [])
     return rows
-
-
-def _inputs(
-    settings: ReportConfig, names: Sequence[str], folders: Sequence[Path]
-) -> dict[str, Path]:
-    traces = {f"run {n}": folder / "trace" for n, folder in zip(names, folders, strict=True)}
-    files = {
-        "prior": settings.prior.path if settings.prior else None,
-        "comparison": settings.comparison,
-    }
-    return traces | {role: path for role, path in files.items() if path is not None}
 
 
 # ---- the tables of the page
 
 
-_MEANINGS = {
-    "prior_coverage": "Share of the generic scaffolds of the prior's sample (of its hits, in the "
-    "table of hits) that the set has as well."
-}
-"""Where the text of the column rests on that of another one, which the page does not show."""
+_COVERAGE = (
+    "Share of the generic scaffolds of the prior's sample (of its hits, in the table of hits) that "
+    "the set has as well."
+)
+"""Of prior_coverage: its usual text rests on that of another column, which the page lacks."""
 
 
 def _tables(views: Sequence[RunView], threshold: float, options: MetricOptions) -> list[Table]:
@@ -263,32 +219,23 @@ def _tables(views: Sequence[RunView], threshold: float, options: MetricOptions) 
         "Along the run": (["late", "auc"], whole),
         f"Hits: R ≥ {threshold:g}": (["hits"], hits if any(r.get("yield") for r in hits) else []),
     }
-    return [
-        Table(
-            title,
-            [
-                replace(metric, meaning=_MEANINGS.get(metric.key, metric.meaning))
-                for name in names
-                for metric in shown_in(name, options)
-            ],
-            rows,
-        )
-        for title, (names, rows) in titled.items()
-        if rows
-    ]
+    tables = []
+    for title, (names, rows) in titled.items():
+        metrics = [metric for name in names for metric in shown_in(name, options)]
+        columns = [
+            replace(m, meaning=_COVERAGE) if m.key == "prior_coverage" else m for m in metrics
+        ]
+        tables += [Table(title, columns, rows)] if rows else []
+    return tables
 
 
 def _note(views: Sequence[RunView], threshold: float, options: MetricOptions) -> str:
     """Fingerprint, bits and picker, what AUC is over: what belongs beside every number."""
-    over = [row["auc_calls"] for row in (v.all_molecules for v in views) if row.get("auc_calls")]
-    calls = f"{span(over, '{:,}'.format)} call{'s' * ({*over} != {1})}" if over else ""
+    over = [n for view in views if (n := view.all_molecules.get("auc_calls"))]
+    calls = f"{span(over)} call{'s' * ({*over} != {1})}" if over else ""
     auc = f" AUC: over {calls}, as many as a run had." if over else ""
-    no_hit = (
-        f"No run has a hit: none with R ≥ {threshold:g}. "
-        if not any(view.hits.get("yield") for view in views)
-        else ""
-    )
-    return no_hit + (
+    has_hits = any(view.hits.get("yield") for view in views)
+    return ("" if has_hits else f"No run has a hit: none with R ≥ {threshold:g}. ") + (
         "IntDiv: MOSES, p = 1; #Circles: LeaderPicker, Tanimoto distance > "
         f"{options.circles_distance:g}, in the order first scored; both on Morgan fingerprints of "
         "radius 2 and 1024 bits. Scaffolds: Bemis-Murcko, acyclic molecules left out. OB: oracle "

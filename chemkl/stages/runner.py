@@ -30,10 +30,8 @@ class Start:
 
     stage: "Stage"
     config: Config
-    out: Path
-    """The output folder, which is there from `claim` on."""
-    console: Console
-    """Where results are printed."""
+    out: Path  # the folder is there from `claim` on
+    console: Console  # where results are printed
 
     def claim(
         self,
@@ -99,13 +97,10 @@ def check_folder(
     stage.module.check_spent(config, out)
     changed = [key for key in stage.limits if found.config.get(key) != plain[key]]
     if tell is not None and found.status == "complete" and changed:
-        was = " and ".join(f"a {key} of {_number(found.config.get(key))}" for key in changed)
-        now = " and ".join(_number(plain[key]) for key in changed)
-        tell(f"{out}: was complete with {was}; goes on to {now}")
-
-
-def _number(limit: int | None) -> str:
-    return "none" if limit is None else f"{limit:,}"
+        limits = [{key: part.get(key) for key in changed} for part in (found.config, plain)]
+        was, now = ({k: "none" if n is None else f"{n:,}" for k, n in x.items()} for x in limits)
+        before = " and ".join(f"a {key} of {text}" for key, text in was.items())
+        tell(f"{out}: was complete with {before}; goes on to {' and '.join(now.values())}")
 
 
 def is_finished(
@@ -184,38 +179,36 @@ def _is_output(out: Path, *, tables: bool) -> bool:
         if tables and out.name.lower().endswith(TABLES):
             return True
         raise InputError(f"{out}: this is a file, not an output folder; choose another --out")
-    if (out / FILE_NAME).is_file():
-        Manifest.load(out)
+    if Manifest.load(out) is not None:
         return True
     foreign = sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
-    if foreign:
-        shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
-        raise InputError(
-            f"{out}: not the output of chemkl: it holds {shown}, but no {FILE_NAME}. --fresh moves "
-            "nothing else aside: choose another --out, or go without --fresh"
-        )
-    return False
+    if not foreign:
+        return False
+    shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
+    raise InputError(
+        f"{out}: not the output of chemkl: it holds {shown}, but no {FILE_NAME}. --fresh moves "
+        "nothing else aside: choose another --out, or go without --fresh"
+    )
 
 
 def _check_apart(out: Path, inputs: Iterable[Path], files: Iterable[Path]) -> None:
     """Refuse output that overlaps with inputs, or in which one of certain files lies."""
-    place, fix = out.resolve(), "choose another --out"
-    here = Path.cwd()
-    if here.is_relative_to(place):
-        raise InputError(f"{out}: cannot be moved aside, for you work in it; {fix}")
+    place, problems = out.resolve(), []
+    if Path.cwd().is_relative_to(place):
+        problems.append("cannot be moved aside, for you work in it")
     for path in dict.fromkeys(path.expanduser().resolve() for path in inputs):
         if path == place:
-            raise InputError(f"{out}: is an input of this config; {fix}")
-        if path.is_relative_to(place):
-            raise InputError(f"{out}: holds an input of this config, {path}; {fix}")
-        if place.is_relative_to(path):
-            raise InputError(f"{out}: lies in an input of this config, {path}; {fix}")
-    for path in files:
-        if path.exists() and place in path.resolve().parents:
-            raise InputError(
-                f"{out}: cannot be moved aside, for {path}, which is read, would go with it; "
-                f"{fix}, or put that file elsewhere"
-            )
+            problems.append("is an input of this config")
+        elif path.is_relative_to(place):
+            problems.append(f"holds an input of this config, {path}")
+        elif place.is_relative_to(path):
+            problems.append(f"lies in an input of this config, {path}")
+    problems += [
+        f"cannot be moved aside, for {path}, which is read, would go with it"
+        for path in files
+        if path.exists() and place in path.resolve().parents
+    ]
+    InputError.refuse(f"{out}: {problem}; choose another --out" for problem in problems)
 
 
 def free_name(out: Path) -> Path:

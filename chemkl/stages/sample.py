@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from chemkl.config import InputError, complaints
-from chemkl.config.prepare import POLICY, PRIOR, SampleConfig
+from chemkl.config import complaints
+from chemkl.config.prepare import POLICY, PRIOR, MixtureConfig, SampleConfig
 from chemkl.policies import (
     Mixture,
     Policy,
@@ -49,69 +49,71 @@ run = STAGES["sample"].run
 def problems(view: View) -> Iterator[tuple[str, list[str]]]:
     """Read the models' headers, compare their vocabularies, and look for the device."""
     mixture, prior = view.get("mixture"), view.get(PRIOR)
-    models: dict[str, Path] = dict(mixture.models) if mixture is not None else {}
-    models |= {name: path for name in (POLICY, PRIOR) if (path := view.get(name)) is not None}
-    there = set(view.there(models.values()))
-    files = {name: path for name, path in models.items() if path in there}
-    bad = {name: complaints((read_header, path)) for name, path in files.items()}
-    for name, lines in bad.items():
+    models = _models(mixture, view.get(POLICY), prior)
+    there = {*view.there(models.values())}
+    headers: dict[str, Mapping[str, Any]] = {}
+
+    def read(name: str) -> None:
+        headers[name] = read_header(models[name])
+
+    for name, path in models.items():
+        lines = complaints((read, name)) if path in there else []
         yield name if name in (POLICY, PRIOR) else "mixture", lines
-    good = {name: path for name, path in files.items() if not bad[name]}
-    yield POLICY if mixture is None else "mixture", complaints((_check_models, good, prior))
+    vocabularies = {f"{n} ({models[n]})": header["vocabulary"] for n, header in headers.items()}
+    lines = complaints((check_vocabularies, vocabularies))
+    if prior is not None and PRIOR in headers:
+        lines += _of_another_prior(models, headers)
+    yield POLICY if mixture is None else "mixture", lines
     yield "device", complaints((check_device, view.get("device")))
 
 
 def work(config: SampleConfig, start: Start) -> None:
     """Write ``samples.parquet``; of a mixture, with a column ``logp_<name>`` for each member."""
-    policy = _policy(config).to(config.device)
+    models = _models(config.mixture, config.policy, config.prior)
+    policy = _policy(config, models).to(config.device)
     schema = _schema(policy)
-    with start.claim(_models(config)) as manifest:
+    with start.claim(models) as manifest:
         n_truncated = 0
         with (
             atomic_file(start.out / FILE_NAME, sealed=True) as aside,
             pq.ParquetWriter(aside, schema, compression="zstd") as writer,
         ):
-            for rollout in _rollouts(policy, config):
+            for step, first in enumerate(range(0, config.n, config.batch_size)):
+                n = min(config.batch_size, config.n - first)
+                rollout = policy.sample(n, stream(config.seed, step))
                 columns = _columns(rollout, policy)
                 writer.write_table(pa.table(columns, schema=schema))
                 n_truncated += int(rollout.truncated.sum())
         manifest.finish(results={"samples": config.n, "truncated": n_truncated})
 
 
-def _models(config: SampleConfig) -> dict[str, Path]:
+def _models(
+    mixture: MixtureConfig | None, policy: Path | None, prior: Path | None
+) -> dict[str, Path]:
     """The model files by name: policy, or the names of a mixture; and prior."""
-    members = config.mixture.models if config.mixture is not None else {}
-    given = {POLICY: config.policy, PRIOR: config.prior}
-    return {**members, **{name: path for name, path in given.items() if path is not None}}
+    given = {POLICY: policy, PRIOR: prior}
+    members = dict(mixture.models) if mixture is not None else {}
+    return members | {name: path for name, path in given.items() if path is not None}
 
 
-def _check_models(models: Mapping[str, Path], prior: Path | None) -> None:
-    """Compare the headers of model files; no weights are read."""
-    headers = {name: read_header(path) for name, path in models.items()}
-    spoken = {f"{name} ({models[name]})": h["vocabulary"] for name, h in headers.items()}
-    problems = complaints((check_vocabularies, spoken))
-    if prior is not None and PRIOR in headers:
-        problems += complaints((_check_prior, models, headers))
-    InputError.refuse(problems)
-
-
-def _check_prior(models: Mapping[str, Path], headers: Mapping[str, Mapping[str, Any]]) -> None:
-    """Compare the prior with the one that each policy says it was post-trained from."""
+def _of_another_prior(
+    models: Mapping[str, Path], headers: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """A line for each policy that was post-trained from another prior than the one given."""
     recorded = {name: header["provenance"].get("prior_sha256") for name, header in headers.items()}
     given = current_sha256(sha256_of(models[PRIOR]))
-    lines = [
+    return [
         f"prior: {models[PRIOR]} is not the one that {name} ({models[name]}) was post-trained from "
         f"(sha256 {given[:12]}..., recorded {str(sha256)[:12]}...); beta_scale needs that one. To "
         "blend a policy with another model, use a product mixture."
         for name, sha256 in recorded.items()
         if name != PRIOR and sha256 is not None and current_sha256(sha256) != given
     ]
-    InputError.refuse(lines)
 
 
-def _policy(config: SampleConfig) -> Policy:
+def _policy(config: SampleConfig, models: Mapping[str, Path]) -> Policy:
     """Load what is to be sampled."""
-    loaded = {name: load_policy(path) for name, path in _models(config).items()}
+    loaded = {name: load_policy(path) for name, path in models.items()}
     prior = loaded.pop(PRIOR) if config.prior is not None else None
     if config.mixture is None and prior is None:
         return loaded[POLICY]
@@ -145,10 +147,3 @@ def _columns(rollout: Rollout, policy: Policy) -> dict[str, Any]:
         alone = policy.logp_of_members(rollout.tokens)
         columns |= {f"{MEMBER_PREFIX}{name}": lp.cpu().numpy() for name, lp in alone.items()}
     return columns
-
-
-def _rollouts(policy: Policy, config: SampleConfig) -> Iterator[Rollout]:
-    """Draw batch by batch, each from a stream of its own."""
-    for step, start in enumerate(range(0, config.n, config.batch_size)):
-        n = min(config.batch_size, config.n - start)
-        yield policy.sample(n, stream(config.seed, step))

@@ -34,6 +34,7 @@ from chemkl.results.provenance import InputFile, config_hash, sha256_of
 from chemkl.rewards import RewardModel
 from chemkl.rewards.cache import reward_files
 from chemkl.rewards.model import FailureCount
+from chemkl.stages.output_files import as_text
 from chemkl.stages.registry import STAGES, View
 from chemkl.stages.runner import AGAIN, Start, move_aside
 
@@ -59,7 +60,7 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
     """Look into the reward and the beginning of the file, without scoring."""
     yield "", complaints((RewardModel.from_config, view.section("reward")))
     if isinstance(view.config, ScoreConfig) and view.get("file") is not None:
-        yield "file", complaints((_first_line, view.config))
+        yield "file", complaints((lambda config: next(iter(_file(config))), view.config))
 
 
 def work(config: ScoreConfig, start: Start) -> None:
@@ -122,9 +123,14 @@ def run_command(
         return written
     # a table that stands alone has what it was made of in a hidden file beside it
     record = out.with_name(f".{out.name}.manifest.json")
-    if out.is_file() and _is_recorded(record, checked, out):
-        say(f"{out}: complete, skipped; {AGAIN}")
-        return out
+    if out.is_file():
+        try:
+            is_recorded = json.loads(record.read_bytes()) == _made_of(checked, out)
+        except (OSError, ValueError):
+            is_recorded = False
+        if is_recorded:
+            say(f"{out}: complete, skipped; {AGAIN}")
+            return out
     if out.exists():
         raise InputError(
             f"{out}: exists, and was not made of this file with these settings, or has changed. "
@@ -133,13 +139,6 @@ def run_command(
     score_file(checked, out, standard_output())
     write_json(record, _made_of(checked, out))
     return out
-
-
-def _is_recorded(record: Path, config: ScoreConfig, out: Path) -> bool:
-    try:
-        return bool(json.loads(record.read_bytes()) == _made_of(config, out))
-    except (OSError, ValueError):
-        return False
 
 
 def _made_of(config: ScoreConfig, out: Path) -> dict[str, Any]:
@@ -174,11 +173,12 @@ def settings(file: str, config: str, overrides: Iterable[str | Override] = ()) -
         place = ours or place.absolute()
     local(place)  # so that a problem is not told as one of the config
     given = replace(document, data={**data, "file": str(place)})
-
-    def beside(draft: Any) -> list[str]:
-        return complaints((RewardModel.from_config, draft.section("reward")))
-
-    return load_config(ScoreConfig, given, overrides, beside=beside)
+    return load_config(
+        ScoreConfig,
+        given,
+        overrides,
+        beside=lambda draft: complaints((RewardModel.from_config, draft.section("reward"))),
+    )
 
 
 def _stem(file: str) -> str:
@@ -188,10 +188,6 @@ def _stem(file: str) -> str:
 
 
 # ---- the rows
-
-
-def _first_line(config: ScoreConfig) -> Line:
-    return next(iter(_file(config)))
 
 
 def _file(config: ScoreConfig) -> MoleculeFile:
@@ -238,12 +234,7 @@ def _rows(reward: RewardModel, lines: Sequence[Line], kept: Mapping[str, pa.Fiel
     for column, field in kept.items():  # as objects: pandas makes floats of integers with gaps
         cells = [line.values.get(column) for line in lines]
         if pa.types.is_string(field.type):
-            cells = [
-                value
-                if value is None or isinstance(value, str)
-                else json.dumps(value, default=str, ensure_ascii=False)
-                for value in cells
-            ]
+            cells = [cell if isinstance(cell, str) else as_text(cell) for cell in cells]
         rows[field.name] = pd.Series(cells, dtype=object)
     return rows
 
@@ -270,30 +261,36 @@ def _writer(place: Path, form: str, schema: pa.Schema) -> Iterator[Any]:
             aside.touch()
         except OSError as error:
             raise InputError(f"{place}: cannot be written: {error.strerror}") from error
-        plain = pa.csv.WriteOptions(quoting_style="needed")
-        with (
-            pq.ParquetWriter(aside, schema, compression="zstd")
-            if form == "parquet"
-            else pa.csv.CSVWriter(aside, schema, write_options=plain)
-        ) as writer:
+        if form == "parquet":
+            table = pq.ParquetWriter(aside, schema, compression="zstd")
+        else:
+            plain = pa.csv.WriteOptions(quoting_style="needed")
+            table = pa.csv.CSVWriter(aside, schema, write_options=plain)
+        with table as writer:
             yield writer
 
 
 # ---- the summary
 
 
-class Summary:
-    """Sums up rows while they are scored: how many molecules, how good, and what failed.
+COMPONENTS = (
+    Column("component", "component"),
+    Column("asked", "asked", ",d"),
+    Column("failed", "failed", ",d"),
+    Column("mean_raw", "mean raw", ".4g"),
+    Column("mean_score", "mean score", ".4g"),
+    Column("reason", "most frequent reason of failure"),
+)
 
-    Args:
-        names: The components.
-    """
+
+class Summary:
+    """Sums up rows while they are scored: how many molecules, how good, and what failed."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = list(names)
-        self._columns = [prefix + name for name in names for prefix in (RAW_PREFIX, SCORE_PREFIX)]
-        self._sums = pd.Series(0.0, index=[*self._columns, "reward"])
-        self._numbers = pd.Series(0, index=self._columns)
+        columns = [prefix + name for name in names for prefix in (RAW_PREFIX, SCORE_PREFIX)]
+        self._sums = pd.Series(0.0, index=[*columns, "reward"])
+        self._numbers = pd.Series(0, index=[*columns, "reward"])
         self._lines = 0
         self._valid = 0
         self._best = pd.DataFrame({"reward": [], "name": []}, dtype=object)  # by SMILES
@@ -305,8 +302,8 @@ class Summary:
         valid, invalid = rows[rows["valid"]], rows[~rows["valid"]]
         self._lines += len(rows)
         self._valid += len(valid)
-        self._sums += valid[[*self._columns, "reward"]].sum()
-        self._numbers += valid[self._columns].notna().sum()
+        self._sums += valid[self._sums.index].sum()
+        self._numbers += valid[self._sums.index].notna().sum()
         self._reasons.update(invalid["reason"])
         for reason, line in zip(invalid["reason"], invalid["line"], strict=True):
             self._first_lines.setdefault(reason, line)
@@ -327,19 +324,20 @@ class Summary:
 
     def results(self, failures: Mapping[str, FailureCount]) -> dict[str, Any]:
         """Everything as plain values; NaN where there is nothing to take a mean of."""
+        means = (self._sums / self._numbers).to_dict()
         components = {
             name: {
                 "asked": failures[name].asked,
                 "failed": failures[name].failed,
-                "mean_raw": self._mean(RAW_PREFIX + name),
-                "mean_score": self._mean(SCORE_PREFIX + name),
+                "mean_raw": means[RAW_PREFIX + name],
+                "mean_score": means[SCORE_PREFIX + name],
             }
             for name in self._names
         }
         return {
             "lines": self._lines,
             "valid": self._valid,
-            "mean_reward": self._sums["reward"] / self._valid if self._valid else float("nan"),
+            "mean_reward": means["reward"],
             "best": self._best["reward"].to_dict(),
             "components": components,
         }
@@ -347,32 +345,18 @@ class Summary:
     def print(self, console: Console, failures: Mapping[str, FailureCount]) -> None:
         """Show it."""
         results = self.results(failures)
-        console.print(f"lines    {self._lines:,}", highlight=False)
-        console.print(f"valid    {self._valid:,}", highlight=False)
+        console.print(f"lines    {self._lines:,}\nvalid    {self._valid:,}", highlight=False)
         mean = cell(results["mean_reward"], ".4g")
         console.print(f"reward   {mean} (mean of the valid)", highlight=False)
-        columns = [
-            Column("component", "component"),
-            Column("asked", "asked", ",d"),
-            Column("failed", "failed", ",d"),
-            Column("mean_raw", "mean raw", ".4g"),
-            Column("mean_score", "mean score", ".4g"),
-            Column("reason", "most frequent reason of failure"),
-        ]
         rows = []
         for name, values in results["components"].items():
             reasons = failures[name].reasons.most_common(1)
             rows.append({"component": name, **values, "reason": reasons[0][0] if reasons else ""})
-        console.print(table("", columns, rows, keep_empty=True))
+        console.print(table("", COMPONENTS, rows, keep_empty=True))
         for name, count in failures.items():
             if count.failed and count.failed == count.asked:
                 console.print(f"component {name} failed on every molecule: all rewards are 0")
-        columns = [Column("reward", "reward", ".4g"), Column("smiles", "best molecules")]
-        if self._best["name"].notna().any():
-            columns.insert(1, Column("name", "name"))
+        names = [Column("name", "name")] if self._best["name"].notna().any() else []
+        columns = [Column("reward", "reward", ".4g"), *names, Column("smiles", "best molecules")]
         best = self._best.rename_axis("smiles").reset_index().to_dict("records")
         console.print(table("", columns, cast(list[dict[str, Any]], best)))
-
-    def _mean(self, column: str) -> float:
-        number = int(self._numbers[column])
-        return float(self._sums[column]) / number if number else float("nan")

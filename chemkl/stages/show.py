@@ -36,7 +36,6 @@ from chemkl.display import (
 from chemkl.results import Manifest, description_of, trace_components
 from chemkl.results.columns import RAW_PREFIX, has_prompts
 from chemkl.results.inspection import (
-    Counts,
     RunTrace,
     count,
     frequent_answers,
@@ -73,7 +72,7 @@ def configs(name: str | None = None) -> Iterator[RenderableType]:
     files = [file for file in shipped.names() if file.endswith(".yaml")]
     chosen = [file for file in files if name is None or name in file.removesuffix(".yaml")]
     if not chosen:
-        raise InputError(f"no config is called {name!r}{did_you_mean(str(name), files)}")
+        raise _unknown("config", str(name), files)
     table = Table("file", "what it is", box=box.SIMPLE)
     for file in chosen:
         first = (shipped.root() / file).read_text(encoding="utf-8").partition("\n")[0]
@@ -82,31 +81,27 @@ def configs(name: str | None = None) -> Iterator[RenderableType]:
     yield Text(f"In {shipped.root()}. A command takes them by this name, from any folder.")
 
 
-def stages(name: str | None = None) -> Iterator[RenderableType]:
-    """The stages, or the keys of one."""
-    if name is not None:
-        yield from config(name)
-        return
-    table = Table("stage", "what it does", "what it writes", box=box.SIMPLE)
-    for stage in STAGES.values():
-        table.add_row(stage.name, stage.help, ", ".join(stage.outputs))
-    yield table
-    yield "The keys of one: chemkl show config STAGE"
-
-
 def config(name: str | None = None) -> Iterator[RenderableType]:
-    """Every key of a stage's config, of a reward or of a pipeline."""
+    """The stages; or every key of a stage's config, of a reward or of a pipeline."""
     if name is None:
-        yield from stages()
+        table = Table("stage", "what it does", "what it writes", box=box.SIMPLE)
+        for stage in STAGES.values():
+            table.add_row(stage.name, stage.help, ", ".join(stage.outputs))
+        yield table
+        yield "The keys of one: chemkl show config STAGE"
         return
     others: dict[str, type[Config]] = {"pipeline": PipelineConfig, "reward": RewardConfig}
     if name not in (*STAGES, *others):
-        raise InputError(f"no config is called {name!r}{did_you_mean(name, [*STAGES, *others])}")
+        raise _unknown("config", name, [*STAGES, *others])
     yield _keys(keys_of(others.get(name) or STAGES[name].model, inside=True))
     yield (
         "0 stands for any position of a list, NAME for a name of yours. More keys: chemkl show "
         "targets, estimators, shapers, transforms; rewards for the parameters of a component."
     )
+
+
+def _unknown(sort: str, name: str, names: Iterable[str]) -> InputError:
+    return InputError(f"no {sort} is called {name!r}{did_you_mean(name, names)}")
 
 
 def _keys(keys: Iterable[Key]) -> Table:
@@ -121,7 +116,7 @@ def parts(part: Part, kind: str | None = None) -> Iterator[RenderableType]:
     """Every target, estimator or shaper with its keys, or one of them."""
     models = models_of(part)
     if kind is not None and kind not in models:
-        raise InputError(f"{part} {kind!r} is not known{did_you_mean(kind, models)}")
+        raise _unknown(part, kind, models)
     for name in models if kind is None else [kind]:
         model = models[name]()
         yield Text(name, style="bold")
@@ -144,7 +139,7 @@ SHOWN: dict[str, Callable[[str | None], Iterable[RenderableType]]] = {
     "targets": partial(parts, "target"),
     "estimators": partial(parts, "estimator"),
     "shapers": partial(parts, "shaper"),
-    "stages": stages,
+    "stages": config,
     "config": config,
     "configs": configs,
 }
@@ -153,28 +148,23 @@ SHOWN: dict[str, Callable[[str | None], Iterable[RenderableType]]] = {
 
 @dataclass(frozen=True)
 class Asked:
-    """What else is wanted of a run, a file or a query; None: the default.
-
-    Attributes:
-        threshold: molecules with a raw reward R of at least this are hits; default: the run's tau.
-        top: how many of the best molecules; of a run of text, of the most frequent answers to each
-            prompt.
-        per_scaffold: at most so many of each scaffold, 0: however many; default 1.
-        rows: how many rows of a file or an answer.
-        sql: a query over the tables of a run, or over one file.
-        csv: where all rows of the answer are written as CSV.
-        parquet: the same as Parquet.
-        force: replace such a file that is there.
-    """
+    """What else is wanted of a run, a file or a query; None: the default."""
 
     threshold: float | None = None
+    """Molecules with a raw reward R of at least this are hits; default: the run's tau."""
     top: int | None = None
+    """How many of the best molecules, or of the most frequent answers to each prompt."""
     per_scaffold: int | None = None
+    """At most so many of each scaffold, 0: however many; default 1."""
     rows: int | None = None
+    """How many rows of a file or an answer."""
     sql: str | None = None
+    """A query over the tables of a run, or over one file."""
     csv: Path | None = None
+    """Where all rows of the answer are written as CSV."""
     parquet: Path | None = None
     force: bool = False
+    """Whether such a file that is there is replaced."""
 
     def refuse(self, what: str, *names: str) -> None:
         """Refuse options that mean nothing here."""
@@ -194,7 +184,7 @@ def show(
     *,
     console: Console | None = None,
 ) -> None:
-    """Print a run, a Parquet file, a model, the answer to a query, or what there is of a sort."""
+    """Print a run, a Parquet file, a model, the answer to a query, or one of `SHOWN`."""
     console = console or standard_output()
     for part in _parts(what, name, asked or Asked(), console.width):
         console.print(part, highlight=False)
@@ -210,9 +200,8 @@ def _parts(what: str, name: str | None, asked: Asked, width: int) -> Iterable[Re
     except OSError:  # a name that is too long
         there = False
     if not there:
-        raise InputError(
-            f"cannot show {what!r}: no such run folder or Parquet file{did_you_mean(what, SHOWN)}"
-        )
+        problem = f"no such run folder or Parquet file{did_you_mean(what, SHOWN)}"
+        raise InputError(f"cannot show {what!r}: {problem}")
     if name is not None:
         raise InputError(f"chemkl show {what} {name}: a path takes no name after it")
     if path.is_file() and path.suffix.lower() in MODELS:
@@ -243,38 +232,35 @@ def _parts(what: str, name: str | None, asked: Asked, width: int) -> Iterable[Re
 def _run(folder: Path, asked: Asked, width: int) -> Iterator[RenderableType]:
     run = open_run(folder)
     threshold = run.threshold if asked.threshold is None else asked.threshold
+    top = asked.top or N_BEST
     if run.is_text:
         asked.refuse("a run of a language model without a molecule", "per_scaffold")
     yield Text(str(run.folder), style="bold")
     yield _facts(_about(run))
     yield ""
     yield _columns(run.schema)
+    counts = _facts(_counts(run, threshold))
+    counts.columns[1].justify = "right"
     if run.is_text:
-        counts = count(run.frame, threshold)
-        yield from _titled("Counts", _facts(_text_counts(counts, run, threshold), number=True))
+        yield _titled("Counts", counts)
         yield ""
-        yield from _answers(frequent_answers(run.frame, asked.top or N_BEST), width)
+        yield from _answers(frequent_answers(run.frame, top), width)
         return
     per_scaffold = (1 if asked.per_scaffold is None else asked.per_scaffold) or None
-    best = select(run.frame, top=asked.top or N_BEST, per_scaffold=per_scaffold)
-    rows = _counts(count(run.frame, threshold), run, threshold)
-    yield from _titled("Counts", _facts(rows, number=True))
+    best = select(run.frame, top=top, per_scaffold=per_scaffold)
+    yield _titled("Counts", counts)
     yield ""
-    yield from _best(best, per_scaffold, width)
+    yield _best(best, per_scaffold, width)
 
 
-def _titled(title: str, table: Table) -> Iterator[RenderableType]:
+def _titled(title: str, table: RenderableType) -> Group:
     """A title beside the table, not in it, where it would be folded to the table's width."""
-    yield Text(title, style="bold")
-    yield table
+    return Group(Text(title, style="bold"), table)
 
 
-def _facts(rows: Iterable[Sequence[str]], *, number: bool = False) -> Table:
-    """Names and what there is of each; a number stands to the right."""
+def _facts(rows: Iterable[Sequence[str]]) -> Table:
     table = facts(rows)
     table.columns[0].no_wrap = True
-    if number:
-        table.columns[1].justify = "right"
     return table
 
 
@@ -286,28 +272,23 @@ def _about(run: RunTrace) -> Iterator[tuple[str, str]]:
     else:
         why = f": {manifest.ended_by}" if manifest.ended_by else ""
         is_running = manifest.status == "running"
-        yield (
-            "ended",
-            "not yet: it is running, or was killed without a word"
-            if is_running
-            else f"{manifest.status}{why}",
-        )
+        ended = "not yet: it is running, or was killed without a word"
+        yield "ended", ended if is_running else f"{manifest.status}{why}"
         yield "started", _times(manifest)
-        extensions = list(_extensions(manifest))
-        if extensions:
-            yield "extended", "; ".join(extensions)
+        if extensions := "; ".join(_extensions(manifest)):
+            yield "extended", extensions
         yield "what", _settings(manifest)
     yield "run", run.identity["run_id"] or MISSING
     yield "config", run.identity["config_hash"][:SHOWN_HASH] or MISSING
     steps = run.frame["step"]
     yield "trace", f"{counted(run.n_parts, 'part')}, steps {steps.min():,} to {steps.max():,}"
-    found = outcome_of(run.frame, manifest.model_dump(mode="json") if manifest else {})
-    if found.hits and run.threshold is None:  # a tau that moves, by which none are counted below
-        yield "hits", found.hits
-    if found.collapse:
-        yield "collapse", found.collapse
-    if found.idle:
-        yield "target", found.idle
+    outcome = outcome_of(run.frame, manifest.model_dump(mode="json") if manifest else {})
+    if outcome.hits and run.threshold is None:  # a tau that moves, by which none are counted below
+        yield "hits", outcome.hits
+    if outcome.collapse:
+        yield "collapse", outcome.collapse
+    if outcome.idle:
+        yield "target", outcome.idle
 
 
 def _times(manifest: Manifest) -> str:
@@ -326,24 +307,18 @@ def _extensions(manifest: Manifest) -> Iterator[str]:
     for before, after in zip(manifest.extended, later, strict=True):
         for key, limit in before.items():
             if key in manifest.config and limit != after.get(key):
-                was, now = (
-                    "none" if number is None else f"{number:,}"
-                    for number in (limit, after.get(key))
-                )
+                was, now = ("none" if n is None else f"{n:,}" for n in (limit, after.get(key)))
                 yield f"{key} {was} to {now}"
 
 
 def _settings(manifest: Manifest) -> str:
     """What tells runs of one pipeline apart: target, estimator, filter, seed."""
-    config = manifest.config
-    kinds = {
-        key: config[key].get("kind")
-        for key in ("target", "estimator", "diversity_filter", "shaper")
-        if isinstance(config.get(key), dict)
-    }
-    named = [f"{key.replace('_', ' ')} {kind}" for key, kind in kinds.items() if kind]
-    seed = [] if manifest.seed is None else [f"seed {manifest.seed}"]
-    return ", ".join([manifest.stage, *named, *seed])
+    named = [manifest.stage]
+    for key in ("target", "estimator", "diversity_filter", "shaper"):
+        part = manifest.config.get(key)
+        if isinstance(part, dict) and part.get("kind"):
+            named.append(f"{key.replace('_', ' ')} {part['kind']}")
+    return ", ".join(named if manifest.seed is None else [*named, f"seed {manifest.seed}"])
 
 
 def _columns(schema: pa.Schema) -> RenderableType:
@@ -354,13 +329,42 @@ def _columns(schema: pa.Schema) -> RenderableType:
     table.add_column("meaning", ratio=1)
     for field in schema:
         table.add_row(Text(field.name), str(field.type), Text(description_of(field) or MISSING))
-    return Group(*_titled("Columns", table))
+    return _titled("Columns", table)
 
 
-def _of_budget(run: RunTrace) -> str:
-    """What the oracle calls of a run are to be compared with; nothing without a budget."""
+def _counts(run: RunTrace, threshold: float | None) -> Iterator[Sequence[str]]:
+    """How much was sampled, scored and found."""
+    counts = count(run.frame, threshold)
+    if run.is_text:
+        n = max(counts.rows, 1)
+        to_prompts = f"sampled, to {counted(counts.prompts, 'prompt')}"
+        yield "completions", f"{counts.rows:,}", to_prompts
+        yield "valid", f"{counts.valid:,}", f"{counts.valid / n:.1%} of them have an answer"
+        if counts.truncated:
+            share = f"{counts.truncated / n:.1%} of them had no end, and failed"
+            yield "truncated", f"{counts.truncated:,}", share
+        answers = "answers" if counts.prompts == 1 else "answers, each counted for each prompt"
+        failed = "valid completions that could not be scored"
+        hits = f"answers with R >= {threshold or 0:g}, in {counts.hit_rows or 0:,}"
+        hits += " completions"
+    else:
+        yield "rows", f"{counts.rows:,}", "sampled sequences"
+        yield "valid", f"{counts.valid:,}", f"{counts.valid / max(counts.rows, 1):.1%} of them"
+        answers = f"with {counted(counts.scaffolds, 'scaffold')}"
+        failed = "valid rows without a component's value"
+        hits = f"R >= {threshold or 0:g}, with {counted(counts.hit_scaffolds or 0, 'scaffold')}"
     budget = run.manifest.config.get("budget") if run.manifest else None
-    return f"of a budget of {budget:,}" if isinstance(budget, int) else ""
+    of_budget = f"of a budget of {budget:,}" if isinstance(budget, int) else ""
+    yield "distinct", f"{counts.distinct:,}", answers
+    yield "calls", f"{counts.calls:,}", of_budget
+    if counts.failed:
+        yield "failed", f"{counts.failed:,}", failed
+    if threshold is None:
+        yield "hits", MISSING, _no_tau(run)
+    else:
+        yield "hits", f"{counts.hits or 0:,}", hits
+    if counts.best is not None:
+        yield "best R", f"{counts.best:.4g}", "the largest raw reward"
 
 
 def _no_tau(run: RunTrace) -> str:
@@ -375,28 +379,8 @@ def _no_tau(run: RunTrace) -> str:
     )
 
 
-def _counts(counts: Counts, run: RunTrace, threshold: float | None) -> Iterator[Sequence[str]]:
-    """How much was sampled, scored and found."""
-    yield "rows", f"{counts.rows:,}", "sampled sequences"
-    yield "valid", f"{counts.valid:,}", f"{counts.valid / max(counts.rows, 1):.1%} of them"
-    yield "distinct", f"{counts.distinct:,}", f"with {counted(counts.scaffolds, 'scaffold')}"
-    yield "calls", f"{counts.calls:,}", _of_budget(run)
-    if counts.failed:
-        yield "failed", f"{counts.failed:,}", "valid rows without a component's value"
-    if threshold is None:
-        yield "hits", MISSING, _no_tau(run)
-    else:
-        found = f"R >= {threshold:g}, with {counted(counts.hit_scaffolds or 0, 'scaffold')}"
-        yield "hits", f"{counts.hits or 0:,}", found
-    if counts.best is not None:
-        yield "best R", f"{counts.best:.4g}", "the largest raw reward"
-
-
-def _best(best: pd.DataFrame, of_each: int | None, width: int) -> Iterator[RenderableType]:
-    """The best molecules; with their prompts, where these fit, and their components, where all do.
-
-    Components stand there by their raw values.
-    """
+def _best(best: pd.DataFrame, of_each: int | None, width: int) -> RenderableType:
+    """The best molecules; with their prompts, where these fit, and raw components, where all do."""
     which = {None: "", 1: ", one of each scaffold"}.get(of_each, f", {of_each} of each scaffold")
     room = width - 16 - SMILES_WIDTH
     prompts: list[str] = []
@@ -425,35 +409,12 @@ def _best(best: pd.DataFrame, of_each: int | None, width: int) -> Iterator[Rende
             Text(row["canonical_smiles"]),
         )
     before = "; components before their transform" if components else ""
-    yield from _titled(f"Best molecules{which}{before}", table)
+    return _titled(f"Best molecules{which}{before}", table)
 
 
 def _prompt(prompt: str) -> str:
     """A prompt on one line, cut in the middle where it is long."""
     return short(" ".join(prompt.split()), PROMPT_WIDTH)
-
-
-def _text_counts(counts: Counts, run: RunTrace, threshold: float | None) -> Iterator[Sequence[str]]:
-    """How much was written, scored and found."""
-    n = max(counts.rows, 1)
-    to_prompts = f"sampled, to {counted(counts.prompts, 'prompt')}"
-    yield "completions", f"{counts.rows:,}", to_prompts
-    yield "valid", f"{counts.valid:,}", f"{counts.valid / n:.1%} of them have an answer"
-    if counts.truncated:
-        share = f"{counts.truncated / n:.1%} of them had no end, and failed"
-        yield "truncated", f"{counts.truncated:,}", share
-    answers = "answers" if counts.prompts == 1 else "answers, each counted for each prompt"
-    yield "distinct", f"{counts.distinct:,}", answers
-    yield "calls", f"{counts.calls:,}", _of_budget(run)
-    if counts.failed:
-        yield "failed", f"{counts.failed:,}", "valid completions that could not be scored"
-    if threshold is None:
-        yield "hits", MISSING, _no_tau(run)
-    else:
-        found = f"answers with R >= {threshold:g}, in {counts.hit_rows or 0:,} completions"
-        yield "hits", f"{counts.hits or 0:,}", found
-    if counts.best is not None:
-        yield "best R", f"{counts.best:.4g}", "the largest raw reward"
 
 
 def _answers(answers: pd.DataFrame, width: int) -> Iterator[RenderableType]:
@@ -464,10 +425,9 @@ def _answers(answers: pd.DataFrame, width: int) -> Iterator[RenderableType]:
     beside = 28 + max(map(len, ("prompt", *prompts)))  # what the other columns take
     room = max(8, width - beside)
     table = plain_table()
-    for name in ("prompt", "answer", "valid"):
-        table.add_column(name, no_wrap=True)
-    for name in ("share", "mean R"):
-        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("prompt", "answer", "valid", "share", "mean R"):
+        table.add_column(name, justify="right" if name in ("share", "mean R") else "left")
+        table.columns[-1].no_wrap = True
     before = None
     for prompt, (_, row) in zip(prompts, shown.iterrows(), strict=True):
         text = row["text"]  # in quotes where white space would not be seen
@@ -480,8 +440,9 @@ def _answers(answers: pd.DataFrame, width: int) -> Iterator[RenderableType]:
             cell(row["mean_reward"], ".4g"),
         )
         before = row["group"]
-    title = "Most frequent answers to each prompt; where none is valid, the completion"
-    yield from _titled(title, table)
+    yield _titled(
+        "Most frequent answers to each prompt; where none is valid, the completion", table
+    )
     if len(groups) > MOST_PROMPTS:
         yield f"{MOST_PROMPTS} of {len(groups):,} prompts; --sql answers for the others"
 
@@ -503,7 +464,7 @@ def _file(path: Path, asked: Asked, width: int) -> Iterator[RenderableType]:
     yield ""
     yield _columns(schema)
     if len(head):
-        yield from _titled("First rows", _rows(head, width))
+        yield _titled("First rows", _rows(head, width))
 
 
 def _answer(place: Path, sql: str, asked: Asked, width: int) -> Iterator[RenderableType]:
@@ -537,7 +498,7 @@ def _answer(place: Path, sql: str, asked: Asked, width: int) -> Iterator[Rendera
         yield f"{n_wanted:,} of {len(answer):,} rows; {how}"
 
 
-def _rows(rows: pa.Table, width: int) -> Any:
+def _rows(rows: pa.Table, width: int) -> RenderableType:
     """Rows as rows; where the columns do not fit, as columns: as many of the rows as do."""
     cells = [[_cell(value) for value in column.to_pylist()] for column in rows.columns]
     names = rows.schema.names
