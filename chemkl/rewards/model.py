@@ -1,33 +1,69 @@
-"""A reward: SMILES in, one row each out, every distinct molecule scored once."""
+"""A reward: SMILES in, one row each out, every distinct molecule scored once.
+
+Molecules get to the components past the cache, in this process or in worker processes.
+"""
 
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
 from pathlib import Path
+from time import monotonic
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 
+from chemkl.chem.molecules import read_molecule, silenced
 from chemkl.config import InputError
 from chemkl.config.document import Document
+from chemkl.config.loading import load_config
+from chemkl.config.paths import at_home
 from chemkl.config.reward import RewardConfig
+from chemkl.display import Bar
 from chemkl.results.columns import RAW_PREFIX, SCORE_PREFIX
-from chemkl.rewards.engine import Engine, Showing, build_terms
-from chemkl.rewards.scoring import AGGREGATES, PASSING, Failed, RawScores, Term
+from chemkl.rewards import components  # noqa: F401 - importing it registers the components
+from chemkl.rewards.cache import SCAFFOLD_KEY, ScoreCache, component_key
+from chemkl.rewards.pool import Jobs, Lost, Mark, Pool
+from chemkl.rewards.registry import find_component, placed
+from chemkl.rewards.scoring import (
+    AGGREGATES,
+    PASSING,
+    SCAFFOLD,
+    Cached,
+    Failed,
+    RawScores,
+    Term,
+    evaluate,
+    is_settled,
+)
 
 TEXT = pd.StringDtype(na_value=np.nan)
 """Text with NaN for missing: what pandas 3 calls str, also under pandas 2."""
-
-
+UNIT = 16
+"""Molecules that a batched component is asked about at once, here and in a worker alike; and
+strings that a worker reads at once."""
+KEEP_EVERY = 2.0
+"""Seconds after which new values are written to the cache while others are still awaited."""
+PATIENCE = 2.0
+"""Seconds of scoring before a progress bar is shown."""
 LEAST_ASKED = 100
 """No component is judged by fewer molecules, but one that fails on all of them."""
 LEAST_OF_ALL = 20
 """A component that fails on every molecule is judged from so many on."""
 MOST_REASONS = 1000
 """As many different reasons are told apart: one that names the molecule is new every time."""
+
+Showing = Callable[[int], AbstractContextManager[Callable[[int], None]]]
+"""How progress is shown: given the number of molecules, a function to call with how many more of
+them are done, for as long as the context lasts."""
+
+
+# ---- failures
 
 
 @dataclass
@@ -83,9 +119,7 @@ class Failures:
         asked: str = "component",
     ) -> None:
         self.counts = {name: FailureCount() for name in names}
-        self._most = most
-        self._asked_about = asked_about
-        self._asked = asked
+        self._most, self._asked_about, self._asked = most, asked_about, asked
 
     def add(self, asked: Iterable[str], failed: Sequence[Failed]) -> None:
         """Count one molecule: the components asked about it, and what went wrong."""
@@ -94,11 +128,7 @@ class Failures:
             self.counts[name].add(reasons.get(name))
 
     def check(self) -> None:
-        """End the run if a component fails too often.
-
-        Raises:
-            InputError: with a line for each such component.
-        """
+        """Raise an InputError with a line for each component that fails too often."""
         lines: list[str] = []
         for name, count in self.counts.items():
             least = LEAST_OF_ALL if count.failed == count.asked else LEAST_ASKED
@@ -111,8 +141,231 @@ class Failures:
                 f"= {self._most:g} allows. Most frequent reason ({n} times): {reason}. Mend the "
                 f"{self._asked}, or allow more."
             )
-        if lines:
-            raise InputError("\n".join(lines))
+        InputError.refuse(lines)
+
+
+# ---- from a config to components, and to what workers do
+
+
+def build_terms(
+    source: RewardConfig | Mapping[str, Any] | str | Path | Document,
+) -> tuple[RewardConfig, list[Term]]:
+    """Check a reward's schema and its components together, and build the components.
+
+    Raises:
+        InputError: one line for every problem of either sort.
+    """
+    config: RewardConfig | None = None
+    problems: list[str] = []
+    scores: list[Any] = []
+    if isinstance(source, RewardConfig):  # whose dump lacks what is no part of a run's identity
+        config, source = source, source.model_dump()
+    document = Document.of(source, "reward", None if config is None else config.folder)
+    try:
+        config = config or load_config(RewardConfig, document)
+    except InputError as error:
+        problems += str(error).splitlines()
+    parts = document.data.get("components")
+    for index, part in enumerate(parts if isinstance(parts, list | tuple) else ()):
+        # whatever else stands there, the schema complains of
+        if isinstance(part, Mapping) and isinstance(part.get("kind"), str):
+            scores.append(_score_function(document.at(("components", index), part), problems))
+    if config is None or problems:
+        raise InputError("\n".join(problems))
+    return config, [Term.of(*pair) for pair in zip(config.components, scores, strict=True)]
+
+
+def _score_function(part: Document, problems: list[str]) -> Any:
+    """Build one component's score function; None where something is wrong, which is added."""
+    try:
+        component = find_component(part.data["kind"])
+    except InputError as error:
+        problems.append(placed(part, ("kind",), error))
+        return None
+    transform = part.data.get("transform", "none")
+    kind = transform.get("kind") if isinstance(transform, Mapping) else transform
+    low, high = component.range
+    if kind == "none" and (low < 0 or high > 1):  # raw values that are to be used as scores
+        unit = f" {component.unit}" if component.unit else ""
+        text = (
+            f"{component.kind} lies between {low:g} and {high:g}{unit}, and a score between 0 and "
+            "1: give it a transform, for example {kind: sigmoid, low: ..., high: ...}"
+        )
+        problems.append(placed(part, ("transform",), text))
+    parameters = part.data.get("parameters", {})
+    if isinstance(parameters, Mapping):
+        try:
+            return component.build(parameters, part.at(("parameters",), parameters))
+        except InputError as error:
+            problems += str(error).splitlines()
+    return None
+
+
+def jobs_of(terms: Sequence[Term], max_atoms: int, mark: Callable[[str], None]) -> Jobs:
+    """What is done with molecules, here and in workers: they are read, and they are scored."""
+
+    def read(smiles: Sequence[str]) -> list[tuple[str | None, str | None]]:
+        with silenced():
+            molecules = (read_molecule(text, max_atoms=max_atoms) for text in smiles)
+            return [(molecule.canonical_smiles, molecule.reason) for molecule in molecules]
+
+    def scored(unit: Sequence[tuple[str, Cached]]) -> list[RawScores]:
+        smiles = [text for text, _ in unit]
+        return evaluate(terms, smiles, max_atoms=max_atoms, cached=dict(unit), mark=mark)
+
+    return {"read": read, "evaluate": scored}
+
+
+def _jobs_of_worker(
+    mark: Mark, data: Mapping[str, Any], folder: Path | None, modules: Sequence[str]
+) -> Jobs:
+    for module in modules:  # where components of the user's own are registered
+        import_module(module)
+    config, terms = build_terms(Document(dict(data), "reward", folder))
+    numbers = {term.name: number for number, term in enumerate(terms)}
+    return jobs_of(terms, config.max_atoms, lambda name: mark(numbers[name]))
+
+
+class Engine:
+    """Asks the components of a reward about molecules; remembers nothing but what the cache does.
+
+    Args:
+        config: the reward, with the settings of the engine.
+        terms: its components, ready to use in this process.
+    """
+
+    def __init__(self, config: RewardConfig, terms: Sequence[Term]) -> None:
+        self.showing: Showing = slow_bar
+        self._config = config
+        self._terms = terms
+        self._jobs = jobs_of(terms, config.max_atoms, lambda _name: None)
+        self._pool: Pool | None = None
+        if config.workers > 1 or config.timeout:
+            kinds = (find_component(part.kind) for part in config.components)
+            modules = sorted({kind.factory.__module__ for kind in kinds} - {"__main__"})
+            data, folder = config.model_dump(), config.folder
+            build = partial(_jobs_of_worker, data=data, folder=folder, modules=modules)
+            self._pool = Pool(build, config.workers, preload=[__name__])
+        self._cache: ScoreCache | None = None
+        if config.cache is not None and at_home(config.cache).exists():
+            self._open(config.cache)  # a file that is no cache is refused now, not hours later
+
+    def close(self) -> None:
+        """End the workers and leave the cache."""
+        if self._pool is not None:
+            self._pool.close()
+        if self._cache is not None:
+            self._cache.close()
+            self._cache = None
+
+    def read(self, smiles: Sequence[str]) -> list[tuple[str | None, str | None]]:
+        """Read SMILES: canonical form and reason of each, in order, as `read_molecule` has them."""
+        pairs: dict[str, tuple[str | None, str | None]] = {}
+        for unit, outcome in self._run("read", smiles, UNIT, lambda text: text):
+            if isinstance(outcome, Lost):
+                outcome = [(None, outcome.reason)] * len(unit)
+            pairs |= zip(unit, outcome, strict=True)
+        return [pairs[text] for text in smiles]
+
+    def evaluate(self, smiles: Sequence[str]) -> list[RawScores]:
+        """Score molecules, given as canonical SMILES, each once: one answer each, in order."""
+        cached: Mapping[str, Cached] = {}
+        if self._config.cache is not None:
+            cached = self._open(self._config.cache).look_up(smiles)
+        answers: dict[str, RawScores] = {}
+        settled = [(text, held) for text, held in cached.items() if is_settled(self._terms, held)]
+        if settled:
+            answers |= zip(dict(settled), self._jobs["evaluate"](settled), strict=True)
+        lacking = [text for text in smiles if text not in answers]
+        if not lacking:
+            return [answers[text] for text in smiles]
+        new: dict[str, RawScores] = {}
+        kept = monotonic()
+        with self.showing(len(lacking)) as advance:
+            try:
+                for part in self._scored(lacking, cached):
+                    answers |= part
+                    new |= part
+                    advance(len(part))
+                    if monotonic() > kept + KEEP_EVERY:
+                        self._keep(new)
+                        new, kept = {}, monotonic()
+            finally:
+                self._keep(new)  # what was paid for is kept, whatever ended this
+        return [answers[text] for text in smiles]
+
+    def _scored(
+        self, smiles: Sequence[str], cached: Mapping[str, Cached]
+    ) -> Iterator[dict[str, RawScores]]:
+        """Score unit by unit."""
+        names = [term.name for term in self._terms]
+        batched = any(term.batched for term in self._terms) and not self._config.timeout
+        size = UNIT if batched else 1
+        for unit, outcome in self._run(
+            "evaluate", smiles, size, lambda text: (text, cached.get(text, {}))
+        ):
+            if isinstance(outcome, Lost):
+                failed = Failed(names[outcome.at] if outcome.at >= 0 else None, outcome.reason)
+                outcome = [RawScores(dict.fromkeys(names, math.nan), None, (failed,))] * len(unit)
+            yield dict(zip(unit, outcome, strict=True))
+
+    def _run(
+        self, job: str, items: Sequence[Any], size: int, question: Callable[[Any], Any]
+    ) -> Iterator[tuple[Sequence[Any], Any]]:
+        """Have units of items done; where one of several is lost, find out which it was."""
+        units = [items[start : start + size] for start in range(0, len(items), size)]
+        if self._pool is None:
+            for unit in units:
+                yield unit, self._jobs[job]([question(item) for item in unit])
+            return
+        alone: list[Any] = []
+        questions = [[question(item) for item in unit] for unit in units]
+        for number, outcome in self._pool.run(job, questions, self._config.timeout):
+            if isinstance(outcome, Lost) and len(units[number]) > 1:
+                alone += units[number]
+            else:
+                yield units[number], outcome
+        if alone:
+            yield from self._run(job, alone, 1, question)
+
+    def _keep(self, new: Mapping[str, RawScores]) -> None:
+        """Write values to the cache, not failures: they may pass, so the next run asks again."""
+        if self._config.cache is None or not new:
+            return
+        values: dict[str, dict[str, float | str]] = {}
+        for smiles, raw in new.items():
+            values[smiles] = {name: x for name, x in raw.values.items() if math.isfinite(x)}
+            if raw.scaffold is not None:
+                values[smiles][SCAFFOLD] = raw.scaffold
+        self._open(self._config.cache).store(values)
+
+    def _open(self, path: Path) -> ScoreCache:
+        if self._cache is None:
+            keys = {
+                term.name: component_key(part, term.score, self._config.folder)
+                for part, term in zip(self._config.components, self._terms, strict=True)
+            }
+            self._cache = ScoreCache(path, {**keys, SCAFFOLD: SCAFFOLD_KEY})
+        return self._cache
+
+
+@contextmanager
+def slow_bar(total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar once the molecules have taken longer than two seconds; it goes when they are done.
+
+    Nothing is shown where standard error is no terminal.
+    """
+    with Bar("scoring", total, delay=PATIENCE) as bar:
+        yield bar.advance
+
+
+@contextmanager
+def nothing_shown(_total: int) -> Iterator[Callable[[int], None]]:
+    """Show nothing: for a caller that has a bar of its own."""
+    yield lambda _n: None
+
+
+# ---- the reward
 
 
 class RewardModel:
@@ -133,11 +386,18 @@ class RewardModel:
         self.config = config
         self._engine = Engine(config, terms)
         self._terms = terms
-        self._scorers = [term for term in terms if term.role == "scorer"]
-        self._filters = [term for term in terms if term.role == "filter"]
-        self._penalties = [term for term in terms if term.role == "penalty"]
-        self._weights = [term.weight for term in self._scorers]
-        self._aggregate = AGGREGATES[config.aggregate]
+        self._by_role = {
+            role: [term for term in terms if term.role == role]
+            for role in ("scorer", "filter", "penalty")
+        }
+        self._weights = [term.weight for term in self._by_role["scorer"]]
+        self._dtypes: dict[str, Any] = {
+            **dict.fromkeys(("smiles", "canonical_smiles"), TEXT),
+            **{"valid": bool, "reason": TEXT, "scaffold": TEXT},
+        }
+        for name in self.component_names:
+            self._dtypes |= {RAW_PREFIX + name: float, SCORE_PREFIX + name: float}
+        self._dtypes["reward"] = float
         self._read: dict[str, tuple[str | None, str | None]] = {}
         self._raw: dict[str, RawScores] = {}
         self._failures = Failures(self.component_names, config.most_failures)
@@ -179,19 +439,6 @@ class RewardModel:
     def columns(self) -> list[str]:
         """Columns of the frame that `score` gives, in order."""
         return list(self._dtypes)
-
-    @property
-    def _dtypes(self) -> dict[str, Any]:
-        dtypes = {
-            "smiles": TEXT,
-            "canonical_smiles": TEXT,
-            "valid": bool,
-            "reason": TEXT,
-            "scaffold": TEXT,
-        }
-        for name in self.component_names:
-            dtypes |= {RAW_PREFIX + name: float, SCORE_PREFIX + name: float}
-        return {**dtypes, "reward": float}
 
     def score(self, smiles: Iterable[str]) -> pd.DataFrame:
         """Score SMILES: one row for each, in the order given; valid or not, new or not.
@@ -245,19 +492,23 @@ class RewardModel:
         columns = (valid["canonical_smiles"], valid["scaffold"], valid["reason"], raw.tolist())
         for smiles, scaffold, reason, values in zip(*columns, strict=True):
             by_name = dict(zip(names, values, strict=True))
-            if not isinstance(reason, str) and any(map(math.isnan, values)):
+            missing = [name for name, value in by_name.items() if math.isnan(value)]
+            reason = reason if isinstance(reason, str) else ""
+            if smiles in self._raw or (missing and not reason):
                 continue
+            # what `_paid` would add to the reason once more is left out
+            added = self._paid(RawScores(by_name, None, ())).get("reason", "")
+            failures = _failures_in(reason.removesuffix(added).removesuffix("; "), missing)
             scaffold = scaffold if isinstance(scaffold, str) else None
-            if smiles not in self._raw:
-                self._add(smiles, RawScores(by_name, scaffold, self._failures_in(reason, by_name)))
+            self._add(smiles, RawScores(by_name, scaffold, failures))
 
     def _add(self, canonical_smiles: str, raw: RawScores) -> None:
         """Remember what the components gave for a molecule, and count their failures."""
         self._raw[canonical_smiles] = raw
         failed = [*raw.failures, *self._scores(raw.values)[1]]
-        components = {failure.component for failure in failed}
+        names = {failure.component for failure in failed}
         # a value that is missing without a failure is one that nobody asked for
-        asked = (n for n, x in raw.values.items() if n in components or not math.isnan(x))
+        asked = (n for n, x in raw.values.items() if n in names or not math.isnan(x))
         self._failures.add(asked, failed)
 
     def _row(self, smiles: str) -> dict[str, Any]:
@@ -276,35 +527,34 @@ class RewardModel:
         scores, wrong = self._scores(raw.values)
         row: dict[str, Any] = {RAW_PREFIX + name: value for name, value in raw.values.items()}
         row |= {SCORE_PREFIX + name: score for name, score in scores.items()}
+        by_role = {
+            role: {term.name: scores[term.name] for term in terms}
+            for role, terms in self._by_role.items()
+        }
         reasons = [*map(str, raw.failures), *map(str, wrong)]
-        reasons += [
-            f"filter {term.name} failed" for term in self._filters if scores[term.name] < PASSING
-        ]
+        reasons += [f"filter {n} failed" for n, x in by_role["filter"].items() if x < PASSING]
         if reasons:
             return row | {"reason": "; ".join(reasons), "reward": 0.0}
-        paid = self._aggregate([scores[term.name] for term in self._scorers], self._weights)
-        return row | {"reward": paid * math.prod(scores[term.name] for term in self._penalties)}
+        aggregate = AGGREGATES[self.config.aggregate]
+        paid = aggregate([*by_role["scorer"].values()], self._weights)
+        return row | {"reward": paid * math.prod(by_role["penalty"].values())}
 
     def _scores(self, raw: Mapping[str, float]) -> tuple[dict[str, float], list[Failed]]:
         """Transform raw values; what is no score becomes NaN and one more failure."""
-        scores = {term.name: term.to_score(raw[term.name]) for term in self._terms}
-        wrong = [
-            Failed(term.name, _no_score(term, raw[term.name]))
-            for term in self._terms
-            if math.isnan(scores[term.name]) and not math.isnan(raw[term.name])
-        ]
+        scores, wrong = {}, []
+        for term in self._terms:
+            value = raw[term.name]
+            score = term.transform(value)
+            scores[term.name] = score if 0 <= score <= 1 else math.nan
+            if math.isnan(scores[term.name]) and not math.isnan(value):
+                reason = f"score {score:g} is not between 0 and 1"
+                if math.isnan(score):
+                    reason = f"its transform has no score for the value {value:g}"
+                wrong.append(Failed(term.name, reason))
         return scores, wrong
 
-    def _failures_in(self, reason: object, raw: Mapping[str, float]) -> tuple[Failed, ...]:
-        """Take out of a row's reason what `_paid` would add to it once more."""
-        if not isinstance(reason, str):
-            return ()
-        added = self._paid(RawScores(raw, None, ())).get("reason", "")
-        failures = reason.removesuffix(added).removesuffix("; ")
-        return _told_apart(failures, [name for name in raw if math.isnan(raw[name])])
 
-
-def _told_apart(text: str, names: Sequence[str]) -> tuple[Failed, ...]:
+def _failures_in(text: str, names: Sequence[str]) -> tuple[Failed, ...]:
     """Which of some components failed and why, out of the text that a row has about it."""
     if not text:
         return ()
@@ -314,11 +564,3 @@ def _told_apart(text: str, names: Sequence[str]) -> tuple[Failed, ...]:
     failed += [Failed(name, why) for name, why in zip(rest[::2], rest[1::2], strict=True)]
     # a reason may itself read like this: then it stays one text
     return tuple(failed) if "; ".join(map(str, failed)) == text else (Failed(None, text),)
-
-
-def _no_score(term: Term, raw: float) -> str:
-    """Say why a raw value has no score."""
-    score = term.transform(raw)
-    if math.isnan(score):
-        return f"its transform has no score for the value {raw:g}"
-    return f"score {score:g} is not between 0 and 1"

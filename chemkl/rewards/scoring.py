@@ -11,6 +11,7 @@ from rdkit.Chem import Mol
 
 from chemkl.chem.molecules import MoleculeError, one_line, parse, silenced
 from chemkl.chem.scaffolds import murcko_scaffold
+from chemkl.config.base import cut
 from chemkl.config.reward import ComponentConfig, Role
 from chemkl.rewards.registry import BatchScore, Failure, Score, find_component
 
@@ -25,9 +26,6 @@ SCAFFOLD = "(scaffold)"
 
 PASSING = 0.5
 """The lowest score with which a molecule passes a filter."""
-
-LONGEST_VALUE = 60
-"""A wrong value is shown in a reason up to this many characters."""
 
 
 class Term(NamedTuple):
@@ -61,9 +59,8 @@ class Failed(NamedTuple):
 
     def __str__(self) -> str:
         """The whole of it, as it stands in a row of the trace."""
-        return (
-            f"component {self.component} failed: {self.reason}" if self.component else self.reason
-        )
+        who = f"component {self.component} failed: " if self.component else ""
+        return who + self.reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,20 +139,12 @@ def evaluate(
     cached: Mapping[str, Cached],
     mark: Callable[[str], None] = lambda _name: None,
 ) -> list[RawScores]:
-    """Score molecules, given as canonical SMILES, by every component.
+    """Score molecules, given as canonical SMILES, by every component: one answer each, in order.
 
     The components that are not costly come first, then the costly filters, then the other costly
     ones. A costly component is asked only about molecules that passed every filter before it.
-
-    Args:
-        terms: the components.
-        smiles: the molecules.
-        max_atoms: larger ones are not read.
-        cached: by SMILES, what need not be computed.
-        mark: called with a component's name before it is asked.
-
-    Returns:
-        One for each molecule, in order.
+    Larger molecules than `max_atoms` are not read, what is `cached` is not computed, and `mark` is
+    called with a component's name before it is asked.
     """
     with silenced():
         cases = [_Case(text, max_atoms, cached.get(text, {})) for text in smiles]
@@ -180,29 +169,25 @@ def _in_order(terms: Sequence[Term]) -> list[Term]:
 
 
 def values_of(term: Term, mols: Sequence[Mol]) -> list[Answer]:
-    """Ask one component about molecules: one answer each, whatever the component does."""
-    if not term.batched:
-        return [_value(term.score, mol) for mol in mols]
-    together = _values(term.score, mols) if mols else []
-    if not isinstance(together, Failure):
-        return together
-    if len(mols) == 1:
-        return [together]
-    # one molecule spoils the answers of all: asked one by one, only the guilty fail
+    """Ask one component about molecules: one answer each, whatever the component does.
+
+    Where a batched one cannot be understood, one molecule spoils the answers of all: asked one by
+    one, only the guilty fail.
+    """
+    one_by_one = len(mols) > 1
+    if term.batched or not one_by_one:
+        answers = _answers(term, mols) if mols else []
+        if not isinstance(answers, Failure):
+            return answers
+        if not one_by_one:
+            return [answers]
     return [answer for mol in mols for answer in values_of(term, [mol])]
 
 
-def _value(score: Callable[[Mol], Any], mol: Mol) -> Answer:
+def _answers(term: Term, mols: Sequence[Mol]) -> list[Answer] | Failure:
+    """Ask a component once; a Failure where the answers cannot be told apart."""
     try:
-        return as_number(score(mol))
-    except Exception as error:  # noqa: BLE001 - any failure of a component costs this molecule only
-        return Failure(one_line(error))
-
-
-def _values(score: Callable[[list[Mol]], Any], mols: Sequence[Mol]) -> list[Answer] | Failure:
-    """Ask a batched component once; a Failure where the answers cannot be told apart."""
-    try:
-        returned = score(list(mols))
+        returned = term.score(list(mols)) if term.batched else [term.score(mols[0])]
         if isinstance(returned, str | bytes | Mapping | AbstractSet):  # not one value a molecule
             return Failure(f"it returned {_shown(returned)}, not a list of numbers")
         values = list(returned)
@@ -228,19 +213,12 @@ def as_number(value: Any) -> Answer:
 
 def _shown(value: object) -> str:
     try:
-        text = " ".join(repr(value).split())
+        return cut(" ".join(repr(value).split()))
     except Exception:  # noqa: BLE001 - it may raise here too
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
+        return f"a {type(value).__name__}"
 
 
 # ---- several scores to one reward
-
-
-def geometric_mean(scores: Sequence[float], weights: Sequence[float]) -> float:
-    """Weighted geometric mean, (prod s_i^w_i)^(1 / sum w_i): 0 as soon as one score is 0."""
-    total = math.fsum(weights)
-    return product(scores, [weight / total for weight in weights])
 
 
 def arithmetic_mean(scores: Sequence[float], weights: Sequence[float]) -> float:
@@ -249,10 +227,10 @@ def arithmetic_mean(scores: Sequence[float], weights: Sequence[float]) -> float:
     return paid / math.fsum(weights)
 
 
-def product(scores: Sequence[float], weights: Sequence[float]) -> float:
-    """Weighted product, prod s_i^w_i; with weights of 1 the plain product."""
-    joined: float = math.prod(score**weight for score, weight in zip(scores, weights, strict=True))
-    return joined
+def geometric_mean(scores: Sequence[float], weights: Sequence[float]) -> float:
+    """Weighted geometric mean, (prod s_i^w_i)^(1 / sum w_i): 0 as soon as one score is 0."""
+    total = math.fsum(weights)
+    return product(scores, [weight / total for weight in weights])
 
 
 def minimum(scores: Sequence[float], weights: Sequence[float]) -> float:
@@ -261,10 +239,11 @@ def minimum(scores: Sequence[float], weights: Sequence[float]) -> float:
     return math.nan if any(map(math.isnan, same)) else min(same)
 
 
-AGGREGATES: dict[str, Callable[[Sequence[float], Sequence[float]], float]] = {
-    "arithmetic_mean": arithmetic_mean,
-    "geometric_mean": geometric_mean,
-    "minimum": minimum,
-    "product": product,
-}
+def product(scores: Sequence[float], weights: Sequence[float]) -> float:
+    """Weighted product, prod s_i^w_i; with weights of 1 the plain product."""
+    joined: float = math.prod(score**weight for score, weight in zip(scores, weights, strict=True))
+    return joined
+
+
+AGGREGATES = {join.__name__: join for join in (arithmetic_mean, geometric_mean, minimum, product)}
 """The ways to join scores, by their name in configs."""

@@ -34,8 +34,7 @@ from chemkl.results.seal import check_seal
 from chemkl.results.trace import TraceWriter, list_parts, read_orphans, read_part, read_trace
 from chemkl.rewards import RewardModel
 from chemkl.rewards.cache import reward_files
-from chemkl.rewards.engine import nothing_shown
-from chemkl.rewards.model import describe_failures
+from chemkl.rewards.model import describe_failures, nothing_shown
 from chemkl.stages.registry import POLICY, STAGES, View
 from chemkl.stages.runner import Start, free_name
 from chemkl.training.collapse import ENDED_BY, build_alarm

@@ -9,7 +9,8 @@ from rdkit.Chem import QED, MolFromSmiles
 
 from chemkl.config import InputError
 from chemkl.config.reward import RewardConfig
-from chemkl.rewards import RewardModel, engine, scoring
+from chemkl.rewards import RewardModel, scoring
+from chemkl.rewards import model as engine
 from chemkl.rewards.cache import ScoreCache, component_key
 
 OWN = '''

@@ -100,7 +100,7 @@ def test_a_list_that_the_component_shortens_or_turns_is_its_own(batched):
         ([3], "it returned [3], not a number"),
         (3j, "it returned 3j, not a number"),
         (10**400, "not a number"),
-        ("x" * 500, f"it returned '{'x' * 56}..., not a number"),
+        ("x" * 500, f"it returned '{'x' * 76}..., not a number"),
         (math.nan, "it returned nan"),
         (-math.inf, "it returned -inf"),
         (Failure("no\n conformer"), "no conformer"),
