@@ -27,7 +27,7 @@ _BITS_ON = np.array([byte.bit_count() for byte in range(256)], dtype=np.uint8)
 def morgan_generator(
     radius: int = 2, n_bits: int = 2048
 ) -> rdFingerprintGenerator.FingerprintGenerator64:
-    """Give RDKit's Morgan generator of this radius (bonds) and length, built once: bits alone."""
+    """RDKit's Morgan generator of this radius (bonds) and length, built once: bits alone."""
     return rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=n_bits)
 
 
@@ -35,28 +35,20 @@ def morgan_generator(
 def morgan_fingerprint(
     mol: Mol, *, radius: int = 2, n_bits: int = 2048
 ) -> DataStructs.ExplicitBitVect:
-    """Give the folded Morgan bit fingerprint of one molecule.
-
-    Raises:
-        MoleculeError: RDKit has none for it.
-    """
+    """The folded Morgan bit fingerprint of one molecule."""
     fingerprint: DataStructs.ExplicitBitVect = morgan_generator(radius, n_bits).GetFingerprint(mol)
     return fingerprint
 
 
 def packed_morgan(mol: Mol, *, radius: int = 2, n_bits: int = 2048) -> bytes:
-    """Give the folded Morgan bit fingerprint of one molecule, eight bits to a byte.
-
-    It takes a quarter of the memory of RDKit's object, and travels between processes as it is.
-    """
-    packed: bytes = DataStructs.BitVectToBinaryText(
-        morgan_fingerprint(mol, radius=radius, n_bits=n_bits)
-    )
+    """The same, eight bits to a byte: a quarter of the memory of RDKit's object."""
+    fingerprint = morgan_fingerprint(mol, radius=radius, n_bits=n_bits)
+    packed: bytes = DataStructs.BitVectToBinaryText(fingerprint)
     return packed
 
 
 def unpacked(packed: bytes) -> DataStructs.ExplicitBitVect:
-    """Give RDKit's object of a packed fingerprint."""
+    """RDKit's object of a packed fingerprint."""
     fingerprint: DataStructs.ExplicitBitVect = DataStructs.CreateFromBinaryText(
         packed  # type: ignore[arg-type] # its stub says str; a str of other than ASCII is refused
     )
@@ -64,23 +56,16 @@ def unpacked(packed: bytes) -> DataStructs.ExplicitBitVect:
 
 
 def pack(fingerprints: Fingerprints | Sequence[bytes]) -> np.ndarray:
-    """Give fingerprints as an array of bytes, a row for each; an array is handed back as it is."""
+    """Fingerprints as an array of bytes, a row for each; an array is handed back as it is."""
     if isinstance(fingerprints, np.ndarray):
         return fingerprints
-    n = len(fingerprints)
-    texts = (
-        each if isinstance(each, bytes) else DataStructs.BitVectToBinaryText(each)
-        for each in fingerprints
-    )
-    packed = np.frombuffer(b"".join(texts), dtype=np.uint8)
-    return packed.reshape(n, -1 if n else 0)
+    n, pack_one = len(fingerprints), DataStructs.BitVectToBinaryText
+    texts = (item if isinstance(item, bytes) else pack_one(item) for item in fingerprints)
+    return np.frombuffer(b"".join(texts), dtype=np.uint8).reshape(n, -1 if n else 0)
 
 
 def folded(packed: np.ndarray) -> np.ndarray:
-    """Give the packed fingerprints of half the length.
-
-    A feature's bit is its number modulo the length, so this is what RDKit makes at that length.
-    """
+    """Packed fingerprints of half the length, as RDKit makes them: a bit is a number modulo it."""
     half = packed.shape[1] // 2
     halves: np.ndarray = packed[:, :half] | packed[:, half:]
     return halves
@@ -90,12 +75,12 @@ def tanimoto(
     fingerprint: DataStructs.ExplicitBitVect,
     fingerprints: Sequence[DataStructs.ExplicitBitVect],
 ) -> np.ndarray:
-    """Give the Tanimoto similarities of one fingerprint to each of several, float64, in order."""
+    """The Tanimoto similarities of one fingerprint to several, float64, in order."""
     return np.asarray(DataStructs.BulkTanimotoSimilarity(fingerprint, fingerprints), dtype=float)
 
 
 def tanimoto_matrix(fingerprints: Sequence[DataStructs.ExplicitBitVect]) -> np.ndarray:
-    """Give the symmetric (n, n) matrix of Tanimoto similarities, ones on the diagonal."""
+    """The symmetric (n, n) matrix of Tanimoto similarities, ones on the diagonal."""
     n = len(fingerprints)
     matrix = np.ones((n, n))
     for row in range(1, n):
@@ -110,15 +95,8 @@ def tanimoto_sums(
     """Sum the Tanimoto similarities T_ij of all pairs j < i, to several powers p, exactly.
 
     The matrix is never whole in memory; the work is quadratic, some 10 ns a pair. The sums do not
-    depend on the number of workers.
-
-    Args:
-        fingerprints: of n molecules.
-        powers: the p.
-        workers: threads; NumPy lets them run at the same time.
-
-    Returns:
-        Two arrays of shape (powers, n): the sum of T_ij^p over j for each i, and over i for each j.
+    depend on the number of workers, which are threads that NumPy lets run at the same time. Gives
+    two arrays of shape (powers, n): the sum of T_ij^p over j for each i, and over i for each j.
     """
     packed = pack(fingerprints)
     n = len(packed)
@@ -166,14 +144,14 @@ def _block_sums(
 def tanimoto_kernel(
     smiles: Sequence[str | None], *, radius: int = 2, n_bits: int = 2048
 ) -> np.ndarray:
-    """Give the symmetric (n, n) matrix of Tanimoto similarities between SMILES, float32, in order.
+    """The symmetric (n, n) matrix of Tanimoto similarities between SMILES, float32, in order.
 
     A row without a molecule (None, or a string that is not valid) or without a fingerprint is
     similar to nothing but itself.
     """
     fingerprints = {}
-    for row, each in enumerate(smiles):
-        mol = None if each is None else read_molecule(each).mol
+    for row, text in enumerate(smiles):
+        mol = None if text is None else read_molecule(text).mol
         with suppress(MoleculeError):
             if mol is not None:
                 fingerprints[row] = morgan_fingerprint(mol, radius=radius, n_bits=n_bits)
@@ -198,22 +176,30 @@ MOST_FEATURES = 100
 """Pharmacophore features that a molecule may have: three seconds (120: five, 500: minutes)."""
 
 _DEFAULTS = {"radius": 2, "n_bits": 2048, "counts": False, "chirality": False, "max_distance": 30}
-_RDKIT = {
-    "radius": "radius",
-    "n_bits": "fpSize",
-    "chirality": "includeChirality",
-    "max_distance": "maxDistance",
-}
+_RDKIT = {"radius": "radius", "chirality": "includeChirality", "max_distance": "maxDistance"}
 """What RDKit's generators call these settings; `counts` is one of their methods."""
-_TAKES: dict[FingerprintKind, tuple[str, ...]] = {
-    "morgan": ("radius", "n_bits", "counts", "chirality"),
-    "feature_morgan": ("radius", "n_bits", "counts", "chirality"),
-    "atom_pairs": ("max_distance", "n_bits", "counts", "chirality"),
-    "torsions": ("n_bits", "counts", "chirality"),
-    "rdkit_path": ("n_bits", "counts"),
-    "maccs": (),
-    "pharmacophore": (),
+_KINDS: dict[FingerprintKind, tuple[Any, tuple[str, ...]]] = {
+    "morgan": (
+        rdFingerprintGenerator.GetMorganGenerator,
+        ("radius", "n_bits", "counts", "chirality"),
+    ),
+    "feature_morgan": (
+        rdFingerprintGenerator.GetMorganGenerator,
+        ("radius", "n_bits", "counts", "chirality"),
+    ),
+    "atom_pairs": (
+        rdFingerprintGenerator.GetAtomPairGenerator,
+        ("max_distance", "n_bits", "counts", "chirality"),
+    ),
+    "torsions": (
+        rdFingerprintGenerator.GetTopologicalTorsionGenerator,
+        ("n_bits", "counts", "chirality"),
+    ),
+    "rdkit_path": (rdFingerprintGenerator.GetRDKitFPGenerator, ("n_bits", "counts")),
+    "maccs": (None, ()),
+    "pharmacophore": (None, ()),
 }
+"""The generator of each kind, and the settings that it takes."""
 
 
 def build_fingerprint(
@@ -225,24 +211,14 @@ def build_fingerprint(
     chirality: bool = False,
     max_distance: int = 30,
 ) -> Fingerprinter:
-    """Give the function that makes one kind of fingerprint.
+    """The function that makes one kind of fingerprint; a setting that it does not take is refused.
 
     Kinds: ``morgan`` (radius 2 is ECFP4), ``feature_morgan`` (radius 2 is FCFP4), ``atom_pairs``,
     ``torsions``, ``rdkit_path`` (Daylight-like), ``maccs`` (166 keys), ``pharmacophore`` (Gobbi and
     Poppinger's 2D pharmacophores, Biotechnol. Bioeng. 61, 47 (1998); 7 ms a drug-like molecule, but
     the time grows with the third power of its features: one with more than `MOST_FEATURES` raises
-    a `MoleculeError`).
-
-    Args:
-        kind: Which of them.
-        radius: Of the Morgan fingerprints, in bonds.
-        n_bits: Length after folding; None leaves it unfolded (2^32 or more positions, sparse).
-        counts: How often each feature occurs rather than whether it does.
-        chirality: Let R and S differ.
-        max_distance: Of atom pairs, in bonds.
-
-    Raises:
-        InputError: a setting away from its default that this kind does not have.
+    a `MoleculeError`). Radius and distance are in bonds; without `n_bits` a fingerprint is not
+    folded (2^32 or more positions, sparse).
     """
     given = {
         "radius": radius,
@@ -251,25 +227,17 @@ def build_fingerprint(
         "chirality": chirality,
         "max_distance": max_distance,
     }
-    taken = _TAKES[kind]
-    problems = [
+    make, taken = _KINDS[kind]
+    InputError.refuse(
         f"{name} = {value}: the fingerprint {kind} has no such setting; it takes "
         f"{', '.join(taken) or 'none'}"
         for name, value in given.items()
         if name not in taken and value != _DEFAULTS[name]
-    ]
-    if problems:
-        raise InputError("\n".join(problems))
+    )
     if kind == "maccs":
         return rdMolDescriptors.GetMACCSKeysFingerprint
     if kind == "pharmacophore":
         return _pharmacophores()
-    makers: dict[str, Any] = {
-        "atom_pairs": rdFingerprintGenerator.GetAtomPairGenerator,
-        "torsions": rdFingerprintGenerator.GetTopologicalTorsionGenerator,
-        "rdkit_path": rdFingerprintGenerator.GetRDKitFPGenerator,
-    }
-    make = makers.get(kind, rdFingerprintGenerator.GetMorganGenerator)
     settings: dict[str, Any] = {_RDKIT[name]: given[name] for name in taken if name in _RDKIT}
     settings["fpSize"] = n_bits or 2048  # an unfolded fingerprint ignores it
     if kind == "feature_morgan":

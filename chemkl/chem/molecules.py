@@ -41,10 +41,7 @@ RDKit looks for all of them (16: a second, 40: half a minute and more)."""
 
 
 class MoleculeError(ValueError):
-    """RDKit cannot do one step with one molecule, valid as it is: this costs that molecule alone.
-
-    The message names the step and says why.
-    """
+    """RDKit cannot do a step with a molecule, valid as it is: this costs that molecule alone."""
 
 
 @contextmanager
@@ -59,11 +56,7 @@ def step(name: str) -> Iterator[None]:
     """Turn whatever RDKit raises in this scope into a `MoleculeError`; its log is silenced.
 
     RDKit names no set of exceptions: its invariants are RuntimeErrors, its sanitisation raises
-    ValueErrors, its Python parts anything. Also used as a decorator.
-
-    Raises:
-        MoleculeError: it failed.
-        InputError: it was given what is not a molecule.
+    ValueErrors, its Python parts anything. An `InputError` passes. Also used as a decorator.
     """
     try:
         with silenced():
@@ -122,26 +115,21 @@ def read_molecule(smiles: str, *, max_atoms: int = DEFAULT_MAX_ATOMS) -> Molecul
 
 
 def parse(smiles: str, *, max_atoms: int = MOST_ATOMS) -> Chem.Mol | None:
-    """Give the molecule of a canonical SMILES that `read_molecule` gave, or None; it is quicker.
+    """The molecule of a canonical SMILES that `read_molecule` gave, or None; it is quicker.
 
     For a string of another origin ask `read_molecule`, which also knows whether it can be written.
-    Whoever wrote the SMILES chose its size, so only what no config allows is too large here.
     """
     with silenced():
         return _parsed(smiles, max_atoms)[0]
 
 
 def canonicalise(smiles: str, *, max_atoms: int = DEFAULT_MAX_ATOMS) -> str | None:
-    """Give the canonical isomeric SMILES of a SMILES, or None when it is not valid."""
+    """The canonical isomeric SMILES of a SMILES, or None when it is not valid."""
     return read_molecule(smiles, max_atoms=max_atoms).canonical_smiles
 
 
 def as_mol(molecule: Chem.Mol | str) -> Chem.Mol:
-    """Give the molecule of a SMILES that must be valid; a molecule is handed back as it is.
-
-    Raises:
-        InputError: the string is not a molecule.
-    """
+    """The molecule of a SMILES that must be valid; a molecule is handed back as it is."""
     if not isinstance(molecule, str):
         return molecule
     read = read_molecule(molecule)
@@ -151,49 +139,40 @@ def as_mol(molecule: Chem.Mol | str) -> Chem.Mol:
 
 
 def one_line(error: BaseException) -> str:
-    """Put an exception into one line: RDKit's messages run over several.
-
-    Returns:
-        The message without RDKit's lines about its own source code, or the exception's type when
-        it has no message.
-    """
+    """The message of an exception without RDKit's lines about its own code, or else its type."""
     text = " ".join(str(error).split())
     return text.partition(" Violation occurred on line")[0] or type(error).__name__
 
 
 def _parsed(smiles: str, max_atoms: int) -> tuple[Chem.Mol | None, str | None]:
-    """Give the molecule, or None and the reason why there is none."""
-    reason = _refused_unparsed(smiles, max_atoms)
-    if reason is not None:
-        return None, reason
+    """The molecule, or None and the reason why there is none."""
     try:
-        reason = _too_costly(smiles, max_atoms)
+        reason = _refused_unparsed(smiles, max_atoms) or _too_costly(smiles, max_atoms)
         if reason is not None:
             return None, reason
         mol = Chem.MolFromSmiles(smiles)
         if mol is None:
-            return None, _why_not(smiles)
+            unsanitised = Chem.MolFromSmiles(smiles, sanitize=False)
+            return None, insanity(unsanitised) or f"not parsable: {_syntax_problem(smiles)}"
     except Exception as error:  # noqa: BLE001 - RDKit's invariants, anything
         return None, f"not parsable: {one_line(error)}"
-    n_atoms = mol.GetNumAtoms()
-    if n_atoms > max_atoms:
-        return None, f"too many atoms: {n_atoms}, at most {max_atoms}"
-    return mol, None
+    too_large = _too_large(mol.GetNumAtoms(), max_atoms)
+    return (mol, None) if too_large is None else (None, too_large)
+
+
+def _too_large(n_atoms: int, max_atoms: int) -> str | None:
+    return f"too many atoms: {n_atoms}, at most {max_atoms}" if n_atoms > max_atoms else None
 
 
 def _too_costly(smiles: str, max_atoms: int) -> str | None:
-    """Say why a string is not sanitised, which may take minutes; most are too short to ask."""
+    """Why a string is not sanitised, which may take minutes; most are too short to ask."""
     many_rings = sum(map(smiles.count, "0123456789")) > 2 * MOST_RINGS_ON_ONE
     if len(smiles) <= max_atoms and not many_rings:
         return None
     graph = Chem.MolFromSmiles(smiles, sanitize=False)
-    if graph is None:
-        return None
-    n_atoms = graph.GetNumHeavyAtoms()
-    if n_atoms > max_atoms:
-        return f"too many atoms: {n_atoms}, at most {max_atoms}"
-    if graph.GetNumBonds() - graph.GetNumAtoms() < MOST_RINGS_ON_ONE:
-        return None
+    reason = None if graph is None else _too_large(graph.GetNumHeavyAtoms(), max_atoms)
+    if graph is None or reason or graph.GetNumBonds() - graph.GetNumAtoms() < MOST_RINGS_ON_ONE:
+        return reason
     rings = [set(ring) for ring in Chem.GetSSSR(graph)]
     for large in (ring for ring in rings if len(ring) > MOST_RINGS_ON_ONE):
         n_rings = sum(len(large & other) > 1 for other in rings) - 1
@@ -203,7 +182,7 @@ def _too_costly(smiles: str, max_atoms: int) -> str | None:
 
 
 def _refused_unparsed(smiles: str, max_atoms: int) -> str | None:
-    """Say why a string is not handed to RDKit at all; None if it is."""
+    """Why a string is not handed to RDKit at all; None if it is."""
     longest = CHARACTERS_PER_ATOM * max_atoms
     if not smiles:
         return "empty"
@@ -227,11 +206,10 @@ _TOKEN = re.compile(
 )
 
 
-def _why_not(smiles: str) -> str:
-    """Find out what RDKit disliked: it only tells its log."""
-    unsanitised = Chem.MolFromSmiles(smiles, sanitize=False)
+def insanity(unsanitised: Chem.Mol | None) -> str:
+    """Why RDKit refuses a molecule, which it only tells its log; empty where there is none."""
     if unsanitised is None:
-        return f"not parsable: {_syntax_problem(smiles)}"
+        return ""
     problems = Chem.DetectChemistryProblems(unsanitised)
     message = problems[0].Message() if problems else "RDKit cannot sanitise it"
     return f"not sane: {' '.join(message.split())}"
@@ -263,7 +241,7 @@ def _syntax_problem(smiles: str) -> str:
         return f"{what} at position {at + 1}"
     left_open = [f"unclosed branch at position {place}" for place in branches[-1:]]
     left_open += [f"unclosed ring {n} opened at position {place}" for n, place in rings.items()]
-    return left_open[0] if left_open else "syntax error"
+    return [*left_open, "syntax error"][0]
 
 
 # ---- formulas, other spellings, SD records
@@ -279,11 +257,7 @@ def element_counts(mol: Chem.Mol) -> Counter[str]:
 
 
 def parse_formula(formula: str) -> Counter[str]:
-    """Read a molecular formula such as C7H8N2O2; an element that comes twice is added up.
-
-    Raises:
-        InputError: text that is no formula, or an element that does not exist.
-    """
+    """Read a molecular formula such as C7H8N2O2; an element that comes twice is added up."""
     counts: Counter[str] = Counter()
     problems = []
     if not re.fullmatch(r"([A-Z][a-z]?\d*)+", formula, flags=re.ASCII):
@@ -298,8 +272,7 @@ def parse_formula(formula: str) -> Counter[str]:
         if not 1 <= n_atoms <= LARGEST_COUNT:
             problems.append(f"{formula!r}: {symbol}{number} should be between 1 and a million")
         counts[symbol] += n_atoms
-    if problems:
-        raise InputError(problems[0])
+    InputError.refuse(problems[:1])
     return counts
 
 
@@ -311,10 +284,6 @@ def randomise(molecule: Chem.Mol | str, generator: np.random.Generator) -> str:
     canonicalisation (the restricted randomisation of Arus-Pous et al., J. Cheminform. 11, 71
     (2019)). RDKit's own ``doRandom`` draws from a state shared by the whole process and is
     therefore not used.
-
-    Raises:
-        MoleculeError: RDKit cannot write the molecule in this order.
-        InputError: a string that is no molecule.
     """
     mol = as_mol(molecule)
     order = generator.permutation(mol.GetNumAtoms()).tolist()
@@ -327,13 +296,6 @@ def sdf_record(molecule: Chem.Mol | str, title: str, properties: Mapping[str, st
 
     Stereochemistry that the SMILES leaves open stays open (a crossed double bond). Line breaks in
     the title and in properties become blanks: a blank line would end a value.
-
-    Returns:
-        The record, `$$$$` included.
-
-    Raises:
-        InputError: the SMILES is not one of a molecule.
-        MoleculeError: RDKit cannot lay it out, or write it.
     """
     mol = Chem.Mol(as_mol(molecule))
     rdDepictor.Compute2DCoords(mol)

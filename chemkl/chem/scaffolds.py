@@ -1,7 +1,7 @@
 """Scaffolds of molecules: Bemis-Murcko, generic (no elements, no bonds), and with decorations."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 from rdkit import Chem
@@ -17,22 +17,16 @@ _make_generic: Callable[[Chem.Mol], Chem.Mol] = MurckoScaffold.MakeScaffoldGener
 
 @step("scaffold")
 def murcko_scaffold(molecule: Chem.Mol | str) -> str:
-    """Give the canonical SMILES of the Bemis-Murcko scaffold: rings, linkers, exocyclic C=X.
+    """The canonical SMILES of the Bemis-Murcko scaffold: rings, linkers, exocyclic C=X.
 
     Bemis and Murcko, J. Med. Chem. 39, 2887 (1996), as RDKit implements it. Stereochemistry
-    plays no part, so enantiomers share one scaffold.
-
-    Returns:
-        The scaffold's SMILES; ``""`` for an acyclic molecule.
-
-    Raises:
-        MoleculeError: RDKit cannot make or write it.
+    plays no part, so enantiomers share one scaffold. Empty for an acyclic molecule.
     """
     return _smiles(_murcko(as_mol(molecule)))
 
 
 def generic_scaffold(molecule: Chem.Mol | str) -> str | None:
-    """Give the generic scaffold: every atom a carbon, every bond single, side atoms cut again.
+    """The generic scaffold: every atom a carbon, every bond single, side atoms cut again.
 
     RDKit's ``MakeScaffoldGeneric`` turns an exocyclic C=O into a methyl group; taking the Murcko
     scaffold a second time removes it. Empty for an acyclic molecule; None where RDKit makes none
@@ -59,13 +53,9 @@ Bonds = tuple[tuple[int, int], ...]
 class DecoratedScaffold:
     """Recognises molecules that are one scaffold, decorated at its attachment points only.
 
-    Args:
-        scaffold: SMILES with ``*`` at its attachment points, in the order in which they stand
-            there, or numbered ``[*:0]``, ``[*:1]``, ... by reinvent-chemistry's convention.
-        one_point_an_atom: Refuse two attachment points on one atom.
-
-    Raises:
-        InputError: not a molecule, no attachment point, or ill-placed or ill-numbered ones.
+    The scaffold is a SMILES with ``*`` at its attachment points, in the order in which they stand
+    there, or numbered ``[*:0]``, ``[*:1]``, ... by reinvent-chemistry's convention. With
+    `one_point_an_atom` two of them on one atom are refused.
     """
 
     def __init__(self, scaffold: str, *, one_point_an_atom: bool = False) -> None:
@@ -80,32 +70,28 @@ class DecoratedScaffold:
             AttachmentPoints().add_attachment_point_numbers(mol, canonicalize=False)
         points.sort(key=Chem.Atom.GetAtomMapNum)
         problem = _problem(points, one_point_an_atom=one_point_an_atom)
-        if problem:
-            raise InputError(f"scaffold {scaffold!r} {problem}")
+        InputError.refuse([f"scaffold {scaffold!r} {problem}"] if problem else [])
         self.n_points = len(points)
         self._ends = [(atom.GetNeighbors()[0].GetIdx(), atom.GetIdx()) for atom in points]
         self._core = [atom.GetIdx() for atom in mol.GetAtoms() if atom.GetAtomicNum() != 0]
         self._query = _query(mol)
 
     def bonds(self, mol: Chem.Mol) -> list[Bonds]:
-        """Give each way in which the molecule is the decorated scaffold; none: it is not."""
+        """All ways in which the molecule is the decorated scaffold; none: it is not.
+
+        Cut at the attachment points, the scaffold and one decoration a point must be left.
+        """
         ways: dict[Bonds, None] = {}
         for match in mol.GetSubstructMatches(self._query, uniquify=False):
             bonds = tuple((match[core], match[point]) for core, point in self._ends)
-            if bonds not in ways and self._is_whole(mol, match, bonds):
+            cuts = [mol.GetBondBetweenAtoms(*ends).GetIdx() for ends in bonds]
+            cut = Chem.FragmentOnBonds(mol, cuts, addDummies=False)
+            parts = [frozenset(part) for part in Chem.GetMolFrags(cut)]
+            decorations = {part for part in parts for _, atom in bonds if atom in part}
+            core = frozenset(match[atom] for atom in self._core)
+            if core in parts and len(decorations) == self.n_points == len(parts) - 1:
                 ways[bonds] = None
         return list(ways)
-
-    def _is_whole(self, mol: Chem.Mol, match: Sequence[int], bonds: Bonds) -> bool:
-        """Cut at the attachment points: the scaffold and one decoration a point must be left."""
-        cuts = [mol.GetBondBetweenAtoms(*ends).GetIdx() for ends in bonds]
-        cut = Chem.FragmentOnBonds(mol, cuts, addDummies=False)
-        parts = [frozenset(part) for part in Chem.GetMolFrags(cut)]
-        decorations = {part for part in parts for _, atom in bonds if atom in part}
-        core = frozenset(match[atom] for atom in self._core)
-        return (
-            core in parts and len(decorations) == self.n_points and len(parts) == self.n_points + 1
-        )
 
 
 def _problem(points: list[Chem.Atom], *, one_point_an_atom: bool) -> str:

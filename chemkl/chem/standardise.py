@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from rdkit import Chem
+from reinvent_chemistry.enums import FilterTypesEnum
 from reinvent_chemistry.standardization.filter_registry import FilterRegistry
 
 from chemkl.chem.molecules import MoleculeError, read_molecule, step
@@ -23,20 +24,7 @@ PARAMETER_TYPES: dict[str, Any] = {
 """Types of the filters' parameters, which reinvent-chemistry does not declare. Its parameter
 ``reactions`` (pairs of molecules) cannot be written in a config and is not offered."""
 
-FILTER_NAMES: tuple[str, ...] = (
-    "aliphatic_chain_filter",
-    "allowed_atom_type",
-    "default",
-    "general_cleanup",
-    "get_largest_fragment",
-    "heavy_atom_filter",
-    "neutralise_charges",
-    "remove_hydrogens",
-    "remove_salts",
-    "token_filters",
-    "valid_size",
-    "vocabulary_filter",
-)
+FILTER_NAMES = tuple(sorted(v for k, v in vars(FilterTypesEnum).items() if k.isupper()))
 """The filters of reinvent-chemistry's registry, by name."""
 
 
@@ -54,14 +42,8 @@ class Standardiser:
        ``element_list`` says otherwise; ``default`` also refuses ``[SH]``, that is every thiol.
     4. ``vocabulary_filter`` needs the parameter ``vocabulary``, a list of tokens.
 
-    An object can be pickled and sent to worker processes.
-
-    Args:
-        filters: Mappings with the keys ``name`` and, if the filter takes any, ``parameters``.
-
-    Raises:
-        InputError: an unknown filter or parameter, or a value of the wrong type; every problem of
-            the list in one message.
+    Filters are mappings with the keys ``name`` and, if it takes any, ``parameters``. An object can
+    be pickled and sent to worker processes.
     """
 
     def __init__(self, filters: Sequence[Mapping[str, Any]] = ()) -> None:
@@ -74,15 +56,14 @@ class Standardiser:
             problems += [f"filters[{index}]: {problem}" for problem in wrong]
             if not wrong:
                 self._steps.append((name, partial(registry.get_filter(name), **parameters)))
-        if problems:
-            raise InputError("\n".join(problems))
+        InputError.refuse(problems)
 
     def __reduce__(self) -> tuple[type["Standardiser"], tuple[list[dict[str, Any]]]]:
         """Pickle the names and parameters only; the filters are looked up again."""
         return Standardiser, (self.filters,)
 
     def __call__(self, smiles: str) -> tuple[str | None, str | None]:
-        """Give the standardised canonical SMILES, or None and the reason why there is none."""
+        """The standardised canonical SMILES, or None and the reason why there is none."""
         molecule = read_molecule(smiles)
         if not self._steps or molecule.mol is None:
             return molecule.canonical_smiles, molecule.reason
@@ -105,7 +86,7 @@ class Standardiser:
 def _check_filter(
     given: Mapping[str, Any], registry: FilterRegistry
 ) -> tuple[str, dict[str, Any], list[str]]:
-    """Give a filter's name, its parameters in their right types, and what is wrong with them."""
+    """A filter's name, its parameters in their right types, and what is wrong with them."""
     name = given.get("name")
     if not isinstance(name, str) or name not in FILTER_NAMES:
         return "", {}, [f"unknown filter {name!r}{did_you_mean(str(name), FILTER_NAMES)}"]
@@ -125,7 +106,7 @@ def _check_filter(
         try:
             parameters[key] = TypeAdapter(PARAMETER_TYPES[key]).validate_python(value)
         except ValidationError as error:
-            detail = "; ".join(each["msg"] for each in error.errors())
+            detail = "; ".join(problem["msg"] for problem in error.errors())
             problems.append(f"{name}: {key} = {value!r}: {detail}")
     if "vocabulary" in allowed and "vocabulary" not in (given.get("parameters") or {}):
         problems.append(f"{name}: the parameter 'vocabulary' (a list of tokens) is missing")

@@ -4,7 +4,6 @@ import multiprocessing
 import signal
 from array import array
 from collections.abc import Iterator, Sequence
-from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import lightning
@@ -26,7 +25,7 @@ BATCHES_A_CHUNK = 64
 
 
 def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """Return the rows of every batch of one epoch, shuffled, rows of like length together."""
+    """The rows of every batch of one epoch, shuffled, rows of like length together."""
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(lengths))
     batches: list[np.ndarray] = []
@@ -40,21 +39,14 @@ def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -
 class TokenDataset(Dataset[list[int]]):
     """Molecules as rows of ids; item (row, presentation) may be spelled anew each time.
 
-    Args:
-        smiles: the molecules.
-        vocabulary: what they are encoded with.
-        randomise_seed: None for the SMILES as they stand, otherwise the seed of the spellings.
-
-    Raises:
-        InputError: no molecule, or a token that the vocabulary does not know, with its line in the
-            split.
+    Without a `randomise_seed` the SMILES are taken as they stand. A token that the vocabulary does
+    not know is refused with its line in the split.
     """
 
     def __init__(
         self, smiles: Sequence[str], vocabulary: Vocabulary, randomise_seed: int | None = None
     ) -> None:
-        if not len(smiles):
-            raise InputError("no molecules: a split must hold at least one")
+        InputError.refuse([] if len(smiles) else ["no molecules: a split must hold at least one"])
         self.smiles = smiles
         self.vocabulary = vocabulary
         self._seed = randomise_seed
@@ -68,11 +60,10 @@ class TokenDataset(Dataset[list[int]]):
         self._flat = np.array(flat, np.int16 if len(vocabulary) > 127 else np.int8)
 
     def __len__(self) -> int:
-        """Return the number of molecules."""
         return len(self.smiles)
 
     def __getitem__(self, item: tuple[int, int]) -> list[int]:
-        """Return the ids of a molecule at its n-th presentation."""
+        """The ids of a molecule at its n-th presentation."""
         row, presentation = item
         if self._seed is not None:
             rng = np.random.default_rng([self._seed, presentation, row])
@@ -91,11 +82,7 @@ def read_datasets(
     valid_molecules: int,
     randomise_seed: int | None = None,
 ) -> tuple[TokenDataset, TokenDataset]:
-    """Read the training and the validation split of a prepared corpus, the latter up to a size.
-
-    Raises:
-        InputError: no corpus there, an empty split, or a token outside the vocabulary.
-    """
+    """Read the training and the validation split of a prepared corpus, the latter up to a size."""
     if train_split == valid_split:
         raise InputError(f"train_split and valid_split are both {train_split!r}: choose two")
     vocabulary = read_vocabulary(folder)
@@ -118,7 +105,6 @@ class EpochLoader:
         self._restored = False
 
     def __len__(self) -> int:
-        """Return the number of batches of an epoch."""
         return -(-len(self._dataset) // self._batch_size)
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -132,6 +118,10 @@ class EpochLoader:
             self._done = epoch * len(self)
         self._restored = False
         rank, world = _rank_and_world()
+        context = None
+        if self._n_workers:  # from a server that has imported all that they need
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload([__name__])
         batches = epoch_batches(self._dataset.lengths, self._batch_size, self._seed, epoch)[start:]
         rows = [[(int(row), epoch) for row in batch[rank::world]] for batch in batches]
         loader = DataLoader(
@@ -139,7 +129,7 @@ class EpochLoader:
             batch_sampler=rows,
             collate_fn=pad,
             num_workers=self._n_workers,
-            multiprocessing_context=_workers() if self._n_workers else None,
+            multiprocessing_context=context,
             worker_init_fn=_start_worker,
         )
         with shielded():  # workers are started here
@@ -149,20 +139,13 @@ class EpochLoader:
             yield token_BT
 
     def state_dict(self) -> dict[str, int]:
-        """Return the position; Lightning saves it in every checkpoint."""
+        """The position; Lightning saves it in every checkpoint."""
         return {"done": self._done}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue from a saved position."""
         self._done = state["done"]
         self._restored = True
-
-
-def _workers() -> BaseContext:
-    """Return how worker processes are started: from a server that has imported all they need."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
 
 
 def _start_worker(_number: int) -> None:
@@ -198,11 +181,11 @@ class TokenDataModule(lightning.LightningDataModule):
         self._train_loader = EpochLoader(train, batch_size, seed, n_workers)
 
     def train_dataloader(self) -> EpochLoader:
-        """Return the resumable loader of the training split."""
+        """The resumable loader of the training split."""
         return self._train_loader
 
     def val_dataloader(self) -> DataLoader[list[int]]:
-        """Return the loader of the validation split, by length."""
+        """The loader of the validation split, by length."""
         size = self._batch_size
         order = np.argsort(self._valid.lengths, kind="stable")
         rows = [[(int(r), 0) for r in order[i : i + size]] for i in range(0, len(order), size)]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import NamedTuple
 
-from chemkl.chem.molecules import Molecule, MoleculeError, read_molecule
+from chemkl.chem.molecules import MoleculeError, read_molecule
 from chemkl.chem.scaffolds import murcko_scaffold
 from chemkl.chem.standardise import Standardiser
 from chemkl.config.prepare import GivenSplit, HashSplit, PrepareConfig, Split
@@ -31,8 +31,7 @@ class Clean(NamedTuple):
     smiles: str | None = None  # canonical; None where the line holds no usable molecule
     split: str = ""  # to which the molecule belongs
     tokens: tuple[str, ...] = ()  # of the SMILES
-    # why there is no molecule, as ``category: detail`` or the category alone
-    reason: str | None = None
+    reason: str | None = None  # why there is no molecule: its category, perhaps with a detail
 
 
 @dataclass(frozen=True)
@@ -44,11 +43,7 @@ class Cleaner:
 
     @classmethod
     def from_config(cls, config: PrepareConfig) -> "Cleaner":
-        """Build the cleaner of a prepare config.
-
-        Raises:
-            InputError: an unknown standardisation filter.
-        """
+        """Build the cleaner of a prepare config."""
         return cls(config, Standardiser([f.model_dump() for f in config.standardise]))
 
     def __call__(self, lines: list[Line]) -> list[Clean]:
@@ -56,39 +51,30 @@ class Cleaner:
         return [self._clean(line) for line in lines]
 
     def _clean(self, line: Line) -> Clean:
-        if line.smiles is None:
-            return Clean(line, reason=line.reason or NO_CELL)
-        molecule = self._read(line.smiles)
-        smiles = molecule.canonical_smiles
+        text = line.smiles
+        reason: str | None = line.reason or NO_CELL
+        if text is not None and self.config.standardise:
+            text, reason = self.standardiser(text)
+        if text is None:
+            return Clean(line, reason=reason)
+        molecule = read_molecule(text)
+        smiles, setting = molecule.canonical_smiles, self.config.split
         if molecule.mol is None or smiles is None:
             return Clean(line, reason=molecule.reason)
         tokens = tokenize(smiles)
-        reason = self._refused(tokens)
-        if reason is not None:
-            return Clean(line, reason=reason)
-        setting = self.config.split
-        by_scaffold = isinstance(setting, HashSplit) and setting.kind == "scaffold"
-        try:
-            key = murcko_scaffold(molecule.mol) if by_scaffold else smiles
-        except MoleculeError as error:
-            return Clean(line, reason=str(error))
-        split = assign_split(line.split, key, setting)
-        return Clean(line, smiles, split, tuple(tokens))
-
-    def _read(self, text: str) -> Molecule:
-        if not self.config.standardise:
-            return read_molecule(text)
-        smiles, reason = self.standardiser(text)
-        return Molecule(text, reason=reason) if smiles is None else read_molecule(smiles)
-
-    def _refused(self, tokens: list[str]) -> str | None:
-        """Say why a valid molecule cannot be learnt from; None if it can."""
+        reserved = {END, START} & set(tokens)  # a quadruple bond is written $
         if len(tokens) > self.config.max_tokens:
-            return f"too many tokens: {len(tokens)}, at most {self.config.max_tokens}"
-        reserved = {END, START} & set(tokens)
-        if reserved:  # a quadruple bond is written $
-            return f"reserved token: {' '.join(sorted(reserved))} marks where a sequence ends"
-        return None
+            reason = f"too many tokens: {len(tokens)}, at most {self.config.max_tokens}"
+        elif reserved:
+            reason = f"reserved token: {' '.join(sorted(reserved))} marks where a sequence ends"
+        else:
+            by_scaffold = isinstance(setting, HashSplit) and setting.kind == "scaffold"
+            try:
+                key = murcko_scaffold(molecule.mol) if by_scaffold else smiles
+                return Clean(line, smiles, assign_split(line.split, key, setting), tuple(tokens))
+            except MoleculeError as error:
+                reason = str(error)
+        return Clean(line, reason=reason)
 
 
 def clean_lines(
@@ -97,11 +83,9 @@ def clean_lines(
     """Clean lines in parallel and yield them chunk by chunk, in the order of the source.
 
     `peaks` is filled with the peak memory of each worker process so far, bytes, by process id.
-
-    Raises:
-        RuntimeError: a worker process died.
     """
-    n_workers = cleaner.config.n_workers or _n_cores()
+    cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))  # not on macOS
+    n_workers = cleaner.config.n_workers or len(cores(0))
     lines = iter(lines)
     chunks = iter(lambda: list(islice(lines, CHUNK)), [])
     if n_workers == 1:
@@ -134,15 +118,8 @@ def clean_lines(
             ) from error
 
 
-def _n_cores() -> int:
-    """Count the cores that this process may use, where the system tells."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def peak_memory() -> int | None:
-    """Return the memory of this process at its peak, bytes; None where no system call tells."""
+    """The memory of this process at its peak, bytes; None where no system call tells."""
     if sys.platform == "win32":
         return None
     import resource  # Unix only
@@ -166,19 +143,11 @@ def _work(lines: list[Line]) -> tuple[list[Clean], int, int]:
 
 
 def assign_split(given: str, key: str, split: Split) -> str:
-    """Return "train", "valid" or "test" for one molecule (or the source's own split).
-
-    Args:
-        given: the split that the source gives.
-        key: what is hashed: the canonical SMILES (random) or the scaffold (scaffold).
-        split: the setting.
-    """
+    """The split of one molecule: the source's own, or by the hash of a key (SMILES or scaffold)."""
     if isinstance(split, GivenSplit):
         return given
     digest = hashlib.blake2b(f"{split.seed}:{key}".encode(), digest_size=8).digest()
     position = int.from_bytes(digest, "big") / 2**64
     if position < split.test:
         return "test"
-    if position < split.test + split.valid:
-        return "valid"
-    return "train"
+    return "valid" if position < split.test + split.valid else "train"

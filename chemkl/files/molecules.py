@@ -16,7 +16,7 @@ What is taken for granted about a file beyond its name is said in one line on th
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
@@ -24,7 +24,7 @@ from typing import IO, Any, Literal, NamedTuple
 import pyarrow as pa
 from rdkit import Chem
 
-from chemkl.chem.molecules import DEFAULT_MAX_ATOMS, one_line, parse, silenced
+from chemkl.chem.molecules import DEFAULT_MAX_ATOMS, insanity, one_line, parse, silenced
 from chemkl.config import InputError
 from chemkl.config.base import say_once
 from chemkl.files.streams import unpacked
@@ -69,12 +69,10 @@ class Line(NamedTuple):
     """One SMILES as it stands in its file."""
 
     number: int  # 1-based line of the file (row of a Parquet file, record of an SD file)
-    # the text, empty for an empty line or cell; None where the line has no such cell
-    smiles: str | None
+    smiles: str | None  # empty for an empty line or cell; None where there is no such cell
     split: str = "train"  # the split that the source gives it
     name: str | None = None  # what the file calls the molecule; None where it has no name
-    # cells of the columns that are kept, by name; None where a cell is missing
-    values: Mapping[str, Any] = {}
+    values: Mapping[str, Any] = {}  # cells of the columns that are kept; None: missing
     reason: str | None = None  # why there is no SMILES; None where there is one
 
 
@@ -82,9 +80,8 @@ class Line(NamedTuple):
 class _Layout:
     """Where in a row things stand: numbers of cells, or names where cells have these."""
 
-    # the cell with the SMILES; None in an SD file, where it is the record itself
-    smiles: int | str | None
-    name: int | str | None  # the cell with the name; None where it can only stand behind the SMILES
+    smiles: int | str | None  # None in an SD file, where it is the record itself
+    name: int | str | None  # None where it can only stand behind the SMILES
     kept: Mapping[str, int | str]  # cells that are handed on, by the name that they get
     header: bool  # whether the first row is one
     columns: Sequence[str]  # the names of all columns
@@ -101,14 +98,9 @@ class MoleculeFile:
         keep: further columns that are handed on: their names, or True for all.
 
     Attributes:
-        path: the file.
         columns: the names of its columns; of JSON lines and SD files those in the first rows.
         types: type of each column that is kept, in order; text where the file has no types.
         has_names: whether the file gives names to molecules, as far as its first lines show.
-
-    Raises:
-        InputError: the file cannot be read, or there is no such column; while it is read, also a
-            file without lines and one that is damaged.
     """
 
     def __init__(
@@ -123,7 +115,7 @@ class MoleculeFile:
             self._layout = _layout(table, column, keep)
             first = table.sample[self._layout.header :]
             named = any(_line(table, self._layout, row).name for row in first)
-            types = {} if table.types is None else {each.name: each.type for each in table.types}
+            types = {field.name: field.type for field in table.types or ()}
         self.columns = tuple(self._layout.columns)
         self.types = {name: types.get(name, pa.string()) for name in self._layout.kept}
         self.has_names = named or self._layout.name is not None
@@ -138,20 +130,12 @@ class MoleculeFile:
 
 
 def read_molecules(path: Path, column: str | int | None = None) -> Iterator[Line]:
-    """Yield the lines of a file, see `MoleculeFile`.
-
-    Raises:
-        InputError: see `MoleculeFile`.
-    """
+    """Yield the lines of a file, see `MoleculeFile`."""
     yield from MoleculeFile(path, column)
 
 
 def read_member(stream: IO[bytes], name: str, column: str | int, split: str) -> Iterator[Line]:
-    """Yield the lines of an open text file of a known layout.
-
-    Raises:
-        InputError: no such column, or a damaged file.
-    """
+    """Yield the lines of an open text file of a known layout."""
     with unpacked(stream, name, name) as source:
         table = text_table(source, _rules(column))
         for line in _lines(table, _layout(table, column, ())):
@@ -182,8 +166,7 @@ def _lines(table: Table, layout: _Layout) -> Iterator[Line]:
     row = None
     for row in islice(rows, int(layout.header), None):
         yield _line(table, layout, row)
-    if row is None:
-        raise InputError(_empty(table))
+    InputError.refuse([] if row else [_empty(table)])
 
 
 def _empty(table: Table) -> str:
@@ -241,13 +224,9 @@ def _molecule(record: str) -> tuple[str | None, str]:
             if mol is not None:
                 return Chem.MolToSmiles(mol), ""
             plain = Chem.MolFromMolBlock(record, sanitize=False)
-            if plain is None:
-                return None, "not parsable: RDKit cannot read this record"
-            problems = Chem.DetectChemistryProblems(plain)
+            return None, insanity(plain) or "not parsable: RDKit cannot read this record"
     except Exception as error:  # noqa: BLE001 - RDKit raises many kinds; this record alone is lost
         return None, f"not parsable: {one_line(error)}"
-    what = " ".join(problems[0].Message().split()) if problems else "RDKit cannot sanitise it"
-    return None, f"not sane: {what}"
 
 
 # ---- where things stand
@@ -265,27 +244,12 @@ def _layout(table: Table, column: str | int | None, keep: Literal[True] | Sequen
         names = [f"column_{i}" for i in range(width)] if table.form != BLANKS else []
         names = _unique(first) if header else names
         key = {name: i for i, name in enumerate(names)}
-        others = [name for name in names if key[name] != smiles]
     else:
-        names = _names(table, everything=bool(keep))
-        if table.form == "sdf" and isinstance(column, int):
-            raise InputError(
-                f"{table.place}: an SD file has no column {column}: leave `column` out to read its "
-                f"records, or name a property. Known: {', '.join(names)}"
-            )
-        if column is not None:
-            smiles = find_column(names, column, table.place)
-        else:
-            smiles = None if table.form == "sdf" else _by_name(names, table)
-        if table.types is not None and pa.types.is_nested(kind := table.types.field(smiles).type):
-            raise InputError(
-                f"{table.place}: the column {smiles!r} holds {kind}; expected SMILES as text"
-            )
+        smiles, names = _named_cell(table, column, everything=bool(keep))
         key = {name: name for name in names}
-        others = [name for name in names if name != smiles]
-    if keep is True:
-        kept = others
-    else:
+    others = [name for name in names if key[name] != smiles]
+    kept = others
+    if keep is not True:
         kept = list(dict.fromkeys(find_column(names, wanted, table.place) for wanted in keep))
     name = first_named(NAME_NAMES, others)
     at_name = None if name is None else key[name]
@@ -294,15 +258,31 @@ def _layout(table: Table, column: str | int | None, keep: Literal[True] | Sequen
     return _Layout(smiles, at_name, {column: key[column] for column in kept}, header, names)
 
 
-def _names(table: Table, *, everything: bool) -> list[str]:
-    """The names of cells in the order in which they appear."""
-    if table.types is not None:
-        return list(table.types.names)
-    names: dict[str, None] = {}
-    for row in table.read(()) if everything else table.sample:
-        if row.reason is None:
-            names |= dict.fromkeys(_properties(row.cells) if table.form == "sdf" else row.cells)
-    return list(names)
+def _named_cell(
+    table: Table, column: str | int | None, *, everything: bool
+) -> tuple[str | None, list[str]]:
+    """The cell with the SMILES, where cells have names, and all names as they appear."""
+    is_sdf = table.form == "sdf"
+    found: dict[str, None] = {}
+    if table.types is None:
+        for row in table.read(()) if everything else table.sample:
+            if row.reason is None:
+                found |= dict.fromkeys(_properties(row.cells) if is_sdf else row.cells)
+    names, problem = list(found if table.types is None else table.types.names), ""
+    smiles = None
+    if is_sdf and isinstance(column, int):
+        problem = (
+            f"an SD file has no column {column}: leave `column` out to read its records, or name a "
+            f"property. Known: {', '.join(names)}"
+        )
+    elif column is not None:
+        smiles = find_column(names, column, table.place)
+    elif not is_sdf:
+        smiles = _by_name(names, table)
+    if table.types is not None and pa.types.is_nested(kind := table.types.field(smiles).type):
+        problem = f"the column {smiles!r} holds {kind}; expected SMILES as text"
+    InputError.refuse([f"{table.place}: {problem}"] if problem else [])
+    return smiles, names
 
 
 def first_named(wanted: Sequence[str], names: Sequence[str]) -> str | None:
@@ -313,42 +293,32 @@ def first_named(wanted: Sequence[str], names: Sequence[str]) -> str | None:
 
 def _by_name(names: Sequence[str], table: Table) -> str:
     """The column of SMILES of a table with a header."""
-    if not names:
-        raise InputError(_empty(table))
     name = first_named(SMILES_NAMES, names)
-    problem = "no column is called smiles; say which one it is with `column`"
     if name is None and len(names) == 1:
         return names[0]
     if name is not None and sum(_word(other) == _word(name) for other in names) == 1:
         return name
-    if name is not None:
-        problem = (
-            f"several columns are called {name}; say which one it is with `column`, by its number "
-            "from 0"
-        )
-    raise InputError(f"{table.place}: {problem}. Known: {', '.join(names)}")
+    problem = f"several columns are called {name}" if name else "no column is called smiles"
+    number = ", by its number from 0" if name else ""
+    problem += f"; say which one it is with `column`{number}. Known: {', '.join(names)}"
+    raise InputError(f"{table.place}: {problem}" if names else _empty(table))
 
 
 def _place(table: Table, column: str | int | None, first: Sequence[str]) -> tuple[int, bool]:
     """Find the column of SMILES of delimited text, and whether the first line is a header."""
     place, words = table.place, [_word(cell) for cell in first]
-    if isinstance(column, int):
-        header = column < len(first) and words[column] in HEADER_WORDS
-        if header:
-            say_once(f"{place}: line 1 is taken for the header, for it has {first[column]!r}")
-        return column, header
-    if table.bare:
+    if table.bare or isinstance(column, int):
         return _place_in_bare(table, column, first)
-    if not first and table.sample:
-        raise InputError(f"{place}: the first line is empty; expected the columns' names")
+    if not first:
+        problem = f"{place}: the first line is empty; expected the columns' names"
+        InputError.refuse([problem] if table.sample else [])
+        return 0, True
     if column is not None:
         return first.index(find_column(first, column, place)), True
-    if not first or not {*words}.isdisjoint(SMILES_NAMES):
-        return (first.index(_by_name(first, table)) if first else 0), True
-    with_molecule = [i for i, cell in enumerate(first) if is_molecule(cell)]
     is_header = not HEADER_WORDS.isdisjoint(words)
+    with_molecule = [i for i, cell in enumerate(first) if is_molecule(cell)]
     if is_header or not with_molecule:
-        at = first.index(_by_name(first, table))  # the only one there is
+        at = first.index(_by_name(first, table))
         if not is_header:
             say_once(f"{place}: line 1, {first[0][:60]!r}, is taken for the header")
         return at, True
@@ -366,11 +336,15 @@ def _place(table: Table, column: str | int | None, first: Sequence[str]) -> tupl
     return places[0], False
 
 
-def _place_in_bare(table: Table, column: str | None, first: Sequence[str]) -> tuple[int, bool]:
-    """The same of a file that mostly has no header: .smi, .smiles, .txt."""
+def _place_in_bare(
+    table: Table, column: str | int | None, first: Sequence[str]
+) -> tuple[int, bool]:
+    """The same by a number, or of a file that mostly has no header: .smi, .smiles, .txt."""
     place, words = table.place, [_word(cell) for cell in first]
-    wanted = SMILES_NAMES if column is None else [_word(column)]
-    at = next((words.index(word) for word in wanted if word in words), None)
+    at = column
+    if not isinstance(at, int):
+        wanted = SMILES_NAMES if column is None else [_word(str(column))]
+        at = next((words.index(word) for word in wanted if word in words), None)
     if at is None and column is not None:
         raise InputError(
             f"{place}: column {column!r}: this format has no header; give a column number from 0"
@@ -380,7 +354,7 @@ def _place_in_bare(table: Table, column: str | None, first: Sequence[str]) -> tu
         at = places[0] if len(places) == 1 and not _columns_of_molecules(table, [0], 0) else 0
         if at:
             say_once(f"{place}: its column {at} holds the molecules, and is taken for the SMILES")
-    header = column is not None or (at < len(first) and words[at] in HEADER_WORDS)
+    header = isinstance(column, str) or (at < len(first) and words[at] in HEADER_WORDS)
     if header:
         say_once(f"{place}: line 1 is taken for the header, for it has {first[at]!r}")
     return at, header
@@ -405,22 +379,20 @@ def is_molecule(cell: str) -> bool:
 
 
 def _rules(column: str | int | None) -> Rules:
-    return Rules(ENDINGS, partial(_judge, column), _comment, tidy=True)
+    def judge(rows: Sequence[Sequence[str]]) -> float:
+        """How much cells look like a table of molecules: by the header, else by the molecules."""
+        words, named = {_word(cell) for cell in rows[0]}, isinstance(column, str)
+        if not words.isdisjoint(SMILES_NAMES) or (named and _word(str(column)) in words):
+            return 2.0
+        return sum(any(map(is_molecule, cells)) for cells in rows) / len(rows)
 
+    def comment(text: str) -> str | None:
+        """A line above the rows that begins with #: the header, if it has one of its words."""
+        plain = text.lstrip("# \t")
+        words = re.split(r"[,;|\s]+", plain)
+        return plain if any(_word(word) in SMILES_NAMES for word in words) else None
 
-def _judge(column: str | int | None, rows: Sequence[Sequence[str]]) -> float:
-    """Say how much cells look like a table of molecules: by the header, else by the molecules."""
-    words = {_word(cell) for cell in rows[0]}
-    if not words.isdisjoint(SMILES_NAMES) or (isinstance(column, str) and _word(column) in words):
-        return 2.0
-    return sum(any(map(is_molecule, cells)) for cells in rows) / len(rows)
-
-
-def _comment(text: str) -> str | None:
-    """A line above the rows that begins with #: the header, if it has one of its words."""
-    plain = text.lstrip("# \t")
-    words = re.split(r"[,;|\s]+", plain)
-    return plain if any(_word(word) in SMILES_NAMES for word in words) else None
+    return Rules(ENDINGS, judge, comment, tidy=True)
 
 
 def _word(cell: str) -> str:
@@ -428,10 +400,10 @@ def _word(cell: str) -> str:
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    """Names of a header, each different and none empty."""
+    """Names of a header, all different and none empty."""
     unique: list[str] = []
     for i, name in enumerate(names):
         plain = name or f"column_{i}"
-        numbered = (f"{plain}_{n}" for n in count(2))
-        unique.append(next(each for each in chain([plain], numbered) if each not in unique))
+        numbered = chain([plain], (f"{plain}_{n}" for n in count(2)))
+        unique.append(next(candidate for candidate in numbered if candidate not in unique))
     return unique

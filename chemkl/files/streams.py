@@ -56,7 +56,6 @@ _FOREIGN = {
     "a pointer of Git LFS, which stands for the file: git lfs pull": rb"version https://git-lfs",
 }
 """What is none of ours and what to do about it, by what such a file begins with."""
-_PACKED_PARQUET = "a Parquet file: give it as it is, not compressed"
 _CONTROLS = bytes({*range(32)} - {*b"\t\n\v\f\r\x1a\x1b"})
 _MARKS = {  # UTF-32 first: its mark begins with that of UTF-16
     codecs.BOM_UTF32_LE: "utf-32",
@@ -71,19 +70,13 @@ class Source:
     """An open file, unpacked."""
 
     place: str  # its name in messages
-    # what its name says of the format, in lower case, without that of the compression; empty where
-    # the name has none
-    ending: str
-    stream: BinaryIO  # its content
+    ending: str  # in lower case, without that of the compression; empty where there is none
+    stream: BinaryIO
     head: bytes  # the beginning of its content
 
     @property
     def encoding(self) -> str:
-        """By the byte order mark; UTF-8 where there is none.
-
-        Raises:
-            InputError: UTF-16 without a mark, or no text.
-        """
+        """By the byte order mark; UTF-8 where there is none. What is no text is refused."""
         for mark, name in _MARKS.items():
             if self.head.startswith(mark):
                 return name
@@ -104,11 +97,7 @@ class Source:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Source]:
-    """Open a file, or standard input for `-`.
-
-    Raises:
-        InputError: it cannot be read; also raised while it is read.
-    """
+    """Open a file, or standard input for `-`."""
     place, real = label_of(path), local(path)
     try:
         with real.open("rb") as raw, unpacked(raw, place, "" if path == STDIN else path.name) as it:
@@ -119,14 +108,9 @@ def opened(path: Path) -> Iterator[Source]:
 
 @contextmanager
 def unpacked(raw: IO[bytes], place: str, name: str) -> Iterator[Source]:
-    """Unpack an open file as its content and its name say.
-
-    Raises:
-        InputError: the content is not what the name says, or damaged; also while it is read.
-    """
-    suffixes = [suffix.lower() for suffix in Path(name).suffixes]
-    named = PACKINGS.get(suffixes[-1]) if suffixes else None
-    inner = suffixes[:-1] if named else suffixes
+    """Unpack an open file as its content and its name say; refuse what is damaged or foreign."""
+    suffixes = ["", *(suffix.lower() for suffix in Path(name).suffixes)]
+    named = PACKINGS.get(suffixes[-1])
     stream = io.BufferedReader(cast(Any, raw), 2 * HEAD)
     head = stream.peek(HEAD)[:HEAD]
     packing = next((key for key, (magic, _) in _UNPACKERS.items() if re.match(magic, head)), None)
@@ -141,10 +125,11 @@ def unpacked(raw: IO[bytes], place: str, name: str) -> Iterator[Source]:
         if packing:
             stream = io.BufferedReader(_UNPACKERS[packing][1](stream), 2 * HEAD)
             head = stream.peek(HEAD)[:HEAD]
-        kinds = (what for what in _FOREIGN if re.match(_FOREIGN[what], head, re.DOTALL))
-        if what := next(kinds, "") or (_PACKED_PARQUET if packing and head[:4] == PARQUET else ""):
-            raise InputError(f"{place}: this is {what}")
-        yield Source(place, inner[-1] if inner else "", cast(BinaryIO, stream), head)
+        kinds = [what for what in _FOREIGN if re.match(_FOREIGN[what], head, re.DOTALL)]
+        if packing and head.startswith(PARQUET):
+            kinds = ["a Parquet file: give it as it is, not compressed"]
+        InputError.refuse(f"{place}: this is {what}" for what in kinds)
+        yield Source(place, suffixes[-2 if named else -1], cast(BinaryIO, stream), head)
     except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
         if packing is None:
             raise
@@ -156,9 +141,6 @@ def lines(source: Source) -> Iterator[tuple[int, str | None]]:
 
     A line may end in LF, CRLF or CR. Bytes that are not UTF-8 are taken for Windows-1252, in which
     Excel writes umlauts. None stands for a line beyond `LONGEST_LINE`.
-
-    Raises:
-        InputError: UTF-16 without a mark, no text, or a line beyond `LONGEST_SKIPPED`.
     """
     encoding, place = source.encoding, source.place
     errors = "surrogateescape" if encoding == "utf-8-sig" else "replace"

@@ -18,6 +18,7 @@ from chemkl.config.base import say_once
 from chemkl.config.paths import label_of, local
 from chemkl.files.streams import LONGEST_LINE, PACKINGS, PARQUET, Source, lines, opened
 from chemkl.results.seal import check_seal
+from chemkl.results.trace import readable
 
 BLANKS, LINES = " ", "lines"
 """Stand for any run of blanks and tabs as the delimiter, and for none: a line is one cell."""
@@ -57,10 +58,9 @@ class Table:
     place: str  # its name in messages
     form: str  # its delimiter, or sdf, jsonl, parquet
     sample: Sequence[Row]  # its first rows; of delimited text also the header; empty for Parquet
-    # gives all rows, of a Parquet file with the columns that are named
-    read: Callable[[Sequence[str]], Iterator[Row]]
+    read: Callable[[Sequence[str]], Iterator[Row]]  # all rows; of Parquet with columns by name
     bare: bool = False  # whether files of its kind mostly have no header
-    types: pa.Schema | None = None  # of a Parquet file, the types of its columns
+    types: pa.Schema | None = None  # of the columns of a Parquet file
 
     @property
     def is_delimited(self) -> bool:
@@ -72,24 +72,15 @@ class Table:
 class Rules:
     """What a file holds, and how it is told."""
 
-    # how rows are told apart, by the ending of the file; .txt also stands for text of which the
-    # name says nothing
-    endings: Mapping[str, str]
-    # says of rows of cells how well they can be used, from 0; the delimiter that gives the best is
-    # taken
-    judge: Callable[[Sequence[Sequence[str]]], float]
-    # given a line above the rows that begins with #, gives what it is as a row; None for a comment
-    comment: Callable[[str], str | None]
+    endings: Mapping[str, str]  # how rows are told apart; .txt: also where the name says nothing
+    judge: Callable[[Sequence[Sequence[str]]], float]  # of cells, how well they can be used, from 0
+    comment: Callable[[str], str | None]  # a line that begins with # as a row; None: a comment
     tidy: bool  # whether blanks around cells are no part of them
 
 
 @contextmanager
 def open_table(path: Path, rules: Rules) -> Iterator[Table]:
-    """Open a file of rows by its name and content.
-
-    Raises:
-        InputError: it cannot be read; also raised while it is read.
-    """
+    """Open a file of rows by its name and content; refuse it, or stop, where it cannot be read."""
     with opened(path) as source:
         named = path.suffix.lower() == ".parquet"
         if named or source.head.startswith(PARQUET):
@@ -136,11 +127,7 @@ def text_table(source: Source, rules: Rules) -> Table:
 
 
 def _form(source: Source, rules: Rules) -> str:
-    """The format by the name, or by the content, where the name does not say it, or not rightly.
-
-    Raises:
-        InputError: the name says SD file, and the content does not.
-    """
+    """The format by the name, or by the content, where the name does not say it, or not rightly."""
     text, named = source.head.decode(source.encoding, "replace"), rules.endings.get(source.ending)
     may_be_sdf = any(mark in text for mark in SDF_MARKS)
     if named == "sdf" and text.strip() and not may_be_sdf:
@@ -162,11 +149,7 @@ def _form(source: Source, rules: Rules) -> str:
 def _below_comments(
     numbered: Numbered, place: str, comment: Callable[[str], str | None]
 ) -> tuple[Numbered, str | None]:
-    """Pass over what stands above the rows: Excel's `sep=;`, and comments.
-
-    Returns:
-        The lines from the first row on, and the delimiter where it is said.
-    """
+    """Pass over Excel's `sep=;` and comments above the rows; give the rest, and that delimiter."""
     delimiter, n_comments = None, 0
     for number, text in numbered:
         plain = (text or "").strip().strip('"').lower()
@@ -253,8 +236,7 @@ def _over_lines(
 ) -> tuple[list[str], int] | None:
     """Read a row whose quoted cell goes on in further lines: those ahead, to which more are added.
 
-    Returns:
-        The cells, and how many of these lines they take; None where the quote is never closed.
+    Gives the cells, and how many of these lines they take; None where the quote is never closed.
     """
 
     def block() -> Iterator[str]:
@@ -289,14 +271,10 @@ def _objects(numbered: Numbered) -> Iterator[Row]:
         elif text.strip():
             try:
                 cells = json.loads(text)
+                reason = f"expected an object such as {{...}}, got a {type(cells).__name__}"
             except (ValueError, RecursionError) as error:
-                yield Row(number, {}, f"not JSON ({error})")
-                continue
-            if isinstance(cells, dict):
-                yield Row(number, cells)
-            else:
-                what = f"expected an object such as {{...}}, got a {type(cells).__name__}"
-                yield Row(number, {}, what)
+                cells, reason = None, f"not JSON ({error})"
+            yield Row(number, cells) if isinstance(cells, dict) else Row(number, {}, reason)
 
 
 def _records(numbered: Numbered) -> Iterator[Row]:
@@ -320,23 +298,18 @@ def _records(numbered: Numbered) -> Iterator[Row]:
 @contextmanager
 def _parquet(path: Path, place: str) -> Iterator[Table]:
     check_seal(path)
-    try:
-        with pq.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            if not schema.names:
-                raise InputError(f"{place}: a Parquet file without columns")
-            refuse_same_names(schema.names, place)
+    with readable(path, place, "Copy it again, or write it anew."), pq.ParquetFile(path) as file:
+        schema = file.schema_arrow
+        refuse_same_names(schema.names, place)
 
-            def read(names: Sequence[str]) -> Iterator[Row]:
-                number = 0
-                for batch in file.iter_batches(batch_size=4096, columns=list(names)):
-                    for cells in zip(*map(cells_of, batch.columns), strict=True):
-                        number += 1
-                        yield Row(number, dict(zip(batch.schema.names, cells, strict=True)))
+        def read(names: Sequence[str]) -> Iterator[Row]:
+            number = 0
+            for batch in file.iter_batches(batch_size=4096, columns=list(names)):
+                for cells in zip(*map(cells_of, batch.columns), strict=True):
+                    number += 1
+                    yield Row(number, dict(zip(batch.schema.names, cells, strict=True)))
 
-            yield Table(place, "parquet", [], read, types=schema)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{place}: not a readable Parquet file ({error})") from None
+        yield Table(place, "parquet", [], read, types=schema)
 
 
 def cells_of(column: pa.Array | pa.ChunkedArray) -> list[Any]:
@@ -357,22 +330,15 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def refuse_same_names(names: Sequence[str], place: str) -> None:
-    """Refuse columns that their names do not tell apart.
-
-    Raises:
-        InputError: there are some.
-    """
+    """Refuse a table without columns, or with some that their names do not tell apart."""
     twice = [name for name, n in Counter(names).items() if n > 1]
-    if twice:
-        raise InputError(f"{place}: several columns are called {twice[0]!r}; rename all but one")
+    problems = [f"several columns are called {name!r}; rename all but one" for name in twice]
+    problems += [] if names else ["it has no columns"]
+    InputError.refuse(f"{place}: {problem}" for problem in problems)
 
 
 def find_column(names: Sequence[str], wanted: str | int, place: str) -> str:
-    """Find a column by its number, or by its name: as it stands, else without regard to case.
-
-    Raises:
-        InputError: there is none, or there are several.
-    """
+    """Find a column by its number, or by its name: as it stands, else without regard to case."""
     if isinstance(wanted, int):
         matches = list(names[wanted : wanted + 1])
         known = f": there are {len(names)}, counted from 0. Known: {', '.join(names)}"

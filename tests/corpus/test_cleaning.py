@@ -173,12 +173,6 @@ def test_a_worker_that_dies_is_a_clear_error(monkeypatch):
         list(clean_lines(lines, deadly))
 
 
-def test_the_default_is_a_worker_for_each_core(monkeypatch):
-    assert cleaning._n_cores() == len(os.sched_getaffinity(0))
-    monkeypatch.delattr(os, "sched_getaffinity")  # as on other systems than Linux
-    assert cleaning._n_cores() == os.cpu_count()
-
-
 # ---- splits
 
 RANDOM = HashSplit(kind="random", test=0.2, valid=0.1, seed=3)
