@@ -7,37 +7,15 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
 from chemkl.display import span
+from chemkl.reports import figures, view
 from chemkl.reports.comparison import set_name
-from chemkl.reports.figures import (
-    INK,
-    MAX_POINTS,
-    NARROW,
-    SOFT,
-    STYLE,
-    WIDE,
-    Counts,
-    Panel,
-    band,
-    colour,
-    count_axis,
-    dash,
-    draw_panel,
-    drawn_points,
-    percent_axis,
-)
-from chemkl.reports.view import (
-    TOP,
-    Methods,
-    RunView,
-    learning_curves,
-    scaffold_sizes,
-    top_curves,
-    yield_curves,
-)
+from chemkl.reports.figures import INK, MAX_POINTS, SOFT, STYLE, Panel, colour, dash
+from chemkl.reports.view import Methods, RunView
 from chemkl.results.collapse import watched
 from chemkl.results.inspection import first_scorings
 
@@ -51,108 +29,100 @@ TITLE_WIDTH = 5.5
 """Inches that the words above the panels need, in two lines."""
 ENTROPY_SIZE = (8.6, 3.4)
 """Inches."""
-
-
-def draw_bands(
-    axes: Axes, curves: Sequence[pd.Series], methods: Methods, faint: Sequence[pd.Series] = ()
-) -> None:
-    """Draw one curve a run, put together by method.
-
-    The faint ones, before smoothing, stand behind where a method has one run alone.
-    """
-    for number, members in enumerate(methods.values()):
-        own, style = colour(number), dash(number)
-        whole = band([curves[member] for member in members], MAX_POINTS)
-        if not whole.n:
-            continue
-        if len(members) == 1 and faint:
-            raw = faint[members[0]].dropna()
-            raw = raw.iloc[drawn_points(len(raw))]
-            axes.plot(raw.index, raw, color=own, alpha=0.22, linewidth=0.8)
-        if whole.n > 1:
-            axes.fill_between(whole.x, whole.low, whole.high, color=own, alpha=0.16, linewidth=0)
-        for tail in whole.tails:
-            axes.plot(tail.index, tail, color=own, linewidth=0.7, alpha=0.6)
-        axes.plot(whole.x, whole.mean, color=own, linestyle=style)
+Scale = Literal["", "counts", "percent", "log counts"]
 
 
 def _band_panel(
-    name: str,
-    title: str,
-    note: str,
+    words: tuple[str, str, str],
     curves: Sequence[pd.Series],
     methods: Methods,
     xlabel: str,
     *,
     faint: Sequence[pd.Series] = (),
-    size: tuple[float, float] = WIDE,
+    size: tuple[float, float] = figures.WIDE,
     left: float | None = 0,
     ylim: tuple[float | None, float | None] = (None, None),
-    y: Literal["", "counts", "percent", "log counts"] = "",
+    y: Scale = "",
     log_x: bool = False,
     levels: Collection[float] = (),
 ) -> Panel:
-    """One panel of bands, with `levels` as lines across; `left` None: where the data begin."""
+    """One curve a run, put together by method; the words are name, title and note.
+
+    The `faint` curves, before smoothing, stand behind where a method has one run alone; `levels`
+    are lines across; `left` None: where the data begin.
+    """
 
     def on(axes: Axes) -> None:
         for level in sorted(levels):
             axes.axhline(level, color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
-        draw_bands(axes, curves, methods, faint)
+        _draw_bands(axes, curves, methods, faint)
         if y == "log counts":
             axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(Counts())
-            axes.yaxis.set_minor_locator(NullLocator())
+            _log_counts(axes.yaxis)
         elif y == "percent":
-            percent_axis(axes)
+            axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.set_ylim(*ylim)
         axes.set_xlabel(xlabel)
         if log_x:
             axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(Counts())
-            axes.xaxis.set_minor_locator(NullLocator())
+            _log_counts(axes.xaxis)
         else:
             axes.set_xlim(left=left)
-            count_axis(axes.xaxis)
+            figures.count_axis(axes.xaxis)
         if y == "counts":
-            count_axis(axes.yaxis)
+            figures.count_axis(axes.yaxis)
 
-    return Panel(title, note, draw_panel(name, on, size))
+    name, title, note = words
+    return Panel(title, note, figures.draw_panel(name, on, size))
+
+
+def _draw_bands(
+    axes: Axes, curves: Sequence[pd.Series], methods: Methods, faint: Sequence[pd.Series]
+) -> None:
+    for number, members in enumerate(methods.values()):
+        own, style = colour(number), dash(number)
+        whole = figures.band([curves[member] for member in members], MAX_POINTS)
+        if not whole.n:
+            continue
+        if len(members) == 1 and faint:
+            raw = figures.thinned(faint[members[0]].dropna(), MAX_POINTS)
+            axes.plot(raw.index, raw, color=own, alpha=0.22, linewidth=0.8)
+        if whole.n > 1:
+            edges = whole.low, whole.high
+            axes.fill_between(whole.x, *edges, color=own, alpha=0.16, linewidth=0)
+        for tail in whole.tails:
+            axes.plot(tail.index, tail, color=own, linewidth=0.7, alpha=0.6)
+        axes.plot(whole.x, whole.mean, color=own, linestyle=style)
+
+
+def _log_counts(axis: Axis) -> None:
+    axis.set_major_formatter(figures.Counts())
+    axis.set_minor_locator(NullLocator())
 
 
 def learning_panels(
     runs: Sequence[RunView], methods: Methods, threshold: float, smoothing: int
 ) -> list[Panel]:
     """Reward, hits, novelty, collapse and log-probabilities over the steps."""
-    curves = [learning_curves(run.trace, threshold) for run in runs]
-    shown = {
-        "reward": ("Mean reward", "raw R per sample, invalid as 0", False),
-        "hit_rate": ("Hit rate", f"share of samples with R ≥ {threshold:g}", True),
-        "unique_rate": ("Unique rate", "valid and new in the run, per sample", True),
-        "top_scaffold": ("Top scaffold", "share of the step's most frequent scaffold", True),
-        "logp_policy": ("log π of the policy", "mean per sample, nats", False),
-        "logp_ref": ("log π of the prior", "mean per sample, nats", False),
-    }
+    curves = [view.learning_curves(run.trace, threshold) for run in runs]
+    shown = (
+        ("reward", "Mean reward", "raw R per sample, invalid as 0"),
+        ("hit_rate", "Hit rate", f"share of samples with R ≥ {threshold:g}"),
+        ("unique_rate", "Unique rate", "valid and new in the run, per sample"),
+        ("top_scaffold", "Top scaffold", "share of the step's most frequent scaffold"),
+        ("logp_policy", "log π of the policy", "mean per sample, nats"),
+        ("logp_ref", "log π of the prior", "mean per sample, nats"),
+    )
     panels = []
-    for name, (title, note, is_share) in shown.items():
-        if name == "hit_rate" and not any_hit(runs, threshold):
+    for words in shown:
+        if words[0] == "hit_rate" and not any_hit(runs, threshold):
             continue
-        raw = [curve[name].astype(float) for curve in curves]
+        is_share = words[0] in ("hit_rate", "unique_rate", "top_scaffold")
+        raw = [curve[words[0]].astype(float) for curve in curves]
         smooth = [curve.rolling(smoothing, center=True, min_periods=1).mean() for curve in raw]
-        panels.append(
-            _band_panel(
-                name,
-                title,
-                note,
-                smooth,
-                methods,
-                "step",
-                faint=raw if smoothing > 1 else (),
-                size=NARROW,
-                left=None,
-                ylim=(0 if is_share else None, None),
-                y="percent" if is_share else "",
-            )
-        )
+        look: dict[str, Any] = {"ylim": (0, None), "y": "percent"} if is_share else {}
+        look |= {"size": figures.NARROW, "left": None, "faint": raw if smoothing > 1 else ()}
+        panels.append(_band_panel(words, smooth, methods, "step", **look))
     return panels
 
 
@@ -163,27 +133,21 @@ def any_hit(runs: Sequence[RunView], threshold: float | None = None) -> bool:
 
 def yield_panels(runs: Sequence[RunView], methods: Methods, threshold: float) -> list[Panel]:
     """Hits, scaffolds among them, and the best rewards so far, over the oracle calls."""
-    panels = []
+    panels, calls = [], "oracle calls"
     if any_hit(runs, threshold):
-        counts = [yield_curves(run.trace, threshold).groupby("call").last() for run in runs]
+        counts = [view.yield_curves(run.trace, threshold).groupby("call").last() for run in runs]
         # a run without a single call has no end to which the others could be compared
         counts = [curve if curve.index.max() > 0 else curve.iloc[:0] for curve in counts]
-        for name, title, note in (
-            ("molecules", "Yield", f"distinct molecules with R ≥ {threshold:g}"),
-            ("scaffolds", "Scaffold yield", "distinct Bemis-Murcko scaffolds among them"),
-        ):
+        hits = "yield", "Yield", f"distinct molecules with R ≥ {threshold:g}"
+        scaffolds = "scaffold-yield", "Scaffold yield", "distinct Bemis-Murcko scaffolds among them"
+        for name, words in (("molecules", hits), ("scaffolds", scaffolds)):
             own = [curve[name] for curve in counts]
-            key = title.lower().replace(" ", "-")
-            panels.append(
-                _band_panel(
-                    key, title, note, own, methods, "oracle calls", ylim=(0, None), y="counts"
-                )
-            )
-    best = [top_curves(run.trace) for run in runs]
-    for k in TOP:
+            panels.append(_band_panel(words, own, methods, calls, ylim=(0, None), y="counts"))
+    best = [view.top_curves(run.trace) for run in runs]
+    for k in view.TOP:
         note = f"mean of the {k} best rewards so far; AUC top-{k} is its mean over the calls"
         own = [curve[f"top_{k}"] for curve in best]
-        panels.append(_band_panel(f"top-{k}", f"Top {k}", note, own, methods, "oracle calls"))
+        panels.append(_band_panel((f"top-{k}", f"Top {k}", note), own, methods, calls))
     return panels
 
 
@@ -193,63 +157,35 @@ def collapse_panels(runs: Sequence[RunView], methods: Methods) -> list[Panel]:
     window = span(setting.window for setting in settings)
     distinct = {1 - s.duplicate_rate for s in settings if s.duplicate_rate is not None}
     share = {s.top_share for s in settings if s.top_share is not None}
+    note = f"distinct molecules / the last {window} valid samples; a run with fewer has no line"
+    of_share = "its share of those samples that have a scaffold"
     empty = pd.Series(dtype=float)
-    return [
-        _band_panel(
-            name.replace("_", "-"),
-            title,
-            note,
-            [run.windows.get(name, empty) for run in runs],
-            methods,
-            "valid samples so far",
-            ylim=(0, 1.02),
-            y="percent",
-            levels=levels,
+    look: dict[str, Any] = {"ylim": (0, 1.02), "y": "percent"}
+    panels = []
+    for name, title, told, levels in (
+        ("late_uniqueness", "Distinct in the window", note, distinct),
+        ("late_top_share", "Largest scaffold in the window", of_share, share),
+    ):
+        words = name.replace("_", "-"), title, told
+        own = [run.windows.get(name, empty) for run in runs]
+        panels.append(
+            _band_panel(words, own, methods, "valid samples so far", levels=levels, **look)
         )
-        for name, title, note, levels in (
-            (
-                "late_uniqueness",
-                "Distinct in the window",
-                f"distinct molecules / the last {window} valid samples; a run with fewer has no "
-                "line",
-                distinct,
-            ),
-            (
-                "late_top_share",
-                "Largest scaffold in the window",
-                "its share of those samples that have a scaffold",
-                share,
-            ),
-        )
-    ]
+    return panels
 
 
 def rank_panels(runs: Sequence[RunView], methods: Methods, threshold: float) -> list[Panel]:
     """How the hits spread over scaffolds: sizes by rank, and the share that the largest cover."""
-    sizes = [scaffold_sizes(run.trace, threshold) for run in runs]
+    sizes = [view.scaffold_sizes(run.trace, threshold) for run in runs]
     furthest = max((len(size) for size in sizes), default=0)
+    by_rank = [size_by_rank(size) for size in sizes]
+    covered = [covered_by_rank(size, furthest) for size in sizes]
+    first = "rank", "Scaffold rank curve", "hits per scaffold, largest scaffold first"
+    second = "covered", "Concentration", "share of the hits that the largest scaffolds hold"
+    look: dict[str, Any] = {"ylim": (0, 1.02), "y": "percent", "log_x": True}
     return [
-        _band_panel(
-            "rank",
-            "Scaffold rank curve",
-            "hits per scaffold, largest scaffold first",
-            [size_by_rank(size) for size in sizes],
-            methods,
-            "rank of the scaffold",
-            y="log counts",
-            log_x=True,
-        ),
-        _band_panel(
-            "covered",
-            "Concentration",
-            "share of the hits that the largest scaffolds hold",
-            [covered_by_rank(size, furthest) for size in sizes],
-            methods,
-            "largest scaffolds",
-            ylim=(0, 1.02),
-            y="percent",
-            log_x=True,
-        ),
+        _band_panel(first, by_rank, methods, "rank of the scaffold", y="log counts", log_x=True),
+        _band_panel(second, covered, methods, "largest scaffolds", **look),
     ]
 
 
@@ -261,9 +197,7 @@ def size_by_rank(sizes: pd.Series) -> pd.Series:
 
 def covered_by_rank(sizes: pd.Series, furthest: int) -> pd.Series:
     """Share of the hits that the scaffolds up to each rank hold; 1 beyond the last of them."""
-    if not len(sizes):
-        return pd.Series(dtype=float)
-    ranks = _ranks(furthest)
+    ranks = _ranks(furthest if len(sizes) else 0)
     share = (sizes.cumsum() / sizes.sum()).to_numpy()
     return pd.Series(share[np.minimum(ranks, len(sizes)) - 1], index=ranks, dtype=float)
 
@@ -273,11 +207,8 @@ def _ranks(n: int) -> np.ndarray:
     return np.unique(np.geomspace(1, n, DRAWN_RANKS).round().astype(int)) if n else np.empty(0, int)
 
 
-# ---- the forest plot of a comparison
-
-
 def draw_forest(rows: Sequence[Mapping[str, Any]], confidence: float) -> Figure:
-    """Draw one panel for each metric and threshold, one line for each method.
+    """Draw a comparison: one panel for each metric and threshold, one line for each method.
 
     A filled marker: the method is better; a hollow one: not shown, or not resolved; a cross: no
     interval. A method without a difference (nowhere defined) has an empty line.
@@ -290,18 +221,13 @@ def draw_forest(rows: Sequence[Mapping[str, Any]], confidence: float) -> Figure:
     n_lines = -(-len(panels) // n_columns)
     height = n_lines * (MARGIN + ROW_HEIGHT * len(methods)) + 0.55
     width = max(n_columns * PANEL_WIDTH + 0.6, TITLE_WIDTH)
+    words: dict[str, Any] = {"fontsize": 9, "color": INK, "parse_math": False}
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         grid = figure.subplots(n_lines, n_columns, squeeze=False)
         for axes, ((metric, threshold), own) in zip(grid.flat, panels.items(), strict=False):
-            _panel(axes, own, methods)
-            axes.set_title(
-                f"{metric}, {set_name(threshold)}",
-                loc="left",
-                fontsize=9,
-                color=INK,
-                parse_math=False,
-            )
+            _draw_differences(axes, own, methods)
+            axes.set_title(f"{metric}, {set_name(threshold)}", loc="left", **words)
             axes.set_xlabel(f"difference ({own[0]['better']} is better)")
         for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
@@ -309,83 +235,66 @@ def draw_forest(rows: Sequence[Mapping[str, Any]], confidence: float) -> Figure:
             f"Difference to {rows[0]['baseline']}, {100 * confidence:.4g} % interval\n"
             "filled: better, hollow: not shown or not resolved"
         )
-        figure.suptitle(title, x=0.01, ha="left", color=INK, fontsize=9, parse_math=False)
+        figure.suptitle(title, x=0.01, ha="left", **words)
     return figure
 
 
-def _panel(axes: Axes, rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> None:
+def _draw_differences(
+    axes: Axes, rows: Sequence[Mapping[str, Any]], methods: Sequence[str]
+) -> None:
     axes.axvline(0, color=INK, linewidth=0.9)
     labels = {row["method"]: f"{row['method']} (n = {row['n']})" for row in rows}
     for row in rows:
-        place = methods.index(row["method"])
-        if row["difference"] is None:
-            continue
+        place, middle, low = methods.index(row["method"]), row["difference"], row["low"]
         own = colour(place)
-        if row["low"] is None:
-            axes.plot([row["difference"]], [place], "x", color=own)
-            continue
-        axes.plot([row["low"], row["high"]], [place, place], color=own)
-        face = own if row["verdict"] == "better" else "white"
-        axes.plot([row["difference"]], [place], "o", color=own, markerfacecolor=face)
+        if middle is not None and low is None:
+            axes.plot([middle], [place], "x", color=own)
+        elif middle is not None:
+            axes.plot([low, row["high"]], [place, place], color=own)
+            face = own if row["verdict"] == "better" else "white"
+            axes.plot([middle], [place], "o", color=own, markerfacecolor=face)
     axes.set_yticks(range(len(methods)), [labels[method] for method in methods], parse_math=False)
     axes.set_ylim(len(methods) - 0.5, -0.5)
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.grid(visible=False, axis="y")
 
 
-# ---- exact entropies of text runs
-
-
 def draw_entropy(curves: Mapping[str, Sequence[pd.DataFrame]]) -> Figure:
-    """Draw each method's or run's mean over its seeds, with a band from the lowest to the highest.
+    """Draw exact entropies: each method's mean over its seeds, with a band from lowest to highest.
 
     Left the entropies, with ln K and the reference's as lines across; right the mass. For each name
     of the legend there is a table a seed, as `exact_entropies` makes them; a mean is drawn at the
-    steps that all seeds have.
+    steps that all seeds have. Runs with one task share one line across.
     """
+    everything = pd.concat([table for seeds in curves.values() for table in seeds])
     with mpl.rc_context({**STYLE, "text.parse_math": False}):
         figure = Figure(figsize=ENTROPY_SIZE, layout="constrained")
         left, right = figure.subplots(1, 2)
-        for number, (name, seeds) in enumerate(curves.items()):
-            label = name if len(seeds) == 1 else f"{name} (n = {len(seeds)})"
-            for axes, column in ((left, "entropy"), (right, "mass")):
-                _line(axes, seeds, column, number, label)
-        everything = pd.concat([table for seeds in curves.values() for table in seeds])
-        _across(left, everything["ln_k"], "ln K, uniform", ":")
-        _across(left, everything["entropy_ref"], "reference", "--")
-        _across(right, everything["mass_ref"], "reference", "--")
-        _finish(left, "Entropy over the valid answers, nats")
-        _finish(right, "Probability of a valid answer")
+        for axes, column, title, across in (
+            (left, "entropy", "Entropy over the valid answers, nats", ("ln_k", "entropy_ref")),
+            (right, "mass", "Probability of a valid answer", ("mass_ref",)),
+        ):
+            for number, (name, seeds) in enumerate(curves.items()):
+                by_seed = [one.set_index("step")[column].rename(i) for i, one in enumerate(seeds)]
+                table = pd.concat(by_seed, axis=1, join="inner").dropna().sort_index()
+                own, label = colour(number), name
+                if len(seeds) > 1:
+                    label = f"{name} (n = {len(seeds)})"
+                    edges = table.min(axis=1), table.max(axis=1)
+                    axes.fill_between(table.index, *edges, color=own, alpha=0.18, linewidth=0)
+                mean = table.mean(axis=1)
+                axes.plot(table.index, mean, color=own, linestyle=dash(number), label=label)
+            for key in across:
+                first = "ln K, uniform" if key == "ln_k" else "reference"
+                ink, style = (INK, ":") if key == "ln_k" else (SOFT, "--")
+                for value in sorted(set(everything[key].dropna().round(3))):
+                    axes.axhline(value, color=ink, linestyle=style, linewidth=1.2, label=first)
+                    first = ""  # the legend says it once
+            axes.set_title(title, loc="left", fontsize=9, color=INK)
+            axes.set_xlabel("step")
+            axes.set_ylim(bottom=0)
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         handles, labels = left.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     return figure
-
-
-def _line(axes: Axes, seeds: Sequence[pd.DataFrame], column: str, number: int, label: str) -> None:
-    by_seed = [one.set_index("step")[column].rename(i) for i, one in enumerate(seeds)]
-    table = pd.concat(by_seed, axis=1, join="inner").dropna().sort_index()
-    own = colour(number)
-    if len(seeds) > 1:
-        low, high = table.min(axis=1), table.max(axis=1)
-        axes.fill_between(table.index, low, high, color=own, alpha=0.18, linewidth=0)
-    axes.plot(table.index, table.mean(axis=1), color=own, linestyle=dash(number), label=label)
-
-
-def _across(axes: Axes, values: pd.Series, label: str, style: str) -> None:
-    """A line across for every different value; runs with one task share one."""
-    for i, value in enumerate(sorted(set(values.dropna().round(3)))):
-        axes.axhline(
-            value,
-            color=INK if style == ":" else SOFT,
-            linestyle=style,
-            linewidth=1.2,
-            label=label if i == 0 else None,
-        )
-
-
-def _finish(axes: Axes, title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=9, color=INK)
-    axes.set_xlabel("step")
-    axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))

@@ -14,7 +14,7 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
 """Okabe and Ito's colours, which people with colour-blindness tell apart; black as dark grey."""
@@ -77,11 +77,6 @@ def dash(number: int) -> str:
     return DASHES[number // len(PALETTE) % len(DASHES)]
 
 
-def drawn_points(n: int) -> np.ndarray:
-    """Positions of at most MAX_POINTS of n points, evenly spread, the first and last among them."""
-    return np.linspace(0, n - 1, min(n, MAX_POINTS)).astype(int)
-
-
 class Counts(EngFormatter):
     """Writes whole numbers, thousands as k; what lies between them it leaves out."""
 
@@ -100,11 +95,6 @@ def count_axis(axis: Axis) -> None:
         axis.set_view_interval(low, low + 1, ignore=True)
     axis.set_major_locator(MaxNLocator(5, integer=True))
     axis.set_major_formatter(Counts())
-
-
-def percent_axis(axes: Axes) -> None:
-    """Write the y axis in percent."""
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
 
 
 @dataclass(frozen=True)
@@ -136,23 +126,14 @@ def band(curves: Sequence[pd.Series], points: int) -> Band:
     start = max(curve.index[0] for curve in lines)
     end = min(curve.index[-1] for curve in lines)
     x = np.unique(np.concatenate([curve.index.to_numpy(dtype=float) for curve in lines]))
-    x = x[(x >= start) & (x <= end)]
-    x = x[np.unique(np.linspace(0, len(x) - 1, min(len(x), points)).astype(int))]
+    x = thinned(pd.Series(x[(x >= start) & (x <= end)]), points).to_numpy()
     if not len(x):  # no place that all have: each stands for itself
         return Band(x, x, x, x, len(lines), [thinned(curve, points) for curve in lines])
     values = np.array([np.interp(x, curve.index, curve.to_numpy()) for curve in lines])
-    return Band(
-        x,
-        values.mean(axis=0),
-        values.min(axis=0),
-        values.max(axis=0),
-        len(lines),
-        [
-            thinned(curve[curve.index >= end], points // 2)
-            for curve in lines
-            if curve.index[-1] > end
-        ],
-    )
+    longer = [curve[curve.index >= end] for curve in lines if curve.index[-1] > end]
+    tails = [thinned(curve, points // 2) for curve in longer]
+    edges = values.min(axis=0), values.max(axis=0)
+    return Band(x, values.mean(axis=0), *edges, len(lines), tails)
 
 
 def thinned(curve: pd.Series, points: int) -> pd.Series:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,8 @@ OUTSIDE = 0.002
 """So large a share of the molecules, the least likely ones, may lie left of a panel."""
 ABOVE = 0.5
 """Inches of the histogram above a panel."""
+_DASHED = (0, (4, 3))
+Look = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -53,15 +55,19 @@ class Cloud:
 
 def cloud(runs: Sequence[RunView], threshold: float, window: int) -> Cloud:
     """Put together what the runs of one method sampled."""
-    scored = _joined([first_scorings(run.trace) for run in runs])
+
+    def joined(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
+        """Rows of several runs in one table; a table without rows would decide its types."""
+        frames = list(frames)
+        return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
+
+    scored = joined(first_scorings(run.trace) for run in runs)
     scored = scored.drop_duplicates("canonical_smiles")  # several runs may have found it
     sampled = [sampled_rows(run.trace) for run in runs]
-    marked = _joined([rows[rows["anchor"].astype(bool)] for rows in sampled])
-    valid = [valid_rows(run.trace) for run in runs]
+    marked = joined(rows[rows["anchor"].astype(bool)] for rows in sampled)
     # no sample may count as early and late
-    widths = [min(window, len(rows) // 2) for rows in valid]
-    ends = _joined([rows.tail(width) for rows, width in zip(valid, widths, strict=True)])
-    starts = _joined([rows.head(width) for rows, width in zip(valid, widths, strict=True)])
+    valid = [(rows, min(window, len(rows) // 2)) for rows in (valid_rows(r.trace) for r in runs)]
+    starts, ends = joined(r.head(n) for r, n in valid), joined(r.tail(n) for r, n in valid)
     late_hits = ends[ends["reward"] >= threshold].drop_duplicates("canonical_smiles", keep="last")
     targets = [run.manifest.get("config", {}).get("target") for run in runs]
     return Cloud(
@@ -81,106 +87,80 @@ def likelihood_panels(
     """For each method two panels over log pi_ref: the reward, and the policy's own log pi.
 
     The second one is of the hits among the last samples, and is left out where there is none. So
-    many valid samples as `window` stand for the beginning and for the end of a run.
+    many valid samples as `window` stand for the beginning and for the end of a run. All panels have
+    the same axes.
     """
     clouds = [cloud([runs[m] for m in members], threshold, window) for members in methods.values()]
-    spans = Spans(
-        span_of(frame["logp_ref"] for c in clouds for frame in (c.misses, c.hits)),
-        span_of(frame["reward"] for c in clouds for frame in (c.misses, c.hits)),
-        span_of(c.late_hits["logp_policy"] for c in clouds),
+    x, rewards = (
+        span_of(frame[column] for c in clouds for frame in (c.misses, c.hits))
+        for column in ("logp_ref", "reward")
     )
+    policies = span_of(c.late_hits["logp_policy"] for c in clouds)
+
+    def framed(axes: Axes, y: tuple[float, float]) -> None:
+        axes.set_xlim(*x)
+        axes.set_ylim(*y)
+        axes.set_xlabel("log π of the prior, nats")
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+
+    def reward_panel(number: int, name: str, own: Cloud) -> Panel:
+        def on(axes: Axes) -> None:
+            framed(axes, rewards)
+            levels = [(threshold, "hit"), *((tau, "τ") for tau in own.taus if tau != threshold)]
+            for value, label in levels:
+                axes.axhline(value, color=INK, linewidth=0.8, linestyle=_DASHED)
+                place: Look = {
+                    "transform": axes.get_yaxis_transform(),
+                    "ha": "right",
+                    "va": "bottom",
+                }
+                axes.text(1.0, value, f"{label} {value:g} ", fontsize=7.5, color=INK, **place)
+            _dots(axes, own.misses, "reward", SOFT, 0.5, rng)
+            _dots(axes, own.hits, "reward", colour(number), 0.65, rng)
+            look: Look = {"markersize": 4, "markeredgewidth": 0.7, "alpha": 0.75}
+            rings = own.anchors["logp_ref"], own.anchors["reward"]
+            axes.plot(*rings, "o", color=INK, markerfacecolor="none", **look)
+            _histogram(axes, own, colour(number))
+
+        n_hits, n_anchors = len(own.hits), len(own.anchors)
+        note = f"R of {n_hits + len(own.misses):,} distinct molecules, {n_hits:,} of them hits (in "
+        note += f"colour); {f'{n_anchors:,} anchors (rings)' if n_anchors else 'no anchors'}"
+        svg = draw_panel(f"reward-{number + 1}", on, size, above=ABOVE)
+        return Panel(f"{name}: reward", note, svg)
+
+    def policy_panel(number: int, name: str, own: Cloud) -> Panel:
+        def on(axes: Axes) -> None:
+            framed(axes, policies)
+            _dots(axes, own.late_hits, "logp_policy", colour(number), 0.65, rng)
+            if own.slope is not None:
+                middle = own.late_hits["logp_ref"].mean(), own.late_hits["logp_policy"].mean()
+                axes.axline(middle, slope=1, color=SOFT, linewidth=1, linestyle=_DASHED)
+                axes.axline(middle, slope=own.slope, color=INK, linewidth=1.4)
+
+        slope = "too few to say" if own.slope is None else f"slope {own.slope:.2f}"
+        note = f"log π of the policy for the {len(own.late_hits):,} hits among the last samples; "
+        svg = draw_panel(f"policy-{number + 1}", on, size)
+        return Panel(f"{name}: policy", f"{note}{slope}", svg)
+
+    size = WIDE[0], WIDE[1] + ABOVE
     panels = []
     for number, (name, own) in enumerate(zip(methods, clouds, strict=True)):
         rng = np.random.default_rng(seed)
-        panels.append(_reward_panel(number, name, own, spans, threshold, rng))
+        panels.append(reward_panel(number, name, own))
         if len(own.late_hits):
-            panels.append(_policy_panel(number, name, own, spans, rng))
+            panels.append(policy_panel(number, name, own))
     return panels
 
 
-Span = tuple[float, float]
-
-
-class Spans(NamedTuple):
-    """Where all panels begin and end."""
-
-    logp_ref: Span
-    reward: Span
-    logp_policy: Span
-
-
-def span_of(values: Iterable[pd.Series]) -> Span:
+def span_of(values: Iterable[pd.Series]) -> tuple[float, float]:
     """Where almost all of the values are, with a little room: the least ones may lie outside."""
-    numbers = np.concatenate(
-        [np.empty(0), *(column.dropna().to_numpy(dtype=float) for column in values)]
-    )
+    columns = [column.dropna().to_numpy(dtype=float) for column in values]
+    numbers = np.concatenate([np.empty(0), *columns])
     if not len(numbers):
         return 0.0, 1.0
     low, high = float(np.quantile(numbers, OUTSIDE)), float(numbers.max())
     room = 0.04 * (high - low) or 0.5
     return low - room, high + room
-
-
-def _reward_panel(
-    number: int, name: str, own: Cloud, spans: Spans, threshold: float, rng: np.random.Generator
-) -> Panel:
-    def on(axes: Axes) -> None:
-        _frame(axes, spans.logp_ref, spans.reward)
-        _level(axes, threshold, "hit")
-        for tau in own.taus:
-            if tau != threshold:
-                _level(axes, tau, "τ")
-        for frame, shade, opacity in ((own.misses, SOFT, 0.5), (own.hits, colour(number), 0.65)):
-            _dots(axes, frame, "reward", shade, opacity, rng)
-        marked = own.anchors["logp_ref"], own.anchors["reward"]
-        look: dict[str, Any] = {
-            "markerfacecolor": "none",
-            "markersize": 4,
-            "markeredgewidth": 0.7,
-            "alpha": 0.75,
-        }
-        axes.plot(*marked, "o", color=INK, **look)
-        _histogram(axes, own, colour(number))
-
-    n_hits, n_anchors = len(own.hits), len(own.anchors)
-    anchors = f"; {n_anchors:,} anchors (rings)" if n_anchors else "; no anchors"
-    return Panel(
-        f"{name}: reward",
-        f"R of {n_hits + len(own.misses):,} distinct molecules, {n_hits:,} of them hits (in "
-        f"colour){anchors}",
-        draw_panel(f"reward-{number + 1}", on, (WIDE[0], WIDE[1] + ABOVE), above=ABOVE),
-    )
-
-
-def _policy_panel(
-    number: int, name: str, own: Cloud, spans: Spans, rng: np.random.Generator
-) -> Panel:
-    def on(axes: Axes) -> None:
-        _frame(axes, spans.logp_ref, spans.logp_policy)
-        _dots(axes, own.late_hits, "logp_policy", colour(number), 0.65, rng)
-        if own.slope is not None:
-            middle = own.late_hits["logp_ref"].mean(), own.late_hits["logp_policy"].mean()
-            axes.axline(middle, slope=1, color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
-            axes.axline(middle, slope=own.slope, color=INK, linewidth=1.4)
-
-    slope = "too few to say" if own.slope is None else f"slope {own.slope:.2f}"
-    return Panel(
-        f"{name}: policy",
-        f"log π of the policy for the {len(own.late_hits):,} hits among the last samples; {slope}",
-        draw_panel(f"policy-{number + 1}", on, (WIDE[0], WIDE[1] + ABOVE)),
-    )
-
-
-def _frame(axes: Axes, x: Span, y: Span) -> None:
-    axes.set_xlim(*x)
-    axes.set_ylim(*y)
-    axes.set_xlabel("log π of the prior, nats")
-    axes.yaxis.set_major_locator(MaxNLocator(5))
-
-
-def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Rows of several runs in one table; a table without rows would decide its types."""
-    return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
 
 
 def _dots(
@@ -195,22 +175,8 @@ def _dots(
         return
     codes = np.tile([Path.MOVETO, Path.LINETO], len(places)).astype(Path.code_type)
     path = Path(places.repeat(2, axis=0), codes)
-    look: dict[str, Any] = {"linewidth": 2.7, "alpha": opacity, "capstyle": "round"}
-    axes.add_patch(PathPatch(path, fill=False, color=shade, **look))
-
-
-def _level(axes: Axes, value: float, label: str) -> None:
-    axes.axhline(value, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
-    axes.text(
-        1.0,
-        value,
-        f"{label} {value:g} ",
-        transform=axes.get_yaxis_transform(),
-        ha="right",
-        va="bottom",
-        fontsize=7.5,
-        color=INK,
-    )
+    look: Look = {"linewidth": 2.7, "alpha": opacity}
+    axes.add_patch(PathPatch(path, fill=False, color=shade, capstyle="round", **look))
 
 
 def _histogram(axes: Axes, own: Cloud, shade: str) -> None:
@@ -220,11 +186,10 @@ def _histogram(axes: Axes, own: Cloud, shade: str) -> None:
     top = axes.figure.add_axes((place.x0, place.y1 + 0.012, place.width, height), sharex=axes)
     top.set_axis_off()
     edges = np.linspace(*axes.get_xlim(), 60)
-    for values, own_shade, filled in ((own.early, SOFT, True), (own.late, shade, False)):
+    early: Look = {"color": SOFT, "fill": True, "alpha": 0.45}
+    late: Look = {"color": shade, "alpha": 1}
+    for values, look in ((own.early, early), (own.late, late)):
         if len(values):
             counts, _ = np.histogram(values, edges)
-            top.stairs(
-                counts / len(values), edges, color=own_shade, fill=filled,
-                alpha=0.45 if filled else 1, linewidth=1.3,
-            )  # fmt: skip
+            top.stairs(counts / len(values), edges, linewidth=1.3, **look)
     top.set_ylim(bottom=0)

@@ -14,7 +14,7 @@ from chemkl.reports.curves import (
     yield_panels,
 )
 from chemkl.reports.drawings import draw_molecule
-from chemkl.reports.figures import MAX_POINTS, Counts, band, colour, dash, drawn_points, inline_svg
+from chemkl.reports.figures import Counts, band, colour, dash, inline_svg, thinned
 from chemkl.reports.likelihoods import likelihood_panels
 from chemkl.reports.view import RunView
 
@@ -123,11 +123,11 @@ def test_more_runs_than_colours_differ_by_their_dash():
 
 
 def test_long_lines_are_thinned_to_their_ends():
-    points = drawn_points(10_000)
-    assert len(points) == MAX_POINTS
-    assert (points[0], points[-1]) == (0, 9_999)
-    assert list(drawn_points(3)) == [0, 1, 2]
-    assert len(drawn_points(0)) == 0
+    points = thinned(pd.Series(range(10_000)), 300)
+    assert len(points) == 300
+    assert (points.iloc[0], points.iloc[-1]) == (0, 9_999)
+    assert list(thinned(pd.Series(range(3)), 300)) == [0, 1, 2]
+    assert len(thinned(pd.Series(dtype=float), 300)) == 0
 
 
 def test_a_drawing_is_small_stable_and_has_every_bond():
