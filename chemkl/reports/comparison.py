@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from chemkl.display import MISSING, cell, plain_table
+from chemkl.display import MISSING, cell, counted, plain_table
 
 Row = Mapping[str, Any]
 
@@ -27,8 +27,7 @@ _LATEX_SPECIAL = re.compile("[" + re.escape("".join(_LATEX)) + "]")
 
 def header(confidence: float) -> list[str]:
     """The columns of the table."""
-    difference = f"difference [{100 * confidence:.4g} %]"
-    spreads = ["mean ± sd", "baseline", difference]
+    spreads = ["mean ± sd", "baseline", f"difference [{100 * confidence:.4g} %]"]
     return ["metric", "of", "method", "n", *spreads, "p", "p (Holm)", "verdict"]
 
 
@@ -43,22 +42,14 @@ def cells(row: Row) -> list[str]:
         "<0.001" if row[p] is not None and row[p] < 0.001 else cell(row[p], ".3f")
         for p in ("p", "p_holm")
     ]
-    return [
-        f"{row['metric']} ({row['better']})",
-        set_name(row["threshold"]),
-        row["method"],
-        str(row["n"]),
-        *spreads,
-        number(row["difference"]) + interval,
-        *p_values,
-        row["verdict"],
-    ]
+    head = [f"{row['metric']} ({row['better']})", set_name(row["threshold"]), row["method"]]
+    difference = number(row["difference"]) + interval
+    return [*head, str(row["n"]), *spreads, difference, *p_values, row["verdict"]]
 
 
 def notes(rows: Sequence[Row], further: Sequence[str], *, budget: int, alpha: float) -> list[str]:
     """How the table is to be read, and what did not enter it; then what else is to be said."""
-    n_tests = sum(row["p"] is not None for row in rows)
-    tests = f"all tests of this table ({n_tests})"
+    tests = f"all tests of this table ({sum(row['p'] is not None for row in rows)})"
     lines = [
         f"Baseline: {rows[0]['baseline']}; budget: {budget:,} oracle calls. Runs are paired by "
         "seed; n: pairs; sd: n - 1 in the denominator. (higher), (lower): what is better.",
@@ -76,8 +67,8 @@ def notes(rows: Sequence[Row], further: Sequence[str], *, budget: int, alpha: fl
         for r in censored
     ]
     lines += [
-        f"{_place(r)}: {r['n_undefined']} pair{'s' if r['n_undefined'] > 1 else ''} of "
-        f"{r['method']} left out, where it is not defined (as without any hit)."
+        f"{_place(r)}: {counted(r['n_undefined'], 'pair')} of {r['method']} left out, where it is "
+        "not defined (as without any hit)."
         for r in rows
         if r["n_undefined"]
     ]

@@ -109,12 +109,9 @@ def likelihood_panels(
             levels = [(threshold, "hit"), *((tau, "τ") for tau in own.taus if tau != threshold)]
             for value, label in levels:
                 axes.axhline(value, color=INK, linewidth=0.8, linestyle=_DASHED)
-                place: Look = {
-                    "transform": axes.get_yaxis_transform(),
-                    "ha": "right",
-                    "va": "bottom",
-                }
-                axes.text(1.0, value, f"{label} {value:g} ", fontsize=7.5, color=INK, **place)
+                place: Look = {"transform": axes.get_yaxis_transform(), "va": "bottom"}
+                words = f"{label} {value:g} "
+                axes.text(1.0, value, words, ha="right", fontsize=7.5, color=INK, **place)
             _dots(axes, own.misses, "reward", SOFT, 0.5, rng)
             _dots(axes, own.hits, "reward", colour(number), 0.65, rng)
             look: Look = {"markersize": 4, "markeredgewidth": 0.7, "alpha": 0.75}

@@ -1,14 +1,23 @@
-"""Molecules on the page: the largest scaffolds, scaffold families, the table of the best."""
+"""Molecules on the page: the largest scaffolds, scaffold families, the table of the best.
 
+Structures are drawn as SVG text: large ones, and small ones of which a page can hold hundreds.
+"""
+
+import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
+from rdkit.Chem import Mol, rdDepictor
+from rdkit.Chem.Draw import rdMolDraw2D
 
+from chemkl.chem.molecules import MoleculeError, parse, step
 from chemkl.display import MISSING, Column, cell, counted, is_missing
-from chemkl.reports.drawings import draw_molecule, draw_thumbnail
 from chemkl.reports.figures import SOFT, colour
 from chemkl.reports.view import (
     Methods,
@@ -24,10 +33,25 @@ from chemkl.results.columns import RAW_PREFIX
 DUMBBELL_WIDTH, DUMBBELL_MARGIN = 300, 8
 """Pixels of a dumbbell, and what stays free at both ends."""
 NBSP = "\N{NO-BREAK SPACE}"
+_HITS_OF_SCAFFOLD = "distinct hits of all runs with this scaffold"
+_THEN = "log-probability under the policy then, nats"
 _SAVED_AS = {"drawing": "", "canonical_smiles": "smiles"}
 """Names of columns in the file that the table can be saved as, where they differ."""
 PAGE_ROWS = 50
 """Rows of the table of molecules shown at first, and added each time more are asked for."""
+
+LARGE, SMALL = (220, 150), (150, 96)
+"""Width and height in pixels."""
+SCALE = 10
+"""Coordinates of small drawings are written in tenths of a pixel, as whole numbers."""
+_REDUNDANT = re.compile(
+    r" class='[^']*'|fill-rule:evenodd;|;stroke-linecap:butt|;stroke-linejoin:miter"
+    r"|;stroke-opacity:1(?=['\";])"
+)
+"""Names that nothing uses, and SVG's own defaults spelt out on every path: half of the text."""
+_PATH = re.compile(r"<path( class='[^']*')? d='([^']*)' style='([^']*)'")
+_TEXT = re.compile(r"<text x='([\d.-]+)' y='([\d.-]+)'[^>]*style='([^']*)'\s*>([^<]*)</text>")
+_POINT = re.compile(r"([\d.-]+),([\d.-]+)")
 
 
 # ---- the largest scaffolds
@@ -42,31 +66,21 @@ def scaffold_blocks(
         own = [runs[member] for member in members]
         components = component_names(own)
         molecules = best_first(own).drop_duplicates("canonical_smiles")
+
+        def card(one: Mapping[Any, Any], components: Sequence[str] = components) -> dict[str, Any]:
+            values = [(c, cell(one.get(f"{RAW_PREFIX}{c}"), ".3g")) for c in components]
+            smiles, call = one["canonical_smiles"], f"{int(one['call']):,}"
+            head = {"svg": Markup(draw_molecule(smiles)), "smiles": smiles, "call": call}
+            return {**head, "reward": cell(one["reward"], ".3f"), "components": values}
+
         shown: list[dict[str, Any]] = []
-        for row in largest_scaffolds(own, options.threshold, options.window):
-            if len(shown) == options.n_scaffolds:
-                break
+        largest = largest_scaffolds(own, options.threshold, options.window)
+        for row in largest[: options.n_scaffolds]:
+            drawing = Markup(draw_molecule(row["scaffold"]))
             of_it = molecules[molecules["scaffold"] == row["scaffold"]].head(options.n_molecules)
-            shown.append(
-                {
-                    **row,
-                    "late": cell(row["late"], ".1%"),
-                    "drawing": Markup(draw_molecule(row["scaffold"])),
-                    "cards": [
-                        {
-                            "svg": Markup(draw_molecule(one["canonical_smiles"])),
-                            "smiles": one["canonical_smiles"],
-                            "reward": cell(one["reward"], ".3f"),
-                            "call": f"{int(one['call']):,}",
-                            "components": [
-                                (component, cell(one.get(f"{RAW_PREFIX}{component}"), ".3g"))
-                                for component in components
-                            ],
-                        }
-                        for one in of_it.to_dict("records")
-                    ],
-                }
-            )
+            cards = [card(one) for one in of_it.to_dict("records")]
+            late = cell(row["late"], ".1%")
+            shown.append({**row, "late": late, "drawing": drawing, "cards": cards})
         blocks.append({"name": name, "scaffolds": shown})
     return blocks
 
@@ -193,6 +207,7 @@ def render_top_table(runs: Sequence[RunView], threshold: float, n: int) -> Marku
     The HTML fragment needs nothing beside it but the page's colours.
     """
     molecules = distinct_molecules(runs, threshold)
+    logp = f"log{NBSP}π"
     columns = [
         Column("drawing", "structure"),
         Column("reward", "R", ".4g", "raw reward"),
@@ -203,19 +218,9 @@ def render_top_table(runs: Sequence[RunView], threshold: float, n: int) -> Marku
         Column("runs", "run", "", "runs that found it; the values are those of the first one"),
         Column("call", "call", ",.0f", "oracle call at which it was first scored"),
         Column("scaffold", "scaffold", "", "Bemis-Murcko scaffold"),
-        Column(
-            "hits_of_scaffold",
-            "hits of scaffold",
-            ",.0f",
-            "distinct hits of all runs with this scaffold",
-        ),
-        Column("logp_ref", f"log{NBSP}π prior", ".1f", "log-probability under the prior, nats"),
-        Column(
-            "logp_policy",
-            f"log{NBSP}π policy",
-            ".1f",
-            "log-probability under the policy then, nats",
-        ),
+        Column("hits_of_scaffold", "hits of scaffold", ",.0f", _HITS_OF_SCAFFOLD),
+        Column("logp_ref", f"{logp} prior", ".1f", "log-probability under the prior, nats"),
+        Column("logp_policy", f"{logp} policy", ".1f", _THEN),
         Column("canonical_smiles", "SMILES", "", "canonical SMILES; a click selects it"),
     ]
     rows = molecules.head(n).to_dict("records")
@@ -287,3 +292,95 @@ def _note(runs: Sequence[RunView], molecules: pd.DataFrame, n: int, threshold: f
             "first: that of the highest R, then of the lowest call."
         )
     return said
+
+
+# ---- drawings
+
+
+def draw_molecule(smiles: str, width: int = LARGE[0], height: int = LARGE[1]) -> str:
+    """Draw a molecule as an svg element; an empty string where RDKit does not read or draw it."""
+    look = {"bondLineWidth": 1.3, "fixedBondLength": 24, "padding": 0.04, "minFontSize": 9}
+    document = _document(smiles, rdMolDraw2D.MolDraw2DSVG(width, height), **look)
+    element = re.sub(r"<!--.*?-->\s*", "", document[document.find("<svg") :])
+    return _REDUNDANT.sub("", element).strip()
+
+
+def draw_thumbnail(smiles: str) -> str:
+    """Draw a molecule as a small svg element of 1 to 2 kB; else as `draw_molecule`.
+
+    RDKit draws it. Its bonds are then gathered into one path for each colour and line width, with
+    relative whole coordinates, and the patches that it lays over corners give way to round ends.
+    """
+    width, height = SMALL
+    look = {"bondLineWidth": 1.1, "fixedBondLength": 18, "padding": 0.03, "minFontSize": 7}
+    drawer = rdMolDraw2D.MolDraw2DSVG(width, height, -1, -1, True)  # letters as text, not as paths
+    document = _document(smiles, drawer, maxFontSize=9, **look)
+    if not document:
+        return ""
+    return (
+        f'<svg viewBox="0 0 {width * SCALE} {height * SCALE}" width="{width}" height="{height}" '
+        'aria-hidden="true" fill="none" stroke-linecap="round">'
+        f"{_paths(document)}{_letters(document)}</svg>"
+    )
+
+
+def _document(smiles: str, drawer: rdMolDraw2D.MolDraw2DSVG, **look: float) -> str:
+    """RDKit's own SVG of a molecule; empty where it does not read or draw it."""
+
+    @step("drawing")
+    def draw(mol: Mol) -> str:
+        rdDepictor.Compute2DCoords(mol, canonOrient=True)
+        options: Any = drawer.drawOptions()  # RDKit's stubs take its attributes for read-only
+        options.clearBackground = False
+        options.flagCloseContactsDist = -1  # no red marks where atoms come close
+        for name, value in look.items():
+            setattr(options, name, value)
+        rdMolDraw2D.PrepareAndDrawMolecule(drawer, mol)
+        drawer.FinishDrawing()
+        return str(drawer.GetDrawingText())
+
+    mol = parse(smiles)
+    with suppress(MoleculeError):
+        return "" if mol is None else draw(mol)
+    return ""
+
+
+def _paths(document: str) -> str:
+    lines: defaultdict[str, list[str]] = defaultdict(list)
+    for of_bond, path, style in _PATH.findall(document):
+        look = _declarations(style)
+        if not of_bond and look.get("fill") == "none":
+            continue  # a patch over a corner
+        fill = "" if look["fill"] == "none" else f' fill="{_hex(look["fill"])}"'
+        width = round(SCALE * float(look.get("stroke-width", "1").removesuffix("px")))
+        points = [(_whole(x), _whole(y)) for x, y in _POINT.findall(path)]
+        moves = "".join(f"l{x1 - x0} {y1 - y0}" for (x0, y0), (x1, y1) in pairwise(points))
+        closed = "z" if path.rstrip().endswith("Z") else ""
+        relative = f"M{points[0][0]} {points[0][1]}{moves}{closed}".replace(" -", "-")
+        lines[f'{fill} stroke="{_hex(look["stroke"])}" stroke-width="{width}"'].append(relative)
+    return "".join(f'<path d="{"".join(parts)}"{look}/>' for look, parts in lines.items())
+
+
+def _letters(document: str) -> str:
+    letters: defaultdict[str, list[str]] = defaultdict(list)
+    for x, y, style, text in _TEXT.findall(document):
+        look = _declarations(style)
+        size = round(SCALE * float(look["font-size"].removesuffix("px")))
+        group = f'fill="{_hex(look["fill"])}" font-size="{size}"'
+        letters[group].append(f'<text x="{_whole(x)}" y="{_whole(y)}">{text}</text>')
+    return "".join(f"<g {group}>{''.join(parts)}</g>" for group, parts in letters.items())
+
+
+def _declarations(style: str) -> dict[str, str]:
+    return dict(part.split(":", 1) for part in style.split(";") if ":" in part)
+
+
+def _whole(coordinate: str) -> int:
+    return round(SCALE * float(coordinate))
+
+
+def _hex(colour: str) -> str:
+    """#AABBCC as #abc, where it can be."""
+    text = colour.lower()
+    short = text[0] + text[1::2]
+    return short if text[1::2] == text[2::2] else text

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import mean, stdev
 from typing import Any
 
@@ -49,30 +50,28 @@ def render_page(
 ) -> str:
     """Render the report; equal inputs give equal text."""
     shown = [table_cells(table, methods) for table in tables]
-    method_of = {m: number for number, own in enumerate(methods.values()) for m in own}
+    swatches = [_swatch(number) for number in range(len(methods))]
+    swatch_of = {m: swatches[number] for number, own in enumerate(methods.values()) for m in own}
+    named = [
+        {"name": name, "anchor": f"method-{k + 1}", "swatch": swatches[k], "n": len(members)}
+        for k, (name, members) in enumerate(methods.items())
+    ]
+    about = [
+        {
+            "name": run.name,
+            "swatch": swatch_of[number],
+            "facts": facts(run),
+            "config": as_yaml(run.manifest.get("config", {})),
+            "versions": run.manifest.get("versions", {}),
+        }
+        for number, run in enumerate(runs)
+    ]
     return template("report.html.j2").render(
         title=options.title,
         threshold=f"{options.threshold:g}",
         version=__version__,
-        methods=[
-            {
-                "name": name,
-                "anchor": f"method-{number + 1}",
-                "swatch": _swatch(number),
-                "n": len(members),
-            }
-            for number, (name, members) in enumerate(methods.items())
-        ],
-        runs=[
-            {
-                "name": run.name,
-                "swatch": _swatch(method_of[number]),
-                "facts": facts(run),
-                "config": as_yaml(run.manifest.get("config", {})),
-                "versions": run.manifest.get("versions", {}),
-            }
-            for number, run in enumerate(runs)
-        ],
+        methods=named,
+        runs=about,
         tables=shown,
         definitions=list({c.key: c for table in shown for c in table["columns"]}.values()),
         note=options.note,
@@ -93,208 +92,160 @@ def _swatch(number: int) -> Markup:
 
 # ---- sections
 
-_HOW_TO_READ = {
-    "summary": "What the figures below come to, in words.",
-    "tables": "Hover over a heading for its definition; all of them are written out at the end.",
+_WORDS = {
+    "summary": ("Summary", "What the figures below come to, in words."),
+    "tables": (
+        "Tables",
+        "Hover over a heading for its definition; all of them are written out at the end.",
+    ),
+    "learning": (
+        "Learning curves",
+        "Strong lines: centred running mean over {smoothing} steps{faint}.",
+    ),
     "yield": (
+        "Yield over oracle calls",
         "Above: steeper is better; a curve that flattens finds nothing new for its calls, and one "
         "that ends early belongs to a run that ran out of samples, not of calls. Below: the best "
-        "rewards so far."
+        "rewards so far.",
     ),
     "collapse": (
+        "Collapse",
         "A window moves over the valid samples, repeats included. A policy that collapses repeats "
         "itself (the left curve falls) or keeps to one scaffold (the right one rises); beyond a "
-        "dashed line, a limit of the run's own alarm, it counts as collapsed."
+        "dashed line, a limit of the run's own alarm, it counts as collapsed.",
     ),
     "rank": (
+        "Hits by scaffold",
         "Left: a long, low curve means many scaffolds of like size, a steep one a few that hold "
         "most hits. Right: the same summed up; the lower, the more even. Acyclic molecules are "
-        "left out."
+        "left out.",
     ),
     "anchors": (
+        "Reward against the prior",
         "A dot is a distinct molecule, at most {dots:,} of a kind, drawn at random; every anchor "
         "is shown. Left: hits far to the left are good molecules that the prior finds unlikely. "
         "Above them, the first (grey) and the last (line) {window:,} valid samples of each run, or "
         "its halves where it is shorter: where the mass moved. Right: along the dashed line (slope "
         "1) the policy keeps the hits in the proportions of the prior, as a Gibbs target asks for "
         "equal rewards; on a flat line (slope 0) it makes them all alike, as MARA asks. The full "
-        "line is the least-squares fit; a policy that has collapsed has a small slope as well."
+        "line is the least-squares fit; a policy that has collapsed has a small slope as well.",
     ),
     "families": (
+        "Scaffold families",
         "A family is a generic scaffold: all atoms carbon, all bonds single. Ring: its share "
         "{start}; dot: its share among the last {window:,} valid samples of the run. Repeats "
         "count, samples without a family do not; a mean over the runs of the method. The families "
-        "with the largest share at either end are shown."
+        "with the largest share at either end are shown.",
     ),
-    "map": "Molecules that are alike lie close; what a method covers, and what of the prior it "
-    "left.",
+    "map": (
+        "Chemical space",
+        "Molecules that are alike lie close; what a method covers, and what of the prior it left.",
+    ),
     "scaffolds": (
+        "Largest scaffolds",
         "The Bemis-Murcko scaffolds with most hits (with most molecules where there is no hit), "
         "and the molecules with the highest R on each. The runs of a method are taken together, "
         "each molecule once. Late share: of the last {window:,} valid samples of each run, repeats "
-        "included."
+        "included.",
     ),
-    "top": "Click on a heading to sort by it; type to search by SMILES, scaffold or run.",
-    "settings": "What each run was told to do, how it ended, and with which versions.",
+    "top": (
+        "Top molecules",
+        "Click on a heading to sort by it; type to search by SMILES, scaffold or run.",
+    ),
+    "settings": (
+        "Settings and provenance",
+        "What each run was told to do, how it ended, and with which versions.",
+    ),
 }
-"""What a reader sees above the figures of a section."""
+"""Title of each section, and what a reader sees above its figures."""
 _MEANS = (
     " A row is a method: the mean over its runs, and beneath it their standard deviation (n - 1)."
 )
-_TITLES = {
-    "summary": "Summary",
-    "tables": "Tables",
-    "learning": "Learning curves",
-    "yield": "Yield over oracle calls",
-    "collapse": "Collapse",
-    "rank": "Hits by scaffold",
-    "anchors": "Reward against the prior",
-    "families": "Scaffold families",
-    "map": "Chemical space",
-    "scaffolds": "Largest scaffolds",
-    "top": "Top molecules",
-    "settings": "Settings and provenance",
-}
 
 
 def sections(runs: Sequence[RunView], methods: Methods, options: PageOptions) -> list[Section]:
     """All sections in their order, whether they have data or not."""
-    several = any(len(own) > 1 for own in methods.values())
+    sizes = {len(own) for own in methods.values()}
+    means, bands = (_MEANS, f" {HOW_TO_READ_BANDS}") if max(sizes, default=1) > 1 else ("", "")
     sentences = describe(runs, options.threshold, methods, options.comparison)
-    if options.threshold_source:
-        sentences.insert(0, options.threshold_source)
-    no_molecule = "" if any_hit(runs) else "No run has a valid molecule yet."
-    return [
-        _section("summary", kind="words", sentences=sentences),
-        _section("tables", more=_MEANS if several else "", kind="tables"),
-        *_curves(runs, methods, options, no_molecule, f" {HOW_TO_READ_BANDS}" if several else ""),
-        *_chemistry(runs, methods, options, no_molecule),
-        _section("settings", kind="settings"),
-    ]
+    sentences = [*filter(None, [options.threshold_source]), *sentences]
+    missing = _missing(runs, options)
+    about = {
+        "smoothing": options.smoothing,
+        "faint": "; faint lines: the steps themselves" if 1 in sizes else "",
+        "dots": DOTS,
+        "window": options.window,
+        "start": options.start_of_families,
+    }
 
+    def section(name: str, kind: str, more: str = "", **content: Any) -> Section:
+        title, read = _WORDS[name]
+        if name == "learning" and options.smoothing == 1:
+            read = "Every step as it was."
+        if name == "learning" and missing["rank"] and not missing[name]:
+            more = f" {missing['rank']}{more}"
+        if name == "yield" and missing["rank"]:
+            read = f"{missing['rank']} The best rewards so far are all there is to show."
+        head = {"id": name, "title": title, "kind": kind, "missing": missing.get(name, "")}
+        return {**head, "read": read.format(**about) + more, **content}
 
-def _curves(
-    runs: Sequence[RunView], methods: Methods, options: PageOptions, no_molecule: str, bands: str
-) -> list[Section]:
-    """What happens along the runs, and how their hits spread; `bands` is behind every note."""
-    threshold = options.threshold
-    no_sample = "" if any(len(run.trace) for run in runs) else "No run has a sample yet."
-    no_hit = "" if any_hit(runs, threshold) else f"No run has a hit: none with R ≥ {threshold:g}."
-    no_hit_rate = f" {no_hit}" if no_hit and not no_sample else ""
-    yields = f"{no_hit} The best rewards so far are all there is to show." if no_hit else None
-    return [
-        _panels(
-            "learning",
-            no_sample,
-            lambda: learning_panels(runs, methods, threshold, options.smoothing),
-            read=_smoothing(options.smoothing, methods) + no_hit_rate,
-            more=bands,
-            columns=3,
-        ),
-        _panels(
-            "yield",
-            no_molecule,
-            lambda: yield_panels(runs, methods, threshold),
-            read=yields,
-            more=bands,
-        ),
-        _panels(
-            "collapse",
-            no_molecule or _no_window(runs),
-            lambda: collapse_panels(runs, methods),
-            more=bands,
-        ),
-        _panels("rank", no_hit, lambda: rank_panels(runs, methods, threshold), more=bands),
-    ]
+    def panels(
+        name: str, draw: Callable[[], Sequence[Panel]], more: str = "", columns: int = 2
+    ) -> Section:
+        """So many panels in a row; they are drawn only where there is something."""
+        drawn = [] if missing[name] else draw()
+        shown = [{"title": p.title, "note": p.note, "svg": Markup(p.svg)} for p in drawn]
+        return section(name, "panels", more, columns=columns, panels=shown)
 
+    def markup() -> Markup:
+        return Markup("") if missing["top"] else render_top_table(runs, threshold, options.n_top)
 
-def _chemistry(
-    runs: Sequence[RunView], methods: Methods, options: PageOptions, no_molecule: str
-) -> list[Section]:
-    """Which molecules they are, and where they lie."""
     threshold, window, seed = options.threshold, options.window, options.seed
-    no_family = "" if any(run.families for run in runs) else "No molecule has a ring."
     n_families = options.n_scaffolds + MORE_FAMILIES
-    top = Markup("")
-    if options.n_top and not no_molecule:
-        top = render_top_table(runs, threshold, options.n_top)
+    of_map = methods, options.prior, options.n_map, seed
+    learning = partial(learning_panels, runs, methods, threshold, options.smoothing)
+    likelihoods = partial(likelihood_panels, runs, methods, threshold, window, seed)
+    families = family_blocks(runs, methods, n_families)
+    scaffolds = scaffold_blocks(runs, methods, options)
     return [
-        _panels(
-            "anchors",
-            no_molecule,
-            lambda: likelihood_panels(runs, methods, threshold, window, seed),
-            dots=DOTS,
-            window=window,
-        ),
-        _section(
-            "families",
-            no_family or _off(options.n_scaffolds),
-            kind="families",
-            blocks=family_blocks(runs, methods, n_families),
-            start=options.start_of_families,
-            window=window,
-        ),
-        _panels(
-            "map",
-            no_molecule or _off(options.n_map),
-            lambda: space_panels(runs, threshold, methods, options.prior, options.n_map, seed),
-            columns=3,
-        ),
-        _section(
-            "scaffolds",
-            no_molecule or _off(options.n_scaffolds),
-            kind="scaffolds",
-            blocks=scaffold_blocks(runs, methods, options),
-            window=window,
-        ),
-        _section("top", no_molecule or _off(options.n_top), kind="markup", markup=top),
+        section("summary", "words", sentences=sentences),
+        section("tables", "tables", means),
+        panels("learning", learning, bands, columns=3),
+        panels("yield", partial(yield_panels, runs, methods, threshold), bands),
+        panels("collapse", partial(collapse_panels, runs, methods), bands),
+        panels("rank", partial(rank_panels, runs, methods, threshold), bands),
+        panels("anchors", likelihoods),
+        section("families", "families", blocks=families),
+        panels("map", partial(space_panels, runs, threshold, *of_map), columns=3),
+        section("scaffolds", "scaffolds", blocks=scaffolds),
+        section("top", "markup", markup=markup()),
+        section("settings", "settings"),
     ]
 
 
-def _section(
-    name: str, missing: str = "", *, read: str | None = None, more: str = "", **content: Any
-) -> Section:
-    """A section; `read` stands for its own way of how it is to be read, `more` behind it."""
-    how = _HOW_TO_READ[name].format(**content) if read is None else read
-    head = {"id": name, "title": _TITLES[name], "read": how + more, "missing": missing}
-    return {**head, **content}
-
-
-def _panels(
-    name: str,
-    missing: str,
-    draw: Callable[[], Sequence[Panel]],
-    *,
-    columns: int = 2,
-    **content: Any,
-) -> Section:
-    """A section of panels, so many in a row; they are drawn only where there is something."""
-    panels = [] if missing else draw()
-    shown = [{"title": p.title, "note": p.note, "svg": Markup(p.svg)} for p in panels]
-    return _section(name, missing, kind="panels", columns=columns, panels=shown, **content)
-
-
-def _smoothing(width: int, methods: Methods) -> str:
-    """What the lines of the learning curves are, by the width of the running mean in steps."""
-    if width == 1:
-        return "Every step as it was."
-    single = any(len(own) == 1 for own in methods.values())
-    faint = "; faint lines: the steps themselves" if single else ""
-    return f"Strong lines: centred running mean over {width} steps{faint}."
-
-
-def _no_window(runs: Sequence[RunView]) -> str:
-    """Say so where no run has as many valid samples as its alarm looks at."""
+def _missing(runs: Sequence[RunView], options: PageOptions) -> dict[str, str]:
+    """Why a section has nothing to show; empty where it has."""
     windows = [watched(run.manifest).window for run in runs]
-    if any(len(valid_rows(run.trace)) >= n for run, n in zip(runs, windows, strict=True)):
-        return ""
-    return (
-        f"No run has {span(windows)} valid samples, as many as are looked at to judge a collapse."
-    )
+    has_window = any(len(valid_rows(run.trace)) >= n for run, n in zip(runs, windows, strict=True))
 
+    def unless(there: object, said: str) -> str:
+        return "" if there else said
 
-def _off(n: int) -> str:
-    return "" if n else OFF
+    no_molecule = unless(any_hit(runs), "No run has a valid molecule yet.")
+    no_hit = f"No run has a hit: none with R ≥ {options.threshold:g}."
+    no_window = "valid samples, as many as are looked at to judge a collapse."
+    no_family = unless(any(run.families for run in runs), "No molecule has a ring.")
+    return {
+        "learning": unless(any(len(run.trace) for run in runs), "No run has a sample yet."),
+        "yield": no_molecule,
+        "collapse": no_molecule or unless(has_window, f"No run has {span(windows)} {no_window}"),
+        "rank": unless(any_hit(runs, options.threshold), no_hit),
+        "anchors": no_molecule,
+        "families": no_family or unless(options.n_scaffolds, OFF),
+        "map": no_molecule or unless(options.n_map, OFF),
+        "scaffolds": no_molecule or unless(options.n_scaffolds, OFF),
+        "top": no_molecule or unless(options.n_top, OFF),
+    }
 
 
 # ---- tables of metrics
@@ -317,14 +268,11 @@ def table_cells(table: Table, methods: Methods) -> dict[str, Any]:
 def spread(values: Sequence[Any], how: str) -> dict[str, str]:
     """Mean of the values that there are, their standard deviation (n - 1), and how many they are.
 
-    Returns:
-        `text`; `sd`, empty below two values; `of`, empty unless a value is missing.
+    `sd` is empty below two values, `of` unless a value is missing.
     """
     numbers = [float(value) for value in values if not is_missing(value)]
-    if len(values) == 1:
+    if len(values) == 1 or not numbers:
         return {"text": cell(values[0], how), "sd": "", "of": ""}
-    if not numbers:
-        return {"text": MISSING, "sd": "", "of": ""}
     middle = mean(numbers)
     if how.endswith("d"):
         how = ",.0f" if abs(middle) >= 100 else ",.1f"
@@ -367,11 +315,15 @@ def different_settings(runs: Sequence[RunView], methods: Methods) -> list[tuple[
     A run without a manifest has no settings and takes no part.
     """
     configs = {str(n): run.manifest["config"] for n, run in enumerate(runs) if run.manifest}
+
+    def shown(value: Any) -> str:
+        return MISSING if value is ABSENT else dump(value, one_line=True)
+
     return [
         (
             key,
             [
-                ", ".join(dict.fromkeys(_shown(values.get(str(m), ABSENT)) for m in own))
+                ", ".join(dict.fromkeys(shown(values.get(str(m), ABSENT)) for m in own))
                 for own in methods.values()
             ],
         )
@@ -382,10 +334,3 @@ def different_settings(runs: Sequence[RunView], methods: Methods) -> list[tuple[
 def as_yaml(config: Mapping[str, Any]) -> str:
     """Settings as YAML; empty where there are none."""
     return dump(dict(config)) if config else ""
-
-
-def _shown(value: Any) -> str:
-    """A value as YAML on one line; a dash where there is none."""
-    if value is ABSENT:
-        return MISSING
-    return dump(value, one_line=True)

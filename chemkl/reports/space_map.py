@@ -12,7 +12,7 @@ from rdkit.DataStructs import ExplicitBitVect
 
 from chemkl.chem.fingerprints import morgan_fingerprint, tanimoto, tanimoto_matrix
 from chemkl.chem.molecules import MoleculeError, parse, read_molecule
-from chemkl.display import percent, short
+from chemkl.display import counted, percent, short
 from chemkl.reports.figures import INK, SOFT, Panel, colour
 from chemkl.reports.view import RunView
 from chemkl.results.inspection import first_scorings
@@ -67,16 +67,14 @@ def space_panels(
     every = [background, *clouds.values()]
     if not any(cloud.smiles for cloud in every):
         return []
-    fingerprints = [[_fingerprint(smiles) for smiles in cloud.smiles] for cloud in every]
-    axes = find_axes(_landmarks(fingerprints, rng))
-    placed = _to_pixels([axes.place(cloud) for cloud in fingerprints])
-    panels = [
-        Panel(
-            "The prior" if prior is not None else "First molecules of the runs",
-            _how_to_read(background, axes.explained, from_prior=prior is not None),
-            _svg("background of the map", _dots(placed[0], SOFT)),
-        )
-    ]
+    prints = [[_fingerprint(smiles) for smiles in cloud.smiles] for cloud in every]
+    half = LANDMARKS // 2
+    parts = [(prints[0], half), *((cloud, half // max(1, len(clouds))) for cloud in prints[1:])]
+    axes = find_axes([some[i] for some, size in parts for i in _choose(len(some), size, rng)])
+    placed = _to_pixels([axes.place(cloud) for cloud in prints])
+    title = "First molecules of the runs" if prior is None else "The prior"
+    note = _how_to_read(background, axes.explained, from_prior=prior is not None)
+    panels = [Panel(title, note, _svg("background of the map", _dots(placed[0], SOFT)))]
     for number, (name, cloud) in enumerate(clouds.items()):
         drawn = _dots(placed[0], PALE) + _points(placed[number + 1], cloud.of_top, colour(number))
         panels.append(Panel(name, _note(cloud, threshold), _svg(f"hits of {name}", drawn)))
@@ -112,14 +110,8 @@ def _hits(
     top, size = sizes.most_common(1)[0] if sizes else (None, 0)
     smiles = list(scaffold_of)
     chosen = [smiles[i] for i in _choose(len(smiles), n, rng)]
-    return Cloud(
-        smiles=chosen,
-        of_top=[scaffold_of[one] == top for one in chosen],
-        n=len(smiles),
-        scaffold=top,
-        n_top=size,
-        top_share=size / sizes.total() if sizes else 0.0,
-    )
+    share = size / sizes.total() if sizes else 0.0
+    return Cloud(chosen, [scaffold_of[one] == top for one in chosen], len(smiles), top, size, share)
 
 
 def _choose(size: int, n: int, rng: np.random.Generator) -> list[int]:
@@ -136,15 +128,6 @@ def _fingerprint(smiles: str) -> ExplicitBitVect:
         if mol is not None:
             return morgan_fingerprint(mol, radius=RADIUS, n_bits=BITS)
     return ExplicitBitVect(BITS)
-
-
-def _landmarks(
-    clouds: Sequence[Sequence[ExplicitBitVect]], rng: np.random.Generator
-) -> list[ExplicitBitVect]:
-    background, *others = clouds
-    parts = [(background, LANDMARKS // 2)]
-    parts += [(cloud, LANDMARKS // 2 // max(1, len(others))) for cloud in others]
-    return [cloud[i] for cloud, size in parts for i in _choose(len(cloud), size, rng)]
 
 
 def _to_pixels(placed: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -186,26 +169,22 @@ def _svg(label: str, drawn: str) -> str:
 
 def _how_to_read(background: Cloud, explained: float | None, *, from_prior: bool) -> str:
     what = "samples of the prior" if from_prior else "molecules, the first that the runs scored"
-    chosen = (
-        f", drawn at random of {background.n:,}" if len(background.smiles) < background.n else ""
-    )
-    held = (
-        "" if explained is None else f"; the two axes hold {percent(explained)} of their variance"
-    )
+    n, n_drawn = background.n, len(background.smiles)
+    chosen = f", drawn at random of {n:,}" if n_drawn < n else ""
+    held = f"; the two axes hold {percent(explained)} of their variance" if explained else ""
     return (
-        f"{len(background.smiles):,} {what}{chosen}. All panels have the same axes. Classical "
+        f"{n_drawn:,} {what}{chosen}. All panels have the same axes. Classical "
         f"scaling of Tanimoto similarities (Morgan, radius {RADIUS}, {BITS} bits){held}, so "
         "distances are approximate: alike molecules are close, but close points need not be alike."
     )
 
 
 def _note(cloud: Cloud, threshold: float) -> str:
+    n_drawn = len(cloud.smiles)
+    chosen = f", {n_drawn:,} of them drawn at random" if n_drawn < cloud.n else ""
+    said = f"{counted(cloud.n, 'hit')} (R ≥ {threshold:g}){chosen}."
     if not cloud.n:
         return f"No hit (R ≥ {threshold:g})."
-    chosen = (
-        f", {len(cloud.smiles):,} of them drawn at random" if len(cloud.smiles) < cloud.n else ""
-    )
-    said = f"{cloud.n:,} hit{'' if cloud.n == 1 else 's'} (R ≥ {threshold:g}){chosen}."
     if cloud.scaffold is None:
         return f"{said} None has a scaffold."
     return (

@@ -64,7 +64,6 @@ def describe(
         *(f"{run.name}: {run.idle}." for run in facts if run.idle),
         *_finds(grouped, threshold),
         *_best(facts),
-        *_unequal(facts),
         *_reality(grouped, threshold, comparison),
     ]
 
@@ -101,44 +100,53 @@ def _finds(methods: Mapping[str, Sequence[Facts]], threshold: float) -> Iterator
             "the tables have them all."
         )
         names = [ranked[-1], ranked[0]]
+
+    def times(runs: Sequence[Facts], what: str) -> str:
+        """How many times the baseline's mean; empty where either is 0."""
+        ours, theirs = (fmean(getattr(run, what) for run in group) for group in (runs, base))
+        ratio = ours / theirs if ours and theirs else 0
+        said = f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.2f}"
+        return f"{said} times the {what}" if ratio else ""
+
     for name in names:
         said = _found(name, methods[name], threshold)
-        if methods[name] is not base:
-            hits, scaffolds = (
-                [fmean(getattr(run, what) for run in runs) for runs in (methods[name], base)]
-                for what in ("hits", "scaffolds")
-            )
-            if all(hits):
-                said += f"; that is {_times(*hits)} the hits"
-                said += f" and {_times(*scaffolds)} the scaffolds" if all(scaffolds) else ""
-                said += f" of {baseline}"
+        if methods[name] is not base and (hits := times(methods[name], "hits")):
+            ratios = [hits, *filter(None, [times(methods[name], "scaffolds")])]
+            said += f"; that is {' and '.join(ratios)} of {baseline}"
         yield f"{said}."
 
 
 def _found(name: str, runs: Sequence[Facts], threshold: float) -> str:
-    calls = span(run.calls for run in runs)
+    def counts(numbers: Sequence[int], thing: str) -> str:
+        """A count with its noun; of several runs the mean and the range."""
+        if len(numbers) == 1:
+            return counted(numbers[0], thing)
+        low_to_high = "" if min(numbers) == max(numbers) else f" ({span(numbers)})"
+        return f"{number(fmean(numbers))} {thing}s{low_to_high}"
+
+    calls = f"in {span(run.calls for run in runs)} oracle calls"
     best = max((run.best[1] for run in runs if run.best), default=None)
     if best is None:
         return f"{name} has no molecule with a reward"
+    its_best = f"; its best molecule has {_reward(best)}"
     if not any(run.hits for run in runs):
-        return (
-            f"{name} found no hit (R ≥ {threshold:g}) in {calls} oracle calls; its best molecule "
-            f"has {_reward(best)}"
-        )
+        return f"{name} found no hit (R ≥ {threshold:g}) {calls}{its_best}"
     reached = [run.ob100 for run in runs if run.ob100 is not None]
     ob100 = f", the 100th after {span(reached)}" if reached else ""
     if 0 < len(reached) < len(runs):
         ob100 += f" ({len(runs) - len(reached)} of {len(runs)} runs have fewer)"
     mean = f", as a mean over {len(runs)} runs," if len(runs) > 1 else ""
     return (
-        f"{name} found{mean} {_counts([run.hits for run in runs], 'hit')} (R ≥ {threshold:g}) on "
-        f"{_counts([run.scaffolds for run in runs], 'scaffold')} in {calls} oracle calls{ob100}; "
-        f"its best molecule has {_reward(best)}"
+        f"{name} found{mean} {counts([run.hits for run in runs], 'hit')} (R ≥ {threshold:g}) on "
+        f"{counts([run.scaffolds for run in runs], 'scaffold')} {calls}{ob100}{its_best}"
     )
 
 
 def _best(facts: Sequence[Facts]) -> Iterator[str]:
-    """The best molecule of all runs, by its SMILES; at equal rewards the one found first."""
+    """The best molecule of all runs, at equal rewards the one found first; and what is unequal.
+
+    Runs that are not done, and budgets that differ: both change every count.
+    """
     best = [(run.name, *run.best) for run in facts if run.best is not None]
     if best:
         name, smiles, value, call = max(best, key=lambda one: (one[2], -one[3]))
@@ -146,10 +154,6 @@ def _best(facts: Sequence[Facts]) -> Iterator[str]:
             f"The best molecule is {short(smiles)} with {_reward(value)}, found by {name} at call "
             f"{call:,}."
         )
-
-
-def _unequal(facts: Sequence[Facts]) -> Iterator[str]:
-    """Runs that are not done, and budgets that differ: both change every count above."""
     undone = [f"{run.name} ({run.status})" for run in facts if run.status not in (None, "complete")]
     if undone:
         yield f"Not finished: {listed(undone)}; their numbers are those so far."
@@ -169,12 +173,19 @@ def _reality(
     (baseline, base), *others = methods.items()
     if not others:
         return
-    shared = {name: len(_seeds(base) & _seeds(runs)) for name, runs in others}
+
+    def seeds(runs: Sequence[Facts]) -> set[int | None]:
+        return {run.seed for run in runs} - {None}
+
+    def whether(names: Sequence[str]) -> str:
+        differ = "differs" if len(names) == 1 else "differ"
+        return f"Whether {listed(names)} {differ} from {baseline} by more than chance is not"
+
+    shared = {name: len(seeds(base) & seeds(runs)) for name, runs in others}
     few = {name: n for name, n in shared.items() if n < MIN_SEEDS}
     if few:
         yield (
-            f"Whether {listed(list(few))} {'differs' if len(few) == 1 else 'differ'} from "
-            f"{baseline} by more than chance is not resolved: {span(few.values())} "
+            f"{whether(list(few))} resolved: {span(few.values())} "
             f"seed{'' if max(few.values()) == 1 else 's'} in common, and at least {MIN_SEEDS} are "
             "needed; then chemkl compare tests it."
         )
@@ -182,10 +193,9 @@ def _reality(
     yield from tested
     enough = [name for name in shared if name not in few]
     if enough and not tested:
+        n_shared = span(shared[name] for name in enough)
         yield (
-            f"Whether {listed(enough)} {'differs' if len(enough) == 1 else 'differ'} from "
-            f"{baseline} by more than chance is not tested on this page: "
-            f"{span(shared[name] for name in enough)} seeds in common; chemkl compare "
+            f"{whether(enough)} tested on this page: {n_shared} seeds in common; chemkl compare "
             "tests it."
         )
 
@@ -216,24 +226,6 @@ def _tested(row: Row, baseline: str, threshold: float) -> str | None:
     )
 
 
-def _seeds(runs: Sequence[Facts]) -> set[int]:
-    return {run.seed for run in runs if run.seed is not None}
-
-
-def _counts(counts: Sequence[int], thing: str) -> str:
-    """A count with its noun; of several runs the mean and the range."""
-    if len(counts) == 1:
-        return counted(counts[0], thing)
-    low_to_high = "" if min(counts) == max(counts) else f" ({span(counts)})"
-    return f"{number(fmean(counts))} {thing}s{low_to_high}"
-
-
-def _times(value: float, baseline: float) -> str:
-    """How many times the baseline, which is not 0, a value is."""
-    ratio = value / baseline
-    return f"{ratio:,.0f} times" if ratio >= 10 else f"{ratio:.2f} times"
-
-
 def _reward(value: float) -> str:
     """A raw reward R; it is not broken in a line."""
     return f"R\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{value:.4g}"
@@ -243,11 +235,7 @@ def _reward(value: float) -> str:
 
 
 def collapse_sentences(methods: Mapping[str, Sequence[LateSamples]]) -> Iterator[str]:
-    """Say which methods collapsed and since when, which did not, and what that means.
-
-    Args:
-        methods: name of a method to the last samples of each of its runs.
-    """
+    """Say which methods collapsed and since when, which did not, and what that means."""
     judged = {
         name: [late for late in runs if late.collapsed is not None]
         for name, runs in methods.items()
@@ -282,30 +270,27 @@ def _limits(settings: CollapseConfig) -> str:
     told = []
     if settings.duplicate_rate is not None:
         told.append(f"at most {percent(1 - settings.duplicate_rate)} are distinct")
-    of_scaffolds = []
+    where = ""
+    if settings.top_share is not None or settings.effective_scaffolds is not None:
+        where = f", where at least {percent(settings.with_scaffold)} have one"
     if settings.top_share is not None:
-        of_scaffolds.append(
-            f"at least {percent(settings.top_share)} of those with a scaffold share one"
-        )
+        told.append(f"at least {percent(settings.top_share)} of those with a scaffold share one")
     if settings.effective_scaffolds is not None:
-        fewest = f"{settings.effective_scaffolds:g}"
-        of_scaffolds.append(f"their effective scaffolds are {fewest} or fewer")
-    where = f", where at least {percent(settings.with_scaffold)} have one" if of_scaffolds else ""
+        told.append(f"their effective scaffolds are {settings.effective_scaffolds:g} or fewer")
     return (
         f"of the newest {settings.window:,} valid samples, at some time in the run, "
-        f"{', or '.join([*told, *of_scaffolds])}{where}"
+        f"{', or '.join(told)}{where}"
     )
 
 
 def _collapsed(name: str, bad: Sequence[LateSamples], n_runs: int) -> str:
     who = name if n_runs == 1 else f"{len(bad)} of {n_runs} runs of {name}"
     shares = [late.top_share for late in bad if late.top_share is not None]
-    if not shares:
-        family = "none has a scaffold"
-    elif len(bad) == 1:
-        family = f"{percent(shares[0])} share the scaffold {short(str(bad[0].scaffold))}"
-    else:
+    family = "none has a scaffold"
+    if shares:
         family = f"the largest scaffold holds {span(shares, percent)}"
+        if len(bad) == 1:
+            family = f"{percent(shares[0])} share the scaffold {short(str(bad[0].scaffold))}"
     n_over = sum(late.over for late in bad)
     over = "; over at the end" if n_over else ""
     if over and len(bad) > 1:
@@ -320,14 +305,11 @@ def _collapsed(name: str, bad: Sequence[LateSamples], n_runs: int) -> str:
 def _not_collapsed(names: Sequence[str], lates: Sequence[LateSamples]) -> str:
     least = percent(min(late.distinct or 0.0 for late in lates))
     largest = max(late.top_share or 0.0 for late in lates)
-    several = len(lates) > 1
-    family = (
-        f"no scaffold holds more than {percent(largest)} of those with one"
-        if largest
-        else "none has a scaffold"
-    )
+    each, at_least = (" of each run", "at least ") if len(lates) > 1 else ("", "")
+    family = "none has a scaffold"
+    if largest:
+        family = f"no scaffold holds more than {percent(largest)} of those with one"
     return (
         f"{listed(names)} did not collapse: of the last {span(late.n for late in lates)} valid "
-        f"samples{' of each run' if several else ''} {'at least ' if several else ''}{least} are "
-        f"distinct, and {family}."
+        f"samples{each} {at_least}{least} are distinct, and {family}."
     )

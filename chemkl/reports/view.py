@@ -17,21 +17,8 @@ from chemkl.results.collapse import CollapseEvent, Watch, spread, watched
 from chemkl.results.inspection import first_scorings, sampled_rows
 
 COLUMNS = (
-    "step",
-    "row",
-    "call",
-    "canonical_smiles",
-    "valid",
-    "repeat",
-    "scaffold",
-    "logp_policy",
-    "logp_ref",
-    "reward",
-    "reward_filtered",
-    "log_target",
-    "hit",
-    "anchor",
-    "is_replay",
+    *("step", "row", "call", "canonical_smiles", "valid", "repeat", "scaffold", "logp_policy"),
+    *("logp_ref", "reward", "reward_filtered", "log_target", "hit", "anchor", "is_replay"),
 )
 """What the page needs of a trace, beside the raw values of the reward's components."""
 Methods = Mapping[str, Sequence[int]]
@@ -102,13 +89,9 @@ class PageOptions:
 
 def template(name: str) -> Template:
     """A template of this package; what it is given is escaped, and what it lacks is an error."""
-    environment = Environment(
-        loader=PackageLoader("chemkl.reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    loader = PackageLoader("chemkl.reports")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    environment.trim_blocks = environment.lstrip_blocks = True
     return environment.get_template(name)
 
 
@@ -149,9 +132,8 @@ def yield_curves(trace: pd.DataFrame, threshold: float) -> pd.DataFrame:
     )
     calls = trace["call"].dropna()
     start = pd.DataFrame({"call": [0], "molecules": [0], "scaffolds": [0]})
-    end = (
-        (curve if len(curve) else start).tail(1).assign(call=int(calls.max()) if len(calls) else 0)
-    )
+    end = (curve if len(curve) else start).tail(1)
+    end = end.assign(call=int(calls.max()) if len(calls) else 0)
     return pd.concat([start, curve, end], ignore_index=True)
 
 

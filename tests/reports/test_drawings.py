@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 import pytest
 from rdkit import Chem
 
-from chemkl.reports.drawings import SCALE, SMALL, draw_thumbnail
+from chemkl.reports.molecules import SCALE, SMALL, draw_thumbnail
 
 
 def letters(drawing):

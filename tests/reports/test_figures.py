@@ -13,9 +13,9 @@ from chemkl.reports.curves import (
     size_by_rank,
     yield_panels,
 )
-from chemkl.reports.drawings import draw_molecule
 from chemkl.reports.figures import Counts, band, colour, dash, inline_svg, thinned
 from chemkl.reports.likelihoods import likelihood_panels
+from chemkl.reports.molecules import draw_molecule
 from chemkl.reports.view import RunView
 
 EACH = {"first": [0], "second": [1]}
