@@ -11,7 +11,6 @@ import pytest
 from chemkl.config import InputError
 from chemkl.config.prepare import ChemblSampleSource, FileSource, MosesSource
 from chemkl.corpus import files
-from chemkl.corpus import files as sources
 from chemkl.corpus.files import read_source, read_split, read_vocabulary, write_table
 from chemkl.files.molecules import Line
 
@@ -33,28 +32,17 @@ def test_a_split_is_read_in_file_order(folder):
     assert read_split(folder, "test") == ["N", "S"]
     assert read_split(folder, "test", limit=1) == ["N"]
     assert read_split(folder, "test", limit=5) == ["N", "S"]
-
-
-def test_the_vocabulary_is_the_corpus_own(folder):
-    assert read_vocabulary(folder).tokens == ("$", "^", "Br", "C", "c")
-
-
-def test_an_unknown_split_is_named_with_the_known_ones(folder):
     with pytest.raises(InputError, match=r"no molecule in split 'Test'\. Known: test, train, vali"):
         read_split(folder, "Test")
+    assert read_vocabulary(folder).tokens == ("$", "^", "Br", "C", "c")
 
 
 @pytest.mark.parametrize(
     "content",
-    [
-        None,
-        b"not parquet",
-        {"smiles": ["C"]},
-        {"smiles": ["C"], "split": [3]},
-        {"smiles": [1], "split": ["train"]},
-    ],
+    [None, b"not parquet", {"smiles": ["C"]}, {"smiles": ["C"], "split": [3]},
+     {"smiles": [1], "split": ["train"]}],
     ids=str,
-)
+)  # fmt: skip
 def test_what_is_no_prepared_corpus_is_refused(tmp_path, content):
     path = tmp_path / "corpus.parquet"
     if isinstance(content, bytes):
@@ -85,15 +73,14 @@ def test_rows_are_written_in_large_groups(tmp_path, monkeypatch):
     groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
     assert groups == [100, 100, 50]
     assert file.read()["n"].to_pylist() == list(range(250))
-    assert [p.name for p in tmp_path.iterdir()] == ["a.parquet"]
-
-
-def test_an_empty_table_keeps_its_columns(tmp_path):
     with write_table(tmp_path / "a.parquet", files.DROPPED_SCHEMA):
         pass
     file = pq.ParquetFile(tmp_path / "a.parquet")
     assert file.schema_arrow.names == ["line", "split", "text", "reason"]
     assert file.metadata.num_rows == file.num_row_groups == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["a.parquet"]
+    for schema in (files.MOLECULE_SCHEMA, files.DROPPED_SCHEMA):
+        assert all(field.metadata[b"description"] for field in schema)
 
 
 def test_a_table_of_a_failed_run_leaves_nothing_and_touches_nothing(tmp_path):
@@ -105,11 +92,6 @@ def test_a_table_of_a_failed_run_leaves_nothing_and_touches_nothing(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.parquet"]
 
 
-def test_every_column_is_described():
-    for schema in (files.MOLECULE_SCHEMA, files.DROPPED_SCHEMA):
-        assert all(field.metadata[b"description"] for field in schema)
-
-
 # ---- where SMILES come from
 
 SPLITS = {
@@ -117,6 +99,7 @@ SPLITS = {
     "test": ["SMILES", "CCN"],
     "test_scaffolds": ["SMILES", "C1CC1"],
 }
+SAMPLE = [(1, "CCO"), (2, "C"), (3, "N")]
 
 
 @pytest.fixture
@@ -132,23 +115,18 @@ def wheel_file(tmp_path):
     return path
 
 
-def test_moses_comes_in_its_three_splits(tmp_path, wheel, pip, monkeypatch):
-    _, members = sources._MEMBERS["moses"]
-    monkeypatch.setitem(sources._MEMBERS, "moses", (wheel, members))
-    assert list(read_source(MosesSource(kind="moses"), tmp_path / "cache")) == [
-        Line(2, "CCO", "train"),
-        Line(3, "CC", "train"),
-        Line(2, "CCN", "test"),
-        Line(2, "C1CC1", "test_scaffolds"),
-    ]
-
-
-def test_the_chembl_sample_is_one_list(tmp_path, wheel, pip, monkeypatch):
-    _, members = sources._MEMBERS["chembl_sample"]
-    monkeypatch.setitem(sources._MEMBERS, "chembl_sample", (wheel, members))
-    source = ChemblSampleSource(kind="chembl_sample")
-    lines = list(read_source(source, tmp_path / "cache"))
-    assert lines == [Line(1, "CCO", "train"), Line(2, "C", "train"), Line(3, "N", "train")]
+@pytest.mark.parametrize(
+    ("source", "lines"),
+    [
+        (MosesSource(kind="moses"), [(2, "CCO", "train"), (3, "CC", "train"), (2, "CCN", "test"),
+                                     (2, "C1CC1", "test_scaffolds")]),
+        (ChemblSampleSource(kind="chembl_sample"), [(n, s, "train") for n, s in SAMPLE]),
+    ],
+)  # fmt: skip
+def test_public_corpora_come_in_their_splits(tmp_path, wheel, pip, monkeypatch, source, lines):
+    _, members = files._MEMBERS[source.kind]
+    monkeypatch.setitem(files._MEMBERS, source.kind, (wheel, members))
+    assert list(read_source(source, tmp_path / "cache")) == [Line(*line) for line in lines]
 
 
 def test_a_local_file_needs_no_cache(tmp_path):
@@ -178,4 +156,4 @@ def test_the_real_wheels_hold_what_is_said_of_them(source, first, splits):
         found[line.split] += 1
         assert line.smiles
     assert found == splits
-    assert sum(splits.values()) == sources.N_LINES[source.kind]
+    assert sum(splits.values()) == files.N_LINES[source.kind]

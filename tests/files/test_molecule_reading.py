@@ -27,6 +27,10 @@ PACKERS = {
 }
 
 
+class Packed(bytes):
+    """Bytes that are in the file as they are."""
+
+
 def write(folder, name, content):
     """Write text, bytes or a table, compressed as the name says."""
     path = folder / name
@@ -34,7 +38,8 @@ def write(folder, name, content):
         pq.write_table(content if isinstance(content, pa.Table) else pa.table(content), path)
         return path
     data = content if isinstance(content, bytes) else content.encode()
-    path.write_bytes(PACKERS.get(path.suffix.lower(), bytes)(data))
+    packed = data if isinstance(data, Packed) else PACKERS.get(path.suffix.lower(), bytes)(data)
+    path.write_bytes(packed)
     return path
 
 
@@ -74,12 +79,6 @@ def test_delimited_files(tmp_path, ending, d):
     assert read(path, 1) == expected  # by number, a word of a header is none of the molecules
 
 
-def test_json_lines_tell_null_from_missing(tmp_path):
-    path = write(tmp_path, "a.jsonl", '{"smiles": "N"}\n{"smiles": null}\n{"x": 1}\n')
-    reasons = [line.reason for line in read_molecules(path)]
-    assert reasons == [None, "missing: the cell is null", "missing: the line has no such column"]
-
-
 def test_parquet_files(tmp_path):
     path = write(tmp_path, "a.parquet", {"id": [1, 2], "Smiles": [" N ", None], "x": ["a", ""]})
     assert read(path) == read(path, 1) == [(1, "N"), (2, None)]
@@ -100,12 +99,13 @@ def test_text_of_any_arrow_type(tmp_path, kind):
 
 
 def test_json_lines(tmp_path):
-    text = '{"id": 1, "smiles": "CCO"}\n\nnot\n{"smiles": null}\n'
+    text = '{"id": 1, "smiles": "CCO"}\n\nnot\n[1]\n{"smiles": null}\n{"x": 1}\n'
     lines = list(read_molecules(write(tmp_path, "a.jsonl", text)))
     assert [(line.number, line.smiles, line.name) for line in lines] == [
-        (1, "CCO", "1"), (3, None, None), (4, None, None)
+        (1, "CCO", "1"), *((n, None, None) for n in (3, 4, 5, 6))
     ]  # fmt: skip
-    assert lines[1].reason.startswith("not JSON")
+    whys = ("not JSON", "expected an object", "missing: the cell is null", "missing: the line has")
+    assert all(line.reason.startswith(why) for line, why in zip(lines[1:], whys, strict=True))
 
 
 @pytest.mark.parametrize("ending", PACKERS)
@@ -173,6 +173,8 @@ READINGS = {
         [(1, "CCO", "ethanol"), (2, "CC", "ethane")], "so the file is taken to have no header"),
     "the second word of a .smi": ("a.smi", "ethanol CCO\nethane CC\n",
         [(1, "CCO", None), (2, "CC", None)], "column 1 holds the molecules"),
+    "UTF-8 and Windows-1252": ("a.csv", "smiles;name\nCC;Müller€1\n".encode("cp1252")
+        + "O;Groß\n".encode(), [(2, "CC", "Müller€1"), (3, "O", "Groß")], "read as Windows-1252"),
     "a name with a comma": ("a.csv", "smiles,name,x\nCC,ethane,1,\nCCO,2,4-D,7\nC,a,b,c\n",
         [(2, "CC", "ethane"), (3, "CCO", "2"), (4, "C", "a")], "a.csv:3: more cells than"),
 }  # fmt: skip
@@ -189,25 +191,6 @@ def test_what_is_read_and_said(tmp_path, capsys, name, content, lines, said):
     assert err.count(said or "?") == (1 if said else 0)
 
 
-def test_bytes_of_excel_are_windows_1252_beside_utf8(tmp_path):
-    names = "name;smiles;Löslichkeit\r\nMüller€1;CC;1,5\r\n"
-    path = write(tmp_path, "a.csv", names.encode("cp1252") + "Groß;O;µ\r\n".encode())
-    file = MoleculeFile(path, keep=["Löslichkeit"])
-    assert [(line.name, line.smiles, dict(line.values)) for line in file] == [
-        ("Müller€1", "CC", {"Löslichkeit": "1,5"}),
-        ("Groß", "O", {"Löslichkeit": "µ"}),
-    ]
-    column = pa.array([b"CC", b"C\xff"]).cast(pa.string(), safe=False)
-    assert smiles(write(tmp_path, "a.parquet", {"smiles": column})) == ["CC", "C\ufffd"]
-
-
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
-@pytest.mark.parametrize("name", ["a.smi", "a.csv", "a.csv.gz"])
-def test_byte_order_marks_are_understood(tmp_path, encoding, name):
-    text = "CCO\tä\n" if name == "a.smi" else "smiles,name\nCCO,ä\n"
-    assert rows(write(tmp_path, name, text.encode(encoding))) == [("CCO", "ä")]
-
-
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".txt", ".smi", ".dat", ""])
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 def test_a_delimiter_is_seen_whatever_the_ending(tmp_path, capsys, ending, delimiter):
@@ -218,7 +201,7 @@ def test_a_delimiter_is_seen_whatever_the_ending(tmp_path, capsys, ending, delim
         for line in lines
     )
     assert rows(write(tmp_path, f"a{ending}", text)) == [("CCO", "ethanol"), ("CC", "x")]
-    usual = {".csv": ",", ".tsv": "\t"}.get(ending, "\t")
+    usual = {".csv": ","}.get(ending, "\t")
     assert ("to be separated by" in capsys.readouterr().err) == (delimiter != usual)
 
 
@@ -266,7 +249,7 @@ def test_a_cell_has_a_smiles_an_extension_and_a_name_everywhere(tmp_path, cell, 
 def test_columns_are_kept_in_order(tmp_path):
     path = write(tmp_path, "a.csv", "id,smiles,Name,x\n7,CCO,ethanol,0.50\n8,CC\n")
     file = MoleculeFile(path, keep=True)
-    assert list(file.types.items()) == [(each, pa.string()) for each in ("id", "Name", "x")]
+    assert list(file.types.items()) == [(name, pa.string()) for name in ("id", "Name", "x")]
     assert list(file) == [
         Line(2, "CCO", name="ethanol", values={"id": "7", "Name": "ethanol", "x": "0.50"}),
         Line(3, "CC", values={"id": "8", "Name": None, "x": None}),
@@ -275,14 +258,20 @@ def test_columns_are_kept_in_order(tmp_path):
     assert one.values == {"x": "0.50"}
     with pytest.raises(InputError, match=r"no column 'Nam'; did you mean 'Name'"):
         MoleculeFile(path, keep=["Nam"])
-
-
-def test_columns_of_parquet_keep_their_types(tmp_path):
-    file = MoleculeFile(
-        write(tmp_path, "a.parquet", {"n": [1, 2], "smiles": ["C", "N"]}), keep=True
-    )
+    path = write(tmp_path, "a.parquet", {"n": [1, 2], "smiles": ["C", "N"]})
+    file = MoleculeFile(path, keep=True)
     assert file.types == {"n": pa.int64()}
     assert [line.values for line in file] == [{"n": 1}, {"n": 2}]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32", "cp1252"])
+@pytest.mark.parametrize("name", ["a.smi", "a.csv", "a.csv.gz"])
+def test_encodings_are_understood(tmp_path, encoding, name):
+    text = "CCO\tä€1\nO Groß\n" if name == "a.smi" else "smiles,name\nCCO,ä€1\nO,Groß\n"
+    path = write(tmp_path, name, text.encode(encoding))
+    assert rows(path) == [("CCO", "ä€1"), ("O", "Groß")]
+    column = pa.array([b"CC", b"C\xff"]).cast(pa.string(), safe=False)
+    assert smiles(write(tmp_path, "a.parquet", {"smiles": column})) == ["CC", "C\ufffd"]
 
 
 def test_a_file_gives_no_split_of_its_own_and_columns_need_not_be_exact(tmp_path):
@@ -297,9 +286,16 @@ def test_a_file_gives_no_split_of_its_own_and_columns_need_not_be_exact(tmp_path
 # ---- a file that cannot be read is one clear error
 
 
-PACKED_PARQUET = pa.BufferOutputStream()
-pq.write_table(pa.table({"smiles": ["CC"]}), PACKED_PARQUET)
-PACKED_PARQUET = PACKED_PARQUET.getvalue().to_pybytes()
+def parquet(smiles):
+    stream = pa.BufferOutputStream()
+    pq.write_table(pa.table({"smiles": smiles}), stream)
+    return stream.getvalue().to_pybytes()
+
+
+PACKED_PARQUET, MANY = parquet(["CC"]), parquet([f"C{'N' * (i % 50)}" for i in range(5000)])
+DAMAGED_PAGE = MANY[:4] + b"\0" * 196 + MANY[200:]
+GZIP = gzip.compress(b"smiles\n" + b"".join(b"C" * i + b"\n" for i in range(1, 300)))
+WRONG_CHECKSUM = Packed(GZIP[:-6] + bytes([GZIP[-6] ^ 0xFF]) + GZIP[-5:])
 TABLE = "structure,id\nCC,1\n"
 REFUSED = {
     # name, content, column, what is said
@@ -335,6 +331,10 @@ REFUSED = {
         None, "several columns are called 'x'; rename all but one"),
     "a column of lists": ("a.parquet", {"smiles": [["C"], ["N"]]}, None,
         "'smiles' holds list<.*expected SMILES as text"),
+    "a damaged page": ("a.parquet", DAMAGED_PAGE, None, "not a readable Parquet file"),
+    "a wrong checksum": ("a.csv.gz", WRONG_CHECKSUM, None, "damaged gzip file .*Copy it again"),
+    "another compression": ("a.csv.gz", Packed(bz2.compress(b"CCO\n")), None,
+        r"damaged gzip file \(its content is bzip2\)"),
     "no SD file": ("a.sdf", "CCO ethanol\n", None, "no SD file, .* none of M "),
     "UTF-16": ("a.csv", "smiles\nCCO\n".encode("utf-16-le"), None, "without .*iconv -f UTF-16LE"),
     "UTF-16, big end first": ("a.csv", "smiles\nCCO\n".encode("utf-16-be"), None, "-f UTF-16BE"),
@@ -368,24 +368,13 @@ def test_files_of_other_programs_are_named(tmp_path, content, what):
             read(write(tmp_path, name, content))
 
 
-def test_devices_missing_files_and_folders_are_refused(tmp_path):
-    with pytest.raises(InputError, match="/dev/zero: this is a device"):
-        read(Path("/dev/zero"))
-    for name in ("a.smi", "a.csv.gz", "a.parquet"):
-        path = tmp_path / name
-        with pytest.raises(InputError, match=rf"{name}: cannot be read .*[Nn]o such"):
-            read(path)
-        path.mkdir()
-        with pytest.raises(InputError, match=rf"{name}: this is a folder; expected a file"):
-            read(path)
-
-
-def test_a_parquet_file_with_a_damaged_page(tmp_path):
-    path = write(tmp_path, "a.parquet", {"smiles": [f"C{'N' * (i % 50)}" for i in range(5000)]})
-    content = path.read_bytes()
-    path.write_bytes(content[:4] + b"\0" * 196 + content[200:])
-    with pytest.raises(InputError, match=r"a\.parquet: not a readable Parquet file"):
-        read(path)
+@pytest.mark.parametrize("name", ["a.smi", "a.csv.gz", "a.parquet"])
+def test_missing_files_and_folders_are_refused(tmp_path, name):
+    with pytest.raises(InputError, match=rf"{name}: cannot be read .*[Nn]o such"):
+        read(tmp_path / name)
+    (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match=rf"{name}: this is a folder; expected a file"):
+        read(tmp_path / name)
 
 
 # ---- damaged and very long archives
@@ -403,21 +392,13 @@ def test_truncated_and_foreign_archives(tmp_path, ending):
         read(path)
 
 
-def test_an_archive_with_a_wrong_checksum_or_of_another_kind(tmp_path):
-    path = write(tmp_path, "a.csv.gz", "smiles\n" + "".join(f"{'C' * i}\n" for i in range(1, 300)))
-    content = bytearray(path.read_bytes())
-    content[-6] ^= 0xFF
-    path.write_bytes(bytes(content))
-    with pytest.raises(InputError, match=r"a\.csv\.gz: damaged gzip file .*Copy it again"):
-        read(path)
-    path.write_bytes(bz2.compress(b"CCO\n"))
-    with pytest.raises(InputError, match=r"damaged gzip file \(its content is bzip2\)"):
-        read(path)
-
-
 @pytest.mark.parametrize("opener", [gzip.open, lzma.open], ids=["gz", "xz"])
 def test_an_archive_of_one_line_takes_little_memory(tmp_path, opener):
     """A line has no end before the file has; 70 MB are more than a line may have."""
+    short = write(tmp_path, "a.smi.gz", "CCO\n" + "C" * (2**20 + 5) + "\nN\n")
+    first, long, last = read_molecules(short)
+    assert (first.smiles, long.smiles, last.smiles, last.number) == ("CCO", None, "N", 3)
+    assert long.reason == "too long: the line has more than 1,048,576 characters"
     path = tmp_path / "long.smi"
     with opener(path, "wb", **({"preset": 0} if opener is lzma.open else {})) as stream:
         for _ in range(70):
@@ -432,40 +413,33 @@ def test_an_archive_of_one_line_takes_little_memory(tmp_path, opener):
     assert peak < 30 * 2**20  # bytes
 
 
+READ_AND_MEASURE = """
+import resource, sys
+from pathlib import Path
+from chemkl.config import InputError
+from chemkl.files.molecules import read_molecules
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    list(read_molecules(Path(sys.argv[1])))
+except InputError as error:
+    print(error)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 2**10)
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz", ".zst"])
+@pytest.mark.parametrize("ending", PACKERS)
 def test_a_process_stays_small_whatever_the_compression(tmp_path, ending):
     path = tmp_path / f"long.smi{ending}"
     opener = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(ending)
     with opener(path, "wb") if opener else pa.output_stream(str(path), "zstd") as stream:
         for _ in range(200):
             stream.write(b"C" * 10**6)
-    code = (
-        "import resource, sys\n"
-        "from pathlib import Path\n"
-        "from chemkl.config import InputError\n"
-        "from chemkl.files.molecules import read_molecules\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "try:\n"
-        "    list(read_molecules(Path(sys.argv[1])))\n"
-        "except InputError as error:\n"
-        "    print(error)\n"
-        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 2**10)\n"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-c", READ_AND_MEASURE, str(path)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
     message, growth = ended.stdout.splitlines()
     assert "the line goes on for more than 64 million characters" in message
     assert int(growth) < 100  # MiB
-
-
-def test_a_line_beyond_the_limit_is_one_bad_row(tmp_path):
-    path = write(tmp_path, "a.smi.gz", "CCO\n" + "C" * (2**20 + 5) + "\nN\n")
-    first, long, last = read_molecules(path)
-    assert (first.smiles, long.smiles, last.smiles) == ("CCO", None, "N")
-    assert (long.number, last.number) == (2, 3)
-    assert long.reason == "too long: the line has more than 1,048,576 characters"
 
 
 # ---- SD files
@@ -483,8 +457,8 @@ def sd_file(*records):
     return stream.getvalue()
 
 
-@pytest.mark.parametrize("name", ["a.sdf", "a.sdf.gz", "a.sdf.xz", "a.dat"])
-def test_sd_files(tmp_path, name):
+@pytest.mark.parametrize("name", ["a.sdf", "a.sdf.gz", "a.sdf.xz", "a.dat", "a.smi"])
+def test_sd_files(tmp_path, capsys, name):
     good = sd_file(("CCO", "ethanol", {"pIC50": "5.5", "note": "two\nlines"}))
     pentavalent = (
         sd_file(("CC", "bad", {"pIC50": "1"}))
@@ -494,30 +468,18 @@ def test_sd_files(tmp_path, name):
     path = write(tmp_path, name, good + "no record\n$$$$\n" + pentavalent + sd_file(("C", "", {})))
     file = MoleculeFile(path, keep=True)
     assert list(file.types) == ["pIC50", "note"]
+    by_content = "taken for an SD file, by its content" in capsys.readouterr().err
+    assert by_content is (name in ("a.dat", "a.smi"))
     ethanol, broken, insane, methane = file
     assert ethanol == Line(1, "CCO", name="ethanol", values={"pIC50": "5.5", "note": "two\nlines"})
     assert (broken.smiles, broken.reason) == (None, "not parsable: RDKit cannot read this record")
     assert (insane.smiles, insane.name, insane.values["pIC50"]) == (None, "bad", "1")
     assert insane.reason.startswith("not sane: Explicit valence for atom # 0 F, 3")
     assert methane == Line(4, "C", values={"pIC50": None, "note": None})
-
-
-def test_a_value_of_an_sd_file_goes_on_over_blank_lines(tmp_path):
-    record = sd_file(("CCO", "", {"note": "NOTE", "ID": "9"}))
-    path = write(tmp_path, "a.sdf", record.replace("NOTE", "one\n\n>10 uM\n\ntwo"))
-    (line,) = MoleculeFile(path, keep=True)
-    assert line.values == {"note": "one\n\n>10 uM\n\ntwo", "ID": "9"}
-    assert line.name == "9"
-
-
-def test_the_content_says_what_is_an_sd_file(tmp_path, capsys):
-    path = write(tmp_path, "a.smi", sd_file(("CCO", "ethanol", {})))
-    assert rows(path) == [("CCO", "ethanol")]
-    assert "a.smi: taken for an SD file, by its content" in capsys.readouterr().err
-
-
-def test_a_property_of_an_sd_file_may_hold_the_smiles(tmp_path):
-    path = write(tmp_path, "a.sdf", sd_file(("CCO", "", {"Parent": "CC"})))
+    record = sd_file(("CCO", "", {"note": "NOTE", "Parent": "CC", "ID": "9"}))
+    path = write(tmp_path, name, record.replace("NOTE", "one\n\n>10 uM\n\ntwo"))  # blank lines
+    (line,) = MoleculeFile(path, keep=["note", "ID"])
+    assert (line.values, line.name) == ({"note": "one\n\n>10 uM\n\ntwo", "ID": "9"}, "9")
     assert smiles(path, "parent") == ["CC"]
     with pytest.raises(InputError, match=r"no column 'parnt'; did you mean 'Parent'"):
         read(path, "parnt")
@@ -543,7 +505,7 @@ def test_standard_input_is_read_by_its_content(monkeypatch, content, expected):
     assert smiles(Path("-")) == expected  # what is read once can be read again
 
 
-def test_a_pipe_is_read_more_than_once(tmp_path, monkeypatch):
+def test_devices_are_refused_and_pipes_are_read_more_than_once(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "_copies", {})
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
@@ -552,12 +514,10 @@ def test_a_pipe_is_read_more_than_once(tmp_path, monkeypatch):
     assert rows(pipe) == [("CCO", "a")]
     writer.join()
     assert rows(pipe) == [("CCO", "a")]
-
-
-def test_a_terminal_is_no_file(monkeypatch):
-    monkeypatch.setattr(paths, "_copies", {})
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr("sys.stdin", terminal)
     with pytest.raises(InputError, match="standard input is closed or a terminal; pipe"):
         smiles(Path("-"))
+    with pytest.raises(InputError, match="/dev/zero: this is a device"):
+        read(Path("/dev/zero"))

@@ -4,6 +4,7 @@ import builtins
 import json
 import shutil
 import sys
+from dataclasses import replace
 
 import pandas as pd
 import pyarrow as pa
@@ -42,42 +43,25 @@ def run(tmp_path, write_run):
     return write_run(tmp_path / "run", STEPS)
 
 
-def test_counts(run):
-    # hits at .8: toluene, ethylbenzene, methylcyclohexane, ethylamine; benzene and cyclohexane
+def test_counts(tmp_path, run, write_run):
+    # hits at .8: toluene (twice), ethylbenzene, methylcyclohexane, ethylamine; two rings
     expected = Counts(
-        rows=8,
-        valid=7,
-        distinct=5,
-        calls=5,
-        failed=0,
-        scaffolds=2,
-        hits=4,
-        hit_rows=5,
-        hit_scaffolds=2,
-        best=0.95,
-    )
-    assert count(open_run(run).frame, 0.8) == expected
-    at_90 = count(open_run(run).frame, 0.9)
-    assert (at_90.hits, at_90.hit_scaffolds) == (2, 1)
-    without = count(open_run(run).frame)
-    assert (without.hits, without.hit_scaffolds, without.rows) == (None, None, 8)
-
-
-def test_replayed_rows_are_not_counted_and_failures_are(run):
+        rows=8, valid=7, distinct=5, calls=5, failed=0, scaffolds=2, hits=4, hit_rows=5,
+        hit_scaffolds=2, best=0.95,
+    )  # fmt: skip
     frame = open_run(run).frame
+    assert count(frame, 0.8) == expected
+    assert (count(frame, 0.9).hits, count(frame, 0.9).hit_scaffolds) == (2, 1)
+    none = {"hits": None, "hit_rows": None, "hit_scaffolds": None}
+    assert count(frame) == replace(expected, **none)
     frame.loc[frame["smiles"] == "CCN", "is_replay"] = True
     frame.loc[frame["smiles"] == "CCO", "reason"] = "qed: failed"
     counts = count(frame, 0.8)
     assert (counts.rows, counts.valid, counts.distinct, counts.calls) == (7, 6, 4, 4)
     assert (counts.hits, counts.failed) == (3, 1)
-
-
-def test_a_trace_without_a_molecule_can_be_counted(tmp_path, write_run):
-    run = open_run(write_run(tmp_path / "run", [[("C1CC", 0.0), ("xx", 0.0)]]))
-    counts = count(run.frame, 0.8)
-    assert (counts.rows, counts.valid, counts.calls, counts.hits) == (2, 0, 0, 0)
-    assert counts.best is None
-    assert first_scorings(run.frame).empty
+    bad = open_run(write_run(tmp_path / "bad", [[("C1CC", 0.0), ("xx", 0.0)]])).frame
+    assert count(bad, 0.8) == Counts(2, 0, 0, 0, 0, 0, 0, None, hit_scaffolds=0)
+    assert first_scorings(bad).empty
 
 
 def test_first_scorings_come_in_the_order_of_their_calls(run):
@@ -177,64 +161,64 @@ def test_the_head_of_a_file(tmp_path):
 # ---- mistakes
 
 
-def test_no_such_folder(tmp_path):
-    with pytest.raises(InputError, match=r"nowhere: no such run folder\. Give the folder"):
-        open_run(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"nowhere: no such run folder"):
-        tables_of(tmp_path / "nowhere")
-
-
-def test_a_folder_without_a_trace_says_what_there_is(tmp_path, write_run):
-    for number in range(12):
-        write_run(tmp_path / "many" / f"run-{number:02d}", [[("CCO", 0.1)]])
-    with pytest.raises(InputError, match=r"many: no parts .*\nRuns in it: .*run-00, .* and 2 more"):
-        open_run(tmp_path / "many")
-    run = tmp_path / "many" / "run-00"
-    with pytest.raises(InputError, match=rf"no trace to read.*\nFix: .*give {run}"):
-        open_run(run / "trace")
-    (tmp_path / "table").mkdir()
-    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "table" / "diversity.parquet")
-    with pytest.raises(InputError, match=r"\nTables in it, .*diversity.parquet"):
-        open_run(tmp_path / "table")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"^\S*empty: no parts [^\n]*$"):
-        open_run(tmp_path / "empty")
-
-
-def test_a_run_that_ended_before_its_first_part_says_how(tmp_path):
-    with Manifest.start(tmp_path / "run", stage="posttrain", config={}) as manifest:
-        manifest.finish("interrupted", ended_by="KeyboardInterrupt")
-    with pytest.raises(InputError, match=r"It holds posttrain, interrupted: KeyboardInterrupt\."):
-        inspection.open_run(tmp_path / "run")
-
-
-def test_an_empty_trace(run):
+def no_rows(run):
     (part,) = (run / "trace").iterdir()
     pq.write_table(pq.read_table(part).slice(0, 0), part)
-    with pytest.raises(InputError, match=r"run/trace: the trace is empty"):
-        open_run(run)
+    return run
+
+
+def interrupted(run):
+    with Manifest.start(run / "b", stage="posttrain", config={}) as manifest:
+        manifest.finish("interrupted", ended_by="KeyboardInterrupt")
+    return run / "b"
+
+
+def with_a_table(run):
+    (run / "b").mkdir()
+    pd.DataFrame({"a": [1]}).to_parquet(run / "b" / "diversity.parquet")
+    return run / "b"
+
+
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        (lambda run: run / "nowhere", r"nowhere: no such run folder\. Give the folder"),
+        (lambda run: run.parent, r"no parts [^\n]*\nRuns in it: \S*a, \S*run$"),
+        (lambda run: run / "trace", r"no trace to read.*\nFix: .*give \S*run$"),
+        (lambda run: run.parent / "a" / "empty", r"^\S*empty: no parts [^\n]*$"),
+        (with_a_table, r"\nTables in it, .*diversity.parquet"),
+        (interrupted, r"It holds posttrain, interrupted: KeyboardInterrupt\."),
+        (no_rows, r"run/trace: the trace is empty"),
+    ],
+)
+def test_a_folder_without_a_trace_says_what_there_is(run, place, why):
+    (run.parent / "a" / "empty").mkdir(parents=True)
+    (run.parent / "a" / "trace").mkdir()
+    folder = place(run)
+    with pytest.raises(InputError, match=why):
+        open_run(folder)
+
+
+def test_many_runs_are_counted(tmp_path):
+    for number in range(12):
+        (tmp_path / f"run-{number:02d}" / "trace").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"\nRuns in it: .*run-00, .* and 2 more$"):
+        open_run(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"not Parquet at all" * 100])
 def test_a_damaged_file_is_named(run, content):
     (part,) = (run / "trace").iterdir()
     part.write_bytes(content)
-    for look in (open_run, tables_of):
+    for look, place in ((open_run, run), (tables_of, run), (lambda path: read_head(path, 3), part)):
         with pytest.raises(InputError, match=rf"{part.name}: not a readable Parquet file"):
-            look(run)
-    with pytest.raises(InputError, match=rf"{part.name}: not a readable Parquet file"):
-        read_head(part, 3)
+            look(place)
 
 
 # ---- SQL over the tables of a run: it reads them, and cannot do anything else
 
-TRACE = pa.table(
-    {
-        "call": pa.array([1, None, 2], pa.int64()),
-        "scaffold": ["c1ccccc1", None, ""],
-        "reward": [0.5, 0.0, 0.9],
-    }
-)
+CALL = pa.array([1, None, 2], pa.int64())
+TRACE = pa.table({"call": CALL, "scaffold": ["c1ccccc1", None, ""], "reward": [0.5, 0.0, 0.9]})
 DIVERSITY = pa.table({"run": ["a"], "yield": [1]})
 TABLES = {"trace": TRACE, "diversity": DIVERSITY}
 
@@ -254,25 +238,16 @@ def test_answers():
     assert [row["column_name"] for row in ask("describe trace")] == TRACE.column_names
     assert {row["name"] for row in ask("show tables")} == {"trace", "diversity"}
     assert ask("select * from trace where reward > 5") == []
-
-
-def test_types_survive():
     assert run_sql(TABLES, "select * from trace").schema.types == TRACE.schema.types
 
 
 @pytest.mark.parametrize(
     ("sql", "says"),
     [
-        (
-            "select rewrad from trace",
-            r'(?s)"rewrad" not found.*Columns of trace: call, scaffold, r',
-        ),
+        ("select rewrad from trace", r'(?s)"rewrad" not found.*Columns of trace: call, scaffold'),
         ("select * from trase", r"(?s)trase does not exist.*Columns of trace: call"),
         ("selec 1", r"syntax error"),
-        (
-            "select nope from diversity",
-            r"(?s)Columns of diversity: run, yield\nOther tables: trace",
-        ),
+        ("select nope from diversity", r"Columns of diversity: run, yield\nOther tables: trace"),
         ("select scaffold::int from trace", r"(?s)Conversion Error.*c1ccccc1"),
         ("", r"expected one statement, found 0"),
         ("-- nothing", r"expected one statement, found 0"),
@@ -288,21 +263,12 @@ def test_mistakes_are_told_in_duckdbs_words_with_the_columns(sql, says):
 @pytest.mark.parametrize(
     "sql",
     [
-        "create table a as select 1",
-        "drop view trace",
-        "delete from trace",
-        "update trace set reward = 1",
-        "insert into trace values (1, '', 1)",
-        "set threads = 1",
-        "set enable_external_access = true",
-        "attach '{there}' as other",
-        "copy trace to '{there}'",
-        "export database '{there}'",
-        "install httpfs",
-        "select * from '{there}'",
-        "select * from read_csv('{there}')",
-        "select * from read_text('{there}')",
-        "select * from glob('/*')",
+        *("create table a as select 1", "drop view trace", "delete from trace"),
+        *("update trace set reward = 1", "insert into trace values (1, '', 1)"),
+        *("set threads = 1", "set enable_external_access = true", "install httpfs"),
+        *("attach '{there}' as other", "copy trace to '{there}'", "export database '{there}'"),
+        *("select * from '{there}'", "select * from read_csv('{there}')"),
+        *("select * from read_text('{there}')", "select * from glob('/*')"),
         "select * from caller_table",
     ],
 )
@@ -354,43 +320,27 @@ def text_run(tmp_path, write_text_run):
     return write_text_run(tmp_path / "text_run", TEXT_STEPS, truncated=["1 and"])
 
 
-def test_text_counts(text_run):
+def test_text_counts(tmp_path, text_run, write_text_run):
     # answers: 1 and 2 to the first prompt, May and 1 to the second; two have R >= 0.8 when scored
     expected = Counts(
-        rows=8,
-        prompts=2,
-        valid=6,
-        truncated=1,
-        distinct=4,
-        calls=4,
-        failed=0,
-        hits=2,
-        hit_rows=3,
+        rows=8, prompts=2, valid=6, truncated=1, distinct=4, calls=4, failed=0, hits=2, hit_rows=3,
         best=1.0,
-    )
-    assert count(open_run(text_run).frame, 0.8) == expected
-    without = count(open_run(text_run).frame)
-    assert (without.hits, without.hit_rows, without.calls) == (None, None, 4)
-
-
-def test_failures_are_counted_and_replayed_rows_are_not(text_run):
+    )  # fmt: skip
     frame = open_run(text_run).frame
+    assert count(frame, 0.8) == expected
+    assert count(frame) == replace(expected, hits=None, hit_rows=None)
     frame.loc[0, "reason"] = "grade: ValueError"
     frame.loc[frame["step"] == 1, "is_replay"] = True
     counts = count(frame, 0.8)
     assert (counts.rows, counts.valid, counts.failed, counts.truncated) == (4, 3, 1, 0)
     assert (counts.distinct, counts.calls, counts.hits) == (2, 2, 1)
-
-
-def test_nothing_valid(tmp_path, write_text_run):
-    text_run = write_text_run(tmp_path / "bad", [[("1 or 2?", "", None, 0.0)]])
-    counts = count(open_run(text_run).frame, 0.8)
-    assert (counts.valid, counts.distinct, counts.hits, counts.best) == (0, 0, 0, None)
-    (row,) = frequent_answers(open_run(text_run).frame, 3).to_dict("records")
+    bad = open_run(write_text_run(tmp_path / "bad", [[("1 or 2?", "", None, 0.0)]])).frame
+    assert count(bad, 0.8) == Counts(1, 0, 0, 0, 0, 0, 0, None, prompts=1)
+    (row,) = frequent_answers(bad, 3).to_dict("records")
     assert (row["text"], row["valid"], row["share"]) == ("", False, 1.0)
 
 
-def test_frequent_answers(text_run):
+def test_frequent_answers(tmp_path, text_run, write_text_run):
     found = frequent_answers(open_run(text_run).frame, 10)
     assert found[["prompt", "text", "valid", "n", "share"]].values.tolist() == [
         ["1 or 2?", "1", True, 2, 2 / 5],
@@ -404,11 +354,9 @@ def test_frequent_answers(text_run):
     first = frequent_answers(open_run(text_run).frame, 1)
     assert first["text"].tolist() == ["1", "May"]
     assert first["share"].tolist() == [2 / 5, 2 / 3]  # of all completions, not of those shown
-
-
-def test_a_completion_without_an_answer_is_not_mixed_with_that_answer(tmp_path, write_text_run):
+    # a completion without an answer is not mixed with that answer
     steps = [[("p", "1", "1", 1.0), ("p", "1", None, 0.0), ("p", "1", None, 0.0)]]
-    found = frequent_answers(open_run(write_text_run(tmp_path / "text_run", steps)).frame, 5)
+    found = frequent_answers(open_run(write_text_run(tmp_path / "mixed", steps)).frame, 5)
     assert found[["text", "valid", "n"]].values.tolist() == [["1", False, 2], ["1", True, 1]]
 
 

@@ -69,38 +69,36 @@ def expected_rows(steps):
     return [(s, r) for s in steps for r in range(3)]
 
 
-def test_rows_come_back_as_written(tmp_path):
+def test_rows_come_back_as_written_in_the_order_of_their_steps(tmp_path):
     trace = writer(tmp_path)
-    write_steps(trace, range(4))
+    write_steps(trace, range(3))
+    trace.append(step_rows(3).iloc[[2, 0, 1]])
+    trace.cut()
+    trace.append(step_rows(4))  # waiting in memory: not on disk yet
     frame = read_trace(tmp_path)
     assert list(frame.columns) == trace_schema(["qed"]).names
-    assert steps_of(tmp_path) == expected_rows(range(4))
+    assert list(zip(frame["step"], frame["row"], strict=True)) == expected_rows(range(4))
     first = frame.iloc[0]
     assert not first["valid"]
     assert pd.isna(first["canonical_smiles"])
     assert np.isnan(first["raw_qed"])
     assert frame["call"].dropna().tolist() == [2, 5, 8, 11]
-    assert frame["call"].dtype == "Int64"
     assert frame["logp_ref"].tolist() == [-2.5] * 12
 
 
-def test_order_is_step_then_row_even_if_a_step_was_appended_shuffled(tmp_path):
-    trace = writer(tmp_path)
-    trace.append(step_rows(0).iloc[[2, 0, 1]])
-    trace.cut()
-    assert read_trace(tmp_path)["row"].tolist() == [0, 1, 2]
-
-
-def test_pandas_and_pyarrow_read_the_folder_unaided(tmp_path):
-    trace = writer(tmp_path)
-    write_steps(trace, range(6))
-    trace.append(step_rows(6))  # waiting in memory: not on disk yet
-    own = read_trace(tmp_path)
-    by_pandas = pd.read_parquet(tmp_path / "trace")
-    by_arrow = ds.dataset(tmp_path / "trace").to_table().to_pandas()
-    assert len(by_pandas) == len(by_arrow) == len(own) == 18
-    assert by_pandas["step"].tolist() == own["step"].tolist()
-    assert by_arrow["smiles"].tolist() == own["smiles"].tolist()
+@pytest.mark.parametrize(
+    ("frame", "why"),
+    [
+        (lambda: step_rows(2).drop(columns="reward").assign(extra=1),
+         r"missing columns \['reward'\], unknown columns \['ext"),
+        (lambda: step_rows(2, reward=None), "reward"),
+        (lambda: step_rows(1), r"already reaches step 1; call resume\(at_step=1\)"),
+    ],
+)  # fmt: skip
+def test_rows_that_do_not_belong_there_are_refused(tmp_path, frame, why):
+    write_steps(writer(tmp_path), range(2))
+    with pytest.raises(ValueError, match=why):
+        writer(tmp_path).append(frame())
 
 
 def test_every_part_says_its_run_its_config_and_its_columns(tmp_path):
@@ -144,25 +142,6 @@ def test_what_fails_for_another_reason_is_not_read_again(tmp_path):
     assert reads == [1]
 
 
-def test_missing_and_unknown_columns_are_named(tmp_path):
-    trace = writer(tmp_path)
-    frame = step_rows(0).drop(columns="reward").assign(extra=1)
-    with pytest.raises(ValueError, match=r"missing columns \['reward'\], unknown columns \['ext"):
-        trace.append(frame)
-
-
-def test_a_null_where_none_is_allowed_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="reward"):
-        writer(tmp_path).append(step_rows(0, reward=None))
-
-
-def test_a_step_cannot_be_written_twice(tmp_path):
-    trace = writer(tmp_path)
-    write_steps(trace, range(2))
-    with pytest.raises(ValueError, match=r"already reaches step 1; call resume\(at_step=1\)"):
-        writer(tmp_path).append(step_rows(1))
-
-
 def test_a_kill_between_writing_and_renaming_leaves_the_earlier_parts(tmp_path, monkeypatch):
     trace = writer(tmp_path)
     write_steps(trace, range(2))
@@ -188,25 +167,17 @@ def test_a_kill_between_writing_and_renaming_leaves_the_earlier_parts(tmp_path, 
 
 def test_resume_sets_later_parts_aside_and_overwrites_none(tmp_path):
     trace = writer(tmp_path)
+    trace.append(step_rows(0))
+    trace.resume(at_step=0)  # drops what waits
+    assert (trace.cut(), trace.last_step, read_orphans(tmp_path)) == (None, None, None)
     for _ in range(3):
         write_steps(trace, range(trace.last_step + 1 if trace.last_step else 0, 6))
         trace.resume(at_step=2)
     assert steps_of(tmp_path) == expected_rows(range(2))
     orphans = sorted(p.name for p in (tmp_path / ".orphan").iterdir())
-    assert [name.split("-")[0] for name in orphans] == [
-        "0001",
-        "0002",
-        "0003",
-        "0004",
-        "0005",
-        "0006",
-    ]
+    assert [name.split("-")[0] for name in orphans] == [f"{n:04d}" for n in range(1, 7)]
     assert sorted(set(read_orphans(tmp_path)["step"])) == [2, 3, 4, 5]
     assert read_orphans(tmp_path)["reward"].notna().all()
-
-
-def test_no_orphans_is_none(tmp_path):
-    assert read_orphans(tmp_path) is None
 
 
 def test_resume_within_a_part_keeps_its_earlier_rows(tmp_path):
@@ -217,14 +188,6 @@ def test_resume_within_a_part_keeps_its_earlier_rows(tmp_path):
     assert steps_of(tmp_path) == expected_rows(range(3))
     assert sorted(set(read_orphans(tmp_path)["step"])) == [3, 4, 5]
     assert trace.last_step == 2
-
-
-def test_resume_drops_waiting_rows(tmp_path):
-    trace = writer(tmp_path)
-    trace.append(step_rows(0))
-    trace.resume(at_step=0)
-    assert trace.cut() is None
-    assert trace.last_step is None
 
 
 def test_compact_makes_one_part_with_the_same_rows(tmp_path):
@@ -281,13 +244,6 @@ def test_a_trace_of_another_config_is_refused(tmp_path):
         writer(tmp_path, config_hash="other")
 
 
-def test_a_folder_without_a_trace_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"no parts .* no trace to read"):
-        read_trace(tmp_path)
-    with pytest.raises(InputError, match="no such run folder"):
-        read_trace(tmp_path / "nowhere")
-
-
 def test_columns_can_be_chosen(tmp_path):
     write_steps(writer(tmp_path), range(2))
     assert list(read_trace(tmp_path, ["smiles", "reward"]).columns) == ["smiles", "reward"]
@@ -332,15 +288,6 @@ def test_a_stray_file_does_no_harm(tmp_path, stray):
     (tmp_path / "trace" / stray).write_text("?")
     (tmp_path / "trace" / "folder").mkdir()
     assert steps_of(tmp_path) == expected_rows(range(2))
-
-
-def test_a_trace_without_rows_is_an_empty_table(tmp_path):
-    write_steps(writer(tmp_path), range(2))
-    part = list_parts(tmp_path)[0].path
-    pq.write_table(pq.read_table(part).slice(0, 0), part)
-    frame = read_trace(tmp_path)
-    assert (len(frame), list(frame.columns)) == (0, trace_schema(["qed"]).names)
-    assert frame["call"].dtype == "Int64"
 
 
 # ---- parts that do not form one whole
@@ -417,6 +364,8 @@ DAMAGES = {
         r"part-\S+: the column call does not hold int64 \(.*2\.5", False),
     "empty cells": (by_pandas("reward", lambda f: f["reward"].where(f["row"] == 0)),
         r"part-\S+: 4 of 6 cells of the column reward are empty", False),
+    "no trace": (lambda run: shutil.rmtree(run / "trace"), "no parts .* no trace to read", True),
+    "no folder": (shutil.rmtree, "no such run folder", True),
     "no number": (by_pandas("reward", lambda f: f["reward"] * np.nan), "6 of 6 cells of", False),
 }  # fmt: skip
 
@@ -430,22 +379,19 @@ def test_a_trace_that_is_not_whole_is_refused(tmp_path, damage, why, before):
             read(tmp_path)
     if not before:
         assert len(find_trace(tmp_path)) == 3
+    if "not a readable" in why and before:
+        with pytest.raises(InputError, match=why):
+            writer(tmp_path)
 
 
-def test_a_writer_refuses_a_part_that_it_cannot_read(tmp_path):
-    write_steps(writer(tmp_path), range(4))
-    cut_to(7)(tmp_path)
-    with pytest.raises(InputError, match=r"part-.*: not a readable"):
-        writer(tmp_path)
-
-
-# ---- pandas, polars and DuckDB read the parts of a trace unaided, while it grows and afterwards
+# ---- pandas, polars, pyarrow and DuckDB read the parts of a trace unaided
 
 STEPS = [
     [("Cc1ccccc1", 0.9), ("CCO", 0.3), ("C1CC", 0.0)],
     [("OCC", 0.3), ("CC1CCCCC1", 0.8), ("xx", 0.0)],
     [("C1CC", 0.0), ("OCC", 0.3), ("CCO", 0.3)],  # no call in the whole part
 ]
+CALLS = [1, 2, None, None, 3, None, None, None, None]
 WORDS = {
     "int32": ("Int32", "INTEGER"),
     "int64": ("Int64", "BIGINT"),
@@ -457,78 +403,52 @@ WORDS = {
 """Types of Arrow as polars and DuckDB call them."""
 
 
-@pytest.fixture(params=["several parts", "compacted"])
-def run(request, tmp_path, make_trace):
-    writer = TraceWriter(tmp_path, ["qed"], run_id="run-1", config_hash="abc")
-    trace = make_trace(STEPS)
-    for step in range(len(STEPS)):
-        writer.append(trace[trace["step"] == step])
-        writer.cut()
-    if request.param == "compacted":
-        writer.compact()
-    n_parts = len(list((tmp_path / "trace").glob("part-*.parquet")))
-    assert n_parts == (1 if request.param == "compacted" else 3)
-    return tmp_path
-
-
 def plain(cell):
     return None if cell is None or cell is pd.NA or cell != cell else cell
 
 
-def expected(run):
-    """The rows by chemkl's own reader, a missing cell being None."""
-    return [[plain(cell) for cell in row] for row in read_trace(run).to_numpy(dtype=object)]
-
-
-def same(found, wanted):
+def same(found, run):
+    """The rows are those of chemkl's own reader, a missing cell being None."""
+    wanted = read_trace(run).to_numpy(dtype=object)
     assert len(found) == len(wanted)
     for one, other in zip(found, wanted, strict=True):
-        for cell, value in zip(one, other, strict=True):
+        for cell, value in zip(map(plain, one), map(plain, other), strict=True):
             close = isinstance(value, float) and cell is not None and math.isclose(cell, value)
             assert close or (cell == value and type(cell) is type(value))
 
 
-def test_polars(run):
-    frame = polars.read_parquet(run / "trace" / "*.parquet").sort("step", "row")
-    types = {field.name: WORDS[str(field.type)][0] for field in trace_schema(["qed"])}
-    assert {name: str(kind) for name, kind in frame.schema.items()} == types
-    same(frame.rows(), expected(run))
-    assert polars.read_parquet(run / "trace").shape == frame.shape
+@pytest.mark.parametrize("n_parts", [3, 1])
+def test_other_readers_read_the_same_rows_of_the_same_types(tmp_path, make_trace, n_parts):
+    trace, rows = writer(tmp_path), make_trace(STEPS)
+    for step in range(len(STEPS)):
+        trace.append(rows[rows["step"] == step])
+        trace.cut()
+    if n_parts == 1:
+        trace.compact()
+    folder, glob = tmp_path / "trace", str(tmp_path / "trace" / "*.parquet")
+    assert len(list(folder.iterdir())) == n_parts
+    assert [plain(call) for call in read_trace(tmp_path)["call"]] == CALLS
+    fields = {field.name: WORDS[str(field.type)] for field in trace_schema(["qed"])}
 
+    by_polars = polars.read_parquet(glob).sort("step", "row")
+    assert {name: str(kind) for name, kind in by_polars.schema.items()} == {
+        name: words[0] for name, words in fields.items()
+    }
+    same(by_polars.rows(), tmp_path)
+    assert polars.read_parquet(folder).shape == by_polars.shape
 
-def test_duckdb(run):
-    glob = str(run / "trace" / "*.parquet")
-    connection = duckdb.connect()
-    answer = connection.execute("select * from read_parquet(?) order by step, row", [glob])
-    same(answer.fetchall(), expected(run))
-    described = connection.execute("describe select * from read_parquet(?)", [glob]).fetchall()
-    types = {field.name: WORDS[str(field.type)][1] for field in trace_schema(["qed"])}
-    assert {name: kind for name, kind, *_ in described} == types
+    query = "select * from read_parquet(?)"
+    same(duckdb.execute(f"{query} order by step, row", [glob]).fetchall(), tmp_path)
+    described = duckdb.execute(f"describe {query}", [glob]).fetchall()
+    assert {name: kind for name, kind, *_ in described} == {
+        name: words[1] for name, words in fields.items()
+    }
 
-
-def test_pandas(run):
-    frame = pd.read_parquet(run / "trace", dtype_backend="numpy_nullable")
+    nullable = pd.read_parquet(folder, dtype_backend="numpy_nullable")
     kinds = {"call": "Int64", "step": "Int32", "reward": "Float64", "valid": "boolean"}
-    assert {name: str(frame.dtypes[name]) for name in kinds} == kinds
-    rows = [[plain(cell) for cell in row] for row in frame.to_numpy(dtype=object)]
-    same(rows, expected(run))
-
-
-def test_pandas_by_default_gives_equal_values(run):
-    by_default, own = pd.read_parquet(run / "trace"), read_trace(run)
-    assert by_default["call"].dtype == "Int64"  # not float64, though cells are missing
-    pd.testing.assert_frame_equal(by_default, own)
-    assert str(pd.read_parquet(run / "trace", columns=["call"]).dtypes["call"]) == "Int64"
-    assert list(pd.read_parquet(run / "trace", columns=["smiles"]).columns) == ["smiles"]
-
-
-def test_calls_are_null_where_none_was_spent(run):
-    glob = str(run / "trace" / "*.parquet")
-    calls = [1, 2, None, None, 3, None, None, None, None]
-    by_polars = polars.read_parquet(glob).sort("step", "row")["call"].to_list()
-    by_duckdb = duckdb.execute(
-        "select call from read_parquet(?) order by step, row", [glob]
-    ).fetchall()
-    assert by_polars == calls
-    assert [call for (call,) in by_duckdb] == calls
-    assert [plain(call) for call in read_trace(run)["call"]] == calls
+    assert {name: str(nullable.dtypes[name]) for name in kinds} == kinds
+    same(nullable.to_numpy(dtype=object), tmp_path)
+    for own in (pd.read_parquet(folder), ds.dataset(folder).to_table().to_pandas()):
+        pd.testing.assert_frame_equal(own, read_trace(tmp_path))  # calls are Int64, not float64
+    assert str(pd.read_parquet(folder, columns=["call"]).dtypes["call"]) == "Int64"
+    assert list(pd.read_parquet(folder, columns=["smiles"]).columns) == ["smiles"]
