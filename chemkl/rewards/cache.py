@@ -40,6 +40,7 @@ PAGES = 64 * 2**20
 """Bytes of the file that a process keeps in memory."""
 
 _MAGIC = b"SQLite format 3\0"
+_COUNT = "select count(*) from sqlite_master"
 _TABLES = (
     "create table component (id integer primary key, key text not null unique)",
     "create table molecule (smiles text primary key not null) without rowid",
@@ -119,11 +120,12 @@ class ScoreCache:
     def _opened(self) -> sqlite3.Connection:
         """Open the file; make the tables in a new one, and leave a foreign one alone."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        start = b""
         if self.path.exists():
             with self.path.open("rb") as file:
                 start = file.read(len(_MAGIC))
-            if start and start != _MAGIC:
-                raise self._foreign("no SQLite database")
+        if start and start != _MAGIC:
+            raise self._foreign("no SQLite database")
         connection = sqlite3.connect(
             self.path, timeout=PATIENCE, isolation_level=None, check_same_thread=False
         )
@@ -136,41 +138,50 @@ class ScoreCache:
 
     def _claim(self, connection: sqlite3.Connection) -> None:
         """Make the tables in a file that has none; then make sure that they are ours."""
-        if not _signature(connection)[2]:
-            # the signature is in the file before its log is: whoever comes next finds both
-            connection.execute("begin exclusive")
-            if not any(_signature(connection)):  # no other run was faster
-                connection.execute(f"pragma application_id = {SIGNATURE}")
-                connection.execute(f"pragma user_version = {FORMAT}")
+        execute = connection.execute
+
+        def contents() -> list[int]:
+            """What the file says it is, its format, and how many tables it has."""
+            queries = ("pragma application_id", "pragma user_version", _COUNT)
+            return [int(execute(query).fetchone()[0]) for query in queries]
+
+        if not contents()[2]:
+            # the signature is in the file before its log is: whoever comes next reads both
+            execute("begin exclusive")
+            if not any(contents()):  # no other run was faster
+                execute(f"pragma application_id = {SIGNATURE}")
+                execute(f"pragma user_version = {FORMAT}")
                 for table in _TABLES:
-                    connection.execute(table)
-            connection.execute("commit")
-        signature, version, _ = _signature(connection)
-        if signature != SIGNATURE:
-            raise self._foreign("a database of something else")
-        if version != FORMAT:
-            raise self._foreign(f"of format {version}, and this chemkl reads format {FORMAT}")
-        _keep_a_log(connection)
-        connection.execute(f"pragma cache_size = -{PAGES // 1024}")
-        connection.execute("pragma synchronous = normal")  # a power cut may cost the last values
+                    execute(table)
+            execute("commit")
+        signature, version, _ = contents()
+        if (signature, version) != (SIGNATURE, FORMAT):
+            ours = f"of format {version}, and this chemkl reads format {FORMAT}"
+            raise self._foreign(ours if signature == SIGNATURE else "a database of something else")
+        # let readers and one writer work at once; the file remembers it
+        end = monotonic() + PATIENCE
+        while execute("pragma journal_mode").fetchone()[0] != "wal":
+            try:
+                execute("pragma journal_mode = wal")
+            except sqlite3.OperationalError:  # it does not wait by itself for a run that is writing
+                if monotonic() > end:
+                    raise
+                sleep(0.01)
+        execute(f"pragma cache_size = -{PAGES // 1024}")
+        execute("pragma synchronous = normal")  # a power cut may cost the last values
 
     def _column(self, key: str) -> str:
         """The column of a component; a new one for a key that is new."""
-        number = self._number(key)
-        if number is None:
+        execute, query = self._connection.execute, "select id from component where key = ?"
+        row = execute(query, (key,)).fetchone()
+        if row is None:
             with self._writing():
-                number = self._number(key)  # another run may have been faster
-                if number is None:
-                    insert = "insert into component (key) values (?)"
-                    number = self._connection.execute(insert, (key,)).lastrowid
+                row = execute(query, (key,)).fetchone()  # another run may have been faster
+                if row is None:
+                    row = [execute("insert into component (key) values (?)", (key,)).lastrowid]
                     # without a type SQLite keeps a number as it is given, -0.0 too
-                    self._connection.execute(f"alter table molecule add column c{number}")
-        return f"c{number}"
-
-    def _number(self, key: str) -> int | None:
-        query = "select id from component where key = ?"
-        row = self._connection.execute(query, (key,)).fetchone()
-        return None if row is None else int(row[0])
+                    execute(f"alter table molecule add column c{row[0]}")
+        return f"c{row[0]}"
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -200,25 +211,6 @@ class ScoreCache:
             f"cache {self.path} is {what}: it was left as it is. Give the path of a cache of "
             "chemkl, or of a file that does not exist yet."
         )
-
-
-def _keep_a_log(connection: sqlite3.Connection) -> None:
-    """Let readers and one writer work at once; the file remembers it."""
-    end = monotonic() + PATIENCE
-    while connection.execute("pragma journal_mode").fetchone()[0] != "wal":
-        try:
-            connection.execute("pragma journal_mode = wal")
-        except sqlite3.OperationalError:  # it does not wait by itself for a run that is writing
-            if monotonic() > end:
-                raise
-            sleep(0.01)
-
-
-def _signature(connection: sqlite3.Connection) -> tuple[int, int, int]:
-    """What the file says it is, its format, and how many tables it has."""
-    queries = ("pragma application_id", "pragma user_version", "select count(*) from sqlite_master")
-    signature, version, tables = (connection.execute(query).fetchone()[0] for query in queries)
-    return int(signature), int(version), int(tables)
 
 
 # ---- keys: what decides the values of a component
@@ -286,7 +278,10 @@ def _source(factory: Callable[..., Any]) -> str:
 
 
 def named_files(value: Any, folder: Path | None) -> Iterator[Path]:
-    """Find every file that is named somewhere in parameters, also as ``file.py:function``."""
+    """Find every file that is named somewhere in parameters, also as ``file.py:function``.
+
+    A name is looked up as `chemkl.config.InputPath` does it.
+    """
     if isinstance(value, dict):
         for _, part in sorted(value.items(), key=str):  # the order that the user wrote is of no use
             yield from named_files(part, folder)
@@ -294,16 +289,12 @@ def named_files(value: Any, folder: Path | None) -> Iterator[Path]:
         for part in value:
             yield from named_files(part, folder)
     elif isinstance(value, str | Path):
-        texts = (str(value), str(value).rpartition(":")[0])
-        places = [place for text in texts for place in _places(text, folder)]
+        places = []
+        for text in (str(value), str(value).rpartition(":")[0]):
+            with suppress(RuntimeError):  # ~nobody
+                path = Path(text).expanduser()
+                places += [place / path for place in (folder or Path.cwd(), Path.cwd())]
         yield from [place for place in places if _is_file(place)][:1]
-
-
-def _places(text: str, folder: Path | None) -> Iterator[Path]:
-    """Where a name is looked up, as `chemkl.config.InputPath` does it."""
-    with suppress(RuntimeError):  # ~nobody
-        path = Path(text).expanduser()
-        yield from (place / path for place in (folder or Path.cwd(), Path.cwd()))
 
 
 def _is_file(path: Path) -> bool:

@@ -61,15 +61,11 @@ class State:
         self.values = values
 
     def begin(self, number: int) -> None:
-        """Begin with a unit; in this order, so that its time is never another unit's."""
+        """Begin with a unit, or none (-1); in this order, so that no time is another unit's."""
         self.values[2] = math.inf
         self.values[0], self.values[1] = number, -1
-        self.values[2] = monotonic()
-
-    def rest(self) -> None:
-        """Be at no unit."""
-        self.values[2] = math.inf
-        self.values[0] = -1
+        if number >= 0:
+            self.values[2] = monotonic()
 
     def mark(self, number: int) -> None:
         """Say what the job is at."""
@@ -93,15 +89,16 @@ def serve(pipe: Connection, values: Any, build: Callable[[Mark], Jobs]) -> None:
             sys.exit(1)  # so that finalizers run
 
     follow_parent(end_if_told)
+    problem: Exception | None = None
     try:
         jobs = build(state.mark)
+    except InputError as error:
+        problem = InputError(str(error))
     except Exception as error:  # noqa: BLE001 - told to the parent, which raises it
-        is_input = isinstance(error, InputError)
-        pipe.send(((is_input, str(error) if is_input else one_line(error)), 0.0))
-        return
+        problem = RuntimeError(f"a worker cannot begin: {one_line(error)}")
     with suppress(EOFError, OSError):  # the parent has gone
-        pipe.send((None, 0.0))
-        while True:
+        pipe.send((problem, 0.0))
+        while problem is None:
             job, units = pipe.recv()
             _do(jobs[job], units, state, pipe)
 
@@ -121,7 +118,7 @@ def _do(
         done.append((number, outcome))
         seconds = monotonic() - start
         if not left:
-            state.rest()
+            state.begin(-1)
         if not left or seconds > PORTION:
             pipe.send((done, seconds))
             done, start = [], monotonic()
@@ -144,15 +141,6 @@ class Worker:
         """Its present unit and since when; infinite where it is at none of those that it has."""
         unit, since, _ = self.state.read()
         return unit, since if unit in self.units else math.inf
-
-    def death(self) -> str:
-        """Say how the process ended."""
-        self.process.join(GRACE)
-        code = self.process.exitcode
-        if code is not None and code < 0:
-            with suppress(ValueError):  # a signal without a name
-                return f"the worker died ({signal.Signals(-code).name})"
-        return f"the worker died (exit code {code})"
 
 
 def close_workers(workers: list[Worker], owner: int) -> None:
@@ -251,7 +239,15 @@ class Pool:
                 worker.pipe.close()
         n_busy = sum(bool(worker.units) for worker in self._workers)
         while len(self._workers) < min(self._n, n_busy + len(queue)):
-            self._workers.append(self._start())
+            ours, theirs = self._context.Pipe()
+            values = self._context.RawArray("d", [-1.0, -1.0, math.inf, 0.0])
+            process = self._context.Process(  # type: ignore[attr-defined] # every concrete context has it
+                target=serve, args=(theirs, values, self._build), daemon=True
+            )
+            with shielded():
+                process.start()
+            theirs.close()
+            self._workers.append(Worker(process, ours, State(values)))
         for worker in self._workers:
             if worker.units or not queue:
                 continue
@@ -259,17 +255,6 @@ class Pool:
             worker.units = [queue.popleft() for _ in range(max(1, int(most)))]
             with suppress(OSError):  # a worker that is dead is noticed when it is listened to
                 worker.pipe.send((job, {number: units[number] for number in worker.units}))
-
-    def _start(self) -> Worker:
-        ours, theirs = self._context.Pipe()
-        values = self._context.RawArray("d", [-1.0, -1.0, math.inf, 0.0])
-        process = self._context.Process(  # type: ignore[attr-defined] # every concrete context has it
-            target=serve, args=(theirs, values, self._build), daemon=True
-        )
-        with shielded():
-            process.start()
-        theirs.close()
-        return Worker(process, ours, State(values))
 
     def _collect(self, job: str, limit: float | None, queue: deque[int]) -> list[tuple[int, Any]]:
         """Wait for outcomes: units done, or lost."""
@@ -282,12 +267,11 @@ class Pool:
         ready = connection.wait([worker.pipe for worker in busy], wait)
         outcomes: list[tuple[int, Any]] = []
         for worker in busy:
+            unit, since = worker.present()
             if worker.pipe in ready:
                 outcomes += self._receive(job, worker, queue)
-            elif limit is not None:
-                unit, since = worker.present()
-                if monotonic() >= since + limit:
-                    outcomes.append(self._lose(worker, unit, f"timeout after {limit:g} s", queue))
+            elif limit is not None and monotonic() >= since + limit:
+                outcomes.append(self._lose(worker, unit, f"timeout after {limit:g} s", queue))
         return outcomes
 
     def _receive(self, job: str, worker: Worker, queue: deque[int]) -> list[tuple[int, Any]]:
@@ -295,19 +279,20 @@ class Pool:
         try:
             done, seconds = worker.pipe.recv()
         except (EOFError, OSError):
-            reason = worker.death()
+            worker.process.join(GRACE)
+            how = f"exit code {worker.process.exitcode}"
+            with suppress(ValueError, TypeError):  # no signal, or one without a name
+                how = signal.Signals(-worker.process.exitcode).name  # type: ignore[operator]
             if worker.ready:
+                reason = f"the worker died ({how})"
                 return [self._lose(worker, worker.present()[0], reason, queue)]
-            raise RuntimeError(
-                f"{reason} before it could begin. Is there enough memory, and does your script do "
-                "its own work under 'if __name__ == \"__main__\":' only?"
-            ) from None
+            done = RuntimeError(
+                f"the worker died ({how}) before it could begin. Is there enough memory, and does "
+                "your script do its own work under 'if __name__ == \"__main__\":' only?"
+            )
+        if isinstance(done, Exception):
+            raise done
         if not worker.ready:
-            if done is not None:  # why it could not build its jobs
-                is_input, text = done
-                raise (
-                    InputError(text) if is_input else RuntimeError(f"a worker cannot begin: {text}")
-                )
             worker.ready = True
             return []
         mean = max(seconds, TICK) / len(done)
