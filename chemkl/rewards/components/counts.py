@@ -3,18 +3,8 @@
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
-from rdkit.Chem import (
-    BondType,
-    Descriptors,
-    FindPotentialStereo,
-    Fragments,
-    GetMolFrags,
-    HybridizationType,
-    Mol,
-    StereoSpecified,
-    StereoType,
-    rdMolDescriptors,
-)
+from rdkit import Chem
+from rdkit.Chem import Descriptors, Fragments, HybridizationType, Mol, rdMolDescriptors
 
 from chemkl.chem.molecules import ELEMENTS, element_counts
 from chemkl.rewards.registry import MANY, ONE_FOR_MANY, Score, component, one_of, register_table
@@ -34,9 +24,9 @@ def _hybridised(kind: HybridizationType) -> Score:
 def _stereo_double_bonds(mol: Mol, *, unspecified: bool = False) -> int:
     """Count double bonds that can be E or Z; those whose form is not given, if asked."""
     return sum(
-        bond.type == StereoType.Bond_Double
-        and not (unspecified and bond.specified == StereoSpecified.Specified)
-        for bond in FindPotentialStereo(mol)
+        bond.type == Chem.StereoType.Bond_Double
+        and not (unspecified and bond.specified == Chem.StereoSpecified.Specified)
+        for bond in Chem.FindPotentialStereo(mol)
     )
 
 
@@ -64,7 +54,7 @@ def bond_count(
     ] = "any",
 ) -> Score:
     """Number of bonds between heavy atoms, of one order or of any."""
-    wanted = None if order == "any" else getattr(BondType, order.upper())
+    wanted = None if order == "any" else getattr(Chem.BondType, order.upper())
 
     def counts(bond: Any) -> bool:
         heavy = bond.GetBeginAtom().GetAtomicNum() != 1 and bond.GetEndAtom().GetAtomicNum() != 1
@@ -196,7 +186,7 @@ register_table(__name__, [
      "Number of amide bonds."),
     ("radical_electrons", Descriptors.NumRadicalElectrons, "electrons", MANY, "",
      "Number of unpaired electrons; 0 for nearly every molecule that is wanted."),
-    ("fragments", lambda mol: len(GetMolFrags(mol)), "fragments", MANY, "RDKit GetMolFrags",
+    ("fragments", lambda mol: len(Chem.GetMolFrags(mol)), "fragments", MANY, "RDKit GetMolFrags",
      "Number of parts that no bond joins; more than 1 is a salt or a mixture."),
     ("rings", rdMolDescriptors.CalcNumRings, "rings", MANY,
      "RDKit CalcNumRings (symmetrised SSSR)", "Number of rings."),

@@ -24,24 +24,10 @@ from time import monotonic
 from typing import Annotated, Any
 
 from pydantic import Field, FiniteFloat
-from rdkit.Chem import (
-    AddHs,
-    GetMolFrags,
-    KekulizeException,
-    Mol,
-    MolFromSmiles,
-    MolToMolBlock,
-    MolToSmiles,
-)
+from rdkit import Chem
+from rdkit.Chem import Mol, rdDistGeom, rdForceFieldHelpers
 from rdkit.Chem.Descriptors import NumRadicalElectrons
 from rdkit.Chem.MolStandardize.rdMolStandardize import Uncharger
-from rdkit.Chem.rdDistGeom import EmbedMolecule, ETKDGv3
-from rdkit.Chem.rdForceFieldHelpers import (
-    MMFFHasAllMoleculeParams,
-    MMFFOptimizeMolecule,
-    UFFHasAllMoleculeParams,
-    UFFOptimizeMolecule,
-)
 
 from chemkl.chem.molecules import one_line
 from chemkl.config import InputError
@@ -66,11 +52,7 @@ START = 60.0
 """Seconds that a program may take to say its version."""
 
 Point = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
-Edges = tuple[
-    Annotated[FiniteFloat, Field(gt=0)],
-    Annotated[FiniteFloat, Field(gt=0)],
-    Annotated[FiniteFloat, Field(gt=0)],
-]
+Edge = Annotated[FiniteFloat, Field(gt=0)]
 
 _NAMES = """
     ABL1 ACHE ADAM17 ADORA2A ADRB1 ADRB2 AKT1 AKT2 AR BACE1 CA2 CASP3 CDK2 CSF1R CYP2C9 CYP3A4 DHFR
@@ -94,21 +76,21 @@ class DockingError(RuntimeError):
     """A molecule that cannot be docked; the text says why."""
 
 
-@dataclass
+def _require(condition: object, problem: str) -> None:
+    if not condition:
+        raise DockingError(problem)
+
+
 class Clock:
     """The time that is left for a molecule, of the seconds for all of it."""
 
-    seconds: float
-    end: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.end = monotonic() + self.seconds
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.end = seconds, monotonic() + seconds
 
     def left(self) -> float:
         """Give the seconds that are left; a DockingError where there are none."""
         left = self.end - monotonic()
-        if left <= 0:
-            raise DockingError(f"timeout: not docked within {self.seconds:g} s")
+        _require(left > 0, f"timeout: not docked within {self.seconds:g} s")
         return left
 
 
@@ -122,31 +104,23 @@ class Tool:
     def run(self, arguments: Sequence[str], clock: Clock, folder: str | None = None) -> str:
         """Run it to its end and give what it wrote to its standard output.
 
-        It stays in our process group: whatever ends a worker ends it too.
-
-        Raises:
-            DockingError: it failed, or it did not end in time and was killed.
+        It stays in our process group: whatever ends a worker ends it too. A DockingError says that
+        it failed, or that it did not end in time and was killed.
         """
+        command, environment = [self.path, *arguments], {**os.environ, **self.environment}
+        piped: Any = {"stdin": subprocess.DEVNULL, "capture_output": True, "check": False}
+        text: Any = {"text": True, "errors": "replace"}
         try:
             done = subprocess.run(
-                [self.path, *arguments],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=clock.left(),
-                cwd=folder,
-                env={**os.environ, **self.environment},
-                check=False,
+                command, cwd=folder, env=environment, timeout=clock.left(), **piped, **text
             )
         except (subprocess.TimeoutExpired, OSError) as error:
             clock.left()  # raises where the time is over
             raise DockingError(f"{self.path} cannot be started ({one_line(error)})") from None
-        if done.returncode != 0:
-            said = " ".join(f"{done.stdout} {done.stderr}".split())[-300:]
-            name = Path(self.path).name
-            raise DockingError(f"{name} failed (exit status {done.returncode}): {said}")
-        return done.stdout
+        said = " ".join(f"{done.stdout} {done.stderr}".split())[-300:]
+        status = f"{Path(self.path).name} failed (exit status {done.returncode})"
+        _require(done.returncode == 0, f"{status}: {said}")
+        return str(done.stdout)
 
 
 def find_obabel() -> Tool:
@@ -271,57 +245,51 @@ def prepare_ligand(
     """
     check_ligand(mol)
     if ph is not None:
-        smiles = MolToSmiles(Uncharger().uncharge(mol))
+        smiles = Chem.MolToSmiles(Uncharger().uncharge(mol))
         text = obabel.run([f"-:{smiles}", "-ismi", "-ocan", f"-p{ph:g}"], clock).split()
-        protonated = MolFromSmiles(text[0]) if text else None
-        if protonated is None:
-            raise DockingError(f"Open Babel could not protonate it at pH {ph:g}")
+        protonated: Any = Chem.MolFromSmiles(text[0]) if text else None
+        _require(protonated is not None, f"Open Babel could not protonate it at pH {ph:g}")
         check_ligand(mol := protonated)
-    mol = AddHs(mol)
-    settings: Any = ETKDGv3()
+    mol = Chem.AddHs(mol)
+    settings: Any = rdDistGeom.ETKDGv3()
     settings.randomSeed = seed
     settings.maxIterations = ATTEMPTS * mol.GetNumAtoms()
     settings.timeout = math.ceil(clock.left())
-    if EmbedMolecule(mol, settings) < 0:
+    if rdDistGeom.EmbedMolecule(mol, settings) < 0:
         clock.left()
         raise DockingError("embedding failed: no conformation was found")
     block = pdbqt.with_suffix(".mol")
-    block.write_text(MolToMolBlock(_refined(mol)), encoding="utf-8")
+    block.write_text(Chem.MolToMolBlock(_refined(mol)), encoding="utf-8")
     arguments = ["-imol", str(block), "-opdbqt", "-O", str(pdbqt), "--partialcharge", "gasteiger"]
     obabel.run(arguments, clock)
-    if not pdbqt.exists() or pdbqt.stat().st_size == 0:
-        raise DockingError("Open Babel could not write it as PDBQT")
+    written = pdbqt.exists() and pdbqt.stat().st_size > 0
+    _require(written, "Open Babel could not write it as PDBQT")
 
 
 def check_ligand(mol: Mol) -> None:
     """Refuse what cannot be docked as one ligand: fragments, radicals, explicit hydrogen atoms."""
-    n_fragments = len(GetMolFrags(mol))
-    problems = {
-        f"{n_fragments} fragments: one ligand is docked at a time": n_fragments != 1,
-        "a radical: AutoDock Vina has no type for it": NumRadicalElectrons(mol),  # type: ignore[no-untyped-call]  # RDKit's own is untyped
-        "hydrogen atoms that cannot be made implicit, such as isotopes": any(
-            atom.GetAtomicNum() == 1 for atom in mol.GetAtoms()
-        ),
-    }
-    for problem, is_there in problems.items():
-        if is_there:
-            raise DockingError(problem)
+    n_fragments = len(Chem.GetMolFrags(mol))
+    radicals = NumRadicalElectrons(mol)  # type: ignore[no-untyped-call]  # RDKit's own is untyped
+    hydrogens = any(atom.GetAtomicNum() == 1 for atom in mol.GetAtoms())
+    _require(n_fragments == 1, f"{n_fragments} fragments: one ligand is docked at a time")
+    _require(not radicals, "a radical: AutoDock Vina has no type for it")
+    _require(not hydrogens, "hydrogen atoms that cannot be made implicit, such as isotopes")
 
 
 def _refined(mol: Mol) -> Mol:
     """Minimise by the first force field that has parameters for all of its atoms."""
+    fields = rdForceFieldHelpers
     for name, is_complete, optimize in (
-        ("MMFF94", MMFFHasAllMoleculeParams, MMFFOptimizeMolecule),
-        ("UFF", UFFHasAllMoleculeParams, UFFOptimizeMolecule),
+        ("MMFF94", fields.MMFFHasAllMoleculeParams, fields.MMFFOptimizeMolecule),
+        ("UFF", fields.UFFHasAllMoleculeParams, fields.UFFOptimizeMolecule),
     ):
-        refined = Mol(mol)
+        refined, problem = Mol(mol), f"did not converge in {MAX_STEPS} steps"
         try:
             if not is_complete(refined):
                 continue
-            problem = f"did not converge in {MAX_STEPS} steps"
             if optimize(refined, maxIters=MAX_STEPS) == 0:
                 return refined
-        except KekulizeException:
+        except Chem.KekulizeException:
             continue  # MMFF94's own view of aromaticity; UFF has none
         except RuntimeError as error:  # RDKit's invariants
             problem = f"failed: {one_line(error)}"
@@ -351,7 +319,7 @@ def vina(
     *,
     receptor: InputFile | None = None,
     center: Point | None = None,
-    size: Edges | None = None,
+    size: tuple[Edge, Edge, Edge] | None = None,
     exhaustiveness: Annotated[int, Field(ge=1)] = 8,
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 974528263,
     ph: Annotated[float | None, Field(ge=0, le=14)] = 7.4,
@@ -431,6 +399,5 @@ class Docking:
             self.vina.run([*arguments, "--cpu", str(self.cpu)], clock, folder)
             text = poses.read_text(encoding="utf-8", errors="replace") if poses.exists() else ""
         result = _RESULT.search(text)
-        if result is None:
-            raise DockingError("AutoDock Vina found no pose in the box")
-        return float(result.group(1))
+        _require(result, "AutoDock Vina found no pose in the box")
+        return float(result.group(1))  # type: ignore[union-attr] # as was required

@@ -8,7 +8,6 @@ import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal, NamedTuple
@@ -18,7 +17,7 @@ from pydantic import Field
 from rdkit.Chem import Mol, MolFromSmiles
 from rdkit.DataStructs import ConvertToNumpyArray
 
-from chemkl.chem.fingerprints import Fingerprinter, build_fingerprint
+from chemkl.chem.fingerprints import build_fingerprint
 from chemkl.chem.molecules import one_line
 from chemkl.config import InputError, did_you_mean
 from chemkl.results.provenance import sha256_of
@@ -30,42 +29,34 @@ Predict = Callable[[np.ndarray], np.ndarray]
 """Fingerprints (n, n_bits) to one number each (n,)."""
 
 _ONNX_TYPES: Mapping[str, type[np.generic]] = {
-    "tensor(float)": np.float32,
-    "tensor(double)": np.float64,
-    "tensor(float16)": np.float16,
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-    "tensor(int8)": np.int8,
-    "tensor(uint8)": np.uint8,
-    "tensor(bool)": np.bool_,
+    f"tensor({name})": kind
+    for name, kind in {
+        **{"float": np.float32, "double": np.float64, "float16": np.float16, "bool": np.bool_},
+        **{"int64": np.int64, "int32": np.int32, "int8": np.int8, "uint8": np.uint8},
+    }.items()
 }
 
 
 class Fingerprint(NamedTuple):
-    """What the model was trained on: settings that both components share."""
+    """What the model was trained on: settings that both components share.
 
-    fingerprint: Annotated[
-        Literal["morgan", "feature_morgan", "atom_pairs", "torsions", "rdkit_path", "maccs"],
-        Field(description="The fingerprint that the model was trained on."),
+    Args:
+        fingerprint: The fingerprint that the model was trained on.
+        radius: Of the Morgan fingerprints, in bonds.
+        n_bits: Length of the folded fingerprint (maccs: 167).
+        counts: How often each feature occurs, rather than whether it does.
+    """
+
+    fingerprint: Literal[
+        "morgan", "feature_morgan", "atom_pairs", "torsions", "rdkit_path", "maccs"
     ] = "morgan"
-    radius: Annotated[int, Field(ge=0, description="Of the Morgan fingerprints, in bonds.")] = 2
-    n_bits: Annotated[
-        int, Field(ge=1, description="Length of the folded fingerprint (maccs: 167).")
-    ] = 2048
-    counts: Annotated[
-        bool, Field(description="How often each feature occurs, rather than whether it does.")
-    ] = False
+    radius: Annotated[int, Field(ge=0)] = 2
+    n_bits: Annotated[int, Field(ge=1)] = 2048
+    counts: bool = False
 
 
 FINGERPRINT = Fingerprint()
-ClassIndex = Annotated[
-    int | None,
-    Field(
-        ge=0,
-        description="Which value to take where the model gives several for a molecule, such as a "
-        "probability for each class; counted from 0.",
-    ),
-]
+ClassIndex = Annotated[int | None, Field(ge=0)]
 
 
 @component(
@@ -90,13 +81,14 @@ def onnx_model(
         path: The .onnx file.
         fingerprint: What the model was trained on.
         output: Name or number (from 0) of the output; null: the only one there is.
-        class_index: Which value to take where the model gives several.
+        class_index: Which value to take where the model gives several for a molecule, such as a
+            probability for each class; counted from 0.
     """
     _refuse_pickle(path)
     needed_package("onnxruntime", "onnx_model", "onnx")
-    features = Features(fingerprint)
-    predict = load_onnx(path, output, class_index, features.length)
-    return Model(features, predict, f"{sha256_of(path)} onnxruntime {version('onnxruntime')}")
+    model = Model(fingerprint, path, "onnxruntime")
+    model.predict = load_onnx(path, output, class_index, model.length)
+    return model
 
 
 @component(
@@ -123,55 +115,43 @@ def sklearn_model(
         path: The model as skops.io.dump writes it; pickles are not read.
         fingerprint: What the model was trained on.
         method: What to ask; null: predict_proba where the model has it, else predict.
-        class_index: Which value to take where the model gives several.
+        class_index: Which value to take where the model gives several for a molecule, such as a
+            probability for each class; counted from 0.
         trusted: Types in the file that you trust although skops does not; their code is run. Trees
             and forests need [sklearn.tree._tree.Tree]: one that somebody tampered with can crash
             the process.
     """
     _refuse_pickle(path)
     needed_package("skops", "sklearn_model", "sklearn")
-    features = Features(fingerprint)
-    predict = load_skops(path, method, class_index, features.length, trusted)
-    return Model(features, predict, f"{sha256_of(path)} scikit-learn {version('scikit-learn')}")
+    model = Model(fingerprint, path, "scikit-learn")
+    model.predict = load_skops(path, method, class_index, model.length, trusted)
+    return model
 
 
-class Features:
-    """Molecules as rows of numbers: a fingerprint, and how many numbers it has."""
-
-    def __init__(self, settings: Fingerprint) -> None:
-        kind, radius, n_bits, counts = settings
-        self.fingerprint: Fingerprinter = build_fingerprint(
-            kind, radius=radius, n_bits=n_bits, counts=counts
-        )
-        vector = self.fingerprint(MolFromSmiles("C"))  # of bits, or of counts
-        length = vector.GetNumBits() if hasattr(vector, "GetNumBits") else vector.GetLength()
-        self.length = int(length)
-
-    def __call__(self, mols: Sequence[Mol]) -> np.ndarray:
-        """Give the rows, (n, length)."""
-        rows = np.zeros((len(mols), self.length), dtype=np.float32)
-        for row, mol in zip(rows, mols, strict=True):
-            ConvertToNumpyArray(self.fingerprint(mol), row)
-        return rows
-
-
-@dataclass(frozen=True)
 class Model:
     """Asks a model about molecules.
 
     Attributes:
-        features: Makes the fingerprints.
-        predict: The model.
+        predict: The model: it takes fingerprints of this length.
         identity: What decides the values beside the settings: the model's file, and who runs it.
     """
 
-    features: Features
     predict: Predict
-    identity: str
+
+    def __init__(self, settings: Fingerprint, path: Path, package: str) -> None:
+        self.identity = f"{sha256_of(path)} {package} {version(package)}"
+        kind, radius, n_bits, counts = settings
+        self._fingerprint = build_fingerprint(kind, radius=radius, n_bits=n_bits, counts=counts)
+        vector = self._fingerprint(MolFromSmiles("C"))  # of bits, or of counts
+        of_bits = hasattr(vector, "GetNumBits")
+        self.length = int(vector.GetNumBits() if of_bits else vector.GetLength())
 
     def __call__(self, mols: Sequence[Mol]) -> list[float]:
         """Give the predicted values, in order."""
-        values: list[float] = self.predict(self.features(mols)).tolist() if mols else []
+        rows = np.zeros((len(mols), self.length), dtype=np.float32)
+        for row, mol in zip(rows, mols, strict=True):
+            ConvertToNumpyArray(self._fingerprint(mol), row)
+        values: list[float] = self.predict(rows).tolist() if mols else []
         return values
 
 

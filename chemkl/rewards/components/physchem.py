@@ -8,20 +8,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
-from rdkit import RDConfig
-from rdkit.Chem import (
-    QED,
-    Descriptors,
-    GetDistanceMatrix,
-    GetFormalCharge,
-    GetMolFrags,
-    GraphDescriptors,
-    Mol,
-    MolFromSmarts,
-    RemoveHs,
-    RemoveHsParameters,
-    rdMolDescriptors,
-)
+from rdkit import Chem, RDConfig
+from rdkit.Chem import QED, Descriptors, GraphDescriptors, Mol, rdMolDescriptors
 
 from chemkl.chem.molecules import element_counts, parse_formula
 from chemkl.rewards.components.counts import largest_ring
@@ -38,8 +26,8 @@ DESCRIPTORS = dict(Descriptors.descList)
 """Every descriptor that RDKit lists, by name."""
 Formula = Annotated[str, Field(description="Molecular formula with hydrogens, e.g. C7H8N2O2.")]
 
-_ROTATABLE = MolFromSmarts("[!$(*#*)&!D1]-&!@[!$(*#*)&!D1]")
-_STIFF = MolFromSmarts("[#7,#8]-&!@[CX3]=[OX1]")
+_ROTATABLE = Chem.MolFromSmarts("[!$(*#*)&!D1]-&!@[!$(*#*)&!D1]")
+_STIFF = Chem.MolFromSmarts("[#7,#8]-&!@[CX3]=[OX1]")
 
 
 @cache
@@ -126,9 +114,9 @@ def _heavy_graph(mol: Mol) -> Mol:
     """Leave out hydrogens that are atoms of their own (isotopes): they distort every index."""
     if all(atom.GetAtomicNum() != 1 for atom in mol.GetAtoms()):
         return mol
-    parameters = RemoveHsParameters()
+    parameters = Chem.RemoveHsParameters()
     parameters.removeIsotopes = True  # type: ignore[assignment] # RDKit's stubs
-    return RemoveHs(mol, parameters)
+    return Chem.RemoveHs(mol, parameters)
 
 
 def _logp(mol: Mol) -> float:
@@ -138,7 +126,7 @@ def _logp(mol: Mol) -> float:
 def _balaban_j(mol: Mol) -> float:
     """Give Balaban's J; RDKit makes a number up where it is not defined."""
     graph = _heavy_graph(mol)
-    n_fragments = len(GetMolFrags(graph))
+    n_fragments = len(Chem.GetMolFrags(graph))
     if n_fragments > 1:
         raise ValueError(f"Balaban's J needs one connected molecule, not {n_fragments} fragments")
     index: float = GraphDescriptors.BalabanJ(graph)  # type: ignore[no-untyped-call]  # RDKit's own is untyped
@@ -147,7 +135,7 @@ def _balaban_j(mol: Mol) -> float:
 
 def _graph_length(mol: Mol) -> float:
     """Give the longest of the shortest paths between two atoms, in bonds, within one fragment."""
-    distances = GetDistanceMatrix(_heavy_graph(mol))
+    distances = Chem.GetDistanceMatrix(_heavy_graph(mol))
     return float(distances[distances < mol.GetNumAtoms()].max())  # 1e8 stands for: not connected
 
 
@@ -209,7 +197,7 @@ register_table(__name__, [
     ("csp3_fraction", rdMolDescriptors.CalcFractionCSP3, "", (0, 1),
      "Lovering et al., J. Med. Chem. 52, 6752 (2009); RDKit CalcFractionCSP3",
      "Share of the carbon atoms that are sp3; 0 without carbon. High: far from flat."),
-    ("formal_charge", GetFormalCharge, "e", REAL, "",
+    ("formal_charge", Chem.GetFormalCharge, "e", REAL, "",
      "Sum of the formal charges of all atoms."),
     ("graph_length", _graph_length, "bonds", MANY, "RDKit GetDistanceMatrix",
      "Topological length: bonds between the two atoms farthest apart, within a fragment."),

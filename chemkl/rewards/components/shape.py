@@ -11,7 +11,8 @@ from functools import lru_cache
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
-from rdkit.Chem import AddHs, GetMolFrags, Mol, MolToSmiles, rdDistGeom, rdMolDescriptors
+from rdkit import Chem
+from rdkit.Chem import Mol, rdDistGeom, rdMolDescriptors
 from rdkit.Chem.AllChem import ComputeMolVolume
 
 from chemkl.chem.molecules import parse, silenced
@@ -22,35 +23,27 @@ REMEMBERED = 1024
 
 
 class Embedding(NamedTuple):
-    """How a conformer is made: settings that the components share."""
+    """How a conformer is made: settings that the components share.
 
-    seed: Annotated[int, Field(ge=0, le=2**31 - 1, description="Of the embedding.")] = 0
-    attempts: Annotated[
-        int,
-        Field(ge=1, description="Embeddings tried, from either sort of start, before it fails."),
-    ] = 20
-    timeout: Annotated[
-        int,
-        Field(
-            ge=1, description="Seconds after which no further attempt is made; one under way ends."
-        ),
-    ] = 10
-    max_heavy_atoms: Annotated[
-        int,
-        Field(ge=1, description="A larger molecule fails at once: one attempt may take minutes."),
-    ] = 100
+    Args:
+        seed: Of the embedding.
+        attempts: Embeddings tried, from either sort of start, before it fails.
+        timeout: Seconds after which no further attempt is made; one under way ends.
+        max_heavy_atoms: A larger molecule fails at once: one attempt may take minutes.
+    """
+
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    attempts: Annotated[int, Field(ge=1)] = 20
+    timeout: Annotated[int, Field(ge=1)] = 10
+    max_heavy_atoms: Annotated[int, Field(ge=1)] = 100
 
 
 EMBEDDING = Embedding()
 
 
 def conformer(mol: Mol, embedding: Embedding) -> Mol:
-    """Give the molecule with hydrogens and one conformer; the same one for every spelling of it.
-
-    Raises:
-        ValueError: there is none, and why.
-    """
-    made = _conformer(MolToSmiles(mol), embedding)
+    """Give the molecule with hydrogens and one conformer; the same one for every spelling of it."""
+    made = _conformer(Chem.MolToSmiles(mol), embedding)
     if isinstance(made, str):
         raise ValueError(made)  # noqa: TRY004 - it is the molecule that is unfit, not its type
     return made
@@ -66,8 +59,8 @@ def _conformer(smiles: str, embedding: Embedding) -> Mol | str:
     """
     with silenced():
         read = parse(smiles)
-        mol = AddHs(read) if read is not None else Mol()
-        n_fragments, n_heavy = len(GetMolFrags(mol)), mol.GetNumHeavyAtoms()
+        mol = Chem.AddHs(read) if read is not None else Mol()
+        n_fragments, n_heavy = len(Chem.GetMolFrags(mol)), mol.GetNumHeavyAtoms()
         problems = {
             "RDKit cannot read its canonical SMILES": read is None,
             f"{n_fragments} fragments have no common shape": n_fragments > 1,

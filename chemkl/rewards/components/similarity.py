@@ -28,56 +28,47 @@ from chemkl.rewards.registry import OneOrMore, Score, component, refuse
 
 
 class References(NamedTuple):
-    """Where the reference molecules stand: settings that the components share."""
+    """Where the reference molecules stand: settings that the components share.
 
-    references: Annotated[
-        OneOrMore | None, Field(description="SMILES of the reference molecules")
-    ] = None
-    references_file: Annotated[
-        InputPath | None,
-        Field(
-            description="file of further references: .smi, .smiles, .txt, .csv, .tsv or .sdf, also "
-            "compressed, or .parquet"
-        ),
-    ] = None
+    Args:
+        references: SMILES of the reference molecules
+        references_file: file of further references: .smi, .smiles, .txt, .csv, .tsv or .sdf, also
+            compressed, or .parquet
+    """
+
+    references: OneOrMore | None = None
+    references_file: InputPath | None = None
 
 
-NO_REFERENCES = References()
+class Fingerprint(NamedTuple):
+    """Which fingerprint is compared: settings that several components share.
+
+    Args:
+        fingerprint: which fingerprint; morgan is ECFP
+        radius: bonds; morgan, feature_morgan: 2 is ECFP4, FCFP4
+        n_bits: length after folding; null: unfolded, no collisions
+        counts: count the features instead of noting their presence
+        max_distance: bonds; atom_pairs only
+    """
+
+    fingerprint: FingerprintKind = "morgan"
+    radius: Annotated[int, Field(ge=0)] = 2
+    n_bits: Annotated[int | None, Field(ge=1)] = 2048
+    counts: bool = False
+    max_distance: Annotated[int, Field(ge=1)] = 30
+
+    def build(self, *, chirality: bool = False) -> Fingerprinter:
+        """Give the function that makes it; an InputError for a setting that it does not have."""
+        settings = self._asdict()
+        return build_fingerprint(settings.pop("fingerprint"), chirality=chirality, **settings)
+
+
+NO_REFERENCES, FINGERPRINT = References(), Fingerprint()
 Combine = Annotated[
     Literal["max", "mean", "min"],
     Field(description="the nearest reference, the average over all, or the farthest"),
 ]
-Kind = Annotated[FingerprintKind, Field(description="which fingerprint; morgan is ECFP")]
-Radius = Annotated[int, Field(ge=0, description="bonds; morgan, feature_morgan: 2 is ECFP4, FCFP4")]
-Bits = Annotated[
-    int | None, Field(ge=1, description="length after folding; null: unfolded, no collisions")
-]
-Counts = Annotated[bool, Field(description="count the features instead of noting their presence")]
 Chirality = Annotated[bool, Field(description="let R and S differ")]
-MaxDistance = Annotated[int, Field(ge=1, description="bonds; atom_pairs only")]
-
-
-class Fingerprint(NamedTuple):
-    """Which fingerprint is compared: settings that several components share."""
-
-    fingerprint: Kind = "morgan"
-    radius: Radius = 2
-    n_bits: Bits = 2048
-    counts: Counts = False
-    chirality: Chirality = False
-    max_distance: MaxDistance = 30
-
-    def build(self) -> Fingerprinter:
-        """Give the function that makes it.
-
-        Raises:
-            InputError: a setting that the fingerprint does not have.
-        """
-        settings = self._asdict()
-        return build_fingerprint(settings.pop("fingerprint"), **settings)
-
-
-FINGERPRINT = Fingerprint()
 
 _COMBINE: dict[str, Callable[[np.ndarray], Any]] = {"max": np.max, "mean": np.mean, "min": np.min}
 
@@ -123,17 +114,10 @@ def _compared(
     combine: str,
     bulk: Callable[[Any, Sequence[Any]], Sequence[float]],
 ) -> Score:
-    """Give the function that compares a molecule with several: their max, mean or min counts.
-
-    `bulk` compares one fingerprint with several, in RDKit's order.
-    """
+    """Compare a molecule with several; `bulk` does it with one fingerprint, in RDKit's order."""
     fingerprints = [fingerprint(mol) for mol in references]
     joined = _COMBINE[combine]
-
-    def score(mol: Mol) -> float:
-        return float(joined(np.asarray(bulk(fingerprint(mol), fingerprints), dtype=float)))
-
-    return score
+    return lambda mol: float(joined(np.asarray(bulk(fingerprint(mol), fingerprints), dtype=float)))
 
 
 @component(
@@ -145,6 +129,7 @@ def tanimoto(
     references: References = NO_REFERENCES,
     *,
     fingerprint: Fingerprint = FINGERPRINT,
+    chirality: Chirality = False,
     combine: Combine = "max",
 ) -> Score:
     """Tanimoto similarity to the references: features shared over features that either has.
@@ -156,8 +141,8 @@ def tanimoto(
     pharmacophore, which has no settings. A molecule costs 0.1 ms (maccs and
     rdkit_path 1 ms; pharmacophore 7 ms, and seconds beyond 100 atoms: give it a timeout).
     """
-    mols = read_references(*references)
-    return _compared(mols, fingerprint.build(), combine, DataStructs.BulkTanimotoSimilarity)
+    mols, make = read_references(*references), fingerprint.build(chirality=chirality)
+    return _compared(mols, make, combine, DataStructs.BulkTanimotoSimilarity)
 
 
 @component("dice", range=(0, 1), source="Dice, Ecology 26, 297 (1945); RDKit fingerprints")
@@ -165,14 +150,15 @@ def dice(
     references: References = NO_REFERENCES,
     *,
     fingerprint: Fingerprint = FINGERPRINT,
+    chirality: Chirality = False,
     combine: Combine = "max",
 ) -> Score:
     """Dice similarity to the references: features shared over the mean number of features.
 
     Settings as for tanimoto; never below it.
     """
-    mols = read_references(*references)
-    return _compared(mols, fingerprint.build(), combine, DataStructs.BulkDiceSimilarity)
+    mols, make = read_references(*references), fingerprint.build(chirality=chirality)
+    return _compared(mols, make, combine, DataStructs.BulkDiceSimilarity)
 
 
 @component("tversky", range=(0, 1), source="Tversky, Psychol. Rev. 84, 327 (1977); RDKit")
@@ -182,6 +168,7 @@ def tversky(
     alpha: Annotated[float, Field(ge=0, le=1000, description="weight of what only it has")],
     beta: Annotated[float, Field(ge=0, le=1000, description="weight of what it lacks")],
     fingerprint: Fingerprint = FINGERPRINT,
+    chirality: Chirality = False,
     combine: Combine = "max",
 ) -> Score:
     """Tversky similarity: c / (alpha a + beta b + c), lopsided where alpha and beta differ.
@@ -195,7 +182,7 @@ def tversky(
     mols = read_references(*references)
 
     bulk = partial(DataStructs.BulkTverskySimilarity, a=alpha, b=beta)
-    return _compared(mols, fingerprint.build(), combine, bulk)
+    return _compared(mols, fingerprint.build(chirality=chirality), combine, bulk)
 
 
 # ---- scaffolds
@@ -266,11 +253,7 @@ def scaffold_similarity(
     references: References = NO_REFERENCES,
     *,
     form: ScaffoldForm = "murcko",
-    fingerprint: Kind = "morgan",
-    radius: Radius = 2,
-    n_bits: Bits = 2048,
-    counts: Counts = False,
-    max_distance: MaxDistance = 30,
+    fingerprint: Fingerprint = FINGERPRINT,
     combine: Combine = "max",
 ) -> Score:
     """Tanimoto similarity of the molecule's scaffold to those of the references; 0 without a ring.
@@ -278,11 +261,10 @@ def scaffold_similarity(
     References that share a scaffold count once. Settings as for tanimoto. A molecule costs 0.5 ms,
     with generic scaffolds 0.8 ms.
     """
-    make = build_fingerprint(
-        fingerprint, radius=radius, n_bits=n_bits, counts=counts, max_distance=max_distance
-    )
     mols = [as_mol(text) for text in _scaffolds(references, form)]
-    to_references = _compared(mols, make, combine, DataStructs.BulkTanimotoSimilarity)
+    to_references = _compared(
+        mols, fingerprint.build(), combine, DataStructs.BulkTanimotoSimilarity
+    )
     scaffold_of = _SCAFFOLDS[form]
 
     def score(mol: Mol) -> float:

@@ -79,21 +79,23 @@ def _counter(*, unique: bool, use_chirality: bool) -> Callable[[Mol, Mol], int]:
 def required_smarts(
     smarts: Smarts,
     *,
-    combine: Annotated[
-        Literal["all", "any"], Field(description="whether every pattern must be there, or any one")
-    ] = "all",
-    min_matches: Annotated[
-        int, Field(ge=0, description="a pattern is there when it occurs at least so often")
-    ] = 1,
-    max_matches: Annotated[
-        int | None, Field(ge=0, description="and at most so often; null: no limit")
-    ] = None,
+    combine: Literal["all", "any"] = "all",
+    min_matches: Annotated[int, Field(ge=0)] = 1,
+    max_matches: Annotated[int | None, Field(ge=0)] = None,
     unique: Unique = True,
     use_chirality: Chirality = False,
 ) -> Score:
     """1 when the molecule has the wanted substructures, else 0.
 
     A molecule costs a few µs a pattern.
+
+    Args:
+        smarts: SMARTS patterns
+        combine: whether every pattern must be there, or any one
+        min_matches: a pattern is there when it occurs at least so often
+        max_matches: and at most so often; null: no limit
+        unique: matches on the same atoms are one
+        use_chirality: whether stereo marks count
     """
     patterns = compile_smarts(smarts)
     if max_matches is not None and max_matches < min_matches:
