@@ -4,6 +4,7 @@ import codecs
 import math
 import os
 import re
+import shlex
 import stat
 import tomllib
 import warnings
@@ -99,7 +100,7 @@ class Document:
         ours = None if os.path.exists(file) else shipped.find(file, *kinds)
         if ours is not None:
             file, path = ours, ours.relative_to(shipped.root())
-        text = _text_of(file, kinds)
+        text = read_text(file, kinds)
         _refuse_other_formats(file, text, str(path))
         data, lines, repeated = parse(text, str(path))
         if not isinstance(data, dict):
@@ -107,6 +108,8 @@ class Document:
             raise InputError(
                 f"{path}:1: the file should hold settings, one 'key: value' a line; found {kind}."
             )
+        if "run_type" in data and "parameters" in data:
+            raise InputError(f"{path}: a config of another program. {_converted(str(path))}.")
         file = file.resolve()
         return cls(data, str(path), folder or file.parent, lines, tuple(repeated), file)
 
@@ -324,10 +327,20 @@ def _refuse_other_formats(file: Path, text: str, name: str) -> None:
     """Say in one line that a file is TOML, or JSON that is no YAML; REINVENT reads such files."""
     is_toml = file.suffix.lower() == ".toml" or _is_toml(text)
     if is_toml or ('"run_type"' in text and text.lstrip().startswith("{")):
+        form = "TOML" if is_toml else "JSON"
         raise InputError(
-            f"{name}: a {'TOML' if is_toml else 'JSON'} file, not a YAML config. REINVENT4 configs "
-            "are not read; write YAML, one 'key: value' a line."
+            f"{name}: a {form} file, not a YAML config. {_converted(name)}; or write YAML, one "
+            "'key: value' a line."
         )
+
+
+def _converted(name: str) -> str:
+    """How a config of REINVENT4 becomes one that can be read."""
+    target = Path(name).with_suffix(".yaml")
+    if str(target) == name:
+        target = target.with_name(f"{target.stem}-chemkl.yaml")
+    command = f"chemkl convert {shlex.quote(name)} {shlex.quote(str(target))}"
+    return f"A config of REINVENT4 becomes one with: {command}"
 
 
 def _is_toml(text: str) -> bool:
@@ -344,7 +357,12 @@ def _too_long(name: str) -> str:
     )
 
 
-def _text_of(file: Path, kinds: Iterable[str]) -> str:
+def read_text(file: Path, kinds: Iterable[str] = ()) -> str:
+    """Read a file of settings as UTF-8, or UTF-16 with its mark.
+
+    Raises:
+        InputError: no such file, no regular file, too large, or not text.
+    """
     try:
         kind = file.stat().st_mode
         if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):  # a pipe may wait for ever

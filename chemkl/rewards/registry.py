@@ -278,6 +278,7 @@ _NAMES = {
     "activity": "qsar classifier bioactivity PredictiveProperty DRD2 GSK3B JNK3",
     "admet": "ADMETAI toxicity solubility hERG ChemProp BBB clearance",
     "alert_count": "alerts structural_alerts PAINS BRENK",
+    "batch_program": "ExternalProcess external subprocess command",
     "amide_bonds": "NumAmideBonds",
     "aliphatic_rings": "NumAliphaticRings AliphaticRingCount",
     "aromatic_rings": "NumAromaticRings AromaticRingCount",

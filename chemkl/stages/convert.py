@@ -1,7 +1,9 @@
-"""`chemkl convert`: models from and to REINVENT, Parquet files; and `chemkl show` of a model."""
+"""`chemkl convert`: models, configs of REINVENT4, Parquet files; and `chemkl show` of a model."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,20 @@ from rich.text import Text
 
 from chemkl import __version__
 from chemkl.config import InputError
+from chemkl.config.document import Document, dump
 from chemkl.display import facts, plain_table, say
+from chemkl.peers import Notes, read_config, translate
 from chemkl.policies import load_policy, read_header, save_policy
 from chemkl.policies.reinvent import is_reinvent, write_reinvent
 from chemkl.results.provenance import sha256_of
 from chemkl.stages import export
-from chemkl.stages.output_files import check_outputs
-from chemkl.stages.registry import MODELS
+from chemkl.stages.check import check_file
+from chemkl.stages.output_files import check_outputs, written_out
+from chemkl.stages.registry import MODELS, STAGES
 from chemkl.stages.runner import free_name
+
+CONFIGS = (".yaml", ".yml")
+"""How the configs that are written end."""
 
 
 def convert(
@@ -32,7 +40,7 @@ def convert(
     """Write a file in another format, which the ending of the target says.
 
     Args:
-        source: a model, or a Parquet file.
+        source: a model, a config of REINVENT4, or a Parquet file.
         target: the file to write.
         column: of a Parquet file, see `chemkl.stages.export.convert`.
         lenient: of a config: leave out what has no counterpart.
@@ -46,13 +54,20 @@ def convert(
         InputError: one of the files, or an option that does not fit; then nothing was written.
     """
     source, target = Path(source), Path(target)
-    is_model = target.suffix.lower() in MODELS or source.suffix.lower() in MODELS
-    options = {"--column": column is not None and is_model, "--lenient": lenient}
-    InputError.refuse(f"{option}: means nothing here" for option in options if options[option])
-    if is_model:
-        check_outputs({"OUT": target}, {"OUT": MODELS}, force=force or fresh)
+    form, endings = "Parquet", tuple[str, ...]()
+    if target.suffix.lower() in CONFIGS or source.suffix.lower() == ".toml":
+        form, endings = "config", CONFIGS
+    elif {target.suffix.lower(), source.suffix.lower()} & {*MODELS}:
+        form, endings = "model", MODELS
+    given = {"--column": (column, "Parquet"), "--lenient": (lenient, "config")}
+    wrong = [option for option, (value, of) in given.items() if value and of != form]
+    InputError.refuse(f"{option}: means nothing for this conversion" for option in wrong)
+    if endings:
+        check_outputs({"OUT": target}, {"OUT": endings}, force=force or fresh)
     with _moved_aside(target, fresh=fresh):
-        if is_model:
+        if form == "config":
+            return _convert_config(source, target, lenient=lenient)
+        if form == "model":
             return _convert_model(source, target)
         return export.convert(source, target, column=column, force=force)
 
@@ -71,6 +86,68 @@ def _moved_aside(target: Path, *, fresh: bool) -> Iterator[None]:
     finally:
         if not target.exists():
             aside.rename(target)
+
+
+# ---- configs
+
+
+def _convert_config(source: Path, target: Path, *, lenient: bool) -> str:
+    notes = Notes()
+    config = read_config(source, notes)
+    jobs = translate(config, partial(_placed, folders=(Path.cwd(), source.parent), target=target))
+    without = [] if lenient else notes.gaps
+    if without:
+        without = [
+            *without,
+            f"{source}: {len(without)} settings without a counterpart in chemkl: take them out, or "
+            "leave them out with --lenient",
+        ]
+    InputError.refuse([*notes.problems, *without])
+    for job in jobs:
+        # what it names may be made, or copied here, later
+        document = Document(job.settings, f"{source}, as converted", target.parent)
+        STAGES[job.stage].load(document, promised=[Path("/")])
+    if len(jobs) == 1:
+        command, data = jobs[0].stage, jobs[0].settings
+    else:
+        entries = [{"stage": job.stage, "name": job.name, "config": job.settings} for job in jobs]
+        name = re.sub(r"[^A-Za-z0-9._=+-]", "_", target.stem).lstrip("._=+-") or "converted"
+        command, data = "run", {"name": name, "stages": entries}
+    head = _head(source, target, command, data, notes)
+    with written_out(target) as stream:
+        stream.write((head + dump(data)).encode())
+    try:
+        check_file(target)
+    except InputError as error:
+        say(f"not all is here that it needs; chemkl check {target} says:\n{error}")
+    left_out = f", {len(notes.gaps)} settings left out" if notes.gaps else ""
+    return f"for chemkl {command}{left_out}"
+
+
+def _head(source: Path, target: Path, command: str, data: Mapping[str, Any], notes: Notes) -> str:
+    """The comments at the beginning of a converted config."""
+    how = f"chemkl {command} {target}"
+    if command == "score":
+        how = f"chemkl score {data['file']} --config {target} --out scores.csv"
+    lines = [f"Made from {source.name} of REINVENT4 by chemkl convert.", f"  {how}"]
+    lines.append(f"  sha256 of the source: {sha256_of(source)}")
+    told = {
+        "LEFT OUT, as it has no counterpart:": notes.gaps,
+        "Not the same as there:": notes.differences,
+        "Without a key here, as it needs none:": notes.needless,
+    }
+    for title, texts in told.items():
+        if texts:
+            lines += [title, *(f"  {text}" for text in texts)]
+    return "".join(f"# {line}\n" for text in lines for line in text.splitlines())
+
+
+def _placed(text: str, *, folders: Sequence[Path], target: Path) -> str:
+    """A path of a config as it is to stand in the written file, which lies elsewhere perhaps."""
+    found = next((place for f in folders if (place := f / Path(text).expanduser()).exists()), None)
+    if not text or found is None or (target.parent / text).resolve() == found.resolve():
+        return text
+    return str(found.resolve())
 
 
 # ---- models

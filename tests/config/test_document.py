@@ -219,7 +219,12 @@ def test_lines_of_nested_keys(tmp_path):
     [
         ("run.toml", "run_type = 'staged_learning'\n", "a TOML file, not a YAML config"),
         ("run.yaml", "[parameters]\nprior_file = 'x'\n", "a TOML file, not a YAML config"),
-        ("empty.toml", "", "a TOML file, not a YAML config. REINVENT4 configs are not read"),
+        ("a.toml", "", "a TOML file, not a YAML config. A config of REINVENT4 becomes one with: "),
+        (
+            "run.yaml",
+            "run_type: scoring\nparameters: {}\n",
+            "run.yaml: a config of another program",
+        ),
         ("run.json", '{"version": 3, "run_type": "x"}', "a JSON file, not a YAML config"),
         ("run.json", '{"a": 1,,}', ":1: JSON, and no YAML config: write YAML"),
     ],

@@ -276,3 +276,51 @@ def test_its_identity_is_what_its_files_hold(program):
     first = one.identity
     Path(one.command[1]).write_text("# another program\n")
     assert one.identity != first
+
+
+# ---- a program that is run once for a batch
+
+BATCH = """
+import json, sys
+smiles = sys.stdin.read().split()
+open("asked.txt", "a").write(" ".join(smiles) + "\\n")
+if any("Br" in one for one in smiles):
+    sys.exit("no bromine")
+print(json.dumps({"version": 1, "payload": {"length": [len(one) for one in smiles]}}))
+"""
+
+
+@pytest.fixture
+def batch(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "batch.py").write_text(BATCH)
+    return lambda **more: {
+        "kind": "batch_program",
+        "parameters": {"command": [sys.executable, "batch.py"], "property": "length", **more},
+        "transform": {"kind": "linear_clip", "low": 0, "high": 10},
+    }
+
+
+def test_a_batch_program_is_run_once_for_all_molecules(batch, tmp_path):
+    frame = reward_of(batch()).score(["CCO", "C", "OCC", "C(", "CCCC"])
+    assert frame["reward"].tolist() == [0.3, 0.1, 0.3, 0, 0.4]
+    assert (tmp_path / "asked.txt").read_text() == "CCO C CCCC\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"property": "height"}, '{"height": [...]}} (exit status 0)'),
+        ({"timeout": 0.001}, "no answer within 0.001 s"),
+    ],
+)
+def test_a_batch_program_without_an_answer(batch, more, says):
+    (reason,) = reward_of(batch(**more)).score(["C"])["reason"]
+    assert reason.startswith("component batch_program failed: ")
+    assert says in reason
+
+
+def test_one_molecule_spoils_no_other_of_its_batch(batch):
+    frame = reward_of(batch()).score(["CCO", "CBr", "C"])
+    assert frame["reward"].tolist() == [0.3, 0, 0.1]
+    assert "(exit status 1; standard error: no bromine)" in frame["reason"][1]

@@ -122,5 +122,5 @@ def test_what_is_no_model_or_no_place_for_one(model, tmp_path, source, target, s
     with pytest.raises(InputError, match=says):
         convert(tmp_path / source, tmp_path / target, fresh=True)
     assert {path.name for path in tmp_path.iterdir()} == before
-    with pytest.raises(InputError, match="--lenient: means nothing here"):
+    with pytest.raises(InputError, match="--lenient: means nothing for this conversion"):
         convert(tmp_path / source, tmp_path / target, lenient=True)

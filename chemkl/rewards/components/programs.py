@@ -1,4 +1,4 @@
-"""The component for a program of the user, kept alive: a JSON line a molecule, a JSON line back."""
+"""Components for programs of the user: kept alive, a line a molecule; or run once for a batch."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ from rdkit.Chem import Mol, MolToSmiles
 from chemkl.config import InputError
 from chemkl.config.base import shown
 from chemkl.results.provenance import sha256_of
-from chemkl.rewards.registry import REAL, Score, component
+from chemkl.rewards.registry import REAL, BatchScore, Score, component
 
 LONGEST_ANSWER = 1_000_000
 """A line longer than this many bytes is no answer."""
@@ -267,3 +267,77 @@ def external_program(
             stopped and that molecule has failed.
     """
     return Program(tuple(command), timeout)
+
+
+# ---- a program that is run once for a batch
+
+
+class BatchProgram(Program):
+    """A component's score function that runs a program once for several molecules."""
+
+    def __init__(self, command: tuple[str, ...], key: str, timeout: float) -> None:
+        super().__init__(command, timeout)
+        self.key = key
+
+    def __call__(self, mols: Sequence[Mol]) -> Sequence[float]:  # type: ignore[override]
+        """Ask about molecules.
+
+        Raises:
+            RuntimeError: no usable answer; the text says why.
+        """
+        smiles = "\n".join(map(MolToSmiles, mols))
+        try:
+            ended = subprocess.run(
+                self.command,
+                input=smiles,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=self.timeout,
+                check=False,
+            )
+            payload = json.loads(ended.stdout)["payload"]
+            values: Sequence[float] = payload[self.key]
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"no answer within {self.timeout:g} s") from None
+        except OSError as error:
+            raise RuntimeError(f"{self.command[0]} cannot be run ({error.strerror})") from None
+        except (ValueError, KeyError, TypeError):
+            said = " ".join(ended.stderr.split())[-400:]
+            raise RuntimeError(
+                f'its answer {shown(ended.stdout)} is not {{"payload": {{"{self.key}": [...]}}}} '
+                f"(exit status {ended.returncode}{f'; standard error: {said}' if said else ''})"
+            ) from None
+        return values
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.command, self.key, self.timeout)
+
+
+@component(
+    "batch_program",
+    unit="as answered",
+    range=REAL,
+    source="a program of yours; the protocol is that of REINVENT4's ExternalProcess",
+    batched=True,
+    costly=True,
+)
+def batch_program(
+    command: Annotated[list[str], Field(min_length=1), AfterValidator(_full_command)],
+    property: str,
+    *,
+    timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3600.0,
+) -> BatchScore:
+    """What a program of yours says of several molecules at once; you decide what high means.
+
+    It is run anew for each batch: it reads SMILES from its standard input, one a line, and writes
+    {"payload": {"<property>": [1.2, 0.3]}} to its standard output, a number for each in order.
+
+    Args:
+        command: The program and its arguments, as a list. What names a file beside the config file
+            is that file.
+        property: The key of the payload under which the numbers stand.
+        timeout: How long it may take for one batch, in seconds; then its molecules are asked about
+            one by one, and those without an answer have failed.
+    """
+    return BatchProgram(tuple(command), property, timeout)

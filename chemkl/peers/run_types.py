@@ -1,0 +1,264 @@
+"""REINVENT4's run types as jobs of ours: staged and transfer learning, scoring, sampling.
+
+Of a run of several stages each stage is a job that begins with the agent of the one before; the
+prior stays the same, as there.
+"""
+
+import re
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any, NamedTuple
+
+from chemkl.peers.reading import Section
+from chemkl.peers.scoring import Place, plain, translate_scoring
+
+
+class Job(NamedTuple):
+    """A stage of ours with its settings."""
+
+    stage: str
+    name: str
+    settings: dict[str, Any]
+
+
+AGENT = "checkpoints/policy.safetensors"
+"""Where posttrain and pretrain write their model."""
+IN_THE_FOLDER = "is written into the output folder (--out)"
+ALWAYS = "is always written; see README.md"
+OF_OTHERS = "is for generators that build on molecules of yours, which are not read"
+NO_MONITOR = "a remote monitor is not offered; a run is looked into with chemkl show and report"
+
+
+def translate(config: Section, place: Place) -> list[Job]:
+    """The jobs of a config of REINVENT4; what cannot be translated is noted in the section.
+
+    Args:
+        config: the whole of it.
+        place: gives a path as it is to stand in the written file.
+    """
+    run_type = config.take("run_type", str, "", required=True)
+    if run_type not in RUN_TYPES:
+        text = f"{run_type!r} is not translated; expected {', '.join(RUN_TYPES)} of REINVENT4"
+        config.notes.problems.append(f"{config.where('run_type')}: {text}")
+        return []
+    config.needless(
+        tb_logdir=f"TensorBoard's log {ALWAYS}",
+        json_out_config="every run keeps its settings in manifest.json",
+        use_cuda="the device is found by itself",
+    )
+    config.data.pop("version", None)
+    config.only("responder", None, NO_MONITOR)
+    parameters = config.table("parameters")
+    if not parameters.data:
+        config.notes.problems.append(f"{config.where('parameters')}: required, and not given")
+    jobs = RUN_TYPES[run_type](config, parameters, place)
+    parameters.end()
+    config.end()
+    return jobs
+
+
+def _device(config: Section) -> str:
+    """The name of the device in torch; empty: whatever there is."""
+    device: str = config.take("device", str, "")
+    return "" if device in ("cuda", "cuda:0") else device
+
+
+def _trainer(config: Section) -> dict[str, Any]:
+    device = _device(config)
+    if not device:
+        return {}
+    if device == "cpu":
+        return {"trainer": {"accelerator": "cpu"}}
+    if number := re.fullmatch(r"cuda:(\d+)", device):
+        return {"trainer": {"accelerator": "gpu", "devices": [int(number[1])]}}
+    config.notes.gaps.append(f"{config.where('device')}: no device {device!r} is known here")
+    return {}
+
+
+def _seed(config: Section) -> dict[str, int]:
+    seed = config.take("seed", int, None)
+    return {} if seed is None else {"seed": seed}
+
+
+# ---- staged learning
+
+
+def _staged_learning(config: Section, parameters: Section, place: Place) -> list[Job]:
+    prior = parameters.take("prior_file", str, "", required=True)
+    agent = parameters.take("agent_file", str, prior)
+    parameters.needless(
+        summary_csv_prefix=f"the trace {IN_THE_FOLDER}",
+        tb_isim="chemkl evaluate measures diversity",
+        randomize_smiles="changes nothing for a model of whole molecules",
+        isomeric_smiles="changes nothing for a model of whole molecules",
+        distance_threshold="changes nothing for a model of whole molecules",
+    )
+    parameters.only("use_checkpoint", False, "the filter of an earlier run is not taken over")
+    parameters.only("temperature", 1.0, "samples are drawn at temperature 1")
+    parameters.only("sample_strategy", "multinomial", "sequences are drawn at random")
+    parameters.only("smiles_file", None, OF_OTHERS)
+    config.only("intrinsic_penalty", None, "there is no such penalty here")
+    config.only("inception", None, "there is no replay of good molecules here")
+    batch_size = parameters.take("batch_size", int, 100)
+    drops = parameters.take("unique_sequences", bool, False)
+
+    strategy = config.table("learning_strategy")
+    strategy.only("type", "dap", "REINVENT4 has dap alone, which is the estimator reinvent")
+    common = {
+        "prior": place(prior),
+        **({} if agent == prior else {"agent": place(agent)}),
+        "target": {"kind": "gibbs", "sigma": strategy.take("sigma", float, 128.0)},
+        "estimator": {"kind": "reinvent", "duplicates": "drop"} if drops else "reinvent",
+        "batch_size": batch_size,
+        "learning_rate": strategy.take("rate", float, 1e-4),
+        **_seed(config),
+        **_trainer(config),
+    }
+    strategy.end()
+    for_all = _filter(config)
+    jobs: list[Job] = []
+    if "stage" not in config.data:
+        config.notes.problems.append(f"{config.where('stage')}: required, and not given")
+    for stage in config.tables("stage"):
+        of_the_stage = _filter(stage)  # one for all stages counts, as there
+        settings = deepcopy(common)
+        if jobs:
+            settings["agent"] = f"${{{jobs[-1].name}}}/{AGENT}"
+        settings["reward"] = translate_scoring(stage.table("scoring"), place)
+        if chosen := for_all or of_the_stage:
+            settings["diversity_filter"] = dict(chosen)
+        n_samples = batch_size * _steps(stage)
+        settings |= {"budget": max(n_samples, 1), "max_samples": max(n_samples, 1)}
+        stage.end()
+        jobs.append(Job("posttrain", f"stage-{len(jobs) + 1}", settings))
+    purge = parameters.take("purge_memories", bool, True)
+    if len(jobs) > 1:
+        if not purge and any("diversity_filter" in job.settings for job in jobs):
+            parameters.gap("purge_memories", "false: each stage begins with an empty filter")
+        text = "each stage begins with a new state of Adam; there it goes on"
+        config.notes.differences.append(f"{config.where('stage')}: {text}")
+    return jobs
+
+
+def _steps(stage: Section) -> int:
+    """The steps of a stage, which has them all."""
+    stage.needless(chkpt_file=f"the checkpoint {IN_THE_FOLDER}")
+    stage.only("termination", "simple", "a stage ends after its steps")
+    stage.only("max_score", 1.0, "a stage does not end at a mean score, but after max_steps")
+    stage.data.pop("min_steps", None)  # until max_score is looked at
+    steps: int = stage.take("max_steps", int, 1, required=True)
+    return steps
+
+
+def _filter(section: Section) -> dict[str, Any] | None:
+    """The diversity filter of the run or of a stage; None where there is none."""
+    if "diversity_filter" not in section.data:
+        return None
+    table = section.table("diversity_filter")
+    name = table.take("type", str, "", required=True)
+    kind = FILTERS.get(plain(name))
+    if kind is None:
+        section.gap("diversity_filter", f"there is no filter {name!r} here")
+        return None
+    table.data.pop("minsimilarity", None)  # of other filters
+    table.data.pop("penalty_multiplier", None)
+    bucket, min_score = table.take("bucket_size", int, 25), table.take("minscore", float, 0.4)
+    table.end()
+    return {"kind": kind, "bucket": bucket, "min_score": min_score}
+
+
+FILTERS = {"identicalmurckoscaffold": "murcko"}
+"""The diversity filters that there are here, by their names there."""
+
+
+# ---- the others
+
+
+def _scoring(config: Section, parameters: Section, place: Place) -> list[Job]:
+    file = parameters.take("smiles_file", str, "", required=True)
+    column = parameters.take("smiles_column", str, "")
+    parameters.needless(output_csv=f"the table {IN_THE_FOLDER}")
+    if parameters.take("standardize_smiles", bool, True):
+        text = "molecules are scored as they stand; there they are standardised first"
+        where = parameters.where("standardize_smiles")
+        parameters.notes.differences.append(f"{where}: {text}")
+    config.needless(seed="scoring draws nothing", device="scoring runs on the processor")
+    settings: dict[str, Any] = {"file": place(file), "format": "csv"}
+    if column and file.lower().endswith((".csv", ".csv.gz")):
+        settings["column"] = column
+    settings["reward"] = translate_scoring(config.table("scoring"), place)
+    return [Job("score", "score", settings)]
+
+
+def _sampling(config: Section, parameters: Section, place: Place) -> list[Job]:
+    parameters.needless(
+        output_file=f"the table {IN_THE_FOLDER}",
+        unique_molecules="repeats stay in the table; chemkl evaluate counts them",
+        randomize_smiles="changes nothing for a model of whole molecules",
+        isomeric_smiles="changes nothing for a model of whole molecules",
+    )
+    parameters.only("temperature", 1.0, "samples are drawn at temperature 1")
+    parameters.only("sample_strategy", "multinomial", "sequences are drawn at random")
+    parameters.only("smiles_file", None, OF_OTHERS)
+    parameters.only("target_smiles_path", "", OF_OTHERS)
+    parameters.data.pop("target_nll_file", None)  # of target_smiles_path
+    config.only("filter", None, "samples are not filtered; chemkl score does so afterwards")
+    device = config.take("device", str, "")
+    settings = {
+        "policy": place(parameters.take("model_file", str, "", required=True)),
+        "n": parameters.take("num_smiles", int, 1, required=True),
+        **({"device": device} if device else {}),
+        **_seed(config),
+    }
+    return [Job("sample", "sample", settings)]
+
+
+def _transfer_learning(config: Section, parameters: Section, place: Place) -> list[Job]:
+    parameters.needless(
+        output_model_file=f"the model {IN_THE_FOLDER}",
+        save_every_n_epochs="checkpoints are always written",
+        num_refs="chemkl evaluate measures similarity",
+        internal_diversity="chemkl evaluate measures diversity",
+        tb_isim="chemkl evaluate measures diversity",
+        standardize_smiles="chemkl prepare cleans every molecule",
+        randomize_all_smiles="validation molecules stay as they are",
+        isomeric_smiles="marks of stereochemistry stay",
+        n_cpus="changes nothing for a model of whole molecules",
+    )
+    model = parameters.take("input_model_file", str, "", required=True)
+    if model:
+        parameters.gap("input_model_file", "chemkl pretrain begins with new weights")
+    parameters.only("validation_smiles_file", None, "a tenth of smiles_file is used instead")
+    parameters.only("shuffle_each_epoch", True, "every epoch has an order of its own")
+    parameters.only("training_zero_epoch_start", False, "epochs are counted from 0")
+    parameters.only("starting_epoch", 1, "epochs are counted from 0")
+    parameters.only("ranking_loss_penalty", False, OF_OTHERS)
+    parameters.only("pairs", None, OF_OTHERS)
+    config.only("scheduler", None, "the rate rises, then falls by half a cosine")
+    prepare = {
+        "source": {
+            "kind": "file",
+            "path": place(parameters.take("smiles_file", str, "", required=True)),
+        },
+        "split": {"kind": "random", "test": 0.0, "valid": 0.1},
+        "max_tokens": parameters.take("max_sequence_length", int, 128),
+    }
+    pretrain = {
+        "corpus": "${prepare}",
+        "randomise": parameters.take("randomize_smiles", bool, True),
+        "epochs": parameters.take("num_epochs", int, 1, required=True),
+        "batch_size": parameters.take("batch_size", int, 1, required=True),
+        "samples_per_epoch": parameters.take("sample_batch_size", int, 100),
+        "gradient_clip": parameters.take("clip_gradient_norm", float, 1.0),
+        **_seed(config),
+        **_trainer(config),
+    }
+    return [Job("prepare", "prepare", prepare), Job("pretrain", "pretrain", pretrain)]
+
+
+RUN_TYPES: dict[str, Callable[[Section, Section, Place], list[Job]]] = {
+    "staged_learning": _staged_learning,
+    "transfer_learning": _transfer_learning,
+    "scoring": _scoring,
+    "sampling": _sampling,
+}

@@ -1,0 +1,317 @@
+"""REINVENT4's run types, translated: each key of each table has its place, or a line about it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from chemkl.config import InputError
+from chemkl.config.document import dump, parse
+from chemkl.peers import Notes, read_config, translate
+from chemkl.peers.reading import toml_lines
+from chemkl.stages.check import check_file
+from chemkl.stages.convert import convert
+from chemkl.stages.posttrain import run as posttrain
+from chemkl.stages.sample import run as sample
+
+SCORING = """
+type = "geometric_mean"
+[[{0}.component]]
+[{0}.component.QED]
+[[{0}.component.QED.endpoint]]
+name = "like a drug"
+weight = 0.6
+[[{0}.component]]
+[{0}.component.MolecularWeight]
+[[{0}.component.MolecularWeight.endpoint]]
+transform = {{ type = "reverse_sigmoid", low = 60, high = 120, k = 0.5 }}
+"""
+STAGED = """
+run_type = "staged_learning"
+device = "cpu"
+seed = 5
+tb_logdir = "tb"
+
+[parameters]
+prior_file = "my.prior"
+agent_file = "my.prior"
+summary_csv_prefix = "out"
+batch_size = 16
+
+[learning_strategy]
+type = "dap"
+sigma = 64
+rate = 0.001
+
+[diversity_filter]
+type = "IdenticalMurckoScaffold"
+bucket_size = 10
+minscore = 0.3
+
+[[stage]]
+chkpt_file = "one.chkpt"
+max_steps = 2
+[stage.scoring]""" + SCORING.format("stage.scoring")
+SECOND = """
+[[stage]]
+max_steps = 3
+[stage.scoring]""" + SCORING.format("stage.scoring")
+SAMPLING = """
+run_type = "sampling"
+[parameters]
+model_file = "my.prior"
+output_file = "x.csv"
+num_smiles = 12
+unique_molecules = true
+randomize_smiles = true
+"""
+SCORES = """
+run_type = "scoring"
+[parameters]
+smiles_file = "a.csv"
+smiles_column = "SMI"
+output_csv = "b.csv"
+standardize_smiles = false
+[scoring]""" + SCORING.format("scoring")
+TRANSFER = """
+run_type = "transfer_learning"
+[parameters]
+input_model_file = "my.prior"
+output_model_file = "tuned.model"
+smiles_file = "a.smi"
+num_epochs = 4
+batch_size = 8
+sample_batch_size = 100
+save_every_n_epochs = 2
+num_refs = 0
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, tiny_prior):
+    """A folder where we work, with a model called my.prior in REINVENT's format."""
+    from chemkl.policies import reinvent
+
+    monkeypatch.setattr(reinvent, "FIT", ((4, 4, 3, 0.1),))
+    monkeypatch.chdir(tmp_path)
+    convert(tiny_prior, "my.prior")
+    Path("a.csv").write_text("id,SMI\n1,CCO\n2,c1ccccc1\n")
+    Path("a.smi").write_text("CCO\n")
+    return tmp_path
+
+
+def converted(text, name="in.toml", **options):
+    """Convert a config, and read what was written."""
+    Path(name).write_text(text)
+    convert(name, "out.yaml", force=True, **options)
+    written = Path("out.yaml").read_text()
+    return parse(written, "out.yaml").data, written
+
+
+REWARD = {
+    "components": [
+        {"kind": "qed", "name": "like_a_drug", "weight": 0.6},
+        {
+            "kind": "mol_wt",
+            "name": "MolecularWeight",
+            "transform": {"kind": "reverse_sigmoid", "low": 60.0, "high": 120.0, "k": 0.5},
+        },
+    ],
+    "aggregate": "geometric_mean",
+}
+POSTTRAIN = {
+    "prior": "my.prior",
+    "target": {"kind": "gibbs", "sigma": 64.0},
+    "estimator": "reinvent",
+    "batch_size": 16,
+    "learning_rate": 0.001,
+    "seed": 5,
+    "trainer": {"accelerator": "cpu"},
+    "reward": REWARD,
+    "diversity_filter": {"kind": "murcko", "bucket": 10, "min_score": 0.3},
+    "budget": 32,
+    "max_samples": 32,
+}
+
+
+def test_a_run_of_one_stage_is_a_posttrain_config_that_runs(here):
+    config, text = converted(STAGED)
+    assert config == POSTTRAIN
+    assert check_file("out.yaml").kind == "posttrain"
+    assert (
+        "# Made from in.toml of REINVENT4 by chemkl convert.\n#   chemkl posttrain out.yaml" in text
+    )
+    assert "#   in.toml:5: tb_logdir: TensorBoard's log" in text
+    assert "LEFT OUT" not in text
+    assert posttrain("out.yaml", here / "run").exists()
+
+
+def test_a_run_of_two_stages_is_a_pipeline(here):
+    config, text = converted(STAGED + SECOND)
+    first, second = config["stages"]
+    assert config["name"] == "out"
+    assert first == {"stage": "posttrain", "name": "stage-1", "config": POSTTRAIN}
+    agent = "${stage-1}/checkpoints/policy.safetensors"
+    assert second["config"] == POSTTRAIN | {"agent": agent, "budget": 48, "max_samples": 48}
+    assert check_file("out.yaml").kind == "pipeline"
+    assert "each stage begins with a new state of Adam" in text
+    assert "&" not in text.replace("&&", "")  # every job has its settings written out
+
+
+def test_sampling_scoring_and_transfer_learning(here):
+    config, _ = converted(SAMPLING)
+    assert config == {"policy": "my.prior", "n": 12}
+    assert len(read_table(sample("out.yaml", here / "samples"))) == 12
+    config, text = converted(SCORES)
+    assert config == {"file": "a.csv", "format": "csv", "column": "SMI", "reward": REWARD}
+    assert "#   chemkl score a.csv --config out.yaml --out scores.csv" in text
+    assert check_file("out.yaml").kind == "score"
+    with pytest.raises(InputError, match="input_model_file: chemkl pretrain begins with new weig"):
+        converted(TRANSFER)
+    config, text = converted(TRANSFER, lenient=True)
+    prepare, pretrain = (entry["config"] for entry in config["stages"])
+    assert prepare["source"] == {"kind": "file", "path": "a.smi"}
+    assert pretrain == {
+        "corpus": "${prepare}",
+        "randomise": True,
+        "epochs": 4,
+        "batch_size": 8,
+        "samples_per_epoch": 100,
+        "gradient_clip": 1.0,
+    }
+    assert "# LEFT OUT, as it has no counterpart:\n#   in.toml:4: parameters.input_model" in text
+    assert check_file("out.yaml").kind == "pipeline"
+
+
+def read_table(path):
+    import pandas as pd
+
+    return pd.read_parquet(path)
+
+
+def test_toml_json_and_yaml_are_the_same(here):
+    from tomllib import loads
+
+    data = loads(STAGED)
+    config, _ = converted(STAGED)
+    assert converted(json.dumps(data, indent=1), "in.json")[0] == config
+    assert converted(dump(data), "in.yaml")[0] == config
+    assert converted(dump(data), "in.yml")[0] == config
+    with pytest.raises(InputError, match=r"in.json:\d+: parameters.batch: no key that is known"):
+        converted(json.dumps(data, indent=1).replace('"batch_size"', '"batch"'), "in.json")
+
+
+def test_paths_are_found_from_where_the_new_file_lies(here):
+    Path("deeper").mkdir()
+    Path("in.toml").write_text(SAMPLING)
+    convert("in.toml", "deeper/out.yaml")
+    written = parse(Path("deeper/out.yaml").read_text(), "out").data
+    assert written["policy"] == str(here / "my.prior")
+    assert check_file("deeper/out.yaml").kind == "sample"
+
+
+def test_what_is_not_here_yet_is_told_and_written_all_the_same(here, chemkl, capsys):
+    Path("in.toml").write_text(SAMPLING.replace("my.prior", "elsewhere/a.prior"))
+    assert chemkl("convert", "in.toml", "out.yaml") == 0
+    assert "policy: no such file or folder" in capsys.readouterr().err
+    assert "policy: elsewhere/a.prior\n" in Path("out.yaml").read_text()
+
+
+GAPS = [
+    ("batch_size = 16", "batchsize = 16", "parameters.batchsize: no key that is known here"),
+    ("seed = 5", "seeds = 5", "in.toml:4: seeds: no key that is known here"),
+    ("max_steps = 2", "max_steps = 2\nmax_score = 0.7", "stage.0.max_score: 0.7: a stage does not"),
+    ('"dap"', '"mauli"', "learning_strategy.type: 'mauli': REINVENT4 has dap alone"),
+    ('"IdenticalMurcko', '"Other', "diversity_filter: there is no filter 'OtherScaffold' here"),
+    ("batch_size", "use_checkpoint = true\nbatch_size", "use_checkpoint: True: the filter of an"),
+    ("batch_size", "temperature = 1.3\nbatch_size", "temperature: 1.3: samples are drawn at"),
+    ("batch_size", "smiles_file = 'a.smi'\nbatch_size", "smiles_file: 'a.smi': is for gen"),
+    ("[learning", "[inception]\nmemory_size = 9\n[learning", "inception: {'memory_size': 9}: t"),
+    ("[learning", "[intrinsic_penalty]\ntype = 'a'\n[learning", "intrinsic_penalty: "),
+    ("[learning", "[responder]\nendpoint = 'a'\n[learning", "responder: {'endpoint': 'a'}: a"),
+    ('"cpu"', '"tpu"', "device: no device 'tpu' is known here"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "says"), GAPS)
+def test_what_has_no_counterpart_is_refused_or_listed(here, chemkl, capsys, old, new, says):
+    Path("in.toml").write_text(STAGED.replace(old, new, 1))
+    assert chemkl("convert", "in.toml", "out.yaml") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert says in lines[0]
+    assert lines[0].startswith("in.toml:")
+    assert lines[1:] == ["in.toml: 1 settings without a counterpart in chemkl: take them out, or "
+                         "leave them out with --lenient"]  # fmt: skip
+    assert not Path("out.yaml").exists()
+    assert chemkl("convert", "in.toml", "out.yaml", "--lenient") == 0
+    assert says in Path("out.yaml").read_text()
+    assert check_file("out.yaml").kind == "posttrain"
+
+
+def test_a_filter_that_lives_on_and_inputs_of_other_generators(here):
+    kept = STAGED.replace("batch_size", "purge_memories = false\nbatch_size", 1)
+    assert converted(kept)[0] == POSTTRAIN  # one stage: nothing to purge
+    with pytest.raises(InputError, match="purge_memories: false: each stage begins with an empty"):
+        converted(kept + SECOND)
+    for change in ("sample_strategy = 'beamsearch'", "smiles_file = 'a.smi'", "temperature = 2"):
+        with pytest.raises(InputError, match=change.split()[0]):
+            converted(SAMPLING + change)
+    with pytest.raises(InputError, match=r"filter: .'smarts': "):
+        converted(SAMPLING + "[filter]\nsmarts = ['C']\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("in.toml", "run_type = [", "in.toml: not valid TOML: "),
+        ("in.json", '{"run_type": ', "in.json:1: "),
+        ("in.yaml", "- a\n", "in.yaml:1: expected a config of REINVENT4"),
+        ("in.toml", "", "in.toml:1: run_type: required, and not given"),
+        ("in.toml", "run_type = 3", "in.toml:1: run_type: should be text (got 3)"),
+        ("in.toml", "run_type = 'enumeration'", "run_type: 'enumeration' is not translated; expec"),
+        ("in.toml", "run_type = 'sampling'", "parameters: required, and not given"),
+        ("in.toml", SAMPLING.replace("12", "0"), "in.toml, as converted: n: "),
+        ("in.toml", SAMPLING.replace("12", "'x'"), "parameters.num_smiles: should be a number"),
+        ("in.toml", STAGED.partition("[[stage]]")[0], "stage: required, and not given"),
+        ("in.toml", STAGED.replace("[[stage]]", "[stage]"), "stage: should be a list (got "),
+        ("in.toml", STAGED.replace("sigma = 64", "sigma = -1"), "as converted: target.sigma: "),
+        ("in.json", '{"a": 1, "a": 2}', "in.json:1: the key a is given twice, first in line 1"),
+    ],
+)
+def test_damaged_files_and_impossible_values(here, name, text, says):
+    with pytest.raises(InputError) as caught:
+        converted(text, name, lenient=True)
+    assert says in str(caught.value)
+    assert not Path("out.yaml").exists()
+
+
+def test_where_such_a_file_is_given_the_command_that_converts_it_is_named(here, chemkl, capsys):
+    Path("in.toml").write_text(STAGED)
+    Path("in.yaml").write_text("run_type: sampling\nparameters: {model_file: my.prior}\n")
+    for command in ("check", "run", "posttrain", "sample"):
+        assert chemkl(command, "in.toml") == 2
+        assert "chemkl convert in.toml in.yaml" in capsys.readouterr().err
+        assert chemkl(command, "in.yaml") == 2
+        assert "chemkl convert in.yaml in-chemkl.yaml" in capsys.readouterr().err
+
+
+def test_lines_of_toml():
+    text = (
+        'a = 1\n[b.c]\nd.e = [\n  "x = 1",\n]\n[[f]]\n[f.g]\n[[f.h]]\ni=1\n[[f]]\n[[f.h]]\nj = 2\n'
+    )
+    lines = toml_lines(text)
+    wanted = {"a": 1, "b.c": 2, "b.c.d.e": 3, "f": 6, "f.0.g": 7, "f.0.h.0.i": 9, "f.1.h.0.j": 12}
+    assert {key: lines[tuple(key.split("."))] for key in wanted} == wanted
+
+
+def test_nothing_of_the_notes_is_lost(here):
+    Path("in.toml").write_text(STAGED)
+    notes = Notes()
+    jobs = translate(read_config(Path("in.toml"), notes), str)
+    assert [job.stage for job in jobs] == ["posttrain"]
+    assert (notes.problems, notes.gaps, notes.differences) == ([], [], [])
+    assert [line.split(": ")[1] for line in notes.needless] == [
+        "tb_logdir",
+        "parameters.summary_csv_prefix",
+        "stage.0.chkpt_file",
+    ]
