@@ -85,13 +85,12 @@ def _tell(error: Exception) -> int:
 
 def _unusable(error: Exception) -> str:
     """Say which path cannot be used, and why, if that is what went wrong; else nothing."""
-    if getattr(error, "reason", None) == "surrogates not allowed":
-        name, why = getattr(error, "object", ""), "the name is not UTF-8"
+    name, why = "", ""
+    if isinstance(error, UnicodeError) and error.args[-1] == "surrogates not allowed":
+        name, why = error.args[1], "the name is not UTF-8"
     elif isinstance(error, OSError) and error.errno in UNUSABLE and error.filename:
         name, why = error.filename, str(error.strerror)
-    else:
-        return ""
-    return f"{utf8(name).splitlines()[0]}: cannot be used here ({why}); take another"
+    return f"{utf8(name).splitlines()[0]}: cannot be used here ({why}); take another" if why else ""
 
 
 # ---- standard output and error
@@ -342,7 +341,7 @@ for _stage in STAGES.values():
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"chemkl {__version__}")
-        raise typer.Exit
+        sys.exit()
 
 
 @app.callback()
@@ -379,7 +378,7 @@ def _run(
 
     outcomes = stage.run(pipeline, out, only=only, index=index, fresh=fresh, dry_run=dry_run)
     if any(outcome.status == "stopped" for outcome in outcomes):
-        raise typer.Exit(1)
+        sys.exit(1)
 
 
 @app.command("check")
@@ -412,7 +411,7 @@ def _check(
             waits = "".join(f"; not made yet: {path}" for path in checked.awaited)
             typer.echo(f"ok {file} ({checked.kind}{waits})")
     if failed:
-        raise typer.Exit(2)
+        sys.exit(2)
 
 
 @app.command("show")

@@ -244,9 +244,7 @@ def test_a_stage_called_from_python_ends_the_same_way(stage, tmp_path, name):
 
 
 @every_signal
-def test_a_signal_while_a_stage_is_being_imported_is_not_lost(
-    stage, chemkl, capsys, monkeypatch, name
-):
+def test_a_signal_during_an_import_is_not_lost(stage, chemkl, capsys, monkeypatch, name):
     def load(module):
         send(name)
         stage.ended.append(module)

@@ -65,6 +65,11 @@ _MARKS = {  # UTF-32 first: its mark begins with that of UTF-16
 }
 
 
+def without_packing(path: Path) -> Path:
+    """A path without the ending that says how its content is compressed."""
+    return path.with_suffix("") if path.suffix.lower() in PACKINGS else path
+
+
 @dataclass(frozen=True)
 class Source:
     """An open file, unpacked."""

@@ -12,7 +12,7 @@ from chemkl.config import InputError
 from chemkl.config.evaluate import TRACE_FOLDER, SampledFile, is_pattern, runs_matching
 from chemkl.config.paths import STDIN, is_piped
 from chemkl.files.molecules import ENDINGS
-from chemkl.files.streams import PACKINGS
+from chemkl.files.streams import without_packing
 from chemkl.results.manifest import Manifest
 from chemkl.results.provenance import method_settings
 from chemkl.stages.registry import STAGES
@@ -26,12 +26,9 @@ OF_A_SEED = re.compile(r"[-_.]?seed[-_=.]?\d+")
 class Arguments:
     """The arguments of a command, sorted."""
 
-    source: str | Mapping[str, Any]
-    """The config file, or the settings that the runs and files make."""
-    overrides: Sequence[str]
-    """Settings to change, as ``key=value``."""
-    name: str
-    """Of the output folder."""
+    source: str | Mapping[str, Any]  # the config file, or the settings that runs and files make
+    overrides: Sequence[str]  # settings to change, as ``key=value``
+    name: str  # of the output folder
 
 
 def sort_arguments(stage: str, arguments: Sequence[str]) -> Arguments:
@@ -41,16 +38,20 @@ def sort_arguments(stage: str, arguments: Sequence[str]) -> Arguments:
     and is not there is a setting, of each file if it is called as one of these (reward_column);
     anything else, given alone, is a config file.
     """
-    overrides = [text for text in arguments if "=" in text and not _is_there(text)]
+    overrides = [  # a pattern that fits a run is one
+        text
+        for text in arguments
+        if "=" in text and not os.path.exists(text) and not (is_pattern(text) and _matching(text))
+    ]
     inputs = [text for text in arguments if text not in overrides]
-    if not inputs:
-        raise InputError(f"chemkl {stage}: give a config file, or runs to {stage}")
     configs = [text for text in inputs if not _is_input(text)]
-    if configs and len(inputs) > 1:
-        gone = "" if os.path.exists(configs[0]) else "no such file; "
+    if not inputs or (configs and len(inputs) > 1):
         raise InputError(
-            f"{configs[0]}: {gone}neither a run's folder nor a file of molecules "
-            f"({', '.join(ENDINGS)}); a config file is given alone, with its runs and files in it"
+            f"{configs[0]}: {'' if os.path.exists(configs[0]) else 'no such file; '}neither a "
+            f"run's folder nor a file of molecules ({', '.join(ENDINGS)}); a config file is given "
+            "alone, with its runs and files in it"
+            if configs
+            else f"chemkl {stage}: give a config file, or runs to {stage}"
         )
     if configs:
         return Arguments(inputs[0], overrides, Path(inputs[0]).stem + STAGES[stage].suffix)
@@ -68,11 +69,7 @@ def sort_arguments(stage: str, arguments: Sequence[str]) -> Arguments:
 def _is_input(text: str) -> bool:
     path = Path(text)
     is_run = os.path.isdir(path) or (is_pattern(text) and not os.path.exists(path))
-    return is_run or is_piped(path) or _without_packing(path).suffix.lower() in ENDINGS
-
-
-def _without_packing(path: Path) -> Path:
-    return path.with_suffix("") if path.suffix.lower() in PACKINGS else path
+    return is_run or is_piped(path) or without_packing(path).suffix.lower() in ENDINGS
 
 
 def _stem(text: str) -> str:
@@ -82,16 +79,12 @@ def _stem(text: str) -> str:
         return "stdin"
     if os.path.isdir(path):
         return _run_of(path).resolve().name
-    return re.sub(r"[*?\[\]]+", "_", _without_packing(path).stem)
+    return re.sub(r"[*?\[\]]+", "_", without_packing(path).stem)
 
 
 def _run_of(folder: Path) -> Path:
     """The folder of a run, of which the trace may have been given."""
     return folder.parent if folder.name == TRACE_FOLDER and folder.is_dir() else folder
-
-
-def _is_there(text: str) -> bool:
-    return os.path.exists(text) or (is_pattern(text) and bool(_matching(text)))
 
 
 def _matching(pattern: str) -> list[Path]:

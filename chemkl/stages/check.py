@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from chemkl.config import InputError, did_you_mean
+from chemkl.config import InputError, complaints, did_you_mean
 from chemkl.config.document import Document
 from chemkl.rewards import RewardModel
 from chemkl.stages.pipeline import awaited, plan_pipeline
@@ -21,10 +22,8 @@ be checked before what it reads from there has been made; to run it, it must be 
 class Checked:
     """A file without a problem."""
 
-    kind: str
-    """What it is for: a stage's name, ``pipeline`` or ``reward``."""
-    awaited: tuple[Path, ...] = ()
-    """What it reads that has to be made first."""
+    kind: str  # what it is for: a stage's name, ``pipeline`` or ``reward``
+    awaited: tuple[Path, ...] = ()  # what it reads that has to be made first
 
 
 def check_file(path: str | Path, kind: str | None = None, overrides: Sequence[str] = ()) -> Checked:
@@ -52,11 +51,9 @@ def check_file(path: str | Path, kind: str | None = None, overrides: Sequence[st
         return Checked(kind, tuple(dict.fromkeys(foreign)))
     config = STAGES[kind].load(document, overrides, promised=promised)
     missing = awaited(config, promised)
-    try:
-        STAGES[kind].check(config, document.name, missing)
-    except InputError as error:
-        waits = [f"{document.name}: not made yet: {path}" for path in missing]
-        raise InputError("\n".join([str(error), *waits])) from error
+    problems = complaints((partial(STAGES[kind].check, config), document.name, missing))
+    waits = [f"{document.name}: not made yet: {path}" for path in missing]
+    InputError.refuse([*problems, *waits] if problems else [])
     return Checked(kind, tuple(missing))
 
 
@@ -80,17 +77,15 @@ def kind_of(document: Document) -> str:
     models = {name: stage.model for name, stage in STAGES.items()}
     counts = {name: len(model.model_fields.keys() & data.keys()) for name, model in models.items()}
     most = max(counts.values())
-    fitting = [models[name] for name, n in counts.items() if n == most]
+    fitting = {name: models[name] for name, n in counts.items() if n == most}
     best = [  # a forecast has all keys of a posttrain: without any of its own, the file is that's
         name
-        for name, model in models.items()
-        if model in fitting
-        and not any(model is not other and issubclass(model, other) for other in fitting)
+        for name, model in fitting.items()
+        if not any(base in fitting.values() for base in model.__mro__[1:])
     ]
-    if most == 0 or len(best) > 1:
-        could_be = best if most else KINDS
-        raise InputError(
-            f"{document.name}: its keys do not tell what it is for; say it with --stage NAME, one "
-            f"of {', '.join(could_be)}."
-        )
-    return best[0]
+    if most and len(best) == 1:
+        return best[0]
+    raise InputError(
+        f"{document.name}: its keys do not tell what it is for; say it with --stage NAME, one of "
+        f"{', '.join(best if most else KINDS)}."
+    )

@@ -147,9 +147,11 @@ def select(
     per_scaffold: int | None = None,
 ) -> pd.DataFrame:
     """Choose distinct molecules of a trace; the arguments are those of `export`."""
-    for option, number in (("--top", top), ("--per-scaffold", per_scaffold)):
-        if number is not None and number < 1:
-            raise InputError(f"{option} {number}: expected a whole number from 1")
+    InputError.refuse(
+        f"{option} {number}: expected a whole number from 1"
+        for option, number in (("--top", top), ("--per-scaffold", per_scaffold))
+        if number is not None and number < 1
+    )
     rows = first_scorings(trace, threshold)
     if top is None and per_scaffold is None:
         return rows
@@ -183,10 +185,10 @@ def convert(
             nothing was written.
     """
     source, target = Path(source), Path(target)
-    if source.suffix.lower() != ".parquet":
-        raise InputError(f"{source}: expected a file that ends in .parquet")
-    if not source.is_file():
-        raise InputError(f"{source}: no such file")
+    is_parquet = source.suffix.lower() == ".parquet"
+    if not is_parquet or not source.is_file():
+        problem = "no such file" if is_parquet else "expected a file that ends in .parquet"
+        raise InputError(f"{source}: {problem}")
     endings = [ending for of_format in ENDINGS.values() for ending in of_format]
     check_outputs({"OUT": target}, {"OUT": endings}, force=force)
     table = with_good_text(read_part(source))
@@ -218,15 +220,16 @@ def _smiles_column(source: Path, table: pa.Table, column: str | None) -> str:
     if column is not None:
         column = find_column(names, column, str(source))
     column = column or first_named(SMILES_COLUMNS, names)
-    if column is None:
-        raise InputError(
-            f"{source}: no column is called canonical_smiles or smiles; say with --column where "
-            f"the SMILES stand. Known: {', '.join(names)}"
-        )
-    kind = table.schema.field(column).type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise InputError(f"{source}: the column {column!r} holds {kind}; expected SMILES as text")
-    return column
+    problem = (
+        "no column is called canonical_smiles or smiles; say with --column where the SMILES stand. "
+        f"Known: {', '.join(names)}"
+    )
+    if column is not None:
+        kind = table.schema.field(column).type
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            return column
+        problem = f"the column {column!r} holds {kind}; expected SMILES as text"
+    raise InputError(f"{source}: {problem}")
 
 
 # ---- SD files and SMILES files

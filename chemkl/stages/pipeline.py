@@ -145,7 +145,7 @@ def awaited(config: Config, promised: Iterable[Path], earlier: Iterable[Path] = 
 
 
 def _chosen(planned: list[Planned], only: str | None, index: int | None) -> list[Planned]:
-    chosen = planned
+    chosen, problem = planned, ""
     if only is not None:
         for key in ("entry", "name", "stage"):
             chosen = [plan for plan in planned if only == getattr(plan.job, key)]
@@ -153,16 +153,13 @@ def _chosen(planned: list[Planned], only: str | None, index: int | None) -> list
                 break
         else:
             names = {name for p in planned for name in (p.job.entry, p.job.name, p.job.stage)}
-            raise InputError(f"--only {only}: the pipeline has none{did_you_mean(only, names)}")
-    if index is None:
-        return chosen
-    if not 0 <= index < len(chosen):
-        of = f" of {only}" if only else ""
-        raise InputError(
-            f"--index {index}: there are {len(chosen)} jobs{of}, 0 to {len(chosen) - 1}; "
-            "--dry-run lists them."
-        )
-    return [chosen[index]]
+            problem = f"--only {only}: the pipeline has none{did_you_mean(only, names)}"
+    if index is not None and not problem and not 0 <= index < len(chosen):
+        there = f"{len(chosen)} jobs{f' of {only}' if only else ''}, 0 to {len(chosen) - 1}"
+        problem = f"--index {index}: there are {there}; --dry-run lists them."
+    if problem:
+        raise InputError(problem)
+    return chosen if index is None else [chosen[index]]
 
 
 # ---- what the folders hold

@@ -26,7 +26,7 @@ from chemkl.config.paths import STDIN, local
 from chemkl.config.prepare import ScoreConfig
 from chemkl.display import Bar, Column, cell, say, standard_output, table
 from chemkl.files.molecules import ENDINGS, NO_CELL, Line, MoleculeFile
-from chemkl.files.streams import PACKINGS
+from chemkl.files.streams import PACKINGS, without_packing
 from chemkl.files.tables import is_text
 from chemkl.results.atomic import atomic_file, refuse_other_names, write_json
 from chemkl.results.columns import RAW_PREFIX, SCORE_PREFIX, described_schema, trace_schema
@@ -103,7 +103,8 @@ def run_command(
 ) -> Path:
     """Score a file as the command line asks for it."""
     stage = STAGES["score"]
-    out = out or Path("runs", f"{_stem(file)}{stage.suffix}")
+    stem = "stdin" if Path(file) == STDIN else without_packing(Path(file)).stem
+    out = out or Path("runs", f"{stem}{stage.suffix}")
     form = FORMATS.get(out.suffix.lower())
     if form is None and out.suffix.lower() in FOREIGN:
         raise InputError(
@@ -179,12 +180,6 @@ def settings(file: str, config: str, overrides: Iterable[str | Override] = ()) -
         overrides,
         beside=lambda draft: complaints((RewardModel.from_config, draft.section("reward"))),
     )
-
-
-def _stem(file: str) -> str:
-    """The name of a file without the endings that say its format."""
-    path = Path("stdin" if Path(file) == STDIN else Path(file).name)
-    return (path.with_suffix("") if path.suffix.lower() in PACKINGS else path).stem
 
 
 # ---- the rows

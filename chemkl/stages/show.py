@@ -199,21 +199,24 @@ def _parts(what: str, name: str | None, asked: Asked, width: int) -> Iterable[Re
         there = path.exists()
     except OSError:  # a name that is too long
         there = False
+    ending, problem = path.suffix.lower() if there and path.is_file() else "", ""
     if not there:
-        problem = f"no such run folder or Parquet file{did_you_mean(what, SHOWN)}"
-        raise InputError(f"cannot show {what!r}: {problem}")
-    if name is not None:
-        raise InputError(f"chemkl show {what} {name}: a path takes no name after it")
-    if path.is_file() and path.suffix.lower() in MODELS:
+        nothing = f"no such run folder or Parquet file{did_you_mean(what, SHOWN)}"
+        problem = f"cannot show {what!r}: {nothing}"
+    elif name is not None:
+        problem = f"chemkl show {what} {name}: a path takes no name after it"
+    elif path.is_file() and ending not in (".parquet", *MODELS):
+        problem = (
+            f"{path}: expected a run folder or a file that ends in .parquet, or a model file "
+            f"({', '.join(MODELS)})"
+        )
+    if problem:
+        raise InputError(problem)
+    if ending in MODELS:
         asked.refuse("a model file", *(field.name for field in fields(asked)))
         from chemkl.stages.convert import describe_model  # it brings torch: not for other files
 
         return describe_model(path)
-    if path.is_file() and path.suffix.lower() != ".parquet":
-        raise InputError(
-            f"{path}: expected a run folder or a file that ends in .parquet, or a model file "
-            f"({', '.join(MODELS)})"
-        )
     of_a_run = ("threshold", "top", "per_scaffold")
     if asked.sql is not None:
         asked.refuse("a query (--sql)", *of_a_run)

@@ -227,7 +227,7 @@ def test_several_prompts_are_kept_apart_and_averaged(make_run, tmp_path):
         (3, 2, 2, 2, 1),  # fewer wanted than prompts
     ],
 )
-def test_every_prompt_has_as_many_late_samples(
+def test_prompts_have_as_many_late_samples(
     make_run, tmp_path, n_prompts, each, steps, late, expected
 ):
     rows = [
@@ -378,12 +378,6 @@ def test_prompts_answers_and_rewards_of_a_file_are_used(tmp_path):
     assert row_of(table, "t.jsonl")["n_prompts"] == 2
 
 
-def test_empty_texts_are_left_out_and_counted(tmp_path):
-    file = write_texts(tmp_path / "t.csv", ["", "The sea.", "  "])
-    found = row_of(evaluate({"texts": [file]}, tmp_path / "out"), "t.csv", "all")
-    assert (found["n_samples"], found["n_texts"]) == (3, 1)
-
-
 def test_many_texts_are_sampled_alike_under_one_seed(tmp_path):
     file = write_texts(tmp_path / "t.txt", [f"word{i} sea" for i in range(60)])
     config = {"texts": [file], "options": {"max_texts": 10, "seed": 3, "ngrams": [1]}}
@@ -475,19 +469,6 @@ def test_a_trace_with_missing_columns_names_them(make_run, tmp_path):
         evaluate({"runs": [str(run)]}, tmp_path / "out")
 
 
-def test_every_run_that_cannot_be_used_is_named(tmp_path):
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-    with pytest.raises(InputError, match=r"(?s)/a: no parts.*/b: no parts"):
-        evaluate({"runs": [str(tmp_path / "a"), str(tmp_path / "b")]}, tmp_path / "out")
-
-
-def test_a_run_of_empty_completions_is_refused(make_run, tmp_path):
-    run = make_run("a", rows_of([[("", None, 0.0), (" ", None, 0.0)]]))
-    with pytest.raises(InputError, match=r"a: no completions: all 2 texts are empty"):
-        evaluate({"runs": [str(run)]}, tmp_path / "out")
-
-
 def test_answers_alone_where_there_are_none(tmp_path):
     file = write_texts(tmp_path / "t.txt")
     with pytest.raises(InputError, match=r"only answers are wanted, and nothing here has any"):
@@ -521,13 +502,8 @@ def test_runs_of_one_method_differ_in_the_seed_and_in_nothing_else(make_run, tmp
     ("name", "content", "message"),
     [
         ("t.txt", "", r"t\.txt: no texts in it"),
-        ("t.txt", "\n \n", r"t\.txt: no texts in it"),
-        ("t.csv", "", r"t\.csv: no texts in it"),
         ("t.csv", "a,b\n1,2\n", r"no column is called completion or .* Known: a, b"),
         ("t.jsonl", '{"text": "x"}\nnot\n', r"t\.jsonl:2: not JSON"),
-        ("t.jsonl", '["x"]\n', r"t\.jsonl:1: expected an object such as .*got a list"),
-        ("t.docx", "x", r"neither its name nor its content .*\.csv, .*\.jsonl"),
-        ("t.parquet", "x", r"t\.parquet: not a readable Parquet file"),
     ],
 )
 def test_a_file_that_holds_no_texts_says_why(tmp_path, name, content, message):
@@ -541,11 +517,7 @@ def test_a_file_that_holds_no_texts_says_why(tmp_path, name, content, message):
     [
         ("n.csv", "x\n1\n", r"n\.csv: no column is called completion .*with `column`\. Known: x\."),
         # without a header the first text would be lost
-        (
-            "h.csv",
-            "The sea.\nA dog.\n",
-            r"Known: The sea\.\. The first line is taken for the header",
-        ),
+        ("h.csv", "The sea.\nA dog.\n", r"Known: The sea\.\. The first line is taken for"),
         ("o.jsonl", '{"generated": "x"}', r"say which one .* `column`\. Known: generated$"),
         (
             "i.jsonl",
@@ -554,11 +526,7 @@ def test_a_file_that_holds_no_texts_says_why(tmp_path, name, content, message):
         ),
         ("b.jsonl", '{"text": true}', r"'text' must hold text, but holds True \(bool\) in line 1"),
         ("l.jsonl", '{"text": ["x"]}', r"holds \['x'\] \(list\) in line 1"),
-        (
-            "r.csv",
-            "text,reward\nx,1\ny,\nz,high\n",
-            r"'reward' must hold numbers.*'high' in line 4",
-        ),
+        ("r.csv", "text,reward\nx,1\ny,\nz,high\n", r"'reward' must hold num.*'high' in line 4"),
         ("c.csv", "text\nHello, world\n", r"more fields than its header has names; put quotes"),
         ("m.jsonl", '{"text": null}\n{"text": " "}\n', r"no completions: all 2 texts are empty"),
     ],
@@ -582,9 +550,7 @@ def test_every_file_that_cannot_be_used_is_named_before_anything_is_written(make
     (tmp_path / "e.txt").write_text("")
     (tmp_path / "b.jsonl").write_text("{")
     config = {"runs": [str(run)], "texts": [str(tmp_path / name) for name in ("e.txt", "b.jsonl")]}
-    with pytest.raises(
-        InputError, match=r"(?s)/a: no completions.*e\.txt: no.*b\.jsonl:1: not JSON"
-    ):
+    with pytest.raises(InputError, match=r"(?s)/a: no completions.*e\.txt: no.*b\.jsonl:1: not J"):
         evaluate(config, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -710,12 +676,6 @@ def test_molecules_inside_sentences_are_text(make_run, tmp_path, capsys):
     assert "writes SMILES" not in shown
 
 
-def test_a_misspelt_column_is_guessed(tmp_path):
-    file = write_texts(tmp_path / "t.jsonl", prompt=["a", "b", "c"])
-    with pytest.raises(InputError, match=r"no column 'complet'; did you mean 'completion'\?"):
-        evaluate({"texts": [{"path": file, "column": "complet"}]}, tmp_path / "out")
-
-
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -728,12 +688,3 @@ def test_a_misspelt_column_is_guessed(tmp_path):
 def test_settings_that_make_no_sense(config, message):
     with pytest.raises(InputError, match=message):
         load_config(EvaluateTextConfig, config)
-
-
-def test_the_shipped_configs_are_those_of_this_stage(monkeypatch):
-    from chemkl.stages.check import check_file
-
-    monkeypatch.chdir(ROOT)
-    files = sorted(Path("configs/evaluate_text").glob("*.yaml"))
-    assert [file.stem for file in files] == ["answers", "files", "runs"]
-    assert {check_file(file).kind for file in files} == {"evaluate_text"}

@@ -202,9 +202,7 @@ def test_the_last_checkpoint_may_be_gone(config_of, made, tmp_path, capsys):
     assert capsys.readouterr().err == f"{copy}: complete, skipped; --fresh makes it anew\n"
 
 
-def test_pretraining_cannot_be_made_longer_for_its_learning_rate_depends_on_the_end(
-    config_of, made
-):
+def test_pretraining_cannot_be_made_longer(config_of, made):
     folder, _ = made("pretrain")
     with pytest.raises(InputError, match=r"epochs: 1 in the folder, 2 in .*learning rate falls"):
         STAGES["pretrain"].run(config_of("pretrain") | {"epochs": 2}, folder)

@@ -93,9 +93,7 @@ def test_a_further_process_of_one_training_moves_nothing(tmp_path, monkeypatch):
     assert names(tmp_path) == ["out", "work"]
 
 
-def test_who_waited_for_the_lock_of_a_folder_that_was_moved_gets_that_of_the_new_one(
-    tmp_path, monkeypatch
-):
+def test_who_waited_for_the_lock_of_a_moved_folder_gets_the_new_one(tmp_path, monkeypatch):
     import fcntl
 
     out = output_in(tmp_path / "out")

@@ -20,11 +20,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import yaml
 from rdkit import Chem, RDLogger
 from rdkit.Chem import QED, Descriptors
 from rdkit.Chem.Scaffolds import MurckoScaffold
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from chemkl.config import InputError, load_config
 from chemkl.config.posttrain import PosttrainConfig
@@ -326,17 +325,6 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(config, tmp_p
     assert a["smiles"].tolist() != c["smiles"].tolist()
 
 
-def test_a_reward_in_a_file_beside_the_config_is_the_same_as_the_inline_one(config, tmp_path):
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "reward.yaml").write_text(yaml.safe_dump(REWARD))
-    file = tmp_path / "configs" / "run.yaml"
-    file.write_text(yaml.safe_dump(config | {"reward": "reward.yaml", "budget": 40}))
-    posttrain.run(file, tmp_path / "by_path")
-    posttrain.run(config | {"budget": 40}, tmp_path / "inline")
-    same_run(tmp_path / "by_path", tmp_path / "inline")
-    assert manifest_of(tmp_path / "by_path")["config"] == manifest_of(tmp_path / "inline")["config"]
-
-
 def test_a_policy_that_diverges_is_one_clear_error(config, tmp_path):
     with pytest.raises(InputError, match=r"step \d+: the policy has diverged.*Lower learning_rate"):
         posttrain.run(config | {"learning_rate": 1e37}, tmp_path / "run")
@@ -466,9 +454,7 @@ def uninterrupted(tiny_prior, tmp_path_factory):
 
 
 @pytest.mark.parametrize("kill", KILLS)
-def test_a_killed_run_ends_as_if_it_had_not_been(
-    config, tmp_path, uninterrupted, monkeypatch, kill
-):
+def test_a_killed_run_ends_as_the_whole_one(config, tmp_path, uninterrupted, monkeypatch, kill):
     config |= RUNNING
     for arrange in KILLS[kill]:
         run_and_kill(monkeypatch, arrange, config, tmp_path)
@@ -557,13 +543,6 @@ def interrupted(config, tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_damaged_checkpoint_is_said_to_be_one(config, interrupted):
-    file = interrupted / "checkpoints" / "last.ckpt"
-    file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(InputError, match=r"last\.ckpt: not a usable checkpoint .*Delete it"):
-        posttrain.run(config, interrupted)
-
-
 def test_a_foreign_checkpoint_is_said_to_be_one(config, interrupted):
     foreign = {"state_dict": {}, "loops": {}, "optimizer_states": []}
     torch.save(foreign, interrupted / "checkpoints" / "last.ckpt")
@@ -634,24 +613,10 @@ budget: many
     ("changes", "says"),
     [
         ({"target": {"kind": "filter", "tau": 0.8}}, "cannot walk to the target 'filter'.*f_dpg"),
-        (
-            {"target": {"kind": "mara", "sigma": 9, "tau": 1.2}},
-            "tau is 1.2, but no reward is above 1",
-        ),
         ({"estimator": "log_variance", "shaper": "ips"}, "has no advantage .* rloo"),
-        (
-            {"target": {"kind": "gibbs", "sigma": 9}, "estimator": "rloo", "shaper": "ucpo"},
-            "the target 'gibbs' has none: use the target mara",
-        ),
-        (
-            {"estimator": {"kind": "forward_kl", "reference": "prior"}},
-            "cannot walk to the target 'mara', by fresh samples",
-        ),
     ],
 )
-def test_what_does_not_go_together_is_found_before_a_folder_is_made(
-    config, tmp_path, changes, says
-):
+def test_what_does_not_go_together_makes_no_folder(config, tmp_path, changes, says):
     config |= {"target": {"kind": "mara", "sigma": 9, "tau": 0.5}, "estimator": "rloo"} | changes
     with pytest.raises(InputError, match=says):
         posttrain.run(config, tmp_path / "run")
@@ -660,52 +625,6 @@ def test_what_does_not_go_together_is_found_before_a_folder_is_made(
     assert len(str(caught.value).splitlines()) == 2
     assert re.search(says, str(caught.value))
     assert not (tmp_path / "run").exists()
-
-
-def test_problems_behind_a_good_schema_come_in_one_message_too(config, tmp_path):
-    (tmp_path / "junk.safetensors").write_bytes(b"not a model at all")
-    config |= {
-        "prior": str(tmp_path / "junk.safetensors"),
-        "reward": {
-            "components": [{"kind": "required_smarts", "parameters": {"smarts": ["c1ccc"]}}]
-        },
-        "trainer": {"acelerator": "cpu"},
-    }
-    with pytest.raises(InputError) as caught:
-        posttrain.run(config, tmp_path / "run")
-    text = str(caught.value)
-    assert "c1ccc" in text
-    assert "junk.safetensors: not a readable safetensors file" in text
-    assert "unknown argument 'acelerator'; did you mean 'accelerator'" in text
-    assert not (tmp_path / "run").exists()
-
-
-def test_overrides_and_models_that_are_not_there_do_not_hide_other_problems(tmp_path, tiny_prior):
-    (tmp_path / "junk.safetensors").write_bytes(b"not a model at all")
-    file = tmp_path / "bad.yaml"
-    file.write_text(
-        f"prior: {tiny_prior}\nreward: {{components: [{{kind: qed}}]}}\n"
-        "target: {kind: gibbs, beta: 1}\n"
-    )
-    overrides = [
-        "budget=many",
-        "targt.tau=2",
-        "agent=junk.safetensors",
-        "trainer.acelerator=cpu",
-        "reward={components: [{kind: required_smarts, parameters: {smarts: [c1ccc]}}]}",
-    ]
-    with pytest.raises(InputError) as caught:
-        STAGES["posttrain"].load(file, overrides)
-    lines = str(caught.value).splitlines()
-    for start, what in [
-        ("override 'budget=many': budget: ", "whole number"),
-        ("override 'targt.tau=2': targt: ", "did you mean 'target'"),
-        ("override 'agent=junk.safetensors': ", "not a readable safetensors file"),
-        ("override 'trainer.acelerator=cpu': trainer: ", "did you mean 'accelerator'"),
-        (f"{file}:2: reward.components.0.parameters: ", "c1ccc"),
-    ]:
-        assert len([x for x in lines if x.startswith(start) and what in x]) == 1, (start, lines)
-    assert len(lines) == 5
 
 
 def test_the_check_looks_into_the_agent_while_the_prior_is_awaited(config, tmp_path):
@@ -719,34 +638,6 @@ def test_the_check_looks_into_the_agent_while_the_prior_is_awaited(config, tmp_p
     with pytest.raises(InputError, match=r"junk\.safetensors: not a readable"):
         STAGES["posttrain"].check(config, awaited=[config.prior])
     STAGES["posttrain"].check(config, awaited=[junk])
-
-
-def test_weights_that_do_not_fit_their_header_are_found_before_a_folder_is_made(
-    config, tmp_path, tiny_prior
-):
-    header = {"header": json.dumps(read_header(tiny_prior))}
-    save_file({"linear.bias": torch.zeros(3)}, tmp_path / "odd.safetensors", metadata=header)
-    with pytest.raises(InputError, match="weights do not fit the header"):
-        posttrain.run(config | {"prior": str(tmp_path / "odd.safetensors")}, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_device_that_is_not_there_is_found_before_a_folder_is_made(config, tmp_path):
-    with pytest.raises(InputError, match=r"trainer: accelerator: abacus cannot be used on"):
-        posttrain.run(config | {"trainer": {"accelerator": "abacus"}}, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_token_order_that_differs_is_another_vocabulary(config, tmp_path, tiny_prior):
-    policy = load_policy(tiny_prior)
-    tokens = ("$", "^", *reversed(policy.vocabulary.tokens[2:]))
-    turned = RnnPolicy(Vocabulary(tokens), **policy._sizes)
-    save_policy(turned, tmp_path / "turned.safetensors", {})
-    with pytest.raises(
-        InputError,
-        match=r"agent: speaks another vocabulary than prior .the same tokens in another order",
-    ):
-        posttrain.run(config | {"agent": str(tmp_path / "turned.safetensors")}, tmp_path / "run")
 
 
 # ---- real signals
@@ -865,10 +756,7 @@ def test_a_run_can_be_made_longer_again_and_again(config, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        (
-            {"budget": 90},
-            "has spent 100 oracle calls, more than budget allows (90): it can be made",
-        ),
+        ({"budget": 90}, "has spent 100 oracle calls, more than budget allows (90): it can be"),
         ({"max_samples": 64}, "samples, more than max_samples allows (64): it can be made longer"),
         ({"budget": 200, "seed": 4}, "seed: 3 in the folder, 4 in the new config"),
         ({"budget": 200, "batch_size": 8}, "batch_size: 16 in the folder, 8 in the new config"),
@@ -899,9 +787,7 @@ stages:
 """
 
 
-def test_a_pipeline_with_a_raised_budget_goes_on_and_makes_again_what_read_the_run(
-    tmp_path, tiny_prior, monkeypatch
-):
+def test_a_pipeline_with_a_raised_budget_goes_on(tmp_path, tiny_prior, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = LENGTHENED.replace("PRIOR", str(tiny_prior))
     for budget, expected in ((20, ["done"] * 3), (30, ["done"] * 3), (30, ["skipped"] * 3)):

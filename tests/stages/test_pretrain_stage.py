@@ -17,11 +17,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
-from rdkit import Chem, RDLogger
 from rdkit.Chem import MolFromSmiles
 from rdkit.Chem.Crippen import MolLogP
 from safetensors.torch import load_file
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from chemkl.config import InputError, load_config
@@ -32,7 +30,6 @@ from chemkl.llm.pretrain import Conditions
 from chemkl.policies import load_policy, read_header
 from chemkl.results import sha256_of
 from chemkl.stages import pretrain, pretrain_llm
-from chemkl.stages.check import check_file
 from chemkl.stages.pretrain import AsAsked, SampleQuality
 from chemkl.stages.registry import STAGES
 
@@ -172,18 +169,6 @@ def test_learning_lowers_the_validation_nll(finished):
     assert 0.8 * ignorant > nll[0] > nll[1] + 1
 
 
-def test_every_epoch_and_the_rate_are_in_both_logs(finished):
-    names = ["valid/nll", *(f"samples/{n}" for n in ("validity", "uniqueness", "novelty"))]
-    with (finished / "logs/csv/version_0/metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    events = EventAccumulator(str(finished / "logs" / "tensorboard")).Reload()
-    for name in names:
-        assert [r["step"] for r in rows if r[name]] == ["13", "27"]
-        assert [e.step for e in events.Scalars(name)] == [13, 27]
-    assert any(row["lr-AdamW"] for row in rows)
-    assert events.Scalars("lr-AdamW")
-
-
 def test_the_same_seed_gives_the_same_prior_and_another_another(finished, tmp_path):
     short = TINY | {"epochs": 1, "samples_per_epoch": 0}
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
@@ -219,20 +204,6 @@ def test_quality_of_samples_by_hand():
     found = quality(["OCC", "CC", "C(C)", "C1CC", None, "c1ccccc1"])
     assert found == {"validity": 4 / 6, "uniqueness": 3 / 4, "novelty": 1 / 3}
     assert quality(["C1", None]) == {"validity": 0, "uniqueness": 0, "novelty": 0}
-
-
-def test_quality_of_real_molecules_is_rdkits(real_smiles):
-    RDLogger.DisableLog("rdApp.error")
-    texts = [s[:i] for s in real_smiles[:40] for i in (4, 9, len(s))]
-    valid = [Chem.MolToSmiles(m) for s in texts if (m := Chem.MolFromSmiles(s))]
-    RDLogger.EnableLog("rdApp.error")
-    corpus = set(real_smiles[:20])
-    expected = {
-        "validity": len(valid) / len(texts),
-        "uniqueness": len(set(valid)) / len(valid),
-        "novelty": len(set(valid) - corpus) / len(set(valid)),
-    }
-    assert SampleQuality(corpus)(texts) == expected
 
 
 # ---- a language model
@@ -372,9 +343,7 @@ def killed_at(monkeypatch):
         ("pretrain_llm", 13, 11),
     ],
 )
-def test_a_killed_run_continues_to_the_same_model(
-    run_of, tmp_path, killed_at, stage, step, saved, capsys
-):
+def test_a_killed_run_makes_the_same_model(run_of, tmp_path, killed_at, stage, step, saved, capsys):
     killed_at(stage, CONFIGS[stage], tmp_path, step)
     assert manifest_of(tmp_path)["status"] == "interrupted"
     assert not (tmp_path / RESULTS[stage]).exists()
@@ -403,16 +372,6 @@ def test_a_run_killed_between_its_last_step_and_its_model_is_finished(stage, run
     assert after["ended_by"] == "epochs"
 
 
-def test_a_complete_language_model_is_left_as_it_is_and_another_config_refused(tagged):
-    before = contents(tagged)
-    assert pretrain_llm.run(TAGGED, tagged) == tagged / "checkpoints" / "model"
-    with pytest.raises(
-        InputError, match=r"conditions.0.cuts: .* in the folder, .* in the new config"
-    ):
-        pretrain_llm.run(TAGGED | {"conditions": [LOGP | {"cuts": [1, 3]}]}, tagged)
-    assert contents(tagged) == before
-
-
 def test_a_corpus_that_has_changed_is_not_continued_on(tmp_path, killed_at):
     corpus = tmp_path / "corpus"
     shutil.copytree(SAMPLE, corpus)
@@ -424,17 +383,6 @@ def test_a_corpus_that_has_changed_is_not_continued_on(tmp_path, killed_at):
     with pytest.raises(InputError, match=r"corpus\.parquet: has changed since .* was begun"):
         pretrain.run(config, tmp_path / "run")
     assert contents(tmp_path / "run") == before
-
-
-def test_a_damaged_checkpoint_is_one_clear_error(tmp_path, killed_at):
-    killed_at("pretrain", TINY, tmp_path, 7)
-    file = tmp_path / "checkpoints" / "last.ckpt"
-    file.write_bytes(file.read_bytes()[:500])
-    with pytest.raises(InputError, match=r"last\.ckpt: not a usable checkpoint .*Delete it"):
-        pretrain.run(TINY, tmp_path)
-    file.unlink()
-    pretrain.run(TINY, tmp_path)
-    assert manifest_of(tmp_path)["status"] == "complete"
 
 
 @pytest.mark.slow
@@ -484,9 +432,7 @@ MISTAKES = [
     ({"trainer": {"max_steps": "ten"}}, r"trainer: max_steps: 'ten' is not of type int"),
     ({"trainer": {"gradient_clip_val": 1}}, r"gradient_clip_val: use gradient_clip"),
     ({"trainer": {"precision": 16}}, r"precision: use the key precision at the top level"),
-    ({"epoch": 3}, r"epoch: not a known key; did you mean 'epochs'"),
     ({"precision": "16"}, r"precision: .*32-true"),
-    ({"seed": -1}, r"seed: should be greater than or equal to 0"),
     ({"seed": 2**63}, r"seed: should be less than"),
     ({"model": {"cell": "rnn"}}, r"cell: 'rnn' is not allowed.* Known: gru, lstm"),
     ({"model": {"kind": "cnn"}}, r"kind: "),
@@ -518,14 +464,6 @@ def test_a_mistake_is_one_clear_error_and_makes_no_folder(tmp_path, stage, chang
     with pytest.raises(InputError, match=message):
         STAGES[stage].run(CONFIGS[stage] | changes, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_all_problems_come_in_one_message(tmp_path):
-    with pytest.raises(InputError) as caught:
-        pretrain.run(TINY | {"train_split": "x", "trainer": {"lr": 1}}, tmp_path / "out")
-    text = str(caught.value)
-    assert "unknown argument 'lr'" in text
-    assert "no molecule in split 'x'" in text
 
 
 def test_trainer_and_corpus_are_looked_at_when_the_schema_does_not_fit_too(tmp_path):
@@ -570,8 +508,3 @@ def test_a_token_that_the_list_of_tokens_lacks_is_named_with_its_line(tmp_path):
     with pytest.raises(InputError, match=r"line \d+: '.*': token 'Br' at position \d+ is not in"):
         pretrain.run(config, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_the_pipeline_is_in_order():
-    pipelines = Path(__file__).parents[2] / "pipelines"
-    assert check_file(pipelines / "llm_chemistry.yaml").kind == "pipeline"

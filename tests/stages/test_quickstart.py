@@ -7,12 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from rdkit import Chem, RDConfig
 from rdkit.Chem import QED, Crippen, rdMolDescriptors
-from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from chemkl.policies import load_policy
 from chemkl.results import read_trace
 from chemkl.stages import pipeline
 
@@ -48,13 +45,6 @@ def test_calls_are_counted_without_gaps_and_the_manifest_says_what_ended_the_run
     assert manifest["results"]["calls"] == len(calls)
 
 
-def test_a_call_is_the_first_row_of_a_valid_molecule(arm):
-    _, _, trace = arm
-    first = trace["valid"] & ~trace["canonical_smiles"].duplicated()
-    pd.testing.assert_series_equal(trace["call"].notna(), first, check_names=False)
-    pd.testing.assert_series_equal(trace["repeat"], trace["valid"] & ~first, check_names=False)
-
-
 def test_scoring_again_with_rdkit_gives_the_stored_reward(arm):
     _, _, trace = arm
     distinct = trace[trace["valid"]].drop_duplicates("canonical_smiles")
@@ -63,29 +53,6 @@ def test_scoring_again_with_rdkit_gives_the_stored_reward(arm):
     by_molecule = trace[trace["valid"]].groupby("canonical_smiles")["reward"].nunique()
     assert by_molecule.max() == 1
     assert (trace.loc[~trace["valid"], "reward"] == 0).all()
-
-
-def test_the_stored_molecule_is_what_rdkit_reads(arm):
-    _, _, trace = arm
-    for row in trace.sample(500, random_state=0).itertuples():
-        mol = Chem.MolFromSmiles(row.smiles)
-        assert row.valid == (mol is not None and mol.GetNumAtoms() > 0)
-        if row.valid:
-            assert row.canonical_smiles == Chem.MolToSmiles(mol)
-            scaffold = MurckoScaffold.GetScaffoldForMol(Chem.MolFromSmiles(row.canonical_smiles))
-            assert row.scaffold == Chem.MolToSmiles(scaffold, isomericSmiles=False)
-
-
-def test_the_prior_gives_the_stored_reference_again(arm):
-    _, _, trace = arm
-    prior = load_policy(ROOT / "data" / "priors" / "moses.safetensors")
-    whole = trace[~trace["reason"].fillna("").str.startswith("truncated")]
-    with torch.no_grad():
-        parts = [
-            prior.logp(whole["smiles"].iloc[i : i + 500].tolist())
-            for i in range(0, len(whole), 500)
-        ]
-    np.testing.assert_allclose(torch.cat(parts).numpy(), whole["logp_ref"], atol=1e-3, rtol=0)
 
 
 def test_hits_anchors_and_targets_follow_from_the_rows(arm):
@@ -102,16 +69,6 @@ def test_hits_anchors_and_targets_follow_from_the_rows(arm):
         anchor = hits["logp_ref"].idxmax()
         assert hits.index[hits["anchor"]].tolist() == [anchor]
         np.testing.assert_allclose(hits["log_target"], gibbs[anchor], atol=1e-3)
-
-
-def test_the_filter_pays_a_scaffold_exactly_so_often(arm):
-    name, _, trace = arm
-    paid = trace[(trace["reward_filtered"] >= 0.4)]
-    most = paid["scaffold"].value_counts().max()
-    if name.endswith("filter"):
-        assert most == BUCKET
-    else:
-        assert (trace["reward_filtered"] == trace["reward"]).all()
 
 
 def test_the_table_and_the_page_are_there(quickstart: Path):

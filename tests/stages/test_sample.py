@@ -100,16 +100,6 @@ def test_a_device_that_is_not_there_is_an_input_error(config, tmp_path, device):
     assert not (tmp_path / "out").exists()
 
 
-def test_every_problem_in_one_message(config, tmp_path):
-    (tmp_path / "junk").write_bytes(b"junk")
-    with pytest.raises(InputError) as caught:
-        sample.run(config | {"policy": str(tmp_path / "junk"), "device": "gpu"}, tmp_path / "out")
-    lines = str(caught.value).splitlines()
-    assert len(lines) == 2
-    assert "junk: not a readable safetensors file" in lines[0]
-    assert "device: 'gpu'" in lines[1]
-
-
 def test_models_and_device_are_looked_at_when_the_schema_does_not_fit_too(config, tmp_path):
     (tmp_path / "junk").write_bytes(b"junk")
     bad = config | {"policy": str(tmp_path / "junk"), "device": "gpu", "n": 0}
@@ -127,19 +117,6 @@ def test_an_awaited_model_is_not_looked_into_and_the_device_is(config, tmp_path)
     settings = load_config(SampleConfig, config | {"policy": str(junk), "device": "gpu"})
     with pytest.raises(InputError, match=r"^device: 'gpu' cannot be used here: [^\n]*$"):
         STAGES["sample"].check(settings, awaited=[junk])
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"n": 0}, r"n: should be greater than or equal to 1 \(got 0\)"),
-        ({"batch": 3}, "batch: not a known key; did you mean 'batch_size'"),
-        ({"policy": "nowhere.safetensors"}, "policy: no such file or folder"),
-    ],
-)
-def test_settings_that_do_not_fit(config, tmp_path, changes, says):
-    with pytest.raises(InputError, match=says):
-        sample.run(config | changes, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -325,18 +302,14 @@ def test_every_model_that_does_not_go_with_the_others_is_named(mixture, scaled, 
     assert f"more ({tmp_path}/more): speaks another vocabulary than {first} (it has " in lines[0]
     assert "(it has also S, and it lacks O)" in lines[1]
     assert not (tmp_path / "out").exists()
-    with pytest.raises(
-        InputError, match=r"prior \(.*more\): speaks another vocabulary than policy"
-    ):
+    with pytest.raises(InputError, match=r"prior \(.*more\): speaks another vocabulary than"):
         STAGES["sample"].check(
             load_config(SampleConfig, scaled | {"prior": str(tmp_path / "more")})
         )
 
 
 def test_beta_scale_refuses_another_prior_than_that_of_training(scaled, fond_of, tmp_path):
-    with pytest.raises(
-        InputError, match=r"O.safetensors is not the one that policy .* was post-tr"
-    ):
+    with pytest.raises(InputError, match=r"O.safetensors is not the one that policy .* was post"):
         sample.run(scaled | {"prior": fond_of["O"]}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

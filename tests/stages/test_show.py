@@ -63,9 +63,7 @@ def test_tables_are_shown(chemkl, capsys, arguments, says):
     assert [text for text in says if text not in out] == []
 
 
-def test_a_run_that_is_called_like_a_table_wins_and_another_folder_does_not(
-    tmp_path, monkeypatch, write_run
-):
+def test_a_run_that_is_called_like_a_table_wins(tmp_path, monkeypatch, write_run):
     monkeypatch.chdir(tmp_path)
     Path("transforms").mkdir()
     assert "All or nothing" in " ".join(shown("transforms", width=120))
@@ -226,9 +224,7 @@ def test_a_long_answer_is_cut_and_says_so(run):
 
 def test_an_answer_goes_into_files(run, tmp_path):
     files = {"csv": tmp_path / "a.csv", "parquet": tmp_path / "a.parquet"}
-    sql = (
-        "select call, sum(step) s, list(smiles) l from trace group by all order by call nulls last"
-    )
+    sql = "select call, sum(step) s, list(smiles) l from trace group by 1 order by 1 nulls last"
     lines = shown(run, width=200, sql=sql, **files)
     assert lines == [f"output: {file} (6 rows)" for file in files.values()]
     table = pd.read_csv(files["csv"])
@@ -263,7 +259,6 @@ def test_the_tables_of_an_evaluation_can_be_asked_too(tmp_path, file):
         ),
         (["x" * 300], "no such run folder or Parquet file. Known: config, configs, estimators"),
         (["rewards", "qedd"], "unknown component 'qedd'; did you mean 'qed'?"),
-        (["transforms", "sigmod"], "unknown transform 'sigmod'; did you mean 'sigmoid'?"),
         (["rewards", "--threshold", "0"], "--threshold: means nothing for chemkl show rewards"),
         (["run", "qed"], "a path takes no name after it"),
         (["run", "--csv", "a.csv"], "--csv: means nothing for a table without a query (--sql)"),
@@ -274,18 +269,13 @@ def test_the_tables_of_an_evaluation_can_be_asked_too(tmp_path, file):
         (["."], "Runs in it: run"),
         (["text.csv"], "text.csv: expected a run folder or a file that ends in .parquet"),
         (["damaged.parquet"], "damaged.parquet: not a readable Parquet file"),
-        (["run", "--sql", "select rewrad from trace"], "Columns of trace: step, row, call"),
-        (["run", "--sql", "select 1; select 2"], "expected one statement, found 2"),
         (["run", "--sql", "drop table trace"], "DROP is not allowed: queries only read"),
         (["run", "--sql", "select 1", "--csv", "a.xlsx"], "a.xlsx: unknown ending"),
         (["run", "--sql", "select 1 a, 2 a", "--parquet", "a.parquet"], "are called a: name them"),
         (["run", "--sql", "select 1", "--parquet", "run/trace/a.parquet"], "inside a trace"),
-        (["empty", "--sql", "select 1"], "no parts (part-*.parquet)"),
     ],
 )
-def test_mistakes_are_exit_code_2(
-    chemkl, capsys, monkeypatch, tmp_path, run, file, arguments, says
-):
+def test_mistakes_exit_with_2(chemkl, capsys, monkeypatch, tmp_path, run, file, arguments, says):
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
     Path("text.csv").write_text("smiles\nC\n")
@@ -321,8 +311,8 @@ def test_a_run_says_how_it_collapsed_and_that_its_target_never_acted(tmp_path, w
     show(str(run), console=Console(file=out, width=200))
     shown = " ".join(out.getvalue().split())
     assert "collapsed at step 0, call 2; still so at the end" in shown
-    assert "the target mara never acted: no reward reached tau = 0.9; the best reward is 0.75;" in (
-        shown
+    assert (
+        "the target mara never acted: no reward reached tau = 0.9; the best reward is 0.75" in shown
     )
 
 
@@ -390,13 +380,6 @@ def test_options_of_a_run_of_text(texts):
         shown(texts, rows=2)
 
 
-def test_the_refused_option_is_exit_code_2_and_prints_nothing(chemkl, capsys, texts):
-    assert chemkl("show", texts, "--per-scaffold", 0) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert "--per-scaffold: means nothing for a run of a language model without a molecule" in err
-
-
 def test_long_texts_are_cut_and_many_prompts_shown_in_part(tmp_path, write_text_run):
     texts = [(f"prompt {n}", f"word {n} " * 40, f"word {n} " * 40, 1.0) for n in range(12)]
     lines = shown(write_text_run(tmp_path / "long", [texts]))
@@ -417,9 +400,8 @@ def test_a_run_without_a_fixed_tau_and_one_without_an_answer(tmp_path, write_tex
 
 def test_molecules_keep_their_view_and_say_their_prompt(tmp_path, write_text_run):
     texts = write_text_run(tmp_path / "run", MOLECULES, molecules=True)
-    best = words_after(
-        shown(texts), "Best molecules, one of each scaffold; components before their transform"
-    )
+    heading = "Best molecules, one of each scaffold; components before their transform"
+    best = words_after(shown(texts), heading)
     assert ["reward", "call", "prompt", "qed", "SMILES"] in best
     assert ["0.9", "2", "<logp_high>", "0.9", "Cc1ccccc1"] in best
     assert ["0.3", "1", "<logp_low>", "0.3", "CCO"] in best

@@ -144,9 +144,7 @@ def slow(*values):
         slow({}, 13, 14),  # the last one of all
     ],
 )
-def test_pretrain_finishes_its_step_and_goes_on_from_there(
-    tmp_path, chemkl, monkeypatch, changes, at, step
-):
+def test_pretrain_finishes_its_step_and_goes_on(tmp_path, chemkl, monkeypatch, changes, at, step):
     config, out = written(tmp_path, PRETRAIN | changes), tmp_path / "told"
     with monkeypatch.context() as patch:
         send_at(patch, Pretrain, at, signal.SIGTERM)
@@ -172,9 +170,7 @@ def pipeline(posttrain_config, tmp_path, monkeypatch):
     return path
 
 
-def test_a_pipeline_stops_behind_the_job_and_goes_on_with_it(
-    pipeline, tmp_path, chemkl, capsys, monkeypatch
-):
+def test_a_pipeline_stops_behind_its_job(pipeline, tmp_path, chemkl, capsys, monkeypatch):
     first, second = (tmp_path / "runs/two" / f"posttrain-seed={seed}" for seed in (0, 1))
     with monkeypatch.context() as patch:
         send_at(patch, Posttrain, 2, signal.SIGTERM)
@@ -191,7 +187,7 @@ def test_a_pipeline_stops_behind_the_job_and_goes_on_with_it(
         same(job, tmp_path / "whole" / job.name)
 
 
-def test_a_pipeline_that_is_told_to_end_before_its_first_job_says_so(
+def test_a_pipeline_is_told_to_end_before_its_first_job(
     pipeline, tmp_path, chemkl, capsys, monkeypatch
 ):
     from chemkl.stages import pipeline as stage
