@@ -57,9 +57,6 @@ class ScoreCache:
     Args:
         path: of the file; made if there is none.
         keys: by name of a component, what decides its values (`component_key`).
-
-    Raises:
-        InputError: the file is no such cache, is damaged, or cannot be written.
     """
 
     def __init__(self, path: str | Path, keys: Mapping[str, str]) -> None:

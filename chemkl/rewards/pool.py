@@ -213,10 +213,6 @@ class Pool:
 
         Yields:
             The unit's place, and what the job returned; `Lost` where the worker was killed or died.
-
-        Raises:
-            InputError: the jobs cannot be built.
-            RuntimeError: a worker died before it began, or the pool is closed.
         """
         if not self.close.alive:
             raise RuntimeError("this pool of workers is closed")

@@ -50,24 +50,15 @@ def test_values_come_out_as_they_went_in_to_the_bit(file):
 def test_components_are_told_apart_by_key_and_shared_whatever_they_are_called(file):
     with ScoreCache(file, KEYS) as cache:
         cache.store({"CC": {"qed": 0.25}})
-        cache.store({"CC": {"logp": 1.5}, "CCC": {"logp": 2.5}})
+        cache.store({"CC": {"qed": 0.75, "logp": 1.5}, "CCC": {"logp": 2.5}})  # what is there stays
         cache.store({})
     with ScoreCache(file, {"drug": "key of qed", "twin": "key of qed", "new": "other"}) as other:
         assert other.look_up(["CC", "CCC"]) == {"CC": {"drug": 0.25, "twin": 0.25}, "CCC": {}}
         other.store({"CCC": {"drug": 0.5, "twin": 0.5, "new": 1.0}})
         assert len(other) == 2
     with ScoreCache(file, KEYS) as cache:
-        assert cache.look_up(["CC", "CCC"]) == {
-            "CC": {"qed": 0.25, "logp": 1.5},
-            "CCC": {"qed": 0.5, "logp": 2.5},
-        }
-
-
-def test_a_value_that_is_there_stays(file):
-    with ScoreCache(file, KEYS) as cache:
-        cache.store({"CC": {"qed": 0.25}})
-        cache.store({"CC": {"qed": 0.75, "logp": 1.0}})
-        assert cache.look_up(["CC"]) == {"CC": {"qed": 0.25, "logp": 1.0}}
+        expected = {"CC": {"qed": 0.25, "logp": 1.5}, "CCC": {"qed": 0.5, "logp": 2.5}}
+        assert cache.look_up(["CC", "CCC"]) == expected
 
 
 WRITER = """
@@ -137,27 +128,24 @@ def run_sql(path, statement):
 
 
 FOREIGN = {
-    "text": lambda path: path.write_text("smiles,qed\nCCO,0.4\n"),
-    "other database": lambda path: run_sql(path, "create table notes (text)"),
-    "newer format": lambda path: filled(path) and run_sql(path, "pragma user_version = 99"),
-    "damaged": lambda path: path.write_bytes(filled(path)[:4096] + b"\xff" * 100_000),
-    "cut short": lambda path: path.write_bytes(filled(path)[:6000]),
+    "is no SQLite database: it was left as it is": lambda path: path.write_text("smiles,qed\n"),
+    "is a database of something else: it was left as it is": lambda path: run_sql(
+        path, "create table notes (text)"
+    ),
+    "is of format 99, and this chemkl reads format 1": lambda path: (
+        filled(path) and run_sql(path, "pragma user_version = 99")
+    ),
+    "cannot be used: .*Move it away": lambda path: path.write_bytes(
+        filled(path)[:4096] + b"\xff" * 100_000
+    ),
+    "cannot be used: .*": lambda path: path.write_bytes(filled(path)[:6000]),
 }
 
 
-@pytest.mark.parametrize(
-    ("kind", "message"),
-    [
-        ("text", "is no SQLite database: it was left as it is"),
-        ("other database", "is a database of something else: it was left as it is"),
-        ("newer format", "is of format 99, and this chemkl reads format 1"),
-        ("damaged", "cannot be used: .*Move it away"),
-        ("cut short", "cannot be used: .*Move it away"),
-    ],
-)
-def test_a_file_that_cannot_be_used_is_one_line_and_is_left_alone(tmp_path, kind, message):
+@pytest.mark.parametrize("message", FOREIGN)
+def test_a_file_that_cannot_be_used_is_one_line_and_is_left_alone(tmp_path, message):
     path = tmp_path / "cache.sqlite"
-    FOREIGN[kind](path)
+    FOREIGN[message](path)
     before = path.read_bytes()
 
     def use():
@@ -186,36 +174,30 @@ def part(**more):
 
 
 def test_a_key_depends_on_what_decides_the_raw_value_and_on_nothing_else():
-    def score(mol):
-        return 0.0
-
-    key = component_key(part(), score)
-    assert (
-        component_key(part(name="other", weight=3, transform={"kind": "step", "low": 0}), score)
-        == key
-    )
-    assert component_key(part(role="filter"), score) == key
-    assert component_key(part(parameters={"references": ["CCN"]}), score) != key
-    assert component_key(part(kind="qed", parameters={}), score) != key
+    key = component_key(part(), len)
+    step = {"kind": "step", "low": 0}
+    assert component_key(part(name="other", weight=3, transform=step), len) == key
+    assert component_key(part(role="filter"), len) == key
+    assert component_key(part(parameters={"references": ["CCN"]}), len) != key
+    assert component_key(part(kind="qed", parameters={}), len) != key
     assert key.startswith("tanimoto ")
 
 
-def test_a_key_depends_on_what_a_component_says_of_itself_and_on_its_files(tmp_path):
+def test_a_key_depends_on_what_a_component_says_of_itself_and_on_which_file_holds_what(tmp_path):
     class Own:
         identity = "first"
 
         def __call__(self, mol):
             return float(mol.GetNumAtoms())
 
-    own = Own()
-    first = component_key(part(), own)
-    own.identity = "second"
-    assert component_key(part(), own) != first
-    (tmp_path / "model.bin").write_bytes(b"1")
-    named = part(parameters={"references": {"file": "model.bin"}})
-    before = component_key(named, own, tmp_path)
-    (tmp_path / "model.bin").write_bytes(b"2")
-    assert component_key(named, own, tmp_path) != before
+    own, two = Own(), part(parameters={"wanted": "a.smi", "unwanted": {"file": "b.smi"}})
+    keys = []
+    for identity, wanted, unwanted in [(1, "C", "N"), (2, "C", "N"), (2, "N", "C"), (2, "N", "N")]:
+        own.identity = str(identity)
+        (tmp_path / "a.smi").write_text(wanted)
+        (tmp_path / "b.smi").write_text(unwanted)
+        keys.append(component_key(two, own, tmp_path))
+    assert len({*keys}) == 4
 
 
 def test_a_key_depends_on_the_module_that_the_component_stands_in(tmp_path, monkeypatch):
@@ -232,14 +214,13 @@ def test_a_key_depends_on_the_module_that_the_component_stands_in(tmp_path, monk
 
 @pytest.mark.parametrize("kind", ["tpsa", "tanimoto"])  # a row of a table, and a function
 def test_a_key_of_chemkl_does_not_depend_on_text_but_on_the_version(monkeypatch, kind):
-    known = COMPONENTS[kind]
     settings = part(kind=kind, parameters={} if kind == "tpsa" else {"references": ["CCO"]})
     before = component_key(settings, len)
     monkeypatch.setattr("chemkl.rewards.cache.sha256_of", lambda path: pytest.fail(f"reads {path}"))
     monkeypatch.setattr("inspect.getsource", lambda made: pytest.fail(f"reads {made}"))
     monkeypatch.setattr("chemkl.__version__", "99")
     assert component_key(settings, len) == before
-    monkeypatch.setitem(COMPONENTS, kind, replace(known, version=known.version + 1))
+    monkeypatch.setitem(COMPONENTS, kind, replace(COMPONENTS[kind], version=2))
     assert component_key(settings, len) != before
 
 
@@ -290,16 +271,6 @@ def test_no_two_components_or_parameters_have_the_same_key():
     references = [["C", "N"], ["N", "C"], ["CN"], ["C,N"], ["C"], [["C"]], "C", True, 1, 1.0]
     keys += [component_key(part(parameters={"references": each}), len) for each in references]
     assert len(set(keys)) == len(COMPONENTS) + len(references)
-
-
-def test_a_key_depends_on_which_file_holds_what(tmp_path):
-    two = part(parameters={"wanted": "a.smi", "unwanted": "b.smi"})
-    keys = []
-    for wanted, unwanted in (("C", "N"), ("N", "C")):
-        (tmp_path / "a.smi").write_text(wanted)
-        (tmp_path / "b.smi").write_text(unwanted)
-        keys.append(component_key(two, len, tmp_path))
-    assert keys[0] != keys[1]
 
 
 def test_the_files_of_a_reward_are_found_as_its_components_find_them(tmp_path, monkeypatch):

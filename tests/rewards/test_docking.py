@@ -22,7 +22,6 @@ from chemkl.rewards.components.docking import (
     find_obabel,
     prepare_ligand,
     published_receptor,
-    user_receptor,
 )
 
 
@@ -56,13 +55,14 @@ def fake_vina(tmp_path):
     return make
 
 
+ATOM = "ATOM      1  N   ASN U  35      -5.356  -8.698 -16.776  1.00  0.00    -0.057 N \n"
+
+
 @pytest.fixture
 def receptor(tmp_path):
     """One atom of a receptor."""
     path = tmp_path / "receptor.pdbqt"
-    path.write_text(
-        "ATOM      1  N   ASN U  35      -5.356  -8.698 -16.776  1.00  0.00    -0.057 N \n"
-    )
+    path.write_text(ATOM)
     return path
 
 
@@ -77,33 +77,22 @@ def receptor(tmp_path):
         ({"target": "DRD2", "ph": 15}, r"ph: .*equal to 14 \(got 15\)"),
         ({"target": "DRD2", "timeout": 0}, r"timeout: .*greater than 0"),
         ({"target": "DRD2", "exhaustivness": 8}, "exhaustivness.*exhaustiveness"),
-        ({"receptor": "nowhere.pdbqt", "center": [0, 0, 0], "size": [9, 9, 9]}, "nowhere.pdbqt"),
+        (boxed("nowhere.pdbqt"), "nowhere.pdbqt"),
+        (boxed("good.pdbqt") | {"size": [9, 0, 9]}, r"size\.1: should be greater than 0 \(got 0\)"),
+        (boxed("good.pdbqt") | {"size": None}, r"receptor, .* with center and size"),
+        (boxed("good.pdbqt") | {"target": "DRD2"}, "give either target"),
+        (boxed("good.pdbqt") | {"program": "good.pdbqt"}, "good.pdbqt may not be run"),
+        (boxed("plain.pdb"), r"plain.pdb is not a PDBQT file.*obabel"),
+        (boxed("ligand.pdbqt"), r"ROOT or BRANCH.*rigid"),
     ],
 )
-def test_bad_parameters_are_named(parameters, message):
+def test_bad_parameters_are_named(parameters, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("good.pdbqt").write_text(ATOM)
+    Path("ligand.pdbqt").write_text(f"ROOT\n{ATOM}ENDROOT\n")
+    Path("plain.pdb").write_text(ATOM.replace("    -0.057 N ", "           N"))
     with pytest.raises(InputError, match=message):
         build("vina", **parameters)
-
-
-def test_an_own_receptor_needs_a_box(receptor):
-    with pytest.raises(InputError, match=r"receptor, .* with center and size"):
-        build("vina", receptor=str(receptor), center=[0, 0, 0])
-    with pytest.raises(InputError, match="give either target"):
-        build("vina", target="DRD2", **boxed(receptor))
-
-
-def test_an_own_receptor_must_be_a_rigid_pdbqt_and_its_box_a_box(tmp_path, receptor):
-    with pytest.raises(InputError, match=r"size\.1: should be greater than 0 \(got 0\)"):
-        build("vina", **boxed(receptor) | {"size": [9, 0, 9]})
-    pdb = tmp_path / "receptor.pdb"
-    pdb.write_text(
-        "ATOM      1  N   ASN U  35      -5.356  -8.698 -16.776  1.00  0.00           N\n"
-    )
-    with pytest.raises(InputError, match=r"receptor.pdb is not a PDBQT file.*obabel"):
-        user_receptor(pdb, (0, 0, 0), (9, 9, 9))
-    receptor.write_text(f"ROOT\n{receptor.read_text()}ENDROOT\n")
-    with pytest.raises(InputError, match=r"ROOT or BRANCH.*rigid"):
-        user_receptor(receptor, (0, 0, 0), (9, 9, 9))
 
 
 def test_a_missing_extra_is_named(monkeypatch, receptor):
@@ -113,13 +102,6 @@ def test_a_missing_extra_is_named(monkeypatch, receptor):
         reward(target="DRD2")
     with pytest.raises(InputError, match=r"Open Babel: install it with pip install 'dockstring>="):
         build("vina", **boxed(receptor), program="/bin/true")
-
-
-def test_a_program_must_be_one(tmp_path, receptor):
-    text = tmp_path / "vina.txt"
-    text.write_text("no program")
-    with pytest.raises(InputError, match=r"vina.txt may not be run"):
-        build("vina", **boxed(receptor), program=str(text))
 
 
 def test_no_vina_for_this_machine_says_what_to_do(monkeypatch):

@@ -91,16 +91,6 @@ def test_types_do_not_depend_on_the_batch(batch):
     assert frame.index.tolist() == list(range(len(batch)))
 
 
-def test_each_molecule_is_scored_once_in_any_spelling(register):
-    asked = register("half", lambda _: 0.5)
-    reward = reward_of("half")
-    assert reward.score(["CCO", "OCC", "C(O)C", "x", "CC"])["reward"].tolist() == [
-        *(0.5, 0.5, 0.5, 0.0, 0.5)
-    ]
-    assert reward.score(["C(C)O", "CC", "CCC"])["reward"].tolist() == [0.5, 0.5, 0.5]
-    assert asked == ["CCO", "CC", "CCC"]
-
-
 def test_what_a_caller_does_to_a_frame_is_not_remembered():
     reward = RewardModel.from_config(QED_LOGP)
     frame = reward.score(["CCO"])
@@ -125,19 +115,6 @@ def fails_on_oxygen(mol):
     if mol.HasSubstructMatch(Chem.MolFromSmarts("[#8]")):
         raise RuntimeError("no\noxygen, please")
     return 0.25
-
-
-def test_a_failing_component_costs_its_molecule_only(register):
-    register("picky", fails_on_oxygen)
-    frame = reward_of("picky", "qed").score(["CC", "CCO", "x", "CCN"])
-    assert frame["valid"].tolist() == [True, True, False, True]
-    for column in ("raw_picky", "score_picky"):
-        assert frame[column].isna().tolist() == [False, True, True, False]
-    assert frame.loc[1, "reason"] == "component picky failed: no oxygen, please"
-    assert frame.loc[1, "reward"] == 0.0
-    assert frame.loc[1, "raw_qed"] == pytest.approx(QED.qed(mol("CCO")), abs=1e-12)
-    assert frame.loc[[0, 3], "reason"].isna().all()
-    assert (frame.loc[[0, 3], "reward"] > 0).all()
 
 
 @pytest.mark.parametrize("aggregate", AGGREGATES)
@@ -209,12 +186,13 @@ def test_text_that_no_file_can_hold_is_one_invalid_row():
     assert frame.loc[1, "reason"] == r"not ASCII: '\udc80' at position 2"
 
 
-def test_from_a_config_object_or_a_mapping():
+def test_from_a_config_object():
     config = load_config(RewardConfig, QED_LOGP)
+    model = RewardModel.from_config(config)
+    assert model.config == config
     pd.testing.assert_frame_equal(
-        RewardModel.from_config(config).score(BATCH), RewardModel.from_config(QED_LOGP).score(BATCH)
+        model.score(BATCH), RewardModel.from_config(QED_LOGP).score(BATCH)
     )
-    assert RewardModel.from_config(QED_LOGP).config == config
 
 
 def test_nothing_is_logged_and_torch_stays_away():

@@ -8,7 +8,7 @@ from building import build, reward_of, value
 from rich.console import Console
 
 from chemkl.config import InputError
-from chemkl.config.schema import Key, keys_of
+from chemkl.config.schema import keys_of
 from chemkl.config.transforms import TRANSFORMS
 from chemkl.rewards import component
 from chemkl.rewards.registry import (
@@ -60,12 +60,14 @@ def test_its_signature_is_its_schema(registry):
 
     with pytest.raises(InputError) as caught:
         build("demo", modle_size=1, model_size="x", mode="c")
-    lines = str(caught.value).splitlines()
-    assert len(lines) == 4
-    assert "demo: patterns: required, and not given" in lines[0]
-    assert "demo: model_size: should be a" in lines[1]
-    assert "demo: mode: 'c' is not allowed. Known: a, b" in lines[2]
-    assert "modle_size: not a known key; did you mean 'model_size'? Known: mode" in lines[3]
+    says = [
+        "demo: patterns: required, and not given",
+        "demo: model_size: should be a",
+        "demo: mode: 'c' is not allowed. Known: a, b",
+        "demo: modle_size: not a known key; did you mean 'model_size'? Known: mode",
+    ]
+    for line, start in zip(str(caught.value).splitlines(), says, strict=True):
+        assert line.startswith(start)
     with pytest.raises(InputError, match=r"qed takes no parameters \(got weights\)"):
         build("qed", weights="mean")
 
@@ -137,42 +139,30 @@ def test_every_component_says_its_unit_range_source_and_parameters():
 # ---- names that other programs and people have
 
 
-@pytest.mark.parametrize(
-    ("names", "meant"),
-    [
-        ("substructure smarts MatchingSubstructure matching_substructure", "required_smarts"),
-        ("CustomAlerts", "no_alerts"),
-        ("custom_alerts unwanted_substructures", "forbidden_smarts"),
-        ("TanimotoSimilarity TanimotoDistance jaccard_distance similarity", "tanimoto"),
-        ("ROCSSimilarity", "tanimoto"),
-        ("MolecularWeight MW", "mol_wt"),
-        ("TPSA", "tpsa"),
-        ("SlogP", "logp"),
-        ("GroupCount", "functional_group_count"),
-        ("Qed qedd drug-likeness", "qed"),
-        ("SAScore", "sa_score"),
-        ("HBondAcceptors", "hba"),
-        ("HBondDonors NumHBD", "hbd"),
-        ("NumRotBond", "rotatable_bonds"),
-        ("NumRings RingCount", "rings"),
-        ("NumAromaticRings", "aromatic_rings"),
-        ("NumAliphaticRings", "aliphatic_rings"),
-        ("LargestRingSize", "largest_ring"),
-        ("NumHeavyAtoms", "heavy_atoms"),
-        ("NumHeteroAtoms", "hetero_atoms"),
-        ("NumAtomStereoCenters", "stereo_centres"),
-        ("Csp3", "csp3_fraction"),
-        ("numsp2", "sp2_atoms"),
-        ("GraphLength", "graph_length"),
-        ("MolVolume", "molecular_volume"),
-        ("PMI", "npr1"),
-        ("ReactionFilter", "reaction_filter"),
-        ("ExternalProcess", "external_program"),
-        ("DockStream docking", "vina"),
-    ],
-)
-def test_an_unknown_kind_names_the_component_that_was_meant(names, meant):
-    for name in names.split():
+MEANT = {
+    "required_smarts": "substructure smarts MatchingSubstructure matching_substructure",
+    "forbidden_smarts": "custom_alerts unwanted_substructures",
+    "tanimoto": "TanimotoSimilarity TanimotoDistance jaccard_distance similarity ROCSSimilarity",
+    **{"no_alerts": "CustomAlerts", "mol_wt": "MolecularWeight MW", "tpsa": "TPSA"},
+    **{"logp": "SlogP", "functional_group_count": "GroupCount", "qed": "Qed qedd drug-likeness"},
+    **{"sa_score": "SAScore", "hba": "HBondAcceptors", "hbd": "HBondDonors NumHBD"},
+    **{
+        "rotatable_bonds": "NumRotBond",
+        "rings": "NumRings RingCount",
+        "vina": "DockStream docking",
+    },
+    **{"aromatic_rings": "NumAromaticRings", "aliphatic_rings": "NumAliphaticRings"},
+    **{"largest_ring": "LargestRingSize", "heavy_atoms": "NumHeavyAtoms", "npr1": "PMI"},
+    **{"hetero_atoms": "NumHeteroAtoms", "stereo_centres": "NumAtomStereoCenters"},
+    **{"csp3_fraction": "Csp3", "sp2_atoms": "numsp2", "graph_length": "GraphLength"},
+    **{"molecular_volume": "MolVolume", "reaction_filter": "ReactionFilter"},
+    "external_program": "ExternalProcess",
+}
+
+
+@pytest.mark.parametrize("meant", MEANT)
+def test_an_unknown_kind_names_the_component_that_was_meant(meant):
+    for name in MEANT[meant].split():
         with pytest.raises(InputError) as caught:
             reward_of(name)
         message = str(caught.value)
@@ -222,30 +212,6 @@ def test_one_component_in_detail():
     ):
         assert said in text
     assert "takes no parameters" in shown(reward_tables("qed"))
-
-
-def test_types_and_defaults_in_words():
-    def factory(
-        needed: list[str], mode: Literal["a", "b"] = "a", flag: bool = True, most: int | None = None
-    ) -> None:
-        """Do something.
-
-        Args:
-            needed: the first
-                of them.
-            mode: which.
-
-        Raises:
-            InputError: never.
-        """
-
-    made = type(find_component("qed"))("demo", factory, "", (0, math.inf), "this test")
-    assert keys_of(made.parameter_model) == [
-        Key("needed", "list of text", "", "the first of them."),
-        Key("mode", "a | b", "a", "which."),
-        Key("flag", "true or false", "true", ""),
-        Key("most", "whole number or null", "null", ""),
-    ]
 
 
 @pytest.mark.parametrize(

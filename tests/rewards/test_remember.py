@@ -81,12 +81,6 @@ def test_repeats_and_invalid_strings_are_not_molecules_asked_about(model):
     assert counts["picky"].reasons["no luck with 7"] == 1
 
 
-def test_values_that_are_no_scores_are_failures_too(register):
-    register("liar", lambda _: 7.0)
-    with pytest.raises(InputError, match=r"liar failed on 100 of 100.*score 7 is not between 0"):
-        reward_of("liar").score(CHAINS[:100])
-
-
 def test_remembered_failures_count_and_do_not_stop_a_run_that_goes_on(model):
     rows = model(lambda _: True, most_failures=1).score(CHAINS[:150])
     mended = model(lambda _: False)
@@ -158,13 +152,9 @@ def questions(register):
 def through_a_trace(rows, folder):
     """The same rows as a run's trace gives them back; what a filter paid is 0 there."""
     writer = TraceWriter(folder, ["fussy", "share", "small", "docking"], "run", "hash")
-    writer.append(
-        rows.assign(
-            step=0, row=range(len(rows)), call=None, repeat=False, n_tokens=5, logp_policy=0.0,
-            logp_ref=0.0, reward_filtered=0.0, log_target=0.0, hit=False, anchor=False,
-            is_replay=False,
-        )
-    )  # fmt: skip
+    zeros = dict.fromkeys(("step", "logp_policy", "logp_ref", "reward_filtered", "log_target"), 0)
+    flags = dict.fromkeys(("repeat", "hit", "anchor", "is_replay"), False)
+    writer.append(rows.assign(row=range(len(rows)), call=None, n_tokens=5, **zeros, **flags))
     writer.cut()
     return read_trace(folder)
 
@@ -192,17 +182,10 @@ def test_what_is_known_already_stays_and_what_nothing_explains_is_asked_again(qu
     model.remember(first.assign(raw_fussy=99.0))
     pd.testing.assert_frame_equal(model.score(["CCO"]), first)
     fresh = reward_of(*PARTS)
+    fresh.remember(fresh.score(["C1CC", ""]))  # nothing to remember
     fresh.remember(first.assign(raw_docking=math.nan))
     pd.testing.assert_frame_equal(fresh.score(["CCO"]), first, check_exact=True)
     assert questions[1] == ["CCO", "CCO"]
-
-
-def test_rows_without_a_valid_one_are_nothing_to_remember(questions):
-    model = reward_of(*PARTS)
-    model.remember(model.score(["C1CC", ""]))
-    model.remember(model.score([]))
-    model.score(["CCO"])
-    assert questions[0] == ["CCO"]
 
 
 def test_the_shipped_example_screens_pays_and_punishes():

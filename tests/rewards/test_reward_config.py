@@ -1,6 +1,6 @@
+"""What a reward's config may say, and how every problem of it is told at once."""
+
 import pytest
-from rdkit import Chem
-from rdkit.Chem import QED
 
 from chemkl.chem.molecules import DEFAULT_MAX_ATOMS
 from chemkl.config import InputError
@@ -135,8 +135,3 @@ def test_a_file_is_named_with_the_line(tmp_path):
         "6: components.2.kind: unknown component 'hdb'; did you mean 'hbd'? (Number of "
         f"hydrogen-bond donors.) chemkl show rewards lists all {len(COMPONENTS)}",
     ]
-
-
-def test_a_component_between_0_and_1_needs_no_transform():
-    model = RewardModel.from_config({"components": [{"kind": "qed"}]})
-    assert model.score(["CCO"]).loc[0, "reward"] == QED.qed(Chem.MolFromSmiles("CCO"))

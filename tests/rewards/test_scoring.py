@@ -1,6 +1,7 @@
 """Who is asked in which order, what a wrong answer costs, and what several scores pay."""
 
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,6 @@ import pytest
 from building import reward_of
 
 from chemkl.rewards import Failure
-from chemkl.rewards.registry import find_component
 from chemkl.rewards.scoring import AGGREGATES
 
 MOLECULES = ["C", "CC", "CCC", "CCCC", "CCCCC"]
@@ -110,8 +110,7 @@ def test_one_wrong_value_costs_one_molecule(batched, value, reason):
     model, questions = batched(lambda mols: [value if n == 3 else n for n in sizes(mols)])
     frame = model.score(MOLECULES)
     assert frame["raw_sizes"].fillna(-1).tolist() == [1, 2, -1, 4, 5]
-    assert frame.loc[2, "reason"].startswith("component sizes failed: ")
-    assert frame.loc[2, "reason"].endswith(reason)
+    assert re.fullmatch(f"component sizes failed: .*{re.escape(reason)}", frame.loc[2, "reason"])
     assert len(questions) == 1
 
 
@@ -119,7 +118,6 @@ def test_one_wrong_value_costs_one_molecule(batched, value, reason):
     ("value", "reason"),
     [
         (None, "'NoneType' object is not iterable"),
-        (0.5, "'float' object is not iterable"),
         ("12345", "it returned '12345', not a list of numbers"),
         ({1, 2, 3, 4, 5}, "it returned {1, 2, 3, 4, 5}, not a list of numbers"),
         (dict.fromkeys(range(5)), "not a list of numbers"),
@@ -147,16 +145,15 @@ def asked(register):
             raise RuntimeError("no pose")
         return 0.8
 
-    def purchase(mol):
-        return 0.0 if count("S")(mol) else 1.0
+    def without(symbol):
+        return lambda mol: 0.0 if count(symbol)(mol) else 1.0
 
-    assert not find_component("qed").costly
     return {
         "docking": register("docking", docking, costly=True),
-        "purchase": register("purchase", purchase, costly=True),
+        "purchase": register("purchase", without("S"), costly=True),
         "nitrogens": register("nitrogens", count("N"), (0, math.inf)),
         "half": register("half", lambda _: 0.5),
-        "no_oxygen": register("no_oxygen", lambda mol: 0.0 if count("O")(mol) else 1.0),
+        "no_oxygen": register("no_oxygen", without("O")),
     }
 
 
@@ -189,8 +186,8 @@ def test_what_fails_a_filter_is_not_asked_of_the_costly_ones(asked):
     frame = model.score([*FAILING, *PASSING])
     assert asked["docking"] == PASSING  # canonical as they stand
     assert len(asked["half"]) == len(asked["no_oxygen"]) == 6  # the cheap ones hear of all
-    assert frame["raw_docking"].isna().tolist() == [True] * 4 + [False] * 2
-    assert frame["score_docking"].isna().tolist() == [True] * 4 + [False] * 2
+    for column in ("raw_docking", "score_docking"):
+        assert frame[column].isna().tolist() == [True] * 4 + [False] * 2
     assert (model.failures["docking"].asked, model.failures["docking"].failed) == (2, 0)
     model.score(["NC", *FAILING])
     assert len(asked["docking"]) == 2  # nor later

@@ -25,7 +25,7 @@ from chemkl.config import InputError
 from chemkl.config.paths import at_home
 from chemkl.results.atomic import write_bytes
 from chemkl.results.wheels import MOLSCORE, fetch_wheel, open_member
-from chemkl.rewards.components.models import DAMAGES, InertUnpickler
+from chemkl.rewards.components.models import InertUnpickler, read_inert
 from chemkl.rewards.registry import BatchScore, component
 
 N_FEATURES = 2048
@@ -111,27 +111,14 @@ STAND_INS: dict[tuple[str, str], type[Inert]] = {
 
 
 def read_model(stream: IO[bytes], name: str) -> Inert:
-    """Read a pickled model: its objects as stand-ins, nothing imported, nothing called.
-
-    Raises:
-        InputError: no such pickle, or it names anything but arrays and the models on the list.
-    """
-    try:
-        model = InertUnpickler(stream, "pickle", STAND_INS).load()
-    except DAMAGES as error:
-        model = error
-    if not isinstance(model, Inert):
-        why = model if isinstance(model, Exception) else f"a {type(model).__name__}"
-        raise InputError(f"{name}: not the pickle of a known model ({why}).")
+    """Read a pickled model: its objects as stand-ins, nothing imported, nothing called."""
+    load = InertUnpickler(stream, "pickle", STAND_INS).load
+    model: Inert = read_inert(load, Inert, name, "the pickle of a known model")
     return model
 
 
 def as_array(pickled: Any) -> np.ndarray:
-    """Make an array out of the stand-in of one: numbers, or records of numbers.
-
-    Raises:
-        ValueError: it is no array, or one of something else than numbers.
-    """
+    """Make an array out of the stand-in of one: numbers, or records of numbers."""
     if not isinstance(pickled, STAND_INS["numpy.core.multiarray", "_reconstruct"]):
         raise ValueError(f"expected an array, found a {type(pickled).__name__}")  # noqa: TRY004 - a damaged file
     _, shape, dtype, fortran, data = pickled.state
@@ -320,9 +307,6 @@ def load_classifier(target: str, folder: Path) -> Forest | SupportVectors:
 
     An npz that is damaged, or of another source, is made anew; two that do so at once write the
     same.
-
-    Raises:
-        InputError: the wheel cannot be had, or has another pickle than is known.
     """
     source = CLASSIFIERS[target]
     names = [field.name for field in fields(source.model)]

@@ -11,7 +11,6 @@ features of an atom (72), W features of a bond (14), H width of the hidden layer
 """
 
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -22,9 +21,8 @@ import numpy as np
 from pydantic import Field
 from rdkit.Chem import BondType, HybridizationType, Mol, MolToSmiles
 
-from chemkl.config import InputError
 from chemkl.results.wheels import Wheel, fetch_wheel, open_member
-from chemkl.rewards.components.models import DAMAGES, InertUnpickler
+from chemkl.rewards.components.models import InertUnpickler, read_inert
 from chemkl.rewards.registry import REAL, BatchScore, component, one_of
 
 ADMET_AI = Wheel(
@@ -244,11 +242,7 @@ class Ensemble:
 
 @cache
 def load_ensemble(kind: Kind, folder: Path) -> Ensemble:
-    """Give an ensemble, read out of the wheel of ADMET-AI, which pip may fetch.
-
-    Raises:
-        InputError: the wheel cannot be had, or is not what is expected.
-    """
+    """Give an ensemble, read out of the wheel of ADMET-AI, which pip may fetch."""
     wheel = fetch_wheel(ADMET_AI, folder)
     members = []
     for index in range(N_MEMBERS):
@@ -274,9 +268,6 @@ def load_ensemble(kind: Kind, folder: Path) -> Ensemble:
 
 
 # ---- checkpoints
-
-_DAMAGES = (*DAMAGES, zipfile.BadZipFile, zlib.error, NotImplementedError, StopIteration)
-"""What pickle, the conversion to arrays and zipfile raise for foreign or damaged bytes."""
 
 NAMES = {
     "__builtin__": "set",
@@ -343,19 +334,12 @@ class CheckpointUnpickler(InertUnpickler):
 
 
 def read_checkpoint(stream: IO[bytes], name: str) -> Mapping[str, Any]:
-    """Read a PyTorch checkpoint: arrays, dictionaries, stand-ins; without PyTorch.
+    """Read a PyTorch checkpoint: arrays, dictionaries, stand-ins; without PyTorch."""
 
-    Raises:
-        InputError: no such checkpoint, or it names what is not on the list.
-    """
-    read: Any
-    try:
+    def load() -> Any:
         with zipfile.ZipFile(stream) as archive:
             pickled = next(path for path in archive.namelist() if path.endswith("/data.pkl"))
-            read = CheckpointUnpickler(archive, pickled).load()
-    except _DAMAGES as error:
-        read = error
-    if not isinstance(read, dict):
-        why = read if isinstance(read, Exception) else f"a {type(read).__name__}"
-        raise InputError(f"{name}: not a PyTorch checkpoint ({why}).")
+            return CheckpointUnpickler(archive, pickled).load()
+
+    read: Mapping[str, Any] = read_inert(load, dict, name, "a PyTorch checkpoint")
     return read

@@ -124,11 +124,7 @@ class Tool:
 
 
 def find_obabel() -> Tool:
-    """Find Open Babel's program: that of the package openbabel-wheel, else the one on the PATH.
-
-    Raises:
-        InputError: there is none, or it cannot be run.
-    """
+    """Find Open Babel's program: that of the package openbabel-wheel, else the one on the PATH."""
     inside, environment = package_folder("openbabel"), {}
     path = shutil.which("obabel") or "obabel"
     if inside is not None and (inside / "bin" / "obabel").is_file():
@@ -146,11 +142,7 @@ def find_obabel() -> Tool:
 
 
 def find_vina(program: Path | None = None) -> Tool:
-    """Find AutoDock Vina: a program of the user's, else the one that dockstring brings.
-
-    Raises:
-        InputError: it may not be run, or there is none for this machine.
-    """
+    """Find AutoDock Vina: a program of the user's, else the one that dockstring brings."""
     if program is not None:
         return Tool(find_program([str(program)])[0])
     name = _VINA.get((platform.system(), platform.machine()))
@@ -206,11 +198,7 @@ def published_receptor(target: str) -> Receptor:
 
 
 def user_receptor(path: Path, center: Point, size: Point) -> Receptor:
-    """Give a receptor of the user's.
-
-    Raises:
-        InputError: the file is no PDBQT of a rigid receptor.
-    """
+    """Give a receptor of the user's."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     atoms = [line for line in lines if line.startswith(("ATOM", "HETATM"))]
     # column 78 on holds AutoDock's atom type, which a plain PDB file lacks: there an element may be
@@ -238,11 +226,7 @@ def user_receptor(path: Path, center: Point, size: Point) -> Receptor:
 def prepare_ligand(
     mol: Mol, pdbqt: Path, obabel: Tool, ph: float | None, seed: int, clock: Clock
 ) -> None:
-    """Write the PDBQT file of a molecule, and a .mol file beside it.
-
-    Raises:
-        DockingError: one of the steps failed; the text says which and why.
-    """
+    """Write the PDBQT file of a molecule, and a .mol file beside it."""
     check_ligand(mol)
     if ph is not None:
         smiles = Chem.MolToSmiles(Uncharger().uncharge(mol))

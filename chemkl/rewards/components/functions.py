@@ -6,10 +6,12 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from inspect import Parameter
 from pathlib import Path
 from types import ModuleType
@@ -38,13 +40,6 @@ from chemkl.rewards.registry import REAL, BatchScore, Failure, InputFile, compon
 Takes = Literal["smiles", "mol", "list"]
 FORMS = "package.module:name, package.module.name or path/to/file.py:name"
 
-_SCHEMA = ConfigDict(
-    extra="forbid",
-    protected_namespaces=(),
-    arbitrary_types_allowed=True,
-    allow_inf_nan=True,
-    validate_default=False,
-)
 _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Parameter.VAR_POSITIONAL)
 _BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 
@@ -70,12 +65,7 @@ class UserFunction:
     file: Path | None = None
 
     def __call__(self, *arguments: Any, **parameters: Any) -> Any:
-        """Call it.
-
-        Raises:
-            CallError: it raised an exception, of which this names type, message and line, or wants
-                to end the program.
-        """
+        """Call it."""
         try:
             return self.function(*arguments, **parameters)
         except SystemExit as error:
@@ -92,9 +82,6 @@ class UserFunction:
         """Say whether it is called with a list, and as what a molecule comes: str or Mol.
 
         `takes` is what the config says; None: what the first parameter is annotated with.
-
-        Raises:
-            InputError: it cannot be called with a molecule, or nothing says in what form.
         """
         first = next(iter(self._parameters), None)
         annotated = _form(self._hints.get(first.name)) if first is not None else None
@@ -122,9 +109,6 @@ class UserFunction:
         Args:
             parameters: what it takes by name.
             given: what it is given before them, by position; in words.
-
-        Raises:
-            InputError: a line for each that does not fit.
         """
         if self._signature is None:  # compiled: it says itself what it dislikes, at each molecule
             return dict(parameters)
@@ -143,17 +127,24 @@ class UserFunction:
             names = ", ".join(map(str, parameters))
             nothing_but = f"takes nothing but {' and '.join(given)}"
             raise InputError(f"parameters: {self} {nothing_but} (got {names})")
-        config = ConfigDict(**{**_SCHEMA, "extra": "allow" if anything else "forbid"})
+        config = ConfigDict(
+            extra="allow" if anything else "forbid",
+            protected_namespaces=(),
+            arbitrary_types_allowed=True,
+            allow_inf_nan=True,
+            validate_default=False,
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # a parameter called copy, json, schema
             base = type("parameters", (Config,), {"model_config": config})
             model: type[BaseModel] = create_model("parameters", __base__=base, **fields)
+        lines = []
         try:
             checked = model.model_validate(dict(parameters))
         except ValidationError as error:
             document = Document(dict(parameters), "", prefix=("parameters",))
             lines = [text for _, text in render(error, document)]
-            raise InputError("\n".join(lines)) from None
+        InputError.refuse(lines)
         return {name: getattr(checked, name) for name in parameters}
 
     def __str__(self) -> str:
@@ -184,9 +175,6 @@ def load_function(reference: str, folder: Path | None = None) -> UserFunction:
     """Find a function by one of `FORMS`; the code around it is run, once in a process.
 
     A relative path is looked up in the folder before the working directory.
-
-    Raises:
-        InputError: no such file, module or name, code that cannot be run, or not a function.
     """
     place, colon, name = reference.rpartition(":")
     if not colon:
@@ -226,12 +214,11 @@ def _described(error: BaseException) -> str:
 
 def _usable(annotation: Any) -> Any:
     """An annotation that values can be checked against; Any where it cannot be read."""
-    try:
-        TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
-    except (PydanticSchemaGenerationError, TypeError):
-        return Any
-    except PydanticUserError:  # BaseModels refuse a config; they can be checked against
-        return annotation
+    with suppress(PydanticUserError):  # BaseModels refuse a config; they can be checked against
+        try:
+            TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+        except (PydanticSchemaGenerationError, TypeError):
+            return Any
     return annotation
 
 
@@ -246,11 +233,7 @@ def _form(annotation: Any) -> tuple[bool, type] | None:
 
 
 def _module(place: str, path: Path | None) -> ModuleType:
-    """Import a module by its dotted name, or run a file as one.
-
-    Raises:
-        InputError: it is not installed, or its code cannot be run.
-    """
+    """Import a module by its dotted name, or run a file as one."""
     try:
         return import_module(place) if path is None else _module_of_file(path)
     except (Exception, SystemExit) as error:
@@ -271,14 +254,12 @@ def _module_of_file(path: Path) -> ModuleType:
     loaded = sys.modules.get(name)
     if loaded is not None and loaded.__file__ == str(path):
         return loaded
-    spec = spec_from_file_location(name, path)
-    assert spec is not None  # as of every name that ends in .py
-    assert spec.loader is not None
-    module = module_from_spec(spec)
+    loader = SourceFileLoader(name, str(path))
+    module = module_from_spec(spec_from_loader(name, loader))  # type: ignore[arg-type] # of a file
     sys.modules[name] = module  # dataclasses and pickle look a class's module up there
     sys.path.insert(0, str(path.parent))  # as for a script that stands there
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except (Exception, SystemExit):
         del sys.modules[name]
         raise
@@ -333,22 +314,18 @@ def python_function(
     return FunctionScore(user, user.checked(parameters or {}), *user.form(takes))
 
 
-@dataclass(frozen=True)
 class FunctionScore:
     """Asks a function of the user about molecules; what it cannot score fails alone.
 
-    It is called with a list or not, of canonical SMILES (str) or of Mol (kind).
+    It is called with a list or not, of canonical SMILES (str) or of Mol (kind). Its identity, what
+    decides the values beside the settings, is the code's sha256.
     """
 
-    function: UserFunction
-    parameters: Mapping[str, Any]
-    is_list: bool
-    kind: type
-
-    @property
-    def identity(self) -> str:
-        """What decides the values beside the settings: the code's sha256."""
-        return self.function.identity
+    def __init__(
+        self, function: UserFunction, parameters: Mapping[str, Any], is_list: bool, kind: type
+    ) -> None:
+        self.function, self.parameters, self.identity = function, parameters, function.identity
+        self.is_list, self.kind = is_list, kind
 
     def __call__(self, mols: Sequence[Mol]) -> Sequence[float | Failure]:
         """Give what the function returns for each molecule, in order; a list may fail whole."""

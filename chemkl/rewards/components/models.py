@@ -6,6 +6,7 @@ published models, by `InertUnpickler`.
 
 import pickle
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -179,11 +180,7 @@ def _refuse_pickle(path: Path) -> None:
 
 
 def load_onnx(path: Path, output: str | int | None, class_index: int | None, n: int) -> Predict:
-    """Read an ONNX model that takes fingerprints of length n.
-
-    Raises:
-        InputError: not an ONNX model, or none that takes such a fingerprint and gives one number.
-    """
+    """Read an ONNX model that takes fingerprints of length n."""
     import onnxruntime  # optional
 
     options = onnxruntime.SessionOptions()
@@ -222,12 +219,7 @@ def load_onnx(path: Path, output: str | int | None, class_index: int | None, n: 
 def load_skops(
     path: Path, method: str | None, class_index: int | None, n: int, trusted: Sequence[str]
 ) -> Predict:
-    """Read a scikit-learn model, which takes fingerprints of length n, from a skops file.
-
-    Raises:
-        InputError: not a skops file, types that are not trusted, or no model that takes such a
-            fingerprint and gives one number.
-    """
+    """Read a scikit-learn model, which takes fingerprints of length n, from a skops file."""
     import skops.io  # optional
     from sklearn import ensemble, tree
 
@@ -290,10 +282,23 @@ def _one_number(
 # ---- pickles
 
 DAMAGES = (
-    *(pickle.UnpicklingError, ArithmeticError, AttributeError, EOFError, LookupError),
-    *(MemoryError, RecursionError, TypeError, ValueError),
+    *(pickle.UnpicklingError, ArithmeticError, AttributeError, EOFError, LookupError, TypeError),
+    *(MemoryError, NotImplementedError, RecursionError, StopIteration, ValueError),
+    *(zipfile.BadZipFile, zlib.error),
 )
-"""What pickle and the conversion to arrays raise for foreign or damaged bytes."""
+"""What pickle, zipfile and the conversion to arrays raise for foreign or damaged bytes."""
+
+
+def read_inert(load: Callable[[], Any], kind: type, name: str, what: str) -> Any:
+    """Read what an `InertUnpickler` loads; an InputError where it is not of the kind wanted."""
+    try:
+        read = load()
+    except DAMAGES as error:
+        read = error
+    if not isinstance(read, kind):
+        why = read if isinstance(read, Exception) else f"a {type(read).__name__}"
+        raise InputError(f"{name}: not {what} ({why}).")
+    return read
 
 
 class InertUnpickler(pickle.Unpickler):

@@ -38,11 +38,7 @@ class ProgramDiedError(RuntimeError):
 
 
 def find_program(command: Sequence[str], folder: Path | None = None) -> list[str]:
-    """Give a command with full paths: of the program, and of files in the config file's folder.
-
-    Raises:
-        InputError: there is no such program, or it may not be run.
-    """
+    """Give a command with full paths: of the program, and of files in the config file's folder."""
 
     def beside(argument: str) -> str:
         """The full path of a file beside the config file; anything else as it is."""
@@ -149,12 +145,7 @@ class _Running:
         self.stop = Finalize(self, _stop, (self._popen,), exitpriority=10)
 
     def ask(self, smiles: str, timeout: float) -> dict[str, Any]:
-        """Write one question and read its answer, a mapping with a value or an error.
-
-        Raises:
-            ProgramDiedError: the program has ended.
-            RuntimeError: no answer in time, or one that cannot be its answer.
-        """
+        """Write one question and read its answer, a mapping with a value or an error."""
         deadline = monotonic() + timeout
         problem = ""
         if self._read or self._readable(0):

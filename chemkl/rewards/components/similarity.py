@@ -74,12 +74,7 @@ _COMBINE: dict[str, Callable[[np.ndarray], Any]] = {"max": np.max, "mean": np.me
 
 
 def read_references(references: Sequence[str] | None = None, file: Path | None = None) -> list[Mol]:
-    """Read every reference: those in the config first, then those of the file, in order.
-
-    Raises:
-        InputError: none given, a file that cannot be read, or references that are no molecules;
-            each is named.
-    """
+    """Read every reference: those in the config first, then those of the file, in order."""
     texts = [(f"references[{index}]", text) for index, text in enumerate(references or ())]
     from_file: list[tuple[str, str]] = []
     try:

@@ -49,11 +49,7 @@ Unique = Annotated[
 
 
 def compile_smarts(smarts: list[str]) -> list[Mol]:
-    """Compile the patterns of a component, once.
-
-    Raises:
-        InputError: patterns that RDKit cannot parse; each is named with its place in the list.
-    """
+    """Compile the patterns of a component, once."""
     with silenced():
         patterns = [Chem.MolFromSmarts(text) if text.isascii() else None for text in smarts]
     refuse(
@@ -263,19 +259,9 @@ def decorated_scaffold(scaffold: Scaffold) -> Score:
 @component("reaction_filter", range=(0, 1), source=_LIBINVENT)
 def reaction_filter(
     scaffold: Scaffold,
-    reactions: Annotated[
-        list[OneOrMore | list[str]],
-        Field(
-            min_length=1,
-            description="retro-reactions in lists; selective: one list for each attachment point "
-            "in the order of their numbers, an empty one allows any bond",
-        ),
-    ],
+    reactions: Annotated[list[OneOrMore | list[str]], Field(min_length=1)],
     *,
-    mode: Annotated[
-        Literal["selective", "non_selective"],
-        Field(description="whether each attachment point has its own reactions, or all have all"),
-    ] = "selective",
+    mode: Literal["selective", "non_selective"] = "selective",
 ) -> Score:
     """Whether the bonds between the scaffold and its decorations are those that reactions make.
 
@@ -284,6 +270,12 @@ def reaction_filter(
     one of the reactions makes, have 0.5 + p / 2 in mode selective and p in mode non_selective.
     Where the scaffold fits in several ways, the best counts. A molecule that fits costs 0.1 ms a
     reaction; any other 20 µs.
+
+    Args:
+        scaffold: SMILES with its attachment points
+        reactions: retro-reactions in lists; selective: one list for each attachment point in the
+            order of their numbers, an empty one allows any bond
+        mode: whether each attachment point has its own reactions, or all have all
     """
     decorated = DecoratedScaffold(scaffold, one_point_an_atom=True)
     problems = [
