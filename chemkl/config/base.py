@@ -4,7 +4,7 @@ import multiprocessing
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import PackageNotFoundError, requires
@@ -12,7 +12,9 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Self, Union, get_args, get_origin
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     ModelWrapValidatorHandler,
     ValidationError,
@@ -62,7 +64,12 @@ class Config(BaseModel):
             config = handler(values)
             complain((_way(key), text) for key, text in config.problems())
         except ValidationError as error:
-            problems = [cls._named(details) for details in error.errors(include_url=False)]
+            errors = error.errors(include_url=False)
+            unknown = [e["loc"] for e in errors if e["type"] == "extra_forbidden"]
+            meant = {name for (key, *_) in unknown for name in nearest(str(key), cls.model_fields)}
+            # no problem is told of a default that stands where a misspelt key was meant
+            absent = {(BESIDE, name) for name in meant if name not in values}
+            problems = [cls._named(e) for e in errors if e["loc"][1:3] not in absent]
             raise ValidationError.from_exception_data(cls.__name__, problems) from None
         return config
 
@@ -79,30 +86,32 @@ class Config(BaseModel):
         return value
 
     @classmethod
-    def _meaning(cls, name: str) -> str:
-        """The first sentence of a field's description, in parentheses."""
-        field = cls.model_fields.get(name)
-        sentence = " ".join(((field and field.description) or "").split()).split(". ")[0]
-        return f" ({sentence.rstrip('.')})" if sentence else ""
-
-    @classmethod
     def _named(cls, details: Any) -> InitErrorDetails:
-        key = str(details["loc"][0]) if len(details["loc"]) == 1 else ""
-        text = details["msg"] if details["type"] == SAID else ""
-        if key and details["type"] == "extra_forbidden":
-            text = f"not a known key{did_you_mean(key, cls.model_fields)}"
-        if details["type"] == "missing":  # an item of a tuple, where it is no key
-            text = f"required, and not given{cls._meaning(key)}"
-        if details["type"] == "string_pattern_mismatch" and details["loc"]:
-            meaning = cls._meaning(str(details["loc"][0]))
-            text = f"has not the form that is wanted here{meaning} (got {shown(details['input'])})"
+        place = details["loc"][2:] if details["loc"][1:2] == (BESIDE,) else details["loc"]
+        key = str(place[0]) if place else ""
+        field = cls.model_fields.get(key)
+        sentence = " ".join(((field and field.description) or "").split()).split(". ")[0]
+        meaning = f" ({sentence.rstrip('.')})" if sentence else ""
+        match details["type"]:
+            case "extra_forbidden" if len(place) == 1:
+                text = f"not a known key{did_you_mean(key, cls.model_fields)}"
+            case "missing":  # deeper: an item of a tuple, where it is no key
+                text = f"required, and not given{meaning if len(place) == 1 else ''}"
+            case "string_pattern_mismatch" if place:
+                text = f"has not the form that is wanted here{meaning}"
+                text = f"{text} (got {shown(details['input'])})"
+            case kind:
+                text = details["msg"] if kind == SAID else ""
         kind = _said(text) if text else details["type"]
         if kind not in _KNOWN_ERRORS and not text:  # made by pydantic's Python part
             kind = PydanticCustomError(details["type"], "{text}", {"text": details["msg"]})
-        place = details["loc"][2:] if details["loc"][1:2] == (BESIDE,) else details["loc"]
         return InitErrorDetails(
             type=kind, loc=place, input=details["input"], ctx=details.get("ctx", {})
         )
+
+
+def _way(key: str) -> Keys:
+    return tuple(int(part) if part.isdigit() else part for part in key.split(".") if part)
 
 
 def _members(kind: Any) -> Iterator[Any]:
@@ -116,10 +125,6 @@ def _members(kind: Any) -> Iterator[Any]:
         yield kind
 
 
-def _way(key: str) -> Keys:
-    return tuple(int(part) if part.isdigit() else part for part in key.split(".")) if key else ()
-
-
 def _said(text: str) -> PydanticCustomError:
     return PydanticCustomError(SAID, "{text}", {"text": text})
 
@@ -130,12 +135,28 @@ def twice_in(values: Iterable[Any]) -> str:
     return ", ".join(sorted(str(value) for value, n in counts.items() if n > 1))
 
 
-def complain(problems: Iterable[tuple[Keys, str]]) -> None:
-    """Within a validator: refuse a value, with a text for each place in it; none: pass.
+def _once_each(values: Sequence[Any]) -> Sequence[Any]:
+    if twice := twice_in(values):
+        complain([((), f"{twice}: given more than once; keep each once")])
+    return values
 
-    Raises:
-        ValidationError: holding all of them.
-    """
+
+Distinct = AfterValidator(_once_each)
+"""Of a list or tuple: no value stands twice."""
+CalledByKind = BeforeValidator(lambda name, info: name or info.data.get("kind", ""))
+"""Of a field behind kind: that is its default."""
+
+
+def just_one(settings: Config, first: str, second: str) -> Iterator[tuple[str, str]]:
+    """Ask for one of two keys, as one of the `Config.problems`."""
+    given = [name for name in (first, second) if getattr(settings, name)]
+    if len(given) != 1:
+        which = "both are" if given else "neither is"
+        yield "", f"give {first} or {second}, one of the two: {which} given"
+
+
+def complain(problems: Iterable[tuple[Keys, str]]) -> None:
+    """Within a validator: refuse a value, with a text for each place in it; none: pass."""
     lines = [InitErrorDetails(type=_said(text), loc=keys, input=None) for keys, text in problems]
     if lines:
         raise ValidationError.from_exception_data("settings", lines)
@@ -146,11 +167,7 @@ def choose_kind(
 ) -> Any:
     """Check settings against the model that their key ``kind`` names; a bare name stands for it.
 
-    Args:
-        kinds: the model of each kind, or a function that gives it.
-        value: what the user wrote.
-        context: for validators, see `InputPath`.
-        what: what the settings are of, for messages.
+    Of ``kinds`` the values are models, or functions that give them; ``what`` is for messages.
     """
     if isinstance(value, Config):
         return value
@@ -159,10 +176,8 @@ def choose_kind(
     if not isinstance(section, Mapping):
         complain([((), f"should be a mapping with kind, one of: {names} (got {shown(value)})")])
     if "kind" not in section:
-        hints = {str(key): did_you_mean(str(key), ["kind"]) for key in section}
-        misspelt = [
-            ((key,), f"not a known key{hint}") for key, hint in hints.items() if "mean" in hint
-        ]
+        near = get_close_matches("kind", map(str, section))
+        misspelt = [((key,), f"not a known key{did_you_mean(key, ['kind'])}") for key in near]
         complain([((), f"required key 'kind' is not given. Known: {names}"), *misspelt])
     kind = section["kind"]
     if kind not in list(kinds):
@@ -222,8 +237,8 @@ def did_you_mean(
 class InputError(ValueError):
     """Something the user gave cannot be used; the message is complete as it stands.
 
-    The message says what is wrong, where it stands, what is allowed and how to fix it; several
-    problems are several lines. The command line prints it without a traceback and exits with 2.
+    It says what is wrong, where, what is allowed and how to fix it; several problems are several
+    lines. The command line prints it without a traceback and exits with 2.
     """
 
     @classmethod
@@ -237,8 +252,7 @@ class InputError(ValueError):
 class StorageError(OSError):
     """A disk is full, cannot be written, or a folder has gone in the middle of a run.
 
-    It is nobody's mistake in a config: the command line prints the message, which is complete as it
-    stands, without a traceback and exits with 1.
+    The command line prints the message, which is complete, without a traceback and exits with 1.
     """
 
 
@@ -248,14 +262,11 @@ def utf8(text: object) -> str:
 
 
 def complaints(*checks: tuple[Callable[..., object], *tuple[Any, ...]]) -> list[str]:
-    """Make several checks and collect what they complain of.
+    """Make several checks; return the lines of all that they complain of, each once.
 
     Args:
         *checks: each a function that raises InputError, and its arguments; one whose first
             argument is None, for there is nothing to look into, is left out.
-
-    Returns:
-        The lines of all messages, each once.
     """
     lines: dict[str, None] = {}
     for complain, *arguments in checks:
@@ -295,11 +306,8 @@ def nearest(
 ) -> list[str]:
     """Find the names that were probably meant, at most two.
 
-    Args:
-        name: the unknown name.
-        allowed: the known ones.
-        also: what else these are called; then case, blanks and signs are passed over.
-        meanings: a sentence on each; one that shares a word with the name may be it.
+    With ``also``, what else the allowed ones are called, case, blanks and signs are passed over; of
+    ``meanings``, a sentence on each, one that shares a word with the name may be it.
     """
     names, also, meanings = list(allowed), also or {}, meanings or {}
     called = {n: {_plain(n), *map(_plain, also.get(n, ()))} for n in names}
@@ -313,16 +321,13 @@ def nearest(
     if near:
         return near
     wanted = _words(name)
-    shared = {
-        n: (
-            len(wanted & _words(" ".join([n, *also.get(n, ())]))),
-            len(wanted & _words(meanings.get(n, ""))),
-        )
-        for n in names
-    }
-    best = sorted(shared, key=lambda n: shared[n], reverse=True)[:2]
-    near = [n for n in best if any(shared[n])]
-    return near or get_close_matches(name, names, n=1, cutoff=0.6)
+
+    def shared(n: str) -> tuple[int, int]:
+        called = _words(" ".join([n, *also.get(n, ())]))
+        return len(wanted & called), len(wanted & _words(meanings.get(n, "")))
+
+    best = sorted(names, key=shared, reverse=True)[:2]
+    return [n for n in best if any(shared(n))] or get_close_matches(name, names, n=1, cutoff=0.6)
 
 
 def _plain(name: str) -> str:
@@ -337,15 +342,9 @@ def _words(text: str) -> set[str]:
 
 
 def install(extra: str) -> str:
-    """The command that installs what an extra of pyproject.toml brings, for a message.
+    """The command that installs what an extra brings, such as ``pip install 'fcd_torch>=1.0.7'``.
 
     It names the packages, not the extra: chemkl is in no index that pip could look it up in.
-
-    Args:
-        extra: its name, for example fcd.
-
-    Returns:
-        For example ``pip install 'fcd_torch>=1.0.7'``.
     """
     try:
         asked = requires("chemkl") or []

@@ -19,6 +19,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, ReusedAnchorWarning
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 from ruamel.yaml.reader import ReaderError
+from ruamel.yaml.resolver import VersionedResolver
+from ruamel.yaml.tag import Tag
 
 from chemkl.config import shipped
 from chemkl.config.base import InputError, Keys, shown
@@ -36,7 +38,6 @@ QUOTE_HINT = " (text that begins with one of [ { * & ! @ % ` must be quoted: '[#
 NEEDS_QUOTES = re.compile(r"(?:^|[:\-=\[,])\s*[\[{*&!@%`]")
 
 _TAG = "tag:yaml.org,2002:"
-_TAGGED = re.compile(r"(&\S+\s+)?!")
 _PLAIN = {
     "null": re.compile(r"~|null|Null|NULL|"),
     "bool": re.compile(r"true|True|TRUE|false|False|FALSE"),
@@ -45,8 +46,20 @@ _PLAIN = {
         r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
         r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
     ),
+    "merge": re.compile("<<"),
+    "str": re.compile(".*", re.DOTALL),
 }
-"""Scalars without quotes that are no text: so 1e-4 is a number, and no, 1:30 and 0x10 are text."""
+"""Scalars without quotes, by YAML 1.2: 1e-4 is a number; no, on, 1:30 and 0x10 are text."""
+
+
+class _Resolver(VersionedResolver):
+    """Gives a scalar without quotes and tag the type that it looks like."""
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+        if kind is ScalarNode and implicit[0]:
+            name = next(name for name, form in _PLAIN.items() if form.fullmatch(value))
+            return Tag(suffix=_TAG + name)
+        return super().resolve(kind, value, implicit)
 
 
 @dataclass(frozen=True)
@@ -117,17 +130,20 @@ class Document:
         """The part under some keys, holding that data, as a document of its own."""
         return replace(self, data=data, prefix=(*self.prefix, *keys))
 
+    def _deepest(self, keys: Keys) -> tuple[str, ...] | None:
+        """The way to the deepest of these keys that the file has; None without a file."""
+        way = tuple(map(str, (*self.prefix, *keys)))
+        return next((way[:n] for n in range(len(way), -1, -1) if way[:n] in self.lines), None)
+
     def depth(self, keys: Keys) -> int:
         """How many of these keys, from the first one on, the file has; all of them without one."""
-        way = tuple(map(str, (*self.prefix, *keys)))
-        depths = [n for n in range(len(way) + 1) if way[:n] in self.lines]
-        return max(depths[-1] - len(self.prefix), 0) if depths else len(keys)
+        way = self._deepest(keys)
+        return len(keys) if way is None else max(len(way) - len(self.prefix), 0)
 
     def line(self, keys: Keys = ()) -> int | None:
         """The line of the deepest of these keys that the file has; None without a file."""
-        way = tuple(map(str, (*self.prefix, *keys)))
-        depths = [n for n in range(len(way) + 1) if way[:n] in self.lines]
-        return self.lines[way[: depths[-1]]] if depths else None
+        way = self._deepest(keys)
+        return None if way is None else self.lines[way]
 
     def where(self, keys: Keys = ()) -> str:
         """File and line, for example ``configs/posttrain/mara.yaml:7``."""
@@ -151,15 +167,27 @@ def parse(text: str, name: str) -> Parsed:
     """
     if len(text) > MOST_CHARACTERS:
         raise InputError(_too_long(name))
-    reader = _Reader(text)
+    reader = _Reader()
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Resolver = _Resolver
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", ReusedAnchorWarning)
-            root = YAML(typ="safe", pure=True).compose(text)
+            root = yaml.compose(text)
         data = None if root is None else reader.value(root, ())
     except _NO_CONFIG as error:
         raise InputError(f"{name}:{_explained(error, text, reader.line)}.") from error
     return Parsed(data, reader.lines, reader.repeated)
+
+
+class _UnfitError(Exception):
+    """Valid YAML that settings do not use, or not so much of it."""
+
+
+_NO_CONFIG = (
+    *(_UnfitError, MarkedYAMLError, ReaderError, ReusedAnchorWarning),
+    *(RecursionError, OverflowError, ValueError),
+)
 
 
 def _explained(error: Exception, text: str, line: int) -> str:
@@ -190,52 +218,36 @@ def _explained(error: Exception, text: str, line: int) -> str:
     return f"{line + 1}: not valid YAML: {what}{hint}"
 
 
-class _UnfitError(Exception):
-    """Valid YAML that settings do not use, or not so much of it."""
-
-
-_NO_CONFIG = (
-    _UnfitError,
-    MarkedYAMLError,
-    ReaderError,
-    ReusedAnchorWarning,
-    RecursionError,
-    OverflowError,
-    ValueError,
-)
-
-
 class _Reader:
     """From the nodes of YAML to plain data, noting lines and keys that are given twice."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self) -> None:
         self.line = 1
+        """Of what is read; within a repetition by an alias that of the alias."""
         self.lines: dict[tuple[str, ...], int] = {}
         self.repeated: list[tuple[Keys, int, int]] = []
-        self._text = text
         self._n_values = 0
         self._open: list[Node] = []
         self._seen: set[int] = set()
 
     def value(self, node: Node, way: tuple[str, ...]) -> Any:
-        """The data of a node, `way` being the keys that lead to it.
-
-        Raises:
-            _UnfitError: the line is then `line`; within a repetition by an alias that of the alias.
-        """
+        """The data of a node, `way` being the keys that lead to it."""
         is_new = self._enter(node)
         self.lines.setdefault(way, node.start_mark.line + 1)
         if isinstance(node, ScalarNode):
-            return self._scalar(node)
-        if str(node.tag) != _TAG + ("map" if isinstance(node, MappingNode) else "seq"):
-            raise _unknown_tag(node)
-        if any(node is outer for outer in self._open):
-            raise _UnfitError("an alias (*name) stands inside of what it repeats; write it out")
-        if len(self._open) == MOST_LEVELS:
-            text = f"lists and mappings are nested too deeply: at most {MOST_LEVELS} levels"
-            raise _UnfitError(text)
+            return _scalar(node)
+        is_mapping = isinstance(node, MappingNode)
+        problem = ""
+        if str(node.tag) != _TAG + ("map" if is_mapping else "seq"):
+            problem = _unknown_tag(node)
+        elif any(node is outer for outer in self._open):
+            problem = "an alias (*name) stands inside of what it repeats; write it out"
+        elif len(self._open) == MOST_LEVELS:
+            problem = f"lists and mappings are nested too deeply: at most {MOST_LEVELS} levels"
+        if problem:
+            raise _UnfitError(problem)
         self._open.append(node)
-        if isinstance(node, MappingNode):
+        if is_mapping:
             data: Any = self._mapping(node, way, is_new=is_new)
         else:
             data = [self.value(item, (*way, str(n))) for n, item in enumerate(node.value)]
@@ -253,46 +265,40 @@ class _Reader:
             raise _UnfitError(f"more than {MOST_VALUES:,} values, with what aliases (*name) repeat")
         return is_new
 
-    def _mapping(self, node: MappingNode, way: tuple[str, ...], *, is_new: bool) -> dict[Any, Any]:
+    def _mapping(self, node: Node, way: tuple[str, ...], *, is_new: bool) -> dict[Any, Any]:
         data: dict[Any, Any] = {}
         first: dict[Any, int] = {}
         for name, value in node.value:
             self._enter(name)
-            if not isinstance(name, ScalarNode):
-                raise _UnfitError("a key is a name or a number, not a list or a mapping")
-            key, line = self._scalar(name), name.start_mark.line + 1
+            key, line = _scalar(name), name.start_mark.line + 1
             if key is None:
-                raise _UnfitError("a key is a name or a number, not null")
+                raise _UnfitError("a key is a name or a number, not null, a list or a mapping")
             before = first.get(key, first.get(str(key)))  # 1 and 1.0, and 1 and '1'
             if before and is_new:
                 self.repeated.append(((*way, str(key)), line, before))
-            first.setdefault(key, line)
-            first.setdefault(str(key), line)
+            first = {key: line, str(key): line} | first
             self.lines[(*way, str(key))] = line  # of repeated keys the last one counts
             data[key] = self.value(value, (*way, str(key)))
         return data
 
-    def _scalar(self, node: ScalarNode) -> Any:
-        """The value of a scalar, by YAML 1.2: 1e-4 is a number, no and on and 1:30 are text."""
-        kind, text = str(node.tag).removeprefix(_TAG), node.value
-        if kind == "merge":
-            raise _UnfitError("<< is no key here: write out what it would take from elsewhere")
-        if node.style is None and not _TAGGED.match(self._text, node.start_mark.index):
-            kind = next((name for name, form in _PLAIN.items() if form.fullmatch(text)), "str")
-        if kind not in _READ:
-            raise _unknown_tag(node)
-        try:
-            return _READ[kind](text)
-        except (KeyError, ValueError) as error:  # !!bool x, !!int x, "\\ud800"
-            raise _UnfitError(f"{shown(text)} cannot be read: {error}") from error
+
+def _scalar(node: Node) -> Any:
+    if not isinstance(node, ScalarNode):
+        return None
+    kind, text = str(node.tag).removeprefix(_TAG), node.value
+    if kind not in _READ:
+        merge = "<< is no key here: write out what it would take from elsewhere"
+        raise _UnfitError(merge if kind == "merge" else _unknown_tag(node))
+    try:
+        return _READ[kind](text)
+    except (KeyError, ValueError) as error:  # !!bool x, !!int x, "\\ud800"
+        raise _UnfitError(f"{shown(text)} cannot be read: {error}") from error
 
 
-def _unknown_tag(node: Node) -> _UnfitError:
+def _unknown_tag(node: Node) -> str:
     tag = str(node.tag).replace(_TAG, "!!")
     hint = "" if tag.startswith("!!") else QUOTE_HINT
-    return _UnfitError(
-        f"could not determine a constructor for the tag {shown(tag)}; leave it out{hint}"
-    )
+    return f"could not determine a constructor for the tag {shown(tag)}; leave it out{hint}"
 
 
 def _integer(text: str) -> int:
@@ -325,7 +331,10 @@ _READ: dict[str, Callable[[str], Any]] = {
 
 def _refuse_other_formats(file: Path, text: str, name: str) -> None:
     """Say in one line that a file is TOML, or JSON that is no YAML; REINVENT reads such files."""
-    is_toml = file.suffix.lower() == ".toml" or _is_toml(text)
+    try:
+        is_toml = file.suffix.lower() == ".toml" or bool(tomllib.loads(text))
+    except (tomllib.TOMLDecodeError, RecursionError):
+        is_toml = False
     if is_toml or ('"run_type"' in text and text.lstrip().startswith("{")):
         form = "TOML" if is_toml else "JSON"
         raise InputError(
@@ -343,13 +352,6 @@ def _converted(name: str) -> str:
     return f"A config of REINVENT4 becomes one with: {command}"
 
 
-def _is_toml(text: str) -> bool:
-    try:
-        return bool(tomllib.loads(text))
-    except (tomllib.TOMLDecodeError, RecursionError):
-        return False
-
-
 def _too_long(name: str) -> str:
     return (
         f"{name}: larger than {MOST_CHARACTERS:,} characters, the most that settings may have; put "
@@ -363,24 +365,24 @@ def read_text(file: Path, kinds: Iterable[str] = ()) -> str:
     Raises:
         InputError: no such file, no regular file, too large, or not text.
     """
+    most = 4 * MOST_CHARACTERS  # a character has up to four bytes
     try:
-        kind = file.stat().st_mode
-        if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):  # a pipe may wait for ever
-            raise InputError(
-                f"{file}: a device, pipe or socket; settings are read from a regular file of at "
-                f"most {MOST_CHARACTERS:,} characters."
-            )
-        with file.open("rb") as stream:
-            raw = stream.read(4 * MOST_CHARACTERS + 1)  # a character has up to four bytes
-        if len(raw) > 4 * MOST_CHARACTERS:
-            raise InputError(_too_long(str(file)))
-    except FileNotFoundError as error:
-        raise InputError(f"{file}: no such file; {_near_file(file, kinds)}") from error
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        why = getattr(error, "strerror", None) or error  # a ValueError: a zero byte in the name
-        raise InputError(f"{file}: cannot be read: {why}.") from error
+        mode = file.stat().st_mode
+        endless = not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)  # a pipe may wait for ever
+        with open(os.devnull if endless else file, "rb") as stream:
+            raw = stream.read(most + 1)
+    except (OSError, ValueError) as error:  # a ValueError: a zero byte in the name
+        why = f"cannot be read: {getattr(error, 'strerror', None) or error}."
+        if isinstance(error, FileNotFoundError):
+            why = f"no such file; {_near_file(file, kinds)}"
+        raise InputError(f"{file}: {why}") from error
+    if endless:
+        raise InputError(
+            f"{file}: a device, pipe or socket; settings are read from a regular file of at most "
+            f"{MOST_CHARACTERS:,} characters."
+        )
+    if len(raw) > most:
+        raise InputError(_too_long(str(file)))
     marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # as Windows PowerShell writes files
     try:
         return raw.decode("utf-16" if raw.startswith(marks) else "utf-8-sig")
@@ -392,10 +394,7 @@ def read_text(file: Path, kinds: Iterable[str] = ()) -> str:
 
 
 def _near_file(file: Path, kinds: Iterable[str]) -> str:
-    """Name the file of nearly that name beside it, or else among those that come with chemkl.
-
-    Where there is none, it is the place looked at.
-    """
+    """The file of nearly that name beside it, or one that comes with chemkl, or where we looked."""
     place = file.parent.resolve()
     beside = {path.stem: path.name for path in sorted(place.glob("*.y*ml"))}
     near = get_close_matches(file.stem, beside, n=1, cutoff=0.6)

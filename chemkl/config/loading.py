@@ -6,7 +6,6 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -24,25 +23,16 @@ AFTER_THE_FILE = 1_000_000_000
 
 _MAPPING = "should be a mapping, one 'key: value' a line"
 _LIST = "should be a list, one '- item' a line, or [a, b]"
-_INTEGER = "should be a whole number"
-_NUMBER = "should be a number"
-_SWITCH = "should be true or false"
-PLAIN_WORDS = {
-    "model_type": _MAPPING,
-    "model_attributes_type": _MAPPING,
-    "dict_type": _MAPPING,
-    "mapping_type": _MAPPING,
-    "list_type": _LIST,
-    "tuple_type": _LIST,
-    "int_type": _INTEGER,
-    "int_parsing": _INTEGER,
-    "int_from_float": _INTEGER,
-    "float_type": _NUMBER,
-    "float_parsing": _NUMBER,
-    "bool_type": _SWITCH,
-    "bool_parsing": _SWITCH,
+_PLAIN_WORDS = {
+    **dict.fromkeys(["model_type", "model_attributes_type", "dict_type", "mapping_type"], _MAPPING),
+    **dict.fromkeys(["list_type", "tuple_type"], _LIST),
+    **dict.fromkeys(["int_type", "int_parsing", "int_from_float"], "should be a whole number"),
+    **dict.fromkeys(["float_type", "float_parsing"], "should be a number"),
+    **dict.fromkeys(["bool_type", "bool_parsing"], "should be true or false"),
     "string_type": "should be text",
     "path_type": "should be a path",
+    "missing": "required, and not given",
+    "extra_forbidden": "not a known key",
 }
 """What pydantic's kinds of error mean, in plain words."""
 
@@ -67,15 +57,15 @@ class Override:
         """
         where = f"override {shown(text)}"
         name, equals, value = text.partition("=")
-        if not equals:
-            raise InputError(f"{where}: expected key=value, for example target.beta=0.1.")
-        keys = dotted(name, where)
+        keys = dotted(name, where) if equals else ()
         parsed = parse(value, where)
-        if not parsed.lines:
-            raise InputError(
-                f"{where}: no value after '='; write null for none, and put empty text, or text "
-                "that begins with #, in quotes."
+        if not (keys and parsed.lines):
+            problem = (
+                "no value after '='; write null for none, and put empty text, or text that begins "
+                "with #, in quotes."
             )
+            expected = "expected key=value, for example target.beta=0.1."
+            raise InputError(f"{where}: {problem if keys else expected}")
         return cls(keys, parsed.data, where)
 
 
@@ -86,30 +76,10 @@ def dotted(name: str, where: str) -> Keys:
         InputError: the name, or a part of it between dots, is empty, or it has too many parts.
     """
     parts = [part.strip() for part in name.split(".")]
-    if not all(parts):
-        raise InputError(f"{where}: {shown(name)} is not a key; expected names joined by dots.")
-    if len(parts) > MOST_LEVELS:
-        raise InputError(f"{where}: a key of {len(parts):,} parts; at most {MOST_LEVELS} exist.")
+    if not all(parts) or len(parts) > MOST_LEVELS:
+        form = f"names joined by dots, at most {MOST_LEVELS}"
+        raise InputError(f"{where}: {shown(name)} is not a key; expected {form}.")
     return tuple(int(part) if re.fullmatch(r"[0-9]{1,9}", part) else part for part in parts)
-
-
-def apply(
-    data: Any, overrides: Iterable[str | Override]
-) -> tuple[Any, list[Override], list[InputError]]:
-    """Put the overrides into the data, later ones last; the data given stays as it is.
-
-    Returns:
-        The new data, the overrides, and the problems of those that have no place to go.
-    """
-    changes, problems = [], []
-    for given in overrides:
-        try:
-            change = given if isinstance(given, Override) else Override.parse(given)
-            changes.append(change)
-            data = _replaced(data, change, 0)
-        except InputError as error:
-            problems.append(error)
-    return data, changes, problems
 
 
 def _replaced(data: Any, override: Override, depth: int) -> Any:
@@ -117,20 +87,17 @@ def _replaced(data: Any, override: Override, depth: int) -> Any:
     if depth == len(override.keys):
         return override.value
     key = override.keys[depth]
-    way = ".".join(map(str, override.keys[:depth]))
-    if isinstance(data, list | tuple):
-        if not isinstance(key, int) or key >= len(data):
-            raise InputError(
-                f"{override.where}: {way} is a list of {len(data)}; "
-                f"{key!r} is not one of its positions 0 to {len(data) - 1}."
-            )
+    if data is None or isinstance(data, dict):
+        data = data or {}
+        name = key if key in data else str(key)
+        return {**data, name: _replaced(data.get(name), override, depth + 1)}
+    if isinstance(data, list | tuple) and isinstance(key, int) and key < len(data):
         return [*data[:key], _replaced(data[key], override, depth + 1), *data[key + 1 :]]
-    if data is None:
-        data = {}
-    if not isinstance(data, dict):
-        raise InputError(f"{override.where}: {way} is {shown(data)}, which has no keys inside it.")
-    name = key if key in data else str(key)
-    return {**data, name: _replaced(data.get(name), override, depth + 1)}
+    problem = f"is {shown(data)}, which has no keys inside it"
+    if isinstance(data, list | tuple):
+        positions = f"{key!r} is not one of its positions 0 to {len(data) - 1}"
+        problem = f"is a list of {len(data)}; {positions}"
+    raise InputError(f"{override.where}: {'.'.join(map(str, override.keys[:depth]))} {problem}.")
 
 
 def place_of(
@@ -138,31 +105,29 @@ def place_of(
 ) -> tuple[str, int, bool]:
     """Say where what stands at some keys was written: in the file, or in overrides.
 
-    Args:
-        keys: where the problem is.
-        document: the file.
-        overrides: all of them, in order.
-        text: the problem; of overrides that changed a part of it those are named that it has.
+    Of overrides that changed a part of it, those are named that the ``text`` of the problem names.
 
     Returns:
         What the user reads in front of a problem, a number to sort by, and whether it is the file.
     """
     wanted = [str(key) for key in keys]
     in_file = document.depth(keys)
+    ill_fitting = text.startswith(("not a known key", "required"))
+    gave_all = False
     authors: list[tuple[int, Override]] = []
     for number, override in enumerate(overrides):
         names = [str(key) for key in override.keys]
-        pairs = zip(names, wanted, strict=False)  # one way may be longer
-        shared = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
-        if keys and shared == len(names):  # it gave the whole of this
-            authors = [(number, override)]
-        elif shared > in_file or (  # it made a section that the file does not have
-            shared == len(wanted) and names[-1] in re.findall(r"\w+", text)
+        shared = max(n for n in range(len(names) + 1) if names[:n] == wanted[:n])
+        if keys and shared == len(names):
+            gave_all, authors = True, [(number, override)]
+        elif (
+            shared > in_file  # it made a section that the file does not have
+            or (shared == len(wanted) and names[-1] in re.findall(r"\w+", text))
+            or (ill_fitting and names == [*wanted[:-1], "kind"])
         ):
             authors.append((number, override))
     joined = " and ".join(dict.fromkeys(override.where for _, override in authors))
-    whole = any(len(override.keys) <= len(keys) for _, override in authors)
-    if authors and (whole or in_file < len(keys)):
+    if gave_all or (authors and in_file < len(keys)):
         return joined, AFTER_THE_FILE + authors[-1][0], False
     where = " with ".join(filter(None, [document.where(keys), joined]))
     return where, document.line(keys) or 0, True
@@ -188,14 +153,11 @@ def render(
 ) -> list[tuple[int, str]]:
     """Describe each problem as ``file:line: key.path: problem``, with its line for sorting.
 
-    Args:
-        error: what pydantic found.
-        document: holds the data that it looked at, overrides included.
-        overrides: what changed the file.
+    The document holds the data that pydantic looked at, the overrides put in.
     """
     placed = [_placed(document.data, details) for details in error.errors(include_url=False)]
     lines = []
-    for keys, text in _settled([problem for problem in placed if not _is_echo(problem, placed)]):
+    for keys, text in _settled(placed):
         where, order, inside = place_of(keys, document, overrides, text)
         path = document.prefix + keys if inside else keys
         prefix = ": ".join(filter(None, [where, ".".join(map(cut, path))]))
@@ -226,20 +188,18 @@ def _placed(data: Any, error: ErrorDetails) -> _Problem:
     return _Problem(error, keys, choice)
 
 
-def _is_echo(problem: _Problem, others: list[_Problem]) -> bool:
-    """Whether pydantic calls a list too short because it did not count the items that are wrong."""
-    error, n = problem.error, len(problem.keys)
-    return (
-        error["type"] == "too_short"
-        and len(error["input"]) >= error["ctx"]["min_length"]
-        and any(len(other.keys) > n and other.keys[:n] == problem.keys for other in others)
-    )
-
-
 def _settled(problems: list[_Problem]) -> Iterator[tuple[Keys, str]]:
-    """Texts by place; where any of several types would do, only what the nearest one lacks."""
+    """Texts by place; where any of several types would do, only what the nearest one lacks.
+
+    Left out is a list that pydantic calls too short as it did not count the items that are wrong.
+    """
     choices: dict[Keys, list[_Problem]] = {}
+    inside = {problem.keys[:n] for problem in problems for n in range(len(problem.keys))}
     for problem in problems:
+        error = problem.error
+        is_short = error["type"] == "too_short" and problem.keys in inside
+        if is_short and len(error["input"]) >= error["ctx"]["min_length"]:
+            continue
         if problem.choice is None:
             yield problem.keys, _text([problem])
         else:
@@ -276,10 +236,6 @@ def _phrase(error: ErrorDetails) -> str:
             allowed = ["null" if word == "None" else word.strip("'") for word in words]
             hint = did_you_mean(str(error["input"]), allowed)
             return f"{shown(error['input'])} is not allowed{hint}"
-        case "missing":  # of a model that is no Config
-            return "required, and not given"
-        case "extra_forbidden":
-            return "not a known key"
         case "union_tag_invalid":
             names = re.findall(r"'([^']*)'", context["expected_tags"])
             return f"{context['tag']!r} is not known{did_you_mean(context['tag'], names)}"
@@ -290,22 +246,18 @@ def _phrase(error: ErrorDetails) -> str:
         case "too_short" | "too_long" | "string_too_short" | "string_too_long" as kind:
             bound = "at least" if kind.endswith("short") else "at most"
             number = context["min_length" if kind.endswith("short") else "max_length"]
-            thing = "character" if kind.startswith("string") else "entr"
-            plural = "s" if thing == "character" else "ies"
-            singular = "" if thing == "character" else "y"
-            return f"should have {bound} {number} {thing}{singular if number == 1 else plural}"
-        case kind if kind in PLAIN_WORDS:
-            return PLAIN_WORDS[kind]
-        case _:
-            return error["msg"].replace("Input should be", "should be", 1)
+            one, several = ("character", "characters") if "string" in kind else ("entry", "entries")
+            return f"should have {bound} {number} {one if number == 1 else several}"
+        case kind:
+            plain = error["msg"].replace("Input should be", "should be", 1)
+            return _PLAIN_WORDS.get(kind, plain)
 
 
 @dataclass(frozen=True)
 class Draft:
-    """Settings as plain data, overrides put in.
+    """Settings as plain data, overrides put in, that do not fit the schema.
 
-    Where they do not fit the schema, a stage still looks into the parts that can be read, so that
-    the user hears of every problem at once.
+    A stage still looks into the parts that can be read, so that the user hears of every problem.
     """
 
     model: type[BaseModel]
@@ -319,15 +271,23 @@ class Draft:
     context: Mapping[str, Any]
     """Where paths are looked up, see `InputPath`."""
 
-    def get(self, key: str) -> Any:
-        """One setting as the schema would have it.
+    def get(self, key: str, kind: Any = None) -> Any:
+        """One setting as the schema, or another type, would have it.
 
         Returns:
             None where it is missing or does not fit, or is the path of something not made yet.
         """
         field = self.model.model_fields[key]
-        kind: Any = Annotated[field.annotation, *field.metadata, None]
-        return self._fitting(kind, self.data.get(key, field.get_default()))
+        value = self.data.get(key, field.get_default())
+        kind = kind or Annotated[field.annotation, *field.metadata, None]
+        try:
+            setting = TypeAdapter(kind).validate_python(value, context=dict(self.context))
+        except ValidationError:
+            return None
+        if isinstance(setting, Path):
+            remade = any(setting.is_relative_to(folder) for folder in self.context["earlier"])
+            return setting if setting.exists() and not remade else None
+        return setting
 
     def mapping(self, key: str) -> dict[str, Any] | None:
         """One setting as the user wrote it, if it is a mapping."""
@@ -337,27 +297,14 @@ class Draft:
     def section(self, key: str) -> Document | Path | None:
         """A section that stands here, or in a file that is named here."""
         within = self.mapping(key)
-        if within is not None:
-            return self.document.at((key,), within)
-        path: Path | None = self._fitting(InputPath, self.data.get(key))
-        return path
+        path: Path | None = self.get(key, InputPath) if within is None else None
+        return path if within is None else self.document.at((key,), within)
 
     def placed(self, key: str, lines: Iterable[str]) -> list[str]:
         """Say where the setting stands that the lines are about."""
         return [
             f"{place_of((key,), self.document, self.overrides, line)[0]}: {line}" for line in lines
         ]
-
-    def _fitting(self, kind: Any, value: Any) -> Any:
-        try:
-            setting = TypeAdapter(kind).validate_python(value, context=dict(self.context))
-        except ValidationError:
-            return None
-        waits = isinstance(setting, Path) and (not setting.exists() or self._is_remade(setting))
-        return None if waits else setting
-
-    def _is_remade(self, path: Path) -> bool:
-        return any(path.is_relative_to(folder) for folder in self.context["earlier"])
 
 
 def load_config(
@@ -402,16 +349,19 @@ def load_config(
             raise InputError("these are the settings of another stage.")
         source = source.model_dump()
     document = Document.of(source, "settings", None if folder is None else Path(folder), kinds)
-    problems: list[tuple[int, str]] = [
-        (
-            line,
-            f"{document.name}:{line}: {'.'.join(map(str, keys))}: given twice, first in line "
-            f"{first}; keep one",
-        )
-        for keys, line, first in document.repeated
-    ]
-    data, changes, misplaced = apply(document.data, overrides)
-    problems += [(AFTER_THE_FILE, str(error)) for error in misplaced]
+    problems: list[tuple[int, str]] = []
+    for keys, line, first in document.repeated:
+        key = ".".join(map(str, keys))
+        text = f"{document.name}:{line}: {key}: given twice, first in line {first}; keep one"
+        problems.append((line, text))
+    data, changes = document.data, []
+    for given in overrides:
+        try:
+            change = given if isinstance(given, Override) else Override.parse(given)
+            changes.append(change)
+            data = _replaced(data, change, 0)
+        except InputError as error:
+            problems.append((AFTER_THE_FILE, str(error)))
     earlier = earlier or {}
     context = {
         "folder": document.folder,

@@ -4,6 +4,7 @@ What a target, estimator or shaper takes stands in its signature and docstring i
 alone; the models here are made of these when settings are checked, as only then torch is loaded.
 """
 
+import math
 from collections.abc import Mapping
 from functools import cache, partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -42,6 +43,13 @@ class _Settings(Config):
     def options(self) -> dict[str, Any]:
         """The settings by their names in the loss core, without those left open."""
         return self.model_dump(exclude={"kind", "duplicates"}, exclude_none=True)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # pickle finds no class that is made when needed
+        return _unpickled, (self.part, self.model_dump())
+
+
+def _unpickled(part: Part, values: dict[str, Any]) -> Any:
+    return choose_kind(models_of(part), values, None)
 
 
 class TargetSettings(_Settings):
@@ -150,24 +158,19 @@ def objective_of(
     }
 
 
-def check_objective(settings: Mapping[str, Any], reward_range: tuple[float, float]) -> None:
-    """Within the validator of the shaper: refuse parts that do not go together.
-
-    Args:
-        settings: target, estimator and shaper, as far as they are settings.
-        reward_range: the reward of a failure, and the highest that there can be.
-    """
+def fit_objective(shaper: ShaperSettings | None, info: ValidationInfo) -> ShaperSettings | None:
+    """The validator of the shaper, the last of the parts: refuse those that do not go together."""
     from chemkl.losses import ESTIMATORS, TARGETS, build_shaper
     from chemkl.losses.objective import objective_problems
 
-    target, estimator, shaper = (settings.get(name) for name in ("target", "estimator", "shaper"))
-    if target is None:
-        return
-    problems = objective_problems(
-        TARGETS[target.kind](**target.options),
-        None if estimator is None else ESTIMATORS[estimator.kind],
-        None if estimator is None else estimator.options,
-        None if shaper is None else build_shaper(shaper.kind, **shaper.options),
-        reward_range,
-    )
-    complain([((BESIDE, *key.split(".")), text) for key, text in problems])
+    target, reward, estimator = map(info.data.get, ("target", "reward", "estimator"))
+    if target is not None:
+        problems = objective_problems(
+            TARGETS[target.kind](**target.options),
+            None if estimator is None else ESTIMATORS[estimator.kind],
+            None if estimator is None else estimator.options,
+            None if shaper is None else build_shaper(shaper.kind, **shaper.options),
+            (-math.inf, math.inf) if reward is None else reward.bounds,
+        )
+        complain([((BESIDE, *key.split(".")), text) for key, text in problems])
+    return shaper

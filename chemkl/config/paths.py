@@ -10,7 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO, Annotated, Any
 
-from pydantic import AfterValidator, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, ValidationInfo
 
 from chemkl.config import shipped
 from chemkl.config.base import InputError, did_you_mean, utf8
@@ -111,6 +111,18 @@ def _find_data(path: Path, info: ValidationInfo) -> Path:
 
 DataPath = Annotated[Path, AfterValidator(_find_data)]
 """The same of a file with data, which may also be a pipe, or - for standard input."""
+
+
+Folder = Annotated[
+    Path | None,
+    BeforeValidator(lambda given, info: given or (info.context or {}).get("folder")),
+]
+"""Where relative paths are looked up; by default the folder of the config file."""
+
+
+def standing_for(key: str) -> BeforeValidator:
+    """Let a path or text alone stand for a section that has nothing but this key."""
+    return BeforeValidator(lambda given: {key: given} if isinstance(given, str | Path) else given)
 
 
 STDIN = Path("-")

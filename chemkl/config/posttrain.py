@@ -8,7 +8,6 @@ from pydantic import (
     Field,
     SerializationInfo,
     SerializerFunctionWrapHandler,
-    ValidationInfo,
     field_validator,
     model_serializer,
 )
@@ -18,7 +17,7 @@ from chemkl.config.objective import (
     EstimatorConfig,
     ShaperConfig,
     TargetConfig,
-    check_objective,
+    fit_objective,
     objective_of,
     plain_estimator,
 )
@@ -211,11 +210,7 @@ class PosttrainConfig(Config):
     callbacks: CallbacksConfig = CallbacksConfig()
     """Checkpoints, the progress bar, and the alarm for a collapse."""
 
-    @field_validator("shaper")
-    @classmethod
-    def _go_together(cls, shaper: Any, info: ValidationInfo) -> Any:
-        check_objective({**info.data, "shaper": shaper}, (0.0, 1.0))
-        return shaper
+    _go_together = field_validator("shaper")(fit_objective)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Ask for enough samples to make an update."""

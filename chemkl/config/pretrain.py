@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import Field, FiniteFloat
 
-from chemkl.config.base import Config, twice_in
+from chemkl.config.base import CalledByKind, Config, Distinct, twice_in
 from chemkl.config.paths import InputPath
 from chemkl.config.posttrain import Precision, TrainerSettings
 
@@ -110,7 +110,7 @@ class ConditionConfig(Config):
 
     kind: str
     """Which property: a reward component, for example logp or tpsa; its raw value counts."""
-    name: Annotated[str, Field(pattern=rf"^({_WORD})?$")] = ""
+    name: Annotated[str, Field(pattern=rf"^({_WORD})?$"), CalledByKind] = ""
     """What its tags begin with: letters, digits, _ . + - only; default: its kind."""
     parameters: dict[str, Any] = Field(default_factory=dict)
     """What the component takes; empty: its defaults. A relative path is looked up in the
@@ -118,25 +118,16 @@ class ConditionConfig(Config):
     cuts: list[FiniteFloat] = Field(min_length=1)
     """Values that divide the levels, in the component's unit, rising; a value at a cut belongs to
     the level above."""
-    names: list[Annotated[str, Field(pattern=rf"^{_WORD}$")]]
+    names: Annotated[list[Annotated[str, Field(pattern=rf"^{_WORD}$")]], Distinct]
     """The levels, from the lowest: one more than there are cuts, for example [low, mid, high]."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _called_by_its_kind(cls, given: Any) -> Any:
-        if isinstance(given, dict) and isinstance(given.get("kind"), str):
-            return {**given, "name": given.get("name") or given["kind"]}
-        return given
-
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Ask for rising cuts, and a name of its own for each level."""
+        """Ask for rising cuts, and a name for each level."""
         n, n_names = len(self.cuts), len(self.names)
         if any(low >= high for low, high in pairwise(self.cuts)):
-            yield "", f"cuts should rise, but are {self.cuts}"
+            yield "cuts", f"should rise, but are {self.cuts}"
         if n_names != n + 1:
             yield "", f"{n} cuts make {n + 1} levels, but names has {n_names}"
-        if twice_in(self.names):
-            yield "", f"names should differ, but are {', '.join(self.names)}"
 
     @property
     def tags(self) -> list[str]:

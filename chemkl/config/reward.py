@@ -1,9 +1,9 @@
 """Settings of a reward: its components, how each becomes a score, how the scores are joined."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -12,12 +12,11 @@ from pydantic import (
     TypeAdapter,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
 
-from chemkl.config.base import Config, twice_in
+from chemkl.config.base import CalledByKind, Config, twice_in
 from chemkl.config.loading import load_config
-from chemkl.config.paths import InputPath
+from chemkl.config.paths import Folder, InputPath
 from chemkl.config.transforms import SETTINGS, Transform
 
 Role = Literal["scorer", "filter", "penalty"]
@@ -32,7 +31,7 @@ class ComponentConfig(Config):
 
     kind: str
     """Which component: a name in the registry of rewards, for example qed or tanimoto."""
-    name: str = ""
+    name: Annotated[str, CalledByKind] = ""
     """What its columns are called (raw_<name>, score_<name>): letters, digits, _ . - only; default:
     its kind. Two components of one kind need two names."""
     role: Role = "scorer"
@@ -49,13 +48,6 @@ class ComponentConfig(Config):
     max_gaussian, linear_clip or value_map. none is for components that lie between 0 and 1
     already."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _called_by_its_kind(cls, given: object) -> object:
-        if isinstance(given, Mapping) and isinstance(given.get("kind"), str):
-            return {**given, "name": given.get("name") or given["kind"]}
-        return given
-
     @field_validator("name")
     @classmethod
     def _fit_for_a_column(cls, name: str) -> str:
@@ -66,12 +58,13 @@ class ComponentConfig(Config):
     def problems(self) -> Iterator[tuple[str, str]]:
         """Take weights of scorers only."""
         if self.role != "scorer" and self.weight != 1:
-            text = f"belongs to scorers; a {self.role} has none: leave it out"
-            yield "", f"weight = {self.weight:g} {text}"
+            yield "weight", f"belongs to scorers; a {self.role} has none: leave it out"
 
 
 class RewardConfig(Config):
     """How a molecule is paid: a number between 0 and 1."""
+
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     components: list[ComponentConfig] = Field(min_length=1)
     """The parts, at least one; each name once."""
@@ -100,17 +93,9 @@ class RewardConfig(Config):
     safe on a network file system. Relative to the working directory. null: none. No part of the
     run's identity."""
 
-    folder: Path | None = Field(None, exclude=True)
+    folder: Folder = Field(None, exclude=True)
     """Where relative paths in the parameters are looked up, before the working directory; null: the
     folder of the file that the reward stands in. No part of the run's identity."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _knows_its_folder(cls, given: object, info: ValidationInfo) -> object:
-        folder = (info.context or {}).get("folder")
-        if isinstance(given, Mapping) and folder is not None and given.get("folder") is None:
-            return {**given, "folder": folder}
-        return given
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Ask for scorers, and names that differ."""

@@ -94,8 +94,14 @@ class TransformSettings(Config):
 
     def build(self) -> Callable[[float], float]:
         """Give the function from a raw value to a score."""
-        settings = {name: getattr(self, name) for name in type(self).model_fields if name != "kind"}
-        return partial(TRANSFORMS[self.kind], **settings)
+        return partial(TRANSFORMS[self.kind], **self.model_dump(exclude={"kind"}))
+
+    def __reduce__(self) -> tuple[Any, ...]:  # pickle finds no class that is made when needed
+        return _unpickled, (self.model_dump(),)
+
+
+def _unpickled(values: dict[str, Any]) -> TransformSettings:
+    return SETTINGS[values["kind"]].model_validate(values)
 
 
 def transform(check: Check = _anything) -> Callable[[Function], Function]:

@@ -1,16 +1,18 @@
-"""What an estimator is, how it is registered, and what several of them share.
+"""The estimators: each is one function of tensors that returns (loss, metrics).
 
-An estimator is one function of tensors that returns (loss, metrics). Its ordinary parameters are
-filled by name from ``INPUTS``; its keyword-only ones are options with defaults, which the user sets
-beside the estimator's name. To add one, write the function and register it with ``estimator``.
+Its ordinary parameters are filled by name from ``INPUTS``; its keyword-only ones are options with
+defaults, which the user sets beside the estimator's name. To add one, write the function and
+register it with ``estimator``, which also checks the shapes of what it is called with.
 
 Legend: B rows of a batch; P sequences sampled freshly from the reference.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from functools import wraps
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -40,9 +42,8 @@ class State:
 class LearnedLogZ(State):
     """The learned log partition function: one number, trained by the optimizer with the policy.
 
-    It starts at the first value that it is asked for, which is the batch's own estimate. The
-    parameter is log Z / rate: an optimizer with steps of a given size, as Adam, moves log Z faster
-    than the policy's weights by that factor.
+    It starts at the first batch's own estimate. The parameter is log Z / rate: an optimizer with
+    steps of a given size, as Adam, moves log Z faster than the policy's weights by that factor.
     """
 
     def __init__(self) -> None:
@@ -76,9 +77,8 @@ class AverageLogZ(State):
     """The moving average of the partition function, in the log domain, for each group number.
 
     Z of a group is the mean of exp(log_target - lp) over rows of the policy. The average gives the
-    batch i steps back the weight decay^i, and is divided by the sum of the weights, so that it is
-    not drawn to 0 in the beginning. The batch itself is part of it. Group numbers must keep their
-    meaning from batch to batch; each one seen takes two numbers for good.
+    batch i steps back the weight decay^i, divided by the sum of the weights; the batch itself is
+    part of it. Group numbers must keep their meaning from batch to batch.
     """
 
     def __init__(self) -> None:
@@ -124,10 +124,10 @@ class Chains(State):
         self.carry_B: Tensor | None = None
 
     def draw(self, log_weight_B: Tensor, groups: Groups, seed: int) -> None:
-        """Choose one row of each group with probability ~ exp(log_weight); none where all are -inf.
+        """Set ``carry_B`` at one row of each group, drawn with probability ~ exp(log_weight).
 
-        Sets ``carry_B``, True at the chosen rows. The largest of log weight plus Gumbel noise is
-        such a draw.
+        No row is drawn where all are -inf. The largest of log weight plus Gumbel noise is such a
+        draw.
         """
         if self._generator is None:
             self._generator = torch.Generator().manual_seed(seed)
@@ -201,11 +201,6 @@ class Estimator:
     refuses: Refusal
 
     @property
-    def inputs(self) -> tuple[str, ...]:
-        """The names of its inputs, out of ``INPUTS``."""
-        return self.wanted.inputs
-
-    @property
     def takes_shaper(self) -> bool:
         """Whether it has an advantage that a shaper can change."""
         return "shape" in self.wanted.inputs
@@ -239,8 +234,18 @@ def estimator(
 
     def decorate(function: F) -> F:
         wanted = Wanted.by(function, f"estimator {name!r}", INPUTS)
-        ESTIMATORS.add(name, Estimator(name, function, wanted, off_policy, refuses))
-        return function
+        signature = inspect.signature(function)
+
+        @wraps(function)
+        def checked(*args: Any, **options: Any) -> tuple[Tensor, Metrics]:
+            given = signature.bind(*args, **options).arguments
+            for ending in ("_B", "_P"):
+                names = [name for name in given if name.endswith(ending)]
+                check_rows(**{name.removesuffix(ending): given[name] for name in names})
+            return function(*args, **options)
+
+        ESTIMATORS.add(name, Estimator(name, checked, wanted, off_policy, refuses))
+        return cast("F", checked)
 
     return decorate
 
@@ -255,6 +260,12 @@ def against_the_others(name: str, values_B: Tensor, groups: Groups) -> Tensor:
     size_B = sizes_B(name, groups)
     # n/(n-1) (x - mean) equals x - mean of the others, and loses no digits when n is large
     return (values_B - groups.mean_B(values_B)) * size_B / (size_B - 1)
+
+
+def _policy_gradient(advantage_B: Tensor, logp_policy_B: Tensor) -> tuple[Tensor, Metrics]:
+    """The loss -mean(A lp), and the spread of A."""
+    loss = -mean_over_rows(advantage_B * logp_policy_B)
+    return loss, {"advantage_std": advantage_B.std(correction=0)}
 
 
 def sizes_B(name: str, groups: Groups) -> Tensor:
@@ -276,12 +287,8 @@ Divergence = Literal["kl", "reverse_kl", "js", "tv"]
 
 def _f_dpg_refuses(target: Target, *, divergence: Divergence = "kl", **_: Any) -> str | None:
     """Refuse a target without full support where the force would not be bounded."""
-    if target.full_support or divergence != "reverse_kl":
-        return None
-    return (
-        "which is -inf outside of the hits: with the divergence reverse_kl the score of every "
-        "other row would be infinite. Use the divergence kl, js or tv, or the target gibbs or mara"
-    )
+    why = full_support_only(target) if divergence == "reverse_kl" else None
+    return why and f"{why}, or the divergence kl, js or tv"
 
 
 @estimator("f_dpg", off_policy=False, refuses=_f_dpg_refuses)
@@ -327,8 +334,8 @@ def f_dpg(
     }[divergence]()
     groups = Groups.of(group_B, logp_policy_B)
     advantage_B = shape(against_the_others("f_dpg", pseudo_reward_B, groups))
-    loss = -mean_over_rows(advantage_B * logp_policy_B)
-    return loss, {"advantage_std": advantage_B.std(correction=0), "log_z": log_z_B.mean()}
+    loss, metrics = _policy_gradient(advantage_B, logp_policy_B)
+    return loss, {**metrics, "log_z": log_z_B.mean()}
 
 
 @estimator("alpha_dpg", off_policy=False, refuses=any_target)
@@ -366,12 +373,9 @@ def alpha_dpg(
     free_B = torch.expm1(-(1 - alpha) * u_B)
     groups = Groups.of(group_B, logp_policy_B)
     advantage_B = shape(against_the_others("alpha_dpg", free_B.clamp(max=most), groups))
-    metrics = {
-        "advantage_std": advantage_B.std(correction=0),
-        "log_z": log_z_B.mean(),
-        "clip_rate": (free_B > most).to(u_B).mean(),
-    }
-    return -mean_over_rows(advantage_B * logp_policy_B), metrics
+    loss, metrics = _policy_gradient(advantage_B, logp_policy_B)
+    clip_rate = (free_B > most).to(u_B).mean()
+    return loss, {**metrics, "log_z": log_z_B.mean(), "clip_rate": clip_rate}
 
 
 def _normalised(
@@ -382,7 +386,6 @@ def _normalised(
     decay: float,
 ) -> tuple[Tensor, Tensor]:
     """Return u = lp - log_target + log Z, +inf where the target is -inf, and log Z; no graph."""
-    check_rows(logp_policy=logp_policy_B, log_target=log_target_B, group=group_B)
     logp_B = logp_policy_B.detach()
     groups = Groups.of(group_B, logp_B)
     log_z_B = average_log_z.update(log_target_B - logp_B, groups, decay)
@@ -443,29 +446,19 @@ def forward_kl(
     Metrics: advantage_std; k3, its mean, whose value is that of the *reverse* KL to the reference
     (see ``chemkl.losses.kl``); clip_rate, the share of rows clipped.
     """
-    check_rows(
-        logp_policy=logp_policy_B,
-        logp_anchored=logp_anchored_B,
-        reward_anchored=reward_anchored_B,
-        group=group_B,
-    )
     groups = Groups.of(group_B, logp_policy_B)
     reward_B = reward_anchored_B.to(logp_policy_B)
     advantage_B = shape(against_the_others("forward_kl", reward_B, groups))
-    reward_loss = -mean_over_rows(advantage_B * logp_policy_B)
+    reward_loss, metrics = _policy_gradient(advantage_B, logp_policy_B)
     d_B = logp_anchored_B - logp_policy_B.detach()
-    metrics = {
-        "advantage_std": advantage_B.std(correction=0),
-        "k3": k3_value(logp_policy_B, logp_anchored_B, clip=clip).mean(),
-        "clip_rate": (d_B > clip).to(d_B).mean(),
-    }
+    metrics["k3"] = k3_value(logp_policy_B, logp_anchored_B, clip=clip).mean()
+    metrics["clip_rate"] = (d_B > clip).to(d_B).mean()
     if reference == "prior":
         if logp_policy_of_prior_P is None:
             raise ValueError(
-                "forward_kl with reference='prior' needs LossInputs(logp_policy_of_prior=...): the "
-                "policy's log-probabilities, with graph, of sequences sampled from the reference"
+                "forward_kl with reference='prior' needs LossInputs(logp_policy_of_prior=...): "
+                + INPUTS["logp_policy_of_prior_P"]
             )
-        check_rows(logp_policy_of_prior=logp_policy_of_prior_P)
         return reward_loss - beta * mean_over_rows(logp_policy_of_prior_P), metrics
     # the gradient of k3 is -(exp(d) - 1) grad lp; written so, a clipped row keeps its pull
     pull_B = d_B.clamp(max=clip).exp() - 1
@@ -487,7 +480,6 @@ def reinvent(logp_policy_B: Tensor, log_target_B: Tensor) -> tuple[Tensor, Metri
     Deviations:
         1. The target may be any of full support.
     """
-    check_rows(logp_policy=logp_policy_B, log_target=log_target_B)
     return mean_over_rows((log_target_B - logp_policy_B) ** 2), {}
 
 
@@ -513,12 +505,10 @@ def rloo(
 
     Metrics: advantage_std, the standard deviation of s minus its baseline.
     """
-    check_rows(logp_policy=logp_policy_B, log_target=log_target_B, group=group_B)
     groups = Groups.of(group_B, logp_policy_B)
     score_B = beta * (log_target_B - logp_policy_B.detach())
     advantage_B = shape(against_the_others("rloo", score_B, groups))
-    loss = -mean_over_rows(advantage_B * logp_policy_B)
-    return loss, {"advantage_std": advantage_B.std(correction=0)}
+    return _policy_gradient(advantage_B, logp_policy_B)
 
 
 @estimator("grpo", off_policy=False)
@@ -555,12 +545,6 @@ def grpo(
 
     Metrics: advantage_std, and with ``clip`` clip_rate, the share of rows that it holds.
     """
-    check_rows(
-        logp_policy=logp_policy_B,
-        log_target=log_target_B,
-        logp_behaviour=logp_behaviour_B,
-        group=group_B,
-    )
     groups = Groups.of(group_B, logp_policy_B)
     score_B = beta * (log_target_B - logp_policy_B.detach())
     size_B = sizes_B("grpo", groups)
@@ -574,9 +558,9 @@ def grpo(
         # written so that NaN stays NaN, which the objective refuses
         advantage_B = torch.where(deviation_B <= rounding_B, 0.0, advantage_B / deviation_B)
     advantage_B = shape(advantage_B)
-    metrics = {"advantage_std": advantage_B.std(correction=0)}
+    loss, metrics = _policy_gradient(advantage_B, logp_policy_B)
     if clip is None:
-        return -mean_over_rows(advantage_B * logp_policy_B), metrics
+        return loss, metrics
     log_ratio_B = logp_policy_B - logp_behaviour_B
     up_B = (advantage_B > 0) & (log_ratio_B > math.log1p(clip))
     down_B = (advantage_B < 0) & (log_ratio_B < math.log1p(-clip))
@@ -603,7 +587,6 @@ def log_variance(
         2. Groups: the mean of the groups' variances, weighted by their numbers of rows.
         3. The target may be any of full support.
     """
-    check_rows(logp_policy=logp_policy_B, log_target=log_target_B, group=group_B)
     groups = Groups.of(group_B, logp_policy_B)
     log_ratio_B = log_target_B - logp_policy_B
     deviation_B = log_ratio_B - groups.mean_B(log_ratio_B)
@@ -637,7 +620,6 @@ def trajectory_balance(
 
     Metrics: log_z.
     """
-    check_rows(logp_policy=logp_policy_B, log_target=log_target_B, group=group_B)
     n_groups = len(Groups.of(group_B, logp_policy_B).ids_N)
     if n_groups > 1:
         raise ValueError(
@@ -682,12 +664,6 @@ def snis(
     Metrics: ess, the effective sample size as a share of the rows, before tempering; temper, the
     mean of the multipliers.
     """
-    check_rows(
-        logp_policy=logp_policy_B,
-        log_target=log_target_B,
-        logp_behaviour=logp_behaviour_B,
-        group=group_B,
-    )
     groups = Groups.of(group_B, logp_policy_B)
     sizes_B("snis", groups)  # one row alone has the weight 1, whatever it is
     log_weight_B = log_target_B - logp_behaviour_B
@@ -724,13 +700,6 @@ def msc(
 
     Metrics: those of ``snis``; moved, the share of the groups whose retained row was replaced.
     """
-    check_rows(
-        logp_policy=logp_policy_B,
-        log_target=log_target_B,
-        logp_behaviour=logp_behaviour_B,
-        group=group_B,
-        retained=retained_B,
-    )
     groups = Groups.of(group_B, logp_policy_B)
     kept_B = torch.zeros_like(log_target_B, dtype=torch.bool) if retained_B is None else retained_B
     if bool((groups.sum_B(kept_B.long()) > 1).any()):

@@ -52,14 +52,18 @@ def mara_optimum(
     Raises:
         ValueError: for Algorithm 1 under the forward KL, which does not flatten the hits.
     """
-    if kl not in ("reverse", "forward"):
-        raise ValueError(f"kl must be 'reverse' or 'forward', got {kl!r}")
-    if kl == "forward" and algorithm == 1:
-        raise ValueError(
-            "Algorithm 1 (augmented reward) under the forward KL puts most of the mass on the "
-            "rarest hit; use algorithm=2 (anchored reference), or kl='reverse'"
-        )
-    reward_V, logp_ref_V = _anchored(*_in_double(reward, logp_ref, beta), tau)
+    problem = "" if kl in ("reverse", "forward") else f"must be 'reverse' or 'forward', got {kl!r}"
+    if (kl, algorithm) == ("forward", 1):
+        problem = "= 'forward' with Algorithm 1 (augmented reward) puts most of the mass on the "
+        problem += "rarest hit; use algorithm=2 (anchored reference), or kl='reverse'"
+    if problem:
+        raise ValueError(f"kl {problem}")
+    reward_V, logp_ref_V = _in_double(reward, logp_ref, beta)
+    hit_V = reward_V >= tau
+    if bool(hit_V.any()):
+        z = int(torch.where(hit_V, logp_ref_V, -torch.inf).argmax())
+        reward_V = torch.where(hit_V, reward_V[z], reward_V)
+        logp_ref_V = torch.where(hit_V, logp_ref_V[z], logp_ref_V)
     if kl == "reverse":
         return torch.softmax(logp_ref_V + reward_V / beta, dim=0).to(logp_ref.dtype)
     return _forward(reward_V, logp_ref_V, beta)[0].to(logp_ref.dtype)
@@ -72,15 +76,6 @@ def _in_double(reward: Tensor, logp_ref: Tensor, beta: float) -> tuple[Tensor, T
     check_logp("logp_ref", logp_ref)
     resolve_beta(beta, None)
     return reward.detach().double(), torch.log_softmax(logp_ref.detach().double(), dim=0)
-
-
-def _anchored(reward_V: Tensor, logp_ref_V: Tensor, tau: float) -> tuple[Tensor, Tensor]:
-    """Replace reward and reference of the hits by those of the likeliest one."""
-    hit_V = reward_V >= tau
-    if not bool(hit_V.any()):
-        return reward_V, logp_ref_V
-    z = int(torch.where(hit_V, logp_ref_V, -torch.inf).argmax())
-    return torch.where(hit_V, reward_V[z], reward_V), torch.where(hit_V, logp_ref_V[z], logp_ref_V)
 
 
 def _forward(reward_V: Tensor, logp_ref_V: Tensor, beta: float) -> tuple[Tensor, float]:

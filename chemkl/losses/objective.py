@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from chemkl.losses.estimators import ESTIMATORS, INPUTS, STATES, Chains, Estimator, State, unshaped
-from chemkl.losses.registry import REQUIRED, check_options, nearest_names, options_of
-from chemkl.losses.shapers import SHAPERS, BoundShaper, build_shaper
+from chemkl.losses.registry import check_names, check_options, options_of
+from chemkl.losses.shapers import BoundShaper, build_shaper
 from chemkl.losses.targets import TARGETS, Target, gibbs_log_target, resolve_beta
 from chemkl.losses.types import Groups, LossInputs, LossOutput, TargetOutput
 
@@ -45,18 +45,14 @@ class Objective:
     states: Mapping[str, State] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        states = {name: STATES[name]() for name in self.estimator.inputs if name in STATES}
+        inputs = self.estimator.wanted.inputs
+        states = {name: STATES[name]() for name in inputs if name in STATES}
         object.__setattr__(self, "states", states)
 
     @property
     def beta(self) -> float:
         """The KL coefficient, that of the target."""
         return self.target.beta
-
-    @property
-    def off_policy(self) -> bool:
-        """Whether rows that another policy sampled (replay) may go in."""
-        return self.estimator.off_policy
 
     @property
     def needs_prior_samples(self) -> bool:
@@ -78,22 +74,20 @@ class Objective:
         """
         target = self.target(inputs.logp_ref.detach(), inputs.reward.detach(), inputs.group)
         _check_target(self.target, target)
-        counted, target_of_counted = inputs, target
+        counted = seen = (inputs, target)
         if self.duplicates == "drop":
             kept_B = _first_occurrences(inputs)
-            counted, target_of_counted = inputs.where(kept_B), target.where(kept_B)
-        available = self._available(counted, target_of_counted)
-        wanted = {name: available[name] for name in self.estimator.inputs}
-        _check_given(self.estimator, wanted)
-        loss, own_metrics = _estimate(self.estimator, wanted, self.options)
-        _check_finite(self.estimator.name, loss)
-        fresh_B = None if inputs.retained is None else ~inputs.retained
-        seen = (
-            (inputs, target) if fresh_B is None else (inputs.where(fresh_B), target.where(fresh_B))
-        )
+            counted = (inputs.where(kept_B), target.where(kept_B))
+        loss, own_metrics = self._estimate(*counted)
+        chains = self.states.get("chains")
+        carry_B = chains.carry_B if isinstance(chains, Chains) else None
+        if carry_B is not None and self.duplicates == "drop":  # as rows of the whole batch
+            carry_B = torch.zeros_like(kept_B).masked_scatter(kept_B, carry_B)
+        if inputs.retained is not None:
+            seen = (inputs.where(~inputs.retained), target.where(~inputs.retained))
         metrics = {"loss": loss, **describe(*seen, self.beta), **own_metrics}
         detached = {name: value.detach() for name, value in metrics.items()}
-        return LossOutput(loss, detached, target, self._carry(inputs))
+        return LossOutput(loss, detached, target, carry_B)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what target and estimator remember from batch to batch, for a checkpoint."""
@@ -106,11 +100,24 @@ class Objective:
         for name, memory in self.states.items():
             memory.load_state_dict(state["estimator"][name])
 
-    def _available(self, inputs: LossInputs, target: TargetOutput) -> dict[str, Any]:
-        """Everything that an estimator may ask for, by name."""
-        logp_B = inputs.logp_policy.detach()
-        behaviour_B = inputs.logp_behaviour
-        return {
+    def _estimate(
+        self, inputs: LossInputs, target: TargetOutput
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Call the estimator; what one of the user's own returns may be anything."""
+        logp_B, behaviour_B = inputs.logp_policy.detach(), inputs.logp_behaviour
+
+        def shape(advantage_B: Tensor) -> Tensor:
+            assert self.shaper is not None
+            return self.shaper(
+                advantage_B=advantage_B,
+                hit_B=target.hit,
+                logp_policy_B=logp_B,
+                kernel_BB=inputs.kernel,
+                outcome_B=inputs.outcome,
+                group_B=inputs.group,
+            )
+
+        available = {
             "logp_policy_B": inputs.logp_policy,
             "log_target_B": target.log_target,
             "beta": self.beta,
@@ -120,47 +127,31 @@ class Objective:
             "reward_anchored_B": target.reward_anchored,
             "retained_B": inputs.retained,
             _OF_PRIOR: inputs.logp_policy_of_prior,
-            "shape": unshaped if self.shaper is None else self._shape(self.shaper, inputs, target),
+            "shape": unshaped if self.shaper is None else shape,
             **self.states,
         }
-
-    @staticmethod
-    def _shape(shaper: BoundShaper, inputs: LossInputs, target: TargetOutput) -> Any:
-        """The shaper as a function of the advantage alone."""
-
-        def shape(advantage_B: Tensor) -> Tensor:
-            return shaper(
-                advantage_B=advantage_B,
-                hit_B=target.hit,
-                logp_policy_B=inputs.logp_policy.detach(),
-                kernel_BB=inputs.kernel,
-                outcome_B=inputs.outcome,
-                group_B=inputs.group,
-            )
-
-        return shape
-
-    def _carry(self, inputs: LossInputs) -> Tensor | None:
-        """The rows that the next batch is to have again, as rows of the whole batch."""
-        chains = self.states.get("chains")
-        if not isinstance(chains, Chains) or chains.carry_B is None:
-            return None
-        if self.duplicates == "keep":
-            return chains.carry_B
-        carry_B = torch.zeros_like(inputs.reward, dtype=torch.bool)
-        carry_B[_first_occurrences(inputs)] = chains.carry_B
-        return carry_B
-
-
-def _check_given(estimator: Estimator, wanted: Mapping[str, Any]) -> None:
-    """Refuse a batch without something that the estimator cannot do without."""
-    for name in estimator.inputs:
-        if wanted[name] is None and name in estimator.wanted.required:
-            field_name = name.rpartition("_")[0]
+        name, wanted = self.estimator.name, self.estimator.wanted
+        for missing in (n for n in wanted.inputs if n in wanted.required and available[n] is None):
+            field_name = missing.rpartition("_")[0]
             raise ValueError(
-                f"estimator {estimator.name!r} needs {field_name} and the batch has none: pass "
-                f"LossInputs({field_name}=...), {INPUTS[name]}"
+                f"estimator {name!r} needs {field_name} and the batch has none: pass "
+                f"LossInputs({field_name}=...), {INPUTS[missing]}"
             )
+        result = self.estimator.function(**{n: available[n] for n in wanted.inputs}, **self.options)
+        is_pair = isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], Tensor)
+        if not is_pair or result[0].numel() != 1:
+            got = f"a loss of shape {tuple(result[0].shape)}" if is_pair else type(result).__name__
+            raise ValueError(
+                f"estimator {name!r} must return (loss, metrics), a scalar tensor to minimise and "
+                f"a dict of scalars; got {got}"
+            )
+        if not bool(torch.isfinite(result[0].detach())):
+            raise ValueError(
+                f"the loss of {name} is {result[0].item()}: a log-ratio is beyond what its "
+                "precision holds. Has the policy diverged (log_ratio_std in the metrics), or is "
+                "beta very small? Lower the learning rate, clip gradients, or take a larger beta"
+            )
+        return result
 
 
 def _check_target(target: Target, output: TargetOutput) -> None:
@@ -171,31 +162,6 @@ def _check_target(target: Target, output: TargetOutput) -> None:
         raise ValueError(
             f"log_target of {type(target).__name__} is {output.log_target[row].item()} in row "
             f"{row}: a log density is finite, or -inf where the target has no mass"
-        )
-
-
-def _estimate(
-    estimator: Estimator, wanted: Mapping[str, Any], options: Mapping[str, Any]
-) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """Call the estimator; what one of the user's own returns may be anything."""
-    result = estimator.function(**wanted, **options)
-    is_pair = isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], Tensor)
-    if not is_pair or result[0].numel() != 1:
-        found = f"a loss of shape {tuple(result[0].shape)}" if is_pair else type(result).__name__
-        raise ValueError(
-            f"estimator {estimator.name!r} must return (loss, metrics), a scalar tensor to "
-            f"minimise and a dict of scalars; got {found}"
-        )
-    return result
-
-
-def _check_finite(name: str, loss: Tensor) -> None:
-    """Refuse a loss that would make every weight NaN."""
-    if not bool(torch.isfinite(loss.detach())):
-        raise ValueError(
-            f"the loss of {name} is {loss.item()}: a log-ratio is beyond what its precision holds. "
-            "Has the policy diverged (log_ratio_std in the metrics), or is beta very small? Lower "
-            "the learning rate, clip gradients, or take a larger beta"
         )
 
 
@@ -236,7 +202,8 @@ def describe(inputs: LossInputs, target: TargetOutput, beta: float) -> dict[str,
     reward_B = inputs.reward.detach()
     hit_B = target.hit
     log_ratio_B = target.log_target - logp_policy_B
-    bonus_B = beta * (target.log_target - gibbs_log_target(logp_ref_B, reward_B, beta))
+    bonus_B = beta * (target.log_target - gibbs_log_target(logp_ref_B, reward_B, beta))[hit_B]
+    nothing = bonus_B.new_full((), torch.nan)  # of which torch's std would warn
     return {
         "reward_mean": reward_B.mean(),
         "hit_rate": hit_B.to(logp_ref_B).mean(),
@@ -248,14 +215,9 @@ def describe(inputs: LossInputs, target: TargetOutput, beta: float) -> dict[str,
         "log_ratio_mean": log_ratio_B.mean(),
         "log_ratio_std": log_ratio_B.std(correction=0),
         "kl": (logp_policy_B - logp_ref_B).mean(),
-        "mara_bonus_mean": bonus_B[hit_B].mean(),
-        "mara_bonus_std": _std(bonus_B[hit_B]),
+        "mara_bonus_mean": bonus_B.mean(),
+        "mara_bonus_std": bonus_B.std(correction=0) if bonus_B.numel() else nothing,
     }
-
-
-def _std(values_B: Tensor) -> Tensor:
-    """The standard deviation, NaN without torch's warning where there is no value."""
-    return values_B.std(correction=0) if values_B.numel() else values_B.new_full((), torch.nan)
 
 
 Options = Mapping[str, Any]
@@ -292,20 +254,20 @@ def build_objective(
             every reward reaches.
     """
     chosen = ESTIMATORS[estimator]
-    if isinstance(target, str):
-        built = _build_target(target, {"beta": beta, "sigma": sigma, **target_options})
-    else:
-        built = target
-        _check_instance(built, beta, sigma, target_options)
+    built = _target_of(target, beta, sigma, target_options)
     options = dict(estimator_options or {})
     check_options("estimator", estimator, chosen.wanted.options, options)
+    if shaper is not None and not isinstance(shaper, BoundShaper):
+        given = _options(shaper)
+        shaper = build_shaper(given.pop("kind"), **given)
+    problems = [
+        text for _, text in objective_problems(built, chosen, options, shaper, reward_range)
+    ]
     if duplicates not in get_args(Duplicates):
-        raise ValueError(f"duplicates must be 'keep' or 'drop', got {duplicates!r}")
-    shape = _build_shaper(shaper)
-    problems = objective_problems(built, chosen, options, shape, reward_range)
+        problems.append(f"duplicates must be 'keep' or 'drop', got {duplicates!r}")
     if problems:
-        raise ValueError("\n".join(text for _, text in problems))
-    return Objective(built, chosen, options, shape, duplicates)
+        raise ValueError("\n".join(problems))
+    return Objective(built, chosen, options, shaper, duplicates)
 
 
 def objective_from_config(
@@ -324,21 +286,18 @@ def objective_from_config(
         ValueError: a key or a kind that is missing or not known, and what ``build_objective``
             refuses.
     """
-    unknown = sorted(config.keys() - {"target", "estimator", "shaper"})
-    if unknown or "target" not in config:
+    if "target" not in config or config.keys() - {"target", "estimator", "shaper"}:
         raise ValueError(
             f"an objective has the keys target, estimator and shaper, got {sorted(config)}"
         )
     target = _options(config["target"])
-    estimator = _options(config.get("estimator", {"kind": "rloo"}))
-    name, duplicates = estimator.pop("kind"), estimator.pop("duplicates", "keep")
-    shaper = config.get("shaper")
+    estimator = _options(config.get("estimator", "rloo"))
     return build_objective(
         target.pop("kind"),
-        name,
-        duplicates=duplicates,
+        estimator.pop("kind"),
+        duplicates=estimator.pop("duplicates", "keep"),
         estimator_options=estimator,
-        shaper=None if shaper is None else _options(shaper),
+        shaper=config.get("shaper"),
         reward_range=reward_range,
         **target,
     )
@@ -352,36 +311,28 @@ def _options(section: Mapping[str, Any] | str) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _build_target(name: str, options: dict[str, Any]) -> Target:
-    """Make the target of that name; options that it does not have are named with the near ones."""
-    allowed = options_of(TARGETS[name])
-    unknown = [option for option in options if option not in allowed]
-    if unknown:
-        near = nearest_names(unknown[0], allowed)
-        raise ValueError(f"target {name!r} has no option {unknown[0]!r}{near}")
-    needed = [o.name for o in allowed.values() if o.default is REQUIRED and o.name not in options]
-    if needed:
-        raise ValueError(f"target {name!r} needs {', '.join(needed)}")
-    return TARGETS[name](**options)
-
-
-def _check_instance(
-    target: Target, beta: float | None, sigma: float | None, options: dict[str, Any]
-) -> None:
-    """Refuse a second beta, or options, beside a target that has been made already."""
+def _target_of(
+    target: Target | str, beta: float | None, sigma: float | None, options: dict[str, Any]
+) -> Target:
+    """Make the target of that name; beside one that is made already refuse options."""
+    if isinstance(target, str):
+        options |= {"beta": beta, "sigma": sigma}
+        given = {name: value for name, value in options.items() if value is not None}
+        check_names("target", target, options_of(TARGETS[target]), given)
+        return TARGETS[target](**given)
+    problem = ""
     if options:
-        raise ValueError(
-            f"{', '.join(sorted(options))}: options go with a target's name; give them to "
-            f"{type(target).__name__}(...) instead"
-        )
-    if beta is None and sigma is None:
-        return
-    stated = resolve_beta(beta, sigma)
-    if not math.isclose(stated, target.beta, rel_tol=1e-9):
-        raise ValueError(
-            f"two betas: the target has {target.beta}, build_objective was given {stated}. "
-            "The hits are flat only when target and score share one beta: leave it out here"
-        )
+        instead = f"options go with a target's name; give them to {type(target).__name__}(...)"
+        problem = f"{', '.join(sorted(options))}: {instead} instead"
+    elif beta is not None or sigma is not None:
+        stated = resolve_beta(beta, sigma)
+        if not math.isclose(stated, target.beta, rel_tol=1e-9):
+            both = f"the target has {target.beta}, build_objective was given {stated}"
+            flat = "The hits are flat only when target and score share one beta: leave it out here"
+            problem = f"two betas: {both}. {flat}"
+    if problem:
+        raise ValueError(problem)
+    return target
 
 
 def _name(target: Target) -> str:
@@ -399,19 +350,12 @@ def objective_problems(
     """Say what does not go together, as pairs (the key of a config, what is wrong)."""
     failure, most = reward_range
     problems = []
+    never = f"no reward is above {most:g}: there would never be a hit"
+    always = f"what could not be scored has the reward {failure:g} and would be a hit"
     for name in ("tau", "tau_floor"):
         tau = getattr(target, name, None)
-        if tau is not None and tau > most:
-            text = (
-                f"no reward is above {most:g}: there would never be a hit. "
-                "Take one within the range of the reward"
-            )
-            problems.append((f"target.{name}", f"{name} is {tau}, but {text}"))
-        if tau is not None and tau <= failure:
-            text = (
-                f"what could not be scored has the reward {failure:g} and would be a hit: take one "
-                f"above {failure:g}"
-            )
+        if tau is not None and not failure < tau <= most:
+            text = f"{never if tau > most else always}. Take one above {failure:g}, up to {most:g}"
             problems.append((f"target.{name}", f"{name} is {tau}, but {text}"))
     if estimator is None:
         return problems
@@ -426,20 +370,10 @@ def objective_problems(
         able = ", ".join(name for name in ESTIMATORS if ESTIMATORS[name].takes_shaper)
         text = f"has no advantage that a shaper could change; estimators that have: {able}"
         problems.append(("shaper", f"estimator {estimator.name!r} {text}"))
-    if shaper is not None and shaper.needs_hits and not target.has_hits:
+    if shaper is not None and shaper.needs("hit_B") and not target.has_hits:
         text = (
             f"changes hits only, and the target {_name(target)!r} has none: use the target mara or "
             "filter, or no shaper"
         )
         problems.append(("shaper", f"shaper {shaper.shaper.name!r} {text}"))
     return problems
-
-
-def _build_shaper(shaper: BoundShaper | str | Options | None) -> BoundShaper | None:
-    """Make the shaper from its name, or from its name and options."""
-    if shaper is None or isinstance(shaper, BoundShaper):
-        return shaper
-    options = {"kind": shaper} if isinstance(shaper, str) else dict(shaper)
-    if "kind" not in options:
-        raise ValueError(f"shaper: kind is missing. Known: {', '.join(SHAPERS)}")
-    return build_shaper(options.pop("kind"), **options)

@@ -70,12 +70,8 @@ SHARE = Range(0, 1, "(]")
 class Option:
     """A setting of the user.
 
-    Attributes:
-        name: as in a config.
-        type: float, int, bool or a Literal; with None where that is allowed.
-        range: of a number; None for anything else.
-        default: ``REQUIRED`` where there is none.
-        meaning: from the docstring.
+    The type is float, int, bool or a Literal, with None where that is allowed; the default is
+    ``REQUIRED`` where there is none; the meaning is from the docstring.
     """
 
     name: str
@@ -84,31 +80,23 @@ class Option:
     default: Any
     meaning: str
 
-    @property
-    def members(self) -> list[Any]:
-        """The types that it may have."""
-        return list(_members(self.type))
-
-    @property
-    def choices(self) -> list[Any]:
-        """The values that it may have, where these can be listed."""
-        return [c for m in self.members if get_origin(m) is Literal for c in get_args(m)]
-
     def problem(self, value: object) -> str | None:
         """Say what is wrong with a value; None: nothing."""
         numbers = self.range or FINITE
-        if value is None and NoneType in self.members:
+        members = list(_members(self.type))
+        choices = [c for m in members if get_origin(m) is Literal for c in get_args(m)]
+        if value is None and NoneType in members:
             return None
-        if self.choices:
-            fits, must = value in self.choices, f"be one of {', '.join(map(str, self.choices))}"
-        elif bool in self.members:
+        if choices:
+            fits, must = value in choices, f"be one of {', '.join(map(str, choices))}"
+        elif bool in members:
             fits, must = isinstance(value, bool), "be True or False"
-        elif {int, float}.isdisjoint(self.members):
+        elif {int, float}.isdisjoint(members):
             return None
         else:
             is_number = isinstance(value, Real) and not isinstance(value, bool)
             fits, must = is_number and value in numbers, str(numbers)  # type: ignore[operator]
-        none = ", or be None" if NoneType in self.members else ""
+        none = ", or be None" if NoneType in members else ""
         hint = f"; {numbers.hint}" if numbers.hint else ""
         return None if fits else f"{self.name} must {must}{none}, got {value!r}{hint}"
 
@@ -124,8 +112,12 @@ def _members(kind: Any) -> Iterator[Any]:
 def options_of(function: Callable[..., Any]) -> dict[str, Option]:
     """Read the keyword-only parameters of a function, or of a dataclass, as options."""
     hints = get_type_hints(function, include_extras=True)
-    documented = reversed(getattr(function, "__mro__", (function,)))
-    meanings = {k: v for part in documented for k, v in _meanings(part.__doc__).items()}
+    heading = r"^(?:Args|Attributes|Options):\n((?:    .*\n|\n)+)"
+    entry = r"^    (\w+): ((?:.*\n)(?:        .*\n)*)"
+    meanings: dict[str, str] = {}
+    for part in reversed(getattr(function, "__mro__", (function,))):
+        for section in re.findall(heading, inspect.cleandoc(part.__doc__ or "") + "\n", re.M):
+            meanings |= dict(re.findall(entry, section, re.M))
     options = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
@@ -135,31 +127,31 @@ def options_of(function: Callable[..., Any]) -> dict[str, Option]:
             kind = kind.type
         if get_origin(kind) is Annotated:
             kind, limits = get_args(kind)
-        options[name] = Option(name, kind, limits, parameter.default, meanings.get(name, ""))
+        meaning = " ".join(meanings.get(name, "").split())
+        options[name] = Option(name, kind, limits, parameter.default, meaning)
     return options
 
 
-def _meanings(docstring: str | None) -> dict[str, str]:
-    """What the sections Args, Attributes and Options of a docstring say of each name."""
-    heading = r"^(?:Args|Attributes|Options):\n((?:    .*\n|\n)+)"
-    entry = r"^    (\w+): ((?:.*\n)(?:        .*\n)*)"
-    sections = re.findall(heading, inspect.cleandoc(docstring or "") + "\n", re.M)
-    entries = [pair for section in sections for pair in re.findall(entry, section, re.M)]
-    return {name: " ".join(text.split()) for name, text in entries}
+def check_names(kind: str, name: str, options: Mapping[str, Option], given: Iterable[str]) -> None:
+    """Refuse options that ``name`` does not have, and the lack of one that it needs.
+
+    Raises:
+        ValueError: naming all of them.
+    """
+    tails = {o: nearest_names(o, options) if options else ": it has none" for o in given}
+    problems = [f"has no option {o!r}{tail}" for o, tail in tails.items() if o not in options]
+    needed = [o for o in options if options[o].default is REQUIRED and o not in tails]
+    if needed:
+        problems.append(f"needs {', '.join(needed)}")
+    if problems:
+        raise ValueError("\n".join(f"{kind} {name!r} {problem}" for problem in problems))
 
 
 def check_options(
     kind: str, name: str, options: Mapping[str, Option], given: Mapping[str, Any]
 ) -> None:
-    """Refuse options that there are not, and values out of range, of the ``kind`` called ``name``.
-
-    Raises:
-        ValueError: naming all of them.
-    """
-    for option in given:
-        if option not in options:
-            near = nearest_names(option, options) if options else ": it has none"
-            raise ValueError(f"{kind} {name!r} has no option {option!r}{near}")
+    """Refuse what ``check_names`` refuses, and values out of range, all of them at once."""
+    check_names(kind, name, options, given)
     problems = [problem for o, value in given.items() if (problem := options[o].problem(value))]
     if problems:
         raise ValueError(f"{name}: {'; '.join(problems)}")
@@ -187,26 +179,20 @@ class Wanted:
             ValueError: an input that is not available, or an option without a default.
         """
         parameters = inspect.signature(function).parameters.values()
-        ordinary = [p for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
-        unknown = [p.name for p in ordinary if p.name not in available]
-        if unknown:
-            raise ValueError(
-                f"{what} asks for {', '.join(unknown)}; it can have {', '.join(available)}"
-            )
+        ordinary = {p.name: p for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY}
         options = options_of(function)
+        unknown = [name for name in ordinary if name not in available]
         bare = [name for name, option in options.items() if option.default is REQUIRED]
-        if bare:
-            raise ValueError(f"{what}: the option {', '.join(bare)} needs a default")
-        required = frozenset(p.name for p in ordinary if p.default is REQUIRED)
-        return cls(tuple(p.name for p in ordinary), required, options)
+        if unknown or bare:
+            asks = f"asks for {', '.join(unknown)}; it can have {', '.join(available)}"
+            lacks = f"has to give the option {', '.join(bare)} a default"
+            raise ValueError(f"{what} {asks if unknown else lacks}")
+        required = frozenset(name for name, p in ordinary.items() if p.default is REQUIRED)
+        return cls(tuple(ordinary), required, options)
 
 
 class Registry(Generic[T]):
-    """Things of one kind by name.
-
-    Args:
-        kind: what the things are, for messages: "target", "estimator".
-    """
+    """Things of one kind by name; the kind, such as "target", is for messages."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -228,11 +214,10 @@ class Registry(Generic[T]):
         return decorate
 
     def __getitem__(self, name: str) -> T:
-        try:
-            return self._by_name[name]
-        except KeyError:
+        if name not in self._by_name:
             tail = nearest_names(name, self._by_name)
-            raise ValueError(f"{self.kind} {name!r} is not known{tail}") from None
+            raise ValueError(f"{self.kind} {name!r} is not known{tail}")
+        return self._by_name[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._by_name)

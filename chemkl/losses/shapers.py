@@ -1,8 +1,8 @@
-"""What a shaper is, how it is registered, and how it is bound to its options.
+"""The shapers: each is a function of tensors that returns a new advantage A (B,), without graph.
 
-Legend: B rows of a batch; A the advantage. A shaper is a function of tensors, its ordinary
-parameters filled by name from ``SHAPER_INPUTS``, its keyword-only ones the options of the user; it
-returns the new A (B,), without graph.
+Legend: B rows of a batch. Ordinary parameters are filled by name from ``SHAPER_INPUTS``,
+keyword-only ones are options of the user. A shaper that scales A (ucpo, ips) instead of adding to
+it is meant for hits with A > 0: where A is negative, what it favours is pushed down harder.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,37 +13,36 @@ import torch
 from torch import Tensor
 
 from chemkl.losses.registry import ABOVE_0, SHARE, Registry, Wanted, check_options
-from chemkl.losses.types import Groups, check_logp, check_rows, check_whole
+from chemkl.losses.types import (
+    Groups,
+    check_bool,
+    check_finite,
+    check_logp,
+    check_rows,
+    check_whole,
+)
 
 F = TypeVar("F", bound=Callable[..., Tensor])
 
-SHAPER_INPUTS = ("advantage_B", "hit_B", "logp_policy_B", "kernel_BB", "outcome_B", "group_B")
-
-_HOW_TO_GIVE = {
+SHAPER_INPUTS = {
+    "advantage_B": "the estimator's, (B,)",
     "hit_B": "the target's hits, bool (B,)",
     "logp_policy_B": "log pi_theta of the rows, (B,)",
     "kernel_BB": "a (B, B) similarity of the rows in [0, 1] with ones on the diagonal, such as "
     "Tanimoto's",
     "outcome_B": "an int64 number (B,) for each row's outcome, such as its scaffold; -1 for none",
+    "group_B": "group numbers, int64 (B,); None: the batch is one group",
 }
+"""What a shaper may ask for, with its meaning."""
 
 
 @dataclass(frozen=True)
 class Shaper:
-    """A shaper and what is declared of it.
-
-    Attributes:
-        name: as in a config.
-        function: tensors and options to the new advantage.
-        wanted: its inputs and options.
-        multiplies: it scales A instead of adding to it. Such a rule is meant for hits with A > 0:
-            where A is negative, what it favours is pushed down harder.
-    """
+    """A shaper: tensors and options to the new advantage."""
 
     name: str
     function: Callable[..., Tensor]
     wanted: Wanted
-    multiplies: bool
 
 
 @dataclass(frozen=True)
@@ -53,20 +52,12 @@ class BoundShaper:
     shaper: Shaper
     options: Mapping[str, float] = field(default_factory=dict)
 
-    @property
-    def needs_hits(self) -> bool:
-        """Whether it changes hits alone: under a target without a hit test it would do nothing."""
-        return "hit_B" in self.shaper.wanted.required
+    def needs(self, name: str) -> bool:
+        """Whether a call needs this one of ``SHAPER_INPUTS``.
 
-    @property
-    def needs_kernel(self) -> bool:
-        """Whether a call needs kernel_BB."""
-        return "kernel_BB" in self.shaper.wanted.required
-
-    @property
-    def needs_outcome(self) -> bool:
-        """Whether a call needs outcome_B."""
-        return "outcome_B" in self.shaper.wanted.required
+        One that needs hit_B changes hits alone: under a target without a hit test it does nothing.
+        """
+        return name in self.shaper.wanted.required
 
     def __call__(self, advantage_B: Tensor, **available: Tensor | None) -> Tensor:
         """Return the new advantage, without graph.
@@ -79,19 +70,18 @@ class BoundShaper:
         Raises:
             ValueError: an input missing, of an unknown name, or not what it should be.
         """
-        unknown = [name for name in available if name not in SHAPER_INPUTS]
-        if unknown:
-            raise ValueError(
-                f"shapers take {', '.join(SHAPER_INPUTS)}; {', '.join(unknown)} is none of them"
-            )
+        available["advantage_B"] = advantage_B
         given = {name: value for name, value in available.items() if value is not None}
-        given["advantage_B"] = advantage_B
-        for name in self.shaper.wanted.inputs:
-            if name in self.shaper.wanted.required and name not in given:
-                raise ValueError(
-                    f"shaper {self.shaper.name!r} needs {name} and the batch has none: pass "
-                    f"{name}, {_HOW_TO_GIVE[name]}; or take no shaper"
-                )
+        unknown = [name for name in available if name not in SHAPER_INPUTS]
+        missing = [name for name in self.shaper.wanted.required if name not in given]
+        problem = ""
+        if unknown:
+            problem = f"takes {', '.join(SHAPER_INPUTS)}; {', '.join(unknown)} is none of them"
+        elif missing:
+            how = " and ".join(f"{name}, {SHAPER_INPUTS[name]}" for name in sorted(missing))
+            problem = f"needs {how}, and the batch has none: pass it, or take no shaper"
+        if problem:
+            raise ValueError(f"shaper {self.shaper.name!r} {problem}")
         inputs = {name: given[name] for name in self.shaper.wanted.inputs if name in given}
         return self.shaper.function(**inputs, **self.options)
 
@@ -99,12 +89,12 @@ class BoundShaper:
 SHAPERS: Registry[Shaper] = Registry("shaper")
 
 
-def shaper(name: str, *, multiplies: bool) -> Callable[[F], F]:
-    """Register a function under ``name``; see ``Shaper`` for what is declared."""
+def shaper(name: str) -> Callable[[F], F]:
+    """Register a function under ``name``."""
 
     def decorate(function: F) -> F:
         wanted = Wanted.by(function, f"shaper {name!r}", SHAPER_INPUTS)
-        SHAPERS.add(name, Shaper(name, function, wanted, multiplies))
+        SHAPERS.add(name, Shaper(name, function, wanted))
         return function
 
     return decorate
@@ -118,15 +108,14 @@ def build_shaper(kind: str, **options: Any) -> BoundShaper:
     """
     chosen = SHAPERS[kind]
     check_options("shaper", kind, chosen.wanted.options, options)
-    defaults = {name: option.default for name, option in chosen.wanted.options.items()}
-    values = {**defaults, **options}
+    values = {name: option.default for name, option in chosen.wanted.options.items()} | options
     return BoundShaper(chosen, {name: float(value) for name, value in values.items()})
 
 
 _ROUNDING = 1e-5  # kernels come as float32
 
 
-@shaper("set_diversity", multiplies=False)
+@shaper("set_diversity")
 def set_diversity(
     advantage_B: Tensor,
     hit_B: Tensor,
@@ -173,7 +162,7 @@ def set_diversity(
     return advantage_B.detach() + weight * gain_B
 
 
-@shaper("differential_smoothing", multiplies=False)
+@shaper("differential_smoothing")
 def differential_smoothing(
     advantage_B: Tensor,
     hit_B: Tensor,
@@ -202,7 +191,7 @@ def differential_smoothing(
     return torch.where(hit_B, shaped_B, advantage_B).detach()
 
 
-@shaper("ucpo", multiplies=True)
+@shaper("ucpo")
 def ucpo(
     advantage_B: Tensor,
     hit_B: Tensor,
@@ -244,7 +233,7 @@ def ucpo(
     return (advantage_B * factor_B).to(advantage_B).detach()
 
 
-@shaper("ips", multiplies=True)
+@shaper("ips")
 def ips(
     advantage_B: Tensor,
     outcome_B: Tensor,
@@ -290,18 +279,12 @@ def _check_shaped(
         outcome=outcome_B,
         group=group_B,
     )
-    check_whole("group", group_B)
-    check_whole("outcome", outcome_B)
-    if not bool(torch.isfinite(advantage_B).all()):
-        row = int((~torch.isfinite(advantage_B)).nonzero()[0])
-        raise ValueError(
-            f"advantage is not finite (first: row {row}, {advantage_B[row].item()}): a target of "
-            "-inf outside of the hits has no advantage there; take gibbs or mara"
-        )
+    check_whole(group=group_B, outcome=outcome_B)
+    check_bool(hit=hit_B)
+    fix = "a target of -inf outside of the hits has no advantage there; take gibbs or mara"
+    check_finite("advantage", advantage_B, fix)
     if logp_policy_B is not None:
         check_logp("logp_policy", logp_policy_B)
-    if hit_B is not None and hit_B.dtype != torch.bool:
-        raise ValueError(f"hit must be a bool tensor, got {hit_B.dtype}: compare reward with tau")
 
 
 def _check_kernel(kernel_BB: Tensor, advantage_B: Tensor) -> None:

@@ -1,7 +1,7 @@
 """Targets: what KL-regularised RL walks to, as functions (log pi_ref, R) -> log target.
 
-Legend: B rows of a batch; lr log pi_ref; R reward; beta the KL coefficient. What they share, and
-the two without an anchor; MARA has a file of its own. Source: GX-Chen et al., arXiv 2510.20817.
+Legend: B rows of a batch; lr log pi_ref; R reward; beta the KL coefficient. Source: GX-Chen et al.,
+arXiv 2510.20817.
 """
 
 import math
@@ -67,26 +67,27 @@ def resolve_beta(beta: float | None, sigma: float | None) -> float:
     Raises:
         ValueError: none or both given, or not a finite number above 0.
     """
-    if beta is not None and sigma is not None:
-        raise ValueError(
-            "beta and sigma are both given; sigma is 1/beta: give beta or sigma, not both: got "
-            f"{beta=} and {sigma=}"
+    pairs = (("beta", beta), ("sigma", sigma))
+    given = {name: value for name, value in pairs if value is not None}
+    bad = [name for name, value in given.items() if not 0 < value < math.inf]
+    problem = ""
+    if len(given) == 2:
+        both = "beta and sigma are both given; sigma is 1/beta: give beta or sigma, not both"
+        problem = f"{both}: got {beta=} and {sigma=}"
+    elif bad:
+        problem = (
+            f"{bad[0]} must be a finite number above 0, got {given[bad[0]]}: beta = 1/sigma weighs "
+            "the KL to the reference; without it there is no target, and MARA would change "
+            "nothing. For a weak pull to the reference take a small beta such as 0.001"
         )
-    for name, value in (("beta", beta), ("sigma", sigma)):
-        if value is not None and not 0 < value < math.inf:
-            raise ValueError(
-                f"{name} must be a finite number above 0, got {value}: beta = 1/sigma weighs the "
-                "KL to the reference; without it there is no target, and MARA would change "
-                "nothing. For a weak pull to the reference take a small beta such as 0.001"
-            )
-    if beta is not None:
-        return beta
-    if sigma is not None:
-        return 1 / sigma
-    raise ValueError(
-        "beta or sigma (= 1/beta) is missing: give beta, or sigma, for example 0.1, or a sigma of "
-        "128 as in REINVENT"
-    )
+    elif not given:
+        problem = (
+            "beta or sigma (= 1/beta) is missing: give beta, or sigma, for example 0.1, or a sigma "
+            "of 128 as in REINVENT"
+        )
+    if problem:
+        raise ValueError(problem)
+    return given["beta"] if "beta" in given else 1 / given["sigma"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,8 +145,8 @@ class Gibbs(KLTarget):
     ) -> TargetOutput:
         """Evaluate the target at the rows of a batch."""
         check_target_inputs(logp_ref_B, reward_B, group_B)
-        no_B = torch.zeros_like(reward_B, dtype=torch.bool)
         log_target_B = gibbs_log_target(logp_ref_B, reward_B, self.beta)
+        no_B = torch.zeros_like(reward_B, dtype=torch.bool)
         none_B = torch.full_like(logp_ref_B, torch.nan)
         return TargetOutput(log_target_B, no_B, no_B, none_B, logp_ref_B, reward_B)
 
@@ -222,7 +223,7 @@ def check_target_inputs(logp_ref_B: Tensor, reward_B: Tensor, group_B: Tensor | 
     check_rows(logp_ref=logp_ref_B, reward=reward_B, group=group_B)
     check_logp("logp_ref", logp_ref_B)
     check_reward(reward_B)
-    check_whole("group", group_B)
+    check_whole(group=group_B)
 
 
 _LOGP_DIGITS = 3  # one sequence's log pi_ref varies by about 1e-5 nats with the batch it is in
@@ -279,7 +280,10 @@ class RunningAnchor:
         The pair is that of one hit: number floor(q (n - 1)) of n, counted from the rarest, so it
         is never the likeliest one as soon as there are two.
         """
-        pair_N = [self._pair(group, quantile) for group in groups.ids_N.tolist()]
+        pair_N = []
+        for group in groups.ids_N.tolist():
+            hits = self._hits.get(group, [(torch.nan, torch.nan)])
+            pair_N.append(hits[int(quantile * (len(hits) - 1))])
         logp_z_N, reward_z_N = torch.tensor(pair_N, dtype=torch.float64).unbind(dim=1)
         index_B = groups.index_B
         return logp_z_N.to(logp_ref_B)[index_B], reward_z_N.to(reward_B)[index_B]
@@ -295,13 +299,12 @@ class RunningAnchor:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Forget the hits so far and take those of ``state``, the result of ``state_dict``."""
-        missing = {"group", "logp_ref", "reward"} - state.keys()
-        if missing:
-            raise ValueError(f"the running anchor's state lacks {', '.join(sorted(missing))}")
+        names = ("group", "logp_ref", "reward")
+        if missing := [name for name in names if name not in state]:
+            raise ValueError(f"the running anchor's state lacks {', '.join(missing)}")
         self._hits.clear()
         self._known.clear()
-        columns = (state["group"].tolist(), state["logp_ref"].tolist(), state["reward"].tolist())
-        for group, logp_ref, reward in zip(*columns, strict=True):
+        for group, logp_ref, reward in zip(*(state[name].tolist() for name in names), strict=True):
             self._add(group, logp_ref, reward)
 
     def _add(self, group: int, logp_ref: float, reward: float) -> None:
@@ -309,10 +312,6 @@ class RunningAnchor:
         if key not in self._known:
             self._known.add(key)
             insort(self._hits.setdefault(group, []), (logp_ref, reward))
-
-    def _pair(self, group: int, quantile: float) -> tuple[float, float]:
-        hits = self._hits.get(group)
-        return hits[int(quantile * (len(hits) - 1))] if hits else (torch.nan, torch.nan)
 
 
 RewardOnHits = Literal["anchor", "own", "tau"]
@@ -377,18 +376,16 @@ class Mara(KLTarget):
 
     def __post_init__(self, sigma: float | None) -> None:
         super().__post_init__(sigma)
+        tau, quantile, floor = self.tau, self.tau_quantile, self.tau_floor
         problems = []
-        if (self.tau is None) == (self.tau_quantile is None):
-            what = "tau is missing" if self.tau is None else "tau and tau_quantile are both given"
+        if (tau is None) == (quantile is None):
+            what = "tau is missing" if tau is None else "tau and tau_quantile are both given"
+            either = "give tau (a reward, for example 0.8) or tau_quantile (for example 0.9)"
+            problems.append(f"{what}: {either}, one of the two; got {tau=} and tau_{quantile=}")
+        if (quantile is None) != (floor is None):
+            why = "without the floor, a reward that is mostly 0 would make every row a hit"
             problems.append(
-                f"{what}: give tau (a reward, for example 0.8) or tau_quantile (for example 0.9), "
-                f"one of the two; got tau={self.tau} and tau_quantile={self.tau_quantile}"
-            )
-        if (self.tau_quantile is None) != (self.tau_floor is None):
-            problems.append(
-                "tau_quantile and tau_floor go together (without the floor, a reward that is "
-                "mostly 0 would make every row a hit); got "
-                f"tau_quantile={self.tau_quantile} and tau_floor={self.tau_floor}"
+                f"tau_quantile and tau_floor go together ({why}); got {quantile=} and {floor=}"
             )
         if problems:
             raise ValueError("; ".join(problems))
@@ -400,7 +397,13 @@ class Mara(KLTarget):
         check_target_inputs(logp_ref_B, reward_B, group_B)
         groups = Groups.of(group_B, reward_B)
         tau_B, hit_B = self._hits(reward_B, groups)
-        anchor_B, logp_z_B, reward_z_B = self._anchor(logp_ref_B, reward_B, hit_B, groups)
+        if self.anchor == "running":
+            self.running.update(logp_ref_B, reward_B, hit_B, groups)
+            anchor_B = torch.zeros_like(hit_B)
+            pair = self.running.anchor(self.anchor_quantile, logp_ref_B, reward_B, groups)
+            logp_z_B, reward_z_B = pair
+        else:
+            anchor_B, logp_z_B, reward_z_B = batch_anchor(logp_ref_B, reward_B, hit_B, groups)
         # written so that alpha = 1 without a cap gives every hit the same number, to the bit
         logp_B = (1 - self.alpha) * logp_ref_B + self.alpha * logp_z_B
         if self.cap is not None:
@@ -433,19 +436,8 @@ class Mara(KLTarget):
         if self.tau is not None:
             tau_B = torch.full_like(reward_B, self.tau)
             return tau_B, reward_B >= tau_B
-        assert self.tau_quantile is not None  # _tau_problems leaves only this case
-        assert self.tau_floor is not None
+        assert self.tau_quantile is not None  # __post_init__ leaves only this case
         tau_N = groups.quantile_N(reward_B, self.tau_quantile).clamp(min=self.tau_floor)
         tau_B = tau_N[groups.index_B]
         hit_B = reward_B >= tau_B
         return tau_B, hit_B & (groups.sum_B(hit_B.long()) >= 2)
-
-    def _anchor(
-        self, logp_ref_B: Tensor, reward_B: Tensor, hit_B: Tensor, groups: Groups
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return where the anchor is, and log pi_ref(z) and R(z) of each row's group."""
-        if self.anchor == "batch":
-            return batch_anchor(logp_ref_B, reward_B, hit_B, groups)
-        self.running.update(logp_ref_B, reward_B, hit_B, groups)
-        pair = self.running.anchor(self.anchor_quantile, logp_ref_B, reward_B, groups)
-        return torch.zeros_like(hit_B), *pair

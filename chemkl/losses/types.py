@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 _PRECISE = (torch.float32, torch.float64)
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,19 +51,14 @@ class LossInputs:
     outcome: Tensor | None = None
 
     def __post_init__(self) -> None:
-        rows = {name: getattr(self, name) for name in _ROWS}
-        check_rows(**rows)
+        check_rows(**{name: getattr(self, name) for name in _ROWS})
         for name in ("logp_policy", "logp_ref", "logp_behaviour", "logp_policy_of_prior"):
             if getattr(self, name) is not None:
                 check_logp(name, getattr(self, name))
         check_reward(self.reward)
-        for name in ("group", "outcome"):
-            check_whole(name, rows[name])
-        for name in ("duplicate", "retained"):
-            if rows[name] is not None and rows[name].dtype != torch.bool:
-                raise ValueError(f"{name} must be a bool tensor, got {_short(rows[name].dtype)}")
-        if self.logp_policy_of_prior is not None:
-            check_rows(logp_policy_of_prior=self.logp_policy_of_prior)
+        check_whole(group=self.group, outcome=self.outcome)
+        check_bool(duplicate=self.duplicate, retained=self.retained)
+        check_rows(logp_policy_of_prior=self.logp_policy_of_prior)
         n_rows = self.reward.numel()
         if self.kernel is not None and tuple(self.kernel.shape) != (n_rows, n_rows):
             raise ValueError(
@@ -79,14 +75,8 @@ class LossInputs:
 
 
 _ROWS = (
-    "logp_policy",
-    "logp_ref",
-    "reward",
-    "group",
-    "duplicate",
-    "logp_behaviour",
-    "retained",
-    "outcome",
+    *("logp_policy", "logp_ref", "reward", "group"),
+    *("duplicate", "logp_behaviour", "retained", "outcome"),
 )
 """The fields of LossInputs that have a value per row."""
 
@@ -143,8 +133,8 @@ def check_rows(**row_tensors: Tensor | None) -> None:
         if not isinstance(rows, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor, got {type(rows).__name__}")
     shapes = {name: tuple(rows.shape) for name, rows in given.items()}
+    listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
     if len(set(shapes.values())) > 1 or any(len(shape) != 1 for shape in shapes.values()):
-        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
         raise ValueError(f"1-d tensors of one length are needed, a value per row; got {listed}")
     if (0,) in shapes.values():
         raise ValueError(
@@ -155,42 +145,47 @@ def check_rows(**row_tensors: Tensor | None) -> None:
 
 def check_logp(name: str, logp_B: Tensor) -> None:
     """Refuse log-probabilities of too few bits, or not finite."""
-    _check_numbers(
-        name,
-        logp_B,
-        "take log-softmax and the sum over tokens in fp32",
-        "take log-softmax in fp32, mask padding with 0 (not -inf), and look for a token that the "
-        "model gives probability 0",
-    )
+    fix = "take log-softmax and the sum over tokens in fp32"
+    _check_type(name, logp_B, _PRECISE, f"float32 or float64: {fix}")
+    fix = "take log-softmax in fp32, mask padding with 0 (not -inf), and look for a token that the "
+    check_finite(name, logp_B, f"{fix}model gives probability 0")
 
 
 def check_reward(reward_B: Tensor) -> None:
     """Refuse rewards of too few bits, or not finite."""
+    _check_type("reward", reward_B, _PRECISE, "float32 or float64: take .float() or .double()")
     fix = "a sequence that could not be scored has reward 0, and its reason is kept beside it"
-    _check_numbers("reward", reward_B, "convert it with .float() or .double()", fix)
+    check_finite("reward", reward_B, fix)
 
 
-def check_whole(name: str, rows_B: Tensor | None) -> None:
+def check_whole(**rows: Tensor | None) -> None:
     """Refuse ids that are not whole numbers; None passes."""
-    if rows_B is not None and (rows_B.is_floating_point() or rows_B.dtype == torch.bool):
-        raise ValueError(
-            f"{name} must be a tensor of whole numbers (int64), got {_short(rows_B.dtype)}"
-        )
+    for name, rows_B in rows.items():
+        _check_type(name, rows_B, _WHOLE, "a tensor of whole numbers (int64)")
 
 
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def check_bool(**rows: Tensor | None) -> None:
+    """Refuse marks of rows that are not true or false; None passes."""
+    for name, rows_B in rows.items():
+        _check_type(name, rows_B, (torch.bool,), "a bool tensor")
 
 
-def _check_numbers(name: str, rows_B: Tensor, fix_type: str, fix_value: str) -> None:
-    if rows_B.dtype not in _PRECISE:
-        raise ValueError(f"{name} is {_short(rows_B.dtype)}, not float32 or float64: {fix_type}")
+def _check_type(
+    name: str, rows_B: Tensor | None, types: tuple[torch.dtype, ...], wanted: str
+) -> None:
+    if rows_B is not None and rows_B.dtype not in types:
+        got = str(rows_B.dtype).removeprefix("torch.")
+        raise ValueError(f"{name} is {got}, and must be {wanted}")
+
+
+def check_finite(name: str, rows_B: Tensor, fix: str) -> None:
+    """Refuse rows that are NaN or infinite."""
     bad_B = ~torch.isfinite(rows_B.detach())
     if bool(bad_B.any()):
         row = int(bad_B.nonzero()[0])
         raise ValueError(
             f"{name} is not finite in {int(bad_B.sum())} of {rows_B.numel()} rows "
-            f"(first: row {row}, {rows_B[row].item()}): {fix_value}"
+            f"(first: row {row}, {rows_B[row].item()}): {fix}"
         )
 
 

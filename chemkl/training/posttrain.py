@@ -284,10 +284,10 @@ class InputBuilder:
         """The similarity and the scaffold (or answer) numbers of the rows, if a shaper asks."""
         shaper = self._objective.shaper
         wanted = {}
-        if shaper is not None and shaper.needs_kernel:
+        if shaper is not None and shaper.needs("kernel_BB"):
             smiles = [s if isinstance(s, str) else None for s in rows["canonical_smiles"]]
             wanted["kernel"] = torch.from_numpy(tanimoto_kernel(smiles))
-        if shaper is not None and shaper.needs_outcome:
+        if shaper is not None and shaper.needs("outcome_B"):
             outcome = rows["scaffold"]
             if "answer" in rows and outcome.isna().all():  # a text without molecules
                 outcome = rows["answer"]

@@ -40,6 +40,11 @@ def test_not_a_number():
     assert math.isnan(parse(".nan", "here").data)
 
 
+@pytest.mark.parametrize("text", ["!!str &a 1", "&a !!str 1", "!!str 1", "'1'", "&a '1'"])
+def test_a_tag_is_heard_before_and_behind_an_anchor(text):
+    assert parse(f"a: {text}", "here").data == {"a": "1"}
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -67,8 +72,8 @@ LAUGHS = "a0: &a0 [x]\n" + "".join(
         ("smarts: [#6]~[#7]\n", 1, "while parsing a flow node"),
         ("a: 1\n---\nb: 2\n", 2, "expected a single document"),
         ("a: !!python/object/apply:os.system [ls]\n", 1, "could not determine a constructor"),
-        ("? [1]\n: 2\n", 1, "a key is a name or a number, not a list"),
-        ("a: 1\n? \n: 2\n", 2, "a key is a name or a number, not null"),
+        ("? [1]\n: 2\n", 1, "a key is a name or a number, not null, a list or a mapping"),
+        ("a: 1\n? \n: 2\n", 2, "a key is a name or a number, not null, a list or a mapping"),
         ("a: 1\nb: x\x00y\n", 2, "character 0x0000 is not allowed"),
         ("", 1, "found nothing"),
         ("# only a comment\n", 1, "found nothing"),

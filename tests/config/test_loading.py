@@ -223,6 +223,19 @@ def test_a_problem_of_a_section_names_the_overrides_that_it_speaks_of(file):
     assert problems_of(path, "seed=2", model=Nested) == [f"{path}:1: low is above high"]
 
 
+def test_an_override_of_the_kind_is_named_beside_what_it_left_over_or_asks_for(file):
+    path = file("target:\n  kind: mara\n  tau: 0.5\n  beta: -1\n")
+    assert problems_of(path, "target.kind=gibbs", "seed=1") == [
+        f"{path}:3 with override 'target.kind=gibbs': target.tau: not a known key. "
+        "Known: beta, kind",
+        f"{path}:4: target.beta: should be greater than 0 (got -1)",
+    ]
+    assert problems_of(file("target: {kind: gibbs}\n"), "target.kind=mara") == [
+        "override 'target.kind=mara': target.tau: required, and not given "
+        "(Reward from which on a molecule is a hit)",
+    ]
+
+
 class Bounded(Config):
     numbers: tuple[Annotated[int, Field(gt=0)], ...] = Field((1,), min_length=1)
     pairs: tuple[int, ...] = Field((1, 2), min_length=2)

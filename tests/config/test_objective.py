@@ -1,5 +1,7 @@
 """The keys of target, estimator and shaper are the options of the loss core's functions."""
 
+import pickle
+
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -7,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from chemkl.config import InputError, load_config
 from chemkl.config.objective import EstimatorConfig, ShaperConfig, TargetConfig, models_of
 from chemkl.config.posttrain import PosttrainConfig
+from chemkl.config.transforms import Transform
 from chemkl.losses import (
     ESTIMATORS,
     SHAPERS,
@@ -142,7 +145,7 @@ def test_what_is_out_of_range_is_so_in_a_config_and_in_the_loss_core(adapter, re
                     fits = False
                 else:
                     fits = True
-                if int not in option.members:
+                if option.type is not int:
                     assert fits == (option.problem(value) is None), (kind, name, value)
 
 
@@ -163,6 +166,21 @@ def test_an_estimator_of_ones_own_has_its_keys(monkeypatch):
         ESTIMATOR.validate_python({"kind": "absolute", "shft": 1})
 
 
+@pytest.mark.parametrize(
+    ("settings", "adapter"),
+    [
+        ({"kind": "mara", "tau": 0.8, "sigma": 10}, TARGET),
+        ({"kind": "f_dpg", "divergence": "js"}, ESTIMATOR),
+        ("ips", SHAPER),
+        ({"kind": "step", "low": 0.5}, TypeAdapter(Transform)),
+        ({"kind": "value_map", "values": {1: 0.5}}, TypeAdapter(Transform)),
+    ],
+)
+def test_settings_made_of_functions_can_be_pickled(settings, adapter):
+    config = adapter.validate_python(settings)
+    assert pickle.loads(pickle.dumps(config)) == config
+
+
 def test_what_does_not_go_together_is_named_with_its_line(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text(
@@ -179,3 +197,16 @@ def test_what_does_not_go_together_is_named_with_its_line(tmp_path):
     assert tau.startswith(f"{path}:5: target.tau: tau is 1.5, but no reward is above 1")
     assert shaper.startswith(f"{path}:6: shaper: estimator 'reinvent' has no advantage")
     assert pair.startswith(f"{path}:7: estimator: estimator 'reinvent' cannot walk to the target")
+
+
+def test_a_misspelt_section_brings_no_problem_of_the_default_in_its_place():
+    settings = {
+        "prior": ".",
+        "reward": {"components": [{"kind": "qed"}]},
+        "target": {"kind": "filter", "tau": 0.5},
+    }
+    with pytest.raises(InputError, match="estimator 'rloo' cannot walk to the target 'filter'"):
+        load_config(PosttrainConfig, settings)
+    with pytest.raises(InputError, match="estimater: not a known key; did you mean") as caught:
+        load_config(PosttrainConfig, settings | {"estimater": {"kind": "snis"}})
+    assert "cannot walk" not in str(caught.value)

@@ -123,10 +123,10 @@ def test_shapes_that_differ(name):
 
     def given():
         own = {**TENSORS, "beta": 0.5, **{state: STATES[state]() for state in STATES}}
-        return {key: own[key] for key in chosen.inputs if key in own}
+        return {key: own[key] for key in chosen.wanted.inputs if key in own}
 
     assert chosen.function(**given())[0].isfinite()
-    rows = [key for key in chosen.inputs if key in TENSORS]
+    rows = [key for key in chosen.wanted.inputs if key in TENSORS]
     assert len(rows) >= 2
     for key in rows:
         short = key.removesuffix("_B")

@@ -51,7 +51,7 @@ def test_an_estimator_may_ask_for_what_exists_only():
         def odd(logp_policy_B, smiles):
             return logp_policy_B.mean(), {}
 
-    with pytest.raises(ValueError, match="'odd': the option step needs a default"):
+    with pytest.raises(ValueError, match="'odd' has to give the option step a default"):
 
         @estimator("odd", off_policy=False)
         def odder(logp_policy_B, *, step):

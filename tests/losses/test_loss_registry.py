@@ -31,7 +31,7 @@ def test_what_is_registered():
 
 def test_inputs_and_options_are_read_off_the_signature():
     rloo = ESTIMATORS["rloo"]
-    assert rloo.inputs == ("logp_policy_B", "log_target_B", "beta", "group_B", "shape")
+    assert rloo.wanted.inputs == ("logp_policy_B", "log_target_B", "beta", "group_B", "shape")
     assert rloo.wanted.required == {"logp_policy_B", "log_target_B", "beta"}
     assert rloo.wanted.options == {}
     assert rloo.takes_shaper

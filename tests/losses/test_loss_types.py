@@ -36,13 +36,16 @@ def changed(**tensors):
             {"reward": torch.tensor([torch.nan, 1.0, 0.0])},
             "reward is not finite in 1 of 3 rows .first: row 0, nan.: .*has reward 0",
         ),
-        ({"reward": torch.tensor([0, 1, 1])}, "reward is int64, not float32 or float64"),
+        ({"reward": torch.tensor([0, 1, 1])}, "reward is int64, and must be float32 or float64"),
         (
             {"logp_policy": torch.zeros(3, dtype=torch.bfloat16)},
-            "logp_policy is bfloat16, not float32 or float64: take log-softmax .* in fp32",
+            "logp_policy is bfloat16, and must be float32 or float64: take log-softmax .* in fp32",
         ),
-        ({"group": torch.zeros(3)}, "group must be a tensor of whole numbers .int64., got float32"),
-        ({"duplicate": torch.zeros(3)}, "duplicate must be a bool tensor, got float32"),
+        (
+            {"group": torch.zeros(3)},
+            "group is float32, and must be a tensor of whole numbers",
+        ),
+        ({"duplicate": torch.zeros(3)}, "duplicate is float32, and must be a bool tensor"),
     ],
 )
 def test_bad_rows(tensors, message):

@@ -316,7 +316,7 @@ def test_no_seed_in_common(make_run, tmp_path):
         ({"metrics": ["novelty"]}, "novelty needs a corpus, a reference or"),
         ({"metrics": ["acyclic"]}, r"direction: \{acyclic: higher\}"),
         ({"metrics": ["yield"], "thresholds": [None]}, "yield is of hits: thresholds needs a"),
-        ({"metrics": ["yield", "yield"]}, "metrics: each once"),
+        ({"metrics": ["yield", "yield"]}, "metrics: yield: given more than once; keep each once"),
         ({"direction": {"validity": "lower"}}, "direction: validity is not compared"),
         ({"options": {"seed": 1}, "table": "prior.bin"}, "remove options or table"),
     ],

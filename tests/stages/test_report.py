@@ -174,10 +174,10 @@ def test_the_size_is_said_and_a_large_page_is_warned_of(runs, tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({}, "neither `runs` nor `methods` given"),
-        ({"runs": ["."], "methods": {"a": ["."]}}, "both `runs` and `methods` given"),
+        ({}, "give runs or methods, one of the two: neither is given"),
+        ({"runs": ["."], "methods": {"a": ["."]}}, "one of the two: both are given"),
         ({"runs": [".", "../empty"]}, "runs: .*empty: given more than once"),
-        ({"methods": {"a": ["."], "b": ["."]}}, "each run once, please; given twice: .*empty"),
+        ({"methods": {"a": ["."], "b": ["."]}}, "empty: given more than once; keep each once"),
         ({"methods": {"a": []}}, "methods.a: "),
         ({"methods": {"": ["."]}}, "methods"),
         ({"runs": ["."], "prior": "no.smi"}, "prior.*no such file"),
