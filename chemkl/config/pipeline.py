@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from chemkl.config.base import Config, InputError, Keys, did_you_mean
 from chemkl.config.document import Document
@@ -33,18 +33,8 @@ StageName = Literal[
 ]
 
 
-def _names_a_folder(name: str) -> str:
-    """Refuse names that trouble a shell or a file system."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]*", name):
-        raise ValueError(
-            f"{name!r} cannot name a folder here: letters, digits and . _ = + - only, the first "
-            "one a letter or a digit"
-        )
-    return name
-
-
-FolderName = Annotated[str, AfterValidator(_names_a_folder)]
-"""The name of an output folder: letters, digits, . _ = + -; it begins with a letter or digit."""
+FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._=+-]*$")]
+"""A name without signs that trouble a shell or a file system."""
 
 
 class StageEntry(Config):
@@ -53,8 +43,8 @@ class StageEntry(Config):
     stage: StageName
     """Which stage runs: the same names as the commands of chemkl."""
     name: FolderName | None = None
-    """What its output folder is called and how later entries refer to it, ${name}; letters,
-    digits, . _ = + - only. Default: the name of the stage."""
+    """What its output folder is called, and how later entries refer to it, ${name}: letters, digits
+    and ._=+- only, the first one a letter or a digit. Default: the name of the stage."""
     config: InputPath | dict[str, Any] = Field(default_factory=dict)
     """The stage's settings: a config file, looked up beside the pipeline file and then in the
     working directory, or the settings themselves."""
@@ -73,7 +63,8 @@ class PipelineConfig(Config):
     """Stages in the order in which they run; a later one may read what earlier ones wrote."""
 
     name: FolderName
-    """What the pipeline's output folder is called: runs/<name>."""
+    """What the pipeline's output folder is called, runs/<name>: letters, digits and ._=+- only, the
+    first one a letter or a digit."""
     stages: list[StageEntry] = Field(min_length=1)
     """The entries, in order. ${name} in their settings stands for the output folder of an earlier
     entry; where that one has a grid, for the folders of all its jobs."""
@@ -168,45 +159,37 @@ class _Entries:
         if n_jobs > MOST_JOBS:
             self._complain((*keys, "grid"), f"{n_jobs:,} combinations; at most {MOST_JOBS:,}")
             return jobs
+        also = (self._document.folder,) if self._document.folder else ()
+        settings = source or Document({}, entry.label)
         for values in product(*(axis.value for axis in varied)):
-            point = [
-                Override(axis.keys, value, axis.where)
-                for axis, value in zip(varied, values, strict=True)
-            ]
+            pairs = zip(varied, values, strict=True)
+            point = [Override(axis.keys, value, axis.where) for axis, value in pairs]
             name = "-".join([entry.label, *_point_names(varied, values)])
-            jobs.append(
-                Job(
-                    entry=entry.label,
-                    stage=entry.stage,
-                    name=name,
-                    folder=self._out / name,
-                    source=source or Document({}, entry.label),
-                    overrides=(*fixed, *point),
-                    also=(self._document.folder,) if self._document.folder else (),
-                )
-            )
-        self._remember(entry.label, jobs, keys)
+            folder = self._out / name
+            overrides = (*fixed, *point)
+            jobs.append(Job(entry.label, entry.stage, name, folder, settings, overrides, also))
+        folders = {entry.label: [job.folder for job in jobs]}
+        folders |= {job.name: [job.folder] for job in jobs}
+        for name in sorted(self._folders.keys() & folders.keys()):
+            self._complain((*keys, "name"), f"the name {name!r} is taken by an earlier entry")
+        if len({job.name for job in jobs}) < len(jobs):
+            self._complain((*keys, "grid"), "a value is given twice")
+        self._folders |= folders
         if source is None:
             self.unknown += [job.folder for job in jobs]
-            return []
-        return jobs
+        return jobs if source is not None else []
 
     def _source(self, entry: StageEntry, keys: Keys) -> Document | None:
-        """The settings of an entry: a file's, or its own with references replaced.
-
-        Returns:
-            None where the file cannot be read.
-        """
-        if isinstance(entry.config, Path):
-            here = Path.cwd()
-            inside = entry.config.is_relative_to(here)
-            try:
-                return Document.read(entry.config.relative_to(here) if inside else entry.config)
-            except InputError as error:
-                self.problems += str(error).splitlines()
-                return None
-        place = (*keys, "config")
-        return self._document.at(place, self._replaced(entry.config, place))
+        """A file's settings, or the entry's own, references replaced; None: it cannot be read."""
+        if not isinstance(entry.config, Path):
+            place = (*keys, "config")
+            return self._document.at(place, self._replaced(entry.config, place))
+        inside = entry.config.is_relative_to(Path.cwd())
+        try:
+            return Document.read(entry.config.relative_to(Path.cwd()) if inside else entry.config)
+        except InputError as error:
+            self.problems += str(error).splitlines()
+            return None
 
     def _overrides(self, settings: Mapping[str, Any], keys: Keys) -> list[Override]:
         changes = []
@@ -219,75 +202,55 @@ class _Entries:
                 self.problems.append(str(error))
         return changes
 
-    def _remember(self, label: str, jobs: list[Job], keys: Keys) -> None:
-        """Let later entries refer to these jobs, together and each by its own name."""
-        folders = {label: [job.folder for job in jobs]}
-        folders |= {job.name: [job.folder] for job in jobs}
-        for name in sorted(self._folders.keys() & folders.keys()):
-            self._complain((*keys, "name"), f"the name {name!r} is taken by an earlier entry")
-        if len({job.name for job in jobs}) < len(jobs):
-            self._complain((*keys, "grid"), "a value is given twice")
-        self._folders |= folders
-
     def _complain(self, keys: Keys, text: str) -> None:
         self.problems.append(f"{self._document.where(keys)}: {'.'.join(map(str, keys))}: {text}.")
 
     def _replaced(self, value: Any, keys: Keys) -> Any:
-        """The value with each ``${name}`` in it replaced by the output folder, or folders."""
+        """The value with each ``${name}`` in it replaced by the output folder, or folders.
+
+        A reference to several folders in a list becomes several items of that list.
+        """
         if isinstance(value, dict):
             return {key: self._replaced(inner, (*keys, key)) for key, inner in value.items()}
         if isinstance(value, list):
-            return list(self._replaced_items(value, keys))
+            items: list[Any] = []
+            for position, inner in enumerate(value):
+                new = self._replaced(inner, (*keys, position))
+                items += new if isinstance(inner, str) and isinstance(new, list) else [new]
+            return items
         parts: list[Any] = REFERENCE.split(value) if isinstance(value, str) else []
         if len(parts) < 2:
             return value
-        texts = []
         referred = [self._referred(name, keys) for name in parts[1::2]]
         n_texts = prod(map(len, referred))
         if n_texts > MOST_JOBS:
             self._complain(keys, f"stands for {n_texts:,} folders; at most {MOST_JOBS:,}")
             return value
+        texts = []
         for folders in product(*referred):
             parts[1::2] = folders
             texts.append("".join(map(str, parts)))
         return texts[0] if len(texts) == 1 else texts
 
-    def _replaced_items(self, values: list[Any], keys: Keys) -> Iterator[Any]:
-        """A reference to several folders in a list becomes several items of that list."""
-        for position, value in enumerate(values):
-            replaced = self._replaced(value, (*keys, position))
-            if isinstance(value, str) and isinstance(replaced, list):
-                yield from replaced
-            else:
-                yield replaced
-
     def _referred(self, name: str, keys: Keys) -> list[Path]:
         if name in self._folders:
             return self._folders[name]
-        later = {entry.label for entry in self._entries} - self._folders.keys()
-        if name in later:
+        text = f"${{{name}}} is not an entry{did_you_mean(name, self._folders)}"
+        if any(entry.label == name for entry in self._entries):
             text = f"${{{name}}} refers to this entry or a later one; only earlier ones can be read"
-        else:
-            text = f"${{{name}}} is not an entry{did_you_mean(name, self._folders)}"
         self._complain(keys, text)
         self.unknown.append(self._out / name)
         return self.unknown[-1:]
 
 
 def _point_names(axes: list[Override], values: Iterable[Any]) -> Iterator[str]:
-    """One point of a grid in words, for example ``seed=0``."""
+    """One point of a grid in words, for example ``seed=0``; a value without a name: its number."""
     short = [str(axis.keys[-1]) for axis in axes]
     for axis, last, value in zip(axes, short, values, strict=True):
         key = last if short.count(last) == 1 else ".".join(map(str, axis.keys))
-        yield f"{key}={_value_name(value, axis.value)}"
-
-
-def _value_name(value: Any, axis: list[Any]) -> str:
-    """A value as it may stand in a folder's name; its position where it has no name of its own."""
-    name = _slug(value)
-    if name and [_slug(other) for other in axis].count(name) == 1:
-        return name
-    return f"value{axis.index(value)}"
+        name = _slug(value)
+        is_clear = name and [_slug(other) for other in axis.value].count(name) == 1
+        yield f"{key}={name if is_clear else f'value{axis.value.index(value)}'}"
 
 
 def _slug(value: Any) -> str:

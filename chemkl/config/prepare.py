@@ -1,14 +1,13 @@
 """Settings of the prepare stage: which corpus, how it is cleaned, how it is split."""
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from chemkl.config.base import Config, by_kind, complain, did_you_mean
+from chemkl.config.base import Config, by_kind, did_you_mean, just_one
 from chemkl.config.paths import DataPath, InputPath
 from chemkl.config.reward import RewardSource
 
@@ -136,14 +135,7 @@ SLACK = 1e-6
 """Weights may miss a sum of 1 by so much: seven digits of 1/3 are enough."""
 
 
-def _as_column(name: str) -> str:
-    """Refuse a name that a column cannot be called after."""
-    if not re.fullmatch(r"[A-Za-z0-9_]+", name):
-        complain([((), f"{name!r} is no name for a policy: use letters, digits and _ only")])
-    return name
-
-
-MemberName = Annotated[str, AfterValidator(_as_column)]
+MemberName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
 
 
 class MemberConfig(Config):
@@ -206,11 +198,9 @@ class SampleConfig(Config):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Ask for one thing to sample, and for a prior where it is moved from that."""
-        if (self.policy is None) == (self.mixture is None):
-            which = "neither is given" if self.policy is None else "both are given"
-            yield "", f"give policy (one model file) or mixture (several, with weights): {which}"
-        problem = problem_of_scale(*self.combination, self.beta_scale, has_prior=bool(self.prior))
-        if problem:
+        yield from just_one(self, "policy", "mixture")
+        scale, has_prior = self.beta_scale, self.prior is not None
+        if problem := problem_of_scale(*self.combination, scale, has_prior=has_prior):
             yield "", problem
 
     @property
@@ -224,24 +214,23 @@ class SampleConfig(Config):
 def problem_of_weights(kind: str, weights: Mapping[str, float]) -> str:
     """Say what is wrong with the weights of a mixture, a product or a harmonic one, if anything."""
     low = {name: w for name, w in weights.items() if not (math.isfinite(w) and w >= 0)}
-    zero = [name for name, w in weights.items() if w == 0]
     total = 0.0 if low else math.fsum(weights.values())
     if kind not in get_args(Kind):
         return f"kind: {kind!r} is not known{did_you_mean(str(kind), get_args(Kind))}"
-    if not weights:
-        return "a mixture needs at least one policy"
     if low:
         instead = "To move away from a prior, set prior and a beta_scale below 1"
         return f"weights must be finite and at least 0; got {_listed(low)}. {instead}"
+    if total == 0:
+        return f"the weights must sum to 1, and all are 0: {_listed(weights) or 'there is none'}"
+    zero = [name for name, w in weights.items() if w == 0]
     if zero and kind == "harmonic":
         got = f"got 0 for {', '.join(zero)}. Leave that policy out"
         return f"the weights of a harmonic mixture must be above 0; {got}"
-    if total == 0:
-        return f"the weights must sum to 1, and all are 0: {_listed(weights)}"
     if abs(total - 1) > SLACK:
         fixed = _listed({name: w / total for name, w in weights.items()})
-        divided = f"sum to {total:.7g}; divided by that they are {fixed}"
-        return f"the weights must sum to 1, and {divided}"
+        return (
+            f"the weights must sum to 1, and sum to {total:.7g}; divided by that they are {fixed}"
+        )
     return ""
 
 

@@ -64,14 +64,8 @@ TRANSFORMS: dict[str, Callable[..., float]] = {}
 """Every transform, by kind."""
 SETTINGS: "dict[str, type[TransformSettings]]" = {}
 """The settings of every transform, by kind."""
-
-
 Check = Callable[..., str]
 """Says of settings, given by name, what does not go together; empty: they do."""
-
-
-def _anything(**_settings: Any) -> str:
-    return ""
 
 
 class TransformSettings(Config):
@@ -79,7 +73,7 @@ class TransformSettings(Config):
 
     kind: str
     """Which transform, by name."""
-    check: ClassVar[Check] = _anything
+    check: ClassVar[Check] = staticmethod(lambda **_: "")
 
     @classmethod
     def listed(cls) -> tuple[str, ...]:
@@ -88,8 +82,7 @@ class TransformSettings(Config):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Say what of the settings does not go together."""
-        text = type(self).check(**self.model_dump(exclude={"kind"}))
-        if text:
+        if text := type(self).check(**self.model_dump(exclude={"kind"})):
             yield "", text
 
     def build(self) -> Callable[[float], float]:
@@ -104,7 +97,7 @@ def _unpickled(values: dict[str, Any]) -> TransformSettings:
     return SETTINGS[values["kind"]].model_validate(values)
 
 
-def transform(check: Check = _anything) -> Callable[[Function], Function]:
+def transform(check: Check | None = None) -> Callable[[Function], Function]:
     """Register a function of a raw value and keyword-only settings, under its own name.
 
     Args:
@@ -118,22 +111,17 @@ def transform(check: Check = _anything) -> Callable[[Function], Function]:
         kind = function.__name__
         if kind in TRANSFORMS:
             raise ValueError(f"transform {kind!r} is registered already")
-        TRANSFORMS[kind] = function
-        SETTINGS[kind] = _settings(kind, function, check)
+        summary = documented(function)[0]
+        of_kind = Literal[kind]  # type: ignore[valid-type] # known at run time
+        default = kind if kind == "none" else ...
+        fields: dict[str, Any] = {"kind": (of_kind, Field(default, description=summary))}
+        fields |= fields_of(function, skip=1)
+        model = create_model(kind, __base__=TransformSettings, __doc__=summary, **fields)
+        model.check = check or TransformSettings.check
+        TRANSFORMS[kind], SETTINGS[kind] = function, model
         return function
 
     return register
-
-
-def _settings(kind: str, function: Callable[..., float], check: Check) -> type[TransformSettings]:
-    """Make the model of a transform's settings."""
-    summary = documented(function)[0]
-    of_kind = Literal[kind]  # type: ignore[valid-type] # known at run time
-    default = kind if kind == "none" else ...
-    fields = {"kind": (of_kind, Field(default, description=summary)), **fields_of(function, skip=1)}
-    model = create_model(kind, __base__=TransformSettings, __doc__=summary, **fields)
-    model.check = check
-    return model
 
 
 def fields_of(function: Callable[..., Any], skip: int = 0) -> dict[str, Any]:
@@ -151,8 +139,7 @@ def fields_of(function: Callable[..., Any], skip: int = 0) -> dict[str, Any]:
             continue
         default = ... if parameter.default is parameter.empty else parameter.default
         in_signature = any(getattr(m, "description", "") for m in get_args(hints[name])[1:])
-        in_text = name in meanings and not in_signature
-        meaning: dict[str, Any] = {"description": meanings[name]} if in_text else {}
+        meaning: dict[str, Any] = {} if in_signature else {"description": meanings.get(name)}
         fields[name] = (hints[name], Field(default, **meaning))
     return fields
 
@@ -177,11 +164,9 @@ def _ordered(low: float, high: float, **_: float) -> str:
 
 
 def _has_an_end(low: float | None, high: float | None) -> str:
-    if low is None and high is None:
-        return "a step needs low, high or both"
-    if low is not None and high is not None and low > high:
-        return f"low = {low:g} must not be above high = {high:g}"
-    return ""
+    if low is None or high is None:
+        return "a step needs low, high or both" if low is high else ""
+    return f"low = {low:g} must not be above high = {high:g}" if low > high else ""
 
 
 def _differ(low: float, high: float) -> str:
