@@ -94,8 +94,8 @@ class SampledFile(SmilesFile):
 
     reward_column: Annotated[str, Field(min_length=1)] | Literal[False] | None = None
     """Where the rewards stand, from 0 to 1: a column's name; false: they are not taken. Default:
-    the column called reward, score or total_score (in any case), such as Score in the CSV of a run
-    of REINVENT 4, where the file has one. The first row of each valid molecule is a call."""
+    the column called reward, score or total_score (in any case), such as Score of REINVENT 4. The
+    first row of each valid molecule is a call."""
 
 
 class Corpus(SmilesFile):
@@ -157,8 +157,8 @@ class MetricOptions(Config):
 
     max_molecules: int = Field(default=10_000, ge=2)
     """Sets with more molecules are sampled down to so many for the metrics over pairs and over a
-    reference (IntDiv, sphere exclusion, FCD, SNN, Scaf, Frag); smaller sets are computed exactly.
-    #Circles and the scaffold metrics always take the whole set."""
+    reference (IntDiv, sphere exclusion, FCD, SNN, Scaf, Frag). #Circles and the scaffold metrics
+    always take the whole set."""
     seed: int = Field(default=0, ge=0)
     """Seed of that sample."""
     max_matrix: int = Field(default=1000, ge=2)
@@ -176,16 +176,15 @@ class MetricOptions(Config):
     circles_distance: float = Field(default=0.75, gt=0, lt=1)
     """Tanimoto distance that any two molecules of #Circles must exceed; 0.75 as in GEAM."""
     late_samples: int = Field(default=1000, ge=1)
-    """The last so many valid samples show whether a policy has collapsed: how many of them are
-    different, and how many share one scaffold. A run with fewer is taken whole. Whether and when a
-    run collapsed is judged by the run's own callbacks.collapse."""
+    """The last so many valid samples (all of a shorter run) show whether a policy has collapsed:
+    how many are different, and how many share one scaffold. When a run collapsed is judged by the
+    run's own callbacks.collapse."""
     uniqueness_at: tuple[Annotated[int, Field(ge=1)], ...] = (1000, 10_000)
     """Numbers k of first valid samples among which uniqueness is reported besides the whole."""
     workers: int | None = Field(None, ge=1, exclude=True)
-    """Processes that read molecules, and threads that compare them. null: one for each core that
-    this process may use; 1: this process alone. Fewer than 20,000 molecules are read by this
-    process in any case. The metrics do not depend on it; no part of the run's identity. From a
-    script, more than one process asks for if __name__ == "__main__" as always in Python."""
+    """Processes that read molecules (of files of 20,000 or more), and threads that compare them.
+    null: one for each core that this process may use. The metrics do not depend on it; no part of
+    the run's identity. From a script, more than one process asks for if __name__ == "__main__"."""
 
 
 class EvaluateConfig(Config):
@@ -194,33 +193,30 @@ class EvaluateConfig(Config):
     runs: RunFolders = Field(default_factory=list)
     """Folders of posttrain runs, each a path or a glob pattern such as out/*."""
     samples: list[Annotated[SampledFile, standing_for("path")]] = Field(default_factory=list)
-    """Files of sampled SMILES, each a path or {path, column, reward_column}. Where one has rewards,
-    yields and all the rest are those of a run that sampled its rows in their order; without
-    rewards, yields and thresholds do not apply."""
+    """Files of sampled SMILES, each a path or {path, column, reward_column}. One with rewards is
+    read as a run that sampled its rows in their order; without, yields and thresholds do not
+    apply."""
     thresholds: tuple[float, ...] = (0.8,)
     """Hits are molecules with raw reward of at least this; one set of columns for each."""
     corpus: Annotated[Corpus, standing_for("path")] | None = None
     """Training molecules, for novelty: a path, or {path, column, canonical}. Null: no novelty."""
     reference: dict[str, ReferenceSource] = Field(default_factory=dict)
     """Sets to compare with by SNN, Scaf and Frag, by a name of yours: moses_test,
-    moses_test_scaffolds, a molsets statistics file (.npz) or a file of SMILES. One without a name
-    may be given alone. The first one's columns are called snn, scaf, frag, fcd; those of another
-    one carry its name, as in snn_scaffolds."""
+    moses_test_scaffolds, a molsets statistics file (.npz) or a file of SMILES; a single one needs
+    no name. The first one's columns are called snn, scaf, frag, fcd; those of another carry its
+    name."""
     prior: Annotated[SampledFile, standing_for("path")] | None = None
     """A sample of the prior that the runs started from: a path, or {path, column}. families.parquet
     then says how the share of each scaffold family moved from it to the policy, and prior_coverage
-    how many of its families the runs still make; also those of its hits where the file has
-    rewards (of the same reward as the runs), such as samples.parquet of the forecast stage. Null:
-    neither."""
+    how many of its families the runs still make; where it has rewards, such as samples.parquet of
+    the forecast stage, also of its hits. Null: neither."""
     every: int | None = Field(default=None, ge=1)
-    """Also follow the metrics over time: one row of over_time.parquet for every so many oracle
-    calls (distinct molecules, in a file of samples) and one for the last; for example 500. Null: no
-    such table."""
+    """Also follow the metrics over time: a row of over_time.parquet for every so many oracle calls
+    (distinct molecules, in a file of samples) and one for the last. Null: no such table."""
     by_prompt: bool = False
     """Also evaluate each prompt of runs of posttrain_llm by itself: by_prompt.parquet has a row for
-    each run, prompt and threshold. A molecule belongs to every prompt that made it, with the reward
-    that this prompt was paid, so numbers of several prompts do not add up to those of the run. All
-    runs need prompts; files of samples have none."""
+    each run, prompt and threshold. A molecule belongs to every prompt that made it, so numbers of
+    prompts do not add up to those of the run. All runs need prompts."""
     fcd: bool = False
     """Also compute the Frechet ChemNet Distance to each reference (4 ms a molecule on one core;
     needs the package fcd_torch)."""
@@ -281,20 +277,19 @@ class ForecastConfig(PosttrainConfig):
     """The same as sigma = 1/beta, for example [32, 128]. Give betas or sigmas."""
     taus: _Taus | None = None
     """Rewards from which on a molecule is a hit, to forecast for, beside the run's own; above 0, at
-    most 1. null: that alone, or 0.8 where its target has none; a tau_quantile is taken of the
-    prior's samples."""
+    most 1. null: that alone, or 0.8 where its target has none."""
     families: int = Field(5, ge=2, le=50)
-    """So many main scaffold families: those with the largest share under the prior or any gibbs
-    target of the list. The crossover betas are found for each pair of them."""
+    """So many main scaffold families, those with the largest share under the prior or any gibbs
+    target of the list; the crossover betas are found for each pair."""
     min_ess: float = Field(100, ge=1)
     """A prediction from a smaller effective sample size is marked as not trustworthy. At 100 the
-    standard error of a share is at most about 5 points. Crossovers have a rule of their own."""
+    standard error of a share is at most about 5 points."""
     runs: RunFolders = Field(default_factory=list)
     """Folders of finished posttrain runs with the same prior and reward, each a path or a glob
     pattern: what training gave is shown beside the prediction for the run's own target."""
     late_samples: int = Field(1000, ge=1)
     """What training gave is read off so many last valid samples of each run; where a run has fewer,
-    off as many of all, so that they can be compared."""
+    off as many of all."""
     sample_batch: int = Field(512, ge=1)
     """Sequences drawn at once; more is faster and takes more memory. Another size draws others."""
     device: str = "cpu"
@@ -320,7 +315,7 @@ class CompareConfig(Config):
     methods: Methods = Field(min_length=2)
     """The methods by a name of yours, at least two: for each the folders of its posttrain runs, one
     a seed, as paths or glob patterns such as out/mara-*. All must have the same prior, reward and
-    budget; the runs of one method may differ in nothing but the seed."""
+    budget; the runs of a method differ in the seed alone."""
     baseline: str
     """The method that every other one is compared with: one of the names under methods."""
     metrics: Annotated[tuple[str, ...], Field(min_length=1), Distinct] = (
@@ -328,19 +323,18 @@ class CompareConfig(Config):
         *("effective_scaffolds", "top_share"),
     )
     """Columns of the evaluate stage's diversity.parquet. Each metric at each threshold is one test
-    a method, and Holm's correction is for all of them: name what you want to know, not everything.
-    An oracle burden (ob1, ob10, ...) that was not reached enters as budget + 1, its lower bound."""
+    a method, and Holm's correction is for all of them. An oracle burden (ob1, ob10, ...) that was
+    not reached enters as budget + 1, its lower bound."""
     thresholds: Annotated[tuple[float | None, ...], Field(min_length=1), Distinct] = (0.8,)
     """Hits are molecules with raw reward of at least this; each metric is compared at each. null:
-    all distinct molecules. Validity, uniqueness and the late_ metrics are of the run and need
-    none."""
+    all distinct molecules. Validity, uniqueness and the late_ metrics need none."""
     direction: dict[str, Literal["higher", "lower"]] = Field({})
     """What is better, higher or lower, for metrics for which chemkl does not know it (acyclic,
     n_valid, ...) or where you see it otherwise."""
     table: InputPath | None = None
-    """The diversity.parquet in the output folder of an evaluate stage over these runs, to take the
-    values from; needed for metrics that compare with a corpus, a reference or the prior (novelty,
-    fcd, snn, ...). null: the traces are evaluated anew."""
+    """The diversity.parquet of an evaluate stage over these runs, to take the values from; needed
+    for metrics that compare with a corpus, a reference or the prior (novelty, fcd, snn, ...). null:
+    the traces are evaluated anew."""
     alpha: float = Field(0.05, gt=0, lt=0.5)
     """A method is called better where its p value, corrected by Holm, is below this."""
     confidence: float = Field(0.95, gt=0.5, lt=1)
@@ -366,27 +360,24 @@ class ReportConfig(Config):
     """From the traces of runs to one self-contained HTML page."""
 
     runs: RunFolders = Field(default_factory=list)
-    """Folders of posttrain runs, each a path or a glob pattern such as out/*; in the order given,
-    the first one first. Each is shown as a method of its own; for several seeds of a method, give
-    `methods` instead."""
+    """Folders of posttrain runs, each a path or a glob pattern such as out/*; each is shown as a
+    method of its own. For several seeds of a method, give `methods` instead."""
     methods: Methods = Field(default_factory=dict)
     """Methods by a name of yours, instead of `runs`: for each the folders of its runs, one a seed,
-    as paths or glob patterns such as out/mara-*. A method has one colour; curves and tables show
-    the mean over its runs and how far they spread."""
+    as paths or glob patterns. A method has one colour; curves and tables show the mean over its
+    runs and how far they spread."""
     title: str = "Post-training report"
     """Heading of the page."""
     threshold: float | None = None
-    """Hits are molecules with raw reward of at least this: the screen that every table, curve and
-    molecule of the page refers to. Null: the tau of the runs, the highest where they differ, or 0.8
-    where none has one; the page says which."""
+    """Hits are molecules with raw reward of at least this, on the whole page. Null: the tau of the
+    runs, the highest where they differ, or 0.8 where none has one; the page says which."""
     prior: Annotated[SampledFile, standing_for("path")] | None = None
     """A sample of the prior that the runs started from: a path, or {path, column}. The shares of
-    scaffold families are then compared with it, it is the ground of the map, and the tables say how
-    many of its families the runs still make. Null: the beginning of each run stands for it."""
+    scaffold families are compared with it, it is the ground of the map, and the tables say how many
+    of its families the runs still make. Null: the beginning of each run stands for it."""
     comparison: InputPath | None = None
     """comparison.parquet of a compare stage over methods of the same names, the first one its
-    baseline; the summary then says which differences are more than chance. Null: it says that this
-    is not tested."""
+    baseline; the summary then says which differences are more than chance. Null: it does not."""
     n_scaffolds: int = Field(default=5, ge=0, le=50)
     """Scaffolds drawn of each method, those with most hits first; three families more are shown."""
     n_molecules: int = Field(default=4, ge=0, le=50)
@@ -419,15 +410,14 @@ class TextFile(Config):
     path: DataPath
     """The file: .jsonl, .csv, .tsv, or .txt with a text on each line, each also with .gz, .bz2, .xz
     or .zst; or .parquet; - is standard input. Columns called answer (empty: no valid one) and
-    reward, where it has them, are read as in a run's trace."""
+    reward are read as in a run's trace."""
     column: str | Annotated[int, Field(ge=0)] | None = None
     """Column of the texts, by name or by number from 0 (then a .csv or .tsv whose first line has
-    none of the usual names has no header), which must be text, or empty or null: such rows are left
-    out of the measures, and the output says how many. Default: completion, text, response or
-    output, whichever comes first; any other must be named."""
+    none of the usual names has no header). Rows that are empty or null are left out, and the output
+    says how many. Default: completion, text, response or output."""
     prompt_column: str | Annotated[int, Field(ge=0)] | None = None
     """Column of what each text answers, likewise, for the values per prompt. Default: prompt, where
-    there is one; else all texts are taken for answers to one prompt."""
+    there is one; else all texts answer one prompt."""
 
 
 class TextOptions(Config):
@@ -442,22 +432,19 @@ class TextOptions(Config):
     tokens: Literal["blanks", "words"] = "blanks"
     """What a token is. blanks: full stops and line ends removed, the rest split at blanks, case
     kept, as in the code of arXiv 2310.06452. words: runs of letters, digits and apostrophes in
-    lower case, so that punctuation makes no difference."""
+    lower case."""
     cluster_distance: float = Field(default=0.4, gt=0, lt=2)
     """Cosine distance up to which clusters of embeddings are joined, 0 (exclusive) to 2. At 0.4
-    "The sea is calm tonight." and "The ocean is quiet this evening." (0.33 apart) are one, and
-    "The stormy sea crashes against the rocks." (0.52) is another."""
+    "The sea is calm tonight." and "The ocean is quiet this evening." (0.33 apart) are one."""
     linkage: Literal["average", "complete", "single"] = "average"
     """Distance of two clusters: the mean, the largest or the smallest over their pairs of texts."""
     late_samples: int = Field(default=1000, ge=1)
-    """A run is judged by its last so many samples, invalid ones and repeats included: what the
-    policy writes at the end. Each prompt has an equal part of them, rounded down (333 of 1000 with
-    three prompts, but at least 1), and these are its own last samples; of a prompt with fewer all
-    are taken. A file is taken whole."""
+    """A run is judged by its last so many samples, invalid ones and repeats included. Each prompt
+    has an equal part of them, rounded down but at least 1, and these are its own last samples; of a
+    prompt with fewer all are taken. A file is taken whole."""
     max_texts: int = Field(default=1000, ge=2)
-    """So many texts at most enter ngrams and embedding, a random sample of them, whatever their
-    prompt, where there are more; all of these grow or shrink with the number of texts: compare them
-    at equal n_texts."""
+    """At most so many texts, a random sample where there are more, enter ngrams and embedding; all
+    of these grow or shrink with the number of texts: compare them at equal n_texts."""
     seed: int = Field(default=0, ge=0)
     """Seed of that sample."""
     cache: Path = Path("~/.cache/chemkl")
@@ -477,11 +464,10 @@ class EvaluateTextConfig(Config):
     measures: Annotated[tuple[Measure, ...], Field(min_length=1)] = get_args(Measure)
     """What is computed. ngrams: distinct and expectation-adjusted distinct n-grams. embedding:
     semantic diversity, clusters and the Vendi score by all-MiniLM-L6-v2 (10 ms a short text on one
-    core; needs transformers). Both are left out for runs with a reward of kind smiles that
-    write SMILES alone: `chemkl evaluate` measures molecules. answers: statistics of the parsed
-    answers, where a run has them, and those of answers.parquet: there an answer stands for itself
-    as the whole completion, cut as the tokenizer does it, so that its probability is a lower
-    bound."""
+    core; needs transformers). Both are left out for runs with a reward of kind smiles that write
+    SMILES alone. answers: statistics of the parsed answers, where a run has them, and those of
+    answers.parquet: the probability of an answer as the whole completion, cut as the tokenizer does
+    it, which is a lower bound."""
     options: TextOptions = TextOptions()
     """How the measures are computed."""
 

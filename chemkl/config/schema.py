@@ -36,13 +36,10 @@ class Key(NamedTuple):
 
 
 def keys_of(model: type[BaseModel], *, inside: bool = False, above: str = "") -> list[Key]:
-    """Say of each key of a model what it takes.
+    """Say of each key of a model what it takes; its name begins with what is ``above``.
 
-    Args:
-        model: the settings.
-        inside: also give the keys of sections, by their dotted names: ``callbacks.collapse.window``
-            or ``stages.0.set``; a section of several kinds has the keys of each.
-        above: the names in front of these keys.
+    With ``inside`` also of the keys of sections, by their dotted names:
+    ``callbacks.collapse.window`` or ``stages.0.set``; a section of several kinds has those of each.
     """
     keys = []
     for name, field in model.model_fields.items():
@@ -55,10 +52,12 @@ def keys_of(model: type[BaseModel], *, inside: bool = False, above: str = "") ->
         sections = list(_sections(field.annotation, key))
         for place, section in sections:
             of_kind = " | ".join(map(str, kinds_of(section))) if len(sections) > 1 else ""
-            for below in keys_of(section, inside=True, above=f"{place}."):
-                note = f"({of_kind}) " if of_kind else ""
-                if not (of_kind and below.name == f"{place}.kind"):
-                    keys.append(below._replace(meaning=note + below.meaning))
+            note = f"({of_kind}) " if of_kind else ""
+            keys += [
+                below._replace(meaning=note + below.meaning)
+                for below in keys_of(section, inside=True, above=f"{place}.")
+                if not (of_kind and below.name == f"{place}.kind")
+            ]
     return keys
 
 

@@ -7,7 +7,6 @@ for names that have none.
 
 import filecmp
 import os
-from collections.abc import Iterator
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path, PurePath
@@ -47,15 +46,10 @@ def _known() -> frozenset[str]:
 
 
 def find(path: str | Path, *kinds: str) -> Path | None:
-    """The shipped file of a relative path, or of a name.
+    """The shipped file of a relative path or a name, as the user wrote it; None: there is none.
 
-    Args:
-        path: as the user wrote it, for example data/priors/moses.safetensors, posttrain/quickstart
-            or quickstart; leading .. are passed over.
-        kinds: folders to look in for a name alone, for example pipelines or configs/posttrain.
-
-    Returns:
-        Its place; None where there is none of that name.
+    ``kinds`` are folders to look in for a name alone, for example pipelines or configs/posttrain;
+    leading .. are passed over.
     """
     wanted = _plain(path)
     for folder in ("", *kinds, "configs") if wanted else ():
@@ -69,11 +63,8 @@ def find(path: str | Path, *kinds: str) -> Path | None:
 def made_here(place: Path) -> Path | None:
     """Where the working directory has what a shipped config expects a stage to have made.
 
-    Args:
-        place: a resolved path, for example <root>/data/corpora/moses.
-
-    Returns:
-        The same below the working directory; None for any path but those in `MADE`.
+    That is <root>/data/corpora/moses, say, below the working directory; None for what is not in
+    `MADE`.
     """
     name = place.relative_to(root()) if place.is_relative_to(root()) else Path()
     return Path.cwd() / name if f"{name.as_posix()}/".startswith(MADE) else None
@@ -120,16 +111,10 @@ def _plain(path: str | Path) -> str:
     return "" if os.path.isabs(text) or text in (".", "..") else PurePath(text).as_posix()
 
 
-def _is_copy(path: Path, shipped: Path) -> bool:
-    if path.is_file() and shipped.is_file():
-        return filecmp.cmp(path, shipped, shallow=False)
-    files = set(_inside(path))
-    return (
-        bool(files)
-        and files == set(_inside(shipped))
-        and all(filecmp.cmp(path / n, shipped / n, shallow=False) for n in files)
+def _is_copy(path: Path, original: Path) -> bool:
+    files, originals = (
+        {p.relative_to(place) for p in [place, *place.rglob("*")] if p.is_file()}
+        for place in (path, original)
     )
-
-
-def _inside(folder: Path) -> Iterator[str]:
-    return (str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    same = bool(files) and files == originals
+    return same and all(filecmp.cmp(path / n, original / n, shallow=False) for n in files)

@@ -220,7 +220,7 @@ def test_names_must_differ():
         ),
         (
             {"stage": "sample", "name": "a/b"},
-            "digits and ._=+- only, the first one a letter or a digit) (got 'a/b')",
+            r"only, the first one a letter or a digit\) \(got 'a/b'\)",
         ),
         (
             {"stage": "sample", "grid": {"seed": []}},
