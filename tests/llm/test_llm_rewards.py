@@ -91,7 +91,7 @@ def test_an_answer_is_read(parse, completion, answer):
     [
         (
             "stict",
-            "'stict': strict, lenient, or a regular expression.* has 0 groups",
+            "'stict' is neither strict nor lenient, .* has 0 groups",
         ),
         (r"(\d)(\d)", "this one has 2 groups"),
         ("(", "neither strict nor lenient, nor a regular expression"),
