@@ -580,7 +580,7 @@ def test_a_bonus_that_dwarfs_the_reward_is_warned_of_once(config, tmp_path):
         ({"diversity_filter": "murcko"}, "diversity_filter: it counts scaffolds"),
         ({"estimator": "trajectory_balance", "prompts": ["C", "O"]}, "learns one log Z"),
         ({"trainer": {"devices": 2}}, "devices should be 1"),
-        ({"reward": {"kind": "answers", "valid": ["1", "1"]}}, "reward.valid: 1: given more than once"),
+        ({"reward": {"kind": "answers", "valid": ["1", "1"]}}, "valid: 1: given more than once"),
         ({"reward": {"kind": "answers", "valid": ["1"], "reward": 0}}, "should be above failed"),
     ],
 )  # fmt: skip
