@@ -175,8 +175,6 @@ def test_the_size_is_said_and_a_large_page_is_warned_of(runs, tmp_path, monkeypa
     ("config", "message"),
     [
         ({}, "give runs or methods, one of the two: neither is given"),
-        ({}, "give runs or methods, one of the two: neither is given"),
-        ({"runs": ["."], "methods": {"a": ["."]}}, "one of the two: both are given"),
         ({"runs": ["."], "methods": {"a": ["."]}}, "one of the two: both are given"),
         ({"runs": [".", "../empty"]}, "runs: .*empty: given more than once"),
         ({"methods": {"a": ["."], "b": ["."]}}, "empty: given more than once; keep each once"),
