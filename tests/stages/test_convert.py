@@ -2,6 +2,9 @@
 
 import hashlib
 import io
+import sys
+from collections import Counter
+from types import ModuleType
 
 import pytest
 import torch
@@ -60,13 +63,26 @@ def test_a_model_is_the_same_after_the_way_there_and_back(model, tmp_path):
     assert origin["file"] == "model.prior"
 
 
-def test_a_checkpoint_of_a_run_with_its_state_is_converted(model, tmp_path):
+def test_a_checkpoint_of_a_run_with_its_filter_is_converted(model, tmp_path, monkeypatch):
+    """REINVENT4 pickles the filter, with a set and a Counter of its own, into the checkpoint."""
+    name = "reinvent.runmodes.RL.memories"
+    for end in (8, 17, 20, len(name)):
+        monkeypatch.setitem(sys.modules, name[:end], ModuleType(name[:end]))
+    module = sys.modules[name]
+    for name, base in (("BucketCounter", Counter), ("IdenticalMurckoScaffold", object)):
+        setattr(module, name, type(name, (base,), {"__module__": module.__name__}))
+    memory = module.IdenticalMurckoScaffold()
+    memory.smiles_memory = {"CCO", "C"}
+    memory.scaffold_memory = module.BucketCounter({"c1ccccc1": 3})
     convert(model, tmp_path / "a.prior")
     content = torch.load(tmp_path / "a.prior", weights_only=True)
-    content["staged_learning"] = {"optimizer": {"state": {}, "lr": 1e-4}}
+    content["staged_learning"] = {"name": "x", "version": 1, "diversity_filter": memory}
     torch.save(content, tmp_path / "a.chkpt")
     convert(tmp_path / "a.chkpt", tmp_path / "a.safetensors")
     assert read_header(tmp_path / "a.safetensors")["provenance"]["of_a_run"] is True
+    wanted = load_policy(model).logp(SMILES)
+    read = load_policy(tmp_path / "a.safetensors").logp(SMILES)
+    torch.testing.assert_close(read, wanted, rtol=0, atol=1e-5)
 
 
 def test_what_a_model_is_can_be_shown(model, tmp_path):
