@@ -92,12 +92,7 @@ def check_metrics(
     *,
     from_table: bool,
 ) -> None:
-    """Look at the metrics of a comparison; `from_table`: their values are in a table already.
-
-    Raises:
-        InputError: with every metric that is not known, cannot be computed here, has no direction,
-            or none of the thresholds.
-    """
+    """Look at the metrics of a comparison; `from_table`: their values are in a table already."""
     names = [name for name in columns if name not in IDENTITY]
     problems = []
     for metric in metrics:
@@ -225,12 +220,7 @@ class Pairs:
 
 
 def read_methods(methods: Mapping[str, Sequence[Path]]) -> dict[str, dict[int, ComparedRun]]:
-    """Read the manifests of all runs, by method and seed; traces are not read.
-
-    Raises:
-        InputError: with every folder that is no finished posttrain run, every seed that a method
-            has twice, and every setting in which runs differ that must not.
-    """
+    """Read the manifests of all runs, by method and seed; traces are not read."""
     problems: list[str] = []
     runs: dict[str, list[ComparedRun]] = {method: [] for method in methods}
     for method, folders in methods.items():
@@ -295,11 +285,7 @@ def what_differs(methods: Mapping[str, Mapping[int, ComparedRun]], baseline: str
 
 
 def pair_seeds(seeds: Mapping[str, Collection[int]], baseline: str) -> Pairs:
-    """Find the seeds that each other method has in common with the baseline.
-
-    Raises:
-        InputError: with every method that has none.
-    """
+    """Find the seeds that each other method has in common with the baseline."""
 
     def said(some: Collection[int]) -> str:
         return f"seed{'s' if len(some) > 1 else ''} {', '.join(map(str, sorted(some)))}"

@@ -59,9 +59,8 @@ def similarity_sums(fingerprints: Fingerprints, *, workers: int = 1) -> np.ndarr
 def circles(fingerprints: Fingerprints, distance: float = 0.75) -> int:
     """#Circles (Xie et al., ICLR 2023, greedy): molecules all further apart than a distance.
 
-    RDKit's LeaderPicker takes the first molecule that is further than `distance` (Tanimoto) from
-    all taken before, and so on: the number depends on the order, which is that of the first
-    scoring.
+    RDKit's LeaderPicker takes the first molecule further than `distance` (Tanimoto) from all taken
+    before: the number depends on the order, which is that of the first scoring.
     """
     return len(leaders(fingerprints, distance))
 
@@ -94,8 +93,7 @@ def sphere_exclusion(fingerprints: Fingerprints) -> float | None:
 def vendi_score(similarities: np.ndarray) -> float | None:
     """Vendi score (arXiv 2210.02410, eq. 2): exp of the entropy of the eigenvalues of K / n.
 
-    It is the effective number of different molecules: n where all similarities K are 0, 1 where all
-    are the same molecule. None for an empty set.
+    The effective number of different molecules, from 1 to n; None for an empty set.
     """
     n = len(similarities)
     if n == 0:
@@ -120,11 +118,9 @@ def hamiltonian_diversity(distances: np.ndarray) -> float | None:
 
 
 def short_tour(distances: np.ndarray) -> np.ndarray:
-    """Order of the molecules on the tour: nearest neighbour, then 2-opt.
+    """Order of the molecules on the tour: nearest neighbour, then the best swap of each step.
 
-    Every step of the tour is looked at again and again, and its best swap made, until no swap makes
-    the tour shorter. Replacing the steps (a, b) and (c, d) by (a, c) and (b, d) is turning round
-    all from b to c.
+    Replacing the steps (a, b) and (c, d) by (a, c) and (b, d) is turning round all from b to c.
     """
     n = len(distances)
     tour, left = np.zeros(n, dtype=int), np.ones(n, dtype=bool)
@@ -162,10 +158,9 @@ def butina_clusters(distances: np.ndarray, distance: float) -> list[tuple[int, .
 
 
 def gini(sizes: np.ndarray) -> float | None:
-    """Gini coefficient of the scaffold sizes: 0 where all are equal; None without scaffolds.
+    """Gini coefficient of the scaffold sizes, rising: sum_i (2i - n - 1) x_i / (n sum x).
 
-    Half the mean absolute difference of two sizes, relative to their mean; for sizes sorted
-    upwards it equals sum_i (2i - n - 1) x_i / (n sum x).
+    Half the mean absolute difference of two sizes over their mean: 0 where all are equal.
     """
     n = len(sizes)
     ranks = np.arange(1, n + 1)
@@ -221,10 +216,9 @@ class NgramCounts:
 
 
 def semantic_diversity(vectors: np.ndarray) -> float | None:
-    """Mean cosine distance (1 - cosine) over all pairs of rows of length 1; None below two texts.
+    """Mean cosine distance over all pairs of rows of length 1; None below two texts.
 
-    The sum over pairs is that of the whole matrix without its diagonal, |sum of rows|^2 - n, which
-    needs no matrix.
+    The sum of the cosines is |sum of rows|^2 - n, which needs no matrix.
     """
     n = len(vectors)
     if n < 2:
@@ -247,9 +241,3 @@ def text_clusters(vectors: np.ndarray, distance: float, linkage: str = "average"
     tree = hierarchy.linkage(squareform(distances, checks=False), method=linkage)
     numbers: np.ndarray = hierarchy.fcluster(tree, t=distance, criterion="distance") - 1
     return numbers
-
-
-def text_vendi(vectors: np.ndarray) -> float | None:
-    """Vendi score of the cosines: the effective number of different texts; None for no text."""
-    rows = vectors.astype(np.float64)
-    return vendi_score(rows @ rows.T)

@@ -64,11 +64,6 @@ class Points:
     def __len__(self) -> int:
         return len(self.reward_N)
 
-    @property
-    def exact(self) -> bool:
-        """Whether the points are enumerated, so that nothing is estimated."""
-        return self.log_weight_N is not None
-
     @cached_property
     def prior_N(self) -> Floats:
         """The share of the prior that each point stands for."""
@@ -107,7 +102,7 @@ class Points:
 def hit_rate(points: Points, tau: float) -> dict[str, float]:
     """How much of the prior reaches tau, with its 95 % interval (Wilson); exact if enumerated."""
     hit_N = points.reward_N >= tau
-    if points.exact:
+    if points.log_weight_N is not None:
         rate = low = high = float(points.prior_N[hit_N].sum())
     else:
         rate, counted = float(hit_N.mean()), stats.binomtest(int(hit_N.sum()), len(points))
@@ -141,7 +136,7 @@ def describe(points: Points, share_N: Floats, tau: float) -> dict[str, Any]:
         top, has_N = int(mass.argmax()), points.family_N >= 0
         share = float(mass[top]) / total
         off_N = np.where(has_N, share_N * ((points.family_N == top) - share), 0.0)
-        error = 0.0 if points.exact else float(np.sqrt(off_N @ off_N)) / total
+        error = 0.0 if points.log_weight_N is not None else float(np.sqrt(off_N @ off_N)) / total
         effective = float(np.exp(stats.entropy(mass)))
         values = points.scaffolds[top], share, error, effective
         of_scaffolds = dict(zip(names, values, strict=True))
@@ -273,7 +268,7 @@ def crossovers(points: Points, scaffolds: Sequence[str]) -> list[Crossover]:
             ess.append(1 / float(share_N @ share_N))
         slope = means[0] - means[1]
         above, below = (other, one) if slope > 0 else (one, other)
-        noise = 0.0 if points.exact else math.sqrt(1 / ess[0] + 1 / ess[1])
+        noise = 0.0 if points.log_weight_N is not None else math.sqrt(1 / ess[0] + 1 / ess[1])
         error = noise / abs(slope) if slope else math.inf  # the delta method
         return Crossover(above, below, 1 / sigma, sigma, error, min(ess))
 

@@ -380,10 +380,6 @@ def read_runs(folders: Sequence[Path], prior: Path | None, reward: RewardConfig)
     """Read the manifests of the runs to compare with; traces are looked for, not read.
 
     They must have been trained from the model file `prior` (None: not made yet) and paid `reward`.
-
-    Raises:
-        InputError: with a line for every folder that is no such run, and one for all those that
-            have another prior or reward.
     """
     runs, problems = [], []
     differing: dict[str, list[Path]] = {}
@@ -435,9 +431,6 @@ def compare(
 
     All are seen through equally many valid samples, as many as the shortest run has: how many
     scaffolds one sees, and how large the largest is, depends on that.
-
-    Raises:
-        InputError: a run has no valid sample.
     """
     valid = {
         name: valid_samples(read_trace(run.folder, TRACE_COLUMNS)) for name, run in runs.items()

@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 from scipy import special
 
-from chemkl.chem.fingerprints import folded, tanimoto_matrix
+from chemkl.chem.fingerprints import folded, tanimoto_matrix, unpacked
 from chemkl.config.evaluate import MetricOptions
 from chemkl.config.posttrain import CollapseConfig, CollapseLimits
 from chemkl.display import Column, is_missing
@@ -83,11 +83,6 @@ class MoleculeSet:
     options: MetricOptions
     comparisons: Comparisons
 
-    @property
-    def n_workers(self) -> int:
-        """Threads that compare molecules."""
-        return n_workers(self.options.workers)
-
     @cached_property
     def chosen(self) -> Sequence[Molecule]:
         """All, or a random sample for the metrics over pairs and over references."""
@@ -106,7 +101,7 @@ class MoleculeSet:
     @cached_property
     def int_div(self) -> dict[int, float | None]:
         """IntDiv of MOSES by its power."""
-        return diversity.int_div_moses(folded(self.bits), workers=self.n_workers)
+        return diversity.int_div_moses(folded(self.bits), workers=n_workers(self.options.workers))
 
     @cached_property
     def of_matrix(self) -> Sequence[Molecule]:
@@ -116,7 +111,7 @@ class MoleculeSet:
     @cached_property
     def similarity(self) -> np.ndarray:
         """Tanimoto similarities of the molecules of the matrix."""
-        return tanimoto_matrix([molecule.bits_pairs for molecule in self.of_matrix])
+        return tanimoto_matrix([unpacked(molecule.packed) for molecule in self.of_matrix])
 
     @cached_property
     def scaffold_sizes(self) -> np.ndarray:
@@ -136,6 +131,12 @@ class MoleculeSet:
         window = self.samples.valid[-self.options.late_samples :]
         scaffold_of = {m.smiles: m.scaffold for m in self.samples.molecules}
         return describe_window(window, scaffold_of)
+
+    @cached_property
+    def limits(self) -> CollapseConfig:
+        """By which a collapse is told: the run's own, or the default on as many late samples."""
+        default = CollapseConfig(window=max(2, self.options.late_samples))
+        return self.samples.collapse or default
 
     @cached_property
     def auc_calls(self) -> int | None:
@@ -249,16 +250,6 @@ def families(molecules: Sequence[Molecule]) -> set[str]:
     return {molecule.generic for molecule in molecules if molecule.generic}
 
 
-def _collapsed(s: MoleculeSet) -> int | None:
-    limits = s.samples.collapse or CollapseConfig(window=max(2, s.options.late_samples))
-    return collapsed_at_call(s.samples, limits, limits.window)
-
-
-def _coverage(s: MoleculeSet) -> float | None:
-    reachable = s.prior_families
-    return len(reachable & families(s.molecules)) / len(reachable) if reachable else None
-
-
 # ---- the table
 
 _SET = "of the set (all distinct valid molecules, or the hits at the threshold)"
@@ -331,7 +322,8 @@ _ROWS = (
         "Oracle calls when the run first collapsed: its newest valid samples reached a limit of "
         "its callbacks.collapse (by default half of 1,000 are duplicates, or 30 % share one "
         "scaffold). Null: never, or there were never so many.",
-        "oracle calls", None, "run", _collapsed, ("late",), needs="calls",
+        "oracle calls", None, "run",
+        lambda s: collapsed_at_call(s.samples, s.limits, s.limits.window), ("late",), needs="calls",
     ),
     Metric(
         "novelty", "novel", ".1%",
@@ -401,7 +393,7 @@ _ROWS = (
         "int_div_pairs", "", ".3f",
         "Mean over pairs i < j of 1 - T_ij; Morgan fingerprint, radius 2, 2048 bits, Tanimoto.",
         "distance", "higher", "all",
-        lambda s: diversity.int_div_pairs(s.bits, workers=s.n_workers),
+        lambda s: diversity.int_div_pairs(s.bits, workers=n_workers(s.options.workers)),
     ),
     Metric(
         "circles", "#Circles", ",d",
@@ -499,7 +491,10 @@ _ROWS = (
     Metric(
         "prior_coverage", "of prior", ".1%",
         f"Share of these that are also generic scaffolds {_SET}.",
-        "share", "higher", "all", _coverage, _BOTH, "cover",
+        "share", "higher", "all",
+        lambda s: len(s.prior_families & families(s.molecules)) / len(s.prior_families)
+        if s.prior_families else None,
+        _BOTH, "cover",
         "share of the generic scaffolds of the prior's sample, or of its hits, made again",
         needs="prior",
     ),
@@ -633,11 +628,7 @@ def frame(table: pa.Table) -> pd.DataFrame:
 
 
 def nested(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The rows of one run as `metrics.json` holds them.
-
-    The metrics of all molecules, `uniqueness_at` by the number of first valid samples, and
-    `thresholds`: the metrics of the hits under each threshold.
-    """
+    """The rows of one run as `metrics.json` holds them: of all, then of hits by threshold."""
     whole, *by_threshold = rows
     at = {key.removeprefix(UNIQUENESS_AT): key for key in whole if key.startswith(UNIQUENESS_AT)}
     scopes = {

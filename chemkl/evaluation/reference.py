@@ -106,16 +106,13 @@ def frechet_distance(one: Gaussian, other: Gaussian) -> float:
     and needs no offset where a covariance is singular (fewer molecules than activations).
     """
     shift = one.mean.astype(np.float64) - other.mean.astype(np.float64)
-    overlap = np.linalg.svd(_root(one.covariance) @ _root(other.covariance), compute_uv=False)
+    roots = []
+    for covariance in (one.covariance, other.covariance):
+        values, vectors = np.linalg.eigh(covariance)  # rounding below zero is cut off
+        roots.append((vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T)
+    overlap = np.linalg.svd(roots[0] @ roots[1], compute_uv=False)
     spread = np.trace(one.covariance) + np.trace(other.covariance)
     return float(shift @ shift + spread - 2 * overlap.sum())
-
-
-def _root(covariance: np.ndarray) -> np.ndarray:
-    """The symmetric square root of a covariance; rounding below zero is cut off."""
-    values, vectors = np.linalg.eigh(covariance)
-    root: np.ndarray = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
-    return root
 
 
 @dataclass(frozen=True)

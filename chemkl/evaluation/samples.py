@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rdkit.DataStructs import ExplicitBitVect
 
 from chemkl.chem import scaffolds
-from chemkl.chem.fingerprints import folded, pack, unpacked
+from chemkl.chem.fingerprints import folded, pack
 from chemkl.chem.molecules import canonicalise
 from chemkl.chem.scaffolds import Structure, StructureReader
 from chemkl.config import InputError
@@ -67,11 +66,6 @@ class Molecule:
     scaffold: str
     generic: str | None
     packed: bytes
-
-    @property
-    def bits_pairs(self) -> ExplicitBitVect:
-        """Morgan fingerprint, radius 2, 2048 bits; for many molecules there is `pairs_bits`."""
-        return unpacked(self.packed)
 
 
 def moses_bits(molecules: Sequence[Molecule]) -> np.ndarray:
@@ -271,11 +265,7 @@ def _jobs(_mark: Mark | None = None) -> Jobs:
 
 
 def in_order(job: str, items: Sequence[Any], workers: int | None = None) -> list[Any]:
-    """Do a job with many items, in units, and give what comes of each item.
-
-    Raises:
-        RuntimeError: a worker process died.
-    """
+    """Do a job with many items, in units, and give what comes of each item."""
     workers = n_workers(workers)
     if workers == 1 or len(items) < ALONE:
         work: Callable[[Any], list[Any]] = _jobs()[job]

@@ -169,11 +169,7 @@ def prompt_tables(by_prompt: pd.DataFrame) -> Iterator[Table]:
 
 
 def metric_catalogue(name: str | None = None) -> Iterator[RenderableType]:
-    """What `chemkl show metrics` prints: all metrics, or those of one name.
-
-    Raises:
-        InputError: no metric has this name.
-    """
+    """What `chemkl show metrics` prints: all metrics, or those of one name."""
     names = [*METRICS, *TEXT_METRICS]
     if name is not None and name not in names:
         raise InputError(f"no metric is called {name!r}{did_you_mean(name, names)}")

@@ -24,8 +24,8 @@ from chemkl.evaluation.diversity import (
     NgramCounts,
     semantic_diversity,
     text_clusters,
-    text_vendi,
     tokens_of,
+    vendi_score,
 )
 from chemkl.evaluation.metrics import RUN, Metric, key_of
 from chemkl.evaluation.text_samples import (
@@ -132,6 +132,13 @@ class TextSet:
         if self.vectors is None or self.chosen.empty:
             return None
         return np.stack(self.vectors[self.chosen.index].tolist())
+
+    @property
+    def cosines(self) -> np.ndarray:
+        """Cosines of all pairs of these vectors."""
+        rows = np.asarray(self.embedded, dtype=np.float64)
+        cosines: np.ndarray = rows @ rows.T
+        return cosines
 
     @cached_property
     def clusters(self) -> np.ndarray | None:
@@ -275,7 +282,7 @@ _ROWS = (
         "text_vendi", "Vendi", ".1f",
         "Vendi score of the embeddings' cosines: the effective number of different texts.",
         "texts", "higher", "text",
-        lambda s: None if s.embedded is None else text_vendi(s.embedded), _TEXTS,
+        lambda s: None if s.embedded is None else vendi_score(s.cosines), _TEXTS,
         brief="effective number of different texts", needs="embedding",
     ),
     Metric(
@@ -391,11 +398,10 @@ def text_rows(
     options: TextOptions,
     embed: Embed | None = None,
 ) -> list[dict[str, Any]]:
-    """Evaluate one run or file; `embed` gives rows of length 1 for texts.
+    """Evaluate one run or file: a row for all texts, the mean over the prompts, and each prompt.
 
-    Returns:
-        A row for all texts, one for the mean over the prompts, and one for each prompt; None where
-        a value is not defined. Of molecules neither n-grams nor embeddings nor tokens are measured.
+    `embed` gives rows of length 1 for texts. Of molecules neither n-grams nor embeddings nor tokens
+    are measured.
     """
     if samples.molecules:
         measures = [measure for measure in measures if measure not in OF_TEXT]

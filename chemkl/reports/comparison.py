@@ -59,20 +59,21 @@ def notes(rows: Sequence[Row], further: Sequence[str], *, budget: int, alpha: fl
         f"better: corrected p < {alpha:g}; not shown: not so, which is not proof of "
         "equality, nor of worse; not resolved: fewer than 5 pairs, or nothing varies.",
     ]
-    censored = [r for r in rows if r["n_not_reached"] or r["baseline_not_reached"]]
-    lines += [
-        f"{_place(r)}: not reached in {r['n_not_reached']} of {r['n']} runs of {r['method']} and "
-        f"{r['baseline_not_reached']} of {r['baseline']}; they enter as budget + 1, the least it "
-        "can be."
-        for r in censored
-    ]
-    lines += [
-        f"{_place(r)}: {counted(r['n_undefined'], 'pair')} of {r['method']} left out, where it is "
-        "not defined (as without any hit)."
-        for r in rows
-        if r["n_undefined"]
-    ]
-    return [*lines, *(f"{line}." for line in further)]
+    censored, undefined = [], []
+    for r in rows:
+        place, method = f"{r['metric']}, {set_name(r['threshold'])}", r["method"]
+        if r["n_not_reached"] or r["baseline_not_reached"]:
+            censored.append(
+                f"{place}: not reached in {r['n_not_reached']} of {r['n']} runs of {method} and "
+                f"{r['baseline_not_reached']} of {r['baseline']}; they enter as budget + 1, the "
+                "least it can be."
+            )
+        if r["n_undefined"]:
+            undefined.append(
+                f"{place}: {counted(r['n_undefined'], 'pair')} of {method} left out, where it is "
+                "not defined (as without any hit)."
+            )
+    return [*lines, *censored, *undefined, *(f"{line}." for line in further)]
 
 
 def markdown(rows: Sequence[Row], remarks: Sequence[str], confidence: float) -> str:
@@ -112,10 +113,6 @@ def number(value: float | None) -> str:
     if value is None:
         return MISSING
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def _place(row: Row) -> str:
-    return f"{row['metric']}, {set_name(row['threshold'])}"
 
 
 def _markdown_line(texts: Sequence[str]) -> str:

@@ -123,7 +123,8 @@ def family_blocks(runs: Sequence[RunView], methods: Methods, n: int) -> list[dic
     """
     members = {name: [runs[m] for m in own if runs[m].families] for name, own in methods.items()}
     largest = {name: mean_shares(own)[:n] for name, own in members.items()}
-    whole = max((_larger(row) for rows in largest.values() for row in rows), default=1.0) or 1.0
+    first = [rows[0] for rows in largest.values() if rows]
+    whole = max((max(row["before"], row["after"]) for row in first), default=0) or 1.0
 
     def n_with(name: str, key: str) -> str:
         """Families with a share above 0, mean over the runs that have any."""
@@ -176,11 +177,7 @@ def mean_shares(runs: Sequence[RunView]) -> list[dict[str, Any]]:
                 "best": max(rewards, default=None),
             }
         )
-    return sorted(means, key=lambda row: (-_larger(row), row["family"]))
-
-
-def _larger(row: Mapping[str, Any]) -> float:
-    return float(max(row["before"], row["after"]))
+    return sorted(means, key=lambda row: (-max(row["before"], row["after"]), row["family"]))
 
 
 def _dumbbell(row: Mapping[str, Any], whole: float, shade: str) -> Markup:

@@ -61,7 +61,7 @@ def render_page(
             "name": run.name,
             "swatch": swatch_of[number],
             "facts": facts(run),
-            "config": as_yaml(run.manifest.get("config", {})),
+            "config": dump(config) if (config := dict(run.manifest.get("config", {}))) else "",
             "versions": run.manifest.get("versions", {}),
         }
         for number, run in enumerate(runs)
@@ -77,7 +77,7 @@ def render_page(
         note=options.note,
         sections=sections(runs, methods, options),
         differences=different_settings(runs, methods),
-        settings=as_yaml(options.settings),
+        settings=dump(dict(options.settings)) if options.settings else "",
     )
 
 
@@ -329,8 +329,3 @@ def different_settings(runs: Sequence[RunView], methods: Methods) -> list[tuple[
         )
         for key, values in sorted(differences(configs).items())
     ]
-
-
-def as_yaml(config: Mapping[str, Any]) -> str:
-    """Settings as YAML; empty where there are none."""
-    return dump(dict(config)) if config else ""

@@ -51,16 +51,6 @@ def test_int_div_moses_against_loops_over_all_pairs(fingerprints, p):
     assert int_div_moses(fingerprints)[p] == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("p", [1, 2])
-def test_int_div_moses_against_the_matrix_formula_of_molsets(fingerprints, p):
-    # molsets 0.3.1, average_agg_tanimoto(fps, fps, agg="mean", p=p), on dense vectors
-    x = np.array([list(f) for f in fingerprints], dtype=float)
-    common = x @ x.T
-    jaccard = common / (x.sum(1, keepdims=True) + x.sum(1) - common)
-    expected = 1 - np.mean(((jaccard**p).sum(0) / len(x)) ** (1 / p))
-    assert int_div_moses(fingerprints)[p] == pytest.approx(expected, abs=1e-12)
-
-
 def test_int_div_of_two_molecules_by_hand():
     two = morgan(["CCO", "CCN"])
     t = similarity(*two)
@@ -85,15 +75,6 @@ def test_the_two_conventions_differ_by_the_diagonal(fingerprints):
     )
 
 
-def test_circles_is_a_packing_that_nothing_can_join(fingerprints):
-    chosen = leaders(fingerprints, 0.75)
-    assert circles(fingerprints) == len(chosen)
-    for i, j in itertools.combinations(chosen, 2):
-        assert 1 - similarity(fingerprints[i], fingerprints[j]) > 0.75
-    for i in set(range(len(fingerprints))) - set(chosen):
-        assert any(1 - similarity(fingerprints[i], fingerprints[j]) <= 0.75 for j in chosen)
-
-
 @pytest.mark.parametrize("distance", [0.5, 0.65, 0.75, 0.85])
 def test_circles_takes_the_first_molecule_that_fits_in_the_given_order(fingerprints, distance):
     naive = []
@@ -101,33 +82,21 @@ def test_circles_takes_the_first_molecule_that_fits_in_the_given_order(fingerpri
         if all(1 - similarity(bits, fingerprints[j]) > distance for j in naive):
             naive.append(i)
     assert leaders(fingerprints, distance) == naive
+    assert circles(fingerprints, distance) == len(naive)
 
 
-def test_circles_depends_on_the_order(fingerprints):
-    assert leaders(fingerprints, 0.75)[0] == 0
-    assert leaders(fingerprints[::-1], 0.75)[0] == 0  # the last molecule, now in front
-
-
-def test_sediv_needs_a_thousand_molecules(fingerprints):
-    assert sphere_exclusion(fingerprints) is None
-
-
-def test_sediv_of_a_thousand_copies_of_two_molecules_is_two_leaders():
+def test_sediv_of_a_thousand_copies_of_two_molecules_is_two_leaders(fingerprints):
     benzene, octanol = morgan(["c1ccccc1", "CCCCCCCCO"])
     assert sphere_exclusion([benzene, octanol] * 600) == 2 / 1000
+    assert sphere_exclusion(fingerprints) is None  # fewer than a thousand
 
 
-def test_empty_sets_have_no_diversity_and_no_circles():
-    assert int_div_moses([]) == {1: None, 2: None}
-    assert int_div_pairs([]) is None
-    assert circles([]) == 0
-
-
-def test_one_molecule_is_one_circle_and_no_pair():
-    one = morgan(["CCO"])
-    assert int_div_moses(one) == {1: 0.0, 2: 0.0}
-    assert int_div_pairs(one) is None
-    assert circles(one) == 1
+@pytest.mark.parametrize(("smiles", "value", "n"), [([], None, 0), (["CCO"], 0.0, 1)])
+def test_no_molecule_and_one(smiles, value, n):
+    bits = morgan(smiles)
+    assert int_div_moses(bits) == {1: value, 2: value}
+    assert int_div_pairs(bits) is None
+    assert circles(bits) == n
 
 
 # ---- from the matrix of all distances

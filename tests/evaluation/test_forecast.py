@@ -156,48 +156,48 @@ def test_the_standard_error_of_the_top_share_is_the_spread_over_samples():
     assert np.mean([p["top_share_error"] for p in found]) == pytest.approx(np.std(shares), rel=0.15)
 
 
-def test_equal_weights_give_the_whole_sample_as_its_effective_size():
-    points = Points(np.full(40, -3.0), np.full(40, 0.5), ["c1ccccc1"] * 40)
-    found = predict(points, Gibbs(beta=0.01), 0.8)
-    assert found["ess"] == pytest.approx(40)
-    assert (found["top_share"], found["effective_scaffolds"]) == pytest.approx((1, 1))
-    assert found["kl_to_prior"] == pytest.approx(0, abs=1e-12)
-
-
-def test_one_draw_that_outweighs_all_others_shows_as_an_effective_size_of_one():
-    reward = np.array([0.1, 0.2, 0.9, 0.3])
-    points = Points(np.full(4, -20.0), reward, ["A", "B", "C", "D"])
-    found = predict(points, Gibbs(beta=1e-3), 0.8)
-    assert found["ess"] == pytest.approx(1, abs=1e-9)
-    assert found["top_scaffold"] == "C"
-    assert found["kl_to_prior"] == pytest.approx(math.log(4))  # all that four draws can show
-
-
-def test_a_repeated_draw_counts_twice():
-    points = Points(np.array([-1.0, -1.0, -2.0]), np.full(3, 0.5), ["A", "A", "B"])
-    found = predict(points, Gibbs(beta=1.0), 0.8)
-    assert (found["top_scaffold"], found["top_share"]) == ("A", pytest.approx(2 / 3))
-
-
-def test_mara_weighs_hits_against_their_prior():
-    """Two hits, e times apart under the prior: drawn once each, the rarer one weighs e times."""
-    points = Points(np.array([-10.0, -11.0]), np.array([0.9, 0.95]), ["A", "B"])
-    found = predict(points, Mara(beta=0.1, tau=0.8), 0.8)
-    assert found["top_scaffold"] == "B"
-    assert found["top_share"] == pytest.approx(math.e / (1 + math.e))
-
-
-def test_acyclic_and_invalid_mass_is_counted_apart():
-    points = Points(np.full(4, -5.0), np.zeros(4), ["A", "", "", None])
-    found = predict(points, Gibbs(beta=1.0), 0.8)
-    assert (found["acyclic_share"], found["invalid_share"], found["top_share"]) == (0.5, 0.25, 1.0)
-
-
-def test_without_any_scaffold_there_is_no_top_one():
-    found = predict(Points(np.full(2, -5.0), np.zeros(2), ["", None]), Gibbs(beta=1.0), 0.8)
-    assert found["top_scaffold"] is None
-    assert found["top_share"] is None
-    assert found["effective_scaffolds"] is None
+@pytest.mark.parametrize(
+    ("points", "target", "expected"),
+    [
+        # equal weights: the whole sample is effective
+        (
+            Points(np.full(40, -3.0), np.full(40, 0.5), ["c1ccccc1"] * 40),
+            Gibbs(beta=0.01),
+            {"ess": 40, "top_share": 1, "effective_scaffolds": 1, "kl_to_prior": 0},
+        ),
+        # one draw outweighs all others; log 4 is all that four draws can show
+        (
+            Points(np.full(4, -20.0), np.array([0.1, 0.2, 0.9, 0.3]), ["A", "B", "C", "D"]),
+            Gibbs(beta=1e-3),
+            {"ess": 1, "top_scaffold": "C", "kl_to_prior": math.log(4)},
+        ),
+        # a repeated draw counts twice
+        (
+            Points(np.array([-1.0, -1.0, -2.0]), np.full(3, 0.5), ["A", "A", "B"]),
+            Gibbs(beta=1.0),
+            {"top_scaffold": "A", "top_share": 2 / 3},
+        ),
+        # two hits, e times apart under the prior: drawn once each, the rarer one weighs e times
+        (
+            Points(np.array([-10.0, -11.0]), np.array([0.9, 0.95]), ["A", "B"]),
+            Mara(beta=0.1, tau=0.8),
+            {"top_scaffold": "B", "top_share": math.e / (1 + math.e)},
+        ),
+        (
+            Points(np.full(4, -5.0), np.zeros(4), ["A", "", "", None]),
+            Gibbs(beta=1.0),
+            {"acyclic_share": 0.5, "invalid_share": 0.25, "top_share": 1.0},
+        ),
+        (
+            Points(np.full(2, -5.0), np.zeros(2), ["", None]),
+            Gibbs(beta=1.0),
+            {"top_scaffold": None, "top_share": None, "effective_scaffolds": None},
+        ),
+    ],
+)
+def test_a_target_by_hand(points, target, expected):
+    found = predict(points, target, 0.8)
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-9)
 
 
 # ---- hit rate
@@ -311,14 +311,9 @@ def test_two_crossovers_of_one_pair_are_both_found():
     assert [c.sigma for c in found] == pytest.approx(expected, rel=1e-9)
 
 
-def test_equal_rewards_never_cross():
-    points = space_of([-1.0, -2.0], [0.6, 0.6], ["A", "B"])
-    assert crossovers(points, ["A", "B"]) == []
-
-
-def test_families_that_are_the_same_never_cross():
-    points = space_of([-1.0, -1.0], [0.6, 0.6], ["A", "B"])
-    assert crossovers(points, ["A", "B"]) == []
+@pytest.mark.parametrize("logp", [[-1.0, -2.0], [-1.0, -1.0]])
+def test_equal_rewards_never_cross(logp):
+    assert crossovers(space_of(logp, [0.6, 0.6], ["A", "B"]), ["A", "B"]) == []
 
 
 def test_draws_count_by_how_often_they_came():

@@ -58,11 +58,6 @@ def test_a_file_gives_distinct_molecules_in_order_without_rewards():
     assert samples.hits(0.0) == []
 
 
-def test_fingerprints_have_the_stated_lengths():
-    (molecule,) = from_smiles("x", ["CCO"]).molecules
-    assert molecule.bits_pairs.GetNumBits() == 2048
-
-
 def test_what_rdkit_cannot_read_back_is_skipped_and_counted(make_trace):
     bad = "Cc1ccc2nc(C)=n(C)c12"  # RDKit 2026.09 cannot read what it writes for it
     trace = make_trace([[("CCO", 0.5), (bad, 0.9)], [(bad, 0.9), ("CCN", 0.7), ("CCO", 0.5)]])
@@ -139,9 +134,17 @@ def test_rewards_are_left_alone_where_they_are_not_asked_for(scored):
     assert samples.hits(0) == []
 
 
-def test_a_file_without_rewards_is_not_scored(tmp_path):
-    (tmp_path / "prior.smi").write_text("CCO\nCCN\n")
-    samples = read_samples("prior", SampledFile(path=tmp_path / "prior.smi"))
+@pytest.mark.parametrize(
+    ("name", "text", "column"),
+    [
+        ("prior.smi", "CCO\nCCN\n", None),
+        ("prior.csv", "smiles,name\nCCO,a\nCCN,b\n", None),
+        ("prior.csv", "CCO,0.5\nCCN,0.7\n", 0),
+    ],
+)
+def test_a_file_without_rewards_is_not_scored(tmp_path, name, text, column):
+    (tmp_path / name).write_text(text)
+    samples = read_samples("prior", SampledFile(path=tmp_path / name, column=column))
     assert samples.valid == ["CCO", "CCN"]
     assert not samples.is_scored
 
@@ -191,18 +194,6 @@ def test_text_and_parquet_give_the_same(scored, tmp_path):
     for ours, theirs in zip(one.molecules, other.molecules, strict=True):
         assert (ours.smiles, ours.call) == (theirs.smiles, theirs.call)
         assert ours.reward == pytest.approx(theirs.reward, nan_ok=True)
-
-
-def test_a_table_without_rewards_is_not_scored(tmp_path):
-    (tmp_path / "prior.csv").write_text("smiles,name\nCCO,a\n")
-    assert not read_samples("prior", SampledFile(path=tmp_path / "prior.csv")).is_scored
-
-
-def test_a_table_without_a_header_is_not_scored(tmp_path):
-    (tmp_path / "prior.csv").write_text("CCO,0.5\nCCN,0.7\n")
-    samples = read_samples("prior", SampledFile(path=tmp_path / "prior.csv", column=0))
-    assert samples.valid == ["CCO", "CCN"]
-    assert not samples.is_scored
 
 
 def test_lines_that_hold_no_number_are_named(tmp_path):

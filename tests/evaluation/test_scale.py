@@ -13,7 +13,7 @@ from chemkl.config.evaluate import MetricOptions
 from chemkl.evaluation import evaluate, from_smiles, from_trace
 from chemkl.evaluation import samples as samples_module
 from chemkl.evaluation.diversity import circles, int_div_moses, int_div_pairs, sphere_exclusion
-from chemkl.evaluation.samples import canonical_smiles, moses_bits, n_workers, read_structures
+from chemkl.evaluation.samples import in_order, moses_bits, n_workers, read_structures
 from chemkl.rewards.pool import Lost
 
 
@@ -63,7 +63,7 @@ def test_several_processes_skip_what_rdkit_cannot_read_too(make_trace, steps, po
 def test_few_molecules_start_no_process(real_smiles, monkeypatch):
     monkeypatch.setattr(samples_module, "Pool", None)  # calling it would fail
     assert len(read_structures(real_smiles, workers=2)) == 400
-    assert canonical_smiles(["OCC", "nonsense"], workers=2) == ["CCO", None]
+    assert in_order("canonical", ["OCC", "nonsense"], workers=2) == ["CCO", None]
 
 
 def test_a_worker_that_dies_is_an_error_that_says_what_to_do(real_smiles, pooled, monkeypatch):
@@ -156,7 +156,7 @@ def test_the_fingerprints_of_a_molecule_are_rdkits(real_smiles):
     canonical = [molecule.smiles for molecule in molecules]
     moses = [unpacked(row.tobytes()) for row in moses_bits(molecules)]
     assert moses == morgan(canonical, 1024)
-    assert [molecule.bits_pairs for molecule in molecules] == morgan(canonical, 2048)
+    assert [unpacked(molecule.packed) for molecule in molecules] == morgan(canonical, 2048)
 
 
 def test_workers_are_no_part_of_a_runs_identity(monkeypatch):

@@ -12,7 +12,6 @@ from chemkl.evaluation.diversity import (
     NgramCounts,
     semantic_diversity,
     text_clusters,
-    text_vendi,
     tokens_of,
 )
 from chemkl.evaluation.text import exact_entropies, over_prompts, text_rows
@@ -127,12 +126,6 @@ def test_the_number_of_clusters_does_not_depend_on_the_order():
     counts = [len(set(text_clusters(each, 0.4))) for each in (vectors, shuffled)]
     assert counts[0] == counts[1]
     assert 1 < counts[0] < 60
-
-
-def test_vendi_counts_orthogonal_texts():
-    assert text_vendi(at_angles(0, 90, 0, 90)) == pytest.approx(2, abs=1e-5)
-    assert text_vendi(at_angles(0, 0, 0)) == pytest.approx(1, abs=1e-5)
-    assert text_vendi(np.zeros((0, 2))) is None
 
 
 # ---- answers
