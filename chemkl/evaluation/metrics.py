@@ -36,27 +36,21 @@ OB_SIZES = AUC_SIZES = (1, 10, 100)
 class Metric(Column):
     """A metric: key, label, format (`how`; one that ends in `d` is of whole numbers) and more.
 
-    Attributes:
-        meaning: exact definition; `{late_samples}` and the like stand for the options.
-        unit: of its values.
-        better: which values are; None where that depends on what is wanted.
-        scope: all: of all distinct molecules, and of the hits at each threshold; hits: of the hits
-            alone; run: of all that the run did; text: of texts.
-        value: computes it from a `MoleculeSet`; None where it is not defined.
-        tables: those of the screen and of the report that show it.
-        short: label on the screen; None: the same; empty: not shown there.
-        brief: what the key below a table on the screen says of it.
-        needs: corpus, reference or prior: what it compares the molecules with; calls: those of the
-            whole run; of a text: the kind of measure. Empty: nothing else.
+    `meaning` is its exact definition; `{late_samples}` and the like stand for the options.
     """
 
-    unit: str = ""
-    better: Direction | None = None
+    unit: str = ""  # of its values
+    better: Direction | None = None  # which values are; None where that depends on what is wanted
+    # all: of all distinct molecules, and of the hits at each threshold; hits: of the hits alone;
+    # run: of all that the run did; text: of texts
     scope: Literal["all", "hits", "run", "text"] = "all"
+    # computes it from a `MoleculeSet`; None where it is not defined
     value: Callable[..., Any] = lambda _: None
-    tables: Sequence[str] = ()
-    short: str | None = None
-    brief: str = ""
+    tables: Sequence[str] = ()  # those of the screen and of the report that show it
+    short: str | None = None  # label on the screen; None: the same; empty: not shown there
+    brief: str = ""  # what the key below a table on the screen says of it
+    # corpus, reference or prior: what it compares the molecules with; calls: those of the whole
+    # run; of a text: the kind of measure; empty: nothing else
     needs: str = ""
 
     @property

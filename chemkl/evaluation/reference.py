@@ -117,38 +117,26 @@ def frechet_distance(one: Gaussian, other: Gaussian) -> float:
 
 @dataclass(frozen=True)
 class Reference:
-    """What is known of a reference set.
-
-    Attributes:
-        packed_bits: Morgan fingerprints, radius 2, 1024 bits, as `pack` makes them.
-        scaffolds: molecules per scaffold with at least two rings.
-        fragments: occurrences of each BRICS fragment.
-        activations: of ChemNet; None where not computed.
-        nearest: similarity to the nearest reference molecule, by SMILES, as far as known.
-    """
+    """What is known of a reference set."""
 
     name: str
-    packed_bits: np.ndarray
-    scaffolds: Counter[str]
-    fragments: Counter[str]
-    activations: Gaussian | None
+    packed_bits: np.ndarray  # Morgan fingerprints, radius 2, 1024 bits, as `pack` makes them
+    scaffolds: Counter[str]  # molecules per scaffold with at least two rings
+    fragments: Counter[str]  # occurrences of each BRICS fragment
+    activations: Gaussian | None  # of ChemNet; None where not computed
+    # similarity to the nearest reference molecule, by SMILES, as far as known
     nearest: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Comparisons:
-    """What the molecules are compared with; empty by default.
+    """What the molecules are compared with; empty by default."""
 
-    Attributes:
-        corpus: canonical SMILES that are not novel.
-        references: reference sets by name; the first one's columns have plain names.
-        chemnet: the network behind FCD.
-        prior: a sample of the prior, whose scaffold families the runs may cover.
-    """
-
-    corpus: AbstractSet[str] | None = None
+    corpus: AbstractSet[str] | None = None  # canonical SMILES that are not novel
+    # reference sets by name; the first one's columns have plain names
     references: Sequence[Reference] = field(default_factory=tuple)
-    chemnet: ChemNet | None = None
+    chemnet: ChemNet | None = None  # the network behind FCD
+    # a sample of the prior, whose scaffold families the runs may cover
     prior: Samples | None = None
 
 

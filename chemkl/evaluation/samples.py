@@ -49,22 +49,15 @@ NAMED = 5
 
 @dataclass(frozen=True, slots=True)
 class Molecule:
-    """One distinct molecule and what the metrics need of it.
+    """One distinct molecule and what the metrics need of it."""
 
-    Attributes:
-        smiles: canonical SMILES, the identity of the molecule.
-        call: 1-based index of its first scoring (of its first appearance where nothing is scored).
-        reward: raw reward R; None where nothing is scored.
-        scaffold: Bemis-Murcko scaffold; empty for an acyclic molecule.
-        generic: generic scaffold; None where there is none.
-        packed: Morgan fingerprint, radius 2, 2048 bits, eight to a byte, for a million molecules.
-    """
-
-    smiles: str
+    smiles: str  # canonical SMILES, the identity of the molecule
+    # 1-based index of its first scoring (of its first appearance where nothing is scored)
     call: int
-    reward: float | None
-    scaffold: str
-    generic: str | None
+    reward: float | None  # raw reward R; None where nothing is scored
+    scaffold: str  # Bemis-Murcko scaffold; empty for an acyclic molecule
+    generic: str | None  # generic scaffold; None where there is none
+    # Morgan fingerprint, radius 2, 2048 bits, eight to a byte, for a million molecules
     packed: bytes
 
 
@@ -81,23 +74,16 @@ def pairs_bits(molecules: Sequence[Molecule]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Samples:
-    """Everything that one run or one file proposed.
-
-    Attributes:
-        n_sampled: number of sampled strings, valid or not.
-        valid: canonical SMILES of every valid sample in order, repeats included.
-        molecules: the distinct molecules in the order first scored.
-        skipped: recorded as valid, but RDKit cannot read or take them apart: in neither of the two.
-        collapse: by which a run is judged; None: no run made them.
-        budget: oracle calls that a run was given; None: not known, or without a limit.
-    """
+    """Everything that one run or one file proposed."""
 
     name: str
-    n_sampled: int
-    valid: Sequence[str]
-    molecules: Sequence[Molecule]
+    n_sampled: int  # number of sampled strings, valid or not
+    valid: Sequence[str]  # canonical SMILES of every valid sample in order, repeats included
+    molecules: Sequence[Molecule]  # the distinct molecules in the order first scored
+    # recorded as valid, but RDKit cannot read or take them apart: in neither of the two
     skipped: AbstractSet[str] = frozenset()
-    collapse: CollapseConfig | None = None
+    collapse: CollapseConfig | None = None  # by which a run is judged; None: no run made them
+    # oracle calls that a run was given; None: not known, or without a limit
     budget: int | None = None
 
     @property

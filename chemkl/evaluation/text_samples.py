@@ -45,22 +45,18 @@ NAMED = 3
 
 @dataclass(frozen=True)
 class TextSamples:
-    """What one run or file wrote.
-
-    Attributes:
-        texts: prompt, completion, and where there are any answer (None: no valid one) and reward.
-        exact: of a run that records it: step, prompt, answer, logp_policy, logp_ref.
-        n_missing: texts that the source has no value for; they stand as empty ones.
-        molecules: the texts of a run are SMILES and nothing around them, each one word: measures
-            of text say nothing about them.
-    """
+    """What one run or file wrote."""
 
     name: str
+    # prompt, completion, and where there are any answer (None: no valid one) and reward
     texts: pd.DataFrame
+    # of a run that records it: step, prompt, answer, logp_policy, logp_ref
     exact: pd.DataFrame | None = None
     method: str | None = None
     seed: int | None = None
-    n_missing: int = 0
+    n_missing: int = 0  # texts that the source has no value for; they stand as empty ones
+    # the texts of a run are SMILES and nothing around them, each one word: measures of text say
+    # nothing about them
     molecules: bool = False
 
 

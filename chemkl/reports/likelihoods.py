@@ -27,23 +27,15 @@ Look = dict[str, Any]
 
 @dataclass(frozen=True)
 class Cloud:
-    """What a panel shows of one method; distinct molecules, by log pi_ref.
-
-    Attributes:
-        anchors: molecules that were the anchor of a batch.
-        early: log pi_ref of the first valid samples of each run, repeats included.
-        late: of the last ones.
-        late_hits: the hits among these, each once; columns logp_ref, logp_policy.
-        taus: tau of the target, of each run that has one.
-    """
+    """What a panel shows of one method; distinct molecules, by log pi_ref."""
 
     misses: pd.DataFrame
     hits: pd.DataFrame
-    anchors: pd.DataFrame
-    early: np.ndarray
-    late: np.ndarray
-    late_hits: pd.DataFrame
-    taus: Sequence[float]
+    anchors: pd.DataFrame  # molecules that were the anchor of a batch
+    early: np.ndarray  # log pi_ref of the first valid samples of each run, repeats included
+    late: np.ndarray  # of the last ones
+    late_hits: pd.DataFrame  # the hits among these, each once; columns logp_ref, logp_policy
+    taus: Sequence[float]  # tau of the target, of each run that has one
 
     @property
     def slope(self) -> float | None:

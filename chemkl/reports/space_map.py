@@ -198,18 +198,12 @@ def _note(cloud: Cloud, threshold: float) -> str:
 
 @dataclass(frozen=True)
 class Axes2D:
-    """Two axes of a map.
-
-    Attributes:
-        means: mean similarity of each landmark to all, and of all to all.
-        weights: from centred similarities to coordinates, (landmarks, 2).
-        explained: share of the variance of the landmarks; None where there is none.
-    """
+    """Two axes of a map."""
 
     landmarks: Sequence[ExplicitBitVect]
-    means: tuple[np.ndarray, float]
-    weights: np.ndarray
-    explained: float | None
+    means: tuple[np.ndarray, float]  # mean similarity of each landmark to all, and of all to all
+    weights: np.ndarray  # from centred similarities to coordinates, (landmarks, 2)
+    explained: float | None  # share of the variance of the landmarks; None where there is none
 
     def place(self, fingerprints: Sequence[ExplicitBitVect]) -> np.ndarray:
         """Coordinates of molecules, (n, 2)."""

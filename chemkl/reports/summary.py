@@ -22,26 +22,19 @@ SAME_BUDGET = 1.01
 
 @dataclass(frozen=True)
 class Facts:
-    """What the sentences say of one run.
-
-    Attributes:
-        hits: distinct molecules with R >= threshold.
-        scaffolds: distinct non-empty scaffolds among them.
-        ob100: call of the 100th hit; None where there are fewer.
-        best: SMILES, reward and call of its best molecule, the first at equal rewards.
-        idle: why its target changed nothing; empty where it did.
-    """
+    """What the sentences say of one run."""
 
     name: str
     seed: int | None
     status: str | None
     calls: int
-    hits: int
-    scaffolds: int
-    ob100: int | None
+    hits: int  # distinct molecules with R >= threshold
+    scaffolds: int  # distinct non-empty scaffolds among them
+    ob100: int | None  # call of the 100th hit; None where there are fewer
+    # SMILES, reward and call of its best molecule, the first at equal rewards
     best: tuple[str, float, int] | None
     late: LateSamples
-    idle: str
+    idle: str  # why its target changed nothing; empty where it did
 
 
 def describe(

@@ -29,62 +29,40 @@ TOP = (10, 100)
 
 @dataclass(frozen=True)
 class RunView:
-    """One run of a report.
-
-    Attributes:
-        trace: one row per sampled sequence.
-        manifest: as plain values; empty where there is none.
-        all_molecules: metrics of all its distinct molecules, by column name.
-        hits: metrics of its hits, by column name.
-        windows: its last valid samples, looked at along the run: indexed by the number of valid
-            samples so far, with columns `late_uniqueness`, `late_top_share` and others.
-        families: rows as in `families.parquet`.
-    """
+    """One run of a report."""
 
     name: str
-    trace: pd.DataFrame
+    trace: pd.DataFrame  # one row per sampled sequence
+    # as plain values; empty where there is none
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    # metrics of all its distinct molecules, by column name
     all_molecules: Mapping[str, Any] = field(default_factory=dict)
-    hits: Mapping[str, Any] = field(default_factory=dict)
+    hits: Mapping[str, Any] = field(default_factory=dict)  # metrics of its hits, by column name
+    # its last valid samples, looked at along the run: indexed by the number of valid samples so
+    # far, with columns `late_uniqueness`, `late_top_share` and others
     windows: pd.DataFrame = field(default_factory=pd.DataFrame)
-    families: Sequence[Mapping[str, Any]] = ()
+    families: Sequence[Mapping[str, Any]] = ()  # rows as in `families.parquet`
 
 
 @dataclass(frozen=True)
 class PageOptions:
-    """Settings of the page.
-
-    Attributes:
-        threshold: hits are molecules with R of at least this.
-        threshold_source: where that comes from, in a sentence; empty where the user gave it.
-        window: valid samples that stand for the beginning and for the end of a run.
-        smoothing: width in steps of the running mean over the learning curves.
-        n_scaffolds: scaffolds and families shown of each method.
-        n_molecules: molecules drawn of each scaffold.
-        n_top: rows of the table of the top molecules.
-        n_map: molecules on the map.
-        note: how the numbers were computed, printed under the tables.
-        start_of_families: what the shares at the end are compared with, in words.
-        prior: SMILES sampled from the prior, for the map.
-        comparison: rows of the compare stage, for the summary.
-        settings: of the report, printed at its end.
-    """
+    """Settings of the page."""
 
     title: str
-    threshold: float
-    threshold_source: str = ""
-    window: int = 1000
-    smoothing: int = 9
-    n_scaffolds: int = 5
-    n_molecules: int = 4
-    n_top: int = 100
-    n_map: int = 1500
+    threshold: float  # hits are molecules with R of at least this
+    threshold_source: str = ""  # where that comes from, in a sentence; empty where the user gave it
+    window: int = 1000  # valid samples that stand for the beginning and for the end of a run
+    smoothing: int = 9  # width in steps of the running mean over the learning curves
+    n_scaffolds: int = 5  # scaffolds and families shown of each method
+    n_molecules: int = 4  # molecules drawn of each scaffold
+    n_top: int = 100  # rows of the table of the top molecules
+    n_map: int = 1500  # molecules on the map
     seed: int = 0
-    note: str = ""
-    start_of_families: str = ""
-    prior: Sequence[str] | None = None
-    comparison: Sequence[Mapping[str, Any]] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""  # how the numbers were computed, printed under the tables
+    start_of_families: str = ""  # what the shares at the end are compared with, in words
+    prior: Sequence[str] | None = None  # SMILES sampled from the prior, for the map
+    comparison: Sequence[Mapping[str, Any]] = ()  # rows of the compare stage, for the summary
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of the report, printed at its end
 
 
 def template(name: str) -> Template:
@@ -186,26 +164,16 @@ def valid_rows(trace: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class LateSamples:
-    """The last valid samples of a run, repeats included, as many as its alarm looks at.
+    """The last valid samples of a run, repeats included, as many as its alarm looks at."""
 
-    Attributes:
-        n: how many they are.
-        distinct: share of distinct canonical SMILES among them; None without samples.
-        scaffold: the largest Bemis-Murcko scaffold among them; None where all are acyclic.
-        top_share: its share, acyclic samples left out.
-        collapsed: whether it ever did; None where they are fewer than the alarm looks at.
-        first: when it did first; None where it did not.
-        over: whether it was over it at the end.
-    """
-
-    n: int
-    distinct: float | None
-    scaffold: str | None
-    top_share: float | None
+    n: int  # how many they are
+    distinct: float | None  # share of distinct canonical SMILES among them; None without samples
+    scaffold: str | None  # the largest Bemis-Murcko scaffold among them; None where all are acyclic
+    top_share: float | None  # its share, acyclic samples left out
     settings: CollapseConfig
-    collapsed: bool | None
-    first: CollapseEvent | None
-    over: bool
+    collapsed: bool | None  # whether it ever did; None where they are fewer than the alarm looks at
+    first: CollapseEvent | None  # when it did first; None where it did not
+    over: bool  # whether it was over it at the end
 
 
 def late_samples(trace: pd.DataFrame, manifest: Mapping[str, Any] | None = None) -> LateSamples:
