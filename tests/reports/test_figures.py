@@ -62,25 +62,28 @@ def test_no_style_leaks_and_no_id_occurs_twice(runs):
     assert set(re.findall(r"url\(#([^)]*)\)", text)) <= set(ids)
 
 
-def test_ids_without_a_reference_go_and_others_are_renamed():
-    document = '<?xml?><svg><g id="a"/><path id="b"/><use xlink:href="#b" fill="url(#b)"/></svg>'
-    assert inline_svg(document, "p") == (
-        '<svg><g/><path id="p-b"/><use xlink:href="#p-b" fill="url(#p-b)"/></svg>'
-    )
+@pytest.mark.parametrize(
+    ("document", "element"),
+    [
+        # ids without a reference go, and others are renamed
+        (
+            '<?xml?><svg><g id="a"/><path id="b"/><use xlink:href="#b" fill="url(#b)"/></svg>',
+            '<svg><g/><path id="p-b"/><use xlink:href="#p-b" fill="url(#p-b)"/></svg>',
+        ),
+        # coordinates are hundredths of a point
+        (
+            '<svg><path d="M 1.23456 7.1 \nL 2 3.999999 \nz" style="stroke-width: 1.8765"/></svg>',
+            '<svg><path d="M1.23 7.1L2 3.99z" style="stroke-width: 1.8765"/></svg>',
+        ),
+    ],
+)
+def test_a_drawing_on_a_page(document, element):
+    assert inline_svg(document, "p") == element
 
 
 def test_an_empty_run_is_drawn_as_nothing(make_trace):
     for panel in all_panels([RunView("empty", make_trace([]))], {"empty": [0]}):
         assert panel.svg.startswith("<svg")
-
-
-def test_coordinates_are_hundredths_of_a_point():
-    document = (
-        '<svg><path d="M 1.23456 7.1 \nL 2 3.999999 \nz" style="stroke-width: 1.8765"/></svg>'
-    )
-    assert inline_svg(document, "p") == (
-        '<svg><path d="M1.23 7.1L2 3.99z" style="stroke-width: 1.8765"/></svg>'
-    )
 
 
 def test_methods_of_several_runs_are_drawn_with_a_band(runs):
@@ -178,15 +181,10 @@ def test_past_the_shortest_run_the_longer_ones_go_on_alone():
 
 def test_missing_values_and_empty_runs_are_left_out():
     whole = band([curve(x0=np.nan, x1=2, x2=4), pd.Series(dtype=float)], 100)
-    assert whole.n == 1
-    assert whole.x.tolist() == [1, 2]
+    assert (whole.n, whole.x.tolist()) == (1, [1, 2])
     assert whole.mean.tolist() == whole.low.tolist() == whole.high.tolist() == [2, 4]
-
-
-@pytest.mark.parametrize("curves", [[], [pd.Series(dtype=float)]])
-def test_no_curve_is_no_band(curves):
-    assert band(curves, 100).n == 0
-    assert len(band(curves, 100).mean) == 0
+    for nothing in ([], [pd.Series(dtype=float)]):
+        assert (band(nothing, 100).n, len(band(nothing, 100).mean)) == (0, 0)
 
 
 def test_runs_without_a_common_stretch_stand_alone():
@@ -203,12 +201,9 @@ def test_many_points_are_thinned_to_their_ends():
     assert whole.mean.tolist() == (whole.x + 1).tolist()
 
 
-def test_sizes_by_rank():
+def test_sizes_by_rank_and_what_the_largest_scaffolds_hold():
     assert size_by_rank(pd.Series([9, 4, 1])).to_dict() == {1: 9, 2: 4, 3: 1}
     assert size_by_rank(pd.Series(dtype=int)).empty
-
-
-def test_what_the_largest_scaffolds_hold():
     # 6 + 3 + 1 = 10 hits; a run with fewer scaffolds than another is at 1 from its last one on
     covered = covered_by_rank(pd.Series([6, 3, 1]), furthest=5)
     assert covered.to_dict() == {1: 0.6, 2: 0.9, 3: 1, 4: 1, 5: 1}

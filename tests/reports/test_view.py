@@ -70,12 +70,8 @@ def test_the_best_so_far_by_hand(make_trace, real_smiles):
     assert tops["top_10"].iloc[9:].tolist() == pytest.approx([0.055, 0.065, 0.075])
     assert tops["top_100"].iloc[:-1].isna().all()
     assert tops["top_100"].iloc[-1] == pytest.approx(0.065)  # of all twelve: 0.78 / 12
-
-
-def test_the_best_so_far_has_few_points_and_the_last(make_trace, real_smiles):
-    trace = make_trace([[(s, 0.5)] for s in real_smiles[:50]])
-    assert top_curves(trace, n_points=7).index[-1] == 50
-    assert len(top_curves(trace, n_points=7)) == 7
+    few = top_curves(trace, n_points=7)
+    assert (few.index[-1], len(few)) == (12, 7)
 
 
 def test_the_best_of_several_runs_come_first_then_the_earliest(trace, make_trace):
@@ -88,11 +84,6 @@ def test_the_best_of_several_runs_come_first_then_the_earliest(trace, make_trace
     assert best_first(runs[1:2]).empty
 
 
-def test_valid_rows_are_the_valid_samples_repeats_included(trace):
-    assert valid_rows(trace)["smiles"].tolist().count("OCC") == 1
-    assert len(valid_rows(trace)) == 7  # C1CC is none
-
-
 @pytest.mark.parametrize("steps", [[], [[("C1CC", 0.0)]]])
 def test_a_trace_without_molecules_has_empty_views(make_trace, steps):
     trace = make_trace(steps)
@@ -103,7 +94,9 @@ def test_a_trace_without_molecules_has_empty_views(make_trace, steps):
     assert best_first([RunView("a", trace)]).empty
 
 
-def test_components_come_from_the_columns(trace):
+def test_components_come_from_the_columns_and_valid_rows_are_with_repeats(trace):
+    assert valid_rows(trace)["smiles"].tolist().count("OCC") == 1
+    assert len(valid_rows(trace)) == 7  # C1CC is none
     other = trace.rename(columns={"raw_qed": "raw_logp"}).assign(raw_qed=0.5)
     assert component_names([RunView("a", trace), RunView("b", other)]) == ["qed", "logp"]
 
@@ -133,11 +126,8 @@ def test_limits_and_window_are_those_of_the_run(make_trace):
     assert late(make_trace, half).collapsed is True
     assert late(make_trace, half, duplicate_rate=0.6).collapsed is False
     assert late(make_trace, half, window=5).collapsed is None  # never so many samples
-
-
-def test_a_collapse_that_passed_is_told_as_over(make_trace):
-    found = late(make_trace, ["CCO"] * 6 + ["CCN", "CCC", "CCCC", "CCCCC"])
-    assert (found.collapsed, found.first.call, found.over) == (True, 1, True)
+    passed = late(make_trace, ["CCO"] * 6 + ["CCN", "CCC", "CCCC", "CCCCC"])
+    assert (passed.collapsed, passed.first.call, passed.over) == (True, 1, True)
 
 
 def test_replayed_rows_are_no_late_samples(make_trace):
