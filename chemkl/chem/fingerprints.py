@@ -72,8 +72,7 @@ def folded(packed: np.ndarray) -> np.ndarray:
 
 
 def tanimoto(
-    fingerprint: DataStructs.ExplicitBitVect,
-    fingerprints: Sequence[DataStructs.ExplicitBitVect],
+    fingerprint: DataStructs.ExplicitBitVect, fingerprints: Sequence[DataStructs.ExplicitBitVect]
 ) -> np.ndarray:
     """The Tanimoto similarities of one fingerprint to several, float64, in order."""
     return np.asarray(DataStructs.BulkTanimotoSimilarity(fingerprint, fingerprints), dtype=float)

@@ -104,10 +104,7 @@ class MoleculeFile:
     """
 
     def __init__(
-        self,
-        path: Path,
-        column: str | int | None = None,
-        keep: Literal[True] | Sequence[str] = (),
+        self, path: Path, column: str | int | None = None, keep: Literal[True] | Sequence[str] = ()
     ) -> None:
         self.path = path
         self._column = column

@@ -10,13 +10,7 @@ import pyarrow as pa
 
 from chemkl.config import InputError
 from chemkl.config.base import install
-from chemkl.results.columns import (
-    has_prompts,
-    is_cut_off,
-    is_text,
-    trace_components,
-    trace_schema,
-)
+from chemkl.results.columns import has_prompts, is_cut_off, is_text, trace_components, trace_schema
 from chemkl.results.manifest import Manifest
 from chemkl.results.trace import (
     FOLDER,

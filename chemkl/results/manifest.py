@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import IO, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
@@ -209,18 +209,8 @@ class Manifest(BaseModel):
     ) -> bool:
         """Refuse to go on with this run in another stage, with another config or other inputs.
 
-        Args:
-            stage: name of the stage.
-            config: its config.
-            limits: settings that say when a run ends, and why it cannot go on with others; empty:
-                it can.
-            inputs: what it reads, by role.
-
-        Returns:
-            Whether the config is the same, its limits included.
-
-        Raises:
-            InputError: with every key that differs, both values, and every input that has changed.
+        Limits say when a run ends, and why it cannot go on with others; empty: it can. Returns
+        whether the config is the same, its limits included.
         """
         differing = differences({"there": identity(self.config), "here": identity(config)})
         problem = ""
@@ -241,12 +231,10 @@ class Manifest(BaseModel):
         problems += self._changes(inputs)
         if problems:
             fix = (
-                "to go on with that run, give its settings; for another one choose another folder "
-                "with --out, or move this one aside with --fresh."
+                "Fix: to go on with that run, give its settings and inputs; for another one choose "
+                "another folder with --out, or begin anew with --fresh."
             )
-            if not problem:
-                fix = "put it back, choose another folder with --out, or begin anew with --fresh."
-            raise InputError("\n".join([*problems, f"Fix: {fix}"]))
+            raise InputError("\n".join([*problems, fix]))
         return not differing
 
     def _changes(self, inputs: Mapping[str, InputFile]) -> list[str]:
@@ -258,18 +246,14 @@ class Manifest(BaseModel):
             if role in self.inputs and self.inputs[role].sha256 != now.sha256
         ]
 
-    def _inputs_now(self) -> dict[str, InputFile]:
-        """The inputs that are still where they were, as they are now."""
-        paths = {role: file.place for role, file in self.inputs.items()}
-        return {
-            role: InputFile.of(path)
-            for role, path in paths.items()
-            if path.exists() or is_copied(path)
-        }
-
     def has_changed_inputs(self) -> bool:
         """Whether an input that is still where it was holds something else by now."""
         return bool(self._changes(self._inputs_now()))
+
+    def _inputs_now(self) -> dict[str, InputFile]:
+        """The inputs that are still where they were, as they are now."""
+        places = ((role, file.place) for role, file in self.inputs.items())
+        return {role: InputFile.of(p) for role, p in places if p.exists() or is_copied(p)}
 
     def gives_way_to(self, stage: str, *, locked: bool = True) -> bool:
         """Whether this attempt ended before its first result, so that another may begin in place.
@@ -374,12 +358,7 @@ class Manifest(BaseModel):
         self._scope.enter_context(handled())
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         of_disk = self._of_disk(error)
         try:
             with deferred():

@@ -12,16 +12,8 @@ from chemkl.config.objective import beta_of
 from chemkl.results.collapse import judge
 from chemkl.results.inspection import count, identity_columns, sampled_rows
 from chemkl.results.manifest import Manifest
-from chemkl.results.trace import find_trace, read_part_schema, read_trace
+from chemkl.results.trace import read_trace
 
-COLUMNS = (
-    *("step", "row", "call", "canonical_smiles", "valid", "reason", "scaffold", "is_replay"),
-    *("group", "prompt", "completion", "answer"),
-    *("logp_ref", "reward", "reward_filtered", "log_target", "hit", "anchor"),
-)
-"""What is read of a trace, as far as it is there."""
-OF_TARGET = ("logp_ref", "reward", "reward_filtered", "log_target", "hit", "anchor", "is_replay")
-"""What `never_acted` needs of it."""
 SAME_NATS = 1e-3
 """A row whose log target is as near as this to that of gibbs has the target of gibbs: what the
 same sequence has in two batches differs by less."""
@@ -67,28 +59,22 @@ def outcome_of(trace: pd.DataFrame, manifest: Mapping[str, Any]) -> Outcome:
 
 def read_outcome(folder: Path, manifest: Manifest) -> Outcome:
     """What the run in a folder found."""
-    return outcome_of(_read(folder, COLUMNS), manifest.model_dump(mode="json"))
+    return outcome_of(read_trace(folder), manifest.model_dump(mode="json"))
 
 
 def read_never_acted(folder: Path) -> str:
     """What `never_acted` says of the run in a folder."""
     manifest = Manifest.load(folder)
     target = manifest.config.get("target") if manifest else None
-    return never_acted(_read(folder, OF_TARGET), target or {})
-
-
-def _read(folder: Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    there = set(read_part_schema(find_trace(folder)[0].path).names)
-    return read_trace(folder, [name for name in columns if name in there])
+    return never_acted(read_trace(folder), target) if target else ""
 
 
 def never_acted(trace: pd.DataFrame, target: Mapping[str, Any]) -> str:
     """Say why the target of a run was never another than gibbs, or why a filter had no aim.
 
     A row tells where its log target is not that of gibbs, log pi_ref + R / beta. A batch with one
-    hit alone has none: the hit is its own anchor, and so are copies of it. The trace has the
-    columns `OF_TARGET`, and `group` where prompts are apart. Empty where the target acted, and for
-    targets that are gibbs.
+    hit alone has none: the hit is its own anchor, and so are copies of it. Empty where the target
+    acted, and for targets that are gibbs.
     """
     kind, tau = target.get("kind"), target.get("tau")
     rows = sampled_rows(trace)

@@ -114,10 +114,7 @@ def installed_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config as JSON types, and what comes with chemkl by its name, wherever that is installed.
-
-    A run from a checkout and one from an installed package are the same one.
-    """
+    """A config as JSON types; what comes with chemkl stands in it by its name."""
 
     def named(value: Any) -> Any:
         if isinstance(value, dict):
@@ -127,8 +124,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
         is_place = isinstance(value, str) and os.path.isabs(value)
         return (shipped.name_of(value) or value) if is_place else value
 
-    plain: dict[str, Any] = named(finite(config))
-    return plain
+    return dict(named(finite(config)))
 
 
 def config_hash(config: Mapping[str, Any]) -> str:

@@ -183,7 +183,7 @@ def _problems(parts: Sequence[Part]) -> Iterator[str]:
     for part in parts:
         schema = read_part_schema(part.path)
         names = trace_components(schema.names)
-        yield from _other_config(part.path, schema, _config_of(first))
+        yield from _other_config(part.path, _config_of(schema), _config_of(first))
         if {*names} != {*components}:
             yield (
                 f"{part.path}: not a part of this trace: its reward has the components "
@@ -211,8 +211,8 @@ def _config_of(schema: pa.Schema) -> str:
     return str((schema.metadata or {}).get(b"config_hash", b"").decode())
 
 
-def _other_config(path: Path, schema: pa.Schema, expected: str) -> Iterator[str]:
-    if (config := _config_of(schema)) != expected:
+def _other_config(path: Path, config: str, expected: str) -> Iterator[str]:
+    if config != expected:
         both = f"config {config[:12] or '(none)'}, not {expected[:12]}"
         yield f"{path}: written under {both}; one folder holds one run."
 
@@ -378,11 +378,14 @@ class TraceWriter:
             os.replace(ready, self._folder)  # a kill came between the two renames of a swap
         shutil.rmtree(self._drafts, ignore_errors=True)  # what a kill left: never part of the trace
         self._folder.mkdir(parents=True, exist_ok=True)
-        schemas = [(p.path, read_part_schema(p.path)) for p in list_parts(self.run_dir)]
-        if any(_config_of(schema) in earlier for _, schema in schemas):
+        parts = list_parts(self.run_dir)
+        configs = {part.path: _config_of(read_part_schema(part.path)) for part in parts}
+        if not {*configs.values()}.isdisjoint(earlier):
             self._merge()
         else:
-            others = (line for part in schemas for line in _other_config(*part, config_hash))
+            others = (
+                line for part in configs.items() for line in _other_config(*part, config_hash)
+            )
             InputError.refuse(f"{line} {_FIX}" for line in itertools.islice(others, 1))
 
     @property

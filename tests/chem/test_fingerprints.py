@@ -3,12 +3,7 @@ import pytest
 from rdkit import Chem, DataStructs
 from rdkit.Chem import rdFingerprintGenerator
 
-from chemkl.chem.fingerprints import (
-    morgan_fingerprint,
-    tanimoto,
-    tanimoto_kernel,
-    tanimoto_matrix,
-)
+from chemkl.chem.fingerprints import morgan_fingerprint, tanimoto, tanimoto_kernel, tanimoto_matrix
 
 MOLS = [Chem.MolFromSmiles(s) for s in ("CCO", "CCN", "c1ccccc1", "CCOc1ccccc1", "OCC")]
 
