@@ -70,39 +70,28 @@ def test_a_task_of_srun_is_a_run_of_its_own_and_a_rank_is_not(tmp_path, variable
 def test_the_variables_of_torch_distributed_tell_the_ranks(tmp_path, monkeypatch, variables, locks):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    held = claim(tmp_path / "out")
-    assert (held is not None) is locks
-    if held is not None:
-        held.close()
+    for rank in (None, 0, 1):  # a stage that knows its rank says so
+        held = claim(tmp_path / "out", rank=rank)
+        assert (held is not None) is {None: locks, 0: True, 1: False}[rank]
+        if held is not None:
+            held.close()
 
 
-@pytest.mark.parametrize(("rank", "locks"), [(0, True), (1, False)])
-def test_a_stage_that_knows_its_rank_says_so(tmp_path, monkeypatch, rank, locks):
-    for name, value in (TORCHRUN if rank == 0 else SRUN).items():
-        monkeypatch.setenv(name, value)
-    with Manifest.start(tmp_path, stage="pretrain", config={}, rank=rank) as manifest:
-        assert (manifest._lock is not None) is locks
-
-
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
-def test_a_file_system_without_locks_is_told_of_once(tmp_path, monkeypatch, capsys, number):
+@pytest.mark.parametrize(
+    "number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EAGAIN, errno.EACCES]
+)
+def test_why_there_is_no_lock(tmp_path, monkeypatch, capsys, number):
     def refuse(*_):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("fcntl.lockf", refuse)
+    if number in (errno.EAGAIN, errno.EACCES):
+        with pytest.raises(InputError, match="another process is running in this folder"):
+            claim(tmp_path)
+        return
     assert claim(tmp_path) is None
     assert claim(tmp_path) is None
-    assert capsys.readouterr().err == (
+    assert capsys.readouterr().err == (  # told of once
         f"{tmp_path}: cannot be locked here ({os.strerror(number)}): take care that no two "
         "processes run in it at the same time\n"
     )
-
-
-@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EACCES])
-def test_a_lock_that_is_held_is_refused(tmp_path, monkeypatch, number):
-    def refuse(*_):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr("fcntl.lockf", refuse)
-    with pytest.raises(InputError, match="another process is running in this folder"):
-        claim(tmp_path)

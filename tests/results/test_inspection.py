@@ -72,7 +72,7 @@ def test_first_scorings_come_in_the_order_of_their_calls(run):
     assert first_scorings(shuffled, 0.85)["call"].tolist() == [1, 3, 5]
 
 
-def test_what_is_known_of_a_run(run):
+def test_what_is_known_of_a_run(tmp_path, run, write_run):
     opened = open_run(run)
     manifest = json.loads((run / "manifest.json").read_text())
     assert opened.identity["run_id"] == manifest["run_id"]
@@ -84,13 +84,10 @@ def test_what_is_known_of_a_run(run):
     assert open_run(run).manifest is None
     assert open_run(run).threshold is None
     assert open_run(run).identity["run_id"] == manifest["run_id"]
-
-
-@pytest.mark.parametrize(
-    "target", [{"kind": "gibbs"}, {"kind": "mara", "tau": None, "tau_quantile": 0.9}, "gibbs", None]
-)
-def test_a_target_without_a_fixed_tau_has_no_threshold(tmp_path, write_run, target):
-    assert open_run(write_run(tmp_path / "run", STEPS, {"target": target})).threshold is None
+    targets = [{"kind": "gibbs"}, {"kind": "mara", "tau": None, "tau_quantile": 0.9}, "gibbs", None]
+    for number, target in enumerate(targets):  # without a fixed tau there is no threshold
+        other = write_run(tmp_path / str(number), STEPS, {"target": target})
+        assert open_run(other).threshold is None
 
 
 def test_further_columns_of_a_trace_keep_their_meaning(run):
@@ -167,6 +164,13 @@ def no_rows(run):
     return run
 
 
+def many(run):
+    for number in range(12):
+        (run / f"run-{number:02d}" / "trace").mkdir(parents=True)
+    shutil.rmtree(run / "trace")
+    return run
+
+
 def interrupted(run):
     with Manifest.start(run / "b", stage="posttrain", config={}) as manifest:
         manifest.finish("interrupted", ended_by="KeyboardInterrupt")
@@ -183,6 +187,7 @@ def with_a_table(run):
     ("place", "why"),
     [
         (lambda run: run / "nowhere", r"nowhere: no such run folder\. Give the folder"),
+        (many, r"\nRuns in it: .*run-00, .* and 2 more$"),
         (lambda run: run.parent, r"no parts [^\n]*\nRuns in it: \S*a, \S*run$"),
         (lambda run: run / "trace", r"no trace to read.*\nFix: .*give \S*run$"),
         (lambda run: run.parent / "a" / "empty", r"^\S*empty: no parts [^\n]*$"),
@@ -197,13 +202,6 @@ def test_a_folder_without_a_trace_says_what_there_is(run, place, why):
     folder = place(run)
     with pytest.raises(InputError, match=why):
         open_run(folder)
-
-
-def test_many_runs_are_counted(tmp_path):
-    for number in range(12):
-        (tmp_path / f"run-{number:02d}" / "trace").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"\nRuns in it: .*run-00, .* and 2 more$"):
-        open_run(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"not Parquet at all" * 100])
@@ -360,23 +358,22 @@ def test_frequent_answers(tmp_path, text_run, write_text_run):
     assert found[["text", "valid", "n"]].values.tolist() == [["1", False, 2], ["1", True, 1]]
 
 
-def test_columns_mean_what_they_mean_in_a_run_of_text(text_run, tmp_path, write_run):
+def test_columns_mean_what_they_mean_in_a_run_of_text(
+    text_run, tmp_path, write_run, write_text_run
+):
     opened = open_run(text_run)
     assert opened.is_text
     written = trace_schema(["qed"], text=True)
     assert opened.schema.equals(written, check_metadata=True)
     assert "an answer to its prompt" in description_of(opened.schema.field("call"))
     assert tables_of(text_run)["trace"].schema.names == written.names
+    steps = [[("p", "CCO", "CCO", 0.5), ("p", "no", None, 0.0)]]
+    for n, valid in ((1, False), (0, True)):  # one molecule makes a run one of molecules
+        written = write_text_run(tmp_path / str(n), [steps[0][1 - n :]], molecules=True)
+        assert open_run(written).is_text is valid
     of_smiles = open_run(write_run(tmp_path / "smiles", [[("C1CC", 0.0)]]))
     assert not of_smiles.is_text  # no molecule, but no text either
     assert "canonical SMILES in the run" in description_of(of_smiles.schema.field("call"))
-
-
-def test_a_molecule_makes_a_run_one_of_molecules(tmp_path, write_text_run):
-    steps = [[("p", "CCO", "CCO", 0.5), ("p", "no", None, 0.0)]]
-    assert not open_run(write_text_run(tmp_path / "text_run", steps, molecules=True)).is_text
-    nothing = [[("p", "no", None, 0.0)]]
-    assert open_run(write_text_run(tmp_path / "none", nothing, molecules=True)).is_text
 
 
 def test_a_trace_that_pandas_wrote_back_without_an_answer_can_be_queried(tmp_path, write_text_run):

@@ -60,17 +60,14 @@ def test_mara(batches, options, why):
         assert told == ""
 
 
-def test_a_diversity_filter_that_withdraws_every_hit():
+def test_filters_and_other_targets():
+    gibbs = {"kind": "gibbs", "beta": BETA}
+    assert never_acted(trace([[HIT, LOW]], Gibbs(beta=BETA)), gibbs) == ""
     rows = trace([[HIT, OTHER]], Mara(beta=BETA, tau=0.8), filtered=[[0.0, 0.0]])
     assert never_acted(rows, MARA) == (
         "the target mara never acted: the diversity filter withdrew every reward of at least "
         "tau = 0.8; before it the best reward is 0.95; the samples are those of the target gibbs"
     )
-
-
-def test_other_targets():
-    gibbs = {"kind": "gibbs", "beta": BETA}
-    assert never_acted(trace([[HIT, LOW]], Gibbs(beta=BETA)), gibbs) == ""
     aim = {"kind": "filter", "tau": 0.8}
     assert never_acted(trace([[HIT, LOW]], Filtered(tau=0.8)), aim) == ""
     assert never_acted(trace([[LOW, LOW]], Filtered(tau=0.8)), aim) == (

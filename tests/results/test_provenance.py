@@ -39,38 +39,26 @@ def settings(**change):
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "same"),
     [
-        {"seed": 1},
-        {"trainer": {"log_every_n_steps": 1, "profiler": "simple", "devices": [1]}},
-        {"trainer": {"enable_progress_bar": False, "enable_model_summary": True}},
-        {"trainer": {"gradient_clip_val": 0}},
-        {"callbacks": {"checkpoint_every": 7}},
-        {"diversity_filter": None},
+        ({"seed": 1}, True),
+        ({"trainer": {"log_every_n_steps": 1, "profiler": "simple", "devices": [1]}}, True),
+        ({"trainer": {"enable_progress_bar": False, "enable_model_summary": True}}, True),
+        ({"trainer": {"gradient_clip_val": 0}}, True),
+        ({"callbacks": {"checkpoint_every": 7}}, True),
+        ({"diversity_filter": None}, True),
+        ({"trainer": {"gradient_clip_val": 0.5}}, False),
+        ({"trainer": {"accumulate": 2}}, False),
+        ({"callbacks": {"collapse": {"action": "stop"}}}, False),
+        ({"agent": "/a/other"}, False),
+        ({"max_samples": 9}, False),
+        ({"something_new": True}, False),
+        ({"target": {"kind": "mara", "tau": 0.8, "alpha": 0.0}}, False),
     ],
 )
-def test_seed_and_logging_make_no_other_method(change):
-    assert settings(**change) == settings()
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"trainer": {"gradient_clip_val": 0.5}},
-        {"trainer": {"accumulate": 2}},
-        {"callbacks": {"collapse": {"action": "stop"}}},
-        {"agent": "/a/other"},
-        {"max_samples": 9},
-        {"something_new": True},
-        {"target": {"kind": "mara", "tau": 0.8, "alpha": 0.0}},
-    ],
-)
-def test_everything_else_does(change):
-    assert settings(**change) != settings()
-
-
-def test_a_file_is_known_by_what_it_holds():
-    moved = {"prior": InputFile(path="/b/prior", sha256="0" * 64)}
+def test_seed_and_logging_alone_make_no_other_method(change, same):
+    assert (settings(**change) == settings()) is same
+    moved = {"prior": InputFile(path="/b/prior", sha256="0" * 64)}  # known by what it holds
     assert method_settings(SAME | {"prior": "/b/prior", "seed": 3}, moved) == settings()
 
 
