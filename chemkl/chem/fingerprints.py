@@ -219,13 +219,8 @@ def build_fingerprint(
     a `MoleculeError`). Radius and distance are in bonds; without `n_bits` a fingerprint is not
     folded (2^32 or more positions, sparse).
     """
-    given = {
-        "radius": radius,
-        "n_bits": n_bits,
-        "counts": counts,
-        "chirality": chirality,
-        "max_distance": max_distance,
-    }
+    given = {"radius": radius, "n_bits": n_bits, "counts": counts, "chirality": chirality}
+    given["max_distance"] = max_distance
     make, taken = _KINDS[kind]
     InputError.refuse(
         f"{name} = {value}: the fingerprint {kind} has no such setting; it takes "
@@ -236,28 +231,24 @@ def build_fingerprint(
     if kind == "maccs":
         return rdMolDescriptors.GetMACCSKeysFingerprint
     if kind == "pharmacophore":
-        return _pharmacophores()
+        from rdkit.Chem.Pharm2D import Generate, Gobbi_Pharm2D  # compiles its patterns on import
+
+        factory: Any = Gobbi_Pharm2D.factory
+        draw: Callable[[Mol, Any], Any] = Generate.Gen2DFingerprint
+
+        def pharmacophores(mol: Mol) -> Any:
+            n_features = sum(len(matches) for matches in factory.GetMolFeats(mol))
+            if n_features > MOST_FEATURES:
+                raise MoleculeError(
+                    f"too many pharmacophore features: {n_features}, at most {MOST_FEATURES}"
+                )
+            return draw(mol, factory)
+
+        return pharmacophores
     settings: dict[str, Any] = {_RDKIT[name]: given[name] for name in taken if name in _RDKIT}
     settings["fpSize"] = n_bits or 2048  # an unfolded fingerprint ignores it
     if kind == "feature_morgan":
         settings["atomInvariantsGenerator"] = rdFingerprintGenerator.GetMorganFeatureAtomInvGen()
     method = f"Get{'' if n_bits else 'Sparse'}{'Count' if counts else ''}Fingerprint"
     fingerprint: Fingerprinter = getattr(make(**settings), method)
-    return fingerprint
-
-
-def _pharmacophores() -> Fingerprinter:
-    from rdkit.Chem.Pharm2D import Generate, Gobbi_Pharm2D  # compiles its patterns on import
-
-    factory: Any = Gobbi_Pharm2D.factory
-    make: Callable[[Mol, Any], Any] = Generate.Gen2DFingerprint
-
-    def fingerprint(mol: Mol) -> Any:
-        n_features = sum(len(matches) for matches in factory.GetMolFeats(mol))
-        if n_features > MOST_FEATURES:
-            raise MoleculeError(
-                f"too many pharmacophore features: {n_features}, at most {MOST_FEATURES}"
-            )
-        return make(mol, factory)
-
     return fingerprint

@@ -13,17 +13,13 @@ from rdkit.Chem import rdDepictor
 from chemkl.config import InputError
 
 DEFAULT_MAX_ATOMS = 500
-"""Larger molecules are refused unless the caller says otherwise: canonicalisation and ring
-perception grow faster than linearly, and one line of garbage must not stop a run."""
-
+"""Larger molecules are refused unless the caller says otherwise: RDKit's time grows faster than
+linearly, and one line of garbage must not stop a run."""
 CHARACTERS_PER_ATOM = 10
-"""A SMILES longer than this times ``max_atoms`` is not even parsed (a bracket atom with charge,
-isotope and stereo mark takes about ten characters)."""
-
+"""A SMILES longer than this times ``max_atoms`` is not parsed: as many as a bracket atom takes."""
 MOST_ATOMS = 5_000
-"""The largest ``max_atoms`` that a config may ask for: RDKit's time grows with the square of the
-size (a ring of 5,000 atoms takes a second), and its recursion along a chain of so many still fits
-on a stack of 8 MB."""
+"""The largest ``max_atoms`` that a config may ask for: a ring of so many takes RDKit a second, and
+its recursion along a chain of so many still fits on a stack of 8 MB."""
 
 _OUT_OF_RANGE = re.compile(r"\[(?:\d{5}|\d*#(?!(?:10\d|11[0-8])\D)\d{3}|[^\[\]]*[-+H]\d{3})")
 """Numbers in brackets that RDKit takes modulo 65,536 (isotopes) or 256 (the others): it reads
@@ -156,12 +152,10 @@ def _parsed(smiles: str, max_atoms: int) -> tuple[Chem.Mol | None, str | None]:
             return None, insanity(unsanitised) or f"not parsable: {_syntax_problem(smiles)}"
     except Exception as error:  # noqa: BLE001 - RDKit's invariants, anything
         return None, f"not parsable: {one_line(error)}"
-    too_large = _too_large(mol.GetNumAtoms(), max_atoms)
-    return (mol, None) if too_large is None else (None, too_large)
-
-
-def _too_large(n_atoms: int, max_atoms: int) -> str | None:
-    return f"too many atoms: {n_atoms}, at most {max_atoms}" if n_atoms > max_atoms else None
+    n_atoms = mol.GetNumAtoms()
+    if n_atoms > max_atoms:
+        return None, f"too many atoms: {n_atoms}, at most {max_atoms}"
+    return mol, None
 
 
 def _too_costly(smiles: str, max_atoms: int) -> str | None:
@@ -170,9 +164,10 @@ def _too_costly(smiles: str, max_atoms: int) -> str | None:
     if len(smiles) <= max_atoms and not many_rings:
         return None
     graph = Chem.MolFromSmiles(smiles, sanitize=False)
-    reason = None if graph is None else _too_large(graph.GetNumHeavyAtoms(), max_atoms)
-    if graph is None or reason or graph.GetNumBonds() - graph.GetNumAtoms() < MOST_RINGS_ON_ONE:
-        return reason
+    if graph is not None and graph.GetNumHeavyAtoms() > max_atoms:
+        return f"too many atoms: {graph.GetNumHeavyAtoms()}, at most {max_atoms}"
+    if graph is None or graph.GetNumBonds() - graph.GetNumAtoms() < MOST_RINGS_ON_ONE:
+        return None
     rings = [set(ring) for ring in Chem.GetSSSR(graph)]
     for large in (ring for ring in rings if len(ring) > MOST_RINGS_ON_ONE):
         n_rings = sum(len(large & other) > 1 for other in rings) - 1

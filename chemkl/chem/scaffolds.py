@@ -22,7 +22,7 @@ def murcko_scaffold(molecule: Chem.Mol | str) -> str:
     Bemis and Murcko, J. Med. Chem. 39, 2887 (1996), as RDKit implements it. Stereochemistry
     plays no part, so enantiomers share one scaffold. Empty for an acyclic molecule.
     """
-    return _smiles(_murcko(as_mol(molecule)))
+    return Chem.MolToSmiles(_murcko(as_mol(molecule)), isomericSmiles=False)
 
 
 def generic_scaffold(molecule: Chem.Mol | str) -> str | None:
@@ -34,13 +34,10 @@ def generic_scaffold(molecule: Chem.Mol | str) -> str | None:
     """
     try:
         with step("generic scaffold"):
-            return _smiles(_murcko(_make_generic(_murcko(as_mol(molecule)))))
+            generic = _murcko(_make_generic(_murcko(as_mol(molecule))))
+            return Chem.MolToSmiles(generic, isomericSmiles=False)
     except MoleculeError:
         return None
-
-
-def _smiles(scaffold: Chem.Mol) -> str:
-    return Chem.MolToSmiles(scaffold, isomericSmiles=False)
 
 
 # ---- a scaffold with attachment points
@@ -150,41 +147,33 @@ class StructureReader:
     """
 
     def __init__(self) -> None:
-        self._of_scaffold: dict[str, str | None] = {"": ""}
-        self._of_skeleton: dict[str, str | None] = {}
+        self._generic: dict[str, str | None] = {"": ""}
 
     def __call__(self, smiles: str, scaffold: str | None = None) -> Structure | None:
-        """Read one molecule; None where RDKit refuses it, or one of the steps with it.
-
-        Args:
-            smiles: canonical, of the molecule.
-            scaffold: its Bemis-Murcko scaffold, where that is known: most of the time goes there.
-        """
+        """Read a molecule, whose scaffold may be given; None where RDKit refuses it, or a step."""
         mol = parse(smiles)
         if mol is None:
             return None
         try:
             if scaffold is None:
                 scaffold = murcko_scaffold(mol)
-            if scaffold not in self._of_scaffold:
-                self._of_scaffold[scaffold] = self._generic(mol, scaffold)
+            if scaffold not in self._generic:
+                drawn = skeleton(scaffold)
+                if drawn is None:
+                    self._generic[scaffold] = generic_scaffold(mol)
+                elif drawn not in self._generic:
+                    carbons = parse(drawn)  # None where an atom cannot be one
+                    self._generic[drawn] = None if carbons is None else murcko_scaffold(carbons)
+                if drawn is not None:
+                    self._generic[scaffold] = self._generic[drawn]
             packed = packed_morgan(mol, radius=RADIUS, n_bits=N_BITS)
         except MoleculeError:
             return None
-        return Structure(scaffold, self._of_scaffold[scaffold], packed)
-
-    def _generic(self, mol: Chem.Mol, scaffold: str) -> str | None:
-        drawn = skeleton(scaffold)
-        if drawn is None:
-            return generic_scaffold(mol)
-        if drawn not in self._of_skeleton:
-            carbons = parse(drawn)  # None where an atom cannot be one
-            self._of_skeleton[drawn] = None if carbons is None else murcko_scaffold(carbons)
-        return self._of_skeleton[drawn]
+        return Structure(scaffold, self._generic[scaffold], packed)
 
 
 def skeleton(scaffold: str) -> str | None:
-    """Write a scaffold with carbons and single bonds alone, atoms in the same order.
+    """A scaffold with carbons and single bonds alone, atoms in the same order.
 
     That is what `generic_scaffold` makes of it before it cuts side atoms a second time; not its
     canonical SMILES. None for a scaffold with charges, dative bonds, explicit hydrogens or whatever

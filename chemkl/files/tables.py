@@ -83,13 +83,24 @@ def open_table(path: Path, rules: Rules) -> Iterator[Table]:
     """Open a file of rows by its name and content; refuse it, or stop, where it cannot be read."""
     with opened(path) as source:
         named = path.suffix.lower() == ".parquet"
-        if named or source.head.startswith(PARQUET):
-            if not named:
-                say_once(f"{source.place}: a Parquet file by its content; read as one")
-            with _parquet(local(path), label_of(path)) as table:
-                yield table
-        else:
+        if not named and not source.head.startswith(PARQUET):
             yield text_table(source, rules)
+            return
+        if not named:
+            say_once(f"{source.place}: a Parquet file by its content; read as one")
+    file, place = local(path), label_of(path)
+    check_seal(file)
+    with readable(file, place, "Copy it again, or write it anew."), pq.ParquetFile(file) as parquet:
+        refuse_same_names(parquet.schema_arrow.names, place)
+
+        def read(names: Sequence[str]) -> Iterator[Row]:
+            number = 0
+            for batch in parquet.iter_batches(batch_size=4096, columns=list(names)):
+                for cells in zip(*map(cells_of, batch.columns), strict=True):
+                    number += 1
+                    yield Row(number, dict(zip(batch.schema.names, cells, strict=True)))
+
+        yield Table(place, "parquet", [], read, types=parquet.schema_arrow)
 
 
 def text_table(source: Source, rules: Rules) -> Table:
@@ -295,31 +306,12 @@ def _records(numbered: Numbered) -> Iterator[Row]:
         yield Row(number, "\n".join([*record, ""]), reason)
 
 
-@contextmanager
-def _parquet(path: Path, place: str) -> Iterator[Table]:
-    check_seal(path)
-    with readable(path, place, "Copy it again, or write it anew."), pq.ParquetFile(path) as file:
-        schema = file.schema_arrow
-        refuse_same_names(schema.names, place)
-
-        def read(names: Sequence[str]) -> Iterator[Row]:
-            number = 0
-            for batch in file.iter_batches(batch_size=4096, columns=list(names)):
-                for cells in zip(*map(cells_of, batch.columns), strict=True):
-                    number += 1
-                    yield Row(number, dict(zip(batch.schema.names, cells, strict=True)))
-
-        yield Table(place, "parquet", [], read, types=schema)
-
-
 def cells_of(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     """The cells of a column; text need not be good UTF-8."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    cells: list[Any]
     if not is_text(column.type):
-        cells = column.to_pylist()
-        return cells
+        return list(column.to_pylist())
     cells = column.cast(pa.large_binary()).to_pylist()
     return [None if cell is None else cell.decode("utf-8", "replace") for cell in cells]
 

@@ -97,15 +97,21 @@ class Window:
         return min(self._outcomes, key=lambda name: (-self._outcomes[name], name), default="")
 
     def _count(self, identity: Hashable, outcome: str, change: int) -> None:
-        changes: list[tuple[Counter[Any], Hashable, int]] = [(self._identities, identity, change)]
+        _shift(self._identities, identity, change)
         if outcome:
             size = self._outcomes[outcome]
-            changes += [(self._outcomes, outcome, change)]
-            changes += [(self._sizes, size, -1), (self._sizes, size + change, 1)]
-        for counts, key, by in changes:
-            counts[key] += by
-            if not counts[key] or (counts is self._sizes and not key):
-                del counts[key]  # what is not there any more leaves no key behind
+            _shift(self._outcomes, outcome, change)
+            if size:
+                _shift(self._sizes, size, -1)
+            if size + change:
+                _shift(self._sizes, size + change, 1)
+
+
+def _shift(counts: Counter[Any], key: Hashable, change: int) -> None:
+    """Change a count; what is not there any more leaves no key behind."""
+    counts[key] += change
+    if not counts[key]:
+        del counts[key]
 
 
 class Alarm:
