@@ -74,10 +74,10 @@ def test_what_is_counted_and_advised(config):
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        ({}, r"duplicate_rate = 0\.5: 1,000 completions with 3 valid answers always reach it"),
-        ({"duplicate_rate": None}, r"top_share = 0\.3: .* set it to null or to another value"),
+        ({}, r"duplicate_rate: 1,000 completions with 3 valid answers always reach 0\.5"),
+        ({"duplicate_rate": None}, r"top_share: .* reach 0\.3; set it to null or to another value"),
         ({"duplicate_rate": 0.98, "window": 100, "top_share": None}, None),  # 97 of 100 at least
-        ({"duplicate_rate": 0.97, "window": 100, "top_share": None}, "duplicate_rate = 0.97"),
+        ({"duplicate_rate": 0.97, "window": 100, "top_share": None}, "always reach 0.97"),
         ({"duplicate_rate": None, "effective_scaffolds": 3, "top_share": None}, "effective_sca"),
         ({"duplicate_rate": None, "effective_scaffolds": 2.9, "top_share": 0.34}, None),
     ],
