@@ -142,12 +142,6 @@ def test_the_encodings_of_windows_are_read(tmp_path, encoding):
     assert Document.read(path).data == {"a": "Ångström", "b": 2}
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path):
-    path = tmp_path / "bom.yaml"
-    path.write_bytes(b"\xef\xbb\xbfseed: 1\n")
-    assert Document.read(path).data == {"seed": 1}
-
-
 def test_a_missing_file_names_the_near_one(tmp_path):
     (tmp_path / "plain.yaml").write_text("a: 1")
     (tmp_path / "rest.yml").write_text("a: 1")

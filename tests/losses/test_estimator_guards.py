@@ -75,34 +75,19 @@ def test_every_option_is_looked_at():
 COMPARES = ["rloo", "grpo", "log_variance", "forward_kl", "f_dpg", "alpha_dpg", "snis"]
 
 
-@pytest.mark.parametrize("name", COMPARES)
-def test_one_row_has_no_others(name):
+@pytest.mark.parametrize("name", list(ESTIMATORS))
+def test_one_row_has_no_others_or_is_enough(name):
+    """msc may begin a chain with it."""
     one = INPUTS.where(torch.tensor([False, True, False, False]))
-    with pytest.raises(
-        ValueError, match=rf"{name} .*group 0 has 1 row .the batch has 1.*raise the batch size.*"
-    ):
+    if name not in COMPARES:
+        assert call(name, inputs=one).loss.isfinite()
+        return
+    message = rf"{name} .*group 0 has 1 row .the batch has 1.*raise the batch size"
+    with pytest.raises(ValueError, match=message):
         call(name, inputs=one)
     grouped = dataclasses.replace(INPUTS, group=torch.tensor([4, 4, 9, 4]))
     with pytest.raises(ValueError, match=r"group 9 has 1 row .the batch has 4."):
         call(name, inputs=grouped)
-
-
-@pytest.mark.parametrize("name", ["reinvent", "trajectory_balance", "msc"])
-def test_one_row_is_enough_for_those_that_compare_nothing(name):
-    """msc may begin a chain with it."""
-    one = INPUTS.where(torch.tensor([False, True, False, False]))
-    assert call(name, inputs=one).loss.isfinite()
-
-
-@pytest.mark.parametrize("name", list(ESTIMATORS))
-def test_one_row_is_enough_or_refused_but_never_a_loss_that_is_not_finite(name):
-    one = INPUTS.where(torch.tensor([False, True, False, False]))
-    try:
-        loss = call(name, inputs=one).loss
-    except ValueError as refused:
-        assert "group 0 has 1 row" in str(refused)  # noqa: PT017  # either end will do
-    else:
-        assert loss.isfinite()
 
 
 TENSORS = {
@@ -134,17 +119,6 @@ def test_shapes_that_differ(name):
             shape = rf"{short} \({', '.join(map(str, wrong.shape))},?\)"
             with pytest.raises(ValueError, match=rf"a value per row; got .*{shape}"):
                 chosen.function(**{**given(), key: wrong})
-
-
-@pytest.mark.parametrize("field", ["logp_policy", "logp_ref", "reward", "logp_behaviour"])
-@pytest.mark.parametrize("value", [NAN, INF, -INF])
-def test_rows_that_are_not_finite(field, value):
-    """Before any estimator."""
-    bad = torch.tensor([-1.0, value, -3.0, -1.5])
-    with pytest.raises(ValueError, match=rf"{field} is not finite in 1 of 4 rows .first: row 1"):
-        dataclasses.replace(INPUTS, **{field: bad})
-    with pytest.raises(ValueError, match="logp_policy_of_prior is not finite in 1 of 2 rows"):
-        dataclasses.replace(INPUTS, logp_policy_of_prior=torch.tensor([-1.0, value]))
 
 
 class Odd:
@@ -285,22 +259,6 @@ def test_a_shaper_needs_an_advantage(name):
     able = "f_dpg, alpha_dpg, forward_kl, rloo, grpo"
     with pytest.raises(ValueError, match=rf"{name!r} has no advantage .* that have: {able}"):
         build_objective("gibbs", name, beta=0.5, shaper="ips")
-
-
-@pytest.mark.parametrize("target", ["mara", "filter"])
-def test_a_tau_above_every_reward(target):
-    with pytest.raises(
-        ValueError, match=r"tau is 1.2, but no reward is above 1: .* never be a hit"
-    ):
-        build_objective(target, "snis", beta=0.5, tau=1.2, reward_range=(0.0, 1.0))
-    build_objective(target, "snis", beta=0.5, tau=1.0, reward_range=(0.0, 1.0))
-
-
-def test_a_floor_of_tau_above_every_reward():
-    quantile = {"beta": 0.5, "tau_quantile": 0.9}
-    with pytest.raises(ValueError, match=r"tau_floor is 1\.2, but no reward is above 1"):
-        build_objective("mara", **quantile, tau_floor=1.2, reward_range=(0.0, 1.0))
-    build_objective("mara", **quantile, tau_floor=1.0, reward_range=(0.0, 1.0))
 
 
 def test_an_input_that_an_estimator_of_ones_own_asks_for_is_made_or_named(monkeypatch):

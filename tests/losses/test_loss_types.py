@@ -36,6 +36,14 @@ def changed(**tensors):
             {"reward": torch.tensor([torch.nan, 1.0, 0.0])},
             "reward is not finite in 1 of 3 rows .first: row 0, nan.: .*has reward 0",
         ),
+        (
+            {"logp_behaviour": torch.tensor([-1.0, torch.inf, -1.0])},
+            "logp_behaviour is not finite in 1 of 3 rows .first: row 1, inf",
+        ),
+        (
+            {"logp_policy_of_prior": torch.tensor([-1.0, torch.nan])},
+            "logp_policy_of_prior is not finite in 1 of 2 rows .first: row 1, nan",
+        ),
         ({"reward": torch.tensor([0, 1, 1])}, "reward is int64, and must be float32 or float64"),
         (
             {"logp_policy": torch.zeros(3, dtype=torch.bfloat16)},
