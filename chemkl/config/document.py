@@ -34,6 +34,10 @@ MOST_LEVELS = 50
 MOST_DIGITS = 18
 """Of a whole number: it then fits into 64 bits, as the seeds and counts of every library must."""
 
+_TOO_LONG = (
+    f"larger than {MOST_CHARACTERS:,} characters, the most that settings may have; put a long list "
+    "into a file of its own and give its path."
+)
 QUOTE_HINT = " (text that begins with one of [ { * & ! @ % ` must be quoted: '[#6]')"
 NEEDS_QUOTES = re.compile(r"(?:^|[:\-=\[,])\s*[\[{*&!@%`]")
 
@@ -116,13 +120,14 @@ class Document:
         text = read_text(file, kinds)
         _refuse_other_formats(file, text, str(path))
         data, lines, repeated = parse(text, str(path))
+        problem = ""
         if not isinstance(data, dict):
-            kind = "nothing" if data is None else f"a {type(data).__name__}"
-            raise InputError(
-                f"{path}:1: the file should hold settings, one 'key: value' a line; found {kind}."
-            )
-        if "run_type" in data and "parameters" in data:
-            raise InputError(f"{path}: a config of another program. {_converted(str(path))}.")
+            found = "nothing" if data is None else f"a {type(data).__name__}"
+            problem = f":1: the file should hold settings, one 'key: value' a line; found {found}."
+        elif "run_type" in data and "parameters" in data:
+            problem = f": a config of another program. {_converted(str(path))}."
+        if problem:
+            raise InputError(f"{path}{problem}")
         file = file.resolve()
         return cls(data, str(path), folder or file.parent, lines, tuple(repeated), file)
 
@@ -166,7 +171,7 @@ def parse(text: str, name: str) -> Parsed:
         InputError: with the line, and what YAML expected there.
     """
     if len(text) > MOST_CHARACTERS:
-        raise InputError(_too_long(name))
+        raise InputError(f"{name}: {_TOO_LONG}")
     reader = _Reader()
     yaml = YAML(typ="safe", pure=True)
     yaml.Resolver = _Resolver
@@ -286,13 +291,14 @@ def _scalar(node: Node) -> Any:
     if not isinstance(node, ScalarNode):
         return None
     kind, text = str(node.tag).removeprefix(_TAG), node.value
-    if kind not in _READ:
-        merge = "<< is no key here: write out what it would take from elsewhere"
-        raise _UnfitError(merge if kind == "merge" else _unknown_tag(node))
+    merge = "<< is no key here: write out what it would take from elsewhere"
+    problem = merge if kind == "merge" else _unknown_tag(node)
     try:
-        return _READ[kind](text)
+        if kind in _READ:
+            return _READ[kind](text)
     except (KeyError, ValueError) as error:  # !!bool x, !!int x, "\\ud800"
-        raise _UnfitError(f"{shown(text)} cannot be read: {error}") from error
+        problem = f"{shown(text)} cannot be read: {error}"
+    raise _UnfitError(problem)
 
 
 def _unknown_tag(node: Node) -> str:
@@ -352,13 +358,6 @@ def _converted(name: str) -> str:
     return f"A config of REINVENT4 becomes one with: {command}"
 
 
-def _too_long(name: str) -> str:
-    return (
-        f"{name}: larger than {MOST_CHARACTERS:,} characters, the most that settings may have; put "
-        "a long list into a file of its own and give its path."
-    )
-
-
 def read_text(file: Path, kinds: Iterable[str] = ()) -> str:
     """Read a file of settings as UTF-8, or UTF-16 with its mark.
 
@@ -366,31 +365,25 @@ def read_text(file: Path, kinds: Iterable[str] = ()) -> str:
         InputError: no such file, no regular file, too large, or not text.
     """
     most = 4 * MOST_CHARACTERS  # a character has up to four bytes
+    marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # as Windows PowerShell writes files
     try:
         mode = file.stat().st_mode
         endless = not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)  # a pipe may wait for ever
         with open(os.devnull if endless else file, "rb") as stream:
             raw = stream.read(most + 1)
-    except (OSError, ValueError) as error:  # a ValueError: a zero byte in the name
-        why = f"cannot be read: {getattr(error, 'strerror', None) or error}."
-        if isinstance(error, FileNotFoundError):
-            why = f"no such file; {_near_file(file, kinds)}"
-        raise InputError(f"{file}: {why}") from error
-    if endless:
-        raise InputError(
-            f"{file}: a device, pipe or socket; settings are read from a regular file of at most "
-            f"{MOST_CHARACTERS:,} characters."
-        )
-    if len(raw) > most:
-        raise InputError(_too_long(str(file)))
-    marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # as Windows PowerShell writes files
-    try:
-        return raw.decode("utf-16" if raw.startswith(marks) else "utf-8-sig")
+        if not endless and len(raw) <= most:
+            return raw.decode("utf-16" if raw.startswith(marks) else "utf-8-sig")
+        regular = f"settings are read from a regular file of at most {MOST_CHARACTERS:,} characters"
+        problem = f": a device, pipe or socket; {regular}." if endless else f": {_TOO_LONG}"
+    except FileNotFoundError:
+        problem = f": no such file; {_near_file(file, kinds)}"
     except UnicodeDecodeError as error:
+        byte = f"byte {raw[error.start]:#04x}"
         line = raw.count(b"\n", 0, error.start) + 1
-        raise InputError(
-            f"{file}:{line}: not UTF-8 text (byte {raw[error.start]:#04x}); save the file as UTF-8."
-        ) from error
+        problem = f":{line}: not UTF-8 text ({byte}); save the file as UTF-8."
+    except (OSError, ValueError) as error:  # a ValueError: a zero byte in the name
+        problem = f": cannot be read: {getattr(error, 'strerror', None) or error}."
+    raise InputError(f"{file}{problem}")
 
 
 def _near_file(file: Path, kinds: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from pydantic import (
     field_validator,
 )
 
-from chemkl.config.base import Config, Distinct, by_kind, just_one
+from chemkl.config.base import Config, Distinct, by_kind, complain, just_one
 from chemkl.config.objective import (
     EstimatorConfig,
     ShaperConfig,
@@ -122,10 +122,8 @@ def _readable(parse: str) -> str:
             problem = f"with one group, the answer: this one has {groups} groups"
     except re.error as error:
         problem = f"({error})"
-    if problem:
-        raise ValueError(
-            f"{parse!r} is neither strict nor lenient, nor a regular expression {problem}"
-        )
+    neither = f"{parse!r} is neither strict nor lenient, nor a regular expression"
+    complain([((), f"{neither} {problem}")] if problem else [])
     return parse
 
 
@@ -162,8 +160,7 @@ def as_answer(value: Any) -> Any:
         problem = f"{value!r} is a number that can be written in several ways: quote it"
     elif value == "":
         problem = "an empty completion is read as no answer: leave the empty answer out"
-    if problem:
-        raise ValueError(problem)
+    complain([((), problem)] if problem else [])
     return str(value) if isinstance(value, int) else value
 
 

@@ -54,26 +54,27 @@ def _find(path: Path, info: ValidationInfo) -> Path:
     """
     context = info.context or {}
     kinds = [context["kind"]] if context.get("kind") else []
+    promised, problem, there = context.get("promised", frozenset()), "", None
     try:
         path = path.expanduser()
         places = places_of(path, context)
+        made = [place for place in places if not promised.isdisjoint((place, *place.parents))]
         there = next((place for place in places if place.exists()), None)
+        if there is not None:
+            if there.is_char_device() or there.is_block_device():
+                problem = f"a device, not a file or a folder: {there}"
+        elif made:
+            there, problem = made[0], _unwritten(made[0], context.get("earlier", {}))
+        elif (there := shipped.find(path, *kinds)) is None:
+            if path.parts[:1] == ("..",) and str(path) not in context.get("typed", ()):
+                # whoever wrote .. into a file meant the file's folder, not where we work
+                places = places[:-1] or places
+            looked = " nor ".join(str(place) for place in dict.fromkeys(places))
+            near = shipped.near(path, *kinds)
+            hint = f"; did you mean {near!r}, which comes with chemkl?" if near else ""
+            problem = f"no such file or folder: {looked}{hint}"
     except (OSError, RuntimeError) as error:  # a name too long, a folder closed to us, ~nobody
-        raise ValueError(utf8(f"no such file or folder: {path} ({error})")) from error
-    promised, problem = context.get("promised", frozenset()), ""
-    made = [place for place in places if not promised.isdisjoint((place, *place.parents))]
-    if there is not None:
-        if there.is_char_device() or there.is_block_device():
-            problem = f"a device, not a file or a folder: {there}"
-    elif made:
-        there, problem = made[0], _unwritten(made[0], context.get("earlier", {}))
-    elif (there := shipped.find(path, *kinds)) is None:
-        if path.parts[:1] == ("..",) and places[1:] and str(path) not in context.get("typed", ()):
-            places.pop()  # whoever wrote .. into a file meant the file's folder, not where we work
-        looked = " nor ".join(str(place) for place in dict.fromkeys(places))
-        near = shipped.near(path, *kinds)
-        hint = f"; did you mean {near!r}, which comes with chemkl?" if near else ""
-        problem = f"no such file or folder: {looked}{hint}"
+        problem = f"no such file or folder: {path} ({error})"
     if there is None or problem:
         raise ValueError(utf8(problem))
     return there

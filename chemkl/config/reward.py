@@ -1,6 +1,5 @@
 """Settings of a reward: its components, how each becomes a score, how the scores are joined."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -11,7 +10,6 @@ from pydantic import (
     FiniteFloat,
     TypeAdapter,
     ValidationInfo,
-    field_validator,
 )
 
 from chemkl.config.base import CalledByKind, Config, twice_in
@@ -31,9 +29,9 @@ class ComponentConfig(Config):
 
     kind: str
     """Which component: a name in the registry of rewards, for example qed or tanimoto."""
-    name: Annotated[str, CalledByKind] = ""
-    """What its columns are called (raw_<name>, score_<name>): letters, digits, _ . - only; default:
-    its kind. Two components of one kind need two names."""
+    name: Annotated[str, Field(pattern=r"^([A-Za-z0-9_][A-Za-z0-9_.-]*)?$"), CalledByKind] = ""
+    """What its columns are called (raw_<name>, score_<name>), in letters, digits and _ - or dots;
+    default: its kind. Two components of one kind need two names."""
     role: Role = "scorer"
     """scorer: its score enters the aggregate; filter: a score below 0.5 makes the reward 0, and
     spares the costly components; penalty: its score multiplies the aggregate."""
@@ -47,13 +45,6 @@ class ComponentConfig(Config):
     double_sigmoid, step, left_step, right_step, exponential_decay, gaussian, min_gaussian,
     max_gaussian, linear_clip or value_map. none is for components that lie between 0 and 1
     already."""
-
-    @field_validator("name")
-    @classmethod
-    def _fit_for_a_column(cls, name: str) -> str:
-        if name and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
-            raise ValueError("a name has letters, digits, _ . and - only")
-        return name
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Take weights of scorers only."""

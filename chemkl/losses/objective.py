@@ -139,18 +139,19 @@ class Objective:
             )
         result = self.estimator.function(**{n: available[n] for n in wanted.inputs}, **self.options)
         is_pair = isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], Tensor)
+        problem = ""
         if not is_pair or result[0].numel() != 1:
             got = f"a loss of shape {tuple(result[0].shape)}" if is_pair else type(result).__name__
-            raise ValueError(
-                f"estimator {name!r} must return (loss, metrics), a scalar tensor to minimise and "
-                f"a dict of scalars; got {got}"
-            )
-        if not bool(torch.isfinite(result[0].detach())):
-            raise ValueError(
+            what = "(loss, metrics), a scalar tensor to minimise and a dict of scalars"
+            problem = f"estimator {name!r} must return {what}; got {got}"
+        elif not bool(torch.isfinite(result[0].detach())):
+            problem = (
                 f"the loss of {name} is {result[0].item()}: a log-ratio is beyond what its "
                 "precision holds. Has the policy diverged (log_ratio_std in the metrics), or is "
                 "beta very small? Lower the learning rate, clip gradients, or take a larger beta"
             )
+        if problem:
+            raise ValueError(problem)
         return result
 
 

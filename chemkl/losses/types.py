@@ -134,13 +134,14 @@ def check_rows(**row_tensors: Tensor | None) -> None:
             raise TypeError(f"{name} must be a torch.Tensor, got {type(rows).__name__}")
     shapes = {name: tuple(rows.shape) for name, rows in given.items()}
     listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+    problem = ""
     if len(set(shapes.values())) > 1 or any(len(shape) != 1 for shape in shapes.values()):
-        raise ValueError(f"1-d tensors of one length are needed, a value per row; got {listed}")
-    if (0,) in shapes.values():
-        raise ValueError(
-            f"the batch is empty: {', '.join(given)} have 0 rows; invalid sequences stay in it "
-            "with reward 0, and a step that sampled nothing is to be skipped by the caller"
-        )
+        problem = f"1-d tensors of one length are needed, a value per row; got {listed}"
+    elif (0,) in shapes.values():
+        stay = "invalid sequences stay in it with reward 0, and the caller skips a step of nothing"
+        problem = f"the batch is empty: {', '.join(given)} have 0 rows; {stay}"
+    if problem:
+        raise ValueError(problem)
 
 
 def check_logp(name: str, logp_B: Tensor) -> None:
