@@ -99,7 +99,7 @@ PLAIN = {"kind": "qed"}
         ),
         (
             {"components": [{**PLAIN, "role": "filter", "weight": 2}]},
-            "components.0: weight = 2 belongs to scorers; a filter has none: leave it out",
+            "components.0.weight: belongs to scorers; a filter has none: leave it out",
         ),
         (
             {"components": [{**PLAIN, "role": "penalty"}]},
