@@ -252,9 +252,6 @@ def crossovers(points: Points, scaffolds: Sequence[str]) -> list[Crossover]:
         log_prior, reward = members[name]
         return float(special.logsumexp(log_prior + sigma * reward))
 
-    def lead(sigma: float, one: str, other: str) -> float:
-        return log_mass(one, sigma) - log_mass(other, sigma)
-
     def crossing(one: str, other: str, sigma: float) -> Crossover:
         """By the shares of the points within each family under gibbs.
 
@@ -277,9 +274,13 @@ def crossovers(points: Points, scaffolds: Sequence[str]) -> list[Crossover]:
     for pair in combinations(scaffolds, 2):
         values = on_grid[pair[0]] - on_grid[pair[1]]
         apart = np.flatnonzero(values)  # where they touch on the grid, the neighbours tell
-        crossings += [
-            crossing(*pair, optimize.brentq(lead, GRID[i], GRID[j], pair, xtol=1e-14, rtol=1e-14))
-            for i, j in pairwise(apart)
-            if values[i] * values[j] < 0
-        ]
+        for i, j in pairwise(apart):
+            if values[i] * values[j] < 0:
+                root = optimize.brentq(
+                    lambda sigma, one, other: log_mass(one, sigma) - log_mass(other, sigma),
+                    *(GRID[i], GRID[j], pair),
+                    xtol=1e-14,
+                    rtol=1e-14,
+                )
+                crossings.append(crossing(*pair, root))
     return sorted(crossings, key=lambda crossing: -crossing.beta)

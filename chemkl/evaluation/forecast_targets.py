@@ -118,7 +118,7 @@ class Forecast:
 def forecast_targets(config: ForecastConfig, points: Points) -> Forecast:
     """Forecast what the targets of a config ask for; its own beta and tau come with its lists."""
     own = config.target
-    own_beta, own_tau = own.resolved_beta, tau_of(own, points, default_tau(config))
+    own_beta, own_tau = own.resolved_beta, tau_of([own], points, config)
     betas = sorted({*config.resolved_betas, own_beta}, reverse=True)
     taus = sorted({*(config.taus or ()), own_tau})
     rows = [_row("prior", None, tau, points, None, config.min_ess) for tau in taus]
@@ -145,20 +145,17 @@ def forecast_targets(config: ForecastConfig, points: Points) -> Forecast:
     return Forecast(rows, families, crossings, list(dict.fromkeys(sentences)))
 
 
-def tau_of(target: TargetConfig, points: Points, default: float) -> float:
-    """The tau of a run's target, as far as the prior's samples tell.
+def tau_of(targets: Sequence[TargetConfig], points: Points, config: ForecastConfig) -> float:
+    """The tau of the first target that has one, as far as the prior's samples tell.
 
     A batch quantile moves with the policy; what is taken for it is that of the prior's samples.
     """
-    if target.kind == "mara" and target.tau_quantile is not None:
-        quantile = float(np.quantile(points.reward_N, target.tau_quantile))
-        return quantile if target.tau_floor is None else max(target.tau_floor, quantile)
-    tau = getattr(target, "tau", None)  # gibbs has none
-    return default if tau is None else float(tau)
-
-
-def default_tau(config: ForecastConfig) -> float:
-    """The tau of a target that has none."""
+    for target in targets:
+        if target.kind == "mara" and target.tau_quantile is not None:
+            quantile = float(np.quantile(points.reward_N, target.tau_quantile))
+            return quantile if target.tau_floor is None else max(target.tau_floor, quantile)
+        if (tau := getattr(target, "tau", None)) is not None:  # gibbs has none
+            return float(tau)
     return config.taus[0] if config.taus else DEFAULT_TAU
 
 
@@ -171,16 +168,15 @@ def build_target(own: TargetConfig, kind: str, beta: float, tau: float) -> Targe
     return TARGETS[kind](beta=beta, tau=tau, **options)
 
 
-def shares_or_none(points: Points, target: Target) -> Floats | None:
-    """The shares of a target; None for one that is nothing but hits, where no sample is one."""
+def _shares(points: Points, target: Target, tau: float) -> tuple[Floats | None, bool]:
+    """The shares of a target, and whether it lives on hits and no sample is one: it is not seen.
+
+    None for one that is nothing but hits, where no sample is one.
+    """
+    unseen = target.has_hits and not bool((points.reward_N >= tau).any())
     if target.full_support or bool(points.at(target).hit.any()):
-        return estimates.target_shares(points, target)
-    return None
-
-
-def hits_unseen(points: Points, target: Target | None, tau: float) -> bool:
-    """Whether a target (None: the prior) lives on hits, and no sample is one: it is not seen."""
-    return target is not None and target.has_hits and not bool((points.reward_N >= tau).any())
+        return estimates.target_shares(points, target), unseen
+    return None, unseen
 
 
 def departures(
@@ -210,8 +206,7 @@ def _row(
     sigma = None if beta is None else 1 / beta
     row: dict[str, Any] = {"target": kind, "beta": beta, "sigma": sigma, "tau": tau, "own": False}
     row |= estimates.hit_rate(points, tau) | {"trusted": False}
-    share_N = points.prior_N if target is None else shares_or_none(points, target)
-    unseen = hits_unseen(points, target, tau)
+    share_N, unseen = (points.prior_N, False) if target is None else _shares(points, target, tau)
     if share_N is not None:
         row |= describe(points, share_N, tau)
         row["trusted"] = row["ess"] >= min_ess and not unseen
@@ -445,11 +440,11 @@ def compare(
     labels, rows = run_labels(runs), []
     for name, run in runs.items():
         target, late = run.target, points_of(valid[name].tail(n))
-        tau = tau_of(target, points, tau_of(config.target, points, default_tau(config)))
+        tau = tau_of([target, config.target], points, config)
         built = build_target(target, target.kind, target.resolved_beta, tau)
-        share_N = shares_or_none(points, built)
+        share_N, unseen = _shares(points, built, tau)
         ess = 0.0 if share_N is None else describe(points, share_N, tau)["ess"]
-        trusted = ess >= config.min_ess and not hits_unseen(points, built, tau)
+        trusted = ess >= config.min_ess and not unseen
         of_prior = expected_view(points, points.prior_N, tau, n, config.seed)
         forecast: dict[str, Any] = dict.fromkeys(COMPARED)
         if share_N is not None:

@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import repeat
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from chemkl.config.base import say_once
 from chemkl.config.evaluate import SampledFile
 from chemkl.config.paths import label_of
 from chemkl.config.posttrain import CollapseConfig
-from chemkl.files.molecules import Line, MoleculeFile, first_named
+from chemkl.files.molecules import MoleculeFile, first_named
 from chemkl.files.tables import find_column
 from chemkl.results import Manifest
 from chemkl.results.collapse import watched
@@ -43,6 +43,7 @@ CHECKED = 1000
 TRUNCATED, VALID, REPLAY = "truncated", "valid", "is_replay"
 REWARDS = ("reward", "score", "total_score")
 """What columns with rewards are called, in any case; the first one that a file has is taken."""
+T = TypeVar("T")
 NAMED = 5
 """So many of the cells that are no rewards are named."""
 
@@ -174,12 +175,12 @@ def from_smiles(
     return Samples(name, len(texts), valid, molecules, skipped)
 
 
-def sample(molecules: Sequence[Molecule], size: int, seed: int) -> Sequence[Molecule]:
-    """All molecules where there are at most `size`, else so many at random, their order kept."""
-    if len(molecules) <= size:
-        return molecules
-    chosen = np.random.default_rng(seed).choice(len(molecules), size, replace=False)
-    return [molecules[i] for i in sorted(chosen)]
+def sample(things: Sequence[T], size: int, seed: int) -> Sequence[T]:
+    """All things where there are at most `size`, else so many at random, their order kept."""
+    if len(things) <= size:
+        return things
+    chosen = np.random.default_rng(seed).choice(len(things), size, replace=False)
+    return [things[i] for i in sorted(chosen)]
 
 
 def _molecules(
@@ -294,17 +295,14 @@ def read_samples(name: str, file: SampledFile, workers: int | None = None) -> Sa
         )
     wanted = [name for name in (TRUNCATED, VALID, REPLAY, reward) if name and name in columns]
 
-    def says(line: Line, column: str, word: str) -> bool:
-        return str(line.values.get(column)).strip().lower() == word
-
     texts: list[str | None] = []
     rewards: list[float] = []
     wrong = []
     for line in MoleculeFile(file.path, file.column, wanted):
-        if says(line, REPLAY, "true"):  # nobody sampled it
+        marks = [str(line.values.get(name)).strip().lower() for name in (TRUNCATED, VALID, REPLAY)]
+        if marks[2] == "true":  # nobody sampled it
             continue
-        invalid = says(line, TRUNCATED, "true") or says(line, VALID, "false")
-        texts.append(None if invalid else line.smiles)
+        texts.append(None if marks[0] == "true" or marks[1] == "false" else line.smiles)
         if reward is None:
             continue
         value = line.values.get(reward)

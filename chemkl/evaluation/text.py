@@ -131,14 +131,7 @@ class TextSet:
         """Vectors of the texts that are measured."""
         if self.vectors is None or self.chosen.empty:
             return None
-        return np.stack(self.vectors[self.chosen.index].tolist())
-
-    @property
-    def cosines(self) -> np.ndarray:
-        """Cosines of all pairs of these vectors."""
-        rows = np.asarray(self.embedded, dtype=np.float64)
-        cosines: np.ndarray = rows @ rows.T
-        return cosines
+        return np.stack(self.vectors[self.chosen.index].tolist()).astype(np.float64)
 
     @cached_property
     def clusters(self) -> np.ndarray | None:
@@ -177,11 +170,6 @@ def _mean_over_n(values: Iterable[float | None]) -> float | None:
     values = list(values)
     defined = [value for value in values if value is not None]
     return sum(defined) / len(defined) if len(defined) == len(values) else None
-
-
-def _reward(s: TextSet) -> float | None:
-    mean = s.texts[REWARD].mean() if REWARD in s.texts.columns else None
-    return None if is_missing(mean) else mean
 
 
 STEPS = {
@@ -228,7 +216,9 @@ _ROWS = (
     ),
     Metric(
         "reward", "reward", ".3f", f"Mean raw reward {_LATE}. Null: not recorded.",
-        "reward", "higher", "text", _reward, ("texts", "answers"), brief="mean raw reward",
+        "reward", "higher", "text",
+        lambda s: None if REWARD not in s.texts or is_missing(r := s.texts[REWARD].mean()) else r,
+        ("texts", "answers"), brief="mean raw reward",
     ),
     Metric(
         "tokens", "tokens", ".1f",
@@ -282,7 +272,7 @@ _ROWS = (
         "text_vendi", "Vendi", ".1f",
         "Vendi score of the embeddings' cosines: the effective number of different texts.",
         "texts", "higher", "text",
-        lambda s: None if s.embedded is None else vendi_score(s.cosines), _TEXTS,
+        lambda s: None if s.embedded is None else vendi_score(s.embedded @ s.embedded.T), _TEXTS,
         brief="effective number of different texts", needs="embedding",
     ),
     Metric(

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
@@ -16,7 +15,7 @@ from chemkl.config import InputError
 from chemkl.config.evaluate import TextFile
 from chemkl.config.paths import label_of
 from chemkl.display import is_missing
-from chemkl.evaluation.samples import refuse_cells
+from chemkl.evaluation.samples import refuse_cells, sample
 from chemkl.files.tables import (
     DELIMITERS,
     LINES,
@@ -130,10 +129,7 @@ def tidied(texts: pd.DataFrame, where: str) -> pd.DataFrame:
 def chosen_texts(texts: pd.DataFrame, size: int, seed: int) -> pd.DataFrame:
     """The texts that are not empty; beyond `size`, so many at random, their order kept."""
     full = texts[[bool(text.strip()) for text in texts[COMPLETION]]]
-    if len(full) <= size:
-        return full
-    rows = np.random.default_rng(seed).choice(len(full), size, replace=False)
-    return full.iloc[np.sort(rows)]
+    return full.iloc[list(sample(range(len(full)), size, seed))]
 
 
 def left_out(samples: TextSamples, max_texts: int) -> Iterator[str]:

@@ -104,8 +104,10 @@ def test_a_quantile_for_tau_is_that_of_the_sample_and_not_below_its_floor(config
     points = sampled()
     for floor, expected in ((0.1, float(np.quantile(points.reward_N, 0.9))), (0.99, 0.99)):
         target = {"kind": "mara", "beta": 0.1, "tau_quantile": 0.9, "tau_floor": floor}
-        assert tau_of(config(target=target).target, points, 0.5) == pytest.approx(expected)
-    assert tau_of(config(target={"kind": "gibbs", "beta": 1}).target, points, 0.5) == 0.5
+        asked = config(target=target)
+        assert tau_of([asked.target], points, asked) == pytest.approx(expected)
+    gibbs = config(target={"kind": "gibbs", "beta": 1}, taus=[0.5, 0.6])
+    assert tau_of([gibbs.target], points, gibbs) == 0.5
 
 
 # ---- what it says
