@@ -85,31 +85,21 @@ def write_run(folder, n, collapsed):
     known = molecules(max(ROWS)).iloc[np.maximum(which, 0)].reset_index(drop=True)
     rewards = np.random.default_rng(1).random(n) * 8 / 9  # 0.8 and more: one in ten
     reward = np.where(valid, rewards[np.maximum(which, 0)], 0.0)
-    frame = pd.DataFrame(
-        {
-            "step": np.arange(n) // PER_STEP,
-            "row": np.arange(n) % PER_STEP,
-            "call": pd.Series(np.cumsum(first), dtype="Int64").where(first),
-            "smiles": known["smiles"].where(valid, "C1CC"),
-            "canonical_smiles": known["smiles"].where(valid),
-            "valid": valid,
-            "reason": pd.Series("not parsable: unclosed ring 1", index=known.index).where(~valid),
-            "repeat": valid & ~first,
-            "scaffold": known["scaffold"].where(valid),
-            "n_tokens": 40,
-            "logp_policy": -20.0 + np.random.default_rng(2).random(n),
-            "logp_ref": -30.0 + np.random.default_rng(3).random(n),
-            "raw_made_up": pd.Series(reward).where(valid),
-            "score_made_up": pd.Series(reward).where(valid),
-            "reward": reward,
-            "reward_filtered": reward,
-            "log_target": -25.0,
-            "hit": reward >= 0.8,
-            "anchor": False,
-            "is_replay": False,
-        },
-        columns=trace_schema(["made_up"]).names,
-    )
+    number, score = np.arange(n), pd.Series(reward).where(valid)
+    columns = {
+        **{"step": number // PER_STEP, "row": number % PER_STEP, "n_tokens": 40},
+        "call": pd.Series(np.cumsum(first), dtype="Int64").where(first),
+        "smiles": known["smiles"].where(valid, "C1CC"),
+        "canonical_smiles": known["smiles"].where(valid),
+        "scaffold": known["scaffold"].where(valid),
+        "reason": pd.Series("not parsable: unclosed ring 1", index=known.index).where(~valid),
+        **{"valid": valid, "repeat": valid & ~first, "anchor": False, "is_replay": False},
+        "logp_policy": -20.0 + np.random.default_rng(2).random(n),
+        "logp_ref": -30.0 + np.random.default_rng(3).random(n),
+        **{"raw_made_up": score, "score_made_up": score, "log_target": -25.0},
+        **{"reward": reward, "reward_filtered": reward, "hit": reward >= 0.8},
+    }
+    frame = pd.DataFrame(columns, columns=trace_schema(["made_up"]).names)
     with Manifest.start(folder, stage="posttrain", config={"n": n}, seed=0) as manifest:
         writer = TraceWriter(folder, ["made_up"], manifest.run_id, manifest.config_hash)
         for start in range(0, n, PER_STEP * PER_PART):
@@ -176,10 +166,12 @@ def stage(n, collapsed):
     )
 
 
-def took(start, used):
-    """How long something took that began at these readings of the clock and the processor."""
+def timed(compute):
+    """What a function gives, and how long it took by the clock and by the processor."""
+    start, used = time.perf_counter(), time.process_time()
+    result = compute()
     clock, processor = time.perf_counter() - start, time.process_time() - used
-    return f"{clock:.1f} s ({processor:.1f} s of processor time)"
+    return result, f"{clock:.1f} s ({processor:.1f} s of processor time)"
 
 
 def of_hits(n):
@@ -188,18 +180,16 @@ def of_hits(n):
     found = read_structures(table["smiles"].tolist(), table["scaffold"].tolist())
     bits = pack([each.packed for each in found])
     workers = n_workers(None)
-    start, used = time.perf_counter(), time.process_time()
-    n_circles = diversity.circles(folded(bits))
-    print(f"#Circles of {n:,} hits: {n_circles}, {took(start, used)}")
+    n_circles, took = timed(lambda: diversity.circles(folded(bits)))
+    print(f"#Circles of {n:,} hits: {n_circles}, {took}")
     sample = np.sort(np.random.default_rng(0).choice(n, 10_000, replace=False))
     for name, some in ((f"all {n:,}", bits), ("a sample of 10,000", bits[sample])):
-        start, used = time.perf_counter(), time.process_time()
-        moses = diversity.int_div_moses(folded(some), workers=workers)
-        pairs = diversity.int_div_pairs(some, workers=workers)
-        print(
-            f"IntDiv of {name}: {moses[1]:.5f} and {moses[2]:.5f} (MOSES, p = 1 and 2), "
-            f"{pairs:.5f} (pairs), {took(start, used)}"
+        moses, took = timed(
+            lambda some=some: diversity.int_div_moses(folded(some), workers=workers)
         )
+        pairs, more = timed(lambda some=some: diversity.int_div_pairs(some, workers=workers))
+        print(f"IntDiv of {name}: {moses[1]:.5f} and {moses[2]:.5f} (MOSES, p = 1, 2), {took}")
+        print(f"  {pairs:.5f} (pairs), {more}")
 
 
 if __name__ == "__main__":

@@ -67,14 +67,6 @@ def test_int_div_pairs_against_a_loop(real_smiles):
     assert int_div_pairs(bits) == pytest.approx(sum(distances) / len(distances), abs=1e-12)
 
 
-def test_the_two_conventions_differ_by_the_diagonal(fingerprints):
-    # same bits: MOSES counts n pairs (i, i) at distance 0 among n^2
-    n = len(fingerprints)
-    assert int_div_moses(fingerprints)[1] == pytest.approx(
-        int_div_pairs(fingerprints) * (n - 1) / n
-    )
-
-
 @pytest.mark.parametrize("distance", [0.5, 0.65, 0.75, 0.85])
 def test_circles_takes_the_first_molecule_that_fits_in_the_given_order(fingerprints, distance):
     naive = []
@@ -131,20 +123,14 @@ def test_vendi_counts_what_is_different():
     assert vendi_score(np.array([[1, 0.5], [0.5, 1]])) == pytest.approx(by_hand)
 
 
-@pytest.mark.parametrize("n", [3, 4])
-def test_the_tour_of_up_to_four_molecules_is_the_shortest(matrix, n):
-    # 3 molecules have one tour; of the 3 tours of 4 molecules each is one swap from the others
-    for start in range(0, 60, n):
-        distance = 1 - matrix[start : start + n, start : start + n]
-        assert hamiltonian_diversity(distance) == pytest.approx(shortest(distance))
-
-
-@pytest.mark.parametrize("n", [6, 8])
+@pytest.mark.parametrize("n", [3, 4, 6, 8])
 def test_the_tour_is_close_to_the_shortest_and_never_below(matrix, n):
+    # 3 molecules have one tour; of the 3 tours of 4 molecules each is one swap from the others
     for start in range(0, 5 * n, n):
         distance = 1 - matrix[start : start + n, start : start + n]
         best = shortest(distance)
-        assert best - 1e-12 <= hamiltonian_diversity(distance) <= 1.05 * best
+        most = best * (1.05 if n > 4 else 1)
+        assert best - 1e-12 <= hamiltonian_diversity(distance) <= most + 1e-12
 
 
 def test_points_on_a_circle_are_visited_round_the_circle():

@@ -95,10 +95,6 @@ def test_rewards_below_zero_and_failed_ones(make_trace):
     assert row["best_reward"] == -1
 
 
-def test_nothing_has_no_families():
-    assert family_rows(from_smiles("x", ["CCO"]), from_smiles("p", []), 10) == []
-
-
 def test_columns_are_described_and_complete(prior, run):
     schema = families_schema(7)
     assert all(len(description_of(field)) > 5 for field in schema)
@@ -146,3 +142,4 @@ def test_a_policy_that_makes_nothing_has_no_share(prior):
     rows = family_rows(from_smiles("x", ["nonsense"]), prior, late_samples=10)
     assert {row["policy_share"] for row in rows} == {0.0}
     assert [row["share_change"] for row in rows] == [-row["prior_share"] for row in rows]
+    assert family_rows(from_smiles("x", ["CCO"]), from_smiles("p", []), 10) == []

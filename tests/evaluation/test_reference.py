@@ -197,15 +197,12 @@ def test_arrays_of_numbers_are_no_statistics(tmp_path):
         read_statistics(tmp_path / "a.npz", "a.npz")
 
 
-@pytest.mark.parametrize("missing", ["SNN", "Scaf", "Frag", "FCD"])
-def test_a_missing_statistic_is_named(halves, missing):
-    statistics = statistics_of(halves[0])
-    del statistics[missing]
-    with pytest.raises(InputError, match=f"lack '{missing}'"):
-        from_statistics("r", statistics)
-
-
-def test_fingerprints_of_another_length_are_refused(halves):
+def test_statistics_that_are_missing_or_of_another_length_are_refused(halves):
+    for missing in ("SNN", "Scaf", "Frag", "FCD"):
+        statistics = statistics_of(halves[0])
+        del statistics[missing]
+        with pytest.raises(InputError, match=f"lack '{missing}'"):
+            from_statistics("r", statistics)
     statistics = statistics_of(halves[0])
     statistics["SNN"]["fps"] = statistics["SNN"]["fps"][:, :512]
     with pytest.raises(InputError, match=r"shape \(80, 512\); expected 1024"):
