@@ -24,20 +24,15 @@ from chemkl.config.reward import ComponentConfig, RewardConfig
 from chemkl.results.provenance import sha256_of
 from chemkl.rewards.registry import find_component
 
-Value = float | str
-"""A raw value, or a scaffold."""
+Value = float | str  # a raw value, or a scaffold
 
-SIGNATURE = 0x43484B4C
-"""SQLite's application_id of these files: the letters CHKL."""
+SIGNATURE = 0x43484B4C  # SQLite's application_id of these files: the letters CHKL
 
-FORMAT = 1
-"""SQLite's user_version: the layout of the tables."""
+FORMAT = 1  # SQLite's user_version: the layout of the tables
 
-PATIENCE = 60.0
-"""Seconds to wait for another run that is writing; it takes a few thousandths."""
+PATIENCE = 60.0  # seconds to wait for another run that is writing; it takes a few thousandths
 
-PAGES = 64 * 2**20
-"""Bytes of the file that a process keeps in memory."""
+PAGES = 64 * 2**20  # bytes of the file that a process keeps in memory
 
 _MAGIC = b"SQLite format 3\0"
 _COUNT = "select count(*) from sqlite_master"
@@ -53,10 +48,7 @@ class ScoreCache:
     The file must lie on a disk of this machine: SQLite's write-ahead log does not work over a
     network file system. What is stored is kept for ever; a component whose configuration or code
     changes gets another key, and a column of its own; SQLite allows 2,000 of them in one file.
-
-    Args:
-        path: of the file; made if there is none.
-        keys: by name of a component, what decides its values (`component_key`).
+    `keys` are, by name of a component, what decides its values (`component_key`).
     """
 
     def __init__(self, path: str | Path, keys: Mapping[str, str]) -> None:

@@ -49,12 +49,9 @@ UNIT = 16
 strings that a worker reads at once."""
 KEEP_EVERY = 2.0
 """Seconds after which new values are written to the cache while others are still awaited."""
-PATIENCE = 2.0
-"""Seconds of scoring before a progress bar is shown."""
-LEAST_ASKED = 100
-"""No component is judged by fewer molecules, but one that fails on all of them."""
-LEAST_OF_ALL = 20
-"""A component that fails on every molecule is judged from so many on."""
+PATIENCE = 2.0  # seconds of scoring before a progress bar is shown
+LEAST_ASKED = 100  # no component is judged by fewer molecules, but one that fails on all of them
+LEAST_OF_ALL = 20  # a component that fails on every molecule is judged from so many on
 MOST_REASONS = 1000
 """As many different reasons are told apart: one that names the molecule is new every time."""
 
@@ -86,13 +83,7 @@ class FailureCount:
 def describe_failures(
     counts: Mapping[str, FailureCount], asked_about: str = "molecules", asked: str = "component"
 ) -> list[str]:
-    """Say of each component that failed how often it did, and what it said most often.
-
-    Args:
-        counts: by component.
-        asked_about: what they were asked about, in the plural.
-        asked: what they are.
-    """
+    """Say of each component that failed how often it did, and what it said most often."""
     return [
         f"{asked} {name} failed on {count.failed:,} of {count.asked:,} {asked_about}, most "
         f"often: {count.reasons.most_common(1)[0][0]}"
@@ -102,14 +93,7 @@ def describe_failures(
 
 
 class Failures:
-    """Counts failures, and ends the run when a component fails too often.
-
-    Args:
-        names: The components.
-        most: The share of failures that is still borne.
-        asked_about: What they are asked about, in the plural.
-        asked: What they are.
-    """
+    """Counts failures; ends the run where a component fails on more than the share `most`."""
 
     def __init__(
         self,
@@ -227,12 +211,7 @@ def _jobs_of_worker(
 
 
 class Engine:
-    """Asks the components of a reward about molecules; remembers nothing but what the cache does.
-
-    Args:
-        config: the reward, with the settings of the engine.
-        terms: its components, ready to use in this process.
-    """
+    """Asks the components of a reward about molecules; remembers what the cache does, no more."""
 
     def __init__(self, config: RewardConfig, terms: Sequence[Term]) -> None:
         self.showing: Showing = slow_bar

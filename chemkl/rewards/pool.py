@@ -25,19 +25,14 @@ from chemkl.chem.molecules import one_line
 from chemkl.config import InputError
 from chemkl.signals import follow_parent, shielded
 
-PORTION = 0.03
-"""Seconds of work that a worker gets at once, in one message, where units are quick."""
-MOST_UNITS = 32
-"""Units that a worker gets at once, however quick they are."""
+PORTION = 0.03  # seconds of work that a worker gets at once, in one message, where units are quick
+MOST_UNITS = 32  # units that a worker gets at once, however quick they are
 TICK = 1e-4
 """Seconds that a message takes at least: the clocks of some systems see no less than 15 ms."""
-GLANCE = 0.25
-"""Seconds after which the clock is looked at again where units have a limit."""
-GRACE = 1.0
-"""Seconds that a worker has to end its own children before it is killed."""
+GLANCE = 0.25  # seconds after which the clock is looked at again where units have a limit
+GRACE = 1.0  # seconds that a worker has to end its own children before it is killed
 
-Jobs = Mapping[str, Callable[[Any], Any]]
-"""What a worker can do with a unit, by name."""
+Jobs = Mapping[str, Callable[[Any], Any]]  # what a worker can do with a unit, by name
 Mark = Callable[[int], None]
 """Called by a job to say what it is at: a number from 0, which a lost unit comes back with."""
 
@@ -50,11 +45,10 @@ class Lost(NamedTuple):
 
 
 class State:
-    """What a worker is at, in memory that it shares with its parent.
+    """What a worker is at, in memory that it shares with its parent: four numbers.
 
-    Args:
-        values: four numbers: the unit's place (-1: none), what its job has marked (-1: nothing),
-            since when it is at the unit, and whether the parent wants the worker to end.
+    They are the unit's place (-1: none), what its job has marked (-1: nothing), since when it is at
+    the unit, and whether the parent wants the worker to end.
     """
 
     def __init__(self, values: Any) -> None:
@@ -171,10 +165,8 @@ class Pool:
     so starting one anew costs some hundredths of a second. As always with processes in Python, a
     script must keep its own work under ``if __name__ == "__main__":``.
 
-    Args:
-        build: called once in each worker with a `Mark`; gives the jobs. Must be picklable.
-        workers: how many processes.
-        preload: modules that the server imports once for all workers.
+    `build`, which must be picklable, is called once in each worker with a `Mark` and gives the
+    jobs; the server imports the modules of `preload` once for all workers.
     """
 
     def __init__(
@@ -206,13 +198,9 @@ class Pool:
     ) -> Iterator[tuple[int, Any]]:
         """Have every unit done: each once, in no order, but with its place in the list.
 
-        Args:
-            job: name of the job.
-            units: what it is called with, one at a time.
-            limit: seconds for one unit, then its worker is killed; None: no limit.
-
-        Yields:
-            The unit's place, and what the job returned; `Lost` where the worker was killed or died.
+        A job's outcome is `Lost` where its worker died, or was killed after `limit` seconds for
+        the unit. An InputError says that the jobs cannot be built; a RuntimeError that a worker
+        died before it began, or that the pool is closed.
         """
         if not self.close.alive:
             raise RuntimeError("this pool of workers is closed")

@@ -33,16 +33,13 @@ from chemkl.config.loading import render
 from chemkl.config.schema import keys_of
 from chemkl.config.transforms import SETTINGS, documented, fields_of, is_group
 
-MANY = (0, math.inf)
-"""The range of what is counted or measured from 0 on."""
-REAL = (-math.inf, math.inf)
-"""The range of any number."""
+MANY = (0, math.inf)  # the range of what is counted or measured from 0 on
+REAL = (-math.inf, math.inf)  # the range of any number
 
 MOST_PROBLEMS = 10
 """As many bad values of a list are named; of the rest the message says how many they are."""
 
-Score = Callable[[Mol], float]
-"""What a component's factory returns: one molecule to one number."""
+Score = Callable[[Mol], float]  # what a component's factory returns: one molecule to one number
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +179,7 @@ class Component:
         raise InputError("\n".join(lines))
 
 
-COMPONENTS: dict[str, Component] = {}
-"""Every component, by kind."""
+COMPONENTS: dict[str, Component] = {}  # every component, by kind
 
 Factory = TypeVar("Factory", bound=Callable[..., Score | BatchScore])
 

@@ -21,11 +21,9 @@ Answer = float | Failure
 Cached = Mapping[str, float | str]
 """What a cache has of a molecule: raw values by component, and its scaffold."""
 
-SCAFFOLD = "(scaffold)"
-"""The scaffold's place among cached values; no component can be called so."""
+SCAFFOLD = "(scaffold)"  # the scaffold's place among cached values; no component can be called so
 
-PASSING = 0.5
-"""The lowest score with which a molecule passes a filter."""
+PASSING = 0.5  # the lowest score with which a molecule passes a filter
 
 
 class Term(NamedTuple):

@@ -204,7 +204,18 @@ def test_a_classifier_is_converted_once(fake_wheel, tmp_path):
     assert len(fetched) == 1
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "other source", "other arrays", "objects"])
+DAMAGES = {
+    "cut": lambda kept, _: kept.write_bytes(kept.read_bytes()[:-40]),
+    "empty": lambda kept, _: kept.write_bytes(b""),
+    "other source": lambda kept, arrays: np.savez(kept, **{**arrays, "sha256": np.array("0" * 64)}),
+    "other arrays": lambda kept, arrays: np.savez(kept, sha256=arrays["sha256"]),
+    "objects": lambda kept, arrays: np.savez(
+        kept, **{**arrays, "feature": np.array([{}], dtype=object)}
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_npz_is_made_anew(damage, fake_wheel, tmp_path):
     fetched = fake_wheel(pickled(FOREST))
     load_classifier("gsk3b", tmp_path / "cache")
@@ -212,17 +223,7 @@ def test_a_damaged_npz_is_made_anew(damage, fake_wheel, tmp_path):
     whole = kept.read_bytes()
     with np.load(kept) as file:
         arrays = dict(file)
-    match damage:
-        case "cut":
-            kept.write_bytes(whole[:-40])
-        case "empty":
-            kept.write_bytes(b"")
-        case "other source":
-            np.savez(kept, **{**arrays, "sha256": np.array("0" * 64)})
-        case "other arrays":
-            np.savez(kept, sha256=arrays["sha256"])
-        case "objects":
-            np.savez(kept, **{**arrays, "feature": np.array([{}], dtype=object)})
+    DAMAGES[damage](kept, arrays)
     load_classifier.cache_clear()
     assert load_classifier("gsk3b", tmp_path / "cache").probability([ETHANOL]).shape == (1,)
     assert len(fetched) == 2
@@ -275,29 +276,28 @@ def test_protocol_2_needs_more_than_is_allowed():  # its bytes travel as text fo
         read(as_written_by_numpy_1(pickle.dumps(np.arange(3), 2)))
 
 
-class Call:
-    """Pickles as a call."""
-
-    def __init__(self, function, *arguments):
-        self.call = function, arguments
-
-    def __reduce__(self):
-        return self.call
+CALLS = {
+    "system": lambda proof: (os.system, (f"touch {proof}",)),
+    "eval": lambda proof: (eval, (f"open({str(proof)!r}, 'w')",)),
+    "exec": lambda proof: (exec, (f"open({str(proof)!r}, 'w')",)),
+    "getattr": lambda proof: (getattr, (proof, "touch")),
+    "import": lambda _proof: (importlib.import_module, ("antigravity",)),
+    "open": lambda proof: (open, (str(proof), "w")),
+}
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-@pytest.mark.parametrize("how", ["system", "eval", "exec", "getattr", "import", "open"])
+@pytest.mark.parametrize("how", CALLS)
 def test_a_hostile_pickle_runs_nothing(how, protocol, tmp_path):
     proof = tmp_path / "ran"
-    call = {
-        "system": Call(os.system, f"touch {proof}"),
-        "eval": Call(eval, f"open({str(proof)!r}, 'w')"),
-        "exec": Call(exec, f"open({str(proof)!r}, 'w')"),
-        "getattr": Call(getattr, proof, "touch"),
-        "import": Call(importlib.import_module, "antigravity"),
-        "open": Call(open, str(proof), "w"),
-    }[how]
-    content = pickle.dumps({"model": [call]}, protocol)
+
+    class Call:
+        """Pickles as a call."""
+
+        def __reduce__(self):
+            return CALLS[how](proof)
+
+    content = pickle.dumps({"model": [Call()]}, protocol)
     with pytest.raises(InputError, match=r"model\.pkl: .* asks for \S+, which is not allowed"):
         read(content)
     assert not proof.exists()
@@ -343,16 +343,14 @@ def test_foreign_bytes_are_refused(content):
 
 
 def test_arrays_of_anything_but_numbers_are_refused():
-    def content(array):
-        return read(as_written_by_numpy_1(pickle.dumps(array, 3)))
-
-    with pytest.raises(ValueError, match="an array of 'O8'"):
-        as_array(content(np.array([{}, "x"], dtype=object)))
-    with pytest.raises(ValueError, match="an array of 'U1'"):
-        as_array(content(np.array(["x"])))
-    with pytest.raises(ValueError, match="expected an array, found a SVC"):
-        as_array(STAND_INS["sklearn.svm._classes", "SVC"]())
-    short = content(np.arange(6))
+    short = read(as_written_by_numpy_1(pickle.dumps(np.arange(6), 3)))
     short.state = (*short.state[:4], short.state[4][:-1])
-    with pytest.raises(ValueError, match="multiple of element size"):
-        as_array(short)
+    wrong = {
+        f"an array of '{code}'": read(as_written_by_numpy_1(pickle.dumps(array, 3)))
+        for code, array in {"O8": np.array([{}, "x"], dtype=object), "U1": np.array(["x"])}.items()
+    }
+    wrong["expected an array, found a SVC"] = STAND_INS["sklearn.svm._classes", "SVC"]()
+    wrong["multiple of element size"] = short
+    for message, stand_in in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            as_array(stand_in)

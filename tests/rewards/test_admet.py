@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from building import build, mol, reward_of
+from building import CAFFEINE, build, mol, reward_of
 
 from chemkl.config import InputError
 from chemkl.results.wheels import open_member
@@ -40,16 +40,12 @@ def small_ensemble(n=2, hidden=8, outputs=3, seed=0, depth=3):
     def weight(*shape):
         return random.normal(size=(n, *shape)).astype(np.float32)
 
-    weights = {
-        "bond": weight(86, hidden),
-        "hidden": weight(hidden, hidden),
-        "atom": weight(72 + hidden, hidden),
-        "atom_bias": weight(hidden),
-        "first": weight(hidden, hidden),
-        "first_bias": weight(hidden),
-        "last": weight(hidden, outputs),
-        "last_bias": weight(outputs),
+    shapes = {
+        **{"bond": (86, hidden), "hidden": (hidden, hidden), "atom": (72 + hidden, hidden)},
+        **{"atom_bias": (hidden,), "first": (hidden, hidden), "first_bias": (hidden,)},
+        **{"last": (hidden, outputs), "last_bias": (outputs,)},
     }
+    weights = {name: weight(*shape) for name, shape in shapes.items()}
     names = tuple(f"p{index}" for index in range(outputs))
     return Ensemble(names, weights, weight(outputs), weight(outputs), depth, 100.0)
 
@@ -128,46 +124,47 @@ def test_unknown_endpoints_are_named_with_the_nearest():
     assert (len({*PROBABILITIES}), len(VALUES)) == (31, 10)
 
 
+def zipped(content, **settings):
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w", **settings) as archive:
+        archive.writestr("model/data.pkl", content)
+    held.seek(0)
+    return held
+
+
 def test_a_checkpoint_runs_nothing(capsys):
     class Evil:
         def __reduce__(self):
             return (print, ("it was run",))
 
-    held = io.BytesIO()
-    with zipfile.ZipFile(held, "w") as archive:
-        archive.writestr("model/data.pkl", pickle.dumps({"state_dict": {}, "evil": Evil()}, 2))
-    held.seek(0)
+    pickled = pickle.dumps({"state_dict": {}, "evil": Evil()}, 2)
     with pytest.raises(InputError, match=r"model\.pt: .*asks for __builtin__\.print, which is not"):
-        read_checkpoint(held, "model.pt")
+        read_checkpoint(zipped(pickled), "model.pt")
     assert capsys.readouterr().out == ""
 
 
 def compressed_badly():
     """A zip file whose directory is in order, and whose compressed bytes are not."""
-    held = io.BytesIO()
-    with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("model/data.pkl", bytes(1000))
-    start = len("model/data.pkl") + 30  # of a local header
-    held.seek(start)
+    held = zipped(bytes(1000), compression=zipfile.ZIP_DEFLATED)
+    held.seek(len("model/data.pkl") + 30)  # of a local header
     held.write(b"\xff" * 4)
     return held.getvalue()
 
 
-def test_a_checkpoint_changes_nothing_that_it_may_name():
-    names = [
+@pytest.mark.parametrize(
+    "name",
+    [
         b"torch._utils\n_rebuild_tensor_v2",
         b"torch\nFloatStorage",
         b"collections\nOrderedDict",
-    ]
-    for name in names:
-        # BUILD with (None, {"a": 1}) sets attributes of what stands on the stack
-        pickled = b"\x80\x02}c" + name + b"\nN}X\x01\x00\x00\x00aI1\ns\x86b0."
-        held = io.BytesIO()
-        with zipfile.ZipFile(held, "w") as archive:
-            archive.writestr("model/data.pkl", pickled)
-        with suppress(InputError):
-            read_checkpoint(held, "model.pt")
-        assert not hasattr(STAND_INS[tuple(name.decode().split("\n"))], "a")
+    ],
+)
+def test_a_checkpoint_changes_nothing_that_it_may_name(name):
+    # BUILD with (None, {"a": 1}) sets attributes of what stands on the stack
+    pickled = b"\x80\x02}c" + name + b"\nN}X\x01\x00\x00\x00aI1\ns\x86b0."
+    with suppress(InputError):
+        read_checkpoint(zipped(pickled), "model.pt")
+    assert not hasattr(STAND_INS[tuple(name.decode().split("\n"))], "a")
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04", compressed_badly()])
@@ -196,21 +193,17 @@ def test_the_predictions_are_those_that_admet_ai_published():
 @pytest.mark.slow
 def test_two_ligands_are_told_apart_as_they_should_be():
     # terfenadine was withdrawn because it blocks hERG; caffeine is soluble and does not
-    parts = [
-        {
-            "kind": "admet",
-            "name": name,
-            "parameters": {"endpoint": endpoint},
-            "transform": {"kind": "linear_clip", "low": low, "high": high},
-        }
-        for name, endpoint, low, high in (
-            ("herg", "hERG", 1, 0),
-            ("sol", "Solubility_AqSolDB", -8, 0),
+    ligands = ["CC(C)(C)c1ccc(cc1)C(O)CCCN1CCC(CC1)C(O)(c1ccccc1)c1ccccc1", CAFFEINE]
+    endpoints = {"hERG": (1, 0), "Solubility_AqSolDB": (-8, 0)}
+    frame = reward_of(
+        *(
+            {
+                **{"kind": "admet", "name": name, "parameters": {"endpoint": name}},
+                "transform": {"kind": "linear_clip", "low": low, "high": high},
+            }
+            for name, (low, high) in endpoints.items()
         )
-    ]
-    frame = reward_of(*parts).score(
-        ["CC(C)(C)c1ccc(cc1)C(O)CCCN1CCC(CC1)C(O)(c1ccccc1)c1ccccc1", "Cn1cnc2c1c(=O)n(C)c(=O)n2C"]
-    )
-    assert frame["raw_herg"][0] > 0.9 > 0.2 > frame["raw_herg"][1]
-    assert frame["raw_sol"][0] < -4 < -2 < frame["raw_sol"][1]
+    ).score(ligands)
+    assert frame["raw_hERG"][0] > 0.9 > 0.2 > frame["raw_hERG"][1]
+    assert frame["raw_Solubility_AqSolDB"][0] < -4 < -2 < frame["raw_Solubility_AqSolDB"][1]
     assert frame["reward"][0] < frame["reward"][1]

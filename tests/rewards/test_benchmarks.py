@@ -123,28 +123,20 @@ class Even:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_synth_by_hand(target, monkeypatch):
+def test_synth_by_hand_and_pmo_pays_the_probability_itself(target, monkeypatch):
     asked = []
     monkeypatch.setattr(
         activity_room, "load_classifier", lambda *given: asked.append(given[0]) or Even()
     )
     celecoxib = mol(CELECOXIB)  # one donor
     easy = 1 / (1 + 10 ** (10 * 0.25 * (value("sa_score", CELECOXIB) - 3.5) / 2))
-    frame = RewardModel.from_config(FOLDER / "synth" / f"{target}.yaml").score(
-        [CELECOXIB, "OCC(O)C(O)CO"]
-    )
-    assert frame.loc[0, "reward"] == pytest.approx(
-        (0.49 * QED.qed(celecoxib) * 1 * easy) ** (1 / 4), abs=1e-12
-    )
-    assert frame.loc[1, "reward"] == 0.0  # four donors
-    assert asked == [target]
-
-
-@pytest.mark.parametrize("target", TARGETS)
-def test_pmo_pays_the_probability_itself(target, monkeypatch):
-    monkeypatch.setattr(activity_room, "load_classifier", lambda *_: Even())
-    frame = RewardModel.from_config(FOLDER / "pmo" / f"{target}.yaml").score(["CCO"])
-    assert frame.loc[0, "reward"] == 0.49
+    synth = RewardModel.from_config(FOLDER / "synth" / f"{target}.yaml")
+    rewards = synth.score([CELECOXIB, "OCC(O)C(O)CO"])["reward"].tolist()  # four donors
+    expected = (0.49 * QED.qed(celecoxib) * 1 * easy) ** (1 / 4)
+    assert rewards == pytest.approx([expected, 0.0], abs=1e-12)
+    pmo = RewardModel.from_config(FOLDER / "pmo" / f"{target}.yaml")
+    assert pmo.score(["CCO"]).loc[0, "reward"] == 0.49
+    assert asked == [target, target]
 
 
 # ---- presets

@@ -35,36 +35,31 @@ def features(smiles=SMILES, counts=False, n_bits=N_BITS, radius=2):
 SIZES = np.array([Chem.MolFromSmiles(s).GetNumAtoms() for s in SMILES], dtype=float)
 
 
-def trained(kind):
+def trained():
     from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.neural_network import MLPRegressor
 
-    rings = np.array(["1" in s for s in SMILES])
-    if kind == "forest":
-        return RandomForestRegressor(10, random_state=0, n_jobs=2).fit(features(), SIZES)
-    if kind == "network":
-        return MLPRegressor(hidden_layer_sizes=(512,), max_iter=2, random_state=0).fit(
-            features(), SIZES
-        )
-    if kind == "ridge":
-        return Ridge().fit(features(counts=True), SIZES)
-    if kind == "classifier":
-        return RandomForestClassifier(10, random_state=0).fit(features(), rings)
-    return LogisticRegression().fit(features(), np.clip(SIZES, 3, 5).astype(int))  # three classes
+    rings, three = ["1" in s for s in SMILES], np.clip(SIZES, 3, 5).astype(int)
+    network = MLPRegressor(hidden_layer_sizes=(512,), max_iter=2, random_state=0)
+    return {
+        "forest": RandomForestRegressor(10, random_state=0, n_jobs=2).fit(features(), SIZES),
+        "ridge": Ridge().fit(features(counts=True), SIZES),
+        "network": network.fit(features(), SIZES),
+        "classifier": RandomForestClassifier(10, random_state=0).fit(features(), rings),
+        "three": LogisticRegression().fit(features(), three),  # three classes
+    }
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """Each model as itself, with its skops and its ONNX file."""
     folder = tmp_path_factory.mktemp("models")
-    made = {}
-    for kind in ("forest", "ridge", "network", "classifier", "three"):
-        model = trained(kind)
+    made = trained()
+    for kind, model in made.items():
         skops_io.dump(model, folder / f"{kind}.skops")
         onnx = skl2onnx.to_onnx(model, features()[:1])
         (folder / f"{kind}.onnx").write_bytes(onnx.SerializeToString())
-        made[kind] = model
     plain = skl2onnx.to_onnx(made["three"], features()[:1], options={"zipmap": False})
     (folder / "plain.onnx").write_bytes(plain.SerializeToString())
     return folder, made
@@ -126,16 +121,13 @@ def test_what_else_is_scored_changes_no_bit(models, name):
 
 def test_they_are_components(models):
     folder, made = models
-    parts = [
-        {
-            "kind": kind,
-            "parameters": {"path": str(folder / f"forest.{ending}"), "n_bits": N_BITS},
-            "transform": {"kind": "linear_clip", "low": 0, "high": 10},
-        }
-        for kind, ending in (("sklearn_model", "skops"), ("onnx_model", "onnx"))
-    ]
-    parts[0]["parameters"]["trusted"] = TREES
-    frame = reward_of(*parts).score(["OCC", "x", "c1ccccc1"])
+    clip = {"kind": "linear_clip", "low": 0, "high": 10}
+    skops = {"path": str(folder / "forest.skops"), "n_bits": N_BITS, "trusted": TREES}
+    onnx = {"path": str(folder / "forest.onnx"), "n_bits": N_BITS}
+    frame = reward_of(
+        {"kind": "sklearn_model", "parameters": skops, "transform": clip},
+        {"kind": "onnx_model", "parameters": onnx, "transform": clip},
+    ).score(["OCC", "x", "c1ccccc1"])
     expected = made["forest"].predict(features(["CCO", "c1ccccc1"]))
     assert frame["raw_sklearn_model"].tolist()[::2] == expected.tolist()
     np.testing.assert_allclose(frame["raw_onnx_model"].tolist()[::2], expected, rtol=1e-5)
@@ -168,21 +160,17 @@ def test_pickles_are_refused_whatever_their_name(tmp_path, kind, name):
         build_model(kind, path)
 
 
-def test_types_that_are_not_known_to_be_harmless_are_named(tmp_path):
+def test_types_that_are_not_known_to_be_harmless_are_named(models, tmp_path):
     from sklearn.preprocessing import FunctionTransformer
 
     path = tmp_path / "m.skops"
     skops_io.dump(FunctionTransformer(textwrap.dedent), path)
     with pytest.raises(InputError, match=r"not known to be harmless: .*dedent"):
         build_model("sklearn_model", path)
-
-
-def test_trees_have_to_be_trusted(models):  # a malformed one crashes the process (skops, PR 535)
-    folder, _ = models
-    with pytest.raises(
-        InputError, match=r"made the file, add trusted: \[sklearn\.tree\._tree\.Tree\]"
-    ):
-        build_model("sklearn_model", folder / "forest.skops", trusted=[])
+    trees = models[0] / "forest.skops"  # a malformed tree crashes the process (skops, PR 535)
+    says = r"made the file, add trusted: \[sklearn\.tree\._tree\.Tree\]"
+    with pytest.raises(InputError, match=says):
+        build_model("sklearn_model", trees, trusted=[])
 
 
 @pytest.mark.parametrize(

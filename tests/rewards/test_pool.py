@@ -100,9 +100,9 @@ def leave(_mark):
 
 def done(pool, job, units, limit=None):
     """What every unit came to; each must come back exactly once."""
-    found = list(pool.run(job, units, limit))
-    assert sorted(number for number, _ in found) == list(range(len(units)))
-    return dict(found)
+    outcomes = list(pool.run(job, units, limit))
+    assert sorted(number for number, _ in outcomes) == list(range(len(units)))
+    return dict(outcomes)
 
 
 def alive(pid):
@@ -180,12 +180,8 @@ def test_a_unit_that_takes_too_long_is_lost_and_its_worker_replaced(pool, how, a
     assert gone(before - set(pool.pids))
 
 
-def test_the_limit_is_for_each_unit_alone(pool):
+def test_the_limit_is_for_each_unit_alone_and_an_idle_worker_that_is_killed_costs_nothing(pool):
     assert done(pool, "slowly", [0.15] * 12, limit=0.6) == dict.fromkeys(range(12), 0.15)
-
-
-def test_an_idle_worker_that_is_killed_costs_nothing(pool):
-    done(pool, "square", range(100))
     os.kill(pool.pids[0], signal.SIGKILL)
     assert soon(lambda: pool._workers[0].process.exitcode is not None)
     assert done(pool, "square", range(100)) == {i: i * i for i in range(100)}
@@ -211,23 +207,16 @@ def test_stopping_early_ends_the_workers_and_the_pool_goes_on(pool):
 
 
 @pytest.mark.parametrize(
-    ("problem", "raised", "message"),
+    ("build", "raised", "message"),
     [
-        (InputError("line one\nline two"), InputError, "line one\nline two"),
-        (KeyError("what"), RuntimeError, "a worker cannot begin: 'what'"),
+        (partial(jobs, refuse=InputError("one\ntwo")), InputError, "one\ntwo"),
+        (partial(jobs, refuse=KeyError("what")), RuntimeError, "a worker cannot begin: 'what'"),
+        (leave, RuntimeError, r"the worker died \(exit code 3\) before it could begin"),
     ],
 )
-def test_workers_that_cannot_begin_say_why(problem, raised, message):
-    with Pool(partial(jobs, refuse=problem), 2) as pool, pytest.raises(raised, match=message):
+def test_workers_that_cannot_begin_say_why(build, raised, message):
+    with Pool(build, 2) as pool, pytest.raises(raised, match=message):
         list(pool.run("square", [1, 2, 3]))
-
-
-def test_a_worker_that_dies_at_its_start_ends_the_run():
-    with (
-        Pool(leave, 1) as pool,
-        pytest.raises(RuntimeError, match=r"the worker died \(exit code 3\) before it could begin"),
-    ):
-        list(pool.run("square", [1]))
 
 
 @pytest.mark.parametrize("end", ["close", "forget"])

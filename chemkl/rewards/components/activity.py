@@ -29,10 +29,8 @@ from chemkl.rewards.components.models import InertUnpickler, read_inert
 from chemkl.rewards.registry import BatchScore, component
 
 N_FEATURES = 2048
-ACTIVE = 1
-"""The class, of 0 and 1, whose probability is wanted."""
-FORMATS = ("f8", "f4", "i8", "i4")
-"""Formats of numbers that a pickled array may hold."""
+ACTIVE = 1  # the class, of 0 and 1, whose probability is wanted
+FORMATS = ("f8", "f4", "i8", "i4")  # formats of numbers that a pickled array may hold
 
 
 @component(
@@ -234,39 +232,33 @@ class SupportVectors:
         )
 
     @cached_property
-    def _columns(self) -> tuple[np.ndarray, np.ndarray]:
-        """The vectors as float32: whole numbers below 2^24, exact in any order; and their squares.
+    def _prepared(self) -> tuple[Any, np.ndarray, np.ndarray]:
+        """What makes the features; the vectors, one a column, and the square of each.
 
-        The squares are sums over each vector.
+        Features are environments of pharmacophoric atom features, folded by remainder; float32
+        holds whole numbers below 2^24, exact in any order of summation.
         """
+        features = rdFingerprintGenerator.GetMorganFeatureAtomInvGen()
+        generator = rdFingerprintGenerator.GetMorganGenerator(
+            radius=3, fpSize=N_FEATURES, atomInvariantsGenerator=features
+        )
         columns = self.vectors.astype(np.float32)
-        return columns, np.square(columns).sum(axis=0, dtype=np.float64)
+        return generator, columns, np.square(columns).sum(axis=0, dtype=np.float64)
 
     def probability(self, mols: Sequence[Mol]) -> np.ndarray:
         """One minus Platt's probability (Adv. Large Margin Classif. 1999) of being inactive."""
-        columns, squares = self._columns
+        generator, columns, squares = self._prepared
         probabilities = np.empty(len(mols))
         for row, mol in enumerate(mols):
-            counts = _feature_generator().GetCountFingerprintAsNumPy(mol).astype(np.float32)
+            counts = generator.GetCountFingerprintAsNumPy(mol).astype(np.float32)
             (there,) = counts.nonzero()
             counts = counts[there]
             distances = squares + float(counts @ counts) - 2.0 * (counts @ columns[there])
             f = (np.exp(-self.gamma * distances) * self.weights).sum() + self.intercept
             x = float(self.platt[0] * f + self.platt[1])
-            # 1 / (1 + exp(-x)), without overflow on either side
-            probabilities[row] = (
-                1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
-            )
+            odds = math.exp(-abs(x))  # 1 / (1 + exp(-x)), without overflow on either side
+            probabilities[row] = (1 if x >= 0 else odds) / (1 + odds)
         return probabilities
-
-
-@cache
-def _feature_generator() -> rdFingerprintGenerator.FingerprintGenerator64:
-    """Counts of environments of pharmacophoric atom features, folded by remainder."""
-    features = rdFingerprintGenerator.GetMorganFeatureAtomInvGen()
-    return rdFingerprintGenerator.GetMorganGenerator(
-        radius=3, fpSize=N_FEATURES, atomInvariantsGenerator=features
-    )
 
 
 # ---- where they come from
@@ -280,25 +272,15 @@ class Source(NamedTuple):
     sha256: str
 
 
-_FOLDER = "molscore/data/models/molopt"
+_MEMBER = "molscore/data/models/molopt/{}_current.pkl"
+_DRD2 = "ef1f00e47d5e4670a45b0a4178db3c41b2e1aa9dad7113ac9d0f58e3f9d67532"
+_GSK3B = "d3a20701b80e5179c88c3ad4dc3483dd7ab35c50dc055c6773a7f5b63e89b6d5"
+_JNK3 = "cde8576fb4fa3f60b9f258ff9cf1b9ff346eb50d196d5cbbe25965efc1864889"
 CLASSIFIERS = {
-    "drd2": Source(
-        SupportVectors,
-        f"{_FOLDER}/drd2_current.pkl",
-        "ef1f00e47d5e4670a45b0a4178db3c41b2e1aa9dad7113ac9d0f58e3f9d67532",
-    ),
-    "gsk3b": Source(
-        Forest,
-        f"{_FOLDER}/gsk3b_current.pkl",
-        "d3a20701b80e5179c88c3ad4dc3483dd7ab35c50dc055c6773a7f5b63e89b6d5",
-    ),
-    "jnk3": Source(
-        Forest,
-        f"{_FOLDER}/jnk3_current.pkl",
-        "cde8576fb4fa3f60b9f258ff9cf1b9ff346eb50d196d5cbbe25965efc1864889",
-    ),
+    "drd2": Source(SupportVectors, _MEMBER.format("drd2"), _DRD2),
+    "gsk3b": Source(Forest, _MEMBER.format("gsk3b"), _GSK3B),
+    "jnk3": Source(Forest, _MEMBER.format("jnk3"), _JNK3),
 }
-"""The classifiers, by target."""
 
 
 @cache

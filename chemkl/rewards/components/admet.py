@@ -43,8 +43,7 @@ _PROBABILITIES = """
     Carcinogens_Lagunin Skin_Reaction NR-AR NR-AR-LBD NR-AhR NR-Aromatase NR-ER NR-ER-LBD
     NR-PPAR-gamma SR-ARE SR-ATAD5 SR-HSE SR-MMP SR-p53
 """
-PROBABILITIES = tuple(_PROBABILITIES.split())
-"""The endpoints that are probabilities, by TDC's name."""
+PROBABILITIES = tuple(_PROBABILITIES.split())  # the endpoints that are probabilities, by TDC's name
 VALUES = {
     "Solubility_AqSolDB": "log(mol/L)",
     "Lipophilicity_AstraZeneca": "log-ratio",

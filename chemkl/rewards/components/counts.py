@@ -17,10 +17,6 @@ FUNCTIONAL_GROUPS = {
 Sizes = Annotated[list[Annotated[int, Field(ge=3)]], Field(min_length=1)]
 
 
-def _hybridised(kind: HybridizationType) -> Score:
-    return lambda mol: sum(atom.GetHybridization() == kind for atom in mol.GetAtoms())
-
-
 def _stereo_double_bonds(mol: Mol, *, unspecified: bool = False) -> int:
     """Count double bonds that can be E or Z; those whose form is not given, if asked."""
     return sum(
@@ -169,7 +165,9 @@ register_table(__name__, [
      "Number of atoms other than hydrogen."),
     ("hetero_atoms", rdMolDescriptors.CalcNumHeteroatoms, "atoms", MANY, "",
      "Number of atoms other than carbon and hydrogen."),
-    *((f"{name}_atoms", _hybridised(kind), "atoms", MANY,
+    *((f"{name}_atoms",
+       lambda mol, kind=kind: sum(atom.GetHybridization() == kind for atom in mol.GetAtoms()),
+       "atoms", MANY,
        "RDKit hybridisation (N and O next to a pi system are sp2)",
        f"Number of {name}-hybridised atoms of any element, hydrogen aside.")
       for name, kind in _HYBRIDS),

@@ -44,12 +44,9 @@ from chemkl.rewards.registry import (
     package_folder,
 )
 
-ATTEMPTS = 10
-"""So many attempts to embed for each atom, as RDKit and dockstring have it."""
-MAX_STEPS = 1000
-"""Of the force field, as dockstring has it."""
-START = 60.0
-"""Seconds that a program may take to say its version."""
+ATTEMPTS = 10  # so many attempts to embed for each atom, as RDKit and dockstring have it
+MAX_STEPS = 1000  # of the force field, as dockstring has it
+START = 60.0  # seconds that a program may take to say its version
 
 Point = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
 Edge = Annotated[FiniteFloat, Field(gt=0)]

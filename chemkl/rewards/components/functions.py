@@ -26,7 +26,6 @@ from pydantic import (
     PydanticUserError,
     TypeAdapter,
     ValidationError,
-    ValidationInfo,
     create_model,
 )
 from rdkit.Chem import Mol, MolToSmiles
@@ -271,10 +270,6 @@ def _module_of_file(path: Path) -> ModuleType:
 # ---- the component
 
 
-def _full_reference(reference: str, info: ValidationInfo) -> str:
-    return load_function(reference, (info.context or {}).get("folder")).reference
-
-
 @component(
     "python_function",
     unit="as returned",
@@ -286,7 +281,9 @@ def _full_reference(reference: str, info: ValidationInfo) -> str:
 def python_function(
     function: Annotated[
         str,
-        AfterValidator(_full_reference),
+        AfterValidator(
+            lambda name, info: load_function(name, (info.context or {}).get("folder")).reference
+        ),
         Field(
             description=f"Where it is: {FORMS}; the path beside the config file, or in the working "
             "directory. That code is run as soon as the config is checked."

@@ -26,8 +26,7 @@ from chemkl.rewards.registry import REAL, BatchScore, InputFile, component, need
 
 PICKLES = (".pkl", ".pickle", ".joblib", ".sav", ".dill")
 METHODS = ("predict", "predict_proba", "decision_function")
-Predict = Callable[[np.ndarray], np.ndarray]
-"""Fingerprints (n, n_bits) to one number each (n,)."""
+Predict = Callable[[np.ndarray], np.ndarray]  # fingerprints (n, n_bits) to one number each (n,)
 
 _ONNX_TYPES: Mapping[str, type[np.generic]] = {
     f"tensor({name})": kind

@@ -18,12 +18,10 @@ from chemkl.rewards.registry import MANY, REAL, Score, component, one_of, regist
 ELEMENT_WIDTH = 1.0
 TOTAL_WIDTH = 2.0
 """Standard deviations of GuacaMol's Gaussians, in atoms: for one element, and for all together."""
-MOST_MATCHES = 1_000_000
-"""RDKit stops at 1,000 matches unless told otherwise, and says nothing."""
+MOST_MATCHES = 1_000_000  # RDKit stops at 1,000 matches unless told otherwise, and says nothing
 
 WILDMAN = "Wildman and Crippen, J. Chem. Inf. Comput. Sci. 39, 868 (1999)"
-DESCRIPTORS = dict(Descriptors.descList)
-"""Every descriptor that RDKit lists, by name."""
+DESCRIPTORS = dict(Descriptors.descList)  # every descriptor that RDKit lists, by name
 Formula = Annotated[str, Field(description="Molecular formula with hydrogens, e.g. C7H8N2O2.")]
 
 _ROTATABLE = Chem.MolFromSmarts("[!$(*#*)&!D1]-&!@[!$(*#*)&!D1]")

@@ -16,7 +16,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, ValidationInfo
+from pydantic import AfterValidator, Field
 from rdkit.Chem import Mol, MolToSmiles
 
 from chemkl.config import InputError
@@ -24,10 +24,8 @@ from chemkl.config.base import shown
 from chemkl.results.provenance import sha256_of
 from chemkl.rewards.registry import REAL, BatchScore, Score, component
 
-LONGEST_ANSWER = 1_000_000
-"""A line longer than this many bytes is no answer."""
-KEPT_LINES = 5
-"""So many last lines of standard error are kept for the reason."""
+LONGEST_ANSWER = 1_000_000  # a line longer than this many bytes is no answer
+KEPT_LINES = 5  # so many last lines of standard error are kept for the reason
 GRACE = 0.4
 """Seconds that a program has to end when it is asked to: well below the seconds of
 `chemkl.rewards.pool` that a worker which is to end has for all of its programs."""
@@ -190,20 +188,16 @@ class _Running:
                 raise RuntimeError(f"no answer within {timeout:g} s{self._said()}")
             part = os.read(self._popen.stdout.fileno(), 65536)
             if not part:
-                raise ProgramDiedError(f"{self._end()}{self._said()}")
+                end = "it closed its standard output"
+                with suppress(subprocess.TimeoutExpired):
+                    status = self._popen.wait(GRACE)
+                    name = f"signal {signal.Signals(-status).name}" if status < 0 else ""
+                    end = f"the program ended ({name or f'exit status {status}'})"
+                raise ProgramDiedError(f"{end}{self._said()}")
             self._read += part
         line, _, rest = bytes(self._read).partition(b"\n")
         self._read = bytearray(rest)
         return line.decode("utf-8", "replace")
-
-    def _end(self) -> str:
-        """Say how the program ended."""
-        try:
-            status = self._popen.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            return "it closed its standard output"
-        how = f"exit status {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"
-        return f"the program ended ({how})"
 
     def _said(self) -> str:
         """The last lines of its standard error."""
@@ -231,15 +225,18 @@ def _stop(popen: Any) -> None:
     popen.stderr.close()
 
 
-def _full_command(command: list[str], info: ValidationInfo) -> list[str]:
-    return find_program(command, (info.context or {}).get("folder"))
+Command = Annotated[
+    list[str],
+    Field(min_length=1),
+    AfterValidator(lambda words, info: find_program(words, (info.context or {}).get("folder"))),
+]
 
 
 @component(
     "external_program", unit="as answered", range=REAL, source="a program of yours", costly=True
 )
 def external_program(
-    command: Annotated[list[str], Field(min_length=1), AfterValidator(_full_command)],
+    command: Command,
     *,
     timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60.0,
 ) -> Score:
@@ -271,35 +268,26 @@ class BatchProgram(Program):
         self.key = key
 
     def __call__(self, mols: Sequence[Mol]) -> Sequence[float]:  # type: ignore[override]
-        """Ask about molecules.
-
-        Raises:
-            RuntimeError: no usable answer; the text says why.
-        """
-        smiles = "\n".join(map(MolToSmiles, mols))
+        """Ask about molecules; a RuntimeError where there is no usable answer."""
+        piped: Any = {"capture_output": True, "check": False, "text": True, "errors": "replace"}
         try:
             ended = subprocess.run(
-                self.command,
-                input=smiles,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=self.timeout,
-                check=False,
+                self.command, input="\n".join(map(MolToSmiles, mols)), timeout=self.timeout, **piped
             )
-            payload = json.loads(ended.stdout)["payload"]
-            values: Sequence[float] = payload[self.key]
+            values: Sequence[float] = json.loads(ended.stdout)["payload"][self.key]
         except subprocess.TimeoutExpired:
-            raise RuntimeError(f"no answer within {self.timeout:g} s") from None
+            problem = f"no answer within {self.timeout:g} s"
         except OSError as error:
-            raise RuntimeError(f"{self.command[0]} cannot be run ({error.strerror})") from None
+            problem = f"{self.command[0]} cannot be run ({error.strerror})"
         except (ValueError, KeyError, TypeError):
             said = " ".join(ended.stderr.split())[-400:]
-            raise RuntimeError(
+            problem = (
                 f'its answer {shown(ended.stdout)} is not {{"payload": {{"{self.key}": [...]}}}} '
                 f"(exit status {ended.returncode}{f'; standard error: {said}' if said else ''})"
-            ) from None
-        return values
+            )
+        else:
+            return values
+        raise RuntimeError(problem)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.command, self.key, self.timeout)
@@ -314,7 +302,7 @@ class BatchProgram(Program):
     costly=True,
 )
 def batch_program(
-    command: Annotated[list[str], Field(min_length=1), AfterValidator(_full_command)],
+    command: Command,
     property: str,
     *,
     timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3600.0,

@@ -18,8 +18,7 @@ from rdkit.Chem.AllChem import ComputeMolVolume
 from chemkl.chem.molecules import parse, silenced
 from chemkl.rewards.registry import MANY, Score, component
 
-REMEMBERED = 1024
-"""Conformers kept, so that the shape components of one reward share the embedding."""
+REMEMBERED = 1024  # conformers kept, so that the shape components of one reward share the embedding
 
 
 class Embedding(NamedTuple):

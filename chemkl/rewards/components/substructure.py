@@ -207,8 +207,7 @@ def no_alerts(catalogs: Catalogs) -> Score:
 
 # ---- reactions, and a scaffold with its decorations
 
-BOND = "bondNum"
-"""The atom property by which reinvent-chemistry knows the ends of a bond."""
+BOND = "bondNum"  # the atom property by which reinvent-chemistry knows the ends of a bond
 
 ORIGIN = "react_atom_idx"
 """The atom property in which RDKit keeps an atom's index before the reaction."""
