@@ -10,11 +10,11 @@ import json
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any, Self
+from typing import Any
 
 import rdkit
 
@@ -42,7 +42,7 @@ _TABLES = (
 )
 
 
-class ScoreCache:
+class ScoreCache(AbstractContextManager["ScoreCache"]):
     """Raw values on the disk; several processes may read and write the file at the same time.
 
     The file must lie on a disk of this machine: SQLite's write-ahead log does not work over a
@@ -57,9 +57,6 @@ class ScoreCache:
             self._connection = self._opened()
             self._columns = {name: self._column(key) for name, key in keys.items()}
         self._names = list(keys)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -347,7 +347,7 @@ def nothing_shown(_total: int) -> Iterator[Callable[[int], None]]:
 # ---- the reward
 
 
-class RewardModel:
+class RewardModel(AbstractContextManager["RewardModel"]):
     """Scores molecules; built by `from_config`.
 
     Raw values are kept by canonical SMILES for the life of the object, so a molecule is scored
@@ -389,9 +389,6 @@ class RewardModel:
             InputError: one line for every problem, of the schema and of the components alike.
         """
         return cls(*build_terms(source))
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -12,14 +12,14 @@ import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection, get_all_start_methods, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from time import monotonic
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from chemkl.chem.molecules import one_line
 from chemkl.config import InputError
@@ -158,7 +158,7 @@ def close_workers(workers: list[Worker], owner: int) -> None:
     workers.clear()
 
 
-class Pool:
+class Pool(AbstractContextManager["Pool"]):
     """Worker processes, started when they are first needed.
 
     The workers are children of a small server process (forkserver) where there is such a thing,
@@ -181,9 +181,6 @@ class Pool:
         self._mean: dict[str, float] = {}  # seconds that a unit of a job takes
         # at the end of the process too; a fork of it must leave the workers alone
         self.close = weakref.finalize(self, close_workers, self._workers, os.getpid())
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -275,9 +275,6 @@ _NAMES = {
     "admet": "ADMETAI toxicity solubility hERG ChemProp BBB clearance",
     "alert_count": "alerts structural_alerts PAINS BRENK",
     "batch_program": "ExternalProcess external subprocess command",
-    "amide_bonds": "NumAmideBonds",
-    "aliphatic_rings": "NumAliphaticRings AliphaticRingCount",
-    "aromatic_rings": "NumAromaticRings AromaticRingCount",
     "contains_scaffold": "core scaffold ScaffoldPresence",
     "csp3_fraction": "Csp3 FractionCSP3 fsp3",
     "dice": "DiceSimilarity",
@@ -287,11 +284,9 @@ _NAMES = {
     "forbidden_smarts": "CustomAlerts unwanted_smarts SubstructureFilters blacklist",
     "formal_charge": "charge NetCharge FormalCharge",
     "functional_group_count": "GroupCount FragmentCount",
-    "graph_length": "GraphLength",
     "hba": "HBondAcceptors NumHBA NumHAcceptors num_hba_lipinski acceptors",
     "hbd": "HBondDonors NumHBD NumHDonors num_hbd_lipinski donors",
     "heavy_atoms": "NumHeavyAtoms HeavyAtomCount NumAtoms size",
-    "hetero_atoms": "NumHeteroAtoms NumHeteroatoms",
     "isomer_score": "Isomer IsomerScoringFunction molecular_formula",
     "largest_ring": "LargestRingSize RingSize",
     "logp": "SlogP MolLogP cLogP ALogP WLogP CrippenLogP lipophilicity",
@@ -312,7 +307,6 @@ _NAMES = {
     "rings": "RingCount NumRings",
     "rotatable_bonds": "NumRotBond NumRotatableBonds RotatableBondCount nrotb",
     "sa_score": "SAScore SA SyntheticAccessibility synthesizability synthesisability",
-    "saturated_rings": "NumSaturatedRings",
     "scaffold_match": "scaffold MurckoScaffold",
     "scaffold_similarity": "ScaffoldSimilarity ScaffoldTanimoto",
     "sklearn_model": "sklearn scikit_learn RandomForest svm pickle",
@@ -320,7 +314,6 @@ _NAMES = {
     "sp_atoms": "numsp",
     "sp2_atoms": "numsp2",
     "sp3_atoms": "numsp3",
-    "spiro_atoms": "NumSpiroAtoms",
     "spherocity": "shape globularity",
     "stereo_centres": "chirality NumAtomStereoCenters number_of_stereo_centers NumStereocenters "
     "chiral_centers stereocenters",
@@ -373,10 +366,10 @@ def reward_tables(kind: str | None = None) -> Iterator[RenderableType]:
 
 def _details(one: Component) -> Iterator[RenderableType]:
     facts = Table(show_header=False, box=None)
-    facts.add_row("kind", one.kind)
-    facts.add_row("unit", escape(one.unit) or "-")
-    facts.add_row("range", "{:g} to {:g}".format(*one.range))
-    facts.add_row("source", escape(one.source))
+    limits = "{:g} to {:g}".format(*one.range)
+    rows = {"kind": one.kind, "unit": one.unit or "-", "range": limits, "source": one.source}
+    for name, text in rows.items():
+        facts.add_row(name, escape(text))
     if one.costly:
         facts.add_row("costly", "asked last, and only about molecules that passed every filter")
     yield facts

@@ -43,11 +43,6 @@ class Term(NamedTuple):
         kind, transform = find_component(part.kind), part.transform.build()
         return cls(part.name, part.weight, score, transform, part.role, kind.batched, kind.costly)
 
-    def to_score(self, raw: float) -> float:
-        """Transform a raw value; NaN where the outcome is no score between 0 and 1."""
-        score = self.transform(raw)
-        return score if 0 <= score <= 1 else math.nan
-
 
 class Failed(NamedTuple):
     """What went wrong with a molecule; `component` is None where it was none of them."""
@@ -105,7 +100,7 @@ class _Case:
         self.answers[term.name] = answer
         if term.role == "filter":
             raw = math.nan if isinstance(answer, Failure) else answer
-            self.passes = self.passes and term.to_score(raw) >= PASSING
+            self.passes = self.passes and PASSING <= term.transform(raw) <= 1
 
     def result(self, names: Iterable[str]) -> RawScores:
         values: dict[str, float] = {}

@@ -153,11 +153,7 @@ def compressed_badly():
 
 @pytest.mark.parametrize(
     "name",
-    [
-        b"torch._utils\n_rebuild_tensor_v2",
-        b"torch\nFloatStorage",
-        b"collections\nOrderedDict",
-    ],
+    [b"torch._utils\n_rebuild_tensor_v2", b"torch\nFloatStorage", b"collections\nOrderedDict"],
 )
 def test_a_checkpoint_changes_nothing_that_it_may_name(name):
     # BUILD with (None, {"a": 1}) sets attributes of what stands on the stack

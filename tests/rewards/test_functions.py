@@ -108,10 +108,7 @@ def test_a_changed_file_is_another_function(write):
         ("mine.py:", "names no function"),
         ("mine.py:f g", "names no function"),
         ("length", "names no function"),
-        (
-            "mine.py:lenght",
-            r"has no 'lenght'; did you mean 'length'\? Known: bare, length, none",
-        ),
+        ("mine.py:lenght", r"has no 'lenght'; did you mean 'length'\? Known: bare, length, none"),
         ("mine.py:textwrapp", r"mine.py has no 'textwrapp'\. Known: bare, length, none \("),
         ("rdkit.Chem.rdMolDescriptors:CalcTPS", "did you mean 'CalcTPSA'"),
         ("mine.py:Thing", "is a class, not a function"),

@@ -13,7 +13,7 @@ from chemkl.chem.molecules import silenced
 from chemkl.config import InputError
 
 MOLECULES = [
-    *(ASPIRIN, CELECOXIB, "C[C@H]1CC[C@@H](O)C1=O", "C[N+](C)(C)CC(=O)[O-]", "C", "[2H]O[2H]"),
+    *(ASPIRIN, CELECOXIB, "C[C@H]1CC[C@@H](O)C1=O", "C[N+](C)(C)CC(=O)[O-]", "C", "[2H]O[2H]")
 ]
 REFERENCES = ["CCO", CELECOXIB, "c1ccccc1"]
 
@@ -160,11 +160,7 @@ def test_files_of_references_that_cannot_be_used(tmp_path):
     for name, content, message in [
         ("none.smi", None, "references_file: no such file or folder"),
         ("empty.smi", "\n", "no reference in it"),
-        (
-            "two.csv",
-            "id,structure\n1,CCO\n",
-            "no column .* smiles; rename that .* Known: id",
-        ),
+        ("two.csv", "id,structure\n1,CCO\n", "no column .* smiles; rename that .* Known: id"),
         ("a.sdf", "", r"a\.sdf: the file is empty"),
         ("bad.smi", "CCO\n\nC1 x\n", r"bad\.smi:3 = 'C1' is not a molecule: not parsable"),
         ("many.smi", "C1\n" * 25, "and 15 more like these"),

@@ -82,7 +82,8 @@ class UserFunction:
 
         `takes` is what the config says; None: what the first parameter is annotated with.
         """
-        first = next(iter(self._parameters), None)
+        parameters = self._signature.parameters.values() if self._signature else ()
+        first = next(iter(parameters), None)
         annotated = _form(self._hints.get(first.name)) if first is not None else None
         if self._signature is not None and (first is None or first.kind not in _POSITIONAL):
             problem = "cannot be called with a molecule as its first argument"
@@ -111,17 +112,18 @@ class UserFunction:
         """
         if self._signature is None:  # compiled: it says itself what it dislikes, at each molecule
             return dict(parameters)
+        takes = [*self._signature.parameters.values()]
         fields: dict[str, Any] = {
             taken.name: (
                 _usable(self._hints.get(taken.name, Any)),
                 ... if taken.default is Parameter.empty else taken.default,
             )
-            for place, taken in enumerate(self._parameters)
+            for place, taken in enumerate(takes)
             if (place >= len(given) or taken.kind not in _POSITIONAL)
             and taken.kind in _BY_NAME
             and not taken.name.startswith("_")
         }
-        anything = any(taken.kind is Parameter.VAR_KEYWORD for taken in self._parameters)
+        anything = any(taken.kind is Parameter.VAR_KEYWORD for taken in takes)
         if parameters and not fields and not anything:
             names = ", ".join(map(str, parameters))
             nothing_but = f"takes nothing but {' and '.join(given)}"
@@ -156,10 +158,6 @@ class UserFunction:
             return inspect.signature(self.function)
         except (TypeError, ValueError):  # compiled functions, such as many of RDKit's, have none
             return None
-
-    @property
-    def _parameters(self) -> Sequence[Parameter]:
-        return list(self._signature.parameters.values()) if self._signature else []
 
     @cached_property
     def _hints(self) -> dict[str, Any]:

@@ -244,14 +244,12 @@ def load_skops(
         class_index = 1
     ask = getattr(model, called)
 
-    def one_by_one(rows: np.ndarray) -> np.ndarray:
-        return np.concatenate([ask(row[None]) for row in rows])
-
     # a batch leaves each molecule's value as it is, to the bit, in trees; not in matrix products
     trees = (tree.DecisionTreeClassifier, tree.DecisionTreeRegressor)
     forests = (ensemble.RandomForestClassifier, ensemble.RandomForestRegressor)
     extra = (ensemble.ExtraTreesClassifier, ensemble.ExtraTreesRegressor)
-    run = ask if isinstance(model, (*trees, *forests, *extra)) else one_by_one
+    together = isinstance(model, (*trees, *forests, *extra))
+    run = ask if together else lambda rows: np.concatenate([ask(row[None]) for row in rows])
     return _one_number(run, class_index, n, path, called)
 
 

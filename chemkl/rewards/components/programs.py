@@ -236,9 +236,7 @@ Command = Annotated[
     "external_program", unit="as answered", range=REAL, source="a program of yours", costly=True
 )
 def external_program(
-    command: Command,
-    *,
-    timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60.0,
+    command: Command, *, timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60.0
 ) -> Score:
     """What a program of yours says of a molecule; you decide what high means.
 
