@@ -68,6 +68,10 @@ class SequenceModel(nn.Module, ABC):
     def sample(self, n: int, generator: torch.Generator | None = None) -> Rollout:
         """Draw n sequences; the same state of a CPU generator gives the same ones."""
 
+    def sample_to_learn(self, n: int, generator: torch.Generator | None = None) -> Rollout:
+        """Draw as `sample` does; its logp has a graph where that costs less than `logp_tokens`."""
+        return self.sample(n, generator)
+
     @abstractmethod
     def logp_tokens(self, token_BT: Tensor) -> Tensor:
         """Return log p of each row of ids: float32_B, nats, end token included, differentiable."""
@@ -138,6 +142,9 @@ class Policy(SequenceModel):
             n: how many.
             generator: a CPU generator; None uses torch's global one.
         """
+        return self._drawn(n, generator)
+
+    def _drawn(self, n: int, generator: torch.Generator | None) -> Rollout:
         with _evaluating(self):
             token_BT, logp_B, truncated_B = self._sample(n, generator)
         width = 2 + int((token_BT[:, 1:] != END_ID).sum(dim=1).max()) if n else 2

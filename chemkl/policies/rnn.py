@@ -5,16 +5,22 @@ H hidden units.
 """
 
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 
 from chemkl.config import InputError, did_you_mean
-from chemkl.policies.base import Policy
-from chemkl.policies.tokenizer import Vocabulary
+from chemkl.policies.base import Policy, Rollout, draw
+from chemkl.policies.lstm import Cells, logp_of_walk
+from chemkl.policies.tokenizer import END_ID, START_ID, Vocabulary
 
 State = tuple[Tensor, Tensor] | Tensor
 
 CELLS: dict[str, type[nn.LSTM] | type[nn.GRU]] = {"lstm": nn.LSTM, "gru": nn.GRU}
+
+_FROZEN: "WeakKeyDictionary[RnnPolicy, tuple[Any, Cells]]" = WeakKeyDictionary()
+"""The weights of policies that do not learn, laid out, and which ones they were."""
 
 
 class RnnPolicy(Policy):
@@ -84,3 +90,53 @@ class RnnPolicy(Policy):
         if isinstance(state, tuple):
             return state[0][:, keep_A].contiguous(), state[1][:, keep_A].contiguous()
         return state[:, keep_A].contiguous()
+
+    def logp_tokens(self, token_BT: Tensor) -> Tensor:
+        """Return log p of each row of ids: float32_B, nats, end token included, differentiable."""
+        cells = self._cells()
+        if cells is None:
+            return super().logp_tokens(token_BT)
+
+        def choose(t: int, row_A: Tensor, _logp_AV: Tensor) -> Tensor:
+            return token_BT[:, t].index_select(0, row_A)
+
+        return logp_of_walk(cells, token_BT[:, 0], token_BT.shape[1] - 1, choose)
+
+    def sample_to_learn(self, n: int, generator: torch.Generator | None = None) -> Rollout:
+        """Draw as `sample` does; the logp has its graph, as that of `logp_tokens` has."""
+        return self._drawn(n, generator)
+
+    def _sample(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
+        cells = self._cells()
+        if cells is None:
+            with torch.no_grad():
+                return super()._sample(n, generator)
+        token_BT = torch.full((n, self.max_length + 1), END_ID)
+        token_BT[:, 0] = START_ID
+
+        def choose(t: int, row_A: Tensor, logp_AV: Tensor) -> Tensor:
+            uniform_B = torch.rand(n, generator=generator)
+            token_A = draw(logp_AV, uniform_B[row_A])
+            token_BT[row_A, t] = token_A
+            return token_A
+
+        logp_B = logp_of_walk(cells, token_BT[:, 0], self.max_length, choose)
+        return token_BT, logp_B, ~(token_BT[:, 1:] == END_ID).any(dim=1)
+
+    def _cells(self) -> Cells | None:
+        """The weights laid out for the processor; None: torch's own layers do the work."""
+        weight = self.embedding.weight
+        drops = self.training and self.rnn.dropout > 0
+        plain = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64)
+        if not isinstance(self.rnn, nn.LSTM) or drops or not plain:
+            return None
+        rough = torch.is_autocast_enabled("cpu")
+        kind = torch.get_autocast_dtype("cpu") if rough else weight.dtype
+        if any(one.requires_grad for one in self.parameters()):
+            return Cells(self.embedding, self.rnn, self.linear, kind)
+        key = (kind, *((one.data_ptr(), one._version) for one in self.parameters()))
+        last, cells = _FROZEN.get(self, (None, None))
+        if cells is None or last != key:
+            cells = Cells(self.embedding, self.rnn, self.linear, kind)
+            _FROZEN[self] = key, cells
+        return cells

@@ -103,7 +103,7 @@ class Posttrain(lightning.LightningModule):
 
     def _sample(self, step: int) -> Rollout:
         n = min(self._batch_size, self._most_samples - self.ledger.n_samples)
-        drawn = self.policy.sample(n, stream(self._seed, step, self.global_rank))
+        drawn = self.policy.sample_to_learn(n, stream(self._seed, step, self.global_rank))
         # before torch 2.10 autocast keeps the weights cast under no_grad, and no gradient flows
         torch.clear_autocast_cache()
         if not bool(drawn.logp.isfinite().all()):
@@ -133,7 +133,9 @@ class Posttrain(lightning.LightningModule):
         """
         trained = [weight for weight in self.policy.parameters() if weight.requires_grad]
         groups = [{"params": some} for some in (trained, list(self.objective.parameters())) if some]
-        return torch.optim.Adam(groups, lr=self._learning_rate)
+        # in one pass over the weights; Apple's GPUs and odd devices have torch's own choice
+        fused = {weight.device.type for weight in trained} == {"cpu"} or None
+        return torch.optim.Adam(groups, lr=self._learning_rate, fused=fused)
 
     def configure_gradient_clipping(
         self,
@@ -235,7 +237,7 @@ class InputBuilder:
         with torch.no_grad():
             logp_ref_B = self._reference.logp_tokens(tokens).cpu()
         return LossInputs(
-            logp_policy=self._policy.logp_tokens(tokens).cpu(),
+            logp_policy=self._logp_policy(rollout, tokens).cpu(),
             logp_ref=logp_ref_B,
             reward=reward_B,
             group=group_B,
@@ -271,6 +273,14 @@ class InputBuilder:
         return joined(
             rollout.tokens, self._carried["tokens"].to(rollout.tokens.device), rollout.end_id
         )
+
+    def _logp_policy(self, rollout: Rollout, tokens: Tensor) -> Tensor:
+        """Log-probabilities with graph, of a pass over the rows that sampling left without one."""
+        if not rollout.logp.requires_grad:
+            return self._policy.logp_tokens(tokens)
+        if len(tokens) == len(rollout):
+            return rollout.logp
+        return torch.cat([rollout.logp, self._policy.logp_tokens(tokens[len(rollout) :])])
 
     def _of_prior(self, n: int, step: int, rank: int) -> Tensor | None:
         """Log-probabilities, with graph, of as many fresh samples of the prior, if wanted."""

@@ -10,6 +10,7 @@ from torch import nn
 from chemkl.config import InputError
 from chemkl.policies import RnnPolicy, Rollout, UnknownTokenError, Vocabulary
 from chemkl.policies.base import counted, draw, pad, sequence_logp
+from chemkl.policies.lstm import Trail
 
 TOKENS = [*"CNOcn1()=", "[nH]", "Br"]
 ONE_ROUNDING = 1.2e-7  # of float32, relative
@@ -127,7 +128,9 @@ def test_under_autocast_only_the_matrix_products_are_rounded(policy):
     assert logp.item() != policy.logp(["CC(=O)N"]).item()
     token_BT = torch.tensor([policy.vocabulary.encode("CC(=O)N")])
     exact = sequence_logp(logits[:, :-1].double().float(), token_BT)
-    assert logp.item() == pytest.approx(exact.item(), abs=1e-5)
+    # without padding the logits are not rounded, and the gates at other places: 8 bits each
+    lstm = isinstance(policy.rnn, nn.LSTM)
+    assert logp.item() == pytest.approx(exact.item(), abs=2**-8 if lstm else 1e-5)
 
 
 def test_logp_takes_any_sequence_of_smiles_but_not_one_string(policy):
@@ -254,17 +257,18 @@ def test_tokens_without_probability_are_never_drawn(uniform, token):
     assert draw(logp, torch.tensor([uniform])).tolist() == [token]
 
 
-def test_finished_rows_leave_the_batch(policy):
+def test_finished_rows_leave_the_batch(policy, monkeypatch):
     seen = []
-    handle = policy.register_forward_hook(lambda _m, given, _out: seen.append(given[0].shape))
+    policy.register_forward_hook(lambda _m, given, _out: seen.append(len(given[0])))
+    step = Trail.step
+    monkeypatch.setattr(Trail, "step", lambda trail, n: seen.append(n) or step(trail, n))
     rollout = policy.sample(64, torch.Generator().manual_seed(0))
-    handle.remove()
     lengths = rollout.n_tokens.tolist()
-    # step t is computed for the rows with at least t tokens and for no other, one token each
-    expected = [(sum(n >= t for n in lengths), 1) for t in range(1, max(lengths) + 1)]
-    assert [tuple(shape) for shape in seen] == expected
-    assert expected[0][0] == 64
-    assert expected[-1][0] < 20
+    # step t is computed for the rows with at least t tokens and for no other
+    expected = [sum(n >= t for n in lengths) for t in range(1, max(lengths) + 1)]
+    assert seen == expected
+    assert expected[0] == 64
+    assert expected[-1] < 20
 
 
 def test_rows_that_reach_the_maximum_length_are_flagged():
