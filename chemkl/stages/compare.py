@@ -11,19 +11,7 @@ import pyarrow as pa
 from chemkl.config import InputError, complaints
 from chemkl.config.evaluate import TRACE_FOLDER, CompareConfig
 from chemkl.display import Bar, say
-from chemkl.evaluation import evaluate, from_trace, metrics_schema
-from chemkl.evaluation.comparison import (
-    COMPARISON_SCHEMA,
-    VALUES_SCHEMA,
-    Values,
-    check_metrics,
-    compare_rows,
-    pair_seeds,
-    places_of,
-    read_methods,
-    value_rows,
-    what_differs,
-)
+from chemkl.evaluation import comparison, evaluate, from_trace, metrics_schema
 from chemkl.evaluation.samples import TRACE_COLUMNS
 from chemkl.reports import comparison as comparison_text
 from chemkl.reports.curves import draw_forest
@@ -52,8 +40,8 @@ def work(config: CompareConfig, start: Start) -> None:
     `run` returns the table: one row per metric, threshold and method but the baseline.
     """
     out_dir = start.out
-    methods = read_methods(config.methods)
-    pairs = pair_seeds(methods, config.baseline)
+    methods = comparison.read_methods(config.methods)
+    pairs = comparison.pair_seeds(methods, config.baseline)
     budget = next(iter(methods[config.baseline].values())).budget
     inputs = {
         f"{method} seed {seed}": run.folder / TRACE_FOLDER
@@ -66,14 +54,16 @@ def work(config: CompareConfig, start: Start) -> None:
         seeds = {**pairs.seeds, config.baseline: sorted({*chain(*pairs.seeds.values())})}
         used = {(m, seed): methods[m][seed].folder for m in methods for seed in seeds[m]}
         evaluated = _from_table(used, config) if config.table else _evaluate(used, config)
-        values = value_rows(evaluated, budget, config)
-        rows = compare_rows(values, pairs.seeds, config)
+        values = comparison.value_rows(evaluated, budget, config)
+        rows = comparison.compare_rows(values, pairs.seeds, config)
         told = {run: read_never_acted(folder) for run, folder in used.items()}
         idle = [f"{m}, seed {seed}: {text}" for (m, seed), text in told.items() if text]
-        apart = [*what_differs(methods, config.baseline), *idle, *pairs.left_out]
+        apart = [*comparison.what_differs(methods, config.baseline), *idle, *pairs.left_out]
         remarks = comparison_text.notes(rows, apart, budget=budget, alpha=config.alpha)
-        table = pa.Table.from_pylist(rows, schema=COMPARISON_SCHEMA)
-        write_parquet(out_dir / VALUES, pa.Table.from_pylist(values, schema=VALUES_SCHEMA))
+        table = pa.Table.from_pylist(rows, schema=comparison.COMPARISON_SCHEMA)
+        write_parquet(
+            out_dir / VALUES, pa.Table.from_pylist(values, schema=comparison.VALUES_SCHEMA)
+        )
         write_parquet(out_dir / TABLE, table)
         forms = {MARKDOWN: comparison_text.markdown, LATEX: comparison_text.latex}
         for name, form in forms.items():
@@ -98,7 +88,7 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
     if not isinstance(config, CompareConfig):
         if view.draft and view.draft.data.get("table") is None and None not in values:
             metrics, thresholds, direction, options = values
-            look = partial(check_metrics, from_table=False)
+            look = partial(comparison.check_metrics, from_table=False)
             columns = metrics_schema(options).names
             yield "metrics", complaints((look, metrics, columns, thresholds, direction))
         return
@@ -108,10 +98,12 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
     }
     table = None if config.table in view.awaited else config
     runs = [run for group in there.values() for run in group]
-    of_runs = complaints((read_methods, there)) or complaints((require_traces, runs))
+    of_runs = complaints((comparison.read_methods, there)) or complaints((require_traces, runs))
     problems = [*complaints((_check_metrics, table)), *of_runs]
     if not problems and there == config.methods:
-        problems = complaints((pair_seeds, read_methods(there), config.baseline))
+        problems = complaints(
+            (comparison.pair_seeds, comparison.read_methods(there), config.baseline)
+        )
     yield "methods", problems
 
 
@@ -123,11 +115,11 @@ def _is_under_way(folder: Path) -> bool:
 def _check_metrics(config: CompareConfig) -> None:
     table = config.table
     schema = metrics_schema(config.options) if table is None else read_part_schema(table)
-    look = partial(check_metrics, from_table=table is not None)
+    look = partial(comparison.check_metrics, from_table=table is not None)
     look(config.metrics, schema.names, config.thresholds, config.direction)
 
 
-def _evaluate(used: Mapping[tuple[str, int], Path], settings: CompareConfig) -> Values:
+def _evaluate(used: Mapping[tuple[str, int], Path], settings: CompareConfig) -> comparison.Values:
     """Evaluate the traces, with a bar: some seconds for ten thousand molecules."""
     numbers = [threshold for threshold in settings.thresholds if threshold is not None]
     rows_of = {}
@@ -142,7 +134,7 @@ def _evaluate(used: Mapping[tuple[str, int], Path], settings: CompareConfig) -> 
     return rows_of
 
 
-def _from_table(used: Mapping[tuple[str, int], Path], settings: CompareConfig) -> Values:
+def _from_table(used: Mapping[tuple[str, int], Path], settings: CompareConfig) -> comparison.Values:
     """Take the evaluations out of the table of an evaluate stage."""
     path = cast(Path, settings.table)
     manifest = Manifest.load(path.parent)
@@ -164,7 +156,11 @@ def _from_table(used: Mapping[tuple[str, int], Path], settings: CompareConfig) -
         run: [row for row in rows if folder in names and row["run"] == names[folder]]
         for run, folder in used.items()
     }
-    wanted = {value for name in settings.metrics for value in places_of(name, settings.thresholds)}
+    wanted = {
+        value
+        for name in settings.metrics
+        for value in comparison.places_of(name, settings.thresholds)
+    }
     there = [{row["threshold"] for row in rows} for rows in rows_of.values() if rows]
     absent = [str(used[run]) for run, rows in rows_of.items() if not rows]
     problems = [f"has no rows of {', '.join(absent)}; evaluate them too"] if absent else []

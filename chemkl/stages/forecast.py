@@ -1,24 +1,15 @@
 """The forecast stage: what a posttrain config asks for, before anything is trained."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pandas as pd
 import pyarrow as pa
 
-from chemkl.config import InputError, complaints
+from chemkl.config import complaints
 from chemkl.config.evaluate import ForecastConfig
 from chemkl.display import Bar
-from chemkl.evaluation.forecast_targets import (
-    FORECAST_SCHEMA,
-    SAMPLES_SCHEMA,
-    compare,
-    forecast_targets,
-    page,
-    points_of,
-    read_runs,
-    run_sentences,
-)
+from chemkl.evaluation import forecast_targets as targets
 from chemkl.policies import check_device, load_policy
 from chemkl.policies.base import stream
 from chemkl.results import write_json, write_parquet
@@ -40,44 +31,41 @@ run = STAGES["forecast"].run
 def problems(view: View) -> Iterator[tuple[str, list[str]]]:
     """Look into reward, models, taus, device and the runs to compare with; nothing is sampled."""
     yield from posttrain.problems(view)
-    yield "taus", complaints((_check_taus, view.get("taus")))
+    most = RewardModel.MOST
+    wrong = [f"{tau:g}" for tau in view.get("taus") or () if not 0 < tau <= most]
+    useless = (
+        f"taus: {', '.join(wrong)}: nothing, or everything, would be a hit (invalid strings too). "
+        f"Take rewards above 0 and at most {most:g}."
+    )
+    yield "taus", [useless] if wrong else []
     yield "device", complaints((check_device, view.get("device")))
     if view.config is not None:
         runs = view.there(view.get("runs"))
-        yield "runs", complaints((read_runs, runs, view.get("prior"), view.get("reward")))
+        yield "runs", complaints((targets.read_runs, runs, view.get("prior"), view.get("reward")))
 
 
 def work(config: ForecastConfig, start: Start) -> None:
     """Write ``forecast.parquet``, ``forecast.json`` and the samples; print what was found."""
     out_dir = start.out
-    trained = read_runs(config.runs, config.prior, config.reward)
+    trained = targets.read_runs(config.runs, config.prior, config.reward)
     names = run_names(config.runs)
     with start.claim({"prior": config.prior, **trace_inputs(config.runs)}) as manifest:
         samples, n_calls = _draw(config)
-        kept = samples[SAMPLES_SCHEMA.names]
-        table = pa.Table.from_pandas(kept, schema=SAMPLES_SCHEMA, preserve_index=False)
+        kept = samples[targets.SAMPLES_SCHEMA.names]
+        table = pa.Table.from_pandas(kept, schema=targets.SAMPLES_SCHEMA, preserve_index=False)
         write_parquet(out_dir / SAMPLES, table)
-        points = points_of(samples)
-        found = forecast_targets(config, points)
-        runs = compare(dict(zip(names, trained, strict=True)), points, config)
-        found = replace(found, sentences=[*found.sentences, *run_sentences(runs)])
+        points = targets.points_of(samples)
+        found = targets.forecast_targets(config, points)
+        runs = targets.compare(dict(zip(names, trained, strict=True)), points, config)
+        found = replace(found, sentences=[*found.sentences, *targets.run_sentences(runs)])
         counts = {"samples": len(samples), "valid": int(samples["valid"].sum()), "calls": n_calls}
-        write_parquet(out_dir / TABLE, pa.Table.from_pylist(found.rows, schema=FORECAST_SCHEMA))
+        write_parquet(
+            out_dir / TABLE, pa.Table.from_pylist(found.rows, schema=targets.FORECAST_SCHEMA)
+        )
         write_json(out_dir / JSON, {**counts, **found.plain(), "runs": runs})
         manifest.finish(results=counts)
-    for part in page(found, runs, counts, min_ess=config.min_ess):
+    for part in targets.page(found, runs, counts, min_ess=config.min_ess):
         start.console.print(part, highlight=False, markup=False)  # [nH] is no markup
-
-
-def _check_taus(taus: Sequence[float]) -> None:
-    """Refuse taus that make no sequence a hit, or every one."""
-    most = RewardModel.MOST
-    wrong = [f"{tau:g}" for tau in taus if not 0 < tau <= most]
-    if wrong:
-        raise InputError(
-            f"taus: {', '.join(wrong)}: nothing, or everything, would be a hit (invalid strings "
-            f"too). Take rewards above 0 and at most {most:g}."
-        )
 
 
 def _draw(config: ForecastConfig) -> tuple[pd.DataFrame, int]:

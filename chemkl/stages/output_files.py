@@ -3,7 +3,7 @@
 import gzip
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -39,25 +39,17 @@ def written_out(path: Path) -> Iterator[IO[bytes]]:
     """Write a file beside its place, and rename it in when all went well; .gz is compressed."""
     refuse_other_names(path)
     try:
-        with (
-            atomic_file(path, parents=True, shared=True) as aside,
-            aside.open("wb") as raw,
-            _packed(raw, path) as stream,
-        ):
-            yield stream
+        with atomic_file(path, parents=True, shared=True) as aside, aside.open("wb") as raw:
+            if path.suffix.lower() != ".gz":
+                yield raw
+                return
+            # without a name and a time in it, equal content is equal bytes; 6 is gzip's own level
+            with gzip.GzipFile("", "wb", 6, fileobj=raw, mtime=0) as packed:
+                yield cast(IO[bytes], packed)
     except StorageError:
         raise
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
-
-
-def _packed(raw: IO[bytes], path: Path) -> AbstractContextManager[IO[bytes]]:
-    """Compress what goes through, where the file's name says so."""
-    if path.suffix.lower() != ".gz":
-        return nullcontext(raw)
-    # without a name and a time in it, equal content is equal bytes; level 6 is that of gzip itself
-    packed = gzip.GzipFile("", "wb", 6, fileobj=raw, mtime=0)
-    return cast(AbstractContextManager[IO[bytes]], packed)
 
 
 def with_good_text(table: pa.Table) -> pa.Table:

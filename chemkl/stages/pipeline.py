@@ -14,15 +14,8 @@ from rich.table import Table
 from chemkl.config import Config, InputError, did_you_mean
 from chemkl.config.pipeline import Job, PipelineConfig, expand
 from chemkl.results.manifest import Manifest
+from chemkl.stages import runner
 from chemkl.stages.registry import STAGES, STOPS, Stage, interrupted, interruptible
-from chemkl.stages.runner import (
-    AGAIN,
-    check_folder,
-    check_movable,
-    is_finished,
-    move_aside,
-    paths_of,
-)
 
 Source = PipelineConfig | Mapping[str, Any] | str | Path
 State = Literal["new", "resume", "again", "complete"]
@@ -87,7 +80,7 @@ def run(
         return [Outcome(plan.job.name, plan.folder, "planned") for plan in chosen]
     if fresh:
         for plan in chosen:
-            move_aside(plan.folder, plan.config)
+            runner.move_aside(plan.folder, plan.config)
     outcomes: list[Outcome] = []
     for position, plan in enumerate(chosen, start=1):
         title = f"[{position}/{len(chosen)}] {plan.job.name}"
@@ -138,7 +131,7 @@ def awaited(config: Config, promised: Iterable[Path], earlier: Iterable[Path] = 
     anew, later = {*earlier}, {*promised}
     return [
         path
-        for path in paths_of(config)
+        for path in runner.paths_of(config)
         if not anew.isdisjoint((path, *path.parents))
         or (not later.isdisjoint((path, *path.parents)) and not path.exists())
     ]
@@ -175,9 +168,9 @@ def _check_folders(chosen: list[Planned], fresh: bool) -> None:
             state = "new" if fresh else _state(plan, to_run)
             to_run += [plan.job.name] if state != "complete" else []
             if fresh or state == "again":
-                check_movable(plan.folder, plan.config)
+                runner.check_movable(plan.folder, plan.config)
             if not fresh:
-                check_folder(plan.stage, plan.config, plan.folder)
+                runner.check_folder(plan.stage, plan.config, plan.folder)
         except InputError as error:
             problems.append(str(error))
         problems += [
@@ -205,7 +198,7 @@ def _state(plan: Planned, to_run: Iterable[str] = ()) -> State:
         read = Manifest.load(need.folder)
         if need.name in to_run or read is None or (read.finished or "") > manifest.started:
             return "again"
-    return "complete" if is_finished(plan.stage, plan.config, plan.folder) else "resume"
+    return "complete" if runner.is_finished(plan.stage, plan.config, plan.folder) else "resume"
 
 
 # ---- the jobs
@@ -224,10 +217,10 @@ def _run_job(console: Console, plan: Planned, title: str) -> Status:
 
     state, folder = _state(plan), _shown(plan.folder)
     if state == "complete":
-        tell("green", f"complete, skipped ({folder}); {AGAIN}")
+        tell("green", f"complete, skipped ({folder}); {runner.AGAIN}")
         return "skipped"
     if state == "again":
-        move_aside(plan.folder, plan.config)
+        runner.move_aside(plan.folder, plan.config)
     verb = "resumes" if state == "resume" else "starts"
     tell("cyan", f"{job.stage} {verb} in {folder}")
     try:  # the settings are read again: what they name has been made by now

@@ -37,21 +37,11 @@ from chemkl.rewards.cache import reward_files
 from chemkl.rewards.model import describe_failures, nothing_shown
 from chemkl.stages.registry import POLICY, STAGES, View
 from chemkl.stages.runner import Start, free_name
+from chemkl.training import trainer as training
 from chemkl.training.collapse import ENDED_BY, build_alarm
 from chemkl.training.ledger import Ledger, build_filter
 from chemkl.training.posttrain import Posttrain, StepLoader
 from chemkl.training.precision import check_precision, settle
-from chemkl.training.trainer import (
-    CHECKPOINTS,
-    CallsBar,
-    Checkpoint,
-    build_trainer,
-    check_trainer_here,
-    fit,
-    last_checkpoint,
-    quiet,
-    reopen,
-)
 
 AnyConfig = PosttrainConfig | LlmPosttrainConfig
 EVALUATION = "evaluation"
@@ -67,11 +57,13 @@ def work(config: Any, start: Start) -> None:
     precision = settle(config.precision, settings, out, config.model_dump(mode="json"))
 
     def build(*callbacks: Callback) -> Trainer:
-        with quiet():
-            return build_trainer(out, settings, callbacks, max_epochs=1, precision=precision.used)
+        with training.quiet():
+            return training.build_trainer(
+                out, settings, callbacks, max_epochs=1, precision=precision.used
+            )
 
     build()
-    last_checkpoint(out)
+    training.last_checkpoint(out)
     for part in list_parts(out):
         check_seal(part.path, "Restore it from a copy, or run again with --fresh.")
     with (
@@ -79,7 +71,7 @@ def work(config: Any, start: Start) -> None:
         # it runs on one device: a second process is never a rank of this run
         start.claim(parts.inputs(), precision=precision, rank=0) as manifest,
     ):
-        first = last_checkpoint(out)  # another process may have written one meanwhile
+        first = training.last_checkpoint(out)  # another process may have written one meanwhile
         parts.begin(manifest)
         alarm = build_alarm(config, start.say)
         if alarm is not None:
@@ -96,10 +88,12 @@ def work(config: Any, start: Start) -> None:
         if not module.is_finished and not (alarm and alarm.ends_the_run):
             if (out / EVALUATION).is_dir():  # of a trace that grows now
                 (out / EVALUATION).rename(free_name(out / EVALUATION))
-            saving = Checkpoint(out, config.callbacks.checkpoint_every, before=module.trace.cut)
+            saving = training.Checkpoint(
+                out, config.callbacks.checkpoint_every, before=module.trace.cut
+            )
             loader = StepLoader(-(-config.most_samples // config.batch_size))
             watching = [alarm] if alarm else []
-            fit(build(saving, *watching, *callbacks), module, loader, first)
+            training.fit(build(saving, *watching, *callbacks), module, loader, first)
         module.trace.compact()
         ledger = module.ledger
         counts = {"calls": ledger.n_calls, "samples": ledger.n_samples, "steps": module.next_step}
@@ -164,7 +158,7 @@ def _bring_back(
             steps = read_part(parts[-1].path, ["step"])["step"].to_pylist()
             step -= steps.count(step - 1) < batch_size
         if step and (step < saved["next_step"] or saved["epoch"]):
-            reopen(first, saved, step)
+            training.reopen(first, saved, step)
             saved = torch.load(first, map_location="cpu", weights_only=True)
         if step:
             module.load_state_dict(saved["state_dict"])
@@ -224,7 +218,7 @@ class _Molecules:
 
     def callbacks(self, module: Posttrain) -> list[Callback]:
         bar = self.config.callbacks.progress_bar
-        return [CallsBar(module.ledger, self.config.budget)] if bar else []
+        return [training.CallsBar(module.ledger, self.config.budget)] if bar else []
 
     def save(self, manifest: Manifest, about: dict[str, Any], counts: dict[str, int]) -> None:
         about["prior_sha256"] = manifest.inputs["prior"].sha256
@@ -291,12 +285,12 @@ class _Texts:
             models = self.policy, self._reference
             found.append(AnswerTracker(self.out, *models, config.tracked, config.track.every))
         if config.callbacks.progress_bar:
-            found.append(CallsBar(module.ledger, config.budget, config.most_samples))
+            found.append(training.CallsBar(module.ledger, config.budget, config.most_samples))
         return found
 
     def save(self, manifest: Manifest, about: dict[str, Any], counts: dict[str, int]) -> None:
         about["versions"] = manifest.versions | installed_versions(PACKAGES)
-        save(self.policy, self.out / CHECKPOINTS, self.config, about | counts)
+        save(self.policy, self.out / training.CHECKPOINTS, self.config, about | counts)
 
     def failures(self) -> Sequence[str]:
         """A line for each kind of failure, and one where many completions had no end."""
@@ -321,7 +315,7 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
     """
     trainer = view.mapping("trainer")
     here = [
-        ("trainer", complaints((check_trainer_here, trainer))),
+        ("trainer", complaints((training.check_trainer_here, trainer))),
         ("precision", complaints((check_precision, view.get("precision"), trainer or {}))),
     ]
     if not issubclass(view.model, LlmPosttrainConfig):

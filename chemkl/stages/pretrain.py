@@ -27,19 +27,9 @@ from chemkl.policies import RnnPolicy, save_policy
 from chemkl.results.provenance import installed_versions
 from chemkl.stages.registry import POLICY, STAGES, View
 from chemkl.stages.runner import Start
+from chemkl.training import trainer as training
 from chemkl.training.precision import check_precision, settle
 from chemkl.training.pretrain import Pretrain
-from chemkl.training.trainer import (
-    Checkpoint,
-    StepsBar,
-    build_trainer,
-    check_trainer_here,
-    fit,
-    last_checkpoint,
-    quiet,
-    seed_weights,
-    why_ended,
-)
 
 run = STAGES["pretrain"].run
 
@@ -59,18 +49,18 @@ class Parts:
 def work(config: Any, start: Start) -> None:
     """Train a model, or continue where a killed run stopped."""
     # all that can be wrong is found out before the folder is claimed
-    last_checkpoint(start.out)
+    training.last_checkpoint(start.out)
     is_llm = isinstance(config, PretrainLlmConfig)
     parts = _of_tags(config) if is_llm else _of_molecules(config)
     plain = config.model_dump(mode="json")
     precision = settle(config.precision, config.trainer, start.out, plain)
     callbacks = [
-        Checkpoint(start.out, config.checkpoint_every),
+        training.Checkpoint(start.out, config.checkpoint_every),
         LearningRateMonitor("step"),
-        StepsBar(start.stage.name),
+        training.StepsBar(start.stage.name),
     ]
-    with quiet():
-        trainer = build_trainer(
+    with training.quiet():
+        trainer = training.build_trainer(
             start.out,
             config.trainer,
             callbacks,
@@ -81,8 +71,10 @@ def work(config: Any, start: Start) -> None:
     inputs = {"corpus": config.corpus / files.MOLECULES}
     claimed = start.claim(inputs, precision=precision, rank=trainer.global_rank)
     start.say(str(precision))
-    with claimed as manifest, quiet():
-        first = last_checkpoint(start.out)  # another process may have written one meanwhile
+    with claimed as manifest, training.quiet():
+        first = training.last_checkpoint(
+            start.out
+        )  # another process may have written one meanwhile
         if parts.told:
             start.say(parts.told)
         module = Pretrain(
@@ -97,7 +89,7 @@ def work(config: Any, start: Start) -> None:
         if first is not None:
             saved = torch.load(first, map_location="cpu", weights_only=True, mmap=True)
             start.say(f"resumes at step {int(saved['global_step'])}")
-        fit(trainer, module, parts.data, first)
+        training.fit(trainer, module, parts.data, first)
         logged = dict(trainer.callback_metrics)
         if module.validated_at != trainer.global_step:  # trained since
             trainer.validate(module, parts.data, verbose=False)
@@ -112,7 +104,7 @@ def work(config: Any, start: Start) -> None:
             "metrics": metrics,
         }
         parts.save(start.out, provenance)
-        manifest.finish(ended_by=why_ended(trainer), results=metrics)
+        manifest.finish(ended_by=training.why_ended(trainer), results=metrics)
 
 
 def problems(view: View) -> Iterator[tuple[str, list[str]]]:
@@ -126,7 +118,7 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
         yield "conditions", complaints((Conditions, view.get("conditions")))
     trainer, corpus = view.mapping("trainer"), view.get("corpus")
     train, valid = view.get("train_split"), view.get("valid_split")
-    yield "trainer", complaints((check_trainer_here, trainer))
+    yield "trainer", complaints((training.check_trainer_here, trainer))
     yield "precision", complaints((check_precision, view.get("precision"), trainer or {}))
     same = f"train_split and valid_split are both {train!r}: choose two splits"
     yield "valid_split", [same] if train is not None and train == valid else []
@@ -146,7 +138,7 @@ def _of_molecules(config: PretrainConfig) -> Parts:
         config.valid_molecules,
         config.seed if config.randomise else None,
     )
-    seed_weights(config.seed)
+    training.seed_weights(config.seed)
     policy = RnnPolicy(train.vocabulary, **config.model.model_dump(exclude={"kind"}))
     return Parts(
         policy,
@@ -187,7 +179,7 @@ def _of_tags(config: PretrainLlmConfig) -> Parts:
     train, of_train = _read_tagged(config, conditions, config.train_split, config.train_molecules)
     valid, of_valid = _read_tagged(config, conditions, config.valid_split, config.valid_molecules)
     vocabulary = files.read_vocabulary(config.corpus)
-    seed_weights(config.seed)
+    training.seed_weights(config.seed)
     policy = build_tagged(config.model, vocabulary, conditions)
     seed = config.seed if config.randomise else None
     sets = (

@@ -77,12 +77,17 @@ def score_file(config: ScoreConfig, place: Path, console: Console) -> dict[str, 
         schema, kept = _schema(reward, file, config.format)
         summary = Summary(reward.component_names)
         has_cells = False
-        with _writer(place, config.format, schema) as writer:
-            for lines in _batches(file, config, reward):
+        bar = Bar("scoring", unit="lines", shown=config.progress_bar, lines=1)
+        with _writer(place, config.format, schema) as writer, bar:
+            if config.progress_bar:  # it also moves within a slow batch
+                reward.show_progress(lambda n_new: bar.part("new molecules of this batch", n_new))
+            remaining = iter(file)  # a file is read once, and never whole
+            while lines := list(islice(remaining, config.batch_size)):
                 rows = _rows(reward, lines, kept)
                 writer.write_table(pa.Table.from_pandas(rows, schema, preserve_index=False))
                 summary.add(rows)
                 has_cells |= any(line.reason != NO_CELL for line in lines)
+                bar.advance(len(lines))
             if not has_cells and config.column is not None:
                 raise InputError(
                     f"{config.file}: no line has the column {config.column}, counted from 0"
@@ -232,19 +237,6 @@ def _rows(reward: RewardModel, lines: Sequence[Line], kept: Mapping[str, pa.Fiel
             cells = [cell if isinstance(cell, str) else as_text(cell) for cell in cells]
         rows[field.name] = pd.Series(cells, dtype=object)
     return rows
-
-
-def _batches(
-    lines: Iterable[Line], config: ScoreConfig, reward: RewardModel
-) -> Iterator[Sequence[Line]]:
-    """Hand the lines out in batches, under a progress bar that also moves within a slow batch."""
-    with Bar("scoring", unit="lines", shown=config.progress_bar, lines=1) as bar:
-        if config.progress_bar:
-            reward.show_progress(lambda n_new: bar.part("new molecules of this batch", n_new))
-        remaining = iter(lines)  # a file is read once, and never whole
-        while batch := list(islice(remaining, config.batch_size)):
-            yield batch
-            bar.advance(len(batch))
 
 
 @contextmanager

@@ -18,32 +18,14 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from chemkl import display
 from chemkl.config import Config, InputError, did_you_mean, shipped
 from chemkl.config.objective import Part, models_of
 from chemkl.config.pipeline import PipelineConfig
 from chemkl.config.reward import RewardConfig
 from chemkl.config.schema import Key, keys_of
-from chemkl.display import (
-    MISSING,
-    cell,
-    counted,
-    facts,
-    is_missing,
-    plain_table,
-    short,
-    standard_output,
-)
-from chemkl.results import Manifest, description_of, trace_components
+from chemkl.results import Manifest, description_of, inspection, trace_components
 from chemkl.results.columns import RAW_PREFIX, has_prompts
-from chemkl.results.inspection import (
-    RunTrace,
-    count,
-    frequent_answers,
-    open_run,
-    read_head,
-    run_sql,
-    tables_of,
-)
 from chemkl.results.outcome import outcome_of
 from chemkl.results.trace import list_parts, read_part_schema
 from chemkl.rewards.registry import reward_tables, transform_tables
@@ -185,7 +167,7 @@ def show(
     console: Console | None = None,
 ) -> None:
     """Print a run, a Parquet file, a model, the answer to a query, or one of `SHOWN`."""
-    console = console or standard_output()
+    console = console or display.standard_output()
     for part in _parts(what, name, asked or Asked(), console.width):
         console.print(part, highlight=False)
 
@@ -233,7 +215,7 @@ def _parts(what: str, name: str | None, asked: Asked, width: int) -> Iterable[Re
 
 
 def _run(folder: Path, asked: Asked, width: int) -> Iterator[RenderableType]:
-    run = open_run(folder)
+    run = inspection.open_run(folder)
     threshold = run.threshold if asked.threshold is None else asked.threshold
     top = asked.top or N_BEST
     if run.is_text:
@@ -247,7 +229,7 @@ def _run(folder: Path, asked: Asked, width: int) -> Iterator[RenderableType]:
     if run.is_text:
         yield _titled("Counts", counts)
         yield ""
-        yield from _answers(frequent_answers(run.frame, top), width)
+        yield from _answers(inspection.frequent_answers(run.frame, top), width)
         return
     per_scaffold = (1 if asked.per_scaffold is None else asked.per_scaffold) or None
     best = select(run.frame, top=top, per_scaffold=per_scaffold)
@@ -262,12 +244,12 @@ def _titled(title: str, table: RenderableType) -> Group:
 
 
 def _facts(rows: Iterable[Sequence[str]]) -> Table:
-    table = facts(rows)
+    table = display.facts(rows)
     table.columns[0].no_wrap = True
     return table
 
 
-def _about(run: RunTrace) -> Iterator[tuple[str, str]]:
+def _about(run: inspection.RunTrace) -> Iterator[tuple[str, str]]:
     """What the run is, and how it ended."""
     manifest = run.manifest
     if manifest is None:
@@ -281,10 +263,13 @@ def _about(run: RunTrace) -> Iterator[tuple[str, str]]:
         if extensions := "; ".join(_extensions(manifest)):
             yield "extended", extensions
         yield "what", _settings(manifest)
-    yield "run", run.identity["run_id"] or MISSING
-    yield "config", run.identity["config_hash"][:SHOWN_HASH] or MISSING
+    yield "run", run.identity["run_id"] or display.MISSING
+    yield "config", run.identity["config_hash"][:SHOWN_HASH] or display.MISSING
     steps = run.frame["step"]
-    yield "trace", f"{counted(run.n_parts, 'part')}, steps {steps.min():,} to {steps.max():,}"
+    yield (
+        "trace",
+        f"{display.counted(run.n_parts, 'part')}, steps {steps.min():,} to {steps.max():,}",
+    )
     outcome = outcome_of(run.frame, manifest.model_dump(mode="json") if manifest else {})
     if outcome.hits and run.threshold is None:  # a tau that moves, by which none are counted below
         yield "hits", outcome.hits
@@ -301,7 +286,7 @@ def _times(manifest: Manifest) -> str:
         took = datetime.fromisoformat(manifest.finished) - began
         text += f", took {timedelta(seconds=round(took.total_seconds()))}"
     n = len(manifest.resumed)
-    return text + (f", resumed {counted(n, 'time')}" if n else "")
+    return text + (f", resumed {display.counted(n, 'time')}" if n else "")
 
 
 def _extensions(manifest: Manifest) -> Iterator[str]:
@@ -326,21 +311,23 @@ def _settings(manifest: Manifest) -> str:
 
 def _columns(schema: pa.Schema) -> RenderableType:
     """Columns with types and meanings."""
-    table = plain_table()
+    table = display.plain_table()
     table.add_column("column", overflow="fold", min_width=10)
     table.add_column("type", overflow="fold")
     table.add_column("meaning", ratio=1)
     for field in schema:
-        table.add_row(Text(field.name), str(field.type), Text(description_of(field) or MISSING))
+        table.add_row(
+            Text(field.name), str(field.type), Text(description_of(field) or display.MISSING)
+        )
     return _titled("Columns", table)
 
 
-def _counts(run: RunTrace, threshold: float | None) -> Iterator[Sequence[str]]:
+def _counts(run: inspection.RunTrace, threshold: float | None) -> Iterator[Sequence[str]]:
     """How much was sampled, scored and found."""
-    counts = count(run.frame, threshold)
+    counts = inspection.count(run.frame, threshold)
     if run.is_text:
         n = max(counts.rows, 1)
-        to_prompts = f"sampled, to {counted(counts.prompts, 'prompt')}"
+        to_prompts = f"sampled, to {display.counted(counts.prompts, 'prompt')}"
         yield "completions", f"{counts.rows:,}", to_prompts
         yield "valid", f"{counts.valid:,}", f"{counts.valid / n:.1%} of them have an answer"
         if counts.truncated:
@@ -353,9 +340,10 @@ def _counts(run: RunTrace, threshold: float | None) -> Iterator[Sequence[str]]:
     else:
         yield "rows", f"{counts.rows:,}", "sampled sequences"
         yield "valid", f"{counts.valid:,}", f"{counts.valid / max(counts.rows, 1):.1%} of them"
-        answers = f"with {counted(counts.scaffolds, 'scaffold')}"
+        answers = f"with {display.counted(counts.scaffolds, 'scaffold')}"
         failed = "valid rows without a component's value"
-        hits = f"R >= {threshold or 0:g}, with {counted(counts.hit_scaffolds or 0, 'scaffold')}"
+        of_hits = display.counted(counts.hit_scaffolds or 0, "scaffold")
+        hits = f"R >= {threshold or 0:g}, with {of_hits}"
     budget = run.manifest.config.get("budget") if run.manifest else None
     of_budget = f"of a budget of {budget:,}" if isinstance(budget, int) else ""
     yield "distinct", f"{counts.distinct:,}", answers
@@ -363,14 +351,14 @@ def _counts(run: RunTrace, threshold: float | None) -> Iterator[Sequence[str]]:
     if counts.failed:
         yield "failed", f"{counts.failed:,}", failed
     if threshold is None:
-        yield "hits", MISSING, _no_tau(run)
+        yield "hits", display.MISSING, _no_tau(run)
     else:
         yield "hits", f"{counts.hits or 0:,}", hits
     if counts.best is not None:
         yield "best R", f"{counts.best:.4g}", "the largest raw reward"
 
 
-def _no_tau(run: RunTrace) -> str:
+def _no_tau(run: inspection.RunTrace) -> str:
     """Why the hits of a run are not counted by a tau."""
     target: Mapping[str, Any] = (run.manifest.config.get("target") if run.manifest else None) or {}
     quantile, floor = target.get("tau_quantile"), target.get("tau_floor")
@@ -395,7 +383,7 @@ def _best(best: pd.DataFrame, of_each: int | None, width: int) -> RenderableType
     components = trace_components(best.columns)
     if sum(max(len(name), 8) + 1 for name in components) > room:
         components = []
-    table = plain_table()
+    table = display.plain_table()
     for name in ("reward", "call"):
         table.add_column(name, justify="right", no_wrap=True)
     if prompts:
@@ -417,7 +405,7 @@ def _best(best: pd.DataFrame, of_each: int | None, width: int) -> RenderableType
 
 def _prompt(prompt: str) -> str:
     """A prompt on one line, cut in the middle where it is long."""
-    return short(" ".join(prompt.split()), PROMPT_WIDTH)
+    return display.short(" ".join(prompt.split()), PROMPT_WIDTH)
 
 
 def _answers(answers: pd.DataFrame, width: int) -> Iterator[RenderableType]:
@@ -427,7 +415,7 @@ def _answers(answers: pd.DataFrame, width: int) -> Iterator[RenderableType]:
     prompts = [_prompt(prompt) for prompt in shown["prompt"]]
     beside = 28 + max(map(len, ("prompt", *prompts)))  # what the other columns take
     room = max(8, width - beside)
-    table = plain_table()
+    table = display.plain_table()
     for name in ("prompt", "answer", "valid", "share", "mean R"):
         table.add_column(name, justify="right" if name in ("share", "mean R") else "left")
         table.columns[-1].no_wrap = True
@@ -439,8 +427,8 @@ def _answers(answers: pd.DataFrame, width: int) -> Iterator[RenderableType]:
             Text(prompt if row["group"] != before else ""),
             Text(text if len(text) <= room else f"{text[: room - 1]}…"),
             "yes" if row["valid"] else "no",
-            cell(row["share"], ".2%"),
-            cell(row["mean_reward"], ".4g"),
+            display.cell(row["share"], ".2%"),
+            display.cell(row["mean_reward"], ".4g"),
         )
         before = row["group"]
     yield _titled(
@@ -455,7 +443,7 @@ def _answers(answers: pd.DataFrame, width: int) -> Iterator[RenderableType]:
 
 def _file(path: Path, asked: Asked, width: int) -> Iterator[RenderableType]:
     schema = read_part_schema(path)
-    head, n_rows = read_head(path, N_ROWS_OF_FILE if asked.rows is None else asked.rows)
+    head, n_rows = inspection.read_head(path, N_ROWS_OF_FILE if asked.rows is None else asked.rows)
     about = [("rows", f"{n_rows:,}"), ("columns", f"{len(schema.names):,}")]
     about += [
         (key.decode(), value.decode(errors="replace"))
@@ -474,7 +462,7 @@ def _answer(place: Path, sql: str, asked: Asked, width: int) -> Iterator[Rendera
     given = {"--csv": asked.csv, "--parquet": asked.parquet}
     outputs = {option: path for option, path in given.items() if path is not None}
     check_outputs(outputs, ENDINGS, force=asked.force)
-    answer = run_sql(tables_of(place), sql)
+    answer = inspection.run_sql(inspection.tables_of(place), sql)
     names = answer.schema.names
     twice = sorted({name for name in names if names.count(name) > 1})
     if outputs and twice:
@@ -509,7 +497,7 @@ def _rows(rows: pa.Table, width: int) -> RenderableType:
         max(len(name), *(min(len(text), CELL_WIDTH) for text in column), 1)
         for name, column in zip(names, cells, strict=True)
     ]
-    table = plain_table()
+    table = display.plain_table()
     if sum(widths) + len(widths) + 1 <= width:
         numbers = pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal
         for field, least in zip(rows.schema, widths, strict=True):
@@ -532,6 +520,6 @@ def _rows(rows: pa.Table, width: int) -> RenderableType:
 
 def _cell(value: Any) -> str:
     """A value in few digits; a dash where there is none."""
-    if is_missing(value):
-        return MISSING
+    if display.is_missing(value):
+        return display.MISSING
     return f"{value:.5g}" if isinstance(value, float) else str(value)

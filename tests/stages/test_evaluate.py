@@ -68,19 +68,9 @@ def test_each_run_also_gets_its_own_table(runs, tmp_path):
     own = json_of(runs / "b_good" / "evaluation" / "metrics.json")
     assert own == json_of(tmp_path / "out" / "metrics.json")["runs"]["b_good"]
     assert len(pd.read_parquet(runs / "b_good" / "evaluation" / "diversity.parquet")) == 2
+    config = {"runs": [str(runs / "a_poor")], "into_runs": False}
+    evaluate.run(config, tmp_path / "apart")
     assert not (runs / "a_poor" / "evaluation").exists()
-
-
-def test_metrics_over_time_are_written_when_wanted(runs, tmp_path):
-    evaluate.run({"runs": f"{runs}/*"}, tmp_path / "once")
-    assert not (tmp_path / "once" / "over_time.parquet").exists()
-    evaluate.run({"runs": f"{runs}/*", "every": 2}, tmp_path / "out")
-    table = pd.read_parquet(tmp_path / "out" / "over_time.parquet")
-    good = table[table["run"] == "b_good"]
-    assert good["call"].tolist() == [2, 3, 2, 3]  # all molecules, then the hits
-    assert good["n_molecules"].tolist() == [2, 3, 1, 2]
-    schema = pq.read_schema(tmp_path / "out" / "over_time.parquet")
-    assert all(description_of(field) for field in schema)
 
 
 def test_a_sample_of_the_prior_shows_what_moved_and_what_was_lost(runs, tmp_path, capsys):
@@ -110,11 +100,6 @@ def test_a_sample_of_the_prior_shows_what_moved_and_what_was_lost(runs, tmp_path
     evaluate.run({"runs": f"{runs}/*"}, tmp_path / "without")
     assert "cover" not in capsys.readouterr().out
     assert not (tmp_path / "without" / "families.parquet").exists()
-
-
-def test_runs_can_be_left_untouched(runs, tmp_path):
-    evaluate.run({"runs": [str(runs / "b_good")], "into_runs": False}, tmp_path / "out")
-    assert not (runs / "b_good" / "evaluation").exists()
 
 
 def test_files_of_samples_and_novelty(tmp_path):
@@ -188,22 +173,6 @@ def test_a_file_with_rewards_has_the_numbers_of_a_run(runs, tmp_path, form):
         pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
     hits = ours[ours["threshold"] == 0.86]  # the last row of those over time
     assert hits["n_molecules"].tolist()[-1] == 1
-
-
-def test_a_reference_of_your_own(tmp_path):
-    (tmp_path / "ours.smi").write_text("Cc1ccccc1\nCCO\n")
-    (tmp_path / "theirs.smi").write_text("Cc1ccccc1\nCCO\nCCN\n")
-    config = {"samples": [str(tmp_path / "ours.smi")], "reference": str(tmp_path / "theirs.smi")}
-    row = evaluate.run(config, tmp_path / "out").iloc[0]
-    assert row["snn"] == pytest.approx(1)
-    assert pd.isna(row["scaf"])  # no scaffold with two rings
-    assert pd.isna(row["fcd"])
-
-
-def test_a_config_file_finds_its_runs_beside_it(runs, tmp_path):
-    (tmp_path / "eval.yaml").write_text("runs: [runs/b_good]\nthresholds: [0.5]\n")
-    table = evaluate.run(tmp_path / "eval.yaml", tmp_path / "out")
-    assert table["run"].unique().tolist() == ["b_good"]
 
 
 @pytest.mark.parametrize(
@@ -466,12 +435,6 @@ def test_without_the_setting_there_is_no_such_table(prompt_runs, tmp_path, capsy
     assert "By" not in [words[0] for words in words_shown(capsys)]
 
 
-def test_the_other_tables_are_the_same_with_it(prompt_runs, tmp_path):
-    with_it = evaluate.run({"runs": f"{prompt_runs}/*", "by_prompt": True}, tmp_path / "with")
-    without = evaluate.run({"runs": f"{prompt_runs}/*"}, tmp_path / "without")
-    pd.testing.assert_frame_equal(with_it, without)
-
-
 def test_many_prompts_are_shown_in_part_and_long_ones_are_cut(tmp_path, write_text_run, capsys):
     texts = [f"prompt {n} asks for a molecule\nof kind {n}" for n in range(12)]
     run = write_text_run(tmp_path / "many", [[(t, "C", "C", 0.1) for t in texts]], molecules=True)
@@ -506,10 +469,3 @@ def test_runs_without_prompts_are_named(prompt_runs, tmp_path, write_run):
     STAGES["evaluate"].check(
         settings, awaited=[prompt_runs / "smiles", prompt_runs / "strings"]
     )  # made anew by an earlier job
-
-
-def test_files_of_samples_have_no_prompts(prompt_runs, tmp_path):
-    (tmp_path / "a.smi").write_text("CCO\n")
-    config = {"runs": f"{prompt_runs}/*", "samples": [str(tmp_path / "a.smi")], "by_prompt": True}
-    with pytest.raises(InputError, match="by_prompt: true does not go with `samples`"):
-        evaluate.run(config, tmp_path / "out")

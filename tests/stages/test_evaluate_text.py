@@ -185,20 +185,6 @@ def test_without_exact_answers_there_is_no_figure(make_run, tmp_path):
     assert not (tmp_path / "out" / "methods.parquet").exists()
 
 
-def test_an_answer_that_lost_all_probability_leaves_finite_numbers(make_run, tmp_path):
-    run = make_run("a", rows_of(ONES), {0: REF})
-    frame = pd.read_parquet(run / "answers.parquet")
-    frame["logp_policy"] = [-1e4, -np.inf]
-    frame.to_parquet(run / "answers.parquet")
-    out = tmp_path / "out"
-    found = row_of(evaluate({"runs": [str(run)]}, out), "a")
-    assert found["exact_mass"] == 0
-    assert math.isnan(found["exact_entropy"])
-    assert json.loads((out / "text_metrics.json").read_text())["runs"]["a"]["prompts"][
-        "exact_entropy_ref"
-    ] == pytest.approx(entropy([8, 1]))
-
-
 def test_several_prompts_are_kept_apart_and_averaged(make_run, tmp_path):
     two = rows_of([[("1", "1", 1.0), ("2", "2", 1.0)] * 3])
     months = rows_of([[("May", "May", 1.0)] * 2 + [("what", None, 0.0)] * 2], NAME)
@@ -355,18 +341,6 @@ def test_files_of_every_kind_give_the_same_numbers(tmp_path, ending):
     assert math.isnan(found["answer_entropy"])
 
 
-def test_sizes_vocabulary_and_tokens_are_settings(tmp_path):
-    file = write_texts(tmp_path / "t.txt", ["The the THE sea."])
-    options = {"ngrams": [1, 2], "vocabulary": 10, "tokens": "words"}
-    found = row_of(evaluate({"texts": [file], "options": options}, tmp_path / "o"), "t.txt", "all")
-    assert found["distinct_1"] == 2 / 4
-    assert found["distinct_2"] == 2 / 3
-    assert found["distinct"] == pytest.approx((2 / 4 + 2 / 3) / 2)
-    expected = [2 / (10 * (1 - 0.9**4)), 2 / (10 * (1 - 0.9**3))]
-    assert found["ead"] == pytest.approx(np.mean(expected))
-    assert "ead_3" not in found.index
-
-
 def test_prompts_answers_and_rewards_of_a_file_are_used(tmp_path):
     columns = {"question": ["a", "a", "b"], "answer": ["x", "y", None], "reward": [1, 0, 0.5]}
     file = write_texts(tmp_path / "t.jsonl", **columns)
@@ -426,15 +400,6 @@ def test_spread_and_clusters_of_embeddings(tmp_path, compass):
     assert math.isnan(single["semantic_diversity"])
     assert (single["clusters"], single["text_vendi"]) == (1, pytest.approx(1))
     assert sorted(compass) == ["0", "10", "90"]  # each text once, whichever file it is in
-
-
-def test_the_cluster_distance_is_a_setting(tmp_path, compass):
-    file = write_texts(tmp_path / "t.txt", ["0", "10", "90"])
-    for distance, n in ((0.01, 3), (0.02, 2), (1.5, 1)):
-        config = {"texts": [file], "measures": ["embedding"]}
-        config["options"] = {"cluster_distance": distance}
-        table = evaluate_text.run(config, tmp_path / str(distance))
-        assert row_of(table, "t.txt", "all")["clusters"] == n
 
 
 def test_a_missing_package_is_said_before_anything_is_written(tmp_path, monkeypatch):

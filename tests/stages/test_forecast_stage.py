@@ -142,24 +142,6 @@ def test_runs_with_another_reward_are_named_in_one_line(config, tmp_path, quiet)
     assert line.startswith(f"{', '.join(names)}: trained with another reward than the config")
 
 
-@pytest.mark.parametrize("tau", [1.5, 0])
-def test_taus_that_cannot_tell_hits_cost_no_call(config, tmp_path, quiet, tau):
-    with pytest.raises(InputError, match=f"taus: {tau}: .* above 0 and at most 1"):
-        forecast.run(config | {"taus": [tau, 0.5, 1.0]}, tmp_path / "out", console=quiet)
-    assert not (tmp_path / "out").exists()
-
-
-def test_every_problem_in_one_message(config, tmp_path):
-    (tmp_path / "junk").write_bytes(b"junk")
-    bad = config | {"prior": str(tmp_path / "junk"), "device": "gpu", "runs": [str(tmp_path)]}
-    with pytest.raises(InputError) as caught:
-        forecast.run(bad, tmp_path / "out")
-    said = str(caught.value)
-    assert "junk: not a readable safetensors file" in said
-    assert "device: 'gpu' cannot be used here" in said
-    assert "not the folder of a posttrain run" in said
-
-
 def test_what_is_printed_can_be_read_without_the_files(config, tmp_path):
     console = Console(width=120)
     with console.capture() as captured:

@@ -9,7 +9,7 @@ import pytest
 from pydantic import Field
 
 from chemkl.config import Config, InputError, InputPath
-from chemkl.results import Manifest, read_trace
+from chemkl.results import Manifest
 from chemkl.stages.runner import check_movable, move_aside
 
 RUNS = "another process is running in this folder"
@@ -188,36 +188,3 @@ def test_a_file_is_no_folder_and_only_a_table_is_output(tmp_path):
         move_aside(table, Settings(model=table), tables=True)
     assert move_aside(table, tables=True) == tmp_path / "notes.csv.old-1"
     assert names(tmp_path) == ["notes", "notes.csv.old-1", "work"]
-
-
-def test_a_reward_that_was_mended_runs_in_the_same_folder(chemkl, tiny_prior, capsys):
-    config = Path("fix.yaml")
-    config.write_text(
-        f"prior: {tiny_prior}\n"
-        "reward:\n"
-        "  components:\n"
-        "    - kind: python_function\n"
-        "      parameters: {function: score.py:score}\n"
-        "      transform: {kind: linear_clip, low: 0, high: 1}\n"
-        "target: {kind: mara, beta: 0.1, tau: 0.8}\n"
-        "batch_size: 32\n"
-        "max_samples: 96\n"
-        "budget: 80\n"
-        "callbacks: {checkpoint_every: 1, progress_bar: false}\n"
-    )
-    score = Path("score.py")
-    score.write_text("def score(smiles: str) -> float:\n    raise ValueError('not yet')\n")
-    call = ["posttrain", config, "--out", "fix"]
-    assert chemkl(*call) == 2
-    assert "not yet" in capsys.readouterr().err
-    score.write_text("def score(smiles: str) -> float:\n    return len(smiles) / 40\n")
-    assert chemkl(*call, "batch_size=16") == 0
-    said = capsys.readouterr().err
-    assert said.startswith("fix: the earlier attempt (failed) left no results and was another one;")
-    assert read_trace("fix")["step"].max() > 1
-    assert not Path("fix.old-1").exists()
-    score.write_text("def score(smiles: str) -> float:\n    return len(smiles) / 20\n")
-    assert chemkl(*call, "batch_size=16") == 2
-    assert "begin anew with --fresh" in capsys.readouterr().err
-    assert chemkl(*call, "--fresh") == 0
-    assert capsys.readouterr().err.startswith("moved fix aside, to fix.old-1\n")

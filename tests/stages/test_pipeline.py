@@ -513,24 +513,3 @@ def test_each_way_to_read_a_config_tells_the_same_problems(tmp_path, monkeypatch
     assert said("run", "p.yaml") == lines
     assert said("run", "p.yaml", "--dry-run") == lines
     assert not Path("runs").exists()
-
-
-def test_all_but_the_awaited_prior_and_corpus_is_looked_into(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("molecules.smi").write_text("CCO\n")
-    bad = REAL.replace("[{kind: qed}]", "[{kind: required_smarts, parameters: {smarts: [c1c]}}]")
-    bad = bad.replace(
-        "      batch_size: 8\n", "      batch_size: 8\n      trainer: {acelerator: cpu}\n"
-    )
-    bad = bad.replace("      epochs: 1\n", "      trainer: {devises: 1}\n")
-    Path("p.yaml").write_text(bad)
-    for schema in ("", "\n      sede: 1"):  # with a problem of the schema or without
-        text = bad.replace("      budget: 20", f"      budget: 20{schema}")
-        Path("p.yaml").write_text(text)
-        with pytest.raises(InputError, match=r"reward.*c1c") as caught:
-            pipeline.run("p.yaml")
-        lines = str(caught.value).splitlines()
-        assert len([line for line in lines if "unknown argument 'acelerator'" in line]) == 1
-        assert len([line for line in lines if "unknown argument 'devises'" in line]) == 1
-        assert len(lines) == (4 if schema else 3)
-    assert not Path("runs").exists()

@@ -8,18 +8,15 @@ from collections import Counter
 from pathlib import Path
 
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 from rdkit import Chem
 
-from chemkl.config import InputError, load_config
-from chemkl.config.prepare import PrepareConfig
+from chemkl.config import InputError
 from chemkl.corpus import cleaning
 from chemkl.corpus import files as sources
 from chemkl.policies import tokenize
 from chemkl.results.wheels import Wheel
 from chemkl.stages import prepare
-from chemkl.stages.registry import STAGES
 
 ROOT = Path(__file__).parents[2]
 
@@ -179,16 +176,6 @@ def test_only_so_many_lines_are_read(tmp_path, many):
     assert molecules(tmp_path)["line"].tolist() == list(range(1, 11))
 
 
-def test_tables_are_compact(tmp_path, many):
-    prepare.run(config_for(many), tmp_path)
-    for name in ("corpus.parquet", "dropped.parquet"):
-        file = pq.ParquetFile(tmp_path / name)
-        assert file.num_row_groups <= 1
-        assert all(file.schema_arrow.field(n).metadata for n in file.schema_arrow.names)
-    assert (tmp_path / "corpus.parquet").stat().st_size < many.stat().st_size
-    assert (tmp_path / "dropped.parquet").stat().st_size < 4000
-
-
 def test_the_embedded_sample_is_what_its_config_makes(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     prepare.run("configs/prepare/moses_sample.yaml", tmp_path)
@@ -265,26 +252,6 @@ def test_a_mistake_is_one_clear_error_and_makes_no_folder(tmp_path, many, settin
     with pytest.raises(InputError, match=message):
         prepare.run(config_for(many, **settings), tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_filters_are_looked_at_when_the_schema_does_not_fit_too(tmp_path, many):
-    bad = config_for(many, standardise=[{"name": "largest"}], limit=0)
-    with pytest.raises(InputError, match=r"limit: should be greater than or equal to 1") as caught:
-        prepare.run(bad, tmp_path / "out")
-    (_, line) = str(caught.value).splitlines()
-    assert line.startswith("settings: ")
-    assert "unknown filter 'largest'" in line
-
-
-def test_an_awaited_file_is_not_looked_into_and_the_filters_are(tmp_path):
-    (tmp_path / "a.smi").touch()
-    bad = config_for(tmp_path / "a.smi", standardise=[{"name": "largest"}])
-    config = load_config(PrepareConfig, bad)
-    with pytest.raises(InputError, match="the file is empty"):
-        STAGES["prepare"].check(config)
-    with pytest.raises(InputError, match="unknown filter 'largest'") as caught:
-        STAGES["prepare"].check(config, awaited=[tmp_path / "a.smi"])
-    assert "the file is empty" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from chemkl.results import sha256_of
 from chemkl.stages import pretrain, pretrain_llm
 from chemkl.stages.pretrain import AsAsked, SampleQuality
 from chemkl.stages.registry import STAGES
+from chemkl.training import trainer
 
 SAMPLE = Path(__file__).parents[2] / "data" / "moses_sample"
 TINY = {
@@ -314,17 +315,17 @@ def killed_at(monkeypatch):
 
     def run(stage, config, folder, step):
         class Kill(lightning.Callback):
-            def on_train_batch_end(self, trainer, *_):
-                if trainer.global_step == step:
+            def on_train_batch_end(self, lightning_trainer, *_):
+                if lightning_trainer.global_step == step:
                     raise Killed
 
-        build = pretrain.build_trainer
+        build = trainer.build_trainer
 
         def build_with_kill(out, settings, callbacks, **fixed):
             return build(out, settings, [*callbacks, Kill()], **fixed)
 
         with monkeypatch.context() as patch:
-            patch.setattr(pretrain, "build_trainer", build_with_kill)
+            patch.setattr(trainer, "build_trainer", build_with_kill)
             with pytest.raises(Killed):
                 STAGES[stage].run(config, folder)
 
@@ -464,37 +465,6 @@ def test_a_mistake_is_one_clear_error_and_makes_no_folder(tmp_path, stage, chang
     with pytest.raises(InputError, match=message):
         STAGES[stage].run(CONFIGS[stage] | changes, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_trainer_and_corpus_are_looked_at_when_the_schema_does_not_fit_too(tmp_path):
-    bad = TINY | {"train_split": "x", "trainer": {"lr": 1, "precision": 16}, "epochs": 0}
-    with pytest.raises(InputError, match=r"epochs: should be greater than or equal to 1") as caught:
-        pretrain.run(bad, tmp_path / "out")
-    lines = str(caught.value).splitlines()
-    assert len(lines) == 4
-    assert "precision: use the key precision at the top level" in lines[1]
-    assert lines[2].startswith("settings: trainer: unknown argument 'lr'")
-    assert "no molecule in split 'x'" in lines[3]
-
-
-def test_all_problems_of_a_language_model_come_in_one_message(tmp_path):
-    bad = {"conditions": [LOGP | {"kind": "logg"}], "trainer": {"lr": 1}, "train_split": "x"}
-    for changes, n in ((bad, 3), (bad | {"epochs": 0}, 4)):
-        with pytest.raises(InputError) as caught:
-            pretrain_llm.run(TAGGED | changes, tmp_path / "out")
-        assert len(str(caught.value).splitlines()) == n
-
-
-@both
-def test_an_awaited_corpus_is_not_looked_into_and_the_rest_is(stage, tmp_path):
-    settings = {"corpus": str(tmp_path), "valid_split": "train", "trainer": {"lr": 1}}
-    config = load_config(STAGES[stage].model, CONFIGS[stage] | settings)
-    with pytest.raises(InputError, match="unknown argument 'lr'") as caught:
-        STAGES[stage].check(config, awaited=[tmp_path])
-    assert "train_split and valid_split are both 'train'" in str(caught.value)
-    assert len(str(caught.value).splitlines()) == 2
-    with pytest.raises(InputError, match=r"tokens\.json: no prepared corpus .*chemkl prepare"):
-        STAGES[stage].check(config)
 
 
 def test_a_token_that_the_list_of_tokens_lacks_is_named_with_its_line(tmp_path):

@@ -74,11 +74,6 @@ def test_the_seed_decides(config, tmp_path):
     assert a["smiles"].tolist() != c["smiles"].tolist()
 
 
-def test_batches_differ_from_each_other(config, tmp_path):
-    rows = pd.read_parquet(sample.run(config | {"n": 40}, tmp_path))
-    assert rows["smiles"][:20].tolist() != rows["smiles"][20:].tolist()
-
-
 def test_more_samples_of_one_seed_begin_with_the_same_ones(config, tmp_path):
     few = pd.read_parquet(sample.run(config | {"n": 40}, tmp_path / "few"))
     more = pd.read_parquet(sample.run(config | {"n": 60}, tmp_path / "more"))
@@ -98,25 +93,6 @@ def test_a_device_that_is_not_there_is_an_input_error(config, tmp_path, device):
     with pytest.raises(InputError, match=f"device: '{device}' cannot be used here: "):
         sample.run(config | {"device": device}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_models_and_device_are_looked_at_when_the_schema_does_not_fit_too(config, tmp_path):
-    (tmp_path / "junk").write_bytes(b"junk")
-    bad = config | {"policy": str(tmp_path / "junk"), "device": "gpu", "n": 0}
-    with pytest.raises(InputError, match=r"n: should be greater than or equal to 1") as caught:
-        sample.run(bad, tmp_path / "out")
-    lines = str(caught.value).splitlines()
-    assert len(lines) == 3
-    assert "junk: not a readable safetensors file" in lines[1]
-    assert lines[2].startswith("settings: device: 'gpu' cannot be used here: ")
-
-
-def test_an_awaited_model_is_not_looked_into_and_the_device_is(config, tmp_path):
-    junk = tmp_path / "junk"
-    junk.write_bytes(b"junk")
-    settings = load_config(SampleConfig, config | {"policy": str(junk), "device": "gpu"})
-    with pytest.raises(InputError, match=r"^device: 'gpu' cannot be used here: [^\n]*$"):
-        STAGES["sample"].check(settings, awaited=[junk])
 
 
 @pytest.mark.parametrize(

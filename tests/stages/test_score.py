@@ -89,7 +89,6 @@ def test_csv_holds_the_same(folder):
     ("name", "text", "column"),
     [
         ("m.csv", "id,Smiles\n1,CCO\n2\n3,C\n", None),
-        ("m.csv", "id,mol\n1,CCO\n2\n3,C\n", "mol"),
         ("m.tsv", "1\tCCO\n2\n3\tC\n", 1),
         ("m.smi.gz", "1 CCO\n2\n3 C\n", 1),
     ],
@@ -140,14 +139,6 @@ def test_columns_of_parquet_keep_their_types(folder):
     rows = pd.read_csv(score.run(settings(**changes, format="csv"), folder / "c"), dtype=str)
     assert rows["n"].fillna("").tolist() == [str(2**60 + 1), ""]
     assert rows["tags"].fillna("").tolist() == ['["a", "b"]', ""]
-
-
-def test_rows_without_a_smiles_say_why(folder):
-    Path("m.sdf").write_text("broken\n$$$$\n" + Chem.MolToMolBlock(Chem.MolFromSmiles("CO")))
-    rows = pd.read_parquet(score.run(settings(file="m.sdf"), folder / "out"))
-    assert rows["valid"].tolist() == [False, True]
-    assert rows["reason"][0] == "not parsable: RDKit cannot read this record"
-    assert rows["canonical_smiles"][1] == "CO"
 
 
 def test_a_column_to_keep_that_is_not_there_is_an_error(folder):
@@ -251,13 +242,6 @@ def test_bad_settings_are_explained_and_nothing_is_written(folder, changes, says
     with pytest.raises(InputError, match=says):
         score.run(settings(**changes), folder / "out")
     assert not (folder / "out").exists()
-
-
-def test_all_problems_are_told_at_once(folder):
-    with pytest.raises(InputError) as caught:
-        score.run(settings(batch_size=0, reward={"components": [{"kind": "qde"}]}), "out")
-    assert "batch_size" in str(caught.value)
-    assert "'qde'" in str(caught.value)
 
 
 # ---- the command
