@@ -100,8 +100,8 @@ def _check_filter(
     parameters: dict[str, Any] = {}
     for key, value in (given.get("parameters") or {}).items():
         if key not in allowed:
-            known = did_you_mean(key, allowed) if allowed else "; it takes none"
-            problems.append(f"{name}: unknown parameter {key!r}{known}")
+            choice = did_you_mean(key, allowed) if allowed else "; it takes none"
+            problems.append(f"{name}: unknown parameter {key!r}{choice}")
             continue
         try:
             parameters[key] = TypeAdapter(PARAMETER_TYPES[key]).validate_python(value)

@@ -83,8 +83,8 @@ def read_datasets(
     randomise_seed: int | None = None,
 ) -> tuple[TokenDataset, TokenDataset]:
     """Read the training and the validation split of a prepared corpus, the latter up to a size."""
-    if train_split == valid_split:
-        raise InputError(f"train_split and valid_split are both {train_split!r}: choose two")
+    problem = f"train_split and valid_split are both {train_split!r}: choose two"
+    InputError.refuse([problem] if train_split == valid_split else [])
     vocabulary = read_vocabulary(folder)
     train = TokenDataset(read_split(folder, train_split), vocabulary, randomise_seed)
     return train, TokenDataset(read_split(folder, valid_split, valid_molecules), vocabulary)

@@ -260,12 +260,12 @@ def _named_cell(
 ) -> tuple[str | None, list[str]]:
     """The cell with the SMILES, where cells have names, and all names as they appear."""
     is_sdf = table.form == "sdf"
-    found: dict[str, None] = {}
+    seen: dict[str, None] = {}
     if table.types is None:
         for row in table.read(()) if everything else table.sample:
             if row.reason is None:
-                found |= dict.fromkeys(_properties(row.cells) if is_sdf else row.cells)
-    names, problem = list(found if table.types is None else table.types.names), ""
+                seen |= dict.fromkeys(_properties(row.cells) if is_sdf else row.cells)
+    names, problem = list(seen if table.types is None else table.types.names), ""
     smiles = None
     if is_sdf and isinstance(column, int):
         problem = (

@@ -119,11 +119,12 @@ def unpacked(raw: IO[bytes], place: str, name: str) -> Iterator[Source]:
     stream = io.BufferedReader(cast(Any, raw), 2 * HEAD)
     head = stream.peek(HEAD)[:HEAD]
     packing = next((key for key, (magic, _) in _UNPACKERS.items() if re.match(magic, head)), None)
-    if named and head and packing != named:
-        content = f"its content is {packing}" if packing else "its content is not compressed so"
-        raise InputError(
-            f"{place}: damaged {named} file ({content}). Copy it again, or correct its ending."
+    if named and head:
+        content = f"is {packing}" if packing else "is not compressed so"
+        problem = (
+            f"{place}: damaged {named} file (its content {content}). Copy it again, or correct"
         )
+        InputError.refuse([] if packing == named else [f"{problem} its ending."])
     if packing and not named:
         say_once(f"{place}: compressed with {packing}, which its name does not say; unpacked")
     try:

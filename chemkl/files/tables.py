@@ -333,12 +333,12 @@ def find_column(names: Sequence[str], wanted: str | int, place: str) -> str:
     """Find a column by its number, or by its name: as it stands, else without regard to case."""
     if isinstance(wanted, int):
         matches = list(names[wanted : wanted + 1])
-        known = f": there are {len(names)}, counted from 0. Known: {', '.join(names)}"
+        choice = f": there are {len(names)}, counted from 0. Known: {', '.join(names)}"
     else:
         word = wanted.strip().casefold()
         near = [name for name in names if name.strip().casefold() == word]
         matches = [wanted] if wanted in names else near
-        known = did_you_mean(wanted, names)
+        choice = did_you_mean(wanted, names)
     if len(matches) != 1:
-        raise InputError(f"{place}: no column {wanted!r}{known}")
+        raise InputError(f"{place}: no column {wanted!r}{choice}")
     return matches[0]

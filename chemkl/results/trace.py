@@ -265,11 +265,11 @@ def read_trace(run_dir: str | Path, columns: Sequence[str] | None = None) -> pd.
         parts = find_trace(run_dir)
         names = [read_part_schema(part.path).names for part in parts]
         expected = trace_schema(trace_components(names[0]))
-        known = list(dict.fromkeys([*expected.names, *itertools.chain(*names)]))
-        wanted = known if columns is None else list(columns)
-        if unknown := [name for name in wanted if name not in known]:
+        available = list(dict.fromkeys([*expected.names, *itertools.chain(*names)]))
+        wanted = available if columns is None else list(columns)
+        if unknown := [name for name in wanted if name not in available]:
             raise InputError(
-                f"{run_dir}: the trace has no column {unknown}. Known: {', '.join(known)}"
+                f"{run_dir}: the trace has no column {unknown}. Known: {', '.join(available)}"
             )
         tables = [
             _conform(part.path, [n for n in inside if n in {*wanted, *_ORDER}], expected)
