@@ -27,7 +27,7 @@ from chemkl.evaluation.tables import SHOWN_SCAFFOLD, Rows
 from chemkl.losses import TARGETS, Mara, Target
 from chemkl.results import InputFile, find_trace, read_trace
 from chemkl.results.columns import columns_of, described_schema
-from chemkl.results.inspection import sampled_rows
+from chemkl.results.inspection import valid_rows
 from chemkl.results.provenance import ABSENT, as_json, differences, method_settings
 
 KINDS = ("gibbs", "mara")
@@ -427,9 +427,7 @@ def compare(
     All are seen through equally many valid samples, as many as the shortest run has: how many
     scaffolds one sees, and how large the largest is, depends on that.
     """
-    valid = {
-        name: valid_samples(read_trace(run.folder, TRACE_COLUMNS)) for name, run in runs.items()
-    }
+    valid = {name: valid_rows(read_trace(run.folder, TRACE_COLUMNS)) for name, run in runs.items()}
     empty = [str(runs[name].folder) for name, rows in valid.items() if rows.empty]
     if empty:
         raise InputError(
@@ -501,12 +499,6 @@ def points_of(rows: pd.DataFrame) -> Points:
         for valid, scaffold in zip(rows["valid"], rows["scaffold"], strict=True)
     ]
     return Points(rows["logp_ref"].to_numpy(float), rows["reward"].to_numpy(float), scaffolds)
-
-
-def valid_samples(trace: pd.DataFrame) -> pd.DataFrame:
-    """The valid samples of a run, repeats included; replayed rows were not sampled."""
-    sampled = sampled_rows(trace)
-    return sampled[sampled["valid"].astype(bool)]
 
 
 def observed_view(points: Points, tau: float) -> dict[str, float | None]:

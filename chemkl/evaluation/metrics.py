@@ -609,11 +609,6 @@ def evaluate(
     return rows
 
 
-def metrics_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
-    """Rows as an Arrow table; a column that no row has is null."""
-    return pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
-
-
 def frame(table: pa.Table) -> pd.DataFrame:
     """The table with nullable integers, so that a call index is never shown as 12.0."""
     types = {pa.int64(): pd.Int64Dtype()}

@@ -181,25 +181,23 @@ def family_rows(samples: Samples, prior: Samples, late_samples: int) -> list[dic
     either, that with the largest share first.
     """
 
-    def counts(made: Samples, last: int) -> Counter[str]:
+    def gathered(made: Samples, last: int) -> tuple[Counter[str], dict[str, list[Molecule]]]:
+        """By family how many of the last valid samples are in it, and all its molecules."""
         family_of = {molecule.smiles: molecule.generic for molecule in made.molecules}
-        valid = made.valid[-last:] if last else ()
-        return Counter(family for smiles in valid if (family := family_of[smiles]))
-
-    def members(made: Samples) -> dict[str, list[Molecule]]:
         by_family: dict[str, list[Molecule]] = {}
         for molecule in made.molecules:
             if molecule.generic:
                 by_family.setdefault(molecule.generic, []).append(molecule)
-        return by_family
+        valid = made.valid[-last:] if last else ()
+        return Counter(family for smiles in valid if (family := family_of[smiles])), by_family
 
     def best_reward(molecules: Sequence[Molecule]) -> float | None:
         """The largest one; None: nothing is scored, or every score failed."""
         rewards = [m.reward for m in molecules if m.reward is not None and not math.isnan(m.reward)]
         return max(rewards, default=None)
 
-    before, after = counts(prior, len(prior.valid)), counts(samples, late_samples)
-    of_prior, of_run = members(prior), members(samples)
+    before, of_prior = gathered(prior, len(prior.valid))
+    after, of_run = gathered(samples, late_samples)
     rows: list[dict[str, Any]] = []
     for family in of_prior.keys() | of_run.keys():
         prior_share = before[family] / max(before.total(), 1)

@@ -174,8 +174,7 @@ def from_smiles(name: str, smiles: Iterable[str], chemnet: ChemNet | None) -> Re
     if not mols:
         raise InputError(f"{name}: no valid SMILES, so there is nothing to compare with.")
     activations = chemnet.gaussian(canonical) if chemnet else None
-    counts = _scaffold_counts(mols), _fragment_counts(mols)
-    return Reference(name, pack(bits), *counts, activations)
+    return Reference(name, pack(bits), *counts_of(mols), activations)
 
 
 def compare(
@@ -187,13 +186,14 @@ def compare(
     """
     read = (parse(text) for text in smiles)
     mols = [mol for mol in read if mol is not None]
+    scaffolds, fragments = counts_of(mols)
     ours = chemnet.gaussian(smiles) if chemnet else None
     theirs = reference.activations
     return {
         "fcd": frechet_distance(ours, theirs) if ours and theirs else None,
         "snn": snn(smiles, fingerprints, reference),
-        "scaf": cosine_similarity(_scaffold_counts(mols), reference.scaffolds),
-        "frag": cosine_similarity(_fragment_counts(mols), reference.fragments),
+        "scaf": cosine_similarity(scaffolds, reference.scaffolds),
+        "frag": cosine_similarity(fragments, reference.fragments),
     }
 
 
@@ -231,24 +231,21 @@ def cosine_similarity(ours: Mapping[str, int], theirs: Mapping[str, int]) -> flo
     return float(1 - cosine(u, v))
 
 
-def _scaffold_counts(mols: Iterable[Chem.Mol]) -> Counter[str]:
-    """Scaffolds with at least two rings, stereochemistry kept as molsets keeps it."""
-    counts: Counter[str] = Counter()
+def counts_of(mols: Iterable[Chem.Mol]) -> tuple[Counter[str], Counter[str]]:
+    """Scaffolds with at least two rings, and BRICS fragments with numbered attachment points.
+
+    Scaffolds keep stereochemistry as molsets keeps it.
+    """
+    scaffolds: Counter[str] = Counter()
+    fragments: Counter[str] = Counter()
     for mol in mols:
         with suppress(MoleculeError), step("scaffold"):
             scaffold = _murcko(mol)
             if scaffold.GetRingInfo().NumRings() >= MIN_RINGS:
-                counts[Chem.MolToSmiles(scaffold)] += 1
-    return counts
-
-
-def _fragment_counts(mols: Iterable[Chem.Mol]) -> Counter[str]:
-    """BRICS fragments with their numbered attachment points."""
-    counts: Counter[str] = Counter()
-    for mol in mols:
+                scaffolds[Chem.MolToSmiles(scaffold)] += 1
         with suppress(MoleculeError), step("fragments"):
-            counts.update(Chem.MolToSmiles(rdmolops.FragmentOnBRICSBonds(mol)).split("."))
-    return counts
+            fragments.update(Chem.MolToSmiles(rdmolops.FragmentOnBRICSBonds(mol)).split("."))
+    return scaffolds, fragments
 
 
 # ---- out of files

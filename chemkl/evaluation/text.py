@@ -62,18 +62,17 @@ def exact_entropies(exact: pd.DataFrame) -> pd.DataFrame:
     m, and likewise q_ref of the reference: entropy = -sum q ln q, kl_from_ref = sum q ln (q /
     q_ref). All in nats; missing where the answers have no probability at all.
     """
-
-    def normalised(logp: pd.Series) -> tuple[float, np.ndarray]:
-        """The sum of the probabilities, and the logarithms after dividing by it."""
-        values = logp.to_numpy(dtype=np.float64)
-        log_mass = float(special.logsumexp(values))
-        return math.exp(log_mass), values - log_mass if math.isfinite(log_mass) else values
-
     rows = []
     for (prompt, step), answers in exact.groupby(["prompt", "step"]):
         k = len(answers)
-        mass, log_q = normalised(answers["logp_policy"])
-        mass_ref, log_ref = normalised(answers["logp_ref"])
+        policy, reference = (
+            answers["logp_policy"].to_numpy(float),
+            answers["logp_ref"].to_numpy(float),
+        )
+        log_mass, log_mass_ref = special.logsumexp(policy), special.logsumexp(reference)
+        mass, mass_ref = math.exp(log_mass), math.exp(log_mass_ref)
+        log_q = policy - log_mass if math.isfinite(log_mass) else policy
+        log_ref = reference - log_mass_ref if math.isfinite(log_mass_ref) else reference
         q = np.exp(log_q)
         there = q > 0
         with np.errstate(invalid="ignore"):  # -inf - -inf where neither has any mass

@@ -207,13 +207,13 @@ def read_text_file(name: str, file: TextFile) -> TextSamples:
 
 def _frame(file: TextFile) -> pd.DataFrame:
     """The columns that are used, by their names in a trace; the index is the line of each row."""
-
-    def judge(rows: Sequence[Sequence[str]]) -> float:
-        """How much cells look like a table of texts: by its header alone."""
-        words = {cell.strip() for cell in rows[0]}
-        return float(file.column in words or not words.isdisjoint(TEXT_COLUMNS))
-
-    rules = Rules(ENDINGS, judge, lambda line: line, tidy=False)
+    texts = {file.column, *TEXT_COLUMNS}  # a table of texts is told by its header alone
+    rules = Rules(
+        ENDINGS,
+        lambda rows: float(not texts.isdisjoint(cell.strip() for cell in rows[0])),
+        lambda line: line,
+        tidy=False,
+    )
     with open_table(file.path, rules) as table:
         rows: list[Row] | None = None
         if table.types is not None:

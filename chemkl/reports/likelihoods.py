@@ -12,8 +12,8 @@ from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 
 from chemkl.reports.figures import INK, SOFT, WIDE, Panel, colour, draw_panel
-from chemkl.reports.view import Methods, RunView, valid_rows
-from chemkl.results.inspection import first_scorings, sampled_rows
+from chemkl.reports.view import Methods, RunView
+from chemkl.results.inspection import first_scorings, sampled_rows, valid_rows
 
 DOTS = 1500
 """A panel shows at most so many molecules of each kind, drawn at random; anchors are all shown."""

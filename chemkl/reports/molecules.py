@@ -26,9 +26,9 @@ from chemkl.reports.view import (
     best_first,
     component_names,
     template,
-    valid_rows,
 )
 from chemkl.results.columns import RAW_PREFIX
+from chemkl.results.inspection import valid_rows
 
 DUMBBELL_WIDTH, DUMBBELL_MARGIN = 300, 8
 """Pixels of a dumbbell, and what stays free at both ends."""

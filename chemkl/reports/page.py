@@ -23,8 +23,9 @@ from chemkl.reports.likelihoods import DOTS, likelihood_panels
 from chemkl.reports.molecules import family_blocks, render_top_table, scaffold_blocks
 from chemkl.reports.space_map import space_panels
 from chemkl.reports.summary import describe
-from chemkl.reports.view import Methods, PageOptions, RunView, template, valid_rows
+from chemkl.reports.view import Methods, PageOptions, RunView, template
 from chemkl.results.collapse import watched
+from chemkl.results.inspection import valid_rows
 from chemkl.results.provenance import ABSENT, differences
 
 Section = dict[str, Any]
@@ -197,14 +198,12 @@ def sections(runs: Sequence[RunView], methods: Methods, options: PageOptions) ->
         shown = [{"title": p.title, "note": p.note, "svg": Markup(p.svg)} for p in drawn]
         return section(name, "panels", more, columns=columns, panels=shown)
 
-    def markup() -> Markup:
-        return Markup("") if missing["top"] else render_top_table(runs, threshold, options.n_top)
-
     threshold, window, seed = options.threshold, options.window, options.seed
     n_families = options.n_scaffolds + MORE_FAMILIES
     of_map = methods, options.prior, options.n_map, seed
     learning = partial(learning_panels, runs, methods, threshold, options.smoothing)
     likelihoods = partial(likelihood_panels, runs, methods, threshold, window, seed)
+    top = None if missing["top"] else render_top_table(runs, threshold, options.n_top)
     families = family_blocks(runs, methods, n_families)
     scaffolds = scaffold_blocks(runs, methods, options)
     return [
@@ -218,7 +217,7 @@ def sections(runs: Sequence[RunView], methods: Methods, options: PageOptions) ->
         section("families", "families", blocks=families),
         panels("map", partial(space_panels, runs, threshold, *of_map), columns=3),
         section("scaffolds", "scaffolds", blocks=scaffolds),
-        section("top", "markup", markup=markup()),
+        section("top", "markup", markup=top),
         section("settings", "settings"),
     ]
 

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from chemkl.config.posttrain import CollapseConfig
 from chemkl.results import trace_components
 from chemkl.results.collapse import CollapseEvent, Watch, spread, watched
-from chemkl.results.inspection import first_scorings, sampled_rows
+from chemkl.results.inspection import first_scorings, sampled_rows, valid_rows
 
 COLUMNS = (
     *("step", "row", "call", "canonical_smiles", "valid", "repeat", "scaffold", "logp_policy"),
@@ -154,12 +154,6 @@ def best_first(runs: Sequence[RunView]) -> pd.DataFrame:
 def component_names(runs: Sequence[RunView]) -> list[str]:
     """Names of the components of the runs' rewards, each once, in the order of the traces."""
     return list(dict.fromkeys(c for run in runs for c in trace_components(run.trace.columns)))
-
-
-def valid_rows(trace: pd.DataFrame) -> pd.DataFrame:
-    """The valid samples of the policy in order, repeats included."""
-    rows = sampled_rows(trace)
-    return rows[rows["valid"].astype(bool)]
 
 
 @dataclass(frozen=True)

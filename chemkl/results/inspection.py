@@ -194,6 +194,12 @@ def sampled_rows(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[~frame["is_replay"].astype(bool)]
 
 
+def valid_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """Take the valid samples of the policy in order, repeats included."""
+    rows = sampled_rows(frame)
+    return rows[rows["valid"].astype(bool)]
+
+
 def first_scorings(frame: pd.DataFrame, threshold: float | None = None) -> pd.DataFrame:
     """Take the rows at which each distinct molecule was first scored, by the order of calls."""
     sampled = sampled_rows(frame)

@@ -195,7 +195,7 @@ def _write_tables(
     folder: Path, rows_of: Mapping[str, Sequence[dict[str, Any]]], wanted: Wanted
 ) -> dict[str, pd.DataFrame]:
     folder.mkdir(exist_ok=True)
-    made = {name: metrics.metrics_table(rows_of[name], wanted[name][0]) for name in wanted}
+    made = {name: pa.Table.from_pylist(rows_of[name], schema=wanted[name][0]) for name in wanted}
     for name, table in made.items():
         write_parquet(folder / name, table)
     return {name: metrics.frame(table) for name, table in made.items()}

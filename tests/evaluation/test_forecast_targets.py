@@ -30,10 +30,10 @@ from chemkl.evaluation.forecast_targets import (
     target_label,
     target_table,
     tau_of,
-    valid_samples,
 )
 from chemkl.losses import Gibbs, Mara
 from chemkl.results import read_trace
+from chemkl.results.inspection import valid_rows
 
 SETTINGS = {
     "reward": {"components": [{"kind": "qed"}]},
@@ -302,7 +302,7 @@ def test_the_last_valid_samples_of_a_run_are_counted_with_repeats(make_trace):
     trace = make_trace(
         [[("c1ccccc1O", 0.2)], [("c1ccccc1N", 0.9), ("c1ccccc1N", 0.9), ("C(", 0.0), ("CCO", 0.5)]]
     )
-    late = valid_samples(trace).tail(3)
+    late = valid_rows(trace).tail(3)
     assert late["smiles"].tolist() == ["c1ccccc1N", "c1ccccc1N", "CCO"]
     shown = observed_view(points_of(late), 0.8)
     assert shown["top_share"] == 1
@@ -350,7 +350,7 @@ def test_all_runs_are_seen_through_as_many_samples_as_the_shortest_has(config, w
     rows = compared(config, folders)
     assert {row["n"] for row in rows} == {8}
     assert [row["n_valid"] for row in rows] == [20] * 3 + [8] * 3
-    last = observed_view(points_of(valid_samples(read_trace(folders[0])).tail(8)), 0.9)
+    last = observed_view(points_of(valid_rows(read_trace(folders[0])).tail(8)), 0.9)
     assert {name: rows[2][name] for name in last} == last
     head = title(rows)
     assert "8 valid samples each (all that there are of n8)" in head

@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rdkit import Chem
@@ -27,7 +28,6 @@ from chemkl.evaluation.metrics import (
     collapsed_at_call,
     frame,
     metric_of,
-    metrics_table,
     nested,
     novelty,
     oracle_burden,
@@ -97,7 +97,7 @@ def test_small_sets_give_nulls_that_survive_json_and_parquet(make_trace, tmp_pat
     assert content["thresholds"]["0.8"]["circles"] == hits
     assert content["thresholds"]["0.8"]["ob10"] is None
     schema = metrics_schema(OPTIONS)
-    write_parquet(tmp_path / "d.parquet", metrics_table(rows, schema))
+    write_parquet(tmp_path / "d.parquet", pa.Table.from_pylist(rows, schema=schema))
     table = frame(pq.read_table(tmp_path / "d.parquet"))
     assert len(table) == 2
     assert table["int_div_pairs"].isna().all()

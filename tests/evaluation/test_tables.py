@@ -1,5 +1,6 @@
 import io
 
+import pyarrow as pa
 import pytest
 from rich.console import Console
 
@@ -14,7 +15,7 @@ from chemkl.evaluation import (
     from_trace,
     metrics_schema,
 )
-from chemkl.evaluation.metrics import frame, metrics_table
+from chemkl.evaluation.metrics import frame
 from chemkl.evaluation.over_time import families_schema, family_rows, over_time, over_time_schema
 from chemkl.evaluation.tables import (
     comparison_tables,
@@ -43,7 +44,7 @@ def printed(tables):
 
 
 def whole(rows, options=OPTIONS):
-    return frame(metrics_table(rows, metrics_schema(options)))
+    return frame(pa.Table.from_pylist(rows, schema=metrics_schema(options)))
 
 
 def test_the_comparison_is_one_row_per_run(make_trace):
@@ -79,7 +80,7 @@ def test_auc_is_shown_of_what_is_scored(make_trace):
 
 def windows(samples, options, every):
     rows = [row for one in samples for row in over_time(one, [0.8], options, every)]
-    table = frame(metrics_table(rows, over_time_schema(options)))
+    table = frame(pa.Table.from_pylist(rows, schema=over_time_schema(options)))
     return printed(window_table(table, options))
 
 
@@ -120,7 +121,7 @@ FIVE, SIX, SEVEN, EIGHT = (f"C1{'C' * n}1" for n in (4, 5, 6, 7))
 
 def families(runs, prior, options=OPTIONS):
     rows = [row for run in runs for row in family_rows(run, prior, options.late_samples)]
-    moved = frame(metrics_table(rows, families_schema(options.late_samples)))
+    moved = frame(pa.Table.from_pylist(rows, schema=families_schema(options.late_samples)))
     table = [r for run in runs for r in evaluate(run, [0.8], options, Comparisons(prior=prior))]
     return printed(family_tables(whole(table, options), moved, options))
 

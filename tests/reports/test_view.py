@@ -12,11 +12,11 @@ from chemkl.reports.view import (
     learning_curves,
     scaffold_sizes,
     top_curves,
-    valid_rows,
     yield_curves,
 )
 from chemkl.results import Manifest, TraceWriter
 from chemkl.results.collapse import Watch, judge, watched
+from chemkl.results.inspection import valid_rows
 from chemkl.results.outcome import read_outcome
 from chemkl.training.collapse import CollapseAlarm
 
