@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from chemkl.config import InputError
-from chemkl.config.base import Keys, shown
+from chemkl.config.base import Keys, nearest, shown
 from chemkl.config.document import MOST_CHARACTERS, Document, parse, read_text
 
 ENDINGS = (".toml", ".json", ".yaml", ".yml")
@@ -42,6 +42,8 @@ class Section:
     data: dict[str, Any]
     keys: Keys
     notes: Notes
+    asked: list[str] = field(default_factory=list)
+    """The keys that were looked for."""
 
     def where(self, key: str | int = "") -> str:
         """Place and name of a key, for example ``run.toml:12: stage.0.max_steps``."""
@@ -50,6 +52,7 @@ class Section:
 
     def take(self, key: str, kind: type, default: Any = None, *, required: bool = False) -> Any:
         """Take out a value; one of another type than wanted is a problem, as if not given."""
+        self.asked.append(key)
         if key not in self.data:
             if required:
                 self.notes.problems.append(f"{self.where(key)}: required, and not given")
@@ -86,12 +89,14 @@ class Section:
 
     def needless(self, **reasons: str) -> None:
         """Take out keys that need no counterpart, where they are given."""
+        self.asked += reasons
         for key, why in reasons.items():
             if self.data.pop(key, None) is not None:
                 self.notes.needless.append(f"{self.where(key)}: {why}")
 
     def only(self, key: str, usual: Any, why: str) -> None:
         """Take out a key that has no counterpart, and whose usual value is what is done here."""
+        self.asked.append(key)
         value = self.data.pop(key, usual)
         if value != usual and value is not None:
             self.gap(key, f"{shown(value)}: {why}")
@@ -99,7 +104,9 @@ class Section:
     def end(self) -> None:
         """Note all that was not taken out."""
         for key in self.data:
-            self.gap(key, "no key that is known here")
+            near = nearest(key, self.asked)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            self.gap(key, f"no key that is known here{hint}")
 
 
 def read_config(path: Path, notes: Notes) -> Section:

@@ -174,6 +174,7 @@ def _convert_model(source: Path, target: Path) -> str:
             "creation_date": source.stat().st_mtime,
             "comments": [f"converted by chemkl {__version__}"],
         }
+        say("fits the end token's embedding, which takes a minute or two")
         write_reinvent(policy, target, metadata=metadata)
     return f"{_parameters(policy):,} parameters, {len(policy.vocabulary)} tokens"
 

@@ -257,7 +257,7 @@ def test_components_with_parameters_alone(tmp_path):
         (block("QEDD", "weight = 1"), "gaps", "'QEDD' has no counterpart"),
         (block("MolecularWeight", "weight = 1"), "gaps", "transform: its values are no"),
         (block("TPSA", "params.includeSandP = true"), "gaps", "here is that of N and O"),
-        (block("Qed", "wieght = 2"), "gaps", "endpoint.0.wieght: no key that is known here"),
+        (block("Qed", "wieght = 2"), "gaps", "here; did you mean 'weight'?"),
         (block("Qed", "transform = { type = 'bell' }"), "gaps", "no transform 'bell' here"),
         (block("Qed", "weight = 'x'"), "problems", "0.weight: should be a number (got 'x')"),
         (block("Qed", "weight = true"), "problems", "should be a number (got True)"),
