@@ -117,8 +117,6 @@ def _staged_learning(config: Section, parameters: Section, place: Place) -> list
     strategy.end()
     for_all = _filter(config)
     jobs: list[Job] = []
-    if "stage" not in config.data:
-        config.notes.problems.append(f"{config.where('stage')}: required, and not given")
     for stage in config.tables("stage"):
         of_the_stage = _filter(stage)  # one for all stages counts, as there
         settings = deepcopy(common)
@@ -131,6 +129,8 @@ def _staged_learning(config: Section, parameters: Section, place: Place) -> list
         settings |= {"budget": max(n_samples, 1), "max_samples": max(n_samples, 1)}
         stage.end()
         jobs.append(Job("posttrain", f"stage-{len(jobs) + 1}", settings))
+    if not jobs:
+        config.notes.problems.append(f"{config.where('stage')}: required, one [[stage]] or more")
     purge = parameters.take("purge_memories", bool, True)
     if len(jobs) > 1:
         if not purge and any("diversity_filter" in job.settings for job in jobs):

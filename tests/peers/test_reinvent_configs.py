@@ -272,7 +272,7 @@ def test_a_filter_that_lives_on_and_inputs_of_other_generators(here):
         ("in.toml", "run_type = 'sampling'", "parameters: required, and not given"),
         ("in.toml", SAMPLING.replace("12", "0"), "in.toml, as converted: n: "),
         ("in.toml", SAMPLING.replace("12", "'x'"), "parameters.num_smiles: should be a number"),
-        ("in.toml", STAGED.partition("[[stage]]")[0], "stage: required, and not given"),
+        ("in.toml", STAGED.partition("[[stage]]")[0], "stage: required, one [[stage]] or more"),
         ("in.toml", STAGED.replace("[[stage]]", "[stage]"), "stage: should be a list (got "),
         ("in.toml", STAGED.replace("sigma = 64", "sigma = -1"), "as converted: target.sigma: "),
         ("in.json", '{"a": 1, "a": 2}', "in.json:1: the key a is given twice, first in line 1"),
