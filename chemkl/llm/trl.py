@@ -23,18 +23,12 @@ from chemkl.llm.anchored import Anchored, anchor_rewards
 from chemkl.losses import Mara
 from chemkl.losses.targets import RewardOnHits
 
-
-def _package(name: str) -> Any:
-    """Import a package of the extra; by name, for mypy knows the types of some only."""
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise InputError(
-            f"MaraRLOOTrainer needs {error.name or name}, which is not installed: {install('trl')}"
-        ) from error
-
-
-_trl, _ranks = _package("trl"), _package("accelerate.utils")
+try:  # by name, for mypy knows the types of some of the extra's packages only
+    _trl, _ranks = import_module("trl"), import_module("accelerate.utils")
+except ImportError as error:
+    raise InputError(
+        f"MaraRLOOTrainer needs {error.name}, which is not installed: {install('trl')}"
+    ) from error
 _RLOOTrainer: Any = _trl.RLOOTrainer
 
 __all__ = ["METRICS", "MaraRLOOTrainer"]
@@ -98,25 +92,15 @@ class MaraRLOOTrainer(_RLOOTrainer):  # type: ignore[misc]  # a base without typ
         reward_on_hits: RewardOnHits = "anchor",
         **options: Any,
     ) -> None:
-        if not isinstance(args, _trl.RLOOConfig):
-            kind = "no config" if args is None else f"a {type(args).__name__}"
-            raise InputError(
-                f"MaraRLOOTrainer was given {kind}: it needs args=trl.RLOOConfig(...), with "
-                f"num_generations of {LEAST_GENERATIONS} or more (the default of trl is 2)."
-                f"{_WHY_NO_GRPO if 'GRPO' in kind else ''}"
-            )
-        self.target = build_target(
-            args,
-            options.get("peft_config"),
-            tau=tau,
-            tau_quantile=tau_quantile,
-            tau_floor=tau_floor,
-            alpha=alpha,
-            cap=cap,
-            reward_on_hits=reward_on_hits,
-        )
+        of_target: dict[str, Any] = {
+            "tau": tau,
+            "tau_quantile": tau_quantile,
+            "tau_floor": tau_floor,
+        }
+        of_target |= {"alpha": alpha, "cap": cap, "reward_on_hits": reward_on_hits}
+        self.target = build_target(args, options.get("peft_config"), **of_target)
         super().__init__(model, reward_funcs, args, **options)
-        _refuse_dropout(self.model)
+        InputError.refuse(_dropout(self.model))
         self._logps: list[tuple[Any, Tensor]] | None = None
         self._warned: set[str] = set()
         self.reward_funcs: list[Any] = [*self.reward_funcs, mara_bonus]
@@ -136,7 +120,7 @@ class MaraRLOOTrainer(_RLOOTrainer):  # type: ignore[misc]  # a base without typ
     def _get_per_token_logps_and_entropies(
         self,
         model: Any,
-        input_ids: Tensor,
+        input_ids: Any,
         attention_mask: Tensor,
         logits_to_keep: int,
         *args: Any,
@@ -154,47 +138,50 @@ class MaraRLOOTrainer(_RLOOTrainer):  # type: ignore[misc]  # a base without typ
     def _calculate_rewards(
         self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: list[list[int]]
     ) -> Tensor:
-        """Fill in the column of the bonus.
-
-        1. reward functions, 2. log pi_ref of all ranks, 3. target, 4. bonus, 5. metrics.
-        """
-        columns: Tensor = super()._calculate_rewards(
-            inputs, prompts, completions, completion_ids_list
-        )
-        reward_B = self._summed(columns[:, :-1])
+        """Fill in the column of the bonus."""
+        given = (inputs, prompts, completions, completion_ids_list)
+        columns: Tensor = super()._calculate_rewards(*given)
+        # 1. R as trl sums it: functions that gave None are left out; NaN where all of them did
+        column_BE = columns[:, :-1]
+        infinite = column_BE.isinf().any(dim=0).nonzero().flatten().tolist()
+        if infinite:
+            names = ", ".join(self.reward_func_names[i] for i in infinite)
+            raise InputError(
+                f"the reward function {names} returned an infinite reward: return a finite number, "
+                "or None for what could not be scored"
+            )
+        reward_B = (column_BE * self.reward_weights[:-1].to(columns.device)).nansum(dim=1)
+        reward_B = reward_B.where(~column_BE.isnan().all(dim=1), torch.nan)
+        # 2. log pi_ref, and by trl's own test whether there is an end token, of all ranks
         logp_ref_B = _ranks.gather(self._reference_logps())
-        complete_B = _ranks.gather(self._complete(completion_ids_list, columns.device))
+        ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
+        is_complete = [bool(ids) and ids[-1] in ends for ids in completion_ids_list]
+        complete_B = _ranks.gather(torch.tensor(is_complete).to(columns.device))
+        ids = [tuple(row) for row in _ranks.gather_object(completion_ids_list)]
+        # 3. target, 4. bonus
         mode = "train" if self.model.training else "eval"
         size = self.num_generations if mode == "train" else self.num_generations_eval
         group_B = torch.arange(len(reward_B), device=reward_B.device) // size
         anchored = anchor_rewards(self.target, reward_B, logp_ref_B, group_B, complete_B)
-        bonus_B = torch.where(reward_B.isnan(), torch.nan, anchored.bonus)
-        columns[:, -1] = bonus_B.to(columns)
-        ids = [tuple(row) for row in _ranks.gather_object(completion_ids_list)]
+        columns[:, -1] = anchored.bonus.where(~reward_B.isnan(), torch.nan).to(columns)
+        # 5. metrics, and a warning where MARA is too strong or does nothing
         metrics = _describe(anchored, reward_B, logp_ref_B, complete_B, ids, size)
         for name, value in metrics.items():
             self._metrics[mode][name].append(value)
-        self._check_scale(metrics["mara/bonus_std"], reward_B)
+        most, beta = float(reward_B.nan_to_num().abs().max()), self.target.beta
+        spread = metrics["mara/bonus_std"]
+        if spread > most:
+            self._warn_once(
+                f"mara/bonus_std = {spread:.2g}, above the highest reward of the batch ({most:.2g})"
+                f": log pi_ref of the hits varies by {spread / beta:.3g} nats, and beta = {beta:g} "
+                "makes more of that than of the reward. Take a smaller beta, or cap or alpha."
+            )
         if not bool(complete_B.any()):
             self._warn_once(
-                "mara/truncated_rate",
                 "mara/truncated_rate = 1: no completion of the batch has an end token, so none "
-                "is a hit and MARA does nothing. Raise max_completion_length, or ask for less.",
+                "is a hit and MARA does nothing. Raise max_completion_length, or ask for less."
             )
         return columns
-
-    def _summed(self, column_BE: Tensor) -> Tensor:
-        """R as trl sums it: functions that gave None are left out; NaN where all of them did."""
-        infinite = column_BE.isinf().any(dim=0).tolist()
-        if any(infinite):
-            names = [self.reward_func_names[i] for i, bad in enumerate(infinite) if bad]
-            raise InputError(
-                f"the reward function {', '.join(names)} returned an infinite reward: return a "
-                "finite number, or None for what could not be scored"
-            )
-        weights = self.reward_weights[:-1].to(column_BE.device)
-        reward_B = (column_BE * weights).nansum(dim=1)
-        return torch.where(column_BE.isnan().all(dim=1), torch.nan, reward_B)
 
     def _reference_logps(self) -> Tensor:
         """Return log pi_ref of this rank's rows, as trl computed it just before the rewards."""
@@ -208,27 +195,8 @@ class MaraRLOOTrainer(_RLOOTrainer):  # type: ignore[misc]  # a base without typ
             )
         return kept[1][1]
 
-    def _complete(self, completion_ids_list: list[list[int]], device: torch.device) -> Tensor:
-        """False where a completion does not end with an end token: trl's own test."""
-        ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
-        return torch.tensor([bool(ids) and ids[-1] in ends for ids in completion_ids_list]).to(
-            device
-        )
-
-    def _check_scale(self, bonus_std: float, reward_B: Tensor) -> None:
-        """Warn once where the bonus varies more than any reward is worth."""
-        most = float(reward_B[~reward_B.isnan()].abs().max()) if math.isfinite(bonus_std) else 0.0
-        if bonus_std > most:
-            beta = self.target.beta
-            self._warn_once(
-                "mara/bonus_std",
-                f"mara/bonus_std = {bonus_std:.2g}, above the highest reward of the batch "
-                f"({most:.2g}): log pi_ref of the hits varies by {bonus_std / beta:.3g} nats, and "
-                f"beta = {beta:g} makes more of that than of the reward. Take a smaller beta, or "
-                "cap or alpha.",
-            )
-
-    def _warn_once(self, metric: str, text: str) -> None:
+    def _warn_once(self, text: str) -> None:
+        metric = text.partition(" ")[0]
         if metric not in self._warned:
             self._warned.add(metric)
             warnings.warn(text, stacklevel=3)
@@ -260,11 +228,6 @@ _PLAIN_SAMPLING: Mapping[str, tuple[Any, ...]] = {
 }
 """Values under which the samples are those of the policy whose log-probabilities are computed."""
 
-_WHY_NO_GRPO = (
-    " GRPO divides the rewards by their standard deviation and keeps the KL in the loss: the KL "
-    "coefficient is then beta times that deviation, the bonus was made for beta, and the policy "
-    "collapses."
-)
 _RANDOM = (
     "trl computes log-probabilities in training mode, those of an adapter's reference too, so that "
     "KL, anchors and bonus would be random"
@@ -274,124 +237,96 @@ _RANDOM = (
 def build_target(args: Any, peft_config: Any = None, **options: Any) -> Mara:
     """Check a config of TRL, and a new adapter's, and make the target that goes with it.
 
+    The reference has to be there and to stay where it is; nothing may change the scale of reward
+    and KL after the bonus; a group has to hold an anchor and something to lift to it; the samples
+    have to be those of the policy whose log-probabilities trl computes; and no unit may be dropped.
+
     The options are those of ``chemkl.losses.Mara`` without beta and anchor; None counts as not
     given.
 
     Raises:
         InputError: a line for each setting that goes wrong under MARA.
     """
-    problems = _problems(args, peft_config, options.get("tau_quantile"))
-    numbers = [
-        f"{name} is {options[name]!r}: it must be a number"
-        for name in ("tau", "tau_quantile", "tau_floor", "alpha", "cap")
-        if not isinstance(options.get(name), int | float | None)
-    ]
-    if not numbers:
-        beta = args.beta if _is_beta(args.beta) else 1.0  # so that the options are looked at anyway
-        try:
-            target = Mara(beta=beta, **options)
-        except ValueError as error:
-            problems.append(str(error))
-    InputError.refuse([*problems, *numbers])
+    if not isinstance(args, _trl.RLOOConfig):
+        kind = "no config" if args is None else f"a {type(args).__name__}"
+        raise InputError(
+            f"MaraRLOOTrainer was given {kind}: it needs args=trl.RLOOConfig(...), with "
+            f"num_generations of {LEAST_GENERATIONS} or more (the default of trl is 2). GRPO "
+            "divides the rewards by their standard deviation and keeps the KL in the loss: the "
+            "coefficient is then no longer the beta of the bonus, and the policy collapses."
+        )
+    n, quantile = args.num_generations, options.get("tau_quantile")
+    is_beta = isinstance(args.beta, int | float) and 0 < args.beta < math.inf
+    of_target, least = [], 0
+    try:  # the options are looked at even if beta is none
+        target = Mara(beta=args.beta if is_beta else 1.0, **options)
+    except ValueError as error:
+        of_target = [str(error)]
+    else:
+        if quantile is not None:  # the two best of so many are at the quantile or above it
+            least = math.ceil(1 + 1 / (1 - quantile) - 1e-9)
+    more = args.generation_kwargs if isinstance(args.generation_kwargs, Mapping) else {}
+    temperature = more.get("temperature", args.temperature)
+    checks = {
+        f"beta is {args.beta}: it must be a finite number above 0. Without the KL to the reference "
+        "there is no target for MARA to change, and trl loads no reference model; for a weak pull "
+        "take a small beta such as 0.001": not is_beta,
+        "sync_ref_model is True: the reference would follow the policy, and the hits be lifted to "
+        "a probability that the run itself has made. Leave it False": args.sync_ref_model,
+        "normalize_advantages is True: a batch whose hits have become equally likely has only "
+        "noise left, and its standard deviation would make that large. Leave it False": (
+            args.normalize_advantages
+        ),
+        f"reward_clip_range is {args.reward_clip_range}: trl would cut off the bonus of the rare "
+        "hits with it. Leave it out; clip inside the reward function, or limit the bonus with cap "
+        "(nats)": args.reward_clip_range,
+        f"num_generations is {n}: MARA needs {LEAST_GENERATIONS} or more. A hit is lifted to the "
+        "likeliest hit of the same prompt; with fewer it is mostly alone there and nothing "
+        "changes. 8 to 16 are better": n < LEAST_GENERATIONS,
+        f"num_generations is {n}: with tau_quantile {quantile} only the best of {n} different "
+        f"rewards is a hit, and it takes two. Take {least} or more, a lower tau_quantile, or tau "
+        "in its place": LEAST_GENERATIONS <= n < least,
+        f"temperature is {temperature} in generation_kwargs and {args.temperature} beside it: trl "
+        "computes log-probabilities at the latter. Give it once, as temperature": (
+            temperature != args.temperature
+        ),
+    }
+    for name, plain in _PLAIN_SAMPLING.items():
+        value = more.get(name, getattr(args, name, None))
+        text = (
+            f"{name} is {value}: the rare completions that MARA is to lift would not be sampled as "
+            f"often as their log-probability says. Take {name}={plain[-1]}"
+        )
+        checks[text] = value not in plain
+    for name, value in _drop_settings(peft_config).items():
+        text = f"{name} is {value} in peft_config: {_RANDOM}. Take {name}=0.0, or disable_dropout="
+        checks[f"{text}True in the RLOOConfig"] = not args.disable_dropout
+    InputError.refuse([*(text for text, is_wrong in checks.items() if is_wrong), *of_target])
     return target
 
 
-def _is_beta(beta: Any) -> bool:
-    return isinstance(beta, int | float) and 0 < beta < math.inf
+def _drop_settings(thing: Any) -> dict[str, float]:
+    """Settings of a config, layer or adapter that say how often it drops a unit, above 0."""
+    numbers = [
+        (name, number)
+        for name, value in getattr(thing, "__dict__", {}).items()
+        if "drop" in name  # attention_dropout, layerdrop, resid_pdrop
+        for number in (value.values() if isinstance(value, Mapping) else [value])  # an adapter's
+    ]
+    return {name: n for name, n in numbers if isinstance(n, float) and n > 0}
 
 
-def _problems(args: Any, peft_config: Any, quantile: float | None) -> list[str]:
-    """A line for each setting of trl that goes wrong under MARA.
-
-    The reference has to be there and to stay where it is; nothing may change the scale of reward
-    and KL after the bonus; a group has to hold an anchor and something to lift to it; the samples
-    have to be those of the policy whose log-probabilities trl computes; and no unit may be dropped.
-    """
-    n = args.num_generations
-    # what the target itself refuses is left to it
-    least = math.ceil(1 + 1 / (1 - quantile) - 1e-9) if quantile and 0 < quantile < 1 else 0
-    more = args.generation_kwargs if isinstance(args.generation_kwargs, Mapping) else {}
-    temperature = more.get("temperature", args.temperature)
-    checks = (
-        (
-            not _is_beta(args.beta),
-            f"beta is {args.beta}: it must be a finite number above 0. Without the KL to the "
-            "reference there is no target for MARA to change, and trl loads no reference model; "
-            "for a weak pull take a small beta such as 0.001",
-        ),
-        (
-            args.sync_ref_model,
-            "sync_ref_model is True: the reference would follow the policy, and the hits would be "
-            "lifted to a probability that the run itself has made. Leave it False",
-        ),
-        (
-            args.normalize_advantages,
-            "normalize_advantages is True: a batch whose hits have become equally likely has only "
-            "noise left, and dividing by its standard deviation makes that noise large. Leave it "
-            "False",
-        ),
-        (
-            args.reward_clip_range,
-            f"reward_clip_range is {args.reward_clip_range}: trl would cut off the bonus of the "
-            "rare hits with it. Leave it out; clip inside the reward function, or limit the bonus "
-            "with cap (nats)",
-        ),
-        (
-            n < LEAST_GENERATIONS,
-            f"num_generations is {n}: MARA needs {LEAST_GENERATIONS} or more. A hit is lifted to "
-            "the likeliest hit among the completions of the same prompt; with fewer it is mostly "
-            "alone there and nothing changes. 8 to 16 are better",
-        ),
-        (
-            LEAST_GENERATIONS <= n < least,
-            f"num_generations is {n}: with tau_quantile {quantile or 0:g} only the best of {n} "
-            f"different rewards is a hit, and it takes two. Take {least} or more, "
-            "a lower tau_quantile, or tau in its place",
-        ),
-        *(
-            (
-                more.get(name, getattr(args, name, None)) not in plain,
-                f"{name} is {more.get(name, getattr(args, name, None))}: the rare completions that "
-                "MARA is to lift would not be sampled as often as their log-probability says. Take "
-                f"{name}={plain[-1]}",
-            )
-            for name, plain in _PLAIN_SAMPLING.items()
-        ),
-        (
-            temperature != args.temperature,
-            f"temperature is {temperature} in generation_kwargs and {args.temperature} beside it: "
-            "trl computes log-probabilities at the latter. Give it once, as temperature",
-        ),
-        *(
-            (
-                "drop" in name and _is_above_0(value) and not args.disable_dropout,
-                f"{name} is {value} in peft_config: {_RANDOM}. Take {name}=0.0, or "
-                "disable_dropout=True in the RLOOConfig",
-            )
-            for name, value in getattr(peft_config, "__dict__", {}).items()
-        ),
-    )
-    return [message for is_wrong, message in checks if is_wrong]
-
-
-def _refuse_dropout(model: nn.Module) -> None:
-    """Refuse a model that drops units: in training mode, which trl asks it in, it is random.
-
-    Raises:
-        InputError: naming what drops units, and how to switch it off.
-    """
+def _dropout(model: nn.Module) -> list[str]:
+    """Say what in a model drops units, in training mode, and how to switch it off."""
     layers: dict[str, str] = {}
     settings: dict[str, str] = {}
     for where, module in model.named_modules():
         if isinstance(module, nn.Dropout) and module.p > 0:
             layers.setdefault("a layer", f"{module.p:g} in {where}")
-        for name, value in vars(module).items():
-            if "drop" in name:  # attention_dropout, layerdrop, resid_pdrop
-                numbers = value.values() if isinstance(value, Mapping) else [value]  # an adapter's
-                for number in filter(_is_above_0, numbers):
-                    settings.setdefault(name, f"{number:g} in {where}")
+        for name, number in _drop_settings(module).items():
+            settings.setdefault(name, f"{number:g} in {where}")
     if not layers and not settings:
-        return
+        return []
     named = ", ".join(f"{name} {rest}" for name, rest in (layers | settings).items())
     fixes = ["Take disable_dropout=True in the RLOOConfig"] if layers else []
     if settings:
@@ -400,11 +335,7 @@ def _refuse_dropout(model: nn.Module) -> None:
             f"Load the model or its adapter with {wanted}, which disable_dropout does not reach; "
             "where trl loads the model, through model_init_kwargs"
         )
-    raise InputError(f"the model has dropout ({named}): {_RANDOM}. {'. '.join(fixes)}")
-
-
-def _is_above_0(value: Any) -> bool:
-    return isinstance(value, float) and value > 0
+    return [f"the model has dropout ({named}): {_RANDOM}. {'. '.join(fixes)}"]
 
 
 # ---- metrics
@@ -441,29 +372,10 @@ def _describe(
     completions: Sequence[Hashable],
     group_size: int,
 ) -> dict[str, float]:
-    """Compute the metrics of a batch, from its rewards after and before MARA.
-
-    Rewards are NaN where nothing could be scored, complete_B is False where a completion was cut
-    off, and completions are the token sequences of the rows.
-    """
-    hit_B, bonus_B = anchored.hit, anchored.bonus
-    hit_NM = hit_B.view(-1, group_size)
-    anchor_B = anchored.anchor
-    gap_B = anchored.anchor_logp_ref - logp_ref_B
-    scored_B = ~reward_B.isnan()
-    values = {
-        "reward_mean": reward_B[scored_B].double().mean(),
-        "hit_rate": hit_B.double().mean(),
-        "groups_without_hits": (~hit_NM.any(dim=1)).double().mean(),
-        "anchor_rate": (gap_B[hit_B] < _SAME_LOGP).double().mean(),
-        "anchor_logp_ref": anchored.anchor_logp_ref[anchor_B].mean(),
-        "bonus_mean": bonus_B[hit_B].mean(),
-        "bonus_std": bonus_B[hit_B].std(correction=0) if bool(hit_B.any()) else torch.nan,
-        "bonus_max": bonus_B[hit_B].max() if bool(hit_B.any()) else torch.nan,
-        "truncated_rate": (~complete_B).double().mean(),
-        "unscored_rate": (~scored_B).double().mean(),
-    }
-    named = {f"mara/{name}": float(value) for name, value in values.items()}
+    """Compute the metrics of a batch, whose completions are the token sequences of the rows."""
+    hit_B, scored_B = anchored.hit, ~reward_B.isnan()
+    bonus_H = anchored.bonus[hit_B]
+    gap_H = (anchored.anchor_logp_ref - logp_ref_B)[hit_B]
     unique, entropies = [], []
     for start in range(0, len(completions), group_size):
         rows = range(start, start + group_size)
@@ -471,6 +383,18 @@ def _describe(
         counts = Counter(completions[row] for row in rows if hit_B[row])
         if counts:
             entropies.append(float(entropy(list(counts.values()))))
-    named["mara/unique_rate"] = fmean(unique)
-    named["mara/hit_entropy"] = fmean(entropies) if entropies else math.nan
-    return named
+    values = {
+        "reward_mean": reward_B[scored_B].double().mean(),
+        "hit_rate": hit_B.double().mean(),
+        "groups_without_hits": (~hit_B.view(-1, group_size).any(dim=1)).double().mean(),
+        "anchor_rate": (gap_H < _SAME_LOGP).double().mean(),
+        "anchor_logp_ref": anchored.anchor_logp_ref[anchored.anchor].mean(),
+        "bonus_mean": bonus_H.mean(),
+        "bonus_std": bonus_H.std(correction=0) if len(bonus_H) else math.nan,
+        "bonus_max": bonus_H.max() if len(bonus_H) else math.nan,
+        "unique_rate": fmean(unique),
+        "hit_entropy": fmean(entropies) if entropies else math.nan,
+        "truncated_rate": (~complete_B).double().mean(),
+        "unscored_rate": (~scored_B).double().mean(),
+    }
+    return {f"mara/{name}": float(value) for name, value in values.items()}

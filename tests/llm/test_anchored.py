@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from chemkl.llm.anchored import anchor_rewards, anchored_rewards
+from chemkl.llm.anchored import anchor_rewards
 from chemkl.losses import Mara
 
 NAN = float("nan")
@@ -18,83 +18,61 @@ def rows(*values):
     return torch.tensor(values)
 
 
+def anchored(reward, logp_ref, group=None, complete=None, **options):
+    """Rbar of Algorithm 1, and what else there is."""
+    given = anchor_rewards(Mara(**options), reward, logp_ref, group, complete)
+    return reward.double() + given.bonus, given
+
+
 def test_algorithm_1_by_hand():
     # prompt 0: hits are rows 0, 1, 3; the likeliest of them is row 0 (lr -2, R 1.0).
     #   row 1: 1.0 + .1 (-2 - -5) = 1.3; row 3: 1.0 + .1 (-2 - -3) = 1.1 (its own R, 2, is gone)
     # prompt 1: row 5 is likelier but no hit, so row 4 is alone and keeps its reward
-    rbar = anchored_rewards(
-        rows(1.0, 1.0, 0.0, 2.0, 1.0, 0.5),
-        rows(-2.0, -5.0, -1.0, -3.0, -7.0, -1.0),
-        rows(0, 0, 0, 0, 1, 1),
-        beta=0.1,
-        tau=1.0,
-    )
+    reward = rows(1.0, 1.0, 0.0, 2.0, 1.0, 0.5)
+    logp_ref, group = rows(-2.0, -5.0, -1.0, -3.0, -7.0, -1.0), rows(0, 0, 0, 0, 1, 1)
+    rbar, _ = anchored(reward, logp_ref, group, beta=0.1, tau=1.0)
     torch.testing.assert_close(rbar, rows(1.0, 1.3, 0.0, 1.1, 1.0, 0.5).double())
 
 
 def test_without_groups_all_rows_share_an_anchor():
-    rbar = anchored_rewards(rows(1.0, 1.0), rows(-2.0, -4.0), beta=0.5, tau=1.0)
+    rbar, _ = anchored(rows(1.0, 1.0), rows(-2.0, -4.0), beta=0.5, tau=1.0)
     torch.testing.assert_close(rbar, rows(1.0, 2.0).double())
 
 
-def test_a_row_cut_off_is_no_anchor_and_gets_no_bonus():
-    # row 0 has no token left in its mask: a log-probability of 0, the likeliest that there is
-    complete = rows(False, True, True)
-    anchored = anchor_rewards(
-        Mara(beta=0.1, tau=1.0),
-        rows(1.0, 1.0, 1.0),
-        rows(0.0, -3.0, -4.0),
-        complete_B=complete,
-    )
-    assert anchored.hit.tolist() == [False, True, True]
-    assert anchored.anchor.tolist() == [False, True, False]
-    torch.testing.assert_close(anchored.reward, rows(1.0, 1.0, 1.1).double())
-    torch.testing.assert_close(anchored.bonus, rows(0.0, 0.0, 0.1).double())
-
-
-def test_a_row_without_a_reward_stays_nan_and_changes_nothing_else():
-    anchored = anchor_rewards(Mara(beta=0.1, tau=1.0), rows(NAN, 1.0, 1.0), rows(-1.0, -3.0, -4.0))
-    assert anchored.hit.tolist() == [False, True, True]
-    assert anchored.reward[0].isnan()
-    assert anchored.bonus[0] == 0
-    torch.testing.assert_close(anchored.reward[1:], rows(1.0, 1.1).double())
+# row 0 has no token left in its mask: a log-probability of 0, the likeliest that there is; or no
+# reward
+@pytest.mark.parametrize(("reward", "complete"), [(1.0, rows(False, True, True)), (NAN, None)])
+def test_a_row_that_cannot_be_a_hit_is_no_anchor_and_gets_no_bonus(reward, complete):
+    rewards = rows(reward, 1.0, 1.0)
+    _, given = anchored(rewards, rows(0.0, -3.0, -4.0), None, complete, beta=0.1, tau=1.0)
+    assert given.hit.tolist() == [False, True, True]
+    assert given.anchor.tolist() == [False, True, False]
+    torch.testing.assert_close(given.bonus, rows(0.0, 0.0, 0.1).double())
+    assert given.anchor_logp_ref[1:].tolist() == [-3.0, -3.0]
 
 
 def test_rows_that_cannot_be_hits_have_no_part_in_the_quantile():
     # the median of the three others, .8, .6 and .65, is .65: rows 0 and 4 are hits, row 0 is the
     # anchor; with the 3.0 of the row cut off it would be .725, and row 4 no hit
     reward, logp_ref = rows(0.8, 0.6, 3.0, NAN, 0.65), rows(-3.0, -4.0, -1.0, -1.0, -5.0)
-    rbar = anchored_rewards(
-        reward,
-        logp_ref,
-        beta=0.1,
-        tau_quantile=0.5,
-        tau_floor=0.1,
-        complete_B=rows(True, True, False, True, True),
-    )
+    options = {"beta": 0.1, "tau_quantile": 0.5, "tau_floor": 0.1}
+    complete = rows(True, True, False, True, True)
+    rbar, _ = anchored(reward, logp_ref, complete=complete, **options)
     torch.testing.assert_close(rbar[[0, 1, 2, 4]], rows(0.8, 0.6, 3.0, 1.0).double())
 
 
-def test_nothing_to_anchor_gives_the_rewards_back():
-    reward = rows(NAN, NAN)
-    anchored = anchor_rewards(Mara(beta=0.1, tau=1.0), reward, rows(-1.0, -2.0))
-    assert bool(anchored.reward.isnan().all())
-    assert anchored.hit.tolist() == [False, False]
+def test_nothing_to_anchor_changes_nothing():
+    _, given = anchored(rows(NAN, NAN), rows(-1.0, -2.0), beta=0.1, tau=1.0)
+    assert given.bonus.tolist() == [0.0, 0.0]
+    assert given.hit.tolist() == [False, False]
+    assert given.anchor_logp_ref.isnan().all()
 
 
 def test_log_probabilities_of_hundreds_of_nats_lose_nothing():
     # in fp32 alone 700 + 1e-4 would be off by 6e-5
     logp_ref = torch.tensor([-700.0, -700.0001], dtype=torch.float64)
-    rbar = anchored_rewards(rows(1.0, 1.0), logp_ref, beta=0.05, tau=1.0)
+    rbar, _ = anchored(rows(1.0, 1.0), logp_ref, beta=0.05, tau=1.0)
     assert rbar[1].item() == pytest.approx(1 + 0.05 * 1e-4, abs=1e-10)
-
-
-def test_the_options_are_those_of_mara():
-    reward, logp_ref = rows(1.0, 1.0), rows(-2.0, -50.0)
-    rbar = anchored_rewards(reward, logp_ref, beta=0.1, tau=1.0, cap=10.0)
-    torch.testing.assert_close(rbar, rows(1.0, 2.0).double())
-    with pytest.raises(ValueError, match="beta must be a finite number above 0"):
-        anchored_rewards(reward, logp_ref, beta=0.0, tau=1.0)
 
 
 # ---- the recipe for verl in chemkl/llm/README.md, on a record of the same fields

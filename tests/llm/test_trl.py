@@ -296,12 +296,13 @@ def test_another_order_of_calls_is_noticed(reference, tmp_path, monkeypatch):
     [
         ({"beta": 0.0}, {}, "beta is 0.0: it must be a finite number above 0"),
         ({"beta": -0.1}, {}, "beta is -0.1"),
+        ({"beta": None}, {}, "beta is None"),
         ({"sync_ref_model": True}, {}, "sync_ref_model is True: the reference would follow"),
         ({"normalize_advantages": True}, {}, "normalize_advantages is True"),
         ({"reward_clip_range": (0, 1)}, {}, r"reward_clip_range is \(0, 1\): trl would cut off"),
         ({"num_generations": 2}, {}, "num_generations is 2: MARA needs 4 or more"),
-        ({}, {"tau": "1"}, "tau is '1': it must be a number"),
-        ({"beta": 0.0}, {"cap": [2]}, r"beta is 0\.0(.|\n)*cap is \[2\]: it must be a number"),
+        ({}, {"tau": "1"}, "tau must be a finite number, or be None, got '1'"),
+        ({"beta": 0.0}, {"cap": [2]}, r"beta is 0\.0(.|\n)*cap must be .*got \[2\]"),
         ({"top_p": 0.9}, {}, r"top_p is 0\.9: the rare completions.*Take top_p=1\.0"),
         ({"top_k": 50}, {}, "top_k is 50.*Take top_k=0"),
         ({"min_p": 0.1}, {}, "min_p is 0.1.*Take min_p=None"),
@@ -309,12 +310,12 @@ def test_another_order_of_calls_is_noticed(reference, tmp_path, monkeypatch):
         (
             {"vllm_structured_outputs_regex": "[12]"},
             {},
-            r"vllm_structured_outputs_regex is \[12\].*Take vllm_structured_outputs_regex=None",
+            r"_regex is \[12\].*Take vllm_.*_regex=None",
         ),
         (
             {"generation_kwargs": {"temperature": 0.5}},
             {},
-            r"temperature is 0\.5 in generation_kwargs and 1\.0 beside it",
+            r"temperature is 0\.5 in generation_kwargs",
         ),
         ({}, {"tau": None}, "give tau .* or tau_quantile"),
         ({}, {"tau": 1.0, "tau_quantile": 0.5}, "give tau .* or tau_quantile"),
@@ -337,12 +338,8 @@ def test_every_problem_is_told_at_once(tmp_path):
     args = make_args(tmp_path, beta=0.0, num_generations=2, normalize_advantages=True)
     with pytest.raises(InputError) as refused:
         build_target(args)
-    assert [line.split()[0] for line in str(refused.value).splitlines()] == [
-        "beta",
-        "normalize_advantages",
-        "num_generations",
-        "tau",
-    ]
+    problems = [line.split()[0] for line in str(refused.value).splitlines()]
+    assert problems == ["beta", "normalize_advantages", "num_generations", "tau"]
 
 
 def test_a_quantile_that_two_rewards_can_reach_is_accepted(tmp_path):
