@@ -63,7 +63,7 @@ def misread(answers: Sequence[str], parse: str) -> list[str]:
 
 
 def check_answers(
-    answers: Sequence[str], tokenizer: Any, *, max_new_tokens: int, end_id: int, parse: str
+    answers: Sequence[str], tokenizer: Any, max_new_tokens: int, end_id: int, parse: str
 ) -> list[str]:
     """Look whether a model can write answers as its tokenizer cuts them; a line for each it cannot.
 

@@ -9,16 +9,13 @@ from typing import Any
 
 from chemkl.config import InputError
 from chemkl.config.base import install
+from chemkl.display import listed
 
 PACKAGES = ("transformers", "peft", "gguf")
 
 
 def package(name: str) -> ModuleType:
-    """Import a package of the extra.
-
-    Raises:
-        InputError: it is not installed; naming the extra.
-    """
+    """Import a package of the extra, or raise what `check_installed` does."""
     check_installed([name])
     return import_module(name)
 
@@ -29,18 +26,15 @@ def check_installed(names: Iterable[str]) -> None:
     Raises:
         InputError: naming all that are not installed, and the extra.
     """
-    missing = []
+    missing: dict[str, None] = {}
     for name in names:
         try:
             import_module(name)
         except ImportError as error:
-            missing.append(error.name or name)
+            missing[error.name or name] = None
     if missing:
-        missing = list(dict.fromkeys(missing))
-        are = "is" if len(missing) == 1 else "are"
         raise InputError(
-            f"language models need {' and '.join(missing)}, which {are} not installed: "
-            f"{install('llm')}"
+            f"language models need {listed(list(missing))}, not installed here: {install('llm')}"
         )
 
 

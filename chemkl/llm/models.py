@@ -11,20 +11,12 @@ from torch import nn
 
 from chemkl.chem.molecules import one_line
 from chemkl.config import InputError, load_config
-from chemkl.config.llm import AdapterConfig, AnswersReward, LlmPosttrainConfig, LoraConfig
+from chemkl.config.llm import AdapterConfig, LlmPosttrainConfig, LoraConfig
 from chemkl.llm.answers import check_answers
 from chemkl.llm.extra import package, quiet
 from chemkl.llm.policy import HfPolicy
 from chemkl.llm.prompts import Prompt, as_prompts, check_ids, render_prompts
-from chemkl.llm.sources import (
-    FIX,
-    UNUSABLE,
-    context_of,
-    load_network,
-    load_tokenizer,
-    problems_in_adapters,
-    vocabulary_of,
-)
+from chemkl.llm.sources import FIX, load_network, load_tokenizer, problems_in, size_of
 from chemkl.policies.checkpoint import check_weights
 from chemkl.results.atomic import atomic_folder, write_json
 from chemkl.results.seal import check_json, check_sums
@@ -56,14 +48,12 @@ def build_policy(
 
 
 def read_prompts(config: LlmPosttrainConfig) -> Sequence[Prompt]:
-    """Render the prompts of a config, without the model's weights, and look at its answers.
+    """Render the prompts of a config and look at its answers, without the model's weights.
 
     Raises:
-        InputError: the tokenizer is not there, the prompts cannot be used, or the model can never
-            give an answer that counts as valid.
+        InputError: as `build_policy`.
     """
-    tokenizer, end_id = load_tokenizer(config.model)
-    return _prompts(config, tokenizer, end_id)
+    return _prompts(config, *load_tokenizer(config.model))
 
 
 def _policy(
@@ -73,16 +63,9 @@ def _policy(
     prompts: Sequence[Prompt],
     end_id: int,
 ) -> HfPolicy:
-    return HfPolicy(
-        network,
-        tokenizer,
-        prompts,
-        end_id=end_id,
-        max_new_tokens=config.max_new_tokens,
-        prompts_per_step=config.prompts_per_step,
-        micro_batch=config.micro_batch,
-        sample_batch=config.sample_batch,
-    )
+    names = ("max_new_tokens", "prompts_per_step", "micro_batch", "sample_batch")
+    settings = {name: getattr(config, name) for name in names}
+    return HfPolicy(network, tokenizer, prompts, end_id=end_id, **settings)
 
 
 def _prompts(
@@ -94,31 +77,29 @@ def _prompts(
     trained: bool = True,
 ) -> Sequence[Prompt]:
     """Render prompts unless they are given, and check them and the answers with the tokenizer."""
-    asked = []
-    if trained and isinstance(config.reward, AnswersReward):
-        asked.append(("reward.valid", config.reward.valid, config.reward.parse))
-    if trained and config.track is not None and config.track.answers:
-        asked.append(("track.answers", config.track.answers, "strict"))  # whole completions
-    problems = [
-        f"{key}: {problem}"
-        for key, answers, parse in asked
-        for problem in check_answers(
-            answers, tokenizer, max_new_tokens=config.max_new_tokens, end_id=end_id, parse=parse
+    room = config.max_new_tokens
+    valid = getattr(config.reward, "valid", ())
+    if trained:
+        tracked = config.track.answers or () if config.track else ()  # whole completions
+        asked = (("reward.valid", valid, config.reward.parse), ("track.answers", tracked, "strict"))
+        InputError.refuse(
+            [
+                f"{key}: {problem}"
+                for key, answers, parse in asked
+                for problem in check_answers(answers, tokenizer, room, end_id, parse)
+            ]
         )
-    ]
-    InputError.refuse(problems)
     if prompts is None:
         prompts = render_prompts(
             config.prompts,
             tokenizer,
             template=config.template,
-            context=context_of(config.model),
-            max_new_tokens=config.max_new_tokens,
+            context=size_of(config.model, "max_position_embeddings"),
+            max_new_tokens=room,
         )
-    n_read = vocabulary_of(config.model)
+    n_read = size_of(config.model, "vocab_size")
     if n_read is not None:
-        answers = [*getattr(config.reward, "valid", ()), *config.tracked]
-        check_ids(tokenizer, n_read, prompts=prompts, answers=answers, end_id=end_id)
+        check_ids(tokenizer, n_read, prompts, [*valid, *config.tracked], end_id)
     return prompts
 
 
@@ -128,9 +109,6 @@ def adapted(
     """Decide what of a model is trained: adapters, drawn from a seed, or all of it.
 
     peft keeps the revision of the model with the adapters, to load the same one again.
-
-    Raises:
-        InputError: peft refuses the settings, for example names of layers that there are not.
     """
     if not isinstance(config, LoraConfig):
         return network.requires_grad_(requires_grad=True)
@@ -147,7 +125,7 @@ def adapted(
         torch.manual_seed(seed)
         try:
             tuned: nn.Module = peft.get_peft_model(network, settings)
-        except UNUSABLE as error:
+        except Exception as error:
             modules = network.named_modules()
             linear = {n.rpartition(".")[2] for n, layer in modules if isinstance(layer, nn.Linear)}
             raise InputError(
@@ -220,10 +198,10 @@ def load(path: str | Path, *, cache: str | Path | None = None) -> HfPolicy:
         with quiet():
             tuned = peft.PeftModel.from_pretrained(policy.model, path)
     except Exception as error:
-        problems = problems_in_adapters(path)
+        problems = problems_in(path, adapters=True)
         if not problems:
             check_sums(path, FIX)
-        problems = problems or [f"{type(error).__name__}: {one_line(error)}"]
+            problems = [f"{type(error).__name__}: {one_line(error)}"]
         raise InputError(
             "\n".join(f"{path}: the adapters cannot be loaded: {problem}" for problem in problems)
         ) from error
@@ -235,11 +213,7 @@ def load(path: str | Path, *, cache: str | Path | None = None) -> HfPolicy:
 def _kept(
     path: Path, *, is_whole: bool, cache: str | Path | None
 ) -> tuple[LlmPosttrainConfig, tuple[Prompt, ...] | None]:
-    """Read what `save` has kept beside the weights; without prompts where it did not keep them.
-
-    Raises:
-        InputError: that is not there, or does not fit.
-    """
+    """Read what `save` has kept beside the weights; without prompts where it did not keep them."""
     check_json(path / PROVENANCE, FIX)
     try:
         kept = json.loads((path / PROVENANCE).read_text(encoding="utf-8"))
@@ -252,15 +226,14 @@ def _kept(
         if "prompts" in kept:
             prompts = as_prompts(kept["prompts"], len(plain["prompts"]))
             plain["template"] = "chat"  # a file of a template may be gone, and is not needed
+        return load_config(LlmPosttrainConfig, plain), prompts
+    except InputError as error:
+        raise InputError(
+            f"{path}: its settings, kept in {PROVENANCE}, cannot be used here:\n{error}"
+        ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path}: not a language model of chemkl ({PROVENANCE}: {one_line(error)}). Give the "
             f"folder of a posttrain_llm run that has ended, its checkpoints/{ADAPTER} or "
             f"checkpoints/{MODEL}."
-        ) from error
-    try:
-        return load_config(LlmPosttrainConfig, plain), prompts
-    except InputError as error:
-        raise InputError(
-            f"{path}: its settings, kept in {PROVENANCE}, cannot be used here:\n{error}"
         ) from error

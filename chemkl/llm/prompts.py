@@ -2,19 +2,20 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
 from jinja2 import TemplateSyntaxError
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
 from chemkl.chem.molecules import one_line
 from chemkl.config import InputError
 from chemkl.config.llm import Message
+from chemkl.display import counted
 from chemkl.results.atomic import write_bytes
-from chemkl.results.seal import SEAL, is_whole
+from chemkl.results.seal import SEAL, check_seal
 
 
 @dataclass(frozen=True)
@@ -58,86 +59,43 @@ def render_prompts(
     """
     source = _template(tokenizer, template)
     last = [messages[-1].content for messages in conversations]
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    if unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id):  # some have one token for all
+        unknown = None
     prompts, problems = [], []
     refused: dict[str, list[int]] = {}
     for number, messages in enumerate(conversations):
         try:
-            prompt = _rendered(number, messages, tokenizer, source)
+            rendered, ids = _rendered(messages, tokenizer, source)
         except TemplateSyntaxError as error:  # the same for all prompts
             file = template if isinstance(template, Path) else "the tokenizer's own"
             raise InputError(
                 f"template: {file}, line {error.lineno}: not a Jinja template: {error.message}"
             ) from error
-        except InputError as error:
-            refused.setdefault(str(error), []).append(number)
+        except Exception as error:  # noqa: BLE001 - whatever a template raises
+            refused.setdefault(f"{type(error).__name__}: {one_line(error)}", []).append(number)
             continue
-        if last.count(prompt.text) > 1:
-            prompt = replace(prompt, text=prompt.rendered)
-        length = len(prompt.token_ids)
-        if not length:
+        text = last[number] if last.count(last[number]) == 1 else rendered
+        prompts.append(Prompt(number, text, rendered, ids))
+        if not ids:
             problems.append(f"prompts.{number}: no tokens: the model has nothing to go on with")
-        if context is not None and length + max_new_tokens > context:
+        if context is not None and len(ids) + max_new_tokens > context:
             problems.append(
-                f"prompts.{number}: {length:,} tokens, and max_new_tokens = {max_new_tokens:,} "
+                f"prompts.{number}: {len(ids):,} tokens, and max_new_tokens = {max_new_tokens:,} "
                 f"more do not fit into the model's context of {context:,}; shorten one of the two"
             )
-        if _is_unknown_in(prompt, tokenizer):
+        if (
+            unknown in ids and tokenizer.unk_token not in rendered
+        ):  # where it is written, it is meant
             problems.append(
-                f"prompts.{number}: {prompt.text!r} holds something that the model has no token "
-                f"for and reads as {tokenizer.unk_token!r}; spell it as the model was trained on it"
+                f"prompts.{number}: {text!r} holds something that the model has no token for and "
+                f"reads as {tokenizer.unk_token!r}; spell it as the model was trained on it"
             )
-        prompts.append(prompt)
     for reason, numbers in refused.items():  # what a template has against several is told once
-        more = len(numbers) - 1
-        others = f" (and {more:,} more {'prompt' if more == 1 else 'prompts'})" if more else ""
+        others = f" (and {counted(len(numbers) - 1, 'more prompt')})" if len(numbers) > 1 else ""
         problems.append(f"prompts.{numbers[0]}: the chat template refuses it{others}: {reason}")
     InputError.refuse(problems)
     return tuple(prompts)
-
-
-def check_ids(
-    tokenizer: Any,
-    n_read: int,
-    *,
-    prompts: Sequence[Prompt],
-    answers: Sequence[str],
-    end_id: int,
-) -> None:
-    """Refuse a tokenizer that writes ids which the model, with so many, does not read.
-
-    A model may read more ids, as padding; and a tokenizer may have a few special tokens too many,
-    if neither prompts nor answers (texts whose probability is asked for) use them.
-
-    Raises:
-        InputError: saying how many ids the two have.
-    """
-    used: dict[str, Sequence[int]] = {
-        f"prompts.{prompt.number} has": prompt.token_ids for prompt in prompts
-    }
-    for answer in answers:
-        ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
-        used[f"answer {answer!r} has"] = ids
-    used["the token that ends a completion is"] = (end_id,)
-    beyond = [
-        f"{what} id {max(ids):,}" for what, ids in used.items() if max(ids, default=0) >= n_read
-    ]
-    if beyond or tokenizer.vocab_size > n_read:
-        example = f"; {beyond[0]}" if beyond else ""
-        raise InputError(
-            f"model: the tokenizer has {len(tokenizer):,} ids, the model reads {n_read:,} "
-            f"(vocab_size in its config.json{example}): take both from the same model"
-        )
-
-
-def _is_unknown_in(prompt: Prompt, tokenizer: Any) -> bool:
-    """Whether a part of a prompt became the token for what is unknown, and was not written so.
-
-    Some tokenizers take one token for that and for the beginning or the end of a text.
-    """
-    unknown = getattr(tokenizer, "unk_token_id", None)
-    if unknown is None or unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id):
-        return False
-    return unknown in prompt.token_ids and tokenizer.unk_token not in prompt.rendered
 
 
 def _template(tokenizer: Any, template: str | Path) -> str | None:
@@ -147,14 +105,11 @@ def _template(tokenizer: Any, template: str | Path) -> str | None:
     if isinstance(template, Path):
         try:
             return template.read_text(encoding="utf-8")
-        except IsADirectoryError:
-            said = "this is a folder"
         except (OSError, UnicodeDecodeError) as error:
-            said = f"cannot be read as text in UTF-8 ({error})"
-        raise InputError(
-            f"template: {template}: {said}; give chat, none, or the path of a Jinja template, a "
-            "text file in UTF-8"
-        )
+            raise InputError(
+                f"template: {template}: cannot be read as text in UTF-8 ({error}); give chat, "
+                "none, or the path of a Jinja template"
+            ) from error
     chat = getattr(tokenizer, "chat_template", None)
     if not isinstance(chat, str):
         raise InputError(
@@ -165,46 +120,58 @@ def _template(tokenizer: Any, template: str | Path) -> str | None:
 
 
 def _rendered(
-    number: int, messages: Sequence[Message], tokenizer: Any, template: str | None
-) -> Prompt:
-    text = messages[-1].content
-    if template is None:
-        return Prompt(number, text, text, _begun(text, tokenizer))
-    goes_on = messages[-1].role == "assistant"
-    try:
-        rendered = tokenizer.apply_chat_template(
-            [{"role": turn.role, "content": turn.content} for turn in messages],
-            chat_template=template,
-            tokenize=False,
-            add_generation_prompt=not goes_on,
-            continue_final_message=goes_on,
-        )
-    except TemplateSyntaxError:
-        raise
-    except Exception as error:
-        said = one_line(error)
-        raise InputError(f"{type(error).__name__}: {said}") from error
-    ids = tokenizer(rendered, add_special_tokens=False)["input_ids"]  # the template has them all
-    return Prompt(number, text, rendered, tuple(ids))
+    messages: Sequence[Message], tokenizer: Any, template: str | None
+) -> tuple[str, tuple[int, ...]]:
+    """What a model reads of a conversation, as text and as ids.
 
-
-def _begun(text: str, tokenizer: Any) -> tuple[int, ...]:
-    """Ids of a plain text, with what a tokenizer puts in front of it.
-
-    The end token that some put behind is left out: the model is to go on with the text, not to
-    begin another one. An end token that is written in the text itself stays.
+    Behind a plain text some tokenizers put an end token. It is left out: the model is to go on with
+    the text, not to begin another one. An end token that is written in the text itself stays.
     """
-    end = tokenizer.eos_token_id
-    ids: list[int] = tokenizer(text)["input_ids"]
-    written: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    added = _n_last(ids, end) - _n_last(written, end)
-    return tuple(ids[: max(1, len(ids) - added)])
+    if template is None:
+        text = messages[-1].content
+        ids = tokenizer(text)["input_ids"]
+        ends, written = (
+            len(list(takewhile(lambda i: i == tokenizer.eos_token_id, reversed(some))))
+            for some in (ids, tokenizer(text, add_special_tokens=False)["input_ids"])
+        )
+        return text, tuple(ids[: max(1, len(ids) - ends + written)])
+    goes_on = messages[-1].role == "assistant"
+    rendered = tokenizer.apply_chat_template(
+        [{"role": turn.role, "content": turn.content} for turn in messages],
+        chat_template=template,
+        tokenize=False,
+        add_generation_prompt=not goes_on,
+        continue_final_message=goes_on,
+    )
+    # the template has all special tokens
+    return rendered, tuple(tokenizer(rendered, add_special_tokens=False)["input_ids"])
 
 
-def _n_last(ids: Sequence[int], token: int | None) -> int:
-    """How many of the last ids are that token."""
-    return len(list(takewhile(lambda i: i == token, reversed(ids))))
+def check_ids(
+    tokenizer: Any, n_read: int, prompts: Sequence[Prompt], answers: Sequence[str], end_id: int
+) -> None:
+    """Refuse a tokenizer that writes ids which the model, with so many, does not read.
 
+    A model may read more ids, as padding; and a tokenizer may have a few special tokens too many,
+    if neither prompts nor answers (texts whose probability is asked for) use them.
+
+    Raises:
+        InputError: saying how many ids the two have.
+    """
+    used = {f"prompts.{prompt.number} has": max(prompt.token_ids) for prompt in prompts}
+    for answer in answers:
+        ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
+        used[f"answer {answer!r} has"] = max(ids, default=0)
+    used["the token that ends a completion is"] = end_id
+    beyond = [f"; {what} id {most:,}" for what, most in used.items() if most >= n_read]
+    if beyond or tokenizer.vocab_size > n_read:
+        raise InputError(
+            f"model: the tokenizer has {len(tokenizer):,} ids, the model reads {n_read:,} "
+            f"(vocab_size in its config.json{''.join(beyond[:1])}): take both from the same model"
+        )
+
+
+# ---- kept with a run
 
 PROMPTS_FILE = "prompts.json"
 
@@ -235,12 +202,11 @@ def kept_prompts(folder: Path, n: int) -> tuple[Prompt, ...] | None:
         InputError: it is something else.
     """
     path = folder / PROMPTS_FILE
-    try:
-        if not is_whole(path):
-            raise ValueError("its checksum does not fit")  # noqa: TRY301 - one message for all
-        return as_prompts(json.loads(path.read_bytes()), n)
-    except FileNotFoundError:
+    if not path.exists():
         return None
+    try:
+        check_seal(path)
+        return as_prompts(json.loads(path.read_bytes()), n)
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path}: not the prompts of this run ({one_line(error)}). Put back a good copy, or "
@@ -254,12 +220,7 @@ def as_prompts(plain: Any, n: int) -> tuple[Prompt, ...]:
     Raises:
         ValueError: they are not prompts, or not so many.
     """
-    try:
-        prompts = _PROMPTS.validate_python(plain)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "file"
-        raise ValueError(f"{place}: {first['msg']}") from error
+    prompts = _PROMPTS.validate_python(plain)
     if [prompt.number for prompt in prompts] != list(range(n)):
         raise ValueError(f"it should have the prompts 0 to {n - 1}, each once and in this order")
     return prompts

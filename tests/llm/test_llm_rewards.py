@@ -18,7 +18,7 @@ from chemkl.config.llm import LlmPosttrainConfig, SmilesReward, TextRewardConfig
 from chemkl.llm.answers import Completion, build_reader, check_answers
 from chemkl.llm.ledger import TextLedger
 from chemkl.llm.prompts import Prompt
-from chemkl.llm.rewards import PaidByPrompt, build_reward
+from chemkl.llm.rewards import PaidByMolecule, build_reward
 from chemkl.policies.base import Rollout
 from chemkl.results import TraceWriter, read_trace, trace_schema
 from chemkl.rewards.registry import COMPONENTS
@@ -191,7 +191,7 @@ def test_an_answer_may_want_other_text_around_it():
 
 def problems_of(tiny, *answers, most=3, parse="strict", end=END):
     tokenizer = tiny.tokenizer()
-    return check_answers(answers, tokenizer, max_new_tokens=most, end_id=end, parse=parse)
+    return check_answers(answers, tokenizer, most, end, parse)
 
 
 def test_answers_that_fit_are_fine(tiny):
@@ -468,7 +468,6 @@ def by_hand(smiles):
 
 
 def test_the_prompt_decides_what_a_molecule_is_paid(by_prompt):
-    assert isinstance(by_prompt, PaidByPrompt)
     texts = ["CCO", "CCCCCCCCCC", "C1", "CCO", "CCCCCCCCCC"]
     groups = [1, 0, 0, 0, 1]
     rows = by_prompt.score([completion(*each) for each in zip(groups, texts, strict=True)])
@@ -506,10 +505,10 @@ def test_a_molecule_is_one_thing_whatever_the_prompt(by_prompt):
 def test_what_a_trace_remembers_is_not_computed_anew(by_prompt, monkeypatch):
     both = [completion(0, "CCO"), completion(1, "CCCCCCCCCC")]
     rows = by_prompt.score(both).assign(group=[0, 1])
-    other = PaidByPrompt(CONFIG)
+    other = PaidByMolecule(CONFIG)
     other.remember(rows)
-    for part in other._parts:
-        monkeypatch.setattr(part._reward._engine, "evaluate", lambda _: 1 / 0)
+    for model in other._rewards:
+        monkeypatch.setattr(model._engine, "evaluate", lambda _: 1 / 0)
     pd.testing.assert_frame_equal(other.score(both), rows.drop(columns="group"))
 
 
@@ -523,7 +522,7 @@ def test_failures_are_counted_over_all_prompts(monkeypatch):
     logp = COMPONENTS["logp"]
     made = type(logp)("logp", failing, "", logp.range, "made up")
     monkeypatch.setitem(COMPONENTS, "logp", made)
-    reward = PaidByPrompt(CONFIG)
+    reward = PaidByMolecule(CONFIG)
     reward.score([completion(0, "CCO"), completion(1, "CCO"), completion(1, "CC")])
     count = reward.failures["logp"]
     assert (count.asked, count.failed) == (3, 3)
@@ -563,7 +562,7 @@ def test_a_name_stands_for_one_oracle(other, message):
 
 def test_transforms_roles_and_weights_may_differ():
     penalty = like("CCO", role="penalty", transform={"kind": "step", "low": -1})
-    reward = PaidByPrompt(SmilesReward(kind="smiles", by_prompt=[like("CCO", weight=3), penalty]))
+    reward = PaidByMolecule(SmilesReward(kind="smiles", by_prompt=[like("CCO", weight=3), penalty]))
     rows = reward.score([completion(0, "CCO"), completion(1, "CCO")])
     assert rows["raw_like"].tolist() == [1, 1]
     drug_like = by_hand("CCO")[0]
@@ -588,13 +587,13 @@ def test_a_file_is_the_same_oracle_by_its_content(tmp_path, same):
         parts.append({"components": [part], "folder": folder})
     config = SmilesReward(kind="smiles", by_prompt=parts)
     if same:
-        scored = PaidByPrompt(config).score([completion(0, "CCO"), completion(1, "CCO")])
+        scored = PaidByMolecule(config).score([completion(0, "CCO"), completion(1, "CCO")])
         assert scored["raw_mine"].tolist() == [0.5, 0.5]
         return
     with pytest.raises(
         InputError, match=r"by_prompt\.1: reward\.mine\.0 is .*other content.*one or"
     ):
-        PaidByPrompt(config)
+        PaidByMolecule(config)
 
 
 def test_it_is_one_reward_or_one_for_each_prompt():
@@ -606,7 +605,7 @@ def test_it_is_one_reward_or_one_for_each_prompt():
 def test_problems_of_components_are_told_by_prompt():
     wrong = {"components": [{"kind": "qed"}, {"kind": "logp"}]}
     with pytest.raises(InputError, match=r"by_prompt\.1: .*logp lies between .* a transform"):
-        PaidByPrompt(SmilesReward(kind="smiles", by_prompt=[LOW, wrong]))
+        PaidByMolecule(SmilesReward(kind="smiles", by_prompt=[LOW, wrong]))
 
 
 def test_there_is_one_for_each_prompt(tmp_path):

@@ -729,10 +729,10 @@ chemkl.llm.extra.package("peft")
     lines = done.stdout.splitlines()
     assert lines[0] == "posttrain"
     (line,) = lines[1:]
-    said = "need transformers and peft, which are not installed: pip install 'gguf>="
+    said = "need transformers and peft, not installed here: pip install 'gguf>="
     assert line.startswith(f"{path}: language models {said}")
     last = done.stderr.splitlines()[-1]
-    assert "InputError: language models need peft, which is not installed: pip install" in last
+    assert "InputError: language models need peft, not installed here: pip install" in last
 
 
 @pytest.mark.parametrize("below", [".", "runs/mara"])
