@@ -273,14 +273,6 @@ class SmilesReward(Config):
     failed: ClassVar[float] = 0.0
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
-    @property
-    def parts(self) -> list["SmilesReward"]:
-        """The reward of each prompt, each in a config of its own; none: all have the same."""
-        return [
-            SmilesReward(kind="smiles", reward=reward, parse=self.parse)
-            for reward in self.by_prompt or ()
-        ]
-
 
 TextRewardConfig = Annotated[
     AnswersReward | FunctionReward | SmilesReward,

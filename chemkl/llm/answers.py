@@ -7,8 +7,6 @@ from typing import Any
 
 _AROUND = " \t\r\n.,:;!'\"`“”"
 
-Reader = Callable[[str], str | None]
-
 
 @dataclass(frozen=True)
 class Completion:
@@ -27,7 +25,7 @@ class Completion:
     cut: str | None
 
 
-def build_reader(parse: str) -> Reader:
+def build_reader(parse: str) -> Callable[[str], str | None]:
     """Build what reads the answer of a completion (None: no answer) by ``parse``.
 
     That is strict, lenient, or a regular expression with one group.
@@ -37,12 +35,7 @@ def build_reader(parse: str) -> Reader:
     if parse == "lenient":
         return lambda text: text.strip(_AROUND) or None
     pattern = re.compile(parse)
-
-    def search(text: str) -> str | None:
-        match = pattern.search(text)
-        return match[1] if match else None
-
-    return search
+    return lambda text: match[1] if (match := pattern.search(text)) else None
 
 
 def misread(answers: Sequence[str], parse: str) -> list[str]:
@@ -50,15 +43,12 @@ def misread(answers: Sequence[str], parse: str) -> list[str]:
 
     Nothing is said where parse is a regular expression: the answer may want other text around it.
     """
-    if parse not in ("strict", "lenient"):
-        return []
     read = build_reader(parse)
-    pairs = [(answer, read(answer)) for answer in answers]
     return [
         f"valid answer {answer!r} is read as {'no answer' if seen is None else repr(seen)} with "
         f"parse: {parse}, so it can never be given; write it as it is read, or take parse: strict"
-        for answer, seen in pairs
-        if seen != answer
+        for answer in answers
+        if (seen := read(answer)) != answer and parse in ("strict", "lenient")
     ]
 
 

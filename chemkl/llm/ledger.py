@@ -49,13 +49,8 @@ class TextLedger(BaseLedger):
     def score(self, rollout: Rollout) -> pd.DataFrame:
         """Score completions: a row for each."""
         completions = self._completions(rollout)
-        rows = pd.DataFrame(
-            {
-                "group": [one.group for one in completions],
-                "prompt": [one.prompt for one in completions],
-                "completion": [one.text for one in completions],
-            }
-        )
+        texts = [(one.group, one.prompt, one.text) for one in completions]
+        rows = pd.DataFrame(texts, columns=["group", "prompt", "completion"])
         return rows.join(self._reward.score(completions))
 
     def remember(self, rows: pd.DataFrame) -> None:
@@ -80,12 +75,10 @@ class TextLedger(BaseLedger):
 def describe_cut_off(reasons: Sequence[str | None], most: int) -> list[str]:
     """Say how many completions of a run were cut off at max_new_tokens, where they are many."""
     n, total = sum(map(is_cut_off, reasons)), len(reasons)
-    if n <= _NOTABLE * total:
-        return []
     return [
         f"{n:,} of {total:,} completions were cut off, with no end after max_new_tokens = "
         f"{most:,}, and have failed: raise it, or ask for less in the prompt"
-    ]
+    ] * (n > _NOTABLE * total)
 
 
 ANSWERS_FILE = "answers.parquet"
@@ -118,13 +111,6 @@ class AnswerTracker(Callback):
 
     They are computed in the precision of the run, as those of the samples are: what the reference
     is asked here it remembers, and gives in the steps that follow.
-
-    Args:
-        out: folder of the run.
-        policy: what is trained.
-        reference: what it was.
-        answers: whole completions.
-        every: steps between two looks.
     """
 
     def __init__(
@@ -136,9 +122,11 @@ class AnswerTracker(Callback):
         every: int,
     ) -> None:
         self._path = out / ANSWERS_FILE
-        self._policy = policy
-        self._reference = reference
-        self._answers = list(answers)
+        self._models = (policy, reference)
+        self._asked = [
+            (prompt, list(answers), policy.encode(answers, prompt.number))
+            for prompt in policy.prompts
+        ]
         self._every = every
         self._rows: list[dict[str, Any]] = []
 
@@ -152,22 +140,15 @@ class AnswerTracker(Callback):
     def on_train_batch_start(self, trainer: Trainer, module: Any, _batch: Any, _i: int) -> None:
         """Look when it is time, before the step is made."""
         if module.next_step % self._every == 0:
-            self._look(trainer, module.next_step)
-
-    def on_train_end(self, trainer: Trainer, module: Any) -> None:
-        """Look a last time."""
-        self._look(trainer, module.next_step)
+            self.on_train_end(trainer, module)
 
     @torch.no_grad()
-    def _look(self, trainer: Trainer, step: int) -> None:
-        for prompt in self._policy.prompts:
-            token_BT = self._policy.encode(self._answers, prompt.number)
+    def on_train_end(self, trainer: Trainer, module: Any) -> None:
+        """Look a last time."""
+        for prompt, answers, token_BT in self._asked:
             with trainer.precision_plugin.forward_context():  # leaving it empties autocast's cache
-                both = (
-                    self._policy.logp_tokens(token_BT).tolist(),
-                    self._reference.logp_tokens(token_BT).tolist(),
-                )
-            for answer, logp_policy, logp_ref in zip(self._answers, *both, strict=True):
-                row = [step, prompt.number, prompt.text, answer, logp_policy, logp_ref]
-                self._rows.append(dict(zip(SCHEMA.names, row, strict=True)))
+                both = [model.logp_tokens(token_BT).tolist() for model in self._models]
+            for row in zip(answers, *both, strict=True):
+                values = (module.next_step, prompt.number, prompt.text, *row)
+                self._rows.append(dict(zip(SCHEMA.names, values, strict=True)))
         write_parquet(self._path, pa.Table.from_pylist(self._rows, schema=SCHEMA))

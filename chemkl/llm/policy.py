@@ -12,8 +12,9 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from itertools import groupby
 from operator import call
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -27,13 +28,10 @@ from chemkl.policies.base import Rollout, SequenceModel, counted, draw, sequence
 class HfPolicy(SequenceModel):
     """The distribution over completions of some prompts under a causal language model.
 
-    Completions of several prompts are drawn side by side. Where they are scored, every prompt has
-    a pass of its own: it is read once for all its rows, with gradient, and each different
-    completion once. Units are never dropped: the network stays in evaluation mode.
-
-    `sample` draws completions, `logp` says how probable given texts are, and `without_adapter` is
-    the model as it was: see the example in `chemkl.llm`.
-
+    `sample` draws completions, those of several prompts side by side, `logp` says how probable
+    given texts are, and `without_adapter` is the model as it was: see the example in `chemkl.llm`.
+    Where completions are scored, every prompt is read once for all its rows, with gradient, and
+    each different completion once. Units are never dropped: the network stays in evaluation mode.
     Its state is what is trained: frozen weights are neither saved nor asked for on loading.
 
     Args:
@@ -88,10 +86,8 @@ class HfPolicy(SequenceModel):
 
         A model that is trained whole has none underneath, and stays as it is.
         """
-        context: AbstractContextManager[Any] = (
-            self.model.disable_adapter() if self.has_adapter else nullcontext()  # type: ignore[operator]  # peft's
-        )
-        return context
+        model: Any = self.model
+        return model.disable_adapter() if self.has_adapter else nullcontext()
 
     # ---- text
 
@@ -104,29 +100,16 @@ class HfPolicy(SequenceModel):
         ]
 
     def encode(self, completions: Sequence[str], prompt: int = 0) -> Tensor:
-        """Return token_BT of complete texts, each as the tokenizer itself would cut it.
-
-        Raises:
-            TypeError: one string instead of several.
-            ValueError: there is no such prompt.
-        """
+        """Return token_BT of complete texts, each as the tokenizer itself would cut it."""
         if isinstance(completions, str):
             raise TypeError(f"expected several texts: write [{completions!r}]")
         if not 0 <= prompt < len(self.prompts):
             last = len(self.prompts) - 1
-            there_is = (
-                f"prompts are numbered from 0 to {last}"
-                if last
-                else "there is one prompt, number 0"
-            )
-            raise ValueError(f"prompt = {prompt}, but {there_is}")
+            raise ValueError(f"prompt = {prompt}, but prompts are numbered from 0 to {last}")
         rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in completions]
-        width = 2 + max(map(len, rows), default=0)
-        token_BT = torch.full((len(rows), width), self.end_id, dtype=torch.long)
-        token_BT[:, 0] = prompt
-        for row, ids in zip(token_BT, rows, strict=True):
-            row[1 : 1 + len(ids)] = torch.tensor(ids, dtype=torch.long)
-        return token_BT.to(self.device)
+        width = 1 + max(map(len, rows), default=0)
+        padded = [[prompt, *ids, *[self.end_id] * (width - len(ids))] for ids in rows]
+        return torch.tensor(padded, dtype=torch.long).view(len(rows), 1 + width).to(self.device)
 
     def logp(self, completions: Sequence[str], prompt: int = 0) -> Tensor:
         """Return log p of complete texts after a prompt: float32_B, nats, end token included.
@@ -166,75 +149,60 @@ class HfPolicy(SequenceModel):
         order = torch.randperm(len(self.prompts), generator=generator)
         chosen = sorted(order[: self.prompts_per_step].tolist())
         n_each = n // self.prompts_per_step
+        prompts = [self.prompts[number] for number in chosen]
         size = (n_each, self.max_new_tokens)
-        drawn = self._complete(
-            [self.prompts[number] for number in chosen],
-            torch.cat([torch.rand(size, generator=stream(seed, number)) for number in chosen]),
-        )
+        uniform = torch.stack([torch.rand(size, generator=stream(seed, i)) for i in chosen])
+        rows: list[int] = []
+        parts = []
+        most = max(1, self.sample_batch // max(1, n_each))
+        for places in _passes(prompts, most, pads=self._network.rewinds):
+            some, uniform_BL = [prompts[i] for i in places], uniform[places].flatten(0, 1)
+            parts.append(self._network.complete(some, uniform_BL, self.device))
+            rows += [place * n_each + row for place in places for row in range(n_each)]
+        order_B = torch.tensor(rows).long().argsort()
+        columns = [torch.cat(column)[order_B] for column in zip(*parts, strict=True)]
+        token_BL, logp_B, truncated_B = columns
         group_B = torch.tensor(chosen).repeat_interleave(n_each)
-        token_BT = torch.cat([group_B[:, None], drawn.tokens], dim=1)
+        token_BT = torch.cat([group_B[:, None], token_BL], dim=1)
         width = 1 + int(counted(token_BT, self.end_id).sum(dim=1).max()) if n else 2
         token_BT = token_BT[:, :width]
         return Rollout(
             self.decode(token_BT),
             token_BT.to(self.device),
-            drawn.logp.float().to(self.device),
-            drawn.truncated.to(self.device),
+            logp_B.float().to(self.device),
+            truncated_B.to(self.device),
             group=group_B.to(self.device),
             end_id=self.end_id,
         )
-
-    def _complete(self, prompts: Sequence[Prompt], uniform_BL: Tensor) -> "Drawn":
-        """Draw as many completions of each prompt, in passes of like length, in order."""
-        if not len(uniform_BL):
-            return Drawn(uniform_BL.long(), torch.zeros(0).double(), torch.zeros(0).bool())
-        n_each = len(uniform_BL) // len(prompts)
-        rows, parts = [], []
-        most = max(1, self.sample_batch // n_each)
-        for places in _passes(prompts, most, pads=self._network.rewinds):
-            row_B = (torch.tensor(places)[:, None] * n_each + torch.arange(n_each)).flatten()
-            some = [prompts[place] for place in places]
-            parts.append(self._network.complete(some, uniform_BL[row_B], self.device))
-            rows.append(row_B)
-        order_B = torch.cat(rows).argsort()
-        return Drawn(*(torch.cat(column)[order_B] for column in zip(*parts, strict=True)))
 
     # ---- log-probabilities
 
     def logp_tokens(self, token_BT: Tensor) -> Tensor:
         """Return log p of each row of ids: float32_B, nats, end token included, differentiable.
 
-        Equal rows are evaluated once; their gradients add up.
+        Equal rows are evaluated once; their gradients add up. With several micro-batches in all,
+        their activations are computed anew in the backward pass.
         """
         if not len(token_BT):
             return torch.zeros(0, device=self.device)
         row_UT, index_B = torch.unique(token_BT.to(self.device), dim=0, return_inverse=True)
         numbers, sizes = torch.unique_consecutive(row_UT[:, 0], return_counts=True)
-        parts = torch.split(row_UT, sizes.tolist())
-        several = sum(-(-len(part) // self.micro_batch) for part in parts) > 1
-        logps = [
-            self._logp_of_prompt(self.prompts[number], part_UT, several=several)
-            for number, part_UT in zip(numbers.tolist(), parts, strict=True)
-        ]
-        return torch.cat(logps)[index_B]
-
-    def _logp_of_prompt(self, prompt: Prompt, row_UT: Tensor, *, several: bool) -> Tensor:
-        """Return logp_U of different completions of one prompt.
-
-        With several micro-batches in all, their activations are computed anew in the backward pass.
-        """
-        length_U = counted(row_UT, self.end_id).sum(dim=1)
-        by_length_U = length_U.argsort(stable=True)
+        several = int(torch.ceil(sizes / self.micro_batch).sum()) > 1
         # nothing in there is random
         anew = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
         read: Any = anew if several and torch.is_grad_enabled() else call
-        ids, network = prompt.token_ids, self._network
-        past = read(network.read_prompt, ids, row_UT.device) if network.rewinds else ()
-        logps = [
-            read(network.logp_after, ids, row_UT[some][:, : 1 + int(length_U[some].max())], *past)
-            for some in torch.split(by_length_U, self.micro_batch)
-        ]
-        return torch.cat(logps)[by_length_U.argsort()]
+        network, logps = self._network, []
+        for number, part_UT in zip(numbers, torch.split(row_UT, sizes.tolist()), strict=True):
+            ids = self.prompts[number].token_ids
+            past = read(network.read_prompt, ids, row_UT.device) if network.rewinds else ()
+            length_U = counted(part_UT, self.end_id).sum(dim=1)
+            by_length_U = length_U.argsort(stable=True)
+            parts = []
+            for some in torch.split(by_length_U, self.micro_batch):
+                rows_UT = part_UT[some, : 1 + int(length_U[some].max())]
+                parts.append(read(network.logp_after, ids, rows_UT, *past))
+            logps.append(torch.cat(parts)[by_length_U.argsort()])
+        return torch.cat(logps)[index_B]
 
 
 # ---- the state
@@ -263,20 +231,6 @@ def _forgive_frozen(module: nn.Module, incompatible: Any) -> None:
 # ---- the network
 
 
-class Drawn(NamedTuple):
-    """Completions, on the CPU.
-
-    Attributes:
-        tokens: int64 (B, L), each row filled up with the end token.
-        logp: float64_B, nats, end token included.
-        truncated: bool_B, no end token within L.
-    """
-
-    tokens: Tensor
-    logp: Tensor
-    truncated: Tensor
-
-
 class Network:
     """A causal LM of transformers, or a PeftModel around one, as it is called here."""
 
@@ -297,8 +251,8 @@ class Network:
     def read(
         self,
         token_UT: Tensor,
-        cache: Any,
-        seen: int,
+        cache: Any = None,
+        seen: int = 0,
         real_US: Tensor | None = None,
         *,
         last_alone: bool = False,
@@ -309,12 +263,11 @@ class Network:
         and nothing is kept. real_US is 1 for each id up to the last that is no padding; None: all
         are real.
         """
-        if real_US is None:
-            end = seen + token_UT.shape[1]
-            position_UT = torch.arange(seen, end, device=token_UT.device).expand_as(token_UT)
-        else:
+        end = seen + token_UT.shape[1]
+        position_UT = torch.arange(seen, end, device=token_UT.device).expand_as(token_UT)
+        if real_US is not None:
             position_UT = (real_US.cumsum(dim=1) - 1).clamp_min(0)[:, seen:]
-        output = self._model(
+        output: Any = self._model(
             input_ids=token_UT,
             past_key_values=cache,
             attention_mask=real_US,
@@ -322,8 +275,7 @@ class Network:
             use_cache=cache is not None,
             logits_to_keep=1 if last_alone else 0,
         )
-        logits_UTV: Tensor = output.logits
-        return logits_UTV
+        return output.logits  # type: ignore[no-any-return]  # transformers'
 
     def read_prompt(self, prompt_ids: Sequence[int], device: torch.device) -> tuple[Tensor, ...]:
         """Return the logits_11V behind a prompt, and the keys and values of each layer in turn."""
@@ -333,32 +285,31 @@ class Network:
         return logits_11V, *(kept for layer in cache.layers for kept in (layer.keys, layer.values))
 
     def logp_after(self, prompt_ids: Sequence[int], row_UT: Tensor, *past: Tensor) -> Tensor:
-        """Return logp_U of rows, given what `read_prompt` returned.
-
-        Without that the prompt is read with each of them.
-        """
+        """Return logp_U of rows, from what `read_prompt` gave, or else with the prompt in each."""
         n, behind_UL, n_read = len(row_UT), row_UT[:, 1:-1], len(prompt_ids)
         if not past:
             prompt_UP = torch.tensor([prompt_ids], device=row_UT.device).expand(n, -1)
-            whole_UT = torch.cat([prompt_UP, behind_UL], dim=1)
-            logits_ULV = self.read(whole_UT, None, 0)[:, n_read - 1 :]
-            return sequence_logp(logits_ULV, row_UT, self._end_id)
-        first_11V, *layers = past
-        logits_ULV = first_11V.expand(n, -1, -1)
-        if behind_UL.shape[1]:
-            wide = [kept.expand(n, -1, -1, -1) for kept in layers]
-            cache = self._cache_kind(list(zip(wide[::2], wide[1::2], strict=True)))
-            logits_ULV = torch.cat([logits_ULV, self.read(behind_UL, cache, n_read)], dim=1)
+            logits_ULV = self.read(torch.cat([prompt_UP, behind_UL], dim=1))[:, n_read - 1 :]
+        else:
+            logits_ULV = past[0].expand(n, -1, -1)
+            if behind_UL.shape[1]:
+                wide = [kept.expand(n, -1, -1, -1) for kept in past[1:]]
+                cache = self._cache_kind(list(zip(wide[::2], wide[1::2], strict=True)))
+                logits_ULV = torch.cat([logits_ULV, self.read(behind_UL, cache, n_read)], dim=1)
         return sequence_logp(logits_ULV, row_UT, self._end_id)
 
     def complete(
         self, prompts: Sequence[Prompt], uniform_BL: Tensor, device: torch.device
-    ) -> Drawn:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Draw as many completions of each prompt, by inverting cumulative distributions.
 
         Rows with the same beginning share the way over it. Prompts of unequal length are filled up
         on the left with tokens that nothing attends to. Each token of each row is drawn by a number
         of uniform_BL, from [0, 1), on the CPU.
+
+        Returns:
+            On the CPU: ids (B, L), filled up with the end token; log p in nats, end token included,
+            float64_B; bool_B, no end token within L.
         """
         n, most = uniform_BL.shape
         token_BL = torch.full((n, most), self._end_id)
@@ -366,12 +317,13 @@ class Network:
         active_A = torch.arange(n)
         start_A = torch.arange(len(prompts)).repeat_interleave(n // len(prompts))
         width = max(len(prompt.token_ids) for prompt in prompts)
-        next_DP = torch.full((len(prompts), width), self._end_id, device=device)
-        real_GP = torch.zeros_like(next_DP)
-        for token_P, real_P, prompt in zip(next_DP, real_GP, prompts, strict=True):
-            token_P[width - len(prompt.token_ids) :] = torch.tensor(prompt.token_ids, device=device)
-            real_P[width - len(prompt.token_ids) :] = 1
-        real_DS = None if bool(real_GP.all()) else real_GP
+        pads = [[self._end_id] * (width - len(prompt.token_ids)) for prompt in prompts]
+        rows = list(zip(pads, (prompt.token_ids for prompt in prompts), strict=True))
+        next_DP = torch.tensor([[*pad, *ids] for pad, ids in rows], device=device)
+        real_DS: Tensor | None = None
+        if any(pads):
+            real = [[0] * len(pad) + [1] * len(ids) for pad, ids in rows]
+            real_DS = torch.tensor(real, device=device)
         cache, seen = self._new_cache(), 0
         for t in range(most):
             logits_DV = self.read(next_DP, cache, seen, real_DS, last_alone=True)[:, -1]
@@ -395,7 +347,7 @@ class Network:
                 real_DS = torch.cat([real_DS[parent_D], torch.ones_like(next_DP)], dim=1)
         truncated_B = torch.zeros(n, dtype=torch.bool)
         truncated_B[active_A] = True
-        return Drawn(token_BL, logp_B, truncated_B)
+        return token_BL, logp_B, truncated_B
 
 
 def _passes(prompts: Sequence[Prompt], most: int, *, pads: bool) -> Iterator[list[int]]:
@@ -404,14 +356,10 @@ def _passes(prompts: Sequence[Prompt], most: int, *, pads: bool) -> Iterator[lis
     So many at most; where shorter prompts cannot be padded, only equal lengths go together.
     """
     lengths = [len(prompt.token_ids) for prompt in prompts]
-    taken: list[int] = []
-    for place in sorted(range(len(prompts)), key=lengths.__getitem__):
-        fits = pads or not taken or lengths[place] == lengths[taken[0]]
-        if len(taken) == most or not fits:
-            yield taken
-            taken = []
-        taken.append(place)
-    yield taken
+    by_length = sorted(range(len(prompts)), key=lengths.__getitem__)
+    for _, group in groupby(by_length, lambda place: pads or lengths[place]):
+        places = list(group)
+        yield from (places[start : start + most] for start in range(0, len(places), most))
 
 
 class Reference(SequenceModel):
@@ -458,16 +406,12 @@ class Reference(SequenceModel):
         pairs = zip(token_BT.tolist(), length_B.tolist(), strict=True)
         keys = [tuple(row[:length]) for row, length in pairs]
         new = {key: row for row, key in enumerate(keys) if key not in self._logps}
-        computed = {}
         if new:
-            token_MT = token_BT[list(new.values())]
             with self._shared[0].without_adapter():
-                computed = dict(
-                    zip(new, self._shared[0].logp_tokens(token_MT).tolist(), strict=True)
-                )
-        logp_B = torch.tensor([computed[k] if k in computed else self._logps[k] for k in keys])
-        for key, value in zip(keys, logp_B.tolist(), strict=True):
-            self._logps[key] = value
+                computed = self._shared[0].logp_tokens(token_BT[list(new.values())])
+            self._logps |= zip(new, computed.tolist(), strict=True)
+        logp_B = torch.tensor([self._logps[key] for key in keys])
+        for key in keys:
             self._logps.move_to_end(key)
         while len(self._logps) > self._remembered:
             self._logps.popitem(last=False)

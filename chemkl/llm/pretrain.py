@@ -35,10 +35,7 @@ AT_A_TIME = 1_000
 
 
 class Conditions:
-    """Conditions, ready to be computed.
-
-    Args:
-        configs: at least one.
+    """Conditions, at least one, ready to be computed.
 
     Raises:
         InputError: with every problem of the components.
@@ -51,35 +48,29 @@ class Conditions:
         """Every combination of tags, one of each condition, the last one changing fastest."""
         self._terms: list[Term] = []
         problems: list[str] = []
-        document = Document({}, "")
         for place, config in enumerate(configs):
-            keys = ("conditions", place)
+            part = Document({}, "").at(("conditions", place), {})
+            component = None
             try:
                 component = find_component(config.kind)
+                score = component.build(config.parameters, part.at(("parameters",), {}))
+                self._terms.append(Term(config.kind, 1.0, score, float, batched=component.batched))
             except InputError as error:
-                problems.append(placed(document, (*keys, "kind"), error))
-                continue
-            try:
-                score = component.build(config.parameters, document.at((*keys, "parameters"), {}))
-            except InputError as error:
-                problems += str(error).splitlines()
-            else:
-                term = Term(config.kind, 1.0, score, float, batched=component.batched)
-                self._terms.append(term)
+                problems += str(error if component else placed(part, ("kind",), error)).splitlines()
         InputError.refuse(problems)
 
     def prompts_of(self, smiles: Sequence[str]) -> np.ndarray:
-        """Return the number of each molecule's prompt; NO_PROMPT where there is none.
+        """Return the number of each molecule's prompt.
 
-        What is no molecule, and what a component fails on, has no prompt.
+        It is NO_PROMPT for what is no molecule, and where a component fails.
         """
         number = np.full(len(smiles), NO_PROMPT)
         for start in range(0, len(smiles), AT_A_TIME):
-            parsed = {
-                start + i: read_molecule(text).mol
-                for i, text in enumerate(smiles[start : start + AT_A_TIME])
+            mols = {
+                i: mol
+                for i, text in enumerate(smiles[start : start + AT_A_TIME], start)
+                if (mol := read_molecule(text).mol) is not None
             }
-            mols = {i: mol for i, mol in parsed.items() if mol is not None}
             number[[*mols]] = 0
             with silenced():
                 for condition, term in zip(self.configs, self._terms, strict=True):
@@ -95,9 +86,9 @@ class Conditions:
         shape = [len(config.names) for config in self.configs]
         levels = np.unravel_index(number[number != NO_PROMPT], shape)
         return [
-            f"conditions.{place}: no molecule is {tag} ({condition.band(level)})"
-            for place, (condition, seen) in enumerate(zip(self.configs, levels, strict=True))
-            for level, tag in enumerate(condition.tags)
+            f"conditions.{place}: no molecule is {tag} ({config.band(level)})"
+            for place, (config, seen) in enumerate(zip(self.configs, levels, strict=True))
+            for level, tag in enumerate(config.tags)
             if level not in seen
         ]
 
@@ -133,11 +124,7 @@ class TaggedPolicy(HfPolicy):
 
 
 class TaggedDataset(TokenDataset):
-    """Molecules as rows of ids, each with the number of its prompt in front.
-
-    Raises:
-        InputError: no molecule, or a token that the vocabulary does not know, with its line.
-    """
+    """Molecules as rows of ids, each with the number of its prompt in front."""
 
     def __init__(
         self,
@@ -157,17 +144,17 @@ class TaggedDataset(TokenDataset):
 def build_tokenizer(vocabulary: Vocabulary, tags: Sequence[str]) -> Any:
     """Build a tokenizer of SMILES tokens and tags; blanks between them are dropped.
 
-    The SMILES tokens have the vocabulary's ids, the tags those that follow.
-
-    Raises:
-        InputError: a tag is a token of the vocabulary too.
+    The SMILES tokens have the vocabulary's ids, the tags those that follow. A tag that is a token
+    of the vocabulary too is refused.
     """
-    taken = sorted({END, UNKNOWN, *vocabulary.tokens} & set(tags))
-    if taken:
-        raise InputError(
-            f"conditions: {', '.join(taken)} is a token of the corpus, or of the model itself: "
-            "give the condition another name"
-        )
+    InputError.refuse(
+        [
+            f"conditions: {tag} is a token of the corpus, or of the model itself: give the "
+            "condition another name"
+            for tag in tags
+            if tag in {END, UNKNOWN, *vocabulary.tokens}
+        ]
+    )
     transformers, tokenizers = package("transformers"), package("tokenizers")
     names = {START_ID: UNKNOWN, END_ID: END}
     id_of = {names.get(i, token): i for i, token in enumerate(vocabulary.tokens)}
@@ -203,22 +190,20 @@ def build_tagged(
         )
     tokenizer = build_tokenizer(vocabulary, conditions.tags)
     inner = -(-round(INNER_FACTOR * config.hidden_size) // INNER_MULTIPLE) * INNER_MULTIPLE
+    ids = {"bos_token_id": None, "eos_token_id": END_ID, "pad_token_id": END_ID}
     with quiet() as transformers:
-        network = transformers.LlamaForCausalLM(
-            transformers.LlamaConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=config.hidden_size,
-                intermediate_size=config.inner_size or inner,
-                num_hidden_layers=config.n_layers,
-                num_attention_heads=config.n_heads,
-                num_key_value_heads=config.n_heads,
-                max_position_embeddings=config.max_length,
-                tie_word_embeddings=True,
-                bos_token_id=None,
-                eos_token_id=END_ID,
-                pad_token_id=END_ID,
-            )
+        settings = transformers.LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.hidden_size,
+            intermediate_size=config.inner_size or inner,
+            num_hidden_layers=config.n_layers,
+            num_attention_heads=config.n_heads,
+            num_key_value_heads=config.n_heads,
+            max_position_embeddings=config.max_length,
+            tie_word_embeddings=True,
+            **ids,
         )
+        network = transformers.LlamaForCausalLM(settings)
     prompts = [
         Prompt(number, text, text, tuple(tokenizer(text)["input_ids"]))
         for number, text in enumerate(conditions.prompts)

@@ -102,21 +102,18 @@ def _template(tokenizer: Any, template: str | Path) -> str | None:
     """The Jinja source of a template; None for plain text."""
     if template == "none":
         return None
+    source = getattr(tokenizer, "chat_template", None)
+    said = "chat, but the model's tokenizer has no chat template (a base model?)"
     if isinstance(template, Path):
         try:
-            return template.read_text(encoding="utf-8")
+            source = template.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"template: {template}: cannot be read as text in UTF-8 ({error}); give chat, "
-                "none, or the path of a Jinja template"
-            ) from error
-    chat = getattr(tokenizer, "chat_template", None)
-    if not isinstance(chat, str):
+            source, said = None, f"{template}: cannot be read as text in UTF-8 ({error})"
+    if not isinstance(source, str):
         raise InputError(
-            "template: chat, but the model's tokenizer has no chat template (a base model?): take "
-            "template: none and plain text, or give the path of a Jinja template"
+            f"template: {said}; give chat, none (plain text), or the path of a Jinja template"
         )
-    return chat
+    return source
 
 
 def _rendered(

