@@ -496,6 +496,26 @@ def _export(
         typer.echo(f"output: {path} ({n:,} {'rows' if all_rows else 'molecules'})")
 
 
+@app.command("bench")
+def _bench(
+    full: bool = Option(
+        False,
+        "--full/--quick",
+        help="Full: larger batches too, a run of 10,000 calls and its evaluation (minutes). "
+        "Default: quick.",
+    ),
+    json: Path | None = Option(None, metavar="FILE", help="Write all numbers, with --force over."),
+    force: Force = False,
+) -> None:
+    """Measure what this machine does: a step in its parts, sampling, training, scoring, runs.
+
+    Beside each stands the usual way, measured in turn: padded, float32, the agent's pass made anew.
+    """
+    from chemkl.bench.command import FULL, QUICK, bench
+
+    bench(FULL if full else QUICK, out=json, force=force)
+
+
 @app.command("convert")
 def _convert(
     source: Path = Argument(

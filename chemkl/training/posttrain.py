@@ -79,7 +79,7 @@ class Posttrain(lightning.LightningModule):
             output = self.objective(inputs) if learns else None
             target = output.target if output else self._target(inputs)
         # 5. record every row
-        self.recorded = _recorded(rows, inputs, target)
+        self.recorded = trace_rows(rows, inputs, target)
         self.trace.append(self.recorded)
         self.next_step = step + 1
         if self.is_finished:
@@ -357,7 +357,7 @@ def _without_dropout(policy: SequenceModel) -> SequenceModel:
     return policy
 
 
-def _recorded(rows: pd.DataFrame, inputs: LossInputs, target: TargetOutput) -> pd.DataFrame:
+def trace_rows(rows: pd.DataFrame, inputs: LossInputs, target: TargetOutput) -> pd.DataFrame:
     """Return the rows with every column of the trace; carried rows are in it already."""
     n = len(rows)
     return rows.assign(

@@ -1,6 +1,6 @@
 """What target and estimator cost beside the policy's forward pass, side by side in one process.
 
-python tests/losses/bench_objective.py [--rows 4096] [--model data/priors/moses.safetensors]
+python -m chemkl.bench.objective [--rows 4096] [--model data/priors/moses.safetensors]
 """
 
 import argparse
@@ -11,10 +11,11 @@ from pathlib import Path
 
 import torch
 
+from chemkl.config import shipped
 from chemkl.losses import ESTIMATORS, LossInputs, Objective, build_objective
 from chemkl.policies import load_policy
 
-ROOT = Path(__file__).parents[2]
+ROOT = shipped.root()
 REPEATS = 7
 
 
@@ -35,6 +36,7 @@ def update(objective: Objective, inputs: LossInputs) -> None:
 
 
 def main() -> None:
+    """Measure and print all estimators."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=4096, help="rows of the batch")
     parser.add_argument("--model", type=Path, default=ROOT / "data/priors/moses.safetensors")

@@ -1,6 +1,7 @@
 """What the engine costs: the quickstart reward on one core and on two workers, cache, memory.
 
-Run on an otherwise idle machine: python tests/rewards/bench_engine.py [number of molecules kept].
+Run on an otherwise idle machine: `python -m chemkl.bench.engine`, maybe with the
+number of molecules kept.
 Speeds that are compared are measured turn by turn on the same molecules; the median turn counts.
 """
 
@@ -17,12 +18,13 @@ from rdkit import Chem
 from rdkit.Chem import QED, rdMolDescriptors
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
+from chemkl.config import shipped
 from chemkl.rewards import RewardModel
 from chemkl.rewards.cache import ScoreCache
 from chemkl.rewards.components.physchem import sascorer
 from chemkl.rewards.scoring import SCAFFOLD, RawScores
 
-ROOT = Path(__file__).parents[2]
+ROOT = shipped.root()
 REWARD = yaml.safe_load((ROOT / "configs/rewards/oral_lead.yaml").read_text())
 MOLECULES = (ROOT / "data/moses_sample.smi").read_text().split()
 NAMES = [each["kind"] for each in REWARD["components"]]
@@ -44,6 +46,7 @@ def bare(smiles):
 
 
 def ways():
+    """What is compared, ready to be used."""
     one = RewardModel.from_config(REWARD)
     two = RewardModel.from_config({**REWARD, "workers": 2})
     for each in (bare, one.score, two.score):
@@ -52,6 +55,7 @@ def ways():
 
 
 def speeds():
+    """Measure and print all of them."""
     by_way = ways()
     clock = {name: [] for name in by_way}
     for turn in range(TURNS):

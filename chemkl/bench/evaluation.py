@@ -1,6 +1,6 @@
 """What evaluating a run costs: a trace of a million rows, and the diversity of 100,000 hits.
 
-Run on an otherwise idle machine: python tests/evaluation/bench_evaluation.py, or with numbers of
+Run on an otherwise idle machine: `python -m chemkl.bench.evaluation`, or with numbers of
 rows (at most a million) for these alone.
 
 The molecules are those of the MOSES training set (arXiv 1811.12823) in its order, made canonical
@@ -46,6 +46,7 @@ N_HITS = 100_000
 
 
 def canonical(smiles):
+    """Canonical SMILES and scaffold of some SMILES."""
     mols = [Chem.MolFromSmiles(each) for each in smiles]
     return [(Chem.MolToSmiles(mol), murcko_scaffold(mol)) for mol in mols]
 

@@ -1,0 +1,180 @@
+"""A step of post-training and one of pre-training, by chemkl and in the usual way.
+
+The usual way is that of most programs: all rows go on until the last one has ended, in float32 and
+padded, and the agent scores anew what it has just sampled. It runs here on the same network, with
+the same reward, so that a ratio needs no other program.
+
+Legend: B rows of a batch, T tokens, V vocabulary.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from chemkl.bench.measure import Parts, Watch
+from chemkl.config import shipped
+from chemkl.losses import LossInputs, build_objective
+from chemkl.policies import RnnPolicy, freeze, load_policy
+from chemkl.policies.base import draw, sequence_logp, stream
+from chemkl.policies.tokenizer import END_ID, START_ID
+from chemkl.results import TraceWriter
+from chemkl.rewards import RewardModel
+from chemkl.training.ledger import Ledger, NoFilter
+from chemkl.training.posttrain import InputBuilder, trace_rows
+
+SIGMA, LEARNING_RATE = 128.0, 1e-4
+NEURAL = ("sample", "prior", "agent", "gradient", "adam")
+"""The parts of a step that the network makes up; the others are chemistry and tables."""
+
+
+def prior_path() -> Path:
+    """The embedded prior."""
+    return shipped.root() / "data/priors/moses.safetensors"
+
+
+def reward_model() -> RewardModel:
+    """The quickstart's reward, in this process."""
+    return RewardModel.from_config(shipped.root() / "configs/rewards/oral_lead.yaml")
+
+
+def optimizer_of(policy: RnnPolicy, *, fused: bool) -> torch.optim.Optimizer:
+    """Adam, as both ways have it."""
+    return torch.optim.Adam(policy.parameters(), lr=LEARNING_RATE, fused=fused)
+
+
+class OurStep:
+    """Steps of a run, by the parts that `chemkl.training.posttrain` is made of.
+
+    Args:
+        batch: rows a step.
+        folder: where the trace is written.
+        rough: whether products are rounded to bfloat16.
+    """
+
+    def __init__(self, batch: int, folder: Path, *, rough: bool = False) -> None:
+        self._batch, self._rough, self._step = batch, rough, 0
+        self._policy, prior = load_policy(prior_path()), freeze(load_policy(prior_path()))
+        self._policy.train()
+        reward = reward_model()
+        self._ledger = Ledger(reward, NoFilter(), 10**9)
+        self._objective = build_objective("gibbs", "rloo", sigma=SIGMA)
+        self._builder = InputBuilder(self._policy, prior, self._objective, 0)
+        self._trace = TraceWriter(folder, reward.component_names, "bench", "0" * 64)
+        self._optimizer = optimizer_of(self._policy, fused=True)  # type: ignore[arg-type]
+        self.n_tokens = 0
+
+    def __call__(self) -> Parts:
+        """Make the next one."""
+        watch = Watch()
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._rough):
+            rollout = self._policy.sample_to_learn(self._batch, stream(0, self._step))
+            watch.lap("sample")
+            rows = self._ledger.enter(self._step, rollout)
+            watch.lap("score")
+            inputs = self._builder.build(rollout, rows, self._step, 0)
+            watch.lap("prior")
+            output = self._objective(inputs)
+            watch.lap("objective")
+        self._optimizer.zero_grad()
+        output.loss.backward()  # type: ignore[no-untyped-call]
+        watch.lap("gradient")
+        self._optimizer.step()
+        watch.lap("adam")
+        self._trace.append(trace_rows(rows, inputs, output.target))
+        if self._step % 10 == 9:
+            self._trace.cut()
+        watch.lap("trace")
+        self._step += 1
+        self.n_tokens = int(rollout.n_tokens.sum())
+        return watch.parts
+
+
+class UsualStep:
+    """The same steps in the usual way.
+
+    Args:
+        batch: rows a step.
+    """
+
+    def __init__(self, batch: int) -> None:
+        self._batch, self._step = batch, 0
+        self._policy, self._prior = load_policy(prior_path()), freeze(load_policy(prior_path()))
+        self._policy.train()
+        self._reward = reward_model()
+        self._objective = build_objective("gibbs", "rloo", sigma=SIGMA)
+        self._optimizer = optimizer_of(self._policy, fused=False)  # type: ignore[arg-type]
+
+    def __call__(self) -> Parts:
+        """Make the next one."""
+        watch = Watch()
+        token_BT = padded_sample(self._policy, self._batch, stream(0, self._step))
+        smiles = [self._policy.vocabulary.decode(row) for row in token_BT.tolist()]
+        watch.lap("sample")
+        reward_B = torch.tensor(self._reward.score(smiles)["reward"].to_numpy())
+        watch.lap("score")
+        logp_B = padded_logp(self._policy, token_BT)
+        watch.lap("agent")
+        with torch.no_grad():
+            logp_ref_B = padded_logp(self._prior, token_BT)
+        watch.lap("prior")
+        loss = self._objective(LossInputs(logp_B, logp_ref_B, reward_B)).loss
+        watch.lap("objective")
+        self._optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        watch.lap("gradient")
+        self._optimizer.step()
+        watch.lap("adam")
+        self._step += 1
+        return watch.parts
+
+
+@torch.no_grad()
+def padded_sample(policy: Any, n: int, generator: torch.Generator) -> Tensor:
+    """Draw n rows, token_BT: all go on until the last one has ended."""
+    last_B = torch.full((n,), START_ID)
+    columns, state = [last_B], None
+    ended_B = torch.zeros(n, dtype=torch.bool)
+    while not bool(ended_B.all()) and len(columns) <= policy.max_length:
+        logits_B1V, state = policy(last_B[:, None], state)
+        logp_BV = logits_B1V[:, 0].float().log_softmax(dim=-1)
+        last_B = draw(logp_BV, torch.rand(n, generator=generator)).masked_fill_(ended_B, END_ID)
+        ended_B |= last_B == END_ID
+        columns.append(last_B)
+    return torch.stack(columns, dim=1)
+
+
+def padded_logp(policy: Any, token_BT: Tensor) -> Tensor:
+    """Return log p of each row, by torch's own layers up to the longest one."""
+    return sequence_logp(policy(token_BT[:, :-1])[0], token_BT)
+
+
+def pretrain_step(token_BT: Tensor, logp: Callable[[Any, Tensor], Tensor]) -> Callable[[], Parts]:
+    """A step of maximum likelihood on a batch, with log p computed in one way or the other."""
+    policy: Any = load_policy(prior_path()).train()
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=LEARNING_RATE)
+
+    def step() -> Parts:
+        watch = Watch()
+        optimizer.zero_grad()
+        (-logp(policy, token_BT).mean()).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        watch.lap("pretrain")
+        return watch.parts
+
+    return step
+
+
+def operations(policy: Any, n_tokens: int) -> dict[str, float]:
+    """Floating-point operations of the products of a pass over so many tokens.
+
+    By `usual`: embeddings, hidden units and logits of each; by `ours` the share of the embedding is
+    looked up in a table.
+    """
+    sizes = policy.architecture
+    units, layers = sizes["hidden_size"], sizes["n_layers"]
+    recurrent = 4 * units * units * (2 * layers - 1) + units * len(policy.vocabulary)
+    embedded = 4 * units * sizes["embedding_size"]
+    return {"usual": 2.0 * n_tokens * (recurrent + embedded), "ours": 2.0 * n_tokens * recurrent}
