@@ -40,8 +40,6 @@ _OF_THE_ATTEMPT = ("prompts.json", "answers.parquet")
 _NOT_OUTPUT = (FILE_NAME, "logs/*", "*.yaml", "*.yml", "*.py", "*.txt", "*.log")
 """What lies in an output folder beside the output: logs, and what users keep there."""
 
-_OF_AN_END = {"config_hash", "finished", "ended_by", "results"}
-
 Status = Literal["running", "complete", "failed", "interrupted"]
 
 
@@ -126,50 +124,50 @@ class Manifest(BaseModel):
             if lock is not None:
                 undo.callback(lock.close)
             files = {role: InputFile.of(Path(path)) for role, path in (inputs or {}).items()}
-            earlier, same = cls.load(folder), False
-            try:
-                if earlier is not None:
-                    same = earlier.check_same(stage, plain, dict.fromkeys(limits, ""), files)
-            except InputError:
-                if earlier is None or not earlier.gives_way_to(stage, locked=lock is not None):
-                    raise
-                for name in _OF_THE_ATTEMPT:  # it would pass for the next one's
-                    (folder / name).unlink(missing_ok=True)
-                sys.stderr.write(
-                    f"{folder}: the earlier attempt ({earlier.status}) left no results and was "
-                    "another one; begins anew\n"
-                )
-                earlier = None
             occasion = f"{config_hash(plain)} {utf8(folder.resolve())} {now} {os.getpid()}"
-            run: dict[str, Any] = {
-                "run_id": f"{stage}-{hashlib.sha256(occasion.encode()).hexdigest()[:8]}",
-                "started": now,
-                "config_hash": config_hash(plain),
-            }
-            if earlier is not None:
-                run |= earlier.model_dump(include={"run_id", "started"})
-                run["resumed"] = [*earlier.resumed, now]
-                ended = earlier.model_dump(include=_OF_AN_END)
-                if same:
-                    run |= {key: ended[key] for key in ("config_hash", "results")}
-                    run["extended"] = earlier.extended
-                else:
-                    had = {key: earlier.config.get(key) for key in limits}
-                    run["extended"] = [*earlier.extended, had | ended]
             manifest = cls(
                 stage=stage,
+                run_id=f"{stage}-{hashlib.sha256(occasion.encode()).hexdigest()[:8]}",
                 status="running",
+                started=now,
                 seed=seed,
+                config_hash=config_hash(plain),
                 config=plain,
                 inputs=files,
                 versions=installed_versions(),
                 precision=precision,
-                **run,
             )
             manifest._folder, manifest._lock = folder, lock
+            earlier = cls.load(folder)
+            if earlier is not None:
+                manifest._follow(earlier, limits)
             manifest.save()
             undo.pop_all()
         return manifest
+
+    def _follow(self, earlier: Self, limits: Collection[str]) -> None:
+        """Go on with the earlier run of the folder, or begin anew if it left none; else refuse."""
+        free = dict.fromkeys(limits, "")
+        try:
+            same = earlier.check_same(self.stage, self.config, free, self.inputs)
+        except InputError:
+            if not earlier.gives_way_to(self.stage, locked=self._lock is not None):
+                raise
+            for name in _OF_THE_ATTEMPT:  # it would pass for the next one's
+                (self._folder / name).unlink(missing_ok=True)
+            sys.stderr.write(
+                f"{self._folder}: the earlier attempt ({earlier.status}) left no results and was "
+                "another one; begins anew\n"
+            )
+            return
+        self.resumed, self.extended = [*earlier.resumed, self.started], earlier.extended
+        self.run_id, self.started = earlier.run_id, earlier.started
+        if same:
+            self.config_hash, self.results = earlier.config_hash, earlier.results
+        else:
+            of_end = {"config_hash", "finished", "ended_by", "results"}
+            had = {key: earlier.config.get(key) for key in limits}
+            self.extended += [had | earlier.model_dump(include=of_end)]
 
     @classmethod
     def load(cls, out_dir: str | Path) -> Self | None:
