@@ -263,12 +263,12 @@ def what_differs(methods: Mapping[str, Mapping[int, ComparedRun]], baseline: str
     And whether the runs used several precisions.
     """
     of_method = {name: next(iter(runs.values())).own for name, runs in methods.items()}
-    for name, own in of_method.items():
+    for name, settings in of_method.items():
         if name == baseline:
             continue
         lines = [
             f"{key} {as_json(values[name])}, not {as_json(values[baseline])}"
-            for key, values in differences({name: own, baseline: of_method[baseline]}).items()
+            for key, values in differences({name: settings, baseline: of_method[baseline]}).items()
         ]
         if len(lines) > SHOWN:
             lines[SHOWN:] = [f"{len(lines) - SHOWN} more"]
@@ -280,7 +280,7 @@ def what_differs(methods: Mapping[str, Mapping[int, ComparedRun]], baseline: str
             if run.precision:
                 used.setdefault(run.precision, []).append(f"{name} seed {seed}")
     if len(used) > 1:  # of the same setting, auto, on several machines
-        lines = [f"{precision} by {', '.join(own)}" for precision, own in used.items()]
+        lines = [f"{precision} by {', '.join(some)}" for precision, some in used.items()]
         yield f"not all runs were trained in the same precision: {'; '.join(lines)}"
 
 
@@ -292,17 +292,17 @@ def pair_seeds(seeds: Mapping[str, Collection[int]], baseline: str) -> Pairs:
 
     paired, left_out, problems = {}, [], []
     base = set(seeds[baseline])
-    for method, own in seeds.items():
+    for method, its_seeds in seeds.items():
         if method == baseline:
             continue
-        paired[method] = sorted(set(own) & base)
+        paired[method] = sorted(set(its_seeds) & base)
         if not paired[method]:
             problems.append(
                 f"methods.{method}: no seed in common with the baseline {baseline}: it has "
-                f"{said(own)}, the baseline {said(base)}. Runs are compared seed "
+                f"{said(its_seeds)}, the baseline {said(base)}. Runs are compared seed "
                 "by seed: train it with the baseline's seeds."
             )
-        alone = {method: set(own) - base, baseline: base - set(own)}
+        alone = {method: set(its_seeds) - base, baseline: base - set(its_seeds)}
         lines = [f"{said(some)} of {name}" for name, some in alone.items() if some]
         if lines:
             left_out.append(f"{method} against {baseline}: without a pair: {'; '.join(lines)}")
@@ -340,9 +340,9 @@ def _read_run(folder: Path) -> ComparedRun:
         raise InputError(f"{folder}: {problem}")
     resolved = config | {"reward": reward, "max_samples": config.get("max_samples") or 10 * budget}
     settings = method_settings(resolved, manifest.inputs)
-    own = {key: value for key, value in settings.items() if key not in _SHARED}
+    of_method = {key: value for key, value in settings.items() if key not in _SHARED}
     shared = {key: settings[key] for key in _SHARED if key in settings and key != "prior"}
     files = {role: f for role, f in manifest.inputs.items() if role.startswith("reward.")}
     shared |= {f"{role} (sha256)": f.sha256 for role, f in {"prior": prior, **files}.items()}
     used = manifest.precision.used if manifest.precision else ""
-    return ComparedRun(folder, manifest.seed, budget, shared, own, used)
+    return ComparedRun(folder, manifest.seed, budget, shared, of_method, used)

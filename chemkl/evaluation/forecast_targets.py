@@ -117,14 +117,16 @@ class Forecast:
 
 def forecast_targets(config: ForecastConfig, points: Points) -> Forecast:
     """Forecast what the targets of a config ask for; its own beta and tau come with its lists."""
-    own = config.target
-    own_beta, own_tau = own.resolved_beta, tau_of([own], points, config)
+    config_target = config.target
+    own_beta, own_tau = config_target.resolved_beta, tau_of([config_target], points, config)
     betas = sorted({*config.resolved_betas, own_beta}, reverse=True)
     taus = sorted({*(config.taus or ()), own_tau})
     rows = [_row("prior", None, tau, points, None, config.min_ess) for tau in taus]
-    for kind, beta, tau in product(dict.fromkeys((*KINDS, own.kind)), betas, taus):
-        row = _row(kind, beta, tau, points, build_target(own, kind, beta, tau), config.min_ess)
-        rows.append(row | {"own": (kind, beta, tau) == (own.kind, own_beta, own_tau)})
+    for kind, beta, tau in product(dict.fromkeys((*KINDS, config_target.kind)), betas, taus):
+        row = _row(
+            kind, beta, tau, points, build_target(config_target, kind, beta, tau), config.min_ess
+        )
+        rows.append(row | {"own": (kind, beta, tau) == (config_target.kind, own_beta, own_tau)})
     trusted = [row["beta"] for row in rows if row["target"] == "gibbs" and row["trusted"]]
     families = estimates.main_families(points, list(dict.fromkeys(trusted)), config.families)
     crossings = estimates.crossovers(points, [family.scaffold for family in families])
@@ -135,7 +137,11 @@ def forecast_targets(config: ForecastConfig, points: Points) -> Forecast:
         *(hit_sentence(points, row) for row in of_prior),
         *(row["sentence"] for row in at_own),
         *_bonus_sentences(rows, own_beta, own_tau),
-        *(() if own.kind == "mara" and own.reward_on_hits == "own" else _alike_sentence(rows)),
+        *(
+            ()
+            if config_target.kind == "mara" and config_target.reward_on_hits == "own"
+            else _alike_sentence(rows)
+        ),
         *(
             f"{why[0].upper()}{why[1:]}: training does not walk to the target that is forecast."
             for why in moved.values()
@@ -159,12 +165,16 @@ def tau_of(targets: Sequence[TargetConfig], points: Points, config: ForecastConf
     return config.taus[0] if config.taus else DEFAULT_TAU
 
 
-def build_target(own: TargetConfig, kind: str, beta: float, tau: float) -> Target:
+def build_target(config_target: TargetConfig, kind: str, beta: float, tau: float) -> Target:
     """Make a target of the loss core, with the options of the run's own where that is its kind."""
     if kind == "gibbs":
         return TARGETS[kind](beta=beta)
     shape = {"kind", "beta", "sigma", "tau", "tau_quantile", "tau_floor"}
-    options = own.model_dump(exclude=shape, exclude_none=True) if own.kind == kind else {}
+    options = (
+        config_target.model_dump(exclude=shape, exclude_none=True)
+        if config_target.kind == kind
+        else {}
+    )
     return TARGETS[kind](beta=beta, tau=tau, **options)
 
 

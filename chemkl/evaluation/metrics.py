@@ -597,14 +597,14 @@ def evaluate(
     rows: list[dict[str, Any]] = []
     for threshold in (None, *(thresholds if samples.is_scored else ())):
         molecules = samples.molecules if threshold is None else samples.hits(threshold)
-        own = MoleculeSet(samples, threshold, molecules, options, comparisons)
+        molecule_set = MoleculeSet(samples, threshold, molecules, options, comparisons)
         row: dict[str, Any] = {"run": samples.name, "threshold": threshold}
         for metric in metrics:
             if metric.scope == "run" and rows:
                 row[metric.key] = rows[0][metric.key]
             else:
                 left_out = metric.scope == "hits" and threshold is None
-                row[metric.key] = None if left_out else metric.value(own)
+                row[metric.key] = None if left_out else metric.value(molecule_set)
         rows.append(row)
     return rows
 

@@ -39,11 +39,11 @@ def paired_difference(
         raise ValueError(f"pairs need equally many values, got shapes {x_N.shape} and {y_N.shape}")
     n = len(x_N)
     spread = dict.fromkeys(("mean", "sd", "baseline_mean", "baseline_sd"))
-    found: dict[str, Any] = spread | dict.fromkeys(("difference", "low", "high", "t", "df", "p"))
-    found["n"] = n
+    result: dict[str, Any] = spread | dict.fromkeys(("difference", "low", "high", "t", "df", "p"))
+    result["n"] = n
     if n > 0:
-        found |= {"mean": float(x_N.mean()), "baseline_mean": float(y_N.mean())}
-        found["difference"] = float((x_N - y_N).mean())
+        result |= {"mean": float(x_N.mean()), "baseline_mean": float(y_N.mean())}
+        result["difference"] = float((x_N - y_N).mean())
     if n > 1:
         interval = stats.bootstrap(
             (x_N, y_N),
@@ -54,10 +54,10 @@ def paired_difference(
             method="percentile",
             random_state=np.random.default_rng(seed),
         ).confidence_interval
-        found |= {"low": float(interval.low), "high": float(interval.high)}
-        found |= {"sd": float(x_N.std(ddof=1)), "baseline_sd": float(y_N.std(ddof=1))}
-        found |= welch(x_N, y_N, better)
-    return found
+        result |= {"low": float(interval.low), "high": float(interval.high)}
+        result |= {"sd": float(x_N.std(ddof=1)), "baseline_sd": float(y_N.std(ddof=1))}
+        result |= welch(x_N, y_N, better)
+    return result
 
 
 def welch(x_N: np.ndarray, y_N: np.ndarray, better: Direction) -> dict[str, float]:

@@ -85,10 +85,10 @@ def legend(frame: pd.DataFrame, options: MetricOptions) -> str:
 def window_table(over_time: pd.DataFrame, options: MetricOptions) -> Iterator[Table]:
     """How the last samples looked at a few calls of each run; nothing without a molecule."""
     rows: list[dict[str, Any]] = []
-    for _, own in over_time[over_time["threshold"].isna()].groupby("run", sort=False):
-        points = min(len(own), POINTS)  # evenly from the end on
-        places = [(k * len(own)) // points - 1 for k in range(1, points + 1)]
-        rows += rows_of(own.iloc[places])
+    for _, of_run in over_time[over_time["threshold"].isna()].groupby("run", sort=False):
+        points = min(len(of_run), POINTS)  # evenly from the end on
+        places = [(k * len(of_run)) // points - 1 for k in range(1, points + 1)]
+        rows += rows_of(of_run.iloc[places])
     if rows:
         title = f"The last {options.late_samples:,} valid samples at several calls"
         late = [m for m in _screen("late", options) if m.key in over_time]
@@ -106,8 +106,8 @@ def family_tables(
 ) -> Iterator[Table]:
     """Which families grew and shrank most, and how many of the prior's each run made again."""
     moved: list[pd.DataFrame] = []
-    for _, own in families.groupby("run", sort=False):
-        by_change = own.sort_values("share_change", ascending=False, kind="stable")
+    for _, of_run in families.groupby("run", sort=False):
+        by_change = of_run.sort_values("share_change", ascending=False, kind="stable")
         change = by_change["share_change"]
         moved += [by_change[change > 0].head(MOVED), by_change[change < 0].tail(MOVED)]
     if moved:

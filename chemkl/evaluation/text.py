@@ -355,7 +355,7 @@ def text_metrics_of(options: TextOptions) -> list[Metric]:
     columns: list[Metric] = []
     for metric in TEXT_METRICS.values():
         columns.append(metric)
-        own = replace(metric, label="", tables=(), brief="")
+        hidden = replace(metric, label="", tables=(), brief="")
         for n in options.ngrams if metric.key == "ead" else ():
             share = f"Different {n}-grams / {n}-grams, over all texts together; tokens: {{tokens}}."
             adjusted = (
@@ -366,7 +366,7 @@ def text_metrics_of(options: TextOptions) -> list[Metric]:
                 ("distinct", share, lambda s, n=n: s.ngrams[n].share),
                 ("ead", adjusted, lambda s, n=n: s.ngrams[n].adjusted(s.options.vocabulary)),
             ):
-                columns.append(replace(own, key=f"{key}_{n}", meaning=meaning, value=value))
+                columns.append(replace(hidden, key=f"{key}_{n}", meaning=meaning, value=value))
     return columns
 
 
@@ -416,11 +416,11 @@ def text_rows(
             mine, some = texts[texts[PROMPT] == prompt], chosen[chosen[PROMPT] == prompt]
             final, n_prompts = exact.get(prompt, {}), 1
             wanted |= {"exact", *({"answers"} & {*measures} if has_answers else ())}
-        own = TextSet(mine, some, options, vectors, has_words, final)
+        text_set = TextSet(mine, some, options, vectors, has_words, final)
         return {
             **{"run": samples.name, "method": samples.method, "seed": samples.seed},
             **{"scope": scope, "prompt": prompt, "n_prompts": n_prompts, "n_samples": len(mine)},
-            **{m.key: m.value(own) if m.needs in wanted else None for m in metrics},
+            **{m.key: m.value(text_set) if m.needs in wanted else None for m in metrics},
         }
 
     single, whole = [row(ONE, prompt) for prompt in prompts], row(ALL, None)
@@ -440,8 +440,10 @@ def method_rows(rows: Rows, methods: Sequence[str], options: TextOptions) -> lis
     """Mean and spread over the runs of each method, for every measure that has a value."""
     spread = []
     for method, scope, metric in product(methods, (ALL, PROMPTS), text_metrics_of(options)):
-        own = [row[metric.key] for row in rows if (row["method"], row["scope"]) == (method, scope)]
-        values = [value for value in own if not is_missing(value)]
+        column = [
+            row[metric.key] for row in rows if (row["method"], row["scope"]) == (method, scope)
+        ]
+        values = [value for value in column if not is_missing(value)]
         if values:
             sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
             spread.append(
@@ -493,11 +495,11 @@ def text_tables(rows: Rows, methods: Rows, settings: EvaluateTextConfig) -> Iter
     ):
         if shown:
             yield table(title, [RUN, *columns[name]], shown)
-    for title, name, scope, own in (
+    for title, name, scope, chosen in (
         ("Methods, all texts: ± sd", "texts", ALL, whole),
         ("Methods, answers: ± sd", "answers", PROMPTS, answered),
     ):
-        of_these = {row["method"] for row in own}
+        of_these = {row["method"] for row in chosen}
         means = [row for row in methods if row["scope"] == scope and row["method"] in of_these]
         if means:
             yield _methods(title, means, columns[name])
@@ -540,13 +542,13 @@ def _methods(title: str, rows: Rows, columns: Iterable[Metric]) -> Table:
         n = max(row["n"] for row in rows if row["method"] == name)
         made.add_column(Text(f"{name}, n = {n}"), justify="right")
     for column in columns:
-        own = [by_place.get((method, column.key)) for method in methods]
-        if column.key != "n_texts" and any(own):
+        of_methods = [by_place.get((method, column.key)) for method in methods]
+        if column.key != "n_texts" and any(of_methods):
             how = str(column.how)
             cells = [
                 cell(row and row["mean"], how)
                 + (f" ± {cell(row['sd'], how)}" if row and row["sd"] is not None else "")
-                for row in own
+                for row in of_methods
             ]
             made.add_row(column.label, *cells)
     return made

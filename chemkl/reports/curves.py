@@ -80,19 +80,19 @@ def _draw_bands(
     axes: Axes, curves: Sequence[pd.Series], methods: Methods, faint: Sequence[pd.Series]
 ) -> None:
     for number, members in enumerate(methods.values()):
-        own, style = colour(number), dash(number)
+        ink, style = colour(number), dash(number)
         whole = figures.band([curves[member] for member in members], MAX_POINTS)
         if not whole.n:
             continue
         if len(members) == 1 and faint:
             raw = figures.thinned(faint[members[0]].dropna(), MAX_POINTS)
-            axes.plot(raw.index, raw, color=own, alpha=0.22, linewidth=0.8)
+            axes.plot(raw.index, raw, color=ink, alpha=0.22, linewidth=0.8)
         if whole.n > 1:
             edges = whole.low, whole.high
-            axes.fill_between(whole.x, *edges, color=own, alpha=0.16, linewidth=0)
+            axes.fill_between(whole.x, *edges, color=ink, alpha=0.16, linewidth=0)
         for tail in whole.tails:
-            axes.plot(tail.index, tail, color=own, linewidth=0.7, alpha=0.6)
-        axes.plot(whole.x, whole.mean, color=own, linestyle=style)
+            axes.plot(tail.index, tail, color=ink, linewidth=0.7, alpha=0.6)
+        axes.plot(whole.x, whole.mean, color=ink, linestyle=style)
 
 
 def _log_counts(axis: Axis) -> None:
@@ -141,13 +141,13 @@ def yield_panels(runs: Sequence[RunView], methods: Methods, threshold: float) ->
         hits = "yield", "Yield", f"distinct molecules with R ≥ {threshold:g}"
         scaffolds = "scaffold-yield", "Scaffold yield", "distinct Bemis-Murcko scaffolds among them"
         for name, words in (("molecules", hits), ("scaffolds", scaffolds)):
-            own = [curve[name] for curve in counts]
-            panels.append(_band_panel(words, own, methods, calls, ylim=(0, None), y="counts"))
+            series = [curve[name] for curve in counts]
+            panels.append(_band_panel(words, series, methods, calls, ylim=(0, None), y="counts"))
     best = [view.top_curves(run.trace) for run in runs]
     for k in view.TOP:
         note = f"mean of the {k} best rewards so far; AUC top-{k} is its mean over the calls"
-        own = [curve[f"top_{k}"] for curve in best]
-        panels.append(_band_panel((f"top-{k}", f"Top {k}", note), own, methods, calls))
+        series = [curve[f"top_{k}"] for curve in best]
+        panels.append(_band_panel((f"top-{k}", f"Top {k}", note), series, methods, calls))
     return panels
 
 
@@ -167,9 +167,9 @@ def collapse_panels(runs: Sequence[RunView], methods: Methods) -> list[Panel]:
         ("late_top_share", "Largest scaffold in the window", of_share, share),
     ):
         words = name.replace("_", "-"), title, told
-        own = [run.windows.get(name, empty) for run in runs]
+        series = [run.windows.get(name, empty) for run in runs]
         panels.append(
-            _band_panel(words, own, methods, "valid samples so far", levels=levels, **look)
+            _band_panel(words, series, methods, "valid samples so far", levels=levels, **look)
         )
     return panels
 
@@ -225,10 +225,10 @@ def draw_forest(rows: Sequence[Mapping[str, Any]], confidence: float) -> Figure:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         grid = figure.subplots(n_lines, n_columns, squeeze=False)
-        for axes, ((metric, threshold), own) in zip(grid.flat, panels.items(), strict=False):
-            _draw_differences(axes, own, methods)
+        for axes, ((metric, threshold), members) in zip(grid.flat, panels.items(), strict=False):
+            _draw_differences(axes, members, methods)
             axes.set_title(f"{metric}, {set_name(threshold)}", loc="left", **words)
-            axes.set_xlabel(f"difference ({own[0]['better']} is better)")
+            axes.set_xlabel(f"difference ({members[0]['better']} is better)")
         for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
         title = (
@@ -246,13 +246,13 @@ def _draw_differences(
     labels = {row["method"]: f"{row['method']} (n = {row['n']})" for row in rows}
     for row in rows:
         place, middle, low = methods.index(row["method"]), row["difference"], row["low"]
-        own = colour(place)
+        ink = colour(place)
         if middle is not None and low is None:
-            axes.plot([middle], [place], "x", color=own)
+            axes.plot([middle], [place], "x", color=ink)
         elif middle is not None:
-            axes.plot([low, row["high"]], [place, place], color=own)
-            face = own if row["verdict"] == "better" else "white"
-            axes.plot([middle], [place], "o", color=own, markerfacecolor=face)
+            axes.plot([low, row["high"]], [place, place], color=ink)
+            face = ink if row["verdict"] == "better" else "white"
+            axes.plot([middle], [place], "o", color=ink, markerfacecolor=face)
     axes.set_yticks(range(len(methods)), [labels[method] for method in methods], parse_math=False)
     axes.set_ylim(len(methods) - 0.5, -0.5)
     axes.xaxis.set_major_locator(MaxNLocator(4))
@@ -277,13 +277,13 @@ def draw_entropy(curves: Mapping[str, Sequence[pd.DataFrame]]) -> Figure:
             for number, (name, seeds) in enumerate(curves.items()):
                 by_seed = [one.set_index("step")[column].rename(i) for i, one in enumerate(seeds)]
                 table = pd.concat(by_seed, axis=1, join="inner").dropna().sort_index()
-                own, label = colour(number), name
+                shade, label = colour(number), name
                 if len(seeds) > 1:
                     label = f"{name} (n = {len(seeds)})"
                     edges = table.min(axis=1), table.max(axis=1)
-                    axes.fill_between(table.index, *edges, color=own, alpha=0.18, linewidth=0)
+                    axes.fill_between(table.index, *edges, color=shade, alpha=0.18, linewidth=0)
                 mean = table.mean(axis=1)
-                axes.plot(table.index, mean, color=own, linestyle=dash(number), label=label)
+                axes.plot(table.index, mean, color=shade, linestyle=dash(number), label=label)
             for key in across:
                 first = "ln K, uniform" if key == "ln_k" else "reference"
                 ink, style = (INK, ":") if key == "ln_k" else (SOFT, "--")

@@ -95,49 +95,51 @@ def likelihood_panels(
         axes.set_xlabel("log π of the prior, nats")
         axes.yaxis.set_major_locator(MaxNLocator(5))
 
-    def reward_panel(number: int, name: str, own: Cloud) -> Panel:
+    def reward_panel(number: int, name: str, data: Cloud) -> Panel:
         def on(axes: Axes) -> None:
             framed(axes, rewards)
-            levels = [(threshold, "hit"), *((tau, "τ") for tau in own.taus if tau != threshold)]
+            levels = [(threshold, "hit"), *((tau, "τ") for tau in data.taus if tau != threshold)]
             for value, label in levels:
                 axes.axhline(value, color=INK, linewidth=0.8, linestyle=_DASHED)
                 place: Look = {"transform": axes.get_yaxis_transform(), "va": "bottom"}
                 words = f"{label} {value:g} "
                 axes.text(1.0, value, words, ha="right", fontsize=7.5, color=INK, **place)
-            _dots(axes, own.misses, "reward", SOFT, 0.5, rng)
-            _dots(axes, own.hits, "reward", colour(number), 0.65, rng)
+            _dots(axes, data.misses, "reward", SOFT, 0.5, rng)
+            _dots(axes, data.hits, "reward", colour(number), 0.65, rng)
             look: Look = {"markersize": 4, "markeredgewidth": 0.7, "alpha": 0.75}
-            rings = own.anchors["logp_ref"], own.anchors["reward"]
+            rings = data.anchors["logp_ref"], data.anchors["reward"]
             axes.plot(*rings, "o", color=INK, markerfacecolor="none", **look)
-            _histogram(axes, own, colour(number))
+            _histogram(axes, data, colour(number))
 
-        n_hits, n_anchors = len(own.hits), len(own.anchors)
-        note = f"R of {n_hits + len(own.misses):,} distinct molecules, {n_hits:,} of them hits (in "
+        n_hits, n_anchors = len(data.hits), len(data.anchors)
+        note = (
+            f"R of {n_hits + len(data.misses):,} distinct molecules, {n_hits:,} of them hits (in "
+        )
         note += f"colour); {f'{n_anchors:,} anchors (rings)' if n_anchors else 'no anchors'}"
         svg = draw_panel(f"reward-{number + 1}", on, size, above=ABOVE)
         return Panel(f"{name}: reward", note, svg)
 
-    def policy_panel(number: int, name: str, own: Cloud) -> Panel:
+    def policy_panel(number: int, name: str, data: Cloud) -> Panel:
         def on(axes: Axes) -> None:
             framed(axes, policies)
-            _dots(axes, own.late_hits, "logp_policy", colour(number), 0.65, rng)
-            if own.slope is not None:
-                middle = own.late_hits["logp_ref"].mean(), own.late_hits["logp_policy"].mean()
+            _dots(axes, data.late_hits, "logp_policy", colour(number), 0.65, rng)
+            if data.slope is not None:
+                middle = data.late_hits["logp_ref"].mean(), data.late_hits["logp_policy"].mean()
                 axes.axline(middle, slope=1, color=SOFT, linewidth=1, linestyle=_DASHED)
-                axes.axline(middle, slope=own.slope, color=INK, linewidth=1.4)
+                axes.axline(middle, slope=data.slope, color=INK, linewidth=1.4)
 
-        slope = "too few to say" if own.slope is None else f"slope {own.slope:.2f}"
-        note = f"log π of the policy for the {len(own.late_hits):,} hits among the last samples; "
+        slope = "too few to say" if data.slope is None else f"slope {data.slope:.2f}"
+        note = f"log π of the policy for the {len(data.late_hits):,} hits among the last samples; "
         svg = draw_panel(f"policy-{number + 1}", on, size)
         return Panel(f"{name}: policy", f"{note}{slope}", svg)
 
     size = WIDE[0], WIDE[1] + ABOVE
     panels = []
-    for number, (name, own) in enumerate(zip(methods, clouds, strict=True)):
+    for number, (name, data) in enumerate(zip(methods, clouds, strict=True)):
         rng = np.random.default_rng(seed)
-        panels.append(reward_panel(number, name, own))
-        if len(own.late_hits):
-            panels.append(policy_panel(number, name, own))
+        panels.append(reward_panel(number, name, data))
+        if len(data.late_hits):
+            panels.append(policy_panel(number, name, data))
     return panels
 
 
@@ -168,7 +170,7 @@ def _dots(
     axes.add_patch(PathPatch(path, fill=False, color=shade, capstyle="round", **look))
 
 
-def _histogram(axes: Axes, own: Cloud, shade: str) -> None:
+def _histogram(axes: Axes, data: Cloud, shade: str) -> None:
     """Above the panel, where the samples were at the beginning (grey) and are at the end."""
     place = axes.get_position()
     height = ABOVE / (WIDE[1] + ABOVE) * 0.86
@@ -177,7 +179,7 @@ def _histogram(axes: Axes, own: Cloud, shade: str) -> None:
     edges = np.linspace(*axes.get_xlim(), 60)
     early: Look = {"color": SOFT, "fill": True, "alpha": 0.45}
     late: Look = {"color": shade, "alpha": 1}
-    for values, look in ((own.early, early), (own.late, late)):
+    for values, look in ((data.early, early), (data.late, late)):
         if len(values):
             counts, _ = np.histogram(values, edges)
             top.stairs(counts / len(values), edges, linewidth=1.3, **look)

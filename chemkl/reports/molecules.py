@@ -63,9 +63,9 @@ def scaffold_blocks(
     """For each method `name` and `scaffolds`, largest first, ready to be shown."""
     blocks = []
     for name, members in methods.items():
-        own = [runs[member] for member in members]
-        components = component_names(own)
-        molecules = best_first(own).drop_duplicates("canonical_smiles")
+        views = [runs[member] for member in members]
+        components = component_names(views)
+        molecules = best_first(views).drop_duplicates("canonical_smiles")
 
         def card(one: Mapping[Any, Any], components: Sequence[str] = components) -> dict[str, Any]:
             values = [(c, cell(one.get(f"{RAW_PREFIX}{c}"), ".3g")) for c in components]
@@ -74,7 +74,7 @@ def scaffold_blocks(
             return {**head, "reward": cell(one["reward"], ".3f"), "components": values}
 
         shown: list[dict[str, Any]] = []
-        largest = largest_scaffolds(own, options.threshold, options.window)
+        largest = largest_scaffolds(views, options.threshold, options.window)
         for row in largest[: options.n_scaffolds]:
             drawing = Markup(draw_molecule(row["scaffold"]))
             of_it = molecules[molecules["scaffold"] == row["scaffold"]].head(options.n_molecules)
@@ -121,8 +121,10 @@ def family_blocks(runs: Sequence[RunView], methods: Methods, n: int) -> list[dic
     For each method `before` and `after` are families with a share, mean over its runs, and `whole`
     the share at the right end of the scale.
     """
-    members = {name: [runs[m] for m in own if runs[m].families] for name, own in methods.items()}
-    largest = {name: mean_shares(own)[:n] for name, own in members.items()}
+    members = {
+        name: [runs[m] for m in places if runs[m].families] for name, places in methods.items()
+    }
+    largest = {name: mean_shares(places)[:n] for name, places in members.items()}
     first = [rows[0] for rows in largest.values() if rows]
     whole = max((max(row["before"], row["after"]) for row in first), default=0) or 1.0
 

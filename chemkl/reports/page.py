@@ -52,7 +52,9 @@ def render_page(
     """Render the report; equal inputs give equal text."""
     shown = [table_cells(table, methods) for table in tables]
     swatches = [_swatch(number) for number in range(len(methods))]
-    swatch_of = {m: swatches[number] for number, own in enumerate(methods.values()) for m in own}
+    swatch_of = {
+        m: swatches[number] for number, places in enumerate(methods.values()) for m in places
+    }
     named = [
         {"name": name, "anchor": f"method-{k + 1}", "swatch": swatches[k], "n": len(members)}
         for k, (name, members) in enumerate(methods.items())
@@ -166,7 +168,7 @@ _MEANS = (
 
 def sections(runs: Sequence[RunView], methods: Methods, options: PageOptions) -> list[Section]:
     """All sections in their order, whether they have data or not."""
-    sizes = {len(own) for own in methods.values()}
+    sizes = {len(places) for places in methods.values()}
     means, bands = (_MEANS, f" {HOW_TO_READ_BANDS}") if max(sizes, default=1) > 1 else ("", "")
     sentences = describe(runs, options.threshold, methods, options.comparison)
     sentences = [*filter(None, [options.threshold_source]), *sentences]
@@ -322,8 +324,8 @@ def different_settings(runs: Sequence[RunView], methods: Methods) -> list[tuple[
         (
             key,
             [
-                ", ".join(dict.fromkeys(shown(values.get(str(m), ABSENT)) for m in own))
-                for own in methods.values()
+                ", ".join(dict.fromkeys(shown(values.get(str(m), ABSENT)) for m in places))
+                for places in methods.values()
             ],
         )
         for key, values in sorted(differences(configs).items())

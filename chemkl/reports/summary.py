@@ -298,11 +298,11 @@ def _collapsed(name: str, bad: Sequence[LateSamples], n_runs: int) -> str:
 def _not_collapsed(names: Sequence[str], lates: Sequence[LateSamples]) -> str:
     least = percent(min(late.distinct or 0.0 for late in lates))
     largest = max(late.top_share or 0.0 for late in lates)
-    each, at_least = (" of each run", "at least ") if len(lates) > 1 else ("", "")
+    of_each, at_least = (" of each run", "at least ") if len(lates) > 1 else ("", "")
     family = "none has a scaffold"
     if largest:
         family = f"no scaffold holds more than {percent(largest)} of those with one"
     return (
         f"{listed(names)} did not collapse: of the last {span(late.n for late in lates)} valid "
-        f"samples{each} {at_least}{least} are distinct, and {family}."
+        f"samples{of_each} {at_least}{least} are distinct, and {family}."
     )
