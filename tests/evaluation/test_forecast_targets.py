@@ -1,5 +1,6 @@
 """Which targets a forecast looks at, what it says of them, and what training is held against."""
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -76,10 +77,8 @@ def test_there_is_one_row_for_each_kind_beta_and_tau_and_the_prior(config):
     assert len(found.rows) == len(taus) * (1 + 2 * len(sigmas))
     own = [(r["target"], round(r["sigma"]), r["tau"]) for r in found.rows if r["own"]]
     assert own == [("mara", 128, 0.9)]
-    for sigma in sigmas:
-        for tau in taus:
-            assert row_of(found, "gibbs", sigma, tau)
-            assert row_of(found, "mara", sigma, tau)
+    for kind, sigma, tau in product(("gibbs", "mara"), sigmas, taus):
+        assert row_of(found, kind, sigma, tau)
 
 
 def test_a_filter_is_forecast_too_where_it_is_the_configs_own(config):
@@ -152,25 +151,26 @@ def test_without_a_hit_nothing_is_claimed_of_mara(config):
     assert row_of(nothing, "filter", 1.0).get("ess") is None
 
 
-def test_without_a_hit_it_says_where_hits_would_be():
-    """Of 200 samples with rewards 0.0004, 0.0008, ... 0.08 the best 1 % are the last two."""
-    points = Points(np.full(200, -20.0), np.arange(1, 201) * 0.0004, ["A"] * 200)
-    target = {"kind": "mara", "sigma": 128, "tau": 0.9}
-    settings = SETTINGS | {"prior": __file__, "target": target}
-    said = forecast_targets(load_config(ForecastConfig, settings), points).sentences[0]
+@pytest.mark.parametrize(
+    ("rewards", "says"),
+    [
+        # of 200 samples with rewards 0.0004, 0.0008, ... 0.08 the best 1 % are the last two
+        (
+            np.arange(1, 201) * 0.0004,
+            "The best reward seen is 0.08, and the top 1 % begins at 0.0792: take tau about there.",
+        ),
+        (
+            np.r_[0.5, np.zeros(199)],
+            "The best reward seen is 0.5; fewer than 1 % of the samples have a reward above 0.",
+        ),
+        (np.zeros(200), "The reward is 0 on every sample."),
+    ],
+)
+def test_without_a_hit_it_says_where_hits_would_be(config, rewards, says):
+    points = Points(np.full(200, -20.0), rewards, ["A"] * 200)
+    said = forecast_targets(config(), points).sentences[0]
     assert "the rows of mara are those of gibbs" in said
-    assert said.endswith(
-        "The best reward seen is 0.08, and the top 1 % begins at 0.0792: take tau about there."
-    )
-    assert (points.reward_N >= 0.0792).sum() == 3
-    few = Points(np.full(200, -20.0), np.r_[0.5, np.zeros(199)], ["A"] * 200)
-    said = forecast_targets(load_config(ForecastConfig, settings), few).sentences[0]
-    assert said.endswith(
-        "The best reward seen is 0.5; fewer than 1 % of the samples have a reward above 0."
-    )
-    none = Points(np.full(200, -20.0), np.zeros(200), ["A"] * 200)
-    said = forecast_targets(load_config(ForecastConfig, settings), none).sentences[0]
-    assert said.endswith("The reward is 0 on every sample.")
+    assert said.endswith(says)
 
 
 def test_mara_rows_that_agree_over_sigma_are_explained(config):
@@ -312,21 +312,9 @@ def test_the_last_valid_samples_of_a_run_are_counted_with_repeats(make_trace):
 
 
 def test_a_scaffold_that_failed_is_none_and_an_invalid_string_no_molecule():
-    rows = pd.DataFrame(
-        {
-            "valid": [True, True, False],
-            "scaffold": ["c1ccccc1", None, None],
-            "logp_ref": [-1.0, -2.0, -3.0],
-            "reward": [0.5, 0.0, 0.0],
-        }
-    )
+    columns = {"valid": [True, True, False], "scaffold": ["c1ccccc1", None, None]}
+    rows = pd.DataFrame(columns | {"logp_ref": [-1.0, -2.0, -3.0], "reward": [0.5, 0.0, 0.0]})
     assert list(points_of(rows).scaffold_N) == ["c1ccccc1", "", None]
-
-
-def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    reward = RewardConfig.model_validate(SETTINGS["reward"])
-    with pytest.raises(InputError, match="not the folder of a posttrain run"):
-        read_runs([tmp_path], None, reward)
 
 
 def trained(write_run, folder, n, **changes):
@@ -392,6 +380,9 @@ def test_a_run_whose_hits_the_prior_never_samples_has_no_forecast(config, write_
     assert forecast["trusted"] is False
 
 
+QUANTILE = {"tau_quantile": 0.9, "tau_floor": 0.1, "anchor": "running"}
+
+
 @pytest.mark.parametrize(
     ("target", "label"),
     [
@@ -399,13 +390,7 @@ def test_a_run_whose_hits_the_prior_never_samples_has_no_forecast(config, write_
         ({"kind": "filter", "tau": 0.8}, "filter, tau 0.8"),
         ({"kind": "mara", "sigma": 128, "tau": 0.8, "cap": 5}, "mara 128, tau 0.8, cap 5"),
         (
-            {
-                "kind": "mara",
-                "sigma": 8,
-                "tau_quantile": 0.9,
-                "tau_floor": 0.1,
-                "anchor": "running",
-            },
+            {"kind": "mara", "sigma": 8, **QUANTILE},
             "mara 8, tau_quantile 0.9, tau_floor 0.1, anchor running",
         ),
     ],
@@ -415,14 +400,17 @@ def test_the_label_of_a_target_tells_its_settings(config, target, label):
     assert target_label(config(target=target, estimator=estimator).target) == label
 
 
-def test_what_is_no_part_of_a_rewards_identity_makes_no_other_reward(write_run, tmp_path):
+def test_runs_of_another_reward_and_folders_that_are_no_runs_are_refused(write_run, tmp_path):
     folder = trained(write_run, tmp_path / "run", 1)
     reward = SETTINGS["reward"]
+    # what is no part of a reward's identity makes no other one
     same = RewardConfig.model_validate(reward | {"most_failures": 0.1})
     assert len(read_runs([folder], None, same)) == 1
     other = RewardConfig.model_validate(reward | {"max_atoms": 40})
     with pytest.raises(InputError, match="trained with another reward than"):
         read_runs([folder], None, other)
+    with pytest.raises(InputError, match="not the folder of a posttrain run"):
+        read_runs([tmp_path], None, same)
 
 
 @pytest.mark.parametrize(

@@ -35,18 +35,13 @@ def test_rows_from_a_replay_buffer_were_not_sampled(make_trace):
     assert list(samples.valid) == ["CCO", "CCN"]
 
 
-def test_a_valid_molecule_that_was_never_scored_is_not_counted(make_trace):
+def test_calls_order_molecules_and_one_that_was_never_scored_is_not_counted(make_trace):
     trace = make_trace([[("CCO", 0.5), ("CCN", 0.9)]])
+    assert [m.call for m in from_trace("x", trace.iloc[::-1]).molecules] == [1, 2]
     trace.loc[1, "call"] = None  # the budget ended within the batch
     samples = from_trace("x", trace)
     assert [m.smiles for m in samples.molecules] == ["CCO"]
     assert samples.hits(0.8) == []
-
-
-def test_molecules_are_ordered_by_call_not_by_row(make_trace):
-    trace = make_trace([[("CCO", 0.5), ("CCN", 0.9)]])
-    samples = from_trace("x", trace.iloc[::-1])
-    assert [m.call for m in samples.molecules] == [1, 2]
 
 
 def test_a_file_gives_distinct_molecules_in_order_without_rewards():
@@ -126,12 +121,9 @@ def test_rewards_go_with_the_first_of_each_molecule(scored):
     assert math.isnan(amine.reward)
     assert samples.is_scored
     assert [m.smiles for m in samples.hits(0.4)] == ["CCO"]
-
-
-def test_rewards_are_left_alone_where_they_are_not_asked_for(scored):
-    samples = read_samples("x", scored.model_copy(update={"reward_column": False}))
-    assert not samples.is_scored
-    assert samples.hits(0) == []
+    unscored = read_samples("x", scored.model_copy(update={"reward_column": False}))
+    assert not unscored.is_scored
+    assert unscored.hits(0) == []
 
 
 @pytest.mark.parametrize(
@@ -147,16 +139,6 @@ def test_a_file_without_rewards_is_not_scored(tmp_path, name, text, column):
     samples = read_samples("prior", SampledFile(path=tmp_path / name, column=column))
     assert samples.valid == ["CCO", "CCN"]
     assert not samples.is_scored
-
-
-def test_rewards_that_are_no_numbers_are_refused(tmp_path):
-    path = tmp_path / "prior.parquet"
-    pq.write_table(pa.table({"smiles": ["CCO"], "reward": ["high"]}), path)
-    with pytest.raises(
-        InputError,
-        match=r"prior\.parquet: the column 'reward' must hold rewards.* line 1 holds 'high'",
-    ):
-        read_samples("prior", SampledFile(path=path))
 
 
 def scored_text(path, rows, tab=False):
@@ -197,6 +179,11 @@ def test_text_and_parquet_give_the_same(scored, tmp_path):
 
 
 def test_lines_that_hold_no_number_are_named(tmp_path):
+    path = tmp_path / "prior.parquet"
+    pq.write_table(pa.table({"smiles": ["CCO"], "reward": ["high"]}), path)
+    message = r"prior\.parquet: the column 'reward' must hold rewards.* line 1 holds 'high'"
+    with pytest.raises(InputError, match=message):
+        read_samples("prior", SampledFile(path=path))
     file = scored_text(tmp_path / "p.csv", ["CCO,a,0.5", "CCN,b,high", 'CCC,c,"0,5"'])
     with pytest.raises(
         InputError, match=r"p\.csv: .*numbers.* line 3 holds 'high', line 4 holds '0"
@@ -205,12 +192,6 @@ def test_lines_that_hold_no_number_are_named(tmp_path):
     file = scored_text(tmp_path / "p.csv", [f"CCO,a,{n}?" for n in range(8)])
     with pytest.raises(InputError, match=r"line 6 holds '4\?', and 3 more\. Correct them, name"):
         read_samples("prior", file)
-
-
-def test_a_missing_column_of_smiles_is_named_as_before(tmp_path):
-    (tmp_path / "prior.csv").write_text("text,reward\nCCO,1\n")
-    with pytest.raises(InputError, match="no column is called smiles"):
-        read_samples("prior", SampledFile(path=tmp_path / "prior.csv"))
 
 
 @pytest.mark.parametrize("cell", ["1.01", "-0.1", "inf", "-inf", "true", "0.5 0.6"])
@@ -247,7 +228,10 @@ def test_the_column_of_rewards_is_found_by_name_and_said(tmp_path, capsys, heade
     assert (said in capsys.readouterr().err) == (taken is not None and given is None)
 
 
-def test_a_column_of_rewards_that_is_not_there_is_named(tmp_path):
+def test_a_column_that_is_not_there_is_named(tmp_path):
     file = scored_text(tmp_path / "p.csv", ["CCO,a,0.5"])
     with pytest.raises(InputError, match=r"p\.csv: no column 'rewards'; did you mean 'reward'\?"):
         read_samples("p", file.model_copy(update={"reward_column": "rewards"}))
+    file.path.write_text("text,reward\nCCO,1\n")
+    with pytest.raises(InputError, match="no column is called smiles"):
+        read_samples("p", file)
