@@ -177,7 +177,7 @@ class Manifest(BaseModel):
             InputError: the file is not a manifest, or damaged.
         """
         path = Path(out_dir) / FILE_NAME
-        if not path.exists():
+        if not path.is_file() and not path.is_dir():
             return None
         check_json(
             path,

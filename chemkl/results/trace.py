@@ -405,7 +405,7 @@ class TraceWriter:
         """
         missing = [name for name in self.schema.names if name not in frame.columns]
         unknown = [name for name in frame.columns if name not in self.schema.names]
-        first, last = (None if frame.empty else int(frame["step"].min())), self.last_step
+        first, last = (None if missing or frame.empty else int(frame["step"].min())), self.last_step
         problem = ""
         if missing or unknown:
             problem = f"missing columns {missing}, unknown columns {unknown}"

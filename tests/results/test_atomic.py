@@ -4,12 +4,13 @@ import errno
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from chemkl.config import InputError
+from chemkl.config import InputError, StorageError
 from chemkl.results import Manifest
-from chemkl.results.atomic import claim
+from chemkl.results.atomic import atomic_file, claim
 
 RANK_VARIABLES = (
     "RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_LOCALID",
@@ -95,3 +96,22 @@ def test_why_there_is_no_lock(tmp_path, monkeypatch, capsys, number):
         f"{tmp_path}: cannot be locked here ({os.strerror(number)}): take care that no two "
         "processes run in it at the same time\n"
     )
+
+
+def test_the_free_space_is_told_while_the_draft_takes_its_part(tmp_path, monkeypatch):
+    there = []
+
+    def usage(_):
+        there.extend(path.name for path in tmp_path.iterdir())
+        return SimpleNamespace(free=0)
+
+    def write():
+        with atomic_file(tmp_path / "a.bin") as draft:
+            draft.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("shutil.disk_usage", usage)
+    with pytest.raises(StorageError, match=r"No space left on device \(0\.0 MiB free there\)"):
+        write()
+    assert there == [".a.bin.tmp"]
+    assert list(tmp_path.iterdir()) == []
