@@ -97,34 +97,27 @@ def models_of(part: Part) -> dict[str, Any]:
     from chemkl.losses import ESTIMATORS, SHAPERS, TARGETS
 
     if part == "target":
-        return {kind: partial(_model, part, kind, TARGETS[kind]) for kind in TARGETS}
+        return {kind: partial(_model, TargetSettings, kind, TARGETS[kind]) for kind in TARGETS}
     registry: Any = {"estimator": ESTIMATORS, "shaper": SHAPERS}[part]
-    return {kind: partial(_model, part, kind, registry[kind].function) for kind in registry}
+    base = {"estimator": EstimatorSettings, "shaper": ShaperSettings}[part]
+    return {kind: partial(_model, base, kind, registry[kind].function) for kind in registry}
 
 
 @cache
-def _model(part: Part, kind: str, function: Any) -> type[Config]:
+def _model(base: type[_Settings], kind: str, function: Any) -> type[Config]:
     """Make the model of one kind from the signature of its function."""
     from chemkl.losses.registry import REQUIRED, options_of
 
-    base: dict[str, type[Config]] = {
-        "target": TargetSettings,
-        "estimator": EstimatorSettings,
-        "shaper": ShaperSettings,
-    }
-    options = options_of(function)
     fields: dict[str, Any] = {}
-    for name in sorted(options, key=lambda name: name not in ("beta", "sigma")):
-        option = options[name]
-        if "kind" not in fields and name not in ("beta", "sigma"):
-            fields["kind"] = (Literal[kind], ...)
+    for name, option in options_of(function).items():
         wanted = option.type if option.default is not None else option.type | None
         limits: dict[str, Any] = {} if option.range is None else dict(option.range.bounds)
         default: Any = ... if option.default is REQUIRED else option.default
         fields[name] = (wanted, Field(default, description=option.meaning, **limits))
-    fields.setdefault("kind", (Literal[kind], ...))
+    scale = {name: fields.pop(name) for name in ("beta", "sigma") if name in fields}
+    fields = scale | {"kind": (Literal[kind], ...)} | fields
     meaning = " ".join((function.__doc__ or "").partition("\n\n")[0].split())
-    return create_model(f"{kind} {part}", __base__=base[part], __doc__=meaning, **fields)
+    return create_model(f"{kind} {base.part}", __base__=base, __doc__=meaning, **fields)
 
 
 def _chosen(part: Part) -> WrapValidator:

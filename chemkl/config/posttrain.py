@@ -47,19 +47,16 @@ OURS = {
 def without(
     taken: Mapping[str, str], one_device: str = ""
 ) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Make a check of arguments of the trainer.
+    """Check that no argument of the trainer is ``taken``, by what to take instead of it.
 
-    Args:
-        taken: what is not the user's to set, and what to take instead.
-        one_device: why the stage runs on one device; empty: it runs on several too.
+    ``one_device`` says why the stage runs on one device; empty: it runs on several too.
     """
 
     def check(settings: dict[str, Any]) -> dict[str, Any]:
         wrong = [f"{key}: {taken[key]}" for key in settings if key in taken]
         problems = [f"these are not set here: {'; '.join(wrong)}"] if wrong else []
         devices = settings.get("devices", 1)
-        is_one = devices == 1 or (isinstance(devices, list) and len(devices) == 1)
-        if one_device and not is_one:
+        if one_device and devices != 1 and not (isinstance(devices, list) and len(devices) == 1):
             problems.append(f"devices should be 1, or [n] for the n-th one: {one_device}")
         complain(((), text) for text in problems)
         return settings
@@ -114,20 +111,14 @@ class CollapseConfig(CollapseLimits):
 
 _BUDGETED = "the run ends by budget and max_samples"
 _ONE_DEVICE = "posttrain runs on one device; run several seeds as several jobs of a pipeline"
-_NOT_HERE = OURS | {
+_NOT_HERE = {
+    **OURS,
     "accumulate_grad_batches": "one step is one update; use batch_size",
     "enable_progress_bar": "use callbacks.progress_bar",
-    "fast_dev_run": _BUDGETED,
-    "limit_train_batches": _BUDGETED,
-    "max_steps": _BUDGETED,
-    "max_time": _BUDGETED,
-    "min_epochs": _BUDGETED,
-    "min_steps": _BUDGETED,
-    "num_nodes": _ONE_DEVICE,
-    "overfit_batches": _BUDGETED,
-    "strategy": _ONE_DEVICE,
+    **dict.fromkeys(["fast_dev_run", "limit_train_batches", "overfit_batches"], _BUDGETED),
+    **dict.fromkeys(["max_steps", "max_time", "min_epochs", "min_steps"], _BUDGETED),
+    **dict.fromkeys(["num_nodes", "strategy"], _ONE_DEVICE),
 }
-
 
 OneDeviceTrainer = Annotated[dict[str, Any], AfterValidator(without(_NOT_HERE, _ONE_DEVICE))]
 """Further arguments of lightning.Trainer by name, for a stage that runs on one device."""

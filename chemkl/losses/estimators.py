@@ -82,35 +82,31 @@ class AverageLogZ(State):
     """
 
     def __init__(self) -> None:
-        self._log_sum: dict[int, float] = {}
-        self._weight: dict[int, float] = {}
+        self._sums: dict[int, tuple[float, float]] = {}
 
     def update(self, log_ratio_B: Tensor, groups: Groups, decay: float) -> Tensor:
         """Take a batch in; return log Z of each row's group: (B,), no graph; -inf without mass."""
         log_z_N = groups.log_mean_exp_N(log_ratio_B.detach()).tolist()
+        share = torch.tensor([decay, 1 - decay], dtype=torch.float64).log()
         ids = groups.ids_N.tolist()
         for group, log_z in zip(ids, log_z_N, strict=True):
-            kept = torch.tensor([self._log_sum.get(group, -torch.inf), log_z], dtype=torch.float64)
-            share = torch.tensor([decay, 1 - decay], dtype=torch.float64).log()
-            self._log_sum[group] = float(torch.logsumexp(kept + share, dim=0))
-            self._weight[group] = decay * self._weight.get(group, 0.0) + 1 - decay
-        mean_N = torch.tensor([self._log_sum[g] for g in ids], dtype=torch.float64)
-        mean_N = mean_N - torch.tensor([self._weight[g] for g in ids], dtype=torch.float64).log()
-        return mean_N.to(log_ratio_B)[groups.index_B]
+            log_sum, weight = self._sums.get(group, (-torch.inf, 0.0))
+            both = torch.tensor([log_sum, log_z], dtype=torch.float64) + share
+            self._sums[group] = float(torch.logsumexp(both, 0)), decay * weight + 1 - decay
+        rows = torch.tensor([self._sums[group] for group in ids], dtype=torch.float64)
+        log_sum_N, weight_N = rows.unbind(dim=1)
+        return (log_sum_N - weight_N.log()).to(log_ratio_B)[groups.index_B]
 
     def state_dict(self) -> dict[str, Any]:
         """Return group numbers, log sums and weights."""
-        return {
-            "group": torch.tensor(list(self._log_sum), dtype=torch.int64),
-            "log_sum": torch.tensor(list(self._log_sum.values()), dtype=torch.float64),
-            "weight": torch.tensor(list(self._weight.values()), dtype=torch.float64),
-        }
+        group = torch.tensor(list(self._sums), dtype=torch.int64)
+        sums = torch.tensor(list(self._sums.values()), dtype=torch.float64).reshape(-1, 2)
+        return {"group": group, "log_sum": sums[:, 0].clone(), "weight": sums[:, 1].clone()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from the result of ``state_dict``."""
-        groups = state["group"].tolist()
-        self._log_sum = dict(zip(groups, state["log_sum"].tolist(), strict=True))
-        self._weight = dict(zip(groups, state["weight"].tolist(), strict=True))
+        columns = (state[name].tolist() for name in ("group", "log_sum", "weight"))
+        self._sums = {group: (total, weight) for group, total, weight in zip(*columns, strict=True)}
 
 
 class Chains(State):
@@ -134,11 +130,8 @@ class Chains(State):
         uniform_B = torch.rand(log_weight_B.numel(), generator=self._generator, dtype=torch.float64)
         gumbel_B = -(-uniform_B.clamp(min=1e-300).log()).log()
         noisy_B = log_weight_B.detach().double() + gumbel_B.to(log_weight_B.device)
-        possible_B = log_weight_B > -torch.inf
-        best_B = groups.max_N(noisy_B, possible_B)[groups.index_B]
-        row_N = groups.first_row_N(possible_B & (noisy_B == best_B))
-        row_B = torch.arange(log_weight_B.numel(), device=log_weight_B.device)
-        self.carry_B = row_B == row_N[groups.index_B]
+        drawn_B = groups.best_row_N(noisy_B, log_weight_B > -torch.inf)[groups.index_B]
+        self.carry_B = torch.arange(len(drawn_B), device=drawn_B.device) == drawn_B
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the random numbers; the sequences are kept by who sampled them."""

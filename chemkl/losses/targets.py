@@ -239,16 +239,15 @@ def batch_anchor(
         Three (B,) tensors: True at the row that is its group's anchor, and log pi_ref(z) and R(z)
         of the row's group (NaN where the group has no hit).
     """
-    best_B = groups.max_N(logp_ref_B, hit_B)[groups.index_B]
-    row_N = groups.first_row_N(hit_B & (logp_ref_B == best_B))
     n_rows = hit_B.numel()
-    row_B = torch.arange(n_rows, device=hit_B.device)
-    anchor_B = row_B == row_N[groups.index_B]
-    found_N = row_N < n_rows
-    safe_row_N = row_N.clamp(max=n_rows - 1)
-    logp_z_N = torch.where(found_N, logp_ref_B[safe_row_N], torch.nan)
-    reward_z_N = torch.where(found_N, reward_B[safe_row_N], torch.nan)
-    return anchor_B, logp_z_N[groups.index_B], reward_z_N[groups.index_B]
+    z_B = groups.best_row_N(logp_ref_B, hit_B)[groups.index_B]
+    anchor_B = torch.arange(n_rows, device=hit_B.device) == z_B
+    safe_z_B = z_B.clamp(max=n_rows - 1)
+    logp_z_B, reward_z_B = (
+        torch.where(z_B < n_rows, values_B[safe_z_B], torch.nan)
+        for values_B in (logp_ref_B, reward_B)
+    )
+    return anchor_B, logp_z_B, reward_z_B
 
 
 class RunningAnchor:

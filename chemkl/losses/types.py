@@ -255,11 +255,15 @@ class Groups:
         """The q-quantile of each group, linear between neighbours."""
         return torch.nanquantile(self._table_NM(values_B, torch.nan), q, dim=1)
 
-    def first_row_N(self, where_B: Tensor) -> Tensor:
-        """The first row of each group among the rows ``where_B``; B without one."""
+    def best_row_N(self, values_B: Tensor, where_B: Tensor) -> Tensor:
+        """The row of the largest value of each group among the rows ``where_B``; B without one.
+
+        Of several it is the first.
+        """
         n_rows = where_B.numel()
+        best_B = where_B & (values_B == self.max_N(values_B, where_B)[self.index_B])
         row_B = torch.arange(n_rows, device=where_B.device)
-        return self._table_NM(torch.where(where_B, row_B, n_rows), n_rows).amin(dim=1)
+        return self._table_NM(torch.where(best_B, row_B, n_rows), n_rows).amin(dim=1)
 
     def _table_NM(self, values_B: Tensor, absent: float) -> Tensor:
         """The values of each group, and ``absent`` where it has fewer rows than the largest."""
