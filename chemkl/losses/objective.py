@@ -15,7 +15,7 @@ from chemkl.losses.estimators import ESTIMATORS, INPUTS, STATES, Chains, Estimat
 from chemkl.losses.registry import check_names, check_options, options_of
 from chemkl.losses.shapers import BoundShaper, build_shaper
 from chemkl.losses.targets import TARGETS, Target, gibbs_log_target, resolve_beta
-from chemkl.losses.types import Groups, LossInputs, LossOutput, TargetOutput
+from chemkl.losses.types import Groups, LossInputs, LossOutput, TargetOutput, check_finite
 
 Duplicates = Literal["keep", "drop"]
 _OF_PRIOR = "logp_policy_of_prior_P"
@@ -157,13 +157,10 @@ class Objective:
 
 def _check_target(target: Target, output: TargetOutput) -> None:
     """Refuse a target of one's own that is NaN or +inf somewhere."""
-    bad_B = torch.isnan(output.log_target) | (output.log_target == torch.inf)
-    if bool(bad_B.any()):
-        row = int(bad_B.nonzero()[0])
-        raise ValueError(
-            f"log_target of {type(target).__name__} is {output.log_target[row].item()} in row "
-            f"{row}: a log density is finite, or -inf where the target has no mass"
-        )
+    impossible_B = output.log_target == -torch.inf
+    fix = "a log density is finite, or -inf where the target has no mass"
+    log_target_B = torch.where(impossible_B, 0.0, output.log_target)
+    check_finite(f"log_target of {type(target).__name__}", log_target_B, fix)
 
 
 def _first_occurrences(inputs: LossInputs) -> Tensor:
