@@ -178,13 +178,11 @@ def _placed(data: Any, error: ErrorDetails) -> _Problem:
             continue
         elif isinstance(step, str):
             is_last = place == len(error["loc"])
-            own_words = error["type"] in (SAID, "missing", "value_error", "assertion_error")
+            own_words = error["type"] in (SAID, "missing", "value_error")
             if not (is_last and own_words and step.isidentifier() and step not in _TYPES):
                 choice = keys if choice is None else choice
                 continue  # a label; else it is the key that should be there
         keys = (*keys, step)
-    if error["type"] == "union_tag_invalid":
-        keys = (*keys, error["ctx"]["discriminator"].strip("'"))
     return _Problem(error, keys, choice)
 
 
@@ -220,12 +218,10 @@ def _text(same_place: list[_Problem]) -> str:
     kinds = {problem.error["type"] for problem in same_place}
     given = same_place[0].error["input"]
     whole = isinstance(given, dict | BaseModel)
-    own_words = kinds & {"value_error", "assertion_error", "literal_error"}
-    if kinds & {SAID, "missing", "extra_forbidden", "union_tag_invalid"} or (
-        own_words and (whole or repr(given).strip("'") in text)
-    ):
-        return text
-    return f"{text} (got {shown(given)})"
+    complete = bool(kinds & {SAID, "missing", "extra_forbidden"})
+    if kinds & {"value_error", "literal_error"}:
+        complete = complete or whole or repr(given).strip("'") in text
+    return text if complete else f"{text} (got {shown(given)})"
 
 
 def _phrase(error: ErrorDetails) -> str:
@@ -236,10 +232,7 @@ def _phrase(error: ErrorDetails) -> str:
             allowed = ["null" if word == "None" else word.strip("'") for word in words]
             hint = did_you_mean(str(error["input"]), allowed)
             return f"{shown(error['input'])} is not allowed{hint}"
-        case "union_tag_invalid":
-            names = re.findall(r"'([^']*)'", context["expected_tags"])
-            return f"{context['tag']!r} is not known{did_you_mean(context['tag'], names)}"
-        case "value_error" | "assertion_error":
+        case "value_error":
             return str(context["error"])
         case "string_type" if isinstance(error["input"], list):
             return f"should be text{QUOTE_HINT}"
