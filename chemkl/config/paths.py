@@ -107,8 +107,7 @@ DataPath = Annotated[Path, AfterValidator(_find_data)]
 """The same of a file with data, which may also be a pipe, or - for standard input."""
 
 Folder = Annotated[
-    Path | None,
-    BeforeValidator(lambda given, info: given or (info.context or {}).get("folder")),
+    Path | None, BeforeValidator(lambda given, info: given or (info.context or {}).get("folder"))
 ]
 """Where relative paths are looked up; by default the folder of the config file."""
 

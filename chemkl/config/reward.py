@@ -4,13 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    FiniteFloat,
-    TypeAdapter,
-    ValidationInfo,
-)
+from pydantic import BeforeValidator, Field, FiniteFloat, TypeAdapter, ValidationInfo
 
 from chemkl.config.base import CalledByKind, Config, twice_in
 from chemkl.config.loading import load_config

@@ -261,11 +261,7 @@ def test_problems_of_a_jobs_settings_stand_at_their_line_in_the_pipeline_file(tm
         load(second, Run)
     assert [
         line.split(" not")[0].split(" should")[0] for line in str(caught.value).splitlines()
-    ] == [
-        f"{path}:5: stages.0.config.sed:",
-        f"{path}:7: bta:",
-        f"{path}:9: seed:",
-    ]
+    ] == [f"{path}:5: stages.0.config.sed:", f"{path}:7: bta:", f"{path}:9: seed:"]
     with pytest.raises(InputError) as caught:
         load(first, Run)
     assert "seed: should" not in str(caught.value)

@@ -232,7 +232,7 @@ def test_an_override_of_the_kind_is_named_beside_what_it_left_over_or_asks_for(f
     ]
     assert problems_of(file("target: {kind: gibbs}\n"), "target.kind=mara") == [
         "override 'target.kind=mara': target.tau: required, and not given "
-        "(Reward from which on a molecule is a hit)",
+        "(Reward from which on a molecule is a hit)"
     ]
 
 

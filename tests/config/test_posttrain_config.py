@@ -44,11 +44,8 @@ def test_the_defaults(given):
 def test_names_stand_for_sections(given):
     config = load(given | {"estimator": "log_variance", "diversity_filter": "murcko"})
     assert config.estimator.kind == "log_variance"
-    assert config.diversity_filter.model_dump() == {
-        "kind": "murcko",
-        "bucket": 25,
-        "min_score": 0.4,
-    }
+    murcko = {"kind": "murcko", "bucket": 25, "min_score": 0.4}
+    assert config.diversity_filter.model_dump() == murcko
 
 
 def test_max_samples_is_the_users(given):
@@ -155,19 +152,9 @@ def test_a_run_without_an_update_is_refused(given, changes, says):
 @pytest.mark.parametrize(
     "name",
     [
-        "accumulate_grad_batches",
-        "callbacks",
-        "enable_progress_bar",
-        "fast_dev_run",
-        "limit_train_batches",
-        "logger",
-        "max_epochs",
-        "max_steps",
-        "max_time",
-        "min_steps",
-        "num_nodes",
-        "precision",
-        "strategy",
+        *("accumulate_grad_batches", "callbacks", "enable_progress_bar", "fast_dev_run", "logger"),
+        *("limit_train_batches", "max_epochs", "max_steps", "max_time", "min_epochs", "min_steps"),
+        *("num_nodes", "overfit_batches", "precision", "strategy"),
     ],
 )
 def test_what_another_key_decides_is_not_an_argument_of_the_trainer(given, name):

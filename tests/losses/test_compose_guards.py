@@ -4,13 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from chemkl.losses import (
-    Gibbs,
-    LossInputs,
-    Mara,
-    build_objective,
-    objective_from_config,
-)
+from chemkl.losses import Gibbs, LossInputs, Mara, build_objective, objective_from_config
 
 
 def test_two_betas_are_refused():

@@ -4,10 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from stated_objectives import (
-    BETA,
-    log_z_stands_at_2,
-)
+from stated_objectives import BETA, log_z_stands_at_2
 
 from chemkl.losses import (
     ESTIMATORS,

@@ -39,11 +39,7 @@ EXACT = [
     *(Row("grpo", t, reverse_kl, lambda n: BETA * (n - 1) / n, {"normalise": False}) for t in FULL),
     # the first update on a batch: every ratio is 1
     Row(
-        "grpo",
-        "gibbs",
-        reverse_kl,
-        lambda n: BETA * (n - 1) / n,
-        {"normalise": False, "clip": 0.2},
+        "grpo", "gibbs", reverse_kl, lambda n: BETA * (n - 1) / n, {"normalise": False, "clip": 0.2}
     ),
     *(Row("forward_kl", t, forward_regularised) for t in FULL),
     Row("forward_kl", "gibbs", forward_regularised, 1.0, {"reference": "prior"}, extra="prior"),

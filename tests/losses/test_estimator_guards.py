@@ -29,25 +29,10 @@ def call(name, options=None, inputs=INPUTS, target="gibbs", **target_options):
     ("name", "option", "values", "message"),
     [
         ("grpo", "clip", [0, 1, -0.1, 3, NAN], r"grpo: clip must lie strictly in \(0, 1\), or be"),
-        (
-            "trajectory_balance",
-            "log_z_rate",
-            [0, -1, NAN, INF],
-            "trajectory_balance: log_z_rate must be a finite number above 0, got",
-        ),
-        (
-            "forward_kl",
-            "reference",
-            ["policy", None],
-            "forward_kl: reference must be one of batch, prior, got",
-        ),
+        ("trajectory_balance", "log_z_rate", [0, -1, NAN, INF], "e: log_z_rate must be a finite n"),
+        ("forward_kl", "reference", ["policy", None], "reference must be one of batch, prior, got"),
         ("forward_kl", "clip", [0, -2, NAN, INF], "forward_kl: clip must be a finite number above"),
-        (
-            "f_dpg",
-            "divergence",
-            ["hellinger", ""],
-            "f_dpg: divergence must be one of kl, reverse_kl, js, tv, got",
-        ),
+        ("f_dpg", "divergence", ["hellinger", ""], "must be one of kl, reverse_kl, js, tv, got"),
         ("f_dpg", "clip", [0, -2, NAN, INF], "f_dpg: clip must be a finite number above 0, got"),
         ("f_dpg", "decay", [1, -0.1, NAN], r"f_dpg: decay must lie in \[0, 1\), got"),
         ("alpha_dpg", "alpha", [1, -0.1, NAN], r"alpha must lie in \[0, 1\), got .* take rloo"),

@@ -90,18 +90,9 @@ ALLOWED = [
 ]
 
 NO_FULL_SUPPORT = "which is -inf outside of the hits"
+INFINITE = ["reinvent", "rloo", "grpo", "log_variance", "trajectory_balance", "forward_kl"]
 WRONG = [
-    *(
-        ("filter", name, {}, NO_FULL_SUPPORT)
-        for name in (
-            "reinvent",
-            "rloo",
-            "grpo",
-            "log_variance",
-            "trajectory_balance",
-            "forward_kl",
-        )
-    ),
+    *(("filter", name, {}, NO_FULL_SUPPORT) for name in INFINITE),
     ("filter", "f_dpg", {"divergence": "reverse_kl"}, NO_FULL_SUPPORT),
     ("mara", "forward_kl", {"reference": "prior"}, "cannot be anchored. Use the reference batch"),
     ("filter", "forward_kl", {"reference": "prior"}, "cannot be anchored. Use the reference batch"),

@@ -14,8 +14,7 @@ from chemkl.losses.exact import (
 
 
 @pytest.mark.parametrize(
-    ("beta", "mode1", "mode2"),
-    [(0.10, 0.133, 0.241), (0.132, 0.154, 0.152), (0.15, 0.153, 0.121)],
+    ("beta", "mode1", "mode2"), [(0.10, 0.133, 0.241), (0.132, 0.154, 0.152), (0.15, 0.153, 0.121)]
 )
 def test_fig2_reverse(fig2, beta, mode1, mode2):
     p = reverse_kl_optimum(fig2.reward, fig2.logp_ref, beta)

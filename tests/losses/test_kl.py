@@ -179,7 +179,7 @@ def test_bad_input_is_named(function):
         function(torch.zeros(3, 1), torch.zeros(3))
     with pytest.raises(ValueError, match=r"logp_ref is not finite in 1 of 2 rows .*row 1, -inf"):
         function(torch.zeros(2), torch.tensor([0.0, -torch.inf]))
-    with pytest.raises(ValueError, match=r"logp_policy is float16, not float32"):
+    with pytest.raises(ValueError, match=r"logp_policy is float16, and must be float32"):
         function(torch.zeros(2, dtype=torch.float16), torch.zeros(2))
     with pytest.raises(ValueError, match="the batch is empty"):
         function(torch.zeros(0), torch.zeros(0))

@@ -49,10 +49,7 @@ def changed(**tensors):
             {"logp_policy": torch.zeros(3, dtype=torch.bfloat16)},
             "logp_policy is bfloat16, and must be float32 or float64: take log-softmax .* in fp32",
         ),
-        (
-            {"group": torch.zeros(3)},
-            "group is float32, and must be a tensor of whole numbers",
-        ),
+        ({"group": torch.zeros(3)}, "group is float32, and must be a tensor of whole numbers"),
         ({"duplicate": torch.zeros(3)}, "duplicate is float32, and must be a bool tensor"),
     ],
 )

@@ -263,12 +263,7 @@ def test_ips_by_hand():
 
 def call(name, advantage, hit, logp, kernel, outcome, group=None):
     return build_shaper(name)(
-        advantage,
-        hit_B=hit,
-        logp_policy_B=logp,
-        kernel_BB=kernel,
-        outcome_B=outcome,
-        group_B=group,
+        advantage, hit_B=hit, logp_policy_B=logp, kernel_BB=kernel, outcome_B=outcome, group_B=group
     )
 
 
