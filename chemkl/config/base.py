@@ -176,7 +176,7 @@ def choose_kind(
     if not isinstance(section, Mapping):
         complain([((), f"should be a mapping with kind, one of: {names} (got {shown(value)})")])
     if "kind" not in section:
-        near = get_close_matches("kind", map(str, section))
+        near = [key for key in map(str, section) if nearest(key, ["kind"])]
         misspelt = [((key,), f"not a known key{did_you_mean(key, ['kind'])}") for key in near]
         complain([((), f"required key 'kind' is not given. Known: {names}"), *misspelt])
     kind = section["kind"]
