@@ -134,11 +134,7 @@ class Failures:
 def build_terms(
     source: RewardConfig | Mapping[str, Any] | str | Path | Document,
 ) -> tuple[RewardConfig, list[Term]]:
-    """Check a reward's schema and its components together, and build the components.
-
-    Raises:
-        InputError: one line for every problem of either sort.
-    """
+    """Check a reward's schema and its components together, and build the components."""
     config: RewardConfig | None = None
     problems: list[str] = []
     scores: list[Any] = []

@@ -52,6 +52,19 @@ class Failure:
 BatchScore = Callable[[Sequence[Mol]], Sequence[float | Failure]]
 """What a batched component's factory returns: molecules to as many numbers, in their order."""
 
+
+@dataclass(frozen=True)
+class Identified:
+    """A score function, and what decides its values beside the settings: a cache's key has it."""
+
+    score: Callable[[Sequence[Mol]], Sequence[float | Failure]]
+    identity: str
+
+    def __call__(self, mols: Sequence[Mol]) -> Sequence[float | Failure]:
+        """Score molecules."""
+        return self.score(mols)
+
+
 # ---- types of parameters, and what components check of what they need
 
 ONE_FOR_MANY = BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
@@ -87,11 +100,7 @@ def package_folder(package: str) -> Path | None:
 
 
 def needed_package(package: str, user: str, extra: str) -> Path:
-    """Give the folder of a package that a component needs.
-
-    Raises:
-        InputError: it is not installed; with the command that installs it.
-    """
+    """Give the folder of a package that a component needs; an InputError says what installs it."""
     folder = package_folder(package)
     if folder is None:
         raise InputError(f"{user} needs the package {package}: install it with {install(extra)}")
@@ -236,12 +245,10 @@ def component(
 
 
 def register_table(module: str, rows: Iterable[tuple[Any, ...]]) -> None:
-    """Register components that are functions of the molecule alone.
+    """Register a module's components that are functions of the molecule alone.
 
-    Args:
-        module: the name of the caller's module.
-        rows: kind, function, unit, range, source ("": RDKit's function of that name) and meaning
-            of each, and its version if that is not 1.
+    A row has kind, function, unit, range, source ("": RDKit's function of that name), meaning, and
+    the version if that is not 1.
     """
 
     def factory_of(function: Score) -> Callable[[], Score]:
@@ -256,11 +263,7 @@ def register_table(module: str, rows: Iterable[tuple[Any, ...]]) -> None:
 
 
 def find_component(kind: str) -> Component:
-    """Look a component up.
-
-    Raises:
-        InputError: there is none of this name; the message has the nearest, and how to list all.
-    """
+    """Look a component up; an InputError has the nearest names, and how to list all."""
     if kind not in COMPONENTS:
         meanings = {name: component.paragraphs[0] for name, component in COMPONENTS.items()}
         hint = did_you_mean(
@@ -334,11 +337,7 @@ A name may stand under two kinds; case, blanks and signs do not matter.
 
 
 def reward_tables(kind: str | None = None) -> Iterator[RenderableType]:
-    """Give a table of all components by family, or everything about one.
-
-    Raises:
-        InputError: there is no such component.
-    """
+    """Give a table of all components by family, or everything about one."""
     if kind is not None:
         yield from _details(find_component(kind))
         return
@@ -383,11 +382,7 @@ def _details(one: Component) -> Iterator[RenderableType]:
 
 
 def transform_tables(kind: str | None = None) -> Iterator[RenderableType]:
-    """Give a table of all transforms, or of one.
-
-    Raises:
-        InputError: there is no such transform.
-    """
+    """Give a table of all transforms, or of one."""
     if kind is not None and kind not in SETTINGS:
         raise InputError(f"unknown transform {kind!r}{did_you_mean(kind, SETTINGS)}")
     table = Table("kind", "what it is", "parameters", show_lines=True, expand=True)

@@ -1,4 +1,7 @@
-"""Components and rewards as the tests here build them."""
+"""Components and rewards as the tests here build them, and what they look at of processes."""
+
+import time
+from pathlib import Path
 
 from rdkit import Chem
 
@@ -31,3 +34,19 @@ def reward_of(*parts, **settings):
     """A reward of these components; a kind alone stands for one without settings."""
     components = [{"kind": part} if isinstance(part, str) else part for part in parts]
     return RewardModel.from_config({"components": components, **settings})
+
+
+def alive(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
+def soon(condition, seconds=10.0):
+    """Wait for what must come to be."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    return condition()

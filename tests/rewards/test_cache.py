@@ -3,7 +3,6 @@
 import hashlib
 import json
 import random
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -19,8 +18,11 @@ from chemkl.rewards.registry import COMPONENTS, Component
 KEYS = {"qed": "key of qed", "logp": "key of logp", "(scaffold)": "key of scaffolds"}
 
 
-def bits(value):
-    return value.hex() if isinstance(value, float) else value
+def bits(by_smiles):
+    return {
+        smiles: {name: x.hex() if isinstance(x, float) else x for name, x in values.items()}
+        for smiles, values in by_smiles.items()
+    }
 
 
 @pytest.fixture
@@ -39,12 +41,8 @@ def test_values_come_out_as_they_went_in_to_the_bit(file):
     with ScoreCache(file, KEYS) as cache:
         cache.store(stored)
     with ScoreCache(file, KEYS) as cache:
-        found = cache.look_up([*stored, "not there"])
-    assert found.keys() == stored.keys()
-    for smiles, values in stored.items():
-        assert {name: bits(each) for name, each in found[smiles].items()} == {
-            name: bits(each) for name, each in values.items()
-        }
+        read = cache.look_up([*stored, "not there"])
+    assert bits(read) == bits(stored)
 
 
 def test_components_are_told_apart_by_key_and_shared_whatever_they_are_called(file):
@@ -75,38 +73,41 @@ with ScoreCache(file, {"shared": "shared", "own": f"own {me}"}) as cache:
 
 
 def writers(file, n, how_many=2):
+    command = [sys.executable, "-c", WRITER]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     return [
-        subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(me), str(file), str(n)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )
+        subprocess.Popen([*command, str(me), str(file), str(n)], **pipes)
         for me in range(1, how_many + 1)
-    ]  # fmt: skip
+    ]
+
+
+def start(running):
+    for one in running:
+        assert one.stdout.readline() == "ready\n"
+    for one in running:
+        one.stdin.write("go\n")
+        one.stdin.flush()
 
 
 def test_two_processes_write_at_once_from_an_empty_folder_on(file):
     running = writers(file, 300)
-    for each in running:
-        assert each.stdout.readline() == "ready\n"
-    for each in running:
-        each.stdin.write("go\n")
-        each.stdin.flush()
-    assert [each.wait(60) for each in running] == [0, 0]
+    start(running)
+    assert [one.wait(60) for one in running] == [0, 0]
     with ScoreCache(file, {"shared": "shared", "one": "own 1", "two": "own 2"}) as cache:
         assert len(cache) == 900
-        found = cache.look_up([f"both {i}" for i in range(300)])
-    assert found == {f"both {i}": {"shared": i / 7, "one": i * 1, "two": i * 2} for i in range(300)}
+        values = cache.look_up([f"both {i}" for i in range(300)])
+    assert values == {
+        f"both {i}": {"shared": i / 7, "one": i * 1, "two": i * 2} for i in range(300)
+    }
 
 
 def test_a_writer_that_is_killed_leaves_whole_rows_and_a_cache_that_works(file):
     (killed,) = writers(file, 10**6, 1)
-    killed.stdin.write("go\n")
-    killed.stdin.flush()
-    assert killed.stdout.readline() == "ready\n"
+    start([killed])
     with ScoreCache(file, {"shared": "shared"}) as cache:
         while len(cache) < 100:
             pass
-    killed.send_signal(signal.SIGKILL)
+    killed.kill()
     killed.wait(10)
     with ScoreCache(file, {"shared": "shared", "own": "own 1"}) as cache:
         n = len(cache)

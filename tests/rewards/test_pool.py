@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from rdkit.Chem import MolFromSmiles
+from building import alive, mol, soon
 
 from chemkl.config import InputError
 from chemkl.rewards.components.programs import Program
@@ -40,7 +40,7 @@ def complain(mark):
 def ask_stubborn(_mark):
     """Ask a program, which has a session of its own, and neither answers nor heeds SIGTERM."""
     script = "trap '' TERM; echo $$ > \"$PID_FILE\"; while :; do sleep 0.1; done"
-    Program(("/bin/sh", "-c", script), timeout=1000)(MolFromSmiles("C"))
+    Program(("/bin/sh", "-c", script), timeout=1000)(mol("C"))
 
 
 def wait_for_child(_mark):
@@ -103,22 +103,6 @@ def done(pool, job, units, limit=None):
     outcomes = list(pool.run(job, units, limit))
     assert sorted(number for number, _ in outcomes) == list(range(len(units)))
     return dict(outcomes)
-
-
-def alive(pid):
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except FileNotFoundError:
-        return False
-    return state not in "ZX"
-
-
-def soon(condition, seconds=10.0):
-    """Wait for what must come to be."""
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.02)
-    return condition()
 
 
 def gone(pids):

@@ -6,11 +6,10 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
-from building import build, mol, reward_of
+from building import alive, build, mol, reward_of, soon
 
 from chemkl.config import InputError
 from chemkl.rewards.components.programs import Program, find_program
@@ -53,21 +52,6 @@ def starts(tmp_path):
 
 def ask(one, smiles):
     return one(mol(smiles))
-
-
-def is_alive(pid):
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
-
-
-def wait_for(condition, seconds=5.0):
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.01)
-    return condition()
 
 
 def test_it_is_a_component_started_once_at_the_first_molecule(program, tmp_path):
@@ -125,8 +109,8 @@ def test_one_that_hangs_is_killed_with_all_that_it_started(program, tmp_path):
         """
     with pytest.raises(RuntimeError, match=r"no answer within 1\.5 s"):
         ask(program(body, timeout=1.5), "C")
-    assert wait_for(lambda: not is_alive(int(child.read_text())))
-    assert not is_alive(starts(tmp_path)[0])
+    assert soon(lambda: not alive(int(child.read_text())))
+    assert not alive(starts(tmp_path)[0])
     assert len(starts(tmp_path)) == 1  # a molecule that takes too long is not asked about again
 
 
@@ -154,7 +138,7 @@ def test_wrong_answers_are_told(program, body, says):
 def test_an_answer_too_many_is_not_taken_for_the_next_one(program, tmp_path):
     one = program("answer(value=len(smiles))\nif smiles == 'C': answer(value=7)")
     assert ask(one, "C") == 1
-    assert wait_for(lambda: bool(one._running._read) or one._running._readable(0))
+    assert soon(lambda: bool(one._running._read) or one._running._readable(0))
     with pytest.raises(RuntimeError, match=r"more than one line for a molecule: '.*7}'"):
         ask(one, "CC")
     assert ask(one, "CCC") == 3
@@ -165,7 +149,7 @@ def test_it_ends_with_its_component(program, tmp_path):
     one = program()
     ask(one, "C")
     one._running = None
-    assert wait_for(lambda: not is_alive(starts(tmp_path)[0]))
+    assert soon(lambda: not alive(starts(tmp_path)[0]))
 
 
 def in_a_worker(one, smiles, answers):
@@ -186,8 +170,8 @@ def test_every_process_has_its_own_and_ends_it(program, tmp_path, method):
     assert worker.exitcode == 0
     assert ask(one, "CCCC") == 4
     first, second = starts(tmp_path)
-    assert wait_for(lambda: not is_alive(second))
-    assert is_alive(first)
+    assert soon(lambda: not alive(second))
+    assert alive(first)
 
 
 def test_it_ends_with_the_interpreter(program, tmp_path):
@@ -198,7 +182,7 @@ def test_it_ends_with_the_interpreter(program, tmp_path):
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (ended.stdout, ended.stderr, ended.returncode) == ("3.0\n", "", 0)
-    assert wait_for(lambda: not is_alive(starts(tmp_path)[0]))
+    assert soon(lambda: not alive(starts(tmp_path)[0]))
 
 
 def test_ctrl_c_leaves_no_answer_for_the_next_molecule(program, tmp_path):

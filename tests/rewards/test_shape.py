@@ -35,11 +35,7 @@ def by_numpy(smiles):
     normal = np.linalg.svd(centred)[2][-1]
     spread = np.linalg.eigvalsh(centred.T @ centred)
     return {
-        "pmi1": i1,
-        "pmi2": i2,
-        "pmi3": i3,
-        "npr1": i1 / i3,
-        "npr2": i2 / i3,
+        **{"pmi1": i1, "pmi2": i2, "pmi3": i3, "npr1": i1 / i3, "npr2": i2 / i3},
         "asphericity": differences / 2 / g.sum() ** 2,
         "eccentricity": math.sqrt(i3**2 - i1**2) / i3,
         "spherocity": 3 * spread[0] / spread.sum(),

@@ -148,20 +148,13 @@ class Forest:
     """A random forest on the 2048 bits of the Morgan fingerprint of radius 2 (ECFP4).
 
     The nodes of all trees stand in one list. A leaf is its own child on both sides.
-
-    Attributes:
-        roots: Node where each tree begins.
-        feature: By node, the bit that it asks for.
-        children: By node, where to go when the bit is not set, and when it is.
-        active: By node, the share of actives among the training molecules that reached it.
-        depth: Most steps from a root to a leaf.
     """
 
-    roots: np.ndarray
-    feature: np.ndarray
-    children: np.ndarray
-    active: np.ndarray
-    depth: np.ndarray
+    roots: np.ndarray  # node where each tree begins
+    feature: np.ndarray  # by node, the bit that it asks for
+    children: np.ndarray  # by node, where to go when the bit is not set, and when it is
+    active: np.ndarray  # by node, the share of actives among the training molecules there
+    depth: np.ndarray  # most steps from a root to a leaf
 
     @classmethod
     def from_pickle(cls, model: Inert) -> Self:
@@ -202,21 +195,13 @@ class Forest:
 
 @dataclass(frozen=True)
 class SupportVectors:
-    """A support vector machine with RBF kernel on counts of Morgan features of radius 3 (FCFP6).
+    """A support vector machine with RBF kernel on counts of Morgan features of radius 3 (FCFP6)."""
 
-    Attributes:
-        vectors: Feature counts of the support vectors, one column each.
-        weights: Their dual coefficients, those of inactives positive.
-        intercept: Added to the weighted sum of kernels.
-        gamma: Of the kernel exp(-gamma |x - y|^2).
-        platt: A and B of Platt's 1 / (1 + exp(A f + B)), the probability of being inactive.
-    """
-
-    vectors: np.ndarray
-    weights: np.ndarray
-    intercept: np.ndarray
-    gamma: np.ndarray
-    platt: np.ndarray
+    vectors: np.ndarray  # feature counts of the support vectors, one column each
+    weights: np.ndarray  # their dual coefficients, those of inactives positive
+    intercept: np.ndarray  # added to the weighted sum of kernels
+    gamma: np.ndarray  # of the kernel exp(-gamma |x - y|^2)
+    platt: np.ndarray  # A and B of Platt's 1 / (1 + exp(A f + B)) of being inactive
 
     @classmethod
     def from_pickle(cls, model: Inert) -> Self:

@@ -183,23 +183,14 @@ _WEIGHTS = {
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Networks that predict the same endpoints; their mean counts.
+    """Networks that predict the same endpoints; their mean counts."""
 
-    Attributes:
-        endpoints: Names of the endpoints, in order.
-        weights: By name, each with the members along its first axis; matrices (M, in, out).
-        mean_MT: Added to what a regression gives; None for probabilities.
-        scale_MT: What a regression gives is multiplied by it; None for probabilities.
-        depth: Steps of message passing, the first included.
-        norm: By which the sum over atoms is divided.
-    """
-
-    endpoints: tuple[str, ...]
-    weights: Mapping[str, np.ndarray]
-    mean_MT: np.ndarray | None
-    scale_MT: np.ndarray | None
-    depth: int
-    norm: float
+    endpoints: tuple[str, ...]  # names of the endpoints, in order
+    weights: Mapping[str, np.ndarray]  # members along the first axis; (M, in, out)
+    mean_MT: np.ndarray | None  # added to what a regression gives, once scaled
+    scale_MT: np.ndarray | None  # of a regression; None for probabilities, as the mean
+    depth: int  # steps of message passing, the first included
+    norm: float  # by which the sum over atoms is divided
     _kept: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     def predict(self, mol: Mol) -> np.ndarray:

@@ -34,7 +34,7 @@ from chemkl.config import Config, InputError, did_you_mean
 from chemkl.config.document import Document
 from chemkl.config.loading import render
 from chemkl.results.provenance import sha256_of
-from chemkl.rewards.registry import REAL, BatchScore, Failure, InputFile, component
+from chemkl.rewards.registry import REAL, BatchScore, Failure, Identified, InputFile, component
 
 Takes = Literal["smiles", "mol", "list"]
 FORMS = "package.module:name, package.module.name or path/to/file.py:name"
@@ -49,19 +49,12 @@ class CallError(RuntimeError):
 
 @dataclass(frozen=True)
 class UserFunction:
-    """A function of the user; the molecule, or the list of them, is its first argument.
+    """A function of the user; the molecule, or the list of them, is its first argument."""
 
-    Attributes:
-        reference: How it is found, whatever the working directory.
-        function: The function itself.
-        identity: sha256 of the file that its code stands in; empty where there is none.
-        file: That file; None where there is none.
-    """
-
-    reference: str
-    function: Callable[..., Any]
-    identity: str
-    file: Path | None = None
+    reference: str  # how it is found, whatever the working directory
+    function: Callable[..., Any]  # the function itself
+    identity: str  # sha256 of the file that its code stands in; empty where there is none
+    file: Path | None = None  # that file; None where there is none
 
     def __call__(self, *arguments: Any, **parameters: Any) -> Any:
         """Call it."""
@@ -106,9 +99,7 @@ class UserFunction:
     ) -> dict[str, Any]:
         """Check parameters against the signature, and give them in the annotated types.
 
-        Args:
-            parameters: what it takes by name.
-            given: what it is given before them, by position; in words.
+        `given` says in words what it is given before them, by position.
         """
         if self._signature is None:  # compiled: it says itself what it dislikes, at each molecule
             return dict(parameters)
@@ -306,32 +297,20 @@ def python_function(
             annotated with (str, Mol, list[str], list[Mol]).
     """
     user = load_function(function)
-    return FunctionScore(user, user.checked(parameters or {}), *user.form(takes))
+    given = user.checked(parameters or {})
+    is_list, kind = user.form(takes)
 
-
-class FunctionScore:
-    """Asks a function of the user about molecules; what it cannot score fails alone.
-
-    It is called with a list or not, of canonical SMILES (str) or of Mol (kind). Its identity, what
-    decides the values beside the settings, is the code's sha256.
-    """
-
-    def __init__(
-        self, function: UserFunction, parameters: Mapping[str, Any], is_list: bool, kind: type
-    ) -> None:
-        self.function, self.parameters, self.identity = function, parameters, function.identity
-        self.is_list, self.kind = is_list, kind
-
-    def __call__(self, mols: Sequence[Mol]) -> Sequence[float | Failure]:
-        """Give what the function returns for each molecule, in order; a list may fail whole."""
-        molecules = [MolToSmiles(mol) if self.kind is str else Mol(mol) for mol in mols]
-        if self.is_list:
-            together: Sequence[float | Failure] = self.function(molecules, **self.parameters)
+    def score(mols: Sequence[Mol]) -> Sequence[float | Failure]:
+        molecules = [MolToSmiles(mol) if kind is str else Mol(mol) for mol in mols]
+        if is_list:
+            together: Sequence[float | Failure] = user(molecules, **given)
             return together
         answers: list[float | Failure] = []
         for molecule in molecules:
             try:
-                answers.append(self.function(molecule, **self.parameters))
-            except CallError as error:
+                answers.append(user(molecule, **given))
+            except CallError as error:  # what it cannot score fails alone
                 answers.append(Failure(str(error)))
         return answers
+
+    return Identified(score, user.identity)

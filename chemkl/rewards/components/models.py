@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal, NamedTuple
@@ -22,7 +23,14 @@ from chemkl.chem.fingerprints import build_fingerprint
 from chemkl.chem.molecules import one_line
 from chemkl.config import InputError, did_you_mean
 from chemkl.results.provenance import sha256_of
-from chemkl.rewards.registry import REAL, BatchScore, InputFile, component, needed_package
+from chemkl.rewards.registry import (
+    REAL,
+    BatchScore,
+    Identified,
+    InputFile,
+    component,
+    needed_package,
+)
 
 PICKLES = (".pkl", ".pickle", ".joblib", ".sav", ".dill")
 METHODS = ("predict", "predict_proba", "decision_function")
@@ -86,9 +94,8 @@ def onnx_model(
     """
     _refuse_pickle(path)
     needed_package("onnxruntime", "onnx_model", "onnx")
-    model = Model(fingerprint, path, "onnxruntime")
-    model.predict = load_onnx(path, output, class_index, model.length)
-    return model
+    load = partial(load_onnx, path, output, class_index)
+    return _asked(fingerprint, load, path, "onnxruntime")
 
 
 @component(
@@ -123,36 +130,29 @@ def sklearn_model(
     """
     _refuse_pickle(path)
     needed_package("skops", "sklearn_model", "sklearn")
-    model = Model(fingerprint, path, "scikit-learn")
-    model.predict = load_skops(path, method, class_index, model.length, trusted)
-    return model
+    load = partial(load_skops, path, method, class_index, trusted)
+    return _asked(fingerprint, load, path, "scikit-learn")
 
 
-class Model:
-    """Asks a model about molecules.
+def _asked(
+    settings: Fingerprint, load: Callable[[int], Predict], path: Path, package: str
+) -> BatchScore:
+    """Ask a model, loaded for fingerprints of a length, about molecules, in order."""
+    kind, radius, n_bits, counts = settings
+    fingerprint = build_fingerprint(kind, radius=radius, n_bits=n_bits, counts=counts)
+    vector = fingerprint(MolFromSmiles("C"))  # of bits, or of counts
+    of_bits = hasattr(vector, "GetNumBits")
+    length = int(vector.GetNumBits() if of_bits else vector.GetLength())
+    predict = load(length)
 
-    Attributes:
-        predict: The model: it takes fingerprints of this length.
-        identity: What decides the values beside the settings: the model's file, and who runs it.
-    """
-
-    predict: Predict
-
-    def __init__(self, settings: Fingerprint, path: Path, package: str) -> None:
-        self.identity = f"{sha256_of(path)} {package} {version(package)}"
-        kind, radius, n_bits, counts = settings
-        self._fingerprint = build_fingerprint(kind, radius=radius, n_bits=n_bits, counts=counts)
-        vector = self._fingerprint(MolFromSmiles("C"))  # of bits, or of counts
-        of_bits = hasattr(vector, "GetNumBits")
-        self.length = int(vector.GetNumBits() if of_bits else vector.GetLength())
-
-    def __call__(self, mols: Sequence[Mol]) -> list[float]:
-        """Give the predicted values, in order."""
-        rows = np.zeros((len(mols), self.length), dtype=np.float32)
+    def score(mols: Sequence[Mol]) -> list[float]:
+        rows = np.zeros((len(mols), length), dtype=np.float32)
         for row, mol in zip(rows, mols, strict=True):
-            ConvertToNumpyArray(self._fingerprint(mol), row)
-        values: list[float] = self.predict(rows).tolist() if mols else []
+            ConvertToNumpyArray(fingerprint(mol), row)
+        values: list[float] = predict(rows).tolist() if mols else []
         return values
+
+    return Identified(score, f"{sha256_of(path)} {package} {version(package)}")
 
 
 @contextmanager
@@ -216,7 +216,7 @@ def load_onnx(path: Path, output: str | int | None, class_index: int | None, n: 
 
 
 def load_skops(
-    path: Path, method: str | None, class_index: int | None, n: int, trusted: Sequence[str]
+    path: Path, method: str | None, class_index: int | None, trusted: Sequence[str], n: int
 ) -> Predict:
     """Read a scikit-learn model, which takes fingerprints of length n, from a skops file."""
     import skops.io  # optional
@@ -301,12 +301,8 @@ def read_inert(load: Callable[[], Any], kind: type, name: str, what: str) -> Any
 class InertUnpickler(pickle.Unpickler):
     """Reads a pickle without running anything of it: names on a list become inert stand-ins.
 
-    A name that is not on the list is refused, and nothing is imported.
-
-    Args:
-        stream: the pickle.
-        what: how messages call it.
-        stand_ins: by module and name, what stands for everything that it may name.
+    A name that is not on the list is refused, and nothing is imported. Messages call the pickle
+    `what`; the stand-ins are by module and name.
     """
 
     def __init__(
