@@ -138,15 +138,14 @@ def _from_table(used: Mapping[tuple[str, int], Path], settings: CompareConfig) -
     """Take the evaluations out of the table of an evaluate stage."""
     path = cast(Path, settings.table)
     manifest = Manifest.load(path.parent)
-    if manifest is None or manifest.stage != "evaluate" or manifest.status != "complete":
-        raise InputError(
-            f"table: {path} is not in the output folder of a finished evaluate stage, so it cannot "
-            "be told which run is which. Give the diversity.parquet where evaluate wrote it."
-        )
-    if manifest.has_changed_inputs():
+    is_one = manifest and (manifest.stage, manifest.status) == ("evaluate", "complete")
+    if manifest is None or not is_one or manifest.has_changed_inputs():
         raise InputError(
             f"table: what {path} was computed from has changed since. Run that evaluate again with "
             "--fresh."
+            if is_one
+            else f"table: {path} is not in the output folder of a finished evaluate stage, so it "
+            "cannot be told which run is which. Give the diversity.parquet where evaluate wrote it."
         )
     folders = [Path(folder) for folder in manifest.config["runs"]]
     files = [Path(file["path"]) for file in manifest.config["samples"]]

@@ -224,15 +224,14 @@ def _read_tagged(
     among = f"among the {len(smiles):,} of split {split!r}: choose other cuts"
     InputError.refuse(f"{line} {among}" for line in without)
     has_prompt = number != NO_PROMPT
-    if not has_prompt.any():
-        raise InputError(
-            f"{config.corpus}: no molecule of split {split!r} has all of the conditions' values"
-        )
-    if not has_prompt.all():
-        say(
-            f"{config.corpus}: {np.sum(~has_prompt):,} of {len(smiles):,} molecules of split "
-            f"{split!r} are left out: a condition could not be computed of them"
-        )
+    n_lost, all_lost = int((~has_prompt).sum()), not has_prompt.any()
+    lost = (
+        f"{config.corpus}: {n_lost:,} of {len(smiles):,} molecules of split {split!r} are left "
+        "out: a condition could not be computed of them"
+    )
+    InputError.refuse([lost] if all_lost else [])
+    if n_lost:
+        say(lost)
     kept = [text for text, keep in zip(smiles, has_prompt, strict=True) if keep]
     return kept, number[has_prompt]
 

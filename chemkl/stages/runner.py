@@ -175,20 +175,21 @@ def _is_output(out: Path, *, tables: bool) -> bool:
     """Whether there is output of chemkl in a place; False where there is nothing to speak of."""
     if not out.exists():
         return False
-    if not out.is_dir():
-        if tables and out.name.lower().endswith(TABLES):
+    problem = "this is a file, not an output folder; choose another --out"
+    if out.is_dir():
+        if Manifest.load(out) is not None:
             return True
-        raise InputError(f"{out}: this is a file, not an output folder; choose another --out")
-    if Manifest.load(out) is not None:
+        foreign = sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
+        if not foreign:
+            return False
+        shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
+        problem = (
+            f"not the output of chemkl: it holds {shown}, but no {FILE_NAME}. --fresh moves "
+            "nothing else aside: choose another --out, or go without --fresh"
+        )
+    elif tables and out.name.lower().endswith(TABLES):
         return True
-    foreign = sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
-    if not foreign:
-        return False
-    shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
-    raise InputError(
-        f"{out}: not the output of chemkl: it holds {shown}, but no {FILE_NAME}. --fresh moves "
-        "nothing else aside: choose another --out, or go without --fresh"
-    )
+    raise InputError(f"{out}: {problem}")
 
 
 def _check_apart(out: Path, inputs: Iterable[Path], files: Iterable[Path]) -> None:

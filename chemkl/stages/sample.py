@@ -70,7 +70,13 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
 def work(config: SampleConfig, start: Start) -> None:
     """Write ``samples.parquet``; of a mixture, with a column ``logp_<name>`` for each member."""
     models = _models(config.mixture, config.policy, config.prior)
-    policy = _policy(config, models).to(config.device)
+    loaded = {name: load_policy(path) for name, path in models.items()}
+    prior = loaded.pop(PRIOR) if config.prior is not None else None
+    policy: Policy = next(iter(loaded.values()))
+    if config.mixture is not None or prior is not None:
+        kind, weights = config.combination
+        policy = Mixture(loaded, weights, kind=kind, prior=prior, beta_scale=config.beta_scale)
+    policy = policy.to(config.device)
     schema = _schema(policy)
     with start.claim(models) as manifest:
         n_truncated = 0
@@ -109,16 +115,6 @@ def _of_another_prior(
         for name, sha256 in recorded.items()
         if name != PRIOR and sha256 is not None and current_sha256(sha256) != given
     ]
-
-
-def _policy(config: SampleConfig, models: Mapping[str, Path]) -> Policy:
-    """Load what is to be sampled."""
-    loaded = {name: load_policy(path) for name, path in models.items()}
-    prior = loaded.pop(PRIOR) if config.prior is not None else None
-    if config.mixture is None and prior is None:
-        return loaded[POLICY]
-    kind, weights = config.combination
-    return Mixture(loaded, weights, kind=kind, prior=prior, beta_scale=config.beta_scale)
 
 
 def _schema(policy: Policy) -> pa.Schema:

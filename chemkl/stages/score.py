@@ -88,11 +88,11 @@ def score_file(config: ScoreConfig, place: Path, console: Console) -> dict[str, 
                 summary.add(rows)
                 has_cells |= any(line.reason != NO_CELL for line in lines)
                 bar.advance(len(lines))
+            problem = f"no line holds a valid molecule. Reasons: {summary.reasons()}"
             if not has_cells and config.column is not None:
-                raise InputError(
-                    f"{config.file}: no line has the column {config.column}, counted from 0"
-                )
-            summary.require_valid(config.file)
+                problem = f"no line has the column {config.column}, counted from 0"
+            if not summary.n_valid:
+                raise InputError(f"{config.file}: {problem}")
         results = summary.results(reward.failures)
     summary.print(console, reward.failures)
     return results
@@ -279,7 +279,7 @@ class Summary:
         self._sums = pd.Series(0.0, index=[*columns, "reward"])
         self._numbers = pd.Series(0, index=[*columns, "reward"])
         self._lines = 0
-        self._valid = 0
+        self.n_valid = 0
         self._best = pd.DataFrame({"reward": [], "name": []}, dtype=object)  # by SMILES
         self._reasons: Counter[str] = Counter()
         self._first_lines: dict[str, int] = {}
@@ -288,7 +288,7 @@ class Summary:
         """Take rows in."""
         valid, invalid = rows[rows["valid"]], rows[~rows["valid"]]
         self._lines += len(rows)
-        self._valid += len(valid)
+        self.n_valid += len(valid)
         self._sums += valid[self._sums.index].sum()
         self._numbers += valid[self._sums.index].notna().sum()
         self._reasons.update(invalid["reason"])
@@ -299,15 +299,12 @@ class Summary:
         first = joined[~joined.index.duplicated()]
         self._best = first.sort_values("reward", ascending=False, kind="stable").head(N_BEST)
 
-    def require_valid(self, file: Path) -> None:
-        """Refuse a file without one valid molecule."""
-        if self._valid:
-            return
-        reasons = "; ".join(
+    def reasons(self) -> str:
+        """The commonest reasons why lines hold no molecule."""
+        return "; ".join(
             f"{n:,} x {reason} (first: line {self._first_lines[reason]})"
             for reason, n in self._reasons.most_common(N_BEST)
         )
-        raise InputError(f"{file}: no line holds a valid molecule. Reasons: {reasons}")
 
     def results(self, failures: Mapping[str, FailureCount]) -> dict[str, Any]:
         """Everything as plain values; NaN where there is nothing to take a mean of."""
@@ -323,7 +320,7 @@ class Summary:
         }
         return {
             "lines": self._lines,
-            "valid": self._valid,
+            "valid": self.n_valid,
             "mean_reward": means["reward"],
             "best": self._best["reward"].to_dict(),
             "components": components,
@@ -332,7 +329,7 @@ class Summary:
     def print(self, console: Console, failures: Mapping[str, FailureCount]) -> None:
         """Show it."""
         results = self.results(failures)
-        console.print(f"lines    {self._lines:,}\nvalid    {self._valid:,}", highlight=False)
+        console.print(f"lines    {self._lines:,}\nvalid    {self.n_valid:,}", highlight=False)
         mean = cell(results["mean_reward"], ".4g")
         console.print(f"reward   {mean} (mean of the valid)", highlight=False)
         rows = []

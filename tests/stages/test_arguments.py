@@ -111,14 +111,6 @@ def test_compare_finds_the_methods(place, chemkl, capsys):
     assert config["thresholds"] == [0.5, 0.88]
 
 
-def test_compare_takes_a_pattern(place):
-    found = sort_arguments("compare", ["out/*-seed=[01]"])
-    assert {name: len(own) for name, own in found.source["methods"].items()} == {
-        "few": 2,
-        "many": 2,
-    }
-
-
 def test_settings_of_files_are_those_of_each(place):
     Path("odd.csv").write_text("SMILES,mine,Score\nc1ccccc1,0.1,0.9\nCCO,0.95,0.2\n")
     found = sort_arguments("evaluate", ["odd.csv", "scored.csv", "reward_column=mine", "every=2"])

@@ -11,7 +11,7 @@ import pytest
 
 from chemkl import cli
 from chemkl.config import InputError, StorageError
-from chemkl.results import Manifest, write_bytes, write_parquet
+from chemkl.results import Manifest, write_bytes
 from chemkl.results.atomic import atomic_file, atomic_folder, storage_problem
 from chemkl.stages import evaluate, posttrain, prepare, pretrain, report, sample, score
 from chemkl.stages import sample as sample_stage
@@ -305,12 +305,3 @@ def test_the_exit_code_of_a_full_disk_is_1_and_one_line(monkeypatch, capsys, err
         cli.main()
     assert caught.value.code == code
     assert capsys.readouterr().err == said
-
-
-def test_output_of_a_command_on_a_full_disk_is_one_message(place):
-    import pyarrow as pa
-
-    fill(place, but=4)
-    with pytest.raises(StorageError, match=r"a\.parquet: cannot be written: No space left"):
-        write_parquet(place / "a.parquet", pa.table({"a": [os.urandom(9) for _ in range(9000)]}))
-    assert names(place) == ["filler"]

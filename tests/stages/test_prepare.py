@@ -254,22 +254,6 @@ def test_a_mistake_is_one_clear_error_and_makes_no_folder(tmp_path, many, settin
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.csv", b"id,mol\n1,CC\n", r"no column is called smiles; say .* Known: id, mol"),
-        ("a.parquet", b"no", r"a\.parquet: not a readable Parquet file"),
-        ("a.smi.gz", b"CC\n", r"a\.smi\.gz: damaged gzip file"),
-        ("a.doc", b"Dear Sir,\n", r"a\.doc: neither its name nor its content tells the format"),
-    ],
-)
-def test_an_unreadable_file_is_one_error_and_makes_no_folder(tmp_path, name, content, message):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=message):
-        prepare.run(config_for(tmp_path / name), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_file_that_breaks_off_leaves_no_half_corpus(tmp_path, many):
     path = tmp_path / "a.smi.gz"
     path.write_bytes(gzip.compress(many.read_bytes())[:-50])

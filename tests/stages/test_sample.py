@@ -88,13 +88,6 @@ def test_again_into_the_same_folder_gives_the_same_file(config, tmp_path):
     assert not (tmp_path / ".samples.parquet.tmp").exists()
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta", "cpu:a"])
-def test_a_device_that_is_not_there_is_an_input_error(config, tmp_path, device):
-    with pytest.raises(InputError, match=f"device: '{device}' cannot be used here: "):
-        sample.run(config | {"device": device}, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.parametrize(
     ("inside", "given", "says"),
     [

@@ -1,6 +1,5 @@
 """The score stage and its command: every line kept, the same numbers as the reward's own."""
 
-import gzip
 import io
 import json
 from pathlib import Path
@@ -83,24 +82,6 @@ def test_csv_holds_the_same(folder):
     for name in ("line", "smiles", "valid", "raw_qed", "raw_mol_wt", "reward"):
         assert rows[name].equals(parquet[name].astype(rows[name].dtype)), name
     assert [p.name for p in (folder / "b").iterdir() if p.name.startswith(".scores")] == []
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "column"),
-    [
-        ("m.csv", "id,Smiles\n1,CCO\n2\n3,C\n", None),
-        ("m.tsv", "1\tCCO\n2\n3\tC\n", 1),
-        ("m.smi.gz", "1 CCO\n2\n3 C\n", 1),
-    ],
-)
-def test_columns_by_name_or_number_and_lines_that_lack_them(folder, name, text, column):
-    data = text.encode()
-    Path(name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
-    rows = pd.read_parquet(score.run(settings(file=name, column=column), folder / "out"))
-    assert rows["canonical_smiles"].tolist()[::2] == ["CCO", "C"]
-    assert pd.isna(rows["smiles"][1])
-    assert rows["reason"][1] == "missing: the line has no such column"
-    assert not rows["valid"][1]
 
 
 @pytest.mark.parametrize("form", ["parquet", "csv"])

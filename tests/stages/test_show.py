@@ -208,13 +208,6 @@ def test_a_file_without_meanings_or_rows(tmp_path):
 # ---- a query
 
 
-def test_an_answer(run):
-    sql = "select scaffold, count(*) n, max(reward) best from trace where call is not null"
-    lines = shown(run, sql=f"{sql} group by all order by best desc")
-    assert [line.split() for line in lines if "ccc" in line] == [["c1ccccc1", "2", "0.95"]]
-    assert ["C1CCCCC1", "1", "0.8"] in [line.split() for line in lines]
-
-
 def test_a_long_answer_is_cut_and_says_so(run):
     lines = shown(run, sql="select row, smiles from trace", rows=3)
     assert lines[-1] == "3 of 8 rows; --rows N shows more, or --csv FILE writes all"
