@@ -67,7 +67,8 @@ class DecoratedScaffold:
             AttachmentPoints().add_attachment_point_numbers(mol, canonicalize=False)
         points.sort(key=Chem.Atom.GetAtomMapNum)
         problem = _problem(points, one_point_an_atom=one_point_an_atom)
-        InputError.refuse([f"scaffold {scaffold!r} {problem}"] if problem else [])
+        if problem:
+            raise InputError(f"scaffold {scaffold!r} {problem}")
         self.n_points = len(points)
         self._ends = [(atom.GetNeighbors()[0].GetIdx(), atom.GetIdx()) for atom in points]
         self._core = [atom.GetIdx() for atom in mol.GetAtoms() if atom.GetAtomicNum() != 0]

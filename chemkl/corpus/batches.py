@@ -46,7 +46,8 @@ class TokenDataset(Dataset[list[int]]):
     def __init__(
         self, smiles: Sequence[str], vocabulary: Vocabulary, randomise_seed: int | None = None
     ) -> None:
-        InputError.refuse([] if len(smiles) else ["no molecules: a split must hold at least one"])
+        if not len(smiles):
+            raise InputError("no molecules: a split must hold at least one")
         self.smiles = smiles
         self.vocabulary = vocabulary
         self._seed = randomise_seed
@@ -83,8 +84,8 @@ def read_datasets(
     randomise_seed: int | None = None,
 ) -> tuple[TokenDataset, TokenDataset]:
     """Read the training and the validation split of a prepared corpus, the latter up to a size."""
-    problem = f"train_split and valid_split are both {train_split!r}: choose two"
-    InputError.refuse([problem] if train_split == valid_split else [])
+    if train_split == valid_split:
+        raise InputError(f"train_split and valid_split are both {train_split!r}: choose two")
     vocabulary = read_vocabulary(folder)
     train = TokenDataset(read_split(folder, train_split), vocabulary, randomise_seed)
     return train, TokenDataset(read_split(folder, valid_split, valid_molecules), vocabulary)

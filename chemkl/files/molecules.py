@@ -278,7 +278,8 @@ def _named_cell(
         smiles = _by_name(names, table)
     if table.types is not None and pa.types.is_nested(kind := table.types.field(smiles).type):
         problem = f"the column {smiles!r} holds {kind}; expected SMILES as text"
-    InputError.refuse([f"{table.place}: {problem}"] if problem else [])
+    if problem:
+        raise InputError(f"{table.place}: {problem}")
     return smiles, names
 
 
@@ -307,8 +308,8 @@ def _place(table: Table, column: str | int | None, first: Sequence[str]) -> tupl
     if table.bare or isinstance(column, int):
         return _place_in_bare(table, column, first)
     if not first:
-        problem = f"{place}: the first line is empty; expected the columns' names"
-        InputError.refuse([problem] if table.sample else [])
+        if table.sample:
+            raise InputError(f"{place}: the first line is empty; expected the columns' names")
         return 0, True
     if column is not None:
         return first.index(find_column(first, column, place)), True
