@@ -5,9 +5,11 @@ keyword-only ones are options of the user. A shaper that scales A (ucpo, ips) in
 it is meant for hits with A > 0: where A is negative, what it favours is pushed down harder.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypeVar
+from functools import wraps
+from typing import Annotated, Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -90,12 +92,19 @@ SHAPERS: Registry[Shaper] = Registry("shaper")
 
 
 def shaper(name: str) -> Callable[[F], F]:
-    """Register a function under ``name``."""
+    """Register a function under ``name``; what it is called with is checked first."""
 
     def decorate(function: F) -> F:
         wanted = Wanted.by(function, f"shaper {name!r}", SHAPER_INPUTS)
-        SHAPERS.add(name, Shaper(name, function, wanted))
-        return function
+        signature = inspect.signature(function)
+
+        @wraps(function)
+        def checked(*args: Any, **options: Any) -> Tensor:
+            _check_shaped(signature.bind(*args, **options).arguments)
+            return function(*args, **options)
+
+        SHAPERS.add(name, Shaper(name, checked, wanted))
+        return cast("F", checked)
 
     return decorate
 
@@ -141,8 +150,6 @@ def set_diversity(
     Options:
         weight: of the gain, in units of the advantage.
     """
-    _check_shaped(advantage_B, hit_B=hit_B, group_B=group_B)
-    _check_kernel(kernel_BB, advantage_B)
     if not bool(hit_B.any()):
         return advantage_B.detach().clone()
     groups = Groups.of(group_B, advantage_B)
@@ -186,7 +193,6 @@ def differential_smoothing(
     Options:
         gamma: reward units per nat.
     """
-    _check_shaped(advantage_B, hit_B=hit_B, logp_policy_B=logp_policy_B)
     shaped_B = advantage_B - (gamma * logp_policy_B).to(advantage_B)
     return torch.where(hit_B, shaped_B, advantage_B).detach()
 
@@ -222,7 +228,6 @@ def ucpo(
             rarest hit has nearly all of that share, at about the mean number of tokens it is
             spread.
     """
-    _check_shaped(advantage_B, hit_B=hit_B, logp_policy_B=logp_policy_B, group_B=group_B)
     groups = Groups.of(group_B, advantage_B)
     n_B = groups.sum_B(hit_B.long())
     rarity_B = -logp_policy_B.detach().double() / temperature
@@ -254,7 +259,6 @@ def ips(
     Options:
         eps: smallest share to divide by; the factor is never above 1/eps.
     """
-    _check_shaped(advantage_B, outcome_B=outcome_B, group_B=group_B)
     groups = Groups.of(group_B, advantage_B)
     pairs = torch.stack([groups.index_B, outcome_B.long()])
     _, index_B, counts = torch.unique(pairs, dim=1, return_inverse=True, return_counts=True)
@@ -263,28 +267,19 @@ def ips(
     return torch.where(outcome_B >= 0, scaled_B, advantage_B).detach()
 
 
-def _check_shaped(
-    advantage_B: Tensor,
-    *,
-    hit_B: Tensor | None = None,
-    logp_policy_B: Tensor | None = None,
-    outcome_B: Tensor | None = None,
-    group_B: Tensor | None = None,
-) -> None:
+def _check_shaped(given: Mapping[str, Tensor]) -> None:
     """Refuse rows that a shaper cannot work on, shapes first."""
-    check_rows(
-        advantage=advantage_B,
-        hit=hit_B,
-        logp_policy=logp_policy_B,
-        outcome=outcome_B,
-        group=group_B,
-    )
-    check_whole(group=group_B, outcome=outcome_B)
-    check_bool(hit=hit_B)
+    rows = {name: given.get(f"{name}_B") for name in ("advantage", "hit", "logp_policy")}
+    whole = {name: given.get(f"{name}_B") for name in ("outcome", "group")}
+    check_rows(**rows, **whole)
+    check_whole(**whole)
+    check_bool(hit=rows["hit"])
     fix = "a target of -inf outside of the hits has no advantage there; take gibbs or mara"
-    check_finite("advantage", advantage_B, fix)
-    if logp_policy_B is not None:
-        check_logp("logp_policy", logp_policy_B)
+    check_finite("advantage", given["advantage_B"], fix)
+    if "logp_policy_B" in given:
+        check_logp("logp_policy", given["logp_policy_B"])
+    if "kernel_BB" in given:
+        _check_kernel(given["kernel_BB"], given["advantage_B"])
 
 
 def _check_kernel(kernel_BB: Tensor, advantage_B: Tensor) -> None:
