@@ -220,8 +220,10 @@ def problem_of_weights(kind: str, weights: Mapping[str, float]) -> str:
     if low:
         instead = "To move away from a prior, set prior and a beta_scale below 1"
         return f"weights must be finite and at least 0; got {_listed(low)}. {instead}"
+    if not weights:
+        return "a mixture needs at least one policy"
     if total == 0:
-        return f"the weights must sum to 1, and all are 0: {_listed(weights) or 'there is none'}"
+        return f"the weights must sum to 1, and all are 0: {_listed(weights)}"
     zero = [name for name, w in weights.items() if w == 0]
     if zero and kind == "harmonic":
         got = f"got 0 for {', '.join(zero)}. Leave that policy out"
