@@ -56,7 +56,7 @@ def describe(
         *collapse_sentences({name: [run.late for run in group] for name, group in grouped.items()}),
         *(f"{run.name}: {run.idle}." for run in facts if run.idle),
         *_finds(grouped, threshold),
-        *_best(facts),
+        *_best_and_unequal(facts),
         *_reality(grouped, threshold, comparison),
     ]
 
@@ -135,7 +135,7 @@ def _found(name: str, runs: Sequence[Facts], threshold: float) -> str:
     )
 
 
-def _best(facts: Sequence[Facts]) -> Iterator[str]:
+def _best_and_unequal(facts: Sequence[Facts]) -> Iterator[str]:
     """The best molecule of all runs, at equal rewards the one found first; and what is unequal.
 
     Runs that are not done, and budgets that differ: both change every count.

@@ -46,10 +46,7 @@ def test_ngrams_are_counted_within_each_text():
     assert NgramCounts.of(texts, 2) == NgramCounts(distinct=2, total=4)
     assert NgramCounts.of(texts, 1) == NgramCounts(distinct=3, total=7)
     assert NgramCounts.of(texts, 5) == NgramCounts(distinct=0, total=0)
-
-
-def test_distinct_is_the_plain_share():
-    assert NgramCounts(distinct=2, total=4).share == 0.5
+    assert NgramCounts(distinct=2, total=4).share == 0.5  # distinct is the plain share
     assert NgramCounts(distinct=0, total=0).share is None
 
 
@@ -114,17 +111,14 @@ def test_clusters_join_up_to_the_threshold(linkage, distance, n):
         assert numbers[0] == numbers[1] != numbers[2]
 
 
-def test_clusters_of_few_texts():
+def test_clusters_of_few_texts_and_of_many_in_another_order():
     assert text_clusters(at_angles(5), 0.4).tolist() == [0]
     assert text_clusters(np.zeros((0, 2)), 0.4).tolist() == []
     assert len(set(text_clusters(at_angles(5, 5, 5), 0.4))) == 1
-
-
-def test_the_number_of_clusters_does_not_depend_on_the_order():
     vectors = unit(np.random.default_rng(2).normal(size=(60, 4)))
     shuffled = vectors[np.random.default_rng(3).permutation(60)]
-    counts = [len(set(text_clusters(each, 0.4))) for each in (vectors, shuffled)]
-    assert counts[0] == counts[1]
+    counts = [len(set(text_clusters(rows, 0.4))) for rows in (vectors, shuffled)]
+    assert counts[0] == counts[1]  # whatever the order
     assert 1 < counts[0] < 60
 
 
@@ -145,9 +139,6 @@ def test_sampled_answers_of_one_prompt():
     assert (row["validity"], row["distinct_answers"], row["answer_top_share"]) == (0.8, 2, 0.75)
     assert row["answer_entropy"] == pytest.approx(entropy([3, 1]))
     assert row["effective_answers"] == pytest.approx(math.exp(entropy([3, 1])))
-
-
-def test_samples_without_a_valid_answer():
     row = answers_of([None, None])
     assert (row["validity"], row["distinct_answers"]) == (0, 0)
     assert row["answer_entropy"] is row["effective_answers"] is row["answer_top_share"] is None

@@ -59,12 +59,15 @@ def test_replayed_rows_are_no_samples_and_no_anchors(run):
     assert own.anchors["logp_ref"].tolist() == [-12, -22, -32]
 
 
-def test_every_dot_and_every_anchor_is_drawn(run):
+def dots(panel):
+    """How many dots the two largest paths have."""
+    paths = re.findall(r'<path d="([^"]*)"[^>]*stroke-linecap: round', panel.svg)
+    return sorted(path.count("M") for path in paths)[-2:]
+
+
+def test_every_dot_and_every_anchor_is_drawn_and_of_many_molecules_some(run, monkeypatch):
     reward, policy = likelihood_panels([run], {"one": [0]}, 0.8, window=10, seed=0)
-    dots = [
-        d.count("M") for d in re.findall(r'<path d="([^"]*)"[^>]*stroke-linecap: round', reward.svg)
-    ]
-    assert sorted(dots)[-2:] == [20, 20]  # hits and misses
+    assert dots(reward) == [20, 20]  # hits and misses
     rings = re.search(
         r"stroke-width: 0.7[^\"]*\"/>\s*</defs>\s*<g[^>]*>(.*?)</g>", reward.svg, re.S
     )
@@ -75,6 +78,10 @@ def test_every_dot_and_every_anchor_is_drawn(run):
     assert "slope 0.50" in policy.note
     assert "τ 0.7" in reward.svg
     assert "hit 0.8" in reward.svg
+    monkeypatch.setattr(likelihoods, "DOTS", 7)
+    reward, _ = likelihood_panels([run], {"one": [0]}, 0.8, window=10, seed=0)
+    assert dots(reward) == [7, 7]
+    assert "4 anchors" in reward.note
 
 
 def test_dots_are_to_scale(run):
@@ -92,16 +99,6 @@ def test_dots_are_to_scale(run):
     assert len(set(misses[:, 1])) == len(set(hits[:, 1])) == 1
     assert hits[0, 1] < misses[0, 1]  # SVG counts from the top
     assert "slope 0.50" in policy.note
-
-
-def test_many_molecules_are_sampled_and_anchors_are_not(run, monkeypatch):
-    monkeypatch.setattr(likelihoods, "DOTS", 7)
-    reward, _ = likelihood_panels([run], {"one": [0]}, 0.8, window=10, seed=0)
-    dots = [
-        d.count("M") for d in re.findall(r'<path d="([^"]*)"[^>]*stroke-linecap: round', reward.svg)
-    ]
-    assert sorted(dots)[-2:] == [7, 7]
-    assert "4 anchors" in reward.note
 
 
 @pytest.mark.parametrize(
