@@ -50,12 +50,6 @@ def int_div_pairs(fingerprints: Fingerprints, *, workers: int = 1) -> float | No
     return float(1 - below.sum() / (n * (n - 1) / 2))
 
 
-def similarity_sums(fingerprints: Fingerprints, *, workers: int = 1) -> np.ndarray:
-    """For each n from 0 on, the sum of T_ij over the pairs i < j among the first n."""
-    below, _ = tanimoto_sums(fingerprints, workers=workers)
-    return np.concatenate([[0.0], np.cumsum(below[0])])
-
-
 def circles(fingerprints: Fingerprints, distance: float = 0.75) -> int:
     """#Circles (Xie et al., ICLR 2023, greedy): molecules all further apart than a distance.
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from chemkl.chem.fingerprints import tanimoto_sums
 from chemkl.config.evaluate import MetricOptions
 from chemkl.evaluation import diversity
 from chemkl.evaluation.metrics import AUC_SIZES, IDENTITY, describe_window
@@ -89,8 +90,10 @@ def _cumulative(
     """What there is up to each call: counts, scaffolds, #Circles, IntDiv."""
     chosen = sample(molecules, options.max_molecules, options.seed)
     chosen_calls = [molecule.call for molecule in chosen]
-    moses = diversity.similarity_sums(moses_bits(chosen), workers=n_workers(options.workers))
-    pairs = diversity.similarity_sums(pairs_bits(chosen), workers=n_workers(options.workers))
+    moses, pairs = (  # for each n from 0 on, the sum of T_ij over i < j among the first n
+        np.cumsum([0.0, *tanimoto_sums(bits, workers=n_workers(options.workers))[0][0]])
+        for bits in (moses_bits(chosen), pairs_bits(chosen))
+    )
     leaders = diversity.leaders(moses_bits(molecules), options.circles_distance)
     sizes: Counter[str] = Counter()
     generic: set[str] = set()
