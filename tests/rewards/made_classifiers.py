@@ -15,22 +15,10 @@ class Made:
         return type(self), self.arguments, self.state
 
 
-class RandomForestClassifier(Made):
-    pass
-
-
-class DecisionTreeClassifier(Made):
-    pass
-
-
-class Tree(Made):
-    pass
-
-
-class SVC(Made):
-    pass
-
-
+RandomForestClassifier, DecisionTreeClassifier, Tree, SVC = (
+    type(name, (Made,), {"__module__": __name__})
+    for name in ("RandomForestClassifier", "DecisionTreeClassifier", "Tree", "SVC")
+)
 MODULES = {
     "RandomForestClassifier": "sklearn.ensemble._forest",
     "DecisionTreeClassifier": "sklearn.tree._classes",
@@ -51,12 +39,10 @@ def pickled(model):
     return content
 
 
-NODE = np.dtype(
-    [("left_child", "<i8"), ("right_child", "<i8"), ("feature", "<i8"), ("threshold", "<f8")]
-)
+NODE = [("left_child", "<i8"), ("right_child", "<i8"), ("feature", "<i8"), ("threshold", "<f8")]
 
 
-def forest_of(*trees, classes=(0.0, 1.0)):
+def forest_of(*trees):
     """A random forest of trees, each given as (left, right, bit) by node and its counts."""
     estimators = []
     for nodes, values in trees:
@@ -64,20 +50,14 @@ def forest_of(*trees, classes=(0.0, 1.0)):
         values = np.array(values, float)[:, None, :]
         tree = Tree({"max_depth": 2, "nodes": nodes, "values": values}, 2048, 1)
         estimators.append(DecisionTreeClassifier({"tree_": tree}))
-    state = {"classes_": np.array(classes), "estimators_": estimators}
-    return RandomForestClassifier(state)
+    return RandomForestClassifier({"classes_": np.array([0.0, 1.0]), "estimators_": estimators})
 
 
-def svc_of(vectors, **changes):
+def svc_of(vectors):
     """A support vector machine with two vectors."""
     state = {
-        "classes_": np.array([0, 1]),
-        "kernel": "rbf",
-        "support_vectors_": vectors,
-        "_dual_coef_": np.array([[1.5, -2.0]]),
-        "_intercept_": np.array([0.25]),
-        "_gamma": 0.01,
-        "_probA": np.array([-3.0]),
-        "_probB": np.array([0.5]),
+        **{"classes_": np.array([0, 1]), "kernel": "rbf", "support_vectors_": vectors},
+        **{"_dual_coef_": np.array([[1.5, -2.0]]), "_intercept_": np.array([0.25])},
+        **{"_gamma": 0.01, "_probA": np.array([-3.0]), "_probB": np.array([0.5])},
     }
-    return SVC({**state, **changes})
+    return SVC(state)

@@ -145,21 +145,22 @@ def test_a_score_outside_0_and_1_is_a_failure_not_a_reward(register, value):
     assert row["reason"] == f"component liar failed: score {value:g} is not between 0 and 1"
 
 
-def test_a_scaffold_that_fails_costs_its_molecule_only(monkeypatch):
-    def refuse(mol):
-        raise RuntimeError("Invariant")
+@pytest.mark.parametrize(
+    ("place", "name", "reason"),
+    [
+        (scaffolds, "_murcko", "scaffold failed: Invariant"),
+        (scoring, "parse", "canonical SMILES cannot be read back"),
+    ],
+)
+def test_what_rdkit_cannot_do_costs_its_molecule_only(monkeypatch, place, name, reason):
+    def refuse(_mol, **_options):
+        if name == "_murcko":
+            raise RuntimeError("Invariant")
 
-    monkeypatch.setattr(scaffolds, "_murcko", refuse)
+    monkeypatch.setattr(place, name, refuse)
     row = reward_of("qed").score(["CCO"]).loc[0]
-    assert (row["reason"], row["reward"]) == ("scaffold failed: Invariant", 0.0)
+    assert (row["reason"], row["reward"]) == (reason, 0.0)
     assert pd.isna(row["scaffold"])
-
-
-def test_a_canonical_smiles_that_cannot_be_read_back(monkeypatch):
-    monkeypatch.setattr(scoring, "parse", lambda *_, **__: None)
-    row = reward_of("qed").score(["CCO"]).loc[0]
-    assert (row["reason"], row["reward"]) == ("canonical SMILES cannot be read back", 0.0)
-    assert math.isnan(row["raw_qed"])
 
 
 def test_size_limit_is_a_setting():

@@ -195,15 +195,6 @@ def test_bad_settings(settings, message):
         build("tversky", references="CCCC", alpha=0, beta=0)
 
 
-def test_reference_fingerprints_are_made_once(monkeypatch):
-    read = []
-    parse_one = Chem.MolFromSmiles
-    score = tanimoto(references=REFERENCES)
-    monkeypatch.setattr(Chem, "MolFromSmiles", lambda text: read.append(text) or parse_one(text))
-    assert score(parse_one(ASPIRIN)) > 0
-    assert read == []
-
-
 def test_a_molecule_with_too_many_pharmacophore_features_fails_alone():
     settings = {"references": ASPIRIN, "fingerprint": "pharmacophore"}
     part = {"kind": "tanimoto", "parameters": settings}

@@ -275,16 +275,18 @@ def test_an_empty_list_allows_any_bond():
         *((kind, {"smarts": [ACID, AMINE]}) for kind in KINDS),
         ("disconnections", {"reactions": AMIDE}),
         ("reaction_filter", {"scaffold": SCAFFOLD, "reactions": [[AMIDE], []]}),
+        ("tanimoto", {"references": "CNC(=O)c1ccc(CC)cc1"}),
     ],
 )
-def test_patterns_and_reactions_are_compiled_once(kind, parameters, monkeypatch):
+def test_patterns_reactions_and_references_are_read_once(kind, parameters, monkeypatch):
     from rdkit.Chem import AllChem
 
-    score = build(kind, **parameters)
+    score, molecule = build(kind, **parameters), mol("CNC(=O)c1ccc(CC)cc1")
     compiled = []
     monkeypatch.setattr(AllChem, "ReactionFromSmarts", compiled.append)
     monkeypatch.setattr(Chem, "MolFromSmarts", compiled.append)
-    assert score(mol("CNC(=O)c1ccc(CC)cc1")) == (kind not in ("required_smarts", "smarts_count"))
+    monkeypatch.setattr(Chem, "MolFromSmiles", compiled.append)
+    assert score(molecule) == (kind not in ("required_smarts", "smarts_count"))
     assert compiled == []
 
 
