@@ -51,6 +51,9 @@ def main() -> None:
     The code is 0 done, 2 configuration or input error, 128 + N stopped by signal N, 1 other. A disk
     that fails is one line and 1, whatever it is that met it.
     """
+    # threads that wait for others sleep: spinning ones slow runs side by side down by a factor of
+    # ten. It is read when torch is loaded, here and in the processes that this one starts
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with handled(), readers_may_leave():
         forgive_streams()
         try:

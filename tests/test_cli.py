@@ -339,6 +339,19 @@ def test_the_version():
     assert (ended.returncode, ended.stdout) == (0, f"chemkl {__version__}\n")
 
 
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_that_wait_sleep_unless_the_user_says_otherwise(given, expected):
+    code = (
+        "import atexit, os, sys, chemkl.cli\n"
+        "atexit.register(lambda: print(os.environ['OMP_WAIT_POLICY']))\n"
+        "sys.argv = ['chemkl', '--version']\n"
+        "os.environ.pop('OMP_WAIT_POLICY', None)\n"
+        f"os.environ.update({{'OMP_WAIT_POLICY': {given!r}}} if {given!r} else {{}})\n"
+        "chemkl.cli.main()\n"
+    )
+    assert run_python("-c", code).stdout.splitlines()[-1] == expected
+
+
 def test_help_loads_nothing_heavy():
     code = (
         "import sys, chemkl.cli\n"
@@ -350,7 +363,7 @@ def test_help_loads_nothing_heavy():
     )
     ended = run_python("-c", code, "--help")
     assert ended.returncode == 0, ended.stderr
-    for command in (*STAGES, "run", "check", "show", "export", "convert"):
+    for command in (*STAGES, "run", "check", "show", "export", "convert", "bench"):
         assert f" {command} " in ended.stdout
     assert run_python("-c", code, "posttrain", "--help").returncode == 0
 

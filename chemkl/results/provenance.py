@@ -48,7 +48,7 @@ _BEFORE_ITS_SEAL = {
 
 
 class UsedPrecision(BaseModel):
-    """The precision of a training run, and why it was taken."""
+    """The precision of a training run, why it was taken, and with how many threads."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -56,6 +56,7 @@ class UsedPrecision(BaseModel):
     why: str
     device: str  # kind, for example cpu or cuda
     speedup: float | None = None  # of bf16-mixed over 32-true on it; None: not measured
+    threads: int | None = None  # of torch: other numbers may round differently
 
     def __str__(self) -> str:
         """Say it on the screen."""

@@ -1,4 +1,4 @@
-"""The precision of a training run: the one asked for, or for ``auto`` what this device does faster.
+"""The precision of a training run, asked for or for ``auto`` the faster one here, and its threads.
 
 A device does bf16-mixed if an LSTM, forward and backward, and a matrix product run on it under
 autocast to bfloat16. Processors with AVX2 only have no such LSTM; on those with AVX-512 but without
@@ -58,7 +58,11 @@ def check_precision(asked: Precision, trainer: Mapping[str, Any]) -> None:
 def settle(
     asked: Precision, trainer: Mapping[str, Any], out_dir: Path, config: Mapping[str, Any]
 ) -> UsedPrecision:
-    """Decide the precision of a run that is about to start; a resumed one keeps its own.
+    """Decide precision and threads of a run that is about to start; a resumed one keeps its own.
+
+    torch takes a thread for each core, or as many as OMP_NUM_THREADS says. Workers that score take
+    none of them away: they work while the training waits for them. Threads that wait do not spin
+    (see `chemkl.cli.main`), so that two runs side by side do not hold each other up.
 
     Args:
         asked: the setting.
@@ -71,15 +75,19 @@ def settle(
             with.
     """
     check_precision(asked, trainer)
-    # The probe switches MKL's own choice of the number of threads off (torch.set_num_threads does
-    # it for good), so every start does: with other threads a resumed run would round differently.
-    torch.set_num_threads(torch.get_num_threads())
     device, n_devices = devices_of(trainer)
     manifest = Manifest.load(out_dir)
     if manifest is None or manifest.precision is None or not manifest.goes_on_with(config):
-        return _choose(asked, device, n_devices)
+        # it ends MKL's own choice of the number too, for good: every start does it, not the probe
+        torch.set_num_threads(torch.get_num_threads())
+        chosen = _choose(asked, device, n_devices)
+        return chosen.model_copy(update={"threads": torch.get_num_threads()})
+    # with other threads a resumed run would round differently
+    torch.set_num_threads(manifest.precision.threads or torch.get_num_threads())
     why = f"{KEPT}{manifest.precision.why.removeprefix(KEPT)}"
-    begun: UsedPrecision = manifest.precision.model_copy(update={"why": why})
+    begun: UsedPrecision = manifest.precision.model_copy(
+        update={"why": why, "threads": torch.get_num_threads()}
+    )
     lacks = missing(device) if begun.used == "bf16-mixed" else ""
     if lacks:
         raise InputError(

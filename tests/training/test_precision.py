@@ -95,6 +95,24 @@ def test_a_resumed_run_keeps_its_own(device, tmp_path, used, ratio):
         assert Manifest.load(tmp_path).precision == kept
 
 
+def test_threads_are_recorded_and_a_resumed_run_keeps_its_own(device, tmp_path):
+    device(ratio=0.1)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        chosen = settle("auto", CPU, tmp_path, {})
+        assert chosen.threads == 2
+        with Manifest.start(tmp_path, stage="pretrain", config={}, precision=chosen):
+            pass
+        assert Manifest.load(tmp_path).precision.threads == 2
+        torch.set_num_threads(1)
+        assert settle("auto", CPU, tmp_path, {}).threads == torch.get_num_threads() == 2
+        torch.set_num_threads(1)
+        assert settle("auto", CPU, tmp_path / "new", {}).threads == torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_failed_attempt_of_another_config_has_no_say(device, tmp_path):
     began = UsedPrecision(used="32-true", why="auto: measured", device="cpu")
     config = {"precision": "auto", "seed": 1}
