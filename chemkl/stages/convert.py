@@ -174,7 +174,7 @@ def _convert_model(source: Path, target: Path) -> str:
             "creation_date": source.stat().st_mtime,
             "comments": [f"converted by chemkl {__version__}"],
         }
-        say("fits the end token's embedding, which takes a minute or two")
+        say("fits the embedding of the end token, which takes some minutes")
         write_reinvent(policy, target, metadata=metadata)
     return f"{_parameters(policy):,} parameters, {len(policy.vocabulary)} tokens"
 
