@@ -236,9 +236,9 @@ def prepare_ligand(
     settings.randomSeed = seed
     settings.maxIterations = ATTEMPTS * mol.GetNumAtoms()
     settings.timeout = math.ceil(clock.left())
-    if rdDistGeom.EmbedMolecule(mol, settings) < 0:
-        clock.left()
-        raise DockingError("embedding failed: no conformation was found")
+    is_embedded = rdDistGeom.EmbedMolecule(mol, settings) >= 0
+    clock.left()
+    _require(is_embedded, "embedding failed: no conformation was found")
     block = pdbqt.with_suffix(".mol")
     block.write_text(Chem.MolToMolBlock(_refined(mol)), encoding="utf-8")
     arguments = ["-imol", str(block), "-opdbqt", "-O", str(pdbqt), "--partialcharge", "gasteiger"]

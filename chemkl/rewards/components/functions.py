@@ -115,10 +115,11 @@ class UserFunction:
             and not taken.name.startswith("_")
         }
         anything = any(taken.kind is Parameter.VAR_KEYWORD for taken in takes)
+        lines = []
         if parameters and not fields and not anything:
             names = ", ".join(map(str, parameters))
-            nothing_but = f"takes nothing but {' and '.join(given)}"
-            raise InputError(f"parameters: {self} {nothing_but} (got {names})")
+            lines = [f"parameters: {self} takes nothing but {' and '.join(given)} (got {names})"]
+        InputError.refuse(lines)
         config = ConfigDict(
             extra="allow" if anything else "forbid",
             protected_namespaces=(),
@@ -130,7 +131,6 @@ class UserFunction:
             warnings.simplefilter("ignore", UserWarning)  # a parameter called copy, json, schema
             base = type("parameters", (Config,), {"model_config": config})
             model: type[BaseModel] = create_model("parameters", __base__=base, **fields)
-        lines = []
         try:
             checked = model.model_validate(dict(parameters))
         except ValidationError as error:

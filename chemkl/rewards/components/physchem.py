@@ -89,10 +89,7 @@ def isomer_score(
 
     def score(mol: Mol) -> float:
         counts = element_counts(mol)
-        halves = [
-            ((counts[element] - number) / ELEMENT_WIDTH) ** 2 / 2
-            for element, number in wanted.items()
-        ]
+        halves = [((counts[one] - n) / ELEMENT_WIDTH) ** 2 / 2 for one, n in wanted.items()]
         halves.append(((counts.total() - total) / TOTAL_WIDTH) ** 2 / 2)
         if mean == "geometric":
             return math.exp(-sum(halves) / len(halves))

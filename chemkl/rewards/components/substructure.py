@@ -17,7 +17,7 @@ building blocks on the right, for example an amide
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 from rdkit import Chem
@@ -146,16 +146,7 @@ CatalogName = Literal[
 ]  # fmt: skip
 """RDKit's catalogs, by RDKit's names."""
 
-_PAINS = ("PAINS_A", "PAINS_B", "PAINS_C")
-_CHEMBL = (
-    "CHEMBL_Glaxo", "CHEMBL_Dundee", "CHEMBL_BMS", "CHEMBL_SureChEMBL", "CHEMBL_MLSMR",
-    "CHEMBL_Inpharmatica", "CHEMBL_LINT",
-)  # fmt: skip
-_PARTS: dict[str, tuple[str, ...]] = {
-    "PAINS": _PAINS,
-    "CHEMBL": _CHEMBL,
-    "ALL": (*_PAINS, "BRENK", "NIH", "ZINC", *_CHEMBL),
-}
+_SINGLE = [name for name in get_args(CatalogName) if name not in ("PAINS", "CHEMBL", "ALL")]
 
 Catalogs = Annotated[
     list[CatalogName],
@@ -175,10 +166,10 @@ _ALERTS_SOURCE = (
 
 def _catalog(names: Sequence[str]) -> FilterCatalog:
     """Join catalogs, each part once however often it is named."""
-    parts = [part for name in names for part in _PARTS.get(name, (name,))]
     parameters = FilterCatalogParams()
-    for part in dict.fromkeys(parts):
-        parameters.AddCatalog(FilterCatalogParams.FilterCatalogs.names[part])
+    for part in _SINGLE:
+        if any(name in ("ALL", part) or part.startswith(f"{name}_") for name in names):
+            parameters.AddCatalog(FilterCatalogParams.FilterCatalogs.names[part])
     return FilterCatalog(parameters)
 
 
