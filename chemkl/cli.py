@@ -222,9 +222,9 @@ def _run_stage(
 
             stage.check(checked, str(file or name))
             move_aside(folder, checked, also=[file] if file else [])
-        written = stage.run(checked, folder)
-    if isinstance(written, Path):
-        typer.echo(f"output: {written}")
+        result = stage.run(checked, folder)
+    if isinstance(result, Path):
+        typer.echo(f"output: {result}")
 
 
 def _of_a_config(name: str) -> Callable[..., None]:
@@ -286,8 +286,8 @@ def _score(
     changes = [] if column is None else [f"column={column}"]
     changes += ["keep_columns=true"] if keep_columns else []
     with interruptible(partial(interrupted, STAGES["score"], out or Path(), fresh=fresh)):
-        written = stage.run_command(file, config, [*(overrides or ()), *changes], out, fresh=fresh)
-    typer.echo(f"output: {written}")
+        table = stage.run_command(file, config, [*(overrides or ()), *changes], out, fresh=fresh)
+    typer.echo(f"output: {table}")
 
 
 def _of_runs(name: str, metavar: str, what: str) -> Callable[..., None]:

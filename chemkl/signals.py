@@ -75,16 +75,16 @@ def handled() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    own = [number for number in NUMBERS if signal.getsignal(number) == signal.SIG_DFL]
-    for number in own:
+    numbers = [number for number in NUMBERS if signal.getsignal(number) == signal.SIG_DFL]
+    for number in numbers:
         signal.signal(number, _note)
     try:
-        with _watched(own) if own else nullcontext():
+        with _watched(numbers) if numbers else nullcontext():
             yield
     finally:
-        for number in own:
+        for number in numbers:
             signal.signal(number, signal.SIG_DFL)
-        if own:
+        if numbers:
             _noted.number = _noted.first = None
 
 

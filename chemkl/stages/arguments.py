@@ -104,7 +104,9 @@ def _settings(stage: str, inputs: Sequence[str]) -> dict[str, Any]:
     if files and stage != "evaluate":
         raise InputError(f"{files[0]}: chemkl {stage} takes folders of runs, not files")
     manifests = {folder: Manifest.load(folder) for folder in folders}
-    taus = {found.tau for found in manifests.values() if found and found.tau is not None}
+    taus = {
+        manifest.tau for manifest in manifests.values() if manifest and manifest.tau is not None
+    }
     thresholds = {"thresholds": sorted(taus)} if taus else {}
     runs = [str(folder) for folder in folders]
     if stage == "report":
@@ -123,8 +125,8 @@ def _settings(stage: str, inputs: Sequence[str]) -> dict[str, Any]:
 def _methods(manifests: Mapping[Path, Manifest | None]) -> dict[str, list[str]]:
     """Runs by method: those with the same settings but for the seed, named after the first one."""
     groups: dict[str, list[Path]] = {}
-    for folder, found in manifests.items():
-        same = method_settings(found.config, found.inputs) if found else str(folder)
+    for folder, manifest in manifests.items():
+        same = method_settings(manifest.config, manifest.inputs) if manifest else str(folder)
         groups.setdefault(json.dumps(same, sort_keys=True, default=str), []).append(folder)
     methods: dict[str, list[str]] = {}
     for group in groups.values():

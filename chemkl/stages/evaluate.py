@@ -314,13 +314,13 @@ def _embedder(settings: EvaluateTextConfig, everything: Iterable[TextSamples]) -
     from chemkl.llm import embedding  # it imports torch: not for molecules
 
     model = embedding.SentenceEmbedder(settings.options.cache)
-    known: dict[str, np.ndarray] = {}
+    vectors: dict[str, np.ndarray] = {}
 
     def embed(texts: Sequence[str]) -> list[np.ndarray]:
         """Embed the texts that no earlier run wrote."""
-        new = [one for one in dict.fromkeys(texts) if one not in known]
-        known.update(zip(new, model.embed(new), strict=True))
-        return [known[one] for one in texts]
+        new = [one for one in dict.fromkeys(texts) if one not in vectors]
+        vectors.update(zip(new, model.embed(new), strict=True))
+        return [vectors[one] for one in texts]
 
     return embed
 

@@ -55,16 +55,16 @@ def work(config: ForecastConfig, start: Start) -> None:
         table = pa.Table.from_pandas(kept, schema=targets.SAMPLES_SCHEMA, preserve_index=False)
         write_parquet(out_dir / SAMPLES, table)
         points = targets.points_of(samples)
-        found = targets.forecast_targets(config, points)
+        forecast = targets.forecast_targets(config, points)
         runs = targets.compare(dict(zip(names, trained, strict=True)), points, config)
-        found = replace(found, sentences=[*found.sentences, *targets.run_sentences(runs)])
+        forecast = replace(forecast, sentences=[*forecast.sentences, *targets.run_sentences(runs)])
         counts = {"samples": len(samples), "valid": int(samples["valid"].sum()), "calls": n_calls}
         write_parquet(
-            out_dir / TABLE, pa.Table.from_pylist(found.rows, schema=targets.FORECAST_SCHEMA)
+            out_dir / TABLE, pa.Table.from_pylist(forecast.rows, schema=targets.FORECAST_SCHEMA)
         )
-        write_json(out_dir / JSON, {**counts, **found.plain(), "runs": runs})
+        write_json(out_dir / JSON, {**counts, **forecast.plain(), "runs": runs})
         manifest.finish(results=counts)
-    for part in targets.page(found, runs, counts, min_ess=config.min_ess):
+    for part in targets.page(forecast, runs, counts, min_ess=config.min_ess):
         start.console.print(part, highlight=False, markup=False)  # [nH] is no markup
 
 

@@ -279,13 +279,13 @@ class _Texts:
 
     def callbacks(self, module: Posttrain) -> list[Callback]:
         config = self.config
-        found: list[Callback] = []
+        callbacks: list[Callback] = []
         if config.track is not None:
             models = self.policy, self._reference
-            found.append(AnswerTracker(self.out, *models, config.tracked, config.track.every))
+            callbacks.append(AnswerTracker(self.out, *models, config.tracked, config.track.every))
         if config.callbacks.progress_bar:
-            found.append(training.CallsBar(module.ledger, config.budget, config.most_samples))
-        return found
+            callbacks.append(training.CallsBar(module.ledger, config.budget, config.most_samples))
+        return callbacks
 
     def save(self, manifest: Manifest, about: dict[str, Any], counts: dict[str, int]) -> None:
         about["versions"] = manifest.versions | installed_versions(PACKAGES)
@@ -333,14 +333,14 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
         yield from here
         return
     fits = view.config is not None
-    found = [
+    checks = [
         ("model", complaints((check_installed, PACKAGES[:2])) if fits else []),
         ("reward", complaints((lambda reward: build_reward(reward).close(), view.get("reward")))),
         *here,
     ]
-    yield from found
+    yield from checks
     model = view.config.model if isinstance(view.config, LlmPosttrainConfig) else None
-    if model and not any(lines for _, lines in found) and model.name not in view.awaited:
+    if model and not any(lines for _, lines in checks) and model.name not in view.awaited:
         yield "prompts", complaints((read_prompts, view.config)) if is_here(model) else []
 
 

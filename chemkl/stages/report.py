@@ -68,10 +68,10 @@ def work(config: ReportConfig, start: Start) -> None:
             note=_note(views, threshold, metrics),
             comparison=comparison,
         )
-        written = render_page(views, methods, _tables(views, threshold, metrics), options).encode()
-        write_bytes(page, written)
-        manifest.finish(results={"runs": names, "bytes": len(written)})
-    size, seconds = len(written), time.monotonic() - began
+        content = render_page(views, methods, _tables(views, threshold, metrics), options).encode()
+        write_bytes(page, content)
+        manifest.finish(results={"runs": names, "bytes": len(content)})
+    size, seconds = len(content), time.monotonic() - began
     lines = [f"{page}: {size / 1e6:.1f} MB about {counted(len(views), 'run')}, {seconds:.0f} s"]
     if size > LARGE:
         lines.append(

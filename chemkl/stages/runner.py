@@ -89,15 +89,15 @@ def check_folder(
 
     `tell` is given a line where a finished run goes on to other limits.
     """
-    found, plain = Manifest.load(out), config.model_dump(mode="json")
-    if found is None or found.gives_way_to(stage.name):
+    manifest, plain = Manifest.load(out), config.model_dump(mode="json")
+    if manifest is None or manifest.gives_way_to(stage.name):
         return
-    if found.check_same(stage.name, plain, stage.limits):
+    if manifest.check_same(stage.name, plain, stage.limits):
         return
     stage.module.check_spent(config, out)
-    changed = [key for key in stage.limits if found.config.get(key) != plain[key]]
-    if tell is not None and found.status == "complete" and changed:
-        limits = [{key: part.get(key) for key in changed} for part in (found.config, plain)]
+    changed = [key for key in stage.limits if manifest.config.get(key) != plain[key]]
+    if tell is not None and manifest.status == "complete" and changed:
+        limits = [{key: part.get(key) for key in changed} for part in (manifest.config, plain)]
         was, now = ({k: "none" if n is None else f"{n:,}" for k, n in x.items()} for x in limits)
         before = " and ".join(f"a {key} of {text}" for key, text in was.items())
         tell(f"{out}: was complete with {before}; goes on to {' and '.join(now.values())}")
@@ -107,10 +107,10 @@ def is_finished(
     stage: "Stage", config: Config, out: Path, tell: Callable[[str], object] | None = None
 ) -> bool:
     """Whether a folder holds the finished output of a stage, config and inputs, whole."""
-    found, plain = Manifest.load(out), config.model_dump(mode="json")
-    if found is None or not found.is_finished(stage.name, plain, stage.limits):
+    manifest, plain = Manifest.load(out), config.model_dump(mode="json")
+    if manifest is None or not manifest.is_finished(stage.name, plain, stage.limits):
         return False
-    lost = found.lost_outputs()
+    lost = manifest.lost_outputs()
     lost.pop(stage.CHECKPOINT, None)
     if lost and tell is not None:
         why = ", ".join(f"{name} is {state}" for name, state in lost.items())

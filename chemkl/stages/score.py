@@ -125,8 +125,8 @@ def run_command(
     if fresh:
         move_aside(out, checked, also=[Path(config)], tables=True)
     if form is None:
-        written: Path = run(checked, out)
-        return written
+        result: Path = run(checked, out)
+        return result
     # a table that stands alone has what it was made of in a hidden file beside it
     record = out.with_name(f".{out.name}.manifest.json")
     if out.is_file():
@@ -199,9 +199,12 @@ def _schema(
     reward: RewardModel, file: MoleculeFile, form: str
 ) -> tuple[pa.Schema, dict[str, pa.Field]]:
     """The columns of a trace that a reward decides, behind and before those of the file."""
-    own = {**_OWN, **({"name": _NAME} if file.has_names else {})}
+    columns = {**_OWN, **({"name": _NAME} if file.has_names else {})}
     trace = trace_schema(reward.component_names)
-    fields = [*described_schema(own), *(trace.field(n) for n in reward.columns if n != "smiles")]
+    fields = [
+        *described_schema(columns),
+        *(trace.field(n) for n in reward.columns if n != "smiles"),
+    ]
     taken = {field.name for field in fields}
     kept: dict[str, pa.Field] = {}
     for column, kind in file.types.items():
