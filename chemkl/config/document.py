@@ -68,20 +68,20 @@ class _Resolver(VersionedResolver):
 
 @dataclass(frozen=True)
 class Document:
-    """Data as the user wrote it, and where each part of it stands."""
+    """Data as the user wrote it, and where each part of it stands.
+
+    The name is what the user calls it: the file, or what the settings are of where there is none;
+    relative paths are looked up in the folder first.
+    """
 
     data: Any
-    """The plain data."""
     name: str
-    """What the user calls it: the file, or what the settings are of, for data without a file."""
     folder: Path | None = None
-    """Where relative paths are looked up first."""
     lines: Mapping[tuple[str, ...], int] = field(default_factory=dict)
-    """The line of each key and item of the file, by the way to it; none for data without one."""
+    """The line of each key and item of the file, by the way to it."""
     repeated: tuple[tuple[Keys, int, int], ...] = ()
     """Keys that a mapping of the file has twice, with the line of the second and the first."""
     file: Path | None = None
-    """Where the file is."""
     prefix: Keys = ()
     """The keys under which the data stands in its file."""
 

@@ -39,14 +39,14 @@ _PLAIN_WORDS = {
 
 @dataclass(frozen=True)
 class Override:
-    """One setting changed from outside: the way to it, its new value, and who says so."""
+    """One setting changed from outside: the way to it, its new value, and who says so.
+
+    A whole number among the keys is a position in a list, counted from 0.
+    """
 
     keys: Keys
-    """The way to the setting; a whole number is a position in a list, counted from 0."""
     value: Any
-    """The new value."""
     where: str
-    """What the user reads in front of a problem with it."""
 
     @classmethod
     def parse(cls, text: str) -> "Override":
@@ -139,13 +139,14 @@ _TYPES = ("str", "int", "float", "bool")
 
 @dataclass(frozen=True)
 class _Problem:
-    """One error of pydantic, placed in what the user wrote."""
+    """One error of pydantic, at the keys as the user wrote them.
+
+    ``choice`` is where the user may choose between types; None: nowhere on the way.
+    """
 
     error: ErrorDetails
     keys: Keys
-    """The keys as the user wrote them, without pydantic's labels for the members of a union."""
     choice: Keys | None
-    """Where the user may choose between types; None: nowhere on the way."""
 
 
 def render(
@@ -248,21 +249,17 @@ def _phrase(error: ErrorDetails) -> str:
 
 @dataclass(frozen=True)
 class Draft:
-    """Settings as plain data, overrides put in, that do not fit the schema.
+    """Settings as plain data, overrides put in, that do not fit the schema of the model.
 
     A stage still looks into the parts that can be read, so that the user hears of every problem.
+    The context says where paths are looked up, see `InputPath`.
     """
 
     model: type[BaseModel]
-    """The config's class."""
     document: Document
-    """Where the settings stand."""
     data: Any
-    """The settings themselves."""
     overrides: Sequence[Override]
-    """What changed them from outside."""
     context: Mapping[str, Any]
-    """Where paths are looked up, see `InputPath`."""
 
     def get(self, key: str, kind: Any = None) -> Any:
         """One setting as the schema, or another type, would have it.

@@ -80,37 +80,35 @@ LONGEST_VALUE = 40
 
 @dataclass(frozen=True)
 class Job:
-    """One run of one stage: an entry of the pipeline at one point of its grid."""
+    """One run of one stage: an entry of the pipeline at one point of its grid.
+
+    It has a name of its own, for example plain-seed=0, and a folder for its output. ``also`` are
+    further places where its paths are looked up: the folder of the pipeline file.
+    """
 
     entry: str
-    """Name of the entry it comes from."""
     stage: StageName
-    """Which stage runs."""
     name: str
-    """Its own name, for example plain-seed=0."""
     folder: Path
-    """Where its output goes."""
     source: Document
-    """Its settings, from a file or from the pipeline."""
     overrides: tuple[Override, ...]
-    """What the pipeline changes in them."""
     also: tuple[Path, ...]
-    """Further places where its paths are looked up: the folder of the pipeline file."""
 
 
 @dataclass(frozen=True)
 class Expansion:
-    """A pipeline with its jobs, in the order in which they run, and what is wrong with it."""
+    """A pipeline with its jobs, in the order in which they run, and what is wrong with it.
+
+    Jobs of an entry whose config file cannot be read are left out. ``problems`` has a line for
+    every mistake in names, grids and references; ``unknown`` are the folders that stand in the
+    settings where a reference has gone wrong, and those of the jobs left out: nobody should
+    complain of them once more.
+    """
 
     config: PipelineConfig
-    """The pipeline."""
     jobs: list[Job]
-    """Its jobs; those of an entry whose config file cannot be read are left out."""
     problems: list[str]
-    """A line for every mistake in names, grids and references."""
     unknown: list[Path]
-    """The folders that stand in the jobs' settings where a reference has gone wrong, and those of
-    the jobs left out: nobody should complain of them once more."""
 
 
 def expand(
