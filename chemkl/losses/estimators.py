@@ -176,15 +176,11 @@ INPUTS = {
 
 @dataclass(frozen=True)
 class Estimator:
-    """An estimator and what it is good for.
+    """An estimator: its loss, the inputs and options that this wants, and what it is good for.
 
-    Attributes:
-        name: as in a config.
-        function: the loss.
-        wanted: its inputs and options.
-        off_policy: its gradient stays right on rows that another policy sampled (replay): without
-            importance weights, or with those of ``logp_behaviour``.
-        refuses: (target, options) -> why it cannot walk to that target, or None.
+    ``off_policy``: its gradient stays right on rows that another policy sampled (replay), without
+    importance weights or with those of ``logp_behaviour``. ``refuses`` gives for a target and
+    options why it cannot walk there, or None.
     """
 
     name: str

@@ -23,13 +23,9 @@ REQUIRED: Any = inspect.Parameter.empty
 
 @dataclass(frozen=True)
 class Range:
-    """Which finite numbers an option takes.
+    """Which finite numbers an option takes, and a hint what to do with one outside of it.
 
-    Attributes:
-        low: the lower end.
-        high: the upper end.
-        ends: "[" or "]" where the end belongs to the range, "(" or ")" where it does not.
-        hint: what to do with a number outside of it.
+    Of ``ends``, "[" or "]" is an end that belongs to the range, "(" or ")" one that does not.
     """
 
     low: float
@@ -161,10 +157,8 @@ def check_options(
 class Wanted:
     """What a registered function asks for, read off its signature.
 
-    Attributes:
-        inputs: its ordinary parameters, filled by name from what there is at each batch.
-        required: those of them without a default.
-        options: its keyword-only parameters: settings of the user.
+    Inputs are its ordinary parameters, filled by name from what there is at each batch; those
+    without a default are required. Options, keyword-only, are settings of the user.
     """
 
     inputs: tuple[str, ...]

@@ -197,17 +197,11 @@ def mean_over_rows(values_B: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """Which row belongs to which group.
+    """Which row belongs to which group, by the group numbers ids_N, ascending.
 
-    A table of the groups' rows instead of scatter operations: these add in an arbitrary order on a
-    GPU, and a run would not repeat to the bit.
-
-    Attributes:
-        ids_N: the group numbers, ascending; a batch without groups is the one group 0.
-        index_B: the position in ids_N of each row's group.
-        size_N: rows of each group.
-        rows_NM: the rows of each group, ascending; groups with fewer than the largest end with B,
-            which is no row.
+    index_B is the position in ids_N of each row's group, rows_NM a table of the groups' rows, where
+    groups with fewer than the largest end with B, which is no row: scatter operations would add in
+    an arbitrary order on a GPU, and a run would not repeat to the bit.
     """
 
     ids_N: Tensor
