@@ -209,15 +209,8 @@ def did_you_mean(
 ) -> str:
     """Say which names are allowed, the nearest one first: the tail of a 'not known' message.
 
-    Args:
-        name: the unknown one.
-        allowed: those that are known.
-        also: what else these are called, see `nearest`.
-        meanings: a sentence on each.
-        listed: a command that lists them; then the message does not.
-
-    Returns:
-        For example ``"; did you mean 'qed'? Known: logp, qed, tpsa"``.
+    For example ``"; did you mean 'qed'? Known: logp, qed, tpsa"``. Of ``also`` and ``meanings`` see
+    `nearest`; ``listed`` is a command that lists the names, so that the message does not.
     """
     names = sorted(allowed)
     if not names:

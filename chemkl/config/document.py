@@ -102,16 +102,10 @@ class Document:
 
     @classmethod
     def read(cls, path: str | Path, folder: Path | None = None, kinds: Iterable[str] = ()) -> Self:
-        """Read a YAML file that holds one mapping.
+        """Read a YAML file that holds one mapping, or one that comes with chemkl of that name.
 
-        Args:
-            path: of a file; where there is none, of one that comes with chemkl, or its name.
-            folder: where relative paths are looked up; default: the file's own folder.
-            kinds: folders of shipped files that a name alone is looked up in, see `shipped.find`.
-
-        Raises:
-            InputError: no such file, no regular file, too large, not text, not YAML, empty, or not
-                a mapping.
+        Relative paths in it are looked up in the folder, by default its own; of ``kinds`` see
+        `shipped.find`.
         """
         file = Path(os.path.expanduser(path))
         ours = None if os.path.exists(file) else shipped.find(file, *kinds)
@@ -165,11 +159,7 @@ class Parsed(NamedTuple):
 
 
 def parse(text: str, name: str) -> Parsed:
-    """Read YAML text: plain values only, within the bounds named at the top of this file.
-
-    Raises:
-        InputError: with the line, and what YAML expected there.
-    """
+    """Read YAML text: plain values only, within the bounds named at the top of this file."""
     if len(text) > MOST_CHARACTERS:
         raise InputError(f"{name}: {_TOO_LONG}")
     reader = _Reader()
@@ -359,11 +349,7 @@ def _converted(name: str) -> str:
 
 
 def read_text(file: Path, kinds: Iterable[str] = ()) -> str:
-    """Read a file of settings as UTF-8, or UTF-16 with its mark.
-
-    Raises:
-        InputError: no such file, no regular file, too large, or not text.
-    """
+    """Read a regular file of settings as UTF-8, or UTF-16 with its mark."""
     most = 4 * MOST_CHARACTERS  # a character has up to four bytes
     marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # as Windows PowerShell writes files
     try:

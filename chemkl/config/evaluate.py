@@ -53,10 +53,8 @@ def is_pattern(text: str, context: Mapping[str, Any] = MappingProxyType({})) -> 
 def runs_matching(pattern: str, context: Mapping[str, Any] = MappingProxyType({})) -> list[Path]:
     """Run folders that a pattern names, looked up in the places where an InputPath is.
 
-    Folders that earlier jobs will have made count as runs as long as they are not there.
-
-    Raises:
-        ValueError: there is none.
+    Folders that earlier jobs will have made count as runs as long as they are not there. A pattern
+    of none is a ValueError.
     """
     parts = Path(os.path.expanduser(pattern)).parts
     n_fixed = next(i for i, part in enumerate(parts) if any(mark in part for mark in _MARKS))

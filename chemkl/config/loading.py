@@ -50,11 +50,7 @@ class Override:
 
     @classmethod
     def parse(cls, text: str) -> "Override":
-        """Read ``dotted.key=value``; the value is YAML: a number, text, or a list in brackets.
-
-        Raises:
-            InputError: no equals sign, no key, no value, or a value that is not YAML.
-        """
+        """Read ``dotted.key=value``; the value is YAML: a number, text, or a list in brackets."""
         where = f"override {shown(text)}"
         name, equals, value = text.partition("=")
         keys = dotted(name, where) if equals else ()
@@ -70,11 +66,7 @@ class Override:
 
 
 def dotted(name: str, where: str) -> Keys:
-    """Split ``reward.components.0.weight`` into keys and positions.
-
-    Raises:
-        InputError: the name, or a part of it between dots, is empty, or it has too many parts.
-    """
+    """Split ``reward.components.0.weight`` into keys and positions."""
     parts = [part.strip() for part in name.split(".")]
     if not all(parts) or len(parts) > MOST_LEVELS:
         form = f"names joined by dots, at most {MOST_LEVELS}"
@@ -106,9 +98,7 @@ def place_of(
     """Say where what stands at some keys was written: in the file, or in overrides.
 
     Of overrides that changed a part of it, those are named that the ``text`` of the problem names.
-
-    Returns:
-        What the user reads in front of a problem, a number to sort by, and whether it is the file.
+    It gives what the user reads before a problem, a number to sort by, and whether it is the file.
     """
     wanted = [str(key) for key in keys]
     in_file = document.depth(keys)
@@ -264,8 +254,7 @@ class Draft:
     def get(self, key: str, kind: Any = None) -> Any:
         """One setting as the schema, or another type, would have it.
 
-        Returns:
-            None where it is missing or does not fit, or is the path of something not made yet.
+        None where it is missing or does not fit, or is the path of something not made yet.
         """
         field = self.model.model_fields[key]
         value = self.data.get(key, field.get_default())

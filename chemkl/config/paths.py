@@ -17,11 +17,7 @@ from chemkl.config.base import InputError, did_you_mean, utf8
 
 
 def at_home(path: str | Path) -> Path:
-    """A path with ~ filled in; XDG_CACHE_HOME stands for ~/.cache where it is set.
-
-    Raises:
-        InputError: there is no home directory.
-    """
+    """A path with ~ filled in; XDG_CACHE_HOME stands for ~/.cache where it is set."""
     cache = os.environ.get("XDG_CACHE_HOME", "")
     if Path(path).parts[:2] == ("~", ".cache") and os.path.isabs(cache):
         return Path(cache, *Path(path).parts[2:])
@@ -131,10 +127,7 @@ def label_of(path: Path) -> str:
 def local(path: Path) -> Path:
     """Give a file that can be read more than once: standard input and pipes are copied into one.
 
-    The copy lives as long as this process.
-
-    Raises:
-        InputError: a folder, a device, or nothing that can be read.
+    The copy lives as long as this process. A folder or a device is refused.
     """
     if path in _copies:
         return Path(_copies[path].name)

@@ -116,14 +116,8 @@ def expand(
 ) -> Expansion:
     """Read a pipeline and expand it into jobs, in the order in which they run.
 
-    The settings of the jobs are checked by their stages.
-
-    Args:
-        source: the pipeline's config, a mapping, or the path of its file.
-        out_dir: where the jobs' folders go; default ``runs/<name of the pipeline>``.
-
-    Raises:
-        InputError: the pipeline file does not fit its schema.
+    Their settings are checked by their stages; their folders go to ``runs/<name of the pipeline>``
+    by default.
     """
     data = source.model_dump(mode="json") if isinstance(source, PipelineConfig) else source
     document = Document.of(data, "pipeline", kinds=["pipelines"])

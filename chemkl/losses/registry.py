@@ -129,11 +129,7 @@ def options_of(function: Callable[..., Any]) -> dict[str, Option]:
 
 
 def check_names(kind: str, name: str, options: Mapping[str, Option], given: Iterable[str]) -> None:
-    """Refuse options that ``name`` does not have, and the lack of one that it needs.
-
-    Raises:
-        ValueError: naming all of them.
-    """
+    """Refuse options that ``name`` does not have, and the lack of one that it needs."""
     tails = {o: nearest_names(o, options) if options else ": it has none" for o in given}
     problems = [f"has no option {o!r}{tail}" for o, tail in tails.items() if o not in options]
     needed = [o for o in options if options[o].default is REQUIRED and o not in tails]
@@ -169,8 +165,7 @@ class Wanted:
     def by(cls, function: Callable[..., Any], what: str, available: Iterable[str]) -> "Wanted":
         """Read a signature; ``available`` are the names that inputs may have.
 
-        Raises:
-            ValueError: an input that is not available, or an option without a default.
+        Any other input is refused, and so is an option without a default.
         """
         parameters = inspect.signature(function).parameters.values()
         ordinary = {p.name: p for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY}

@@ -62,11 +62,7 @@ class Target(Protocol):
 
 
 def resolve_beta(beta: float | None, sigma: float | None) -> float:
-    """Return the one KL coefficient from beta or REINVENT's sigma = 1/beta, just one of them.
-
-    Raises:
-        ValueError: none or both given, or not a finite number above 0.
-    """
+    """Return the one KL coefficient from beta or REINVENT's sigma = 1/beta, just one of them."""
     pairs = (("beta", beta), ("sigma", sigma))
     given = {name: value for name, value in pairs if value is not None}
     bad = [name for name, value in given.items() if not 0 < value < math.inf]
@@ -235,9 +231,8 @@ def batch_anchor(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The likeliest hit under the reference in each group; the first row of a tie.
 
-    Returns:
-        Three (B,) tensors: True at the row that is its group's anchor, and log pi_ref(z) and R(z)
-        of the row's group (NaN where the group has no hit).
+    Three (B,) tensors: True at the row that is its group's anchor, and log pi_ref(z) and R(z) of
+    the row's group (NaN where the group has no hit).
     """
     n_rows = hit_B.numel()
     z_B = groups.best_row_N(logp_ref_B, hit_B)[groups.index_B]
