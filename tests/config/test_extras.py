@@ -59,5 +59,5 @@ def test_every_extra_that_is_spoken_of_exists():
         and node.func.id == "install"
         and isinstance(node.args[0], ast.Constant)
     }
-    assert {"fcd", "llm", "docking", "sql", "trl"} <= called
+    assert {"fcd", "docking", "sql", "trl"} <= called
     assert spoken | called <= set(EXTRAS)
