@@ -4,6 +4,7 @@ The formulas are written down here once more, from reinvent/scoring in its versi
 """
 
 import math
+import re
 from math import exp, prod
 
 import numpy as np
@@ -20,7 +21,7 @@ from rdkit.Chem import (
 from rdkit.DataStructs import TanimotoSimilarity
 
 from chemkl.peers import Notes, read_config
-from chemkl.peers.scoring import PLAIN, translate_scoring
+from chemkl.peers.scoring import PLAIN, WITH_PARAMETERS, plain, translate_scoring
 from chemkl.rewards import RewardModel
 from chemkl.rewards.components.physchem import sascorer
 
@@ -317,3 +318,10 @@ def test_components_in_a_file_of_their_own(tmp_path):
     assert notes == Notes()
     assert reward["components"] == [{"kind": "qed", "name": "a_b", "weight": 0.5}]
     assert not math.isnan(scores(reward)[0])
+
+
+def test_the_page_for_who_comes_from_there_names_every_component():
+    with open("configs/coming_from_reinvent4.md") as page:
+        words = set(re.findall(r"`(\w+)`", page.read()))
+    assert {*PLAIN, *WITH_PARAMETERS} <= {plain(word) for word in words}
+    assert {*PLAIN.values()} <= words
