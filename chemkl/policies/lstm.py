@@ -111,10 +111,15 @@ class Trail:
             k: torch.empty(0, w, dtype=d) for k, (w, d) in widths.items()
         }
         """The memory of all steps, by name."""
-        for i, spare in enumerate(self._spare):
-            if {name: (v.shape[1], v.dtype) for name, v in spare.items()} == widths:
-                self.all = self._spare.pop(i)
-                break
+        fits = [
+            spare
+            for spare in self._spare
+            if {name: (v.shape[1], v.dtype) for name, v in spare.items()} == widths
+        ]
+        if fits:  # a trail of one step leaves the largest to one of many
+            choose = max if keeps else min
+            self.all = choose(fits, key=lambda spare: max(map(len, spare.values())))
+            self._spare[:] = [spare for spare in self._spare if spare is not self.all]
         self._reserve(n * STEPS if keeps else n)
         weakref.finalize(self, _leave, self._spare, self.all).atexit = False
 
