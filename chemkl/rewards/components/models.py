@@ -95,7 +95,7 @@ def onnx_model(
     _refuse_pickle(path)
     needed_package("onnxruntime", "onnx_model", "onnx")
     load = partial(load_onnx, path, output, class_index)
-    return _asked(fingerprint, load, path, "onnxruntime")
+    return _score_by(fingerprint, load, path, "onnxruntime")
 
 
 @component(
@@ -131,10 +131,10 @@ def sklearn_model(
     _refuse_pickle(path)
     needed_package("skops", "sklearn_model", "sklearn")
     load = partial(load_skops, path, method, class_index, trusted)
-    return _asked(fingerprint, load, path, "scikit-learn")
+    return _score_by(fingerprint, load, path, "scikit-learn")
 
 
-def _asked(
+def _score_by(
     settings: Fingerprint, load: Callable[[int], Predict], path: Path, package: str
 ) -> BatchScore:
     """Ask a model, loaded for fingerprints of a length, about molecules, in order."""
