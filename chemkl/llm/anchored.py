@@ -13,19 +13,12 @@ from chemkl.losses import Mara, augmented_reward
 
 
 class Anchored(NamedTuple):
-    """What MARA makes of a batch; every tensor is (B,).
+    """What MARA makes of a batch; every tensor is (B,)."""
 
-    Attributes:
-        bonus: Rbar - R of Algorithm 1; 0 where the row is no hit.
-        hit: the row is treated as a hit.
-        anchor: the row is the anchor of its group.
-        anchor_logp_ref: log pi_ref of the anchor of the row's group, NaN where there is none.
-    """
-
-    bonus: Tensor
-    hit: Tensor
-    anchor: Tensor
-    anchor_logp_ref: Tensor
+    bonus: Tensor  # Rbar - R of Algorithm 1; 0 where the row is no hit
+    hit: Tensor  # the row is treated as a hit
+    anchor: Tensor  # the row is the anchor of its group
+    anchor_logp_ref: Tensor  # log pi_ref of the anchor of the row's group, NaN where there is none
 
 
 def anchor_rewards(
@@ -51,8 +44,7 @@ def anchor_rewards(
             has no part in a quantile: without its end token its probability is that of a beginning.
 
     Raises:
-        ValueError: a reward is infinite, the shapes differ, log pi_ref of a complete row is not
-            finite.
+        ValueError: a reward is infinite, log pi_ref of a complete row not finite, shapes differ.
     """
     can_B = ~reward_B.isnan() if complete_B is None else ~reward_B.isnan() & complete_B
     zero_B, no_B = torch.zeros_like(reward_B, dtype=torch.float64), torch.zeros_like(can_B)

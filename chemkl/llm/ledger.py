@@ -10,9 +10,8 @@ import pyarrow as pa
 import torch
 from lightning import Callback, Trainer
 
-from chemkl.llm.answers import Completion
 from chemkl.llm.policy import HfPolicy
-from chemkl.llm.prompts import Prompt
+from chemkl.llm.prompts import Completion, Prompt
 from chemkl.llm.rewards import TextReward
 from chemkl.policies.base import Rollout, SequenceModel
 from chemkl.results.atomic import write_parquet
@@ -95,10 +94,7 @@ SCHEMA = described_schema(
             " in nats, end token included. Other cuts are not in it, nor other completions that "
             "parse reads as the same answer.",
         ),
-        "logp_ref": (
-            pa.float64(),
-            "log pi_ref (the model before training) of the same, in nats.",
-        ),
+        "logp_ref": (pa.float64(), "log pi_ref (the model before training) of the same, in nats."),
     }
 )
 
@@ -106,28 +102,17 @@ SCHEMA = described_schema(
 class AnswerTracker(Callback):
     """Asks both models for the probabilities of some answers, every so many steps and at the end.
 
-    An answer is asked for alone, as the whole completion, in the tokenizer's own cut: other cuts
-    that read alike are not counted, nor what a lenient parse reads as the same ("1." as 1).
-
-    They are computed in the precision of the run, as those of the samples are: what the reference
-    is asked here it remembers, and gives in the steps that follow.
+    An answer is asked for alone, as the whole completion, in the tokenizer's own cut, and in the
+    precision of the run, as the samples are: what the reference is asked here it remembers, and
+    gives in the steps that follow.
     """
 
     def __init__(
-        self,
-        out: Path,
-        policy: HfPolicy,
-        reference: SequenceModel,
-        answers: Sequence[str],
-        every: int,
+        self, out: Path, policy: HfPolicy, reference: SequenceModel, answers: list[str], every: int
     ) -> None:
         self._path = out / ANSWERS_FILE
         self._models = (policy, reference)
-        self._asked = [
-            (prompt, list(answers), policy.encode(answers, prompt.number))
-            for prompt in policy.prompts
-        ]
-        self._every = every
+        self._answers, self._every = answers, every
         self._rows: list[dict[str, Any]] = []
 
     def on_train_start(self, _trainer: Trainer, module: Any) -> None:
@@ -145,10 +130,11 @@ class AnswerTracker(Callback):
     @torch.no_grad()
     def on_train_end(self, trainer: Trainer, module: Any) -> None:
         """Look a last time."""
-        for prompt, answers, token_BT in self._asked:
+        for prompt in self._models[0].prompts:
+            token_BT = self._models[0].encode(self._answers, prompt.number)
             with trainer.precision_plugin.forward_context():  # leaving it empties autocast's cache
                 both = [model.logp_tokens(token_BT).tolist() for model in self._models]
-            for row in zip(answers, *both, strict=True):
+            for row in zip(self._answers, *both, strict=True):
                 values = (module.next_step, prompt.number, prompt.text, *row)
                 self._rows.append(dict(zip(SCHEMA.names, values, strict=True)))
         write_parquet(self._path, pa.Table.from_pylist(self._rows, schema=SCHEMA))

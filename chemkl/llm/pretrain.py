@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from chemkl.chem.molecules import read_molecule, silenced
 from chemkl.config import InputError
@@ -60,10 +60,7 @@ class Conditions:
         InputError.refuse(problems)
 
     def prompts_of(self, smiles: Sequence[str]) -> np.ndarray:
-        """Return the number of each molecule's prompt.
-
-        It is NO_PROMPT for what is no molecule, and where a component fails.
-        """
+        """Return each molecule's prompt by its number; NO_PROMPT: no molecule, or no value."""
         number = np.full(len(smiles), NO_PROMPT)
         for start in range(0, len(smiles), AT_A_TIME):
             mols = {
@@ -107,16 +104,11 @@ class TaggedPolicy(HfPolicy):
     For training from scratch, where nearly all rows differ and no two batches have the same ones.
     """
 
-    def __init__(
-        self, model: nn.Module, tokenizer: Any, prompts: Sequence[Prompt], *, max_new_tokens: int
-    ) -> None:
-        super().__init__(model, tokenizer, prompts, end_id=END_ID, max_new_tokens=max_new_tokens)
-        self._prompt_NK = torch.tensor([prompt.token_ids for prompt in prompts])
-
     def logp_tokens(self, token_BT: Tensor) -> Tensor:
         """Return log p of each row of ids: float32_B, nats, end token included, differentiable."""
         token_BT = token_BT.to(self.device)
-        tags_BT = self._prompt_NK.to(self.device)[token_BT[:, 0]]
+        tags = [prompt.token_ids for prompt in self.prompts]
+        tags_BT = torch.tensor(tags, device=self.device)[token_BT[:, 0]]
         whole_BT = torch.cat([tags_BT, token_BT[:, 1:-1]], dim=1)
         # no mask: the padding comes last, where no token that counts can see it
         logits_BTV = self.model(input_ids=whole_BT, use_cache=False).logits
@@ -142,19 +134,10 @@ class TaggedDataset(TokenDataset):
 
 
 def build_tokenizer(vocabulary: Vocabulary, tags: Sequence[str]) -> Any:
-    """Build a tokenizer of SMILES tokens and tags; blanks between them are dropped.
+    """Build a tokenizer of SMILES tokens, with the vocabulary's ids, and tags, with those behind.
 
-    The SMILES tokens have the vocabulary's ids, the tags those that follow. A tag that is a token
-    of the vocabulary too is refused.
+    Blanks between them are dropped.
     """
-    InputError.refuse(
-        [
-            f"conditions: {tag} is a token of the corpus, or of the model itself: give the "
-            "condition another name"
-            for tag in tags
-            if tag in {END, UNKNOWN, *vocabulary.tokens}
-        ]
-    )
     transformers, tokenizers = package("transformers"), package("tokenizers")
     names = {START_ID: UNKNOWN, END_ID: END}
     id_of = {names.get(i, token): i for i, token in enumerate(vocabulary.tokens)}
@@ -177,11 +160,7 @@ def build_tokenizer(vocabulary: Vocabulary, tags: Sequence[str]) -> Any:
 def build_tagged(
     config: LlamaConfig, vocabulary: Vocabulary, conditions: Conditions
 ) -> TaggedPolicy:
-    """Build the network with new weights, from torch's own generator.
-
-    Raises:
-        InputError: a tag is a token of the corpus, or tags alone fill all that it can read.
-    """
+    """Build the network with new weights, from torch's own generator."""
     n_tags = len(conditions.configs)
     if n_tags + 2 > config.max_length:
         raise InputError(
@@ -190,7 +169,6 @@ def build_tagged(
         )
     tokenizer = build_tokenizer(vocabulary, conditions.tags)
     inner = -(-round(INNER_FACTOR * config.hidden_size) // INNER_MULTIPLE) * INNER_MULTIPLE
-    ids = {"bos_token_id": None, "eos_token_id": END_ID, "pad_token_id": END_ID}
     with quiet() as transformers:
         settings = transformers.LlamaConfig(
             vocab_size=len(tokenizer),
@@ -201,11 +179,14 @@ def build_tagged(
             num_key_value_heads=config.n_heads,
             max_position_embeddings=config.max_length,
             tie_word_embeddings=True,
-            **ids,
+            bos_token_id=None,
+            eos_token_id=END_ID,
+            pad_token_id=END_ID,
         )
         network = transformers.LlamaForCausalLM(settings)
     prompts = [
         Prompt(number, text, text, tuple(tokenizer(text)["input_ids"]))
         for number, text in enumerate(conditions.prompts)
     ]
-    return TaggedPolicy(network, tokenizer, prompts, max_new_tokens=config.max_length - n_tags)
+    room = config.max_length - n_tags
+    return TaggedPolicy(network, tokenizer, prompts, end_id=END_ID, max_new_tokens=room)

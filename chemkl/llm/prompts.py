@@ -1,11 +1,12 @@
-"""Prompts as a model reads them: messages through a chat template, or plain text; checked."""
+"""Texts of a language model: prompts as it reads them, checked and kept; answers out of it."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from jinja2 import TemplateSyntaxError
 from pydantic import Field, TypeAdapter
@@ -151,9 +152,6 @@ def check_ids(
 
     A model may read more ids, as padding; and a tokenizer may have a few special tokens too many,
     if neither prompts nor answers (texts whose probability is asked for) use them.
-
-    Raises:
-        InputError: saying how many ids the two have.
     """
     used = {f"prompts.{prompt.number} has": max(prompt.token_ids) for prompt in prompts}
     for answer in answers:
@@ -180,24 +178,19 @@ def keep_prompts(prompts: Sequence[Prompt], folder: Path) -> None:
 
     The first prompt holds the checksum of the file, see `chemkl.results.seal`.
     """
-    seals = [{"sha256": SEAL.decode()}, *({} for _ in prompts[1:])]
-    blocks = [
-        ",\n    ".join(
-            f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}"
-            for name, value in (asdict(prompt) | seal).items()
-        )
-        for prompt, seal in zip(prompts, seals, strict=True)
-    ]
-    text = ",\n".join(f"  {{\n    {block}\n  }}" for block in blocks)
-    write_bytes(folder / PROMPTS_FILE, f"[\n{text}\n]\n".encode(), sealed=True)
+    blocks: list[str] = []
+    for prompt in prompts:
+        parts = asdict(prompt) | ({} if blocks else {"sha256": SEAL.decode()})
+        lines = [
+            f'    "{name}": {json.dumps(part, ensure_ascii=False)}' for name, part in parts.items()
+        ]
+        blocks.append("  {\n" + ",\n".join(lines) + "\n  }")
+    text = "[\n" + ",\n".join(blocks) + "\n]\n"
+    write_bytes(folder / PROMPTS_FILE, text.encode(), sealed=True)
 
 
 def kept_prompts(folder: Path, n: int) -> tuple[Prompt, ...] | None:
-    """Read the n prompts that `keep_prompts` wrote for a run; None: the folder keeps none.
-
-    Raises:
-        InputError: it is something else.
-    """
+    """Read the n prompts that `keep_prompts` wrote for a run; None: the folder keeps none."""
     path = folder / PROMPTS_FILE
     if not path.exists():
         return None
@@ -212,12 +205,74 @@ def kept_prompts(folder: Path, n: int) -> tuple[Prompt, ...] | None:
 
 
 def as_prompts(plain: Any, n: int) -> tuple[Prompt, ...]:
-    """Make n prompts of JSON: a list with an object for each.
-
-    Raises:
-        ValueError: they are not prompts, or not so many.
-    """
+    """Make n prompts of JSON, a list with an object for each, or raise a ValueError."""
     prompts = _PROMPTS.validate_python(plain)
     if [prompt.number for prompt in prompts] != list(range(n)):
         raise ValueError(f"it should have the prompts 0 to {n - 1}, each once and in this order")
     return prompts
+
+
+# ---- answers
+
+_AROUND = " \t\r\n.,:;!'\"`“”"
+
+
+class Completion(NamedTuple):
+    """What a language model wrote."""
+
+    group: int  # number of the prompt
+    prompt: str  # its text
+    text: str  # the completion, without the end token
+    cut: str | None  # why it counts as cut off; None: it has an end
+
+
+def build_reader(parse: str) -> Callable[[str], str | None]:
+    """Build what reads the answer of a completion (None: no answer) by ``parse``.
+
+    That is strict, lenient, or a regular expression with one group.
+    """
+    if parse == "strict":
+        return lambda text: text or None
+    if parse == "lenient":
+        return lambda text: text.strip(_AROUND) or None
+    pattern = re.compile(parse)
+    return lambda text: match[1] if (match := pattern.search(text)) else None
+
+
+def misread(answers: Sequence[str], parse: str) -> list[str]:
+    """Say of which answers another is read when they are the whole completion.
+
+    A regular expression may want other text around the answer: nothing is said there.
+    """
+    read = build_reader(parse)
+    return [
+        f"valid answer {answer!r} is read as {'no answer' if seen is None else repr(seen)} with "
+        f"parse: {parse}, so it can never be given; write it as it is read, or take parse: strict"
+        for answer in answers
+        if (seen := read(answer)) != answer and parse in ("strict", "lenient")
+    ]
+
+
+def check_answers(
+    answers: Sequence[str], tokenizer: Any, max_new_tokens: int, end_id: int, parse: str
+) -> list[str]:
+    """A line for each answer that a model cannot write, as its tokenizer cuts it."""
+    is_plain = parse in ("strict", "lenient")
+    problems = []
+    for answer in answers:
+        ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
+        decoded = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        same = build_reader(parse)(decoded) == answer if is_plain else answer in decoded
+        if end_id in ids:
+            wrong = f"it holds {tokenizer.decode([end_id])!r}, which ends a completion"
+        elif not same:
+            wrong = f"the model's tokenizer makes {decoded!r} of it; spell it as it writes it"
+        elif len(ids) >= max_new_tokens:
+            wrong = (
+                f"it has {len(ids)} tokens, and with the end token {len(ids) + 1}: raise "
+                f"max_new_tokens = {max_new_tokens}"
+            )
+        else:
+            continue
+        problems.append(f"answer {answer!r} can never be given: {wrong}")
+    return problems

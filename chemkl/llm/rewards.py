@@ -2,7 +2,6 @@
 
 import inspect
 import math
-from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
@@ -20,9 +19,8 @@ from chemkl.config.llm import (
     SmilesReward,
     TextRewardConfig,
 )
-from chemkl.config.reward import RewardConfig
 from chemkl.display import short
-from chemkl.llm.answers import Completion, build_reader, misread
+from chemkl.llm.prompts import Completion, build_reader, misread
 from chemkl.results.columns import RAW_PREFIX, SCORE_PREFIX
 from chemkl.results.provenance import sha256_of
 from chemkl.rewards import RewardModel
@@ -39,8 +37,8 @@ REWARD_FUNCTION = "reward function"
 _TYPES = dict.fromkeys(("smiles", "canonical_smiles", "reason", "scaffold", "answer"), object)
 
 
-class TextReward(ABC):
-    """Pays completions.
+class Answers:
+    """Pays the same for every valid answer, and an answer to a prompt once.
 
     Attributes:
         component_names: components that have columns of their own in the trace.
@@ -49,54 +47,7 @@ class TextReward(ABC):
     """
 
     component_names: Sequence[str] = ()
-    bounds: tuple[float, float]
     files: Mapping[str, Path] = {}
-
-    @property
-    def failures(self) -> Mapping[str, FailureCount]:
-        """How often each component was asked, how often it failed, and why."""
-        return {}
-
-    @abstractmethod
-    def score(self, completions: Sequence[Completion]) -> pd.DataFrame:
-        """Score completions: a row for each, in order.
-
-        Returns:
-            Columns smiles, canonical_smiles, valid, reason, scaffold, answer (missing where there
-            is no valid one), raw_<c> and score_<c> for each component, and reward.
-
-        Raises:
-            InputError: the reward cannot be used: it fails too often, for example.
-        """
-
-    @abstractmethod
-    def identify(self, completions: Sequence[Completion]) -> Sequence[Hashable | None]:
-        """Say before scoring what is paid once; None: nothing valid."""
-
-    @abstractmethod
-    def identities(self, rows: pd.DataFrame) -> Sequence[Hashable | None]:
-        """Say the same of rows that `score` gave, or of a trace."""
-
-    def remember(self, rows: pd.DataFrame) -> None:  # noqa: B027 - most remember nothing
-        """Take over what rows of a trace were paid."""
-
-    def close(self) -> None:  # noqa: B027 - most hold nothing
-        """Give free what scoring holds; nothing can be scored any more."""
-
-
-def build_reward(config: TextRewardConfig) -> TextReward:
-    """Build the reward of a config.
-
-    Raises:
-        InputError: with every problem of the answers, the function, or the reward's components.
-    """
-    if isinstance(config, AnswersReward):
-        return Answers(config)
-    return PaidByFunction(config) if isinstance(config, FunctionReward) else PaidByMolecule(config)
-
-
-class Answers(TextReward):
-    """Pays the same for every valid answer, and an answer to a prompt once."""
 
     def __init__(self, config: AnswersReward | FunctionReward) -> None:
         if isinstance(config, AnswersReward):
@@ -105,8 +56,18 @@ class Answers(TextReward):
         self._config: Any = config
         self._read = build_reader(config.parse)
 
+    @property
+    def failures(self) -> Mapping[str, FailureCount]:
+        """How often each component was asked, how often it failed, and why."""
+        return {}
+
     def score(self, completions: Sequence[Completion]) -> pd.DataFrame:
-        """Score completions."""
+        """Score completions: a row for each, in order.
+
+        Returns:
+            Columns smiles, canonical_smiles, valid, reason, scaffold, answer (missing where there
+            is no valid one), raw_<c> and score_<c> for each component, and reward.
+        """
         paid = [(self._answer(one), *self._paid(one)) for one in completions]
         rows = pd.DataFrame(paid, columns=["answer", "reason", "reward"])
         valid = [answer is not None for answer, _, _ in paid]
@@ -117,14 +78,20 @@ class Answers(TextReward):
         return rows.astype({**_TYPES, "reward": float})
 
     def identify(self, completions: Sequence[Completion]) -> Sequence[Hashable | None]:
-        """The prompt and the answer."""
+        """Say before scoring what is paid once: the prompt and the answer; None: nothing valid."""
         pairs = [(one.group, self._answer(one)) for one in completions]
         return [None if pair[1] is None else pair for pair in pairs]
 
     def identities(self, rows: pd.DataFrame) -> Sequence[Hashable | None]:
-        """The prompt and the answer."""
+        """Say the same of rows that `score` gave, or of a trace."""
         pairs = zip(rows["group"], rows["answer"], strict=True)
         return [(int(group), text) if isinstance(text, str) else None for group, text in pairs]
+
+    def remember(self, rows: pd.DataFrame) -> None:
+        """Take over what rows of a trace were paid; there is nothing to remember."""
+
+    def close(self) -> None:
+        """Give free what scoring holds; nothing can be scored any more."""
 
     def _answer(self, completion: Completion) -> str | None:
         """The valid answer in a completion; None: there is none."""
@@ -141,11 +108,7 @@ class Answers(TextReward):
 
 
 class PaidByFunction(Answers):
-    """Asks a function of the user, once about each different completion of a prompt.
-
-    Raises:
-        InputError: the function is not there, or does not take what it is given.
-    """
+    """Asks a function of the user, once about each different completion of a prompt."""
 
     def __init__(self, config: FunctionReward) -> None:
         super().__init__(config)
@@ -166,12 +129,7 @@ class PaidByFunction(Answers):
         return self._failures.counts
 
     def score(self, completions: Sequence[Completion]) -> pd.DataFrame:
-        """Score completions.
-
-        Raises:
-            InputError: the function failed on more of them than the config allows, or gave one
-                less than a failure is paid.
-        """
+        """Score completions; the function must not fail too often, or give less than a failure."""
         rows = super().score(completions)
         self._failures.check()
         reasons = [score.reason for score in self._scores.values() if isinstance(score, Failure)]
@@ -248,41 +206,31 @@ def _load(config: FunctionReward) -> tuple[UserFunction, dict[str, Any]]:
         raise InputError("\n".join(place + line for line in lines)) from error
 
 
-class PaidByMolecule(TextReward):
+class PaidByMolecule:
     """Scores the molecule that a completion names, by one reward or by that of its prompt.
 
     A molecule costs one oracle call in the run, whatever the prompts that it answers: components of
     one name are the same oracle in all rewards, in kind, parameters and the files that these name,
     so that a molecule has the same raw values and only what is made of them differs. Each reward
     has a memory of its own, so that they are computed once for each prompt that a molecule answers.
-
-    Raises:
-        InputError: with a line for every problem of the components, or for every component whose
-            files are not the same in all rewards.
     """
 
     def __init__(self, config: SmilesReward) -> None:
         self.bounds = config.bounds
         self._read = build_reader(config.parse)
         self._rewards: list[RewardModel] = []
-        if config.reward is not None:
-            self._rewards.append(RewardModel.from_config(config.reward))
-            self.files = reward_files(config.reward)
-        else:
-            self._build(config.by_prompt or ())
-        self.component_names = self._rewards[0].component_names
-
-    def _build(self, configs: Sequence[RewardConfig]) -> None:
-        """Build the reward of each prompt."""
+        configs: Sequence[Any] = config.by_prompt or [config.reward]
         problems = []
-        for number, config in enumerate(configs):
+        for number, one in enumerate(configs):
             try:
-                self._rewards.append(RewardModel.from_config(config))
+                self._rewards.append(RewardModel.from_config(one))
             except InputError as error:
-                problems += [f"by_prompt.{number}: {line}" for line in str(error).splitlines()]
-        files = [reward_files(config) for config in configs]
+                place = f"by_prompt.{number}: " if config.by_prompt else ""
+                problems += [place + line for line in str(error).splitlines()]
+        files = [reward_files(one) for one in configs]
+        compared = files if len(files) > 1 and not problems else []
         content: dict[Path | None, str] = {
-            path: sha256_of(path) for some in files for path in some.values() if not problems
+            path: sha256_of(path) for some in compared for path in some.values()
         }
         # a relative path may mean other content in the folder of another reward
         problems = problems or [
@@ -295,8 +243,9 @@ class PaidByMolecule(TextReward):
         if problems:
             self.close()
         InputError.refuse(problems)
+        self.component_names = self._rewards[0].component_names
         self.files = {
-            f"prompt {number}: {role}": path
+            f"prompt {number}: {role}" if config.by_prompt else role: path
             for number, some in enumerate(files)
             for role, path in some.items()
         }
@@ -361,3 +310,17 @@ class PaidByMolecule(TextReward):
 
     def _smiles(self, completion: Completion) -> str | None:
         return None if completion.cut else self._read(completion.text)
+
+
+TextReward = Answers | PaidByMolecule
+
+
+def build_reward(config: TextRewardConfig) -> TextReward:
+    """Build the reward of a config.
+
+    Raises:
+        InputError: with every problem of the answers, the function, or the reward's components.
+    """
+    if isinstance(config, AnswersReward):
+        return Answers(config)
+    return PaidByFunction(config) if isinstance(config, FunctionReward) else PaidByMolecule(config)

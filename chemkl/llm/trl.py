@@ -21,7 +21,6 @@ from chemkl.config.base import install
 from chemkl.llm.anchored import Anchored, anchor_rewards
 from chemkl.llm.extra import package
 from chemkl.losses import Mara
-from chemkl.losses.targets import RewardOnHits
 
 _trl, _ranks = package("trl", "trl"), package("accelerate.utils", "trl")
 _RLOOTrainer: Any = _trl.RLOOTrainer
@@ -36,11 +35,8 @@ class MaraRLOOTrainer(_RLOOTrainer):  # type: ignore[misc]  # a base without typ
     A hit gets R(z) + beta (log pi_ref(z) - log pi_ref), z being the likeliest hit under the
     reference among the completions of the same prompt, on all ranks; every other completion keeps
     its reward. trl then subtracts beta KL as it always does. The rule itself is that of
-    ``chemkl.losses.Mara``; the reference's log-probabilities are those that trl computes anyway.
-
-    In the logs the bonus is a reward function of its own, ``rewards/mara_bonus/mean``, and
-    ``METRICS`` says what else there is. Everything of trl's trainer works as it does there: peft,
-    vLLM, several GPUs, chat templates, evaluation (with the bonus in its rewards, too).
+    ``chemkl.losses.Mara``. In the logs the bonus is a reward function of its own,
+    ``rewards/mara_bonus/mean``; ``METRICS`` says what else there is.
 
     What differs from the paper's algorithm, or from trl:
         1. A completion cut off before its end token is neither hit nor anchor, whether or not
@@ -52,8 +48,6 @@ class MaraRLOOTrainer(_RLOOTrainer):  # type: ignore[misc]  # a base without typ
            stays right.
         4. At a temperature other than 1 trl computes both log-probabilities at it: then it is the
            policy at that temperature whose hits become equally likely.
-        5. GRPO is refused: it divides rewards by their standard deviation and keeps the KL in the
-           loss, so that the KL coefficient is no longer the beta of the bonus.
 
     Args:
         model: as in trl.
@@ -61,42 +55,19 @@ class MaraRLOOTrainer(_RLOOTrainer):  # type: ignore[misc]  # a base without typ
         args: with beta above 0, num_generations of 4 or more, no normalisation and no clipping;
             disable_dropout where the model or its adapter has dropout.
         tau: the reward from which on a completion is a hit; or give tau_quantile and tau_floor.
-        tau_quantile: of the rewards of a prompt's completions, strictly between 0 and 1.
-        tau_floor: what the quantile may not fall below, above the reward of a failure.
-        alpha: 1 (the paper) to 0, how far a hit is lifted to its anchor.
-        cap: nats; the most that a hit is lifted by, None for no cap. For long completions, where
-            log pi_ref varies by tens of nats.
-        reward_on_hits: the reward that hits have: the "anchor"'s (the paper), their "own", "tau".
-        **options: everything else that ``trl.RLOOTrainer`` takes, by name.
+        **options: of ``chemkl.losses.Mara`` (tau_quantile, of a prompt's completions, tau_floor,
+            alpha, cap, reward_on_hits), and everything else that ``trl.RLOOTrainer`` takes.
 
     Raises:
         InputError: a line for each setting that goes wrong under MARA.
     """
 
     def __init__(
-        self,
-        model: Any,
-        reward_funcs: Any,
-        args: Any,
-        *,
-        tau: float | None = None,
-        tau_quantile: float | None = None,
-        tau_floor: float | None = None,
-        alpha: float = 1.0,
-        cap: float | None = None,
-        reward_on_hits: RewardOnHits = "anchor",
-        **options: Any,
+        self, model: Any, reward_funcs: Any, args: Any, *, tau: float | None = None, **options: Any
     ) -> None:
-        self.target = build_target(
-            args,
-            options.get("peft_config"),
-            tau=tau,
-            tau_quantile=tau_quantile,
-            tau_floor=tau_floor,
-            alpha=alpha,
-            cap=cap,
-            reward_on_hits=reward_on_hits,
-        )
+        names = {"tau_quantile", "tau_floor", "alpha", "cap", "reward_on_hits"} & options.keys()
+        of_target = {name: options.pop(name) for name in names}
+        self.target = build_target(args, options.get("peft_config"), tau=tau, **of_target)
         super().__init__(model, reward_funcs, args, **options)
         InputError.refuse(_dropout(self.model))
         self._logps: list[tuple[Any, Tensor]] | None = None
@@ -106,14 +77,10 @@ class MaraRLOOTrainer(_RLOOTrainer):  # type: ignore[misc]  # a base without typ
         self.reward_processing_classes: list[Any] = [*self.reward_processing_classes, None]
         self.reward_weights: Tensor = torch.cat([self.reward_weights, torch.ones(1)])
 
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
         """Keep log-probabilities from here to the rewards, and not those of the loss."""
         self._logps = []
-        try:
-            scored: dict[str, Any] = super()._generate_and_score_completions(inputs)
-        finally:
-            self._logps = None
-        return scored
+        return super()._generate_and_score_completions(inputs)
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -142,12 +109,11 @@ class MaraRLOOTrainer(_RLOOTrainer):  # type: ignore[misc]  # a base without typ
         # 1. R as trl sums it: functions that gave None are left out; NaN where all of them did
         column_BE = columns[:, :-1]
         infinite = column_BE.isinf().any(dim=0).nonzero().flatten().tolist()
-        if infinite:
-            names = ", ".join(self.reward_func_names[i] for i in infinite)
-            raise InputError(
-                f"the reward function {names} returned an infinite reward: return a finite number, "
-                "or None for what could not be scored"
-            )
+        InputError.refuse(
+            f"the reward function {self.reward_func_names[i]} returned an infinite reward: return "
+            "a finite number, or None for what could not be scored"
+            for i in infinite
+        )
         reward_B = (column_BE * self.reward_weights[:-1].to(columns.device)).nansum(dim=1)
         reward_B = reward_B.where(~column_BE.isnan().all(dim=1), torch.nan)
         # 2. log pi_ref, and by trl's own test whether there is an end token, of all ranks
@@ -183,7 +149,7 @@ class MaraRLOOTrainer(_RLOOTrainer):  # type: ignore[misc]  # a base without typ
 
     def _reference_logps(self) -> Tensor:
         """Return log pi_ref of this rank's rows, as trl computed it just before the rewards."""
-        kept = self._logps or []
+        kept, self._logps = self._logps or [], None
         models = [self.model, self.model if self.ref_model is None else self.ref_model]
         if len(kept) != 2 or any(a is not b for (a, _), b in zip(kept, models, strict=True)):
             raise RuntimeError(
@@ -208,12 +174,8 @@ def mara_bonus(completions: list[Any], **_columns: Any) -> list[None]:
 # ---- settings
 
 LEAST_GENERATIONS = 4
-"""Completions of a prompt below which MARA is refused.
-
-A hit is lifted to the likeliest hit beside it, so a hit alone in its group has the plain target. At
-a hit rate of a half that happens to one hit in two with 2 completions, one in eight with 4, and one
-in 128 with 8.
-"""
+"""Completions of a prompt below which MARA is refused: a hit alone in its group has the plain
+target, which at a hit rate of a half is one hit in two with 2, in eight with 4, in 128 with 8."""
 
 _PLAIN_SAMPLING: Mapping[str, tuple[Any, ...]] = {
     "top_p": (None, 1.0),
@@ -238,12 +200,6 @@ def build_target(args: Any, peft_config: Any = None, **options: Any) -> Mara:
     The reference has to be there and to stay where it is; nothing may change the scale of reward
     and KL after the bonus; a group has to hold an anchor and something to lift to it; the samples
     have to be those of the policy whose log-probabilities trl computes; and no unit may be dropped.
-
-    The options are those of ``chemkl.losses.Mara`` without beta and anchor; None counts as not
-    given.
-
-    Raises:
-        InputError: a line for each setting that goes wrong under MARA.
     """
     if not isinstance(args, _trl.RLOOConfig):
         kind = "no config" if args is None else f"a {type(args).__name__}"
@@ -335,20 +291,19 @@ def _dropout(model: nn.Module) -> list[str]:
 # ---- metrics
 
 METRICS = {
-    "mara/reward_mean": "mean reward of the reward functions over the scored completions, without "
-    "the bonus and without the KL; trl's own `reward` has the bonus in it",
+    "mara/reward_mean": "mean reward of the scored completions, without bonus and KL; trl's own "
+    "`reward` has the bonus in it",
     "mara/hit_rate": "share of the completions that are hits",
     "mara/groups_without_hits": "share of the prompts without a hit: plain KL-regularised RL there",
-    "mara/anchor_rate": "share of the hits as likely as their anchor (to 1e-3 nats): those that "
-    "nothing is added to; 1 says that all hits of a prompt are one completion",
+    "mara/anchor_rate": "share of the hits as likely as their anchor (to 1e-3 nats), to which "
+    "nothing is added; 1: all hits of a prompt are one completion",
     "mara/anchor_logp_ref": "mean over the prompts with a hit of log pi_ref of the anchor, nats",
     "mara/bonus_mean": "mean over the hits of what MARA adds to the reward",
     "mara/bonus_std": "its standard deviation over the hits: beside a reward of 1, not above it",
     "mara/bonus_max": "the largest one",
-    "mara/unique_rate": "different token sequences among the completions of a prompt, as a share "
-    "of them; mean over the prompts",
-    "mara/hit_entropy": "entropy in nats of the token sequences that are hits, of each prompt, "
-    "mean over the prompts with a hit; of n hits it is log n at most",
+    "mara/unique_rate": "share of the completions of a prompt that differ, in tokens; mean",
+    "mara/hit_entropy": "entropy in nats of the token sequences that are hits, mean over the "
+    "prompts with a hit; of n hits it is log n at most",
     "mara/truncated_rate": "share of the completions cut off before an end token: never a hit",
     "mara/unscored_rate": "share of the completions for which every reward function gave None or "
     "NaN: never a hit, and not learnt from",

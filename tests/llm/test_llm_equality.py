@@ -27,26 +27,20 @@ from chemkl.training.ledger import Ledger, MurckoBucket, NoFilter
 from chemkl.training.posttrain import Posttrain, StepLoader
 from chemkl.training.trainer import quiet
 
-REWARD = {
-    "components": [{"kind": "tpsa", "transform": {"kind": "sigmoid", "low": 0, "high": 60}}],
-}
-SIGMA = 20.0
-MARA_RLOO = {"target": "mara", "sigma": SIGMA, "tau": 0.1, "estimator": "rloo"}
+REWARD = {"components": [{"kind": "tpsa", "transform": {"kind": "sigmoid", "low": 0, "high": 60}}]}
+GIBBS = {"target": "gibbs", "sigma": 20.0}
+MARA = {"target": "mara", "beta": 0.1, "tau": 0.1}
 OBJECTIVES = {
-    "gibbs reinvent": {"target": "gibbs", "sigma": SIGMA, "estimator": "reinvent"},
-    "gibbs rloo": {"target": "gibbs", "sigma": SIGMA, "estimator": "rloo"},
-    "mara rloo": MARA_RLOO,
-    "mara log_variance": {"target": "mara", "beta": 0.1, "tau": 0.1, "estimator": "log_variance"},
-    "mara drop": {
-        "target": "mara", "beta": 0.1, "tau": 0.1, "estimator": "grpo", "duplicates": "drop",
-    },
-    "mara msc": {"target": "mara", "beta": 0.1, "tau": 0.1, "estimator": "msc"},
+    "gibbs reinvent": GIBBS | {"estimator": "reinvent"},
+    "gibbs rloo": GIBBS | {"estimator": "rloo"},
+    "mara rloo": {"target": "mara", "sigma": 20.0, "tau": 0.1, "estimator": "rloo"},
+    "mara log_variance": MARA | {"estimator": "log_variance"},
+    "mara drop": MARA | {"estimator": "grpo", "duplicates": "drop"},
+    "mara msc": MARA | {"estimator": "msc"},
     "filter snis": {"target": "filter", "tau": 0.1, "estimator": "snis"},
-    "gibbs prior": {
-        "target": "gibbs", "beta": 0.1, "estimator": "forward_kl",
-        "estimator_options": {"reference": "prior"},
-    },
-}  # fmt: skip
+    "gibbs prior": GIBBS
+    | {"sigma": 10.0, "estimator": "forward_kl", "estimator_options": {"reference": "prior"}},
+}
 BATCH, STEPS, SEED = 24, 2, 3
 VOCABULARY = Vocabulary.of("CNO1")
 
@@ -128,7 +122,7 @@ def networks(request, tiny, tiny_prior):
         )
         for model in models
     ]
-    assert by_llm[0]._network.rewinds is (request.param == "llama")
+    assert by_llm[0].rewinds is (request.param == "llama")
     return plain, by_llm
 
 
@@ -164,15 +158,15 @@ def post_trained(policy, reference, ledger, objective, folder, *, text):
     return read_trace(folder), watch
 
 
-def recorded(model, drawn, monkeypatch):
+def recorded(model, drawn, monkeypatch, name="sample"):
     """Keep what a model samples."""
-    sample = model.sample
+    sample = getattr(model, name)
 
     def keeping(n, generator=None):
         drawn.append(sample(n, generator))
         return drawn[-1]
 
-    monkeypatch.setattr(model, "sample", keeping)
+    monkeypatch.setattr(model, name, keeping)
 
 
 def replayed(model, drawn, decode, monkeypatch):
@@ -183,7 +177,9 @@ def replayed(model, drawn, decode, monkeypatch):
         rollout = next(left)
         group_B = torch.zeros(len(rollout), dtype=torch.int64)
         token_BT = torch.cat([group_B[:, None], rollout.tokens[:, 1:]], dim=1)
-        return replace(rollout, smiles=decode(token_BT), tokens=token_BT, group=group_B)
+        logp_B = rollout.logp.detach()  # the other one learns from passes of its own
+        texts = decode(token_BT)
+        return replace(rollout, smiles=texts, tokens=token_BT, logp=logp_B, group=group_B)
 
     monkeypatch.setattr(model, "sample", say)
 
@@ -199,17 +195,16 @@ def both_paths(networks, tmp_path, monkeypatch):
 
         prior_of_smiles, reference = freeze(prior), Reference(copied)
         drawn, of_prior = [], []
-        recorded(policy, drawn, monkeypatch)
+        recorded(policy, drawn, monkeypatch, "sample_to_learn")
         recorded(prior_of_smiles, of_prior, monkeypatch)
         ledger = Ledger(RewardModel.from_config(REWARD), new_filter(), 1000)
-        smiles = post_trained(
-            policy, prior_of_smiles, ledger, objective, tmp_path / "smiles", text=False
-        )
+        paths = tmp_path / "smiles", tmp_path / "text"
+        smiles = post_trained(policy, prior_of_smiles, ledger, objective, paths[0], text=False)
         replayed(llm, drawn, llm.decode, monkeypatch)
         replayed(reference, of_prior, llm.decode, monkeypatch)
         reward = PaidByMolecule(SmilesReward(kind="smiles", reward=REWARD, parse="strict"))
         ledger = TextLedger(reward, llm.prompts, new_filter(), 1000)
-        text = post_trained(llm, reference, ledger, objective, tmp_path / "text", text=True)
+        text = post_trained(llm, reference, ledger, objective, paths[1], text=True)
         return smiles, text
 
     return train

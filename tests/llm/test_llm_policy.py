@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from chemkl.llm.policy import HfPolicy, Network, Reference, _passes
+from chemkl.llm.policy import HfPolicy, Reference, _passes
 from chemkl.losses import build_objective
 from chemkl.policies.base import Rollout
 from chemkl.training.posttrain import InputBuilder
@@ -38,11 +38,8 @@ def plain_logp(policy, token_BT=ROWS):
 def gradients_of(policy, logp_B):
     policy.zero_grad()
     (logp_B * WEIGHT).sum().backward()
-    return {
-        name: weight.grad.clone()
-        for name, weight in policy.named_parameters()
-        if weight.requires_grad
-    }
+    weights = policy.named_parameters()
+    return {name: weight.grad.clone() for name, weight in weights if weight.requires_grad}
 
 
 def assert_same(found, expected, atol=1e-6):
@@ -99,8 +96,8 @@ def test_a_model_with_a_sliding_window_is_read_with_its_prompt_and_gives_the_sam
         vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, sliding_window=3,
     ))  # fmt: skip
-    assert not Network(model, END).rewinds
     policy = make_policy(*PROMPTS, model=model, dtype=torch.float64)
+    assert not policy.rewinds
     found, expected = policy.logp_tokens(ROWS), plain_logp(policy)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     assert_same(gradients_of(policy, found), gradients_of(policy, expected))
@@ -127,13 +124,13 @@ def calls(monkeypatch):
     made = {"read": [], "read_prompt": [], "logp_after": []}
 
     def counted(name, what):
-        whole = getattr(Network, name)
+        whole = getattr(HfPolicy, name)
 
         def counting(self, *arguments, **options):
             made[name].append(what(*arguments))
             return whole(self, *arguments, **options)
 
-        monkeypatch.setattr(Network, name, counting)
+        monkeypatch.setattr(HfPolicy, name, counting)
 
     counted("read", lambda token_UT, *_: tuple(token_UT.shape))
     counted("read_prompt", lambda ids, _device: tuple(ids))
@@ -202,11 +199,8 @@ def test_rows_stand_by_prompt_and_are_padded_with_the_end_token(make_policy, tin
     drawn = policy.sample(30, torch.Generator().manual_seed(1))
     assert drawn.group.tolist() == drawn.tokens[:, 0].tolist() == [0] * 10 + [1] * 10 + [2] * 10
     word = {i: name for name, i in tiny.vocabulary.items()}
-    n_tokens = drawn.n_tokens.tolist()
-    rows = zip(
-        drawn.tokens[:, 1:].tolist(), n_tokens, drawn.smiles, drawn.truncated.tolist(), strict=True
-    )
-    for ids, n, text, truncated in rows:
+    columns = (drawn.tokens[:, 1:].tolist(), drawn.n_tokens, drawn.smiles, drawn.truncated.tolist())
+    for ids, n, text, truncated in zip(*columns, strict=True):
         assert set(ids[n:]) <= {END}
         written = ids[:n] if truncated else ids[: n - 1]
         assert text == " ".join(word[i] for i in written)
@@ -223,32 +217,23 @@ def test_rows_of_a_prompt_depend_on_its_number_and_not_on_how_many_there_are(mak
 
 
 def test_prompts_drawn_side_by_side_give_the_rows_that_each_gives_alone(make_policy):
-    draws = [
-        make_policy(*PROMPTS, dtype=torch.float64, max_new_tokens=6, sample_batch=rows).sample(
-            30, torch.Generator().manual_seed(7)
-        )
-        for rows in (1, 20, 256)
-    ]
+    def draw(rows):
+        policy = make_policy(*PROMPTS, dtype=torch.float64, max_new_tokens=6, sample_batch=rows)
+        return policy.sample(30, torch.Generator().manual_seed(7))
+
+    draws = [draw(rows) for rows in (1, 20, 256)]
     for drawn in draws[1:]:  # two of unequal length at a time; all three
         assert drawn.tokens.tolist() == draws[0].tokens.tolist()
         assert drawn.truncated.tolist() == draws[0].truncated.tolist()
         torch.testing.assert_close(drawn.logp, draws[0].logp, rtol=0, atol=1e-6)
 
 
-def test_the_model_is_called_once_a_token_however_many_prompts_there_are(make_policy, monkeypatch):
-    policy = make_policy(*PROMPTS, max_new_tokens=4)
-    shapes = []
-    read = Network.read
-
-    def counting(self, token_UT, *arguments, **options):
-        shapes.append(tuple(token_UT.shape))
-        return read(self, token_UT, *arguments, **options)
-
-    monkeypatch.setattr(Network, "read", counting)
-    policy.sample(30, torch.Generator().manual_seed(7))
-    assert shapes[0] == (3, 5)  # three prompts, the longest of five tokens
-    assert len(shapes) == 4
-    assert all(width == 1 for _, width in shapes[1:])
+def test_the_model_is_called_once_a_token_however_many_prompts_there_are(make_policy, calls):
+    make_policy(*PROMPTS, max_new_tokens=4).sample(30, torch.Generator().manual_seed(7))
+    first, *later = calls["read"]
+    assert first == (3, 5)  # three prompts, the longest of five tokens
+    assert len(later) == 3
+    assert all(width == 1 for _, width in later)
 
 
 @pytest.mark.parametrize(
@@ -267,11 +252,12 @@ def test_prompts_of_like_length_go_together(tiny, most, pads, expected):
 
 def test_prompts_of_a_step_are_drawn_at_random_and_all_of_them_come(make_policy):
     policy = make_policy(*PROMPTS, prompts_per_step=2)
-    groups = [
-        tuple(policy.sample(4, torch.Generator().manual_seed(seed)).group.tolist())
-        for seed in range(20)
-    ]
-    assert set(groups) == {(0, 0, 1, 1), (0, 0, 2, 2), (1, 1, 2, 2)}
+    draws = [policy.sample(4, torch.Generator().manual_seed(seed)) for seed in range(20)]
+    assert {tuple(drawn.group.tolist()) for drawn in draws} == {
+        (0, 0, 1, 1),
+        (0, 0, 2, 2),
+        (1, 1, 2, 2),
+    }
 
 
 def test_a_text_is_scored_as_the_tokenizer_cuts_it(make_policy, tiny):
@@ -408,9 +394,8 @@ def test_one_string_is_not_taken_for_its_characters(make_policy):
 def test_one_text_in_other_tokens_or_to_another_prompt_is_another_sequence(make_policy):
     policy = make_policy("pick", "a b")
     token_BT = torch.tensor([[0, 5, 6, END], [0, 7, END, END], [0, 5, 6, END], [1, 5, 6, END]])
-    rollout = Rollout(
-        ["12"] * 4, token_BT, torch.zeros(4), torch.zeros(4).bool(), token_BT[:, 0], END
-    )
+    zero_B = torch.zeros(4)
+    rollout = Rollout(["12"] * 4, token_BT, zero_B, zero_B.bool(), token_BT[:, 0], END)
     objective = build_objective(target="gibbs", beta=0.1, estimator="rloo", duplicates="drop")
     rows = pd.DataFrame({"reward_filtered": [1.0, 0.0, 1.0, 0.5]})
     inputs = InputBuilder(policy, policy, objective, 0).build(rollout, rows, 0, 0)

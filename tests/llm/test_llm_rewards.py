@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,8 @@ from rdkit.Chem.QED import qed
 
 from chemkl.config import InputError, load_config
 from chemkl.config.llm import LlmPosttrainConfig, SmilesReward, TextRewardConfig
-from chemkl.llm.answers import Completion, build_reader, check_answers
 from chemkl.llm.ledger import TextLedger
-from chemkl.llm.prompts import Prompt
+from chemkl.llm.prompts import Completion, Prompt, build_reader, check_answers
 from chemkl.llm.rewards import PaidByMolecule, build_reward
 from chemkl.policies.base import Rollout
 from chemkl.results import TraceWriter, read_trace, trace_schema
@@ -51,6 +51,14 @@ def plain(column):
 def ledger_of(reward, budget=math.inf):
     prompts = [Prompt(0, "pick", "pick", (5,)), Prompt(1, "choose", "choose", (6,))]
     return TextLedger(reward, prompts, NoFilter(), budget)
+
+
+def write(rows, folder, components):
+    """Write rows into a trace, with what post-training adds."""
+    extra = {"logp_policy": 0.0, "logp_ref": 0.0, "log_target": 0.0, "hit": False}
+    writer = TraceWriter(folder, components, "run", "hash", text=True)
+    writer.append(rows.assign(**extra, anchor=False, is_replay=False))
+    writer.cut()
 
 
 @pytest.fixture
@@ -89,10 +97,7 @@ def test_an_answer_is_read(parse, completion, answer):
 @pytest.mark.parametrize(
     ("parse", "message"),
     [
-        (
-            "stict",
-            "'stict' is neither strict nor lenient, .* has 0 groups",
-        ),
+        ("stict", "'stict' is neither strict nor lenient, .* has 0 groups"),
         (r"(\d)(\d)", "this one has 2 groups"),
         ("(", "neither strict nor lenient, nor a regular expression"),
     ],
@@ -158,19 +163,15 @@ def test_what_is_no_text_is_no_answer(valid, message):
 
 
 def test_quoted_truth_values_and_zeros_are_answers():
-    rows = ledger_of(reward_of(kind="answers", valid=["true", "007"])).enter(
-        0, rollout(["true", "True", "007", "7"])
-    )
+    ledger = ledger_of(reward_of(kind="answers", valid=["true", "007"]))
+    rows = ledger.enter(0, rollout(["true", "True", "007", "7"]))
     assert rows["valid"].tolist() == [True, False, True, False]
 
 
 @pytest.mark.parametrize(
     ("valid", "message"),
     [
-        (
-            ["1", "2."],
-            r"^valid answer '2\.' is read as '2' with parse: lenient.*take parse: strict",
-        ),
+        (["1", "2."], r"^valid answer '2\.' is read as '2' with .*lenient.*take parse: strict"),
         (["?", "..."], r"^valid answer '\.\.\.' is read as no answer with parse: lenient"),
     ],
 )
@@ -189,45 +190,39 @@ def test_an_answer_may_want_other_text_around_it():
 # ---- answers in tokens
 
 
-def problems_of(tiny, *answers, most=3, parse="strict", end=END):
-    tokenizer = tiny.tokenizer()
-    return check_answers(answers, tokenizer, most, end, parse)
-
-
-def test_answers_that_fit_are_fine(tiny):
-    assert problems_of(tiny, "1", "pick", "1 2") == []
-    assert problems_of(tiny, "1", parse="lenient") == []
-    assert problems_of(tiny, "1", parse=r"answer: (\d+)") == []
-
-
-def test_an_answer_has_room_for_its_end_token(tiny):
-    # a token a word: 3 of them and the end token need 4
-    (line,) = problems_of(tiny, "1", "1 2 3", "1 2")
-    assert line == (
-        "answer '1 2 3' can never be given: it has 3 tokens, and with the end token 4: raise "
-        "max_new_tokens = 3"
+# a token a word: of 3 tokens the last must be the end token; "May" is no word of this model, and
+# Whitespace cuts "(1" in two, which decode joins by a blank, and drops blanks around a text
+@pytest.mark.parametrize(
+    ("answer", "settings", "problem"),
+    [
+        ("pick", {}, None),
+        ("1 2", {}, None),
+        ("1", {"parse": "lenient"}, None),
+        ("1", {"parse": r"answer: (\d+)"}, None),
+        ("1 2 3", {}, "it has 3 tokens, and with the end token 4: raise max_new_tokens = 3"),
+        ("1 2 3", {"max_new_tokens": 4}, None),
+        ("1", {"max_new_tokens": 1}, "it has 1 tokens"),
+        *(("May", {"parse": parse}, "'<unk>'") for parse in ("strict", "lenient", r"(.*)")),
+        *(
+            ("(1", {"parse": parse}, "makes '( 1' of it")
+            for parse in ("strict", "lenient", r"(.*)")
+        ),
+        (" 1", {}, "makes '1' of it"),
+        (" ", {}, "makes '' of it"),
+        ("1 a", {"end_id": 13, "max_new_tokens": 9}, "it holds 'a', which ends a completion"),
+    ],
+)
+def test_an_answer_is_one_that_the_model_can_write(tiny, answer, settings, problem):
+    assert tiny.vocabulary["a"] == 13
+    given = {"max_new_tokens": 3, "end_id": END, "parse": "strict"} | settings
+    lines = check_answers(
+        ["1" if given["max_new_tokens"] > 1 else answer, answer], tiny.tokenizer(), **given
     )
-    assert problems_of(tiny, "1 2 3", most=4) == []
-    assert len(problems_of(tiny, "1", most=1)) == 1
-
-
-@pytest.mark.parametrize("parse", ["strict", "lenient", r"(.*)"])
-def test_an_answer_outlives_the_tokenizer(tiny, parse):
-    # "May" is no word of this model, and Whitespace cuts "(1" in two, which decode joins by a blank
-    lines = problems_of(tiny, "May", "(1", parse=parse)
-    assert ["'<unk>'" in lines[0], "'( 1'" in lines[1]] == [True, True]
-    assert all("the model's tokenizer makes" in line for line in lines)
-
-
-def test_blanks_around_an_answer_matter_where_parse_keeps_them(tiny):
-    # Whitespace drops them
-    assert "makes '1' of it" in problems_of(tiny, " 1")[0]
-    assert "makes '' of it" in problems_of(tiny, " ")[0]
-
-
-def test_an_answer_may_not_hold_the_end_token(tiny):
-    (line,) = problems_of(tiny, "1 a", end=tiny.vocabulary["a"], most=9)
-    assert line == "answer '1 a' can never be given: it holds 'a', which ends a completion"
+    if problem is None:
+        assert lines == []
+    else:
+        assert lines[-1].startswith(f"answer {answer!r} can never be given: ")
+        assert problem in lines[-1]
 
 
 # ---- functions
@@ -278,11 +273,10 @@ def test_none_nan_text_and_exceptions_are_failures_with_a_reason(function):
 def test_a_function_that_always_fails_ends_the_run(function):
     ledger = ledger_of(reward_of(kind="function", function=function("return None")))
     ledger.enter(0, rollout([str(i) for i in range(19)]))
-    with pytest.raises(
-        InputError,
-        match=r"^reward function score failed on 20 of 20 completions.* reason \(20 times\): it "
-        r"returned None, not a number\. Mend the reward function, or allow more\.$",
-    ):
+    message = (
+        r"^reward function score failed on 20 of 20 completions.*\(20 times\): it returned None"
+    )
+    with pytest.raises(InputError, match=message):
         ledger.enter(1, rollout(["another"]))
 
 
@@ -317,10 +311,7 @@ def test_a_resumed_ledger_asks_nothing_again_and_goes_on_counting(function, tmp_
     texts = ["a", "bad", "a", ""]
     first = ledger_of(reward_of(kind="function", function=place))
     rows = first.enter(0, rollout(texts))
-    extra = {"logp_policy": 0.0, "logp_ref": 0.0, "log_target": 0.0, "hit": False}
-    writer = TraceWriter(tmp_path / "run", ["score"], "run", "hash", text=True)
-    writer.append(rows.assign(**extra, anchor=False, is_replay=False))
-    writer.cut()
+    write(rows, tmp_path / "run", ["score"])
     reward = reward_of(kind="function", function=place)
     asked = reward._function.function.__globals__["asked"]
     asked.clear()
@@ -337,15 +328,9 @@ def test_a_resumed_ledger_asks_nothing_again_and_goes_on_counting(function, tmp_
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (
-            {"function": "nowhere.py:score"},
-            "^reward.function: no such file or folder: .*nowhere.py",
-        ),
+        ({"function": "nowhere.py:score"}, "^reward.function: no such file or folder: .*nowhere"),
         ({"function": "score"}, "^reward.function: 'score' names no function; write"),
-        (
-            {"parameters": {"faktor": 2}},
-            r"^reward\.parameters\.faktor: not a known key; did you mean 'factor'\? Known: factor$",
-        ),
+        ({"parameters": {"faktor": 2}}, r"^reward\.parameters\.faktor: .*did you mean 'factor'\?"),
         (
             {"parameters": {"factor": "x", "prompt": "y"}},
             r"^reward\.parameters\.factor: should be a number \(got 'x'\)\n"
@@ -361,11 +346,8 @@ def test_a_function_that_cannot_be_used_is_refused(function, settings, message):
 
 def test_a_function_without_parameters_says_what_it_takes(function):
     place = function("return 1.0")
-    with pytest.raises(
-        InputError,
-        match=r"^reward\.parameters: .*:score\(prompt, completion\) takes nothing but the prompt "
-        r"and the completion \(got factor\)$",
-    ):
+    message = r"^reward\.parameters: .*takes nothing but the prompt and the completion \(got factor"
+    with pytest.raises(InputError, match=message):
         reward_of(kind="function", function=place, parameters={"factor": 2})
 
 
@@ -376,7 +358,7 @@ def test_a_parameter_behind_any_number_of_texts_is_one(function):
 
 
 def test_a_function_without_room_for_the_completion_is_refused(function):
-    with pytest.raises(InputError, match="takes a prompt and a completion"):
+    with pytest.raises(InputError, match=r"^reward\.function: .* takes a prompt and a completion"):
         reward_of(kind="function", function=function("return 1.0", "prompt"))
 
 
@@ -415,10 +397,7 @@ def test_rows_fit_the_schema_of_a_text_run_and_every_column_is_described(kind, t
     reward = reward_of(kind=kind, **settings)
     ledger = ledger_of(reward)
     rows = ledger.enter(0, rollout(["C", "x\ud800", "C"]))  # a lone surrogate fits in no file
-    extra = {"logp_policy": 0.0, "logp_ref": 0.0, "log_target": 0.0, "hit": False}
-    writer = TraceWriter(tmp_path, reward.component_names, "run", "hash", text=True)
-    writer.append(rows.assign(**extra, anchor=False, is_replay=False))
-    writer.cut()
+    write(rows, tmp_path, reward.component_names)
     found = read_trace(tmp_path)
     assert found["completion"].tolist() == ["C", "x\\ud800", "C"]
     assert found["answer"].isna().tolist() == [False, True, False]
@@ -448,13 +427,13 @@ def parts(**transform):
 
 LOW, HIGH = parts(kind="step", high=2), parts(kind="step", low=3)
 CONFIG = SmilesReward(kind="smiles", by_prompt=[LOW, HIGH])
+CSP3 = {"kind": "csp3_fraction", "name": "like"}
 
 
 @pytest.fixture
 def by_prompt():
-    with_close = build_reward(CONFIG)
-    yield with_close
-    with_close.close()
+    with closing(build_reward(CONFIG)) as reward:
+        yield reward
 
 
 def completion(group, text, cut=None):
@@ -469,17 +448,11 @@ def by_hand(smiles):
 
 def test_the_prompt_decides_what_a_molecule_is_paid(by_prompt):
     texts = ["CCO", "CCCCCCCCCC", "C1", "CCO", "CCCCCCCCCC"]
-    groups = [1, 0, 0, 0, 1]
-    rows = by_prompt.score([completion(*each) for each in zip(groups, texts, strict=True)])
-    expected = []
-    for group, text in zip(groups, texts, strict=True):
-        if text == "C1":
-            expected.append(0.0)
-            continue
-        drug_like, logp = by_hand(text)
-        expected.append(drug_like * (logp < 2 if group == 0 else logp > 3))
+    rows = by_prompt.score(list(map(completion, [1, 0, 0, 0, 1], texts)))
+    # QED where logP is below 2 (prompt 0) or above 3 (prompt 1): ethanol is below, decane above
+    expected = [0, 0, 0, by_hand("CCO")[0], by_hand("CCCCCCCCCC")[0]]
+    assert by_hand("CCO")[1] < 2 < 3 < by_hand("CCCCCCCCCC")[1]
     assert rows["reward"].tolist() == pytest.approx(expected)
-    assert rows["reward"].tolist()[1] == 0 < rows["reward"].tolist()[4]
     assert rows["smiles"].tolist() == texts  # in the order in which they were written
     assert rows.index.tolist() == [0, 1, 2, 3, 4]
     assert rows["valid"].tolist() == [True, True, False, True, True]
@@ -490,10 +463,8 @@ def test_a_batch_may_leave_prompts_out_and_have_nothing_valid(by_prompt):
     rows = by_prompt.score([completion(1, "C1"), completion(1, "CC", "truncated: no end")])
     assert rows["reward"].tolist() == [0, 0]
     assert rows["reason"][1] == "truncated: no end"
-    assert by_prompt.score([completion(1, "C1"), completion(0, "CCO")])["valid"].tolist() == [
-        False,
-        True,
-    ]
+    rows = by_prompt.score([completion(1, "C1"), completion(0, "CCO")])
+    assert rows["valid"].tolist() == [False, True]
 
 
 def test_a_molecule_is_one_thing_whatever_the_prompt(by_prompt):
@@ -513,14 +484,8 @@ def test_what_a_trace_remembers_is_not_computed_anew(by_prompt, monkeypatch):
 
 
 def test_failures_are_counted_over_all_prompts(monkeypatch):
-    def failing():
-        def score(mol):
-            raise ValueError("never")
-
-        return score
-
     logp = COMPONENTS["logp"]
-    made = type(logp)("logp", failing, "", logp.range, "made up")
+    made = type(logp)("logp", lambda: lambda _mol: 1 / 0, "", logp.range, "made up")
     monkeypatch.setitem(COMPONENTS, "logp", made)
     reward = PaidByMolecule(CONFIG)
     reward.score([completion(0, "CCO"), completion(1, "CCO"), completion(1, "CC")])
@@ -530,34 +495,32 @@ def test_failures_are_counted_over_all_prompts(monkeypatch):
     assert reward.failures["qed"].failed == 0
 
 
-def test_other_component_names_are_refused():
-    with pytest.raises(ValueError, match=r"by_prompt\.0 has qed, logp, by_prompt\.1 qed"):
-        SmilesReward(kind="smiles", by_prompt=[LOW, {"components": [{"kind": "qed"}]}])
-
-
 def like(smiles, **more):
     part = {"kind": "tanimoto", "name": "like", "parameters": {"references": [smiles]}, **more}
     return {"components": [{"kind": "qed"}, part]}
 
 
 @pytest.mark.parametrize(
-    ("other", "message"),
+    ("rewards", "message"),
     [
+        ({}, "give reward or by_prompt, one of the two: neither is given"),
+        ({"reward": LOW, "by_prompt": [LOW]}, "give reward or by_prompt, one of the two: both are"),
+        ({"by_prompt": [LOW, QED]}, r"by_prompt\.0 has qed, logp, by_prompt\.1 qed"),
         (
-            like("CCN"),
+            {"by_prompt": [like("CCO"), like("CCN")]},
             r"component like is of kind tanimoto with \{'references': \['CCO'\]\} in by_prompt\.0, "
             r"but of kind tanimoto with \{'references': \['CCN'\]\} in by_prompt\.1",
         ),
         (
-            {"components": [{"kind": "qed"}, {"kind": "csp3_fraction", "name": "like"}]},
-            r"but of kind csp3_fraction with no parameters in by_prompt\.1.*"
-            r"A name stands for one oracle in a run.*take two names.*role: penalty",
+            {"by_prompt": [like("CCO"), {"components": [{"kind": "qed"}, CSP3]}]},
+            r"but of kind csp3_fraction with no parameters in by_prompt\.1.*A name stands "
+            r"for one oracle in a run.*take two names.*role: penalty",
         ),
     ],
 )
-def test_a_name_stands_for_one_oracle(other, message):
+def test_rewards_that_are_no_rewards_of_prompts_are_refused(rewards, message):
     with pytest.raises(ValueError, match=message):
-        SmilesReward(kind="smiles", by_prompt=[like("CCO"), other])
+        SmilesReward(kind="smiles", **rewards)
 
 
 def test_transforms_roles_and_weights_may_differ():
@@ -578,28 +541,18 @@ def test_a_file_is_the_same_oracle_by_its_content(tmp_path, same):
         folder.mkdir()
         value = 0.5 if same or number == 0 else 0.25
         (folder / "own.py").write_text(f"def score(smiles: str):\n    return {value}\n")
-        part = {
-            "kind": "python_function",
-            "name": "mine",
-            "parameters": {"function": "own.py:score"},
-            "transform": {"kind": "linear_clip", "low": 0, "high": 1},
-        }
+        part = {"kind": "python_function", "name": "mine"}
+        part["parameters"] = {"function": "own.py:score"}
+        part["transform"] = {"kind": "linear_clip", "low": 0, "high": 1}
         parts.append({"components": [part], "folder": folder})
     config = SmilesReward(kind="smiles", by_prompt=parts)
     if same:
         scored = PaidByMolecule(config).score([completion(0, "CCO"), completion(1, "CCO")])
         assert scored["raw_mine"].tolist() == [0.5, 0.5]
         return
-    with pytest.raises(
-        InputError, match=r"by_prompt\.1: reward\.mine\.0 is .*other content.*one or"
-    ):
+    message = r"by_prompt\.1: reward\.mine\.0 is .*other content.*one or"
+    with pytest.raises(InputError, match=message):
         PaidByMolecule(config)
-
-
-def test_it_is_one_reward_or_one_for_each_prompt():
-    for both in ({}, {"reward": LOW, "by_prompt": [LOW]}):
-        with pytest.raises(ValueError, match=r"give reward or by_prompt, one of the two"):
-            SmilesReward(kind="smiles", **both)
 
 
 def test_problems_of_components_are_told_by_prompt():

@@ -492,14 +492,6 @@ def test_answers_are_looked_at_in_the_precision_of_the_run(short_run, tmp_path, 
     assert sampled["logp_ref"].tolist() == pytest.approx([expected[0]] * len(sampled), abs=1e-5)
 
 
-def test_the_budget_ends_a_run_exactly(config, tmp_path):
-    posttrain_llm.run(config | {"budget": 2}, tmp_path / "run")
-    trace = read_trace(tmp_path / "run")
-    assert trace["call"].max() == 2
-    assert trace["call"].iloc[-1] == 2 or pd.isna(trace["call"].iloc[-1])
-    assert Manifest.load(tmp_path / "run").ended_by == "budget"
-
-
 def test_molecules_in_texts_are_scored_and_evaluated(config, taught_chemist, tmp_path):
     del config["track"]
     reward = {"components": [{"kind": "qed"}]}
@@ -521,15 +513,10 @@ def test_molecules_in_texts_are_scored_and_evaluated(config, taught_chemist, tmp
         assert row.raw_qed == pytest.approx(QED.qed(Chem.MolFromSmiles(row.canonical_smiles)))
 
 
-@pytest.mark.parametrize("kind", [
-    pytest.param("bf16-mixed", marks=pytest.mark.bf16), "bfloat16 weights",
-])  # fmt: skip
-def test_bf16_mixed_and_bfloat16_weights_run(config, tmp_path, kind):
-    changes = (
-        {"precision": kind}
-        if kind == "bf16-mixed"
-        else {"model": {"name": config["model"], "dtype": "bfloat16"}}
-    )
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.bf16), "bfloat16"])
+def test_bf16_mixed_and_bfloat16_weights_run(config, tmp_path, dtype):
+    changes = {"model": {"name": config["model"], "dtype": dtype}}
+    changes |= {"precision": "bf16-mixed"} if dtype == "float32" else {}
     posttrain_llm.run(config | {"max_steps": 3} | changes, tmp_path)
     saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert {value.dtype for value in saved["state_dict"].values()} == {torch.float32}
@@ -539,10 +526,9 @@ def test_bf16_mixed_and_bfloat16_weights_run(config, tmp_path, kind):
 
 
 def test_a_bonus_that_dwarfs_the_reward_is_warned_of_once(config, tmp_path):
+    strong = config | {"target": {"kind": "mara", "beta": 10, "tau": 1}}
     with pytest.warns(UserWarning, match="mara_bonus_std = .*above the highest reward") as caught:
-        posttrain_llm.run(
-            config | {"target": {"kind": "mara", "beta": 10, "tau": 1}}, tmp_path / "run"
-        )
+        posttrain_llm.run(strong, tmp_path / "run")
     assert sum("mara_bonus_std" in str(each.message) for each in caught) == 1
 
 
@@ -642,10 +628,9 @@ def test_a_function_that_gives_nothing_ends_the_run_with_its_reason(config, tmp_
     (tmp_path / "mine.py").write_text("def score(prompt, completion):\n    return None\n")
     del config["track"]
     reward = {"kind": "function", "function": str(tmp_path / "mine.py:score")}
+    config |= {"reward": reward, "prompts": ["C"], "batch_size": 64}
     with pytest.raises(InputError, match="score failed on all 64 completions so far"):
-        posttrain_llm.run(
-            config | {"reward": reward, "prompts": ["C"], "batch_size": 64}, tmp_path / "run"
-        )
+        posttrain_llm.run(config, tmp_path / "run")
 
 
 def test_the_example_of_the_room_runs(short_run, tmp_path, monkeypatch):

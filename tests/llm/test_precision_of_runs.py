@@ -22,39 +22,19 @@ ONE_STEP = {"accelerator": "cpu", "enable_progress_bar": False, "max_steps": 1}
 @pytest.fixture
 def configs(tiny_prior, taught_model):
     """A tiny run of every training stage, with the default precision."""
-    corpus = {
-        "corpus": str(SAMPLE),
-        "valid_molecules": 20,
-        "samples_per_epoch": 4,
-        "batch_size": 64,
-        "trainer": ONE_STEP,
-    }
+    sizes = {"valid_molecules": 20, "samples_per_epoch": 4, "batch_size": 64}
+    corpus = sizes | {"corpus": str(SAMPLE), "trainer": ONE_STEP}
+    tags = {"conditions": [LOGP], "train_molecules": 640}
+    tags["model"] = {"hidden_size": 16, "n_layers": 1, "n_heads": 2}
     short = {"trainer": {"accelerator": "cpu"}, "target": {"kind": "gibbs", "beta": 0.1}}
+    smiles = {"prior": str(tiny_prior), "batch_size": 8, "budget": 8, "max_samples": 8}
+    texts = {"model": str(taught_model), "batch_size": 8, "max_steps": 1, "max_new_tokens": 3}
+    answers = {"kind": "answers", "valid": ["1", "2"]}
     return {
         "pretrain": corpus | {"model": {"embedding_size": 8, "hidden_size": 8, "n_layers": 1}},
-        "pretrain_llm": corpus
-        | {
-            "model": {"hidden_size": 16, "n_layers": 1, "n_heads": 2},
-            "conditions": [LOGP],
-            "train_molecules": 640,
-        },
-        "posttrain": short
-        | {
-            "prior": str(tiny_prior),
-            "reward": {"components": [{"kind": "qed"}]},
-            "batch_size": 8,
-            "budget": 8,
-            "max_samples": 8,
-        },
-        "posttrain_llm": short
-        | {
-            "model": str(taught_model),
-            "prompts": ["pick"],
-            "max_new_tokens": 3,
-            "reward": {"kind": "answers", "valid": ["1", "2"]},
-            "batch_size": 8,
-            "max_steps": 1,
-        },
+        "pretrain_llm": corpus | tags,
+        "posttrain": short | smiles | {"reward": {"components": [{"kind": "qed"}]}},
+        "posttrain_llm": short | texts | {"prompts": ["pick"], "reward": answers},
     }
 
 
@@ -110,10 +90,7 @@ class KilledError(BaseException):
 @pytest.mark.parametrize(("first", "then"), [(9.0, 0.1), (0.1, 9.0)])
 def test_a_killed_run_goes_on_as_it_began(configs, tmp_path, monkeypatch, capsys, first, then):
     """Bit for bit the run that was not killed, by a device that would choose the other now."""
-    config = configs["pretrain"] | {
-        "checkpoint_every": 2,
-        "trainer": ONE_STEP | {"max_steps": 6},
-    }
+    config = configs["pretrain"] | {"checkpoint_every": 2, "trainer": ONE_STEP | {"max_steps": 6}}
     step = Pretrain.training_step
 
     def killed(module, *arguments):

@@ -168,12 +168,6 @@ def test_a_saved_tokenizer_is_the_same(tmp_path):
     assert again.eos_token == "<end>"
 
 
-@pytest.mark.parametrize("tag", ["Cl", "<end>", "<unk>"])
-def test_a_tag_that_is_a_token_is_refused(tag):
-    with pytest.raises(InputError, match=f"conditions: {tag} is a token of the corpus"):
-        build_tokenizer(VOCABULARY, ["<logp_low>", tag])
-
-
 # ---- rows and log-probabilities
 
 MOLECULES = ["Clc1cc(=O)c[nH]1", "CC", "C", "CO", "ClC(Cl)Cl"]
@@ -236,12 +230,9 @@ def test_samples_are_of_each_prompt_in_turn_and_are_scored_as_sampled():
 
 
 def test_tags_alone_may_not_fill_the_model():
+    conditions = conditions_of(LOGP, TPSA, TPSA | {"name": "b"})
     with pytest.raises(InputError, match=r"max_length = 4: 3 tags, a token and the end token"):
-        build_tagged(
-            LlamaConfig(max_length=4),
-            VOCABULARY,
-            conditions_of(LOGP, TPSA, TPSA | {"name": "b"}),
-        )
+        build_tagged(LlamaConfig(max_length=4), VOCABULARY, conditions)
 
 
 @pytest.mark.parametrize("sizes", [{"hidden_size": 12, "n_heads": 4}, {"hidden_size": 6}])

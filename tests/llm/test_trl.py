@@ -17,12 +17,7 @@ pytest.importorskip("trl")
 from datasets import Dataset
 from scipy.stats import entropy
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    AutoModelForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import GRPOConfig, RLOOConfig, RLOOTrainer
 
 from chemkl.config import InputError
@@ -72,7 +67,7 @@ def reference(tmp_path_factory):
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     ids = {"bos_token_id": None, "eos_token_id": END, "pad_token_id": END}
-    config = LlamaConfig(
+    config = LlamaForCausalLM.config_class(
         vocab_size=len(tokenizer), num_attention_heads=4, max_position_embeddings=32, **sizes, **ids
     )
     model = LlamaForCausalLM(config)
@@ -88,23 +83,10 @@ def reference(tmp_path_factory):
 
 
 def make_args(folder, **changes):
-    settings = {
-        "output_dir": str(folder),
-        "beta": BETA,
-        "num_generations": 4,
-        "per_device_train_batch_size": 8,
-        "per_device_eval_batch_size": 8,
-        "max_completion_length": 4,
-        "max_steps": 2,
-        "logging_steps": 1,
-        "bf16": False,
-        "use_cpu": True,
-        "gradient_checkpointing": False,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-    }
-    return RLOOConfig(**settings | changes)
+    sizes = {"num_generations": 4, "per_device_train_batch_size": 8, "max_completion_length": 4}
+    plain = {"bf16": False, "use_cpu": True, "gradient_checkpointing": False, "disable_tqdm": True}
+    settings = sizes | plain | {"beta": BETA, "max_steps": 2, "logging_steps": 1} | changes
+    return RLOOConfig(output_dir=str(folder), save_strategy="no", report_to="none", **settings)
 
 
 def make_trainer(model, folder, rewards=one_or_two, tau=1.0, args=None, **options):
@@ -121,9 +103,8 @@ def scripted(reference, tmp_path, monkeypatch):
         functions = [lambda _column=column, **_: list(_column) for column in columns]
         for i, function in enumerate(functions):
             function.__name__ = f"paid_{i}"
-        args = make_args(
-            tmp_path, reward_weights=weights, mask_truncated_completions=mask_truncated
-        )
+        changes = {"reward_weights": weights, "mask_truncated_completions": mask_truncated}
+        args = make_args(tmp_path, **changes)
         trainer = make_trainer(reference, tmp_path, functions, args=args, **options)
         trainer.model.train()
         kept = {}
@@ -148,9 +129,7 @@ def scripted(reference, tmp_path, monkeypatch):
         monkeypatch.setattr(MaraRLOOTrainer, "_calculate_rewards", rewards)
         out = trainer._generate_and_score_completions([{"prompt": "q"}] * len(rows))
         metrics = {name: values[-1] for name, values in trainer._metrics["train"].items()}
-        return SimpleNamespace(
-            columns=kept["columns"], advantages=out["advantages"], metrics=metrics
-        )
+        return SimpleNamespace(**kept, advantages=out["advantages"], metrics=metrics)
 
     return score
 
@@ -253,8 +232,8 @@ def test_none_and_nan_are_no_hits_and_teach_nothing(scripted):
 def test_a_batch_without_any_reward_is_passed_over(scripted):
     scored = scripted(ROWS, [None] * 8)
     assert scored.advantages.tolist() == [0.0] * 8
-    assert scored.metrics["mara/unscored_rate"] == 1.0
-    assert scored.metrics["mara/groups_without_hits"] == 1.0
+    names = ("mara/unscored_rate", "mara/groups_without_hits")
+    assert [scored.metrics[name] for name in names] == [1.0, 1.0]
 
 
 def test_an_infinite_reward_names_its_function(scripted):
@@ -321,13 +300,10 @@ def test_another_order_of_calls_is_noticed(reference, tmp_path, monkeypatch):
         ({}, {"tau": 1.0, "tau_quantile": 0.5}, "give tau .* or tau_quantile"),
         ({}, {"tau": None, "tau_quantile": 0.5}, "tau_quantile and tau_floor go together"),
         ({}, {"alpha": 1.5}, r"alpha must lie in \[0, 1\], got 1\.5"),
-        (
-            {"num_generations": 8},
-            {"tau": None, "tau_quantile": 0.9, "tau_floor": 0.1},
-            r"num_generations is 8: with tau_quantile 0\.9 only the best of 8.*Take 11 or more",
-        ),
+        ({"num_generations": 8}, {"tau": None, "tau_quantile": 0.9, "tau_floor": 0.1},
+         r"num_generations is 8: with tau_quantile 0\.9 only the best of 8.*Take 11 or more"),
     ],
-)
+)  # fmt: skip
 def test_what_goes_wrong_under_mara_is_refused(tmp_path, changes, options, message):
     args = make_args(tmp_path, **changes)
     with pytest.raises(InputError, match=message):
@@ -399,12 +375,9 @@ def test_dropout_of_the_model_is_refused_where_trl_does_not_switch_it_off(refere
 
 def test_an_adapter_has_the_model_without_it_for_its_reference(reference, tmp_path):
     peft = pytest.importorskip("peft")
-    trainer = make_trainer(
-        reference,
-        tmp_path,
-        args=make_args(tmp_path, learning_rate=0.02, max_steps=3, per_device_train_batch_size=16),
-        peft_config=peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj", "down_proj"]),
-    )
+    args = make_args(tmp_path, learning_rate=0.02, max_steps=3, per_device_train_batch_size=16)
+    lora = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj", "down_proj"])
+    trainer = make_trainer(reference, tmp_path, args=args, peft_config=lora)
     trainer.train()
     # the anchor of each group is the answer 1, exact log-probability under the reference
     plain = AutoModelForCausalLM.from_pretrained(reference)
@@ -446,27 +419,17 @@ def watched(reference, tmp_path, monkeypatch):
         def rewards(self, inputs, prompts, completions, ids):
             rows = list(zip(prompts, map(tuple, ids), strict=True))
             columns = calculate(self, inputs, prompts, completions, ids)
-            batches.append(
-                SimpleNamespace(
-                    training=self.model.training,
-                    rows=rows,
-                    reward=paid_by_first_token(ids),
-                    logp=logps_under(self.model.state_dict(), rows),
-                    logp_ref=logps_under(frozen, rows),
-                    bonus=columns[:, -1].tolist(),
-                )
-            )
+            batch = SimpleNamespace(rows=rows, reward=paid_by_first_token(ids))
+            batch.training, batch.bonus = self.model.training, columns[:, -1].tolist()
+            batch.logp = logps_under(self.model.state_dict(), rows)
+            batch.logp_ref = logps_under(frozen, rows)
+            batches.append(batch)
             return columns
 
         calculate = MaraRLOOTrainer._calculate_rewards
         monkeypatch.setattr(MaraRLOOTrainer, "_calculate_rewards", rewards)
-        args = make_args(
-            tmp_path,
-            temperature=temperature,
-            learning_rate=0.01,
-            lr_scheduler_type="constant",
-            **changes,
-        )
+        rate = {"learning_rate": 0.01, "lr_scheduler_type": "constant"}
+        args = make_args(tmp_path, temperature=temperature, **rate, **changes)
         data = Dataset.from_dict({"prompt": prompts})
         trainer = MaraRLOOTrainer(
             reference, paid_by_first_token, args, train_dataset=data, eval_dataset=data, tau=1.0
@@ -503,15 +466,9 @@ def test_a_group_may_be_spread_over_the_steps_that_share_a_generation(watched, t
     # an update is 4 passes of 4 rows, half of a group each; two updates are made of what is written
     # at one time, 4 prompts with 8 completions each. At a temperature both log-probabilities, and
     # so the anchors, are those at the temperature
-    trainer, batches = watched(
-        temperature,
-        QUESTIONS,
-        num_generations=8,
-        per_device_train_batch_size=4,
-        gradient_accumulation_steps=4,
-        steps_per_generation=8,
-        max_steps=4,
-    )
+    sizes = {"num_generations": 8, "per_device_train_batch_size": 4, "max_steps": 4}
+    steps = {"gradient_accumulation_steps": 4, "steps_per_generation": 8}
+    trainer, batches = watched(temperature, QUESTIONS, **sizes, **steps)
     trainer.train()
     assert [len(batch.rows) for batch in batches] == [32, 32]
     for batch in batches:
@@ -542,16 +499,9 @@ def test_mara_flattens_and_rloo_does_not(reference, tmp_path, mara, low, high):
     torch.manual_seed(0)
     plain = AutoModelForCausalLM.from_pretrained(reference)
     assert entropy(list(answer_shares(plain).values())) == pytest.approx(0.325, abs=0.03)
-    args = make_args(
-        tmp_path,
-        num_generations=16,
-        per_device_train_batch_size=64,
-        learning_rate=2e-3,
-        lr_scheduler_type="constant",
-        max_steps=25,
-        logging_strategy="no",
-        mask_truncated_completions=True,
-    )
+    sizes = {"num_generations": 16, "per_device_train_batch_size": 64, "max_steps": 25}
+    rate = {"learning_rate": 2e-3, "lr_scheduler_type": "constant", "logging_strategy": "no"}
+    args = make_args(tmp_path, **sizes, **rate, mask_truncated_completions=True)
     data = Dataset.from_dict({"prompt": [PROMPT] * 64})
     if mara:
         trainer = MaraRLOOTrainer(reference, one_or_two, args, train_dataset=data, tau=1.0)
