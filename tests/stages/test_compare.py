@@ -131,10 +131,8 @@ def test_four_pairs_are_not_resolved_and_lone_seeds_are_named(settings, make_run
     table = compare.run(settings | {"metrics": ["yield"]}, tmp_path / "all")
     assert (table["n"].item(), table["verdict"].item()) == (5, "better")
     assert "mara against gibbs: without a pair: seed 7 of mara." in capsys.readouterr().out
-    methods = {
-        "gibbs": [f"{tmp_path}/out/gibbs-seed={n}" for n in (0, 1, 2, 3)],
-        "mara": [f"{tmp_path}/out/mara-*"],
-    }
+    gibbs = [f"{tmp_path}/out/gibbs-seed={n}" for n in (0, 1, 2, 3)]
+    methods = {"gibbs": gibbs, "mara": [f"{tmp_path}/out/mara-*"]}
     table = compare.run(settings | {"metrics": ["yield"], "methods": methods}, tmp_path / "four")
     assert (table["n"].item(), table["verdict"].item()) == (4, "not resolved")
     assert table["p"].item() < 0.05
@@ -367,11 +365,8 @@ def test_every_metric_of_quality_and_diversity_has_a_direction():
 
 
 def test_a_run_that_is_under_way_is_awaited_by_a_check_and_refused_by_a_run(make_run, tmp_path):
-    runs = {
-        "gibbs": [make_run("gibbs", 0, 2, status="interrupted")],
-        "mara": [make_run("mara", 0, 5)],
-    }
-    config = {"methods": {name: [str(each) for each in of] for name, of in runs.items()}}
+    runs = {"gibbs": make_run("gibbs", 0, 2, status="interrupted"), "mara": make_run("mara", 0, 5)}
+    config = {"methods": {name: [str(run)] for name, run in runs.items()}}
     settings = STAGES["compare"].load(config | {"baseline": "gibbs"})
     STAGES["compare"].check(settings, "config")
     with pytest.raises(InputError, match="gibbs-seed=0: the run is interrupted, not complete"):

@@ -85,10 +85,9 @@ def test_a_sample_of_the_prior_shows_what_moved_and_what_was_lost(runs, tmp_path
     assert (hits["prior_families"], hits["prior_coverage"]) == (2, 0.5)
     moved = pd.read_parquet(tmp_path / "out" / "families.parquet")
     good = moved[moved["run"] == "b_good"].set_index("family")
-    assert good["share_change"].to_dict() == {
-        "C1CCCCC1": pytest.approx(1 / 3),
-        "C1CCCC1": pytest.approx(-1 / 3),
-    }
+    changes = good.loc[["C1CCCCC1", "C1CCCC1"], "share_change"]
+    assert changes.tolist() == pytest.approx([1 / 3, -1 / 3])
+    assert len(good) == 2
     summary = json_of(tmp_path / "out" / "metrics.json")["runs"]["b_good"]
     assert summary["thresholds"]["0.8"]["prior_coverage"] == 0.5
     assert "sha256" in json_of(tmp_path / "out" / "manifest.json")["inputs"]["prior"]
@@ -108,12 +107,8 @@ def test_files_of_samples_and_novelty(tmp_path):
     config = {"samples": [str(tmp_path / "ours.smi")], "corpus": str(tmp_path / "corpus.smi")}
     table = evaluate.run(config, tmp_path / "out")
     row = table.iloc[0]
-    assert (row["run"], row["n_sampled"], row["n_valid"], row["n_molecules"]) == (
-        "ours.smi",
-        4,
-        3,
-        2,
-    )
+    assert row["run"] == "ours.smi"
+    assert (row["n_sampled"], row["n_valid"], row["n_molecules"]) == (4, 3, 2)
     assert row["novelty"] == 0.5
     assert pd.isna(row["yield"])
 
@@ -236,12 +231,8 @@ def test_a_run_of_one_molecule_is_evaluated(tmp_path, write_run, everything, smi
     alone = {"int_div_moses_1": 0, "int_div_moses_2": 0, "circles": 1, "vendi": 1, "hamiltonian": 0}
     clusters = {"clusters_butina": 1, "clusters_sphere": 1}
     scaffolds = {"murcko": ring, "generic": ring, "acyclic": not ring, "late_scaffolds": ring}
-    assert {n: row[n] for n in (*of_one, *alone, *clusters, *scaffolds)} == {
-        **of_one,
-        **alone,
-        **clusters,
-        **scaffolds,
-    }
+    expected = of_one | alone | clusters | scaffolds
+    assert row[list(expected)].to_dict() == expected
     undefined = ["int_div_pairs", "sediv", "scaffold_evenness", "fcd", "uniqueness_at_10"]
     assert row[undefined].isna().all()
     of_scaffolds = ["scaffold_entropy", "effective_scaffolds", "top_share", "gini"]

@@ -106,19 +106,12 @@ def test_a_smiles_file_holds_smiles_and_names(run, tmp_path):
     lines = (tmp_path / "a.smi").read_text().splitlines()
     assert lines == [f"{smiles} {run_id}_{n}" for n, smiles in enumerate(BY_CALL, start=1)]
     supplier = Chem.SmilesMolSupplier(str(tmp_path / "a.smi"), titleLine=False)
-    assert [mol.GetProp("_Name").endswith(f"_{n}") for n, mol in enumerate(supplier, 1)] == [
-        True
-    ] * 5
+    assert [mol.GetProp("_Name")[-2:] for mol in supplier] == ["_1", "_2", "_3", "_4", "_5"]
 
 
 def test_gz_endings_are_compressed_and_equal_content_is_equal_bytes(run, tmp_path):
     for name in ("one", "two"):
-        export(
-            run,
-            sdf=tmp_path / f"{name}.sdf.gz",
-            csv=tmp_path / f"{name}.csv.gz",
-            smi=tmp_path / f"{name}.smi.gz",
-        )
+        export(run, **{kind: tmp_path / f"{name}.{kind}.gz" for kind in ("sdf", "csv", "smi")})
     export(run, sdf=tmp_path / "one.sdf", csv=tmp_path / "one.csv", smi=tmp_path / "one.smi")
     for ending in ("sdf", "csv", "smi"):
         packed = (tmp_path / f"one.{ending}.gz").read_bytes()

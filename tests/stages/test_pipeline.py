@@ -197,9 +197,8 @@ def test_the_deeper_check_is_told_what_is_not_made_yet_or_made_anew(stages, tmp_
 
 
 def test_a_file_that_an_earlier_job_will_not_write_is_found_before_it_runs(stages, tmp_path):
-    fake = FakeStage(
-        "posttrain", "", "", Training, outputs=("made_by", "checkpoints/policy.safetensors")
-    )
+    outputs = ("made_by", "checkpoints/policy.safetensors")
+    fake = FakeStage("posttrain", "", "", Training, outputs=outputs)
     STAGES["posttrain"] = fake
     (tmp_path / "p.yaml").write_text(
         "name: demo\n"

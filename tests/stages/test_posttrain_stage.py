@@ -248,10 +248,8 @@ def test_the_metrics_stand_in_csv_and_tensorboard_files(finished, trace):
 def test_the_trace_is_one_file_in_the_end_and_nothing_lies_about(finished):
     assert len(list((finished / "trace").iterdir())) == 1
     assert not (finished / ".orphan").exists()
-    assert sorted(p.name for p in (finished / "checkpoints").iterdir()) == [
-        "last.ckpt",
-        "policy.safetensors",
-    ]
+    names = {path.name for path in (finished / "checkpoints").iterdir()}
+    assert names == {"last.ckpt", "policy.safetensors"}
 
 
 # ---- how a run ends
@@ -674,9 +672,8 @@ def test_a_run_can_be_made_longer_again_and_again(config, tmp_path, capsys):
     ]  # fmt: skip
     was = f"{tmp_path / 'run'}: was complete with a budget of"
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith(was)]
-    assert told == [
-        f"{was} {pair}" for pair in ("40; goes on to 60", "60; goes on to 61", "61; goes on to 100")
-    ]
+    pairs = ("40; goes on to 60", "60; goes on to 61", "61; goes on to 100")
+    assert told == [f"{was} {pair}" for pair in pairs]
     posttrain.run(config | {"budget": 100}, tmp_path / "run")
     assert "complete, skipped" in capsys.readouterr().err
 

@@ -241,11 +241,8 @@ def test_tables_show_means_and_each_run(methods, tmp_path):
     assert mara[:2] == [["MARA", "n", "=", "2"], ["3.0", "±", "1.4"]]
     assert plain[:2] == [["plain", "n", "=", "1"], ["0"]]
     runs = cells(tables[hits + 1])[1:]
-    assert [row[:2] for row in runs] == [
-        [["mara-0"], ["2"]],
-        [["mara-1"], ["4"]],
-        [["gibbs-0"], ["0"]],
-    ]
+    names, yields = (["mara-0", "mara-1", "gibbs-0"], ["2", "4", "0"])
+    assert [row[:2] for row in runs] == [[[n], [y]] for n, y in zip(names, yields, strict=True)]
     assert "Line: mean over the runs of a method" in text
     assert text.count("(2 runs)") == 1
 

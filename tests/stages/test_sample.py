@@ -190,11 +190,8 @@ def test_beta_scale_moves_toward_the_prior(scaled, tmp_path):
 
     near, itself, far = nitrogens(1e6), nitrogens(1.0), nitrogens(0.7)
     assert near < nitrogens(2.0) < itself < far
-    policy, prior = (
-        sample.run({"policy": scaled[role], "n": 400}, tmp_path / role)
-        for role in ("policy", "prior")
-    )
-    for path, scale in ((policy, 1.0), (prior, 1e6)):  # the ends are the models themselves
+    for role, scale in {"policy": 1.0, "prior": 1e6}.items():  # the ends are the models themselves
+        path = sample.run({"policy": scaled[role], "n": 400}, tmp_path / role)
         alone, mixed = pd.read_parquet(path), pd.read_parquet(tmp_path / str(scale) / path.name)
         assert alone["smiles"].tolist() == mixed["smiles"].tolist()
 

@@ -172,12 +172,8 @@ def test_failures_are_counted_and_explained(folder, capsys):
     }
     score.run(settings(reward={"components": [own]}), folder / "out")
     results = json.loads((folder / "out" / "manifest.json").read_text())["results"]
-    assert results["components"]["mine"] == {
-        "asked": 3,
-        "failed": 1,
-        "mean_raw": 1.0,
-        "mean_score": 1.0,
-    }
+    means = {"mean_raw": 1.0, "mean_score": 1.0}
+    assert results["components"]["mine"] == {"asked": 3, "failed": 1, **means}
     assert "division by zero" in capsys.readouterr().out
 
 
@@ -193,9 +189,8 @@ def test_the_best_molecules_are_shown_with_their_names(folder, capsys):
 
 def test_best_molecules_without_names_have_no_column_of_them(folder, capsys):
     score.run(settings(), folder / "out")
-    assert ["reward", "best", "molecules"] in [
-        line.split() for line in capsys.readouterr().out.splitlines()
-    ]
+    lines = capsys.readouterr().out.splitlines()
+    assert ["reward", "best", "molecules"] in [line.split() for line in lines]
 
 
 def test_a_run_that_fails_leaves_no_table(folder, monkeypatch):
