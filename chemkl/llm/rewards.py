@@ -44,10 +44,12 @@ class Answers:
         component_names: components that have columns of their own in the trace.
         bounds: the reward of a failure, which no other is below, and the highest there can be.
         files: files that decide the rewards, by role.
+        failures: how often each component was asked, how often it failed, and why.
     """
 
     component_names: Sequence[str] = ()
     files: Mapping[str, Path] = {}
+    failures: Mapping[str, FailureCount] = {}
 
     def __init__(self, config: AnswersReward | FunctionReward) -> None:
         if isinstance(config, AnswersReward):
@@ -55,11 +57,6 @@ class Answers:
         self.bounds = config.bounds
         self._config: Any = config
         self._read = build_reader(config.parse)
-
-    @property
-    def failures(self) -> Mapping[str, FailureCount]:
-        """How often each component was asked, how often it failed, and why."""
-        return {}
 
     def score(self, completions: Sequence[Completion]) -> pd.DataFrame:
         """Score completions: a row for each, in order.
@@ -121,12 +118,8 @@ class PaidByFunction(Answers):
         """What the function gave to a completion of a prompt."""
         asked = ("completions", REWARD_FUNCTION)
         self._failures = Failures([self._name], config.most_failures, *asked)
+        self.failures = self._failures.counts
         self._n_scored = 0
-
-    @property
-    def failures(self) -> Mapping[str, FailureCount]:
-        """How often the function was asked, and how often it failed."""
-        return self._failures.counts
 
     def score(self, completions: Sequence[Completion]) -> pd.DataFrame:
         """Score completions; the function must not fail too often, or give less than a failure."""

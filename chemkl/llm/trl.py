@@ -133,18 +133,21 @@ class MaraRLOOTrainer(_RLOOTrainer):  # type: ignore[misc]  # a base without typ
         for name, value in metrics.items():
             self._metrics[mode][name].append(value)
         most, beta = float(reward_B.nan_to_num().abs().max()), self.target.beta
-        spread = metrics["mara/bonus_std"]
+        spread, told = metrics["mara/bonus_std"], {}
         if spread > most:
-            self._warn_once(
+            told["mara/bonus_std"] = (
                 f"mara/bonus_std = {spread:.2g}, above the highest reward of the batch ({most:.2g})"
                 f": log pi_ref of the hits varies by {spread / beta:.3g} nats, and beta = {beta:g} "
                 "makes more of that than of the reward. Take a smaller beta, or cap or alpha."
             )
         if not bool(complete_B.any()):
-            self._warn_once(
+            told["mara/truncated_rate"] = (
                 "mara/truncated_rate = 1: no completion of the batch has an end token, so none "
                 "is a hit and MARA does nothing. Raise max_completion_length, or ask for less."
             )
+        for metric in told.keys() - self._warned:
+            warnings.warn(told[metric], stacklevel=2)
+        self._warned |= told.keys()
         return columns
 
     def _reference_logps(self) -> Tensor:
@@ -158,12 +161,6 @@ class MaraRLOOTrainer(_RLOOTrainer):  # type: ignore[misc]  # a base without typ
                 f"MaraRLOOTrainer was written for. {install('trl')} installs that one"
             )
         return kept[1][1]
-
-    def _warn_once(self, text: str) -> None:
-        metric = text.partition(" ")[0]
-        if metric not in self._warned:
-            self._warned.add(metric)
-            warnings.warn(text, stacklevel=3)
 
 
 def mara_bonus(completions: list[Any], **_columns: Any) -> list[None]:

@@ -197,9 +197,7 @@ def test_a_longer_run_equals_one_that_was_as_long_from_the_start(finished, tmp_p
     posttrain_llm.run(config, tmp_path)
     assert Manifest.load(tmp_path).config == Manifest.load(finished).config
     assert Manifest.load(tmp_path).results == Manifest.load(finished).results
-    pd.testing.assert_frame_equal(read_trace(tmp_path), read_trace(finished), check_exact=True)
-    answers = [pd.read_parquet(each / "answers.parquet") for each in (tmp_path, finished)]
-    pd.testing.assert_frame_equal(*answers, check_exact=True)
+    assert_same(tmp_path, finished)
     (kept,) = Manifest.load(tmp_path).extended
     assert {"max_steps": config["max_steps"], "budget": None} | short == {
         key: kept[key] for key in ("max_steps", "budget")
@@ -219,17 +217,29 @@ def test_all_that_it_writes_is_announced(finished):
 # ---- kills
 
 
-def killed_after(monkeypatch, owner, name, nth):
-    whole, calls = getattr(owner, name), []
+def kill(monkeypatch, config, out, kind="between checkpoints"):
+    """Begin a run, and kill it as often as its kind says."""
+    for owner, name, nth in KILLS[kind]:
+        whole, calls = getattr(owner, name), []
 
-    def counting(*args, **kwargs):
-        result = whole(*args, **kwargs)
-        calls.append(1)
-        if len(calls) == nth:
-            raise KilledError
-        return result
+        def counting(*args, whole=whole, calls=calls, nth=nth, **kwargs):
+            result = whole(*args, **kwargs)
+            calls.append(1)
+            if len(calls) == nth:
+                raise KilledError
+            return result
 
-    monkeypatch.setattr(owner, name, counting)
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, counting)
+            with pytest.raises(KilledError):
+                posttrain_llm.run(config, out)
+
+
+def assert_same(run, other):
+    """The traces and the answers looked at of two runs are equal to the bit."""
+    pd.testing.assert_frame_equal(read_trace(run), read_trace(other), check_exact=True)
+    answers = [pd.read_parquet(each / "answers.parquet") for each in (run, other)]
+    pd.testing.assert_frame_equal(*answers, check_exact=True)
 
 
 KILLS = {
@@ -282,23 +292,17 @@ SLOW = [
 
 
 @pytest.mark.parametrize(
-    ("kill", "changes"), [*FAST, *(pytest.param(*each, marks=pytest.mark.slow) for each in SLOW)]
+    ("kind", "changes"), [*FAST, *(pytest.param(*each, marks=pytest.mark.slow) for each in SLOW)]
 )
 def test_a_killed_run_ends_as_if_it_had_not_been(
-    config, tmp_path, monkeypatch, whole_run, kill, changes
+    config, tmp_path, monkeypatch, whole_run, kind, changes
 ):
     config |= CHANGES[changes]
     whole = whole_run(changes, config)
-    for strike in KILLS[kill]:
-        with monkeypatch.context() as patched:
-            killed_after(patched, *strike)
-            with pytest.raises(KilledError):
-                posttrain_llm.run(config, tmp_path / "killed")
-    posttrain_llm.run(config, tmp_path / "killed")
     killed = tmp_path / "killed"
-    pd.testing.assert_frame_equal(read_trace(killed), read_trace(whole), check_exact=True)
-    answers = [pd.read_parquet(run / "answers.parquet") for run in (killed, whole)]
-    pd.testing.assert_frame_equal(*answers, check_exact=True)
+    kill(monkeypatch, config, killed, kind)
+    posttrain_llm.run(config, killed)
+    assert_same(killed, whole)
     states = [
         torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (killed, whole)
     ]
@@ -311,11 +315,8 @@ def test_a_run_that_is_really_killed_ends_as_if_it_had_not_been(config, tmp_path
     monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))  # decides the last digits
     config |= {"max_steps": 40, "callbacks": {"checkpoint_every": 3, "progress_bar": False}}
     posttrain_llm.run(config, tmp_path / "whole")
-    code = (
-        "import json, sys\n"
-        "from chemkl.stages import posttrain_llm\n"
-        "posttrain_llm.run(json.loads(sys.argv[1]), sys.argv[2])\n"
-    )
+    code = "import json, sys; from chemkl.stages import posttrain_llm as stage; "
+    code += "stage.run(json.loads(sys.argv[1]), sys.argv[2])"
     killed = tmp_path / "killed"
     command = [sys.executable, "-c", code, json.dumps(config), str(killed)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -325,8 +326,7 @@ def test_a_run_that_is_really_killed_ends_as_if_it_had_not_been(config, tmp_path
     assert process.wait() == -signal.SIGKILL
     posttrain_llm.run(config, killed)
     assert Manifest.load(killed).resumed
-    whole = tmp_path / "whole"
-    pd.testing.assert_frame_equal(read_trace(killed), read_trace(whole), check_exact=True)
+    assert_same(killed, tmp_path / "whole")
 
 
 def test_a_run_with_another_config_does_not_go_on_in_the_folder(config, finished, tmp_path):
@@ -377,16 +377,11 @@ def test_a_run_that_is_killed_and_goes_on_another_day_has_the_prompts_of_the_fir
     dated |= changes
     on_day(1)
     posttrain_llm.run(dated, tmp_path / "whole")
-    with monkeypatch.context() as patched:
-        killed_after(patched, *KILLS["between checkpoints"][0])
-        with pytest.raises(KilledError):
-            posttrain_llm.run(dated, tmp_path / "killed")
+    killed = tmp_path / "killed"
+    kill(monkeypatch, dated, killed)
     on_day(2)
-    folder = posttrain_llm.run(dated, tmp_path / "killed")
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    pd.testing.assert_frame_equal(read_trace(killed), read_trace(whole), check_exact=True)
-    answers = [pd.read_parquet(run / "answers.parquet") for run in (killed, whole)]
-    pd.testing.assert_frame_equal(*answers, check_exact=True)
+    folder = posttrain_llm.run(dated, killed)
+    assert_same(killed, tmp_path / "whole")
     (kept,) = json.loads((killed / "prompts.json").read_text())
     assert (kept["text"], kept["rendered"]) == ("pick", "<s> pick 1 ")
     (loaded,) = llm.load(folder).prompts
@@ -397,10 +392,7 @@ def test_a_run_that_is_killed_and_goes_on_another_day_has_the_prompts_of_the_fir
 
 def test_a_template_is_an_input_of_its_run(dated, tmp_path, monkeypatch):
     file, run = tmp_path / "t.jinja", tmp_path / "run"
-    with monkeypatch.context() as patched:
-        killed_after(patched, *KILLS["between checkpoints"][0])
-        with pytest.raises(KilledError):
-            posttrain_llm.run(dated, run)
+    kill(monkeypatch, dated, run)
     assert Manifest.load(run).inputs["template"].path == str(file)
     file.write_text(DATED + "1 ")
     with pytest.raises(InputError, match=r"t\.jinja: has changed since"):
@@ -428,17 +420,12 @@ def test_what_was_saved_without_its_prompts_has_them_rendered(config, tmp_path):
 def test_a_run_begun_without_kept_prompts_goes_on_and_keeps_them(
     config, tmp_path, monkeypatch, whole_run
 ):
-    with monkeypatch.context() as patched:
-        killed_after(patched, *KILLS["between checkpoints"][0])
-        with pytest.raises(KilledError):
-            posttrain_llm.run(config, tmp_path / "killed")
-    (tmp_path / "killed" / "prompts.json").unlink()
-    posttrain_llm.run(config, tmp_path / "killed")
-    whole = whole_run("plain", config)
-    pd.testing.assert_frame_equal(
-        read_trace(tmp_path / "killed"), read_trace(whole), check_exact=True
-    )
-    texts = [(run / "prompts.json").read_text() for run in (tmp_path / "killed", whole)]
+    killed, whole = tmp_path / "killed", whole_run("plain", config)
+    kill(monkeypatch, config, killed)
+    (killed / "prompts.json").unlink()
+    posttrain_llm.run(config, killed)
+    assert_same(killed, whole)
+    texts = [(run / "prompts.json").read_text() for run in (killed, whole)]
     assert texts[0] == texts[1]
 
 
