@@ -53,7 +53,8 @@ def check_file(path: str | Path, kind: str | None = None, overrides: Sequence[st
     missing = awaited(config, promised)
     problems = complaints((partial(STAGES[kind].check, config), document.name, missing))
     waits = [f"{document.name}: not made yet: {path}" for path in missing]
-    InputError.refuse([*problems, *waits] if problems else [])
+    if problems:
+        raise InputError("\n".join([*problems, *waits]))
     return Checked(kind, tuple(missing))
 
 

@@ -197,7 +197,8 @@ def _comparison(path: Path | None, methods: Collection[str]) -> list[dict[str, A
             f"compares {', '.join(sorted(compared))}; this page has the methods "
             f"{', '.join(methods)}. Call them the same, under `methods`"
         )
-    InputError.refuse([f"comparison: {path} {problem}."] if problem else [])
+    if problem:
+        raise InputError(f"comparison: {path} {problem}.")
     return rows
 
 
