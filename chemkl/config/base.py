@@ -20,6 +20,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     WrapValidator,
+    create_model,
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -53,6 +54,24 @@ class Config(BaseModel):
         use_attribute_docstrings=True,
         validate_default=True,
     )
+
+    @classmethod
+    def with_fields(
+        cls, name: str, fields: Mapping[str, Any], meaning: str | None = None
+    ) -> type[Self]:
+        """Make a config of this class with more fields, whose descriptions they bring along.
+
+        There is no source to read them from: pydantic would look for it through every module that
+        is loaded, a second a model beside torch.
+        """
+        made: type[Self] = create_model(
+            name,
+            __base__=cls,
+            __doc__=meaning,
+            __cls_kwargs__={"use_attribute_docstrings": False},
+            **fields,
+        )
+        return made
 
     @model_validator(mode="wrap")
     @classmethod

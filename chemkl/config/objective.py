@@ -15,7 +15,6 @@ from pydantic import (
     TypeAdapter,
     ValidationInfo,
     WrapValidator,
-    create_model,
     model_validator,
 )
 
@@ -117,7 +116,7 @@ def _model(base: type[_Settings], kind: str, function: Any) -> type[Config]:
     scale = {name: fields.pop(name) for name in ("beta", "sigma") if name in fields}
     fields = scale | {"kind": (Literal[kind], ...)} | fields
     meaning = " ".join((function.__doc__ or "").partition("\n\n")[0].split())
-    return create_model(f"{kind} {base.part}", __base__=base, __doc__=meaning, **fields)
+    return base.with_fields(f"{kind} {base.part}", fields, meaning)
 
 
 def _chosen(part: Part) -> WrapValidator:

@@ -29,7 +29,7 @@ from typing import (
     get_type_hints,
 )
 
-from pydantic import Field, FiniteFloat, create_model
+from pydantic import Field, FiniteFloat
 
 from chemkl.config.base import Config, by_kind
 
@@ -116,7 +116,7 @@ def transform(check: Check | None = None) -> Callable[[Function], Function]:
         default = kind if kind == "none" else ...
         fields: dict[str, Any] = {"kind": (of_kind, Field(default, description=summary))}
         fields |= fields_of(function, skip=1)
-        model = create_model(kind, __base__=TransformSettings, __doc__=summary, **fields)
+        model = TransformSettings.with_fields(kind, fields, summary)
         model.check = check or TransformSettings.check
         TRANSFORMS[kind], SETTINGS[kind] = function, model
         return function

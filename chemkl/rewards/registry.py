@@ -18,7 +18,6 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
-    create_model,
 )
 from rdkit.Chem import Mol
 from rich.console import RenderableType
@@ -153,7 +152,7 @@ class Component:
     @cached_property
     def parameter_model(self) -> type[BaseModel]:
         """The schema of the parameters, read off the factory's signature."""
-        return create_model(self.kind, __base__=_Parameters, **fields_of(self.factory))
+        return _Parameters.with_fields(self.kind, fields_of(self.factory))
 
     @property
     def paragraphs(self) -> list[str]:

@@ -15,18 +15,16 @@ from importlib.util import module_from_spec, spec_from_loader
 from inspect import Parameter
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     ConfigDict,
     Field,
     PydanticSchemaGenerationError,
     PydanticUserError,
     TypeAdapter,
     ValidationError,
-    create_model,
 )
 from rdkit.Chem import Mol, MolToSmiles
 
@@ -129,8 +127,8 @@ class UserFunction:
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # a parameter called copy, json, schema
-            base = type("parameters", (Config,), {"model_config": config})
-            model: type[BaseModel] = create_model("parameters", __base__=base, **fields)
+            model = cast(type[Config], type("parameters", (Config,), {"model_config": config}))
+            model = model.with_fields("parameters", fields)
         try:
             checked = model.model_validate(dict(parameters))
         except ValidationError as error:
