@@ -77,7 +77,8 @@ def test_screen_and_manifest_say_what_auto_took(configs, tmp_path, monkeypatch, 
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["config"]["precision"] == "auto"
     assert manifest["precision"] == {
-        "used": "32-true", "why": why, "device": "cpu", "speedup": None
+        "used": "32-true", "why": why, "device": "cpu", "speedup": None,
+        "threads": torch.get_num_threads(),
     }  # fmt: skip
     assert f"{tmp_path}: precision 32-true ({why})\n" in capsys.readouterr().err
 
