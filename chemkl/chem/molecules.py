@@ -236,7 +236,7 @@ def _syntax_problem(smiles: str) -> str:
         return f"{what} at position {at + 1}"
     left_open = [f"unclosed branch at position {place}" for place in branches[-1:]]
     left_open += [f"unclosed ring {n} opened at position {place}" for n, place in rings.items()]
-    return [*left_open, "syntax error"][0]
+    return left_open[0] if left_open else "syntax error"
 
 
 # ---- formulas, other spellings, SD records
@@ -267,7 +267,8 @@ def parse_formula(formula: str) -> Counter[str]:
         if not 1 <= n_atoms <= LARGEST_COUNT:
             problems.append(f"{formula!r}: {symbol}{number} should be between 1 and a million")
         counts[symbol] += n_atoms
-    InputError.refuse(problems[:1])
+    if problems:
+        raise InputError(problems[0])
     return counts
 
 

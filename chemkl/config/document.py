@@ -354,13 +354,15 @@ def read_text(file: Path, kinds: Iterable[str] = ()) -> str:
     marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # as Windows PowerShell writes files
     try:
         mode = file.stat().st_mode
-        endless = not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)  # a pipe may wait for ever
-        with open(os.devnull if endless else file, "rb") as stream:
-            raw = stream.read(most + 1)
-        if not endless and len(raw) <= most:
-            return raw.decode("utf-16" if raw.startswith(marks) else "utf-8-sig")
-        regular = f"settings are read from a regular file of at most {MOST_CHARACTERS:,} characters"
-        problem = f": a device, pipe or socket; {regular}." if endless else f": {_TOO_LONG}"
+        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+            with open(file, "rb") as stream:
+                raw = stream.read(most + 1)
+            if len(raw) <= most:
+                return raw.decode("utf-16" if raw.startswith(marks) else "utf-8-sig")
+            problem = f": {_TOO_LONG}"
+        else:  # a pipe may wait for ever
+            regular = f"a regular file of at most {MOST_CHARACTERS:,} characters"
+            problem = f": a device, pipe or socket; settings are read from {regular}."
     except FileNotFoundError:
         problem = f": no such file; {_near_file(file, kinds)}"
     except UnicodeDecodeError as error:

@@ -317,8 +317,11 @@ class CompareConfig(Config):
     baseline: str
     """The method that every other one is compared with: one of the names under methods."""
     metrics: Annotated[tuple[str, ...], Field(min_length=1), Distinct] = (
-        *("yield", "scaffold_yield", "ob100"),
-        *("effective_scaffolds", "top_share"),
+        "yield",
+        "scaffold_yield",
+        "ob100",
+        "effective_scaffolds",
+        "top_share",
     )
     """Columns of the evaluate stage's diversity.parquet. Each metric at each threshold is one test
     a method, and Holm's correction is for all of them. An oracle burden (ob1, ob10, ...) that was

@@ -123,7 +123,8 @@ def _readable(parse: str) -> str:
     except re.error as error:
         problem = f"({error})"
     neither = f"{parse!r} is neither strict nor lenient, nor a regular expression"
-    complain([((), f"{neither} {problem}")] if problem else [])
+    if problem:
+        complain([((), f"{neither} {problem}")])
     return parse
 
 
@@ -160,7 +161,8 @@ def as_answer(value: Any) -> Any:
         problem = f"{value!r} is a number that can be written in several ways: quote it"
     elif value == "":
         problem = "an empty completion is read as no answer: leave the empty answer out"
-    complain([((), problem)] if problem else [])
+    if problem:
+        complain([((), problem)])
     return str(value) if isinstance(value, int) else value
 
 
@@ -386,7 +388,10 @@ class LlmPosttrainConfig(Config):
     callbacks: LlmCallbacksConfig = LlmCallbacksConfig()
     """Checkpoints, the progress bar, and the alarm for a collapse."""
 
-    _go_together = field_validator("shaper")(fit_objective)
+    @field_validator("shaper")
+    @classmethod
+    def _go_together(cls, shaper: Any, info: ValidationInfo) -> Any:
+        return fit_objective(shaper, info) if "reward" in info.data else shaper
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Say what of model, prompts, reward and alarm does not go together."""

@@ -4,7 +4,6 @@ What a target, estimator or shaper takes stands in its signature and docstring i
 alone; the models here are made of these when settings are checked, as only then torch is loaded.
 """
 
-import math
 from collections.abc import Mapping
 from functools import cache, partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -162,7 +161,7 @@ def fit_objective(shaper: ShaperSettings | None, info: ValidationInfo) -> Shaper
             None if estimator is None else ESTIMATORS[estimator.kind],
             None if estimator is None else estimator.options,
             None if shaper is None else build_shaper(shaper.kind, **shaper.options),
-            (-math.inf, math.inf) if reward is None else reward.bounds,
+            (0.0, 1.0) if reward is None else reward.bounds,  # a reward for molecules has these
         )
         complain([((BESIDE, *key.split(".")), text) for key, text in problems])
     return shaper

@@ -276,8 +276,12 @@ Divergence = Literal["kl", "reverse_kl", "js", "tv"]
 
 def _f_dpg_refuses(target: Target, *, divergence: Divergence = "kl", **_: Any) -> str | None:
     """Refuse a target without full support where the force would not be bounded."""
-    why = full_support_only(target) if divergence == "reverse_kl" else None
-    return why and f"{why}, or the divergence kl, js or tv"
+    if target.full_support or divergence != "reverse_kl":
+        return None
+    return (
+        "which is -inf outside of the hits: with the divergence reverse_kl the score of every "
+        "other row would be infinite. Use the divergence kl, js or tv, or the target gibbs or mara"
+    )
 
 
 @estimator("f_dpg", off_policy=False, refuses=_f_dpg_refuses)

@@ -375,11 +375,14 @@ class Mara(KLTarget):
         if (tau is None) == (quantile is None):
             what = "tau is missing" if tau is None else "tau and tau_quantile are both given"
             either = "give tau (a reward, for example 0.8) or tau_quantile (for example 0.9)"
-            problems.append(f"{what}: {either}, one of the two; got {tau=} and tau_{quantile=}")
+            problems.append(
+                f"{what}: {either}, one of the two; got {tau=} and tau_quantile={quantile}"
+            )
         if (quantile is None) != (floor is None):
             why = "without the floor, a reward that is mostly 0 would make every row a hit"
             problems.append(
-                f"tau_quantile and tau_floor go together ({why}); got {quantile=} and {floor=}"
+                f"tau_quantile and tau_floor go together ({why}); got tau_quantile={quantile} "
+                f"and tau_floor={floor}"
             )
         if problems:
             raise ValueError("; ".join(problems))

@@ -75,8 +75,14 @@ class LossInputs:
 
 
 _ROWS = (
-    *("logp_policy", "logp_ref", "reward", "group"),
-    *("duplicate", "logp_behaviour", "retained", "outcome"),
+    "logp_policy",
+    "logp_ref",
+    "reward",
+    "group",
+    "duplicate",
+    "logp_behaviour",
+    "retained",
+    "outcome",
 )
 """The fields of LossInputs that have a value per row."""
 

@@ -108,8 +108,10 @@ def needed_package(package: str, user: str, extra: str) -> Path:
 
 def refuse(problems: Sequence[str]) -> None:
     """Raise an InputError with one line for each problem, the first ones in full; none: pass."""
-    rest = len(problems) - MOST_PROBLEMS
-    InputError.refuse([*problems[:MOST_PROBLEMS], *[f"and {rest} more like these"] * (rest > 0)])
+    lines = list(problems[:MOST_PROBLEMS])
+    if len(problems) > MOST_PROBLEMS:
+        lines.append(f"and {len(problems) - MOST_PROBLEMS} more like these")
+    InputError.refuse(lines)
 
 
 def placed(document: Document, keys: Keys, problem: object) -> str:
@@ -258,7 +260,8 @@ def register_table(module: str, rows: Iterable[tuple[Any, ...]]) -> None:
         factory.__name__ = factory.__qualname__ = kind
         factory.__doc__, factory.__module__ = meaning, module
         source = source or f"RDKit {function.__name__}"
-        component(kind, unit=unit, range=limits, source=source, version=(*version, 1)[0])(factory)
+        number = version[0] if version else 1
+        component(kind, unit=unit, range=limits, source=source, version=number)(factory)
 
 
 def find_component(kind: str) -> Component:

@@ -167,14 +167,20 @@ def values_of(term: Term, mols: Sequence[Mol]) -> list[Answer]:
     Where a batched one cannot be understood, one molecule spoils the answers of all: asked one by
     one, only the guilty fail.
     """
-    one_by_one = len(mols) > 1
-    if term.batched or not one_by_one:
-        answers = _answers(term, mols) if mols else []
-        if not isinstance(answers, Failure):
-            return answers
-        if not one_by_one:
-            return [answers]
-    return [answer for mol in mols for answer in values_of(term, [mol])]
+    if not mols:
+        return []
+    if not term.batched:
+        return [_answer(term, mol) for mol in mols]
+    answers = _answers(term, mols)
+    if isinstance(answers, Failure):
+        return [_answer(term, mol) for mol in mols] if len(mols) > 1 else [answers]
+    return answers
+
+
+def _answer(term: Term, mol: Mol) -> Answer:
+    """Ask a component about one molecule."""
+    answers = _answers(term, [mol])
+    return answers if isinstance(answers, Failure) else answers[0]
 
 
 def _answers(term: Term, mols: Sequence[Mol]) -> list[Answer] | Failure:

@@ -82,12 +82,12 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
 
     A run that has not ended is one that is not made yet; `work` refuses it.
     """
-    keys = ("metrics", "thresholds", "direction", "options")
-    values = [view.get(key) for key in keys]
+    values = [view.get(key) for key in ("metrics", "direction", "options")]
     config = view.config
     if not isinstance(config, CompareConfig):
         if view.draft and view.draft.data.get("table") is None and None not in values:
-            metrics, thresholds, direction, options = values
+            metrics, direction, options = values
+            thresholds = view.get("thresholds") or (0.8,)  # broken ones hide no other problem
             look = partial(comparison.check_metrics, from_table=False)
             columns = metrics_schema(options).names
             yield "metrics", complaints((look, metrics, columns, thresholds, direction))

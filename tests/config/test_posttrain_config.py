@@ -96,6 +96,14 @@ def test_a_reward_file_that_is_not_there(given):
     assert "reward: no such file or folder: " in problems(given | {"reward": "none.yaml"})[0]
 
 
+def test_a_broken_reward_hides_no_tau_out_of_reach(given):
+    target = {"kind": "mara", "sigma": 128, "tau": 2}
+    lines = problems(given | {"reward": "nofile", "target": target})
+    assert len(lines) == 2
+    assert "reward: no such file or folder: " in lines[0]
+    assert "target.tau: tau is 2.0, but no reward is above 1: " in lines[1]
+
+
 # ---- what is refused
 
 

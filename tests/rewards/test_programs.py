@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from time import monotonic
 
 import pytest
 from building import alive, build, mol, reward_of, soon
@@ -92,6 +93,14 @@ def test_one_that_dies_is_started_once_more_for_the_same_molecule(program, tmp_p
         ask(one, "CN")
     assert ask(one, "CCC") == 3
     assert len(starts(tmp_path)) == 4
+
+
+def test_one_that_closed_its_input_is_started_anew_at_once(program, tmp_path):
+    one = program("os.close(0); answer(value=len(smiles)); time.sleep(60)")
+    begun = monotonic()
+    assert [ask(one, s) for s in ("C", "CC", "CCC")] == [1.0, 2.0, 3.0]
+    assert monotonic() - begun < one.timeout
+    assert len(starts(tmp_path)) == 3
 
 
 def test_one_that_never_starts_well_says_so_with_its_standard_error(tmp_path):
@@ -210,7 +219,7 @@ def test_programs_and_files_are_looked_up_beside_the_config(tmp_path, monkeypatc
     python, *rest = find_program(["python3", "run.sh", "--fast", "nowhere.py"], tmp_path)
     assert Path(python).is_absolute()
     assert rest == [str(script), "--fast", "nowhere.py"]
-    with pytest.raises(InputError, match=r"run\.sh may not be run: chmod \+x it"):
+    with pytest.raises(InputError, match=r"run\.sh may not be run: chmod \+x it, or put its"):
         find_program(["./run.sh"], tmp_path)
     script.chmod(0o755)
     assert find_program(["./run.sh"], tmp_path) == [str(script)]

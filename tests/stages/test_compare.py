@@ -334,6 +334,15 @@ def test_all_problems_of_a_config_are_told_at_once(settings, tmp_path):
     assert "'yeild' is not a metric; did you mean 'yield'?" in text
 
 
+def test_a_threshold_given_twice_hides_no_unknown_direction(settings, tmp_path):
+    config = settings | {"metrics": ["acyclic"], "thresholds": [0.8, 0.8]}
+    with pytest.raises(InputError) as caught:
+        compare.run(config, tmp_path / "cmp")
+    text = str(caught.value)
+    assert "thresholds: 0.8: given more than once" in text
+    assert "whether acyclic should be high or low is not known" in text
+
+
 def test_a_metric_without_a_direction_gets_one(settings, tmp_path):
     config = settings | {
         "metrics": ["acyclic", "validity"],

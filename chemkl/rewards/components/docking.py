@@ -73,11 +73,6 @@ class DockingError(RuntimeError):
     """A molecule that cannot be docked; the text says why."""
 
 
-def _require(condition: object, problem: str) -> None:
-    if not condition:
-        raise DockingError(problem)
-
-
 class Clock:
     """The time that is left for a molecule, of the seconds for all of it."""
 
@@ -87,7 +82,8 @@ class Clock:
     def left(self) -> float:
         """Give the seconds that are left; a DockingError where there are none."""
         left = self.end - monotonic()
-        _require(left > 0, f"timeout: not docked within {self.seconds:g} s")
+        if left <= 0:
+            raise DockingError(f"timeout: not docked within {self.seconds:g} s")
         return left
 
 
@@ -115,8 +111,9 @@ class Tool:
             clock.left()  # raises where the time is over
             raise DockingError(f"{self.path} cannot be started ({one_line(error)})") from None
         said = " ".join(f"{done.stdout} {done.stderr}".split())[-300:]
-        status = f"{Path(self.path).name} failed (exit status {done.returncode})"
-        _require(done.returncode == 0, f"{status}: {said}")
+        if done.returncode != 0:
+            status = f"{Path(self.path).name} failed (exit status {done.returncode})"
+            raise DockingError(f"{status}: {said}")
         return str(done.stdout)
 
 
@@ -229,7 +226,8 @@ def prepare_ligand(
         smiles = Chem.MolToSmiles(Uncharger().uncharge(mol))
         text = obabel.run([f"-:{smiles}", "-ismi", "-ocan", f"-p{ph:g}"], clock).split()
         protonated: Any = Chem.MolFromSmiles(text[0]) if text else None
-        _require(protonated is not None, f"Open Babel could not protonate it at pH {ph:g}")
+        if protonated is None:
+            raise DockingError(f"Open Babel could not protonate it at pH {ph:g}")
         check_ligand(mol := protonated)
     mol = Chem.AddHs(mol)
     settings: Any = rdDistGeom.ETKDGv3()
@@ -238,13 +236,14 @@ def prepare_ligand(
     settings.timeout = math.ceil(clock.left())
     is_embedded = rdDistGeom.EmbedMolecule(mol, settings) >= 0
     clock.left()
-    _require(is_embedded, "embedding failed: no conformation was found")
+    if not is_embedded:
+        raise DockingError("embedding failed: no conformation was found")
     block = pdbqt.with_suffix(".mol")
     block.write_text(Chem.MolToMolBlock(_refined(mol)), encoding="utf-8")
     arguments = ["-imol", str(block), "-opdbqt", "-O", str(pdbqt), "--partialcharge", "gasteiger"]
     obabel.run(arguments, clock)
-    written = pdbqt.exists() and pdbqt.stat().st_size > 0
-    _require(written, "Open Babel could not write it as PDBQT")
+    if not pdbqt.exists() or pdbqt.stat().st_size == 0:
+        raise DockingError("Open Babel could not write it as PDBQT")
 
 
 def check_ligand(mol: Mol) -> None:
@@ -252,9 +251,12 @@ def check_ligand(mol: Mol) -> None:
     n_fragments = len(Chem.GetMolFrags(mol))
     radicals = NumRadicalElectrons(mol)  # type: ignore[no-untyped-call]  # RDKit's own is untyped
     hydrogens = any(atom.GetAtomicNum() == 1 for atom in mol.GetAtoms())
-    _require(n_fragments == 1, f"{n_fragments} fragments: one ligand is docked at a time")
-    _require(not radicals, "a radical: AutoDock Vina has no type for it")
-    _require(not hydrogens, "hydrogen atoms that cannot be made implicit, such as isotopes")
+    if n_fragments != 1:
+        raise DockingError(f"{n_fragments} fragments: one ligand is docked at a time")
+    if radicals:
+        raise DockingError("a radical: AutoDock Vina has no type for it")
+    if hydrogens:
+        raise DockingError("hydrogen atoms that cannot be made implicit, such as isotopes")
 
 
 def _refined(mol: Mol) -> Mol:
@@ -380,5 +382,6 @@ class Docking:
             self.vina.run([*arguments, "--cpu", str(self.cpu)], clock, folder)
             text = poses.read_text(encoding="utf-8", errors="replace") if poses.exists() else ""
         result = _RESULT.search(text)
-        _require(result, "AutoDock Vina found no pose in the box")
-        return float(result.group(1))  # type: ignore[union-attr] # as was required
+        if result is None:
+            raise DockingError("AutoDock Vina found no pose in the box")
+        return float(result.group(1))

@@ -6,7 +6,6 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -200,11 +199,12 @@ def _described(error: BaseException) -> str:
 
 def _usable(annotation: Any) -> Any:
     """An annotation that values can be checked against; Any where it cannot be read."""
-    with suppress(PydanticUserError):  # BaseModels refuse a config; they can be checked against
-        try:
-            TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
-        except (PydanticSchemaGenerationError, TypeError):
-            return Any
+    try:
+        TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+    except (PydanticSchemaGenerationError, TypeError):
+        return Any
+    except PydanticUserError:  # BaseModels refuse a config; they can be checked against
+        return annotation
     return annotation
 
 

@@ -39,8 +39,14 @@ Predict = Callable[[np.ndarray], np.ndarray]  # fingerprints (n, n_bits) to one 
 _ONNX_TYPES: Mapping[str, type[np.generic]] = {
     f"tensor({name})": kind
     for name, kind in {
-        **{"float": np.float32, "double": np.float64, "float16": np.float16, "bool": np.bool_},
-        **{"int64": np.int64, "int32": np.int32, "int8": np.int8, "uint8": np.uint8},
+        "float": np.float32,
+        "double": np.float64,
+        "float16": np.float16,
+        "bool": np.bool_,
+        "int64": np.int64,
+        "int32": np.int32,
+        "int8": np.int8,
+        "uint8": np.uint8,
     }.items()
 }
 
@@ -226,15 +232,15 @@ def load_skops(
     with _explained(f"{path} is {what}"):  # a damaged file makes it raise anything
         unknown = sorted(set(skops.io.get_untrusted_types(file=path)) - set(trusted))
         model: Any = None if unknown else skops.io.load(path, trusted=list(trusted))
-    called = method or ("predict_proba" if hasattr(model, "predict_proba") else "predict")
-    if unknown or not hasattr(model, called):
-        methods = [name for name in METHODS if hasattr(model, name)]
+    if unknown:
         raise InputError(
             f"{path} holds types that are not known to be harmless: {', '.join(unknown)}. If you "
             f"trust whoever made the file, add trusted: [{', '.join(unknown)}]"
-            if unknown
-            else f"{type(model).__name__} has no {called}{did_you_mean(called, methods)}"
         )
+    called = method or ("predict_proba" if hasattr(model, "predict_proba") else "predict")
+    if not hasattr(model, called):
+        methods = [name for name in METHODS if hasattr(model, name)]
+        raise InputError(f"{type(model).__name__} has no {called}{did_you_mean(called, methods)}")
     settings = model.get_params(deep=True) if hasattr(model, "get_params") else {}
     jobs = {name: 1 for name in settings if name.rpartition("__")[2] == "n_jobs"}
     if jobs:

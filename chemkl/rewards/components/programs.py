@@ -53,10 +53,11 @@ def find_program(command: Sequence[str], folder: Path | None = None) -> list[str
         if not Path(program).is_file():
             problem = f"no such program: {program}"
         elif not os.access(program, os.X_OK):
-            problem = f"{program} may not be run: chmod +x it"
+            problem = f"{program} may not be run: chmod +x it, or put its interpreter before it"
     elif program is None:
         problem = f"no program {name!r} on this machine's PATH; to name a file, write ./{name}"
-    InputError.refuse(filter(None, [problem]))
+    if problem:
+        raise InputError(problem)
     return [str(program), *map(beside, arguments)]
 
 
@@ -152,8 +153,10 @@ class _Running:
         else:
             self._asked += 1
             question = {"id": self._asked, "smiles": smiles}
-            with suppress(OSError):  # one that has ended is noticed when its answer is read
+            try:
                 self._popen.stdin.write(json.dumps(question).encode() + b"\n")
+            except OSError:
+                raise self._died("input") from None
             line = self._line(deadline, timeout)
             try:
                 answer = json.loads(line)
@@ -188,16 +191,20 @@ class _Running:
                 raise RuntimeError(f"no answer within {timeout:g} s{self._said()}")
             part = os.read(self._popen.stdout.fileno(), 65536)
             if not part:
-                end = "it closed its standard output"
-                with suppress(subprocess.TimeoutExpired):
-                    status = self._popen.wait(GRACE)
-                    name = f"signal {signal.Signals(-status).name}" if status < 0 else ""
-                    end = f"the program ended ({name or f'exit status {status}'})"
-                raise ProgramDiedError(f"{end}{self._said()}")
+                raise self._died("output")
             self._read += part
         line, _, rest = bytes(self._read).partition(b"\n")
         self._read = bytearray(rest)
         return line.decode("utf-8", "replace")
+
+    def _died(self, stream: str) -> ProgramDiedError:
+        """Say how it ended, or that it lives and has closed its standard input or output."""
+        try:
+            status = self._popen.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            return ProgramDiedError(f"it closed its standard {stream}{self._said()}")
+        how = f"exit status {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"
+        return ProgramDiedError(f"the program ended ({how}){self._said()}")
 
     def _said(self) -> str:
         """The last lines of its standard error."""

@@ -85,13 +85,11 @@ def read_references(references: Sequence[str] | None = None, file: Path | None =
         fix = "rename that with the SMILES to smiles"  # there is no setting beside the file
         text = str(error).replace("say which one it is with `column`", fix)
         raise InputError(f"references_file: {text}") from None
+    if file is not None and not from_file:
+        raise InputError(f"references_file: {file}: no reference in it; expected one a line")
     texts += from_file
-    if not texts or (file is not None and not from_file):
-        raise InputError(
-            "references: required, and not given: give references or references_file"
-            if file is None
-            else f"references_file: {file}: no reference in it; expected one a line"
-        )
+    if not texts:
+        raise InputError("references: required, and not given: give references or references_file")
     read = [(place, read_molecule(text)) for place, text in texts]
     refuse(
         [
