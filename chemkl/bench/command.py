@@ -73,6 +73,8 @@ def bench(
         raise InputError(f"--json {out}: the folder {out.parent} is not there. Make it first.")
     if out is not None and (out.is_dir() or (out.exists() and not force)):
         raise InputError(f"--json {out}: is there already. Give another name, or --force a file.")
+    # first: a process that is started begins with the peak of the memory of the one that starts it
+    of_runs = runs(whole=sizes.whole_run)
     with measure.threads(1):
         found: dict[str, Any] = {"machine": measure.machine()}
         by_batch = {batch: rl_step(batch, turns) for batch, turns in sizes.turns.items()}
@@ -88,7 +90,7 @@ def bench(
         found["pretrain"] = pretraining(sizes.pretrained, sizes.turns_of_others)
         found["score"] = scoring(sizes.scored)
     found["trace"] = {"share": step["parts"]["trace"] / step["ours_s"]}
-    found |= runs(whole=sizes.whole_run)
+    found |= of_runs
     (console or Console()).print(_table(found))
     if out is not None:
         with atomic_file(out) as draft:
