@@ -176,8 +176,11 @@ def compare_rows(
             )
             compared.append(
                 {
-                    **{"method": method, "metric": metric, "threshold": threshold},
-                    **{"baseline": config.baseline, "better": better},
+                    "method": method,
+                    "metric": metric,
+                    "threshold": threshold,
+                    "baseline": config.baseline,
+                    "better": better,
                     "seeds": [a["seed"] for a, _ in defined],
                     "n_undefined": len(couples) - len(defined),
                     "n_not_reached": sum(a["not_reached"] for a, _ in defined),

@@ -172,7 +172,9 @@ def mara_bonus(points: Points, mara: Mara) -> dict[str, float | None]:
         bonus = mara.beta * gain_N[hit_N]
         (mean, std), largest = mean_and_std(bonus, prior_N[hit_N]), float(bonus.max())
     return {
-        **{"bonus_mean": mean, "bonus_std": std, "bonus_largest": largest},
+        "bonus_mean": mean,
+        "bonus_std": std,
+        "bonus_largest": largest,
         "reward_std": mean_and_std(reward_N, prior_N)[1],
         "reward_range": float(np.ptp(reward_N)),
     }

@@ -458,10 +458,15 @@ def compare(
         if share_N is not None:
             forecast = expected_view(points, share_N, tau, n, config.seed)
         head = {
-            **{"run": name, "folder": str(run.folder), "label": labels[name]},
+            "run": name,
+            "folder": str(run.folder),
+            "label": labels[name],
             "target": target.kind,
             "sigma": None if target.kind == "filter" else 1 / target.resolved_beta,
-            **{"tau": tau, "moved": dict(run.moved), "n": n, "n_valid": len(valid[name])},
+            "tau": tau,
+            "moved": dict(run.moved),
+            "n": n,
+            "n_valid": len(valid[name]),
         }
         rows += [
             {**head, "source": "prior", **of_prior, "ess": float(len(points)), "trusted": True},

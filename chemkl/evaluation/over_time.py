@@ -103,7 +103,8 @@ def _cumulative(
         while n < len(molecules) and molecules[n].call <= call:
             molecule = molecules[n]
             n += 1
-            generic |= {molecule.generic} if molecule.generic else set()
+            if molecule.generic:
+                generic.add(molecule.generic)
             if molecule.scaffold:
                 before = sizes[molecule.scaffold]
                 sizes[molecule.scaffold] = now = before + 1
@@ -111,7 +112,10 @@ def _cumulative(
                 n_with, largest = n_with + 1, max(largest, now)
         m = bisect_right(chosen_calls, call)
         yield {
-            **{"call": call, "n_molecules": n, "murcko": len(sizes), "generic": len(generic)},
+            "call": call,
+            "n_molecules": n,
+            "murcko": len(sizes),
+            "generic": len(generic),
             # H = -sum (n_i / n) ln (n_i / n) = ln n - sum n_i ln n_i / n
             "effective_scaffolds": n_with * math.exp(-n_log_n / n_with) if n_with else None,
             "top_share": largest / n_with if n_with else None,
@@ -134,7 +138,10 @@ def _rewards(molecules: Sequence[Molecule], points: Sequence[int]) -> Iterator[d
             n += 1
             if reward is not None and not math.isnan(reward):
                 new.append(reward)
-                (heapq.heappushpop if len(best) == max(AUC_SIZES) else heapq.heappush)(best, reward)
+                if len(best) == max(AUC_SIZES):
+                    heapq.heappushpop(best, reward)
+                else:
+                    heapq.heappush(best, reward)
         top = sorted(best, reverse=True)
         yield {
             "mean_reward": float(np.mean(new)) if new else None,
@@ -208,9 +215,12 @@ def family_rows(samples: Samples, prior: Samples, late_samples: int) -> list[dic
         made = of_run.get(family, [])
         rows.append(
             {
-                **{"run": samples.name, "family": family},
-                **{"prior_samples": before[family], "prior_share": prior_share},
-                **{"policy_samples": after[family], "policy_share": policy_share},
+                "run": samples.name,
+                "family": family,
+                "prior_samples": before[family],
+                "prior_share": prior_share,
+                "policy_samples": after[family],
+                "policy_share": policy_share,
                 "share_change": policy_share - prior_share,
                 "prior_reward": best_reward(of_prior.get(family, [])),
                 "n_molecules": len(made),

@@ -264,25 +264,30 @@ def load_comparisons(settings: EvaluateConfig) -> Comparisons:
 
 
 def _corpus(corpus: Corpus) -> Iterable[str]:
-    lines: Iterable[Line] = MoleculeFile(corpus.path, corpus.column)
-    if corpus.split is not None:
-        by_split: dict[str, list[Line]] = {}
-        if SPLIT in MoleculeFile(corpus.path, corpus.column).columns:
-            for line in MoleculeFile(corpus.path, corpus.column, [SPLIT]):
-                by_split.setdefault(str(line.values[SPLIT]), []).append(line)
-        if corpus.split not in by_split:
-            problem = f"no split {corpus.split!r}{did_you_mean(corpus.split, by_split)}"
-            if not by_split:
-                problem = (
-                    "no splits; only the corpus.parquet of the prepare stage does. Leave out "
-                    f"split: {corpus.split}."
-                )
-            raise InputError(f"corpus: {corpus.path} has {problem}")
-        lines = by_split[corpus.split]
-    texts = (line.smiles for line in lines if line.smiles)
+    texts = (line.smiles for line in _lines(corpus) if line.smiles)
     if corpus.canonical:
         return texts
     return (text for text in map(canonicalise, texts) if text is not None)
+
+
+def _lines(corpus: Corpus) -> Iterable[Line]:
+    """The lines of a corpus, or of one split of it."""
+    file, split = MoleculeFile(corpus.path, corpus.column), corpus.split
+    if split is None:
+        return file
+    if SPLIT not in file.columns:
+        raise InputError(
+            f"corpus: {corpus.path} has no splits; only the corpus.parquet of the prepare stage "
+            f"does. Leave out split: {split}."
+        )
+    by_split: dict[str, list[Line]] = {}
+    for line in MoleculeFile(corpus.path, corpus.column, [SPLIT]):
+        by_split.setdefault(str(line.values[SPLIT]), []).append(line)
+    if split not in by_split:
+        raise InputError(
+            f"corpus: {corpus.path} has no split {split!r}{did_you_mean(split, by_split)}"
+        )
+    return by_split[split]
 
 
 def _reference(name: str, source: ReferenceSource, chemnet: ChemNet | None) -> Reference:
@@ -305,17 +310,21 @@ def read_statistics(source: Path | IO[bytes], name: str) -> dict[str, dict[str, 
     Raises:
         InputError: not such a file, or its pickle names anything but arrays and counters.
     """
+    content = None
+    problem = f"{MEMBER} holds no table of statistics"
     try:
         with zipfile.ZipFile(source) as archive, archive.open(MEMBER) as member:
             version = npy.read_magic(member)
             header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
             _, _, dtype = header(member)
-            content = _StatisticsUnpickler(member).load() if dtype == np.dtype(object) else None
-        problem = f"{MEMBER} holds {dtype}, not objects"
-        if isinstance(content, np.ndarray) and content.ndim == 0:
-            content, problem = content.item(), f"{MEMBER} holds no table"
+            if dtype == np.dtype(object):
+                content = _StatisticsUnpickler(member).load()
+            else:
+                problem = f"{MEMBER} holds {dtype}, not objects"
     except _DAMAGED as error:
-        content, problem = None, str(error)
+        problem = str(error)
+    if isinstance(content, np.ndarray) and content.ndim == 0:
+        content = content.item()
     if not isinstance(content, dict):
         raise InputError(
             f"{name}: not a molsets statistics file ({problem}). Expected an npz with the member "
@@ -349,12 +358,18 @@ def _empty_array(kind: type, shape: tuple[int, ...], code: bytes | str) -> np.nd
     return np.ndarray(shape, dtype="b")
 
 
+def _latin_1(text: str, encoding: str) -> bytes:
+    """Stand in for `codecs.encode`, in which protocol 2 carries bytes, always in Latin-1."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"text in encoding {encoding!r}")
+    return text.encode("latin-1")
+
+
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): _empty_array,
     ("numpy._core.multiarray", "_reconstruct"): _empty_array,
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
     ("collections", "Counter"): Counter,
-    # protocol 2 carries bytes as text, always in Latin-1
-    ("_codecs", "encode"): lambda text, encoding: text.encode({"latin1": "latin-1"}[encoding]),
+    ("_codecs", "encode"): _latin_1,
 }

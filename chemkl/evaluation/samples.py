@@ -240,12 +240,13 @@ def read_structures(
 def _jobs(_mark: Mark | None = None) -> Jobs:
     """What is done with a unit; a process keeps its reader, and so what that remembers."""
     reader = StructureReader()
+
+    def structures(unit: Sequence[Any]) -> list[Any]:
+        read = [reader(one) if isinstance(one, str) else reader(*one) for one in unit]
+        return [fields and tuple(fields) for fields in read]  # plain tuples travel faster
+
     return {
-        "structures": lambda unit: [
-            fields and tuple(fields)  # plain tuples travel faster
-            for one in unit
-            for fields in [reader(one) if isinstance(one, str) else reader(*one)]
-        ],
+        "structures": structures,
         "canonical": lambda unit: [canonicalise(text) for text in unit],
     }
 

@@ -79,10 +79,14 @@ def exact_entropies(exact: pd.DataFrame) -> pd.DataFrame:
             kl = float((q[there] * (log_q[there] - log_ref[there])).sum())
         rows.append(
             {
-                **{"prompt": prompt, "step": step, "k": k, "ln_k": math.log(k)},
+                "prompt": prompt,
+                "step": step,
+                "k": k,
+                "ln_k": math.log(k),
                 "entropy": entropy_of(q) if mass > 0 else None,
                 "entropy_ref": entropy_of(np.exp(log_ref)) if mass_ref > 0 else None,
-                **{"mass": mass, "mass_ref": mass_ref},
+                "mass": mass,
+                "mass_ref": mass_ref,
                 "kl_from_ref": max(0.0, kl) if mass > 0 and math.isfinite(kl) else None,
                 "top_share": float(q.max()) if mass > 0 else None,
             }
@@ -418,8 +422,13 @@ def text_rows(
             wanted |= {"exact", *({"answers"} & {*measures} if has_answers else ())}
         text_set = TextSet(mine, some, options, vectors, has_words, final)
         return {
-            **{"run": samples.name, "method": samples.method, "seed": samples.seed},
-            **{"scope": scope, "prompt": prompt, "n_prompts": n_prompts, "n_samples": len(mine)},
+            "run": samples.name,
+            "method": samples.method,
+            "seed": samples.seed,
+            "scope": scope,
+            "prompt": prompt,
+            "n_prompts": n_prompts,
+            "n_samples": len(mine),
             **{m.key: m.value(text_set) if m.needs in wanted else None for m in metrics},
         }
 
@@ -448,9 +457,14 @@ def method_rows(rows: Rows, methods: Sequence[str], options: TextOptions) -> lis
             sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
             spread.append(
                 {
-                    **{"method": method, "scope": scope, "metric": metric.key, "n": len(values)},
-                    **{"mean": float(np.mean(values)), "sd": sd},
-                    **{"low": float(min(values)), "high": float(max(values))},
+                    "method": method,
+                    "scope": scope,
+                    "metric": metric.key,
+                    "n": len(values),
+                    "mean": float(np.mean(values)),
+                    "sd": sd,
+                    "low": float(min(values)),
+                    "high": float(max(values)),
                 }
             )
     return spread

@@ -247,6 +247,8 @@ def _frame(file: TextFile) -> pd.DataFrame:
 def _named_rows(table: Table, column: str | int | None) -> tuple[list[str], list[Row]]:
     """All rows of a text file, and the names of their cells."""
     rows = list(table.read(()))
+    if not rows:
+        return [], []
     first: Sequence[str] = []
     if not table.is_delimited:
         names = list(dict.fromkeys(name for row in rows for name in row.cells or ()))
@@ -254,7 +256,7 @@ def _named_rows(table: Table, column: str | int | None) -> tuple[list[str], list
         names = [COMPLETION]
         rows = [row for row in rows if row.cells or row.reason]
     else:
-        first = rows[0].cells if rows else []
+        first = rows[0].cells
         names = [str(i) for i in range(len(first))]
         if not isinstance(column, int) or not HEADER_WORDS.isdisjoint(first):
             names, rows = [name.strip() for name in first], rows[1:]

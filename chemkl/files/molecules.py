@@ -163,7 +163,8 @@ def _lines(table: Table, layout: _Layout) -> Iterator[Line]:
     row = None
     for row in islice(rows, int(layout.header), None):
         yield _line(table, layout, row)
-    InputError.refuse([] if row else [_empty(table)])
+    if row is None:
+        raise InputError(_empty(table))
 
 
 def _empty(table: Table) -> str:
@@ -291,6 +292,8 @@ def first_named(wanted: Sequence[str], names: Sequence[str]) -> str | None:
 
 def _by_name(names: Sequence[str], table: Table) -> str:
     """The column of SMILES of a table with a header."""
+    if not names:
+        raise InputError(_empty(table))
     name = first_named(SMILES_NAMES, names)
     if name is None and len(names) == 1:
         return names[0]
@@ -299,7 +302,7 @@ def _by_name(names: Sequence[str], table: Table) -> str:
     problem = f"several columns are called {name}" if name else "no column is called smiles"
     number = ", by its number from 0" if name else ""
     problem += f"; say which one it is with `column`{number}. Known: {', '.join(names)}"
-    raise InputError(f"{table.place}: {problem}" if names else _empty(table))
+    raise InputError(f"{table.place}: {problem}")
 
 
 def _place(table: Table, column: str | int | None, first: Sequence[str]) -> tuple[int, bool]:

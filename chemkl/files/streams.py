@@ -119,22 +119,23 @@ def unpacked(raw: IO[bytes], place: str, name: str) -> Iterator[Source]:
     stream = io.BufferedReader(cast(Any, raw), 2 * HEAD)
     head = stream.peek(HEAD)[:HEAD]
     packing = next((key for key, (magic, _) in _UNPACKERS.items() if re.match(magic, head)), None)
-    if named and head:
+    if named and head and packing != named:
         content = f"is {packing}" if packing else "is not compressed so"
-        problem = (
-            f"{place}: damaged {named} file (its content {content}). Copy it again, or correct"
+        raise InputError(
+            f"{place}: damaged {named} file (its content {content}). Copy it again, or correct its "
+            "ending."
         )
-        InputError.refuse([] if packing == named else [f"{problem} its ending."])
     if packing and not named:
         say_once(f"{place}: compressed with {packing}, which its name does not say; unpacked")
     try:
         if packing:
             stream = io.BufferedReader(_UNPACKERS[packing][1](stream), 2 * HEAD)
             head = stream.peek(HEAD)[:HEAD]
-        kinds = [what for what in _FOREIGN if re.match(_FOREIGN[what], head, re.DOTALL)]
+        what = next((key for key in _FOREIGN if re.match(_FOREIGN[key], head, re.DOTALL)), None)
         if packing and head.startswith(PARQUET):
-            kinds = ["a Parquet file: give it as it is, not compressed"]
-        InputError.refuse(f"{place}: this is {what}" for what in kinds)
+            what = "a Parquet file: give it as it is, not compressed"
+        if what is not None:
+            raise InputError(f"{place}: this is {what}")
         yield Source(place, suffixes[-2 if named else -1], cast(BinaryIO, stream), head)
     except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
         if packing is None:

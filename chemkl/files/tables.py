@@ -325,7 +325,8 @@ def refuse_same_names(names: Sequence[str], place: str) -> None:
     """Refuse a table without columns, or with some that their names do not tell apart."""
     twice = [name for name, n in Counter(names).items() if n > 1]
     problems = [f"several columns are called {name!r}; rename all but one" for name in twice]
-    problems += [] if names else ["it has no columns"]
+    if not names:
+        problems = ["it has no columns"]
     InputError.refuse(f"{place}: {problem}" for problem in problems)
 
 

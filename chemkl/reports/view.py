@@ -17,8 +17,21 @@ from chemkl.results.collapse import CollapseEvent, Watch, spread, watched
 from chemkl.results.inspection import first_scorings, sampled_rows, valid_rows
 
 COLUMNS = (
-    *("step", "row", "call", "canonical_smiles", "valid", "repeat", "scaffold", "logp_policy"),
-    *("logp_ref", "reward", "reward_filtered", "log_target", "hit", "anchor", "is_replay"),
+    "step",
+    "row",
+    "call",
+    "canonical_smiles",
+    "valid",
+    "repeat",
+    "scaffold",
+    "logp_policy",
+    "logp_ref",
+    "reward",
+    "reward_filtered",
+    "log_target",
+    "hit",
+    "anchor",
+    "is_replay",
 )
 """What the page needs of a trace, beside the raw values of the reward's components."""
 Methods = Mapping[str, Sequence[int]]

@@ -25,7 +25,8 @@ _FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, e
 # how libraries tell the same that have exceptions of their own, SQLite and torch among them
 _TEXTS = (
     *(os.strerror(number).lower() for number in _FAILURES[:4]),
-    *("database or disk is full", "file write failed"),
+    "database or disk is full",
+    "file write failed",
 )
 LOCK = ".lock"
 

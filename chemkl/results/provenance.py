@@ -24,8 +24,14 @@ from chemkl.results.atomic import finite
 from chemkl.results.seal import sha256_of_file
 
 PACKAGES = (
-    *("chemkl", "torch", "lightning", "rdkit", "reinvent-chemistry"),
-    *("numpy", "pandas", "pyarrow"),
+    "chemkl",
+    "torch",
+    "lightning",
+    "rdkit",
+    "reinvent-chemistry",
+    "numpy",
+    "pandas",
+    "pyarrow",
 )
 ABSENT = object()
 """The value of a key that a config has not."""

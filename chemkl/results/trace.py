@@ -75,34 +75,35 @@ def write_part(table: pa.Table, path: Path) -> None:
     sync(path)
 
 
+_RESTORE = "It was cut short or damaged: restore it from a copy, or run again with --fresh."
+
+
 @contextmanager
-def opened_part(path: Path) -> Iterator[pq.ParquetFile]:
+def opened_part(path: Path, place: str = "", fix: str = _RESTORE) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file of ours whose checksum fits."""
-    with readable(path):
+    with readable(path, place, fix):
         if not is_whole(path):
             raise OSError("its checksum does not fit")
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             yield file
 
 
-def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+def read_part(
+    path: Path, columns: Sequence[str] | None = None, place: str = "", fix: str = _RESTORE
+) -> pa.Table:
     """Read one file, or some of its columns; one that is damaged is an `InputError`."""
-    with opened_part(path) as file:
+    with opened_part(path, place, fix) as file:
         return file.read(columns=columns)
 
 
-def read_part_schema(path: Path) -> pa.Schema:
+def read_part_schema(path: Path, place: str = "", fix: str = _RESTORE) -> pa.Schema:
     """Read the columns of one file, and none of its rows."""
-    with readable(path):
+    with readable(path, place, fix):
         return pq.read_schema(path)
 
 
 @contextmanager
-def readable(
-    path: Path,
-    place: str = "",
-    fix: str = "It was cut short or damaged: restore it from a copy, or run again with --fresh.",
-) -> Iterator[None]:
+def readable(path: Path, place: str = "", fix: str = _RESTORE) -> Iterator[None]:
     """Raise an `InputError` where a Parquet file cannot be read in this scope."""
     try:
         yield
@@ -183,7 +184,8 @@ def _problems(parts: Sequence[Part]) -> Iterator[str]:
     for part in parts:
         schema = read_part_schema(part.path)
         names = trace_components(schema.names)
-        yield from _other_config(part.path, _config_of(schema), _config_of(first))
+        if _config_of(schema) != _config_of(first):
+            yield _other_config(part.path, _config_of(schema), _config_of(first))
         if {*names} != {*components}:
             yield (
                 f"{part.path}: not a part of this trace: its reward has the components "
@@ -192,29 +194,30 @@ def _problems(parts: Sequence[Part]) -> Iterator[str]:
             )
         if wrong := _wrong_columns(schema, trace_schema(components)):
             yield f"{part.path}: not a part of a trace ({'; '.join(wrong)})."
-        with readable(part.path):
-            footer = pq.read_metadata(part.path)
-        column = schema.get_field_index("step")
-        groups = [
-            footer.row_group(i).column(column).statistics for i in range(footer.num_row_groups)
-        ]
-        if groups and all(group is not None and group.has_min_max for group in groups):
-            low, high = min(group.min for group in groups), max(group.max for group in groups)
-            if (low, high) != (part.first, part.last):
-                yield (
-                    f"{part.path}: holds the steps {low} to {high}, not those of its name; rows "
-                    "would count twice, or are missing."
-                )
+        yield from _other_steps(part, schema.get_field_index("step"))
 
 
 def _config_of(schema: pa.Schema) -> str:
     return str((schema.metadata or {}).get(b"config_hash", b"").decode())
 
 
-def _other_config(path: Path, config: str, expected: str) -> Iterator[str]:
-    if config != expected:
-        both = f"config {config[:12] or '(none)'}, not {expected[:12]}"
-        yield f"{path}: written under {both}; one folder holds one run."
+def _other_steps(part: Part, column: int) -> Iterator[str]:
+    """Say where a part's footer has other steps than its name; `column` is that of the steps."""
+    with readable(part.path):
+        footer = pq.read_metadata(part.path)
+    groups = [footer.row_group(i).column(column).statistics for i in range(footer.num_row_groups)]
+    if groups and all(group is not None and group.has_min_max for group in groups):
+        low, high = min(group.min for group in groups), max(group.max for group in groups)
+        if (low, high) != (part.first, part.last):
+            yield (
+                f"{part.path}: holds the steps {low} to {high}, not those of its name; rows would "
+                "count twice, or are missing."
+            )
+
+
+def _other_config(path: Path, config: str, expected: str) -> str:
+    both = f"config {config[:12] or '(none)'}, not {expected[:12]}"
+    return f"{path}: written under {both}; one folder holds one run."
 
 
 def _wrong_columns(schema: pa.Schema, expected: pa.Schema) -> list[str]:
@@ -382,11 +385,10 @@ class TraceWriter:
         configs = {part.path: _config_of(read_part_schema(part.path)) for part in parts}
         if not {*configs.values()}.isdisjoint(earlier):
             self._merge()
-        else:
-            others = (
-                line for part in configs.items() for line in _other_config(*part, config_hash)
-            )
-            InputError.refuse(f"{line} {_FIX}" for line in itertools.islice(others, 1))
+            return
+        for path, config in configs.items():
+            if config != config_hash:
+                raise InputError(f"{_other_config(path, config, config_hash)} {_FIX}")
 
     @property
     def last_step(self) -> int | None:
@@ -405,20 +407,18 @@ class TraceWriter:
         """
         missing = [name for name in self.schema.names if name not in frame.columns]
         unknown = [name for name in frame.columns if name not in self.schema.names]
-        first, last = (None if missing or frame.empty else int(frame["step"].min())), self.last_step
-        problem = ""
         if missing or unknown:
-            problem = f"missing columns {missing}, unknown columns {unknown}"
-        elif first is not None and last is not None and first <= last:
-            problem = (
-                f"step {first}: the trace already reaches step {last}; call "
+            raise ValueError(f"trace rows: missing columns {missing}, unknown columns {unknown}")
+        if frame.empty:
+            return
+        first, last = int(frame["step"].min()), self.last_step
+        if last is not None and first <= last:
+            raise ValueError(
+                f"trace rows: step {first}: the trace already reaches step {last}; call "
                 f"resume(at_step={first}) before running a step again"
             )
-        if problem:
-            raise ValueError(f"trace rows: {problem}")
-        if first is not None:
-            table = pa.Table.from_pandas(frame, schema=self.schema, preserve_index=False)
-            self._buffer.append(table.replace_schema_metadata(self.schema.metadata))
+        table = pa.Table.from_pandas(frame, schema=self.schema, preserve_index=False)
+        self._buffer.append(table.replace_schema_metadata(self.schema.metadata))
 
     def cut(self) -> Path | None:
         """Write the waiting rows as one part and give its path; without rows, do nothing."""
@@ -455,7 +455,8 @@ class TraceWriter:
         if kept and kept[-1].last >= at_step:
             table = read_part(kept[-1].path)
             late = table.filter(pc.field("step") >= at_step)
-            write_part(late, self._orphan_path(_name_of(late)))
+            if len(late):  # none: the name of a damaged part says more steps than it holds
+                write_part(late, self._orphan_path(_name_of(late)))
             self._swap(kept[:-1], table.filter(pc.field("step") < at_step))
 
     def compact(self) -> None:
@@ -490,7 +491,8 @@ class TraceWriter:
                     for part in kept:
                         shutil.copy2(part.path, draft / part.path.name)
                         sync(draft / part.path.name)
-                    write_part(table, draft / _name_of(table))
+                    if len(table):
+                        write_part(table, draft / _name_of(table))
                     os.replace(draft, ready)
             finally:
                 remove(draft)

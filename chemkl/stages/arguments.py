@@ -45,13 +45,13 @@ def sort_arguments(stage: str, arguments: Sequence[str]) -> Arguments:
     ]
     inputs = [text for text in arguments if text not in overrides]
     configs = [text for text in inputs if not _is_input(text)]
-    if not inputs or (configs and len(inputs) > 1):
+    if not inputs:
+        raise InputError(f"chemkl {stage}: give a config file, or runs to {stage}")
+    if configs and len(inputs) > 1:
+        no_file = "" if os.path.exists(configs[0]) else "no such file; "
         raise InputError(
-            f"{configs[0]}: {'' if os.path.exists(configs[0]) else 'no such file; '}neither a "
-            f"run's folder nor a file of molecules ({', '.join(ENDINGS)}); a config file is given "
-            "alone, with its runs and files in it"
-            if configs
-            else f"chemkl {stage}: give a config file, or runs to {stage}"
+            f"{configs[0]}: {no_file}neither a run's folder nor a file of molecules "
+            f"({', '.join(ENDINGS)}); a config file is given alone, with its runs and files in it"
         )
     if configs:
         return Arguments(inputs[0], overrides, Path(inputs[0]).stem + STAGES[stage].suffix)

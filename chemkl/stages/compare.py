@@ -114,9 +114,18 @@ def _is_under_way(folder: Path) -> bool:
 
 def _check_metrics(config: CompareConfig) -> None:
     table = config.table
-    schema = metrics_schema(config.options) if table is None else read_part_schema(table)
-    look = partial(comparison.check_metrics, from_table=table is not None)
-    look(config.metrics, schema.names, config.thresholds, config.direction)
+    if table is None:
+        schema = metrics_schema(config.options)
+    else:
+        fix = "Give the diversity.parquet of an evaluate stage."
+        schema = read_part_schema(table, f"table: {table}", fix)
+    comparison.check_metrics(
+        config.metrics,
+        schema.names,
+        config.thresholds,
+        config.direction,
+        from_table=table is not None,
+    )
 
 
 def _evaluate(used: Mapping[tuple[str, int], Path], settings: CompareConfig) -> comparison.Values:
@@ -138,14 +147,15 @@ def _from_table(used: Mapping[tuple[str, int], Path], settings: CompareConfig) -
     """Take the evaluations out of the table of an evaluate stage."""
     path = cast(Path, settings.table)
     manifest = Manifest.load(path.parent)
-    is_one = manifest and (manifest.stage, manifest.status) == ("evaluate", "complete")
-    if manifest is None or not is_one or manifest.has_changed_inputs():
+    if manifest is None or (manifest.stage, manifest.status) != ("evaluate", "complete"):
+        raise InputError(
+            f"table: {path} is not in the output folder of a finished evaluate stage, so it cannot "
+            "be told which run is which. Give the diversity.parquet where evaluate wrote it."
+        )
+    if manifest.has_changed_inputs():
         raise InputError(
             f"table: what {path} was computed from has changed since. Run that evaluate again with "
             "--fresh."
-            if is_one
-            else f"table: {path} is not in the output folder of a finished evaluate stage, so it "
-            "cannot be told which run is which. Give the diversity.parquet where evaluate wrote it."
         )
     folders = [Path(folder) for folder in manifest.config["runs"]]
     files = [Path(file["path"]) for file in manifest.config["samples"]]

@@ -106,11 +106,7 @@ def export(
             if option == "--csv":
                 write_csv(table, stream)
                 continue
-            records = (
-                Record(_title(row, f"{run_id}_{row['call']}"), smiles, parse(smiles) or smiles, row)
-                for _, row in _rows(table)
-                for smiles in [row["canonical_smiles"]]
-            )
+            records = (_record(row, run_id) for _, row in _rows(table))
             n = write_molecules(records, option, table.schema, origin, stream)
         if n < len(table):
             left_out = len(table) - n
@@ -127,16 +123,19 @@ def _molecules(
     if not all(readable):
         left_out = readable.count(False)
         say(f"{run.folder}: {left_out:,} molecules left out, which RDKit cannot read")
-    rows = rows[readable]
-    if rows.empty:
-        best = select(run.frame)["reward"].max()
+    if any(readable):
+        return rows[readable]
+    if readable:
         raise InputError(
-            f"{run.folder}: the trace holds no valid molecule; nothing was written"
-            if pd.isna(best)
-            else f"--threshold {threshold:g}: no hits: the largest reward in {run.folder} is "
-            f"{best:.6g}; nothing was written. Give a lower threshold"
+            f"{run.folder}: RDKit can read none of its chosen molecules; nothing was written"
         )
-    return rows
+    best = select(run.frame)["reward"].max()
+    if threshold is None or pd.isna(best):
+        raise InputError(f"{run.folder}: the trace holds no valid molecule; nothing was written")
+    raise InputError(
+        f"--threshold {threshold:g}: no hits: the largest reward in {run.folder} is {best:.6g}; "
+        "nothing was written. Give a lower threshold"
+    )
 
 
 def select(
@@ -147,11 +146,13 @@ def select(
     per_scaffold: int | None = None,
 ) -> pd.DataFrame:
     """Choose distinct molecules of a trace; the arguments are those of `export`."""
-    InputError.refuse(
+    numbers = {"--top": top, "--per-scaffold": per_scaffold}
+    problems = [
         f"{option} {number}: expected a whole number from 1"
-        for option, number in (("--top", top), ("--per-scaffold", per_scaffold))
+        for option, number in numbers.items()
         if number is not None and number < 1
-    )
+    ]
+    InputError.refuse(problems)
     rows = first_scorings(trace, threshold)
     if top is None and per_scaffold is None:
         return rows
@@ -253,6 +254,11 @@ def _rows(table: pa.Table) -> Iterator[tuple[int, dict[str, Any]]]:
 def _title(row: Mapping[str, Any], otherwise: str) -> str:
     """What a row calls its molecule, in its column `name`; another title where it does not."""
     return str(row.get("name") or "").strip() or otherwise
+
+
+def _record(row: dict[str, Any], run_id: str) -> Record:
+    smiles = row["canonical_smiles"]
+    return Record(_title(row, f"{run_id}_{row['call']}"), smiles, parse(smiles) or smiles, row)
 
 
 def write_molecules(

@@ -31,13 +31,19 @@ run = STAGES["forecast"].run
 def problems(view: View) -> Iterator[tuple[str, list[str]]]:
     """Look into reward, models, taus, device and the runs to compare with; nothing is sampled."""
     yield from posttrain.problems(view)
-    most = RewardModel.MOST
-    wrong = [f"{tau:g}" for tau in view.get("taus") or () if not 0 < tau <= most]
-    useless = (
-        f"taus: {', '.join(wrong)}: nothing, or everything, would be a hit (invalid strings too). "
-        f"Take rewards above 0 and at most {most:g}."
-    )
-    yield "taus", [useless] if wrong else []
+    taus, most = view.get("taus") or (), RewardModel.MOST
+    too_high = ", ".join(f"{tau:g}" for tau in taus if tau > most)
+    too_low = ", ".join(f"{tau:g}" for tau in taus if tau <= 0)
+    fix = f"Take rewards above 0 and at most {most:g}."
+    lines = []
+    if too_high:
+        lines.append(f"taus: {too_high}: no reward is that high, so nothing would be a hit. {fix}")
+    if too_low:
+        lines.append(
+            f"taus: {too_low}: all rewards are that high, so everything would be a hit, invalid "
+            f"strings too. {fix}"
+        )
+    yield "taus", lines
     yield "device", complaints((check_device, view.get("device")))
     if view.config is not None:
         runs = view.there(view.get("runs"))

@@ -72,9 +72,8 @@ def work(config: Any, start: Start) -> None:
     claimed = start.claim(inputs, precision=precision, rank=trainer.global_rank)
     start.say(str(precision))
     with claimed as manifest, training.quiet():
-        first = training.last_checkpoint(
-            start.out
-        )  # another process may have written one meanwhile
+        # another process may have written one meanwhile
+        first = training.last_checkpoint(start.out)
         if parts.told:
             start.say(parts.told)
         module = Pretrain(
@@ -224,14 +223,15 @@ def _read_tagged(
     among = f"among the {len(smiles):,} of split {split!r}: choose other cuts"
     InputError.refuse(f"{line} {among}" for line in without)
     has_prompt = number != NO_PROMPT
-    n_lost, all_lost = int((~has_prompt).sum()), not has_prompt.any()
-    lost = (
-        f"{config.corpus}: {n_lost:,} of {len(smiles):,} molecules of split {split!r} are left "
-        "out: a condition could not be computed of them"
-    )
-    InputError.refuse([lost] if all_lost else [])
-    if n_lost:
-        say(lost)
+    if not has_prompt.any():
+        raise InputError(
+            f"{config.corpus}: no molecule of split {split!r} has all of the conditions' values"
+        )
+    if not has_prompt.all():
+        say(
+            f"{config.corpus}: {np.sum(~has_prompt):,} of {len(smiles):,} molecules of split "
+            f"{split!r} are left out: a condition could not be computed of them"
+        )
     kept = [text for text, keep in zip(smiles, has_prompt, strict=True) if keep]
     return kept, number[has_prompt]
 

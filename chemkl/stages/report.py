@@ -185,20 +185,20 @@ def _comparison(path: Path | None, methods: Collection[str]) -> list[dict[str, A
     """The rows of a compare stage."""
     if path is None:
         return []
-    rows: list[dict[str, Any]] = read_part(path).to_pylist()
-    problem = ""
+    place = f"comparison: {path}"
+    fix = "Give the comparison.parquet of a compare stage."
+    rows: list[dict[str, Any]] = read_part(path, place=place, fix=fix).to_pylist()
     if rows and not set(COMPARISON_SCHEMA.names) <= rows[0].keys():
-        problem = (
-            f"is not the comparison.parquet of a compare stage: it has the columns "
-            f"{', '.join(rows[0])}"
+        raise InputError(
+            f"{place} is not the comparison.parquet of a compare stage: it has the columns "
+            f"{', '.join(rows[0])}."
         )
-    elif not (compared := {row[k] for row in rows for k in ("method", "baseline")}) <= {*methods}:
-        problem = (
-            f"compares {', '.join(sorted(compared))}; this page has the methods "
-            f"{', '.join(methods)}. Call them the same, under `methods`"
+    compared = {row[key] for row in rows for key in ("method", "baseline")}
+    if not compared <= {*methods}:
+        raise InputError(
+            f"{place} compares {', '.join(sorted(compared))}; this page has the methods "
+            f"{', '.join(methods)}. Call them the same, under `methods`."
         )
-    if problem:
-        raise InputError(f"comparison: {path} {problem}.")
     return rows
 
 

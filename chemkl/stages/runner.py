@@ -97,10 +97,13 @@ def check_folder(
     stage.module.check_spent(config, out)
     changed = [key for key in stage.limits if manifest.config.get(key) != plain[key]]
     if tell is not None and manifest.status == "complete" and changed:
-        limits = [{key: part.get(key) for key in changed} for part in (manifest.config, plain)]
-        was, now = ({k: "none" if n is None else f"{n:,}" for k, n in x.items()} for x in limits)
-        before = " and ".join(f"a {key} of {text}" for key, text in was.items())
-        tell(f"{out}: was complete with {before}; goes on to {' and '.join(now.values())}")
+        before = " and ".join(f"a {key} of {_number(manifest.config.get(key))}" for key in changed)
+        now = " and ".join(_number(plain[key]) for key in changed)
+        tell(f"{out}: was complete with {before}; goes on to {now}")
+
+
+def _number(limit: int | None) -> str:
+    return "none" if limit is None else f"{limit:,}"
 
 
 def is_finished(

@@ -67,10 +67,11 @@ def test_taus_that_cannot_tell_hits_are_refused_by_check(tmp_path, tiny_prior, p
     """Rewards lie between 0 and 1; the schema does not know, so that check has to look as well."""
     path = tmp_path / "own.yaml"
     posttrain["prior"] = str(tiny_prior)
-    path.write_text(yaml.safe_dump(posttrain) + "taus: 1.5\n" + more)
+    path.write_text(yaml.safe_dump(posttrain) + "taus: [1.5, 0]\n" + more)
     with pytest.raises(InputError) as caught:
         check_file(path, "forecast")
-    assert "taus: 1.5: nothing, or everything, would be a hit" in str(caught.value)
+    assert "taus: 1.5: no reward is that high, so nothing would be a hit" in str(caught.value)
+    assert "taus: 0: all rewards are that high, so everything would be a hit" in str(caught.value)
     assert ("n: should be greater than or equal to 2" in str(caught.value)) == bool(more)
 
 

@@ -1,3 +1,4 @@
+import codecs
 import importlib.util
 import math
 import os
@@ -191,9 +192,22 @@ def test_a_foreign_file_and_a_truncated_pickle_are_refused(tmp_path):
             read_statistics(tmp_path / "b.npz", "b.npz")
 
 
-def test_arrays_of_numbers_are_no_statistics(tmp_path):
-    np.savez(tmp_path / "a.npz", stats=np.zeros(3))
-    with pytest.raises(InputError, match="holds float64, not objects"):
+class Utf8Text:
+    def __reduce__(self):
+        return codecs.encode, ("x", "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("stats", "message"),
+    [
+        (np.zeros(3), "holds float64, not objects"),
+        (np.array([None, {}]), r"stats\.npy holds no table of statistics"),
+        (np.array(Utf8Text(), dtype=object), r"\(text in encoding 'utf-8'\)"),
+    ],
+)
+def test_arrays_of_something_else_are_no_statistics(tmp_path, stats, message):
+    np.savez(tmp_path / "a.npz", stats=stats)
+    with pytest.raises(InputError, match=message):
         read_statistics(tmp_path / "a.npz", "a.npz")
 
 

@@ -168,6 +168,26 @@ def test_resume_sets_later_parts_aside_and_overwrites_none(tmp_path):
     assert read_orphans(tmp_path)["reward"].notna().all()
 
 
+@pytest.mark.parametrize(
+    ("steps", "at_step", "kept", "orphans"),
+    [(range(4), 5, [0, 1, 2, 3], None), (range(4, 8), 3, [], [4, 5, 6, 7])],
+    ids=["nothing comes after", "nothing comes before"],
+)
+def test_resume_mends_a_part_whose_name_says_other_steps_than_it_holds(
+    tmp_path, steps, at_step, kept, orphans
+):
+    write_steps(writer(tmp_path), steps, per_part=4)
+    (part,) = list_parts(tmp_path)
+    part.path.rename(part.path.with_name("part-00000001-00000009.parquet"))
+    trace = writer(tmp_path)
+    trace.resume(at_step)
+    assert trace.last_step == (kept[-1] if kept else None)
+    aside = read_orphans(tmp_path)
+    assert (aside if orphans is None else sorted(set(aside["step"]))) == orphans
+    write_steps(trace, range(len(kept), 8))
+    assert steps_of(tmp_path) == expected_rows(range(8))
+
+
 def test_compact_makes_one_part_with_the_same_rows(tmp_path):
     trace = writer(tmp_path)
     write_steps(trace, range(6))

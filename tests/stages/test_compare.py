@@ -180,7 +180,7 @@ def test_a_table_that_lacks_a_run_or_is_nobodys_is_refused(settings, tmp_path):
     with pytest.raises(InputError, match="not in the output folder of a finished evaluate stage"):
         compare.run(settings | {"table": str(alone)}, tmp_path / "cmp2")
     alone.write_text("no parquet")
-    with pytest.raises(InputError, match="not a readable Parquet file"):
+    with pytest.raises(InputError, match=r"table: .*not a readable .* Give the diversity\.parquet"):
         compare.run(settings | {"table": str(alone)}, tmp_path / "cmp3")
 
 

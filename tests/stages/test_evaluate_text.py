@@ -467,6 +467,7 @@ def test_runs_of_one_method_differ_in_the_seed_and_in_nothing_else(make_run, tmp
     ("name", "content", "message"),
     [
         ("t.txt", "", r"t\.txt: no texts in it"),
+        ("t.csv", "", r"t\.csv: no texts in it; expected at least one"),
         ("t.csv", "a,b\n1,2\n", r"no column is called completion or .* Known: a, b"),
         ("t.jsonl", '{"text": "x"}\nnot\n', r"t\.jsonl:2: not JSON"),
     ],

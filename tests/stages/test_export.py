@@ -219,6 +219,13 @@ def test_a_place_that_cannot_be_written(run, tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_a_run_of_molecules_that_rdkit_cannot_read(tmp_path, write_run):
+    run = write_run(tmp_path / "run", [[("Cc1ccc2nc(C)=n(C)c12", 0.9)]])
+    for threshold in (None, 0.5):
+        with pytest.raises(InputError, match="RDKit can read none of its chosen molecules"):
+            export(run, csv=tmp_path / "a.csv", threshold=threshold)
+
+
 def test_a_run_without_a_molecule(tmp_path, write_run):
     run = write_run(tmp_path / "bad", [[("C1CC", 0.0)]])
     with pytest.raises(InputError, match="holds no valid molecule; nothing was written"):

@@ -258,6 +258,14 @@ def test_molecules_without_a_value_are_left_out_and_counted(tmp_path, capsys, mo
     assert "5 of 640 molecules of split 'train' are left out" in said
     counts = re.findall(r"(\d+) <logp_", said)
     assert sum(map(int, counts)) == 635
+    monkeypatch.setattr(
+        pretrain.Conditions,
+        "prompts_of",
+        lambda self, smiles: level(self, smiles) * 0 + pretrain.NO_PROMPT,
+    )
+    monkeypatch.setattr(pretrain.Conditions, "without", lambda *_: [])
+    with pytest.raises(InputError, match="no molecule of split 'train' has all of the conditions'"):
+        pretrain_llm.run(TAGGED, tmp_path / "none")
 
 
 def test_post_training_takes_it_with_its_prompts(tagged):

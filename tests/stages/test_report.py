@@ -301,7 +301,7 @@ def test_a_comparison_must_be_one(methods, tmp_path):
     (tmp_path / "text.parquet").write_text("not Parquet")
     pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
     for name, message in {
-        "text.parquet": "not a readable Parquet file",
+        "text.parquet": r"comparison: .*: not a readable .* Give the comparison\.parquet of",
         "other.parquet": "not the comparison.parquet of a compare stage: it has the columns a",
     }.items():
         config = {"methods": methods, "comparison": str(tmp_path / name)}
