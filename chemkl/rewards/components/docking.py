@@ -120,18 +120,19 @@ class Tool:
 def find_obabel() -> Tool:
     """Find Open Babel's program: that of the package openbabel-wheel, else the one on the PATH."""
     inside, environment = package_folder("openbabel"), {}
-    path = shutil.which("obabel") or "obabel"
+    path = shutil.which("obabel")
     if inside is not None and (inside / "bin" / "obabel").is_file():
         path = str(inside / "bin" / "obabel")
         for name, place in (("BABEL_LIBDIR", "lib"), ("BABEL_DATADIR", "share")):
             for folder in (inside / place / "openbabel").glob("3*"):
                 environment[name] = str(folder)
+    if path is None:
+        raise InputError(f"docking needs Open Babel: install it with {install('docking')}")
     tool = Tool(path, environment)
     try:
         tool.run(["-V"], Clock(START))
     except DockingError as error:
-        fix = install("docking")
-        raise InputError(f"docking needs Open Babel: install it with {fix} ({error})") from None
+        raise InputError(f"docking needs Open Babel, which cannot be run: {error}") from None
     return tool
 
 
