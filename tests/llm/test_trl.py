@@ -554,6 +554,7 @@ out = trainer._generate_and_score_completions([{"prompt": "q"}] * 2)
 metrics = {name: trainer._metrics["train"][name][-1] for name in t.METRICS}
 told = {"advantages": out["advantages"].tolist(), "metrics": metrics}
 open(f"{folder}/rank{rank}.json", "w").write(json.dumps(told))
+torch.distributed.destroy_process_group()  # else its threads may abort the process at its end
 """
 
 
