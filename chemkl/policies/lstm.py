@@ -321,7 +321,8 @@ class Cells:
                 )
                 d_x_AK = back[i](d_gates_AG)
                 above_AH, d_hidden[i] = d_x_AK[:, :-units], d_x_AK[:, -units:]
-        add(slice(0, stop))
+        if stop:  # oneDNN refuses a product over no rows, which a process may have
+            add(slice(0, stop))
         d_bias[0] = d_table_VG.sum(dim=0)
         found = [d_table_VG @ self._layers[0][0], d_table_VG.t() @ self._embedding, d_whole[0]]
         found += [d_bias[0], d_bias[0]]

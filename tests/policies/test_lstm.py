@@ -68,6 +68,13 @@ def test_in_float32_too_and_whoever_is_beside(monkeypatch):
     torch.testing.assert_close(policy.logp_tokens(ROWS), logp, rtol=1e-6, atol=1e-6)
 
 
+def test_no_rows_have_no_gradient():
+    policy = small(dtype=torch.float32)
+    logp = policy.logp_tokens(ROWS[:0])
+    assert logp.shape == (0,)
+    assert not any(values.any() for values in gradient(policy, logp))
+
+
 def test_what_was_sampled_to_learn_needs_no_second_pass():
     policy = small()
     drawn = policy.sample_to_learn(6, torch.Generator().manual_seed(3))
