@@ -22,7 +22,8 @@ from chemkl.policies.base import draw, sequence_logp, stream
 from chemkl.policies.tokenizer import END_ID, START_ID
 from chemkl.results import TraceWriter
 from chemkl.rewards import RewardModel
-from chemkl.training.ledger import Ledger, NoFilter
+from chemkl.training.filters import NoFilter
+from chemkl.training.ledger import Ledger
 from chemkl.training.posttrain import InputBuilder, trace_rows
 
 SIGMA, LEARNING_RATE = 128.0, 1e-4

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from chemkl.config.base import Config, Distinct, by_kind, complain, just_one
+from chemkl.config.filters import DiversityFilter
 from chemkl.config.objective import (
     EstimatorConfig,
     ShaperConfig,
@@ -30,7 +31,6 @@ from chemkl.config.paths import Folder, InputPath, standing_for
 from chemkl.config.posttrain import (
     CallbacksConfig,
     CollapseConfig,
-    DiversityFilter,
     OneDeviceTrainer,
     Precision,
 )

@@ -17,7 +17,8 @@ from chemkl.policies.base import Rollout, SequenceModel
 from chemkl.results.atomic import write_parquet
 from chemkl.results.columns import described_schema, is_cut_off, reason_of_cut
 from chemkl.results.trace import read_part
-from chemkl.training.ledger import BaseLedger, DiversityFilter
+from chemkl.training.filters import DiversityFilter
+from chemkl.training.ledger import BaseLedger
 
 _NOTABLE = 0.1
 """More cut off than this share is told at the end of a run."""

@@ -18,7 +18,8 @@ from chemkl.stages import posttrain
 from chemkl.stages.evaluate import run_names, trace_inputs
 from chemkl.stages.registry import STAGES, View
 from chemkl.stages.runner import Start
-from chemkl.training.ledger import Ledger, build_filter
+from chemkl.training.filters import build_filter
+from chemkl.training.ledger import Ledger
 
 TABLE = "forecast.parquet"
 JSON = "forecast.json"

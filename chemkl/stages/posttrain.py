@@ -38,7 +38,8 @@ from chemkl.stages.registry import POLICY, STAGES, View
 from chemkl.stages.runner import Start, free_name
 from chemkl.training import trainer as training
 from chemkl.training.collapse import ENDED_BY, build_alarm
-from chemkl.training.ledger import Ledger, build_filter
+from chemkl.training.filters import build_filter
+from chemkl.training.ledger import Ledger
 from chemkl.training.posttrain import Posttrain, StepLoader
 from chemkl.training.precision import check_precision, settle
 

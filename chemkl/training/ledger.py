@@ -5,23 +5,19 @@ Its whole state is a function of the rows of the trace, so a resumed run rebuild
 
 import math
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from chemkl.chem.molecules import canonicalise, parse
-from chemkl.config.posttrain import MurckoFilterConfig
 from chemkl.policies.base import Rollout
 from chemkl.results.columns import is_cut_off, reason_of_cut
 from chemkl.rewards import RewardModel
 from chemkl.rewards.registry import Failure, find_component
 from chemkl.rewards.scoring import Term, values_of
-
-DiversityFilter = Callable[[pd.DataFrame], pd.Series]
-"""Turns rows into their filtered rewards; its state is a function of the rows seen so far."""
+from chemkl.training.filters import DiversityFilter
 
 
 class BaseLedger(ABC):
@@ -184,50 +180,3 @@ def describe_hits(hits: pd.DataFrame) -> dict[str, float]:
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values) if values else math.nan
-
-
-# ---- the diversity filter
-
-
-class NoFilter:
-    """Pays every molecule in full."""
-
-    def __call__(self, rows: pd.DataFrame) -> pd.Series:
-        """Return the rewards as they are."""
-        return rows["reward"].astype(float)
-
-
-class MurckoBucket:
-    """Pays exactly ``bucket`` sampled molecules of each Bemis-Murcko scaffold, later ones get 0.
-
-    REINVENT's identical-Murcko filter (J. Cheminform. 12, 68 (2020)) with two deviations:
-
-    1. A bucket of 25 pays 25 molecules, not 26, and rows of one batch are taken in order, so that
-       a batch full of one scaffold is not paid as a whole.
-    2. All acyclic molecules share one bucket, that of the empty scaffold, as there.
-
-    A molecule that is sampled again takes another place in the bucket: a policy that has collapsed
-    onto one molecule loses its reward too.
-    """
-
-    def __init__(self, bucket: int, min_score: float) -> None:
-        self._bucket = bucket
-        self._min_score = min_score
-        self._paid: Counter[str] = Counter()
-
-    def __call__(self, rows: pd.DataFrame) -> pd.Series:
-        """Return the filtered reward of each row, in order, and count its scaffold."""
-        filtered = rows["reward"].astype(float)
-        for i, (reward, scaffold) in enumerate(zip(rows["reward"], rows["scaffold"], strict=True)):
-            if not isinstance(scaffold, str) or reward < self._min_score:
-                continue
-            if self._paid[scaffold] == self._bucket:
-                filtered.iloc[i] = 0.0
-            else:
-                self._paid[scaffold] += 1
-        return filtered
-
-
-def build_filter(config: MurckoFilterConfig | None) -> DiversityFilter:
-    """Build the filter of a config; None pays everything."""
-    return MurckoBucket(config.bucket, config.min_score) if config else NoFilter()

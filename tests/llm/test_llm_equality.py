@@ -23,7 +23,8 @@ from chemkl.policies import Policy, Vocabulary, freeze, load_policy
 from chemkl.policies.tokenizer import END_ID, START_ID
 from chemkl.results import TraceWriter, read_trace
 from chemkl.rewards import RewardModel
-from chemkl.training.ledger import Ledger, MurckoBucket, NoFilter
+from chemkl.training.filters import MurckoBucket, NoFilter
+from chemkl.training.ledger import Ledger
 from chemkl.training.posttrain import Posttrain, StepLoader
 from chemkl.training.trainer import quiet
 

@@ -22,7 +22,7 @@ from chemkl.llm.rewards import PaidByMolecule, build_reward
 from chemkl.policies.base import Rollout
 from chemkl.results import TraceWriter, read_trace, trace_schema
 from chemkl.rewards.registry import COMPONENTS
-from chemkl.training.ledger import NoFilter
+from chemkl.training.filters import NoFilter
 
 END = 1
 QED = {"components": [{"kind": "qed"}]}

@@ -15,7 +15,8 @@ from chemkl.policies import RnnPolicy, Vocabulary, freeze, load_policy
 from chemkl.policies.base import stream
 from chemkl.results import TraceWriter, read_trace
 from chemkl.rewards import RewardModel
-from chemkl.training.ledger import Ledger, MurckoBucket, NoFilter
+from chemkl.training.filters import MurckoBucket, NoFilter
+from chemkl.training.ledger import Ledger
 from chemkl.training.posttrain import METRICS, Posttrain, StepLoader, put_beside_parameters
 from chemkl.training.trainer import quiet
 
