@@ -15,7 +15,14 @@ import numpy as np
 import pandas as pd
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -200,9 +207,12 @@ class Bar:
             MofNCompleteColumn(),
             TextColumn("{task.fields[unit]}{task.fields[beside]}", markup=False),
             TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
             console=self.console,
             transient=delay > 0,
             refresh_per_second=4,
+            speed_estimate_period=600,  # a step of a large model takes longer than rich's 30 s
         )
         self._task = self._progress.add_task(label, total=total, unit=unit, beside="")
         self._is_over = False
@@ -238,9 +248,10 @@ class Bar:
             self._last_line = int(line)
             of = "" if task.total is None else f" of {int(task.total):,}"
             text = f"{task.description}: {done:,}{of} {task.fields['unit']}{beside}"
-            self.console.print(
-                f"{text}, {int(task.elapsed or 0):,} s", markup=False, highlight=False
-            )
+            text += f", {int(task.elapsed or 0):,} s"
+            left = "" if task.finished else task.time_remaining
+            text += f", {int(left):,} s left" if left else ""
+            self.console.print(text, markup=False, highlight=False)
 
     @contextmanager
     def part(self, label: str, total: int) -> Iterator[Callable[[int], None]]:

@@ -1,11 +1,13 @@
 import io
 import math
 import time
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
+from rich.progress import Progress
 
 from chemkl import display
 from chemkl.display import (
@@ -131,17 +133,19 @@ def test_a_late_bar_does_not_show_for_what_is_quick(screens):
     assert "3/7" in made[1].file.getvalue()
 
 
-def test_without_a_terminal_there_are_lines_where_wanted(screens):
-    made = screens(is_terminal=False)
+def test_without_a_terminal_there_are_lines_where_wanted(screens, monkeypatch):
+    made, now = screens(is_terminal=False), [0]
+    monkeypatch.setattr("chemkl.display.Progress", partial(Progress, get_time=lambda: now[0]))
     for lines in (0, 2):
         with Bar("train [x]", 4, "steps", lines=lines) as bar:
             for done in range(5):
+                now[0] += 10
                 bar.at(done, f", loss {done}")
     assert not made[0].file.getvalue()
     assert made[1].file.getvalue().splitlines() == [
-        "train [x]: 0 of 4 steps, loss 0, 0 s",
-        "train [x]: 2 of 4 steps, loss 2, 0 s",
-        "train [x]: 4 of 4 steps, loss 4, 0 s",
+        "train [x]: 0 of 4 steps, loss 0, 10 s",
+        "train [x]: 2 of 4 steps, loss 2, 30 s, 20 s left",
+        "train [x]: 4 of 4 steps, loss 4, 50 s",
     ]
     with Bar("x", 4, shown=False, lines=4) as bar:
         bar.advance(4)

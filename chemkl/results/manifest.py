@@ -18,7 +18,8 @@ from chemkl import __version__
 from chemkl.config import InputError, StorageError
 from chemkl.config.base import utf8
 from chemkl.config.paths import is_copied
-from chemkl.results.atomic import claim, finite, storage_error, write_json
+from chemkl.results.atomic import claim, finite, is_further_rank, storage_error, write_json
+from chemkl.results.log import LOG, RunLog
 from chemkl.results.provenance import (
     InputFile,
     UsedPrecision,
@@ -37,10 +38,11 @@ FILE_NAME = "manifest.json"
 LAST_CHECKPOINT = "checkpoints/last.ckpt"
 _OF_THE_ATTEMPT = ("prompts.json", "answers.parquet")
 """What a run writes before its first result, and another attempt may not write again."""
-_NOT_OUTPUT = (FILE_NAME, "logs/*", "*.yaml", "*.yml", "*.py", "*.txt", "*.log")
+_NOT_OUTPUT = (FILE_NAME, LOG, "logs/*", "*.yaml", "*.yml", "*.py", "*.txt", "*.log")
 """What lies in an output folder beside the output: logs, and what users keep there."""
 
 Status = Literal["running", "complete", "failed", "interrupted"]
+_EVENTS = {"complete": "end", "failed": "failure", "interrupted": "signal"}
 
 
 class Manifest(BaseModel):
@@ -82,6 +84,7 @@ class Manifest(BaseModel):
     _lock: IO[str] | None = PrivateAttr(default=None)
     _scope: ExitStack = PrivateAttr(default_factory=ExitStack)
     _saved: bool = PrivateAttr(default=False)
+    _log: RunLog = PrivateAttr()
 
     @classmethod
     def start(
@@ -138,10 +141,13 @@ class Manifest(BaseModel):
                 precision=precision,
             )
             manifest._folder, manifest._lock = folder, lock
+            is_first = not (is_further_rank() if rank is None else rank)
+            manifest._log = RunLog(folder, writes=is_first)
             earlier = cls.load(folder)
             if earlier is not None:
                 manifest._follow(earlier, limits)
             manifest.save()
+            manifest.log.add("start", stage=stage, run_id=manifest.run_id, pid=os.getpid())
             undo.pop_all()
         return manifest
 
@@ -269,6 +275,11 @@ class Manifest(BaseModel):
         return not others and not any(path.is_file() for path in rows)
 
     @property
+    def log(self) -> RunLog:
+        """The log of a run that was started."""
+        return self._log
+
+    @property
     def was_resumed(self) -> bool:
         """Whether the folder already held this run when it was last started."""
         return bool(self.resumed)
@@ -330,6 +341,7 @@ class Manifest(BaseModel):
             outside = (str(path.resolve()) for path in beside)
             self.outputs = [*_output_in(self._folder), *outside]
         self.save()
+        self.log.add(_EVENTS[status], ended_by=ended_by)
 
     def save(self) -> None:
         """Write `manifest.json` atomically, with a checksum.

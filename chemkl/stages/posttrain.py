@@ -37,7 +37,7 @@ from chemkl.rewards.model import describe_failures, nothing_shown
 from chemkl.stages.registry import POLICY, STAGES, View
 from chemkl.stages.runner import Start, free_name
 from chemkl.training import trainer as training
-from chemkl.training.collapse import ENDED_BY, build_alarm
+from chemkl.training.collapse import ENDED_BY, CollapseAlarm, build_alarm
 from chemkl.training.filters import build_filter
 from chemkl.training.ledger import Ledger
 from chemkl.training.posttrain import Posttrain, StepLoader
@@ -73,38 +73,42 @@ def work(config: Any, start: Start) -> None:
     ):
         first = training.last_checkpoint(out)  # another process may have written one meanwhile
         parts.begin(manifest)
-        alarm = build_alarm(config, start.say)
+
+        def tell(line: str) -> None:
+            start.say(line)
+            manifest.log.add("alarm", text=line)
+
+        alarm = build_alarm(config, tell)
         if alarm is not None:
             manifest.beside = {"collapse": alarm.settings}
             manifest.save()
         module = _build_module(config, parts, manifest, reward.component_names, out)
         start.say(str(precision))
         first, past = _bring_back(first, module, out, config.batch_size)
-        if alarm is not None and past is not None:
-            alarm.restore(past)
-        callbacks = parts.callbacks(module)
+        callbacks = [*([alarm] if alarm else []), *parts.callbacks(module)]
+        _take_in(past, callbacks)
+        manifest.log.where = module.counts
         if first is not None:
             start.say(f"resumes at step {module.next_step}")
+            manifest.log.add("resume")
         if not module.is_finished and not (alarm and alarm.ends_the_run):
             if (out / EVALUATION).is_dir():  # of a trace that grows now
                 (out / EVALUATION).rename(free_name(out / EVALUATION))
             saving = training.Checkpoint(
                 out, config.callbacks.checkpoint_every, before=module.trace.cut
             )
+            saving.run_log = manifest.log
             loader = StepLoader(-(-config.most_samples // config.batch_size))
-            watching = [alarm] if alarm else []
-            training.fit(build(saving, *watching, *callbacks), module, loader, first)
+            training.fit(build(saving, *callbacks), module, loader, first)
         module.trace.compact()
-        ledger = module.ledger
-        counts = {"calls": ledger.n_calls, "samples": ledger.n_samples, "steps": module.next_step}
         about = {key: getattr(manifest, key) for key in ("stage", "run_id", "config_hash")}
-        parts.save(manifest, about, counts)
+        parts.save(manifest, about, module.counts())
         ended_by = parts.limit if module.is_finished else ENDED_BY
         manifest.finish(
-            ended_by="budget" if ledger.spent else ended_by,
-            results=counts | (alarm.results if alarm else {}),
+            ended_by="budget" if module.ledger.spent else ended_by,
+            results=module.counts() | (alarm.results if alarm else {}),
         )
-    spent = f"{counts['calls']:,} calls, {counts['samples']:,} samples"
+    spent = f"{module.ledger.n_calls:,} calls, {module.ledger.n_samples:,} samples"
     start.say(f"ended by {manifest.ended_by}: {spent}")
     for line in [*read_outcome(out, manifest).lines(), *parts.failures()]:
         start.say(line)
@@ -182,6 +186,13 @@ def _bring_back(
     past = read_trace(out)
     module.ledger.restore(past)
     return first, past
+
+
+def _take_in(past: pd.DataFrame | None, callbacks: Sequence[Callback]) -> None:
+    """Give the rows of an interrupted run to those callbacks that go on from them."""
+    for one in callbacks:
+        if past is not None and isinstance(one, CollapseAlarm | training.CallsBar):
+            one.restore(past)
 
 
 class _Molecules:

@@ -54,8 +54,9 @@ def work(config: Any, start: Start) -> None:
     parts = _of_tags(config) if is_llm else _of_molecules(config)
     plain = config.model_dump(mode="json")
     precision = settle(config.precision, config.trainer, start.out, plain)
+    saving = training.Checkpoint(start.out, config.checkpoint_every)
     callbacks = [
-        training.Checkpoint(start.out, config.checkpoint_every),
+        saving,
         LearningRateMonitor("step"),
         training.StepsBar(start.stage.name),
     ]
@@ -87,7 +88,10 @@ def work(config: Any, start: Start) -> None:
         )
         if first is not None:
             saved = torch.load(first, map_location="cpu", weights_only=True, mmap=True)
-            start.say(f"resumes at step {int(saved['global_step'])}")
+            step = int(saved["global_step"])
+            start.say(f"resumes at step {step}")
+            manifest.log.add("resume", steps=step)
+        saving.run_log, manifest.log.where = manifest.log, lambda: {"steps": trainer.global_step}
         training.fit(trainer, module, parts.data, first)
         logged = dict(trainer.callback_metrics)
         if module.validated_at != trainer.global_step:  # trained since

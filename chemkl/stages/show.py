@@ -26,6 +26,7 @@ from chemkl.config.reward import RewardConfig
 from chemkl.config.schema import Key, keys_of
 from chemkl.results import Manifest, description_of, inspection, trace_components
 from chemkl.results.columns import RAW_PREFIX, has_prompts
+from chemkl.results.log import read_log
 from chemkl.results.outcome import outcome_of
 from chemkl.results.trace import list_parts, read_part_schema
 from chemkl.rewards.registry import reward_tables, transform_tables
@@ -34,6 +35,7 @@ from chemkl.stages.output_files import check_outputs, write_csv, written_out
 from chemkl.stages.registry import MODELS, STAGES
 
 N_BEST = 10
+N_EVENTS = 10
 N_ROWS_OF_FILE = 5
 N_ROWS_OF_ANSWER = 30
 MOST_PROMPTS = 10
@@ -222,6 +224,7 @@ def _run(folder: Path, asked: Asked, width: int) -> Iterator[RenderableType]:
         asked.refuse("a run of a language model without a molecule", "per_scaffold")
     yield Text(str(run.folder), style="bold")
     yield _facts(_about(run))
+    yield from _log(folder)
     yield ""
     yield _columns(run.schema)
     counts = _facts(_counts(run, threshold))
@@ -277,6 +280,29 @@ def _about(run: inspection.RunTrace) -> Iterator[tuple[str, str]]:
         yield "collapse", outcome.collapse
     if outcome.idle:
         yield "target", outcome.idle
+
+
+def _log(folder: Path) -> Iterator[RenderableType]:
+    """The last events of a run; of checkpoints in a row the last one."""
+    events = read_log(folder)
+    names = [event["event"] for event in events]
+    pairs = zip(names, [*names[1:], ""], strict=True)
+    told = [n for n, pair in enumerate(pairs) if pair != ("checkpoint", "checkpoint")]
+    columns = [
+        display.Column("time", "time (UTC)"),
+        display.Column("event", "event"),
+        *(display.Column(key, key, ",d") for key in ("steps", "calls", "samples")),
+        display.Column("what", "what"),
+    ]
+    rows = [
+        event
+        | {"time": str(event.get("time"))[:19].replace("T", " ")}
+        | {"what": event.get("text") or event.get("ended_by")}
+        for event in (events[n] for n in told[-N_EVENTS:])
+    ]
+    if rows:
+        yield ""
+        yield _titled(f"Log: the last of {len(events):,} events", display.table("", columns, rows))
 
 
 def _times(manifest: Manifest) -> str:

@@ -101,6 +101,11 @@ class Posttrain(lightning.LightningModule):
         """Whether the budget of calls or that of samples is used up."""
         return self.ledger.spent or self.ledger.n_samples >= self._most_samples
 
+    def counts(self) -> dict[str, int]:
+        """How far the run is: calls, samples and steps."""
+        calls, samples = self.ledger.n_calls, self.ledger.n_samples
+        return {"calls": calls, "samples": samples, "steps": self.next_step}
+
     def _sample(self, step: int) -> Rollout:
         n = min(self._batch_size, self._most_samples - self.ledger.n_samples)
         drawn = self.policy.sample_to_learn(n, stream(self._seed, step, self.global_rank))

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
@@ -32,6 +33,7 @@ from chemkl.chem.molecules import one_line
 from chemkl.config import InputError, did_you_mean
 from chemkl.policies.checkpoint import check_weights
 from chemkl.results.atomic import atomic_file, draft_of
+from chemkl.results.log import RunLog
 from chemkl.results.manifest import LAST_CHECKPOINT
 from chemkl.results.seal import check_seal
 from chemkl.signals import StoppedBySignal, deferred, pending
@@ -275,6 +277,8 @@ class Checkpoint(Callback):
         self._path = out_dir / LAST_CHECKPOINT
         self._every = every
         self._before = before
+        self.run_log: RunLog | None = None
+        """Where a line for each is written."""
         self._step = self._saved = 0
         self._loader: dict[str, Any] | None = None
 
@@ -332,6 +336,8 @@ class Checkpoint(Callback):
         with atomic_file(self._path, sealed=True, note=note) if first else nullcontext():
             trainer.save_checkpoint(draft_of(self._path), weights_only=False)
         self._saved = trainer.global_step
+        if self.run_log is not None:
+            self.run_log.add("checkpoint")
 
 
 def _stop_of(trainer: Trainer) -> StoppedBySignal | None:
@@ -456,19 +462,38 @@ class ProgressBar(Callback):
 
 
 class CallsBar(ProgressBar):
-    """Shows calls of the budget, samples and time; without a budget samples fill it."""
+    """Shows calls of the budget, samples, distinct hits, scaffolds of all that was scored, time.
+
+    Without a budget samples fill it.
+    """
 
     def __init__(self, ledger: BaseLedger, budget: int | None, most_samples: int = 0) -> None:
         self._ledger, self._over_calls = ledger, budget is not None
+        self._n_hits, self._scaffolds = 0, set[str]()
         unit = "calls" if self._over_calls else "samples"
         super().__init__("posttrain", unit, budget or most_samples)
+
+    def restore(self, rows: pd.DataFrame) -> None:
+        """Take in rows of the trace."""
+        new = rows[rows["call"].notna()]
+        self._n_hits += int(new["hit"].sum())
+        self._scaffolds.update(new["scaffold"].dropna())
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, i: int
+    ) -> None:
+        """Take in the rows of the step, and move on."""
+        self.restore(module.recorded)  # type: ignore[arg-type]  # it is a Posttrain
+        super().on_train_batch_end(trainer, module, outputs, batch, i)
 
     def state(self, _trainer: Trainer) -> tuple[int, str]:
         """Calls, and the samples beside them; the other way round where there is no budget."""
         calls, samples = self._ledger.n_calls, self._ledger.n_samples
+        scaffolds = f", {len(self._scaffolds):,} scaffolds" if self._scaffolds else ""
+        found = f", {self._n_hits:,} hits{scaffolds}"
         if self._over_calls:
-            return calls, f", {samples:,} samples"
-        return samples, f", {calls:,} calls"
+            return calls, f", {samples:,} samples{found}"
+        return samples, f", {calls:,} calls{found}"
 
 
 class StepsBar(ProgressBar):

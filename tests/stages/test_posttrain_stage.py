@@ -29,6 +29,7 @@ from chemkl.config import InputError
 from chemkl.policies import RnnPolicy, load_policy, read_header, save_policy
 from chemkl.results import Manifest, read_trace
 from chemkl.results import trace as trace_file
+from chemkl.results.log import read_log
 from chemkl.results.trace import TraceWriter, read_orphans
 from chemkl.stages import evaluate, pipeline, posttrain
 from chemkl.stages.registry import STAGES
@@ -452,6 +453,13 @@ def test_a_resumed_run_says_where_it_goes_on(config, tmp_path, monkeypatch, caps
     assert "resumes" not in capsys.readouterr().err
     posttrain.run(config, tmp_path)  # a checkpoint was written after the steps 0, 1 and 2
     assert f"{tmp_path}: resumes at step 3\n" in capsys.readouterr().err
+    events = read_log(tmp_path)
+    assert [(event["event"], event.get("steps")) for event in events] == [
+        ("start", None), ("checkpoint", 3), ("signal", 5), ("start", None), ("resume", 3),
+        ("checkpoint", 6), ("checkpoint", 7), ("end", 7),
+    ]  # fmt: skip
+    calls = read_trace(tmp_path, ["step", "call"]).groupby("step")["call"].count().cumsum()
+    assert [events[n]["calls"] for n in (1, 4, 5, 7)] == [calls[n] for n in (2, 2, 5, 6)]
 
 
 @pytest.mark.parametrize(

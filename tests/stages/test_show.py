@@ -11,6 +11,7 @@ from rich.console import Console
 
 from chemkl.config import InputError
 from chemkl.results import Manifest, described_schema
+from chemkl.results.log import RunLog
 from chemkl.stages.export import export
 from chemkl.stages.show import Asked, show
 
@@ -101,6 +102,19 @@ def test_a_run(run, width):
     assert row(best, "0.85") == ["5", "0.85", "C[C@H](N)C(=O)O"]
     assert row(best, "0.8") == ["4", "0.8", "CC1CCCCC1"]
     assert not [line for line in best if line.split()[:1] == ["0.9"]]
+
+
+def test_the_last_events_are_shown_and_of_checkpoints_in_a_row_the_last(run):
+    log = RunLog(run)
+    for steps in (50, 100):
+        log.where = {"steps": steps, "calls": 1234}.copy
+        log.add("checkpoint")
+    log.add("alarm", text="collapsed")
+    lines = after(shown(run), "Log: the last of 5 events")
+    cells = [line.split()[2:] for line in lines if line.startswith(" 20")]
+    assert [line[0] for line in cells] == ["start", "end", "checkpoint", "alarm"]
+    assert cells[2][1:3] == cells[3][1:3] == ["100", "1,234"]
+    assert cells[3][3] == "collapsed"
 
 
 def test_a_budget_that_was_raised_and_a_tau_that_moves_are_told(tmp_path, write_run):

@@ -10,6 +10,7 @@ import warnings
 from types import SimpleNamespace
 
 import lightning
+import pandas as pd
 import pytest
 import torch
 from lightning import Callback
@@ -485,7 +486,7 @@ def lines_of(capsys):
     err = capsys.readouterr().err
     assert "\r" not in err
     assert "\x1b" not in err
-    return [re.sub(r", \d+ s$", "", line) for line in err.splitlines()]
+    return [re.sub(r", \d+ s(, \d+ s left)?$", "", line) for line in err.splitlines()]
 
 
 def test_a_log_file_gets_a_line_for_every_tenth_and_none_twice(capsys):
@@ -522,16 +523,28 @@ def test_one_process_of_several_speaks(capsys):
 
 
 @pytest.mark.parametrize(
-    ("budget", "line"),
+    ("budget", "first", "second"),
     [
-        (500, "posttrain: 250 of 500 calls, 320 samples"),
-        (None, "posttrain: 320 of 640 samples, 250 calls"),
+        (500, "250 of 500 calls, 320 samples", "300 of 500 calls, 400 samples"),
+        (None, "320 of 640 samples, 250 calls", "400 of 640 samples, 300 calls"),
     ],
 )
-def test_posttraining_counts_calls_or_samples(capsys, budget, line):
+def test_posttraining_counts_calls_or_samples_and_what_it_found(capsys, budget, first, second):
     ledger = SimpleNamespace(n_calls=250, n_samples=320)
-    steps(CallsBar(ledger, budget, 640), trainer_at(0), trainer_at(1))
-    assert lines_of(capsys) == [line]
+    bar = CallsBar(ledger, budget, 640)
+    columns = ["call", "hit", "scaffold"]
+    past = [(1, True, "c1ccccc1"), (None, True, "C1CC1"), (2, True, ""), (3, False, None)]
+    bar.restore(pd.DataFrame(past, columns=columns))
+    rows = pd.DataFrame([(4, True, "c1ccccc1"), (None, True, "C1CC1")], columns=columns)
+    bar.on_train_start(trainer_at(0), None)
+    ledger.n_calls, ledger.n_samples = 300, 400
+    bar.on_train_batch_end(trainer_at(1), SimpleNamespace(recorded=rows), None, None, 0)
+    bar.on_train_end(trainer_at(1), None)
+    found = ("2 hits, 2 scaffolds", "3 hits, 2 scaffolds")
+    assert lines_of(capsys) == [
+        f"posttrain: {first}, {found[0]}",
+        f"posttrain: {second}, {found[1]}",
+    ]
 
 
 def test_a_terminal_gets_a_bar(capsys, monkeypatch):
