@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from chemkl.llm.extra import package
 from chemkl.llm.prompts import Prompt
-from chemkl.policies.base import Rollout, SequenceModel, counted, draw, sequence_logp, stream
+from chemkl.policies.base import ALL, Rollout, SequenceModel, counted, draw, sequence_logp, stream
 
 
 class HfPolicy(SequenceModel):
@@ -132,8 +132,10 @@ class HfPolicy(SequenceModel):
     # ---- sampling
 
     @torch.no_grad()
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Rollout:
-        """Draw n completions, as many of each prompt, in the order of the prompts.
+    def sample(
+        self, n: int, generator: torch.Generator | None = None, part: slice = ALL
+    ) -> Rollout:
+        """Draw n completions, as many of each prompt, in the order of the prompts; or part of them.
 
         A row depends on the generator (on the CPU; None: torch's global one), on its prompt and on
         its place among that prompt's rows; on the other prompts only as far as they change the last
@@ -152,22 +154,33 @@ class HfPolicy(SequenceModel):
         order = torch.randperm(len(self.prompts), generator=generator)
         chosen = sorted(order[: self.prompts_per_step].tolist())
         n_each = n // self.prompts_per_step
-        prompts = [self.prompts[number] for number in chosen]
-        size = (n_each, self.max_new_tokens)
-        uniform = torch.stack([torch.rand(size, generator=stream(seed, i)) for i in chosen])
-        rows: list[int] = []
+        wanted = range(n)[part]
+        rows_of: dict[int, list[int]] = {place: [] for place in range(self.prompts_per_step)}
+        for row in wanted:
+            rows_of[row // n_each].append(row)
+        row_order: list[int] = []
         parts = []
-        most = max(1, self.sample_batch // max(1, n_each))
-        for places in _passes(prompts, most, pads=self.rewinds):
-            some, uniform_BL = [prompts[i] for i in places], uniform[places].flatten(0, 1)
-            parts.append(self.complete(some, uniform_BL, self.device))
-            rows += [place * n_each + row for place in places for row in range(n_each)]
-        order_B = torch.tensor(rows).long().argsort()
+        for n_rows in {len(rows) for rows in rows_of.values() if rows or not wanted}:
+            held = [place for place, rows in rows_of.items() if len(rows) == n_rows]
+            prompts = [self.prompts[chosen[place]] for place in held]
+            uniform = [
+                torch.rand(n_each, self.max_new_tokens, generator=stream(seed, chosen[place]))[
+                    [row % n_each for row in rows_of[place]]
+                ]
+                for place in held
+            ]
+            most = max(1, self.sample_batch // max(1, n_rows))
+            for places in _passes(prompts, most, pads=self.rewinds):
+                uniform_BL = torch.cat([uniform[i] for i in places])
+                texts = [prompts[i] for i in places]
+                parts.append(self.complete(texts, uniform_BL, self.device))
+                row_order += [row for i in places for row in rows_of[held[i]]]
+        order_B = torch.tensor(row_order).long().argsort()
         columns = [torch.cat(column)[order_B] for column in zip(*parts, strict=True)]
         token_BL, logp_B, truncated_B = columns
-        group_B = torch.tensor(chosen).repeat_interleave(n_each)
+        group_B = torch.tensor(chosen).repeat_interleave(n_each)[part]
         token_BT = torch.cat([group_B[:, None], token_BL], dim=1)
-        width = 1 + int(counted(token_BT, self.end_id).sum(dim=1).max()) if n else 2
+        width = 1 + int(counted(token_BT, self.end_id).sum(dim=1).max()) if wanted else 2
         token_BT = token_BT[:, :width]
         return Rollout(
             self.decode(token_BT),
@@ -368,10 +381,12 @@ class Reference(SequenceModel):
         return self._shared[0].device
 
     @torch.no_grad()
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Rollout:
+    def sample(
+        self, n: int, generator: torch.Generator | None = None, part: slice = ALL
+    ) -> Rollout:
         """Draw n completions, as the policy does."""
         with self._shared[0].without_adapter():
-            return self._shared[0].sample(n, generator)
+            return self._shared[0].sample(n, generator, part)
 
     @torch.no_grad()
     def logp_tokens(self, token_BT: Tensor) -> Tensor:

@@ -17,6 +17,11 @@ from torch.nn import functional
 from chemkl.config import InputError, did_you_mean
 from chemkl.policies.tokenizer import END_ID, START_ID, Vocabulary
 
+ALL = slice(None)
+"""All rows."""
+LOOKS = {"cpu": 1}
+"""Tokens, by the kind of device, after which it is asked which rows have ended; else 16."""
+
 
 @dataclass(frozen=True)
 class Rollout:
@@ -65,12 +70,19 @@ class SequenceModel(nn.Module, ABC):
     """
 
     @abstractmethod
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Rollout:
-        """Draw n sequences; the same state of a CPU generator gives the same ones."""
+    def sample(
+        self, n: int, generator: torch.Generator | None = None, part: slice = ALL
+    ) -> Rollout:
+        """Draw n sequences, or `part` of these; a CPU generator in one state gives the same ones.
 
-    def sample_to_learn(self, n: int, generator: torch.Generator | None = None) -> Rollout:
+        So several processes draw a batch between them that one would draw alone.
+        """
+
+    def sample_to_learn(
+        self, n: int, generator: torch.Generator | None = None, part: slice = ALL
+    ) -> Rollout:
         """Draw as `sample` does; its logp has a graph where that costs less than `logp_tokens`."""
-        return self.sample(n, generator)
+        return self.sample(n, generator, part)
 
     @abstractmethod
     def logp_tokens(self, token_BT: Tensor) -> Tensor:
@@ -131,51 +143,63 @@ class Policy(SequenceModel):
         return sequence_logp(logits_BTV, token_BT)
 
     @torch.no_grad()
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Rollout:
+    def sample(
+        self, n: int, generator: torch.Generator | None = None, part: slice = ALL
+    ) -> Rollout:
         """Draw n sequences token by token; finished rows leave the batch.
 
-        One uniform number per row and step is drawn whether the row is finished or not, so a row
-        depends on the generator and on its index, not on when its neighbours end. Units are never
-        dropped, in training mode neither.
+        One uniform number per row and step is drawn ahead, whether the row will be finished or not,
+        so a row depends on the generator and on its index, not on when its neighbours end. Units
+        are never dropped, in training mode neither.
 
         Args:
             n: how many.
             generator: a CPU generator; None uses torch's global one.
+            part: which of the n rows are wanted.
         """
-        return self._drawn(n, generator)
+        return self._drawn(n, generator, part)
 
-    def _drawn(self, n: int, generator: torch.Generator | None) -> Rollout:
+    def _drawn(self, n: int, generator: torch.Generator | None, part: slice) -> Rollout:
+        uniform_TB = torch.rand(self.max_length, n, generator=generator)[:, part]
         with _evaluating(self):
-            token_BT, logp_B, truncated_B = self._sample(n, generator)
-        width = 2 + int((token_BT[:, 1:] != END_ID).sum(dim=1).max()) if n else 2
+            token_BT, logp_B, truncated_B = self._sample(uniform_TB)
+        width = 2 + int((token_BT[:, 1:] != END_ID).sum(dim=1).max()) if len(token_BT) else 2
         token_BT = token_BT[:, :width]
         smiles = [self.vocabulary.decode(row) for row in token_BT.tolist()]
         device = self.device
         return Rollout(smiles, token_BT.to(device), logp_B.to(device), truncated_B.to(device))
 
-    def _sample(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return token_BT at full width, logp_B and truncated_B, all on the CPU."""
-        token_BT = torch.full((n, self.max_length + 1), END_ID, dtype=torch.long)
+    def _sample(self, uniform_TB: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return token_BT at full width, logp_B and truncated_B, drawn by numbers of [0, 1).
+
+        A look at which rows have ended makes the host wait for a GPU, so there it comes every so
+        many tokens; in between ended rows go along, and draw end tokens.
+        """
+        most, n = uniform_TB.shape
+        look = LOOKS.get(self.device.type, 16)
+        uniform_TB = beside(uniform_TB, self.device)
+        token_BT = torch.full((n, most + 1), END_ID, device=self.device)
         token_BT[:, 0] = START_ID
-        logp_B = torch.zeros(n, dtype=torch.float64)
-        active_A = torch.arange(n)  # indices of the rows that have not ended
-        last_A = token_BT[:, 0].to(self.device)
+        logp_B = widened(torch.zeros(n, device=self.device))
+        row_A = torch.arange(n, device=self.device)  # the rows that go along
+        last_A, ended_A = token_BT[:, 0], torch.zeros_like(row_A, dtype=torch.bool)
         state: Any = None
-        for t in range(1, self.max_length + 1):
-            if not len(active_A):
+        for t in range(1, most + 1):
+            if not len(row_A):
                 break
             logits_A1V, state = self(last_A[:, None], state)
             logp_AV = logits_A1V[:, 0].float().log_softmax(dim=-1)
-            uniform_B = torch.rand(n, generator=generator)
-            last_A = draw(logp_AV, uniform_B[active_A].to(self.device))
-            logp_B[active_A] += logp_AV.gather(1, last_A[:, None]).squeeze(1).cpu().double()
-            token_BT[active_A, t] = last_A.cpu()
-            going_A = last_A != END_ID
-            if not bool(going_A.all()):
-                last_A, state = last_A[going_A], self.select(state, going_A)
-                active_A = active_A[going_A.cpu()]
-        truncated_B = torch.zeros(n, dtype=torch.bool)
-        truncated_B[active_A] = True
+            drawn_A = draw(logp_AV, uniform_TB[t - 1].index_select(0, row_A))
+            last_A = drawn_A.masked_fill(ended_A, END_ID)
+            token_BT[row_A, t] = last_A
+            logp_A = logp_AV.gather(1, last_A[:, None]).squeeze(1).masked_fill(ended_A, 0.0)
+            logp_B.index_add_(0, row_A, logp_A.to(logp_B))
+            ended_A = ended_A | (last_A == END_ID)
+            if t % look == 0 and bool(ended_A.any()):
+                going_A = ~ended_A
+                row_A, last_A, ended_A = row_A[going_A], last_A[going_A], ended_A[going_A]
+                state = self.select(state, going_A)
+        truncated_B = ~(token_BT[:, 1:] == END_ID).any(dim=1)
         return token_BT, logp_B.float(), truncated_B
 
     def logp(self, smiles: Sequence[str]) -> Tensor:
@@ -239,6 +263,13 @@ def sequence_logp(logits_BTV: Tensor, token_BT: Tensor, end_id: int = END_ID) ->
     logp_BTV = logits_BTV.float().log_softmax(dim=-1)
     logp_BT = logp_BTV.gather(2, token_BT[:, 1:, None]).squeeze(2)
     return widened(logp_BT.masked_fill(~counted(token_BT, end_id), 0.0)).sum(dim=1).float()
+
+
+def beside(values: Tensor, device: torch.device) -> Tensor:
+    """Copy from the host to a device; the host goes on while a GPU still takes it in."""
+    if device.type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
 
 
 def widened(tensor: Tensor) -> Tensor:

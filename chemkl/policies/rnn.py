@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from chemkl.config import InputError, did_you_mean
-from chemkl.policies.base import Policy, Rollout, draw
+from chemkl.policies.base import ALL, Policy, Rollout, draw
 from chemkl.policies.lstm import Cells, logp_of_walk
 from chemkl.policies.tokenizer import END_ID, START_ID, Vocabulary
 
@@ -102,21 +102,22 @@ class RnnPolicy(Policy):
 
         return logp_of_walk(cells, token_BT[:, 0], token_BT.shape[1] - 1, choose)
 
-    def sample_to_learn(self, n: int, generator: torch.Generator | None = None) -> Rollout:
+    def sample_to_learn(
+        self, n: int, generator: torch.Generator | None = None, part: slice = ALL
+    ) -> Rollout:
         """Draw as `sample` does; the logp has its graph, as that of `logp_tokens` has."""
-        return self._drawn(n, generator)
+        return self._drawn(n, generator, part)
 
-    def _sample(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _sample(self, uniform_TB: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         cells = self._cells()
         if cells is None:
             with torch.no_grad():
-                return super()._sample(n, generator)
-        token_BT = torch.full((n, self.max_length + 1), END_ID)
+                return super()._sample(uniform_TB)
+        token_BT = torch.full((uniform_TB.shape[1], self.max_length + 1), END_ID)
         token_BT[:, 0] = START_ID
 
         def choose(t: int, row_A: Tensor, logp_AV: Tensor) -> Tensor:
-            uniform_B = torch.rand(n, generator=generator)
-            token_A = draw(logp_AV, uniform_B[row_A])
+            token_A = draw(logp_AV, uniform_TB[t - 1].index_select(0, row_A))
             token_BT[row_A, t] = token_A
             return token_A
 

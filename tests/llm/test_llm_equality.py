@@ -174,7 +174,7 @@ def replayed(model, drawn, decode, monkeypatch):
     """Let a model say what another one sampled: the same ids, in the place of the prompt a 0."""
     left = iter(drawn)
 
-    def say(_n, _generator=None):
+    def say(*_):
         rollout = next(left)
         group_B = torch.zeros(len(rollout), dtype=torch.int64)
         token_BT = torch.cat([group_B[:, None], rollout.tokens[:, 1:]], dim=1)

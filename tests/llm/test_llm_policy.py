@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 
 from chemkl.llm.policy import HfPolicy, Reference, _passes
 from chemkl.losses import build_objective
-from chemkl.policies.base import Rollout
+from chemkl.policies.base import Rollout, stream
 from chemkl.training.posttrain import InputBuilder
 
 END = 1
@@ -214,6 +214,17 @@ def test_rows_of_a_prompt_depend_on_its_number_and_not_on_how_many_there_are(mak
     assert more.smiles[20:30] == three.smiles[10:20]
     one = make_policy(PROMPTS[0]).sample(10, torch.Generator().manual_seed(5))
     assert one.smiles == three.smiles[:10]
+
+
+@pytest.mark.parametrize("size", [2, 3, 8])
+def test_the_parts_of_a_batch_are_its_rows(make_policy, size):
+    policy = make_policy()
+    n = 12 * len(policy.prompts)
+    whole = policy.sample(n, stream(1, 2))
+    parts = [policy.sample(n, stream(1, 2), slice(at, at + size)) for at in range(0, n, size)]
+    assert [text for part in parts for text in part.texts] == whole.texts
+    assert torch.equal(torch.cat([part.group for part in parts]), whole.group)
+    torch.testing.assert_close(torch.cat([p.logp for p in parts]), whole.logp, rtol=0, atol=1e-4)
 
 
 def test_prompts_drawn_side_by_side_give_the_rows_that_each_gives_alone(make_policy):
