@@ -93,7 +93,7 @@ def read_molecule(smiles: str, *, max_atoms: int = DEFAULT_MAX_ATOMS) -> Molecul
     ``not parsable``, ``not sane`` (valence, aromaticity), ``too many atoms``, ``too many rings``
     (around one), ``not writable``, ``not readable again`` (the canonical SMILES).
     """
-    with silenced():
+    with rdBase.BlockLogs():  # as `silenced`, in a third of its time
         mol, reason = _parsed(smiles, max_atoms)
         if mol is None:
             return Molecule(smiles, reason=reason)
@@ -115,7 +115,7 @@ def parse(smiles: str, *, max_atoms: int = MOST_ATOMS) -> Chem.Mol | None:
 
     For a string of another origin ask `read_molecule`, which also knows whether it can be written.
     """
-    with silenced():
+    with rdBase.BlockLogs():
         return _parsed(smiles, max_atoms)[0]
 
 

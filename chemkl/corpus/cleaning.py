@@ -11,7 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from chemkl.chem.molecules import MoleculeError, read_molecule
 from chemkl.chem.scaffolds import murcko_scaffold
@@ -30,7 +30,7 @@ class Clean(NamedTuple):
     line: Line  # as it stood in the source, with the source's own split
     smiles: str | None = None  # canonical; None where the line holds no usable molecule
     split: str = ""  # to which the molecule belongs
-    tokens: tuple[str, ...] = ()  # of the SMILES
+    n_tokens: int = 0  # of the SMILES
     reason: str | None = None  # why there is no molecule: its category, perhaps with a detail
 
 
@@ -62,16 +62,16 @@ class Cleaner:
         if molecule.mol is None or smiles is None:
             return Clean(line, reason=molecule.reason)
         tokens = tokenize(smiles)
-        reserved = {END, START} & set(tokens)  # a quadruple bond is written $
+        reserved = [mark for mark in (END, START) if mark in tokens]  # a quadruple bond is $
         if len(tokens) > self.config.max_tokens:
             reason = f"too many tokens: {len(tokens)}, at most {self.config.max_tokens}"
         elif reserved:
-            reason = f"reserved token: {' '.join(sorted(reserved))} marks where a sequence ends"
+            reason = f"reserved token: {' '.join(reserved)} marks where a sequence ends"
         else:
             by_scaffold = isinstance(setting, HashSplit) and setting.kind == "scaffold"
             try:
                 key = murcko_scaffold(molecule.mol) if by_scaffold else smiles
-                return Clean(line, smiles, assign_split(line.split, key, setting), tuple(tokens))
+                return Clean(line, smiles, assign_split(line.split, key, setting), len(tokens))
             except MoleculeError as error:
                 reason = str(error)
         return Clean(line, reason=reason)
@@ -94,21 +94,22 @@ def clean_lines(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])  # imported once, not once in every worker
     with ProcessPoolExecutor(n_workers, context, _start_worker, (cleaner,)) as pool:
-        futures: deque[tuple[int, Future[tuple[list[Clean], int, int]]]] = deque()
+        futures: deque[tuple[list[Line], Future[tuple[list[Any], int, int]]]] = deque()
         at = 0
         try:
             for chunk in chain(chunks, [[]]):
                 if chunk:
                     at = chunk[0].number
                     with shielded():
-                        futures.append((at, pool.submit(_work, chunk)))
+                        futures.append((chunk, pool.submit(_work, chunk)))
                 # bounded, so that a large source is never in memory
                 while futures and (not chunk or len(futures) > 2 * n_workers):
-                    at, future = futures.popleft()
-                    cleaned, process, memory = future.result()
+                    done, future = futures.popleft()
+                    at = done[0].number
+                    fields, process, memory = future.result()
                     if peaks is not None:
                         peaks[process] = memory
-                    yield cleaned
+                    yield [Clean(line, *rest) for line, rest in zip(done, fields, strict=True)]
         except BrokenProcessPool as error:
             raise RuntimeError(
                 f"a worker process died at or shortly after line {at}: killed, perhaps for want of "
@@ -138,8 +139,9 @@ def _start_worker(cleaner: Cleaner) -> None:
     follow_parent(signal.SIG_DFL)
 
 
-def _work(lines: list[Line]) -> tuple[list[Clean], int, int]:
-    return _cleaner(lines), os.getpid(), peak_memory() or 0
+def _work(lines: list[Line]) -> tuple[list[Any], int, int]:
+    """Clean lines, and leave them out of what travels back: plain tuples of all other fields."""
+    return [tuple(clean)[1:] for clean in _cleaner(lines)], os.getpid(), peak_memory() or 0
 
 
 def assign_split(given: str, key: str, split: Split) -> str:

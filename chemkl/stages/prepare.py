@@ -19,6 +19,7 @@ from chemkl.corpus.cleaning import Clean, Cleaner, clean_lines, peak_memory
 from chemkl.corpus.files import N_LINES, read_source
 from chemkl.display import Bar, Column, table
 from chemkl.files.molecules import Line, MoleculeFile
+from chemkl.policies.tokenizer import tokenize
 from chemkl.results.atomic import json_of, write_bytes
 from chemkl.stages.registry import STAGES, View
 from chemkl.stages.runner import Start
@@ -111,11 +112,9 @@ class _Rows:
                 lost.append(self._lose(line, reason or "empty"))
                 continue
             self.kept[clean.split] += 1
-            self.tokens.update(clean.tokens)
+            self.tokens.update(tokenize(smiles))
             place = {"split": clean.split, "line": line.number}
-            kept.append(
-                {"smiles": smiles, **place, "n_tokens": len(clean.tokens), "name": line.name}
-            )
+            kept.append({"smiles": smiles, **place, "n_tokens": clean.n_tokens, "name": line.name})
         return kept, lost
 
     def reasons(self) -> str:

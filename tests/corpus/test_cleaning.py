@@ -14,6 +14,7 @@ from chemkl.config.prepare import GivenSplit, HashSplit, PrepareConfig
 from chemkl.corpus import cleaning
 from chemkl.corpus.cleaning import Cleaner, assign_split, clean_lines, peak_memory
 from chemkl.files.molecules import Line
+from chemkl.policies.tokenizer import tokenize
 
 
 def config(**settings):
@@ -24,12 +25,12 @@ def clean(smiles, **settings):
     return Cleaner.from_config(config(**settings))([Line(7, smiles, "train")])[0]
 
 
-def test_a_good_line_becomes_a_canonical_molecule_with_its_tokens(real_smiles):
+def test_a_good_line_becomes_a_canonical_molecule_and_its_tokens_are_counted(real_smiles):
     for smiles in real_smiles[:50]:
         reversed_order = Chem.MolToSmiles(Chem.MolFromSmiles(smiles), rootedAtAtom=0)
         found = clean(reversed_order)
         assert found.smiles == Chem.CanonSmiles(smiles)
-        assert "".join(found.tokens) == found.smiles
+        assert found.n_tokens == len(tokenize(found.smiles))
         assert found.reason is None
         assert found.line == Line(7, reversed_order, "train")
         assert found.split == "train"
@@ -52,7 +53,7 @@ C_AND_O = {"name": "allowed_atom_type", "parameters": {"element_list": [6, 8]}}
 def test_settings_that_keep_a_molecule(smiles, settings, expected):
     found = clean(smiles, **settings)
     assert found.smiles == Chem.CanonSmiles(expected)
-    assert "".join(found.tokens) == found.smiles
+    assert found.n_tokens == len(tokenize(found.smiles))
 
 
 def test_settings_that_drop_a_molecule():
@@ -80,7 +81,7 @@ def test_settings_that_drop_a_molecule():
 def test_a_bad_line_gets_a_reason_and_no_molecule(smiles, reason):
     found = clean(smiles)
     assert found.reason.startswith(reason)
-    assert (found.smiles, found.split, found.tokens) == (None, "", ())
+    assert (found.smiles, found.split, found.n_tokens) == (None, "", 0)
     assert found.line.number == 7
 
 
