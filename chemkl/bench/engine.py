@@ -1,15 +1,18 @@
 """What the engine costs: the quickstart reward on one core and on two workers, cache, memory.
 
-Run on an otherwise idle machine: `python -m chemkl.bench.engine`, maybe with the
-number of molecules kept.
+Run on an otherwise idle machine: `python -m chemkl.bench.engine`, maybe with the number of
+molecules kept; `python -m chemkl.bench.engine executors` measures what executors add to a costly
+reward.
 Speeds that are compared are measured turn by turn on the same molecules; the median turn counts.
 """
 
+import os
 import random
 import resource
 import sys
 import tempfile
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from statistics import median
 
@@ -111,6 +114,75 @@ def kept(n):
     print(f"   and {megabytes() - before:.0f} MiB in the memory of a run (wanted: at most 2048)")
 
 
+ORACLE = """import time
+
+
+def score(smiles: str) -> float:
+    time.sleep({seconds})
+    return 1.0
+"""
+
+
+MARK = "CHEMKL_BENCH"  # an environment variable, by which processes are known as started here
+
+
+def cpu_seconds():
+    """Processor time of this process and of all that it has started, by whatever way."""
+    import psutil  # which Parsl brings
+
+    total = sum(psutil.Process().cpu_times()[:2])
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(MARK) == str(os.getpid()):
+                total += sum(process.cpu_times()[:2])
+    return total
+
+
+def executors(seconds=0.05, n=40):
+    """What each executor adds to a molecule of an oracle that only waits, with one worker."""
+    os.environ[MARK] = str(os.getpid())
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        Path(folder, "oracle.py").write_text(ORACLE.format(seconds=seconds))
+        part = {
+            "kind": "python_function",
+            "parameters": {"function": f"{folder}/oracle.py:score"},
+            "transform": {"kind": "linear_clip", "low": 0, "high": 1},
+        }
+        ways = {
+            "none": {},
+            "process": {"timeout": 60},
+            "parsl": {
+                "timeout": 60,
+                "executor": {"kind": "parsl", "provider": "local", "folder": folder},
+            },
+        }
+        models = {}
+        for name, way in ways.items():
+            model = RewardModel.from_config({"components": [part], **way})
+            models[name] = stack.enter_context(model)
+            model.score(["C"])  # starts it
+        wall, cpu = ({name: [] for name in models} for _ in range(2))
+        for turn in range(TURNS):
+            smiles = MOLECULES[1 + turn * n : 1 + (turn + 1) * n]
+            for name, model in models.items():
+                start, cpu_start = time.perf_counter(), cpu_seconds()
+                model.score(smiles)
+                wall[name].append((time.perf_counter() - start) / n)
+                cpu[name].append((cpu_seconds() - cpu_start) / n)
+        for name in ("process", "parsl"):
+            added = [
+                1e3 * median(b - a for a, b in zip(each["none"], each[name], strict=True))
+                for each in (wall, cpu)
+            ]
+            print(
+                f"{name:>12}: {added[0]:.2f} ms a molecule (wanted: at most 5 ms), of which "
+                f"{added[1]:.2f} ms are a processor's"
+            )
+
+
 if __name__ == "__main__":
-    speeds()
-    kept(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000)
+    if sys.argv[1:] == ["executors"]:
+        executors()
+    else:
+        speeds()
+        kept(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000)

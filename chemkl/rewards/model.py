@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, Self
 
 import numpy as np
@@ -28,6 +28,7 @@ from chemkl.display import Bar
 from chemkl.results.columns import RAW_PREFIX, SCORE_PREFIX
 from chemkl.rewards import components  # noqa: F401 - importing it registers the components
 from chemkl.rewards.cache import SCAFFOLD_KEY, ScoreCache, component_key
+from chemkl.rewards.executors import ParslPool
 from chemkl.rewards.pool import Jobs, Lost, Mark, Pool
 from chemkl.rewards.registry import find_component, placed
 from chemkl.rewards.scoring import (
@@ -49,6 +50,7 @@ UNIT = 16
 strings that a worker reads at once."""
 KEEP_EVERY = 2.0
 """Seconds after which new values are written to the cache while others are still awaited."""
+PAUSE = 0.5  # seconds before molecules are asked about again, doubled each time
 PATIENCE = 2.0  # seconds of scoring before a progress bar is shown
 LEAST_ASKED = 100  # no component is judged by fewer molecules, but one that fails on all of them
 LEAST_OF_ALL = 20  # a component that fails on every molecule is judged from so many on
@@ -214,12 +216,14 @@ class Engine:
         self._config = config
         self._terms = terms
         self._jobs = jobs_of(terms, config.max_atoms, lambda _name: None)
-        self._pool: Pool | None = None
-        if config.workers > 1 or config.timeout:
-            kinds = (find_component(part.kind) for part in config.components)
-            modules = sorted({kind.factory.__module__ for kind in kinds} - {"__main__"})
-            data, folder = config.model_dump(), config.folder
-            build = partial(_jobs_of_worker, data=data, folder=folder, modules=modules)
+        self._pool: Pool | ParslPool | None = None
+        kinds = (find_component(part.kind) for part in config.components)
+        modules = sorted({kind.factory.__module__ for kind in kinds} - {"__main__"})
+        data, folder = config.model_dump(), config.folder
+        build = partial(_jobs_of_worker, data=data, folder=folder, modules=modules)
+        if config.executor.kind == "parsl":
+            self._pool = ParslPool(build, config.workers, config.executor, config.retries)
+        elif config.workers > 1 or config.timeout:
             self._pool = Pool(build, config.workers, preload=[__name__])
         self._cache: ScoreCache | None = None
         if config.cache is not None and at_home(config.cache).exists():
@@ -272,7 +276,22 @@ class Engine:
     def _scored(
         self, smiles: Sequence[str], cached: Mapping[str, Cached]
     ) -> Iterator[dict[str, RawScores]]:
-        """Score unit by unit."""
+        """Score unit by unit; then once more what failed for a passing reason, and again."""
+        for left in range(self._config.retries, -1, -1):
+            again: dict[str, RawScores] = {}
+            for part in self._scored_once(smiles, cached):
+                if left:
+                    again |= {text: raw for text, raw in part.items() if _may_pass(raw)}
+                yield {text: raw for text, raw in part.items() if text not in again}
+            if not again:
+                return
+            # what is known of them is not asked for again
+            smiles, cached = list(again), {text: _known(raw) for text, raw in again.items()}
+            sleep(PAUSE * 2 ** (self._config.retries - left))
+
+    def _scored_once(
+        self, smiles: Sequence[str], cached: Mapping[str, Cached]
+    ) -> Iterator[dict[str, RawScores]]:
         names = [term.name for term in self._terms]
         batched = any(term.batched for term in self._terms) and not self._config.timeout
         size = UNIT if batched else 1
@@ -289,13 +308,14 @@ class Engine:
     ) -> Iterator[tuple[Sequence[Any], Any]]:
         """Have units of items done; where one of several is lost, find out which it was."""
         units = [items[start : start + size] for start in range(0, len(items), size)]
-        if self._pool is None:
+        pool = self._pool
+        if pool is None or (job == "read" and isinstance(pool, ParslPool)):  # not worth the way
             for unit in units:
                 yield unit, self._jobs[job]([question(item) for item in unit])
             return
         alone: list[Any] = []
         questions = [[question(item) for item in unit] for unit in units]
-        for number, outcome in self._pool.run(job, questions, self._config.timeout):
+        for number, outcome in pool.run(job, questions, self._config.timeout):
             if isinstance(outcome, Lost) and len(units[number]) > 1:
                 alone += units[number]
             else:
@@ -307,12 +327,7 @@ class Engine:
         """Write values to the cache, not failures: they may pass, so the next run asks again."""
         if self._config.cache is None or not new:
             return
-        values: dict[str, dict[str, float | str]] = {}
-        for smiles, raw in new.items():
-            values[smiles] = {name: x for name, x in raw.values.items() if math.isfinite(x)}
-            if raw.scaffold is not None:
-                values[smiles][SCAFFOLD] = raw.scaffold
-        self._open(self._config.cache).store(values)
+        self._open(self._config.cache).store({text: _known(raw) for text, raw in new.items()})
 
     def _open(self, path: Path) -> ScoreCache:
         if self._cache is None:
@@ -322,6 +337,16 @@ class Engine:
             }
             self._cache = ScoreCache(path, {**keys, SCAFFOLD: SCAFFOLD_KEY})
         return self._cache
+
+
+def _may_pass(raw: RawScores) -> bool:
+    return any(failure.transient for failure in raw.failures)
+
+
+def _known(raw: RawScores) -> Cached:
+    """What a cache keeps of a molecule: values, and no failures."""
+    values: dict[str, float | str] = {n: x for n, x in raw.values.items() if math.isfinite(x)}
+    return values if raw.scaffold is None else values | {SCAFFOLD: raw.scaffold}
 
 
 @contextmanager

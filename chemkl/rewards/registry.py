@@ -41,11 +41,20 @@ MOST_PROBLEMS = 10
 Score = Callable[[Mol], float]  # what a component's factory returns: one molecule to one number
 
 
+class TransientError(RuntimeError):
+    """What a component raises where the same question may be answered another time.
+
+    A licence that is taken, a server that does not answer: the molecule is asked about again, as
+    often as `retries` of the reward allows. Any other exception is final.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """What a batched component gives for a molecule that it cannot score, with the reason."""
 
     reason: str
+    transient: bool = False
 
 
 BatchScore = Callable[[Sequence[Mol]], Sequence[float | Failure]]

@@ -13,7 +13,13 @@ from chemkl.chem.molecules import MoleculeError, one_line, parse, silenced
 from chemkl.chem.scaffolds import murcko_scaffold
 from chemkl.config.base import cut
 from chemkl.config.reward import ComponentConfig, Role
-from chemkl.rewards.registry import BatchScore, Failure, Score, find_component
+from chemkl.rewards.registry import (
+    BatchScore,
+    Failure,
+    Score,
+    TransientError,
+    find_component,
+)
 
 Answer = float | Failure
 """What a component gives for a molecule: a finite number, or why there is none."""
@@ -49,6 +55,7 @@ class Failed(NamedTuple):
 
     component: str | None
     reason: str
+    transient: bool = False
 
     def __str__(self) -> str:
         """The whole of it, as it stands in a row of the trace."""
@@ -108,7 +115,8 @@ class _Case:
         for name in names:
             answer = self.answers.get(name, math.nan)
             if isinstance(answer, Failure):
-                failures.append(Failed(name, " ".join(answer.reason.split())))
+                reason = " ".join(answer.reason.split())
+                failures.append(Failed(name, reason, answer.transient))
                 answer = math.nan
             values[name] = answer
         scaffold: str | None = None
@@ -173,6 +181,8 @@ def values_of(term: Term, mols: Sequence[Mol]) -> list[Answer]:
         return [_answer(term, mol) for mol in mols]
     answers = _answers(term, mols)
     if isinstance(answers, Failure):
+        if answers.transient:
+            return [answers] * len(mols)
         return [_answer(term, mol) for mol in mols] if len(mols) > 1 else [answers]
     return answers
 
@@ -191,7 +201,7 @@ def _answers(term: Term, mols: Sequence[Mol]) -> list[Answer] | Failure:
             return Failure(f"it returned {_shown(returned)}, not a list of numbers")
         values = list(returned)
     except Exception as error:  # noqa: BLE001 - any failure of a component costs its molecules only
-        return Failure(one_line(error))
+        return Failure(one_line(error), isinstance(error, TransientError))
     if len(values) != len(mols):
         return Failure(f"it returned {len(values)} values for {len(mols)} molecules")
     return [as_number(value) for value in values]

@@ -27,11 +27,20 @@ from pydantic import (
 )
 from rdkit.Chem import Mol, MolToSmiles
 
+from chemkl.chem.molecules import one_line
 from chemkl.config import Config, InputError, did_you_mean
 from chemkl.config.document import Document
 from chemkl.config.loading import render
 from chemkl.results.provenance import sha256_of
-from chemkl.rewards.registry import REAL, BatchScore, Failure, Identified, InputFile, component
+from chemkl.rewards.registry import (
+    REAL,
+    BatchScore,
+    Failure,
+    Identified,
+    InputFile,
+    TransientError,
+    component,
+)
 
 Takes = Literal["smiles", "mol", "list"]
 FORMS = "package.module:name, package.module.name or path/to/file.py:name"
@@ -57,6 +66,8 @@ class UserFunction:
         """Call it."""
         try:
             return self.function(*arguments, **parameters)
+        except TransientError:
+            raise
         except SystemExit as error:
             text = f"it wants to end the program ({error})"
         except Exception as error:  # noqa: BLE001 - the user's own may be any
@@ -283,7 +294,8 @@ def python_function(
     """What a Python function of yours says of a molecule; you decide what high means.
 
     The function may change the molecule that it is given. An exception, or anything else than a
-    finite number, costs that molecule only; where a list of molecules makes it fail, or gives a
+    finite number, costs that molecule only (chemkl.rewards.TransientError: it is asked about again
+    later); where a list of molecules makes it fail, or gives a
     list of another length, it is asked again with each of them alone.
 
     Args:
@@ -309,6 +321,8 @@ def python_function(
                 answers.append(user(molecule, **given))
             except CallError as error:  # what it cannot score fails alone
                 answers.append(Failure(str(error)))
+            except TransientError as error:
+                answers.append(Failure(one_line(error), transient=True))
         return answers
 
     return Identified(score, user.identity)

@@ -22,7 +22,7 @@ from rdkit.Chem import Mol, MolToSmiles
 from chemkl.config import InputError
 from chemkl.config.base import shown
 from chemkl.results.provenance import sha256_of
-from chemkl.rewards.registry import REAL, BatchScore, Score, component
+from chemkl.rewards.registry import REAL, BatchScore, Score, TransientError, component
 
 LONGEST_ANSWER = 1_000_000  # a line longer than this many bytes is no answer
 KEPT_LINES = 5  # so many last lines of standard error are kept for the reason
@@ -109,6 +109,8 @@ class Program:
         value = answer.get("value")
         if "error" in answer:
             problem = " ".join(str(answer["error"]).split())[:400]
+            if answer.get("transient") is True:
+                raise TransientError(problem)
         elif isinstance(value, bool) or not isinstance(value, int | float):
             problem = f"its value {shown(value)} is not a number"
         else:
@@ -249,7 +251,8 @@ def external_program(
 
     It is started once in a process and kept alive. For each line {"id": 7, "smiles": "CCO"} on its
     standard input it writes one line {"value": 1.2}, or {"error": "why not"}, to its standard
-    output and flushes it; an id or smiles that it adds is compared. It ends when its input ends.
+    output and flushes it; an id or smiles that it adds is compared. With {"error": "why not",
+    "transient": true} the molecule is asked about again later. It ends when its input ends.
     One that dies is started once more for the same molecule; what it wrote to its standard error
     is in the reason.
 
