@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     Field,
+    PlainSerializer,
     SerializationInfo,
     SerializerFunctionWrapHandler,
     field_validator,
@@ -37,7 +38,6 @@ OURS = {
     "callbacks": "use the callbacks section",
     "default_root_dir": "the output folder is given with --out",
     "enable_checkpointing": "checkpoints are always written",
-    "logger": "logs are always written to the output folder",
     "max_epochs": "use epochs (pretrain) or budget and max_samples (posttrain)",
     "precision": "use the key precision at the top level",
     "use_distributed_sampler": "each process gets its own rows already",
@@ -59,16 +59,36 @@ def without(
         devices = settings.get("devices", 1)
         if one_device and devices != 1 and not (isinstance(devices, list) and len(devices) == 1):
             problems.append(f"devices should be 1, or [n] for the n-th one: {one_device}")
+        logger = settings.get("logger")
+        kind = logger.get("kind", logger) if isinstance(logger, dict) else logger
+        if kind not in (None, *LOGGERS):
+            allowed = ", ".join(LOGGERS)
+            problems.append(f"logger: {logger!r} is not one of {allowed}, or {{kind: one of them}}")
         complain(((), text) for text in problems)
         return settings
 
     return check
 
 
+LOGGERS = ("mlflow", "wandb")
+"""Where metrics can go beside TensorBoard and CSV."""
+_CHANGES_NOTHING = PlainSerializer(
+    lambda settings: {key: value for key, value in settings.items() if key != "logger"},
+    when_used="json",
+)
+"""The logger is no part of the JSON by which a run is known, and may hold the name of a server."""
+
+
 TrainerSettings = Annotated[
-    dict[str, Any], AfterValidator(without(OURS | {"gradient_clip_val": "use gradient_clip"}))
+    dict[str, Any],
+    AfterValidator(without(OURS | {"gradient_clip_val": "use gradient_clip"})),
+    _CHANGES_NOTHING,
 ]
-"""Further arguments of lightning.Trainer by name, for example log_every_n_steps (0: no logs)."""
+"""Further arguments of lightning.Trainer by name, for example log_every_n_steps (0: no logs).
+
+logger: mlflow or wandb, or a mapping of kind and the arguments of Lightning's logger of that name,
+sends the metrics there too.
+"""
 
 
 class CollapseLimits(Config):
@@ -121,7 +141,9 @@ _NOT_HERE = {
     **dict.fromkeys(["num_nodes", "strategy"], _ONE_DEVICE),
 }
 
-OneDeviceTrainer = Annotated[dict[str, Any], AfterValidator(without(_NOT_HERE, _ONE_DEVICE))]
+OneDeviceTrainer = Annotated[
+    dict[str, Any], AfterValidator(without(_NOT_HERE, _ONE_DEVICE)), _CHANGES_NOTHING
+]
 """Further arguments of lightning.Trainer by name, for a stage that runs on one device."""
 
 
@@ -183,7 +205,8 @@ class PosttrainConfig(Config):
     precision: Precision = "auto"
     trainer: OneDeviceTrainer = Field(default_factory=dict)
     """Further arguments of lightning.Trainer, for example accelerator, gradient_clip_val (0 or
-    null: no clipping) or log_every_n_steps (default 10; 0: no logs)."""
+    null: no clipping), log_every_n_steps (default 10; 0: no logs) or logger (mlflow or wandb, or
+    {kind: mlflow, tracking_uri: ...}: metrics go there too; no part of the run's identity)."""
     callbacks: CallbacksConfig = CallbacksConfig()
     """Checkpoints, the progress bar, and the alarm for a collapse."""
 

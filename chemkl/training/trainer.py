@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,14 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import Timer
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from chemkl import display
 from chemkl.chem.molecules import one_line
-from chemkl.config import InputError, did_you_mean
+from chemkl.config import InputError, complaints, did_you_mean
+from chemkl.config.base import install
 from chemkl.policies.checkpoint import check_weights
 from chemkl.results.atomic import atomic_file, draft_of
 from chemkl.results.log import RunLog
@@ -95,7 +97,10 @@ def build_trainer(
             TensorBoardLogger(out_dir, name="logs", version="tensorboard"),
             CSVLogger(out_dir, name="logs/csv"),
         ],
-        "callbacks": sorted(callbacks, key=lambda one: isinstance(one, Checkpoint)),
+        "callbacks": [
+            *further_loggers(settings, out_dir),
+            *sorted(callbacks, key=lambda one: isinstance(one, Checkpoint)),
+        ],
         "enable_checkpointing": False,
         "enable_progress_bar": False,  # Lightning's writes carriage returns into log files
         "use_distributed_sampler": False,
@@ -109,6 +114,57 @@ def build_trainer(
     # who writes the logs: Lightning goes by SLURM_PROCID, also in a run of one process
     rank_zero_only.rank = trainer.global_rank  # type: ignore[attr-defined]  # it sets this itself
     return trainer
+
+
+class FurtherLogger(Callback):
+    """Adds a logger when a fit begins: to make one may write files, or ask a server.
+
+    Each start is a run of its own there, by the name of the output folder.
+    """
+
+    def __init__(self, kind: str, options: Mapping[str, Any], out_dir: Path) -> None:
+        self._make, name, group = _FURTHER[kind]
+        own = {"save_dir": str(out_dir / "logs" / kind), name: str(out_dir), group: "chemkl"}
+        self._options = {**own, **options}
+
+    def setup(self, trainer: Trainer, _module: LightningModule, stage: str) -> None:
+        """Add it."""
+        if stage != "fit":
+            return
+        # of MLflow's backends only files need no database
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+        Path(self._options["save_dir"]).mkdir(parents=True, exist_ok=True)
+        trainer.loggers = [*trainer.loggers, self._make(**self._options)]
+
+
+_FURTHER: dict[str, tuple[Any, str, str]] = {
+    "mlflow": (MLFlowLogger, "run_name", "experiment_name"),
+    "wandb": (WandbLogger, "name", "project"),
+}
+"""By kind: Lightning's logger, and what its arguments call a run and what the run belongs to."""
+
+
+def further_loggers(settings: Mapping[str, Any], out_dir: Path = Path()) -> list[FurtherLogger]:
+    """The logger that a trainer's settings ask for beside TensorBoard and CSV, if any.
+
+    Raises:
+        InputError: its package is not installed, or it does not take these options.
+    """
+    asked = settings.get("logger")
+    options = dict(asked) if isinstance(asked, Mapping) else {"kind": asked}
+    kind = options.pop("kind", None)
+    if kind not in _FURTHER:  # none; or the schema tells
+        return []
+    known = set(inspect.signature(_FURTHER[kind][0].__init__).parameters) - {"self", "kwargs"}
+    problems = [
+        f"trainer: logger: {kind} has no option {name!r}{did_you_mean(name, known)}"
+        for name in options
+        if name not in known
+    ]
+    if find_spec(kind) is None:
+        problems.append(f"trainer: logger: {kind} is not installed: {install(kind)}")
+    InputError.refuse(problems)
+    return [FurtherLogger(kind, options, out_dir)]
 
 
 class _NoHandlers(_SignalConnector):
@@ -170,7 +226,9 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
     del parameters["self"]
     problems = []
     for name, value in settings.items():
-        if name not in parameters:
+        if name == "logger":
+            problems += complaints((further_loggers, settings))
+        elif name not in parameters:
             problems.append(
                 f"trainer: unknown argument {name!r}{did_you_mean(name, set(parameters))}"
             )

@@ -160,7 +160,7 @@ def test_a_run_without_an_update_is_refused(given, changes, says):
 @pytest.mark.parametrize(
     "name",
     [
-        *("accumulate_grad_batches", "callbacks", "enable_progress_bar", "fast_dev_run", "logger"),
+        *("accumulate_grad_batches", "callbacks", "enable_progress_bar", "fast_dev_run"),
         *("limit_train_batches", "max_epochs", "max_steps", "max_time", "min_epochs", "min_steps"),
         *("num_nodes", "overfit_batches", "precision", "strategy"),
     ],
@@ -168,6 +168,19 @@ def test_a_run_without_an_update_is_refused(given, changes, says):
 def test_what_another_key_decides_is_not_an_argument_of_the_trainer(given, name):
     (line,) = problems(given | {"trainer": {name: 1, "accelerator": "cpu"}})
     assert f"trainer: these are not set here: {name}: " in line
+
+
+@pytest.mark.parametrize("logger", ["mlflow", {"kind": "wandb", "project": "mine"}, None])
+def test_a_further_logger_is_no_part_of_the_identity(given, logger):
+    config = load(given | {"trainer": {"logger": logger, "accelerator": "cpu"}})
+    assert config.trainer["logger"] == logger
+    assert config.model_dump(mode="json")["trainer"] == {"accelerator": "cpu"}
+
+
+@pytest.mark.parametrize("logger", ["csv", True, {"project": "mine"}, {"kind": "comet"}])
+def test_an_unknown_logger_is_refused(given, logger):
+    (line,) = problems(given | {"trainer": {"logger": logger}})
+    assert "is not one of mlflow, wandb, or {kind: one of them}" in line
 
 
 @pytest.mark.parametrize("devices", [2, -1, "auto", [0, 1], []])

@@ -246,6 +246,24 @@ def test_the_metrics_stand_in_csv_and_tensorboard_files(finished, trace):
     assert any(b"objective/hit_rate" in event.read_bytes() for event in events)
 
 
+def test_metrics_go_to_mlflow_too_and_a_resumed_run_loses_none(config, tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    config["trainer"] = config["trainer"] | {"logger": "mlflow", "log_every_n_steps": 1}
+    run_and_kill(monkeypatch, killed_at_step(5), config, tmp_path)
+    config["trainer"].pop("logger")  # no part of what the run is
+    posttrain.run(config, tmp_path)
+    assert "logger" not in manifest_of(tmp_path)["config"]["trainer"]
+    trace = read_trace(tmp_path)
+    (of_reward,) = tmp_path.glob("logs/mlflow/*/*/metrics/reward")
+    kept = {int(step): float(value) for _, value, step in map(str.split, of_reward.open())}
+    csvs = sorted(tmp_path.glob("logs/csv/version_*/metrics.csv"))
+    of_starts = [pd.read_csv(path, index_col="step")["reward"].to_dict() for path in csvs]
+    means = trace.groupby("step")["reward"].mean().to_dict()
+    assert [list(rewards) for rewards in of_starts] == [[0, 1, 2, 3, 4], [3, 4, 5]]
+    for rewards in (kept, *of_starts):
+        assert rewards == pytest.approx({step: means[step] for step in rewards})
+
+
 def test_the_trace_is_one_file_in_the_end_and_nothing_lies_about(finished):
     assert len(list((finished / "trace").iterdir())) == 1
     assert not (finished / ".orphan").exists()

@@ -207,6 +207,21 @@ def test_arguments_that_the_trainer_does_not_take(settings, message):
         check_trainer(settings)
 
 
+@pytest.mark.parametrize(
+    ("logger", "says"),
+    [
+        ({"kind": "mlflow", "run": "x"}, "mlflow has no option 'run'; did you mean 'run_id'"),
+        ("wandb", "wandb is not installed: pip install"),
+    ],
+)
+def test_a_further_logger_must_be_there_and_take_its_options(monkeypatch, logger, says):
+    found = {"mlflow": True}
+    monkeypatch.setattr("chemkl.training.trainer.find_spec", found.get)
+    with pytest.raises(InputError, match=says):
+        check_trainer({"logger": logger})
+    check_trainer({"logger": {"kind": "mlflow", "tracking_uri": "http://here:5000"}})
+
+
 def test_no_clipping_and_no_logs_are_allowed():
     check_trainer({"gradient_clip_val": 0, "log_every_n_steps": 0})
     check_trainer({"gradient_clip_val": None, "log_every_n_steps": None})
