@@ -206,13 +206,18 @@ def choose_kind(
     return model.model_validate(section, context=context)
 
 
-def by_kind(*models: type[Config]) -> WrapValidator:
-    """Tell models apart by their key ``kind``, see `choose_kind`; for an Annotated union."""
+def by_kind(*models: type[Config], default: str | None = None) -> WrapValidator:
+    """Tell models apart by their key ``kind``, see `choose_kind`; for an Annotated union.
+
+    Settings without the key are of the default kind, where there is one.
+    """
     kinds = {
         kind: model for model in models for kind in get_args(model.model_fields["kind"].annotation)
     }
 
     def choose(value: Any, _handler: Any, info: ValidationInfo) -> Any:
+        if default and isinstance(value, Mapping) and "kind" not in value:
+            value = {"kind": default, **value}
         return choose_kind(kinds, value, info.context)
 
     return WrapValidator(choose)

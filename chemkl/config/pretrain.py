@@ -6,9 +6,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat
 
-from chemkl.config.base import CalledByKind, Config, Distinct, twice_in
+from chemkl.config.base import CalledByKind, Config, Distinct, by_kind, twice_in
 from chemkl.config.paths import InputPath
 from chemkl.config.posttrain import Precision, TrainerSettings
+
+MaxLength = Annotated[
+    int,
+    Field(
+        ge=2,
+        le=65_536,
+        description="Most tokens of a sampled sequence, end token included; a longer one is "
+        "truncated and counts as invalid.",
+    ),
+]
 
 
 class RnnConfig(Config):
@@ -24,11 +34,63 @@ class RnnConfig(Config):
     """Units of each layer, 1 to 65,536."""
     n_layers: int = Field(3, ge=1, le=64)
     """Stacked layers, 1 to 64."""
+    projection_size: int | None = Field(None, ge=1, le=65_536)
+    """Numbers that the units of a layer are projected to before they go on; fewer than units, and
+    LSTM only. null: they go on as they are."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Probability of dropping a unit between layers while training, 0 to 1."""
-    max_length: int = Field(256, ge=2, le=65_536)
-    """Most tokens of a sampled sequence, end token included; a longer one is truncated and counts
-    as invalid."""
+    max_length: MaxLength = 256
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Ask for a projection that torch's layers can make."""
+        if self.projection_size is not None and self.cell != "lstm":
+            yield "projection_size", "an LSTM alone has one: leave it out, or take cell: lstm"
+        elif self.projection_size is not None and self.projection_size >= self.hidden_size:
+            yield "projection_size", f"should be less than hidden_size, {self.hidden_size}"
+
+
+class BlocksConfig(Config):
+    """A stack of residual blocks: RMSNorm, what mixes the tokens, RMSNorm, SwiGLU."""
+
+    hidden_size: int = Field(256, ge=2, le=65_536)
+    """Numbers that stand for a token within the network, 2 to 65,536."""
+    n_layers: int = Field(3, ge=1, le=256)
+    """Stacked blocks, 1 to 256."""
+    inner_size: int = Field(512, ge=1, le=262_144)
+    """Units of a block's SwiGLU layer, 1 to 262,144."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Probability of dropping a number that a block adds while training, 0 to 1."""
+    max_length: MaxLength = 256
+
+
+class TransformerConfig(BlocksConfig):
+    """A decoder-only transformer with rotary positions; the defaults have 2 million weights."""
+
+    kind: Literal["transformer"] = "transformer"
+    """Causal attention: Llama's layers."""
+    n_heads: int = Field(4, ge=1, le=1_024)
+    """Attention heads of a block, 1 to 1,024; hidden_size is a multiple of twice so many."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Ask for a size that the heads can share."""
+        yield from shared_by_heads(self.hidden_size, self.n_heads)
+
+
+class MinGruConfig(BlocksConfig):
+    """A linear recurrence, minGRU (arXiv 2410.01201); the defaults have 2.4 million weights."""
+
+    kind: Literal["mingru"] = "mingru"
+    """A recurrence whose gates look at the tokens alone: parallel over them in training."""
+    n_units: int = Field(384, ge=1, le=65_536)
+    """Units of a block's recurrence, 1 to 65,536."""
+
+
+def shared_by_heads(hidden_size: int, n_heads: int) -> Iterator[tuple[str, str]]:
+    """Ask for a size that heads can share, as one of the `Config.problems`."""
+    if hidden_size % (2 * n_heads):
+        wanted = f"hidden_size = {hidden_size} should be a multiple of {2 * n_heads}"
+        text = "heads share it, and a head's positions come in pairs"
+        yield "", f"{wanted}: n_heads = {n_heads} {text}"
 
 
 class MaximumLikelihood(Config):
@@ -70,11 +132,25 @@ class MaximumLikelihood(Config):
     log_every_n_steps (default 10; 0: no logs)."""
 
 
+class TokensConfig(Config):
+    """What the network reads and writes at a step."""
+
+    merges: int = Field(0, ge=0, le=10_000)
+    """Fragments, common runs of tokens by byte-pair encoding of the training split, that become
+    tokens beside atoms, bonds and brackets: 200 leave a third of a molecule's steps. 0: none."""
+
+
 class PretrainConfig(MaximumLikelihood):
     """Maximum-likelihood training of a SMILES generator on a prepared corpus."""
 
-    model: RnnConfig = RnnConfig()
-    """The network; the defaults are REINVENT's."""
+    tokens: TokensConfig = TokensConfig()
+    """Single tokens of SMILES, or fragments beside them."""
+
+    model: Annotated[
+        RnnConfig | TransformerConfig | MinGruConfig,
+        by_kind(RnnConfig, TransformerConfig, MinGruConfig, default="rnn"),
+    ] = RnnConfig()
+    """The network: kind rnn (the default; REINVENT's), transformer or mingru."""
 
 
 _WORD = r"[A-Za-z0-9][A-Za-z0-9_.+-]*"
@@ -99,10 +175,7 @@ class LlamaConfig(Config):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Ask for a size that the heads can share."""
-        if self.hidden_size % (2 * self.n_heads):
-            wanted = f"hidden_size = {self.hidden_size} should be a multiple of {2 * self.n_heads}"
-            text = "heads share it, and a head's positions come in pairs"
-            yield "", f"{wanted}: n_heads = {self.n_heads} {text}"
+        yield from shared_by_heads(self.hidden_size, self.n_heads)
 
 
 class ConditionConfig(Config):

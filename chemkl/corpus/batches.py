@@ -16,6 +16,7 @@ from chemkl.chem.molecules import MoleculeError
 from chemkl.chem.molecules import randomise as spell
 from chemkl.config import InputError
 from chemkl.corpus.files import read_split, read_vocabulary
+from chemkl.corpus.fragments import with_fragments
 from chemkl.policies.base import pad
 from chemkl.policies.tokenizer import UnknownTokenError, Vocabulary
 from chemkl.signals import follow_parent, shielded
@@ -82,12 +83,17 @@ def read_datasets(
     valid_split: str,
     valid_molecules: int,
     randomise_seed: int | None = None,
+    merges: int = 0,
 ) -> tuple[TokenDataset, TokenDataset]:
-    """Read the training and the validation split of a prepared corpus, the latter up to a size."""
+    """Read the training and the validation split of a prepared corpus, the latter up to a size.
+
+    So many `merges` of the tokens, learnt on the training split, make larger ones.
+    """
     if train_split == valid_split:
         raise InputError(f"train_split and valid_split are both {train_split!r}: choose two")
-    vocabulary = read_vocabulary(folder)
-    train = TokenDataset(read_split(folder, train_split), vocabulary, randomise_seed)
+    smiles = read_split(folder, train_split)
+    vocabulary = with_fragments(read_vocabulary(folder), smiles, merges)
+    train = TokenDataset(smiles, vocabulary, randomise_seed)
     return train, TokenDataset(read_split(folder, valid_split, valid_molecules), vocabulary)
 
 

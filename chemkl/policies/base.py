@@ -205,6 +205,10 @@ class Policy(SequenceModel):
     def logp(self, smiles: Sequence[str]) -> Tensor:
         """Return log p of each SMILES: float32_B, nats, end token included.
 
+        It is that of the one encoding that `Vocabulary.encode` gives. Where tokens are fragments, a
+        SMILES has others too, and what is sampled may be one of them: a rollout's logp is that of
+        the tokens as they were sampled, and either is at most the SMILES' own, over all encodings.
+
         Raises:
             UnknownTokenError: a SMILES holds a token that the vocabulary does not know.
             TypeError: one string instead of several.

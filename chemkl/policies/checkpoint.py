@@ -13,8 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from chemkl.config import Config, InputError, did_you_mean, load_config
-from chemkl.config.pretrain import RnnConfig
+from chemkl.config.pretrain import MinGruConfig, RnnConfig, TransformerConfig
 from chemkl.policies.base import Policy
+from chemkl.policies.decoder import MinGruPolicy, TransformerPolicy
 from chemkl.policies.reinvent import is_reinvent, read_origin, read_reinvent
 from chemkl.policies.rnn import RnnPolicy
 from chemkl.policies.tokenizer import Vocabulary
@@ -34,7 +35,11 @@ class Kind(NamedTuple):
     settings: type[Config]
 
 
-KINDS = {RnnPolicy.kind: Kind(RnnPolicy, RnnConfig)}
+KINDS = {
+    RnnPolicy.kind: Kind(RnnPolicy, RnnConfig),
+    TransformerPolicy.kind: Kind(TransformerPolicy, TransformerConfig),
+    MinGruPolicy.kind: Kind(MinGruPolicy, MinGruConfig),
+}
 
 _PARTS: dict[str, type] = {"architecture": dict, "vocabulary": list, "provenance": dict}
 _MODEL_PLACES = ("checkpoints/policy.safetensors", "*.safetensors")
@@ -207,7 +212,12 @@ def _built(header: dict[str, Any]) -> Policy:
     name = header["architecture"].get("kind")
     if not isinstance(name, str) or name not in KINDS:
         raise InputError(f"unknown kind of policy {name!r}{did_you_mean(str(name), KINDS)}")
-    kind = KINDS[name]
-    settings = load_config(kind.settings, header["architecture"]).model_dump(exclude={"kind"})
+    settings = load_config(KINDS[name].settings, header["architecture"])
     with torch.device("meta"):
-        return kind.policy(Vocabulary(tuple(header["vocabulary"])), **settings)
+        return build_policy(Vocabulary(tuple(header["vocabulary"])), settings)
+
+
+def build_policy(vocabulary: Vocabulary, settings: Config) -> Policy:
+    """Make the network that the settings of a kind ask for, with new weights."""
+    sizes = settings.model_dump()
+    return KINDS[sizes.pop("kind")].policy(vocabulary, **sizes)

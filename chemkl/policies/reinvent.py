@@ -148,11 +148,16 @@ def write_reinvent(
         metadata: where the model comes from: the fields of REINVENT4's `ModelMetaData`.
 
     Raises:
-        InputError: another kind of policy.
+        InputError: another kind of policy, or one with fragments for tokens.
     """
-    if not isinstance(policy, RnnPolicy):
-        raise InputError(f"{path}: REINVENT has LSTM and GRU models only, not {policy.kind!r}")
     sizes = policy.architecture
+    if not isinstance(policy, RnnPolicy) or "projection_size" in sizes:
+        what = sizes["kind"] if sizes["kind"] != RnnPolicy.kind else "one with a projection"
+        raise InputError(f"{path}: REINVENT has plain LSTM and GRU models only, not {what}")
+    if policy.vocabulary.has_fragments:
+        raise InputError(
+            f"{path}: the model's tokens are fragments (tokens.merges), which REINVENT would split"
+        )
     weights = {k: v.detach().cpu().clone() for k, v in policy.state_dict().items()}
     weights["embedding.weight"][END_ID] = fit_end_row(policy, torch.Generator().manual_seed(seed))
     theirs = {new: old for old, new in PARTS.items()}
@@ -306,8 +311,10 @@ def _network(content: Mapping[str, Any], tokens: Iterable[str], path: str | Path
                 "max_length": content.get("max_sequence_length", 256),
             },
         )
-        with torch.device("meta"):
-            sizes = settings.model_dump(exclude={"kind"})
-            return RnnPolicy(Vocabulary(tuple(tokens)), **sizes)
+        spoken = Vocabulary(tuple(tokens))
     except InputError as error:
         raise InputError(f"{path}: network_params or vocabulary: {error}") from None
+    if spoken.has_fragments:
+        raise InputError(f"{path}: vocabulary: has tokens that REINVENT's tokenizer would split")
+    with torch.device("meta"):
+        return RnnPolicy(spoken, **settings.model_dump(exclude={"kind"}))

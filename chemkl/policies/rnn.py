@@ -34,6 +34,7 @@ class RnnPolicy(Policy):
         embedding_size: numbers per token.
         hidden_size: units per layer.
         n_layers: stacked layers.
+        projection_size: numbers that an LSTM's units are projected to; None: they are not.
         dropout: probability between layers, in training mode only.
         max_length: most tokens of a sampled sequence, end token included.
 
@@ -51,6 +52,7 @@ class RnnPolicy(Policy):
         embedding_size: int = 256,
         hidden_size: int = 512,
         n_layers: int = 3,
+        projection_size: int | None = None,
         dropout: float = 0.0,
         max_length: int = 256,
     ) -> None:
@@ -65,6 +67,10 @@ class RnnPolicy(Policy):
             "dropout": dropout,
             "max_length": max_length,
         }
+        projection: dict[str, int] = {}
+        if projection_size is not None:
+            self._sizes["projection_size"] = projection_size
+            projection["proj_size"] = projection_size
         self.embedding = nn.Embedding(len(vocabulary), embedding_size)
         self.rnn = CELLS[cell](
             embedding_size,
@@ -72,8 +78,9 @@ class RnnPolicy(Policy):
             num_layers=n_layers,
             dropout=dropout if n_layers > 1 else 0.0,
             batch_first=True,
+            **projection,
         )
-        self.linear = nn.Linear(hidden_size, len(vocabulary))
+        self.linear = nn.Linear(projection_size or hidden_size, len(vocabulary))
 
     @property
     def architecture(self) -> dict[str, Any]:
@@ -129,7 +136,7 @@ class RnnPolicy(Policy):
         weight = self.embedding.weight
         drops = self.training and self.rnn.dropout > 0
         plain = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64)
-        if not isinstance(self.rnn, nn.LSTM) or drops or not plain:
+        if not isinstance(self.rnn, nn.LSTM) or self.rnn.proj_size or drops or not plain:
             return None
         rough = torch.is_autocast_enabled("cpu")
         kind = torch.get_autocast_dtype("cpu") if rough else weight.dtype

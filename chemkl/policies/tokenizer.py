@@ -34,16 +34,22 @@ def tokenize(smiles: str) -> list[str]:
 class Vocabulary:
     """Tokens by id; id 0 is the end token (and the padding), id 1 the start token.
 
+    A token may be a fragment, several of the tokenizer's tokens in a row that are tokens by
+    themselves too. Then a SMILES has several encodings, and `encode` returns one of them: from the
+    left, always the longest token that fits.
+
     Args:
         tokens: all tokens in the order of their ids, ``$`` and ``^`` first.
 
     Raises:
         InputError: the first two tokens are not ``$`` and ``^``, a token stands twice, or it is
-            not what the tokenizer calls one token.
+            neither what the tokenizer calls one token nor a row of such tokens of this vocabulary.
     """
 
     tokens: tuple[str, ...]
     _id_of: dict[str, int] = field(init=False, repr=False, compare=False)
+    _longest: int = field(init=False, repr=False, compare=False)
+    """Most of the tokenizer's tokens in one of these; 1: there are no fragments."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokens", tuple(self.tokens))
@@ -51,16 +57,27 @@ class Vocabulary:
         if problem:
             raise InputError(f"vocabulary: {problem}")
         object.__setattr__(self, "_id_of", {token: i for i, token in enumerate(self.tokens)})
+        longest = max((len(tokenize(token)) for token in self.tokens[2:]), default=1)
+        object.__setattr__(self, "_longest", longest)
 
     def _problem(self) -> str:
         if self.tokens[:2] != (END, START):
             first = list(self.tokens[:2])
             return f"the first two tokens must be {END!r} and {START!r}, not {first}"
-        odd = [t for t in self.tokens if not isinstance(t, str) or tokenize(t) != [t]]
+        odd = [t for t in self.tokens if not isinstance(t, str) or not self._spells(tokenize(t), t)]
         if odd:
             return f"not single tokens of a SMILES: {', '.join(map(repr, odd))}"
         twice = sorted(token for token, n in Counter(self.tokens).items() if n > 1)
         return f"tokens that stand twice: {', '.join(twice)}" if twice else ""
+
+    def _spells(self, parts: list[str], token: str) -> bool:
+        """Whether the tokenizer's parts of a token make it one: itself, or tokens of SMILES."""
+        return parts == [token] or (len(parts) > 1 and {*parts} <= {*self.tokens[2:]})
+
+    @property
+    def has_fragments(self) -> bool:
+        """Whether a token stands for several of the tokenizer's."""
+        return self._longest > 1
 
     @classmethod
     def of(cls, tokens: Iterable[str]) -> "Vocabulary":
@@ -83,7 +100,7 @@ class Vocabulary:
         """
         ids = [START_ID]
         position = 1
-        for token in tokenize(smiles):
+        for token in self._pieces(smiles):
             token_id = self._id_of.get(token, -1)
             if token_id <= START_ID:
                 where = f"line {line}: " if line is not None else ""
@@ -96,6 +113,21 @@ class Vocabulary:
             position += len(token)
         ids.append(END_ID)
         return ids
+
+    def _pieces(self, smiles: str) -> list[str]:
+        """Split a SMILES into tokens; what the vocabulary lacks stays as the tokenizer has it."""
+        parts = tokenize(smiles)
+        if not self.has_fragments:
+            return parts
+        pieces, begin = [], 0
+        while begin < len(parts):
+            for stop in range(min(len(parts), begin + self._longest), begin, -1):
+                piece = "".join(parts[begin:stop])
+                if piece in self._id_of or stop == begin + 1:
+                    break
+            pieces.append(piece)
+            begin = stop
+        return pieces
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of a row of ids: a leading start token is skipped, the first end ends.

@@ -23,7 +23,7 @@ from chemkl.display import say
 from chemkl.llm.extra import PACKAGES, package
 from chemkl.llm.models import save_weights
 from chemkl.llm.pretrain import NO_PROMPT, Conditions, TaggedDataset, build_tagged
-from chemkl.policies import RnnPolicy, save_policy
+from chemkl.policies import build_policy, save_policy
 from chemkl.results.provenance import installed_versions
 from chemkl.stages.registry import POLICY, STAGES, View
 from chemkl.stages.runner import Start
@@ -140,9 +140,10 @@ def _of_molecules(config: PretrainConfig) -> Parts:
         config.valid_split,
         config.valid_molecules,
         config.seed if config.randomise else None,
+        config.tokens.merges,
     )
     training.seed_weights(config.seed)
-    policy = RnnPolicy(train.vocabulary, **config.model.model_dump(exclude={"kind"}))
+    policy = build_policy(train.vocabulary, config.model)
     return Parts(
         policy,
         TokenDataModule(

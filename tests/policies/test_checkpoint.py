@@ -229,8 +229,11 @@ def architecture(**parts):
         (changed(architecture="absent"), r"header: architecture should be a dict, not None"),
         (changed(architecture=[1]), r"header: architecture should be a dict, not \[1\]"),
         (changed(provenance=3), r"header: provenance should be a dict, not 3"),
-        (architecture(kind="absent"), r"unknown kind of policy None\. Known: rnn"),
-        (architecture(kind="rn"), r"unknown kind of policy 'rn'; did you mean 'rnn'\? Known: rnn"),
+        (
+            architecture(kind="absent"),
+            r"unknown kind of policy None\. Known: mingru, rnn, transformer",
+        ),
+        (architecture(kind="rn"), r"unknown kind of policy 'rn'; did you mean 'rnn'\? Known: "),
         (architecture(kind=["rnn"]), r"unknown kind of policy \['rnn'\]"),
         (architecture(hiden_size=3), r"hiden_size: not a known key; did you mean 'hidden_size'"),
         (architecture(cell="rnn"), r"cell: 'rnn' is not allowed.* Known: gru, lstm"),
@@ -238,6 +241,8 @@ def architecture(**parts):
         (architecture(hidden_size=-1), r"hidden_size: should be greater than or equal to 1"),
         (architecture(hidden_size=10**30), r"hidden_size: should be less than or equal to 65536"),
         (architecture(max_length=None), r"max_length: should be"),
+        (architecture(projection_size=2), r"projection_size: an LSTM alone has one"),
+        (architecture(projection_size=6, cell="lstm"), r"should be less than hidden_size, 6"),
     ],
 )
 def test_a_header_that_cannot_be_used_is_refused(path, header, message):

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from chemkl.config import InputError
-from chemkl.policies import load_policy, read_header, reinvent
+from chemkl.policies import build_policy, load_policy, read_header, reinvent
+from chemkl.policies.checkpoint import KINDS
 from chemkl.policies.reinvent import read_reinvent, write_reinvent
 from chemkl.policies.rnn import RnnPolicy
 from chemkl.policies.tokenizer import Vocabulary
@@ -90,6 +91,21 @@ def test_a_written_prior_is_plain_and_has_another_row_for_the_end_alone(tmp_path
     for name, value in policy.state_dict().items():
         changed = (content["network"][f"_{name}"] != value).nonzero()
         assert set(changed[:, 0].tolist()) == ({0} if name == "embedding.weight" else set())
+
+
+@pytest.mark.parametrize(
+    ("tokens", "settings", "says"),
+    [
+        (TOKENS, {"kind": "mingru", "n_layers": 1}, "plain LSTM and GRU models only, not mingru"),
+        (TOKENS, {"kind": "rnn", "projection_size": 4}, "models only, not one with a projection"),
+        ((*TOKENS, "CC"), {"kind": "rnn"}, r"tokens are fragments \(tokens\.merges\)"),
+    ],
+)
+def test_what_reinvent_has_not_is_not_written(tmp_path, tokens, settings, says):
+    policy = build_policy(Vocabulary(tokens), KINDS[settings["kind"]].settings(**settings))
+    with pytest.raises(InputError, match=rf"a\.prior: .*{says}"):
+        write_reinvent(policy, tmp_path / "a.prior")
+    assert not (tmp_path / "a.prior").exists()
 
 
 @pytest.mark.slow

@@ -444,7 +444,9 @@ MISTAKES = [
     ({"precision": "16"}, r"precision: .*32-true"),
     ({"seed": 2**63}, r"seed: should be less than"),
     ({"model": {"cell": "rnn"}}, r"cell: 'rnn' is not allowed.* Known: gru, lstm"),
-    ({"model": {"kind": "cnn"}}, r"kind: "),
+    ({"model": {"kind": "mingrU"}}, r"kind: 'mingrU' is not known; did you mean 'mingru'\? Known"),
+    ({"model": {"kind": "transformer", "n_heads": 3}}, r"= 256 should be a multiple of 6"),
+    ({"tokens": {"merges": -1}}, r"tokens\.merges: should be greater than or equal to 0"),
 ]  # fmt: skip
 MISTAKES_OF_TAGS = [
     ({"conditions": []}, r"conditions: should have at least 1 entry"),
