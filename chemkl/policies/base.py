@@ -137,6 +137,16 @@ class Policy(SequenceModel):
     def select(self, state: Any, keep_A: Tensor) -> Any:
         """Keep some rows of a state: bool_A."""
 
+    def operations(self, n_tokens: float) -> float:
+        """Return the floating-point operations of a pass over a sequence of so many tokens.
+
+        Those of the matrix products: two for each of their weights and token. What an embedding
+        costs, which is looked up, and what is done number by number is left out.
+        """
+        looked_up = {id(m.weight) for m in self.modules() if isinstance(m, nn.Embedding)}
+        matrices = (w for w in self.parameters() if w.dim() == 2 and id(w) not in looked_up)
+        return 2 * n_tokens * sum(weight.numel() for weight in matrices)
+
     def logp_tokens(self, token_BT: Tensor) -> Tensor:
         """Return log p of each row of ids: float32_B, nats, end token included, differentiable."""
         logits_BTV, _ = self(token_BT[:, :-1])

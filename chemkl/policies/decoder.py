@@ -205,6 +205,12 @@ class TransformerPolicy(DecoderPolicy):
             )
         return Attention(hidden_size, n_heads)
 
+    def operations(self, n_tokens: float) -> float:
+        """Return those of a pass; each token's attention reads the keys and values so far."""
+        pairs = n_tokens * (n_tokens + 1) / 2
+        wide: int = self._sizes["hidden_size"] * self._sizes["n_layers"]
+        return super().operations(n_tokens) + 4 * pairs * wide
+
 
 class MinGruPolicy(DecoderPolicy):
     """A linear recurrence, minGRU: parallel over the tokens of what is given, small in sampling."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import pyarrow as pa
@@ -79,18 +80,32 @@ def work(config: SampleConfig, start: Start) -> None:
     policy = policy.to(config.device)
     schema = _schema(policy)
     with start.claim(models) as manifest:
-        n_truncated = 0
+        n_truncated = n_tokens = 0
+        busy = 0.0  # seconds of processor time, all threads together
         with (
             atomic_file(start.out / FILE_NAME, sealed=True) as aside,
             pq.ParquetWriter(aside, schema, compression="zstd") as writer,
         ):
             for step, first in enumerate(range(0, config.n, config.batch_size)):
                 n = min(config.batch_size, config.n - first)
+                began = process_time()
                 rollout = policy.sample(n, stream(config.seed, step))
+                busy += process_time() - began
                 columns = _columns(rollout, policy)
                 writer.write_table(pa.table(columns, schema=schema))
                 n_truncated += int(rollout.truncated.sum())
-        manifest.finish(results={"samples": config.n, "truncated": n_truncated})
+                n_tokens += int(rollout.n_tokens.sum())
+        tokens = n_tokens / config.n
+        cost = {
+            "tokens_a_molecule": tokens,
+            "operations_a_molecule": policy.operations(tokens),
+            "molecules_a_processor_second": config.n / busy,
+        }
+        start.say(
+            f"a molecule takes {tokens:.1f} tokens and {policy.operations(tokens) / 1e6:,.0f} "
+            f"million operations; {config.n / busy:,.0f} molecules a second of processor time"
+        )
+        manifest.finish(results={"samples": config.n, "truncated": n_truncated, **cost})
 
 
 def _models(

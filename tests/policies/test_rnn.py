@@ -388,6 +388,22 @@ def test_an_unknown_cell_is_refused_with_the_known_ones():
         RnnPolicy(Vocabulary.of("C"), cell="lstmm")
 
 
+@pytest.mark.parametrize(
+    ("kind", "weights"),
+    [
+        ("lstm", 4 * 24 * (8 + 24) + 4 * 24 * (24 + 24)),
+        ("gru", 3 * 24 * (8 + 24) + 3 * 24 * (24 + 24)),
+        ("projected", 4 * 24 * (8 + 16) + 24 * 16 + 4 * 24 * (16 + 16) + 24 * 16 - 8 * 13),
+        ("transformer", 2 * (24 * 24 * 4 + 3 * 24 * 20)),
+        ("mingru", 2 * (24 * 20 * 4 + 3 * 24 * 20)),
+    ],
+)
+def test_the_operations_are_those_of_the_products(kind, weights):
+    attention = 4 * 2 * 24 * (1 + 2 + 3 + 4 + 5) if kind == "transformer" else 0
+    expected = 2 * 5 * (weights + 24 * (len(TOKENS) + 2)) + attention
+    assert small(kind).operations(5) == expected
+
+
 def test_a_rollout_counts_the_tokens_of_cut_off_rows():
     tokens = torch.tensor([[1, 2, 0], [1, 2, 2]])
     rollout = Rollout(["C", "CC"], tokens, torch.zeros(2), torch.tensor([False, True]))

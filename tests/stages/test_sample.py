@@ -62,7 +62,11 @@ def test_truncated_rows_are_marked(config, tmp_path, tiny_prior):
     assert 5 < len(cut) < 50
     assert (cut["n_tokens"] == 6).all()
     results = json.loads((out / "manifest.json").read_text())["results"]
-    assert results == {"samples": 50, "truncated": len(cut)}
+    assert (results["samples"], results["truncated"]) == (50, len(cut))
+    tokens = results["tokens_a_molecule"]
+    assert tokens == pytest.approx(rows["n_tokens"].mean())
+    assert results["operations_a_molecule"] == pytest.approx(short.operations(1) * tokens)
+    assert results["molecules_a_processor_second"] > 0
 
 
 def test_the_seed_decides(config, tmp_path):
