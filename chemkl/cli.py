@@ -18,7 +18,7 @@ from typer import Argument, Option
 from chemkl import __version__
 from chemkl.config import InputError, StorageError
 from chemkl.config.base import utf8
-from chemkl.signals import handled
+from chemkl.signals import follow_starter, handled
 from chemkl.stages.registry import STAGES, interrupted, interruptible
 
 HELP = (
@@ -54,6 +54,7 @@ def main() -> None:
     # threads that wait for others sleep: spinning ones slow runs side by side down by a factor of
     # ten. It is read when torch is loaded, here and in the processes that this one starts
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    follow_starter()
     with handled(), readers_may_leave():
         forgive_streams()
         try:
@@ -368,7 +369,15 @@ def _run(
     index: int | None = Option(
         None,
         metavar="N",
-        help="Run only job N of these, counted from 0 as in --dry-run (for Slurm arrays).",
+        help="Run only job N of these, counted from 0 as in --dry-run.",
+    ),
+    job: str | None = Option(
+        None,
+        metavar="NAME",
+        help="Run the one job of this name, and look at no other (for batch jobs).",
+    ),
+    jobs: int = Option(
+        1, metavar="N", help="Run so many at a time, each a process with its share of the cores."
     ),
     fresh: Fresh = False,
     out: Path | None = Option(None, help="Output folder. Default: runs/ and the pipeline's name."),
@@ -379,9 +388,12 @@ def _run(
     """
     from chemkl.stages import pipeline as stage
 
-    outcomes = stage.run(pipeline, out, only=only, index=index, fresh=fresh, dry_run=dry_run)
-    if any(outcome.status == "stopped" for outcome in outcomes):
-        sys.exit(1)
+    outcomes = stage.run(
+        pipeline, out, only=only, index=index, job=job, jobs=jobs, fresh=fresh, dry_run=dry_run
+    )
+    codes = {outcome.code for outcome in outcomes if outcome.code and outcome.status != "not run"}
+    if codes:
+        sys.exit(codes.pop() if len(codes) == 1 else 1)
 
 
 @app.command("check")

@@ -188,14 +188,39 @@ def follow_parent(on_term: Callable[[int, FrameType | None], Any] | signal.Handl
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {*NUMBERS, signal.SIGINT})
     parent = parent_process()
-    if parent is None or sys.platform == "win32":
+    if parent is not None:
+        die_with(int(parent.sentinel))
+
+
+LIFELINE = "CHEMKL_LIFELINE"
+"""Environment variable with the number of an open file: the end of a pipe to a process that this
+one, which it has started, is to die with."""
+
+
+def follow_starter() -> None:
+    """Die with the process that has started this one, if it says so: see `LIFELINE`."""
+    given = os.environ.pop(LIFELINE, "")
+    if not given or sys.platform == "win32":
+        return
+    pipe = os.dup(int(given))
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), int(given))  # programs that this one starts are to find no input
+    die_with(pipe)
+    os.set_blocking(pipe, False)
+    with suppress(BlockingIOError):
+        if not os.read(pipe, 1):  # it has ended already
+            os._exit(1)
+
+
+def die_with(pipe: int) -> None:
+    """Have this process killed as soon as the other end of a pipe is closed."""
+    if sys.platform == "win32":
         return
     import fcntl
 
-    # the kernel sends SIGIO, which kills, as soon as the parent's end of this pipe is closed, even
-    # if the parent was killed and this process is stuck in compiled code
+    # the kernel sends SIGIO, which kills, as soon as the other end of this pipe is closed, even
+    # if its process was killed and this one is stuck in compiled code
     signal.signal(signal.SIGIO, signal.SIG_DFL)
-    sentinel = int(parent.sentinel)
-    fcntl.fcntl(sentinel, fcntl.F_SETOWN, os.getpid())
-    flags = fcntl.fcntl(sentinel, fcntl.F_GETFL)
-    fcntl.fcntl(sentinel, fcntl.F_SETFL, flags | os.O_ASYNC)
+    fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
+    flags = fcntl.fcntl(pipe, fcntl.F_GETFL)
+    fcntl.fcntl(pipe, fcntl.F_SETFL, flags | os.O_ASYNC)

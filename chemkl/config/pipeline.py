@@ -1,6 +1,7 @@
 """Settings of a pipeline: stages in order, as data."""
 
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -83,7 +84,8 @@ class Job:
     """One run of one stage: an entry of the pipeline at one point of its grid.
 
     It has a name of its own, for example plain-seed=0, and a folder for its output. ``also`` are
-    further places where its paths are looked up: the folder of the pipeline file.
+    further places where its paths are looked up: the folder of the pipeline file; ``reads`` are the
+    folders of the earlier jobs that stand in its settings.
     """
 
     entry: str
@@ -93,6 +95,7 @@ class Job:
     source: Document
     overrides: tuple[Override, ...]
     also: tuple[Path, ...]
+    reads: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -153,13 +156,17 @@ class _Entries:
             return jobs
         also = (self._document.folder,) if self._document.folder else ()
         settings = source or Document({}, entry.label)
+        earlier = {folder for folders in self._folders.values() for folder in folders}
         for values in product(*(axis.value for axis in varied)):
             pairs = zip(varied, values, strict=True)
             point = [Override(axis.keys, value, axis.where) for axis, value in pairs]
             name = "-".join([entry.label, *_point_names(varied, values)])
             folder = self._out / name
             overrides = (*fixed, *point)
-            jobs.append(Job(entry.label, entry.stage, name, folder, settings, overrides, also))
+            given = [settings.data, *(one.value for one in overrides)]
+            reads = tuple(dict.fromkeys(place for place in _absolute_in(given) if place in earlier))
+            job = Job(entry.label, entry.stage, name, folder, settings, overrides, also, reads)
+            jobs.append(job)
         folders = {entry.label: [job.folder for job in jobs]}
         folders |= {job.name: [job.folder] for job in jobs}
         for name in sorted(self._folders.keys() & folders.keys()):
@@ -233,6 +240,17 @@ class _Entries:
         self._complain(keys, text)
         self.unknown.append(self._out / name)
         return self.unknown[-1:]
+
+
+def _absolute_in(value: Any) -> Iterator[Path]:
+    """Every absolute path that a text of some settings is, and the folders that it lies in."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list):
+        for inner in value:
+            yield from _absolute_in(inner)
+    elif isinstance(value, str) and os.path.isabs(value):
+        yield from (Path(value), *Path(value).parents)
 
 
 def _point_names(axes: list[Override], values: Iterable[Any]) -> Iterator[str]:

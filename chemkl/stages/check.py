@@ -8,7 +8,7 @@ from pathlib import Path
 from chemkl.config import InputError, complaints, did_you_mean
 from chemkl.config.document import Document
 from chemkl.rewards import RewardModel
-from chemkl.stages.pipeline import awaited, plan_pipeline
+from chemkl.stages.plan import awaited, plan_pipeline
 from chemkl.stages.registry import STAGES
 
 KINDS = (*STAGES, "pipeline", "reward")

@@ -1,39 +1,47 @@
-"""Run a pipeline: check all of it, skip what is complete, resume or start the rest in order."""
+"""Run a pipeline: check all of it, skip what is complete, resume or start the rest.
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+One job after the other in this process, or several at a time, each in a process of its own.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from time import perf_counter
-from typing import Any, Literal
+from typing import Literal
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from chemkl.config import Config, InputError, did_you_mean
-from chemkl.config.pipeline import Job, PipelineConfig, expand
+from chemkl.config import InputError
+from chemkl.config.pipeline import PipelineConfig
+from chemkl.results.atomic import json_of, storing, write_bytes
 from chemkl.results.manifest import Manifest
+from chemkl.signals import LIFELINE, NUMBERS
 from chemkl.stages import runner
-from chemkl.stages.registry import STAGES, STOPS, Stage, interrupted, interruptible
+from chemkl.stages.plan import (
+    Planned,
+    Source,
+    State,
+    check_folders,
+    choose,
+    is_complete,
+    place_of,
+    plan_pipeline,
+    state_of,
+)
+from chemkl.stages.registry import STOPS, interrupted, interruptible
 
-Source = PipelineConfig | Mapping[str, Any] | str | Path
-State = Literal["new", "resume", "again", "complete"]
-"""What a job's folder holds: nothing, an unfinished run, a run of input that has changed since
-(set aside and run again), or the finished run."""
-Status = Literal["planned", "skipped", "done", "stopped"]
-"""planned: a dry run; skipped: it was complete; stopped: it ended early and can be resumed."""
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A job whose settings have been checked."""
-
-    job: Job
-    stage: Stage
-    config: Config
-    folder: Path
-    needs: tuple[Job, ...]  # earlier jobs whose output it reads
+Status = Literal["planned", "skipped", "done", "stopped", "failed", "interrupted", "not run"]
+"""planned: a dry run; skipped: it was complete; stopped: it ended early and can be resumed; not
+run: something that it reads is not made."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,7 @@ class Outcome:
     name: str
     folder: Path
     status: Status
+    code: int = 0  # exit code of its process; of one that was stopped or not run 1
 
 
 def run(
@@ -51,205 +60,253 @@ def run(
     *,
     only: str | None = None,
     index: int | None = None,
+    job: str | None = None,
+    jobs: int = 1,
     fresh: bool = False,
     dry_run: bool = False,
 ) -> list[Outcome]:
-    """Run the jobs of a pipeline in order, after checking every one of them.
+    """Run the jobs of a pipeline in order, or several at a time, after checking every one of them.
 
     Args:
         pipeline: its config, a mapping, or the path of its file.
         out_dir: where the jobs' folders go; default ``runs/<name of the pipeline>``.
         only: name of one entry, one job or one stage; the others are checked but not run.
         index: position, from 0, of the one job to run among those chosen.
+        job: name of the one job to run; the others are not even checked.
+        jobs: so many run at a time, each in a process of its own that has its share of the cores.
         fresh: set the folders of the chosen jobs aside and start them anew.
         dry_run: show the table of jobs and stop.
 
     Returns:
-        What became of each chosen job; it ends early behind one that stopped.
+        What became of each chosen job; one after the other, it ends early behind one that stopped.
 
     Raises:
         InputError: with every problem of every job; nothing has started then.
     """
+    if jobs < 1:
+        raise InputError(f"--jobs {jobs}: how many jobs run at a time, 1 or more")
     console = Console()
     with interruptible(lambda: "interrupted: no job has begun; the same command begins anew."):
-        config, planned = plan_pipeline(pipeline, out_dir)
-    chosen = _chosen(planned, only, index)
-    _check_folders(chosen, fresh)
+        config, planned = plan_pipeline(pipeline, out_dir, job=job)
+    chosen = choose(planned, only, index)
+    states = check_folders(chosen, fresh=fresh)
     if dry_run:
-        console.print(_table(config.name, chosen, fresh))
+        console.print(_table(config.name, chosen, states))
         return [Outcome(plan.job.name, plan.folder, "planned") for plan in chosen]
     if fresh:
         for plan in chosen:
             runner.move_aside(plan.folder, plan.config)
+    if jobs > 1:
+        with interruptible(lambda: "interrupted: " + _KEPT):
+            return _SideBySide(console, pipeline, chosen, jobs).run()
     outcomes: list[Outcome] = []
     for position, plan in enumerate(chosen, start=1):
         title = f"[{position}/{len(chosen)}] {plan.job.name}"
-        told = partial(interrupted, plan.stage, Path(_shown(plan.folder)), fresh=fresh)
+        told = partial(interrupted, plan.stage, Path(place_of(plan.folder)), fresh=fresh)
         with interruptible(told):
-            status = _run_job(console, plan, title)
-        outcomes.append(Outcome(plan.job.name, plan.folder, status))
+            status = _run_job(_Line(console, title), plan)
+        outcomes.append(Outcome(plan.job.name, plan.folder, status, int(status == "stopped")))
         if outcomes[-1].status == "stopped":
             break
     return outcomes
 
 
-# ---- the plan
+_KEPT = "what was running keeps all up to its last checkpoint; the same command goes on from there."
 
 
-def plan_pipeline(
-    source: Source, out_dir: str | Path | None = None, promised: Sequence[Path] = ()
-) -> tuple[PipelineConfig, list[Planned]]:
-    """Read a pipeline, and check the settings of its jobs in the order in which they run."""
-    expansion = expand(source, out_dir)
-    problems = dict.fromkeys(expansion.problems)
-    promised = [*promised, *expansion.unknown]
-    earlier: dict[Path, Sequence[str]] = {}
-    job_of: dict[Path, Job] = {}
-    planned: list[Planned] = []
-    for job in expansion.jobs:
-        stage = STAGES[job.stage]
-        try:
-            config = stage.load(
-                job.source, job.overrides, also=job.also, promised=promised, earlier=earlier
-            )
-            unread = awaited(config, promised, earlier)  # the stage looks at it when it runs
-            stage.check(config, job.entry, unread)
-        except InputError as error:
-            problems |= dict.fromkeys(str(error).splitlines())
-        else:
-            read = {folder for path in unread for folder in (path, *path.parents)}
-            needs = tuple(other for folder, other in job_of.items() if folder in read)
-            planned.append(Planned(job, stage, config, job.folder, needs))
-        earlier[job.folder] = stage.outputs
-        job_of[job.folder] = job
-    InputError.refuse(problems)
-    return expansion.config, planned
+@dataclass
+class _Line:
+    """What is told of a job: how far the pipeline is, its name, and what has become of it."""
+
+    console: Console
+    title: str
+    began: float = field(default_factory=time.perf_counter)
+
+    def tell(self, colour: str, text: str) -> None:
+        """Print a line."""
+        line = f"[bold]{escape(self.title)}[/bold]: [{colour}]{escape(text)}[/{colour}]"
+        self.console.print(line, soft_wrap=True, highlight=False)
+
+    def took(self) -> str:
+        """The time since the job began, in words."""
+        seconds = time.perf_counter() - self.began
+        minutes, rest = divmod(round(seconds), 60)
+        return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+    def begins(self, plan: Planned) -> bool:
+        """Say that it starts, resumes, or is complete already; only then it need not run."""
+        state, place = state_of(plan), place_of(plan.folder)
+        if state == "complete":
+            self.tell("green", f"complete, skipped ({place}); {runner.AGAIN}")
+            return False
+        verb = "resumes" if state == "resume" else "starts"
+        self.tell("cyan", f"{plan.job.stage} {verb} in {place}")
+        return True
 
 
-def awaited(config: Config, promised: Iterable[Path], earlier: Iterable[Path] = ()) -> list[Path]:
-    """Paths of a config that are yet to be made, or made anew."""
-    anew, later = {*earlier}, {*promised}
-    return [
-        path
-        for path in runner.paths_of(config)
-        if not anew.isdisjoint((path, *path.parents))
-        or (not later.isdisjoint((path, *path.parents)) and not path.exists())
-    ]
-
-
-def _chosen(planned: list[Planned], only: str | None, index: int | None) -> list[Planned]:
-    chosen, problem = planned, ""
-    if only is not None:
-        for key in ("entry", "name", "stage"):
-            chosen = [plan for plan in planned if only == getattr(plan.job, key)]
-            if chosen:
-                break
-        else:
-            names = {name for p in planned for name in (p.job.entry, p.job.name, p.job.stage)}
-            problem = f"--only {only}: the pipeline has none{did_you_mean(only, names)}"
-    if index is not None and not problem and not 0 <= index < len(chosen):
-        there = f"{len(chosen)} jobs{f' of {only}' if only else ''}, 0 to {len(chosen) - 1}"
-        problem = f"--index {index}: there are {there}; --dry-run lists them."
-    if problem:
-        raise InputError(problem)
-    return chosen if index is None else [chosen[index]]
-
-
-# ---- what the folders hold
-
-
-def _check_folders(chosen: list[Planned], fresh: bool) -> None:
-    """Refuse folders that cannot be used, or moved aside, and input that nobody will have made."""
-    problems: list[str] = []
-    running = {plan.folder for plan in chosen}
-    to_run: list[str] = []
-    for plan in chosen:
-        try:
-            state = "new" if fresh else _state(plan, to_run)
-            to_run += [plan.job.name] if state != "complete" else []
-            if fresh or state == "again":
-                runner.check_movable(plan.folder, plan.config)
-            if not fresh:
-                runner.check_folder(plan.stage, plan.config, plan.folder)
-        except InputError as error:
-            problems.append(str(error))
-        problems += [
-            f"{plan.job.name}: reads {_shown(need.folder)}, which is not complete; first run it: "
-            f"--only {need.name}"
-            for need in plan.needs
-            if need.folder not in running and not _is_complete(need.folder)
-        ]
-    InputError.refuse(dict.fromkeys(problems))
-
-
-def _is_complete(folder: Path) -> bool:
-    manifest = Manifest.load(folder)
-    return manifest is not None and manifest.status == "complete"
-
-
-def _state(plan: Planned, to_run: Iterable[str] = ()) -> State:
-    """What a job's folder holds; `to_run` names the jobs that will have run again by then."""
-    manifest = Manifest.load(plan.folder)
-    if manifest is None or manifest.gives_way_to(plan.stage.name):
-        return "new"
-    if manifest.has_changed_inputs():
-        return "again"
-    for need in plan.needs:
-        read = Manifest.load(need.folder)
-        if need.name in to_run or read is None or (read.finished or "") > manifest.started:
-            return "again"
-    return "complete" if runner.is_finished(plan.stage, plan.config, plan.folder) else "resume"
-
-
-# ---- the jobs
-
-
-def _run_job(console: Console, plan: Planned, title: str) -> Status:
-    job, began = plan.job, perf_counter()
-
-    def tell(colour: str, text: str) -> None:
-        line = f"[bold]{escape(title)}[/bold]: [{colour}]{escape(text)}[/{colour}]"
-        console.print(line, soft_wrap=True, highlight=False)
-
-    def took() -> str:
-        minutes, rest = divmod(round(perf_counter() - began), 60)
-        return f"{minutes} min {rest} s" if minutes else f"{perf_counter() - began:.1f} s"
-
-    state, folder = _state(plan), _shown(plan.folder)
-    if state == "complete":
-        tell("green", f"complete, skipped ({folder}); {runner.AGAIN}")
+def _run_job(line: _Line, plan: Planned) -> Status:
+    job, failure = plan.job, plan.logs.with_name(f"{plan.logs.name}.failed")
+    if not line.begins(plan):
         return "skipped"
-    if state == "again":
+    if state_of(plan) == "again":
         runner.move_aside(plan.folder, plan.config)
-    verb = "resumes" if state == "resume" else "starts"
-    tell("cyan", f"{job.stage} {verb} in {folder}")
+    failure.unlink(missing_ok=True)
     try:  # the settings are read again: what they name has been made by now
         config = plan.stage.load(job.source, job.overrides, also=job.also)
         plan.stage.run(config, plan.folder)
     except BaseException as error:
-        verb = "interrupted" if isinstance(error, STOPS) else "failed"
-        tell("red", f"{verb} after {took()}")
+        is_stop = isinstance(error, STOPS)
+        line.tell("red", f"{'interrupted' if is_stop else 'failed'} after {line.took()}")
+        manifest = Manifest.load(plan.folder)
+        if not is_stop and (manifest is None or manifest.status == "complete"):
+            write_bytes(failure, f"{error}\n".encode(), parents=True)  # for `chemkl status`
         raise
-    if not _is_complete(plan.folder):
-        tell("yellow", f"stopped after {took()}; the same command resumes it")
+    if not is_complete(plan.folder):
+        line.tell("yellow", f"stopped after {line.took()}; the same command resumes it")
         return "stopped"
-    tell("green", f"done in {took()}")
+    line.tell("green", f"done in {line.took()}")
     return "done"
 
 
-def _table(name: str, chosen: list[Planned], fresh: bool) -> Table:
+def _table(name: str, chosen: list[Planned], states: Mapping[str, State]) -> Table:
     table = Table("index", "job", "stage", "reads", "state", title=f"pipeline {escape(name)}")
-    to_run: list[str] = []
     for position, plan in enumerate(chosen):
-        state = "new" if fresh else _state(plan, to_run)
-        if state != "complete":
-            to_run.append(plan.job.name)
         needs = ", ".join(dict.fromkeys(need.entry for need in plan.needs))
+        state = states[plan.job.name]
         table.add_row(str(position), escape(plan.job.name), plan.job.stage, escape(needs), state)
     return table
 
 
-def _shown(folder: Path) -> str:
-    """A folder relative to the working directory where it lies within."""
-    here = Path.cwd()
-    return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
+# ---- several jobs at a time
+
+
+@dataclass
+class _Child:
+    """A job that runs in a process of its own."""
+
+    plan: Planned
+    line: _Line
+    process: subprocess.Popen[bytes]
+
+    def log(self, kind: str) -> str:
+        """What the process has written: to the standard output (out) or the other one (log)."""
+        path = self.plan.logs.with_name(f"{self.plan.logs.name}.{kind}")
+        return path.read_text(encoding="utf-8", errors="replace")
+
+    def progress(self) -> Text:
+        """The line that is shown while it runs."""
+        return Text(f"{self.line.title}: {self.last_line()}", no_wrap=True, overflow="ellipsis")
+
+    def last_line(self) -> str:
+        """The last line of what it says of its progress."""
+        lines = self.log("log").strip().splitlines()
+        return lines[-1] if lines else ""
+
+    def ended(self) -> Outcome:
+        """Tell what has become of it, and print what it found."""
+        name, code, took = self.plan.job.name, self.process.returncode, self.line.took()
+        found = [line for line in self.log("out").splitlines() if not line.startswith("[1/1] ")]
+        sys.stdout.write("".join(f"{line}\n" for line in found))
+        place = f"{place_of(self.plan.logs)}.log"
+        manifest = Manifest.load(self.plan.folder)
+        status: Status = "failed"
+        if code == 0:
+            status = "done"
+            self.line.tell("green", f"done in {took}")
+        elif code > 128 or -code in NUMBERS:
+            status = "interrupted"
+            self.line.tell("red", f"interrupted after {took}; the same command resumes it")
+        elif manifest is not None and manifest.status == "interrupted":
+            status = "stopped"
+            self.line.tell("yellow", f"stopped after {took}; the same command resumes it")
+        else:
+            killed = f"killed by signal {-code}"
+            why = killed if code < 0 else self.last_line() or f"exit code {code}"
+            self.line.tell("red", f"failed after {took}: {why} (see {place})")
+        return Outcome(name, self.plan.folder, status, code if code >= 0 else 128 - code)
+
+
+class _SideBySide:
+    """Runs each job as soon as what it reads is made; a failure ends those alone that need it."""
+
+    def __init__(
+        self, console: Console, pipeline: Source, chosen: list[Planned], n_jobs: int
+    ) -> None:
+        self._console, self._n_jobs = console, n_jobs
+        self._file = _file_of(pipeline, chosen[0].logs.parent)
+        self._waiting = {plan.job.name: plan for plan in chosen}
+        self._titles = {
+            name: f"[{n}/{len(chosen)}] {name}" for n, name in enumerate(self._waiting, 1)
+        }
+        self._running: dict[str, _Child] = {}
+        self._became: dict[str, Outcome] = {}
+
+    def run(self) -> list[Outcome]:
+        """Run all; Ctrl-C or a signal ends them in order, each with a checkpoint."""
+        try:
+            with Live(console=self._console, auto_refresh=False, transient=True) as live:
+                while self._waiting or self._running:
+                    for plan in list(self._waiting.values()):
+                        self._start_if_ready(plan)
+                    for name, child in list(self._running.items()):
+                        if child.process.poll() is not None:
+                            self._became[name] = self._running.pop(name).ended()
+                    if self._console.is_terminal:
+                        lines = [child.progress() for child in self._running.values()]
+                        live.update(Group(*lines), refresh=True)
+                    time.sleep(0.1)
+        except STOPS:
+            for child in self._running.values():
+                child.process.terminate()
+            for child in self._running.values():
+                child.process.wait()
+                child.ended()
+            raise
+        return [self._became[name] for name in self._titles]
+
+    def _start_if_ready(self, plan: Planned) -> None:
+        name, line = plan.job.name, _Line(self._console, self._titles[plan.job.name])
+        needs = [need.name for need in plan.needs if need.name in self._titles]
+        made = [need for need in needs if need in self._became]
+        lost = [need for need in made if self._became[need].status not in ("done", "skipped")]
+        if lost:
+            line.tell("red", f"not run: it reads {', '.join(lost)}")
+            self._became[name] = Outcome(name, plan.folder, "not run", 1)
+        elif len(made) < len(needs) or len(self._running) == self._n_jobs:
+            return
+        elif line.begins(plan):
+            process = _started(self._file, plan, self._n_jobs)
+            self._running[name] = _Child(plan, line, process)
+        else:
+            self._became[name] = Outcome(name, plan.folder, "skipped")
+        del self._waiting[name]
+
+
+def _started(file: str | Path, plan: Planned, n_jobs: int) -> "subprocess.Popen[bytes]":
+    """Start a job, with its share of the cores; it dies with this process."""
+    cores = len(getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0))
+    most = os.environ.get("OMP_NUM_THREADS", "")
+    n_threads = min(max(1, cores // n_jobs), int(most) if most.isdecimal() else cores)
+    own = {"OMP_NUM_THREADS": str(n_threads), LIFELINE: "0"}
+    command = [sys.executable, "-P", "-m", "chemkl", "run", file, "--job", plan.job.name]
+    plan.logs.parent.mkdir(parents=True, exist_ok=True)
+    names = (plan.logs.with_name(f"{plan.logs.name}.{kind}") for kind in ("out", "log"))
+    with storing(plan.logs), ExitStack() as files:
+        out, log = (files.enter_context(name.open("wb")) for name in names)
+        return subprocess.Popen(
+            [*command, "--out", plan.folder.parent],
+            stdin=subprocess.PIPE,  # its lifeline
+            stdout=out,
+            stderr=log,
+            env=os.environ | own,
+            start_new_session=True,  # Ctrl-C is for this process, which tells the others
+        )
+
+
+def _file_of(pipeline: Source, logs: Path) -> str | Path:
+    """The file of a pipeline; one that was given as data is written."""
+    if isinstance(pipeline, str | Path):
+        return pipeline
+    data = pipeline.model_dump(mode="json") if isinstance(pipeline, PipelineConfig) else pipeline
+    write_bytes(logs / "pipeline.yaml", json_of(data), parents=True)
+    return logs / "pipeline.yaml"

@@ -14,7 +14,7 @@ from chemkl.evaluation.comparison import direction_of
 from chemkl.results import Manifest, TraceWriter, description_of
 from chemkl.results.provenance import UsedPrecision
 from chemkl.stages import compare, evaluate, report, show
-from chemkl.stages.pipeline import plan_pipeline
+from chemkl.stages.plan import plan_pipeline
 from chemkl.stages.registry import STAGES
 
 ROOT = Path(__file__).parents[2]

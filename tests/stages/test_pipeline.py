@@ -389,6 +389,32 @@ def test_what_read_an_older_run_is_made_again(stages, tmp_path, monkeypatch):
     assert statuses(pipeline.run(DEMO)) == ["skipped"] * 4
 
 
+def test_seeds_that_are_added_later_are_run_and_the_tables_made_again(stages, tmp_path):
+    pipeline.run(DEMO)
+    wider = json.loads(json.dumps(DEMO))
+    wider["stages"][0]["grid"]["seed"].append(2)
+    assert statuses(pipeline.run(wider)) == ["skipped", "skipped", "done", "skipped", "done"]
+    assert (tmp_path / "runs/demo/evaluate.old-1/made_by").exists()
+    wider["stages"][2]["config"] |= {"runs": ["${plain}"], "threshold": 0.7}
+    with pytest.raises(InputError, match=r"threshold: 0.8 in the folder, 0.7 in the new config"):
+        pipeline.run(wider)
+
+
+def test_a_folder_named_in_any_setting_is_read(stages):
+    demo = json.loads(json.dumps(DEMO))
+    demo["stages"][2]["grid"] = {"threshold": [0.1, 0.2]}
+    demo["stages"].insert(1, {"stage": "evaluate", "name": "one", "config": {"runs": []}})
+    demo["stages"][1]["grid"] = {"runs": [["${plain-seed=0}"], ["${plain-seed=1}/deep"]]}
+    planned = pipeline.plan_pipeline(demo)[1]
+    needs = {plan.job.name: [need.name for need in plan.needs] for plan in planned}
+    assert needs == {name: [] for name in ALL[:3]} | {
+        "one-runs=value0": [ALL[0]],
+        "one-runs=value1": [ALL[1]],
+        "evaluate-threshold=0.1": ALL[:3],
+        "evaluate-threshold=0.2": ALL[:3],
+    }
+
+
 def test_input_that_a_finished_job_did_not_write_is_an_input_error(stages):
     demo = {
         "name": "demo",

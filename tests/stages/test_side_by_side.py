@@ -1,0 +1,197 @@
+"""Jobs of a pipeline side by side: what may start when, what ends with what, the same results."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from chemkl.results import Manifest, read_trace
+from chemkl.stages import pipeline
+
+RUN = [sys.executable, "-P", "-m", "chemkl", "run"]
+
+
+def prepared(name, file):
+    source = {"kind": "file", "path": file}
+    split = {"kind": "random", "test": 0.3, "valid": 0}
+    config = {"source": source, "split": split, "n_workers": 1}
+    return {"stage": "prepare", "name": name, "config": config}
+
+
+def scored(name, corpus):
+    reward = {"components": [{"kind": "qed"}]}
+    config = {"file": f"${{{corpus}}}/corpus.parquet", "reward": reward}
+    return {"stage": "score", "name": name, "config": config}
+
+
+@pytest.fixture
+def mixed(tmp_path, monkeypatch, real_smiles):
+    """A pipeline in which one of two corpora cannot be made."""
+    monkeypatch.chdir(tmp_path)
+    Path("good.smi").write_text("\n".join(real_smiles[:40]))
+    Path("bad.smi").write_text("C1\nnothing\n")
+    stages = [
+        prepared("bad", "bad.smi"),
+        scored("of_bad", "bad"),
+        prepared("good", "good.smi"),
+        scored("of_good", "good"),
+    ]
+    Path("p.yaml").write_text(yaml.safe_dump({"name": "mixed", "stages": stages}))
+
+
+def test_a_failure_ends_those_alone_that_need_it(mixed, chemkl, capsys):
+    assert chemkl("run", "p.yaml", "--jobs", 2) == 2
+    lines = capsys.readouterr().out.splitlines()
+    failed = next(line for line in lines if "bad: failed after" in line)
+    assert "(see runs/mixed/_logs/bad.log)" in failed
+    assert Path("runs/mixed/_logs/bad.log").read_text().splitlines()[-1] in failed
+    assert "[2/4] of_bad: not run: it reads bad" in lines
+    assert any(line.startswith("[4/4] of_good: done in") for line in lines)
+    assert not Path("runs/mixed/of_bad").exists()
+    assert len(pd.read_parquet("runs/mixed/of_good/scores.parquet")) > 20
+
+    Path("bad.smi").write_text(Path("good.smi").read_text())
+    assert chemkl("run", "p.yaml", "--jobs", 2) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("complete, skipped" in line for line in lines) == 2
+
+
+def test_a_pipeline_given_as_data_runs_side_by_side_too(mixed):
+    data = yaml.safe_load(Path("p.yaml").read_text())
+    outcomes = pipeline.run(data, "elsewhere", only="prepare", jobs=2)
+    assert [(one.name, one.status, one.code) for one in outcomes] == [
+        ("bad", "failed", 2),
+        ("good", "done", 0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--jobs", 0), "--jobs 0: how many jobs run at a time, 1 or more"),
+        (("--job", "goood"), "--job goood: the pipeline has none; did you mean 'good'"),
+    ],
+)
+def test_what_cannot_be_run(mixed, chemkl, capsys, arguments, told):
+    assert chemkl("run", "p.yaml", *arguments) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_one_job_alone_is_run_without_a_look_at_the_others(mixed, chemkl):
+    data = yaml.safe_load(Path("p.yaml").read_text())
+    data["stages"][0]["config"]["sourc"] = 1
+    Path("p.yaml").write_text(yaml.safe_dump(data))
+    assert chemkl("run", "p.yaml", "--job", "good") == 0
+    assert Manifest.load("runs/mixed/good").status == "complete"
+
+
+def test_each_has_its_share_of_the_cores(mixed, monkeypatch):
+    started = []
+
+    class Popen:
+        returncode = 0
+
+        def __init__(self, _command, env, **_):
+            started.append(env["OMP_NUM_THREADS"])
+
+        def poll(self):
+            return 0
+
+    monkeypatch.setattr(pipeline.subprocess, "Popen", Popen)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
+    for given, n_jobs, expected in [("", 2, "4"), ("3", 2, "3"), ("", 3, "2"), ("", 20, "1")]:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+        pipeline.run("p.yaml", only="good", jobs=n_jobs)
+        assert started.pop() == expected
+
+
+# ---- kills
+
+
+@pytest.fixture
+def grid(tmp_path, monkeypatch, tiny_prior):
+    """Four runs of a second or two, and a table of all of them."""
+    monkeypatch.chdir(tmp_path)
+    config = {
+        "prior": str(tiny_prior),
+        "reward": {"components": [{"kind": "qed"}]},
+        "target": {"kind": "mara", "beta": 0.05, "tau": 0.45},
+        "estimator": "log_variance",
+        "batch_size": 16,
+        "learning_rate": 2e-3,
+        "max_samples": 16 * 60,
+        "precision": "32-true",
+        "trainer": {"accelerator": "cpu"},
+        "callbacks": {"checkpoint_every": 7, "progress_bar": False},
+    }
+    stages = [
+        {"stage": "posttrain", "name": "run", "config": config, "grid": {"seed": [0, 1, 2, 3]}},
+        {"stage": "evaluate", "config": {"runs": ["${run}"], "thresholds": [0.45]}},
+    ]
+    Path("p.yaml").write_text(yaml.safe_dump({"name": "grid", "stages": stages}))
+    return [f"run-seed={seed}" for seed in range(4)]
+
+
+def same(one, other, names):
+    for name in names:
+        left, right = one / name, other / name
+        pd.testing.assert_frame_equal(read_trace(left), read_trace(right), check_exact=True)
+        weights = [load_file(run / "checkpoints/policy.safetensors") for run in (left, right)]
+        assert weights[0].keys() == weights[1].keys()
+        assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+        calls = [Manifest.load(run).results["calls"] for run in (left, right)]
+        assert calls[0] == calls[1]
+    tables = [pd.read_parquet(run / "evaluate/diversity.parquet") for run in (one, other)]
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
+
+
+@pytest.mark.slow
+def test_ten_kills_of_jobs_side_by_side_leave_the_same_runs(grid, tmp_path):
+    """By turns the whole is killed, told to end, and one of its jobs killed, at other moments."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([*RUN, "p.yaml", "--out", "whole"], check=True, env=environment)
+    out, log = tmp_path / "out", (tmp_path / "log").open("w")
+    for kill in range(10):
+        command = [*RUN, "p.yaml", "--jobs", "2", "--out", str(out)]
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        before, _ = parts(out), time.sleep(1)
+        while process.poll() is None and parts(out) < before + 1 + kill % 4:
+            time.sleep(0.02)
+        assert process.poll() is None, "it is over before ten kills: make the runs longer"
+        if kill % 5 == 4:
+            victim = children(process.pid)[0]
+            os.kill(victim, signal.SIGKILL)
+            assert process.wait() == 1  # the others have gone on to their end
+        else:
+            number = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)[kill % 3]
+            process.send_signal(number)
+            assert process.wait() == {9: -9, 15: 143, 2: 130}[number]
+        while children_of_jobs(out):
+            time.sleep(0.05)
+    subprocess.run([*RUN, "p.yaml", "--jobs", "2", "--out", str(out)], check=True, env=environment)
+    same(out, tmp_path / "whole", grid)
+
+
+def parts(out):
+    """How often a checkpoint or a part of a trace has been written, by what lies there."""
+    return sum(1 for _ in out.glob("run-*/trace/part-*"))
+
+
+def children(pid):
+    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False)
+    return [int(child) for child in found.stdout.split()]
+
+
+def children_of_jobs(out):
+    found = subprocess.run(
+        ["pgrep", "-f", f"--job .*--out {out}"], capture_output=True, check=False
+    )
+    return found.stdout
