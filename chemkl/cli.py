@@ -396,6 +396,64 @@ def _run(
         sys.exit(codes.pop() if len(codes) == 1 else 1)
 
 
+@app.command("submit")
+def _submit(
+    pipeline: str = Argument(metavar="PIPELINE", help="YAML file with the stages in order."),
+    settings: list[str] | None = Argument(
+        None,
+        metavar="KEY=VALUE",
+        help="Options of sbatch: partition=gpu gpus=1 time=2:00:00; for one stage or entry: "
+        "evaluate.partition=cpu. With --cluster local: jobs=N.",
+    ),
+    first: list[str] | None = Option(None, "--set", metavar="KEY=VALUE", help="The same."),
+    cluster: str = Option(
+        "slurm", metavar="slurm|local", help="local: as chemkl run --jobs, by default on all cores."
+    ),
+    dry_run: bool = Option(
+        False, "--dry-run", help="Print the shell script that would submit it, and stop."
+    ),
+    template: Path | None = Option(
+        None, metavar="FILE", help="Of the sbatch script. Default: pipelines/slurm/array.sbatch."
+    ),
+    out: Path | None = Option(None, help="Output folder. Default: runs/ and the pipeline's name."),
+) -> None:
+    """Submit a pipeline to Slurm: an array for each stage, behind the jobs that it reads.
+
+    What is complete or in the queue is left out; a job goes back into the queue before its time
+    limit, and goes on from its checkpoint.
+    """
+    changes = [*(first or ()), *(settings or ())]
+    if cluster not in ("slurm", "local"):
+        raise InputError(f"--cluster {cluster}: should be slurm or local")
+    if cluster == "local":
+        numbers = [text.removeprefix("jobs=") for text in changes]
+        if not all(number.isdecimal() for number in numbers):
+            raise InputError("--cluster local: the one setting is jobs=N")
+        jobs = int(numbers[-1]) if numbers else os.cpu_count() or 1
+        _run(pipeline, dry_run, None, None, None, jobs, False, out)
+        return
+    from chemkl.stages.submit import submit
+
+    submit(pipeline, out, settings=changes, template=template, dry_run=dry_run)
+
+
+@app.command("status")
+def _status(
+    places: list[str] = Argument(
+        metavar="PIPELINE|RUN",
+        help="Pipeline files, folders of runs, or folders with runs in them.",
+    ),
+    out: Path | None = Option(None, help="Output folder of the pipelines, where it is another."),
+) -> None:
+    """Tell which jobs are done, running, waiting, stopped or failed, and why.
+
+    It goes by what the folders hold, and by Slurm's queue where there is one.
+    """
+    from chemkl.stages.status import show_status
+
+    show_status(places, out)
+
+
 @app.command("check")
 def _check(
     arguments: list[str] = Argument(

@@ -363,7 +363,17 @@ def test_help_loads_nothing_heavy():
     )
     ended = run_python("-c", code, "--help")
     assert ended.returncode == 0, ended.stderr
-    for command in (*STAGES, "run", "check", "show", "export", "convert", "bench"):
+    for command in (
+        *STAGES,
+        "run",
+        "submit",
+        "status",
+        "check",
+        "show",
+        "export",
+        "convert",
+        "bench",
+    ):
         assert f" {command} " in ended.stdout
     assert run_python("-c", code, "posttrain", "--help").returncode == 0
 

@@ -223,6 +223,7 @@ class _Child:
             killed = f"killed by signal {-code}"
             why = killed if code < 0 else self.last_line() or f"exit code {code}"
             self.line.tell("red", f"failed after {took}: {why} (see {place})")
+            code = max(code, 1)
         return Outcome(name, self.plan.folder, status, code if code >= 0 else 128 - code)
 
 

@@ -1,0 +1,268 @@
+"""What `chemkl submit` does: the jobs of a pipeline into Slurm's queue, an array for each stage.
+
+An array holds the jobs of an entry that read the same; it waits for exactly those jobs. Slurm does
+the rest by the script of each array, ``pipelines/slurm/array.sbatch``.
+"""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined, Template, TemplateError
+
+from chemkl.config import InputError, did_you_mean, shipped
+from chemkl.display import counted, say
+from chemkl.results.atomic import claim, write_json
+from chemkl.stages.plan import LOGS, Planned, check_folders, plan_pipeline
+
+TEMPLATE = "pipelines/slurm/array.sbatch"
+RECORD = "slurm.json"
+"""Beside the logs: the number that each job has, or had, in the queue."""
+OURS = ("array", "chdir", "dependency", "job-name", "kill-on-invalid-dep", "parsable", "wrap")
+"""Options of sbatch that are not the user's to set."""
+AFTER = "--kill-on-invalid-dep=yes"
+"""Lets those go that wait for a job that has failed; the next submission takes them up again."""
+NEVER = "DependencyNeverSatisfied"
+
+
+@dataclass(frozen=True)
+class Queued:
+    """How a job stands in Slurm's queue."""
+
+    number: str  # as 12_0
+    state: str  # waiting, running; failed: it has left the queue
+    why: str
+
+
+@dataclass
+class Array:
+    """Jobs of one entry that read the same."""
+
+    name: str
+    jobs: list[str]
+    needs: list[str]  # jobs whose end it waits for
+    script: str = ""
+
+
+def submit(
+    pipeline: str,
+    out_dir: Path | None = None,
+    *,
+    settings: Sequence[str] = (),
+    template: Path | None = None,
+    dry_run: bool = False,
+) -> None:
+    """Submit what is not complete, and not in the queue, to Slurm; or print what would be.
+
+    Args:
+        pipeline: the path or name of its file.
+        out_dir: where the jobs' folders go; default ``runs/<name of the pipeline>``.
+        settings: options of sbatch, as ``time=2:00:00``; ``posttrain.gpus=1`` for one entry or
+            stage.
+        template: of the script; default ``pipelines/slurm/array.sbatch``.
+        dry_run: print a shell script that submits the same, and stop.
+
+    Raises:
+        InputError: no job is left to submit, Slurm refuses one, or another submission is going on.
+    """
+    config, planned = plan_pipeline(pipeline, out_dir)
+    states = check_folders(planned)
+    out = planned[0].folder.parent
+    logs = out / LOGS
+    options = _options(settings, planned)
+    if not dry_run and shutil.which("sbatch") is None:
+        raise InputError(
+            "sbatch is not found: submit on a machine of the cluster, or take --cluster local"
+        )
+    queue = {name: one for name, one in queue_of(out).items() if one.state != "failed"}
+    todo: list[Planned] = []
+    for plan in planned:
+        name = plan.job.name
+        again = not {need.name for need in plan.needs}.isdisjoint(p.job.name for p in todo)
+        if states[name] != "complete" and (name not in queue or again):
+            todo.append(plan)
+    stale = [queue[plan.job.name].number for plan in todo if plan.job.name in queue]
+    numbers = {name: one.number for name, one in queue.items() if one.number not in stale}
+    if not todo:
+        raise _nothing(config.name, numbers)
+    arrays = _arrays(config.name, todo, {*numbers})
+    fill = _template(template)
+    found = Path(pipeline).expanduser()
+    for array in arrays:
+        entry = next(plan.job for plan in todo if plan.job.name == array.jobs[0])
+        try:
+            array.script = fill.render(
+                name=array.name,
+                jobs=array.jobs,
+                options=options("", entry.stage, entry.entry),
+                chemkl=_program(),
+                pipeline=str(found.resolve()) if found.exists() else pipeline,
+                here=str(Path.cwd()),
+                out=str(out),
+                logs=str(logs),
+            )
+        except TemplateError as error:
+            raise InputError(f"{template}: cannot be filled in: {error}") from error
+    if dry_run:
+        print("\n".join(_as_shell(arrays, numbers, logs, stale)))  # noqa: T201
+        return
+    lock = claim(logs, shared=False)
+    try:
+        if stale:  # they wait for a job that has failed, and would wait for ever
+            subprocess.run(["scancel", *stale], check=False)
+        _submit(arrays, numbers, logs)
+    finally:
+        if lock is not None:
+            lock.close()
+
+
+def _nothing(name: str, numbers: Mapping[str, str]) -> InputError:
+    if not numbers:
+        return InputError(f"{name}: every job is complete; --fresh of `chemkl run` begins anew")
+    listed = ", ".join(f"{job} is {number}" for job, number in [*numbers.items()][:3])
+    return InputError(
+        f"{name}: it is submitted already ({listed}{', ...' if len(numbers) > 3 else ''}); `chemkl "
+        "status` tells how it goes, scancel takes jobs back"
+    )
+
+
+def _options(settings: Sequence[str], planned: Sequence[Planned]) -> Callable[..., dict[str, str]]:
+    """Read the options; gives a function from owners to the options that hold for them."""
+    owners = {name for plan in planned for name in (plan.job.entry, plan.job.stage)}
+    of: dict[str, dict[str, str]] = {}
+    problems = []
+    for text in settings:
+        way, _, value = text.partition("=")
+        owner, _, key = way.rpartition(".")
+        if owner and owner not in owners:
+            problems.append(
+                f"--set {text}: no stage or entry {owner!r}{did_you_mean(owner, owners)}"
+            )
+        elif not re.fullmatch(r"[a-z][a-z0-9-]*", key) or not value.isprintable():
+            problems.append(f"--set {text}: should be an option of sbatch, as time=2:00:00")
+        elif key in OURS:
+            problems.append(f"--set {text}: chemkl sets {key} itself")
+        of.setdefault(owner, {})[key] = value
+    InputError.refuse(problems)
+    return lambda *names: {k: v for name in names for k, v in of.get(name, {}).items()}
+
+
+def _template(path: Path | None) -> Template:
+    file = path or shipped.root() / TEMPLATE
+    try:
+        text = file.read_text(encoding="utf-8")
+        environment = Environment(
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            keep_trailing_newline=True,
+            autoescape=False,
+        )
+        environment.filters["quoted"] = shlex.quote
+        return environment.from_string(text)
+    except (OSError, UnicodeDecodeError, TemplateError) as error:
+        raise InputError(f"--template {file}: {error}") from error
+
+
+def _program() -> str:
+    script = Path(sys.executable).with_name("chemkl")
+    command = [str(script)] if script.exists() else [sys.executable, "-P", "-m", "chemkl"]
+    return shlex.join(command)
+
+
+def _arrays(pipeline: str, todo: Sequence[Planned], queued: set[str]) -> list[Array]:
+    """Group the jobs of each entry by what they wait for."""
+    open_jobs = queued | {plan.job.name for plan in todo}
+    arrays: dict[tuple[str, ...], Array] = {}
+    for plan in todo:
+        needs = [need.name for need in plan.needs if need.name in open_jobs]
+        name = f"{pipeline}-{plan.job.entry}"
+        array = arrays.setdefault((plan.job.entry, *needs), Array(name, [], needs))
+        array.jobs.append(plan.job.name)
+    return list(arrays.values())
+
+
+def _after(array: Array, arrays: Sequence[Array], numbers: Mapping[str, str]) -> list[str]:
+    """The options by which an array waits: for whole arrays by their number, else for tasks."""
+    waits: list[str] = []
+    needs = set(array.needs)
+    for other in arrays:
+        if needs >= {*other.jobs}:
+            waits.append(numbers[other.jobs[0]].rpartition("_")[0])
+            needs -= {*other.jobs}
+    waits += [numbers[name] for name in array.needs if name in needs]
+    return [f"--dependency=afterok:{':'.join(waits)}", AFTER] if waits else []
+
+
+def _as_shell(
+    arrays: Sequence[Array], numbers: Mapping[str, str], logs: Path, stale: Sequence[str]
+) -> Iterator[str]:
+    """A shell script that submits the same."""
+    numbers = dict(numbers)
+    yield f"mkdir -p {shlex.quote(str(logs))}"
+    if stale:
+        yield f"scancel {' '.join(stale)}"
+    for place, array in enumerate(arrays, start=1):
+        after = " ".join(["sbatch --parsable", *_after(array, arrays[: place - 1], numbers)])
+        yield f"\njob{place}=$({after} <<'END'\n{array.script}END\n)"
+        numbers |= {job: f"${{job{place}}}_{task}" for task, job in enumerate(array.jobs)}
+
+
+def _submit(arrays: Sequence[Array], numbers: dict[str, str], logs: Path) -> None:
+    """Submit the arrays one after the other; where Slurm refuses one, take back all."""
+    new: list[str] = []
+    for place, array in enumerate(arrays):
+        command = ["sbatch", "--parsable", *_after(array, arrays[:place], numbers)]
+        done = subprocess.run(
+            command, input=array.script, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            if new:
+                subprocess.run(["scancel", *new], check=False)
+            why = " ".join(done.stderr.replace("sbatch: error: ", "").split())
+            back = f" (taken back: {', '.join(new)})" if new else ""
+            raise InputError(f"{array.name}: Slurm refuses it: {why}{back}")
+        number = done.stdout.strip().partition(";")[0]
+        new.append(number)
+        numbers |= {job: f"{number}_{task}" for task, job in enumerate(array.jobs)}
+        waits = f", after {counted(len(array.needs), 'job')}" if array.needs else ""
+        say(f"{array.name}: job {number}, {counted(len(array.jobs), 'task')}{waits}")
+    write_json(logs / RECORD, _recorded(logs) | numbers)
+
+
+# ---- the queue
+
+
+def _recorded(logs: Path) -> dict[str, str]:
+    try:
+        return dict(json.loads((logs / RECORD).read_text()))
+    except (OSError, ValueError):  # nothing was submitted
+        return {}
+
+
+def queue_of(out: Path) -> dict[str, Queued]:
+    """How the jobs stand that were submitted from a folder; none where there is no Slurm."""
+    recorded = _recorded(out / LOGS)
+    if not recorded or shutil.which("squeue") is None:
+        return {}
+    command = ["squeue", "--me", "--array", "--noheader", "--format=%i|%T|%r"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        say(f"Slurm's queue cannot be read: {' '.join(done.stderr.split())}")
+        return {}
+    found = dict(line.split("|", 1) for line in done.stdout.splitlines())
+    return {name: _queued(number, found.get(number, "")) for name, number in recorded.items()}
+
+
+def _queued(number: str, found: str) -> Queued:
+    state, _, reason = found.partition("|")
+    if not found or reason == NEVER:
+        return Queued(number, "failed", f"it has left Slurm's queue, where it was {number}")
+    if state in ("RUNNING", "COMPLETING"):
+        return Queued(number, "running", f"Slurm {number}")
+    return Queued(number, "waiting", f"Slurm {number}: {reason}")

@@ -1,0 +1,131 @@
+"""A pipeline in a real Slurm of two nodes: requeued, cancelled, submitted again, and the same."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from chemkl.results import Manifest, read_trace
+from chemkl.stages.status import status
+
+sys.path.append(str(Path(__file__).parents[1]))
+import slurm
+
+CHEMKL = [sys.executable, "-P", "-m", "chemkl"]
+REWARD = '''\
+"""A reward that takes its time in Slurm: job 0 until requeued, job 1 until cancelled."""
+import os, time
+from pathlib import Path
+from rdkit.Chem import Mol
+
+def slow(mols: list[Mol]) -> list[float]:
+    task, here = os.environ.get("SLURM_ARRAY_TASK_ID"), Path(__file__).parent
+    whole = os.environ.get("SLURM_ARRAY_TASK_COUNT") == "4"
+    if whole and task == "0" and "SLURM_RESTART_COUNT" not in os.environ:
+        time.sleep(3.5)
+    if task == "1" and not (here / "cancelled").exists():
+        (here / "hangs").touch()
+        time.sleep(600)
+    return [mol.GetNumAtoms() / 16 for mol in mols]
+'''
+
+
+@pytest.fixture
+def pipeline(tmp_path, monkeypatch, tiny_prior):
+    """Two methods by two seeds, a table, a comparison and a page."""
+    monkeypatch.chdir(tmp_path)
+    Path("reward.py").write_text(REWARD)
+    function = {"function": "reward.py:slow"}
+    transform = {"kind": "sigmoid", "low": 0.2, "high": 0.8}
+    component = {"kind": "python_function", "parameters": function, "transform": transform}
+    config = {
+        "prior": str(tiny_prior),
+        "reward": {"components": [component]},
+        "target": {"kind": "mara", "beta": 0.05, "tau": 0.5},
+        "estimator": "log_variance",
+        "batch_size": 16,
+        "learning_rate": 2e-3,
+        "max_samples": 16 * 60,
+        "precision": "32-true",
+        "trainer": {"accelerator": "cpu"},
+        "callbacks": {"checkpoint_every": 100, "progress_bar": False},
+    }
+    grid = {"target.beta": [0.05, 0.1], "seed": [0, 1]}
+    methods = {f"b{b}": [f"${{run-beta={b}-seed={s}}}" for s in (0, 1)] for b in (0.05, 0.1)}
+    stages = [
+        {"stage": "posttrain", "name": "run", "config": config, "grid": grid},
+        {"stage": "evaluate", "config": {"runs": ["${run}"], "thresholds": [0.5]}},
+        {"stage": "compare", "config": {"methods": methods, "baseline": "b0.05",
+            "table": "${evaluate}/diversity.parquet", "thresholds": [0.5]}},
+        {"stage": "report", "config": {"runs": ["${run}"], "threshold": 0.5}},
+    ]  # fmt: skip
+    Path("p.yaml").write_text(yaml.safe_dump({"name": "grid", "stages": stages}, sort_keys=False))
+    return tmp_path
+
+
+def call(*arguments, code=0):
+    done = subprocess.run([*CHEMKL, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def wait_for(happened, seconds):
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end, slurm.ask("squeue") + call("status", "p.yaml")
+        time.sleep(1)
+
+
+def states():
+    return {row.name: row.state for row in status(["p.yaml"])}
+
+
+@pytest.mark.slow
+def test_a_grid_requeued_cancelled_and_submitted_again_ends_like_a_local_run(pipeline):
+    if slurm.lacking():
+        pytest.skip(slurm.lacking())
+    arguments = ["submit", "p.yaml", "--set", "posttrain.time=5"]
+    names = [f"run-beta={beta}-seed={seed}" for beta in (0.05, 0.1) for seed in (0, 1)]
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with slurm.one_machine():
+        told = call("submit", "p.yaml", "--set", "partition=nope", code=2)
+        assert told.splitlines()[-1].startswith(
+            "grid-run: Slurm refuses it: invalid partition spec"
+        )
+        assert slurm.ask("squeue", "-h") == ""
+        told = call(*arguments).splitlines()
+        assert told[0].startswith("grid-run: job ")
+        number = told[0].split()[2].rstrip(",")
+        assert "it is submitted already" in call(*arguments, code=2)
+
+        wait_for((pipeline / "hangs").exists, 300)
+        assert states()["evaluate"] == "waiting"
+        subprocess.run(["scancel", f"{number}_1"], check=True)
+        (pipeline / "cancelled").touch()
+        left = ("waiting", "stopped", "failed")
+        wait_for(lambda: states()[names[1]] in left and states()["report"] in left, 120)
+        told = call(*arguments).splitlines()
+        assert [line.split(": job")[0] for line in told] == [
+            "grid-run", "grid-evaluate", "grid-compare", "grid-report",
+        ]  # fmt: skip
+        assert "1 task" in told[0]
+        wait_for(lambda: slurm.ask("squeue", "-h") == "", 1200)
+        assert states() == dict.fromkeys([*names, "evaluate", "compare", "report"], "done")
+
+    there = pipeline / "runs/grid"
+    assert Manifest.load(there / names[0]).resumed, "the first job was not requeued"
+    call("run", "p.yaml", "--jobs", "2", "--out", "here")
+    for name in names:
+        pd.testing.assert_frame_equal(
+            read_trace(there / name), read_trace(pipeline / "here" / name), check_exact=True
+        )
+    for table in ("evaluate/diversity.parquet", "compare/comparison.parquet"):
+        frames = [pd.read_parquet(out / table) for out in (there, pipeline / "here")]
+        assert len(frames[0])
+        pd.testing.assert_frame_equal(*frames, check_exact=True)
+    assert (there / "report/report.html").stat().st_size > 10_000

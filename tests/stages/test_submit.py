@@ -1,0 +1,197 @@
+"""What is submitted to Slurm, and how jobs stand: with programs that stand in for Slurm's."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from chemkl.config import InputError
+from chemkl.results import Manifest
+from chemkl.stages.status import status
+from chemkl.stages.submit import submit
+
+SBATCH = """\
+#!/bin/sh
+n=$(ls | grep -c 'args$')
+cat > call$n.sbatch
+echo "$@" > call$n.args
+if grep -q partition=nope call$n.sbatch; then
+  echo 'sbatch: error: invalid partition specified: nope' >&2; exit 1
+fi
+echo $((100 + n))
+"""
+
+
+@pytest.fixture
+def pipeline(tmp_path, monkeypatch):
+    """Four corpora, and one table for each of two of them; sbatch, squeue and scancel stand in."""
+    monkeypatch.chdir(tmp_path)
+    Path("some.smi").write_text("CCO\nCCN\nCCC\nc1ccccc1\n")
+    source = {"kind": "file", "path": "some.smi"}
+    config = {"source": source, "split": {"kind": "random", "test": 0.5, "valid": 0}}
+    reward = {"components": [{"kind": "qed"}]}
+    files = [f"${{corpus-seed={seed}}}/corpus.parquet" for seed in range(4)]
+    scores = {"stage": "score", "config": {"reward": reward}, "grid": {"file": files}}
+    entries = [
+        {
+            "stage": "prepare",
+            "name": "corpus",
+            "config": config,
+            "grid": {"split.seed": [0, 1, 2, 3]},
+        },
+        {"stage": "score", "name": "one", "config": {"reward": reward, "file": files[2]}},
+        scores,
+    ]
+    Path("p.yaml").write_text(yaml.safe_dump({"name": "demo", "stages": entries}))
+    programs = {
+        "sbatch": SBATCH,
+        "squeue": "#!/bin/sh\ncat queue\n",
+        "scancel": "#!/bin/sh\necho $* > gone\n",
+    }
+    Path("bin").mkdir()
+    for name, text in programs.items():
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    Path("queue").touch()
+    return tmp_path
+
+
+def test_an_array_for_each_stage_waits_for_what_it_reads(pipeline, capsys):
+    submit("p.yaml", settings=["time=1:00:00", "score.partition=cpu", "one.exclusive="])
+    scripts = [Path(f"call{n}.sbatch").read_text() for n in range(6)]
+    assert [Path(f"call{n}.args").read_text().split()[1:] for n in range(6)] == [
+        [],
+        ["--dependency=afterok:100_2", "--kill-on-invalid-dep=yes"],
+        *([f"--dependency=afterok:100_{seed}", "--kill-on-invalid-dep=yes"] for seed in range(4)),
+    ]
+    assert "#SBATCH --array=0-3\n" in scripts[0]
+    assert "jobs=(corpus-seed=0 corpus-seed=1 corpus-seed=2 corpus-seed=3)\n" in scripts[0]
+    assert "--partition" not in scripts[0]
+    assert "#SBATCH --time=1:00:00\n#SBATCH --partition=cpu\n#SBATCH --exclusive\n" in scripts[1]
+    assert capsys.readouterr().err.splitlines()[:2] == [
+        "demo-corpus: job 100, 4 tasks",
+        "demo-one: job 101, 1 task, after 1 job",
+    ]
+
+
+def test_a_dry_run_prints_a_script_that_submits_the_same(pipeline, capsys):
+    submit("p.yaml", settings=["time=60"], dry_run=True)
+    shell = capsys.readouterr().out
+    assert not Path("runs").exists()
+    submit("p.yaml", settings=["time=60"])
+    calls = {path.name: path.read_text() for path in Path().glob("call*")}
+    for path in calls:
+        Path(path).unlink()
+    subprocess.run(["sh", "-e", "-c", shell], check=True)
+    assert {path.name: path.read_text() for path in Path().glob("call*")} == calls
+
+
+def test_what_is_queued_is_left_and_what_has_left_is_submitted_again(pipeline, chemkl, capsys):
+    submit("p.yaml")
+    numbers = [f"100_{n}" for n in range(4)] + [f"{n}_0" for n in range(101, 106)]
+    Path("queue").write_text("".join(f"{n}|PENDING|Priority\n" for n in numbers))
+    assert chemkl("submit", "p.yaml") == 2
+    assert "demo: it is submitted already (corpus-seed=0 is 100_0, " in capsys.readouterr().err
+    assert {row.why for row in status(["p.yaml"])} == {f"Slurm {n}: Priority" for n in numbers}
+
+    queue = [
+        "100_0|RUNNING|None",
+        "100_1|PENDING|Resources",
+        "103_0|PENDING|DependencyNeverSatisfied",
+        "104_0|PENDING|Dependency",
+    ]
+    Path("queue").write_text("\n".join(queue))
+    rows = {row.name: row for row in status(["p.yaml"])}
+    assert (rows["corpus-seed=0"].state, rows["corpus-seed=1"].state) == ("running", "waiting")
+    assert rows["corpus-seed=2"].why == "it has left Slurm's queue, where it was 100_2"
+    assert (rows["one"].state, rows["one"].why) == ("waiting", "for corpus-seed=2")
+    for path in Path().glob("call*"):
+        path.unlink()
+    submit("p.yaml")
+    assert "jobs=(corpus-seed=2 corpus-seed=3)\n" in Path("call0.sbatch").read_text()
+    after = [Path(f"call{n}.args").read_text().split()[1] for n in range(1, 6)]
+    tasks = ["100_0", "100_0", "100_1", "100_0", "100_1"]
+    assert after == [f"--dependency=afterok:{task}" for task in tasks]
+    assert Path("gone").read_text() == "104_0\n"  # its corpus is submitted again
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["prepare.parition=x", "a b=c"], r"--set a b=c: should be an option of sbatch"),
+        (["prepar.time=3"], r"--set prepar.time=3: no stage or entry 'prepar'; did you mean"),
+        (["array=0-3"], r"--set array=0-3: chemkl sets array itself"),
+        (["one.partition=nope"], r"demo-one: Slurm refuses it: invalid partition specified: nope \("
+         r"taken back: 100\)"),
+        (["--cluster", "cloud"], r"--cluster cloud: should be slurm or local"),
+        (["--cluster", "local", "time=3"], r"--cluster local: the one setting is jobs=N"),
+        (["--template", "nowhere"], r"--template nowhere: .*No such file"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_submitted_is_one_line(pipeline, chemkl, capsys, arguments, told):
+    assert chemkl("submit", "p.yaml", *arguments) == 2
+    assert re.search(told, capsys.readouterr().err)
+    assert not Path("runs/demo/_logs/slurm.json").exists()
+    assert Path("gone").exists() == ("taken back" in told)
+
+
+def test_two_submissions_at_once(pipeline):
+    code = "import sys; from chemkl.results.atomic import claim; from pathlib import Path\n"
+    code += "held = claim(Path(sys.argv[1])); print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, "runs/demo/_logs"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(InputError, match="_logs: another process is running in this folder"):
+            submit("p.yaml")
+        other.stdin.close()
+    assert not Path("call0.args").exists()
+
+
+def test_without_slurm(pipeline, chemkl, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", str(pipeline))
+    assert chemkl("submit", "p.yaml") == 2
+    assert "sbatch is not found: submit on a machine of the cluster" in capsys.readouterr().err
+    assert chemkl("submit", "p.yaml", "--dry-run") == 0
+
+
+def test_the_table_of_a_pipeline(pipeline, chemkl, capsys, write_run):
+    out = pipeline / "runs/demo"
+    write_run(out / "corpus-seed=0", [[("CCO", 0.9)]], {"budget": 50})
+    for seed, status_ in ((1, "failed"), (2, "running"), (3, "running")):
+        manifest = Manifest.start(out / f"corpus-seed={seed}", stage="prepare", config={})
+        if status_ == "failed":
+            manifest.finish("failed", ended_by="ValueError: no molecule")
+        manifest._lock.close()
+    code = (
+        "import fcntl, sys\nheld = open(sys.argv[1], 'a')\nfcntl.lockf(held, fcntl.LOCK_EX)\n"
+        "print(flush=True)\nsys.stdin.read()\n"
+    )
+    holds = [sys.executable, "-c", code, out / "corpus-seed=3/.lock"]
+    with subprocess.Popen(holds, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        rows = {row.name: row for row in status(["p.yaml"])}
+        other.stdin.close()
+    assert (rows["corpus-seed=0"].state, rows["corpus-seed=0"].calls) == ("done", "3 / 50")
+    assert (rows["corpus-seed=1"].state, rows["corpus-seed=1"].why) == (
+        "failed", "ValueError: no molecule",
+    )  # fmt: skip
+    assert rows["corpus-seed=2"].why.startswith("killed, or no lock can be seen here")
+    assert (rows["corpus-seed=3"].state, rows["corpus-seed=3"].why) == ("running", "")
+    assert rows["one"].why == "for corpus-seed=2"
+    assert chemkl("status", "p.yaml", out / "corpus-seed=0", out) == 0
+    assert "5 waiting" in capsys.readouterr().out
+    assert chemkl("status", pipeline / "bin") == 2
+    assert "neither a run nor a folder of runs" in capsys.readouterr().err
+
+
+def test_a_failure_before_the_folder_was_claimed_is_kept_for_the_table(pipeline, chemkl):
+    Path("some.smi").write_text("C1\n")
+    assert chemkl("run", "p.yaml", "--only", "corpus") != 0
+    row = status(["p.yaml"])[0]
+    assert row.state == "failed"
+    assert row.why
