@@ -492,7 +492,7 @@ def _show(
     what: str = Argument(
         metavar="WHAT",
         help="A run, a .parquet file; or rewards, transforms, targets, estimators, shapers, "
-        "metrics, stages, config (with the name of a stage) or configs.",
+        "filters, metrics, stages, config (with the name of a stage) or configs.",
     ),
     name: str | None = Argument(
         None, metavar="NAME", help="One reward, transform, metric or config."

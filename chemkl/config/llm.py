@@ -355,8 +355,8 @@ class LlmPosttrainConfig(Config):
     """Adds an outside signal to the advantage, as for `chemkl posttrain`; set_diversity needs a
     reward of kind smiles, and ips counts answers with any other. null: none."""
     diversity_filter: DiversityFilter | None = None
-    """Withdraws the reward of over-used scaffolds, over all prompts together; with a reward of kind
-    smiles. null: none."""
+    """Withdraws the reward of over-used scaffolds or molecules, over all prompts together; with a
+    reward of kind smiles. null: none."""
     batch_size: int = Field(64, ge=2)
     """Completions sampled at each step, of all prompts together; one step is one update."""
     prompts_per_step: int | None = Field(None, ge=1)
@@ -430,7 +430,7 @@ class LlmPosttrainConfig(Config):
             text = f"{len(rewards)} rewards for {n} prompts; each prompt has its own"
             yield "reward.by_prompt", text
         if kind != "smiles" and self.diversity_filter is not None:
-            yield "diversity_filter", "it counts scaffolds; take a reward of kind smiles"
+            yield "diversity_filter", "it compares molecules; take a reward of kind smiles"
         if kind != "smiles" and self.shaper is not None and self.shaper.kind == "set_diversity":
             yield "shaper", "set_diversity compares molecules; take a reward of kind smiles"
         if kind != "answers" and self.track is not None and self.track.answers is None:

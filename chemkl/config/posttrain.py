@@ -189,7 +189,8 @@ class PosttrainConfig(Config):
     forward_kl, f_dpg, alpha_dpg): set_diversity, differential_smoothing, ucpo or ips; null: none.
     It moves the policy off the target."""
     diversity_filter: DiversityFilter | None = None
-    """Withdraws the reward of over-used scaffolds before the target sees it; null: none."""
+    """Withdraws the reward of over-used scaffolds or molecules before the target sees it: murcko,
+    generic, scaffold_similarity, molecule_similarity or same_smiles; null: none."""
     batch_size: int = Field(64, ge=2)
     """Molecules sampled at each step; one step is one update."""
     learning_rate: float = Field(1e-4, gt=0)

@@ -7,8 +7,9 @@ prior stays the same, as there.
 import re
 from collections.abc import Callable
 from copy import deepcopy
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
+from chemkl.config.filters import Penalty
 from chemkl.peers.reading import Section
 from chemkl.peers.scoring import Place, plain, translate_scoring
 
@@ -97,7 +98,8 @@ def _staged_learning(config: Section, parameters: Section, place: Place) -> list
     parameters.only("temperature", 1.0, "samples are drawn at temperature 1")
     parameters.only("sample_strategy", "multinomial", "sequences are drawn at random")
     parameters.only("smiles_file", None, OF_OTHERS)
-    config.only("intrinsic_penalty", None, "there is no such penalty here")
+    text = "there is no bonus for novelty here; a soft penalty is diversity_filter.penalty"
+    config.only("intrinsic_penalty", None, text)
     config.only("inception", None, "there is no replay of good molecules here")
     batch_size = parameters.take("batch_size", int, 100)
     drops = parameters.take("unique_sequences", bool, False)
@@ -160,14 +162,35 @@ def _filter(section: Section) -> dict[str, Any] | None:
     if kind is None:
         section.gap("diversity_filter", f"there is no filter {name!r} here")
         return None
-    table.data.pop("minsimilarity", None)  # of other filters
-    table.data.pop("penalty_multiplier", None)
-    bucket, min_score = table.take("bucket_size", int, 25), table.take("minscore", float, 0.4)
+    settings: dict[str, Any] = {"kind": kind}
+    penalty = table.take("penalty_function", str, "Step").lower()
+    if penalty not in get_args(Penalty):
+        table.gap("penalty_function", f"there is no penalty {penalty!r} here")
+    elif penalty != "step":
+        settings["penalty"] = penalty
+    if kind == "same_smiles":
+        settings |= {"bucket": 1, "min_score": 0.0}
+        settings["floor"] = table.take("penalty_multiplier", float, 0.5)
+    else:
+        settings["bucket"] = table.take("bucket_size", int, 25)
+        settings["min_score"] = table.take("minscore", float, 0.4)
+    if kind == "scaffold_similarity":
+        dice = table.take("minsimilarity", float, 0.4)
+        settings["distance"] = round(1 - dice / (2 - dice), 6)
+        text = "Dice of counts of atom pairs there, Tanimoto of their bits here, at the same place"
+        table.notes.differences.append(f"{table.where('minsimilarity')}: {text}")
+    for key in ("minsimilarity", "penalty_multiplier", "bucket_size", "minscore"):
+        table.data.pop(key, None)  # of other filters
     table.end()
-    return {"kind": kind, "bucket": bucket, "min_score": min_score}
+    return settings
 
 
-FILTERS = {"identicalmurckoscaffold": "murcko"}
+FILTERS = {
+    "identicalmurckoscaffold": "murcko",
+    "identicaltopologicalscaffold": "generic",
+    "scaffoldsimilarity": "scaffold_similarity",
+    "penalizesamesmiles": "same_smiles",
+}
 """The diversity filters that there are here, by their names there."""
 
 

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from chemkl import display
 from chemkl.config import Config, InputError, did_you_mean, shipped
+from chemkl.config.filters import FILTERS
 from chemkl.config.objective import Part, models_of
 from chemkl.config.pipeline import PipelineConfig
 from chemkl.config.reward import RewardConfig
@@ -80,7 +81,7 @@ def config(name: str | None = None) -> Iterator[RenderableType]:
     yield _keys(keys_of(others.get(name) or STAGES[name].model, inside=True))
     yield (
         "0 stands for any position of a list, NAME for a name of yours. More keys: chemkl show "
-        "targets, estimators, shapers, transforms; rewards for the parameters of a component."
+        "targets, estimators, shapers, filters, transforms; rewards for a component's parameters."
     )
 
 
@@ -109,6 +110,16 @@ def parts(part: Part, kind: str | None = None) -> Iterator[RenderableType]:
         yield _keys(keys) if keys else ""
 
 
+def filters(kind: str | None = None) -> Iterator[RenderableType]:
+    """Every diversity filter with its keys, or one of them."""
+    if kind is not None and kind not in FILTERS:
+        raise _unknown("diversity filter", kind, FILTERS)
+    for name in FILTERS if kind is None else [kind]:
+        yield Text(name, style="bold")
+        yield Text(FILTERS[name].__doc__ or "")
+        yield _keys(key for key in keys_of(FILTERS[name]) if key.name != "kind")
+
+
 def metrics(name: str | None = None) -> Iterator[RenderableType]:
     """The metrics of evaluate, compare and report; or one of them."""
     from chemkl.evaluation.tables import metric_catalogue  # brings scipy, which takes a second
@@ -123,6 +134,7 @@ SHOWN: dict[str, Callable[[str | None], Iterable[RenderableType]]] = {
     "targets": partial(parts, "target"),
     "estimators": partial(parts, "estimator"),
     "shapers": partial(parts, "shaper"),
+    "filters": filters,
     "stages": config,
     "config": config,
     "configs": configs,

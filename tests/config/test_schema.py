@@ -64,8 +64,8 @@ def test_fields_of_a_config_are_its_keys_once():
 
 @pytest.mark.parametrize(
     ("what", "name"),
-    [(what, None) for what in ("targets", "estimators", "shapers", "stages", "config")]
-    + [("estimators", "f_dpg"), ("stages", "sample")]
+    [(what, None) for what in ("targets", "estimators", "shapers", "filters", "stages", "config")]
+    + [("estimators", "f_dpg"), ("filters", "same_smiles"), ("stages", "sample")]
     + [("config", name) for name in (*STAGES, "reward", "pipeline")],
 )
 def test_all_of_it_is_shown(what, name):
@@ -74,7 +74,12 @@ def test_all_of_it_is_shown(what, name):
 
 @pytest.mark.parametrize(
     ("what", "name", "near"),
-    [("estimators", "rlo", "rloo"), ("config", "postrain", "posttrain"), ("targets", "x", "mara")],
+    [
+        ("estimators", "rlo", "rloo"),
+        ("filters", "murko", "murcko"),
+        ("config", "postrain", "posttrain"),
+        ("targets", "x", "mara"),
+    ],
 )
 def test_an_unknown_name_is_told_the_near_ones(what, name, near):
     with pytest.raises(ValueError, match=f"{name}.*{near}"):

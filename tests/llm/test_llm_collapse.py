@@ -56,7 +56,7 @@ def test_what_is_counted_and_advised(config):
     assert "effective_answers 1.000" in message
     assert "1,000 with answer); most frequent: 1." in message
     assert "What may help: target kind mara" in message
-    assert "diversity_filter" not in message  # it counts scaffolds
+    assert "diversity_filter" not in message  # it compares molecules
     molecule = row | {"step": 0, "canonical_smiles": "C1CC1", "scaffold": "C1CC1"}
     watched = alarm(reward=MOLECULES)
     watched.watch.add(pd.DataFrame([molecule] * 1000))

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import MistralConfig
 
+from chemkl.config.filters import MurckoFilterConfig
 from chemkl.config.llm import SmilesReward
 from chemkl.llm.ledger import TextLedger
 from chemkl.llm.policy import HfPolicy, Reference
@@ -23,7 +24,7 @@ from chemkl.policies import Policy, Vocabulary, freeze, load_policy
 from chemkl.policies.tokenizer import END_ID, START_ID
 from chemkl.results import TraceWriter, read_trace
 from chemkl.rewards import RewardModel
-from chemkl.training.filters import MurckoBucket, NoFilter
+from chemkl.training.filters import build_filter
 from chemkl.training.ledger import Ledger
 from chemkl.training.posttrain import Posttrain, StepLoader
 from chemkl.training.trainer import quiet
@@ -192,7 +193,9 @@ def both_paths(networks, tmp_path, monkeypatch):
 
     def train(objective, bucket=None):
         def new_filter():
-            return NoFilter() if bucket is None else MurckoBucket(bucket, 0.1)
+            if bucket is None:
+                return build_filter(None)
+            return build_filter(MurckoFilterConfig(kind="murcko", bucket=bucket, min_score=0.1))
 
         prior_of_smiles, reference = freeze(prior), Reference(copied)
         drawn, of_prior = [], []

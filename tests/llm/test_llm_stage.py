@@ -550,7 +550,7 @@ def test_a_bonus_that_dwarfs_the_reward_is_warned_of_once(config, tmp_path):
         ({"track": {"every": 2}, "reward": {"kind": "smiles", "reward": {
             "components": [{"kind": "qed"}]}}}, "track.answers: required"),
         ({"shaper": "set_diversity"}, "set_diversity compares molecules"),
-        ({"diversity_filter": "murcko"}, "diversity_filter: it counts scaffolds"),
+        ({"diversity_filter": "murcko"}, "diversity_filter: it compares molecules"),
         ({"estimator": "trajectory_balance", "prompts": ["C", "O"]}, "learns one log Z"),
         ({"trainer": {"devices": 2}}, "devices should be 1"),
         ({"reward": {"kind": "answers", "valid": ["1", "1"]}}, "valid: 1: given more than once"),

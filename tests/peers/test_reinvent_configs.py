@@ -223,6 +223,8 @@ GAPS = [
     ("max_steps = 2", "max_steps = 2\nmax_score = 0.7", "stage.0.max_score: 0.7: a stage does not"),
     ('"dap"', '"mauli"', "learning_strategy.type: 'mauli': REINVENT4 has dap alone"),
     ('"IdenticalMurcko', '"Other', "diversity_filter: there is no filter 'OtherScaffold' here"),
+    ("minscore = 0.3", "penalty_function = 'Cosh'", "penalty_function: there is no penalty 'cosh'"),
+    ("minscore = 0.3", "nbmax = 3", "diversity_filter.nbmax: no key that is known here"),
     ("batch_size", "use_checkpoint = true\nbatch_size", "use_checkpoint: True: the filter of an"),
     ("batch_size", "temperature = 1.3\nbatch_size", "temperature: 1.3: samples are drawn at"),
     ("batch_size", "smiles_file = 'a.smi'\nbatch_size", "smiles_file: 'a.smi': is for gen"),
@@ -246,6 +248,31 @@ def test_what_has_no_counterpart_is_refused_or_listed(here, chemkl, capsys, old,
     assert chemkl("convert", "in.toml", "out.yaml", "--lenient") == 0
     assert says in Path("out.yaml").read_text()
     assert check_file("out.yaml").kind == "posttrain"
+
+
+@pytest.mark.parametrize(
+    ("table", "settings"),
+    [
+        ('type = "IdenticalTopologicalScaffold"', {"kind": "generic"}),
+        ('type = "Identical_Murcko_Scaffold"\nminsimilarity = 0.2', {"kind": "murcko"}),
+        ('type = "IdenticalMurckoScaffold"\nbucket_size = 3\npenalty_function = "Tanh"',
+         {"kind": "murcko", "penalty": "tanh", "bucket": 3}),
+        ('type = "ScaffoldSimilarity"', {"kind": "scaffold_similarity", "distance": 0.75}),
+        ('type = "ScaffoldSimilarity"\nminsimilarity = 0.8',
+         {"kind": "scaffold_similarity", "distance": pytest.approx(1 - 0.8 / 1.2, abs=1e-6)}),
+        ('type = "PenalizeSameSmiles"\nbucket_size = 9',
+         {"kind": "same_smiles", "floor": 0.5, "bucket": 1, "min_score": 0.0}),
+        ('type = "PenalizeSameSmiles"\npenalty_multiplier = 0.2',
+         {"kind": "same_smiles", "floor": 0.2, "bucket": 1, "min_score": 0.0}),
+    ],
+)  # fmt: skip
+def test_every_filter_has_its_counterpart(here, table, settings):
+    before, _, after = STAGED.partition('type = "IdenticalMurckoScaffold"')
+    text = before + table + after.replace("bucket_size = 10\nminscore = 0.3\n", "", 1)
+    config, written = converted(text)
+    assert config["diversity_filter"] == {"bucket": 25, "min_score": 0.4} | settings
+    assert check_file("out.yaml").kind == "posttrain"
+    assert ("Dice of counts" in written) is ("Similarity" in table)
 
 
 def test_a_filter_that_lives_on_and_inputs_of_other_generators(here):

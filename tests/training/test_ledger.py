@@ -14,12 +14,13 @@ from rdkit import Chem, RDConfig, RDLogger
 from rdkit.Chem import QED, Descriptors
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
+from chemkl.config.filters import FILTERS
 from chemkl.policies import Rollout, Vocabulary
 from chemkl.policies.base import pad
 from chemkl.results import TraceWriter, read_trace
 from chemkl.rewards import RewardModel
 from chemkl.training import ledger as ledger_module
-from chemkl.training.filters import MurckoBucket, NoFilter
+from chemkl.training.filters import NoFilter, build_filter
 from chemkl.training.ledger import Ledger, describe_hits
 
 VOCABULARY = Vocabulary.of(list("CNOcno123456()=#"))
@@ -232,21 +233,37 @@ def written(rows, folder):
     return read_trace(folder)
 
 
-def test_a_restored_ledger_goes_on_as_the_uninterrupted_one(make_ledger, asked, tmp_path):
+@pytest.mark.parametrize("kind", FILTERS)
+@pytest.mark.parametrize("penalty", ["step", "tanh"])
+def test_a_restored_ledger_goes_on_as_the_uninterrupted_one(
+    make_ledger, asked, tmp_path, kind, penalty
+):
     rng = random.Random(3)
+    config = FILTERS[kind](kind=kind, bucket=5, min_score=0.05, penalty=penalty)
     batches = [rollout(rng.choices(POOL, k=12), {rng.randrange(12)}) for _ in range(6)]
-    whole = make_ledger(diversity_filter=MurckoBucket(bucket=5, min_score=0.05))
+    whole = make_ledger(diversity_filter=build_filter(config))
     expected = [whole.enter(step, batch) for step, batch in enumerate(batches)]
     assert any((rows["reward_filtered"] < rows["reward"]).any() for rows in expected[3:])
 
     trace = written(pd.concat(expected[:3], ignore_index=True), tmp_path)
     asked.clear()
-    resumed = make_ledger(diversity_filter=MurckoBucket(bucket=5, min_score=0.05))
+    resumed = make_ledger(diversity_filter=build_filter(config))
     resumed.restore(trace)
     assert resumed.n_samples == 36
     for step in range(3, 6):
         pd.testing.assert_frame_equal(resumed.enter(step, batches[step]), expected[step])
     assert not set(asked) & set(trace["canonical_smiles"].dropna())
+
+
+def test_a_withdrawn_reward_is_not_what_is_remembered(asked):
+    """A molecule that was withdrawn once is not 0 for ever: what it earned is kept."""
+    reward = RewardModel.from_config(REWARD)
+    once = build_filter(FILTERS["same_smiles"](kind="same_smiles", min_score=0.0))
+    first = Ledger(reward, once, 1000).enter(0, rollout(["CCO", "OCC", "CCO"]))
+    assert first["reward_filtered"].tolist() == [first["reward"][0], 0.0, 0.0]
+    again = Ledger(reward, NoFilter(), 1000).enter(0, rollout(["CCO"]))
+    assert asked == ["CCO"]  # it was remembered
+    assert again["reward_filtered"][0] == again["reward"][0] == first["reward"][2] > 0
 
 
 def test_rows_set_aside_are_counted_anew_but_not_scored_again(make_ledger, asked, tmp_path):

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from chemkl.config.filters import MurckoFilterConfig
 from chemkl.losses import ESTIMATORS as LOSSES
 from chemkl.losses import build_objective
 from chemkl.policies import RnnPolicy, Vocabulary, freeze, load_policy
 from chemkl.policies.base import stream
 from chemkl.results import TraceWriter, read_trace
 from chemkl.rewards import RewardModel
-from chemkl.training.filters import MurckoBucket, NoFilter
+from chemkl.training.filters import NoFilter, build_filter
 from chemkl.training.ledger import Ledger
 from chemkl.training.posttrain import METRICS, Posttrain, StepLoader, put_beside_parameters
 from chemkl.training.trainer import quiet
@@ -212,9 +213,8 @@ def test_a_batch_without_a_valid_molecule_is_a_normal_step(make_module, fit):
 
 
 def test_a_molecule_that_the_filter_no_longer_pays_is_neither_hit_nor_anchor(make_module, fit):
-    module = make_module(
-        {**MARA, "estimator": "log_variance"}, diversity_filter=MurckoBucket(2, 0.0)
-    )
+    twice = build_filter(MurckoFilterConfig(kind="murcko", bucket=2, min_score=0))
+    module = make_module({**MARA, "estimator": "log_variance"}, diversity_filter=twice)
     trace = fit(module, 6)
     withdrawn = (trace["reward"] >= 0.5) & (trace["reward_filtered"] == 0)
     assert withdrawn.sum() > 5
