@@ -147,6 +147,16 @@ OneDeviceTrainer = Annotated[
 """Further arguments of lightning.Trainer by name, for a stage that runs on one device."""
 
 
+class TerminationConfig(Config):
+    """Ends a run, once its mean reward is high enough, before its budget is spent."""
+
+    mean_reward: float = Field(ge=0, le=1)
+    """The run ends with the first step whose samples are paid at least this on the average, invalid
+    ones and rewards withdrawn by the diversity filter as 0; 0 to 1."""
+    min_steps: int = Field(50, ge=0)
+    """The run makes at least so many steps."""
+
+
 class CallbacksConfig(Config):
     """What happens beside the training itself."""
 
@@ -158,15 +168,20 @@ class CallbacksConfig(Config):
     collapse: CollapseConfig | None = CollapseConfig()
     """Watches the newest valid samples for a collapse, and warns of it or ends the run there; a
     warning is no part of the run's identity. null: nothing is watched."""
+    terminate: TerminationConfig | None = None
+    """Ends the run once its mean reward is high enough, with ended_by mean_reward; null: it goes on
+    until its budget or its samples are spent."""
 
     @model_serializer(mode="wrap")
     def _without_what_changes_nothing(
         self, handler: SerializerFunctionWrapHandler, info: SerializationInfo
     ) -> dict[str, Any]:
-        """Leave a mere warning out of the JSON by which a run is known."""
+        """Leave out of the JSON by which a run is known a mere warning, and an end that is none."""
         values: dict[str, Any] = handler(self)
         if info.mode == "json" and (self.collapse is None or self.collapse.action == "warn"):
             values.pop("collapse", None)
+        if info.mode == "json" and self.terminate is None:
+            values.pop("terminate", None)
         return values
 
 
@@ -209,7 +224,7 @@ class PosttrainConfig(Config):
     null: no clipping), log_every_n_steps (default 10; 0: no logs) or logger (mlflow or wandb, or
     {kind: mlflow, tracking_uri: ...}: metrics go there too; no part of the run's identity)."""
     callbacks: CallbacksConfig = CallbacksConfig()
-    """Checkpoints, the progress bar, and the alarm for a collapse."""
+    """Checkpoints, the progress bar, the alarm for a collapse, and an end by the mean reward."""
 
     _go_together = field_validator("shaper")(fit_objective)
 

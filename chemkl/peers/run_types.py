@@ -127,7 +127,7 @@ def _staged_learning(config: Section, parameters: Section, place: Place) -> list
         settings["reward"] = translate_scoring(stage.table("scoring"), place)
         if chosen := for_all or of_the_stage:
             settings["diversity_filter"] = dict(chosen)
-        n_samples = batch_size * _steps(stage)
+        n_samples = batch_size * _steps(stage, settings)
         settings |= {"budget": max(n_samples, 1), "max_samples": max(n_samples, 1)}
         stage.end()
         jobs.append(Job("posttrain", f"stage-{len(jobs) + 1}", settings))
@@ -139,15 +139,19 @@ def _staged_learning(config: Section, parameters: Section, place: Place) -> list
             parameters.gap("purge_memories", "false: each stage begins with an empty filter")
         text = "each stage begins with a new state of Adam; there it goes on"
         config.notes.differences.append(f"{config.where('stage')}: {text}")
+        text = "the next stage begins after max_steps too; there these end the whole run"
+        config.notes.differences.append(f"{config.where('stage')}: {text}")
     return jobs
 
 
-def _steps(stage: Section) -> int:
-    """The steps of a stage, which has them all."""
+def _steps(stage: Section, settings: dict[str, Any]) -> int:
+    """The steps that a stage may make; where its mean reward ends it goes into the settings."""
     stage.needless(chkpt_file=f"the checkpoint {IN_THE_FOLDER}")
-    stage.only("termination", "simple", "a stage ends after its steps")
-    stage.only("max_score", 1.0, "a stage does not end at a mean score, but after max_steps")
-    stage.data.pop("min_steps", None)  # until max_score is looked at
+    stage.only("termination", "simple", "a stage ends by max_score or after its steps")
+    max_score, min_steps = stage.take("max_score", float, 1.0), stage.take("min_steps", int, 50)
+    if max_score < 1:  # there: after a step of a number above min_steps, counted from 0
+        terminate = {"mean_reward": max_score, "min_steps": min_steps + 2}
+        settings["callbacks"] = {"terminate": terminate}
     steps: int = stage.take("max_steps", int, 1, required=True)
     return steps
 

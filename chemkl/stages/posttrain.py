@@ -37,11 +37,12 @@ from chemkl.rewards.model import describe_failures, nothing_shown
 from chemkl.stages.registry import POLICY, STAGES, View
 from chemkl.stages.runner import Start, free_name
 from chemkl.training import trainer as training
-from chemkl.training.collapse import ENDED_BY, CollapseAlarm, build_alarm
+from chemkl.training.collapse import CollapseAlarm, build_alarm
 from chemkl.training.filters import build_filter
 from chemkl.training.ledger import Ledger
 from chemkl.training.posttrain import Posttrain, StepLoader
 from chemkl.training.precision import check_precision, settle
+from chemkl.training.termination import Termination
 
 AnyConfig = PosttrainConfig | LlmPosttrainConfig
 EVALUATION = "evaluation"
@@ -91,7 +92,7 @@ def work(config: Any, start: Start) -> None:
         if first is not None:
             start.say(f"resumes at step {module.next_step}")
             manifest.log.add("resume")
-        if not module.is_finished and not (alarm and alarm.ends_the_run):
+        if not module.is_finished and not _ended_by(callbacks):
             if (out / EVALUATION).is_dir():  # of a trace that grows now
                 (out / EVALUATION).rename(free_name(out / EVALUATION))
             saving = training.Checkpoint(
@@ -103,7 +104,7 @@ def work(config: Any, start: Start) -> None:
         module.trace.compact()
         about = {key: getattr(manifest, key) for key in ("stage", "run_id", "config_hash")}
         parts.save(manifest, about, module.counts())
-        ended_by = parts.limit if module.is_finished else ENDED_BY
+        ended_by = parts.limit if module.is_finished else _ended_by(callbacks)
         manifest.finish(
             ended_by="budget" if module.ledger.spent else ended_by,
             results=module.counts() | (alarm.results if alarm else {}),
@@ -191,8 +192,14 @@ def _bring_back(
 def _take_in(past: pd.DataFrame | None, callbacks: Sequence[Callback]) -> None:
     """Give the rows of an interrupted run to those callbacks that go on from them."""
     for one in callbacks:
-        if past is not None and isinstance(one, CollapseAlarm | training.CallsBar):
+        if past is not None and isinstance(one, CollapseAlarm | Termination | training.CallsBar):
             one.restore(past)
+
+
+def _ended_by(callbacks: Sequence[Callback]) -> str:
+    """What ended a run before its limits did; empty: nothing."""
+    enders = (one for one in callbacks if isinstance(one, CollapseAlarm | Termination))
+    return next((one.ended_by for one in enders if one.ends_the_run), "")
 
 
 class _Molecules:
@@ -228,8 +235,12 @@ class _Molecules:
         return Ledger(self.reward, build_filter(self.config.diversity_filter), self.config.budget)
 
     def callbacks(self, module: Posttrain) -> list[Callback]:
-        bar = self.config.callbacks.progress_bar
-        return [training.CallsBar(module.ledger, self.config.budget)] if bar else []
+        own, callbacks = self.config.callbacks, list[Callback]()
+        if own.terminate is not None:
+            callbacks.append(Termination(own.terminate))
+        if own.progress_bar:
+            callbacks.append(training.CallsBar(module.ledger, self.config.budget))
+        return callbacks
 
     def save(self, manifest: Manifest, about: dict[str, Any], counts: dict[str, int]) -> None:
         about["prior_sha256"] = manifest.inputs["prior"].sha256

@@ -11,9 +11,6 @@ from chemkl.config.llm import LlmPosttrainConfig
 from chemkl.config.posttrain import PosttrainConfig
 from chemkl.results.collapse import IN_TEXT, CollapseEvent, Spread, Watch
 
-ENDED_BY = "collapse"
-"""What the manifest calls the end of a run that the alarm ended."""
-
 
 class CollapseAlarm(Callback):
     """Watches the rows of a run, tells of a collapse, logs the window, and may end the run.
@@ -25,6 +22,9 @@ class CollapseAlarm(Callback):
         advice: what may help against a collapse, in words.
         say: is given each message.
     """
+
+    ended_by = "collapse"
+    """What the manifest calls the end of a run that the alarm ended."""
 
     def __init__(self, watch: Watch, advice: Sequence[str], say: Callable[[str], object]) -> None:
         self.watch = watch

@@ -158,6 +158,17 @@ def test_a_run_of_two_stages_is_a_pipeline(here):
     assert "&" not in text.replace("&&", "")  # every job has its settings written out
 
 
+def test_a_stage_that_ends_by_its_mean_score(here):
+    scored = "max_steps = 9\nmax_score = 0.6\nmin_steps = 1"
+    config, _ = converted(STAGED.replace("max_steps = 2", scored) + SECOND)
+    first, second = (entry["config"] for entry in config["stages"])
+    assert first["callbacks"] == {"terminate": {"mean_reward": 0.6, "min_steps": 3}}
+    assert (first["budget"], "callbacks" in second) == (144, False)
+    assert check_file("out.yaml").kind == "pipeline"
+    with pytest.raises(InputError, match=r"as converted: .*callbacks.terminate.mean_reward: "):
+        converted(STAGED.replace("max_steps = 2", "max_steps = 2\nmax_score = -1"))
+
+
 def test_sampling_scoring_and_transfer_learning(here):
     config, _ = converted(SAMPLING)
     assert config == {"policy": "my.prior", "n": 12}
@@ -220,7 +231,7 @@ def test_what_is_not_here_yet_is_told_and_written_all_the_same(here, chemkl, cap
 GAPS = [
     ("batch_size = 16", "batchsize = 16", "parameters.batchsize: no key that is known here"),
     ("seed = 5", "seeds = 5", "in.toml:4: seeds: no key that is known here"),
-    ("max_steps = 2", "max_steps = 2\nmax_score = 0.7", "stage.0.max_score: 0.7: a stage does not"),
+    ("max_steps = 2", "max_steps = 2\ntermination = 'plateau'", "termination: 'plateau': a stage"),
     ('"dap"', '"mauli"', "learning_strategy.type: 'mauli': REINVENT4 has dap alone"),
     ('"IdenticalMurcko', '"Other', "diversity_filter: there is no filter 'OtherScaffold' here"),
     ("minscore = 0.3", "penalty_function = 'Cosh'", "penalty_function: there is no penalty 'cosh'"),

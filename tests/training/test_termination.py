@@ -1,0 +1,110 @@
+"""A run that ends by its mean reward: at which step, and at the same one after a kill."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from chemkl.config import InputError, load_config
+from chemkl.config.posttrain import CallbacksConfig, PosttrainConfig, TerminationConfig
+from chemkl.results import read_trace
+from chemkl.stages import posttrain
+from chemkl.training.ledger import Ledger
+from chemkl.training.termination import Termination
+
+
+@pytest.fixture
+def config(tiny_prior):
+    return {
+        "prior": str(tiny_prior),
+        "reward": {
+            "components": [{"kind": "tpsa", "transform": {"kind": "sigmoid", "low": 0, "high": 60}}]
+        },
+        "target": {"kind": "gibbs", "sigma": 100},
+        "estimator": "reinvent",
+        "precision": "32-true",
+        "batch_size": 16,
+        "learning_rate": 2e-2,
+        "max_samples": 320,
+        "seed": 3,
+        "trainer": {"accelerator": "cpu", "log_every_n_steps": 0},
+        "callbacks": {"checkpoint_every": 4, "progress_bar": False},
+    }
+
+
+def manifest_of(out):
+    return json.loads((out / "manifest.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("mean_reward", "min_steps", "last"),
+    [(0.5, 0, 1), (0.5, 2, 1), (0.5, 3, 3), (0.6, 0, 3), (0.8, 0, None), (0.5, 9, None)],
+)
+def test_the_first_step_that_is_high_enough_ends_it(mean_reward, min_steps, last):
+    steps = [[0.1, 0.5], [0.5, 0.5], [0.4, 0.4], [1.0, 0.2], [0.0, 0.0]]  # .3 .5 .4 .6 0
+    rows = pd.DataFrame(
+        [(number, paid) for number, step in enumerate(steps) for paid in step],
+        columns=["step", "reward_filtered"],
+    )
+    ends = Termination(TerminationConfig(mean_reward=mean_reward, min_steps=min_steps))
+    reached = []
+    for step in range(5):
+        ends.restore(rows[rows["step"] == step])
+        reached.append(ends.ends_the_run)
+    assert reached == [last is not None and step >= last for step in range(5)]
+    at_once = Termination(TerminationConfig(mean_reward=mean_reward, min_steps=min_steps))
+    at_once.restore(rows)
+    assert at_once.ends_the_run is reached[-1]
+
+
+def test_a_run_ends_there_is_complete_and_is_the_same_after_kills(config, tmp_path, monkeypatch):
+    posttrain.run(config, tmp_path / "long")
+    longer = read_trace(tmp_path / "long")
+    means = longer.groupby("step")["reward_filtered"].mean()
+    last = means.index[(means.index >= 6) & (means >= means[6:].median())][0]
+    limit = {"terminate": {"mean_reward": float(means[last]), "min_steps": 7}}
+    config = config | {"callbacks": config["callbacks"] | limit}
+    posttrain.run(config, tmp_path / "whole")
+    trace, manifest = read_trace(tmp_path / "whole"), manifest_of(tmp_path / "whole")
+    assert (manifest["status"], manifest["ended_by"]) == ("complete", "mean_reward")
+    assert trace["step"].max() == last < 19
+    pd.testing.assert_frame_equal(trace, longer[: len(trace)], check_exact=True)
+
+    original, kills = Ledger.enter, [last, 5]
+
+    class KilledError(BaseException):
+        """Stands for a SIGKILL."""
+
+    def enter(ledger, step, rollout):
+        if kills and step == kills[-1]:
+            kills.pop()
+            raise KilledError
+        return original(ledger, step, rollout)
+
+    def killed(*_):
+        raise KilledError
+
+    monkeypatch.setattr(Ledger, "enter", enter)
+    with monkeypatch.context() as patch:
+        patch.setattr(posttrain, "save_policy", killed)  # the third time: when it has ended
+        for _ in range(3):
+            with pytest.raises(KilledError):
+                posttrain.run(config, tmp_path / "killed")
+    posttrain.run(config, tmp_path / "killed")
+    again = manifest_of(tmp_path / "killed")
+    for key in ("status", "ended_by", "results", "config_hash"):
+        assert again[key] == manifest[key]
+    pd.testing.assert_frame_equal(read_trace(tmp_path / "killed"), trace, check_exact=True)
+
+
+def test_it_is_part_of_the_identity_where_it_is_given(config):
+    assert "terminate" not in CallbacksConfig().model_dump(mode="json")
+    given = CallbacksConfig(terminate=TerminationConfig(mean_reward=0.5))
+    dumped = given.model_dump(mode="json")
+    assert dumped["terminate"] == {"mean_reward": 0.5, "min_steps": 50}
+    config["callbacks"] = {"terminate": {"mean_reward": 1.5}}
+    with pytest.raises(InputError, match=r"terminate.mean_reward: should be less than or equal to"):
+        load_config(PosttrainConfig, config)
+    config["callbacks"] = {"terminate": {"min_steps": 5}}
+    with pytest.raises(InputError, match=r"terminate.mean_reward: required"):
+        load_config(PosttrainConfig, config)
