@@ -4,6 +4,7 @@ Shape legend: B sequences, A of them not ended yet, T tokens (start token includ
 H hidden units.
 """
 
+from functools import partial
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -21,6 +22,8 @@ CELLS: dict[str, type[nn.LSTM] | type[nn.GRU]] = {"lstm": nn.LSTM, "gru": nn.GRU
 
 _FROZEN: "WeakKeyDictionary[RnnPolicy, tuple[Any, Cells]]" = WeakKeyDictionary()
 """The weights of policies that do not learn, laid out, and which ones they were."""
+_SPARE: "WeakKeyDictionary[RnnPolicy, list[Tensor]]" = WeakKeyDictionary()
+"""Memory of each policy for its next walks."""
 
 
 class RnnPolicy(Policy):
@@ -104,10 +107,7 @@ class RnnPolicy(Policy):
         if cells is None:
             return super().logp_tokens(token_BT)
 
-        def choose(t: int, row_A: Tensor, _logp_AV: Tensor) -> Tensor:
-            return token_BT[:, t].index_select(0, row_A)
-
-        return logp_of_walk(cells, token_BT[:, 0], token_BT.shape[1] - 1, choose)
+        return logp_of_walk(cells, partial(cells.read, token_BT))
 
     def sample_to_learn(
         self, n: int, generator: torch.Generator | None = None, part: slice = ALL
@@ -128,7 +128,8 @@ class RnnPolicy(Policy):
             token_BT[row_A, t] = token_A
             return token_A
 
-        logp_B = logp_of_walk(cells, token_BT[:, 0], self.max_length, choose)
+        walk = partial(cells.walk, token_BT[:, 0], self.max_length, choose)
+        logp_B = logp_of_walk(cells, walk)
         return token_BT, logp_B, ~(token_BT[:, 1:] == END_ID).any(dim=1)
 
     def _cells(self) -> Cells | None:
@@ -140,11 +141,12 @@ class RnnPolicy(Policy):
             return None
         rough = torch.is_autocast_enabled("cpu")
         kind = torch.get_autocast_dtype("cpu") if rough else weight.dtype
+        spare = _SPARE.setdefault(self, [])
         if any(one.requires_grad for one in self.parameters()):
-            return Cells(self.embedding, self.rnn, self.linear, kind)
+            return Cells(self.embedding, self.rnn, self.linear, kind, spare)
         key = (kind, *((one.data_ptr(), one._version) for one in self.parameters()))
         last, cells = _FROZEN.get(self, (None, None))
         if cells is None or last != key:
-            cells = Cells(self.embedding, self.rnn, self.linear, kind)
+            cells = Cells(self.embedding, self.rnn, self.linear, kind, spare)
             _FROZEN[self] = key, cells
         return cells

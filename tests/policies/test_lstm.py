@@ -5,7 +5,7 @@ import torch
 
 from chemkl.policies import RnnPolicy, Vocabulary, freeze, lstm
 from chemkl.policies.base import counted
-from chemkl.policies.lstm import Trail
+from chemkl.policies.rnn import _SPARE
 
 pytestmark = pytest.mark.numerics
 
@@ -40,9 +40,11 @@ def gradient(policy, logp):
 
 
 @pytest.mark.parametrize("n_layers", [1, 2, 3])
-@pytest.mark.parametrize("per_product", [1, 9, 2048])
-def test_values_and_gradient_are_those_of_torchs_layers(n_layers, per_product, monkeypatch):
-    monkeypatch.setattr(lstm, "PER_PRODUCT", per_product)
+@pytest.mark.parametrize(("unit", "per_product"), [(1, 1), (4, 9), (64, 2048)])
+def test_values_and_gradient_are_those_of_torchs_layers(n_layers, unit, per_product, monkeypatch):
+    monkeypatch.setattr(lstm, "UNIT", unit)
+    for name in ("PER_PRODUCT", "PER_LAYER"):
+        monkeypatch.setattr(lstm, name, per_product)
     policy = small(n_layers)
     logp, expected = policy.logp_tokens(ROWS), by_layers(policy, ROWS)
     torch.testing.assert_close(logp, expected.float(), rtol=1e-6, atol=0)
@@ -92,7 +94,7 @@ def test_walks_that_live_at_the_same_time_share_no_memory(monkeypatch):
     expected = [gradient(policy, by_layers(policy, rows)) for rows in (ROWS, ROWS[3:])]
     for _ in range(3):  # from the second time on in memory that an earlier walk has left
         both = [policy.logp_tokens(rows) for rows in (ROWS, ROWS[3:])]
-        assert len(Trail._spare) <= lstm.SPARE
+        assert len(_SPARE[policy]) <= lstm.SPARE
         policy.sample(50)
         for logp, theirs in zip(both, expected, strict=True):
             loss = (logp * WEIGHT[: len(logp)]).sum()
