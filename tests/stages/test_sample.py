@@ -31,7 +31,7 @@ def test_n_need_not_be_a_multiple_of_the_batch_size(config, tmp_path):
     assert len(rows) == 50
     assert rows["smiles"].nunique() > 30
     shown = {p.name for p in tmp_path.iterdir() if not p.name.startswith(".")}
-    assert shown == {"samples.parquet", "manifest.json"}
+    assert shown == {"samples.parquet", "manifest.json", "log.jsonl"}
 
 
 def test_every_column_says_what_it_means(config, tmp_path):
