@@ -109,9 +109,7 @@ def serve(
 
     follow_parent(end)
     signal.signal(signal.SIGIO, end)  # the parent has gone; in place of death at once
-    config.folder.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="blocks-", dir=config.folder)).absolute()
-    broker = Broker(pipe, folder, retries)
+    broker = Broker(pipe, retries)
     payload = pickle.dumps(build)
     try:
         while not ended:
@@ -119,8 +117,13 @@ def serve(
                 job, units, limit = pipe.recv()
                 broker.start(workers, config, limit)
                 broker.submit(payload, job, units, limit)
-    except (EOFError, OSError):
+    except EOFError:
         pass  # the parent has gone
+    except OSError as error:
+        broker.send(-1, InputError(f"executor: Parsl cannot be started: {one_line(error)}"))
+    except Exception as error:  # noqa: BLE001 - told to the run, which raises it
+        text = f"Parsl cannot be started: {type(error).__name__}: {one_line(error)}"
+        broker.send(-1, RuntimeError(text))
     finally:
         broker.close()
         os._exit(0)  # threads of Parsl's may still wait for something
@@ -129,8 +132,9 @@ def serve(
 class Broker:
     """Parsl, and what is to be ended of it."""
 
-    def __init__(self, pipe: Connection, folder: Path, retries: int) -> None:
-        self._pipe, self._folder, self._retries = pipe, folder, retries
+    def __init__(self, pipe: Connection, retries: int) -> None:
+        self._pipe, self._retries = pipe, retries
+        self._folder: Path | None = None
         self._lock = threading.Lock()
         self._failed = False
         self._kernel: Any = None
@@ -148,6 +152,8 @@ class Broker:
         from parsl.executors import HighThroughputExecutor
         from parsl.jobs.error_handlers import windowed_error_handler
 
+        config.folder.mkdir(parents=True, exist_ok=True)
+        self._folder = Path(tempfile.mkdtemp(prefix="blocks-", dir=config.folder)).absolute()
         logging.getLogger("parsl").addHandler(logging.FileHandler(self._folder / "parsl.log"))
         provider = _provider(config)
         beat = max(1, config.lost_after // 6)
@@ -195,7 +201,7 @@ class Broker:
             try:
                 future = self._work(build, job, unit, limit)
             except Exception as error:  # noqa: BLE001 - Parsl has given up before
-                self._send(number, self._told(error))
+                self.send(number, self._told(error))
                 continue
             future.add_done_callback(partial(self._report, number))
 
@@ -205,9 +211,10 @@ class Broker:
 
     def _report(self, number: int, future: Any) -> None:
         error = future.exception()
-        self._send(number, future.result() if error is None else self._told(error))
+        self.send(number, future.result() if error is None else self._told(error))
 
-    def _send(self, number: int, outcome: Any) -> None:
+    def send(self, number: int, outcome: Any) -> None:
+        """Tell the run what came of a unit; an exception ends it."""
         with self._lock, suppress(OSError):  # the parent has gone
             self._pipe.send((number, outcome))
 
@@ -241,7 +248,7 @@ class Broker:
                 provider.cancel(left)
             if self._executor.interchange_proc is not None:
                 self._executor.interchange_proc.kill()
-        if not self._failed:
+        if self._folder is not None and not self._failed:
             shutil.rmtree(self._folder, ignore_errors=True)
 
 

@@ -152,6 +152,14 @@ def test_without_slurm_one_line_says_so_at_the_first_molecule(monkeypatch):
         model.score(["C"])
 
 
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "parsl").touch()
+    with RewardModel.from_config(reward_of(tmp_path, LOCAL)) as model:
+        with pytest.raises(InputError, match=r"Parsl cannot be started: .*File exists: .*parsl"):
+            model.score(["C"])
+        assert model._engine._pool._held == []
+
+
 def test_without_parsl_one_line_says_what_installs_it(monkeypatch):
     monkeypatch.setattr(registry, "package_folder", lambda _name: None)
     with pytest.raises(InputError, match=r"executor parsl needs the package parsl: .* pip install"):
