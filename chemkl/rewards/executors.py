@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import partial
 from multiprocessing import get_all_start_methods, get_context
@@ -100,8 +100,10 @@ def serve(
     workers: int,
     config: ParslExecutor,
     retries: int,
+    environment: Mapping[str, str],
 ) -> None:
     """Take units from the pipe and send back what came of them, until the pipe is closed."""
+    os.environ.update(environment)  # the server that starts processes may be older than it
     ended: list[int] = []
 
     def end(number: int, _frame: object) -> None:
@@ -378,7 +380,7 @@ class ParslPool(AbstractContextManager["ParslPool"]):
             context: BaseContext = get_context(method)
             ours, theirs = context.Pipe()
             process = context.Process(  # type: ignore[attr-defined] # every concrete context has it
-                target=serve, args=(theirs, *self._arguments), daemon=True
+                target=serve, args=(theirs, *self._arguments, dict(os.environ)), daemon=True
             )
             with shielded():
                 process.start()

@@ -8,7 +8,6 @@ started outlives it, and nobody learns which component the worker was at.
 import math
 import os
 import signal
-import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from typing import Any, NamedTuple
 
 from chemkl.chem.molecules import one_line
 from chemkl.config import InputError
-from chemkl.signals import follow_parent, shielded
+from chemkl.signals import StoppedBySignal, follow_parent, shielded
 
 PORTION = 0.03  # seconds of work that a worker gets at once, in one message, where units are quick
 MOST_UNITS = 32  # units that a worker gets at once, however quick they are
@@ -80,7 +79,7 @@ def serve(pipe: Connection, values: Any, build: Callable[[Mark], Jobs]) -> None:
 
     def end_if_told(*_: object) -> None:
         if state.values[3]:  # a scheduler's SIGTERM is not for the worker: a unit would be lost
-            sys.exit(1)  # so that finalizers run
+            raise StoppedBySignal(signal.SIGTERM, 1)  # so that finalizers run
 
     follow_parent(end_if_told)
     problem: Exception | None = None

@@ -41,6 +41,7 @@ from chemkl.rewards.registry import (
     TransientError,
     component,
 )
+from chemkl.signals import StoppedBySignal
 
 Takes = Literal["smiles", "mol", "list"]
 FORMS = "package.module:name, package.module.name or path/to/file.py:name"
@@ -66,7 +67,7 @@ class UserFunction:
         """Call it."""
         try:
             return self.function(*arguments, **parameters)
-        except TransientError:
+        except (TransientError, StoppedBySignal):
             raise
         except SystemExit as error:
             text = f"it wants to end the program ({error})"
