@@ -11,6 +11,7 @@ from rdkit.Chem import Descriptors
 from chemkl.config import InputError
 from chemkl.rewards.components.functions import load_function
 from chemkl.rewards.registry import find_component
+from chemkl.signals import StoppedBySignal
 
 
 @pytest.fixture
@@ -226,3 +227,13 @@ def test_what_it_does_to_its_molecule_stays_there(write):
     frame = reward_of({**part, "transform": step}, aromatic).score(["c1ccccc1"])
     assert frame["raw_required_smarts"].tolist() == [1.0]
     assert frame["raw_python_function"].tolist() == [1.0]
+
+
+def test_a_signal_that_ends_the_process_is_no_failure_of_a_molecule(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from chemkl.signals import StoppedBySignal\n\n\n"
+        "def stopped(smiles: str) -> float:\n    raise StoppedBySignal(15)\n"
+    )
+    score = build("python_function", function=f"{tmp_path}/own.py:stopped")
+    with pytest.raises(StoppedBySignal):
+        score([mol("C")])
