@@ -16,7 +16,7 @@ import typer
 from typer import Argument, Option
 
 from chemkl import __version__
-from chemkl.config import InputError, StorageError
+from chemkl.config import InputError, LostError, StorageError
 from chemkl.config.base import utf8
 from chemkl.signals import follow_starter, handled
 from chemkl.stages.registry import STAGES, interrupted, interruptible
@@ -73,8 +73,8 @@ def _tell(error: Exception) -> int:
     from chemkl.results.atomic import storage_problem  # it imports pyarrow: not for chemkl --help
 
     of_the_disk = storage_problem(error) is not None  # no mistake of the user, whatever met it
-    if isinstance(error, InputError | StorageError):
-        text, code = str(error), 1 if of_the_disk else 2
+    if isinstance(error, InputError | StorageError | LostError):
+        text, code = str(error), 1 if of_the_disk or isinstance(error, LostError) else 2
     elif unusable := _unusable(error):
         text, code = unusable, 2
     elif isinstance(error, OSError) and of_the_disk:

@@ -75,7 +75,7 @@ class OurStep:
             watch.lap("sample")
             rows = self._ledger.enter(self._step, rollout)
             watch.lap("score")
-            inputs = self._builder.build(rollout, rows, self._step, 0)
+            inputs = self._builder.build(rollout, rows, self._step)
             watch.lap("prior")
             output = self._objective(inputs)
             watch.lap("objective")

@@ -273,6 +273,13 @@ class StorageError(OSError):
     """
 
 
+class LostError(RuntimeError):
+    """Another process of a run on several devices has ended, so this one has to end too.
+
+    The command line prints the message, which is complete, without a traceback and exits with 1.
+    """
+
+
 def utf8(text: object) -> str:
     r"""Write the bytes of a file name that are not UTF-8 as \udcff, as all else is."""
     return str(text).encode(errors="backslashreplace").decode()

@@ -31,7 +31,7 @@ from chemkl.config.paths import Folder, InputPath, standing_for
 from chemkl.config.posttrain import (
     CallbacksConfig,
     CollapseConfig,
-    OneDeviceTrainer,
+    PosttrainTrainer,
     Precision,
 )
 from chemkl.config.reward import RewardSource
@@ -383,7 +383,7 @@ class LlmPosttrainConfig(Config):
     """Completions whose reference log-probability is remembered; it is part of each checkpoint."""
     track: TrackConfig | None = None
     """Write the exact distribution over some answers to answers.parquet; null: no."""
-    trainer: OneDeviceTrainer = Field(default_factory=dict)
+    trainer: PosttrainTrainer = Field(default_factory=dict)
     """Further arguments of lightning.Trainer, for example accelerator or gradient_clip_val."""
     callbacks: LlmCallbacksConfig = LlmCallbacksConfig()
     """Checkpoints, the progress bar, and the alarm for a collapse."""

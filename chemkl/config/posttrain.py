@@ -45,20 +45,12 @@ OURS = {
 """Arguments of the trainer that a stage itself gives, and what the user takes instead."""
 
 
-def without(
-    taken: Mapping[str, str], one_device: str = ""
-) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Check that no argument of the trainer is ``taken``, by what to take instead of it.
-
-    ``one_device`` says why the stage runs on one device; empty: it runs on several too.
-    """
+def without(taken: Mapping[str, str]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Check that no argument of the trainer is ``taken``, by what to take instead of it."""
 
     def check(settings: dict[str, Any]) -> dict[str, Any]:
         wrong = [f"{key}: {taken[key]}" for key in settings if key in taken]
         problems = [f"these are not set here: {'; '.join(wrong)}"] if wrong else []
-        devices = settings.get("devices", 1)
-        if one_device and devices != 1 and not (isinstance(devices, list) and len(devices) == 1):
-            problems.append(f"devices should be 1, or [n] for the n-th one: {one_device}")
         logger = settings.get("logger")
         kind = logger.get("kind", logger) if isinstance(logger, dict) else logger
         if kind not in (None, *LOGGERS):
@@ -131,20 +123,17 @@ class CollapseConfig(CollapseLimits):
 
 
 _BUDGETED = "the run ends by budget and max_samples"
-_ONE_DEVICE = "posttrain runs on one device; run several seeds as several jobs of a pipeline"
 _NOT_HERE = {
     **OURS,
     "accumulate_grad_batches": "one step is one update; use batch_size",
     "enable_progress_bar": "use callbacks.progress_bar",
     **dict.fromkeys(["fast_dev_run", "limit_train_batches", "overfit_batches"], _BUDGETED),
     **dict.fromkeys(["max_steps", "max_time", "min_epochs", "min_steps"], _BUDGETED),
-    **dict.fromkeys(["num_nodes", "strategy"], _ONE_DEVICE),
+    "strategy": "several devices take part by DDP; use devices and num_nodes",
 }
 
-OneDeviceTrainer = Annotated[
-    dict[str, Any], AfterValidator(without(_NOT_HERE, _ONE_DEVICE)), _CHANGES_NOTHING
-]
-"""Further arguments of lightning.Trainer by name, for a stage that runs on one device."""
+PosttrainTrainer = Annotated[dict[str, Any], AfterValidator(without(_NOT_HERE)), _CHANGES_NOTHING]
+"""Further arguments of lightning.Trainer by name, for post-training."""
 
 
 class TerminationConfig(Config):
@@ -219,10 +208,11 @@ class PosttrainConfig(Config):
     seed: int = Field(0, ge=0)
     """Decides every sample; the same seed on the same machine gives the same run."""
     precision: Precision = "auto"
-    trainer: OneDeviceTrainer = Field(default_factory=dict)
-    """Further arguments of lightning.Trainer, for example accelerator, gradient_clip_val (0 or
-    null: no clipping), log_every_n_steps (default 10; 0: no logs) or logger (mlflow or wandb, or
-    {kind: mlflow, tracking_uri: ...}: metrics go there too; no part of the run's identity)."""
+    trainer: PosttrainTrainer = Field(default_factory=dict)
+    """Further arguments of lightning.Trainer, for example accelerator, devices (default 1) and
+    num_nodes, gradient_clip_val (0 or null: no clipping), log_every_n_steps (default 10; 0: no
+    logs) or logger (mlflow or wandb, or {kind: mlflow, tracking_uri: ...}: metrics go there too; no
+    part of the run's identity)."""
     callbacks: CallbacksConfig = CallbacksConfig()
     """Checkpoints, the progress bar, the alarm for a collapse, and an end by the mean reward."""
 

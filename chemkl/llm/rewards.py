@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
+from operator import call
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from chemkl.results.provenance import sha256_of
 from chemkl.rewards import RewardModel
 from chemkl.rewards.cache import reward_files
 from chemkl.rewards.components.functions import CallError, UserFunction, load_function
-from chemkl.rewards.model import LEAST_OF_ALL, FailureCount, Failures
+from chemkl.rewards.model import LEAST_OF_ALL, FailureCount, Failures, Spread
 from chemkl.rewards.registry import Failure
 from chemkl.rewards.scoring import Failed, as_number
 
@@ -49,6 +50,7 @@ class Answers:
 
     component_names: Sequence[str] = ()
     files: Mapping[str, Path] = {}
+    _spread: Any = staticmethod(call)
     failures: Mapping[str, FailureCount] = {}
 
     def __init__(self, config: AnswersReward | FunctionReward) -> None:
@@ -83,6 +85,10 @@ class Answers:
         """Say the same of rows that `score` gave, or of a trace."""
         pairs = zip(rows["group"], rows["answer"], strict=True)
         return [(int(group), text) if isinstance(text, str) else None for group, text in pairs]
+
+    def spread_over(self, spread: Spread) -> None:
+        """Have completions scored by several processes, which all ask for the same."""
+        self._spread = spread
 
     def remember(self, rows: pd.DataFrame) -> None:
         """Take over what rows of a trace were paid; there is nothing to remember."""
@@ -123,6 +129,11 @@ class PaidByFunction(Answers):
 
     def score(self, completions: Sequence[Completion]) -> pd.DataFrame:
         """Score completions; the function must not fail too often, or give less than a failure."""
+        asked = [one for one in completions if self._answer(one) is not None]
+        by_key = {(one.group, one.text): one for one in asked}
+        new = [one for key, one in by_key.items() if key not in self._scores]
+        for one, score in zip(new, self._spread(self._ask, new), strict=True):
+            self._keep((one.group, one.text), score)
         rows = super().score(completions)
         self._failures.check()
         reasons = [score.reason for score in self._scores.values() if isinstance(score, Failure)]
@@ -153,14 +164,7 @@ class PaidByFunction(Answers):
         if self._answer(completion) is None:
             return (None if self._config.score_truncated else completion.cut) or NO_ANSWER, failed
         self._n_scored += 1
-        key = completion.group, completion.text
-        if key not in self._scores:
-            try:
-                given = self._function(completion.prompt, completion.text, **self._parameters)
-                self._keep(key, as_number(given))
-            except CallError as error:
-                self._keep(key, Failure(str(error)))
-        score = self._scores[key]
+        score = self._scores[completion.group, completion.text]
         if isinstance(score, Failure):
             return f"{self._name} failed: {score.reason}", failed
         if score < failed:  # it would learn to fail: never to come to an end, for example
@@ -172,6 +176,16 @@ class PaidByFunction(Answers):
                 "more; then begin anew with --fresh."
             )
         return None, score
+
+    def _ask(self, completions: Sequence[Completion]) -> list[float | Failure]:
+        scores: list[float | Failure] = []
+        for one in completions:
+            try:
+                given = self._function(one.prompt, one.text, **self._parameters)
+                scores.append(as_number(given))
+            except CallError as error:
+                scores.append(Failure(str(error)))
+        return scores
 
     def _keep(self, key: tuple[int, str], score: float | Failure) -> None:
         self._scores[key] = score
@@ -286,6 +300,11 @@ class PaidByMolecule:
     def identities(self, rows: pd.DataFrame) -> Sequence[Hashable | None]:
         """The canonical SMILES."""
         return [text if isinstance(text, str) else None for text in rows["canonical_smiles"]]
+
+    def spread_over(self, spread: Spread) -> None:
+        """Have molecules scored by several processes, which all ask for the same."""
+        for reward in self._rewards:
+            reward.spread_over(spread)
 
     def remember(self, rows: pd.DataFrame) -> None:
         """Take over the values of rows of a trace."""

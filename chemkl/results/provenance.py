@@ -63,6 +63,7 @@ class UsedPrecision(BaseModel):
     device: str  # kind, for example cpu or cuda
     speedup: float | None = None  # of bf16-mixed over 32-true on it; None: not measured
     threads: int | None = None  # of torch: other numbers may round differently
+    devices: int | None = None  # of all processes; None: of an earlier version
 
     def __str__(self) -> str:
         """Say it on the screen."""

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
+from operator import call
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, Self
@@ -367,6 +368,9 @@ def nothing_shown(_total: int) -> Iterator[Callable[[int], None]]:
 
 # ---- the reward
 
+Spread = Callable[[Callable[[Sequence[Any]], Sequence[Any]], Sequence[Any]], Sequence[Any]]
+"""Has a function answer items, and returns the answers in order."""
+
 
 class RewardModel(AbstractContextManager["RewardModel"]):
     """Scores molecules; built by `from_config`.
@@ -398,6 +402,7 @@ class RewardModel(AbstractContextManager["RewardModel"]):
         for name in self.component_names:
             self._dtypes |= {RAW_PREFIX + name: float, SCORE_PREFIX + name: float}
         self._dtypes["reward"] = float
+        self._spread: Spread = call
         self._read: dict[str, tuple[str | None, str | None]] = {}
         self._raw: dict[str, RawScores] = {}
         self._failures = Failures(self.component_names, config.most_failures)
@@ -421,6 +426,10 @@ class RewardModel(AbstractContextManager["RewardModel"]):
     def show_progress(self, showing: Showing) -> None:
         """Show the progress of slow components in another way than by a bar of their own."""
         self._engine.showing = showing
+
+    def spread_over(self, spread: Spread) -> None:
+        """Have new molecules read and scored by several processes, which all ask for the same."""
+        self._spread = spread
 
     @property
     def component_names(self) -> list[str]:
@@ -459,13 +468,15 @@ class RewardModel(AbstractContextManager["RewardModel"]):
             if not isinstance(text, str):
                 raise InputError(f"SMILES {index} is not a string: {text!r}")
         new = list(dict.fromkeys(text for text in strings if text not in self._read))
-        for text, (canonical, reason) in zip(new, self._engine.read(new), strict=True):
+        read = self._spread(self._engine.read, new)
+        for text, (canonical, reason) in zip(new, read, strict=True):
             # of equal texts one is enough: most strings come again, and many are canonical
             self._read[text] = text if canonical == text else canonical, reason
         molecules = dict.fromkeys(self._read[text][0] for text in strings)
         unknown = [smi for smi in molecules if smi is not None and smi not in self._raw]
         if unknown:
-            for canonical, raw in zip(unknown, self._engine.evaluate(unknown), strict=True):
+            answers = self._spread(self._engine.evaluate, unknown)
+            for canonical, raw in zip(unknown, answers, strict=True):
                 self._add(canonical, raw)
             self._failures.check()
         rows = [self._row(text) for text in strings]

@@ -6,7 +6,7 @@ language model's adapter or weights in Hugging Face's format.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,14 @@ import pandas as pd
 import torch
 from lightning import Callback, Trainer
 
-from chemkl.config import InputError, complaints
+from chemkl.config import InputError, LostError, complaints
 from chemkl.config.llm import LlmPosttrainConfig
 from chemkl.config.posttrain import PosttrainConfig
 from chemkl.llm.extra import PACKAGES, check_installed
 from chemkl.llm.ledger import AnswerTracker, TextLedger, describe_cut_off
 from chemkl.llm.models import build_policy, is_here, read_prompts, save
 from chemkl.llm.policy import Reference
-from chemkl.llm.prompts import keep_prompts, kept_prompts
+from chemkl.llm.prompts import Prompt, keep_prompts, kept_prompts
 from chemkl.llm.rewards import REWARD_FUNCTION, build_reward
 from chemkl.losses import objective_from_config
 from chemkl.policies import check_vocabularies, freeze, load_policy, read_header, save_policy
@@ -42,10 +42,13 @@ from chemkl.training.filters import build_filter
 from chemkl.training.ledger import Ledger
 from chemkl.training.posttrain import Posttrain, StepLoader
 from chemkl.training.precision import check_precision, settle
+from chemkl.training.ranks import Ranks, is_launched, several
 from chemkl.training.termination import Termination
 
 AnyConfig = PosttrainConfig | LlmPosttrainConfig
 EVALUATION = "evaluation"
+_Enders = CollapseAlarm | Termination
+"""What ends a run before its limits do."""
 
 run = STAGES["posttrain"].run
 
@@ -63,13 +66,17 @@ def work(config: Any, start: Start) -> None:
                 out, settings, callbacks, max_epochs=1, precision=precision.used
             )
 
-    build()
+    trainer = build()
+    _check_devices(precision.devices or 1, trainer, out)
+    if trainer.world_size > 1 and trainer.global_rank:
+        _help(config, parts, trainer, build, out)
+        return
     training.last_checkpoint(out)
     for part in list_parts(out):
         check_seal(part.path, "Restore it from a copy, or run again with --fresh.")
     with (
         closing(parts.build_reward()) as reward,
-        # it runs on one device: a second process is never a rank of this run
+        # further ranks do not come here; another process is none of this run
         start.claim(parts.inputs(), precision=precision, rank=0) as manifest,
     ):
         first = training.last_checkpoint(out)  # another process may have written one meanwhile
@@ -80,28 +87,38 @@ def work(config: Any, start: Start) -> None:
             manifest.log.add("alarm", text=line)
 
         alarm = build_alarm(config, tell)
-        if alarm is not None:
-            manifest.beside = {"collapse": alarm.settings}
-            manifest.save()
-        module = _build_module(config, parts, manifest, reward.component_names, out)
+        manifest.beside = {"collapse": alarm.settings} if alarm else {}
+        manifest.save()
+        trace = TraceWriter(
+            out,
+            reward.component_names,
+            manifest.run_id,
+            manifest.config_hash,
+            earlier=[before["config_hash"] for before in manifest.extended],
+            text=parts.text,
+        )
+        module = _build_module(config, parts, trace)
         start.say(str(precision))
-        first, past = _bring_back(first, module, out, config.batch_size)
+        first, past = _settle_past(first, trace, out, config.batch_size)
+        paid = read_orphans(out)
+        _bring_to(module, first, past, paid)
         callbacks = [*([alarm] if alarm else []), *parts.callbacks(module)]
         _take_in(past, callbacks)
         manifest.log.where = module.counts
         if first is not None:
             start.say(f"resumes at step {module.next_step}")
             manifest.log.add("resume")
-        if not module.is_finished and not _ended_by(callbacks):
-            if (out / EVALUATION).is_dir():  # of a trace that grows now
-                (out / EVALUATION).rename(free_name(out / EVALUATION))
-            saving = training.Checkpoint(
-                out, config.callbacks.checkpoint_every, before=module.trace.cut
-            )
-            saving.run_log = manifest.log
-            loader = StepLoader(-(-config.most_samples // config.batch_size))
-            training.fit(build(saving, *callbacks), module, loader, first)
-        module.trace.compact()
+        goes_on = not module.is_finished and not _ended_by(callbacks)
+        if goes_on:
+            _set_aside_evaluation(out)
+        saving = training.Checkpoint(out, config.callbacks.checkpoint_every, before=trace.cut)
+        saving.run_log = manifest.log
+        begun = (parts.prompts, first, past, paid) if goes_on else None
+        if goes_on or is_launched():  # then the others wait to be told
+            with training.quiet(), several(trainer, "chemkl.stages.further", start.told) as ranks:
+                if ranks.gather(begun)[0] is not None:
+                    _fit(config, module, reward, ranks, build(saving, *callbacks), first)
+        trace.compact()
         about = {key: getattr(manifest, key) for key in ("stage", "run_id", "config_hash")}
         parts.save(manifest, about, module.counts())
         ended_by = parts.limit if module.is_finished else _ended_by(callbacks)
@@ -115,17 +132,57 @@ def work(config: Any, start: Start) -> None:
         start.say(line)
 
 
-def _build_module(
-    config: Any, parts: Any, manifest: Manifest, components: Sequence[str], out: Path
-) -> Posttrain:
-    trace = TraceWriter(
-        out,
-        components,
-        manifest.run_id,
-        manifest.config_hash,
-        earlier=[before["config_hash"] for before in manifest.extended],
-        text=parts.text,
-    )
+def _set_aside_evaluation(out: Path) -> None:
+    if (out / EVALUATION).is_dir():  # of a trace that grows now
+        (out / EVALUATION).rename(free_name(out / EVALUATION))
+
+
+def _check_devices(n_begun: int, trainer: Trainer, out: Path) -> None:
+    if n_begun != trainer.world_size:
+        raise InputError(
+            f"{out}: this run began on {n_begun} devices, not {trainer.world_size}, and goes on to "
+            "the bit on as many only: set trainer.devices and num_nodes as they were, choose "
+            "another folder with --out, or begin anew with --fresh."
+        )
+
+
+def _help(
+    config: Any, parts: Any, trainer: Trainer, build: Callable[..., Trainer], out: Path
+) -> None:
+    """Be a further process of a run on several devices: it works along, and writes nothing.
+
+    The first one tells what went wrong in all of them.
+    """
+    with closing(parts.build_reward()) as reward:
+        try:
+            with training.quiet(), several(trainer) as ranks:
+                begun = ranks.gather(None)[0]
+                if begun is None:  # the run is at its end
+                    return
+                parts.prompts, first, past, paid = begun
+                module = _build_module(config, parts, None)
+                module.ranks = ranks
+                _bring_to(module, first, past, paid)
+                alarm = build_alarm(config, lambda _line: None)
+                others = parts.callbacks(module)
+                callbacks = [one for one in (alarm, *others) if isinstance(one, _Enders)]
+                _take_in(past, callbacks)
+                saving = training.Checkpoint(out, config.callbacks.checkpoint_every)
+                _fit(config, module, reward, ranks, build(saving, *callbacks), first)
+        except (InputError, LostError) as error:
+            raise SystemExit(1) from error
+
+
+def _fit(
+    config: Any, module: Posttrain, reward: Any, ranks: Ranks, trainer: Trainer, first: Path | None
+) -> None:
+    module.ranks = ranks
+    reward.spread_over(ranks.spread)
+    loader = StepLoader(-(-config.most_samples // config.batch_size))
+    training.fit(trainer, module, loader, first)
+
+
+def _build_module(config: Any, parts: Any, trace: TraceWriter | None) -> Posttrain:
     return Posttrain(
         parts.policy,
         parts.reference(),
@@ -139,10 +196,10 @@ def _build_module(
     )
 
 
-def _bring_back(
-    first: Path | None, module: Posttrain, out: Path, batch_size: int
+def _settle_past(
+    first: Path | None, trace: TraceWriter, out: Path, batch_size: int
 ) -> tuple[Path | None, pd.DataFrame | None]:
-    """Bring weights, trace and ledger to the last checkpoint; what was paid beyond is kept.
+    """Bring checkpoint and trace to the same step; what was paid beyond is kept.
 
     A run that came to its end goes on from there, if its limits have been raised. A step that the
     end cut short was not learnt from: it is made again, whole where the limits allow it, and what
@@ -151,6 +208,7 @@ def _bring_back(
     Returns:
         The checkpoint, and the rows of the trace up to there; None where there is nothing yet.
     """
+    step = 0
     if first is not None:  # nothing but tensors and plain values is unpickled
         saved: dict[str, Any] = torch.load(first, map_location="cpu", weights_only=True)
         if "next_step" not in saved:
@@ -164,29 +222,31 @@ def _bring_back(
             step -= steps.count(step - 1) < batch_size
         if step and (step < saved["next_step"] or saved["epoch"]):
             training.reopen(first, saved, step)
-            saved = torch.load(first, map_location="cpu", weights_only=True)
-        if step:
-            module.load_state_dict(saved["state_dict"])
-            module.on_load_checkpoint(saved)
-        else:  # the first step was cut short
+        if not step:  # the first step was cut short
             first.unlink()
             first = None
-    module.trace.resume(module.next_step)
-    paid = read_orphans(out)
+    trace.resume(step)
+    last = trace.last_step
+    if step != (0 if last is None else last + 1):
+        raise InputError(
+            f"{out}: the trace ends with step {last}, but the checkpoint goes on with step {step}. "
+            "Restore the missing part of the trace from a copy, or run again with --fresh."
+        )
+    return first, read_trace(out) if step else None
+
+
+def _bring_to(
+    module: Posttrain, first: Path | None, past: pd.DataFrame | None, paid: pd.DataFrame | None
+) -> None:
+    """Bring weights and ledger to a checkpoint, and remember what was paid beyond."""
+    if first is not None:
+        saved = torch.load(first, map_location="cpu", weights_only=True)
+        module.load_state_dict(saved["state_dict"])
+        module.on_load_checkpoint(saved)
     if paid is not None:
         module.ledger.remember(paid)
-    last = module.trace.last_step
-    if module.next_step != (0 if last is None else last + 1):
-        raise InputError(
-            f"{out}: the trace ends with step {last}, but the checkpoint goes on with step "
-            f"{module.next_step}. Restore the missing part of the trace from a copy, or run again "
-            "with --fresh."
-        )
-    if not module.next_step:
-        return first, None
-    past = read_trace(out)
-    module.ledger.restore(past)
-    return first, past
+    if past is not None:
+        module.ledger.restore(past)
 
 
 def _take_in(past: pd.DataFrame | None, callbacks: Sequence[Callback]) -> None:
@@ -198,14 +258,14 @@ def _take_in(past: pd.DataFrame | None, callbacks: Sequence[Callback]) -> None:
 
 def _ended_by(callbacks: Sequence[Callback]) -> str:
     """What ended a run before its limits did; empty: nothing."""
-    enders = (one for one in callbacks if isinstance(one, CollapseAlarm | Termination))
+    enders = (one for one in callbacks if isinstance(one, _Enders))
     return next((one.ended_by for one in enders if one.ends_the_run), "")
 
 
 class _Molecules:
     """What a run of a SMILES model is put together from."""
 
-    limit, text = "max_samples", False
+    limit, text, prompts = "max_samples", False, ()
     bounds = (RewardModel.FAILED, RewardModel.MOST)
 
     def __init__(self, config: PosttrainConfig, out: Path) -> None:
@@ -265,6 +325,15 @@ class _Texts:
                 "model that it starts from. Choose another folder with --out."
             )
         self.policy = build_policy(config)
+
+    @property
+    def prompts(self) -> Sequence[Prompt]:
+        """Those of the policy."""
+        return self.policy.prompts
+
+    @prompts.setter
+    def prompts(self, prompts: Sequence[Prompt]) -> None:
+        self.policy.prompts = tuple(prompts)
 
     def build_reward(self) -> Any:
         self.reward = build_reward(self.config.reward)
@@ -329,6 +398,16 @@ class _Texts:
 # ---- checks
 
 
+def _check_shares(batch_size: int, trainer: Mapping[str, Any]) -> None:
+    """Refuse a batch that cannot be dealt evenly to the devices."""
+    n = training.devices_of({"devices": 1, **trainer})[1]
+    if batch_size % n:
+        raise InputError(
+            f"batch_size: {batch_size} rows cannot be dealt evenly to {n} devices: take a multiple "
+            f"of {n}"
+        )
+
+
 def problems(view: View) -> Iterator[tuple[str, list[str]]]:
     """Look into reward, models and trainer, without training.
 
@@ -338,6 +417,7 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
     trainer = view.mapping("trainer")
     here = [
         ("trainer", complaints((training.check_trainer_here, trainer))),
+        ("batch_size", complaints((_check_shares, view.get("batch_size"), trainer or {}))),
         ("precision", complaints((check_precision, view.get("precision"), trainer or {}))),
     ]
     if not issubclass(view.model, LlmPosttrainConfig):

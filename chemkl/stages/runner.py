@@ -53,6 +53,12 @@ class Start:
             limits=[key for key, why in self.stage.limits.items() if not why],
         )
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """What a further process of this start needs to know; see `chemkl.stages.further`."""
+        config = self.config.model_dump(mode="json")
+        return {"stage": self.stage.name, "config": config, "out": str(self.out.absolute())}
+
     def say(self, line: str) -> None:
         """Tell the user how the run goes."""
         say(f"{self.out}: {line}")

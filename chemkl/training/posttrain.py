@@ -19,6 +19,7 @@ from chemkl.losses import LossInputs, LossOutput, Objective, TargetOutput
 from chemkl.policies.base import Rollout, SequenceModel, joined, stream
 from chemkl.results.trace import TraceWriter
 from chemkl.training.ledger import BaseLedger
+from chemkl.training.ranks import ALONE, Ranks
 
 
 class Posttrain(lightning.LightningModule):
@@ -29,7 +30,7 @@ class Posttrain(lightning.LightningModule):
         reference: the frozen prior; it stays outside the saved state.
         ledger: scores and counts.
         objective: target and estimator.
-        trace: where every row goes.
+        trace: where every row goes; None: another process writes it.
         batch_size: sequences a step.
         most_samples: sequences after which the run ends.
         learning_rate: of Adam.
@@ -42,7 +43,7 @@ class Posttrain(lightning.LightningModule):
         reference: SequenceModel,
         ledger: BaseLedger,
         objective: Objective,
-        trace: TraceWriter,
+        trace: TraceWriter | None,
         *,
         batch_size: int,
         most_samples: int,
@@ -55,6 +56,8 @@ class Posttrain(lightning.LightningModule):
         self.objective = objective
         self.trace = trace
         self.next_step = 0
+        self.ranks = ALONE
+        """The processes of the run, which have the same rows, and share the work at them."""
         self.recorded = pd.DataFrame()
         """The rows of the latest step, as the trace has them."""
         self._outside = (reference,)  # in a tuple it is no submodule: not saved, not trained
@@ -64,32 +67,35 @@ class Posttrain(lightning.LightningModule):
         self._learning_rate = learning_rate
         self._seed = seed
         self._warned = False
+        self._learns = False
 
     def training_step(self, step: int, _batch_index: int) -> Tensor | None:
         """Make one step; a batch that the run's end cuts short is recorded, not learnt from."""
         # 1. sample from the policy, as far as the budget reaches
         rollout = self.ledger.affordable(self._sample(step))
-        learns = len(rollout) == self._batch_size
+        learns = self._learns = len(rollout) == self._batch_size
         # 2. score: a row a sequence, its call counted, its reward filtered for diversity
         rows = self.ledger.enter(step, rollout)
         with nullcontext() if learns else self._forgotten():
             # 3. ask the policy and the prior for log p
-            inputs = self._builder.build(rollout, rows, step, self.global_rank, learns=learns)
+            inputs = self._builder.build(rollout, rows, step, self.ranks, learns=learns)
             # 4. the target at these rows, and the estimator's loss
             output = self.objective(inputs) if learns else None
             target = output.target if output else self._target(inputs)
         # 5. record every row
         self.recorded = trace_rows(rows, inputs, target)
-        self.trace.append(self.recorded)
+        if self.trace is not None:
+            self.trace.append(self.recorded)
         self.next_step = step + 1
         if self.is_finished:
             self.trainer.should_stop = True
         if output is None:
-            return None
-        self._log(step, rows, inputs, output)
+            return None if self.ranks.world == 1 else self._nothing()
+        if self.ranks.rank == 0:
+            self._log(step, rows, inputs, output)
         self._builder.carry(output.carry, rollout, inputs)
         # 6. update: Lightning takes the gradient of the loss, and Adam steps
-        return output.loss
+        return output.loss if self.ranks.world == 1 else output.loss + self._nothing()
 
     @property
     def reference(self) -> SequenceModel:
@@ -108,9 +114,11 @@ class Posttrain(lightning.LightningModule):
 
     def _sample(self, step: int) -> Rollout:
         n = min(self._batch_size, self._most_samples - self.ledger.n_samples)
-        drawn = self.policy.sample_to_learn(n, stream(self._seed, step, self.global_rank))
+        ranks = self.ranks
+        own = self.policy.sample_to_learn(n, stream(self._seed, step), ranks.part(n))
         # before torch 2.10 autocast keeps the weights cast under no_grad, and no gradient flows
         torch.clear_autocast_cache()
+        drawn = ranks.rollout(own)
         if not bool(drawn.logp.isfinite().all()):
             raise InputError(
                 f"step {step}: the policy has diverged: its log-probabilities are not finite. "
@@ -129,6 +137,17 @@ class Posttrain(lightning.LightningModule):
         yield
         self.objective.load_state_dict(objective)
         self.reference.restore_memory(reference)
+
+    def _nothing(self) -> Tensor:
+        """A loss of 0: Lightning wants one of each of several processes, and DDP all weights."""
+        trained = [weight for weight in self.policy.parameters() if weight.requires_grad]
+        return 0.0 * torch.stack([weight.view(-1)[0] for weight in trained]).sum().cpu()
+
+    def on_before_optimizer_step(self, _optimizer: torch.optim.Optimizer) -> None:
+        """Let a batch that is not learnt from leave the weights alone."""
+        if not self._learns:
+            for weight in self.policy.parameters():
+                weight.grad = None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam at a constant rate, as in REINVENT.
@@ -171,14 +190,17 @@ class Posttrain(lightning.LightningModule):
         checkpoint["next_step"] = self.next_step
         checkpoint["objective"] = self.objective.state_dict()
         checkpoint["carried"] = self._builder.state_dict()
-        checkpoint["reference"] = self.reference.memory()
+        # what it remembers is of the rows that each process has asked it about
+        checkpoint["reference"], *others = self.ranks.gather(self.reference.memory())
+        checkpoint["references"] = others
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Continue with them."""
         self.next_step = checkpoint["next_step"]
         self.objective.load_state_dict(checkpoint["objective"])
         self._builder.load_state_dict(checkpoint["carried"])
-        self.reference.restore_memory(checkpoint.get("reference", {}))
+        memories = [checkpoint.get("reference", {}), *checkpoint.get("references", ())]
+        self.reference.restore_memory(memories[self.ranks.rank])
 
     def _log(self, step: int, rows: pd.DataFrame, inputs: LossInputs, output: LossOutput) -> None:
         """Warn of a bonus out of scale; give the metrics of every so many steps to the loggers.
@@ -221,12 +243,19 @@ class InputBuilder:
         """token_CT, reward_C (float64) and group_C of rows that the next batch has again (msc)."""
 
     def build(
-        self, rollout: Rollout, rows: pd.DataFrame, step: int, rank: int, *, learns: bool = True
+        self,
+        rollout: Rollout,
+        rows: pd.DataFrame,
+        step: int,
+        ranks: Ranks = ALONE,
+        *,
+        learns: bool = True,
     ) -> LossInputs:
         """Return the inputs of a batch, rows carried from the batch before at its end.
 
         Everything is on the CPU: a few numbers a row, rewards in float64. Without an update
-        (`learns`) no fresh samples of the prior are drawn.
+        (`learns`) no fresh samples of the prior are drawn. With several processes all have all
+        rows, and each computes log p of its part of them.
         """
         tokens = self._with_carried(rollout)
         reward_B = torch.tensor(rows["reward_filtered"].to_numpy(), dtype=torch.float64)
@@ -240,15 +269,15 @@ class InputBuilder:
             retained_B = torch.arange(len(reward_B)) >= len(rows)
             duplicate_B = torch.cat([duplicate_B, torch.zeros(len(reward_B) - len(rows)).bool()])
         with torch.no_grad():
-            logp_ref_B = self._reference.logp_tokens(tokens).cpu()
+            logp_ref_B = ranks.logp(self._reference.logp_tokens, tokens)
         return LossInputs(
-            logp_policy=self._logp_policy(rollout, tokens).cpu(),
+            logp_policy=self._logp_policy(rollout, tokens, ranks).cpu(),
             logp_ref=logp_ref_B,
             reward=reward_B,
             group=group_B,
             duplicate=duplicate_B,
             retained=retained_B,
-            logp_policy_of_prior=self._of_prior(len(rows), step, rank) if learns else None,
+            logp_policy_of_prior=self._of_prior(len(rows), step, ranks) if learns else None,
             **self._for_shaper(rows),
         )
 
@@ -279,21 +308,23 @@ class InputBuilder:
             rollout.tokens, self._carried["tokens"].to(rollout.tokens.device), rollout.end_id
         )
 
-    def _logp_policy(self, rollout: Rollout, tokens: Tensor) -> Tensor:
+    def _logp_policy(self, rollout: Rollout, tokens: Tensor, ranks: Ranks) -> Tensor:
         """Log-probabilities with graph, of a pass over the rows that sampling left without one."""
         if not rollout.logp.requires_grad:
-            return self._policy.logp_tokens(tokens)
+            return ranks.logp(self._policy.logp_tokens, tokens)
         if len(tokens) == len(rollout):
             return rollout.logp
-        return torch.cat([rollout.logp, self._policy.logp_tokens(tokens[len(rollout) :])])
+        carried = ranks.logp(self._policy.logp_tokens, tokens[len(rollout) :])
+        return torch.cat([rollout.logp.cpu(), carried])
 
-    def _of_prior(self, n: int, step: int, rank: int) -> Tensor | None:
+    def _of_prior(self, n: int, step: int, ranks: Ranks) -> Tensor | None:
         """Log-probabilities, with graph, of as many fresh samples of the prior, if wanted."""
         if not self._objective.needs_prior_samples:
             return None
-        drawn = self._reference.sample(n, stream(self._seed, step, rank, "prior"))
+        generator = stream(self._seed, step, purpose="prior")
+        drawn = self._reference.sample(n, generator, ranks.part(n))
         torch.clear_autocast_cache()  # sampling is without grad: see Posttrain._sample
-        return self._policy.logp_tokens(drawn.tokens).cpu()
+        return ranks.with_others(self._policy.logp_tokens(drawn.tokens))
 
     def _for_shaper(self, rows: pd.DataFrame) -> dict[str, Tensor]:
         """The similarity and the scaffold (or answer) numbers of the rows, if a shaper asks."""

@@ -18,6 +18,7 @@ from chemkl.config import InputError
 from chemkl.config.posttrain import Precision
 from chemkl.results.manifest import Manifest
 from chemkl.results.provenance import UsedPrecision
+from chemkl.training.ranks import is_launched
 from chemkl.training.trainer import devices_of
 
 FASTER = 1.15
@@ -78,10 +79,13 @@ def settle(
     device, n_devices = devices_of(trainer)
     manifest = Manifest.load(out_dir)
     if manifest is None or manifest.precision is None or not manifest.goes_on_with(config):
-        # it ends MKL's own choice of the number too, for good: every start does it, not the probe
-        torch.set_num_threads(torch.get_num_threads())
+        # processes that this one starts share its threads. Setting the number ends MKL's own choice
+        # of it too, for good: every start does it, not the probe
+        sharing = 1 if is_launched() else n_devices
+        torch.set_num_threads(max(1, torch.get_num_threads() // sharing))
         chosen = _choose(asked, device, n_devices)
-        return chosen.model_copy(update={"threads": torch.get_num_threads()})
+        used = {"threads": torch.get_num_threads(), "devices": n_devices}
+        return chosen.model_copy(update=used)
     # with other threads a resumed run would round differently
     torch.set_num_threads(manifest.precision.threads or torch.get_num_threads())
     why = f"{KEPT}{manifest.precision.why.removeprefix(KEPT)}"

@@ -40,6 +40,7 @@ from chemkl.results.manifest import LAST_CHECKPOINT
 from chemkl.results.seal import check_seal
 from chemkl.signals import StoppedBySignal, deferred, pending
 from chemkl.training.ledger import BaseLedger
+from chemkl.training.ranks import check_launched
 
 CHECKPOINTS = "checkpoints"
 
@@ -110,6 +111,7 @@ def build_trainer(
         trainer = Trainer(**{"plugins": _cluster(arguments), **arguments})
     except _REFUSED as error:
         raise InputError(f"trainer: lightning.Trainer refuses its settings: {error}") from error
+    check_launched(trainer)
     trainer._signal_connector = _NoHandlers(trainer)
     # who writes the logs: Lightning goes by SLURM_PROCID, also in a run of one process
     rank_zero_only.rank = trainer.global_rank  # type: ignore[attr-defined]  # it sets this itself
@@ -213,6 +215,12 @@ def _devices(chosen_json: str, *, elastic: bool) -> tuple[torch.device, int]:
             f"trainer: {asked} cannot be used on this machine: {one_line(error)} Take "
             "accelerator: auto, which uses what there is, or a machine that has it."
         ) from error
+    cores = os.cpu_count() or 1
+    if trainer.strategy.root_device.type == "cpu" and trainer.num_devices > cores:
+        raise InputError(
+            f"trainer: devices: {trainer.num_devices}: there is no GPU in use, and this machine "
+            f"has {cores} processors: take {cores} at most, or accelerator: gpu where there is one."
+        )
     return trainer.strategy.root_device, trainer.world_size
 
 
@@ -286,7 +294,11 @@ def quiet() -> Iterator[None]:
     And the traceback of the thread that writes logs, where a disk or a folder fails: what it raised
     comes up in the main thread too, which tells of it.
     """
-    names = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
+    names = (
+        "lightning.pytorch.utilities.rank_zero",
+        "lightning.fabric.utilities.rank_zero",
+        "lightning.fabric.utilities.distributed",
+    )
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     hook = threading.excepthook

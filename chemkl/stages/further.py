@@ -1,0 +1,25 @@
+"""A further process of a training on several devices: `python -m chemkl.stages.further`.
+
+The first one starts it, and tells it through its standard input what to do. It writes nothing.
+"""
+
+from pathlib import Path
+
+from chemkl.display import standard_output
+from chemkl.signals import handled
+from chemkl.stages.registry import STAGES
+from chemkl.stages.runner import Start
+from chemkl.training.ranks import given_to_this
+
+
+def main() -> None:
+    """Take part."""
+    given = given_to_this()
+    stage = STAGES[given["stage"]]
+    with handled():
+        config = stage.model.model_validate(given["config"])
+        stage.module.work(config, Start(stage, config, Path(given["out"]), standard_output()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""Post-training in two processes: the run of one, exact calls, resumed to the bit."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from chemkl.config import InputError
+from chemkl.results import read_trace
+from chemkl.stages import posttrain
+
+QED = {"components": [{"kind": "qed"}]}
+CONFIG = {
+    "reward": QED,
+    "target": {"kind": "mara", "beta": 0.05, "tau": 0.45},
+    "estimator": "log_variance",
+    "diversity_filter": {"kind": "murcko", "bucket": 8, "min_score": 0.3},
+    "precision": "32-true",
+    "batch_size": 16,
+    "learning_rate": 2e-3,
+    "budget": 70,
+    "seed": 3,
+    "trainer": {"accelerator": "cpu", "devices": 2},
+    "callbacks": {"checkpoint_every": 3, "progress_bar": False},
+}
+ONE = {"trainer": {"accelerator": "cpu"}}
+
+
+@pytest.fixture
+def config(tiny_prior, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)  # also where there is one
+    return {"prior": str(tiny_prior), **CONFIG}
+
+
+def same_run(one, other, *, exactly=True):
+    """Every column of the trace, to the bit or to rounding, and the weights."""
+    tolerance = {"check_exact": True} if exactly else {"rtol": 0, "atol": 1e-3}
+    pd.testing.assert_frame_equal(read_trace(one), read_trace(other), **tolerance)
+    left, right = (load_file(out / "checkpoints" / "policy.safetensors") for out in (one, other))
+    for name, value in left.items():
+        atol = 0 if exactly else 1e-4
+        torch.testing.assert_close(value, right[name], rtol=0, atol=atol)
+
+
+def test_two_processes_make_the_run_of_one(config, tmp_path, capfd):
+    posttrain.run(config, tmp_path / "two")
+    told = capfd.readouterr().err
+    posttrain.run(config | ONE, tmp_path / "one")
+    same_run(tmp_path / "one", tmp_path / "two", exactly=False)
+    trace = read_trace(tmp_path / "two")
+    assert trace["call"].dropna().tolist() == list(range(1, 71))
+    assert trace["canonical_smiles"][trace["call"].notna()].is_unique
+    order = list(zip(trace["step"], trace["row"], strict=True))
+    assert order == sorted(order)
+    assert trace.groupby("step").size().tolist()[:-1] == [16] * trace["step"].max()
+    manifest = json.loads((tmp_path / "two" / "manifest.json").read_text())
+    assert (manifest["status"], manifest["precision"]["devices"]) == ("complete", 2)
+    assert len([line for line in told.splitlines() if "ended by budget" in line]) == 1
+    assert "Initializing" not in told
+
+
+def test_a_run_keeps_its_number_of_devices(config, tmp_path):
+    posttrain.run(config | ONE | {"budget": 20}, tmp_path)
+    with pytest.raises(InputError, match=r"trainer\.devices: \(absent\) in the folder, 2 in the"):
+        posttrain.run(config, tmp_path)
+    with pytest.raises(InputError, match=r"began on 1 devices, not 4, .* to the bit on as many"):
+        posttrain._check_devices(1, SimpleNamespace(world_size=4), tmp_path)  # devices: auto
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"batch_size": 15}, "batch_size: 15 rows cannot be dealt evenly to 2 devices"),
+        ({"trainer": {"accelerator": "cpu", "devices": 3}}, "devices: 3: .* 2 processors"),
+        ({"trainer": {"accelerator": "gpu", "devices": 2}}, "cannot be used on this machine"),
+        ({"trainer": {"accelerator": "cpu", "num_nodes": 2}}, "num_nodes: 2: this process stands"),
+    ],
+)
+def test_devices_that_cannot_take_part(config, tmp_path, changes, says):
+    with pytest.raises(InputError, match=says):
+        posttrain.run(config | changes, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# ---- slow: processes that end, and what else goes in parts
+
+
+OF_WHOM = '''
+import os
+def chain(smiles: str) -> float:
+    """Its length.
+
+    Unit: letters
+    Range: 0 to 100
+    """
+    with open({path!r}, "a") as file:
+        file.write(f"{{os.getpid()}} {{smiles}}\\n")
+    if {fails!r} and os.environ.get("LOCAL_RANK") == "1":
+        raise MemoryError
+    return len(smiles) / 100
+'''
+
+
+def counting(folder, *, fails=False):
+    (folder / "own.py").write_text(OF_WHOM.format(path=str(folder / "asked.txt"), fails=fails))
+    of_file = {"kind": "python", "parameters": {"function": f"{folder / 'own.py'}:chain"}}
+    return {"components": [of_file]}
+
+
+@pytest.mark.slow
+def test_each_process_scores_a_share_and_no_molecule_twice(config, tmp_path):
+    posttrain.run(config | {"reward": counting(tmp_path)}, tmp_path / "run")
+    asked = [line.split() for line in (tmp_path / "asked.txt").read_text().splitlines()]
+    trace = read_trace(tmp_path / "run")
+    assert sorted(smiles for _, smiles in asked) == sorted(
+        trace["canonical_smiles"][trace["call"].notna()]
+    )
+    shares = pd.Series([pid for pid, _ in asked]).value_counts()
+    assert len(shares) == 2
+    assert shares.min() > 25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"estimator": "msc"},
+        {"estimator": "trajectory_balance", "target": {"kind": "gibbs", "sigma": 20}},
+        {"estimator": {"kind": "forward_kl", "reference": "prior"},
+         "target": {"kind": "gibbs", "sigma": 20}},
+        {"estimator": "f_dpg", "shaper": "set_diversity"},
+        {"max_samples": 40},
+    ],
+    ids=["msc", "trajectory_balance", "prior", "shaper", "cut"],
+)  # fmt: skip
+def test_so_do_other_kinds_of_run(config, tmp_path, changes):
+    posttrain.run(config | changes, tmp_path / "two")
+    posttrain.run(config | changes | ONE, tmp_path / "one")
+    same_run(tmp_path / "one", tmp_path / "two", exactly=False)
+
+
+@pytest.fixture
+def start(config, tmp_path):
+    """Start the command in a process of its own."""
+
+    def begin(out, **changes):
+        file = tmp_path / "config.json.yaml"
+        file.write_text(json.dumps(config | changes))
+        command = [sys.executable, "-m", "chemkl", "posttrain", str(file), "--out", str(out)]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+
+    return begin
+
+
+def further(process):
+    """The further process that a process has started; waited for."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while True:
+        for pid in children.read_text().split():
+            if b"chemkl.stages.further" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return int(pid)
+        time.sleep(0.05)
+
+
+LONG = {"budget": 100_000, "max_samples": 1200, "learning_rate": 5e-4}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whom", ["first", "further", "told"])
+def test_one_process_killed_ends_the_run_and_it_resumes_to_the_bit(start, tmp_path, whom):
+    whole = start(tmp_path / "whole", **LONG)
+    assert whole.wait() == 0
+    out = tmp_path / "run"
+    process = start(out, **LONG)
+    other = further(process)
+    while not (out / "checkpoints" / "last.ckpt").exists():
+        time.sleep(0.05)
+    began = time.monotonic()
+    pid = other if whom == "further" else process.pid
+    os.kill(pid, signal.SIGTERM if whom == "told" else signal.SIGKILL)
+    told = process.communicate()[1].decode()
+    while Path(f"/proc/{other}").exists():
+        time.sleep(0.05)
+    assert time.monotonic() - began < 30
+    assert process.returncode == {"first": -9, "further": 1, "told": 143}[whom]
+    if whom == "further":
+        assert re.search("process 1 of this run was killed by SIGKILL, so this one ends too", told)
+    assert "Traceback" not in told
+    assert start(out, **LONG).wait() == 0
+    same_run(tmp_path / "whole", out)
+
+
+@pytest.mark.slow
+def test_what_goes_wrong_in_one_process_ends_all(start, tmp_path):
+    process = start(tmp_path / "run", reward=counting(tmp_path, fails=True))
+    other = further(process)
+    told = process.communicate()[1].decode()
+    assert process.returncode != 0
+    assert "MemoryError" in told
+    assert not Path(f"/proc/{other}").exists()
+
+
+@pytest.mark.slow
+def test_a_longer_run_on_two_devices_equals_one_as_long_from_the_start(config, tmp_path):
+    posttrain.run(config | {"budget": 30}, tmp_path / "run")
+    posttrain.run(config | {"budget": 90}, tmp_path / "run")
+    posttrain.run(config | {"budget": 90}, tmp_path / "whole")
+    same_run(tmp_path / "whole", tmp_path / "run")
+    assert np.isfinite(read_trace(tmp_path / "run")["logp_policy"]).all()

@@ -1,0 +1,74 @@
+"""Two processes of a run against one: the gradients of the joined batch; whose rows are whose."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from lightning.fabric.plugins.environments.lightning import find_free_network_port
+
+from chemkl.config import InputError
+from chemkl.training.ranks import ALONE, Ranks, check_launched
+from chemkl.training.trainer import devices_of
+
+PROGRAM = Path(__file__).with_name("ranks_program.py")
+
+
+@pytest.mark.parametrize(
+    ("every", "least"), [(17, 15), pytest.param(1, 250, marks=pytest.mark.slow)]
+)
+def test_two_ranks_have_the_gradients_of_one_with_the_joined_batch(tiny_prior, every, least):
+    """For every target x estimator x shaper that goes together, in float64, two steps each."""
+    where = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    where |= {"MASTER_PORT": str(find_free_network_port()), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(PROGRAM), str(tiny_prior), str(every)]
+    first, second = (
+        subprocess.Popen(command, env=os.environ | where | {"RANK": rank}, stdout=subprocess.PIPE)
+        for rank in "01"
+    )
+    off = json.loads(first.communicate()[0])
+    second.communicate()
+    assert first.returncode == second.returncode == 0
+    assert len(off) >= least
+    assert {name: apart for name, (apart, _) in off.items() if apart > 1e-6} == {}
+    assert min(largest for _, largest in off.values()) > 1e-3
+
+
+@pytest.mark.parametrize("n", [0, 1, 7, 64])
+def test_the_parts_of_all_ranks_are_all_rows(n):
+    rows = list(range(n))
+    parts = [rows[Ranks(rank, 3).part(n)] for rank in range(3)]
+    assert [row for part in parts for row in part] == rows
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_one_process_asks_nobody():
+    assert ALONE.spread(lambda some: [2 * one for one in some], [1, 2]) == [2, 4]
+    with pytest.raises(ZeroDivisionError):
+        ALONE.agree(lambda: 1 / 0)
+    own = torch.ones(2, requires_grad=True)
+    assert ALONE.with_others(own) is own
+
+
+# ---- what is not there
+
+
+def test_several_machines_need_somebody_who_starts_the_processes(monkeypatch):
+    for name in ("LOCAL_RANK", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(InputError, match=r"num_nodes: 2: .* by srun .* or torchrun, or leave"):
+        check_launched(SimpleNamespace(num_nodes=2))
+    check_launched(SimpleNamespace(num_nodes=1))
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    check_launched(SimpleNamespace(num_nodes=2))
+
+
+def test_more_processes_than_processors_are_refused(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    assert devices_of({"accelerator": "cpu", "devices": 4})[1] == 4
+    with pytest.raises(InputError, match=r"devices: 5: .* 4 processors: take 4 at most"):
+        devices_of({"accelerator": "cpu", "devices": 5})
