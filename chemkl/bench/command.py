@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -11,13 +11,15 @@ from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
-from chemkl.bench import measure, steps
+from chemkl.bench import measure, scale, steps
 from chemkl.bench.measure import Parts, Watch, alternate, by_part, product_rate, total
 from chemkl.config import InputError
 from chemkl.display import Column, table
 from chemkl.policies import load_policy
 from chemkl.policies.base import stream
+from chemkl.policies.lstm import Trail
 from chemkl.results.atomic import atomic_file
 from chemkl.training.precision import missing
 
@@ -32,23 +34,31 @@ class Sizes(NamedTuple):
     """How much is measured."""
 
     turns: Mapping[int, int]
-    """Batch of a step -> turns of the alternation; the first one is that of the summary."""
+    """Batch -> turns of the alternation; the first one is that of the summary."""
     sampled: int
     pretrained: int
     scored: int
-    turns_of_others: int
-    whole_run: bool
+    growth: tuple[int, ...] = ()
+    """Calls of a run after which the cost of a call is measured; none: not at all."""
+    evaluated: int = 0
+    """Rows of a run that is evaluated; 0: none is."""
+    side_by_side: int = 0
+    """Turns of runs side by side."""
+    whole_run: bool = False
 
 
-QUICK = Sizes({64: 5}, sampled=512, pretrained=128, scored=250, turns_of_others=3, whole_run=False)
+QUICK = Sizes({64: 5}, sampled=512, pretrained=128, scored=250)
 FULL = Sizes(
-    {64: 7, 128: 3, 512: 2},
+    {64: 7, 128: 5, 512: 5},
     sampled=1024,
     pretrained=128,
     scored=1000,
-    turns_of_others=5,
+    growth=(1_000, 10_000, 100_000),
+    evaluated=100_000,
+    side_by_side=5,
     whole_run=True,
 )
+ONLY_FULL = "only with --full"
 
 
 def bench(
@@ -58,13 +68,13 @@ def bench(
     force: bool = False,
     console: Console | None = None,
 ) -> None:
-    """Measure, print the table, and write the JSON.
+    """Measure, print the tables, and write the JSON.
 
     Args:
         sizes: how much is measured.
         out: the JSON file; None: none.
         force: whether a file that is there is replaced.
-        console: where the table is printed.
+        console: where the tables are printed.
 
     Raises:
         InputError: the JSON file cannot be written, or is there already.
@@ -74,39 +84,40 @@ def bench(
     if out is not None and (out.is_dir() or (out.exists() and not force)):
         raise InputError(f"--json {out}: is there already. Give another name, or --force a file.")
     # first: a process that is started begins with the peak of the memory of the one that starts it
-    of_runs = runs(whole=sizes.whole_run)
+    figures: dict[str, Any] = runs(whole=sizes.whole_run)
+    figures["evaluate_many"] = scale.evaluation(sizes.evaluated) if sizes.evaluated else None
+    figures["side_by_side"] = scale.side_by_side(sizes.side_by_side) if sizes.side_by_side else None
+    first, repeats = next(iter(sizes.turns.items()))
     with measure.threads(1):
-        found: dict[str, Any] = {"machine": measure.machine()}
-        by_batch = {batch: rl_step(batch, turns) for batch, turns in sizes.turns.items()}
-        first = next(iter(sizes.turns))
-        step = by_batch[first]
-        found["rl_step"] = {
-            **step,
-            **two_threads(first, sizes.turns[first]),
-            "logp_error_bf16": logp_error(),
-            "by_batch": {str(batch): values for batch, values in by_batch.items()},
+        figures["machine"] = measure.machine()
+        figures["growth"] = scale.growth(sizes.growth) if sizes.growth else None
+        by_batch = {str(batch): rl_step(batch, turns) for batch, turns in sizes.turns.items()}
+        step = by_batch[str(first)]
+        figures["rl_step"] = {**step, "logp_error_bf16": logp_error(), "by_batch": by_batch}
+        samples = {
+            str(batch): sampling(batch, max(batch, sizes.sampled), turns)
+            for batch, turns in sizes.turns.items()
         }
-        found["sample"] = sampling(sizes.sampled, sizes.turns_of_others)
-        found["pretrain"] = pretraining(sizes.pretrained, sizes.turns_of_others)
-        found["score"] = scoring(sizes.scored)
-    found["trace"] = {"share": step["parts"]["trace"] / step["ours_s"]}
-    found |= of_runs
-    (console or Console()).print(_table(found))
+        figures["sample"] = {**samples[str(first)], "by_batch": samples}
+        figures["logp"], figures["pretrain"] = passes(sizes.pretrained, repeats)
+        figures["score"] = scoring(sizes.scored, repeats)
+    figures["trace"] = {"share": step["parts"]["trace"] / step["ours_s"]}
+    for shown in _tables(figures):
+        (console or Console()).print(shown)
     if out is not None:
         with atomic_file(out) as draft:
-            draft.write_text(json.dumps(found, indent=2) + "\n")
+            draft.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 def rl_step(batch: int, repeats: int) -> dict[str, Any]:
     """A step in both ways, and in bfloat16 where the processor has units for it; A B A B."""
     lacks = missing(torch.device("cpu"))
+    rates: list[float] = []
+    tokens: list[int] = []
+    usual = steps.UsualStep(batch)
+    taken: dict[str, list[Parts]] = {}
     with tempfile.TemporaryDirectory() as folder:
         ours = steps.OurStep(batch, Path(folder, "float32"))
-        ways: dict[str, Callable[[], Parts]] = {"reference": steps.UsualStep(batch), "ours": ours}
-        if not lacks:
-            ways["bfloat16"] = steps.OurStep(batch, Path(folder, "bfloat16"), rough=True)
-        rates: list[float] = []
-        tokens: list[int] = []
 
         def products() -> Parts:
             """Matrix products alone: what the parts are held against."""
@@ -114,27 +125,36 @@ def rl_step(batch: int, repeats: int) -> dict[str, Any]:
             tokens.append(ours.n_tokens)
             return {}
 
-        taken = alternate({**ways, "products": products}, repeats)
+        taken = alternate({"reference": usual, "ours": ours, "products": products}, repeats)
+        threads = two_threads(ours, repeats)
+        if not lacks:  # beside the usual way again, so that the memory of two ways is enough
+            Trail._spare.clear()
+            rough = steps.OurStep(batch, Path(folder, "bfloat16"), rough=True)
+            pair = alternate({"reference": usual, "bfloat16": rough}, repeats)
+            rough_s, ratio = total(pair["bfloat16"]), _ratio(pair["reference"], pair["bfloat16"])
+    Trail._spare.clear()
     costs = steps.operations(load_policy(steps.prior_path()), int(median(tokens[1:])))
     one_pass = costs["ours"] / median(rates[1:])
     parts, reference = by_part(taken["ours"]), by_part(taken["reference"])
     neural = sum(parts[name] for name in steps.NEURAL if name in parts)
     ours_s, reference_s = total(taken["ours"]), total(taken["reference"])
-    rough = total(taken["bfloat16"]).median if not lacks else None
+    spread = {"reference": reference_s[1:], "ours": ours_s[1:]}
     return {
         "batch": batch,
+        "turns": repeats,
         "reference_s": reference_s.median,
         "ours_s": ours_s.median,
-        "bf16_s": rough,
-        "spread": {"reference": reference_s[1:], "ours": ours_s[1:]},
+        "bf16_s": None if lacks else rough_s.median,
+        "spread": spread if lacks else {**spread, "bf16": rough_s[1:]},
         "speedup_fp32": _ratio(taken["reference"], taken["ours"]),
-        "speedup_bf16": _ratio(taken["reference"], taken["bfloat16"]) if not lacks else None,
+        "speedup_bf16": None if lacks else ratio,
         "speedup_bf16_why_not": lacks or None,
         "over_floor": neural / (one_pass * sum(PASSES.values())),
         "over_usual_floor": neural * median(rates[1:]) / (costs["usual"] * USUAL_PASSES),
         "floor_s": {name: one_pass * n for name, n in PASSES.items()},
         "parts": parts,
         "reference_parts": reference,
+        **threads,
     }
 
 
@@ -144,19 +164,17 @@ def _ratio(slow: list[Parts], fast: list[Parts]) -> float:
     return median(sum(one.values()) / sum(other.values()) for one, other in pairs)
 
 
-def two_threads(batch: int, repeats: int) -> dict[str, Any]:
-    """How many times as fast two threads make a step as one, by the clock on the wall."""
+def two_threads(step: Callable[[], object], repeats: int) -> dict[str, Any]:
+    """How many times as fast two threads make something as one, by the clock on the wall."""
     if (os.cpu_count() or 1) < 2:
         why = "this machine has one core"
         return {"two_threads": None, "two_threads_s": None, "two_threads_why_not": why}
-    with tempfile.TemporaryDirectory() as folder:
-        made = {n: steps.OurStep(batch, Path(folder, str(n))) for n in (1, 2)}
 
-        def way(n: int) -> Parts:
-            with measure.threads(n):
-                return {"step": measure.on_the_wall(made[n])}
+    def way(n: int) -> Parts:
+        with measure.threads(n):
+            return {"step": measure.on_the_wall(step)}
 
-        taken = alternate({str(n): partial(way, n) for n in made}, repeats)
+    taken = alternate({"1": partial(way, 1), "2": partial(way, 2)}, repeats)
     return {
         "two_threads": _ratio(taken["1"], taken["2"]),
         "two_threads_s": total(taken["2"]).median,
@@ -175,47 +193,65 @@ def logp_error() -> float | None:
             return float((policy.logp_tokens(tokens) - exact).abs().mean())
 
 
-def sampling(n: int, repeats: int) -> dict[str, Any]:
+def sampling(batch: int, n: int, repeats: int) -> dict[str, Any]:
     """Molecules a second, without chemistry, in both ways."""
     policy = load_policy(steps.prior_path())
+    usual = partial(steps.padded_sample, policy)
 
     def way(draw: Callable[..., object]) -> Parts:
         watch = Watch()
-        draw(n, stream(0, 0))
+        for number in range(n // batch):
+            draw(batch, stream(0, number))
         watch.lap("sample")
         return watch.parts
 
-    usual = partial(steps.padded_sample, policy)
     ways = {"reference": partial(way, usual), "ours": partial(way, policy.sample)}
-    taken = alternate(ways, repeats)
-    return _rates(n, taken)
+    figures = _rates(n // batch * batch, alternate(ways, repeats))
+    return {**figures, **two_threads(partial(way, policy.sample), repeats)}
 
 
-def pretraining(batch: int, repeats: int) -> dict[str, Any]:
-    """Molecules a second of maximum likelihood, forward, backward and the update."""
-    token_BT = load_policy(steps.prior_path()).sample(batch, stream(0, 0)).tokens
-    ours = steps.pretrain_step(token_BT, lambda policy, tokens: policy.logp_tokens(tokens))
-    usual = steps.pretrain_step(token_BT, steps.padded_logp)
-    return _rates(batch, alternate({"reference": usual, "ours": ours}, repeats))
+def passes(batch: int, repeats: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Molecules a second of log p, and of maximum likelihood: forward, backward and update."""
+    policy = load_policy(steps.prior_path())
+    token_BT = policy.sample(batch, stream(0, 0)).tokens
+    kinds: dict[str, Callable[[Any, Tensor], Tensor]] = {
+        "reference": steps.padded_logp,
+        "ours": lambda policy, tokens: policy.logp_tokens(tokens),
+    }
+    scores = {k: partial(steps.logp_pass, policy, token_BT, logp) for k, logp in kinds.items()}
+    learns = {k: steps.pretrain_step(token_BT, logp) for k, logp in kinds.items()}
+    return _rates(batch, alternate(scores, repeats)), _rates(batch, alternate(learns, repeats))
 
 
 def _rates(n: int, taken: Mapping[str, list[Parts]]) -> dict[str, Any]:
+    ours = total(taken["ours"])
     return {
-        "molecules_per_s": n / total(taken["ours"]).median,
+        "molecules_per_s": n / ours.median,
+        "spread": (n / ours.high, n / ours.low),
         "reference_molecules_per_s": n / total(taken["reference"]).median,
         "speedup": _ratio(taken["reference"], taken["ours"]),
     }
 
 
-def scoring(n: int) -> dict[str, Any]:
-    """Molecules a second of the quickstart's reward, in one process."""
+def scoring(n: int, repeats: int) -> dict[str, Any]:
+    """Molecules a second of the quickstart's reward beside what RDKit alone takes for it.
+
+    Each turn scores other molecules: those that were scored before cost nothing.
+    """
     smiles = load_policy(steps.prior_path()).sample(n, stream(1, 0)).smiles
-    reward = steps.reward_model()
+    reward, size = steps.reward_model(), max(1, n // (1 + repeats))
     reward.score(["CCO"])  # loads the tables
-    watch = Watch()
-    reward.score(smiles)
-    watch.lap("score")
-    return {"molecules_per_s": n / watch.parts["score"]}
+    parts = iter([smiles[i : i + size] for i in range(0, n, size) for _ in range(2)])
+
+    def way(score: Callable[[list[str]], object]) -> Parts:
+        watch = Watch()
+        score(next(parts, smiles[:size]))
+        watch.lap("score")
+        return watch.parts
+
+    ways = {"reference": partial(way, scale.bare_rdkit), "ours": partial(way, reward.score)}
+    figures = _rates(size, alternate(ways, repeats))
+    return {**figures, "over_rdkit": 1 / figures["speedup"]}
 
 
 def runs(*, whole: bool) -> dict[str, Any]:
@@ -226,69 +262,122 @@ def runs(*, whole: bool) -> dict[str, Any]:
         common += ["precision=auto", "callbacks.progress_bar=false"]
         first = (*common, "max_samples=64", "budget=64", "--out", str(folder / "first"))
         started, _ = measure.run_command(*first)
-        found: dict[str, Any] = {"start": {"first_step_s": started}}
+        figures: dict[str, Any] = {"start": {"first_step_s": started}}
         if not whole:
-            why = "only with --full"
-            found["run_10k"] = {"seconds": None, "peak_rss_mib": None, "why_not": why}
-            return found | {"evaluate": {"seconds": None, "why_not": why}}
+            figures["run_10k"] = {"seconds": None, "peak_rss_mib": None, "why_not": ONLY_FULL}
+            return figures | {"evaluate": {"seconds": None, "why_not": ONLY_FULL}}
         limits = [f"budget={CALLS}", f"max_samples={2 * CALLS}"]
         # at REINVENT4's rate: at the quickstart's the policy collapses, and finds nothing new
         limits += ["learning_rate=1e-4", "--out", str(folder / "run")]
         seconds, peak = measure.run_command(*common, *limits)
-        found["run_10k"] = {"seconds": seconds, "peak_rss_mib": peak}
+        figures["run_10k"] = {"seconds": seconds, "peak_rss_mib": peak}
         out = str(folder / "evaluation")
         seconds, _ = measure.run_command("evaluate", str(folder / "run"), "--out", out)
-        return found | {"evaluate": {"seconds": seconds, "rows": "those of run_10k"}}
+        return figures | {"evaluate": {"seconds": seconds, "rows": "those of run_10k"}}
 
 
-# ---- the table
+# ---- the tables
+
+PARTS = ("sample", "score", "agent", "prior", "objective", "gradient", "adam", "trace")
 
 
-def _table(found: Mapping[str, Any]) -> Any:
-    machine, step = found["machine"], found["rl_step"]
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _tables(figures: Mapping[str, Any]) -> Iterator[Any]:
+    machine = figures["machine"]
     rates = machine["gflops_one_thread"]
     rough = f", {rates['bfloat16']:.0f} in bfloat16" if rates["bfloat16"] else ""
-    title = (
+    yield (
         f"{machine['processor']}, {machine['cores']} cores, {machine['instructions']}; products of "
-        f"one thread: {rates['float32']:.0f} GFLOP/s{rough}. Usual: padded, float32, nothing reused"
+        f"one thread: {rates['float32']:.0f} GFLOP/s{rough}"
     )
-    rows: list[dict[str, Any]] = []
+    for values in figures["rl_step"]["by_batch"].values():
+        yield _step_table(values)
+    yield _rate_table(figures)
+    yield _run_table(figures)
+    yield (
+        "Medians of turns taken by turns; between: the middle half. Usual: padded, float32, "
+        "nothing reused (of score: RDKit alone). Floor: the matrix products alone."
+    )
 
-    def add(
-        what: str, unit: str, usual: Any, ours: Any, *, floor: Any = None, up: bool = True
-    ) -> None:
-        ratio = None if not usual or not ours else (ours / usual if up else usual / ours)
-        values = {"usual": usual, "ours": ours, "floor": floor, "ratio": ratio}
-        rows.append({"what": what, "unit": unit, **values})
 
-    for batch, values in step["by_batch"].items():
-        add(
-            f"step, batch {batch}", "s", values["reference_s"], values["ours_s"], up=False,
-            floor=sum(values["floor_s"].values()),
-        )  # fmt: skip
-        names = ("sample", "score", "agent", "prior", "objective", "gradient", "adam", "trace")
-        for part in names:
-            usual, ours = values["reference_parts"].get(part), values["parts"].get(part)
-            add(f"  {part}", "s", usual, ours, floor=values["floor_s"].get(part), up=False)
-        if values["bf16_s"]:
-            add("  in bfloat16", "s", values["reference_s"], values["bf16_s"], up=False)
-    add(f"step, batch {step['batch']}, 2 threads", "s", None, step["two_threads_s"])
-    for what in ("sample", "pretrain"):
-        values = found[what]
-        add(what, "1/s", values["reference_molecules_per_s"], values["molecules_per_s"])
-    add("score", "1/s", None, found["score"]["molecules_per_s"])
-    add("start to the first step", "s", None, found["start"]["first_step_s"])
-    add("run of 10,000 calls", "s", None, found["run_10k"]["seconds"])
-    add("  memory", "MiB", None, found["run_10k"]["peak_rss_mib"])
-    add("  its evaluation", "s", None, found["evaluate"]["seconds"])
-
-    def number(value: float) -> str:
-        return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-    columns = [
-        Column("what", ""),
-        Column("unit", ""),
-        *(Column(key, key, number) for key in ("usual", "ours", "floor")),
-        Column("ratio", "times as fast", number),
+def _step_table(values: Mapping[str, Any]) -> Any:
+    """Seconds of a step and its parts, in the usual way and in chemkl's."""
+    spread = values["spread"]
+    rows: list[dict[str, Any]] = [
+        {
+            "what": "step",
+            "usual": values["reference_s"],
+            "ours": values["ours_s"],
+            "floor": sum(values["floor_s"].values()),
+            "ratio": values["speedup_fp32"],
+            "between": spread["ours"],
+        }
     ]
+    for part in PARTS:
+        usual, ours = values["reference_parts"].get(part), values["parts"].get(part)
+        ratio = usual / ours if usual and ours else None
+        floor = values["floor_s"].get(part)
+        rows.append(
+            {"what": f"  {part}", "usual": usual, "ours": ours, "floor": floor, "ratio": ratio}
+        )
+    if values["bf16_s"]:
+        rough = {"ours": values["bf16_s"], "ratio": values["speedup_bf16"]}
+        rows.append({"what": "step in bfloat16", **rough, "between": spread["bf16"]})
+    if values["two_threads_s"]:
+        rows.append({"what": "step, 2 threads", "ours": values["two_threads_s"]})
+    return _table(f"Batch {values['batch']}, seconds", rows)
+
+
+def _rate_table(figures: Mapping[str, Any]) -> Any:
+    """Molecules a second of all else that a process computes."""
+    named = {f"sample, batch {n}": values for n, values in figures["sample"]["by_batch"].items()}
+    named |= {name: figures[name] for name in ("logp", "pretrain", "score")}
+    rows = [
+        {
+            "what": name,
+            "usual": values["reference_molecules_per_s"],
+            "ours": values["molecules_per_s"],
+            "ratio": values["speedup"],
+            "between": values["spread"],
+        }
+        for name, values in named.items()
+    ]
+    return _table("Molecules a second", rows)
+
+
+def _run_table(figures: Mapping[str, Any]) -> Any:
+    """What whole commands take, and how it grows."""
+    whole, many, beside = (figures[k] for k in ("run_10k", "evaluate_many", "side_by_side"))
+    rows = [{"what": "start to the first step, s", "ours": figures["start"]["first_step_s"]}]
+    if whole["seconds"]:
+        rows += [
+            {"what": f"run of {CALLS:,} calls, s", "ours": whole["seconds"]},
+            {"what": "  its memory, MiB", "ours": whole["peak_rss_mib"]},
+            {"what": "  its evaluation, s", "ours": figures["evaluate"]["seconds"]},
+        ]
+    if many:
+        rows.append({"what": f"evaluation of {many['rows']:,} rows, s", "ours": many["seconds"]})
+        rows.append({"what": "  its memory, MiB", "ours": many["peak_rss_mib"]})
+    if beside and beside["ratio"]:
+        rows.append({"what": "two runs at once, by one alone", "ours": beside["ratio"]})
+    for size, values in (figures["growth"] or {}).items():
+        rows.append(
+            {"what": f"call {int(size):,}, ms without network", "ours": values["ms_per_call"]}
+        )
+        rows.append({"what": "  memory, MiB", "ours": values["memory_mib"]})
+    return _table("Whole commands", rows)
+
+
+def _table(title: str, rows: list[dict[str, Any]]) -> Any:
+    for row in rows:
+        if row.get("between"):
+            row["between"] = " to ".join(map(_number, row["between"]))
+    labels = {"usual": "usual", "ours": "chemkl", "floor": "floor", "ratio": "times as fast"}
+    present = {key for row in rows for key, value in row.items() if value is not None}
+    columns = [Column("what", "")]
+    columns += [Column(key, label, _number) for key, label in labels.items() if key in present]
+    columns += [Column("between", "between")] if "between" in present else []
     return table(title, columns, rows, keep_empty=True)

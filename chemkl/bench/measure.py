@@ -121,8 +121,18 @@ def machine() -> dict[str, Any]:
     }
 
 
-def run_command(*arguments: str) -> tuple[float, float]:
+def memory_mib() -> float | None:
+    """Memory of this process that is in use now; None where the system does not tell."""
+    status = Path("/proc/self/statm")
+    if not status.exists():
+        return None
+    return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def run_command(*arguments: str, threads: int | None = None) -> tuple[float, float]:
     """Run a command of chemkl in a process of its own: seconds, and MiB of memory at its peak.
+
+    Its threads are as usual, or so many.
 
     Raises:
         RuntimeError: it fails.
@@ -132,6 +142,7 @@ def run_command(*arguments: str) -> tuple[float, float]:
         [sys.executable, "-m", "chemkl", *arguments],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
+        env={**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})},
     )
     assert process.stderr is not None
     said = process.stderr.read().decode(errors="replace")

@@ -152,6 +152,15 @@ def padded_logp(policy: Any, token_BT: Tensor) -> Tensor:
     return sequence_logp(policy(token_BT[:, :-1])[0], token_BT)
 
 
+def logp_pass(policy: Any, token_BT: Tensor, logp: Callable[[Any, Tensor], Tensor]) -> Parts:
+    """Log p of a batch, without a gradient, computed in one way or the other."""
+    watch = Watch()
+    with torch.no_grad():
+        logp(policy, token_BT)
+    watch.lap("logp")
+    return watch.parts
+
+
 def pretrain_step(token_BT: Tensor, logp: Callable[[Any, Tensor], Tensor]) -> Callable[[], Parts]:
     """A step of maximum likelihood on a batch, with log p computed in one way or the other."""
     policy: Any = load_policy(prior_path()).train()

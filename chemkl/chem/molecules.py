@@ -119,6 +119,23 @@ def parse(smiles: str, *, max_atoms: int = MOST_ATOMS) -> Chem.Mol | None:
         return _parsed(smiles, max_atoms)[0]
 
 
+def sketch(canonical_smiles: str) -> Chem.Mol | None:
+    """A molecule with what a Morgan fingerprint needs alone, in a quarter of the time of `parse`.
+
+    Only for what this RDKit has written: aromatic as the text says, and not kekulised. None where
+    it cannot be read so.
+    """
+    with rdBase.BlockLogs():
+        try:
+            mol = Chem.MolFromSmiles(canonical_smiles, sanitize=False)
+            if mol is not None:
+                mol.UpdatePropertyCache(strict=True)
+                Chem.FastFindRings(mol)
+        except Exception:  # noqa: BLE001 - RDKit's valences, anything: `parse` says what it is
+            return None
+    return mol
+
+
 def canonicalise(smiles: str, *, max_atoms: int = DEFAULT_MAX_ATOMS) -> str | None:
     """The canonical isomeric SMILES of a SMILES, or None when it is not valid."""
     return read_molecule(smiles, max_atoms=max_atoms).canonical_smiles

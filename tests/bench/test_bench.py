@@ -12,7 +12,16 @@ from chemkl.config import InputError
 from chemkl.policies import load_policy
 from chemkl.policies.base import stream
 
-SMALL = Sizes({8: 1, 4: 1}, sampled=8, pretrained=8, scored=4, turns_of_others=1, whole_run=True)
+SMALL = Sizes(
+    {8: 1, 4: 1},
+    sampled=8,
+    pretrained=8,
+    scored=4,
+    growth=(100, 300),
+    evaluated=60,
+    side_by_side=1,
+    whole_run=True,
+)
 
 
 @pytest.fixture
@@ -20,7 +29,7 @@ def commands(tiny_prior, monkeypatch):
     """The tiny prior in place of the embedded one, and no process of its own; what would run."""
     given = []
     monkeypatch.setattr(steps, "prior_path", lambda: tiny_prior)
-    monkeypatch.setattr(measure, "run_command", lambda *a: given.append(a) or (2.0, 300.0))
+    monkeypatch.setattr(measure, "run_command", lambda *a, **_: given.append(a) or (2.0, 300.0))
     return given
 
 
@@ -43,14 +52,20 @@ def test_all_numbers_are_in_the_json_and_a_line_each_in_the_table(tmp_path, comm
     assert found["run_10k"] == {"seconds": 2.0, "peak_rss_mib": 300.0}
     assert found["start"] == {"first_step_s": 2.0}
     assert found["evaluate"]["seconds"] == 2.0
-    assert all(found[key]["molecules_per_s"] > 0 for key in ("sample", "pretrain", "score"))
+    assert all(found[key]["molecules_per_s"] > 0 for key in ("sample", "logp", "pretrain", "score"))
+    assert found["evaluate_many"]["rows"] == 60
+    assert 40 < found["evaluate_many"]["molecules"] <= 60
+    assert found["growth"]["300"]["ms_per_call"] > 0
+    assert (found["side_by_side"]["ratio"] is None) == ("why_not" in found["side_by_side"])
     assert 0 < found["trace"]["share"] < 1
     assert found["machine"].keys() >= {"processor", "cores", "instructions", "gflops_one_thread"}
     assert torch.get_num_threads() == before
     told = capsys.readouterr().out
-    for line in ("step, batch 8 ", "step, batch 4 ", "gradient", "pretrain", "run of 10,000 calls"):
+    for line in ("Batch 8,", "Batch 4,", "gradient", "pretrain", "run of 10,000 calls"):
         assert line in told
-    assert [one[0] for one in commands] == ["posttrain", "posttrain", "evaluate"]
+    names = [one[0] for one in commands]
+    assert names[:4] == ["posttrain", "posttrain", "evaluate", "evaluate"]
+    assert {*names[4:]} <= {"posttrain"}
 
 
 def test_quick_makes_no_whole_run_and_says_so(commands):

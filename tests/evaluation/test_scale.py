@@ -7,6 +7,7 @@ from rdkit.Chem import rdFingerprintGenerator
 from rdkit.DataStructs import ExplicitBitVect
 
 from chemkl.chem import fingerprints
+from chemkl.chem import scaffolds as scaffolds_module
 from chemkl.chem.fingerprints import folded, pack, tanimoto_sums, unpacked
 from chemkl.config import InputError, load_config
 from chemkl.config.evaluate import MetricOptions
@@ -14,6 +15,7 @@ from chemkl.evaluation import evaluate, from_smiles, from_trace
 from chemkl.evaluation import samples as samples_module
 from chemkl.evaluation.diversity import circles, int_div_moses, int_div_pairs, sphere_exclusion
 from chemkl.evaluation.samples import in_order, moses_bits, n_workers, read_structures
+from chemkl.results import Manifest
 from chemkl.rewards.pool import Lost
 
 
@@ -97,6 +99,31 @@ def test_recorded_scaffolds_are_used_where_there_are_many_and_they_are_right(
         assert read_structures(real_smiles, wrong) == computed
     monkeypatch.setattr(samples_module, "CHECKED", 400)  # not more than are checked: none is used
     assert read_structures(real_smiles, marked) == computed
+
+
+def test_what_this_rdkit_wrote_is_read_in_less_time_to_the_same_result(real_smiles, monkeypatch):
+    monkeypatch.setattr(samples_module, "CHECKED", 3)
+    salts = ["[Na+].CC(=O)[O-]", "[2H]C", "C[N+](=O)[O-]", "C[C@H](N)C(=O)O", "[nH]1cccc1"]
+    smiles = [Chem.CanonSmiles(text) for text in [*real_smiles, *salts]]
+    plain = read_structures(smiles)
+    scaffolds = [one.scaffold for one in plain]
+    monkeypatch.setattr(scaffolds_module, "parse", lambda _: pytest.fail("read with all there is"))
+    reader = scaffolds_module.StructureReader()
+    assert reader("C1CCCCC1", "", is_canonical=True) is not None
+    monkeypatch.undo()
+    monkeypatch.setattr(samples_module, "CHECKED", 3)
+    assert read_structures(smiles, scaffolds, are_canonical=True) == plain
+    assert read_structures(["C1C", *smiles], [*scaffolds[:1], *scaffolds], are_canonical=True) == [
+        None, *plain,
+    ]  # fmt: skip
+
+
+def test_a_run_of_another_rdkit_is_read_with_all_there_is(tmp_path):
+    with Manifest.start(tmp_path, stage="posttrain", config={}, seed=0) as manifest:
+        manifest.finish()
+    assert samples_module.written_by_this_rdkit(manifest)
+    other = manifest.model_copy(update={"versions": {"rdkit": "2020.03.1"}})
+    assert not samples_module.written_by_this_rdkit(other)
 
 
 def test_a_trace_may_lack_its_scaffolds_or_have_gaps_in_them(make_trace, steps, monkeypatch):

@@ -1,0 +1,185 @@
+"""What grows with the size of a task: calls of a run, rows of an evaluation, runs side by side."""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from chemkl.bench import measure
+from chemkl.chem.molecules import canonicalise
+from chemkl.config import shipped
+from chemkl.config.filters import MurckoFilterConfig
+from chemkl.evaluation.samples import read_structures
+from chemkl.policies.base import Rollout
+from chemkl.results import Manifest, TraceWriter, trace_schema
+from chemkl.rewards import RewardModel
+from chemkl.training.filters import build_filter
+from chemkl.training.ledger import Ledger
+
+BATCH = 128
+WINDOW = 1024
+"""Calls at the end of each size that are timed."""
+PER_STEP, PER_PART = 1000, 50
+VALID, HIT = 0.97, 0.8
+CHEAP = {"components": [{"kind": "hbd", "transform": {"kind": "step", "high": 3}}]}
+"""A reward that costs next to nothing."""
+
+
+def made_up(n: int) -> list[str]:
+    """Different molecules: those of the sample of MOSES, then each beside a longer alkane."""
+    known = (shipped.root() / "data/moses_sample.smi").read_text().split()[1:]
+    canonical = [text for text in map(canonicalise, known) if text is not None]
+    rounds = -(-n // len(canonical))
+    beside = ["", *("." + "C" * i for i in range(1, rounds))]
+    return [text + alkane for alkane in beside for text in canonical][:n]
+
+
+def growth(sizes: tuple[int, ...]) -> dict[str, Any]:
+    """Milliseconds a call, and MiB in all, of ledger, filter, cache of scores and trace.
+
+    A cheap reward and no network: what is left is what might grow with the calls made before.
+    """
+    reward = RewardModel.from_config(CHEAP)
+    schema = trace_schema(reward.component_names)
+    smiles = made_up(max(sizes))
+    rows_of: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as name:
+        trace = TraceWriter(name, reward.component_names, "bench", "0" * 64)
+        ledger = Ledger(reward, build_filter(MurckoFilterConfig(kind="murcko")), 10**9)
+        taken: list[float] = []
+        for step, at in enumerate(range(0, len(smiles), BATCH)):
+            batch = smiles[at : at + BATCH]
+            began = measure.clock()
+            rows = ledger.enter(step, _rollout(batch))
+            fill = dict.fromkeys(("logp_policy", "logp_ref", "log_target"), -30.0)
+            rows = rows.assign(**fill, hit=False, anchor=False, is_replay=False)
+            trace.append(rows[schema.names])
+            if step % 10 == 9:
+                trace.cut()
+            taken.append((measure.clock() - began) / len(batch))
+            for size in sizes:
+                if at < size <= at + BATCH:
+                    last = taken[-max(1, WINDOW // BATCH) :]
+                    rows_of[str(size)] = {
+                        "ms_per_call": sum(last) / len(last) * 1e3,
+                        "memory_mib": measure.memory_mib(),
+                    }
+    return rows_of
+
+
+def _rollout(smiles: list[str]) -> Rollout:
+    n = len(smiles)
+    tokens = torch.zeros(n, 2, dtype=torch.long)
+    return Rollout(smiles, tokens, torch.zeros(n), torch.zeros(n, dtype=torch.bool))
+
+
+# ---- evaluation of very many rows
+
+
+def evaluation(n: int) -> dict[str, Any]:
+    """Evaluate a run of so many rows, hardly any of which repeats another, as the command does."""
+    with tempfile.TemporaryDirectory() as name:
+        run = Path(name, "run")
+        n_distinct = write_run(run, n)
+        seconds, peak = measure.run_command("evaluate", str(run), "--out", str(Path(name, "out")))
+    return {"rows": n, "molecules": n_distinct, "seconds": seconds, "peak_rss_mib": peak}
+
+
+def write_run(folder: Path, n: int) -> int:
+    """Write the trace of a run: 97 % valid rows, of which 1 % repeat one of the newest 500."""
+    rng = np.random.default_rng(0)
+    valid, new = rng.random(n) < VALID, rng.random(n) < 0.99
+    valid[0] = new[0] = True
+    newest = np.cumsum(valid & new) - 1
+    which = np.where(new, newest, newest - np.minimum(rng.integers(0, 500, n), newest))
+    smiles = made_up(int(newest[-1]) + 1)
+    scaffolds = [read.scaffold if read else None for read in read_structures(smiles)]
+    first = valid & new
+    reward = np.where(valid, rng.random(len(smiles))[which] * 8 / 9, 0.0)
+    score = pd.Series(reward).where(valid)
+    known = pd.DataFrame({"smiles": smiles, "scaffold": scaffolds}).iloc[which]
+    known = known.reset_index(drop=True)
+    number = np.arange(n)
+    columns: dict[str, Any] = {
+        **{"step": number // PER_STEP, "row": number % PER_STEP, "n_tokens": 40},
+        "call": pd.Series(np.cumsum(first), dtype="Int64").where(first),
+        "smiles": known["smiles"].where(valid, "C1CC"),
+        "canonical_smiles": known["smiles"].where(valid),
+        "scaffold": known["scaffold"].where(valid),
+        "reason": pd.Series("not parsable: unclosed ring 1", index=known.index).where(~valid),
+        **{"valid": valid, "repeat": valid & ~first, "anchor": False, "is_replay": False},
+        **{"logp_policy": -20.0, "logp_ref": -30.0, "log_target": -25.0},
+        **{"raw_made_up": score, "score_made_up": score},
+        **{"reward": reward, "reward_filtered": reward, "hit": reward >= HIT},
+    }
+    frame = pd.DataFrame(columns, columns=trace_schema(["made_up"]).names)
+    with Manifest.start(folder, stage="posttrain", config={"n": n}, seed=0) as manifest:
+        writer = TraceWriter(folder, ["made_up"], manifest.run_id, manifest.config_hash)
+        for start in range(0, n, PER_STEP * PER_PART):
+            writer.append(frame.iloc[start : start + PER_STEP * PER_PART])
+            writer.cut()
+        manifest.finish()
+    return int(first.sum())
+
+
+# ---- two runs at once
+
+
+def side_by_side(turns: int) -> dict[str, Any]:
+    """How much longer a run takes beside another one than alone, one thread each."""
+    if (os.cpu_count() or 1) < 2:
+        return {"ratio": None, "why_not": "this machine has one core"}
+    ratios = []
+    with tempfile.TemporaryDirectory() as name:
+        places = _places(Path(name))
+
+        def run(_: int = 0) -> float:
+            began = time.perf_counter()
+            common = ["posttrain", "configs/posttrain/quickstart.yaml", "budget=512"]
+            common += ["max_samples=1024", "precision=32-true", "callbacks.progress_bar=false"]
+            measure.run_command(*common, "--out", next(places), threads=1)
+            return time.perf_counter() - began
+
+        with ThreadPoolExecutor(2) as pool:
+            for _ in range(turns):
+                alone = run()
+                ratios.append(max(pool.map(run, range(2))) / alone)
+    return {"ratio": median(ratios), "spread": measure.Spread.of(ratios)[1:]}
+
+
+def _places(folder: Path) -> Iterator[str]:
+    number = 0
+    while True:
+        number += 1
+        yield str(folder / str(number))
+
+
+def bare_rdkit(smiles: list[str]) -> None:
+    """What RDKit alone must do for the quickstart's reward: its descriptors and the scaffold."""
+    from rdkit import Chem
+    from rdkit.Chem import QED, rdMolDescriptors
+    from rdkit.Chem.Scaffolds import MurckoScaffold
+
+    from chemkl.rewards.components.physchem import sascorer
+
+    synthesis = sascorer()
+    qed: Any = QED.qed
+    murcko: Any = MurckoScaffold.GetScaffoldForMol
+    for text in smiles:
+        mol = Chem.MolFromSmiles(text)
+        if mol is None:
+            continue
+        mol = Chem.MolFromSmiles(Chem.MolToSmiles(mol))
+        qed(mol)
+        synthesis(mol)
+        rdMolDescriptors.CalcNumHBD(mol)
+        rdMolDescriptors.CalcCrippenDescriptors(mol)
+        Chem.MolToSmiles(murcko(mol))
