@@ -19,7 +19,6 @@ from chemkl.config import InputError
 from chemkl.display import Column, table
 from chemkl.policies import load_policy
 from chemkl.policies.base import stream
-from chemkl.policies.lstm import Trail
 from chemkl.results.atomic import atomic_file
 from chemkl.training.precision import missing
 
@@ -112,27 +111,13 @@ def bench(
 def rl_step(batch: int, repeats: int) -> dict[str, Any]:
     """A step in both ways, and in bfloat16 where the processor has units for it; A B A B."""
     lacks = missing(torch.device("cpu"))
-    rates: list[float] = []
-    tokens: list[int] = []
     usual = steps.UsualStep(batch)
-    taken: dict[str, list[Parts]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        ours = steps.OurStep(batch, Path(folder, "float32"))
-
-        def products() -> Parts:
-            """Matrix products alone: what the parts are held against."""
-            rates.append(product_rate(batch))
-            tokens.append(ours.n_tokens)
-            return {}
-
-        taken = alternate({"reference": usual, "ours": ours, "products": products}, repeats)
-        threads = two_threads(ours, repeats)
+        taken, rates, tokens, threads = _in_float32(usual, batch, repeats, Path(folder, "float32"))
         if not lacks:  # beside the usual way again, so that the memory of two ways is enough
-            Trail._spare.clear()
             rough = steps.OurStep(batch, Path(folder, "bfloat16"), rough=True)
             pair = alternate({"reference": usual, "bfloat16": rough}, repeats)
             rough_s, ratio = total(pair["bfloat16"]), _ratio(pair["reference"], pair["bfloat16"])
-    Trail._spare.clear()
     costs = steps.operations(load_policy(steps.prior_path()), int(median(tokens[1:])))
     one_pass = costs["ours"] / median(rates[1:])
     parts, reference = by_part(taken["ours"]), by_part(taken["reference"])
@@ -156,6 +141,24 @@ def rl_step(batch: int, repeats: int) -> dict[str, Any]:
         "reference_parts": reference,
         **threads,
     }
+
+
+def _in_float32(
+    usual: Callable[[], Parts], batch: int, repeats: int, folder: Path
+) -> tuple[dict[str, list[Parts]], list[float], list[int], dict[str, Any]]:
+    """Both ways by turns, the rates of products and the tokens of each turn, and two threads."""
+    ours = steps.OurStep(batch, folder)
+    rates: list[float] = []
+    tokens: list[int] = []
+
+    def products() -> Parts:
+        """Matrix products alone: what the parts are held against."""
+        rates.append(product_rate(batch))
+        tokens.append(ours.n_tokens)
+        return {}
+
+    taken = alternate({"reference": usual, "ours": ours, "products": products}, repeats)
+    return taken, rates, tokens, two_threads(ours, repeats)
 
 
 def _ratio(slow: list[Parts], fast: list[Parts]) -> float:

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from chemkl.config.base import Config, by_kind, did_you_mean, just_one
 from chemkl.config.paths import DataPath, InputPath
+from chemkl.config.posttrain import Precision
 from chemkl.config.reward import RewardSource
 
 MoleculeFile = Annotated[
@@ -195,6 +196,8 @@ class SampleConfig(Config):
     """Decides the samples, together with batch_size; at least 0."""
     device: str = "cpu"
     """Where the network runs: cpu, cuda, cuda:1, ..."""
+    precision: Precision = "32-true"
+    """Of the network's products. bf16-mixed draws other samples, and its log p are rounded."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Ask for one thing to sample, and for a prior where it is moved from that."""

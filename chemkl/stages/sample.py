@@ -1,6 +1,12 @@
 """The sample stage: molecules of a policy or of a mixture, and how likely each is, as Parquet."""
 
+import multiprocessing
+import signal
+from collections import deque
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from time import process_time
 from typing import Any
@@ -9,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from chemkl.config import complaints
+from chemkl.config import InputError, complaints
+from chemkl.config.posttrain import Precision
 from chemkl.config.prepare import POLICY, PRIOR, MixtureConfig, SampleConfig
 from chemkl.policies import (
     Mixture,
@@ -24,11 +31,18 @@ from chemkl.policies.base import stream
 from chemkl.results.atomic import atomic_file
 from chemkl.results.columns import described_schema
 from chemkl.results.provenance import current_sha256, sha256_of
+from chemkl.signals import follow_parent, shielded
 from chemkl.stages.registry import STAGES, View
 from chemkl.stages.runner import Start
 
 FILE_NAME = "samples.parquet"
 MEMBER_PREFIX = "logp_"
+ALONE = 16_384
+"""Fewer samples are drawn by this process alone, in the time that it takes to start others."""
+GROUP = 65_536
+"""Rows of a Parquet row group: many small ones cost time, space and a long footer."""
+Drawn = tuple[dict[str, Any], float]
+"""A batch as the columns of the table, and the processor time that sampling took, seconds."""
 _COLUMNS = {
     "smiles": (pa.string(), "SMILES as sampled"),
     "logp": (
@@ -66,35 +80,35 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
         lines += _of_another_prior(models, headers)
     yield POLICY if mixture is None else "mixture", lines
     yield "device", complaints((check_device, view.get("device")))
+    if view.get("precision") == "bf16-mixed":
+        yield "precision", complaints((_is_rough, view.get("precision"), view.get("device")))
 
 
 def work(config: SampleConfig, start: Start) -> None:
     """Write ``samples.parquet``; of a mixture, with a column ``logp_<name>`` for each member."""
     models = _models(config.mixture, config.policy, config.prior)
-    loaded = {name: load_policy(path) for name, path in models.items()}
-    prior = loaded.pop(PRIOR) if config.prior is not None else None
-    policy: Policy = next(iter(loaded.values()))
-    if config.mixture is not None or prior is not None:
-        kind, weights = config.combination
-        policy = Mixture(loaded, weights, kind=kind, prior=prior, beta_scale=config.beta_scale)
-    policy = policy.to(config.device)
+    policy = _policy(config)
     schema = _schema(policy)
+    rough = _is_rough(config.precision, config.device)
+    n_workers = torch.get_num_threads() if config.device == "cpu" and config.n >= ALONE else 1
     with start.claim(models) as manifest:
         n_truncated = n_tokens = 0
-        busy = 0.0  # seconds of processor time, all threads together
+        busy = 0.0  # seconds of processor time, all threads and workers together
+        waiting: list[pa.Table] = []
         with (
             atomic_file(start.out / FILE_NAME, sealed=True) as aside,
             pq.ParquetWriter(aside, schema, compression="zstd") as writer,
         ):
-            for step, first in enumerate(range(0, config.n, config.batch_size)):
-                n = min(config.batch_size, config.n - first)
-                began = process_time()
-                rollout = policy.sample(n, stream(config.seed, step))
-                busy += process_time() - began
-                columns = _columns(rollout, policy)
-                writer.write_table(pa.table(columns, schema=schema))
-                n_truncated += int(rollout.truncated.sum())
-                n_tokens += int(rollout.n_tokens.sum())
+            for columns, seconds in _drawn(config, policy, n_workers, rough=rough):
+                busy += seconds
+                waiting.append(pa.table(columns, schema=schema))
+                n_truncated += int(columns["truncated"].sum())
+                n_tokens += int(columns["n_tokens"].sum())
+                if sum(map(len, waiting)) >= GROUP:
+                    writer.write_table(pa.concat_tables(waiting))
+                    waiting.clear()
+            if waiting:
+                writer.write_table(pa.concat_tables(waiting))
         tokens = n_tokens / config.n
         cost = {
             "tokens_a_molecule": tokens,
@@ -105,7 +119,79 @@ def work(config: SampleConfig, start: Start) -> None:
             f"a molecule takes {tokens:.1f} tokens and {policy.operations(tokens) / 1e6:,.0f} "
             f"million operations; {config.n / busy:,.0f} molecules a second of processor time"
         )
-        manifest.finish(results={"samples": config.n, "truncated": n_truncated, **cost})
+        how = {"workers": n_workers, "precision": "bf16-mixed" if rough else "32-true"}
+        manifest.finish(results={"samples": config.n, "truncated": n_truncated, **how, **cost})
+
+
+def _policy(config: SampleConfig) -> Policy:
+    """What is sampled from, on its device."""
+    models = _models(config.mixture, config.policy, config.prior)
+    loaded = {name: load_policy(path) for name, path in models.items()}
+    prior = loaded.pop(PRIOR) if config.prior is not None else None
+    policy: Policy = next(iter(loaded.values()))
+    if config.mixture is not None or prior is not None:
+        kind, weights = config.combination
+        policy = Mixture(loaded, weights, kind=kind, prior=prior, beta_scale=config.beta_scale)
+    return policy.to(config.device)
+
+
+def _is_rough(precision: Precision, device: str) -> bool:
+    """Whether products are in bfloat16; InputError: as asked for, and the device cannot do it."""
+    if precision == "32-true":
+        return False
+    from chemkl.training.precision import FASTER, missing, speedup  # it imports lightning
+
+    lacks = missing(torch.device(device))
+    if lacks and precision == "bf16-mixed":
+        raise InputError(f"precision: bf16-mixed cannot be used on {device}: {lacks}. Take auto.")
+    return not lacks and (precision == "bf16-mixed" or speedup(torch.device(device)) >= FASTER)
+
+
+def _drawn(config: SampleConfig, policy: Policy, n_workers: int, *, rough: bool) -> Iterator[Drawn]:
+    """Yield the batches in order; with workers each draws whole ones, on one thread.
+
+    A batch has a random stream of its own, so that it does not matter who draws it.
+    """
+    firsts = range(0, config.n, config.batch_size)
+    draw = partial(_draw, config.seed, rough)
+    batches = ((step, min(config.batch_size, config.n - at)) for step, at in enumerate(firsts))
+    if n_workers == 1:
+        yield from (draw(policy, *batch) for batch in batches)
+        return
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # imported once, not once in every worker
+    with ProcessPoolExecutor(n_workers, context, _start_worker, (config,)) as pool:
+        futures: deque[Future[Drawn]] = deque()
+        for batch in chain(batches, [None]):
+            if batch is not None:
+                with shielded():
+                    futures.append(pool.submit(_work, draw, *batch))
+            while futures and (batch is None or len(futures) > 2 * n_workers):
+                yield futures.popleft().result()
+
+
+_of_worker: Policy
+
+
+def _start_worker(config: SampleConfig) -> None:
+    global _of_worker
+    follow_parent(signal.SIG_DFL)
+    torch.set_num_threads(1)
+    _of_worker = _policy(config)
+
+
+def _work(draw: Any, step: int, n: int) -> Drawn:
+    drawn: Drawn = draw(_of_worker, step, n)
+    return drawn
+
+
+@torch.no_grad()
+def _draw(seed: int, rough: bool, policy: Policy, step: int, n: int) -> Drawn:
+    began = process_time()
+    with torch.autocast(policy.device.type, torch.bfloat16, enabled=rough):
+        rollout = policy.sample(n, stream(seed, step))
+        seconds = process_time() - began
+        return _columns(rollout, policy), seconds
 
 
 def _models(

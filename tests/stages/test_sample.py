@@ -84,6 +84,27 @@ def test_more_samples_of_one_seed_begin_with_the_same_ones(config, tmp_path):
     pd.testing.assert_frame_equal(few, more[:40])
 
 
+def test_worker_processes_draw_what_one_process_draws(config, tmp_path, monkeypatch):
+    alone = pd.read_parquet(sample.run(config, tmp_path / "alone"))
+    monkeypatch.setattr(sample, "ALONE", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(sample, "GROUP", 30)
+    path = sample.run(config, tmp_path / "together")
+    pd.testing.assert_frame_equal(pd.read_parquet(path), alone)
+    assert pq.ParquetFile(path).num_row_groups == 2
+    results = json.loads((tmp_path / "together" / "manifest.json").read_text())["results"]
+    assert (results["workers"], results["precision"]) == (2, "32-true")
+
+
+@pytest.mark.bf16
+def test_products_may_be_rounded(config, tmp_path):
+    exact = pd.read_parquet(sample.run(config, tmp_path / "exact"))
+    rough = pd.read_parquet(sample.run(config | {"precision": "bf16-mixed"}, tmp_path / "rough"))
+    same = rough["smiles"] == exact["smiles"]
+    assert same.mean() > 0.5
+    assert 0 < (rough["logp"] - exact["logp"])[same].abs().max() < 0.5
+
+
 def test_again_into_the_same_folder_gives_the_same_file(config, tmp_path):
     first = sample.run(config, tmp_path).read_bytes()
     (tmp_path / ".samples.parquet.tmp").write_bytes(b"what a kill left")
