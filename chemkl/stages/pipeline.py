@@ -3,6 +3,7 @@
 One job after the other in this process, or several at a time, each in a process of its own.
 """
 
+import gc
 import os
 import subprocess
 import sys
@@ -106,6 +107,7 @@ def run(
         with interruptible(told):
             status = _run_job(_Line(console, title), plan)
         outcomes.append(Outcome(plan.job.name, plan.folder, status, int(status == "stopped")))
+        gc.collect()  # trainer and module hold each other, and the networks of a run with them
         if outcomes[-1].status == "stopped":
             break
     return outcomes
