@@ -22,6 +22,8 @@ def with_fragments(vocabulary: Vocabulary, smiles: Sequence[str], n: int) -> Voc
         smiles: the corpus.
         n: fewer are found where no pair is left that stands twice.
     """
+    if not n:
+        return vocabulary
     sample = smiles[:: -(-len(smiles) // MOLECULES)]
     ids = np.array([i for text in sample for i in vocabulary.encode(text)[1:]])  # ends divide them
     tokens = list(vocabulary.tokens)

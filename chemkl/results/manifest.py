@@ -202,6 +202,7 @@ class Manifest(BaseModel):
                 f"{path}: {problem}. Choose another output folder, or move this away."
             ) from error
         manifest._folder = Path(out_dir)
+        manifest._log = RunLog(manifest._folder)
         return manifest
 
     def check_same(
@@ -276,7 +277,7 @@ class Manifest(BaseModel):
 
     @property
     def log(self) -> RunLog:
-        """The log of a run that was started."""
+        """The log of the run."""
         return self._log
 
     @property

@@ -415,9 +415,11 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
     checked when the run starts.
     """
     trainer = view.mapping("trainer")
+    amiss = complaints((training.check_trainer_here, trainer))
+    shares = () if amiss else (_check_shares, view.get("batch_size"), trainer or {})
     here = [
-        ("trainer", complaints((training.check_trainer_here, trainer))),
-        ("batch_size", complaints((_check_shares, view.get("batch_size"), trainer or {}))),
+        ("trainer", amiss),
+        ("batch_size", complaints(shares) if shares else []),
         ("precision", complaints((check_precision, view.get("precision"), trainer or {}))),
     ]
     if not issubclass(view.model, LlmPosttrainConfig):

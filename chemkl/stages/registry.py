@@ -168,8 +168,8 @@ DECAYS = {
 
 
 def _files(patterns: str) -> tuple[str, ...]:
-    """Patterns of files with blanks between them, and the manifest, which every stage writes."""
-    return (*patterns.split(), "manifest.json")
+    """Patterns of files with blanks between them, and what every stage writes."""
+    return (*patterns.split(), "manifest.json", "log.jsonl")
 
 
 _ROWS = (

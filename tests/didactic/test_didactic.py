@@ -76,7 +76,7 @@ def test_the_manifest_says_what_was_made(made):
     written = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
     figures = {f"fig{n}.{end}" for n in range(1, 6) for end in ("png", "svg")}
     tables = {"quantities.parquet", "distributions.parquet", "sweep.parquet"}
-    assert written == figures | tables | {"manifest.json"}
+    assert written == figures | tables | {"manifest.json", "log.jsonl"}
 
 
 def test_some_figures_alone_are_the_same_bytes(made, tmp_path):

@@ -164,8 +164,8 @@ def recorded(model, drawn, monkeypatch, name="sample"):
     """Keep what a model samples."""
     sample = getattr(model, name)
 
-    def keeping(n, generator=None):
-        drawn.append(sample(n, generator))
+    def keeping(n, generator=None, part=slice(None)):
+        drawn.append(sample(n, generator, part))
         return drawn[-1]
 
     monkeypatch.setattr(model, name, keeping)

@@ -409,5 +409,5 @@ def test_one_text_in_other_tokens_or_to_another_prompt_is_another_sequence(make_
     rollout = Rollout(["12"] * 4, token_BT, zero_B, zero_B.bool(), token_BT[:, 0], END)
     objective = build_objective(target="gibbs", beta=0.1, estimator="rloo", duplicates="drop")
     rows = pd.DataFrame({"reward_filtered": [1.0, 0.0, 1.0, 0.5]})
-    inputs = InputBuilder(policy, policy, objective, 0).build(rollout, rows, 0, 0)
+    inputs = InputBuilder(policy, policy, objective, 0).build(rollout, rows, 0)
     assert inputs.duplicate.tolist() == [False, False, True, False]

@@ -79,6 +79,7 @@ def test_screen_and_manifest_say_what_auto_took(configs, tmp_path, monkeypatch, 
     assert manifest["precision"] == {
         "used": "32-true", "why": why, "device": "cpu", "speedup": None,
         "threads": torch.get_num_threads(),
+        "devices": 1,
     }  # fmt: skip
     assert f"{tmp_path}: precision 32-true ({why})\n" in capsys.readouterr().err
 

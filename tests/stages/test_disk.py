@@ -98,7 +98,7 @@ STAGES = {
     "posttrain": (posttrain, 40, "checkpoints/last.ckpt"),
     "sample": (sample, 24, "samples.parquet"),
     "score": (score, 24, "scores.parquet"),
-    "evaluate": (evaluate, 8, "parquet"),
+    "evaluate": (evaluate, 12, "parquet"),
     "report": (report, 64, "report.html"),
 }
 

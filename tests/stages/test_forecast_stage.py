@@ -41,7 +41,8 @@ def test_it_writes_the_table_the_findings_and_the_samples(config, tmp_path, quie
     path = forecast.run(config, tmp_path, console=quiet)
     assert path == tmp_path / "forecast.parquet"
     shown = {p.name for p in tmp_path.iterdir() if not p.name.startswith(".")}
-    assert shown == {"forecast.parquet", "forecast.json", "samples.parquet", "manifest.json"}
+    files = {"forecast.parquet", "forecast.json", "samples.parquet"}
+    assert shown == files | {"manifest.json", "log.jsonl"}
     for name in ("forecast.parquet", "samples.parquet"):
         assert all(field.metadata[b"description"] for field in pq.read_schema(tmp_path / name))
     rows = pd.read_parquet(path)

@@ -256,7 +256,7 @@ def test_a_file_that_breaks_off_leaves_no_half_corpus(tmp_path, many):
     out = tmp_path / "out"
     with pytest.raises(InputError, match=r"a\.smi\.gz: damaged gzip file .*Copy it again"):
         prepare.run(config_for(path), out)
-    assert files_in(out) == ["manifest.json"]
+    assert files_in(out) == ["log.jsonl", "manifest.json"]
     assert manifest_of(out)["status"] == "failed"
     path.write_bytes(gzip.compress(many.read_bytes()))  # mended: the same folder will do
     prepare.run(config_for(path), out)
@@ -277,7 +277,8 @@ def test_a_leftover_of_a_kill_does_no_harm(tmp_path, many):
     out.mkdir()
     (out / ".corpus.parquet.tmp").write_bytes(b"half a file")
     prepare.run(config_for(many), out)
-    expected = ["corpus.parquet", "dropped.parquet", "manifest.json", "tokens.json"]
+    tables = ["corpus.parquet", "dropped.parquet"]
+    expected = [*tables, "log.jsonl", "manifest.json", "tokens.json"]
     assert files_in(out) == expected
 
 
@@ -295,7 +296,7 @@ def test_an_interrupted_run_leaves_no_half_corpus(tmp_path, many, monkeypatch):
     monkeypatch.setattr(cleaning.Cleaner, "__call__", interrupted)
     with pytest.raises(KeyboardInterrupt):
         prepare.run(config_for(many), tmp_path)
-    assert files_in(tmp_path) == ["manifest.json"]
+    assert files_in(tmp_path) == ["log.jsonl", "manifest.json"]
     assert manifest_of(tmp_path)["status"] == "interrupted"
 
 

@@ -192,7 +192,7 @@ def test_a_pipeline_is_told_to_end_before_its_first_job(
 ):
     from chemkl.stages import pipeline as stage
 
-    def plan(*arguments):
+    def plan(*arguments, **options):
         os.kill(os.getpid(), signal.SIGHUP)
 
     monkeypatch.setattr(stage, "plan_pipeline", plan)
