@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from lightning import Callback, Trainer
 
-from chemkl.config import InputError, LostError, complaints
+from chemkl.config import InputError, complaints
 from chemkl.config.llm import LlmPosttrainConfig
 from chemkl.config.posttrain import PosttrainConfig
 from chemkl.llm.extra import PACKAGES, check_installed
@@ -42,7 +42,7 @@ from chemkl.training.filters import build_filter
 from chemkl.training.ledger import Ledger
 from chemkl.training.posttrain import Posttrain, StepLoader
 from chemkl.training.precision import check_precision, settle
-from chemkl.training.ranks import Ranks, is_launched, several
+from chemkl.training.ranks import FURTHER, Ranks, is_launched, several
 from chemkl.training.termination import Termination
 
 AnyConfig = PosttrainConfig | LlmPosttrainConfig
@@ -115,7 +115,7 @@ def work(config: Any, start: Start) -> None:
         saving.run_log = manifest.log
         begun = (parts.prompts, first, past, paid) if goes_on else None
         if goes_on or is_launched():  # then the others wait to be told
-            with training.quiet(), several(trainer, "chemkl.stages.further", start.told) as ranks:
+            with training.quiet(), several(trainer, FURTHER, start.told) as ranks:
                 if ranks.gather(begun)[0] is not None:
                     _fit(config, module, reward, ranks, build(saving, *callbacks), first)
         trace.compact()
@@ -149,28 +149,25 @@ def _check_devices(n_begun: int, trainer: Trainer, out: Path) -> None:
 def _help(
     config: Any, parts: Any, trainer: Trainer, build: Callable[..., Trainer], out: Path
 ) -> None:
-    """Be a further process of a run on several devices: it works along, and writes nothing.
-
-    The first one tells what went wrong in all of them.
-    """
-    with closing(parts.build_reward()) as reward:
-        try:
-            with training.quiet(), several(trainer) as ranks:
-                begun = ranks.gather(None)[0]
-                if begun is None:  # the run is at its end
-                    return
-                parts.prompts, first, past, paid = begun
-                module = _build_module(config, parts, None)
-                module.ranks = ranks
-                _bring_to(module, first, past, paid)
-                alarm = build_alarm(config, lambda _line: None)
-                others = parts.callbacks(module)
-                callbacks = [one for one in (alarm, *others) if isinstance(one, _Enders)]
-                _take_in(past, callbacks)
-                saving = training.Checkpoint(out, config.callbacks.checkpoint_every)
-                _fit(config, module, reward, ranks, build(saving, *callbacks), first)
-        except (InputError, LostError) as error:
-            raise SystemExit(1) from error
+    """Be a further process of a run on several devices: it works along, and writes nothing."""
+    with (
+        closing(parts.build_reward()) as reward,
+        training.quiet(),
+        several(trainer) as ranks,
+    ):
+        begun = ranks.gather(None)[0]
+        if begun is None:  # the run is at its end
+            return
+        parts.prompts, first, past, paid = begun
+        module = _build_module(config, parts, None)
+        module.ranks = ranks
+        _bring_to(module, first, past, paid)
+        alarm = build_alarm(config, lambda _line: None)
+        others = parts.callbacks(module)
+        callbacks = [one for one in (alarm, *others) if isinstance(one, _Enders)]
+        _take_in(past, callbacks)
+        saving = training.Checkpoint(out, config.callbacks.checkpoint_every)
+        _fit(config, module, reward, ranks, build(saving, *callbacks), first)
 
 
 def _fit(

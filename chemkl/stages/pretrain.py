@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
 
 from chemkl.chem.molecules import canonicalise
@@ -24,12 +25,15 @@ from chemkl.llm.extra import PACKAGES, package
 from chemkl.llm.models import save_weights
 from chemkl.llm.pretrain import NO_PROMPT, Conditions, TaggedDataset, build_tagged
 from chemkl.policies import build_policy, save_policy
+from chemkl.results.atomic import is_further_rank
+from chemkl.results.log import RunLog
 from chemkl.results.provenance import installed_versions
 from chemkl.stages.registry import POLICY, STAGES, View
 from chemkl.stages.runner import Start
 from chemkl.training import trainer as training
 from chemkl.training.precision import check_precision, settle
 from chemkl.training.pretrain import Pretrain
+from chemkl.training.ranks import FURTHER, several
 
 run = STAGES["pretrain"].run
 
@@ -49,55 +53,43 @@ class Parts:
 def work(config: Any, start: Start) -> None:
     """Train a model, or continue where a killed run stopped."""
     # all that can be wrong is found out before the folder is claimed
-    training.last_checkpoint(start.out)
-    is_llm = isinstance(config, PretrainLlmConfig)
-    parts = _of_tags(config) if is_llm else _of_molecules(config)
+    parts = (_of_tags if isinstance(config, PretrainLlmConfig) else _of_molecules)(config)
     plain = config.model_dump(mode="json")
     precision = settle(config.precision, config.trainer, start.out, plain)
-    saving = training.Checkpoint(start.out, config.checkpoint_every)
-    callbacks = [
-        saving,
-        LearningRateMonitor("step"),
-        training.StepsBar(start.stage.name),
-    ]
-    with training.quiet():
-        trainer = training.build_trainer(
-            start.out,
-            config.trainer,
-            callbacks,
-            max_epochs=config.epochs,
-            precision=precision.used,
-            gradient_clip_val=config.gradient_clip,
-        )
+
+    def build(*callbacks: Callback) -> Trainer:
+        with training.quiet():
+            return training.build_trainer(
+                start.out,
+                config.trainer,
+                callbacks,
+                max_epochs=config.epochs,
+                precision=precision.used,
+                gradient_clip_val=config.gradient_clip,
+            )
+
+    trainer = build()
+    if trainer.world_size > 1 and trainer.global_rank:  # it works along, and writes nothing
+        with training.quiet(), several(trainer) as ranks:
+            _fit(config, parts, start, build, ranks.gather(None)[0])
+        return
+    training.last_checkpoint(start.out)
     inputs = {"corpus": config.corpus / files.MOLECULES}
-    claimed = start.claim(inputs, precision=precision, rank=trainer.global_rank)
+    claimed = start.claim(inputs, precision=precision, rank=0)
     start.say(str(precision))
     with claimed as manifest, training.quiet():
         # another process may have written one meanwhile
         first = training.last_checkpoint(start.out)
         if parts.told:
             start.say(parts.told)
-        module = Pretrain(
-            parts.policy,
-            learning_rate=config.learning_rate,
-            warmup_steps=config.warmup_steps,
-            weight_decay=config.weight_decay,
-            samples_per_epoch=parts.samples_per_epoch,
-            sample_metrics=parts.quality,
-            seed=config.seed,
-        )
         if first is not None:
             saved = torch.load(first, map_location="cpu", weights_only=True, mmap=True)
             step = int(saved["global_step"])
             start.say(f"resumes at step {step}")
             manifest.log.add("resume", steps=step)
-        saving.run_log, manifest.log.where = manifest.log, lambda: {"steps": trainer.global_step}
-        training.fit(trainer, module, parts.data, first)
-        logged = dict(trainer.callback_metrics)
-        if module.validated_at != trainer.global_step:  # trained since
-            trainer.validate(module, parts.data, verbose=False)
-            logged |= trainer.callback_metrics
-        metrics = {name: float(value) for name, value in logged.items()}
+        with several(trainer, FURTHER, start.told) as ranks:
+            ranks.gather(first)
+            ended_by, metrics = _fit(config, parts, start, build, first, manifest.log)
         provenance = {  # nothing of this machine
             "stage": manifest.stage,
             "run_id": manifest.run_id,
@@ -107,7 +99,38 @@ def work(config: Any, start: Start) -> None:
             "metrics": metrics,
         }
         parts.save(start.out, provenance)
-        manifest.finish(ended_by=training.why_ended(trainer), results=metrics)
+        manifest.finish(ended_by=ended_by, results=metrics)
+
+
+def _fit(
+    config: Any,
+    parts: Parts,
+    start: Start,
+    build: Callable[..., Trainer],
+    first: Path | None,
+    log: RunLog | None = None,
+) -> tuple[str, dict[str, float]]:
+    """Train in each process of the run; return what ended it, and the metrics at its end."""
+    saving = training.Checkpoint(start.out, config.checkpoint_every)
+    trainer = build(saving, LearningRateMonitor("step"), training.StepsBar(start.stage.name))
+    module = Pretrain(
+        parts.policy,
+        learning_rate=config.learning_rate,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        samples_per_epoch=parts.samples_per_epoch,
+        sample_metrics=parts.quality,
+        seed=config.seed,
+    )
+    saving.run_log = log
+    if log is not None:
+        log.where = lambda: {"steps": trainer.global_step}
+    training.fit(trainer, module, parts.data, first)
+    logged = dict(trainer.callback_metrics)
+    if module.validated_at != trainer.global_step:  # trained since
+        trainer.validate(module, parts.data, verbose=False)
+        logged |= trainer.callback_metrics
+    return training.why_ended(trainer), {name: float(value) for name, value in logged.items()}
 
 
 def problems(view: View) -> Iterator[tuple[str, list[str]]]:
@@ -232,7 +255,7 @@ def _read_tagged(
         raise InputError(
             f"{config.corpus}: no molecule of split {split!r} has all of the conditions' values"
         )
-    if not has_prompt.all():
+    if not has_prompt.all() and not is_further_rank():
         say(
             f"{config.corpus}: {np.sum(~has_prompt):,} of {len(smiles):,} molecules of split "
             f"{split!r} are left out: a condition could not be computed of them"

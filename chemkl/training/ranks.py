@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -23,14 +24,22 @@ from lightning.fabric.plugins.environments.lightning import (
     LightningEnvironment,
     find_free_network_port,
 )
+from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from torch import Tensor
 
 from chemkl.config import InputError, LostError
+from chemkl.display import say
 from chemkl.policies.base import Rollout, joined
 
+_Child = tuple[subprocess.Popen[bytes], socket.socket]
+"""A further process, and the line to it: its standard input, on which it says that it is there."""
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
+FURTHER = "chemkl.stages.further"
+"""The module that is run as each further process."""
+FROM_FIRST = "CHEMKL_FURTHER"
+"""Environment variable of a process that the first one of its run has started."""
 PATIENCE = timedelta(hours=2)
 """How long a process waits for one that still scores; one that has ended is noticed at once."""
 GRACE = 20.0
@@ -162,18 +171,20 @@ def several(
     """Be one of the processes of a run in this scope, and start the further ones if need be.
 
     Args:
-        trainer: says how many there are, and which one this is.
+        trainer: says how many there are, and which one this is. Those that it forks itself
+            (ddp_fork and the like) are not counted.
         module: is run as each further process, unless somebody else has started those.
         given: what it is told through its standard input, as JSON.
 
     Raises:
         LostError: another process has ended before its time.
+        SystemExit: the same, or a mistake of the user, in a further process: the first one tells.
     """
     world = trainer.world_size
-    if world == 1:
+    if world == 1 or isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         yield ALONE
         return
-    before, children = dict(os.environ), list[subprocess.Popen[bytes]]()
+    before, children = dict(os.environ), list[_Child]()
     environment = trainer.strategy.cluster_environment  # type: ignore[attr-defined]  # of DDP
     if isinstance(environment, LightningEnvironment) and not is_launched():
         os.environ |= {
@@ -184,38 +195,46 @@ def several(
             "LOCAL_RANK": "0",
             "OMP_NUM_THREADS": str(torch.get_num_threads()),
         }
+        if trainer.strategy.root_device.type == "cpu" and world > (cores := os.cpu_count() or 1):
+            say(f"{world} processes share {cores} processor: slower than one, fit for a trial")
         children += [_start(module, rank, given or {}) for rank in range(1, world)]
     failed = True
     try:
+        _await(children)
         trainer.strategy.setup_environment()
         group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
         yield Ranks(trainer.global_rank, world, group)
         failed = False
-    except RuntimeError as error:
-        if not _LOST.search(str(error)):
+    except (InputError, RuntimeError) as error:
+        if not isinstance(error, InputError) and not _LOST.search(str(error)):
+            raise
+        if trainer.global_rank:
+            raise SystemExit(1) from error
+        if isinstance(error, InputError):
             raise
         raise LostError(_lost(children)) from error
     finally:
-        if not failed or torch.distributed.get_backend() == "gloo":
+        begun = torch.distributed.is_initialized()
+        if begun and (not failed or torch.distributed.get_backend() == "gloo"):
             torch.distributed.destroy_process_group()
         os.environ.clear()
         os.environ.update(before)
         _end(children, at_once=failed)
 
 
-def _start(module: str, rank: int, given: Mapping[str, Any]) -> subprocess.Popen[bytes]:
+def _start(module: str, rank: int, given: Mapping[str, Any]) -> _Child:
     """Start a further process, in a session of its own: Ctrl-C and signals are the first's."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", module],
-        stdin=subprocess.PIPE,
-        env=os.environ | {"LOCAL_RANK": str(rank)},
-        start_new_session=True,
-    )
-    assert process.stdin is not None  # it is a pipe, and stays open: see `given_to_this`
-    with suppress(BrokenPipeError):
-        process.stdin.write(json.dumps(given).encode() + b"\n")
-        process.stdin.flush()
-    return process
+    mine, its = socket.socketpair()
+    with its:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module],
+            stdin=its.fileno(),
+            env=os.environ | {"LOCAL_RANK": str(rank), FROM_FIRST: "1"},
+            start_new_session=True,
+        )
+    with suppress(OSError):
+        mine.sendall(json.dumps(given).encode() + b"\n")
+    return process, mine
 
 
 def given_to_this() -> dict[str, Any]:
@@ -223,35 +242,45 @@ def given_to_this() -> dict[str, Any]:
     given: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
 
     def follow() -> None:
-        os.read(0, 1)  # nothing more comes until the first process closes its end
+        with suppress(OSError):
+            os.read(0, 1)  # nothing more comes until the first process closes its end
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
     return given
 
 
-def _end(children: Sequence[subprocess.Popen[bytes]], *, at_once: bool) -> None:
+def _await(children: Sequence[_Child]) -> None:
+    """Wait until all further processes are there, or say that this one is; torch would wait long.
+
+    Raises:
+        LostError: one has ended.
+    """
+    if FROM_FIRST in os.environ:
+        os.write(0, b"\n")
+    if not all(line.recv(1) for _, line in children):
+        raise LostError(_lost(children))
+
+
+def _end(children: Sequence[_Child], *, at_once: bool) -> None:
     """Wait for the further processes; those that do not end are made to."""
-    for child in children:
-        if at_once and child.stdin is not None:
-            with suppress(OSError):
-                child.stdin.close()
+    for process, line in children:
+        if at_once:
+            line.close()
         try:
-            child.wait(GRACE)
+            process.wait(GRACE)
         except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-        if child.stdin is not None:
-            with suppress(OSError):
-                child.stdin.close()
+            process.kill()
+            process.wait()
+        line.close()
 
 
-def _lost(children: Sequence[subprocess.Popen[bytes]]) -> str:
+def _lost(children: Sequence[_Child]) -> str:
     """Say which process has ended, if that is known."""
     who = "another process of this run has ended"
-    for rank, child in enumerate(children, start=1):
+    for rank, (process, _) in enumerate(children, start=1):
         try:
-            code = child.wait(2.0)
+            code = process.wait(2.0)
         except subprocess.TimeoutExpired:
             continue
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"

@@ -216,10 +216,11 @@ def _devices(chosen_json: str, *, elastic: bool) -> tuple[torch.device, int]:
             "accelerator: auto, which uses what there is, or a machine that has it."
         ) from error
     cores = os.cpu_count() or 1
-    if trainer.strategy.root_device.type == "cpu" and trainer.num_devices > cores:
+    most = max(2, cores)  # two on one are slow, but enough to try a config of several devices
+    if trainer.strategy.root_device.type == "cpu" and trainer.num_devices > most:
         raise InputError(
             f"trainer: devices: {trainer.num_devices}: there is no GPU in use, and this machine "
-            f"has {cores} processors: take {cores} at most, or accelerator: gpu where there is one."
+            f"has {cores} processors: take {most} at most, or accelerator: gpu where there is one."
         )
     return trainer.strategy.root_device, trainer.world_size
 

@@ -107,15 +107,15 @@ def chain(smiles: str) -> float:
     with open({path!r}, "a") as file:
         file.write(f"{{os.getpid()}} {{smiles}}\\n")
     if {fails!r} and os.environ.get("LOCAL_RANK") == "1":
-        raise MemoryError
+        exec({fails!r})
     return len(smiles) / 100
 '''
 
 
-def counting(folder, *, fails=False):
+def counting(folder, fails=""):
     (folder / "own.py").write_text(OF_WHOM.format(path=str(folder / "asked.txt"), fails=fails))
-    of_file = {"kind": "python", "parameters": {"function": f"{folder / 'own.py'}:chain"}}
-    return {"components": [of_file]}
+    of_file = {"kind": "python_function", "parameters": {"function": f"{folder / 'own.py'}:chain"}}
+    return {"components": [of_file | {"transform": {"kind": "sigmoid", "low": 0, "high": 1}}]}
 
 
 @pytest.mark.slow
@@ -202,13 +202,37 @@ def test_one_process_killed_ends_the_run_and_it_resumes_to_the_bit(start, tmp_pa
 
 
 @pytest.mark.slow
-def test_what_goes_wrong_in_one_process_ends_all(start, tmp_path):
-    process = start(tmp_path / "run", reward=counting(tmp_path, fails=True))
+@pytest.mark.parametrize(
+    ("does", "code", "says"),
+    [
+        ("import torch; torch.Tensor.backward = None", 1, "'NoneType' object is not callable"),
+        (
+            "from chemkl.rewards.scoring import _Case; _Case.result = None",
+            1,
+            "process 1: TypeError",
+        ),
+        ("os._exit(7)", 1, "process 1 of this run ended with 7, so this one ends too"),
+    ],
+    ids=["learning", "scoring", "end"],
+)
+def test_what_goes_wrong_in_one_process_ends_all(start, tmp_path, does, code, says):
+    process = start(tmp_path / "run", reward=counting(tmp_path, does))
     other = further(process)
     told = process.communicate()[1].decode()
-    assert process.returncode != 0
-    assert "MemoryError" in told
+    assert process.returncode == code
+    assert says in told
     assert not Path(f"/proc/{other}").exists()
+
+
+@pytest.mark.slow
+def test_a_process_that_does_not_come_to_its_start_is_not_waited_for(start, tmp_path):
+    began = time.monotonic()
+    process = start(tmp_path / "run")
+    os.kill(further(process), signal.SIGKILL)
+    told = process.communicate()[1].decode()
+    assert time.monotonic() - began < 60
+    assert process.returncode == 1
+    assert "process 1 of this run was killed by SIGKILL, so this one ends too" in told
 
 
 @pytest.mark.slow

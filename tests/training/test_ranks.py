@@ -67,7 +67,11 @@ def test_several_machines_need_somebody_who_starts_the_processes(monkeypatch):
     check_launched(SimpleNamespace(num_nodes=2))
 
 
-def test_more_processes_than_processors_are_refused(monkeypatch):
+def test_more_processes_than_processors_are_refused_but_for_two_on_one(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    assert devices_of({"accelerator": "cpu", "devices": 2})[1] == 2
+    with pytest.raises(InputError, match=r"devices: 3: .* 1 processors: take 2 at most"):
+        devices_of({"accelerator": "cpu", "devices": 3})
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     assert devices_of({"accelerator": "cpu", "devices": 4})[1] == 4
     with pytest.raises(InputError, match=r"devices: 5: .* 4 processors: take 4 at most"):
