@@ -44,7 +44,9 @@ PATIENCE = timedelta(hours=2)
 """How long a process waits for one that still scores; one that has ended is noticed at once."""
 GRACE = 20.0
 """Seconds that the further processes have to end when the first one has."""
-_LOST = re.compile(r"gloo|nccl|connection|socket|peer|process group|store", re.IGNORECASE)
+_LOST = re.compile(
+    r"gloo|nccl|\b(connection|socket|peer|process group|(tcp)?store)\b", re.IGNORECASE
+)
 """What torch says where another process is gone."""
 
 
