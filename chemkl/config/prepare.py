@@ -196,7 +196,7 @@ class SampleConfig(Config):
     """Decides the samples, together with batch_size; at least 0."""
     device: str = "cpu"
     """Where the network runs: cpu, cuda, cuda:1, ..."""
-    precision: Precision = "32-true"
+    precision: Precision = Field("32-true", exclude_if=lambda precision: precision == "32-true")
     """Of the network's products. bf16-mixed draws other samples, and its log p are rounded."""
 
     def problems(self) -> Iterator[tuple[str, str]]:

@@ -34,9 +34,9 @@ class RnnConfig(Config):
     """Units of each layer, 1 to 65,536."""
     n_layers: int = Field(3, ge=1, le=64)
     """Stacked layers, 1 to 64."""
-    projection_size: int | None = Field(None, ge=1, le=65_536)
+    projection_size: int | None = Field(None, ge=1, le=65_536, exclude_if=lambda size: size is None)
     """Numbers that the units of a layer are projected to before they go on; fewer than units, and
-    LSTM only. null: they go on as they are."""
+    LSTM only. null: they go on as they are."""  # left out then: runs from before go on
     dropout: float = Field(0.0, ge=0, lt=1)
     """Probability of dropping a unit between layers while training, 0 to 1."""
     max_length: MaxLength = 256
@@ -143,8 +143,8 @@ class TokensConfig(Config):
 class PretrainConfig(MaximumLikelihood):
     """Maximum-likelihood training of a SMILES generator on a prepared corpus."""
 
-    tokens: TokensConfig = TokensConfig()
-    """Single tokens of SMILES, or fragments beside them."""
+    tokens: TokensConfig = Field(TokensConfig(), exclude_if=lambda tokens: tokens.merges == 0)
+    """Single tokens of SMILES, or fragments beside them."""  # left out then, as projection_size
 
     model: Annotated[
         RnnConfig | TransformerConfig | MinGruConfig,

@@ -175,6 +175,26 @@ def test_a_run_begun_with_absolute_paths_is_still_the_same(elsewhere):
     assert resumed.config_hash == "its hash then"  # its trace is written under that
 
 
+REWARD = {"components": [{"kind": "qed"}]}
+BEGUN = [
+    ("sample", {"policy": PRIOR}, "1e0d2a7c6656"),
+    ("pretrain", {"corpus": "data/moses_sample"}, "a20e6988ed29"),
+    (
+        "posttrain",
+        {"prior": PRIOR, "reward": REWARD, "target": {"kind": "gibbs", "sigma": 128}}
+        | {"diversity_filter": "murcko"},
+        "2ab6a1975c5c",
+    ),
+]
+"""Settings of a stage, and the beginning of the hash that they had at first."""
+
+
+@pytest.mark.parametrize(("stage", "settings", "begins"), BEGUN)
+def test_keys_that_came_later_leave_runs_known_by_their_settings(stage, settings, begins):
+    config = load_config(STAGES[stage].model, settings, folder=ROOT)
+    assert config_hash(config.model_dump(mode="json")).startswith(begins)
+
+
 def test_every_shipped_config_names_itself(elsewhere, chemkl, capsys):
     assert chemkl("show", "configs", "posttrain/") == 0
     out = capsys.readouterr().out
