@@ -298,8 +298,7 @@ def _log(folder: Path) -> Iterator[RenderableType]:
     """The last events of a run; of checkpoints in a row the last one."""
     events = read_log(folder)
     names = [event["event"] for event in events]
-    pairs = zip(names, [*names[1:], ""], strict=True)
-    told = [n for n, pair in enumerate(pairs) if pair != ("checkpoint", "checkpoint")]
+    told = [n for n in range(len(names)) if names[n : n + 2] != ["checkpoint", "checkpoint"]]
     columns = [
         display.Column("time", "time (UTC)"),
         display.Column("event", "event"),

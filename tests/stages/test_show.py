@@ -117,6 +117,11 @@ def test_the_last_events_are_shown_and_of_checkpoints_in_a_row_the_last(run):
     assert cells[3][3] == "collapsed"
 
 
+def test_a_run_without_a_log_is_shown(run):
+    (run / "log.jsonl").unlink()
+    assert not [line for line in shown(run) if line.startswith("Log")]
+
+
 def test_a_budget_that_was_raised_and_a_tau_that_moves_are_told(tmp_path, write_run):
     target = {"kind": "mara", "tau": None, "tau_quantile": 0.9, "tau_floor": 0.3}
     folder = write_run(tmp_path / "run", STEPS, {"target": target, "budget": 5000})
