@@ -239,10 +239,19 @@ def _submit(arrays: Sequence[Array], numbers: dict[str, str], logs: Path) -> Non
 
 
 def _recorded(logs: Path) -> dict[str, str]:
+    file = logs / RECORD
     try:
-        return dict(json.loads((logs / RECORD).read_text()))
-    except (OSError, ValueError):  # nothing was submitted
+        recorded = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):  # nothing was submitted
         return {}
+    except (OSError, ValueError):
+        recorded = None
+    if not isinstance(recorded, dict) or not all(isinstance(n, str) for n in recorded.values()):
+        raise InputError(
+            f"{file}: damaged, so that it cannot be told which jobs are in Slurm's queue; once "
+            "none of this pipeline is there (squeue --me), remove it"
+        )
+    return recorded
 
 
 def queue_of(out: Path) -> dict[str, Queued]:

@@ -155,7 +155,7 @@ def further_loggers(settings: Mapping[str, Any], out_dir: Path = Path()) -> list
     asked = settings.get("logger")
     options = dict(asked) if isinstance(asked, Mapping) else {"kind": asked}
     kind = options.pop("kind", None)
-    if kind not in _FURTHER:  # none; or the schema tells
+    if not isinstance(kind, str) or kind not in _FURTHER:  # none; or the schema tells
         return []
     known = set(inspect.signature(_FURTHER[kind][0].__init__).parameters) - {"self", "kwargs"}
     problems = [

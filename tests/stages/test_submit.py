@@ -140,6 +140,21 @@ def test_what_cannot_be_submitted_is_one_line(pipeline, chemkl, capsys, argument
     assert Path("gone").exists() == ("taken back" in told)
 
 
+@pytest.mark.parametrize("text", ["5", "[1, 2]", '{"one": 5}', "{", "\udcff"])
+@pytest.mark.parametrize("command", ["submit", "status"])
+def test_a_damaged_record_is_one_line_and_nothing_is_submitted(
+    pipeline, chemkl, capsys, command, text
+):
+    submit("p.yaml")
+    record = Path("runs/demo/_logs/slurm.json")
+    record.write_bytes(text.encode(errors="surrogateescape"))
+    submitted = [*Path().glob("call*")]
+    capsys.readouterr()
+    assert chemkl(command, "p.yaml") == 2
+    assert re.search(r"^\S+slurm.json: damaged, .*remove it$", capsys.readouterr().err)
+    assert [*Path().glob("call*")] == submitted
+
+
 def test_two_submissions_at_once(pipeline):
     code = "import sys; from chemkl.results.atomic import claim; from pathlib import Path\n"
     code += "held = claim(Path(sys.argv[1])); print(flush=True); sys.stdin.read()"

@@ -220,6 +220,7 @@ def test_a_further_logger_must_be_there_and_take_its_options(monkeypatch, logger
     with pytest.raises(InputError, match=says):
         check_trainer({"logger": logger})
     check_trainer({"logger": {"kind": "mlflow", "tracking_uri": "http://here:5000"}})
+    check_trainer({"logger": ["mlflow"]})  # the schema tells
 
 
 def test_no_clipping_and_no_logs_are_allowed():
