@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from chemkl import display
 from chemkl.chem.molecules import one_line
@@ -22,7 +21,7 @@ from chemkl.config.pipeline import Job, expand
 from chemkl.display import Column, cell
 from chemkl.results.atomic import LOCK
 from chemkl.results.manifest import Manifest
-from chemkl.results.trace import list_parts
+from chemkl.results.trace import list_parts, read_part, read_settled
 from chemkl.stages.plan import LOGS
 from chemkl.stages.submit import Queued, queue_of
 
@@ -113,13 +112,17 @@ def _of_folder(name: str, folder: Path, stage: str = "") -> Row:
         held = is_locked(folder)
         why = "" if held else "killed, or no lock can be seen here; the same command goes on"
         state, until = ("running", now) if held else ("failed", "")
+    try:
+        calls = read_settled(folder, lambda: _calls(manifest, folder))
+    except InputError as error:
+        state, why, calls = "failed", one_line(error), ""
     words = {"complete": "done", "interrupted": "stopped"}
     seconds = _between(manifest.started, until)
     return Row(
         name=name,
         stage=manifest.stage,
         state=words.get(state, state),
-        calls=_calls(manifest, folder),
+        calls=calls,
         time="" if seconds is None else display_time(seconds),
         why="" if state == "complete" else why.strip(),
     )
@@ -130,7 +133,7 @@ def _calls(manifest: Manifest, folder: Path) -> str:
     budget = manifest.config.get("budget")
     spent = manifest.results.get("calls") if manifest.status == "complete" else None
     for part in reversed(list_parts(folder) if spent is None else []):
-        spent = pc.max(pq.read_table(part.path, columns=["call"])["call"]).as_py()
+        spent = pc.max(read_part(part.path, ["call"])["call"]).as_py()
         if spent is not None:
             break
     if spent is None and budget is None:

@@ -204,6 +204,20 @@ def test_the_table_of_a_pipeline(pipeline, chemkl, capsys, write_run):
     assert "neither a run nor a folder of runs" in capsys.readouterr().err
 
 
+def test_a_damaged_trace_fails_the_run_alone(pipeline, write_run):
+    for name in ("a", "b"):
+        write_run(pipeline / "runs/demo" / name, [[("CCO", 0.9)]], {"budget": 50})
+        manifest = Manifest.load(pipeline / "runs/demo" / name)
+        manifest.status = "failed"  # else its calls stand among the results
+        manifest.save()
+    (part,) = (pipeline / "runs/demo/a/trace").glob("*.parquet")
+    part.write_bytes(part.read_bytes()[:9])
+    damaged, other = status(["runs/demo"])
+    assert (damaged.state, damaged.calls) == ("failed", "")
+    assert "not a readable Parquet file (9 bytes" in damaged.why
+    assert other.calls == "1 / 50"
+
+
 def test_a_failure_before_the_folder_was_claimed_is_kept_for_the_table(pipeline, chemkl):
     Path("some.smi").write_text("C1\n")
     assert chemkl("run", "p.yaml", "--only", "corpus") != 0
