@@ -260,8 +260,12 @@ def _await(children: Sequence[_Child]) -> None:
     """
     if FROM_FIRST in os.environ:
         os.write(0, b"\n")
-    if not all(line.recv(1) for _, line in children):
-        raise LostError(_lost(children))
+    for _, line in children:
+        said = b""
+        with suppress(ConnectionResetError):  # killed before it had read what it was told
+            said = line.recv(1)
+        if not said:
+            raise LostError(_lost(children))
 
 
 def _end(children: Sequence[_Child], *, at_once: bool) -> None:
