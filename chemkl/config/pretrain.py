@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, FiniteFloat
+from pydantic import BeforeValidator, Field, FiniteFloat, ValidationInfo
 
 from chemkl.config.base import CalledByKind, Config, Distinct, by_kind, twice_in
 from chemkl.config.paths import InputPath
@@ -100,14 +100,15 @@ class MaximumLikelihood(Config):
     """Output folder of the prepare stage."""
     train_split: str = "train"
     """Split to learn from."""
-    valid_split: str = "valid"
-    """Split whose negative log-likelihood is reported each epoch."""
     valid_molecules: int = Field(10_000, ge=1)
     """At most so many molecules of the validation split are used."""
     randomise: bool = False
     """Write every training molecule as another random SMILES each time it is read."""
     epochs: int = Field(10, ge=1)
     """Passes over the training split."""
+    patience: int | None = Field(None, ge=1, exclude_if=lambda patience: patience is None)
+    """Ends the run, with ended_by patience, after so many validations in a row without a lower
+    negative log-likelihood; the weights that had the lowest one are written. null: the last are."""
     batch_size: int = Field(128, ge=1)
     """Molecules a step, over all devices together."""
     learning_rate: float = Field(1e-3, gt=0)
@@ -140,17 +141,42 @@ class TokensConfig(Config):
     tokens beside atoms, bonds and brackets: 200 leave a third of a molecule's steps. 0: none."""
 
 
+def _new_unless_init(model: Any, info: ValidationInfo) -> Any:
+    return RnnConfig() if model is None and info.data.get("init") is None else model
+
+
 class PretrainConfig(MaximumLikelihood):
     """Maximum-likelihood training of a SMILES generator on a prepared corpus."""
 
+    valid_split: str | None = "valid"
+    """Split whose negative log-likelihood is reported each epoch; null: a part of train_split is
+    held back for it, see valid_share."""
+    valid_share: float = Field(0.1, gt=0, lt=1, exclude_if=lambda share: share == 0.1)
+    """Share of train_split that is held back where valid_split is null, by seed; at least one
+    molecule, whatever the share: for small sets, of which a split by hash may be empty."""
+    init: InputPath | None = Field(None, exclude_if=lambda path: path is None)
+    """Model file to begin with (.safetensors, or .prior of REINVENT), which is fine-tuned: network
+    and tokens are its own, so model and tokens are left out. null: new weights."""
     tokens: TokensConfig = Field(TokensConfig(), exclude_if=lambda tokens: tokens.merges == 0)
     """Single tokens of SMILES, or fragments beside them."""  # left out then, as projection_size
 
     model: Annotated[
-        RnnConfig | TransformerConfig | MinGruConfig,
-        by_kind(RnnConfig, TransformerConfig, MinGruConfig, default="rnn"),
-    ] = RnnConfig()
-    """The network: kind rnn (the default; REINVENT's), transformer or mingru."""
+        Annotated[
+            RnnConfig | TransformerConfig | MinGruConfig,
+            by_kind(RnnConfig, TransformerConfig, MinGruConfig, default="rnn"),
+        ]
+        | None,
+        BeforeValidator(_new_unless_init),
+    ] = None
+    """The network: kind rnn (the default; REINVENT's), transformer or mingru; null: the default, or
+    that of init where there is one."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Ask for one network: new, or that of a file."""
+        if self.init is not None and self.model is not None:
+            yield "model", "init has a network of its own: leave model out, or init"
+        if self.init is not None and self.tokens.merges:
+            yield "tokens.merges", "init has tokens of its own: leave tokens out, or init"
 
 
 _WORD = r"[A-Za-z0-9][A-Za-z0-9_.+-]*"
@@ -222,6 +248,8 @@ class ConditionConfig(Config):
 class PretrainLlmConfig(MaximumLikelihood):
     """Maximum-likelihood training of a small language model on "<tag> SMILES"."""
 
+    valid_split: str = "valid"
+    """Split whose negative log-likelihood is reported each epoch."""
     model: LlamaConfig = LlamaConfig()
     """The network."""
     conditions: list[ConditionConfig] = Field(min_length=1)

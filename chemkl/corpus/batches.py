@@ -80,21 +80,42 @@ class TokenDataset(Dataset[list[int]]):
 def read_datasets(
     folder: Path,
     train_split: str,
-    valid_split: str,
+    valid_split: str | None,
     valid_molecules: int,
     randomise_seed: int | None = None,
     merges: int = 0,
+    *,
+    vocabulary: Vocabulary | None = None,
+    held_back: tuple[float, int] = (0.1, 0),
 ) -> tuple[TokenDataset, TokenDataset]:
     """Read the training and the validation split of a prepared corpus, the latter up to a size.
 
-    So many `merges` of the tokens, learnt on the training split, make larger ones.
+    So many `merges` of the tokens, learnt on the training split, make larger ones; a `vocabulary`
+    that is given stands in place of the corpus's. Where `valid_split` is None, `held_back` is the
+    share of the training split that takes its place, and the seed that chooses it.
+
+    Raises:
+        InputError: both are one split, one is empty, or there is a single molecule to share out.
     """
     if train_split == valid_split:
         raise InputError(f"train_split and valid_split are both {train_split!r}: choose two")
     smiles = read_split(folder, train_split)
-    vocabulary = with_fragments(read_vocabulary(folder), smiles, merges)
-    train = TokenDataset(smiles, vocabulary, randomise_seed)
-    return train, TokenDataset(read_split(folder, valid_split, valid_molecules), vocabulary)
+    if valid_split is not None:
+        of_valid = read_split(folder, valid_split, valid_molecules)
+    elif len(smiles) > 1:
+        share, seed = held_back
+        n_held = min(valid_molecules, len(smiles) - 1, max(1, round(share * len(smiles))))
+        held = {*np.random.default_rng(seed).permutation(len(smiles))[:n_held].tolist()}
+        of_valid = [smiles[row] for row in sorted(held)]
+        smiles = [text for row, text in enumerate(smiles) if row not in held]
+    else:
+        raise InputError(
+            f"{folder}: split {train_split!r} holds one molecule, but one is needed to learn from "
+            "and another to validate on: add molecules, or name a valid_split"
+        )
+    if vocabulary is None:
+        vocabulary = with_fragments(read_vocabulary(folder), smiles, merges)
+    return TokenDataset(smiles, vocabulary, randomise_seed), TokenDataset(of_valid, vocabulary)
 
 
 class EpochLoader:

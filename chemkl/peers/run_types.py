@@ -253,8 +253,6 @@ def _transfer_learning(config: Section, parameters: Section, place: Place) -> li
         n_cpus="changes nothing for a model of whole molecules",
     )
     model = parameters.take("input_model_file", str, "", required=True)
-    if model:
-        parameters.gap("input_model_file", "chemkl pretrain begins with new weights")
     parameters.only("validation_smiles_file", None, "a tenth of smiles_file is used instead")
     parameters.only("shuffle_each_epoch", True, "every epoch has an order of its own")
     parameters.only("training_zero_epoch_start", False, "epochs are counted from 0")
@@ -267,11 +265,13 @@ def _transfer_learning(config: Section, parameters: Section, place: Place) -> li
             "kind": "file",
             "path": place(parameters.take("smiles_file", str, "", required=True)),
         },
-        "split": {"kind": "random", "test": 0.0, "valid": 0.1},
+        "split": {"kind": "given"},
         "max_tokens": parameters.take("max_sequence_length", int, 128),
     }
     pretrain = {
         "corpus": "${prepare}",
+        "valid_split": None,
+        **({"init": place(model), "learning_rate": 1e-4} if model else {}),
         "randomise": parameters.take("randomize_smiles", bool, True),
         "epochs": parameters.take("num_epochs", int, 1, required=True),
         "batch_size": parameters.take("batch_size", int, 1, required=True),

@@ -24,7 +24,7 @@ from chemkl.display import say
 from chemkl.llm.extra import PACKAGES, package
 from chemkl.llm.models import save_weights
 from chemkl.llm.pretrain import NO_PROMPT, Conditions, TaggedDataset, build_tagged
-from chemkl.policies import build_policy, save_policy
+from chemkl.policies import build_policy, load_policy, read_header, save_policy
 from chemkl.results.atomic import is_further_rank
 from chemkl.results.log import RunLog
 from chemkl.results.provenance import installed_versions
@@ -32,7 +32,7 @@ from chemkl.stages.registry import POLICY, STAGES, View
 from chemkl.stages.runner import Start
 from chemkl.training import trainer as training
 from chemkl.training.precision import check_precision, settle
-from chemkl.training.pretrain import Pretrain
+from chemkl.training.pretrain import BestWeights, Pretrain
 from chemkl.training.ranks import FURTHER, several
 
 run = STAGES["pretrain"].run
@@ -75,6 +75,8 @@ def work(config: Any, start: Start) -> None:
         return
     training.last_checkpoint(start.out)
     inputs = {"corpus": config.corpus / files.MOLECULES}
+    init = getattr(config, "init", None)
+    inputs |= {} if init is None else {"init": init}
     claimed = start.claim(inputs, precision=precision, rank=0)
     start.say(str(precision))
     with claimed as manifest, training.quiet():
@@ -93,8 +95,8 @@ def work(config: Any, start: Start) -> None:
         provenance = {  # nothing of this machine
             "stage": manifest.stage,
             "run_id": manifest.run_id,
-            "config": {k: v for k, v in manifest.config.items() if k != "corpus"},
-            "corpus_sha256": manifest.inputs["corpus"].sha256,
+            "config": {k: v for k, v in manifest.config.items() if k not in inputs},
+            **{f"{role}_sha256": file.sha256 for role, file in manifest.inputs.items()},
             "versions": manifest.versions,
             "metrics": metrics,
         }
@@ -112,7 +114,9 @@ def _fit(
 ) -> tuple[str, dict[str, float]]:
     """Train in each process of the run; return what ended it, and the metrics at its end."""
     saving = training.Checkpoint(start.out, config.checkpoint_every)
-    trainer = build(saving, LearningRateMonitor("step"), training.StepsBar(start.stage.name))
+    best = BestWeights(config.patience) if config.patience else None
+    callbacks = [saving, LearningRateMonitor("step"), training.StepsBar(start.stage.name)]
+    trainer = build(*callbacks, *([best] if best else []))
     module = Pretrain(
         parts.policy,
         learning_rate=config.learning_rate,
@@ -130,7 +134,13 @@ def _fit(
     if module.validated_at != trainer.global_step:  # trained since
         trainer.validate(module, parts.data, verbose=False)
         logged |= trainer.callback_metrics
-    return training.why_ended(trainer), {name: float(value) for name, value in logged.items()}
+    ended_by = training.why_ended(trainer)
+    if best is not None:
+        ended_by = best.ended_by if best.ends_the_run else ended_by
+        if best.put_back(module):
+            trainer.validate(module, parts.data, verbose=False)
+            logged |= trainer.callback_metrics
+    return ended_by, {name: float(value) for name, value in logged.items()}
 
 
 def problems(view: View) -> Iterator[tuple[str, list[str]]]:
@@ -142,6 +152,8 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
         if view.config is not None:
             yield "model", complaints((package, PACKAGES[0]))
         yield "conditions", complaints((Conditions, view.get("conditions")))
+    else:
+        yield "init", complaints((read_header, view.get("init")))
     trainer, corpus = view.mapping("trainer"), view.get("corpus")
     train, valid = view.get("train_split"), view.get("valid_split")
     yield "trainer", complaints((training.check_trainer_here, trainer))
@@ -157,6 +169,7 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
 
 
 def _of_molecules(config: PretrainConfig) -> Parts:
+    init = None if config.init is None else load_policy(config.init)
     train, valid = read_datasets(
         config.corpus,
         config.train_split,
@@ -164,9 +177,14 @@ def _of_molecules(config: PretrainConfig) -> Parts:
         config.valid_molecules,
         config.seed if config.randomise else None,
         config.tokens.merges,
+        vocabulary=None if init is None else init.vocabulary,
+        held_back=(config.valid_share, config.seed),
     )
-    training.seed_weights(config.seed)
-    policy = build_policy(train.vocabulary, config.model)
+    if init is None:
+        training.seed_weights(config.seed)
+        assert config.model is not None  # for mypy: only init leaves it out
+        init = build_policy(train.vocabulary, config.model)
+    policy = init.train()
     return Parts(
         policy,
         TokenDataModule(

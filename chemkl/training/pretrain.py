@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import lightning
 import torch
@@ -110,6 +111,60 @@ class Pretrain(lightning.LightningModule):
         n_molecules = torch.tensor(float(len(nll_B)), device=self.device)
         n_molecules = self.trainer.strategy.reduce(n_molecules, reduce_op="sum")
         return nll_B.sum() * self.trainer.world_size / n_molecules
+
+
+class BestWeights(lightning.Callback):
+    """Keeps the weights of the lowest validation NLL, and ends a fit that finds none lower.
+
+    Args:
+        patience: validations in a row without a lower one, after which the fit ends.
+    """
+
+    ended_by = "patience"
+    """What the manifest calls the end of such a run."""
+
+    def __init__(self, patience: int) -> None:
+        self._patience = patience
+        self._nll, self._waited = math.inf, 0
+        self._weights: dict[str, Tensor] = {}
+
+    @property
+    def ends_the_run(self) -> bool:
+        """Whether the patience is at an end."""
+        return self._waited >= self._patience
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        """Keep the weights, or wait; NaN is no lower."""
+        if trainer.sanity_checking:
+            return
+        nll = float(trainer.callback_metrics["valid/nll"])
+        if nll < self._nll:
+            self._nll, self._waited = nll, 0
+            weights = module.policy.state_dict().items()
+            self._weights = {name: weight.detach().cpu().clone() for name, weight in weights}
+        else:
+            self._waited += 1
+        trainer.should_stop |= self.ends_the_run
+
+    def on_train_start(self, trainer: lightning.Trainer, _module: Any) -> None:
+        """End again where the run was killed behind its end."""
+        trainer.should_stop |= self.ends_the_run
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best weights, their NLL and how long it is since; a part of every checkpoint."""
+        return {"nll": self._nll, "waited": self._waited, "weights": self._weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a saved state."""
+        self._nll, self._waited, self._weights = state["nll"], state["waited"], state["weights"]
+
+    def put_back(self, module: Pretrain) -> bool:
+        """Give the network the best weights, if there are any; whether it had others."""
+        now = module.policy.state_dict()
+        same = all(torch.equal(now[name].cpu(), best) for name, best in self._weights.items())
+        if not same:
+            module.policy.load_state_dict(self._weights)
+        return not same
 
 
 def warmup_cosine(step: int, warmup_steps: int, n_steps: int) -> float:

@@ -27,11 +27,12 @@ from chemkl.config.llm import LlmPosttrainConfig
 from chemkl.config.pretrain import ConditionConfig
 from chemkl.llm.models import build_policy
 from chemkl.llm.pretrain import Conditions
-from chemkl.policies import load_policy, read_header
+from chemkl.policies import load_policy, read_header, reinvent
 from chemkl.results import sha256_of
 from chemkl.stages import pretrain, pretrain_llm
+from chemkl.stages.convert import convert
 from chemkl.stages.pretrain import AsAsked, SampleQuality
-from chemkl.stages.registry import STAGES
+from chemkl.stages.registry import POLICY, STAGES
 from chemkl.training import trainer
 
 SAMPLE = Path(__file__).parents[2] / "data" / "moses_sample"
@@ -205,6 +206,130 @@ def test_quality_of_samples_by_hand():
     found = quality(["OCC", "CC", "C(C)", "C1CC", None, "c1ccccc1"])
     assert found == {"validity": 4 / 6, "uniqueness": 3 / 4, "novelty": 1 / 3}
     assert quality(["C1", None]) == {"validity": 0, "uniqueness": 0, "novelty": 0}
+
+
+# ---- fine-tuning
+
+SMALL = ["CCOC(=O)c1ccccc1", "CCN", "CCCO", "c1ccccc1Br", "CC(C)Cl", "CCCN", "OCCO", "CC=O"]
+SMALL += ["NCCO", "CCCCl", "c1ccncc1"]
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A small corpus with a name and molecules of its own, all in one split."""
+
+    def write(smiles=SMALL, name="small"):
+        folder = tmp_path / name
+        folder.mkdir()
+        frame = pd.DataFrame({"smiles": smiles, "split": "train"})
+        frame.to_parquet(folder / "corpus.parquet")
+        (folder / "tokens.json").write_text(json.dumps({"C": 1}))  # of no account
+        return str(folder)
+
+    return write
+
+
+@pytest.fixture
+def tuning(finished, small):
+    """Settings that fine-tune the finished prior on the small corpus."""
+    own = {"corpus": small(), "init": str(finished / POLICY), "valid_split": None, "patience": 2}
+    own |= {"batch_size": 4, "epochs": 40, "learning_rate": 0.03, "warmup_steps": 0}
+    return {k: v for k, v in TINY.items() if k != "model"} | own
+
+
+def nll_of(model, smiles):
+    policy = load_policy(model)
+    with torch.no_grad():
+        return -sum(policy.logp([s]).item() for s in smiles) / len(smiles)
+
+
+def validations(folder):
+    with (folder / "logs/csv/version_0/metrics.csv").open() as file:
+        return [float(row["valid/nll"]) for row in csv.DictReader(file) if row["valid/nll"]]
+
+
+def test_fine_tuning_goes_on_from_a_model_and_keeps_its_best_weights(tuning, finished, tmp_path):
+    written = pretrain.run(tuning, tmp_path / "run")
+    before, manifest = read_header(finished / POLICY), manifest_of(tmp_path / "run")
+    after = read_header(written)
+    assert after["architecture"] == before["architecture"]
+    assert after["vocabulary"] == before["vocabulary"]
+    assert manifest["inputs"]["init"]["sha256"] == sha256_of(finished / POLICY)
+    assert after["provenance"]["init_sha256"] == sha256_of(finished / POLICY)
+    assert not {"init", "corpus"} & after["provenance"]["config"].keys()
+    assert nll_of(written, SMALL) < nll_of(finished / POLICY, SMALL) - 5
+    assert manifest["ended_by"] == "patience"
+    nll = validations(tmp_path / "run")
+    assert nll.index(min(nll)) == len(nll) - 4  # two were waited for, the last is of the best again
+    assert manifest["results"]["valid/nll"] == pytest.approx(min(nll), abs=1e-5)
+    held = [s for s in SMALL if nll_of(written, [s]) == pytest.approx(min(nll), abs=1e-4)]
+    assert len(held) == 1  # a tenth of eleven
+
+
+def test_patience_is_not_taken_for_the_end_of_a_run_that_learns_on(tuning, tmp_path):
+    pretrain.run(tuning | {"epochs": 2, "learning_rate": 1e-4}, tmp_path)
+    assert manifest_of(tmp_path)["ended_by"] == "epochs"
+    assert validations(tmp_path)[0] > validations(tmp_path)[1]
+
+
+@pytest.mark.parametrize("steps_from_end", [1, 7])
+def test_killed_fine_tuning_makes_the_same_model(tuning, tmp_path, killed_at, steps_from_end):
+    tuning |= {"checkpoint_every": 1, "randomise": True}
+    pretrain.run(tuning, tmp_path / "whole")
+    saved = torch.load(tmp_path / "whole/checkpoints/last.ckpt", weights_only=True)
+    killed_at("pretrain", tuning, tmp_path / "cut", saved["global_step"] - steps_from_end)
+    pretrain.run(tuning, tmp_path / "cut")
+    assert same_weights(tmp_path / "cut", tmp_path / "whole")
+    whole, cut = manifest_of(tmp_path / "whole"), manifest_of(tmp_path / "cut")
+    assert whole["results"]["valid/nll"] == cut["results"]["valid/nll"]
+    assert whole["ended_by"] == cut["ended_by"] == "patience"
+    (tmp_path / "cut" / POLICY).unlink()  # killed behind the end of the training
+    (tmp_path / "cut/manifest.json").write_text(json.dumps(cut | {"status": "running"}))
+    pretrain.run(tuning, tmp_path / "cut")
+    assert same_weights(tmp_path / "cut", tmp_path / "whole")
+    assert manifest_of(tmp_path / "cut")["ended_by"] == "patience"
+
+
+def test_a_model_of_reinvent_is_fine_tuned(tuning, tmp_path, monkeypatch):
+    monkeypatch.setattr(reinvent, "FIT", ((4, 4, 3, 0.1),))
+    convert(tuning["init"], tmp_path / "my.prior")
+    tuning |= {"init": str(tmp_path / "my.prior"), "epochs": 1, "learning_rate": 1e-9}
+    written = pretrain.run(tuning, tmp_path / "run")
+    # what the conversion has changed, the embedding of the end token, no likelihood depends on
+    assert nll_of(written, SMALL) == pytest.approx(nll_of(tmp_path / "my.prior", SMALL), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "molecules", "message"),
+    [
+        ({"model": {"cell": "gru"}}, SMALL, r"model: init has a network of its own: leave model"),
+        ({"tokens": {"merges": 5}}, SMALL, r"tokens.merges: init has tokens of its own"),
+        ({"init": "none.safetensors"}, SMALL, r"init: no such file or folder"),
+        ({"patience": 0}, SMALL, r"patience: should be greater than or equal to 1"),
+        ({}, ["CC", "CC[Se]C"], r"'CC\[Se\]C': token '\[Se\]' at position 3 is not in the vocab"),
+        ({}, ["CC"], r"split 'train' holds one molecule, but one is needed to learn from and anot"),
+        ({"valid_split": "valid"}, SMALL, r"no molecule in split 'valid'\. Known: train"),
+    ],
+)
+def test_fine_tuning_that_cannot_be_is_one_clear_error(
+    tuning, small, tmp_path, changes, molecules, message
+):
+    tuning |= {"corpus": small(molecules, "other")} | changes
+    with pytest.raises(InputError, match=message) as caught:
+        pretrain.run(tuning, tmp_path / "run")
+    assert len(str(caught.value).splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_model_is_not_fine_tuned(tuning, tmp_path):
+    whole = Path(tuning["init"]).read_bytes()
+    for name, content in (("cut", whole[:-9]), ("flipped", whole[:-9] + b"x" + whole[-8:])):
+        damaged = tmp_path / f"{name}.safetensors"
+        damaged.write_bytes(content)
+        with pytest.raises(InputError, match=rf"{name}.safetensors: ") as caught:
+            pretrain.run(tuning | {"init": str(damaged)}, tmp_path / "run")
+        assert len(str(caught.value).splitlines()) == 1
+    assert not (tmp_path / "run").exists()
 
 
 # ---- a language model
