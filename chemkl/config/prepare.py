@@ -57,6 +57,9 @@ class FileSource(Config):
     """A file of yours."""
     path: MoleculeFile
     column: Column = None
+    weight: str | None = None
+    """Name of the column of the molecules' weights, numbers above 0, by which `chemkl pretrain`
+    weighs their log-likelihoods; null: all count alike."""
 
 
 Source = Annotated[

@@ -5,6 +5,7 @@ import signal
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning
 import numpy as np
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from chemkl.chem.molecules import MoleculeError
 from chemkl.chem.molecules import randomise as spell
 from chemkl.config import InputError
-from chemkl.corpus.files import read_split, read_vocabulary
+from chemkl.corpus.files import read_split, read_vocabulary, read_weights
 from chemkl.corpus.fragments import with_fragments
 from chemkl.policies.base import pad
 from chemkl.policies.tokenizer import UnknownTokenError, Vocabulary
@@ -23,6 +24,14 @@ from chemkl.signals import follow_parent, shielded
 
 BATCHES_A_CHUNK = 64
 """Molecules are sorted by length within chunks of so many batches: less padding, still shuffled."""
+
+
+Batch = Tensor | tuple[Tensor, Tensor]
+"""token_BT, or with the weight of each row, whose mean over the data set is 1."""
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch  # `TokenDataset.__getitems__` has made it
 
 
 def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
@@ -41,16 +50,22 @@ class TokenDataset(Dataset[list[int]]):
     """Molecules as rows of ids; item (row, presentation) may be spelled anew each time.
 
     Without a `randomise_seed` the SMILES are taken as they stand. A token that the vocabulary does
-    not know is refused with its line in the split.
+    not know is refused with its line in the split. Molecules may have `weights`, which are scaled
+    to a mean of 1.
     """
 
     def __init__(
-        self, smiles: Sequence[str], vocabulary: Vocabulary, randomise_seed: int | None = None
+        self,
+        smiles: Sequence[str],
+        vocabulary: Vocabulary,
+        randomise_seed: int | None = None,
+        weights: np.ndarray | None = None,
     ) -> None:
         if not len(smiles):
             raise InputError("no molecules: a split must hold at least one")
         self.smiles = smiles
         self.vocabulary = vocabulary
+        self.weights = None if weights is None else weights / weights.mean()
         self._seed = randomise_seed
         flat, lengths = array("h"), []
         for line, text in enumerate(smiles, start=1):
@@ -63,6 +78,14 @@ class TokenDataset(Dataset[list[int]]):
 
     def __len__(self) -> int:
         return len(self.smiles)
+
+    def __getitems__(self, items: Sequence[tuple[int, int]]) -> Batch:
+        """A batch of presentations: token_BT, or where there are weights (token_BT, weight_B)."""
+        token_BT = pad([self[item] for item in items])
+        if self.weights is None:
+            return token_BT
+        weight_B = self.weights[[row for row, _ in items]]
+        return token_BT, torch.from_numpy(weight_B).float()
 
     def __getitem__(self, item: tuple[int, int]) -> list[int]:
         """The ids of a molecule at its n-th presentation."""
@@ -99,15 +122,22 @@ def read_datasets(
     """
     if train_split == valid_split:
         raise InputError(f"train_split and valid_split are both {train_split!r}: choose two")
-    smiles = read_split(folder, train_split)
+    smiles, weights = read_split(folder, train_split), read_weights(folder, train_split)
+    valid_weights = None
     if valid_split is not None:
         of_valid = read_split(folder, valid_split, valid_molecules)
+        if weights is not None:
+            of_split = read_weights(folder, valid_split)
+            valid_weights = None if of_split is None else of_split[:valid_molecules]
     elif len(smiles) > 1:
         share, seed = held_back
         n_held = min(valid_molecules, len(smiles) - 1, max(1, round(share * len(smiles))))
         held = {*np.random.default_rng(seed).permutation(len(smiles))[:n_held].tolist()}
         of_valid = [smiles[row] for row in sorted(held)]
         smiles = [text for row, text in enumerate(smiles) if row not in held]
+        if weights is not None:
+            is_held = np.isin(np.arange(len(weights)), [*held])
+            weights, valid_weights = weights[~is_held], weights[is_held]
     else:
         raise InputError(
             f"{folder}: split {train_split!r} holds one molecule, but one is needed to learn from "
@@ -115,7 +145,8 @@ def read_datasets(
         )
     if vocabulary is None:
         vocabulary = with_fragments(read_vocabulary(folder), smiles, merges)
-    return TokenDataset(smiles, vocabulary, randomise_seed), TokenDataset(of_valid, vocabulary)
+    train = TokenDataset(smiles, vocabulary, randomise_seed, weights)
+    return train, TokenDataset(of_valid, vocabulary, weights=valid_weights)
 
 
 class EpochLoader:
@@ -135,7 +166,7 @@ class EpochLoader:
     def __len__(self) -> int:
         return -(-len(self._dataset) // self._batch_size)
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Batch]:
         """Yield the batches of the present epoch that have not been handed out yet.
 
         An epoch that was left early counts as over, unless the position was just restored.
@@ -155,16 +186,16 @@ class EpochLoader:
         loader = DataLoader(
             self._dataset,
             batch_sampler=rows,
-            collate_fn=pad,
+            collate_fn=_as_it_is,
             num_workers=self._n_workers,
             multiprocessing_context=context,
             worker_init_fn=_start_worker,
         )
         with shielded():  # workers are started here
             batches_read = iter(loader)
-        for token_BT in batches_read:
+        for batch in batches_read:
             self._done += 1
-            yield token_BT
+            yield batch
 
     def state_dict(self) -> dict[str, int]:
         """The position; Lightning saves it in every checkpoint."""
@@ -217,4 +248,4 @@ class TokenDataModule(lightning.LightningDataModule):
         size = self._batch_size
         order = np.argsort(self._valid.lengths, kind="stable")
         rows = [[(int(r), 0) for r in order[i : i + size]] for i in range(0, len(order), size)]
-        return DataLoader(self._valid, batch_sampler=rows, collate_fn=pad)
+        return DataLoader(self._valid, batch_sampler=rows, collate_fn=_as_it_is)

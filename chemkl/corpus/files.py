@@ -6,13 +6,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from chemkl.config import InputError
 from chemkl.config.prepare import FileSource, Source
-from chemkl.files.molecules import Line, read_member, read_molecules
+from chemkl.files.molecules import Line, MoleculeFile, read_member
 from chemkl.policies.tokenizer import Vocabulary
 from chemkl.results.atomic import atomic_file
 from chemkl.results.columns import described_schema
@@ -42,6 +43,10 @@ NAME = pa.field(
     "name", pa.string(), metadata={"description": "what the source calls the molecule, or null"}
 )
 """A further column of the molecules, where the source has names."""
+WEIGHT = pa.field(
+    "weight", pa.float64(), metadata={"description": "weight of its log-likelihood in pretraining"}
+)
+"""A further column of the molecules, where the source has weights."""
 
 DROPPED_SCHEMA = described_schema(
     {
@@ -113,6 +118,29 @@ def read_split(folder: Path, split: str, limit: int | None = None) -> list[str]:
     return smiles
 
 
+def read_weights(folder: Path, split: str) -> np.ndarray | None:
+    """The weights of the molecules of a split, in the order of `read_split`; None: no column.
+
+    Raises:
+        InputError: one is missing, or no number above 0.
+    """
+    path = folder / MOLECULES
+    with _prepared(path):
+        if WEIGHT.name not in pq.read_schema(path).names:
+            return None
+        table = pq.read_table(path, columns=[WEIGHT.name, "split"])
+        weights: np.ndarray = table.filter(pc.equal(table["split"], split))[WEIGHT.name].to_numpy()
+        weights = weights.astype(np.float64)
+    wrong = ~((weights > 0) & np.isfinite(weights))
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise InputError(
+            f"{path}: weight {weights[row]:g} of molecule {row + 1} of split {split!r}: expected "
+            "numbers above 0"
+        )
+    return weights
+
+
 def read_vocabulary(folder: Path) -> Vocabulary:
     """The vocabulary of a prepared corpus: all of its tokens, checked by its table of molecules."""
     path, table = folder / TOKENS, folder / MOLECULES
@@ -161,7 +189,8 @@ N_LINES = {"moses": 1_936_962, "chembl_sample": 300_819}
 def read_source(source: Source, cache: Path) -> Iterator[Line]:
     """Yield every line of a source, in order, with its number and split."""
     if isinstance(source, FileSource):
-        yield from read_molecules(source.path, source.column)
+        keep = [] if source.weight is None else [source.weight]
+        yield from MoleculeFile(source.path, source.column, keep)
         return
     wheel, members = _MEMBERS[source.kind]
     wheel_path = fetch_wheel(wheel, cache)

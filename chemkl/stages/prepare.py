@@ -1,6 +1,7 @@
 """The prepare stage: a source of SMILES becomes a clean, de-duplicated, split corpus."""
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -37,7 +38,8 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
 
 
 def _first_line(source: FileSource) -> Line:
-    return next(iter(MoleculeFile(source.path, source.column)))
+    keep = [] if source.weight is None else [source.weight]
+    return next(iter(MoleculeFile(source.path, source.column, keep)))
 
 
 def work(config: PrepareConfig, start: Start) -> None:
@@ -48,6 +50,8 @@ def work(config: PrepareConfig, start: Start) -> None:
         inputs = {"source": source.path}
         if MoleculeFile(source.path, source.column).has_names:
             schema = schema.append(files.NAME)
+        if source.weight is not None:
+            schema = schema.append(files.WEIGHT)
     with start.claim(inputs) as manifest:
         lines = read_source(config.source, config.cache)
         peaks: dict[int, int] = {}
@@ -92,6 +96,16 @@ def _write(
     }
 
 
+def _weight(line: Line) -> float | None:
+    """The weight of a line, the one column that is kept; NaN: no number; None: there is none."""
+    for value in line.values.values():
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            return math.nan
+    return None
+
+
 class _Rows:
     """Divides lines into kept and dropped rows and counts both."""
 
@@ -107,14 +121,20 @@ class _Rows:
         kept, lost = [], []
         for clean in chunk:
             line, smiles = clean.line, clean.smiles
-            reason = clean.reason if smiles is None else self._duplicate(smiles, line)
+            weight = _weight(line)
+            reason = clean.reason
+            if smiles is not None and weight is not None and not 0 < weight < math.inf:
+                reason = "weight: missing, or no number above 0"
+            elif smiles is not None:
+                reason = self._duplicate(smiles, line)
             if smiles is None or reason is not None:
                 lost.append(self._lose(line, reason or "empty"))
                 continue
             self.kept[clean.split] += 1
             self.tokens.update(tokenize(smiles))
             place = {"split": clean.split, "line": line.number}
-            kept.append({"smiles": smiles, **place, "n_tokens": clean.n_tokens, "name": line.name})
+            row = {"smiles": smiles, **place, "n_tokens": clean.n_tokens, "name": line.name}
+            kept.append(row | {"weight": weight})
         return kept, lost
 
     def reasons(self) -> str:

@@ -193,7 +193,14 @@ def _of_molecules(config: PretrainConfig) -> Parts:
         SampleQuality(set(train.smiles)),
         config.samples_per_epoch,
         lambda out, provenance: save_policy(policy, out / POLICY, provenance),
+        "" if train.weights is None else _effective_number(train.weights),
     )
+
+
+def _effective_number(weight_N: np.ndarray) -> str:
+    """Kish's (sum w)^2 / sum w^2: as many molecules of equal weight give as precise a mean."""
+    n = weight_N.sum() ** 2 / (weight_N**2).sum()
+    return f"{len(weight_N):,} molecules with weights, in effect {n:,.1f} of equal weight"
 
 
 class SampleQuality:

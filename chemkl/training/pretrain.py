@@ -11,11 +11,19 @@ from torch import Tensor
 
 from chemkl.policies.base import SequenceModel, stream
 
+Batch = Tensor | Sequence[Tensor]
+"""token_BT, or (token_BT, weight_B)."""
 SampleMetrics = Callable[[Sequence[str | None]], dict[str, float]]
 
 
 class Pretrain(lightning.LightningModule):
     """Minimise -log p(molecule), the sum over its tokens, end token included.
+
+    Where molecules have weights w_i, of N the loss is sum_i w_i (-log p(x_i)) / sum_i w_i: weighted
+    maximum likelihood under covariate shift (arXiv 2311.15961), with w(x) the ratio of the density
+    that is aimed at to that of the data. They are normalised once, over the data set, to a mean of
+    1, not in each batch, so that a batch's gradient is without bias; the validation NLL is
+    weighted alike. The paper shows that a model which can represent the truth needs no weights.
 
     Args:
         policy: the network.
@@ -50,23 +58,30 @@ class Pretrain(lightning.LightningModule):
         self._sample_metrics = sample_metrics
         self._seed = seed
 
-    def on_train_batch_start(self, _batch: Tensor, batch_index: int) -> None:
+    def on_train_batch_start(self, _batch: Batch, batch_index: int) -> None:
         """Seed torch's own generator, the only one that dropout draws from, for this batch."""
         n_batches = self.current_epoch * int(self.trainer.num_training_batches) + batch_index
         dropout = stream(self._seed, n_batches, self.global_rank, "dropout")
         torch.manual_seed(dropout.initial_seed())
 
-    def training_step(self, token_BT: Tensor, _batch_index: int) -> Tensor:
+    def _nll(self, batch: Batch) -> Tensor:
+        """-log p of each row, times its weight where it has one."""
+        if isinstance(batch, Tensor):
+            return -self.policy.logp_tokens(batch)
+        token_BT, weight_B = batch
+        return -self.policy.logp_tokens(token_BT) * weight_B
+
+    def training_step(self, batch: Batch, _batch_index: int) -> Tensor:
         """Return the mean over molecules of -log p."""
-        nll_B = -self.policy.logp_tokens(token_BT)
+        nll_B = self._nll(batch)
         loss = nll_B.mean() if self.trainer.world_size == 1 else self._mean_over_ranks(nll_B)
-        self.log("train/nll", loss, prog_bar=True, sync_dist=True, batch_size=len(token_BT))
+        self.log("train/nll", loss, prog_bar=True, sync_dist=True, batch_size=len(nll_B))
         return loss
 
-    def validation_step(self, token_BT: Tensor, _batch_index: int) -> None:
+    def validation_step(self, batch: Batch, _batch_index: int) -> None:
         """Log the mean over molecules of -log p, in nats per molecule."""
-        nll = -self.policy.logp_tokens(token_BT).mean()
-        self.log("valid/nll", nll, prog_bar=True, batch_size=len(token_BT), sync_dist=True)
+        nll_B = self._nll(batch)
+        self.log("valid/nll", nll_B.mean(), prog_bar=True, batch_size=len(nll_B), sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         """Sample molecules and log their quality."""

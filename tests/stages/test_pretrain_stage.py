@@ -29,7 +29,7 @@ from chemkl.llm.models import build_policy
 from chemkl.llm.pretrain import Conditions
 from chemkl.policies import load_policy, read_header, reinvent
 from chemkl.results import sha256_of
-from chemkl.stages import pretrain, pretrain_llm
+from chemkl.stages import prepare, pretrain, pretrain_llm
 from chemkl.stages.convert import convert
 from chemkl.stages.pretrain import AsAsked, SampleQuality
 from chemkl.stages.registry import POLICY, STAGES
@@ -330,6 +330,45 @@ def test_a_damaged_model_is_not_fine_tuned(tuning, tmp_path):
             pretrain.run(tuning | {"init": str(damaged)}, tmp_path / "run")
         assert len(str(caught.value).splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+# ---- weights
+
+
+def test_weights_are_the_shares_that_are_learnt(tmp_path, capsys):
+    rows = "smiles,w\nCCO,1\nCCCCN,3\nCCBr,0\nCCCl,\nCCF,x\n"
+    (tmp_path / "in.csv").write_text(rows)
+    source = {"kind": "file", "path": str(tmp_path / "in.csv"), "weight": "w"}
+    prepare.run({"source": source, "split": "given"}, tmp_path / "corpus")
+    lost = pd.read_parquet(tmp_path / "corpus/dropped.parquet")
+    assert list(lost["line"]) == [4, 5, 6]
+    assert set(lost["reason"]) == {"weight: missing, or no number above 0"}
+    table = pd.read_parquet(tmp_path / "corpus/corpus.parquet")
+    assert dict(zip(table["smiles"], table["weight"], strict=True)) == {"CCO": 1, "CCCCN": 3}
+    # many of each, so that there is a part to validate on
+    corpus = pd.concat([table.assign(split="train")] * 16 + [table.assign(split="valid")])
+    corpus.to_parquet(tmp_path / "corpus/corpus.parquet")
+    config = TINY | {"corpus": str(tmp_path / "corpus"), "batch_size": 32, "epochs": 150}
+    model = pretrain.run(config | {"samples_per_epoch": 0}, tmp_path / "run")
+    policy = load_policy(model)
+    with torch.no_grad():
+        light, heavy = policy.logp(["CCO", "CCCCN"]).tolist()
+    assert math.exp(light) == pytest.approx(0.25, abs=0.03)
+    assert math.exp(heavy) == pytest.approx(0.75, abs=0.03)
+    by_hand = -(1 * light + 3 * heavy) / 4
+    assert manifest_of(tmp_path / "run")["results"]["valid/nll"] == pytest.approx(by_hand, abs=1e-4)
+    # the square of 16 + 48 over the sum of squares, 16 + 144
+    assert "32 molecules with weights, in effect 25.6 of equal weight" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, math.nan, math.inf])
+def test_a_weight_that_is_none_is_refused(small, tmp_path, weight):
+    corpus = small()
+    frame = pd.read_parquet(f"{corpus}/corpus.parquet")
+    frame["weight"] = [1.0, weight, *[2.0] * (len(SMALL) - 2)]
+    frame.to_parquet(f"{corpus}/corpus.parquet")
+    with pytest.raises(InputError, match=r"weight .* of molecule 2 of split 'train': expected num"):
+        pretrain.run(TINY | {"corpus": corpus, "valid_split": None}, tmp_path / "run")
 
 
 # ---- a language model
