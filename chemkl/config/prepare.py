@@ -57,7 +57,7 @@ class FileSource(Config):
     """A file of yours."""
     path: MoleculeFile
     column: Column = None
-    weight: str | None = None
+    weight: str | None = Field(None, exclude_if=lambda name: name is None)
     """Name of the column of the molecules' weights, numbers above 0, by which `chemkl pretrain`
     weighs their log-likelihoods; null: all count alike."""
 

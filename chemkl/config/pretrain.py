@@ -157,6 +157,9 @@ class PretrainConfig(MaximumLikelihood):
     init: InputPath | None = Field(None, exclude_if=lambda path: path is None)
     """Model file to begin with (.safetensors, or .prior of REINVENT), which is fine-tuned: network
     and tokens are its own, so model and tokens are left out. null: new weights."""
+    extend_vocabulary: bool = Field(default=False, exclude_if=lambda extend: not extend)
+    """Gives the network of init the tokens of the corpus that it lacks: rows of embedding and
+    output, which begin with less than 1e-4 of the mass. false: such a token is an error."""
     tokens: TokensConfig = Field(TokensConfig(), exclude_if=lambda tokens: tokens.merges == 0)
     """Single tokens of SMILES, or fragments beside them."""  # left out then, as projection_size
 
@@ -173,6 +176,8 @@ class PretrainConfig(MaximumLikelihood):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Ask for one network: new, or that of a file."""
+        if self.init is None and self.extend_vocabulary:
+            yield "extend_vocabulary", "for init alone: a new network has all tokens of the corpus"
         if self.init is not None and self.model is not None:
             yield "model", "init has a network of its own: leave model out, or init"
         if self.init is not None and self.tokens.merges:

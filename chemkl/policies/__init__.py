@@ -1,7 +1,14 @@
 """Things that sample and score sequences; torch only, no chemistry."""
 
 from chemkl.policies.base import Policy, Rollout, SequenceModel, check_device
-from chemkl.policies.checkpoint import build_policy, freeze, load_policy, read_header, save_policy
+from chemkl.policies.checkpoint import (
+    build_policy,
+    freeze,
+    load_policy,
+    read_header,
+    save_policy,
+    with_tokens,
+)
 from chemkl.policies.decoder import MinGruPolicy, TransformerPolicy
 from chemkl.policies.mixture import Mixture, check_vocabularies
 from chemkl.policies.rnn import RnnPolicy
@@ -25,4 +32,5 @@ __all__ = [
     "read_header",
     "save_policy",
     "tokenize",
+    "with_tokens",
 ]

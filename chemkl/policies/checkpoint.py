@@ -4,6 +4,7 @@ REINVENT's own files are read wherever a model file is; see `chemkl.policies.rei
 """
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,9 @@ FORMAT = "chemkl-policy"
 VERSION = 1
 WEIGHT_LIMIT = 1e4
 """Largest size of a weight that is taken for one: trained ones stay below 100."""
+
+NEW_MASS = 1e-4
+"""What new tokens of a policy have of the mass together, at most, before they are learnt."""
 
 
 class Kind(NamedTuple):
@@ -221,3 +225,32 @@ def build_policy(vocabulary: Vocabulary, settings: Config) -> Policy:
     """Make the network that the settings of a kind ask for, with new weights."""
     sizes = settings.model_dump()
     return KINDS[sizes.pop("kind")].policy(vocabulary, **sizes)
+
+
+def with_tokens(policy: Policy, tokens: Iterable[str]) -> Policy:
+    """Make a policy that knows further tokens, behind its own; it is returned where none is new.
+
+    Each new token begins as a copy of one that it resembles (its first letter that is a token, for
+    [nH+] n), both where it is read and where it is written, but for a bias that is lower by log(n /
+    NEW_MASS), n new tokens. So these have less than NEW_MASS of the mass together wherever they
+    stand, and log p of a molecule of old tokens falls by less than NEW_MASS a token.
+    """
+    known = policy.vocabulary.tokens
+    new = sorted({*tokens} - {*known})
+    if not new:
+        return policy
+    row_of = {token: row for row, token in enumerate(known)}
+    kin = torch.tensor([
+        next((row_of[c] for c in [*filter(str.isalpha, token), *token, "C"] if c in row_of), 2)
+        for token in new
+    ])  # fmt: skip
+    weights = dict(policy.state_dict())
+    for name in ("embedding.weight", "linear.weight", "linear.bias"):
+        rows = weights[name][kin]
+        if name == "linear.bias":
+            rows = rows - math.log(len(new) / NEW_MASS)
+        weights[name] = torch.cat([weights[name], rows])
+    header = header_of(policy, {}) | {"vocabulary": [*known, *new]}
+    grown = _built(header)
+    grown.load_state_dict(weights, assign=True)
+    return grown.eval()

@@ -107,7 +107,8 @@ class Vocabulary:
                 raise UnknownTokenError(
                     f"{where}{smiles!r}: token {token!r} at position {position} is not in the "
                     f"vocabulary. Known: {' '.join(self.tokens[2:])}. Remove the molecule, or use "
-                    f"a prior whose corpus has this token."
+                    f"a prior whose corpus has this token, or let `chemkl pretrain` "
+                    f"give it to one (init, extend_vocabulary: true)."
                 )
             ids.append(token_id)
             position += len(token)

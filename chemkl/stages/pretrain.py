@@ -24,7 +24,7 @@ from chemkl.display import say
 from chemkl.llm.extra import PACKAGES, package
 from chemkl.llm.models import save_weights
 from chemkl.llm.pretrain import NO_PROMPT, Conditions, TaggedDataset, build_tagged
-from chemkl.policies import build_policy, load_policy, read_header, save_policy
+from chemkl.policies import build_policy, load_policy, read_header, save_policy, with_tokens
 from chemkl.results.atomic import is_further_rank
 from chemkl.results.log import RunLog
 from chemkl.results.provenance import installed_versions
@@ -170,6 +170,8 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
 
 def _of_molecules(config: PretrainConfig) -> Parts:
     init = None if config.init is None else load_policy(config.init)
+    if init is not None and config.extend_vocabulary:
+        init = with_tokens(init, files.read_vocabulary(config.corpus).tokens)
     train, valid = read_datasets(
         config.corpus,
         config.train_split,

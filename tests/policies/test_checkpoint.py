@@ -9,7 +9,17 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from chemkl.config import InputError
-from chemkl.policies import RnnPolicy, Vocabulary, freeze, load_policy, read_header, save_policy
+from chemkl.config.pretrain import MinGruConfig, RnnConfig, TransformerConfig
+from chemkl.policies import (
+    RnnPolicy,
+    Vocabulary,
+    build_policy,
+    freeze,
+    load_policy,
+    read_header,
+    save_policy,
+    with_tokens,
+)
 
 ARCHITECTURE = {
     "kind": "rnn", "cell": "gru", "embedding_size": 4, "hidden_size": 6, "n_layers": 2,
@@ -288,3 +298,30 @@ def test_a_pipe_or_device_is_refused_and_not_waited_for(tmp_path):
     for place in (tmp_path / "pipe.safetensors", "/dev/zero"):
         with pytest.raises(InputError, match=r"a device, pipe or socket\. Expected a model"):
             load_policy(place)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [RnnConfig(embedding_size=8, hidden_size=16, n_layers=2), RnnConfig(cell="gru", hidden_size=16),
+     TransformerConfig(hidden_size=16, n_heads=2), MinGruConfig(hidden_size=16, n_units=8)],
+)  # fmt: skip
+@pytest.mark.parametrize("new", [["I"], ["[nH+]", "%10", "P", "[Se]", "/", "O"]])
+def test_new_tokens_take_less_than_a_ten_thousandth_of_the_mass(settings, new):
+    torch.manual_seed(0)
+    vocabulary = Vocabulary.of("CNOn1()=")
+    policy = build_policy(vocabulary, settings).eval()
+    for weight in policy.parameters():  # sharp, as a trained one is
+        weight.data *= 5
+    grown = with_tokens(policy, new)
+    assert grown.vocabulary.tokens == (*vocabulary.tokens, *sorted({*new} - {"O"}))
+    molecules = ["CCO", "n1(C)CC1=O", "OC(=O)C1CN1"]
+    with torch.no_grad():
+        lost = policy.logp(molecules) - grown.logp(molecules)
+        token_BT = torch.tensor([vocabulary.encode("n1(C)CC1=O")])
+        mass = grown(token_BT)[0].softmax(-1)[..., len(vocabulary) :].sum(-1)
+        longer = grown.logp([f"C{new[0]}C"])
+    n_tokens = torch.tensor([4.0, 11.0, 12.0])
+    assert ((lost >= -1e-5) & (lost < 1e-4 * n_tokens + 1e-5)).all()  # 1e-5: float32
+    assert 0 < mass.min() <= mass.max() < 1e-4
+    assert torch.isfinite(longer).all()
+    assert with_tokens(policy, ["C", "O"]) is policy

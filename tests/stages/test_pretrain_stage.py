@@ -332,6 +332,21 @@ def test_a_damaged_model_is_not_fine_tuned(tuning, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_new_tokens_are_learnt_where_they_may_be(tuning, finished, small, tmp_path):
+    new = ["C[Se]C", "CC[Se]C", "CC[Se]CC", "C[Se]CCC", "CI", "CCI", "CCCI", "CC(C)I"]
+    corpus = small(new, "new")
+    Path(corpus, "tokens.json").write_text(json.dumps({"C": 9, "[Se]": 4, "I": 4, "(": 1, ")": 1}))
+    tuning |= {"corpus": corpus, "extend_vocabulary": True, "epochs": 30, "patience": None}
+    written = pretrain.run(tuning, tmp_path / "run")
+    policy = load_policy(written)
+    known = load_policy(finished / POLICY).vocabulary.tokens
+    assert policy.vocabulary.tokens == (*known, "I", "[Se]")
+    n_tokens = 5  # with the end
+    assert nll_of(written, new) < n_tokens * math.log(len(policy.vocabulary)) - 3
+    with pytest.raises(InputError, match="extend_vocabulary: for init alone"):
+        pretrain.run(TINY | {"extend_vocabulary": True}, tmp_path / "other")
+
+
 # ---- weights
 
 
