@@ -258,7 +258,7 @@ class _SideBySide:
                         lines = [child.progress() for child in self._running.values()]
                         live.update(Group(*lines), refresh=True)
                     time.sleep(0.1)
-        except STOPS:
+        except BaseException:  # a signal, or a disk that is full: none is left without a checkpoint
             for child in self._running.values():
                 child.process.terminate()
             for child in self._running.values():
