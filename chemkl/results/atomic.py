@@ -7,10 +7,11 @@ import errno
 import json
 import math
 import os
+import platform
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import IO, Any
 
@@ -62,8 +63,8 @@ def atomic_file(
     Raises:
         StorageError: the disk is full, cannot be written, or the folder is not there.
     """
-    draft = folder / path.name if folder else draft_of(path, f".{os.getpid()}" if shared else "")
     with ExitStack() as drafts, storing(path):  # free space is told while the draft takes its part
+        draft = folder / path.name if folder else own_draft(path) if shared else draft_of(path)
         drafts.callback(remove, draft)
         if parents:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,10 +80,10 @@ def atomic_file(
 def atomic_folder(final: Path) -> Iterator[Path]:
     """Give an empty folder to fill; at the end it is moved in, with checksums of its files."""
     with ExitStack() as drafts, storing(final):
-        draft = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
+        draft = own_draft(final)
+        draft.mkdir()
         drafts.callback(remove, draft)
         yield draft
-        draft.chmod(0o755)
         for file in draft.iterdir():
             file.chmod(0o644)  # safetensors makes them readable for their owner alone
         write_sums(draft)
@@ -93,9 +94,34 @@ def atomic_folder(final: Path) -> Iterator[Path]:
         remove(old)
 
 
-def draft_of(path: Path, mark: str = "") -> Path:
-    """Where `atomic_file` has a file written, if it is told of no folder."""
-    return path.with_name(f".{path.name}{mark}.tmp")
+def draft_of(path: Path) -> Path:
+    """Where `atomic_file` has a file written, if it is told of no folder and it is not shared."""
+    return path.with_name(f".{path.name}.tmp")
+
+
+def own_draft(path: Path) -> Path:
+    """Where this process alone writes a file or folder; what killed ones have left is removed.
+
+    Processes of other machines may be at work: what they have left stays.
+    """
+    mark = f".{path.name}.{platform.node()}-"
+    for left in path.parent.glob(f"{escape(mark)}*"):
+        number = left.name.removeprefix(mark).split(".")[0]
+        if number.isdecimal() and (int(number) == os.getpid() or not _is_alive(int(number))):
+            remove(left)
+    return path.with_name(f"{mark}{os.getpid()}.tmp")
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process of this machine runs, as far as can be told."""
+    try:
+        if os.name == "posix":  # on Windows this call ends the process
+            os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 @contextmanager

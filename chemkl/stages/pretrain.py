@@ -32,7 +32,7 @@ from chemkl.stages.registry import POLICY, STAGES, View
 from chemkl.stages.runner import Start
 from chemkl.training import trainer as training
 from chemkl.training.precision import check_precision, settle
-from chemkl.training.pretrain import BestWeights, Pretrain
+from chemkl.training.pretrain import BestWeights, Pretrain, metrics_of
 from chemkl.training.ranks import FURTHER, several
 
 run = STAGES["pretrain"].run
@@ -130,17 +130,17 @@ def _fit(
     if log is not None:
         log.where = lambda: {"steps": trainer.global_step}
     training.fit(trainer, module, parts.data, first)
-    logged = dict(trainer.callback_metrics)
+    metrics = module.logged | metrics_of(trainer)
     if module.validated_at != trainer.global_step:  # trained since
         trainer.validate(module, parts.data, verbose=False)
-        logged |= trainer.callback_metrics
+        metrics |= metrics_of(trainer)
     ended_by = training.why_ended(trainer)
     if best is not None:
         ended_by = best.ended_by if best.ends_the_run else ended_by
         if best.put_back(module):
             trainer.validate(module, parts.data, verbose=False)
-            logged |= trainer.callback_metrics
-    return ended_by, {name: float(value) for name, value in logged.items()}
+            metrics |= metrics_of(trainer)
+    return ended_by, metrics
 
 
 def problems(view: View) -> Iterator[tuple[str, list[str]]]:

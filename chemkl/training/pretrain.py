@@ -51,12 +51,24 @@ class Pretrain(lightning.LightningModule):
         self.policy = policy
         self.validated_at: int | None = None
         """The step after which the network was last validated."""
+        self.logged: dict[str, float] = {}
+        """What had been logged last when the checkpoint was written that the run goes on from."""
         self._learning_rate = learning_rate
         self._warmup_steps = warmup_steps
         self._weight_decay = weight_decay
         self._samples_per_epoch = samples_per_epoch
         self._sample_metrics = sample_metrics
         self._seed = seed
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what a run that goes on may not do again: what was logged last, the validation."""
+        checkpoint["logged"] = self.logged | metrics_of(self.trainer)
+        checkpoint["validated_at"] = self.validated_at
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take it back."""
+        self.logged = checkpoint.get("logged", {})
+        self.validated_at = checkpoint.get("validated_at")
 
     def on_train_batch_start(self, _batch: Batch, batch_index: int) -> None:
         """Seed torch's own generator, the only one that dropout draws from, for this batch."""
@@ -180,6 +192,11 @@ class BestWeights(lightning.Callback):
         if not same:
             module.policy.load_state_dict(self._weights)
         return not same
+
+
+def metrics_of(trainer: lightning.Trainer) -> dict[str, float]:
+    """What was logged last in this process."""
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
 def warmup_cosine(step: int, warmup_steps: int, n_steps: int) -> float:

@@ -16,7 +16,8 @@ MOMENTS = [
     Moment("torch:Tensor.backward", 5),
     *moments("pyarrow.parquet:write_table", [2], ["before", "half", "after"]),
     *moments("lightning:Trainer.save_checkpoint", [1, 2], ["before", "half", "after"]),
-    *moments("os:replace", [3, 6, 9, 11], ["before", "after"]),
+    *moments("os:replace", [3, 6, 9, *range(11, 18)], ["before", "after"]),
+    *moments("chemkl.results.atomic:write_sums", [1], ["before", "after"]),
     *moments("chemkl.llm.models:save_weights", [1], ["before", "after"]),
 ]
 

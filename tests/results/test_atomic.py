@@ -1,7 +1,8 @@
-"""The lock of an output folder: who shares it, who does not, and what is said without locks."""
+"""What a kill leaves of a draft; the lock of an output folder: who shares it, and who does not."""
 
 import errno
 import os
+import platform
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ import pytest
 
 from chemkl.config import InputError, StorageError
 from chemkl.results import Manifest
-from chemkl.results.atomic import atomic_file, claim
+from chemkl.results.atomic import atomic_file, atomic_folder, claim, write_bytes
 
 RANK_VARIABLES = (
     "RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_LOCALID",
@@ -115,3 +116,39 @@ def test_the_free_space_is_told_while_the_draft_takes_its_part(tmp_path, monkeyp
         write()
     assert there == [".a.bin.tmp"]
     assert list(tmp_path.iterdir()) == []
+
+
+WRITE_AND_DIE = """
+import os, signal, sys
+from pathlib import Path
+from chemkl.results.atomic import atomic_file, atomic_folder
+
+path = Path(sys.argv[1])
+with atomic_folder(path) if sys.argv[2] == "folder" else atomic_file(path, shared=True) as draft:
+    (draft / "inner" if draft.is_dir() else draft).write_text("half")
+    if len(sys.argv) > 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    print("here", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_drafts_of_killed_processes_go_and_those_of_others_stay(tmp_path, kind):
+    path = tmp_path / "a[1].bin"
+    command = [sys.executable, "-c", WRITE_AND_DIE, str(path), kind]
+    subprocess.run([*command, "die"], check=False)
+    (killed,) = tmp_path.iterdir()
+    elsewhere = killed.with_name(killed.name.replace(platform.node(), "elsewhere"))
+    elsewhere.write_text("of another machine")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as at_work:
+        at_work.stdout.readline()
+        if kind == "file":
+            write_bytes(path, b"whole")
+        else:
+            with atomic_folder(path) as draft:
+                (draft / "inner").write_text("whole")
+        (left,) = {*tmp_path.iterdir()} - {path, elsewhere}
+        assert str(at_work.pid) in left.name
+    assert {*tmp_path.iterdir()} == {path, elsewhere}  # and it could end
+    assert not killed.exists()

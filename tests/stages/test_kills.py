@@ -30,7 +30,7 @@ END = [
     *moments("pyarrow.parquet:write_table", [4], ["before", "half", "after"]),  # the merged trace
     *moments("os:replace", range(9, 14), ["before", "after"]),
     *moments("shutil:rmtree", [2], ["before", "after"]),
-    *moments("chemkl.results.log:RunLog.add", [2, 4], ["half"]),
+    *moments("chemkl.results.log:RunLog.add", [2, 4, 5], ["half"]),
 ]
 POSTTRAIN = [*SAMPLING, *SCORING, *LEARNING, *TRACE, *CHECKPOINT, *RENAMES, *END]
 PRETRAIN = [
