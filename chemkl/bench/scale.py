@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from chemkl.bench import measure
-from chemkl.chem.molecules import canonicalise
+from chemkl.chem.molecules import canonicalise, silenced
 from chemkl.config import shipped
 from chemkl.config.filters import MurckoFilterConfig
 from chemkl.evaluation.samples import read_structures
@@ -173,13 +173,14 @@ def bare_rdkit(smiles: list[str]) -> None:
     synthesis = sascorer()
     qed: Any = QED.qed
     murcko: Any = MurckoScaffold.GetScaffoldForMol
-    for text in smiles:
-        mol = Chem.MolFromSmiles(text)
-        if mol is None:
-            continue
-        mol = Chem.MolFromSmiles(Chem.MolToSmiles(mol))
-        qed(mol)
-        synthesis(mol)
-        rdMolDescriptors.CalcNumHBD(mol)
-        rdMolDescriptors.CalcCrippenDescriptors(mol)
-        Chem.MolToSmiles(murcko(mol))
+    with silenced():
+        for text in smiles:
+            mol = Chem.MolFromSmiles(text)
+            if mol is None:
+                continue
+            mol = Chem.MolFromSmiles(Chem.MolToSmiles(mol))
+            qed(mol)
+            synthesis(mol)
+            rdMolDescriptors.CalcNumHBD(mol)
+            rdMolDescriptors.CalcCrippenDescriptors(mol)
+            Chem.MolToSmiles(murcko(mol))
