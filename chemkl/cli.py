@@ -18,6 +18,7 @@ from typer import Argument, Option
 from chemkl import __version__
 from chemkl.config import InputError, LostError, StorageError
 from chemkl.config.base import utf8
+from chemkl.cores import n_cores
 from chemkl.signals import follow_starter, handled
 from chemkl.stages.registry import STAGES, interrupted, interruptible
 
@@ -429,7 +430,7 @@ def _submit(
         numbers = [text.removeprefix("jobs=") for text in changes]
         if not all(number.isdecimal() for number in numbers):
             raise InputError("--cluster local: the one setting is jobs=N")
-        jobs = int(numbers[-1]) if numbers else os.cpu_count() or 1
+        jobs = int(numbers[-1]) if numbers else n_cores()
         _run(pipeline, dry_run, None, None, None, jobs, False, out)
         return
     from chemkl.stages.submit import submit

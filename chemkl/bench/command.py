@@ -1,7 +1,6 @@
 """`chemkl bench`: one table and one JSON of what a step of training costs, and all around it."""
 
 import json
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -16,6 +15,7 @@ from torch import Tensor
 from chemkl.bench import measure, scale, steps
 from chemkl.bench.measure import Parts, Watch, alternate, by_part, product_rate, total
 from chemkl.config import InputError
+from chemkl.cores import n_cores
 from chemkl.display import Column, table
 from chemkl.policies import load_policy
 from chemkl.policies.base import stream
@@ -169,7 +169,7 @@ def _ratio(slow: list[Parts], fast: list[Parts]) -> float:
 
 def two_threads(step: Callable[[], object], repeats: int) -> dict[str, Any]:
     """How many times as fast two threads make something as one, by the clock on the wall."""
-    if (os.cpu_count() or 1) < 2:
+    if n_cores() < 2:
         why = "this machine has one core"
         return {"two_threads": None, "two_threads_s": None, "two_threads_why_not": why}
 

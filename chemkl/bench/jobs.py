@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 from chemkl.config import shipped
+from chemkl.cores import n_cores
 from chemkl.results.atomic import json_of
 
 
@@ -57,7 +58,7 @@ def main() -> None:
     wall, cpu = ({n: statistics.median(v) for n, v in of.items()} for of in (walls, times))
     for n_jobs in walls:
         print(f"--jobs {n_jobs}: {wall[n_jobs]:7.1f} s, {cpu[n_jobs]:7.1f} s of processor time")
-    print(f"by the clock {wall[1] / wall[asked.jobs]:.2f} times as fast on {os.cpu_count()} cores")
+    print(f"by the clock {wall[1] / wall[asked.jobs]:.2f} times as fast on {n_cores()} cores")
     print(
         f"by processor time {asked.jobs * cpu[1] / cpu[asked.jobs]:.2f}, with a core for each job"
     )

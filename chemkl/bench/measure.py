@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from chemkl.cores import n_cores
 from chemkl.policies.lstm import Matrix, packs
 
 Parts = dict[str, float]
@@ -113,7 +114,7 @@ def machine() -> dict[str, Any]:
     }
     return {
         "processor": name,
-        "cores": os.cpu_count(),
+        "cores": n_cores(),
         "instructions": torch.backends.cpu.get_cpu_capability()
         + (f", oneDNN held to {limit}" if limit else ""),
         "torch": torch.__version__,

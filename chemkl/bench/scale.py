@@ -1,6 +1,5 @@
 """What grows with the size of a task: calls of a run, rows of an evaluation, runs side by side."""
 
-import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from chemkl.bench import measure
 from chemkl.chem.molecules import canonicalise, silenced
 from chemkl.config import shipped
 from chemkl.config.filters import MurckoFilterConfig
+from chemkl.cores import n_cores
 from chemkl.evaluation.samples import read_structures
 from chemkl.policies.base import Rollout
 from chemkl.results import Manifest, TraceWriter, trace_schema
@@ -135,7 +135,7 @@ def write_run(folder: Path, n: int) -> int:
 
 def side_by_side(turns: int) -> dict[str, Any]:
     """How much longer a run takes beside another one than alone, one thread each."""
-    if (os.cpu_count() or 1) < 2:
+    if n_cores() < 2:
         return {"ratio": None, "why_not": "this machine has one core"}
     ratios = []
     with tempfile.TemporaryDirectory() as name:

@@ -17,6 +17,7 @@ from chemkl.chem.molecules import MoleculeError, read_molecule
 from chemkl.chem.scaffolds import murcko_scaffold
 from chemkl.chem.standardise import Standardiser
 from chemkl.config.prepare import GivenSplit, HashSplit, PrepareConfig, Split
+from chemkl.cores import n_cores
 from chemkl.files.molecules import NO_CELL, Line
 from chemkl.policies.tokenizer import END, START, tokenize
 from chemkl.signals import follow_parent, shielded
@@ -84,8 +85,7 @@ def clean_lines(
 
     `peaks` is filled with the peak memory of each worker process so far, bytes, by process id.
     """
-    cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))  # not on macOS
-    n_workers = cleaner.config.n_workers or len(cores(0))
+    n_workers = cleaner.config.n_workers or n_cores()
     lines = iter(lines)
     chunks = iter(lambda: list(islice(lines, CHUNK)), [])
     if n_workers == 1:

@@ -21,10 +21,11 @@ from scipy import special
 from chemkl.chem.fingerprints import folded, tanimoto_matrix, unpacked
 from chemkl.config.evaluate import MetricOptions
 from chemkl.config.posttrain import CollapseConfig, CollapseLimits
+from chemkl.cores import n_cores
 from chemkl.display import Column, is_missing
 from chemkl.evaluation import diversity
 from chemkl.evaluation.reference import Comparisons, compare
-from chemkl.evaluation.samples import Molecule, Samples, moses_bits, n_workers, pairs_bits, sample
+from chemkl.evaluation.samples import Molecule, Samples, moses_bits, pairs_bits, sample
 from chemkl.results.collapse import Alarm, spread
 from chemkl.results.columns import columns_of, described_schema
 
@@ -95,7 +96,7 @@ class MoleculeSet:
     @cached_property
     def int_div(self) -> dict[int, float | None]:
         """IntDiv of MOSES by its power."""
-        return diversity.int_div_moses(folded(self.bits), workers=n_workers(self.options.workers))
+        return diversity.int_div_moses(folded(self.bits), workers=self.options.workers or n_cores())
 
     @cached_property
     def of_matrix(self) -> Sequence[Molecule]:
@@ -387,7 +388,7 @@ _ROWS = (
         "int_div_pairs", "", ".3f",
         "Mean over pairs i < j of 1 - T_ij; Morgan fingerprint, radius 2, 2048 bits, Tanimoto.",
         "distance", "higher", "all",
-        lambda s: diversity.int_div_pairs(s.bits, workers=n_workers(s.options.workers)),
+        lambda s: diversity.int_div_pairs(s.bits, workers=s.options.workers or n_cores()),
     ),
     Metric(
         "circles", "#Circles", ",d",

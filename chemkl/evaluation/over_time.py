@@ -18,9 +18,10 @@ import pyarrow as pa
 
 from chemkl.chem.fingerprints import tanimoto_sums
 from chemkl.config.evaluate import MetricOptions
+from chemkl.cores import n_cores
 from chemkl.evaluation import diversity
 from chemkl.evaluation.metrics import AUC_SIZES, IDENTITY, describe_window
-from chemkl.evaluation.samples import Molecule, Samples, moses_bits, n_workers, pairs_bits, sample
+from chemkl.evaluation.samples import Molecule, Samples, moses_bits, pairs_bits, sample
 from chemkl.results.columns import columns_of, described_schema
 
 _TOP = "".join(
@@ -91,7 +92,7 @@ def _cumulative(
     chosen = sample(molecules, options.max_molecules, options.seed)
     chosen_calls = [molecule.call for molecule in chosen]
     moses, pairs = (  # for each n from 0 on, the sum of T_ij over i < j among the first n
-        np.cumsum([0.0, *tanimoto_sums(bits, workers=n_workers(options.workers))[0][0]])
+        np.cumsum([0.0, *tanimoto_sums(bits, workers=options.workers or n_cores())[0][0]])
         for bits in (moses_bits(chosen), pairs_bits(chosen))
     )
     leaders = diversity.leaders(moses_bits(molecules), options.circles_distance)

@@ -1,7 +1,6 @@
 """What is evaluated: the samples of one run or file, and the distinct molecules among them."""
 
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from chemkl.config.base import say_once
 from chemkl.config.evaluate import SampledFile
 from chemkl.config.paths import label_of
 from chemkl.config.posttrain import CollapseConfig
+from chemkl.cores import n_cores
 from chemkl.files.molecules import MoleculeFile, first_named
 from chemkl.files.tables import find_column
 from chemkl.results import Manifest
@@ -221,12 +221,6 @@ def written_by_this_rdkit(manifest: Manifest) -> bool:
 # ---- reading very many molecules
 
 
-def n_workers(wanted: int | None) -> int:
-    """How many processes or threads to use: so many as wanted, or else one for each core."""
-    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
-    return wanted or (len(affinity(0)) if affinity else os.cpu_count() or 1)
-
-
 def read_structures(
     smiles: Sequence[str],
     scaffolds: Sequence[str | None] | None = None,
@@ -271,7 +265,7 @@ def _jobs(_mark: Mark | None = None) -> Jobs:
 
 def in_order(job: str, items: Sequence[Any], workers: int | None = None) -> list[Any]:
     """Do a job with many items, in units, and give what comes of each item."""
-    workers = n_workers(workers)
+    workers = workers or n_cores()
     if workers == 1 or len(items) < ALONE:
         work: Callable[[Any], list[Any]] = _jobs()[job]
         return work(items)

@@ -23,6 +23,7 @@ from rich.text import Text
 
 from chemkl.config import InputError
 from chemkl.config.pipeline import PipelineConfig
+from chemkl.cores import n_cores
 from chemkl.results.atomic import json_of, storing, write_bytes
 from chemkl.results.manifest import Manifest
 from chemkl.signals import LIFELINE, NUMBERS
@@ -287,9 +288,10 @@ class _SideBySide:
 
 def _started(file: str | Path, plan: Planned, n_jobs: int) -> "subprocess.Popen[bytes]":
     """Start a job, with its share of the cores; it dies with this process."""
-    cores = len(getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0))
+    n_threads = max(1, n_cores() // n_jobs)
     most = os.environ.get("OMP_NUM_THREADS", "")
-    n_threads = min(max(1, cores // n_jobs), int(most) if most.isdecimal() else cores)
+    if most.isdecimal():
+        n_threads = min(n_threads, int(most))
     own = {"OMP_NUM_THREADS": str(n_threads), LIFELINE: "0"}
     command = [sys.executable, "-P", "-m", "chemkl", "run", file, "--job", plan.job.name]
     plan.logs.parent.mkdir(parents=True, exist_ok=True)

@@ -28,6 +28,7 @@ from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcess
 from torch import Tensor
 
 from chemkl.config import InputError, LostError
+from chemkl.cores import n_cores
 from chemkl.display import say
 from chemkl.policies.base import Rollout, joined
 
@@ -197,7 +198,7 @@ def several(
             "LOCAL_RANK": "0",
             "OMP_NUM_THREADS": str(torch.get_num_threads()),
         }
-        if trainer.strategy.root_device.type == "cpu" and world > (cores := os.cpu_count() or 1):
+        if trainer.strategy.root_device.type == "cpu" and world > (cores := n_cores()):
             say(f"{world} processes share {cores} processor: slower than one, fit for a trial")
         children += [_start(module, rank, given or {}) for rank in range(1, world)]
     failed = True

@@ -33,6 +33,7 @@ from chemkl import display
 from chemkl.chem.molecules import one_line
 from chemkl.config import InputError, complaints, did_you_mean
 from chemkl.config.base import install
+from chemkl.cores import n_cores
 from chemkl.policies.checkpoint import check_weights
 from chemkl.results.atomic import atomic_file, draft_of
 from chemkl.results.log import RunLog
@@ -215,7 +216,7 @@ def _devices(chosen_json: str, *, elastic: bool) -> tuple[torch.device, int]:
             f"trainer: {asked} cannot be used on this machine: {one_line(error)} Take "
             "accelerator: auto, which uses what there is, or a machine that has it."
         ) from error
-    cores = os.cpu_count() or 1
+    cores = n_cores()
     most = max(2, cores)  # two on one are slow, but enough to try a config of several devices
     if trainer.strategy.root_device.type == "cpu" and trainer.num_devices > most:
         raise InputError(

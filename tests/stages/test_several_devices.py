@@ -39,7 +39,8 @@ ONE = {"trainer": {"accelerator": "cpu"}}
 
 @pytest.fixture
 def config(tiny_prior, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)  # also where there is one
+    # also where there is one
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(2), raising=False)
     return {"prior": str(tiny_prior), **CONFIG}
 
 

@@ -68,11 +68,11 @@ def test_several_machines_need_somebody_who_starts_the_processes(monkeypatch):
 
 
 def test_more_processes_than_processors_are_refused_but_for_two_on_one(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(1), raising=False)
     assert devices_of({"accelerator": "cpu", "devices": 2})[1] == 2
     with pytest.raises(InputError, match=r"devices: 3: .* 1 processors: take 2 at most"):
         devices_of({"accelerator": "cpu", "devices": 3})
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(4), raising=False)
     assert devices_of({"accelerator": "cpu", "devices": 4})[1] == 4
     with pytest.raises(InputError, match=r"devices: 5: .* 4 processors: take 4 at most"):
         devices_of({"accelerator": "cpu", "devices": 5})
