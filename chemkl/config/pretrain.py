@@ -160,6 +160,9 @@ class PretrainConfig(MaximumLikelihood):
     extend_vocabulary: bool = Field(default=False, exclude_if=lambda extend: not extend)
     """Gives the network of init the tokens of the corpus that it lacks: rows of embedding and
     output, which begin with less than 1e-4 of the mass. false: such a token is an error."""
+    report_samples: int = Field(1_000, ge=0, exclude_if=lambda n: n == 1_000)
+    """Molecules sampled of init and of the fine-tuned model, and taken of each set, for the report
+    of how far it moved: likelihoods, quality and likeness before and after. 0: no report."""
     tokens: TokensConfig = Field(TokensConfig(), exclude_if=lambda tokens: tokens.merges == 0)
     """Single tokens of SMILES, or fragments beside them."""  # left out then, as projection_size
 
@@ -176,6 +179,8 @@ class PretrainConfig(MaximumLikelihood):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Ask for one network: new, or that of a file."""
+        if self.init is None and self.report_samples != 1_000:
+            yield "report_samples", "for init alone: a new network has not moved from anywhere"
         if self.init is None and self.extend_vocabulary:
             yield "extend_vocabulary", "for init alone: a new network has all tokens of the corpus"
         if self.init is not None and self.model is not None:

@@ -6,6 +6,7 @@ file, or the folder of the language model in Hugging Face's format.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from chemkl.config.pretrain import PretrainConfig, PretrainLlmConfig
 from chemkl.corpus import files
 from chemkl.corpus.batches import TokenDataModule, read_datasets
 from chemkl.display import say
+from chemkl.evaluation.fine_tuning import movement, movement_table
 from chemkl.llm.extra import PACKAGES, package
 from chemkl.llm.models import save_weights
 from chemkl.llm.pretrain import NO_PROMPT, Conditions, TaggedDataset, build_tagged
@@ -48,6 +50,7 @@ class Parts:
     samples_per_epoch: int
     save: Callable[[Path, dict[str, Any]], object]  # into a folder, with where it comes from
     told: str = ""  # what there is to say once the folder is claimed
+    movement: Callable[[], dict[str, Any]] | None = None  # what fine-tuning has changed
 
 
 def work(config: Any, start: Start) -> None:
@@ -92,6 +95,8 @@ def work(config: Any, start: Start) -> None:
         with several(trainer, FURTHER, start.told) as ranks:
             ranks.gather(first)
             ended_by, metrics = _fit(config, parts, start, build, first, manifest.log)
+        moved = parts.movement() if parts.movement is not None else {}
+        metrics |= moved
         provenance = {  # nothing of this machine
             "stage": manifest.stage,
             "run_id": manifest.run_id,
@@ -102,6 +107,8 @@ def work(config: Any, start: Start) -> None:
         }
         parts.save(start.out, provenance)
         manifest.finish(ended_by=ended_by, results=metrics)
+    if moved:
+        start.console.print(movement_table(moved), highlight=False)
 
 
 def _fit(
@@ -111,7 +118,7 @@ def _fit(
     build: Callable[..., Trainer],
     first: Path | None,
     log: RunLog | None = None,
-) -> tuple[str, dict[str, float]]:
+) -> tuple[str, dict[str, Any]]:
     """Train in each process of the run; return what ended it, and the metrics at its end."""
     saving = training.Checkpoint(start.out, config.checkpoint_every)
     best = BestWeights(config.patience) if config.patience else None
@@ -130,7 +137,7 @@ def _fit(
     if log is not None:
         log.where = lambda: {"steps": trainer.global_step}
     training.fit(trainer, module, parts.data, first)
-    metrics = module.logged | metrics_of(trainer)
+    metrics: dict[str, Any] = module.logged | metrics_of(trainer)
     if module.validated_at != trainer.global_step:  # trained since
         trainer.validate(module, parts.data, verbose=False)
         metrics |= metrics_of(trainer)
@@ -186,7 +193,14 @@ def _of_molecules(config: PretrainConfig) -> Parts:
         training.seed_weights(config.seed)
         assert config.model is not None  # for mypy: only init leaves it out
         init = build_policy(train.vocabulary, config.model)
+    before = None if config.init is None else deepcopy(init)
     policy = init.train()
+
+    def moved() -> dict[str, Any]:
+        assert before is not None  # for mypy
+        sets, n = (train.smiles, valid.smiles), config.report_samples
+        return movement(before, policy.eval(), *sets, n, config.seed)
+
     return Parts(
         policy,
         TokenDataModule(
@@ -196,6 +210,7 @@ def _of_molecules(config: PretrainConfig) -> Parts:
         config.samples_per_epoch,
         lambda out, provenance: save_policy(policy, out / POLICY, provenance),
         "" if train.weights is None else _effective_number(train.weights),
+        moved if before is not None and config.report_samples else None,
     )
 
 

@@ -229,6 +229,11 @@ def _parts(what: str, name: str | None, asked: Asked, width: int) -> Iterable[Re
 
 
 def _run(folder: Path, asked: Asked, width: int) -> Iterator[RenderableType]:
+    manifest = None if list_parts(folder) else Manifest.load(folder)
+    if manifest is not None and manifest.stage in ("pretrain", "pretrain_llm"):
+        asked.refuse("a run without a trace", "threshold", "top", "per_scaffold")
+        yield from _pretraining(folder, manifest)
+        return
     run = inspection.open_run(folder)
     threshold = run.threshold if asked.threshold is None else asked.threshold
     top = asked.top or N_BEST
@@ -253,6 +258,27 @@ def _run(folder: Path, asked: Asked, width: int) -> Iterator[RenderableType]:
     yield _best(best, per_scaffold, width)
 
 
+def _pretraining(folder: Path, manifest: Manifest) -> Iterator[RenderableType]:
+    """A run of maximum likelihood: how it ended, its metrics, and how far its model moved."""
+    yield Text(str(folder), style="bold")
+    yield _facts([*_of_manifest(manifest), ("run", manifest.run_id), *_inputs(manifest)])
+    yield from _log(folder)
+    numbers = {k: v for k, v in manifest.results.items() if isinstance(v, float)}
+    if numbers:
+        yield ""
+        yield _titled("At the end", _facts((k, f"{v:.5g}") for k, v in numbers.items()))
+    if "before" in manifest.results:
+        from chemkl.evaluation.fine_tuning import movement_table  # it brings torch
+
+        yield movement_table(manifest.results)
+
+
+def _inputs(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """What the run has read."""
+    for role, file in manifest.inputs.items():
+        yield role, f"{file.path} (sha256 {file.sha256[:SHOWN_HASH]})"
+
+
 def _titled(title: str, table: RenderableType) -> Group:
     """A title beside the table, not in it, where it would be folded to the table's width."""
     return Group(Text(title, style="bold"), table)
@@ -270,14 +296,7 @@ def _about(run: inspection.RunTrace) -> Iterator[tuple[str, str]]:
     if manifest is None:
         yield "ended", "not known: the folder has no manifest.json"
     else:
-        why = f": {manifest.ended_by}" if manifest.ended_by else ""
-        is_running = manifest.status == "running"
-        ended = "not yet: it is running, or was killed without a word"
-        yield "ended", ended if is_running else f"{manifest.status}{why}"
-        yield "started", _times(manifest)
-        if extensions := "; ".join(_extensions(manifest)):
-            yield "extended", extensions
-        yield "what", _settings(manifest)
+        yield from _of_manifest(manifest)
     yield "run", run.identity["run_id"] or display.MISSING
     yield "config", run.identity["config_hash"][:SHOWN_HASH] or display.MISSING
     steps = run.frame["step"]
@@ -292,6 +311,17 @@ def _about(run: inspection.RunTrace) -> Iterator[tuple[str, str]]:
         yield "collapse", outcome.collapse
     if outcome.idle:
         yield "target", outcome.idle
+
+
+def _of_manifest(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    why = f": {manifest.ended_by}" if manifest.ended_by else ""
+    is_running = manifest.status == "running"
+    ended = "not yet: it is running, or was killed without a word"
+    yield "ended", ended if is_running else f"{manifest.status}{why}"
+    yield "started", _times(manifest)
+    if extensions := "; ".join(_extensions(manifest)):
+        yield "extended", extensions
+    yield "what", _settings(manifest)
 
 
 def _log(folder: Path) -> Iterator[RenderableType]:

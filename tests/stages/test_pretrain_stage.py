@@ -33,6 +33,7 @@ from chemkl.stages import prepare, pretrain, pretrain_llm
 from chemkl.stages.convert import convert
 from chemkl.stages.pretrain import AsAsked, SampleQuality
 from chemkl.stages.registry import POLICY, STAGES
+from chemkl.stages.show import show
 from chemkl.training import trainer
 
 SAMPLE = Path(__file__).parents[2] / "data" / "moses_sample"
@@ -266,6 +267,28 @@ def test_fine_tuning_goes_on_from_a_model_and_keeps_its_best_weights(tuning, fin
     assert len(held) == 1  # a tenth of eleven
 
 
+def test_how_far_the_model_moved_is_told_kept_and_shown(tuning, finished, tmp_path, capsys):
+    tuning |= {"report_samples": 30, "epochs": 20, "patience": None}
+    model = pretrain.run(tuning, tmp_path / "run")
+    told = capsys.readouterr().out
+    results = manifest_of(tmp_path / "run")["results"]
+    before, after = results["before"], results["after"]
+    assert before["nll_set"] > after["nll_set"] + 5
+    assert after["nll_init"] > before["nll_init"] + 1  # the price of it
+    assert after["nll_valid"] == pytest.approx(results["valid/nll"], abs=1e-4)
+    for number in (before["nll_set"], after["nll_set"], after["nll_init"]):
+        assert f" {number:.2f} " in told
+    show(str(tmp_path / "run"))
+    shown = capsys.readouterr().out
+    table = told[told.index("How far") :].partition("output:")[0].strip()
+    assert table.splitlines()[0].strip() == "How far it moved"
+    assert all(line in shown for line in table.splitlines())
+    assert f"init     {finished / POLICY} (sha256" in shown
+    assert read_header(model)["provenance"]["metrics"]["after"] == after
+    pretrain.run(tuning | {"report_samples": 0}, tmp_path / "other")
+    assert "before" not in manifest_of(tmp_path / "other")["results"]
+
+
 def test_patience_is_not_taken_for_the_end_of_a_run_that_learns_on(tuning, tmp_path):
     pretrain.run(tuning | {"epochs": 2, "learning_rate": 1e-4}, tmp_path)
     assert manifest_of(tmp_path)["ended_by"] == "epochs"
@@ -282,6 +305,7 @@ def test_killed_fine_tuning_makes_the_same_model(tuning, tmp_path, killed_at, st
     assert same_weights(tmp_path / "cut", tmp_path / "whole")
     whole, cut = manifest_of(tmp_path / "whole"), manifest_of(tmp_path / "cut")
     assert whole["results"]["valid/nll"] == cut["results"]["valid/nll"]
+    assert whole["results"]["after"] == cut["results"]["after"]
     assert whole["ended_by"] == cut["ended_by"] == "patience"
     (tmp_path / "cut" / POLICY).unlink()  # killed behind the end of the training
     (tmp_path / "cut/manifest.json").write_text(json.dumps(cut | {"status": "running"}))
