@@ -21,7 +21,7 @@ from torch.nn.functional import softplus
 from chemkl.losses.kl import k3_value
 from chemkl.losses.registry import ABOVE_0, BELOW_1, INSIDE, Range, Registry, Wanted
 from chemkl.losses.targets import Gibbs, Target
-from chemkl.losses.types import Groups, check_rows, mean_over_rows
+from chemkl.losses.types import Groups, check_rows, found, mean_over_rows
 
 
 class State:
@@ -260,7 +260,7 @@ def _policy_gradient(advantage_B: Tensor, logp_policy_B: Tensor) -> tuple[Tensor
 def sizes_B(name: str, groups: Groups) -> Tensor:
     """Each row's group size, where every group has two rows or more."""
     size_B = groups.size_B()
-    if bool((size_B < 2).any()):
+    if found(size_B < 2):
         alone = int(groups.ids_N[groups.index_B][size_B < 2][0])
         raise ValueError(
             f"{name} compares a row with the others of its group, but group {alone} has 1 row "
@@ -695,7 +695,7 @@ def msc(
     """
     groups = Groups.of(group_B, logp_policy_B)
     kept_B = torch.zeros_like(log_target_B, dtype=torch.bool) if retained_B is None else retained_B
-    if bool((groups.sum_B(kept_B.long()) > 1).any()):
+    if found(groups.sum_B(kept_B.long()) > 1):
         raise ValueError(
             "msc retains one row a group, but a group of the batch has several: give each chain a "
             "group number of its own"
@@ -750,7 +750,9 @@ def _temper_B(log_weight_B: Tensor, groups: Groups, ess: float) -> Tensor:
 
     low_B, high_B = torch.zeros_like(log_weight_B), torch.ones_like(log_weight_B)
     done_B = reached_B(high_B)
-    for _ in range(_BISECTIONS if not bool(done_B.all()) else 0):
+    # while `torch.compile` captures nobody can look whether all are done
+    open_ = torch.compiler.is_compiling() or not bool(done_B.all())
+    for _ in range(_BISECTIONS if open_ else 0):
         middle_B = (low_B + high_B) / 2
         enough_B = reached_B(middle_B)
         low_B = torch.where(enough_B, middle_B, low_B)

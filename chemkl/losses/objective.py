@@ -15,7 +15,7 @@ from chemkl.losses.estimators import ESTIMATORS, INPUTS, STATES, Chains, Estimat
 from chemkl.losses.registry import check_names, check_options, options_of
 from chemkl.losses.shapers import BoundShaper, build_shaper
 from chemkl.losses.targets import TARGETS, Target, gibbs_log_target, resolve_beta
-from chemkl.losses.types import Groups, LossInputs, LossOutput, TargetOutput, check_finite
+from chemkl.losses.types import Groups, LossInputs, LossOutput, TargetOutput, check_finite, found
 
 Duplicates = Literal["keep", "drop"]
 _OF_PRIOR = "logp_policy_of_prior_P"
@@ -144,7 +144,7 @@ class Objective:
             got = f"a loss of shape {tuple(result[0].shape)}" if is_pair else type(result).__name__
             what = "(loss, metrics), a scalar tensor to minimise and a dict of scalars"
             problem = f"estimator {name!r} must return {what}; got {got}"
-        elif not bool(torch.isfinite(result[0].detach())):
+        elif found(~torch.isfinite(result[0].detach())):
             problem = (
                 f"the loss of {name} is {result[0].item()}: a log-ratio is beyond what its "
                 "precision holds. Has the policy diverged (log_ratio_std in the metrics), or is "
@@ -200,21 +200,25 @@ def describe(inputs: LossInputs, target: TargetOutput, beta: float) -> dict[str,
     reward_B = inputs.reward.detach()
     hit_B = target.hit
     log_ratio_B = target.log_target - logp_policy_B
-    bonus_B = beta * (target.log_target - gibbs_log_target(logp_ref_B, reward_B, beta))[hit_B]
-    nothing = bonus_B.new_full((), torch.nan)  # of which torch's std would warn
+    bonus_B = beta * (target.log_target - gibbs_log_target(logp_ref_B, reward_B, beta))
+
+    def over_hits(values_B: Tensor) -> Tensor:
+        return torch.where(hit_B, values_B, 0).sum() / hit_B.sum()
+
+    bonus_mean = over_hits(bonus_B)
     return {
         "reward_mean": reward_B.mean(),
         "hit_rate": hit_B.to(logp_ref_B).mean(),
         "logp_policy_mean": logp_policy_B.mean(),
         "logp_ref_mean": logp_ref_B.mean(),
-        "logp_ref_hits_mean": logp_ref_B[hit_B].mean(),
-        "anchor_logp_ref": target.anchor_logp_ref[hit_B].mean(),
+        "logp_ref_hits_mean": over_hits(logp_ref_B),
+        "anchor_logp_ref": over_hits(target.anchor_logp_ref),
         "log_target_mean": target.log_target.mean(),
         "log_ratio_mean": log_ratio_B.mean(),
         "log_ratio_std": log_ratio_B.std(correction=0),
         "kl": (logp_policy_B - logp_ref_B).mean(),
-        "mara_bonus_mean": bonus_B.mean(),
-        "mara_bonus_std": bonus_B.std(correction=0) if bonus_B.numel() else nothing,
+        "mara_bonus_mean": bonus_mean,
+        "mara_bonus_std": over_hits((bonus_B - bonus_mean) ** 2).sqrt(),
     }
 
 

@@ -188,12 +188,17 @@ def _check_type(
 def check_finite(name: str, rows_B: Tensor, fix: str) -> None:
     """Refuse rows that are NaN or infinite."""
     bad_B = ~torch.isfinite(rows_B.detach())
-    if bool(bad_B.any()):
+    if found(bad_B):
         row = int(bad_B.nonzero()[0])
         raise ValueError(
             f"{name} is not finite in {int(bad_B.sum())} of {rows_B.numel()} rows "
             f"(first: row {row}, {rows_B[row].item()}): {fix}"
         )
+
+
+def found(marked_B: Tensor) -> bool:
+    """Whether a row is marked; no look while `torch.compile` captures, which it would cut."""
+    return not torch.compiler.is_compiling() and bool(marked_B.any())
 
 
 def mean_over_rows(values_B: Tensor) -> Tensor:
@@ -219,7 +224,9 @@ class Groups:
     def of(cls, group_B: Tensor | None, like_B: Tensor) -> "Groups":
         """Read the groups from their numbers; None is one group of all rows of ``like_B``."""
         if group_B is None:
-            group_B = torch.zeros(like_B.shape, dtype=torch.int64, device=like_B.device)
+            row_B = torch.arange(len(like_B), device=like_B.device)
+            first_N = row_B[:1]
+            return cls(first_N, torch.zeros_like(row_B), first_N + len(row_B), row_B[None])
         ids_N, index_B, size_N = torch.unique(group_B, return_inverse=True, return_counts=True)
         row_B = torch.argsort(index_B, stable=True)
         group_of_row_B = index_B[row_B]
