@@ -33,6 +33,7 @@ from chemkl.config.posttrain import (
     CollapseConfig,
     PosttrainTrainer,
     Precision,
+    TerminationConfig,
 )
 from chemkl.config.reward import RewardSource
 
@@ -316,6 +317,14 @@ class TrackConfig(Config):
     """Steps between two looks; there is one at the beginning and one at the end too."""
 
 
+class TextTerminationConfig(TerminationConfig):
+    """Ends a run with the first step at which one of these is reached."""
+
+    mean_reward: FiniteFloat | None = None
+    """The completions of the step are paid at least this on the average, in units of the reward.
+    null: does not end it."""
+
+
 class LlmCallbacksConfig(CallbacksConfig):
     """What happens beside the training itself."""
 
@@ -327,6 +336,9 @@ class LlmCallbacksConfig(CallbacksConfig):
     warning is no part of the run's identity. Left out: as for `chemkl posttrain` with a reward of
     kind smiles, else null. With another reward a completion stands for the molecule, and the answer
     for the scaffold. null: nothing is watched."""
+    terminate: TextTerminationConfig | None = None
+    """Ends the run by its mean reward, a plateau, hits or others, with ended_by as the key is
+    called; null: it goes on until its steps or its budget are spent."""
 
 
 class LlmPosttrainConfig(Config):
@@ -386,7 +398,7 @@ class LlmPosttrainConfig(Config):
     trainer: PosttrainTrainer = Field(default_factory=dict)
     """Further arguments of lightning.Trainer, for example accelerator or gradient_clip_val."""
     callbacks: LlmCallbacksConfig = LlmCallbacksConfig()
-    """Checkpoints, the progress bar, and the alarm for a collapse."""
+    """Checkpoints, the progress bar, the alarm for a collapse, and an end by what is reached."""
 
     @field_validator("shaper")
     @classmethod

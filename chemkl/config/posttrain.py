@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     Field,
+    FiniteFloat,
     PlainSerializer,
     SerializationInfo,
     SerializerFunctionWrapHandler,
@@ -108,15 +109,20 @@ class CollapseLimits(Config):
             yield "", f"{names} are all null, so nothing would be watched: {text}"
 
 
-class CollapseConfig(CollapseLimits):
+class CollapseWindow(CollapseLimits):
+    """How many of the newest samples are looked at, and when they are called collapsed."""
+
+    window: int = Field(1000, ge=2)
+    """How many of the newest valid samples are looked at, repeats included; there is no alarm
+    before there are so many. 1000 as in the late_ metrics of evaluate."""
+
+
+class CollapseConfig(CollapseWindow):
     """Watches the newest valid samples of a run for a policy that repeats itself."""
 
     action: Literal["warn", "stop"] = "warn"
     """warn: say so, and go on; the samples are the same as without. stop: end the run there, with
     ended_by collapse. Only stop is part of the run's identity."""
-    window: int = Field(1000, ge=2)
-    """How many of the newest valid samples are looked at, repeats included; there is no alarm
-    before there are so many. 1000 as in the late_ metrics of evaluate."""
     margin: float = Field(0.1, ge=0, lt=1)
     """The collapse is over when every value is back by more than this, relative to its limit; 0 to
     less than 1. So a value that hovers about its limit is told once."""
@@ -136,14 +142,46 @@ PosttrainTrainer = Annotated[dict[str, Any], AfterValidator(without(_NOT_HERE)),
 """Further arguments of lightning.Trainer by name, for post-training."""
 
 
-class TerminationConfig(Config):
-    """Ends a run, once its mean reward is high enough, before its budget is spent."""
+class PlateauConfig(Config):
+    """When the mean reward has stopped rising."""
 
-    mean_reward: float = Field(ge=0, le=1)
-    """The run ends with the first step whose samples are paid at least this on the average, invalid
-    ones and rewards withdrawn by the diversity filter as 0; 0 to 1."""
+    steps: int = Field(50, ge=1)
+    """The mean over the newest so many steps is compared with that over as many before them; at
+    least 1."""
+    gain: FiniteFloat = Field(0.01, ge=0)
+    """It has stopped where it is not higher by more than this; at least 0, in units of reward."""
+
+
+class TerminationConfig(Config):
+    """Ends a run with the first step at which one of these is reached."""
+
+    mean_reward: float | None = Field(None, ge=0, le=1)
+    """The samples of the step are paid at least this on the average, invalid ones and rewards
+    withdrawn by the diversity filter as 0; 0 to 1. null: does not end it."""
     min_steps: int = Field(50, ge=0)
-    """The run makes at least so many steps."""
+    """mean_reward and plateau wait for so many steps."""
+    plateau: PlateauConfig | None = None
+    """The mean reward has stopped rising: {} or {steps: ..., gain: ...}. null: does not end it."""
+    calls: int | None = Field(None, ge=1)
+    """So many oracle calls are spent, some more perhaps in the last step; budget alone is exact.
+    null: does not end it."""
+    samples: int | None = Field(None, ge=1)
+    """So many sequences are sampled; n steps are n times batch_size. null: does not end it."""
+    hits: int | None = Field(None, ge=1)
+    """So many distinct hits are found, as the target counts them (mara and filter do). null: does
+    not end it."""
+    collapse: CollapseWindow | None = None
+    """The samples have collapsed: {} or the limits of callbacks.collapse. null: does not end it."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Ask for something that ends it."""
+        if not {*self.model_dump(exclude_none=True)} - {"min_steps"}:
+            names = ", ".join(name for name in type(self).model_fields if name != "min_steps")
+            yield "", f"nothing ends it: give one or more of {names}"
+
+    @model_serializer(mode="wrap")
+    def _without_null(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if value is not None}
 
 
 class CallbacksConfig(Config):
@@ -158,8 +196,8 @@ class CallbacksConfig(Config):
     """Watches the newest valid samples for a collapse, and warns of it or ends the run there; a
     warning is no part of the run's identity. null: nothing is watched."""
     terminate: TerminationConfig | None = None
-    """Ends the run once its mean reward is high enough, with ended_by mean_reward; null: it goes on
-    until its budget or its samples are spent."""
+    """Ends the run by its mean reward, a plateau, hits or others, with ended_by as the key is
+    called; null: it goes on until its budget or its samples are spent."""
 
     @model_serializer(mode="wrap")
     def _without_what_changes_nothing(
@@ -214,7 +252,7 @@ class PosttrainConfig(Config):
     logs) or logger (mlflow or wandb, or {kind: mlflow, tracking_uri: ...}: metrics go there too; no
     part of the run's identity)."""
     callbacks: CallbacksConfig = CallbacksConfig()
-    """Checkpoints, the progress bar, the alarm for a collapse, and an end by the mean reward."""
+    """Checkpoints, the progress bar, the alarm for a collapse, and an end by what is reached."""
 
     _go_together = field_validator("shaper")(fit_objective)
 

@@ -26,6 +26,7 @@ from chemkl.llm.prompts import Prompt, keep_prompts, kept_prompts
 from chemkl.llm.rewards import REWARD_FUNCTION, build_reward
 from chemkl.losses import objective_from_config
 from chemkl.policies import check_vocabularies, freeze, load_policy, read_header, save_policy
+from chemkl.results.collapse import IN_TEXT
 from chemkl.results.manifest import Manifest
 from chemkl.results.outcome import read_outcome
 from chemkl.results.provenance import installed_versions
@@ -372,6 +373,9 @@ class _Texts:
         if config.track is not None:
             models = self.policy, self._reference
             callbacks.append(AnswerTracker(self.out, *models, config.tracked, config.track.every))
+        if config.callbacks.terminate is not None:
+            of_text = () if config.reward.kind == "smiles" else IN_TEXT
+            callbacks.append(Termination(config.callbacks.terminate, of_text))
         if config.callbacks.progress_bar:
             callbacks.append(training.CallsBar(module.ledger, config.budget, config.most_samples))
         return callbacks

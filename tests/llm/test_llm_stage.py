@@ -454,6 +454,13 @@ def test_a_last_batch_that_is_no_multiple_of_the_prompts_ends_the_run(
     assert Manifest.load(tmp_path / "run").ended_by == "budget"
 
 
+def test_a_run_ends_by_its_mean_reward_where_it_is_told_to(config, tmp_path):
+    callbacks = config["callbacks"] | {"terminate": {"mean_reward": 0, "min_steps": 2}}
+    posttrain_llm.run(config | {"callbacks": callbacks, "track": None}, tmp_path / "run")
+    manifest = Manifest.load(tmp_path / "run")
+    assert (manifest.ended_by, manifest.results["steps"]) == ("mean_reward", 2)
+
+
 @pytest.mark.parametrize(
     "precision", ["32-true", pytest.param("bf16-mixed", marks=pytest.mark.bf16)]
 )
