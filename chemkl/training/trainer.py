@@ -407,6 +407,7 @@ class Checkpoint(Callback):
         first = trainer.is_global_zero
         with atomic_file(self._path, sealed=True, note=note) if first else nullcontext():
             trainer.save_checkpoint(draft_of(self._path), weights_only=False)
+        trainer.strategy.barrier()  # who ends before the file is in place may take the first along
         self._saved = trainer.global_step
         if self.run_log is not None:
             self.run_log.add("checkpoint")
@@ -424,10 +425,8 @@ def _stop_of(trainer: Trainer) -> StoppedBySignal | None:
         number = int(strategy.reduce(numbers, reduce_op="max"))
     if not number:
         return None
-    # Lightning kills the process that has started the others when one of these ends with an error
-    environment = getattr(strategy, "cluster_environment", None)
-    helps = isinstance(environment, LightningEnvironment) and not trainer.is_global_zero
-    return StoppedBySignal(number, code=0 if helps else None)
+    # Lightning, srun and torchrun kill the first process when another ends with an error
+    return StoppedBySignal(number, code=None if trainer.is_global_zero else 0)
 
 
 def last_checkpoint(out_dir: Path) -> Path | None:

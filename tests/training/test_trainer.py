@@ -137,6 +137,21 @@ def test_a_kill_while_writing_leaves_the_older_checkpoint(tmp_path, fit, monkeyp
     assert torch.load(path, weights_only=True)["global_step"] == 4
 
 
+def test_no_process_goes_on_before_the_checkpoint_is_in_place(tmp_path, fit, monkeypatch):
+    there, path = [], tmp_path / "checkpoints" / "last.ckpt"
+    met = lambda *_: there.append(path.exists() and last_checkpoint(tmp_path) == path)  # noqa: E731
+    monkeypatch.setattr("lightning.pytorch.strategies.SingleDeviceStrategy.barrier", met)
+
+    class Then(Checkpoint):
+        def save(self, trainer):
+            there.clear()
+            super().save(trainer)
+            assert there[-1], "the last time that processes wait for each other"
+
+    fit([Then(tmp_path, 100)])
+    assert there
+
+
 def test_a_run_without_checkpoint_starts_anew(tmp_path):
     assert last_checkpoint(tmp_path) is None
 
