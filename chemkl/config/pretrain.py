@@ -133,6 +133,13 @@ class MaximumLikelihood(Config):
     log_every_n_steps (default 10; 0: no logs)."""
 
 
+class ReplayConfig(Config):
+    """Samples of the model that fine-tuning began with, learnt again beside the set."""
+
+    share: float = Field(gt=0, lt=1)
+    """Their part of the loss, between 0 and 1; beside a batch of n come n share / (1 - share)."""
+
+
 class TokensConfig(Config):
     """What the network reads and writes at a step."""
 
@@ -160,6 +167,9 @@ class PretrainConfig(MaximumLikelihood):
     extend_vocabulary: bool = Field(default=False, exclude_if=lambda extend: not extend)
     """Gives the network of init the tokens of the corpus that it lacks: rows of embedding and
     output, which begin with less than 1e-4 of the mass. false: such a token is an error."""
+    replay: ReplayConfig | None = Field(None, exclude_if=lambda replay: replay is None)
+    """Against forgetting: beside each batch come fresh samples of init, which are learnt too, so
+    that the model walks to a mixture of both. null: none."""
     report_samples: int = Field(1_000, ge=0, exclude_if=lambda n: n == 1_000)
     """Molecules sampled of init and of the fine-tuned model, and taken of each set, for the report
     of how far it moved: likelihoods, quality and likeness before and after. 0: no report."""
@@ -179,6 +189,8 @@ class PretrainConfig(MaximumLikelihood):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Ask for one network: new, or that of a file."""
+        if self.init is None and self.replay is not None:
+            yield "replay", "for init alone: what is replayed are its samples"
         if self.init is None and self.report_samples != 1_000:
             yield "report_samples", "for init alone: a new network has not moved from anywhere"
         if self.init is None and self.extend_vocabulary:

@@ -26,7 +26,7 @@ from chemkl.evaluation.fine_tuning import movement, movement_table
 from chemkl.llm.extra import PACKAGES, package
 from chemkl.llm.models import save_weights
 from chemkl.llm.pretrain import NO_PROMPT, Conditions, TaggedDataset, build_tagged
-from chemkl.policies import build_policy, load_policy, read_header, save_policy, with_tokens
+from chemkl.policies import Policy, build_policy, load_policy, read_header, save_policy, with_tokens
 from chemkl.results.atomic import is_further_rank
 from chemkl.results.log import RunLog
 from chemkl.results.provenance import installed_versions
@@ -51,6 +51,7 @@ class Parts:
     save: Callable[[Path, dict[str, Any]], object]  # into a folder, with where it comes from
     told: str = ""  # what there is to say once the folder is claimed
     movement: Callable[[], dict[str, Any]] | None = None  # what fine-tuning has changed
+    replay: tuple[float, Policy] | None = None  # a share, and the model whose samples have it
 
 
 def work(config: Any, start: Start) -> None:
@@ -132,6 +133,7 @@ def _fit(
         samples_per_epoch=parts.samples_per_epoch,
         sample_metrics=parts.quality,
         seed=config.seed,
+        replay=parts.replay,
     )
     saving.run_log = log
     if log is not None:
@@ -193,7 +195,7 @@ def _of_molecules(config: PretrainConfig) -> Parts:
         training.seed_weights(config.seed)
         assert config.model is not None  # for mypy: only init leaves it out
         init = build_policy(train.vocabulary, config.model)
-    before = None if config.init is None else deepcopy(init)
+    before = None if config.init is None else deepcopy(init).requires_grad_(False)
     policy = init.train()
 
     def moved() -> dict[str, Any]:
@@ -211,6 +213,7 @@ def _of_molecules(config: PretrainConfig) -> Parts:
         lambda out, provenance: save_policy(policy, out / POLICY, provenance),
         "" if train.weights is None else _effective_number(train.weights),
         moved if before is not None and config.report_samples else None,
+        (config.replay.share, before) if before is not None and config.replay is not None else None,
     )
 
 

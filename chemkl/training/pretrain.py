@@ -34,6 +34,9 @@ class Pretrain(lightning.LightningModule):
         sample_metrics: from sampled SMILES (None for one that was cut off at the maximum length) to
             named numbers (validity, uniqueness, novelty).
         seed: of the samples and of the units that are dropped.
+        replay: a share s and a frozen model, against forgetting: the loss is then (1 - s) times
+            that of the batch and s times the mean of -log p over fresh samples of that model, as
+            many as make s of all. It stays outside the saved state.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Pretrain(lightning.LightningModule):
         samples_per_epoch: int,
         sample_metrics: SampleMetrics,
         seed: int,
+        replay: tuple[float, SequenceModel] | None = None,
     ) -> None:
         super().__init__()
         self.policy = policy
@@ -59,6 +63,7 @@ class Pretrain(lightning.LightningModule):
         self._samples_per_epoch = samples_per_epoch
         self._sample_metrics = sample_metrics
         self._seed = seed
+        self._replay = replay  # within a tuple it is no part of the module
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what a run that goes on may not do again: what was logged last, the validation."""
@@ -72,9 +77,13 @@ class Pretrain(lightning.LightningModule):
 
     def on_train_batch_start(self, _batch: Batch, batch_index: int) -> None:
         """Seed torch's own generator, the only one that dropout draws from, for this batch."""
-        n_batches = self.current_epoch * int(self.trainer.num_training_batches) + batch_index
-        dropout = stream(self._seed, n_batches, self.global_rank, "dropout")
+        dropout = self._stream(batch_index, "dropout")
         torch.manual_seed(dropout.initial_seed())
+
+    def _stream(self, batch_index: int, purpose: str) -> torch.Generator:
+        """Random numbers of this batch of the run in this process."""
+        n_batches = self.current_epoch * int(self.trainer.num_training_batches) + batch_index
+        return stream(self._seed, n_batches, self.global_rank, purpose)
 
     def _nll(self, batch: Batch) -> Tensor:
         """-log p of each row, times its weight where it has one."""
@@ -83,12 +92,20 @@ class Pretrain(lightning.LightningModule):
         token_BT, weight_B = batch
         return -self.policy.logp_tokens(token_BT) * weight_B
 
-    def training_step(self, batch: Batch, _batch_index: int) -> Tensor:
-        """Return the mean over molecules of -log p."""
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Return the mean over molecules of -log p; of both sets by their shares, with replay."""
         nll_B = self._nll(batch)
-        loss = nll_B.mean() if self.trainer.world_size == 1 else self._mean_over_ranks(nll_B)
+        loss = self._mean(nll_B)
         self.log("train/nll", loss, prog_bar=True, sync_dist=True, batch_size=len(nll_B))
-        return loss
+        if self._replay is None:
+            return loss
+        share, model = self._replay
+        n = max(1, round(len(nll_B) * share / (1 - share)))
+        with torch.autocast(self.device.type, enabled=False):  # its own samples, not rounded ones
+            drawn = model.to(self.device).sample(n, self._stream(batch_index, "replay"))
+        replayed = self._mean(self._nll(drawn.tokens))
+        self.log("train/nll_replayed", replayed, sync_dist=True, batch_size=n)
+        return (1 - share) * loss + share * replayed
 
     def validation_step(self, batch: Batch, _batch_index: int) -> None:
         """Log the mean over molecules of -log p, in nats per molecule."""
@@ -129,12 +146,14 @@ class Pretrain(lightning.LightningModule):
         n_steps = int(self.trainer.estimated_stepping_batches) if step else 1
         return warmup_cosine(step, self._warmup_steps, n_steps)
 
-    def _mean_over_ranks(self, nll_B: Tensor) -> Tensor:
+    def _mean(self, nll_B: Tensor) -> Tensor:
         """Weigh every molecule the same, however many each process has got.
 
         Lightning averages the gradients over the processes, so each one's share is its sum times
         the number of processes, over the number of all molecules.
         """
+        if self.trainer.world_size == 1:
+            return nll_B.mean()
         n_molecules = torch.tensor(float(len(nll_B)), device=self.device)
         n_molecules = self.trainer.strategy.reduce(n_molecules, reduce_op="sum")
         return nll_B.sum() * self.trainer.world_size / n_molecules

@@ -295,9 +295,27 @@ def test_patience_is_not_taken_for_the_end_of_a_run_that_learns_on(tuning, tmp_p
     assert validations(tmp_path)[0] > validations(tmp_path)[1]
 
 
-@pytest.mark.parametrize("steps_from_end", [1, 7])
-def test_killed_fine_tuning_makes_the_same_model(tuning, tmp_path, killed_at, steps_from_end):
-    tuning |= {"checkpoint_every": 1, "randomise": True}
+def test_replay_keeps_the_model_from_forgetting(tuning, tmp_path):
+    tuning |= {"patience": None, "epochs": 15, "report_samples": 300}
+    moved = {}
+    for name, replay in {"without": None, "with": {"share": 0.5}}.items():
+        pretrain.run(tuning | {"replay": replay}, tmp_path / name)
+        moved[name] = manifest_of(tmp_path / name)["results"]
+    forgotten = {k: m["after"]["nll_init"] - m["before"]["nll_init"] for k, m in moved.items()}
+    assert forgotten["with"] < 0.2 * forgotten["without"]
+    # and it learns all the same
+    assert moved["with"]["after"]["nll_set"] < moved["with"]["before"]["nll_set"] - 3
+    with pytest.raises(InputError, match="replay: for init alone: what is replayed are its sampl"):
+        pretrain.run(TINY | {"replay": {"share": 0.5}}, tmp_path / "other")
+    with pytest.raises(InputError, match=r"replay\.share: should be less than 1"):
+        pretrain.run(tuning | {"replay": {"share": 1}}, tmp_path / "other")
+
+
+@pytest.mark.parametrize(("steps_from_end", "replay"), [(1, None), (7, None), (7, {"share": 0.3})])
+def test_killed_fine_tuning_makes_the_same_model(
+    tuning, tmp_path, killed_at, steps_from_end, replay
+):
+    tuning |= {"checkpoint_every": 1, "randomise": True, "replay": replay}
     pretrain.run(tuning, tmp_path / "whole")
     saved = torch.load(tmp_path / "whole/checkpoints/last.ckpt", weights_only=True)
     killed_at("pretrain", tuning, tmp_path / "cut", saved["global_step"] - steps_from_end)

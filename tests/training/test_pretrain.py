@@ -2,6 +2,7 @@
 
 import csv
 import math
+from types import SimpleNamespace
 
 import lightning
 import pytest
@@ -10,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from chemkl.corpus.batches import EpochLoader, TokenDataModule, TokenDataset
 from chemkl.policies import RnnPolicy, Vocabulary
-from chemkl.policies.base import stream
+from chemkl.policies.base import pad, stream
 from chemkl.training.pretrain import Pretrain, warmup_cosine
 from chemkl.training.trainer import Checkpoint, build_trainer, last_checkpoint, quiet
 
@@ -73,6 +74,29 @@ def fit(tmp_path):
         return module, watch
 
     return run
+
+
+def test_replay_has_its_share_of_the_loss():
+    vocabulary = Vocabulary.of("CON")
+    sizes = {"embedding_size": 4, "hidden_size": 8, "n_layers": 1, "max_length": 12}
+    policy, model = RnnPolicy(vocabulary, **sizes), RnnPolicy(vocabulary, **sizes)
+    module = Pretrain(
+        policy, learning_rate=1e-2, warmup_steps=0, weight_decay=0, samples_per_epoch=0,
+        sample_metrics=lambda _: {}, seed=SEED, replay=(0.25, model),
+    )  # fmt: skip
+    module._trainer = SimpleNamespace(
+        world_size=1, num_training_batches=7, current_epoch=2, global_rank=0
+    )
+    logged = {}
+    module.log = lambda name, value, **_: logged.update({name: value.item()})
+    batch = pad([vocabulary.encode(text) for text in TRAIN[:6]])
+    loss = module.training_step(batch, 3)
+    drawn = model.sample(2, stream(SEED, 17, 0, "replay"))  # 2 beside 6 are a quarter
+    with torch.no_grad():
+        new, old = -policy.logp(TRAIN[:6]).mean(), -policy.logp_tokens(drawn.tokens).mean()
+    torch.testing.assert_close(loss, 0.75 * new + 0.25 * old)
+    assert logged == pytest.approx({"train/nll": new.item(), "train/nll_replayed": old.item()})
+    assert not [name for name in module.state_dict() if not name.startswith("policy.")]
 
 
 def weights(module):
