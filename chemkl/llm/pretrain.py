@@ -124,8 +124,9 @@ class TaggedDataset(TokenDataset):
         vocabulary: Vocabulary,
         prompts: np.ndarray,
         randomise_seed: int | None = None,
+        weights: np.ndarray | None = None,
     ) -> None:
-        super().__init__(smiles, vocabulary, randomise_seed)
+        super().__init__(smiles, vocabulary, randomise_seed, weights)
         self._prompts = prompts
 
     def __getitem__(self, item: tuple[int, int]) -> list[int]:

@@ -211,14 +211,16 @@ def _of_molecules(config: PretrainConfig) -> Parts:
         SampleQuality(set(train.smiles)),
         config.samples_per_epoch,
         lambda out, provenance: save_policy(policy, out / POLICY, provenance),
-        "" if train.weights is None else _effective_number(train.weights),
+        _effective_number(train.weights),
         moved if before is not None and config.report_samples else None,
         (config.replay.share, before) if before is not None and config.replay is not None else None,
     )
 
 
-def _effective_number(weight_N: np.ndarray) -> str:
+def _effective_number(weight_N: np.ndarray | None) -> str:
     """Kish's (sum w)^2 / sum w^2: as many molecules of equal weight give as precise a mean."""
+    if weight_N is None:
+        return ""
     n = weight_N.sum() ** 2 / (weight_N**2).sum()
     return f"{len(weight_N):,} molecules with weights, in effect {n:,.1f} of equal weight"
 
@@ -248,15 +250,19 @@ class SampleQuality:
 
 def _of_tags(config: PretrainLlmConfig) -> Parts:
     conditions = Conditions(config.conditions)
-    train, of_train = _read_tagged(config, conditions, config.train_split, config.train_molecules)
-    valid, of_valid = _read_tagged(config, conditions, config.valid_split, config.valid_molecules)
+    train, of_train, weights = _read_tagged(
+        config, conditions, config.train_split, config.train_molecules
+    )
+    valid, of_valid, valid_weights = _read_tagged(
+        config, conditions, config.valid_split, config.valid_molecules
+    )
     vocabulary = files.read_vocabulary(config.corpus)
     training.seed_weights(config.seed)
     policy = build_tagged(config.model, vocabulary, conditions)
     seed = config.seed if config.randomise else None
     sets = (
-        TaggedDataset(train, vocabulary, of_train, seed),
-        TaggedDataset(valid, vocabulary, of_valid),
+        TaggedDataset(train, vocabulary, of_train, seed, weights),
+        TaggedDataset(valid, vocabulary, of_valid, weights=valid_weights),
     )
     longest = max(int(rows.lengths.max()) for rows in sets) - 1  # without the start
     if longest > policy.max_new_tokens:
@@ -268,6 +274,7 @@ def _of_tags(config: PretrainLlmConfig) -> Parts:
     n_prompts = len(policy.prompts)
     counts = np.bincount(of_train, minlength=n_prompts).tolist()
     counted = [f"{n:,} {text}" for text, n in zip(conditions.prompts, counts, strict=True)]
+    told = [f"molecules to learn from: {', '.join(counted)}", _effective_number(weights)]
 
     def save(out: Path, provenance: dict[str, Any]) -> None:
         versions = provenance["versions"] | installed_versions(PACKAGES[:1])
@@ -282,15 +289,16 @@ def _of_tags(config: PretrainLlmConfig) -> Parts:
         AsAsked(conditions, set(train)),
         -(-config.samples_per_epoch // n_prompts) * n_prompts,  # as many of each prompt
         save,
-        f"molecules to learn from: {', '.join(counted)}",
+        "; ".join(filter(None, told)),
     )
 
 
 def _read_tagged(
     config: PretrainLlmConfig, conditions: Conditions, split: str, limit: int | None
-) -> tuple[list[str], np.ndarray]:
-    """The molecules of a split that have a prompt, and the number of the prompt of each."""
+) -> tuple[list[str], np.ndarray, np.ndarray | None]:
+    """The molecules of a split that have a prompt, each with the number of it and its weight."""
     smiles = files.read_split(config.corpus, split, limit)
+    weights = files.read_weights(config.corpus, split)
     number = conditions.prompts_of(smiles)
     without = conditions.without(number) if split == config.train_split else []
     among = f"among the {len(smiles):,} of split {split!r}: choose other cuts"
@@ -306,7 +314,9 @@ def _read_tagged(
             f"{split!r} are left out: a condition could not be computed of them"
         )
     kept = [text for text, keep in zip(smiles, has_prompt, strict=True) if keep]
-    return kept, number[has_prompt]
+    if weights is not None:
+        weights = weights[: len(smiles)][has_prompt]
+    return kept, number[has_prompt], weights
 
 
 class AsAsked(SampleQuality):

@@ -531,6 +531,31 @@ def test_learning_makes_molecules_as_asked(tmp_path):
     assert manifest_of(tmp_path / "run")["results"]["samples/as_asked"] > 0.9
 
 
+def test_weights_count_within_each_prompt(tmp_path, capsys):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    weight_of = {"CCO": 1.0, "CCN": 3.0, "CCCCCCCC": 2.0}
+    frame = pd.DataFrame({"smiles": [*weight_of] * 17, "split": ["train"] * 48 + ["valid"] * 3})
+    frame["weight"] = frame["smiles"].map(weight_of)
+    frame.to_parquet(corpus / "corpus.parquet")
+    (corpus / "tokens.json").write_text(json.dumps({"C": 1, "O": 1, "N": 1}))
+    config = TAGGED | {
+        "corpus": str(corpus), "conditions": [{"kind": "logp", "cuts": [2], "names": ["a", "b"]}],
+        "batch_size": 16, "epochs": 40, "samples_per_epoch": 0,
+    }  # fmt: skip
+    folder = pretrain_llm.run(config, tmp_path / "run")
+    network = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for smiles, share in {"CCO": 0.25, "CCN": 0.75}.items():
+        ids = tokenizer(f"<logp_a> {smiles}<end>", return_tensors="pt")["input_ids"][0]
+        with torch.no_grad():
+            logp_BV = network(ids[None]).logits[0, :-1].log_softmax(-1)
+        p = logp_BV.gather(1, ids[1:, None]).sum().exp().item()
+        assert p == pytest.approx(share, abs=0.05)
+    # the square of 96 over the sum of squares, 16 * 14
+    assert "; 48 molecules with weights, in effect 41.1 of equal weight" in capsys.readouterr().err
+
+
 # ---- continuing
 
 
