@@ -1,0 +1,84 @@
+"""Defects of other programs that must not appear here: the test of each.
+
+ 1 a molecule's log p depends on the longest of its batch
+     test_logp_does_not_depend_on_the_rest_of_the_batch
+ 2 all components failed, and the score is 1, or 0 without a reason
+     test_all_components_failed_is_never_a_reward
+     test_a_molecule_whose_component_failed_costs_its_call_and_gets_no_reward
+ 3 one molecule counts three times under three spellings
+     test_a_call_is_the_first_scoring_of_a_molecule_and_repeats_and_failures_are_free
+ 4 a bucket of 10 pays 11, or a whole batch of one scaffold
+     test_a_bucket_of_10_pays_exactly_10_of_40_molecules_in_one_batch
+ 5 a reward once penalised is remembered
+     test_a_withdrawn_reward_is_not_what_is_remembered
+ 6 the optimiser keeps the parameters of a replaced agent
+     test_the_optimiser_trains_the_agent_and_not_the_model_that_it_replaces
+ 7 one list is filtered and its neighbours are not
+     test_every_row_keeps_what_belongs_to_it_among_invalid_truncated_and_repeated_ones
+ 8 the first of several references alone counts
+     test_all_references_count
+ 9 a SMARTS is read anew for each molecule, or skipped where it cannot be read
+     test_patterns_reactions_and_references_are_read_once
+     test_every_unparsable_pattern_is_named_with_its_place
+10 a kill loses the run, a checkpoint lacks half of it, to resume cuts off the log
+     test_a_run_of_posttrain
+     test_a_run_that_goes_on_keeps_what_it_has_logged
+11 the example config is refused by its own schema
+     test_every_shipped_file_passes_the_check
+12 an unknown name ends in a traceback instead of the list of known ones
+     test_unknown_names_are_met_with_the_nearest
+13 a batch without one valid SMILES crashes
+     test_a_batch_without_a_valid_molecule_is_a_normal_step
+14 a hostile model file runs code
+     test_a_hostile_file_is_refused_and_runs_nothing
+15 a token outside the vocabulary ends the run late, and is not named
+     test_a_token_that_the_list_of_tokens_lacks_is_named_with_its_line
+"""
+
+import re
+from pathlib import Path
+
+import torch
+
+from chemkl.policies import load_policy, save_policy
+from chemkl.stages import posttrain
+
+DOC = __doc__ or ""
+RUN = {
+    "reward": {"components": [{"kind": "qed"}]}, "target": {"kind": "gibbs", "beta": 0.1},
+    "estimator": "rloo", "batch_size": 16, "learning_rate": 1e-2, "budget": 48,
+    "precision": "32-true",
+    "trainer": {"accelerator": "cpu", "log_every_n_steps": 1}, "callbacks": {"progress_bar": False},
+}  # fmt: skip
+
+
+def test_every_defect_has_its_test():
+    assert re.findall(r"^ ?(\d+) .*\n {5}test_", DOC, re.MULTILINE) == [*map(str, range(1, 16))]
+    files = [path.read_text() for path in Path(__file__).parents[1].rglob("test_*.py")]
+    for name in re.findall(r"test_\w+", DOC):
+        assert any(f"\ndef {name}(" in text for text in files), name
+
+
+def test_the_optimiser_trains_the_agent_and_not_the_model_that_it_replaces(tiny_prior, tmp_path):
+    agent = load_policy(tiny_prior)
+    with torch.no_grad():
+        for weight in agent.parameters():
+            weight += 0.5
+    save_policy(agent, tmp_path / "agent.safetensors", {})
+    settings = RUN | {"prior": str(tiny_prior), "agent": str(tmp_path / "agent.safetensors")}
+    trained = load_policy(posttrain.run(settings | {"max_samples": 64}, tmp_path / "run"))
+    for name, weight in trained.state_dict().items():
+        assert 0 < (weight - agent.state_dict()[name]).abs().max() < 0.1, name  # four steps of Adam
+
+
+def test_a_run_that_goes_on_keeps_what_it_has_logged(tiny_prior, tmp_path):
+    settings = RUN | {"prior": str(tiny_prior)}
+    posttrain.run(settings, tmp_path)
+    before = (tmp_path / "log.jsonl").read_text()
+    rows = (tmp_path / "logs/csv/version_0/metrics.csv").read_text().splitlines()
+    posttrain.run(settings | {"budget": 96}, tmp_path)
+    after = (tmp_path / "log.jsonl").read_text()
+    assert after.startswith(before)
+    assert len(after) > len(before)
+    kept = [path.read_text() for path in (tmp_path / "logs/csv").glob("*/metrics.csv")]
+    assert all(any(row in text for text in kept) for row in rows[1:])
