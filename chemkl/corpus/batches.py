@@ -50,8 +50,8 @@ class TokenDataset(Dataset[list[int]]):
     """Molecules as rows of ids; item (row, presentation) may be spelled anew each time.
 
     Without a `randomise_seed` the SMILES are taken as they stand. A token that the vocabulary does
-    not know is refused with its line in the split. Molecules may have `weights`, which are scaled
-    to a mean of 1.
+    not know is refused with its molecule's line in the split: `rows` (from 0) where these molecules
+    are a part of one. Molecules may have `weights`, which are scaled to a mean of 1.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class TokenDataset(Dataset[list[int]]):
         vocabulary: Vocabulary,
         randomise_seed: int | None = None,
         weights: np.ndarray | None = None,
+        rows: Sequence[int] | None = None,
     ) -> None:
         if not len(smiles):
             raise InputError("no molecules: a split must hold at least one")
@@ -68,8 +69,8 @@ class TokenDataset(Dataset[list[int]]):
         self.weights = None if weights is None else weights / weights.mean()
         self._seed = randomise_seed
         flat, lengths = array("h"), []
-        for line, text in enumerate(smiles, start=1):
-            ids = vocabulary.encode(text, line)
+        for row, text in zip(rows or range(len(smiles)), smiles, strict=True):
+            ids = vocabulary.encode(text, row + 1)
             flat.extend(ids)
             lengths.append(len(ids))
         self.lengths = np.array(lengths)
@@ -123,7 +124,7 @@ def read_datasets(
     if train_split == valid_split:
         raise InputError(f"train_split and valid_split are both {train_split!r}: choose two")
     smiles, weights = read_split(folder, train_split), read_weights(folder, train_split)
-    valid_weights = None
+    valid_weights = rows = held = None
     if valid_split is not None:
         of_valid = read_split(folder, valid_split, valid_molecules)
         if weights is not None:
@@ -132,12 +133,11 @@ def read_datasets(
     elif len(smiles) > 1:
         share, seed = held_back
         n_held = min(valid_molecules, len(smiles) - 1, max(1, round(share * len(smiles))))
-        held = {*np.random.default_rng(seed).permutation(len(smiles))[:n_held].tolist()}
-        of_valid = [smiles[row] for row in sorted(held)]
-        smiles = [text for row, text in enumerate(smiles) if row not in held]
+        shuffled = np.random.default_rng(seed).permutation(len(smiles)).tolist()
+        held, rows = sorted(shuffled[:n_held]), sorted(shuffled[n_held:])
+        of_valid, smiles = [smiles[row] for row in held], [smiles[row] for row in rows]
         if weights is not None:
-            is_held = np.isin(np.arange(len(weights)), [*held])
-            weights, valid_weights = weights[~is_held], weights[is_held]
+            weights, valid_weights = weights[rows], weights[held]
     else:
         raise InputError(
             f"{folder}: split {train_split!r} holds one molecule, but one is needed to learn from "
@@ -145,8 +145,11 @@ def read_datasets(
         )
     if vocabulary is None:
         vocabulary = with_fragments(read_vocabulary(folder), smiles, merges)
-    train = TokenDataset(smiles, vocabulary, randomise_seed, weights)
-    return train, TokenDataset(of_valid, vocabulary, weights=valid_weights)
+    try:
+        train = TokenDataset(smiles, vocabulary, randomise_seed, weights, rows)
+        return train, TokenDataset(of_valid, vocabulary, weights=valid_weights, rows=held)
+    except UnknownTokenError as error:
+        raise InputError(f"{folder}: {error}") from None
 
 
 class EpochLoader:

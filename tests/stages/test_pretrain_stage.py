@@ -348,7 +348,14 @@ def test_a_model_of_reinvent_is_fine_tuned(tuning, tmp_path, monkeypatch):
         ({"tokens": {"merges": 5}}, SMALL, r"tokens.merges: init has tokens of its own"),
         ({"init": "none.safetensors"}, SMALL, r"init: no such file or folder"),
         ({"patience": 0}, SMALL, r"patience: should be greater than or equal to 1"),
-        ({}, ["CC", "CC[Se]C"], r"'CC\[Se\]C': token '\[Se\]' at position 3 is not in the vocab"),
+        *(
+            (
+                {"seed": seed},
+                ["CC", "CCO", "CC[Se]C", "CO"],  # held back or not
+                r"^\S*other: line 3: 'CC\[Se\]C': token '\[Se\]' at position 3 is not in the vocab",
+            )
+            for seed in range(2)
+        ),
         ({}, ["CC"], r"split 'train' holds one molecule, but one is needed to learn from and anot"),
         ({"valid_split": "valid"}, SMALL, r"no molecule in split 'valid'\. Known: train"),
     ],

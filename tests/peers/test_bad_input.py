@@ -1,0 +1,81 @@
+"""What people who move in get wrong: one clear line each, exit code 2, and nothing is written."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from chemkl.policies import RnnPolicy, Vocabulary, save_policy
+
+POSTTRAIN = {
+    "reward": {"components": [{"kind": "qed"}]},
+    "target": {"kind": "gibbs", "beta": 0.1},
+    "estimator": "rloo",
+    "budget": 16,
+}
+TUNING = {"corpus": "corpus", "valid_split": None}
+TOML = """run_type = "sampling"
+[parameters]
+model_file = "my.prior"
+num_smiles = 10
+numsmiles = 3
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, tiny_prior):
+    """A folder with a prior, another of fewer tokens, and a corpus."""
+    monkeypatch.chdir(tmp_path)
+    sizes = {"embedding_size": 8, "hidden_size": 8, "n_layers": 1, "max_length": 16}
+    save_policy(RnnPolicy(Vocabulary.of("CN"), **sizes), "small.safetensors", {})
+    Path("my.safetensors").write_bytes(tiny_prior.read_bytes())
+
+    def corpus(smiles):
+        Path("corpus").mkdir()
+        pd.DataFrame({"smiles": smiles, "split": "train"}).to_parquet("corpus/corpus.parquet")
+        Path("corpus/tokens.json").write_text(json.dumps({"C": 1}))
+
+    return corpus
+
+
+@pytest.mark.parametrize(
+    ("stage", "settings", "molecules", "says"),
+    [
+        ("pretrain", TUNING | {"init": "small.safetensors"}, ["CC", "CNC", "CCO"],
+         "corpus: line 3: 'CCO': token 'O' at position 3 is not in the vocabulary. Known: C N. "),
+        ("pretrain", TUNING | {"init": "my.safetensors"}, ["CCO"],
+         "corpus: split 'train' holds one molecule, but one is needed to learn from and another"),
+        ("posttrain", POSTTRAIN | {"prior": "my.safetensors", "agent": "small.safetensors"}, [],
+         "agent: speaks another vocabulary than prior (it lacks 1 O). Take policies"),
+        ("posttrain", POSTTRAIN | {"prior": "small.safetensors", "agent": "my.safetensors"}, [],
+         "agent: speaks another vocabulary than prior (it has also 1 O). Take policies"),
+        ("posttrain", POSTTRAIN | {"prior": "my.safetensors",
+                                   "diversity_filter": {"kind": "murcko", "bucket": 0}}, [],
+         "diversity_filter.bucket: should be greater than or equal to 1 (got 0)"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_and_exit_code_2(
+    here, chemkl, capsys, stage, settings, molecules, says
+):
+    if molecules:
+        here(molecules)
+    Path("in.yaml").write_text(yaml.safe_dump(settings))
+    assert chemkl(stage, "in.yaml", "--out", "run") == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert says in told.err
+    assert len(told.err.splitlines()) == 1
+    assert not Path("run").exists()
+
+
+def test_unknown_keys_of_a_toml_are_named_with_their_lines(here, chemkl, capsys):
+    Path("in.toml").write_text(TOML)
+    assert chemkl("convert", "in.toml", "out.yaml") == 2
+    says = "in.toml:5: parameters.numsmiles: no key that is known here; did you mean 'num_smiles'?"
+    assert capsys.readouterr().err.splitlines()[0] == says
+    for command in ("check", "run", "sample"):
+        assert chemkl(command, "in.toml") == 2
+        assert "becomes one with: chemkl convert in.toml in.yaml" in capsys.readouterr().err
+    assert not Path("out.yaml").exists()
