@@ -230,6 +230,11 @@ class Engine:
         if config.cache is not None and at_home(config.cache).exists():
             self._open(config.cache)  # a file that is no cache is refused now, not hours later
 
+    @property
+    def has_workers(self) -> bool:
+        """Whether there are worker processes, here or on other machines."""
+        return self._pool is not None
+
     def close(self) -> None:
         """End the workers and leave the cache."""
         if self._pool is not None:
@@ -435,6 +440,11 @@ class RewardModel(AbstractContextManager["RewardModel"]):
     def component_names(self) -> list[str]:
         """Names of the components, in the order of the config."""
         return [term.name for term in self._terms]
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether molecules are scored in other processes than this one."""
+        return self._engine.has_workers
 
     @property
     def failures(self) -> Mapping[str, FailureCount]:

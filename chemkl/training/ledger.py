@@ -37,6 +37,11 @@ class BaseLedger(ABC):
         self.n_samples = 0
 
     @property
+    def waits(self) -> bool:
+        """Whether this process has nothing to do while a batch is scored: others score it."""
+        return False
+
+    @property
     def n_calls(self) -> int:
         """Oracle calls spent: distinct valid rows scored."""
         return len(self._paid)
@@ -125,6 +130,11 @@ class Ledger(BaseLedger):
     ) -> None:
         super().__init__(diversity_filter, budget)
         self._reward = reward
+
+    @property
+    def waits(self) -> bool:
+        """Whether worker processes score."""
+        return self._reward.has_workers
 
     def identify(self, rollout: Rollout) -> Sequence[str | None]:
         """Canonicalise the rows; a truncated one is invalid."""

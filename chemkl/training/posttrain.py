@@ -5,6 +5,7 @@ Legend: B rows of a batch, C rows that it carries over from the batch before.
 
 import warnings
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -74,9 +75,11 @@ class Posttrain(lightning.LightningModule):
         # 1. sample from the policy, as far as the budget reaches
         rollout = self.ledger.affordable(self._sample(step))
         learns = self._learns = len(rollout) == self._batch_size
-        # 2. score: a row a sequence, its call counted, its reward filtered for diversity
-        rows = self.ledger.enter(step, rollout)
         with nullcontext() if learns else self._forgotten():
+            if self.ledger.waits:
+                self._builder.ask_ahead(rollout, self.ranks)
+            # 2. score: a row a sequence, its call counted, its reward filtered for diversity
+            rows = self.ledger.enter(step, rollout)
             # 3. ask the policy and the prior for log p
             inputs = self._builder.build(rollout, rows, step, self.ranks, learns=learns)
             # 4. the target at these rows, and the estimator's loss
@@ -239,8 +242,27 @@ class InputBuilder:
         self._reference = reference
         self._objective = objective
         self._seed = seed
+        self._beside: ThreadPoolExecutor | None = None
+        self._asked: Future[Tensor] | None = None
         self._carried: dict[str, Tensor] = {}
         """token_CT, reward_C (float64) and group_C of rows that the next batch has again (msc)."""
+
+    def ask_ahead(self, rollout: Rollout, ranks: Ranks = ALONE) -> None:
+        """Ask the prior about a batch in a thread, while worker processes score it; see `build`.
+
+        Where this process scores itself nothing is gained: both want Python's lock.
+        """
+        if self._beside is None:  # a thread has settings of its own
+            n_threads = (torch.get_num_threads(),)
+            self._beside = ThreadPoolExecutor(
+                1, initializer=torch.set_num_threads, initargs=n_threads
+            )
+        kind = self._reference.device.type
+        rounding = torch.autocast(
+            kind, torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind)
+        )
+        tokens = self._with_carried(rollout)
+        self._asked = self._beside.submit(rounding(self._logp_ref), tokens[ranks.part(len(tokens))])
 
     def build(
         self,
@@ -268,8 +290,11 @@ class InputBuilder:
                 group_B = torch.cat([group_B, self._carried["group"]])
             retained_B = torch.arange(len(reward_B)) >= len(rows)
             duplicate_B = torch.cat([duplicate_B, torch.zeros(len(reward_B) - len(rows)).bool()])
-        with torch.no_grad():
-            logp_ref_B = ranks.logp(self._reference.logp_tokens, tokens)
+        if self._asked is None:
+            logp_ref_B = ranks.logp(self._logp_ref, tokens)
+        else:
+            logp_ref_B = ranks.with_others(self._asked.result())
+            self._asked = None
         return LossInputs(
             logp_policy=self._logp_policy(rollout, tokens, ranks).cpu(),
             logp_ref=logp_ref_B,
@@ -307,6 +332,10 @@ class InputBuilder:
         return joined(
             rollout.tokens, self._carried["tokens"].to(rollout.tokens.device), rollout.end_id
         )
+
+    @torch.no_grad()
+    def _logp_ref(self, token_BT: Tensor) -> Tensor:
+        return self._reference.logp_tokens(token_BT)
 
     def _logp_policy(self, rollout: Rollout, tokens: Tensor, ranks: Ranks) -> Tensor:
         """Log-probabilities with graph, of a pass over the rows that sampling left without one."""

@@ -2,10 +2,12 @@
 
 import math
 import shutil
+import threading
 from itertools import pairwise
 
 import lightning
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -33,12 +35,14 @@ ESTIMATORS = ["reinvent", "rloo", "log_variance"]
 def make_module(tiny_prior, tmp_path):
     """Put a module together from the tiny prior, or from a policy and its prior."""
 
-    def make(objective=None, policies=None, diversity_filter=None, budget=100_000, **changes):
+    def make(
+        objective=None, policies=None, diversity_filter=None, budget=100_000, workers=1, **changes
+    ):
         policy, prior = policies or (load_policy(tiny_prior), load_policy(tiny_prior))
         settings = {
             "batch_size": 16, "most_samples": 100_000, "learning_rate": 1e-3, "seed": 0,
         }  # fmt: skip
-        reward = RewardModel.from_config(REWARD)
+        reward = RewardModel.from_config({**REWARD, "workers": workers})
         return Posttrain(
             policy,
             freeze(prior),
@@ -281,6 +285,34 @@ def test_msc_has_one_row_of_the_batch_before_again(make_module, fit, monkeypatch
         # the reference's pass over another batch differs in the last bits
         assert float(earlier.logp_ref[row]) == pytest.approx(float(later.logp_ref[-1]), abs=1e-4)
         assert earlier.reward[row] == later.reward[-1]
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_the_prior_is_asked_while_workers_score(make_module, fit, tmp_path, precision):
+    seen = []
+
+    def trained(workers):
+        module = make_module({**MARA, "estimator": "msc"}, workers=workers)  # rows are carried
+        original = module.reference.logp_tokens
+
+        def logp_tokens(token_BT):
+            rounds = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
+            settings = torch.is_grad_enabled(), torch.get_num_threads(), *rounds
+            seen.append((threading.current_thread(), settings))
+            return original(token_BT)
+
+        module.reference.logp_tokens = logp_tokens
+        trace = fit(module, 3, precision=precision)
+        shutil.rmtree(tmp_path / "trace")
+        return trace, weights(module.policy)
+
+    (trace, learnt), (beside, same) = trained(1), trained(2)
+    pd.testing.assert_frame_equal(trace, beside, check_exact=True)
+    assert all(torch.equal(value, same[name]) for name, value in learnt.items())
+    threads, settings = zip(*seen, strict=True)
+    assert {*threads[:3]} == {threading.current_thread()}
+    assert threading.current_thread() not in threads[3:]
+    assert len({*settings}) == 1
 
 
 def test_fresh_samples_of_the_prior_are_drawn_for_who_asks(make_module, fit, tiny_prior):
