@@ -1,12 +1,16 @@
-"""Standardisation filters of reinvent-chemistry, checked when named and reported when they drop."""
+"""Standardisation filters, reinvent-chemistry's and two of RDKit's, checked when named."""
 
+import hashlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from rdkit import Chem
+from rdkit.Chem import rdMolDescriptors
+from rdkit.Chem.EnumerateStereoisomers import EnumerateStereoisomers, StereoEnumerationOptions
+from rdkit.Chem.MolStandardize import rdMolStandardize
 from reinvent_chemistry.enums import FilterTypesEnum
 from reinvent_chemistry.standardization.filter_registry import FilterRegistry
 
@@ -20,6 +24,7 @@ PARAMETER_TYPES: dict[str, Any] = {
     "remove_long_side_chains": bool,
     "neutralise_charges": bool,
     "vocabulary": list[str],
+    "share": Annotated[float, Field(ge=0, le=1)],
 }
 """Types of the filters' parameters, which reinvent-chemistry does not declare. Its parameter
 ``reactions`` (pairs of molecules) cannot be written in a config and is not offered."""
@@ -27,15 +32,67 @@ PARAMETER_TYPES: dict[str, Any] = {
 FILTER_NAMES = tuple(sorted(v for k, v in vars(FilterTypesEnum).items() if k.isupper()))
 """The filters of reinvent-chemistry's registry, by name."""
 
+_CLEANUP = rdMolStandardize.CleanupParameters()
+_CLEANUP.preferOrganic = True  # type: ignore[assignment]  # RDKit's stubs are wrong
+_STRAINED = Chem.MolFromSmarts("[R2;r3,r4]")
+_TO_CLEAN = Chem.MolFromSmarts(
+    "[!+0,!0*,$([#16X3]=O),!#1&!#5&!#6&!#7&!#8&!#9&!#14&!#15&!#16&!#17&!#34&!#35&!#53]"
+)
+"""Charges, isotopes, sulfoxides, metals: a molecule of one fragment without is its own parent."""
+
+
+def parent(mol: Chem.Mol) -> Chem.Mol:
+    """The largest organic fragment, uncharged, without isotopes; stereochemistry stays.
+
+    RDKit's rdMolStandardize: metals are cut off, groups normalised (sulfoxides and nitro groups
+    are charge-separated), acids and bases neutral. Charges that no proton makes stay.
+    """
+    if not mol.HasSubstructMatch(_TO_CLEAN) and len(Chem.GetMolFrags(mol)) == 1:
+        return mol
+    mol = Chem.Mol(mol)
+    for atom in mol.GetAtoms():
+        atom.SetIsotope(0)
+    return rdMolStandardize.ChargeParent(mol, _CLEANUP)
+
+
+def assign_stereo(mol: Chem.Mol, share: float = 1.0) -> Chem.Mol:
+    """Set every centre and double bond that is open to a configuration at random.
+
+    So in a `share` of the molecules; the others stay open, and so does one with a bridge or with a
+    ring of three or four atoms fused to another: its shape forbids some configurations. A hash of
+    the molecule decides, so that the same line always becomes the same isomer.
+    """
+    flat = Chem.MolToSmiles(mol, isomericSmiles=False)
+    digest = hashlib.blake2b(flat.encode(), digest_size=16).digest()
+    chosen = int.from_bytes(digest[:8], "big") < share * 2**64
+    if (
+        not chosen
+        or rdMolDescriptors.CalcNumBridgeheadAtoms(mol)
+        or mol.HasSubstructMatch(_STRAINED)
+    ):
+        return mol
+    seed = int.from_bytes(digest[8:], "big")
+    options = StereoEnumerationOptions(maxIsomers=1, rand=seed)  # type: ignore[no-untyped-call]
+    isomers: Iterator[Chem.Mol] = EnumerateStereoisomers(mol, options)  # type: ignore[no-untyped-call]
+    return next(isomers)
+
+
+OWN_FILTERS: dict[str, Callable[..., Chem.Mol]] = {
+    "parent": parent,
+    "assign_stereo": assign_stereo,
+}
+"""Filters beside reinvent-chemistry's; these keep stereochemistry."""
+
 
 class Standardiser:
     """Takes one SMILES through named filters, in order: ``(smiles, None)`` or ``(None, reason)``.
 
     What reinvent-chemistry 0.0.51 does, so that nobody is surprised:
 
-    1. Stereochemistry and isotopes are dropped as soon as there is one filter. Its own
+    1. Stereochemistry and isotopes are dropped as soon as there is one of its filters. Its own
        standardiser writes flat SMILES, and must: ``neutralise_charges`` inverts some stereocentres
-       and forgets E/Z. Without filters this is `read_molecule`, which keeps both.
+       and forgets E/Z. Without filters this is `read_molecule`, which keeps both; `OWN_FILTERS`
+       keep stereochemistry.
     2. ``min_heavy_atoms < n < max_heavy_atoms``: both limits are themselves refused.
     3. ``default`` (and ``valid_size``) refuses chains of five carbons outside rings unless
        ``remove_long_side_chains`` is false, and elements other than C N O F S Cl Br unless
@@ -55,7 +112,7 @@ class Standardiser:
             name, parameters, wrong = _check_filter(given, registry)
             problems += [f"filters[{index}]: {problem}" for problem in wrong]
             if not wrong:
-                self._steps.append((name, partial(registry.get_filter(name), **parameters)))
+                self._steps.append((name, partial(_filter(name, registry), **parameters)))
         InputError.refuse(problems)
 
     def __reduce__(self) -> tuple[type["Standardiser"], tuple[list[dict[str, Any]]]]:
@@ -74,13 +131,18 @@ class Standardiser:
                     mol = work(mol)
                 if mol is None or mol.GetNumAtoms() == 0:
                     return None, f"dropped by filter {name}"
-            with step("writing without stereochemistry"):
-                flat = read_molecule(Chem.MolToSmiles(mol, isomericSmiles=False))
+            with step("writing what the filters left"):
+                keeps_stereo = all(name in OWN_FILTERS for name, _ in self._steps)
+                found = read_molecule(Chem.MolToSmiles(mol, isomericSmiles=keeps_stereo))
         except MoleculeError as error:
             return None, str(error)
-        if flat.canonical_smiles is None:
-            return None, f"not a molecule after the filters: {flat.reason}"
-        return flat.canonical_smiles, None
+        if found.canonical_smiles is None:
+            return None, f"not a molecule after the filters: {found.reason}"
+        return found.canonical_smiles, None
+
+
+def _filter(name: str, registry: FilterRegistry) -> Callable[..., Chem.Mol | None]:
+    return OWN_FILTERS.get(name) or registry.get_filter(name)
 
 
 def _check_filter(
@@ -88,14 +150,15 @@ def _check_filter(
 ) -> tuple[str, dict[str, Any], list[str]]:
     """A filter's name, its parameters in their right types, and what is wrong with them."""
     name = given.get("name")
-    if not isinstance(name, str) or name not in FILTER_NAMES:
-        return "", {}, [f"unknown filter {name!r}{did_you_mean(str(name), FILTER_NAMES)}"]
+    names = (*FILTER_NAMES, *OWN_FILTERS)
+    if not isinstance(name, str) or name not in names:
+        return "", {}, [f"unknown filter {name!r}{did_you_mean(str(name), names)}"]
     problems = [
         f"unknown key {key!r}; a filter has a name and parameters"
         for key in given
         if key not in {"name", "parameters"}
     ]
-    signature = inspect.signature(registry.get_filter(name)).parameters
+    signature = inspect.signature(_filter(name, registry)).parameters
     allowed = [parameter for parameter in signature if parameter in PARAMETER_TYPES]
     parameters: dict[str, Any] = {}
     for key, value in (given.get("parameters") or {}).items():

@@ -131,6 +131,9 @@ class FileReference(SmilesFile):
 
     kind: Literal["file"]
     """A file of yours."""
+    split: str | None = Field(None, exclude_if=lambda split: split is None)
+    """Take only this split of a corpus that the prepare stage wrote, for example test; null: all of
+    the file."""
 
 
 def _as_reference(value: Any) -> Any:

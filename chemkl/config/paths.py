@@ -92,6 +92,24 @@ then in the working directory, then among the files that come with chemkl. Withi
 an earlier job will write counts as there."""
 
 
+def _find_model(path: Path, info: ValidationInfo) -> Path:
+    beside = [place for place in places_of(path, info.context or {}) if place.is_file()]
+    named = shipped.model(path)
+    if named != path and not beside:
+        return named
+    try:
+        return _find(path, info)
+    except ValueError as error:
+        if str(path) != path.name:
+            raise
+        known = did_you_mean(str(path), shipped.priors())
+        raise ValueError(f"{error}. No prior that comes with chemkl{known}") from None
+
+
+ModelPath = Annotated[Path, AfterValidator(_find_model)]
+"""The same of a model file, or the name of a prior that comes with chemkl: chembl, moses."""
+
+
 def _find_data(path: Path, info: ValidationInfo) -> Path:
     if not is_piped(path):
         return _find(path, info)

@@ -24,7 +24,7 @@ from chemkl.config.objective import (
     objective_of,
     plain_estimator,
 )
-from chemkl.config.paths import InputPath
+from chemkl.config.paths import ModelPath
 from chemkl.config.reward import RewardSource
 
 Precision = Annotated[
@@ -215,9 +215,9 @@ class CallbacksConfig(Config):
 class PosttrainConfig(Config):
     """KL-regularised reinforcement learning of a SMILES generator (arXiv 2510.20817)."""
 
-    prior: InputPath
+    prior: ModelPath
     """Model file of the reference policy pi_ref; it stays as it is."""
-    agent: InputPath | None = None
+    agent: ModelPath | None = None
     """Model file of the policy to start from, with the prior's vocabulary; null: the prior."""
     reward: RewardSource
     """What a molecule is paid: components and aggregate, or the path of a file that holds them."""

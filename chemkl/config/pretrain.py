@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, FiniteFloat, ValidationInfo
 
 from chemkl.config.base import CalledByKind, Config, Distinct, by_kind, twice_in
-from chemkl.config.paths import InputPath
+from chemkl.config.paths import InputPath, ModelPath
 from chemkl.config.posttrain import Precision, TrainerSettings
 
 MaxLength = Annotated[
@@ -161,7 +161,7 @@ class PretrainConfig(MaximumLikelihood):
     valid_share: float = Field(0.1, gt=0, lt=1, exclude_if=lambda share: share == 0.1)
     """Share of train_split that is held back where valid_split is null, by seed; at least one
     molecule, whatever the share: for small sets, of which a split by hash may be empty."""
-    init: InputPath | None = Field(None, exclude_if=lambda path: path is None)
+    init: ModelPath | None = Field(None, exclude_if=lambda path: path is None)
     """Model file to begin with (.safetensors, or .prior of REINVENT), which is fine-tuned: network
     and tokens are its own, so model and tokens are left out. null: new weights."""
     extend_vocabulary: bool = Field(default=False, exclude_if=lambda extend: not extend)

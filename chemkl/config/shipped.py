@@ -39,6 +39,22 @@ def names() -> tuple[str, ...]:
 
 
 @cache
+def priors() -> dict[str, Path]:
+    """The model files that come with chemkl, by the names that stand for them: chembl, moses."""
+    files = [PurePath(name) for name in names() if name.startswith("data/priors/")]
+    return {file.stem: root() / file for file in files if file.suffix == ".safetensors"}
+
+
+def model(path: str | Path) -> Path:
+    """A model file; that of a prior that comes with chemkl where its name stands for one.
+
+    A file of the user's of that name comes first, a folder does not.
+    """
+    named = priors().get(str(path))
+    return Path(path) if named is None or Path(path).is_file() else named
+
+
+@cache
 def _known() -> frozenset[str]:
     """What a config may name: every file, and each folder of a corpus."""
     folders = {PurePath(name).parent.as_posix() for name in names() if name.startswith("data/")}

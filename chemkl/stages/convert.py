@@ -1,5 +1,6 @@
 """`chemkl convert`: models, configs of REINVENT4, Parquet files; and `chemkl show` of a model."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -7,16 +8,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rdkit import Chem
 from rich.console import RenderableType
 from rich.text import Text
 
 from chemkl import __version__
-from chemkl.config import InputError
+from chemkl.chem.molecules import silenced
+from chemkl.config import InputError, shipped
 from chemkl.config.document import Document, dump
 from chemkl.display import facts, plain_table, say
 from chemkl.peers import Notes, read_config, translate
 from chemkl.policies import load_policy, read_header, save_policy
 from chemkl.policies.reinvent import is_reinvent, write_reinvent
+from chemkl.policies.tokenizer import tokenize
 from chemkl.results.provenance import sha256_of
 from chemkl.stages import export
 from chemkl.stages.check import check_file
@@ -24,6 +28,8 @@ from chemkl.stages.output_files import check_outputs, written_out
 from chemkl.stages.registry import MODELS, STAGES
 from chemkl.stages.runner import free_name
 
+ELEMENTS = ("C", "N", "O", "F", "P", "S", "Cl", "Br", "I", "B", "Si", "Se")
+"""Elements of drugs; the others are told as metals, which nearly all of them are."""
 CONFIGS = (".yaml", ".yml")
 """How the configs that are written end."""
 
@@ -53,7 +59,7 @@ def convert(
     Raises:
         InputError: one of the files, or an option that does not fit; then nothing was written.
     """
-    source, target = Path(source), Path(target)
+    source, target = shipped.model(source), Path(target)
     form, endings = "Parquet", tuple[str, ...]()
     if target.suffix.lower() in CONFIGS or source.suffix.lower() == ".toml":
         form, endings = "config", CONFIGS
@@ -187,21 +193,56 @@ def describe_model(path: Path) -> Iterator[RenderableType]:
     """
     header, policy = read_header(path), load_policy(path)
     sizes = ", ".join(f"{key} {value}" for key, value in header["architecture"].items())
-    tokens = header["vocabulary"]
+    tokens, sha256 = header["vocabulary"], sha256_of(path)
+    writes, lacks = abilities(tokens)
     yield Text(str(path), style="bold")
     yield facts(
         [
             ("format", "REINVENT" if is_reinvent(path) else "chemkl"),
-            ("sha256", sha256_of(path)),
+            ("sha256", sha256),
             ("network", sizes),
             ("parameters", f"{_parameters(policy):,}"),
             ("vocabulary", f"{len(tokens)} tokens: {' '.join(tokens)}"),
+            ("writes", ", ".join(writes) or "nothing that is special"),
+            ("cannot write", ", ".join(lacks)),
         ]
     )
+    if sha256 in (cards := _cards()):
+        yield ""
+        yield Text("Card", style="bold")
+        yield facts(cards[sha256].items())
     for title, rows in (("Layers", _layers(policy)), ("Origin", _origin(header["provenance"]))):
         yield ""
         yield Text(title, style="bold")
         yield facts(rows) if title == "Origin" else _table(rows)
+
+
+def _cards() -> dict[str, dict[str, str]]:
+    """Corpus, figures and licence of the priors that come with chemkl, by their sha256."""
+    cards = json.loads((shipped.root() / "data/priors/cards.json").read_text(encoding="utf-8"))
+    return {card.pop("sha256"): card for card in cards.values()}
+
+
+def abilities(tokens: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What of chemistry a vocabulary has tokens for, and what it has none for."""
+    single = {part for token in tokens[2:] for part in tokenize(token)}
+    with silenced():
+        atoms = [atom for token in single if (atom := Chem.AtomFromSmiles(token)) is not None]
+    elements = {atom.GetSymbol() for atom in atoms}
+    brackets = "".join(token for token in single if token.startswith("["))
+    features = {
+        **{element: element in elements for element in ELEMENTS},
+        "metals": bool(elements - {*ELEMENTS, "*", "H"}),
+        "positive charges": any(atom.GetFormalCharge() > 0 for atom in atoms),
+        "negative charges": any(atom.GetFormalCharge() < 0 for atom in atoms),
+        "stereocentres (@)": "@" in brackets,
+        "double-bond geometry (/)": "/" in single,
+        "salts and other pairs of molecules (.)": "." in single,
+        "isotopes": any(atom.GetIsotope() for atom in atoms),
+        "more than 9 open rings (%)": any(token.startswith("%") for token in single),
+    }
+    has = [name for name, there in features.items() if there]
+    return has, [name for name, there in features.items() if not there]
 
 
 def _parameters(policy: Any) -> int:

@@ -187,7 +187,7 @@ def show(
 
 
 def _parts(what: str, name: str | None, asked: Asked, width: int) -> Iterable[RenderableType]:
-    path = Path(what)
+    path = shipped.model(what)
     if what in SHOWN and (name is not None or not list_parts(path)):  # a run may be called so
         asked.refuse(f"chemkl show {what}", *(field.name for field in fields(asked)))
         return SHOWN[what](name)
@@ -197,7 +197,8 @@ def _parts(what: str, name: str | None, asked: Asked, width: int) -> Iterable[Re
         there = False
     ending, problem = path.suffix.lower() if there and path.is_file() else "", ""
     if not there:
-        nothing = f"no such run folder or Parquet file{did_you_mean(what, SHOWN)}"
+        known = did_you_mean(what, [*SHOWN, *shipped.priors()])
+        nothing = f"no such run folder or Parquet file{known}"
         problem = f"cannot show {what!r}: {nothing}"
     elif name is not None:
         problem = f"chemkl show {what} {name}: a path takes no name after it"

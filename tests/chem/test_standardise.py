@@ -3,6 +3,7 @@ import pickle
 
 import pytest
 from rdkit import Chem, rdBase
+from rdkit.Chem.MolStandardize import rdMolStandardize
 from reinvent_chemistry.standardization.filter_configuration import FilterConfiguration
 from reinvent_chemistry.standardization.filter_registry import FilterRegistry
 
@@ -109,7 +110,7 @@ def test_every_problem_is_named_at_once():
     assert [line.split(":")[0] for line in lines] == [
         f"filters[{i}]" for i in (0, 1, 1, 2, 3, 4, 5)
     ]
-    assert "unknown filter 'defalt'; did you mean 'default'? Known: aliphatic_chain" in lines[0]
+    assert "unknown filter 'defalt'; did you mean 'default'? Known: default, " in lines[0]
     assert "unknown parameter 'min_heavy'; did you mean 'min_heavy_atoms'?" in lines[1]
     assert "max_heavy_atoms = 'many': Input should be a valid integer" in lines[2]
     assert "unknown parameter 'a'; it takes none" in lines[3]
@@ -132,4 +133,65 @@ def test_names_and_parameters_are_those_of_the_installed_package():
     assert len(FILTER_NAMES) == 12
     filters = map(FilterRegistry().get_filter, FILTER_NAMES)
     offered = {parameter for work in filters for parameter in inspect.signature(work).parameters}
-    assert offered - {"mol", "reactions"} == set(PARAMETER_TYPES)
+    assert offered - {"mol", "reactions"} == set(PARAMETER_TYPES) - {"share"}  # our own
+
+
+# ---- filters that keep stereochemistry
+
+
+@pytest.mark.parametrize(
+    ("smiles", "expected"),
+    [
+        ("C[C@H]([NH3+])C(=O)[O-].[Cl-]", "C[C@H](N)C(=O)O"),
+        ("F/C=C/C(=O)[O-].[K+]", "F/C=C/C(=O)O"),
+        ("C[N+](C)(C)CCO.[Cl-]", "C[N+](C)(C)CCO"),  # no proton can make it neutral
+        ("CC[S@](C)=O", "CC[S@+](C)[O-]"),  # the same neighbours in the same order
+        ("[2H]C([2H])([2H])Oc1ccccc1", "COc1ccccc1"),
+        ("OCC[18F]", "OCCF"),
+        ("CO.OC(=O)CCCCCCCCC(=O)O.[Zn+2]", "OC(=O)CCCCCCCCC(=O)O"),
+        ("[Na+].[Br-].[Br-].CC", "CC"),  # organic before large
+        ("O[C@@H](C)F", "C[C@H](O)F"),
+    ],
+)
+def test_a_parent_is_one_uncharged_molecule_with_its_stereochemistry(smiles, expected):
+    found = Standardiser([{"name": "parent"}])(smiles)
+    assert found == (Chem.CanonSmiles(expected), None)
+
+
+def test_a_molecule_is_taken_for_its_own_parent_only_where_it_is(real_smiles):
+    for smiles in real_smiles[:100]:
+        mol = Chem.MolFromSmiles(smiles)
+        theirs = rdMolStandardize.ChargeParent(mol)
+        assert Standardiser([{"name": "parent"}])(smiles) == (Chem.MolToSmiles(theirs), None)
+
+
+def open_places(smiles):
+    places = Chem.FindMolChiralCenters(
+        Chem.MolFromSmiles(smiles), includeUnassigned=True, useLegacyImplementation=False
+    )
+    return [mark for _, mark in places].count("?")
+
+
+def test_open_stereochemistry_is_assigned_and_given_stereochemistry_kept():
+    assign = Standardiser([{"name": "assign_stereo"}])
+    isomers = {Chem.CanonSmiles(f"{c}/C=C{g}C(=O)NC(F)Cl") for c in "C" for g in "/\\"}
+    found, reason = assign("CC=CC(=O)NC(F)Cl")
+    assert reason is None
+    assert found == assign("CC=CC(=O)NC(F)Cl")[0]
+    assert open_places(found) == 0
+    assert Chem.CanonSmiles(found.replace("@", "")) in isomers
+    kept = assign("C[C@H](O)C(F)Cl")[0]
+    assert kept in {Chem.CanonSmiles(f"C[C@H](O)[C@{mark}H](F)Cl") for mark in ("", "@")}
+    for strained in ("CC1CC2CCC1C2O", "CC1C2CCCC12"):  # a bridge, a fused ring of three
+        assert assign(strained) == (Chem.CanonSmiles(strained), None)
+
+
+def test_a_share_of_the_molecules_stays_open():
+    smiles = [f"C{'C' * i}C(F)N{'C' * j}" for i in range(20) for j in range(20)]
+    half = Standardiser([{"name": "assign_stereo", "parameters": {"share": 0.5}}])
+    n_assigned = sum("@" in half(text)[0] for text in smiles)
+    assert 150 < n_assigned < 250  # 400 x 0.5, five standard deviations
+    n_left = sum(half(text)[0].count("@@") == 1 for text in smiles)
+    assert n_assigned / 4 < n_left < n_assigned * 3 / 4  # either hand
+    with pytest.raises(InputError, match="share = 2: Input should be less than or equal to 1"):
+        Standardiser([{"name": "assign_stereo", "parameters": {"share": 2}}])

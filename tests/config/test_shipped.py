@@ -86,6 +86,44 @@ def test_a_users_config_reads_shipped_files(elsewhere, written):
     assert load_config(Settings, "mine.yaml").prior == ROOT / PRIOR
 
 
+@pytest.mark.parametrize(
+    ("stage", "config", "key"),
+    [
+        ("posttrain", "quickstart", "prior"),
+        ("posttrain", "quickstart", "agent"),
+        ("forecast", "quickstart", "prior"),
+        ("sample", "prior", "policy"),
+        ("sample", "beta_scale", "prior"),
+        ("pretrain", "fine_tune", "init"),
+    ],
+)
+def test_a_prior_is_named_in_any_config(elsewhere, stage, config, key):
+    Path("moses").mkdir()  # a folder is no model file
+
+    def found(value, here=Path()):
+        data = yaml.safe_load((ROOT / f"configs/{stage}/{config}.yaml").read_text())
+        made = {"pretrain": {"corpus": str(elsewhere)}, "sample": {"policy": "moses"}}
+        data |= made.get(stage, {}) | {key: value}
+        (here / "mine.yaml").write_text(yaml.safe_dump(data))
+        return getattr(STAGES[stage].load(here / "mine.yaml"), key)
+
+    assert found("moses") == ROOT / PRIOR
+    with pytest.raises(
+        InputError, match=rf"{key}: no such .* did you mean 'moses'\? Known: .*moses"
+    ):
+        found("mosse")
+    folder = Path("of_mine")
+    folder.mkdir()
+    (folder / "moses").write_text("mine")  # beside the config
+    assert found("moses", folder) == elsewhere / "of_mine/moses"
+
+
+def test_a_prior_is_named_in_a_mixture_too():
+    members = {name: {"policy": "moses", "weight": 0.5} for name in "ab"}
+    config = STAGES["sample"].load({"mixture": {"policies": members}})
+    assert {*config.mixture.models.values()} == {ROOT / PRIOR}
+
+
 @pytest.mark.parametrize("value", ["qed_sa", "rewards/qed_sa", "configs/rewards/qed_sa.yaml"])
 def test_a_reward_is_named_too(value):
     reward = STAGES["posttrain"].load("quickstart", [f"reward={value}"]).reward

@@ -58,6 +58,9 @@ def test_settings_that_keep_a_molecule(smiles, settings, expected):
 
 def test_settings_that_drop_a_molecule():
     assert clean("CCCBr", max_tokens=3).reason == "too many tokens: 4, at most 3"
+    dropped = clean("C[Si]NP", tokens=["C", "N"])
+    assert (dropped.smiles, dropped.reason) == (None, "rare token: P [Si]")
+    assert clean("CCN", tokens=["C", "N"]).smiles == "CCN"
     dropped = clean("CCN", standardise=[C_AND_O])
     assert dropped.reason == "dropped by filter allowed_atom_type"
     assert clean("C1C", standardise=[C_AND_O]).reason.startswith("not parsable")

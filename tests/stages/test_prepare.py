@@ -204,7 +204,9 @@ def small_moses(tmp_path, monkeypatch):
             packed = gzip.compress("\n".join(["SMILES,SPLIT", *rows]).encode())
             archive.writestr(f"moses/dataset/data/{split}.csv.gz", packed)
     wheel = Wheel("molsets", "0.3.1", hashlib.sha256(path.read_bytes()).hexdigest())
-    monkeypatch.setitem(sources._MEMBERS, "moses", (wheel, sources._MEMBERS["moses"][1]))
+    monkeypatch.setitem(
+        sources._MEMBERS, "moses", [(wheel, *member[1:]) for member in sources._MEMBERS["moses"]]
+    )
     return {"source": "moses", "cache": str(cache), "n_workers": 1}
 
 
@@ -241,7 +243,7 @@ def test_a_new_split_leaves_the_sources_own_in_the_table_of_dropped(tmp_path, sm
         ({"split": "scafold"}, r"'scafold' is not known; did you mean 'scaffold'\? Known: given"),
         ({"standardise": [{"name": "largest"}]}, r"filters\[0\]: unknown filter 'largest'.*Known:"),
         ({"max_token": 3}, r"max_token: not a known key; did you mean 'max_tokens'"),
-        ({"source": {"kind": "zinc"}}, r"'zinc' is not known.* Known: chembl_sample, file, mose"),
+        ({"source": {"kind": "zinc"}}, r"'zinc' is not known.* Known: chembl, chembl_sample, file"),
     ],
 )
 def test_a_mistake_is_one_clear_error_and_makes_no_folder(tmp_path, many, settings, message):

@@ -266,8 +266,8 @@ def test_the_tables_of_an_evaluation_can_be_asked_too(tmp_path, file):
         (
             ["reward"],
             "cannot show 'reward': no such run folder or Parquet file; did you mean 'rewards'? "
-            "Known: config, configs, estimators, filters, metrics, rewards, shapers, stages, "
-            "targets, transforms",
+            "Known: config, configs, estimators, filters, metrics, moses, rewards, shapers, "
+            "stages, targets, transforms",
         ),
         (["x" * 300], "no such run folder or Parquet file. Known: config, configs, estimators"),
         (["rewards", "qedd"], "unknown component 'qedd'; did you mean 'qed'?"),
