@@ -220,6 +220,7 @@ def _scoring(config: Section, parameters: Section, place: Place) -> list[Job]:
 def _sampling(config: Section, parameters: Section, place: Place) -> list[Job]:
     parameters.needless(
         output_file=f"the table {IN_THE_FOLDER}",
+        tb_logdir="what samples are like, chemkl evaluate tells",
         unique_molecules="repeats stay in the table; chemkl evaluate counts them",
         randomize_smiles="changes nothing for a model of whole molecules",
         isomeric_smiles="changes nothing for a model of whole molecules",

@@ -214,6 +214,8 @@ def translate_scoring(section: Section, place: Place) -> dict[str, Any]:
     if aggregate is None:
         section.gap("type", f"there is no aggregation {name!r} of scores here")
     section.only("use_pumas", False, "the transforms of PUMAS are not offered here")
+    if section.data.get("parallel") is False:  # of earlier versions
+        del section.data["parallel"]
     workers = section.take("parallel", int, 1)
     parts: list[dict[str, Any]] = []
     if "component" not in section.data:

@@ -10,6 +10,7 @@ Shape legend: B sequences, T tokens, V vocabulary, H hidden units, E numbers per
 import json
 import pickle
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -150,14 +151,8 @@ def write_reinvent(
     Raises:
         InputError: another kind of policy, or one with fragments for tokens.
     """
+    policy = as_reinvents(policy, path)
     sizes = policy.architecture
-    if not isinstance(policy, RnnPolicy) or "projection_size" in sizes:
-        what = sizes["kind"] if sizes["kind"] != RnnPolicy.kind else "one with a projection"
-        raise InputError(f"{path}: REINVENT has plain LSTM and GRU models only, not {what}")
-    if policy.vocabulary.has_fragments:
-        raise InputError(
-            f"{path}: the model's tokens are fragments (tokens.merges), which REINVENT would split"
-        )
     weights = {k: v.detach().cpu().clone() for k, v in policy.state_dict().items()}
     weights["embedding.weight"][END_ID] = fit_end_row(policy, torch.Generator().manual_seed(seed))
     theirs = {new: old for old, new in PARTS.items()}
@@ -185,6 +180,19 @@ def write_reinvent(
     }
     with atomic_file(Path(path), parents=True) as aside:
         torch.save(content, aside)
+
+
+def as_reinvents(policy: Policy, path: str | Path) -> RnnPolicy:
+    """Return a policy that REINVENT has the network and the tokens for; refuse another."""
+    sizes = policy.architecture
+    if not isinstance(policy, RnnPolicy) or "projection_size" in sizes:
+        what = sizes["kind"] if sizes["kind"] != RnnPolicy.kind else "one with a projection"
+        raise InputError(f"{path}: REINVENT has plain LSTM and GRU models only, not {what}")
+    if policy.vocabulary.has_fragments:
+        raise InputError(
+            f"{path}: the model's tokens are fragments (tokens.merges), which REINVENT would split"
+        )
+    return policy
 
 
 def fit_end_row(policy: RnnPolicy, generator: torch.Generator, n_molecules: int = 2000) -> Tensor:
@@ -237,6 +245,8 @@ def _renamed(name: str, parts: Mapping[str, str] = PARTS) -> str:
 
 def _unpickled(path: Path) -> Mapping[str, Any]:
     """Read the dict of a file with tensors, plain values and stand-ins alone."""
+    if _is_compressed(path):
+        raise InputError(f"{path}: refused: its records are compressed. {_FIX}")
     stand_ins: list[tuple[type, str]] = []
     content: Mapping[str, Any]
     while True:
@@ -259,6 +269,15 @@ def _unpickled(path: Path) -> Mapping[str, Any]:
     if missing:
         raise InputError(f"{path}: has no {', '.join(missing)}. {_FIX}")
     return content
+
+
+def _is_compressed(path: Path) -> bool:
+    """Whether an archive may hold more than its size."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist())
+    except Exception:  # noqa: BLE001 - no archive, or a damaged one, of which torch says why
+        return False
 
 
 def _tokens(vocabulary: Any, path: str | Path) -> dict[str, int]:
@@ -289,6 +308,8 @@ def _is_plain(value: Any) -> bool:
         and value.is_floating_point()
         and value.layout == torch.strided
         and value.device.type == "cpu"
+        # else a file of a few bytes stands for more memory than there is
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
     )
 
 

@@ -19,7 +19,7 @@ from chemkl.config.document import Document, dump
 from chemkl.display import facts, plain_table, say
 from chemkl.peers import Notes, read_config, translate
 from chemkl.policies import load_policy, read_header, save_policy
-from chemkl.policies.reinvent import is_reinvent, write_reinvent
+from chemkl.policies.reinvent import as_reinvents, is_reinvent, write_reinvent
 from chemkl.policies.tokenizer import tokenize
 from chemkl.results.provenance import sha256_of
 from chemkl.stages import export
@@ -180,6 +180,7 @@ def _convert_model(source: Path, target: Path) -> str:
             "creation_date": source.stat().st_mtime,
             "comments": [f"converted by chemkl {__version__}"],
         }
+        policy = as_reinvents(policy, target)
         say("fits the embedding of the end token, which takes some minutes")
         write_reinvent(policy, target, metadata=metadata)
     return f"{_parameters(policy):,} parameters, {len(policy.vocabulary)} tokens"

@@ -171,10 +171,10 @@ def test_a_stage_that_ends_by_its_mean_score(here):
 
 
 def test_sampling_scoring_and_transfer_learning(here):
-    config, _ = converted(SAMPLING)
+    config, _ = converted(SAMPLING + "tb_logdir = 'tb'\n")
     assert config == {"policy": "my.prior", "n": 12}
     assert len(read_table(sample("out.yaml", here / "samples"))) == 12
-    config, text = converted(SCORES)
+    config, text = converted(SCORES.replace("[scoring]", "[scoring]\nparallel = false"))
     assert config == {"file": "a.csv", "format": "csv", "column": "SMI", "reward": REWARD}
     assert "#   chemkl score a.csv --config out.yaml --out scores.csv" in text
     assert check_file("out.yaml").kind == "score"

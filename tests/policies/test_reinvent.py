@@ -3,6 +3,7 @@
 import os
 import pickle
 import sys
+import zipfile
 from types import ModuleType
 
 import pytest
@@ -210,6 +211,10 @@ def changed(**parts):
         (changed(network__x=torch.eye(2).to_sparse()), "expected plain tensors"),
         (changed(network__x=torch.eye(2, dtype=torch.complex64)), "expected plain tensors"),
         (changed(network__x=torch.eye(2, device="meta")), "expected plain tensors"),
+        (
+            changed(network__x=torch.zeros(1, dtype=torch.half).expand(10**6, 10**6)),
+            "expected plain tensors",
+        ),  # two bytes that stand for two terabytes
         (changed(**{"network__linear.bias": torch.zeros(12)}), "under two names"),
         (changed(vocabulary={"tokens": {"$": 0, "^": 1, "": 2}}), r"a\.prior: .*single tokens"),
     ],
@@ -220,6 +225,19 @@ def test_what_does_not_fit_is_named(tmp_path, change, says):
     torch.save(content, tmp_path / "a.prior")
     with pytest.raises(InputError, match=says):
         read_reinvent(tmp_path / "a.prior")
+
+
+def test_an_archive_that_unpacks_to_more_than_its_size_is_refused(tmp_path):
+    torch.save(reinvent_dict(policy_of()), tmp_path / "whole.prior")
+    with (
+        zipfile.ZipFile(tmp_path / "whole.prior") as whole,
+        zipfile.ZipFile(tmp_path / "packed.prior", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for record in whole.infolist():
+            packed.writestr(record.filename, whole.read(record))
+    read_reinvent(tmp_path / "whole.prior")
+    with pytest.raises(InputError, match=r"packed\.prior: refused: its records are compressed"):
+        read_reinvent(tmp_path / "packed.prior")
 
 
 @pytest.mark.parametrize("content", [b"", b"CCO\n", b"PK\x03\x04 no zip"])

@@ -11,7 +11,8 @@ import torch
 from rich.console import Console
 
 from chemkl.config import InputError
-from chemkl.policies import load_policy, read_header, reinvent, save_policy
+from chemkl.config.pretrain import TransformerConfig
+from chemkl.policies import build_policy, load_policy, read_header, reinvent, save_policy
 from chemkl.policies.rnn import RnnPolicy
 from chemkl.policies.tokenizer import Vocabulary
 from chemkl.stages.convert import abilities, convert
@@ -164,3 +165,12 @@ def test_what_is_no_model_or_no_place_for_one(model, tmp_path, source, target, s
     assert {path.name for path in tmp_path.iterdir()} == before
     with pytest.raises(InputError, match="--lenient: means nothing for this conversion"):
         convert(tmp_path / source, tmp_path / target, lenient=True)
+
+
+def test_a_model_that_reinvent_has_not_is_refused_before_anything_is_fitted(tmp_path, capsys):
+    sizes = {"hidden_size": 8, "n_layers": 1, "n_heads": 2, "inner_size": 8, "max_length": 16}
+    policy = build_policy(Vocabulary.of("CNO"), TransformerConfig(**sizes))
+    save_policy(policy, tmp_path / "model.safetensors", {})
+    with pytest.raises(InputError, match=r"a\.prior: .* LSTM and GRU models only, not transformer"):
+        convert(tmp_path / "model.safetensors", tmp_path / "a.prior")
+    assert "fits" not in capsys.readouterr().err
