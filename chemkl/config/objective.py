@@ -4,7 +4,7 @@ What a target, estimator or shaper takes stands in its signature and docstring i
 alone; the models here are made of these when settings are checked, as only then torch is loaded.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache, partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -165,3 +165,18 @@ def fit_objective(shaper: ShaperSettings | None, info: ValidationInfo) -> Shaper
         )
         complain([((BESIDE, *key.split(".")), text) for key, text in problems])
     return shaper
+
+
+def replay_problems(
+    target: TargetSettings, estimator: EstimatorSettings, draw: str
+) -> Iterator[tuple[str, str]]:
+    """Say why rows of a memory cannot be learnt from, as pairs (key, what is wrong)."""
+    from chemkl.losses import ESTIMATORS, TARGETS
+
+    if not ESTIMATORS[estimator.kind].off_policy:
+        able = ", ".join(name for name in ESTIMATORS if ESTIMATORS[name].off_policy)
+        text = "cannot learn from replayed rows, which the policy of today did not sample"
+        yield "estimator", f"{estimator.kind!r} {text}: take {able}, or no memory"
+    if draw == "hits" and not TARGETS[target.kind](**target.options).has_hits:
+        text = f"'hits', but the target {target.kind!r} has none: take reward, rank, scaffolds or"
+        yield "memory.draw", f"{text} uniform, or the target mara"

@@ -16,6 +16,7 @@ from pydantic import (
 
 from chemkl.config.base import Config, complain
 from chemkl.config.filters import DiversityFilter
+from chemkl.config.memory import MemoryConfig
 from chemkl.config.objective import (
     EstimatorConfig,
     ShaperConfig,
@@ -23,6 +24,7 @@ from chemkl.config.objective import (
     fit_objective,
     objective_of,
     plain_estimator,
+    replay_problems,
 )
 from chemkl.config.paths import ModelPath
 from chemkl.config.reward import RewardSource
@@ -233,6 +235,9 @@ class PosttrainConfig(Config):
     diversity_filter: DiversityFilter | None = None
     """Withdraws the reward of over-used scaffolds or molecules before the target sees it: murcko,
     generic, scaffold_similarity, molecule_similarity or same_smiles; null: none."""
+    memory: MemoryConfig | None = Field(None, exclude_if=lambda memory: memory is None)
+    """Replays molecules that the run has found; for estimators that are right on rows which
+    another policy sampled (log_variance, reinvent, snis, trajectory_balance). null: none."""
     batch_size: int = Field(64, ge=2)
     """Molecules sampled at each step; one step is one update."""
     learning_rate: float = Field(1e-4, gt=0)
@@ -263,6 +268,18 @@ class PosttrainConfig(Config):
             fewer = f"{self.most_samples} samples, fewer than batch_size = {self.batch_size}"
             text = "not one update would be made; take a smaller batch_size"
             yield "", f"{given} allows {fewer}: {text}"
+        if self.memory is None:
+            return
+        if self.replayed > self.memory.capacity:
+            text = "take fewer rows, or a larger capacity"
+            drawn = f"{self.replayed} rows a step{'' if self.memory.rows else ' (half a batch)'}"
+            yield "memory.rows", f"{drawn}, but a capacity of {self.memory.capacity}: {text}"
+        yield from replay_problems(self.target, self.estimator, self.memory.draw)
+
+    @property
+    def replayed(self) -> int:
+        """The number of molecules of the memory that join each batch."""
+        return 0 if self.memory is None else self.memory.rows or self.batch_size // 2
 
     @property
     def most_samples(self) -> int:

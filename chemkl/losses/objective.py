@@ -60,6 +60,11 @@ class Objective:
         always = _OF_PRIOR in self.estimator.wanted.required
         return always or self.options.get("reference") == "prior"
 
+    @property
+    def weighs_by_behaviour(self) -> bool:
+        """Whether it asks for ``LossInputs.logp_behaviour``."""
+        return "logp_behaviour_B" in self.estimator.wanted.inputs
+
     def parameters(self) -> Iterator[Tensor]:
         """Return what an optimizer is to learn beside the policy (the log Z of some estimators)."""
         for state in self.states.values():

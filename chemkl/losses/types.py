@@ -31,7 +31,9 @@ class LossInputs:
             Only an objective with ``duplicates="drop"`` needs it.
         logp_behaviour: log-probability under the policy that sampled the row, when it did so, for
             estimators that weigh by it. None: the policy of today sampled all rows.
-        retained: True at rows that ``LossOutput.carry`` of the last batch handed on (``msc``).
+        retained: True at rows that the policy of today did not sample: those that
+            ``LossOutput.carry`` of the last batch handed on (``msc``), or replayed ones. They
+            count in target and loss, and are left out of the metrics.
         logp_policy_of_prior: (P,), log pi_theta, with graph, of sequences that the reference has
             sampled for this batch (``forward_kl`` with reference "prior").
         kernel: (B, B), similarity of the rows in [0, 1], symmetric, 1 on the diagonal (a shaper).

@@ -51,8 +51,8 @@ repeat bool: Valid, and its canonical SMILES was seen earlier in the run or in t
 scaffold string: Bemis-Murcko scaffold as canonical SMILES; empty for an acyclic molecule. Null:
   invalid.
 n_tokens int32: Length of the sampled sequence in tokens, end token included.
-logp_policy float32: log pi_theta of the sequence when it was sampled, in nats, summed over
-  tokens.
+logp_policy float32: log pi_theta of the sequence when it was sampled, or replayed, in nats, summed
+  over tokens.
 logp_ref float32: log pi_ref (the frozen prior) of the sequence, in nats, summed over tokens.
 """)
 _TAIL = _fields("""
@@ -109,7 +109,7 @@ def trace_schema(component_names: Sequence[str], *, text: bool = False) -> pa.Sc
     Returns:
         A schema whose fields carry their meaning in the metadata key `description`.
     """
-    said = "Reward component {} {} Null: invalid, or the component failed."
+    said = "Reward component {} {} Null: invalid, replayed, or the component failed."
     kinds = {
         RAW_PREFIX: "in its own unit, before its transform.",
         SCORE_PREFIX: "after its transform, 0 (bad) to 1 (good).",

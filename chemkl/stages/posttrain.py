@@ -24,9 +24,10 @@ from chemkl.llm.models import build_policy, is_here, read_prompts, save
 from chemkl.llm.policy import Reference
 from chemkl.llm.prompts import Prompt, keep_prompts, kept_prompts
 from chemkl.llm.rewards import REWARD_FUNCTION, build_reward
-from chemkl.losses import objective_from_config
+from chemkl.losses import Target, objective_from_config
 from chemkl.policies import check_vocabularies, freeze, load_policy, read_header, save_policy
 from chemkl.results.collapse import IN_TEXT
+from chemkl.results.inspection import sampled_rows
 from chemkl.results.manifest import Manifest
 from chemkl.results.outcome import read_outcome
 from chemkl.results.provenance import installed_versions
@@ -41,6 +42,7 @@ from chemkl.training import trainer as training
 from chemkl.training.collapse import CollapseAlarm, build_alarm
 from chemkl.training.filters import build_filter
 from chemkl.training.ledger import Ledger
+from chemkl.training.memory import Memory
 from chemkl.training.posttrain import Posttrain, StepLoader
 from chemkl.training.precision import check_precision, settle
 from chemkl.training.ranks import FURTHER, Ranks, is_launched, several
@@ -181,12 +183,14 @@ def _fit(
 
 
 def _build_module(config: Any, parts: Any, trace: TraceWriter | None) -> Posttrain:
+    ledger, objective = parts.ledger(), objective_from_config(config.objective, parts.bounds)
     return Posttrain(
         parts.policy,
         parts.reference(),
-        parts.ledger(),
-        objective_from_config(config.objective, parts.bounds),
+        ledger,
+        objective,
         trace,
+        memory=parts.memory(ledger, objective.target),
         batch_size=config.batch_size,
         most_samples=config.most_samples,
         learning_rate=config.learning_rate,
@@ -216,8 +220,8 @@ def _settle_past(
             )
         parts, step = list_parts(out), saved["next_step"]
         if parts and parts[-1].last == step - 1:
-            steps = read_part(parts[-1].path, ["step"])["step"].to_pylist()
-            step -= steps.count(step - 1) < batch_size
+            rows = sampled_rows(read_part(parts[-1].path, ["step", "is_replay"]).to_pandas())
+            step -= int((rows["step"] == step - 1).sum()) < batch_size
         if step and (step < saved["next_step"] or saved["epoch"]):
             training.reopen(first, saved, step)
         if not step:  # the first step was cut short
@@ -237,14 +241,14 @@ def _bring_to(
     module: Posttrain, first: Path | None, past: pd.DataFrame | None, paid: pd.DataFrame | None
 ) -> None:
     """Bring weights and ledger to a checkpoint, and remember what was paid beyond."""
+    if past is not None:  # first, for the memory asks the filter
+        module.ledger.restore(past)
     if first is not None:
         saved = torch.load(first, map_location="cpu", weights_only=True)
         module.load_state_dict(saved["state_dict"])
         module.on_load_checkpoint(saved)
     if paid is not None:
         module.ledger.remember(paid)
-    if past is not None:
-        module.ledger.restore(past)
 
 
 def _take_in(past: pd.DataFrame | None, callbacks: Sequence[Callback]) -> None:
@@ -291,6 +295,13 @@ class _Molecules:
 
     def ledger(self) -> Ledger:
         return Ledger(self.reward, build_filter(self.config.diversity_filter), self.config.budget)
+
+    def memory(self, ledger: Ledger, target: Target) -> Memory | None:
+        config, tau = self.config.memory, getattr(target, "tau", None)
+        if config is None:
+            return None
+        rows, hits, seed = self.config.replayed, target.has_hits, self.config.seed
+        return Memory(config, ledger.filter, rows=rows, tau=tau, has_hits=hits, seed=seed)
 
     def callbacks(self, module: Posttrain) -> list[Callback]:
         own, callbacks = self.config.callbacks, list[Callback]()
@@ -366,6 +377,9 @@ class _Texts:
         budget = math.inf if self.config.budget is None else self.config.budget
         withdraws = build_filter(self.config.diversity_filter)
         return TextLedger(self.reward, self.policy.prompts, withdraws, budget)
+
+    def memory(self, _ledger: TextLedger, _target: Target) -> None:
+        """Nothing of a language model's is replayed."""
 
     def callbacks(self, module: Posttrain) -> list[Callback]:
         config = self.config
@@ -454,11 +468,12 @@ def check_spent(config: AnyConfig, out: Path) -> None:
     """Refuse limits below what the run in a folder has spent."""
     if not list_parts(out):
         return
-    call = read_trace(out, ["call"])["call"]
+    rows = read_trace(out, ["call", "is_replay"])
+    call, n_samples = rows["call"], len(sampled_rows(rows))
     samples = (_Texts if isinstance(config, LlmPosttrainConfig) else _Molecules).limit
     limits = [
         ("budget", config.budget, int(call.count()), "oracle calls"),
-        (samples, config.most_samples, len(call), "samples"),
+        (samples, config.most_samples, n_samples, "samples"),
     ]
     over = [
         f"{out}: the run has spent {spent:,} {what}, more than {key} allows ({limit:,}): it can be "

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from array import array
 from collections import Counter
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -18,9 +19,6 @@ from chemkl.config.filters import (
     MoleculeSimilarityFilterConfig,
     ScaffoldSimilarityFilterConfig,
 )
-
-DiversityFilter = Callable[[pd.DataFrame], pd.Series]
-"""Turns rows into their filtered rewards; its state is a function of the rows seen so far."""
 
 NameOfBucket = Callable[[str, str | None], Hashable | None]
 """Names the bucket of a molecule, given its canonical SMILES and its Bemis-Murcko scaffold (empty:
@@ -46,6 +44,14 @@ class NoFilter:
         """Return the rewards as they are."""
         return rows["reward"].astype(float)
 
+    def number_of(self, _smiles: str) -> int:
+        """There is no bucket."""
+        return 0
+
+    def shares(self, number_N: np.ndarray) -> np.ndarray:
+        """Pay in full."""
+        return np.ones(len(number_N))
+
 
 class BucketFilter:
     """Pays the molecules of each bucket less and less, or none after the first so many.
@@ -65,6 +71,9 @@ class BucketFilter:
         self._bucket_of = BUCKETS[config.kind](config)
         self._share = PENALTIES[config.penalty]
         self._counts: Counter[Hashable] = Counter()
+        self._numbers: dict[Hashable, int] = {}
+        self._number_of: dict[str, int] = {}
+        self._shares = array("d", [1.0])  # by number of the bucket; the first: of no bucket
 
     def __call__(self, rows: pd.DataFrame) -> pd.Series:
         """Return the filtered reward of each row, in order, and count its molecule."""
@@ -76,9 +85,26 @@ class BucketFilter:
             bucket = self._bucket_of(smiles, scaffold if isinstance(scaffold, str) else None)
             if bucket is not None:
                 self._counts[bucket] += 1
-                share = self._share(self._counts[bucket], config.bucket)
-                filtered[i] *= max(share, config.floor)
+                share = max(self._share(self._counts[bucket], config.bucket), config.floor)
+                filtered[i] *= share
+                number = self._numbers.setdefault(bucket, len(self._shares))
+                if number == len(self._shares):
+                    self._shares.append(share)
+                self._shares[number] = share
+                self._number_of[smiles] = number
         return pd.Series(filtered, rows.index)
+
+    def number_of(self, smiles: str) -> int:
+        """The number of the bucket of a molecule that was counted, by its canonical SMILES, or 0.
+
+        Nothing is counted by asking.
+        """
+        return self._number_of.get(smiles, 0)
+
+    def shares(self, number_N: np.ndarray) -> np.ndarray:
+        """The share of a reward that the newest molecule of each bucket, by number, was paid."""
+        shares: np.ndarray = np.frombuffer(self._shares)[number_N]
+        return shares
 
 
 # ---- the buckets of each kind
@@ -162,6 +188,10 @@ BUCKETS: dict[str, Callable[[Any], NameOfBucket]] = {
     "same_smiles": lambda _: lambda smiles, _: smiles,
 }
 """How each kind of filter, given its settings, names the buckets of molecules."""
+
+
+DiversityFilter = NoFilter | BucketFilter
+"""Turns rows into their filtered rewards; its state is a function of the rows seen so far."""
 
 
 def build_filter(config: FilterConfig | None) -> DiversityFilter:

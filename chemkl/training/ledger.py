@@ -14,6 +14,7 @@ import pandas as pd
 from chemkl.chem.molecules import canonicalise, parse
 from chemkl.policies.base import Rollout
 from chemkl.results.columns import is_cut_off, reason_of_cut
+from chemkl.results.inspection import sampled_rows
 from chemkl.rewards import RewardModel
 from chemkl.rewards.registry import Failure, find_component
 from chemkl.rewards.scoring import Term, values_of
@@ -31,7 +32,7 @@ class BaseLedger(ABC):
     """
 
     def __init__(self, diversity_filter: DiversityFilter, budget: float = math.inf) -> None:
-        self._filter = diversity_filter
+        self.filter = diversity_filter
         self._budget = budget
         self._paid: set[Hashable] = set()
         self.n_samples = 0
@@ -81,13 +82,14 @@ class BaseLedger(ABC):
         rows["call"] = pd.array(calls, dtype="Int64")
         rows["repeat"] = repeats
         self.n_samples += len(rows)
-        rows["reward_filtered"] = self._filter(rows)
+        rows["reward_filtered"] = self.filter(rows)
         return rows
 
     def restore(self, trace: pd.DataFrame) -> None:
-        """Continue from the rows of an interrupted run."""
+        """Continue from the rows of an interrupted run; replayed ones cost nothing."""
+        trace = sampled_rows(trace)
         self.remember(trace)
-        self._filter(trace)
+        self.filter(trace)
         self._paid = {identity for identity in self.identities(trace) if identity is not None}
         self.n_samples = len(trace)
 

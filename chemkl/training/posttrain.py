@@ -7,9 +7,11 @@ import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import lightning
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,7 @@ from chemkl.losses import LossInputs, LossOutput, Objective, TargetOutput
 from chemkl.policies.base import Rollout, SequenceModel, joined, stream
 from chemkl.results.trace import TraceWriter
 from chemkl.training.ledger import BaseLedger
+from chemkl.training.memory import Drawn, Memory, found, log_mixture, replay_rows
 from chemkl.training.ranks import ALONE, Ranks
 
 
@@ -36,6 +39,7 @@ class Posttrain(lightning.LightningModule):
         most_samples: sequences after which the run ends.
         learning_rate: of Adam.
         seed: of the samples.
+        memory: replays molecules that it has found; None: nothing is replayed.
     """
 
     def __init__(
@@ -50,12 +54,14 @@ class Posttrain(lightning.LightningModule):
         most_samples: int,
         learning_rate: float,
         seed: int,
+        memory: Memory | None = None,
     ) -> None:
         super().__init__()
         self.policy = _without_dropout(policy)
         self.ledger = ledger
         self.objective = objective
         self.trace = trace
+        self.memory = memory
         self.next_step = 0
         self.ranks = ALONE
         """The processes of the run, which have the same rows, and share the work at them."""
@@ -80,13 +86,16 @@ class Posttrain(lightning.LightningModule):
                 self._builder.ask_ahead(rollout, self.ranks)
             # 2. score: a row a sequence, its call counted, its reward filtered for diversity
             rows = self.ledger.enter(step, rollout)
+            drawn = self._drawn(step, rows) if learns else None
             # 3. ask the policy and the prior for log p
-            inputs = self._builder.build(rollout, rows, step, self.ranks, learns=learns)
+            inputs = self._builder.build(
+                rollout, rows, step, self.ranks, learns=learns, drawn=drawn
+            )
             # 4. the target at these rows, and the estimator's loss
             output = self.objective(inputs) if learns else None
             target = output.target if output else self._target(inputs)
         # 5. record every row
-        self.recorded = trace_rows(rows, inputs, target)
+        self.recorded = trace_rows(rows, inputs, target, drawn)
         if self.trace is not None:
             self.trace.append(self.recorded)
         self.next_step = step + 1
@@ -95,8 +104,12 @@ class Posttrain(lightning.LightningModule):
         if output is None:
             return None if self.ranks.world == 1 else self._nothing()
         if self.ranks.rank == 0:
-            self._log(step, rows, inputs, output)
+            self._log(step, rows, inputs, output, drawn)
         self._builder.carry(output.carry, rollout, inputs)
+        if self.memory is not None:
+            hit = output.target.hit[: len(rows)]
+            self.memory.saw_hits(inputs.reward[: len(rows)][hit].tolist())
+            self.memory.add(found(rows, rollout.tokens, inputs.logp_ref[: len(rows)]))
         # 6. update: Lightning takes the gradient of the loss, and Adam steps
         return output.loss if self.ranks.world == 1 else output.loss + self._nothing()
 
@@ -129,6 +142,12 @@ class Posttrain(lightning.LightningModule):
                 "trainer: {gradient_clip_val: 1.0}, and begin anew with --fresh."
             )
         return drawn
+
+    def _drawn(self, step: int, rows: pd.DataFrame) -> Drawn | None:
+        """Draw what joins a batch from the memory; None where there is nothing to draw."""
+        if self.memory is None:
+            return None
+        return self.memory.draw(step, rows) or None
 
     def _target(self, inputs: LossInputs) -> TargetOutput:
         return self.objective.target(inputs.logp_ref, inputs.reward, inputs.group)
@@ -196,6 +215,8 @@ class Posttrain(lightning.LightningModule):
         # what it remembers is of the rows that each process has asked it about
         checkpoint["reference"], *others = self.ranks.gather(self.reference.memory())
         checkpoint["references"] = others
+        if self.memory is not None:
+            checkpoint["memory"] = self.memory.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Continue with them."""
@@ -204,8 +225,17 @@ class Posttrain(lightning.LightningModule):
         self._builder.load_state_dict(checkpoint["carried"])
         memories = [checkpoint.get("reference", {}), *checkpoint.get("references", ())]
         self.reference.restore_memory(memories[self.ranks.rank])
+        if self.memory is not None:
+            self.memory.load_state_dict(checkpoint["memory"])
 
-    def _log(self, step: int, rows: pd.DataFrame, inputs: LossInputs, output: LossOutput) -> None:
+    def _log(
+        self,
+        step: int,
+        rows: pd.DataFrame,
+        inputs: LossInputs,
+        output: LossOutput,
+        drawn: Drawn | None,
+    ) -> None:
         """Warn of a bonus out of scale; give the metrics of every so many steps to the loggers.
 
         The trace has them for all steps, and Lightning's own way through ``self.log`` costs more
@@ -228,6 +258,9 @@ class Posttrain(lightning.LightningModule):
         metrics = {f"objective/{name}": float(value) for name, value in output.metrics.items()}
         metrics |= {"calls": float(self.ledger.n_calls), "samples": float(self.ledger.n_samples)}
         metrics |= self.ledger.describe(rows, output.target.hit[: len(rows)].numpy())
+        if self.memory is not None:
+            replayed = 0 if drawn is None else len(drawn)
+            metrics |= {"memory/size": float(len(self.memory)), "memory/replayed": float(replayed)}
         for logger in self.loggers:
             logger.log_metrics(metrics, step=step)
 
@@ -272,13 +305,16 @@ class InputBuilder:
         ranks: Ranks = ALONE,
         *,
         learns: bool = True,
+        drawn: Drawn | None = None,
     ) -> LossInputs:
-        """Return the inputs of a batch, rows carried from the batch before at its end.
+        """Return the inputs of a batch, at its end rows carried from the last one or replayed.
 
         Everything is on the CPU: a few numbers a row, rewards in float64. Without an update
         (`learns`) no fresh samples of the prior are drawn. With several processes all have all
         rows, and each computes log p of its part of them.
         """
+        if drawn is not None:
+            return self._with_replays(self.build(rollout, rows, step, ranks), rollout, ranks, drawn)
         tokens = self._with_carried(rollout)
         reward_B = torch.tensor(rows["reward_filtered"].to_numpy(), dtype=torch.float64)
         group_B = None if rollout.group is None else rollout.group.cpu()
@@ -304,6 +340,30 @@ class InputBuilder:
             retained=retained_B,
             logp_policy_of_prior=self._of_prior(len(rows), step, ranks) if learns else None,
             **self._for_shaper(rows),
+        )
+
+    def _with_replays(
+        self, inputs: LossInputs, rollout: Rollout, ranks: Ranks, drawn: Drawn
+    ) -> LossInputs:
+        """Add replayed rows to those of a batch; of them log pi_ref is known."""
+        token_MT = drawn.tokens.to(rollout.tokens.device)
+        logp_policy_B = torch.cat(
+            [inputs.logp_policy, ranks.logp(self._policy.logp_tokens, token_MT).cpu()]
+        )
+        token_BT = joined(rollout.tokens, token_MT, rollout.end_id)
+        behaviour_B = None
+        if self._objective.weighs_by_behaviour:
+            behaviour_B = log_mixture(logp_policy_B.detach(), drawn)
+        return replace(
+            inputs,
+            logp_policy=logp_policy_B,
+            logp_ref=torch.cat([inputs.logp_ref, drawn.logp_ref]),
+            reward=torch.cat([inputs.reward, drawn.reward]),
+            duplicate=torch.tensor(
+                pd.Series(map(tuple, token_BT.tolist())).duplicated().to_numpy()
+            ),
+            retained=torch.arange(len(token_BT)) >= len(rollout),
+            logp_behaviour=behaviour_B,
         )
 
     def carry(self, carry_B: Tensor | None, rollout: Rollout, inputs: LossInputs) -> None:
@@ -422,8 +482,17 @@ def _without_dropout(policy: SequenceModel) -> SequenceModel:
     return policy
 
 
-def trace_rows(rows: pd.DataFrame, inputs: LossInputs, target: TargetOutput) -> pd.DataFrame:
-    """Return the rows with every column of the trace; carried rows are in it already."""
+def trace_rows(
+    rows: pd.DataFrame, inputs: LossInputs, target: TargetOutput, drawn: Drawn | None = None
+) -> pd.DataFrame:
+    """Return the rows with every column of the trace, replayed ones behind the sampled ones.
+
+    Rows that an estimator carries over are in it already.
+    """
+    sampled = len(rows)
+    if drawn is not None:
+        rows = pd.concat([rows, replay_rows(drawn, rows)], ignore_index=True)
+        rows["row"] = np.arange(len(rows))
     n = len(rows)
     return rows.assign(
         logp_policy=inputs.logp_policy[:n].detach().numpy(),
@@ -431,7 +500,7 @@ def trace_rows(rows: pd.DataFrame, inputs: LossInputs, target: TargetOutput) -> 
         log_target=target.log_target[:n].float().numpy(),
         hit=target.hit[:n].numpy(),
         anchor=target.anchor[:n].numpy(),
-        is_replay=False,
+        is_replay=np.arange(n) >= sampled,
     )
 
 

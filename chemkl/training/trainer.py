@@ -36,6 +36,7 @@ from chemkl.config.base import install
 from chemkl.cores import n_cores
 from chemkl.policies.checkpoint import check_weights
 from chemkl.results.atomic import atomic_file, draft_of
+from chemkl.results.inspection import sampled_rows
 from chemkl.results.log import RunLog
 from chemkl.results.manifest import LAST_CHECKPOINT
 from chemkl.results.seal import check_seal
@@ -546,7 +547,7 @@ class CallsBar(ProgressBar):
 
     def restore(self, rows: pd.DataFrame) -> None:
         """Take in rows of the trace."""
-        new = rows[rows["call"].notna()]
+        new = sampled_rows(rows[rows["call"].notna()])
         self._n_hits += int(new["hit"].sum())
         self._scaffolds.update(new["scaffold"].dropna())
 

@@ -565,8 +565,9 @@ def test_posttraining_counts_calls_or_samples_and_what_it_found(capsys, budget, 
     bar = CallsBar(ledger, budget, 640)
     columns = ["call", "hit", "scaffold"]
     past = [(1, True, "c1ccccc1"), (None, True, "C1CC1"), (2, True, ""), (3, False, None)]
-    bar.restore(pd.DataFrame(past, columns=columns))
+    bar.restore(pd.DataFrame(past, columns=columns).assign(is_replay=False))
     rows = pd.DataFrame([(4, True, "c1ccccc1"), (None, True, "C1CC1")], columns=columns)
+    rows["is_replay"] = False
     bar.on_train_start(trainer_at(0), None)
     ledger.n_calls, ledger.n_samples = 300, 400
     bar.on_train_batch_end(trainer_at(1), SimpleNamespace(recorded=rows), None, None, 0)

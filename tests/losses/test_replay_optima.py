@@ -1,0 +1,97 @@
+"""Replayed rows leave the optimum where it is, for estimators that are registered as off-policy.
+
+Half as many rows as are sampled are drawn from a memory with chances that have nothing to do with
+the policy; reinvent is the exception, and why is tested. The bounds are those of
+test_estimator_optima.py; the policy starts .3 to .8 away.
+"""
+
+import numpy as np
+import pytest
+import torch
+from test_estimator_optima import BETA, N_ROWS, OPTIONS, TAU, WORLD, Pair, distance, optimum
+
+from chemkl.losses import ESTIMATORS, LossInputs, build_objective
+from chemkl.training.memory import inclusion, log_mixture
+
+OFF_POLICY = [name for name in ESTIMATORS if ESTIMATORS[name].off_policy]
+
+
+class Replay:
+    """A memory of some of the sequences, of which each is drawn with a fixed chance."""
+
+    def __init__(self, seed):
+        numbers = np.random.default_rng(seed)
+        weight = numbers.random(len(WORLD.sequences)) * (numbers.random(15) < 0.7)
+        self.chance = torch.from_numpy(inclusion(weight, 5))
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def draw(self):
+        """N_ROWS / 2 rows: as often as 5 of 15 are drawn, each with its own chance."""
+        n = N_ROWS // 2
+        rows = torch.multinomial(self.chance, n, replacement=True, generator=self.generator)
+        return rows, self.chance * n / self.chance.sum()
+
+
+def train(target, name, seed=0, n_steps=250, log_z=0.0):
+    objective = build_objective(target, name, **OPTIONS[target])
+    generator, replay = torch.Generator().manual_seed(seed), Replay(seed)
+    logits = torch.zeros(WORLD.shape, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([logits, *objective.parameters()], lr=0.1)
+    decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / n_steps)
+    for _ in range(n_steps):
+        replayed, chance = replay.draw()
+        rows = torch.cat([WORLD.sample(logits, N_ROWS, generator), replayed])
+        logp = WORLD.logp(logits)[rows]
+        drawn = Drawn(chance[rows], len(replayed))
+        output = objective(
+            LossInputs(
+                logp_policy=logp,
+                logp_ref=WORLD.logp_ref[rows] - log_z,
+                reward=WORLD.reward[rows],
+                retained=torch.arange(len(rows)) >= N_ROWS,
+                logp_behaviour=log_mixture(logp.detach(), drawn),
+            )
+        )
+        optimizer.zero_grad()
+        output.loss.backward()
+        optimizer.step()
+        decay.step()
+    return WORLD.logp(logits).exp().detach()
+
+
+class Drawn:
+    """As much of drawn molecules as the mixture asks for."""
+
+    def __init__(self, chance, n):
+        self.chance, self._n = chance, n
+
+    def __len__(self):
+        return self._n
+
+
+@pytest.mark.parametrize("target", ["gibbs", "mara"])
+@pytest.mark.parametrize("name", sorted({*OFF_POLICY} - {"reinvent"}))
+def test_with_replay_the_optimum_is_the_same(target, name):
+    pair = Pair(target, name)
+    assert distance(train(target, name), optimum(pair)) < pair.within
+
+
+def test_reinvent_is_right_on_replayed_rows_where_the_target_sums_to_1():
+    """It takes log Z for 0. On the policy's own rows that cancels out, on others it does not."""
+    pair = Pair("gibbs", "reinvent")
+    log_z = torch.logsumexp(WORLD.logp_ref + WORLD.reward / BETA, 0).item()
+    assert distance(train("gibbs", "reinvent", log_z=log_z), optimum(pair)) < pair.within
+    assert distance(train("gibbs", "reinvent"), optimum(pair)) > 0.05
+
+
+def test_what_weighs_by_the_policy_alone_would_end_elsewhere(monkeypatch):
+    """The weights of snis are right for the mixture of policy and memory only."""
+    monkeypatch.setitem(globals(), "log_mixture", lambda logp, _drawn: logp)
+    assert distance(train("gibbs", "snis"), optimum(Pair("gibbs", "snis"))) > 0.05
+
+
+def test_the_memory_has_sequences_on_both_sides_of_tau():
+    chance = Replay(0).chance
+    assert (chance[WORLD.reward >= TAU] > 0).any()
+    assert (chance[WORLD.reward < TAU] > 0).any()
+    assert (chance == 0).any()

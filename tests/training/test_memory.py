@@ -1,0 +1,211 @@
+"""The memory: what it keeps, lets go of and draws, and what replayed rows are paid."""
+
+import io
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from chemkl.config.filters import FILTERS
+from chemkl.config.memory import MemoryConfig
+from chemkl.training.filters import NoFilter, build_filter
+from chemkl.training.memory import Memory, Molecule, inclusion
+
+
+def molecule(name, reward, scaffold="", smiles=None):
+    return Molecule(smiles or name, name, scaffold, reward, -20.0, "policy", (1, 5, 6, 0))
+
+
+def memory_of(molecules=(), diversity_filter=None, *, rows=4, tau=0.5, has_hits=True, **config):
+    memory = Memory(
+        MemoryConfig(**config), diversity_filter or NoFilter(), rows=rows, tau=tau,
+        has_hits=has_hits, seed=7,
+    )  # fmt: skip
+    memory.add(molecules)
+    return memory
+
+
+def names(memory):
+    return sorted(one.canonical for one in memory.molecules)
+
+
+# ---- what is kept
+
+
+def test_a_molecule_is_kept_once_under_any_spelling():
+    memory = memory_of([molecule("CCO", 0.3), molecule("CCO", 0.3, smiles="OCC")])
+    memory.add([molecule("CCO", 0.3, smiles="C(O)C")])
+    assert [one.smiles for one in memory.molecules] == ["CCO"]
+
+
+REWARDS = {"a": 0.4, "b": 0.9, "c": 0.1, "d": 0.4, "e": 0.8}
+SCAFFOLDS = {"a": "x", "b": "x", "c": "y", "d": "x", "e": "z"}
+
+
+@pytest.mark.parametrize(
+    ("purge", "left"),
+    [
+        ("worst", "bde"),  # c, then of the equal a and d the older
+        ("oldest", "cde"),
+        ("scaffold", "bce"),  # of three of x the worst two: a and d
+        ("none", "abc"),
+    ],
+)
+@pytest.mark.parametrize("at_once", [True, False])
+def test_who_leaves_a_full_memory(purge, left, at_once):
+    memory = memory_of(capacity=3, purge=purge)
+    molecules = [molecule(name, REWARDS[name], SCAFFOLDS[name]) for name in "abcde"]
+    for some in [molecules] if at_once else [[one] for one in molecules]:
+        memory.add(some)
+    assert names(memory) == list(left)
+    assert [memory.molecules[memory._place[name]].canonical for name in left] == list(left)
+
+
+def murcko(bucket=2, **settings):
+    return build_filter(FILTERS["murcko"](kind="murcko", bucket=bucket, min_score=0.2, **settings))
+
+
+def paid_by(withdraws, names, scaffold="x", reward=0.8):
+    rows = pd.DataFrame({"canonical_smiles": list(names), "scaffold": scaffold, "reward": reward})
+    return withdraws(rows).tolist()
+
+
+@pytest.mark.parametrize("selective", [True, False])
+def test_what_the_filter_no_longer_pays_is_0_today_and_leaves_first(selective):
+    withdraws = murcko(bucket=2)
+    memory = memory_of(diversity_filter=withdraws, selective=selective)
+    paid_by(withdraws, "ab")
+    memory.add([molecule("a", 0.8, "x"), molecule("b", 0.8, "x"), molecule("c", 0.1, "x")])
+    assert memory.paid().tolist() == [0.8, 0.8, 0.1]  # the bucket is full, and holds these two
+    assert paid_by(withdraws, "d") == [0.0]
+    paid_by(withdraws, "e", scaffold="y")
+    memory.add([molecule("e", 0.8, "y")])
+    kept = {one.canonical: paid for one, paid in zip(memory.molecules, memory.paid(), strict=True)}
+    assert kept == ({"c": 0.1, "e": 0.8} if selective else {"a": 0, "b": 0, "c": 0.1, "e": 0.8})
+
+
+def test_a_soft_penalty_is_that_of_the_newest_of_the_bucket():
+    withdraws = murcko(bucket=4, penalty="linear")
+    assert paid_by(withdraws, "a") == [pytest.approx(0.8 * 3 / 4)]
+    memory = memory_of([molecule("a", 0.8, "x"), molecule("seed", 0.8, "x")], withdraws)
+    newest = paid_by(withdraws, "b")[0]
+    assert memory.paid().tolist() == [newest, 0.8]  # nobody has sampled the other one
+    newest = paid_by(withdraws, ["seed"])[0]
+    memory.add([molecule("seed", 0.8, "x")])
+    assert memory.paid().tolist() == [newest, newest]
+
+
+# ---- what is drawn
+
+
+def shares(memory, n_steps=4000):
+    counts = Counter(m.canonical for step in range(n_steps) for m in memory.draw(step).molecules)
+    return {name: counts[name] / n_steps for name in names(memory)}
+
+
+@pytest.mark.parametrize(
+    ("draw", "expected"),
+    [
+        ("uniform", {"a": 0.4, "b": 0.4, "c": 0.4, "d": 0.4, "e": 0.4}),
+        ("hits", {"a": 0, "b": 2 / 3, "c": 0, "d": 2 / 3, "e": 2 / 3}),
+        ("scaffolds", {"a": 0, "b": 0.5, "c": 0, "d": 0.5, "e": 1}),
+        # in proportion to 4 9 1 6 8 of 28
+        ("reward", {"a": 8 / 28, "b": 18 / 28, "c": 2 / 28, "d": 12 / 28, "e": 16 / 28}),
+        # by reward b e d a c: 1 1/2 1/3 1/4 1/5 of 137/60
+        ("rank", {n: 120 / 137 / k for k, n in enumerate("bedac", 1)}),
+    ],
+)
+def test_each_molecule_is_drawn_as_often_as_it_says(draw, expected):
+    rewards = REWARDS | {"d": 0.6}
+    memory = memory_of(
+        [molecule(name, rewards[name], SCAFFOLDS[name]) for name in "abcde"], rows=2, draw=draw
+    )
+    assert shares(memory) == pytest.approx(expected, abs=0.03)
+    drawn = memory.draw(3)
+    chance = dict(zip([m.canonical for m in drawn.molecules], drawn.chance.tolist(), strict=True))
+    assert chance == pytest.approx({name: expected[name] for name in chance})
+
+
+def test_chances_are_in_proportion_up_to_1():
+    weight = np.array([8.0, 1.0, 1.0, 0.0, 2.0])
+    assert inclusion(weight, 2).tolist() == [1, 0.25, 0.25, 0, 0.5]
+    assert inclusion(weight, 3).tolist() == [1, 0.5, 0.5, 0, 1]
+    assert inclusion(weight, 9).tolist() == [1, 1, 1, 0, 1]
+    assert inclusion(np.zeros(0), 3).tolist() == []
+
+
+def test_none_is_drawn_twice_and_few_are_drawn_whole():
+    memory = memory_of([molecule(str(n), 0.1 + n / 100) for n in range(50)], rows=20, tau=0.55)
+    for step in range(50):
+        drawn = memory.draw(step).molecules
+        assert len({one.canonical for one in drawn}) == len(drawn) == 20
+    few = memory_of(memory.molecules, rows=20, tau=0.55, draw="hits")
+    assert [one.reward for one in few.draw(0).molecules] == [0.1 + n / 100 for n in range(45, 50)]
+    assert len(memory_of().draw(0)) == 0
+
+
+def test_a_draw_depends_on_seed_step_and_content_alone():
+    molecules = [molecule(str(n), 0.1 + n / 100) for n in range(50)]
+    one, other = memory_of(molecules), memory_of(molecules)
+    one.draw(0)
+    assert one.draw(3).molecules == other.draw(3).molecules
+    assert one.draw(4).molecules != other.draw(3).molecules
+
+
+def test_a_target_with_a_quantile_has_the_hits_of_the_newest_batch():
+    memory = memory_of([molecule("a", 0.4), molecule("b", 0.9)], tau=None, draw="hits")
+    assert len(memory.draw(0)) == 0  # no hit was seen yet
+    memory.saw_hits([0.6, 0.7])
+    assert [one.canonical for one in memory.draw(0).molecules] == ["b"]
+    memory.saw_hits([])
+    memory.saw_hits([0.3])
+    assert len(memory.draw(0)) == 2
+
+
+def test_without_hits_scaffolds_are_those_of_all_molecules():
+    molecules = [molecule(name, REWARDS[name], SCAFFOLDS[name]) for name in "abcde"]
+    memory = memory_of(molecules, draw="scaffolds", rows=3, tau=None, has_hits=False)
+    assert shares(memory, 500) == pytest.approx(
+        {"a": 1 / 3, "b": 1 / 3, "c": 1, "d": 1 / 3, "e": 1}, abs=0.08
+    )
+
+
+def test_the_chance_of_a_sampled_row_is_that_of_its_own_spelling():
+    memory = memory_of([molecule("CCO", 0.8), molecule("CCN", 0.2)], rows=1, draw="uniform")
+    pairs = [("CCO", "CCO"), ("OCC", "CCO"), ("CCC", "CCC"), ("C(", None)]
+    rows = pd.DataFrame(pairs, columns=["smiles", "canonical_smiles"])
+    assert memory.draw(0, rows).chance.tolist() == [0.5, 0, 0, 0, 0.5]
+
+
+# ---- the checkpoint
+
+
+def test_a_memory_goes_on_from_its_state():
+    rng = np.random.default_rng(0)
+    withdraws = murcko(bucket=28)
+    whole = memory_of(diversity_filter=withdraws, capacity=40, purge="scaffold", tau=None)
+    resumed = None
+    for step in range(30):
+        if step == 15:
+            file = io.BytesIO()
+            torch.save(whole.state_dict(), file)
+            file.seek(0)
+            resumed = memory_of(diversity_filter=withdraws, capacity=40, purge="scaffold", tau=None)
+            resumed.load_state_dict(torch.load(file, weights_only=True))
+        batch = []
+        for _ in range(8):
+            name, reward = f"{step}-{rng.integers(99)}", float(rng.random())
+            scaffold = "xyzuvw"[rng.integers(6)]
+            if rng.random() < 0.9:  # others were not sampled by the policy
+                paid_by(withdraws, [name], scaffold, reward)
+            batch.append(molecule(name, reward, scaffold))
+        for one in (whole, resumed) if resumed is not None else (whole,):
+            one.add(batch)
+            one.saw_hits([0.5] if step % 3 else [])
+        if resumed is not None:
+            assert resumed.draw(step).molecules == whole.draw(step).molecules
+            assert resumed.paid().tolist() == whole.paid().tolist()
+    assert resumed.molecules == whole.molecules
+    assert 10 < len(whole) < 40  # scaffolds are used up
