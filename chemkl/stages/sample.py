@@ -1,6 +1,7 @@
 """The sample stage: molecules of a policy or of a mixture, and how likely each is, as Parquet."""
 
 import multiprocessing
+import os
 import signal
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -41,6 +42,9 @@ ALONE = 16_384
 """Fewer samples are drawn by this process alone, in the time that it takes to start others."""
 GROUP = 65_536
 """Rows of a Parquet row group: many small ones cost time, space and a long footer."""
+CACHES = ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+"""Environment variables that say how many of its programs oneDNN keeps, or else 1,024: one for each
+number of rows that a product has had, of up to 2 MiB. Large batches hardly use one again."""
 Drawn = tuple[dict[str, Any], float]
 """A batch as the columns of the table, and the processor time that sampling took, seconds."""
 _COLUMNS = {
@@ -177,6 +181,8 @@ def _start_worker(config: SampleConfig) -> None:
     global _of_worker
     follow_parent(signal.SIG_DFL)
     torch.set_num_threads(1)
+    for cache in CACHES:
+        os.environ.setdefault(cache, "16")
     _of_worker = _policy(config)
 
 
