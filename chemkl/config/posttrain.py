@@ -237,7 +237,8 @@ class PosttrainConfig(Config):
     generic, scaffold_similarity, molecule_similarity or same_smiles; null: none."""
     memory: MemoryConfig | None = Field(None, exclude_if=lambda memory: memory is None)
     """Replays molecules that the run has found; for estimators that are right on rows which
-    another policy sampled (log_variance, reinvent, snis, trajectory_balance). null: none."""
+    another policy sampled (log_variance, reinvent, snis, trajectory_balance, dpo; ahc and
+    hill_climbing, which have other ends). null: none."""
     batch_size: int = Field(64, ge=2)
     """Molecules sampled at each step; one step is one update."""
     learning_rate: float = Field(1e-4, gt=0)

@@ -20,6 +20,7 @@ from chemkl.losses.estimators import (
     trajectory_balance,
 )
 from chemkl.losses.objective import METRICS, Objective, build_objective, objective_from_config
+from chemkl.losses.peer_estimators import ahc, dpo, hill_climbing, ppo
 from chemkl.losses.shapers import SHAPERS, build_shaper
 from chemkl.losses.targets import TARGETS, Filtered, Gibbs, Mara, Target, augmented_reward
 from chemkl.losses.types import LossInputs, LossOutput, TargetOutput
@@ -37,17 +38,21 @@ __all__ = [
     "Objective",
     "Target",
     "TargetOutput",
+    "ahc",
     "alpha_dpg",
     "augmented_reward",
     "build_objective",
     "build_shaper",
+    "dpo",
     "estimator",
     "f_dpg",
     "forward_kl",
     "grpo",
+    "hill_climbing",
     "log_variance",
     "msc",
     "objective_from_config",
+    "ppo",
     "reinvent",
     "rloo",
     "snis",

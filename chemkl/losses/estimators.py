@@ -257,6 +257,22 @@ def _policy_gradient(advantage_B: Tensor, logp_policy_B: Tensor) -> tuple[Tensor
     return loss, {"advantage_std": advantage_B.std(correction=0)}
 
 
+def clipped_policy_gradient(
+    advantage_B: Tensor, logp_policy_B: Tensor, logp_behaviour_B: Tensor, clip: float
+) -> tuple[Tensor, Metrics]:
+    """The loss -mean min(r A, clip(r) A) of PPO, with r the ratio of a row's probabilities."""
+    log_ratio_B = logp_policy_B - logp_behaviour_B
+    up_B = (advantage_B > 0) & (log_ratio_B > math.log1p(clip))
+    down_B = (advantage_B < 0) & (log_ratio_B < math.log1p(-clip))
+    held_B = up_B | down_B
+    # a held row never enters exp: its overflow would make 0 * inf of the gradient
+    ratio_B = torch.where(held_B, 0.0, log_ratio_B).exp()
+    bound_B = torch.where(up_B, ratio_B.new_tensor(1 + clip), 1 - clip)
+    loss = -mean_over_rows(advantage_B * torch.where(held_B, bound_B, ratio_B))
+    spread = advantage_B.std(correction=0)
+    return loss, {"advantage_std": spread, "clip_rate": held_B.to(ratio_B).mean()}
+
+
 def sizes_B(name: str, groups: Groups) -> Tensor:
     """Each row's group size, where every group has two rows or more."""
     size_B = groups.size_B()
@@ -551,18 +567,9 @@ def grpo(
         # written so that NaN stays NaN, which the objective refuses
         advantage_B = torch.where(deviation_B <= rounding_B, 0.0, advantage_B / deviation_B)
     advantage_B = shape(advantage_B)
-    loss, metrics = _policy_gradient(advantage_B, logp_policy_B)
     if clip is None:
-        return loss, metrics
-    log_ratio_B = logp_policy_B - logp_behaviour_B
-    up_B = (advantage_B > 0) & (log_ratio_B > math.log1p(clip))
-    down_B = (advantage_B < 0) & (log_ratio_B < math.log1p(-clip))
-    held_B = up_B | down_B
-    # a held row never enters exp: its overflow would make 0 * inf of the gradient
-    ratio_B = torch.where(held_B, 0.0, log_ratio_B).exp()
-    bound_B = torch.where(up_B, ratio_B.new_tensor(1 + clip), 1 - clip)
-    metrics["clip_rate"] = held_B.to(ratio_B).mean()
-    return -mean_over_rows(advantage_B * torch.where(held_B, bound_B, ratio_B)), metrics
+        return _policy_gradient(advantage_B, logp_policy_B)
+    return clipped_policy_gradient(advantage_B, logp_policy_B, logp_behaviour_B, clip)
 
 
 @estimator("log_variance", off_policy=True)

@@ -95,15 +95,21 @@ class Objective:
         return LossOutput(loss, detached, target, carry_B)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what target and estimator remember from batch to batch, for a checkpoint."""
+        """Return what the parts remember from batch to batch, for a checkpoint."""
         states = {name: state.state_dict() for name, state in self.states.items()}
-        return {"target": self.target.state_dict(), "estimator": states}
+        of_shaper = {name: state.state_dict() for name, state in self._of_shaper().items()}
+        return {"target": self.target.state_dict(), "estimator": states, "shaper": of_shaper}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from the result of ``state_dict``."""
         self.target.load_state_dict(state["target"])
         for name, memory in self.states.items():
             memory.load_state_dict(state["estimator"][name])
+        for name, memory in self._of_shaper().items():
+            memory.load_state_dict(state["shaper"][name])
+
+    def _of_shaper(self) -> Mapping[str, State]:
+        return {} if self.shaper is None else self.shaper.states
 
     def _estimate(
         self, inputs: LossInputs, target: TargetOutput
@@ -119,6 +125,7 @@ class Objective:
                 logp_policy_B=logp_B,
                 kernel_BB=inputs.kernel,
                 outcome_B=inputs.outcome,
+                features_BF=inputs.features,
                 group_B=inputs.group,
             )
 

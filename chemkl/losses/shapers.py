@@ -1,11 +1,13 @@
 """The shapers: each is a function of tensors that returns a new advantage A (B,), without graph.
 
-Legend: B rows of a batch. Ordinary parameters are filled by name from ``SHAPER_INPUTS``,
-keyword-only ones are options of the user. A shaper that scales A (ucpo, ips) instead of adding to
-it is meant for hits with A > 0: where A is negative, what it favours is pushed down harder.
+Legend: B rows of a batch; F features of a row; H the rows that are hits; O outputs of a network.
+Ordinary parameters are filled by name from ``SHAPER_INPUTS``, keyword-only ones are options of the
+user. A shaper that scales A (ucpo, ips) instead of adding to it is meant for hits with A > 0: where
+A is negative, what it favours is pushed down harder.
 """
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
@@ -14,10 +16,12 @@ from typing import Annotated, Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from chemkl.losses.registry import ABOVE_0, SHARE, Registry, Wanted, check_options
+from chemkl.losses.estimators import State, against_the_others
+from chemkl.losses.registry import ABOVE_0, SHARE, Range, Registry, Wanted, check_options
 from chemkl.losses.types import (
     Groups,
     check_bool,
+    check_features,
     check_finite,
     check_logp,
     check_rows,
@@ -25,6 +29,82 @@ from chemkl.losses.types import (
 )
 
 F = TypeVar("F", bound=Callable[..., Tensor])
+
+_HIDDEN, _OUT = 64, 32
+"""Widths of the networks of random network distillation."""
+
+
+class Distillation(State):
+    """A fixed random network, and one of the same shape that learns to predict its output.
+
+    Both have a hidden layer with biases, and their weights in one float32 vector. They are made at
+    the first batch, from the seed; what is saved is the predictor and the memory of its Adam.
+    """
+
+    def __init__(self) -> None:
+        self._saved: Mapping[str, Tensor] = {}
+        self._predictor = torch.zeros(0)
+
+    def novelty(self, features_HF: Tensor, rate: float, seed: int) -> Tensor:
+        """Return the error at these rows (H,) beside that before training, 1; then learn them."""
+        features_HF = features_HF.detach().float()
+        if not self._predictor.numel():
+            self._begin(features_HF.shape[1], rate, seed)
+        wanted_HO = _network(self._target, features_HF)
+        error_H = (_network(self._predictor, features_HF) - wanted_HO).square().sum(dim=1)
+        untrained_H = (_network(self._untrained, features_HF) - wanted_HO).square().sum(dim=1)
+        with torch.enable_grad():
+            (self._predictor.grad,) = torch.autograd.grad(error_H.mean(), self._predictor)
+        self._adam.step()
+        return (error_H / untrained_H).detach()
+
+    def _begin(self, n_features: int, rate: float, seed: int) -> None:
+        shapes = ((_HIDDEN, n_features + 1), (_OUT, _HIDDEN + 1))
+        generator = torch.Generator().manual_seed(seed)
+        self._target, self._untrained = (
+            torch.cat(
+                [
+                    torch.randn(n_out * n_in, generator=generator) / math.sqrt(n_in)
+                    for n_out, n_in in shapes
+                ]
+            )
+            for _ in range(2)
+        )
+        self._predictor = self._untrained.clone().requires_grad_()
+        self._adam = torch.optim.Adam([self._predictor], lr=rate)
+        if self._saved:
+            with torch.no_grad():
+                self._predictor.copy_(self._saved["predictor"])
+            memory = {name: self._saved[name].clone() for name in _ADAM}
+            self._adam.state[self._predictor] = memory
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the predictor and the memory of its Adam; nothing before the first hit."""
+        if not self._predictor.numel():
+            return dict(self._saved)
+        memory = self._adam.state[self._predictor]
+        saved = {"predictor": self._predictor.detach(), **{name: memory[name] for name in _ADAM}}
+        return {name: value.clone() for name, value in saved.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from the result of ``state_dict``."""
+        self._saved, self._predictor = dict(state), torch.zeros(0)
+
+
+_ADAM = ("step", "exp_avg", "exp_avg_sq")
+
+
+def _network(weights: Tensor, features_HF: Tensor) -> Tensor:
+    """The output (H, O) of a network: one hidden layer of ReLUs, biases at the end of each row."""
+    n_hidden = _HIDDEN * (features_HF.shape[1] + 1)
+    one = weights[:n_hidden].view(_HIDDEN, -1)
+    two = weights[n_hidden:].view(_OUT, -1)
+    hidden_HO = (features_HF @ one[:, :-1].T + one[:, -1]).relu()
+    return hidden_HO @ two[:, :-1].T + two[:, -1]
+
+
+SHAPER_STATES: dict[str, type[State]] = {"distillation": Distillation}
+"""Memories by the name of the parameter with which a shaper asks for one of its own."""
 
 SHAPER_INPUTS = {
     "advantage_B": "the estimator's, (B,)",
@@ -34,6 +114,8 @@ SHAPER_INPUTS = {
     "Tanimoto's",
     "outcome_B": "an int64 number (B,) for each row's outcome, such as its scaffold; -1 for none",
     "group_B": "group numbers, int64 (B,); None: the batch is one group",
+    "features_BF": "numbers (B, F) that describe a row, such as the bits of its fingerprint",
+    **{name: kind.__doc__ or "" for name, kind in SHAPER_STATES.items()},
 }
 """What a shaper may ask for, with its meaning."""
 
@@ -53,6 +135,12 @@ class BoundShaper:
 
     shaper: Shaper
     options: Mapping[str, float] = field(default_factory=dict)
+    states: Mapping[str, State] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        inputs = self.shaper.wanted.inputs
+        states = {name: SHAPER_STATES[name]() for name in inputs if name in SHAPER_STATES}
+        object.__setattr__(self, "states", states)
 
     def needs(self, name: str) -> bool:
         """Whether a call needs this one of ``SHAPER_INPUTS``.
@@ -73,7 +161,8 @@ class BoundShaper:
             ValueError: an input missing, of an unknown name, or not what it should be.
         """
         available["advantage_B"] = advantage_B
-        given = {name: value for name, value in available.items() if value is not None}
+        given: dict[str, Any] = {n: value for n, value in available.items() if value is not None}
+        given |= self.states
         unknown = [name for name in available if name not in SHAPER_INPUTS]
         missing = [name for name in self.shaper.wanted.required if name not in given]
         problem = ""
@@ -267,6 +356,70 @@ def ips(
     return torch.where(outcome_B >= 0, scaled_B, advantage_B).detach()
 
 
+@shaper("entropy")
+def entropy(
+    advantage_B: Tensor,
+    logp_policy_B: Tensor,
+    group_B: Tensor | None = None,
+    *,
+    weight: Annotated[float, ABOVE_0] = 0.01,
+) -> Tensor:
+    """All rows gain by how rare the policy makes them: A - weight (lp - mean of the others' lp).
+
+    The policy gradient of an entropy bonus, J + weight H(pi) (Williams and Peng 1991; Mnih et al.,
+    arXiv 1602.01783). With beta and the target p it ends at p^(beta/(beta + weight)), the target at
+    a higher temperature: with gibbs pi_ref^(beta/(beta + weight)) exp(R/(beta + weight)). Mass goes
+    to rare sequences whether they are hits or not; ``differential_smoothing`` keeps to the hits.
+
+    Deviations:
+        1. The entropy is that of whole sequences, by the sampled rows, not the sum over the tokens
+           of what is known of the next one.
+        2. The others of the row's group are its baseline.
+
+    Options:
+        weight: reward units per nat, as beta.
+    """
+    groups = Groups.of(group_B, advantage_B)
+    logp_B = logp_policy_B.detach().to(advantage_B)
+    return advantage_B.detach() - weight * against_the_others("entropy", logp_B, groups)
+
+
+@shaper("rnd")
+def rnd(
+    advantage_B: Tensor,
+    hit_B: Tensor,
+    features_BF: Tensor,
+    distillation: Distillation,
+    group_B: Tensor | None = None,
+    *,
+    weight: Annotated[float, ABOVE_0] = 0.1,
+    rate: Annotated[float, ABOVE_0] = 1e-3,
+    seed: Annotated[int, Range(0, math.inf, "[)")] = 0,
+) -> Tensor:
+    """Hits gain by their novelty: the error of a network that learns to predict a random one.
+
+    Random network distillation (Burda et al., arXiv 1810.12894), for molecules as an intrinsic
+    reward beside that of the task by Svensson et al., arXiv 2410.10431. The bonus is added to the
+    reward before its baseline: A + weight (novelty - mean of the others'), 0 for rows that are no
+    hits. The predictor makes one step of Adam a batch, on its hits.
+
+    Deviations:
+        1. The networks read features, of a molecule its Morgan fingerprint, not the tokens.
+        2. The error is divided by that of the predictor before training at the same row: 1 for what
+           is unlike all hits so far, towards 0 for what has come often. No running scale is needed.
+
+    Options:
+        weight: reward units that a hit unlike all others gains.
+        rate: of the predictor's Adam: how soon something is no longer new.
+        seed: of the random networks.
+    """
+    bonus_B = torch.zeros_like(advantage_B)
+    if bool(hit_B.any()):
+        bonus_B[hit_B] = distillation.novelty(features_BF[hit_B], rate, int(seed)).to(bonus_B)
+    groups = Groups.of(group_B, advantage_B)
+    return advantage_B.detach() + weight * against_the_others("rnd", bonus_B, groups).detach()
+
+
 def _check_shaped(given: Mapping[str, Tensor]) -> None:
     """Refuse rows that a shaper cannot work on, shapes first."""
     rows = {name: given.get(f"{name}_B") for name in ("advantage", "hit", "logp_policy")}
@@ -278,6 +431,8 @@ def _check_shaped(given: Mapping[str, Tensor]) -> None:
     check_finite("advantage", given["advantage_B"], fix)
     if "logp_policy_B" in given:
         check_logp("logp_policy", given["logp_policy_B"])
+    if "features_BF" in given:
+        check_features(given["features_BF"], given["advantage_B"].numel())
     if "kernel_BB" in given:
         _check_kernel(given["kernel_BB"], given["advantage_B"])
 

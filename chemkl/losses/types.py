@@ -39,6 +39,8 @@ class LossInputs:
         kernel: (B, B), similarity of the rows in [0, 1], symmetric, 1 on the diagonal (a shaper).
         outcome: whole numbers that name what a row came out as, for example its scaffold; -1 for
             nothing (a shaper).
+        features: (B, F), numbers that describe a row, such as the bits of its fingerprint; zeros
+            for nothing (a shaper).
     """
 
     logp_policy: Tensor
@@ -51,6 +53,7 @@ class LossInputs:
     logp_policy_of_prior: Tensor | None = None
     kernel: Tensor | None = None
     outcome: Tensor | None = None
+    features: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_rows(**{name: getattr(self, name) for name in _ROWS})
@@ -67,13 +70,16 @@ class LossInputs:
                 f"kernel has shape {tuple(self.kernel.shape)}, but the batch has {n_rows} rows: it "
                 f"is the similarity of every row with every row, ({n_rows}, {n_rows})"
             )
+        if self.features is not None:
+            check_features(self.features, n_rows)
 
     def where(self, kept_B: Tensor) -> "LossInputs":
         """The rows that are marked; what is not a row (samples of the reference) stays."""
         rows = {name: getattr(self, name) for name in _ROWS}
         chosen = {name: rows_B[kept_B] for name, rows_B in rows.items() if rows_B is not None}
         kernel = None if self.kernel is None else self.kernel[kept_B][:, kept_B]
-        return replace(self, **chosen, kernel=kernel)
+        features = None if self.features is None else self.features[kept_B]
+        return replace(self, **chosen, kernel=kernel, features=features)
 
 
 _ROWS = (
@@ -185,6 +191,16 @@ def _check_type(
     if rows_B is not None and rows_B.dtype not in types:
         got = str(rows_B.dtype).removeprefix("torch.")
         raise ValueError(f"{name} is {got}, and must be {wanted}")
+
+
+def check_features(features_BF: Tensor, n_rows: int) -> None:
+    """Refuse features that are not a row of numbers for each row of the batch."""
+    shape = tuple(features_BF.shape)
+    if len(shape) != 2 or shape[0] != n_rows or not shape[1]:
+        raise ValueError(
+            f"features must be ({n_rows}, F), F numbers for each row of the batch, got {shape}: "
+            "keep all rows, with zeros for a row without a molecule"
+        )
 
 
 def check_finite(name: str, rows_B: Tensor, fix: str) -> None:

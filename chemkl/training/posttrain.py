@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from chemkl.chem.fingerprints import tanimoto_kernel
+from chemkl.chem.fingerprints import fingerprint_bits, tanimoto_kernel
 from chemkl.config import InputError
 from chemkl.losses import LossInputs, LossOutput, Objective, TargetOutput
 from chemkl.policies.base import Rollout, SequenceModel, joined, stream
@@ -416,12 +416,13 @@ class InputBuilder:
         return ranks.with_others(self._policy.logp_tokens(drawn.tokens))
 
     def _for_shaper(self, rows: pd.DataFrame) -> dict[str, Tensor]:
-        """The similarity and the scaffold (or answer) numbers of the rows, if a shaper asks."""
+        """Similarity, fingerprint or scaffold (or answer) number of the rows, if a shaper asks."""
         shaper = self._objective.shaper
         wanted = {}
-        if shaper is not None and shaper.needs("kernel_BB"):
-            smiles = [s if isinstance(s, str) else None for s in rows["canonical_smiles"]]
-            wanted["kernel"] = torch.from_numpy(tanimoto_kernel(smiles))
+        for name, describe in (("kernel_BB", tanimoto_kernel), ("features_BF", fingerprint_bits)):
+            if shaper is not None and shaper.needs(name):
+                smiles = [s if isinstance(s, str) else None for s in rows["canonical_smiles"]]
+                wanted[name.rpartition("_")[0]] = torch.from_numpy(describe(smiles))
         if shaper is not None and shaper.needs("outcome_B"):
             outcome = rows["scaffold"]
             if "answer" in rows and outcome.isna().all():  # a text without molecules

@@ -92,6 +92,26 @@ def forward_regularised(lp: Tensor, at: Setting) -> Tensor:
     return -(lp.exp() * reward).sum() + BETA * (lr.exp() * (lr - lp)).sum()
 
 
+def preferences(labels: str) -> Callable[[Tensor, Setting], Tensor]:
+    """The mean over pairs of DPO's -log sigmoid(margin), by who wins; rows have no graph."""
+
+    def cost(lp: Tensor, at: Setting) -> Tensor:
+        pi, total = lp.detach().exp(), torch.zeros((), dtype=torch.float64)
+        reward, lr = at.whole.reward_anchored, at.whole.logp_anchored
+        for i in range(len(lp)):
+            for j in range(len(lp)):
+                margin = BETA * ((lp[i] - lr[i]) - (lp[j] - lr[j]))
+                wins = torch.sigmoid(reward[i] - reward[j])
+                if labels == "hard":  # one of the two orders of a pair; ties have none
+                    wins = (reward[i] > reward[j]).double()
+                won, lost = (torch.nn.functional.logsigmoid(m) for m in (margin, -margin))
+                lose = 1 - wins if labels == "soft" else (reward[i] < reward[j]).double()
+                total = total - pi[i] * pi[j] * (wins * won + lose * lost)
+        return total
+
+    return cost
+
+
 def alpha_divergence(alpha: float, most: float) -> Callable[[Tensor, Setting], Tensor]:
     """(1 - alpha) sum p f(pi/p), f = (t^alpha - alpha t - 1 + alpha) / (alpha (alpha - 1)).
 

@@ -24,9 +24,9 @@ def test_unknown_names_and_options():
     with pytest.raises(ValueError, match="target 'marra' is not known; did you mean 'mara'"):
         build_objective("marra", beta=0.1)
     with pytest.raises(
-        ValueError, match=r"estimator 'ppo' is not known.*log_variance, msc, reinvent"
+        ValueError, match=r"estimator 'xyz' is not known.*log_variance, msc, ppo, re"
     ):
-        build_objective("gibbs", "ppo", beta=0.1)
+        build_objective("gibbs", "xyz", beta=0.1)
     with pytest.raises(ValueError, match="'mara' has no option 'taus'; did you mean 'tau'"):
         build_objective("mara", beta=0.1, taus=0.8)
     with pytest.raises(ValueError, match="'gibbs' has no option 'tau'"):

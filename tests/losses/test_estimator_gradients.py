@@ -20,6 +20,7 @@ from stated_objectives import (
     knows_z,
     log_z_is_true,
     log_z_stands_at_2,
+    preferences,
     reverse_kl,
     setting,
     total_variation,
@@ -60,9 +61,13 @@ EXACT = [
     ),
     Row("f_dpg", "gibbs", alpha_divergence(0.0, 0.2), 1.0, {"clip": 0.18232155679395462}, knows_z),
     *(Row("msc", t, forward_kl, extra="retained") for t in EVERY),
+    *(Row("ppo", t, reverse_kl, BETA) for t in FULL),
+    *(Row("dpo", t, preferences(w), 1.0, {"labels": w}) for t in FULL for w in ("soft", "hard")),
 ]
 BIASED = ("grpo", "snis", "f_dpg", "alpha_dpg")
 """Those of which something is biased: what and by how much is in test_estimator_bias.py."""
+RANKED = ("ahc", "hill_climbing")
+"""Those that learn from the best rows: their expectations are in test_peer_estimators.py."""
 
 
 @pytest.mark.parametrize(("seed", "n_steps", "n_rows"), [(0, 2, 2), (1, 2, 3), (2, 3, 2)])
@@ -80,7 +85,7 @@ def test_the_expected_gradient_is_that_of_the_stated_objective(row, seed, n_step
 
 
 def test_every_estimator_has_a_row():
-    proved = {row.estimator for row in EXACT} | set(BIASED)
+    proved = {row.estimator for row in EXACT} | set(BIASED) | set(RANKED)
     assert proved == set(ESTIMATORS), (
         "add a row to EXACT, or name it in BIASED and measure the bias"
     )

@@ -40,6 +40,10 @@ def call(name, options=None, inputs=INPUTS, target="gibbs", **target_options):
         ("alpha_dpg", "decay", [1, -0.1, NAN], r"alpha_dpg: decay must lie in \[0, 1\), got"),
         ("snis", "ess", [1, -0.1, NAN], r"snis: ess must lie in \[0, 1\), got"),
         ("msc", "ess", [1, -0.1, NAN], r"msc: ess must lie in \[0, 1\), got"),
+        ("ppo", "clip", [0, 1, None, NAN], r"ppo: clip must lie strictly in \(0, 1\), got"),
+        ("ahc", "top_k", [0, 65, NAN], r"ahc: top_k must lie in \(0, 1\], got .*is a share: 0.5"),
+        ("hill_climbing", "top_k", [0, 1.1], r"top_k must lie in \(0, 1\], got .*is a share"),
+        ("dpo", "labels", ["ipo", None], "dpo: labels must be one of soft, hard, got"),
     ],
 )
 def test_options_out_of_range(name, option, values, message):
@@ -52,12 +56,14 @@ def test_options_out_of_range(name, option, values, message):
 
 def test_every_option_is_looked_at():
     tested = {"clip", "log_z_rate", "reference", "divergence", "decay", "alpha", "most", "ess"}
+    tested |= {"top_k", "labels"}
     free = {"normalise", "seed"}  # a bool, and any whole number
     options = {option for name in ESTIMATORS for option in ESTIMATORS[name].wanted.options}
     assert options == tested | free, "add wrong values of the option to the test above"
 
 
 COMPARES = ["rloo", "grpo", "log_variance", "forward_kl", "f_dpg", "alpha_dpg", "snis"]
+COMPARES += ["ppo", "ahc", "hill_climbing", "dpo"]
 
 
 @pytest.mark.parametrize("name", list(ESTIMATORS))
@@ -241,7 +247,7 @@ def test_what_is_missing_is_named():
 @pytest.mark.parametrize("name", [n for n in ESTIMATORS if not ESTIMATORS[n].takes_shaper])
 def test_a_shaper_needs_an_advantage(name):
     assert "shape" not in inspect.signature(ESTIMATORS[name].function).parameters
-    able = "f_dpg, alpha_dpg, forward_kl, rloo, grpo"
+    able = "f_dpg, alpha_dpg, forward_kl, rloo, grpo, ppo"
     with pytest.raises(ValueError, match=rf"{name!r} has no advantage .* that have: {able}"):
         build_objective("gibbs", name, beta=0.5, shaper="ips")
 

@@ -47,7 +47,7 @@ def test_a_miss_lists_the_names_and_the_nearest():
     with pytest.raises(
         ValueError,
         match=r"estimator 'rlo' is not known; did you mean 'rloo'. "
-        "Known: alpha_dpg, f_dpg, forward_kl, grpo, .*, rloo, snis, trajectory_balance",
+        "Known: ahc, alpha_dpg, dpo, f_dpg, .*, rloo, snis, trajectory_balance",
     ):
         ESTIMATORS["rlo"]
     with pytest.raises(ValueError, match=r"target 'zzz' is not known\. Known: filter, gibbs, mara"):

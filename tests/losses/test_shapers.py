@@ -2,13 +2,16 @@ import time
 
 import pytest
 import torch
+from stated_objectives import inputs_of, setting
 from worlds import World
 
+from chemkl.losses import LossInputs, build_objective
 from chemkl.losses.shapers import (
     SHAPER_INPUTS,
     SHAPERS,
     build_shaper,
     differential_smoothing,
+    entropy,
     ips,
     set_diversity,
     shaper,
@@ -36,6 +39,10 @@ def kernel_of(seed, n, n_bits=12):
     common = bits @ bits.T
     on = common.diagonal()
     return common / (on[:, None] + on[None, :] - common)
+
+
+def bits_of(seed, n, n_bits=12):
+    return (torch.rand(n, n_bits, generator=torch.Generator().manual_seed(seed)) < 0.4).float()
 
 
 def rows(seed, n):
@@ -258,27 +265,125 @@ def test_ips_by_hand():
     close(ips(advantage, outcome, eps=0.4), double(2, 2, 2.5, -5, 2, 5))
 
 
+# ---- entropy
+
+
+@pytest.mark.parametrize("kind", ["gibbs", "mara"])
+def test_entropy_ends_at_the_target_to_a_power(kind):
+    """The expected gradient, by enumeration of all batches of two, is 0 at p^(beta/(beta + w))."""
+    weight, at = 0.15, setting(kind, 0, 2)
+    tempered = torch.softmax(at.log_p * at.target.beta / (at.target.beta + weight), 0)
+
+    def slope(p):
+        here = at.moved_to(p)
+        lp, total = here.world.logp(here.logits), 0.0
+        for batch_of_two, chance in here.world.batches(2, lp.detach().exp()):
+            bonus = build_shaper("entropy", weight=weight)
+            objective = build_objective(here.target, "rloo", shaper=bonus)
+            total = total + chance * objective(inputs_of(here, lp, batch_of_two, None, 0)).loss
+        return torch.autograd.grad(total, here.logits)[0].abs().max()
+
+    assert slope(tempered) < 1e-12
+    assert slope(at.log_p.exp()) > 0.003
+
+
+def test_entropy_by_hand():
+    """The others' means of lp = -1, -2, -6 are -4, -3.5, -1.5."""
+    got = entropy(double(1, 1, 1), double(-1, -2, -6), weight=0.1)
+    close(got, double(1 - 0.3, 1 - 0.15, 1 + 0.45))
+
+
+# ---- random network distillation
+
+
+def novelties(bound, features):
+    """What each row is worth: of rows that are no hits the bonus is 0, so two of them tell it."""
+    n = len(features)
+    joined = torch.cat([features, torch.zeros(n, features.shape[1])])
+    hit = torch.arange(2 * n) < n
+    got = bound(torch.zeros(2 * n).double(), hit_B=hit, features_BF=joined)
+    return (got[:n] - got[n]) * (2 * n - 1) / (2 * n)
+
+
+def test_rnd_pays_a_hit_for_its_novelty_and_what_comes_often_is_not_new():
+    """All are worth the weight at first; after forty batches those seen little, a stranger much."""
+    bound, known = build_shaper("rnd", weight=2.0), bits_of(0, 8, 256)
+    stranger = bits_of(9, 1, 256)
+    first = novelties(bound, known)
+    close(first, torch.full((8,), 2.0).double(), atol=1e-6)
+    for _ in range(40):
+        novelties(bound, known)
+    later = novelties(bound, torch.cat([known, stranger]))
+    assert later[:8].max() < 0.3 * 2
+    assert later[8] > 2 * later[:8].max()
+    assert (later > 0).all()
+
+
+def test_rnd_leaves_a_batch_without_hits_alone():
+    bound, advantage = build_shaper("rnd"), double(1, -2)
+    nobody = torch.zeros(2, dtype=torch.bool)
+    assert torch.equal(bound(advantage, hit_B=nobody, features_BF=bits_of(0, 2)), advantage)
+
+
+def test_rnd_is_a_function_of_its_seed_and_of_what_it_saw():
+    """Two with one seed agree to the bit, also where one is resumed in the middle from a state."""
+
+    def objective(seed=0):
+        shaper = {"kind": "rnd", "seed": seed}
+        return build_objective("mara", "rloo", beta=0.1, tau=0.5, shaper=shaper)
+
+    def loss(one, number):
+        generator = torch.Generator().manual_seed(number)
+        lp, lr, reward = torch.rand(3, 12, generator=generator, dtype=torch.float64)
+        features = bits_of(number, 12, 64)
+        return one(LossInputs(-9 * lp, -9 * lr, reward, features=features)).loss.item()
+
+    through, first, other = objective(), objective(), objective(seed=1)
+    expected = [loss(through, number) for number in range(6)]
+    assert [loss(first, number) for number in range(3)] == expected[:3]
+    resumed = objective()
+    resumed.load_state_dict(first.state_dict())
+    kept = first.state_dict()["shaper"]["distillation"]
+    assert all(isinstance(value, torch.Tensor) for value in kept.values())
+    again = objective()
+    again.load_state_dict(resumed.state_dict())  # saved before the next batch comes
+    assert [loss(again, number) for number in range(3, 6)] == expected[3:]
+    assert all(
+        torch.equal(kept[name], value)
+        for name, value in first.state_dict()["shaper"]["distillation"].items()
+    )
+    fresh = objective()
+    assert [loss(fresh, number) for number in range(3, 6)] != expected[3:]
+    assert [loss(other, number) for number in range(6)] != expected
+
+
 # ---- what they have in common
 
 
-def call(name, advantage, hit, logp, kernel, outcome, group=None):
+def call(name, advantage, hit, logp, kernel, outcome, features, group=None):
     return build_shaper(name)(
-        advantage, hit_B=hit, logp_policy_B=logp, kernel_BB=kernel, outcome_B=outcome, group_B=group
+        advantage,
+        hit_B=hit,
+        logp_policy_B=logp,
+        kernel_BB=kernel,
+        outcome_B=outcome,
+        features_BF=features,
+        group_B=group,
     )
 
 
 def batch(seed, n=10):
     advantage, hit, logp = rows(seed, n)
     outcome = torch.randint(-1, 4, (n,), generator=torch.Generator().manual_seed(seed))
-    return advantage, hit, logp, kernel_of(seed, n), outcome
+    return advantage, hit, logp, kernel_of(seed, n), outcome, bits_of(seed, n)
 
 
 @pytest.mark.parametrize("name", list(SHAPERS))
 def test_the_result_has_no_graph_and_the_dtype_of_the_advantage(name):
-    advantage, hit, logp, kernel, outcome = batch(0)
+    advantage, hit, logp, kernel, outcome, features = batch(0)
     advantage = advantage.float().requires_grad_()
     before = advantage.detach().clone()
-    got = call(name, advantage, hit, logp.requires_grad_(), kernel, outcome)
+    got = call(name, advantage, hit, logp.requires_grad_(), kernel, outcome, features)
     assert got.shape == (10,)
     assert got.dtype == torch.float32
     assert not got.requires_grad
@@ -290,7 +395,7 @@ def test_the_result_has_no_graph_and_the_dtype_of_the_advantage(name):
 def test_order_does_not_matter(name):
     values = batch(1)
     order = torch.randperm(10, generator=torch.Generator().manual_seed(0))
-    moved = [v[order][:, order] if v.dim() == 2 else v[order] for v in values]
+    moved = [v[order][:, order] if v.shape == (10, 10) else v[order] for v in values]
     close(call(name, *moved), call(name, *values)[order])
 
 
@@ -298,7 +403,7 @@ def test_order_does_not_matter(name):
 def test_groups_know_nothing_of_each_other(name):
     one, other = batch(2), batch(3)
     joined = [
-        torch.block_diag(a, b) if a.dim() == 2 else torch.cat([a, b])
+        torch.block_diag(a, b) if a.shape == (10, 10) else torch.cat([a, b])
         for a, b in zip(one, other, strict=True)
     ]
     joined[3][:10, 10:] = joined[3][10:, :10] = 0.7  # similar across groups
@@ -307,14 +412,15 @@ def test_groups_know_nothing_of_each_other(name):
 
 
 def test_what_is_registered_and_declared():
-    assert list(SHAPERS) == ["set_diversity", "differential_smoothing", "ucpo", "ips"]
-    asked_for = ("hit_B", "kernel_BB", "outcome_B")
+    asked_for = ("hit_B", "kernel_BB", "outcome_B", "features_BF")
     needs = {name: [*map(build_shaper(name).needs, asked_for)] for name in SHAPERS}
     assert needs == {
-        "set_diversity": [True, True, False],
-        "differential_smoothing": [True, False, False],
-        "ucpo": [True, False, False],
-        "ips": [False, False, True],
+        "set_diversity": [True, True, False, False],
+        "differential_smoothing": [True, False, False, False],
+        "ucpo": [True, False, False, False],
+        "ips": [False, False, True, False],
+        "entropy": [False, False, False, False],
+        "rnd": [True, False, False, True],
     }
     for name in SHAPERS:
         assert set(SHAPERS[name].wanted.inputs) <= set(SHAPER_INPUTS)
@@ -330,7 +436,7 @@ def test_options_are_bound():
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        ("setpo", {}, "shaper 'setpo' is not known.*Known: differential_smoothing, ips"),
+        ("setpo", {}, "shaper 'setpo' is not known.*Known: differential_smoothing, entropy"),
         ("ips", {"epsilon": 1}, "shaper 'ips' has no option 'epsilon'; did you mean 'eps'"),
         ("ips", {"eps": 0}, "eps must lie in \\(0, 1\\], got 0"),
         ("ips", {"eps": 1.5}, "eps must lie in .*, got 1.5"),
@@ -339,6 +445,9 @@ def test_options_are_bound():
         ("set_diversity", {"weight": float("nan")}, "weight must be .*got nan"),
         ("set_diversity", {"weight": "2"}, "weight must be .*got '2'"),
         ("differential_smoothing", {"gamma": True}, "gamma must be .*got True"),
+        ("entropy", {"weight": 0}, "weight must be a finite number above 0, got 0"),
+        ("rnd", {"rate": -1e-3}, "rate must be a finite number above 0, got -0.001"),
+        ("rnd", {"seed": -1}, r"seed must lie in \[0, inf\), got -1"),
     ],
 )
 def test_bad_options_are_named(kind, options, message):
@@ -347,7 +456,7 @@ def test_bad_options_are_named(kind, options, message):
 
 
 def test_missing_and_unknown_inputs_are_named():
-    advantage, hit, _, kernel, _ = batch(0)
+    advantage, hit, _, kernel, *_ = batch(0)
     with pytest.raises(ValueError, match=r"'set_diversity' needs kernel_BB.*\(B, B\) similarity"):
         build_shaper("set_diversity")(advantage, hit_B=hit, kernel_BB=None)
     with pytest.raises(ValueError, match=r"'ips' needs outcome_B.*such as its scaffold"):
@@ -377,7 +486,7 @@ def changed(kernel, i, j, value):
     ],
 )
 def test_a_bad_kernel_is_named(change, message):
-    advantage, hit, _, kernel, _ = batch(0)
+    advantage, hit, _, kernel, *_ = batch(0)
     with pytest.raises(ValueError, match=message):
         set_diversity(advantage, hit, change(kernel))
     with pytest.raises(ValueError, match=message):  # also where no hit would look at it
@@ -386,28 +495,31 @@ def test_a_bad_kernel_is_named(change, message):
 
 @pytest.mark.parametrize("name", list(SHAPERS))
 def test_bad_rows_are_named(name):
-    advantage, hit, logp, kernel, outcome = batch(0)
+    advantage, hit, logp, kernel, outcome, features = batch(0)
     with pytest.raises(ValueError, match=r"got advantage \(10, 1\)"):
-        call(name, advantage[:, None], hit, logp, kernel, outcome)
+        call(name, advantage[:, None], hit, logp, kernel, outcome, features)
     broken = advantage.clone()
     broken[3] = float("nan")
     with pytest.raises(ValueError, match=r"advantage is not finite .*row 3, nan"):
-        call(name, broken, hit, logp, kernel, outcome)
+        call(name, broken, hit, logp, kernel, outcome, features)
     wanted = SHAPERS[name].wanted.inputs
     if "hit_B" in wanted:
         with pytest.raises(ValueError, match="hit is float64, and must be a bool tensor"):
-            call(name, advantage, hit.double(), logp, kernel, outcome)
+            call(name, advantage, hit.double(), logp, kernel, outcome, features)
         with pytest.raises(ValueError, match=r"advantage \(10,\), hit \(9,\)"):
-            call(name, advantage, hit[:9], logp, kernel, outcome)
+            call(name, advantage, hit[:9], logp, kernel, outcome, features)
     if "logp_policy_B" in wanted:
         with pytest.raises(ValueError, match="logp_policy is not finite"):
-            call(name, advantage, hit, logp - torch.inf, kernel, outcome)
+            call(name, advantage, hit, logp - torch.inf, kernel, outcome, features)
     if "outcome_B" in wanted:
         with pytest.raises(ValueError, match="outcome is float64, and must be a tensor of whole"):
-            call(name, advantage, hit, logp, kernel, outcome.double())
+            call(name, advantage, hit, logp, kernel, outcome.double(), features)
+    if "features_BF" in wanted:
+        with pytest.raises(ValueError, match=r"features must be \(10, F\), .* got \(9, 12\): keep"):
+            call(name, advantage, hit, logp, kernel, outcome, features[:9])
     if "group_B" in wanted:
         with pytest.raises(ValueError, match="group is float64, and must be a tensor of whole"):
-            call(name, advantage, hit, logp, kernel, outcome, advantage)
+            call(name, advantage, hit, logp, kernel, outcome, features, advantage)
 
 
 def test_a_shaper_may_ask_for_what_exists_only():

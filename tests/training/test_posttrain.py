@@ -13,7 +13,7 @@ import torch
 
 from chemkl.config.filters import MurckoFilterConfig
 from chemkl.losses import ESTIMATORS as LOSSES
-from chemkl.losses import build_objective
+from chemkl.losses import SHAPERS, build_objective
 from chemkl.policies import RnnPolicy, Vocabulary, freeze, load_policy
 from chemkl.policies.base import stream
 from chemkl.results import TraceWriter, read_trace
@@ -328,7 +328,7 @@ def test_fresh_samples_of_the_prior_are_drawn_for_who_asks(make_module, fit, tin
     assert seen[0].logp_policy_of_prior.requires_grad
 
 
-@pytest.mark.parametrize("shaper", ["set_diversity", "differential_smoothing", "ucpo", "ips"])
+@pytest.mark.parametrize("shaper", list(SHAPERS))
 def test_a_shaper_changes_the_step(make_module, fit, tmp_path, shaper):
     plain = make_module({**MARA, "estimator": "rloo"})
     trace = fit(plain, 1)

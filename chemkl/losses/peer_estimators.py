@@ -1,0 +1,214 @@
+"""The estimators that other programs train molecule generators by, in the terms of this one.
+
+Three of them learn from the order of the rewards: `hill_climbing` and `ahc` from the best rows of a
+batch, `dpo` from which of two rows is the better one. They do not in general end at the target;
+their docstrings say where.
+
+Legend: B rows of a batch.
+"""
+
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from chemkl.losses.estimators import (
+    Metrics,
+    Shape,
+    against_the_others,
+    clipped_policy_gradient,
+    estimator,
+    sizes_B,
+    unshaped,
+)
+from chemkl.losses.registry import INSIDE, Range
+from chemkl.losses.targets import Target
+from chemkl.losses.types import Groups, mean_over_rows
+
+TOP = Range(0, 1, "(]", hint="it is a share: 0.5 of a batch of 64 are its 32 best rows")
+
+
+@estimator("ppo", off_policy=False)
+def ppo(
+    logp_policy_B: Tensor,
+    log_target_B: Tensor,
+    logp_behaviour_B: Tensor,
+    beta: float,
+    group_B: Tensor | None = None,
+    shape: Shape = unshaped,
+    *,
+    clip: Annotated[float, INSIDE] = 0.2,
+) -> tuple[Tensor, Metrics]:
+    """Proximal policy optimisation, clipped: -mean min(r A, clip(r, 1 - clip, 1 + clip) A).
+
+    Schulman et al., arXiv 1707.06347; r is the probability ratio of today's policy to the one that
+    sampled the row, A the advantage of ``rloo``. Where no row is held by the clip the expected
+    gradient is that of the reverse KL, on rows of an older policy too; in the first update on a
+    batch r is 1, and the gradient is that of ``rloo``.
+
+    Deviations:
+        1. No critic: the baseline is the mean of the others of the row's group.
+        2. One ratio for the whole sequence, not one a token.
+        3. The KL to the prior is in the score, under today's policy and not the one that sampled:
+           so the target stays the fixed point however many updates a batch has.
+        4. No entropy term; the shaper ``entropy`` adds one.
+
+    Options:
+        clip: bound on the probability ratio: no gain from moving it beyond 1 - clip or 1 + clip.
+            For several updates on one batch; in the first of them it changes nothing.
+
+    Metrics: advantage_std; clip_rate, the share of rows that the clip holds.
+    """
+    groups = Groups.of(group_B, logp_policy_B)
+    score_B = beta * (log_target_B - logp_policy_B.detach())
+    advantage_B = shape(against_the_others("ppo", score_B, groups))
+    return clipped_policy_gradient(advantage_B, logp_policy_B, logp_behaviour_B, clip)
+
+
+def _top_B(name: str, reward_B: Tensor, groups: Groups, top_k: float) -> Tensor:
+    """Weights of mean 1 over each group, on its best rows: 1/top_k, of the rest 0.
+
+    Rows tied at the edge share what is left there, the mean over all ways to break the tie. So the
+    weights depend neither on the order of the rows nor on which process had them.
+    """
+    wanted_B = top_k * sizes_B(name, groups).to(reward_B)
+    together_BB = groups.index_B[:, None] == groups.index_B[None, :]
+    above_B = (together_BB & (reward_B[None, :] > reward_B[:, None])).sum(dim=1)
+    tied_B = (together_BB & (reward_B[None, :] == reward_B[:, None])).sum(dim=1)
+    weight_B = ((wanted_B - above_B) / tied_B).clamp(0, 1) / top_k
+    return weight_B + 0 * reward_B  # NaN and infinity go through, for the objective to refuse
+
+
+def _top_reward(weight_B: Tensor, reward_B: Tensor) -> Metrics:
+    return {"top_reward": mean_over_rows(weight_B * reward_B)}
+
+
+@estimator("ahc", off_policy=True)
+def ahc(
+    logp_policy_B: Tensor,
+    log_target_B: Tensor,
+    reward_anchored_B: Tensor,
+    group_B: Tensor | None = None,
+    *,
+    top_k: Annotated[float, TOP] = 0.5,
+) -> tuple[Tensor, Metrics]:
+    """Augmented hill climbing: REINVENT's loss, mean (log_target - lp)^2, on the best rows alone.
+
+    Thomas et al., J. Cheminform. 14, 68 (2022). At top_k 1 it is ``reinvent``. Below, it is no
+    estimator of the KL-regularised objective: it rests where w (log_target - lp) is one constant, w
+    the chance that a row is among the best of its batch. So rows of one reward have the target's
+    ratio, and rows of lower reward, with a smaller w, less than the target gives them: in a large
+    batch w is 1 above an edge and 0 below, where nothing is left. With gibbs that is a few of the
+    best sequences, whatever beta is; with mara, whose hits are tied, it is flat over the hits.
+
+    Deviations:
+        1. Rows are ranked by the reward as the target has it, that of a mara hit is its anchor's;
+           rows tied at the edge share what is left there.
+        2. The target may be any of full support.
+        3. No diversity filter and no replay of its own: those of the run act before.
+
+    Options:
+        top_k: share of the batch that is learnt from, its best rows; the authors' 0.5.
+
+    Metrics: top_reward, the mean reward of these rows.
+    """
+    groups = Groups.of(group_B, logp_policy_B)
+    weight_B = _top_B("ahc", reward_anchored_B.to(logp_policy_B), groups, top_k)
+    loss = mean_over_rows(weight_B * (log_target_B - logp_policy_B) ** 2)
+    return loss, _top_reward(weight_B, reward_anchored_B)
+
+
+def _order_refuses(target: Target, **_options: Any) -> str | None:
+    """Refuse a target without full support: there is nothing to rank outside of the hits."""
+    if target.full_support:
+        return None
+    return (
+        "which is -inf outside of the hits: nothing is ranked there, and all hits are equal. Use "
+        "the target gibbs or mara"
+    )
+
+
+@estimator("hill_climbing", off_policy=True, refuses=_order_refuses)
+def hill_climbing(
+    logp_policy_B: Tensor,
+    reward_anchored_B: Tensor,
+    group_B: Tensor | None = None,
+    *,
+    top_k: Annotated[float, TOP] = 0.25,
+) -> tuple[Tensor, Metrics]:
+    """Hill climbing: maximum likelihood of the best rows of a batch, -mean lp over them.
+
+    Segler et al., ACS Cent. Sci. 4, 120 (2018); Neil et al., "Exploring deep recurrent models with
+    reinforcement learning for molecule design" (2018). It is no estimator of the KL-regularised
+    objective: neither the prior nor beta is in it, and of the target only which reward a row has.
+    Any policy on sequences of one reward is at rest; it ends on those of the best reward, which
+    keep the ratios that chance and the start gave them.
+
+    Deviations:
+        1. One step on each batch, not epochs over the best of all batches so far.
+        2. Rows are ranked by the reward as the target has it, as in ``ahc``.
+
+    Options:
+        top_k: share of the batch that is learnt from, its best rows.
+
+    Metrics: top_reward, the mean reward of these rows.
+    """
+    groups = Groups.of(group_B, logp_policy_B)
+    weight_B = _top_B("hill_climbing", reward_anchored_B.to(logp_policy_B), groups, top_k)
+    return -mean_over_rows(weight_B * logp_policy_B), _top_reward(weight_B, reward_anchored_B)
+
+
+Labels = Literal["soft", "hard"]
+
+
+@estimator("dpo", off_policy=True, refuses=_order_refuses)
+def dpo(
+    logp_policy_B: Tensor,
+    logp_anchored_B: Tensor,
+    reward_anchored_B: Tensor,
+    beta: float,
+    group_B: Tensor | None = None,
+    *,
+    labels: Labels = "soft",
+) -> tuple[Tensor, Metrics]:
+    """Direct preference optimisation on all pairs of a batch: -log sigmoid of the margin.
+
+    Rafailov et al., arXiv 2305.18290. The margin of a pair is beta ((lp - lr) of the winner minus
+    that of the loser). Their labels are drawn from a Bradley-Terry model, the first of two wins
+    with probability sigmoid(R1 - R2); "soft" is the mean over such draws. It is smallest where
+    every margin is the difference of the rewards, at the target, whoever sampled the rows; near
+    there it is beta^2/4 times ``log_variance``, plus a constant. "hard" lets the higher reward win
+    always, as is usual where a score makes the pairs: no margin is then wide enough, it is no
+    estimator of the KL-regularised objective, and it ends on the sequences of the best reward.
+
+    Deviations:
+        1. The pairs are those of the rows of a batch, each row with each other one of its group.
+        2. R and lr are those of the target: of a mara hit its anchor's, so hits tie.
+        3. Pairs of equal reward: with soft labels each wins half of the time, with hard ones they
+           do not count.
+
+    Options:
+        labels: soft: a pair is won with probability sigmoid(difference of rewards), which ends at
+            the target. hard: by the higher reward, always.
+
+    Metrics: accuracy, the share of the pairs of unequal reward that the policy, relative to the
+    reference, orders as the rewards do.
+    """
+    groups = Groups.of(group_B, logp_policy_B)
+    size_B = sizes_B("dpo", groups)
+    implicit_B = beta * (logp_policy_B - logp_anchored_B)
+    margin_BB = implicit_B[:, None] - implicit_B[None, :]
+    reward_B = reward_anchored_B.to(logp_policy_B)
+    gap_BB = reward_B[:, None] - reward_B[None, :]
+    if labels == "soft":
+        cost_BB = softplus(margin_BB) - torch.sigmoid(gap_BB) * margin_BB
+    else:
+        cost_BB = softplus(-torch.sign(gap_BB) * margin_BB)
+    together_BB = groups.index_B[:, None] == groups.index_B[None, :]
+    pair_BB = together_BB & ~torch.eye(len(reward_B), dtype=torch.bool, device=reward_B.device)
+    unequal_BB = pair_BB & (gap_BB != 0)
+    counted_BB = pair_BB if labels == "soft" else unequal_BB
+    loss = mean_over_rows(torch.where(counted_BB, cost_BB, 0.0).sum(dim=1) / (size_B - 1))
+    ordered = (margin_BB * gap_BB > 0)[unequal_BB].to(reward_B)
+    return loss, {"accuracy": ordered.mean()}
