@@ -126,6 +126,9 @@ def expand(
     document = Document.of(data, "pipeline", kinds=["pipelines"])
     config = load_config(PipelineConfig, document)
     out = Path(out_dir) if out_dir is not None else Path("runs", config.name)
+    there = next((place for place in (out, *out.parents) if place.exists()), out)
+    if there.is_file():
+        raise InputError(f"{there}: a file, not a folder for runs; choose another with --out")
     entries = _Entries(config, document, out.resolve())
     jobs = [job for position in range(len(config.stages)) for job in entries.jobs_of(position)]
     return Expansion(config, jobs, list(dict.fromkeys(entries.problems)), entries.unknown)

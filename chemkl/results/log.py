@@ -44,9 +44,9 @@ class RunLog:
 
 
 def read_log(folder: str | Path) -> list[dict[str, Any]]:
-    """The events of a run in order, without torn lines; none where there is no log."""
+    """The events of a run in order, without torn lines; none where no log can be read."""
     events = []
-    with suppress(FileNotFoundError):
+    with suppress(OSError):
         for line in (Path(folder) / LOG).read_bytes().splitlines():
             with suppress(ValueError):
                 events.append(json.loads(line))

@@ -166,6 +166,10 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
     trainer, corpus = view.mapping("trainer"), view.get("corpus")
     train, valid = view.get("train_split"), view.get("valid_split")
     yield "trainer", complaints((training.check_trainer_here, trainer))
+    strategy = str((trainer or {}).get("strategy", ""))
+    if view.get("patience") and strategy.endswith(("fork", "spawn", "notebook")):
+        forks = f"trainer: strategy: {strategy}: its processes keep the best weights to themselves"
+        yield "trainer", [f"{forks}, and patience asks for these: leave strategy out, or patience"]
     yield "precision", complaints((check_precision, view.get("precision"), trainer or {}))
     same = f"train_split and valid_split are both {train!r}: choose two splits"
     yield "valid_split", [same] if train is not None and train == valid else []

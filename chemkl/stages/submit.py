@@ -224,7 +224,7 @@ def _submit(arrays: Sequence[Array], numbers: dict[str, str], logs: Path) -> Non
         if done.returncode:
             if new:
                 subprocess.run(["scancel", *new], check=False)
-            why = " ".join(done.stderr.replace("sbatch: error: ", "").split())
+            why = _why(done.stderr)
             back = f" (taken back: {', '.join(new)})" if new else ""
             raise InputError(f"{array.name}: Slurm refuses it: {why}{back}")
         number = done.stdout.strip().partition(";")[0]
@@ -233,6 +233,13 @@ def _submit(arrays: Sequence[Array], numbers: dict[str, str], logs: Path) -> Non
         waits = f", after {counted(len(array.needs), 'job')}" if array.needs else ""
         say(f"{array.name}: job {number}, {counted(len(array.jobs), 'task')}{waits}")
     write_json(logs / RECORD, _recorded(logs) | numbers)
+
+
+def _why(stderr: str) -> str:
+    """What a program of Slurm's says, on one line; of what ends it, that alone."""
+    lines = [" ".join(line.split()) for line in stderr.splitlines()]
+    said = [line for line in lines if ": fatal: " in line] or lines
+    return "; ".join(re.sub(r"^\w+: (error|fatal): ", "", line) for line in said)
 
 
 # ---- the queue
@@ -262,9 +269,10 @@ def queue_of(out: Path) -> dict[str, Queued]:
     command = ["squeue", "--me", "--array", "--noheader", "--format=%i|%T|%r"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        say(f"Slurm's queue cannot be read: {' '.join(done.stderr.split())}")
+        say(f"Slurm's queue cannot be read: {_why(done.stderr)}")
         return {}
-    found = dict(line.split("|", 1) for line in done.stdout.splitlines())
+    lines = (line.partition("|") for line in done.stdout.splitlines())
+    found = {number: rest for number, _, rest in lines}
     return {name: _queued(number, found.get(number, "")) for name, number in recorded.items()}
 
 

@@ -9,7 +9,7 @@ import threading
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +26,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -46,7 +47,12 @@ from chemkl.training.ranks import check_launched
 
 CHECKPOINTS = "checkpoints"
 
-LEAST = {"accumulate_grad_batches": 1, "gradient_clip_val": 0, "log_every_n_steps": 0}
+LEAST = {
+    "accumulate_grad_batches": 1,
+    "gradient_clip_val": 0,
+    "log_every_n_steps": 0,
+    "num_nodes": 1,
+}
 """Lowest values of arguments of which Lightning takes any, and goes wrong later or does nothing."""
 
 _ON_PURPOSE = (
@@ -73,6 +79,13 @@ _REFUSED = (
 """What Lightning raises for settings that it cannot use."""
 
 # ---- the trainer
+
+
+class _Joined(DDPStrategy):
+    """DDP of processes that are there already (`chemkl.training.ranks`), in a notebook too."""
+
+    def _configure_launcher(self) -> None:
+        """Have Lightning start none: in a notebook it forks, and what a fork learns is lost."""
 
 
 def build_trainer(
@@ -109,6 +122,9 @@ def build_trainer(
         "use_distributed_sampler": False,
         **fixed,
     }
+    with suppress(InputError):  # of devices that are not there Lightning tells
+        if "strategy" not in arguments and devices_of(settings)[1] > 1:
+            arguments["strategy"] = _Joined()
     try:
         trainer = Trainer(**{"plugins": _cluster(arguments), **arguments})
     except _REFUSED as error:

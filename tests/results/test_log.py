@@ -48,6 +48,7 @@ def test_a_log_that_cannot_be_written_does_not_end_the_run(tmp_path):
     (tmp_path / "log.jsonl").mkdir()
     RunLog(tmp_path).add("start")
     RunLog(tmp_path / "nowhere").add("start")
+    assert read_log(tmp_path) == []
     assert not (tmp_path / "nowhere").exists()
 
 

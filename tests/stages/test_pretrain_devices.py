@@ -8,10 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from chemkl.config import InputError
 from chemkl.stages import pipeline
 from chemkl.stages.registry import STAGES
 
@@ -96,3 +98,43 @@ def test_a_run_that_is_ended_goes_on_to_the_same_model(tmp_path, stage, settings
     assert all(torch.equal(one[name], other[name]) for name in other)
     results = [manifest_of(folder)["results"] for folder in (out, tmp_path / "whole")]
     assert results[0]["valid/nll"] == results[1]["valid/nll"]
+
+
+@pytest.fixture
+def tuning(tmp_path):
+    """Settings that fine-tune a model, by weights, until the validation NLL falls no more."""
+    corpus = tmp_path / "few"
+    corpus.mkdir()
+    smiles = ["CCO", "CCN", "CCC", "CCCC", "NCCO", "CCCl", "c1ccncc1", "CCCN", "CCCO", "COC"] * 2
+    weights = [1.0 + (i % 3) for i in range(len(smiles))]
+    table = pd.DataFrame({"smiles": smiles, "split": "train", "weight": weights})
+    table.to_parquet(corpus / "corpus.parquet")
+    (corpus / "tokens.json").write_text('{"C": 1}')
+    short = SMALL | {"trainer": ONE["trainer"] | {"max_steps": 4}}
+    prior = STAGES["pretrain"].run(short, tmp_path / "prior")
+    own = {"corpus": str(corpus), "init": str(prior), "valid_split": None, "patience": 2}
+    own |= {"batch_size": 6, "epochs": 40, "learning_rate": 0.03, "warmup_steps": 0}
+    return {name: value for name, value in SMALL.items() if name != "model"} | own
+
+
+@pytest.mark.parametrize("notebook", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_fine_tuning_by_weights_with_patience_is_that_of_one(
+    tuning, tmp_path, monkeypatch, notebook
+):
+    connector = "lightning.pytorch.trainer.connectors.accelerator_connector"
+    monkeypatch.setattr(f"{connector}._IS_INTERACTIVE", notebook)  # there Lightning would fork
+    folders = tmp_path / "two", tmp_path / "one"
+    for folder, changes in zip(folders, ({}, ONE), strict=True):
+        STAGES["pretrain"].run(tuning | changes, folder)
+    two, one = map(manifest_of, folders)
+    assert two["ended_by"] == one["ended_by"] == "patience"
+    assert two["results"]["valid/nll"] == pytest.approx(one["results"]["valid/nll"], abs=1e-4)
+    for name, value in weights_of(folders[1]).items():
+        torch.testing.assert_close(value, weights_of(folders[0])[name], rtol=0, atol=1e-4)
+
+
+def test_patience_does_not_go_with_processes_that_are_forked(tuning, tmp_path):
+    forks = {"trainer": TRAINER | {"strategy": "ddp_fork"}}
+    with pytest.raises(InputError, match=r"strategy: ddp_fork: .* leave strategy out, or patience"):
+        STAGES["pretrain"].run(tuning | forks, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -243,3 +243,15 @@ def test_a_longer_run_on_two_devices_equals_one_as_long_from_the_start(config, t
     posttrain.run(config | {"budget": 90}, tmp_path / "whole")
     same_run(tmp_path / "whole", tmp_path / "run")
     assert np.isfinite(read_trace(tmp_path / "run")["logp_policy"]).all()
+
+
+@pytest.mark.slow
+def test_a_notebook_makes_the_run_of_a_program(config, tmp_path):
+    program = tmp_path / "run.py"
+    ways = {"program": "", "notebook": "import sys; sys.ps1 = 'In: '\n"}  # by which it is known
+    for name, line in ways.items():
+        out = str(tmp_path / name)
+        call = f"from chemkl.stages import posttrain\nposttrain.run({config!r}, {out!r})\n"
+        program.write_text(line + call)
+        subprocess.run([sys.executable, program], check=True)
+    same_run(tmp_path / "program", tmp_path / "notebook")

@@ -167,6 +167,32 @@ def test_two_submissions_at_once(pipeline):
     assert not Path("call0.args").exists()
 
 
+def test_what_slurm_says_beside_its_answer_is_no_job(pipeline, chemkl, capsys):
+    submit("p.yaml")
+    Path("queue").write_text("slurm is tired\n100_0|RUNNING|None\n")
+    assert status(["p.yaml"])[0].state == "running"
+    lines = ("error: no network", "error: no configuration", "fatal: nowhere to go")
+    for name in ("sbatch", "squeue"):
+        echo = "".join(f"echo '{name}: {line}' >&2\n" for line in lines)
+        Path("bin", name).write_text(f"#!/bin/sh\n{echo}exit 1\n")
+    capsys.readouterr()
+    assert chemkl("submit", "p.yaml") == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "Slurm's queue cannot be read: nowhere to go",
+        "demo-corpus: Slurm refuses it: nowhere to go",
+    ]
+
+
+@pytest.mark.parametrize("command", ["run", "submit", "status"])
+@pytest.mark.parametrize("out", ["some.smi", "some.smi/runs"])
+def test_a_file_is_no_folder_for_runs(pipeline, chemkl, capsys, command, out):
+    dry = [] if command == "status" else ["--dry-run"]
+    assert chemkl(command, "p.yaml", "--out", out, *dry) == 2
+    assert capsys.readouterr().err == (
+        "some.smi: a file, not a folder for runs; choose another with --out\n"
+    )
+
+
 def test_without_slurm(pipeline, chemkl, capsys, monkeypatch):
     monkeypatch.setenv("PATH", str(pipeline))
     assert chemkl("submit", "p.yaml") == 2

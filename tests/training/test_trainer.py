@@ -213,6 +213,7 @@ def test_a_checkpoint_that_cannot_be_used_is_named_and_nothing_is_run(
         ({"gradient_clip_val": -1}, r"trainer: gradient_clip_val: -1 is not allowed; 0 or more"),
         ({"gradient_clip_val": math.nan}, r"gradient_clip_val: nan is not allowed; 0 or more"),
         ({"log_every_n_steps": -5}, r"log_every_n_steps: -5 is not allowed; 0 or more"),
+        ({"num_nodes": 0}, r"trainer: num_nodes: 0 is not allowed; 1 or more"),
         ({"max_time": 5}, r"max_time: 5 is not of type Union\[str"),
         ({"benchmark": "yes"}, r"benchmark: 'yes' is not of type Optional\[bool\]"),
     ],
