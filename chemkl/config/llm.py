@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -474,6 +474,11 @@ class LlmPosttrainConfig(Config):
         left_out = "collapse" not in self.callbacks.model_fields_set
         molecules = self.reward.kind == "smiles"
         return CollapseConfig() if left_out and molecules else self.callbacks.collapse
+
+    @property
+    def in_stages(self) -> list[Self]:
+        """The settings of each stage of the run, of which there is one."""
+        return [self]
 
     @property
     def n_prompts(self) -> int:

@@ -151,20 +151,31 @@ def objective_of(
 
 def fit_objective(shaper: ShaperSettings | None, info: ValidationInfo) -> ShaperSettings | None:
     """The validator of the shaper, the last of the parts: refuse those that do not go together."""
+    target, reward, estimator = map(info.data.get, ("target", "reward", "estimator"))
+    if target is not None:
+        bounds = (0.0, 1.0) if reward is None else reward.bounds  # a reward for molecules has these
+        problems = misfits(target, estimator, shaper, bounds)
+        complain([((BESIDE, *key.split(".")), text) for key, text in problems])
+    return shaper
+
+
+def misfits(
+    target: TargetSettings,
+    estimator: EstimatorSettings | None,
+    shaper: ShaperSettings | None,
+    bounds: tuple[float, float],
+) -> list[tuple[str, str]]:
+    """What of an objective does not go together: dotted keys and texts."""
     from chemkl.losses import ESTIMATORS, TARGETS, build_shaper
     from chemkl.losses.objective import objective_problems
 
-    target, reward, estimator = map(info.data.get, ("target", "reward", "estimator"))
-    if target is not None:
-        problems = objective_problems(
-            TARGETS[target.kind](**target.options),
-            None if estimator is None else ESTIMATORS[estimator.kind],
-            None if estimator is None else estimator.options,
-            None if shaper is None else build_shaper(shaper.kind, **shaper.options),
-            (0.0, 1.0) if reward is None else reward.bounds,  # a reward for molecules has these
-        )
-        complain([((BESIDE, *key.split(".")), text) for key, text in problems])
-    return shaper
+    return objective_problems(
+        TARGETS[target.kind](**target.options),
+        None if estimator is None else ESTIMATORS[estimator.kind],
+        None if estimator is None else estimator.options,
+        None if shaper is None else build_shaper(shaper.kind, **shaper.options),
+        bounds,
+    )
 
 
 def replay_problems(

@@ -1,7 +1,7 @@
 """Settings that every training stage passes on to Lightning's trainer."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -22,6 +22,7 @@ from chemkl.config.objective import (
     ShaperConfig,
     TargetConfig,
     fit_objective,
+    misfits,
     objective_of,
     plain_estimator,
     replay_problems,
@@ -214,6 +215,47 @@ class CallbacksConfig(Config):
         return values
 
 
+_MAY_BE_NONE = {"shaper", "diversity_filter"}
+_OBJECTIVE = {"reward", "target", "estimator", "shaper"}
+_OF_A_STAGE = {"reward", "target", "estimator", "learning_rate", *_MAY_BE_NONE}
+
+
+class StageConfig(Config):
+    """One stage of a run; what it does not set is as at the top of the config."""
+
+    name: str = Field("", pattern=r"^[A-Za-z0-9_.-]*$")
+    """What it is called, in letters, digits and _ . -; default: its number, from 1."""
+    reward: RewardSource | None = None
+    """What a molecule is paid in this stage. One that another reward has scored before is scored
+    anew, and costs another call. null: as at the top."""
+    target: TargetConfig | None = None
+    """The distribution to walk to; null: as at the top."""
+    estimator: EstimatorConfig | None = None
+    """The loss that walks there; null: as at the top."""
+    shaper: ShaperConfig | None = None
+    """The outside signal in the advantage; null: none. Left out: as at the top."""
+    diversity_filter: DiversityFilter | None = None
+    """The diversity filter; null: none. Left out: as at the top."""
+    keep_filter: bool = False
+    """The filter goes on with what it has counted in the stage before; false: it begins empty."""
+    learning_rate: float | None = Field(None, gt=0)
+    """Rate of the Adam optimiser, whose moments go on; null: as at the top."""
+    until: TerminationConfig | None = None
+    """What ends the stage, counted from its beginning; the next one begins with the next step.
+    null: the end of the run does, in the last stage only."""
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What is other than at the top of the config."""
+        own = {key: getattr(self, key) for key in self.model_fields_set & _OF_A_STAGE}
+        return {k: value for k, value in own.items() if value is not None or k in _MAY_BE_NONE}
+
+    @model_serializer(mode="wrap")
+    def _as_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is left out: in some keys null is something else."""
+        return {key: value for key, value in handler(self).items() if key in self.model_fields_set}
+
+
 class PosttrainConfig(Config):
     """KL-regularised reinforcement learning of a SMILES generator (arXiv 2510.20817)."""
 
@@ -260,10 +302,18 @@ class PosttrainConfig(Config):
     callbacks: CallbacksConfig = CallbacksConfig()
     """Checkpoints, the progress bar, the alarm for a collapse, and an end by what is reached."""
 
+    stages: Annotated[list[StageConfig], Field(min_length=1)] | None = Field(
+        None, exclude_if=lambda stages: stages is None
+    )
+    """A curriculum: the stages of the run, in order, each with what is other in it than at the top,
+    and with until. Policy and optimiser go on; budget and max_samples are for all together. What
+    the last stage is paid is what the run is evaluated by. null: there is one alone."""
+
     _go_together = field_validator("shaper")(fit_objective)
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Ask for enough samples to make an update."""
+        """Ask for enough samples to make an update, and for stages that end."""
+        yield from self._problems_of_stages()
         if self.most_samples < self.batch_size:
             given = "max_samples" if self.max_samples else f"ten times budget = {self.budget}"
             fewer = f"{self.most_samples} samples, fewer than batch_size = {self.batch_size}"
@@ -281,6 +331,39 @@ class PosttrainConfig(Config):
     def replayed(self) -> int:
         """The number of molecules of the memory that join each batch."""
         return 0 if self.memory is None else self.memory.rows or self.batch_size // 2
+
+    def _problems_of_stages(self) -> Iterator[tuple[str, str]]:
+        stages = self.stages or []
+        if stages and self.callbacks.terminate is not None:
+            yield "callbacks.terminate", "with stages, the until of the last one ends the run"
+        whole = self.in_stages
+        for n, (stage, settings) in enumerate(zip(stages, whole, strict=False)):
+            at = f"stages.{n}"
+            if stage.until is None and n + 1 < len(stages):
+                text = "required, and not given (What ends the stage); only the last may go without"
+                yield f"{at}.until", text
+            if stage.keep_filter and (
+                not n or settings.diversity_filter != whole[n - 1].diversity_filter
+            ):
+                yield f"{at}.keep_filter", "there is no such filter in the stage before to go on"
+            parts = settings.target, settings.estimator, settings.shaper
+            own = misfits(*parts, settings.reward.bounds)
+            if self.memory is not None:
+                own += replay_problems(*parts[:2], self.memory.draw)
+            yield from ((f"{at}.{key}", text) for key, text in own if {*stage.given} & _OBJECTIVE)
+        ends = [(f"stages.{n}.until", s.until) for n, s in enumerate(stages)]
+        for (key, until), settings in zip(
+            ends or [("callbacks.terminate", self.callbacks.terminate)], whole, strict=True
+        ):
+            if until is not None and until.hits and settings.target.kind == "gibbs":
+                yield f"{key}.hits", "the target gibbs tells no hits: take mara or filter"
+
+    @property
+    def in_stages(self) -> list[Self]:
+        """The settings of each stage of the run; these alone where it has none."""
+        if self.stages is None:
+            return [self]
+        return [self.model_copy(update={**s.given, "stages": None}) for s in self.stages]
 
     @property
     def most_samples(self) -> int:

@@ -20,6 +20,7 @@ from chemkl.results.columns import columns_of, described_schema
 from chemkl.results.provenance import (
     SHOWN,
     as_json,
+    at_the_end,
     describe_differences,
     differences,
     method_settings,
@@ -335,13 +336,14 @@ def _read_run(folder: Path) -> ComparedRun:
         )
     else:
         try:
-            reward = RewardConfig.model_validate(config.get("reward")).model_dump(mode="json")
+            reward = RewardConfig.model_validate(at_the_end(config).get("reward"))
         except ValidationError as error:
             problem = f"its reward cannot be read: {error.errors()[0]['msg']}"
     if problem or manifest.seed is None or not isinstance(budget, int) or prior is None:
         problem = problem or "its manifest.json names no seed, no budget or no prior."
         raise InputError(f"{folder}: {problem}")
-    resolved = config | {"reward": reward, "max_samples": config.get("max_samples") or 10 * budget}
+    plain = None if reward is None else reward.model_dump(mode="json")
+    resolved = config | {"reward": plain, "max_samples": config.get("max_samples") or 10 * budget}
     settings = method_settings(resolved, manifest.inputs)
     of_method = {key: value for key, value in settings.items() if key not in _SHARED}
     shared = {key: settings[key] for key in _SHARED if key in settings and key != "prior"}

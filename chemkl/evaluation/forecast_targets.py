@@ -28,7 +28,7 @@ from chemkl.losses import TARGETS, Mara, Target
 from chemkl.results import InputFile, find_trace, read_trace
 from chemkl.results.columns import columns_of, described_schema
 from chemkl.results.inspection import valid_rows
-from chemkl.results.provenance import ABSENT, as_json, differences, method_settings
+from chemkl.results.provenance import ABSENT, as_json, at_the_end, differences, method_settings
 
 KINDS = ("gibbs", "mara")
 """Targets that are always looked at; the config's own comes with them."""
@@ -412,7 +412,7 @@ def _read_run(folder: Path, reward: RewardConfig, sha256: str | None) -> tuple[T
     """Read a run's manifest; also return what is another than that of the forecast, in words."""
     manifest = posttrain_manifest(folder)
     try:
-        run = _RunConfig.model_validate(manifest.config)
+        run = _RunConfig.model_validate(at_the_end(manifest.config))
     except ValidationError as error:
         problem = error.errors()[0]["msg"]
         raise InputError(

@@ -25,12 +25,13 @@ from chemkl.files.molecules import MoleculeFile, first_named
 from chemkl.files.tables import find_column
 from chemkl.results import Manifest
 from chemkl.results.collapse import watched
-from chemkl.results.inspection import sampled_rows
+from chemkl.results.inspection import first_scorings, sampled_rows
 from chemkl.results.provenance import installed_versions
 from chemkl.rewards.pool import Jobs, Lost, Mark, Pool
 
 TRACE_COLUMNS = (
-    "step", "row", "call", "canonical_smiles", "valid", "scaffold", "reward", "is_replay"
+    "step", "row", "call", "canonical_smiles", "valid", "scaffold", "reward", "is_replay",
+    "final_reward",
 )  # fmt: skip
 RADIUS = scaffolds.RADIUS
 BITS_PAIRS = scaffolds.N_BITS
@@ -114,6 +115,7 @@ def from_trace(
 ) -> Samples:
     """Take the samples of a run; rows drawn from a replay buffer were not sampled and are left out.
 
+    Of a run of several stages the molecules are those that the reward of the last one has scored.
     The column `scaffold` saves time where there are many molecules, and need not be there.
     `workers` are processes that read them (None: one for each core); the manifest says the budget
     and what the run calls a collapse.
@@ -129,7 +131,7 @@ def from_trace(
             "or texts, not for molecules. `chemkl evaluate_text` evaluates such runs of "
             "posttrain_llm."
         )
-    scored = sampled[sampled["call"].notna()].sort_values("call", kind="stable")
+    scored = first_scorings(trace)
     recorded = None
     if "scaffold" in scored:
         recorded = [text if isinstance(text, str) else None for text in scored["scaffold"]]

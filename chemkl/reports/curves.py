@@ -45,17 +45,21 @@ def _band_panel(
     y: Scale = "",
     log_x: bool = False,
     levels: Collection[float] = (),
+    starts: Sequence[Sequence[float]] = (),
 ) -> Panel:
     """One curve a run, put together by method; the words are name, title and note.
 
     The `faint` curves, before smoothing, stand behind where a method has one run alone; `levels`
-    are lines across; `left` None: where the data begin.
+    are lines across; `left` None: where the data begin; `starts` are those of each run's stages.
     """
 
     def on(axes: Axes) -> None:
         for level in sorted(levels):
             axes.axhline(level, color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
         _draw_bands(axes, curves, methods, faint)
+        for number, members in enumerate(methods.values()):
+            for start in sorted({x for member in members if starts for x in starts[member]}):
+                axes.axvline(start, color=colour(number), linewidth=0.8, linestyle=":")
         if y == "log counts":
             axes.set_yscale("log")
             _log_counts(axes.yaxis)
@@ -73,6 +77,7 @@ def _band_panel(
             figures.count_axis(axes.yaxis)
 
     name, title, note = words
+    note += "; dotted: a stage of the run begins" if any(starts) else ""
     return Panel(title, note, figures.draw_panel(name, on, size))
 
 
@@ -122,6 +127,7 @@ def learning_panels(
         smooth = [curve.rolling(smoothing, center=True, min_periods=1).mean() for curve in raw]
         look: dict[str, Any] = {"ylim": (0, None), "y": "percent"} if is_share else {}
         look |= {"size": figures.NARROW, "left": None, "faint": raw if smoothing > 1 else ()}
+        look["starts"] = [view.stage_starts(run.trace, "step") for run in runs]
         panels.append(_band_panel(words, smooth, methods, "step", **look))
     return panels
 
@@ -134,6 +140,7 @@ def any_hit(runs: Sequence[RunView], threshold: float | None = None) -> bool:
 def yield_panels(runs: Sequence[RunView], methods: Methods, threshold: float) -> list[Panel]:
     """Hits, scaffolds among them, and the best rewards so far, over the oracle calls."""
     panels, calls = [], "oracle calls"
+    starts = [view.stage_starts(run.trace, "call") for run in runs]
     if any_hit(runs, threshold):
         counts = [view.yield_curves(run.trace, threshold).groupby("call").last() for run in runs]
         # a run without a single call has no end to which the others could be compared
@@ -142,12 +149,14 @@ def yield_panels(runs: Sequence[RunView], methods: Methods, threshold: float) ->
         scaffolds = "scaffold-yield", "Scaffold yield", "distinct Bemis-Murcko scaffolds among them"
         for name, words in (("molecules", hits), ("scaffolds", scaffolds)):
             series = [curve[name] for curve in counts]
-            panels.append(_band_panel(words, series, methods, calls, ylim=(0, None), y="counts"))
+            look: dict[str, Any] = {"ylim": (0, None), "y": "counts", "starts": starts}
+            panels.append(_band_panel(words, series, methods, calls, **look))
     best = [view.top_curves(run.trace) for run in runs]
     for k in view.TOP:
         note = f"mean of the {k} best rewards so far; AUC top-{k} is its mean over the calls"
         series = [curve[f"top_{k}"] for curve in best]
-        panels.append(_band_panel((f"top-{k}", f"Top {k}", note), series, methods, calls))
+        words = f"top-{k}", f"Top {k}", note
+        panels.append(_band_panel(words, series, methods, calls, starts=starts))
     return panels
 
 

@@ -13,7 +13,8 @@ from matplotlib.ticker import MaxNLocator
 
 from chemkl.reports.figures import INK, SOFT, WIDE, Panel, colour, draw_panel
 from chemkl.reports.view import Methods, RunView
-from chemkl.results.inspection import first_scorings, sampled_rows, valid_rows
+from chemkl.results.inspection import by_final_reward, first_scorings, sampled_rows, valid_rows
+from chemkl.results.provenance import at_the_end
 
 DOTS = 1500
 """A panel shows at most so many molecules of each kind, drawn at random; anchors are all shown."""
@@ -60,8 +61,9 @@ def cloud(runs: Sequence[RunView], threshold: float, window: int) -> Cloud:
     # no sample may count as early and late
     valid = [(rows, min(window, len(rows) // 2)) for rows in (valid_rows(r.trace) for r in runs)]
     starts, ends = joined(r.head(n) for r, n in valid), joined(r.tail(n) for r, n in valid)
-    late_hits = ends[ends["reward"] >= threshold].drop_duplicates("canonical_smiles", keep="last")
-    targets = [run.manifest.get("config", {}).get("target") for run in runs]
+    late = by_final_reward(ends)
+    late_hits = late[late["reward"] >= threshold].drop_duplicates("canonical_smiles", keep="last")
+    targets = [at_the_end(run.manifest.get("config", {})).get("target") for run in runs]
     return Cloud(
         misses=scored[scored["reward"] < threshold],
         hits=scored[scored["reward"] >= threshold],

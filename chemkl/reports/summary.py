@@ -10,7 +10,7 @@ from chemkl.display import counted, listed, percent, short, span
 from chemkl.reports.comparison import Row, number
 from chemkl.reports.view import LateSamples, RunView, late_samples
 from chemkl.results.inspection import first_scorings
-from chemkl.results.outcome import never_acted
+from chemkl.results.outcome import idle_at_the_end
 
 MIN_SEEDS = 5
 """With fewer shared seeds no verdict is given on a difference."""
@@ -72,13 +72,13 @@ def gather(run: RunView, threshold: float) -> Facts:
         name=run.name,
         seed=run.manifest.get("seed"),
         status=run.manifest.get("status"),
-        calls=int(scored["call"].iloc[-1]) if len(scored) else 0,
+        calls=int(run.trace["call"].count()),
         hits=len(hits),
         scaffolds=int(hits.loc[hits["scaffold"] != "", "scaffold"].nunique()),
         ob100=int(hits["call"].iloc[99]) if len(hits) >= 100 else None,
         best=next(((str(m[0]), float(m[1]), int(m[2])) for m in best), None),
         late=late_samples(run.trace, run.manifest),
-        idle=never_acted(run.trace, run.manifest.get("config", {}).get("target") or {}),
+        idle=idle_at_the_end(run.trace, run.manifest.get("config", {})),
     )
 
 

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from chemkl.config.posttrain import CollapseConfig
 from chemkl.results import trace_components
 from chemkl.results.collapse import CollapseEvent, Watch, spread, watched
-from chemkl.results.inspection import first_scorings, sampled_rows, valid_rows
+from chemkl.results.inspection import by_final_reward, first_scorings, sampled_rows, valid_rows
 
 COLUMNS = (
     "step",
@@ -32,6 +32,8 @@ COLUMNS = (
     "hit",
     "anchor",
     "is_replay",
+    "stage",
+    "final_reward",
 )
 """What the page needs of a trace, beside the raw values of the reward's components."""
 Methods = Mapping[str, Sequence[int]]
@@ -95,7 +97,7 @@ def learning_curves(trace: pd.DataFrame, threshold: float) -> pd.DataFrame:
     """
     rows = sampled_rows(trace)
     rows = rows.assign(
-        hit_rate=rows["reward"] >= threshold,
+        hit_rate=(rows["reward"] >= threshold) & rows.index.isin(by_final_reward(rows).index),
         unique_rate=rows["valid"].astype(bool) & ~rows["repeat"].astype(bool),
     )
     names = ["reward", "hit_rate", "unique_rate", "logp_policy", "logp_ref"]
@@ -105,6 +107,16 @@ def learning_curves(trace: pd.DataFrame, threshold: float) -> pd.DataFrame:
         lambda scaffolds: scaffolds.value_counts(normalize=True).iloc[0]
     )
     return curves
+
+
+def stage_starts(trace: pd.DataFrame, unit: str) -> list[float]:
+    """Steps, or calls (`unit`), at which the stages of a run after the first one began."""
+    if "stage" not in trace:
+        return []
+    stage, later = trace["stage"], range(2, int(trace["stage"].max()) + 1)
+    if unit == "step":
+        return [float(trace["step"][stage == number].min()) for number in later]
+    return [float(trace["call"][stage < number].count()) for number in later]
 
 
 def yield_curves(trace: pd.DataFrame, threshold: float) -> pd.DataFrame:

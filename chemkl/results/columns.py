@@ -73,6 +73,11 @@ answer string: What was read out of the completion: an answer, or a SMILES as it
   Null: no valid one in it.
 """)
 """What a run of a language model has besides, behind n_tokens."""
+_FURTHER = {field.name: field for field in _fields("""
+stage int32: Stage of the run that sampled this row, from 1.
+final_reward bool: Whether the reward is that of the last stage, by which the run is evaluated.
+""")}  # fmt: skip
+"""What a run of several stages has besides, behind row."""
 
 _IN_TEXT = _in_words("""
 call: 1-based index of the oracle call that this row spent: the first scoring of an answer to its
@@ -99,12 +104,20 @@ anchor: Whether the row was the anchor z of its prompt in its batch.
 """What columns mean in a run of a language model, where that is something else."""
 
 
-def trace_schema(component_names: Sequence[str], *, text: bool = False) -> pa.Schema:
+def further_columns(columns: Iterable[str]) -> list[str]:
+    """Those among the column names of a trace that it need not have."""
+    return [name for name in columns if name in _FURTHER]
+
+
+def trace_schema(
+    component_names: Sequence[str], *, text: bool = False, further: Sequence[str] = ()
+) -> pa.Schema:
     """The schema of a trace whose reward has the given components, in column order.
 
     Args:
         component_names: of the reward.
         text: whether a language model writes the rows: prompt, completion and answer are added.
+        further: columns that a trace need not have, and this one has, see `further_columns`.
 
     Returns:
         A schema whose fields carry their meaning in the metadata key `description`.
@@ -119,9 +132,10 @@ def trace_schema(component_names: Sequence[str], *, text: bool = False) -> pa.Sc
         for name in component_names
         for prefix, what in kinds.items()
     ]
+    head = [*_HEAD[:2], *(_FURTHER[name] for name in further), *_HEAD[2:]]
     if not text:
-        return pa.schema([*_HEAD, *components, *_TAIL])
-    fields = [*_HEAD, *_TEXT, *components, *_TAIL]
+        return pa.schema([*head, *components, *_TAIL])
+    fields = [*head, *_TEXT, *components, *_TAIL]
     meant = {name: {"description": meaning} for name, _, meaning in _IN_TEXT}
     return pa.schema(
         [field.with_metadata(meant.get(field.name, field.metadata)) for field in fields]

@@ -10,7 +10,14 @@ import pyarrow as pa
 
 from chemkl.config import InputError
 from chemkl.config.base import install
-from chemkl.results.columns import has_prompts, is_cut_off, is_text, trace_components, trace_schema
+from chemkl.results.columns import (
+    further_columns,
+    has_prompts,
+    is_cut_off,
+    is_text,
+    trace_components,
+    trace_schema,
+)
 from chemkl.results.manifest import Manifest
 from chemkl.results.trace import (
     FOLDER,
@@ -69,10 +76,11 @@ def open_run(folder: str | Path) -> RunTrace:
         if problem:
             raise InputError(problem)
         schemas = [read_part_schema(part.path) for part in find_trace(folder)]
-        schema = trace_schema(trace_components(frame.columns), text=has_prompts(frame.columns))
+        there, further = frame.columns, further_columns(frame.columns)
+        schema = trace_schema(trace_components(there), text=has_prompts(there), further=further)
         meant = {field.name: field.metadata for schema in schemas for field in schema}
-        further = frame[[name for name in frame.columns if name not in schema.names]]
-        inferred = pa.Schema.from_pandas(further, preserve_index=False)
+        others = frame[[name for name in frame.columns if name not in schema.names]]
+        inferred = pa.Schema.from_pandas(others, preserve_index=False)
         kept, keys = schemas[0].metadata or {}, ("run_id", "config_hash", "chemkl_version")
         return RunTrace(
             folder=folder,
@@ -165,14 +173,15 @@ def count(frame: pd.DataFrame, threshold: float | None = None) -> Counts:
     valid, scored = sampled[sampled["valid"].astype(bool)], first_scorings(frame)
     hits = first_scorings(frame, math.inf if threshold is None else threshold)
     rewards = (valid if in_text else scored)["reward"]
+    paid = by_final_reward(valid)["reward"]
     counts = Counts(
         rows=len(sampled),
         valid=len(valid),
         distinct=len(valid[identity_columns(frame)].drop_duplicates()),
-        calls=len(scored),
+        calls=int(sampled["call"].count()),
         failed=int(valid["reason"].notna().sum()),
         hits=None if threshold is None else len(hits),
-        hit_rows=None if threshold is None else int((valid["reward"] >= threshold).sum()),
+        hit_rows=None if threshold is None else int((paid >= threshold).sum()),
         best=float(rewards.max()) if len(rewards) else None,
     )
     if in_text:
@@ -200,9 +209,17 @@ def valid_rows(frame: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["valid"].astype(bool)]
 
 
+def by_final_reward(frame: pd.DataFrame) -> pd.DataFrame:
+    """Take the rows that the reward of the last stage has scored; of a run without stages all."""
+    return frame[frame["final_reward"].astype(bool)] if "final_reward" in frame else frame
+
+
 def first_scorings(frame: pd.DataFrame, threshold: float | None = None) -> pd.DataFrame:
-    """Take the rows at which each distinct molecule was first scored, by the order of calls."""
-    sampled = sampled_rows(frame)
+    """Take the rows at which each distinct molecule was first scored, by the order of calls.
+
+    What only a reward of earlier stages has scored is left out.
+    """
+    sampled = by_final_reward(sampled_rows(frame))
     scored = sampled[sampled["call"].notna()]
     if threshold is not None:
         scored = scored[scored["reward"] >= threshold]

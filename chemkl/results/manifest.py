@@ -24,6 +24,7 @@ from chemkl.results.provenance import (
     InputFile,
     UsedPrecision,
     as_json,
+    at_the_end,
     config_hash,
     differences,
     first_lines,
@@ -288,7 +289,7 @@ class Manifest(BaseModel):
     @property
     def tau(self) -> float | None:
         """The tau of the run's target; None where it has none, or one that moves (a quantile)."""
-        target = self.config.get("target")
+        target = at_the_end(self.config).get("target")
         tau = target.get("tau") if isinstance(target, Mapping) else None
         return None if tau is None else float(tau)
 

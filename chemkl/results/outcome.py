@@ -10,8 +10,9 @@ import pandas as pd
 
 from chemkl.config.objective import beta_of
 from chemkl.results.collapse import judge
-from chemkl.results.inspection import count, identity_columns, sampled_rows
+from chemkl.results.inspection import by_final_reward, count, identity_columns, sampled_rows
 from chemkl.results.manifest import Manifest
+from chemkl.results.provenance import at_the_end
 from chemkl.results.trace import read_trace
 
 SAME_NATS = 1e-3
@@ -40,12 +41,13 @@ class Outcome:
 
 def outcome_of(trace: pd.DataFrame, manifest: Mapping[str, Any]) -> Outcome:
     """What a run found, by its trace."""
-    target = manifest.get("config", {}).get("target") or {}
+    config = manifest.get("config", {})
+    target = at_the_end(config).get("target") or {}
     tau = target.get("tau")
     counts, watch = count(trace, tau), judge(trace, manifest)
     n, by = counts.hits, "" if tau is None else f"R >= {tau:g}"
     if tau is None and target.get("tau_quantile") is not None:
-        rows = sampled_rows(trace)
+        rows = by_final_reward(sampled_rows(trace))
         hits = rows.loc[rows["hit"].astype(bool), identity_columns(trace)]
         n = len(hits.drop_duplicates())
         by = f"at or above the quantile {target['tau_quantile']:g} of their batch"
@@ -53,7 +55,7 @@ def outcome_of(trace: pd.DataFrame, manifest: Mapping[str, Any]) -> Outcome:
         hits="" if n is None else f"{n:,} hit{'' if n == 1 else 's'} ({by})",
         best=counts.best,
         collapse="" if watch is None else watch.summary,
-        idle=never_acted(trace, target),
+        idle=idle_at_the_end(trace, config),
     )
 
 
@@ -65,8 +67,15 @@ def read_outcome(folder: Path, manifest: Manifest) -> Outcome:
 def read_never_acted(folder: Path) -> str:
     """What `never_acted` says of the run in a folder."""
     manifest = Manifest.load(folder)
-    target = manifest.config.get("target") if manifest else None
-    return never_acted(read_trace(folder), target) if target else ""
+    return idle_at_the_end(read_trace(folder), manifest.config) if manifest else ""
+
+
+def idle_at_the_end(trace: pd.DataFrame, config: Mapping[str, Any]) -> str:
+    """What `never_acted` says of a run; of one of several stages, of its last one."""
+    if "stage" in trace:
+        trace = trace[trace["stage"] == len(config.get("stages") or ())]
+    target = at_the_end(config).get("target")
+    return never_acted(trace, target) if target and len(trace) else ""
 
 
 def never_acted(trace: pd.DataFrame, target: Mapping[str, Any]) -> str:

@@ -141,6 +141,13 @@ def config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def at_the_end(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a run with the settings of its last stage, by which it is judged."""
+    last = (config.get("stages") or [{}])[-1]
+    own = {key: value for key, value in last.items() if key in config}
+    return {**config, **{key: value for key, value in own.items() if value is not None}}
+
+
 def method_settings(config: Mapping[str, Any], inputs: Mapping[str, InputFile]) -> dict[str, Any]:
     """The settings of a run that make a method; null is as good as absent.
 

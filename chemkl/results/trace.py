@@ -21,7 +21,13 @@ import pyarrow.parquet as pq
 from chemkl import __version__
 from chemkl.config import InputError
 from chemkl.results.atomic import atomic_file, remove, storing, sync
-from chemkl.results.columns import FOR_PANDAS, TRACE_FORMAT, trace_components, trace_schema
+from chemkl.results.columns import (
+    FOR_PANDAS,
+    TRACE_FORMAT,
+    further_columns,
+    trace_components,
+    trace_schema,
+)
 from chemkl.results.seal import is_whole, seal
 
 FOLDER, DRAFTS, READY, ORPHANS = "trace", ".tmp", "ready", ".orphan"
@@ -251,7 +257,8 @@ def read_trace(run_dir: str | Path, columns: Sequence[str] | None = None) -> pd.
 
     Args:
         run_dir: folder of the run (the one that holds `trace/`).
-        columns: names to read; all when not given.
+        columns: names to read; all when not given. Of those that a trace need not have (stage,
+            final_reward) the ones that this one has.
 
     Returns:
         One row per sampled sequence in the order of step and row; `call` is a nullable Int64.
@@ -267,9 +274,11 @@ def read_trace(run_dir: str | Path, columns: Sequence[str] | None = None) -> pd.
     def read() -> pd.DataFrame:
         parts = find_trace(run_dir)
         names = [read_part_schema(part.path).names for part in parts]
-        expected = trace_schema(trace_components(names[0]))
+        further = further_columns(names[0])
+        expected = trace_schema(trace_components(names[0]), further=further)
         available = list(dict.fromkeys([*expected.names, *itertools.chain(*names)]))
         wanted = available if columns is None else list(columns)
+        wanted = [n for n in wanted if n in available or not further_columns([n])]
         if unknown := [name for name in wanted if name not in available]:
             raise InputError(
                 f"{run_dir}: the trace has no column {unknown}. Known: {', '.join(available)}"
@@ -349,6 +358,7 @@ class TraceWriter:
         config_hash: hash of the resolved config, kept in every part.
         earlier: hashes that the run had before it was made longer; its parts get the new one.
         text: whether a language model writes the rows; see `trace_schema`.
+        further: columns that a trace need not have, and this one has.
 
     Raises:
         InputError: the folder holds the trace of another config.
@@ -363,9 +373,11 @@ class TraceWriter:
         *,
         earlier: Collection[str] = (),
         text: bool = False,
+        further: Sequence[str] = (),
     ) -> None:
         self.run_dir = Path(run_dir)
-        self.schema = trace_schema(component_names, text=text).with_metadata(
+        schema = trace_schema(component_names, text=text, further=further)
+        self.schema = schema.with_metadata(
             {
                 "format": TRACE_FORMAT,
                 "run_id": run_id,

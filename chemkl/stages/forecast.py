@@ -54,6 +54,9 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
 def work(config: ForecastConfig, start: Start) -> None:
     """Write ``forecast.parquet``, ``forecast.json`` and the samples; print what was found."""
     out_dir = start.out
+    if config.stages is not None:
+        start.say(f"forecasts the last of {len(config.stages)} stages, by which the run is judged")
+    config = config.in_stages[-1]
     trained = targets.read_runs(config.runs, config.prior, config.reward)
     names = run_names(config.runs)
     with start.claim({"prior": config.prior, **trace_inputs(config.runs)}) as manifest:

@@ -8,6 +8,7 @@ language model's adapter or weights in Hugging Face's format.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from chemkl.llm.models import build_policy, is_here, read_prompts, save
 from chemkl.llm.policy import Reference
 from chemkl.llm.prompts import Prompt, keep_prompts, kept_prompts
 from chemkl.llm.rewards import REWARD_FUNCTION, build_reward
-from chemkl.losses import Target, objective_from_config
+from chemkl.losses import Objective, objective_from_config
 from chemkl.policies import check_vocabularies, freeze, load_policy, read_header, save_policy
 from chemkl.results.collapse import IN_TEXT
 from chemkl.results.inspection import sampled_rows
@@ -40,17 +41,18 @@ from chemkl.stages.registry import POLICY, STAGES, View
 from chemkl.stages.runner import Start, free_name
 from chemkl.training import trainer as training
 from chemkl.training.collapse import CollapseAlarm, build_alarm
-from chemkl.training.filters import build_filter
+from chemkl.training.curriculum import Curriculum, StagedLedger, StageRewards
+from chemkl.training.filters import DiversityFilter, build_filter
 from chemkl.training.ledger import Ledger
 from chemkl.training.memory import Memory
-from chemkl.training.posttrain import Posttrain, StepLoader
+from chemkl.training.posttrain import Phase, Posttrain, StepLoader
 from chemkl.training.precision import check_precision, settle
 from chemkl.training.ranks import FURTHER, Ranks, is_launched, several
 from chemkl.training.termination import Termination
 
 AnyConfig = PosttrainConfig | LlmPosttrainConfig
 EVALUATION = "evaluation"
-_Enders = CollapseAlarm | Termination
+_Enders = CollapseAlarm | Termination | Curriculum
 """What ends a run before its limits do."""
 
 run = STAGES["posttrain"].run
@@ -85,9 +87,9 @@ def work(config: Any, start: Start) -> None:
         first = training.last_checkpoint(out)  # another process may have written one meanwhile
         parts.begin(manifest)
 
-        def tell(line: str) -> None:
+        def tell(line: str, event: str = "alarm") -> None:
             start.say(line)
-            manifest.log.add("alarm", text=line)
+            manifest.log.add(event, text=line)
 
         alarm = build_alarm(config, tell)
         manifest.beside = {"collapse": alarm.settings} if alarm else {}
@@ -99,14 +101,16 @@ def work(config: Any, start: Start) -> None:
             manifest.config_hash,
             earlier=[before["config_hash"] for before in manifest.extended],
             text=parts.text,
+            further=parts.further,
         )
         module = _build_module(config, parts, trace)
         start.say(str(precision))
         first, past = _settle_past(first, trace, out, config.batch_size)
         paid = read_orphans(out)
         _bring_to(module, first, past, paid)
-        callbacks = [*([alarm] if alarm else []), *parts.callbacks(module)]
-        _take_in(past, callbacks)
+        others = parts.callbacks(module, partial(tell, event="stage"))
+        callbacks = [*([alarm] if alarm else []), *others]
+        _take_in(past, callbacks, module)
         manifest.log.where = module.counts
         if first is not None:
             start.say(f"resumes at step {module.next_step}")
@@ -125,10 +129,8 @@ def work(config: Any, start: Start) -> None:
         about = {key: getattr(manifest, key) for key in ("stage", "run_id", "config_hash")}
         parts.save(manifest, about, module.counts())
         ended_by = parts.limit if module.is_finished else _ended_by(callbacks)
-        manifest.finish(
-            ended_by="budget" if module.ledger.spent else ended_by,
-            results=module.counts() | (alarm.results if alarm else {}),
-        )
+        ended_by = "budget" if module.ledger.spent else ended_by
+        manifest.finish(ended_by=ended_by, results=_results(module, callbacks, ended_by))
     spent = f"{module.ledger.n_calls:,} calls, {module.ledger.n_samples:,} samples"
     start.say(f"ended by {manifest.ended_by}: {spent}")
     for line in [*read_outcome(out, manifest).lines(), *parts.failures()]:
@@ -166,9 +168,9 @@ def _help(
         module.ranks = ranks
         _bring_to(module, first, past, paid)
         alarm = build_alarm(config, lambda _line: None)
-        others = parts.callbacks(module)
+        others = parts.callbacks(module, lambda _line: None)
         callbacks = [one for one in (alarm, *others) if isinstance(one, _Enders)]
-        _take_in(past, callbacks)
+        _take_in(past, callbacks, module)
         saving = training.Checkpoint(out, config.callbacks.checkpoint_every)
         _fit(config, module, reward, ranks, build(saving, *callbacks), first)
 
@@ -183,18 +185,29 @@ def _fit(
 
 
 def _build_module(config: Any, parts: Any, trace: TraceWriter | None) -> Posttrain:
-    ledger, objective = parts.ledger(), objective_from_config(config.objective, parts.bounds)
+    ledger = parts.ledger()
+    objectives: dict[str, Objective] = {}  # what they remember goes on in stages that share one
+    phases: list[Phase] = []
+    for number, stage in enumerate(config.in_stages):
+        key = stage.model_dump_json(include={"reward", "target", "estimator", "shaper"})
+        if key not in objectives:
+            objectives[key] = objective_from_config(stage.objective, parts.bounds)
+        memory = parts.memory(ledger, number)
+        if phases and phases[-1].objective is objectives[key] and ledger.goes_on(number):
+            memory = phases[-1].memory
+        phases.append(Phase(objectives[key], stage.learning_rate, memory))
     return Posttrain(
         parts.policy,
         parts.reference(),
         ledger,
-        objective,
+        phases[0].objective,
         trace,
-        memory=parts.memory(ledger, objective.target),
+        memory=phases[0].memory,
         batch_size=config.batch_size,
         most_samples=config.most_samples,
-        learning_rate=config.learning_rate,
+        learning_rate=phases[0].learning_rate,
         seed=config.seed,
+        later=phases[1:],
     )
 
 
@@ -251,11 +264,13 @@ def _bring_to(
         module.ledger.remember(paid)
 
 
-def _take_in(past: pd.DataFrame | None, callbacks: Sequence[Callback]) -> None:
+def _take_in(past: pd.DataFrame | None, callbacks: Sequence[Callback], module: Posttrain) -> None:
     """Give the rows of an interrupted run to those callbacks that go on from them."""
     for one in callbacks:
-        if past is not None and isinstance(one, CollapseAlarm | Termination | training.CallsBar):
+        if past is not None and isinstance(one, _Enders | training.CallsBar):
             one.restore(past)
+        if isinstance(one, Curriculum):
+            one.begin(module)
 
 
 def _ended_by(callbacks: Sequence[Callback]) -> str:
@@ -264,27 +279,51 @@ def _ended_by(callbacks: Sequence[Callback]) -> str:
     return next((one.ended_by for one in enders if one.ends_the_run), "")
 
 
+def _results(module: Posttrain, callbacks: Sequence[Callback], ended_by: str) -> dict[str, Any]:
+    """What the manifest keeps of a run that has ended."""
+    results: dict[str, Any] = {**module.counts()}
+    for one in callbacks:
+        if isinstance(one, CollapseAlarm):
+            results |= one.results
+        elif isinstance(one, Curriculum):
+            results |= {"stages": one.results(ended_by)}
+    return results
+
+
 class _Molecules:
     """What a run of a SMILES model is put together from."""
 
     limit, text, prompts = "max_samples", False, ()
+    reward: RewardModel | StageRewards
     bounds = (RewardModel.FAILED, RewardModel.MOST)
 
     def __init__(self, config: PosttrainConfig, out: Path) -> None:
         self.config, self.out = config, out
+        self.further = ("stage", "final_reward") if config.stages else ()
         self.policy = load_policy(config.agent or config.prior)
         self._prior = load_policy(config.prior)
 
-    def build_reward(self) -> RewardModel:
-        self.reward = RewardModel.from_config(self.config.reward)
-        if self.config.callbacks.progress_bar:
-            # a second bar in the same place would fight the first
-            self.reward.show_progress(nothing_shown)
+    def build_reward(self) -> RewardModel | StageRewards:
+        models: dict[str, RewardModel] = {}
+        by_stage = []
+        for stage in self.config.in_stages:
+            key = stage.reward.model_dump_json()
+            if key not in models:
+                models[key] = RewardModel.from_config(stage.reward)
+                if self.config.callbacks.progress_bar:
+                    # a second bar in the same place would fight the first
+                    models[key].show_progress(nothing_shown)
+            by_stage.append(models[key])
+        self.reward = StageRewards(by_stage) if self.config.stages else by_stage[0]
         return self.reward
 
     def inputs(self) -> dict[str, Path]:
         models = {"prior": self.config.prior, "agent": self.config.agent}
         there = {role: path for role, path in models.items() if path is not None}
+        for n, stage in enumerate(self.config.stages or ()):
+            if stage.reward is not None:
+                files = reward_files(stage.reward)
+                there |= {f"stages.{n}.{role}": path for role, path in files.items()}
         return there | reward_files(self.config.reward)
 
     def begin(self, manifest: Manifest) -> None:
@@ -294,17 +333,32 @@ class _Molecules:
         return freeze(self._prior)
 
     def ledger(self) -> Ledger:
-        return Ledger(self.reward, build_filter(self.config.diversity_filter), self.config.budget)
+        if isinstance(self.reward, RewardModel):
+            withdraws = build_filter(self.config.diversity_filter)
+            return Ledger(self.reward, withdraws, self.config.budget)
+        filters: list[DiversityFilter] = []
+        own_before: Any = None
+        for own, stage in zip(self.config.stages or (), self.config.in_stages, strict=True):
+            nothing = filters and stage.diversity_filter is None and own_before is None
+            is_same = own.keep_filter or nothing
+            filters.append(filters[-1] if is_same else build_filter(stage.diversity_filter))
+            own_before = stage.diversity_filter
+        return StagedLedger(self.reward, filters, self.config.budget)
 
-    def memory(self, ledger: Ledger, target: Target) -> Memory | None:
-        config, tau = self.config.memory, getattr(target, "tau", None)
+    def memory(self, ledger: Ledger, number: int) -> Memory | None:
+        """That of a stage, by its number from 0."""
+        config, target = self.config.memory, self.config.in_stages[number].target
         if config is None:
             return None
-        rows, hits, seed = self.config.replayed, target.has_hits, self.config.seed
-        return Memory(config, ledger.filter, rows=rows, tau=tau, has_hits=hits, seed=seed)
+        withdraws = ledger.filter_of(number)
+        rows, seed = self.config.replayed, self.config.seed
+        tau, hits = getattr(target, "tau", None), target.kind != "gibbs"
+        return Memory(config, withdraws, rows=rows, tau=tau, has_hits=hits, seed=seed)
 
-    def callbacks(self, module: Posttrain) -> list[Callback]:
+    def callbacks(self, module: Posttrain, say: Callable[[str], object]) -> list[Callback]:
         own, callbacks = self.config.callbacks, list[Callback]()
+        if isinstance(module.ledger, StagedLedger):
+            callbacks.append(Curriculum(self.config.stages or (), module.ledger, say))
         if own.terminate is not None:
             callbacks.append(Termination(own.terminate))
         if own.progress_bar:
@@ -317,13 +371,14 @@ class _Molecules:
         save_policy(self.policy, self.out / POLICY, about | counts)
 
     def failures(self) -> Sequence[str]:
-        return describe_failures(self.reward.failures)
+        models = [self.reward] if isinstance(self.reward, RewardModel) else self.reward.distinct
+        return [line for one in models for line in describe_failures(one.failures)]
 
 
 class _Texts:
     """What a run of a language model is put together from."""
 
-    limit, text = "max_steps", True
+    limit, text, further = "max_steps", True, ()
 
     def __init__(self, config: LlmPosttrainConfig, out: Path) -> None:
         self.config, self.out = config, out
@@ -378,10 +433,10 @@ class _Texts:
         withdraws = build_filter(self.config.diversity_filter)
         return TextLedger(self.reward, self.policy.prompts, withdraws, budget)
 
-    def memory(self, _ledger: TextLedger, _target: Target) -> None:
+    def memory(self, _ledger: TextLedger, _number: int) -> None:
         """Nothing of a language model's is replayed."""
 
-    def callbacks(self, module: Posttrain) -> list[Callback]:
+    def callbacks(self, module: Posttrain, _say: Callable[[str], object]) -> list[Callback]:
         config = self.config
         callbacks: list[Callback] = []
         if config.track is not None:
@@ -448,6 +503,9 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
         prior, agent = view.get("prior"), view.get("agent")
         unusable = complaints((read_header, prior))
         yield "", complaints((RewardModel.from_config, view.section("reward")))
+        for n, stage in enumerate(getattr(view.config, "stages", None) or ()):
+            lines = complaints((RewardModel.from_config, stage.reward))
+            yield f"stages.{n}", [f"stages.{n}.{line}" for line in lines]
         yield "prior", unusable
         yield "agent", complaints((check_agent, agent, None if unusable else prior))
         yield from here

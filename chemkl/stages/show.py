@@ -29,6 +29,7 @@ from chemkl.results import Manifest, description_of, inspection, trace_component
 from chemkl.results.columns import RAW_PREFIX, has_prompts
 from chemkl.results.log import read_log
 from chemkl.results.outcome import outcome_of
+from chemkl.results.provenance import at_the_end
 from chemkl.results.trace import list_parts, read_part_schema
 from chemkl.rewards.registry import reward_tables, transform_tables
 from chemkl.stages.export import select
@@ -323,6 +324,9 @@ def _of_manifest(manifest: Manifest) -> Iterator[tuple[str, str]]:
     if extensions := "; ".join(_extensions(manifest)):
         yield "extended", extensions
     yield "what", _settings(manifest)
+    for stage in manifest.results.get("stages", ()):
+        spent = ", ".join(f"{stage[key]:,} {key}" for key in ("steps", "calls", "hits"))
+        yield f"stage {stage['name']}", f"ended by {stage['ended_by']} after {spent}"
 
 
 def _log(folder: Path) -> Iterator[RenderableType]:
@@ -371,7 +375,7 @@ def _settings(manifest: Manifest) -> str:
     """What tells runs of one pipeline apart: target, estimator, filter, seed."""
     named = [manifest.stage]
     for key in ("target", "estimator", "diversity_filter", "shaper"):
-        part = manifest.config.get(key)
+        part = at_the_end(manifest.config).get(key)
         if isinstance(part, dict) and part.get("kind"):
             named.append(f"{key.replace('_', ' ')} {part['kind']}")
     return ", ".join(named if manifest.seed is None else [*named, f"seed {manifest.seed}"])
@@ -428,7 +432,8 @@ def _counts(run: inspection.RunTrace, threshold: float | None) -> Iterator[Seque
 
 def _no_tau(run: inspection.RunTrace) -> str:
     """Why the hits of a run are not counted by a tau."""
-    target: Mapping[str, Any] = (run.manifest.config.get("target") if run.manifest else None) or {}
+    config = at_the_end(run.manifest.config) if run.manifest else {}
+    target: Mapping[str, Any] = config.get("target") or {}
     quantile, floor = target.get("tau_quantile"), target.get("tau_floor")
     if quantile is None:
         return "no fixed tau is known: give --threshold"

@@ -89,9 +89,21 @@ class BaseLedger(ABC):
         """Continue from the rows of an interrupted run; replayed ones cost nothing."""
         trace = sampled_rows(trace)
         self.remember(trace)
-        self.filter(trace)
+        self.count_in(trace)
         self._paid = {identity for identity in self.identities(trace) if identity is not None}
         self.n_samples = len(trace)
+
+    def count_in(self, rows: pd.DataFrame) -> None:
+        """Have the filter count rows of an interrupted run."""
+        self.filter(rows)
+
+    def filter_of(self, _number: int) -> DiversityFilter:
+        """The filter of a stage of the run, which has one alone."""
+        return self.filter
+
+    def goes_on(self, _number: int) -> bool:
+        """Whether the filter of a stage is that of the one before."""
+        return True
 
     @abstractmethod
     def identify(self, rollout: Rollout) -> Sequence[Hashable | None]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from chemkl.config.memory import MemoryConfig
 from chemkl.policies.base import pad, stream
+from chemkl.results.columns import further_columns
 from chemkl.training.filters import DiversityFilter
 
 
@@ -319,7 +320,7 @@ def replay_rows(drawn: Drawn, like: pd.DataFrame) -> pd.DataFrame:
     """The drawn molecules as rows of the trace up to the rewards; components are left open."""
     rows = pd.DataFrame(
         {
-            "step": like["step"].iloc[0],
+            **{name: like[name].iloc[0] for name in ("step", *further_columns(like.columns))},
             "smiles": [one.smiles for one in drawn.molecules],
             "canonical_smiles": [one.canonical for one in drawn.molecules],
             "valid": True,

@@ -4,11 +4,11 @@ Legend: B rows of a batch, C rows that it carries over from the batch before.
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning
 import numpy as np
@@ -26,6 +26,14 @@ from chemkl.training.memory import Drawn, Memory, found, log_mixture, replay_row
 from chemkl.training.ranks import ALONE, Ranks
 
 
+class Phase(NamedTuple):
+    """What a stage of a run is trained by."""
+
+    objective: Objective
+    learning_rate: float
+    memory: Memory | None = None
+
+
 class Posttrain(lightning.LightningModule):
     """Walk a policy from its prior to a target distribution.
 
@@ -40,6 +48,7 @@ class Posttrain(lightning.LightningModule):
         learning_rate: of Adam.
         seed: of the samples.
         memory: replays molecules that it has found; None: nothing is replayed.
+        later: what the stages after the first are trained by, see `enter`.
     """
 
     def __init__(
@@ -55,6 +64,7 @@ class Posttrain(lightning.LightningModule):
         learning_rate: float,
         seed: int,
         memory: Memory | None = None,
+        later: Sequence[Phase] = (),
     ) -> None:
         super().__init__()
         self.policy = _without_dropout(policy)
@@ -67,6 +77,8 @@ class Posttrain(lightning.LightningModule):
         """The processes of the run, which have the same rows, and share the work at them."""
         self.recorded = pd.DataFrame()
         """The rows of the latest step, as the trace has them."""
+        self._phases = [Phase(objective, learning_rate, memory), *later]
+        self._stage = 0
         self._outside = (reference,)  # in a tuple it is no submodule: not saved, not trained
         self._builder = InputBuilder(self.policy, reference, objective, seed)
         self._batch_size = batch_size
@@ -123,6 +135,22 @@ class Posttrain(lightning.LightningModule):
         """Whether the budget of calls or that of samples is used up."""
         return self.ledger.spent or self.ledger.n_samples >= self._most_samples
 
+    def enter(self, stage: int) -> None:
+        """Go on with the objective and the learning rate of a stage, its number from 0.
+
+        Rows that are carried over go with the objective that carried them.
+        """
+        objective, self._learning_rate, self.memory = self._phases[stage]
+        if objective is not self.objective:
+            self.objective = objective
+            self._builder.turn_to(objective)
+        self._stage = stage
+
+    @property
+    def _objectives(self) -> list[Objective]:
+        """Those of all stages, each once."""
+        return list({id(phase.objective): phase.objective for phase in self._phases}.values())
+
     def counts(self) -> dict[str, int]:
         """How far the run is: calls, samples and steps."""
         calls, samples = self.ledger.n_calls, self.ledger.n_samples
@@ -165,20 +193,23 @@ class Posttrain(lightning.LightningModule):
         trained = [weight for weight in self.policy.parameters() if weight.requires_grad]
         return 0.0 * torch.stack([weight.view(-1)[0] for weight in trained]).sum().cpu()
 
-    def on_before_optimizer_step(self, _optimizer: torch.optim.Optimizer) -> None:
-        """Let a batch that is not learnt from leave the weights alone."""
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Take the rate of the stage; let a batch that is not learnt from leave weights alone."""
+        for group in optimizer.param_groups:
+            group["lr"] = self._learning_rate
         if not self._learns:
             for weight in self.policy.parameters():
                 weight.grad = None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam at a constant rate, as in REINVENT.
+        """Adam at a rate that is constant in each stage, as in REINVENT.
 
         What the objective learns has a group of its own: it stays on the CPU, and Adam updates a
         group at once only when all of it is on a GPU.
         """
         trained = [weight for weight in self.policy.parameters() if weight.requires_grad]
-        groups = [{"params": some} for some in (trained, list(self.objective.parameters())) if some]
+        learnt = [weight for one in self._objectives for weight in one.parameters()]
+        groups = [{"params": some} for some in (trained, learnt) if some]
         # in one pass over the weights; Apple's GPUs and odd devices have torch's own choice
         fused = {weight.device.type for weight in trained} == {"cpu"} or None
         return torch.optim.Adam(groups, lr=self._learning_rate, fused=fused)
@@ -210,7 +241,10 @@ class Posttrain(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the step that comes next and what is remembered from batch to batch."""
         checkpoint["next_step"] = self.next_step
-        checkpoint["objective"] = self.objective.state_dict()
+        checkpoint["stage"] = self._stage
+        # under two keys, as runs were begun before there were stages
+        checkpoint["objective"], *later = [one.state_dict() for one in self._objectives]
+        checkpoint["later_objectives"] = later
         checkpoint["carried"] = self._builder.state_dict()
         # what it remembers is of the rows that each process has asked it about
         checkpoint["reference"], *others = self.ranks.gather(self.reference.memory())
@@ -221,12 +255,16 @@ class Posttrain(lightning.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Continue with them."""
         self.next_step = checkpoint["next_step"]
-        self.objective.load_state_dict(checkpoint["objective"])
-        self._builder.load_state_dict(checkpoint["carried"])
+        states = [checkpoint["objective"], *checkpoint.get("later_objectives", ())]
+        for objective, state in zip(self._objectives, states, strict=True):
+            objective.load_state_dict(state)
+        its = self._phases[checkpoint.get("stage", 0)]
+        goes_on = its.objective is self.objective
+        self._builder.load_state_dict(checkpoint["carried"] if goes_on else {})
         memories = [checkpoint.get("reference", {}), *checkpoint.get("references", ())]
         self.reference.restore_memory(memories[self.ranks.rank])
-        if self.memory is not None:
-            self.memory.load_state_dict(checkpoint["memory"])
+        if its.memory is not None:
+            its.memory.load_state_dict(checkpoint["memory"])
 
     def _log(
         self,
@@ -296,6 +334,10 @@ class InputBuilder:
         )
         tokens = self._with_carried(rollout)
         self._asked = self._beside.submit(rounding(self._logp_ref), tokens[ranks.part(len(tokens))])
+
+    def turn_to(self, objective: Objective) -> None:
+        """Build the inputs of another objective, without rows of the one before."""
+        self._objective, self._carried = objective, {}
 
     def build(
         self,

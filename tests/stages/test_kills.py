@@ -39,7 +39,34 @@ PRETRAIN = [
     *moments("lightning:Trainer.save_checkpoint", [1, 3], ["before", "half", "after"]),
     *moments("os:replace", [3, 7], ["before", "after"]),
 ]
-FAST = [SAMPLING[2], SCORING[2], TRACE[4], CHECKPOINT[4], RENAMES[9]]
+STAGES = [
+    {
+        "reward": {"components": [{"kind": "csp3_fraction"}]},
+        "target": {"kind": "gibbs", "sigma": 20},
+        "estimator": "trajectory_balance",
+        "learning_rate": 1e-3,
+        "until": {"samples": 48},
+    },
+    {"estimator": "msc", "until": {"calls": 20}},
+    {"keep_filter": True},
+]
+CHANGES = [
+    # the first entry is at the start; 2 and 3 are at the changes
+    *moments("chemkl.training.curriculum:Curriculum.begin", [2, 3], ["before", "after"]),
+    *moments("chemkl.rewards.scoring:_answers", [60, 90]),
+    *moments("torch:Tensor.backward", [5, 7]),
+    *moments("lightning:Trainer.save_checkpoint", [1, 2, 3], ["half", "after"]),
+]
+FAST = [
+    CHANGES[1],
+    CHANGES[3],
+    CHANGES[6],
+    SAMPLING[2],
+    SCORING[2],
+    TRACE[4],
+    CHECKPOINT[4],
+    RENAMES[9],
+]
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +78,16 @@ def forks():
 @pytest.fixture(scope="module")
 def whole(forks, tiny_prior, tmp_path_factory):
     """The config of a stage, and an undisturbed run of it, made when it is first asked for."""
-    configs = {"posttrain": CONFIG | RUNNING | {"prior": str(tiny_prior)}, "pretrain": TINY}
+    posttrain = CONFIG | RUNNING | {"prior": str(tiny_prior)}
+    configs = {"posttrain": posttrain, "pretrain": TINY, "staged": posttrain | {"stages": STAGES}}
     made = {}
 
-    def get(stage):
-        if stage not in made:
-            made[stage] = tmp_path_factory.mktemp(stage) / "whole"
-            assert forks.run(stage, configs[stage], made[stage]) == 0
-        return configs[stage], made[stage]
+    def get(name):
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp(name) / "whole"
+            stage = "posttrain" if name == "staged" else name
+            assert forks.run(stage, configs[name], made[name]) == 0
+        return configs[name], made[name]
 
     return get
 
@@ -99,6 +128,14 @@ def named(kills):
 @pytest.mark.parametrize("moment", named(POSTTRAIN))
 def test_a_run_of_posttrain(forks, whole, tmp_path, moment):
     config, undisturbed = whole("posttrain")
+    check_kill(forks, "posttrain", config, tmp_path / "run", moment, undisturbed, same)
+
+
+@pytest.mark.parametrize("moment", named(CHANGES))
+def test_a_run_of_several_stages(forks, whole, tmp_path, moment):
+    config, undisturbed = whole("staged")
+    stages = json.loads((undisturbed / "manifest.json").read_text())["results"]["stages"]
+    assert [stage["ended_by"] for stage in stages] == ["samples", "calls", "budget"]
     check_kill(forks, "posttrain", config, tmp_path / "run", moment, undisturbed, same)
 
 
