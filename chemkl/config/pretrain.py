@@ -158,6 +158,8 @@ class PretrainConfig(MaximumLikelihood):
     valid_split: str | None = "valid"
     """Split whose negative log-likelihood is reported each epoch; null: a part of train_split is
     held back for it, see valid_share."""
+    valid_corpus: InputPath | None = Field(None, exclude_if=lambda path: path is None)
+    """Output folder of another prepare stage, of which valid_split is taken. null: of corpus."""
     valid_share: float = Field(0.1, gt=0, lt=1, exclude_if=lambda share: share == 0.1)
     """Share of train_split that is held back where valid_split is null, by seed; at least one
     molecule, whatever the share: for small sets, of which a split by hash may be empty."""
@@ -189,6 +191,8 @@ class PretrainConfig(MaximumLikelihood):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Ask for one network: new, or that of a file."""
+        if self.valid_corpus is not None and self.valid_split is None:
+            yield "valid_corpus", "name the valid_split of it that is to be taken"
         if self.init is None and self.replay is not None:
             yield "replay", "for init alone: what is replayed are its samples"
         if self.init is None and self.report_samples != 1_000:

@@ -111,24 +111,27 @@ def read_datasets(
     *,
     vocabulary: Vocabulary | None = None,
     held_back: tuple[float, int] = (0.1, 0),
+    valid_folder: Path | None = None,
 ) -> tuple[TokenDataset, TokenDataset]:
     """Read the training and the validation split of a prepared corpus, the latter up to a size.
 
     So many `merges` of the tokens, learnt on the training split, make larger ones; a `vocabulary`
     that is given stands in place of the corpus's. Where `valid_split` is None, `held_back` is the
-    share of the training split that takes its place, and the seed that chooses it.
+    share of the training split that takes its place, and the seed that chooses it. It may be of
+    another corpus, the `valid_folder`.
 
     Raises:
         InputError: both are one split, one is empty, or there is a single molecule to share out.
     """
-    if train_split == valid_split:
+    if train_split == valid_split and valid_folder is None:
         raise InputError(f"train_split and valid_split are both {train_split!r}: choose two")
     smiles, weights = read_split(folder, train_split), read_weights(folder, train_split)
+    place = valid_folder or folder
     valid_weights = rows = held = None
     if valid_split is not None:
-        of_valid = read_split(folder, valid_split, valid_molecules)
+        of_valid = read_split(place, valid_split, valid_molecules)
         if weights is not None:
-            of_split = read_weights(folder, valid_split)
+            of_split = read_weights(place, valid_split)
             valid_weights = None if of_split is None else of_split[:valid_molecules]
     elif len(smiles) > 1:
         share, seed = held_back
@@ -145,11 +148,13 @@ def read_datasets(
         )
     if vocabulary is None:
         vocabulary = with_fragments(read_vocabulary(folder), smiles, merges)
+    at = folder
     try:
         train = TokenDataset(smiles, vocabulary, randomise_seed, weights, rows)
+        at = place
         return train, TokenDataset(of_valid, vocabulary, weights=valid_weights, rows=held)
     except UnknownTokenError as error:
-        raise InputError(f"{folder}: {error}") from None
+        raise InputError(f"{at}: {error}") from None
 
 
 class EpochLoader:

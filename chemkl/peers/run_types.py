@@ -100,7 +100,6 @@ def _staged_learning(config: Section, parameters: Section, place: Place) -> list
     parameters.only("smiles_file", None, OF_OTHERS)
     text = "there is no bonus for novelty here; a soft penalty is diversity_filter.penalty"
     config.only("intrinsic_penalty", None, text)
-    config.only("inception", None, "there is no replay of good molecules here")
     batch_size = parameters.take("batch_size", int, 100)
     drops = parameters.take("unique_sequences", bool, False)
 
@@ -113,6 +112,7 @@ def _staged_learning(config: Section, parameters: Section, place: Place) -> list
         "estimator": {"kind": "reinvent", "duplicates": "drop"} if drops else "reinvent",
         "batch_size": batch_size,
         "learning_rate": strategy.take("rate", float, 1e-4),
+        **_memory(config),
         **_seed(config),
         **_trainer(config),
     }
@@ -137,6 +137,9 @@ def _staged_learning(config: Section, parameters: Section, place: Place) -> list
     if len(jobs) > 1:
         if not purge and any("diversity_filter" in job.settings for job in jobs):
             parameters.gap("purge_memories", "false: each stage begins with an empty filter")
+        if "memory" in common:
+            text = "each stage begins with an empty memory; there it goes on"
+            config.notes.differences.append(f"{config.where('inception')}: {text}")
         text = "each stage begins with a new state of Adam; there it goes on"
         config.notes.differences.append(f"{config.where('stage')}: {text}")
         text = "the next stage begins after max_steps too; there these end the whole run"
@@ -154,6 +157,20 @@ def _steps(stage: Section, settings: dict[str, Any]) -> int:
         settings["callbacks"] = {"terminate": terminate}
     steps: int = stage.take("max_steps", int, 1, required=True)
     return steps
+
+
+def _memory(config: Section) -> dict[str, Any]:
+    """The memory of good molecules; nothing where there is no inception."""
+    if "inception" not in config.data:
+        return {}
+    table = config.table("inception")
+    table.only("smiles_file", None, "a memory begins empty: fine-tune the prior on these molecules")
+    table.needless(deduplicate="a memory holds each molecule once")
+    size, rows = table.take("memory_size", int, 50), table.take("sample_size", int, 10)
+    table.end()
+    text = "what is drawn is paid what the filter gives for it today; there what it once was paid"
+    config.notes.differences.append(f"{config.where('inception')}: {text}")
+    return {"memory": {"capacity": size, "rows": rows, "draw": "uniform", "selective": False}}
 
 
 def _filter(section: Section) -> dict[str, Any] | None:
@@ -254,24 +271,35 @@ def _transfer_learning(config: Section, parameters: Section, place: Place) -> li
         n_cpus="changes nothing for a model of whole molecules",
     )
     model = parameters.take("input_model_file", str, "", required=True)
-    parameters.only("validation_smiles_file", None, "a tenth of smiles_file is used instead")
     parameters.only("shuffle_each_epoch", True, "every epoch has an order of its own")
     parameters.only("training_zero_epoch_start", False, "epochs are counted from 0")
     parameters.only("starting_epoch", 1, "epochs are counted from 0")
     parameters.only("ranking_loss_penalty", False, OF_OTHERS)
     parameters.only("pairs", None, OF_OTHERS)
     config.only("scheduler", None, "the rate rises, then falls by half a cosine")
-    prepare = {
-        "source": {
-            "kind": "file",
-            "path": place(parameters.take("smiles_file", str, "", required=True)),
-        },
-        "split": {"kind": "given"},
-        "max_tokens": parameters.take("max_sequence_length", int, 128),
+    sources = {
+        "prepare": parameters.take("smiles_file", str, "", required=True),
+        "prepare-validation": parameters.take("validation_smiles_file", str, ""),
     }
+    max_tokens = parameters.take("max_sequence_length", int, 128)
+    jobs = [
+        Job(
+            "prepare",
+            name,
+            {
+                "source": {"kind": "file", "path": place(path)},
+                "split": {"kind": "given"},
+                "max_tokens": max_tokens,
+            },
+        )
+        for name, path in sources.items()
+        if path or name == "prepare"
+    ]
+    of_valid = {"valid_corpus": "${prepare-validation}"} if len(jobs) > 1 else {}
     pretrain = {
         "corpus": "${prepare}",
-        "valid_split": None,
+        "valid_split": "train" if of_valid else None,
+        **of_valid,
         **({"init": place(model), "learning_rate": 1e-4} if model else {}),
         "randomise": parameters.take("randomize_smiles", bool, True),
         "epochs": parameters.take("num_epochs", int, 1, required=True),
@@ -281,7 +309,7 @@ def _transfer_learning(config: Section, parameters: Section, place: Place) -> li
         **_seed(config),
         **_trainer(config),
     }
-    return [Job("prepare", "prepare", prepare), Job("pretrain", "pretrain", pretrain)]
+    return [*jobs, Job("pretrain", "pretrain", pretrain)]
 
 
 RUN_TYPES: dict[str, Callable[[Section, Section, Place], list[Job]]] = {

@@ -82,12 +82,14 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
 
     A run that has not ended is one that is not made yet; `work` refuses it.
     """
-    values = [view.get(key) for key in ("metrics", "direction", "options")]
-    config = view.config
+    config, draft = view.config, view.draft
     if not isinstance(config, CompareConfig):
-        if view.draft and view.draft.data.get("table") is None and None not in values:
-            metrics, direction, options = values
-            thresholds = view.get("thresholds") or (0.8,)  # broken ones hide no other problem
+        if draft is None:
+            return
+        metrics = draft.get("metrics", tuple[str, ...])  # one given twice hides no unknown one
+        direction, options = draft.get("direction"), draft.get("options")
+        if draft.data.get("table") is None and None not in (metrics, direction, options):
+            thresholds = draft.get("thresholds") or (0.8,)  # broken ones hide no other problem
             look = partial(comparison.check_metrics, from_table=False)
             columns = metrics_schema(options).names
             yield "metrics", complaints((look, metrics, columns, thresholds, direction))

@@ -81,6 +81,8 @@ def work(config: Any, start: Start) -> None:
     inputs = {"corpus": config.corpus / files.MOLECULES}
     init = getattr(config, "init", None)
     inputs |= {} if init is None else {"init": init}
+    of_valid = getattr(config, "valid_corpus", None)
+    inputs |= {} if of_valid is None else {"valid_corpus": of_valid / files.MOLECULES}
     claimed = start.claim(inputs, precision=precision, rank=0)
     start.say(str(precision))
     with claimed as manifest, training.quiet():
@@ -164,6 +166,9 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
     else:
         yield "init", complaints((read_header, view.get("init")))
     trainer, corpus = view.mapping("trainer"), view.get("corpus")
+    of_valid = None if "valid_corpus" not in view.model.model_fields else view.get("valid_corpus")
+    is_awaited = of_valid is None and getattr(view.config, "valid_corpus", None) is not None
+    one_corpus = of_valid is None and not is_awaited
     train, valid = view.get("train_split"), view.get("valid_split")
     yield "trainer", complaints((training.check_trainer_here, trainer))
     strategy = str((trainer or {}).get("strategy", ""))
@@ -172,8 +177,9 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
         yield "trainer", [f"{forks}, and patience asks for these: leave strategy out, or patience"]
     yield "precision", complaints((check_precision, view.get("precision"), trainer or {}))
     same = f"train_split and valid_split are both {train!r}: choose two splits"
-    yield "valid_split", [same] if train is not None and train == valid else []
-    readings = [(files.read_split, corpus, split, 1) for split in (train, valid) if split]
+    yield "valid_split", [same] if train is not None and train == valid and one_corpus else []
+    wanted = ((corpus, train), (corpus if one_corpus else of_valid, valid))
+    readings = [(files.read_split, folder, split, 1) for folder, split in wanted if split]
     unusable = complaints((files.read_vocabulary, corpus))
     yield "corpus", unusable or complaints(*readings)
 
@@ -194,6 +200,7 @@ def _of_molecules(config: PretrainConfig) -> Parts:
         config.tokens.merges,
         vocabulary=None if init is None else init.vocabulary,
         held_back=(config.valid_share, config.seed),
+        valid_folder=config.valid_corpus,
     )
     if init is None:
         training.seed_weights(config.seed)

@@ -5,8 +5,9 @@
  2 all components failed, and the score is 1, or 0 without a reason
      test_all_components_failed_is_never_a_reward
      test_a_molecule_whose_component_failed_costs_its_call_and_gets_no_reward
- 3 one molecule counts three times under three spellings
+ 3 one molecule counts, or is replayed, three times under three spellings
      test_a_call_is_the_first_scoring_of_a_molecule_and_repeats_and_failures_are_free
+     test_a_molecule_is_kept_once_under_any_spelling
  4 a bucket of 10 pays 11, or a whole batch of one scaffold
      test_a_bucket_of_10_pays_exactly_10_of_40_molecules_in_one_batch
  5 a reward once penalised is remembered

@@ -170,6 +170,19 @@ def test_a_stage_that_ends_by_its_mean_score(here):
         converted(STAGED.replace("max_steps = 2", "max_steps = 2\nmax_score = -1"))
 
 
+def test_inception_is_a_memory(here):
+    inception = "[inception]\nmemory_size = 40\nsample_size = 5\ndeduplicate = true\n[learning"
+    config, text = converted(STAGED.replace("[learning", inception, 1))
+    memory = {"capacity": 40, "rows": 5, "draw": "uniform", "selective": False}
+    assert config == POSTTRAIN | {"memory": memory}
+    assert ": inception: what is drawn is paid what the filter gives for it tod" in text
+    assert posttrain("out.yaml", here / "run").exists()
+    _, text = converted(STAGED.replace("[learning", inception, 1) + SECOND)
+    assert "inception: each stage begins with an empty memory" in text
+    with pytest.raises(InputError, match=r"memory\.rows: 50 rows a step, but a capacity of 40"):
+        converted(STAGED.replace("[learning", inception.replace("= 5", "= 50"), 1))
+
+
 def test_sampling_scoring_and_transfer_learning(here):
     config, _ = converted(SAMPLING + "tb_logdir = 'tb'\n")
     assert config == {"policy": "my.prior", "n": 12}
@@ -197,6 +210,15 @@ def test_sampling_scoring_and_transfer_learning(here):
     Path("a.smi").write_text("CCO\nCCN\nCCC\nC1CC1\nCO\n")
     done = run_pipeline("out.yaml")
     assert done
+    assert check_file("out.yaml").kind == "pipeline"
+    Path("b.smi").write_text("OCC\nNCC\n")
+    config, text = converted(TRANSFER + 'validation_smiles_file = "b.smi"')
+    prepare, of_valid, tuned = config["stages"]
+    assert of_valid["config"] == prepare["config"] | {"source": {"kind": "file", "path": "b.smi"}}
+    assert tuned["config"] == pretrain | {
+        "valid_split": "train", "valid_corpus": "${prepare-validation}",
+    }  # fmt: skip
+    assert "LEFT OUT" not in text
     assert check_file("out.yaml").kind == "pipeline"
 
 
@@ -245,7 +267,7 @@ GAPS = [
     ("batch_size", "use_checkpoint = true\nbatch_size", "use_checkpoint: True: the filter of an"),
     ("batch_size", "temperature = 1.3\nbatch_size", "temperature: 1.3: samples are drawn at"),
     ("batch_size", "smiles_file = 'a.smi'\nbatch_size", "smiles_file: 'a.smi': is for gen"),
-    ("[learning", "[inception]\nmemory_size = 9\n[learning", "inception: {'memory_size': 9}: t"),
+    ("[learning", "[inception]\nsmiles_file = 'a.smi'\n[learning", "smiles_file: 'a.smi': a mem"),
     ("[learning", "[intrinsic_penalty]\ntype = 'a'\n[learning", "intrinsic_penalty: "),
     ("[learning", "[responder]\nendpoint = 'a'\n[learning", "responder: {'endpoint': 'a'}: a"),
     ('"cpu"', '"tpu"', "device: no device 'tpu' is known here"),
@@ -302,6 +324,49 @@ def test_a_filter_that_lives_on_and_inputs_of_other_generators(here):
             converted(SAMPLING + change)
     with pytest.raises(InputError, match=r"filter: .'smarts': "):
         converted(SAMPLING + "[filter]\nsmarts = ['C']\n")
+
+
+USUAL = {  # keys of REINVENT4's schemas with the values that they have there when left out
+    STAGED: {
+        "batch_size": ["use_checkpoint = false", "purge_memories = true", "tb_isim = false",
+                       "randomize_smiles = true", "isomeric_smiles = false", "temperature = 1.0",
+                       "sample_strategy = 'multinomial'", "distance_threshold = 99999"],
+        "bucket_size": ["minsimilarity = 0.4", "penalty_multiplier = 0.5"],
+        "chkpt_file": ["termination = 'simple'", "max_score = 1.0", "min_steps = 50"],
+        "[[stage.scoring.component]]": ["parallel = 1", "use_pumas = false"],
+    },
+    TRANSFER: {
+        "num_epochs": ["training_zero_epoch_start = false", "starting_epoch = 1", "n_cpus = 1",
+                       "shuffle_each_epoch = true", "standardize_smiles = true", "tb_isim = false",
+                       "randomize_smiles = true", "randomize_all_smiles = false",
+                       "isomeric_smiles = false", "internal_diversity = false",
+                       "max_sequence_length = 128", "clip_gradient_norm = 1.0",
+                       "ranking_loss_penalty = false"],
+    },
+    SAMPLING: {
+        "num_smiles": ["target_smiles_path = ''", "target_nll_file = 'target_nll.csv'",
+                       "sample_strategy = 'multinomial'", "isomeric_smiles = false",
+                       "temperature = 1.0"],
+    },
+    SCORES: {"[[scoring.component]]": ["parallel = 1", "use_pumas = false"]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", USUAL, ids=["staged", "transfer", "sampling", "scoring"])
+def test_a_key_with_its_usual_value_changes_nothing(here, text):
+    plain, _ = converted(text)
+    for before, lines in USUAL[text].items():
+        text = text.replace(before, "\n".join([*lines, before]), 1)
+    head = 'device = "cuda:0"\n' * (text.startswith('\nrun_type = "transfer'))
+    config, _ = converted(head + 'json_out_config = "a.json"\nuse_cuda = true\n' + text)
+    assert config == plain
+
+
+def test_an_agent_of_its_own_is_where_a_run_begins(here):
+    Path("agent.chkpt").write_bytes(Path("my.prior").read_bytes())
+    config, _ = converted(STAGED.replace('agent_file = "my.prior"', 'agent_file = "agent.chkpt"'))
+    assert config == POSTTRAIN | {"agent": "agent.chkpt"}
+    assert check_file("out.yaml").kind == "posttrain"
 
 
 @pytest.mark.parametrize(

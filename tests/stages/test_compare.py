@@ -334,6 +334,14 @@ def test_all_problems_of_a_config_are_told_at_once(settings, tmp_path):
     assert "'yeild' is not a metric; did you mean 'yield'?" in text
 
 
+def test_a_metric_given_twice_hides_no_other_problem(settings, tmp_path):
+    with pytest.raises(InputError) as caught:
+        compare.run(settings | {"metrics": ["yield", "yeild", "yield"]}, tmp_path / "cmp")
+    text = str(caught.value)
+    assert "metrics: yield: given more than once" in text
+    assert "'yeild' is not a metric; did you mean 'yield'?" in text
+
+
 def test_a_threshold_given_twice_hides_no_unknown_direction(settings, tmp_path):
     config = settings | {"metrics": ["acyclic"], "thresholds": [0.8, 0.8]}
     with pytest.raises(InputError) as caught:

@@ -289,6 +289,20 @@ def test_how_far_the_model_moved_is_told_kept_and_shown(tuning, finished, tmp_pa
     assert "before" not in manifest_of(tmp_path / "other")["results"]
 
 
+def test_molecules_of_another_corpus_are_validated_on(tuning, small, tmp_path):
+    other = {"valid_corpus": small(["CCCCO", "CCCN"], "other"), "valid_split": "train"}
+    tuning |= other | {"epochs": 1, "patience": None}
+    model = pretrain.run(tuning, tmp_path / "run")
+    manifest = manifest_of(tmp_path / "run")
+    assert manifest["results"]["valid/nll"] == pytest.approx(nll_of(model, ["CCCCO", "CCCN"]), 1e-4)
+    assert manifest["inputs"]["valid_corpus"]["path"].endswith("other/corpus.parquet")
+    small(["CCO", "CC[Se]C"], "third")
+    with pytest.raises(InputError, match=r"third: line 2: 'CC\[Se\]C': token '\[Se\]' at position"):
+        pretrain.run(tuning | {"valid_corpus": str(tmp_path / "third")}, tmp_path / "more")
+    with pytest.raises(InputError, match="valid_corpus: name the valid_split of it that is to be"):
+        pretrain.run(tuning | {"valid_split": None}, tmp_path / "more")
+
+
 def test_patience_is_not_taken_for_the_end_of_a_run_that_learns_on(tuning, tmp_path):
     pretrain.run(tuning | {"epochs": 2, "learning_rate": 1e-4}, tmp_path)
     assert manifest_of(tmp_path)["ended_by"] == "epochs"

@@ -217,21 +217,8 @@ def test_the_advice_leaves_out_what_is_done_already():
 
 
 @pytest.fixture
-def config(tiny_prior):
-    return {
-        "prior": str(tiny_prior),
-        "reward": {
-            "components": [{"kind": "tpsa", "transform": {"kind": "sigmoid", "low": 0, "high": 60}}]
-        },
-        "target": {"kind": "gibbs", "sigma": 100},
-        "estimator": "reinvent",
-        "precision": "32-true",
-        "batch_size": 16,
-        "learning_rate": 2e-2,
-        "max_samples": 320,
-        "seed": 3,
-        "trainer": {"accelerator": "cpu", "log_every_n_steps": 2},
-    }
+def config(collapsing):
+    return collapsing | {"trainer": {"accelerator": "cpu", "log_every_n_steps": 2}}
 
 
 WATCHED = {"window": 64, "top_share": None, "duplicate_rate": 0.4}

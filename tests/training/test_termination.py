@@ -14,22 +14,8 @@ from chemkl.training.termination import Termination
 
 
 @pytest.fixture
-def config(tiny_prior):
-    return {
-        "prior": str(tiny_prior),
-        "reward": {
-            "components": [{"kind": "tpsa", "transform": {"kind": "sigmoid", "low": 0, "high": 60}}]
-        },
-        "target": {"kind": "gibbs", "sigma": 100},
-        "estimator": "reinvent",
-        "precision": "32-true",
-        "batch_size": 16,
-        "learning_rate": 2e-2,
-        "max_samples": 320,
-        "seed": 3,
-        "trainer": {"accelerator": "cpu", "log_every_n_steps": 0},
-        "callbacks": {"checkpoint_every": 4, "progress_bar": False},
-    }
+def config(collapsing):
+    return collapsing | {"callbacks": {"checkpoint_every": 4, "progress_bar": False}}
 
 
 def manifest_of(out):
