@@ -1,0 +1,133 @@
+"""Genetic operators: new molecules made of molecules that are there, by crossover and mutation.
+
+The operators are those of graph GA (Jensen, Chem. Sci. 10, 3567, 2019) as the package mol_ga keeps
+them; here is what is asked of their results, and who the parents were.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from rdkit import Chem, rdBase
+
+from chemkl.chem.fingerprints import morgan_fingerprint, tanimoto
+from chemkl.chem.molecules import MoleculeError, parse, read_molecule, silenced
+from chemkl.config import InputError
+from chemkl.config.base import install
+
+Origin = Literal["crossover", "mutation", "neighbour"]
+SHARES: Mapping[Origin, float] = {"crossover": 0.5, "mutation": 0.25, "neighbour": 0.25}
+TRIES = 20
+"""Attempts a wanted proposal, after which fewer are given."""
+
+
+class Proposal(NamedTuple):
+    """A molecule that no parent is, its canonical SMILES, and where it comes from."""
+
+    smiles: str
+    origin: Origin
+    parents: tuple[str, ...]  # canonical SMILES
+
+
+def propose(
+    parents: Sequence[str],
+    n: int,
+    rng: np.random.Generator,
+    *,
+    shares: Mapping[Origin, float] = SHARES,
+    similarity: float = 0.5,
+    most_atoms: int = 70,
+) -> list[Proposal]:
+    """Propose new molecules: n distinct ones, none of them a parent, or fewer if n cannot be found.
+
+    Each is one connected molecule without radicals. A crossover joins a part of one parent with a
+    part of another one (and needs two); a mutation inserts, deletes or changes an atom, a bond or a
+    ring of one; a neighbour is a mutation that stays similar to its parent. Parents are chosen
+    alike: give the ones to prefer more than once, or alone. A function of its arguments alone.
+
+    Args:
+        parents: SMILES.
+        n: how many.
+        rng: decides everything that is left to chance.
+        shares: how often each operator is tried; they need not sum to 1.
+        similarity: least Tanimoto similarity (Morgan, radius 2) of a neighbour to its parent.
+        most_atoms: heavy atoms of a proposal; a crossover can join two large halves.
+
+    Raises:
+        InputError: a parent that is no molecule; no parents; mol_ga is not installed.
+    """
+    known = [_canonical(smiles, number) for number, smiles in enumerate(parents)]
+    if not known:
+        raise InputError("propose: no parents are given, of which new molecules could be made")
+    operators = _operators()
+    numbers = random.Random(int(rng.integers(2**63)))  # mol_ga's kind of random numbers
+    origins = [o for o in shares if o != "crossover" or len(set(known)) > 1]
+    weights = [shares[origin] for origin in origins]
+    found: dict[str, Proposal] = {}
+    for _ in range(TRIES * n if any(weights) else 0):
+        if len(found) == n:
+            break
+        origin = numbers.choices(origins, weights)[0]
+        chosen = [numbers.choice(known)]
+        if origin == "crossover":
+            chosen.append(numbers.choice([other for other in known if other != chosen[0]]))
+        smiles = _child(operators, chosen, numbers, most_atoms)
+        if smiles is None or smiles in found or smiles in known:
+            continue
+        if origin != "neighbour" or _similarity(smiles, chosen[0]) >= similarity:
+            found[smiles] = Proposal(smiles, origin, tuple(chosen))
+    return list(found.values())
+
+
+def _canonical(smiles: str, number: int) -> str:
+    molecule = read_molecule(smiles)
+    if molecule.canonical_smiles is None:
+        raise InputError(f"parent {number}, {smiles!r}, is not a molecule: {molecule.reason}")
+    return molecule.canonical_smiles
+
+
+def _child(
+    operators: tuple[Any, Any], parents: Sequence[str], numbers: random.Random, most_atoms: int
+) -> str | None:
+    """The canonical SMILES of what an operator makes of copies of one or two parents; or None."""
+    crossover, mutate = operators
+    mols = [Chem.MolFromSmiles(smiles) for smiles in parents]
+    with silenced():
+        try:
+            child = (mutate if len(mols) == 1 else crossover)(*mols, numbers)
+            text = "" if child is None else Chem.MolToSmiles(child)
+        except (ValueError, RuntimeError):  # RDKit's, of a graph that it cannot make sense of
+            return None
+    molecule = read_molecule(text, max_atoms=most_atoms) if text else None
+    if molecule is None or molecule.mol is None or "." in text:
+        return None
+    radicals = any(atom.GetNumRadicalElectrons() for atom in molecule.mol.GetAtoms())
+    return None if radicals else molecule.canonical_smiles
+
+
+def _similarity(one: str, other: str) -> float:
+    mols = [parse(smiles) for smiles in (one, other)]
+    try:
+        first, second = (morgan_fingerprint(mol) for mol in mols if mol is not None)
+    except MoleculeError:
+        return 0.0
+    return float(tanimoto(first, [second])[0])
+
+
+@cache
+def _operators() -> tuple[Any, Any]:
+    """Crossover and mutation of mol_ga, which on import switches RDKit's error log off for good."""
+    was_on = "rdApp.error:enabled" in rdBase.LogStatus()
+    try:
+        from mol_ga.graph_ga.crossover import crossover  # optional
+        from mol_ga.graph_ga.mutate import mutate
+    except ImportError as error:
+        raise InputError(
+            f"genetic operators need the package mol_ga: {install('genetic')}"
+        ) from error
+    finally:
+        if was_on:
+            rdBase.EnableLog("rdApp.error")
+    return crossover, mutate
