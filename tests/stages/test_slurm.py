@@ -1,6 +1,7 @@
 """A pipeline in a real Slurm of two nodes: requeued, cancelled, submitted again, and the same."""
 
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -35,6 +36,17 @@ def slow(mols: list[Mol]) -> list[float]:
 '''
 
 
+CONFIG = {
+    "target": {"kind": "mara", "beta": 0.05, "tau": 0.5},
+    "estimator": "log_variance",
+    "batch_size": 16,
+    "learning_rate": 2e-3,
+    "precision": "32-true",
+    "trainer": {"accelerator": "cpu"},
+    "callbacks": {"checkpoint_every": 100, "progress_bar": False},
+}
+
+
 @pytest.fixture
 def pipeline(tmp_path, monkeypatch, tiny_prior):
     """Two methods by two seeds, a table, a comparison and a page."""
@@ -43,18 +55,8 @@ def pipeline(tmp_path, monkeypatch, tiny_prior):
     function = {"function": "reward.py:slow"}
     transform = {"kind": "sigmoid", "low": 0.2, "high": 0.8}
     component = {"kind": "python_function", "parameters": function, "transform": transform}
-    config = {
-        "prior": str(tiny_prior),
-        "reward": {"components": [component]},
-        "target": {"kind": "mara", "beta": 0.05, "tau": 0.5},
-        "estimator": "log_variance",
-        "batch_size": 16,
-        "learning_rate": 2e-3,
-        "max_samples": 16 * 60,
-        "precision": "32-true",
-        "trainer": {"accelerator": "cpu"},
-        "callbacks": {"checkpoint_every": 100, "progress_bar": False},
-    }
+    reward = {"components": [component]}
+    config = CONFIG | {"prior": str(tiny_prior), "reward": reward, "max_samples": 16 * 60}
     grid = {"target.beta": [0.05, 0.1], "seed": [0, 1]}
     methods = {f"b{b}": [f"${{run-beta={b}-seed={s}}}" for s in (0, 1)] for b in (0.05, 0.1)}
     stages = [
@@ -77,7 +79,7 @@ def call(*arguments, code=0):
 def wait_for(happened, seconds):
     end = time.monotonic() + seconds
     while not happened():
-        assert time.monotonic() < end, slurm.ask("squeue") + call("status", "p.yaml")
+        assert time.monotonic() < end, slurm.ask("squeue", "--format=%i %j %T %r")
         time.sleep(1)
 
 
@@ -129,3 +131,38 @@ def test_a_grid_requeued_cancelled_and_submitted_again_ends_like_a_local_run(pip
         assert len(frames[0])
         pd.testing.assert_frame_equal(*frames, check_exact=True)
     assert (there / "report/report.html").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_a_run_on_two_nodes_is_told_to_end_and_goes_on_to_that_of_two_devices(
+    tmp_path, monkeypatch, tiny_prior
+):
+    if slurm.lacking():
+        pytest.skip(slurm.lacking())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")  # the nodes' names are none of this network
+    reward = {"components": [{"kind": "qed"}]}
+    config = CONFIG | {"prior": str(tiny_prior), "reward": reward, "max_samples": 16 * 200}
+    for name, devices in {"nodes": {"num_nodes": 2}, "devices": {"devices": 2}}.items():
+        trainer = {"trainer": CONFIG["trainer"] | devices}
+        Path(f"{name}.yaml").write_text(yaml.safe_dump(config | trainer))
+    training = [*CHEMKL, "posttrain", "nodes.yaml", "--out", "nodes"]
+    step = shlex.join(["srun", "--kill-on-bad-exit=1", *training])
+    asked = ["--parsable", "--nodes=2", "--ntasks-per-node=1", "--output=said", f"--wrap={step}"]
+    with slurm.one_machine():
+        number = slurm.ask("sbatch", *asked).strip()
+        logs = tmp_path / "nodes" / "log.jsonl"
+        wait_for(lambda: logs.exists() and '"start"' in logs.read_text(), 300)
+        wait_for(lambda: list((tmp_path / "nodes/logs").glob("csv/*")), 300)
+        subprocess.run(["scancel", "--signal=TERM", number], check=True)
+        wait_for(lambda: slurm.ask("squeue", "-h") == "", 120)
+        stopped = Manifest.load("nodes")
+        assert (stopped.status, stopped.ended_by) == ("interrupted", "StoppedBySignal: SIGTERM")
+        assert Path("nodes/checkpoints/last.ckpt").exists()
+        slurm.ask("sbatch", *asked)
+        wait_for(lambda: slurm.ask("squeue", "-h") == "", 600)
+    assert Manifest.load("nodes").status == "complete", Path("said").read_text()
+    assert "Traceback" not in Path("said").read_text()
+    call("posttrain", "devices.yaml", "--out", "devices")
+    pd.testing.assert_frame_equal(read_trace("nodes"), read_trace("devices"), check_exact=True)
