@@ -1,6 +1,7 @@
 """REINVENT4's run types, translated: each key of each table has its place, or a line about it."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -360,6 +361,17 @@ def test_a_key_with_its_usual_value_changes_nothing(here, text):
     head = 'device = "cuda:0"\n' * (text.startswith('\nrun_type = "transfer'))
     config, _ = converted(head + 'json_out_config = "a.json"\nuse_cuda = true\n' + text)
     assert config == plain
+
+
+def test_the_page_for_who_comes_from_there_names_every_key():
+    page = (Path(__file__).parents[2] / "configs/coming_from_reinvent4.md").read_text()
+    texts = [
+        *USUAL,
+        *(line for lines in USUAL.values() for group in lines.values() for line in group),
+    ]
+    keys = {key for text in texts for key in re.findall(r"^(\w+) =", text, re.MULTILINE)}
+    assert len(keys) > 50
+    assert [key for key in sorted(keys) if not re.search(rf"\b{key}\b", page)] == []
 
 
 def test_an_agent_of_its_own_is_where_a_run_begins(here):
