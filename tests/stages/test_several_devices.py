@@ -142,8 +142,10 @@ def test_each_process_scores_a_share_and_no_molecule_twice(config, tmp_path):
          "target": {"kind": "gibbs", "sigma": 20}},
         {"estimator": "f_dpg", "shaper": "set_diversity"},
         {"max_samples": 40},
+        {"memory": {"draw": "hits"}},
+        {"stages": [{"until": {"samples": 32}}, {"estimator": "rloo", "learning_rate": 1e-3}]},
     ],
-    ids=["msc", "trajectory_balance", "prior", "shaper", "cut"],
+    ids=["msc", "trajectory_balance", "prior", "shaper", "cut", "memory", "stages"],
 )  # fmt: skip
 def test_so_do_other_kinds_of_run(config, tmp_path, changes):
     posttrain.run(config | changes, tmp_path / "two")
