@@ -98,7 +98,10 @@ def _staged_learning(config: Section, parameters: Section, place: Place) -> list
     parameters.only("temperature", 1.0, "samples are drawn at temperature 1")
     parameters.only("sample_strategy", "multinomial", "sequences are drawn at random")
     parameters.only("smiles_file", None, OF_OTHERS)
-    text = "there is no bonus for novelty here; a soft penalty is diversity_filter.penalty"
+    text = (
+        "the bonus for novelty is the shaper rnd, for estimators with an advantage such as rloo, "
+    )
+    text += "which dap has not; a soft penalty is diversity_filter.penalty"
     config.only("intrinsic_penalty", None, text)
     batch_size = parameters.take("batch_size", int, 100)
     drops = parameters.take("unique_sequences", bool, False)

@@ -114,7 +114,7 @@ BAD = [
     (
         ESTIMATOR,
         "rlo",
-        "estimator 'rlo' is not known; did you mean 'rloo'.*msc, ppo, rein",
+        "estimator 'rlo' is not known; did you mean 'rloo'. Known: rloo, grpo, ppo",
     ),
     (ESTIMATOR, {"kind": "rloo", "duplicates": "merge"}, "'keep' or 'drop'"),
     (ESTIMATOR, {"kind": "f_dpg", "divergence": "k"}, "'kl', 'reverse_kl', 'js' or 'tv'"),
