@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     Field,
+    FiniteFloat,
     SerializeAsAny,
     TypeAdapter,
     ValidationInfo,
@@ -17,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from chemkl.config.base import BESIDE, Config, choose_kind, complain
+from chemkl.config.base import BESIDE, Config, by_kind, choose_kind, complain
 
 Part = Literal["target", "estimator", "shaper"]
 
@@ -40,7 +41,7 @@ class _Settings(Config):
     @property
     def options(self) -> dict[str, Any]:
         """The settings by their names in the loss core, without those left open."""
-        return self.model_dump(exclude={"kind", "duplicates"}, exclude_none=True)
+        return self.model_dump(exclude={"kind", "duplicates", "schedule"}, exclude_none=True)
 
     def __reduce__(self) -> tuple[Any, ...]:  # pickle finds no class that is made when needed
         return _unpickled, (self.part, self.model_dump())
@@ -50,17 +51,90 @@ def _unpickled(part: Part, values: dict[str, Any]) -> Any:
     return choose_kind(models_of(part), values, None)
 
 
+class StaircaseSchedule(Config):
+    """Other values from given calls or steps on."""
+
+    kind: Literal["staircase"]
+    """At given calls or steps there is another value."""
+    by: Literal["calls", "steps"] = "calls"
+    """What is counted, from the beginning of the run, or of the stage."""
+    at: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
+    """So many calls, or steps, are made when each of the values begins; rising. Until the first
+    there is the target's own."""
+    values: list[FiniteFloat] = Field(min_length=1)
+    """The values, one for each of at."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Ask for as many values as there are places, in order."""
+        if len(self.values) != len(self.at):
+            yield "values", f"{len(self.values)} values for {len(self.at)} of at: give one for each"
+        if sorted({*self.at}) != self.at:
+            yield "at", "should rise from one to the next"
+
+
+class QuantileSchedule(Config):
+    """A quantile of the rewards as they are paid, never falling."""
+
+    kind: Literal["quantile"]
+    """tau is a quantile of what was paid, and never falls; it begins at the target's own."""
+    quantile: FiniteFloat = Field(0.9, gt=0, lt=1)
+    """Which one, above 0 and below 1."""
+    over: Literal["steps", "hits"] = "steps"
+    """Of the samples of the last steps, or of the distinct hits of the run, or stage, so far."""
+    steps: int = Field(20, ge=1)
+    """How many steps are the last ones, at least 1; for over: steps."""
+    most: FiniteFloat | None = None
+    """tau rises to this at most, for example the threshold that you will screen with; null: no
+    bound."""
+
+
+class ScheduleConfig(Config):
+    """What of a target moves along a run."""
+
+    tau: (
+        Annotated[
+            StaircaseSchedule | QuantileSchedule, by_kind(StaircaseSchedule, QuantileSchedule)
+        ]
+        | None
+    ) = None
+    """tau: kind staircase or quantile; null: it stays."""
+    beta: Annotated[StaircaseSchedule, by_kind(StaircaseSchedule)] | None = None
+    """beta: kind staircase; null: it stays."""
+
+
 class TargetSettings(_Settings):
     """The distribution to walk to."""
 
     part = "target"
+
+    schedule: ScheduleConfig | None = Field(None, exclude_if=lambda schedule: schedule is None)
+    """Moves tau or beta along the run: {tau: {kind: staircase, at: [2000], values: [0.8]}} or
+    {tau: {kind: quantile}}; null: they stay."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> "TargetSettings":
         from chemkl.losses import TARGETS
 
         TARGETS[self.kind](**self.options)
+        moves = self.schedule.model_fields_set if self.schedule is not None else set()
+        if "tau" in moves and getattr(self, "tau", None) is None:
+            text = f"the target {self.kind} has no tau here that could move: give it one, or leave"
+            complain([(("schedule", "tau"), f"{text} schedule.tau out")])
+        for key, options in self.scheduled:
+            try:
+                TARGETS[self.kind](**options)
+            except ValueError as error:
+                complain([(tuple(key.split(".")), str(error))])
         return self
+
+    @property
+    def scheduled(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The options that the target has at each stair, and the key that says so."""
+        for name in ("tau", "beta"):
+            stairs = getattr(self.schedule, name, None)
+            for value in getattr(stairs, "values", ()):
+                others = {k: v for k, v in self.options.items() if k != "sigma" or name == "tau"}
+                yield f"schedule.{name}", others | {name: value}
 
     @property
     def resolved_beta(self) -> float:
@@ -143,7 +217,7 @@ def objective_of(
 ) -> Mapping[str, Any]:
     """Target, estimator and shaper as plain values, for the loss core."""
     return {
-        "target": target.model_dump(),
+        "target": target.model_dump(exclude={"schedule"}),
         "estimator": estimator.model_dump(),
         "shaper": None if shaper is None else shaper.model_dump(),
     }
@@ -169,13 +243,17 @@ def misfits(
     from chemkl.losses import ESTIMATORS, TARGETS, build_shaper
     from chemkl.losses.objective import objective_problems
 
-    return objective_problems(
+    problems = objective_problems(
         TARGETS[target.kind](**target.options),
         None if estimator is None else ESTIMATORS[estimator.kind],
         None if estimator is None else estimator.options,
         None if shaper is None else build_shaper(shaper.kind, **shaper.options),
         bounds,
     )
+    for key, options in target.scheduled:
+        moved = objective_problems(TARGETS[target.kind](**options), reward_range=bounds)
+        problems += [(f"target.{key}", text) for _, text in moved]
+    return problems
 
 
 def replay_problems(

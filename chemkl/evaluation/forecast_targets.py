@@ -171,7 +171,7 @@ def build_target(config_target: TargetConfig, kind: str, beta: float, tau: float
         return TARGETS[kind](beta=beta)
     shape = {"kind", "beta", "sigma", "tau", "tau_quantile", "tau_floor"}
     options = (
-        config_target.model_dump(exclude=shape, exclude_none=True)
+        config_target.model_dump(exclude={*shape, "schedule"}, exclude_none=True)
         if config_target.kind == kind
         else {}
     )
@@ -498,7 +498,9 @@ def target_label(target: TargetConfig) -> str:
     words = [
         "filter" if target.kind == "filter" else f"{target.kind} {1 / target.resolved_beta:.4g}"
     ]
-    settings = target.model_dump(exclude={"kind", "beta", "sigma"}, exclude_defaults=True)
+    settings = target.model_dump(
+        exclude={"kind", "beta", "sigma", "schedule"}, exclude_defaults=True
+    )
     for key, value in settings.items():
         words.append(f"{key} {value if isinstance(value, str) else f'{value:.4g}'}")
     return ", ".join(words)

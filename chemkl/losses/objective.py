@@ -14,7 +14,7 @@ from torch import Tensor
 from chemkl.losses.estimators import ESTIMATORS, INPUTS, STATES, Chains, Estimator, State, unshaped
 from chemkl.losses.registry import check_names, check_options, options_of
 from chemkl.losses.shapers import BoundShaper, build_shaper
-from chemkl.losses.targets import TARGETS, Target, gibbs_log_target, resolve_beta
+from chemkl.losses.targets import TARGETS, Target, gibbs_log_target, moved, resolve_beta
 from chemkl.losses.types import Groups, LossInputs, LossOutput, TargetOutput, check_finite, found
 
 Duplicates = Literal["keep", "drop"]
@@ -64,6 +64,11 @@ class Objective:
     def weighs_by_behaviour(self) -> bool:
         """Whether it asks for ``LossInputs.logp_behaviour``."""
         return "logp_behaviour_B" in self.estimator.wanted.inputs
+
+    def move(self, **values: float) -> None:
+        """Give the target another tau or beta from now on."""
+        if any(getattr(self.target, name) != value for name, value in values.items()):
+            object.__setattr__(self, "target", moved(self.target, **values))
 
     def parameters(self) -> Iterator[Tensor]:
         """Return what an optimizer is to learn beside the policy (the log Z of some estimators)."""

@@ -7,7 +7,7 @@ arXiv 2510.20817.
 import math
 from bisect import insort
 from collections.abc import Callable, Mapping
-from dataclasses import InitVar, dataclass, field
+from dataclasses import InitVar, dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import torch
@@ -282,6 +282,14 @@ class RunningAnchor:
         index_B = groups.index_B
         return logp_z_N.to(logp_ref_B)[index_B], reward_z_N.to(reward_B)[index_B]
 
+    def forget_below(self, tau: float) -> None:
+        """Forget the hits that are none any more, as tau has risen."""
+        hits, self._hits, self._known = self._hits, {}, set()
+        for group, pairs in hits.items():
+            for logp_ref, reward in pairs:
+                if reward >= tau:
+                    self._add(group, logp_ref, reward)
+
     def state_dict(self) -> dict[str, Tensor]:
         """The distinct hits so far as three columns: group, logp_ref, reward."""
         rows = [(group, *pair) for group, pairs in self._hits.items() for pair in pairs]
@@ -306,6 +314,16 @@ class RunningAnchor:
         if key not in self._known:
             self._known.add(key)
             insort(self._hits.setdefault(group, []), (logp_ref, reward))
+
+
+def moved(target: Any, **values: float) -> Any:
+    """The target with another tau or beta; a running anchor goes on, without hits below tau."""
+    new = replace(target, **values)
+    if isinstance(new, Mara):
+        object.__setattr__(new, "running", target.running)
+        if new.tau is not None:
+            new.running.forget_below(new.tau)
+    return new
 
 
 RewardOnHits = Literal["anchor", "own", "tau"]

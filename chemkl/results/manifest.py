@@ -288,9 +288,12 @@ class Manifest(BaseModel):
 
     @property
     def tau(self) -> float | None:
-        """The tau of the run's target; None where it has none, or one that moves (a quantile)."""
+        """The tau of the run's target, at the end of a staircase; None: none, or a quantile."""
         target = at_the_end(self.config).get("target")
         tau = target.get("tau") if isinstance(target, Mapping) else None
+        moves = (target.get("schedule") or {}).get("tau") if isinstance(target, Mapping) else None
+        if moves:
+            return float(moves["values"][-1]) if moves["kind"] == "staircase" else None
         return None if tau is None else float(tau)
 
     def is_finished(

@@ -43,14 +43,17 @@ def outcome_of(trace: pd.DataFrame, manifest: Mapping[str, Any]) -> Outcome:
     """What a run found, by its trace."""
     config = manifest.get("config", {})
     target = at_the_end(config).get("target") or {}
-    tau = target.get("tau")
+    moves = (target.get("schedule") or {}).get("tau") or {}
+    tau = moves["values"][-1] if "values" in moves else None if moves else target.get("tau")
     counts, watch = count(trace, tau), judge(trace, manifest)
     n, by = counts.hits, "" if tau is None else f"R >= {tau:g}"
-    if tau is None and target.get("tau_quantile") is not None:
+    if tau is None and (moves or target.get("tau_quantile") is not None):
         rows = by_final_reward(sampled_rows(trace))
         hits = rows.loc[rows["hit"].astype(bool), identity_columns(trace)]
         n = len(hits.drop_duplicates())
-        by = f"at or above the quantile {target['tau_quantile']:g} of their batch"
+        by = f"at or above the quantile {target.get('tau_quantile') or 0:g} of their batch"
+        if moves:
+            by = f"R >= tau of their step, at last {trace['tau'].iloc[-1]:.4g}"
     return Outcome(
         hits="" if n is None else f"{n:,} hit{'' if n == 1 else 's'} ({by})",
         best=counts.best,
@@ -117,6 +120,7 @@ def _moved(hits: pd.DataFrame, target: Mapping[str, Any]) -> bool:
     beta: Any = beta_of(target)  # the stubs of pandas take no float here
     if target.get("reward_on_hits", "anchor") != "tau":
         hits = hits[~hits["anchor"].astype(bool)]
+    beta = hits.get("beta", beta)
     gibbs = hits["logp_ref"].astype(float) + hits["reward_filtered"] / beta
     away = (hits["log_target"].astype(float) - gibbs).abs()
     return bool((away > SAME_NATS + np.finfo(np.float32).eps * 8 * gibbs.abs()).any())

@@ -45,9 +45,10 @@ from chemkl.training.curriculum import Curriculum, StagedLedger, StageRewards
 from chemkl.training.filters import DiversityFilter, build_filter
 from chemkl.training.ledger import Ledger
 from chemkl.training.memory import Memory
-from chemkl.training.posttrain import Phase, Posttrain, StepLoader
+from chemkl.training.posttrain import MOVED, Phase, Posttrain, StepLoader
 from chemkl.training.precision import check_precision, settle
 from chemkl.training.ranks import FURTHER, Ranks, is_launched, several
+from chemkl.training.schedules import Schedule
 from chemkl.training.termination import Termination
 
 AnyConfig = PosttrainConfig | LlmPosttrainConfig
@@ -101,7 +102,7 @@ def work(config: Any, start: Start) -> None:
             manifest.config_hash,
             earlier=[before["config_hash"] for before in manifest.extended],
             text=parts.text,
-            further=parts.further,
+            further=_further_columns(config),
         )
         module = _build_module(config, parts, trace)
         start.say(str(precision))
@@ -184,18 +185,28 @@ def _fit(
     training.fit(trainer, module, loader, first)
 
 
+def _further_columns(config: AnyConfig) -> list[str]:
+    """What the trace of this run has, and need not have."""
+    stages = [] if getattr(config, "stages", None) is None else ["stage", "final_reward"]
+    moves = any(stage.target.schedule is not None for stage in config.in_stages)
+    return [*stages, *(MOVED if moves else ())]
+
+
 def _build_module(config: Any, parts: Any, trace: TraceWriter | None) -> Posttrain:
     ledger = parts.ledger()
-    objectives: dict[str, Objective] = {}  # what they remember goes on in stages that share one
+    # what objectives and schedules remember goes on in stages that share one
+    made: dict[str, tuple[Objective, Schedule | None]] = {}
     phases: list[Phase] = []
     for number, stage in enumerate(config.in_stages):
         key = stage.model_dump_json(include={"reward", "target", "estimator", "shaper"})
-        if key not in objectives:
-            objectives[key] = objective_from_config(stage.objective, parts.bounds)
+        if key not in made:
+            schedule = None if stage.target.schedule is None else Schedule(stage.target)
+            made[key] = objective_from_config(stage.objective, parts.bounds), schedule
+        objective, schedule = made[key]
         memory = parts.memory(ledger, number)
-        if phases and phases[-1].objective is objectives[key] and ledger.goes_on(number):
+        if phases and phases[-1].objective is objective and ledger.goes_on(number):
             memory = phases[-1].memory
-        phases.append(Phase(objectives[key], stage.learning_rate, memory))
+        phases.append(Phase(objective, stage.learning_rate, memory, schedule))
     return Posttrain(
         parts.policy,
         parts.reference(),
@@ -207,6 +218,7 @@ def _build_module(config: Any, parts: Any, trace: TraceWriter | None) -> Posttra
         most_samples=config.most_samples,
         learning_rate=phases[0].learning_rate,
         seed=config.seed,
+        schedule=phases[0].schedule,
         later=phases[1:],
     )
 
@@ -256,6 +268,7 @@ def _bring_to(
     """Bring weights and ledger to a checkpoint, and remember what was paid beyond."""
     if past is not None:  # first, for the memory asks the filter
         module.ledger.restore(past)
+        module.take_in(past)
     if first is not None:
         saved = torch.load(first, map_location="cpu", weights_only=True)
         module.load_state_dict(saved["state_dict"])
@@ -299,7 +312,6 @@ class _Molecules:
 
     def __init__(self, config: PosttrainConfig, out: Path) -> None:
         self.config, self.out = config, out
-        self.further = ("stage", "final_reward") if config.stages else ()
         self.policy = load_policy(config.agent or config.prior)
         self._prior = load_policy(config.prior)
 
@@ -352,7 +364,8 @@ class _Molecules:
             return None
         withdraws = ledger.filter_of(number)
         rows, seed = self.config.replayed, self.config.seed
-        tau, hits = getattr(target, "tau", None), target.kind != "gibbs"
+        moves = target.schedule is not None and target.schedule.tau is not None
+        tau, hits = None if moves else getattr(target, "tau", None), target.kind != "gibbs"
         return Memory(config, withdraws, rows=rows, tau=tau, has_hits=hits, seed=seed)
 
     def callbacks(self, module: Posttrain, say: Callable[[str], object]) -> list[Callback]:
@@ -378,7 +391,7 @@ class _Molecules:
 class _Texts:
     """What a run of a language model is put together from."""
 
-    limit, text, further = "max_steps", True, ()
+    limit, text = "max_steps", True
 
     def __init__(self, config: LlmPosttrainConfig, out: Path) -> None:
         self.config, self.out = config, out

@@ -435,6 +435,8 @@ def _no_tau(run: inspection.RunTrace) -> str:
     config = at_the_end(run.manifest.config) if run.manifest else {}
     target: Mapping[str, Any] = config.get("target") or {}
     quantile, floor = target.get("tau_quantile"), target.get("tau_floor")
+    if target.get("schedule"):
+        return "tau moves along the run: see the column tau; --threshold R counts"
     if quantile is None:
         return "no fixed tau is known: give --threshold"
     least = f", never below {floor:g}" if floor is not None else ""

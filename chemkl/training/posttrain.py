@@ -3,6 +3,7 @@
 Legend: B rows of a batch, C rows that it carries over from the batch before.
 """
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +25,7 @@ from chemkl.results.trace import TraceWriter
 from chemkl.training.ledger import BaseLedger
 from chemkl.training.memory import Drawn, Memory, found, log_mixture, replay_rows
 from chemkl.training.ranks import ALONE, Ranks
+from chemkl.training.schedules import Schedule
 
 
 class Phase(NamedTuple):
@@ -32,6 +34,8 @@ class Phase(NamedTuple):
     objective: Objective
     learning_rate: float
     memory: Memory | None = None
+    schedule: Schedule | None = None
+    """Moves tau and beta of the objective's target; None: they stay."""
 
 
 class Posttrain(lightning.LightningModule):
@@ -48,6 +52,7 @@ class Posttrain(lightning.LightningModule):
         learning_rate: of Adam.
         seed: of the samples.
         memory: replays molecules that it has found; None: nothing is replayed.
+        schedule: of the objective's target.
         later: what the stages after the first are trained by, see `enter`.
     """
 
@@ -64,6 +69,7 @@ class Posttrain(lightning.LightningModule):
         learning_rate: float,
         seed: int,
         memory: Memory | None = None,
+        schedule: Schedule | None = None,
         later: Sequence[Phase] = (),
     ) -> None:
         super().__init__()
@@ -77,7 +83,7 @@ class Posttrain(lightning.LightningModule):
         """The processes of the run, which have the same rows, and share the work at them."""
         self.recorded = pd.DataFrame()
         """The rows of the latest step, as the trace has them."""
-        self._phases = [Phase(objective, learning_rate, memory), *later]
+        self._phases = [Phase(objective, learning_rate, memory, schedule), *later]
         self._stage = 0
         self._outside = (reference,)  # in a tuple it is no submodule: not saved, not trained
         self._builder = InputBuilder(self.policy, reference, objective, seed)
@@ -90,6 +96,7 @@ class Posttrain(lightning.LightningModule):
 
     def training_step(self, step: int, _batch_index: int) -> Tensor | None:
         """Make one step; a batch that the run's end cuts short is recorded, not learnt from."""
+        moved = self._move()
         # 1. sample from the policy, as far as the budget reaches
         rollout = self.ledger.affordable(self._sample(step))
         learns = self._learns = len(rollout) == self._batch_size
@@ -107,7 +114,8 @@ class Posttrain(lightning.LightningModule):
             output = self.objective(inputs) if learns else None
             target = output.target if output else self._target(inputs)
         # 5. record every row
-        self.recorded = trace_rows(rows, inputs, target, drawn)
+        self.recorded = trace_rows(rows, inputs, target, drawn).assign(**moved)
+        self.take_in(self.recorded)
         if self.trace is not None:
             self.trace.append(self.recorded)
         self.next_step = step + 1
@@ -140,11 +148,35 @@ class Posttrain(lightning.LightningModule):
 
         Rows that are carried over go with the objective that carried them.
         """
-        objective, self._learning_rate, self.memory = self._phases[stage]
+        objective, self._learning_rate, self.memory, _ = self._phases[stage]
         if objective is not self.objective:
             self.objective = objective
             self._builder.turn_to(objective)
         self._stage = stage
+
+    def take_in(self, rows: pd.DataFrame) -> None:
+        """Have the schedules take in rows: of a step, or those of an interrupted run."""
+        if not self._is_scheduled:
+            return
+        for _, step in rows.groupby("step"):
+            number = int(step["stage"].iloc[0]) - 1 if "stage" in step else 0
+            if (schedule := self._phases[number].schedule) is not None:
+                schedule.add(step)
+
+    @property
+    def _is_scheduled(self) -> bool:
+        return any(phase.schedule is not None for phase in self._phases)
+
+    def _move(self) -> dict[str, float]:
+        """Give the target the tau and beta of this step; return them, where any move in the run."""
+        if not self._is_scheduled:
+            return {}
+        schedule, target = self._phases[self._stage].schedule, self.objective.target
+        if schedule is not None:
+            self.objective.move(**schedule.values)
+            target = self.objective.target
+        tau = getattr(target, "tau", None)
+        return {"tau": math.nan if tau is None else tau, "beta": target.beta}
 
     @property
     def _objectives(self) -> list[Objective]:
@@ -295,6 +327,8 @@ class Posttrain(lightning.LightningModule):
             return
         metrics = {f"objective/{name}": float(value) for name, value in output.metrics.items()}
         metrics |= {"calls": float(self.ledger.n_calls), "samples": float(self.ledger.n_samples)}
+        if self._is_scheduled:
+            metrics |= {f"target/{name}": float(self.recorded[name].iloc[0]) for name in MOVED}
         metrics |= self.ledger.describe(rows, output.target.hit[: len(rows)].numpy())
         if self.memory is not None:
             replayed = 0 if drawn is None else len(drawn)
@@ -557,6 +591,8 @@ def _sequences(rollout: Rollout) -> pd.Series:
     return pd.Series(list(zip(groups, ids, strict=True)), dtype=object)
 
 
+MOVED = ("tau", "beta")
+"""What a schedule moves: columns of the trace, logged as target/tau and target/beta."""
 METRICS = {
     "calls": "oracle calls spent so far",
     "samples": "sequences sampled so far",

@@ -79,7 +79,9 @@ def forks():
 def whole(forks, tiny_prior, tmp_path_factory):
     """The config of a stage, and an undisturbed run of it, made when it is first asked for."""
     posttrain = CONFIG | RUNNING | {"prior": str(tiny_prior)}
-    configs = {"posttrain": posttrain, "pretrain": TINY, "staged": posttrain | {"stages": STAGES}}
+    moving = {"schedule": {"tau": {"kind": "quantile", "quantile": 0.5, "steps": 2}}}
+    staged = posttrain | {"stages": STAGES, "target": posttrain["target"] | moving}
+    configs = {"posttrain": posttrain, "pretrain": TINY, "staged": staged}
     made = {}
 
     def get(name):

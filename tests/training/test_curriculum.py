@@ -168,6 +168,26 @@ def test_a_run_cut_short_by_its_budget_goes_on_as_a_longer_one(config, tmp_path)
     )
 
 
+def test_what_is_replayed_was_paid_by_the_reward_of_the_stage(config, tmp_path):
+    stages = [STAGES[0], {"until": {"calls": 25}}, {"keep_filter": True, "learning_rate": 1e-3}]
+    config |= {"stages": stages, "memory": {"rows": 4}}
+    posttrain.run(config, tmp_path / "whole")
+    trace = read_trace(tmp_path / "whole")
+    assert trace["call"].dropna().tolist() == list(range(1, 121))
+    for stage in (1, 2, 3):
+        rows = trace[trace["stage"] == stage]
+        replayed = rows[rows["is_replay"]]
+        assert len(replayed)
+        paid = {**trace[~trace["is_replay"] & (trace["final_reward"] == (stage > 1))]
+                .set_index("canonical_smiles")["reward"]}  # fmt: skip
+        assert replayed["reward"].tolist() == [paid[s] for s in replayed["canonical_smiles"]]
+        first = rows[rows["step"] == rows["step"].min()]
+        assert first["is_replay"].any() == (stage == 3)  # there the memory goes on
+    for budget in (45, 77, 120):
+        posttrain.run(config | {"budget": budget}, tmp_path / "parts")
+    pd.testing.assert_frame_equal(read_trace(tmp_path / "parts"), trace, check_exact=True)
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
