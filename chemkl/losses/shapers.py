@@ -37,8 +37,9 @@ _HIDDEN, _OUT = 64, 32
 class Distillation(State):
     """A fixed random network, and one of the same shape that learns to predict its output.
 
-    Both have a hidden layer with biases, and their weights in one float32 vector. They are made at
-    the first batch, from the seed; what is saved is the predictor and the memory of its Adam.
+    Both have a hidden layer with biases, and their weights in one float32 vector on the CPU. They
+    are made at the first batch, from the seed; what is saved is the predictor and the memory of its
+    Adam.
     """
 
     def __init__(self) -> None:
@@ -47,13 +48,13 @@ class Distillation(State):
 
     def novelty(self, features_HF: Tensor, rate: float, seed: int) -> Tensor:
         """Return the error at these rows (H,) beside that before training, 1; then learn them."""
-        features_HF = features_HF.detach().float()
+        features_HF = features_HF.detach().float().cpu()
         if not self._predictor.numel():
             self._begin(features_HF.shape[1], rate, seed)
         wanted_HO = _network(self._target, features_HF)
-        error_H = (_network(self._predictor, features_HF) - wanted_HO).square().sum(dim=1)
         untrained_H = (_network(self._untrained, features_HF) - wanted_HO).square().sum(dim=1)
-        with torch.enable_grad():
+        with torch.enable_grad():  # a caller that wants no gradient of its own has switched it off
+            error_H = (_network(self._predictor, features_HF) - wanted_HO).square().sum(dim=1)
             (self._predictor.grad,) = torch.autograd.grad(error_H.mean(), self._predictor)
         self._adam.step()
         return (error_H / untrained_H).detach()
