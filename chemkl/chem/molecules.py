@@ -212,7 +212,7 @@ def _refused_unparsed(smiles: str, max_atoms: int) -> str | None:
     return None
 
 
-_TOKEN = re.compile(
+SMILES_TOKEN = re.compile(
     r"(?P<bracket>\[[^\[\]]*\])|(?P<atom>Br|Cl|[BCNOPSFIbcnops*])"
     r"|(?P<ring>%\d\d|%\(\d+\)|\d)|(?P<open>\()|(?P<close>\))|(?P<bond>[-=#$:/\\~.]|->|<-)"
 )
@@ -232,7 +232,7 @@ def _syntax_problem(smiles: str) -> str:
     branches: list[int] = []
     rings: dict[int, int] = {}
     at = 0
-    while token := _TOKEN.match(smiles, at):
+    while token := SMILES_TOKEN.match(smiles, at):
         position = at + 1
         at = token.end()
         match token.lastgroup:

@@ -16,6 +16,7 @@ from pydantic import (
 
 from chemkl.config.base import Config, complain
 from chemkl.config.filters import DiversityFilter
+from chemkl.config.generator import Generator
 from chemkl.config.memory import MemoryConfig
 from chemkl.config.objective import (
     EstimatorConfig,
@@ -263,6 +264,10 @@ class PosttrainConfig(Config):
     """Model file of the reference policy pi_ref; it stays as it is."""
     agent: ModelPath | None = None
     """Model file of the policy to start from, with the prior's vocabulary; null: the prior."""
+    generator: Generator | None = Field(None, exclude_if=lambda generator: generator is None)
+    """What all molecules hold: kind decorate (scaffolds), link (pairs of fragments) or analogues
+    (molecules). Each of these is a group with an anchor and a baseline of its own, and log p is
+    that of what is added. null: whole molecules, and nothing is fixed."""
     reward: RewardSource
     """What a molecule is paid: components and aggregate, or the path of a file that holds them."""
     target: TargetConfig
@@ -321,6 +326,11 @@ class PosttrainConfig(Config):
             yield "", f"{given} allows {fewer}: {text}"
         if self.memory is None:
             return
+        if self.generator is not None:
+            yield (
+                "memory",
+                "replays whole molecules, not parts that are held: leave out one of both",
+            )
         if self.replayed > self.memory.capacity:
             text = "take fewer rows, or a larger capacity"
             drawn = f"{self.replayed} rows a step{'' if self.memory.rows else ' (half a batch)'}"

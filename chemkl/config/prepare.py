@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field
 
 from chemkl.config.base import Config, by_kind, did_you_mean, just_one
+from chemkl.config.generator import Generator
 from chemkl.config.paths import DataPath, ModelPath
 from chemkl.config.posttrain import Precision
 from chemkl.config.reward import RewardSource
@@ -197,11 +198,15 @@ class SampleConfig(Config):
     mixture: MixtureConfig | None = None
     """Several policies decoded as one. Give this or policy."""
     prior: ModelPath | None = None
-    """Model file that the policies were post-trained from; with beta_scale, else null."""
+    """Model file that the policies were post-trained from; with beta_scale, else null. With a
+    generator the one that chooses between spellings, as in training; null: the policy does."""
     beta_scale: float | None = Field(None, gt=0)
     """Sample as if the policy had been trained with so many times its beta (arXiv 2402.02992);
     above 0. 1 changes nothing, larger values lead back to the prior, values below 1 lead away from
     it. Approximate (token by token), and meant for policies with a gibbs target. null: off."""
+    generator: Generator | None = Field(None, exclude_if=lambda generator: generator is None)
+    """What all molecules hold, as in a posttrain config; of one policy, without beta_scale. null:
+    nothing is fixed."""
     n: int = Field(10_000, ge=1)
     """Sequences to draw."""
     batch_size: int = Field(512, ge=1)
@@ -216,7 +221,10 @@ class SampleConfig(Config):
     def problems(self) -> Iterator[tuple[str, str]]:
         """Ask for one thing to sample, and for a prior where it is moved from that."""
         yield from just_one(self, "policy", "mixture")
-        scale, has_prior = self.beta_scale, self.prior is not None
+        if self.generator is not None and (self.mixture is not None or self.beta_scale is not None):
+            yield "generator", "finishes prompts of one policy: leave out mixture and beta_scale"
+            return
+        scale, has_prior = self.beta_scale, self.prior is not None and self.generator is None
         if problem := problem_of_scale(*self.combination, scale, has_prior=has_prior):
             yield "", problem
 

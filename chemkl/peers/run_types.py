@@ -26,7 +26,10 @@ AGENT = "checkpoints/policy.safetensors"
 """Where posttrain and pretrain write their model."""
 IN_THE_FOLDER = "is written into the output folder (--out)"
 ALWAYS = "is always written; see README.md"
-OF_OTHERS = "is for generators that build on molecules of yours, which are not read"
+OF_OTHERS = (
+    "is for generators that build on molecules of yours, which are not read; the key generator of "
+    "posttrain and sample has a prior do so"
+)
 NO_MONITOR = "a remote monitor is not offered; a run is looked into with chemkl show and report"
 
 

@@ -9,12 +9,15 @@ from chemkl.policies.checkpoint import (
     save_policy,
     with_tokens,
 )
+from chemkl.policies.constrained import ConstrainedPolicy, Constraint
 from chemkl.policies.decoder import MinGruPolicy, TransformerPolicy
 from chemkl.policies.mixture import Mixture, check_vocabularies
 from chemkl.policies.rnn import RnnPolicy
 from chemkl.policies.tokenizer import UnknownTokenError, Vocabulary, tokenize
 
 __all__ = [
+    "ConstrainedPolicy",
+    "Constraint",
     "MinGruPolicy",
     "Mixture",
     "Policy",

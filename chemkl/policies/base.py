@@ -19,8 +19,18 @@ from chemkl.policies.tokenizer import END_ID, START_ID, Vocabulary
 
 ALL = slice(None)
 """All rows."""
+CUT_OFF = -(1 << 40)
+"""Stands where a row of several rounds was cut off, in place of its end token."""
 LOOKS = {"cpu": 1}
 """Tokens, by the kind of device, after which it is asked which rows have ended; else 16."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a policy wrote behind prompts, apart from the text that came of it."""
+
+    completion: str  # what it chose; of several rounds joined by |
+    problem: str | None  # why the text is not valid, whatever it is; None: nothing is known
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,8 @@ class Rollout:
     # int64_B: the number of the prompt that the row answers; None: there are no prompts
     group: Tensor | None = None
     end_id: int = END_ID  # the id of the end token
+    # of each row whose text is not what was sampled alone, for tokens were given
+    written: list[Written] | None = None
 
     def __len__(self) -> int:
         """Return the number of sequences."""
@@ -48,8 +60,9 @@ class Rollout:
 
     @property
     def n_tokens(self) -> Tensor:
-        """Tokens of each row, end token included and start token not: int64_B."""
-        return counted(self.tokens, self.end_id).sum(dim=1)
+        """Tokens of each row, end token included, start token and given ones not: int64_B."""
+        counts_BT = counted(self.tokens, self.end_id) & (self.tokens[:, 1:] >= -START_ID)
+        return counts_BT.sum(dim=1)
 
     def head(self, n: int) -> "Rollout":
         """Return the first n rows."""
@@ -60,6 +73,7 @@ class Rollout:
             logp=self.logp[:n],
             truncated=self.truncated[:n],
             group=None if self.group is None else self.group[:n],
+            written=None if self.written is None else self.written[:n],
         )
 
 
@@ -147,10 +161,30 @@ class Policy(SequenceModel):
         matrices = (w for w in self.parameters() if w.dim() == 2 and id(w) not in looked_up)
         return 2 * n_tokens * sum(weight.numel() for weight in matrices)
 
-    def logp_tokens(self, token_BT: Tensor) -> Tensor:
-        """Return log p of each row of ids: float32_B, nats, end token included, differentiable."""
+    def logp_tokens(self, token_BT: Tensor, given: "Given | None" = None) -> Tensor:
+        """Return log p of each row of ids: float32_B, nats, end token included, differentiable.
+
+        Args:
+            token_BT: ids with the start token.
+            given: which of them do not count, as `complete` does not draw them.
+        """
         logits_BTV, _ = self(token_BT[:, :-1])
-        return sequence_logp(logits_BTV, token_BT)
+        if given is not None:
+            place_T = torch.arange(1, token_BT.shape[1], device=token_BT.device)
+            logits_BTV = given.barred(place_T, ALL, logits_BTV)
+        return sequence_logp(logits_BTV, token_BT, given=given)
+
+    def complete(
+        self, uniform_TB: Tensor, given: "Given | None" = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw the tokens behind those that are given, by numbers of [0, 1).
+
+        Returns:
+            token_BT at full width, what is given included; logp_B of what was drawn, with its graph
+            where that costs less than `logp_tokens`; truncated_B.
+        """
+        with _evaluating(self):
+            return self._sample(uniform_TB, given)
 
     @torch.no_grad()
     def sample(
@@ -171,15 +205,17 @@ class Policy(SequenceModel):
 
     def _drawn(self, n: int, generator: torch.Generator | None, part: slice) -> Rollout:
         uniform_TB = torch.rand(self.max_length, n, generator=generator)[:, part]
-        with _evaluating(self):
-            token_BT, logp_B, truncated_B = self._sample(uniform_TB)
+        token_BT, logp_B, truncated_B = self.complete(uniform_TB)
         width = 2 + int((token_BT[:, 1:] != END_ID).sum(dim=1).max()) if len(token_BT) else 2
         token_BT = token_BT[:, :width]
         smiles = [self.vocabulary.decode(row) for row in token_BT.tolist()]
         device = self.device
         return Rollout(smiles, token_BT.to(device), logp_B.to(device), truncated_B.to(device))
 
-    def _sample(self, uniform_TB: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    @torch.no_grad()
+    def _sample(
+        self, uniform_TB: Tensor, given: "Given | None" = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return token_BT at full width, logp_B and truncated_B, drawn by numbers of [0, 1).
 
         A look at which rows have ended makes the host wait for a GPU, so there it comes every so
@@ -198,11 +234,18 @@ class Policy(SequenceModel):
             if not len(row_A):
                 break
             logits_A1V, state = self(last_A[:, None], state)
-            logp_AV = logits_A1V[:, 0].float().log_softmax(dim=-1)
+            logits_AV = logits_A1V[:, 0].float()
+            if given is not None:
+                logits_AV = given.barred(t, row_A, logits_AV)
+            logp_AV = logits_AV.log_softmax(dim=-1)
             drawn_A = draw(logp_AV, uniform_TB[t - 1].index_select(0, row_A))
+            if given is not None:
+                drawn_A = given.put(t, row_A, drawn_A)
             last_A = drawn_A.masked_fill(ended_A, END_ID)
             token_BT[row_A, t] = last_A
             logp_A = logp_AV.gather(1, last_A[:, None]).squeeze(1).masked_fill(ended_A, 0.0)
+            if given is not None:
+                logp_A = logp_A * given.is_free(t, row_A)
             logp_B.index_add_(0, row_A, logp_A.to(logp_B))
             ended_A = ended_A | (last_A == END_ID)
             if t % look == 0 and bool(ended_A.any()):
@@ -230,13 +273,37 @@ class Policy(SequenceModel):
         return self.logp_tokens(pad([self.vocabulary.encode(s) for s in smiles], self.device))
 
 
+@dataclass(frozen=True)
+class Given:
+    """The tokens that rows begin with, and those that cannot stand right behind them."""
+
+    token_BT: Tensor  # ids with the start token
+    n_B: Tensor  # how many are given, start token not included
+    bar_V: Tensor  # bool: the tokens of the vocabulary that cannot come next
+
+    def is_free(self, t: int | Tensor, row_A: Tensor | slice = ALL) -> Tensor:
+        """Whether token t of each row is not given; of several t: bool (A, T)."""
+        n_A = self.n_B[row_A]
+        return (n_A[:, None] if isinstance(t, Tensor) else n_A) < t
+
+    def put(self, t: int, row_A: Tensor, drawn_A: Tensor) -> Tensor:
+        """Return token t of each row: what is given, or else what was drawn."""
+        given_A = self.token_BT[row_A, min(t, self.token_BT.shape[1] - 1)]
+        return torch.where(self.is_free(t, row_A), drawn_A, given_A)
+
+    def barred(self, t: int | Tensor, row_A: Tensor | slice, logits: Tensor) -> Tensor:
+        """Return logits (A, V) of token t, or (A, T, V), without what cannot come there."""
+        is_first = self.is_free(t, row_A) & ~self.is_free(t - 1, row_A)
+        return logits.masked_fill(is_first[..., None] & self.bar_V, -torch.inf)
+
+
 def counted(token_BT: Tensor, end_id: int = END_ID) -> Tensor:
     """Mark the predicted positions that belong to a sequence: bool (B, T-1).
 
     Position t stands for token t + 1. The first end token counts, the padding behind it does not;
     a truncated row has no end token and counts whole.
     """
-    is_end = token_BT[:, 1:] == end_id
+    is_end = (token_BT[:, 1:] == end_id) | (token_BT[:, 1:] == CUT_OFF)
     return is_end.cumsum(dim=1) - is_end.long() == 0
 
 
@@ -259,12 +326,18 @@ def pad(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Te
     return token_BT.to(device)
 
 
-def sequence_logp(logits_BTV: Tensor, token_BT: Tensor, end_id: int = END_ID) -> Tensor:
+def sequence_logp(
+    logits_BTV: Tensor,
+    token_BT: Tensor,
+    end_id: int = END_ID,
+    given: Given | None = None,
+) -> Tensor:
     """Sum the log-probabilities of the tokens of each sequence: float32_B, nats.
 
     The log-softmax is computed in float32 whatever the logits' type, and added up more widely: in
     float32 the sum would depend, in its last digits, on how much padding there is. Logits are
     those of token t + 1 given the tokens up to t: (B, T-1, V) for ids with the start token (B, T).
+    What is given does not count.
 
     Raises:
         ValueError: the shapes do not belong together.
@@ -276,7 +349,11 @@ def sequence_logp(logits_BTV: Tensor, token_BT: Tensor, end_id: int = END_ID) ->
         )
     logp_BTV = logits_BTV.float().log_softmax(dim=-1)
     logp_BT = logp_BTV.gather(2, token_BT[:, 1:, None]).squeeze(2)
-    return widened(logp_BT.masked_fill(~counted(token_BT, end_id), 0.0)).sum(dim=1).float()
+    counts_BT = counted(token_BT, end_id)
+    if given is not None:
+        place_T = torch.arange(1, token_BT.shape[1], device=token_BT.device)
+        counts_BT = counts_BT & given.is_free(place_T)
+    return widened(logp_BT.masked_fill(~counts_BT, 0.0)).sum(dim=1).float()
 
 
 def beside(values: Tensor, device: torch.device) -> Tensor:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from chemkl.policies.base import Given
 from chemkl.policies.tokenizer import END_ID
 
 Choose = Callable[[int, Tensor, Tensor], Tensor]
@@ -169,6 +170,8 @@ class Trail:
         """Which rows of a step go on; None: all do."""
         self.row_N = self.given_N = self.chosen_N = torch.empty(0, dtype=torch.long)
         """Of each row its place in the batch, the token that it was given and the one it chose."""
+        self.counts_N: Tensor | None = None
+        """Whether the row's logp counts its token; None: it does."""
 
     def step(self, n: int) -> tuple[slice, slice]:
         """Return the places of the rows of the next step, n, and of the state that they leave."""
@@ -257,8 +260,14 @@ class Cells:
                 shapes[name] = (rows, width, its)
         return Trail(Memory(shapes, self._spare), names, keeps=keeps)
 
-    def walk(
-        self, start_B: Tensor, n_steps: int, choose: Choose, *, keeps: bool
+    def walk(  # noqa: C901 - one loop, in which nothing that costs time stands twice
+        self,
+        start_B: Tensor,
+        n_steps: int,
+        choose: Choose,
+        *,
+        keeps: bool,
+        given: Given | None = None,
     ) -> tuple[Tensor, Trail]:
         """Let rows take steps until each has chosen the end token: logp_B, float32, and the trail.
 
@@ -267,12 +276,14 @@ class Cells:
             n_steps: at most so many.
             choose: the tokens of a step; an end token ends its row.
             keeps: whether the trail is kept, for the gradient.
+            given: tokens that do not count, and what cannot come behind them.
         """
         n, given_A, layers = len(start_B), start_B, range(len(self._layers))
         trail = self._trail(n, n * STEPS, keeps=keeps, by_layer=False)
         total_B = torch.zeros(n, dtype=torch.float64)
         row_A = torch.arange(n)
         kept: list[tuple[Tensor, Tensor, Tensor]] = []
+        counts: list[Tensor] = []
         for i in layers:
             for what in ("cell", "before"):
                 trail.of_layer(i)[what][:n] = 0
@@ -289,9 +300,15 @@ class Cells:
                 product_AG += self._of_before[i](at[i]["before"][here])
                 hidden_AH = self._move(product_AG, at[i], here, here, behind)
             logp_AV = self._out(hidden_AH)
+            if given is not None:
+                logp_AV = given.barred(t, row_A, logp_AV)
             torch.log_softmax(logp_AV, dim=-1, out=(logp_AV := trail.memory.arrays["logp"][here]))
             chosen_A = choose(t, row_A, logp_AV)
-            total_B[row_A] += logp_AV.gather(1, chosen_A[:, None]).squeeze(1).double()
+            logp_A = logp_AV.gather(1, chosen_A[:, None]).squeeze(1)
+            if given is not None:
+                counts.append(given.is_free(t, row_A))
+                logp_A = logp_A * counts[-1]
+            total_B[row_A] += logp_A.double()
             kept.append((row_A, given_A, chosen_A))
             given_A, going_A = chosen_A, chosen_A != END_ID
             stays_A = None if bool(going_A.all()) else going_A.nonzero().squeeze(1)
@@ -305,10 +322,16 @@ class Cells:
         if kept:
             columns = (torch.cat(column) for column in zip(*kept, strict=True))
             trail.row_N, trail.given_N, trail.chosen_N = columns
+            trail.counts_N = torch.cat(counts) if counts else None
         return total_B.float(), trail
 
-    def read(self, token_BT: Tensor, *, keeps: bool) -> tuple[Tensor, Trail | None]:
-        """Walk along given tokens: logp_B, float32, and the trail if it is to be kept."""
+    def read(
+        self, token_BT: Tensor, *, keeps: bool, given: Given | None = None
+    ) -> tuple[Tensor, Trail | None]:
+        """Walk along known tokens: logp_B, float32, and the trail if it is to be kept.
+
+        Of what is given see `walk`.
+        """
         is_end_BT, n = token_BT[:, 1:] == END_ID, len(token_BT)
         ends_B = is_end_BT.int().argmax(dim=1) + 1
         length_B = torch.where(is_end_BT.any(dim=1), ends_B, is_end_BT.shape[1])
@@ -316,13 +339,24 @@ class Cells:
         total_B = torch.zeros(n, dtype=torch.float64)
         for begin in range(0, n, max(n, 1) if keeps else AT_ONCE):
             some = slice(begin, None if keeps else begin + AT_ONCE)
-            trail = self._read(token_BT[order_B[some]], order_B[some], length_B[some], keeps=keeps)
+            rows = token_BT[order_B[some]], order_B[some], length_B[some]
+            trail = self._read(*rows, keeps=keeps, given=given)
             logp_NV = trail.memory.arrays["logp"][: len(trail.row_N)]
             logp_N = logp_NV.gather(1, trail.chosen_N[:, None]).squeeze(1)
+            if trail.counts_N is not None:
+                logp_N = logp_N * trail.counts_N
             total_B.index_add_(0, trail.row_N, logp_N.double())
         return total_B.float(), trail if keeps and n else None
 
-    def _read(self, token_BT: Tensor, row_B: Tensor, length_B: Tensor, *, keeps: bool) -> Trail:
+    def _read(
+        self,
+        token_BT: Tensor,
+        row_B: Tensor,
+        length_B: Tensor,
+        *,
+        keeps: bool,
+        given: Given | None,
+    ) -> Trail:
         """Walk along some rows, the longest first, layer by layer."""
         n, n_steps = len(length_B), int(length_B[0])
         is_there_T = torch.arange(n_steps)[:, None] < length_B
@@ -356,6 +390,12 @@ class Cells:
                     self._move(product_AG, at, here, now, behind)
             hidden_NH = at["hidden"]
         logits_NV = self._out(hidden_NH[: filled(n_rows)])[:n_rows]
+        if given is not None:
+            t_T = torch.arange(1, n_steps + 1)
+            is_first_T = given.is_free(t_T, row_B) & ~given.is_free(t_T - 1, row_B)
+            is_first_N = is_first_T.t()[is_there_T]
+            logits_NV.masked_fill_(is_first_N[:, None] & given.bar_V, -torch.inf)
+            trail.counts_N = given.is_free(t_T, row_B).t()[is_there_T]
         torch.log_softmax(logits_NV, dim=-1, out=trail.memory.arrays["logp"][:n_rows])
         return trail
 
@@ -385,6 +425,8 @@ class Cells:
         """Return the gradient of each of `parameters`, given that of each row's logp."""
         n_rows, units, plain = len(trail.row_N), self._n_units, self._linear.dtype
         d_N1 = d_logp_B.to(plain).index_select(0, trail.row_N)[:, None]
+        if trail.counts_N is not None:
+            d_N1 = d_N1 * trail.counts_N[:, None]
         logp_NV = trail.memory.arrays["logp"][:n_rows]
         d_logits_NV = logp_NV.exp().mul_(-d_N1).scatter_add_(1, trail.chosen_N[:, None], d_N1)
         top = trail.of_layer(len(self._layers) - 1)["hidden"][:n_rows]

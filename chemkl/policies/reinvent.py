@@ -88,7 +88,8 @@ def read_reinvent(path: str | Path) -> RnnPolicy:
     if kind != "Reinvent":
         raise InputError(
             f"{path}: a model of type {kind!r}; expected 'Reinvent'. Conditional generators "
-            "(Libinvent, Linkinvent, Mol2Mol, Pepinvent) are not read"
+            "(Libinvent, Linkinvent, Mol2Mol, Pepinvent) are not read; the key generator, of kind "
+            "decorate, link or analogues, has a prior of whole molecules finish parts of yours"
         )
     tokens = _tokens(content["vocabulary"], path)
     weights = content["network"]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from chemkl.config import InputError, did_you_mean
-from chemkl.policies.base import ALL, Policy, Rollout, draw
+from chemkl.policies.base import ALL, Given, Policy, Rollout, draw
 from chemkl.policies.lstm import Cells, logp_of_walk
 from chemkl.policies.tokenizer import END_ID, START_ID, Vocabulary
 
@@ -101,13 +101,13 @@ class RnnPolicy(Policy):
             return state[0][:, keep_A].contiguous(), state[1][:, keep_A].contiguous()
         return state[:, keep_A].contiguous()
 
-    def logp_tokens(self, token_BT: Tensor) -> Tensor:
+    def logp_tokens(self, token_BT: Tensor, given: Given | None = None) -> Tensor:
         """Return log p of each row of ids: float32_B, nats, end token included, differentiable."""
         cells = self._cells()
         if cells is None:
-            return super().logp_tokens(token_BT)
+            return super().logp_tokens(token_BT, given)
 
-        return logp_of_walk(cells, partial(cells.read, token_BT))
+        return logp_of_walk(cells, partial(cells.read, token_BT, given=given))
 
     def sample_to_learn(
         self, n: int, generator: torch.Generator | None = None, part: slice = ALL
@@ -115,20 +115,23 @@ class RnnPolicy(Policy):
         """Draw as `sample` does; the logp has its graph, as that of `logp_tokens` has."""
         return self._drawn(n, generator, part)
 
-    def _sample(self, uniform_TB: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _sample(
+        self, uniform_TB: Tensor, given: Given | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         cells = self._cells()
         if cells is None:
-            with torch.no_grad():
-                return super()._sample(uniform_TB)
+            return super()._sample(uniform_TB, given)
         token_BT = torch.full((uniform_TB.shape[1], self.max_length + 1), END_ID)
         token_BT[:, 0] = START_ID
 
         def choose(t: int, row_A: Tensor, logp_AV: Tensor) -> Tensor:
             token_A = draw(logp_AV, uniform_TB[t - 1].index_select(0, row_A))
+            if given is not None:
+                token_A = given.put(t, row_A, token_A)
             token_BT[row_A, t] = token_A
             return token_A
 
-        walk = partial(cells.walk, token_BT[:, 0], self.max_length, choose)
+        walk = partial(cells.walk, token_BT[:, 0], self.max_length, choose, given=given)
         logp_B = logp_of_walk(cells, walk)
         return token_BT, logp_B, ~(token_BT[:, 1:] == END_ID).any(dim=1)
 

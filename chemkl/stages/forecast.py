@@ -6,11 +6,17 @@ from dataclasses import replace
 import pandas as pd
 import pyarrow as pa
 
-from chemkl.config import complaints
+from chemkl.config import InputError, complaints
 from chemkl.config.evaluate import ForecastConfig
 from chemkl.display import Bar
 from chemkl.evaluation import forecast_targets as targets
-from chemkl.policies import check_device, load_policy
+from chemkl.policies import (
+    ConstrainedPolicy,
+    SequenceModel,
+    check_device,
+    freeze,
+    load_policy,
+)
 from chemkl.policies.base import stream
 from chemkl.results import write_json, write_parquet
 from chemkl.rewards import RewardModel
@@ -19,6 +25,7 @@ from chemkl.stages.evaluate import run_names, trace_inputs
 from chemkl.stages.registry import STAGES, View
 from chemkl.stages.runner import Start
 from chemkl.training.filters import build_filter
+from chemkl.training.generators import AnyGenerator, build_constraint, read_parts
 from chemkl.training.ledger import Ledger
 
 TABLE = "forecast.parquet"
@@ -45,10 +52,18 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
             f"strings too. {fix}"
         )
     yield "taus", lines
+    yield "", complaints((_check_one_part, view.get("generator")))
     yield "device", complaints((check_device, view.get("device")))
     if view.config is not None:
         runs = view.there(view.get("runs"))
         yield "runs", complaints((targets.read_runs, runs, view.get("prior"), view.get("reward")))
+
+
+def _check_one_part(generator: AnyGenerator) -> None:
+    n = len(read_parts(generator))
+    if n > 1:
+        text = f"{n} parts, each with a target of its own: forecast them one at a time"
+        raise InputError(f"generator.{generator.key}: {text}")
 
 
 def work(config: ForecastConfig, start: Start) -> None:
@@ -80,8 +95,14 @@ def work(config: ForecastConfig, start: Start) -> None:
 
 def _draw(config: ForecastConfig) -> tuple[pd.DataFrame, int]:
     """Draw from the prior and score; return the rows, and how many oracle calls they took."""
-    prior = load_policy(config.prior).to(config.device)
-    ledger = Ledger(RewardModel.from_config(config.reward), build_filter(None), config.n)
+    whole = freeze(load_policy(config.prior))
+    prior: SequenceModel = whole
+    names: list[str] = []
+    if config.generator is not None:
+        constraint = build_constraint(config.generator, whole, config.seed)
+        prior, names = ConstrainedPolicy(whole, constraint), constraint.names
+    prior.to(config.device)
+    ledger = Ledger(RewardModel.from_config(config.reward), build_filter(None), config.n, names)
     frames = []
     with Bar("sampling the prior", config.n, shown=config.callbacks.progress_bar) as bar:
         for step, start in enumerate(range(0, config.n, config.sample_batch)):

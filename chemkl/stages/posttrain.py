@@ -26,7 +26,15 @@ from chemkl.llm.policy import Reference
 from chemkl.llm.prompts import Prompt, keep_prompts, kept_prompts
 from chemkl.llm.rewards import REWARD_FUNCTION, build_reward
 from chemkl.losses import Objective, objective_from_config
-from chemkl.policies import check_vocabularies, freeze, load_policy, read_header, save_policy
+from chemkl.policies import (
+    ConstrainedPolicy,
+    SequenceModel,
+    check_vocabularies,
+    freeze,
+    load_policy,
+    read_header,
+    save_policy,
+)
 from chemkl.results.collapse import IN_TEXT
 from chemkl.results.inspection import sampled_rows
 from chemkl.results.manifest import Manifest
@@ -43,6 +51,7 @@ from chemkl.training import trainer as training
 from chemkl.training.collapse import CollapseAlarm, build_alarm
 from chemkl.training.curriculum import Curriculum, StagedLedger, StageRewards
 from chemkl.training.filters import DiversityFilter, build_filter
+from chemkl.training.generators import build_constraint, check_generator, files_of
 from chemkl.training.ledger import Ledger
 from chemkl.training.memory import Memory
 from chemkl.training.posttrain import MOVED, Phase, Posttrain, StepLoader
@@ -306,14 +315,21 @@ def _results(module: Posttrain, callbacks: Sequence[Callback], ended_by: str) ->
 class _Molecules:
     """What a run of a SMILES model is put together from."""
 
-    limit, text, prompts = "max_samples", False, ()
+    limit, prompts = "max_samples", ()
     reward: RewardModel | StageRewards
     bounds = (RewardModel.FAILED, RewardModel.MOST)
 
     def __init__(self, config: PosttrainConfig, out: Path) -> None:
         self.config, self.out = config, out
-        self.policy = load_policy(config.agent or config.prior)
-        self._prior = load_policy(config.prior)
+        self._trained = load_policy(config.agent or config.prior)
+        self._prior = freeze(load_policy(config.prior))
+        self.text = config.generator is not None
+        self.policy: SequenceModel = self._trained
+        self._names: Sequence[str] = ()
+        if config.generator is not None:
+            self._constraint = build_constraint(config.generator, self._prior, config.seed)
+            self._names = self._constraint.names
+            self.policy = ConstrainedPolicy(self._trained, self._constraint)
 
     def build_reward(self) -> RewardModel | StageRewards:
         models: dict[str, RewardModel] = {}
@@ -336,18 +352,21 @@ class _Molecules:
             if stage.reward is not None:
                 files = reward_files(stage.reward)
                 there |= {f"stages.{n}.{role}": path for role, path in files.items()}
+        there |= files_of(self.config.generator)
         return there | reward_files(self.config.reward)
 
     def begin(self, manifest: Manifest) -> None:
         """Nothing is kept of a new run."""
 
     def reference(self) -> Any:
-        return freeze(self._prior)
+        if self.config.generator is None:
+            return self._prior
+        return ConstrainedPolicy(self._prior, self._constraint)
 
     def ledger(self) -> Ledger:
         if isinstance(self.reward, RewardModel):
             withdraws = build_filter(self.config.diversity_filter)
-            return Ledger(self.reward, withdraws, self.config.budget)
+            return Ledger(self.reward, withdraws, self.config.budget, self._names)
         filters: list[DiversityFilter] = []
         own_before: Any = None
         for own, stage in zip(self.config.stages or (), self.config.in_stages, strict=True):
@@ -355,7 +374,7 @@ class _Molecules:
             is_same = own.keep_filter or nothing
             filters.append(filters[-1] if is_same else build_filter(stage.diversity_filter))
             own_before = stage.diversity_filter
-        return StagedLedger(self.reward, filters, self.config.budget)
+        return StagedLedger(self.reward, filters, self.config.budget, self._names)
 
     def memory(self, ledger: Ledger, number: int) -> Memory | None:
         """That of a stage, by its number from 0."""
@@ -381,7 +400,7 @@ class _Molecules:
     def save(self, manifest: Manifest, about: dict[str, Any], counts: dict[str, int]) -> None:
         about["prior_sha256"] = manifest.inputs["prior"].sha256
         about["versions"] = manifest.versions
-        save_policy(self.policy, self.out / POLICY, about | counts)
+        save_policy(self._trained, self.out / POLICY, about | counts)
 
     def failures(self) -> Sequence[str]:
         models = [self.reward] if isinstance(self.reward, RewardModel) else self.reward.distinct
@@ -520,6 +539,11 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
             lines = complaints((RewardModel.from_config, stage.reward))
             yield f"stages.{n}", [f"stages.{n}.{line}" for line in lines]
         yield "prior", unusable
+        generator, header = view.get("generator"), None if unusable else view.get("prior")
+        of_stages = getattr(view.config, "in_stages", ())
+        kinds = [stage.estimator.kind for stage in of_stages]
+        asked = (check_generator, generator, header, view.get("batch_size"), kinds)
+        yield "", complaints(asked)
         yield "agent", complaints((check_agent, agent, None if unusable else prior))
         yield from here
         return

@@ -20,11 +20,13 @@ from chemkl.config import InputError, complaints
 from chemkl.config.posttrain import Precision
 from chemkl.config.prepare import POLICY, PRIOR, MixtureConfig, SampleConfig
 from chemkl.policies import (
+    ConstrainedPolicy,
     Mixture,
     Policy,
     Rollout,
     check_device,
     check_vocabularies,
+    freeze,
     load_policy,
     read_header,
 )
@@ -35,6 +37,7 @@ from chemkl.results.provenance import current_sha256, sha256_of
 from chemkl.signals import follow_parent, shielded
 from chemkl.stages.registry import STAGES, View
 from chemkl.stages.runner import Start
+from chemkl.training.generators import build_constraint, check_generator, files_of
 
 FILE_NAME = "samples.parquet"
 MEMBER_PREFIX = "logp_"
@@ -60,6 +63,12 @@ _COLUMNS = {
         "reached the maximum length before its end token: invalid whatever its text",
     ),
 }
+_OF_PARTS = {
+    "group": (pa.int32(), "number of the part that the molecule must hold, from 0"),
+    "prompt": (pa.string(), "the part, as in the config"),
+    "completion": (pa.string(), "what the policy wrote, of several rounds joined by |"),
+    "problem": (pa.string(), "why the part is not in the molecule; null: it is, or no molecule is"),
+}
 
 
 run = STAGES["sample"].run
@@ -83,6 +92,8 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
     if prior is not None and PRIOR in headers:
         lines += _of_another_prior(models, headers)
     yield POLICY if mixture is None else "mixture", lines
+    model = models.get(POLICY) if POLICY in headers else None
+    yield "", complaints((check_generator, view.get("generator"), model, None, ()))
     yield "device", complaints((check_device, view.get("device")))
     if view.get("precision") == "bf16-mixed":
         yield "precision", complaints((_is_rough, view.get("precision"), view.get("device")))
@@ -93,9 +104,10 @@ def work(config: SampleConfig, start: Start) -> None:
     models = _models(config.mixture, config.policy, config.prior)
     policy = _policy(config)
     schema = _schema(policy)
+    operations = (policy.base if isinstance(policy, ConstrainedPolicy) else policy).operations
     rough = _is_rough(config.precision, config.device)
     n_workers = torch.get_num_threads() if config.device == "cpu" and config.n >= ALONE else 1
-    with start.claim(models) as manifest:
+    with start.claim(models | files_of(config.generator)) as manifest:
         n_truncated = n_tokens = 0
         busy = 0.0  # seconds of processor time, all threads and workers together
         waiting: list[pa.Table] = []
@@ -116,23 +128,28 @@ def work(config: SampleConfig, start: Start) -> None:
         tokens = n_tokens / config.n
         cost = {
             "tokens_a_molecule": tokens,
-            "operations_a_molecule": policy.operations(tokens),
+            "operations_a_molecule": operations(tokens),
             "molecules_a_processor_second": config.n / busy,
         }
         start.say(
-            f"a molecule takes {tokens:.1f} tokens and {policy.operations(tokens) / 1e6:,.0f} "
+            f"a molecule takes {tokens:.1f} tokens and {operations(tokens) / 1e6:,.0f} "
             f"million operations; {config.n / busy:,.0f} molecules a second of processor time"
         )
         how = {"workers": n_workers, "precision": "bf16-mixed" if rough else "32-true"}
         manifest.finish(results={"samples": config.n, "truncated": n_truncated, **how, **cost})
 
 
-def _policy(config: SampleConfig) -> Policy:
+def _policy(config: SampleConfig) -> Policy | ConstrainedPolicy:
     """What is sampled from, on its device."""
     models = _models(config.mixture, config.policy, config.prior)
     loaded = {name: load_policy(path) for name, path in models.items()}
     prior = loaded.pop(PRIOR) if config.prior is not None else None
     policy: Policy = next(iter(loaded.values()))
+    if config.generator is not None:
+        chooser = freeze(prior or policy)
+        constraint = build_constraint(config.generator, chooser, config.seed)
+        chooser.to(config.device)
+        return ConstrainedPolicy(policy, constraint).to(config.device)
     if config.mixture is not None or prior is not None:
         kind, weights = config.combination
         policy = Mixture(loaded, weights, kind=kind, prior=prior, beta_scale=config.beta_scale)
@@ -151,7 +168,9 @@ def _is_rough(precision: Precision, device: str) -> bool:
     return not lacks and (precision == "bf16-mixed" or speedup(torch.device(device)) >= FASTER)
 
 
-def _drawn(config: SampleConfig, policy: Policy, n_workers: int, *, rough: bool) -> Iterator[Drawn]:
+def _drawn(
+    config: SampleConfig, policy: Policy | ConstrainedPolicy, n_workers: int, *, rough: bool
+) -> Iterator[Drawn]:
     """Yield the batches in order; with workers each draws whole ones, on one thread.
 
     A batch has a random stream of its own, so that it does not matter who draws it.
@@ -174,7 +193,7 @@ def _drawn(config: SampleConfig, policy: Policy, n_workers: int, *, rough: bool)
                 yield futures.popleft().result()
 
 
-_of_worker: Policy
+_of_worker: Policy | ConstrainedPolicy
 
 
 def _start_worker(config: SampleConfig) -> None:
@@ -192,7 +211,7 @@ def _work(draw: Any, step: int, n: int) -> Drawn:
 
 
 @torch.no_grad()
-def _draw(seed: int, rough: bool, policy: Policy, step: int, n: int) -> Drawn:
+def _draw(seed: int, rough: bool, policy: Policy | ConstrainedPolicy, step: int, n: int) -> Drawn:
     began = process_time()
     with torch.autocast(policy.device.type, torch.bfloat16, enabled=rough):
         rollout = policy.sample(n, stream(seed, step))
@@ -224,9 +243,9 @@ def _of_another_prior(
     ]
 
 
-def _schema(policy: Policy) -> pa.Schema:
+def _schema(policy: Policy | ConstrainedPolicy) -> pa.Schema:
     """The columns of a table of samples; a mixture has one more for each member."""
-    columns = dict(_COLUMNS)
+    columns = _COLUMNS | (_OF_PARTS if isinstance(policy, ConstrainedPolicy) else {})
     if isinstance(policy, Mixture):
         for name, exponent in zip(policy.names, policy.exponents, strict=True):
             columns[f"{MEMBER_PREFIX}{name}"] = (
@@ -238,7 +257,7 @@ def _schema(policy: Policy) -> pa.Schema:
 
 
 @torch.no_grad()
-def _columns(rollout: Rollout, policy: Policy) -> dict[str, Any]:
+def _columns(rollout: Rollout, policy: Policy | ConstrainedPolicy) -> dict[str, Any]:
     """A batch of samples as the columns of the table."""
     columns = {
         "smiles": rollout.smiles,
@@ -249,4 +268,9 @@ def _columns(rollout: Rollout, policy: Policy) -> dict[str, Any]:
     if isinstance(policy, Mixture):
         alone = policy.logp_of_members(rollout.tokens)
         columns |= {f"{MEMBER_PREFIX}{name}": lp.cpu().numpy() for name, lp in alone.items()}
+    if isinstance(policy, ConstrainedPolicy) and rollout.written and rollout.group is not None:
+        groups = rollout.group.tolist()
+        columns |= {"group": groups, "prompt": [policy.constraint.names[g] for g in groups]}
+        columns["completion"] = [row.completion for row in rollout.written]
+        columns["problem"] = [row.problem for row in rollout.written]
     return columns

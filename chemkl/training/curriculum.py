@@ -50,12 +50,17 @@ class StagedLedger(Ledger):
         rewards: of the stages.
         filters: of the stages; one object for stages whose filter goes on.
         budget: oracle calls that may be spent in all stages together.
+        parts: the names of those that molecules must hold.
     """
 
     def __init__(
-        self, rewards: StageRewards, filters: Sequence[DiversityFilter], budget: float
+        self,
+        rewards: StageRewards,
+        filters: Sequence[DiversityFilter],
+        budget: float,
+        parts: Sequence[str] = (),
     ) -> None:
-        super().__init__(rewards.by_stage[0], filters[0], budget)
+        super().__init__(rewards.by_stage[0], filters[0], budget, parts)
         self._rewards, self._filters = rewards, filters
         self._number = 0
 

@@ -137,13 +137,21 @@ class BaseLedger(ABC):
 
 
 class Ledger(BaseLedger):
-    """The ledger of molecules; a canonical SMILES is paid once."""
+    """The ledger of molecules; a canonical SMILES is paid once.
+
+    With the names of parts that molecules must hold, rows have the columns of answers to prompts.
+    """
 
     def __init__(
-        self, reward: RewardModel, diversity_filter: DiversityFilter, budget: float
+        self,
+        reward: RewardModel,
+        diversity_filter: DiversityFilter,
+        budget: float,
+        parts: Sequence[str] = (),
     ) -> None:
         super().__init__(diversity_filter, budget)
         self._reward = reward
+        self._parts = parts
 
     @property
     def waits(self) -> bool:
@@ -153,10 +161,9 @@ class Ledger(BaseLedger):
     def identify(self, rollout: Rollout) -> Sequence[str | None]:
         """Canonicalise the rows; a truncated one is invalid."""
         most = self._reward.config.max_atoms
-        pairs = zip(rollout.smiles, rollout.truncated.tolist(), strict=True)
+        pairs = zip(rollout.smiles, _problems(rollout), strict=True)
         return [
-            None if truncated else canonicalise(smiles, max_atoms=most)
-            for smiles, truncated in pairs
+            None if problem else canonicalise(smiles, max_atoms=most) for smiles, problem in pairs
         ]
 
     def identities(self, rows: pd.DataFrame) -> Sequence[str | None]:
@@ -164,16 +171,22 @@ class Ledger(BaseLedger):
         return [s if isinstance(s, str) else None for s in rows["canonical_smiles"]]
 
     def score(self, rollout: Rollout) -> pd.DataFrame:
-        """Score a rollout; a truncated row is invalid, whatever its text."""
+        """Score a rollout; a truncated row, or one without its part, is invalid."""
         smiles = pd.Series(rollout.smiles, dtype=object)
-        complete = ~rollout.truncated.cpu().numpy()
+        problems = pd.Series(_problems(rollout), dtype=object)
+        complete = problems.isna().to_numpy()
         scored = self._reward.score(smiles[complete].tolist())
         rows = scored.set_axis(smiles.index[complete]).reindex(smiles.index)
         rows["smiles"] = rows["smiles"].fillna(smiles)
         rows["valid"] = rows["valid"].eq(other=True)
         rows["reward"] = rows["reward"].fillna(0.0)
-        n_tokens = int(rollout.tokens.shape[1]) - 1
-        rows.loc[~complete, "reason"] = reason_of_cut(n_tokens)
+        rows.loc[~complete, "reason"] = problems[~complete]
+        if rollout.written is not None and rollout.group is not None:
+            groups = rollout.group.tolist()
+            rows.insert(0, "group", groups)
+            rows.insert(1, "prompt", [self._parts[group] for group in groups])
+            rows.insert(2, "completion", [row.completion for row in rollout.written])
+            rows["answer"] = rows["smiles"].where(rows["valid"], None)
         return rows
 
     def remember(self, rows: pd.DataFrame) -> None:
@@ -184,6 +197,16 @@ class Ledger(BaseLedger):
         """Return the rates of a batch, canonical_rate among them."""
         spelled = float((rows["smiles"] == rows["canonical_smiles"]).mean())
         return {**super().describe(rows, hit), "canonical_rate": spelled}
+
+
+def _problems(rollout: Rollout) -> list[str | None]:
+    """Why rows are invalid whatever their text; None: they may be valid."""
+    cut_off = rollout.truncated.tolist()
+    if rollout.written is None:
+        n_tokens = int(rollout.tokens.shape[1]) - 1
+        return [reason_of_cut(n_tokens) if is_cut else None for is_cut in cut_off]
+    rows = zip(cut_off, rollout.n_tokens.tolist(), rollout.written, strict=True)
+    return [reason_of_cut(n) if is_cut else row.problem for is_cut, n, row in rows]
 
 
 def describe_hits(hits: pd.DataFrame) -> dict[str, float]:

@@ -125,8 +125,8 @@ class Ranks:
             return own
         columns = ("tokens", "truncated", "group")
         mine = {name: value for name in columns if (value := getattr(own, name)) is not None}
-        told = own.smiles, {name: value.cpu().numpy() for name, value in mine.items()}
-        texts, arrays = zip(*self.gather(told), strict=True)
+        arrays = {name: value.cpu().numpy() for name, value in mine.items()}
+        texts, written, arrays = zip(*self.gather((own.smiles, own.written, arrays)), strict=True)
         whole = {n: [torch.from_numpy(a[n]).to(own.tokens.device) for a in arrays] for n in mine}
         token_BT = whole["tokens"][0]
         for part in whole["tokens"][1:]:
@@ -138,6 +138,7 @@ class Ranks:
             logp=self.with_others(own.logp),
             truncated=torch.cat(whole["truncated"]),
             group=torch.cat(whole["group"]) if "group" in whole else None,
+            written=None if own.written is None else [one for some in written for one in some],
         )
 
 

@@ -1,0 +1,117 @@
+"""Generators that hold a part fixed, built from the settings of `chemkl.config.generator`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from chemkl.chem.parts import Pair, Scaffold, Seed
+from chemkl.config import InputError
+from chemkl.config.generator import AnaloguesConfig, DecorateConfig, LinkConfig
+from chemkl.files.molecules import read_molecules
+from chemkl.policies import Constraint, Policy, Vocabulary, read_header
+from chemkl.policies.constrained import NOT_WRITTEN, spelt
+
+AnyGenerator = DecorateConfig | LinkConfig | AnaloguesConfig
+
+
+def read_parts(config: AnyGenerator) -> list[Scaffold | Pair | Seed]:
+    """Read the parts that molecules must hold.
+
+    Raises:
+        InputError: a line for each that is none, or one for each that stands twice.
+    """
+    named: list[tuple[str, Any]]
+    if isinstance(config.parts, Path):
+        place = f"generator.{config.key}: {config.parts}"
+        lines = [(line.number, line.smiles or "") for line in read_molecules(config.parts)]
+        named = [(f"{place}:{number}", smiles) for number, smiles in lines]
+    else:
+        named = [(f"generator.{config.key}.{i}", part) for i, part in enumerate(config.parts)]
+    parts: list[Scaffold | Pair | Seed] = []
+    problems: list[str] = []
+    for key, given in named:
+        try:
+            parts.append(_read(config, given, key))
+        except InputError as error:
+            problems.append(f"{key}: {error}")
+    names = [part.name for part in parts]
+    problems += [
+        f"{part.key}: {part.name} stands twice; its rows would be two groups"
+        for i, part in enumerate(parts)
+        if part.name in names[:i]
+    ]
+    if not named:
+        problems.append(f"generator.{config.key}: {config.parts} is empty; give one part or more")
+    if config.per_step and config.per_step > len(named):
+        text = f"{config.per_step} is more than there are parts: {len(named)}"
+        problems.append(f"generator.per_step: {text}")
+    InputError.refuse(problems)
+    return parts
+
+
+def _read(config: AnyGenerator, given: Any, key: str) -> Scaffold | Pair | Seed:
+    if isinstance(config, DecorateConfig):
+        return Scaffold(given, key)
+    if isinstance(config, AnaloguesConfig):
+        return Seed(given, key, config.keep)
+    fragments = given.split("|") if isinstance(given, str) else given
+    if len(fragments) != 2:
+        raise InputError(
+            f"{'|'.join(fragments)}: {len(fragments)} fragment{'s' * (len(fragments) > 1)}, not a "
+            "pair; give two, as in [*c1ccccc1, *C1CCNC1]"
+        )
+    return Pair(fragments, key)
+
+
+def build_constraint(config: AnyGenerator, chooser: Policy, seed: int) -> Constraint:
+    """Read the parts, and draw what to begin with.
+
+    Args:
+        config: the settings.
+        chooser: the frozen model that chooses between spellings.
+        seed: of the run.
+    """
+    return Constraint(
+        read_parts(config),
+        chooser,
+        choices=config.choices,
+        per_step=config.per_step,
+        seed=seed,
+    )
+
+
+def files_of(config: AnyGenerator | None) -> dict[str, Path]:
+    """Return the file of the parts by its role, if there is one."""
+    return {config.key: config.parts} if config and isinstance(config.parts, Path) else {}
+
+
+def check_generator(
+    config: AnyGenerator, prior: Path | None, batch_size: int | None, estimators: Sequence[str]
+) -> None:
+    """Look whether the parts can be read, and written by a prior; None: that is not known.
+
+    Raises:
+        InputError: a line for each problem.
+    """
+    parts = read_parts(config)
+    n = min(config.per_step or len(parts), len(parts))
+    problems: list[str] = []
+    if batch_size is not None and batch_size < 2 * n:
+        text = f"{batch_size} rows for {n} parts of a step: a baseline needs two rows of each"
+        problems.append(f"batch_size: {text}. Take {2 * n} or more, or set generator.per_step")
+    if "trajectory_balance" in estimators and len(parts) > 1:
+        text = f"learns one log Z, but {len(parts)} parts have one each; take log_variance"
+        problems.append(f"estimator: trajectory_balance {text}")
+    if "msc" in estimators and n < len(parts):
+        problems.append("estimator: msc keeps a row of each part: leave out generator.per_step")
+    if prior is not None:
+        header = read_header(prior)
+        vocabulary = Vocabulary(tuple(header["vocabulary"]))
+        for part in parts:
+            try:
+                ways = [way for seed in range(4) for way in part.begin(seed, config.choices)]
+                if not spelt(ways, vocabulary, header["architecture"]["max_length"]):
+                    problems.append(f"{part.key}: {part.name}: {NOT_WRITTEN}")
+            except InputError as error:
+                problems.append(f"{part.key}: {part.name}: {error}")
+    InputError.refuse(problems)

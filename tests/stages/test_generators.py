@@ -1,0 +1,279 @@
+"""Runs whose molecules hold a part: what they write down, kill and resume, and bad parts."""
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+from rdkit import Chem
+from safetensors.torch import load_file
+
+from chemkl.chem.parts import Pair, Scaffold, Seed
+from chemkl.config import InputError
+from chemkl.policies import ConstrainedPolicy, Constraint, freeze, load_policy
+from chemkl.policies.base import stream
+from chemkl.results import read_trace
+from chemkl.stages import evaluate, forecast, posttrain, sample
+from chemkl.training.ledger import Ledger
+
+MOSES = "data/priors/moses.safetensors"
+SCAFFOLDS = [
+    "*c1ccccc1",
+    "*c1ccc2[nH]ccc2c1",
+    "*C1CCN(c2ncccn2)CC1",
+    "*N1CCN(*)CC1",
+    "*C(=O)N1CCC(*)CC1",
+    "*NC(=O)c1ccc(*)cc1",
+    "*c1nc(*)c2ccccc2n1",
+    "*c1ccc(Oc2ccc(*)cc2)cc1",
+    "*c1cc(*)nc(*)n1",
+    "*n1cc(*)c(*)n1",
+]
+PAIRS = [
+    ("*c1ccccc1", "*c1ccncc1"),
+    ("*N1CCOCC1", "*c1ccc(F)cc1"),
+    ("*c1nccs1", "*C1CCCC1"),
+    ("*NC(C)=O", "*c1ccc2[nH]ccc2c1"),
+    ("*N1CCCCC1", "*c1cccc(Cl)c1"),
+]
+SEEDS = [
+    "CC(=O)Nc1ccc(O)cc1",
+    "CC(C)Cc1ccc(C(C)C(=O)O)cc1",
+    "Cn1cnc2c1c(=O)n(C)c(=O)n2C",
+    "CCOC(=O)c1ccc(N)cc1",
+    "O=C(Nc1ccccc1)c1ccccc1Cl",
+    "COc1ccc(CCNC(C)=O)cc1",
+    "Cc1ccc(S(=O)(=O)N2CCOCC2)cc1",
+    "CC(C)NCC(O)COc1ccccc1",
+    "O=C1CCc2ccccc2N1",
+    "Clc1ccc(CN2CCNCC2)cc1",
+]
+GENERATORS = {
+    "decorate": {"kind": "decorate", "scaffolds": SCAFFOLDS},
+    "link": {"kind": "link", "fragments": [list(pair) for pair in PAIRS]},
+    "analogues": {"kind": "analogues", "molecules": SEEDS},
+}
+PARTS = {
+    "decorate": [Scaffold(smiles) for smiles in SCAFFOLDS],
+    "link": [Pair(pair) for pair in PAIRS],
+    "analogues": [Seed(smiles) for smiles in SEEDS],
+}
+REWARD = {"components": [{"kind": "qed"}]}
+CONFIG = {
+    "reward": REWARD,
+    "target": {"kind": "mara", "beta": 0.05, "tau": 0.45},
+    "estimator": "log_variance",
+    "precision": "32-true",
+    "batch_size": 16,
+    "learning_rate": 2e-3,
+    "budget": 60,
+    "seed": 3,
+    "trainer": {"accelerator": "cpu"},
+    "callbacks": {"checkpoint_every": 2, "progress_bar": False},
+    "generator": {"kind": "decorate", "scaffolds": ["*C1CCCC1", "*CCCN*"], "choices": 3},
+}
+
+
+@pytest.fixture
+def config(tiny_prior):
+    return {"prior": str(tiny_prior), **CONFIG}
+
+
+def drawn(kind, n):
+    """Samples of the embedded prior: part, molecule (None: not valid) and SMILES of each."""
+    prior = freeze(load_policy(MOSES))
+    policy = ConstrainedPolicy(prior, Constraint(PARTS[kind], prior))
+    rollout = policy.sample(n, stream(0, 0))
+    torch.testing.assert_close(policy.logp_tokens(rollout.tokens), rollout.logp, atol=1e-4, rtol=0)
+    rows = zip(rollout.smiles, rollout.written, rollout.truncated.tolist(), strict=True)
+    mols = [None if row.problem or cut else Chem.MolFromSmiles(smiles) for smiles, row, cut in rows]
+    return list(zip(rollout.group.tolist(), mols, strict=True))
+
+
+def holds(kind, group, mol):
+    """Whether RDKit finds the part in a molecule; of a seed, what is kept is a random half."""
+    if kind == "analogues":
+        return True
+    fragments = [SCAFFOLDS[group]] if kind == "decorate" else PAIRS[group]
+    matches = []
+    for fragment in fragments:
+        settings = Chem.AdjustQueryParameters.NoAdjustments()
+        settings.makeDummiesQueries = True
+        query = Chem.AdjustQueryProperties(Chem.MolFromSmiles(fragment), settings)
+        fixed = [atom.GetIdx() for atom in query.GetAtoms() if atom.GetAtomicNum()]
+        found = mol.GetSubstructMatches(query, uniquify=False, maxMatches=10_000)
+        matches.append([{match[i] for i in fixed} for match in found])
+    if kind == "decorate":
+        return bool(matches[0])
+    return any(not one & other for one in matches[0] for other in matches[1])
+
+
+def check_samples(kind, n):
+    rows = drawn(kind, n)
+    valid = [(group, mol) for group, mol in rows if mol is not None]
+    unique = {Chem.MolToSmiles(mol) for _, mol in valid}
+    assert all(holds(kind, group, mol) for group, mol in valid)
+    assert len(valid) >= 0.8 * len(rows)
+    assert len(unique) >= 0.5 * len(valid)
+
+
+@pytest.mark.parametrize("kind", GENERATORS)
+def test_molecules_hold_their_part_and_are_valid_and_many(kind):
+    check_samples(kind, 60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", GENERATORS)
+def test_a_thousand_molecules_hold_their_part_and_are_valid_and_many(kind):
+    check_samples(kind, 1000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", GENERATORS)
+def test_post_training_raises_the_reward_of_molecules_that_hold_a_part(kind, tmp_path):
+    posttrain.run(
+        f"configs/posttrain/{kind}.yaml", tmp_path, overrides=["callbacks.progress_bar=false"]
+    )
+    trace = read_trace(tmp_path)
+    half = trace["step"].max() / 2
+    early = trace[trace["step"] < half / 2]["reward"].mean()
+    late = trace[trace["step"] > half * 1.5]["reward"].mean()
+    assert trace["call"].count() == 1000
+    assert late > early + 0.1
+    assert trace["valid"].mean() >= 0.8
+
+
+def test_a_run_says_of_each_row_which_part_it_holds_and_what_was_written(config, tmp_path):
+    posttrain.run(config, tmp_path)
+    trace = read_trace(tmp_path)
+    names = config["generator"]["scaffolds"]
+    assert trace["call"].count() == 60
+    assert [names[group] for group in trace["group"]] == trace["prompt"].tolist()
+    assert trace["valid"].mean() > 0.3
+    for row in trace.itertuples():
+        part = Scaffold(row.prompt)
+        if row.valid:
+            assert part.problem(None, row.smiles) is None
+            assert row.answer == row.smiles
+            assert row.completion.count("|") < part.rounds
+            assert row.smiles.endswith(row.completion.split("|")[-1])
+        else:
+            assert row.reason
+            assert row.reward == 0
+            assert pd.isna(row.call)
+    lost = trace["reason"].fillna("").str.startswith("fixed part: ")
+    assert trace.loc[lost, "raw_qed"].isna().all()
+    assert trace["anchor"].groupby([trace["step"], trace["group"]]).sum().max() <= 1
+    weights = load_file(tmp_path / "checkpoints" / "policy.safetensors")
+    assert weights.keys() == load_file(config["prior"]).keys()
+    evaluate.run({"runs": [str(tmp_path)]}, tmp_path / "evaluated")
+
+
+class KilledError(BaseException):
+    """Stands for a SIGKILL."""
+
+
+def test_a_killed_run_ends_as_the_whole_one(config, tmp_path, monkeypatch):
+    posttrain.run(config, tmp_path / "whole")
+    original = Ledger.enter
+
+    def enter(self, step, rollout):
+        if step == 3:
+            raise KilledError
+        return original(self, step, rollout)
+
+    with monkeypatch.context() as inside:
+        inside.setattr(Ledger, "enter", enter)
+        with pytest.raises(KilledError):
+            posttrain.run(config, tmp_path / "killed")
+    posttrain.run(config, tmp_path / "killed")
+    one, other = read_trace(tmp_path / "whole"), read_trace(tmp_path / "killed")
+    pd.testing.assert_frame_equal(one, other, check_exact=True)
+    assert one["step"].max() > 3
+    weights = [
+        load_file(tmp_path / name / "checkpoints" / "policy.safetensors")
+        for name in ("whole", "killed")
+    ]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_samples_of_a_generator_say_the_same(tiny_prior, tmp_path):
+    file = tmp_path / "scaffolds.smi"
+    file.write_text("*C1CCCC1 ring\n*CCCN* chain\n")
+    generator = {"kind": "decorate", "scaffolds": str(file)}
+    config = {"policy": str(tiny_prior), "n": 40, "batch_size": 20, "generator": generator}
+    sample.run(config, tmp_path / "out")
+    table = pq.read_table(tmp_path / "out" / "samples.parquet").to_pandas()
+    assert table["prompt"].value_counts().to_dict() == {"*C1CCCC1": 20, "*CCCN*": 20}
+    held = table[table["problem"].isna() & ~table["truncated"]]
+    assert len(held) > 5
+    for row in held.itertuples():
+        assert Scaffold(row.prompt).problem(None, row.smiles) is None
+
+
+BAD = {
+    "no attachment point": (
+        {"kind": "decorate", "scaffolds": ["*CC", "c1ccccc1"]},
+        r"generator\.scaffolds\.1: scaffold 'c1ccccc1' has no attachment point; write \*",
+    ),
+    "a token the prior does not know": (
+        {"kind": "decorate", "scaffolds": ["*CCBr"]},
+        r"generator\.scaffolds\.0: \*CCBr: '.*': token 'Br' at position .* Known: 1 C N O",
+    ),
+    "a pair of one fragment": (
+        {"kind": "link", "fragments": [["*CC"]]},
+        r"generator\.fragments\.0: \*CC: 1 fragment, not a pair; give two, as in \[\*c1ccccc1, ",
+    ),
+    "an invalid SMILES": (
+        {"kind": "analogues", "molecules": ["C1CC"]},
+        r"generator\.molecules\.0: molecule 'C1CC': not parsable: unclosed ring 1 opened at",
+    ),
+    "a part twice": (
+        {"kind": "decorate", "scaffolds": ["*CC", "*CC"]},
+        r"generator\.scaffolds\.1: \*CC stands twice",
+    ),
+    "more parts than rows": (
+        {"kind": "analogues", "molecules": ["C" * n for n in range(2, 12)]},
+        r"batch_size: 16 rows for 10 parts of a step: .* Take 20 or more, or set generator\.per",
+    ),
+    "shares out of order": (
+        {"kind": "analogues", "molecules": ["CCO"], "keep": [0.9, 0.5]},
+        r"keep: \[0\.9, 0\.5\] is not 0 < least <= largest < 1",
+    ),
+    "no such file": (
+        {"kind": "decorate", "scaffolds": "scaffolds.smi"},
+        "scaffolds.*no such file or folder",
+    ),
+    "an unknown kind": ({"kind": "decorat"}, "'decorat' is not known; did you mean 'decorate'"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_bad_part_is_one_clear_error_before_anything_is_written(what, config, tmp_path):
+    generator, message = BAD[what]
+    with pytest.raises(InputError, match=message) as raised:
+        posttrain.run(config | {"generator": generator}, tmp_path / "out")
+    assert len(str(raised.value).splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_generator_goes_with_no_memory_and_no_mixture(config, tiny_prior, tmp_path):
+    with pytest.raises(InputError, match="replays whole molecules, not parts"):
+        posttrain.run(config | {"memory": {}}, tmp_path)
+    given = {"policy": str(tiny_prior), "prior": str(tiny_prior), "beta_scale": 2.0}
+    with pytest.raises(InputError, match="leave out mixture and beta_scale"):
+        sample.run({**given, "generator": CONFIG["generator"]}, tmp_path)
+
+
+def test_what_is_forecast_is_the_prior_of_one_part(config, tmp_path):
+    own = {"n": 30, "sample_batch": 30, "min_ess": 1}
+    with pytest.raises(
+        InputError, match=r"generator\.scaffolds: 2 parts, each with a target of its"
+    ):
+        forecast.run(config | own, tmp_path)
+    generator = {"kind": "decorate", "scaffolds": ["*C1CCCC1"]}
+    forecast.run(config | own | {"generator": generator}, tmp_path)
+    table = pq.read_table(tmp_path / "samples.parquet").to_pandas()
+    prior = freeze(load_policy(config["prior"]))
+    policy = ConstrainedPolicy(prior, Constraint([Scaffold("*C1CCCC1")], prior, seed=3))
+    rollout = policy.sample(30, stream(3, 0, purpose="forecast"))
+    assert table["smiles"].tolist() == rollout.smiles
