@@ -25,7 +25,7 @@ from chemkl.files.molecules import MoleculeFile, first_named
 from chemkl.files.tables import find_column
 from chemkl.results import Manifest
 from chemkl.results.collapse import watched
-from chemkl.results.inspection import first_scorings, sampled_rows
+from chemkl.results.inspection import by_final_reward, first_scorings, sampled_rows
 from chemkl.results.provenance import installed_versions
 from chemkl.rewards.pool import Jobs, Lost, Mark, Pool
 
@@ -115,7 +115,7 @@ def from_trace(
 ) -> Samples:
     """Take the samples of a run; rows drawn from a replay buffer were not sampled and are left out.
 
-    Of a run of several stages the molecules are those that the reward of the last one has scored.
+    Of a run of several stages those samples are taken that the reward of the last one has scored.
     The column `scaffold` saves time where there are many molecules, and need not be there.
     `workers` are processes that read them (None: one for each core); the manifest says the budget
     and what the run calls a collapse.
@@ -123,7 +123,7 @@ def from_trace(
     Raises:
         InputError: the trace holds valid rows that are no molecules.
     """
-    sampled = sampled_rows(trace)
+    sampled = by_final_reward(sampled_rows(trace))
     valid = sampled.loc[sampled["valid"].astype(bool), "canonical_smiles"]
     if texts := int(valid.isna().sum()):
         raise InputError(

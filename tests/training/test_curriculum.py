@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from chemkl.config import InputError, load_config
+from chemkl.config.evaluate import MetricOptions
 from chemkl.config.posttrain import PosttrainConfig
+from chemkl.evaluation.metrics import evaluate
 from chemkl.evaluation.samples import from_trace
 from chemkl.policies import load_policy
 from chemkl.results import Manifest, read_trace
@@ -115,6 +117,9 @@ def test_a_run_is_judged_by_its_last_reward(finished):
     samples = from_trace("run", trace, manifest=manifest)
     assert [m.smiles for m in samples.molecules] == paid["canonical_smiles"].tolist()
     assert [m.call for m in samples.hits(0.45)] == hits["call"].tolist()
+    assert samples.n_sampled == (trace["stage"] > 1).sum()
+    values = evaluate(samples, [0.45], MetricOptions())
+    assert [row["n_sampled"] for row in values] == [samples.n_sampled] * 2
     narrow = read_trace(finished, ["call", "final_reward"])
     assert narrow["final_reward"].tolist() == trace["final_reward"].tolist()
 
