@@ -1,12 +1,7 @@
-"""REINVENT4's run types as jobs of ours: staged and transfer learning, scoring, sampling.
-
-Of a run of several stages each stage is a job that begins with the agent of the one before; the
-prior stays the same, as there.
-"""
+"""REINVENT4's run types as jobs of ours: staged and transfer learning, scoring, sampling."""
 
 import re
-from collections.abc import Callable
-from copy import deepcopy
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, get_args
 
 from chemkl.config.filters import Penalty
@@ -22,8 +17,6 @@ class Job(NamedTuple):
     settings: dict[str, Any]
 
 
-AGENT = "checkpoints/policy.safetensors"
-"""Where posttrain and pretrain write their model."""
 IN_THE_FOLDER = "is written into the output folder (--out)"
 ALWAYS = "is always written; see README.md"
 OF_OTHERS = (
@@ -124,45 +117,66 @@ def _staged_learning(config: Section, parameters: Section, place: Place) -> list
     }
     strategy.end()
     for_all = _filter(config)
-    jobs: list[Job] = []
+    stages: list[dict[str, Any]] = []
     for stage in config.tables("stage"):
-        of_the_stage = _filter(stage)  # one for all stages counts, as there
-        settings = deepcopy(common)
-        if jobs:
-            settings["agent"] = f"${{{jobs[-1].name}}}/{AGENT}"
-        settings["reward"] = translate_scoring(stage.table("scoring"), place)
-        if chosen := for_all or of_the_stage:
-            settings["diversity_filter"] = dict(chosen)
-        n_samples = batch_size * _steps(stage, settings)
-        settings |= {"budget": max(n_samples, 1), "max_samples": max(n_samples, 1)}
+        own = _filter(stage)  # one for all stages counts, as there
+        reward = translate_scoring(stage.table("scoring"), place)
+        stages.append(
+            {"reward": reward, "diversity_filter": for_all or own, "until": _end(stage, batch_size)}
+        )
         stage.end()
-        jobs.append(Job("posttrain", f"stage-{len(jobs) + 1}", settings))
-    if not jobs:
-        config.notes.problems.append(f"{config.where('stage')}: required, one [[stage]] or more")
     purge = parameters.take("purge_memories", bool, True)
-    if len(jobs) > 1:
-        if not purge and any("diversity_filter" in job.settings for job in jobs):
-            parameters.gap("purge_memories", "false: each stage begins with an empty filter")
-        if "memory" in common:
-            text = "each stage begins with an empty memory; there it goes on"
-            config.notes.differences.append(f"{config.where('inception')}: {text}")
-        text = "each stage begins with a new state of Adam; there it goes on"
-        config.notes.differences.append(f"{config.where('stage')}: {text}")
-        text = "the next stage begins after max_steps too; there these end the whole run"
-        config.notes.differences.append(f"{config.where('stage')}: {text}")
-    return jobs
+    if not stages:
+        config.notes.problems.append(f"{config.where('stage')}: required, one [[stage]] or more")
+        return []
+    n_samples = sum(stage["until"]["samples"] for stage in stages)
+    last = stages[-1]  # what it is paid is what the run is for
+    filters = {"diversity_filter": last["diversity_filter"]} if last["diversity_filter"] else {}
+    settings = common | {"reward": last["reward"], **filters}
+    settings |= {"budget": n_samples, "max_samples": n_samples}
+    if len(stages) == 1:
+        until = {key: value for key, value in last["until"].items() if key != "samples"}
+        callbacks = {"callbacks": {"terminate": until}} if until else {}
+        return [Job("posttrain", "posttrain", settings | callbacks)]
+    settings["stages"] = [
+        {key: stage[key] for key in ("reward", "diversity_filter") if stage[key] != last[key]}
+        | {"until": stage["until"]}
+        for stage in stages
+    ]
+    _keep_filters(settings["stages"], stages, parameters, purge=purge)
+    if "memory" in common:
+        text = "a stage begins with an empty memory where scoring or filter do; there it goes on"
+        config.notes.differences.append(f"{config.where('inception')}: {text}")
+    text = "the next stage begins after max_steps too; there these end the whole run"
+    config.notes.differences.append(f"{config.where('stage')}: {text}")
+    return [Job("posttrain", "posttrain", settings)]
 
 
-def _steps(stage: Section, settings: dict[str, Any]) -> int:
-    """The steps that a stage may make; where its mean reward ends it goes into the settings."""
+def _keep_filters(
+    written: Sequence[dict[str, Any]],
+    stages: Sequence[dict[str, Any]],
+    parameters: Section,
+    *,
+    purge: bool,
+) -> None:
+    """Have the filter of each stage go on where that of the one before is not emptied."""
+    filters = [stage["diversity_filter"] for stage in stages]
+    for before, now, settings in zip(filters, filters[1:], written[1:], strict=False):
+        if not purge and now and now == before:
+            settings["keep_filter"] = True
+        elif not purge and before and now:
+            parameters.gap("purge_memories", "false: a filter of other settings begins empty")
+
+
+def _end(stage: Section, batch_size: int) -> dict[str, Any]:
+    """What ends a stage: its steps, and its mean reward where that can."""
     stage.needless(chkpt_file=f"the checkpoint {IN_THE_FOLDER}")
     stage.only("termination", "simple", "a stage ends by max_score or after its steps")
     max_score, min_steps = stage.take("max_score", float, 1.0), stage.take("min_steps", int, 50)
+    until: dict[str, Any] = {}
     if max_score < 1:  # there: after a step of a number above min_steps, counted from 0
-        terminate = {"mean_reward": max_score, "min_steps": min_steps + 2}
-        settings["callbacks"] = {"terminate": terminate}
-    steps: int = stage.take("max_steps", int, 1, required=True)
-    return steps
+        until = {"mean_reward": max_score, "min_steps": min_steps + 2}
+    return until | {"samples": max(batch_size * stage.take("max_steps", int, 1, required=True), 1)}
 
 
 def _memory(config: Section) -> dict[str, Any]:

@@ -61,13 +61,14 @@ def check_file(path: str | Path, kind: str | None = None, overrides: Sequence[st
 def kind_of(document: Document) -> str:
     """What a config file is for.
 
-    A file with ``stages`` is a pipeline, one with ``components`` a reward; else the folder says it,
+    A file with ``stages`` is a pipeline, unless it has a ``target``, or lies in the folder of a
+    stage: then these are its own. One with ``components`` is a reward; else the folder says it,
     where that is called like a stage or ``rewards`` (also one folder up: rewards/pmo/); else it is
     for the stage that knows most of its keys.
     """
     data, parent = document.data, document.folder or Path()
     folder = parent.name
-    if "stages" in data:
+    if "stages" in data and "target" not in data and folder not in STAGES:
         return "pipeline"
     if folder == "rewards" or "components" in data:
         return "reward"

@@ -10,6 +10,7 @@ from chemkl.config import InputError
 from chemkl.config.document import dump, parse
 from chemkl.peers import Notes, read_config, translate
 from chemkl.peers.reading import toml_lines
+from chemkl.results import Manifest
 from chemkl.stages.check import check_file
 from chemkl.stages.convert import convert
 from chemkl.stages.pipeline import run as run_pipeline
@@ -148,27 +149,45 @@ def test_a_run_of_one_stage_is_a_posttrain_config_that_runs(here):
     assert posttrain("out.yaml", here / "run").exists()
 
 
-def test_a_run_of_two_stages_is_a_pipeline(here):
+def test_a_run_of_two_stages_is_one_run(here):
     config, text = converted(STAGED + SECOND)
-    first, second = config["stages"]
-    assert config["name"] == "out"
-    assert first == {"stage": "posttrain", "name": "stage-1", "config": POSTTRAIN}
-    agent = "${stage-1}/checkpoints/policy.safetensors"
-    assert second["config"] == POSTTRAIN | {"agent": agent, "budget": 48, "max_samples": 48}
-    assert check_file("out.yaml").kind == "pipeline"
-    assert "each stage begins with a new state of Adam" in text
-    assert "&" not in text.replace("&&", "")  # every job has its settings written out
+    stages = [{"until": {"samples": 32}}, {"until": {"samples": 48}}]
+    assert config == POSTTRAIN | {"budget": 80, "max_samples": 80, "stages": stages}
+    assert check_file("out.yaml").kind == "posttrain"
+    assert "the next stage begins after max_steps too" in text
+    assert "&" not in text  # everything is written out
+    assert posttrain("out.yaml", here / "run").exists()
+    ends = Manifest.load(here / "run").results["stages"]
+    assert [(one["ended_by"], one["samples"]) for one in ends][:1] == [("samples", 32)]
 
 
 def test_a_stage_that_ends_by_its_mean_score(here):
     scored = "max_steps = 9\nmax_score = 0.6\nmin_steps = 1"
     config, _ = converted(STAGED.replace("max_steps = 2", scored) + SECOND)
-    first, second = (entry["config"] for entry in config["stages"])
-    assert first["callbacks"] == {"terminate": {"mean_reward": 0.6, "min_steps": 3}}
-    assert (first["budget"], "callbacks" in second) == (144, False)
-    assert check_file("out.yaml").kind == "pipeline"
+    ends = {"mean_reward": 0.6, "min_steps": 3}
+    assert [one["until"] for one in config["stages"]] == [ends | {"samples": 144}, {"samples": 48}]
+    assert check_file("out.yaml").kind == "posttrain"
+    config, _ = converted(STAGED.replace("max_steps = 2", scored))
+    assert config == POSTTRAIN | {
+        "budget": 144, "max_samples": 144, "callbacks": {"terminate": ends}
+    }  # fmt: skip
     with pytest.raises(InputError, match=r"as converted: .*callbacks.terminate.mean_reward: "):
         converted(STAGED.replace("max_steps = 2", "max_steps = 2\nmax_score = -1"))
+
+
+def test_stages_of_other_scoring_and_filters(here):
+    """What the last stage has stands at the top; the others say what is other in them."""
+    other = SECOND.replace('type = "geometric_mean"', 'type = "arithmetic_mean"')
+    config, _ = converted(STAGED + other)
+    assert config["reward"] == REWARD | {"aggregate": "arithmetic_mean"}
+    assert config["stages"][0]["reward"] == REWARD
+    assert "reward" not in config["stages"][1]
+    table = STAGED[STAGED.index("[diversity_filter]") :].partition("\n\n")[0]
+    own = table.replace("[diversity_filter]", "[stage.diversity_filter]")
+    config, _ = converted(STAGED.replace(table, "") + SECOND + "\n" + own)
+    assert config["diversity_filter"] == POSTTRAIN["diversity_filter"]
+    assert config["stages"][0]["diversity_filter"] is None
+    assert check_file("out.yaml").kind == "posttrain"
 
 
 def test_inception_is_a_memory(here):
@@ -179,7 +198,7 @@ def test_inception_is_a_memory(here):
     assert ": inception: what is drawn is paid what the filter gives for it tod" in text
     assert posttrain("out.yaml", here / "run").exists()
     _, text = converted(STAGED.replace("[learning", inception, 1) + SECOND)
-    assert "inception: each stage begins with an empty memory" in text
+    assert "inception: a stage begins with an empty memory where scoring or filter do" in text
     with pytest.raises(InputError, match=r"memory\.rows: 50 rows a step, but a capacity of 40"):
         converted(STAGED.replace("[learning", inception.replace("= 5", "= 50"), 1))
 
@@ -318,8 +337,14 @@ def test_every_filter_has_its_counterpart(here, table, settings):
 def test_a_filter_that_lives_on_and_inputs_of_other_generators(here):
     kept = STAGED.replace("batch_size", "purge_memories = false\nbatch_size", 1)
     assert converted(kept)[0] == POSTTRAIN  # one stage: nothing to purge
-    with pytest.raises(InputError, match="purge_memories: false: each stage begins with an empty"):
-        converted(kept + SECOND)
+    assert converted(kept + SECOND)[0]["stages"][1]["keep_filter"] is True
+    own = '[stage.diversity_filter]\ntype = "IdenticalMurckoScaffold"\nbucket_size = {}\n'
+    alone = kept.partition("[diversity_filter]")[0] + "[[stage]]\nmax_steps = 2\n"
+    alone += own.format(5) + kept.partition("max_steps = 2\n")[2] + SECOND + own.format(6)
+    with pytest.raises(
+        InputError, match="purge_memories: false: a filter of other settings begins"
+    ):
+        converted(alone)
     for change in ("sample_strategy = 'beamsearch'", "smiles_file = 'a.smi'", "temperature = 2"):
         with pytest.raises(InputError, match=change.split()[0]):
             converted(SAMPLING + change)
