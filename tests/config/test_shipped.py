@@ -109,7 +109,7 @@ def test_a_prior_is_named_in_any_config(elsewhere, stage, config, key):
 
     assert found("moses") == ROOT / PRIOR
     with pytest.raises(
-        InputError, match=rf"{key}: no such .* did you mean 'moses'\? Known: .*moses"
+        InputError, match=rf"{key}: no such .* did you mean 'moses'\? Known: chembl, moses"
     ):
         found("mosse")
     folder = Path("of_mine")

@@ -266,10 +266,10 @@ def test_the_tables_of_an_evaluation_can_be_asked_too(tmp_path, file):
         (
             ["reward"],
             "cannot show 'reward': no such run folder or Parquet file; did you mean 'rewards'? "
-            "Known: config, configs, estimators, filters, metrics, moses, rewards, shapers, "
-            "stages, targets, transforms",
+            "Known: chembl, config, configs, estimators, filters, metrics, moses, rewards, "
+            "shapers, stages, targets, transforms",
         ),
-        (["x" * 300], "no such run folder or Parquet file. Known: config, configs, estimators"),
+        (["x" * 300], "no such run folder or Parquet file. Known: chembl, config, configs, est"),
         (["rewards", "qedd"], "unknown component 'qedd'; did you mean 'qed'?"),
         (["rewards", "--threshold", "0"], "--threshold: means nothing for chemkl show rewards"),
         (["run", "qed"], "a path takes no name after it"),
