@@ -257,3 +257,13 @@ def test_a_notebook_makes_the_run_of_a_program(config, tmp_path):
         program.write_text(line + call)
         subprocess.run([sys.executable, program], check=True)
     same_run(tmp_path / "program", tmp_path / "notebook")
+
+
+def test_two_processes_hold_the_parts_that_one_holds(config, tmp_path):
+    """The rows are those of one process, with what each says of its part; see `same_run`."""
+    generator = {"kind": "decorate", "scaffolds": ["*C1CCCC1", "*CCCN*"], "choices": 3}
+    config |= {"generator": generator, "budget": 40}
+    posttrain.run(config, tmp_path / "two")
+    posttrain.run(config | ONE, tmp_path / "one")
+    same_run(tmp_path / "two", tmp_path / "one", exactly=False)
+    assert read_trace(tmp_path / "two")["prompt"].nunique() == 2
