@@ -5,9 +5,24 @@ from typing import Literal
 from pydantic import Field
 
 from chemkl.config.base import Config
+from chemkl.config.paths import DataPath
 
 Draw = Literal["reward", "rank", "hits", "scaffolds", "uniform"]
 Purge = Literal["worst", "oldest", "scaffold", "none"]
+
+
+class MemorySeed(Config):
+    """Molecules that a memory begins with; their origin is seed, and no metric counts them."""
+
+    path: DataPath
+    """The molecules: a file as `source.path` of prepare. Those with a token that the prior lacks
+    are left out, and counted."""
+    column: str | int | None = None
+    """Where the SMILES stand: a column's name, or its number from 0; null: the column called smiles
+    or the like."""
+    reward: str | None = None
+    """Name of the column of their rewards, 0 to 1; these cost no call. null: they are scored when
+    the run begins, a call of the budget each."""
 
 
 class MemoryConfig(Config):
@@ -33,3 +48,5 @@ class MemoryConfig(Config):
     selective: bool = True
     """Molecules for which the diversity filter no longer pays anything leave first (the selective
     memory purge of Augmented Memory)."""
+    seed: MemorySeed | None = Field(None, exclude_if=lambda seed: seed is None)
+    """Molecules that it begins with; null: none."""

@@ -269,3 +269,23 @@ def replay_problems(
     if draw == "hits" and not TARGETS[target.kind](**target.options).has_hits:
         text = f"'hits', but the target {target.kind!r} has none: take reward, rank, scaffolds or"
         yield "memory.draw", f"{text} uniform, or the target mara"
+
+
+def update_problems(estimator: EstimatorSettings, *, augment: bool) -> Iterator[tuple[str, str]]:
+    """Say why a batch cannot be learnt from several times, as pairs (key, what is wrong)."""
+    from chemkl.losses import ESTIMATORS
+
+    kind, clip = estimator.kind, getattr(estimator, "clip", None)
+    wanted = {name: ESTIMATORS[name].wanted for name in ESTIMATORS}
+    weighed = [name for name in wanted if "logp_behaviour_B" in wanted[name].inputs]
+    clipped = [name for name in weighed if "clip" in wanted[name].options]
+    able = [name for name in ESTIMATORS if ESTIMATORS[name].off_policy]
+    if augment:  # of a random spelling nobody knows how probable it was to be proposed
+        able, clipped = [name for name in able if name not in weighed], []
+    if kind in able or (kind in clipped and clip is not None):
+        return
+    text = (
+        "cannot learn from random spellings" if augment else "can use a batch for one update only"
+    )
+    also = f", or {' or '.join(clipped)} with clip" if clipped else ""
+    yield "estimator", f"{kind!r} {text}: take {', '.join(able)}{also}"

@@ -27,6 +27,7 @@ from chemkl.config.objective import (
     objective_of,
     plain_estimator,
     replay_problems,
+    update_problems,
 )
 from chemkl.config.paths import ModelPath
 from chemkl.config.reward import RewardSource
@@ -287,7 +288,14 @@ class PosttrainConfig(Config):
     another policy sampled (log_variance, reinvent, snis, trajectory_balance, dpo; ahc and
     hill_climbing, which have other ends). null: none."""
     batch_size: int = Field(64, ge=2)
-    """Molecules sampled at each step; one step is one update."""
+    """Molecules sampled at each step."""
+    updates_per_batch: int = Field(1, ge=1, exclude_if=lambda n: n == 1)
+    """Updates of the policy a step, all on the rows of that step (sampled and replayed), by the
+    target of today; 1 or more. More than 1 takes an estimator as memory does, or grpo or ppo with
+    clip."""
+    augment: bool = Field(False, exclude_if=lambda augment: not augment)
+    """Further updates have the molecules in random spellings (Augmented Memory, Guo and Schwaller
+    2024), each with the log pi_ref of its canonical SMILES, by which the first update goes too."""
     learning_rate: float = Field(1e-4, gt=0)
     """Rate of the Adam optimiser, constant."""
     budget: int = Field(10_000, ge=1)
@@ -324,6 +332,13 @@ class PosttrainConfig(Config):
             fewer = f"{self.most_samples} samples, fewer than batch_size = {self.batch_size}"
             text = "not one update would be made; take a smaller batch_size"
             yield "", f"{given} allows {fewer}: {text}"
+        if self.updates_per_batch > 1:
+            yield from update_problems(self.estimator, augment=self.augment)
+            if self.generator is not None:
+                yield "updates_per_batch", "with generator a batch is used for one update: set 1"
+        elif self.augment:
+            text = "spells further updates at random, and there are none: set updates_per_batch to"
+            yield "augment", f"{text} 2 or more"
         if self.memory is None:
             return
         if self.generator is not None:
@@ -360,6 +375,8 @@ class PosttrainConfig(Config):
             own = misfits(*parts, settings.reward.bounds)
             if self.memory is not None:
                 own += replay_problems(*parts[:2], self.memory.draw)
+            if self.updates_per_batch > 1:
+                own += update_problems(settings.estimator, augment=self.augment)
             yield from ((f"{at}.{key}", text) for key, text in own if {*stage.given} & _OBJECTIVE)
         ends = [(f"stages.{n}.until", s.until) for n, s in enumerate(stages)]
         for (key, until), settings in zip(

@@ -111,7 +111,7 @@ def _staged_learning(config: Section, parameters: Section, place: Place) -> list
         "estimator": {"kind": "reinvent", "duplicates": "drop"} if drops else "reinvent",
         "batch_size": batch_size,
         "learning_rate": strategy.take("rate", float, 1e-4),
-        **_memory(config),
+        **_memory(config, place),
         **_seed(config),
         **_trainer(config),
     }
@@ -179,18 +179,23 @@ def _end(stage: Section, batch_size: int) -> dict[str, Any]:
     return until | {"samples": max(batch_size * stage.take("max_steps", int, 1, required=True), 1)}
 
 
-def _memory(config: Section) -> dict[str, Any]:
+def _memory(config: Section, place: Place) -> dict[str, Any]:
     """The memory of good molecules; nothing where there is no inception."""
     if "inception" not in config.data:
         return {}
     table = config.table("inception")
-    table.only("smiles_file", None, "a memory begins empty: fine-tune the prior on these molecules")
+    file = table.take("smiles_file", str, "")
     table.needless(deduplicate="a memory holds each molecule once")
     size, rows = table.take("memory_size", int, 50), table.take("sample_size", int, 10)
     table.end()
     text = "what is drawn is paid what the filter gives for it today; there what it once was paid"
     config.notes.differences.append(f"{config.where('inception')}: {text}")
-    return {"memory": {"capacity": size, "rows": rows, "draw": "uniform", "selective": False}}
+    memory: dict[str, Any] = {"capacity": size, "rows": rows, "draw": "uniform", "selective": False}
+    if file:
+        memory["seed"] = {"path": place(file)}
+        text = "a call of the budget is spent on each; there they cost none"
+        config.notes.differences.append(f"{config.where('inception')}.smiles_file: {text}")
+    return {"memory": memory}
 
 
 def _filter(section: Section) -> dict[str, Any] | None:

@@ -39,7 +39,7 @@ def columns_of(text: str) -> dict[str, tuple[pa.DataType, str]]:
 
 
 _HEAD = _fields("""
-step int32: Optimiser step (one update of the policy) that sampled this row.
+step int32: Step (one batch, and the updates of the policy by it) that sampled this row.
 row int32: Position of the row within its step, from 0.
 call int64: 1-based index of the oracle call that this row spent: the first scoring of a valid
   canonical SMILES in the run. Null: no call spent (invalid, or a repeat).
@@ -53,7 +53,8 @@ scaffold string: Bemis-Murcko scaffold as canonical SMILES; empty for an acyclic
 n_tokens int32: Length of the sampled sequence in tokens, end token included.
 logp_policy float32: log pi_theta of the sequence when it was sampled, or replayed, in nats, summed
   over tokens.
-logp_ref float32: log pi_ref (the frozen prior) of the sequence, in nats, summed over tokens.
+logp_ref float32: log pi_ref (the frozen prior) of the sequence, in nats, summed over tokens; with
+  the setting augment that of the molecule's canonical SMILES.
 """)
 _TAIL = _fields("""
 reward float64: Raw reward R: the aggregate of the component scores, before the diversity filter
@@ -63,7 +64,7 @@ log_target float32: Unnormalised log-probability of the sequence under the targe
   nats. Null: the row took no part in an update.
 hit bool: Whether the target counted the row as a hit (filtered reward >= tau).
 anchor bool: Whether the row was the anchor z of its batch.
-is_replay bool: Whether the row was drawn from the replay buffer, not sampled.
+is_replay bool: Whether the row comes from the memory (replayed, or a seed), and was not sampled.
 """)
 _TEXT = _fields("""
 group int32: Number of the prompt, from 0; its rows share anchor and baseline.

@@ -18,6 +18,7 @@ from lightning import Callback, Trainer
 
 from chemkl.config import InputError, complaints
 from chemkl.config.llm import LlmPosttrainConfig
+from chemkl.config.memory import MemoryConfig
 from chemkl.config.posttrain import PosttrainConfig
 from chemkl.llm.extra import PACKAGES, check_installed
 from chemkl.llm.ledger import AnswerTracker, TextLedger, describe_cut_off
@@ -29,6 +30,7 @@ from chemkl.losses import Objective, objective_from_config
 from chemkl.policies import (
     ConstrainedPolicy,
     SequenceModel,
+    UnknownTokenError,
     check_vocabularies,
     freeze,
     load_policy,
@@ -53,7 +55,7 @@ from chemkl.training.curriculum import Curriculum, StagedLedger, StageRewards
 from chemkl.training.filters import DiversityFilter, build_filter
 from chemkl.training.generators import build_constraint, check_generator, files_of
 from chemkl.training.ledger import Ledger
-from chemkl.training.memory import Memory
+from chemkl.training.memory import Memory, Seed, read_seed
 from chemkl.training.posttrain import MOVED, Phase, Posttrain, StepLoader
 from chemkl.training.precision import check_precision, settle
 from chemkl.training.ranks import FURTHER, Ranks, is_launched, several
@@ -115,7 +117,7 @@ def work(config: Any, start: Start) -> None:
         )
         module = _build_module(config, parts, trace)
         start.say(str(precision))
-        first, past = _settle_past(first, trace, out, config.batch_size)
+        first, past = _settle_past(first, trace, out, config)
         paid = read_orphans(out)
         _bring_to(module, first, past, paid)
         others = parts.callbacks(module, partial(tell, event="stage"))
@@ -128,7 +130,8 @@ def work(config: Any, start: Start) -> None:
         goes_on = not module.is_finished and not _ended_by(callbacks)
         if goes_on:
             _set_aside_evaluation(out)
-        saving = training.Checkpoint(out, config.callbacks.checkpoint_every, before=trace.cut)
+        every = config.callbacks.checkpoint_every * _updates(config)
+        saving = training.Checkpoint(out, every, before=trace.cut)
         saving.run_log = manifest.log
         begun = (parts.prompts, first, past, paid) if goes_on else None
         if goes_on or is_launched():  # then the others wait to be told
@@ -181,7 +184,7 @@ def _help(
         others = parts.callbacks(module, lambda _line: None)
         callbacks = [one for one in (alarm, *others) if isinstance(one, _Enders)]
         _take_in(past, callbacks, module)
-        saving = training.Checkpoint(out, config.callbacks.checkpoint_every)
+        saving = training.Checkpoint(out, config.callbacks.checkpoint_every * _updates(config))
         _fit(config, module, reward, ranks, build(saving, *callbacks), first)
 
 
@@ -190,7 +193,7 @@ def _fit(
 ) -> None:
     module.ranks = ranks
     reward.spread_over(ranks.spread)
-    loader = StepLoader(-(-config.most_samples // config.batch_size))
+    loader = StepLoader(-(-config.most_samples // config.batch_size), _updates(config))
     training.fit(trainer, module, loader, first)
 
 
@@ -223,6 +226,9 @@ def _build_module(config: Any, parts: Any, trace: TraceWriter | None) -> Posttra
         phases[0].objective,
         trace,
         memory=phases[0].memory,
+        seeds=parts.seeds,
+        updates=_updates(config),
+        spell=parts.spell if getattr(config, "augment", False) else None,
         batch_size=config.batch_size,
         most_samples=config.most_samples,
         learning_rate=phases[0].learning_rate,
@@ -232,8 +238,13 @@ def _build_module(config: Any, parts: Any, trace: TraceWriter | None) -> Posttra
     )
 
 
+def _updates(config: Any) -> int:
+    """Updates a step; a language model's run makes one."""
+    return getattr(config, "updates_per_batch", 1)
+
+
 def _settle_past(
-    first: Path | None, trace: TraceWriter, out: Path, batch_size: int
+    first: Path | None, trace: TraceWriter, out: Path, config: Any
 ) -> tuple[Path | None, pd.DataFrame | None]:
     """Bring checkpoint and trace to the same step; what was paid beyond is kept.
 
@@ -255,9 +266,9 @@ def _settle_past(
         parts, step = list_parts(out), saved["next_step"]
         if parts and parts[-1].last == step - 1:
             rows = sampled_rows(read_part(parts[-1].path, ["step", "is_replay"]).to_pandas())
-            step -= int((rows["step"] == step - 1).sum()) < batch_size
+            step -= int((rows["step"] == step - 1).sum()) < config.batch_size
         if step and (step < saved["next_step"] or saved["epoch"]):
-            training.reopen(first, saved, step)
+            training.reopen(first, saved, step, _updates(config))
         if not step:  # the first step was cut short
             first.unlink()
             first = None
@@ -330,6 +341,12 @@ class _Molecules:
             self._constraint = build_constraint(config.generator, self._prior, config.seed)
             self._names = self._constraint.names
             self.policy = ConstrainedPolicy(self._trained, self._constraint)
+        self.seeds: list[tuple[Seed, list[int]]] = []
+        self.n_unknown = 0
+        if config.memory is not None and config.memory.seed is not None:
+            read = read_seed(config.memory.seed, config.budget)
+            self.seeds = [(one, ids) for one in read if (ids := self.spell(one.canonical))]
+            self.n_unknown = len(read) - len(self.seeds)
 
     def build_reward(self) -> RewardModel | StageRewards:
         models: dict[str, RewardModel] = {}
@@ -353,6 +370,8 @@ class _Molecules:
                 files = reward_files(stage.reward)
                 there |= {f"stages.{n}.{role}": path for role, path in files.items()}
         there |= files_of(self.config.generator)
+        if self.config.memory is not None and self.config.memory.seed is not None:
+            there["memory.seed"] = self.config.memory.seed.path
         return there | reward_files(self.config.reward)
 
     def begin(self, manifest: Manifest) -> None:
@@ -375,6 +394,14 @@ class _Molecules:
             filters.append(filters[-1] if is_same else build_filter(stage.diversity_filter))
             own_before = stage.diversity_filter
         return StagedLedger(self.reward, filters, self.config.budget, self._names)
+
+    def spell(self, smiles: str) -> list[int] | None:
+        """The ids of a SMILES; None where the policy cannot write it."""
+        try:
+            ids = self._trained.vocabulary.encode(smiles)
+        except UnknownTokenError:
+            return None
+        return ids if len(ids) <= self._trained.max_length + 1 else None
 
     def memory(self, ledger: Ledger, number: int) -> Memory | None:
         """That of a stage, by its number from 0."""
@@ -404,13 +431,15 @@ class _Molecules:
 
     def failures(self) -> Sequence[str]:
         models = [self.reward] if isinstance(self.reward, RewardModel) else self.reward.distinct
-        return [line for one in models for line in describe_failures(one.failures)]
+        unknown = f"memory.seed: {self.n_unknown:,} molecules left out: a token is not the prior's"
+        told = [line for one in models for line in describe_failures(one.failures)]
+        return [*told, *([unknown] if self.n_unknown else [])]
 
 
 class _Texts:
     """What a run of a language model is put together from."""
 
-    limit, text = "max_steps", True
+    limit, text, seeds = "max_steps", True, ()
 
     def __init__(self, config: LlmPosttrainConfig, out: Path) -> None:
         self.config, self.out = config, out
@@ -545,6 +574,9 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
         asked = (check_generator, generator, header, view.get("batch_size"), kinds)
         yield "", complaints(asked)
         yield "agent", complaints((check_agent, agent, None if unusable else prior))
+        memory = view.get("memory")
+        seed = memory.seed if isinstance(memory, MemoryConfig) else None
+        yield "memory.seed", complaints((read_seed, seed, view.get("budget") or math.inf))
         yield from here
         return
     fits = view.config is not None

@@ -71,6 +71,8 @@ class CollapseAlarm(Callback):
         self, trainer: Trainer, module: Any, _outputs: Any, _batch: Any, _i: int
     ) -> None:
         """Take in the rows of the step, tell what they brought, log the window, maybe end."""
+        if module.recorded.empty:  # further updates of the step are to come
+            return
         self.watch.add(module.recorded)
         for event in self.watch.events[self._said :]:
             self._say(self.describe(event))

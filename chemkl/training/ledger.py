@@ -65,8 +65,11 @@ class BaseLedger(ABC):
                 return rollout.head(n)
         return rollout
 
-    def enter(self, step: int, rollout: Rollout) -> pd.DataFrame:
-        """Score a rollout and return its rows, with the trace's columns up to the rewards."""
+    def enter(self, step: int, rollout: Rollout, *, sampled: bool = True) -> pd.DataFrame:
+        """Score a rollout and return its rows, with the trace's columns up to the rewards.
+
+        What was not sampled costs its calls, but no samples, and no place in the filter.
+        """
         rows = self.score(rollout)
         rows.insert(0, "step", step)
         rows.insert(1, "row", np.arange(len(rows)))
@@ -81,17 +84,20 @@ class BaseLedger(ABC):
             repeats.append(identity is not None and not is_new)
         rows["call"] = pd.array(calls, dtype="Int64")
         rows["repeat"] = repeats
+        if not sampled:
+            return rows.assign(reward_filtered=rows["reward"])
         self.n_samples += len(rows)
         rows["reward_filtered"] = self.filter(rows)
         return rows
 
     def restore(self, trace: pd.DataFrame) -> None:
-        """Continue from the rows of an interrupted run; replayed ones cost nothing."""
-        trace = sampled_rows(trace)
-        self.remember(trace)
-        self.count_in(trace)
-        self._paid = {identity for identity in self.identities(trace) if identity is not None}
-        self.n_samples = len(trace)
+        """Continue from the rows of an interrupted run; of the memory's only seeds have a call."""
+        sampled = sampled_rows(trace)
+        self.count_in(sampled)
+        self.n_samples = len(sampled)
+        own = trace[~trace["is_replay"].astype(bool) | trace["call"].notna()]
+        self.remember(own)
+        self._paid = {identity for identity in self.identities(own) if identity is not None}
 
     def count_in(self, rows: pd.DataFrame) -> None:
         """Have the filter count rows of an interrupted run."""

@@ -12,7 +12,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from chemkl.config.memory import MemoryConfig
+from chemkl.chem.molecules import read_molecule
+from chemkl.chem.scaffolds import murcko_scaffold
+from chemkl.config import InputError
+from chemkl.config.memory import MemoryConfig, MemorySeed
+from chemkl.files.molecules import MoleculeFile
 from chemkl.policies.base import pad, stream
 from chemkl.results.columns import further_columns
 from chemkl.training.filters import DiversityFilter
@@ -282,6 +286,53 @@ def inclusion(weight_N: np.ndarray, n: int) -> np.ndarray:
 def generator(seed: int, step: int, purpose: str) -> np.random.Generator:
     """Random numbers of one step for one purpose, whatever was drawn before."""
     return np.random.default_rng(stream(seed, step, purpose=purpose).initial_seed() % 2**63)
+
+
+class Seed(NamedTuple):
+    """A molecule that a memory begins with."""
+
+    canonical: str
+    scaffold: str
+    reward: float | None  # None: it is to be scored
+
+
+def read_seed(seed: MemorySeed, budget: int) -> list[Seed]:
+    """Read the molecules that a memory begins with, each once.
+
+    Raises:
+        InputError: one line, for all that are invalid or have no reward, or for too many.
+    """
+    seeds, wrong = dict[str, Seed](), list[str]()
+    for line in MoleculeFile(seed.path, seed.column, [seed.reward] if seed.reward else []):
+        read = read_molecule(line.smiles or "")
+        value = line.values.get(seed.reward or "")
+        reward = _number(value)
+        if read.canonical_smiles is None:
+            wrong.append(f"line {line.number}: no molecule ({line.reason or read.reason})")
+        elif seed.reward and not 0 <= reward <= 1:
+            wrong.append(f"line {line.number}: {seed.reward} is {value!r}, no number from 0 to 1")
+        else:
+            known = reward if seed.reward else None
+            text = read.canonical_smiles
+            seeds.setdefault(text, Seed(text, murcko_scaffold(text) or "", known))
+    if wrong:
+        more = f", and {len(wrong) - 3} more lines" if len(wrong) > 3 else ""
+        raise InputError(f"{seed.path}: {'; '.join(wrong[:3])}{more}: mend or remove them")
+    if not seeds:
+        raise InputError(f"{seed.path}: holds no molecule, so the memory would begin empty")
+    if not seed.reward and len(seeds) >= budget:
+        raise InputError(
+            f"{seed.path}: its {len(seeds):,} molecules cost a call each, and budget is "
+            f"{budget:,}: raise it, or name the column of their rewards (memory.seed.reward)"
+        )
+    return list(seeds.values())
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return np.nan
 
 
 def found(rows: pd.DataFrame, token_BT: Tensor, logp_ref_B: Tensor) -> list[Molecule]:

@@ -393,11 +393,11 @@ class Checkpoint(Callback):
             self._loader = None
 
     def on_train_batch_end(
-        self, trainer: Trainer, _module: LightningModule, _outputs: Any, _batch: Any, _i: int
+        self, trainer: Trainer, module: LightningModule, _outputs: Any, _batch: Any, _i: int
     ) -> None:
         """Write when it is time."""
         stepped, self._step = trainer.global_step != self._step, trainer.global_step
-        if not stepped or trainer.is_last_batch:
+        if not stepped or trainer.is_last_batch or not getattr(module, "is_whole", True):
             return
         stop = _stop_of(trainer)
         if stop or self._step // self._every > self._saved // self._every:
@@ -483,14 +483,15 @@ def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
             yield from _tensors(inner, f"{name}.{key}".removeprefix("."))
 
 
-def reopen(path: Path, saved: dict[str, Any], step: int) -> None:
+def reopen(path: Path, saved: dict[str, Any], step: int, per_step: int = 1) -> None:
     """Make of the checkpoint from the end of a run of one epoch one from before a step, 1 or more.
 
-    Its weights are those before that step.
+    Its weights are those before that step, of `per_step` updates each.
     """
-    made = {"ready": step, "started": step, "processed": step, "completed": step - 1}
+    n = step * per_step
+    made = {"ready": n, "started": n, "processed": n, "completed": n - 1}
     begun = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
-    updates = {"ready": step, "completed": step}
+    updates = {"ready": n, "completed": n}
     loop = saved["loops"]["fit_loop"]
     loop["epoch_progress"] = {"total": begun, "current": begun}
     loop["epoch_loop.batch_progress"] = {"total": made, "current": made, "is_last_batch": False}
@@ -498,8 +499,8 @@ def reopen(path: Path, saved: dict[str, Any], step: int) -> None:
         "total": updates,
         "current": updates,
     }
-    loop["state_dict"]["combined_loader"] = [{"next": step}]
-    counts = {"epoch": 0, "global_step": step, "next_step": step, "loader": {"next": step}}
+    loop["state_dict"]["combined_loader"] = [{"next": n}]
+    counts = {"epoch": 0, "global_step": n, "next_step": step, "loader": {"next": n}}
     with atomic_file(path, sealed=True, note=f"step {step}") as draft:
         torch.save(saved | counts, draft)
 

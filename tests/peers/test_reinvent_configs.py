@@ -199,6 +199,11 @@ def test_inception_is_a_memory(here):
     assert posttrain("out.yaml", here / "run").exists()
     _, text = converted(STAGED.replace("[learning", inception, 1) + SECOND)
     assert "inception: a stage begins with an empty memory where scoring or filter do" in text
+    Path("best.smi").write_text("CCO\n")
+    seeded = inception.replace("[learning", "smiles_file = 'best.smi'\n[learning")
+    config, text = converted(STAGED.replace("[learning", seeded, 1))
+    assert config["memory"] == memory | {"seed": {"path": "best.smi"}}
+    assert "smiles_file: a call of the budget is spent on each" in text
     with pytest.raises(InputError, match=r"memory\.rows: 50 rows a step, but a capacity of 40"):
         converted(STAGED.replace("[learning", inception.replace("= 5", "= 50"), 1))
 
@@ -287,7 +292,7 @@ GAPS = [
     ("batch_size", "use_checkpoint = true\nbatch_size", "use_checkpoint: True: the filter of an"),
     ("batch_size", "temperature = 1.3\nbatch_size", "temperature: 1.3: samples are drawn at"),
     ("batch_size", "smiles_file = 'a.smi'\nbatch_size", "smiles_file: 'a.smi': is for gen"),
-    ("[learning", "[inception]\nsmiles_file = 'a.smi'\n[learning", "smiles_file: 'a.smi': a mem"),
+    ("[learning", "[inception]\nmemory = 9\n[learning", "inception.memory: no key that is known"),
     ("[learning", "[intrinsic_penalty]\ntype = 'a'\n[learning", "intrinsic_penalty: "),
     ("[learning", "[responder]\nendpoint = 'a'\n[learning", "responder: {'endpoint': 'a'}: a"),
     ('"cpu"', '"tpu"', "device: no device 'tpu' is known here"),

@@ -7,6 +7,7 @@ import pytest
 import torch
 from kills import Forks, Moment, check_kill, moments
 from safetensors.torch import load_file
+from test_memory_stage import ALL_ON
 from test_posttrain_stage import CONFIG, RUNNING
 from test_pretrain_stage import TINY
 
@@ -57,7 +58,13 @@ CHANGES = [
     *moments("torch:Tensor.backward", [5, 7]),
     *moments("lightning:Trainer.save_checkpoint", [1, 2, 3], ["half", "after"]),
 ]
+FURTHER = [  # of a run with a memory and three updates a batch, in other spellings
+    *moments("chemkl.training.posttrain:Posttrain._again", [1, 4, 5, 9], ["before", "after"]),
+    *moments("chemkl.training.memory:Memory.add", [2, 4], ["before", "after"]),
+    *moments("lightning:Trainer.save_checkpoint", [1, 2], ["before", "half", "after"]),
+]
 FAST = [
+    FURTHER[4],
     CHANGES[1],
     CHANGES[3],
     CHANGES[6],
@@ -81,13 +88,18 @@ def whole(forks, tiny_prior, tmp_path_factory):
     posttrain = CONFIG | RUNNING | {"prior": str(tiny_prior)}
     moving = {"schedule": {"tau": {"kind": "quantile", "quantile": 0.5, "steps": 2}}}
     staged = posttrain | {"stages": STAGES, "target": posttrain["target"] | moving}
-    configs = {"posttrain": posttrain, "pretrain": TINY, "staged": staged}
+    configs = {
+        "posttrain": posttrain,
+        "pretrain": TINY,
+        "staged": staged,
+        "all_on": posttrain | ALL_ON,
+    }
     made = {}
 
     def get(name):
         if name not in made:
             made[name] = tmp_path_factory.mktemp(name) / "whole"
-            stage = "posttrain" if name == "staged" else name
+            stage = "pretrain" if name == "pretrain" else "posttrain"
             assert forks.run(stage, configs[name], made[name]) == 0
         return configs[name], made[name]
 
@@ -130,6 +142,12 @@ def named(kills):
 @pytest.mark.parametrize("moment", named(POSTTRAIN))
 def test_a_run_of_posttrain(forks, whole, tmp_path, moment):
     config, undisturbed = whole("posttrain")
+    check_kill(forks, "posttrain", config, tmp_path / "run", moment, undisturbed, same)
+
+
+@pytest.mark.parametrize("moment", named(FURTHER))
+def test_a_run_with_a_memory_and_further_updates(forks, whole, tmp_path, moment):
+    config, undisturbed = whole("all_on")
     check_kill(forks, "posttrain", config, tmp_path / "run", moment, undisturbed, same)
 
 

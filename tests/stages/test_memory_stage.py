@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from test_posttrain_stage import (
     CONFIG,
     FILTERED,
     TAU,
+    KilledError,
     killed_at_step,
     manifest_of,
     run_and_kill,
@@ -18,6 +20,7 @@ from test_posttrain_stage import (
 from chemkl.results import read_trace
 from chemkl.results.inspection import count
 from chemkl.stages import posttrain
+from chemkl.training.posttrain import Posttrain
 
 MEMORY = FILTERED | {"memory": {"capacity": 60, "rows": 8, "draw": "reward", "purge": "scaffold"}}
 
@@ -98,6 +101,11 @@ def test_a_run_with_a_memory_differs_from_one_without(config, finished, tmp_path
          "policy of today did not sample: take reinvent, log_variance, trajectory_balance, snis"),
         ({"target": {"kind": "gibbs", "sigma": 9}, "memory": {"draw": "hits"}},
          "memory.draw: 'hits', but the target 'gibbs' has none: take reward"),
+        ({"memory": None, "estimator": "rloo", "updates_per_batch": 2}, "estimator: 'rloo' can use "
+         "a batch for one update only: take reinvent, log_variance, trajectory_balance, snis"),
+        ({"augment": True}, "augment: spells further updates at random, and there are none"),
+        ({"augment": True, "updates_per_batch": 2, "estimator": "snis"},
+         "estimator: 'snis' cannot learn from random spellings: take reinvent, log_variance, "),
         ({"memory": {"draw": "best"}}, "memory.draw: 'best' is not allowed. Known: hits, rank"),
     ],
 )  # fmt: skip
@@ -112,9 +120,108 @@ def test_what_cannot_be_replayed_is_one_clear_error(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_killed_run_goes_on_with_its_memory(config, tmp_path, monkeypatch):
+ALL_ON = MEMORY | {"updates_per_batch": 3, "augment": True}
+
+
+def test_a_run_with_all_on_goes_on_when_it_is_killed_and_made_longer(config, tmp_path, monkeypatch):
+    config |= ALL_ON
     posttrain.run(config, tmp_path / "whole")
-    for step in (2, 5):
+    for step in (2, 4):
+        run_and_kill(monkeypatch, killed_at_step(step), config | {"budget": 70}, tmp_path / "run")
+    with monkeypatch.context() as patch:  # in the middle of a step
+        patch.setattr(Posttrain, "_again", killed_at_entry(Posttrain._again, 2))
+        with pytest.raises(KilledError):
+            posttrain.run(config | {"budget": 70}, tmp_path / "run")
+    posttrain.run(config | {"budget": 70}, tmp_path / "run")
+    posttrain.run(config, tmp_path / "run")
+    same_run(tmp_path / "run", tmp_path / "whole")
+    saved = [torch.load(tmp_path / each / "checkpoints" / "last.ckpt", weights_only=True)
+             for each in ("run", "whole")]  # fmt: skip
+    for name, value in saved[0]["memory"].items():
+        other = saved[1]["memory"][name]
+        assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
+    steps = read_trace(tmp_path / "whole")["step"].nunique()
+    # a batch that the end cuts short is one that is not learnt from
+    assert saved[1]["global_step"] in (3 * steps, 3 * (steps - 1) + 1)
+
+
+def killed_at_entry(function, n):
+    entries = []
+
+    def call(*arguments):
+        entries.append(1)
+        if len(entries) == n:
+            raise KilledError
+        return function(*arguments)
+
+    return call
+
+
+# ---- molecules to begin with
+
+
+@pytest.fixture
+def seeded(config, tmp_path):
+    """A config whose memory begins with a file, by the lines of the file."""
+
+    def make(text, **options):
+        file = tmp_path / "seed.csv"
+        file.write_text(text)
+        memory = config["memory"] | {"seed": {"path": str(file), **options}}
+        return config | {"memory": memory, "budget": 60}
+
+    return make
+
+
+SEED = "SMILES,activity\nOCC,0.7\nC1CC1,0.2\nCCO,0.9\nCCBr,0.4\nNCCO,0\n"
+
+
+def test_seeds_with_rewards_cost_no_call(seeded, tmp_path):
+    config = seeded(SEED, reward="activity")
+    posttrain.run(config, tmp_path / "run")
+    trace = read_trace(tmp_path / "run")
+    first = trace[(trace["step"] == 0) & trace["is_replay"]]
+    assert dict(zip(first["canonical_smiles"], first["reward"], strict=True)) == {
+        "CCO": 0.7, "C1CC1": 0.2
+    }  # fmt: skip
+    assert first["call"].isna().all()
+    assert trace["call"].dropna().tolist() == list(range(1, 61))
+
+
+def test_seeds_without_rewards_cost_a_call_each(seeded, tmp_path, monkeypatch):
+    config = seeded(SEED) | ALL_ON
+    config["memory"] = seeded(SEED)["memory"]
+    posttrain.run(config, tmp_path / "whole")
+    trace = read_trace(tmp_path / "whole")
+    paid = trace[trace["is_replay"] & trace["call"].notna()]
+    assert paid["canonical_smiles"].tolist() == ["CCO", "C1CC1", "NCCO"]  # Br: not the prior's
+    assert paid["call"].tolist() == [1, 2, 3]
+    assert paid["reward"].gt(0).all()
+    assert trace["call"].dropna().tolist() == list(range(1, 61))
+    assert count(trace).calls == 57  # of the policy's own
+    sampled = trace[~trace["is_replay"]]
+    assert manifest_of(tmp_path / "whole")["results"]["samples"] == len(sampled)
+    for step in (0, 2):
         run_and_kill(monkeypatch, killed_at_step(step), config, tmp_path / "run")
     posttrain.run(config, tmp_path / "run")
     same_run(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "says"),
+    [
+        ("SMILES\nCCO\nC1CC\nCCN\n", {}, "seed.csv: line 3: no molecule (not parsable"),
+        ("SMILES,a\nCCO,\nCCN,2\n", {"reward": "a"}, "line 2: a is '', no number from 0 to 1; "),
+        ("SMILES,a\nCCO,1\n", {"reward": "b"}, "b"),
+        ("SMILES\n" + "\n".join("C" * n for n in range(1, 61)), {}, "60 molecules cost a call"),
+    ],
+)  # fmt: skip
+def test_a_seed_that_cannot_be_read_is_one_clear_error(
+    seeded, tmp_path, chemkl, capsys, text, options, says
+):
+    file = tmp_path / "c.yaml"
+    file.write_text(json.dumps(seeded(text, **options)))
+    assert chemkl("posttrain", file, "--out", tmp_path / "out") == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert says in line
+    assert not (tmp_path / "out").exists()

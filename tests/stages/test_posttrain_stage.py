@@ -376,10 +376,10 @@ def killed_at_step(number):
     def arrange(patch):
         original = Ledger.enter
 
-        def enter(self, step, rollout):
+        def enter(self, step, rollout, **how):
             if step == number:
                 raise KilledError
-            return original(self, step, rollout)
+            return original(self, step, rollout, **how)
 
         patch.setattr(Ledger, "enter", enter)
 

@@ -54,6 +54,14 @@ def same_run(one, other, *, exactly=True):
         torch.testing.assert_close(value, right[name], rtol=0, atol=atol)
 
 
+def test_two_processes_have_one_memory(config, tmp_path):
+    config |= {"memory": {"capacity": 60, "rows": 7}, "updates_per_batch": 2, "augment": True}
+    posttrain.run(config, tmp_path / "two")
+    posttrain.run(config | ONE, tmp_path / "one")
+    same_run(tmp_path / "one", tmp_path / "two", exactly=False)
+    assert read_trace(tmp_path / "two")["is_replay"].sum() > 20
+
+
 def test_two_processes_make_the_run_of_one(config, tmp_path, capfd):
     posttrain.run(config, tmp_path / "two")
     told = capfd.readouterr().err

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from rdkit import Chem
 
 from chemkl.config.filters import MurckoFilterConfig
 from chemkl.losses import ESTIMATORS as LOSSES
@@ -59,14 +60,14 @@ def make_module(tiny_prior, tmp_path):
 def fit(tmp_path):
     """Train for some steps at most; returns the trace."""
 
-    def run(module, n_steps, **settings):
+    def run(module, n_steps, updates=1, **settings):
         with quiet():
             trainer = lightning.Trainer(
                 max_epochs=1, accelerator="cpu", enable_checkpointing=False,
                 enable_progress_bar=False, enable_model_summary=False,
                 **{"logger": False, **settings},
             )  # fmt: skip
-            trainer.fit(module, StepLoader(n_steps))
+            trainer.fit(module, StepLoader(n_steps, updates))
         module.trace.cut()
         return read_trace(tmp_path)
 
@@ -361,6 +362,83 @@ def test_clipping_leaves_a_learned_log_z_out(make_module, fit, algorithm, monkey
     assert seen["log_z"] == 1e6
     bounded = {"norm": "norm", "value": "largest"}[algorithm]
     assert seen[bounded] == pytest.approx(1e-3, rel=1e-3)
+
+
+# ---- several updates a batch
+
+
+GRPO = {"estimator": "grpo", "estimator_options": {"clip": 0.02, "normalise": False}}
+
+
+@pytest.mark.parametrize("estimator", [{"estimator": "log_variance"}, GRPO], ids=["lv", "grpo"])
+def test_further_updates_are_of_the_same_batch_by_the_policy_of_now(
+    make_module, fit, tiny_prior, estimator
+):
+    module = make_module({**GIBBS, **estimator}, seed=5, updates=3, learning_rate=1e-2)
+    trace = fit(module, 1, 3)
+    assert len(trace) == 16
+
+    policy, prior = load_policy(tiny_prior), load_policy(tiny_prior)
+    drawn = policy.sample(16, stream(5, 0))
+    reward = torch.tensor(trace["reward"].to_numpy())
+    goal = (prior.logp_tokens(drawn.tokens) + 20 * reward).detach()
+    then = policy.logp_tokens(drawn.tokens).detach()
+    optimizer = torch.optim.Adam(policy.parameters(), lr=1e-2)
+    for _ in range(3):
+        lp = policy.logp_tokens(drawn.tokens)
+        if estimator is GRPO:
+            score = ((goal - lp) / 20).detach()
+            score = score - score.mean()
+            ratio = (lp - then).exp()
+            loss = -torch.minimum(ratio * score, ratio.clamp(0.98, 1.02) * score).mean()
+        else:
+            loss = (goal - lp).var()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    # Adam's first step is rate x sign(gradient), also where that is near 0: see above
+    off = [
+        (module.policy.state_dict()[n] - value).abs() for n, value in policy.state_dict().items()
+    ]
+    assert torch.cat([each.flatten() for each in off]).quantile(0.99) < 1e-4
+
+
+def test_further_updates_may_have_other_spellings_and_one_log_pi_ref_a_molecule(
+    make_module, fit, tiny_prior, monkeypatch
+):
+    policy = load_policy(tiny_prior)
+
+    def spell(smiles):  # it knows no branches
+        return None if {"(", "="} & {*smiles} else policy.vocabulary.encode(smiles)
+
+    module = make_module({**MARA, "estimator": "log_variance"}, updates=2, spell=spell)
+    seen = []
+    original = module._spelled
+    monkeypatch.setattr(
+        module, "_spelled", lambda *a: seen.append((a[0], *original(*a))) or seen[-1][1:]
+    )
+    trace = fit(module, 4, 2)
+    assert len(seen) == 4
+    assert module.n_unspelled > 0
+    assert sum((~kept).sum().item() for _, _, kept in seen) == module.n_unspelled
+    others = 0
+    for batch, token_BT, kept in seen:
+        whole = [s for s, k in zip(batch.canonical, kept.tolist(), strict=True) if k]
+        for canonical, sampled, ids in zip(
+            whole, batch.tokens[kept].tolist(), token_BT.tolist(), strict=True
+        ):
+            text = policy.vocabulary.decode(ids)
+            if canonical is None:  # what is no molecule stays
+                assert text == policy.vocabulary.decode(sampled)
+            else:
+                assert Chem.CanonSmiles(text) == canonical
+                others += text != policy.vocabulary.decode(sampled)
+    assert others > 2
+    valid = trace[trace["valid"]]
+    known = [spell(s) is not None for s in valid["canonical_smiles"]]
+    assert (valid["smiles"] != valid["canonical_smiles"])[known].any()
+    of_molecules = load_policy(tiny_prior).logp(valid["canonical_smiles"][known].tolist())
+    np.testing.assert_allclose(valid["logp_ref"][known], of_molecules.detach(), rtol=0, atol=1e-4)
 
 
 # ---- the end
