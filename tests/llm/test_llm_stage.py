@@ -454,6 +454,13 @@ def test_a_last_batch_that_is_no_multiple_of_the_prompts_ends_the_run(
     assert Manifest.load(tmp_path / "run").ended_by == "budget"
 
 
+def test_a_target_moves_by_its_schedule(config, tmp_path):
+    schedule = {"tau": {"kind": "staircase", "by": "steps", "at": [2], "values": [0.5]}}
+    target = config["target"] | {"schedule": schedule}
+    posttrain_llm.run(config | {"target": target, "max_steps": 4, "track": None}, tmp_path)
+    assert read_trace(tmp_path).groupby("step")["tau"].first().tolist() == [1, 1, 0.5, 0.5]
+
+
 def test_a_run_ends_by_its_mean_reward_where_it_is_told_to(config, tmp_path):
     callbacks = config["callbacks"] | {"terminate": {"mean_reward": 0, "min_steps": 2}}
     posttrain_llm.run(config | {"callbacks": callbacks, "track": None}, tmp_path / "run")

@@ -152,8 +152,16 @@ def test_each_process_scores_a_share_and_no_molecule_twice(config, tmp_path):
         {"max_samples": 40},
         {"memory": {"draw": "hits"}},
         {"stages": [{"until": {"samples": 32}}, {"estimator": "rloo", "learning_rate": 1e-3}]},
+        {"stages": [
+            {"reward": {"components": [{"kind": "csp3_fraction"}]}, "estimator": "msc",
+             "until": {"samples": 32}},
+            {"until": {"calls": 15}},
+            {"learning_rate": 1e-3},
+         ],
+         "target": {"kind": "mara", "beta": 0.05, "tau": 0.3,
+                    "schedule": {"tau": {"kind": "quantile", "quantile": 0.5, "steps": 2}}}},
     ],
-    ids=["msc", "trajectory_balance", "prior", "shaper", "cut", "memory", "stages"],
+    ids=["msc", "trajectory_balance", "prior", "shaper", "cut", "memory", "stages", "curriculum"],
 )  # fmt: skip
 def test_so_do_other_kinds_of_run(config, tmp_path, changes):
     posttrain.run(config | changes, tmp_path / "two")
