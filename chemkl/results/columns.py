@@ -68,8 +68,9 @@ is_replay bool: Whether the row comes from the memory (replayed, or a seed), and
 """)
 _TEXT = _fields("""
 group int32: Number of the prompt, from 0; its rows share anchor and baseline.
-prompt string: The prompt's last message; all of it where that is not unique.
-completion string: What the model wrote, without the end token.
+prompt string: The prompt's last message; all of it where that is not unique. With a generator the
+  part that the molecule holds, as in the config.
+completion string: What the model wrote, without the end token; rounds of a generator joined by |.
 answer string: What was read out of the completion: an answer, or a SMILES as it is written there.
   Null: no valid one in it.
 """)
@@ -85,7 +86,8 @@ beta float64: The target's beta in this step.
 _IN_TEXT = _in_words("""
 call: 1-based index of the oracle call that this row spent: the first scoring of an answer to its
   prompt, or of a valid canonical SMILES, in the run. Null: no call spent (invalid, or a repeat).
-smiles: SMILES as the completion has it; empty where none was found or looked for.
+smiles: SMILES as the completion has it; empty where none was found or looked for. With a generator
+  the whole molecule.
 canonical_smiles: RDKit canonical SMILES. Null: invalid, or none was looked for.
 valid: Whether the completion has an end and a valid answer, or a SMILES that RDKit reads.
 reason: Why the row is invalid or what could not be scored. Null: nothing went wrong.
