@@ -55,7 +55,7 @@ CHANGES = [
     # the first entry is at the start; 2 and 3 are at the changes
     *moments("chemkl.training.curriculum:Curriculum.begin", [2, 3], ["before", "after"]),
     *moments("chemkl.rewards.scoring:_answers", [60, 90]),
-    *moments("torch:Tensor.backward", [5, 7]),
+    *moments("torch:Tensor.backward", [5, 6]),
     *moments("lightning:Trainer.save_checkpoint", [1, 2, 3], ["half", "after"]),
 ]
 FURTHER = [  # of a run with a memory and three updates a batch, in other spellings
