@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from chemkl.bench.steps import prior_path, reward_model
 from chemkl.config.filters import FILTERS
@@ -92,9 +93,9 @@ def filling(draw: str, purge: str) -> list[float]:
             Molecule(name, name, scaffold, reward, -30.0, "policy", tokens)
             for name, scaffold, reward in zip(names, scaffolds, rewards.tolist(), strict=True)
         ]
-        rows["smiles"] = names
+        sampled = torch.ones(BATCH, 40, dtype=torch.int64)
         began = time.process_time()
-        memory.draw(step, rows)
+        memory.draw(step, names, sampled)
         memory.add(new)
         found.append((time.process_time() - began) * 1e3)
     looked = [min(n // BATCH, len(found)) for n in SHOWN]

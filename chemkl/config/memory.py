@@ -33,7 +33,7 @@ class MemoryConfig(Config):
     """
 
     capacity: int = Field(1000, ge=1)
-    """Molecules that it keeps at most, 1 or more. 100 in Augmented Memory and REINVENT4."""
+    """Molecules that it keeps at most, 1 or more. 100 in Augmented Memory."""
     rows: int | None = Field(None, ge=1)
     """Molecules that join each sampled batch, at most capacity; null: half of batch_size. Fewer
     join while there are fewer to draw."""
@@ -49,4 +49,4 @@ class MemoryConfig(Config):
     """Molecules for which the diversity filter no longer pays anything leave first (the selective
     memory purge of Augmented Memory)."""
     seed: MemorySeed | None = Field(None, exclude_if=lambda seed: seed is None)
-    """Molecules that it begins with; null: none."""
+    """Molecules that it begins with, in a run of stages that of the first one alone; null: none."""

@@ -57,7 +57,7 @@ class StaircaseSchedule(Config):
     kind: Literal["staircase"]
     """At given calls or steps there is another value."""
     by: Literal["calls", "steps"] = "calls"
-    """What is counted, from the beginning of the run, or of the stage."""
+    """What is counted, from the beginning of the run, or of the first stage with this objective."""
     at: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
     """So many calls, or steps, are made when each of the values begins; rising. Until the first
     there is the target's own."""

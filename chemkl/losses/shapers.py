@@ -402,7 +402,7 @@ def rnd(
     Random network distillation (Burda et al., arXiv 1810.12894), for molecules as an intrinsic
     reward beside that of the task by Svensson et al., arXiv 2410.10431. The bonus is added to the
     reward before its baseline: A + weight (novelty - mean of the others'), 0 for rows that are no
-    hits. The predictor makes one step of Adam a batch, on its hits.
+    hits. The predictor makes one step of Adam an update, on its hits.
 
     Deviations:
         1. The networks read features, of a molecule its Morgan fingerprint, not the tokens.

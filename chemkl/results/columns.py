@@ -78,7 +78,7 @@ answer string: What was read out of the completion: an answer, or a SMILES as it
 _FURTHER = {field.name: field for field in _fields("""
 stage int32: Stage of the run that sampled this row, from 1.
 final_reward bool: Whether the reward is that of the last stage, by which the run is evaluated.
-tau float64: Reward from which on the target counted a row as a hit in this step. Null: it has none.
+tau float64: Reward from which on a row was a hit in this step. Null: none, or a batch's quantile.
 beta float64: The target's beta in this step.
 """)}  # fmt: skip
 """What runs of several stages, and those whose target moves, have besides, behind row."""

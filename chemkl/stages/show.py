@@ -435,7 +435,7 @@ def _no_tau(run: inspection.RunTrace) -> str:
     config = at_the_end(run.manifest.config) if run.manifest else {}
     target: Mapping[str, Any] = config.get("target") or {}
     quantile, floor = target.get("tau_quantile"), target.get("tau_floor")
-    if target.get("schedule"):
+    if (target.get("schedule") or {}).get("tau"):
         return "tau moves along the run: see the column tau; --threshold R counts"
     if quantile is None:
         return "no fixed tau is known: give --threshold"

@@ -138,11 +138,14 @@ class Memory:
         if excess > 0:
             self._remove(self._least(excess))
 
-    def draw(self, step: int, batch: pd.DataFrame | None = None) -> Drawn:
+    def draw(
+        self, step: int, canonical: Iterable[str | None] = (), token_BT: Tensor | None = None
+    ) -> Drawn:
         """Draw molecules to join a batch, none twice; all that can be drawn if they are too few.
 
         Systematic sampling (Madow 1949): each molecule is drawn with a chance in proportion to its
-        weight, or certainly where that is above 1, exactly.
+        weight, or certainly where that is above 1, exactly. With the canonical SMILES of a batch
+        and its token_BT, the chances of its rows come first.
         """
         paid_N = self.paid()
         chance_N = inclusion(self._weights(paid_N), self._rows)
@@ -153,15 +156,19 @@ class Memory:
         at = np.searchsorted(upto_N, numbers.random() + np.arange(n), side="right")
         drawn = np.unique(order_N[np.minimum(at, len(self) - 1)])
         chosen = [self._molecules[place] for place in drawn]
-        chance = [] if batch is None else self._chances(batch, chance_N)
+        chance = [] if token_BT is None else self._chances(canonical, token_BT, chance_N)
         both = torch.tensor([*chance, *chance_N[drawn].tolist()], dtype=torch.float64)
         return Drawn(chosen, torch.from_numpy(paid_N[drawn]), both)
 
-    def _chances(self, batch: pd.DataFrame, chance_N: np.ndarray) -> list[float]:
+    def _chances(
+        self, canonical: Iterable[str | None], token_BT: Tensor, chance_N: np.ndarray
+    ) -> list[float]:
         chances = []
-        for smiles, canonical in zip(batch["smiles"], batch["canonical_smiles"], strict=True):
-            place = self._place.get(canonical)
-            is_same = place is not None and self._molecules[place].smiles == smiles
+        for name, ids in zip(canonical, token_BT.tolist(), strict=True):
+            place = self._place.get(name) if isinstance(name, str) else None
+            own = () if place is None else self._molecules[place].tokens
+            # another spelling, or the same in other tokens, is not what the memory would give
+            is_same = place is not None and tuple(ids[: len(own)]) == own
             chances.append(float(chance_N[place]) if is_same else 0.0)
         return chances
 
@@ -271,10 +278,11 @@ and of its scaffold here, and when it was added."""
 def inclusion(weight_N: np.ndarray, n: int) -> np.ndarray:
     """The chance of each of N to be among n that are drawn: in proportion to weight, 1 at most."""
     chance_N, free_N = np.zeros(len(weight_N)), weight_N > 0
-    if free_N.sum() <= n:
+    able = int(free_N.sum())
+    if able <= n:
         return free_N.astype(float)
     while True:
-        left = n - np.count_nonzero(chance_N == 1)
+        left = n - (able - int(free_N.sum()))  # less those that are drawn for certain
         chance_N[free_N] = left * weight_N[free_N] / weight_N[free_N].sum()
         over_N = chance_N > 1
         if not over_N.any():

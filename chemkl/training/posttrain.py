@@ -141,7 +141,7 @@ class Posttrain(lightning.LightningModule):
                 self._builder.ask_ahead(rollout, self.ranks)
             # 2. score: a row a sequence, its call counted, its reward filtered for diversity
             rows = self.ledger.enter(step, rollout)
-            drawn = self._drawn(step, rows) if learns else None
+            drawn = self._drawn(step, rows, rollout) if learns else None
             # 3. ask the policy and the prior for log p
             inputs = self._builder.build(
                 rollout, rows, step, self.ranks, learns=learns, drawn=drawn
@@ -309,11 +309,11 @@ class Posttrain(lightning.LightningModule):
         )
         return rows
 
-    def _drawn(self, step: int, rows: pd.DataFrame) -> Drawn | None:
+    def _drawn(self, step: int, rows: pd.DataFrame, rollout: Rollout) -> Drawn | None:
         """Draw what joins a batch from the memory; None where there is nothing to draw."""
         if self.memory is None:
             return None
-        return self.memory.draw(step, rows) or None
+        return self.memory.draw(step, rows["canonical_smiles"], rollout.tokens) or None
 
     def _target(self, inputs: LossInputs) -> TargetOutput:
         return self.objective.target(inputs.logp_ref, inputs.reward, inputs.group)
@@ -380,7 +380,7 @@ class Posttrain(lightning.LightningModule):
         """Add the step that comes next and what is remembered from batch to batch."""
         checkpoint["next_step"] = self.next_step
         checkpoint["stage"] = self._stage
-        # under two keys, as runs were begun before there were stages
+        # under two keys: a checkpoint may have the first alone
         checkpoint["objective"], *later = [one.state_dict() for one in self._objectives]
         checkpoint["later_objectives"] = later
         checkpoint["carried"] = self._builder.state_dict()

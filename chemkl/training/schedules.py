@@ -1,7 +1,8 @@
 """Schedules: tau and beta of a target as functions of how far a run is and what it was paid.
 
 Each is a function of the rows of the trace before a step, so that a run that goes on has the same
-values. With t the calls, or steps, made so far in the stage, and R the rewards as they are paid:
+values. With t the calls, or steps, made since the first stage with this objective began, and R the
+rewards as they are paid:
 
 - staircase: v_t = values[k], k the last with at[k] <= t; before the first the target's own;
 - quantile over steps: tau_t = max(tau_{t-1}, Q_q(R of the samples of the last n steps));
@@ -82,6 +83,5 @@ class Schedule:
 
     def add(self, rows: pd.DataFrame) -> None:
         """Take in the rows of a step."""
-        sampled = sampled_rows(rows)
         for one in self._of.values():
-            one.add(sampled)
+            one.add(rows if isinstance(one, Staircase) else sampled_rows(rows))

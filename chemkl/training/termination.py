@@ -44,11 +44,11 @@ class Termination(Callback):
         """Take in the rows of an interrupted run, or of a step."""
         for _, step in rows.groupby("step"):
             if not self.ended_by:
-                self._add(sampled_rows(step))
+                self._add(sampled_rows(step), int(step["call"].count()))
 
-    def _add(self, rows: pd.DataFrame) -> None:
+    def _add(self, rows: pd.DataFrame, n_calls: int) -> None:
         paid = rows["call"].notna()
-        new = {"steps": 1, "calls": int(paid.sum()), "samples": len(rows)}
+        new = {"steps": 1, "calls": n_calls, "samples": len(rows)}
         new["hits"] = int((paid & rows["hit"].astype(bool)).sum())
         self.counts = {name: self.counts[name] + n for name, n in new.items()}
         self._means.append(float(rows["reward_filtered"].mean()))

@@ -130,9 +130,7 @@ def test_a_thousand_molecules_hold_their_part_and_are_valid_and_many(kind):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", GENERATORS)
 def test_post_training_raises_the_reward_of_molecules_that_hold_a_part(kind, tmp_path):
-    posttrain.run(
-        f"configs/posttrain/{kind}.yaml", tmp_path, overrides=["callbacks.progress_bar=false"]
-    )
+    posttrain.run(f"configs/posttrain/{kind}.yaml", tmp_path)
     trace = read_trace(tmp_path)
     quarter = (trace["step"].max() + 1) // 4
     early = trace[trace["step"] < quarter]["reward"]

@@ -172,11 +172,25 @@ def test_without_hits_scaffolds_are_those_of_all_molecules():
     )
 
 
-def test_the_chance_of_a_sampled_row_is_that_of_its_own_spelling():
+def test_the_chance_of_a_sampled_row_is_that_of_its_own_tokens():
     memory = memory_of([molecule("CCO", 0.8), molecule("CCN", 0.2)], rows=1, draw="uniform")
-    pairs = [("CCO", "CCO"), ("OCC", "CCO"), ("CCC", "CCC"), ("C(", None)]
-    rows = pd.DataFrame(pairs, columns=["smiles", "canonical_smiles"])
-    assert memory.draw(0, rows).chance.tolist() == [0.5, 0, 0, 0, 0.5]
+    canonical = ["CCO", "CCO", "CCO", "CCC", None]
+    own, other, longer = [1, 5, 6, 0, 0], [1, 6, 5, 0, 0], [1, 5, 6, 6, 0]
+    sampled = torch.tensor([own, other, longer, own, own])
+    assert memory.draw(0, canonical, sampled).chance.tolist() == [0.5, 0, 0, 0, 0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("weights", "n", "chances"),
+    [
+        ([6, 4, 1, 1], 3, [1, 1, 0.5, 0.5]),  # one comes to exactly 1 by computation
+        ([9, 1, 1, 1], 2, [1, 1 / 3, 1 / 3, 1 / 3]),
+        ([3, 0, 2], 5, [1, 0, 1]),
+        ([1, 1, 1, 1], 2, [0.5] * 4),
+    ],
+)
+def test_the_chances_come_to_as_many_as_are_drawn(weights, n, chances):
+    assert inclusion(np.array(weights, dtype=float), n) == pytest.approx(chances)
 
 
 # ---- the checkpoint

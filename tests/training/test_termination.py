@@ -50,6 +50,15 @@ def test_the_first_step_that_is_high_enough_ends_it(mean_reward, min_steps, last
     assert at_once.ended_by == ("mean_reward" if reached[-1] else "")
 
 
+def test_molecules_that_a_memory_began_with_count_as_calls_only():
+    rows = rows_of([[0.1, 0.2], [0.3, 0.4]])
+    rows.loc[0, "is_replay"] = True
+    ends = Termination(TerminationConfig(calls=4))
+    ends.restore(rows)
+    assert ends.ended_by == "calls"
+    assert ends.counts == {"steps": 2, "calls": 4, "samples": 3, "hits": 0}
+
+
 RISES = [[0.1, 0.2], [0.2, 0.4], [0.0, 0.4], [1.0, 0.0], [1.0, 0.4], [0.0, 0.0], [0.0, 0.0]]
 
 
