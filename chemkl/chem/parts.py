@@ -165,6 +165,11 @@ class Seed:
         read = read_molecule(smiles)
         if read.mol is None:
             raise InputError(f"molecule {smiles!r}: {read.reason}")
+        if any(atom.GetAtomicNum() == 0 for atom in read.mol.GetAtoms()):
+            raise InputError(
+                f"molecule {smiles!r} has an attachment point; generator: {{kind: decorate}} takes "
+                "such"
+            )
         self._mol: Chem.Mol = read.mol
         self._n_tokens = len(SMILES_TOKEN.findall(read.canonical_smiles or ""))
 
@@ -217,6 +222,15 @@ class Opened:
             raise InputError(
                 f"{molecule!r} has an attachment point on a stereocentre, whose configuration "
                 "would be lost; leave it unmarked"
+            )
+        if any(
+            bond.GetStereo() != Chem.BondStereo.STEREONONE
+            for atom in at
+            for bond in atom.GetNeighbors()[0].GetBonds()
+        ):
+            raise InputError(
+                f"{molecule!r} has an attachment point on a double bond whose configuration is "
+                "marked, and would be lost; leave it unmarked"
             )
         if any(atom.GetBonds()[0].GetBondType() != Chem.BondType.SINGLE for atom in at):
             raise InputError(

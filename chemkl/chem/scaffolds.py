@@ -51,8 +51,9 @@ class DecoratedScaffold:
     """Recognises molecules that are one scaffold, decorated at its attachment points only.
 
     The scaffold is a SMILES with ``*`` at its attachment points, in the order in which they stand
-    there, or numbered ``[*:0]``, ``[*:1]``, ... by reinvent-chemistry's convention. With
-    `one_point_an_atom` two of them on one atom are refused.
+    there, or numbered ``[*:0]``, ``[*:1]``, ... by reinvent-chemistry's convention; isotopes that
+    mark them, as in ``[1*]`` of BRICS, say nothing. With `one_point_an_atom` two of them on one
+    atom are refused.
     """
 
     def __init__(self, scaffold: str, *, one_point_an_atom: bool = False) -> None:
@@ -63,6 +64,8 @@ class DecoratedScaffold:
         if mol is None:
             raise InputError(f"scaffold {scaffold!r} is not a molecule: {read.reason}")
         points = [atom for atom in mol.GetAtoms() if atom.GetAtomicNum() == 0]
+        for atom in points:
+            atom.SetIsotope(0)
         if not any(atom.GetAtomMapNum() for atom in points):  # in the order of the SMILES
             AttachmentPoints().add_attachment_point_numbers(mol, canonicalize=False)
         points.sort(key=Chem.Atom.GetAtomMapNum)

@@ -4,7 +4,7 @@ import pytest
 from rdkit import Chem
 from reinvent_chemistry.library_design import BondMaker
 
-from chemkl.chem.parts import Opened, Pair, Scaffold, Seed, Walk
+from chemkl.chem.parts import Opened, Pair, Scaffold, Seed, Walk, Way
 from chemkl.config import InputError
 
 SCAFFOLDS = [
@@ -108,12 +108,23 @@ def test_a_seed_keeps_the_beginning_of_a_spelling_of_so_many_tokens():
     assert "kept" in seed.problem(way, "CCCCCC")
 
 
+def test_points_may_be_marked_by_isotopes_as_fragments_of_brics_are():
+    scaffold = Scaffold("[1*]c1ccccc1[16*]")
+    assert scaffold.problem(Way(""), "CCc1ccccc1Cl") is None
+    assert "fixed part" in scaffold.problem(Way(""), "CCc1ccccc1")
+    pair = Pair(["[4*]c1ccccc1", "[5*]N1CCOCC1"])
+    assert pair.problem(Way(""), "c1ccc(CCN2CCOCC2)cc1") is None
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
         (lambda: Scaffold("c1ccccc1"), "has no attachment point; write \\* where decorations sit"),
         (lambda: Scaffold("*c1cccc"), "is not a molecule: not parsable"),
         (lambda: Scaffold("C[C@H](*)N"), "point on a stereocentre, whose configuration"),
+        (lambda: Scaffold("c1ccc(/C=C/*)cc1"), "point on a double bond whose configuration"),
+        (lambda: Pair(["*/C=C/c1ccccc1", "*C"]), "point on a double bond whose configuration"),
+        (lambda: Seed("*CCO"), r"has an attachment point; generator: \{kind: decorate\}"),
         (lambda: Scaffold("*=C1CC1"), "point that is bound by more than a single bond"),
         (lambda: Pair(["*c1ccccc1", "*C*"]), r"fragment '\*C\*' has 2 attachment points"),
         (lambda: Pair(["*c1ccccc1", "CC"]), "'CC' has no attachment point"),
