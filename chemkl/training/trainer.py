@@ -572,7 +572,10 @@ class CallsBar(ProgressBar):
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, i: int
     ) -> None:
         """Take in the rows of the step, and move on."""
-        self.restore(module.recorded)  # type: ignore[arg-type]  # it is a Posttrain
+        rows: pd.DataFrame = module.recorded  # type: ignore[assignment]  # it is a Posttrain
+        if rows.empty:  # further updates of the step are to come
+            return
+        self.restore(rows)
         super().on_train_batch_end(trainer, module, outputs, batch, i)
 
     def state(self, _trainer: Trainer) -> tuple[int, str]:

@@ -571,6 +571,8 @@ def test_posttraining_counts_calls_or_samples_and_what_it_found(capsys, budget, 
     rows["is_replay"] = False
     bar.on_train_start(trainer_at(0), None)
     ledger.n_calls, ledger.n_samples = 300, 400
+    further = SimpleNamespace(recorded=rows.head(0))  # an update of the same step is to come
+    bar.on_train_batch_end(trainer_at(1), further, None, None, 0)
     bar.on_train_batch_end(trainer_at(1), SimpleNamespace(recorded=rows), None, None, 0)
     bar.on_train_end(trainer_at(1), None)
     found = ("2 hits, 2 scaffolds", "3 hits, 2 scaffolds")
