@@ -62,11 +62,11 @@ class Cleaner:
         smiles, setting = molecule.canonical_smiles, self.config.split
         if molecule.mol is None or smiles is None:
             return Clean(line, reason=molecule.reason)
-        tokens = tokenize(smiles)
+        tokens, kept = tokenize(smiles), self.config.tokens
         reserved = [mark for mark in (END, START) if mark in tokens]  # a quadruple bond is $
         if len(tokens) > self.config.max_tokens:
             reason = f"too many tokens: {len(tokens)}, at most {self.config.max_tokens}"
-        elif unknown := self._others(tokens):
+        elif unknown := sorted({*tokens} - {*kept}) if kept is not None else []:
             reason = f"rare token: {' '.join(unknown)}"
         elif reserved:
             reason = f"reserved token: {' '.join(reserved)} marks where a sequence ends"
@@ -78,11 +78,6 @@ class Cleaner:
             except MoleculeError as error:
                 reason = str(error)
         return Clean(line, reason=reason)
-
-    def _others(self, tokens: list[str]) -> list[str]:
-        """Tokens that are not among those that the config keeps."""
-        kept = self.config.tokens
-        return [] if kept is None else sorted({*tokens} - {*kept})
 
 
 def clean_lines(

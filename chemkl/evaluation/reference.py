@@ -37,7 +37,7 @@ from chemkl.config.evaluate import (
     StatisticsReference,
 )
 from chemkl.evaluation.samples import BITS_MOSES, RADIUS, Samples, read_samples
-from chemkl.files.molecules import Line, MoleculeFile, read_molecules
+from chemkl.files.molecules import Line, MoleculeFile
 from chemkl.results.wheels import MOLSETS, fetch_wheel, open_member
 
 BATCH = 256
@@ -300,8 +300,7 @@ def _reference(name: str, source: ReferenceSource, chemnet: ChemNet | None) -> R
             return from_statistics(name, read_statistics(stream, f"{wheel.name}:{member}"))
     if isinstance(source, StatisticsReference):
         return from_statistics(name, read_statistics(source.path, str(source.path)))
-    lines = _lines(source) if source.split else read_molecules(source.path, source.column)
-    return from_smiles(name, (line.smiles for line in lines if line.smiles), chemnet)
+    return from_smiles(name, (line.smiles for line in _lines(source) if line.smiles), chemnet)
 
 
 def read_statistics(source: Path | IO[bytes], name: str) -> dict[str, dict[str, Any]]:

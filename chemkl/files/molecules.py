@@ -107,8 +107,8 @@ class MoleculeFile:
         self, path: Path, column: str | int | None = None, keep: Literal[True] | Sequence[str] = ()
     ) -> None:
         self.path = path
-        self._column = column
-        with self._opened() as table:
+        self._rules = _rules(column)
+        with open_table(path, self._rules) as table:
             self._layout = _layout(table, column, keep)
             first = table.sample[self._layout.header :]
             named = any(_line(table, self._layout, row).name for row in first)
@@ -119,16 +119,8 @@ class MoleculeFile:
 
     def __iter__(self) -> Iterator[Line]:
         """Yield the lines in order."""
-        with self._opened() as table:
+        with open_table(self.path, self._rules) as table:
             yield from _lines(table, self._layout)
-
-    def _opened(self) -> Any:
-        return open_table(self.path, _rules(self._column))
-
-
-def read_molecules(path: Path, column: str | int | None = None) -> Iterator[Line]:
-    """Yield the lines of a file, see `MoleculeFile`."""
-    yield from MoleculeFile(path, column)
 
 
 def read_member(stream: IO[bytes], name: str, column: str | int, split: str) -> Iterator[Line]:

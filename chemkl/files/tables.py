@@ -310,15 +310,10 @@ def cells_of(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     """The cells of a column; text need not be good UTF-8."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    if not is_text(column.type):
+    if column.type not in TEXT_TYPES:
         return list(column.to_pylist())
     cells = column.cast(pa.large_binary()).to_pylist()
     return [None if cell is None else cell.decode("utf-8", "replace") for cell in cells]
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """Whether a column holds text, or bytes that may be text."""
-    return kind in TEXT_TYPES
 
 
 def refuse_same_names(names: Sequence[str], place: str) -> None:

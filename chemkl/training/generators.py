@@ -7,7 +7,7 @@ from typing import Any
 from chemkl.chem.parts import Pair, Scaffold, Seed
 from chemkl.config import InputError
 from chemkl.config.generator import AnaloguesConfig, DecorateConfig, LinkConfig
-from chemkl.files.molecules import read_molecules
+from chemkl.files.molecules import MoleculeFile
 from chemkl.policies import Constraint, Policy, Vocabulary, read_header
 from chemkl.policies.constrained import NOT_WRITTEN, spelt
 
@@ -23,7 +23,7 @@ def read_parts(config: AnyGenerator) -> list[Scaffold | Pair | Seed]:
     named: list[tuple[str, Any]]
     if isinstance(config.parts, Path):
         place = f"generator.{config.key}: {config.parts}"
-        lines = [(line.number, line.smiles or "") for line in read_molecules(config.parts)]
+        lines = [(line.number, line.smiles or "") for line in MoleculeFile(config.parts)]
         named = [(f"{place}:{number}", smiles) for number, smiles in lines]
     else:
         named = [(f"generator.{config.key}.{i}", part) for i, part in enumerate(config.parts)]

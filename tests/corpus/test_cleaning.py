@@ -205,7 +205,7 @@ def test_shares_that_leave_nothing_to_train_on_are_refused(test, valid):
 def cleaned(smiles, kind):
     split = {"kind": kind, "test": 0.3, "valid": 0.2}
     cleaner = Cleaner.from_config(PrepareConfig(source="moses", split=split))
-    return cleaner([Line(i, s, "train") for i, s in enumerate(smiles, 1)])
+    return cleaner(lines_of(smiles))
 
 
 def test_no_scaffold_is_in_two_splits(real_smiles):

@@ -17,7 +17,7 @@ import pytest
 from rdkit import Chem
 
 from chemkl.config import InputError, paths
-from chemkl.files.molecules import Line, MoleculeFile, read_molecules
+from chemkl.files.molecules import Line, MoleculeFile
 
 PACKERS = {
     ".gz": gzip.compress,
@@ -44,15 +44,15 @@ def write(folder, name, content):
 
 
 def read(path, column=None):
-    return [(line.number, line.smiles) for line in read_molecules(path, column)]
+    return [(line.number, line.smiles) for line in MoleculeFile(path, column)]
 
 
 def smiles(path, column=None):
-    return [line.smiles for line in read_molecules(path, column)]
+    return [line.smiles for line in MoleculeFile(path, column)]
 
 
 def rows(path, column=None):
-    return [(line.smiles, line.name) for line in read_molecules(path, column)]
+    return [(line.smiles, line.name) for line in MoleculeFile(path, column)]
 
 
 # ---- formats
@@ -84,7 +84,7 @@ def test_parquet_files(tmp_path):
     assert read(path) == read(path, 1) == [(1, "N"), (2, None)]
     assert read(path, "x") == [(1, "a"), (2, "")]
     assert read(path, "id") == [(1, "1"), (2, "2")]
-    assert [line.reason for line in read_molecules(path)] == [None, "missing: the cell is null"]
+    assert [line.reason for line in MoleculeFile(path)] == [None, "missing: the cell is null"]
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_text_of_any_arrow_type(tmp_path, kind):
 
 def test_json_lines(tmp_path):
     text = '{"id": 1, "smiles": "CCO"}\n\nnot\n[1]\n{"smiles": null}\n{"x": 1}\n'
-    lines = list(read_molecules(write(tmp_path, "a.jsonl", text)))
+    lines = list(MoleculeFile(write(tmp_path, "a.jsonl", text)))
     assert [(line.number, line.smiles, line.name) for line in lines] == [
         (1, "CCO", "1"), *((n, None, None) for n in (3, 4, 5, 6))
     ]  # fmt: skip
@@ -183,7 +183,7 @@ READINGS = {
 @pytest.mark.parametrize(("name", "content", "lines", "said"), READINGS.values(), ids=[*READINGS])
 def test_what_is_read_and_said(tmp_path, capsys, name, content, lines, said):
     path = write(tmp_path, name, content)
-    found = [(line.number, line.smiles, line.name) for line in read_molecules(path)]
+    found = [(line.number, line.smiles, line.name) for line in MoleculeFile(path)]
     assert found == lines
     err = capsys.readouterr().err
     assert said in err
@@ -275,7 +275,7 @@ def test_encodings_are_understood(tmp_path, encoding, name):
 
 
 def test_a_file_gives_no_split_of_its_own_and_columns_need_not_be_exact(tmp_path):
-    assert list(read_molecules(write(tmp_path, "a.smi", "C\n"))) == [Line(1, "C", "train")]
+    assert list(MoleculeFile(write(tmp_path, "a.smi", "C\n"))) == [Line(1, "C", "train")]
     assert smiles(write(tmp_path, "a.csv", "id, Product \n1,CC\n"), "product") == ["CC"]
     assert smiles(write(tmp_path, "a.csv", "CCO,CC\nCN,CO\n"), 1) == ["CC", "CO"]
     assert smiles(write(tmp_path, "a.csv", "smiles,SMILES\nCCO,CC\n"), 1) == ["CC"]
@@ -396,7 +396,7 @@ def test_truncated_and_foreign_archives(tmp_path, ending):
 def test_an_archive_of_one_line_takes_little_memory(tmp_path, opener):
     """A line has no end before the file has; 70 MB are more than a line may have."""
     short = write(tmp_path, "a.smi.gz", "CCO\n" + "C" * (2**20 + 5) + "\nN\n")
-    first, long, last = read_molecules(short)
+    first, long, last = MoleculeFile(short)
     assert (first.smiles, long.smiles, last.smiles, last.number) == ("CCO", None, "N", 3)
     assert long.reason == "too long: the line has more than 1,048,576 characters"
     path = tmp_path / "long.smi"
@@ -417,10 +417,10 @@ READ_AND_MEASURE = """
 import resource, sys
 from pathlib import Path
 from chemkl.config import InputError
-from chemkl.files.molecules import read_molecules
+from chemkl.files.molecules import MoleculeFile
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
-    list(read_molecules(Path(sys.argv[1])))
+    list(MoleculeFile(Path(sys.argv[1])))
 except InputError as error:
     print(error)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 2**10)

@@ -27,7 +27,7 @@ from chemkl.corpus.files import read_split, read_vocabulary
 from chemkl.evaluation.reference import read_statistics
 from chemkl.evaluation.samples import read_samples
 from chemkl.evaluation.text_samples import read_text_file
-from chemkl.files.molecules import read_molecules
+from chemkl.files.molecules import MoleculeFile
 from chemkl.policies import load_policy
 from chemkl.results import Manifest, read_trace
 from chemkl.results.inspection import open_run, tables_of
@@ -205,7 +205,7 @@ def _samples(path: Path) -> None:
 
 
 def _lines(path: Path) -> None:
-    list(read_molecules(path))
+    list(MoleculeFile(path))
 
 
 def _references(path: Path) -> None:

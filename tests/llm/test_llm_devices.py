@@ -6,8 +6,7 @@ import os
 import lightning
 import pandas as pd
 import pytest
-import torch
-from safetensors.torch import load_file
+from runs import KilledError, assert_same_run
 
 from chemkl.results import read_trace
 from chemkl.stages import posttrain_llm
@@ -40,26 +39,12 @@ def config(short_run):
     )
 
 
-def same_run(one, other, *, exactly):
-    """The trace, what is tracked of the answers, and the weights: to the bit or to rounding."""
-    tolerance = {"check_exact": True} if exactly else {"rtol": 0, "atol": 1e-3}
-    pd.testing.assert_frame_equal(read_trace(one), read_trace(other), **tolerance)
-    tables = (pd.read_parquet(out / "answers.parquet") for out in (one, other))
-    pd.testing.assert_frame_equal(*tables, **tolerance)
-    left, right = (
-        load_file(next((out / "checkpoints").rglob("*.safetensors"))) for out in (one, other)
-    )
-    for name, value in left.items():
-        atol = 0 if exactly else 1e-3
-        torch.testing.assert_close(value, right[name], rtol=0, atol=atol)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("adapter", [{"kind": "lora", "r": 4, "alpha": 8}, "full"])
 def test_two_processes_make_the_run_of_one(config, tmp_path, adapter):
     posttrain_llm.run(config | {"adapter": adapter}, tmp_path / "two")
     posttrain_llm.run(config | {"adapter": adapter} | ONE, tmp_path / "one")
-    same_run(tmp_path / "one", tmp_path / "two", exactly=False)
+    assert_same_run(tmp_path / "one", tmp_path / "two", exactly=False)
     manifest = json.loads((tmp_path / "two" / "manifest.json").read_text())
     assert (manifest["status"], manifest["precision"]["devices"]) == ("complete", 2)
     assert manifest["results"]["steps"] == 7
@@ -83,9 +68,6 @@ def test_each_process_asks_the_function_about_a_share(config, tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_bit(config, tmp_path, monkeypatch):
-    class KilledError(BaseException):
-        """Ends this process's part as a signal would."""
-
     class Kill(lightning.Callback):
         def on_train_batch_end(self, trainer, *_):
             if trainer.global_step == 5:
@@ -102,4 +84,4 @@ def test_a_killed_run_resumes_to_the_bit(config, tmp_path, monkeypatch):
         with pytest.raises(KilledError):
             posttrain_llm.run(config, tmp_path / "run")
     posttrain_llm.run(config, tmp_path / "run")
-    same_run(tmp_path / "whole", tmp_path / "run", exactly=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "run")

@@ -2,13 +2,10 @@
 
 import json
 
-import pandas as pd
 import pytest
 import torch
 from kills import Forks, Moment, check_kill, moments
-from safetensors.torch import load_file
-
-from chemkl.results import read_trace
+from runs import assert_same_run
 
 MOMENTS = [
     *moments("chemkl.llm.policy:HfPolicy.complete", [2, 5]),  # sampling
@@ -48,14 +45,11 @@ def whole(forks, config, tmp_path_factory):
 
 def same(one, other):
     """Bit for bit: trace, answers, adapter, checkpoint, counts."""
-    pd.testing.assert_frame_equal(read_trace(one), read_trace(other), check_exact=True)
-    tables = [pd.read_parquet(out / "answers.parquet") for out in (one, other)]
-    pd.testing.assert_frame_equal(*tables, check_exact=True)
+    assert_same_run(one, other)
     states, results = [], []
     for out in (one, other):
         saved = torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)
-        adapter = load_file(next((out / "checkpoints" / "adapter").glob("*.safetensors")))
-        states.append([adapter, saved["state_dict"], saved["optimizer_states"]])
+        states.append([saved["state_dict"], saved["optimizer_states"]])
         manifest = json.loads((out / "manifest.json").read_text())
         results.append([manifest[key] for key in ("status", "ended_by", "results")])
     torch.testing.assert_close(*states, rtol=0, atol=0)

@@ -381,22 +381,27 @@ def test_no_completions_are_a_rollout_without_rows(make_policy):
         assert getattr(some, name).dtype == getattr(drawn, name).dtype
 
 
-@pytest.mark.parametrize("n", [-3, 7])
-def test_a_number_that_cannot_be_dealt_is_refused_with_what_can(make_policy, n):
-    message = f"^{n} completions cannot be dealt evenly to 3 prompts; give a multiple of 3$"
-    with pytest.raises(ValueError, match=message):
-        make_policy(*PROMPTS).sample(n)
+DEALT = "completions cannot be dealt evenly to 3 prompts; give a multiple of 3$"
 
 
-@pytest.mark.parametrize("prompt", [3, -1])
-def test_a_prompt_that_there_is_not(make_policy, prompt):
-    with pytest.raises(ValueError, match=f"^prompt = {prompt}, but prompts are numbered from 0 to"):
-        make_policy(*PROMPTS).logp(["1"], prompt=prompt)
-
-
-def test_one_string_is_not_taken_for_its_characters(make_policy):
-    with pytest.raises(TypeError, match=r"^expected several texts: write \['12'\]$"):
-        make_policy().logp("12")
+@pytest.mark.parametrize(
+    ("ask", "raised", "message"),
+    [
+        (lambda policy: policy.sample(-3), ValueError, f"^-3 {DEALT}"),
+        (lambda policy: policy.sample(7), ValueError, f"^7 {DEALT}"),
+        (
+            lambda policy: policy.logp(["1"], prompt=3),
+            ValueError,
+            "^prompt = 3, but .* from 0 to 2",
+        ),
+        (lambda policy: policy.logp(["1"], prompt=-1), ValueError, "^prompt = -1, but prompts are"),
+        # one string is not taken for its characters
+        (lambda policy: policy.logp("12"), TypeError, r"^expected several texts: write \['12'\]$"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(make_policy, ask, raised, message):
+    with pytest.raises(raised, match=message):
+        ask(make_policy(*PROMPTS))
 
 
 # ---- what the objective is given

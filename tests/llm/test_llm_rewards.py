@@ -94,19 +94,6 @@ def test_an_answer_is_read(parse, completion, answer):
     assert build_reader(parse)(completion) == answer
 
 
-@pytest.mark.parametrize(
-    ("parse", "message"),
-    [
-        ("stict", "'stict' is neither strict nor lenient, .* has 0 groups"),
-        (r"(\d)(\d)", "this one has 2 groups"),
-        ("(", "neither strict nor lenient, nor a regular expression"),
-    ],
-)
-def test_a_bad_way_to_read_is_refused(parse, message):
-    with pytest.raises(ValueError, match=message):
-        reward_of(kind="answers", valid=["1"], parse=parse)
-
-
 # ---- answers
 
 
@@ -148,18 +135,21 @@ def test_the_budget_is_spent_exactly():
 
 
 @pytest.mark.parametrize(
-    ("valid", "message"),
+    ("settings", "message"),
     [
-        ([True, False], r'true without quotes is a truth value, .*quote it .*"true" or "True"'),
-        ([1.0], r"1\.0 is a number that can be written in several ways: quote it"),
-        (["1", ""], r"an empty completion is read as no answer: leave the empty answer out"),
-        ([None], "valid string"),
-        ([1, "1"], "1: given more than once"),
+        ({"parse": "stict"}, "'stict' is neither strict nor lenient, .* has 0 groups"),
+        ({"parse": r"(\d)(\d)"}, "this one has 2 groups"),
+        ({"parse": "("}, "neither strict nor lenient, nor a regular expression"),
+        ({"valid": [True, False]}, r'true without quotes .* value, .*quote it .*"true" or "True"'),
+        ({"valid": [1.0]}, r"1\.0 is a number that can be written in several ways: quote it"),
+        ({"valid": ["1", ""]}, "an empty completion is read as no answer: leave the empty"),
+        ({"valid": [None]}, "valid string"),
+        ({"valid": [1, "1"]}, "1: given more than once"),
     ],
 )
-def test_what_is_no_text_is_no_answer(valid, message):
+def test_answers_that_cannot_be_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        reward_of(kind="answers", valid=valid)
+        reward_of(**{"kind": "answers", "valid": ["1"]} | settings)
 
 
 def test_quoted_truth_values_and_zeros_are_answers():
@@ -325,41 +315,33 @@ def test_a_resumed_ledger_asks_nothing_again_and_goes_on_counting(function, tmp_
     assert (reward.failures["score"].asked, reward.failures["score"].failed) == (3, 1)
 
 
+TUNED = "prompt, completion, factor: float = 1.0"
+
+
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("signature", "settings", "message"),
     [
-        ({"function": "nowhere.py:score"}, "^reward.function: no such file or folder: .*nowhere"),
-        ({"function": "score"}, "^reward.function: 'score' names no function; write"),
-        ({"parameters": {"faktor": 2}}, r"^reward\.parameters\.faktor: .*did you mean 'factor'\?"),
-        (
-            {"parameters": {"factor": "x", "prompt": "y"}},
-            r"^reward\.parameters\.factor: should be a number \(got 'x'\)\n"
-            r"reward\.parameters\.prompt: not a known key",
-        ),
+        (TUNED, {"function": "nowhere.py:score"}, "^reward.function: no such file .*nowhere"),
+        (TUNED, {"function": "score"}, "^reward.function: 'score' names no function; write"),
+        (TUNED, {"parameters": {"faktor": 2}}, r"^reward\.parameters\.faktor: .* mean 'factor'\?"),
+        (TUNED, {"parameters": {"factor": "x", "prompt": "y"}},
+         r"^reward\.parameters\.factor: should be a number \(got 'x'\)\n"
+         r"reward\.parameters\.prompt: not a known key"),
+        ("prompt, completion", {"parameters": {"factor": 2}},
+         r"^reward\.parameters: .*nothing but the prompt and the completion \(got factor"),
+        ("prompt", {}, r"^reward\.function: .* takes a prompt and a completion"),
     ],
-)
-def test_a_function_that_cannot_be_used_is_refused(function, settings, message):
-    place = function("return 1.0", "prompt, completion, factor: float = 1.0")
+)  # fmt: skip
+def test_a_function_that_cannot_be_used_is_refused(function, signature, settings, message):
+    place = function("return 1.0", signature)
     with pytest.raises(InputError, match=message):
         reward_of(**{"kind": "function", "function": place, **settings})
-
-
-def test_a_function_without_parameters_says_what_it_takes(function):
-    place = function("return 1.0")
-    message = r"^reward\.parameters: .*takes nothing but the prompt and the completion \(got factor"
-    with pytest.raises(InputError, match=message):
-        reward_of(kind="function", function=place, parameters={"factor": 2})
 
 
 def test_a_parameter_behind_any_number_of_texts_is_one(function):
     place = function("return factor * len(texts[1])", "*texts, factor: float")
     reward = reward_of(kind="function", function=place, parameters={"factor": "2"})
     assert ledger_of(reward).enter(0, rollout(["abc"]))["reward"].tolist() == [6.0]
-
-
-def test_a_function_without_room_for_the_completion_is_refused(function):
-    with pytest.raises(InputError, match=r"^reward\.function: .* takes a prompt and a completion"):
-        reward_of(kind="function", function=function("return 1.0", "prompt"))
 
 
 # ---- molecules

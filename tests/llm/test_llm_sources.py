@@ -247,6 +247,15 @@ def test_weights_that_do_not_fit_the_config_are_told_with_both_shapes(folder, co
     )
 
 
+def test_weights_that_are_missing_are_not_drawn_at_random(folder, config, tmp_path):
+    weights = load_file(folder / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    said = said_of(config(folder), tmp_path)
+    assert "1 weights" in said
+    assert "such as: lm_head.weight is missing. Take" in said
+
+
 def test_what_is_not_known_here_is_passed_on_with_its_type(folder, config, tmp_path):
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(settings | {"hidden_size": "x"}))
@@ -295,13 +304,9 @@ def test_a_name_is_no_folder_and_not_in_the_hubs_cache(config, tmp_path, monkeyp
     )
 
 
-def test_a_model_in_the_hubs_cache_is_looked_into_like_a_folder(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    model = tmp_path / "hub" / "models--somebody--tiny"
-    (model / "refs").mkdir(parents=True)
-    (model / "refs" / "main").write_text("a" * 40)
-    shutil.copytree(folder, model / "snapshots" / ("a" * 40))
-    (model / "snapshots" / ("a" * 40) / "tokenizer.json").write_text("{x")
+def test_a_model_in_the_hubs_cache_is_looked_into_like_a_folder(hub, tmp_path):
+    snapshots = tmp_path / "hub" / "models--somebody--tiny" / "snapshots"
+    (snapshots / HASHES["main"] / "tokenizer.json").write_text("{x")
     with pytest.raises(InputError, match=rf"{'a' * 40}/tokenizer\.json: cannot be read: Expecting"):
         models.load_tokenizer(ModelConfig(name="somebody/tiny"))
 

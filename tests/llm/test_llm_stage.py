@@ -16,6 +16,7 @@ import pytest
 import torch
 from rdkit import Chem
 from rdkit.Chem import QED
+from runs import KilledError, assert_same_run
 from transformers.utils import chat_template_utils
 
 from chemkl import llm
@@ -29,10 +30,6 @@ from chemkl.training.ledger import BaseLedger
 
 ANSWERS = ["1", "2", "3"]
 TAUGHT = np.array([0.7, 0.2, 0.1])
-
-
-class KilledError(BaseException):
-    """Stands for a SIGKILL: nothing after it runs in the stage."""
 
 
 @pytest.fixture
@@ -197,7 +194,7 @@ def test_a_longer_run_equals_one_that_was_as_long_from_the_start(finished, tmp_p
     posttrain_llm.run(config, tmp_path)
     assert Manifest.load(tmp_path).config == Manifest.load(finished).config
     assert Manifest.load(tmp_path).results == Manifest.load(finished).results
-    assert_same(tmp_path, finished)
+    assert_same_run(tmp_path, finished)
     (kept,) = Manifest.load(tmp_path).extended
     assert {"max_steps": config["max_steps"], "budget": None} | short == {
         key: kept[key] for key in ("max_steps", "budget")
@@ -233,13 +230,6 @@ def kill(monkeypatch, config, out, kind="between checkpoints"):
             patched.setattr(owner, name, counting)
             with pytest.raises(KilledError):
                 posttrain_llm.run(config, out)
-
-
-def assert_same(run, other):
-    """The traces and the answers looked at of two runs are equal to the bit."""
-    pd.testing.assert_frame_equal(read_trace(run), read_trace(other), check_exact=True)
-    answers = [pd.read_parquet(each / "answers.parquet") for each in (run, other)]
-    pd.testing.assert_frame_equal(*answers, check_exact=True)
 
 
 KILLS = {
@@ -302,12 +292,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
     killed = tmp_path / "killed"
     kill(monkeypatch, config, killed, kind)
     posttrain_llm.run(config, killed)
-    assert_same(killed, whole)
-    states = [
-        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (killed, whole)
-    ]
-    for name, value in states[1]["state_dict"].items():
-        assert torch.equal(states[0]["state_dict"][name], value), name
+    assert_same_run(killed, whole)
 
 
 @pytest.mark.slow
@@ -326,7 +311,7 @@ def test_a_run_that_is_really_killed_ends_as_if_it_had_not_been(config, tmp_path
     assert process.wait() == -signal.SIGKILL
     posttrain_llm.run(config, killed)
     assert Manifest.load(killed).resumed
-    assert_same(killed, tmp_path / "whole")
+    assert_same_run(killed, tmp_path / "whole")
 
 
 def test_a_run_with_another_config_does_not_go_on_in_the_folder(config, finished, tmp_path):
@@ -381,7 +366,7 @@ def test_a_run_that_is_killed_and_goes_on_another_day_has_the_prompts_of_the_fir
     kill(monkeypatch, dated, killed)
     on_day(2)
     folder = posttrain_llm.run(dated, killed)
-    assert_same(killed, tmp_path / "whole")
+    assert_same_run(killed, tmp_path / "whole")
     (kept,) = json.loads((killed / "prompts.json").read_text())
     assert (kept["text"], kept["rendered"]) == ("pick", "<s> pick 1 ")
     (loaded,) = llm.load(folder).prompts
@@ -424,7 +409,7 @@ def test_a_run_begun_without_kept_prompts_goes_on_and_keeps_them(
     kill(monkeypatch, config, killed)
     (killed / "prompts.json").unlink()
     posttrain_llm.run(config, killed)
-    assert_same(killed, whole)
+    assert_same_run(killed, whole)
     texts = [(run / "prompts.json").read_text() for run in (killed, whole)]
     assert texts[0] == texts[1]
 
@@ -563,6 +548,9 @@ def test_a_bonus_that_dwarfs_the_reward_is_warned_of_once(config, tmp_path):
         ({"adapter": "lorra"}, "adapter"),
         ({"track": {"every": 2}, "reward": {"kind": "smiles", "reward": {
             "components": [{"kind": "qed"}]}}}, "track.answers: required"),
+        ({"track": {"answers": ["1", "zebra"]}},
+         "track.answers: answer 'zebra' can never be given: the model's tokenizer"),
+        ({"track": {"answers": ["1 2 3"]}}, "track.answers: answer '1 2 3' .*: it has 3 tokens"),
         ({"shaper": "set_diversity"}, "set_diversity compares molecules"),
         ({"diversity_filter": "murcko"}, "diversity_filter: it compares molecules"),
         ({"estimator": "trajectory_balance", "prompts": ["C", "O"]}, "learns one log Z"),
@@ -577,37 +565,22 @@ def test_what_cannot_be_run_is_refused_before_a_folder_is_made(config, tmp_path,
     assert not (tmp_path / "run").exists()
 
 
-def test_a_model_without_template_end_or_weights_is_refused(config, tmp_path, tiny):
-    def saved(name, template=None, eos="</s>", weights=True):
+def test_a_model_without_template_or_end_is_refused(config, tmp_path, tiny):
+    def saved(name, eos="</s>"):
         folder = tmp_path / name
-        tiny.tokenizer(template, eos).save_pretrained(folder)
-        if weights:
-            tiny.llama().save_pretrained(folder)
+        tiny.tokenizer(None, eos).save_pretrained(folder)
+        tiny.llama().save_pretrained(folder)
         return str(folder)
 
     for model, message in [
         (saved("a"), "tokenizer has no chat template"),
         (saved("b", eos=None), "has no end-of-sequence token"),
-        (saved("c", weights=False), "cannot be loaded"),
-        ({"name": saved("d"), "end_token": "<end>"}, "model.end_token: .* has no token '<end>'"),
+        ({"name": saved("a"), "end_token": "<end>"}, "model.end_token: .* has no token '<end>'"),
     ]:
         with pytest.raises(InputError, match=message):
             posttrain_llm.run(config | {"model": model}, tmp_path / "run")
-    plain = {"template": "none", "model": {"name": saved("e", eos=None), "end_token": "</s>"}}
+    plain = {"template": "none", "model": {"name": saved("b", eos=None), "end_token": "</s>"}}
     posttrain_llm.run(config | plain | {"max_steps": 1}, tmp_path / "plain")
-
-
-def test_a_model_that_lacks_weights_is_refused_not_filled_up_at_random(config, tmp_path, tiny):
-    from safetensors.torch import load_file, save_file
-
-    tiny.llama().save_pretrained(tmp_path / "m")
-    tiny.tokenizer().save_pretrained(tmp_path / "m")
-    path = tmp_path / "m" / "model.safetensors"
-    weights = load_file(path)
-    del weights["lm_head.weight"]
-    save_file(weights, path, metadata={"format": "pt"})
-    with pytest.raises(InputError, match=r"1 weights .*such as: lm_head\.weight is missing"):
-        posttrain_llm.run(config | {"model": str(tmp_path / "m")}, tmp_path / "run")
 
 
 def test_completions_that_never_end_are_counted_with_their_reason(config, tmp_path, tiny, capsys):
@@ -728,17 +701,3 @@ def test_a_run_may_not_write_into_the_model_that_it_starts_from(config, tmp_path
     with pytest.raises(InputError, match=r"is the folder of the model .*, or lies in it"):
         posttrain_llm.run(config | {"model": str(model)}, model / below)
     assert sorted(path.name for path in model.iterdir()) == before
-
-
-@pytest.mark.parametrize(
-    ("answers", "said"),
-    [
-        (["1", "zebra"], "track.answers: answer 'zebra' can never be given: the model's tokenizer"),
-        (["1 2 3"], "track.answers: answer '1 2 3' can never be given: it has 3 tokens"),
-    ],
-)
-def test_what_is_tracked_is_something_that_the_model_can_write(config, tmp_path, answers, said):
-    config["track"] = {"answers": answers}
-    with pytest.raises(InputError, match=said):
-        posttrain_llm.run(config, tmp_path / "out")
-    assert not (tmp_path / "out").exists()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import KilledError
 from safetensors.torch import load_file
 
 from chemkl.config import InputError
@@ -82,10 +83,6 @@ def test_screen_and_manifest_say_what_auto_took(configs, tmp_path, monkeypatch, 
         "devices": 1,
     }  # fmt: skip
     assert f"{tmp_path}: precision 32-true ({why})\n" in capsys.readouterr().err
-
-
-class KilledError(BaseException):
-    """Stands for a SIGKILL: nothing after it runs in the stage."""
 
 
 @pytest.mark.bf16

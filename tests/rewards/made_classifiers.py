@@ -28,9 +28,9 @@ MODULES = {
 }
 
 
-def pickled(model):
-    """Pickle a model; its names are then put where those libraries have them."""
-    content = pickle.dumps(model, 3)
+def pickled(model, protocol=3):
+    """Pickle a model or an array; names are then put where those libraries have them."""
+    content = pickle.dumps(model, protocol)
     for name, module in MODULES.items():
         for here in (__name__, "numpy._core.multiarray"):
             content = content.replace(

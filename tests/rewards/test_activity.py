@@ -243,10 +243,6 @@ def read(content):
     return read_model(io.BytesIO(content), "model.pkl")
 
 
-def as_written_by_numpy_1(content):
-    return content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
-
-
 @pytest.mark.parametrize(
     "array",
     [
@@ -259,14 +255,14 @@ def as_written_by_numpy_1(content):
     ids=["int", "fortran", "big-endian", "records", "empty"],
 )
 def test_an_array_is_read_as_it_was(array):
-    found = as_array(read(as_written_by_numpy_1(pickle.dumps(array, 3))))
+    found = as_array(read(pickled(array)))
     assert found.dtype == array.dtype
     np.testing.assert_array_equal(found, array)
 
 
 def test_protocol_2_needs_more_than_is_allowed():  # its bytes travel as text for a codec
     with pytest.raises(InputError, match=r"asks for _codecs.encode, which is not allowed"):
-        read(as_written_by_numpy_1(pickle.dumps(np.arange(3), 2)))
+        read(pickled(np.arange(3), protocol=2))
 
 
 CALLS = {
@@ -336,10 +332,10 @@ def test_foreign_bytes_are_refused(content):
 
 
 def test_arrays_of_anything_but_numbers_are_refused():
-    short = read(as_written_by_numpy_1(pickle.dumps(np.arange(6), 3)))
+    short = read(pickled(np.arange(6)))
     short.state = (*short.state[:4], short.state[4][:-1])
     wrong = {
-        f"an array of '{code}'": read(as_written_by_numpy_1(pickle.dumps(array, 3)))
+        f"an array of '{code}'": read(pickled(array))
         for code, array in {"O8": np.array([{}, "x"], dtype=object), "U1": np.array(["x"])}.items()
     }
     wrong["expected an array, found a SVC"] = STAND_INS["sklearn.svm._classes", "SVC"]()

@@ -196,6 +196,7 @@ def test_a_batched_component_sees_the_same_batches_everywhere(own):
 def test_the_settings_of_the_engine_are_no_part_of_the_identity():
     plain = {"components": [{"kind": "qed"}]}
     settings = {"workers": 3, "timeout": 5, "cache": "there.sqlite", "most_failures": 0.1}
+    settings |= {"executor": {"kind": "parsl", "blocks": 3}, "retries": 5}
     assert RewardConfig(**plain, **settings).model_dump() == RewardConfig(**plain).model_dump()
     with RewardModel.from_config(RewardConfig(**plain, workers=2)) as model:
         assert model.config.workers == 2

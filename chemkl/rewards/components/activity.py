@@ -14,10 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cache, cached_property
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal, NamedTuple, Self
+from typing import IO, Any, Literal, NamedTuple, Self
 
 import numpy as np
-from pydantic import Field
 from rdkit.Chem import Mol, rdFingerprintGenerator
 
 from chemkl.chem.fingerprints import morgan_generator
@@ -43,17 +42,7 @@ FORMATS = ("f8", "f4", "i8", "i4")  # formats of numbers that a pickled array ma
     batched=True,
 )
 def activity(
-    target: Annotated[
-        Literal["drd2", "gsk3b", "jnk3"],
-        Field(
-            description="Protein: dopamine receptor D2, glycogen synthase kinase 3 beta, or c-Jun "
-            "N-terminal kinase 3."
-        ),
-    ],
-    *,
-    cache: Annotated[
-        Path, Field(description="Folder for the classifiers and the wheel that they come from.")
-    ] = Path("~/.cache/chemkl"),
+    target: Literal["drd2", "gsk3b", "jnk3"], *, cache: Path = Path("~/.cache/chemkl")
 ) -> BatchScore:
     """Probability of being active on a protein, from 0 to 1; high means active.
 
@@ -61,6 +50,11 @@ def activity(
     scikit-learn joins two classes by an iteration that stops early, and is off by up to .005, most
     near one half (haloperidol .99954 here, .9999994 there). GSK3B and JNK3 are random forests of
     100 trees.
+
+    Args:
+        target: Protein: dopamine receptor D2, glycogen synthase kinase 3 beta, or c-Jun N-terminal
+            kinase 3.
+        cache: Folder for the classifiers and the wheel that they come from.
     """
 
     def score(mols: Sequence[Mol]) -> list[float]:

@@ -64,7 +64,7 @@ class UserFunction:
     file: Path | None = None  # that file; None where there is none
 
     def __call__(self, *arguments: Any, **parameters: Any) -> Any:
-        """Call it."""
+        """Call it; a CallError where it fails."""
         try:
             return self.function(*arguments, **parameters)
         except (TransientError, StoppedBySignal):

@@ -22,7 +22,14 @@ from rdkit.Chem import Mol, MolToSmiles
 from chemkl.config import InputError
 from chemkl.config.base import shown
 from chemkl.results.provenance import sha256_of
-from chemkl.rewards.registry import REAL, BatchScore, Score, TransientError, component
+from chemkl.rewards.registry import (
+    REAL,
+    BatchScore,
+    Identified,
+    Score,
+    TransientError,
+    component,
+)
 
 LONGEST_ANSWER = 1_000_000  # a line longer than this many bytes is no answer
 KEPT_LINES = 5  # so many last lines of standard error are kept for the reason
@@ -61,6 +68,13 @@ def find_program(command: Sequence[str], folder: Path | None = None) -> list[str
     return [str(program), *map(beside, arguments)]
 
 
+def _content(command: Sequence[str]) -> str:
+    """The sha256 of the files in a command."""
+    files = (Path(part) for part in command if Path(part).is_absolute())
+    digests = [sha256_of(file) for file in files if file.is_file()]
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
+
 class Program:
     """A component's score function that asks a program.
 
@@ -76,10 +90,8 @@ class Program:
 
     @property
     def identity(self) -> str:
-        """What decides the values beside the settings: the sha256 of the files in the command."""
-        files = (Path(part) for part in self.command if Path(part).is_absolute())
-        digests = [sha256_of(file) for file in files if file.is_file()]
-        return hashlib.sha256(" ".join(digests).encode()).hexdigest()
+        """What decides the values beside the settings."""
+        return _content(self.command)
 
     def __call__(self, mol: Mol) -> float:
         """Ask about one molecule; a RuntimeError where there is no usable answer."""
@@ -268,39 +280,6 @@ def external_program(
 # ---- a program that is run once for a batch
 
 
-class BatchProgram(Program):
-    """A component's score function that runs a program once for several molecules."""
-
-    def __init__(self, command: tuple[str, ...], key: str, timeout: float) -> None:
-        super().__init__(command, timeout)
-        self.key = key
-
-    def __call__(self, mols: Sequence[Mol]) -> Sequence[float]:  # type: ignore[override]
-        """Ask about molecules; a RuntimeError where there is no usable answer."""
-        piped: Any = {"capture_output": True, "check": False, "text": True, "errors": "replace"}
-        try:
-            ended = subprocess.run(
-                self.command, input="\n".join(map(MolToSmiles, mols)), timeout=self.timeout, **piped
-            )
-            values: Sequence[float] = json.loads(ended.stdout)["payload"][self.key]
-        except subprocess.TimeoutExpired:
-            problem = f"no answer within {self.timeout:g} s"
-        except OSError as error:
-            problem = f"{self.command[0]} cannot be run ({error.strerror})"
-        except (ValueError, KeyError, TypeError):
-            said = " ".join(ended.stderr.split())[-400:]
-            problem = (
-                f'its answer {shown(ended.stdout)} is not {{"payload": {{"{self.key}": [...]}}}} '
-                f"(exit status {ended.returncode}{f'; standard error: {said}' if said else ''})"
-            )
-        else:
-            return values
-        raise RuntimeError(problem)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.command, self.key, self.timeout)
-
-
 @component(
     "batch_program",
     unit="as answered",
@@ -327,4 +306,25 @@ def batch_program(
         timeout: How long it may take for one batch, in seconds; then its molecules are asked about
             one by one, and those without an answer have failed.
     """
-    return BatchProgram(tuple(command), property, timeout)
+
+    def score(mols: Sequence[Mol]) -> Sequence[float]:
+        smiles = "\n".join(map(MolToSmiles, mols))
+        piped: Any = {"capture_output": True, "check": False, "text": True, "errors": "replace"}
+        try:
+            ended = subprocess.run(command, input=smiles, timeout=timeout, **piped)
+            values: Sequence[float] = json.loads(ended.stdout)["payload"][property]
+        except subprocess.TimeoutExpired:
+            problem = f"no answer within {timeout:g} s"
+        except OSError as error:
+            problem = f"{command[0]} cannot be run ({error.strerror})"
+        except (ValueError, KeyError, TypeError):
+            said = " ".join(ended.stderr.split())[-400:]
+            problem = (
+                f'its answer {shown(ended.stdout)} is not {{"payload": {{"{property}": [...]}}}} '
+                f"(exit status {ended.returncode}{f'; standard error: {said}' if said else ''})"
+            )
+        else:
+            return values
+        raise RuntimeError(problem)
+
+    return Identified(score, _content(command))

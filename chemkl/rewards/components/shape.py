@@ -16,7 +16,7 @@ from rdkit.Chem import Mol, rdDistGeom, rdMolDescriptors
 from rdkit.Chem.AllChem import ComputeMolVolume
 
 from chemkl.chem.molecules import parse, silenced
-from chemkl.rewards.registry import MANY, Score, component
+from chemkl.rewards.registry import MANY, Score, component, register_table
 
 REMEMBERED = 1024  # conformers kept, so that the shape components of one reward share the embedding
 
@@ -111,11 +111,19 @@ def molecular_volume(
     )
 
 
+def _of_conformer(function: Score) -> Callable[..., Score]:
+    def factory(*, embedding: Embedding = EMBEDDING) -> Score:
+        return lambda mol: function(conformer(mol, embedding))
+
+    return factory
+
+
 # fmt: off
-_SAUER = "Sauer and Schwarz, J. Chem. Inf. Comput. Sci. 43, 987 (2003)"
-_ARTECA = "Arteca, Rev. Comput. Chem. 9, 191 (1996)"
+_RDKIT = "; RDKit {}, ETKDGv3"
+_SAUER = "Sauer and Schwarz, J. Chem. Inf. Comput. Sci. 43, 987 (2003)" + _RDKIT
+_ARTECA = "Arteca, Rev. Comput. Chem. 9, 191 (1996)" + _RDKIT
 _MOMENT = "principal moment of inertia: high for heavy and spread-out molecules."
-SHAPES: list[tuple[str, Callable[[Mol], float], str, tuple[float, float], str, str]] = [
+register_table(__name__, [
     ("pmi1", rdMolDescriptors.CalcPMI1, "Da Å²", MANY, _SAUER, f"The smallest {_MOMENT}"),
     ("pmi2", rdMolDescriptors.CalcPMI2, "Da Å²", MANY, _SAUER, f"The middle {_MOMENT}"),
     ("pmi3", rdMolDescriptors.CalcPMI3, "Da Å²", MANY, _SAUER, f"The largest {_MOMENT}"),
@@ -124,38 +132,17 @@ SHAPES: list[tuple[str, Callable[[Mol], float], str, tuple[float, float], str, s
     ("npr2", rdMolDescriptors.CalcNPR2, "", (0.5, 1), _SAUER,
      "Middle over largest moment of inertia: 1 for a rod, 0.5 for a disc, 1 for a ball."),
     ("asphericity", rdMolDescriptors.CalcAsphericity, "", (0, 1),
-     "Baumgaertner, J. Chem. Phys. 98, 7496 (1993)",
+     "Baumgaertner, J. Chem. Phys. 98, 7496 (1993)" + _RDKIT,
      "Asphericity: 0 for a ball, 0.25 for a disc, 1 for a rod."),
     ("eccentricity", rdMolDescriptors.CalcEccentricity, "", (0, 1), _ARTECA,
      "sqrt(1 - NPR1^2): 0 for a ball, 0.87 for a disc, 1 for a rod."),
     ("spherocity", rdMolDescriptors.CalcSpherocityIndex, "", (0, 1),
-     "Todeschini and Consonni, Handbook of Molecular Descriptors (2000)",
+     "Todeschini and Consonni, Handbook of Molecular Descriptors (2000)" + _RDKIT,
      "Spherocity index: 1 for a ball, 0 for a flat molecule."),
     ("radius_of_gyration", rdMolDescriptors.CalcRadiusOfGyration, "Å", MANY, _ARTECA,
      "Root mean square distance from the centre of mass: high for large, stretched molecules."),
     ("pbf", rdMolDescriptors.CalcPBF, "Å", MANY,
-     "Firth et al., J. Chem. Inf. Model. 52, 2516 (2012)",
+     "Firth et al., J. Chem. Inf. Model. 52, 2516 (2012)" + _RDKIT,
      "Plane of best fit: mean distance of the atoms from it; 0 for a flat molecule."),
-]
+], _of_conformer, costly=True)
 # fmt: on
-
-
-def _register(
-    kind: str,
-    function: Callable[[Mol], float],
-    unit: str,
-    limits: tuple[float, float],
-    paper: str,
-    meaning: str,
-) -> None:
-    def factory(*, embedding: Embedding = EMBEDDING) -> Score:
-        return lambda mol: function(conformer(mol, embedding))
-
-    factory.__name__ = factory.__qualname__ = kind
-    factory.__doc__ = meaning
-    source = f"{paper}; RDKit {function.__name__}, ETKDGv3"
-    component(kind, unit=unit, range=limits, source=source, costly=True)(factory)
-
-
-for _row in SHAPES:
-    _register(*_row)

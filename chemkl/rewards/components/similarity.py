@@ -23,7 +23,7 @@ from chemkl.chem.fingerprints import Fingerprinter, FingerprintKind, build_finge
 from chemkl.chem.molecules import as_mol, parse, read_molecule
 from chemkl.chem.scaffolds import generic_scaffold, murcko_scaffold
 from chemkl.config import InputError, InputPath
-from chemkl.files.molecules import read_molecules
+from chemkl.files.molecules import MoleculeFile
 from chemkl.rewards.registry import OneOrMore, Score, component, refuse
 
 
@@ -79,7 +79,7 @@ def read_references(references: Sequence[str] | None = None, file: Path | None =
     from_file: list[tuple[str, str]] = []
     try:
         if file is not None:
-            lines = [(line.number, line.smiles or line.reason) for line in read_molecules(file)]
+            lines = [(line.number, line.smiles or line.reason) for line in MoleculeFile(file)]
             from_file = [(f"{file}:{number}", text) for number, text in lines if text]
     except InputError as error:
         fix = "rename that with the SMILES to smiles"  # there is no setting beside the file
@@ -173,7 +173,6 @@ def tversky(
     if alpha + beta == 0:
         raise InputError("alpha = beta = 0 makes every similarity 1; set one of them above 0")
     mols = read_references(*references)
-
     bulk = partial(DataStructs.BulkTverskySimilarity, a=alpha, b=beta)
     return _compared(mols, fingerprint.build(chirality=chirality), combine, bulk)
 
