@@ -218,12 +218,13 @@ def _run_stage(
     file = Path(config) if isinstance(config, str) else None
     folder = out or Path("runs", (file.stem if file else name) + stage.suffix)
     with interruptible(partial(interrupted, stage, folder, fresh=fresh)):
-        checked = stage.load(config, overrides)
-        if fresh:
-            from chemkl.stages.runner import move_aside  # it reads manifests: not for --help
+        from chemkl.stages import runner  # it reads manifests: not for --help
 
+        kept = {} if fresh else runner.kept_models(folder)
+        checked = stage.load(config, overrides, kept=kept)
+        if fresh:
             stage.check(checked, str(file or name))
-            move_aside(folder, checked, also=[file] if file else [])
+            runner.move_aside(folder, checked, also=[file] if file else [])
         result = stage.run(checked, folder)
     if isinstance(result, Path):
         typer.echo(f"output: {result}")

@@ -19,6 +19,7 @@ from chemkl.chem.molecules import (
     read_molecule,
     step,
 )
+from chemkl.chem.operators import propose
 from chemkl.chem.scaffolds import DecoratedScaffold
 from chemkl.config import InputError
 
@@ -87,7 +88,7 @@ class Pair:
 
     def __init__(self, fragments: Sequence[str], key: str = "") -> None:
         self.name, self.key = "|".join(fragments), key
-        self._decorated = [DecoratedScaffold(smiles) for smiles in fragments]
+        self._decorated = [DecoratedScaffold(smiles, what="fragment") for smiles in fragments]
         for smiles, one in zip(fragments, self._decorated, strict=True):
             if one.n_points != 1:
                 raise InputError(
@@ -146,21 +147,30 @@ class Pair:
         return False
 
 
-class Seed:
+class Lead:
     """A molecule whose analogues keep the beginning of one of its SMILES, as a model ends it.
+
+    With mutants it is one of the SMILES of these as well; of a molecule they are always the same.
 
     Args:
         smiles: of the molecule.
         key: where it stands in a config.
         keep: the least and the largest share of the SMILES that is kept, 0 to 1.
+        mutants: so many of its neighbours, or all that are found.
 
     Raises:
-        InputError: it is no molecule.
+        InputError: it is no molecule; or mutants are wanted, and mol_ga is not installed.
     """
 
     rounds, one_bond = 1, False
 
-    def __init__(self, smiles: str, key: str = "", keep: tuple[float, float] = (0.5, 0.9)) -> None:
+    def __init__(
+        self,
+        smiles: str,
+        key: str = "",
+        keep: tuple[float, float] = (0.5, 0.9),
+        mutants: int = 0,
+    ) -> None:
         self.name, self.key, self._keep = smiles, key, keep
         read = read_molecule(smiles)
         if read.mol is None:
@@ -170,17 +180,23 @@ class Seed:
                 f"molecule {smiles!r} has an attachment point; generator: {{kind: decorate}} takes "
                 "such"
             )
-        self._mol: Chem.Mol = read.mol
-        self._n_tokens = len(SMILES_TOKEN.findall(read.canonical_smiles or ""))
+        texts = [read.canonical_smiles or ""]
+        if mutants:
+            rng = np.random.default_rng(0)
+            texts += [one.smiles for one in propose(texts, mutants, rng, shares={"neighbour": 1})]
+        self._mols = [read.mol, *map(as_mol, texts[1:])]
+        self._n_tokens = [len(SMILES_TOKEN.findall(text)) for text in texts]
 
     def begin(self, seed: int, n: int) -> Sequence[Way]:
         """Return the beginnings of n random spellings, all of so many tokens, at random."""
         rng = np.random.default_rng(seed)
-        n_kept = max(1, round(rng.uniform(*self._keep) * self._n_tokens))
+        share = rng.uniform(*self._keep)
+        which = int(rng.integers(len(self._mols))) if len(self._mols) > 1 else 0
+        mol, n_kept = self._mols[which], max(1, round(share * self._n_tokens[which]))
         ways = []
         for _ in range(n):
-            order = rng.permutation(self._mol.GetNumAtoms()).tolist()
-            text, _atoms = _written(self._mol, order, 0)
+            order = rng.permutation(mol.GetNumAtoms()).tolist()
+            text, _atoms = _written(mol, order, 0)
             tokens = list(SMILES_TOKEN.finditer(text))
             ways.append(Way(text[: tokens[min(n_kept, len(tokens)) - 1].end()]))
         return ways

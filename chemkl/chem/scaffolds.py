@@ -53,16 +53,18 @@ class DecoratedScaffold:
     The scaffold is a SMILES with ``*`` at its attachment points, in the order in which they stand
     there, or numbered ``[*:0]``, ``[*:1]``, ... by reinvent-chemistry's convention; isotopes that
     mark them, as in ``[1*]`` of BRICS, say nothing. With `one_point_an_atom` two of them on one
-    atom are refused.
+    atom are refused. Messages call it `what`.
     """
 
-    def __init__(self, scaffold: str, *, one_point_an_atom: bool = False) -> None:
+    def __init__(
+        self, scaffold: str, *, one_point_an_atom: bool = False, what: str = "scaffold"
+    ) -> None:
         from reinvent_chemistry.library_design.attachment_points import AttachmentPoints
 
         read = read_molecule(scaffold)
         mol = read.mol
         if mol is None:
-            raise InputError(f"scaffold {scaffold!r} is not a molecule: {read.reason}")
+            raise InputError(f"{what} {scaffold!r} is not a molecule: {read.reason}")
         points = [atom for atom in mol.GetAtoms() if atom.GetAtomicNum() == 0]
         for atom in points:
             atom.SetIsotope(0)
@@ -71,7 +73,7 @@ class DecoratedScaffold:
         points.sort(key=Chem.Atom.GetAtomMapNum)
         problem = _problem(points, one_point_an_atom=one_point_an_atom)
         if problem:
-            raise InputError(f"scaffold {scaffold!r} {problem}")
+            raise InputError(f"{what} {scaffold!r} {problem}")
         self.n_points = len(points)
         self._ends = [(atom.GetNeighbors()[0].GetIdx(), atom.GetIdx()) for atom in points]
         self._core = [atom.GetIdx() for atom in mol.GetAtoms() if atom.GetAtomicNum() != 0]
@@ -99,7 +101,7 @@ def _problem(points: list[Chem.Atom], *, one_point_an_atom: bool) -> str:
     """What is wrong with the attachment points of a scaffold; empty: nothing."""
     numbers = [atom.GetAtomMapNum() for atom in points]
     if not points:
-        return "has no attachment point; write * where decorations sit, as in *c1ccccc1"
+        return "has no attachment point; write * where one is, as in *c1ccccc1"
     if numbers != list(range(len(points))):
         return f"has attachment points numbered {numbers}; number them 0, 1, ... or not at all"
     if any(atom.GetDegree() != 1 for atom in points):

@@ -14,7 +14,7 @@ from rdkit.Chem.MolStandardize import rdMolStandardize
 from reinvent_chemistry.enums import FilterTypesEnum
 from reinvent_chemistry.standardization.filter_registry import FilterRegistry
 
-from chemkl.chem.molecules import MoleculeError, read_molecule, step
+from chemkl.chem.molecules import MoleculeError, parse, read_molecule, step
 from chemkl.config import InputError, did_you_mean
 
 PARAMETER_TYPES: dict[str, Any] = {
@@ -24,6 +24,7 @@ PARAMETER_TYPES: dict[str, Any] = {
     "remove_long_side_chains": bool,
     "neutralise_charges": bool,
     "vocabulary": list[str],
+    "seed": Annotated[int, Field(ge=0, lt=2**63)],
     "share": Annotated[float, Field(ge=0, le=1)],
 }
 """Types of the filters' parameters, which reinvent-chemistry does not declare. Its parameter
@@ -55,15 +56,15 @@ def parent(mol: Chem.Mol) -> Chem.Mol:
     return rdMolStandardize.ChargeParent(mol, _CLEANUP)
 
 
-def assign_stereo(mol: Chem.Mol, share: float = 1.0) -> Chem.Mol:
+def assign_stereo(mol: Chem.Mol, share: float = 1.0, seed: int = 0) -> Chem.Mol:
     """Set every centre and double bond that is open to a configuration at random.
 
     So in a `share` of the molecules; the others stay open, and so does one with a bridge or with a
     ring of three or four atoms fused to another: its shape forbids some configurations. A hash of
-    the molecule decides, so that the same line always becomes the same isomer.
+    the molecule and `seed` decide, so that every spelling becomes the same isomer.
     """
-    flat = Chem.MolToSmiles(mol, isomericSmiles=False)
-    digest = hashlib.blake2b(flat.encode(), digest_size=16).digest()
+    flat, salt = Chem.MolToSmiles(mol, isomericSmiles=False), seed.to_bytes(8, "little")
+    digest = hashlib.blake2b(flat.encode(), digest_size=16, salt=salt).digest()
     chosen = int.from_bytes(digest[:8], "big") < share * 2**64
     if (
         not chosen
@@ -71,8 +72,9 @@ def assign_stereo(mol: Chem.Mol, share: float = 1.0) -> Chem.Mol:
         or mol.HasSubstructMatch(_STRAINED)
     ):
         return mol
-    seed = int.from_bytes(digest[8:], "big")
-    options = StereoEnumerationOptions(maxIsomers=1, rand=seed)  # type: ignore[no-untyped-call]
+    number = int.from_bytes(digest[8:], "big")
+    options = StereoEnumerationOptions(maxIsomers=1, rand=number)  # type: ignore[no-untyped-call]
+    mol = parse(Chem.MolToSmiles(mol)) or mol  # RDKit goes by the order of the atoms
     isomers: Iterator[Chem.Mol] = EnumerateStereoisomers(mol, options)  # type: ignore[no-untyped-call]
     return next(isomers)
 

@@ -71,6 +71,9 @@ class AnaloguesConfig(_Generator):
     """SMILES, or a file of such."""
     keep: tuple[float, float] = (0.5, 0.9)
     """The least and the largest share of the SMILES that is kept, above 0 and below 1."""
+    mutants: int = Field(0, ge=0, le=1000, exclude_if=lambda n: n == 0)
+    """So many neighbours of each molecule (one mutation of graph GA, Tanimoto similarity 0.5 or
+    more) whose spellings are begun with too; 0: none, 1000 at most. Needs the extra genetic."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Ask for shares in order."""

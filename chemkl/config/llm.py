@@ -411,8 +411,9 @@ class LlmPosttrainConfig(Config):
         yield from self._problems_of_reward()
         yield from self._problems_of_alarm()
         until = self.callbacks.terminate
-        if until is not None and until.hits and self.target.kind == "gibbs":
-            yield "callbacks.terminate.hits", "the target gibbs tells no hits: take mara or filter"
+        if until is not None and until.hits and not self.target.has_hits:
+            text = f"the target {self.target.kind} tells no hits: take mara or filter"
+            yield "callbacks.terminate.hits", text
         if self.model.dtype == "bfloat16" and self.adapter.kind == "full":
             instead = "with adapter: full take float32 (and precision: bf16-mixed for speed)"
             text = f"bfloat16 weights, of 8 bits, would round most updates away; {instead}"

@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -295,6 +295,7 @@ def load_config(
     also: Iterable[Path] = (),
     promised: Iterable[Path] = (),
     earlier: Mapping[Path, Sequence[str]] | None = None,
+    kept: Collection[Path] = (),
     beside: Callable[[Draft], Iterable[str]] | None = None,
     kinds: Iterable[str] = (),
 ) -> Model:
@@ -310,6 +311,7 @@ def load_config(
         promised: folders whose content need not exist yet.
         earlier: output folders of jobs that run before, and the names of what each writes, see
             `InputPath`; what is in them now is not looked into.
+        kept: files that may be gone, as a run keeps copies of them.
         beside: finds what the schema cannot see in settings that do not fit it; it is asked only
             then, and what the schema has said already is not said again.
         kinds: folders of files that come with chemkl, for a name alone, see `shipped.find`.
@@ -348,6 +350,7 @@ def load_config(
         "typed": {str(change.value) for change in changes},
         "promised": frozenset((*promised, *earlier)),
         "earlier": earlier,
+        "kept": kept,
     }
     try:
         config = model.model_validate(data, context=context)

@@ -137,6 +137,13 @@ class TargetSettings(_Settings):
                 yield f"schedule.{name}", others | {name: value}
 
     @property
+    def has_hits(self) -> bool:
+        """Whether it tells hits from other rows."""
+        from chemkl.losses import TARGETS
+
+        return TARGETS[self.kind](**self.options).has_hits
+
+    @property
     def resolved_beta(self) -> float:
         """Beta, whether it or sigma was given."""
         return beta_of(self.model_dump())
@@ -260,13 +267,13 @@ def replay_problems(
     target: TargetSettings, estimator: EstimatorSettings, draw: str
 ) -> Iterator[tuple[str, str]]:
     """Say why rows of a memory cannot be learnt from, as pairs (key, what is wrong)."""
-    from chemkl.losses import ESTIMATORS, TARGETS
+    from chemkl.losses import ESTIMATORS
 
     if not ESTIMATORS[estimator.kind].off_policy:
         able = ", ".join(name for name in ESTIMATORS if ESTIMATORS[name].off_policy)
         text = "cannot learn from replayed rows, which the policy of today did not sample"
         yield "estimator", f"{estimator.kind!r} {text}: take {able}, or no memory"
-    if draw == "hits" and not TARGETS[target.kind](**target.options).has_hits:
+    if draw == "hits" and not target.has_hits:
         text = f"'hits', but the target {target.kind!r} has none: take reward, rank, scaffolds or"
         yield "memory.draw", f"{text} uniform, or the target mara"
 

@@ -45,8 +45,8 @@ def _find(path: Path, info: ValidationInfo) -> Path:
     The validation context may hold ``folder`` (of the config file), ``also`` (further folders to
     look in), ``typed`` (texts that came as overrides), ``promised`` (folders whose content may be
     made later), ``earlier`` (the output folders of earlier jobs among these, each with the
-    patterns of the files that its job writes; none: they are not known) and ``kind`` (the folder
-    of shipped files that a name alone is looked up in).
+    patterns of the files that its job writes; none: they are not known), ``kept`` (files that may
+    be gone) and ``kind`` (the folder of shipped files that a name alone is looked up in).
     """
     context = info.context or {}
     kinds = [context["kind"]] if context.get("kind") else []
@@ -59,6 +59,8 @@ def _find(path: Path, info: ValidationInfo) -> Path:
         if there is not None:
             if there.is_char_device() or there.is_block_device():
                 problem = f"a device, not a file or a folder: {there}"
+        elif gone := [place for place in places if place in context.get("kept", ())]:
+            there = gone[0]
         elif made:
             there, problem = made[0], _unwritten(made[0], context.get("earlier", {}))
         elif (there := shipped.find(path, *kinds)) is None:

@@ -382,8 +382,9 @@ class PosttrainConfig(Config):
         for (key, until), settings in zip(
             ends or [("callbacks.terminate", self.callbacks.terminate)], whole, strict=True
         ):
-            if until is not None and until.hits and settings.target.kind == "gibbs":
-                yield f"{key}.hits", "the target gibbs tells no hits: take mara or filter"
+            if until is not None and until.hits and not settings.target.has_hits:
+                text = f"the target {settings.target.kind} tells no hits: take mara or filter"
+                yield f"{key}.hits", text
 
     @property
     def in_stages(self) -> list[Self]:

@@ -171,10 +171,13 @@ def _keep_filters(
 def _end(stage: Section, batch_size: int) -> dict[str, Any]:
     """What ends a stage: its steps, and its mean reward where that can."""
     stage.needless(chkpt_file=f"the checkpoint {IN_THE_FOLDER}")
-    stage.only("termination", "simple", "a stage ends by max_score or after its steps")
+    by = stage.take("termination", str, "simple")
+    if by.lower() not in ("simple", "null"):
+        stage.gap("termination", f"{by!r}: a stage ends by max_score or after its steps")
     max_score, min_steps = stage.take("max_score", float, 1.0), stage.take("min_steps", int, 50)
     until: dict[str, Any] = {}
-    if max_score < 1:  # there: after a step of a number above min_steps, counted from 0
+    # there: after a step of a number above min_steps, counted from 0
+    if max_score < 1 and by.lower() != "null":
         until = {"mean_reward": max_score, "min_steps": min_steps + 2}
     return until | {"samples": max(batch_size * stage.take("max_steps", int, 1, required=True), 1)}
 
@@ -209,6 +212,11 @@ def _filter(section: Section) -> dict[str, Any] | None:
         section.gap("diversity_filter", f"there is no filter {name!r} here")
         return None
     settings: dict[str, Any] = {"kind": kind}
+    table.needless(debug="chemkl evaluate and report measure diversity")
+    text = "the bonus for novelty is the shaper rnd, for estimators with an advantage such as rloo"
+    if "intrinsic_reward" in table.data:
+        table.data.pop("learning_rate", None)  # of that
+    table.only("intrinsic_reward", None, text)
     penalty = table.take("penalty_function", str, "Step").lower()
     if penalty not in get_args(Penalty):
         table.gap("penalty_function", f"there is no penalty {penalty!r} here")

@@ -21,7 +21,7 @@ from chemkl.policies.reinvent import is_reinvent, read_origin, read_reinvent
 from chemkl.policies.rnn import RnnPolicy
 from chemkl.policies.tokenizer import Vocabulary
 from chemkl.results.atomic import atomic_file
-from chemkl.results.seal import SEAL, check_seal
+from chemkl.results.seal import SEAL, check_seal, sha256_of_file
 
 FORMAT = "chemkl-policy"
 VERSION = 1
@@ -180,6 +180,16 @@ def load_policy(path: str | Path) -> Policy:
         raise InputError(f"{path}: the weights do not fit the header: {error}") from None
     check_weights(weights.items(), str(path))
     return policy.eval()
+
+
+def convert_reinvent(source: Path, target: Path) -> None:
+    """Write a model of REINVENT as one of ours, which tells where it comes from.
+
+    Raises:
+        InputError: see `load_policy`.
+    """
+    origin = {"file": source.name, "sha256": sha256_of_file(source)}
+    save_policy(load_policy(source), target, read_origin(source) | origin)
 
 
 def check_weights(

@@ -191,7 +191,9 @@ def as_reinvents(policy: Policy, path: str | Path) -> RnnPolicy:
         raise InputError(f"{path}: REINVENT has plain LSTM and GRU models only, not {what}")
     if policy.vocabulary.has_fragments:
         raise InputError(
-            f"{path}: the model's tokens are fragments (tokens.merges), which REINVENT would split"
+            f"{path}: the model's tokens are fragments (tokens.merges), which REINVENT would split."
+            " Take a model of single tokens: train one on the same corpus, or on samples of this "
+            "one (chemkl sample, prepare), by chemkl pretrain with tokens.merges=0, and convert it"
         )
     return policy
 

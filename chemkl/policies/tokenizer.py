@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 
 from chemkl.config import InputError
 
@@ -13,6 +14,8 @@ END_ID = 0
 """Id of the end token, which is the padding too, as in REINVENT (arXiv 1704.07555)."""
 START_ID = 1
 
+MOST_SHOWN = 40
+"""Of more tokens than so many a message has the nearest."""
 TOKEN_PATTERN = r"\[[^\]]*\]|%\d{2}|Br|Cl|."
 """A token of a SMILES, as a regular expression."""
 _SPLIT = re.compile(TOKEN_PATTERN, re.DOTALL)
@@ -106,7 +109,7 @@ class Vocabulary:
                 where = f"line {line}: " if line is not None else ""
                 raise UnknownTokenError(
                     f"{where}{smiles!r}: token {token!r} at position {position} is not in the "
-                    f"vocabulary. Known: {' '.join(self.tokens[2:])}. Remove the molecule, or use "
+                    f"vocabulary. {self._known(token)}. Remove the molecule, or use "
                     f"a prior whose corpus has this token, or let `chemkl pretrain` "
                     f"give it to one (init, extend_vocabulary: true)."
                 )
@@ -114,6 +117,14 @@ class Vocabulary:
             position += len(token)
         ids.append(END_ID)
         return ids
+
+    def _known(self, token: str) -> str:
+        """Name the tokens that there are, or where they are many the nearest to one."""
+        known = self.tokens[2:]
+        if len(known) <= MOST_SHOWN:
+            return f"Known: {' '.join(known)}"
+        near = get_close_matches(token, known, n=8, cutoff=0)
+        return f"Nearest: {' '.join(near)} (`chemkl show` of the model lists all {len(known)})"
 
     def _pieces(self, smiles: str) -> list[str]:
         """Split a SMILES into tokens; what the vocabulary lacks stays as the tokenizer has it."""

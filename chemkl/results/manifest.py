@@ -37,6 +37,8 @@ from chemkl.signals import deferred, handled
 
 FILE_NAME = "manifest.json"
 LAST_CHECKPOINT = "checkpoints/last.ckpt"
+INPUTS = "inputs"
+"""The folder of copies that a run keeps of its inputs, see `InputFile.kept`."""
 _OF_THE_ATTEMPT = ("prompts.json", "answers.parquet")
 """What a run writes before its first result, and another attempt may not write again."""
 _NOT_OUTPUT = (FILE_NAME, LOG, "logs/*", "*.yaml", "*.yml", "*.py", "*.txt", "*.log")
@@ -127,7 +129,11 @@ class Manifest(BaseModel):
         with ExitStack() as undo:
             if lock is not None:
                 undo.callback(lock.close)
-            files = {role: InputFile.of(Path(path)) for role, path in (inputs or {}).items()}
+            earlier = cls.load(folder)
+            before = {} if earlier is None else earlier.inputs
+            files = {
+                role: _as_now(Path(path), before.get(role)) for role, path in (inputs or {}).items()
+            }
             occasion = f"{config_hash(plain)} {utf8(folder.resolve())} {now} {os.getpid()}"
             manifest = cls(
                 stage=stage,
@@ -144,7 +150,6 @@ class Manifest(BaseModel):
             manifest._folder, manifest._lock = folder, lock
             is_first = not (is_further_rank() if rank is None else rank)
             manifest._log = RunLog(folder, writes=is_first)
-            earlier = cls.load(folder)
             if earlier is not None:
                 manifest._follow(earlier, limits)
             manifest.save()
@@ -273,8 +278,20 @@ class Manifest(BaseModel):
         if self.status != "failed" and not (over and self.stage == stage):
             return False
         rows = [*(self._folder / ORPHANS).rglob("*"), *(self._folder / DRAFTS / READY).rglob("*")]
-        others = {*_output_in(self._folder)} - {*_OF_THE_ATTEMPT}
+        names = (n for n in _output_in(self._folder) if not n.startswith(f"{INPUTS}/"))
+        others = {*names} - {*_OF_THE_ATTEMPT}
         return not others and not any(path.is_file() for path in rows)
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return self._folder
+
+    @property
+    def kept(self) -> dict[Path, Path]:
+        """The copies of inputs that are gone, by where these were."""
+        copies = ((f.place, self._folder / f.kept) for f in self.inputs.values() if f.kept)
+        return {place: copy for place, copy in copies if copy.is_file() and not place.exists()}
 
     @property
     def log(self) -> RunLog:
@@ -425,6 +442,14 @@ class Manifest(BaseModel):
                 "command goes on from there."
             )
         return StorageError(f"{message} {safe}")
+
+
+def _as_now(path: Path, before: InputFile | None) -> InputFile:
+    """An input as it is; where a copy of it is kept, with that, and as it was if it is gone."""
+    if before is None or before.kept is None or before.place != path:
+        return InputFile.of(path)
+    now = InputFile.of(path) if path.exists() else before
+    return before if before.sha256 == now.sha256 else now
 
 
 def _written_by(path: Path) -> str:

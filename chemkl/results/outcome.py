@@ -28,6 +28,7 @@ class Outcome:
     best: float | None  # the highest raw reward; None without a reward
     collapse: str  # the verdict in a line; empty where nothing is watched
     idle: str  # why the target changed nothing, in a sentence; empty where it did
+    lost: str  # which parts no sample holds, and what may help; empty where each is held
 
     def lines(self) -> Iterator[str]:
         """Say all of it."""
@@ -37,6 +38,8 @@ class Outcome:
             yield self.collapse
         if self.idle:
             yield self.idle
+        if self.lost:
+            yield self.lost
 
 
 def outcome_of(trace: pd.DataFrame, manifest: Mapping[str, Any]) -> Outcome:
@@ -59,6 +62,7 @@ def outcome_of(trace: pd.DataFrame, manifest: Mapping[str, Any]) -> Outcome:
         best=counts.best,
         collapse="" if watch is None else watch.summary,
         idle=idle_at_the_end(trace, config),
+        lost=lost_parts(trace) if config.get("generator") else "",
     )
 
 
@@ -111,6 +115,22 @@ def never_acted(trace: pd.DataFrame, target: Mapping[str, Any]) -> str:
     if kind == "filter":
         return f"the target filter had nothing to walk to: {why}"
     return f"the target mara never acted: {why}; the samples are those of the target gibbs"
+
+
+def lost_parts(trace: pd.DataFrame) -> str:
+    """Say which parts of a generator are in no valid sample, and why most often; empty: none is."""
+    rows = sampled_rows(trace)
+    held = rows.groupby("prompt", sort=False)["valid"].any()
+    lost = list(held.index[~held])
+    if not lost:
+        return ""
+    rows = rows[rows["prompt"].isin(lost)]
+    named = f"{', '.join(lost[:3])}{f' and {len(lost) - 3} more' if len(lost) > 3 else ''}"
+    return (
+        f"no molecule was made that holds {named}, by any of {len(rows):,} samples; most often: "
+        f"{rows['reason'].mode().iloc[0]}. What may help: a smaller part, more choices, a prior "
+        "that writes such molecules (chemkl sample with this generator shows what it makes of them)"
+    )
 
 
 def _moved(hits: pd.DataFrame, target: Mapping[str, Any]) -> bool:

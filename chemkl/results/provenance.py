@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from chemkl.config import shipped
 from chemkl.config.base import utf8
@@ -80,6 +80,9 @@ class InputFile(BaseModel):
 
     path: str
     sha256: Annotated[str, AfterValidator(current_sha256)]
+    kept: str | None = Field(None, exclude_if=lambda name: name is None)
+    """A copy of it in the folder of the run, in another format; a relative name. None: no copy."""
+    kept_sha256: str | None = Field(None, exclude_if=lambda digest: digest is None)
 
     @classmethod
     def of(cls, path: Path) -> "InputFile":

@@ -18,7 +18,8 @@ from chemkl.config import InputError, shipped
 from chemkl.config.document import Document, dump
 from chemkl.display import facts, plain_table, say
 from chemkl.peers import Notes, read_config, translate
-from chemkl.policies import load_policy, read_header, save_policy
+from chemkl.policies import load_policy, read_header
+from chemkl.policies.checkpoint import convert_reinvent
 from chemkl.policies.reinvent import as_reinvents, is_reinvent, write_reinvent
 from chemkl.policies.tokenizer import tokenize
 from chemkl.results.provenance import sha256_of
@@ -161,17 +162,16 @@ def _placed(text: str, *, folders: Sequence[Path], target: Path) -> str:
 
 def _convert_model(source: Path, target: Path) -> str:
     to_reinvent = target.suffix.lower() != ".safetensors"
-    header, policy = read_header(source), load_policy(source)
+    policy = load_policy(source)
     if is_reinvent(source) == to_reinvent:
         raise InputError(
             f"{source}: is a model of {'REINVENT' if to_reinvent else 'chemkl'} already; expected "
             f"OUT to end in {'.safetensors' if to_reinvent else '.prior'}"
         )
-    sha256 = sha256_of(source)
     if not to_reinvent:
-        origin = header["provenance"] | {"file": source.name, "sha256": sha256}
-        save_policy(policy, target, origin)
+        convert_reinvent(source, target)
     else:
+        sha256 = sha256_of(source)
         metadata = {
             "hash_id": None,
             "hash_id_format": "",

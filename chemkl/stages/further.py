@@ -8,7 +8,7 @@ from pathlib import Path
 from chemkl.display import standard_output
 from chemkl.signals import handled
 from chemkl.stages.registry import STAGES
-from chemkl.stages.runner import Start
+from chemkl.stages.runner import Start, kept_models
 from chemkl.training.ranks import given_to_this
 
 
@@ -17,8 +17,9 @@ def main() -> None:
     given = given_to_this()
     stage = STAGES[given["stage"]]
     with handled():
-        config = stage.model.model_validate(given["config"])
-        stage.module.work(config, Start(stage, config, Path(given["out"]), standard_output()))
+        out = Path(given["out"])
+        config = stage.model.model_validate(given["config"], context={"kept": kept_models(out)})
+        stage.module.work(config, Start(stage, config, out, standard_output()))
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def run(
         raise InputError(f"--jobs {jobs}: how many jobs run at a time, 1 or more")
     console = Console()
     with interruptible(lambda: "interrupted: no job has begun; the same command begins anew."):
-        config, planned = plan_pipeline(pipeline, out_dir, job=job)
+        config, planned = plan_pipeline(pipeline, out_dir, job=job, fresh=fresh)
     chosen = choose(planned, only, index)
     states = check_folders(chosen, fresh=fresh)
     if dry_run:
@@ -155,7 +155,8 @@ def _run_job(line: _Line, plan: Planned) -> Status:
         runner.move_aside(plan.folder, plan.config)
     failure.unlink(missing_ok=True)
     try:  # the settings are read again: what they name has been made by now
-        config = plan.stage.load(job.source, job.overrides, also=job.also)
+        kept = runner.kept_models(plan.folder)
+        config = plan.stage.load(job.source, job.overrides, also=job.also, kept=kept)
         plan.stage.run(config, plan.folder)
     except BaseException as error:
         is_stop = isinstance(error, STOPS)

@@ -42,10 +42,12 @@ def plan_pipeline(
     promised: Sequence[Path] = (),
     *,
     job: str | None = None,
+    fresh: bool = False,
 ) -> tuple[PipelineConfig, list[Planned]]:
     """Read a pipeline, and check the settings of its jobs in the order in which they run.
 
-    With the name of one job, only its settings are looked into.
+    With the name of one job, only its settings are looked into. With `fresh` it does without what
+    runs keep of models that are gone.
     """
     expansion = expand(source, out_dir)
     problems = dict.fromkeys(expansion.problems)
@@ -60,7 +62,8 @@ def plan_pipeline(
         stage = STAGES[one.stage]
         try:
             if job in (None, one.name):
-                planned.append(_planned(one, stage, promised, earlier, job_of))
+                kept = {} if fresh else runner.kept_models(one.folder)
+                planned.append(_planned(one, stage, promised, earlier, job_of, kept))
         except InputError as error:
             problems |= dict.fromkeys(str(error).splitlines())
         earlier[one.folder] = stage.outputs
@@ -75,13 +78,14 @@ def _planned(
     promised: Sequence[Path],
     earlier: Mapping[Path, Sequence[str]],
     job_of: Mapping[Path, Job],
+    kept: Mapping[Path, Path],
 ) -> Planned:
     """Check the settings of a job, and find out what it reads."""
     config = stage.load(
-        job.source, job.overrides, also=job.also, promised=promised, earlier=earlier
+        job.source, job.overrides, also=job.also, promised=promised, earlier=earlier, kept=kept
     )
     unread = awaited(config, promised, earlier)  # the stage looks at it when it runs
-    stage.check(config, job.entry, unread)
+    stage.check(config, job.entry, unread, kept=kept)
     read = {*job.reads, *(folder for path in unread for folder in (path, *path.parents))}
     needs = tuple(other for folder, other in job_of.items() if folder in read)
     return Planned(job, stage, config, job.folder, needs)

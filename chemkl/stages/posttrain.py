@@ -48,7 +48,7 @@ from chemkl.rewards import RewardModel
 from chemkl.rewards.cache import reward_files
 from chemkl.rewards.model import describe_failures, nothing_shown
 from chemkl.stages.registry import POLICY, STAGES, View
-from chemkl.stages.runner import Start, free_name
+from chemkl.stages.runner import Start, free_name, kept_models
 from chemkl.training import trainer as training
 from chemkl.training.collapse import CollapseAlarm, build_alarm
 from chemkl.training.curriculum import Curriculum, StagedLedger, StageRewards
@@ -97,6 +97,7 @@ def work(config: Any, start: Start) -> None:
         start.claim(parts.inputs(), precision=precision, rank=0) as manifest,
     ):
         first = training.last_checkpoint(out)  # another process may have written one meanwhile
+        start.keep(manifest, "prior", "agent")
         parts.begin(manifest)
 
         def tell(line: str, event: str = "alarm") -> None:
@@ -332,8 +333,9 @@ class _Molecules:
 
     def __init__(self, config: PosttrainConfig, out: Path) -> None:
         self.config, self.out = config, out
-        self._trained = load_policy(config.agent or config.prior)
-        self._prior = freeze(load_policy(config.prior))
+        kept, agent = kept_models(out), config.agent or config.prior
+        self._trained = load_policy(kept.get(agent, agent))
+        self._prior = freeze(load_policy(kept.get(config.prior, config.prior)))
         self.text = config.generator is not None
         self.policy: SequenceModel = self._trained
         self._names: Sequence[str] = ()
@@ -411,8 +413,8 @@ class _Molecules:
         withdraws = ledger.filter_of(number)
         rows, seed = self.config.replayed, self.config.seed
         moves = target.schedule is not None and target.schedule.tau is not None
-        tau, hits = None if moves else getattr(target, "tau", None), target.kind != "gibbs"
-        return Memory(config, withdraws, rows=rows, tau=tau, has_hits=hits, seed=seed)
+        tau = None if moves else getattr(target, "tau", None)
+        return Memory(config, withdraws, rows=rows, tau=tau, has_hits=target.has_hits, seed=seed)
 
     def callbacks(self, module: Posttrain, say: Callable[[str], object]) -> list[Callback]:
         own, callbacks = self.config.callbacks, list[Callback]()

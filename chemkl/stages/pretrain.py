@@ -5,7 +5,7 @@ One way for SMILES models (pretrain) and for language models (pretrain_llm); wha
 file, or the folder of the language model in Hugging Face's format.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ from chemkl.results.atomic import is_further_rank
 from chemkl.results.log import RunLog
 from chemkl.results.provenance import installed_versions
 from chemkl.stages.registry import POLICY, STAGES, View
-from chemkl.stages.runner import Start
+from chemkl.stages.runner import Start, kept_models
 from chemkl.training import trainer as training
 from chemkl.training.precision import check_precision, settle
 from chemkl.training.pretrain import BestWeights, Pretrain, metrics_of
@@ -57,7 +57,11 @@ class Parts:
 def work(config: Any, start: Start) -> None:
     """Train a model, or continue where a killed run stopped."""
     # all that can be wrong is found out before the folder is claimed
-    parts = (_of_tags if isinstance(config, PretrainLlmConfig) else _of_molecules)(config)
+    parts = (
+        _of_tags(config)
+        if isinstance(config, PretrainLlmConfig)
+        else _of_molecules(config, kept_models(start.out))
+    )
     plain = config.model_dump(mode="json")
     precision = settle(config.precision, config.trainer, start.out, plain)
 
@@ -86,6 +90,7 @@ def work(config: Any, start: Start) -> None:
     claimed = start.claim(inputs, precision=precision, rank=0)
     start.say(str(precision))
     with claimed as manifest, training.quiet():
+        start.keep(manifest, "init")
         # another process may have written one meanwhile
         first = training.last_checkpoint(start.out)
         if parts.told:
@@ -187,8 +192,8 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
 # ---- a SMILES model
 
 
-def _of_molecules(config: PretrainConfig) -> Parts:
-    init = None if config.init is None else load_policy(config.init)
+def _of_molecules(config: PretrainConfig, kept: Mapping[Path, Path]) -> Parts:
+    init = None if config.init is None else load_policy(kept.get(config.init, config.init))
     if init is not None and config.extend_vocabulary:
         init = with_tokens(init, files.read_vocabulary(config.corpus).tokens)
     train, valid = read_datasets(

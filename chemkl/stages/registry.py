@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from chemkl.config import Config, InputError, load_config
@@ -88,9 +88,10 @@ class Stage:
         awaited: Collection[Path] = (),
         *,
         starts: bool = False,
+        kept: Mapping[Path, Path] = MappingProxyType({}),
     ) -> None:
         """Look for what the schema cannot see; `what` stands in front of each problem."""
-        view = View(self.model, config, awaited=awaited, starts=starts)
+        view = View(self.model, config, awaited=awaited, starts=starts, kept=kept)
         lines = dict.fromkeys(line for _, lines in self._problems(view) for line in lines)
         InputError.refuse(f"{what}: {line}" if what else line for line in lines)
 
@@ -130,13 +131,16 @@ class View:
     draft: Draft | None = None  # the settings where they do not
     awaited: Collection[Path] = ()  # paths in the config that are yet to be made
     starts: bool = False  # whether the stage starts now: runs which it reads must have ended
+    kept: Mapping[Path, Path] = field(default_factory=dict)  # copies of files that are gone
 
     def get(self, key: str) -> Any:
         """One setting as the schema has it."""
         if self.draft is not None:
             return self.draft.get(key)
         value = getattr(self.config, key)
-        return None if isinstance(value, Path) and value in self.awaited else value
+        if isinstance(value, Path):
+            return None if value in self.awaited else self.kept.get(value, value)
+        return value
 
     def there(self, paths: Iterable[Path] | None) -> list[Path]:
         """Those of several paths that are not yet to be made."""
@@ -183,7 +187,7 @@ _ROWS = (
         "pretrain",
         "chemkl.config.pretrain:PretrainConfig",
         "Train a prior: a model that writes SMILES like those of a prepared set.",
-        outputs=_files(f"{POLICY} {LAST} logs/*"),
+        outputs=_files(f"{POLICY} {LAST} logs/* inputs/*"),
         result=POLICY,
         limits=DECAYS,
     ),
@@ -209,7 +213,7 @@ _ROWS = (
         "chemkl.config.posttrain:PosttrainConfig",
         "Steer a prior toward molecules with a high reward; keep every molecule it proposes.",
         outputs=_files(
-            f"{POLICY} {LAST} logs/* trace/part-*.parquet evaluation/diversity.parquet "
+            f"{POLICY} {LAST} logs/* inputs/* trace/part-*.parquet evaluation/diversity.parquet "
             "evaluation/metrics.json"
         ),
         result=POLICY,

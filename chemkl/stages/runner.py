@@ -12,8 +12,8 @@ from rich.console import Console
 from chemkl.config import Config, InputError
 from chemkl.display import say, standard_output
 from chemkl.results.atomic import claim, is_further_rank
-from chemkl.results.manifest import FILE_NAME, Manifest
-from chemkl.results.provenance import UsedPrecision
+from chemkl.results.manifest import FILE_NAME, INPUTS, Manifest
+from chemkl.results.provenance import UsedPrecision, sha256_of
 from chemkl.results.trace import read_part
 
 if TYPE_CHECKING:
@@ -53,6 +53,32 @@ class Start:
             limits=[key for key, why in self.stage.limits.items() if not why],
         )
 
+    def keep(self, manifest: Manifest, *roles: str) -> None:
+        """Convert inputs that are models of REINVENT into the folder: the run needs them no more.
+
+        Raises:
+            InputError: one is gone, and its copy is another by now.
+        """
+        from chemkl.policies.checkpoint import convert_reinvent  # torch: not for every stage
+        from chemkl.policies.reinvent import is_reinvent
+
+        for role in roles:
+            file, copy = manifest.inputs.get(role), self.out / INPUTS / f"{role}.safetensors"
+            if file is None or not (file.kept or is_reinvent(file.place)):
+                copy.unlink(missing_ok=True)  # of an earlier attempt
+                continue
+            if copy.is_file() and sha256_of(copy) == file.kept_sha256:
+                continue
+            if not file.place.exists():
+                raise InputError(
+                    f"{copy}: has changed since {self.out} was begun, and {file.place} is gone: "
+                    "put one of both back, or begin anew with --fresh and another model"
+                )
+            convert_reinvent(file.place, copy)
+            kept = {"kept": f"{INPUTS}/{copy.name}", "kept_sha256": sha256_of(copy)}
+            manifest.inputs[role] = file.model_copy(update=kept)
+            manifest.save()
+
     @property
     def told(self) -> dict[str, Any]:
         """What a further process of this start needs to know; see `chemkl.stages.further`."""
@@ -71,14 +97,15 @@ def run(stage: "Stage", source: object, out: Path, console: Console | None) -> A
     and of the same inputs, with all files that it wrote. Where one is missing or damaged the work
     is done again; only a last checkpoint may be: it is needed for nothing but a longer run.
     """
-    config, module = stage.load(source), stage.module
+    kept = kept_models(out)
+    config, module = stage.load(source, kept=kept), stage.module
     check_folder(stage, config, out, say)
     name = stage.result(config) if callable(stage.result) else stage.result
     result = out / name
     if is_finished(stage, config, out, say) and result.exists():
         say(f"{out}: complete, skipped; {AGAIN}")
     else:
-        stage.check(config, starts=True)
+        stage.check(config, starts=True, kept=kept)
         try:
             module.work(config, Start(stage, config, out, console or standard_output()))
         except SystemExit as end:  # what Lightning's trainer makes of Ctrl-C
@@ -86,6 +113,12 @@ def run(stage: "Stage", source: object, out: Path, console: Console | None) -> A
                 raise KeyboardInterrupt from end
             raise
     return module.read(result) if hasattr(module, "read") else result
+
+
+def kept_models(out: Path) -> dict[Path, Path]:
+    """The copies of models that the run in a folder keeps and that are gone, by where they were."""
+    manifest = Manifest.load(out)
+    return {} if manifest is None else manifest.kept
 
 
 def check_folder(

@@ -108,7 +108,7 @@ def work(config: SampleConfig, start: Start) -> None:
     rough = _is_rough(config.precision, config.device)
     n_workers = torch.get_num_threads() if config.device == "cpu" and config.n >= ALONE else 1
     with start.claim(models | files_of(config.generator)) as manifest:
-        n_truncated = n_tokens = 0
+        n_truncated = n_tokens = n_lost = 0
         busy = 0.0  # seconds of processor time, all threads and workers together
         waiting: list[pa.Table] = []
         with (
@@ -120,6 +120,8 @@ def work(config: SampleConfig, start: Start) -> None:
                 waiting.append(pa.table(columns, schema=schema))
                 n_truncated += int(columns["truncated"].sum())
                 n_tokens += int(columns["n_tokens"].sum())
+                problems = zip(columns["truncated"], columns.get("problem", ()), strict=False)
+                n_lost += sum(cut or problem is not None for cut, problem in problems)
                 if sum(map(len, waiting)) >= GROUP:
                     writer.write_table(pa.concat_tables(waiting))
                     waiting.clear()
@@ -135,6 +137,11 @@ def work(config: SampleConfig, start: Start) -> None:
             f"a molecule takes {tokens:.1f} tokens and {operations(tokens) / 1e6:,.0f} "
             f"million operations; {config.n / busy:,.0f} molecules a second of processor time"
         )
+        if n_lost == config.n:
+            start.say(
+                "no sample holds its part (the column problem says why): take a smaller part, more "
+                "choices, or a prior that writes such molecules"
+            )
         how = {"workers": n_workers, "precision": "bf16-mixed" if rough else "32-true"}
         manifest.finish(results={"samples": config.n, "truncated": n_truncated, **how, **cost})
 
@@ -234,12 +241,13 @@ def _of_another_prior(
     """A line for each policy that was post-trained from another prior than the one given."""
     recorded = {name: header["provenance"].get("prior_sha256") for name, header in headers.items()}
     given = current_sha256(sha256_of(models[PRIOR]))
+    original = headers[PRIOR]["provenance"].get("sha256")  # of REINVENT's file that it was made of
     return [
         f"prior: {models[PRIOR]} is not the one that {name} ({models[name]}) was post-trained from "
         f"(sha256 {given[:12]}..., recorded {str(sha256)[:12]}...); beta_scale needs that one. To "
         "blend a policy with another model, use a product mixture."
         for name, sha256 in recorded.items()
-        if name != PRIOR and sha256 is not None and current_sha256(sha256) != given
+        if name != PRIOR and sha256 and current_sha256(sha256) not in (given, original)
     ]
 
 

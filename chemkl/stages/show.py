@@ -278,7 +278,9 @@ def _pretraining(folder: Path, manifest: Manifest) -> Iterator[RenderableType]:
 def _inputs(manifest: Manifest) -> Iterator[tuple[str, str]]:
     """What the run has read."""
     for role, file in manifest.inputs.items():
-        yield role, f"{file.path} (sha256 {file.sha256[:SHOWN_HASH]})"
+        digest = (file.kept_sha256 or "")[:SHOWN_HASH]
+        kept = f"; kept as {file.kept} ({digest})" if file.kept else ""
+        yield role, f"{file.path} (sha256 {file.sha256[:SHOWN_HASH]}){kept}"
 
 
 def _titled(title: str, table: RenderableType) -> Group:
@@ -301,6 +303,8 @@ def _about(run: inspection.RunTrace) -> Iterator[tuple[str, str]]:
         yield from _of_manifest(manifest)
     yield "run", run.identity["run_id"] or display.MISSING
     yield "config", run.identity["config_hash"][:SHOWN_HASH] or display.MISSING
+    if manifest is not None:
+        yield from _inputs(manifest)
     steps = run.frame["step"]
     yield (
         "trace",
@@ -313,6 +317,8 @@ def _about(run: inspection.RunTrace) -> Iterator[tuple[str, str]]:
         yield "collapse", outcome.collapse
     if outcome.idle:
         yield "target", outcome.idle
+    if outcome.lost:
+        yield "parts", outcome.lost
 
 
 def _of_manifest(manifest: Manifest) -> Iterator[tuple[str, str]]:

@@ -148,7 +148,7 @@ def advice(config: PosttrainConfig | LlmPosttrainConfig) -> list[str]:
     lines = []
     if config.estimator.kind == "reinvent":
         lines.append("an estimator with a baseline (rloo or log_variance)")
-    if config.target.kind == "gibbs":
+    if not config.target.has_hits:
         lines.append("target kind mara, which makes all hits equally likely")
     if _of_molecules(config) and config.diversity_filter is None:
         lines.append("diversity_filter: murcko")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from chemkl.chem.parts import Pair, Scaffold, Seed
+from chemkl.chem.parts import Lead, Pair, Scaffold
 from chemkl.config import InputError
 from chemkl.config.generator import AnaloguesConfig, DecorateConfig, LinkConfig
 from chemkl.files.molecules import MoleculeFile
@@ -14,7 +14,7 @@ from chemkl.policies.constrained import NOT_WRITTEN, spelt
 AnyGenerator = DecorateConfig | LinkConfig | AnaloguesConfig
 
 
-def read_parts(config: AnyGenerator) -> list[Scaffold | Pair | Seed]:
+def read_parts(config: AnyGenerator) -> list[Scaffold | Pair | Lead]:
     """Read the parts that molecules must hold.
 
     Raises:
@@ -27,7 +27,7 @@ def read_parts(config: AnyGenerator) -> list[Scaffold | Pair | Seed]:
         named = [(f"{place}:{number}", smiles) for number, smiles in lines]
     else:
         named = [(f"generator.{config.key}.{i}", part) for i, part in enumerate(config.parts)]
-    parts: list[Scaffold | Pair | Seed] = []
+    parts: list[Scaffold | Pair | Lead] = []
     problems: list[str] = []
     for key, given in named:
         try:
@@ -49,11 +49,11 @@ def read_parts(config: AnyGenerator) -> list[Scaffold | Pair | Seed]:
     return parts
 
 
-def _read(config: AnyGenerator, given: Any, key: str) -> Scaffold | Pair | Seed:
+def _read(config: AnyGenerator, given: Any, key: str) -> Scaffold | Pair | Lead:
     if isinstance(config, DecorateConfig):
         return Scaffold(given, key)
     if isinstance(config, AnaloguesConfig):
-        return Seed(given, key, config.keep)
+        return Lead(given, key, config.keep, config.mutants)
     fragments = given.split("|") if isinstance(given, str) else given
     if len(fragments) != 2:
         raise InputError(

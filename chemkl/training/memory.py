@@ -149,7 +149,7 @@ class Memory:
         """
         paid_N = self.paid()
         chance_N = inclusion(self._weights(paid_N), self._rows)
-        numbers = generator(self._seed, step, "memory")
+        numbers = step_rng(self._seed, step, "memory")
         order_N = numbers.permutation(len(self))
         upto_N = chance_N[order_N].cumsum()
         n = round(float(upto_N[-1])) if len(self) else 0
@@ -291,7 +291,7 @@ def inclusion(weight_N: np.ndarray, n: int) -> np.ndarray:
         free_N &= ~over_N
 
 
-def generator(seed: int, step: int, purpose: str) -> np.random.Generator:
+def step_rng(seed: int, step: int, purpose: str) -> np.random.Generator:
     """Random numbers of one step for one purpose, whatever was drawn before."""
     return np.random.default_rng(stream(seed, step, purpose=purpose).initial_seed() % 2**63)
 

@@ -30,9 +30,9 @@ from chemkl.training.memory import (
     Molecule,
     Seed,
     found,
-    generator,
     log_mixture,
     replay_rows,
+    step_rng,
 )
 from chemkl.training.ranks import ALONE, Ranks
 from chemkl.training.schedules import Schedule
@@ -191,7 +191,7 @@ class Posttrain(lightning.LightningModule):
         What is no molecule stays as it was sampled.
         """
         assert self._spell is not None
-        numbers = generator(self._seed, step, f"spelling {update}")
+        numbers = step_rng(self._seed, step, f"spelling {update}")
         rows, kept = list[Sequence[int]](), list[bool]()
         for canonical, ids in zip(batch.canonical, batch.tokens.tolist(), strict=True):
             known: Sequence[int] | None = ids

@@ -4,7 +4,7 @@ import pytest
 from rdkit import Chem
 from reinvent_chemistry.library_design import BondMaker
 
-from chemkl.chem.parts import Opened, Pair, Scaffold, Seed, Walk, Way
+from chemkl.chem.parts import Lead, Opened, Pair, Scaffold, Walk, Way
 from chemkl.config import InputError
 
 SCAFFOLDS = [
@@ -99,13 +99,26 @@ def test_two_fragments_without_a_linker_or_without_one_of_them_are_told():
 
 
 def test_a_seed_keeps_the_beginning_of_a_spelling_of_so_many_tokens():
-    seed = Seed("CC(=O)Nc1ccc(O)cc1", keep=(0.5, 0.5))
+    seed = Lead("CC(=O)Nc1ccc(O)cc1", keep=(0.5, 0.5))
     texts = {way.text for n in range(8) for way in seed.begin(n, 3)}
     assert len(texts) > 10
     assert {len(text) for text in texts} == {9}  # of 18 tokens
     way = next(way for n in range(20) for way in seed.begin(n, 3) if "c1" in way.text)
     assert seed.problem(way, "CC(=O)Nc1ccc(O)cc1") is None
     assert "kept" in seed.problem(way, "CCCCCC")
+
+
+def test_mutants_of_a_lead_are_begun_with_too():
+    smiles = "CC(=O)Nc1ccc(O)cc1"
+    begun = [Lead(smiles, keep=(0.9, 0.9), mutants=n) for n in (0, 6, 6)]
+    alone, some, again = ([one.begin(seed, 1)[0].text for seed in range(60)] for one in begun)
+    assert some == again
+    assert len({*some} - {*alone}) > 20
+    known = Chem.MolFromSmiles(smiles)
+    for text in alone:  # what is kept of the molecule is in the molecule
+        assert begun[1].problem(Way(text), smiles) is None
+    foreign = [text for text in some if begun[1].problem(Way(text), Chem.MolToSmiles(known))]
+    assert foreign  # of a mutant
 
 
 def test_points_may_be_marked_by_isotopes_as_fragments_of_brics_are():
@@ -119,16 +132,17 @@ def test_points_may_be_marked_by_isotopes_as_fragments_of_brics_are():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Scaffold("c1ccccc1"), "has no attachment point; write \\* where decorations sit"),
+        (lambda: Scaffold("c1ccccc1"), "has no attachment point; write \\* where one is"),
         (lambda: Scaffold("*c1cccc"), "is not a molecule: not parsable"),
         (lambda: Scaffold("C[C@H](*)N"), "point on a stereocentre, whose configuration"),
         (lambda: Scaffold("c1ccc(/C=C/*)cc1"), "point on a double bond whose configuration"),
         (lambda: Pair(["*/C=C/c1ccccc1", "*C"]), "point on a double bond whose configuration"),
-        (lambda: Seed("*CCO"), r"has an attachment point; generator: \{kind: decorate\}"),
+        (lambda: Lead("*CCO"), r"has an attachment point; generator: \{kind: decorate\}"),
         (lambda: Scaffold("*=C1CC1"), "point that is bound by more than a single bond"),
         (lambda: Pair(["*c1ccccc1", "*C*"]), r"fragment '\*C\*' has 2 attachment points"),
-        (lambda: Pair(["*c1ccccc1", "CC"]), "'CC' has no attachment point"),
-        (lambda: Seed("C1CC"), "molecule 'C1CC': not parsable"),
+        (lambda: Pair(["*c1ccccc1", "CC"]), "^fragment 'CC' has no attachment point"),
+        (lambda: Pair(["*c1ccccc1", "*c1cc"]), "^fragment '.*' is not a molecule"),
+        (lambda: Lead("C1CC"), "molecule 'C1CC': not parsable"),
     ],
 )
 def test_what_is_no_part_is_one_clear_error(build, message):

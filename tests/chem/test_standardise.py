@@ -133,7 +133,7 @@ def test_names_and_parameters_are_those_of_the_installed_package():
     assert len(FILTER_NAMES) == 12
     filters = map(FilterRegistry().get_filter, FILTER_NAMES)
     offered = {parameter for work in filters for parameter in inspect.signature(work).parameters}
-    assert offered - {"mol", "reactions"} == set(PARAMETER_TYPES) - {"share"}  # our own
+    assert offered - {"mol", "reactions"} == set(PARAMETER_TYPES) - {"share", "seed"}  # our own
 
 
 # ---- filters that keep stereochemistry
@@ -184,6 +184,20 @@ def test_open_stereochemistry_is_assigned_and_given_stereochemistry_kept():
     assert kept in {Chem.CanonSmiles(f"C[C@H](O)[C@{mark}H](F)Cl") for mark in ("", "@")}
     for strained in ("CC1CC2CCC1C2O", "CC1C2CCCC12"):  # a bridge, a fused ring of three
         assert assign(strained) == (Chem.CanonSmiles(strained), None)
+
+
+def test_every_spelling_becomes_the_same_isomer_of_a_seed():
+    smiles = "CC(F)C(N)C(Cl)C=CC(O)C(C)Br"
+    spellings = {Chem.MolToRandomSmilesVect(Chem.MolFromSmiles(smiles), 40, i)[0] for i in range(9)}
+    found = []
+    for seed in range(4):
+        assign = Standardiser([{"name": "assign_stereo", "parameters": {"seed": seed}}])
+        isomers = {assign(text)[0] for text in spellings}
+        assert len(isomers) == 1
+        found += isomers
+    assert len(spellings) > 5
+    assert len({*found}) > 2
+    assert found[0] == Standardiser([{"name": "assign_stereo"}])(smiles)[0]
 
 
 def test_a_share_of_the_molecules_stays_open():

@@ -171,6 +171,8 @@ def test_a_stage_that_ends_by_its_mean_score(here):
     assert config == POSTTRAIN | {
         "budget": 144, "max_samples": 144, "callbacks": {"terminate": ends}
     }  # fmt: skip
+    without = scored + "\ntermination = 'Null'"
+    assert "callbacks" not in converted(STAGED.replace("max_steps = 2", without))[0]
     with pytest.raises(InputError, match=r"as converted: .*callbacks.terminate.mean_reward: "):
         converted(STAGED.replace("max_steps = 2", "max_steps = 2\nmax_score = -1"))
 
@@ -288,6 +290,8 @@ GAPS = [
     ('"dap"', '"mauli"', "learning_strategy.type: 'mauli': REINVENT4 has dap alone"),
     ('"IdenticalMurcko', '"Other', "diversity_filter: there is no filter 'OtherScaffold' here"),
     ("minscore = 0.3", "penalty_function = 'Cosh'", "penalty_function: there is no penalty 'cosh'"),
+    ("minscore = 0.3", "intrinsic_reward = 'RND'\nlearning_rate = 1e-4\ndebug = true",
+     "diversity_filter.intrinsic_reward: 'RND': the bonus for novelty is the shaper rnd"),
     ("minscore = 0.3", "nbmax = 3", "diversity_filter.nbmax: no key that is known here"),
     ("batch_size", "use_checkpoint = true\nbatch_size", "use_checkpoint: True: the filter of an"),
     ("batch_size", "temperature = 1.3\nbatch_size", "temperature: 1.3: samples are drawn at"),

@@ -92,6 +92,13 @@ def test_an_unknown_token_is_named_with_position_and_line(smiles, token, positio
         vocabulary.encode(smiles)
 
 
+def test_of_many_tokens_the_nearest_are_named():
+    vocabulary = Vocabulary.of([f"[{n}CH{m}]" for n in range(10, 20) for m in range(5)])
+    near = r"Nearest: \[12CH3\] (\S+ ){7}\(`chemkl show` of the model lists all 50\)\. Remove"
+    with pytest.raises(UnknownTokenError, match=near):
+        vocabulary.encode("[12CH3][12cH3]")
+
+
 def test_an_unknown_token_is_a_mistake_of_the_user():
     assert issubclass(UnknownTokenError, InputError)
 

@@ -7,12 +7,13 @@ import torch
 from rdkit import Chem
 from safetensors.torch import load_file
 
-from chemkl.chem.parts import Pair, Scaffold, Seed
+from chemkl.chem.parts import Lead, Pair, Scaffold
 from chemkl.config import InputError
 from chemkl.policies import ConstrainedPolicy, Constraint, freeze, load_policy
 from chemkl.policies.base import stream
 from chemkl.results import read_trace
 from chemkl.stages import evaluate, forecast, posttrain, sample
+from chemkl.stages.show import show
 from chemkl.training.ledger import Ledger
 
 MOSES = "data/priors/moses.safetensors"
@@ -55,7 +56,7 @@ GENERATORS = {
 PARTS = {
     "decorate": [Scaffold(smiles) for smiles in SCAFFOLDS],
     "link": [Pair(pair) for pair in PAIRS],
-    "analogues": [Seed(smiles) for smiles in SEEDS],
+    "analogues": [Lead(smiles) for smiles in SEEDS],
 }
 REWARD = {"components": [{"kind": "qed"}]}
 CONFIG = {
@@ -193,6 +194,21 @@ def test_a_killed_run_ends_as_the_whole_one(config, tmp_path, monkeypatch):
         for name in ("whole", "killed")
     ]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_parts_that_no_molecule_holds_are_told_at_the_end(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Scaffold, "problem", lambda *_: "fixed part: not the scaffold")
+    posttrain.run(config | {"max_samples": 32}, tmp_path / "run")
+    told = (
+        "no molecule was made that holds *C1CCCC1, *CCCN*, by any of 32 samples; most often: fixed "
+        "part: not the scaffold. What may help: a smaller part, more choices, a prior that"
+    )
+    assert capsys.readouterr().err.count(told) == 1
+    show(str(tmp_path / "run"))
+    assert told[:60] in " ".join(capsys.readouterr().out.split())
+    given = {"policy": config["prior"], "n": 10, "generator": config["generator"]}
+    sample.run(given, tmp_path / "samples")
+    assert "no sample holds its part (the column problem says why)" in capsys.readouterr().err
 
 
 def test_samples_of_a_generator_say_the_same(tiny_prior, tmp_path):

@@ -1,0 +1,174 @@
+"""Runs that begin with a model of REINVENT: converted beside them, and not needed any more."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from chemkl.config import InputError
+from chemkl.policies import load_policy, reinvent
+from chemkl.results import Manifest, read_trace
+from chemkl.results.provenance import sha256_of
+from chemkl.stages import evaluate, export, posttrain, pretrain, sample
+from chemkl.stages.convert import convert
+from chemkl.stages.pipeline import run as run_pipeline
+from chemkl.stages.show import show
+from chemkl.training.ledger import Ledger
+
+CONFIG = {
+    "reward": {"components": [{"kind": "qed"}]},
+    "target": {"kind": "mara", "beta": 0.05, "tau": 0.45},
+    "estimator": "log_variance",
+    "precision": "32-true",
+    "batch_size": 16,
+    "learning_rate": 2e-3,
+    "budget": 60,
+    "trainer": {"accelerator": "cpu"},
+    "callbacks": {"checkpoint_every": 2, "progress_bar": False},
+}
+POLICY = "checkpoints/policy.safetensors"
+COPY = "inputs/prior.safetensors"
+
+
+class KilledError(BaseException):
+    """Stands for a SIGKILL."""
+
+
+@pytest.fixture
+def config(tiny_prior, tmp_path, monkeypatch):
+    """Settings with a prior in REINVENT's format."""
+    monkeypatch.setattr(reinvent, "FIT", ((4, 4, 3, 0.1),))
+    convert(tiny_prior, tmp_path / "my.prior")
+    return {"prior": str(tmp_path / "my.prior"), **CONFIG}
+
+
+def killed(config, out, monkeypatch):
+    """Run up to the third step."""
+    original = Ledger.enter
+
+    def enter(self, step, rollout):
+        if step == 3:
+            raise KilledError
+        return original(self, step, rollout)
+
+    with monkeypatch.context() as inside:
+        inside.setattr(Ledger, "enter", enter)
+        with pytest.raises(KilledError):
+            posttrain.run(config, out)
+
+
+def same_weights(one, other):
+    left, right = load_file(one), load_file(other)
+    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
+
+
+def test_a_run_goes_on_and_is_read_without_the_file_that_it_began_with(
+    config, tmp_path, monkeypatch, chemkl, capsys
+):
+    posttrain.run(config, tmp_path / "whole")
+    killed(config, tmp_path / "run", monkeypatch)
+    prior, copy = Path(config["prior"]), tmp_path / "run" / COPY
+    kept = Manifest.load(tmp_path / "run").inputs["prior"]
+    assert (kept.path, kept.sha256) == (str(prior), sha256_of(prior))
+    assert (kept.kept, kept.kept_sha256) == (COPY, sha256_of(copy))
+    original = load_policy(prior).state_dict()
+    assert all(torch.equal(original[k], value) for k, value in load_file(copy).items())
+    prior.unlink()
+    Path(tmp_path / "in.yaml").write_text(yaml.safe_dump(config))
+    assert chemkl("posttrain", str(tmp_path / "in.yaml"), "--out", str(tmp_path / "run")) == 0
+    assert "resumes at step 2" in capsys.readouterr().err
+    one, other = read_trace(tmp_path / "whole"), read_trace(tmp_path / "run")
+    pd.testing.assert_frame_equal(one, other, check_exact=True)
+    assert same_weights(tmp_path / "whole" / POLICY, tmp_path / "run" / POLICY)
+    assert Manifest.load(tmp_path / "run").inputs["prior"] == kept
+    posttrain.run(config | {"budget": 90}, tmp_path / "run")  # and further on
+    assert read_trace(tmp_path / "run")["call"].max() == 90
+    evaluate.run({"runs": [str(tmp_path / "run")]}, tmp_path / "evaluated")
+    export.export(tmp_path / "run", smi=tmp_path / "run.smi")
+    assert len((tmp_path / "run.smi").read_text().splitlines()) == 90
+    show(str(tmp_path / "run"))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"(sha256 {kept.sha256[:12]}); kept as {COPY} ({kept.kept_sha256[:12]})" in shown
+    with pytest.raises(InputError, match=r"prior: no such file or folder: .*my\.prior"):
+        posttrain.run(config, tmp_path / "other")
+
+
+def test_what_is_kept_is_what_the_run_began_with(config, tiny_prior, tmp_path):
+    posttrain.run(config, tmp_path / "run")
+    prior, copy = Path(config["prior"]), tmp_path / "run" / COPY
+    before = copy.rename(tmp_path / "before.safetensors")
+    posttrain.run(config | {"budget": 80}, tmp_path / "run")
+    assert same_weights(copy, before)  # made anew while the original is there
+    there, before = prior.read_bytes(), copy.read_bytes()
+    prior.unlink()
+    copy.write_bytes(tiny_prior.read_bytes())  # sound, but another
+    with pytest.raises(InputError, match=r"prior\.safetensors: has changed since .* is gone"):
+        posttrain.run(config | {"budget": 100}, tmp_path / "run")
+    copy.write_bytes(before[:-1])
+    with pytest.raises(InputError, match=r"inputs/prior\.safetensors: "):
+        posttrain.run(config | {"budget": 100}, tmp_path / "run")
+    prior.write_bytes(there[:-1] + b"?")
+    with pytest.raises(InputError, match=r"my\.prior: has changed since"):
+        posttrain.run(config | {"budget": 100}, tmp_path / "run")
+
+
+def test_the_copy_counts_as_the_prior_that_a_policy_comes_from(config, tmp_path):
+    policy = posttrain.run(config, tmp_path / "run")
+    given = {"policy": str(policy), "prior": str(tmp_path / "run" / COPY), "beta_scale": 2.0}
+    sample.run(given | {"n": 8}, tmp_path / "samples")
+    with pytest.raises(InputError, match="is not the one that policy"):
+        sample.run(given | {"n": 8, "prior": "moses"}, tmp_path / "others")
+
+
+def test_jobs_of_a_pipeline_have_a_copy_each_and_go_on_from_it(config, tmp_path):
+    data = {
+        "name": "two",
+        "stages": [{"stage": "posttrain", "config": config, "grid": {"seed": [0, 1]}}],
+    }
+    jobs = run_pipeline(data, tmp_path / "two")
+    copies = [job.folder / COPY for job in jobs]
+    assert len({*copies}) == 2
+    assert same_weights(*copies)
+    Path(config["prior"]).unlink()
+    assert [job.status for job in run_pipeline(data, tmp_path / "two")] == ["skipped"] * 2
+    config["budget"] = 80
+    assert [job.status for job in run_pipeline(data, tmp_path / "two")] == ["done"] * 2
+    with pytest.raises(InputError, match="prior: no such file or folder"):
+        run_pipeline(data, tmp_path / "two", fresh=True)
+    assert all(job.folder.exists() for job in jobs)
+
+
+def test_fine_tuning_goes_on_without_the_file_that_it_began_with(config, tmp_path, monkeypatch):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    smiles = ["CCO", "CCN", "CCC", "CO", "C1CC1", "CCCO"]
+    pd.DataFrame({"smiles": smiles, "split": "train"}).to_parquet(corpus / "corpus.parquet")
+    (corpus / "tokens.json").write_text(json.dumps({"C": 1}))
+    tuning = {
+        "corpus": str(corpus), "init": config["prior"], "valid_split": None, "batch_size": 2,
+        "epochs": 3, "learning_rate": 1e-3, "samples_per_epoch": 0, "report_samples": 20,
+        "checkpoint_every": 1, "precision": "32-true", "trainer": {"accelerator": "cpu"},
+    }  # fmt: skip
+    pretrain.run(tuning, tmp_path / "whole")
+    from chemkl.training.pretrain import Pretrain
+
+    original = Pretrain.training_step
+
+    def training_step(self, batch, index):
+        if self.trainer.global_step == 4:
+            raise KilledError
+        return original(self, batch, index)
+
+    with monkeypatch.context() as inside:
+        inside.setattr(Pretrain, "training_step", training_step)
+        with pytest.raises(KilledError):
+            pretrain.run(tuning, tmp_path / "run")
+    Path(config["prior"]).unlink()
+    pretrain.run(tuning, tmp_path / "run")
+    assert same_weights(tmp_path / "whole" / POLICY, tmp_path / "run" / POLICY)
+    results = [Manifest.load(tmp_path / name).results["after"] for name in ("whole", "run")]
+    assert results[0] == results[1]
