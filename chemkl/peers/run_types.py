@@ -35,6 +35,8 @@ def translate(config: Section, place: Place) -> list[Job]:
     """
     run_type = config.take("run_type", str, "", required=True)
     if run_type not in RUN_TYPES:
+        if not run_type:  # that is told
+            return []
         text = f"{run_type!r} is not translated; expected {', '.join(RUN_TYPES)} of REINVENT4"
         config.notes.problems.append(f"{config.where('run_type')}: {text}")
         return []

@@ -172,8 +172,8 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
         yield "init", complaints((read_header, view.get("init")))
     trainer, corpus = view.mapping("trainer"), view.get("corpus")
     of_valid = None if "valid_corpus" not in view.model.model_fields else view.get("valid_corpus")
-    is_awaited = of_valid is None and getattr(view.config, "valid_corpus", None) is not None
-    one_corpus = of_valid is None and not is_awaited
+    given = view.draft.data if view.draft is not None else dict(view.config or ())
+    one_corpus = given.get("valid_corpus") is None  # another one may not be made yet
     train, valid = view.get("train_split"), view.get("valid_split")
     yield "trainer", complaints((training.check_trainer_here, trainer))
     strategy = str((trainer or {}).get("strategy", ""))

@@ -277,6 +277,13 @@ def test_paths_are_found_from_where_the_new_file_lies(here):
 
 
 def test_what_is_not_here_yet_is_told_and_written_all_the_same(here, chemkl, capsys):
+    validated = TRANSFER.replace("my.prior", "no.prior") + "validation_smiles_file = 'a.smi'"
+    Path("in.toml").write_text(validated)
+    assert chemkl("convert", "in.toml", "tl.yaml") == 0
+    told = capsys.readouterr().err.splitlines()
+    assert "chemkl check tl.yaml says:" in told[0]
+    assert len(told) == 2
+    assert "init: no such file or folder: " in told[1]
     Path("in.toml").write_text(SAMPLING.replace("my.prior", "elsewhere/a.prior"))
     assert chemkl("convert", "in.toml", "out.yaml") == 0
     assert "policy: no such file or folder" in capsys.readouterr().err
@@ -437,6 +444,7 @@ def test_damaged_files_and_impossible_values(here, name, text, says):
     with pytest.raises(InputError) as caught:
         converted(text, name, lenient=True)
     assert says in str(caught.value)
+    assert str(caught.value).count("run_type: ") <= 1
     assert not Path("out.yaml").exists()
 
 
