@@ -7,7 +7,7 @@ messages seldom name a file.
 import io
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import asdict
 from pathlib import Path
@@ -55,10 +55,7 @@ def load_tokenizer(config: ModelConfig) -> tuple[Any, int]:
 
     Rows are padded with that one: no padding token is needed.
     """
-    folder = _place(config)
-    check_sums(Path(folder), FIX, leave_out=".safetensors")  # the weights are not read here
-    with quiet() as transformers:
-        tokenizer = _loaded(config, transformers.AutoTokenizer.from_pretrained, folder)
+    tokenizer = _loaded(config, "AutoTokenizer")
     end = config.end_token or tokenizer.eos_token
     ids = tokenizer.get_vocab()
     if end not in ids:
@@ -73,18 +70,15 @@ def load_tokenizer(config: ModelConfig) -> tuple[Any, int]:
 
 def load_network(config: ModelConfig) -> nn.Module:
     """Load the weights of a model, in evaluation mode."""
-    folder = _place(config)
-    check_sums(Path(folder), FIX)
-    with quiet() as transformers:
-        network, report = _loaded(
-            config,
-            transformers.AutoModelForCausalLM.from_pretrained,
-            folder,
-            dtype=getattr(torch, config.dtype),
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are refused below, in words
-        )
+    network, report = _loaded(
+        config,
+        "AutoModelForCausalLM",
+        unread="",
+        dtype=getattr(torch, config.dtype),
+        use_safetensors=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are refused below, in words
+    )
     unfit = [
         f"{name} is {' x '.join(map(str, kept))}, and {' x '.join(map(str, wanted))} by config.json"
         for name, kept, wanted in sorted(report["mismatched_keys"])
@@ -102,23 +96,30 @@ def load_network(config: ModelConfig) -> nn.Module:
 
 def size_of(config: ModelConfig, name: str) -> int | None:
     """Return a number of a model's config: max_position_embeddings, vocab_size; None: not there."""
-    folder = _place(config)
-    with quiet() as transformers:
-        settings = _loaded(config, transformers.AutoConfig.from_pretrained, folder)
+    settings = _loaded(config, "AutoConfig")
     size = getattr(settings.get_text_config(decoder=True), name, None)
     return size if isinstance(size, int) and size > 0 else None
 
 
-def _loaded(config: ModelConfig, load: Callable[..., Any], place: str, **settings: Any) -> Any:
-    """Let transformers load something of a model, or say what keeps it from doing so."""
+def _loaded(
+    config: ModelConfig, kind: str, *, unread: str = ".safetensors", **settings: Any
+) -> Any:
+    """Let a class of transformers load its part of a model, or say what keeps it from doing so.
+
+    Files that end in `unread` are not its part: their checksums are not looked at.
+    """
+    place = _place(config)
+    check_sums(Path(place), FIX, leave_out=unread)
     if config.revision is not None:
         settings["revision"] = config.revision
-    try:
-        return load(place, trust_remote_code=False, **settings)
-    except Exception as error:
-        said = f"model: {_shown(config)} cannot be loaded: "
-        lines = [said + reason for reason in _reasons(config, place, error)]
-        raise InputError("\n".join(lines)) from error
+    with quiet() as transformers:
+        load = getattr(transformers, kind).from_pretrained
+        try:
+            return load(place, trust_remote_code=False, **settings)
+        except Exception as error:
+            said = f"model: {_shown(config)} cannot be loaded: "
+            lines = [said + reason for reason in _reasons(config, place, error)]
+            raise InputError("\n".join(lines)) from error
 
 
 def _shown(config: ModelConfig) -> str:

@@ -2,12 +2,9 @@
 
 import datetime
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import lightning
 import numpy as np
@@ -25,7 +22,6 @@ from chemkl.config.llm import LlmPosttrainConfig
 from chemkl.results import Manifest, read_trace
 from chemkl.stages import posttrain, posttrain_llm
 from chemkl.stages.registry import STAGES
-from chemkl.training import trainer as training_trainer
 from chemkl.training.ledger import BaseLedger
 
 ANSWERS = ["1", "2", "3"]
@@ -233,9 +229,7 @@ def kill(monkeypatch, config, out, kind="between checkpoints"):
 
 
 KILLS = {
-    "before the first checkpoint": [(BaseLedger, "enter", 2)],
     "between checkpoints": [(BaseLedger, "enter", 8)],
-    "right at a checkpoint": [(training_trainer.Checkpoint, "save", 2)],
     "while it is written": [(lightning.Trainer, "save_checkpoint", 2)],
     "before the adapter is written": [(posttrain, "save", 1)],
     "twice": [(BaseLedger, "enter", 5), (BaseLedger, "enter", 4)],
@@ -267,22 +261,16 @@ def whole_run(tmp_path_factory):
     return run
 
 
-FAST = [
-    ("between checkpoints", "plain"),
-    ("while it is written", "plain"),
-    ("before the adapter is written", "plain"),
-    ("between checkpoints", "msc"),
-    ("twice", "full"),
-]
-SLOW = [
-    ("before the first checkpoint", "plain"),
-    ("right at a checkpoint", "plain"),
-    ("twice", "msc"),
-]
-
-
+# other moments, and the signal itself: test_llm_kills.py
 @pytest.mark.parametrize(
-    ("kind", "changes"), [*FAST, *(pytest.param(*each, marks=pytest.mark.slow) for each in SLOW)]
+    ("kind", "changes"),
+    [
+        ("between checkpoints", "plain"),
+        ("while it is written", "plain"),
+        ("before the adapter is written", "plain"),
+        ("between checkpoints", "msc"),
+        ("twice", "full"),
+    ],
 )
 def test_a_killed_run_ends_as_if_it_had_not_been(
     config, tmp_path, monkeypatch, whole_run, kind, changes
@@ -293,25 +281,6 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
     kill(monkeypatch, config, killed, kind)
     posttrain_llm.run(config, killed)
     assert_same_run(killed, whole)
-
-
-@pytest.mark.slow
-def test_a_run_that_is_really_killed_ends_as_if_it_had_not_been(config, tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))  # decides the last digits
-    config |= {"max_steps": 40, "callbacks": {"checkpoint_every": 3, "progress_bar": False}}
-    posttrain_llm.run(config, tmp_path / "whole")
-    code = "import json, sys; from chemkl.stages import posttrain_llm as stage; "
-    code += "stage.run(json.loads(sys.argv[1]), sys.argv[2])"
-    killed = tmp_path / "killed"
-    command = [sys.executable, "-c", code, json.dumps(config), str(killed)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not (killed / "checkpoints" / "last.ckpt").exists() and process.poll() is None:
-        time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    posttrain_llm.run(config, killed)
-    assert Manifest.load(killed).resumed
-    assert_same_run(killed, tmp_path / "whole")
 
 
 def test_a_run_with_another_config_does_not_go_on_in_the_folder(config, finished, tmp_path):
