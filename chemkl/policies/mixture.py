@@ -159,7 +159,8 @@ def _difference(spoken: Sequence[str], known: Sequence[str]) -> str:
     """Say how two unequal lists of tokens differ."""
     more, fewer = sorted({*spoken} - {*known}), sorted({*known} - {*spoken})
     parts = [
-        *([f"it has also {' '.join(more)}"] if more else []),
-        *([f"it lacks {' '.join(fewer)}"] if fewer else []),
+        f"{what} {' '.join(tokens[:8])}" + f" and {len(tokens) - 8} more" * (len(tokens) > 8)
+        for what, tokens in (("it has also", more), ("it lacks", fewer))
+        if tokens
     ]
     return ", and ".join(parts) or "the same tokens in another order"

@@ -267,7 +267,8 @@ def _unpickled(path: Path) -> Mapping[str, Any]:
                 raise InputError(f"{path}: refused: {reason}. {_FIX}") from None
             stand_ins.append((_StandIn, name))
         except Exception as error:  # noqa: BLE001 - torch raises many kinds on a damaged file
-            raise InputError(f"{path}: cannot be read ({error}). {_FIX}") from None
+            kind = type(error).__name__  # some say no more than a number
+            raise InputError(f"{path}: cannot be read ({kind}: {error}). {_FIX}") from None
     missing = [key for key in _KEYS if not isinstance(content, Mapping) or key not in content]
     if missing:
         raise InputError(f"{path}: has no {', '.join(missing)}. {_FIX}")

@@ -372,6 +372,8 @@ REFUSED = {
         {"prior": 1}, {"prior": small()}, prior=True, beta_scale=2.0),
     r"b: speaks another vocabulary than a \(it has also O\)": of(
         policies={"a": small(), "b": small(tokens="CNO")}),
+    r"b: speaks another vocabulary than a \(it lacks 1 2 3 4 5 6 7 8 and 1 more\)": of(
+        policies={"a": small(tokens="CN123456789"), "b": small()}),
     r"b: speaks another vocabulary than a \(it lacks N\)": of(
         policies={"a": small(), "b": small(tokens="C")}),
     r"\(it has also O, and it lacks N\). Take policies .* from the same prior": of(
