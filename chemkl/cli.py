@@ -64,7 +64,7 @@ def main() -> None:
             except OSError as error:
                 problem = f"the working directory cannot be used ({error.strerror})"
                 raise InputError(f"{problem}: change to another one") from None
-            app()
+            sys.exit(app(standalone_mode=False) or 0)
         except Exception as error:  # noqa: BLE001 - the last line of defence, and it hides nothing
             sys.exit(_tell(error))
 
@@ -74,7 +74,9 @@ def _tell(error: Exception) -> int:
     from chemkl.results.atomic import storage_problem  # it imports pyarrow: not for chemkl --help
 
     of_the_disk = storage_problem(error) is not None  # no mistake of the user, whatever met it
-    if isinstance(error, InputError | StorageError | LostError):
+    if hasattr(error, "format_message"):  # of typer, whose class has moved from version to version
+        text, code = _misuse(error), 2
+    elif isinstance(error, InputError | StorageError | LostError):
         text, code = str(error), 1 if of_the_disk or isinstance(error, LostError) else 2
     elif unusable := _unusable(error):
         text, code = unusable, 2
@@ -86,6 +88,16 @@ def _tell(error: Exception) -> int:
         return 1
     sys.stderr.write(f"{text}\n")
     return code
+
+
+def _misuse(error: Any) -> str:
+    """Say in a line what is wrong with the words of a command; of none at all, the help."""
+    text = error.format_message()
+    if not sys.argv[1:]:
+        return str(text)
+    context = getattr(error, "ctx", None)
+    command = f"chemkl {sys.argv[1]}" if context is None else context.command_path
+    return f"{' '.join(text.split()).rstrip('.')}; see {command} --help"
 
 
 def _unusable(error: Exception) -> str:
@@ -182,6 +194,17 @@ def readers_may_leave() -> Iterator[None]:
 # ---- the commands of the stages
 
 
+def _from(least: int) -> Callable[..., int | None]:
+    """Refuse numbers below one."""
+
+    def check(option: typer.CallbackParam, number: int | None) -> int | None:
+        if number is not None and number < least:
+            raise InputError(f"{option.opts[0]} {number}: should be {least} or more")
+        return number
+
+    return check
+
+
 def _finite(threshold: float | None) -> float | None:
     """Refuse nan and inf, which Python reads as numbers."""
     if threshold is not None and not math.isfinite(threshold):
@@ -202,7 +225,8 @@ Fresh = Annotated[
 ]
 Force = Annotated[bool, Option("--force", help="Replace output files that are there.")]
 PerScaffold = Annotated[
-    int | None, Option(metavar="N", help="The N best of each scaffold; 0: all.", min=0)
+    int | None,
+    Option(metavar="N", help="The N best of each scaffold; 0: all.", callback=_from(0)),
 ]
 
 
@@ -509,10 +533,12 @@ def _show(
         None,
         metavar="N",
         help="The N best molecules; of texts, the N most frequent answers.",
-        min=1,
+        callback=_from(1),
     ),
     per_scaffold: PerScaffold = None,
-    rows: int | None = Option(None, metavar="N", help="Rows of a file or an answer.", min=0),
+    rows: int | None = Option(
+        None, metavar="N", help="Rows of a file or an answer.", callback=_from(0)
+    ),
     sql: str | None = Option(
         None,
         metavar="QUERY",
@@ -544,7 +570,7 @@ def _export(
     threshold: float | None = Option(
         None, metavar="R", help="Only those with a raw reward >= R.", callback=_finite
     ),
-    top: int | None = Option(None, metavar="N", help="The N best molecules.", min=1),
+    top: int | None = Option(None, metavar="N", help="The N best molecules.", callback=_from(1)),
     per_scaffold: PerScaffold = None,
     all_rows: bool = Option(
         False, "--all-rows", help="Every row into the CSV, repeats and invalid ones too."

@@ -190,6 +190,31 @@ def test_usage_errors_are_exit_code_2(posttrain, chemkl, capsys, arguments, says
     assert says in out + err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["export", "run", "--top", "0"], "--top 0: should be 1 or more"),
+        (["export", "run", "--per-scaffold", "-1"], "--per-scaffold -1: should be 0 or more"),
+        (["show", "run", "--top", "-3"], "--top -3: should be 1 or more"),
+        (["show", "run", "--rows", "-1"], "--rows -1: should be 0 or more"),
+        (["show", "run", "--threshold", "nan"], "--threshold nan: should be a finite number"),
+        (["export", "run", "--top", "x"], "; see chemkl export --help"),
+        (["run", "p.yaml", "--jobs", "many"], "; see chemkl run --help"),
+        (["run", "p.yaml", "--jobs", "0"], "--jobs 0: how many jobs run at a time, 1 or more"),
+        (["run", "p.yaml", "--job"], "; see chemkl run --help"),
+        (["expotr", "run"], "'export'"),
+        (["convert", "a.prior"], "OUT"),
+        (["bench", "--json"], "--json"),
+    ],
+)
+def test_a_mistake_in_the_words_of_a_command_is_one_line(chemkl, capsys, arguments, says):
+    assert chemkl(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    (line,) = err.splitlines()
+    assert says in line
+
+
 # ---- run
 
 

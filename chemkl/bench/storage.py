@@ -111,7 +111,8 @@ def seconds_to_resume(settings: Any, out: Path) -> tuple[float, float]:
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--budget", type=int, default=3000, help="calls of the quickstart run")
+    calls = "calls of the quickstart run, at most"
+    parser.add_argument("--budget", type=int, default=3000, help=calls)
     parser.add_argument("--rows", type=int, default=100_000, help="rows of the run that goes on")
     asked = parser.parse_args()
     source = shipped.root() / "configs/posttrain/quickstart.yaml"
@@ -121,9 +122,10 @@ def main() -> None:
         quick, long = Path(folder, "quickstart"), Path(folder, "long")
         share = share_of_keeping(settings, quick)
         row = bytes_a_row(quick)
+        n_calls = int(read_trace(quick, ["call"])["call"].count())  # max_samples may end it before
         longer = lengthen(settings, long, asked.rows)
         processor, wall = seconds_to_resume(longer, long)
-    print(f"checkpoints and trace: {share:.2%} of a run of {asked.budget:,} calls (at most 3 %)")
+    print(f"checkpoints and trace: {share:.2%} of a run of {n_calls:,} calls (at most 3 %)")
     print(f"trace: {row:.1f} bytes a row (at most 90)")
     print(
         f"going on with {asked.rows:,} rows: {processor:.1f} s of the processor, {wall:.1f} s by "

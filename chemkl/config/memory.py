@@ -15,8 +15,8 @@ class MemorySeed(Config):
     """Molecules that a memory begins with; their origin is seed, and no metric counts them."""
 
     path: DataPath
-    """The molecules: a file as `source.path` of prepare. Those with a token that the prior lacks
-    are left out, and counted."""
+    """The molecules: a file as `source.path` of prepare. Those that the prior cannot write
+    are left out, and named at the start; of one that stands twice the first row counts."""
     column: str | int | None = None
     """Where the SMILES stand: a column's name, or its number from 0; null: the column called smiles
     or the like."""

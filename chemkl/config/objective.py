@@ -87,6 +87,11 @@ class QuantileSchedule(Config):
     """tau rises to this at most, for example the threshold that you will screen with; null: no
     bound."""
 
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Refuse a number of steps where none are counted."""
+        if self.over == "hits" and self.steps != type(self).model_fields["steps"].default:
+            yield "steps", "with over: hits all hits so far count: leave steps out"
+
 
 class ScheduleConfig(Config):
     """What of a target moves along a run."""
@@ -100,6 +105,11 @@ class ScheduleConfig(Config):
     """tau: kind staircase or quantile; null: it stays."""
     beta: Annotated[StaircaseSchedule, by_kind(StaircaseSchedule)] | None = None
     """beta: kind staircase; null: it stays."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Ask for something that moves."""
+        if self.tau is None and self.beta is None:
+            yield "", "nothing moves: give tau or beta, or leave schedule out"
 
 
 class TargetSettings(_Settings):
@@ -120,6 +130,10 @@ class TargetSettings(_Settings):
         if "tau" in moves and getattr(self, "tau", None) is None:
             text = f"the target {self.kind} has no tau here that could move: give it one, or leave"
             complain([(("schedule", "tau"), f"{text} schedule.tau out")])
+        most = getattr(getattr(self.schedule, "tau", None), "most", None)
+        if most is not None and most <= self.tau:
+            text = f"{most:g}: the target's own tau is {self.tau:g}, and would never rise"
+            complain([(("schedule", "tau", "most"), text)])
         for key, options in self.scheduled:
             try:
                 TARGETS[self.kind](**options)

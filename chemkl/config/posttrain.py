@@ -226,7 +226,7 @@ class StageConfig(Config):
     """One stage of a run; what it does not set is as at the top of the config."""
 
     name: str = Field("", pattern=r"^[A-Za-z0-9_.-]*$")
-    """What it is called, in letters, digits and _ . -; default: its number, from 1."""
+    """What it is called, in letters, digits and any of _.-; default: its number, from 1."""
     reward: RewardSource | None = None
     """What a molecule is paid in this stage. One that another reward has scored before is scored
     anew, and costs another call. null: as at the top."""
@@ -243,8 +243,9 @@ class StageConfig(Config):
     learning_rate: float | None = Field(None, gt=0)
     """Rate of the Adam optimiser, whose moments go on; null: as at the top."""
     until: TerminationConfig | None = None
-    """What ends the stage, counted from its beginning; the next one begins with the next step.
-    null: the end of the run does, in the last stage only."""
+    """What ends the stage, counted from its beginning: with the step that reaches it, which is made
+    whole. The next one begins with the next step. null: the end of the run does, in the last stage
+    only."""
 
     @property
     def given(self) -> dict[str, Any]:
@@ -362,6 +363,7 @@ class PosttrainConfig(Config):
         if stages and self.callbacks.terminate is not None:
             yield "callbacks.terminate", "with stages, the until of the last one ends the run"
         whole = self.in_stages
+        yield from _same_names([stage.name or str(n) for n, stage in enumerate(stages, 1)])
         for n, (stage, settings) in enumerate(zip(stages, whole, strict=False)):
             at = f"stages.{n}"
             if stage.until is None and n + 1 < len(stages):
@@ -402,3 +404,10 @@ class PosttrainConfig(Config):
     def objective(self) -> Mapping[str, Any]:
         """Target, estimator and shaper as plain values, for the loss core."""
         return objective_of(self.target, self.estimator, self.shaper)
+
+
+def _same_names(names: list[str]) -> Iterator[tuple[str, str]]:
+    for n, name in enumerate(names):
+        if name in names[:n]:
+            text = f"{name!r} is what stages.{names.index(name)} is called: take another name"
+            yield f"stages.{n}.name", text

@@ -224,6 +224,8 @@ def _molecule(record: str) -> tuple[str | None, str]:
 
 def _layout(table: Table, column: str | int | None, keep: Literal[True] | Sequence[str]) -> _Layout:
     """Find the columns of a table."""
+    if isinstance(column, int) and column < 0:
+        raise InputError(f"{table.place}: no column {column}: columns are counted from 0")
     key: Mapping[str, int | str]
     smiles: int | str | None
     header = False

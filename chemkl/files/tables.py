@@ -133,7 +133,8 @@ def text_table(source: Source, rules: Rules) -> Table:
             f"{', '.join(PACKINGS)}"
         )
     what = {"sdf": "an SD file", "jsonl": "JSON lines"}.get(form, "lines of text")
-    say_once(f"{source.place}: taken for {what}, by its content")
+    if sample:
+        say_once(f"{source.place}: taken for {what}, by its content")
     return table
 
 

@@ -70,7 +70,8 @@ class Manifest(BaseModel):
     config_hash: str
     config: dict[str, Any]
     beside: dict[str, Any] = {}
-    """Settings that are no part of the identity and by which the run is read: ``collapse``."""
+    """What is no part of the identity and by which the run is read: ``collapse``, its settings;
+    ``weights``: a language model learns by those of its corpus."""
     inputs: dict[str, InputFile] = {}
     versions: dict[str, str] = {}
     precision: UsedPrecision | None = None
@@ -362,8 +363,8 @@ class Manifest(BaseModel):
         if status == "complete":
             outside = (str(path.resolve()) for path in beside)
             self.outputs = [*_output_in(self._folder), *outside]
-        self.log.add(_EVENTS[status], ended_by=ended_by)  # a complete run gets no more lines
         self.save()
+        self.log.add(_EVENTS[status], ended_by=ended_by)  # once: a start behind it is skipped
 
     def save(self) -> None:
         """Write `manifest.json` atomically, with a checksum.

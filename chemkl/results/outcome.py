@@ -57,6 +57,8 @@ def outcome_of(trace: pd.DataFrame, manifest: Mapping[str, Any]) -> Outcome:
         by = f"at or above the quantile {target.get('tau_quantile') or 0:g} of their batch"
         if moves:
             by = f"R >= tau of their step, at last {trace['tau'].iloc[-1]:.4g}"
+    if by and "final_reward" in trace:
+        by += ", by the reward of the last stage"
     return Outcome(
         hits="" if n is None else f"{n:,} hit{'' if n == 1 else 's'} ({by})",
         best=counts.best,

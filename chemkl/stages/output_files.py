@@ -69,11 +69,12 @@ def write_csv(table: pa.Table, stream: IO[bytes]) -> None:
 
 
 def _problems(path: Path, option: str, endings: Sequence[str], *, force: bool) -> Iterable[str]:
-    if not path.name.lower().endswith(tuple(endings)):
-        yield f"{option} {path}: unknown ending. Allowed: {', '.join(endings)}"
     if path.is_dir():
         yield f"{option} {path}: this is a folder; give a file"
-    elif path.exists() and not force:
+        return
+    if not path.name.lower().endswith(tuple(endings)):
+        yield f"{option} {path}: unknown ending. Allowed: {', '.join(endings)}"
+    if path.exists() and not force:
         yield f"{option} {path}: exists. Give another file, or replace it with --force"
     folder = path.resolve().parent
     if folder.name == FOLDER and list_parts(folder.parent):

@@ -158,7 +158,7 @@ def _run_job(line: _Line, plan: Planned) -> Status:
         kept = runner.kept_models(plan.folder)
         config = plan.stage.load(job.source, job.overrides, also=job.also, kept=kept)
         plan.stage.run(config, plan.folder)
-    except BaseException as error:
+    except BaseException as error:  # a stop, or what a user's reward raised: told, and raised again
         is_stop = isinstance(error, STOPS)
         line.tell("red", f"{'interrupted' if is_stop else 'failed'} after {line.took()}")
         manifest = Manifest.load(plan.folder)

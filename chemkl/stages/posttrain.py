@@ -18,7 +18,7 @@ from lightning import Callback, Trainer
 
 from chemkl.config import InputError, complaints
 from chemkl.config.llm import LlmPosttrainConfig
-from chemkl.config.memory import MemoryConfig
+from chemkl.config.memory import MemoryConfig, MemorySeed
 from chemkl.config.posttrain import PosttrainConfig
 from chemkl.llm.extra import PACKAGES, check_installed
 from chemkl.llm.ledger import AnswerTracker, TextLedger, describe_cut_off
@@ -122,12 +122,11 @@ def work(config: Any, start: Start) -> None:
         paid = read_orphans(out)
         _bring_to(module, first, past, paid)
         others = parts.callbacks(module, partial(tell, event="stage"))
+        others += _bars(config, module, manifest)
         callbacks = [*([alarm] if alarm else []), *others]
         _take_in(past, callbacks, module)
         manifest.log.where = module.counts
-        if first is not None:
-            start.say(f"resumes at step {module.next_step}")
-            manifest.log.add("resume")
+        _tell_start(start, manifest, parts.notes if first is None else None, module.next_step)
         goes_on = not module.is_finished and not _ended_by(callbacks)
         if goes_on:
             _set_aside_evaluation(out)
@@ -149,6 +148,20 @@ def work(config: Any, start: Start) -> None:
     start.say(f"ended by {manifest.ended_by}: {spent}")
     for line in [*read_outcome(out, manifest).lines(), *parts.failures()]:
         start.say(line)
+
+
+def _tell_start(start: Start, manifest: Manifest, notes: Sequence[str] | None, step: int) -> None:
+    """Say what there is to say of a new run; of one that goes on, without notes, from where."""
+    for line in [f"resumes at step {step}"] if notes is None else notes:
+        start.say(line)
+    if notes is None:
+        manifest.log.add("resume")
+
+
+def _bars(config: Any, module: Posttrain, manifest: Manifest) -> list[Callback]:
+    limits = config.budget, config.most_samples
+    bar = training.CallsBar(module.ledger, *limits, manifest.tau)
+    return [bar] if config.callbacks.progress_bar else []
 
 
 def _set_aside_evaluation(out: Path) -> None:
@@ -344,11 +357,24 @@ class _Molecules:
             self._names = self._constraint.names
             self.policy = ConstrainedPolicy(self._trained, self._constraint)
         self.seeds: list[tuple[Seed, list[int]]] = []
-        self.n_unknown = 0
+        self.notes: list[str] = []
+        """What there is to say of a new run."""
         if config.memory is not None and config.memory.seed is not None:
-            read = read_seed(config.memory.seed, config.budget)
-            self.seeds = [(one, ids) for one in read if (ids := self.spell(one.canonical))]
-            self.n_unknown = len(read) - len(self.seeds)
+            self._read_seeds(config.memory.seed)
+
+    def _read_seeds(self, seed: MemorySeed) -> None:
+        """Read what the memory begins with; what the policy cannot write is left out, and told."""
+        read = read_seed(seed, self.config.budget, self.notes.append)
+        spelled = [(one, self.spell(one.canonical)) for one in read]
+        self.seeds = [(one, ids) for one, ids in spelled if ids is not None]
+        lost = [one for one, ids in spelled if ids is None]
+        some = ", ".join(f"line {one.line} ({one.canonical})" for one in lost[:3])
+        more = f" and {len(lost) - 3:,} more" if len(lost) > 3 else ""
+        why = "the policy cannot write them: they have a token that it lacks, or are too long"
+        if not self.seeds:
+            raise InputError(f"{seed.path}: all of its molecules, {some}{more}: {why}")
+        if lost:
+            self.notes.append(f"memory.seed: {seed.path}: left out are {some}{more}: {why}")
 
     def build_reward(self) -> RewardModel | StageRewards:
         models: dict[str, RewardModel] = {}
@@ -422,8 +448,6 @@ class _Molecules:
             callbacks.append(Curriculum(self.config.stages or (), module.ledger, say))
         if own.terminate is not None:
             callbacks.append(Termination(own.terminate))
-        if own.progress_bar:
-            callbacks.append(training.CallsBar(module.ledger, self.config.budget))
         return callbacks
 
     def save(self, manifest: Manifest, about: dict[str, Any], counts: dict[str, int]) -> None:
@@ -433,15 +457,13 @@ class _Molecules:
 
     def failures(self) -> Sequence[str]:
         models = [self.reward] if isinstance(self.reward, RewardModel) else self.reward.distinct
-        unknown = f"memory.seed: {self.n_unknown:,} molecules left out: a token is not the prior's"
-        told = [line for one in models for line in describe_failures(one.failures)]
-        return [*told, *([unknown] if self.n_unknown else [])]
+        return [line for one in models for line in describe_failures(one.failures)]
 
 
 class _Texts:
     """What a run of a language model is put together from."""
 
-    limit, text, seeds = "max_steps", True, ()
+    limit, text, seeds, notes = "max_steps", True, (), ()
 
     def __init__(self, config: LlmPosttrainConfig, out: Path) -> None:
         self.config, self.out = config, out
@@ -499,7 +521,7 @@ class _Texts:
     def memory(self, _ledger: TextLedger, _number: int) -> None:
         """Nothing of a language model's is replayed."""
 
-    def callbacks(self, module: Posttrain, _say: Callable[[str], object]) -> list[Callback]:
+    def callbacks(self, _module: Posttrain, _say: Callable[[str], object]) -> list[Callback]:
         config = self.config
         callbacks: list[Callback] = []
         if config.track is not None:
@@ -508,8 +530,6 @@ class _Texts:
         if config.callbacks.terminate is not None:
             of_text = () if config.reward.kind == "smiles" else IN_TEXT
             callbacks.append(Termination(config.callbacks.terminate, of_text))
-        if config.callbacks.progress_bar:
-            callbacks.append(training.CallsBar(module.ledger, config.budget, config.most_samples))
         return callbacks
 
     def save(self, manifest: Manifest, about: dict[str, Any], counts: dict[str, int]) -> None:

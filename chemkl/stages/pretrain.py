@@ -29,6 +29,7 @@ from chemkl.llm.pretrain import NO_PROMPT, Conditions, TaggedDataset, build_tagg
 from chemkl.policies import Policy, build_policy, load_policy, read_header, save_policy, with_tokens
 from chemkl.results.atomic import is_further_rank
 from chemkl.results.log import RunLog
+from chemkl.results.manifest import Manifest
 from chemkl.results.provenance import installed_versions
 from chemkl.stages.registry import POLICY, STAGES, View
 from chemkl.stages.runner import Start, kept_models
@@ -52,6 +53,7 @@ class Parts:
     told: str = ""  # what there is to say once the folder is claimed
     movement: Callable[[], dict[str, Any]] | None = None  # what fine-tuning has changed
     replay: tuple[float, Policy] | None = None  # a share, and the model whose samples have it
+    weighs: bool = False  # whether a language model learns by the weights of its corpus
 
 
 def work(config: Any, start: Start) -> None:
@@ -81,7 +83,13 @@ def work(config: Any, start: Start) -> None:
         with training.quiet(), several(trainer) as ranks:
             _fit(config, parts, start, build, ranks.gather(None)[0])
         return
-    training.last_checkpoint(start.out)
+    if training.last_checkpoint(start.out) is not None and parts.weighs:
+        begun = Manifest.load(start.out)
+        if begun is not None and "weights" not in begun.beside:
+            raise InputError(
+                f"{start.out}: this run began without the weights of {config.corpus}, by which its "
+                "loss would change on the way: begin anew with --fresh, or take another --out"
+            )
     inputs = {"corpus": config.corpus / files.MOLECULES}
     init = getattr(config, "init", None)
     inputs |= {} if init is None else {"init": init}
@@ -91,6 +99,8 @@ def work(config: Any, start: Start) -> None:
     start.say(str(precision))
     with claimed as manifest, training.quiet():
         start.keep(manifest, "init")
+        manifest.beside = {"weights": True} if parts.weighs else {}
+        manifest.save()
         # another process may have written one meanwhile
         first = training.last_checkpoint(start.out)
         if parts.told:
@@ -306,6 +316,7 @@ def _of_tags(config: PretrainLlmConfig) -> Parts:
         -(-config.samples_per_epoch // n_prompts) * n_prompts,  # as many of each prompt
         save,
         "; ".join(filter(None, told)),
+        weighs=weights is not None,
     )
 
 

@@ -332,6 +332,7 @@ def _of_manifest(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "what", _settings(manifest)
     for stage in manifest.results.get("stages", ()):
         spent = ", ".join(f"{stage[key]:,} {key}" for key in ("steps", "calls", "hits"))
+        spent += " of its own target"
         yield f"stage {stage['name']}", f"ended by {stage['ended_by']} after {spent}"
 
 
@@ -423,9 +424,12 @@ def _counts(run: inspection.RunTrace, threshold: float | None) -> Iterator[Seque
         of_hits = display.counted(counts.hit_scaffolds or 0, "scaffold")
         hits = f"R >= {threshold or 0:g}, with {of_hits}"
     budget = run.manifest.config.get("budget") if run.manifest else None
-    of_budget = f"of a budget of {budget:,}" if isinstance(budget, int) else ""
+    n_calls = int(run.frame["call"].count())  # those of seeds stand in rows that are not sampled
+    about = [f"of a budget of {budget:,}"] if isinstance(budget, int) else []
+    if n_calls > counts.calls:
+        about.append(f"{n_calls - counts.calls:,} of them for seeds of the memory")
     yield "distinct", f"{counts.distinct:,}", answers
-    yield "calls", f"{counts.calls:,}", of_budget
+    yield "calls", f"{n_calls:,}", ", ".join(about)
     if counts.failed:
         yield "failed", f"{counts.failed:,}", failed
     if threshold is None:

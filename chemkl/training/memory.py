@@ -3,7 +3,7 @@
 Legend: N molecules of the memory; M drawn ones.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -302,37 +302,48 @@ class Seed(NamedTuple):
     canonical: str
     scaffold: str
     reward: float | None  # None: it is to be scored
+    line: int  # of the file
 
 
-def read_seed(seed: MemorySeed, budget: int) -> list[Seed]:
-    """Read the molecules that a memory begins with, each once.
+def read_seed(seed: MemorySeed, budget: int, tell: Callable[[str], object] = str) -> list[Seed]:
+    """Read the molecules that a memory begins with, each once: as it stands first.
+
+    `tell` is given a line where one stands again with another reward.
 
     Raises:
         InputError: one line, for all that are invalid or have no reward, or for too many.
     """
-    seeds, wrong = dict[str, Seed](), list[str]()
-    for line in MoleculeFile(seed.path, seed.column, [seed.reward] if seed.reward else []):
+    seeds, wrong, twice = dict[str, Seed](), list[str](), list[str]()
+    for line in MoleculeFile(seed.path, seed.column, [] if seed.reward is None else [seed.reward]):
         read = read_molecule(line.smiles or "")
         value = line.values.get(seed.reward or "")
         reward = _number(value)
         if read.canonical_smiles is None:
             wrong.append(f"line {line.number}: no molecule ({line.reason or read.reason})")
-        elif seed.reward and not 0 <= reward <= 1:
+        elif seed.reward is not None and not 0 <= reward <= 1:
             wrong.append(f"line {line.number}: {seed.reward} is {value!r}, no number from 0 to 1")
         else:
-            known = reward if seed.reward else None
+            known = None if seed.reward is None else reward
             text = read.canonical_smiles
-            seeds.setdefault(text, Seed(text, murcko_scaffold(text) or "", known))
+            new = Seed(text, murcko_scaffold(text) or "", known, line.number)
+            first = seeds.setdefault(text, new)
+            if known is not None and first.reward is not None and known != first.reward:
+                pair = f"lines {first.line} and {line.number} ({first.reward:g} and {known:g})"
+                twice.append(pair)
     if wrong:
         more = f", and {len(wrong) - 3} more lines" if len(wrong) > 3 else ""
         raise InputError(f"{seed.path}: {'; '.join(wrong[:3])}{more}: mend or remove them")
     if not seeds:
         raise InputError(f"{seed.path}: holds no molecule, so the memory would begin empty")
-    if not seed.reward and len(seeds) >= budget:
+    if seed.reward is None and len(seeds) >= budget:
         raise InputError(
             f"{seed.path}: its {len(seeds):,} molecules cost a call each, and budget is "
             f"{budget:,}: raise it, or name the column of their rewards (memory.seed.reward)"
         )
+    if twice:
+        more = f" and {len(twice) - 3:,} more" if len(twice) > 3 else ""
+        said = f"the same molecule with different rewards in {', '.join(twice[:3])}{more}"
+        tell(f"memory.seed: {seed.path}: {said}: the first one counts")
     return list(seeds.values())
 
 

@@ -492,7 +492,7 @@ class InputBuilder:
             kind, torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind)
         )
         tokens = self._with_carried(rollout)
-        self._asked = self._beside.submit(rounding(self._logp_ref), tokens[ranks.part(len(tokens))])
+        self._asked = self._beside.submit(rounding(ranks.own_logp), self._logp_ref, tokens)
 
     def turn_to(self, objective: Objective) -> None:
         """Build the inputs of another objective, without rows of the one before."""

@@ -101,7 +101,12 @@ class Ranks:
 
     def logp(self, logp_of: Callable[[Tensor], Tensor], token_BT: Tensor) -> Tensor:
         """Compute log p of rows, of each in one process; see `with_others` for the gradient."""
-        return self.with_others(logp_of(token_BT[self.part(len(token_BT))]))
+        return self.with_others(self.own_logp(logp_of, token_BT))
+
+    def own_logp(self, logp_of: Callable[[Tensor], Tensor], token_BT: Tensor) -> Tensor:
+        """Compute log p of this process's rows; for none no network is asked: not all take that."""
+        own_BT = token_BT[self.part(len(token_BT))]
+        return logp_of(own_BT) if len(own_BT) else torch.zeros(0)
 
     def with_others(self, own: Tensor) -> Tensor:
         """Return the values of this process's rows among those of all, on the CPU.

@@ -37,7 +37,7 @@ from chemkl.config.base import install
 from chemkl.cores import n_cores
 from chemkl.policies.checkpoint import check_weights
 from chemkl.results.atomic import atomic_file, draft_of
-from chemkl.results.inspection import sampled_rows
+from chemkl.results.inspection import by_final_reward, identity_columns, sampled_rows
 from chemkl.results.log import RunLog
 from chemkl.results.manifest import LAST_CHECKPOINT
 from chemkl.results.seal import check_seal
@@ -553,19 +553,32 @@ class ProgressBar(Callback):
 class CallsBar(ProgressBar):
     """Shows calls of the budget, samples, distinct hits, scaffolds of all that was scored, time.
 
-    Without a budget samples fill it.
+    Without a budget samples fill it. Hits and scaffolds are those that are told at the end of the
+    run: by the reward of the last stage, R >= tau; without a tau, as the target has found them.
     """
 
-    def __init__(self, ledger: BaseLedger, budget: int | None, most_samples: int = 0) -> None:
-        self._ledger, self._over_calls = ledger, budget is not None
-        self._n_hits, self._scaffolds = 0, set[str]()
+    def __init__(
+        self,
+        ledger: BaseLedger,
+        budget: int | None,
+        most_samples: int = 0,
+        tau: float | None = None,
+    ) -> None:
+        self._ledger, self._over_calls, self._tau = ledger, budget is not None, tau
+        self._hits, self._scaffolds, self._by = set[Any](), set[str](), ""
         unit = "calls" if self._over_calls else "samples"
         super().__init__("posttrain", unit, budget or most_samples)
 
     def restore(self, rows: pd.DataFrame) -> None:
         """Take in rows of the trace."""
-        new = sampled_rows(rows[rows["call"].notna()])
-        self._n_hits += int(new["hit"].sum())
+        if "final_reward" in rows:
+            self._by = " by the reward of the last stage"
+        seen = by_final_reward(sampled_rows(rows))
+        new = seen[seen["call"].notna()]
+        hits = (
+            seen[seen["hit"].astype(bool)] if self._tau is None else new[new["reward"] >= self._tau]
+        )
+        self._hits.update(hits[identity_columns(rows)].itertuples(index=False, name=None))
         self._scaffolds.update(new["scaffold"].dropna())
 
     def on_train_batch_end(
@@ -582,7 +595,7 @@ class CallsBar(ProgressBar):
         """Calls, and the samples beside them; the other way round where there is no budget."""
         calls, samples = self._ledger.n_calls, self._ledger.n_samples
         scaffolds = f", {len(self._scaffolds):,} scaffolds" if self._scaffolds else ""
-        found = f", {self._n_hits:,} hits{scaffolds}"
+        found = f", {len(self._hits):,} hits{scaffolds}{self._by}"
         if self._over_calls:
             return calls, f", {samples:,} samples{found}"
         return samples, f", {calls:,} calls{found}"

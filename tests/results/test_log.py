@@ -70,6 +70,17 @@ def test_a_stage_logs_its_start_and_its_end(tmp_path, error, event, why):
     assert (end["event"], end["ended_by"]) == (event, why)
 
 
+def test_an_end_stands_behind_its_manifest_so_that_there_is_one(tmp_path, monkeypatch):
+    def killed(_manifest):
+        raise KeyboardInterrupt
+
+    manifest = Manifest.start(tmp_path, stage="score", config={})
+    with suppress(KeyboardInterrupt), monkeypatch.context() as patch:
+        patch.setattr(Manifest, "save", killed)
+        manifest.finish()
+    assert [event["event"] for event in read_log(tmp_path)] == ["start"]
+
+
 def test_a_further_rank_is_silent(tmp_path):
     with Manifest.start(tmp_path, stage="pretrain", config={}, rank=1):
         pass

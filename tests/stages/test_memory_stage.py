@@ -20,6 +20,7 @@ from test_posttrain_stage import (
 from chemkl.results import read_trace
 from chemkl.results.inspection import count
 from chemkl.stages import posttrain
+from chemkl.stages.show import show
 from chemkl.training.posttrain import Posttrain
 
 MEMORY = FILTERED | {"memory": {"capacity": 60, "rows": 8, "draw": "reward", "purge": "scaffold"}}
@@ -207,13 +208,38 @@ def test_seeds_without_rewards_cost_a_call_each(seeded, tmp_path, monkeypatch):
     same_run(tmp_path / "run", tmp_path / "whole")
 
 
+def test_what_is_left_out_and_what_stands_twice_is_told_at_the_start(seeded, tmp_path, capsys):
+    posttrain.run(seeded(SEED, reward="activity"), tmp_path / "run")
+    lines = capsys.readouterr().err.splitlines()
+    file = f"{tmp_path / 'run'}: memory.seed: {tmp_path / 'seed.csv'}"
+    twice, lost = (n for n, line in enumerate(lines) if line.startswith(file))
+    assert twice < lost < next(n for n, line in enumerate(lines) if "ended by" in line)
+    assert lines[twice] == (
+        f"{file}: the same molecule with different rewards in lines 2 and 4 (0.7 and 0.9): the "
+        "first one counts"
+    )
+    assert lines[lost].startswith(f"{file}: left out are line 5 (CCBr): the policy cannot write")
+
+
+def test_show_counts_the_calls_of_seeds_too(seeded, tmp_path, capsys):
+    posttrain.run(seeded(SEED), tmp_path / "run")
+    capsys.readouterr()
+    show(str(tmp_path / "run"))
+    words = " ".join(capsys.readouterr().out.split())
+    assert " calls 60 of a budget of 60, 3 of them for seeds of the memory " in words
+
+
 @pytest.mark.parametrize(
     ("text", "options", "says"),
     [
         ("SMILES\nCCO\nC1CC\nCCN\n", {}, "seed.csv: line 3: no molecule (not parsable"),
         ("SMILES,a\nCCO,\nCCN,2\n", {"reward": "a"}, "line 2: a is '', no number from 0 to 1; "),
         ("SMILES,a\nCCO,1\n", {"reward": "b"}, "b"),
+        ("SMILES,a\nCCO,1\n", {"reward": ""}, "seed.csv: no column ''"),
+        ("SMILES,a\nCCO,1\n", {"column": -2}, "seed.csv: no column -2: columns are counted from 0"),
         ("SMILES\n" + "\n".join("C" * n for n in range(1, 61)), {}, "60 molecules cost a call"),
+        ("SMILES\nCCBr\nCBr\n", {}, "seed.csv: all of its molecules, line 2 (CCBr), line 3 (CBr): "
+         "the policy cannot write them"),
     ],
 )  # fmt: skip
 def test_a_seed_that_cannot_be_read_is_one_clear_error(

@@ -552,7 +552,9 @@ def test_learning_makes_molecules_as_asked(tmp_path):
     assert manifest_of(tmp_path / "run")["results"]["samples/as_asked"] > 0.9
 
 
-def test_weights_count_within_each_prompt(tmp_path, capsys):
+@pytest.fixture
+def weighted(tmp_path):
+    """A config of tags on a corpus with weights."""
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     weight_of = {"CCO": 1.0, "CCN": 3.0, "CCCCCCCC": 2.0}
@@ -560,11 +562,14 @@ def test_weights_count_within_each_prompt(tmp_path, capsys):
     frame["weight"] = frame["smiles"].map(weight_of)
     frame.to_parquet(corpus / "corpus.parquet")
     (corpus / "tokens.json").write_text(json.dumps({"C": 1, "O": 1, "N": 1}))
-    config = TAGGED | {
+    return TAGGED | {
         "corpus": str(corpus), "conditions": [{"kind": "logp", "cuts": [2], "names": ["a", "b"]}],
         "batch_size": 16, "epochs": 40, "samples_per_epoch": 0,
     }  # fmt: skip
-    folder = pretrain_llm.run(config, tmp_path / "run")
+
+
+def test_weights_count_within_each_prompt(weighted, tmp_path, capsys):
+    folder = pretrain_llm.run(weighted, tmp_path / "run")
     network = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     for smiles, share in {"CCO": 0.25, "CCN": 0.75}.items():
@@ -605,6 +610,24 @@ def killed_at(monkeypatch):
                 STAGES[stage].run(config, folder)
 
     return run
+
+
+def test_a_run_that_was_begun_without_the_weights_of_its_corpus_is_refused(
+    weighted, tmp_path, killed_at
+):
+    config = weighted | {"epochs": 4}
+    killed_at("pretrain_llm", config, tmp_path / "run", 8)
+    file = tmp_path / "run" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    for key in ("beside", "sha256"):  # as earlier versions wrote it
+        del manifest[key]
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"run: this run began without the weights of .*corpus"):
+        pretrain_llm.run(config, tmp_path / "run")
+    manifest["beside"] = {"weights": True}
+    file.write_text(json.dumps(manifest))
+    pretrain_llm.run(config, tmp_path / "run")
+    assert manifest_of(tmp_path / "run")["status"] == "complete"
 
 
 # no checkpoint is written behind the last batch of an epoch, but one step later

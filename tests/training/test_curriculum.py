@@ -124,6 +124,18 @@ def test_a_run_is_judged_by_its_last_reward(finished):
     assert narrow["final_reward"].tolist() == trace["final_reward"].tolist()
 
 
+def test_hits_are_told_of_the_last_reward_on_the_way_and_at_the_end(config, tmp_path, capsys):
+    callbacks = CONFIG["callbacks"] | {"progress_bar": True}
+    posttrain.run(config | {"stages": STAGES, "callbacks": callbacks}, tmp_path)
+    n = count(read_trace(tmp_path), 0.45).hits
+    lines = capsys.readouterr().err.splitlines()
+    *_, bar = [line for line in lines if line.startswith("posttrain:")]
+    assert f", {n} hits, " in bar
+    assert " scaffolds by the reward of the last stage, " in bar
+    whose = f"{n} hits (R >= 0.45, by the reward of the last stage)"
+    assert [line for line in lines if f": {whose}, best reward" in line]
+
+
 def test_stages_that_change_nothing_make_the_run_without_them(config, tmp_path):
     config |= {"estimator": "trajectory_balance", "target": {"kind": "gibbs", "beta": 0.05}}
     posttrain.run(config, tmp_path / "one")
@@ -208,6 +220,17 @@ def test_what_is_replayed_was_paid_by_the_reward_of_the_stage(config, tmp_path):
          r"stages\.0\.estimator: estimator 'reinvent' cannot walk to the target 'filter'"),
         ({"stages": [{"reward": {"components": [{"kind": "qet"}]}}]},
          r"^stages\.0\.reward: components\.0\.kind: unknown component 'qet'; did you mean 'qed'"),
+        ({"stages": [{"until": {"hits": 3}}, {"name": "1"}]},
+         r"stages\.1\.name: '1' is what stages\.0 is called: take another name"),
+        ({"target": {"kind": "mara", "beta": 1, "tau": 0.5, "schedule": {}}},
+         r"target\.schedule: nothing moves: give tau or beta, or leave schedule out"),
+        ({"target": {"kind": "mara", "beta": 1, "tau": 0.5, "schedule": {
+            "tau": {"kind": "quantile", "over": "hits", "steps": 5}}}},
+         r"target\.schedule\.tau\.steps: with over: hits all hits so far count: leave steps out"),
+        ({"target": {"kind": "mara", "beta": 1, "tau": 0.5, "schedule": {
+            "tau": {"kind": "quantile", "most": 0.4}}}},
+         r"target\.schedule\.tau\.most: 0\.4: the target's own tau is 0\.5, and would never rise"),
+        ({"stages": [{"name": "a b"}]}, r"in letters, digits and any of _\.-; default"),
         ({"stages": [{}], "callbacks": {"terminate": {"hits": 1}}},
          r"callbacks\.terminate: with stages, the until of the last one ends the run"),
     ],

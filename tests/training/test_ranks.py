@@ -46,6 +46,27 @@ def test_the_parts_of_all_ranks_are_all_rows(n):
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
+@pytest.mark.parametrize("n", [0, 1, 2, 5])
+def test_a_process_without_rows_asks_no_network(monkeypatch, n):
+    weight = torch.ones(1, requires_grad=True)
+
+    def logp_of(token_BT):
+        assert len(token_BT)
+        return weight * token_BT[:, 1]
+
+    token_BT = torch.arange(3 * n).view(n, 3)
+    everyone = [Ranks(rank, 3) for rank in range(3)]
+    parts = [one.own_logp(logp_of, token_BT).detach().numpy() for one in everyone]
+    monkeypatch.setattr(Ranks, "gather", lambda _self, _mine: parts)
+    for one in everyone:
+        logp_B = one.logp(logp_of, token_BT)
+        assert logp_B.tolist() == token_BT[:, 1].tolist()
+        weight.grad = None
+        (logp_B.sum() + 0 * weight).backward()
+        part = one.part(n)
+        assert weight.grad.tolist() == [3 * token_BT[part, 1].sum()]
+
+
 def test_one_process_asks_nobody():
     assert ALONE.spread(lambda some: [2 * one for one in some], [1, 2]) == [2, 4]
     with pytest.raises(ZeroDivisionError):

@@ -561,13 +561,16 @@ def test_one_process_of_several_speaks(capsys):
         (None, "320 of 640 samples, 250 calls", "400 of 640 samples, 300 calls"),
     ],
 )
-def test_posttraining_counts_calls_or_samples_and_what_it_found(capsys, budget, first, second):
+@pytest.mark.parametrize("tau", [None, 0.7])
+def test_posttraining_counts_calls_or_samples_and_what_it_found(capsys, budget, first, second, tau):
     ledger = SimpleNamespace(n_calls=250, n_samples=320)
-    bar = CallsBar(ledger, budget, 640)
-    columns = ["call", "hit", "scaffold"]
-    past = [(1, True, "c1ccccc1"), (None, True, "C1CC1"), (2, True, ""), (3, False, None)]
+    bar = CallsBar(ledger, budget, 640, tau)
+    columns = ["call", "hit", "scaffold", "canonical_smiles", "reward"]
+    past = [(1, True, "c1ccccc1", "a", 0.9), (None, True, "c1ccccc1", "a", 0.9),
+            (2, True, "", "b", 0.8), (3, False, None, "c", 0.7)]  # fmt: skip
     bar.restore(pd.DataFrame(past, columns=columns).assign(is_replay=False))
-    rows = pd.DataFrame([(4, True, "c1ccccc1"), (None, True, "C1CC1")], columns=columns)
+    new = [(4, True, "c1ccccc1", "d", 0.9), (None, True, "", "b", 0.8)]
+    rows = pd.DataFrame(new, columns=columns)
     rows["is_replay"] = False
     bar.on_train_start(trainer_at(0), None)
     ledger.n_calls, ledger.n_samples = 300, 400
@@ -575,7 +578,8 @@ def test_posttraining_counts_calls_or_samples_and_what_it_found(capsys, budget, 
     bar.on_train_batch_end(trainer_at(1), further, None, None, 0)
     bar.on_train_batch_end(trainer_at(1), SimpleNamespace(recorded=rows), None, None, 0)
     bar.on_train_end(trainer_at(1), None)
-    found = ("2 hits, 2 scaffolds", "3 hits, 2 scaffolds")
+    n_hits = (2, 3) if tau is None else (3, 4)  # the filter has withdrawn the reward of c
+    found = [f"{n} hits, 2 scaffolds" for n in n_hits]
     assert lines_of(capsys) == [
         f"posttrain: {first}, {found[0]}",
         f"posttrain: {second}, {found[1]}",
