@@ -4,6 +4,7 @@ Shape legend: B sequences, A of them not ended yet, T tokens (start token includ
 H hidden units.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -92,7 +93,8 @@ class RnnPolicy(Policy):
 
     def forward(self, token_BT: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Return logits_BTV of the next token after each given token, and the last state."""
-        hidden_BTH, state = self.rnn(self.embedding(token_BT), state)
+        with in_float32(token_BT.device):
+            hidden_BTH, state = self.rnn(self.embedding(token_BT), state)
         return self.linear(hidden_BTH), state
 
     def select(self, state: State, keep_A: Tensor) -> State:
@@ -153,3 +155,12 @@ class RnnPolicy(Policy):
             cells = Cells(self.embedding, self.rnn, self.linear, kind, spare)
             _FROZEN[self] = key, cells
         return cells
+
+
+def in_float32(device: torch.device) -> AbstractContextManager[object]:
+    """Keep recurrent layers on a GPU out of autocast in this scope.
+
+    cuDNN's would be cast to float16, whatever type autocast has, and their gradient underflows
+    there without a scaled loss.
+    """
+    return torch.autocast("cuda", enabled=False) if device.type == "cuda" else nullcontext()

@@ -16,6 +16,7 @@ from torch import nn
 
 from chemkl.config import InputError
 from chemkl.config.posttrain import Precision
+from chemkl.policies.rnn import in_float32
 from chemkl.results.manifest import Manifest
 from chemkl.results.provenance import UsedPrecision
 from chemkl.training.ranks import is_launched
@@ -175,7 +176,8 @@ def _work(
 
     def work() -> float:
         lstm.zero_grad()
-        hidden, _ = lstm(given)
+        with in_float32(device):
+            hidden, _ = lstm(given)
         hidden.float().sum().backward()
         return (matrix @ matrix).float().sum().item()
 
