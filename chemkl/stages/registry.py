@@ -187,7 +187,7 @@ _ROWS = (
         "pretrain",
         "chemkl.config.pretrain:PretrainConfig",
         "Train a prior: a model that writes SMILES like those of a prepared set.",
-        outputs=_files(f"{POLICY} {LAST} logs/* inputs/*"),
+        outputs=_files(f"{POLICY} {LAST} logs/*"),
         result=POLICY,
         limits=DECAYS,
     ),
@@ -213,7 +213,7 @@ _ROWS = (
         "chemkl.config.posttrain:PosttrainConfig",
         "Steer a prior toward molecules with a high reward; keep every molecule it proposes.",
         outputs=_files(
-            f"{POLICY} {LAST} logs/* inputs/* trace/part-*.parquet evaluation/diversity.parquet "
+            f"{POLICY} {LAST} logs/* trace/part-*.parquet evaluation/diversity.parquet "
             "evaluation/metrics.json"
         ),
         result=POLICY,
