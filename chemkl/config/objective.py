@@ -9,6 +9,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    BeforeValidator,
     Field,
     FiniteFloat,
     SerializeAsAny,
@@ -19,6 +20,7 @@ from pydantic import (
 )
 
 from chemkl.config.base import BESIDE, Config, by_kind, choose_kind, complain
+from chemkl.config.memory import MemoryConfig
 
 Part = Literal["target", "estimator", "shaper"]
 
@@ -205,12 +207,21 @@ def _model(base: type[_Settings], kind: str, function: Any) -> type[Config]:
     for name, option in options_of(function).items():
         wanted = option.type if option.default is not None else option.type | None
         limits: dict[str, Any] = {} if option.range is None else dict(option.range.bounds)
+        if option.range is not None and option.range.hint:
+            wanted = Annotated[wanted, BeforeValidator(partial(_hinted, option))]
         default: Any = ... if option.default is REQUIRED else option.default
         fields[name] = (wanted, Field(default, description=option.meaning, **limits))
     scale = {name: fields.pop(name) for name in ("beta", "sigma") if name in fields}
     fields = scale | {"kind": (Literal[kind], ...)} | fields
     meaning = " ".join((function.__doc__ or "").partition("\n\n")[0].split())
     return base.with_fields(f"{kind} {base.part}", fields, meaning)
+
+
+def _hinted(option: Any, value: Any) -> Any:
+    """Refuse a number out of range with the hint that goes with the range."""
+    if isinstance(value, int | float) and (problem := option.problem(value)):
+        raise ValueError(problem)
+    return value
 
 
 def _chosen(part: Part) -> WrapValidator:
@@ -278,16 +289,19 @@ def misfits(
 
 
 def replay_problems(
-    target: TargetSettings, estimator: EstimatorSettings, draw: str
+    target: TargetSettings, estimator: EstimatorSettings, memory: MemoryConfig
 ) -> Iterator[tuple[str, str]]:
     """Say why rows of a memory cannot be learnt from, as pairs (key, what is wrong)."""
     from chemkl.losses import ESTIMATORS
 
-    if not ESTIMATORS[estimator.kind].off_policy:
-        able = ", ".join(name for name in ESTIMATORS if ESTIMATORS[name].off_policy)
+    able, others = _learners()
+    if not _takes_old_rows(estimator):
         text = "cannot learn from replayed rows, which the policy of today did not sample"
-        yield "estimator", f"{estimator.kind!r} {text}: take {able}, or no memory"
-    if draw == "hits" and not target.has_hits:
+        yield "estimator", f"{estimator.kind!r} {text}: take {able}{others}, or no memory"
+    elif memory.seed is not None and not ESTIMATORS[estimator.kind].off_policy:
+        text = f"no policy sampled its molecules, and {estimator.kind!r} weighs by one that did"
+        yield "memory.seed", f"{text}: take the estimator {able}, or no seed"
+    if memory.draw == "hits" and not target.has_hits:
         text = f"'hits', but the target {target.kind!r} has none: take reward, rank, scaffolds or"
         yield "memory.draw", f"{text} uniform, or the target mara"
 
@@ -296,17 +310,31 @@ def update_problems(estimator: EstimatorSettings, *, augment: bool) -> Iterator[
     """Say why a batch cannot be learnt from several times, as pairs (key, what is wrong)."""
     from chemkl.losses import ESTIMATORS
 
-    kind, clip = estimator.kind, getattr(estimator, "clip", None)
-    wanted = {name: ESTIMATORS[name].wanted for name in ESTIMATORS}
-    weighed = [name for name in wanted if "logp_behaviour_B" in wanted[name].inputs]
-    clipped = [name for name in weighed if "clip" in wanted[name].options]
-    able = [name for name in ESTIMATORS if ESTIMATORS[name].off_policy]
-    if augment:  # of a random spelling nobody knows how probable it was to be proposed
-        able, clipped = [name for name in able if name not in weighed], []
-    if kind in able or (kind in clipped and clip is not None):
-        return
-    text = (
-        "cannot learn from random spellings" if augment else "can use a batch for one update only"
-    )
-    also = f", or {' or '.join(clipped)} with clip" if clipped else ""
-    yield "estimator", f"{kind!r} {text}: take {', '.join(able)}{also}"
+    able, others = _learners()
+    if not augment and not _takes_old_rows(estimator):
+        text = "can use a batch for one update only"
+        yield "estimator", f"{estimator.kind!r} {text}: take {able}{others}"
+    # of a random spelling nobody knows how probable it was to be proposed
+    free = [n for n in ESTIMATORS if ESTIMATORS[n].off_policy and not ESTIMATORS[n].weighs]
+    if augment and estimator.kind not in free:
+        text = "cannot learn from random spellings"
+        yield "estimator", f"{estimator.kind!r} {text}: take {', '.join(free)}"
+
+
+def _takes_old_rows(estimator: EstimatorSettings) -> bool:
+    from chemkl.losses import ESTIMATORS
+
+    chosen = ESTIMATORS[estimator.kind]
+    weighs = chosen.weighs_old and getattr(estimator, "clip", True) is not None
+    return chosen.off_policy or weighs
+
+
+def _learners() -> tuple[str, str]:
+    """The estimators that learn from rows of anywhere, and those that do from older policies'."""
+    from chemkl.losses import ESTIMATORS
+
+    able = ", ".join(name for name in ESTIMATORS if ESTIMATORS[name].off_policy)
+    weighing = [name for name in ESTIMATORS if ESTIMATORS[name].weighs_old]
+    clipped = [f"{n} with clip" for n in weighing if "clip" in ESTIMATORS[n].wanted.options]
+    plain = [name for name in weighing if f"{name} with clip" not in clipped]
+    return able, f", {', '.join([*plain, *clipped])}"

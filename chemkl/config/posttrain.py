@@ -287,13 +287,13 @@ class PosttrainConfig(Config):
     memory: MemoryConfig | None = Field(None, exclude_if=lambda memory: memory is None)
     """Replays molecules that the run has found; for estimators that are right on rows which
     another policy sampled (log_variance, reinvent, snis, trajectory_balance, dpo; ahc and
-    hill_climbing, which have other ends). null: none."""
+    hill_climbing, which have other ends), or that weigh them by that policy (rloo, ppo, grpo with
+    clip). null: none."""
     batch_size: int = Field(64, ge=2)
     """Molecules sampled at each step."""
     updates_per_batch: int = Field(1, ge=1, exclude_if=lambda n: n == 1)
     """Updates of the policy a step, all on the rows of that step (sampled and replayed), by the
-    target of today; 1 or more. More than 1 takes an estimator as memory does, or grpo or ppo with
-    clip."""
+    target of today; 1 or more. More than 1 takes an estimator as memory does."""
     augment: bool = Field(False, exclude_if=lambda augment: not augment)
     """Further updates have the molecules in random spellings (Augmented Memory, Guo and Schwaller
     2024), each with the log pi_ref of its canonical SMILES, by which the first update goes too."""
@@ -351,7 +351,7 @@ class PosttrainConfig(Config):
             text = "take fewer rows, or a larger capacity"
             drawn = f"{self.replayed} rows a step{'' if self.memory.rows else ' (half a batch)'}"
             yield "memory.rows", f"{drawn}, but a capacity of {self.memory.capacity}: {text}"
-        yield from replay_problems(self.target, self.estimator, self.memory.draw)
+        yield from replay_problems(self.target, self.estimator, self.memory)
 
     @property
     def replayed(self) -> int:
@@ -376,7 +376,7 @@ class PosttrainConfig(Config):
             parts = settings.target, settings.estimator, settings.shaper
             own = misfits(*parts, settings.reward.bounds)
             if self.memory is not None:
-                own += replay_problems(*parts[:2], self.memory.draw)
+                own += replay_problems(*parts[:2], self.memory)
             if self.updates_per_batch > 1:
                 own += update_problems(settings.estimator, augment=self.augment)
             yield from ((f"{at}.{key}", text) for key, text in own if {*stage.given} & _OBJECTIVE)

@@ -178,9 +178,11 @@ INPUTS = {
 class Estimator:
     """An estimator: its loss, the inputs and options that this wants, and what it is good for.
 
-    ``off_policy``: its gradient stays right on rows that another policy sampled (replay), without
-    importance weights or with those of ``logp_behaviour``. ``refuses`` gives for a target and
-    options why it cannot walk there, or None.
+    ``off_policy``: it stays right on rows from anywhere (replay), without importance weights or
+    with those of the mixture that proposed them. ``weighs_old``: it weighs each row by pi_theta /
+    pi_old of the policy that sampled it, so that rows of older policies may join; where it has an
+    option ``clip``, with that. ``refuses`` gives for a target and options why it cannot walk there,
+    or None.
     """
 
     name: str
@@ -188,11 +190,17 @@ class Estimator:
     wanted: Wanted
     off_policy: bool
     refuses: Refusal
+    weighs_old: bool = False
 
     @property
     def takes_shaper(self) -> bool:
         """Whether it has an advantage that a shaper can change."""
         return "shape" in self.wanted.inputs
+
+    @property
+    def weighs(self) -> bool:
+        """Whether it asks for ``LossInputs.logp_behaviour``."""
+        return "logp_behaviour_B" in self.wanted.inputs
 
 
 ESTIMATORS: Registry[Estimator] = Registry("estimator")
@@ -213,7 +221,11 @@ def full_support_only(target: Target, **_options: Any) -> str | None:
 
 
 def estimator(
-    name: str, *, off_policy: bool, refuses: Refusal = full_support_only
+    name: str,
+    *,
+    off_policy: bool,
+    weighs_old: bool = False,
+    refuses: Refusal = full_support_only,
 ) -> Callable[[F], F]:
     """Register a loss function under ``name``; see ``Estimator`` for what is declared.
 
@@ -233,7 +245,8 @@ def estimator(
                 check_rows(**{name.removesuffix(ending): given[name] for name in names})
             return function(*args, **options)
 
-        ESTIMATORS.add(name, Estimator(name, checked, wanted, off_policy, refuses))
+        made = Estimator(name, checked, wanted, off_policy, refuses, weighs_old)
+        ESTIMATORS.add(name, made)
         return cast("F", checked)
 
     return decorate
@@ -257,14 +270,30 @@ def _policy_gradient(advantage_B: Tensor, logp_policy_B: Tensor) -> tuple[Tensor
     return loss, {"advantage_std": advantage_B.std(correction=0)}
 
 
+def truncated_weight_B(logp_policy_B: Tensor, logp_behaviour_B: Tensor) -> Tensor:
+    """The ratio of a row's probabilities, today's over those it was sampled with; 1 at most."""
+    return (logp_policy_B.detach() - logp_behaviour_B).clamp(max=0).exp()
+
+
 def clipped_policy_gradient(
-    advantage_B: Tensor, logp_policy_B: Tensor, logp_behaviour_B: Tensor, clip: float
+    advantage_B: Tensor,
+    logp_policy_B: Tensor,
+    logp_behaviour_B: Tensor,
+    clip: float,
+    retained_B: Tensor | None = None,
 ) -> tuple[Tensor, Metrics]:
-    """The loss -mean min(r A, clip(r) A) of PPO, with r the ratio of a row's probabilities."""
+    """The loss -mean min(r A, clip(r) A) of PPO, with r the ratio of a row's probabilities.
+
+    The min bounds r only where the row is to gain; where a replayed one is to lose, and has become
+    likelier since, it has the gradient of r = 1: r of an early hit can be e^20.
+    """
     log_ratio_B = logp_policy_B - logp_behaviour_B
     up_B = (advantage_B > 0) & (log_ratio_B > math.log1p(clip))
     down_B = (advantage_B < 0) & (log_ratio_B < math.log1p(-clip))
     held_B = up_B | down_B
+    if retained_B is not None:
+        cut_B = retained_B & (advantage_B < 0) & (log_ratio_B > 0)
+        log_ratio_B = torch.where(cut_B, log_ratio_B - log_ratio_B.detach(), log_ratio_B)
     # a held row never enters exp: its overflow would make 0 * inf of the gradient
     ratio_B = torch.where(held_B, 0.0, log_ratio_B).exp()
     bound_B = torch.where(up_B, ratio_B.new_tensor(1 + clip), 1 - clip)
@@ -492,35 +521,48 @@ def reinvent(logp_policy_B: Tensor, log_target_B: Tensor) -> tuple[Tensor, Metri
     return mean_over_rows((log_target_B - logp_policy_B) ** 2), {}
 
 
-@estimator("rloo", off_policy=False)
+@estimator("rloo", off_policy=False, weighs_old=True)
 def rloo(
     logp_policy_B: Tensor,
     log_target_B: Tensor,
     beta: float,
     group_B: Tensor | None = None,
     shape: Shape = unshaped,
+    logp_behaviour_B: Tensor | None = None,
 ) -> tuple[Tensor, Metrics]:
-    """Reverse-KL policy gradient, leave-one-out baseline: -mean((s - mean of the others' s) lp).
+    """Reverse-KL policy gradient, leave-one-out baseline: -mean(w (s - mean of the others' s) lp).
 
     Kool et al. 2019 ("Buy 4 REINFORCE samples, get a baseline for free!"); Ahmadian et al., arXiv
     2402.14740. Its expected gradient is that of -J = beta KL(pi || G) + constant, for the
-    normalised target G. The baseline is that of the row's group. On rows that another policy
-    sampled it is not: there the score function needs importance weights.
+    normalised target G. The baseline is that of the row's group.
+
+    On rows of an older policy (replay, further updates on a batch) w is the truncated importance
+    weight min(pi / pi_old, 1) of the whole sequence, as in V-trace (Espeholt et al., arXiv
+    1802.01561) and, for a sequence, Le Roux et al., arXiv 2503.14286; 1 on the policy's own rows.
+    So a replayed row counts by min(pi, pi_old): the gradient is that of -J over what both policies
+    would sample, a biased one; a memory that prefers some rows biases it further. The only point of
+    rest stays G, where all scores are equal, for any weights above 0. With w = 1 on all rows it
+    would be ``log_variance``.
 
     Deviations:
         1. The KL is inside the score, as -beta lp + beta lr, for the whole sequence at once.
         2. The target may be any of full support.
         3. A shaper, if there is one, changes s minus its baseline.
+        4. The weight is cut at 1 for rows of either sign, as in V-trace; Le Roux et al. give 1 to
+           all that are to gain.
 
-    Metrics: advantage_std, the standard deviation of s minus its baseline.
+    Metrics: advantage_std, the standard deviation of s minus its baseline; weight, the mean of w.
     """
     groups = Groups.of(group_B, logp_policy_B)
     score_B = beta * (log_target_B - logp_policy_B.detach())
     advantage_B = shape(against_the_others("rloo", score_B, groups))
-    return _policy_gradient(advantage_B, logp_policy_B)
+    behaviour_B = logp_policy_B.detach() if logp_behaviour_B is None else logp_behaviour_B
+    weight_B = truncated_weight_B(logp_policy_B, behaviour_B)
+    loss = -mean_over_rows(weight_B * advantage_B * logp_policy_B)
+    return loss, {"advantage_std": advantage_B.std(correction=0), "weight": weight_B.mean()}
 
 
-@estimator("grpo", off_policy=False)
+@estimator("grpo", off_policy=False, weighs_old=True)
 def grpo(
     logp_policy_B: Tensor,
     log_target_B: Tensor,
@@ -528,6 +570,7 @@ def grpo(
     beta: float,
     group_B: Tensor | None = None,
     shape: Shape = unshaped,
+    retained_B: Tensor | None = None,
     *,
     normalise: bool = True,
     clip: Annotated[float | None, INSIDE] = None,
@@ -544,13 +587,15 @@ def grpo(
            the target would no longer be the one asked for.
         2. One probability ratio for the whole sequence, not one a token, with ``clip`` only.
         3. The target may be any of full support.
+        4. Replayed rows, with ``clip``, as RePO has them (Li et al., arXiv 2506.09340), but in one
+           group with the others; see ``ppo``.
 
     Options:
         normalise: divide by the deviation of the group; a group of equal scores has advantage 0.
             false is Dr. GRPO (arXiv 2503.20783), nearly rloo.
         clip: PPO's bound on the probability ratio: no gain from moving it beyond 1 - clip or
-            1 + clip. For several updates on one batch; in the first of them it changes nothing.
-            null: none.
+            1 + clip. For replay, and for several updates on one batch; of the policy's own rows
+            the first of them is as without. null: none.
 
     Metrics: advantage_std, and with ``clip`` clip_rate, the share of rows that it holds.
     """
@@ -569,7 +614,7 @@ def grpo(
     advantage_B = shape(advantage_B)
     if clip is None:
         return _policy_gradient(advantage_B, logp_policy_B)
-    return clipped_policy_gradient(advantage_B, logp_policy_B, logp_behaviour_B, clip)
+    return clipped_policy_gradient(advantage_B, logp_policy_B, logp_behaviour_B, clip, retained_B)
 
 
 @estimator("log_variance", off_policy=True)

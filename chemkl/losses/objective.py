@@ -60,11 +60,6 @@ class Objective:
         always = _OF_PRIOR in self.estimator.wanted.required
         return always or self.options.get("reference") == "prior"
 
-    @property
-    def weighs_by_behaviour(self) -> bool:
-        """Whether it asks for ``LossInputs.logp_behaviour``."""
-        return "logp_behaviour_B" in self.estimator.wanted.inputs
-
     def move(self, **values: float) -> None:
         """Give the target another tau or beta from now on."""
         if any(getattr(self.target, name) != value for name, value in values.items()):

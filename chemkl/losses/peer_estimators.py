@@ -29,7 +29,7 @@ from chemkl.losses.types import Groups, mean_over_rows
 TOP = Range(0, 1, "(]", hint="it is a share: 0.5 of a batch of 64 are its 32 best rows")
 
 
-@estimator("ppo", off_policy=False)
+@estimator("ppo", off_policy=False, weighs_old=True)
 def ppo(
     logp_policy_B: Tensor,
     log_target_B: Tensor,
@@ -37,6 +37,7 @@ def ppo(
     beta: float,
     group_B: Tensor | None = None,
     shape: Shape = unshaped,
+    retained_B: Tensor | None = None,
     *,
     clip: Annotated[float, INSIDE] = 0.2,
 ) -> tuple[Tensor, Metrics]:
@@ -53,17 +54,22 @@ def ppo(
         3. The KL to the prior is in the score, under today's policy and not the one that sampled:
            so the target stays the fixed point however many updates a batch has.
         4. No entropy term; the shaper ``entropy`` adds one.
+        5. Replayed rows have the ratio to the policy that sampled them, however old, as in RePO (Li
+           et al., arXiv 2506.09340). One that is to lose has 1 at most, for which PPO has no bound
+           (Ye et al., arXiv 1912.09729, take 3, and no gradient above). The target stays the only
+           point of rest.
 
     Options:
         clip: bound on the probability ratio: no gain from moving it beyond 1 - clip or 1 + clip.
-            For several updates on one batch; in the first of them it changes nothing.
+            For replay, and for several updates on one batch; of the policy's own rows the first of
+            them is as without.
 
     Metrics: advantage_std; clip_rate, the share of rows that the clip holds.
     """
     groups = Groups.of(group_B, logp_policy_B)
     score_B = beta * (log_target_B - logp_policy_B.detach())
     advantage_B = shape(against_the_others("ppo", score_B, groups))
-    return clipped_policy_gradient(advantage_B, logp_policy_B, logp_behaviour_B, clip)
+    return clipped_policy_gradient(advantage_B, logp_policy_B, logp_behaviour_B, clip, retained_B)
 
 
 def _top_B(name: str, reward_B: Tensor, groups: Groups, top_k: float) -> Tensor:

@@ -29,8 +29,9 @@ class LossInputs:
             (the prompt of a conditional model). None: the batch is one group.
         duplicate: True where an earlier row of the same batch and group holds the same sequence.
             Only an objective with ``duplicates="drop"`` needs it.
-        logp_behaviour: log-probability under the policy that sampled the row, when it did so, for
-            estimators that weigh by it. None: the policy of today sampled all rows.
+        logp_behaviour: log-probability of the row as it was sampled, for estimators that weigh by
+            it: under the policy that did so, when it did (``rloo``, ``ppo``, ``grpo``), or of the
+            mixture of policy and memory (``snis``). None: the policy of today sampled all rows.
         retained: True at rows that the policy of today did not sample: those that
             ``LossOutput.carry`` of the last batch handed on (``msc``), or replayed ones. They
             count in target and loss, and are left out of the metrics.

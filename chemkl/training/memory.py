@@ -32,6 +32,7 @@ class Molecule(NamedTuple):
     logp_ref: float  # of the sequence of tokens, or of the molecule (its canonical spelling)
     origin: str  # "policy", or who else proposed it
     tokens: tuple[int, ...]  # start and end token included
+    logp_policy: float = 0.0  # of the policy that sampled it, as it was then; 0: none has
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,11 @@ class Drawn:
     def logp_ref(self) -> Tensor:
         """Log pi_ref: float32_M, nats."""
         return torch.tensor([molecule.logp_ref for molecule in self.molecules])
+
+    @property
+    def logp_policy(self) -> Tensor:
+        """Log p under the policies that sampled them: float32_M, nats."""
+        return torch.tensor([molecule.logp_policy for molecule in self.molecules])
 
 
 class Memory:
@@ -174,13 +180,15 @@ class Memory:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all of it but what follows from the filter, for a checkpoint."""
-        names = ("smiles", "canonical", "scaffold", "origin")
-        texts = {name: [getattr(one, name) for one in self._molecules] for name in names}
+
+        def values(name: str) -> list[Any]:
+            return [getattr(one, name) for one in self._molecules]
+
         tokens = [torch.tensor(one.tokens, dtype=torch.int32) for one in self._molecules]
         return {
-            **texts,
+            **{name: values(name) for name in ("smiles", "canonical", "scaffold", "origin")},
             "scaffolds": list(self._scaffolds),  # their numbers decide between equals
-            "logp_ref": torch.tensor([m.logp_ref for m in self._molecules], dtype=torch.float64),
+            **{name: torch.tensor(values(name), dtype=torch.float64) for name in _LOGPS},
             "reward": torch.from_numpy(self._column("reward").copy()),
             "added": torch.from_numpy(self._column("added").copy()),
             "tokens": torch.cat(tokens) if tokens else torch.zeros(0, dtype=torch.int32),
@@ -194,10 +202,12 @@ class Memory:
         self._molecules, self._place = [], {}
         self._scaffolds = {name: number for number, name in enumerate(state["scaffolds"])}
         tokens = state["tokens"].split(state["n_tokens"].tolist())
-        names = Molecule._fields[:-1]
-        values = [state[n].tolist() if isinstance(state[n], Tensor) else state[n] for n in names]
-        ids = [tuple(row.tolist()) for row in tokens]
-        molecules = map(Molecule._make, zip(*values, ids, strict=True))
+        # a checkpoint of an earlier version knows no logp_policy, and its run needs none
+        state = {"logp_policy": torch.zeros(len(tokens)), **state}
+        state = {**state, "tokens": [tuple(row.tolist()) for row in tokens]}
+        columns = [state[name] for name in Molecule._fields]
+        values = [each.tolist() if isinstance(each, Tensor) else each for each in columns]
+        molecules = map(Molecule._make, zip(*values, strict=True))
         for molecule, added in zip(molecules, state["added"].tolist(), strict=True):
             self._append(molecule, self._filter.number_of(molecule.canonical), added)
         self._n_added, self._tau = state["n_added"], state["tau"]
@@ -270,6 +280,7 @@ class Memory:
         return weight_N
 
 
+_LOGPS = ("logp_ref", "logp_policy")
 _COLUMNS = {"reward": float, "bucket": np.int64, "scaffold": np.int64, "added": np.int64}
 """What is kept of each molecule as numbers: its raw reward, the number of its bucket in the filter
 and of its scaffold here, and when it was added."""
@@ -354,22 +365,27 @@ def _number(value: Any) -> float:
         return np.nan
 
 
-def found(rows: pd.DataFrame, token_BT: Tensor, logp_ref_B: Tensor) -> list[Molecule]:
+def found(
+    rows: pd.DataFrame, token_BT: Tensor, logp_ref_B: Tensor, logp_policy_B: Tensor
+) -> list[Molecule]:
     """The molecules of a batch that the policy has sampled, those with a reward above 0.
 
     Args:
         rows: the batch, as the ledger gives it.
         token_BT: its sequences.
         logp_ref_B: log pi_ref of each row.
+        logp_policy_B: log pi_theta of each row.
     """
     names = ["smiles", "canonical_smiles", "scaffold", "reward", "n_tokens"]
     molecules = []
-    values = zip(*(rows[n] for n in names), logp_ref_B.tolist(), token_BT.tolist(), strict=True)
-    for smiles, canonical, scaffold, reward, n_tokens, logp_ref, ids in values:
+    logps = logp_ref_B.tolist(), logp_policy_B.tolist()
+    values = zip(*(rows[n] for n in names), *logps, token_BT.tolist(), strict=True)
+    for smiles, canonical, scaffold, reward, n_tokens, lr, lp, ids in values:
         if isinstance(canonical, str) and reward > 0:
             frame = scaffold if isinstance(scaffold, str) else ""
             tokens = tuple(ids[: n_tokens + 1])
-            molecules.append(Molecule(smiles, canonical, frame, reward, logp_ref, "policy", tokens))
+            made = Molecule(smiles, canonical, frame, reward, lr, "policy", tokens, lp)
+            molecules.append(made)
     return molecules
 
 

@@ -169,7 +169,8 @@ class Posttrain(lightning.LightningModule):
         if self.memory is not None:
             hit = output.target.hit[: len(rows)]
             self.memory.saw_hits(inputs.reward[: len(rows)][hit].tolist())
-            self.memory.add(found(rows, rollout.tokens, inputs.logp_ref[: len(rows)]))
+            logps = inputs.logp_ref[: len(rows)], inputs.logp_policy[: len(rows)]
+            self.memory.add(found(rows, rollout.tokens, *logps))
         # 6. update: Lightning takes the gradient of the loss, and Adam steps
         return output.loss if self.ranks.world == 1 else output.loss + self._nothing()
 
@@ -552,7 +553,9 @@ class InputBuilder:
         own = ranks.logp(self._policy.logp_tokens, token_BT[len(rollout) :]).cpu()
         logp_policy_B = torch.cat([inputs.logp_policy, own])
         behaviour_B = None
-        if self._objective.weighs_by_behaviour:
+        if self._objective.estimator.weighs_old:
+            behaviour_B = torch.cat([inputs.logp_policy.detach(), drawn.logp_policy])
+        elif self._objective.estimator.weighs:
             behaviour_B = log_mixture(logp_policy_B.detach(), drawn)
         return replace(
             inputs,

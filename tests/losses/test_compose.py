@@ -84,7 +84,7 @@ def test_metrics_by_hand(batch):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_metrics_have_the_same_names_with_and_without_hits(batch, name):
-    own = {"advantage_std"} if name == "rloo" else set()
+    own = {"advantage_std", "weight"} if name == "rloo" else set()
     for target in (Mara(beta=0.5, tau=0.8), Mara(beta=0.5, tau=2.0), Gibbs(beta=0.5)):
         output = build_objective(target, name)(batch)
         assert set(output.metrics) == set(METRICS) | own

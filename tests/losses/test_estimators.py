@@ -19,6 +19,13 @@ def test_rloo_by_hand():
     close(torch.autograd.grad(loss, logp_policy)[0], -advantage / 3)
     # mean of the squares (5.0625 + .5625 + 9) / 3 = 4.875; the advantages sum to 0
     assert metrics["advantage_std"].item() == pytest.approx(4.875**0.5, abs=1e-12)
+    assert metrics["weight"] == 1
+    # twice as likely as when they were sampled, as likely, and half as likely
+    older = logp_policy.detach() - torch.tensor([2.0, 1.0, 0.5], dtype=torch.float64).log()
+    loss, metrics = rloo(logp_policy, log_target, 0.5, logp_behaviour_B=older)
+    weight = torch.tensor([1.0, 1.0, 0.5], dtype=torch.float64)
+    close(torch.autograd.grad(loss, logp_policy)[0], -weight * advantage / 3)
+    assert metrics["weight"].item() == pytest.approx(2.5 / 3)
 
 
 def test_log_variance_by_hand():

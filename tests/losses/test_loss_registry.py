@@ -21,7 +21,8 @@ def test_what_is_registered():
 
 def test_inputs_and_options_are_read_off_the_signature():
     rloo = ESTIMATORS["rloo"]
-    assert rloo.wanted.inputs == ("logp_policy_B", "log_target_B", "beta", "group_B", "shape")
+    names = ("logp_policy_B", "log_target_B", "beta", "group_B", "shape", "logp_behaviour_B")
+    assert rloo.wanted.inputs == names
     assert rloo.wanted.required == {"logp_policy_B", "log_target_B", "beta"}
     assert rloo.wanted.options == {}
     assert rloo.takes_shaper

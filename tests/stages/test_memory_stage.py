@@ -1,6 +1,7 @@
 """Runs with a memory: what the trace says of replayed rows, that they are free, what is refused."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,12 +18,14 @@ from test_posttrain_stage import (
     same_run,
 )
 
+from chemkl.losses import Objective
 from chemkl.results import read_trace
 from chemkl.results.inspection import count
 from chemkl.stages import posttrain
 from chemkl.stages.show import show
 from chemkl.training.posttrain import Posttrain
 
+SAMPLE = str(Path(__file__).parents[2] / "data" / "moses_sample.smi")
 MEMORY = FILTERED | {"memory": {"capacity": 60, "rows": 8, "draw": "reward", "purge": "scaffold"}}
 
 
@@ -98,12 +101,20 @@ def test_a_run_with_a_memory_differs_from_one_without(config, finished, tmp_path
         ({"memory": {"capacity": 0}}, "memory.capacity: should be greater than or equal to 1"),
         ({"memory": {"capacity": 5, "rows": 6}}, "memory.rows: 6 rows a step, but a capacity of 5"),
         ({"memory": {"capacity": 5}}, "memory.rows: 8 rows a step (half a batch), but a capacity"),
-        ({"estimator": "rloo"}, "estimator: 'rloo' cannot learn from replayed rows, which the "
+        ({"estimator": "f_dpg"}, "estimator: 'f_dpg' cannot learn from replayed rows, which the "
          "policy of today did not sample: take reinvent, log_variance, trajectory_balance, snis"),
+        ({"estimator": "grpo"}, "estimator: 'grpo' cannot learn from replayed rows, which the "
+         "policy of today did not sample: take reinvent, "),
+        ({"estimator": "ppo", "memory": {"seed": {"path": SAMPLE}}, "budget": 9000}, "memory.seed: "
+         "no policy sampled its molecules, and 'ppo' weighs by one that did: take the estimator "),
+        ({"estimator": {"kind": "ahc", "top_k": 20}}, "estimator.top_k: top_k must lie in (0, 1], "
+         "got 20; it is a share: 0.5 of a batch of 64 are its 32 best rows"),
+        ({"estimator": {"kind": "hill_climbing", "top_k": 20}}, "estimator.top_k: top_k must"),
         ({"target": {"kind": "gibbs", "sigma": 9}, "memory": {"draw": "hits"}},
          "memory.draw: 'hits', but the target 'gibbs' has none: take reward"),
-        ({"memory": None, "estimator": "rloo", "updates_per_batch": 2}, "estimator: 'rloo' can use "
-         "a batch for one update only: take reinvent, log_variance, trajectory_balance, snis"),
+        ({"memory": None, "estimator": "msc", "updates_per_batch": 2}, "estimator: 'msc' can use "
+         "a batch for one update only: take reinvent, log_variance, trajectory_balance, snis, "
+         "ahc, hill_climbing, dpo, rloo, grpo with clip, ppo with clip"),
         ({"augment": True}, "augment: spells further updates at random, and there are none"),
         ({"augment": True, "updates_per_batch": 2, "estimator": "snis"},
          "estimator: 'snis' cannot learn from random spellings: take reinvent, log_variance, "),
@@ -121,16 +132,50 @@ def test_what_cannot_be_replayed_is_one_clear_error(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("estimator", ["rloo", "ppo", {"kind": "grpo", "clip": 0.2}])
+def test_old_rows_are_weighed_by_the_policy_that_sampled_them(
+    config, tmp_path, monkeypatch, estimator
+):
+    seen = []
+
+    def look(objective, inputs):
+        seen.append(inputs)
+        return called(objective, inputs)
+
+    called = Objective.__call__
+    monkeypatch.setattr(Objective, "__call__", look)
+    posttrain.run(config | {"estimator": estimator, "updates_per_batch": 2}, tmp_path / "run")
+    trace = read_trace(tmp_path / "run")
+    sampled = trace[~trace["is_replay"]]
+    first = sampled.drop_duplicates("canonical_smiles").set_index("canonical_smiles")
+    steps = [rows for _, rows in trace.groupby("step") if (~rows["is_replay"]).sum() == 16]
+    assert len(seen) == 2 * len(steps)
+    for rows, update, again in zip(steps, seen[::2], seen[1::2], strict=True):
+        replayed = rows["is_replay"].to_numpy()
+        assert (update.logp_behaviour is None) == (not replayed.any())
+        if replayed.any():
+            of_old = first.loc[rows.loc[replayed, "canonical_smiles"], "logp_policy"]
+            logp = np.where(replayed, 0, rows["logp_policy"])
+            logp[replayed] = of_old
+            np.testing.assert_array_equal(update.logp_behaviour.numpy(), logp.astype(np.float32))
+            assert torch.equal(again.logp_behaviour, update.logp_behaviour)
+
+
+WEIGHED = MEMORY | {"estimator": "rloo", "updates_per_batch": 2}
 ALL_ON = MEMORY | {"updates_per_batch": 3, "augment": True}
 
 
-def test_a_run_with_all_on_goes_on_when_it_is_killed_and_made_longer(config, tmp_path, monkeypatch):
-    config |= ALL_ON
+@pytest.mark.parametrize("settings", [ALL_ON, WEIGHED], ids=["all", "weighed"])
+def test_a_run_with_all_on_goes_on_when_it_is_killed_and_made_longer(
+    config, tmp_path, monkeypatch, settings
+):
+    config |= settings
+    n = settings["updates_per_batch"]
     posttrain.run(config, tmp_path / "whole")
     for step in (2, 4):
         run_and_kill(monkeypatch, killed_at_step(step), config | {"budget": 70}, tmp_path / "run")
     with monkeypatch.context() as patch:  # in the middle of a step
-        patch.setattr(Posttrain, "_again", killed_at_entry(Posttrain._again, 2))
+        patch.setattr(Posttrain, "_again", killed_at_entry(Posttrain._again, n - 1))
         with pytest.raises(KilledError):
             posttrain.run(config | {"budget": 70}, tmp_path / "run")
     posttrain.run(config | {"budget": 70}, tmp_path / "run")
@@ -143,7 +188,7 @@ def test_a_run_with_all_on_goes_on_when_it_is_killed_and_made_longer(config, tmp
         assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
     steps = read_trace(tmp_path / "whole")["step"].nunique()
     # a batch that the end cuts short is one that is not learnt from
-    assert saved[1]["global_step"] in (3 * steps, 3 * (steps - 1) + 1)
+    assert saved[1]["global_step"] in (n * steps, n * (steps - 1) + 1)
 
 
 def killed_at_entry(function, n):

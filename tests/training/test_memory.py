@@ -15,7 +15,8 @@ from chemkl.training.memory import Memory, Molecule, inclusion
 
 
 def molecule(name, reward, scaffold="", smiles=None):
-    return Molecule(smiles or name, name, scaffold, reward, -20.0, "policy", (1, 5, 6, 0))
+    ids = (1, 5, 6, 0)
+    return Molecule(smiles or name, name, scaffold, reward, -20.0, "policy", ids, -10 * reward)
 
 
 def memory_of(molecules=(), diversity_filter=None, *, rows=4, tau=0.5, has_hits=True, **config):
@@ -223,3 +224,11 @@ def test_a_memory_goes_on_from_its_state():
             assert resumed.paid().tolist() == whole.paid().tolist()
     assert resumed.molecules == whole.molecules
     assert 10 < len(whole) < 40  # scaffolds are used up
+
+
+def test_a_checkpoint_of_a_version_that_did_not_keep_log_p_goes_on():
+    whole = memory_of([molecule("CCO", 0.8), molecule("CCN", 0.2)])
+    state = {name: value for name, value in whole.state_dict().items() if name != "logp_policy"}
+    resumed = memory_of()
+    resumed.load_state_dict(state)
+    assert resumed.molecules == [one._replace(logp_policy=0.0) for one in whole.molecules]
