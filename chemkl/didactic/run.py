@@ -17,8 +17,8 @@ from chemkl.didactic.experiments import Policy, experiments, learn
 from chemkl.didactic.quantities import distribution_table, quantity_table, sweep_table
 from chemkl.display import Bar, Column, cell, table
 from chemkl.policies.base import stream
-from chemkl.reports.figures import INK, PALETTE, STYLE, to_png, to_svg
-from chemkl.results import write_bytes, write_parquet
+from chemkl.reports.figures import INK, PALETTE, STYLE, write_figure
+from chemkl.results import write_parquet
 
 CONVERGED = 0.02
 """Total variation distance within which a trained policy counts as at its optimum."""
@@ -72,8 +72,7 @@ def work(config: DidacticConfig, start: Any) -> None:
         frames = {name: rows.to_pandas() for name, rows in tables.items()}
         for number in config.figures:
             figure = draw(number, frames["distributions"], frames.get("sweep"))
-            write_bytes(start.out / f"fig{number}.png", to_png(figure))
-            write_bytes(start.out / f"fig{number}.svg", to_svg(figure))
+            write_figure(start.out, f"fig{number}", figure)
         worst = float(frames["quantities"]["tv"].max())
         manifest.finish(results={"figures": list(config.figures), "largest_tv": worst})
     shown: list[Any] = []

@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -11,10 +12,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from chemkl.results.atomic import write_bytes
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
 """Okabe and Ito's colours, which people with colour-blindness tell apart; black as dark grey."""
@@ -145,31 +146,26 @@ def draw_panel(
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=size)
-        FigureCanvasSVG(figure)
         width, height = size
         left, bottom = 0.52 / width, 0.44 / height
         right, top = 0.1 / width, (0.08 + above) / height
         axes = figure.add_axes((left, bottom, 1 - left - right, 1 - bottom - top))
         draw(axes)
-        stream = io.StringIO()
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
-    return inline_svg(stream.getvalue(), name)
+    return inline_svg(_saved(figure, "svg", transparent=True).decode(), name)
 
 
-def to_png(figure: Figure) -> bytes:
-    """The figure as PNG, without the version of the program in it."""
+def write_figure(folder: Path, name: str, figure: Figure) -> None:
+    """Write a figure as NAME.png and NAME.svg."""
+    write_bytes(folder / f"{name}.png", _saved(figure, "png", dpi=DPI))
+    write_bytes(folder / f"{name}.svg", _saved(figure, "svg"))
+
+
+def _saved(figure: Figure, form: str, **look: Any) -> bytes:
+    """The file of a figure, without a date or the version of a program in it."""
     stream = io.BytesIO()
-    FigureCanvasAgg(figure)
+    about = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}[form]
     with mpl.rc_context(STYLE):
-        figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
-    return stream.getvalue()
-
-
-def to_svg(figure: Figure) -> bytes:
-    """The figure as SVG, without a date."""
-    stream = io.BytesIO()
-    with mpl.rc_context(STYLE):
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(stream, format=form, metadata=about, **look)
     return stream.getvalue()
 
 

@@ -15,7 +15,7 @@ from chemkl.evaluation import comparison, evaluate, from_trace, metrics_schema
 from chemkl.evaluation.samples import TRACE_COLUMNS
 from chemkl.reports import comparison as comparison_text
 from chemkl.reports.curves import draw_forest
-from chemkl.reports.figures import to_png, to_svg
+from chemkl.reports.figures import write_figure
 from chemkl.results import Manifest, read_trace, write_bytes, write_parquet
 from chemkl.results.outcome import read_never_acted
 from chemkl.results.trace import read_part, read_part_schema
@@ -68,9 +68,7 @@ def work(config: CompareConfig, start: Start) -> None:
         forms = {MARKDOWN: comparison_text.markdown, LATEX: comparison_text.latex}
         for name, form in forms.items():
             write_bytes(out_dir / name, form(rows, remarks, config.confidence).encode())
-        figure = draw_forest(rows, config.confidence)
-        write_bytes(out_dir / f"{FOREST}.png", to_png(figure))
-        write_bytes(out_dir / f"{FOREST}.svg", to_svg(figure))
+        write_figure(out_dir, FOREST, draw_forest(rows, config.confidence))
         manifest.finish(results={"pairs": pairs.seeds, "left_out": pairs.left_out})
     console = start.console
     console.print(comparison_text.terminal(rows, config.confidence), highlight=False)

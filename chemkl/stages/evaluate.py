@@ -33,7 +33,7 @@ from chemkl.evaluation.over_time import families_schema, family_rows, over_time,
 from chemkl.evaluation.reference import ChemNet, Comparisons, load_comparisons
 from chemkl.evaluation.samples import Samples, read_samples
 from chemkl.evaluation.text_samples import ANSWER, ANSWERS_FILE, TextSamples
-from chemkl.results import Manifest, find_trace, read_trace, write_bytes, write_json, write_parquet
+from chemkl.results import Manifest, find_trace, read_trace, write_json, write_parquet
 from chemkl.results.provenance import method_settings, mixed_settings
 from chemkl.results.trace import list_parts, read_part
 from chemkl.stages.registry import STAGES, View
@@ -328,7 +328,7 @@ def _embedder(settings: EvaluateTextConfig, everything: Iterable[TextSamples]) -
 def _write_entropies(out: Path, everything: Iterable[TextSamples]) -> None:
     """Write the exact entropies over the steps, and draw them, where runs record them."""
     from chemkl.reports.curves import draw_entropy  # they import matplotlib
-    from chemkl.reports.figures import to_png, to_svg
+    from chemkl.reports.figures import write_figure
 
     rows: list[dict[Any, Any]] = []
     curves: dict[str, list[pd.DataFrame]] = {}
@@ -343,6 +343,4 @@ def _write_entropies(out: Path, everything: Iterable[TextSamples]) -> None:
         frame = pd.DataFrame(rows)
         table = pa.Table.from_pandas(frame, schema=text.STEPS_SCHEMA, preserve_index=False)
         write_parquet(out / STEPS, table)
-        figure = draw_entropy(curves)
-        write_bytes(out / f"{FIGURE}.svg", to_svg(figure))
-        write_bytes(out / f"{FIGURE}.png", to_png(figure))
+        write_figure(out, FIGURE, draw_entropy(curves))
