@@ -126,72 +126,44 @@ Where it belongs to several, these are given by name. Several values are to be e
 N_BETAS = 81
 """Points of the curves over beta, evenly on a log scale from 0.03 to 10."""
 
-_KL = {
-    "kl": (pa.string(), "Direction of the KL: reverse or forward."),
-    "beta": (pa.float64(), "Coefficient of the KL, reward units per nat."),
-}
-_QUANTITIES = described_schema(
-    {
-        "figure": (pa.int32(), "Figure of arXiv 2510.20817."),
-        "experiment": (
-            pa.string(),
-            "Which policy: family or target, direction of the KL, beta. Null: the number belongs "
-            "to several, or to the world alone.",
-        ),
-        "quantity": (pa.string(), "What the number is; p is a probability, places run 0 to 1."),
-        "source": (
-            pa.string(),
-            "Who states the value: paper (printed there) or formula (worked out from the paper's "
-            "formulas apart from the code, rounded).",
-        ),
-        "value": (pa.float64(), "The stated value."),
-        "tolerance": (
-            pa.float64(),
-            "How far the closed form may be off: half a unit of the value's last digit, or more "
-            "where the paper itself rounded on the way.",
-        ),
-        "closed_form": (
-            pa.float64(),
-            "The same from the exact optimum; of several values that are to be equal, their mean.",
-        ),
-        "trained": (
-            pa.float64(),
-            "The same from the trained policy. Null: a property of the world alone, or out of "
-            "reach of sampling.",
-        ),
-        "trained_min": (pa.float64(), "Least of the values that trained is the mean of."),
-        "trained_max": (pa.float64(), "Greatest of the values that trained is the mean of."),
-        "tv": (
-            pa.float64(),
-            "Total variation distance of the experiment's trained policy to its exact optimum, 0 "
-            "to 1. Null: no single experiment.",
-        ),
-    }
-)
-_DISTRIBUTIONS = described_schema(
-    {
-        "figure": (pa.int32(), "Figure of arXiv 2510.20817."),
-        "experiment": (pa.string(), "Which policy: family or target, direction of the KL, beta."),
-        "family": (
-            pa.string(),
-            "What the policy can be: categorical (anything) or gaussian (mean and deviation).",
-        ),
-        "target": (pa.string(), "fixed (a given distribution), gibbs or mara."),
-        **_KL,
-        "token": (pa.int32(), "Token, from 0."),
-        "reward": (pa.float64(), "Its reward."),
-        "p_ref": (pa.float64(), "Its probability under the reference."),
-        "closed_form": (pa.float64(), "Its probability under the exact optimum."),
-        "trained": (pa.float64(), "Its probability under the trained policy."),
-    }
-)
-_SWEEP = described_schema(
-    {
-        **_KL,
-        "mode_1": (pa.float64(), "Probability of the mode of reward 0.75 at the exact optimum."),
-        "mode_2": (pa.float64(), "Probability of the mode of reward 1 at the exact optimum."),
-    }
-)
+_KL = """
+kl string: Direction of the KL: reverse or forward.
+beta double: Coefficient of the KL, reward units per nat.
+"""
+_QUANTITIES = described_schema("""
+figure int32: Figure of arXiv 2510.20817.
+experiment string: Which policy: family or target, direction of the KL, beta. Null: the number
+  belongs to several, or to the world alone.
+quantity string: What the number is; p is a probability, places run 0 to 1.
+source string: Who states the value: paper (printed there) or formula (worked out from the paper's
+  formulas apart from the code, rounded).
+value double: The stated value.
+tolerance double: How far the closed form may be off: half a unit of the value's last digit, or more
+  where the paper itself rounded on the way.
+closed_form double: The same from the exact optimum; of several values that are to be equal, their
+  mean.
+trained double: The same from the trained policy. Null: a property of the world alone, or out of
+  reach of sampling.
+trained_min double: Least of the values that trained is the mean of.
+trained_max double: Greatest of the values that trained is the mean of.
+tv double: Total variation distance of the experiment's trained policy to its exact optimum, 0 to 1.
+  Null: no single experiment.
+""")
+_DISTRIBUTIONS = described_schema(f"""
+figure int32: Figure of arXiv 2510.20817.
+experiment string: Which policy: family or target, direction of the KL, beta.
+family string: What the policy can be: categorical (anything) or gaussian (mean and deviation).
+target string: fixed (a given distribution), gibbs or mara.
+{_KL}token int32: Token, from 0.
+reward double: Its reward.
+p_ref double: Its probability under the reference.
+closed_form double: Its probability under the exact optimum.
+trained double: Its probability under the trained policy.
+""")
+_SWEEP = described_schema(f"""{_KL}
+mode_1 double: Probability of the mode of reward 0.75 at the exact optimum.
+mode_2 double: Probability of the mode of reward 1 at the exact optimum.
+""")
 
 
 def quantity_table(chosen: Sequence[Experiment], trained: Sequence[Tensor]) -> pa.Table:

@@ -33,8 +33,7 @@ Values = Mapping[tuple[str, int], Sequence[Mapping[str, Any]]]
 _SHARED = ("budget", "max_samples", "prior", "reward")
 """Settings that all compared runs have alike; the others make a method."""
 
-VALUES_SCHEMA = described_schema(
-    columns_of("""
+VALUES_SCHEMA = described_schema("""
 method string: Name of the method.
 seed int64: Seed of the run.
 metric string: Column of the evaluation.
@@ -43,7 +42,6 @@ value double: As it enters the comparison. Null: not defined, as without any hit
 not_reached bool: Whether an oracle burden was not reached and enters as budget + 1, its lower
   bound.
 """)
-)
 COMPARISON_SCHEMA = described_schema(
     columns_of("""
 method string: Name of the method.

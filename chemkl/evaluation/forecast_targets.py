@@ -26,7 +26,7 @@ from chemkl.evaluation.forecast import FAMILY_ESS, Crossover, Family, Floats, Po
 from chemkl.evaluation.tables import SHOWN_SCAFFOLD, Rows
 from chemkl.losses import TARGETS, Mara, Target
 from chemkl.results import InputFile, find_trace, read_trace
-from chemkl.results.columns import columns_of, described_schema
+from chemkl.results.columns import described_schema
 from chemkl.results.inspection import valid_rows
 from chemkl.results.provenance import ABSENT, as_json, at_the_end, differences, method_settings
 
@@ -45,8 +45,7 @@ REDRAWS = 50
 COMPARED = ("top_share", "effective_scaffolds", "acyclic_share", "hit_share", "mean_reward")
 TRACE_COLUMNS = ("valid", "scaffold", "reward", "logp_ref", "is_replay")
 
-FORECAST_SCHEMA = described_schema(
-    columns_of("""
+FORECAST_SCHEMA = described_schema("""
 target string: prior, gibbs, mara or filter.
 beta double: KL coefficient, reward units per nat; null for the prior.
 sigma double: 1/beta.
@@ -77,9 +76,7 @@ reward_std double: Standard deviation of R over all samples of the prior.
 reward_range double: Largest minus smallest R among them.
 sentence string: The row in plain words.
 """)
-)
-SAMPLES_SCHEMA = described_schema(
-    columns_of("""
+SAMPLES_SCHEMA = described_schema("""
 smiles string: SMILES as sampled from the prior.
 canonical_smiles string: RDKit canonical SMILES; null: invalid.
 valid bool: Whether RDKit parses and sanitises the string.
@@ -87,7 +84,6 @@ scaffold string: Bemis-Murcko scaffold; empty: acyclic; null: invalid.
 logp_ref double: log pi_ref of the sequence, nats, end token included.
 reward double: Raw reward R; 0 when invalid or failed.
 """)
-)
 
 
 # ---- the rows

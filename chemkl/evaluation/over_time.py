@@ -165,8 +165,7 @@ def _windows(samples: Samples, points: Sequence[int], n: int) -> Iterator[dict[s
 
 def families_schema(late_samples: int) -> pa.Schema:
     """Schema of `families.parquet`, a description in every field."""
-    return described_schema(
-        columns_of(f"""
+    return described_schema(f"""
 run string: Name of the run or file.
 family string: Generic scaffold: all atoms carbon, all bonds single.
 prior_samples int64: Valid samples of the prior in this family, with repeats.
@@ -182,7 +181,6 @@ best_reward double: Largest raw reward R among them. Null: none is scored.
 first_call int64: Oracle call of the first of them (in a file of samples, its number among the
   distinct molecules). Null: the run never made one.
 """)
-    )
 
 
 def family_rows(samples: Samples, prior: Samples, late_samples: int) -> list[dict[str, Any]]:

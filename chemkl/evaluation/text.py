@@ -65,10 +65,7 @@ def exact_entropies(exact: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (prompt, step), answers in exact.groupby(["prompt", "step"]):
         k = len(answers)
-        policy, reference = (
-            answers["logp_policy"].to_numpy(float),
-            answers["logp_ref"].to_numpy(float),
-        )
+        policy, reference = (answers[f"logp_{who}"].to_numpy(float) for who in ("policy", "ref"))
         log_mass, log_mass_ref = special.logsumexp(policy), special.logsumexp(reference)
         mass, mass_ref = math.exp(log_mass), math.exp(log_mass_ref)
         log_q = policy - log_mass if math.isfinite(log_mass) else policy
@@ -175,39 +172,48 @@ def _mean_over_n(values: Iterable[float | None]) -> float | None:
     return sum(defined) / len(defined) if len(defined) == len(values) else None
 
 
-STEPS = {
-    "k": (",.0f", "answers", "Answers that the run recorded: the valid ones, unless it was told "
-          "others."),
-    "ln_k": (".3f", "nats", "ln of their number, the entropy of the uniform distribution, in "
-             "nats."),
-    "entropy": (".3f", "nats", "Exact entropy of the policy over these answers, their "
-                "probabilities (as in mass) normalised, in nats."),
-    "entropy_ref": (".3f", "nats", "The same of the reference."),
-    "mass": (
-        ".1%", "probability",
+STEPS = (
+    Metric(
+        "k", "", ",.0f",
+        "Answers that the run recorded: the valid ones, unless it was told others.", "answers",
+    ),
+    Metric(
+        "ln_k", "", ".3f",
+        "ln of their number, the entropy of the uniform distribution, in nats.", "nats",
+    ),
+    Metric(
+        "entropy", "exact", ".3f",
+        "Exact entropy of the policy over these answers, their probabilities (as in mass) "
+        "normalised, in nats.",
+        "nats", brief="entropy of the policy's probabilities of the bare answers, as the tokenizer "
+        "cuts them",
+    ),
+    Metric(
+        "entropy_ref", "ref.", ".3f", "The same of the reference.", "nats",
+        brief="the same of the reference",
+    ),
+    Metric(
+        "mass", "mass", ".1%",
         "Probability that the policy writes one of these answers as the whole completion, cut into "
         "tokens as the tokenizer does it. Left out are other cuts and, unless parse is strict, "
         "other completions that the answer is read out of: a lower bound of the probability of a "
         "valid answer, where parse reads the bare answer as itself.",
+        "probability", brief="sum of the policy's probabilities",
     ),
-    "mass_ref": (".1%", "probability", "The same of the reference."),
-    "kl_from_ref": (
-        ".3f", "nats",
+    Metric("mass_ref", "", ".1%", "The same of the reference.", "probability"),
+    Metric(
+        "kl_from_ref", "KL", ".3f",
         "KL(q || q_ref) in nats, q and q_ref the policy's and the reference's distributions over "
         "these answers: 0 where the reference's ratios are kept.",
+        "nats", brief="from the reference, over these answers",
     ),
-    "top_share": (".1%", "share", "Share of the likeliest of these answers in the policy."),
-}  # fmt: skip
-"""The exact distribution over steps: format, unit and meaning of each column."""
-EXACT = tuple(name for name in STEPS if name != "ln_k")
-"""Those whose final values are measures, called exact_<name>."""
-_EXACT_SHOWN = {
-    "entropy": ("exact", "entropy of the policy's probabilities of the bare answers, as the "
-                "tokenizer cuts them"),
-    "entropy_ref": ("ref.", "the same of the reference"),
-    "mass": ("mass", "sum of the policy's probabilities"),
-    "kl_from_ref": ("KL", "from the reference, over these answers"),
-}  # fmt: skip
+    Metric(
+        "top_share", "", ".1%", "Share of the likeliest of these answers in the policy.", "share",
+    ),
+)  # fmt: skip
+"""The exact distribution over steps; those with a label are shown."""
+EXACT = tuple(metric.key for metric in STEPS if metric.key != "ln_k")
+"""Those whose final values are measures, called exact_<key>."""
 
 _ROWS = (
     Metric(
@@ -310,14 +316,13 @@ _ROWS = (
         brief="share of the commonest valid answer", needs="answers",
     ),
     *(
-        Metric(
-            f"exact_{name}", _EXACT_SHOWN.get(name, ("",))[0], how, f"{meaning} {_EXACT}", unit,
-            None, "text", lambda s, key=f"exact_{name}": s.exact.get(key),
-            _ANSWERS if name in _EXACT_SHOWN else (), brief=_EXACT_SHOWN.get(name, ("", ""))[1],
-            needs="exact",
+        replace(
+            metric, key=f"exact_{metric.key}", meaning=f"{metric.meaning} {_EXACT}", scope="text",
+            value=lambda s, key=f"exact_{metric.key}": s.exact.get(key),
+            tables=_ANSWERS if metric.label else (), needs="exact",
         )
-        for name, (how, unit, meaning) in STEPS.items()
-        if name in EXACT
+        for metric in STEPS
+        if metric.key in EXACT
     ),
 )  # fmt: skip
 TEXT_METRICS: dict[str, Metric] = {metric.key: metric for metric in _ROWS}
@@ -338,10 +343,9 @@ STEPS_SCHEMA = described_schema(
 prompt string: The prompt.
 step int64: Optimiser step after which the probabilities were computed.
 """)
-    | {name: (pa.float64(), meaning) for name, (_, _, meaning) in STEPS.items()}
+    | {metric.key: (pa.float64(), metric.meaning) for metric in STEPS}
 )
-METHODS_SCHEMA = described_schema(
-    columns_of("""
+METHODS_SCHEMA = described_schema("""
 method string: Name of the method.
 scope string: all: over all texts pooled; prompts: the mean over the prompts.
 metric string: Column of text_diversity.parquet.
@@ -351,7 +355,6 @@ sd double: Standard deviation over them, n - 1 in the denominator. Null: n = 1.
 low double: Lowest value.
 high double: Highest value.
 """)
-)
 
 
 def text_metrics_of(options: TextOptions) -> list[Metric]:
@@ -455,18 +458,9 @@ def method_rows(rows: Rows, methods: Sequence[str], options: TextOptions) -> lis
         values = [value for value in column if not is_missing(value)]
         if values:
             sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
-            spread.append(
-                {
-                    "method": method,
-                    "scope": scope,
-                    "metric": metric.key,
-                    "n": len(values),
-                    "mean": float(np.mean(values)),
-                    "sd": sd,
-                    "low": float(min(values)),
-                    "high": float(max(values)),
-                }
-            )
+            place = {"method": method, "scope": scope, "metric": metric.key, "n": len(values)}
+            extremes = {"low": float(min(values)), "high": float(max(values))}
+            spread.append({**place, "mean": float(np.mean(values)), "sd": sd, **extremes})
     return spread
 
 

@@ -165,9 +165,14 @@ def trace_components(columns: Iterable[str]) -> list[str]:
     return [name.removeprefix(RAW_PREFIX) for name in columns if name.startswith(RAW_PREFIX)]
 
 
-def described_schema(fields: Mapping[str, tuple[pa.DataType, str]]) -> pa.Schema:
-    """A schema from name -> (type, meaning): what every table that chemkl writes is built with."""
-    meant = ((name, kind, {"description": text}) for name, (kind, text) in fields.items())
+def described_schema(fields: Mapping[str, tuple[pa.DataType, str]] | str) -> pa.Schema:
+    """What every table that chemkl writes is built with, from names, types and meanings.
+
+    Args:
+        fields: name -> (type, meaning), or all in words, as `columns_of` reads them.
+    """
+    columns = columns_of(fields) if isinstance(fields, str) else fields
+    meant = ((name, kind, {"description": text}) for name, (kind, text) in columns.items())
     return pa.schema([pa.field(name, kind, metadata=text) for name, kind, text in meant])
 
 
