@@ -18,10 +18,8 @@ def seconds(devices: int, batch: int, steps: int, folder: Path) -> float:
     settings += ["trainer.accelerator=cpu", f"trainer.devices={devices}", "precision=32-true"]
     settings += ["callbacks.progress_bar=false", "learning_rate=1e-4"]
     out = folder / f"{devices}-{steps}"
-    taken, _ = run_command(
-        "posttrain", "configs/posttrain/quickstart.yaml", *settings, "--fresh", "--out", str(out)
-    )
-    return taken
+    command = ("posttrain", "configs/posttrain/quickstart.yaml", *settings)
+    return run_command(*command, "--fresh", "--out", str(out)).seconds
 
 
 def main(batch: int = 256, steps: int = 12, turns: int = 3) -> None:

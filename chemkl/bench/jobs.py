@@ -7,15 +7,11 @@ time of the jobs allows where each has a core to itself: what more processes cos
 """
 
 import argparse
-import os
-import resource
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
+from statistics import median
 
+from chemkl.bench.measure import Used, run_command
 from chemkl.config import shipped
 from chemkl.cores import n_cores
 from chemkl.results.atomic import json_of
@@ -34,29 +30,18 @@ def main() -> None:
         "set": {"budget": asked.budget},
         "grid": {"seed": list(range(asked.jobs))},
     }
-    walls: dict[int, list[float]] = {1: [], asked.jobs: []}
-    times: dict[int, list[float]] = {1: [], asked.jobs: []}
+    taken: dict[int, list[Used]] = {1: [], asked.jobs: []}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "bench.yaml")
         file.write_bytes(json_of({"name": "bench", "stages": [entry]}))
         for turn in range(asked.repeats):
-            for n_jobs in walls:
-                command = [sys.executable, "-P", "-m", "chemkl", "run", str(file)]
-                command += ["--jobs", str(n_jobs)]
-                before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-                subprocess.run(
-                    [*command, "--out", f"{folder}/{turn}-{n_jobs}"],
-                    check=True,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    env=os.environ | {"OMP_NUM_THREADS": "1"},
-                )
-                walls[n_jobs].append(time.perf_counter() - began)
-                after = resource.getrusage(resource.RUSAGE_CHILDREN)
-                spent = (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime)
-                times[n_jobs].append(spent)
-    wall, cpu = ({n: statistics.median(v) for n, v in of.items()} for of in (walls, times))
-    for n_jobs in walls:
+            for n_jobs, used in taken.items():
+                out = f"{folder}/{turn}-{n_jobs}"
+                command = ("run", str(file), "--jobs", str(n_jobs), "--out", out)
+                used.append(run_command(*command, threads=1))
+    wall = {n: median(one.seconds for one in used) for n, used in taken.items()}
+    cpu = {n: median(one.processor for one in used) for n, used in taken.items()}
+    for n_jobs in taken:
         print(f"--jobs {n_jobs}: {wall[n_jobs]:7.1f} s, {cpu[n_jobs]:7.1f} s of processor time")
     print(f"by the clock {wall[1] / wall[asked.jobs]:.2f} times as fast on {n_cores()} cores")
     print(

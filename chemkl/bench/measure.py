@@ -130,10 +130,19 @@ def memory_mib() -> float | None:
     return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def run_command(*arguments: str, threads: int | None = None) -> tuple[float, float]:
-    """Run a command of chemkl in a process of its own: seconds, and MiB of memory at its peak.
+class Used(NamedTuple):
+    """What a command took."""
 
-    Its threads are as usual, or so many.
+    seconds: float
+    """By the clock on the wall."""
+    peak_mib: float
+    """Memory at its peak."""
+    processor: float
+    """Seconds of the processor, of the command and of what it started."""
+
+
+def run_command(*arguments: str, threads: int | None = None) -> Used:
+    """Run a command of chemkl in a process of its own; its threads are as usual, or so many.
 
     Raises:
         RuntimeError: it fails.
@@ -151,7 +160,8 @@ def run_command(*arguments: str, threads: int | None = None) -> tuple[float, flo
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise RuntimeError(f"chemkl {' '.join(arguments)} ended with {process.returncode}: {said}")
-    return time.perf_counter() - begin, usage.ru_maxrss / 1024
+    seconds = time.perf_counter() - begin
+    return Used(seconds, usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime)
 
 
 def on_the_wall(way: Callable[[], object]) -> float:

@@ -1,9 +1,8 @@
 """What grows with the size of a task: calls of a run, rows of an evaluation, runs side by side."""
 
 import tempfile
-import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -57,14 +56,17 @@ def growth(sizes: tuple[int, ...]) -> dict[str, Any]:
         taken: list[float] = []
         for step, at in enumerate(range(0, len(smiles), BATCH)):
             batch = smiles[at : at + BATCH]
+            n = len(batch)
+            tokens = torch.zeros(n, 2, dtype=torch.long)
+            rollout = Rollout(batch, tokens, torch.zeros(n), torch.zeros(n, dtype=torch.bool))
             began = measure.clock()
-            rows = ledger.enter(step, _rollout(batch))
+            rows = ledger.enter(step, rollout)
             fill = dict.fromkeys(("logp_policy", "logp_ref", "log_target"), -30.0)
             rows = rows.assign(**fill, hit=False, anchor=False, is_replay=False)
             trace.append(rows[schema.names])
             if step % 10 == 9:
                 trace.cut()
-            taken.append((measure.clock() - began) / len(batch))
+            taken.append((measure.clock() - began) / n)
             for size in sizes:
                 if at < size <= at + BATCH:
                     last = taken[-max(1, WINDOW // BATCH) :]
@@ -75,12 +77,6 @@ def growth(sizes: tuple[int, ...]) -> dict[str, Any]:
     return rows_of
 
 
-def _rollout(smiles: list[str]) -> Rollout:
-    n = len(smiles)
-    tokens = torch.zeros(n, 2, dtype=torch.long)
-    return Rollout(smiles, tokens, torch.zeros(n), torch.zeros(n, dtype=torch.bool))
-
-
 # ---- evaluation of very many rows
 
 
@@ -89,8 +85,9 @@ def evaluation(n: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         run = Path(name, "run")
         n_distinct = write_run(run, n)
-        seconds, peak = measure.run_command("evaluate", str(run), "--out", str(Path(name, "out")))
-    return {"rows": n, "molecules": n_distinct, "seconds": seconds, "peak_rss_mib": peak}
+        used = measure.run_command("evaluate", str(run), "--out", str(Path(name, "out")))
+    about = {"seconds": used.seconds, "peak_rss_mib": used.peak_mib}
+    return {"rows": n, "molecules": n_distinct, **about}
 
 
 def write_run(folder: Path, n: int) -> int:
@@ -139,27 +136,19 @@ def side_by_side(turns: int) -> dict[str, Any]:
         return {"ratio": None, "why_not": "this machine has one core"}
     ratios = []
     with tempfile.TemporaryDirectory() as name:
-        places = _places(Path(name))
+        numbers = count()  # one each, also to runs side by side
 
         def run(_: int = 0) -> float:
-            began = time.perf_counter()
             common = ["posttrain", "configs/posttrain/quickstart.yaml", "budget=512"]
             common += ["max_samples=1024", "precision=32-true", "callbacks.progress_bar=false"]
-            measure.run_command(*common, "--out", next(places), threads=1)
-            return time.perf_counter() - began
+            out = str(Path(name, str(next(numbers))))
+            return measure.run_command(*common, "--out", out, threads=1).seconds
 
         with ThreadPoolExecutor(2) as pool:
             for _ in range(turns):
                 alone = run()
                 ratios.append(max(pool.map(run, range(2))) / alone)
     return {"ratio": median(ratios), "spread": measure.Spread.of(ratios)[1:]}
-
-
-def _places(folder: Path) -> Iterator[str]:
-    number = 0
-    while True:
-        number += 1
-        yield str(folder / str(number))
 
 
 def bare_rdkit(smiles: list[str]) -> None:

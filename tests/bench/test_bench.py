@@ -29,7 +29,8 @@ def commands(tiny_prior, monkeypatch):
     """The tiny prior in place of the embedded one, and no process of its own; what would run."""
     given = []
     monkeypatch.setattr(steps, "prior_path", lambda: tiny_prior)
-    monkeypatch.setattr(measure, "run_command", lambda *a, **_: given.append(a) or (2.0, 300.0))
+    used = measure.Used(seconds=2.0, peak_mib=300.0, processor=2.0)
+    monkeypatch.setattr(measure, "run_command", lambda *a, **_: given.append(a) or used)
     return given
 
 
