@@ -64,10 +64,10 @@ def describe(
 def gather(run: RunView, threshold: float) -> Facts:
     """Take from a run what the sentences need."""
     hits, scored = first_scorings(run.trace, threshold), first_scorings(run.trace)
-    rewarded = scored[scored["reward"].notna()].sort_values(
-        "reward", ascending=False, kind="stable"
-    )
-    best = rewarded[["canonical_smiles", "reward", "call"]].head(1).itertuples(index=False)
+    best = None
+    if scored["reward"].notna().any():  # the first at equal rewards
+        row = scored.loc[scored["reward"].idxmax()]
+        best = str(row["canonical_smiles"]), float(row["reward"]), int(row["call"])
     return Facts(
         name=run.name,
         seed=run.manifest.get("seed"),
@@ -76,7 +76,7 @@ def gather(run: RunView, threshold: float) -> Facts:
         hits=len(hits),
         scaffolds=int(hits.loc[hits["scaffold"] != "", "scaffold"].nunique()),
         ob100=int(hits["call"].iloc[99]) if len(hits) >= 100 else None,
-        best=next(((str(m[0]), float(m[1]), int(m[2])) for m in best), None),
+        best=best,
         late=late_samples(run.trace, run.manifest),
         idle=idle_at_the_end(run.trace, run.manifest.get("config", {})),
     )

@@ -17,24 +17,10 @@ from chemkl.results.collapse import CollapseEvent, Watch, spread, watched
 from chemkl.results.inspection import by_final_reward, first_scorings, sampled_rows, valid_rows
 
 COLUMNS = (
-    "step",
-    "row",
-    "call",
-    "canonical_smiles",
-    "valid",
-    "repeat",
-    "scaffold",
-    "logp_policy",
-    "logp_ref",
-    "reward",
-    "reward_filtered",
-    "log_target",
-    "hit",
-    "anchor",
-    "is_replay",
-    "stage",
+    "step", "row", "call", "canonical_smiles", "valid", "repeat", "scaffold", "logp_policy",
+    "logp_ref", "reward", "reward_filtered", "log_target", "hit", "anchor", "is_replay", "stage",
     "final_reward",
-)
+)  # fmt: skip
 """What the page needs of a trace, beside the raw values of the reward's components."""
 Methods = Mapping[str, Sequence[int]]
 """Name of each method, and which of the runs are its."""
@@ -126,18 +112,13 @@ def yield_curves(trace: pd.DataFrame, threshold: float) -> pd.DataFrame:
     """
     hits = first_scorings(trace, threshold)
     new_scaffold = (hits["scaffold"] != "") & ~hits["scaffold"].duplicated()
-    curve = pd.DataFrame(
-        {
-            "call": hits["call"].astype(int),
-            "molecules": np.arange(1, len(hits) + 1),
-            "scaffolds": new_scaffold.cumsum(),
-        }
-    )
     calls = trace["call"].dropna()
-    start = pd.DataFrame({"call": [0], "molecules": [0], "scaffolds": [0]})
-    end = (curve if len(curve) else start).tail(1)
-    end = end.assign(call=int(calls.max()) if len(calls) else 0)
-    return pd.concat([start, curve, end], ignore_index=True)
+    columns = {
+        "call": [0, *hits["call"], calls.max() if len(calls) else 0],
+        "molecules": [*range(len(hits) + 1), len(hits)],
+        "scaffolds": [0, *new_scaffold.cumsum(), new_scaffold.sum()],
+    }
+    return pd.DataFrame(columns, dtype=int)
 
 
 def scaffold_sizes(trace: pd.DataFrame, threshold: float) -> pd.Series:
