@@ -201,12 +201,7 @@ def departures(
 
 
 def _row(
-    kind: str,
-    beta: float | None,
-    tau: float,
-    points: Points,
-    target: Target | None,
-    min_ess: float,
+    kind: str, beta: float | None, tau: float, points: Points, target: Target | None, min_ess: float
 ) -> dict[str, Any]:
     """One target; None stands for the prior itself."""
     sigma = None if beta is None else 1 / beta

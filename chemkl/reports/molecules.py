@@ -19,14 +19,7 @@ from rdkit.Chem.Draw import rdMolDraw2D
 from chemkl.chem.molecules import MoleculeError, parse, step
 from chemkl.display import MISSING, Column, cell, counted, is_missing
 from chemkl.reports.figures import SOFT, colour
-from chemkl.reports.view import (
-    Methods,
-    PageOptions,
-    RunView,
-    best_first,
-    component_names,
-    template,
-)
+from chemkl.reports.view import Methods, PageOptions, RunView, best_first, component_names, template
 from chemkl.results.columns import RAW_PREFIX
 from chemkl.results.inspection import valid_rows
 

@@ -8,12 +8,7 @@ from scipy.spatial.distance import pdist
 from scipy.stats import entropy
 
 from chemkl.config.evaluate import TextOptions
-from chemkl.evaluation.diversity import (
-    NgramCounts,
-    semantic_diversity,
-    text_clusters,
-    tokens_of,
-)
+from chemkl.evaluation.diversity import NgramCounts, semantic_diversity, text_clusters, tokens_of
 from chemkl.evaluation.text import exact_entropies, over_prompts, text_rows
 from chemkl.evaluation.text_samples import TextSamples
 
