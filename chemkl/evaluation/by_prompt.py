@@ -21,12 +21,12 @@ import pyarrow as pa
 
 from chemkl.config import InputError
 from chemkl.config.evaluate import MetricOptions
-from chemkl.evaluation.metrics import OB_SIZES, describe_window, evaluate, metric_of, metrics_schema
+from chemkl.evaluation.metrics import OB_SIZES, evaluate, metric_of, metrics_schema, window_at
 from chemkl.evaluation.reference import Comparisons
 from chemkl.evaluation.samples import Samples
 from chemkl.results import described_schema, description_of
 from chemkl.results.columns import columns_of
-from chemkl.results.inspection import sampled_rows
+from chemkl.results.inspection import sampled_rows, valid_rows
 from chemkl.results.trace import list_parts, read_part_schema
 
 PROMPT_COLUMNS = ("group", "prompt")
@@ -72,7 +72,7 @@ _MEANT = {
 class PromptSamples:
     """What one run proposed in answer to one prompt; calls and rewards are the prompt's own.
 
-    `n_calls` are oracle calls of the run that were spent on these rows, `late` the prompt's valid
+    `n_calls` are oracle calls of the run that were spent on these rows, `n_late` the prompt's valid
     samples among the last ones of the run.
     """
 
@@ -80,7 +80,7 @@ class PromptSamples:
     prompt: str
     samples: Samples
     n_calls: int
-    late: Sequence[str]
+    n_late: int
 
 
 def require_prompts(folders: Iterable[Path]) -> None:
@@ -106,30 +106,27 @@ def split_by_prompt(
     The trace is that of the samples, in the order of step and row, with `PROMPT_COLUMNS`; of the
     last `late_samples` valid samples of the run each prompt has its part.
     """
-    sampled = sampled_rows(trace)
-    read = sampled["valid"].astype(bool) & ~sampled["canonical_smiles"].isin(samples.skipped)
-    sampled = sampled.assign(valid=read)
-    late = sampled[sampled["valid"].astype(bool)].iloc[-late_samples:]
-    molecule_of = {molecule.smiles: molecule for molecule in samples.molecules}
+    sampled, whole = sampled_rows(trace), valid_rows(trace)
+    whole = whole[~whole["canonical_smiles"].isin(samples.skipped)]
+    late = whole["group"].tail(late_samples).value_counts()
     parts = []
     for group, rows in sampled.groupby("group", sort=True):
-        valid = rows[rows["valid"].astype(bool)]
-        made = valid[valid["canonical_smiles"].isin(molecule_of.keys())]
+        valid = whole[whole["group"] == group]
+        made = valid[valid["canonical_smiles"].isin(samples.molecule_of.keys())]
         first = made.drop_duplicates("canonical_smiles")
         paid = zip(first["canonical_smiles"], first["reward"].astype(float), strict=True)
         molecules = [
-            replace(molecule_of[smiles], call=call, reward=reward)
+            replace(samples.molecule_of[smiles], call=call, reward=reward)
             for call, (smiles, reward) in enumerate(paid, start=1)
         ]
+        smiles = valid["canonical_smiles"].tolist()
         parts.append(
             PromptSamples(
                 group=int(str(group)),
                 prompt=str(rows["prompt"].iloc[0]),
-                samples=Samples(
-                    samples.name, len(rows), valid["canonical_smiles"].tolist(), molecules
-                ),
+                samples=Samples(samples.name, len(rows), smiles, molecules),
                 n_calls=int(rows["call"].notna().sum()),
-                late=late.loc[late["group"] == group, "canonical_smiles"].tolist(),
+                n_late=int(late.get(group, 0)),
             )
         )
     return parts
@@ -163,9 +160,9 @@ def prompt_rows(
     names = by_prompt_schema(options).names
     rows = []
     for part in parts:
-        scaffold_of = {molecule.smiles: molecule.scaffold for molecule in part.samples.molecules}
         about = {"group": part.group, "prompt": part.prompt, "n_calls": part.n_calls}
-        about |= {"n_late": len(part.late), **describe_window(part.late, scaffold_of)}
+        late = window_at(part.samples, len(part.samples.valid), part.n_late)
+        about |= {"n_late": part.n_late, **late}
         for row in evaluate(part.samples, thresholds, options, Comparisons(corpus=corpus)):
             whole = row | about
             rows.append({name: whole[name] for name in names})

@@ -23,17 +23,15 @@ _WORD = re.compile(r"\w+(?:['’]\w+)*")  # noqa: RUF001 - the typographer's apo
 _butina: Callable[..., Iterable[tuple[int, ...]]] = Butina.ClusterData
 
 
-def int_div_moses(
-    fingerprints: Fingerprints, powers: Sequence[int] = (1, 2), *, workers: int = 1
-) -> dict[int, float | None]:
+def int_div_moses(fingerprints: Fingerprints, *, workers: int = 1) -> dict[int, float | None]:
     """IntDiv_p of MOSES (arXiv 1811.12823): 1 - mean_i (mean_j T_ij^p)^(1/p), j includes i.
 
     The paper's formula takes the root of the mean over all pairs; the released molsets takes it per
     molecule, and published numbers come from molsets, so that is what is computed here. Of Morgan
-    fingerprints, radius 2, 1024 bits, for each p of `powers`; None for an empty set. The values do
-    not depend on `workers`, the threads.
+    fingerprints, radius 2, 1024 bits, for p = 1 and 2; None for an empty set. The values do not
+    depend on `workers`, the threads.
     """
-    n = len(fingerprints)
+    powers, n = (1, 2), len(fingerprints)
     if n == 0:
         return dict.fromkeys(powers)
     below, above = tanimoto_sums(fingerprints, powers, workers=workers)

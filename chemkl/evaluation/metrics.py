@@ -123,9 +123,7 @@ class MoleculeSet:
     @cached_property
     def late(self) -> dict[str, Any]:
         """What the last valid samples look like, repeats included: has the policy collapsed?"""
-        window = self.samples.valid[-self.options.late_samples :]
-        scaffold_of = {m.smiles: m.scaffold for m in self.samples.molecules}
-        return describe_window(window, scaffold_of)
+        return window_at(self.samples, len(self.samples.valid), self.options.late_samples)
 
     @cached_property
     def limits(self) -> CollapseConfig:
@@ -213,14 +211,15 @@ def top_auc(molecules: Sequence[Molecule], k: int, *, calls: int, every: int) ->
     return float((np.trapezoid(tops, points) + (calls - last) * tops[-1]) / calls)
 
 
-def describe_window(valid: Sequence[str], scaffold_of: Mapping[str, str]) -> dict[str, Any]:
-    """What some valid samples look like: repeats, scaffolds, and the share of the largest."""
-    window = spread(valid, [scaffold_of[smiles] for smiles in valid])
+def window_at(samples: Samples, end: int, size: int) -> dict[str, Any]:
+    """What so many valid samples, up to the one at `end`, look like: repeats and scaffolds."""
+    valid = samples.valid[max(end - size, 0) : end]
+    found = spread(valid, [samples.molecule_of[smiles].scaffold for smiles in valid])
     return {
-        "late_uniqueness": window.uniqueness,
-        "late_scaffolds": window.outcomes,
-        "late_effective_scaffolds": window.effective_outcomes,
-        "late_top_share": window.top_share,
+        "late_uniqueness": found.uniqueness,
+        "late_scaffolds": found.outcomes,
+        "late_effective_scaffolds": found.effective_outcomes,
+        "late_top_share": found.top_share,
     }
 
 
@@ -230,10 +229,9 @@ def collapsed_at_call(samples: Samples, limits: CollapseLimits, window: int) -> 
     In a file the calls count distinct molecules. Before there are `window` valid samples nothing
     is looked at.
     """
-    molecules = {molecule.smiles: molecule for molecule in samples.molecules}
     alarm = Alarm(limits, window)
     call = 0
-    for molecule in (molecules[smiles] for smiles in samples.valid):
+    for molecule in (samples.molecule_of[smiles] for smiles in samples.valid):
         call = max(call, molecule.call)
         if alarm.add(molecule.smiles, molecule.scaffold):
             return call

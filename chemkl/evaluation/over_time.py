@@ -20,7 +20,7 @@ from chemkl.chem.fingerprints import tanimoto_sums
 from chemkl.config.evaluate import MetricOptions
 from chemkl.cores import n_cores
 from chemkl.evaluation import diversity
-from chemkl.evaluation.metrics import AUC_SIZES, IDENTITY, describe_window
+from chemkl.evaluation.metrics import AUC_SIZES, IDENTITY, window_at
 from chemkl.evaluation.samples import Molecule, Samples, moses_bits, pairs_bits, sample
 from chemkl.results.columns import columns_of, described_schema
 
@@ -152,12 +152,9 @@ def _rewards(molecules: Sequence[Molecule], points: Sequence[int]) -> Iterator[d
 
 def _windows(samples: Samples, points: Sequence[int], n: int) -> Iterator[dict[str, Any]]:
     """The last n valid samples up to each call; repeats come after the call before them."""
-    scaffold_of = {molecule.smiles: molecule.scaffold for molecule in samples.molecules}
-    first = {molecule.smiles: molecule.call for molecule in samples.molecules}
-    calls = np.maximum.accumulate([first[smiles] for smiles in samples.valid])
-    for call in points:
-        end = int(np.searchsorted(calls, call, side="right"))
-        yield describe_window(samples.valid[max(end - n, 0) : end], scaffold_of)
+    calls = np.maximum.accumulate([samples.molecule_of[s].call for s in samples.valid])
+    for end in np.searchsorted(calls, points, side="right").tolist():
+        yield window_at(samples, end, n)
 
 
 # ---- scaffold families of the prior and the policy
@@ -192,13 +189,12 @@ def family_rows(samples: Samples, prior: Samples, late_samples: int) -> list[dic
 
     def gathered(made: Samples, last: int) -> tuple[Counter[str], dict[str, list[Molecule]]]:
         """By family how many of the last valid samples are in it, and all its molecules."""
-        family_of = {molecule.smiles: molecule.generic for molecule in made.molecules}
         by_family: dict[str, list[Molecule]] = {}
         for molecule in made.molecules:
             if molecule.generic:
                 by_family.setdefault(molecule.generic, []).append(molecule)
-        valid = made.valid[-last:] if last else ()
-        return Counter(family for smiles in valid if (family := family_of[smiles])), by_family
+        sampled = (made.molecule_of[smiles].generic for smiles in made.valid[-last:])
+        return Counter(filter(None, sampled)), by_family
 
     def best_reward(molecules: Sequence[Molecule]) -> float | None:
         """The largest one; None: nothing is scored, or every score failed."""

@@ -101,6 +101,11 @@ class Samples:
         )
 
     @cached_property
+    def molecule_of(self) -> dict[str, Molecule]:
+        """The molecule of each valid sample, by its canonical SMILES."""
+        return {molecule.smiles: molecule for molecule in self.molecules}
+
+    @cached_property
     def is_scored(self) -> bool:
         """Whether the molecules carry rewards."""
         return all(molecule.reward is not None for molecule in self.molecules)

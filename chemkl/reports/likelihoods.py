@@ -1,6 +1,6 @@
 """The picture of what a target does: reward, and the policy, against log pi_ref of the prior."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from chemkl.reports.figures import INK, SOFT, WIDE, Panel, colour, draw_panel
 from chemkl.reports.view import Methods, RunView
 from chemkl.results.inspection import by_final_reward, first_scorings, sampled_rows, valid_rows
-from chemkl.results.provenance import at_the_end
+from chemkl.results.provenance import tau_of
 
 DOTS = 1500
 """A panel shows at most so many molecules of each kind, drawn at random; anchors are all shown."""
@@ -63,7 +63,7 @@ def cloud(runs: Sequence[RunView], threshold: float, window: int) -> Cloud:
     starts, ends = joined(r.head(n) for r, n in valid), joined(r.tail(n) for r, n in valid)
     late = by_final_reward(ends)
     late_hits = late[late["reward"] >= threshold].drop_duplicates("canonical_smiles", keep="last")
-    targets = [at_the_end(run.manifest.get("config", {})).get("target") for run in runs]
+    taus = {tau_of(run.manifest.get("config", {})) for run in runs}
     return Cloud(
         misses=scored[scored["reward"] < threshold],
         hits=scored[scored["reward"] >= threshold],
@@ -71,7 +71,7 @@ def cloud(runs: Sequence[RunView], threshold: float, window: int) -> Cloud:
         early=starts["logp_ref"].to_numpy(dtype=float),
         late=ends["logp_ref"].to_numpy(dtype=float),
         late_hits=late_hits,
-        taus=sorted({float(t["tau"]) for t in targets if isinstance(t, Mapping) and t.get("tau")}),
+        taus=sorted(tau for tau in taus if tau),
     )
 
 

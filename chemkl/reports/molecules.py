@@ -289,10 +289,10 @@ def _note(runs: Sequence[RunView], molecules: pd.DataFrame, n: int, threshold: f
 # ---- drawings
 
 
-def draw_molecule(smiles: str, width: int = LARGE[0], height: int = LARGE[1]) -> str:
+def draw_molecule(smiles: str) -> str:
     """Draw a molecule as an svg element; an empty string where RDKit does not read or draw it."""
     look = {"bondLineWidth": 1.3, "fixedBondLength": 24, "padding": 0.04, "minFontSize": 9}
-    document = _document(smiles, rdMolDraw2D.MolDraw2DSVG(width, height), **look)
+    document = _document(smiles, rdMolDraw2D.MolDraw2DSVG(*LARGE), **look)
     element = re.sub(r"<!--.*?-->\s*", "", document[document.find("<svg") :])
     return _REDUNDANT.sub("", element).strip()
 

@@ -24,12 +24,12 @@ from chemkl.results.provenance import (
     InputFile,
     UsedPrecision,
     as_json,
-    at_the_end,
     config_hash,
     differences,
     first_lines,
     identity,
     installed_versions,
+    tau_of,
 )
 from chemkl.results.seal import check_json, is_whole, note_of
 from chemkl.results.trace import DRAFTS, ORPHANS, READY
@@ -306,13 +306,8 @@ class Manifest(BaseModel):
 
     @property
     def tau(self) -> float | None:
-        """The tau of the run's target, at the end of a staircase; None: none, or a quantile."""
-        target = at_the_end(self.config).get("target")
-        tau = target.get("tau") if isinstance(target, Mapping) else None
-        moves = (target.get("schedule") or {}).get("tau") if isinstance(target, Mapping) else None
-        if moves:
-            return float(moves["values"][-1]) if moves["kind"] == "staircase" else None
-        return None if tau is None else float(tau)
+        """The tau of the run's target, see `tau_of`."""
+        return tau_of(self.config)
 
     def is_finished(
         self,

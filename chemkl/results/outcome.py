@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from chemkl.config.objective import beta_of
+from chemkl.display import counted
 from chemkl.results.collapse import judge
 from chemkl.results.inspection import by_final_reward, count, identity_columns, sampled_rows
 from chemkl.results.manifest import Manifest
-from chemkl.results.provenance import at_the_end
+from chemkl.results.provenance import at_the_end, tau_of
 from chemkl.results.trace import read_trace
 
 SAME_NATS = 1e-3
@@ -45,9 +46,8 @@ class Outcome:
 def outcome_of(trace: pd.DataFrame, manifest: Mapping[str, Any]) -> Outcome:
     """What a run found, by its trace."""
     config = manifest.get("config", {})
-    target = at_the_end(config).get("target") or {}
-    moves = (target.get("schedule") or {}).get("tau") or {}
-    tau = moves["values"][-1] if "values" in moves else None if moves else target.get("tau")
+    target, tau = at_the_end(config).get("target") or {}, tau_of(config)
+    moves = bool((target.get("schedule") or {}).get("tau"))
     counts, watch = count(trace, tau), judge(trace, manifest)
     n, by = counts.hits, "" if tau is None else f"R >= {tau:g}"
     if tau is None and (moves or target.get("tau_quantile") is not None):
@@ -60,7 +60,7 @@ def outcome_of(trace: pd.DataFrame, manifest: Mapping[str, Any]) -> Outcome:
     if by and "final_reward" in trace:
         by += ", by the reward of the last stage"
     return Outcome(
-        hits="" if n is None else f"{n:,} hit{'' if n == 1 else 's'} ({by})",
+        hits="" if n is None else f"{counted(n, 'hit')} ({by})",
         best=counts.best,
         collapse="" if watch is None else watch.summary,
         idle=idle_at_the_end(trace, config),

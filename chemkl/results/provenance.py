@@ -151,6 +151,16 @@ def at_the_end(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, **{key: value for key, value in own.items() if value is not None}}
 
 
+def tau_of(config: Mapping[str, Any]) -> float | None:
+    """The tau of a run's target, at the end of a staircase; None: none, or a quantile."""
+    target = at_the_end(config).get("target")
+    if not isinstance(target, Mapping):
+        return None
+    moves = (target.get("schedule") or {}).get("tau")
+    tau = moves.get("values", [None])[-1] if moves else target.get("tau")
+    return None if tau is None else float(tau)
+
+
 def method_settings(config: Mapping[str, Any], inputs: Mapping[str, InputFile]) -> dict[str, Any]:
     """The settings of a run that make a method; null is as good as absent.
 

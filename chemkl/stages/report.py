@@ -15,7 +15,7 @@ from chemkl.config.evaluate import DEFAULT_TAU, MetricOptions, ReportConfig
 from chemkl.display import Bar, counted, say, span
 from chemkl.evaluation import evaluate, from_trace
 from chemkl.evaluation.comparison import COMPARISON_SCHEMA
-from chemkl.evaluation.metrics import describe_window, shown_in
+from chemkl.evaluation.metrics import shown_in, window_at
 from chemkl.evaluation.over_time import family_rows
 from chemkl.evaluation.reference import Comparisons
 from chemkl.evaluation.samples import Samples, read_samples
@@ -154,8 +154,7 @@ def _windows(samples: Samples, width: int) -> pd.DataFrame:
     """The last valid samples at points along the run, the first one when the window is full."""
     n = len(samples.valid)
     ends = np.unique(np.linspace(min(width, n), n, WINDOWS).astype(int)) if n else np.empty(0, int)
-    scaffold_of = {molecule.smiles: molecule.scaffold for molecule in samples.molecules}
-    rows = [describe_window(samples.valid[max(e - width, 0) : e], scaffold_of) for e in ends]
+    rows = [window_at(samples, end, width) for end in ends]
     return pd.DataFrame(rows, index=pd.Index(ends, name="valid"))
 
 
