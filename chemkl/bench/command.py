@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -175,7 +176,9 @@ def two_threads(step: Callable[[], object], repeats: int) -> dict[str, Any]:
 
     def way(n: int) -> Parts:
         with measure.threads(n):
-            return {"step": measure.on_the_wall(step)}
+            begin = time.perf_counter()
+            step()
+            return {"step": time.perf_counter() - begin}
 
     taken = alternate({"1": partial(way, 1), "2": partial(way, 2)}, repeats)
     return {

@@ -162,10 +162,3 @@ def run_command(*arguments: str, threads: int | None = None) -> Used:
         raise RuntimeError(f"chemkl {' '.join(arguments)} ended with {process.returncode}: {said}")
     seconds = time.perf_counter() - begin
     return Used(seconds, usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime)
-
-
-def on_the_wall(way: Callable[[], object]) -> float:
-    """Seconds that something takes by the clock on the wall."""
-    begin = time.perf_counter()
-    way()
-    return time.perf_counter() - begin

@@ -17,7 +17,7 @@ from torch import Tensor
 from chemkl.bench.measure import Parts, Watch
 from chemkl.config import shipped
 from chemkl.losses import LossInputs, build_objective
-from chemkl.policies import RnnPolicy, freeze, load_policy
+from chemkl.policies import freeze, load_policy
 from chemkl.policies.base import draw, sequence_logp, stream
 from chemkl.policies.tokenizer import END_ID, START_ID
 from chemkl.results import TraceWriter
@@ -41,11 +41,6 @@ def reward_model() -> RewardModel:
     return RewardModel.from_config(shipped.root() / "configs/rewards/oral_lead.yaml")
 
 
-def optimizer_of(policy: RnnPolicy, *, fused: bool) -> torch.optim.Optimizer:
-    """Adam, as both ways have it."""
-    return torch.optim.Adam(policy.parameters(), lr=LEARNING_RATE, fused=fused)
-
-
 class OurStep:
     """Steps of a run, by the parts that `chemkl.training.posttrain` is made of.
 
@@ -64,7 +59,7 @@ class OurStep:
         self._objective = build_objective("gibbs", "rloo", sigma=SIGMA)
         self._builder = InputBuilder(self._policy, prior, self._objective, 0)
         self._trace = TraceWriter(folder, reward.component_names, "bench", "0" * 64)
-        self._optimizer = optimizer_of(self._policy, fused=True)  # type: ignore[arg-type]
+        self._optimizer = torch.optim.Adam(self._policy.parameters(), LEARNING_RATE, fused=True)
         self.n_tokens = 0
 
     def __call__(self) -> Parts:
@@ -94,11 +89,7 @@ class OurStep:
 
 
 class UsualStep:
-    """The same steps in the usual way.
-
-    Args:
-        batch: rows a step.
-    """
+    """The same steps in the usual way."""
 
     def __init__(self, batch: int) -> None:
         self._batch, self._step = batch, 0
@@ -106,7 +97,7 @@ class UsualStep:
         self._policy.train()
         self._reward = reward_model()
         self._objective = build_objective("gibbs", "rloo", sigma=SIGMA)
-        self._optimizer = optimizer_of(self._policy, fused=False)  # type: ignore[arg-type]
+        self._optimizer = torch.optim.Adam(self._policy.parameters(), LEARNING_RATE, fused=False)
 
     def __call__(self) -> Parts:
         """Make the next one."""

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from chemkl.config import shipped
-from chemkl.results import Manifest, TraceWriter, read_trace
+from chemkl.results import Manifest, TraceWriter, read_trace, trace_components
 from chemkl.results.manifest import LAST_CHECKPOINT
 from chemkl.results.trace import FOLDER
 from chemkl.stages import posttrain
@@ -64,12 +64,6 @@ def share_of_keeping(settings: Any, out: Path) -> float:
     return spent / (time.process_time() - begin)
 
 
-def bytes_a_row(out: Path) -> float:
-    """The bytes of a run's trace over its rows."""
-    size = sum(path.stat().st_size for path in (out / FOLDER).iterdir())
-    return size / len(read_trace(out, ["step"]))
-
-
 def lengthen(settings: Any, out: Path, n_rows: int) -> Any:
     """Make a run of a few steps look like a killed one of so many rows; the settings of that."""
     settings = settings | {"batch_size": BATCH, "max_samples": None}
@@ -77,9 +71,9 @@ def lengthen(settings: Any, out: Path, n_rows: int) -> Any:
     manifest, rows = Manifest.load(out), read_trace(out)
     assert manifest is not None
     rows = rows[rows["step"] == 0].reset_index(drop=True)
-    components = [name.removeprefix("raw_") for name in rows.columns if name.startswith("raw_")]
     for path in (out / FOLDER).iterdir():
         path.unlink()
+    components = trace_components(rows.columns)
     trace = TraceWriter(out, components, manifest.run_id, manifest.config_hash)
     n_steps = n_rows // BATCH
     for step in range(n_steps):  # molecules of their own, as a run that has found so many
@@ -121,8 +115,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         quick, long = Path(folder, "quickstart"), Path(folder, "long")
         share = share_of_keeping(settings, quick)
-        row = bytes_a_row(quick)
-        n_calls = int(read_trace(quick, ["call"])["call"].count())  # max_samples may end it before
+        calls = read_trace(quick, ["call"])["call"]
+        row = sum(path.stat().st_size for path in (quick / FOLDER).iterdir()) / len(calls)
+        n_calls = int(calls.count())  # max_samples may end it before
         longer = lengthen(settings, long, asked.rows)
         processor, wall = seconds_to_resume(longer, long)
     print(f"checkpoints and trace: {share:.2%} of a run of {n_calls:,} calls (at most 3 %)")

@@ -64,10 +64,8 @@ def describe(
 def gather(run: RunView, threshold: float) -> Facts:
     """Take from a run what the sentences need."""
     hits, scored = first_scorings(run.trace, threshold), first_scorings(run.trace)
-    best = None
-    if scored["reward"].notna().any():  # the first at equal rewards
-        row = scored.loc[scored["reward"].idxmax()]
-        best = str(row["canonical_smiles"]), float(row["reward"]), int(row["call"])
+    top = scored.dropna(subset="reward").nlargest(1, "reward")  # the first at equal rewards
+    best = zip(top["canonical_smiles"], top["reward"], top["call"], strict=True)
     return Facts(
         name=run.name,
         seed=run.manifest.get("seed"),
@@ -76,7 +74,7 @@ def gather(run: RunView, threshold: float) -> Facts:
         hits=len(hits),
         scaffolds=int(hits.loc[hits["scaffold"] != "", "scaffold"].nunique()),
         ob100=int(hits["call"].iloc[99]) if len(hits) >= 100 else None,
-        best=best,
+        best=next(best, None),
         late=late_samples(run.trace, run.manifest),
         idle=idle_at_the_end(run.trace, run.manifest.get("config", {})),
     )
