@@ -51,16 +51,6 @@ def test_int_div_moses_against_loops_over_all_pairs(fingerprints, p):
     assert int_div_moses(fingerprints)[p] == pytest.approx(expected, abs=1e-12)
 
 
-def test_int_div_of_two_molecules_by_hand():
-    two = morgan(["CCO", "CCN"])
-    t = similarity(*two)
-    assert 0 < t < 1
-    values = int_div_moses(two)
-    assert values[1] == pytest.approx(1 - (1 + t) / 2)
-    assert values[2] == pytest.approx(1 - math.sqrt((1 + t * t) / 2))
-    assert int_div_pairs(two) == pytest.approx(1 - t)
-
-
 def test_int_div_pairs_against_a_loop(real_smiles):
     bits = morgan(real_smiles[:120], n_bits=2048)
     distances = [1 - similarity(a, b) for a, b in itertools.combinations(bits, 2)]

@@ -70,15 +70,6 @@ def test_there_is_no_alarm_before_the_window_is_full():
     assert alarm.at_first == spread(["A"] * 4, ["x"] * 4)
 
 
-def test_duplicates_raise_it_at_their_limit_and_it_is_over_below_the_margin():
-    # a window of 4; duplicates after each sample from the fourth on:
-    #   ABCD 0, BCDD 1/4, CDDD 2/4 raised, DDDE 2/4, DDEF 1/4 over
-    samples = [(name, "x") for name in "ABCDDDEFG"]
-    assert changes(Alarm(only(duplicate_rate=0.5), window=4), samples) == [6, 8]
-    # with a margin of a half it must be below 1/4: DEFG 0
-    assert changes(Alarm(only(duplicate_rate=0.5), 4, margin=0.5), samples) == [6, 9]
-
-
 def test_a_value_that_hovers_about_its_limit_is_told_once():
     samples = [(str(n), "x" if n % 10 < 3 + n % 2 else str(n)) for n in range(40)]
     shares = [spread(*zip(*samples[n : n + 9], strict=True)).top_share for n in range(32)]
@@ -87,29 +78,36 @@ def test_a_value_that_hovers_about_its_limit_is_told_once():
     assert len(changes(Alarm(only(top_share=0.4), 9, margin=0.3), samples)) == 1
 
 
-def test_the_largest_share_is_of_the_samples_with_a_scaffold():
-    # 2 of the 3 with a scaffold share one; 2 of 4 would be one half
-    samples = [("A", "x"), ("B", "x"), ("C", "y"), ("D", "")]
-    assert changes(Alarm(only(top_share=0.6), 4), samples) == [4]
-    assert changes(Alarm(only(top_share=0.7), 4), samples) == []
+def named(outcomes):
+    """A sample for each outcome, all different; a blank is none."""
+    return [(str(number), outcome.strip()) for number, outcome in enumerate(outcomes)]
 
 
-def test_a_few_rings_among_acyclic_molecules_raise_nothing():
-    samples = [("A", "x"), ("B", ""), ("C", ""), ("D", "")]
-    limits = {"top_share": 0.3, "effective_scaffolds": 2}
-    assert changes(Alarm(only(**limits), 4), samples) == []
-    assert changes(Alarm(only(**limits, with_scaffold=0.25), 4), samples) == [4]
+FEW = {"top_share": 0.3, "effective_scaffolds": 2}
 
 
-def test_few_effective_scaffolds_raise_it_and_more_by_the_margin_end_it():
-    def alarm(margin):
-        return Alarm(only(effective_scaffolds=2.5), 4, margin)
-
-    # exp(H): xxyz 2^1.5 = 2.83, xyzz the same, yzzz 4/27^(1/4) = 1.75 raised, zzza the same,
-    #   zzab 2.83 over, unless more than 2.5 x 1.2 = 3 are asked for: zabc 4
-    samples = [(str(n), name) for n, name in enumerate("xxyzzzabc")]
-    assert changes(alarm(0), samples) == [6, 8]
-    assert changes(alarm(0.2), samples) == [6, 9]
+@pytest.mark.parametrize(
+    ("limits", "margin", "samples", "expected"),
+    [
+        # duplicates after each sample from the fourth on:
+        #   ABCD 0, BCDD 1/4, CDDD 2/4 raised, DDDE 2/4, DDEF 1/4 over
+        ({"duplicate_rate": 0.5}, 0, [(name, "x") for name in "ABCDDDEFG"], [6, 8]),
+        # with a margin of a half it must be below 1/4: DEFG 0
+        ({"duplicate_rate": 0.5}, 0.5, [(name, "x") for name in "ABCDDDEFG"], [6, 9]),
+        # 2 of the 3 with a scaffold share one; 2 of 4 would be one half
+        ({"top_share": 0.6}, 0, named("xxy "), [4]),
+        ({"top_share": 0.7}, 0, named("xxy "), []),
+        # a few rings among acyclic molecules raise nothing
+        (FEW, 0, named("x   "), []),
+        (FEW | {"with_scaffold": 0.25}, 0, named("x   "), [4]),
+        # exp(H): xxyz 2^1.5 = 2.83, xyzz the same, yzzz 4/27^(1/4) = 1.75 raised, zzza the same,
+        #   zzab 2.83 over, unless more than 2.5 x 1.2 = 3 are asked for: zabc 4
+        ({"effective_scaffolds": 2.5}, 0, named("xxyzzzabc"), [6, 8]),
+        ({"effective_scaffolds": 2.5}, 0.2, named("xxyzzzabc"), [6, 9]),
+    ],
+)
+def test_a_limit_raises_it_and_it_is_over_beyond_the_margin(limits, margin, samples, expected):
+    assert changes(Alarm(only(**limits), window=4, margin=margin), samples) == expected
 
 
 def test_every_limit_that_is_reached_is_named():

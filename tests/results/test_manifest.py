@@ -9,6 +9,7 @@ import pytest
 from chemkl import __version__
 from chemkl.config import InputError
 from chemkl.results import Manifest, config_hash, sha256_of
+from chemkl.results.log import read_log
 
 CONFIG = {"batch_size": 64, "reward": {"components": [{"kind": "qed"}], "mean": "geometric"}}
 
@@ -46,14 +47,14 @@ def test_start_writes_what_is_needed_to_know_the_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "why"),
+    ("error", "status", "event", "why"),
     [
-        (ValueError("bad"), "failed", "ValueError: bad"),
-        (KeyboardInterrupt(), "interrupted", "KeyboardInterrupt"),
-        (None, "complete", "max_samples"),
+        (ValueError("bad"), "failed", "failure", "ValueError: bad"),
+        (KeyboardInterrupt(), "interrupted", "signal", "KeyboardInterrupt"),
+        (None, "complete", "end", "max_samples"),
     ],
 )
-def test_the_way_out_of_the_block_is_recorded(tmp_path, error, status, why):
+def test_the_way_out_of_the_block_is_recorded_and_logged(tmp_path, error, status, event, why):
     with (
         pytest.raises(type(error)) if error else nullcontext(),
         Manifest.start(tmp_path, stage="posttrain", config=CONFIG) as manifest,
@@ -67,6 +68,10 @@ def test_the_way_out_of_the_block_is_recorded(tmp_path, error, status, why):
     assert Manifest.load(tmp_path).is_finished("posttrain", CONFIG) is (error is None)
     if error is None:
         assert content["results"] == {"calls": 12, "loss": None}
+    start, end = read_log(tmp_path)
+    told = {"event": "start", "stage": "posttrain", "run_id": manifest.run_id}
+    assert {key: start[key] for key in told} == told
+    assert (end["event"], end["ended_by"]) == (event, why)
 
 
 def test_another_config_is_refused_and_nothing_is_overwritten(tmp_path):
