@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import ValidationError
 
-from chemkl.config import InputError, did_you_mean
+from chemkl.config import InputError, complaints, did_you_mean
 from chemkl.config.evaluate import CompareConfig
 from chemkl.config.reward import RewardConfig
 from chemkl.display import is_missing
@@ -223,14 +223,12 @@ class Pairs:
 
 def read_methods(methods: Mapping[str, Sequence[Path]]) -> dict[str, dict[int, ComparedRun]]:
     """Read the manifests of all runs, by method and seed; traces are not read."""
-    problems: list[str] = []
     runs: dict[str, list[ComparedRun]] = {method: [] for method in methods}
-    for method, folders in methods.items():
-        for folder in folders:
-            try:
-                runs[method].append(_read_run(folder))
-            except InputError as error:
-                problems.append(str(error))
+
+    def read(method: str, folder: Path) -> None:
+        runs[method].append(_read_run(folder))
+
+    problems = complaints(*((read, m, folder) for m, some in methods.items() for folder in some))
     methods_of: dict[Path, dict[str, None]] = {}
     for method, members in runs.items():
         by_seed: dict[int, list[str]] = {}

@@ -15,7 +15,7 @@ import pandas as pd
 from pydantic import BaseModel, Field, ValidationError
 from rich.table import Table
 
-from chemkl.config import InputError
+from chemkl.config import InputError, complaints
 from chemkl.config.evaluate import DEFAULT_TAU, ForecastConfig
 from chemkl.config.objective import EstimatorConfig, ShaperConfig, TargetConfig
 from chemkl.config.reward import RewardConfig
@@ -119,25 +119,21 @@ def forecast_targets(config: ForecastConfig, points: Points) -> Forecast:
     taus = sorted({*(config.taus or ()), own_tau})
     rows = [_row("prior", None, tau, points, None, config.min_ess) for tau in taus]
     for kind, beta, tau in product(dict.fromkeys((*KINDS, config_target.kind)), betas, taus):
-        row = _row(
-            kind, beta, tau, points, build_target(config_target, kind, beta, tau), config.min_ess
-        )
+        target = build_target(config_target, kind, beta, tau)
+        row = _row(kind, beta, tau, points, target, config.min_ess)
         rows.append(row | {"own": (kind, beta, tau) == (config_target.kind, own_beta, own_tau)})
     trusted = [row["beta"] for row in rows if row["target"] == "gibbs" and row["trusted"]]
     families = estimates.main_families(points, list(dict.fromkeys(trusted)), config.families)
     crossings = estimates.crossovers(points, [family.scaffold for family in families])
     moved = departures(config.estimator, config.shaper, config.diversity_filter)
+    ranked = config_target.kind == "mara" and config_target.reward_on_hits == "own"  # by sigma
     of_prior = [row for row in rows if row["target"] == "prior"]
     at_own = [row for row in rows if row["beta"] in (None, own_beta) and row["tau"] == own_tau]
     sentences = [
         *(hit_sentence(points, row) for row in of_prior),
         *(row["sentence"] for row in at_own),
         *_bonus_sentences(rows, own_beta, own_tau),
-        *(
-            ()
-            if config_target.kind == "mara" and config_target.reward_on_hits == "own"
-            else _alike_sentence(rows)
-        ),
+        *(() if ranked else _alike_sentence(rows)),
         *(
             f"{why[0].upper()}{why[1:]}: training does not walk to the target that is forecast."
             for why in moved.values()
@@ -165,12 +161,10 @@ def build_target(config_target: TargetConfig, kind: str, beta: float, tau: float
     """Make a target of the loss core, with the options of the run's own where that is its kind."""
     if kind == "gibbs":
         return TARGETS[kind](beta=beta)
-    shape = {"kind", "beta", "sigma", "tau", "tau_quantile", "tau_floor"}
-    options = (
-        config_target.model_dump(exclude={*shape, "schedule"}, exclude_none=True)
-        if config_target.kind == kind
-        else {}
-    )
+    if config_target.kind != kind:
+        return TARGETS[kind](beta=beta, tau=tau)
+    shape = {"kind", "beta", "sigma", "tau", "tau_quantile", "tau_floor", "schedule"}
+    options = config_target.model_dump(exclude=shape, exclude_none=True)
     return TARGETS[kind](beta=beta, tau=tau, **options)
 
 
@@ -195,8 +189,9 @@ def departures(
     if shaper is not None:
         reasons[shaper.kind] = f"the shaper {shaper.kind} moves the policy off the target"
     if estimator.kind == "forward_kl":
-        optimum = "another optimum, proportional to pi_ref / (L - R)"
-        reasons["forward_kl"] = f"the estimator forward_kl has {optimum}"
+        reasons["forward_kl"] = (
+            "the estimator forward_kl has another optimum, proportional to pi_ref / (L - R)"
+        )
     return reasons
 
 
@@ -377,19 +372,19 @@ def read_runs(folders: Sequence[Path], prior: Path | None, reward: RewardConfig)
 
     They must have been trained from the model file `prior` (None: not made yet) and paid `reward`.
     """
-    runs, problems = [], []
+    runs: list[Trained] = []
     differing: dict[str, list[Path]] = {}
     sha256 = InputFile.of(prior).sha256 if folders and prior is not None else None
-    for folder in folders:
-        try:
-            run, other = _read_run(folder, reward, sha256)
-            runs.append(run)
-            if other:
-                differing.setdefault(other, []).append(folder)
-            else:
-                find_trace(folder)
-        except InputError as error:
-            problems.append(str(error))
+
+    def look(folder: Path) -> None:
+        run, other = _read_run(folder, reward, sha256)
+        runs.append(run)
+        if other:
+            differing.setdefault(other, []).append(folder)
+        else:
+            find_trace(folder)
+
+    problems = complaints(*((look, folder) for folder in folders))
     problems += [
         f"{', '.join(map(str, named))}: trained with {other} than the config to forecast; a "
         "forecast holds for one prior and one reward. Leave out of runs what has others."
@@ -434,8 +429,7 @@ def compare(
         raise InputError(
             f"{', '.join(empty)}: no valid sample in the trace to compare with; leave out of runs."
         )
-    n = min((len(rows) for rows in valid.values()), default=0)
-    n = min(n, config.late_samples)
+    n = min([config.late_samples, *map(len, valid.values())])
     labels, rows = run_labels(runs), []
     for name, run in runs.items():
         target, late = run.target, points_of(valid[name].tail(n))
@@ -486,15 +480,11 @@ def target_label(target: TargetConfig) -> str:
 
     A filter has no sigma: its beta scales the loss alone.
     """
-    words = [
-        "filter" if target.kind == "filter" else f"{target.kind} {1 / target.resolved_beta:.4g}"
-    ]
-    settings = target.model_dump(
-        exclude={"kind", "beta", "sigma", "schedule"}, exclude_defaults=True
-    )
-    for key, value in settings.items():
-        words.append(f"{key} {value if isinstance(value, str) else f'{value:.4g}'}")
-    return ", ".join(words)
+    name = "filter" if target.kind == "filter" else f"{target.kind} {1 / target.resolved_beta:.4g}"
+    left_out = {"kind", "beta", "sigma", "schedule"}
+    settings = target.model_dump(exclude=left_out, exclude_defaults=True)
+    values = (f"{k} {v if isinstance(v, str) else f'{v:.4g}'}" for k, v in settings.items())
+    return ", ".join([name, *values])
 
 
 def points_of(rows: pd.DataFrame) -> Points:
@@ -585,14 +575,10 @@ def target_table(rows: Rows) -> Table:
         Column("bonus_std", "+-", ".3f"),
         Column("mark", ""),
     )
-    named = [
-        {
-            **row,
-            "name": f"{row['target']}{' *' if row['own'] else ''}",
-            "mark": "" if row["trusted"] else DOUBTED,
-        }
-        for row in shown
-    ]
+    named = []
+    for row in shown:
+        name = f"{row['target']}{' *' if row['own'] else ''}"
+        named.append({**row, "name": name, "mark": "" if row["trusted"] else DOUBTED})
     return table("The targets, forecast from the prior", columns, named, keep_empty=True)
 
 
@@ -614,9 +600,8 @@ def run_table(rows: Rows) -> Table:
     )
     shown = []
     for row in rows:
-        mark = DOUBTED if row["trusted"] is False else ""
-        if row["source"] == "trained" and row["moved"]:
-            mark = MOVED
+        is_moved = row["source"] == "trained" and row["moved"]
+        mark = MOVED if is_moved else DOUBTED if row["trusted"] is False else ""
         once = {} if row["source"] == "prior" else {"run": "", "label": ""}
         shown.append({**row, **once, "mark": mark})
     return table(title, columns, shown, keep_empty=True)
@@ -639,11 +624,9 @@ def page(
         Column("best_reward", "best R", ".3f"),
     )
     shown = [
-        {
-            **asdict(family),
-            "scaffold": short(family.scaffold, SHOWN_SCAFFOLD),
-            "sigma": 1 / family.beta if family.beta else 0.0,
-        }
+        asdict(family)
+        | {"scaffold": short(family.scaffold, SHOWN_SCAFFOLD)}
+        | {"sigma": 1 / family.beta if family.beta else 0.0}
         for family in forecast.families
     ]
     yield table("The main scaffold families under gibbs", columns, shown, keep_empty=True)

@@ -145,8 +145,7 @@ class MoleculeSet:
         first: dict[str, int] = {}
         for molecule in self.molecules:
             if molecule.scaffold:
-                call = first.get(molecule.scaffold, molecule.call)
-                first[molecule.scaffold] = min(molecule.call, call)
+                first.setdefault(molecule.scaffold, molecule.call)
         return sorted(first.values())
 
     @cached_property
