@@ -109,10 +109,11 @@ def split_by_prompt(
     sampled, whole = sampled_rows(trace), valid_rows(trace)
     whole = whole[~whole["canonical_smiles"].isin(samples.skipped)]
     late = whole["group"].tail(late_samples).value_counts()
+    found = {molecule.smiles for molecule in samples.molecules}
     parts = []
     for group, rows in sampled.groupby("group", sort=True):
         valid = whole[whole["group"] == group]
-        made = valid[valid["canonical_smiles"].isin(samples.molecule_of.keys())]
+        made = valid[valid["canonical_smiles"].isin(found)]
         first = made.drop_duplicates("canonical_smiles")
         paid = zip(first["canonical_smiles"], first["reward"].astype(float), strict=True)
         molecules = [
@@ -124,7 +125,7 @@ def split_by_prompt(
             PromptSamples(
                 group=int(str(group)),
                 prompt=str(rows["prompt"].iloc[0]),
-                samples=Samples(samples.name, len(rows), smiles, molecules),
+                samples=Samples(samples.name, len(rows), smiles, molecules, given=samples.given),
                 n_calls=int(rows["call"].notna().sum()),
                 n_late=int(late.get(group, 0)),
             )

@@ -204,7 +204,7 @@ def family_rows(samples: Samples, prior: Samples, late_samples: int) -> list[dic
     before, of_prior = gathered(prior, len(prior.valid))
     after, of_run = gathered(samples, late_samples)
     rows: list[dict[str, Any]] = []
-    for family in of_prior.keys() | of_run.keys():
+    for family in {*before, *of_prior, *after, *of_run}:
         prior_share = before[family] / max(before.total(), 1)
         policy_share = after[family] / max(after.total(), 1)
         made = of_run.get(family, [])

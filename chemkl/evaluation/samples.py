@@ -55,7 +55,7 @@ class Molecule:
     """One distinct molecule and what the metrics need of it."""
 
     smiles: str  # canonical SMILES, the identity of the molecule
-    # 1-based index of its first scoring (of its first appearance where nothing is scored)
+    # 1-based index of its first scoring (of its first appearance where nothing is scored); 0: none
     call: int
     reward: float | None  # raw reward R; None where nothing is scored
     scaffold: str  # Bemis-Murcko scaffold; empty for an acyclic molecule
@@ -88,6 +88,8 @@ class Samples:
     collapse: CollapseConfig | None = None  # by which a run is judged; None: no run made them
     # oracle calls that a run was given; None: not known, or without a limit
     budget: int | None = None
+    # molecules of valid samples that the run did not find: it had them before, as seeds of a memory
+    given: Sequence[Molecule] = ()
 
     @property
     def note(self) -> str | None:
@@ -103,7 +105,7 @@ class Samples:
     @cached_property
     def molecule_of(self) -> dict[str, Molecule]:
         """The molecule of each valid sample, by its canonical SMILES."""
-        return {molecule.smiles: molecule for molecule in self.molecules}
+        return {molecule.smiles: molecule for molecule in (*self.molecules, *self.given)}
 
     @cached_property
     def is_scored(self) -> bool:
@@ -129,21 +131,23 @@ def from_trace(
         InputError: the trace holds valid rows that are no molecules.
     """
     sampled = by_final_reward(sampled_rows(trace))
-    valid = sampled.loc[sampled["valid"].astype(bool), "canonical_smiles"]
-    if texts := int(valid.isna().sum()):
+    valid = sampled[sampled["valid"].astype(bool)]
+    if texts := int(valid["canonical_smiles"].isna().sum()):
         raise InputError(
             f"run {name}: {texts:,} valid rows of its trace have no SMILES: it is paid for answers "
             "or texts, not for molecules. `chemkl evaluate_text` evaluates such runs of "
             "posttrain_llm."
         )
     scored = first_scorings(trace)
+    given = valid[~valid["canonical_smiles"].isin(scored["canonical_smiles"])]
+    rows = pd.concat([scored, given.drop_duplicates("canonical_smiles")])
     recorded = None
-    if "scaffold" in scored:
-        recorded = [text if isinstance(text, str) else None for text in scored["scaffold"]]
+    if "scaffold" in rows:
+        recorded = [text if isinstance(text, str) else None for text in rows["scaffold"]]
     molecules, skipped = _molecules(
-        scored["canonical_smiles"].tolist(),
-        scored["call"].astype(int).tolist(),
-        scored["reward"].astype(float).tolist(),
+        rows["canonical_smiles"].tolist(),
+        rows["call"].fillna(0).astype(int).tolist(),
+        rows["reward"].astype(float).tolist(),
         recorded,
         workers,
         are_canonical=manifest is not None and written_by_this_rdkit(manifest),
@@ -152,11 +156,12 @@ def from_trace(
     return Samples(
         name,
         len(sampled),
-        [text for text in valid if text not in skipped],
-        molecules,
+        [text for text in valid["canonical_smiles"] if text not in skipped],
+        [molecule for molecule in molecules if molecule.call],
         skipped,
         collapse=watched(manifest.model_dump(mode="json") if manifest else None),
         budget=budget if isinstance(budget, int) else None,
+        given=[molecule for molecule in molecules if not molecule.call],
     )
 
 

@@ -138,7 +138,7 @@ def _view(
         valid = samples.valid[:late]
         early = set(valid)
         molecules = [m for m in samples.molecules if m.smiles in early]
-        first = Samples(samples.name, len(valid), valid, molecules)
+        first = Samples(samples.name, len(valid), valid, molecules, given=samples.given)
     return RunView(
         name=name,
         trace=trace,

@@ -11,8 +11,9 @@ from chemkl.chem import scaffolds as structures
 from chemkl.chem.fingerprints import packed_morgan
 from chemkl.chem.molecules import MoleculeError
 from chemkl.config import InputError
-from chemkl.config.evaluate import SampledFile
-from chemkl.evaluation import from_smiles, from_trace
+from chemkl.config.evaluate import MetricOptions, SampledFile
+from chemkl.evaluation import evaluate, from_smiles, from_trace
+from chemkl.evaluation.over_time import family_rows, over_time
 from chemkl.evaluation.samples import read_samples, sample
 
 
@@ -42,6 +43,21 @@ def test_calls_order_molecules_and_one_that_was_never_scored_is_not_counted(make
     samples = from_trace("x", trace)
     assert [m.smiles for m in samples.molecules] == ["CCO"]
     assert samples.hits(0.8) == []
+
+
+def test_a_seed_of_the_memory_that_is_sampled_was_not_found_and_has_its_scaffold(make_trace):
+    trace = make_trace([[("Cc1ccccc1", 0.9)], [("CCO", 0.2), ("c1ccccc1C", 0.9), ("CCO", 0.2)]])
+    trace.loc[0, "is_replay"] = True  # paid for, and in the memory before the first sample
+    samples = from_trace("x", trace)
+    assert [m.smiles for m in samples.molecules] == ["CCO"]
+    assert samples.valid == ["CCO", "Cc1ccccc1", "CCO"]
+    whole, hits = evaluate(samples, [0.8], MetricOptions())
+    assert (whole["n_valid"], whole["n_molecules"], hits["yield"]) == (3, 1, 0)
+    assert (whole["late_scaffolds"], whole["late_top_share"]) == (1, 1.0)
+    rows = over_time(samples, [], MetricOptions(), every=1)
+    assert [row["late_scaffolds"] for row in rows] == [0, 1]
+    (family,) = family_rows(samples, from_smiles("prior", []), 10)
+    assert (family["policy_share"], family["n_molecules"]) == (1, 0)
 
 
 def test_a_file_gives_distinct_molecules_in_order_without_rewards():
