@@ -64,7 +64,8 @@ def describe(
 def gather(run: RunView, threshold: float) -> Facts:
     """Take from a run what the sentences need."""
     hits, scored = first_scorings(run.trace, threshold), first_scorings(run.trace)
-    top = scored.dropna(subset="reward").nlargest(1, "reward")  # the first at equal rewards
+    ranked = scored.dropna(subset="reward").sort_values("reward", ascending=False, kind="stable")
+    top = ranked.head(1)
     best = zip(top["canonical_smiles"], top["reward"], top["call"], strict=True)
     return Facts(
         name=run.name,
