@@ -115,9 +115,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         quick, long = Path(folder, "quickstart"), Path(folder, "long")
         share = share_of_keeping(settings, quick)
-        calls = read_trace(quick, ["call"])["call"]
-        row = sum(path.stat().st_size for path in (quick / FOLDER).iterdir()) / len(calls)
-        n_calls = int(calls.count())  # max_samples may end it before
+        paid = read_trace(quick, ["call"])["call"]
+        row = sum(path.stat().st_size for path in (quick / FOLDER).iterdir()) / len(paid)
+        n_calls = int(paid.count())  # max_samples may end it before
         longer = lengthen(settings, long, asked.rows)
         processor, wall = seconds_to_resume(longer, long)
     print(f"checkpoints and trace: {share:.2%} of a run of {n_calls:,} calls (at most 3 %)")
