@@ -4,7 +4,6 @@ SNN, Scaf, Frag and FCD are those of molsets. Deviations from molsets: the set u
 molecule once (molsets keeps repeats).
 """
 
-import pickle
 import warnings
 import zipfile
 from collections import Counter
@@ -38,6 +37,7 @@ from chemkl.config.evaluate import (
 )
 from chemkl.evaluation.samples import BITS_MOSES, RADIUS, Samples, read_samples
 from chemkl.files.molecules import Line, MoleculeFile
+from chemkl.results.pickles import ARRAYS, DAMAGES, AllowedUnpickler, StandIn
 from chemkl.results.wheels import MOLSETS, fetch_wheel, open_member
 
 BATCH = 256
@@ -319,10 +319,11 @@ def read_statistics(source: Path | IO[bytes], name: str) -> dict[str, dict[str, 
             header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
             _, _, dtype = header(member)
             if dtype == np.dtype(object):
-                content = _StatisticsUnpickler(member).load()
+                allowed = ARRAYS | {("collections", "Counter"): StandIn(Counter)}
+                content = AllowedUnpickler(member, allowed).load()
             else:
                 problem = f"{MEMBER} holds {dtype}, not objects"
-    except _DAMAGED as error:
+    except (*DAMAGES, OSError) as error:
         problem = str(error)
     if isinstance(content, np.ndarray) and content.ndim == 0:
         content = content.item()
@@ -332,45 +333,3 @@ def read_statistics(source: Path | IO[bytes], name: str) -> dict[str, dict[str, 
             f"{MEMBER}, such as moses/dataset/data/test_stats.npz of molsets 0.3.1."
         )
     return content
-
-
-_DAMAGED = (
-    *(zipfile.BadZipFile, pickle.UnpicklingError, KeyError, ValueError, TypeError),
-    *(AttributeError, IndexError, EOFError, OSError),
-)
-"""What zipfile, numpy and pickle raise for foreign or damaged bytes."""
-
-
-class _StatisticsUnpickler(pickle.Unpickler):
-    """Builds arrays, dtypes, counters and Latin-1 bytes; every other name is refused."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(
-                f"the pickle asks for {module}.{name}, which is not allowed"
-            )
-        return _ALLOWED[module, name]
-
-
-def _empty_array(kind: type, shape: tuple[int, ...], code: bytes | str) -> np.ndarray:
-    """Stand in for numpy's `_reconstruct`: an empty array that the pickle's state then fills."""
-    if kind is not np.ndarray or shape != (0,) or code not in (b"b", "b"):
-        raise pickle.UnpicklingError("an array of an unexpected kind")
-    return np.ndarray(shape, dtype="b")
-
-
-def _latin_1(text: str, encoding: str) -> bytes:
-    """Stand in for `codecs.encode`, in which protocol 2 carries bytes, always in Latin-1."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"text in encoding {encoding!r}")
-    return text.encode("latin-1")
-
-
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy.core.multiarray", "_reconstruct"): _empty_array,
-    ("numpy._core.multiarray", "_reconstruct"): _empty_array,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("collections", "Counter"): Counter,
-    ("_codecs", "encode"): _latin_1,
-}

@@ -1,4 +1,4 @@
-"""Models made up here, pickled as scikit-learn 0.23 under numpy 1 would have."""
+"""Models made up here, pickled as scikit-learn 0.23 would have."""
 
 import pickle
 
@@ -24,18 +24,16 @@ MODULES = {
     "DecisionTreeClassifier": "sklearn.tree._classes",
     "Tree": "sklearn.tree._tree",
     "SVC": "sklearn.svm._classes",
-    "_reconstruct": "numpy.core.multiarray",
 }
 
 
-def pickled(model, protocol=3):
-    """Pickle a model or an array; names are then put where those libraries have them."""
-    content = pickle.dumps(model, protocol)
+def pickled(model):
+    """Pickle a model; its names are then put where scikit-learn has them."""
+    content = pickle.dumps(model, 3)
     for name, module in MODULES.items():
-        for here in (__name__, "numpy._core.multiarray"):
-            content = content.replace(
-                f"c{here}\n{name}\n".encode(), f"c{module}\n{name}\n".encode()
-            )
+        content = content.replace(
+            f"c{__name__}\n{name}\n".encode(), f"c{module}\n{name}\n".encode()
+        )
     return content
 
 

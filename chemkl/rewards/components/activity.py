@@ -23,13 +23,12 @@ from chemkl.chem.fingerprints import morgan_generator
 from chemkl.config import InputError
 from chemkl.config.paths import at_home
 from chemkl.results.atomic import write_bytes
+from chemkl.results.pickles import ARRAYS, AllowedUnpickler, read_pickled
 from chemkl.results.wheels import MOLSCORE, fetch_wheel, open_member
-from chemkl.rewards.components.models import InertUnpickler, read_inert
 from chemkl.rewards.registry import BatchScore, component
 
 N_FEATURES = 2048
 ACTIVE = 1  # the class, of 0 and 1, whose probability is wanted
-FORMATS = ("f8", "f4", "i8", "i4")  # formats of numbers that a pickled array may hold
 
 
 @component(
@@ -86,52 +85,24 @@ class Inert:
 
 
 NAMES = {
-    "numpy": "dtype ndarray",
-    "numpy.core.multiarray": "_reconstruct scalar",
+    "numpy.core.multiarray": "scalar",
     "sklearn.ensemble._forest": "RandomForestClassifier",
     "sklearn.svm._classes": "SVC",
     "sklearn.tree._classes": "DecisionTreeClassifier",
     "sklearn.tree._tree": "Tree",
 }
-"""All that a pickle may name. Each stands for a class of its own that holds what it is given."""
+"""All that a pickle may name beside arrays; one class stands for all of it."""
 
-STAND_INS: dict[tuple[str, str], type[Inert]] = {
-    (module, name): type(name, (Inert,), {})
-    for module, names in NAMES.items()
-    for name in names.split()
+ALLOWED = ARRAYS | {
+    (module, name): Inert for module, names in NAMES.items() for name in names.split()
 }
 
 
 def read_model(stream: IO[bytes], name: str) -> Inert:
     """Read a pickled model: its objects as stand-ins, nothing imported, nothing called."""
-    load = InertUnpickler(stream, "pickle", STAND_INS).load
-    model: Inert = read_inert(load, Inert, name, "the pickle of a known model")
+    load = AllowedUnpickler(stream, ALLOWED).load
+    model: Inert = read_pickled(load, Inert, name, "the pickle of a known model")
     return model
-
-
-def as_array(pickled: Any) -> np.ndarray:
-    """Make an array out of the stand-in of one: numbers, or records of numbers."""
-    if not isinstance(pickled, STAND_INS["numpy.core.multiarray", "_reconstruct"]):
-        raise ValueError(f"expected an array, found a {type(pickled).__name__}")  # noqa: TRY004 - a damaged file
-    _, shape, dtype, fortran, data = pickled.state
-    flat: np.ndarray = np.frombuffer(data, _as_dtype(dtype))
-    return flat.reshape(shape, order="F" if fortran else "C")
-
-
-def _as_dtype(pickled: Any) -> np.dtype:
-    """The dtype of numbers, or of records whose fields are numbers."""
-    code = pickled.arguments[0]
-    _, order, subarray, names, fields, size, *_ = pickled.state
-    if names:
-        formats = [_as_dtype(fields[name][0]) for name in names]
-        offsets = [fields[name][1] for name in names]
-        layout: Any = {"names": names, "formats": formats, "offsets": offsets, "itemsize": size}
-        records: np.dtype = np.dtype(layout)
-        return records
-    if code not in FORMATS or subarray is not None:
-        raise ValueError(f"an array of {code!r}")
-    number: np.dtype = np.dtype(f"{order}{code}")
-    return number
 
 
 # ---- the classifiers
@@ -156,7 +127,7 @@ class Forest:
         trees = [tree.state["tree_"].state for tree in model.state["estimators_"]]
         features, children, actives, roots, n = [], [], [], [], 0
         for tree in trees:
-            nodes, counts = as_array(tree["nodes"]), as_array(tree["values"])[:, 0, :]
+            nodes, counts = tree["nodes"], tree["values"][:, 0, :]
             leaf = nodes["left_child"] < 0
             itself = np.arange(len(nodes))
             sides = [np.where(leaf, itself, nodes[side]) for side in ("left_child", "right_child")]
@@ -201,13 +172,13 @@ class SupportVectors:
     def from_pickle(cls, model: Inert) -> Self:
         """Take the arrays out of an SVC of two classes with probabilities."""
         state: dict[str, Any] = model.state
-        vectors = as_array(state["support_vectors_"]).astype(np.uint8)  # counts, all below 256
+        vectors = state["support_vectors_"].astype(np.uint8)  # counts, all below 256
         return cls(
             vectors=np.ascontiguousarray(vectors.T),
-            weights=as_array(state["_dual_coef_"])[0],
-            intercept=as_array(state["_intercept_"])[0],
+            weights=state["_dual_coef_"][0],
+            intercept=state["_intercept_"][0],
             gamma=np.array(state["_gamma"]),
-            platt=np.concatenate([as_array(state["_probA"]), as_array(state["_probB"])]),
+            platt=np.concatenate([state["_probA"], state["_probB"]]),
         )
 
     @cached_property

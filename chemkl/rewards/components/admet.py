@@ -21,8 +21,8 @@ import numpy as np
 from pydantic import Field
 from rdkit.Chem import BondType, HybridizationType, Mol, MolToSmiles
 
+from chemkl.results.pickles import AllowedUnpickler, StandIn, read_pickled
 from chemkl.results.wheels import Wheel, fetch_wheel, open_member
-from chemkl.rewards.components.models import InertUnpickler, read_inert
 from chemkl.rewards.registry import REAL, BatchScore, component, one_of
 
 ADMET_AI = Wheel(
@@ -287,33 +287,24 @@ class Inert(dict[Any, Any]):
         """Forget the state."""
 
 
-class _Tensor:
-    """Cuts an array out of a storage; no function, whose defaults a pickle could change."""
-
-    __slots__ = ()
-
-    def __call__(
-        self, data: np.ndarray, offset: int, shape: tuple[int, ...], *_: Any
-    ) -> np.ndarray:
-        return data[offset : offset + int(np.prod(shape, dtype=int))].reshape(shape)
-
-    def __setstate__(self, state: Any) -> None:
-        """Forget the state."""
+def _tensor(data: np.ndarray, offset: int, shape: tuple[int, ...], *_: Any) -> np.ndarray:
+    """Cut an array out of a storage."""
+    return data[offset : offset + int(np.prod(shape, dtype=int))].reshape(shape)
 
 
 STAND_INS: dict[tuple[str, str], Any] = {
     **{(module, name): Inert for module, names in NAMES.items() for name in names.split()},
     ("torch", "FloatStorage"): np.float32,
     ("torch", "LongStorage"): np.int64,
-    ("torch._utils", "_rebuild_tensor_v2"): _Tensor(),
+    ("torch._utils", "_rebuild_tensor_v2"): StandIn(_tensor),
 }
 
 
-class CheckpointUnpickler(InertUnpickler):
+class CheckpointUnpickler(AllowedUnpickler):
     """Builds arrays, dictionaries and stand-ins out of an archive."""
 
     def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
-        super().__init__(archive.open(name), "checkpoint", STAND_INS)
+        super().__init__(archive.open(name), STAND_INS, "checkpoint")
         self._archive, self._folder = archive, name.rpartition("/")[0]
 
     def persistent_load(self, pid: Any) -> np.ndarray:
@@ -331,5 +322,5 @@ def read_checkpoint(stream: IO[bytes], name: str) -> Mapping[str, Any]:
             pickled = next(path for path in archive.namelist() if path.endswith("/data.pkl"))
             return CheckpointUnpickler(archive, pickled).load()
 
-    read: Mapping[str, Any] = read_inert(load, dict, name, "a PyTorch checkpoint")
+    read: Mapping[str, Any] = read_pickled(load, dict, name, "a PyTorch checkpoint")
     return read

@@ -1,18 +1,15 @@
 """Components that ask a trained model, of ONNX or of scikit-learn, about a fingerprint.
 
-The models come from files, which are read without running anything in them; so are the pickles of
-published models, by `InertUnpickler`.
+The models come from files, which are read without running anything in them.
 """
 
-import pickle
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -280,46 +277,3 @@ def _one_number(
             f"0 to {width - 1} (it is {'null' if column is None else column})"
         )
     return lambda features: values(features)[:, column].astype(float)
-
-
-# ---- pickles
-
-DAMAGES = (
-    *(pickle.UnpicklingError, ArithmeticError, AttributeError, EOFError, LookupError, TypeError),
-    *(MemoryError, NotImplementedError, RecursionError, StopIteration, ValueError),
-    *(zipfile.BadZipFile, zlib.error),
-)
-"""What pickle, zipfile and the conversion to arrays raise for foreign or damaged bytes."""
-
-
-def read_inert(load: Callable[[], Any], kind: type, name: str, what: str) -> Any:
-    """Read what an `InertUnpickler` loads; an InputError where it is not of the kind wanted."""
-    try:
-        read = load()
-    except DAMAGES as error:
-        read = error
-    if not isinstance(read, kind):
-        why = read if isinstance(read, Exception) else f"a {type(read).__name__}"
-        raise InputError(f"{name}: not {what} ({why}).")
-    return read
-
-
-class InertUnpickler(pickle.Unpickler):
-    """Reads a pickle without running anything of it: names on a list become inert stand-ins.
-
-    A name that is not on the list is refused, and nothing is imported. Messages call the pickle
-    `what`; the stand-ins are by module and name.
-    """
-
-    def __init__(
-        self, stream: IO[bytes], what: str, stand_ins: Mapping[tuple[str, str], Any]
-    ) -> None:
-        super().__init__(stream)
-        self._what, self._stand_ins = what, stand_ins
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Give the stand-in of a name on the list; an UnpicklingError for any other."""
-        if (module, name) not in self._stand_ins:
-            text = f"the {self._what} asks for {module}.{name}, which is not allowed"
-            raise pickle.UnpicklingError(text)
-        return self._stand_ins[module, name]
