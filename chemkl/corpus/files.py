@@ -39,15 +39,13 @@ MOLECULE_SCHEMA = described_schema(
         "n_tokens": (pa.int32(), "tokens of the SMILES"),
     }
 )
-NAME = pa.field(
-    "name", pa.string(), metadata={"description": "what the source calls the molecule, or null"}
+NAME, WEIGHT = described_schema(
+    {
+        "name": (pa.string(), "what the source calls the molecule, or null"),
+        "weight": (pa.float64(), "weight of its log-likelihood in pretraining"),
+    }
 )
-"""A further column of the molecules, where the source has names."""
-WEIGHT = pa.field(
-    "weight", pa.float64(), metadata={"description": "weight of its log-likelihood in pretraining"}
-)
-"""A further column of the molecules, where the source has weights."""
-
+"""Further columns of the molecules, where the source has names or weights."""
 DROPPED_SCHEMA = described_schema(
     {
         "line": (pa.int64(), "1-based line of the source"),

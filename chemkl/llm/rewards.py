@@ -2,7 +2,6 @@
 
 import inspect
 import math
-from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
 from operator import call
@@ -27,13 +26,11 @@ from chemkl.results.provenance import sha256_of
 from chemkl.rewards import RewardModel
 from chemkl.rewards.cache import reward_files
 from chemkl.rewards.components.functions import CallError, UserFunction, load_function
-from chemkl.rewards.model import LEAST_OF_ALL, FailureCount, Failures, Spread
+from chemkl.rewards.model import LEAST_OF_ALL, Failures, Spread
 from chemkl.rewards.registry import Failure
 from chemkl.rewards.scoring import Failed, as_number
 
 NO_ANSWER = "no answer in the completion"
-REWARD_FUNCTION = "reward function"
-"""What fails where a function of the user does."""
 
 _TYPES = dict.fromkeys(("smiles", "canonical_smiles", "reason", "scaffold", "answer"), object)
 
@@ -51,7 +48,7 @@ class Answers:
     component_names: Sequence[str] = ()
     files: Mapping[str, Path] = {}
     _spread: Any = staticmethod(call)
-    failures: Mapping[str, FailureCount] = {}
+    failures = Failures(())
 
     def __init__(self, config: AnswersReward | FunctionReward) -> None:
         if isinstance(config, AnswersReward):
@@ -122,9 +119,8 @@ class PaidByFunction(Answers):
         self.files = {"reward": Path(place)} if Path(place).suffix == ".py" else {}
         self._scores: dict[tuple[int, str], float | Failure] = {}
         """What the function gave to a completion of a prompt."""
-        asked = ("completions", REWARD_FUNCTION)
-        self._failures = Failures([self._name], config.most_failures, *asked)
-        self.failures = self._failures.counts
+        words = ("completions", "reward function")
+        self.failures = Failures([self._name], config.most_failures, *words)
         self._n_scored = 0
 
     def score(self, completions: Sequence[Completion]) -> pd.DataFrame:
@@ -135,7 +131,7 @@ class PaidByFunction(Answers):
         for one, score in zip(new, self._spread(self._ask, new), strict=True):
             self._keep((one.group, one.text), score)
         rows = super().score(completions)
-        self._failures.check()
+        self.failures.check()
         reasons = [score.reason for score in self._scores.values() if isinstance(score, Failure)]
         # nothing was ever paid, however few different completions there are
         if self._n_scored >= LEAST_OF_ALL and len(reasons) == len(self._scores):
@@ -190,7 +186,7 @@ class PaidByFunction(Answers):
     def _keep(self, key: tuple[int, str], score: float | Failure) -> None:
         self._scores[key] = score
         failed = [Failed(self._name, score.reason)] if isinstance(score, Failure) else []
-        self._failures.add([self._name], failed)
+        self.failures.add([self._name], failed)
 
 
 def _load(config: FunctionReward) -> tuple[UserFunction, dict[str, Any]]:
@@ -258,16 +254,13 @@ class PaidByMolecule:
         }
 
     @property
-    def failures(self) -> Mapping[str, FailureCount]:
+    def failures(self) -> Failures:
         """By component, over all prompts: how many molecules it was asked about, and failed on."""
-        total = {}
-        for name in self.component_names:
-            counts = [reward.failures[name] for reward in self._rewards]
-            total[name] = FailureCount(
-                sum(count.asked for count in counts),
-                sum(count.failed for count in counts),
-                sum((count.reasons for count in counts), Counter[str]()),
-            )
+        total = Failures(self.component_names)
+        for name, count in (item for reward in self._rewards for item in reward.failures.items()):
+            total[name].asked += count.asked
+            total[name].failed += count.failed
+            total[name].reasons += count.reasons
         return total
 
     def score(self, completions: Sequence[Completion]) -> pd.DataFrame:

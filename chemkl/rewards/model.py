@@ -83,41 +83,36 @@ class FailureCount:
                 self.reasons[reason] += 1
 
 
-def describe_failures(
-    counts: Mapping[str, FailureCount], asked_about: str = "molecules", asked: str = "component"
-) -> list[str]:
-    """Say of each component that failed how often it did, and what it said most often."""
-    return [
-        f"{asked} {name} failed on {count.failed:,} of {count.asked:,} {asked_about}, most "
-        f"often: {count.reasons.most_common(1)[0][0]}"
-        for name, count in counts.items()
-        if count.failed
-    ]
+class Failures(dict[str, FailureCount]):
+    """The failures of each component; too many end the run.
 
-
-class Failures:
-    """Counts failures; ends the run where a component fails on more than the share `most`."""
+    Args:
+        names: of the components.
+        most: share of what a component is asked about that it may fail on.
+        asked_about: what messages call that.
+        asked: what they call a component.
+    """
 
     def __init__(
         self,
         names: Sequence[str],
-        most: float,
+        most: float = 1.0,
         asked_about: str = "molecules",
         asked: str = "component",
     ) -> None:
-        self.counts = {name: FailureCount() for name in names}
+        super().__init__({name: FailureCount() for name in names})
         self._most, self._asked_about, self._asked = most, asked_about, asked
 
     def add(self, asked: Iterable[str], failed: Sequence[Failed]) -> None:
         """Count one molecule: the components asked about it, and what went wrong."""
         reasons = {failure.component: failure.reason for failure in failed}
         for name in asked:
-            self.counts[name].add(reasons.get(name))
+            self[name].add(reasons.get(name))
 
     def check(self) -> None:
         """Raise an InputError with a line for each component that fails too often."""
         lines: list[str] = []
-        for name, count in self.counts.items():
+        for name, count in self.items():
             least = LEAST_OF_ALL if count.failed == count.asked else LEAST_ASKED
             if count.asked < least or count.failed <= self._most * count.asked:
                 continue
@@ -129,6 +124,15 @@ class Failures:
                 f"{self._asked}, or allow more."
             )
         InputError.refuse(lines)
+
+    def describe(self) -> list[str]:
+        """Say of each component that failed how often it did, and what it said most often."""
+        return [
+            f"{self._asked} {name} failed on {count.failed:,} of {count.asked:,} "
+            f"{self._asked_about}, most often: {count.reasons.most_common(1)[0][0]}"
+            for name, count in self.items()
+            if count.failed
+        ]
 
 
 # ---- from a config to components, and to what workers do
@@ -404,8 +408,7 @@ class RewardModel(AbstractContextManager["RewardModel"]):
         self._spread: Spread = call
         self._read: dict[str, tuple[str | None, str | None]] = {}
         self._raw: dict[str, RawScores] = {}
-        self._failures = Failures(self.component_names, config.most_failures)
-        self.failures: Mapping[str, FailureCount] = self._failures.counts
+        self.failures = Failures(self.component_names, config.most_failures)
 
     @classmethod
     def from_config(cls, source: RewardConfig | Mapping[str, Any] | str | Path | Document) -> Self:
@@ -463,7 +466,7 @@ class RewardModel(AbstractContextManager["RewardModel"]):
             answers = self._spread(self._engine.evaluate, unknown)
             for canonical, raw in zip(unknown, answers, strict=True):
                 self._add(canonical, raw)
-            self._failures.check()
+            self.failures.check()
         rows = [self._row(text) for text in strings]
         return pd.DataFrame(
             {
@@ -502,7 +505,7 @@ class RewardModel(AbstractContextManager["RewardModel"]):
         names = {failure.component for failure in failed}
         # a value that is missing without a failure is one that nobody asked for
         asked = (n for n, x in raw.values.items() if n in names or not math.isnan(x))
-        self._failures.add(asked, failed)
+        self.failures.add(asked, failed)
 
     def _row(self, smiles: str) -> dict[str, Any]:
         canonical, reason = self._read[smiles]

@@ -25,7 +25,7 @@ from chemkl.llm.ledger import AnswerTracker, TextLedger, describe_cut_off
 from chemkl.llm.models import build_policy, is_here, read_prompts, save
 from chemkl.llm.policy import Reference
 from chemkl.llm.prompts import Prompt, keep_prompts, kept_prompts
-from chemkl.llm.rewards import REWARD_FUNCTION, build_reward
+from chemkl.llm.rewards import build_reward
 from chemkl.losses import Objective, objective_from_config
 from chemkl.policies import (
     ConstrainedPolicy,
@@ -46,7 +46,7 @@ from chemkl.results.seal import check_seal
 from chemkl.results.trace import TraceWriter, list_parts, read_orphans, read_part, read_trace
 from chemkl.rewards import RewardModel
 from chemkl.rewards.cache import reward_files
-from chemkl.rewards.model import describe_failures, nothing_shown
+from chemkl.rewards.model import nothing_shown
 from chemkl.stages.registry import POLICY, STAGES, View
 from chemkl.stages.runner import Start, free_name, kept_models
 from chemkl.training import trainer as training
@@ -457,7 +457,7 @@ class _Molecules:
 
     def failures(self) -> Sequence[str]:
         models = [self.reward] if isinstance(self.reward, RewardModel) else self.reward.distinct
-        return [line for one in models for line in describe_failures(one.failures)]
+        return [line for one in models for line in one.failures.describe()]
 
 
 class _Texts:
@@ -538,12 +538,10 @@ class _Texts:
 
     def failures(self) -> Sequence[str]:
         """A line for each kind of failure, and one where many completions had no end."""
-        is_molecule = self.config.reward.kind == "smiles"
-        asked = ("molecules", "component") if is_molecule else ("completions", REWARD_FUNCTION)
         reasons = read_trace(self.out, ["reason"])["reason"].astype(object)
         texts = reasons.where(reasons.notna(), None).tolist()
         return [
-            *describe_failures(self.reward.failures, *asked),
+            *self.reward.failures.describe(),
             *describe_cut_off(texts, self.config.max_new_tokens),
         ]
 

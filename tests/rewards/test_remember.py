@@ -12,7 +12,7 @@ from rdkit.Chem import Lipinski
 from chemkl.config import InputError
 from chemkl.results import TraceWriter, read_trace
 from chemkl.rewards import RewardModel
-from chemkl.rewards.model import FailureCount, describe_failures
+from chemkl.rewards.model import Failures
 
 CARBON = {"kind": "required_smarts", "parameters": {"smarts": "C"}}
 CHAINS = [f"{'C' * a}O{'C' * b}N" for a in range(1, 21) for b in range(1, 21)]
@@ -91,16 +91,14 @@ def test_remembered_failures_count_and_do_not_stop_a_run_that_goes_on(model):
     assert (mended.score(CHAINS[150:300])["reward"] > 0).all()
 
 
-def test_a_summary_says_what_failed_on_what():
-    count = FailureCount()
+@pytest.mark.parametrize("words", [("molecules", "component"), ("completions", "reward function")])
+def test_a_summary_says_what_failed_on_what(words):
+    failures = Failures(["mine", "fine"], 0.5, *words)
     for reason in (None, "it returned nan", "ValueError: no (mine.py:3)", "it returned nan"):
-        count.add(reason)
-    counts = {"mine": count, "fine": FailureCount(asked=4)}
-    assert describe_failures(counts) == [
-        "component mine failed on 3 of 4 molecules, most often: it returned nan"
-    ]
-    assert describe_failures(counts, "completions", "reward function") == [
-        "reward function mine failed on 3 of 4 completions, most often: it returned nan"
+        failures["mine"].add(reason)
+        failures["fine"].add(None)
+    assert failures.describe() == [
+        f"{words[1]} mine failed on 3 of 4 {words[0]}, most often: it returned nan"
     ]
 
 
