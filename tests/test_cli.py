@@ -205,6 +205,7 @@ def test_usage_errors_are_exit_code_2(posttrain, chemkl, capsys, arguments, says
         (["expotr", "run"], "'export'"),
         (["convert", "a.prior"], "OUT"),
         (["bench", "--json"], "--json"),
+        (["bench", "--json", "/proc/x.json"], "--json /proc/x.json: "),  # before it measures
     ],
 )
 def test_a_mistake_in_the_words_of_a_command_is_one_line(chemkl, capsys, arguments, says):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryFile
 from typing import Any, NamedTuple
 
 import torch
@@ -83,6 +84,11 @@ def bench(
         raise InputError(f"--json {out}: the folder {out.parent} is not there. Make it first.")
     if out is not None and (out.is_dir() or (out.exists() and not force)):
         raise InputError(f"--json {out}: is there already. Give another name, or --force a file.")
+    if out is not None:
+        try:
+            TemporaryFile(dir=out.parent).close()
+        except OSError as error:
+            raise InputError(f"--json {out}: cannot be written ({error.strerror}).") from error
     # first: a process that is started begins with the peak of the memory of the one that starts it
     figures: dict[str, Any] = runs(whole=sizes.whole_run)
     figures["evaluate_many"] = scale.evaluation(sizes.evaluated) if sizes.evaluated else None

@@ -328,7 +328,7 @@ _READ: dict[str, Callable[[str], Any]] = {
 def _refuse_other_formats(file: Path, text: str, name: str) -> None:
     """Say in one line that a file is TOML, or JSON that is no YAML; REINVENT reads such files."""
     try:
-        is_toml = file.suffix.lower() == ".toml" or bool(tomllib.loads(text))
+        is_toml = file.suffix.lower() == ".toml" or ("=" in text and bool(tomllib.loads(text)))
     except (tomllib.TOMLDecodeError, RecursionError):
         is_toml = False
     if is_toml or ('"run_type"' in text and text.lstrip().startswith("{")):

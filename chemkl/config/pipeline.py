@@ -124,6 +124,13 @@ def expand(
     """
     data = source.model_dump(mode="json") if isinstance(source, PipelineConfig) else source
     document = Document.of(data, "pipeline", kinds=["pipelines"])
+    given = document.data if isinstance(document.data, Mapping) else {}
+    other = [str(key) for key in given if key not in PipelineConfig.model_fields]
+    if "name" not in given and len(other) > 1:
+        raise InputError(
+            f"{document.where(())}: no pipeline, whose keys are name and stages: it has "
+            f"{', '.join(other[:3])}. chemkl check tells what a file is for"
+        )
     config = load_config(PipelineConfig, document)
     out = Path(out_dir) if out_dir is not None else Path("runs", config.name)
     there = next((place for place in (out, *out.parents) if place.exists()), out)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined, Template, TemplateError
+from jinja2.meta import find_undeclared_variables
 
 from chemkl.config import InputError, did_you_mean, shipped
 from chemkl.display import counted, say
@@ -164,9 +165,16 @@ def _template(path: Path | None) -> Template:
             autoescape=False,
         )
         environment.filters["quoted"] = shlex.quote
-        return environment.from_string(text)
-    except (OSError, UnicodeDecodeError, TemplateError) as error:
-        raise InputError(f"--template {file}: {error}") from error
+        if "jobs" in find_undeclared_variables(environment.parse(text)):
+            return environment.from_string(text)
+        why: object = (
+            f"names no {{{{ jobs }}}}, so that it would run none: edit a copy of {TEMPLATE}"
+        )
+    except (OSError, TemplateError) as error:
+        why = getattr(error, "strerror", None) or error
+    except UnicodeDecodeError:
+        why = "not UTF-8 text"
+    raise InputError(f"--template {file}: {why}")
 
 
 def _program() -> str:

@@ -225,6 +225,7 @@ def test_lines_of_nested_keys(tmp_path):
             "run.yaml: a config of another program",
         ),
         ("run.json", '{"version": 3, "run_type": "x"}', "a JSON file, not a YAML config"),
+        ("list.yaml", "[1]\n", "the file should hold settings, one 'key: value' a line"),
         ("run.json", '{"a": 1,,}', ":1: JSON, and no YAML config: write YAML"),
     ],
 )

@@ -238,6 +238,12 @@ def test_mistakes_in_entries(stage, problem):
         load_pipeline(pipeline(stage), "out")
 
 
+def test_a_config_of_a_stage_is_told_in_one_line():
+    with pytest.raises(InputError, match=r"no pipeline, .*: it has prior, budget, seed") as caught:
+        load_pipeline({"prior": "moses", "budget": 3, "seed": 1, "stages": [{}]})
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_a_pipeline_without_stages_is_refused():
     with pytest.raises(InputError, match=r"stages: should have at least 1 entry \(got \[\]\)"):
         load_pipeline(pipeline())

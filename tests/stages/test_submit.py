@@ -131,6 +131,8 @@ def test_what_is_queued_is_left_and_what_has_left_is_submitted_again(pipeline, c
         (["--cluster", "cloud"], r"--cluster cloud: should be slurm or local"),
         (["--cluster", "local", "time=3"], r"--cluster local: the one setting is jobs=N"),
         (["--template", "nowhere"], r"--template nowhere: .*No such file"),
+        (["--template", "."], r"^--template \.: Is a directory\n$"),
+        (["--template", "p.yaml"], r"^--template p\.yaml: names no {{ jobs }}, so that it would"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_submitted_is_one_line(pipeline, chemkl, capsys, arguments, told):
