@@ -6,11 +6,11 @@ molecules. A family is a generic scaffold. Molecules without one (acyclic, or a 
 cannot become a carbon) are in no family and enter no share.
 """
 
-import heapq
 import math
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -100,17 +100,14 @@ def _cumulative(
     generic: set[str] = set()
     n = n_with = largest = 0
     n_log_n = 0.0  # the sum over the sizes
-    for call in points:
-        while n < len(molecules) and molecules[n].call <= call:
-            molecule = molecules[n]
-            n += 1
-            if molecule.generic:
-                generic.add(molecule.generic)
-            if molecule.scaffold:
-                before = sizes[molecule.scaffold]
-                sizes[molecule.scaffold] = now = before + 1
-                n_log_n += now * math.log(now) - (before * math.log(before) if before else 0)
-                n_with, largest = n_with + 1, max(largest, now)
+    for call, new in zip(points, _new(molecules, points), strict=True):
+        n += len(new)
+        generic.update(m.generic for m in new if m.generic)
+        for scaffold in (m.scaffold for m in new if m.scaffold):
+            before = sizes[scaffold]
+            sizes[scaffold] = now = before + 1
+            n_log_n += now * math.log(now) - (before * math.log(before) if before else 0)
+            n_with, largest = n_with + 1, max(largest, now)
         m = bisect_right(chosen_calls, call)
         yield {
             "call": call,
@@ -130,24 +127,20 @@ def _cumulative(
 
 def _rewards(molecules: Sequence[Molecule], points: Sequence[int]) -> Iterator[dict[str, Any]]:
     """Mean reward of the new molecules, and of the best so far."""
-    best: list[float] = []  # a heap: the smallest of the best ones is first
-    n = 0
-    for call in points:
-        new: list[float] = []
-        while n < len(molecules) and molecules[n].call <= call:
-            reward = molecules[n].reward
-            n += 1
-            if reward is not None and not math.isnan(reward):
-                new.append(reward)
-                if len(best) == max(AUC_SIZES):
-                    heapq.heappushpop(best, reward)
-                else:
-                    heapq.heappush(best, reward)
-        top = sorted(best, reverse=True)
+    best: list[float] = []
+    for some in _new(molecules, points):
+        new = [r for m in some if (r := m.reward) is not None and not math.isnan(r)]
+        best = sorted([*best, *new], reverse=True)[: max(AUC_SIZES)]
         yield {
             "mean_reward": float(np.mean(new)) if new else None,
-            **{f"top_{k}": float(np.mean(top[:k])) if top else None for k in AUC_SIZES},
+            **{f"top_{k}": float(np.mean(best[:k])) if best else None for k in AUC_SIZES},
         }
+
+
+def _new(molecules: Sequence[Molecule], points: Sequence[int]) -> Iterator[Sequence[Molecule]]:
+    """The molecules first scored up to each call and behind the one before."""
+    ends = np.searchsorted([molecule.call for molecule in molecules], points, side="right")
+    return (molecules[start:end] for start, end in pairwise([0, *ends.tolist()]))
 
 
 def _windows(samples: Samples, points: Sequence[int], n: int) -> Iterator[dict[str, Any]]:

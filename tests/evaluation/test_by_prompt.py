@@ -42,14 +42,8 @@ def rows(make_text_trace):
 
 
 def test_a_molecule_counts_for_every_prompt_that_made_it(make_text_trace, rows):
-    assert [of(row, "run", "group", "prompt", "threshold") for row in rows] == [
-        *(
-            ("x", 0, "low", None),
-            ("x", 0, "low", 0.8),
-            ("x", 1, "high", None),
-            ("x", 1, "high", 0.8),
-        )
-    ]
+    about = [of(row, "run", "group", "prompt", "threshold") for row in rows]
+    assert about == [("x", *p, tau) for p in ((0, "low"), (1, "high")) for tau in (None, 0.8)]
     low, _, high, _ = rows
     # low: toluene, ethanol; high: ethanol, methylcyclohexane, toluene
     assert of(low, "n_sampled", "n_valid", "n_molecules", "n_calls") == (4, 3, 2, 2)

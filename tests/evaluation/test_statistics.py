@@ -15,12 +15,8 @@ def test_a_comparison_worked_by_hand():
     # means 14 and 10; squared deviations 4+1+9+0+16 = 30 and 0+1+1+4+4 = 10, so the variances are
     # 7.5 and 2.5; t = 4 / sqrt(7.5/5 + 2.5/5) = 4 / sqrt(2); df = 2^2 / (1.5^2/4 + 0.5^2/4) = 6.4
     found = paired_difference(MARA, GIBBS, "higher")
-    assert (found["n"], found["mean"], found["baseline_mean"], found["difference"]) == (
-        5,
-        14,
-        10,
-        4,
-    )
+    expected = {"n": 5, "mean": 14, "baseline_mean": 10, "difference": 4}
+    assert {name: found[name] for name in expected} == expected
     assert found["sd"] == pytest.approx(math.sqrt(7.5))
     assert found["baseline_sd"] == pytest.approx(math.sqrt(2.5))
     assert found["t"] == pytest.approx(4 / math.sqrt(2))
@@ -100,7 +96,5 @@ def test_holm_rejects_what_the_step_down_rule_rejects():
 
 
 def test_the_verdict():
-    assert judge(4, 0.0001, 0.05) == "not resolved"
-    assert judge(5, 0.0001, 0.05) == "better"
-    assert judge(5, 0.05, 0.05) == "not shown"
-    assert judge(5, None, 0.05) == "not resolved"
+    told = [judge(n, p, 0.05) for n, p in ((4, 0.0001), (5, 0.0001), (5, 0.05), (5, None))]
+    assert told == ["not resolved", "better", "not shown", "not resolved"]
