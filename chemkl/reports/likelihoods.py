@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
+from scipy import stats
 
 from chemkl.reports.figures import INK, SOFT, WIDE, Panel, colour, draw_panel
 from chemkl.reports.view import Methods, RunView
@@ -41,9 +42,8 @@ class Cloud:
     @property
     def slope(self) -> float | None:
         """Least-squares slope of log pi_policy over log pi_ref of the late hits, if they vary."""
-        x, y = self.late_hits["logp_ref"].to_numpy(), self.late_hits["logp_policy"].to_numpy()
-        spread = float(((x - x.mean()) ** 2).sum()) if len(x) > 1 else 0.0
-        return float(((x - x.mean()) * (y - y.mean())).sum() / spread) if spread > 0 else None
+        x, y = self.late_hits["logp_ref"], self.late_hits["logp_policy"]
+        return float(stats.linregress(x, y).slope) if x.nunique() > 1 else None
 
 
 def cloud(runs: Sequence[RunView], threshold: float, window: int) -> Cloud:
