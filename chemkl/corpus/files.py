@@ -164,8 +164,9 @@ def _prepared(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
         raise InputError(
-            f"{path}: no prepared corpus ({error}). Make one with `chemkl prepare`."
+            f"{path}: no prepared corpus ({why}). Make one with `chemkl prepare`."
         ) from None
 
 

@@ -15,6 +15,7 @@ from chemkl.files.molecules import ENDINGS
 from chemkl.files.streams import without_packing
 from chemkl.results.manifest import Manifest
 from chemkl.results.provenance import method_settings
+from chemkl.results.trace import find_trace
 from chemkl.stages.registry import STAGES
 
 MADE = {"evaluate": "evaluation", "compare": "comparison", "report": "report"}
@@ -115,6 +116,8 @@ def _settings(stage: str, inputs: Sequence[str]) -> dict[str, Any]:
         return {"runs": runs, "samples": [{"path": file} for file in files], **thresholds}
     methods = _methods(manifests)
     if len(methods) == 1:
+        for folder in folders:
+            find_trace(folder)  # of what is no run it says so
         raise InputError(
             f"chemkl compare: {', '.join(runs)}: one method, as nothing but the seed differs. Give "
             "runs of another method too."

@@ -141,6 +141,7 @@ def test_report_takes_runs(place, chemkl):
         ("report", ["plain.smi"], "plain.smi: chemkl report takes folders of runs, not files"),
         ("compare", ["out/few-seed=0"], "few-seed=0: one method, as nothing but the seed differs"),
         ("compare", ["out/few-*"], "few-seed=0, .*few-seed=1: one method"),
+        ("compare", ["other"], "other: no parts .* so there is no trace to read"),
     ],
 )
 def test_what_does_not_go_together_is_refused(place, stage, given, problem):
