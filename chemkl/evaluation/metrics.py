@@ -59,10 +59,10 @@ class Metric(Column):
         """The metric with its label on the screen."""
         return self if self.short is None else replace(self, label=self.short)
 
-    def field(self, options: Mapping[str, Any]) -> tuple[pa.DataType, str]:
-        """Type and description of its column."""
-        kind = pa.int64() if str(self.how).endswith("d") else pa.float64()
-        return kind, self.meaning.format(**options)
+    @property
+    def field(self) -> tuple[pa.DataType, str]:
+        """Type and meaning of its column."""
+        return pa.int64() if str(self.how).endswith("d") else pa.float64(), self.meaning
 
 
 @dataclass(frozen=True, eq=False)
@@ -571,9 +571,8 @@ def key_of(metrics: Sequence[Metric], rows: Sequence[Mapping[str, Any]]) -> str:
 
 def metrics_schema(options: MetricOptions, reference_names: Sequence[str] = ()) -> pa.Schema:
     """Schema of `diversity.parquet`, a description in every field."""
-    settings = options.model_dump()
-    columns = {m.key: m.field(settings) for m in metrics_of(options, reference_names)}
-    return described_schema({**IDENTITY, **columns})
+    columns = {metric.key: metric.field for metric in metrics_of(options, reference_names)}
+    return described_schema({**IDENTITY, **columns}, **options.model_dump())
 
 
 # ---- the rows

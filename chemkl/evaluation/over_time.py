@@ -56,9 +56,7 @@ late_top_share double: Share of the largest scaffold among those samples, acycli
 
 def over_time_schema(options: MetricOptions) -> pa.Schema:
     """Schema of `over_time.parquet`, a description in every field."""
-    described = options.model_dump()
-    columns = {name: (kind, text.format(**described)) for name, (kind, text) in _COLUMNS.items()}
-    return described_schema(columns)
+    return described_schema(_COLUMNS, **options.model_dump())
 
 
 def over_time(

@@ -380,9 +380,8 @@ def text_metrics_of(options: TextOptions) -> list[Metric]:
 def text_schema(options: TextOptions) -> pa.Schema:
     """Schema of `text_diversity.parquet`, a description in every field."""
     settings = options.model_dump() | {"sizes": ", ".join(map(str, options.ngrams))}
-    identity = {key: (kind, text.format(**settings)) for key, (kind, text) in IDENTITY.items()}
-    columns = {metric.key: metric.field(settings) for metric in text_metrics_of(options)}
-    return described_schema({**identity, **columns})
+    columns = {metric.key: metric.field for metric in text_metrics_of(options)}
+    return described_schema({**IDENTITY, **columns}, **settings)
 
 
 # ---- the rows

@@ -165,15 +165,21 @@ def trace_components(columns: Iterable[str]) -> list[str]:
     return [name.removeprefix(RAW_PREFIX) for name in columns if name.startswith(RAW_PREFIX)]
 
 
-def described_schema(fields: Mapping[str, tuple[pa.DataType, str]] | str) -> pa.Schema:
+def described_schema(
+    fields: Mapping[str, tuple[pa.DataType, str]] | str, **options: object
+) -> pa.Schema:
     """What every table that chemkl writes is built with, from names, types and meanings.
 
     Args:
         fields: name -> (type, meaning), or all in words, as `columns_of` reads them.
+        **options: what the meanings name as `{option}`; without any they stand as they are.
     """
     columns = columns_of(fields) if isinstance(fields, str) else fields
-    meant = ((name, kind, {"description": text}) for name, (kind, text) in columns.items())
-    return pa.schema([pa.field(name, kind, metadata=text) for name, kind, text in meant])
+    schema = []
+    for name, (kind, text) in columns.items():
+        meaning = text.format(**options) if options else text
+        schema.append(pa.field(name, kind, metadata={"description": meaning}))
+    return pa.schema(schema)
 
 
 def description_of(field: pa.Field) -> str:
