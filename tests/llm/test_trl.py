@@ -95,9 +95,25 @@ def make_trainer(model, folder, rewards=one_or_two, tau=1.0, args=None, **option
     return MaraRLOOTrainer(model, rewards, args, train_dataset=data, tau=tau, **options)
 
 
+def in_place_of_a_model(rows):
+    """Methods of a trainer that give completions: (tokens, log pi_theta, log pi_ref) a row."""
+
+    def generate(self, prompts):
+        return [[5]] * len(rows), [list(row[0]) for row in rows], ["text"] * len(rows)
+
+    def logps(self, model, input_ids, attention_mask, logits_to_keep, *_, **__):
+        mask = attention_mask[:, -logits_to_keep:]
+        which = 2 if model is self.ref_model else 1
+        per_token = torch.zeros(mask.shape)
+        per_token[:, 0] = torch.tensor([row[which] for row in rows])
+        return torch.where(mask.bool(), per_token, 0.0), None, None
+
+    return {"_generate": generate, "_get_per_token_logps_and_entropies": logps}
+
+
 @pytest.fixture
 def scripted(reference, tmp_path, monkeypatch):
-    """Score given completions: (tokens, log pi_theta, log pi_ref) a row, and given rewards."""
+    """Score given completions and given rewards."""
 
     def score(rows, *columns, weights=None, mask_truncated=False, **options):
         functions = [lambda _column=column, **_: list(_column) for column in columns]
@@ -109,23 +125,13 @@ def scripted(reference, tmp_path, monkeypatch):
         trainer.model.train()
         kept = {}
 
-        def generate(self, prompts):
-            return [[5]] * len(rows), [list(row[0]) for row in rows], ["text"] * len(rows)
-
-        def logps(self, model, input_ids, attention_mask, logits_to_keep, *_, **__):
-            mask = attention_mask[:, -logits_to_keep:]
-            which = 2 if model is self.ref_model else 1
-            per_token = torch.zeros(mask.shape)
-            per_token[:, 0] = torch.tensor([row[which] for row in rows])
-            return torch.where(mask.bool(), per_token, 0.0), None, None
-
         def rewards(self, *given):
             kept["columns"] = calculate(self, *given)
             return kept["columns"]
 
         calculate = MaraRLOOTrainer._calculate_rewards
-        monkeypatch.setattr(RLOOTrainer, "_generate", generate)
-        monkeypatch.setattr(RLOOTrainer, "_get_per_token_logps_and_entropies", logps)
+        for name, method in in_place_of_a_model(rows).items():
+            monkeypatch.setattr(RLOOTrainer, name, method)
         monkeypatch.setattr(MaraRLOOTrainer, "_calculate_rewards", rewards)
         out = trainer._generate_and_score_completions([{"prompt": "q"}] * len(rows))
         metrics = {name: values[-1] for name, values in trainer._metrics["train"].items()}
@@ -538,18 +544,8 @@ args = t.make_args(folder, per_device_train_batch_size=2)
 trainer = t.make_trainer(model, folder, reward, args=args)
 trainer.model.train()
 rank = trainer.accelerator.process_index
-rows = t.ROWS[2 * rank : 2 * rank + 2]
-
-def generate(prompts):
-    return [[5]] * 2, [list(row[0]) for row in rows], ["text"] * 2
-
-def logps(self, model, input_ids, attention_mask, logits_to_keep, *_, **__):
-    per_token = torch.zeros(attention_mask[:, -logits_to_keep:].shape)
-    per_token[:, 0] = torch.tensor([row[2 if model is self.ref_model else 1] for row in rows])
-    return per_token, None, None
-
-trainer._generate = generate
-t.RLOOTrainer._get_per_token_logps_and_entropies = logps
+for name, method in t.in_place_of_a_model(t.ROWS[2 * rank : 2 * rank + 2]).items():
+    setattr(t.RLOOTrainer, name, method)
 out = trainer._generate_and_score_completions([{"prompt": "q"}] * 2)
 metrics = {name: trainer._metrics["train"][name][-1] for name in t.METRICS}
 told = {"advantages": out["advantages"].tolist(), "metrics": metrics}

@@ -128,32 +128,23 @@ def _balaban_j(mol: Mol) -> float:
     return index
 
 
-def _graph_length(mol: Mol) -> float:
+def _longest_path(mol: Mol) -> float:
     """Give the longest of the shortest paths between two atoms, in bonds, within one fragment."""
-    distances = Chem.GetDistanceMatrix(_heavy_graph(mol))
+    distances = Chem.GetDistanceMatrix(mol)
     return float(distances[distances < mol.GetNumAtoms()].max())  # 1e8 stands for: not connected
 
 
 def _rotatable_chain(mol: Mol) -> int:
     """Give the most rotatable bonds in a row: the longest path made of them alone."""
-    neighbours: dict[int, list[int]] = {}
     matches = partial(mol.GetSubstructMatches, maxMatches=MOST_MATCHES)
     stiff = {frozenset(match[:2]) for match in matches(_STIFF)}
-    for first, second in matches(_ROTATABLE):
-        if {first, second} not in stiff:
-            neighbours.setdefault(first, []).append(second)
-            neighbours.setdefault(second, []).append(first)
-
-    def farthest(start: int) -> tuple[int, int]:
-        """Rotatable bonds close no ring, so each path between two atoms is the only one."""
-        depth, ahead = {start: 0}, [start]
-        for atom in ahead:
-            new = [other for other in neighbours[atom] if other not in depth]
-            depth |= dict.fromkeys(new, depth[atom] + 1)
-            ahead += new
-        return depth[ahead[-1]], ahead[-1]
-
-    return max((farthest(farthest(atom)[1])[0] for atom in neighbours), default=0)
+    kept = {frozenset(match) for match in matches(_ROTATABLE)} - stiff
+    chains = Chem.RWMol(mol)  # these close no ring: the shortest path between two is the only one
+    for bond in mol.GetBonds():
+        ends = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+        if frozenset(ends) not in kept:
+            chains.RemoveBond(*ends)
+    return int(_longest_path(chains))
 
 
 # fmt: off
@@ -194,7 +185,8 @@ register_table(__name__, [
      "Share of the carbon atoms that are sp3; 0 without carbon. High: far from flat."),
     ("formal_charge", Chem.GetFormalCharge, "e", REAL, "",
      "Sum of the formal charges of all atoms."),
-    ("graph_length", _graph_length, "bonds", MANY, "RDKit GetDistanceMatrix",
+    ("graph_length", lambda mol: _longest_path(_heavy_graph(mol)),
+     "bonds", MANY, "RDKit GetDistanceMatrix",
      "Topological length: bonds between the two atoms farthest apart, within a fragment."),
     ("rotatable_chain", _rotatable_chain, "bonds", MANY, "RDKit substructure search",
      "Most rotatable bonds in a row (amides and esters stay rigid): high for floppy chains."),
