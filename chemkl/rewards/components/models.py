@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from pydantic import Field
@@ -30,7 +30,7 @@ from chemkl.rewards.registry import (
 )
 
 PICKLES = (".pkl", ".pickle", ".joblib", ".sav", ".dill")
-METHODS = ("predict", "predict_proba", "decision_function")
+Method = Literal["predict", "predict_proba", "decision_function"]
 Predict = Callable[[np.ndarray], np.ndarray]  # fingerprints (n, n_bits) to one number each (n,)
 
 _ONNX_TYPES: Mapping[str, type[np.generic]] = {
@@ -112,7 +112,7 @@ def sklearn_model(
     path: InputFile,
     *,
     fingerprint: Fingerprint = FINGERPRINT,
-    method: Literal["predict", "predict_proba", "decision_function"] | None = None,
+    method: Method | None = None,
     class_index: ClassIndex = None,
     trusted: list[str] = [],  # noqa: B006 - never changed
 ) -> BatchScore:
@@ -236,7 +236,7 @@ def load_skops(
         )
     called = method or ("predict_proba" if hasattr(model, "predict_proba") else "predict")
     if not hasattr(model, called):
-        methods = [name for name in METHODS if hasattr(model, name)]
+        methods = [name for name in get_args(Method) if hasattr(model, name)]
         raise InputError(f"{type(model).__name__} has no {called}{did_you_mean(called, methods)}")
     settings = model.get_params(deep=True) if hasattr(model, "get_params") else {}
     jobs = {name: 1 for name in settings if name.rpartition("__")[2] == "n_jobs"}

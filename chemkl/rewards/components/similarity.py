@@ -105,7 +105,7 @@ def _compared(
     references: Sequence[Mol],
     fingerprint: Fingerprinter,
     combine: str,
-    bulk: Callable[[Any, Sequence[Any]], Sequence[float]],
+    bulk: Callable[[Any, Sequence[Any]], Sequence[float]] = DataStructs.BulkTanimotoSimilarity,
 ) -> Score:
     """Compare a molecule with several; `bulk` does it with one fingerprint, in RDKit's order."""
     fingerprints = [fingerprint(mol) for mol in references]
@@ -135,7 +135,7 @@ def tanimoto(
     rdkit_path 1 ms; pharmacophore 7 ms, and seconds beyond 100 atoms: give it a timeout).
     """
     mols, make = read_references(*references), fingerprint.build(chirality=chirality)
-    return _compared(mols, make, combine, DataStructs.BulkTanimotoSimilarity)
+    return _compared(mols, make, combine)
 
 
 @component("dice", range=(0, 1), source="Dice, Ecology 26, 297 (1945); RDKit fingerprints")
@@ -254,9 +254,7 @@ def scaffold_similarity(
     with generic scaffolds 0.8 ms.
     """
     mols = [as_mol(text) for text in _scaffolds(references, form)]
-    to_references = _compared(
-        mols, fingerprint.build(), combine, DataStructs.BulkTanimotoSimilarity
-    )
+    to_references = _compared(mols, fingerprint.build(), combine)
     scaffold_of = _SCAFFOLDS[form]
 
     def score(mol: Mol) -> float:
