@@ -1,10 +1,12 @@
-"""What a memory costs: a step with and without replay, and the memory itself as it fills.
+"""What memory and exploration cost: steps with and without them, and a memory as it fills.
 
 python -m chemkl.bench.memory [STEPS]
 
 Steps of batch 64 from the embedded prior with the quickstart's reward, alternating, in processor
 time; with a memory half a batch is replayed at each, `augment` makes a second update in random
-spellings. Below it the time of a step's draw and its additions alone, after so many hits, all new.
+spellings, and exploration has its defaults, by each screen. Before it the time of a step's draw and
+its additions alone, after so many hits, all new; behind it that of choosing, and of training the
+forest, after so many calls.
 """
 
 import sys
@@ -18,14 +20,16 @@ import torch
 
 from chemkl.bench.steps import prior_path, reward_model
 from chemkl.config.filters import FILTERS
-from chemkl.config.memory import MemoryConfig
+from chemkl.config.memory import ExplorationConfig, MemoryConfig
 from chemkl.losses import build_objective
-from chemkl.policies import freeze, load_policy
+from chemkl.policies import Policy, UnknownTokenError, freeze, load_policy
+from chemkl.policies.base import stream
 from chemkl.results import TraceWriter
+from chemkl.training.exploration import Explorer
 from chemkl.training.filters import build_filter
 from chemkl.training.ledger import Ledger
 from chemkl.training.memory import Memory, Molecule
-from chemkl.training.posttrain import Posttrain, StepLoader
+from chemkl.training.posttrain import Posttrain, Spell, StepLoader
 from chemkl.training.trainer import build_trainer, quiet
 
 BATCH, TAU = 64, 0.5
@@ -40,24 +44,34 @@ class Run:
         folder: where the trace is written.
         replays: whether it has a memory.
         updates: a batch; further ones are in random spellings.
+        screen: of an exploration; empty: there is none.
     """
 
-    def __init__(self, folder: Path, *, replays: bool, updates: int = 1) -> None:
+    def __init__(
+        self, folder: Path, *, replays: bool = True, updates: int = 1, screen: str = ""
+    ) -> None:
         policy, reward = load_policy(prior_path()), reward_model()
         withdraws = build_filter(FILTERS["murcko"](kind="murcko"))
         memory = Memory(MemoryConfig(draw="hits"), withdraws, rows=BATCH // 2, tau=TAU)
         self._folder, self._updates, self._n_made = folder, updates, 0
+        ledger, prior = Ledger(reward, withdraws, 10**9), freeze(load_policy(prior_path()))
+        explorer = None
+        if screen:
+            config = ExplorationConfig(screen=screen)
+            explorer = Explorer(config, memory, ledger, prior, spelling(policy))
+        further = ["origin"] if screen else []
         self._module = Posttrain(
             policy,
-            freeze(load_policy(prior_path())),
-            Ledger(reward, withdraws, 10**9),
+            prior,
+            ledger,
             build_objective("mara", "log_variance", sigma=128.0, tau=TAU),
-            TraceWriter(folder, reward.component_names, "bench", "0" * 64),
+            TraceWriter(folder, reward.component_names, "bench", "0" * 64, further=further),
             batch_size=BATCH,
             most_samples=10**9,
             learning_rate=1e-4,
             seed=0,
             memory=memory if replays else None,
+            explorer=explorer,
             updates=updates,
             spell=policy.vocabulary.encode if updates > 1 else None,
         )
@@ -73,6 +87,53 @@ class Run:
             began = time.process_time()
             trainer.fit(self._module, loader)
         return (time.process_time() - began) / n_steps
+
+
+def spelling(policy: Policy) -> Spell:
+    """The ids of a SMILES, or None where a policy cannot write it."""
+
+    def spell(smiles: str) -> list[int] | None:
+        try:
+            return policy.vocabulary.encode(smiles)
+        except UnknownTokenError:
+            return None
+
+    return spell
+
+
+def choosing() -> dict[str, list[float]]:
+    """Milliseconds of choosing a step's molecules, and of training the forest, after `SHOWN` calls.
+
+    For the forest these are a thousand molecules with solvents.
+    """
+    policy, withdraws = freeze(load_policy(prior_path())), build_filter(None)
+    smiles = policy.sample(SHOWN[0], stream(0, 0)).smiles
+    scored = reward_model().score(smiles)
+    scored = scored[scored["valid"].astype(bool)].drop_duplicates("canonical_smiles")
+    rng = np.random.default_rng(0)
+    found: dict[str, list[float]] = {"choosing": [], "training the forest": []}
+    ledger = Ledger(reward_model(), withdraws, 10**9)
+    memory = Memory(MemoryConfig(), withdraws, rows=BATCH // 2, tau=TAU)
+    names = ["canonical_smiles", "scaffold", "reward"]
+    memory.add(
+        Molecule(text, text, frame, value, -30.0, "policy", (1,))
+        for text, frame, value in zip(*(scored[name] for name in names), strict=True)
+    )
+    for n in SHOWN:
+        explorer = Explorer(ExplorationConfig(), memory, ledger, policy, spelling(policy))
+        copies = -(-n // len(scored))
+        solvents = [f".{'C' * copy}" for copy in range(1, copies + 1)]
+        texts = [f"{text}{one}" for one in solvents for text in scored["canonical_smiles"]][:n]
+        rows = pd.DataFrame({"canonical_smiles": texts, "call": 1, "origin": "policy", "hit": 0})
+        explorer.take_in(rows.assign(reward=rng.uniform(0, 1, len(rows))))
+        times = []
+        for step in range(2):  # the forest is trained in the first
+            began = time.process_time()
+            explorer.choose(step)
+            times.append((time.process_time() - began) * 1e3)
+        found["choosing"].append(times[1])
+        found["training the forest"].append(times[0] - times[1])
+    return found
 
 
 def filling(draw: str, purge: str) -> list[float]:
@@ -111,8 +172,12 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         runs = {
             "without": Run(Path(folder, "a"), replays=False),
-            "memory": Run(Path(folder, "b"), replays=True),
-            "memory, augment": Run(Path(folder, "c"), replays=True, updates=2),
+            "memory": Run(Path(folder, "b")),
+            "memory, augment": Run(Path(folder, "c"), updates=2),
+            **{
+                f"memory, {screen}": Run(Path(folder, screen), screen=screen)
+                for screen in ("none", "prior", "surrogate")
+            },
         }
         turns = [{name: run(n_steps) for name, run in runs.items()} for _ in range(5)][1:]
     for name in runs:
@@ -120,3 +185,5 @@ if __name__ == "__main__":
             np.median([t[name] / t[of] if of else t[name] for t in turns]) for of in ("", "without")
         )
         print(f"{name:<22}{seconds:9.3f} s a step, {ratio:.2f} times")
+    for name, values in choosing().items():
+        print(f"{name:<22}" + "".join(f"{value:>9.1f}" for value in values))

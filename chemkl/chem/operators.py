@@ -61,7 +61,7 @@ def propose(
     known = [_canonical(smiles, number) for number, smiles in enumerate(parents)]
     if not known:
         raise InputError("propose: no parents are given, of which new molecules could be made")
-    operators = _operators()
+    operators = graph_ga()
     numbers = random.Random(int(rng.integers(2**63)))  # mol_ga's kind of random numbers
     origins = [o for o in shares if o != "crossover" or len(set(known)) > 1]
     weights = [shares[origin] for origin in origins]
@@ -117,8 +117,12 @@ def _similarity(one: str, other: str) -> float:
 
 
 @cache
-def _operators() -> tuple[Any, Any]:
-    """Crossover and mutation of mol_ga, which on import switches RDKit's error log off for good."""
+def graph_ga() -> tuple[Any, Any]:
+    """Crossover and mutation of mol_ga, which on import switches RDKit's error log off for good.
+
+    Raises:
+        InputError: it is not installed.
+    """
     was_on = "rdApp.error:enabled" in rdBase.LogStatus()
     try:
         from mol_ga.graph_ga.crossover import crossover  # optional

@@ -1,5 +1,6 @@
-"""Settings of the memory of a post-training run: what it keeps, and what it gives back to learn."""
+"""Settings of memory and exploration: what a run keeps, and the molecules that are made of it."""
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field
@@ -9,6 +10,7 @@ from chemkl.config.paths import DataPath
 
 Draw = Literal["reward", "rank", "hits", "scaffolds", "uniform"]
 Purge = Literal["worst", "oldest", "scaffold", "none"]
+Screen = Literal["none", "prior", "surrogate"]
 
 
 class MemorySeed(Config):
@@ -50,3 +52,47 @@ class MemoryConfig(Config):
     memory purge of Augmented Memory)."""
     seed: MemorySeed | None = Field(None, exclude_if=lambda seed: seed is None)
     """Molecules that it begins with, in a run of stages that of the first one alone; null: none."""
+
+
+class Shares(Config):
+    """How often each operator is tried; they need not sum to 1."""
+
+    crossover: float = Field(0.5, ge=0)
+    """A part of one molecule joined with a part of another one."""
+    mutation: float = Field(0.25, ge=0)
+    """An atom, a bond or a ring of one inserted, deleted or changed."""
+    neighbour: float = Field(0.25, ge=0)
+    """A mutation that stays similar to its parent: Tanimoto similarity of 0.5 or more."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Ask for one operator at least."""
+        if not any(self.model_dump().values()):
+            yield "", "crossover, mutation and neighbour are all 0: give one of them a share"
+
+
+class ExplorationConfig(Config):
+    """Spends some calls of each step on molecules made of the memory's best.
+
+    They are children of the molecules that the diversity filter pays most for today, by the genetic
+    operators of graph GA. Each costs its call, joins the batch of its step, and enters the memory.
+    """
+
+    calls: int = Field(4, ge=1)
+    """Calls a step; fewer where not so many new molecules are found, and where the budget ends."""
+    proposals_per_call: int = Field(4, ge=1)
+    """Molecules made for each of these calls, of which the screen chooses one; 1 or more. One takes
+    about 4 ms."""
+    screen: Screen = "surrogate"
+    """Which ones. none: as they come; prior: the likeliest under the prior; surrogate: those for
+    which a random forest on what was paid so far expects most, times the share that the diversity
+    filter would pay (extra sklearn). What it would pay nothing for is never chosen."""
+    parents: int = Field(100, ge=1)
+    """So many molecules of the memory are parents, alike: those that are paid most today."""
+    shares: Shares = Shares()
+    """How often each operator is tried: crossover, mutation, neighbour."""
+    optimism: float = Field(1.0, ge=0)
+    """The forest's expectation is raised by so many standard deviations between its trees."""
+    refit: int = Field(20, ge=1)
+    """The forest is trained anew every so many steps; once takes about a second."""
+    start: int = Field(0, ge=0)
+    """Calls of the run after which it begins; 0: as soon as the memory holds a molecule."""

@@ -289,7 +289,11 @@ def misfits(
 
 
 def replay_problems(
-    target: TargetSettings, estimator: EstimatorSettings, memory: MemoryConfig
+    target: TargetSettings,
+    estimator: EstimatorSettings,
+    memory: MemoryConfig,
+    *,
+    explores: bool = False,
 ) -> Iterator[tuple[str, str]]:
     """Say why rows of a memory cannot be learnt from, as pairs (key, what is wrong)."""
     from chemkl.losses import ESTIMATORS
@@ -298,9 +302,11 @@ def replay_problems(
     if not _takes_old_rows(estimator):
         text = "cannot learn from replayed rows, which the policy of today did not sample"
         yield "estimator", f"{estimator.kind!r} {text}: take {able}{others}, or no memory"
-    elif memory.seed is not None and not ESTIMATORS[estimator.kind].off_policy:
+    elif not ESTIMATORS[estimator.kind].off_policy:
         text = f"no policy sampled its molecules, and {estimator.kind!r} weighs by one that did"
-        yield "memory.seed", f"{text}: take the estimator {able}, or no seed"
+        for key, is_given in (("memory.seed", memory.seed is not None), ("exploration", explores)):
+            if is_given:
+                yield key, f"{text}: take the estimator {able}, or no {key.rpartition('.')[2]}"
     if memory.draw == "hits" and not target.has_hits:
         text = f"'hits', but the target {target.kind!r} has none: take reward, rank, scaffolds or"
         yield "memory.draw", f"{text} uniform, or the target mara"

@@ -17,7 +17,7 @@ from pydantic import (
 from chemkl.config.base import Config, complain
 from chemkl.config.filters import DiversityFilter
 from chemkl.config.generator import Generator
-from chemkl.config.memory import MemoryConfig
+from chemkl.config.memory import ExplorationConfig, MemoryConfig
 from chemkl.config.objective import (
     EstimatorConfig,
     ShaperConfig,
@@ -289,6 +289,12 @@ class PosttrainConfig(Config):
     another policy sampled (log_variance, reinvent, snis, trajectory_balance, dpo; ahc and
     hill_climbing, which have other ends), or that weigh them by that policy (rloo, ppo, grpo with
     clip). null: none."""
+    exploration: ExplorationConfig | None = Field(
+        None, exclude_if=lambda explores: explores is None
+    )
+    """Spends some calls of each step on children of the memory's best molecules, by crossover,
+    mutation and close neighbours, from which the policy learns as from replayed ones; needs a
+    memory. null: all calls are for the policy's samples."""
     batch_size: int = Field(64, ge=2)
     """Molecules sampled at each step."""
     updates_per_batch: int = Field(1, ge=1, exclude_if=lambda n: n == 1)
@@ -341,6 +347,9 @@ class PosttrainConfig(Config):
             text = "spells further updates at random, and there are none: set updates_per_batch to"
             yield "augment", f"{text} 2 or more"
         if self.memory is None:
+            if self.exploration is not None:
+                text = "makes new molecules of those that a memory holds: give one, memory: {}"
+                yield "exploration", f"{text}, or leave it out"
             return
         if self.generator is not None:
             yield (
@@ -351,7 +360,9 @@ class PosttrainConfig(Config):
             text = "take fewer rows, or a larger capacity"
             drawn = f"{self.replayed} rows a step{'' if self.memory.rows else ' (half a batch)'}"
             yield "memory.rows", f"{drawn}, but a capacity of {self.memory.capacity}: {text}"
-        yield from replay_problems(self.target, self.estimator, self.memory)
+        yield from replay_problems(
+            self.target, self.estimator, self.memory, explores=self.exploration is not None
+        )
 
     @property
     def replayed(self) -> int:
@@ -376,7 +387,9 @@ class PosttrainConfig(Config):
             parts = settings.target, settings.estimator, settings.shaper
             own = misfits(*parts, settings.reward.bounds)
             if self.memory is not None:
-                own += replay_problems(*parts[:2], self.memory)
+                own += replay_problems(
+                    *parts[:2], self.memory, explores=self.exploration is not None
+                )
             if self.updates_per_batch > 1:
                 own += update_problems(settings.estimator, augment=self.augment)
             yield from ((f"{at}.{key}", text) for key, text in own if {*stage.given} & _OBJECTIVE)

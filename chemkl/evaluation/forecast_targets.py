@@ -43,7 +43,7 @@ MOST_TAUS = 4
 REDRAWS = 50
 """Redraws over which a prediction is averaged: what a few hundred samples show varies by chance."""
 COMPARED = ("top_share", "effective_scaffolds", "acyclic_share", "hit_share", "mean_reward")
-TRACE_COLUMNS = ("valid", "scaffold", "reward", "logp_ref", "is_replay")
+TRACE_COLUMNS = ("valid", "scaffold", "reward", "logp_ref", "is_replay", "origin")
 
 FORECAST_SCHEMA = described_schema("""
 target string: prior, gibbs, mara or filter.

@@ -252,7 +252,7 @@ _BOTH = ("whole", "hits")
 _ROWS = (
     Metric(
         "n_sampled", "sampled", ",d",
-        "Sampled strings, valid or not; rows from a replay buffer left out.",
+        "Strings that the policy sampled, valid or not; replayed and explored rows are left out.",
         "strings", None, "run", lambda s: s.samples.n_sampled, ("whole",),
     ),
     Metric(
@@ -261,7 +261,7 @@ _ROWS = (
     ),
     Metric(
         "n_molecules", "distinct", ",d",
-        f"Distinct canonical SMILES {_SET}, in the order first scored.",
+        f"Distinct canonical SMILES {_SET}, in the order first scored; explored ones among them.",
         "molecules", "higher", "all", lambda s: len(s.molecules), ("whole",),
     ),
     Metric(

@@ -31,7 +31,7 @@ from chemkl.rewards.pool import Jobs, Lost, Mark, Pool
 
 TRACE_COLUMNS = (
     "step", "row", "call", "canonical_smiles", "valid", "scaffold", "reward", "is_replay",
-    "final_reward",
+    "final_reward", "origin",
 )  # fmt: skip
 RADIUS = scaffolds.RADIUS
 BITS_PAIRS = scaffolds.N_BITS
@@ -122,7 +122,8 @@ def from_trace(
 ) -> Samples:
     """Take the samples of a run; rows drawn from a replay buffer were not sampled and are left out.
 
-    Of a run of several stages those samples are taken that the reward of the last one has scored.
+    What exploration has paid for is among the molecules, and no sample. Of a run of several stages
+    those samples are taken that the reward of the last one has scored.
     The column `scaffold` saves time where there are many molecules, and need not be there.
     `workers` are processes that read them (None: one for each core); the manifest says the budget
     and what the run calls a collapse.

@@ -18,8 +18,8 @@ from chemkl.results.inspection import by_final_reward, first_scorings, sampled_r
 
 COLUMNS = (
     "step", "row", "call", "canonical_smiles", "valid", "repeat", "scaffold", "logp_policy",
-    "logp_ref", "reward", "reward_filtered", "log_target", "hit", "anchor", "is_replay", "stage",
-    "final_reward",
+    "logp_ref", "reward", "reward_filtered", "log_target", "hit", "anchor", "is_replay", "origin",
+    "stage", "final_reward",
 )  # fmt: skip
 """What the page needs of a trace, beside the raw values of the reward's components."""
 Methods = Mapping[str, Sequence[int]]

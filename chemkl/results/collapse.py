@@ -15,6 +15,7 @@ import pandas as pd
 
 from chemkl.config.posttrain import CollapseConfig, CollapseLimits
 from chemkl.results.columns import is_text
+from chemkl.results.inspection import sampled_rows
 
 IN_TEXT = (("group", "completion"), "answer")
 """Identity and outcome of what a language model writes that is no molecule."""
@@ -214,7 +215,8 @@ class Watch:
         if rows.empty:
             return
         self.step = int(rows["step"].iloc[-1])
-        sampled = rows[rows["valid"].astype(bool) & ~rows["is_replay"].astype(bool)]
+        sampled = sampled_rows(rows)
+        sampled = sampled[sampled["valid"].astype(bool)]
         calls = sampled.get("call", pd.Series(pd.NA, index=sampled.index))
         identities = zip(*(sampled[name] for name in self._identity), strict=True)
         columns = (sampled["step"], identities, sampled[self.outcome], calls)

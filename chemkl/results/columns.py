@@ -80,8 +80,10 @@ stage int32: Stage of the run that sampled this row, from 1.
 final_reward bool: Whether the reward is that of the last stage, by which the run is evaluated.
 tau float64: Reward from which on a row was a hit in this step. Null: none, or a batch's quantile.
 beta float64: The target's beta in this step.
+origin string: Who proposed the molecule: policy (sampled), crossover, mutation or neighbour
+  (exploration) or seed; of a replayed one, who did so first.
 """)}  # fmt: skip
-"""What runs of several stages, and those whose target moves, have besides, behind row."""
+"""What runs of several stages, with a target that moves or with exploration have besides."""
 
 _IN_TEXT = _in_words("""
 call: 1-based index of the oracle call that this row spent: the first scoring of an answer to its

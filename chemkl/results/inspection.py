@@ -150,6 +150,8 @@ def tables_of(place: str | Path) -> dict[str, pa.Table]:
 class Counts:
     """How much a run sampled, scored and found; rows from a replay buffer are left out.
 
+    Rows, valid and hit_rows are of the policy's samples, all else is of exploration's too.
+
     What is distinct are canonical SMILES, or answers, counted for every prompt that they answer.
     """
 
@@ -165,24 +167,26 @@ class Counts:
     hit_scaffolds: int | None = None  # of the hits; None without a threshold
     prompts: int = 0  # in a run of texts, to which the completions are
     truncated: int = 0  # completions that failed because they had no end
+    explored: int = 0  # rows that exploration has proposed, and the policy has not sampled
 
 
 def count(frame: pd.DataFrame, threshold: float | None = None) -> Counts:
     """Count what a trace holds; molecules, or answers, with R >= threshold are hits."""
-    sampled, in_text = sampled_rows(frame), is_text(frame)
+    new, sampled, in_text = new_rows(frame), sampled_rows(frame), is_text(frame)
     valid, scored = sampled[sampled["valid"].astype(bool)], first_scorings(frame)
     hits = first_scorings(frame, math.inf if threshold is None else threshold)
     rewards = (valid if in_text else scored)["reward"]
-    paid = by_final_reward(valid)["reward"]
+    paid, known = by_final_reward(valid)["reward"], new[new["valid"].astype(bool)]
     counts = Counts(
         rows=len(sampled),
         valid=len(valid),
-        distinct=len(valid[identity_columns(frame)].drop_duplicates()),
-        calls=int(sampled["call"].count()),
-        failed=int(valid["reason"].notna().sum()),
+        distinct=len(known[identity_columns(frame)].drop_duplicates()),
+        calls=int(new["call"].count()),
+        failed=int(known["reason"].notna().sum()),
         hits=None if threshold is None else len(hits),
         hit_rows=None if threshold is None else int((paid >= threshold).sum()),
         best=float(rewards.max()) if len(rewards) else None,
+        explored=len(new) - len(sampled),
     )
     if in_text:
         prompts, cut_off = sampled["group"].nunique(), sum(map(is_cut_off, sampled["reason"]))
@@ -198,9 +202,15 @@ def identity_columns(frame: pd.DataFrame) -> list[str]:
     return ["group", "answer"] if is_text(frame) else ["canonical_smiles"]
 
 
-def sampled_rows(frame: pd.DataFrame) -> pd.DataFrame:
-    """Take the rows that the policy sampled; those drawn from a replay buffer are left out."""
+def new_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """Take the rows that a step brought, sampled or explored, without the memory's."""
     return frame[~frame["is_replay"].astype(bool)]
+
+
+def sampled_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """Take the rows that the policy sampled, without the memory's and exploration's."""
+    new = new_rows(frame)
+    return new[new["origin"] == "policy"] if "origin" in new else new
 
 
 def valid_rows(frame: pd.DataFrame) -> pd.DataFrame:
@@ -219,8 +229,8 @@ def first_scorings(frame: pd.DataFrame, threshold: float | None = None) -> pd.Da
 
     What only a reward of earlier stages has scored is left out.
     """
-    sampled = by_final_reward(sampled_rows(frame))
-    scored = sampled[sampled["call"].notna()]
+    new = by_final_reward(new_rows(frame))
+    scored = new[new["call"].notna()]
     if threshold is not None:
         scored = scored[scored["reward"] >= threshold]
     return scored.sort_values("call", kind="stable")

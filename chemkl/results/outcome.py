@@ -11,7 +11,13 @@ import pandas as pd
 from chemkl.config.objective import beta_of
 from chemkl.display import counted
 from chemkl.results.collapse import judge
-from chemkl.results.inspection import by_final_reward, count, identity_columns, sampled_rows
+from chemkl.results.inspection import (
+    by_final_reward,
+    count,
+    identity_columns,
+    new_rows,
+    sampled_rows,
+)
 from chemkl.results.manifest import Manifest
 from chemkl.results.provenance import at_the_end, tau_of
 from chemkl.results.trace import read_trace
@@ -51,7 +57,7 @@ def outcome_of(trace: pd.DataFrame, manifest: Mapping[str, Any]) -> Outcome:
     counts, watch = count(trace, tau), judge(trace, manifest)
     n, by = counts.hits, "" if tau is None else f"R >= {tau:g}"
     if tau is None and (moves or target.get("tau_quantile") is not None):
-        rows = by_final_reward(sampled_rows(trace))
+        rows = by_final_reward(new_rows(trace))
         hits = rows.loc[rows["hit"].astype(bool), identity_columns(trace)]
         n = len(hits.drop_duplicates())
         by = f"at or above the quantile {target.get('tau_quantile') or 0:g} of their batch"
@@ -95,7 +101,7 @@ def never_acted(trace: pd.DataFrame, target: Mapping[str, Any]) -> str:
     acted, and for targets that are gibbs.
     """
     kind, tau = target.get("kind"), target.get("tau")
-    rows = sampled_rows(trace)
+    rows = new_rows(trace)
     if kind not in ("mara", "filter"):
         return ""
     hits = rows[rows["hit"].astype(bool) & rows["log_target"].notna()]

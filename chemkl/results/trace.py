@@ -258,7 +258,7 @@ def read_trace(run_dir: str | Path, columns: Sequence[str] | None = None) -> pd.
     Args:
         run_dir: folder of the run (the one that holds `trace/`).
         columns: names to read; all when not given. Of those that a trace need not have (stage,
-            final_reward, tau, beta) the ones that this one has.
+            final_reward, tau, beta, origin) the ones that this one has.
 
     Returns:
         One row per sampled sequence in the order of step and row; `call` is a nullable Int64.

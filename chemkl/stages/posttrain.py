@@ -52,6 +52,7 @@ from chemkl.stages.runner import Start, free_name, kept_models
 from chemkl.training import trainer as training
 from chemkl.training.collapse import CollapseAlarm, build_alarm
 from chemkl.training.curriculum import Curriculum, StagedLedger, StageRewards
+from chemkl.training.exploration import Explorer, check_exploration
 from chemkl.training.filters import DiversityFilter, build_filter
 from chemkl.training.generators import build_constraint, check_generator, files_of
 from chemkl.training.ledger import Ledger
@@ -215,7 +216,8 @@ def _further_columns(config: AnyConfig) -> list[str]:
     """What the trace of this run has, and need not have."""
     stages = [] if getattr(config, "stages", None) is None else ["stage", "final_reward"]
     moves = any(stage.target.schedule is not None for stage in config.in_stages)
-    return [*stages, *(MOVED if moves else ())]
+    explores = [] if getattr(config, "exploration", None) is None else ["origin"]
+    return [*stages, *(MOVED if moves else ()), *explores]
 
 
 def _build_module(config: Any, parts: Any, trace: TraceWriter | None) -> Posttrain:
@@ -230,9 +232,10 @@ def _build_module(config: Any, parts: Any, trace: TraceWriter | None) -> Posttra
             made[key] = objective_from_config(stage.objective, parts.bounds), schedule
         objective, schedule = made[key]
         memory = parts.memory(ledger, number)
+        explorer = parts.explorer(ledger, memory)
         if phases and phases[-1].objective is objective and ledger.goes_on(number):
-            memory = phases[-1].memory
-        phases.append(Phase(objective, stage.learning_rate, memory, schedule))
+            memory, explorer = phases[-1].memory, phases[-1].explorer
+        phases.append(Phase(objective, stage.learning_rate, memory, schedule, explorer))
     return Posttrain(
         parts.policy,
         parts.reference(),
@@ -248,6 +251,7 @@ def _build_module(config: Any, parts: Any, trace: TraceWriter | None) -> Posttra
         learning_rate=phases[0].learning_rate,
         seed=config.seed,
         schedule=phases[0].schedule,
+        explorer=phases[0].explorer,
         later=phases[1:],
     )
 
@@ -279,8 +283,9 @@ def _settle_past(
             )
         parts, step = list_parts(out), saved["next_step"]
         if parts and parts[-1].last == step - 1:
-            rows = sampled_rows(read_part(parts[-1].path, ["step", "is_replay"]).to_pandas())
-            step -= int((rows["step"] == step - 1).sum()) < config.batch_size
+            rows = sampled_rows(read_part(parts[-1].path).to_pandas())
+            is_cut = int((rows["step"] == step - 1).sum()) < config.batch_size
+            step -= saved.get("is_cut", is_cut)
         if step and (step < saved["next_step"] or saved["epoch"]):
             training.reopen(first, saved, step, _updates(config))
         if not step:  # the first step was cut short
@@ -442,6 +447,13 @@ class _Molecules:
         tau = None if moves else getattr(target, "tau", None)
         return Memory(config, withdraws, rows=rows, tau=tau, has_hits=target.has_hits, seed=seed)
 
+    def explorer(self, ledger: Ledger, memory: Memory | None) -> Explorer | None:
+        """That of a stage, by its memory."""
+        config, seed = self.config.exploration, self.config.seed
+        if config is None or memory is None:
+            return None
+        return Explorer(config, memory, ledger, self._prior, self.spell, seed)
+
     def callbacks(self, module: Posttrain, say: Callable[[str], object]) -> list[Callback]:
         own, callbacks = self.config.callbacks, list[Callback]()
         if isinstance(module.ledger, StagedLedger):
@@ -521,6 +533,9 @@ class _Texts:
     def memory(self, _ledger: TextLedger, _number: int) -> None:
         """Nothing of a language model's is replayed."""
 
+    def explorer(self, _ledger: TextLedger, _memory: None) -> None:
+        """Nor is anything made of it."""
+
     def callbacks(self, _module: Posttrain, _say: Callable[[str], object]) -> list[Callback]:
         config = self.config
         callbacks: list[Callback] = []
@@ -597,6 +612,7 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
         memory = view.get("memory")
         seed = memory.seed if isinstance(memory, MemoryConfig) else None
         yield "memory.seed", complaints((read_seed, seed, view.get("budget") or math.inf))
+        yield "exploration", complaints((check_exploration, view.get("exploration")))
         yield from here
         return
     fits = view.config is not None
@@ -615,7 +631,7 @@ def check_spent(config: AnyConfig, out: Path) -> None:
     """Refuse limits below what the run in a folder has spent."""
     if not list_parts(out):
         return
-    rows = read_trace(out, ["call", "is_replay"])
+    rows = read_trace(out, ["call", "is_replay", "origin"])
     call, n_samples = rows["call"], len(sampled_rows(rows))
     samples = (_Texts if isinstance(config, LlmPosttrainConfig) else _Molecules).limit
     limits = [

@@ -428,6 +428,8 @@ def _counts(run: inspection.RunTrace, threshold: float | None) -> Iterator[Seque
     about = [f"of a budget of {budget:,}"] if isinstance(budget, int) else []
     if n_calls > counts.calls:
         about.append(f"{n_calls - counts.calls:,} of them for seeds of the memory")
+    if counts.explored:
+        yield "explored", f"{counts.explored:,}", "proposals beside the samples: the column origin"
     yield "distinct", f"{counts.distinct:,}", answers
     yield "calls", f"{n_calls:,}", ", ".join(about)
     if counts.failed:

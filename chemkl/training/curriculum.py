@@ -69,6 +69,10 @@ class StagedLedger(Ledger):
         self._number, self._reward = number, self._rewards.by_stage[number]
         self.filter = self._filters[number]
 
+    def has_paid(self, smiles: str) -> bool:
+        """Whether a call was spent on a canonical SMILES under the reward of today."""
+        return (self._reward, smiles) in self._paid
+
     def identify(self, rollout: Rollout) -> Sequence[Any]:
         """The reward and the canonical SMILES."""
         texts = super().identify(rollout)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from chemkl.chem.fingerprints import build_fingerprint
 from chemkl.chem.molecules import MoleculeError, parse, step
-from chemkl.chem.scaffolds import generic_scaffold
+from chemkl.chem.scaffolds import generic_scaffold, murcko_scaffold
 from chemkl.config.filters import (
     BitFingerprint,
     FilterConfig,
@@ -20,9 +20,10 @@ from chemkl.config.filters import (
     ScaffoldSimilarityFilterConfig,
 )
 
-NameOfBucket = Callable[[str, str | None], Hashable | None]
+NameOfBucket = Callable[[str, str | None, bool], Hashable | None]
 """Names the bucket of a molecule, given its canonical SMILES and its Bemis-Murcko scaffold (empty:
-acyclic; None: there is none). None: it belongs to no bucket, and is paid in full."""
+acyclic; None: there is none), and whether it may be the first of a bucket that is kept. None: it
+belongs to no bucket, and is paid in full."""
 
 PENALTIES: dict[str, Callable[[int, int], float]] = {
     "step": lambda n, bucket: float(n <= bucket),
@@ -51,6 +52,10 @@ class NoFilter:
     def shares(self, number_N: np.ndarray) -> np.ndarray:
         """Pay in full."""
         return np.ones(len(number_N))
+
+    def next_share(self, _smiles: str) -> float:
+        """Pay in full."""
+        return 1.0
 
 
 class BucketFilter:
@@ -82,7 +87,7 @@ class BucketFilter:
         for i, (smiles, scaffold) in enumerate(texts):
             if not isinstance(smiles, str) or filtered[i] < config.min_score:
                 continue
-            bucket = self._bucket_of(smiles, scaffold if isinstance(scaffold, str) else None)
+            bucket = self._bucket_of(smiles, scaffold if isinstance(scaffold, str) else None, True)
             if bucket is not None:
                 self._counts[bucket] += 1
                 share = max(self._share(self._counts[bucket], config.bucket), config.floor)
@@ -105,6 +110,18 @@ class BucketFilter:
         """The share of a reward that the newest molecule of each bucket, by number, was paid."""
         shares: np.ndarray = np.frombuffer(self._shares)[number_N]
         return shares
+
+    def next_share(self, smiles: str) -> float:
+        """The share of its reward that a canonical SMILES would be paid now; nothing is counted."""
+        try:
+            scaffold: str | None = murcko_scaffold(smiles)
+        except MoleculeError:
+            scaffold = None
+        bucket = self._bucket_of(smiles, scaffold, False)
+        if bucket is None:
+            return 1.0
+        n = self._counts[bucket] + 1
+        return max(self._share(n, self._config.bucket), self._config.floor)
 
 
 # ---- the buckets of each kind
@@ -132,13 +149,19 @@ class Spheres:
         self._blocks: list[tuple[np.ndarray, np.ndarray]] = []
         """For each block of centres their bits, (2048, BLOCK) of 0 and 1, and how many are on."""
 
-    def __call__(self, smiles: str) -> int | str:
-        """The number of a molecule's sphere; itself where it has no fingerprint."""
-        if smiles not in self._known:
-            self._known[smiles] = self._find(smiles)
-        return self._known[smiles]
+    def __call__(self, smiles: str, *, keep: bool = True) -> int | str:
+        """The number of a molecule's sphere; itself where it has no fingerprint.
 
-    def _find(self, smiles: str) -> int | str:
+        Without `keep` also where it is outside all spheres, and it is not remembered.
+        """
+        if smiles in self._known:
+            return self._known[smiles]
+        sphere = self._find(smiles, keep=keep)
+        if keep:
+            self._known[smiles] = sphere
+        return sphere
+
+    def _find(self, smiles: str, *, keep: bool) -> int | str:
         mol = parse(smiles)
         if mol is None:
             return smiles
@@ -155,6 +178,8 @@ class Spheres:
             near = np.flatnonzero(1 - similarities < self._distance)
             if len(near):
                 return first + int(near[0])
+        if not keep:
+            return smiles
         place = self.n_spheres % self.BLOCK
         if place == 0:
             self._blocks.append((np.zeros((2048, self.BLOCK), np.uint8), np.zeros(self.BLOCK)))
@@ -164,7 +189,7 @@ class Spheres:
         return self.n_spheres - 1
 
 
-def _generic(smiles: str, scaffold: str | None) -> str | None:
+def _generic(smiles: str, scaffold: str | None, _keep: bool) -> str | None:
     """The generic scaffold; the scaffold where RDKit makes none of it."""
     generic = generic_scaffold(smiles) if scaffold else None
     return scaffold if generic is None else generic
@@ -172,20 +197,20 @@ def _generic(smiles: str, scaffold: str | None) -> str | None:
 
 def _similar_scaffolds(config: ScaffoldSimilarityFilterConfig) -> NameOfBucket:
     spheres = Spheres(config.distance, config.fingerprint)
-    return lambda _, scaffold: spheres(scaffold) if scaffold else scaffold
+    return lambda _, scaffold, keep: spheres(scaffold, keep=keep) if scaffold else scaffold
 
 
 def _similar_molecules(config: MoleculeSimilarityFilterConfig) -> NameOfBucket:
     spheres = Spheres(config.distance, config.fingerprint)
-    return lambda smiles, _: spheres(smiles)
+    return lambda smiles, _, keep: spheres(smiles, keep=keep)
 
 
 BUCKETS: dict[str, Callable[[Any], NameOfBucket]] = {
-    "murcko": lambda _: lambda _, scaffold: scaffold,
+    "murcko": lambda _: lambda _smiles, scaffold, _keep: scaffold,
     "generic": lambda _: _generic,
     "scaffold_similarity": _similar_scaffolds,
     "molecule_similarity": _similar_molecules,
-    "same_smiles": lambda _: lambda smiles, _: smiles,
+    "same_smiles": lambda _: lambda smiles, _scaffold, _keep: smiles,
 }
 """How each kind of filter, given its settings, names the buckets of molecules."""
 

@@ -6,7 +6,7 @@ Its whole state is a function of the rows of the trace, so a resumed run rebuild
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -14,11 +14,14 @@ import pandas as pd
 from chemkl.chem.molecules import canonicalise, parse
 from chemkl.policies.base import Rollout
 from chemkl.results.columns import is_cut_off, reason_of_cut
-from chemkl.results.inspection import sampled_rows
+from chemkl.results.inspection import new_rows, sampled_rows
 from chemkl.rewards import RewardModel
 from chemkl.rewards.registry import Failure, find_component
 from chemkl.rewards.scoring import Term, values_of
 from chemkl.training.filters import DiversityFilter
+
+Kind = Literal["sampled", "explored", "seed"]
+"""By whom a rollout is: the policy, exploration, or the file that a memory begins with."""
 
 
 class BaseLedger(ABC):
@@ -65,10 +68,11 @@ class BaseLedger(ABC):
                 return rollout.head(n)
         return rollout
 
-    def enter(self, step: int, rollout: Rollout, *, sampled: bool = True) -> pd.DataFrame:
+    def enter(self, step: int, rollout: Rollout, *, kind: Kind = "sampled") -> pd.DataFrame:
         """Score a rollout and return its rows, with the trace's columns up to the rewards.
 
-        What was not sampled costs its calls, but no samples, and no place in the filter.
+        Each kind costs its calls; only what was sampled counts as samples, and a seed alone takes
+        no place in the filter.
         """
         rows = self.score(rollout)
         rows.insert(0, "step", step)
@@ -84,17 +88,18 @@ class BaseLedger(ABC):
             repeats.append(identity is not None and not is_new)
         rows["call"] = pd.array(calls, dtype="Int64")
         rows["repeat"] = repeats
-        if not sampled:
-            return rows.assign(reward_filtered=rows["reward"])
-        self.n_samples += len(rows)
-        rows["reward_filtered"] = self.filter(rows)
+        self.n_samples += len(rows) if kind == "sampled" else 0
+        rows["reward_filtered"] = rows["reward"] if kind == "seed" else self.filter(rows)
         return rows
+
+    def has_paid(self, smiles: str) -> bool:
+        """Whether a call was spent on a canonical SMILES."""
+        return smiles in self._paid
 
     def restore(self, trace: pd.DataFrame) -> None:
         """Continue from the rows of an interrupted run; of the memory's only seeds have a call."""
-        sampled = sampled_rows(trace)
-        self.count_in(sampled)
-        self.n_samples = len(sampled)
+        self.count_in(new_rows(trace))
+        self.n_samples = len(sampled_rows(trace))
         own = trace[~trace["is_replay"].astype(bool) | trace["call"].notna()]
         self.remember(own)
         self._paid = {identity for identity in self.identities(own) if identity is not None}

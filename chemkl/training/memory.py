@@ -4,7 +4,7 @@ Legend: N molecules of the memory; M drawn ones.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,17 +37,35 @@ class Molecule(NamedTuple):
 
 @dataclass(frozen=True)
 class Drawn:
-    """Molecules drawn for one step, with what they are paid today."""
+    """Molecules that join a batch of one step, with what they are paid today.
+
+    First those that exploration has found in this step, then those drawn from the memory.
+    """
 
     molecules: Sequence[Molecule]
     reward: Tensor  # float64_M: after the diversity filter
     chance: Tensor
     """With which chance the memory would have given each sampled row, then each drawn one:
     float64, 0 for what is not in the memory."""
+    explored: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """The rows of those that exploration has found, up to the rewards."""
 
     def __len__(self) -> int:
         """Return how many there are."""
         return len(self.molecules)
+
+    def after(self, molecules: Sequence[Molecule], rows: pd.DataFrame) -> "Drawn":
+        """Put explored ones, of these rows, before them: they join this batch for certain."""
+        at = len(self.chance) - len(self)
+        chances = self.chance[:at], torch.ones(len(molecules)).double(), self.chance[at:]
+        reward = torch.tensor(rows["reward_filtered"].to_numpy(), dtype=torch.float64)
+        return replace(
+            self,
+            molecules=[*molecules, *self.molecules],
+            reward=torch.cat([reward, self.reward]),
+            chance=torch.cat(chances),
+            explored=rows,
+        )
 
     @property
     def tokens(self) -> Tensor:
@@ -120,6 +138,12 @@ class Memory:
         """What each molecule is paid today: float64_N."""
         paid_N: np.ndarray = self._column("reward") * self._filter.shares(self._column("bucket"))
         return paid_N
+
+    def best(self, n: int) -> list[str]:
+        """Canonical SMILES of the n that are paid most today, of equal ones the oldest first."""
+        paid_N = self.paid()
+        order_N = np.lexsort((self._column("added"), -paid_N))[:n]
+        return [self._molecules[at].canonical for at in order_N if paid_N[at] > 0]
 
     def saw_hits(self, reward_H: Sequence[float]) -> None:
         """Take the lowest reward of the newest hits for tau, where the target has a quantile."""
@@ -402,19 +426,22 @@ def log_mixture(logp_policy_B: Tensor, drawn: Drawn) -> Tensor:
     return log_q_B.to(logp_policy_B)
 
 
-def replay_rows(drawn: Drawn, like: pd.DataFrame) -> pd.DataFrame:
-    """The drawn molecules as rows of the trace up to the rewards; components are left open."""
+def further_rows(drawn: Drawn, like: pd.DataFrame) -> pd.DataFrame:
+    """What joins a batch as rows of the trace up to the rewards; replayed without components."""
+    n = len(drawn.explored)
+    replayed = drawn.molecules[n:]
     rows = pd.DataFrame(
         {
             **{name: like[name].iloc[0] for name in ("step", *further_columns(like.columns))},
-            "smiles": [one.smiles for one in drawn.molecules],
-            "canonical_smiles": [one.canonical for one in drawn.molecules],
+            "smiles": [one.smiles for one in replayed],
+            "canonical_smiles": [one.canonical for one in replayed],
             "valid": True,
             "repeat": True,
-            "scaffold": [one.scaffold for one in drawn.molecules],
-            "n_tokens": [len(one.tokens) - 1 for one in drawn.molecules],
-            "reward": [one.reward for one in drawn.molecules],
-            "reward_filtered": drawn.reward.numpy(),
+            "scaffold": [one.scaffold for one in replayed],
+            "n_tokens": [len(one.tokens) - 1 for one in replayed],
+            "reward": [one.reward for one in replayed],
+            "reward_filtered": drawn.reward[n:].numpy(),
         }
     )
-    return rows.reindex(columns=like.columns).fillna({"row": 0}).astype(like.dtypes)
+    rows = rows.reindex(columns=like.columns).fillna({"row": 0}).astype(like.dtypes)
+    return pd.concat([drawn.explored, rows], ignore_index=True) if n else rows

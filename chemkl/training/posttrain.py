@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from chemkl.config import InputError
 from chemkl.losses import LossInputs, LossOutput, Objective, TargetOutput
 from chemkl.policies.base import Rollout, SequenceModel, joined, pad, stream
 from chemkl.results.trace import TraceWriter
+from chemkl.training.exploration import Explorer
 from chemkl.training.ledger import BaseLedger
 from chemkl.training.memory import (
     Drawn,
@@ -30,8 +31,8 @@ from chemkl.training.memory import (
     Molecule,
     Seed,
     found,
+    further_rows,
     log_mixture,
-    replay_rows,
     step_rng,
 )
 from chemkl.training.ranks import ALONE, Ranks
@@ -48,6 +49,7 @@ class Phase(NamedTuple):
     memory: Memory | None = None
     schedule: Schedule | None = None
     """Moves tau and beta of the objective's target; None: they stay."""
+    explorer: Explorer | None = None
 
 
 class Posttrain(lightning.LightningModule):
@@ -65,6 +67,8 @@ class Posttrain(lightning.LightningModule):
         seed: of the samples.
         memory: replays molecules that it has found; None: nothing is replayed.
         schedule: of the objective's target.
+        explorer: chooses molecules that calls are spent on beside the samples; None: there are
+            none.
         seeds: what the memory begins with, and their ids.
         updates: updates of the policy a batch.
         spell: gives the ids of a SMILES, None where the policy cannot write it; further updates of
@@ -87,6 +91,7 @@ class Posttrain(lightning.LightningModule):
         seed: int,
         memory: Memory | None = None,
         schedule: Schedule | None = None,
+        explorer: Explorer | None = None,
         seeds: Sequence[tuple[Seed, Sequence[int]]] = (),
         updates: int = 1,
         spell: Spell | None = None,
@@ -108,7 +113,7 @@ class Posttrain(lightning.LightningModule):
         """The processes of the run, which have the same rows, and share the work at them."""
         self.recorded = pd.DataFrame()
         """The rows of the latest step, as the trace has them."""
-        self._phases = [Phase(objective, learning_rate, memory, schedule), *later]
+        self._phases = [Phase(objective, learning_rate, memory, schedule, explorer), *later]
         self._stage = 0
         self._outside = (reference,)  # in a tuple it is no submodule: not saved, not trained
         self._builder = InputBuilder(self.policy, reference, objective, seed, spell)
@@ -136,12 +141,17 @@ class Posttrain(lightning.LightningModule):
         # 1. sample from the policy, as far as the budget reaches
         rollout = self.ledger.affordable(self._sample(step))
         learns = self._learns = len(rollout) == self._batch_size
-        with nullcontext() if learns else self._forgotten():
+        with ExitStack() as end:
+            if not learns:
+                end.enter_context(self._forgotten())
             if self.ledger.waits and self._spell is None:
                 self._builder.ask_ahead(rollout, self.ranks)
             # 2. score: a row a sequence, its call counted, its reward filtered for diversity
             rows = self.ledger.enter(step, rollout)
             drawn = self._drawn(step, rows, rollout) if learns else None
+            if learns and not self._learns:
+                learns = False
+                end.enter_context(self._forgotten())
             # 3. ask the policy and the prior for log p
             inputs = self._builder.build(
                 rollout, rows, step, self.ranks, learns=learns, drawn=drawn
@@ -150,15 +160,13 @@ class Posttrain(lightning.LightningModule):
             output = self.objective(inputs) if learns else None
             target = output.target if output else self._target(inputs)
         # 5. record every row
-        recorded = trace_rows(rows, inputs, target, drawn)
-        canonical = [s if isinstance(s, str) else None for s in recorded["canonical_smiles"]]
-        if sown is not None:
-            recorded = numbered(pd.concat([sown, recorded], ignore_index=True))
-        recorded = recorded.assign(**moved)
+        joint = trace_rows(rows, inputs, target, drawn)
+        recorded = self._recorded(joint, drawn, sown).assign(**moved)
         self.take_in(recorded)
         if self.trace is not None:
             self.trace.append(recorded)
         self.next_step = step + 1
+        canonical = [s if isinstance(s, str) else None for s in joint["canonical_smiles"]]
         self._batch = _Batch(with_drawn(rollout, drawn), as_sampled(inputs), canonical, recorded)
         self._end_update(0 if learns else self._updates - 1)
         if output is None:
@@ -170,9 +178,23 @@ class Posttrain(lightning.LightningModule):
             hit = output.target.hit[: len(rows)]
             self.memory.saw_hits(inputs.reward[: len(rows)][hit].tolist())
             logps = inputs.logp_ref[: len(rows)], inputs.logp_policy[: len(rows)]
-            self.memory.add(found(rows, rollout.tokens, *logps))
+            sampled = found(rows, rollout.tokens, *logps)
+            explored = drawn.molecules[: len(drawn.explored)] if drawn else ()
+            self.memory.add([*sampled, *(one for one in explored if one.reward > 0)])
         # 6. update: Lightning takes the gradient of the loss, and Adam steps
         return output.loss if self.ranks.world == 1 else output.loss + self._nothing()
+
+    def _recorded(
+        self, rows: pd.DataFrame, drawn: Drawn | None, sown: pd.DataFrame | None
+    ) -> pd.DataFrame:
+        """The rows of a step behind those of seeds; where it explores with who proposed them."""
+        if self._explores:
+            others = [one.origin for one in drawn.molecules] if drawn else []
+            rows["origin"] = ["policy"] * (len(rows) - len(others)) + others
+        if sown is None:
+            return rows
+        sown = sown.assign(origin="seed") if self._explores else sown
+        return numbered(pd.concat([sown, rows], ignore_index=True))
 
     def _again(self, step: int, update: int) -> Tensor:
         """Make a further update on the batch of a step, by the target of today."""
@@ -228,20 +250,26 @@ class Posttrain(lightning.LightningModule):
 
         Rows that are carried over go with the objective that carried them.
         """
-        objective, self._learning_rate, self.memory, _ = self._phases[stage]
+        objective, self._learning_rate, self.memory, *_ = self._phases[stage]
         if objective is not self.objective:
             self.objective = objective
             self._builder.turn_to(objective)
         self._stage = stage
 
     def take_in(self, rows: pd.DataFrame) -> None:
-        """Have the schedules take in rows: of a step, or those of an interrupted run."""
-        if not self._is_scheduled:
+        """Have schedules and explorers take in rows: of a step, or of an interrupted run."""
+        if not (self._is_scheduled or self._explores):
             return
         for _, step in rows.groupby("step"):
-            number = int(step["stage"].iloc[0]) - 1 if "stage" in step else 0
-            if (schedule := self._phases[number].schedule) is not None:
-                schedule.add(step)
+            phase = self._phases[int(step["stage"].iloc[0]) - 1 if "stage" in step else 0]
+            if phase.schedule is not None:
+                phase.schedule.add(step)
+            if phase.explorer is not None:
+                phase.explorer.take_in(step)
+
+    @property
+    def _explores(self) -> bool:
+        return any(phase.explorer is not None for phase in self._phases)
 
     @property
     def _is_scheduled(self) -> bool:
@@ -293,9 +321,8 @@ class Posttrain(lightning.LightningModule):
         seeds = [seed for seed, _ in self._seeds]
         rewards, rows = [seed.reward for seed in seeds], None
         if None in rewards:
-            texts, nothing_B = [seed.canonical for seed in seeds], torch.zeros(len(seeds))
-            rollout = Rollout(texts, token_BT, nothing_B, nothing_B.bool())
-            rows = self.ledger.enter(0, rollout, sampled=False)
+            rollout = _unsampled([seed.canonical for seed in seeds], token_BT)
+            rows = self.ledger.enter(0, rollout, kind="seed")
             rewards = rows["reward"].tolist()
             rows["logp_policy"], rows["logp_ref"] = logp_policy_B.numpy(), logp_ref_B.numpy()
             rows = rows.assign(log_target=np.nan, hit=False, anchor=False, is_replay=True)
@@ -311,10 +338,46 @@ class Posttrain(lightning.LightningModule):
         return rows
 
     def _drawn(self, step: int, rows: pd.DataFrame, rollout: Rollout) -> Drawn | None:
-        """Draw what joins a batch from the memory; None where there is nothing to draw."""
+        """What joins a whole batch, explored or drawn from the memory; None: nothing.
+
+        Where the budget ends among the molecules that are explored, nothing is drawn, and the step
+        is not learnt from.
+        """
         if self.memory is None:
             return None
-        return self.memory.draw(step, rows["canonical_smiles"], rollout.tokens) or None
+        explored = self._explored(step)
+        if self._learns:
+            drawn = self.memory.draw(step, rows["canonical_smiles"], rollout.tokens)
+        else:
+            drawn = Drawn((), torch.zeros(0).double(), torch.zeros(len(rows)).double())
+        return (drawn.after(*explored) if explored else drawn) or None
+
+    def _explored(self, step: int) -> tuple[Sequence[Molecule], pd.DataFrame] | None:
+        """Spend calls on molecules beside the samples: they and their rows; None: on none."""
+        explorer, ranks = self._phases[self._stage].explorer, self.ranks
+        if explorer is None:
+            return None
+        # what the first process chooses counts, as another machine might round otherwise
+        chosen = ranks.agree(lambda: None if ranks.rank else explorer.choose(step))[0]
+        assert chosen is not None
+        candidates = chosen.candidates
+        ids = [one.tokens for one in candidates] or [(0, 0)]
+        whole = _unsampled([one.smiles for one in candidates], pad(ids, self.device))
+        paid = self.ledger.affordable(whole)
+        self._learns = len(paid) == len(whole)
+        if self._learns:
+            explorer.count(chosen)
+        if not len(paid):
+            return None
+        rows = self.ledger.enter(step, paid, kind="explored")
+        values = zip(candidates, rows["scaffold"], rows["reward"], strict=False)
+        molecules = [
+            Molecule(
+                one.smiles, one.smiles, frame or "", reward, one.logp_ref, one.origin, one.tokens
+            )
+            for one, frame, reward in values
+        ]
+        return molecules, rows
 
     def _target(self, inputs: LossInputs) -> TargetOutput:
         return self.objective.target(inputs.logp_ref, inputs.reward, inputs.group)
@@ -391,6 +454,9 @@ class Posttrain(lightning.LightningModule):
         checkpoint["n_unspelled"] = self.n_unspelled
         if self.memory is not None:
             checkpoint["memory"] = self.memory.state_dict()
+        if (explorer := self._phases[self._stage].explorer) is not None:
+            checkpoint["exploration"] = explorer.state_dict()
+        checkpoint["is_cut"] = not self._learns
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Continue with them."""
@@ -406,6 +472,8 @@ class Posttrain(lightning.LightningModule):
         self.n_unspelled = checkpoint.get("n_unspelled", 0)
         if its.memory is not None:
             its.memory.load_state_dict(checkpoint["memory"])
+        if its.explorer is not None:
+            its.explorer.load_state_dict(checkpoint["exploration"])
 
     def _log(
         self,
@@ -441,8 +509,10 @@ class Posttrain(lightning.LightningModule):
         if self._spell is not None:
             metrics["augment/unspelled"] = float(self.n_unspelled)
         if self.memory is not None:
-            replayed = 0 if drawn is None else len(drawn)
+            replayed = 0 if drawn is None else len(drawn) - len(drawn.explored)
             metrics |= {"memory/size": float(len(self.memory)), "memory/replayed": float(replayed)}
+        if (explorer := self._phases[self._stage].explorer) is not None:
+            metrics |= {f"exploration/{name}": float(n) for name, n in explorer.counts.items()}
         for logger in self.loggers:
             logger.log_metrics(metrics, step=step)
 
@@ -516,7 +586,8 @@ class InputBuilder:
         rows, and each computes log p of its part of them.
         """
         if drawn is not None:
-            return self._with_replays(self.build(rollout, rows, step, ranks), rollout, ranks, drawn)
+            sampled = self.build(rollout, rows, step, ranks, learns=learns)
+            return self._with_replays(sampled, rollout, ranks, drawn)
         tokens = self._with_carried(rollout)
         reward_B = torch.tensor(rows["reward_filtered"].to_numpy(), dtype=torch.float64)
         group_B = None if rollout.group is None else rollout.group.cpu()
@@ -548,7 +619,7 @@ class InputBuilder:
     def _with_replays(
         self, inputs: LossInputs, rollout: Rollout, ranks: Ranks, drawn: Drawn
     ) -> LossInputs:
-        """Add replayed rows to those of a batch; of them log pi_ref is known."""
+        """Add explored and replayed rows to those of a batch; of them log pi_ref is known."""
         token_BT = with_drawn(rollout, drawn)
         own = ranks.logp(self._policy.logp_tokens, token_BT[len(rollout) :]).cpu()
         logp_policy_B = torch.cat([inputs.logp_policy, own])
@@ -702,21 +773,21 @@ def _without_dropout(policy: SequenceModel) -> SequenceModel:
 def trace_rows(
     rows: pd.DataFrame, inputs: LossInputs, target: TargetOutput, drawn: Drawn | None = None
 ) -> pd.DataFrame:
-    """Return the rows with every column of the trace, replayed ones behind the sampled ones.
+    """Return the rows with every column of the trace: sampled ones, explored ones, replayed ones.
 
     Rows that an estimator carries over are in it already.
     """
     sampled = len(rows)
     if drawn is not None:
-        rows = numbered(pd.concat([rows, replay_rows(drawn, rows)], ignore_index=True))
-    n = len(rows)
+        rows = numbered(pd.concat([rows, further_rows(drawn, rows)], ignore_index=True))
+    n, new = len(rows), sampled + (0 if drawn is None else len(drawn.explored))
     return rows.assign(
         logp_policy=inputs.logp_policy[:n].detach().numpy(),
         logp_ref=inputs.logp_ref[:n].numpy(),
         log_target=target.log_target[:n].float().numpy(),
         hit=target.hit[:n].numpy(),
         anchor=target.anchor[:n].numpy(),
-        is_replay=np.arange(n) >= sampled,
+        is_replay=np.arange(n) >= new,
     )
 
 
@@ -725,8 +796,14 @@ def numbered(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(row=np.arange(len(rows)))
 
 
+def _unsampled(smiles: list[str], token_BT: Tensor) -> Rollout:
+    """Sequences that the policy has not sampled, as a rollout that can be scored."""
+    nothing_B = torch.zeros(len(smiles))
+    return Rollout(smiles, token_BT, nothing_B, nothing_B.bool())
+
+
 def with_drawn(rollout: Rollout, drawn: Drawn | None) -> Tensor:
-    """The sequences of a batch, token_BT, and behind them those that were drawn from the memory."""
+    """The sequences of a batch, token_BT, and behind them those that have joined it."""
     if drawn is None:
         return rollout.tokens
     return joined(rollout.tokens, drawn.tokens.to(rollout.tokens.device), rollout.end_id)

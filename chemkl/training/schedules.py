@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from chemkl.config.objective import QuantileSchedule, StaircaseSchedule, TargetSettings
-from chemkl.results.inspection import sampled_rows
+from chemkl.results.inspection import new_rows, sampled_rows
 
 
 class Staircase:
@@ -52,7 +52,10 @@ class Quantile:
     def add(self, rows: pd.DataFrame) -> None:
         """Take in the rows of a step."""
         config = self._config
-        if config.over == "hits":
+        if config.over == "steps":
+            rows = sampled_rows(rows)
+        else:
+            rows = new_rows(rows)
             rows = rows[rows["hit"].astype(bool) & rows["call"].notna()]
         self._paid.append(rows["reward_filtered"].to_numpy(float))
         if config.over == "steps":
@@ -84,4 +87,4 @@ class Schedule:
     def add(self, rows: pd.DataFrame) -> None:
         """Take in the rows of a step."""
         for one in self._of.values():
-            one.add(rows if isinstance(one, Staircase) else sampled_rows(rows))
+            one.add(rows)

@@ -8,7 +8,7 @@ from lightning import Callback, Trainer
 
 from chemkl.config.posttrain import CollapseConfig, TerminationConfig
 from chemkl.results.collapse import Watch
-from chemkl.results.inspection import sampled_rows
+from chemkl.results.inspection import new_rows, sampled_rows
 
 
 class Termination(Callback):
@@ -44,12 +44,12 @@ class Termination(Callback):
         """Take in the rows of an interrupted run, or of a step."""
         for _, step in rows.groupby("step"):
             if not self.ended_by:
-                self._add(sampled_rows(step), int(step["call"].count()))
+                self._add(step)
 
-    def _add(self, rows: pd.DataFrame, n_calls: int) -> None:
-        paid = rows["call"].notna()
-        new = {"steps": 1, "calls": n_calls, "samples": len(rows)}
-        new["hits"] = int((paid & rows["hit"].astype(bool)).sum())
+    def _add(self, step: pd.DataFrame) -> None:
+        rows, brought = sampled_rows(step), new_rows(step)
+        new = {"steps": 1, "calls": int(step["call"].count()), "samples": len(rows)}
+        new["hits"] = int((brought["call"].notna() & brought["hit"].astype(bool)).sum())
         self.counts = {name: self.counts[name] + n for name, n in new.items()}
         self._means.append(float(rows["reward_filtered"].mean()))
         if self._watch is not None:

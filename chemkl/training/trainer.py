@@ -37,7 +37,7 @@ from chemkl.config.base import install
 from chemkl.cores import n_cores
 from chemkl.policies.checkpoint import check_weights
 from chemkl.results.atomic import atomic_file, draft_of
-from chemkl.results.inspection import by_final_reward, identity_columns, sampled_rows
+from chemkl.results.inspection import by_final_reward, identity_columns, new_rows
 from chemkl.results.log import RunLog
 from chemkl.results.manifest import LAST_CHECKPOINT
 from chemkl.results.seal import check_seal
@@ -573,7 +573,7 @@ class CallsBar(ProgressBar):
         """Take in rows of the trace."""
         if "final_reward" in rows:
             self._by = " by the reward of the last stage"
-        seen = by_final_reward(sampled_rows(rows))
+        seen = by_final_reward(new_rows(rows))
         new = seen[seen["call"].notna()]
         hits = (
             seen[seen["hit"].astype(bool)] if self._tau is None else new[new["reward"] >= self._tau]

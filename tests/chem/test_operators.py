@@ -9,7 +9,7 @@ from rdkit import Chem, rdBase
 
 from chemkl.chem import operators
 from chemkl.chem.fingerprints import morgan_fingerprint, tanimoto
-from chemkl.chem.operators import _operators, propose
+from chemkl.chem.operators import graph_ga, propose
 from chemkl.config import InputError
 
 PARENTS = [
@@ -113,7 +113,7 @@ def test_the_package_is_named_where_it_is_missing(monkeypatch):
             raise ImportError(name)
         return real(name, *arguments, **options)
 
-    _operators.cache_clear()
+    graph_ga.cache_clear()
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(InputError, match=r"need the package mol_ga: pip install"):
         propose(["CC"], 1, numbers())

@@ -7,6 +7,7 @@ import pytest
 import torch
 from kills import Forks, Moment, check_kill, moments
 from safetensors.torch import load_file
+from test_exploration_stage import EXPLORES
 from test_memory_stage import ALL_ON
 from test_posttrain_stage import CONFIG, RUNNING
 from test_pretrain_stage import TINY
@@ -63,7 +64,14 @@ FURTHER = [  # of a run with a memory and three updates a batch, in other spelli
     *moments("chemkl.training.memory:Memory.add", [2, 4], ["before", "after"]),
     *moments("lightning:Trainer.save_checkpoint", [1, 2], ["before", "half", "after"]),
 ]
+EXPLORING = [  # of a run that explores besides
+    *moments("chemkl.training.exploration:explore", [2, 3], ["before", "after"]),
+    *moments("chemkl.training.exploration:fitted", [1, 2], ["before", "after"]),
+    *moments("chemkl.rewards.scoring:_answers", [40, 60]),
+    *moments("lightning:Trainer.save_checkpoint", [1, 2], ["before", "half", "after"]),
+]
 FAST = [
+    EXPLORING[1],
     FURTHER[4],
     CHANGES[1],
     CHANGES[3],
@@ -93,6 +101,7 @@ def whole(forks, tiny_prior, tmp_path_factory):
         "pretrain": TINY,
         "staged": staged,
         "all_on": posttrain | ALL_ON,
+        "explores": posttrain | ALL_ON | EXPLORES,
     }
     made = {}
 
@@ -148,6 +157,12 @@ def test_a_run_of_posttrain(forks, whole, tmp_path, moment):
 @pytest.mark.parametrize("moment", named(FURTHER))
 def test_a_run_with_a_memory_and_further_updates(forks, whole, tmp_path, moment):
     config, undisturbed = whole("all_on")
+    check_kill(forks, "posttrain", config, tmp_path / "run", moment, undisturbed, same)
+
+
+@pytest.mark.parametrize("moment", named(EXPLORING))
+def test_a_run_that_explores(forks, whole, tmp_path, moment):
+    config, undisturbed = whole("explores")
     check_kill(forks, "posttrain", config, tmp_path / "run", moment, undisturbed, same)
 
 

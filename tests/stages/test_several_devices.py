@@ -62,6 +62,19 @@ def test_two_processes_have_one_memory(config, tmp_path):
     assert read_trace(tmp_path / "two")["is_replay"].sum() > 20
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("screen", ["prior", "surrogate"])
+def test_two_processes_explore_as_one(config, tmp_path, screen):
+    explores = {"calls": 5, "parents": 20, "refit": 2, "screen": screen}
+    config |= {"memory": {"capacity": 60, "rows": 7}, "exploration": explores}
+    posttrain.run(config, tmp_path / "two")
+    posttrain.run(config | ONE, tmp_path / "one")
+    same_run(tmp_path / "one", tmp_path / "two", exactly=False)
+    trace = read_trace(tmp_path / "two")
+    assert (trace["origin"].ne("policy") & ~trace["is_replay"]).sum() > 10
+    assert trace["call"].dropna().tolist() == list(range(1, 71))
+
+
 def test_two_processes_make_the_run_of_one(config, tmp_path, capfd):
     posttrain.run(config, tmp_path / "two")
     told = capfd.readouterr().err

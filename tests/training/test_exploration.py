@@ -1,4 +1,4 @@
-"""Which molecules are worth a call: children of the best, none paid before, by each screen."""
+"""Which molecules are worth a call: children of given ones, none known before, by each screen."""
 
 import sys
 
@@ -7,8 +7,10 @@ import pytest
 import torch
 from rdkit import Chem
 
+from chemkl.chem.operators import graph_ga
 from chemkl.config import InputError
-from chemkl.training.exploration import expected, explore
+from chemkl.config.memory import ExplorationConfig
+from chemkl.training.exploration import check_exploration, expected, explore, fitted
 
 # the more fluorine the better, which a forest on fingerprints can see
 PAID = {f"{'F' * (n % 2)}C{'C' * n}O": (n % 2) / 2 + n / 40 for n in range(12)}
@@ -30,10 +32,20 @@ def by_length(tokens):
     return -(tokens > 1).sum(dim=1).float()
 
 
-def chosen(screen, n=8, seed=0, paid=PAID, **options):
-    return explore(
-        paid, n, numbers(seed), spell=spell, logp_ref=by_length, screen=screen, **options
-    )
+def forest_of(paid):
+    forest = fitted(paid, numbers())
+    return lambda smiles: expected(forest, smiles, 1.0)
+
+
+def best(n=100, paid=PAID):
+    return sorted(paid, key=paid.get, reverse=True)[:n]
+
+
+def chosen(screen, n=8, seed=0, parents=None, **options):
+    given = {"is_known": PAID.__contains__, "merit": forest_of(PAID), "logp_ref": by_length}
+    given |= {"proposals_per_call": 8} | options
+    parents = best() if parents is None else parents
+    return explore(parents, n, numbers(seed), spell=spell, screen=screen, **given)
 
 
 @pytest.mark.parametrize("screen", ["none", "prior", "surrogate"])
@@ -42,6 +54,7 @@ def test_candidates_are_new_and_can_be_written(screen):
     assert len(got.candidates) == 8
     assert got.n_proposed == 64
     assert got.n_unspelled > 0
+    assert got.n_unpaid == 0
     for one in got.candidates:
         assert one.smiles not in PAID
         assert list(one.tokens) == spell(one.smiles)
@@ -49,12 +62,9 @@ def test_candidates_are_new_and_can_be_written(screen):
         assert set(one.parents) <= {*PAID}
     assert chosen(screen) == got
     assert chosen(screen, seed=1) != got
-
-
-def test_parents_are_the_best():
-    best = sorted(PAID, key=PAID.get, reverse=True)[:3]  # of equal ones the first
-    got = chosen("none", parents=3)
-    assert {parent for one in got.candidates for parent in one.parents} <= {*best}
+    known = {one.smiles for one in got.candidates}
+    others = chosen(screen, is_known=lambda smiles: smiles in known or smiles in PAID).candidates
+    assert known.isdisjoint(one.smiles for one in others)
 
 
 def test_the_prior_takes_the_likeliest_of_all():
@@ -65,9 +75,9 @@ def test_the_prior_takes_the_likeliest_of_all():
 
 def test_the_forest_knows_what_was_paid_well():
     with_f, without = ["FCCCCCc1ccccc1"], ["NCCCCCc1ccccc1"]
-    assert expected(PAID, with_f, numbers(), 0.0) > expected(PAID, without, numbers(), 0.0) + 0.2
-    doubtful = expected(PAID, with_f, numbers(), 1.0) - expected(PAID, with_f, numbers(), 0.0)
-    assert doubtful > 0
+    forest = fitted(PAID, numbers())
+    assert expected(forest, with_f, 0.0) > expected(forest, without, 0.0) + 0.2
+    assert expected(forest, with_f, 1.0) > expected(forest, with_f, 0.0)
     shares = [
         np.mean(["F" in one.smiles for one in chosen(screen, n=16).candidates])
         for screen in ("none", "surrogate")
@@ -75,16 +85,42 @@ def test_the_forest_knows_what_was_paid_well():
     assert shares[1] > shares[0]
 
 
-def test_the_extra_of_the_forest_is_named_where_it_is_missing(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.ensemble", None)
-    with pytest.raises(InputError, match=r"screen surrogate needs scikit-learn: pip install"):
-        chosen("surrogate")
+def test_what_the_filter_pays_decides_what_is_worth_a_call():
+    every = chosen("none", n=64, proposals_per_call=1).candidates
+    rings = [one for one in every if "c1" in one.smiles]
+    assert 0 < len(rings) < len(every)
+    for screen in ("none", "prior", "surrogate"):
+        got = chosen(screen, n=64, proposals_per_call=1, share=lambda smiles: "c1" not in smiles)
+        assert got.n_unpaid == len(rings)
+        assert {one.smiles for one in got.candidates} == {
+            one.smiles for one in every if one not in rings
+        }
+    half = chosen("surrogate", share=lambda smiles: 0.01 if "F" in smiles else 1.0)
+    assert not any("F" in one.smiles for one in half.candidates)
+
+
+@pytest.mark.parametrize(
+    ("module", "screen", "says"),
+    [
+        ("sklearn.ensemble", "surrogate", "exploration.screen: the screen surrogate needs sci"),
+        ("mol_ga.graph_ga.mutate", "prior", "genetic operators need the package mol_ga: pip inst"),
+        ("sklearn.ensemble", "prior", ""),
+    ],
+)
+def test_the_extra_that_is_missing_is_named(monkeypatch, module, screen, says):
+    monkeypatch.setitem(sys.modules, module, None)
+    graph_ga.cache_clear()
+    config = ExplorationConfig(screen=screen)
+    if not says:
+        check_exploration(config)
+        return
+    with pytest.raises(InputError, match=says):
+        check_exploration(config)
 
 
 def test_nothing_comes_of_nothing():
-    assert chosen("none", paid={}) == ((), 0, 0)
-    sulfur = {"S": 1.0}
-    got = chosen("none", paid=sulfur, shares={"mutation": 1.0})
+    assert chosen("none", parents=[]) == ((), 0, 0, 0)
+    got = chosen("none", parents=["S"], shares={"mutation": 1.0})
     assert all("S" not in one.smiles for one in got.candidates)
 
 
@@ -96,5 +132,5 @@ def test_it_asks_the_prior_without_a_graph():
         seen.append(weight * by_length(tokens))
         return seen[-1]
 
-    explore(PAID, 2, numbers(), spell=spell, logp_ref=logp_ref, screen="none")
+    chosen("none", logp_ref=logp_ref)
     assert not seen[0].requires_grad

@@ -106,6 +106,18 @@ def test_each_kind_pays_a_bucket_of_what_it_takes_for_alike(kind, settings, smil
     assert rows["reward"].tolist() == [0.9] * len(smiles)
 
 
+@pytest.mark.parametrize(("kind", "settings", "smiles", "paid"), KINDS)
+def test_what_would_be_paid_is_told_before_and_nothing_is_counted_by_asking(
+    kind, settings, smiles, paid
+):
+    withdraws, told = the_filter(kind, **settings), []
+    for text in smiles:
+        canonical = Chem.CanonSmiles(text)
+        told.append([withdraws.next_share(canonical) for _ in range(3)])
+        withdraws(rows_of([text]))
+    assert told == [[pytest.approx(share)] * 3 for share in paid]
+
+
 def test_there_is_a_row_above_for_each_kind_and_each_does_something():
     assert {kind for kind, *_ in KINDS} == set(FILTERS) == set(BUCKETS)
 

@@ -1,0 +1,245 @@
+"""Runs that explore: what is paid for beside the samples, how it counts, and what is refused."""
+
+import json
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_memory_stage import MEMORY, killed_at_entry
+from test_posttrain_stage import (
+    CONFIG,
+    TAU,
+    KilledError,
+    killed_at_step,
+    manifest_of,
+    run_and_kill,
+    same_run,
+)
+
+from chemkl.chem.operators import SHARES
+from chemkl.config.evaluate import MetricOptions
+from chemkl.evaluation import evaluate, from_trace
+from chemkl.policies import load_policy
+from chemkl.results import Manifest, read_trace
+from chemkl.results.collapse import judge
+from chemkl.results.inspection import count, sampled_rows
+from chemkl.stages import posttrain
+from chemkl.training.exploration import Explorer
+
+EXPLORES = MEMORY | {
+    "exploration": {"calls": 5, "proposals_per_call": 5, "parents": 20, "refit": 3}
+}
+
+
+@pytest.fixture
+def config(tiny_prior):
+    return {"prior": str(tiny_prior), **CONFIG, **EXPLORES}
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_prior, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    posttrain.run(CONFIG | EXPLORES | {"prior": str(tiny_prior), "budget": 150}, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def trace(finished):
+    return read_trace(finished)
+
+
+def test_each_proposal_pays_its_call_and_the_budget_is_exact(trace, tiny_prior):
+    assert trace["call"].dropna().tolist() == list(range(1, 151))
+    paid = trace[trace["call"].notna()]
+    assert paid["canonical_smiles"].is_unique
+    explored = trace[trace["origin"].isin([*SHARES]) & ~trace["is_replay"]]
+    assert len(explored) > 15
+    assert explored["call"].notna().all()
+    assert not explored["repeat"].any()
+    assert explored["smiles"].tolist() == explored["canonical_smiles"].tolist()
+    assert explored.groupby("step").size().max() == 5
+    prior = load_policy(tiny_prior)
+    expected = prior.logp(explored["smiles"].tolist()).detach()
+    torch.testing.assert_close(
+        torch.tensor(explored["logp_ref"].to_numpy()), expected, rtol=0, atol=1e-3
+    )
+    assert (explored["logp_policy"] - explored["logp_ref"]).abs().max() > 0.1
+
+
+def test_rows_stand_in_order_and_say_who_proposed_them(trace):
+    for _, rows in trace.groupby("step"):
+        assert rows["row"].tolist() == list(range(len(rows)))
+        place = np.where(rows["is_replay"], 2, np.where(rows["origin"] == "policy", 0, 1))
+        assert place.tolist() == sorted(place)
+    new = trace[~trace["is_replay"]].drop_duplicates("canonical_smiles")
+    origin = new.set_index("canonical_smiles")["origin"]
+    replayed = trace[trace["is_replay"]]
+    assert replayed["origin"].tolist() == origin[replayed["canonical_smiles"]].tolist()
+    assert {*replayed["origin"]} >= {"policy", "crossover"}
+    assert trace["origin"].notna().all()
+
+
+def test_the_policy_learns_from_them_and_the_filter_counts_them(trace):
+    explored = trace[trace["origin"].ne("policy") & ~trace["is_replay"]]
+    assert explored["log_target"].notna().all()
+    assert (explored["hit"] == (explored["reward_filtered"] >= TAU)).all()
+    assert explored["hit"].any()
+    new = trace[~trace["is_replay"] & (trace["reward"] >= 0.3)]
+    place = new.groupby("scaffold").cumcount()
+    assert new["reward_filtered"].tolist() == new["reward"].where(place < 8, 0.0).tolist()
+    used_up = explored["reward_filtered"] < explored["reward"]
+    assert used_up.sum() <= 5  # only what other proposals of its step have used up
+
+
+def test_they_are_results_of_the_run_and_no_samples_of_the_policy(finished, trace):
+    sampled = sampled_rows(trace)
+    assert {*sampled["origin"]} == {"policy"}
+    whole, own = count(trace, TAU), count(sampled, TAU)
+    paid = trace[trace["call"].notna()]
+    assert (whole.calls, whole.hits) == (150, int((paid["reward"] >= TAU).sum()))
+    assert whole.explored == 150 - own.calls > 0
+    assert (whole.rows, whole.valid, whole.hit_rows) == (own.rows, own.valid, own.hit_rows)
+    assert whole.distinct == 150
+    manifest = Manifest.load(finished)
+    assert manifest.results["samples"] == len(sampled)
+    samples = from_trace("run", trace, manifest=manifest)
+    assert samples.n_sampled == len(sampled)
+    assert samples.valid == sampled.loc[sampled["valid"], "canonical_smiles"].tolist()
+    assert [m.smiles for m in samples.molecules] == paid["canonical_smiles"].tolist()
+    assert len(samples.molecules) == 150
+    _, row = evaluate(samples, [TAU], MetricOptions())
+    assert row["yield"] == whole.hits
+    watch = manifest.model_dump(mode="json")
+    watch["beside"]["collapse"] |= {"window": 20}
+    assert judge(trace, watch).alarm.window.spread() == judge(sampled, watch).alarm.window.spread()
+
+
+@pytest.mark.parametrize("screen", ["none", "prior", "surrogate"])
+def test_a_run_goes_on_to_the_bit_when_it_is_killed_and_made_longer(
+    config, tmp_path, monkeypatch, screen
+):
+    config["exploration"] = config["exploration"] | {"screen": screen}
+    posttrain.run(config, tmp_path / "whole")
+    short = config | {"budget": 80}
+    for step in (2, 3):
+        run_and_kill(monkeypatch, killed_at_step(step), short, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(Explorer, "choose", killed_at_entry(Explorer.choose, 1))
+        with pytest.raises(KilledError):
+            posttrain.run(short, tmp_path / "run")
+    trace = read_trace(tmp_path / "whole")
+    origin = trace[trace["call"].notna()].set_index("call")["origin"]
+    cut = [n for n in range(80, 100) if origin[n] != "policy" != origin[n + 1]]
+    end = [n for n in range(80, 100) if origin[n] == "policy" != origin[n + 1]]
+    for budget in sorted({80, cut[0], end[0], 100}):
+        posttrain.run(config | {"budget": budget}, tmp_path / "run")
+        assert read_trace(tmp_path / "run")["call"].max() == budget
+    same_run(tmp_path / "run", tmp_path / "whole")
+    saved = [torch.load(tmp_path / each / "checkpoints" / "last.ckpt", weights_only=True)
+             for each in ("run", "whole")]  # fmt: skip
+    assert saved[0]["exploration"] == saved[1]["exploration"]
+    assert saved[0]["exploration"]["counts"]["proposed"] > 0
+
+
+def test_it_starts_when_it_is_told_to(config, tmp_path):
+    config["exploration"] = config["exploration"] | {"start": 60, "calls": 2, "shares": {
+        "crossover": 0, "mutation": 1, "neighbour": 0}}  # fmt: skip
+    posttrain.run(config, tmp_path)
+    trace = read_trace(tmp_path)
+    explored = trace[trace["origin"].ne("policy") & ~trace["is_replay"]]
+    assert {*explored["origin"]} == {"mutation"}
+    assert explored["call"].min() > 60
+    assert explored.groupby("step").size().max() == 2
+
+
+def test_it_is_logged_and_shown(finished, trace, chemkl, capsys):
+    (file,) = finished.rglob("metrics.csv")
+    logged = pd.read_csv(file).iloc[-1]
+    step = int(logged["step"])
+    explored = trace[trace["origin"].ne("policy") & ~trace["is_replay"] & (trace["step"] <= step)]
+    assert logged["exploration/calls"] == len(explored)
+    assert logged["exploration/hits"] == explored["hit"].sum()
+    assert logged["exploration/proposed"] > logged["exploration/calls"]
+    assert logged["exploration/unspelled"] > 0
+    assert chemkl("show", finished) == 0
+    shown = capsys.readouterr().out
+    assert f"explored  {count(trace).explored}" in " ".join(shown.split()).replace(
+        "explored ", "explored  "
+    )
+
+
+def test_a_trace_without_exploration_has_no_such_column(config, tmp_path):
+    posttrain.run({key: config[key] for key in config if key != "exploration"}, tmp_path)
+    assert "origin" not in read_trace(tmp_path)
+
+
+STAGES = [
+    {"reward": {"components": [{"kind": "csp3_fraction"}]}, "until": {"calls": 40}},
+    {"until": {"calls": 40}},
+    {"keep_filter": True, "learning_rate": 1e-3},
+]
+
+
+def test_each_stage_explores_by_its_own_reward(config, tmp_path):
+    config |= {"stages": STAGES, "budget": 130}
+    posttrain.run(config, tmp_path / "whole")
+    trace = read_trace(tmp_path / "whole")
+    assert trace["call"].dropna().tolist() == list(range(1, 131))
+    explored = trace[trace["origin"].ne("policy") & ~trace["is_replay"]]
+    assert {*explored["stage"]} == {1, 2, 3}
+    assert explored["call"].notna().all()
+    begins = trace.groupby("stage")["step"].min()
+    assert explored.groupby("stage")["step"].min().gt(begins).tolist() == [True, True, False]
+    for budget in (50, 95, 130):
+        posttrain.run(config | {"budget": budget}, tmp_path / "parts")
+    pd.testing.assert_frame_equal(read_trace(tmp_path / "parts"), trace, check_exact=True)
+
+
+def test_seeds_are_parents(config, tmp_path):
+    file = tmp_path / "seed.csv"
+    file.write_text("SMILES\nCCO\nNCCO\nCCN\n")
+    config["memory"] = config["memory"] | {"seed": {"path": str(file)}}
+    posttrain.run(config | {"budget": 30}, tmp_path / "run")
+    trace = read_trace(tmp_path / "run")
+    assert trace["origin"].tolist()[:3] == ["seed"] * 3
+    assert trace["call"].tolist()[:3] == [1, 2, 3]
+    explored = trace[trace["origin"].isin([*SHARES]) & ~trace["is_replay"]]
+    assert explored["step"].min() == 0
+    assert count(trace).calls == 27
+    assert manifest_of(tmp_path / "run")["results"]["calls"] == 30
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"memory": None}, "exploration: makes new molecules of those that a memory holds: give"),
+        ({"estimator": "msc"}, "estimator: 'msc' cannot learn from replayed rows, which the pol"),
+        ({"estimator": "rloo"}, "exploration: no policy sampled its molecules, and 'rloo' weighs"),
+        ({"exploration": {"calls": 0}}, "exploration.calls: should be greater than or equal to 1"),
+        ({"exploration": {"screen": "best"}}, "exploration.screen: 'best' is not allowed. Known:"),
+        ({"exploration": {"shares": {"crossover": 0, "mutation": 0, "neighbour": 0}}},
+         "exploration.shares: crossover, mutation and neighbour are all 0: give one of them a"),
+        ({"exploration": {}}, "exploration.screen: the screen surrogate needs scikit-learn: pip"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_one_clear_error(
+    config, tmp_path, chemkl, capsys, monkeypatch, changes, says
+):
+    monkeypatch.setitem(sys.modules, "sklearn.ensemble", None)
+    config["exploration"] = config["exploration"] | {"screen": "prior"}
+    file = tmp_path / "c.yaml"
+    file.write_text(json.dumps(config | changes))
+    assert chemkl("posttrain", file, "--out", tmp_path / "out") == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert says in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_language_model_explores_nothing(tmp_path, chemkl, capsys):
+    file = tmp_path / "c.yaml"
+    file.write_text("exploration: {}\n")
+    assert chemkl("check", file) == 2
+    assert chemkl("posttrain_llm", file, "--out", tmp_path / "out") == 2
+    assert "exploration: not a known key" in capsys.readouterr().err
