@@ -231,7 +231,8 @@ def _devices(chosen_json: str, *, elastic: bool) -> tuple[torch.device, int]:
         asked = ", ".join(f"{name}: {value}" for name, value in chosen.items()) or "its device"
         raise InputError(
             f"trainer: {asked} cannot be used on this machine: {one_line(error)} Take "
-            "accelerator: auto, which uses what there is, or a machine that has it."
+            "accelerator: auto, which uses what there is, as many devices as there are, or a "
+            "machine that has them."
         ) from error
     cores = n_cores()
     most = max(2, cores)  # two on one are slow, but enough to try a config of several devices
