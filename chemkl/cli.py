@@ -19,7 +19,7 @@ from chemkl import __version__
 from chemkl.config import InputError, LostError, StorageError
 from chemkl.config.base import utf8
 from chemkl.cores import n_cores
-from chemkl.signals import follow_starter, handled
+from chemkl.signals import handled
 from chemkl.stages.registry import STAGES, interrupted, interruptible
 
 HELP = (
@@ -55,7 +55,6 @@ def main() -> None:
     # threads that wait for others sleep: spinning ones slow runs side by side down by a factor of
     # ten. It is read when torch is loaded, here and in the processes that this one starts
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    follow_starter()
     with handled(), readers_may_leave():
         forgive_streams()
         try:

@@ -192,26 +192,6 @@ def follow_parent(on_term: Callable[[int, FrameType | None], Any] | signal.Handl
         die_with(int(parent.sentinel))
 
 
-LIFELINE = "CHEMKL_LIFELINE"
-"""Environment variable with the number of an open file: the end of a pipe to a process that this
-one, which it has started, is to die with."""
-
-
-def follow_starter() -> None:
-    """Die with the process that has started this one, if it says so: see `LIFELINE`."""
-    given = os.environ.pop(LIFELINE, "")
-    if not given or sys.platform == "win32":
-        return
-    pipe = os.dup(int(given))
-    with open(os.devnull) as nothing:
-        os.dup2(nothing.fileno(), int(given))  # programs that this one starts are to find no input
-    die_with(pipe)
-    os.set_blocking(pipe, False)
-    with suppress(BlockingIOError):
-        if not os.read(pipe, 1):  # it has ended already
-            os._exit(1)
-
-
 def die_with(pipe: int) -> None:
     """Have this process killed as soon as the other end of a pipe is closed."""
     if sys.platform == "win32":

@@ -4,14 +4,12 @@ One job after the other in this process, or several at a time, each in a process
 """
 
 import gc
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Literal
 
@@ -22,11 +20,11 @@ from rich.table import Table
 from rich.text import Text
 
 from chemkl.config import InputError
-from chemkl.config.pipeline import PipelineConfig
-from chemkl.cores import n_cores
+from chemkl.config.pipeline import PipelineConfig, expand
 from chemkl.results.atomic import json_of, storing, write_bytes
 from chemkl.results.manifest import Manifest
-from chemkl.signals import LIFELINE, NUMBERS
+from chemkl.signals import NUMBERS
+from chemkl.stages import jobs as processes
 from chemkl.stages import runner
 from chemkl.stages.plan import (
     Planned,
@@ -39,7 +37,7 @@ from chemkl.stages.plan import (
     plan_pipeline,
     state_of,
 )
-from chemkl.stages.registry import STOPS, interrupted, interruptible
+from chemkl.stages.registry import STAGES, STOPS, interrupted, interruptible
 
 Status = Literal["planned", "skipped", "done", "stopped", "failed", "interrupted", "not run"]
 """planned: a dry run; skipped: it was complete; stopped: it ended early and can be resumed; not
@@ -89,6 +87,9 @@ def run(
         raise InputError(f"--jobs {jobs}: how many jobs run at a time, 1 or more")
     console = Console()
     with interruptible(lambda: "interrupted: no job has begun; the same command begins anew."):
+        if jobs > 1 and not dry_run:  # while this process looks at the settings
+            stages = {one.stage for one in expand(pipeline, out_dir).jobs}
+            processes.load_ahead(sorted({STAGES[one].module_name for one in stages}), jobs)
         config, planned = plan_pipeline(pipeline, out_dir, job=job, fresh=fresh)
     chosen = choose(planned, only, index)
     states = check_folders(chosen, fresh=fresh)
@@ -190,7 +191,7 @@ class _Child:
 
     plan: Planned
     line: _Line
-    process: subprocess.Popen[bytes]
+    process: BaseProcess
 
     def log(self, kind: str) -> str:
         """What the process has written: to the standard output (out) or the other one (log)."""
@@ -208,7 +209,7 @@ class _Child:
 
     def ended(self) -> Outcome:
         """Tell what has become of it, and print what it found."""
-        name, code, took = self.plan.job.name, self.process.returncode, self.line.took()
+        name, code, took = self.plan.job.name, self.process.exitcode or 0, self.line.took()
         found = [line for line in self.log("out").splitlines() if not line.startswith("[1/1] ")]
         sys.stdout.write("".join(f"{line}\n" for line in found))
         place = f"{place_of(self.plan.logs)}.log"
@@ -254,7 +255,7 @@ class _SideBySide:
                     for plan in list(self._waiting.values()):
                         self._start_if_ready(plan)
                     for name, child in list(self._running.items()):
-                        if child.process.poll() is not None:
+                        if child.process.exitcode is not None:
                             self._became[name] = self._running.pop(name).ended()
                     if self._console.is_terminal:
                         lines = [child.progress() for child in self._running.values()]
@@ -264,7 +265,7 @@ class _SideBySide:
             for child in self._running.values():
                 child.process.terminate()
             for child in self._running.values():
-                child.process.wait()
+                child.process.join()
                 child.ended()
             raise
         return [self._became[name] for name in self._titles]
@@ -287,26 +288,15 @@ class _SideBySide:
         del self._waiting[name]
 
 
-def _started(file: str | Path, plan: Planned, n_jobs: int) -> "subprocess.Popen[bytes]":
+def _started(file: str | Path, plan: Planned, n_jobs: int) -> BaseProcess:
     """Start a job, with its share of the cores; it dies with this process."""
-    n_threads = max(1, n_cores() // n_jobs)
-    most = os.environ.get("OMP_NUM_THREADS", "")
-    if most.isdecimal():
-        n_threads = min(n_threads, int(most))
-    own = {"OMP_NUM_THREADS": str(n_threads), LIFELINE: "0"}
-    command = [sys.executable, "-P", "-m", "chemkl", "run", file, "--job", plan.job.name]
+    command = ["run", str(file), "--job", plan.job.name, "--out", str(plan.folder.parent)]
+    out, log = (plan.logs.with_name(f"{plan.logs.name}.{kind}") for kind in ("out", "log"))
     plan.logs.parent.mkdir(parents=True, exist_ok=True)
-    names = (plan.logs.with_name(f"{plan.logs.name}.{kind}") for kind in ("out", "log"))
-    with storing(plan.logs), ExitStack() as files:
-        out, log = (files.enter_context(name.open("wb")) for name in names)
-        return subprocess.Popen(
-            [*command, "--out", plan.folder.parent],
-            stdin=subprocess.PIPE,  # its lifeline
-            stdout=out,
-            stderr=log,
-            env=os.environ | own,
-            start_new_session=True,  # Ctrl-C is for this process, which tells the others
-        )
+    with storing(plan.logs):
+        out.write_bytes(b"")
+        log.write_bytes(b"")
+    return processes.start(command, out, log, n_jobs)
 
 
 def _file_of(pipeline: Source, logs: Path) -> str | Path:

@@ -14,6 +14,7 @@ A stage of one's own is one row and one file; for pipelines its name also goes i
 Nothing here imports more than the settings' base: `chemkl --help` is to be quick.
 """
 
+import gc
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +30,17 @@ from chemkl.signals import StoppedBySignal, deferred
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+@contextmanager
+def few_collections() -> Iterator[None]:
+    """Look for garbage less often in this scope: in the imports of a stage it takes a second."""
+    before = gc.get_threshold()
+    gc.set_threshold(100_000, 50, 50)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 @dataclass(frozen=True)
@@ -62,11 +74,17 @@ class Stage:
         return model
 
     @property
+    def module_name(self) -> str:
+        """Where the stage's code is."""
+        return self.code or f"chemkl.stages.{self.name}"
+
+    @property
     def module(self) -> ModuleType:
         """The stage's code; importing it may take seconds (torch, lightning)."""
-        with deferred():
-            return import_module(self.code or f"chemkl.stages.{self.name}")
+        with deferred(), few_collections():
+            return import_module(self.module_name)
 
+    @few_collections()
     def load(
         self, source: object, overrides: Iterable[str | Override] = (), **places: Any
     ) -> Config:
@@ -81,6 +99,7 @@ class Stage:
         kinds = [f"configs/{self.name}"]
         return load_config(self.model, source, overrides, beside=beside, kinds=kinds, **places)
 
+    @few_collections()
     def check(
         self,
         config: Config,
@@ -113,7 +132,8 @@ class Stage:
         Raises:
             InputError: the config, an input, or a folder that holds something else.
         """
-        from chemkl.stages import runner  # it reads manifests: not for chemkl --help
+        with few_collections():
+            from chemkl.stages import runner  # it reads manifests: not for chemkl --help
 
         return runner.run(self, config, Path(out_dir), console)
 

@@ -14,7 +14,8 @@ import yaml
 from safetensors.torch import load_file
 
 from chemkl.results import Manifest, read_trace
-from chemkl.stages import pipeline
+from chemkl.results.log import read_log
+from chemkl.stages import jobs, pipeline
 
 RUN = [sys.executable, "-P", "-m", "chemkl", "run"]
 
@@ -93,24 +94,30 @@ def test_one_job_alone_is_run_without_a_look_at_the_others(mixed, chemkl):
     assert Manifest.load("runs/mixed/good").status == "complete"
 
 
-def test_each_has_its_share_of_the_cores(mixed, monkeypatch):
-    started = []
-
-    class Popen:
-        returncode = 0
-
-        def __init__(self, _command, env, **_):
-            started.append(env["OMP_NUM_THREADS"])
-
-        def poll(self):
-            return 0
-
-    monkeypatch.setattr(pipeline.subprocess, "Popen", Popen)
+@pytest.mark.parametrize(
+    ("given", "n_jobs", "expected"), [("", 2, 4), ("3", 2, 3), ("", 3, 2), ("", 20, 1)]
+)
+def test_each_has_its_share_of_the_cores(monkeypatch, given, n_jobs, expected):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
-    for given, n_jobs, expected in [("", 2, "4"), ("3", 2, "3"), ("", 3, "2"), ("", 20, "1")]:
-        monkeypatch.setenv("OMP_NUM_THREADS", given)
-        pipeline.run("p.yaml", only="good", jobs=n_jobs)
-        assert started.pop() == expected
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert jobs.n_threads(n_jobs) == expected
+
+
+def test_a_script_that_guards_nothing_is_not_run_again_by_its_jobs(mixed):
+    Path("mine.py").write_text(
+        "import os\n"
+        "from chemkl.stages import pipeline\n"
+        "print('begins')\n"
+        "outcomes = pipeline.run('p.yaml', only='good', jobs=2)\n"
+        "print(outcomes[0].status, os.environ.get('PYTHONSAFEPATH'))\n"
+    )
+    Path("rich.py").write_text("raise SystemExit('the folder is searched for modules')\n")
+    ran = subprocess.run(
+        [sys.executable, "-P", "mine.py"], capture_output=True, text=True, check=False
+    )
+    lines = ran.stdout.splitlines()
+    assert (lines.count("begins"), lines[-1]) == (1, "done None"), ran.stderr
+    assert Path("runs/mixed/_logs/good.log").read_text() == ""
 
 
 # ---- kills
@@ -153,6 +160,17 @@ def same(one, other, names):
     pd.testing.assert_frame_equal(*tables, check_exact=True)
 
 
+def test_they_are_those_of_one_job_at_a_time(grid, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    data = yaml.safe_load(Path("p.yaml").read_text())
+    data["stages"][0]["config"]["max_samples"] = 40
+    data["stages"][0]["grid"]["seed"] = [0, 1]
+    for n_jobs in (1, 2):
+        pipeline.run(data, tmp_path / str(n_jobs), jobs=n_jobs)
+    same(tmp_path / "1", tmp_path / "2", grid[:2])
+    assert Manifest.load(tmp_path / "2" / grid[0]).precision.threads == 1
+
+
 @pytest.mark.slow
 def test_ten_kills_of_jobs_side_by_side_leave_the_same_runs(grid, tmp_path):
     """By turns all is killed, told to end and interrupted, at last one job alone is killed."""
@@ -168,13 +186,13 @@ def test_ten_kills_of_jobs_side_by_side_leave_the_same_runs(grid, tmp_path):
         time.sleep(kill % 4 / 10)
         assert process.poll() is None, "it is over before ten kills: make the runs longer"
         if kill == 9:
-            os.kill(children(process.pid)[0], signal.SIGKILL)
+            os.kill(pids_of_jobs(out)[0], signal.SIGKILL)
             assert process.wait() == 1  # the others have gone on to their end
         else:
             number = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)[kill % 3]
             process.send_signal(number)
             assert process.wait() == {9: -9, 15: 143, 2: 130}[number]
-        while children_of_jobs(out):
+        while pids_of_jobs(out):
             time.sleep(0.05)
     subprocess.run([*RUN, "p.yaml", "--jobs", "2", "--out", str(out)], check=True, env=environment)
     same(out, tmp_path / "whole", grid)
@@ -185,13 +203,8 @@ def parts(out):
     return sum(1 for _ in out.glob("run-*/trace/part-*"))
 
 
-def children(pid):
-    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False)
-    return [int(child) for child in found.stdout.split()]
-
-
-def children_of_jobs(out):
-    found = subprocess.run(
-        ["pgrep", "-f", f"--job .*--out {out}"], capture_output=True, check=False
-    )
-    return found.stdout
+def pids_of_jobs(out):
+    """Those that live of all that ever were, as their logs tell."""
+    events = (event for run in out.glob("run-*") for event in read_log(run))
+    pids = [event["pid"] for event in events if event["event"] == "start"]
+    return [pid for pid in pids if Path("/proc", str(pid)).exists()]

@@ -1,0 +1,100 @@
+"""Jobs as processes, forked by a server that has imported what they need.
+
+Each is what ``python -m chemkl run PIPELINE --job NAME`` would be, without the seconds that its
+imports take. The server does nothing but import: a pool of threads would be lost in the copies.
+"""
+
+import atexit
+import os
+import runpy
+import signal
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import get_all_start_methods, get_context, parent_process
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import ModuleType
+
+from chemkl.cores import n_cores
+from chemkl.signals import NUMBERS, die_with, shielded
+
+_METHOD = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
+
+
+def n_threads(n_jobs: int) -> int:
+    """Threads of each of several jobs: its share of the cores, or fewer if the user has said so."""
+    share = max(1, n_cores() // n_jobs)
+    most = os.environ.get("OMP_NUM_THREADS", "")
+    return min(share, int(most)) if most.isdecimal() else share
+
+
+def load_ahead(modules: Iterable[str], n_jobs: int) -> None:
+    """Start the server, which imports modules while this process does something else."""
+    if _METHOD != "forkserver":
+        return
+    from multiprocessing import forkserver  # not on Windows
+
+    forkserver.set_forkserver_preload(["chemkl.cli", __name__, *modules])
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(n_threads(n_jobs)),  # it is read when torch is loaded
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+        "PYTHONSAFEPATH": "1",  # no module of the working directory's
+    }
+    with shielded(), _environment(environment):
+        forkserver.ensure_running()
+
+
+def start(command: Sequence[str], out: Path, log: Path, n_jobs: int) -> BaseProcess:
+    """Start a job; it writes its standard outputs into files, and dies with this process."""
+    own = os.environ | {"OMP_NUM_THREADS": str(n_threads(n_jobs))}
+    process: BaseProcess = get_context(_METHOD).Process(  # type: ignore[attr-defined]
+        target=_be, args=(command, own, Path.cwd(), out, log)
+    )
+    caller = sys.modules["__main__"]  # a script, which the job would run
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        with shielded():
+            process.start()
+    finally:
+        sys.modules["__main__"] = caller
+    return process
+
+
+def _be(
+    command: Sequence[str], environment: dict[str, str], folder: Path, out: Path, log: Path
+) -> None:
+    """Be the job, in the process that was forked for it."""
+    if hasattr(os, "setsid"):
+        os.setsid()  # Ctrl-C is for the starter, which tells the others
+    os.chdir(folder)
+    for number, path in ((1, out), (2, log)):
+        with path.open("wb") as file:
+            os.dup2(file.fileno(), number)
+    os.environ.clear()
+    os.environ.update(environment)
+    if "torch" in sys.modules:  # the server may be one of an earlier run of this process
+        sys.modules["torch"].set_num_threads(int(environment["OMP_NUM_THREADS"]))
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*NUMBERS, signal.SIGINT})
+    starter = parent_process()
+    if starter is not None:
+        die_with(int(starter.sentinel))
+        if not starter.is_alive():
+            os._exit(1)
+    sys.argv = ["chemkl", *command]
+    try:
+        runpy.run_module("chemkl", run_name="__main__", alter_sys=True)
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing leaves them out before Python 3.14
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
