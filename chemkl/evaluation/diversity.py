@@ -115,7 +115,7 @@ def short_tour(distances: np.ndarray) -> np.ndarray:
     Replacing the steps (a, b) and (c, d) by (a, c) and (b, d) is turning round all from b to c.
     """
     n = len(distances)
-    tour, left = np.zeros(n, dtype=int), np.ones(n, dtype=bool)
+    tour, left = np.zeros(n + 1, dtype=int), np.ones(n, dtype=bool)  # back to the first at its end
     for place in range(1, n):
         left[tour[place - 1]] = False
         tour[place] = np.where(left, distances[tour[place - 1]], np.inf).argmin()
@@ -124,14 +124,14 @@ def short_tour(distances: np.ndarray) -> np.ndarray:
         swapped = False
         for i in range(n - 2):
             a, b = tour[i], tour[i + 1]
-            c, d = tour[i + 2 :], np.roll(tour, -1)[i + 2 :]
+            c, d = tour[i + 2 : -1], tour[i + 3 :]
             gain = distances[a, b] + distances[c, d] - distances[a, c] - distances[b, d]
             best = int(gain.argmax())
             if gain[best] > SHORTER:
                 end = i + 2 + best
                 tour[i + 1 : end + 1] = tour[i + 1 : end + 1][::-1].copy()
                 swapped = True
-    return tour
+    return tour[:-1]
 
 
 def butina_clusters(distances: np.ndarray, distance: float) -> list[tuple[int, ...]]:

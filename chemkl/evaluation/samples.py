@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from itertools import repeat
 from typing import Any, TypeVar
 
@@ -250,22 +250,31 @@ def read_structures(
     """
     units: list[Any] = list(smiles)
     if scaffolds is not None and len(smiles) > CHECKED:
-        reader = StructureReader()
         places = np.linspace(0, len(smiles) - 1, CHECKED).astype(int)
         recorded = [(smiles[i], scaffolds[i]) for i in places]
-        quick = partial(reader, is_canonical=are_canonical)
-        if all(reader(text) == quick(text, scaffold) for text, scaffold in recorded):
+        quick = partial(_structure, is_canonical=are_canonical)
+        if all(_structure(text) == quick(text, scaffold) for text, scaffold in recorded):
             units = list(zip(smiles, scaffolds, strict=True))
     read = in_order("canonical_structures" if are_canonical else "structures", units, workers)
     return [None if fields is None else Structure._make(fields) for fields in read]
 
 
+_reader = StructureReader()
+
+
+@lru_cache(2 * ALONE)
+def _structure(
+    smiles: str, scaffold: str | None = None, *, is_canonical: bool = False
+) -> Structure | None:
+    """What the reader makes of a molecule; a report asks for those of the evaluation before it."""
+    return _reader(smiles, scaffold, is_canonical=is_canonical)
+
+
 def _jobs(_mark: Mark | None = None) -> Jobs:
-    """What is done with a unit; a process keeps its reader, and so what that remembers."""
-    reader = StructureReader()
+    """What is done with a unit."""
 
     def structures(unit: Sequence[Any], *, are_canonical: bool = False) -> list[Any]:
-        quick = partial(reader, is_canonical=are_canonical)
+        quick = partial(_structure, is_canonical=are_canonical)
         read = [quick(one) if isinstance(one, str) else quick(*one) for one in unit]
         return [fields and tuple(fields) for fields in read]  # plain tuples travel faster
 
