@@ -135,7 +135,7 @@ def lost_parts(trace: pd.DataFrame) -> str:
     rows = rows[rows["prompt"].isin(lost)]
     named = f"{', '.join(lost[:3])}{f' and {len(lost) - 3} more' if len(lost) > 3 else ''}"
     return (
-        f"no molecule was made that holds {named}, by any of {len(rows):,} samples; most often: "
+        f"no valid molecule was made of {named}, by any of {len(rows):,} samples; most often: "
         f"{rows['reason'].mode().iloc[0]}. What may help: a smaller part, more choices, a prior "
         "that writes such molecules (chemkl sample with this generator shows what it makes of them)"
     )

@@ -26,7 +26,7 @@ def n_threads(n_jobs: int) -> int:
     """Threads of each of several jobs: its share of the cores, or fewer if the user has said so."""
     share = max(1, n_cores() // n_jobs)
     most = os.environ.get("OMP_NUM_THREADS", "")
-    return min(share, int(most)) if most.isdecimal() else share
+    return max(1, min(share, int(most))) if most.isdecimal() else share
 
 
 def load_ahead(modules: Iterable[str], n_jobs: int) -> None:

@@ -139,8 +139,8 @@ def work(config: SampleConfig, start: Start) -> None:
         )
         if n_lost == config.n:
             start.say(
-                "no sample holds its part (the column problem says why): take a smaller part, more "
-                "choices, or a prior that writes such molecules"
+                "no sample is valid and holds its part (the column problem says why): take a "
+                "smaller part (keep), more choices, or a prior that writes such molecules"
             )
         how = {"workers": n_workers, "precision": "bf16-mixed" if rough else "32-true"}
         manifest.finish(results={"samples": config.n, "truncated": n_truncated, **how, **cost})

@@ -134,6 +134,16 @@ def test_values_by_hand(kind, smiles, expected):
     assert value(kind, smiles) == pytest.approx(expected, abs=2e-6)
 
 
+def test_a_chain_does_not_depend_on_what_was_asked_before():
+    transform = {"kind": "sigmoid", "low": 1, "high": 3}
+    kinds = "rotatable_chain", "graph_length"
+    rewards = [
+        reward_of(*({"kind": kind, "transform": transform} for kind in order))
+        for order in (kinds, kinds[::-1])
+    ]
+    assert [float(r.score(["CCCCCCCC"])["raw_rotatable_chain"][0]) for r in rewards] == [5, 5]
+
+
 def test_what_an_index_cannot_be_for_is_a_reason_and_not_a_number():
     transform = {"kind": "sigmoid", "low": 1, "high": 3}
     row = reward_of({"kind": "balaban_j", "transform": transform}).score([SALT]).loc[0]

@@ -200,7 +200,7 @@ def test_parts_that_no_molecule_holds_are_told_at_the_end(config, tmp_path, monk
     monkeypatch.setattr(Scaffold, "problem", lambda *_: "fixed part: not the scaffold")
     posttrain.run(config | {"max_samples": 32}, tmp_path / "run")
     told = (
-        "no molecule was made that holds *C1CCCC1, *CCCN*, by any of 32 samples; most often: fixed "
+        "no valid molecule was made of *C1CCCC1, *CCCN*, by any of 32 samples; most often: fixed "
         "part: not the scaffold. What may help: a smaller part, more choices, a prior that"
     )
     assert capsys.readouterr().err.count(told) == 1
@@ -208,7 +208,10 @@ def test_parts_that_no_molecule_holds_are_told_at_the_end(config, tmp_path, monk
     assert told[:60] in " ".join(capsys.readouterr().out.split())
     given = {"policy": config["prior"], "n": 10, "generator": config["generator"]}
     sample.run(given, tmp_path / "samples")
-    assert "no sample holds its part (the column problem says why)" in capsys.readouterr().err
+    assert (
+        "no sample is valid and holds its part (the column problem says why)"
+        in capsys.readouterr().err
+    )
 
 
 def test_samples_of_a_generator_say_the_same(tiny_prior, tmp_path):

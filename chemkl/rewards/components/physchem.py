@@ -130,7 +130,7 @@ def _balaban_j(mol: Mol) -> float:
 
 def _longest_path(mol: Mol) -> float:
     """Give the longest of the shortest paths between two atoms, in bonds, within one fragment."""
-    distances = Chem.GetDistanceMatrix(mol)
+    distances = Chem.GetDistanceMatrix(mol, force=True)  # a copy of a molecule has the old one's
     return float(distances[distances < mol.GetNumAtoms()].max())  # 1e8 stands for: not connected
 
 
