@@ -291,9 +291,11 @@ def misfits(
 def replay_problems(
     target: TargetSettings,
     estimator: EstimatorSettings,
+    shaper: ShaperSettings | None,
     memory: MemoryConfig,
     *,
-    explores: bool = False,
+    seeded: bool,
+    explores: bool,
 ) -> Iterator[tuple[str, str]]:
     """Say why rows of a memory cannot be learnt from, as pairs (key, what is wrong)."""
     from chemkl.losses import ESTIMATORS
@@ -304,9 +306,12 @@ def replay_problems(
         yield "estimator", f"{estimator.kind!r} {text}: take {able}{others}, or no memory"
     elif not ESTIMATORS[estimator.kind].off_policy:
         text = f"no policy sampled its molecules, and {estimator.kind!r} weighs by one that did"
-        for key, is_given in (("memory.seed", memory.seed is not None), ("exploration", explores)):
+        for key, is_given in (("memory.seed", seeded), ("exploration", explores)):
             if is_given:
                 yield key, f"{text}: take the estimator {able}, or no {key.rpartition('.')[2]}"
+    if shaper is not None:
+        text = f"{shaper.kind!r} shapes what is sampled, and a memory replays other rows too"
+        yield "shaper", f"{text}: take no shaper (null), or no memory"
     if memory.draw == "hits" and not target.has_hits:
         text = f"'hits', but the target {target.kind!r} has none: take reward, rank, scaffolds or"
         yield "memory.draw", f"{text} uniform, or the target mara"

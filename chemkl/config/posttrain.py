@@ -288,7 +288,7 @@ class PosttrainConfig(Config):
     """Replays molecules that the run has found; for estimators that are right on rows which
     another policy sampled (log_variance, reinvent, snis, trajectory_balance, dpo; ahc and
     hill_climbing, which have other ends), or that weigh them by that policy (rloo, ppo, grpo with
-    clip). null: none."""
+    clip), and without a shaper. null: none."""
     exploration: ExplorationConfig | None = Field(
         None, exclude_if=lambda explores: explores is None
     )
@@ -360,14 +360,30 @@ class PosttrainConfig(Config):
             text = "take fewer rows, or a larger capacity"
             drawn = f"{self.replayed} rows a step{'' if self.memory.rows else ' (half a batch)'}"
             yield "memory.rows", f"{drawn}, but a capacity of {self.memory.capacity}: {text}"
-        yield from replay_problems(
-            self.target, self.estimator, self.memory, explores=self.exploration is not None
-        )
+        yield from self._problems_of_replay(self.memory)
 
     @property
     def replayed(self) -> int:
         """The number of molecules of the memory that join each batch."""
         return 0 if self.memory is None else self.memory.rows or self.batch_size // 2
+
+    def _problems_of_replay(self, memory: MemoryConfig) -> Iterator[tuple[str, str]]:
+        """Each key once: where a stage does not give it, with the first stage that it harms."""
+        found: dict[str, str] = {}
+        for n, settings in enumerate(self.in_stages):
+            for key, text in replay_problems(
+                settings.target,
+                settings.estimator,
+                settings.shaper,
+                memory,
+                seeded=memory.seed is not None and n == 0,
+                explores=self.exploration is not None,
+            ):
+                if self.stages and key in self.stages[n].given:
+                    found[f"stages.{n}.{key}"] = text
+                else:
+                    found.setdefault(key, f"in stages.{n}: {text}" if self.stages else text)
+        yield from found.items()
 
     def _problems_of_stages(self) -> Iterator[tuple[str, str]]:
         stages = self.stages or []
@@ -386,10 +402,6 @@ class PosttrainConfig(Config):
                 yield f"{at}.keep_filter", "there is no such filter in the stage before to go on"
             parts = settings.target, settings.estimator, settings.shaper
             own = misfits(*parts, settings.reward.bounds)
-            if self.memory is not None:
-                own += replay_problems(
-                    *parts[:2], self.memory, explores=self.exploration is not None
-                )
             if self.updates_per_batch > 1:
                 own += update_problems(settings.estimator, augment=self.augment)
             yield from ((f"{at}.{key}", text) for key, text in own if {*stage.given} & _OBJECTIVE)

@@ -34,7 +34,8 @@ class LossInputs:
             mixture of policy and memory (``snis``). None: the policy of today sampled all rows.
         retained: True at rows that the policy of today did not sample: those that
             ``LossOutput.carry`` of the last batch handed on (``msc``), or replayed ones. They
-            count in target and loss, and are left out of the metrics.
+            count in target and loss, and are left out of the metrics that describe a batch; the
+            loss and the estimator's own (``weight``, ``advantage_std``, ``clip_rate``) are of all.
         logp_policy_of_prior: (P,), log pi_theta, with graph, of sequences that the reference has
             sampled for this batch (``forward_kl`` with reference "prior").
         kernel: (B, B), similarity of the rows in [0, 1], symmetric, 1 on the diagonal (a shaper).

@@ -186,3 +186,56 @@ def test_an_unknown_logger_is_refused(given, logger):
 @pytest.mark.parametrize("devices", [1, [3], 2, "auto"])
 def test_the_devices_may_be_chosen(given, devices):
     assert load(given | {"trainer": {"devices": devices}}).trainer == {"devices": devices}
+
+
+# ---- a memory in stages
+
+
+FIRST = {"until": {"calls": 40}}
+WEIGHS, FREE = {"estimator": "rloo"}, {"estimator": "log_variance"}
+
+
+@pytest.fixture
+def seeded(tmp_path):
+    seed = tmp_path / "seed.smi"
+    seed.write_text("CCO\n")
+    return {"memory": {"seed": {"path": str(seed)}}}
+
+
+@pytest.fixture
+def explores():
+    pytest.importorskip("mol_ga")
+    return {"memory": {}, "exploration": {"screen": "prior"}}
+
+
+def test_only_the_first_stage_has_to_take_seeds(given, seeded):
+    load(given | seeded | FREE | {"stages": [FIRST, WEIGHS]})
+    load(given | seeded | WEIGHS | {"stages": [FIRST | FREE, {}]})
+    for top, stage in ((FREE, WEIGHS), (WEIGHS, {})):
+        (line,) = problems(given | seeded | top | {"stages": [FIRST | stage, FREE]})
+        assert line.startswith(
+            "settings: memory.seed: in stages.0: no policy sampled its molecules, and 'rl"
+        )
+
+
+def test_every_stage_has_to_take_what_is_explored(given, explores):
+    load(given | explores | WEIGHS | {"stages": [FIRST | FREE, FREE]})
+    for top, stage in ((FREE, WEIGHS), (WEIGHS, {})):
+        (line,) = problems(given | explores | top | {"stages": [FIRST | FREE, stage]})
+        assert line.startswith(
+            "settings: exploration: in stages.1: no policy sampled its molecules, and 'rl"
+        )
+
+
+def test_every_stage_has_to_take_what_is_replayed(given):
+    settings = given | {"memory": {}, "stages": [FIRST | {"shaper": "entropy"}, {}]}
+    (line,) = problems(settings)
+    assert line.startswith("settings: stages.0.shaper: 'entropy' shapes what is sampled")
+    (line,) = problems(settings | {"estimator": "f_dpg", "stages": [FIRST | FREE, {}]})
+    assert line.startswith(
+        "settings: estimator: in stages.1: 'f_dpg' cannot learn from replayed rows"
+    )
+    (line,) = problems(settings | {"memory": {"draw": "hits"}, "stages": [FIRST, {}]})
+    assert line.startswith(
+        "settings: memory.draw: in stages.0: 'hits', but the target 'gibbs' has none"
+    )

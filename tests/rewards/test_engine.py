@@ -151,10 +151,12 @@ def test_a_failure_is_not_kept(own):
         assert model._engine._cache.look_up(["CP"])["CP"].keys() == keys.keys() - {"moody"}
 
 
-def test_a_molecule_that_hangs_or_kills_its_worker_is_the_only_one_that_fails(own):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_molecule_that_hangs_or_kills_its_worker_is_the_only_one_that_fails(own, workers):
     reward = {"components": [{"kind": "qed"}, function(own, "moody")]}
     smiles = ["C", "CBr", "CC", "CI", "CP", "CCC", "CCCC", "CCCCC"]
-    with RewardModel.from_config({**reward, "timeout": 1.0}) as model:
+    settings = {**reward, "workers": workers, "timeout": 1.0}
+    with RewardModel.from_config(settings) as model:
         rows = model.score(smiles).set_index("smiles")
         again = model.score(["BrC", "CI"])
         counts = model.failures["moody"]

@@ -107,6 +107,8 @@ def test_a_run_with_a_memory_differs_from_one_without(config, finished, tmp_path
          "policy of today did not sample: take reinvent, "),
         ({"estimator": "ppo", "memory": {"seed": {"path": SAMPLE}}, "budget": 9000}, "memory.seed: "
          "no policy sampled its molecules, and 'ppo' weighs by one that did: take the estimator "),
+        ({"estimator": {"kind": "rloo"}, "shaper": "set_diversity"}, "shaper: 'set_diversity' "
+         "shapes what is sampled, and a memory replays other rows too: take no shaper (null), or"),
         ({"estimator": {"kind": "ahc", "top_k": 20}}, "estimator.top_k: top_k must lie in (0, 1], "
          "got 20; it is a share: 0.5 of a batch of 64 are its 32 best rows"),
         ({"estimator": {"kind": "hill_climbing", "top_k": 20}}, "estimator.top_k: top_k must"),
