@@ -503,7 +503,7 @@ def reopen(path: Path, saved: dict[str, Any], step: int, per_step: int = 1) -> N
     loop["state_dict"]["combined_loader"] = [{"next": n}]
     counts = {"epoch": 0, "global_step": n, "next_step": step, "loader": {"next": n}}
     with atomic_file(path, sealed=True, note=f"step {step}") as draft:
-        torch.save(saved | counts, draft)
+        torch.save(saved | counts | {"is_cut": False}, draft)
 
 
 # ---- progress

@@ -297,7 +297,7 @@ def of_a_full_disk():
     ],
 )
 def test_the_exit_code_of_a_full_disk_is_1_and_one_line(monkeypatch, capsys, error, code, said):
-    def fail():
+    def fail(**_settings):
         raise error
 
     monkeypatch.setattr(cli, "app", fail)
