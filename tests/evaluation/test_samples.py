@@ -92,7 +92,7 @@ def test_a_molecule_without_a_fingerprint_is_skipped_too(make_trace, monkeypatch
             raise MoleculeError("made up")
         return packed_morgan(mol, **settings)
 
-    monkeypatch.setattr(structures, "packed_morgan", fails)  # of a molecule that no other test reads
+    monkeypatch.setattr(structures, "packed_morgan", fails)  # no other test reads PP
     samples = from_trace("x", make_trace([[("PP", 0.5), ("CCC", 0.5)]]))
     assert (samples.valid, samples.skipped, samples.n_sampled) == (["CCC"], {"PP"}, 2)
 
