@@ -19,6 +19,8 @@ from chemkl.config.base import install
 
 Origin = Literal["crossover", "mutation", "neighbour"]
 SHARES: Mapping[Origin, float] = {"crossover": 0.5, "mutation": 0.25, "neighbour": 0.25}
+MOST_ATOMS = 70
+"""Heavy atoms of a proposal; a crossover can join two large halves."""
 TRIES = 20
 """Attempts a wanted proposal, after which fewer are given."""
 
@@ -38,7 +40,7 @@ def propose(
     *,
     shares: Mapping[Origin, float] = SHARES,
     similarity: float = 0.5,
-    most_atoms: int = 70,
+    most_atoms: int = MOST_ATOMS,
 ) -> list[Proposal]:
     """Propose new molecules: n distinct ones, none of them a parent, or fewer if n cannot be found.
 
@@ -53,7 +55,7 @@ def propose(
         rng: decides everything that is left to chance.
         shares: how often each operator is tried; they need not sum to 1.
         similarity: least Tanimoto similarity (Morgan, radius 2) of a neighbour to its parent.
-        most_atoms: heavy atoms of a proposal; a crossover can join two large halves.
+        most_atoms: heavy atoms of a proposal.
 
     Raises:
         InputError: a parent that is no molecule; no parents; mol_ga is not installed.

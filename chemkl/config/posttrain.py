@@ -294,7 +294,8 @@ class PosttrainConfig(Config):
     )
     """Spends some calls of each step on children of the memory's best molecules, by crossover,
     mutation and close neighbours, from which the policy learns as from replayed ones; needs a
-    memory. null: all calls are for the policy's samples."""
+    memory, and an estimator that does not weigh old rows (as rloo, ppo and grpo do). null: all
+    calls are for the policy's samples."""
     batch_size: int = Field(64, ge=2)
     """Molecules sampled at each step."""
     updates_per_batch: int = Field(1, ge=1, exclude_if=lambda n: n == 1)

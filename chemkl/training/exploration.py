@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from chemkl.chem.fingerprints import fingerprint_bits
-from chemkl.chem.operators import SHARES, Origin, graph_ga, propose
+from chemkl.chem.operators import MOST_ATOMS, SHARES, Origin, graph_ga, propose
 from chemkl.config import InputError, complaints
 from chemkl.config.base import install
 from chemkl.config.memory import ExplorationConfig, Screen
 from chemkl.policies.base import SequenceModel, pad
-from chemkl.training.ledger import BaseLedger
+from chemkl.training.ledger import Ledger
 from chemkl.training.memory import Memory, step_rng
 
 LEARNT_FROM = 2000
@@ -70,6 +70,7 @@ def explore(
     proposals_per_call: int = 8,
     screen: Screen = "surrogate",
     shares: Mapping[Origin, float] = SHARES,
+    most_atoms: int = MOST_ATOMS,
 ) -> Chosen:
     """Choose n children of molecules that are worth a call, or fewer where not so many are found.
 
@@ -87,8 +88,12 @@ def explore(
         proposals_per_call: proposals that the screen chooses each call from, 1 or more.
         screen: see `ExplorationConfig.screen`.
         shares: of the operators, see `propose`.
+        most_atoms: heavy atoms of a child.
     """
-    proposals = propose(parents, n * proposals_per_call, rng, shares=shares) if parents else []
+    proposals = []
+    if parents:
+        wanted = n * proposals_per_call
+        proposals = propose(parents, wanted, rng, shares=shares, most_atoms=most_atoms)
     new = [one for one in proposals if not is_known(one.smiles)]
     spelled = [(one, ids) for one in new if (ids := spell(one.smiles)) is not None]
     paid = [(*both, part) for both in spelled if (part := share(both[0].smiles)) > 0]
@@ -178,7 +183,7 @@ class Explorer:
         self,
         config: ExplorationConfig,
         memory: Memory,
-        ledger: BaseLedger,
+        ledger: Ledger,
         reference: SequenceModel,
         spell: Callable[[str], Sequence[int] | None],
         seed: int = 0,
@@ -215,6 +220,7 @@ class Explorer:
             proposals_per_call=config.proposals_per_call,
             screen=config.screen,
             shares={origin: getattr(config.shares, origin) for origin in SHARES},
+            most_atoms=min(MOST_ATOMS, ledger.most_atoms),
         )
 
     def _logp_ref(self, token_BT: Tensor) -> Tensor:

@@ -169,12 +169,17 @@ class Ledger(BaseLedger):
         """Whether worker processes score."""
         return self._reward.has_workers
 
+    @property
+    def most_atoms(self) -> int:
+        """Heavy atoms of the largest molecule that is scored."""
+        return self._reward.config.max_atoms
+
     def identify(self, rollout: Rollout) -> Sequence[str | None]:
         """Canonicalise the rows; a truncated one is invalid."""
-        most = self._reward.config.max_atoms
         pairs = zip(rollout.smiles, _problems(rollout), strict=True)
         return [
-            None if problem else canonicalise(smiles, max_atoms=most) for smiles, problem in pairs
+            None if problem else canonicalise(smiles, max_atoms=self.most_atoms)
+            for smiles, problem in pairs
         ]
 
     def identities(self, rows: pd.DataFrame) -> Sequence[str | None]:

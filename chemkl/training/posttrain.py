@@ -6,7 +6,7 @@ Legend: B rows of a batch, C rows that it carries over from the batch before.
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -127,6 +127,8 @@ class Posttrain(lightning.LightningModule):
         self._seed = seed
         self._warned = False
         self._learns = False
+        self._is_cut = False
+        """Whether the latest step was cut short, and not learnt from."""
 
     def training_step(self, number: int, _batch_index: int) -> Tensor | None:
         """Make one step; a batch that the run's end cuts short is recorded, not learnt from.
@@ -165,7 +167,7 @@ class Posttrain(lightning.LightningModule):
         self.take_in(recorded)
         if self.trace is not None:
             self.trace.append(recorded)
-        self.next_step = step + 1
+        self.next_step, self._is_cut = step + 1, not learns
         canonical = [s if isinstance(s, str) else None for s in joint["canonical_smiles"]]
         self._batch = _Batch(with_drawn(rollout, drawn), as_sampled(inputs), canonical, recorded)
         self._end_update(0 if learns else self._updates - 1)
@@ -357,6 +359,7 @@ class Posttrain(lightning.LightningModule):
         explorer, ranks = self._phases[self._stage].explorer, self.ranks
         if explorer is None:
             return None
+        self._builder.wait()  # for explorers ask the same prior
         # what the first process chooses counts, as another machine might round otherwise
         chosen = ranks.agree(lambda: None if ranks.rank else explorer.choose(step))[0]
         assert chosen is not None
@@ -456,11 +459,12 @@ class Posttrain(lightning.LightningModule):
             checkpoint["memory"] = self.memory.state_dict()
         if (explorer := self._phases[self._stage].explorer) is not None:
             checkpoint["exploration"] = explorer.state_dict()
-        checkpoint["is_cut"] = not self._learns
+        checkpoint["is_cut"] = self._is_cut
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Continue with them."""
         self.next_step = checkpoint["next_step"]
+        self._is_cut = checkpoint.get("is_cut", False)
         states = [checkpoint["objective"], *checkpoint.get("later_objectives", ())]
         for objective, state in zip(self._objectives, states, strict=True):
             objective.load_state_dict(state)
@@ -564,6 +568,10 @@ class InputBuilder:
         )
         tokens = self._with_carried(rollout)
         self._asked = self._beside.submit(rounding(ranks.own_logp), self._logp_ref, tokens)
+
+    def wait(self) -> None:
+        """Wait until nobody else asks the prior: it serves one thread at a time."""
+        wait([self._asked] if self._asked else [])
 
     def turn_to(self, objective: Objective) -> None:
         """Build the inputs of another objective, without rows of the one before."""

@@ -2,6 +2,8 @@
 
 import json
 import sys
+import threading
+import time
 
 import numpy as np
 import pandas as pd
@@ -27,6 +29,8 @@ from chemkl.results.collapse import judge
 from chemkl.results.inspection import count, sampled_rows
 from chemkl.stages import posttrain
 from chemkl.training.exploration import Explorer
+from chemkl.training.ledger import Ledger
+from chemkl.training.posttrain import InputBuilder
 
 EXPLORES = MEMORY | {
     "exploration": {"calls": 5, "proposals_per_call": 5, "parents": 20, "refit": 3}
@@ -141,6 +145,36 @@ def test_a_run_goes_on_to_the_bit_when_it_is_killed_and_made_longer(
              for each in ("run", "whole")]  # fmt: skip
     assert saved[0]["exploration"] == saved[1]["exploration"]
     assert saved[0]["exploration"]["counts"]["proposed"] > 0
+
+
+def test_what_the_reward_does_not_read_is_not_proposed(config, tmp_path):
+    config["reward"] = config["reward"] | {"max_atoms": 9}
+    posttrain.run(config | {"budget": 60}, tmp_path)
+    trace = read_trace(tmp_path)
+    explored = trace[trace["origin"].isin([*SHARES]) & ~trace["is_replay"]]
+    assert len(explored) > 5
+    assert explored["call"].notna().all()
+
+
+def test_the_prior_is_not_asked_by_two_threads_at_once(config, tmp_path, monkeypatch):
+    asking, asked = [], []
+    answer, choose = InputBuilder._logp_ref, Explorer.choose
+
+    def slowly(self, tokens):
+        asking.append(threading.current_thread() is not threading.main_thread())
+        time.sleep(0.2)
+        asked.append(asking.pop())
+        return answer(self, tokens)
+
+    def alone(self, step):
+        assert not asking
+        return choose(self, step)
+
+    monkeypatch.setattr(Ledger, "waits", True)
+    monkeypatch.setattr(InputBuilder, "_logp_ref", slowly)
+    monkeypatch.setattr(Explorer, "choose", alone)
+    posttrain.run(config | {"budget": 30}, tmp_path)
+    assert any(asked)
 
 
 def test_it_starts_when_it_is_told_to(config, tmp_path):

@@ -687,6 +687,18 @@ def test_a_longer_run_may_be_killed_too(config, tmp_path, monkeypatch, kill):
     assert not (tmp_path / "run" / "evaluation").exists()
 
 
+def test_a_longer_run_that_is_killed_at_once_makes_no_learnt_step_again(
+    config, tmp_path, monkeypatch
+):
+    longer = config | {"budget": 80}
+    posttrain.run(longer, tmp_path / "whole")
+    posttrain.run(config | {"budget": 60}, tmp_path / "run")
+    cut = read_trace(tmp_path / "run")["step"].max()
+    run_and_kill(monkeypatch, killed_at_step(cut), longer, tmp_path / "run")
+    posttrain.run(longer, tmp_path / "run")
+    same_run(tmp_path / "run", tmp_path / "whole")
+
+
 def test_a_run_can_be_made_longer_again_and_again(config, tmp_path, capsys):
     for budget in (40, 60, 61, 100):
         posttrain.run(config | {"budget": budget}, tmp_path / "run")

@@ -97,6 +97,20 @@ def test_the_loader_knows_where_it_stands():
     assert len(other) == 5
 
 
+@pytest.mark.parametrize(("most", "is_cut"), [(32, False), (24, True)])
+def test_what_is_loaded_and_saved_again_tells_as_before_whether_a_step_was_cut(
+    make_module, fit, most, is_cut
+):
+    module, saved, again = make_module(most_samples=most), {}, {}
+    fit(module, 2)
+    module.on_save_checkpoint(saved)
+    other = make_module(most_samples=most)
+    other.on_load_checkpoint(saved)
+    other.on_save_checkpoint(again)
+    assert saved["next_step"] == 2
+    assert saved["is_cut"] is again["is_cut"] is is_cut
+
+
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_one_step_is_the_gradient_of_the_formula_and_one_update_of_adam(
     make_module, fit, tiny_prior, estimator
