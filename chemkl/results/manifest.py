@@ -358,8 +358,8 @@ class Manifest(BaseModel):
         if status == "complete":
             outside = (str(path.resolve()) for path in beside)
             self.outputs = [*_output_in(self._folder), *outside]
+        self.log.add(_EVENTS[status], ended_by=ended_by)  # a complete run gets no more lines
         self.save()
-        self.log.add(_EVENTS[status], ended_by=ended_by)  # once: a start behind it is skipped
 
     def save(self) -> None:
         """Write `manifest.json` atomically, with a checksum.

@@ -52,15 +52,22 @@ def test_a_log_that_cannot_be_written_does_not_end_the_run(tmp_path):
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_an_end_stands_behind_its_manifest_so_that_there_is_one(tmp_path, monkeypatch):
-    def killed(_manifest):
-        raise KeyboardInterrupt
-
+@pytest.mark.parametrize(
+    ("error", "event", "why"),
+    [
+        (None, "end", None),
+        (ValueError("odd"), "failure", "ValueError: odd"),
+        (KeyboardInterrupt(), "signal", "KeyboardInterrupt"),
+    ],
+)
+def test_a_stage_logs_its_start_and_its_end(tmp_path, error, event, why):
     manifest = Manifest.start(tmp_path, stage="score", config={})
-    with suppress(KeyboardInterrupt), monkeypatch.context() as patch:
-        patch.setattr(Manifest, "save", killed)
-        manifest.finish()
-    assert [event["event"] for event in read_log(tmp_path)] == ["start"]
+    with suppress(ValueError, KeyboardInterrupt), manifest:
+        if error:
+            raise error
+    start, end = read_log(tmp_path)
+    assert (start["event"], start["stage"], start["run_id"]) == ("start", "score", manifest.run_id)
+    assert (end["event"], end["ended_by"]) == (event, why)
 
 
 def test_a_further_rank_is_silent(tmp_path):
