@@ -77,11 +77,12 @@ class ExplorationConfig(Config):
     operators of graph GA. Each costs its call, joins the batch of its step, and enters the memory.
     """
 
-    calls: int = Field(4, ge=1)
-    """Calls a step; fewer where not so many new molecules are found, and where the budget ends."""
-    proposals_per_call: int = Field(4, ge=1)
-    """Molecules made for each of these calls, of which the screen chooses one; 1 or more. One takes
-    about 4 ms."""
+    calls: int = Field(4, ge=1, le=1_000)
+    """Calls a step, 1 to 1,000; fewer where not so many new molecules are found, and where the
+    budget ends."""
+    proposals_per_call: int = Field(4, ge=1, le=1_000)
+    """Molecules made for each of these calls, of which the screen chooses one; 1 to 1,000. One
+    takes about 4 ms."""
     screen: Screen = "surrogate"
     """Which ones. none: as they come; prior: the likeliest under the prior; surrogate: those for
     which a random forest on what was paid so far expects most, times the share that the diversity
