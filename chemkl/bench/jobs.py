@@ -3,19 +3,22 @@
 python -m chemkl.bench.jobs [--budget 3000] [--jobs 2] [--repeats 1]
 
 On a machine that has other work the clock says little. Beside it stands the gain that the processor
-time of the jobs allows where each has a core to itself: what more processes cost is in it.
+time of the jobs allows where each has a core to itself: what more processes cost is in it. Above
+all stands what the machine itself gains: matrix products alone, in one process and in several.
 """
 
 import argparse
 import ctypes
+import multiprocessing
 import os
 import resource
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
 
-from chemkl.bench.measure import Used, run_command
+from chemkl.bench.measure import Used, product_rate, run_command, threads
 from chemkl.config import shipped
 from chemkl.cores import n_cores
 from chemkl.results.atomic import json_of
@@ -32,6 +35,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1)
     asked = parser.parse_args()
     ctypes.CDLL(None).prctl(SUBREAPER, 1)
+    print(f"matrix products alone: {machine_gain(asked.jobs):.2f} times as many in {asked.jobs}")
     entry = {
         "stage": "posttrain",
         "config": str(shipped.root() / "configs/posttrain/quickstart.yaml"),
@@ -60,6 +64,20 @@ def main() -> None:
     print(
         f"by processor time {asked.jobs * cpu[1] / cpu[asked.jobs]:.2f}, with a core for each job"
     )
+
+
+def machine_gain(n: int, seconds: float = 3.0) -> float:
+    """How many times the matrix products of one process n make together, a thread each."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(n, context) as pool:
+        list(pool.map(_products, [0.1] * n))  # all are there, and warm
+        alone, together = (sum(pool.map(_products, [seconds] * k)) for k in (1, n))
+    return together / alone
+
+
+def _products(seconds: float) -> float:
+    with threads(1):
+        return product_rate(64, seconds=seconds)
 
 
 def _processor() -> float:

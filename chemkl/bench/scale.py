@@ -33,12 +33,12 @@ CHEAP = {"components": [{"kind": "hbd", "transform": {"kind": "step", "high": 3}
 
 
 def made_up(n: int) -> list[str]:
-    """Different molecules: those of the sample of MOSES, then each beside a longer alkane."""
+    """Different molecules: those of the sample of MOSES, then each beside a labelled methane."""
     known = (shipped.root() / "data/moses_sample.smi").read_text().split()[1:]
     canonical = [text for text in map(canonicalise, known) if text is not None]
     rounds = -(-n // len(canonical))
-    beside = ["", *("." + "C" * i for i in range(1, rounds))]
-    return [text + alkane for alkane in beside for text in canonical][:n]
+    beside = ["", *(f".[{i}CH4]" for i in range(1, rounds))]  # an atom more, however many there are
+    return [text + methane for methane in beside for text in canonical][:n]
 
 
 def growth(sizes: tuple[int, ...]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -36,14 +36,12 @@ PARTS = {"_embedding.": "embedding.", "_rnn.": "rnn.", "_linear.": "linear."}
 
 PADDING = 90
 """End tokens behind a molecule that are to cost next to nothing: the length of a batch."""
-FIT = (
-    (8, 256, 300, 0.05),
-    (24, 128, 150, 0.03),
-    (PADDING, 64, 150, 0.02),
-    (PADDING, 64, 50, 0.01),
-    (PADDING, 64, 40, 0.003),
-)
-"""Positions, molecules a step, steps and learning rate of each part of `fit_end_row`."""
+FIT = ((8, 128, 200, 0.05), (32, 64, 200, 0.03), (PADDING, 32, 200, 0.01))
+"""Positions, molecules a step, steps and first learning rate of each part of `fit_end_row`."""
+STEEPEST = 0.05
+"""The gradient's norm is cut to this: a state that drifts off would throw the row away."""
+FEW_NATS = 0.1
+"""What `PADDING` end tokens may cost on the average for the fit to end."""
 
 _STAND_IN = re.compile(r"(?:reinvent|reinvent_models|models)\.[\w.]*[A-Z]\w*")
 """Classes of REINVENT that a file may hold objects of."""
@@ -136,7 +134,7 @@ def read_origin(path: str | Path) -> dict[str, Any]:
 
 def write_reinvent(
     policy: Policy, path: str | Path, seed: int = 0, metadata: Mapping[str, Any] | None = None
-) -> None:
+) -> float:
     """Write a policy as REINVENT4 reads it: plain dicts and tensors, no objects.
 
     REINVENT4 adds up the log-probabilities of the end tokens behind a sequence, and samples on
@@ -149,13 +147,17 @@ def write_reinvent(
         seed: of the samples that the end token's row is fitted on.
         metadata: where the model comes from: the fields of REINVENT4's `ModelMetaData`.
 
+    Returns:
+        What `PADDING` end tokens behind a molecule cost on the average, nats.
+
     Raises:
         InputError: another kind of policy, or one with fragments for tokens.
     """
     policy = as_reinvents(policy, path)
     sizes = policy.architecture
     weights = {k: v.detach().cpu().clone() for k, v in policy.state_dict().items()}
-    weights["embedding.weight"][END_ID] = fit_end_row(policy, torch.Generator().manual_seed(seed))
+    row_E, nats = fit_end_row(policy, torch.Generator().manual_seed(seed))
+    weights["embedding.weight"][END_ID] = row_E
     theirs = {new: old for old, new in PARTS.items()}
     content = {
         "model_type": "Reinvent",
@@ -181,6 +183,7 @@ def write_reinvent(
     }
     with atomic_file(Path(path), parents=True) as aside:
         torch.save(content, aside)
+    return nats
 
 
 def as_reinvents(policy: Policy, path: str | Path) -> RnnPolicy:
@@ -198,35 +201,52 @@ def as_reinvents(policy: Policy, path: str | Path) -> RnnPolicy:
     return policy
 
 
-def fit_end_row(policy: RnnPolicy, generator: torch.Generator, n_molecules: int = 2000) -> Tensor:
+def fit_end_row(
+    policy: RnnPolicy, generator: torch.Generator, n_molecules: int = 2000
+) -> tuple[Tensor, float]:
     """Fit the end token's embedding so that the end follows the end, and nothing else changes.
 
-    Adam on the mean -log p(end | end) behind the last states of sampled molecules: first over a
-    few positions, which finds a row, then over more, up to `PADDING`, so that the state does not
-    drift. `PADDING` end tokens behind a molecule of the embedded prior then cost .09 nats on the
-    average, more than half a nat behind one molecule in fifty, and 5 in the worst of 1,000.
+    Adam on the mean -log p(end | end) behind the last states of sampled molecules, over a few
+    positions; then, as long as `PADDING` of them cost more than `FEW_NATS` behind other molecules,
+    over more.
 
     Args:
         policy: left as it is.
         generator: of the samples.
-        n_molecules: that many.
+        n_molecules: that many; a quarter as many are held out.
 
     Returns:
-        row_E, float32.
+        row_E, float32; and what `PADDING` end tokens cost behind a held-out molecule, mean nats.
     """
-    state = _last_states(policy, policy.sample(n_molecules, generator).tokens)
+    n_held = n_molecules // 4
+    sampled = policy.sample(n_molecules + n_held, generator)
+    state = _last_states(policy, sampled.tokens)
+    held = policy.select(state, torch.arange(n_molecules, n_molecules + n_held))
     row_E = torch.zeros_like(policy.embedding.weight[END_ID]).requires_grad_()
     optimizer = torch.optim.Adam([row_E])
+
+    def cost(start: State, n_rows: int, length: int) -> Tensor:
+        hidden_BTH, _state = policy.rnn(row_E.expand(n_rows, length, -1), start)
+        logp_BTV = functional.log_softmax(policy.linear(hidden_BTH), dim=-1)
+        return -logp_BTV[..., END_ID].mean()
+
+    found = list[tuple[float, Tensor]]()
     for length, n_rows, n_steps, rate in FIT:
-        optimizer.param_groups[0]["lr"] = rate
-        for _ in range(n_steps):
+        for step in range(n_steps):
+            optimizer.param_groups[0]["lr"] = rate * (1 - step / n_steps)
             picked = torch.randperm(n_molecules, generator=generator)[:n_rows]
-            start = policy.select(state, picked)
-            hidden_BTH, _state = policy.rnn(row_E.expand(n_rows, length, -1), start)
-            logp_BTV = functional.log_softmax(policy.linear(hidden_BTH), dim=-1)
-            (row_E.grad,) = torch.autograd.grad(-logp_BTV[..., END_ID].mean(), [row_E])
+            (row_E.grad,) = torch.autograd.grad(
+                cost(policy.select(state, picked), n_rows, length), [row_E]
+            )
+            nn.utils.clip_grad_norm_([row_E], STEEPEST)
             optimizer.step()
-    return row_E.detach()
+        with torch.no_grad():
+            nats = PADDING * cost(held, n_held, PADDING).item()
+        found.append((nats, row_E.detach().clone()))
+        if nats < FEW_NATS:
+            break
+    nats, row_E = min(found, key=lambda pair: pair[0])
+    return row_E, nats
 
 
 @torch.no_grad()

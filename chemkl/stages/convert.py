@@ -20,7 +20,7 @@ from chemkl.display import facts, plain_table, say
 from chemkl.peers import Notes, read_config, translate
 from chemkl.policies import load_policy, read_header
 from chemkl.policies.checkpoint import convert_reinvent
-from chemkl.policies.reinvent import as_reinvents, is_reinvent, write_reinvent
+from chemkl.policies.reinvent import PADDING, as_reinvents, is_reinvent, write_reinvent
 from chemkl.policies.tokenizer import tokenize
 from chemkl.results.provenance import sha256_of
 from chemkl.stages import export
@@ -168,6 +168,7 @@ def _convert_model(source: Path, target: Path) -> str:
             f"{source}: is a model of {'REINVENT' if to_reinvent else 'chemkl'} already; expected "
             f"OUT to end in {'.safetensors' if to_reinvent else '.prior'}"
         )
+    padding = ""
     if not to_reinvent:
         convert_reinvent(source, target)
     else:
@@ -181,9 +182,10 @@ def _convert_model(source: Path, target: Path) -> str:
             "comments": [f"converted by chemkl {__version__}"],
         }
         policy = as_reinvents(policy, target)
-        say("fits the embedding of the end token, which takes some minutes")
-        write_reinvent(policy, target, metadata=metadata)
-    return f"{_parameters(policy):,} parameters, {len(policy.vocabulary)} tokens"
+        say("fits the embedding of the end token, which takes a minute or some")
+        nats = write_reinvent(policy, target, metadata=metadata)
+        padding = f"; {PADDING} end tokens behind a molecule cost {nats:.2g} nats on the average"
+    return f"{_parameters(policy):,} parameters, {len(policy.vocabulary)} tokens{padding}"
 
 
 def describe_model(path: Path) -> Iterator[RenderableType]:
