@@ -184,7 +184,7 @@ def _convert_model(source: Path, target: Path) -> str:
         policy = as_reinvents(policy, target)
         say("fits the embedding of the end token, which takes a minute or some")
         nats = write_reinvent(policy, target, metadata=metadata)
-        padding = f"; {PADDING} end tokens behind a molecule cost {nats:.2g} nats on the average"
+        padding = f"; {PADDING} end tokens behind a molecule cost {nats:.2f} nats on the average"
     return f"{_parameters(policy):,} parameters, {len(policy.vocabulary)} tokens{padding}"
 
 

@@ -106,7 +106,7 @@ def work(config: SampleConfig, start: Start) -> None:
     schema = _schema(policy)
     operations = (policy.base if isinstance(policy, ConstrainedPolicy) else policy).operations
     rough = _is_rough(config.precision, config.device)
-    n_workers = torch.get_num_threads() if config.device == "cpu" and config.n >= ALONE else 1
+    n_workers = torch.get_num_threads() if config.device == "cpu" and config.n >= ALONE else 0
     with start.claim(models | files_of(config.generator)) as manifest:
         n_truncated = n_tokens = n_lost = 0
         busy = 0.0  # seconds of processor time, all threads and workers together
@@ -142,7 +142,7 @@ def work(config: SampleConfig, start: Start) -> None:
                 "no sample is valid and holds its part (the column problem says why): take a "
                 "smaller part (keep), more choices, or a prior that writes such molecules"
             )
-        how = {"workers": n_workers, "precision": "bf16-mixed" if rough else "32-true"}
+        how = {"workers": n_workers or 1, "precision": "bf16-mixed" if rough else "32-true"}
         manifest.finish(results={"samples": config.n, "truncated": n_truncated, **how, **cost})
 
 
@@ -178,14 +178,14 @@ def _is_rough(precision: Precision, device: str) -> bool:
 def _drawn(
     config: SampleConfig, policy: Policy | ConstrainedPolicy, n_workers: int, *, rough: bool
 ) -> Iterator[Drawn]:
-    """Yield the batches in order; with workers each draws whole ones, on one thread.
+    """Yield the batches in order; with workers, which hold `CACHES` small, each draws whole ones.
 
     A batch has a random stream of its own, so that it does not matter who draws it.
     """
     firsts = range(0, config.n, config.batch_size)
     draw = partial(_draw, config.seed, rough)
     batches = ((step, min(config.batch_size, config.n - at)) for step, at in enumerate(firsts))
-    if n_workers == 1:
+    if not n_workers:
         yield from (draw(policy, *batch) for batch in batches)
         return
     context = multiprocessing.get_context("forkserver")
