@@ -34,7 +34,8 @@ class FilterConfig(Config):
     """Which molecules share a bucket."""
     bucket: int = Field(25, ge=1)
     """How many sampled molecules of one bucket are paid; all later ones get 0. Exact, also
-    within a batch: rows are taken in order. A molecule that is sampled again counts again."""
+    within a batch: rows are taken in order. A molecule that is sampled again counts again, if
+    repeats do."""
     min_score: float = Field(0.4, ge=0, le=1)
     """Rewards below this neither fill a bucket nor are touched."""
     penalty: Penalty = "step"
@@ -42,15 +43,19 @@ class FilterConfig(Config):
     none; linear, sigmoid, tanh and erf fall with n / bucket to 0 or nearly so."""
     floor: float = Field(0.0, ge=0, lt=1)
     """Share of the reward that is always paid, however full the bucket; 0 to less than 1."""
+    repeats: bool = True
+    """Whether a molecule that is sampled again counts and is paid as a new one would be; false: it
+    gets 0, whatever its reward, and the policy is led away from what it has found."""
 
     @model_serializer(mode="wrap")
     def _without_defaults(
         self, handler: SerializerFunctionWrapHandler, info: SerializationInfo
     ) -> dict[str, Any]:
-        """Leave step and no floor out of the JSON by which runs of earlier versions are known."""
+        """Leave later keys at their defaults out of the JSON that tells runs from each other."""
         values: dict[str, Any] = handler(self)
-        for name, default in (("penalty", "step"), ("floor", 0.0)) if info.mode == "json" else ():
-            if values[name] == default:
+        later = ("penalty", "floor", "repeats") if info.mode == "json" else ()
+        for name in later:
+            if values[name] == FilterConfig.model_fields[name].default:
                 del values[name]
         return values
 

@@ -66,7 +66,8 @@ class BucketFilter:
     1. A bucket of 25 pays 25 molecules, not 26, and rows of one batch are taken in order, so that
        a batch full of one scaffold is not paid as a whole.
     2. A molecule that is sampled again takes another place in the bucket, and does not get 0 for
-       good: a policy that has collapsed onto one molecule loses its reward too.
+       good: a policy that has collapsed onto one molecule loses its reward too. Without ``repeats``
+       it gets 0.
 
     What counts is the reward as it was earned, not what was left of it.
     """
@@ -78,6 +79,7 @@ class BucketFilter:
         self._counts: Counter[Hashable] = Counter()
         self._numbers: dict[Hashable, int] = {}
         self._number_of: dict[str, int] = {}
+        self._seen: set[str] = set()  # where repeats are not paid
         self._shares = array("d", [1.0])  # by number of the bucket; the first: of no bucket
 
     def __call__(self, rows: pd.DataFrame) -> pd.Series:
@@ -85,7 +87,14 @@ class BucketFilter:
         config, filtered = self._config, rows["reward"].astype(float).tolist()
         texts = zip(rows["canonical_smiles"], rows["scaffold"], strict=True)
         for i, (smiles, scaffold) in enumerate(texts):
-            if not isinstance(smiles, str) or filtered[i] < config.min_score:
+            if not isinstance(smiles, str):
+                continue
+            if not config.repeats:
+                if smiles in self._seen:
+                    filtered[i] = 0.0
+                    continue
+                self._seen.add(smiles)
+            if filtered[i] < config.min_score:
                 continue
             bucket = self._bucket_of(smiles, scaffold if isinstance(scaffold, str) else None, True)
             if bucket is not None:

@@ -44,7 +44,8 @@ def test_the_defaults(given):
 def test_names_stand_for_sections(given):
     config = load(given | {"estimator": "log_variance", "diversity_filter": "murcko"})
     assert config.estimator.kind == "log_variance"
-    murcko = {"kind": "murcko", "bucket": 25, "min_score": 0.4, "penalty": "step", "floor": 0.0}
+    murcko = {"kind": "murcko", "bucket": 25, "min_score": 0.4}
+    murcko |= {"penalty": "step", "floor": 0.0, "repeats": True}
     assert config.diversity_filter.model_dump() == murcko
 
 

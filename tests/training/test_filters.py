@@ -76,6 +76,14 @@ def test_the_same_molecule_again_takes_another_place():
     assert murcko(2, 0.4)(batch).tolist() == [0.9, 0.9, 0.0]
 
 
+def test_without_repeats_a_molecule_is_paid_once_and_takes_one_place():
+    smiles = [BENZENE, BENZENE, "CCc1ccccc1", "CCC", BENZENE, "CCC", "CCCc1ccccc1"]
+    batch = rows_of(smiles, [0.9, 0.9, 0.8, 0.1, 0.9, 0.1, 0.7])
+    once = the_filter("murcko", bucket=2, min_score=0.4, floor=0.5, repeats=False)
+    assert once(batch).tolist() == [0.9, 0.0, 0.8, 0.1, 0.0, 0.0, 0.35]
+    assert once(batch).tolist() == [0.0] * 7
+
+
 # ---- each kind
 
 
@@ -250,9 +258,9 @@ def test_each_mistake_is_one_clear_line(tmp_path, given, says):
 
 
 def test_a_run_is_known_by_what_is_not_the_default():
-    """Runs of earlier versions, which had neither penalty nor floor, go on."""
+    """Runs of earlier versions, which had no penalty, floor or repeats, go on."""
     plain = FILTERS["murcko"](kind="murcko")
     assert plain.model_dump(mode="json") == {"kind": "murcko", "bucket": 25, "min_score": 0.4}
-    soft = FILTERS["murcko"](kind="murcko", penalty="tanh", floor=0.1)
+    soft = FILTERS["murcko"](kind="murcko", penalty="tanh", floor=0.1, repeats=False)
     assert soft.model_dump(mode="json") == soft.model_dump()
     assert FILTERS["murcko"].model_validate(soft.model_dump(mode="json")) == soft
