@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -63,6 +64,8 @@ def main() -> None:
             except OSError as error:
                 problem = f"the working directory cannot be used ({error.strerror})"
                 raise InputError(f"{problem}: change to another one") from None
+            empty = "--out=" in sys.argv or ("--out", "") in pairwise(sys.argv)  # Path() is "."
+            InputError.refuse(["--out: the name is empty; give one, or leave --out out"] * empty)
             sys.exit(app(standalone_mode=False) or 0)
         except Exception as error:  # noqa: BLE001 - the last line of defence, and it hides nothing
             sys.exit(_tell(error))

@@ -204,6 +204,8 @@ def test_usage_errors_are_exit_code_2(posttrain, chemkl, capsys, arguments, says
         (["run", "p.yaml", "--job"], "; see chemkl run --help"),
         (["expotr", "run"], "'export'"),
         (["convert", "a.prior"], "OUT"),
+        (["posttrain", "c.yaml", "--out", ""], "--out: the name is empty; give one, or"),
+        (["run", "p.yaml", "--out="], "--out: the name is empty; give one, or"),
         (["bench", "--json"], "--json"),
         (["bench", "--json", "/proc/x.json"], "--json /proc/x.json: "),  # before it measures
     ],

@@ -27,6 +27,7 @@ _PLAIN_WORDS = {
     **dict.fromkeys(["model_type", "model_attributes_type", "dict_type", "mapping_type"], _MAPPING),
     **dict.fromkeys(["list_type", "tuple_type"], _LIST),
     **dict.fromkeys(["int_type", "int_parsing", "int_from_float"], "should be a whole number"),
+    "int_parsing_size": "should be a whole number of at most 18 digits",
     **dict.fromkeys(["float_type", "float_parsing"], "should be a number"),
     **dict.fromkeys(["bool_type", "bool_parsing"], "should be true or false"),
     "string_type": "should be text",
@@ -103,15 +104,16 @@ def place_of(
     wanted = [str(key) for key in keys]
     in_file = document.depth(keys)
     ill_fitting = text.startswith(("not a known key", "required"))
-    gave_all = False
+    there, gave_all = in_file, False
     authors: list[tuple[int, Override]] = []
     for number, override in enumerate(overrides):
         names = [str(key) for key in override.keys]
         shared = max(n for n in range(len(names) + 1) if names[:n] == wanted[:n])
         if keys and shared == len(names):
             gave_all, authors = True, [(number, override)]
+            there = shared + _depth(override.value, wanted[shared:])
         elif (
-            shared > in_file  # it made a section that the file does not have
+            shared > there  # it made a section that was not there
             or (shared == len(wanted) and names[-1] in re.findall(r"\w+", text))
             or (ill_fitting and names == [*wanted[:-1], "kind"])
         ):
@@ -121,6 +123,15 @@ def place_of(
         return joined, AFTER_THE_FILE + authors[-1][0], False
     where = " with ".join(filter(None, [document.where(keys), joined]))
     return where, document.line(keys) or 0, True
+
+
+def _depth(data: Any, wanted: Sequence[str]) -> int:
+    """How many of these keys, from the first one on, the data of an override has."""
+    for place, key in enumerate(wanted):
+        if not isinstance(data, Mapping) or key not in data:
+            return place
+        data = data[key]
+    return len(wanted)
 
 
 _TYPES = ("str", "int", "float", "bool")

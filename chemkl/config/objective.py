@@ -298,7 +298,7 @@ def replay_problems(
     explores: bool,
 ) -> Iterator[tuple[str, str]]:
     """Say why rows of a memory cannot be learnt from, as pairs (key, what is wrong)."""
-    from chemkl.losses import ESTIMATORS
+    from chemkl.losses import ESTIMATORS, SHAPERS
 
     able, others = _learners()
     if not _takes_old_rows(estimator):
@@ -309,9 +309,11 @@ def replay_problems(
         for key, is_given in (("memory.seed", seeded), ("exploration", explores)):
             if is_given:
                 yield key, f"{text}: take the estimator {able}, or no {key.rpartition('.')[2]}"
-    if shaper is not None:
+    described = {"kernel_BB", "outcome_B", "features_BF"}  # of sampled rows alone
+    free = [name for name in SHAPERS if described.isdisjoint(SHAPERS[name].wanted.required)]
+    if shaper is not None and shaper.kind not in free:
         text = f"{shaper.kind!r} shapes what is sampled, and a memory replays other rows too"
-        yield "shaper", f"{text}: take no shaper (null), or no memory"
+        yield "shaper", f"{text}: take no shaper (null), {', '.join(free)}, or no memory"
     if memory.draw == "hits" and not target.has_hits:
         text = f"'hits', but the target {target.kind!r} has none: take reward, rank, scaffolds or"
         yield "memory.draw", f"{text} uniform, or the target mara"

@@ -288,7 +288,7 @@ class PosttrainConfig(Config):
     """Replays molecules that the run has found; for estimators that are right on rows which
     another policy sampled (log_variance, reinvent, snis, trajectory_balance, dpo; ahc and
     hill_climbing, which have other ends), or that weigh them by that policy (rloo, ppo, grpo with
-    clip), and without a shaper. null: none."""
+    clip), without a shaper that compares molecules. null: none."""
     exploration: ExplorationConfig | None = Field(
         None, exclude_if=lambda explores: explores is None
     )

@@ -4,7 +4,8 @@ Rows, sentences and tables; runs are seen through as many samples as what is for
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
@@ -25,6 +26,7 @@ from chemkl.evaluation.comparison import posttrain_manifest
 from chemkl.evaluation.forecast import FAMILY_ESS, Crossover, Family, Floats, Points, describe
 from chemkl.evaluation.tables import SHOWN_SCAFFOLD, Rows
 from chemkl.losses import TARGETS, Mara, Target
+from chemkl.policies import read_header
 from chemkl.results import InputFile, find_trace, read_trace
 from chemkl.results.columns import described_schema
 from chemkl.results.inspection import valid_rows
@@ -374,10 +376,10 @@ def read_runs(folders: Sequence[Path], prior: Path | None, reward: RewardConfig)
     """
     runs: list[Trained] = []
     differing: dict[str, list[Path]] = {}
-    sha256 = InputFile.of(prior).sha256 if folders and prior is not None else None
+    ours = _hashes(prior) if folders and prior is not None else None
 
     def look(folder: Path) -> None:
-        run, other = _read_run(folder, reward, sha256)
+        run, other = _read_run(folder, reward, ours)
         runs.append(run)
         if other:
             differing.setdefault(other, []).append(folder)
@@ -394,7 +396,17 @@ def read_runs(folders: Sequence[Path], prior: Path | None, reward: RewardConfig)
     return runs
 
 
-def _read_run(folder: Path, reward: RewardConfig, sha256: str | None) -> tuple[Trained, str]:
+def _hashes(model: Path) -> set[str | None]:
+    """SHA-256 of a model file, and of the file of REINVENT that it was made of."""
+    known: set[str | None] = {InputFile.of(model).sha256}
+    with suppress(InputError):  # no model, of which others tell
+        known.add(read_header(model)["provenance"].get("sha256"))
+    return known - {None}
+
+
+def _read_run(
+    folder: Path, reward: RewardConfig, ours: Collection[str | None] | None
+) -> tuple[Trained, str]:
     """Read a run's manifest; also return what is another than that of the forecast, in words."""
     manifest = posttrain_manifest(folder)
     try:
@@ -404,10 +416,13 @@ def _read_run(folder: Path, reward: RewardConfig, sha256: str | None) -> tuple[T
         raise InputError(
             f"{folder}: its target, estimator, shaper or reward cannot be read: {problem}"
         ) from error
-    prior = manifest.inputs.get("prior")
+    prior, theirs = manifest.inputs.get("prior"), set[str | None]()
+    if prior is not None:
+        now = _hashes(prior.place) if prior.place.is_file() else set()
+        theirs = {prior.sha256, prior.kept_sha256} | (now if prior.sha256 in now else set())
     others = {  # model_dump leaves out what is no part of a reward's identity
         "another reward": run.reward.model_dump() != reward.model_dump(),
-        "another prior": sha256 is not None and (prior is None or prior.sha256 != sha256),
+        "another prior": ours is not None and theirs.isdisjoint(ours),
     }
     moved = departures(run.estimator, run.shaper, run.diversity_filter)
     settings = method_settings(manifest.config, manifest.inputs)

@@ -283,12 +283,15 @@ def _unpickled(path: Path) -> Mapping[str, Any]:
             blocked = _BLOCKED.search(str(error))
             name = blocked[1] if blocked else ""
             if not _STAND_IN.fullmatch(name) or name in [known for _, known in stand_ins]:
-                reason = f"it holds {name}, which could run code" if name else "not a torch file"
+                code = f"it holds {name}, which could run code"
+                reason = code if name else "not a torch file, or cut short"
                 raise InputError(f"{path}: refused: {reason}. {_FIX}") from None
             stand_ins.append((_StandIn, name))
-        except Exception as error:  # noqa: BLE001 - torch raises many kinds on a damaged file
-            kind = type(error).__name__  # some say no more than a number
-            raise InputError(f"{path}: cannot be read ({kind}: {error}). {_FIX}") from None
+        except PermissionError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}). {_FIX}") from None
+        except Exception:  # noqa: BLE001 - torch raises many kinds, in its own words
+            what = "damaged, or cut short" if path.stat().st_size else "empty"
+            raise InputError(f"{path}: {what}: get it anew. {_FIX}") from None
     missing = [key for key in _KEYS if not isinstance(content, Mapping) or key not in content]
     if missing:
         raise InputError(f"{path}: has no {', '.join(missing)}. {_FIX}")

@@ -192,22 +192,23 @@ class Manifest(BaseModel):
         path = Path(out_dir) / FILE_NAME
         if not path.is_file() and not path.is_dir():
             return None
-        check_json(
-            path,
+        restore = (
             "Restore it from a copy, or begin the run anew with --fresh after you have moved the "
-            "folder away. If you have edited it on purpose, take its line sha256 out.",
+            "folder away; with the manifest alone moved away, chemkl show reads the trace."
         )
+        check_json(path, f"{restore} If you have edited it on purpose, take its line sha256 out.")
         try:
             manifest = cls.model_validate_json(path.read_bytes())
         except (IsADirectoryError, ValidationError) as error:
             problem = "a folder, where a manifest belongs"
-            if isinstance(error, ValidationError):
+            fix = "Choose another output folder, or move this away."
+            if isinstance(error, ValidationError) and error.errors()[0]["type"] == "json_invalid":
+                problem, fix = "damaged, or no manifest: it is not whole JSON", restore
+            elif isinstance(error, ValidationError):
                 problems = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
                 why = "; ".join(problem.removeprefix(": ") for problem in problems)
                 problem = f"not a chemkl manifest{_written_by(path)} ({why})"
-            raise InputError(
-                f"{path}: {problem}. Choose another output folder, or move this away."
-            ) from error
+            raise InputError(f"{path}: {problem}. {fix}") from error
         manifest._folder = Path(out_dir)
         manifest._log = RunLog(manifest._folder)
         return manifest

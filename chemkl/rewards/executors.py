@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import partial
 from multiprocessing.connection import Connection
@@ -92,10 +92,8 @@ def serve(
     workers: int,
     config: ParslExecutor,
     retries: int,
-    environment: Mapping[str, str],
 ) -> None:
     """Take units from the pipe and send back what came of them, until the pipe is closed."""
-    os.environ.update(environment)  # the server that starts processes may be older than it
     ended: list[int] = []
 
     def end(number: int, _frame: object) -> None:
@@ -368,5 +366,5 @@ class ParslPool(AbstractContextManager["ParslPool"]):
                     "executor: there is no sbatch on this machine's PATH. Start where Slurm's "
                     "programs are, or try the config out with provider: local"
                 )
-            self._held.append(start_process(serve, *self._arguments, dict(os.environ)))
+            self._held.append(start_process(serve, *self._arguments))
         return self._held[0][1]

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from chemkl.chem.molecules import one_line
 from chemkl.config import InputError
+from chemkl.cores import adopt
 from chemkl.signals import StoppedBySignal, follow_parent, shielded
 
 PORTION = 0.03  # seconds of work that a worker gets at once, in one message, where units are quick
@@ -130,12 +131,17 @@ def start_process(target: Callable[..., None], *arguments: Any) -> tuple[BasePro
     """Start a process that is given one end of a pipe, and then the arguments; keep the other."""
     ours, theirs = CONTEXT.Pipe()
     process = CONTEXT.Process(  # type: ignore[attr-defined] # every concrete context has it
-        target=target, args=(theirs, *arguments), daemon=True
+        target=_be, args=(dict(os.environ), target, theirs, *arguments), daemon=True
     )
     with shielded():
         process.start()
     theirs.close()
     return process, ours
+
+
+def _be(environment: Mapping[str, str], target: Callable[..., None], *arguments: Any) -> None:
+    adopt(environment)  # the server may be older, or that of a pipeline's jobs
+    target(*arguments)
 
 
 @dataclass

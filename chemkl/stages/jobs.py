@@ -16,17 +16,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
 
-from chemkl.cores import n_cores
+from chemkl.cores import adopt, n_threads
 from chemkl.signals import NUMBERS, die_with, shielded
 
 _METHOD = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
-
-
-def n_threads(n_jobs: int) -> int:
-    """Threads of each of several jobs: its share of the cores, or fewer if the user has said so."""
-    share = max(1, n_cores() // n_jobs)
-    most = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, min(share, int(most))) if most.isdecimal() else share
 
 
 def load_ahead(modules: Iterable[str], n_jobs: int) -> None:
@@ -71,10 +64,7 @@ def _be(
     for number, path in ((1, out), (2, log)):
         with path.open("wb") as file:
             os.dup2(file.fileno(), number)
-    os.environ.clear()
-    os.environ.update(environment)
-    if "torch" in sys.modules:  # the server may be one of an earlier run of this process
-        sys.modules["torch"].set_num_threads(int(environment["OMP_NUM_THREADS"]))
+    adopt(environment)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {*NUMBERS, signal.SIGINT})
     starter = parent_process()

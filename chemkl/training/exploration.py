@@ -160,8 +160,8 @@ def check_exploration(config: ExplorationConfig) -> None:
     Raises:
         InputError: a line for each package that is not.
     """
-    wanted = [(graph_ga,), (_forest,)] if config.screen == "surrogate" else [(graph_ga,)]
-    InputError.refuse(complaints(*wanted))
+    amiss = [f"exploration: {line}" for line in complaints((graph_ga,))]
+    InputError.refuse(amiss + (complaints((_forest,)) if config.screen == "surrogate" else []))
 
 
 class Explorer:

@@ -580,7 +580,7 @@ class CallsBar(ProgressBar):
             seen[seen["hit"].astype(bool)] if self._tau is None else new[new["reward"] >= self._tau]
         )
         self._hits.update(hits[identity_columns(rows)].itertuples(index=False, name=None))
-        self._scaffolds.update(new["scaffold"].dropna())
+        self._scaffolds |= {*new["scaffold"].dropna()} - {""}
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, i: int
@@ -595,7 +595,8 @@ class CallsBar(ProgressBar):
     def state(self, _trainer: Trainer) -> tuple[int, str]:
         """Calls, and the samples beside them; the other way round where there is no budget."""
         calls, samples = self._ledger.n_calls, self._ledger.n_samples
-        scaffolds = f", {len(self._scaffolds):,} scaffolds" if self._scaffolds else ""
+        n = len(self._scaffolds)
+        scaffolds = f", {display.counted(n, 'scaffold')}" if n else ""
         found = f", {len(self._hits):,} hits{scaffolds}{self._by}"
         if self._over_calls:
             return calls, f", {samples:,} samples{found}"

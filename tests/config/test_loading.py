@@ -507,3 +507,22 @@ def test_relative_files_are_named_as_the_user_wrote_them(places):
 def test_a_device_is_no_input_file(place, file):
     (line,) = problems_of(file(f"prior: {place}\n"))
     assert line.endswith(f"prior: a device, not a file or a folder: {place}")
+
+
+def test_a_wrong_override_is_named_without_those_beside_it(file):
+    path = file("seed: 1\n")
+    assert problems_of(path, "inner.kind=gibbs", "by_name.a=1", "by_name.b=x", "by_name.c=2") == [
+        "override 'by_name.b=x': by_name.b: should be a whole number (got 'x')"
+    ]
+    whole = "inner={kind: gibbs, beta: 0}"
+    assert problems_of(path, whole, "inner.kind=gibbs") == [
+        f"override '{whole}': inner.beta: should be greater than 0 (got 0)"
+    ]
+    outer = Run.with_fields("Outer", {"run": (Run | None, None)})
+    (line,) = problems_of(path, "run={}", "run.target.anchor=batch", model=outer)
+    assert line.startswith("override 'run={}' and override 'run.target.anchor=batch': run.target: ")
+
+
+def test_a_number_that_is_too_large_is_told_in_plain_words():
+    (line,) = problems_of({}, "seed=1e300")
+    assert line.endswith("seed: should be a whole number of at most 18 digits (got 1e+300)")

@@ -229,9 +229,9 @@ def test_every_stage_has_to_take_what_is_explored(given, explores):
 
 
 def test_every_stage_has_to_take_what_is_replayed(given):
-    settings = given | {"memory": {}, "stages": [FIRST | {"shaper": "entropy"}, {}]}
+    settings = given | {"memory": {}, "stages": [FIRST | {"shaper": "ips"}, {}]}
     (line,) = problems(settings)
-    assert line.startswith("settings: stages.0.shaper: 'entropy' shapes what is sampled")
+    assert line.startswith("settings: stages.0.shaper: 'ips' shapes what is sampled")
     (line,) = problems(settings | {"estimator": "f_dpg", "stages": [FIRST | FREE, {}]})
     assert line.startswith(
         "settings: estimator: in stages.1: 'f_dpg' cannot learn from replayed rows"

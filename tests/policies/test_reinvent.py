@@ -240,11 +240,23 @@ def test_an_archive_that_unpacks_to_more_than_its_size_is_refused(tmp_path):
         read_reinvent(tmp_path / "packed.prior")
 
 
-@pytest.mark.parametrize("content", [b"", b"CCO\n", b"PK\x03\x04 no zip"])
-def test_another_file_is_refused(tmp_path, content):
-    (tmp_path / "a.prior").write_bytes(content)
-    with pytest.raises(InputError, match=r"a\.prior: .*REINVENT"):
-        read_reinvent(tmp_path / "a.prior")
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "empty: get it anew"),
+        (b"CCO\n", "refused: not a torch file, or cut short"),
+        (b"PK\x03\x04 no zip", "damaged, or cut short: get it anew"),
+        (100, "damaged, or cut short: get it anew"),
+        (-100, "damaged, or cut short: get it anew"),
+    ],
+)
+def test_another_file_is_refused(tmp_path, content, says):
+    file = tmp_path / "a.prior"
+    torch.save(reinvent_dict(policy_of()), file)
+    file.write_bytes(file.read_bytes()[:content] if isinstance(content, int) else content)
+    with pytest.raises(InputError, match=rf"a\.prior: {says}\. Expected .*REINVENT") as caught:
+        read_reinvent(file)
+    assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="no such model file"):
         read_reinvent(tmp_path / "b.prior")
 

@@ -152,7 +152,7 @@ def bad_files(tmp_path):
 @pytest.mark.parametrize(
     ("source", "target", "says"),
     [
-        ("damaged.prior", "a.safetensors", "damaged.prior: cannot be read"),
+        ("damaged.prior", "a.safetensors", "damaged.prior: damaged, or cut short"),
         ("text.safetensors", "a.prior", "not a readable safetensors file"),
         ("mol2mol.prior", "a.safetensors", "a model of type 'Mol2Mol'; expected 'Reinvent'"),
         ("nowhere.prior", "a.safetensors", "nowhere.prior: no such model file"),

@@ -1,6 +1,5 @@
 """Runs that explore: what is paid for beside the samples, how it counts, and what is refused."""
 
-import json
 import sys
 import threading
 import time
@@ -10,8 +9,8 @@ import pandas as pd
 import pytest
 import torch
 from test_memory_stage import MEMORY, killed_at_entry
+from test_posttrain_stage import CONFIG as PLAIN
 from test_posttrain_stage import (
-    CONFIG,
     TAU,
     KilledError,
     killed_at_step,
@@ -35,18 +34,7 @@ from chemkl.training.posttrain import InputBuilder
 EXPLORES = MEMORY | {
     "exploration": {"calls": 5, "proposals_per_call": 5, "parents": 20, "refit": 3}
 }
-
-
-@pytest.fixture
-def config(tiny_prior):
-    return {"prior": str(tiny_prior), **CONFIG, **EXPLORES}
-
-
-@pytest.fixture(scope="module")
-def finished(tiny_prior, tmp_path_factory):
-    out = tmp_path_factory.mktemp("run")
-    posttrain.run(CONFIG | EXPLORES | {"prior": str(tiny_prior), "budget": 150}, out)
-    return out
+CONFIG = PLAIN | EXPLORES
 
 
 @pytest.fixture(scope="module")
@@ -252,23 +240,17 @@ def test_seeds_are_parents(config, tmp_path):
         ({"estimator": "msc"}, "estimator: 'msc' cannot learn from replayed rows, which the pol"),
         ({"estimator": "rloo"}, "exploration: no policy sampled its molecules, and 'rloo' weighs"),
         ({"exploration": {"calls": 0}}, "exploration.calls: should be greater than or equal to 1"),
+        ({"exploration": {"calls": 1001}}, "exploration.calls: should be less than or equal to"),
         ({"exploration": {"screen": "best"}}, "exploration.screen: 'best' is not allowed. Known:"),
         ({"exploration": {"shares": {"crossover": 0, "mutation": 0, "neighbour": 0}}},
          "exploration.shares: crossover, mutation and neighbour are all 0: give one of them a"),
         ({"exploration": {}}, "exploration.screen: the screen surrogate needs scikit-learn: pip"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_one_clear_error(
-    config, tmp_path, chemkl, capsys, monkeypatch, changes, says
-):
+def test_what_cannot_be_is_one_clear_error(config, refusal, monkeypatch, changes, says):
     monkeypatch.setitem(sys.modules, "sklearn.ensemble", None)
     config["exploration"] = config["exploration"] | {"screen": "prior"}
-    file = tmp_path / "c.yaml"
-    file.write_text(json.dumps(config | changes))
-    assert chemkl("posttrain", file, "--out", tmp_path / "out") == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line]
-    assert says in line
-    assert not (tmp_path / "out").exists()
+    assert says in refusal(config | changes)
 
 
 def test_a_language_model_explores_nothing(tmp_path, chemkl, capsys):

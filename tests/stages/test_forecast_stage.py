@@ -2,6 +2,7 @@
 
 import json
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,12 @@ from rich.console import Console
 
 from chemkl import cli
 from chemkl.config import InputError
-from chemkl.policies import load_policy
+from chemkl.evaluation.forecast_targets import read_runs
+from chemkl.policies import load_policy, reinvent
 from chemkl.results import Manifest
+from chemkl.rewards import RewardModel
 from chemkl.stages import forecast, posttrain
+from chemkl.stages.convert import convert
 
 REWARD = {"components": [{"kind": "tpsa", "transform": {"kind": "sigmoid", "low": 0, "high": 60}}]}
 RUN = {
@@ -126,6 +130,20 @@ def test_a_run_with_another_reward_or_prior_is_refused(config, tmp_path, quiet, 
     with pytest.raises(InputError, match="trained with another reward and another prior than"):
         forecast.run(config | {"runs": [str(run)]}, tmp_path / "out", console=quiet)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_converted_prior_is_the_one_that_it_was_made_of(tmp_path, tiny_prior, monkeypatch):
+    monkeypatch.setattr(reinvent, "FIT", ((4, 4, 3, 0.1),))
+    theirs, ours = tmp_path / "my.prior", tmp_path / "my.safetensors"
+    convert(tiny_prior, theirs)
+    convert(theirs, ours)
+    reward = RewardModel.from_config(REWARD).config
+    for n, (trained, asked) in enumerate(product((theirs, ours, tiny_prior), repeat=2)):
+        run, settings = tmp_path / f"run{n}", {"target": RUN["target"], "reward": REWARD}
+        Manifest.start(run, stage="posttrain", config=settings, inputs={"prior": trained}).finish()
+        same = trained == asked or tiny_prior not in (trained, asked)
+        with pytest.raises(InputError, match="no trace" if same else "with another prior than"):
+            read_runs([run], asked, reward)
 
 
 def test_runs_with_another_reward_are_named_in_one_line(config, tmp_path, quiet):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from rdkit import Chem
 from safetensors.torch import load_file
+from test_posttrain_stage import SHORT, killed_at_step, run_and_kill, same_run
 
 from chemkl.chem.parts import Lead, Pair, Scaffold
 from chemkl.config import InputError
@@ -14,7 +15,6 @@ from chemkl.policies.base import stream
 from chemkl.results import read_trace
 from chemkl.stages import evaluate, forecast, posttrain, sample
 from chemkl.stages.show import show
-from chemkl.training.ledger import Ledger
 
 MOSES = "data/priors/moses.safetensors"
 SCAFFOLDS = [
@@ -58,25 +58,9 @@ PARTS = {
     "link": [Pair(pair) for pair in PAIRS],
     "analogues": [Lead(smiles) for smiles in SEEDS],
 }
-REWARD = {"components": [{"kind": "qed"}]}
-CONFIG = {
-    "reward": REWARD,
-    "target": {"kind": "mara", "beta": 0.05, "tau": 0.45},
-    "estimator": "log_variance",
-    "precision": "32-true",
-    "batch_size": 16,
-    "learning_rate": 2e-3,
-    "budget": 60,
-    "seed": 3,
-    "trainer": {"accelerator": "cpu"},
-    "callbacks": {"checkpoint_every": 2, "progress_bar": False},
+CONFIG = SHORT | {
     "generator": {"kind": "decorate", "scaffolds": ["*C1CCCC1", "*CCCN*"], "choices": 3},
 }
-
-
-@pytest.fixture
-def config(tiny_prior):
-    return {"prior": str(tiny_prior), **CONFIG}
 
 
 def drawn(kind, n):
@@ -168,32 +152,12 @@ def test_a_run_says_of_each_row_which_part_it_holds_and_what_was_written(config,
     evaluate.run({"runs": [str(tmp_path)]}, tmp_path / "evaluated")
 
 
-class KilledError(BaseException):
-    """Stands for a SIGKILL."""
-
-
 def test_a_killed_run_ends_as_the_whole_one(config, tmp_path, monkeypatch):
     posttrain.run(config, tmp_path / "whole")
-    original = Ledger.enter
-
-    def enter(self, step, rollout):
-        if step == 3:
-            raise KilledError
-        return original(self, step, rollout)
-
-    with monkeypatch.context() as inside:
-        inside.setattr(Ledger, "enter", enter)
-        with pytest.raises(KilledError):
-            posttrain.run(config, tmp_path / "killed")
+    run_and_kill(monkeypatch, killed_at_step(3), config, tmp_path / "killed")
     posttrain.run(config, tmp_path / "killed")
-    one, other = read_trace(tmp_path / "whole"), read_trace(tmp_path / "killed")
-    pd.testing.assert_frame_equal(one, other, check_exact=True)
-    assert one["step"].max() > 3
-    weights = [
-        load_file(tmp_path / name / "checkpoints" / "policy.safetensors")
-        for name in ("whole", "killed")
-    ]
-    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    same_run(tmp_path / "whole", tmp_path / "killed")
+    assert read_trace(tmp_path / "whole")["step"].max() > 3
 
 
 def test_parts_that_no_molecule_holds_are_told_at_the_end(config, tmp_path, monkeypatch, capsys):

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from test_posttrain_stage import SHORT, KilledError, killed_at_step, run_and_kill, same_run
 
 from chemkl.config import InputError
 from chemkl.policies import load_policy, reinvent
@@ -17,25 +18,9 @@ from chemkl.stages import evaluate, export, posttrain, pretrain, sample
 from chemkl.stages.convert import convert
 from chemkl.stages.pipeline import run as run_pipeline
 from chemkl.stages.show import show
-from chemkl.training.ledger import Ledger
 
-CONFIG = {
-    "reward": {"components": [{"kind": "qed"}]},
-    "target": {"kind": "mara", "beta": 0.05, "tau": 0.45},
-    "estimator": "log_variance",
-    "precision": "32-true",
-    "batch_size": 16,
-    "learning_rate": 2e-3,
-    "budget": 60,
-    "trainer": {"accelerator": "cpu"},
-    "callbacks": {"checkpoint_every": 2, "progress_bar": False},
-}
 POLICY = "checkpoints/policy.safetensors"
 COPY = "inputs/prior.safetensors"
-
-
-class KilledError(BaseException):
-    """Stands for a SIGKILL."""
 
 
 @pytest.fixture
@@ -43,22 +28,7 @@ def config(tiny_prior, tmp_path, monkeypatch):
     """Settings with a prior in REINVENT's format."""
     monkeypatch.setattr(reinvent, "FIT", ((4, 4, 3, 0.1),))
     convert(tiny_prior, tmp_path / "my.prior")
-    return {"prior": str(tmp_path / "my.prior"), **CONFIG}
-
-
-def killed(config, out, monkeypatch):
-    """Run up to the third step."""
-    original = Ledger.enter
-
-    def enter(self, step, rollout):
-        if step == 3:
-            raise KilledError
-        return original(self, step, rollout)
-
-    with monkeypatch.context() as inside:
-        inside.setattr(Ledger, "enter", enter)
-        with pytest.raises(KilledError):
-            posttrain.run(config, out)
+    return {"prior": str(tmp_path / "my.prior"), **SHORT}
 
 
 def same_weights(one, other):
@@ -70,7 +40,7 @@ def test_a_run_goes_on_and_is_read_without_the_file_that_it_began_with(
     config, tmp_path, monkeypatch, chemkl, capsys
 ):
     posttrain.run(config, tmp_path / "whole")
-    killed(config, tmp_path / "run", monkeypatch)
+    run_and_kill(monkeypatch, killed_at_step(3), config, tmp_path / "run")
     prior, copy = Path(config["prior"]), tmp_path / "run" / COPY
     kept = Manifest.load(tmp_path / "run").inputs["prior"]
     assert (kept.path, kept.sha256) == (str(prior), sha256_of(prior))
@@ -81,9 +51,7 @@ def test_a_run_goes_on_and_is_read_without_the_file_that_it_began_with(
     Path(tmp_path / "in.yaml").write_text(yaml.safe_dump(config))
     assert chemkl("posttrain", str(tmp_path / "in.yaml"), "--out", str(tmp_path / "run")) == 0
     assert "resumes at step 2" in capsys.readouterr().err
-    one, other = read_trace(tmp_path / "whole"), read_trace(tmp_path / "run")
-    pd.testing.assert_frame_equal(one, other, check_exact=True)
-    assert same_weights(tmp_path / "whole" / POLICY, tmp_path / "run" / POLICY)
+    same_run(tmp_path / "whole", tmp_path / "run")
     assert Manifest.load(tmp_path / "run").inputs["prior"] == kept
     posttrain.run(config | {"budget": 90}, tmp_path / "run")  # and further on
     assert read_trace(tmp_path / "run")["call"].max() == 90

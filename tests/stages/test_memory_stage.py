@@ -1,14 +1,13 @@
 """Runs with a memory: what the trace says of replayed rows, that they are free, what is refused."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from test_posttrain_stage import CONFIG as PLAIN
 from test_posttrain_stage import (
-    CONFIG,
     FILTERED,
     TAU,
     KilledError,
@@ -27,18 +26,7 @@ from chemkl.training.posttrain import Posttrain
 
 SAMPLE = str(Path(__file__).parents[2] / "data" / "moses_sample.smi")
 MEMORY = FILTERED | {"memory": {"capacity": 60, "rows": 8, "draw": "reward", "purge": "scaffold"}}
-
-
-@pytest.fixture
-def config(tiny_prior):
-    return {"prior": str(tiny_prior), **CONFIG, **MEMORY}
-
-
-@pytest.fixture(scope="module")
-def finished(tiny_prior, tmp_path_factory):
-    out = tmp_path_factory.mktemp("run")
-    posttrain.run(CONFIG | MEMORY | {"prior": str(tiny_prior), "budget": 150}, out)
-    return out
+CONFIG = PLAIN | MEMORY
 
 
 def test_replayed_rows_stand_behind_the_sampled_ones_and_cost_nothing(finished):
@@ -108,7 +96,7 @@ def test_a_run_with_a_memory_differs_from_one_without(config, finished, tmp_path
         ({"estimator": "ppo", "memory": {"seed": {"path": SAMPLE}}, "budget": 9000}, "memory.seed: "
          "no policy sampled its molecules, and 'ppo' weighs by one that did: take the estimator "),
         ({"estimator": {"kind": "rloo"}, "shaper": "set_diversity"}, "shaper: 'set_diversity' "
-         "shapes what is sampled, and a memory replays other rows too: take no shaper (null), or"),
+         "shapes what is sampled, and a memory replays other rows too: take no shaper (null), di"),
         ({"estimator": {"kind": "ahc", "top_k": 20}}, "estimator.top_k: top_k must lie in (0, 1], "
          "got 20; it is a share: 0.5 of a batch of 64 are its 32 best rows"),
         ({"estimator": {"kind": "hill_climbing", "top_k": 20}}, "estimator.top_k: top_k must"),
@@ -123,15 +111,8 @@ def test_a_run_with_a_memory_differs_from_one_without(config, finished, tmp_path
         ({"memory": {"draw": "best"}}, "memory.draw: 'best' is not allowed. Known: hits, rank"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_replayed_is_one_clear_error(
-    config, tmp_path, chemkl, capsys, changes, says
-):
-    file = tmp_path / "c.yaml"
-    file.write_text(json.dumps(config | changes))
-    assert chemkl("posttrain", file, "--out", tmp_path / "out") == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line]
-    assert says in line
-    assert not (tmp_path / "out").exists()
+def test_what_cannot_be_replayed_is_one_clear_error(config, refusal, changes, says):
+    assert says in refusal(config | changes)
 
 
 @pytest.mark.parametrize("estimator", ["rloo", "ppo", {"kind": "grpo", "clip": 0.2}])
@@ -161,6 +142,16 @@ def test_old_rows_are_weighed_by_the_policy_that_sampled_them(
             logp[replayed] = of_old
             np.testing.assert_array_equal(update.logp_behaviour.numpy(), logp.astype(np.float32))
             assert torch.equal(again.logp_behaviour, update.logp_behaviour)
+
+
+def test_a_shaper_that_goes_by_log_p_alone_shapes_replayed_rows_too(config, tmp_path):
+    weighed = config | {"estimator": "rloo"}
+    names = ("entropy", "differential_smoothing", "ucpo")
+    for shaper in (None, *names):
+        posttrain.run(weighed | {"shaper": shaper}, tmp_path / str(shaper))
+    traces = [read_trace(tmp_path / str(shaper)) for shaper in (None, *names)]
+    assert all(trace["is_replay"].any() for trace in traces)
+    assert len({tuple(trace["smiles"]) for trace in traces}) == 4
 
 
 WEIGHED = MEMORY | {"estimator": "rloo", "updates_per_batch": 2}
@@ -289,12 +280,5 @@ def test_show_counts_the_calls_of_seeds_too(seeded, tmp_path, capsys):
          "the policy cannot write them"),
     ],
 )  # fmt: skip
-def test_a_seed_that_cannot_be_read_is_one_clear_error(
-    seeded, tmp_path, chemkl, capsys, text, options, says
-):
-    file = tmp_path / "c.yaml"
-    file.write_text(json.dumps(seeded(text, **options)))
-    assert chemkl("posttrain", file, "--out", tmp_path / "out") == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line]
-    assert says in line
-    assert not (tmp_path / "out").exists()
+def test_a_seed_that_cannot_be_read_is_one_clear_error(seeded, refusal, text, options, says):
+    assert says in refusal(seeded(text, **options))

@@ -63,11 +63,7 @@ CONFIG = {
 }
 
 
-@pytest.fixture
-def config(tiny_prior):
-    return {"prior": str(tiny_prior), **CONFIG}
-
-
+SHORT = CONFIG | {"budget": 60, "callbacks": {"checkpoint_every": 2, "progress_bar": False}}
 FILTERED = {"diversity_filter": {"kind": "murcko", "bucket": 8, "min_score": 0.3}}
 RUNNING = {"target": {"kind": "mara", "sigma": 20, "tau": TAU, "anchor": "running"}, **FILTERED}
 

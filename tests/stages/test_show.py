@@ -301,6 +301,18 @@ def test_mistakes_exit_with_2(chemkl, capsys, monkeypatch, tmp_path, run, file, 
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_damaged_manifest_is_called_so_and_can_be_moved_away(run, chemkl, capsys):
+    manifest = run / "manifest.json"
+    manifest.write_text(manifest.read_text()[:200])
+    assert chemkl("show", run) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{manifest}: damaged, or no manifest: it is not whole JSON. Restore it")
+    assert "output folder" not in line
+    assert line.endswith("with the manifest alone moved away, chemkl show reads the trace.")
+    manifest.unlink()
+    assert chemkl("show", run) == 0
+
+
 @pytest.mark.parametrize("threshold", ["nan", "inf"])
 def test_a_threshold_that_is_no_number_is_refused(chemkl, capsys, run, threshold):
     for command in (["show", str(run)], ["export", str(run), "--smi", "x.smi"]):

@@ -13,6 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from chemkl.cores import n_cores
 from chemkl.results import Manifest, read_trace
 from chemkl.results.log import read_log
 from chemkl.stages import jobs, pipeline
@@ -95,7 +96,7 @@ def test_one_job_alone_is_run_without_a_look_at_the_others(mixed, chemkl):
 
 
 @pytest.mark.parametrize(
-    ("given", "n_jobs", "expected"), [("", 2, 4), ("3", 2, 3), ("", 3, 2), ("", 20, 1)]
+    ("given", "n_jobs", "expected"), [("", 2, 4), ("3", 2, 3), ("", 3, 2), ("", 20, 1), ("0", 2, 1)]
 )
 def test_each_has_its_share_of_the_cores(monkeypatch, given, n_jobs, expected):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
@@ -118,6 +119,30 @@ def test_a_script_that_guards_nothing_is_not_run_again_by_its_jobs(mixed):
     lines = ran.stdout.splitlines()
     assert (lines.count("begins"), lines[-1]) == (1, "done None"), ran.stderr
     assert "begins" not in Path("runs/mixed/_logs/good.out").read_text()
+
+
+def test_workers_that_come_behind_jobs_have_the_environment_of_their_starter(mixed):
+    Path("both.py").write_text(
+        "import os, sys\n"
+        "from chemkl.rewards.pool import Pool\n"
+        "from chemkl.stages import jobs, pipeline\n"
+        "def tell(_):\n"
+        "    threads = sys.modules['torch'].get_num_threads()\n"
+        "    return os.environ.get('PYTHONSAFEPATH'), os.environ['OMP_NUM_THREADS'], threads\n"
+        "def build(_):\n"
+        "    return {'tell': tell}\n"
+        "if __name__ == '__main__':\n"
+        "    jobs.load_ahead(['torch'], 64)\n"
+        "    pipeline.run('p.yaml', only='good', jobs=64)\n"
+        "    with Pool(build, 1) as pool:\n"
+        "        print(*pool.run('tell', [0]))\n"
+    )
+    given = os.environ | {"OMP_NUM_THREADS": "2"}
+    ran = subprocess.run(
+        [sys.executable, "-P", "both.py"], capture_output=True, text=True, check=False, env=given
+    )
+    threads = min(2, n_cores())
+    assert ran.stdout.splitlines()[-1] == f"(0, (None, '2', {threads}))", ran.stderr
 
 
 # ---- kills

@@ -103,7 +103,7 @@ def test_what_the_filter_pays_decides_what_is_worth_a_call():
     ("module", "screen", "says"),
     [
         ("sklearn.ensemble", "surrogate", "exploration.screen: the screen surrogate needs sci"),
-        ("mol_ga.graph_ga.mutate", "prior", "genetic operators need the package mol_ga: pip inst"),
+        ("mol_ga.graph_ga.mutate", "prior", "^exploration: genetic operators need the package m"),
         ("sklearn.ensemble", "prior", ""),
     ],
 )
