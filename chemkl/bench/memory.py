@@ -3,8 +3,9 @@
 python -m chemkl.bench.memory [STEPS]
 
 Steps of batch 64 from the embedded prior with the quickstart's reward, alternating, in processor
-time; with a memory half a batch is replayed at each, `augment` makes a second update in random
-spellings, and exploration has its defaults, by each screen. Before it the time of a step's draw and
+time: with the memory and the updates of `configs/posttrain/default.yaml`; with half a batch
+replayed at each; with `augment`, a second update in random spellings; and with exploration by its
+defaults, by each screen. Before it the time of a step's draw and
 its additions alone, after so many hits, all new; behind it that of choosing, and of training the
 forest, after so many calls.
 """
@@ -19,8 +20,10 @@ import pandas as pd
 import torch
 
 from chemkl.bench.steps import prior_path, reward_model
+from chemkl.config import load_config, shipped
 from chemkl.config.filters import FILTERS
 from chemkl.config.memory import ExplorationConfig, MemoryConfig
+from chemkl.config.posttrain import PosttrainConfig
 from chemkl.losses import build_objective
 from chemkl.policies import Policy, UnknownTokenError, freeze, load_policy
 from chemkl.policies.base import stream
@@ -33,6 +36,7 @@ from chemkl.training.posttrain import Posttrain, Spell, StepLoader
 from chemkl.training.trainer import build_trainer, quiet
 
 BATCH, TAU = 64, 0.5
+HALF = MemoryConfig(draw="hits")
 SHOWN = (1_000, 10_000, 30_000, 100_000)
 """Molecules after which the memory's cost is looked at."""
 
@@ -42,23 +46,31 @@ class Run:
 
     Args:
         folder: where the trace is written.
-        replays: whether it has a memory.
-        updates: a batch; further ones are in random spellings.
+        config: of the memory; None: it has none.
+        updates: a batch.
+        augment: further ones are in random spellings.
         screen: of an exploration; empty: there is none.
     """
 
     def __init__(
-        self, folder: Path, *, replays: bool = True, updates: int = 1, screen: str = ""
+        self,
+        folder: Path,
+        config: MemoryConfig | None = HALF,
+        *,
+        updates: int = 1,
+        augment: bool = False,
+        screen: str = "",
     ) -> None:
         policy, reward = load_policy(prior_path()), reward_model()
         withdraws = build_filter(FILTERS["murcko"](kind="murcko"))
-        memory = Memory(MemoryConfig(draw="hits"), withdraws, rows=BATCH // 2, tau=TAU)
+        rows = (config and config.rows) or BATCH // 2
+        memory = Memory(config or HALF, withdraws, rows=rows, tau=TAU)
         self._folder, self._updates, self._n_made = folder, updates, 0
         ledger, prior = Ledger(reward, withdraws, 10**9), freeze(load_policy(prior_path()))
         explorer = None
         if screen:
-            config = ExplorationConfig(screen=screen)
-            explorer = Explorer(config, memory, ledger, prior, spelling(policy))
+            explores = ExplorationConfig(screen=screen)
+            explorer = Explorer(explores, memory, ledger, prior, spelling(policy))
         further = ["origin"] if screen else []
         self._module = Posttrain(
             policy,
@@ -70,10 +82,10 @@ class Run:
             most_samples=10**9,
             learning_rate=1e-4,
             seed=0,
-            memory=memory if replays else None,
+            memory=memory if config else None,
             explorer=explorer,
             updates=updates,
-            spell=policy.vocabulary.encode if updates > 1 else None,
+            spell=policy.vocabulary.encode if augment else None,
         )
 
     def __call__(self, n_steps: int) -> float:
@@ -169,11 +181,17 @@ if __name__ == "__main__":
     for draw, purge in (("hits", "worst"), ("scaffolds", "scaffold"), ("rank", "oldest")):
         row = "".join(f"{value:>9.2f}" for value in filling(draw, purge))
         print(f"{f'{draw}, {purge}':<22}{row}", flush=True)
+    default = load_config(PosttrainConfig, shipped.root() / "configs/posttrain/default.yaml")
+    n_updates = default.updates_per_batch
     with tempfile.TemporaryDirectory() as folder:
         runs = {
-            "without": Run(Path(folder, "a"), replays=False),
-            "memory": Run(Path(folder, "b")),
-            "memory, augment": Run(Path(folder, "c"), updates=2),
+            "without": Run(Path(folder, "a"), None),
+            "default's memory": Run(Path(folder, "b"), default.memory),
+            "and its updates": Run(
+                Path(folder, "c"), default.memory, updates=default.updates_per_batch
+            ),
+            "memory": Run(Path(folder, "d")),
+            "memory, augment": Run(Path(folder, "e"), updates=2, augment=True),
             **{
                 f"memory, {screen}": Run(Path(folder, screen), screen=screen)
                 for screen in ("none", "prior", "surrogate")
