@@ -94,7 +94,7 @@ def test_an_installed_wheel_works_from_any_folder(installed, tmp_path):
     where = run(tmp_path, installed, "-c", "import chemkl; print(chemkl.__file__)")
     assert where.startswith(str(installed.parents[1]))
     assert "ok quickstart (pipeline)" in chemkl("check", "quickstart")
-    assert "mara_filter" in chemkl("run", "quickstart", "--dry-run")
+    assert "plain_filter" in chemkl("run", "quickstart", "--dry-run")
     assert "output: runs/quickstart" in chemkl("posttrain", "quickstart", "budget=100")
     manifest = (tmp_path / "runs/quickstart/manifest.json").read_text()
     assert f'"prior": "{PRIOR}"' in manifest
