@@ -9,20 +9,37 @@ all stands what the machine itself gains: matrix products alone, in one process 
 
 import argparse
 import ctypes
-import multiprocessing
 import os
 import resource
+import subprocess
+import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
 
-from chemkl.bench.measure import Used, product_rate, run_command, threads
+from chemkl.bench.measure import Used, run_command
 from chemkl.config import shipped
 from chemkl.cores import n_cores
 from chemkl.results.atomic import json_of
 
+PRODUCTS = """
+import time
+import torch
+from chemkl.policies.lstm import Matrix
+multiply, rows = Matrix(torch.ones(2048, 1024), torch.float32), torch.ones(64, 1024)
+until, n = time.perf_counter() + 0.3, 0
+while time.perf_counter() < until:
+    multiply(rows)
+print(flush=True)
+input()
+until = time.perf_counter() + 3
+while time.perf_counter() < until:
+    multiply(rows)
+    n += 1
+print(n)
+"""
+"""What a process does to count its products in three seconds, once it is told to begin."""
 SUBREAPER = 36
 """Linux's PR_SET_CHILD_SUBREAPER: the server of the jobs, left behind, becomes this one's child."""
 
@@ -66,18 +83,26 @@ def main() -> None:
     )
 
 
-def machine_gain(n: int, seconds: float = 3.0) -> float:
-    """How many times the matrix products of one process n make together, a thread each."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(n, context) as pool:
-        list(pool.map(_products, [0.1] * n))  # all are there, and warm
-        alone, together = (sum(pool.map(_products, [seconds] * k)) for k in (1, n))
-    return together / alone
+def machine_gain(n: int) -> float:
+    """How many times the matrix products of one process n make in a time, a thread each."""
+    return _products(n) / _products(1)
 
 
-def _products(seconds: float) -> float:
-    with threads(1):
-        return product_rate(64, seconds=seconds)
+def _products(n: int) -> int:
+    """The products that n processes make together in the same seconds of the clock."""
+    command = [sys.executable, "-c", PRODUCTS]
+    pipe, environment = subprocess.PIPE, os.environ | {"OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment) for _ in range(n)
+    ]
+    for one in started:
+        assert one.stdout is not None
+        one.stdout.readline()  # it is warm
+    for one in started:
+        assert one.stdin is not None
+        one.stdin.write(b"\n")
+        one.stdin.flush()
+    return sum(int(one.communicate()[0]) for one in started)
 
 
 def _processor() -> float:

@@ -3,11 +3,10 @@
 python -m chemkl.bench.memory [STEPS]
 
 Steps of batch 64 from the embedded prior with the quickstart's reward, alternating, in processor
-time: with the memory and the updates of `configs/posttrain/default.yaml`; with half a batch
-replayed at each; with `augment`, a second update in random spellings; and with exploration by its
-defaults, by each screen. Before it the time of a step's draw and
-its additions alone, after so many hits, all new; behind it that of choosing, and of training the
-forest, after so many calls.
+time: with the memory of `configs/posttrain/default.yaml`, and with its updates too; with half a
+batch replayed at each; with `augment`, a second update in random spellings; and with exploration by
+its defaults, by each screen. Before it the time of a step's draw and its additions alone, after so
+many hits, all new; behind it that of choosing, and of training the forest, after so many calls.
 """
 
 import sys
@@ -182,7 +181,6 @@ if __name__ == "__main__":
         row = "".join(f"{value:>9.2f}" for value in filling(draw, purge))
         print(f"{f'{draw}, {purge}':<22}{row}", flush=True)
     default = load_config(PosttrainConfig, shipped.root() / "configs/posttrain/default.yaml")
-    n_updates = default.updates_per_batch
     with tempfile.TemporaryDirectory() as folder:
         runs = {
             "without": Run(Path(folder, "a"), None),

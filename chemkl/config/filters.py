@@ -1,5 +1,6 @@
 """Settings of the diversity filters: which molecules share a bucket, and what one is paid there."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from pydantic import Field, SerializationInfo, SerializerFunctionWrapHandler, model_serializer
@@ -37,15 +38,16 @@ class FilterConfig(Config):
     within a batch: rows are taken in order. A molecule that is sampled again counts again, if
     repeats do."""
     min_score: float = Field(0.4, ge=0, le=1)
-    """Rewards below this neither fill a bucket nor are touched."""
+    """Rewards below this neither fill a bucket nor are touched by it."""
     penalty: Penalty = "step"
     """What share of its reward the n-th molecule of a bucket is paid. step: all up to bucket, then
     none; linear, sigmoid, tanh and erf fall with n / bucket to 0 or nearly so."""
     floor: float = Field(0.0, ge=0, lt=1)
     """Share of the reward that is always paid, however full the bucket; 0 to less than 1."""
     repeats: bool = True
-    """Whether a molecule that is sampled again counts and is paid as a new one would be; false: it
-    gets 0, whatever its reward, and the policy is led away from what it has found."""
+    """Whether a molecule that a call was spent on before counts and is paid as a new one would be;
+    false: it gets 0, whatever its reward, min_score and floor, and takes no place in a bucket. A
+    memory replays it all the same, as long as its bucket is paid."""
 
     @model_serializer(mode="wrap")
     def _without_defaults(
@@ -102,6 +104,12 @@ class SameSmilesFilterConfig(FilterConfig):
     """Identical canonical SMILES."""
     bucket: int = Field(1, ge=1)
     """How often a molecule is paid when it is sampled again and again; later it gets 0."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Refuse what would leave the bucket nothing to count."""
+        if not self.repeats:
+            text = "false pays a molecule once, as bucket: 1 does with this kind: leave it out"
+            yield "repeats", text
 
 
 FILTERS: dict[str, type[FilterConfig]] = {

@@ -230,6 +230,7 @@ def _filter(section: Section) -> dict[str, Any] | None:
     else:
         settings["bucket"] = table.take("bucket_size", int, 25)
         settings["min_score"] = table.take("minscore", float, 0.4)
+        settings["repeats"] = False
     if kind == "scaffold_similarity":
         dice = table.take("minsimilarity", float, 0.4)
         settings["distance"] = round(1 - dice / (2 - dice), 6)

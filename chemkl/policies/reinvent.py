@@ -289,8 +289,9 @@ def _unpickled(path: Path) -> Mapping[str, Any]:
             stand_ins.append((_StandIn, name))
         except PermissionError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror}). {_FIX}") from None
-        except Exception:  # noqa: BLE001 - torch raises many kinds, in its own words
-            what = "damaged, or cut short" if path.stat().st_size else "empty"
+        except Exception as error:  # noqa: BLE001 - torch raises many kinds, in its own words
+            what = f"damaged, or cut short ({type(error).__name__})"
+            what = what if path.stat().st_size else "empty"
             raise InputError(f"{path}: {what}: get it anew. {_FIX}") from None
     missing = [key for key in _KEYS if not isinstance(content, Mapping) or key not in content]
     if missing:

@@ -192,9 +192,8 @@ class Manifest(BaseModel):
         path = Path(out_dir) / FILE_NAME
         if not path.is_file() and not path.is_dir():
             return None
-        restore = (
-            "Restore it from a copy, or begin the run anew with --fresh after you have moved the "
-            "folder away; with the manifest alone moved away, chemkl show reads the trace."
+        restore = "Restore it from a copy, or move the folder away and begin anew" + (
+            "; chemkl show reads the trace without it." if (path.parent / "trace").exists() else "."
         )
         check_json(path, f"{restore} If you have edited it on purpose, take its line sha256 out.")
         try:

@@ -182,7 +182,7 @@ def _convert_model(source: Path, target: Path) -> str:
             "comments": [f"converted by chemkl {__version__}"],
         }
         policy = as_reinvents(policy, target)
-        say("fits the embedding of the end token, which takes a minute or some")
+        say("fits the embedding of the end token, which takes a minute or more")
         nats = write_reinvent(policy, target, metadata=metadata)
         padding = f"; {PADDING} end tokens behind a molecule cost {nats:.2f} nats on the average"
     return f"{_parameters(policy):,} parameters, {len(policy.vocabulary)} tokens{padding}"

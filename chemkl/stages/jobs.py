@@ -44,14 +44,20 @@ def start(command: Sequence[str], out: Path, log: Path, n_jobs: int) -> BaseProc
     process: BaseProcess = get_context(_METHOD).Process(  # type: ignore[attr-defined]
         target=_be, args=(command, own, Path.cwd(), out, log)
     )
-    caller = sys.modules["__main__"]  # a script, which the job would run
+    with shielded(), without_script():
+        process.start()
+    return process
+
+
+@contextmanager
+def without_script() -> Iterator[None]:
+    """Let processes start that do not run the script of this one first."""
+    caller = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
-        with shielded():
-            process.start()
+        yield
     finally:
         sys.modules["__main__"] = caller
-    return process
 
 
 def _be(

@@ -6,6 +6,7 @@ import signal
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -35,6 +36,7 @@ from chemkl.results.atomic import atomic_file
 from chemkl.results.columns import described_schema
 from chemkl.results.provenance import current_sha256, sha256_of
 from chemkl.signals import follow_parent, shielded
+from chemkl.stages.jobs import without_script
 from chemkl.stages.registry import STAGES, View
 from chemkl.stages.runner import Start
 from chemkl.training.generators import build_constraint, check_generator, files_of
@@ -194,10 +196,20 @@ def _drawn(
         futures: deque[Future[Drawn]] = deque()
         for batch in chain(batches, [None]):
             if batch is not None:
-                with shielded():
+                with shielded(), without_script():
                     futures.append(pool.submit(_work, draw, *batch))
             while futures and (batch is None or len(futures) > 2 * n_workers):
-                yield futures.popleft().result()
+                yield _drawn_by(futures.popleft(), config)
+
+
+def _drawn_by(future: "Future[Drawn]", config: SampleConfig) -> Drawn:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        raise InputError(
+            "a process that draws samples has died: is there enough memory? Take a batch_size "
+            f"below {config.batch_size:,}, or fewer processes (OMP_NUM_THREADS)"
+        ) from None
 
 
 _of_worker: Policy | ConstrainedPolicy

@@ -67,7 +67,7 @@ class BucketFilter:
        a batch full of one scaffold is not paid as a whole.
     2. A molecule that is sampled again takes another place in the bucket, and does not get 0 for
        good: a policy that has collapsed onto one molecule loses its reward too. Without ``repeats``
-       it gets 0.
+       it gets 0, as there.
 
     What counts is the reward as it was earned, not what was left of it.
     """
@@ -79,21 +79,19 @@ class BucketFilter:
         self._counts: Counter[Hashable] = Counter()
         self._numbers: dict[Hashable, int] = {}
         self._number_of: dict[str, int] = {}
-        self._seen: set[str] = set()  # where repeats are not paid
         self._shares = array("d", [1.0])  # by number of the bucket; the first: of no bucket
 
     def __call__(self, rows: pd.DataFrame) -> pd.Series:
         """Return the filtered reward of each row, in order, and count its molecule."""
         config, filtered = self._config, rows["reward"].astype(float).tolist()
         texts = zip(rows["canonical_smiles"], rows["scaffold"], strict=True)
+        repeat_B = [False] * len(rows) if config.repeats else rows["repeat"].tolist()
         for i, (smiles, scaffold) in enumerate(texts):
             if not isinstance(smiles, str):
                 continue
-            if not config.repeats:
-                if smiles in self._seen:
-                    filtered[i] = 0.0
-                    continue
-                self._seen.add(smiles)
+            if repeat_B[i]:
+                filtered[i] = 0.0
+                continue
             if filtered[i] < config.min_score:
                 continue
             bucket = self._bucket_of(smiles, scaffold if isinstance(scaffold, str) else None, True)

@@ -245,9 +245,9 @@ def test_an_archive_that_unpacks_to_more_than_its_size_is_refused(tmp_path):
     [
         (b"", "empty: get it anew"),
         (b"CCO\n", "refused: not a torch file, or cut short"),
-        (b"PK\x03\x04 no zip", "damaged, or cut short: get it anew"),
-        (100, "damaged, or cut short: get it anew"),
-        (-100, "damaged, or cut short: get it anew"),
+        (b"PK\x03\x04 no zip", r"damaged, or cut short \(\w+\): get it anew"),
+        (100, r"damaged, or cut short \(\w+\): get it anew"),
+        (-100, r"damaged, or cut short \(\w+\): get it anew"),
     ],
 )
 def test_another_file_is_refused(tmp_path, content, says):

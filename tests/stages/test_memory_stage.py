@@ -156,6 +156,7 @@ def test_a_shaper_that_goes_by_log_p_alone_shapes_replayed_rows_too(config, tmp_
 
 WEIGHED = MEMORY | {"estimator": "rloo", "updates_per_batch": 2}
 ALL_ON = MEMORY | {"updates_per_batch": 3, "augment": True}
+ALL_ON["diversity_filter"] = {"kind": "murcko", "bucket": 4, "min_score": 0.2, "repeats": False}
 
 
 @pytest.mark.parametrize("settings", [ALL_ON, WEIGHED], ids=["all", "weighed"])

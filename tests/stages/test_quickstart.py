@@ -71,6 +71,15 @@ def test_hits_anchors_and_targets_follow_from_the_rows(arm):
         np.testing.assert_allclose(hits["log_target"], gibbs[anchor], atol=1e-3)
 
 
+def test_the_default_replays_and_pays_no_molecule_twice(quickstart: Path):
+    trace = read_trace(quickstart / "default")
+    sampled = trace[~trace["is_replay"]]
+    assert len(sampled) < len(trace) < 1.6 * len(sampled)  # half a batch
+    assert (sampled.loc[sampled["repeat"], "reward_filtered"] == 0).all()
+    paid = sampled[sampled["reward_filtered"] >= 0.4].groupby("scaffold").size()
+    assert paid.max() == 25
+
+
 def test_the_table_and_the_page_are_there(quickstart: Path):
     metrics = json.loads((quickstart / "evaluate" / "metrics.json").read_text())["runs"]
     assert list(metrics) == list(ARMS)

@@ -84,16 +84,24 @@ def test_more_samples_of_one_seed_begin_with_the_same_ones(config, tmp_path):
     pd.testing.assert_frame_equal(few, more[:40])
 
 
-def test_worker_processes_draw_what_one_process_draws(config, tmp_path, monkeypatch):
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_worker_processes_draw_what_one_process_draws(config, tmp_path, monkeypatch, n_workers):
     alone = pd.read_parquet(sample.run(config, tmp_path / "alone"))
     monkeypatch.setattr(sample, "ALONE", 1)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: n_workers)
     monkeypatch.setattr(sample, "GROUP", 30)
     path = sample.run(config, tmp_path / "together")
     pd.testing.assert_frame_equal(pd.read_parquet(path), alone)
     assert pq.ParquetFile(path).num_row_groups == 2
     results = json.loads((tmp_path / "together" / "manifest.json").read_text())["results"]
-    assert (results["workers"], results["precision"]) == (2, "32-true")
+    assert (results["workers"], results["precision"]) == (n_workers, "32-true")
+
+
+def test_a_worker_that_dies_is_one_clear_line(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(sample, "ALONE", 1)
+    monkeypatch.setattr(sample, "_start_worker", int)  # which a config is not
+    with pytest.raises(InputError, match=r"draws samples has died: .* batch_size below"):
+        sample.run(config, tmp_path / "out")
 
 
 @pytest.mark.bf16

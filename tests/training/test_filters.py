@@ -79,9 +79,10 @@ def test_the_same_molecule_again_takes_another_place():
 def test_without_repeats_a_molecule_is_paid_once_and_takes_one_place():
     smiles = [BENZENE, BENZENE, "CCc1ccccc1", "CCC", BENZENE, "CCC", "CCCc1ccccc1"]
     batch = rows_of(smiles, [0.9, 0.9, 0.8, 0.1, 0.9, 0.1, 0.7])
+    batch["repeat"] = batch["canonical_smiles"].duplicated()  # as the ledger says
     once = the_filter("murcko", bucket=2, min_score=0.4, floor=0.5, repeats=False)
     assert once(batch).tolist() == [0.9, 0.0, 0.8, 0.1, 0.0, 0.0, 0.35]
-    assert once(batch).tolist() == [0.0] * 7
+    assert once(batch.assign(repeat=True)).tolist() == [0.0] * 7
 
 
 # ---- each kind
@@ -243,6 +244,7 @@ def test_rows_in_two_batches_are_paid_as_in_one(cut):
         ({"kind": "scaffold_similarity", "distance": 1.2}, "distance: should be less than or equ"),
         ({"kind": "murcko", "penalty": "soft"}, "penalty: 'soft' is not allowed"),
         ({"kind": "murcko", "floor": 1}, "floor: should be less than 1"),
+        ({"kind": "same_smiles", "repeats": False}, "repeats: false pays a molecule once"),
         ({"kind": "murcko", "distance": 0.5}, "distance: not a known key"),
     ],
 )
