@@ -120,8 +120,8 @@ def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("", "damaged, or no manifest: it is not whole JSON. Restore it from a copy, or begin"),
-        ("{", "damaged, or no manifest: it is not whole JSON. Restore it from a copy, or begin"),
+        ("", "damaged, or no manifest: it is not whole JSON. Restore it from a copy, or move"),
+        ("{", "damaged, or no manifest: it is not whole JSON. Restore it from a copy, or move"),
         ('{"stage": "x"}', r"not a chemkl manifest \(.*Choose another output folder"),
         ('["a"]', r"not a chemkl manifest \("),
     ],
