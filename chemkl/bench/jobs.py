@@ -1,5 +1,7 @@
 """What `chemkl run --jobs 2` gains over one job at a time, one thread a job, by turns.
 
+The runs are equal but for one sample at their end: one that takes longer would leave cores idle.
+
 python -m chemkl.bench.jobs [--budget 3000] [--jobs 2] [--repeats 1]
 
 On a machine that has other work the clock says little. Beside it stands the gain that the processor
@@ -57,7 +59,7 @@ def main() -> None:
         "stage": "posttrain",
         "config": str(shipped.root() / "configs/posttrain/quickstart.yaml"),
         "set": {"budget": asked.budget},
-        "grid": {"seed": list(range(asked.jobs))},
+        "grid": {"max_samples": [2 * asked.budget - n for n in range(asked.jobs)]},
     }
     taken: dict[int, list[Used]] = {1: [], asked.jobs: []}
     with tempfile.TemporaryDirectory() as folder:
