@@ -1,10 +1,9 @@
 """What `chemkl run --jobs 2` gains over one job at a time, one thread a job, by turns.
 
-The runs are equal but for one sample at their end: one that takes longer would leave cores idle.
-
 python -m chemkl.bench.jobs [--budget 3000] [--jobs 2] [--repeats 1]
 
-On a machine that has other work the clock says little. Beside it stands the gain that the processor
+The runs are equal but for one sample at their end: one that took longer would leave a core idle. On
+a machine that has other work the clock says little. Beside it stands the gain that the processor
 time of the jobs allows where each has a core to itself: what more processes cost is in it. Above
 all stands what the machine itself gains: matrix products alone, in one process and in several.
 """
