@@ -3,7 +3,7 @@
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor
 
 from chemkl.bench import measure, scale, steps
-from chemkl.bench.measure import Parts, Watch, alternate, by_part, product_rate, total
+from chemkl.bench.measure import Parts, alternate, by_part, product_rate, timed, total
 from chemkl.config import InputError
 from chemkl.cores import n_cores
 from chemkl.display import Column, table
@@ -208,18 +208,15 @@ def logp_error() -> float | None:
 def sampling(batch: int, n: int, repeats: int) -> dict[str, Any]:
     """Molecules a second, without chemistry, in both ways."""
     policy = load_policy(steps.prior_path())
-    usual = partial(steps.padded_sample, policy)
 
-    def way(draw: Callable[..., object]) -> Parts:
-        watch = Watch()
+    def sample(draw: Callable[..., object]) -> None:
         for number in range(n // batch):
             draw(batch, stream(0, number))
-        watch.lap("sample")
-        return watch.parts
 
-    ways = {"reference": partial(way, usual), "ours": partial(way, policy.sample)}
+    draws = {"reference": partial(steps.padded_sample, policy), "ours": policy.sample}
+    ways = {name: partial(timed, "sample", sample, draw) for name, draw in draws.items()}
     figures = _rates(n // batch * batch, alternate(ways, repeats))
-    return {**figures, **two_threads(partial(way, policy.sample), repeats)}
+    return {**figures, **two_threads(ways["ours"], repeats)}
 
 
 def passes(batch: int, repeats: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -230,8 +227,14 @@ def passes(batch: int, repeats: int) -> tuple[dict[str, Any], dict[str, Any]]:
         "reference": steps.padded_logp,
         "ours": lambda policy, tokens: policy.logp_tokens(tokens),
     }
-    scores = {k: partial(steps.logp_pass, policy, token_BT, logp) for k, logp in kinds.items()}
-    learns = {k: steps.pretrain_step(token_BT, logp) for k, logp in kinds.items()}
+    scores = {
+        k: partial(timed, "logp", torch.no_grad()(logp), policy, token_BT)
+        for k, logp in kinds.items()
+    }
+    learns = {
+        k: partial(timed, "pretrain", steps.pretrain_step(token_BT, logp))
+        for k, logp in kinds.items()
+    }
     return _rates(batch, alternate(scores, repeats)), _rates(batch, alternate(learns, repeats))
 
 
@@ -256,10 +259,7 @@ def scoring(n: int, repeats: int) -> dict[str, Any]:
     parts = iter([smiles[i : i + size] for i in range(0, n, size) for _ in range(2)])
 
     def way(score: Callable[[list[str]], object]) -> Parts:
-        watch = Watch()
-        score(next(parts, smiles[:size]))
-        watch.lap("score")
-        return watch.parts
+        return timed("score", score, next(parts, smiles[:size]))
 
     ways = {"reference": partial(way, scale.bare_rdkit), "ours": partial(way, reward.score)}
     figures = _rates(size, alternate(ways, repeats))
@@ -270,18 +270,16 @@ def runs(*, whole: bool) -> dict[str, Any]:
     """Whole runs in processes of their own: to the first step, 10,000 calls, their evaluation."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        common = ["posttrain", "configs/posttrain/quickstart.yaml", "batch_size=64"]
-        common += ["precision=auto", "callbacks.progress_bar=false"]
-        first = (*common, "max_samples=64", "budget=64", "--out", str(folder / "first"))
-        started = measure.run_command(*first).seconds
+        common = ("batch_size=64", "precision=auto")
+        first = (*common, "max_samples=64", "budget=64")
+        started = measure.run_quickstart(folder / "first", *first).seconds
         figures: dict[str, Any] = {"start": {"first_step_s": started}}
         if not whole:
             figures["run_10k"] = {"seconds": None, "peak_rss_mib": None, "why_not": ONLY_FULL}
             return figures | {"evaluate": {"seconds": None, "why_not": ONLY_FULL}}
-        limits = [f"budget={CALLS}", f"max_samples={2 * CALLS}"]
         # at REINVENT4's rate: at the quickstart's the policy collapses, and finds nothing new
-        limits += ["learning_rate=1e-4", "--out", str(folder / "run")]
-        used = measure.run_command(*common, *limits)
+        limits = (f"budget={CALLS}", f"max_samples={2 * CALLS}", "learning_rate=1e-4")
+        used = measure.run_quickstart(folder / "run", *common, *limits)
         figures["run_10k"] = {"seconds": used.seconds, "peak_rss_mib": used.peak_mib}
         out = str(folder / "evaluation")
         seconds = measure.run_command("evaluate", str(folder / "run"), "--out", out).seconds
@@ -317,29 +315,18 @@ def _tables(figures: Mapping[str, Any]) -> Iterator[Any]:
 
 def _step_table(values: Mapping[str, Any]) -> Any:
     """Seconds of a step and its parts, in the usual way and in chemkl's."""
-    spread = values["spread"]
-    rows: list[dict[str, Any]] = [
-        {
-            "what": "step",
-            "usual": values["reference_s"],
-            "ours": values["ours_s"],
-            "floor": sum(values["floor_s"].values()),
-            "ratio": values["speedup_fp32"],
-            "between": spread["ours"],
-        }
-    ]
+    spread, floor = values["spread"], values["floor_s"]
+    step = (values["reference_s"], values["ours_s"], sum(floor.values()), values["speedup_fp32"])
+    rows = [("step", *step, spread["ours"])]
     for part in PARTS:
         usual, ours = values["reference_parts"].get(part), values["parts"].get(part)
         ratio = usual / ours if usual and ours else None
-        floor = values["floor_s"].get(part)
-        rows.append(
-            {"what": f"  {part}", "usual": usual, "ours": ours, "floor": floor, "ratio": ratio}
-        )
+        rows.append((f"  {part}", usual, ours, floor.get(part), ratio, None))
     if values["bf16_s"]:
-        rough = {"ours": values["bf16_s"], "ratio": values["speedup_bf16"]}
-        rows.append({"what": "step in bfloat16", **rough, "between": spread["bf16"]})
+        rough = (values["bf16_s"], None, values["speedup_bf16"], spread["bf16"])
+        rows.append(("step in bfloat16", None, *rough))
     if values["two_threads_s"]:
-        rows.append({"what": "step, 2 threads", "ours": values["two_threads_s"]})
+        rows.append(("step, 2 threads", None, values["two_threads_s"], None, None, None))
     return _table(f"Batch {values['batch']}, seconds", rows)
 
 
@@ -347,49 +334,36 @@ def _rate_table(figures: Mapping[str, Any]) -> Any:
     """Molecules a second of all else that a process computes."""
     named = {f"sample, batch {n}": values for n, values in figures["sample"]["by_batch"].items()}
     named |= {name: figures[name] for name in ("logp", "pretrain", "score")}
-    rows = [
-        {
-            "what": name,
-            "usual": values["reference_molecules_per_s"],
-            "ours": values["molecules_per_s"],
-            "ratio": values["speedup"],
-            "between": values["spread"],
-        }
-        for name, values in named.items()
-    ]
+    keys = ("reference_molecules_per_s", "molecules_per_s", "floor", "speedup", "spread")
+    rows = [(name, *map(values.get, keys)) for name, values in named.items()]
     return _table("Molecules a second", rows)
 
 
 def _run_table(figures: Mapping[str, Any]) -> Any:
     """What whole commands take, and how it grows."""
     whole, many, beside = (figures[k] for k in ("run_10k", "evaluate_many", "side_by_side"))
-    rows = [{"what": "start to the first step, s", "ours": figures["start"]["first_step_s"]}]
+    taken = [("start to the first step, s", figures["start"]["first_step_s"])]
     if whole["seconds"]:
-        rows += [
-            {"what": f"run of {CALLS:,} calls, s", "ours": whole["seconds"]},
-            {"what": "  its memory, MiB", "ours": whole["peak_rss_mib"]},
-            {"what": "  its evaluation, s", "ours": figures["evaluate"]["seconds"]},
-        ]
+        taken.append((f"run of {CALLS:,} calls, s", whole["seconds"]))
+        taken.append(("  its memory, MiB", whole["peak_rss_mib"]))
+        taken.append(("  its evaluation, s", figures["evaluate"]["seconds"]))
     if many:
-        rows.append({"what": f"evaluation of {many['rows']:,} rows, s", "ours": many["seconds"]})
-        rows.append({"what": "  its memory, MiB", "ours": many["peak_rss_mib"]})
+        taken.append((f"evaluation of {many['rows']:,} rows, s", many["seconds"]))
+        taken.append(("  its memory, MiB", many["peak_rss_mib"]))
     if beside and beside["ratio"]:
-        rows.append({"what": "two runs at once, by one alone", "ours": beside["ratio"]})
+        taken.append(("two runs at once, by one alone", beside["ratio"]))
     for size, values in (figures["growth"] or {}).items():
-        rows.append(
-            {"what": f"call {int(size):,}, ms without network", "ours": values["ms_per_call"]}
-        )
-        rows.append({"what": "  memory, MiB", "ours": values["memory_mib"]})
-    return _table("Whole commands", rows)
+        taken.append((f"call {int(size):,}, ms without network", values["ms_per_call"]))
+        taken.append(("  memory, MiB", values["memory_mib"]))
+    return _table("Whole commands", [(what, None, one, None, None, None) for what, one in taken])
 
 
-def _table(title: str, rows: list[dict[str, Any]]) -> Any:
-    for row in rows:
-        if row.get("between"):
-            row["between"] = " to ".join(map(_number, row["between"]))
+def _table(title: str, rows: Sequence[tuple[Any, ...]]) -> Any:
+    """A table of rows: what is measured, usual, chemkl's, floor, ratio and (low, high), or None."""
     labels = {"usual": "usual", "ours": "chemkl", "floor": "floor", "ratio": "times as fast"}
-    present = {key for row in rows for key, value in row.items() if value is not None}
-    columns = [Column("what", "")]
-    columns += [Column(key, label, _number) for key, label in labels.items() if key in present]
-    columns += [Column("between", "between")] if "between" in present else []
-    return table(title, columns, rows, keep_empty=True)
+    named = [dict(zip(("what", *labels, "between"), row, strict=True)) for row in rows]
+    for row in named:
+        row["between"] = " to ".join(map(_number, row["between"])) if row["between"] else None
+    columns = [Column("what", ""), *(Column(key, labels[key], _number) for key in labels)]
+    columns += [Column("between", "between")] if any(row["between"] for row in named) else []
+    return table(title, columns, named)

@@ -9,17 +9,15 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from chemkl.bench.measure import run_command
+from chemkl.bench.measure import run_quickstart
 
 
 def seconds(devices: int, batch: int, steps: int, folder: Path) -> float:
     """Seconds of a run of so many steps on so many processes of the processor."""
     settings = [f"batch_size={batch}", f"max_samples={batch * steps}", "budget=1000000"]
     settings += ["trainer.accelerator=cpu", f"trainer.devices={devices}", "precision=32-true"]
-    settings += ["callbacks.progress_bar=false", "learning_rate=1e-4"]
-    out = folder / f"{devices}-{steps}"
-    command = ("posttrain", "configs/posttrain/quickstart.yaml", *settings)
-    return run_command(*command, "--fresh", "--out", str(out)).seconds
+    settings += ["learning_rate=1e-4", "--fresh"]
+    return run_quickstart(folder / f"{devices}-{steps}", *settings).seconds
 
 
 def main(batch: int = 256, steps: int = 12, turns: int = 3) -> None:

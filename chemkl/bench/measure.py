@@ -56,6 +56,14 @@ class Watch:
         self._last = now
 
 
+def timed(part: str, work: Callable[..., object], *arguments: Any) -> Parts:
+    """What a call takes, as one part."""
+    watch = Watch()
+    work(*arguments)
+    watch.lap(part)
+    return watch.parts
+
+
 def alternate(ways: Mapping[str, Callable[[], Parts]], repeats: int) -> dict[str, list[Parts]]:
     """Do several ways in turn, A B A B, after a first time of each that does not count."""
     taken: dict[str, list[Parts]] = {name: [] for name in ways}
@@ -162,3 +170,9 @@ def run_command(*arguments: str, threads: int | None = None) -> Used:
         raise RuntimeError(f"chemkl {' '.join(arguments)} ended with {process.returncode}: {said}")
     seconds = time.perf_counter() - begin
     return Used(seconds, usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime)
+
+
+def run_quickstart(out: Path, *settings: str, threads: int | None = None) -> Used:
+    """Run the quickstart's post-training into a folder; see `run_command`."""
+    command = ("posttrain", "configs/posttrain/quickstart.yaml", "callbacks.progress_bar=false")
+    return run_command(*command, *settings, "--out", str(out), threads=threads)

@@ -139,10 +139,9 @@ def side_by_side(turns: int) -> dict[str, Any]:
         numbers = count()  # one each, also to runs side by side
 
         def run(_: int = 0) -> float:
-            common = ["posttrain", "configs/posttrain/quickstart.yaml", "budget=512"]
-            common += ["max_samples=1024", "precision=32-true", "callbacks.progress_bar=false"]
-            out = str(Path(name, str(next(numbers))))
-            return measure.run_command(*common, "--out", out, threads=1).seconds
+            settings = ("budget=512", "max_samples=1024", "precision=32-true")
+            out = Path(name, str(next(numbers)))
+            return measure.run_quickstart(out, *settings, threads=1).seconds
 
         with ThreadPoolExecutor(2) as pool:
             for _ in range(turns):

@@ -143,27 +143,15 @@ def padded_logp(policy: Any, token_BT: Tensor) -> Tensor:
     return sequence_logp(policy(token_BT[:, :-1])[0], token_BT)
 
 
-def logp_pass(policy: Any, token_BT: Tensor, logp: Callable[[Any, Tensor], Tensor]) -> Parts:
-    """Log p of a batch, without a gradient, computed in one way or the other."""
-    watch = Watch()
-    with torch.no_grad():
-        logp(policy, token_BT)
-    watch.lap("logp")
-    return watch.parts
-
-
-def pretrain_step(token_BT: Tensor, logp: Callable[[Any, Tensor], Tensor]) -> Callable[[], Parts]:
+def pretrain_step(token_BT: Tensor, logp: Callable[[Any, Tensor], Tensor]) -> Callable[[], None]:
     """A step of maximum likelihood on a batch, with log p computed in one way or the other."""
     policy: Any = load_policy(prior_path()).train()
     optimizer = torch.optim.AdamW(policy.parameters(), lr=LEARNING_RATE)
 
-    def step() -> Parts:
-        watch = Watch()
+    def step() -> None:
         optimizer.zero_grad()
         (-logp(policy, token_BT).mean()).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        watch.lap("pretrain")
-        return watch.parts
 
     return step
 

@@ -198,28 +198,16 @@ MOST_FEATURES = 100
 _DEFAULTS = {"radius": 2, "n_bits": 2048, "counts": False, "chirality": False, "max_distance": 30}
 _RDKIT = {"radius": "radius", "chirality": "includeChirality", "max_distance": "maxDistance"}
 """What RDKit's generators call these settings; `counts` is one of their methods."""
-_KINDS: dict[FingerprintKind, tuple[Any, tuple[str, ...]]] = {
-    "morgan": (
-        rdFingerprintGenerator.GetMorganGenerator,
-        ("radius", "n_bits", "counts", "chirality"),
-    ),
-    "feature_morgan": (
-        rdFingerprintGenerator.GetMorganGenerator,
-        ("radius", "n_bits", "counts", "chirality"),
-    ),
-    "atom_pairs": (
-        rdFingerprintGenerator.GetAtomPairGenerator,
-        ("max_distance", "n_bits", "counts", "chirality"),
-    ),
-    "torsions": (
-        rdFingerprintGenerator.GetTopologicalTorsionGenerator,
-        ("n_bits", "counts", "chirality"),
-    ),
-    "rdkit_path": (rdFingerprintGenerator.GetRDKitFPGenerator, ("n_bits", "counts")),
-    "maccs": (None, ()),
-    "pharmacophore": (None, ()),
+_KINDS: dict[FingerprintKind, tuple[str, str]] = {
+    "morgan": ("GetMorganGenerator", "radius n_bits counts chirality"),
+    "feature_morgan": ("GetMorganGenerator", "radius n_bits counts chirality"),
+    "atom_pairs": ("GetAtomPairGenerator", "max_distance n_bits counts chirality"),
+    "torsions": ("GetTopologicalTorsionGenerator", "n_bits counts chirality"),
+    "rdkit_path": ("GetRDKitFPGenerator", "n_bits counts"),
+    "maccs": ("", ""),
+    "pharmacophore": ("", ""),
 }
-"""The generator of each kind, and the settings that it takes."""
+"""RDKit's generator of each kind, and the settings that it takes."""
 
 
 def build_fingerprint(
@@ -242,7 +230,7 @@ def build_fingerprint(
     """
     given = {"radius": radius, "n_bits": n_bits, "counts": counts, "chirality": chirality}
     given["max_distance"] = max_distance
-    make, taken = _KINDS[kind]
+    generator, taken = _KINDS[kind][0], _KINDS[kind][1].split()
     InputError.refuse(
         f"{name} = {value}: the fingerprint {kind} has no such setting; it takes "
         f"{', '.join(taken) or 'none'}"
@@ -271,5 +259,6 @@ def build_fingerprint(
     if kind == "feature_morgan":
         settings["atomInvariantsGenerator"] = rdFingerprintGenerator.GetMorganFeatureAtomInvGen()
     method = f"Get{'' if n_bits else 'Sparse'}{'Count' if counts else ''}Fingerprint"
+    make = getattr(rdFingerprintGenerator, generator)
     fingerprint: Fingerprinter = getattr(make(**settings), method)
     return fingerprint

@@ -60,9 +60,16 @@ def propose(
     Raises:
         InputError: a parent that is no molecule; no parents; mol_ga is not installed.
     """
-    known = [_canonical(smiles, number) for number, smiles in enumerate(parents)]
-    if not known:
-        raise InputError("propose: no parents are given, of which new molecules could be made")
+    molecules = [read_molecule(smiles) for smiles in parents]
+    problems = [
+        f"parent {number}, {molecule.smiles!r}, is not a molecule: {molecule.reason}"
+        for number, molecule in enumerate(molecules)
+        if not molecule.valid
+    ]
+    if not molecules:
+        problems = ["propose: no parents are given, of which new molecules could be made"]
+    InputError.refuse(problems)
+    known = [str(molecule.canonical_smiles) for molecule in molecules]
     operators = graph_ga()
     numbers = random.Random(int(rng.integers(2**63)))  # mol_ga's kind of random numbers
     origins = [o for o in shares if o != "crossover" or len(set(known)) > 1]
@@ -81,13 +88,6 @@ def propose(
         if origin != "neighbour" or _similarity(smiles, chosen[0]) >= similarity:
             found[smiles] = Proposal(smiles, origin, tuple(chosen))
     return list(found.values())
-
-
-def _canonical(smiles: str, number: int) -> str:
-    molecule = read_molecule(smiles)
-    if molecule.canonical_smiles is None:
-        raise InputError(f"parent {number}, {smiles!r}, is not a molecule: {molecule.reason}")
-    return molecule.canonical_smiles
 
 
 def _child(

@@ -173,13 +173,11 @@ class Lead:
     ) -> None:
         self.name, self.key, self._keep = smiles, key, keep
         read = read_molecule(smiles)
-        if read.mol is None:
-            raise InputError(f"molecule {smiles!r}: {read.reason}")
-        if any(atom.GetAtomicNum() == 0 for atom in read.mol.GetAtoms()):
-            raise InputError(
-                f"molecule {smiles!r} has an attachment point; generator: {{kind: decorate}} takes "
-                "such"
-            )
+        problem = f": {read.reason}" if read.mol is None else ""
+        if read.mol is not None and any(atom.GetAtomicNum() == 0 for atom in read.mol.GetAtoms()):
+            problem = " has an attachment point; generator: {kind: decorate} takes such"
+        if read.mol is None or problem:
+            raise InputError(f"molecule {smiles!r}{problem}")
         texts = [read.canonical_smiles or ""]
         if mutants:
             rng = np.random.default_rng(0)
@@ -201,9 +199,8 @@ class Lead:
             ways.append(Way(text[: tokens[min(n_kept, len(tokens)) - 1].end()]))
         return ways
 
-    def go_on(self, way: Way, completion: str, seed: int, n: int) -> Sequence[Way]:
+    def go_on(self, _way: Way, _completion: str, _seed: int, _n: int) -> Sequence[Way]:
         """There is no second round."""
-        del way, completion, seed, n
         return []
 
     def problem(self, way: Way, text: str) -> str | None:
@@ -232,29 +229,30 @@ class Opened:
             return
         mol = Chem.Mol(as_mol(molecule))
         at = [atom for atom in mol.GetAtoms() if atom.GetAtomicNum() == 0]
-        if any(
-            atom.GetNeighbors()[0].GetChiralTag() != Chem.ChiralType.CHI_UNSPECIFIED for atom in at
-        ):
-            raise InputError(
-                f"{molecule!r} has an attachment point on a stereocentre, whose configuration "
-                "would be lost; leave it unmarked"
-            )
-        if any(
-            bond.GetStereo() != Chem.BondStereo.STEREONONE
-            for atom in at
-            for bond in atom.GetNeighbors()[0].GetBonds()
-        ):
-            raise InputError(
-                f"{molecule!r} has an attachment point on a double bond whose configuration is "
-                "marked, and would be lost; leave it unmarked"
-            )
-        if any(atom.GetBonds()[0].GetBondType() != Chem.BondType.SINGLE for atom in at):
-            raise InputError(
-                f"{molecule!r} has an attachment point that is bound by more than a single bond; "
-                "write the double bond into the part, and * behind it"
-            )
-        for atom in at:
-            end = atom.GetNeighbors()[0]
+        ends = [atom.GetNeighbors()[0] for atom in at]
+        bonds = [bond for end in ends for bond in end.GetBonds()]
+        problems = (
+            (
+                any(end.GetChiralTag() != Chem.ChiralType.CHI_UNSPECIFIED for end in ends),
+                "on a stereocentre, whose configuration would be lost; leave it unmarked",
+            ),
+            (
+                any(bond.GetStereo() != Chem.BondStereo.STEREONONE for bond in bonds),
+                "on a double bond whose configuration is marked, and would be lost; leave it "
+                "unmarked",
+            ),
+            (
+                any(atom.GetBonds()[0].GetBondType() != Chem.BondType.SINGLE for atom in at),
+                "that is bound by more than a single bond; write the double bond into the part, "
+                "and * behind it",
+            ),
+        )
+        InputError.refuse(
+            f"{molecule!r} has an attachment point {problem}"
+            for is_there, problem in problems
+            if is_there
+        )
+        for atom, end in zip(at, ends, strict=True):
             end.SetIntProp("points", 1 + (end.HasProp("points") and end.GetIntProp("points")))
             atom.SetAtomicNum(1)
             atom.SetAtomMapNum(0)

@@ -77,7 +77,15 @@ class DecoratedScaffold:
         self.n_points = len(points)
         self._ends = [(atom.GetNeighbors()[0].GetIdx(), atom.GetIdx()) for atom in points]
         self._core = [atom.GetIdx() for atom in mol.GetAtoms() if atom.GetAtomicNum() != 0]
-        self._query = _query(mol)
+        plain = Chem.Mol(mol)
+        for atom in plain.GetAtoms():
+            atom.SetAtomMapNum(0)
+        settings = Chem.AdjustQueryParameters.NoAdjustments()
+        # any atom at a point, no further neighbours anywhere else; RDKit's stubs are wrong
+        settings.makeDummiesQueries = True  # type: ignore[assignment]
+        settings.adjustDegree = True  # type: ignore[assignment]
+        settings.adjustDegreeFlags = Chem.ADJUST_IGNOREDUMMIES
+        self._query = Chem.AdjustQueryProperties(plain, settings)
 
     def bonds(self, mol: Chem.Mol) -> list[Bonds]:
         """All ways in which the molecule is the decorated scaffold; none: it is not.
@@ -112,18 +120,6 @@ def _problem(points: list[Chem.Atom], *, one_point_an_atom: bool) -> str:
     if one_point_an_atom and len({atom.GetIdx() for atom in ends}) != len(points):
         return "has an atom with two attachment points; reaction filters take one an atom"
     return ""
-
-
-def _query(mol: Chem.Mol) -> Chem.Mol:
-    """Make the scaffold a pattern: any atom at a point, no further neighbours anywhere else."""
-    plain = Chem.Mol(mol)
-    for atom in plain.GetAtoms():
-        atom.SetAtomMapNum(0)
-    settings = Chem.AdjustQueryParameters.NoAdjustments()
-    settings.makeDummiesQueries = True  # type: ignore[assignment] # RDKit's stubs
-    settings.adjustDegree = True  # type: ignore[assignment] # RDKit's stubs
-    settings.adjustDegreeFlags = Chem.ADJUST_IGNOREDUMMIES
-    return Chem.AdjustQueryProperties(plain, settings)
 
 
 # ---- the structure of very many molecules

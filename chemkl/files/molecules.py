@@ -56,6 +56,7 @@ _PROPERTY = re.compile(r"^>.*<(.+)>.*\n?", re.MULTILINE)
 
 NO_CELL = "missing: the line has no such column"
 NULL = "missing: the cell is null"
+EMPTY = "the file is empty; expected a line for each molecule"
 
 ENDINGS = {
     **dict.fromkeys((".smi", ".smiles", ".txt"), BLANKS),
@@ -156,11 +157,7 @@ def _lines(table: Table, layout: _Layout) -> Iterator[Line]:
     for row in islice(rows, int(layout.header), None):
         yield _line(table, layout, row)
     if row is None:
-        raise InputError(_empty(table))
-
-
-def _empty(table: Table) -> str:
-    return f"{table.place}: the file is empty; expected a line for each molecule"
+        raise InputError(f"{table.place}: {EMPTY}")
 
 
 def _line(table: Table, layout: _Layout, row: Row) -> Line:
@@ -286,8 +283,6 @@ def first_named(wanted: Sequence[str], names: Sequence[str]) -> str | None:
 
 def _by_name(names: Sequence[str], table: Table) -> str:
     """The column of SMILES of a table with a header."""
-    if not names:
-        raise InputError(_empty(table))
     name = first_named(SMILES_NAMES, names)
     if name is None and len(names) == 1:
         return names[0]
@@ -296,7 +291,7 @@ def _by_name(names: Sequence[str], table: Table) -> str:
     problem = f"several columns are called {name}" if name else "no column is called smiles"
     number = ", by its number from 0" if name else ""
     problem += f"; say which one it is with `column`{number}. Known: {', '.join(names)}"
-    raise InputError(f"{table.place}: {problem}")
+    raise InputError(f"{table.place}: {problem if names else EMPTY}")
 
 
 def _place(table: Table, column: str | int | None, first: Sequence[str]) -> tuple[int, bool]:
