@@ -186,7 +186,10 @@ if __name__ == "__main__":
             "without": Run(Path(folder, "a"), None),
             "default's memory": Run(Path(folder, "b"), default.memory),
             "and its updates": Run(
-                Path(folder, "c"), default.memory, updates=default.updates_per_batch
+                Path(folder, "c"),
+                default.memory,
+                updates=default.updates_per_batch,
+                augment=default.augment,
             ),
             "memory": Run(Path(folder, "d")),
             "memory, augment": Run(Path(folder, "e"), updates=2, augment=True),

@@ -6,7 +6,7 @@ them; here is what is asked of their results, and who the parents were.
 
 import random
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -29,7 +29,7 @@ class Proposal(NamedTuple):
     """A molecule that no parent is, its canonical SMILES, and where it comes from."""
 
     smiles: str
-    origin: Origin
+    origin: Origin | Literal["prior"]
     parents: tuple[str, ...]  # canonical SMILES
 
 
@@ -60,7 +60,7 @@ def propose(
     Raises:
         InputError: a parent that is no molecule; no parents; mol_ga is not installed.
     """
-    molecules = [read_molecule(smiles) for smiles in parents]
+    molecules = [_read_parent(smiles) for smiles in parents]
     problems = [
         f"parent {number}, {molecule.smiles!r}, is not a molecule: {molecule.reason}"
         for number, molecule in enumerate(molecules)
@@ -88,6 +88,10 @@ def propose(
         if origin != "neighbour" or _similarity(smiles, chosen[0]) >= similarity:
             found[smiles] = Proposal(smiles, origin, tuple(chosen))
     return list(found.values())
+
+
+_read_parent = lru_cache(4096)(read_molecule)
+"""Most parents of a step are those of the step before."""
 
 
 def _child(

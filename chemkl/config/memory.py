@@ -50,6 +50,9 @@ class MemoryConfig(Config):
     selective: bool = True
     """Molecules for which the diversity filter no longer pays anything leave first (the selective
     memory purge of Augmented Memory)."""
+    repeats: bool = Field(True, exclude_if=lambda repeats: repeats)
+    """Whether molecules that the policy has sampled again are still replayed. false: such a one
+    leaves for good, since the policy needs no reminder of it."""
     seed: MemorySeed | None = Field(None, exclude_if=lambda seed: seed is None)
     """Molecules that it begins with, in a run of stages that of the first one alone; null: none."""
 
@@ -63,18 +66,21 @@ class Shares(Config):
     """An atom, a bond or a ring of one inserted, deleted or changed."""
     neighbour: float = Field(0.25, ge=0)
     """A mutation that stays similar to its parent: Tanimoto similarity of 0.5 or more."""
+    prior: float = Field(0, ge=0, exclude_if=lambda share: not share)
+    """A sample of the prior, which has no parent."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Ask for one operator at least."""
         if not any(self.model_dump().values()):
-            yield "", "crossover, mutation and neighbour are all 0: give one of them a share"
+            yield "", "crossover, mutation, neighbour and prior are all 0: give one of them a share"
 
 
 class ExplorationConfig(Config):
     """Spends some calls of each step on molecules made of the memory's best.
 
     They are children of the molecules that the diversity filter pays most for today, by the genetic
-    operators of graph GA. Each costs its call, joins the batch of its step, and enters the memory.
+    operators of graph GA, or samples of the prior. Each costs its call, joins the batch of its
+    step, and enters the memory.
     """
 
     calls: int = Field(4, ge=1, le=1_000)
@@ -90,7 +96,7 @@ class ExplorationConfig(Config):
     parents: int = Field(100, ge=1)
     """So many molecules of the memory are parents, alike: those that are paid most today."""
     shares: Shares = Shares()
-    """How often each operator is tried: crossover, mutation, neighbour."""
+    """How often each operator is tried: crossover, mutation, neighbour, prior."""
     optimism: float = Field(1.0, ge=0)
     """The forest's expectation is raised by so many standard deviations between its trees."""
     refit: int = Field(20, ge=1)

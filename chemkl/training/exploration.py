@@ -1,11 +1,11 @@
-"""Molecules that are worth a call beside those that the policy samples: made of the best, screened.
+"""Molecules worth a call beside the policy's samples: children of the best, samples of the prior.
 
 Legend: N candidates.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,19 +13,22 @@ import torch
 from torch import Tensor
 
 from chemkl.chem.fingerprints import fingerprint_bits
-from chemkl.chem.operators import MOST_ATOMS, SHARES, Origin, graph_ga, propose
+from chemkl.chem.molecules import read_molecule
+from chemkl.chem.operators import MOST_ATOMS, SHARES, Origin, Proposal, graph_ga, propose
 from chemkl.config import InputError, complaints
 from chemkl.config.base import install
 from chemkl.config.memory import ExplorationConfig, Screen
-from chemkl.policies.base import SequenceModel, pad
+from chemkl.policies.base import SequenceModel, pad, stream
 from chemkl.training.ledger import Ledger
 from chemkl.training.memory import Memory, step_rng
 
 LEARNT_FROM = 2000
 """Molecules that the forest is trained on at most: the best half of it and the newest."""
 N_TREES = 50
+ORIGINS = (*SHARES, "prior")
+"""Where molecules that are explored come from: an operator, or the prior."""
 COUNTS = {
-    "proposed": "molecules made of others so far",
+    "proposed": "molecules made of others, or sampled by the prior, so far",
     "unspelled": "of these, new ones that the policy's tokens cannot write: no call was spent",
     "unpaid": "of these, new ones for which the diversity filter would pay nothing: neither",
     "calls": "those that a call was spent on",
@@ -40,7 +43,7 @@ class Candidate(NamedTuple):
     """A molecule that no call has been spent on."""
 
     smiles: str  # canonical
-    origin: Origin
+    origin: Origin | Literal["prior"]
     parents: tuple[str, ...]
     tokens: tuple[int, ...]  # start and end token included
     logp_ref: float  # nats
@@ -65,14 +68,17 @@ def explore(
     is_known: Callable[[str], bool],
     spell: Callable[[str], Sequence[int] | None],
     logp_ref: Callable[[Tensor], Tensor],
+    of_prior: Callable[[int], Sequence[str]] = lambda _: (),
     share: Callable[[str], float] = lambda _: 1.0,
     merit: Callable[[Sequence[str]], np.ndarray] | None = None,
     proposals_per_call: int = 8,
     screen: Screen = "surrogate",
-    shares: Mapping[Origin, float] = SHARES,
+    shares: Mapping[Any, float] = SHARES,
     most_atoms: int = MOST_ATOMS,
 ) -> Chosen:
-    """Choose n children of molecules that are worth a call, or fewer where not so many are found.
+    """Choose n molecules that are worth a call, or fewer where not so many are found.
+
+    They are children of the parents, or samples of the prior, as often as the shares say.
 
     A function of its arguments alone.
 
@@ -83,17 +89,26 @@ def explore(
         is_known: whether a canonical SMILES need not be proposed any more.
         spell: the ids of a SMILES, or None where the policy cannot write it.
         logp_ref: log pi_ref of sequences, (N, T) to (N,).
+        of_prior: the distinct canonical SMILES of so many samples of the prior, valid ones alone.
         share: of its reward that the diversity filter would pay for a canonical SMILES.
         merit: the reward that is expected of molecules: (N,). For the screen surrogate.
         proposals_per_call: proposals that the screen chooses each call from, 1 or more.
         screen: see `ExplorationConfig.screen`.
-        shares: of the operators, see `propose`.
+        shares: of the operators, see `propose`, and of the prior.
         most_atoms: heavy atoms of a child.
     """
-    proposals = []
-    if parents:
-        wanted = n * proposals_per_call
-        proposals = propose(parents, wanted, rng, shares=shares, most_atoms=most_atoms)
+    proposals: list[Proposal] = []
+    wanted, n_prior = n * proposals_per_call, 0
+    operators = {origin: shares[origin] for origin in SHARES if origin in shares}
+    if from_prior := shares.get("prior", 0):
+        n_prior = int(rng.binomial(wanted, from_prior / sum(shares.values())))
+    if parents and any(operators.values()):
+        proposals = propose(parents, wanted - n_prior, rng, shares=operators, most_atoms=most_atoms)
+    if n_prior:
+        made = {one.smiles for one in proposals}
+        samples = [text for text in of_prior(n_prior) if text not in made]
+        both = [*proposals, *(Proposal(text, "prior", ()) for text in samples)]
+        proposals = [both[place] for place in rng.permutation(len(both))]
     new = [one for one in proposals if not is_known(one.smiles)]
     spelled = [(one, ids) for one in new if (ids := spell(one.smiles)) is not None]
     paid = [(*both, part) for both in spelled if (part := share(both[0].smiles)) > 0]
@@ -140,7 +155,8 @@ def expected(forest: Any, smiles: Sequence[str], optimism: float) -> np.ndarray:
     bound (Auer, JMLR 3, 397, 2002).
     """
     bits = fingerprint_bits(smiles)
-    by_tree = np.stack([tree.predict(bits) for tree in forest.estimators_])
+    trees = forest.estimators_  # each would check the bits anew
+    by_tree = np.stack([tree.predict(bits, check_input=False) for tree in trees])
     merit_N: np.ndarray = by_tree.mean(axis=0) + optimism * by_tree.std(axis=0)
     return merit_N
 
@@ -160,7 +176,9 @@ def check_exploration(config: ExplorationConfig) -> None:
     Raises:
         InputError: a line for each package that is not.
     """
-    amiss = [f"exploration: {line}" for line in complaints((graph_ga,))]
+    has_children = any(getattr(config.shares, origin) for origin in SHARES)
+    lacking = complaints((graph_ga,)) if has_children else []
+    amiss = [f"exploration: {line}" for line in lacking]
     InputError.refuse(amiss + (complaints((_forest,)) if config.screen == "surrogate" else []))
 
 
@@ -200,7 +218,7 @@ class Explorer:
         """Learn what was paid, from rows of the trace."""
         paid = rows[rows["call"].notna()]
         self._paid |= zip(paid["canonical_smiles"], paid["reward"], strict=True)
-        own = paid[paid["origin"].isin([*SHARES])]
+        own = paid[paid["origin"].isin(ORIGINS)]
         self.counts["calls"] += len(own)
         self.counts["hits"] += int(own["hit"].sum())
 
@@ -210,21 +228,29 @@ class Explorer:
         began = ledger.n_calls >= config.start
         return explore(
             memory.best(config.parents) if began else (),
-            config.calls,
+            config.calls if began else 0,
             step_rng(self._seed, step, "exploration"),
             is_known=lambda text: text in memory or ledger.has_paid(text),
             spell=self._spell,
             logp_ref=self._logp_ref,
+            of_prior=lambda n: self._of_prior(step, n),
             share=ledger.filter.next_share,
             merit=lambda smiles: self._expected(step, smiles),
             proposals_per_call=config.proposals_per_call,
             screen=config.screen,
-            shares={origin: getattr(config.shares, origin) for origin in SHARES},
+            shares={origin: getattr(config.shares, origin) for origin in ORIGINS},
             most_atoms=min(MOST_ATOMS, ledger.most_atoms),
         )
 
     def _logp_ref(self, token_BT: Tensor) -> Tensor:
         return self._reference.logp_tokens(token_BT.to(self._reference.device))
+
+    def _of_prior(self, step: int, n: int) -> list[str]:
+        rollout = self._reference.sample(n, stream(self._seed, step, purpose="exploration"))
+        texts = zip(rollout.smiles, rollout.truncated.tolist(), strict=True)
+        limit = self._ledger.most_atoms
+        read = [read_molecule(text, max_atoms=limit) for text, is_cut in texts if not is_cut]
+        return list(dict.fromkeys(str(one.canonical_smiles) for one in read if one.valid))
 
     def count(self, chosen: Chosen) -> None:
         """Count the proposals of a step that is learnt from."""

@@ -118,6 +118,7 @@ class Memory:
         self._molecules: list[Molecule] = []
         self._place: dict[str, int] = {}
         self._scaffolds: dict[str, int] = {}
+        self._repeats: set[str] = set()  # those of the newest batch
         self._n_added = 0
         self._columns = {name: np.zeros(64, kind) for name, kind in _COLUMNS.items()}
 
@@ -150,9 +151,21 @@ class Memory:
         if self._constant is None and len(reward_H):
             self._tau = float(min(reward_H))
 
+    def see_repeats(self, canonical: Iterable[str]) -> None:
+        """Let go of what a batch repeats, by canonical SMILES, if the config asks for that.
+
+        `add` does not take it in again in this step, and later every row of it is a repeat.
+        """
+        if not self._config.repeats:
+            self._repeats = set(canonical)
+            places = [self._place[name] for name in self._repeats if name in self._place]
+            self._remove(np.array(places))
+
     def add(self, molecules: Iterable[Molecule]) -> None:
         """Take molecules in, each once; then let go of what the purge rules say."""
         for molecule in molecules:
+            if molecule.canonical in self._repeats:
+                continue
             bucket = self._filter.number_of(molecule.canonical)
             place = self._place.get(molecule.canonical)
             if place is not None:

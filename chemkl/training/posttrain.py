@@ -347,6 +347,7 @@ class Posttrain(lightning.LightningModule):
         """
         if self.memory is None:
             return None
+        self.memory.see_repeats(rows.loc[rows["repeat"], "canonical_smiles"])
         explored = self._explored(step)
         if self._learns:
             drawn = self.memory.draw(step, rows["canonical_smiles"], rollout.tokens)

@@ -176,6 +176,22 @@ def test_it_starts_when_it_is_told_to(config, tmp_path):
     assert explored.groupby("step").size().max() == 2
 
 
+def test_samples_of_the_prior_pay_their_call_and_need_no_parents(config, tmp_path, tiny_prior):
+    shares = {"crossover": 0, "mutation": 0, "neighbour": 0, "prior": 1}
+    config["exploration"] = config["exploration"] | {"shares": shares, "screen": "none"}
+    posttrain.run(config, tmp_path / "whole")
+    trace = read_trace(tmp_path / "whole")
+    explored = trace[trace["origin"].ne("policy") & ~trace["is_replay"]]
+    assert {*explored["origin"]} == {"prior"}
+    assert explored["step"].min() == 0  # the memory is empty then
+    assert explored["call"].notna().all()
+    seldom = load_policy(tiny_prior).sample(2000, torch.Generator().manual_seed(0)).smiles
+    assert {*explored["canonical_smiles"]} & {*seldom}
+    for budget in (50, 75, config["budget"]):
+        posttrain.run(config | {"budget": budget}, tmp_path / "parts")
+    same_run(tmp_path / "parts", tmp_path / "whole")
+
+
 def test_it_is_logged_and_shown(finished, trace, chemkl, capsys):
     (file,) = finished.rglob("metrics.csv")
     logged = pd.read_csv(file).iloc[-1]
@@ -243,7 +259,7 @@ def test_seeds_are_parents(config, tmp_path):
         ({"exploration": {"calls": 1001}}, "exploration.calls: should be less than or equal to"),
         ({"exploration": {"screen": "best"}}, "exploration.screen: 'best' is not allowed. Known:"),
         ({"exploration": {"shares": {"crossover": 0, "mutation": 0, "neighbour": 0}}},
-         "exploration.shares: crossover, mutation and neighbour are all 0: give one of them a"),
+         "exploration.shares: crossover, mutation, neighbour and prior are all 0: give one of"),
         ({"exploration": {}}, "exploration.screen: the screen surrogate needs scikit-learn: pip"),
     ],
 )  # fmt: skip

@@ -67,6 +67,21 @@ def test_replayed_rows_are_paid_what_the_filter_pays_today(finished):
     assert max(counts.values()) > 8
 
 
+def test_without_repeats_what_the_policy_has_sampled_again_is_not_replayed(
+    config, finished, tmp_path
+):
+    def share_of_repeats(trace):
+        """The share of replayed rows whose molecule was sampled twice by then."""
+        sampled, replayed = trace[~trace["is_replay"]], trace[trace["is_replay"]]
+        again = sampled[sampled["repeat"]].drop_duplicates("canonical_smiles")
+        since = again.set_index("canonical_smiles")["step"].reindex(replayed["canonical_smiles"])
+        return (since.to_numpy() <= replayed["step"].to_numpy()).mean()
+
+    posttrain.run(config | {"memory": config["memory"] | {"repeats": False}}, tmp_path)
+    assert share_of_repeats(read_trace(finished)) > 0.05
+    assert share_of_repeats(read_trace(tmp_path)) == 0
+
+
 def test_what_is_measured_of_a_run_leaves_replayed_rows_out(finished):
     trace = read_trace(finished)
     sampled = trace[~trace["is_replay"]]
@@ -157,6 +172,7 @@ def test_a_shaper_that_goes_by_log_p_alone_shapes_replayed_rows_too(config, tmp_
 WEIGHED = MEMORY | {"estimator": "rloo", "updates_per_batch": 2}
 ALL_ON = MEMORY | {"updates_per_batch": 3, "augment": True}
 ALL_ON["diversity_filter"] = {"kind": "murcko", "bucket": 4, "min_score": 0.2, "repeats": False}
+ALL_ON["memory"] = MEMORY["memory"] | {"repeats": False}
 
 
 @pytest.mark.parametrize("settings", [ALL_ON, WEIGHED], ids=["all", "weighed"])

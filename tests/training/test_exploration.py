@@ -73,6 +73,20 @@ def test_the_prior_takes_the_likeliest_of_all():
     assert [one.logp_ref for one in chosen("prior").candidates] == likeliest
 
 
+def test_samples_of_the_prior_stand_among_children_in_their_share():
+    samples = [f"C{'C' * n}N" for n in range(20)]
+    shares = {"crossover": 0, "mutation": 1, "neighbour": 0, "prior": 1}
+    options = {"shares": shares, "of_prior": lambda n: samples[:n], "proposals_per_call": 2}
+    got = chosen("none", n=16, **options)
+    origins = [one.origin for one in got.candidates]
+    assert 3 < origins.count("prior") < 13
+    assert origins != sorted(origins)
+    assert all(one.parents == () for one in got.candidates if one.origin == "prior")
+    alone = chosen("none", n=4, parents=[], **options)
+    assert {one.origin for one in alone.candidates} == {"prior"}
+    assert chosen("none", n=4, parents=[]).candidates == ()
+
+
 def test_the_forest_knows_what_was_paid_well():
     with_f, without = ["FCCCCCc1ccccc1"], ["NCCCCCc1ccccc1"]
     forest = fitted(PAID, numbers())

@@ -98,6 +98,14 @@ def test_a_soft_penalty_is_that_of_the_newest_of_the_bucket():
     assert memory.paid().tolist() == [newest, newest]
 
 
+@pytest.mark.parametrize(("repeats", "left"), [(True, ["CC", "CCC", "CCN"]), (False, ["CCC"])])
+def test_without_repeats_what_a_batch_repeats_leaves_and_does_not_come_back(repeats, left):
+    memory = memory_of([molecule("CC", 0.9), molecule("CCC", 0.2)], repeats=repeats)
+    memory.see_repeats(["CC", "CCN", "O"])
+    memory.add([molecule("CC", 0.9), molecule("CCN", 0.5)])  # CCN twice in this very batch
+    assert names(memory) == left
+
+
 # ---- what is drawn
 
 
