@@ -31,7 +31,7 @@ from chemkl.training.exploration import Explorer
 from chemkl.training.filters import build_filter
 from chemkl.training.ledger import Ledger
 from chemkl.training.memory import Memory, Molecule
-from chemkl.training.posttrain import Posttrain, Spell, StepLoader
+from chemkl.training.posttrain import Phase, Posttrain, Spell, StepLoader
 from chemkl.training.trainer import build_trainer, quiet
 
 BATCH, TAU = 64, 0.5
@@ -71,18 +71,16 @@ class Run:
             explores = ExplorationConfig(screen=screen)
             explorer = Explorer(explores, memory, ledger, prior, spelling(policy))
         further = ["origin"] if screen else []
+        objective = build_objective("mara", "log_variance", sigma=128.0, tau=TAU)
         self._module = Posttrain(
             policy,
             prior,
             ledger,
-            build_objective("mara", "log_variance", sigma=128.0, tau=TAU),
+            [Phase(objective, 1e-4, memory if config else None, explorer=explorer)],
             TraceWriter(folder, reward.component_names, "bench", "0" * 64, further=further),
             batch_size=BATCH,
             most_samples=10**9,
-            learning_rate=1e-4,
             seed=0,
-            memory=memory if config else None,
-            explorer=explorer,
             updates=updates,
             spell=policy.vocabulary.encode if augment else None,
         )

@@ -233,26 +233,22 @@ def _build_module(config: Any, parts: Any, trace: TraceWriter | None) -> Posttra
         objective, schedule = made[key]
         memory = parts.memory(ledger, number)
         explorer = parts.explorer(ledger, memory)
-        if phases and phases[-1].objective is objective and ledger.goes_on(number):
+        keeps_filter = number > 0 and ledger.filters[number] is ledger.filters[number - 1]
+        if keeps_filter and phases[-1].objective is objective:
             memory, explorer = phases[-1].memory, phases[-1].explorer
         phases.append(Phase(objective, stage.learning_rate, memory, schedule, explorer))
     return Posttrain(
         parts.policy,
         parts.reference(),
         ledger,
-        phases[0].objective,
+        phases,
         trace,
-        memory=phases[0].memory,
         seeds=parts.seeds,
         updates=_updates(config),
         spell=parts.spell if getattr(config, "augment", False) else None,
         batch_size=config.batch_size,
         most_samples=config.most_samples,
-        learning_rate=phases[0].learning_rate,
         seed=config.seed,
-        schedule=phases[0].schedule,
-        explorer=phases[0].explorer,
-        later=phases[1:],
     )
 
 
@@ -441,7 +437,7 @@ class _Molecules:
         config, target = self.config.memory, self.config.in_stages[number].target
         if config is None:
             return None
-        withdraws = ledger.filter_of(number)
+        withdraws = ledger.filters[number]
         rows, seed = self.config.replayed, self.config.seed
         moves = target.schedule is not None and target.schedule.tau is not None
         tau = None if moves else getattr(target, "tau", None)

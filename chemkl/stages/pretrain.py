@@ -218,7 +218,7 @@ def _of_molecules(config: PretrainConfig, kept: Mapping[Path, Path]) -> Parts:
         valid_folder=config.valid_corpus,
     )
     if init is None:
-        training.seed_weights(config.seed)
+        torch.manual_seed(config.seed)
         assert config.model is not None  # for mypy: only init leaves it out
         init = build_policy(train.vocabulary, config.model)
     before = None if config.init is None else deepcopy(init).requires_grad_(False)
@@ -283,7 +283,7 @@ def _of_tags(config: PretrainLlmConfig) -> Parts:
         config, conditions, config.valid_split, config.valid_molecules
     )
     vocabulary = files.read_vocabulary(config.corpus)
-    training.seed_weights(config.seed)
+    torch.manual_seed(config.seed)
     policy = build_tagged(config.model, vocabulary, conditions)
     seed = config.seed if config.randomise else None
     sets = (

@@ -1,6 +1,6 @@
 """A run of several stages: when each ends, and by what its molecules are scored and filtered."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,16 +21,9 @@ class StageRewards:
 
     def __init__(self, by_stage: Sequence[RewardModel]) -> None:
         self.by_stage = by_stage
-
-    @property
-    def distinct(self) -> list[RewardModel]:
-        """Each once."""
-        return list(dict.fromkeys(self.by_stage))
-
-    @property
-    def component_names(self) -> list[str]:
-        """Names of the components of all."""
-        return list(dict.fromkeys(n for one in self.by_stage for n in one.component_names))
+        self.distinct = list(dict.fromkeys(by_stage))
+        names = (name for one in self.distinct for name in one.component_names)
+        self.component_names = list(dict.fromkeys(names))
 
     def spread_over(self, spread: Any) -> None:
         """Have new molecules read and scored by several processes."""
@@ -48,7 +41,7 @@ class StagedLedger(Ledger):
 
     Args:
         rewards: of the stages.
-        filters: of the stages; one object for stages whose filter goes on.
+        filters: of the stages, see `BaseLedger.filters`.
         budget: oracle calls that may be spent in all stages together.
         parts: the names of those that molecules must hold.
     """
@@ -61,13 +54,13 @@ class StagedLedger(Ledger):
         parts: Sequence[str] = (),
     ) -> None:
         super().__init__(rewards.by_stage[0], filters[0], budget, parts)
-        self._rewards, self._filters = rewards, filters
+        self._rewards, self.filters = rewards, filters
         self._number = 0
 
     def begin_stage(self, number: int) -> None:
         """Score what comes by the reward of a stage, its number from 0."""
         self._number, self._reward = number, self._rewards.by_stage[number]
-        self.filter = self._filters[number]
+        self.filter = self.filters[number]
 
     def has_paid(self, smiles: str) -> bool:
         """Whether a call was spent on a canonical SMILES under the reward of today."""
@@ -94,27 +87,8 @@ class StagedLedger(Ledger):
 
     def remember(self, rows: pd.DataFrame) -> None:
         """Read back what each reward has paid."""
-        for number, part in _by_stage(rows):
-            self._rewards.by_stage[number].remember(part)
-
-    def filter_of(self, number: int) -> DiversityFilter:
-        """The filter of a stage."""
-        return self._filters[number]
-
-    def goes_on(self, number: int) -> bool:
-        """Whether the filter of a stage is that of the one before."""
-        return self._filters[number] is self._filters[number - 1]
-
-    def count_in(self, rows: pd.DataFrame) -> None:
-        """Have each row counted by the filter of its stage."""
-        for number, part in _by_stage(rows):
-            self._filters[number](part)
-
-
-def _by_stage(rows: pd.DataFrame) -> Iterator[tuple[int, pd.DataFrame]]:
-    """The numbers of the stages that rows are of, from 0, and the rows of each."""
-    for stage in rows["stage"].unique().tolist():
-        yield int(stage) - 1, rows[rows["stage"] == stage]
+        for stage, reward in enumerate(self._rewards.by_stage, start=1):
+            reward.remember(rows[rows["stage"] == stage])
 
 
 class Curriculum(Callback):

@@ -162,8 +162,9 @@ def expected(forest: Any, smiles: Sequence[str], optimism: float) -> np.ndarray:
 
 
 def _forest() -> Any:
+    """The class of the forest, of an optional package."""
     try:
-        from sklearn.ensemble import RandomForestRegressor  # optional
+        from sklearn.ensemble import RandomForestRegressor
     except ImportError as error:
         text = f"the screen surrogate needs scikit-learn: {install('sklearn')}"
         raise InputError(f"exploration.screen: {text}, or take prior or none") from error
@@ -225,6 +226,7 @@ class Explorer:
     def choose(self, step: int) -> Chosen:
         """Choose the molecules of a step, whose samples are paid."""
         config, memory, ledger = self._config, self._memory, self._ledger
+        device = self._reference.device
         began = ledger.n_calls >= config.start
         return explore(
             memory.best(config.parents) if began else (),
@@ -232,7 +234,7 @@ class Explorer:
             step_rng(self._seed, step, "exploration"),
             is_known=lambda text: text in memory or ledger.has_paid(text),
             spell=self._spell,
-            logp_ref=self._logp_ref,
+            logp_ref=lambda token_BT: self._reference.logp_tokens(token_BT.to(device)),
             of_prior=lambda n: self._of_prior(step, n),
             share=ledger.filter.next_share,
             merit=lambda smiles: self._expected(step, smiles),
@@ -241,9 +243,6 @@ class Explorer:
             shares={origin: getattr(config.shares, origin) for origin in ORIGINS},
             most_atoms=min(MOST_ATOMS, ledger.most_atoms),
         )
-
-    def _logp_ref(self, token_BT: Tensor) -> Tensor:
-        return self._reference.logp_tokens(token_BT.to(self._reference.device))
 
     def _of_prior(self, step: int, n: int) -> list[str]:
         rollout = self._reference.sample(n, stream(self._seed, step, purpose="exploration"))

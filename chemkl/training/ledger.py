@@ -36,6 +36,8 @@ class BaseLedger(ABC):
 
     def __init__(self, diversity_filter: DiversityFilter, budget: float = math.inf) -> None:
         self.filter = diversity_filter
+        self.filters: Sequence[DiversityFilter] = [diversity_filter]
+        """By stage of the run; one object for stages whose filter goes on."""
         self._budget = budget
         self._paid: set[Hashable] = set()
         self.n_samples = 0
@@ -98,23 +100,13 @@ class BaseLedger(ABC):
 
     def restore(self, trace: pd.DataFrame) -> None:
         """Continue from the rows of an interrupted run; of the memory's only seeds have a call."""
-        self.count_in(new_rows(trace))
+        new = new_rows(trace)
+        for stage, withdraws in enumerate(self.filters, start=1):
+            withdraws(new[new["stage"] == stage] if "stage" in new else new)
         self.n_samples = len(sampled_rows(trace))
         own = trace[~trace["is_replay"].astype(bool) | trace["call"].notna()]
         self.remember(own)
         self._paid = {identity for identity in self.identities(own) if identity is not None}
-
-    def count_in(self, rows: pd.DataFrame) -> None:
-        """Have the filter count rows of an interrupted run."""
-        self.filter(rows)
-
-    def filter_of(self, _number: int) -> DiversityFilter:
-        """The filter of a stage of the run, which has one alone."""
-        return self.filter
-
-    def goes_on(self, _number: int) -> bool:
-        """Whether the filter of a stage is that of the one before."""
-        return True
 
     @abstractmethod
     def identify(self, rollout: Rollout) -> Sequence[Hashable | None]:

@@ -5,10 +5,10 @@ Legend: B rows of a batch, C rows that it carries over from the batch before.
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import lightning
@@ -45,11 +45,15 @@ class Phase(NamedTuple):
     """What a stage of a run is trained by."""
 
     objective: Objective
+    """Target and estimator."""
     learning_rate: float
+    """Of Adam."""
     memory: Memory | None = None
+    """Replays molecules that it has found; None: nothing is replayed."""
     schedule: Schedule | None = None
     """Moves tau and beta of the objective's target; None: they stay."""
     explorer: Explorer | None = None
+    """Chooses molecules that calls are spent on beside the samples; None: there are none."""
 
 
 class Posttrain(lightning.LightningModule):
@@ -59,22 +63,16 @@ class Posttrain(lightning.LightningModule):
         policy: the network to train; its dropout, if it has any, is switched off for good.
         reference: the frozen prior; it stays outside the saved state.
         ledger: scores and counts.
-        objective: target and estimator.
+        phases: what each stage is trained by, see `enter`.
         trace: where every row goes; None: another process writes it.
         batch_size: sequences a step.
         most_samples: sequences after which the run ends.
-        learning_rate: of Adam.
         seed: of the samples.
-        memory: replays molecules that it has found; None: nothing is replayed.
-        schedule: of the objective's target.
-        explorer: chooses molecules that calls are spent on beside the samples; None: there are
-            none.
         seeds: what the memory begins with, and their ids.
         updates: updates of the policy a batch.
         spell: gives the ids of a SMILES, None where the policy cannot write it; further updates of
             a batch then have its molecules in random spellings, and log pi_ref is that of a
             molecule (its canonical SMILES). None: they have the sequences that were sampled.
-        later: what the stages after the first are trained by, see `enter`.
     """
 
     def __init__(
@@ -82,27 +80,28 @@ class Posttrain(lightning.LightningModule):
         policy: SequenceModel,
         reference: SequenceModel,
         ledger: BaseLedger,
-        objective: Objective,
+        phases: Sequence[Phase],
         trace: TraceWriter | None,
         *,
         batch_size: int,
         most_samples: int,
-        learning_rate: float,
         seed: int,
-        memory: Memory | None = None,
-        schedule: Schedule | None = None,
-        explorer: Explorer | None = None,
         seeds: Sequence[tuple[Seed, Sequence[int]]] = (),
         updates: int = 1,
         spell: Spell | None = None,
-        later: Sequence[Phase] = (),
     ) -> None:
         super().__init__()
-        self.policy = _without_dropout(policy)
+        # training mode, as recurrent nets on a GPU need it, without dropout: with it the sequences
+        # would come from another distribution than the one that is scored, and its noise from a
+        # generator that no checkpoint holds
+        for layer in policy.train().modules():
+            if isinstance(layer, nn.Dropout):
+                layer.p = 0.0
+            elif isinstance(layer, nn.RNNBase):
+                layer.dropout = 0.0
+        self.policy = policy
         self.ledger = ledger
-        self.objective = objective
         self.trace = trace
-        self.memory = memory
         self._seeds = seeds
         self.n_unspelled = 0
         """Random spellings that the policy could not write, and that were left out."""
@@ -113,22 +112,22 @@ class Posttrain(lightning.LightningModule):
         """The processes of the run, which have the same rows, and share the work at them."""
         self.recorded = pd.DataFrame()
         """The rows of the latest step, as the trace has them."""
-        self._phases = [Phase(objective, learning_rate, memory, schedule, explorer), *later]
-        self._stage = 0
+        self._phases, self._stage = phases, 0
+        self._objectives = list({id(phase.objective): phase.objective for phase in phases}.values())
+        self._is_scheduled = any(phase.schedule is not None for phase in phases)
+        self._explores = any(phase.explorer is not None for phase in phases)
         self._outside = (reference,)  # in a tuple it is no submodule: not saved, not trained
-        self._builder = InputBuilder(self.policy, reference, objective, seed, spell)
+        self._builder = InputBuilder(policy, reference, phases[0].objective, seed, spell)
         self._updates = updates
         self._spell = spell
         self._batch: _Batch | None = None
         self._moved: dict[str, float] = {}
         self._batch_size = batch_size
         self._most_samples = most_samples
-        self._learning_rate = learning_rate
         self._seed = seed
         self._warned = False
-        self._learns = False
-        self._is_cut = False
-        """Whether the latest step was cut short, and not learnt from."""
+        self._learns = True
+        """Whether the latest step is learnt from, as its batch was not cut short."""
 
     def training_step(self, number: int, _batch_index: int) -> Tensor | None:
         """Make one step; a batch that the run's end cuts short is recorded, not learnt from.
@@ -138,184 +137,62 @@ class Posttrain(lightning.LightningModule):
         step, update = divmod(number, self._updates)
         if update:
             return self._again(step, update)
-        moved = self._moved = self._move()
-        sown = self._sown() if step == 0 and self._seeds else None
+        self._move()
+        sown = self._sow() if step == 0 and self._seeds else None
         # 1. sample from the policy, as far as the budget reaches
         rollout = self.ledger.affordable(self._sample(step))
-        learns = self._learns = len(rollout) == self._batch_size
-        with ExitStack() as end:
-            if not learns:
-                end.enter_context(self._forgotten())
-            if self.ledger.waits and self._spell is None:
-                self._builder.ask_ahead(rollout, self.ranks)
-            # 2. score: a row a sequence, its call counted, its reward filtered for diversity
-            rows = self.ledger.enter(step, rollout)
-            drawn = self._drawn(step, rows, rollout) if learns else None
-            if learns and not self._learns:
-                learns = False
-                end.enter_context(self._forgotten())
+        self._learns = len(rollout) == self._batch_size
+        if self.ledger.waits and self._spell is None:
+            self._builder.ask_ahead(rollout, self.ranks)
+        # 2. score: a row a sequence, its call counted, its reward filtered for diversity
+        rows = self.ledger.enter(step, rollout)
+        drawn = self._draw(step, rows, rollout) if self._learns else None
+        with nullcontext() if self._learns else self._forgotten():
             # 3. ask the policy and the prior for log p
             inputs = self._builder.build(
-                rollout, rows, step, self.ranks, learns=learns, drawn=drawn
+                rollout, rows, step, self.ranks, learns=self._learns, drawn=drawn
             )
             # 4. the target at these rows, and the estimator's loss
-            output = self.objective(inputs) if learns else None
-            target = output.target if output else self._target(inputs)
+            output = self.objective(inputs) if self._learns else None
+            asked = inputs.logp_ref, inputs.reward, inputs.group
+            target = output.target if output else self.objective.target(*asked)
         # 5. record every row
-        joint = trace_rows(rows, inputs, target, drawn)
-        recorded = self._recorded(joint, drawn, sown).assign(**moved)
-        self.take_in(recorded)
-        if self.trace is not None:
-            self.trace.append(recorded)
-        self.next_step, self._is_cut = step + 1, not learns
-        canonical = [s if isinstance(s, str) else None for s in joint["canonical_smiles"]]
-        self._batch = _Batch(with_drawn(rollout, drawn), as_sampled(inputs), canonical, recorded)
-        self._end_update(0 if learns else self._updates - 1)
+        recorded = self._record(trace_rows(rows, inputs, target, drawn), drawn, sown)
+        self.next_step = step + 1
+        kept = replace(inputs, logp_policy=inputs.logp_policy.detach())
+        self._batch = _Batch(with_drawn(rollout, drawn), kept, recorded)
+        self._end_update(0 if self._learns else self._updates - 1)
         if output is None:
-            return None if self.ranks.world == 1 else self._nothing()
+            return self._shared(None)
         if self.ranks.rank == 0:
             self._log(step, rows, inputs, output, drawn)
+        # 6. keep what later steps have again
         self._builder.carry(output.carry, rollout, inputs)
-        if self.memory is not None:
-            hit = output.target.hit[: len(rows)]
-            self.memory.saw_hits(inputs.reward[: len(rows)][hit].tolist())
-            logps = inputs.logp_ref[: len(rows)], inputs.logp_policy[: len(rows)]
-            sampled = found(rows, rollout.tokens, *logps)
+        if (memory := self._phase.memory) is not None:
+            n = len(rows)
+            memory.saw_hits(inputs.reward[:n][target.hit[:n]].tolist())
+            sampled = found(rows, rollout.tokens, inputs.logp_ref[:n], inputs.logp_policy[:n])
             explored = drawn.molecules[: len(drawn.explored)] if drawn else ()
-            self.memory.add([*sampled, *(one for one in explored if one.reward > 0)])
-        # 6. update: Lightning takes the gradient of the loss, and Adam steps
-        return output.loss if self.ranks.world == 1 else output.loss + self._nothing()
+            memory.add([*sampled, *(one for one in explored if one.reward > 0)])
+        # 7. update: Lightning takes the gradient of the loss, and Adam steps
+        return self._shared(output.loss)
 
-    def _recorded(
-        self, rows: pd.DataFrame, drawn: Drawn | None, sown: pd.DataFrame | None
-    ) -> pd.DataFrame:
-        """The rows of a step behind those of seeds; where it explores with who proposed them."""
-        if self._explores:
-            others = [one.origin for one in drawn.molecules] if drawn else []
-            rows["origin"] = ["policy"] * (len(rows) - len(others)) + others
-        if sown is None:
-            return rows
-        sown = sown.assign(origin="seed") if self._explores else sown
-        return numbered(pd.concat([sown, rows], ignore_index=True))
+    # ---- the parts of a step, in their order
 
-    def _again(self, step: int, update: int) -> Tensor:
-        """Make a further update on the batch of a step, by the target of today."""
-        assert self._batch is not None  # of the first update
-        token_BT, inputs = self._batch.tokens, self._batch.inputs
-        if self._spell is not None:
-            token_BT, kept_B = self._spelled(self._batch, step, update)
-            inputs = inputs.where(kept_B)
-        logp_B = self.ranks.logp(self.policy.logp_tokens, token_BT).cpu()
-        output = self.objective(replace(inputs, logp_policy=logp_B))
-        self._end_update(update)
-        return output.loss if self.ranks.world == 1 else output.loss + self._nothing()
-
-    def _spelled(self, batch: "_Batch", step: int, update: int) -> tuple[Tensor, Tensor]:
-        """Spell the molecules of a batch at random: token_KT of the rows that are kept, bool_B.
-
-        What is no molecule stays as it was sampled.
-        """
-        assert self._spell is not None
-        numbers = step_rng(self._seed, step, f"spelling {update}")
-        rows, kept = list[Sequence[int]](), list[bool]()
-        for canonical, ids in zip(batch.canonical, batch.tokens.tolist(), strict=True):
-            known: Sequence[int] | None = ids
-            if canonical is not None:
-                known = self._spell(randomise(canonical, numbers))
-            kept.append(known is not None)
-            if known is not None:
-                rows.append(known)
-        self.n_unspelled += kept.count(False)
-        return pad(rows, batch.tokens.device), torch.tensor(kept)
-
-    def _end_update(self, update: int) -> None:
-        """Hand out the rows of a step with its last update, and end the run after it if need be."""
-        assert self._batch is not None
-        self.is_whole = update == self._updates - 1
-        self.recorded = self._batch.recorded if self.is_whole else self._batch.recorded.head(0)
-        if self.is_whole:
-            self._batch = None
-            self.trainer.should_stop |= self.is_finished
-
-    @property
-    def reference(self) -> SequenceModel:
-        """The frozen prior."""
-        return self._outside[0]
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the budget of calls or that of samples is used up."""
-        return self.ledger.spent or self.ledger.n_samples >= self._most_samples
-
-    def enter(self, stage: int) -> None:
-        """Go on with the objective and the learning rate of a stage, its number from 0.
-
-        Rows that are carried over go with the objective that carried them.
-        """
-        objective, self._learning_rate, self.memory, *_ = self._phases[stage]
-        if objective is not self.objective:
-            self.objective = objective
-            self._builder.turn_to(objective)
-        self._stage = stage
-
-    def take_in(self, rows: pd.DataFrame) -> None:
-        """Have schedules and explorers take in rows: of a step, or of an interrupted run."""
-        if not (self._is_scheduled or self._explores):
-            return
-        for _, step in rows.groupby("step"):
-            phase = self._phases[int(step["stage"].iloc[0]) - 1 if "stage" in step else 0]
-            if phase.schedule is not None:
-                phase.schedule.add(step)
-            if phase.explorer is not None:
-                phase.explorer.take_in(step)
-
-    @property
-    def _explores(self) -> bool:
-        return any(phase.explorer is not None for phase in self._phases)
-
-    @property
-    def _is_scheduled(self) -> bool:
-        return any(phase.schedule is not None for phase in self._phases)
-
-    def _move(self) -> dict[str, float]:
-        """Give the target the tau and beta of this step; return them, where any move in the run."""
+    def _move(self) -> None:
+        """Give the target the tau and beta of this step; keep them, where any move in the run."""
         if not self._is_scheduled:
-            return {}
-        schedule, target = self._phases[self._stage].schedule, self.objective.target
-        if schedule is not None:
-            self.objective.move(**schedule.values)
-            target = self.objective.target
+            return
+        if self._phase.schedule is not None:
+            self.objective.move(**self._phase.schedule.values)
+        target = self.objective.target
         tau = getattr(target, "tau", None)
-        return {"tau": math.nan if tau is None else tau, "beta": target.beta}
+        self._moved = {"tau": math.nan if tau is None else tau, "beta": target.beta}
 
-    @property
-    def _objectives(self) -> list[Objective]:
-        """Those of all stages, each once."""
-        return list({id(phase.objective): phase.objective for phase in self._phases}.values())
-
-    def counts(self) -> dict[str, int]:
-        """How far the run is: calls, samples and steps."""
-        calls, samples = self.ledger.n_calls, self.ledger.n_samples
-        return {"calls": calls, "samples": samples, "steps": self.next_step}
-
-    def _sample(self, step: int) -> Rollout:
-        n = min(self._batch_size, self._most_samples - self.ledger.n_samples)
-        ranks = self.ranks
-        own = self.policy.sample_to_learn(n, stream(self._seed, step), ranks.part(n))
-        # before torch 2.10 autocast keeps the weights cast under no_grad, and no gradient flows
-        torch.clear_autocast_cache()
-        drawn = ranks.rollout(own)
-        if not bool(drawn.logp.isfinite().all()):
-            raise InputError(
-                f"step {step}: the policy has diverged: its log-probabilities are not finite. "
-                f"Lower learning_rate (now {self._learning_rate:g}), or add "
-                "trainer: {gradient_clip_val: 1.0}, and begin anew with --fresh."
-            )
-        return drawn
-
-    def _sown(self) -> pd.DataFrame | None:
+    def _sow(self) -> pd.DataFrame | None:
         """Put the seeds into the memory; the rows of those that cost a call, for the trace."""
-        assert self.memory is not None
+        memory = self._phase.memory
+        assert memory is not None  # it is what has the seeds
         token_BT = pad([ids for _, ids in self._seeds], self.device)
         with torch.no_grad():
             logp_ref_B = self.ranks.logp(self.reference.logp_tokens, token_BT)
@@ -328,7 +205,7 @@ class Posttrain(lightning.LightningModule):
             rewards = rows["reward"].tolist()
             rows["logp_policy"], rows["logp_ref"] = logp_policy_B.numpy(), logp_ref_B.numpy()
             rows = rows.assign(log_target=np.nan, hit=False, anchor=False, is_replay=True)
-        self.memory.add(
+        memory.add(
             Molecule(
                 seed.canonical, seed.canonical, seed.scaffold, reward, logp, "seed", tuple(ids)
             )
@@ -339,25 +216,41 @@ class Posttrain(lightning.LightningModule):
         )
         return rows
 
-    def _drawn(self, step: int, rows: pd.DataFrame, rollout: Rollout) -> Drawn | None:
+    def _sample(self, step: int) -> Rollout:
+        n = min(self._batch_size, self._most_samples - self.ledger.n_samples)
+        ranks = self.ranks
+        own = self.policy.sample_to_learn(n, stream(self._seed, step), ranks.part(n))
+        # before torch 2.10 autocast keeps the weights cast under no_grad, and no gradient flows
+        torch.clear_autocast_cache()
+        drawn = ranks.rollout(own)
+        if not bool(drawn.logp.isfinite().all()):
+            raise InputError(
+                f"step {step}: the policy has diverged: its log-probabilities are not finite. "
+                f"Lower learning_rate (now {self._phase.learning_rate:g}), or add "
+                "trainer: {gradient_clip_val: 1.0}, and begin anew with --fresh."
+            )
+        return drawn
+
+    def _draw(self, step: int, rows: pd.DataFrame, rollout: Rollout) -> Drawn | None:
         """What joins a whole batch, explored or drawn from the memory; None: nothing.
 
         Where the budget ends among the molecules that are explored, nothing is drawn, and the step
         is not learnt from.
         """
-        if self.memory is None:
+        memory = self._phase.memory
+        if memory is None:
             return None
-        self.memory.see_repeats(rows.loc[rows["repeat"], "canonical_smiles"])
+        memory.see_repeats(rows.loc[rows["repeat"], "canonical_smiles"])
         explored = self._explored(step)
         if self._learns:
-            drawn = self.memory.draw(step, rows["canonical_smiles"], rollout.tokens)
+            drawn = memory.draw(step, rows["canonical_smiles"], rollout.tokens)
         else:
             drawn = Drawn((), torch.zeros(0).double(), torch.zeros(len(rows)).double())
         return (drawn.after(*explored) if explored else drawn) or None
 
     def _explored(self, step: int) -> tuple[Sequence[Molecule], pd.DataFrame] | None:
         """Spend calls on molecules beside the samples: they and their rows; None: on none."""
-        explorer, ranks = self._phases[self._stage].explorer, self.ranks
+        explorer, ranks = self._phase.explorer, self.ranks
         if explorer is None:
             return None
         self._builder.wait()  # for explorers ask the same prior
@@ -383,9 +276,6 @@ class Posttrain(lightning.LightningModule):
         ]
         return molecules, rows
 
-    def _target(self, inputs: LossInputs) -> TargetOutput:
-        return self.objective.target(inputs.logp_ref, inputs.reward, inputs.group)
-
     @contextmanager
     def _forgotten(self) -> Iterator[None]:
         """Forget what objective and reference learn of a batch: a longer run samples it whole."""
@@ -394,91 +284,39 @@ class Posttrain(lightning.LightningModule):
         self.objective.load_state_dict(objective)
         self.reference.restore_memory(reference)
 
-    def _nothing(self) -> Tensor:
-        """A loss of 0: Lightning wants one of each of several processes, and DDP all weights."""
+    def _record(
+        self, rows: pd.DataFrame, drawn: Drawn | None, sown: pd.DataFrame | None
+    ) -> pd.DataFrame:
+        """Write the rows of a step, seeds first; where it explores with who proposed them."""
+        if self._explores:
+            others = [one.origin for one in drawn.molecules] if drawn else []
+            rows["origin"] = ["policy"] * (len(rows) - len(others)) + others
+        if sown is not None:
+            sown = sown.assign(origin="seed") if self._explores else sown
+            rows = pd.concat([sown, rows], ignore_index=True)
+            rows["row"] = np.arange(len(rows))
+        rows = rows.assign(**self._moved)
+        self.take_in(rows)
+        if self.trace is not None:
+            self.trace.append(rows)
+        return rows
+
+    def _end_update(self, update: int) -> None:
+        """Hand out the rows of a step with its last update, and end the run after it if need be."""
+        assert self._batch is not None
+        self.is_whole = update == self._updates - 1
+        self.recorded = self._batch.recorded if self.is_whole else self._batch.recorded.head(0)
+        if self.is_whole:
+            self._batch = None
+            self.trainer.should_stop |= self.is_finished
+
+    def _shared(self, loss: Tensor | None) -> Tensor | None:
+        """The loss as Lightning wants it: of several processes one of each, and DDP all weights."""
+        if self.ranks.world == 1:
+            return loss
         trained = [weight for weight in self.policy.parameters() if weight.requires_grad]
-        return 0.0 * torch.stack([weight.view(-1)[0] for weight in trained]).sum().cpu()
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Take the rate of the stage; let a batch that is not learnt from leave weights alone."""
-        for group in optimizer.param_groups:
-            group["lr"] = self._learning_rate
-        if not self._learns:
-            for weight in self.policy.parameters():
-                weight.grad = None
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam at a rate that is constant in each stage, as in REINVENT.
-
-        What the objective learns has a group of its own: it stays on the CPU, and Adam updates a
-        group at once only when all of it is on a GPU.
-        """
-        trained = [weight for weight in self.policy.parameters() if weight.requires_grad]
-        learnt = [weight for one in self._objectives for weight in one.parameters()]
-        groups = [{"params": some} for some in (trained, learnt) if some]
-        # in one pass over the weights; Apple's GPUs and odd devices have torch's own choice
-        fused = {weight.device.type for weight in trained} == {"cpu"} or None
-        return torch.optim.Adam(groups, lr=self._learning_rate, fused=fused)
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip the policy's gradient alone: that of a learned log Z is of another size."""
-        del optimizer
-        if not gradient_clip_val:
-            return
-        if gradient_clip_algorithm == "value":
-            nn.utils.clip_grad_value_(self.policy.parameters(), gradient_clip_val)
-        else:
-            nn.utils.clip_grad_norm_(self.policy.parameters(), gradient_clip_val)
-
-    def on_fit_start(self) -> None:
-        """Put the reference where the policy is; Lightning moves submodules only."""
-        self.reference.to(self.device)
-
-    def on_train_start(self) -> None:
-        """Undo that Lightning, on resuming, moves the optimiser's memory to the policy's device."""
-        for optimizer in self.trainer.optimizers:
-            put_beside_parameters(optimizer)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the step that comes next and what is remembered from batch to batch."""
-        checkpoint["next_step"] = self.next_step
-        checkpoint["stage"] = self._stage
-        # under two keys: a checkpoint may have the first alone
-        checkpoint["objective"], *later = [one.state_dict() for one in self._objectives]
-        checkpoint["later_objectives"] = later
-        checkpoint["carried"] = self._builder.state_dict()
-        # what it remembers is of the rows that each process has asked it about
-        checkpoint["reference"], *others = self.ranks.gather(self.reference.memory())
-        checkpoint["references"] = others
-        checkpoint["n_unspelled"] = self.n_unspelled
-        if self.memory is not None:
-            checkpoint["memory"] = self.memory.state_dict()
-        if (explorer := self._phases[self._stage].explorer) is not None:
-            checkpoint["exploration"] = explorer.state_dict()
-        checkpoint["is_cut"] = self._is_cut
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Continue with them."""
-        self.next_step = checkpoint["next_step"]
-        self._is_cut = checkpoint.get("is_cut", False)
-        states = [checkpoint["objective"], *checkpoint.get("later_objectives", ())]
-        for objective, state in zip(self._objectives, states, strict=True):
-            objective.load_state_dict(state)
-        its = self._phases[checkpoint.get("stage", 0)]
-        goes_on = its.objective is self.objective
-        self._builder.load_state_dict(checkpoint["carried"] if goes_on else {})
-        memories = [checkpoint.get("reference", {}), *checkpoint.get("references", ())]
-        self.reference.restore_memory(memories[self.ranks.rank])
-        self.n_unspelled = checkpoint.get("n_unspelled", 0)
-        if its.memory is not None:
-            its.memory.load_state_dict(checkpoint["memory"])
-        if its.explorer is not None:
-            its.explorer.load_state_dict(checkpoint["exploration"])
+        nothing = 0.0 * torch.stack([weight.view(-1)[0] for weight in trained]).sum().cpu()
+        return nothing if loss is None else loss + nothing
 
     def _log(
         self,
@@ -513,23 +351,185 @@ class Posttrain(lightning.LightningModule):
         metrics |= self.ledger.describe(rows, output.target.hit[: len(rows)].numpy())
         if self._spell is not None:
             metrics["augment/unspelled"] = float(self.n_unspelled)
-        if self.memory is not None:
+        if (memory := self._phase.memory) is not None:
             replayed = 0 if drawn is None else len(drawn) - len(drawn.explored)
-            metrics |= {"memory/size": float(len(self.memory)), "memory/replayed": float(replayed)}
-        if (explorer := self._phases[self._stage].explorer) is not None:
+            metrics |= {"memory/size": float(len(memory)), "memory/replayed": float(replayed)}
+        if (explorer := self._phase.explorer) is not None:
             metrics |= {f"exploration/{name}": float(n) for name, n in explorer.counts.items()}
         for logger in self.loggers:
             logger.log_metrics(metrics, step=step)
 
+    # ---- further updates of a batch
 
-@dataclass(frozen=True)
-class _Batch:
+    def _again(self, step: int, update: int) -> Tensor | None:
+        """Make a further update on the batch of a step, by the target of today."""
+        assert self._batch is not None  # of the first update
+        token_BT, inputs, _ = self._batch
+        if inputs.logp_behaviour is None:  # it is the policy that sampled
+            inputs = replace(inputs, logp_behaviour=inputs.logp_policy)
+        if self._spell is not None:
+            token_BT, kept_B = self._spelled(self._batch, step, update)
+            inputs = inputs.where(kept_B)
+        logp_B = self.ranks.logp(self.policy.logp_tokens, token_BT).cpu()
+        output = self.objective(replace(inputs, logp_policy=logp_B))
+        self._end_update(update)
+        return self._shared(output.loss)
+
+    def _spelled(self, batch: "_Batch", step: int, update: int) -> tuple[Tensor, Tensor]:
+        """Spell the molecules of a batch at random: token_KT of the rows that are kept, bool_B.
+
+        What is no molecule stays as it was sampled.
+        """
+        assert self._spell is not None
+        numbers = step_rng(self._seed, step, f"spelling {update}")
+        texts = batch.recorded["canonical_smiles"].tail(len(batch.tokens))
+        spelled = [
+            self._spell(randomise(text, numbers)) if isinstance(text, str) else ids
+            for text, ids in zip(texts, batch.tokens.tolist(), strict=True)
+        ]
+        kept = [ids for ids in spelled if ids is not None]
+        self.n_unspelled += len(spelled) - len(kept)
+        kept_B = torch.tensor([ids is not None for ids in spelled])
+        return pad(kept, batch.tokens.device), kept_B
+
+    # ---- the run
+
+    @property
+    def reference(self) -> SequenceModel:
+        """The frozen prior."""
+        return self._outside[0]
+
+    @property
+    def _phase(self) -> Phase:
+        """What the stage of the next step is trained by."""
+        return self._phases[self._stage]
+
+    @property
+    def objective(self) -> Objective:
+        """Target and estimator of that stage."""
+        return self._phase.objective
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the budget of calls or that of samples is used up."""
+        return self.ledger.spent or self.ledger.n_samples >= self._most_samples
+
+    def counts(self) -> dict[str, int]:
+        """How far the run is: calls, samples and steps."""
+        calls, samples = self.ledger.n_calls, self.ledger.n_samples
+        return {"calls": calls, "samples": samples, "steps": self.next_step}
+
+    def enter(self, stage: int) -> None:
+        """Go on with the objective and the learning rate of a stage, its number from 0.
+
+        Rows that are carried over go with the objective that carried them.
+        """
+        self._stage = stage
+        if self._builder.objective is not self.objective:
+            self._builder.objective, self._builder.carried = self.objective, {}
+
+    def take_in(self, rows: pd.DataFrame) -> None:
+        """Have schedules and explorers take in rows: of a step, or of an interrupted run."""
+        if not (self._is_scheduled or self._explores):
+            return
+        for _, step in rows.groupby("step"):
+            phase = self._phases[int(step["stage"].iloc[0]) - 1 if "stage" in step else 0]
+            if phase.schedule is not None:
+                phase.schedule.add(step)
+            if phase.explorer is not None:
+                phase.explorer.take_in(step)
+
+    # ---- what Lightning asks
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam at a rate that is constant in each stage, as in REINVENT.
+
+        What the objective learns has a group of its own: it stays on the CPU, and Adam updates a
+        group at once only when all of it is on a GPU.
+        """
+        trained = [weight for weight in self.policy.parameters() if weight.requires_grad]
+        learnt = [weight for one in self._objectives for weight in one.parameters()]
+        groups = [{"params": some} for some in (trained, learnt) if some]
+        # in one pass over the weights; Apple's GPUs and odd devices have torch's own choice
+        fused = {weight.device.type for weight in trained} == {"cpu"} or None
+        return torch.optim.Adam(groups, lr=self._phase.learning_rate, fused=fused)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the policy's gradient alone: that of a learned log Z is of another size."""
+        del optimizer
+        if not gradient_clip_val:
+            return
+        if gradient_clip_algorithm == "value":
+            nn.utils.clip_grad_value_(self.policy.parameters(), gradient_clip_val)
+        else:
+            nn.utils.clip_grad_norm_(self.policy.parameters(), gradient_clip_val)
+
+    def on_fit_start(self) -> None:
+        """Put the reference where the policy is; Lightning moves submodules only."""
+        self.reference.to(self.device)
+
+    def on_train_start(self) -> None:
+        """Undo that Lightning, on resuming, moves the optimiser's memory to the policy's device."""
+        for optimizer in self.trainer.optimizers:
+            put_beside_parameters(optimizer)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Take the rate of the stage; let a batch that is not learnt from leave weights alone."""
+        for group in optimizer.param_groups:
+            group["lr"] = self._phase.learning_rate
+        if not self._learns:
+            for weight in self.policy.parameters():
+                weight.grad = None
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the step that comes next and what is remembered from batch to batch."""
+        checkpoint["next_step"] = self.next_step
+        checkpoint["stage"] = self._stage
+        # under two keys: a checkpoint may have the first alone
+        checkpoint["objective"], *later = [one.state_dict() for one in self._objectives]
+        checkpoint["later_objectives"] = later
+        carried = self._builder.carried.items()
+        checkpoint["carried"] = {name: values.cpu() for name, values in carried}
+        # what it remembers is of the rows that each process has asked it about
+        checkpoint["reference"], *others = self.ranks.gather(self.reference.memory())
+        checkpoint["references"] = others
+        checkpoint["n_unspelled"] = self.n_unspelled
+        if self._phase.memory is not None:
+            checkpoint["memory"] = self._phase.memory.state_dict()
+        if self._phase.explorer is not None:
+            checkpoint["exploration"] = self._phase.explorer.state_dict()
+        checkpoint["is_cut"] = not self._learns
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Continue with them."""
+        self.next_step = checkpoint["next_step"]
+        self._learns = not checkpoint.get("is_cut", False)
+        states = [checkpoint["objective"], *checkpoint.get("later_objectives", ())]
+        for objective, state in zip(self._objectives, states, strict=True):
+            objective.load_state_dict(state)
+        its = self._phases[checkpoint.get("stage", 0)]
+        goes_on = its.objective is self.objective
+        self._builder.carried = dict(checkpoint["carried"]) if goes_on else {}
+        memories = [checkpoint.get("reference", {}), *checkpoint.get("references", ())]
+        self.reference.restore_memory(memories[self.ranks.rank])
+        self.n_unspelled = checkpoint.get("n_unspelled", 0)
+        if its.memory is not None:
+            its.memory.load_state_dict(checkpoint["memory"])
+        if its.explorer is not None:
+            its.explorer.load_state_dict(checkpoint["exploration"])
+
+
+class _Batch(NamedTuple):
     """What further updates of a step learn from."""
 
     tokens: Tensor  # token_BT, replayed rows at the end
     inputs: LossInputs
-    canonical: Sequence[str | None]  # the canonical SMILES of each row; None: it is no molecule
-    recorded: pd.DataFrame  # the rows of the trace
+    recorded: pd.DataFrame  # the rows of the trace, at the end those of the tokens
 
 
 class InputBuilder:
@@ -546,11 +546,11 @@ class InputBuilder:
         self._policy = policy
         self._spell = spell
         self._reference = reference
-        self._objective = objective
+        self.objective = objective
         self._seed = seed
         self._beside: ThreadPoolExecutor | None = None
         self._asked: Future[Tensor] | None = None
-        self._carried: dict[str, Tensor] = {}
+        self.carried: dict[str, Tensor] = {}
         """token_CT, reward_C (float64) and group_C of rows that the next batch has again (msc)."""
 
     def ask_ahead(self, rollout: Rollout, ranks: Ranks = ALONE) -> None:
@@ -574,10 +574,6 @@ class InputBuilder:
         """Wait until nobody else asks the prior: it serves one thread at a time."""
         wait([self._asked] if self._asked else [])
 
-    def turn_to(self, objective: Objective) -> None:
-        """Build the inputs of another objective, without rows of the one before."""
-        self._objective, self._carried = objective, {}
-
     def build(
         self,
         rollout: Rollout,
@@ -594,18 +590,14 @@ class InputBuilder:
         (`learns`) no fresh samples of the prior are drawn. With several processes all have all
         rows, and each computes log p of its part of them.
         """
-        if drawn is not None:
-            sampled = self.build(rollout, rows, step, ranks, learns=learns)
-            return self._with_replays(sampled, rollout, ranks, drawn)
         tokens = self._with_carried(rollout)
         reward_B = torch.tensor(rows["reward_filtered"].to_numpy(), dtype=torch.float64)
         group_B = None if rollout.group is None else rollout.group.cpu()
-        duplicate_B = torch.tensor(_sequences(rollout).duplicated().to_numpy())
-        retained_B = None
-        if self._carried:
-            reward_B = torch.cat([reward_B, self._carried["reward"]])
+        duplicate_B, retained_B = repeats(rollout.tokens, rollout.group), None
+        if self.carried:
+            reward_B = torch.cat([reward_B, self.carried["reward"]])
             if group_B is not None:
-                group_B = torch.cat([group_B, self._carried["group"]])
+                group_B = torch.cat([group_B, self.carried["group"]])
             retained_B = torch.arange(len(reward_B)) >= len(rows)
             duplicate_B = torch.cat([duplicate_B, torch.zeros(len(reward_B) - len(rows)).bool()])
         if self._asked is None:
@@ -614,7 +606,7 @@ class InputBuilder:
         else:
             logp_ref_B = ranks.with_others(self._asked.result())
             self._asked = None
-        return LossInputs(
+        inputs = LossInputs(
             logp_policy=self._logp_policy(rollout, tokens, ranks).cpu(),
             logp_ref=logp_ref_B,
             reward=reward_B,
@@ -624,6 +616,7 @@ class InputBuilder:
             logp_policy_of_prior=self._of_prior(len(rows), step, ranks) if learns else None,
             **self._for_shaper(rows),
         )
+        return inputs if drawn is None else self._with_replays(inputs, rollout, ranks, drawn)
 
     def _with_replays(
         self, inputs: LossInputs, rollout: Rollout, ranks: Ranks, drawn: Drawn
@@ -633,18 +626,16 @@ class InputBuilder:
         own = ranks.logp(self._policy.logp_tokens, token_BT[len(rollout) :]).cpu()
         logp_policy_B = torch.cat([inputs.logp_policy, own])
         behaviour_B = None
-        if self._objective.estimator.weighs_old:
+        if self.objective.estimator.weighs_old:
             behaviour_B = torch.cat([inputs.logp_policy.detach(), drawn.logp_policy])
-        elif self._objective.estimator.weighs:
+        elif self.objective.estimator.weighs:
             behaviour_B = log_mixture(logp_policy_B.detach(), drawn)
         return replace(
             inputs,
             logp_policy=logp_policy_B,
             logp_ref=torch.cat([inputs.logp_ref, drawn.logp_ref]),
             reward=torch.cat([inputs.reward, drawn.reward]),
-            duplicate=torch.tensor(
-                pd.Series(map(tuple, token_BT.tolist())).duplicated().to_numpy()
-            ),
+            duplicate=repeats(token_BT),
             retained=torch.arange(len(token_BT)) >= len(rollout),
             logp_behaviour=behaviour_B,
         )
@@ -655,26 +646,18 @@ class InputBuilder:
             return
         tokens = self._with_carried(rollout)
         columns = {"tokens": tokens, "reward": inputs.reward, "group": inputs.group}
-        self._carried = {
+        self.carried = {
             name: values[carry_B.to(values.device)]
             for name, values in columns.items()
             if values is not None
         }
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return the carried rows, on the CPU."""
-        return {name: values.cpu() for name, values in self._carried.items()}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Continue with the carried rows of a checkpoint."""
-        self._carried = dict(state)
-
     def _with_carried(self, rollout: Rollout) -> Tensor:
-        if not self._carried:
+        """The sequences of a batch, token_BT, and behind them those that are carried over."""
+        if not self.carried:
             return rollout.tokens
-        return joined(
-            rollout.tokens, self._carried["tokens"].to(rollout.tokens.device), rollout.end_id
-        )
+        carried = self.carried["tokens"].to(rollout.tokens.device)
+        return joined(rollout.tokens, carried, rollout.end_id)
 
     def _canonical(self, rollout: Rollout, rows: pd.DataFrame, spell: Spell) -> Tensor:
         """The sequences of a batch, of a molecule that of its canonical SMILES where there is one.
@@ -704,7 +687,7 @@ class InputBuilder:
 
     def _of_prior(self, n: int, step: int, ranks: Ranks) -> Tensor | None:
         """Log-probabilities, with graph, of as many fresh samples of the prior, if wanted."""
-        if not self._objective.needs_prior_samples:
+        if not self.objective.needs_prior_samples:
             return None
         generator = stream(self._seed, step, purpose="prior")
         drawn = self._reference.sample(n, generator, ranks.part(n))
@@ -713,13 +696,14 @@ class InputBuilder:
 
     def _for_shaper(self, rows: pd.DataFrame) -> dict[str, Tensor]:
         """Similarity, fingerprint or scaffold (or answer) number of the rows, if a shaper asks."""
-        shaper = self._objective.shaper
-        wanted = {}
+        shaper, wanted = self.objective.shaper, dict[str, Tensor]()
+        if shaper is None:
+            return wanted
         for name, describe in (("kernel_BB", tanimoto_kernel), ("features_BF", fingerprint_bits)):
-            if shaper is not None and shaper.needs(name):
+            if shaper.needs(name):
                 smiles = [s if isinstance(s, str) else None for s in rows["canonical_smiles"]]
                 wanted[name.rpartition("_")[0]] = torch.from_numpy(describe(smiles))
-        if shaper is not None and shaper.needs("outcome_B"):
+        if shaper.needs("outcome_B"):
             outcome = rows["scaffold"]
             if "answer" in rows and outcome.isna().all():  # a text without molecules
                 outcome = rows["answer"]
@@ -765,20 +749,6 @@ def put_beside_parameters(optimizer: torch.optim.Optimizer) -> None:
                 memory[name] = value.to(parameter.device)
 
 
-def _without_dropout(policy: SequenceModel) -> SequenceModel:
-    """Put a policy in training mode, as recurrent nets on a GPU need it, without dropout.
-
-    With dropout the sequences would come from another distribution than the one that is scored, and
-    its noise from a generator that no checkpoint holds.
-    """
-    for module in policy.train().modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        elif isinstance(module, nn.RNNBase):
-            module.dropout = 0.0
-    return policy
-
-
 def trace_rows(
     rows: pd.DataFrame, inputs: LossInputs, target: TargetOutput, drawn: Drawn | None = None
 ) -> pd.DataFrame:
@@ -786,23 +756,20 @@ def trace_rows(
 
     Rows that an estimator carries over are in it already.
     """
-    sampled = len(rows)
+    n_new = len(rows)
     if drawn is not None:
-        rows = numbered(pd.concat([rows, further_rows(drawn, rows)], ignore_index=True))
-    n, new = len(rows), sampled + (0 if drawn is None else len(drawn.explored))
+        rows = pd.concat([rows, further_rows(drawn, rows)], ignore_index=True)
+        n_new += len(drawn.explored)
+    n = len(rows)
     return rows.assign(
+        row=np.arange(n),
         logp_policy=inputs.logp_policy[:n].detach().numpy(),
         logp_ref=inputs.logp_ref[:n].numpy(),
         log_target=target.log_target[:n].float().numpy(),
         hit=target.hit[:n].numpy(),
         anchor=target.anchor[:n].numpy(),
-        is_replay=np.arange(n) >= new,
+        is_replay=np.arange(n) >= n_new,
     )
-
-
-def numbered(rows: pd.DataFrame) -> pd.DataFrame:
-    """Number the rows of a step."""
-    return rows.assign(row=np.arange(len(rows)))
 
 
 def _unsampled(smiles: list[str], token_BT: Tensor) -> Rollout:
@@ -818,21 +785,16 @@ def with_drawn(rollout: Rollout, drawn: Drawn | None) -> Tensor:
     return joined(rollout.tokens, drawn.tokens.to(rollout.tokens.device), rollout.end_id)
 
 
-def as_sampled(inputs: LossInputs) -> LossInputs:
-    """The inputs of further updates: the policy that sampled is the behaviour."""
-    logp_B, behaviour_B = inputs.logp_policy.detach(), inputs.logp_behaviour
-    behaviour_B = logp_B if behaviour_B is None else behaviour_B
-    return replace(inputs, logp_policy=logp_B, logp_behaviour=behaviour_B)
+def repeats(token_BT: Tensor, group_B: Tensor | None = None) -> Tensor:
+    """Which rows are a sequence that stands above them, bool_B on the CPU: by prompt and ids.
 
-
-def _sequences(rollout: Rollout) -> pd.Series:
-    """What two rows have in common that are the same sequence: prompt and ids, not the text.
-
-    A language model writes one text in several ways, each with a probability of its own.
+    Not by the text: a language model writes one in several ways, each with a probability of its
+    own.
     """
-    groups = [0] * len(rollout) if rollout.group is None else rollout.group.tolist()
-    ids = map(tuple, rollout.tokens[:, 1:].tolist())
-    return pd.Series(list(zip(groups, ids, strict=True)), dtype=object)
+    if group_B is not None:
+        token_BT = torch.cat([group_B[:, None], token_BT[:, 1:]], dim=1)
+    _, sequence_B = torch.unique(token_BT.cpu(), dim=0, return_inverse=True)
+    return torch.tensor(pd.Series(sequence_B.numpy()).duplicated().to_numpy())
 
 
 MOVED = ("tau", "beta")

@@ -46,15 +46,15 @@ def check_precision(asked: Precision, trainer: Mapping[str, Any]) -> None:
     Raises:
         InputError: the device cannot do bf16-mixed, or is not there.
     """
-    if asked != "bf16-mixed":
-        return
-    device, _ = devices_of(trainer)
-    lacks = missing(device)
-    if lacks:
-        raise InputError(
-            f"precision: bf16-mixed cannot be used on this device ({device.type}): {lacks}. Take "
-            "precision: auto, which uses it where the device does it faster, or 32-true."
-        )
+    if asked == "bf16-mixed":
+        fix = "Take precision: auto, which uses it where the device does it faster, or 32-true."
+        _need_bf16(devices_of(trainer)[0], "precision: bf16-mixed", fix)
+
+
+def _need_bf16(device: torch.device, what: str, fix: str) -> None:
+    """Refuse what is in bf16-mixed on a device that lacks something for it."""
+    if lacks := missing(device):
+        raise InputError(f"{what} cannot be used on this device ({device.type}): {lacks}. {fix}")
 
 
 def settle(
@@ -93,14 +93,12 @@ def settle(
     begun: UsedPrecision = manifest.precision.model_copy(
         update={"why": why, "threads": torch.get_num_threads()}
     )
-    lacks = missing(device) if begun.used == "bf16-mixed" else ""
-    if lacks:
-        raise InputError(
-            f"{out_dir}: this run began in bf16-mixed, which cannot be used on this device "
-            f"({device.type}): {lacks}. A run does not change its precision on the way. Go on "
-            "with it on a device like the first, choose another folder with --out, or begin anew "
-            "with --fresh."
+    if begun.used == "bf16-mixed":
+        fix = (
+            "A run does not change its precision on the way. Go on with it on a device like the "
+            "first, choose another folder with --out, or begin anew with --fresh."
         )
+        _need_bf16(device, f"{out_dir}: this run began in bf16-mixed, which", fix)
     return begun
 
 

@@ -43,18 +43,16 @@ class Termination(Callback):
     def restore(self, rows: pd.DataFrame) -> None:
         """Take in the rows of an interrupted run, or of a step."""
         for _, step in rows.groupby("step"):
-            if not self.ended_by:
-                self._add(step)
-
-    def _add(self, step: pd.DataFrame) -> None:
-        rows, brought = sampled_rows(step), new_rows(step)
-        new = {"steps": 1, "calls": int(step["call"].count()), "samples": len(rows)}
-        new["hits"] = int((brought["call"].notna() & brought["hit"].astype(bool)).sum())
-        self.counts = {name: self.counts[name] + n for name, n in new.items()}
-        self._means.append(float(rows["reward_filtered"].mean()))
-        if self._watch is not None:
-            self._watch.add(rows)
-        self.ended_by = next(self._reached(), "")
+            if self.ended_by:
+                return
+            sampled, brought = sampled_rows(step), new_rows(step)
+            new = {"steps": 1, "calls": int(step["call"].count()), "samples": len(sampled)}
+            new["hits"] = int((brought["call"].notna() & brought["hit"].astype(bool)).sum())
+            self.counts = {name: self.counts[name] + n for name, n in new.items()}
+            self._means.append(float(sampled["reward_filtered"].mean()))
+            if self._watch is not None:
+                self._watch.add(sampled)
+            self.ended_by = next(self._reached(), "")
 
     def _reached(self) -> Iterator[str]:
         """The keys of the config that are reached now."""

@@ -341,11 +341,6 @@ def quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def seed_weights(seed: int) -> None:
-    """Seed the generator that new weights are drawn from."""
-    torch.manual_seed(seed)
-
-
 # ---- checkpoints
 
 
@@ -517,7 +512,7 @@ class ProgressBar(Callback):
 
     def __init__(self, name: str, unit: str, total: int | None = None) -> None:
         self._name, self._unit, self._total = name, unit, total
-        self._bar: display.Bar | None = None
+        self._bar = display.Bar(name, shown=False)
 
     @abstractmethod
     def state(self, trainer: Trainer) -> tuple[int, str]:
@@ -534,21 +529,18 @@ class ProgressBar(Callback):
         self, trainer: Trainer, _module: LightningModule, _outputs: Any, _batch: Any, _i: int
     ) -> None:
         """Move on."""
-        if self._bar is not None:
-            self._bar.at(*self.state(trainer))
+        self._bar.at(*self.state(trainer))
 
     def on_train_end(self, trainer: Trainer, _module: LightningModule) -> None:
         """Leave the last state on the screen."""
-        if self._bar is not None:
-            self._bar.at(*self.state(trainer))
-            self._bar.__exit__()
+        self._bar.at(*self.state(trainer))
+        self._bar.__exit__()
 
     def on_exception(
         self, _trainer: Trainer, _module: LightningModule, _error: BaseException
     ) -> None:
         """Give the screen back before the message."""
-        if self._bar is not None:
-            self._bar.__exit__()
+        self._bar.__exit__()
 
 
 class CallsBar(ProgressBar):

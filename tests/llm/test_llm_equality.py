@@ -26,7 +26,7 @@ from chemkl.results import TraceWriter, read_trace
 from chemkl.rewards import RewardModel
 from chemkl.training.filters import build_filter
 from chemkl.training.ledger import Ledger
-from chemkl.training.posttrain import Posttrain, StepLoader
+from chemkl.training.posttrain import Phase, Posttrain, StepLoader
 from chemkl.training.trainer import quiet
 
 REWARD = {"components": [{"kind": "tpsa", "transform": {"kind": "sigmoid", "low": 0, "high": 60}}]}
@@ -146,8 +146,8 @@ def post_trained(policy, reference, ledger, objective, folder, *, text):
     """Train for some steps, as the stages do; the trace, and what was watched."""
     writer = TraceWriter(folder, ["tpsa"], "run", "hash", text=text)
     module = Posttrain(
-        policy, reference, ledger, build_objective(**objective), writer,
-        batch_size=BATCH, most_samples=10_000, learning_rate=1e-3, seed=SEED,
+        policy, reference, ledger, [Phase(build_objective(**objective), 1e-3)], writer,
+        batch_size=BATCH, most_samples=10_000, seed=SEED,
     )  # fmt: skip
     watch = Watch()
     with quiet():

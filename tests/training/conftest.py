@@ -1,6 +1,39 @@
-"""What several tests of training train."""
+"""What several tests of training train, and how they kill it."""
 
+import lightning
 import pytest
+
+from chemkl.stages import posttrain
+from chemkl.training.ledger import Ledger
+
+
+class KilledError(BaseException):
+    """Stands for a SIGKILL: nothing after it runs in the stage."""
+
+
+@pytest.fixture
+def killed(monkeypatch):
+    """Run posttrain, killed at each of some moments: in a step, or before something is written."""
+    written = {"policy": (posttrain, "save_policy", 1)}
+    written["second checkpoint"] = (lightning.Trainer, "save_checkpoint", 2)
+
+    def run(config, out, *moments):
+        for moment in moments:
+            owner, name, nth = written.get(moment, (Ledger, "enter", None))
+            calls, original = [], getattr(owner, name)
+
+            def call(*args, moment=moment, nth=nth, calls=calls, original=original, **options):
+                calls.append(args)
+                if len(calls) == nth or (nth is None and args[1] == moment):
+                    raise KilledError
+                return original(*args, **options)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(owner, name, call)
+                with pytest.raises(KilledError):
+                    posttrain.run(config, out)
+
+    return run
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import csv
 import json
 from pathlib import Path
 
-import lightning
 import pandas as pd
 import pytest
 import torch
@@ -19,7 +18,6 @@ from chemkl.results import Manifest, config_hash, read_trace
 from chemkl.results.collapse import Watch
 from chemkl.stages import posttrain
 from chemkl.training.collapse import CollapseAlarm, advice
-from chemkl.training.ledger import Ledger
 
 ROOT = Path(__file__).parents[2]
 PHENOL = "Oc1ccccc1"
@@ -344,55 +342,19 @@ def test_another_way_to_end_comes_first(config, made, tmp_path):
 # ---- a killed run
 
 
-class KilledError(BaseException):
-    """Stands for a SIGKILL: nothing after it runs in the stage."""
-
-
-def kill(patch, owner, name, when):
-    """Die in place of a call of a function, the first for which `when` holds."""
-    original = getattr(owner, name)
-
-    def call(*args, **kwargs):
-        if when(args):
-            raise KilledError
-        return original(*args, **kwargs)
-
-    patch.setattr(owner, name, call)
-
-
-def at_step(step):
-    return lambda patch: kill(patch, Ledger, "enter", lambda args: args[1] == step)
-
-
-def before_the_policy_is_saved(patch):
-    kill(patch, posttrain, "save_policy", lambda _: True)
-
-
-def before_the_second_checkpoint(patch):
-    seen = []
-    kill(patch, lightning.Trainer, "save_checkpoint", lambda _: seen.append(1) or len(seen) == 2)
-
-
-KILLS = {
-    "at a checkpoint": [before_the_second_checkpoint],
-    "three times": [at_step(6), at_step(12), before_the_policy_is_saved],
-}
+KILLS = {"at a checkpoint": ["second checkpoint"], "three times": [6, 12, "policy"]}
 
 
 @pytest.mark.parametrize("action", ["warn", "stop"])
 @pytest.mark.parametrize("kills", KILLS)
 def test_a_killed_run_alarms_where_an_uninterrupted_one_does(
-    config, made, tmp_path, monkeypatch, kills, action
+    config, made, tmp_path, killed, kills, action
 ):
     settings = config | callbacks(action=action)
     whole = made("warned" if action == "warn" else "stopped", settings)
     step = manifest_of(whole)["results"]["collapse_step"]
     assert step == 12  # or the kills are not where their names say
-    for arrange in KILLS[kills]:
-        with monkeypatch.context() as patch:
-            arrange(patch)
-            with pytest.raises(KilledError):
-                posttrain.run(settings, tmp_path)
+    killed(settings, tmp_path, *KILLS[kills])
     posttrain.run(settings, tmp_path)
     one, other = manifest_of(tmp_path), manifest_of(whole)
     for key in ("status", "ended_by", "results", "config_hash"):
@@ -402,11 +364,9 @@ def test_a_killed_run_alarms_where_an_uninterrupted_one_does(
     assert weights_differ(tmp_path, whole) == []
 
 
-def test_what_was_told_before_the_kill_is_not_told_again(config, tmp_path, monkeypatch, capsys):
-    with monkeypatch.context() as patch:
-        at_step(19)(patch)  # a checkpoint knows the steps up to 15, the collapse among them
-        with pytest.raises(KilledError):
-            posttrain.run(config | WARN, tmp_path)
+def test_what_was_told_before_the_kill_is_not_told_again(config, tmp_path, killed, capsys):
+    # a checkpoint knows the steps up to 15, the collapse among them
+    killed(config | WARN, tmp_path, 19)
     first = capsys.readouterr().err
     posttrain.run(config | WARN, tmp_path)
     second = capsys.readouterr().err
@@ -416,11 +376,8 @@ def test_what_was_told_before_the_kill_is_not_told_again(config, tmp_path, monke
     assert sum("step 12, call" in line for line in second.splitlines()) == 1
 
 
-def test_the_limits_of_a_warning_may_change_in_a_run_that_goes_on(config, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        at_step(9)(patch)
-        with pytest.raises(KilledError):
-            posttrain.run(config | WARN, tmp_path)
+def test_the_limits_of_a_warning_may_change_in_a_run_that_goes_on(config, tmp_path, killed):
+    killed(config | WARN, tmp_path, 9)
     posttrain.run(config | callbacks(duplicate_rate=0.2), tmp_path)
     step, call = first_collapse(read_trace(tmp_path), limit=0.2)
     found = manifest_of(tmp_path)["results"]

@@ -80,12 +80,7 @@ def test_a_call_is_the_first_scoring_of_a_molecule_and_repeats_and_failures_are_
     assert rows["repeat"].tolist() == [False, True, False, True, False]
     assert rows["valid"].tolist() == [True, True, False, True, True]
     assert (ledger.n_calls, ledger.n_samples) == (2, 5)
-
-
-def test_counting_goes_on_in_the_next_batch(make_ledger):
-    ledger = make_ledger()
-    ledger.enter(0, rollout(["CCO", "CCN"]))
-    rows = ledger.enter(1, rollout(["C(N)C", "CCCC", "OCC"]))
+    rows = ledger.enter(1, rollout(["C(N)C", "CCCC", "OCC"]))  # counting goes on
     assert rows["call"].tolist() == [pd.NA, 3, pd.NA]
     assert rows["repeat"].tolist() == [True, False, True]
     assert rows["step"].tolist() == [1, 1, 1]
@@ -180,15 +175,11 @@ def test_a_rollout_is_cut_before_the_row_that_would_overspend(make_ledger, asked
     ledger.enter(0, kept)
     assert ledger.spent
     assert asked == ["CCO", "CCN"]
+    for budget in (3, 7):  # it fits
+        assert make_ledger(budget=budget).affordable(batch) is batch
 
 
-def test_a_rollout_that_fits_is_left_as_it_is(make_ledger):
-    batch = rollout(["CCO", "OCC", "C1CC", "CCN"])
-    assert make_ledger(budget=2).affordable(batch) is batch
-    assert make_ledger(budget=4).affordable(batch) is batch
-
-
-def test_molecules_too_large_for_the_reward_cost_nothing(make_ledger):
+def test_molecules_too_large_for_the_reward_cost_nothing_and_others_do(make_ledger):
     ledger = make_ledger(budget=2, reward={**REWARD, "max_atoms": 4})
     batch = rollout(["CCO", "CCCCC", "CCCCCC", "CCN", "CCCCCCC"])
     kept = ledger.affordable(batch)
@@ -197,9 +188,6 @@ def test_molecules_too_large_for_the_reward_cost_nothing(make_ledger):
     assert rows["call"].tolist() == [1, pd.NA, pd.NA, 2, pd.NA]
     assert rows["reason"][1] == "too many atoms: 5, at most 4"
     assert len(ledger.affordable(rollout(["CCCCC", "CCCC"]))) == 1
-
-
-def test_a_molecule_that_the_reward_accepts_beyond_the_usual_size_costs_a_call(make_ledger):
     long = "C" * 501  # beyond the default of 500 atoms
     ledger = make_ledger(budget=1, reward={**REWARD, "max_atoms": 600})
     assert len(ledger.affordable(rollout(["CCO", long]))) == 1
@@ -309,18 +297,13 @@ def test_means_are_over_rows_for_the_length_and_over_molecules_for_the_rest(sasc
     }
 
 
-def test_without_hits_there_is_no_mean():
-    found = describe_hits(hits([]))
-    assert sorted(found) == ["heavy_atoms", "n_tokens", "sa_score"]
-    assert all(math.isnan(value) for value in found.values())
-
-
 @pytest.mark.parametrize("missing", [None, np.nan])
 def test_invalid_rows_may_be_hits_where_tau_is_zero(missing):
     found = describe_hits(hits([("CCO", 4), (missing, 8)]))
     assert found["n_tokens"] == 6
     assert found["heavy_atoms"] == 3
     assert math.isnan(describe_hits(hits([(missing, 8)]))["sa_score"])
+    assert all(math.isnan(value) for value in describe_hits(hits([])).values())
 
 
 def test_a_hit_that_cannot_be_read_or_scored_is_left_out(monkeypatch):

@@ -21,7 +21,13 @@ from chemkl.results import TraceWriter, read_trace
 from chemkl.rewards import RewardModel
 from chemkl.training.filters import NoFilter, build_filter
 from chemkl.training.ledger import Ledger
-from chemkl.training.posttrain import METRICS, Posttrain, StepLoader, put_beside_parameters
+from chemkl.training.posttrain import (
+    METRICS,
+    Phase,
+    Posttrain,
+    StepLoader,
+    put_beside_parameters,
+)
 from chemkl.training.trainer import quiet
 
 REWARD = {
@@ -37,18 +43,17 @@ def make_module(tiny_prior, tmp_path):
     """Put a module together from the tiny prior, or from a policy and its prior."""
 
     def make(
-        objective=None, policies=None, diversity_filter=None, budget=100_000, workers=1, **changes
-    ):
+        objective=None, policies=None, diversity_filter=None, budget=100_000, workers=1,
+        learning_rate=1e-3, **changes,
+    ):  # fmt: skip
         policy, prior = policies or (load_policy(tiny_prior), load_policy(tiny_prior))
-        settings = {
-            "batch_size": 16, "most_samples": 100_000, "learning_rate": 1e-3, "seed": 0,
-        }  # fmt: skip
+        settings = {"batch_size": 16, "most_samples": 100_000, "seed": 0}
         reward = RewardModel.from_config({**REWARD, "workers": workers})
         return Posttrain(
             policy,
             freeze(prior),
             Ledger(reward, diversity_filter or NoFilter(), budget),
-            build_objective(**(objective or {**GIBBS, "estimator": "rloo"})),
+            [Phase(build_objective(**objective or GIBBS | {"estimator": "rloo"}), learning_rate)],
             TraceWriter(tmp_path, reward.component_names, "run", "hash"),
             **settings | changes,
         )
@@ -76,6 +81,15 @@ def fit(tmp_path):
 
 def weights(policy):
     return {name: value.detach().clone() for name, value in policy.state_dict().items()}
+
+
+def inputs_of(module, monkeypatch):
+    """What the objective is given, batch by batch, once the module is trained."""
+    seen, original = [], module._builder.build
+    monkeypatch.setattr(
+        module._builder, "build", lambda *a, **k: seen.append(original(*a, **k)) or seen[-1]
+    )
+    return seen
 
 
 def unchanged(before, policy):
@@ -142,12 +156,6 @@ def test_one_step_is_the_gradient_of_the_formula_and_one_update_of_adam(
         torch.testing.assert_close(module.policy.state_dict()[name], value, rtol=0, atol=1e-5)
 
 
-def test_the_agent_starts_as_the_prior(make_module, fit):
-    trace = fit(make_module(), 1)
-    np.testing.assert_allclose(trace["logp_policy"], trace["logp_ref"], rtol=0, atol=1e-5)
-    assert (trace["logp_ref"] < -1).all()
-
-
 def test_a_step_changes_every_weight_of_the_policy_and_none_of_the_prior(make_module, fit):
     module = make_module()
     before = weights(module.policy)
@@ -168,20 +176,16 @@ def test_in_bf16_every_weight_learns_too_and_log_probabilities_are_float32(make_
     assert np.abs(trace["logp_ref"][trace["valid"]] - exact).max() < 0.5  # 8 bits, 16 tokens
 
 
-def test_the_saved_state_holds_the_policy_alone(make_module):
-    module = make_module()
+@pytest.mark.parametrize(("estimator", "learnt"), [("rloo", []), ("trajectory_balance", [1])])
+def test_the_state_is_the_policy_and_a_learned_log_z_is_a_group_of_its_own(
+    make_module, estimator, learnt
+):
+    module = make_module({**GIBBS, "estimator": estimator})
+    own = [*module.policy.parameters()]
+    assert len([*module.parameters()]) == len(own)
     assert all(name.startswith("policy.") for name in module.state_dict())
-    n_policy = sum(p.numel() for p in module.policy.parameters())
-    assert sum(p.numel() for p in module.parameters()) == n_policy
-    assert [len(g["params"]) for g in module.configure_optimizers().param_groups] == [
-        len(list(module.policy.parameters()))
-    ]
-
-
-def test_a_learned_log_z_is_a_group_of_its_own(make_module):
-    module = make_module({**GIBBS, "estimator": "trajectory_balance"})
     groups = module.configure_optimizers().param_groups
-    assert [len(g["params"]) for g in groups] == [len(list(module.policy.parameters())), 1]
+    assert [len(group["params"]) for group in groups] == [len(own), *learnt]
 
 
 def test_the_memory_of_adam_goes_where_its_parameter_is():
@@ -246,11 +250,7 @@ def test_a_molecule_that_the_filter_no_longer_pays_is_neither_hit_nor_anchor(mak
 
 def test_rewards_reach_the_objective_in_float64(make_module, fit, monkeypatch):
     module = make_module()
-    seen = []
-    original = module._builder.build
-    monkeypatch.setattr(
-        module._builder, "build", lambda *a, **k: seen.append(original(*a, **k)) or seen[-1]
-    )
+    seen = inputs_of(module, monkeypatch)
     trace = fit(module, 1)
     assert seen[0].reward.dtype == torch.float64
     assert seen[0].reward.tolist() == trace["reward_filtered"].tolist()
@@ -283,18 +283,11 @@ def test_log_z_is_learned_beside_the_policy(make_module, fit):
 
 def test_msc_has_one_row_of_the_batch_before_again(make_module, fit, monkeypatch):
     module = make_module({**MARA, "estimator": "msc"})
-    seen = []
-    original = module._builder.build
-
-    def build(rollout, *others, **options):
-        seen.append((rollout.tokens, original(rollout, *others, **options)))
-        return seen[-1][1]
-
-    monkeypatch.setattr(module._builder, "build", build)
+    seen = inputs_of(module, monkeypatch)
     trace = fit(module, 3)
     assert len(trace) == 3 * 16  # the retained row has been recorded where it was sampled
-    assert seen[0][1].retained is None
-    for (_, earlier), (_, later) in pairwise(seen):
+    assert seen[0].retained is None
+    for earlier, later in pairwise(seen):
         assert later.retained.tolist() == 16 * [False] + [True]
         row = (earlier.logp_ref - later.logp_ref[-1]).abs().argmin()
         # the reference's pass over another batch differs in the last bits
@@ -330,12 +323,12 @@ def test_the_prior_is_asked_while_workers_score(make_module, fit, tmp_path, prec
     assert len({*settings}) == 1
 
 
-def test_fresh_samples_of_the_prior_are_drawn_for_who_asks(make_module, fit, tiny_prior):
+def test_fresh_samples_of_the_prior_are_drawn_for_who_asks(
+    make_module, fit, tiny_prior, monkeypatch
+):
     options = {"estimator": "forward_kl", "estimator_options": {"reference": "prior"}}
     module = make_module({**GIBBS, **options}, seed=3)
-    seen = []
-    original = module._builder.build
-    module._builder.build = lambda *a, **k: seen.append(original(*a, **k)) or seen[-1]
+    seen = inputs_of(module, monkeypatch)
     fit(module, 1)
     drawn = load_policy(tiny_prior).sample(16, stream(3, 0, 0, "prior"))
     expected = load_policy(tiny_prior).logp_tokens(drawn.tokens)
@@ -437,7 +430,8 @@ def test_further_updates_may_have_other_spellings_and_one_log_pi_ref_a_molecule(
     assert sum((~kept).sum().item() for _, _, kept in seen) == module.n_unspelled
     others = 0
     for batch, token_BT, kept in seen:
-        whole = [s for s, k in zip(batch.canonical, kept.tolist(), strict=True) if k]
+        whole = batch.recorded["canonical_smiles"].astype(object).where(lambda s: s.notna(), None)
+        whole = whole[kept.tolist()].tolist()
         for canonical, sampled, ids in zip(
             whole, batch.tokens[kept].tolist(), token_BT.tolist(), strict=True
         ):
@@ -458,19 +452,15 @@ def test_further_updates_may_have_other_spellings_and_one_log_pi_ref_a_molecule(
 # ---- the end
 
 
-def test_the_run_stops_when_the_calls_are_spent(make_module, fit):
-    module = make_module(budget=40)
+@pytest.mark.parametrize("limit", [{"budget": 40}, {"most_samples": 40}], ids=str)
+def test_the_run_stops_at_its_limit_in_the_middle_of_a_batch(make_module, fit, limit):
+    module = make_module(**limit)
     trace = fit(module, 1000)
-    assert trace["call"].max() == 40
+    assert (trace["call"].max() if "budget" in limit else len(trace)) == 40
+    sizes = trace.groupby("step").size().tolist()
+    assert set(sizes[:-1]) == {16}
     assert module.is_finished
-    assert module.next_step == trace["step"].max() + 1
-
-
-def test_the_run_stops_at_the_number_of_samples_in_the_middle_of_a_batch(make_module, fit):
-    module = make_module(most_samples=40)
-    trace = fit(module, 1000)
-    assert trace.groupby("step").size().tolist() == [16, 16, 8]
-    assert module.is_finished
+    assert module.next_step == len(sizes)
 
 
 def test_a_batch_cut_short_is_recorded_with_its_target_and_not_learnt_from(make_module, fit):
@@ -528,17 +518,16 @@ def test_what_is_logged_is_what_the_trace_says(make_module, fit):
         assert named["hits/heavy_atoms"] > 2
 
 
-def test_without_hits_the_metrics_of_hits_are_nan(make_module, fit):
+@pytest.mark.parametrize("every", [1, 0])
+def test_without_hits_their_metrics_are_nan_and_logging_can_be_switched_off(
+    make_module, fit, every
+):
     logger = Memory()
-    fit(make_module(), 1, logger=logger, log_every_n_steps=1)  # gibbs has no hit test
-    assert math.isnan(logger.kept[0]["hits/sa_score"])
-    assert logger.kept[0]["objective/hit_rate"] == 0
-
-
-def test_logging_can_be_switched_off(make_module, fit):
-    logger = Memory()
-    fit(make_module(), 2, logger=logger, log_every_n_steps=0)
-    assert logger.kept == {}
+    fit(make_module(), 1, logger=logger, log_every_n_steps=every)  # gibbs has no hit test
+    assert len(logger.kept) == every
+    for named in logger.kept.values():
+        assert math.isnan(named["hits/sa_score"])
+        assert named["objective/hit_rate"] == 0
 
 
 # ---- learning

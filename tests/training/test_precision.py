@@ -73,10 +73,11 @@ def test_bf16_mixed_is_refused_where_it_cannot_be(device):
 # ---- a run that goes on
 
 
-def begin(folder, used, config):
+def begin(folder, used, config, error=None):
     began = UsedPrecision(used=used, why="auto: measured", device="cpu", speedup=1.5)
     with Manifest.start(folder, stage="pretrain", config=config, precision=began):
-        pass
+        if error:
+            raise error
     return began
 
 
@@ -114,13 +115,8 @@ def test_threads_are_recorded_and_a_resumed_run_keeps_its_own(device, tmp_path):
 
 
 def test_a_failed_attempt_of_another_config_has_no_say(device, tmp_path):
-    began = UsedPrecision(used="32-true", why="auto: measured", device="cpu")
-    config = {"precision": "auto", "seed": 1}
-    with (
-        pytest.raises(RuntimeError),
-        Manifest.start(tmp_path, stage="pretrain", config=config, precision=began),
-    ):
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        begin(tmp_path, "32-true", {"precision": "auto", "seed": 1}, RuntimeError())
     device(ratio=5.0)
     assert settle("auto", CPU, tmp_path, {"precision": "auto"}).used == "bf16-mixed"
 
@@ -166,10 +162,9 @@ def test_what_does_not_run_is_missing(monkeypatch):
     assert lacks.endswith("(could not create a primitive descriptor for the LSTM)")
 
 
-@pytest.mark.parametrize(("capability", "lacks"), [((7, 5), "is 7.5, and bfloat16 needs 8.0")])
-def test_a_gpu_without_bfloat16_units_lacks_them(monkeypatch, capability, lacks):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    assert lacks in precision.missing.__wrapped__(torch.device("cuda"))
+def test_a_gpu_without_bfloat16_units_lacks_them(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    assert "is 7.5, and bfloat16 needs 8.0" in precision.missing.__wrapped__(torch.device("cuda"))
 
 
 # ---- the device

@@ -110,27 +110,19 @@ def equal(one, other):
 # ---- one step
 
 
-def test_the_loss_is_the_mean_over_molecules_of_minus_log_p(fit):
-    module, watch = fit(max_steps=1, log_every_n_steps=1)
-    torch.manual_seed(0)
-    before = RnnPolicy(
-        Vocabulary.of("CON"), embedding_size=8, hidden_size=16, n_layers=2, max_length=12
-    )
-    molecules = [before.vocabulary.decode(row) for row in watch.seen[0][2]]
-    by_hand = -sum(before.logp([s]).item() for s in molecules) / 5
-    logged = module.trainer.callback_metrics["train/nll"].item()
-    assert logged == pytest.approx(by_hand, abs=1e-5)
-
-
-def test_one_step_is_adamw_on_that_loss(fit):
-    module, watch = fit(max_steps=1, warmup_steps=0)
+def test_one_step_is_adamw_on_the_mean_over_molecules_of_minus_log_p(fit):
+    module, watch = fit(max_steps=1, warmup_steps=0, log_every_n_steps=1)
     torch.manual_seed(0)
     twin = RnnPolicy(
         Vocabulary.of("CON"), embedding_size=8, hidden_size=16, n_layers=2, max_length=12
     )
     optimizer = torch.optim.AdamW(twin.parameters(), lr=1e-2, weight_decay=0.01)
     molecules = [twin.vocabulary.decode(row) for row in watch.seen[0][2]]
-    (-torch.stack([twin.logp([s])[0] for s in molecules]).mean()).backward()
+    loss = -torch.stack([twin.logp([s])[0] for s in molecules]).mean()
+    assert module.trainer.callback_metrics["train/nll"].item() == pytest.approx(
+        loss.item(), abs=1e-5
+    )
+    loss.backward()
     optimizer.step()
     for found, expected in zip(weights(module), twin.state_dict().values(), strict=True):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
@@ -143,10 +135,7 @@ def test_one_step_is_adamw_on_that_loss(fit):
 )
 def test_the_rate_rises_linearly_and_falls_as_half_a_cosine(step, factor):
     assert warmup_cosine(step, 4, 24) == pytest.approx(factor, abs=1e-12)
-
-
-def test_without_warm_up_the_rate_starts_at_its_highest():
-    assert warmup_cosine(0, 0, 10) == 1
+    assert warmup_cosine(0, 0, 10) == 1  # without warm-up it starts at its highest
     assert warmup_cosine(5, 5, 5) == 1  # a run as short as its warm-up does not divide by zero
 
 
@@ -200,18 +189,14 @@ def test_cut_off_samples_are_handed_on_as_none(fit):
     assert handed == [expected]
 
 
-def test_no_samples_where_none_are_wanted(fit):
-    module, _ = fit(epochs=1, samples_per_epoch=0, metrics=lambda _: 1 / 0)
-    assert "samples/validity" not in module.trainer.callback_metrics
-    assert module.validated_at == 10
-
-
-def test_the_sanity_check_draws_no_samples(fit):
+@pytest.mark.parametrize("wanted", [0, 4])
+def test_samples_are_drawn_where_some_are_wanted_and_not_by_the_sanity_check(fit, wanted):
     sizes = []
     module, _ = fit(
-        epochs=1, num_sanity_val_steps=1, metrics=lambda s: sizes.append(len(s)) or {"v": 1}
-    )
-    assert sizes == [4]
+        epochs=1, num_sanity_val_steps=1, samples_per_epoch=wanted,
+        metrics=lambda s: sizes.append(len(s)) or {"v": 1},
+    )  # fmt: skip
+    assert sizes == [4] * (wanted > 0)
     assert module.validated_at == 10
 
 

@@ -9,7 +9,6 @@ from chemkl.config import InputError, load_config
 from chemkl.config.posttrain import CallbacksConfig, PosttrainConfig, TerminationConfig
 from chemkl.results import read_trace
 from chemkl.stages import posttrain
-from chemkl.training.ledger import Ledger
 from chemkl.training.termination import Termination
 
 
@@ -92,7 +91,7 @@ def test_what_else_ends_it(limits, last):
     assert at_once.counts["steps"] == (len(RISES) if last is None else last + 1)
 
 
-def test_a_run_ends_there_is_complete_and_is_the_same_after_kills(config, tmp_path, monkeypatch):
+def test_a_run_ends_there_is_complete_and_is_the_same_after_kills(config, tmp_path, killed):
     posttrain.run(config, tmp_path / "long")
     longer = read_trace(tmp_path / "long")
     means = longer.groupby("step")["reward_filtered"].mean()
@@ -105,26 +104,7 @@ def test_a_run_ends_there_is_complete_and_is_the_same_after_kills(config, tmp_pa
     assert trace["step"].max() == last < 19
     pd.testing.assert_frame_equal(trace, longer[: len(trace)], check_exact=True)
 
-    original, kills = Ledger.enter, [last, 5]
-
-    class KilledError(BaseException):
-        """Stands for a SIGKILL."""
-
-    def enter(ledger, step, rollout):
-        if kills and step == kills[-1]:
-            kills.pop()
-            raise KilledError
-        return original(ledger, step, rollout)
-
-    def killed(*_):
-        raise KilledError
-
-    monkeypatch.setattr(Ledger, "enter", enter)
-    with monkeypatch.context() as patch:
-        patch.setattr(posttrain, "save_policy", killed)  # the third time: when it has ended
-        for _ in range(3):
-            with pytest.raises(KilledError):
-                posttrain.run(config, tmp_path / "killed")
+    killed(config, tmp_path / "killed", 5, last, "policy")
     posttrain.run(config, tmp_path / "killed")
     again = manifest_of(tmp_path / "killed")
     for key in ("status", "ended_by", "results", "config_hash"):

@@ -92,6 +92,7 @@ def fit(tmp_path):
 def test_checkpoints_are_written_when_due_but_not_at_the_end_of_an_epoch(
     tmp_path, fit, every, settings, steps
 ):
+    assert last_checkpoint(tmp_path) is None
     watch = Watch(tmp_path, every)
     fit([watch], **settings)
     assert watch.steps == steps
@@ -150,15 +151,6 @@ def test_no_process_goes_on_before_the_checkpoint_is_in_place(tmp_path, fit, mon
 
     fit([Then(tmp_path, 100)])
     assert there
-
-
-def test_a_run_without_checkpoint_starts_anew(tmp_path):
-    assert last_checkpoint(tmp_path) is None
-
-
-def test_a_good_checkpoint_is_returned(tmp_path, fit):
-    fit([Checkpoint(tmp_path, 100)])
-    assert last_checkpoint(tmp_path) == tmp_path / "checkpoints" / "last.ckpt"
 
 
 class Bomb:
@@ -239,11 +231,6 @@ def test_a_further_logger_must_be_there_and_take_its_options(monkeypatch, logger
     check_trainer({"logger": ["mlflow"]})  # the schema tells
 
 
-def test_no_clipping_and_no_logs_are_allowed():
-    check_trainer({"gradient_clip_val": 0, "log_every_n_steps": 0})
-    check_trainer({"gradient_clip_val": None, "log_every_n_steps": None})
-
-
 def test_every_wrong_argument_has_its_line():
     with pytest.raises(InputError) as caught:
         check_trainer({"lr": 1, "min_steps": "x", "devices": 1, "stratgy": "ddp"})
@@ -256,6 +243,8 @@ def test_every_wrong_argument_has_its_line():
     "settings",
     [
         {},
+        {"gradient_clip_val": 0, "log_every_n_steps": 0},
+        {"gradient_clip_val": None, "log_every_n_steps": None},
         {"accelerator": "cpu", "devices": 2, "strategy": "ddp", "num_nodes": 2},
         {"devices": [0, 1], "max_time": {"minutes": 5}, "max_steps": -1},
         {"limit_train_batches": 0.5, "limit_val_batches": 3, "val_check_interval": 0.25},
@@ -306,6 +295,9 @@ def test_no_progress_bar_where_the_user_wants_none(tmp_path):
 
 SRUN = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0"}
 """What Slurm sets in a job; and `srun` is there."""
+TWO_TASKS = {
+    "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_LOCALID": "0", "SLURM_NODEID": "0",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -331,16 +323,7 @@ def srun(monkeypatch, tmp_path):
         ({"SLURM_NTASKS": "4"}, {"devices": 1}, LightningEnvironment),  # four runs of one process
         ({"SLURM_NTASKS": "4"}, {}, LightningEnvironment),  # as there is one processor
         ({}, {"devices": 1}, LightningEnvironment),  # srun is there, and is not used
-        (
-            {
-                "SLURM_NTASKS": "2",
-                "SLURM_NTASKS_PER_NODE": "2",
-                "SLURM_LOCALID": "0",
-                "SLURM_NODEID": "0",
-            },
-            {"devices": 2, "strategy": "ddp"},
-            SLURMEnvironment,
-        ),
+        (TWO_TASKS, {"devices": 2, "strategy": "ddp"}, SLURMEnvironment),
     ],
 )
 def test_slurm_starts_processes_only_where_a_run_has_several_and_requeues_nothing(
@@ -469,22 +452,11 @@ def test_streams_differ_by_everything_that_names_them():
     assert stream(2**62, 10**9, 63).device.type == "cpu"
 
 
-SLURM = {
-    "SLURM_NTASKS": "2",
-    "SLURM_NTASKS_PER_NODE": "2",
-    "SLURM_PROCID": "1",
-    "SLURM_LOCALID": "1",
-    "SLURM_NODEID": "0",
-    "SLURM_JOB_NAME": "training",
-}
-
-
 @pytest.mark.parametrize(("devices", "rank"), [(2, 1), (1, 0)])
 def test_on_slurm_the_number_of_devices_tells_a_rank_from_a_run_of_its_own(
-    tmp_path, monkeypatch, devices, rank
+    tmp_path, srun, devices, rank
 ):
-    for name, value in SLURM.items():
-        monkeypatch.setenv(name, value)
+    srun(**TWO_TASKS | {"SLURM_PROCID": "1", "SLURM_LOCALID": "1"})
     with quiet():
         trainer = build_trainer(tmp_path, {"accelerator": "cpu", "devices": devices}, [])
     assert trainer.global_rank == rank
@@ -521,18 +493,25 @@ def lines_of(capsys):
     return [re.sub(r", \d+ s(, \d+ s left)?$", "", line) for line in err.splitlines()]
 
 
-def test_a_log_file_gets_a_line_for_every_tenth_and_none_twice(capsys):
-    trainers = [trainer_at(step, epoch=step // 21, **{"train/nll": 30.25}) for step in range(41)]
-    steps(StepsBar("pretrain", every=1), *trainers)
-    assert lines_of(capsys) == [
-        f"pretrain: {step} of 40 steps, epoch {1 + (step >= 21)}, train/nll 30.25"
-        for step in range(0, 41, 4)
-    ]
-
-
-def test_metrics_are_looked_at_now_and_then_only(capsys):
-    steps(StepsBar("pretrain", every=20), *map(trainer_at, range(41)))
-    assert lines_of(capsys) == [f"pretrain: {n} of 40 steps, epoch 1" for n in (0, 20, 40)]
+@pytest.mark.parametrize(
+    ("every", "trainers", "lines"),
+    [
+        # a line for every tenth, and none twice
+        (1, [trainer_at(n, epoch=n // 21, **{"train/nll": 30.25}) for n in range(41)],
+         [f"{n} of 40 steps, epoch {1 + (n >= 21)}, train/nll 30.25" for n in range(0, 41, 4)]),
+        # metrics are looked at now and then only
+        (20, [trainer_at(n) for n in range(41)],
+         [f"{n} of 40 steps, epoch 1" for n in (0, 20, 40)]),
+        # without an end a line comes every thousand steps
+        (20, [trainer_at(n, total=float("inf")) for n in range(0, 2500, 20)],
+         [f"{n:,} steps, epoch 1" for n in (0, 1000, 2000)]),
+        # one process of several speaks
+        (1, [trainer_at(n, is_global_zero=False) for n in range(41)], []),
+    ],
+)  # fmt: skip
+def test_the_lines_of_a_log_file(capsys, every, trainers, lines):
+    steps(StepsBar("pretrain", every), *trainers)
+    assert lines_of(capsys) == [f"pretrain: {line}" for line in lines]
 
 
 def test_the_last_epoch_is_the_one_that_was_trained_in(capsys):
@@ -541,17 +520,6 @@ def test_the_last_epoch_is_the_one_that_was_trained_in(capsys):
     bar.on_train_batch_end(trainer_at(1, total=1), None, None, None, 0)
     bar.on_train_end(trainer_at(1, total=1, epoch=1), None)  # Lightning has counted it by then
     assert lines_of(capsys) == [f"pretrain: {n} of 1 steps, epoch 1" for n in (0, 1)]
-
-
-def test_without_an_end_a_line_comes_every_thousand_steps(capsys):
-    trainers = [trainer_at(step, total=float("inf")) for step in range(0, 2500, 20)]
-    steps(StepsBar("pretrain"), *trainers)
-    assert lines_of(capsys) == [f"pretrain: {n:,} steps, epoch 1" for n in (0, 1000, 2000)]
-
-
-def test_one_process_of_several_speaks(capsys):
-    steps(StepsBar("pretrain", 1), *(trainer_at(n, is_global_zero=False) for n in range(41)))
-    assert lines_of(capsys) == []
 
 
 @pytest.mark.parametrize(
