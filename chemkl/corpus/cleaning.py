@@ -35,17 +35,14 @@ class Clean(NamedTuple):
     reason: str | None = None  # why there is no molecule: its category, perhaps with a detail
 
 
-@dataclass(frozen=True)
+@dataclass
 class Cleaner:
     """Turns lines into clean molecules; one copy lives in every worker process."""
 
     config: PrepareConfig
-    standardiser: Standardiser
 
-    @classmethod
-    def from_config(cls, config: PrepareConfig) -> "Cleaner":
-        """Build the cleaner of a prepare config."""
-        return cls(config, Standardiser([f.model_dump() for f in config.standardise]))
+    def __post_init__(self) -> None:
+        self.standardiser = Standardiser([f.model_dump() for f in self.config.standardise])
 
     def __call__(self, lines: list[Line]) -> list[Clean]:
         """Clean one chunk of lines, in order."""

@@ -7,25 +7,26 @@ register it with ``estimator``, which also checks the shapes of what it is calle
 Legend: B rows of a batch; P sequences sampled freshly from the reference.
 """
 
-import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import wraps
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
 from chemkl.losses.kl import k3_value
-from chemkl.losses.registry import ABOVE_0, BELOW_1, INSIDE, Range, Registry, Wanted
+from chemkl.losses.registry import ABOVE_0, BELOW_1, INSIDE, Range, Registry, Wanted, with_check
 from chemkl.losses.targets import Gibbs, Target
 from chemkl.losses.types import Groups, check_rows, found, mean_over_rows
 
 
 class State:
-    """The memory of an estimator, saved and restored with a run."""
+    """The memory of an estimator, saved and restored with a run: plain values and tensors."""
+
+    def __init__(self) -> None:
+        self.memory: Mapping[str, Any] = {}
 
     def parameters(self) -> Iterator[Tensor]:
         """Return what the optimizer is to learn beside the policy: nothing."""
@@ -33,10 +34,11 @@ class State:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a later run needs to continue."""
-        return {}
+        return dict(self.memory)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from the result of ``state_dict``."""
+        self.memory = dict(state)
 
 
 class LearnedLogZ(State):
@@ -86,7 +88,8 @@ class AverageLogZ(State):
 
     def update(self, log_ratio_B: Tensor, groups: Groups, decay: float) -> Tensor:
         """Take a batch in; return log Z of each row's group: (B,), no graph; -inf without mass."""
-        log_z_N = groups.log_mean_exp_N(log_ratio_B.detach()).tolist()
+        sum_N = groups.table_NM(log_ratio_B.detach(), -torch.inf).logsumexp(dim=1)
+        log_z_N = (sum_N - groups.size_N.to(sum_N).log()).tolist()
         share = torch.tensor([decay, 1 - decay], dtype=torch.float64).log()
         ids = groups.ids_N.tolist()
         for group, log_z in zip(ids, log_z_N, strict=True):
@@ -112,12 +115,11 @@ class AverageLogZ(State):
 class Chains(State):
     """The Markov chains of ``msc``: draws the row of each group that the next batch is to retain.
 
-    It has random numbers of its own, so that a resumed run draws what it would have drawn.
+    It has random numbers of its own, so that a resumed run draws what it would have drawn; the
+    sequences are kept by who sampled them.
     """
 
-    def __init__(self) -> None:
-        self._generator: torch.Generator | None = None
-        self.carry_B: Tensor | None = None
+    carry_B: Tensor | None = None
 
     def draw(self, log_weight_B: Tensor, groups: Groups, seed: int) -> None:
         """Set ``carry_B`` at one row of each group, drawn with probability ~ exp(log_weight).
@@ -125,23 +127,15 @@ class Chains(State):
         No row is drawn where all are -inf. The largest of log weight plus Gumbel noise is such a
         draw.
         """
-        if self._generator is None:
-            self._generator = torch.Generator().manual_seed(seed)
-        uniform_B = torch.rand(log_weight_B.numel(), generator=self._generator, dtype=torch.float64)
+        generator = torch.Generator().manual_seed(seed)
+        if self.memory:
+            generator.set_state(self.memory["generator"])
+        uniform_B = torch.rand(log_weight_B.numel(), generator=generator, dtype=torch.float64)
+        self.memory = {"generator": generator.get_state()}
         gumbel_B = -(-uniform_B.clamp(min=1e-300).log()).log()
         noisy_B = log_weight_B.detach().double() + gumbel_B.to(log_weight_B.device)
         drawn_B = groups.best_row_N(noisy_B, log_weight_B > -torch.inf)[groups.index_B]
         self.carry_B = torch.arange(len(drawn_B), device=drawn_B.device) == drawn_B
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state of the random numbers; the sequences are kept by who sampled them."""
-        return {} if self._generator is None else {"generator": self._generator.get_state()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from the result of ``state_dict``."""
-        if "generator" in state:
-            self._generator = torch.Generator()
-            self._generator.set_state(state["generator"])
 
 
 STATES: dict[str, type[State]] = {
@@ -210,14 +204,14 @@ def any_target(_target: Target, **_options: Any) -> None:
     """Refuse nothing: a row outside of the target's support pushes with a bounded force."""
 
 
-def full_support_only(target: Target, **_options: Any) -> str | None:
-    """Refuse targets that are -inf somewhere: the score of these rows would be infinite."""
-    if target.full_support:
-        return None
-    return (
-        "which is -inf outside of the hits: the score of every other row would be infinite. Use "
-        "the target gibbs or mara"
-    )
+def full_support_only(
+    target: Target,
+    *,
+    why: str = "the score of every other row would be infinite. Use the target gibbs or mara",
+    **_options: Any,
+) -> str | None:
+    """Refuse targets that are -inf somewhere."""
+    return None if target.full_support else f"which is -inf outside of the hits: {why}"
 
 
 def estimator(
@@ -235,21 +229,19 @@ def estimator(
 
     def decorate(function: F) -> F:
         wanted = Wanted.by(function, f"estimator {name!r}", INPUTS)
-        signature = inspect.signature(function)
-
-        @wraps(function)
-        def checked(*args: Any, **options: Any) -> tuple[Tensor, Metrics]:
-            given = signature.bind(*args, **options).arguments
-            for ending in ("_B", "_P"):
-                names = [name for name in given if name.endswith(ending)]
-                check_rows(**{name.removesuffix(ending): given[name] for name in names})
-            return function(*args, **options)
-
+        checked = with_check(function, _check_shapes)
         made = Estimator(name, checked, wanted, off_policy, refuses, weighs_old)
-        ESTIMATORS.add(name, made)
-        return cast("F", checked)
+        ESTIMATORS.register(name)(made)
+        return checked
 
     return decorate
+
+
+def _check_shapes(given: Mapping[str, Any]) -> None:
+    """Refuse arguments whose rows do not belong together; P and B need not be equal."""
+    for ending in ("_B", "_P"):
+        names = [name for name in given if name.endswith(ending)]
+        check_rows(**{name.removesuffix(ending): given[name] for name in names})
 
 
 def unshaped(advantage_B: Tensor) -> Tensor:
@@ -268,11 +260,6 @@ def _policy_gradient(advantage_B: Tensor, logp_policy_B: Tensor) -> tuple[Tensor
     """The loss -mean(A lp), and the spread of A."""
     loss = -mean_over_rows(advantage_B * logp_policy_B)
     return loss, {"advantage_std": advantage_B.std(correction=0)}
-
-
-def truncated_weight_B(logp_policy_B: Tensor, logp_behaviour_B: Tensor) -> Tensor:
-    """The ratio of a row's probabilities, today's over those it was sampled with; 1 at most."""
-    return (logp_policy_B.detach() - logp_behaviour_B).clamp(max=0).exp()
 
 
 def clipped_policy_gradient(
@@ -304,7 +291,7 @@ def clipped_policy_gradient(
 
 def sizes_B(name: str, groups: Groups) -> Tensor:
     """Each row's group size, where every group has two rows or more."""
-    size_B = groups.size_B()
+    size_B = groups.size_B
     if found(size_B < 2):
         alone = int(groups.ids_N[groups.index_B][size_B < 2][0])
         raise ValueError(
@@ -321,12 +308,11 @@ Divergence = Literal["kl", "reverse_kl", "js", "tv"]
 
 def _f_dpg_refuses(target: Target, *, divergence: Divergence = "kl", **_: Any) -> str | None:
     """Refuse a target without full support where the force would not be bounded."""
-    if target.full_support or divergence != "reverse_kl":
-        return None
-    return (
-        "which is -inf outside of the hits: with the divergence reverse_kl the score of every "
-        "other row would be infinite. Use the divergence kl, js or tv, or the target gibbs or mara"
+    why = (
+        "with the divergence reverse_kl the score of every other row would be infinite. Use the "
+        "divergence kl, js or tv, or the target gibbs or mara"
     )
+    return full_support_only(target, why=why) if divergence == "reverse_kl" else None
 
 
 @estimator("f_dpg", off_policy=False, refuses=_f_dpg_refuses)
@@ -492,11 +478,7 @@ def forward_kl(
     metrics["k3"] = k3_value(logp_policy_B, logp_anchored_B, clip=clip).mean()
     metrics["clip_rate"] = (d_B > clip).to(d_B).mean()
     if reference == "prior":
-        if logp_policy_of_prior_P is None:
-            raise ValueError(
-                "forward_kl with reference='prior' needs LossInputs(logp_policy_of_prior=...): "
-                + INPUTS["logp_policy_of_prior_P"]
-            )
+        assert logp_policy_of_prior_P is not None  # the objective asks for it
         return reward_loss - beta * mean_over_rows(logp_policy_of_prior_P), metrics
     # the gradient of k3 is -(exp(d) - 1) grad lp; written so, a clipped row keeps its pull
     pull_B = d_B.clamp(max=clip).exp() - 1
@@ -557,7 +539,7 @@ def rloo(
     score_B = beta * (log_target_B - logp_policy_B.detach())
     advantage_B = shape(against_the_others("rloo", score_B, groups))
     behaviour_B = logp_policy_B.detach() if logp_behaviour_B is None else logp_behaviour_B
-    weight_B = truncated_weight_B(logp_policy_B, behaviour_B)
+    weight_B = (logp_policy_B.detach() - behaviour_B).clamp(max=0).exp()
     loss = -mean_over_rows(weight_B * advantage_B * logp_policy_B)
     return loss, {"advantage_std": advantage_B.std(correction=0), "weight": weight_B.mean()}
 
@@ -763,50 +745,36 @@ def msc(
 def _weighted_likelihood(
     logp_policy_B: Tensor, log_weight_B: Tensor, groups: Groups, ess: float
 ) -> tuple[Tensor, Metrics]:
-    """Return the weighted likelihood of the batch, and how few rows carried it."""
-    share_B = _ess_share_B(log_weight_B, groups)
-    temper_B = _temper_B(log_weight_B, groups, ess)
-    weight_B = _softmax_B(_tempered(log_weight_B, temper_B), groups)
-    loss = -mean_over_rows(weight_B * groups.size_B() * logp_policy_B)
-    return loss, {"ess": share_B.mean(), "temper": temper_B.mean()}
+    """Return the weighted likelihood of the batch, and how few rows carried it.
 
-
-def _softmax_B(log_weight_B: Tensor, groups: Groups) -> Tensor:
-    """Weights that sum to 1 over each group; all 0 in a group without any."""
+    The log weights are multiplied by the largest number up to 1 with which each row's group reaches
+    the share ``ess`` of those of its rows that have weight.
+    """
     possible_B = log_weight_B != -torch.inf  # NaN goes through, for the objective to refuse
-    highest_B = groups.max_N(log_weight_B, possible_B)[groups.index_B]
-    raw_B = torch.where(possible_B, (log_weight_B - highest_B).exp(), 0.0)
-    return torch.where(possible_B, raw_B / groups.sum_B(raw_B).clamp(min=1), 0.0)
 
+    def weight_B(temper_B: Tensor) -> Tensor:
+        """Weights that sum to 1 over each group; all 0 in a group without any."""
+        log_B = torch.where(possible_B, log_weight_B * temper_B, -torch.inf)
+        highest_B = groups.max_N(log_B, possible_B)[groups.index_B]
+        raw_B = torch.where(possible_B, (log_B - highest_B).exp(), 0.0)
+        return torch.where(possible_B, raw_B / groups.sum_B(raw_B).clamp(min=1), 0.0)
 
-def _ess_share_B(log_weight_B: Tensor, groups: Groups) -> Tensor:
-    """The effective sample size of each row's group, as a share of its rows; 0 without weight."""
-    weight_B = _softmax_B(log_weight_B, groups)
-    square_B = groups.sum_B(weight_B**2)
-    return torch.where(square_B > 0, 1 / square_B, 0.0) / groups.size_B()
-
-
-def _tempered(log_weight_B: Tensor, multiplier_B: Tensor) -> Tensor:
-    """The log weights times a multiplier; a row without weight stays so at 0 too."""
-    impossible_B = log_weight_B == -torch.inf
-    return torch.where(impossible_B, -torch.inf, log_weight_B * multiplier_B)
-
-
-def _temper_B(log_weight_B: Tensor, groups: Groups, ess: float) -> Tensor:
-    """The largest multiplier up to 1 with which each row's group reaches its share of rows."""
-    possible_B = log_weight_B > -torch.inf
-    wanted_B = ess * groups.sum_B(possible_B.to(log_weight_B)) / groups.size_B()
-
-    def reached_B(multiplier_B: Tensor) -> Tensor:
-        return _ess_share_B(_tempered(log_weight_B, multiplier_B), groups) >= wanted_B
+    def share_B(temper_B: Tensor) -> Tensor:
+        """The effective sample size of each row's group, as a share of its rows; 0 without one."""
+        square_B = groups.sum_B(weight_B(temper_B) ** 2)
+        return torch.where(square_B > 0, 1 / square_B, 0.0) / groups.size_B
 
     low_B, high_B = torch.zeros_like(log_weight_B), torch.ones_like(log_weight_B)
-    done_B = reached_B(high_B)
+    untempered_B = share_B(high_B)
+    wanted_B = ess * groups.sum_B(possible_B.to(log_weight_B)) / groups.size_B
+    done_B = untempered_B >= wanted_B
     # while `torch.compile` captures nobody can look whether all are done
     open_ = torch.compiler.is_compiling() or not bool(done_B.all())
     for _ in range(_BISECTIONS if open_ else 0):
         middle_B = (low_B + high_B) / 2
-        enough_B = reached_B(middle_B)
+        enough_B = share_B(middle_B) >= wanted_B
         low_B = torch.where(enough_B, middle_B, low_B)
         high_B = torch.where(enough_B, high_B, middle_B)
-    return torch.where(done_B, 1.0, low_B)
+    temper_B = torch.where(done_B, 1.0, low_B)
+    loss = -mean_over_rows(weight_B(temper_B) * groups.size_B * logp_policy_B)
+    return loss, {"ess": untempered_B.mean(), "temper": temper_B.mean()}

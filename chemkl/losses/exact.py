@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from chemkl.losses.targets import resolve_beta
-from chemkl.losses.types import check_logp, check_reward, check_rows
+from chemkl.losses.types import check_rows, check_values
 
 _BISECTIONS = 200  # halves the bracket to the last bit of a float64
 
@@ -25,13 +25,7 @@ def reverse_kl_optimum(reward: Tensor, logp_ref: Tensor, beta: float) -> Tensor:
 def forward_kl_optimum(reward: Tensor, logp_ref: Tensor, beta: float) -> Tensor:
     """Return the maximiser of E_pi[R] - beta KL(pi_ref || pi): G = beta pi_ref / (L - R)."""
     reward_V, logp_ref_V = _in_double(reward, logp_ref, beta)
-    return _forward(reward_V, logp_ref_V, beta)[0].to(logp_ref.dtype)
-
-
-def forward_kl_constant(reward: Tensor, logp_ref: Tensor, beta: float) -> float:
-    """Return L of ``forward_kl_optimum``: above max R, and at most max R + beta."""
-    reward_V, logp_ref_V = _in_double(reward, logp_ref, beta)
-    return float(reward_V.max()) + _forward(reward_V, logp_ref_V, beta)[1]
+    return _forward(reward_V, logp_ref_V, beta).to(logp_ref.dtype)
 
 
 def mara_optimum(
@@ -41,23 +35,16 @@ def mara_optimum(
     *,
     tau: float,
     kl: Literal["reverse", "forward"] = "reverse",
-    algorithm: Literal[1, 2] = 2,
 ) -> Tensor:
     """Return the optimum of the MARA objective, with the anchor of the whole space.
 
     Algorithm 2 gives every hit (R >= tau) the anchor's reward and reference probability, and the
     anchor is the likeliest hit, the first of a tie; without a hit nothing changes. Under the
-    reverse KL, Algorithm 1 (R(z) + beta (lr(z) - lr) for the reward of a hit) has the same optimum.
-
-    Raises:
-        ValueError: for Algorithm 1 under the forward KL, which does not flatten the hits.
+    reverse KL, Algorithm 1 (R(z) + beta (lr(z) - lr) for the reward of a hit) has the same optimum;
+    under the forward KL it does not flatten the hits.
     """
-    problem = "" if kl in ("reverse", "forward") else f"must be 'reverse' or 'forward', got {kl!r}"
-    if (kl, algorithm) == ("forward", 1):
-        problem = "= 'forward' with Algorithm 1 (augmented reward) puts most of the mass on the "
-        problem += "rarest hit; use algorithm=2 (anchored reference), or kl='reverse'"
-    if problem:
-        raise ValueError(f"kl {problem}")
+    if kl not in ("reverse", "forward"):
+        raise ValueError(f"kl must be 'reverse' or 'forward', got {kl!r}")
     reward_V, logp_ref_V = _in_double(reward, logp_ref, beta)
     hit_V = reward_V >= tau
     if bool(hit_V.any()):
@@ -66,19 +53,19 @@ def mara_optimum(
         logp_ref_V = torch.where(hit_V, logp_ref_V[z], logp_ref_V)
     if kl == "reverse":
         return torch.softmax(logp_ref_V + reward_V / beta, dim=0).to(logp_ref.dtype)
-    return _forward(reward_V, logp_ref_V, beta)[0].to(logp_ref.dtype)
+    return _forward(reward_V, logp_ref_V, beta).to(logp_ref.dtype)
 
 
 def _in_double(reward: Tensor, logp_ref: Tensor, beta: float) -> tuple[Tensor, Tensor]:
     """Check the arguments; return reward and normalised log reference in float64."""
     check_rows(reward=reward, logp_ref=logp_ref)
-    check_reward(reward)
-    check_logp("logp_ref", logp_ref)
+    check_values("reward", reward=reward)
+    check_values("logp", logp_ref=logp_ref)
     resolve_beta(beta, None)
     return reward.detach().double(), torch.log_softmax(logp_ref.detach().double(), dim=0)
 
 
-def _forward(reward_V: Tensor, logp_ref_V: Tensor, beta: float) -> tuple[Tensor, float]:
+def _forward(reward_V: Tensor, logp_ref_V: Tensor, beta: float) -> Tensor:
     """Solve sum of beta p / (L - R) = 1 for L by bisection; p = exp(logp_ref) may sum to any mass.
 
     The unknown is L - max R: it is at least beta times the mass of the best sequences (their terms
@@ -93,4 +80,4 @@ def _forward(reward_V: Tensor, logp_ref_V: Tensor, beta: float) -> tuple[Tensor,
             low = middle
         else:
             high = middle
-    return beta * p_V / (high + gap_V), high
+    return beta * p_V / (high + gap_V)

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from chemkl.losses.types import check_logp, check_rows
+from chemkl.losses.types import check_rows, check_values
 
 LOG_RATIO_CLIP = 20.0
 """Nats beyond which k3 goes on as a straight line; exp(20) is 5e8, exp(89) overflows fp32."""
@@ -82,8 +82,7 @@ def forward_kl_surrogate_k3(
 def _log_ratio(logp_policy_B: Tensor, logp_ref_B: Tensor) -> Tensor:
     """Check both and return d = lr - lp; the reference never gets a gradient."""
     check_rows(logp_policy=logp_policy_B, logp_ref=logp_ref_B)
-    check_logp("logp_policy", logp_policy_B)
-    check_logp("logp_ref", logp_ref_B)
+    check_values("logp", logp_policy=logp_policy_B, logp_ref=logp_ref_B)
     return logp_ref_B.detach() - logp_policy_B
 
 

@@ -6,12 +6,22 @@ Legend: B rows of a batch; P fresh samples of the reference.
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from chemkl.losses.estimators import ESTIMATORS, INPUTS, STATES, Chains, Estimator, State, unshaped
+from chemkl.losses.estimators import (
+    ESTIMATORS,
+    INPUTS,
+    STATES,
+    Chains,
+    Estimator,
+    Shape,
+    State,
+    unshaped,
+)
 from chemkl.losses.registry import check_names, check_options, options_of
 from chemkl.losses.shapers import BoundShaper, build_shaper
 from chemkl.losses.targets import TARGETS, Target, gibbs_log_target, moved, resolve_beta
@@ -78,7 +88,9 @@ class Objective:
                 not finite.
         """
         target = self.target(inputs.logp_ref.detach(), inputs.reward.detach(), inputs.group)
-        _check_target(self.target, target)
+        log_target_B = torch.where(target.log_target == -torch.inf, 0.0, target.log_target)
+        fix = "a log density is finite, or -inf where the target has no mass"
+        check_finite(f"log_target of {type(self.target).__name__}", log_target_B, fix)
         counted = seen = (inputs, target)
         if self.duplicates == "drop":
             kept_B = _first_occurrences(inputs)
@@ -96,31 +108,32 @@ class Objective:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the parts remember from batch to batch, for a checkpoint."""
-        states = {name: state.state_dict() for name, state in self.states.items()}
-        of_shaper = {name: state.state_dict() for name, state in self._of_shaper().items()}
-        return {"target": self.target.state_dict(), "estimator": states, "shaper": of_shaper}
+        return {"target": self.target.state_dict()} | {
+            part: {name: state.state_dict() for name, state in states.items()}
+            for part, states in self._memories.items()
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from the result of ``state_dict``."""
         self.target.load_state_dict(state["target"])
-        for name, memory in self.states.items():
-            memory.load_state_dict(state["estimator"][name])
-        for name, memory in self._of_shaper().items():
-            memory.load_state_dict(state["shaper"][name])
+        for part, states in self._memories.items():
+            for name, memory in states.items():
+                memory.load_state_dict(state[part][name])
 
-    def _of_shaper(self) -> Mapping[str, State]:
-        return {} if self.shaper is None else self.shaper.states
+    @property
+    def _memories(self) -> dict[str, Mapping[str, State]]:
+        of_shaper = {} if self.shaper is None else self.shaper.states
+        return {"estimator": self.states, "shaper": of_shaper}
 
     def _estimate(
         self, inputs: LossInputs, target: TargetOutput
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Call the estimator; what one of the user's own returns may be anything."""
         logp_B, behaviour_B = inputs.logp_policy.detach(), inputs.logp_behaviour
-
-        def shape(advantage_B: Tensor) -> Tensor:
-            assert self.shaper is not None
-            return self.shaper(
-                advantage_B=advantage_B,
+        shape: Shape = unshaped
+        if self.shaper is not None:
+            shape = partial(
+                self.shaper,
                 hit_B=target.hit,
                 logp_policy_B=logp_B,
                 kernel_BB=inputs.kernel,
@@ -128,7 +141,6 @@ class Objective:
                 features_BF=inputs.features,
                 group_B=inputs.group,
             )
-
         available = {
             "logp_policy_B": inputs.logp_policy,
             "log_target_B": target.log_target,
@@ -139,11 +151,12 @@ class Objective:
             "reward_anchored_B": target.reward_anchored,
             "retained_B": inputs.retained,
             _OF_PRIOR: inputs.logp_policy_of_prior,
-            "shape": unshaped if self.shaper is None else shape,
+            "shape": shape,
             **self.states,
         }
         name, wanted = self.estimator.name, self.estimator.wanted
-        for missing in (n for n in wanted.inputs if n in wanted.required and available[n] is None):
+        required = wanted.required | ({_OF_PRIOR} if self.needs_prior_samples else set())
+        for missing in (n for n in wanted.inputs if n in required and available[n] is None):
             field_name = missing.rpartition("_")[0]
             raise ValueError(
                 f"estimator {name!r} needs {field_name} and the batch has none: pass "
@@ -165,14 +178,6 @@ class Objective:
         if problem:
             raise ValueError(problem)
         return result
-
-
-def _check_target(target: Target, output: TargetOutput) -> None:
-    """Refuse a target of one's own that is NaN or +inf somewhere."""
-    impossible_B = output.log_target == -torch.inf
-    fix = "a log density is finite, or -inf where the target has no mass"
-    log_target_B = torch.where(impossible_B, 0.0, output.log_target)
-    check_finite(f"log_target of {type(target).__name__}", log_target_B, fix)
 
 
 def _first_occurrences(inputs: LossInputs) -> Tensor:
@@ -349,11 +354,6 @@ def _target_of(
     return target
 
 
-def _name(target: Target) -> str:
-    """The registered name of a target; that of its class for one's own."""
-    return next((name for name in TARGETS if TARGETS[name] is type(target)), type(target).__name__)
-
-
 def objective_problems(
     target: Target,
     estimator: Estimator | None = None,
@@ -363,6 +363,7 @@ def objective_problems(
 ) -> list[tuple[str, str]]:
     """Say what does not go together, as pairs (the key of a config, what is wrong)."""
     failure, most = reward_range
+    names = [name for name in TARGETS if TARGETS[name] is type(target)] or [type(target).__name__]
     problems = []
     never = f"no reward is above {most:g}: there would never be a hit"
     always = f"what could not be scored has the reward {failure:g} and would be a hit"
@@ -378,7 +379,7 @@ def objective_problems(
         walkers = [ESTIMATORS[n] for n in ESTIMATORS if ESTIMATORS[n].refuses(target) is None]
         able = ", ".join(one.name for one in walkers if one.name != estimator.name)
         others = f", or one of these estimators: {able}" if able else ""
-        text = f"cannot walk to the target {_name(target)!r}, {why}{others}"
+        text = f"cannot walk to the target {names[0]!r}, {why}{others}"
         problems.append(("estimator", f"estimator {estimator.name!r} {text}"))
     if shaper is not None and not estimator.takes_shaper:
         able = ", ".join(name for name in ESTIMATORS if ESTIMATORS[name].takes_shaper)
@@ -386,7 +387,7 @@ def objective_problems(
         problems.append(("shaper", f"estimator {estimator.name!r} {text}"))
     if shaper is not None and shaper.needs("hit_B") and not target.has_hits:
         text = (
-            f"changes hits only, and the target {_name(target)!r} has none: use the target mara or "
+            f"changes hits only, and the target {names[0]!r} has none: use the target mara or "
             "filter, or no shaper"
         )
         problems.append(("shaper", f"shaper {shaper.shaper.name!r} {text}"))

@@ -7,7 +7,8 @@ their docstrings say where.
 Legend: B rows of a batch.
 """
 
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -19,11 +20,11 @@ from chemkl.losses.estimators import (
     against_the_others,
     clipped_policy_gradient,
     estimator,
+    full_support_only,
     sizes_B,
     unshaped,
 )
 from chemkl.losses.registry import INSIDE, Range
-from chemkl.losses.targets import Target
 from chemkl.losses.types import Groups, mean_over_rows
 
 TOP = Range(0, 1, "(]", hint="it is a share: 0.5 of a batch of 64 are its 32 best rows")
@@ -72,22 +73,22 @@ def ppo(
     return clipped_policy_gradient(advantage_B, logp_policy_B, logp_behaviour_B, clip, retained_B)
 
 
-def _top_B(name: str, reward_B: Tensor, groups: Groups, top_k: float) -> Tensor:
-    """Weights of mean 1 over each group, on its best rows: 1/top_k, of the rest 0.
+def _best_rows(
+    name: str, reward_B: Tensor, logp_B: Tensor, groups: Groups, top_k: float
+) -> tuple[Tensor, Metrics]:
+    """Weights of mean 1 over each group, on its best rows: 1/top_k, of the rest 0; their reward.
 
     Rows tied at the edge share what is left there, the mean over all ways to break the tie. So the
     weights depend neither on the order of the rows nor on which process had them.
     """
-    wanted_B = top_k * sizes_B(name, groups).to(reward_B)
+    like_B = reward_B.to(logp_B)
+    wanted_B = top_k * sizes_B(name, groups).to(like_B)
     together_BB = groups.index_B[:, None] == groups.index_B[None, :]
-    above_B = (together_BB & (reward_B[None, :] > reward_B[:, None])).sum(dim=1)
-    tied_B = (together_BB & (reward_B[None, :] == reward_B[:, None])).sum(dim=1)
+    above_B = (together_BB & (like_B[None, :] > like_B[:, None])).sum(dim=1)
+    tied_B = (together_BB & (like_B[None, :] == like_B[:, None])).sum(dim=1)
     weight_B = ((wanted_B - above_B) / tied_B).clamp(0, 1) / top_k
-    return weight_B + 0 * reward_B  # NaN and infinity go through, for the objective to refuse
-
-
-def _top_reward(weight_B: Tensor, reward_B: Tensor) -> Metrics:
-    return {"top_reward": mean_over_rows(weight_B * reward_B)}
+    weight_B = weight_B + 0 * like_B  # NaN and infinity go through, for the objective to refuse
+    return weight_B, {"top_reward": mean_over_rows(weight_B * reward_B)}
 
 
 @estimator("ahc", off_policy=True)
@@ -120,19 +121,14 @@ def ahc(
     Metrics: top_reward, the mean reward of these rows.
     """
     groups = Groups.of(group_B, logp_policy_B)
-    weight_B = _top_B("ahc", reward_anchored_B.to(logp_policy_B), groups, top_k)
-    loss = mean_over_rows(weight_B * (log_target_B - logp_policy_B) ** 2)
-    return loss, _top_reward(weight_B, reward_anchored_B)
+    weight_B, metrics = _best_rows("ahc", reward_anchored_B, logp_policy_B, groups, top_k)
+    return mean_over_rows(weight_B * (log_target_B - logp_policy_B) ** 2), metrics
 
 
-def _order_refuses(target: Target, **_options: Any) -> str | None:
-    """Refuse a target without full support: there is nothing to rank outside of the hits."""
-    if target.full_support:
-        return None
-    return (
-        "which is -inf outside of the hits: nothing is ranked there, and all hits are equal. Use "
-        "the target gibbs or mara"
-    )
+_order_refuses = partial(
+    full_support_only,
+    why="nothing is ranked there, and all hits are equal. Use the target gibbs or mara",
+)
 
 
 @estimator("hill_climbing", off_policy=True, refuses=_order_refuses)
@@ -161,8 +157,8 @@ def hill_climbing(
     Metrics: top_reward, the mean reward of these rows.
     """
     groups = Groups.of(group_B, logp_policy_B)
-    weight_B = _top_B("hill_climbing", reward_anchored_B.to(logp_policy_B), groups, top_k)
-    return -mean_over_rows(weight_B * logp_policy_B), _top_reward(weight_B, reward_anchored_B)
+    weight_B, metrics = _best_rows("hill_climbing", reward_anchored_B, logp_policy_B, groups, top_k)
+    return -mean_over_rows(weight_B * logp_policy_B), metrics
 
 
 Labels = Literal["soft", "hard"]

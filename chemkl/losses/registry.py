@@ -7,15 +7,27 @@ docstring) meaning stand there and nowhere else. ``chemkl.config`` makes config 
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import InitVar, dataclass
 from difflib import get_close_matches
+from functools import wraps
 from numbers import Real
 from types import NoneType
-from typing import Annotated, Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NoReturn,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 T = TypeVar("T")
 U = TypeVar("U")
+F = TypeVar("F", bound=Callable[..., Any])
 
 REQUIRED: Any = inspect.Parameter.empty
 """The default of an option without one."""
@@ -79,7 +91,8 @@ class Option:
     def problem(self, value: object) -> str | None:
         """Say what is wrong with a value; None: nothing."""
         numbers = self.range or FINITE
-        members = list(_members(self.type))
+        is_one = get_origin(self.type) in (None, Literal)
+        members = (self.type,) if is_one else get_args(self.type)
         choices = [c for m in members if get_origin(m) is Literal for c in get_args(m)]
         if value is None and NoneType in members:
             return None
@@ -95,14 +108,6 @@ class Option:
         none = ", or be None" if NoneType in members else ""
         hint = f"; {numbers.hint}" if numbers.hint else ""
         return None if fits else f"{self.name} must {must}{none}, got {value!r}{hint}"
-
-
-def _members(kind: Any) -> Iterator[Any]:
-    if get_origin(kind) is None or get_origin(kind) is Literal:
-        yield kind
-    else:
-        for member in get_args(kind):
-            yield from _members(member)
 
 
 def options_of(function: Callable[..., Any]) -> dict[str, Option]:
@@ -180,39 +185,38 @@ class Wanted:
         return cls(tuple(ordinary), required, options)
 
 
-class Registry(Generic[T]):
+def with_check(function: F, check: Callable[[Mapping[str, Any]], None]) -> F:
+    """Return the function behind a check of its arguments, which are given by name."""
+    signature = inspect.signature(function)
+
+    @wraps(function)
+    def checked(*args: Any, **options: Any) -> Any:
+        check(signature.bind(*args, **options).arguments)
+        return function(*args, **options)
+
+    return cast("F", checked)
+
+
+class Registry(dict[str, T]):
     """Things of one kind by name; the kind, such as "target", is for messages."""
 
     def __init__(self, kind: str) -> None:
+        super().__init__()
         self.kind = kind
-        self._by_name: dict[str, T] = {}
-
-    def add(self, name: str, thing: T) -> None:
-        """Give ``thing`` a name that is not taken."""
-        if name in self._by_name:
-            raise ValueError(f"the {self.kind} {name!r} exists already; choose another name")
-        self._by_name[name] = thing
 
     def register(self, name: str) -> Callable[[U], U]:
         """Return a decorator that adds what it decorates and gives it back unchanged."""
 
         def decorate(thing: U) -> U:
-            self.add(name, thing)  # type: ignore[arg-type]  # U is T, and keeps its own type
+            if name in self:
+                raise ValueError(f"the {self.kind} {name!r} exists already; choose another name")
+            self[name] = thing  # type: ignore[assignment]  # U is T, and keeps its own type
             return thing
 
         return decorate
 
-    def __getitem__(self, name: str) -> T:
-        if name not in self._by_name:
-            tail = nearest_names(name, self._by_name)
-            raise ValueError(f"{self.kind} {name!r} is not known{tail}")
-        return self._by_name[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._by_name)
-
-    def __len__(self) -> int:
-        return len(self._by_name)
+    def __missing__(self, name: str) -> NoReturn:
+        raise ValueError(f"{self.kind} {name!r} is not known{nearest_names(name, self)}")
 
 
 def nearest_names(name: str, known: Iterable[str]) -> str:

@@ -6,27 +6,25 @@ user. A shaper that scales A (ucpo, ips) instead of adding to it is meant for hi
 A is negative, what it favours is pushed down harder.
 """
 
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import wraps
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from chemkl.losses.estimators import State, against_the_others
-from chemkl.losses.registry import ABOVE_0, SHARE, Range, Registry, Wanted, check_options
-from chemkl.losses.types import (
-    Groups,
-    check_bool,
-    check_features,
-    check_finite,
-    check_logp,
-    check_rows,
-    check_whole,
+from chemkl.losses.registry import (
+    ABOVE_0,
+    SHARE,
+    Range,
+    Registry,
+    Wanted,
+    check_options,
+    with_check,
 )
+from chemkl.losses.types import Groups, check_finite, check_rows, check_values
 
 F = TypeVar("F", bound=Callable[..., Tensor])
 
@@ -43,7 +41,7 @@ class Distillation(State):
     """
 
     def __init__(self) -> None:
-        self._saved: Mapping[str, Tensor] = {}
+        super().__init__()
         self._predictor = torch.zeros(0)
 
     def novelty(self, features_HF: Tensor, rate: float, seed: int) -> Tensor:
@@ -62,34 +60,32 @@ class Distillation(State):
     def _begin(self, n_features: int, rate: float, seed: int) -> None:
         shapes = ((_HIDDEN, n_features + 1), (_OUT, _HIDDEN + 1))
         generator = torch.Generator().manual_seed(seed)
-        self._target, self._untrained = (
-            torch.cat(
-                [
-                    torch.randn(n_out * n_in, generator=generator) / math.sqrt(n_in)
-                    for n_out, n_in in shapes
-                ]
-            )
+        layers = [
+            torch.randn(n_out * n_in, generator=generator) / math.sqrt(n_in)
             for _ in range(2)
-        )
+            for n_out, n_in in shapes
+        ]
+        self._target, self._untrained = torch.cat(layers[:2]), torch.cat(layers[2:])
         self._predictor = self._untrained.clone().requires_grad_()
         self._adam = torch.optim.Adam([self._predictor], lr=rate)
-        if self._saved:
+        if self.memory:
             with torch.no_grad():
-                self._predictor.copy_(self._saved["predictor"])
-            memory = {name: self._saved[name].clone() for name in _ADAM}
-            self._adam.state[self._predictor] = memory
+                self._predictor.copy_(self.memory["predictor"])
+            of_adam = {name: self.memory[name].clone() for name in _ADAM}
+            self._adam.state[self._predictor] = of_adam
 
     def state_dict(self) -> dict[str, Any]:
         """Return the predictor and the memory of its Adam; nothing before the first hit."""
         if not self._predictor.numel():
-            return dict(self._saved)
+            return super().state_dict()
         memory = self._adam.state[self._predictor]
         saved = {"predictor": self._predictor.detach(), **{name: memory[name] for name in _ADAM}}
         return {name: value.clone() for name, value in saved.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from the result of ``state_dict``."""
-        self._saved, self._predictor = dict(state), torch.zeros(0)
+        super().load_state_dict(state)
+        self._predictor = torch.zeros(0)
 
 
 _ADAM = ("step", "exp_avg", "exp_avg_sq")
@@ -159,23 +155,69 @@ class BoundShaper:
                 None counts as not there.
 
         Raises:
-            ValueError: an input missing, of an unknown name, or not what it should be.
+            ValueError: an input is missing, or not what it should be.
         """
-        available["advantage_B"] = advantage_B
-        given: dict[str, Any] = {n: value for n, value in available.items() if value is not None}
-        given |= self.states
-        unknown = [name for name in available if name not in SHAPER_INPUTS]
-        missing = [name for name in self.shaper.wanted.required if name not in given]
-        problem = ""
-        if unknown:
-            problem = f"takes {', '.join(SHAPER_INPUTS)}; {', '.join(unknown)} is none of them"
-        elif missing:
-            how = " and ".join(f"{name}, {SHAPER_INPUTS[name]}" for name in sorted(missing))
-            problem = f"needs {how}, and the batch has none: pass it, or take no shaper"
-        if problem:
-            raise ValueError(f"shaper {self.shaper.name!r} {problem}")
-        inputs = {name: given[name] for name in self.shaper.wanted.inputs if name in given}
-        return self.shaper.function(**inputs, **self.options)
+        everything = {"advantage_B": advantage_B, **available, **self.states}
+        wanted = self.shaper.wanted
+        given = {n: everything[n] for n in wanted.inputs if everything.get(n) is not None}
+        if missing := sorted(wanted.required - given.keys()):
+            how = " and ".join(f"{name}, {SHAPER_INPUTS[name]}" for name in missing)
+            raise ValueError(
+                f"shaper {self.shaper.name!r} needs {how}, and the batch has none: pass it, or "
+                "take no shaper"
+            )
+        return self.shaper.function(**given, **self.options)
+
+
+_ROUNDING = 1e-5  # kernels come as float32
+
+
+def _check_shaped(given: Mapping[str, Any]) -> None:
+    """Refuse rows that a shaper cannot work on, shapes first."""
+    rows = {name: given.get(f"{name}_B") for name in ("advantage", "hit", "logp_policy")}
+    whole = {name: given.get(f"{name}_B") for name in ("outcome", "group")}
+    check_rows(**rows, **whole)
+    check_values("whole", **whole)
+    check_values("bool", hit=rows["hit"])
+    fix = "a target of -inf outside of the hits has no advantage there; take gibbs or mara"
+    check_finite("advantage", given["advantage_B"], fix)
+    check_values("logp", logp_policy=rows["logp_policy"])
+    n_rows = given["advantage_B"].numel()
+    if "features_BF" in given:
+        shape = tuple(given["features_BF"].shape)
+        if len(shape) != 2 or shape[0] != n_rows or not shape[1]:
+            raise ValueError(
+                f"features must be ({n_rows}, F), F numbers for each row of the batch, got {shape}:"
+                " keep all rows, with zeros for a row without a molecule"
+            )
+    if "kernel_BB" in given:
+        _check_kernel(given["kernel_BB"], n_rows)
+
+
+def _check_kernel(kernel_BB: Tensor, n: int) -> None:
+    """Refuse what is no similarity of the n rows of this batch."""
+    shape = tuple(kernel_BB.shape)
+    what = f"kernel ({n}, {n}) must"
+    problem = ""
+    if shape != (n, n):
+        pairs = f"a similarity for each pair of the {n} rows of the batch, got {shape}"
+        problem = f"kernel must be ({n}, {n}), {pairs}: keep all rows, invalid ones too"
+    elif not kernel_BB.is_floating_point():
+        problem = f"kernel must be of floats, got {kernel_BB.dtype}: use .float()"
+    elif not (kernel_BB.amin() >= -_ROUNDING and kernel_BB.amax() <= 1 + _ROUNDING):
+        got = f"{kernel_BB.amin().item():g} to {kernel_BB.amax().item():g}"
+        fix = "pass a similarity such as Tanimoto's, with 0 for a row without a molecule"
+        problem = f"{what} lie in [0, 1], got {got}: {fix}"
+    elif bool(((kernel_BB.diagonal() - 1).abs() > _ROUNDING).any()):
+        fix = "a row's similarity to itself; 1 minus a distance has them, a distance does not"
+        problem = f"{what} have ones on its diagonal, {fix}"
+    elif bool((apart := (kernel_BB - kernel_BB.T).abs()).amax() > _ROUNDING):
+        i, j = divmod(int(apart.argmax()), n)
+        one, other = f"{kernel_BB[i, j].item():g}", f"{kernel_BB[j, i].item():g}"
+        found = f"k[{i}, {j}] = {one} and k[{j}, {i}] = {other}"
+        problem = f"{what} be symmetric, but {found}: average it with its transpose"
+    if problem:
+        raise ValueError(problem)
 
 
 SHAPERS: Registry[Shaper] = Registry("shaper")
@@ -186,15 +228,9 @@ def shaper(name: str) -> Callable[[F], F]:
 
     def decorate(function: F) -> F:
         wanted = Wanted.by(function, f"shaper {name!r}", SHAPER_INPUTS)
-        signature = inspect.signature(function)
-
-        @wraps(function)
-        def checked(*args: Any, **options: Any) -> Tensor:
-            _check_shaped(signature.bind(*args, **options).arguments)
-            return function(*args, **options)
-
-        SHAPERS.add(name, Shaper(name, checked, wanted))
-        return cast("F", checked)
+        checked = with_check(function, _check_shaped)
+        SHAPERS.register(name)(Shaper(name, checked, wanted))
+        return checked
 
     return decorate
 
@@ -209,9 +245,6 @@ def build_shaper(kind: str, **options: Any) -> BoundShaper:
     check_options("shaper", kind, chosen.wanted.options, options)
     values = {name: option.default for name, option in chosen.wanted.options.items()} | options
     return BoundShaper(chosen, {name: float(value) for name, value in values.items()})
-
-
-_ROUNDING = 1e-5  # kernels come as float32
 
 
 @shaper("set_diversity")
@@ -352,7 +385,7 @@ def ips(
     groups = Groups.of(group_B, advantage_B)
     pairs = torch.stack([groups.index_B, outcome_B.long()])
     _, index_B, counts = torch.unique(pairs, dim=1, return_inverse=True, return_counts=True)
-    share_B = counts[index_B].to(advantage_B) / groups.size_B()
+    share_B = counts[index_B].to(advantage_B) / groups.size_B
     scaled_B = advantage_B / share_B.clamp(min=eps)
     return torch.where(outcome_B >= 0, scaled_B, advantage_B).detach()
 
@@ -419,46 +452,3 @@ def rnd(
         bonus_B[hit_B] = distillation.novelty(features_BF[hit_B], rate, int(seed)).to(bonus_B)
     groups = Groups.of(group_B, advantage_B)
     return advantage_B.detach() + weight * against_the_others("rnd", bonus_B, groups).detach()
-
-
-def _check_shaped(given: Mapping[str, Tensor]) -> None:
-    """Refuse rows that a shaper cannot work on, shapes first."""
-    rows = {name: given.get(f"{name}_B") for name in ("advantage", "hit", "logp_policy")}
-    whole = {name: given.get(f"{name}_B") for name in ("outcome", "group")}
-    check_rows(**rows, **whole)
-    check_whole(**whole)
-    check_bool(hit=rows["hit"])
-    fix = "a target of -inf outside of the hits has no advantage there; take gibbs or mara"
-    check_finite("advantage", given["advantage_B"], fix)
-    if "logp_policy_B" in given:
-        check_logp("logp_policy", given["logp_policy_B"])
-    if "features_BF" in given:
-        check_features(given["features_BF"], given["advantage_B"].numel())
-    if "kernel_BB" in given:
-        _check_kernel(given["kernel_BB"], given["advantage_B"])
-
-
-def _check_kernel(kernel_BB: Tensor, advantage_B: Tensor) -> None:
-    """Refuse what is no similarity of the rows of this batch."""
-    n, shape = advantage_B.numel(), tuple(kernel_BB.shape)
-    what = f"kernel ({n}, {n}) must"
-    problem = ""
-    if shape != (n, n):
-        pairs = f"a similarity for each pair of the {n} rows of the batch, got {shape}"
-        problem = f"kernel must be ({n}, {n}), {pairs}: keep all rows, invalid ones too"
-    elif not kernel_BB.is_floating_point():
-        problem = f"kernel must be of floats, got {kernel_BB.dtype}: use .float()"
-    elif not (kernel_BB.amin() >= -_ROUNDING and kernel_BB.amax() <= 1 + _ROUNDING):
-        got = f"{kernel_BB.amin().item():g} to {kernel_BB.amax().item():g}"
-        fix = "pass a similarity such as Tanimoto's, with 0 for a row without a molecule"
-        problem = f"{what} lie in [0, 1], got {got}: {fix}"
-    elif bool(((kernel_BB.diagonal() - 1).abs() > _ROUNDING).any()):
-        fix = "a row's similarity to itself; 1 minus a distance has them, a distance does not"
-        problem = f"{what} have ones on its diagonal, {fix}"
-    elif bool((apart := (kernel_BB - kernel_BB.T).abs()).amax() > _ROUNDING):
-        i, j = divmod(int(apart.argmax()), n)
-        one, other = f"{kernel_BB[i, j].item():g}", f"{kernel_BB[j, i].item():g}"
-        found = f"k[{i}, {j}] = {one} and k[{j}, {i}] = {other}"
-        problem = f"{what} be symmetric, but {found}: average it with its transpose"
-    if problem:
-        raise ValueError(problem)

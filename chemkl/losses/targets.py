@@ -5,10 +5,11 @@ arXiv 2510.20817.
 """
 
 import math
+from abc import ABC, abstractmethod
 from bisect import insort
 from collections.abc import Callable, Mapping
 from dataclasses import InitVar, dataclass, field, replace
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -22,43 +23,9 @@ from chemkl.losses.registry import (
     check_options,
     options_of,
 )
-from chemkl.losses.types import (
-    Groups,
-    TargetOutput,
-    check_logp,
-    check_reward,
-    check_rows,
-    check_whole,
-)
+from chemkl.losses.types import Groups, TargetOutput, check_rows, check_values
 
 _NOT_GIVEN: Any = None
-
-
-class Target(Protocol):
-    """What an objective needs of a target."""
-
-    @property
-    def beta(self) -> float:
-        """The KL coefficient in reward units per nat; also the scale of the score."""
-
-    @property
-    def full_support(self) -> bool:
-        """Whether log_target is finite wherever log pi_ref is."""
-
-    @property
-    def has_hits(self) -> bool:
-        """Whether it tells hits from other rows."""
-
-    def __call__(
-        self, logp_ref_B: Tensor, reward_B: Tensor, group_B: Tensor | None = None
-    ) -> TargetOutput:
-        """Evaluate the target at the rows of a batch."""
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return what the target remembers from batch to batch."""
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from the result of ``state_dict``."""
 
 
 def resolve_beta(beta: float | None, sigma: float | None) -> float:
@@ -87,8 +54,11 @@ def resolve_beta(beta: float | None, sigma: float | None) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class KLTarget:
-    """What the shipped targets share: beta, given as such or as sigma, and no memory.
+class Target(ABC):
+    """What an objective needs of a target: beta, given as such or as sigma, and no memory.
+
+    ``full_support`` says whether log_target is finite wherever log pi_ref is, ``has_hits`` whether
+    it tells hits from other rows.
 
     Attributes:
         beta: weight of the KL to the prior, in reward units per nat: a small one trusts the reward,
@@ -108,8 +78,14 @@ class KLTarget:
         given = {name: getattr(self, name) for name in options if name != "sigma"}
         check_options("target", type(self).__name__, options, given)
 
+    @abstractmethod
+    def __call__(
+        self, logp_ref_B: Tensor, reward_B: Tensor, group_B: Tensor | None = None
+    ) -> TargetOutput:
+        """Evaluate the target at the rows of a batch."""
+
     def state_dict(self) -> dict[str, Tensor]:
-        """Return nothing: the target depends on the batch alone."""
+        """Return what the target remembers from batch to batch: nothing."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -126,7 +102,7 @@ TARGETS: Registry[Callable[..., Target]] = Registry("target")
 
 @TARGETS.register("gibbs")
 @dataclass(frozen=True, kw_only=True)
-class Gibbs(KLTarget):
+class Gibbs(Target):
     """log_target = lr + R/beta: the optimum of reverse-KL RL, and REINVENT's augmented likelihood.
 
     Maximises E_pi[R] - beta KL(pi || pi_ref) (arXiv 2510.20817; REINVENT, arXiv 1704.07555, with
@@ -149,7 +125,7 @@ class Gibbs(KLTarget):
 
 @TARGETS.register("filter")
 @dataclass(frozen=True, kw_only=True)
-class Filtered(KLTarget):
+class Filtered(Target):
     """log_target = lr on hits (R >= tau), -inf elsewhere: the reference, restricted to the hits.
 
     The target of alpha-DPG and the foil of MARA. There is no anchor, and groups change nothing.
@@ -186,40 +162,28 @@ def gibbs_log_target(logp_ref_B: Tensor, reward_B: Tensor, beta: float) -> Tenso
     return logp_ref_B + (reward_B / beta).to(logp_ref_B)
 
 
-def augmented_reward(
-    log_target_B: Tensor,
-    logp_ref_B: Tensor,
-    beta: float,
-    kl: Literal["reverse", "forward"] = "reverse",
-) -> Tensor:
+def augmented_reward(log_target_B: Tensor, logp_ref_B: Tensor, beta: float) -> Tensor:
     """Write a target as a reward: Rbar = beta (log_target - lr), whose gibbs target it is.
 
     For MARA this is Algorithm 1 of arXiv 2510.20817: hits have R(z) + beta (lr(z) - lr), others R.
-    A trainer that computes KL(pi || pi_ref) itself takes Rbar for its reward.
+    A trainer that computes KL(pi || pi_ref) itself takes Rbar for its reward. Under the forward KL
+    it would put most of the mass on the rarest hit: there anchor the reference instead (Algorithm
+    2).
 
     Args:
         log_target_B: log target from a target of the same beta.
         logp_ref_B: log pi_ref.
         beta: the coefficient of that trainer's KL; with any other one the hits are not flat.
-        kl: the direction of that trainer's KL.
-
-    Raises:
-        ValueError: for the forward KL, where an augmented reward does not flatten the hits.
     """
-    if kl == "forward":
-        raise ValueError(
-            "an augmented reward (Algorithm 1) under the forward KL puts most of the mass on the "
-            "rarest hit; anchor the reference instead (Algorithm 2), or use kl='reverse'"
-        )
     return beta * (log_target_B - logp_ref_B)
 
 
 def check_target_inputs(logp_ref_B: Tensor, reward_B: Tensor, group_B: Tensor | None) -> None:
     """Refuse what no target can be evaluated on, shapes first."""
     check_rows(logp_ref=logp_ref_B, reward=reward_B, group=group_B)
-    check_logp("logp_ref", logp_ref_B)
-    check_reward(reward_B)
-    check_whole(group=group_B)
+    check_values("logp", logp_ref=logp_ref_B)
+    check_values("reward", reward=reward_B)
+    check_values("whole", group=group_B)
 
 
 _LOGP_DIGITS = 3  # one sequence's log pi_ref varies by about 1e-5 nats with the batch it is in
@@ -284,11 +248,9 @@ class RunningAnchor:
 
     def forget_below(self, tau: float) -> None:
         """Forget the hits that are none any more, as tau has risen."""
-        hits, self._hits, self._known = self._hits, {}, set()
-        for group, pairs in hits.items():
-            for logp_ref, reward in pairs:
-                if reward >= tau:
-                    self._add(group, logp_ref, reward)
+        state = self.state_dict()
+        stays = state["reward"] >= tau
+        self.load_state_dict({name: column[stays] for name, column in state.items()})
 
     def state_dict(self) -> dict[str, Tensor]:
         """The distinct hits so far as three columns: group, logp_ref, reward."""
@@ -332,7 +294,7 @@ AnchorKind = Literal["batch", "running"]
 
 @TARGETS.register("mara")
 @dataclass(frozen=True, kw_only=True)
-class Mara(KLTarget):
+class Mara(Target):
     """Every hit has the density of one anchor: hits lr(z) + R(z)/beta, others lr + R/beta.
 
     This is Algorithm 2 of the paper: reference and reward of a hit are those of the anchor
@@ -408,15 +370,16 @@ class Mara(KLTarget):
     def __call__(
         self, logp_ref_B: Tensor, reward_B: Tensor, group_B: Tensor | None = None
     ) -> TargetOutput:
-        """Evaluate the target at the rows of a batch; a running anchor takes its hits in first."""
+        """As for every target; a running anchor takes the hits of the batch in first."""
         check_target_inputs(logp_ref_B, reward_B, group_B)
         groups = Groups.of(group_B, reward_B)
         tau_B, hit_B = self._hits(reward_B, groups)
         if self.anchor == "running":
             self.running.update(logp_ref_B, reward_B, hit_B, groups)
             anchor_B = torch.zeros_like(hit_B)
-            pair = self.running.anchor(self.anchor_quantile, logp_ref_B, reward_B, groups)
-            logp_z_B, reward_z_B = pair
+            logp_z_B, reward_z_B = self.running.anchor(
+                self.anchor_quantile, logp_ref_B, reward_B, groups
+            )
         else:
             anchor_B, logp_z_B, reward_z_B = batch_anchor(logp_ref_B, reward_B, hit_B, groups)
         # written so that alpha = 1 without a cap gives every hit the same number, to the bit
@@ -436,7 +399,7 @@ class Mara(KLTarget):
         )
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the memory of the running anchor; nothing for the batch anchor."""
+        """Return the memory of the running anchor."""
         return self.running.state_dict() if self.anchor == "running" else {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -452,7 +415,8 @@ class Mara(KLTarget):
             tau_B = torch.full_like(reward_B, self.tau)
             return tau_B, reward_B >= tau_B
         assert self.tau_quantile is not None  # __post_init__ leaves only this case
-        tau_N = groups.quantile_N(reward_B, self.tau_quantile).clamp(min=self.tau_floor)
+        table_NM = groups.table_NM(reward_B, torch.nan)
+        tau_N = torch.nanquantile(table_NM, self.tau_quantile, dim=1).clamp(min=self.tau_floor)
         tau_B = tau_N[groups.index_B]
         hit_B = reward_B >= tau_B
         return tau_B, hit_B & (groups.sum_B(hit_B.long()) >= 2)

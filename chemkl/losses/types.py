@@ -11,7 +11,25 @@ import torch
 from torch import Tensor
 
 _PRECISE = (torch.float32, torch.float64)
-_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+_TYPES: dict[str, tuple[tuple[torch.dtype, ...], str]] = {
+    "logp": (
+        _PRECISE,
+        "float32 or float64: take log-softmax and the sum over tokens in fp32",
+    ),
+    "reward": (_PRECISE, "float32 or float64: take .float() or .double()"),
+    "whole": (
+        (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8),
+        "a tensor of whole numbers (int64)",
+    ),
+    "bool": ((torch.bool,), "a bool tensor"),
+}
+"""The types that rows of a kind may have, and what to say of another one."""
+_FINITE = {
+    "logp": "take log-softmax in fp32, mask padding with 0 (not -inf), and look for a token that "
+    "the model gives probability 0",
+    "reward": "a sequence that could not be scored has reward 0, and its reason is kept beside it",
+}
+"""The kinds of rows that must be finite, and what to do where they are not."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,41 +77,25 @@ class LossInputs:
 
     def __post_init__(self) -> None:
         check_rows(**{name: getattr(self, name) for name in _ROWS})
-        for name in ("logp_policy", "logp_ref", "logp_behaviour", "logp_policy_of_prior"):
-            if getattr(self, name) is not None:
-                check_logp(name, getattr(self, name))
-        check_reward(self.reward)
-        check_whole(group=self.group, outcome=self.outcome)
-        check_bool(duplicate=self.duplicate, retained=self.retained)
         check_rows(logp_policy_of_prior=self.logp_policy_of_prior)
-        n_rows = self.reward.numel()
-        if self.kernel is not None and tuple(self.kernel.shape) != (n_rows, n_rows):
-            raise ValueError(
-                f"kernel has shape {tuple(self.kernel.shape)}, but the batch has {n_rows} rows: it "
-                f"is the similarity of every row with every row, ({n_rows}, {n_rows})"
-            )
-        if self.features is not None:
-            check_features(self.features, n_rows)
+        for kind, names in _ROWS_OF_KIND.items():
+            check_values(kind, **{name: getattr(self, name) for name in names})
 
     def where(self, kept_B: Tensor) -> "LossInputs":
         """The rows that are marked; what is not a row (samples of the reference) stays."""
-        rows = {name: getattr(self, name) for name in _ROWS}
+        rows = {name: getattr(self, name) for name in (*_ROWS, "features")}
         chosen = {name: rows_B[kept_B] for name, rows_B in rows.items() if rows_B is not None}
         kernel = None if self.kernel is None else self.kernel[kept_B][:, kept_B]
-        features = None if self.features is None else self.features[kept_B]
-        return replace(self, **chosen, kernel=kernel, features=features)
+        return replace(self, **chosen, kernel=kernel)
 
 
-_ROWS = (
-    "logp_policy",
-    "logp_ref",
-    "reward",
-    "group",
-    "duplicate",
-    "logp_behaviour",
-    "retained",
-    "outcome",
-)
+_ROWS_OF_KIND = {
+    "logp": ("logp_policy", "logp_ref", "logp_behaviour", "logp_policy_of_prior"),
+    "reward": ("reward",),
+    "whole": ("group", "outcome"),
+    "bool": ("duplicate", "retained"),
+}
+_ROWS = [n for names in _ROWS_OF_KIND.values() for n in names if n != "logp_policy_of_prior"]
 """The fields of LossInputs that have a value per row."""
 
 
@@ -160,49 +162,22 @@ def check_rows(**row_tensors: Tensor | None) -> None:
         raise ValueError(problem)
 
 
-def check_logp(name: str, logp_B: Tensor) -> None:
-    """Refuse log-probabilities of too few bits, or not finite."""
-    fix = "take log-softmax and the sum over tokens in fp32"
-    _check_type(name, logp_B, _PRECISE, f"float32 or float64: {fix}")
-    fix = "take log-softmax in fp32, mask padding with 0 (not -inf), and look for a token that the "
-    check_finite(name, logp_B, f"{fix}model gives probability 0")
+def check_values(kind: str, **rows: Tensor | None) -> None:
+    """Refuse rows of another type than their kind has, or not finite where it must be; None passes.
 
-
-def check_reward(reward_B: Tensor) -> None:
-    """Refuse rewards of too few bits, or not finite."""
-    _check_type("reward", reward_B, _PRECISE, "float32 or float64: take .float() or .double()")
-    fix = "a sequence that could not be scored has reward 0, and its reason is kept beside it"
-    check_finite("reward", reward_B, fix)
-
-
-def check_whole(**rows: Tensor | None) -> None:
-    """Refuse ids that are not whole numbers; None passes."""
+    Args:
+        kind: "logp", "reward", "whole" (whole numbers) or "bool".
+        **rows: by the names that a message has.
+    """
+    types, wanted = _TYPES[kind]
     for name, rows_B in rows.items():
-        _check_type(name, rows_B, _WHOLE, "a tensor of whole numbers (int64)")
-
-
-def check_bool(**rows: Tensor | None) -> None:
-    """Refuse marks of rows that are not true or false; None passes."""
-    for name, rows_B in rows.items():
-        _check_type(name, rows_B, (torch.bool,), "a bool tensor")
-
-
-def _check_type(
-    name: str, rows_B: Tensor | None, types: tuple[torch.dtype, ...], wanted: str
-) -> None:
-    if rows_B is not None and rows_B.dtype not in types:
-        got = str(rows_B.dtype).removeprefix("torch.")
-        raise ValueError(f"{name} is {got}, and must be {wanted}")
-
-
-def check_features(features_BF: Tensor, n_rows: int) -> None:
-    """Refuse features that are not a row of numbers for each row of the batch."""
-    shape = tuple(features_BF.shape)
-    if len(shape) != 2 or shape[0] != n_rows or not shape[1]:
-        raise ValueError(
-            f"features must be ({n_rows}, F), F numbers for each row of the batch, got {shape}: "
-            "keep all rows, with zeros for a row without a molecule"
-        )
+        if rows_B is None:
+            continue
+        if rows_B.dtype not in types:
+            got = str(rows_B.dtype).removeprefix("torch.")
+            raise ValueError(f"{name} is {got}, and must be {wanted}")
+        if kind in _FINITE:
+            check_finite(name, rows_B, _FINITE[kind])
 
 
 def check_finite(name: str, rows_B: Tensor, fix: str) -> None:
@@ -230,14 +205,16 @@ def mean_over_rows(values_B: Tensor) -> Tensor:
 class Groups:
     """Which row belongs to which group, by the group numbers ids_N, ascending.
 
-    index_B is the position in ids_N of each row's group, rows_NM a table of the groups' rows, where
-    groups with fewer than the largest end with B, which is no row: scatter operations would add in
-    an arbitrary order on a GPU, and a run would not repeat to the bit.
+    index_B is the position in ids_N of each row's group, size_B the number of rows in that, rows_NM
+    a table of the groups' rows, where groups with fewer than the largest end with B, which is no
+    row: scatter operations would add in an arbitrary order on a GPU, and a run would not repeat to
+    the bit.
     """
 
     ids_N: Tensor
     index_B: Tensor
     size_N: Tensor
+    size_B: Tensor
     rows_NM: Tensor
 
     @classmethod
@@ -245,8 +222,8 @@ class Groups:
         """Read the groups from their numbers; None is one group of all rows of ``like_B``."""
         if group_B is None:
             row_B = torch.arange(len(like_B), device=like_B.device)
-            first_N = row_B[:1]
-            return cls(first_N, torch.zeros_like(row_B), first_N + len(row_B), row_B[None])
+            first_N, all_B = row_B[:1], torch.zeros_like(row_B)
+            return cls(first_N, all_B, first_N + len(row_B), all_B + len(row_B), row_B[None])
         ids_N, index_B, size_N = torch.unique(group_B, return_inverse=True, return_counts=True)
         row_B = torch.argsort(index_B, stable=True)
         group_of_row_B = index_B[row_B]
@@ -254,33 +231,20 @@ class Groups:
         place_B = torch.arange(len(row_B), device=row_B.device) - before_N[group_of_row_B]
         rows_NM = row_B.new_full((len(ids_N), int(size_N.max())), len(row_B))
         rows_NM[group_of_row_B, place_B] = row_B
-        return cls(ids_N, index_B, size_N, rows_NM)
-
-    def size_B(self) -> Tensor:
-        """The number of rows in each row's group."""
-        return self.size_N[self.index_B]
+        return cls(ids_N, index_B, size_N, size_N[index_B], rows_NM)
 
     def sum_B(self, values_B: Tensor) -> Tensor:
         """The sum over each row's group."""
-        return self._table_NM(values_B, 0).sum(dim=1)[self.index_B]
+        return self.table_NM(values_B, 0).sum(dim=1)[self.index_B]
 
     def mean_B(self, values_B: Tensor) -> Tensor:
         """The mean over each row's group."""
-        return self.sum_B(values_B) / self.size_B()
+        return self.sum_B(values_B) / self.size_B
 
     def max_N(self, values_B: Tensor, where_B: Tensor) -> Tensor:
         """The largest value of each group among the rows ``where_B``; -inf without one."""
         low_B = torch.where(where_B, values_B, -torch.inf)
-        return self._table_NM(low_B, -torch.inf).amax(dim=1)
-
-    def log_mean_exp_N(self, values_B: Tensor) -> Tensor:
-        """The log of the mean of exp over each group; -inf where every value is."""
-        sum_N = self._table_NM(values_B, -torch.inf).logsumexp(dim=1)
-        return sum_N - self.size_N.to(values_B).log()
-
-    def quantile_N(self, values_B: Tensor, q: float) -> Tensor:
-        """The q-quantile of each group, linear between neighbours."""
-        return torch.nanquantile(self._table_NM(values_B, torch.nan), q, dim=1)
+        return self.table_NM(low_B, -torch.inf).amax(dim=1)
 
     def best_row_N(self, values_B: Tensor, where_B: Tensor) -> Tensor:
         """The row of the largest value of each group among the rows ``where_B``; B without one.
@@ -290,8 +254,8 @@ class Groups:
         n_rows = where_B.numel()
         best_B = where_B & (values_B == self.max_N(values_B, where_B)[self.index_B])
         row_B = torch.arange(n_rows, device=where_B.device)
-        return self._table_NM(torch.where(best_B, row_B, n_rows), n_rows).amin(dim=1)
+        return self.table_NM(torch.where(best_B, row_B, n_rows), n_rows).amin(dim=1)
 
-    def _table_NM(self, values_B: Tensor, absent: float) -> Tensor:
+    def table_NM(self, values_B: Tensor, absent: float) -> Tensor:
         """The values of each group, and ``absent`` where it has fewer rows than the largest."""
         return torch.cat([values_B, values_B.new_full((1,), absent)])[self.rows_NM]

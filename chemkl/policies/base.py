@@ -5,9 +5,8 @@ Shape legend: B sequences, A of them not ended yet, T tokens (start token includ
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -66,15 +65,9 @@ class Rollout:
 
     def head(self, n: int) -> "Rollout":
         """Return the first n rows."""
-        return replace(
-            self,
-            smiles=self.smiles[:n],
-            tokens=self.tokens[:n],
-            logp=self.logp[:n],
-            truncated=self.truncated[:n],
-            group=None if self.group is None else self.group[:n],
-            written=None if self.written is None else self.written[:n],
-        )
+        rows = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "end_id"}
+        first: dict[str, Any] = {k: None if v is None else v[:n] for k, v in rows.items()}
+        return replace(self, **first)
 
 
 class SequenceModel(nn.Module, ABC):
@@ -120,23 +113,27 @@ class SequenceModel(nn.Module, ABC):
 class Policy(SequenceModel):
     """A distribution over SMILES that can be sampled, scored and (being a module) trained.
 
-    A kind of policy says how it is built (`architecture`), what comes next (`forward`) and how rows
-    leave its state (`select`); sampling and log-probabilities follow.
+    A kind of policy says how it is built (`sizes`), what comes next (`forward`) and how rows leave
+    its state (`select`); sampling and log-probabilities follow.
 
     Args:
         vocabulary: the tokens it speaks.
         max_length: most tokens of a sampled sequence, end token included.
+        **sizes: the further keyword arguments that build the same network.
     """
 
-    def __init__(self, vocabulary: Vocabulary, *, max_length: int) -> None:
+    kind: str
+
+    def __init__(self, vocabulary: Vocabulary, *, max_length: int, **sizes: Any) -> None:
         super().__init__()
         self.vocabulary = vocabulary
         self.max_length = max_length
+        self._sizes = {**sizes, "max_length": max_length}
 
     @property
-    @abstractmethod
     def architecture(self) -> dict[str, Any]:
         """Its kind and the keyword arguments that build the same network: JSON values."""
+        return {"kind": self.kind, **self._sizes}
 
     @abstractmethod
     def forward(self, token_BT: Tensor, state: Any = None) -> tuple[Tensor, Any]:
@@ -183,8 +180,13 @@ class Policy(SequenceModel):
             token_BT at full width, what is given included; logp_B of what was drawn, with its graph
             where that costs less than `logp_tokens`; truncated_B.
         """
-        with _evaluating(self):
+        was_training = {module: module.training for module in self.modules()}
+        self.eval()
+        try:
             return self._sample(uniform_TB, given)
+        finally:
+            for module, mode in was_training.items():
+                module.training = mode
 
     @torch.no_grad()
     def sample(
@@ -201,9 +203,12 @@ class Policy(SequenceModel):
             generator: a CPU generator; None uses torch's global one.
             part: which of the n rows are wanted.
         """
-        return self._drawn(n, generator, part)
+        return self.sample_to_learn(n, generator, part)
 
-    def _drawn(self, n: int, generator: torch.Generator | None, part: slice) -> Rollout:
+    def sample_to_learn(
+        self, n: int, generator: torch.Generator | None = None, part: slice = ALL
+    ) -> Rollout:
+        """Draw as `sample` does; its logp has a graph where `complete` leaves one."""
         uniform_TB = torch.rand(self.max_length, n, generator=generator)[:, part]
         token_BT, logp_B, truncated_B = self.complete(uniform_TB)
         width = 2 + int((token_BT[:, 1:] != END_ID).sum(dim=1).max()) if len(token_BT) else 2
@@ -223,7 +228,9 @@ class Policy(SequenceModel):
         """
         most, n = uniform_TB.shape
         look = LOOKS.get(self.device.type, 16)
-        uniform_TB = beside(uniform_TB, self.device)
+        if self.device.type == "cuda":  # the host goes on while the GPU still takes them in
+            uniform_TB = uniform_TB.pin_memory()
+        uniform_TB = uniform_TB.to(self.device, non_blocking=self.device.type == "cuda")
         token_BT = torch.full((n, most + 1), END_ID, device=self.device)
         token_BT[:, 0] = START_ID
         logp_B = widened(torch.zeros(n, device=self.device))
@@ -356,13 +363,6 @@ def sequence_logp(
     return widened(logp_BT.masked_fill(~counts_BT, 0.0)).sum(dim=1).float()
 
 
-def beside(values: Tensor, device: torch.device) -> Tensor:
-    """Copy from the host to a device; the host goes on while a GPU still takes it in."""
-    if device.type != "cuda":
-        return values.to(device)
-    return values.pin_memory().to(device, non_blocking=True)
-
-
 def widened(tensor: Tensor) -> Tensor:
     """Turn a tensor into float64 where its device has that (Apple's GPUs do not)."""
     return tensor if tensor.device.type == "mps" else tensor.double()
@@ -374,18 +374,6 @@ def draw(logp_AV: Tensor, uniform_A: Tensor) -> Tensor:
     threshold_A1 = (widened(uniform_A) * cumulative_AV[:, -1])[:, None]
     token_A1 = torch.searchsorted(cumulative_AV, threshold_A1, right=True)
     return token_A1.squeeze(1).clamp_max(logp_AV.shape[1] - 1)
-
-
-@contextmanager
-def _evaluating(policy: nn.Module) -> Iterator[None]:
-    """Put a policy into evaluation mode in this scope; each part gets its own mode back."""
-    was_training = {module: module.training for module in policy.modules()}
-    policy.eval()
-    try:
-        yield
-    finally:
-        for module, mode in was_training.items():
-            module.training = mode
 
 
 def stream(seed: int, step: int, rank: int = 0, purpose: str = "") -> torch.Generator:

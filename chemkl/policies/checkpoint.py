@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -32,18 +32,12 @@ NEW_MASS = 1e-4
 """What new tokens of a policy have of the mass together, at most, before they are learnt."""
 
 
-class Kind(NamedTuple):
-    """A kind of policy: its class, and the settings that its constructor takes."""
-
-    policy: type[Policy]
-    settings: type[Config]
-
-
-KINDS = {
-    RnnPolicy.kind: Kind(RnnPolicy, RnnConfig),
-    TransformerPolicy.kind: Kind(TransformerPolicy, TransformerConfig),
-    MinGruPolicy.kind: Kind(MinGruPolicy, MinGruConfig),
+KINDS: dict[str, tuple[type[Policy], type[Config]]] = {
+    RnnPolicy.kind: (RnnPolicy, RnnConfig),
+    TransformerPolicy.kind: (TransformerPolicy, TransformerConfig),
+    MinGruPolicy.kind: (MinGruPolicy, MinGruConfig),
 }
+"""The class of each kind of policy, and the settings that its constructor takes."""
 
 _PARTS: dict[str, type] = {"architecture": dict, "vocabulary": list, "provenance": dict}
 _MODEL_PLACES = ("checkpoints/policy.safetensors", "*.safetensors")
@@ -67,10 +61,10 @@ def save_policy(policy: Policy, path: str | Path, provenance: dict[str, Any]) ->
         provenance: where the weights come from (corpus, config, numbers); JSON values. Numbers
             that JSON cannot hold (NaN, infinities) become null.
     """
-    header = header_of(policy, provenance)
     weights = {k: v.detach().cpu().contiguous() for k, v in policy.state_dict().items()}
     path = Path(path)
-    metadata = {"header": json.dumps(header, allow_nan=False), "sha256": SEAL.decode()}
+    header = json.dumps(header_of(policy, provenance), allow_nan=False)
+    metadata = {"header": header, "sha256": SEAL.decode()}
     with atomic_file(path, sealed=True, parents=True) as aside:
         # not save_file: it makes the file readable for its owner alone
         aside.write_bytes(save(weights, metadata=metadata))
@@ -226,7 +220,7 @@ def _built(header: dict[str, Any]) -> Policy:
     name = header["architecture"].get("kind")
     if not isinstance(name, str) or name not in KINDS:
         raise InputError(f"unknown kind of policy {name!r}{did_you_mean(str(name), KINDS)}")
-    settings = load_config(KINDS[name].settings, header["architecture"])
+    settings = load_config(KINDS[name][1], header["architecture"])
     with torch.device("meta"):
         return build_policy(Vocabulary(tuple(header["vocabulary"])), settings)
 
@@ -234,7 +228,8 @@ def _built(header: dict[str, Any]) -> Policy:
 def build_policy(vocabulary: Vocabulary, settings: Config) -> Policy:
     """Make the network that the settings of a kind ask for, with new weights."""
     sizes = settings.model_dump()
-    return KINDS[sizes.pop("kind")].policy(vocabulary, **sizes)
+    policy, _ = KINDS[sizes.pop("kind")]
+    return policy(vocabulary, **sizes)
 
 
 def with_tokens(policy: Policy, tokens: Iterable[str]) -> Policy:

@@ -152,16 +152,14 @@ class Constraint:
         seed: int = 0,
     ) -> None:
         self.parts, self.choices = tuple(parts), choices
+        self.names = [part.name for part in self.parts]
+        """The parts, as the user wrote them."""
         self.per_step = min(per_step or len(self.parts), len(self.parts))
         self._chooser = chooser
         one_bond = all(part.one_bond for part in self.parts)
         tokens = chooser.vocabulary.tokens
-        self.bar_V = torch.tensor(
-            [
-                token in (END, START) or (one_bond and token[0] in "()=#:.%$0123456789")
-                for token in tokens
-            ]
-        )
+        barred = [t in (END, START) or (one_bond and t[0] in "()=#:.%$0123456789") for t in tokens]
+        self.bar_V = torch.tensor(barred)
         """Tokens that cannot stand behind a prompt."""
         self.pools: list[list[Way]] = []
         generator, problems = stream(seed, 0, purpose="prompts"), list[str]()
@@ -177,11 +175,6 @@ class Constraint:
             if not self.pools[-1]:
                 problems.append(f"{part.key}: {part.name}: {problem}")
         InputError.refuse(problems)
-
-    @property
-    def names(self) -> list[str]:
-        """The parts, as the user wrote them."""
-        return [part.name for part in self.parts]
 
     def given(self, token_BT: Tensor, n_given: Sequence[int]) -> Given:
         """Say that rows begin with so many given tokens."""
@@ -275,15 +268,19 @@ class ConstrainedPolicy(SequenceModel):
             logp_B,
             cut_off_B.to(self.device),
             group=torch.tensor(groups, dtype=torch.long, device=self.device),
-            written=[one.written for one in samples],
+            written=[
+                Written("|".join(one.said), one.part.problem(one.way, one.text)) for one in samples
+            ],
         )
 
     def _go_on(self, samples: "Sequence[_Sample]", going: Sequence[int]) -> list[int]:
         """Take the next way of each sample that has one; return which of them go on."""
         drawn = {}
         for i in going:
-            if not samples[i].truncated:
-                ways = samples[i].further(self.constraint.choices)
+            one = samples[i]
+            if not one.truncated:
+                seed = one.seed + len(one.said)
+                ways = one.part.go_on(one.way, one.said[-1], seed, self.constraint.choices)
                 with suppress(InputError):  # none that the vocabulary can write: it ends here
                     drawn[i] = self.constraint.written(ways)
         drawn = {i: ways for i, ways in drawn.items() if ways}
@@ -316,25 +313,15 @@ class _Sample:
     """A row as it is made."""
 
     def __init__(self, part: Part, way: Way, seed: int) -> None:
-        self._part, self._seed = part, seed
+        self.part, self.seed = part, seed
         self.way, self.text, self.truncated = way, way.text, False
         self.ids: list[int] = []
-        self._said: list[str] = []
+        self.said: list[str] = []
 
     def add(self, prompt: list[int], chosen: list[int], said: str, *, truncated: bool) -> None:
         """Take a round in."""
         start = -START_ID if self.ids else START_ID
         self.ids += [start, *(-token for token in prompt[1:]), *chosen]
         self.ids += [CUT_OFF] if truncated else []
-        self._said.append(said)
+        self.said.append(said)
         self.text, self.truncated = self.way.text + said, truncated
-
-    def further(self, n: int) -> Sequence[Way]:
-        """Return the ways to go on from the latest round."""
-        seed = self._seed + len(self._said)
-        return self._part.go_on(self.way, self._said[-1], seed, n)
-
-    @property
-    def written(self) -> Written:
-        """What it was made of, and whether it holds the part."""
-        return Written("|".join(self._said), self._part.problem(self.way, self.text))

@@ -7,9 +7,6 @@ Shape legend: B sequences, T new tokens, S tokens so far with the new ones, V vo
 that stand for a token, N heads, K numbers of a head, H units of a recurrence.
 """
 
-from abc import abstractmethod
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -50,10 +47,19 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal attention with rotary positions (RoPE, Su et al., arXiv 2104.09864)."""
+    """Causal attention with rotary positions (RoPE, Su et al., arXiv 2104.09864).
+
+    Raises:
+        InputError: the heads cannot share the size.
+    """
 
     def __init__(self, size: int, n_heads: int) -> None:
         super().__init__()
+        if size % (2 * n_heads):
+            raise InputError(
+                f"hidden_size = {size} should be a multiple of {2 * n_heads}: "
+                f"n_heads = {n_heads} heads share it, and a head's positions come in pairs"
+            )
         self._n_heads = n_heads
         self.qkv = nn.Linear(size, 3 * size, bias=False)
         self.out = nn.Linear(size, size, bias=False)
@@ -125,10 +131,10 @@ class DecoderPolicy(Policy):
         inner_size: units of a block's SwiGLU layer.
         dropout: of what a block adds, in training mode only.
         max_length: most tokens of a sampled sequence, end token included.
-        mixing: what the kind's mixer takes.
+        **mixing: what the kind's mixer takes.
     """
 
-    kind: str
+    mixer: type[nn.Module]
 
     def __init__(
         self,
@@ -141,18 +147,18 @@ class DecoderPolicy(Policy):
         max_length: int = 256,
         **mixing: int,
     ) -> None:
-        super().__init__(vocabulary, max_length=max_length)
-        self._sizes: dict[str, Any] = {
-            "hidden_size": hidden_size,
-            "n_layers": n_layers,
-            "inner_size": inner_size,
+        super().__init__(
+            vocabulary,
+            hidden_size=hidden_size,
+            n_layers=n_layers,
+            inner_size=inner_size,
             **mixing,
-            "dropout": dropout,
-            "max_length": max_length,
-        }
+            dropout=dropout,
+            max_length=max_length,
+        )
         self.embedding = nn.Embedding(len(vocabulary), hidden_size)
         self.blocks = nn.ModuleList(
-            Block(hidden_size, inner_size, self._mixer(hidden_size, **mixing), dropout)
+            Block(hidden_size, inner_size, self.mixer(hidden_size, **mixing), dropout)
             for _ in range(n_layers)
         )
         self.norm = nn.RMSNorm(hidden_size)
@@ -161,15 +167,6 @@ class DecoderPolicy(Policy):
             if weight.dim() == 2:  # what adds to the tokens starts small, the more so in a deep net
                 adds = name.endswith("out.weight")
                 nn.init.normal_(weight, std=0.02 / (2 * n_layers) ** 0.5 if adds else 0.02)
-
-    @abstractmethod
-    def _mixer(self, hidden_size: int, **mixing: int) -> nn.Module:
-        """Make what mixes the tokens of a block."""
-
-    @property
-    def architecture(self) -> dict[str, Any]:
-        """Keyword arguments that build the same network, and the kind of it."""
-        return {"kind": self.kind, **self._sizes}
 
     def forward(
         self, token_BT: Tensor, state: list[State] | None = None
@@ -188,34 +185,18 @@ class DecoderPolicy(Policy):
 
 
 class TransformerPolicy(DecoderPolicy):
-    """A decoder-only transformer: Llama's layers (RMSNorm, RoPE, SwiGLU) of torch's parts.
+    """A decoder-only transformer: Llama's layers (RMSNorm, RoPE, SwiGLU) of torch's parts."""
 
-    Raises:
-        InputError: the heads cannot share the hidden size.
-    """
-
-    kind = "transformer"
-
-    def _mixer(self, hidden_size: int, **mixing: int) -> nn.Module:
-        n_heads = mixing["n_heads"]
-        if hidden_size % (2 * n_heads):
-            raise InputError(
-                f"hidden_size = {hidden_size} should be a multiple of {2 * n_heads}: "
-                f"n_heads = {n_heads} heads share it, and a head's positions come in pairs"
-            )
-        return Attention(hidden_size, n_heads)
+    kind, mixer = "transformer", Attention
 
     def operations(self, n_tokens: float) -> float:
         """Return those of a pass; each token's attention reads the keys and values so far."""
         pairs = n_tokens * (n_tokens + 1) / 2
-        wide: int = self._sizes["hidden_size"] * self._sizes["n_layers"]
+        wide = self.linear.in_features * len(self.blocks)
         return super().operations(n_tokens) + 4 * pairs * wide
 
 
 class MinGruPolicy(DecoderPolicy):
     """A linear recurrence, minGRU: parallel over the tokens of what is given, small in sampling."""
 
-    kind = "mingru"
-
-    def _mixer(self, hidden_size: int, **mixing: int) -> nn.Module:
-        return MinGru(hidden_size, mixing["n_units"])
+    kind, mixer = "mingru", MinGru

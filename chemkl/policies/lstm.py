@@ -210,6 +210,7 @@ class Cells:
         weights = [weight.detach() for weight in self.parameters]
         self._embedding, self._linear = weights[0], weights[-2]
         self._layers = [weights[i : i + 4] for i in range(1, len(weights) - 2, 4)]
+        self._new = slice(2 * self._n_units, 3 * self._n_units)  # the new values among the gates
         # tanh(x) = 2 sigmoid(2x) - 1: doubling is exact, and torch's tanh takes ten times as long
         twice_G1 = torch.ones_like(self._layers[0][2])[:, None]
         twice_G1[self._new] = 2.0
@@ -222,11 +223,6 @@ class Cells:
         ]
         self._of_before = [Matrix(layer[1] * twice_G1, kind) for layer in self._layers]
         self._out = Matrix(self._linear, self._linear.dtype, weights[-1])
-
-    @property
-    def _new(self) -> slice:
-        """The new values among the gates."""
-        return slice(2 * self._n_units, 3 * self._n_units)
 
     def _trail(self, n: int, n_rows: int, *, keeps: bool, by_layer: bool) -> Trail:
         """Make room for a walk.

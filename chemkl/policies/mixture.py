@@ -78,13 +78,13 @@ class Mixture(Policy):
         problem = problem_of_weights(kind, weights) or problem_of_scale(
             kind, weights, beta_scale, has_prior=prior is not None
         )
-        if problem:
-            raise InputError(problem)
-        if policies.keys() != weights.keys():
-            raise InputError(
+        if not problem and policies.keys() != weights.keys():
+            problem = (
                 f"a mixture needs one weight for each policy: policies {', '.join(policies)}; "
                 f"weights {', '.join(weights)}"
             )
+        if problem:
+            raise InputError(problem)
         members = {name: (policy, weights[name]) for name, policy in policies.items()}
         if prior is not None and beta_scale is not None:
             members = {name: (policy, w / beta_scale) for name, (policy, w) in members.items()}
@@ -145,14 +145,12 @@ def check_vocabularies(tokens_of: Mapping[str, Sequence[str]]) -> None:
         InputError: a line for each policy whose tokens are not those of the first one.
     """
     first, known = next(iter(tokens_of.items()), ("", ()))
-    lines = [
+    InputError.refuse(
         f"{name}: speaks another vocabulary than {first} ({_difference(spoken, known)}). "
         "Take policies that were post-trained from the same prior."
         for name, spoken in tokens_of.items()
         if list(spoken) != list(known)
-    ]
-    if lines:
-        raise InputError("\n".join(lines))
+    )
 
 
 def _difference(spoken: Sequence[str], known: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ import re
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -82,17 +82,19 @@ def read_reinvent(path: str | Path) -> RnnPolicy:
             weights do not fit its ``network_params``.
     """
     content = _unpickled(Path(path))
-    kind = content.get("model_type", "Reinvent")
+    kind, weights = content.get("model_type", "Reinvent"), content["network"]
+    problem = ""
     if kind != "Reinvent":
-        raise InputError(
-            f"{path}: a model of type {kind!r}; expected 'Reinvent'. Conditional generators "
+        problem = (
+            f"a model of type {kind!r}; expected 'Reinvent'. Conditional generators "
             "(Libinvent, Linkinvent, Mol2Mol, Pepinvent) are not read; the key generator, of kind "
             "decorate, link or analogues, has a prior of whole molecules finish parts of yours"
         )
+    elif not isinstance(weights, Mapping) or not all(map(_is_plain, weights.values())):
+        problem = f"network: expected plain tensors of numbers, by name. {_FIX}"
+    if problem:
+        raise InputError(f"{path}: {problem}")
     tokens = _tokens(content["vocabulary"], path)
-    weights = content["network"]
-    if not isinstance(weights, Mapping) or not all(map(_is_plain, weights.values())):
-        raise InputError(f"{path}: network: expected plain tensors of numbers, by name. {_FIX}")
     policy = _network(content, tokens, path)
     ours = {_renamed(str(name)): value.to(torch.float32) for name, value in weights.items()}
     wanted = policy.state_dict()
@@ -189,16 +191,19 @@ def write_reinvent(
 def as_reinvents(policy: Policy, path: str | Path) -> RnnPolicy:
     """Return a policy that REINVENT has the network and the tokens for; refuse another."""
     sizes = policy.architecture
+    problem = ""
     if not isinstance(policy, RnnPolicy) or "projection_size" in sizes:
         what = sizes["kind"] if sizes["kind"] != RnnPolicy.kind else "one with a projection"
-        raise InputError(f"{path}: REINVENT has plain LSTM and GRU models only, not {what}")
-    if policy.vocabulary.has_fragments:
-        raise InputError(
-            f"{path}: the model's tokens are fragments (tokens.merges), which REINVENT would split."
+        problem = f"REINVENT has plain LSTM and GRU models only, not {what}"
+    elif policy.vocabulary.has_fragments:
+        problem = (
+            "the model's tokens are fragments (tokens.merges), which REINVENT would split."
             " Take a model of single tokens: train one on the same corpus, or on samples of this "
             "one (chemkl sample, prepare), by chemkl pretrain with tokens.merges=0, and convert it"
         )
-    return policy
+    if problem:
+        raise InputError(f"{path}: {problem}")
+    return cast("RnnPolicy", policy)
 
 
 def fit_end_row(
@@ -220,7 +225,14 @@ def fit_end_row(
     """
     n_held = n_molecules // 4
     sampled = policy.sample(n_molecules + n_held, generator)
-    state = _last_states(policy, sampled.tokens)
+    # the states before the first end token of each row is fed, side by side
+    is_end_BT = sampled.tokens == END_ID
+    length_B = torch.where(is_end_BT.any(1), is_end_BT.int().argmax(1), is_end_BT.shape[1])
+    with torch.no_grad():
+        packed = pack_padded_sequence(
+            policy.embedding(sampled.tokens), length_B, batch_first=True, enforce_sorted=False
+        )
+        state: State = policy.rnn(packed)[1]
     held = policy.select(state, torch.arange(n_molecules, n_molecules + n_held))
     row_E = torch.zeros_like(policy.embedding.weight[END_ID]).requires_grad_()
     optimizer = torch.optim.Adam([row_E])
@@ -249,21 +261,9 @@ def fit_end_row(
     return row_E, nats
 
 
-@torch.no_grad()
-def _last_states(policy: RnnPolicy, token_BT: Tensor) -> State:
-    """The states before the first end token of each row is fed, side by side."""
-    is_end_BT = token_BT == END_ID
-    length_B = torch.where(is_end_BT.any(1), is_end_BT.int().argmax(1), token_BT.shape[1])
-    packed = pack_padded_sequence(
-        policy.embedding(token_BT), length_B, batch_first=True, enforce_sorted=False
-    )
-    state: State = policy.rnn(packed)[1]
-    return state
-
-
 def _renamed(name: str, parts: Mapping[str, str] = PARTS) -> str:
     start = next((start for start in parts if name.startswith(start)), "")
-    return parts[start] + name[len(start) :] if start else name
+    return parts.get(start, "") + name.removeprefix(start)
 
 
 def _unpickled(path: Path) -> Mapping[str, Any]:
@@ -315,16 +315,18 @@ def _tokens(vocabulary: Any, path: str | Path) -> dict[str, int]:
         if isinstance(vocabulary, Mapping)
         else getattr(vocabulary, "_tokens", None)
     )
-    if not isinstance(table, Mapping):
-        raise InputError(f"{path}: vocabulary: no tokens in it. {_FIX}")
+    table = table if isinstance(table, Mapping) else {}
     # the old class keeps ids by token and tokens by id in one dict
     tokens = {token: i for token, i in table.items() if isinstance(token, str)}
-    if sorted(map(repr, tokens.values())) != sorted(map(repr, range(len(tokens)))):
-        raise InputError(
-            f"{path}: vocabulary: the ids of {len(tokens)} tokens are not 0, 1, 2, ..."
-        )
-    if END not in tokens or START not in tokens:
-        raise InputError(f"{path}: vocabulary: lacks the end token {END!r} or the start {START!r}")
+    problem = ""
+    if not tokens:
+        problem = f"no tokens in it. {_FIX}"
+    elif sorted(map(repr, tokens.values())) != sorted(map(repr, range(len(tokens)))):
+        problem = f"the ids of {len(tokens)} tokens are not 0, 1, 2, ..."
+    elif END not in tokens or START not in tokens:
+        problem = f"lacks the end token {END!r} or the start {START!r}"
+    if problem:
+        raise InputError(f"{path}: vocabulary: {problem}")
     first = {END: tokens[END], START: tokens[START]}
     return first | dict(sorted(tokens.items(), key=lambda item: item[1]))
 
@@ -344,10 +346,11 @@ def _is_plain(value: Any) -> bool:
 def _network(content: Mapping[str, Any], tokens: Iterable[str], path: str | Path) -> RnnPolicy:
     """Build the network of ``network_params``, without memory for its weights."""
     given = content["network_params"]
-    if not isinstance(given, Mapping):
-        raise InputError(f"{path}: network_params: expected names and values. {_FIX}")
-    if given.get("layer_normalization"):
-        raise InputError(f"{path}: network_params: layer_normalization: not offered here")
+    is_given = isinstance(given, Mapping)
+    if not is_given or given.get("layer_normalization"):
+        odd = "layer_normalization: not offered here"
+        problem = odd if is_given else f"expected names and values. {_FIX}"
+        raise InputError(f"{path}: network_params: {problem}")
     try:
         settings = load_config(
             RnnConfig,

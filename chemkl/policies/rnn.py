@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from chemkl.config import InputError, did_you_mean
-from chemkl.policies.base import ALL, Given, Policy, Rollout, draw
+from chemkl.policies.base import Given, Policy, draw
 from chemkl.policies.lstm import Cells, logp_of_walk
 from chemkl.policies.tokenizer import END_ID, START_ID, Vocabulary
 
@@ -60,21 +60,19 @@ class RnnPolicy(Policy):
         dropout: float = 0.0,
         max_length: int = 256,
     ) -> None:
-        super().__init__(vocabulary, max_length=max_length)
+        projects = projection_size is not None
+        super().__init__(
+            vocabulary,
+            cell=cell,
+            embedding_size=embedding_size,
+            hidden_size=hidden_size,
+            n_layers=n_layers,
+            dropout=dropout,
+            max_length=max_length,
+            **({"projection_size": projection_size} if projects else {}),
+        )
         if cell not in CELLS:
             raise InputError(f"cell: {cell!r} is not known{did_you_mean(str(cell), CELLS)}")
-        self._sizes: dict[str, Any] = {
-            "cell": cell,
-            "embedding_size": embedding_size,
-            "hidden_size": hidden_size,
-            "n_layers": n_layers,
-            "dropout": dropout,
-            "max_length": max_length,
-        }
-        projection: dict[str, int] = {}
-        if projection_size is not None:
-            self._sizes["projection_size"] = projection_size
-            projection["proj_size"] = projection_size
         self.embedding = nn.Embedding(len(vocabulary), embedding_size)
         self.rnn = CELLS[cell](
             embedding_size,
@@ -82,14 +80,9 @@ class RnnPolicy(Policy):
             num_layers=n_layers,
             dropout=dropout if n_layers > 1 else 0.0,
             batch_first=True,
-            **projection,
+            **({"proj_size": projection_size} if projects else {}),
         )
         self.linear = nn.Linear(projection_size or hidden_size, len(vocabulary))
-
-    @property
-    def architecture(self) -> dict[str, Any]:
-        """Keyword arguments that build the same network, and the kind of it."""
-        return {"kind": self.kind, **self._sizes}
 
     def forward(self, token_BT: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Return logits_BTV of the next token after each given token, and the last state."""
@@ -108,14 +101,7 @@ class RnnPolicy(Policy):
         cells = self._cells()
         if cells is None:
             return super().logp_tokens(token_BT, given)
-
         return logp_of_walk(cells, partial(cells.read, token_BT, given=given))
-
-    def sample_to_learn(
-        self, n: int, generator: torch.Generator | None = None, part: slice = ALL
-    ) -> Rollout:
-        """Draw as `sample` does; the logp has its graph, as that of `logp_tokens` has."""
-        return self._drawn(n, generator, part)
 
     def _sample(
         self, uniform_TB: Tensor, given: Given | None = None

@@ -56,26 +56,24 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokens", tuple(self.tokens))
-        problem = self._problem()
+        plain = {token for token in self.tokens[2:] if isinstance(token, str)}
+        parts = [tokenize(token) if isinstance(token, str) else [] for token in self.tokens]
+        odd = [
+            token
+            for token, made_of in zip(self.tokens, parts, strict=True)
+            if made_of != [token] and not (len(made_of) > 1 and {*made_of} <= plain)
+        ]
+        twice = sorted(token for token, n in Counter(map(str, self.tokens)).items() if n > 1)
+        problem = f"tokens that stand twice: {', '.join(twice)}" if twice else ""
+        if odd:
+            problem = f"not single tokens of a SMILES: {', '.join(map(repr, odd))}"
+        if self.tokens[:2] != (END, START):
+            first = list(self.tokens[:2])
+            problem = f"the first two tokens must be {END!r} and {START!r}, not {first}"
         if problem:
             raise InputError(f"vocabulary: {problem}")
         object.__setattr__(self, "_id_of", {token: i for i, token in enumerate(self.tokens)})
-        longest = max((len(tokenize(token)) for token in self.tokens[2:]), default=1)
-        object.__setattr__(self, "_longest", longest)
-
-    def _problem(self) -> str:
-        if self.tokens[:2] != (END, START):
-            first = list(self.tokens[:2])
-            return f"the first two tokens must be {END!r} and {START!r}, not {first}"
-        odd = [t for t in self.tokens if not isinstance(t, str) or not self._spells(tokenize(t), t)]
-        if odd:
-            return f"not single tokens of a SMILES: {', '.join(map(repr, odd))}"
-        twice = sorted(token for token, n in Counter(self.tokens).items() if n > 1)
-        return f"tokens that stand twice: {', '.join(twice)}" if twice else ""
-
-    def _spells(self, parts: list[str], token: str) -> bool:
-        """Whether the tokenizer's parts of a token make it one: itself, or tokens of SMILES."""
-        return parts == [token] or (len(parts) > 1 and {*parts} <= {*self.tokens[2:]})
+        object.__setattr__(self, "_longest", max(map(len, parts[2:]), default=1))
 
     @property
     def has_fragments(self) -> bool:
@@ -107,9 +105,14 @@ class Vocabulary:
             token_id = self._id_of.get(token, -1)
             if token_id <= START_ID:
                 where = f"line {line}: " if line is not None else ""
+                known = self.tokens[2:]
+                listed = f"Known: {' '.join(known)}"
+                if len(known) > MOST_SHOWN:
+                    near = " ".join(get_close_matches(token, known, n=8, cutoff=0))
+                    listed = f"Nearest: {near} (`chemkl show` of the model lists all {len(known)})"
                 raise UnknownTokenError(
                     f"{where}{smiles!r}: token {token!r} at position {position} is not in the "
-                    f"vocabulary. {self._known(token)}. Remove the molecule, or use "
+                    f"vocabulary. {listed}. Remove the molecule, or use "
                     f"a prior whose corpus has this token, or let `chemkl pretrain` "
                     f"give it to one (init, extend_vocabulary: true)."
                 )
@@ -117,14 +120,6 @@ class Vocabulary:
             position += len(token)
         ids.append(END_ID)
         return ids
-
-    def _known(self, token: str) -> str:
-        """Name the tokens that there are, or where they are many the nearest to one."""
-        known = self.tokens[2:]
-        if len(known) <= MOST_SHOWN:
-            return f"Known: {' '.join(known)}"
-        near = get_close_matches(token, known, n=8, cutoff=0)
-        return f"Nearest: {' '.join(near)} (`chemkl show` of the model lists all {len(known)})"
 
     def _pieces(self, smiles: str) -> list[str]:
         """Split a SMILES into tokens; what the vocabulary lacks stays as the tokenizer has it."""

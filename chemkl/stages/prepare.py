@@ -55,7 +55,7 @@ def work(config: PrepareConfig, start: Start) -> None:
     with start.claim(inputs) as manifest:
         lines = read_source(config.source, config.cache)
         peaks: dict[int, int] = {}
-        cleaned = clean_lines(islice(lines, config.limit), Cleaner.from_config(config), peaks)
+        cleaned = clean_lines(islice(lines, config.limit), Cleaner(config), peaks)
         totals = [n for n in (config.limit, N_LINES.get(config.source.kind)) if n is not None]
         total = min(totals, default=None)
         began = perf_counter()

@@ -22,7 +22,7 @@ def config(**settings):
 
 
 def clean(smiles, **settings):
-    return Cleaner.from_config(config(**settings))([Line(7, smiles, "train")])[0]
+    return Cleaner(config(**settings))([Line(7, smiles, "train")])[0]
 
 
 def test_a_good_line_becomes_a_canonical_molecule_and_its_tokens_are_counted(real_smiles):
@@ -65,7 +65,7 @@ def test_settings_that_drop_a_molecule():
     assert dropped.reason == "dropped by filter allowed_atom_type"
     assert clean("C1C", standardise=[C_AND_O]).reason.startswith("not parsable")
     with pytest.raises(InputError, match=r"unknown filter 'largest'"):
-        Cleaner.from_config(config(standardise=[{"name": "largest"}]))
+        Cleaner(config(standardise=[{"name": "largest"}]))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_molecule_that_has_no_scaffold_costs_its_line_only(monkeypatch):
         return ""
 
     monkeypatch.setattr(cleaning, "murcko_scaffold", fails)
-    cleaner = Cleaner.from_config(config(split="scaffold"))
+    cleaner = Cleaner(config(split="scaffold"))
     found = cleaner([Line(1, "CC", "train"), Line(2, "CCC", "train")])
     assert found[0].reason == "scaffold failed: made up"
     assert found[1].smiles == "CCC"
@@ -114,7 +114,7 @@ def test_two_workers_give_what_one_gives(real_smiles, monkeypatch):
     peaks = {}
     settings = config(split="scaffold", standardise=[LARGEST])
     one, two = (
-        list(clean_lines(lines, Cleaner.from_config(settings.model_copy(update=workers)), peaks))
+        list(clean_lines(lines, Cleaner(settings.model_copy(update=workers)), peaks))
         for workers in ({"n_workers": 1}, {"n_workers": 2})
     )
     assert one == two
@@ -136,7 +136,7 @@ def test_few_chunks_are_read_ahead(monkeypatch):
             read += 1
             yield line
 
-    chunks = clean_lines(source(), Cleaner.from_config(config(n_workers=2)))
+    chunks = clean_lines(source(), Cleaner(config(n_workers=2)))
     next(chunks)
     assert read == 2 * (2 * 2 + 1)
     chunks.close()
@@ -154,7 +154,7 @@ class Deadly(Cleaner):
 def test_a_worker_that_dies_is_a_clear_error(monkeypatch):
     monkeypatch.setattr(cleaning, "CHUNK", 2)
     settings = config(n_workers=2)
-    deadly = Deadly(settings, Cleaner.from_config(settings).standardiser)
+    deadly = Deadly(settings)
     lines = lines_of(["CC", "C", "CO", "O", "die", "N", *["CN"] * 40])
     with pytest.raises(RuntimeError, match=r"a worker process died at or shortly after line \d+: "):
         list(clean_lines(lines, deadly))
@@ -204,7 +204,7 @@ def test_shares_that_leave_nothing_to_train_on_are_refused(test, valid):
 
 def cleaned(smiles, kind):
     split = {"kind": kind, "test": 0.3, "valid": 0.2}
-    cleaner = Cleaner.from_config(PrepareConfig(source="moses", split=split))
+    cleaner = Cleaner(PrepareConfig(source="moses", split=split))
     return cleaner(lines_of(smiles))
 
 

@@ -123,16 +123,11 @@ def test_the_gradient_of_log_z_and_where_it_ends(kind):
             total = total + weight * loss
         mean_ratio = (lp.exp() * (at.whole.log_target - lp)).sum().item()
         assert slope_of_z.item() == pytest.approx(100 * 2 * (log_z - mean_ratio), abs=1e-9)
+        assert abs(log_z - mean_ratio) > 0.1 or log_z != 2
     # the last round is the target with its own log Z: a minimum in both
     assert slope_of_z.item() == pytest.approx(0, abs=1e-9)
     assert total.item() == pytest.approx(0, abs=1e-20)
     assert torch.autograd.grad(total, at_target)[0].abs().max() < 1e-12
-
-
-def test_the_gradient_of_log_z_is_not_always_zero():
-    at = setting("gibbs", 0, 2)
-    lp = at.world.logp(at.logits).detach()
-    assert (lp.exp() * (at.whole.log_target - lp)).sum().sub(2).abs() > 0.1
 
 
 @pytest.mark.parametrize("kind", FULL)

@@ -121,8 +121,27 @@ def distance(p, q):
     return 0.5 * (p - q).abs().sum().item()
 
 
-def train(pair, seed):
-    """From uniform logits; the policy at the end, and at the start."""
+def sampled(objective, logits, rows, n_carried, generator):
+    """A batch, with the samples of the reference if they are asked for."""
+    logp = WORLD.logp(logits)
+    of_prior = None
+    if objective.needs_prior_samples:
+        drawn = torch.multinomial(WORLD.logp_ref.exp(), N_ROWS, True, generator=generator)
+        of_prior = logp[drawn]
+    return LossInputs(
+        logp_policy=logp[rows],
+        logp_ref=WORLD.logp_ref[rows],
+        reward=WORLD.reward[rows],
+        retained=torch.arange(len(rows)) < n_carried if n_carried else None,
+        logp_policy_of_prior=of_prior,
+    )
+
+
+def train(pair, seed=0, inputs_of=sampled):
+    """From uniform logits; the policy at the end, and at the start.
+
+    ``inputs_of`` makes a batch of what the policy has sampled, as ``sampled`` does.
+    """
     generator = torch.Generator().manual_seed(seed)
     objective = build_objective(
         pair.target, pair.estimator, estimator_options=pair.options, **OPTIONS[pair.target]
@@ -141,22 +160,6 @@ def train(pair, seed):
         optimizer.step()
         decay.step()
     return WORLD.logp(logits).exp().detach(), start
-
-
-def inputs_of(objective, logits, rows, n_carried, generator):
-    """A batch, with the samples of the reference if they are asked for."""
-    logp = WORLD.logp(logits)
-    of_prior = None
-    if objective.needs_prior_samples:
-        drawn = torch.multinomial(WORLD.logp_ref.exp(), N_ROWS, True, generator=generator)
-        of_prior = logp[drawn]
-    return LossInputs(
-        logp_policy=logp[rows],
-        logp_ref=WORLD.logp_ref[rows],
-        reward=WORLD.reward[rows],
-        retained=torch.arange(len(rows)) < n_carried if n_carried else None,
-        logp_policy_of_prior=of_prior,
-    )
 
 
 @pytest.mark.parametrize("pair", ALLOWED, ids=str)

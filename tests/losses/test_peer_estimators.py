@@ -71,17 +71,6 @@ def test_ties_at_the_edge_are_the_mean_over_ways_to_break_them(name):
     assert output.metrics["top_reward"].item() == pytest.approx(0.75)
 
 
-@pytest.mark.parametrize("kind", TARGETS)
-def test_all_rows_of_ahc_are_reinvent(kind):
-    at = setting(kind, 0, 2)
-    lp = at.world.logp(at.logits)
-    for rows, _ in at.world.batches(3, lp.detach().exp()):
-        inputs = inputs_of(at, lp, rows, None, 0)
-        options = {"top_k": 1.0}
-        by_ahc = build_objective(at.target, "ahc", estimator_options=options)(inputs).loss
-        assert by_ahc.item() == build_objective(at.target, "reinvent")(inputs).loss.item()
-
-
 # ---- where they end, of batches of 512 (see test_estimator_optima.py)
 
 HIT = WORLD.reward >= TAU

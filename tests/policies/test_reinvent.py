@@ -103,7 +103,7 @@ def test_a_written_prior_is_plain_and_has_another_row_for_the_end_alone(tmp_path
     ],
 )
 def test_what_reinvent_has_not_is_not_written(tmp_path, tokens, settings, says):
-    policy = build_policy(Vocabulary(tokens), KINDS[settings["kind"]].settings(**settings))
+    policy = build_policy(Vocabulary(tokens), KINDS[settings["kind"]][1](**settings))
     with pytest.raises(InputError, match=rf"a\.prior: .*{says}"):
         write_reinvent(policy, tmp_path / "a.prior")
     assert not (tmp_path / "a.prior").exists()

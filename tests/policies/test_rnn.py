@@ -12,13 +12,12 @@ from torch import nn
 from chemkl.config import InputError
 from chemkl.policies import (
     RnnPolicy,
-    Rollout,
     UnknownTokenError,
     Vocabulary,
     build_policy,
     tokenize,
 )
-from chemkl.policies.base import counted, draw, pad, sequence_logp
+from chemkl.policies.base import draw, pad, sequence_logp
 from chemkl.policies.checkpoint import KINDS
 from chemkl.policies.lstm import Trail
 
@@ -41,7 +40,7 @@ all_kinds = pytest.mark.parametrize("kind", NETWORKS)
 
 def settings_of(kind, **sizes):
     settings = NETWORKS[kind] | {"hidden_size": 24, "n_layers": 2, "max_length": 30} | sizes
-    return KINDS[settings["kind"]].settings(**settings)
+    return KINDS[settings["kind"]][1](**settings)
 
 
 def small(kind="lstm", tokens=TOKENS, seed=0, **sizes):
@@ -118,12 +117,6 @@ def test_the_gradient_does_not_depend_on_padding(policy):
     alone = gradient(["CCO"])
     assert alone.norm() > 1
     torch.testing.assert_close(gradient(["CCO", "N" * 200]), alone, atol=1e-5, rtol=1e-5)
-
-
-def test_positions_behind_the_first_end_do_not_count():
-    token_BT = torch.tensor([[1, 5, 0, 0], [1, 5, 6, 7], [1, 0, 0, 0]])
-    expected = [[True, True, False], [True, True, True], [True, False, False]]
-    assert counted(token_BT).tolist() == expected
 
 
 def test_sequence_logp_of_a_uniform_model_counts_tokens():
@@ -376,7 +369,7 @@ def test_the_defaults_are_reinvents_network(cell, gates):
 
 
 def test_the_architecture_builds_the_same_network(policy):
-    settings = KINDS[policy.kind].settings(**policy.architecture)
+    settings = KINDS[policy.kind][1](**policy.architecture)
     twin = build_policy(policy.vocabulary, settings).eval()
     twin.load_state_dict(policy.state_dict())
     assert twin.architecture == policy.architecture
@@ -402,9 +395,3 @@ def test_the_operations_are_those_of_the_products(kind, weights):
     attention = 4 * 2 * 24 * (1 + 2 + 3 + 4 + 5) if kind == "transformer" else 0
     expected = 2 * 5 * (weights + 24 * (len(TOKENS) + 2)) + attention
     assert small(kind).operations(5) == expected
-
-
-def test_a_rollout_counts_the_tokens_of_cut_off_rows():
-    tokens = torch.tensor([[1, 2, 0], [1, 2, 2]])
-    rollout = Rollout(["C", "CC"], tokens, torch.zeros(2), torch.tensor([False, True]))
-    assert rollout.n_tokens.tolist() == [2, 2]
