@@ -1,4 +1,6 @@
 import json
+import shutil
+from itertools import count
 
 import pandas as pd
 import pyarrow as pa
@@ -27,15 +29,10 @@ def json_of(path):
     return json.loads(path.read_text())
 
 
-def test_a_run_that_a_pattern_gives_again_is_refused(runs, tmp_path):
-    both = [f"{runs}/*", str(runs / ".." / "runs" / "b_good")]
-    with pytest.raises(InputError, match=r"runs: .*b_good: given more than once; keep each once"):
-        evaluate.run({"runs": both}, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
 def test_several_runs_by_a_pattern(runs, tmp_path, capsys):
     (runs / "not_a_run").mkdir()
+    stopped = Manifest.load(runs / "a_poor")
+    stopped.finish("interrupted", ended_by="StoppedBySignal: SIGTERM")
     table = evaluate.run({"runs": f"{runs}/*", "thresholds": [0.8, 0.9]}, tmp_path / "out")
     assert table["run"].tolist() == ["a_poor"] * 3 + ["b_good"] * 3
     assert table["threshold"].tolist()[1:3] == [0.8, 0.9]
@@ -48,108 +45,57 @@ def test_several_runs_by_a_pattern(runs, tmp_path, capsys):
     assert summary["b_good"]["thresholds"]["0.8"]["yield"] == 2
     assert summary["b_good"]["thresholds"]["0.8"]["scaffold_yield"] == 2
     assert summary["a_poor"]["thresholds"]["0.8"]["ob1"] is None
-    shown = capsys.readouterr().out
-    assert shown.count("b_good") == 5
-    assert "Hits: R >= 0.9" in shown
-
-
-def test_a_run_that_is_not_finished_is_named(runs, tmp_path, capsys):
-    stopped = Manifest.load(tmp_path / "runs" / "a_poor")
-    stopped.finish("interrupted", ended_by="StoppedBySignal: SIGTERM")
-    evaluate.run({"runs": [str(tmp_path / "runs/*")]}, tmp_path / "out")
-    lines = capsys.readouterr().err.splitlines()
-    assert [line for line in lines if "not finished" in line] == [
+    out, err = capsys.readouterr()
+    assert out.count("b_good") == 5
+    assert "Hits: R >= 0.9" in out
+    assert [line for line in err.splitlines() if "not finished" in line] == [
         "a_poor: not finished (interrupted); its numbers are those so far"
     ]
-
-
-def test_each_run_also_gets_its_own_table(runs, tmp_path):
-    evaluate.run({"runs": [str(runs / "b_good")]}, tmp_path / "out")
-    own = json_of(runs / "b_good" / "evaluation" / "metrics.json")
-    assert own == json_of(tmp_path / "out" / "metrics.json")["runs"]["b_good"]
-    assert len(pd.read_parquet(runs / "b_good" / "evaluation" / "diversity.parquet")) == 2
-    config = {"runs": [str(runs / "a_poor")], "into_runs": False}
-    evaluate.run(config, tmp_path / "apart")
-    assert not (runs / "a_poor" / "evaluation").exists()
-
-
-def test_a_sample_of_the_prior_shows_what_moved_and_what_was_lost(runs, tmp_path, capsys):
-    prior = tmp_path / "prior.parquet"
-    smiles = ["Cc1ccccc1", "Oc1ccccc1", "C1CCCC1", "CCO"]
-    pq.write_table(pa.table({"smiles": smiles, "reward": [0.9, 0.1, 0.95, 0.2]}), prior)
-    config = {"runs": f"{runs}/*", "prior": str(prior), "every": 2}
-    table = evaluate.run(config, tmp_path / "out")
-    whole, hits = table[table["run"] == "b_good"].to_dict("records")
-    # the prior reaches six-rings and five-rings, and has a hit in each; the run has six-rings only
-    assert (whole["prior_families"], whole["prior_coverage"]) == (2, 0.5)
-    assert (hits["prior_families"], hits["prior_coverage"]) == (2, 0.5)
-    moved = pd.read_parquet(tmp_path / "out" / "families.parquet")
-    good = moved[moved["run"] == "b_good"].set_index("family")
-    changes = good.loc[["C1CCCCC1", "C1CCCC1"], "share_change"]
-    assert changes.tolist() == pytest.approx([1 / 3, -1 / 3])
-    assert len(good) == 2
-    summary = json_of(tmp_path / "out" / "metrics.json")["runs"]["b_good"]
-    assert summary["thresholds"]["0.8"]["prior_coverage"] == 0.5
-    assert "sha256" in json_of(tmp_path / "out" / "manifest.json")["inputs"]["prior"]
+    # each run also gets its own table
     own = runs / "b_good" / "evaluation"
-    assert len(pd.read_parquet(own / "families.parquet")) == 2
-    assert pd.read_parquet(own / "over_time.parquet")["run"].unique().tolist() == ["b_good"]
-    shown = " ".join(capsys.readouterr().out.split())
-    assert "cover: share of the generic scaffolds of the prior" in shown
-    evaluate.run({"runs": f"{runs}/*"}, tmp_path / "without")
-    assert "cover" not in capsys.readouterr().out
-    assert not (tmp_path / "without" / "families.parquet").exists()
+    assert json_of(own / "metrics.json") == summary["b_good"]
+    assert len(pd.read_parquet(own / "diversity.parquet")) == 3
+    shutil.rmtree(own)
+    evaluate.run({"runs": [str(runs / "b_good")], "into_runs": False}, tmp_path / "apart")
+    assert not own.exists()
 
 
 def test_files_of_samples_and_novelty(tmp_path):
     (tmp_path / "ours.smi").write_text("OCC\nCCO\nnonsense\nCCN\n")
-    (tmp_path / "corpus.smi").write_text("OCC\n")  # not canonical: CCO
-    config = {"samples": [str(tmp_path / "ours.smi")], "corpus": str(tmp_path / "corpus.smi")}
-    table = evaluate.run(config, tmp_path / "out")
-    row = table.iloc[0]
+    corpus = tmp_path / "corpus.smi"
+    corpus.write_text("OCC\n")  # not canonical: CCO
+    config = {"samples": [str(tmp_path / "ours.smi")], "corpus": str(corpus)}
+    row = evaluate.run(config, tmp_path / "out").iloc[0]
     assert row["run"] == "ours.smi"
     assert (row["n_sampled"], row["n_valid"], row["n_molecules"]) == (4, 3, 2)
     assert row["novelty"] == 0.5
     assert pd.isna(row["yield"])
-
-
-def test_a_corpus_said_to_be_canonical_is_taken_as_it_stands(tmp_path):
-    (tmp_path / "ours.smi").write_text("CCO\n")
-    (tmp_path / "corpus.smi").write_text("OCC\n")
-    config = {
-        "samples": [str(tmp_path / "ours.smi")],
-        "corpus": {"path": str(tmp_path / "corpus.smi"), "canonical": True},
-    }
-    assert evaluate.run(config, tmp_path / "out").iloc[0]["novelty"] == 1
+    config["corpus"] = {"path": str(corpus), "canonical": True}  # is taken as it stands
+    assert evaluate.run(config, tmp_path / "canonical").iloc[0]["novelty"] == 1
 
 
 def test_one_split_of_a_prepared_corpus(tmp_path):
-    (tmp_path / "ours.smi").write_text("CCO\nCCN\n")
-    corpus = tmp_path / "corpus.parquet"
+    ours, corpus = tmp_path / "ours.smi", tmp_path / "corpus.parquet"
+    ours.write_text("CCO\nCCN\n")
     pq.write_table(pa.table({"smiles": ["CCO", "CCN"], "split": ["train", "test"]}), corpus)
+    outs = (tmp_path / f"out{n}" for n in count())
 
-    def novelty(split):
-        config = {
-            "samples": [str(tmp_path / "ours.smi")],
-            "corpus": {"path": str(corpus), "split": split, "canonical": True},
-        }
-        return evaluate.run(config, tmp_path / f"out-{corpus.stem}-{split}").iloc[0]["novelty"]
+    def of(**settings):
+        return evaluate.run({"samples": [str(ours)]} | settings, next(outs)).iloc[0]
 
-    assert novelty("train") == 0.5
-    assert novelty(None) == 0
-    with pytest.raises(InputError, match=r"no split 'trian'; did you mean 'train'\? Known: test,"):
-        novelty("trian")
-    reference = {"kind": "file", "path": str(corpus), "split": "test"}
-    config = {"samples": [str(tmp_path / "ours.smi")], "reference": reference}
-    assert evaluate.run(config, tmp_path / "test").iloc[0]["snn"] < 1  # CCO is not in it
-    reference.pop("split")
-    assert evaluate.run(config, tmp_path / "all").iloc[0]["snn"] == 1
-    reference["split"] = "trian"
-    with pytest.raises(InputError, match=r"reference: .* no split 'trian'; did you mean 'train'"):
-        evaluate.run(config, tmp_path / "none")
-    corpus = tmp_path / "ours.smi"  # what novelty() reads from here on
+    def novelty(split, path=corpus):
+        return of(corpus={"path": str(path), "split": split, "canonical": True})["novelty"]
+
+    def snn(**split):
+        return of(reference={"kind": "file", "path": str(corpus)} | split)["snn"]
+
+    assert (novelty("train"), novelty(None)) == (0.5, 0)
+    assert snn(split="test") < snn() == 1  # CCO is not in the one
+    for use in (novelty, lambda split: snn(split=split)):
+        with pytest.raises(InputError, match=r"no split 'trian'; did you mean 'train'\? Known: t"):
+            use("trian")
     with pytest.raises(InputError, match=r"ours\.smi has no splits.*Leave out split: train"):
-        novelty("train")
+        novelty("train", ours)
 
 
 @pytest.mark.parametrize("form", ["reinvent.csv", "rows.parquet", "part"])
@@ -162,9 +108,8 @@ def test_a_file_with_rewards_has_the_numbers_of_a_run(runs, tmp_path, form):
     elif form == "rows.parquet":
         rows.to_parquet(path)
     else:
-        state = [1, 1, 1, 0]  # as REINVENT writes it: 0 is invalid
         named = rows.rename(columns={"smiles": "SMILES", "reward": "Score"})
-        named.assign(SMILES_state=state).to_csv(path, index=False)
+        named.assign(SMILES_state=[1, 1, 1, 0]).to_csv(path, index=False)  # 0: invalid, as REINVENT
     common = {"thresholds": [0.5, 0.86], "every": 1, "into_runs": False}
     evaluate.run({"runs": [str(run)], **common}, tmp_path / "of_run")
     evaluate.run({"samples": [str(path)], **common}, tmp_path / "of_file")
@@ -186,9 +131,13 @@ def test_a_file_with_rewards_has_the_numbers_of_a_run(runs, tmp_path, form):
         ({"runs": "nowhere/*"}, r"no run folder \(one with 'trace/' in it\) matches .*nowhere/\*"),
         ({"runs": ["."], "fcd": True}, "fcd: true needs a `reference`"),
         ({"runs": ["."], "metrics": {"circles_distance": 2}}, "circles_distance: .*less than 1"),
+        (
+            {"runs": ["runs/*", "runs/../runs/b_good"]},
+            r"runs: .*b_good: given more than once; keep each once",
+        ),
     ],
 )
-def test_mistakes_in_the_config_are_named(tmp_path, monkeypatch, config, message):
+def test_mistakes_in_the_config_are_named(runs, tmp_path, monkeypatch, config, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=message):
         evaluate.run(config, tmp_path / "out")
@@ -278,9 +227,29 @@ def test_every_run_that_cannot_be_read_is_named_before_anything_is_written(runs,
     assert not (tmp_path / "out").exists()
 
 
-def test_what_moved_is_shown_in_the_terminal(runs, tmp_path, everything, capsys):
-    evaluate.run({**everything, "runs": f"{runs}/*"}, tmp_path / "out")
+def test_a_sample_of_the_prior_shows_what_moved_and_what_was_lost(runs, tmp_path, capsys):
+    prior = tmp_path / "prior.parquet"
+    smiles = ["Cc1ccccc1", "Oc1ccccc1", "C1CCCC1", "CCO"]
+    pq.write_table(pa.table({"smiles": smiles, "reward": [0.9, 0.1, 0.95, 0.2]}), prior)
+    config = {"runs": f"{runs}/*", "prior": str(prior), "every": 2}
+    table = evaluate.run(config, tmp_path / "out")
+    whole, hits = table[table["run"] == "b_good"].to_dict("records")
+    # the prior reaches six-rings and five-rings, and has a hit in each; the run has six-rings only
+    assert (whole["prior_families"], whole["prior_coverage"]) == (2, 0.5)
+    assert (hits["prior_families"], hits["prior_coverage"]) == (2, 0.5)
+    moved = pd.read_parquet(tmp_path / "out" / "families.parquet")
+    good = moved[moved["run"] == "b_good"].set_index("family")
+    changes = good.loc[["C1CCCCC1", "C1CCCC1"], "share_change"]
+    assert changes.tolist() == pytest.approx([1 / 3, -1 / 3])
+    assert len(good) == 2
+    summary = json_of(tmp_path / "out" / "metrics.json")["runs"]["b_good"]
+    assert summary["thresholds"]["0.8"]["prior_coverage"] == 0.5
+    assert "sha256" in json_of(tmp_path / "out" / "manifest.json")["inputs"]["prior"]
+    own = runs / "b_good" / "evaluation"
+    assert len(pd.read_parquet(own / "families.parquet")) == 2
+    assert pd.read_parquet(own / "over_time.parquet")["run"].unique().tolist() == ["b_good"]
     shown = " ".join(capsys.readouterr().out.split())
+    assert "cover: share of the generic scaffolds of the prior" in shown
     titles = (
         "AUC top-k",
         "The last 1,000 valid samples at several calls",
@@ -290,21 +259,19 @@ def test_what_moved_is_shown_in_the_terminal(runs, tmp_path, everything, capsys)
     )
     places = [shown.index(title) for title in titles]
     assert places == sorted(places)
+    evaluate.run({"runs": f"{runs}/*"}, tmp_path / "without")
+    assert "cover" not in capsys.readouterr().out
+    assert not (tmp_path / "without" / "families.parquet").exists()
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path, write_run):
-    for arm in ("mara", "gibbs"):
-        write_run(tmp_path / arm / "seed0", POOR)
-    folders = [tmp_path / arm / "seed0" for arm in ("mara", "gibbs")]
+    folders = [write_run(tmp_path / arm / "seed0", POOR) for arm in ("mara", "gibbs")]
     assert evaluate.run_names(folders) == ["mara/seed0", "gibbs/seed0"]
     assert evaluate.run_names(folders[:1]) == ["seed0"]
     assert evaluate.run_names([]) == []
+    assert len(set(evaluate.run_names([tmp_path, tmp_path]))) == 2
     table = evaluate.run({"runs": [str(f) for f in folders]}, tmp_path / "out")
     assert table["run"].unique().tolist() == ["mara/seed0", "gibbs/seed0"]
-
-
-def test_the_same_run_twice_is_counted_twice(tmp_path):
-    assert len(set(evaluate.run_names([tmp_path, tmp_path]))) == 2
 
 
 def test_a_pattern_accepts_runs_that_an_earlier_job_will_have_made(tmp_path, write_run):
@@ -317,14 +284,11 @@ def test_a_pattern_accepts_runs_that_an_earlier_job_will_have_made(tmp_path, wri
         EvaluateConfig, {"runs": "../out/*"}, folder=tmp_path / "configs", promised=promised
     )
     assert config.runs == [out / "gibbs", out / "mara"]
-
-
-def test_a_pattern_within_a_promised_folder_is_accepted(tmp_path):
     config = load_config(
-        EvaluateConfig, {"runs": "out/x/*"}, folder=tmp_path, promised=[tmp_path / "out"]
+        EvaluateConfig, {"runs": "new/x/*"}, folder=tmp_path, promised=[tmp_path / "new"]
     )
     (run,) = config.runs
-    assert run.is_relative_to(tmp_path / "out" / "x")
+    assert run.is_relative_to(tmp_path / "new" / "x")
     assert not run.exists()
 
 
@@ -428,12 +392,6 @@ def test_a_row_for_each_run_prompt_and_threshold(prompt_runs, tmp_path, capsys):
     ]
 
 
-def test_without_the_setting_there_is_no_such_table(prompt_runs, tmp_path, capsys):
-    evaluate.run({"runs": f"{prompt_runs}/*"}, tmp_path / "out")
-    assert not (tmp_path / "out" / "by_prompt.parquet").exists()
-    assert "By" not in [words[0] for words in words_shown(capsys)]
-
-
 def test_many_prompts_are_shown_in_part_and_long_ones_are_cut(tmp_path, write_text_run, capsys):
     texts = [f"prompt {n} asks for a molecule\nof kind {n}" for n in range(12)]
     run = write_text_run(tmp_path / "many", [[(t, "C", "C", 0.1) for t in texts]], molecules=True)
@@ -446,11 +404,13 @@ def test_many_prompts_are_shown_in_part_and_long_ones_are_cut(tmp_path, write_te
     assert len(pd.read_parquet(tmp_path / "out" / "by_prompt.parquet")) == 12
 
 
-def test_an_empty_trace_has_no_prompts(prompt_runs, tmp_path, capsys):
+def test_without_the_setting_or_a_row_there_is_no_such_table(prompt_runs, tmp_path, capsys):
+    evaluate.run({"runs": f"{prompt_runs}/*"}, tmp_path / "out")
+    assert not (tmp_path / "out" / "by_prompt.parquet").exists()
     (part,) = (prompt_runs / "mara" / "trace").iterdir()
     pq.write_table(pq.read_table(part).slice(0, 0), part)
-    evaluate.run({"runs": [str(prompt_runs / "mara")], "by_prompt": True}, tmp_path / "out")
-    assert len(pd.read_parquet(tmp_path / "out" / "by_prompt.parquet")) == 0
+    evaluate.run({"runs": [str(prompt_runs / "mara")], "by_prompt": True}, tmp_path / "empty")
+    assert len(pd.read_parquet(tmp_path / "empty" / "by_prompt.parquet")) == 0
     assert "By" not in [words[0] for words in words_shown(capsys)]
 
 

@@ -1,5 +1,6 @@
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,49 +18,25 @@ from chemkl.results import Manifest, description_of, trace_schema
 from chemkl.stages import evaluate_text
 from chemkl.stages.registry import STAGES
 
-ROOT = Path(__file__).parents[2]
 PICK, NAME = "Pick 1 or 2.", "Name a month."
 REF = {"1": 0.8, "2": 0.1}
 
 
 def rows_of(steps, prompt=PICK):
     """Trace rows from steps of (completion, answer, reward)."""
-    rows = []
-    for step, samples in enumerate(steps):
-        for row, (completion, answer, reward) in enumerate(samples):
-            values = {
-                "step": step,
-                "row": row,
-                "call": None,
-                "smiles": completion,
-                "valid": answer is not None,
-                "repeat": False,
-                "n_tokens": 2,
-                "logp_policy": -1.0,
-                "logp_ref": -1.0,
-                "reward": reward,
-                "reward_filtered": reward,
-                "hit": reward >= 1,
-                "anchor": False,
-                "is_replay": False,
-                "group": 0,
-                "prompt": prompt,
-                "completion": completion,
-                "answer": answer,
-            }
-            rows.append(values)
-    return rows
-
-
-SCHEMA = pa.schema(
-    [
-        *trace_schema([]),
-        pa.field("group", pa.int32()),
-        pa.field("prompt", pa.string()),
-        pa.field("completion", pa.string()),
-        pa.field("answer", pa.string()),
+    alike = {"call": None, "repeat": False, "n_tokens": 2, "logp_policy": -1.0, "logp_ref": -1.0}
+    alike |= {"anchor": False, "is_replay": False, "group": 0, "prompt": prompt}
+    return [
+        alike
+        | {"step": step, "row": row, "smiles": completion, "completion": completion}
+        | {"answer": answer, "valid": answer is not None, "hit": reward >= 1}
+        | {"reward": reward, "reward_filtered": reward}
+        for step, samples in enumerate(steps)
+        for row, (completion, answer, reward) in enumerate(samples)
     ]
-)
+
+
+SCHEMA = trace_schema([], text=True)
 
 
 @pytest.fixture
@@ -122,27 +99,24 @@ def test_a_run_is_judged_by_its_last_samples(make_run, tmp_path):
     run = make_run("mara", rows_of(BOTH), {0: REF, 2: {"1": 0.3, "2": 0.6}})
     table = evaluate({"runs": [str(run)], "options": {"late_samples": 4}}, tmp_path / "out")
     late = row_of(table, "mara")
-    assert late["n_samples"] == 4
-    assert late["reward"] == 1
+    assert (late["n_samples"], late["reward"]) == (4, 1)
     assert late["answer_entropy"] == pytest.approx(math.log(2))
     assert late["effective_answers"] == pytest.approx(2)
     whole = evaluate({"runs": [str(run)]}, tmp_path / "whole")
     assert row_of(whole, "mara")["answer_entropy"] == pytest.approx(entropy([6, 2]))
-    assert row_of(whole, "mara", "all")["answer_entropy"] is None or math.isnan(
-        row_of(whole, "mara", "all")["answer_entropy"]
-    )
+    assert pd.isna(row_of(whole, "mara", "all")["answer_entropy"])
     assert row_of(whole, "mara", "prompt", PICK)["distinct_answers"] == 2
 
 
 def test_invalid_samples_count_against_validity_alone(make_run, tmp_path):
     run = make_run("gibbs", rows_of(ONES))
     found = row_of(evaluate({"runs": [str(run)]}, tmp_path / "out"), "gibbs")
-    assert found["validity"] == 7 / 8
-    assert found["reward"] == 7 / 8
-    assert found["answer_entropy"] == 0
-    assert found["answer_top_share"] == 1
-    assert found["distinct_texts"] == 2 / 8
-    assert found["n_texts"] == 8
+    assert (found["validity"], found["reward"]) == (7 / 8, 7 / 8)
+    assert (found["answer_entropy"], found["answer_top_share"]) == (0, 1)
+    assert (found["n_texts"], found["distinct_texts"]) == (8, 2 / 8)
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    # without exact answers there is no figure, and without methods no means of them
+    assert not {name for name in written if name.startswith(("entropy", "methods"))}
 
 
 def test_replayed_rows_were_not_sampled(make_run, tmp_path):
@@ -177,12 +151,6 @@ def test_exact_entropies_are_written_over_steps_and_drawn(make_run, tmp_path):
     again = tmp_path / "again"
     evaluate({"runs": [str(run)], "measures": ["answers"]}, again)
     assert (again / "entropy.svg").read_bytes() == (out / "entropy.svg").read_bytes()
-
-
-def test_without_exact_answers_there_is_no_figure(make_run, tmp_path):
-    evaluate({"runs": [str(make_run("a", rows_of(ONES)))]}, tmp_path / "out")
-    assert not list((tmp_path / "out").glob("entropy*"))
-    assert not (tmp_path / "out" / "methods.parquet").exists()
 
 
 def test_several_prompts_are_kept_apart_and_averaged(make_run, tmp_path):
@@ -250,14 +218,15 @@ def test_a_prompt_that_was_drawn_seldom_has_what_there_is_of_it(make_run, tmp_pa
 
 
 def test_methods_have_means_over_their_seeds(make_run, tmp_path, capsys):
-    exact = [{0: REF, 4: {"1": p, "2": 1 - p}} for p in (0.5, 0.6, 0.8)]
-    for seed, each in enumerate(exact):
-        make_run(f"mara-{seed}", rows_of(BOTH), each, seed=seed)
+    shares = (0.5, 0.6, 0.8)
+    for seed, p in enumerate(shares):
+        exact = {0: REF, 4: {"1": p, "2": 1 - p}}
+        make_run(f"mara-{seed}", rows_of(BOTH), exact, seed=seed)
     make_run("gibbs-0", rows_of(ONES), {0: REF}, seed=0)
     runs, out = tmp_path / "runs", tmp_path / "out"
     evaluate({"methods": {"MARA": f"{runs}/mara-*", "plain": f"{runs}/gibbs-*"}}, out)
     means = pd.read_parquet(out / "methods.parquet").set_index(["method", "scope", "metric"])
-    entropies = [entropy([p, 1 - p]) for p in (0.5, 0.6, 0.8)]
+    entropies = [entropy([p, 1 - p]) for p in shares]
     found = means.loc["MARA", "prompts", "exact_entropy"]
     assert found["n"] == 3
     assert found["mean"] == pytest.approx(np.mean(entropies))
@@ -265,34 +234,23 @@ def test_methods_have_means_over_their_seeds(make_run, tmp_path, capsys):
     assert [found["low"], found["high"]] == pytest.approx([entropies[2], math.log(2)])
     assert math.isnan(means.loc["plain", "prompts", "reward"]["sd"])
     summary = json.loads((out / "text_metrics.json").read_text())
-    assert summary["methods"]["plain"]["prompts"]["reward"] == {
-        "n": 1,
-        "mean": 7 / 8,
-        "sd": None,
-        "low": 7 / 8,
-        "high": 7 / 8,
-    }
+    one = {"n": 1, "mean": 7 / 8, "sd": None, "low": 7 / 8, "high": 7 / 8}
+    assert summary["methods"]["plain"]["prompts"]["reward"] == one
     assert summary["runs"]["mara-1"]["prompt"][PICK]["method"] == "MARA"
     shown = capsys.readouterr().out
     assert "Methods, answers: ± sd" in shown
     assert f"{np.mean(entropies):.3f} ± {np.std(entropies, ddof=1):.3f}" in shown
     assert "MARA (n = 3)" in (out / "entropy.svg").read_text()
-
-
-def test_every_column_of_every_table_is_described(make_run, tmp_path):
-    run = make_run("a", rows_of(BOTH), {0: REF})
-    evaluate({"methods": {"one": [str(run)]}}, tmp_path / "out")
-    files = sorted((tmp_path / "out").glob("*.parquet"))
+    # every column of every table is described
+    files = sorted(out.glob("*.parquet"))
     assert [file.stem for file in files] == ["entropy_over_steps", "methods", "text_diversity"]
     for file in files:
-        texts = [description_of(field) for field in pq.read_schema(file)]
-        assert all(texts)
-        assert not any("{" in text for text in texts)
-    described = {field.name: description_of(field) for field in pq.read_schema(files[-1])}
+        described = {field.name: description_of(field) for field in pq.read_schema(file)}
+        assert all(text and "{" not in text for text in described.values())
     assert "a lower bound of the probability of a valid answer" in described["exact_mass"]
     assert "as many of each prompt" in described["n_samples"]
     wanted = STAGES["evaluate_text"].outputs
-    assert {path.name for path in (tmp_path / "out").iterdir() if path.suffix} <= set(wanted)
+    assert {path.name for path in out.iterdir() if path.suffix} <= set(wanted)
 
 
 def test_a_name_that_looks_like_markup_or_mathematics_is_shown_as_it_is(make_run, tmp_path):
@@ -311,17 +269,13 @@ SENTENCES = ["The sea is calm.", "The sea is wild.", "A dog barks."]
 
 def write_texts(path, texts=SENTENCES, **columns):
     frame = pd.DataFrame({"completion": texts, **columns})
-    match path.suffix:
-        case ".jsonl":
-            frame.to_json(path, orient="records", lines=True)
-        case ".csv":
-            frame.to_csv(path, index=False)
-        case ".tsv":
-            frame.to_csv(path, index=False, sep="\t")
-        case ".parquet":
-            frame.to_parquet(path)
-        case ".txt":
-            path.write_text("\n".join(texts) + "\n")
+    {
+        ".jsonl": partial(frame.to_json, orient="records", lines=True),
+        ".csv": partial(frame.to_csv, index=False),
+        ".tsv": partial(frame.to_csv, index=False, sep="\t"),
+        ".parquet": frame.to_parquet,
+        ".txt": lambda path: path.write_text("\n".join(texts) + "\n"),
+    }[path.suffix](path)
     return str(path)
 
 
@@ -344,12 +298,15 @@ def test_files_of_every_kind_give_the_same_numbers(tmp_path, ending):
 def test_prompts_answers_and_rewards_of_a_file_are_used(tmp_path):
     columns = {"question": ["a", "a", "b"], "answer": ["x", "y", None], "reward": [1, 0, 0.5]}
     file = write_texts(tmp_path / "t.jsonl", **columns)
-    config = {"texts": [{"path": file, "prompt_column": "question"}]}
+    cells = write_texts(tmp_path / "cells.csv", answer=["x", "", "x"])  # an empty one: no answer
+    config = {"texts": [{"path": file, "prompt_column": "question"}, cells]}
     table = evaluate(config, tmp_path / "out")
     assert row_of(table, "t.jsonl", "prompt", "a")["answer_entropy"] == pytest.approx(math.log(2))
     assert row_of(table, "t.jsonl", "prompt", "b")["validity"] == 0
     assert row_of(table, "t.jsonl", "all")["reward"] == 0.5
     assert row_of(table, "t.jsonl")["n_prompts"] == 2
+    found = row_of(table, "cells.csv")
+    assert (found["validity"], found["distinct_answers"]) == (pytest.approx(2 / 3), 1)
 
 
 def test_many_texts_are_sampled_alike_under_one_seed(tmp_path):
@@ -426,32 +383,29 @@ def test_a_smiles_run_is_sent_to_the_other_stage(tmp_path, write_run):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_trace_with_missing_columns_names_them(make_run, tmp_path):
+def test_what_is_lacking_is_named(make_run, tmp_path):
     schema = SCHEMA.remove(SCHEMA.get_field_index("prompt"))
     rows = [{k: v for k, v in row.items() if k != "prompt"} for row in rows_of(ONES)]
     run = make_run("a", rows, schema=schema)
     with pytest.raises(InputError, match=r"its trace lacks prompt; expected"):
         evaluate({"runs": [str(run)]}, tmp_path / "out")
-
-
-def test_answers_alone_where_there_are_none(tmp_path):
     file = write_texts(tmp_path / "t.txt")
     with pytest.raises(InputError, match=r"only answers are wanted, and nothing here has any"):
-        evaluate_text.run({"texts": [file], "measures": ["answers"]}, tmp_path / "out")
+        evaluate({"texts": [file], "measures": ["answers"]}, tmp_path / "out")
 
 
 def test_a_damaged_file_of_exact_answers_names_what_it_lacks(make_run, tmp_path):
     run = make_run("a", rows_of(ONES), {0: REF})
-    frame = pd.read_parquet(run / "answers.parquet")
-    frame.drop(columns="logp_ref").to_parquet(run / "answers.parquet")
-    with pytest.raises(InputError, match=r"answers\.parquet: lacks logp_ref; expected step, prom"):
-        evaluate({"runs": [str(run)]}, tmp_path / "out")
-    frame.iloc[:0].to_parquet(run / "answers.parquet")
-    with pytest.raises(InputError, match=r"answers\.parquet: has no rows"):
-        evaluate({"runs": [str(run)]}, tmp_path / "out2")
-    (run / "answers.parquet").write_bytes(b"PAR1")
-    with pytest.raises(InputError, match=r"answers\.parquet: not a readable Parquet file"):
-        evaluate({"runs": [str(run)]}, tmp_path / "out3")
+    file = run / "answers.parquet"
+    frame = pd.read_parquet(file)
+    for spoil, message in [
+        (frame.drop(columns="logp_ref").to_parquet, "lacks logp_ref; expected step, prom"),
+        (frame.iloc[:0].to_parquet, "has no rows"),
+        (lambda path: path.write_bytes(b"PAR1"), "not a readable Parquet file"),
+    ]:
+        spoil(file)
+        with pytest.raises(InputError, match=rf"answers\.parquet: {message}"):
+            evaluate({"runs": [str(run)]}, tmp_path / "out")
 
 
 def test_runs_of_one_method_differ_in_the_seed_and_in_nothing_else(make_run, tmp_path):
@@ -470,17 +424,6 @@ def test_runs_of_one_method_differ_in_the_seed_and_in_nothing_else(make_run, tmp
         ("t.csv", "", r"t\.csv: no texts in it; expected at least one"),
         ("t.csv", "a,b\n1,2\n", r"no column is called completion or .* Known: a, b"),
         ("t.jsonl", '{"text": "x"}\nnot\n', r"t\.jsonl:2: not JSON"),
-    ],
-)
-def test_a_file_that_holds_no_texts_says_why(tmp_path, name, content, message):
-    (tmp_path / name).write_text(content)
-    with pytest.raises(InputError, match=message):
-        evaluate({"texts": [str(tmp_path / name)]}, tmp_path / "out")
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
         ("n.csv", "x\n1\n", r"n\.csv: no column is called completion .*with `column`\. Known: x\."),
         # without a header the first text would be lost
         ("h.csv", "The sea.\nA dog.\n", r"Known: The sea\.\. The first line is taken for"),
@@ -504,11 +447,17 @@ def test_nothing_is_taken_for_texts_that_is_none(tmp_path, name, content, messag
     assert not (tmp_path / "out").exists()
 
 
-def test_a_named_column_of_digits_is_text_where_all_is_text(tmp_path):
-    (tmp_path / "n.csv").write_text("x\n1\n2\n1\n")
-    config = {"texts": [{"path": str(tmp_path / "n.csv"), "column": "x"}]}
-    found = row_of(evaluate(config, tmp_path / "out"), "n.csv", "all")
-    assert (found["n_texts"], found["distinct_texts"]) == (3, pytest.approx(2 / 3))
+def test_a_column_of_a_file_counts_once(tmp_path):
+    file = write_texts(tmp_path / "t.csv", other=[1, 2, 1])  # digits are text where all is text
+    message = r"texts: .*t\.csv: given more than once; keep each once"
+    with pytest.raises(InputError, match=message):
+        evaluate({"texts": [file, f"{tmp_path}/./t.csv"]}, tmp_path / "out")
+    both = [file, {"path": file, "column": "other"}]  # two columns are two sets of texts
+    table = evaluate({"texts": both}, tmp_path / "out")
+    found = table[table["scope"] == "all"]
+    assert found["n_texts"].tolist() == [3, 3]
+    assert found["distinct_texts"].tolist() == pytest.approx([1, 2 / 3])
+    assert found["run"].nunique() == 2
 
 
 def test_every_file_that_cannot_be_used_is_named_before_anything_is_written(make_run, tmp_path):
@@ -519,21 +468,6 @@ def test_every_file_that_cannot_be_used_is_named_before_anything_is_written(make
     with pytest.raises(InputError, match=r"(?s)/a: no completions.*e\.txt: no.*b\.jsonl:1: not J"):
         evaluate(config, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_a_file_counts_once(tmp_path):
-    file = write_texts(tmp_path / "t.csv", other=["x", "y", "z"])
-    message = r"texts: .*t\.csv: given more than once; keep each once"
-    with pytest.raises(InputError, match=message):
-        evaluate({"texts": [file, f"{tmp_path}/./t.csv"]}, tmp_path / "out")
-    both = [file, {"path": file, "column": "other"}]  # two columns are two sets of texts
-    assert evaluate({"texts": both}, tmp_path / "out")["run"].nunique() == 2
-
-
-def test_an_empty_cell_is_no_answer(tmp_path):
-    file = write_texts(tmp_path / "t.csv", answer=["x", "", "x"])
-    found = row_of(evaluate({"texts": [file]}, tmp_path / "out"), "t.csv")
-    assert (found["validity"], found["distinct_answers"]) == (pytest.approx(2 / 3), 1)
 
 
 # ---- what is printed
@@ -621,8 +555,7 @@ SMILES = {"reward": {"kind": "smiles"}}
 
 def test_of_molecules_the_measures_of_text_are_left_out(make_run, tmp_path, capsys, compass):
     rows = rows_of([[("CCO", "CCO", 1.0), ("CCN", "CCN", 0.5), ("C C", None, 0.0)]])
-    run = make_run("a", rows, **SMILES)
-    table = evaluate_text.run({"runs": [str(run)]}, tmp_path / "out")
+    table = evaluate_text.run({"runs": [str(make_run("a", rows, **SMILES))]}, tmp_path / "out")
     found = row_of(table, "a", "all")
     assert found[["tokens", "distinct_1", "ead_1", "clusters"]].isna().all()
     assert compass == []  # nothing was embedded
@@ -632,11 +565,9 @@ def test_of_molecules_the_measures_of_text_are_left_out(make_run, tmp_path, caps
     assert "Answers, per prompt" in shown
     assert "a: it writes SMILES, of which measures of text say nothing" in shown
     assert "`chemkl evaluate` measures molecules" in shown
-
-
-def test_molecules_inside_sentences_are_text(make_run, tmp_path, capsys):
+    # molecules inside sentences are text
     rows = rows_of([[("Take CCO", "CCO", 1.0), ("Or CCN", "CCN", 0.5), ("CC", "CC", 0.0)]])
-    evaluate({"runs": [str(make_run("a", rows, **SMILES))]}, tmp_path / "out")
+    evaluate({"runs": [str(make_run("b", rows, **SMILES))]}, tmp_path / "sentences")
     shown = printed(capsys)
     assert "All texts" in shown
     assert "writes SMILES" not in shown

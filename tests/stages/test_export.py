@@ -13,6 +13,7 @@ from rdkit.Chem.rdDepictor import Compute2DCoords
 from chemkl.config import InputError
 from chemkl.results import read_trace
 from chemkl.stages.export import convert, export, select
+from chemkl.stages.output_files import check_outputs
 
 STEPS = [
     [("Cc1ccccc1", 0.9), ("CCO", 0.3), ("C1CC", 0.0), ("c1ccccc1C", 0.9)],
@@ -55,23 +56,45 @@ def test_what_rdkit_cannot_read_or_lay_out_is_counted(tmp_path, write_run, monke
     )
 
 
+def identity_of(run):
+    """What the parts of a trace say of the run."""
+    metadata = pq.read_schema(next((run / "trace").iterdir())).metadata
+    return {name: metadata[name.encode()].decode() for name in ("run_id", "config_hash")}
+
+
 def test_an_sd_file_holds_molecules_with_everything_that_is_known(run, tmp_path):
     assert export(run, sdf=tmp_path / "a.sdf") == 5
     mols = list(Chem.SDMolSupplier(str(tmp_path / "a.sdf")))
     assert [Chem.MolToSmiles(mol) for mol in mols] == BY_CALL
-    trace = read_trace(run)
-    identity = pq.read_schema(next((run / "trace").iterdir())).metadata
+    trace, identity = read_trace(run), identity_of(run)
     for call, mol in enumerate(mols, start=1):
         row = trace[trace["call"] == call].iloc[0]
-        assert mol.GetProp("_Name") == f"{identity[b'run_id'].decode()}_{call}"
+        assert mol.GetProp("_Name") == f"{identity['run_id']}_{call}"
         assert int(mol.GetProp("call")) == call
         assert mol.GetProp("scaffold") == row["scaffold"]
         for name in ("reward", "raw_qed", "score_qed", "logp_policy", "logp_ref"):
             assert float(mol.GetProp(name)) == row[name]
-        assert mol.GetProp("config_hash") == identity[b"config_hash"].decode()
-        assert mol.GetProp("run_id") == identity[b"run_id"].decode()
+        assert {name: mol.GetProp(name) for name in identity} == identity
         assert not mol.HasProp("reason")  # nothing went wrong
         assert mol.GetConformer().GetPositions().any()
+
+
+def test_a_smiles_file_holds_smiles_and_names(run, tmp_path):
+    export(run, smi=tmp_path / "a.smi")
+    run_id = identity_of(run)["run_id"]
+    lines = (tmp_path / "a.smi").read_text().splitlines()
+    assert lines == [f"{smiles} {run_id}_{n}" for n, smiles in enumerate(BY_CALL, start=1)]
+    supplier = Chem.SmilesMolSupplier(str(tmp_path / "a.smi"), titleLine=False)
+    assert [mol.GetProp("_Name")[-2:] for mol in supplier] == ["_1", "_2", "_3", "_4", "_5"]
+
+
+def test_gz_endings_are_compressed_and_equal_content_is_equal_bytes(run, tmp_path):
+    for name in ("one.{}.gz", "two.{}.gz", "one.{}"):
+        export(run, **{kind: tmp_path / name.format(kind) for kind in ("sdf", "csv", "smi")})
+    for ending in ("sdf", "csv", "smi"):
+        packed = (tmp_path / f"one.{ending}.gz").read_bytes()
+        assert gzip.decompress(packed) == (tmp_path / f"one.{ending}").read_bytes()
+        assert packed == (tmp_path / f"two.{ending}.gz").read_bytes()
 
 
 def test_a_csv_holds_the_columns_of_the_trace(run, tmp_path):
@@ -100,25 +123,6 @@ def test_numbers_are_written_to_their_last_digit(run, tmp_path):
     assert first.GetProp("logp_ref") == cells["logp_ref"] == "-0.33333334"  # a 32-bit number
 
 
-def test_a_smiles_file_holds_smiles_and_names(run, tmp_path):
-    export(run, smi=tmp_path / "a.smi")
-    run_id = pq.read_schema(next((run / "trace").iterdir())).metadata[b"run_id"].decode()
-    lines = (tmp_path / "a.smi").read_text().splitlines()
-    assert lines == [f"{smiles} {run_id}_{n}" for n, smiles in enumerate(BY_CALL, start=1)]
-    supplier = Chem.SmilesMolSupplier(str(tmp_path / "a.smi"), titleLine=False)
-    assert [mol.GetProp("_Name")[-2:] for mol in supplier] == ["_1", "_2", "_3", "_4", "_5"]
-
-
-def test_gz_endings_are_compressed_and_equal_content_is_equal_bytes(run, tmp_path):
-    for name in ("one", "two"):
-        export(run, **{kind: tmp_path / f"{name}.{kind}.gz" for kind in ("sdf", "csv", "smi")})
-    export(run, sdf=tmp_path / "one.sdf", csv=tmp_path / "one.csv", smi=tmp_path / "one.smi")
-    for ending in ("sdf", "csv", "smi"):
-        packed = (tmp_path / f"one.{ending}.gz").read_bytes()
-        assert gzip.decompress(packed) == (tmp_path / f"one.{ending}").read_bytes()
-        assert packed == (tmp_path / f"two.{ending}.gz").read_bytes()
-
-
 def test_all_rows_of_the_trace_as_csv(run, tmp_path):
     assert export(run, csv=tmp_path / "a.csv", all_rows=True) == 8
     table, trace = pd.read_csv(tmp_path / "a.csv"), read_trace(run)
@@ -135,9 +139,9 @@ def test_all_rows_of_the_trace_as_csv(run, tmp_path):
 # ---- which molecules
 
 
-def test_choices(run):
-    def chosen(**how):
-        return select(read_trace(run), **how)["canonical_smiles"].tolist()
+def test_choices(run, tmp_path, write_run):
+    def chosen(of=run, **how):
+        return select(read_trace(of), **how)["canonical_smiles"].tolist()
 
     assert chosen() == BY_CALL
     assert chosen(threshold=0.85) == ["Cc1ccccc1", "CCc1ccccc1", "C[C@H](N)C(=O)O"]
@@ -147,12 +151,8 @@ def test_choices(run):
     assert chosen(per_scaffold=2) == BEST_FIRST
     assert chosen(per_scaffold=1, threshold=0.9) == ["CCc1ccccc1"]
     assert chosen(per_scaffold=1, top=2) == ["CCc1ccccc1", "C[C@H](N)C(=O)O"]
-
-
-def test_equal_rewards_keep_the_order_of_their_calls(tmp_path, write_run):
-    steps = [[("CCO", 0.5), ("CCN", 0.5), ("CCC", 0.5)]]
-    run = write_run(tmp_path / "equal", steps)
-    assert select(read_trace(run), top=2)["smiles"].tolist() == ["CCO", "CCN"]
+    equal = write_run(tmp_path / "equal", [[("CCO", 0.5), ("CCN", 0.5), ("CCC", 0.5)]])
+    assert chosen(equal, top=2) == ["CCO", "CCN"]  # in the order of their calls
 
 
 # ---- mistakes
@@ -178,6 +178,13 @@ def test_every_problem_with_the_outputs_is_told_at_once(run, tmp_path):
     assert "a.mol: unknown ending. Allowed: .sdf, .sdf.gz" in problems[0]
     assert "folder.csv: this is a folder" in problems[1]
     assert "a.smi: lies inside a trace" in problems[2]
+    both = {"--csv": tmp_path / "a.csv", "--table": tmp_path / "run" / ".." / "a.csv"}
+    with pytest.raises(InputError, match=r"a\.csv: given twice"):
+        check_outputs(both, {"--csv": (".csv",), "--table": (".csv",)}, force=False)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match=r"a\.csv: cannot be written \(.*\)"):
+        export(run, csv=tmp_path / "file" / "a.csv")
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
@@ -203,30 +210,11 @@ def test_options_that_cannot_be_followed(run, tmp_path, monkeypatch, options, sa
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_one_file_for_two_formats_cannot_be(run, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    from chemkl.stages.output_files import check_outputs
-
-    both = {"--csv": tmp_path / "a.csv", "--table": tmp_path / "run" / ".." / "a.csv"}
-    with pytest.raises(InputError, match=r"a\.csv: given twice"):
-        check_outputs(both, {"--csv": (".csv",), "--table": (".csv",)}, force=False)
-
-
-def test_a_place_that_cannot_be_written(run, tmp_path):
-    (tmp_path / "file").write_text("mine")
-    with pytest.raises(InputError, match=r"a\.csv: cannot be written \(.*\)"):
-        export(run, csv=tmp_path / "file" / "a.csv")
-    assert (tmp_path / "file").read_text() == "mine"
-
-
-def test_a_run_of_molecules_that_rdkit_cannot_read(tmp_path, write_run):
+def test_a_run_without_a_molecule_or_one_that_rdkit_can_read(tmp_path, write_run):
     run = write_run(tmp_path / "run", [[("Cc1ccc2nc(C)=n(C)c12", 0.9)]])
     for threshold in (None, 0.5):
         with pytest.raises(InputError, match="RDKit can read none of its chosen molecules"):
             export(run, csv=tmp_path / "a.csv", threshold=threshold)
-
-
-def test_a_run_without_a_molecule(tmp_path, write_run):
     run = write_run(tmp_path / "bad", [[("C1CC", 0.0)]])
     with pytest.raises(InputError, match="holds no valid molecule; nothing was written"):
         export(run, csv=tmp_path / "a.csv")
@@ -320,31 +308,31 @@ def test_to_smiles_and_csv(file, tmp_path):
     assert table["logp"].tolist()[0] == -1.1
 
 
-def test_molecules_keep_their_names(tmp_path):
-    path = tmp_path / "a.parquet"
-    pq.write_table(pa.table({"smiles": ["CCO", "CC"], "name": ["ethyl\nalcohol", None]}), path)
-    convert(path, tmp_path / "a.smi")
-    assert (tmp_path / "a.smi").read_text() == "CCO ethyl alcohol\nCC a_2\n"
-    convert(path, tmp_path / "a.sdf")
+@pytest.fixture
+def converted(tmp_path):
+    """Write a table, convert it, and give the text."""
+
+    def convert_it(table, **options):
+        pq.write_table(pa.table(table), tmp_path / "a.parquet")
+        convert(tmp_path / "a.parquet", tmp_path / "a.smi", force=True, **options)
+        return (tmp_path / "a.smi").read_text()
+
+    return convert_it
+
+
+def test_molecules_keep_their_names(converted, tmp_path):
+    named = converted({"smiles": ["CCO", "CC"], "name": ["ethyl\nalcohol", None]})
+    assert named == "CCO ethyl alcohol\nCC a_2\n"
+    convert(tmp_path / "a.parquet", tmp_path / "a.sdf")
     titles = [mol.GetProp("_Name") for mol in Chem.SDMolSupplier(str(tmp_path / "a.sdf"))]
     assert titles == ["ethyl alcohol", "a_2"]
 
 
-def test_the_column_is_canonical_smiles_or_the_one_that_is_named(tmp_path):
-    path = tmp_path / "a.parquet"
-    table = pa.table({"smiles": ["OCC"], "canonical_smiles": ["CCO"], "product": ["CC=O"]})
-    pq.write_table(table, path)
-    convert(path, tmp_path / "a.smi")
-    assert (tmp_path / "a.smi").read_text() == "CCO a_1\n"
-    convert(path, tmp_path / "a.smi", column="product", force=True)
-    assert (tmp_path / "a.smi").read_text() == "CC=O a_1\n"
-
-
-def test_the_column_may_be_called_as_in_any_file_of_molecules(tmp_path):
-    path = tmp_path / "a.parquet"
-    pq.write_table(pa.table({"Isomeric SMILES": ["CCO"]}), path)
-    convert(path, tmp_path / "a.smi")
-    assert (tmp_path / "a.smi").read_text() == "CCO a_1\n"
+def test_the_column_is_canonical_smiles_or_the_one_that_is_named(converted):
+    table = {"smiles": ["OCC"], "canonical_smiles": ["CCO"], "product": ["CC=O"]}
+    assert converted(table) == "CCO a_1\n"
+    assert converted(table, column="product") == "CC=O a_1\n"
+    assert converted({"Isomeric SMILES": ["CCO"]}) == "CCO a_1\n"  # as in any file of molecules
 
 
 def test_bytes_and_text_that_is_not_utf8_are_written(tmp_path):
