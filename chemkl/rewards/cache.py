@@ -7,10 +7,11 @@ SQLite table that were tried, this one is the smallest and answers fastest.
 import hashlib
 import inspect
 import json
+import os
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic, sleep
@@ -35,20 +36,16 @@ PATIENCE = 60.0  # seconds to wait for another run that is writing; it takes a f
 PAGES = 64 * 2**20  # bytes of the file that a process keeps in memory
 
 _MAGIC = b"SQLite format 3\0"
-_COUNT = "select count(*) from sqlite_master"
-_TABLES = (
-    "create table component (id integer primary key, key text not null unique)",
-    "create table molecule (smiles text primary key not null) without rowid",
-)
 
 
-class ScoreCache(AbstractContextManager["ScoreCache"]):
+class ScoreCache:
     """Raw values on the disk; several processes may read and write the file at the same time.
 
     The file must lie on a disk of this machine: SQLite's write-ahead log does not work over a
     network file system. What is stored is kept for ever; a component whose configuration or code
     changes gets another key, and a column of its own; SQLite allows 2,000 of them in one file.
-    `keys` are, by name of a component, what decides its values (`component_key`).
+    `keys` are, by name of a component, what decides its values (`component_key`). The last process
+    to `close` it folds the log into the file.
     """
 
     def __init__(self, path: str | Path, keys: Mapping[str, str]) -> None:
@@ -56,18 +53,11 @@ class ScoreCache(AbstractContextManager["ScoreCache"]):
         with self._explained():
             self._connection = self._opened()
             self._columns = {name: self._column(key) for name, key in keys.items()}
-        self._names = list(keys)
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Leave the file; the last to do so folds the log into it."""
-        self._connection.close()
+        self.close = self._connection.close
 
     def look_up(self, smiles: Sequence[str]) -> dict[str, dict[str, Value]]:
         """Give what is cached of molecules: by canonical SMILES, the values by component."""
-        columns = "".join(f", m.{self._columns[name]}" for name in self._names)
+        columns = "".join(f", m.{column}" for column in self._columns.values())
         query = (
             f"select m.smiles{columns} "
             "from json_each(?) as given cross join molecule as m on m.smiles = given.value"
@@ -76,7 +66,9 @@ class ScoreCache(AbstractContextManager["ScoreCache"]):
             rows = self._connection.execute(query, (json.dumps(list(smiles)),)).fetchall()
         return {
             text: {
-                n: value for n, value in zip(self._names, values, strict=True) if value is not None
+                n: value
+                for n, value in zip(self._columns, values, strict=True)
+                if value is not None
             }
             for text, *values in rows
         }
@@ -98,18 +90,12 @@ class ScoreCache(AbstractContextManager["ScoreCache"]):
                     rows,
                 )
 
-    def __len__(self) -> int:
-        """Molecules of which something is known."""
-        with self._explained():
-            return int(self._connection.execute("select count(*) from molecule").fetchone()[0])
-
     def _opened(self) -> sqlite3.Connection:
         """Open the file; make the tables in a new one, and leave a foreign one alone."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         start = b""
-        if self.path.exists():
-            with self.path.open("rb") as file:
-                start = file.read(len(_MAGIC))
+        with suppress(FileNotFoundError), self.path.open("rb") as file:
+            start = file.read(len(_MAGIC))
         if start and start != _MAGIC:
             raise self._foreign("no SQLite database")
         connection = sqlite3.connect(
@@ -128,7 +114,8 @@ class ScoreCache(AbstractContextManager["ScoreCache"]):
 
         def contents() -> list[int]:
             """What the file says it is, its format, and how many tables it has."""
-            queries = ("pragma application_id", "pragma user_version", _COUNT)
+            count = "select count(*) from sqlite_master"
+            queries = ("pragma application_id", "pragma user_version", count)
             return [int(execute(query).fetchone()[0]) for query in queries]
 
         if not contents()[2]:
@@ -137,8 +124,8 @@ class ScoreCache(AbstractContextManager["ScoreCache"]):
             if not any(contents()):  # no other run was faster
                 execute(f"pragma application_id = {SIGNATURE}")
                 execute(f"pragma user_version = {FORMAT}")
-                for table in _TABLES:
-                    execute(table)
+                execute("create table component (id integer primary key, key text not null unique)")
+                execute("create table molecule (smiles text primary key not null) without rowid")
             execute("commit")
         signature, version, _ = contents()
         if (signature, version) != (SIGNATURE, FORMAT):
@@ -255,7 +242,7 @@ def _source(factory: Callable[..., Any]) -> str:
     if factory.__module__.startswith("chemkl."):
         return ""  # of chemkl's own components the version tells when their values change
     file = getattr(sys.modules.get(factory.__module__), "__file__", None)
-    if file is not None and _is_file(Path(file)):
+    if file is not None and os.path.isfile(file):
         return sha256_of(Path(file))
     try:
         return inspect.getsource(factory)
@@ -280,11 +267,5 @@ def named_files(value: Any, folder: Path | None) -> Iterator[Path]:
             with suppress(RuntimeError):  # ~nobody
                 path = Path(text).expanduser()
                 places += [place / path for place in (folder or Path.cwd(), Path.cwd())]
-        yield from [place for place in places if _is_file(place)][:1]
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a SMARTS that is no path
-        return False
+        # unlike Path.is_file it is False for a SMARTS that is no path
+        yield from [place for place in places if os.path.isfile(place)][:1]

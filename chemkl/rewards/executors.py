@@ -18,8 +18,9 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from functools import partial
+from itertools import chain
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -139,6 +140,7 @@ class Broker:
             return
         import logging
 
+        import psutil
         from parsl import Config, DataFlowKernel
         from parsl.app.python import PythonApp
         from parsl.executors import HighThroughputExecutor
@@ -169,14 +171,19 @@ class Broker:
         self._executor.launch_cmd = command.replace(
             "process_worker_pool.py", f"{python}process_worker_pool"
         )
-        if config.provider == "slurm":  # Parsl would ask a server in the internet for one
-            self._executor.address, self._executor.all_addresses = None, _addresses()
+        if config.provider == "slurm":
+            # of this machine's, a node takes the first that answers; Parsl would ask a server in
+            # the internet for one
+            found = chain.from_iterable(psutil.net_if_addrs().values())
+            inet = {one.address for one in found if one.family.name == "AF_INET"}
+            self._executor.address, self._executor.all_addresses = None, inet
         self._kernel = DataFlowKernel(
             Config(
                 executors=[self._executor],
                 run_dir=str(self._folder),
                 retries=self._retries,
-                retry_handler=self._cost,
+                # an error takes one of the retries where a node or a process was lost, else all
+                retry_handler=lambda error, _: 1.0 if _is_loss(error) else self._retries + 1.0,
                 strategy="simple",
                 strategy_period=1,
                 max_idletime=config.idle,
@@ -196,10 +203,6 @@ class Broker:
                 self.send(number, self._told(error))
                 continue
             future.add_done_callback(partial(self._report, number))
-
-    def _cost(self, error: Exception, _record: Any) -> float:
-        """How much of the retries an error takes: one where a node or a process was lost."""
-        return 1.0 if _is_loss(error) else self._retries + 1.0
 
     def _report(self, number: int, future: Any) -> None:
         error = future.exception()
@@ -221,7 +224,9 @@ class Broker:
         self._failed = True
         if self._executor.bad_state_is_set:
             states = self._executor.status_facade.values()
-            said = next((text for text in map(_said, states) if text), "no reason was given")
+            texts = (state.stderr_summary or state.message or "" for state in states)
+            tails = (" ".join(text.rpartition("stderr=")[2].split()) for text in texts)
+            said = next(filter(None, tails), "no reason was given")[-300:]
             return InputError(
                 f"executor: the last three blocks could not be started: {said}. Mend the settings "
                 f"and give the same command again; Parsl's logs are in {self._folder}"
@@ -248,21 +253,6 @@ def _is_loss(error: BaseException) -> bool:
     from parsl.executors.high_throughput.errors import ManagerLost, WorkerLost
 
     return isinstance(error, ManagerLost | WorkerLost | KilledError)
-
-
-def _said(status: Any) -> str:
-    """What a block that failed left behind, in one line."""
-    text = status.stderr_summary or status.message or ""
-    _, _, tail = text.rpartition("stderr=")
-    return " ".join(tail.split())[-300:]
-
-
-def _addresses() -> set[str]:
-    """The addresses of this machine, of which a node takes the first that answers."""
-    import psutil
-
-    by_interface = psutil.net_if_addrs().values()
-    return {one.address for some in by_interface for one in some if one.family.name == "AF_INET"}
 
 
 def _provider(config: ParslExecutor) -> Any:
@@ -309,7 +299,7 @@ def end_broker(held: list[tuple[BaseProcess, Connection]], owner: int) -> None:
         process.join()
 
 
-class ParslPool(AbstractContextManager["ParslPool"]):
+class ParslPool:
     """What `Pool` is on one machine: units in, each with its outcome out.
 
     The broker, and with it the blocks, are there from the first unit on. `workers` is for each
@@ -325,9 +315,6 @@ class ParslPool(AbstractContextManager["ParslPool"]):
         self._held: list[tuple[BaseProcess, Connection]] = []
         self.close = weakref.finalize(self, end_broker, self._held, os.getpid())
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def run(
         self, job: str, units: Sequence[Any], limit: float | None = None
     ) -> Iterator[tuple[int, Any]]:
@@ -341,8 +328,15 @@ class ParslPool(AbstractContextManager["ParslPool"]):
             raise RuntimeError("this pool of workers is closed")
         left = len(units)
         try:
+            if left and not self._held:
+                if self._arguments[2].provider == "slurm" and shutil.which("sbatch") is None:
+                    raise InputError(
+                        "executor: there is no sbatch on this machine's PATH. Start where Slurm's "
+                        "programs are, or try the config out with provider: local"
+                    )
+                self._held.append(start_process(serve, *self._arguments))
             if left:
-                pipe = self._broker()
+                pipe = self._held[0][1]
                 pipe.send((job, list(enumerate(units)), limit))
             while left:
                 number, outcome = pipe.recv()
@@ -358,13 +352,3 @@ class ParslPool(AbstractContextManager["ParslPool"]):
         finally:
             if left:  # an exception or Ctrl-C: what is still being done is of no use
                 end_broker(self._held, os.getpid())
-
-    def _broker(self) -> Connection:
-        if not self._held:
-            if self._arguments[2].provider == "slurm" and shutil.which("sbatch") is None:
-                raise InputError(
-                    "executor: there is no sbatch on this machine's PATH. Start where Slurm's "
-                    "programs are, or try the config out with provider: local"
-                )
-            self._held.append(start_process(serve, *self._arguments))
-        return self._held[0][1]

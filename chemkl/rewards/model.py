@@ -74,14 +74,6 @@ class FailureCount:
     failed: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
 
-    def add(self, reason: str | None) -> None:
-        """Count one molecule; no reason: it got a score."""
-        self.asked += 1
-        if reason is not None:
-            self.failed += 1
-            if reason in self.reasons or len(self.reasons) < MOST_REASONS:
-                self.reasons[reason] += 1
-
 
 class Failures(dict[str, FailureCount]):
     """The failures of each component; too many end the run.
@@ -107,7 +99,12 @@ class Failures(dict[str, FailureCount]):
         """Count one molecule: the components asked about it, and what went wrong."""
         reasons = {failure.component: failure.reason for failure in failed}
         for name in asked:
-            self[name].add(reasons.get(name))
+            count, reason = self[name], reasons.get(name)
+            count.asked += 1
+            if reason is not None:
+                count.failed += 1
+                if reason in count.reasons or len(count.reasons) < MOST_REASONS:
+                    count.reasons[reason] += 1
 
     def check(self) -> None:
         """Raise an InputError with a line for each component that fails too often."""
@@ -159,7 +156,12 @@ def build_terms(
             scores.append(_score_function(document.at(("components", index), part), problems))
     if config is None or problems:
         raise InputError("\n".join(problems))
-    return config, [Term.of(*pair) for pair in zip(config.components, scores, strict=True)]
+    terms = []
+    for part, score in zip(config.components, scores, strict=True):
+        kind, transform = find_component(part.kind), part.transform.build()
+        row = (part.name, part.weight, score, transform, part.role, kind.batched, kind.costly)
+        terms.append(Term(*row))
+    return config, terms
 
 
 def _score_function(part: Document, problems: list[str]) -> Any:
@@ -217,23 +219,22 @@ class Engine:
         self._terms = terms
         self._jobs = jobs_of(terms, config.max_atoms, lambda _name: None)
         self._cache: ScoreCache | None = None
-        self._pool: Pool | ParslPool | None = None
+        self.pool: Pool | ParslPool | None = None
         kinds = (find_component(part.kind) for part in config.components)
         modules = sorted({kind.factory.__module__ for kind in kinds} - {"__main__"})
         data, folder = config.model_dump(), config.folder
         build = partial(_jobs_of_worker, data=data, folder=folder, modules=modules)
         if config.executor.kind == "parsl":
-            self._pool = ParslPool(build, config.workers, config.executor, config.retries)
+            self.pool = ParslPool(build, config.workers, config.executor, config.retries)
         elif config.workers > 1 or config.timeout:
-            self._pool = Pool(build, config.workers, preload=[__name__])
-        self.has_workers = self._pool is not None
+            self.pool = Pool(build, config.workers, preload=[__name__])
         if config.cache is not None and at_home(config.cache).exists():
             self._open(config.cache)  # a file that is no cache is refused now, not hours later
 
     def close(self) -> None:
         """End the workers and leave the cache."""
-        if self._pool is not None:
-            self._pool.close()
+        if self.pool is not None:
+            self.pool.close()
         if self._cache is not None:
             self._cache.close()
             self._cache = None
@@ -310,7 +311,7 @@ class Engine:
     ) -> Iterator[tuple[Sequence[Any], Any]]:
         """Have units of items done; where one of several is lost, find out which it was."""
         units = [items[start : start + size] for start in range(0, len(items), size)]
-        pool = self._pool
+        pool = self.pool
         if pool is None or (job == "read" and isinstance(pool, ParslPool)):  # not worth the way
             yield from ((unit, self._jobs[job](unit)) for unit in units)
             return
@@ -390,7 +391,7 @@ class RewardModel(AbstractContextManager["RewardModel"]):
         self.config = config
         self.component_names = [term.name for term in terms]
         self._engine = Engine(config, terms)
-        self.has_workers = self._engine.has_workers
+        self.has_workers = self._engine.pool is not None
         self._terms = terms
         self._by_role = {
             role: [term for term in terms if term.role == role]

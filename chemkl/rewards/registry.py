@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
@@ -165,11 +166,6 @@ class Component:
         """The schema of the parameters, read off the factory's signature."""
         return _Parameters.with_fields(self.kind, fields_of(self.factory))
 
-    @property
-    def paragraphs(self) -> list[str]:
-        """What it is, as its factory's docstring says it; the first one is the whole in short."""
-        return _paragraphs(self.factory)
-
     def build(self, parameters: Mapping[str, Any], document: Document | None = None) -> Any:
         """Check the parameters and give the score function; `document` is where they stand.
 
@@ -281,7 +277,7 @@ def find_component(kind: str, part: Document | None = None) -> Component:
     `part` is where the kind stands.
     """
     if kind not in COMPONENTS:
-        meanings = {name: component.paragraphs[0] for name, component in COMPONENTS.items()}
+        meanings = {name: paragraphs(one.factory)[0] for name, one in COMPONENTS.items()}
         hint = did_you_mean(
             kind, COMPONENTS, also=SYNONYMS, meanings=meanings, listed="chemkl show rewards"
         )
@@ -359,17 +355,15 @@ def reward_tables(kind: str | None = None) -> Iterator[RenderableType]:
         yield from _details(find_component(kind))
         return
 
-    def family(one: Component) -> str:
-        return one.factory.__module__.rpartition(".")[2]
-
-    by_family = sorted(COMPONENTS.values(), key=lambda one: (family(one), one.kind))
-    for title, members in groupby(by_family, key=family):
+    by_family = sorted(COMPONENTS.values(), key=attrgetter("factory.__module__", "kind"))
+    for module, members in groupby(by_family, key=attrgetter("factory.__module__")):
         headings = ("kind", "what it is", "parameters", "unit", "range", "source")
+        title = module.rpartition(".")[2]
         table = Table(*headings, title=title, title_justify="left", expand=True, show_lines=True)
         for one in members:
             table.add_row(
                 one.kind + (" *" if one.costly else ""),
-                escape(one.paragraphs[0]),
+                escape(paragraphs(one.factory)[0]),
                 "\n".join(escape(key.brief) for key in keys_of(one.parameter_model)) or "-",
                 escape(one.unit) or "-",
                 "{:g} to {:g}".format(*one.range),
@@ -389,7 +383,7 @@ def _details(one: Component) -> Iterator[RenderableType]:
     if one.costly:
         facts.add_row("costly", "asked last, and only about molecules that passed every filter")
     yield facts
-    for paragraph in one.paragraphs:
+    for paragraph in paragraphs(one.factory):
         yield f"\n{escape(paragraph)}"
     table = Table("parameter", "type", "default", "meaning", show_lines=True)
     for key in keys_of(one.parameter_model):
@@ -406,10 +400,10 @@ def transform_tables(kind: str | None = None) -> Iterator[RenderableType]:
     for name, model in SETTINGS.items():
         if kind in (None, name):
             keys = "\n".join(escape(key.brief) for key in keys_of(model) if key.name != "kind")
-            table.add_row(name, escape(_paragraphs(model)[0]), keys or "-")
+            table.add_row(name, escape(paragraphs(model)[0]), keys or "-")
     yield table
 
 
-def _paragraphs(function: Callable[..., Any]) -> list[str]:
-    """What a docstring says before its sections."""
+def paragraphs(function: Callable[..., Any]) -> list[str]:
+    """What a docstring says before its sections; the first one is the whole in short."""
     return [" ".join(paragraph.split()) for paragraph in documented(function)[0].split("\n\n")]

@@ -5,21 +5,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from rdkit.Chem import Mol
 
 from chemkl.chem.molecules import MoleculeError, one_line, parse, silenced
 from chemkl.chem.scaffolds import murcko_scaffold
 from chemkl.config.base import cut
-from chemkl.config.reward import ComponentConfig, Role
-from chemkl.rewards.registry import (
-    BatchScore,
-    Failure,
-    Score,
-    TransientError,
-    find_component,
-)
+from chemkl.config.reward import Role
+from chemkl.rewards.registry import Failure, TransientError
 
 Answer = float | Failure
 """What a component gives for a molecule: a finite number, or why there is none."""
@@ -42,12 +36,6 @@ class Term(NamedTuple):
     role: Role = "scorer"
     batched: bool = False
     costly: bool = False
-
-    @classmethod
-    def of(cls, part: ComponentConfig, score: Score | BatchScore) -> Self:
-        """Join a component's settings and its score function."""
-        kind, transform = find_component(part.kind), part.transform.build()
-        return cls(part.name, part.weight, score, transform, part.role, kind.batched, kind.costly)
 
 
 class Failed(NamedTuple):

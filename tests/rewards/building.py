@@ -30,6 +30,14 @@ def value(kind, smiles, **parameters):
     return build(kind, **parameters)(mol(smiles))
 
 
+def part(kind, low=None, high=None, **parameters):
+    """A component's config; with ends, on a line between them that is 0 below and 1 above."""
+    settings = {"kind": kind, "parameters": parameters}
+    if low is not None:
+        settings["transform"] = {"kind": "linear_clip", "low": low, "high": high}
+    return settings
+
+
 def reward_of(*parts, **settings):
     """A reward of these components; a kind alone stands for one without settings."""
     components = [{"kind": part} if isinstance(part, str) else part for part in parts]

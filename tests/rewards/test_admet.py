@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from building import CAFFEINE, build, mol, reward_of
+from building import CAFFEINE, build, mol, part, reward_of
 
 from chemkl.config import InputError
 from chemkl.results.wheels import open_member
@@ -119,8 +119,6 @@ def test_a_value_does_not_depend_on_spelling_or_on_what_was_asked_before(monkeyp
 def test_unknown_endpoints_are_named_with_the_nearest():
     with pytest.raises(InputError, match=r"'herg' is not a known endpoint.*hERG"):
         build("admet", endpoint="herg")
-    with pytest.raises(InputError, match="endpoint: required"):
-        build("admet")
     assert (len({*PROBABILITIES}), len(VALUES)) == (31, 10)
 
 
@@ -191,15 +189,10 @@ def test_two_ligands_are_told_apart_as_they_should_be():
     # terfenadine was withdrawn because it blocks hERG; caffeine is soluble and does not
     ligands = ["CC(C)(C)c1ccc(cc1)C(O)CCCN1CCC(CC1)C(O)(c1ccccc1)c1ccccc1", CAFFEINE]
     endpoints = {"hERG": (1, 0), "Solubility_AqSolDB": (-8, 0)}
-    frame = reward_of(
-        *(
-            {
-                **{"kind": "admet", "name": name, "parameters": {"endpoint": name}},
-                "transform": {"kind": "linear_clip", "low": low, "high": high},
-            }
-            for name, (low, high) in endpoints.items()
-        )
-    ).score(ligands)
+    parts = [
+        {**part("admet", *ends, endpoint=name), "name": name} for name, ends in endpoints.items()
+    ]
+    frame = reward_of(*parts).score(ligands)
     assert frame["raw_hERG"][0] > 0.9 > 0.2 > frame["raw_hERG"][1]
     assert frame["raw_Solubility_AqSolDB"][0] < -4 < -2 < frame["raw_Solubility_AqSolDB"][1]
     assert frame["reward"][0] < frame["reward"][1]

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import slurm
 import yaml
-from building import alive, soon
+from building import alive, part, soon
 
 from chemkl.config import InputError
 from chemkl.results import read_trace
@@ -32,24 +32,13 @@ FATES = {
 def reward_of(folder, executor, seconds=0.0, **settings):
     notes = folder / "notes"
     notes.mkdir(exist_ok=True)
-    own = {
-        "kind": "python_function",
-        "name": "own",
-        "parameters": {
-            "function": f"{oracle.__file__}:score",
-            "parameters": {"seconds": seconds, "notes": str(notes)},
-        },
-        "transform": {"kind": "sigmoid", "low": 0, "high": 10},
-    }
+    given = {"seconds": seconds, "notes": str(notes)}
+    own = part("python_function", 0, 10, function=f"{oracle.__file__}:score", parameters=given)
     if executor != "process":
         executor = {**executor, "folder": str(folder / "parsl")}
-    return {
-        "components": [{"kind": "qed"}, own],
-        "executor": executor,
-        "workers": 2,
-        "timeout": 1.0,
-        **settings,
-    }
+    components = [{"kind": "qed"}, {**own, "name": "own"}]
+    rest = {"executor": executor, "workers": 2, "timeout": 1.0}
+    return {"components": components, **rest, **settings}
 
 
 def asked(folder):
@@ -80,11 +69,7 @@ def molecules(real_smiles):
     return some
 
 
-@pytest.mark.parametrize(
-    "executor",
-    ["process", pytest.param(LOCAL, marks=pytest.mark.slow)],
-    ids=["process", "parsl"],
-)
+@pytest.mark.parametrize("executor", ["process", pytest.param(LOCAL, marks=pytest.mark.slow)])
 def test_every_executor_meets_the_same_failures(tmp_path, molecules, executor):
     # quicker ones are handed over together, and done again where one of them kills the worker
     with RewardModel.from_config(reward_of(tmp_path, executor, seconds=0.05)) as model:
@@ -157,7 +142,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     with RewardModel.from_config(reward_of(tmp_path, LOCAL)) as model:
         with pytest.raises(InputError, match=r"Parsl cannot be started: .*File exists: .*parsl"):
             model.score(["C"])
-        assert model._engine._pool._held == []
+        assert model._engine.pool._held == []
 
 
 def test_without_parsl_one_line_says_what_installs_it(monkeypatch):
@@ -206,9 +191,9 @@ def test_workers_that_cannot_begin_say_why(tmp_path, molecules):
     with RewardModel.from_config(reward) as model:
         Path(tmp_path, "notes").rmdir()
         broken = dict(reward, components=[{"kind": "nonsense"}])
-        model._engine._pool._arguments = (
+        model._engine.pool._arguments = (
             partial(engine._jobs_of_worker, data=broken, folder=None, modules=[]),
-            *model._engine._pool._arguments[1:],
+            *model._engine.pool._arguments[1:],
         )
         with pytest.raises(InputError, match="unknown component 'nonsense'"):
             model.score(molecules)
@@ -325,13 +310,9 @@ def number(smiles: str) -> float:
 @pytest.mark.slow
 def test_a_block_of_two_nodes_scores_on_both(cluster, tmp_path):
     (tmp_path / "node.py").write_text(NODE)
-    part = {
-        "kind": "python_function",
-        "parameters": {"function": f"{tmp_path}/node.py:number"},
-        "transform": {"kind": "linear_clip", "low": 0, "high": 1},
-    }
+    own = part("python_function", 0, 1, function=f"{tmp_path}/node.py:number")
     executor = {**SLURM, "blocks": 1, "nodes": 2, "folder": str(tmp_path / "parsl")}
-    with RewardModel.from_config({"components": [part], "executor": executor}) as model:
+    with RewardModel.from_config({"components": [own], "executor": executor}) as model:
         rows = model.score(["C" * n for n in range(1, 60)])
         assert len(jobs()) == 1
     assert set(rows["raw_python_function"]) == {0.0, 1.0}

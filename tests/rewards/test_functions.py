@@ -5,7 +5,7 @@ import sys
 import textwrap
 
 import pytest
-from building import build, mol, reward_of
+from building import build, mol, part, reward_of
 from rdkit.Chem import Descriptors
 
 from chemkl.config import InputError
@@ -27,9 +27,8 @@ def write(tmp_path, monkeypatch):
 
 
 def reward(function, **parameters):
-    part = {"kind": "python_function", "name": "mine"}
-    part["parameters"] = {"function": function, **parameters}
-    return reward_of({**part, "transform": {"kind": "linear_clip", "low": 0, "high": 100}})
+    own = part("python_function", 0, 100, function=function, **parameters)
+    return reward_of({**own, "name": "mine"})
 
 
 def score(function, smiles, **parameters):
@@ -221,19 +220,13 @@ def test_what_it_does_to_its_molecule_stays_there(write):
             return 1
         """
     )
-    part = {"kind": "python_function", "parameters": {"function": "mine.py:f"}, "role": "filter"}
-    aromatic = {"kind": "required_smarts", "parameters": {"smarts": "c1ccccc1"}}
-    step = {"kind": "step", "low": 1}
-    frame = reward_of({**part, "transform": step}, aromatic).score(["c1ccccc1"])
+    own, aromatic = part("python_function", 0, 1, function="mine.py:f"), "c1ccccc1"
+    frame = reward_of(own, part("required_smarts", smarts=aromatic)).score([aromatic])
     assert frame["raw_required_smarts"].tolist() == [1.0]
     assert frame["raw_python_function"].tolist() == [1.0]
 
 
-def test_a_signal_that_ends_the_process_is_no_failure_of_a_molecule(tmp_path):
-    (tmp_path / "own.py").write_text(
-        "from chemkl.signals import StoppedBySignal\n\n\n"
-        "def stopped(smiles: str) -> float:\n    raise StoppedBySignal(15)\n"
-    )
-    score = build("python_function", function=f"{tmp_path}/own.py:stopped")
+def test_a_signal_that_ends_the_process_is_no_failure_of_a_molecule(write):
+    write("from chemkl.signals import StoppedBySignal\ndef f(s: str): raise StoppedBySignal(15)\n")
     with pytest.raises(StoppedBySignal):
-        score([mol("C")])
+        build("python_function", function="mine.py:f")([mol("C")])

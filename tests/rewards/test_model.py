@@ -14,8 +14,6 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from chemkl.chem import scaffolds
 from chemkl.config import InputError
-from chemkl.config.loading import load_config
-from chemkl.config.reward import RewardConfig
 from chemkl.rewards import RewardModel, scoring
 from chemkl.rewards.scoring import AGGREGATES
 
@@ -185,15 +183,6 @@ def test_text_that_no_file_can_hold_is_one_invalid_row():
     assert frame["smiles"].tolist() == ["CCO", r"C\udc80"]
     assert frame["valid"].tolist() == [True, False]
     assert frame.loc[1, "reason"] == r"not ASCII: '\udc80' at position 2"
-
-
-def test_from_a_config_object():
-    config = load_config(RewardConfig, QED_LOGP)
-    model = RewardModel.from_config(config)
-    assert model.config == config
-    pd.testing.assert_frame_equal(
-        model.score(BATCH), RewardModel.from_config(QED_LOGP).score(BATCH)
-    )
 
 
 def test_nothing_is_logged_and_torch_stays_away():

@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 import numpy as np
 import pytest
-from building import build, reward_of
+from building import build
 from rdkit import Chem
 from rdkit.Chem import rdFingerprintGenerator
 
@@ -117,21 +117,6 @@ def test_what_else_is_scored_changes_no_bit(models, name):
     assert [score([mol])[0] for mol in mols] == together
     assert score(mols[::-1])[::-1] == together
     assert score([]) == []
-
-
-def test_they_are_components(models):
-    folder, made = models
-    clip = {"kind": "linear_clip", "low": 0, "high": 10}
-    skops = {"path": str(folder / "forest.skops"), "n_bits": N_BITS, "trusted": TREES}
-    onnx = {"path": str(folder / "forest.onnx"), "n_bits": N_BITS}
-    frame = reward_of(
-        {"kind": "sklearn_model", "parameters": skops, "transform": clip},
-        {"kind": "onnx_model", "parameters": onnx, "transform": clip},
-    ).score(["OCC", "x", "c1ccccc1"])
-    expected = made["forest"].predict(features(["CCO", "c1ccccc1"]))
-    assert frame["raw_sklearn_model"].tolist()[::2] == expected.tolist()
-    np.testing.assert_allclose(frame["raw_onnx_model"].tolist()[::2], expected, rtol=1e-5)
-    assert frame["reward"].tolist()[::2] == pytest.approx(expected / 10, abs=1e-6)
 
 
 def test_other_fingerprints(tmp_path):

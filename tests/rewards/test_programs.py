@@ -10,7 +10,7 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
-from building import alive, build, mol, reward_of, soon
+from building import alive, build, mol, part, reward_of, soon
 
 from chemkl.config import InputError
 from chemkl.rewards.components.programs import Program, find_program
@@ -62,10 +62,7 @@ def test_it_is_a_component_started_once_at_the_first_molecule(program, tmp_path)
         answer(error="too short") if smiles == "CC" else answer(value=value)
         """
     )
-    parameters = {"command": list(one.command), "timeout": 10}
-    transform = {"kind": "linear_clip", "low": 0, "high": 10}
-    part = {"kind": "external_program", "parameters": parameters, "transform": transform}
-    reward = reward_of(part)
+    reward = reward_of(part("external_program", 0, 10, command=[*one.command], timeout=10))
     assert starts(tmp_path) == []
     frame = reward.score(["CCO", "CC", "CCC", "xx", "C"])
     assert frame["raw_external_program"].tolist()[:3:2] == [3.0, 3.0]
@@ -103,12 +100,6 @@ def test_one_that_closed_its_input_is_started_anew_at_once(program, tmp_path):
     assert len(starts(tmp_path)) == 3
 
 
-def test_one_that_never_starts_well_says_so_with_its_standard_error(tmp_path):
-    one = Program((sys.executable, "-c", "import no_such_package"), 10.0)
-    with pytest.raises(RuntimeError, match=r"ended \(exit status 1\); .*No module named 'no_such"):
-        ask(one, "C")
-
-
 def test_one_that_hangs_is_killed_with_all_that_it_started(program, tmp_path):
     child = tmp_path / "child"
     body = f"""
@@ -129,6 +120,7 @@ def test_one_that_hangs_is_killed_with_all_that_it_started(program, tmp_path):
         ("print('Loading', flush=True)", r"its answer 'Loading' is not a JSON line .*standard err"),
         ("print('[1]', flush=True)", r"its answer '\[1\]' is not a JSON line"),
         ("answer(score=1)", "is not a JSON line"),
+        ("sys.exit('no data')", r"ended \(exit status 1\); standard error: no data"),
         ("answer(value='1.5')", "its value '1.5' is not a number"),
         ("answer(value=None)", "its value None is not a number"),
         ("answer(value=True)", "its value True is not a number"),
@@ -231,11 +223,8 @@ def test_programs_and_files_are_looked_up_beside_the_config(tmp_path, monkeypatc
         ({"command": ["no-such-dock"]}, "no program 'no-such-dock' on this machine's PATH"),
         ({"command": ["./no-such-dock"]}, "no such program: .*no-such-dock"),
         ({"command": ["/"]}, "no such program: /"),
-        ({"command": []}, "command: should have at least 1 entry"),
         ({"command": "python dock.py"}, "command: should be a list"),
         ({"command": ["python3"], "timeout": 0}, "timeout: should be greater than 0"),
-        ({"command": ["python3"], "timout": 1}, "timout: not a known key; did you mean 'timeout'"),
-        ({}, "command: required, and not given"),
     ],
 )
 def test_a_command_that_cannot_be_run_is_refused(parameters, says):
@@ -244,10 +233,7 @@ def test_a_command_that_cannot_be_run_is_refused(parameters, says):
 
 
 def test_its_identity_is_what_its_files_hold(program):
-    one = program()
-    first = one.identity
-    Path(one.command[1]).write_text("# another program\n")
-    assert one.identity != first
+    assert program().identity == program().identity != program("pass").identity
 
 
 # ---- a program that is run once for a batch
@@ -266,15 +252,12 @@ print(json.dumps({"version": 1, "payload": {"length": [len(one) for one in smile
 def batch(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "batch.py").write_text(BATCH)
-    return lambda **more: {
-        "kind": "batch_program",
-        "parameters": {"command": [sys.executable, "batch.py"], "property": "length", **more},
-        "transform": {"kind": "linear_clip", "low": 0, "high": 10},
-    }
+    settings = {"command": [sys.executable, "batch.py"], "property": "length"}
+    return lambda **more: reward_of(part("batch_program", 0, 10, **settings | more))
 
 
 def test_a_batch_program_is_run_once_for_all_molecules(batch, tmp_path):
-    frame = reward_of(batch()).score(["CCO", "C", "OCC", "C(", "CCCC"])
+    frame = batch().score(["CCO", "C", "OCC", "C(", "CCCC"])
     assert frame["reward"].tolist() == [0.3, 0.1, 0.3, 0, 0.4]
     assert (tmp_path / "asked.txt").read_text() == "CCO C CCCC\n"
 
@@ -287,12 +270,12 @@ def test_a_batch_program_is_run_once_for_all_molecules(batch, tmp_path):
     ],
 )
 def test_a_batch_program_without_an_answer(batch, more, says):
-    (reason,) = reward_of(batch(**more)).score(["C"])["reason"]
+    (reason,) = batch(**more).score(["C"])["reason"]
     assert reason.startswith("component batch_program failed: ")
     assert says in reason
 
 
 def test_one_molecule_spoils_no_other_of_its_batch(batch):
-    frame = reward_of(batch()).score(["CCO", "CBr", "C"])
+    frame = batch().score(["CCO", "CBr", "C"])
     assert frame["reward"].tolist() == [0.3, 0, 0.1]
     assert "(exit status 1; standard error: no bromine)" in frame["reason"][1]

@@ -5,7 +5,7 @@ import math
 from typing import Literal, NamedTuple, get_type_hints
 
 import pytest
-from building import build, reward_of, value
+from building import build, part, reward_of, value
 from rich.console import Console
 
 from chemkl.config import InputError
@@ -16,6 +16,7 @@ from chemkl.rewards.registry import (
     COMPONENTS,
     SYNONYMS,
     find_component,
+    paragraphs,
     reward_tables,
     transform_tables,
 )
@@ -43,15 +44,13 @@ def test_a_component_of_ones_own_is_one_function(registry):
 
         return score
 
-    oxygen = {"element": "8", "mode": "any"}
-    frame = reward_of(
-        "carbon_share", {"kind": "carbon_share", "name": "has_o", "parameters": oxygen}
-    ).score(["CCO", "CC"])
+    oxygen = {**part("carbon_share", element="8", mode="any"), "name": "has_o"}
+    frame = reward_of("carbon_share", oxygen).score(["CCO", "CC"])
     assert frame["raw_carbon_share"].tolist() == [2 / 3, 1.0]
     assert frame["raw_has_o"].tolist() == [1.0, 0.0]
     made = find_component("carbon_share")
     assert (made.batched, made.costly, made.version) == (False, True, 1)
-    assert made.paragraphs[0] == "Share of one element among the heavy atoms."
+    assert paragraphs(made.factory)[0] == "Share of one element among the heavy atoms."
 
 
 def test_its_signature_is_its_schema(registry):
@@ -170,7 +169,7 @@ def test_an_unknown_kind_names_the_component_that_was_meant(meant):
         hint, _, meaning = message.partition("? ")
         assert f"unknown component {name!r}; did you mean " in hint
         assert repr(meant) in hint
-        assert COMPONENTS[meant].paragraphs[0] in meaning
+        assert paragraphs(COMPONENTS[meant].factory)[0] in meaning
         assert message.endswith(f") chemkl show rewards lists all {len(COMPONENTS)}")
         assert len(message.splitlines()) == 1
 
@@ -183,10 +182,10 @@ def test_every_other_name_is_of_a_component_and_none_is_a_component_itself():
 # ---- the tables of components and transforms
 
 
-def shown(parts):
+def shown(tables):
     console = Console(width=300, file=io.StringIO())
-    for part in parts:
-        console.print(part, highlight=False)
+    for table in tables:
+        console.print(table, highlight=False)
     return console.file.getvalue()
 
 

@@ -13,6 +13,7 @@ from chemkl.config import InputError
 from chemkl.results import TraceWriter, read_trace
 from chemkl.rewards import RewardModel
 from chemkl.rewards.model import Failures
+from chemkl.rewards.scoring import Failed
 
 CARBON = {"kind": "required_smarts", "parameters": {"smarts": "C"}}
 CHAINS = [f"{'C' * a}O{'C' * b}N" for a in range(1, 21) for b in range(1, 21)]
@@ -94,9 +95,9 @@ def test_remembered_failures_count_and_do_not_stop_a_run_that_goes_on(model):
 @pytest.mark.parametrize("words", [("molecules", "component"), ("completions", "reward function")])
 def test_a_summary_says_what_failed_on_what(words):
     failures = Failures(["mine", "fine"], 0.5, *words)
-    for reason in (None, "it returned nan", "ValueError: no (mine.py:3)", "it returned nan"):
-        failures["mine"].add(reason)
-        failures["fine"].add(None)
+    failures.add(failures, [])
+    for reason in ("it returned nan", "ValueError: no (mine.py:3)", "it returned nan"):
+        failures.add(failures, [Failed("mine", reason)])
     assert failures.describe() == [
         f"{words[1]} mine failed on 3 of 4 {words[0]}, most often: it returned nan"
     ]

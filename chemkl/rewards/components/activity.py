@@ -9,12 +9,12 @@ import hashlib
 import io
 import math
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cache, cached_property
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple, Self
+from typing import IO, Any, Literal, Self
 
 import numpy as np
 from rdkit.Chem import Mol, rdFingerprintGenerator
@@ -29,6 +29,7 @@ from chemkl.rewards.registry import BatchScore, component
 
 N_FEATURES = 2048
 ACTIVE = 1  # the class, of 0 and 1, whose probability is wanted
+MEMBER = "molscore/data/models/molopt/{}_current.pkl"
 
 
 @component(
@@ -67,21 +68,22 @@ def activity(
 # ---- pickles of scikit-learn as stand-ins
 
 
-class Inert:
-    """What a pickle says of one object, and no more: how it was made, and its state."""
+class Inert(dict[Any, Any]):
+    """What a pickle says of one object, and no more: its items and its state."""
 
-    arguments: tuple[Any, ...]
     state: Any = None
 
-    def __new__(cls, *arguments: Any) -> "Inert":
-        """Keep the arguments."""
-        self = super().__new__(cls)
-        self.arguments = arguments
-        return self
+    def __init__(self, *_: Any) -> None:
+        super().__init__()
 
     def __setstate__(self, state: Any) -> None:
         """Keep the state."""
         self.state = state
+
+
+def stand_ins(names: Mapping[str, str]) -> dict[tuple[str, str], type[Inert]]:
+    """List names for an unpickler, given by module: one class stands for all of them."""
+    return {(module, name): Inert for module, some in names.items() for name in some.split()}
 
 
 NAMES = {
@@ -91,16 +93,12 @@ NAMES = {
     "sklearn.tree._classes": "DecisionTreeClassifier",
     "sklearn.tree._tree": "Tree",
 }
-"""All that a pickle may name beside arrays; one class stands for all of it."""
-
-ALLOWED = ARRAYS | {
-    (module, name): Inert for module, names in NAMES.items() for name in names.split()
-}
+"""All that a pickle may name beside arrays."""
 
 
 def read_model(stream: IO[bytes], name: str) -> Inert:
     """Read a pickled model: its objects as stand-ins, nothing imported, nothing called."""
-    load = AllowedUnpickler(stream, ALLOWED).load
+    load = AllowedUnpickler(stream, ARRAYS | stand_ins(NAMES)).load
     model: Inert = read_pickled(load, Inert, name, "the pickle of a known model")
     return model
 
@@ -214,23 +212,12 @@ class SupportVectors:
 # ---- where they come from
 
 
-class Source(NamedTuple):
-    """A pickled classifier inside the wheel, and what it becomes; the sha256 is the pickle's."""
-
-    model: type[Forest | SupportVectors]
-    member: str
-    sha256: str
-
-
-_MEMBER = "molscore/data/models/molopt/{}_current.pkl"
-_DRD2 = "ef1f00e47d5e4670a45b0a4178db3c41b2e1aa9dad7113ac9d0f58e3f9d67532"
-_GSK3B = "d3a20701b80e5179c88c3ad4dc3483dd7ab35c50dc055c6773a7f5b63e89b6d5"
-_JNK3 = "cde8576fb4fa3f60b9f258ff9cf1b9ff346eb50d196d5cbbe25965efc1864889"
-CLASSIFIERS = {
-    "drd2": Source(SupportVectors, _MEMBER.format("drd2"), _DRD2),
-    "gsk3b": Source(Forest, _MEMBER.format("gsk3b"), _GSK3B),
-    "jnk3": Source(Forest, _MEMBER.format("jnk3"), _JNK3),
+CLASSIFIERS: dict[str, tuple[type[Forest | SupportVectors], str]] = {
+    "drd2": (SupportVectors, "ef1f00e47d5e4670a45b0a4178db3c41b2e1aa9dad7113ac9d0f58e3f9d67532"),
+    "gsk3b": (Forest, "d3a20701b80e5179c88c3ad4dc3483dd7ab35c50dc055c6773a7f5b63e89b6d5"),
+    "jnk3": (Forest, "cde8576fb4fa3f60b9f258ff9cf1b9ff346eb50d196d5cbbe25965efc1864889"),
 }
+"""By target, what the pickled classifier in the wheel becomes, and the sha256 of the pickle."""
 
 
 @cache
@@ -240,27 +227,26 @@ def load_classifier(target: str, folder: Path) -> Forest | SupportVectors:
     An npz that is damaged, or of another source, is made anew; two that do so at once write the
     same.
     """
-    source = CLASSIFIERS[target]
-    names = [field.name for field in fields(source.model)]
-    path = at_home(folder) / f"activity-{target}-{source.sha256[:16]}.npz"
+    kind, sha256 = CLASSIFIERS[target]
+    names = [field.name for field in fields(kind)]
+    path = at_home(folder) / f"activity-{target}-{sha256[:16]}.npz"
     with (
         suppress(OSError, EOFError, LookupError, ValueError, zipfile.BadZipFile),
         np.load(path, allow_pickle=False) as arrays,
     ):
-        if arrays["sha256"] == source.sha256:
-            return source.model(**{name: arrays[name] for name in names})
-    wheel = fetch_wheel(MOLSCORE, folder)
-    name = f"{wheel}:{source.member}"
-    with open_member(wheel, source.member) as stream:
+        if arrays["sha256"] == sha256:
+            return kind(**{name: arrays[name] for name in names})
+    wheel, member = fetch_wheel(MOLSCORE, folder), MEMBER.format(target)
+    with open_member(wheel, member) as stream:
         pickled = stream.read()
-    sha256 = hashlib.sha256(pickled).hexdigest()
-    if sha256 != source.sha256:
-        raise InputError(f"{name}: sha256 is {sha256}, expected {source.sha256}.")
+    digest = hashlib.sha256(pickled).hexdigest()
+    if digest != sha256:
+        raise InputError(f"{wheel}:{member}: sha256 is {digest}, expected {sha256}.")
     # of the known form, as its hash says
-    classifier = source.model.from_pickle(read_model(io.BytesIO(pickled), name))
+    classifier = kind.from_pickle(read_model(io.BytesIO(pickled), f"{wheel}:{member}"))
     packed = io.BytesIO()
     kept: dict[str, Any] = {name: getattr(classifier, name) for name in names}
-    np.savez_compressed(packed, sha256=np.array(source.sha256), **kept)
+    np.savez_compressed(packed, sha256=np.array(sha256), **kept)
     try:
         write_bytes(path, packed.getvalue(), parents=True)
     except OSError as error:

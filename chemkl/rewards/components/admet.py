@@ -23,6 +23,7 @@ from rdkit.Chem import BondType, HybridizationType, Mol, MolToSmiles
 
 from chemkl.results.pickles import AllowedUnpickler, StandIn, read_pickled
 from chemkl.results.wheels import Wheel, fetch_wheel, open_member
+from chemkl.rewards.components.activity import stand_ins
 from chemkl.rewards.registry import REAL, BatchScore, component, one_of
 
 ADMET_AI = Wheel(
@@ -277,23 +278,13 @@ NAMES = {
 """All that a checkpoint may name beside its arrays, by module; nothing is imported for it."""
 
 
-class Inert(dict[Any, Any]):
-    """Stands in for everything on the list: keeps its items, does nothing."""
-
-    def __init__(self, *_: Any) -> None:
-        super().__init__()
-
-    def __setstate__(self, state: Any) -> None:
-        """Forget the state."""
-
-
 def _tensor(data: np.ndarray, offset: int, shape: tuple[int, ...], *_: Any) -> np.ndarray:
     """Cut an array out of a storage."""
     return data[offset : offset + int(np.prod(shape, dtype=int))].reshape(shape)
 
 
 STAND_INS: dict[tuple[str, str], Any] = {
-    **{(module, name): Inert for module, names in NAMES.items() for name in names.split()},
+    **stand_ins(NAMES),
     ("torch", "FloatStorage"): np.float32,
     ("torch", "LongStorage"): np.int64,
     ("torch._utils", "_rebuild_tensor_v2"): StandIn(_tensor),

@@ -26,7 +26,6 @@ from typing import Annotated, Any
 from pydantic import Field, FiniteFloat
 from rdkit import Chem
 from rdkit.Chem import Mol, rdDistGeom, rdForceFieldHelpers
-from rdkit.Chem.Descriptors import NumRadicalElectrons
 from rdkit.Chem.MolStandardize.rdMolStandardize import Uncharger
 
 from chemkl.chem.molecules import one_line
@@ -126,14 +125,16 @@ def find_obabel() -> Tool:
         for name, place in (("BABEL_LIBDIR", "lib"), ("BABEL_DATADIR", "share")):
             for folder in (inside / place / "openbabel").glob("3*"):
                 environment[name] = str(folder)
-    if path is None:
-        raise InputError(f"docking needs Open Babel: install it with {install('docking')}")
-    tool = Tool(path, environment)
-    try:
-        tool.run(["-V"], Clock(START))
-    except DockingError as error:
-        raise InputError(f"docking needs Open Babel, which cannot be run: {error}") from None
-    return tool
+    problem = f": install it with {install('docking')}"
+    if path is not None:
+        tool = Tool(path, environment)
+        try:
+            tool.run(["-V"], Clock(START))
+        except DockingError as error:
+            problem = f", which cannot be run: {error}"
+        else:
+            return tool
+    raise InputError(f"docking needs Open Babel{problem}")
 
 
 def find_vina(program: Path | None = None) -> Tool:
@@ -146,12 +147,8 @@ def find_vina(program: Path | None = None) -> Tool:
             f"dockstring brings no AutoDock Vina for {platform.system()} {platform.machine()}: "
             "install AutoDock Vina, and give the path of its program as `program`"
         )
-    return Tool(str(_resources() / "bin" / name))
-
-
-def _resources() -> Path:
-    """The folder with dockstring's receptors and AutoDock Vina; nothing of it is imported."""
-    return needed_package("dockstring", "docking", "docking") / "resources"
+    folder = needed_package("dockstring", "docking", "docking") / "resources" / "bin"
+    return Tool(str(folder / name))
 
 
 # ---- receptors
@@ -166,15 +163,6 @@ class Receptor:
     size: Point
 
     @property
-    def arguments(self) -> list[str]:
-        """As AutoDock Vina takes it."""
-        arguments = ["--receptor", str(self.path)]
-        for name, point in (("center", self.center), ("size", self.size)):
-            for axis, value in zip("xyz", point, strict=True):
-                arguments += [f"--{name}_{axis}", repr(float(value))]
-        return arguments
-
-    @property
     def identity(self) -> str:
         """What it is, in 64 characters; kept in caches, so the text stays as it is."""
         text = f"Box(center={self.center}, size={self.size}) {sha256_of(self.path)}"
@@ -183,7 +171,7 @@ class Receptor:
 
 def published_receptor(target: str) -> Receptor:
     """Give one of dockstring's receptors with its box."""
-    folder = _resources() / "targets"
+    folder = needed_package("dockstring", "docking", "docking") / "resources" / "targets"
     text = (folder / f"{target}_conf.txt").read_text(encoding="utf-8")
     values = {(name, axis): float(value) for name, axis, value in _SETTING.findall(text)}
     center, size = (
@@ -249,36 +237,37 @@ def prepare_ligand(
 
 def check_ligand(mol: Mol) -> None:
     """Refuse what cannot be docked as one ligand: fragments, radicals, explicit hydrogen atoms."""
-    n_fragments = len(Chem.GetMolFrags(mol))
-    radicals = NumRadicalElectrons(mol)  # type: ignore[no-untyped-call]  # RDKit's own is untyped
-    hydrogens = any(atom.GetAtomicNum() == 1 for atom in mol.GetAtoms())
+    n_fragments, atoms, problem = len(Chem.GetMolFrags(mol)), [*mol.GetAtoms()], ""
     if n_fragments != 1:
-        raise DockingError(f"{n_fragments} fragments: one ligand is docked at a time")
-    if radicals:
-        raise DockingError("a radical: AutoDock Vina has no type for it")
-    if hydrogens:
-        raise DockingError("hydrogen atoms that cannot be made implicit, such as isotopes")
+        problem = f"{n_fragments} fragments: one ligand is docked at a time"
+    elif any(atom.GetNumRadicalElectrons() for atom in atoms):
+        problem = "a radical: AutoDock Vina has no type for it"
+    elif any(atom.GetAtomicNum() == 1 for atom in atoms):
+        problem = "hydrogen atoms that cannot be made implicit, such as isotopes"
+    if problem:
+        raise DockingError(problem)
 
 
 def _refined(mol: Mol) -> Mol:
     """Minimise by the first force field that has parameters for all of its atoms."""
-    fields = rdForceFieldHelpers
+    problem, fields = "no force field has parameters for all of its atoms", rdForceFieldHelpers
     for name, is_complete, optimize in (
         ("MMFF94", fields.MMFFHasAllMoleculeParams, fields.MMFFOptimizeMolecule),
         ("UFF", fields.UFFHasAllMoleculeParams, fields.UFFOptimizeMolecule),
     ):
-        refined, problem = Mol(mol), f"did not converge in {MAX_STEPS} steps"
+        refined = Mol(mol)
         try:
             if not is_complete(refined):
                 continue
             if optimize(refined, maxIters=MAX_STEPS) == 0:
                 return refined
+            problem = f"{name} did not converge in {MAX_STEPS} steps"
         except Chem.KekulizeException:
             continue  # MMFF94's own view of aromaticity; UFF has none
         except RuntimeError as error:  # RDKit's invariants
-            problem = f"failed: {one_line(error)}"
-        raise DockingError(f"{name} {problem}")
-    raise DockingError("no force field has parameters for all of its atoms")
+            problem = f"{name} failed: {one_line(error)}"
+        break
+    raise DockingError(problem)
 
 
 # ---- the component
@@ -378,9 +367,17 @@ class Docking:
         with TemporaryDirectory(prefix="chemkl-dock-") as folder:
             ligand, poses = Path(folder) / "ligand.pdbqt", Path(folder) / "poses.pdbqt"
             prepare_ligand(mol, ligand, self.obabel, self.ph, self.seed, clock)
-            arguments = [*self.receptor.arguments, "--ligand", str(ligand), "--out", str(poses)]
-            arguments += ["--exhaustiveness", str(self.exhaustiveness), "--seed", str(self.seed)]
-            self.vina.run([*arguments, "--cpu", str(self.cpu)], clock, folder)
+            settings: dict[str, object] = {
+                **{"receptor": self.receptor.path, "ligand": ligand, "out": poses},
+                **{"exhaustiveness": self.exhaustiveness, "seed": self.seed, "cpu": self.cpu},
+            }
+            for name, point in (("center", self.receptor.center), ("size", self.receptor.size)):
+                for axis, length in zip("xyz", point, strict=True):
+                    settings[f"{name}_{axis}"] = float(length)
+            arguments: list[str] = []
+            for name, value in settings.items():
+                arguments += [f"--{name}", str(value)]
+            self.vina.run(arguments, clock, folder)
             text = poses.read_text(encoding="utf-8", errors="replace") if poses.exists() else ""
         result = _RESULT.search(text)
         if result is None:

@@ -215,8 +215,8 @@ def _usable(annotation: Any) -> Any:
         TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
     except (PydanticSchemaGenerationError, TypeError):
         return Any
-    except PydanticUserError:  # BaseModels refuse a config; they can be checked against
-        return annotation
+    except PydanticUserError:
+        pass  # BaseModels refuse a config; they can be checked against
     return annotation
 
 
@@ -231,10 +231,29 @@ def _form(annotation: Any) -> tuple[bool, type] | None:
 
 
 def _module(place: str, path: Path | None) -> ModuleType:
-    """Import a module by its dotted name, or run a file as one."""
+    """Import a module by its dotted name, or run a file as one, which finds the files beside it.
+
+    The same text is run once.
+    """
+    name = ""
     try:
-        return import_module(place) if path is None else _module_of_file(path)
+        if path is None:
+            return import_module(place)
+        stem = re.sub(r"\W", "_", path.stem)
+        name = f"chemkl_own_{stem}_{sha256_of(path)[:12]}"
+        loaded = sys.modules.get(name)
+        if loaded is not None and loaded.__file__ == str(path):
+            return loaded
+        loader = SourceFileLoader(name, str(path))
+        module = module_from_spec(spec_from_loader(name, loader))  # type: ignore[arg-type] # a file
+        sys.modules[name] = module  # dataclasses and pickle look a class's module up there
+        sys.path.insert(0, str(path.parent))  # as for a script that stands there
+        try:
+            loader.exec_module(module)
+        finally:
+            sys.path.remove(str(path.parent))
     except (Exception, SystemExit) as error:
+        sys.modules.pop(name, None)
         lacking = error.name if isinstance(error, ModuleNotFoundError) and path is None else None
         text = f"{place} cannot be imported: {_described(error)}"
         if lacking and f"{place}.".startswith(f"{lacking}."):
@@ -243,27 +262,8 @@ def _module(place: str, path: Path | None) -> ModuleType:
                 "path/to/file.py:name"
             )
         raise InputError(text) from error
-
-
-def _module_of_file(path: Path) -> ModuleType:
-    """Run a file as a module; the same text is run once, and finds the files beside it."""
-    stem = re.sub(r"\W", "_", path.stem)
-    name = f"chemkl_own_{stem}_{sha256_of(path)[:12]}"
-    loaded = sys.modules.get(name)
-    if loaded is not None and loaded.__file__ == str(path):
-        return loaded
-    loader = SourceFileLoader(name, str(path))
-    module = module_from_spec(spec_from_loader(name, loader))  # type: ignore[arg-type] # of a file
-    sys.modules[name] = module  # dataclasses and pickle look a class's module up there
-    sys.path.insert(0, str(path.parent))  # as for a script that stands there
-    try:
-        loader.exec_module(module)
-    except (Exception, SystemExit):
-        del sys.modules[name]
-        raise
-    finally:
-        sys.path.remove(str(path.parent))
-    return module
+    else:
+        return module
 
 
 # ---- the component

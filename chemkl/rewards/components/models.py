@@ -4,7 +4,7 @@ The models come from files, which are read without running anything in them.
 """
 
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
@@ -33,18 +33,13 @@ PICKLES = (".pkl", ".pickle", ".joblib", ".sav", ".dill")
 Method = Literal["predict", "predict_proba", "decision_function"]
 Predict = Callable[[np.ndarray], np.ndarray]  # fingerprints (n, n_bits) to one number each (n,)
 
-_ONNX_TYPES: Mapping[str, type[np.generic]] = {
-    f"tensor({name})": kind
-    for name, kind in {
-        "float": np.float32,
-        "double": np.float64,
-        "float16": np.float16,
-        "bool": np.bool_,
-        "int64": np.int64,
-        "int32": np.int32,
-        "int8": np.int8,
-        "uint8": np.uint8,
-    }.items()
+_ONNX_TYPES = {
+    "tensor(float)": np.dtype("float32"),
+    "tensor(double)": np.dtype("float64"),
+    **{
+        f"tensor({name})": np.dtype(name)
+        for name in ("float16", "bool", "int64", "int32", "int8", "uint8")
+    },
 }
 
 
@@ -269,11 +264,14 @@ def _one_number(
         tried = values(np.zeros((1, n), dtype=np.float32))
     width = tried.shape[1]
     column = 0 if class_index is None and width == 1 else class_index
+    problem = ""
     if tried.dtype.kind not in "fiub":
-        raise InputError(f"{path}: {what} gives {tried.dtype}, not numbers")
-    if column is None or column >= width:
-        raise InputError(
-            f"{path}: {what} gives {width} values for a molecule: say which one with class_index, "
-            f"0 to {width - 1} (it is {'null' if column is None else column})"
+        problem = f"{tried.dtype}, not numbers"
+    elif column is None or column >= width:
+        problem = (
+            f"{width} values for a molecule: say which one with class_index, 0 to {width - 1} "
+            f"(it is {'null' if column is None else column})"
         )
+    if problem:
+        raise InputError(f"{path}: {what} gives {problem}")
     return lambda features: values(features)[:, column].astype(float)

@@ -114,10 +114,6 @@ def _heavy_graph(mol: Mol) -> Mol:
     return Chem.RemoveHs(mol, parameters)
 
 
-def _logp(mol: Mol) -> float:
-    return float(rdMolDescriptors.CalcCrippenDescriptors(mol)[0])
-
-
 def _balaban_j(mol: Mol) -> float:
     """Give Balaban's J; RDKit makes a number up where it is not defined."""
     graph = _heavy_graph(mol)
@@ -158,13 +154,13 @@ register_table(__name__, [
      "Mass of the molecule of the commonest isotopes, or of those that the SMILES names."),
     ("heavy_atom_mol_wt", Descriptors.HeavyAtomMolWt, "g/mol", MANY, "RDKit HeavyAtomMolWt",
      "Average molecular weight without the hydrogens."),
-    ("logp", _logp, "", REAL,
+    ("logp", DESCRIPTORS["MolLogP"], "", REAL,
      f"{WILDMAN}; RDKit MolLogP", "Octanol-water partition coefficient, as a decimal logarithm."),
-    ("molar_refractivity", lambda mol: float(rdMolDescriptors.CalcCrippenDescriptors(mol)[1]),
-     "cm³/mol", REAL, f"{WILDMAN}; RDKit MolMR",
+    ("molar_refractivity", DESCRIPTORS["MolMR"], "cm³/mol", REAL, f"{WILDMAN}; RDKit MolMR",
      "Molar refractivity: high for large and polarisable molecules."),
     ("penalized_logp",
-     lambda mol: _logp(mol) - sascorer()(mol) - max(largest_ring(mol) - 6, 0), "", REAL,
+     lambda mol: DESCRIPTORS["MolLogP"](mol) - sascorer()(mol) - max(largest_ring(mol) - 6, 0),
+     "", REAL,
      "Jin et al., ICML 2018, arXiv:1802.04364, section 3.2, not normalised",
      "logP less the SA score, less the atoms beyond six of the largest ring."),
     ("tpsa", rdMolDescriptors.CalcTPSA, "Å²", MANY,

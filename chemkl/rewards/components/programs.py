@@ -47,11 +47,8 @@ def find_program(command: Sequence[str], folder: Path | None = None) -> list[str
 
     def beside(argument: str) -> str:
         """The full path of a file beside the config file; anything else as it is."""
-        for place in (folder, Path.cwd()):
-            with suppress(OSError, ValueError):  # a text too long for a path, or with a zero byte
-                if place is not None and argument and (place / argument).is_file():
-                    return str(place / argument)
-        return argument
+        places = [place for place in (folder, Path.cwd()) if place is not None and argument]
+        return next(filter(os.path.isfile, (str(place / argument) for place in places)), argument)
 
     name, *arguments = command
     program, problem = shutil.which(name), ""
@@ -172,10 +169,9 @@ class _Running:
             except OSError:
                 raise self._died("input") from None
             line = self._line(deadline, timeout)
-            try:
+            answer = None
+            with suppress(ValueError):
                 answer = json.loads(line)
-            except ValueError:
-                answer = None
             if isinstance(answer, dict) and {"value", "error"} & answer.keys():
                 wrong = [key for key in question if answer.get(key, question[key]) != question[key]]
                 if not wrong:

@@ -48,18 +48,6 @@ def conformer(mol: Mol, embedding: Embedding) -> Mol:
     return made
 
 
-def _unfit(mol: Mol, max_heavy_atoms: int) -> str:
-    """Why a molecule with its hydrogens is not embedded; empty where it is."""
-    n_fragments, n_heavy = len(Chem.GetMolFrags(mol)), mol.GetNumHeavyAtoms()
-    if n_fragments > 1:
-        return f"{n_fragments} fragments have no common shape"
-    if mol.GetNumAtoms() == 1:
-        return "a single atom has no shape"
-    if n_heavy > max_heavy_atoms:
-        return f"{n_heavy} heavy atoms, and max_heavy_atoms = {max_heavy_atoms}"
-    return ""
-
-
 @lru_cache(maxsize=REMEMBERED)
 def _conformer(smiles: str, embedding: Embedding) -> Mol | str:
     """Embed, or say why not: a failure is remembered like a success.
@@ -73,8 +61,13 @@ def _conformer(smiles: str, embedding: Embedding) -> Mol | str:
         if read is None:
             return "RDKit cannot read its canonical SMILES"
         mol = Chem.AddHs(read)
-        if problem := _unfit(mol, embedding.max_heavy_atoms):
-            return problem
+        n_fragments, n_heavy = len(Chem.GetMolFrags(mol)), mol.GetNumHeavyAtoms()
+        if n_fragments > 1:
+            return f"{n_fragments} fragments have no common shape"
+        if mol.GetNumAtoms() == 1:
+            return "a single atom has no shape"
+        if n_heavy > embedding.max_heavy_atoms:
+            return f"{n_heavy} heavy atoms, and max_heavy_atoms = {embedding.max_heavy_atoms}"
         deadline = time.monotonic() + embedding.timeout
         for random_start, share in ((False, 0.5), (True, 1.0)):
             settings: Any = rdDistGeom.ETKDGv3()

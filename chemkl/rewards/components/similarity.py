@@ -85,19 +85,17 @@ def read_references(references: Sequence[str] | None = None, file: Path | None =
         fix = "rename that with the SMILES to smiles"  # there is no setting beside the file
         text = str(error).replace("say which one it is with `column`", fix)
         raise InputError(f"references_file: {text}") from None
+    read = [(place, read_molecule(text)) for place, text in texts + from_file]
+    problems = [
+        f"{place} = {molecule.smiles!r} is not a molecule: {molecule.reason}"
+        for place, molecule in read
+        if molecule.mol is None
+    ]
     if file is not None and not from_file:
-        raise InputError(f"references_file: {file}: no reference in it; expected one a line")
-    texts += from_file
-    if not texts:
-        raise InputError("references: required, and not given: give references or references_file")
-    read = [(place, read_molecule(text)) for place, text in texts]
-    refuse(
-        [
-            f"{place} = {molecule.smiles!r} is not a molecule: {molecule.reason}"
-            for place, molecule in read
-            if molecule.mol is None
-        ]
-    )
+        problems.append(f"references_file: {file}: no reference in it; expected one a line")
+    elif not read:
+        problems.append("references: required, and not given: give references or references_file")
+    refuse(problems)
     return [molecule.mol for _, molecule in read if molecule.mol is not None]
 
 

@@ -118,10 +118,8 @@ def forbidden_smarts(smarts: Smarts, *, use_chirality: Chirality = False) -> Sco
 
     A molecule costs a few µs a pattern.
     """
-    patterns = compile_smarts(smarts)
-    return lambda mol: float(
-        not any(mol.HasSubstructMatch(pattern, useChirality=use_chirality) for pattern in patterns)
-    )
+    has_any = required_smarts(smarts, combine="any", use_chirality=use_chirality)
+    return lambda mol: 1 - has_any(mol)
 
 
 @component("smarts_count", unit="matches", range=MANY, source="RDKit substructure search")
