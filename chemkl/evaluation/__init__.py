@@ -2,14 +2,12 @@
 
 from chemkl.evaluation.metrics import METRICS, Metric, evaluate, metrics_schema
 from chemkl.evaluation.reference import Comparisons
-from chemkl.evaluation.samples import Molecule, Samples, from_smiles, from_trace
+from chemkl.evaluation.samples import from_smiles, from_trace
 
 __all__ = [
     "METRICS",
     "Comparisons",
     "Metric",
-    "Molecule",
-    "Samples",
     "evaluate",
     "from_smiles",
     "from_trace",

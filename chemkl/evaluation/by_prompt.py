@@ -12,7 +12,7 @@ collapse, and the likeness to references and to the prior, which are no samples 
 
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,21 +68,6 @@ _MEANT = {
 """What columns mean here, where that is something else than in the table of runs."""
 
 
-@dataclass(frozen=True)
-class PromptSamples:
-    """What one run proposed in answer to one prompt; calls and rewards are the prompt's own.
-
-    `n_calls` are oracle calls of the run that were spent on these rows, `n_late` the prompt's valid
-    samples among the last ones of the run.
-    """
-
-    group: int
-    prompt: str
-    samples: Samples
-    n_calls: int
-    n_late: int
-
-
 def require_prompts(folders: Iterable[Path]) -> None:
     """Look for prompts in the traces of runs, without reading a row."""
     lacking = [
@@ -96,41 +81,6 @@ def require_prompts(folders: Iterable[Path]) -> None:
             f"the trace of {', '.join(lacking)}; runs of posttrain_llm have them. Leave by_prompt "
             "out, or evaluate such runs apart."
         )
-
-
-def split_by_prompt(
-    samples: Samples, trace: pd.DataFrame, late_samples: int
-) -> list[PromptSamples]:
-    """Take the samples of a run apart by prompt; one of which nothing was sampled is left out.
-
-    The trace is that of the samples, in the order of step and row, with `PROMPT_COLUMNS`; of the
-    last `late_samples` valid samples of the run each prompt has its part.
-    """
-    sampled, whole = sampled_rows(trace), valid_rows(trace)
-    whole = whole[~whole["canonical_smiles"].isin(samples.skipped)]
-    late = whole["group"].tail(late_samples).value_counts()
-    found = {molecule.smiles for molecule in samples.molecules}
-    parts = []
-    for group, rows in sampled.groupby("group", sort=True):
-        valid = whole[whole["group"] == group]
-        made = valid[valid["canonical_smiles"].isin(found)]
-        first = made.drop_duplicates("canonical_smiles")
-        paid = zip(first["canonical_smiles"], first["reward"].astype(float), strict=True)
-        molecules = [
-            replace(samples.molecule_of[smiles], call=call, reward=reward)
-            for call, (smiles, reward) in enumerate(paid, start=1)
-        ]
-        smiles = valid["canonical_smiles"].tolist()
-        parts.append(
-            PromptSamples(
-                group=int(str(group)),
-                prompt=str(rows["prompt"].iloc[0]),
-                samples=Samples(samples.name, len(rows), smiles, molecules, given=samples.given),
-                n_calls=int(rows["call"].notna().sum()),
-                n_late=int(late.get(group, 0)),
-            )
-        )
-    return parts
 
 
 def by_prompt_schema(options: MetricOptions) -> pa.Schema:
@@ -152,19 +102,43 @@ prompt string: The prompt.
 
 
 def prompt_rows(
-    parts: Iterable[PromptSamples],
+    samples: Samples,
+    trace: pd.DataFrame,
     thresholds: Sequence[float],
     options: MetricOptions,
     corpus: AbstractSet[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Compute all rows of one run: for each prompt all its molecules, then its hits."""
+    """Compute all rows of one run: for each prompt all its molecules, then its hits.
+
+    The trace is that of the samples, in the order of step and row, with `PROMPT_COLUMNS`; of the
+    last `late_samples` valid samples of the run each prompt has its part. A prompt of which nothing
+    was sampled is left out.
+    """
     names = by_prompt_schema(options).names
-    rows = []
-    for part in parts:
-        about = {"group": part.group, "prompt": part.prompt, "n_calls": part.n_calls}
-        late = window_at(part.samples, len(part.samples.valid), part.n_late)
-        about |= {"n_late": part.n_late, **late}
-        for row in evaluate(part.samples, thresholds, options, Comparisons(corpus=corpus)):
-            whole = row | about
-            rows.append({name: whole[name] for name in names})
-    return rows
+    whole = valid_rows(trace)
+    whole = whole[~whole["canonical_smiles"].isin(samples.skipped)]
+    late = whole["group"].tail(options.late_samples).value_counts()
+    found = {molecule.smiles for molecule in samples.molecules}
+    table = []
+    for group, sampled in sampled_rows(trace).groupby("group", sort=True):
+        valid = whole[whole["group"] == group]
+        first = valid[valid["canonical_smiles"].isin(found)].drop_duplicates("canonical_smiles")
+        paid = zip(first["canonical_smiles"], first["reward"].astype(float), strict=True)
+        molecules = [
+            replace(samples.molecule_of[smiles], call=call, reward=reward)
+            for call, (smiles, reward) in enumerate(paid, start=1)
+        ]
+        smiles = valid["canonical_smiles"].tolist()
+        part = Samples(samples.name, len(sampled), smiles, molecules, given=samples.given)
+        n_late = int(late.get(group, 0))
+        about = {
+            "group": int(str(group)),
+            "prompt": str(sampled["prompt"].iloc[0]),
+            "n_calls": int(sampled["call"].notna().sum()),
+            "n_late": n_late,
+            **window_at(part, len(smiles), n_late),
+        }
+        for row in evaluate(part, thresholds, options, Comparisons(corpus=corpus)):
+            values = row | about
+            table.append({name: values[name] for name in names})
+    return table

@@ -1,20 +1,26 @@
-"""Methods compared with a baseline, seed by seed: which runs may be, and the rows."""
+"""Methods compared with a baseline, seed by seed: which runs may be, the tests, and the rows.
 
+Each test is the one-sided Welch t-test of arXiv 2510.20817; many are corrected together by Holm's
+step-down method (Scand. J. Statist. 6, 65-70, 1979).
+"""
+
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 from pydantic import ValidationError
+from scipy import stats
 
 from chemkl.config import InputError, complaints, did_you_mean
 from chemkl.config.evaluate import CompareConfig
 from chemkl.config.reward import RewardConfig
 from chemkl.display import is_missing
 from chemkl.evaluation.metrics import IDENTITY, Direction, metric_of
-from chemkl.evaluation.statistics import holm, judge, paired_difference
 from chemkl.results import Manifest
 from chemkl.results.columns import columns_of, described_schema
 from chemkl.results.provenance import (
@@ -29,6 +35,11 @@ from chemkl.results.provenance import (
 
 Values = Mapping[tuple[str, int], Sequence[Mapping[str, Any]]]
 """By method and seed: the rows of the evaluation of that run, one for each threshold."""
+
+Verdict = Literal["better", "not shown", "not resolved"]
+
+MIN_SEEDS = 5
+"""With fewer pairs of runs there is no verdict: neither the spread nor a test can be trusted."""
 
 _SHARED = ("budget", "max_samples", "prior", "reward")
 """Settings that all compared runs have alike; the others make a method."""
@@ -72,6 +83,74 @@ verdict string: better: p_holm is below alpha; not shown: it is not; not resolve
   pairs, or nothing varies.
 """)
 )
+
+
+# ---- the statistics
+
+
+def paired_difference(
+    values: Sequence[float],
+    baseline: Sequence[float],
+    better: Direction,
+    *,
+    confidence: float = 0.95,
+    n_resamples: int = 9999,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Compare the values of a method with those of the baseline, the same seeds in the same order.
+
+    By the names of `COMPARISON_SCHEMA`; None where the pairs are too few or do not vary.
+    The interval is the percentile interval over resampled pairs. With few pairs it is too narrow:
+    of normal differences a nominal 95 % interval covers 84 % at 5 pairs, 91 % at 10, 93 % at 20.
+    """
+    x_N, y_N = np.array(values, dtype=float), np.array(baseline, dtype=float)
+    names = ("mean", "sd", "baseline_mean", "baseline_sd", "difference", "low", "high")
+    result: dict[str, Any] = {"n": len(x_N), **dict.fromkeys((*names, "t", "df", "p"))}
+    if len(x_N) > 0:
+        result |= {"mean": float(x_N.mean()), "baseline_mean": float(y_N.mean())}
+        result["difference"] = float((x_N - y_N).mean())
+    if len(x_N) > 1:
+        interval = stats.bootstrap(
+            (x_N, y_N),
+            lambda x, y, axis=-1: np.mean(x - y, axis=axis),
+            paired=True,
+            confidence_level=confidence,
+            n_resamples=n_resamples,
+            method="percentile",
+            random_state=np.random.default_rng(seed),
+        ).confidence_interval
+        result |= {"low": float(interval.low), "high": float(interval.high)}
+        result |= {"sd": float(x_N.std(ddof=1)), "baseline_sd": float(y_N.std(ddof=1))}
+        if np.ptp(x_N) > 0 or np.ptp(y_N) > 0:
+            alternative = "greater" if better == "higher" else "less"
+            with warnings.catch_warnings():
+                # scipy doubts the variance of a sample whose values are all equal; it is 0
+                warnings.simplefilter("ignore", RuntimeWarning)
+                test = stats.ttest_ind(x_N, y_N, equal_var=False, alternative=alternative)
+            result |= {"t": float(test.statistic), "df": float(test.df), "p": float(test.pvalue)}
+    return result
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Adjust p values for their number; what is None was no test and stays None.
+
+    The i-th smallest of m, from i = 0, is multiplied by m - i; none is adjusted to less than a
+    smaller one was, nor to more than 1.
+    """
+    tested = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (p, place) in enumerate(tested):
+        largest = max(largest, min(1.0, (len(tested) - rank) * p))
+        adjusted[place] = largest
+    return adjusted
+
+
+def judge(n: int, p_holm: float | None, alpha: float) -> Verdict:
+    """Say what the test has shown; nothing below MIN_SEEDS pairs, or where nothing varies."""
+    if n < MIN_SEEDS or p_holm is None:
+        return "not resolved"
+    return "better" if p_holm < alpha else "not shown"
 
 
 # ---- the rows
@@ -213,14 +292,6 @@ class ComparedRun:
     precision: str
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """The seeds that each method has in common with the baseline, and a line for those left out."""
-
-    seeds: Mapping[str, Sequence[int]]
-    left_out: Sequence[str]
-
-
 def read_methods(methods: Mapping[str, Sequence[Path]]) -> dict[str, dict[int, ComparedRun]]:
     """Read the manifests of all runs, by method and seed; traces are not read."""
     runs: dict[str, list[ComparedRun]] = {method: [] for method in methods}
@@ -284,13 +355,19 @@ def what_differs(methods: Mapping[str, Mapping[int, ComparedRun]], baseline: str
         yield f"not all runs were trained in the same precision: {'; '.join(lines)}"
 
 
-def pair_seeds(seeds: Mapping[str, Collection[int]], baseline: str) -> Pairs:
-    """Find the seeds that each other method has in common with the baseline."""
+def pair_seeds(
+    seeds: Mapping[str, Collection[int]], baseline: str
+) -> tuple[dict[str, list[int]], list[str]]:
+    """Find the seeds that each other method has in common with the baseline.
+
+    Also give a line for those that are left out.
+    """
 
     def said(some: Collection[int]) -> str:
         return f"seed{'s' if len(some) > 1 else ''} {', '.join(map(str, sorted(some)))}"
 
-    paired, left_out, problems = {}, [], []
+    paired: dict[str, list[int]] = {}
+    left_out, problems = [], []
     base = set(seeds[baseline])
     for method, its_seeds in seeds.items():
         if method == baseline:
@@ -307,7 +384,7 @@ def pair_seeds(seeds: Mapping[str, Collection[int]], baseline: str) -> Pairs:
         if lines:
             left_out.append(f"{method} against {baseline}: without a pair: {'; '.join(lines)}")
     InputError.refuse(problems)
-    return Pairs(paired, left_out)
+    return paired, left_out
 
 
 def posttrain_manifest(folder: Path) -> Manifest:

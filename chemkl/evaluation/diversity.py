@@ -48,20 +48,14 @@ def int_div_pairs(fingerprints: Fingerprints, *, workers: int = 1) -> float | No
     return float(1 - below.sum() / (n * (n - 1) / 2))
 
 
-def circles(fingerprints: Fingerprints, distance: float = 0.75) -> int:
-    """#Circles (Xie et al., ICLR 2023, greedy): molecules all further apart than a distance.
-
-    RDKit's LeaderPicker takes the first molecule further than `distance` (Tanimoto) from all taken
-    before: the number depends on the order, which is that of the first scoring.
-    """
-    return len(leaders(fingerprints, distance))
-
-
 def leaders(fingerprints: Fingerprints, distance: float) -> list[int]:
-    """Indices of the molecules that LeaderPicker takes, in the given order."""
-    vectors = fingerprints
-    if isinstance(fingerprints, np.ndarray):
-        vectors = [unpacked(row.tobytes()) for row in fingerprints]
+    """Indices of the molecules all further apart than a distance (Tanimoto), by #Circles.
+
+    Xie et al., ICLR 2023, greedy: RDKit's LeaderPicker takes the first molecule further than
+    `distance` from all taken before, so their number depends on the order, which is that of the
+    first scoring.
+    """
+    vectors = [unpacked(row.tobytes()) for row in pack(fingerprints)]
     n = len(vectors)
     return list(LeaderPicker().LazyBitVectorPick(vectors, n, distance)) if n else []
 
@@ -103,24 +97,15 @@ def hamiltonian_diversity(distances: np.ndarray) -> float | None:
     swaps pairs of steps (2-opt) until no swap makes it shorter. It is never below the shortest.
     The authors' program stops before the swaps, so its numbers are larger.
     """
-    if len(distances) == 0:
-        return None
-    tour = short_tour(distances)
-    return float(distances[tour, np.roll(tour, -1)].sum())
-
-
-def short_tour(distances: np.ndarray) -> np.ndarray:
-    """Order of the molecules on the tour: nearest neighbour, then the best swap of each step.
-
-    Replacing the steps (a, b) and (c, d) by (a, c) and (b, d) is turning round all from b to c.
-    """
     n = len(distances)
+    if n == 0:
+        return None
     tour, left = np.zeros(n + 1, dtype=int), np.ones(n, dtype=bool)  # back to the first at its end
     for place in range(1, n):
         left[tour[place - 1]] = False
         tour[place] = np.where(left, distances[tour[place - 1]], np.inf).argmin()
     swapped = True
-    while swapped:
+    while swapped:  # (a, b) and (c, d) become (a, c) and (b, d): all from b to c is turned round
         swapped = False
         for i in range(n - 2):
             a, b = tour[i], tour[i + 1]
@@ -131,7 +116,7 @@ def short_tour(distances: np.ndarray) -> np.ndarray:
                 end = i + 2 + best
                 tour[i + 1 : end + 1] = tour[i + 1 : end + 1][::-1].copy()
                 swapped = True
-    return tour[:-1]
+    return float(distances[tour[:-1], tour[1:]].sum())
 
 
 def butina_clusters(distances: np.ndarray, distance: float) -> list[tuple[int, ...]]:

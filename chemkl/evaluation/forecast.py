@@ -39,37 +39,23 @@ FAMILY_ESS = 10
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """Points of the space, drawn from the prior or enumerated; a repeated draw is a point again.
+    """Draws from the prior, at least one; a repeated draw is a point again.
 
     `logp_ref_N` in nats; `reward_N` is 0 for an invalid one; `scaffold_N` is empty for an acyclic
-    molecule, None for an invalid one. `log_weight_N` is the log of how much of the prior each
-    stands for; None: draws, all the same; log pi_ref itself where the points are the whole space:
-    then nothing is estimated.
+    molecule, None for an invalid one.
     """
 
     logp_ref_N: Floats
     reward_N: Floats
     scaffold_N: Sequence[str | None]
-    log_weight_N: Floats | None = None
-
-    def __post_init__(self) -> None:
-        columns = {"logp_ref": self.logp_ref_N, "reward": self.reward_N}
-        columns |= {} if self.log_weight_N is None else {"log_weight": self.log_weight_N}
-        shapes = {name: np.shape(column) for name, column in columns.items()}
-        shapes["scaffold"] = (len(self.scaffold_N),)
-        if {*shapes.values()} != {shapes["scaffold"]} or not self.scaffold_N:
-            listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-            raise ValueError(f"one value for each of at least one point is needed; got {listed}")
 
     def __len__(self) -> int:
         return len(self.reward_N)
 
-    @cached_property
+    @property
     def prior_N(self) -> Floats:
-        """The share of the prior that each point stands for."""
-        if self.log_weight_N is None:
-            return np.full(len(self), 1 / len(self))
-        return np.asarray(special.softmax(self.log_weight_N.astype(np.float64)))
+        """The share of the prior that each point stands for, equal for all."""
+        return np.full(len(self), 1 / len(self))
 
     @cached_property
     def valid_N(self) -> NDArray[np.bool_]:
@@ -100,23 +86,17 @@ class Points:
 
 
 def hit_rate(points: Points, tau: float) -> dict[str, float]:
-    """How much of the prior reaches tau, with its 95 % interval (Wilson); exact if enumerated."""
+    """How much of the prior reaches tau, with its 95 % interval (Wilson)."""
     hit_N = points.reward_N >= tau
-    if points.log_weight_N is not None:
-        rate = low = high = float(points.prior_N[hit_N].sum())
-    else:
-        rate, counted = float(hit_N.mean()), stats.binomtest(int(hit_N.sum()), len(points))
-        low, high = map(float, counted.proportion_ci(CONFIDENCE, method="wilson"))
-    return {"hit_rate": rate, "hit_rate_low": low, "hit_rate_high": high}
+    counted = stats.binomtest(int(hit_N.sum()), len(points))
+    low, high = map(float, counted.proportion_ci(CONFIDENCE, method="wilson"))
+    return {"hit_rate": float(hit_N.mean()), "hit_rate_low": low, "hit_rate_high": high}
 
 
 def target_shares(points: Points, target: Target) -> Floats:
-    """The share of a target's mass that each point stands for."""
-    log_weight_N = points.at(target).log_target.numpy() - points.logp_ref_N
-    if np.all(np.isneginf(log_weight_N)):
-        raise ValueError("the target has no mass on any of the points: no sample is a hit")
-    with np.errstate(divide="ignore"):
-        return np.asarray(special.softmax(log_weight_N + np.log(points.prior_N)))
+    """The share of a target's mass that each point stands for; the target has some on one."""
+    log_target_N = points.at(target).log_target.numpy()
+    return np.asarray(special.softmax(log_target_N - points.logp_ref_N))
 
 
 def describe(points: Points, share_N: Floats, tau: float) -> dict[str, Any]:
@@ -136,7 +116,7 @@ def describe(points: Points, share_N: Floats, tau: float) -> dict[str, Any]:
         top, has_N = int(mass.argmax()), points.family_N >= 0
         share = float(mass[top]) / total
         off_N = np.where(has_N, share_N * ((points.family_N == top) - share), 0.0)
-        error = 0.0 if points.log_weight_N is not None else float(np.sqrt(off_N @ off_N)) / total
+        error = float(np.sqrt(off_N @ off_N)) / total
         effective = float(np.exp(stats.entropy(mass)))
         values = points.scaffolds[top], share, error, effective
         of_scaffolds = dict(zip(names, values, strict=True))
@@ -159,23 +139,14 @@ def mara_bonus(points: Points, mara: Mara) -> dict[str, float | None]:
     over the hits as the prior samples them; None where there is no hit. The standard deviation and
     the range of R are over all points.
     """
-
-    def mean_and_std(values: Floats, weights: Floats) -> tuple[float, float]:
-        mean = float(np.average(values, weights=weights))
-        return mean, float(np.sqrt(np.average((values - mean) ** 2, weights=weights)))
-
-    output, prior_N, reward_N = points.at(mara), points.prior_N, points.reward_N
-    hit_N = output.hit.numpy()
-    mean = std = largest = None
-    if hit_N.any():
-        gain_N = (output.log_target - points.at(Gibbs(beta=mara.beta)).log_target).numpy()
-        bonus = mara.beta * gain_N[hit_N]
-        (mean, std), largest = mean_and_std(bonus, prior_N[hit_N]), float(bonus.max())
+    output, reward_N = points.at(mara), points.reward_N
+    gain_N = (output.log_target - points.at(Gibbs(beta=mara.beta)).log_target).numpy()
+    bonus = mara.beta * gain_N[output.hit.numpy()]
     return {
-        "bonus_mean": mean,
-        "bonus_std": std,
-        "bonus_largest": largest,
-        "reward_std": mean_and_std(reward_N, prior_N)[1],
+        "bonus_mean": float(bonus.mean()) if len(bonus) else None,
+        "bonus_std": float(bonus.std()) if len(bonus) else None,
+        "bonus_largest": float(bonus.max()) if len(bonus) else None,
+        "reward_std": float(reward_N.std()),
         "reward_range": float(np.ptp(reward_N)),
     }
 
@@ -203,8 +174,8 @@ class Crossover:
     """A beta (1/sigma) at which two families have the same mass under gibbs.
 
     `above` has more mass at larger betas (trusting the prior), `below` at smaller ones (trusting
-    the reward). `sigma_error` is the standard error from the finite sample, 0 for an enumerated
-    space; `ess` the effective number of points of the family that has fewer there.
+    the reward). `sigma_error` is the standard error from the finite sample, `ess` the effective
+    number of points of the family that has fewer there.
     """
 
     above: str
@@ -217,8 +188,7 @@ class Crossover:
     @property
     def trusted(self) -> bool:
         """Whether it is known to within a half of sigma, and not from a few molecules alone."""
-        exact = self.sigma_error == 0
-        return exact or (self.sigma_error < self.sigma / 2 and self.ess >= FAMILY_ESS)
+        return self.sigma_error < self.sigma / 2 and self.ess >= FAMILY_ESS
 
 
 def main_families(points: Points, betas: Sequence[float], n: int) -> list[Family]:
@@ -244,15 +214,13 @@ def main_families(points: Points, betas: Sequence[float], n: int) -> list[Family
 
 def crossovers(points: Points, scaffolds: Sequence[str]) -> list[Crossover]:
     """Find every crossover of every pair of families, the largest beta first."""
-    members: dict[str, tuple[Floats, Floats]] = {}
-    for name in scaffolds:
-        inside = points.family_N == points.scaffolds.index(name)
-        members[name] = np.log(points.prior_N[inside]), points.reward_N[inside]
+    members = {
+        name: points.reward_N[points.family_N == points.scaffolds.index(name)] for name in scaffolds
+    }
 
     def log_mass(name: str, sigma: float) -> float:
         """Log of a family's unnormalised gibbs mass."""
-        log_prior, reward = members[name]
-        return float(special.logsumexp(log_prior + sigma * reward))
+        return float(special.logsumexp(sigma * members[name]))
 
     def crossing(one: str, other: str, sigma: float) -> Crossover:
         """By the shares of the points within each family under gibbs.
@@ -261,28 +229,28 @@ def crossovers(points: Points, scaffolds: Sequence[str]) -> list[Crossover]:
         1 / sum share^2, and the variance of log_mass is 1 over that.
         """
         means, ess = [], []
-        for log_prior, reward in (members[one], members[other]):
-            share_N = special.softmax(log_prior + sigma * reward)
+        for reward in (members[one], members[other]):
+            share_N = special.softmax(sigma * reward)
             means.append(float(share_N @ reward))
             ess.append(1 / float(share_N @ share_N))
         slope = means[0] - means[1]
         above, below = (other, one) if slope > 0 else (one, other)
-        noise = 0.0 if points.log_weight_N is not None else math.sqrt(1 / ess[0] + 1 / ess[1])
+        noise = math.sqrt(1 / ess[0] + 1 / ess[1])
         error = noise / abs(slope) if slope else math.inf  # the delta method
         return Crossover(above, below, 1 / sigma, sigma, error, min(ess))
 
     on_grid = {name: np.array([log_mass(name, sigma) for sigma in GRID]) for name in scaffolds}
     crossings = []
-    for pair in combinations(scaffolds, 2):
-        values = on_grid[pair[0]] - on_grid[pair[1]]
+    for one, other in combinations(scaffolds, 2):
+        values = on_grid[one] - on_grid[other]
         apart = np.flatnonzero(values)  # where they touch on the grid, the neighbours tell
         for i, j in pairwise(apart):
             if values[i] * values[j] < 0:
                 root = optimize.brentq(
                     lambda sigma, one, other: log_mass(one, sigma) - log_mass(other, sigma),
-                    *(GRID[i], GRID[j], pair),
+                    *(GRID[i], GRID[j], (one, other)),
                     xtol=1e-14,
                     rtol=1e-14,
                 )
-                crossings.append(crossing(*pair, root))
+                crossings.append(crossing(one, other, root))
     return sorted(crossings, key=lambda crossing: -crossing.beta)

@@ -329,13 +329,13 @@ def _crossover_sentences(crossings: Sequence[Crossover]) -> Iterator[str]:
         yield "No crossover among the main families: their order is the same at every beta."
     for crossing in (one for one in crossings if one.trusted):
         error = crossing.sigma_error
-        where = f"beta {crossing.beta:.3g} (sigma {crossing.sigma:.3g})"
-        if error > 0:
-            decimals = max(0, 1 - math.floor(math.log10(error)))
-            sigma = f"sigma {crossing.sigma:.{decimals}f} +- {error:.{decimals}f}"
-            where = f"beta {crossing.beta:.2g} ({sigma}; family ESS {number(crossing.ess)})"
+        decimals = max(0, 1 - math.floor(math.log10(error)))
         below, above = (short(s, SHOWN_SCAFFOLD) for s in (crossing.below, crossing.above))
-        yield f"Below {where} {below} has more of the gibbs target than {above}."
+        yield (
+            f"Below beta {crossing.beta:.2g} (sigma {crossing.sigma:.{decimals}f} +- "
+            f"{error:.{decimals}f}; family ESS {number(crossing.ess)}) {below} has more of the "
+            f"gibbs target than {above}."
+        )
     unsure = sum(not crossing.trusted for crossing in crossings)
     if unsure:
         yield f"Crossovers that too few molecules tell: {unsure}; they are in the JSON file."
@@ -454,6 +454,8 @@ def compare(
         ess = 0.0 if share_N is None else describe(points, share_N, tau)["ess"]
         trusted = ess >= config.min_ess and not unseen
         of_prior = expected_view(points, points.prior_N, tau, n, config.seed)
+        seen = describe(late, late.prior_N, tau)  # each sample counts once
+        observed = {name: seen[name] for name in COMPARED}
         forecast: dict[str, Any] = dict.fromkeys(COMPARED)
         if share_N is not None:
             forecast = expected_view(points, share_N, tau, n, config.seed)
@@ -471,7 +473,7 @@ def compare(
         rows += [
             {**head, "source": "prior", **of_prior, "ess": float(len(points)), "trusted": True},
             {**head, "source": "forecast", **forecast, "ess": ess, "trusted": trusted},
-            {**head, "source": "trained", **observed_view(late, tau), "ess": None, "trusted": None},
+            {**head, "source": "trained", **observed, "ess": None, "trusted": None},
         ]
     return rows
 
@@ -512,12 +514,6 @@ def points_of(rows: pd.DataFrame) -> Points:
         for valid, scaffold in zip(rows["valid"], rows["scaffold"], strict=True)
     ]
     return Points(rows["logp_ref"].to_numpy(float), rows["reward"].to_numpy(float), scaffolds)
-
-
-def observed_view(points: Points, tau: float) -> dict[str, float | None]:
-    """What samples show, each counted once."""
-    view = describe(points, points.prior_N, tau)
-    return {name: view[name] for name in COMPARED}
 
 
 def expected_view(

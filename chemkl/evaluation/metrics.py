@@ -7,7 +7,6 @@ function of a `MoleculeSet` and one row.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import pairwise
@@ -20,7 +19,7 @@ from scipy import special
 
 from chemkl.chem.fingerprints import folded, tanimoto_matrix, unpacked
 from chemkl.config.evaluate import MetricOptions
-from chemkl.config.posttrain import CollapseConfig, CollapseLimits
+from chemkl.config.posttrain import CollapseWindow
 from chemkl.cores import n_cores
 from chemkl.display import Column, is_missing
 from chemkl.evaluation import diversity
@@ -99,14 +98,10 @@ class MoleculeSet:
         return diversity.int_div_moses(folded(self.bits), workers=self.options.workers or n_cores())
 
     @cached_property
-    def of_matrix(self) -> Sequence[Molecule]:
-        """All, or a random sample for the metrics over the whole matrix of distances."""
-        return sample(self.molecules, self.options.max_matrix, self.options.seed)
-
-    @cached_property
     def similarity(self) -> np.ndarray:
-        """Tanimoto similarities of the molecules of the matrix."""
-        return tanimoto_matrix([unpacked(molecule.packed) for molecule in self.of_matrix])
+        """Tanimoto similarities of all, or of a random sample for the metrics over this matrix."""
+        chosen = sample(self.molecules, self.options.max_matrix, self.options.seed)
+        return tanimoto_matrix([unpacked(molecule.packed) for molecule in chosen])
 
     @cached_property
     def scaffold_sizes(self) -> np.ndarray:
@@ -124,12 +119,6 @@ class MoleculeSet:
     def late(self) -> dict[str, Any]:
         """What the last valid samples look like, repeats included: has the policy collapsed?"""
         return window_at(self.samples, len(self.samples.valid), self.options.late_samples)
-
-    @cached_property
-    def limits(self) -> CollapseConfig:
-        """By which a collapse is told: the run's own, or the default on as many late samples."""
-        default = CollapseConfig(window=max(2, self.options.late_samples))
-        return self.samples.collapse or default
 
     @cached_property
     def auc_calls(self) -> int | None:
@@ -178,11 +167,6 @@ def uniqueness(valid: Sequence[str], k: int | None = None) -> float | None:
     return len(set(valid[:k])) / k if valid and len(valid) >= k else None
 
 
-def novelty(molecules: Sequence[str], corpus: AbstractSet[str]) -> float | None:
-    """Share of the distinct canonical SMILES that are not in the corpus; None without molecules."""
-    return len(set(molecules) - corpus) / len(set(molecules)) if molecules else None
-
-
 def oracle_burden(calls: Sequence[int], n: int) -> int | None:
     """OB_N: the n-th of the calls of hits (or of new scaffolds among them); None: fewer."""
     return sorted(calls)[n - 1] if len(calls) >= n else None
@@ -222,13 +206,13 @@ def window_at(samples: Samples, end: int, size: int) -> dict[str, Any]:
     }
 
 
-def collapsed_at_call(samples: Samples, limits: CollapseLimits, window: int) -> int | None:
+def collapsed_at_call(samples: Samples, limits: CollapseWindow) -> int | None:
     """The oracle calls spent when the newest valid samples first reached a limit; None: never.
 
-    In a file the calls count distinct molecules. Before there are `window` valid samples nothing
-    is looked at.
+    In a file the calls count distinct molecules. Before there are as many valid samples as the
+    window holds nothing is looked at.
     """
-    alarm = Alarm(limits, window)
+    alarm = Alarm(limits, limits.window)
     call = 0
     for molecule in (samples.molecule_of[smiles] for smiles in samples.valid):
         call = max(call, molecule.call)
@@ -274,7 +258,7 @@ _ROWS = (
         "n_matrix", "", ",d",
         "Molecules that Vendi, Hamiltonian and Butina were computed on: all of the set, or a "
         "random sample of it where the set is larger than max_matrix.",
-        "molecules", None, "all", lambda s: len(s.of_matrix),
+        "molecules", None, "all", lambda s: len(s.similarity),
     ),
     Metric(
         "validity", "valid", ".1%", "n_valid / n_sampled.", "share", "higher", "run",
@@ -315,14 +299,17 @@ _ROWS = (
         "its callbacks.collapse (by default half of 1,000 are duplicates, or 30 % share one "
         "scaffold). Null: never, or there were never so many.",
         "oracle calls", None, "run",
-        lambda s: collapsed_at_call(s.samples, s.limits, s.limits.window), ("late",), needs="calls",
+        lambda s: collapsed_at_call(
+            s.samples, s.samples.collapse or CollapseWindow(window=max(2, s.options.late_samples))
+        ),
+        ("late",), needs="calls",
     ),
     Metric(
         "novelty", "novel", ".1%",
         f"Share {_SET} that is not in the corpus. Null without a corpus.",
         "share", "higher", "all",
-        lambda s: None if s.comparisons.corpus is None
-        else novelty([m.smiles for m in s.molecules], s.comparisons.corpus),
+        lambda s: None if s.comparisons.corpus is None or not s.molecules
+        else sum(m.smiles not in s.comparisons.corpus for m in s.molecules) / len(s.molecules),
         ("whole",), needs="corpus",
     ),
     Metric(
@@ -392,7 +379,7 @@ _ROWS = (
         "#Circles: molecules taken by RDKit's LeaderPicker in the order first scored, all "
         f"pairwise distances above {{circles_distance:g}}; {_R2_1024}; the whole set.",
         "molecules", "higher", "all",
-        lambda s: diversity.circles(s.bits_moses, s.options.circles_distance), _BOTH,
+        lambda s: len(diversity.leaders(s.bits_moses, s.options.circles_distance)), _BOTH,
         brief="LeaderPicker in the order first scored, Tanimoto distance > "
         "{circles_distance:g}, Morgan r2, 1024 bits",
     ),
@@ -471,7 +458,7 @@ _ROWS = (
         "Clusters by sphere exclusion among n_pairwise molecules: LeaderPicker in the order first "
         f"scored, centres further apart than {{cluster_distance:g}}; {_R2_2048}.",
         "clusters", "higher", "all",
-        lambda s: diversity.circles(s.bits, s.options.cluster_distance),
+        lambda s: len(diversity.leaders(s.bits, s.options.cluster_distance)),
     ),
     Metric(
         "prior_families", "", ",d",

@@ -71,10 +71,13 @@ def over_time(
         return []
     last = samples.molecules[-1].call
     points = [*range(every, last, every), last]
+    # repeats come after the call before them
+    calls = np.maximum.accumulate([samples.molecule_of[s].call for s in samples.valid])
+    ends = np.searchsorted(calls, points, side="right").tolist()
     parts = (
         _cumulative(samples.molecules, points, options),
         _rewards(samples.molecules, points),
-        _windows(samples, points, options.late_samples),
+        (window_at(samples, end, options.late_samples) for end in ends),
     )
     rows = [so_far | new | late for so_far, new, late in zip(*parts, strict=True)]
     for threshold in thresholds if samples.is_scored else ():
@@ -139,13 +142,6 @@ def _new(molecules: Sequence[Molecule], points: Sequence[int]) -> Iterator[Seque
     """The molecules first scored up to each call and behind the one before."""
     ends = np.searchsorted([molecule.call for molecule in molecules], points, side="right")
     return (molecules[start:end] for start, end in pairwise([0, *ends.tolist()]))
-
-
-def _windows(samples: Samples, points: Sequence[int], n: int) -> Iterator[dict[str, Any]]:
-    """The last n valid samples up to each call; repeats come after the call before them."""
-    calls = np.maximum.accumulate([samples.molecule_of[s].call for s in samples.valid])
-    for end in np.searchsorted(calls, points, side="right").tolist():
-        yield window_at(samples, end, n)
 
 
 # ---- scaffold families of the prior and the policy

@@ -255,20 +255,17 @@ def counts_of(mols: Iterable[Chem.Mol]) -> tuple[Counter[str], Counter[str]]:
 def load_comparisons(settings: EvaluateConfig) -> Comparisons:
     """Read what the settings name: the corpus, the reference sets, the sample of the prior."""
     chemnet = ChemNet() if settings.fcd else None
-    prior, workers = settings.prior, settings.metrics.workers
+    prior, workers, corpus = settings.prior, settings.metrics.workers, None
+    if settings.corpus:
+        texts = (line.smiles for line in _lines(settings.corpus) if line.smiles)
+        canonical = texts if settings.corpus.canonical else map(canonicalise, texts)
+        corpus = frozenset(text for text in canonical if text is not None)
     return Comparisons(
-        corpus=frozenset(_corpus(settings.corpus)) if settings.corpus else None,
+        corpus=corpus,
         references=[_reference(*named, chemnet) for named in settings.reference.items()],
         chemnet=chemnet,
         prior=read_samples("prior", prior, workers) if prior else None,
     )
-
-
-def _corpus(corpus: Corpus) -> Iterable[str]:
-    texts = (line.smiles for line in _lines(corpus) if line.smiles)
-    if corpus.canonical:
-        return texts
-    return (text for text in map(canonicalise, texts) if text is not None)
 
 
 def _lines(corpus: Corpus | FileReference) -> Iterable[Line]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from itertools import repeat
 from typing import Any, TypeVar
 
@@ -42,7 +42,6 @@ UNIT = 100
 """So many molecules are handed to a process at a time: 10 ms of work."""
 CHECKED = 1000
 """Recorded scaffolds are believed if so many of them are what this RDKit makes of the molecules."""
-TRUNCATED, VALID, REPLAY = "truncated", "valid", "is_replay"
 REWARDS = ("reward", "score", "total_score")
 """What columns with rewards are called, in any case; the first one that a file has is taken."""
 T = TypeVar("T")
@@ -248,14 +247,13 @@ def read_structures(
     that this very RDKit wrote they save two thirds. What is read does not depend on `workers`, the
     processes.
     """
-    units: list[Any] = list(smiles)
+    items: list[tuple[str, str | None, bool]] = [(text, None, are_canonical) for text in smiles]
     if scaffolds is not None and len(smiles) > CHECKED:
+        recorded = [(*pair, are_canonical) for pair in zip(smiles, scaffolds, strict=True)]
         places = np.linspace(0, len(smiles) - 1, CHECKED).astype(int)
-        recorded = [(smiles[i], scaffolds[i]) for i in places]
-        quick = partial(_structure, is_canonical=are_canonical)
-        if all(_structure(text) == quick(text, scaffold) for text, scaffold in recorded):
-            units = list(zip(smiles, scaffolds, strict=True))
-    read = in_order("canonical_structures" if are_canonical else "structures", units, workers)
+        if all(_structure(recorded[i][0]) == _structure(*recorded[i]) for i in places):
+            items = recorded
+    read = in_order("structures", items, workers)
     return [None if fields is None else Structure._make(fields) for fields in read]
 
 
@@ -264,7 +262,7 @@ _reader = StructureReader()
 
 @lru_cache(2 * ALONE)
 def _structure(
-    smiles: str, scaffold: str | None = None, *, is_canonical: bool = False
+    smiles: str, scaffold: str | None = None, is_canonical: bool = False
 ) -> Structure | None:
     """What the reader makes of a molecule; a report asks for those of the evaluation before it."""
     return _reader(smiles, scaffold, is_canonical=is_canonical)
@@ -272,15 +270,9 @@ def _structure(
 
 def _jobs(_mark: Mark | None = None) -> Jobs:
     """What is done with a unit."""
-
-    def structures(unit: Sequence[Any], *, are_canonical: bool = False) -> list[Any]:
-        quick = partial(_structure, is_canonical=are_canonical)
-        read = [quick(one) if isinstance(one, str) else quick(*one) for one in unit]
-        return [fields and tuple(fields) for fields in read]  # plain tuples travel faster
-
     return {
-        "structures": structures,
-        "canonical_structures": partial(structures, are_canonical=True),
+        # plain tuples travel faster
+        "structures": lambda unit: [(made := _structure(*one)) and tuple(made) for one in unit],
         "canonical": lambda unit: [canonicalise(text) for text in unit],
     }
 
@@ -327,16 +319,16 @@ def read_samples(name: str, file: SampledFile, workers: int | None = None) -> Sa
             f"{place}: takes column {reward!r} for the rewards, and the order of the rows for that "
             "of the calls (reward_column: another name, or false for no rewards)"
         )
-    wanted = [name for name in (TRUNCATED, VALID, REPLAY, reward) if name and name in columns]
-
+    flags = ("truncated", "valid", "is_replay")
+    wanted = [name for name in (*flags, reward) if name and name in columns]
     texts: list[str | None] = []
     rewards: list[float] = []
     wrong = []
     for line in MoleculeFile(file.path, file.column, wanted):
-        marks = [str(line.values.get(name)).strip().lower() for name in (TRUNCATED, VALID, REPLAY)]
-        if marks[2] == "true":  # nobody sampled it
+        truncated, valid, replay = (str(line.values.get(flag)).strip().lower() for flag in flags)
+        if replay == "true":  # nobody sampled it
             continue
-        texts.append(None if marks[0] == "true" or marks[1] == "false" else line.smiles)
+        texts.append(None if truncated == "true" or valid == "false" else line.smiles)
         if reward is None:
             continue
         value = line.values.get(reward)

@@ -28,13 +28,13 @@ from chemkl.evaluation.diversity import (
     vendi_score,
 )
 from chemkl.evaluation.metrics import RUN, Metric, key_of
+from chemkl.evaluation.samples import sample
 from chemkl.evaluation.text_samples import (
     ANSWER,
     COMPLETION,
     PROMPT,
     REWARD,
     TextSamples,
-    chosen_texts,
 )
 from chemkl.results.columns import columns_of, described_schema
 
@@ -395,12 +395,15 @@ def text_rows(
 ) -> list[dict[str, Any]]:
     """Evaluate one run or file: a row for all texts, the mean over the prompts, and each prompt.
 
-    `embed` gives rows of length 1 for texts. Of molecules neither n-grams nor embeddings nor tokens
-    are measured.
+    `embed` gives rows of length 1 for texts. Measured are the texts that are not empty; beyond
+    `max_texts`, so many at random, their order kept. Of molecules neither n-grams nor embeddings
+    nor tokens are measured.
     """
     if samples.molecules:
         measures = [measure for measure in measures if measure not in OF_TEXT]
-    texts, chosen = samples.texts, chosen_texts(samples.texts, options.max_texts, options.seed)
+    texts = samples.texts
+    chosen = texts[[bool(text.strip()) for text in texts[COMPLETION]]]
+    chosen = chosen.iloc[[*sample(range(len(chosen)), options.max_texts, options.seed)]]
     vectors = None
     if "embedding" in measures and embed is not None:
         vectors = pd.Series(list(embed(chosen[COMPLETION].tolist())), index=chosen.index)

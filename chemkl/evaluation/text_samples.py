@@ -15,7 +15,7 @@ from chemkl.config import InputError
 from chemkl.config.evaluate import TextFile
 from chemkl.config.paths import label_of
 from chemkl.display import is_missing
-from chemkl.evaluation.samples import refuse_cells, sample
+from chemkl.evaluation.samples import refuse_cells
 from chemkl.files.tables import (
     DELIMITERS,
     LINES,
@@ -124,12 +124,6 @@ def tidied(texts: pd.DataFrame, where: str) -> pd.DataFrame:
     if not any(text.strip() for text in plain[COMPLETION]):
         raise InputError(f"{where}: no completions: all {len(plain)} texts are empty.")
     return plain
-
-
-def chosen_texts(texts: pd.DataFrame, size: int, seed: int) -> pd.DataFrame:
-    """The texts that are not empty; beyond `size`, so many at random, their order kept."""
-    full = texts[[bool(text.strip()) for text in texts[COMPLETION]]]
-    return full.iloc[list(sample(range(len(full)), size, seed))]
 
 
 def left_out(samples: TextSamples, max_texts: int) -> Iterator[str]:

@@ -79,18 +79,23 @@ def notes(rows: Sequence[Row], further: Sequence[str], *, budget: int, alpha: fl
 def markdown(rows: Sequence[Row], remarks: Sequence[str], confidence: float) -> str:
     """The table and its notes as Markdown."""
     names = header(confidence)
-    lines = [_markdown_line(names), _markdown_line(["---"] * len(names))]
-    lines += [_markdown_line(cells(row)) for row in rows]
+    lines = []
+    for texts in (names, ["---"] * len(names), *map(cells, rows)):
+        escaped = [re.sub(r"([\\|<>_*`\[\]])", r"\\\1", text) for text in texts]
+        lines.append(f"| {' | '.join(escaped)} |")
     return "\n".join([*lines, "", *(f"- {remark}" for remark in remarks), ""])
 
 
 def latex(rows: Sequence[Row], remarks: Sequence[str], confidence: float) -> str:
     r"""The table as a LaTeX tabular for \usepackage{booktabs}, the notes as comments."""
-    names = header(confidence)
-    lines = [f"% {remark}" for remark in remarks]
-    lines += [r"\begin{tabular}{lllrrrrrrl}", r"\toprule", _latex_line(names), r"\midrule"]
-    lines += [_latex_line(cells(row)) for row in rows]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+    lines = []
+    for texts in (header(confidence), *map(cells, rows)):
+        escaped = [_LATEX_SPECIAL.sub(lambda mark: _LATEX[mark[0]], text) for text in texts]
+        signed = [re.sub(r"(?<![\w.-])-(?=\d)", "$-$", text) for text in escaped]
+        lines.append(" & ".join(signed) + r" \\")
+    lines.insert(1, r"\midrule")
+    head = [*(f"% {remark}" for remark in remarks), r"\begin{tabular}{lllrrrrrrl}", r"\toprule"]
+    return "\n".join([*head, *lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
 def terminal(rows: Sequence[Row], confidence: float) -> Table:
@@ -113,14 +118,3 @@ def number(value: float | None) -> str:
     if value is None:
         return MISSING
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def _markdown_line(texts: Sequence[str]) -> str:
-    escaped = [re.sub(r"([\\|<>_*`\[\]])", r"\\\1", text) for text in texts]
-    return f"| {' | '.join(escaped)} |"
-
-
-def _latex_line(texts: Sequence[str]) -> str:
-    escaped = [_LATEX_SPECIAL.sub(lambda mark: _LATEX[mark[0]], text) for text in texts]
-    signed = [re.sub(r"(?<![\w.-])-(?=\d)", "$-$", text) for text in escaped]
-    return " & ".join(signed) + r" \\"

@@ -101,7 +101,7 @@ def _draw_bands(
 
 
 def _log_counts(axis: Axis) -> None:
-    axis.set_major_formatter(figures.Counts())
+    axis.set_major_formatter(figures.write_count)
     axis.set_minor_locator(NullLocator())
 
 
@@ -185,7 +185,8 @@ def collapse_panels(runs: Sequence[RunView], methods: Methods) -> list[Panel]:
 
 def rank_panels(runs: Sequence[RunView], methods: Methods, threshold: float) -> list[Panel]:
     """How the hits spread over scaffolds: sizes by rank, and the share that the largest cover."""
-    sizes = [view.scaffold_sizes(run.trace, threshold) for run in runs]
+    scaffolds = [first_scorings(run.trace, threshold)["scaffold"] for run in runs]
+    sizes = [of_hits[of_hits != ""].value_counts() for of_hits in scaffolds]  # "": acyclic
     furthest = max((len(size) for size in sizes), default=0)
     by_rank = [size_by_rank(size) for size in sizes]
     covered = [covered_by_rank(size, furthest) for size in sizes]

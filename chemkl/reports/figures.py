@@ -72,15 +72,9 @@ def dash(number: int) -> str:
     return DASHES[number // len(PALETTE) % len(DASHES)]
 
 
-class Counts(EngFormatter):
-    """Writes whole numbers, thousands as k; what lies between them it leaves out."""
-
-    def __init__(self) -> None:
-        super().__init__(sep="")
-
-    def __call__(self, x: float, pos: int | None = None) -> str:
-        """Write a tick."""
-        return super().__call__(round(x), pos) if abs(x - round(x)) < 1e-6 else ""
+def write_count(value: float, _place: float = 0) -> str:
+    """Write a tick that is a whole number, thousands as k; what lies between them is left out."""
+    return EngFormatter(sep="")(round(value)) if abs(value - round(value)) < 1e-6 else ""
 
 
 def count_axis(axis: Axis) -> None:
@@ -89,7 +83,7 @@ def count_axis(axis: Axis) -> None:
     if high - low < 1:
         axis.set_view_interval(low, low + 1, ignore=True)
     axis.set_major_locator(MaxNLocator(5, integer=True))
-    axis.set_major_formatter(Counts())
+    axis.set_major_formatter(write_count)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The picture of what a target does: reward, and the policy, against log pi_ref of the prior."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ ABOVE = 0.5
 """Inches of the histogram above a panel."""
 _DASHED = (0, (4, 3))
 Look = dict[str, Any]
+Draw = Callable[[Axes, "Cloud", str, np.random.Generator], None]
 
 
 @dataclass(frozen=True)
@@ -91,58 +93,61 @@ def likelihood_panels(
     )
     policies = span_of(c.late_hits["logp_policy"] for c in clouds)
 
-    def framed(axes: Axes, y: tuple[float, float]) -> None:
-        axes.set_xlim(*x)
-        axes.set_ylim(*y)
-        axes.set_xlabel("log π of the prior, nats")
-        axes.yaxis.set_major_locator(MaxNLocator(5))
+    def of_method(number: int, name: str, data: Cloud) -> Iterator[Panel]:
+        rng = np.random.default_rng(seed)
 
-    def reward_panel(number: int, name: str, data: Cloud) -> Panel:
-        def on(axes: Axes) -> None:
-            framed(axes, rewards)
-            levels = [(threshold, "hit"), *((tau, "τ") for tau in data.taus if tau != threshold)]
-            for value, label in levels:
-                axes.axhline(value, color=INK, linewidth=0.8, linestyle=_DASHED)
-                place: Look = {"transform": axes.get_yaxis_transform(), "va": "bottom"}
-                words = f"{label} {value:g} "
-                axes.text(1.0, value, words, ha="right", fontsize=7.5, color=INK, **place)
-            _dots(axes, data.misses, "reward", SOFT, 0.5, rng)
-            _dots(axes, data.hits, "reward", colour(number), 0.65, rng)
-            look: Look = {"markersize": 4, "markeredgewidth": 0.7, "alpha": 0.75}
-            rings = data.anchors["logp_ref"], data.anchors["reward"]
-            axes.plot(*rings, "o", color=INK, markerfacecolor="none", **look)
-            _histogram(axes, data, colour(number))
+        def panel(kind: str, y: tuple[float, float], draw: Draw, note: str, above: float) -> Panel:
+            def on(axes: Axes) -> None:
+                axes.set_xlim(*x)
+                axes.set_ylim(*y)
+                axes.set_xlabel("log π of the prior, nats")
+                axes.yaxis.set_major_locator(MaxNLocator(5))
+                draw(axes, data, colour(number), rng)
+
+            size = WIDE[0], WIDE[1] + ABOVE
+            svg = draw_panel(f"{kind}-{number + 1}", on, size, above=above)
+            return Panel(f"{name}: {kind}", note, svg)
 
         n_hits, n_anchors = len(data.hits), len(data.anchors)
+        anchors = f"{n_anchors:,} anchors (rings)" if n_anchors else "no anchors"
         note = (
             f"R of {n_hits + len(data.misses):,} distinct molecules, {n_hits:,} of them hits (in "
+            f"colour); {anchors}"
         )
-        note += f"colour); {f'{n_anchors:,} anchors (rings)' if n_anchors else 'no anchors'}"
-        svg = draw_panel(f"reward-{number + 1}", on, size, above=ABOVE)
-        return Panel(f"{name}: reward", note, svg)
-
-    def policy_panel(number: int, name: str, data: Cloud) -> Panel:
-        def on(axes: Axes) -> None:
-            framed(axes, policies)
-            _dots(axes, data.late_hits, "logp_policy", colour(number), 0.65, rng)
-            if data.slope is not None:
-                middle = data.late_hits["logp_ref"].mean(), data.late_hits["logp_policy"].mean()
-                axes.axline(middle, slope=1, color=SOFT, linewidth=1, linestyle=_DASHED)
-                axes.axline(middle, slope=data.slope, color=INK, linewidth=1.4)
-
-        slope = "too few to say" if data.slope is None else f"slope {data.slope:.2f}"
-        note = f"log π of the policy for the {len(data.late_hits):,} hits among the last samples; "
-        svg = draw_panel(f"policy-{number + 1}", on, size)
-        return Panel(f"{name}: policy", f"{note}{slope}", svg)
-
-    size = WIDE[0], WIDE[1] + ABOVE
-    panels = []
-    for number, (name, data) in enumerate(zip(methods, clouds, strict=True)):
-        rng = np.random.default_rng(seed)
-        panels.append(reward_panel(number, name, data))
+        yield panel("reward", rewards, partial(_draw_rewards, threshold), note, ABOVE)
         if len(data.late_hits):
-            panels.append(policy_panel(number, name, data))
-    return panels
+            slope = "too few to say" if data.slope is None else f"slope {data.slope:.2f}"
+            hits = f"{len(data.late_hits):,} hits among the last samples"
+            note = f"log π of the policy for the {hits}; {slope}"
+            yield panel("policy", policies, _draw_policy, note, 0)
+
+    numbered = enumerate(zip(methods, clouds, strict=True))
+    return [panel for number, method in numbered for panel in of_method(number, *method)]
+
+
+def _draw_rewards(
+    threshold: float, axes: Axes, data: Cloud, shade: str, rng: np.random.Generator
+) -> None:
+    levels = [(threshold, "hit"), *((tau, "τ") for tau in data.taus if tau != threshold)]
+    for value, label in levels:
+        axes.axhline(value, color=INK, linewidth=0.8, linestyle=_DASHED)
+        place: Look = {"transform": axes.get_yaxis_transform(), "va": "bottom"}
+        words = f"{label} {value:g} "
+        axes.text(1.0, value, words, ha="right", fontsize=7.5, color=INK, **place)
+    _dots(axes, data.misses, "reward", SOFT, 0.5, rng)
+    _dots(axes, data.hits, "reward", shade, 0.65, rng)
+    look: Look = {"markersize": 4, "markeredgewidth": 0.7, "alpha": 0.75}
+    rings = data.anchors["logp_ref"], data.anchors["reward"]
+    axes.plot(*rings, "o", color=INK, markerfacecolor="none", **look)
+    _histogram(axes, data, shade)
+
+
+def _draw_policy(axes: Axes, data: Cloud, shade: str, rng: np.random.Generator) -> None:
+    _dots(axes, data.late_hits, "logp_policy", shade, 0.65, rng)
+    if data.slope is not None:
+        middle = data.late_hits["logp_ref"].mean(), data.late_hits["logp_policy"].mean()
+        axes.axline(middle, slope=1, color=SOFT, linewidth=1, linestyle=_DASHED)
+        axes.axline(middle, slope=data.slope, color=INK, linewidth=1.4)
 
 
 def span_of(values: Iterable[pd.Series]) -> tuple[float, float]:

@@ -309,10 +309,32 @@ def draw_thumbnail(smiles: str) -> str:
     document = _document(smiles, drawer, maxFontSize=9, **look)
     if not document:
         return ""
-    return (
-        f'<svg viewBox="0 0 {width * SCALE} {height * SCALE}" width="{width}" height="{height}" '
-        'aria-hidden="true" fill="none" stroke-linecap="round">'
-        f"{_paths(document)}{_letters(document)}</svg>"
+    paths: defaultdict[str, list[str]] = defaultdict(list)
+    for of_bond, path, text in _PATH.findall(document):
+        style = _declarations(text)
+        if not of_bond and style.get("fill") == "none":
+            continue  # a patch over a corner
+        fill = "" if style["fill"] == "none" else f' fill="{_hex(style["fill"])}"'
+        line = round(SCALE * float(style.get("stroke-width", "1").removesuffix("px")))
+        points = [(_whole(x), _whole(y)) for x, y in _POINT.findall(path)]
+        moves = "".join(f"l{x1 - x0} {y1 - y0}" for (x0, y0), (x1, y1) in pairwise(points))
+        closed = "z" if path.rstrip().endswith("Z") else ""
+        relative = f"M{points[0][0]} {points[0][1]}{moves}{closed}".replace(" -", "-")
+        paths[f'{fill} stroke="{_hex(style["stroke"])}" stroke-width="{line}"'].append(relative)
+    letters: defaultdict[str, list[str]] = defaultdict(list)
+    for x, y, text, letter in _TEXT.findall(document):
+        style = _declarations(text)
+        size = round(SCALE * float(style["font-size"].removesuffix("px")))
+        group = f'fill="{_hex(style["fill"])}" font-size="{size}"'
+        letters[group].append(f'<text x="{_whole(x)}" y="{_whole(y)}">{letter}</text>')
+    return "".join(
+        [
+            f'<svg viewBox="0 0 {width * SCALE} {height * SCALE}" width="{width}" '
+            f'height="{height}" aria-hidden="true" fill="none" stroke-linecap="round">',
+            *(f'<path d="{"".join(parts)}"{style}/>' for style, parts in paths.items()),
+            *(f"<g {group}>{''.join(parts)}</g>" for group, parts in letters.items()),
+            "</svg>",
+        ]
     )
 
 
@@ -335,32 +357,6 @@ def _document(smiles: str, drawer: rdMolDraw2D.MolDraw2DSVG, **look: float) -> s
     with suppress(MoleculeError):
         return "" if mol is None else draw(mol)
     return ""
-
-
-def _paths(document: str) -> str:
-    lines: defaultdict[str, list[str]] = defaultdict(list)
-    for of_bond, path, style in _PATH.findall(document):
-        look = _declarations(style)
-        if not of_bond and look.get("fill") == "none":
-            continue  # a patch over a corner
-        fill = "" if look["fill"] == "none" else f' fill="{_hex(look["fill"])}"'
-        width = round(SCALE * float(look.get("stroke-width", "1").removesuffix("px")))
-        points = [(_whole(x), _whole(y)) for x, y in _POINT.findall(path)]
-        moves = "".join(f"l{x1 - x0} {y1 - y0}" for (x0, y0), (x1, y1) in pairwise(points))
-        closed = "z" if path.rstrip().endswith("Z") else ""
-        relative = f"M{points[0][0]} {points[0][1]}{moves}{closed}".replace(" -", "-")
-        lines[f'{fill} stroke="{_hex(look["stroke"])}" stroke-width="{width}"'].append(relative)
-    return "".join(f'<path d="{"".join(parts)}"{look}/>' for look, parts in lines.items())
-
-
-def _letters(document: str) -> str:
-    letters: defaultdict[str, list[str]] = defaultdict(list)
-    for x, y, style, text in _TEXT.findall(document):
-        look = _declarations(style)
-        size = round(SCALE * float(look["font-size"].removesuffix("px")))
-        group = f'fill="{_hex(look["fill"])}" font-size="{size}"'
-        letters[group].append(f'<text x="{_whole(x)}" y="{_whole(y)}">{text}</text>')
-    return "".join(f"<g {group}>{''.join(parts)}</g>" for group, parts in letters.items())
 
 
 def _declarations(style: str) -> dict[str, str]:

@@ -228,24 +228,22 @@ def _missing(runs: Sequence[RunView], options: PageOptions) -> dict[str, str]:
     """Why a section has nothing to show; empty where it has."""
     windows = [watched(run.manifest).window for run in runs]
     has_window = any(len(valid_rows(run.trace)) >= n for run, n in zip(runs, windows, strict=True))
-
-    def unless(there: object, said: str) -> str:
-        return "" if there else said
-
-    no_molecule = unless(any_hit(runs), "No run has a valid molecule yet.")
+    no_sample = "" if any(len(run.trace) for run in runs) else "No run has a sample yet."
+    no_molecule = "" if any_hit(runs) else "No run has a valid molecule yet."
     no_hit = f"No run has a hit: none with R ≥ {options.threshold:g}."
     no_window = "valid samples, as many as are looked at to judge a collapse."
-    no_family = unless(any(run.families for run in runs), "No molecule has a ring.")
+    no_family = "" if any(run.families for run in runs) else "No molecule has a ring."
     return {
-        "learning": unless(any(len(run.trace) for run in runs), "No run has a sample yet."),
+        "learning": no_sample,
         "yield": no_molecule,
-        "collapse": no_molecule or unless(has_window, f"No run has {span(windows)} {no_window}"),
-        "rank": unless(any_hit(runs, options.threshold), no_hit),
+        "collapse": no_molecule
+        or ("" if has_window else f"No run has {span(windows)} {no_window}"),
+        "rank": "" if any_hit(runs, options.threshold) else no_hit,
         "anchors": no_molecule,
-        "families": no_family or unless(options.n_scaffolds, OFF),
-        "map": no_molecule or unless(options.n_map, OFF),
-        "scaffolds": no_molecule or unless(options.n_scaffolds, OFF),
-        "top": no_molecule or unless(options.n_top, OFF),
+        "families": no_family or ("" if options.n_scaffolds else OFF),
+        "map": no_molecule or ("" if options.n_map else OFF),
+        "scaffolds": no_molecule or ("" if options.n_scaffolds else OFF),
+        "top": no_molecule or ("" if options.n_top else OFF),
     }
 
 
@@ -316,17 +314,13 @@ def different_settings(runs: Sequence[RunView], methods: Methods) -> list[tuple[
     A run without a manifest has no settings and takes no part.
     """
     configs = {str(n): run.manifest["config"] for n, run in enumerate(runs) if run.manifest}
-
-    def shown(value: Any) -> str:
-        return MISSING if value is ABSENT else dump(value, one_line=True)
-
-    return [
-        (
-            key,
-            [
-                ", ".join(dict.fromkeys(shown(values.get(str(m), ABSENT)) for m in places))
-                for places in methods.values()
-            ],
-        )
-        for key, values in sorted(differences(configs).items())
-    ]
+    rows = []
+    for key, values in sorted(differences(configs).items()):
+        texts = {
+            number: dump(value, one_line=True)
+            for number, value in values.items()
+            if value is not ABSENT
+        }
+        cells = [dict.fromkeys(texts.get(str(m), MISSING) for m in of) for of in methods.values()]
+        rows.append((key, [", ".join(cell) for cell in cells]))
+    return rows

@@ -71,7 +71,14 @@ def space_panels(
     half = LANDMARKS // 2
     parts = [(prints[0], half), *((cloud, half // max(1, len(clouds))) for cloud in prints[1:])]
     axes = find_axes([some[i] for some, size in parts for i in _choose(len(some), size, rng)])
-    placed = _to_pixels([axes.place(cloud) for cloud in prints])
+    # pixels count downwards; all panels have one scale, the cloud of all points in the middle
+    points = [axes.place(cloud) * [1, -1] for cloud in prints]
+    whole = np.concatenate(points)
+    low, high = whole.min(axis=0), whole.max(axis=0)
+    free = np.array([WIDTH - 2 * MARGIN, HEIGHT - 2 * MARGIN])
+    scale = float(np.min(free / np.maximum(high - low, 1e-9)))
+    centre = np.array([WIDTH, HEIGHT]) / 2
+    placed = [centre + (one - (low + high) / 2) * scale for one in points]
     title = "First molecules of the runs" if prior is None else "The prior"
     note = _how_to_read(background, axes.explained, from_prior=prior is not None)
     panels = [Panel(title, note, _svg("background of the map", _dots(placed[0], SOFT)))]
@@ -128,17 +135,6 @@ def _fingerprint(smiles: str) -> ExplicitBitVect:
         if mol is not None:
             return morgan_fingerprint(mol, radius=RADIUS, n_bits=BITS)
     return ExplicitBitVect(BITS)
-
-
-def _to_pixels(placed: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The same scale for both axes and all panels, the cloud of all points in the middle."""
-    whole = np.concatenate(placed)
-    low, high = whole.min(axis=0), whole.max(axis=0)
-    free = np.array([WIDTH - 2 * MARGIN, HEIGHT - 2 * MARGIN])
-    scale = float(np.min(free / np.maximum(high - low, 1e-9)))
-    middle, centre = (low + high) / 2, np.array([WIDTH, HEIGHT]) / 2
-    # pixels count downwards
-    return [centre + (points - middle) * scale * np.array([1, -1]) for points in placed]
 
 
 def _dots(points: np.ndarray, ink: str) -> str:

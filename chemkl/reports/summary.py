@@ -8,7 +8,8 @@ from statistics import fmean
 from chemkl.config.posttrain import CollapseConfig
 from chemkl.display import counted, listed, percent, short, span
 from chemkl.reports.comparison import Row, number
-from chemkl.reports.view import LateSamples, RunView, late_samples
+from chemkl.reports.view import RunView
+from chemkl.results.collapse import Spread, Watch, watched
 from chemkl.results.inspection import first_scorings
 from chemkl.results.outcome import idle_at_the_end
 
@@ -33,7 +34,7 @@ class Facts:
     ob100: int | None  # call of the 100th hit; None where there are fewer
     # SMILES, reward and call of its best molecule, the first at equal rewards
     best: tuple[str, float, int] | None
-    late: LateSamples
+    watch: Watch  # whether it collapsed; its window holds the last valid samples
     idle: str  # why its target changed nothing; empty where it did
 
 
@@ -53,7 +54,7 @@ def describe(
     if not grouped:
         return ["There is no run to describe."]
     return [
-        *collapse_sentences({name: [run.late for run in group] for name, group in grouped.items()}),
+        *_collapse({name: [run.watch for run in group] for name, group in grouped.items()}),
         *(f"{run.name}: {run.idle}." for run in facts if run.idle),
         *_finds(grouped, threshold),
         *_best_and_unequal(facts),
@@ -67,6 +68,8 @@ def gather(run: RunView, threshold: float) -> Facts:
     ranked = scored.dropna(subset="reward").sort_values("reward", ascending=False, kind="stable")
     top = ranked.head(1)
     best = zip(top["canonical_smiles"], top["reward"], top["call"], strict=True)
+    watch = Watch(watched(run.manifest))
+    watch.add(run.trace)
     return Facts(
         name=run.name,
         seed=run.manifest.get("seed"),
@@ -76,7 +79,7 @@ def gather(run: RunView, threshold: float) -> Facts:
         scaffolds=int(hits.loc[hits["scaffold"] != "", "scaffold"].nunique()),
         ob100=int(hits["call"].iloc[99]) if len(hits) >= 100 else None,
         best=next(best, None),
-        late=late_samples(run.trace, run.manifest),
+        watch=watch,
         idle=idle_at_the_end(run.trace, run.manifest.get("config", {})),
     )
 
@@ -162,18 +165,16 @@ def _reality(
     methods: Mapping[str, Sequence[Facts]], threshold: float, comparison: Sequence[Row]
 ) -> Iterator[str]:
     """Whether the differences to the first method are more than chance."""
-    (baseline, base), *others = methods.items()
+    baseline, *others = methods
     if not others:
         return
-
-    def seeds(runs: Sequence[Facts]) -> set[int | None]:
-        return {run.seed for run in runs} - {None}
+    seeds = {name: {run.seed for run in runs} - {None} for name, runs in methods.items()}
 
     def whether(names: Sequence[str]) -> str:
         differ = "differs" if len(names) == 1 else "differ"
         return f"Whether {listed(names)} {differ} from {baseline} by more than chance is not"
 
-    shared = {name: len(seeds(base) & seeds(runs)) for name, runs in others}
+    shared = {name: len(seeds[baseline] & seeds[name]) for name in others}
     few = {name: n for name, n in shared.items() if n < MIN_SEEDS}
     if few:
         yield (
@@ -226,35 +227,40 @@ def _reward(value: float) -> str:
 # ---- collapse
 
 
-def collapse_sentences(methods: Mapping[str, Sequence[LateSamples]]) -> Iterator[str]:
+def _collapse(methods: Mapping[str, Sequence[Watch]]) -> Iterator[str]:
     """Say which methods collapsed and since when, which did not, and what that means."""
     judged = {
-        name: [late for late in runs if late.collapsed is not None]
+        name: [watch for watch in runs if watch.collapsed is not None]
         for name, runs in methods.items()
     }
-    bad = {name: [late for late in lates if late.collapsed] for name, lates in judged.items()}
-    for name, lates in bad.items():
-        if lates:
-            yield _collapsed(name, lates, len(judged[name]))
-    good = {name: lates for name, lates in judged.items() if lates and not bad[name]}
+    bad = {name: [watch for watch in runs if watch.collapsed] for name, runs in judged.items()}
+    for name, runs in bad.items():
+        if runs:
+            yield _collapsed(name, runs, len(judged[name]))
+    good = {name: runs for name, runs in judged.items() if runs and not bad[name]}
     if good:
-        yield _not_collapsed(list(good), [late for lates in good.values() for late in lates])
-    for name, runs in methods.items():
-        few = [late for late in runs if late.collapsed is None]
+        yield _not_collapsed(list(good), [_late(watch) for runs in good.values() for watch in runs])
+    for name, watches in methods.items():
+        few = [watch for watch in watches if watch.collapsed is None]
         if few:
-            whose = name if len(runs) == 1 else f"{len(few)} of {len(runs)} runs of {name}"
+            whose = name if len(watches) == 1 else f"{len(few)} of {len(watches)} runs of {name}"
             yield (
-                f"{whose}: too few valid samples ({span(late.n for late in few)}; "
-                f"{span(late.settings.window for late in few)} are needed) to say whether it "
+                f"{whose}: too few valid samples ({span(_late(watch).n for watch in few)}; "
+                f"{span(watch.config.window for watch in few)} are needed) to say whether it "
                 "collapsed."
             )
     limits: dict[str, dict[str, None]] = {}
-    for name, lates in judged.items():
-        for late in lates:
-            limits.setdefault(_limits(late.settings), {})[name] = None
+    for name, runs in judged.items():
+        for watch in runs:
+            limits.setdefault(_limits(watch.config), {})[name] = None
     for meaning, names in limits.items():
         whose = f" for {listed(list(names))}" if len(limits) > 1 else ""
         yield f"Collapsed means here{whose}: {meaning}."
+
+
+def _late(watch: Watch) -> Spread:
+    """How the last valid samples are spread, as many as the run's alarm looks at."""
+    return watch.alarm.window.spread(effective=False)
 
 
 def _limits(settings: CollapseConfig) -> str:
@@ -275,27 +281,29 @@ def _limits(settings: CollapseConfig) -> str:
     )
 
 
-def _collapsed(name: str, bad: Sequence[LateSamples], n_runs: int) -> str:
+def _collapsed(name: str, bad: Sequence[Watch], n_runs: int) -> str:
     who = name if n_runs == 1 else f"{len(bad)} of {n_runs} runs of {name}"
-    shares = [late.top_share for late in bad if late.top_share is not None]
+    lates = [_late(watch) for watch in bad]
+    shares = [late.top_share for late in lates if late.top_share is not None]
     family = "none has a scaffold"
     if shares:
         family = f"the largest scaffold holds {span(shares, percent)}"
         if len(bad) == 1:
-            family = f"{percent(shares[0])} share the scaffold {short(str(bad[0].scaffold))}"
-    n_over = sum(late.over for late in bad)
+            scaffold = short(bad[0].alarm.window.most_frequent())
+            family = f"{percent(shares[0])} share the scaffold {scaffold}"
+    n_over = sum(not watch.alarm.raised for watch in bad)
     over = "; over at the end" if n_over else ""
     if over and len(bad) > 1:
         over += f" in {n_over} of them"
     return (
-        f"{who} collapsed at call {span(late.first.call for late in bad if late.first)}{over}: of "
-        f"the last {span(late.n for late in bad)} valid samples "
-        f"{span((late.distinct or 0.0 for late in bad), percent)} are distinct, and {family}."
+        f"{who} collapsed at call {span(watch.events[0].call for watch in bad)}{over}: of "
+        f"the last {span(late.n for late in lates)} valid samples "
+        f"{span((late.uniqueness or 0.0 for late in lates), percent)} are distinct, and {family}."
     )
 
 
-def _not_collapsed(names: Sequence[str], lates: Sequence[LateSamples]) -> str:
-    least = percent(min(late.distinct or 0.0 for late in lates))
+def _not_collapsed(names: Sequence[str], lates: Sequence[Spread]) -> str:
+    least = percent(min(late.uniqueness or 0.0 for late in lates))
     largest = max(late.top_share or 0.0 for late in lates)
     of_each, at_least = (" of each run", "at least ") if len(lates) > 1 else ("", "")
     family = "none has a scaffold"

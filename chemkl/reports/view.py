@@ -11,10 +11,8 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from chemkl.config.posttrain import CollapseConfig
 from chemkl.results import trace_components
-from chemkl.results.collapse import CollapseEvent, Watch, spread, watched
-from chemkl.results.inspection import by_final_reward, first_scorings, sampled_rows, valid_rows
+from chemkl.results.inspection import by_final_reward, first_scorings, sampled_rows
 
 COLUMNS = (
     "step", "row", "call", "canonical_smiles", "valid", "repeat", "scaffold", "logp_policy",
@@ -121,12 +119,6 @@ def yield_curves(trace: pd.DataFrame, threshold: float) -> pd.DataFrame:
     return pd.DataFrame(columns, dtype=int)
 
 
-def scaffold_sizes(trace: pd.DataFrame, threshold: float) -> pd.Series:
-    """Hits per Bemis-Murcko scaffold, largest first; acyclic molecules have none."""
-    scaffolds = first_scorings(trace, threshold)["scaffold"]
-    return scaffolds[scaffolds != ""].value_counts()
-
-
 def top_curves(trace: pd.DataFrame, n_points: int = 200) -> pd.DataFrame:
     """Means of the best rewards so far, over the oracle calls: for each k of TOP a column `top_k`.
 
@@ -160,36 +152,3 @@ def best_first(runs: Sequence[RunView]) -> pd.DataFrame:
 def component_names(runs: Sequence[RunView]) -> list[str]:
     """Names of the components of the runs' rewards, each once, in the order of the traces."""
     return list(dict.fromkeys(c for run in runs for c in trace_components(run.trace.columns)))
-
-
-@dataclass(frozen=True)
-class LateSamples:
-    """The last valid samples of a run, repeats included, as many as its alarm looks at."""
-
-    n: int  # how many they are
-    distinct: float | None  # share of distinct canonical SMILES among them; None without samples
-    scaffold: str | None  # the largest Bemis-Murcko scaffold among them; None where all are acyclic
-    top_share: float | None  # its share, acyclic samples left out
-    settings: CollapseConfig
-    collapsed: bool | None  # whether it ever did; None where they are fewer than the alarm looks at
-    first: CollapseEvent | None  # when it did first; None where it did not
-    over: bool  # whether it was over it at the end
-
-
-def late_samples(trace: pd.DataFrame, manifest: Mapping[str, Any] | None = None) -> LateSamples:
-    """Look at the last valid samples of a run; rows from a replay buffer were not sampled."""
-    settings = watched(manifest)
-    watch = Watch(settings)
-    watch.add(trace)
-    rows = valid_rows(trace).tail(settings.window)
-    now = spread(rows["canonical_smiles"].tolist(), rows["scaffold"].fillna("").tolist())
-    return LateSamples(
-        n=now.n,
-        distinct=now.uniqueness,
-        scaffold=watch.alarm.window.most_frequent() or None,
-        top_share=now.top_share,
-        settings=settings,
-        collapsed=watch.collapsed,
-        first=watch.events[0] if watch.events else None,
-        over=bool(watch.events) and not watch.alarm.raised,
-    )

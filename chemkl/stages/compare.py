@@ -41,7 +41,7 @@ def work(config: CompareConfig, start: Start) -> None:
     """
     out_dir = start.out
     methods = comparison.read_methods(config.methods)
-    pairs = comparison.pair_seeds(methods, config.baseline)
+    pairs, left_out = comparison.pair_seeds(methods, config.baseline)
     budget = next(iter(methods[config.baseline].values())).budget
     inputs = {
         f"{method} seed {seed}": run.folder / TRACE_FOLDER
@@ -51,14 +51,14 @@ def work(config: CompareConfig, start: Start) -> None:
     inputs |= {"table": config.table} if config.table else {}
     with start.claim(inputs) as manifest:
         # the runs that have a pair, by method and seed
-        seeds = {**pairs.seeds, config.baseline: sorted({*chain(*pairs.seeds.values())})}
+        seeds = {**pairs, config.baseline: sorted({*chain(*pairs.values())})}
         used = {(m, seed): methods[m][seed].folder for m in methods for seed in seeds[m]}
         evaluated = _from_table(used, config) if config.table else _evaluate(used, config)
         values = comparison.value_rows(evaluated, budget, config)
-        rows = comparison.compare_rows(values, pairs.seeds, config)
+        rows = comparison.compare_rows(values, pairs, config)
         told = {run: read_never_acted(folder) for run, folder in used.items()}
         idle = [f"{m}, seed {seed}: {text}" for (m, seed), text in told.items() if text]
-        apart = [*comparison.what_differs(methods, config.baseline), *idle, *pairs.left_out]
+        apart = [*comparison.what_differs(methods, config.baseline), *idle, *left_out]
         remarks = comparison_text.notes(rows, apart, budget=budget, alpha=config.alpha)
         table = pa.Table.from_pylist(rows, schema=comparison.COMPARISON_SCHEMA)
         write_parquet(
@@ -69,7 +69,7 @@ def work(config: CompareConfig, start: Start) -> None:
         for name, form in forms.items():
             write_bytes(out_dir / name, form(rows, remarks, config.confidence).encode())
         write_figure(out_dir, FOREST, draw_forest(rows, config.confidence))
-        manifest.finish(results={"pairs": pairs.seeds, "left_out": pairs.left_out})
+        manifest.finish(results={"pairs": pairs, "left_out": left_out})
     console = start.console
     console.print(comparison_text.terminal(rows, config.confidence), highlight=False)
     console.print("\n".join(remarks), highlight=False, markup=False)

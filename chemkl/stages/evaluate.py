@@ -27,7 +27,7 @@ from chemkl.config.evaluate import (
 )
 from chemkl.display import say
 from chemkl.evaluation import by_prompt, metrics, samples, tables, text, text_samples
-from chemkl.evaluation.by_prompt import PROMPT_COLUMNS, PromptSamples
+from chemkl.evaluation.by_prompt import PROMPT_COLUMNS
 from chemkl.evaluation.metrics import metrics_schema
 from chemkl.evaluation.over_time import families_schema, family_rows, over_time, over_time_schema
 from chemkl.evaluation.reference import ChemNet, Comparisons, load_comparisons
@@ -122,8 +122,9 @@ def _named(
 
 # ---- molecules
 
-Prompts = Sequence[PromptSamples]
-Wanted = dict[str, tuple[pa.Schema, Callable[[Samples, Prompts], list[dict[str, Any]]]]]
+MakeRows = Callable[[Samples, pd.DataFrame], list[dict[str, Any]]]
+"""Makes the rows of samples and of the trace they are from, which is empty for a file."""
+Wanted = dict[str, tuple[pa.Schema, MakeRows]]
 
 
 def _evaluate_molecules(config: EvaluateConfig, start: Start) -> None:
@@ -138,8 +139,8 @@ def _evaluate_molecules(config: EvaluateConfig, start: Start) -> None:
         rows_of: dict[str, list[dict[str, Any]]] = {name: [] for name in wanted}
         summaries: dict[str, dict[str, Any]] = {}
         beside: list[Path] = []
-        for run, folder, prompts in _samples(config):
-            of_run = {name: make(run, prompts) for name, (_, make) in wanted.items()}
+        for run, folder, trace in _samples(config):
+            of_run = {name: make(run, trace) for name, (_, make) in wanted.items()}
             if run.note is not None:
                 say(run.note)
             about = None if folder is None else Manifest.load(folder)
@@ -174,7 +175,8 @@ def _tables_wanted(config: EvaluateConfig, comparisons: Comparisons) -> Wanted:
         wanted[FAMILIES] = families_schema(late), lambda s, _: family_rows(s, prior, late)
     if config.by_prompt:
         columns = by_prompt.by_prompt_schema(options)
-        wanted[BY_PROMPT] = columns, lambda _, p: by_prompt.prompt_rows(p, taus, options, corpus)
+        rows_of = partial(by_prompt.prompt_rows, thresholds=taus, options=options, corpus=corpus)
+        wanted[BY_PROMPT] = columns, rows_of
     return wanted
 
 
@@ -201,17 +203,16 @@ def _write_tables(
     return {name: metrics.frame(table) for name, table in made.items()}
 
 
-def _samples(config: EvaluateConfig) -> Iterator[tuple[Samples, Path | None, Prompts]]:
-    """The samples of every run with its folder and, where wanted, its prompts; then of files."""
+def _samples(config: EvaluateConfig) -> Iterator[tuple[Samples, Path | None, pd.DataFrame]]:
+    """The samples of every run with its folder and its trace; then those of files."""
     columns = (*samples.TRACE_COLUMNS, *(PROMPT_COLUMNS if config.by_prompt else ()))
-    late, workers = config.metrics.late_samples, config.metrics.workers
+    workers = config.metrics.workers
     runs, files = _named(config.runs, config.samples)
     for name, folder in runs:
         trace = read_trace(folder, columns)
-        made = samples.from_trace(name, trace, workers, Manifest.load(folder))
-        yield made, folder, by_prompt.split_by_prompt(made, trace, late) if config.by_prompt else ()
+        yield samples.from_trace(name, trace, workers, Manifest.load(folder)), folder, trace
     for name, file in files:
-        yield read_samples(name, file, workers), None, ()
+        yield read_samples(name, file, workers), None, pd.DataFrame()
 
 
 def _inputs(config: EvaluateConfig) -> dict[str, Path]:

@@ -19,8 +19,8 @@ from chemkl.evaluation.metrics import shown_in, window_at
 from chemkl.evaluation.over_time import family_rows
 from chemkl.evaluation.reference import Comparisons
 from chemkl.evaluation.samples import Samples, read_samples
-from chemkl.reports import PageOptions, RunView, Table, render_page
-from chemkl.reports.view import COLUMNS
+from chemkl.reports.page import Table, render_page
+from chemkl.reports.view import COLUMNS, PageOptions, RunView
 from chemkl.results import Manifest, find_trace, read_trace, trace_components, write_bytes
 from chemkl.results.collapse import watched
 from chemkl.results.columns import RAW_PREFIX

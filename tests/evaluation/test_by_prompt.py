@@ -6,7 +6,7 @@ from rdkit.Chem import rdFingerprintGenerator
 
 from chemkl.config.evaluate import MetricOptions
 from chemkl.evaluation import evaluate, from_trace
-from chemkl.evaluation.by_prompt import by_prompt_schema, prompt_rows, split_by_prompt
+from chemkl.evaluation.by_prompt import by_prompt_schema, prompt_rows
 from chemkl.results import description_of
 
 OPTIONS = MetricOptions(late_samples=3, uniqueness_at=[2])
@@ -28,8 +28,7 @@ STEPS = [
 
 
 def rows_of(trace, thresholds=(0.8,), options=OPTIONS, corpus=None):
-    parts = split_by_prompt(from_trace("x", trace), trace, options.late_samples)
-    return prompt_rows(parts, thresholds, options, corpus)
+    return prompt_rows(from_trace("x", trace), trace, thresholds, options, corpus)
 
 
 def of(row, *names):

@@ -1,8 +1,4 @@
-from collections import Counter
-
 import pytest
-from rdkit import Chem
-from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from chemkl.config.evaluate import MetricOptions
 from chemkl.evaluation import Comparisons, evaluate, from_smiles, from_trace
@@ -62,7 +58,8 @@ def test_the_table_of_metrics_has_the_coverage(prior, run):
 
 def test_shares_by_hand(prior, run):
     rows = {row["family"]: row for row in family_rows(run, prior, late_samples=3)}
-    assert set(rows) == {SIX, FIVE, "C1CCC2CCCCC2C1", SPIRO}
+    # the largest share at either end first, then by name: 2/5 twice, 1/3 twice
+    assert list(rows) == [FIVE, SIX, SPIRO, "C1CCC2CCCCC2C1"]
     # the prior: 5 samples in families; the policy: naphthalene, spiro, toluene are the last three
     assert (rows[SIX]["prior_samples"], rows[SIX]["prior_share"]) == (2, 2 / 5)
     assert (rows[SIX]["policy_samples"], rows[SIX]["policy_share"]) == (1, 1 / 3)
@@ -77,11 +74,8 @@ def test_shares_by_hand(prior, run):
 
 
 def test_rewards_below_zero_and_failed_ones(make_trace):
-    steps = [[("Cc1ccccc1", 0.0), ("Oc1ccccc1", -1.0), ("Nc1ccccc1", float("nan"))]]
+    steps = [[("Cc1ccccc1", -2.0), ("Oc1ccccc1", -1.0), ("Nc1ccccc1", float("nan"))]]
     (row,) = family_rows(from_trace("x", make_trace(steps)), from_smiles("p", []), 10)
-    assert row["best_reward"] == 0
-    below = [[("Cc1ccccc1", -2.0), ("Oc1ccccc1", -1.0)]]
-    (row,) = family_rows(from_trace("x", make_trace(below)), from_smiles("p", []), 10)
     assert row["best_reward"] == -1
 
 
@@ -90,44 +84,6 @@ def test_columns_are_described_and_complete(prior, run):
     assert all(len(description_of(field)) > 5 for field in schema)
     assert "last 7 valid samples" in description_of(schema.field("policy_samples"))
     assert {tuple(row) for row in family_rows(run, prior, 10)} == {tuple(schema.names)}
-
-
-def family_by_rdkit(smiles):
-    """All atoms carbon, all bonds single, and what a carbonyl leaves behind cut off again."""
-    scaffold = MurckoScaffold.GetScaffoldForMol(Chem.MolFromSmiles(smiles))
-    generic = MurckoScaffold.MakeScaffoldGeneric(scaffold)
-    return Chem.MolToSmiles(MurckoScaffold.GetScaffoldForMol(generic))
-
-
-def test_families_of_real_molecules_against_rdkit(real_smiles, make_trace):
-    before, after = real_smiles[:150], real_smiles[100:300]
-    rewards = [i % 7 / 6 for i in range(400)]
-    prior = from_smiles("prior", before, rewards[:150])
-    late = [*after[-20:], *after[:5] * 4]  # of the run's last samples half are five repeated ones
-    steps = [[(s, r)] for s, r in zip(after, rewards[100:300], strict=True)]
-    run = from_trace("x", make_trace([*steps, *[[(s, 0.0)] for s in late[20:]]]))
-
-    rows = {row["family"]: row for row in family_rows(run, prior, late_samples=40)}
-    for samples, name in ((before, "prior"), (late, "policy")):
-        counts = Counter(family for s in samples if (family := family_by_rdkit(s)))
-        assert {f: r[f"{name}_samples"] for f, r in rows.items() if r[f"{name}_samples"]} == counts
-        for family, row in rows.items():
-            assert row[f"{name}_share"] == pytest.approx(counts[family] / counts.total())
-    for row in rows.values():
-        assert row["share_change"] == row["policy_share"] - row["prior_share"]
-    largest = [max(row["prior_share"], row["policy_share"]) for row in rows.values()]
-    assert largest == sorted(largest, reverse=True)
-
-    def of_hits(smiles, scored):
-        pairs = zip(smiles, scored, strict=True)
-        return {family_by_rdkit(s) for s, r in pairs if r >= 0.8} - {""}
-
-    hits, reached = of_hits(before, rewards[:150]), of_hits(after, rewards[100:300])
-    options = MetricOptions(max_matrix=2)
-    _, row = evaluate(run, [0.8], options, Comparisons(prior=prior))
-    assert row["prior_families"] == len(hits)
-    assert row["prior_coverage"] == len(hits & reached) / len(hits)
-    assert 0 < row["prior_coverage"] < 1
 
 
 def test_a_policy_that_makes_nothing_has_no_share(prior):

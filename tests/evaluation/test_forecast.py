@@ -1,4 +1,4 @@
-"""The forecast: exact where the space is enumerated, near where it is sampled, and honest.
+"""The forecast: exact where each sequence is drawn as often as it is likely, and honest.
 
 Oracle: the closed forms of `chemkl.losses.exact`, and sums written out by hand.
 """
@@ -19,10 +19,10 @@ from chemkl.evaluation.forecast import (
     mara_bonus,
     target_shares,
 )
-from chemkl.losses import Filtered, Gibbs, Mara
+from chemkl.losses import Gibbs, Mara
 from chemkl.losses.exact import mara_optimum, reverse_kl_optimum
 
-N_TOKENS, LENGTH = 4, 4
+N_TOKENS, LENGTH, EIGHTHS = 4, 4, 8
 TAU = 0.6
 BETAS = (1.0, 0.1, 1 / 30)
 
@@ -31,11 +31,12 @@ BETAS = (1.0, 0.1, 1 / 30)
 def world():
     """All 256 sequences of 4 steps over 4 tokens: log-probabilities, rewards, scaffolds.
 
-    Each step's probabilities depend on the token before. Sequences that begin with token 3 are
-    invalid, with reward 0; 'scaffolds' are the middle two tokens, and 00 stands for none.
+    Each step's probabilities are eighths and depend on the token before. Sequences that begin with
+    token 3 are invalid, with reward 0; 'scaffolds' are the middle two tokens, 00 stands for none.
     """
     rng = np.random.default_rng(5)
-    step = np.log(rng.dirichlet(np.full(N_TOKENS, 3.0), size=N_TOKENS))
+    more = rng.multinomial(EIGHTHS - N_TOKENS, np.full(N_TOKENS, 1 / N_TOKENS), size=N_TOKENS)
+    step = np.log((1 + more) / EIGHTHS)
     every = np.array(np.meshgrid(*[range(N_TOKENS)] * LENGTH, indexing="ij")).reshape(LENGTH, -1).T
     logp = step[0, every[:, 0]] + sum(step[every[:, t - 1], every[:, t]] for t in range(1, LENGTH))
     reward = rng.beta(2, 2, len(every))
@@ -46,18 +47,15 @@ def world():
     return logp, reward, scaffold
 
 
-@pytest.fixture(scope="module")
-def enumerated(world):
+def points_at(world, rows):
     logp, reward, scaffold = world
-    assert math.isclose(np.exp(logp).sum(), 1)
-    return Points(logp, reward, scaffold, log_weight_N=logp)
+    return Points(logp[rows], reward[rows], [scaffold[row] for row in rows])
 
 
 def drawn(world, n, seed=0):
     """n draws from the reference, as a policy would give them."""
-    logp, reward, scaffold = world
-    rows = np.random.default_rng(seed).choice(len(logp), n, p=np.exp(logp))
-    return Points(logp[rows], reward[rows], [scaffold[row] for row in rows])
+    rows = np.random.default_rng(seed).choice(len(world[0]), n, p=np.exp(world[0]))
+    return points_at(world, rows)
 
 
 def optimum(world, kind, beta):
@@ -94,48 +92,29 @@ def by_hand(world, exact):
     }
 
 
-# ---- an enumerated space: nothing is estimated
+# ---- every sequence as often as it is likely: nothing is estimated
 
 
 @pytest.mark.parametrize("beta", BETAS)
 @pytest.mark.parametrize("kind", ["gibbs", "mara"])
-def test_on_an_enumerated_world_the_forecast_is_the_exact_optimum(world, enumerated, kind, beta):
-    exact = optimum(world, kind, beta)
-    target = target_of(kind, beta)
-    np.testing.assert_allclose(target_shares(enumerated, target), exact, rtol=0, atol=1e-9)
-    found = predict(enumerated, target, TAU)
+def test_of_a_sample_in_the_very_proportions_the_forecast_is_the_exact_optimum(world, kind, beta):
+    exact, target = optimum(world, kind, beta), target_of(kind, beta)
+    times = (np.exp(world[0]) * EIGHTHS**LENGTH).round().astype(int)
+    assert times.sum() == EIGHTHS**LENGTH
+    rows = np.repeat(np.arange(len(times)), times)
+    points = points_at(world, rows)
+    shares = np.bincount(rows, target_shares(points, target))
+    np.testing.assert_allclose(shares, exact, rtol=0, atol=1e-9)
+    found = predict(points, target, TAU)
     for name, value in by_hand(world, exact).items():
         assert found[name] == pytest.approx(value, abs=1e-9), name
     prior = np.exp(world[0])
     assert found["kl_to_prior"] == pytest.approx(float(exact @ np.log(exact / prior)), abs=1e-9)
     chi_square = float((exact**2 / prior).sum()) - 1
     assert found["ess_share"] == pytest.approx(1 / (1 + chi_square), abs=1e-9)
-    assert found["top_share_error"] == 0
-
-
-def test_the_hit_rate_of_an_enumerated_world_is_its_mass(world, enumerated):
-    rate = hit_rate(enumerated, TAU)
-    expected = float(np.exp(world[0])[world[1] >= TAU].sum())
-    assert tuple(rate.values()) == pytest.approx((expected,) * 3, abs=1e-12)
 
 
 # ---- samples
-
-
-@pytest.mark.parametrize("kind", ["gibbs", "mara"])
-@pytest.mark.parametrize("beta", [1.0, 0.1])
-def test_samples_converge_to_the_optimum(world, kind, beta):
-    """100,000 draws; the spread of the weights is known exactly here, so 5 standard errors are."""
-    exact, prior = optimum(world, kind, beta), np.exp(world[0])
-    points = drawn(world, 100_000)
-    found = predict(points, target_of(kind, beta), TAU)
-    error = 5 * math.sqrt(float((exact**2 / prior).sum()) / len(points))  # of any share, at most
-    assert error < 0.06  # so that the comparison can fail
-    expected = by_hand(world, exact)
-    for name in ("top_share", "acyclic_share", "invalid_share", "hit_share", "mean_reward"):
-        assert found[name] == pytest.approx(expected[name], abs=error), name
-    assert found["effective_scaffolds"] == pytest.approx(expected["effective_scaffolds"], rel=0.1)
-    assert found["ess_share"] == pytest.approx(1 / float((exact**2 / prior).sum()), rel=0.1)
 
 
 def test_the_standard_error_of_the_top_share_is_the_spread_over_samples():
@@ -234,84 +213,58 @@ def test_the_bonus_is_that_of_algorithm_1():
     assert {*list(none.values())[:3]} == {None}
 
 
-# ---- what is refused
-
-
-def test_a_filter_without_a_hit_has_no_mass():
-    points = Points(np.full(2, -5.0), np.zeros(2), ["A", "B"])
-    with pytest.raises(ValueError, match="no mass on any of the points: no sample is a hit"):
-        predict(points, Filtered(tau=0.8), 0.8)
-
-
-def test_arrays_of_different_lengths_are_refused_by_name():
-    with pytest.raises(ValueError, match=r"got logp_ref \(3,\), reward \(2,\), scaffold \(2,\)"):
-        Points(np.zeros(3), np.zeros(2), ["A", "B"])
-    with pytest.raises(ValueError, match="at least one point"):
-        Points(np.zeros(0), np.zeros(0), [])
-
-
 # ---- crossovers
 
 
-def space_of(logp, reward, scaffold):
-    logp = np.asarray(logp, dtype=float)
-    return Points(logp, np.asarray(reward, dtype=float), scaffold, log_weight_N=logp)
-
-
-def test_two_points_cross_at_the_closed_form():
-    """beta* = (R2 - R1) / (lr1 - lr2), with the two peaks of the paper's second figure."""
-    points = space_of([-4.055, -5.955], [0.75, 1.0], ["A", "B"])
-    (found,) = crossovers(points, ["A", "B"])
-    assert found.beta == pytest.approx(0.25 / 1.9, rel=1e-12)
-    assert found.sigma == pytest.approx(1.9 / 0.25, rel=1e-12)
-    assert (found.above, found.below) == ("A", "B")
-    assert found.sigma_error == 0
-    assert crossovers(points, ["B", "A"]) == [found]  # their order does not matter
+def families_of(**rewards):
+    """Draws with these rewards on the scaffolds A, B and so on."""
+    scaffold = [name for name, values in rewards.items() for _ in values]
+    return Points(np.full(len(scaffold), -7.0), np.concatenate([*rewards.values()]), scaffold)
 
 
 def test_the_larger_family_is_the_one_that_is_said_to_be():
     rng = np.random.default_rng(0)
-    logp = np.log(rng.dirichlet(np.ones(60)))
-    scaffold = [("A", "B", "C")[i % 3] for i in range(60)]
-    points = space_of(logp, rng.beta(2, 2, 60), scaffold)
+    rewards = {"A": rng.beta(2, 4, 30), "B": rng.beta(4, 2, 20), "C": rng.beta(6, 2, 10)}
+    points = families_of(**rewards)
     found = crossovers(points, ["A", "B", "C"])
     assert found
     assert [c.beta for c in found] == sorted((c.beta for c in found), reverse=True)
     for crossing in found:
         for factor, winner in ((1.001, crossing.above), (1 / 1.001, crossing.below)):
-            weight = np.exp(logp + points.reward_N / (crossing.beta * factor))
             names = (crossing.above, crossing.below)
-            mass = {k: weight[np.array(scaffold) == k].sum() for k in names}
+            mass = {k: np.exp(rewards[k] / (crossing.beta * factor)).sum() for k in names}
             assert max(mass, key=mass.get) == winner
 
 
 def test_two_crossovers_of_one_pair_are_both_found():
-    """A: e^(0.5 s); B: 0.6 + 0.2 e^s (times the same constant). With x = e^(s/2) they are equal
+    """A: 100 e^(s / 2); B: 79 + 20 e^s. With x = e^(s/2) they are equal
 
-    where 0.2 x^2 - x + 0.6 = 0: x = (1 -+ sqrt(1 - 0.48)) / 0.4, and only roots x > 1 are s > 0.
+    where 0.2 x^2 - x + 0.79 = 0: x = (1 -+ sqrt(1 - 0.632)) / 0.4, and only roots x > 1 are s > 0.
     """
-    points = space_of(np.log([1.0, 0.45, 0.6]), [0.5, 0.0, 1.0], ["A", "B", "B"])
-    # 0.6 x^2 - x + 0.45 = 0 has no real root here (1 - 1.08 < 0): B leads at every beta
+    # 0.6 x^2 - x + 0.45 = 0 has no real root (1 - 1.08 < 0): B leads at every beta
+    points = families_of(A=[0.5] * 100, B=[0.0] * 45 + [1.0] * 60)
     assert crossovers(points, ["A", "B"]) == []
-    points = space_of(np.log([1.0, 0.79, 0.2]), [0.5, 0.0, 1.0], ["A", "B", "B"])
+    points = families_of(A=[0.5] * 100, B=[0.0] * 79 + [1.0] * 20)
     roots = [(1 + sign * math.sqrt(1 - 4 * 0.2 * 0.79)) / 0.4 for sign in (-1, 1)]
     expected = [2 * math.log(x) for x in roots if x > 1]
-    found = crossovers(points, ["A", "B"])
-    assert [c.sigma for c in found] == pytest.approx(expected, rel=1e-9)
+    assert [c.sigma for c in crossovers(points, ["A", "B"])] == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize("logp", [[-1.0, -2.0], [-1.0, -1.0]])
-def test_equal_rewards_never_cross(logp):
-    assert crossovers(space_of(logp, [0.6, 0.6], ["A", "B"]), ["A", "B"]) == []
+@pytest.mark.parametrize("n", [1, 3])
+def test_equal_rewards_never_cross(n):
+    assert crossovers(families_of(A=[0.6] * n, B=[0.6]), ["A", "B"]) == []
 
 
-def test_draws_count_by_how_often_they_came():
+def test_two_families_cross_at_the_closed_form():
     """A drawn 3 times at R = 0.5, B once at R = 0.9: equal where 3 e^(0.5 s) = e^(0.9 s)."""
-    points = Points(np.full(4, -7.0), np.array([0.5, 0.5, 0.5, 0.9]), ["A", "A", "A", "B"])
+    points = families_of(A=[0.5] * 3, B=[0.9])
     (found,) = crossovers(points, ["A", "B"])
     assert found.sigma == pytest.approx(math.log(3) / 0.4, rel=1e-12)
+    assert found.beta == pytest.approx(0.4 / math.log(3), rel=1e-12)
+    assert (found.above, found.below) == ("A", "B")
     assert found.ess == pytest.approx(1)
     assert found.sigma_error == pytest.approx(math.sqrt(1 / 3 + 1) / 0.4)
+    assert crossovers(points, ["B", "A"]) == [found]  # their order does not matter
 
 
 def test_the_standard_error_is_the_spread_over_samples():
@@ -329,8 +282,7 @@ def test_the_standard_error_is_the_spread_over_samples():
 
 
 def test_the_main_families_are_the_largest_under_prior_or_target():
-    logp = np.log([0.5, 0.3, 0.15, 0.05])
-    points = space_of(logp, [0.1, 0.2, 0.3, 0.9], ["A", "B", "C", "D"])
+    points = families_of(A=[0.1] * 10, B=[0.2] * 6, C=[0.3] * 3, D=[0.9])
     prior_first, target_first = main_families(points, [0.05], 2)[::-1], main_families(points, [], 2)
     assert [family.scaffold for family in target_first] == ["A", "B"]
     assert {family.scaffold for family in prior_first} == {"A", "D"}

@@ -1,18 +1,14 @@
 """The table of metrics: every row of it by hand or against another implementation."""
 
-import json
 import math
 from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from rdkit import Chem
-from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from chemkl.config.evaluate import MetricOptions
-from chemkl.config.posttrain import CollapseLimits
+from chemkl.config.posttrain import CollapseWindow
 from chemkl.evaluation import (
     METRICS,
     Comparisons,
@@ -23,20 +19,18 @@ from chemkl.evaluation import (
     metrics_schema,
 )
 from chemkl.evaluation.comparison import direction_of, places_of
-from chemkl.evaluation.diversity import gini
 from chemkl.evaluation.metrics import (
     collapsed_at_call,
     frame,
     metric_of,
     nested,
-    novelty,
     oracle_burden,
     shown_in,
     top_auc,
     uniqueness,
 )
 from chemkl.evaluation.reference import from_smiles as reference_from
-from chemkl.results import description_of, write_json, write_parquet
+from chemkl.results import description_of
 
 OPTIONS = MetricOptions()
 STEPS = [
@@ -81,27 +75,8 @@ def test_nested_keys_are_those_of_the_definitions(make_trace):
     assert at["ob1"] == 1
 
 
-@pytest.mark.parametrize(
-    "steps",
-    [[], [[("C1CC", 0.0)]], [[("CCO", 0.1)]], [[("Cc1ccccc1", 0.9)]]],
-    ids=["empty trace", "nothing valid", "no hit, one molecule", "one hit"],
-)
-def test_small_sets_give_nulls_that_survive_json_and_parquet(make_trace, tmp_path, steps):
-    samples = from_trace("x", make_trace(steps))
-    rows = evaluate(samples, [0.8], OPTIONS)
-    write_json(tmp_path / "m.json", nested(rows))
-    content = json.loads((tmp_path / "m.json").read_text())
-    assert content["int_div_pairs"] is None
-    hits = 1 if steps and steps[0][0][1] > 0.8 else 0
-    assert content["thresholds"]["0.8"]["yield"] == hits
-    assert content["thresholds"]["0.8"]["circles"] == hits
-    assert content["thresholds"]["0.8"]["ob10"] is None
-    schema = metrics_schema(OPTIONS)
-    write_parquet(tmp_path / "d.parquet", pa.Table.from_pylist(rows, schema=schema))
-    table = frame(pq.read_table(tmp_path / "d.parquet"))
-    assert len(table) == 2
-    assert table["int_div_pairs"].isna().all()
-    assert table["yield"].dtype == "Int64"
+def test_whole_numbers_with_gaps_stay_whole():
+    assert frame(pa.table({"ob1": pa.array([12, None], pa.int64())}))["ob1"].dtype == "Int64"
 
 
 def test_every_column_has_a_description_that_states_the_settings():
@@ -189,9 +164,11 @@ def test_uniqueness_at_k_looks_at_the_first_k_valid_samples():
 
 
 def test_novelty_is_a_share_of_the_distinct_molecules():
-    for corpus, expected in ((set(), 1), ({"C"}, 0.5), ({"C", "CC", "N"}, 0)):
-        assert novelty(["C", "C", "CC"], corpus) == expected
-        assert novelty([], corpus) is None
+    for smiles, expected in ((["C", "C", "CC"], 0.5), (["N"], 1), (["x"], None)):
+        comparisons = Comparisons(corpus={"C"})
+        assert (
+            evaluate(from_smiles("x", smiles), [], OPTIONS, comparisons)[0]["novelty"] == expected
+        )
 
 
 # ---- scaffolds
@@ -239,24 +216,6 @@ def test_acyclic_molecules_have_no_scaffold_metrics_and_one_scaffold_is_one_effe
     assert {values[name] for name in SCAFFOLDS[3:]} == {None}
     one = described(BENZENES)
     assert [one[name] for name in SCAFFOLDS[3:]] == [0, None, 1, 1, 0]
-
-
-def test_scaffolds_of_real_molecules_against_rdkit(real_smiles):
-    values = described(real_smiles)
-    murcko, generic = set(), set()
-    for mol in map(Chem.MolFromSmiles, real_smiles):
-        scaffold = MurckoScaffold.GetScaffoldForMol(mol)
-        murcko.add(Chem.MolToSmiles(scaffold))
-        again = MurckoScaffold.GetScaffoldForMol(MurckoScaffold.MakeScaffoldGeneric(scaffold))
-        generic.add(Chem.MolToSmiles(again))
-    assert values["murcko"] == len(murcko - {""})
-    assert values["generic"] == len(generic - {""})
-
-
-def test_gini_against_the_mean_absolute_difference():
-    sizes = np.random.default_rng(0).integers(1, 50, size=30).astype(float)
-    differences = np.abs(sizes[:, None] - sizes[None, :]).mean()
-    assert gini(sizes) == pytest.approx(differences / (2 * sizes.mean()))
 
 
 # ---- yields
@@ -344,16 +303,19 @@ def test_top_auc_without_scores_is_none_and_a_failed_score_is_zero(make_trace):
 
 # ---- collapse
 
-DUPLICATES = CollapseLimits(top_share=None, duplicate_rate=0.5)
 PHENOL = "Oc1ccccc1"
+
+
+def collapsed(samples, window, **limits):
+    return collapsed_at_call(samples, CollapseWindow(window=window, **limits))
 
 
 def test_the_call_is_that_of_the_newest_molecule_by_then():
     # windows of 4: C CC CCC CCCC | then three times C: CCC CCCC C C is 1/4, CCCC C C C 2/4
     samples = from_smiles("x", ["C", "CC", "CCC", "CCCC", "C", "C", "C", "CCCCC"])
-    assert collapsed_at_call(samples, DUPLICATES, window=4) == 4
-    assert collapsed_at_call(samples, DUPLICATES, window=8) is None  # 3 of 8
-    assert collapsed_at_call(samples, DUPLICATES, window=9) is None  # never full
+    # 3 of 8 are duplicates; nine samples there are never
+    for window, call in ((4, 4), (8, None), (9, None)):
+        assert collapsed(samples, window, top_share=None, duplicate_rate=0.5) == call
 
 
 def test_repeats_of_one_scaffold_count_and_invalid_rows_do_not(make_trace):
@@ -363,17 +325,14 @@ def test_repeats_of_one_scaffold_count_and_invalid_rows_do_not(make_trace):
     ]
     samples = from_trace("x", make_trace(steps))
     # valid: two rings alone, then phenol (call 3), toluene (call 4), phenol: benzene has 3 of 4
-    limits = CollapseLimits(top_share=0.75, duplicate_rate=None)
-    assert collapsed_at_call(samples, limits, window=4) == 4
-    assert collapsed_at_call(samples, limits, window=3) == 4
-    assert collapsed_at_call(samples, limits, window=5) is None  # 3 of 5
-    assert collapsed_at_call(samples, CollapseLimits(top_share=0.6), window=5) == 4
+    for window, call in ((4, 4), (3, 4), (5, None)):  # and 3 of 5
+        assert collapsed(samples, window, top_share=0.75, duplicate_rate=None) == call
+    assert collapsed(samples, 5, top_share=0.6) == 4
 
 
-@pytest.mark.parametrize("limits", [CollapseLimits(), CollapseLimits(effective_scaffolds=3)])
+@pytest.mark.parametrize("limits", [{}, {"effective_scaffolds": 3}])
 def test_a_run_of_different_molecules_never_did(real_smiles, limits):
-    samples = from_smiles("x", real_smiles)
-    assert collapsed_at_call(samples, limits, window=100) is None
+    assert collapsed(from_smiles("x", real_smiles), 100, **limits) is None
 
 
 def test_the_late_metrics_have_the_effective_scaffolds_of_the_window():
@@ -382,9 +341,9 @@ def test_the_late_metrics_have_the_effective_scaffolds_of_the_window():
     (row,) = evaluate(samples, [], MetricOptions(late_samples=4))
     assert row["late_effective_scaffolds"] == pytest.approx(4 / 27**0.25)  # H of 3/4 and 1/4
     assert (row["late_scaffolds"], row["late_top_share"]) == (2, 3 / 4)
-    limits = CollapseLimits(top_share=None, duplicate_rate=None, effective_scaffolds=1.76)
-    assert collapsed_at_call(samples, limits, window=4) == 4
-    assert collapsed_at_call(samples, CollapseLimits(top_share=0.76), window=4) is None
+    only = {"top_share": None, "duplicate_rate": None, "effective_scaffolds": 1.76}
+    assert collapsed(samples, 4, **only) == 4
+    assert collapsed(samples, 4, top_share=0.76) is None
 
 
 # ---- one row, everywhere

@@ -191,24 +191,6 @@ def test_similarities_are_those_of_scikit_fingerprints(sets, skfp):
     of_pairs = (pairs.sum() - n) / (n * (n - 1))
     assert row["int_div_pairs"] == pytest.approx(1 - of_pairs, abs=EXACT)
     assert row["snn"] == pytest.approx(skfp["across"].max(axis=1).mean(), abs=FLOAT32)
-    eigenvalues = np.linalg.eigvalsh(pairs / n).clip(1e-300)
-    entropy = -(eigenvalues * np.log(eigenvalues)).sum()
-    assert row["vendi"] == pytest.approx(math.exp(entropy), rel=1e-9)  # n = 150 eigenvalues
-
-
-@pytest.mark.slow
-def test_packings_over_the_similarities_of_scikit_fingerprints(sets, skfp):
-    row = row_of(sets["ours"])
-
-    def first_that_fit(similarity, distance):
-        taken = []
-        for i in range(len(similarity)):
-            if all(1 - similarity[i, j] > distance for j in taken):
-                taken.append(i)
-        return len(taken)
-
-    assert row["circles"] == first_that_fit(skfp["moses"], 0.75)
-    assert row["clusters_sphere"] == first_that_fit(skfp["pairs"], 0.65)
 
 
 @pytest.mark.slow

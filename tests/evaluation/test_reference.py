@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from rdkit import Chem, DataStructs
-from rdkit.Chem import BRICS, rdFingerprintGenerator
+from rdkit.Chem import rdFingerprintGenerator
 from rdkit.Chem.Scaffolds import MurckoScaffold
 from scipy import linalg
 
@@ -21,7 +21,6 @@ from chemkl.evaluation.reference import (
     Gaussian,
     compare,
     cosine_similarity,
-    counts_of,
     frechet_distance,
     from_smiles,
     from_statistics,
@@ -78,7 +77,10 @@ def save(path, statistics, protocol=2):
     return path
 
 
-def test_snn_is_the_mean_similarity_to_the_nearest(halves):
+@pytest.mark.parametrize(("stock", "query"), [(8192, 1024), (7, 11)])
+def test_snn_is_the_mean_similarity_to_the_nearest(halves, monkeypatch, stock, query):
+    monkeypatch.setattr("chemkl.evaluation.reference.STOCK_BLOCK", stock)
+    monkeypatch.setattr("chemkl.evaluation.reference.QUERY_BLOCK", query)
     ours, theirs = halves
     reference = from_smiles("r", theirs, None)
     best = [max(DataStructs.BulkTanimotoSimilarity(b, bits_of(theirs))) for b in bits_of(ours)]
@@ -92,14 +94,6 @@ def test_snn_of_a_part_of_the_reference_is_one(real_smiles):
     assert snn(real_smiles[:90], bits_of(real_smiles[:90]), reference) == 1
     assert set(reference.nearest.values()) == {1.0}  # whatever block a molecule is in
     assert snn([], [], reference) is None
-
-
-def test_snn_does_not_depend_on_the_blocks(halves, monkeypatch):
-    ours, theirs = halves
-    whole = snn(ours, bits_of(ours), from_smiles("r", theirs, None))
-    monkeypatch.setattr("chemkl.evaluation.reference.STOCK_BLOCK", 7)
-    monkeypatch.setattr("chemkl.evaluation.reference.QUERY_BLOCK", 11)
-    assert snn(ours, bits_of(ours), from_smiles("r", theirs, None)) == whole
 
 
 def test_scaf_and_frag_are_cosines_of_counts(halves):
@@ -122,13 +116,6 @@ def test_scaf_and_frag_are_cosines_of_counts(halves):
     ]
     assert values["frag"] == pytest.approx(plain_cosine(*counts))
     assert values["fcd"] is None
-
-
-def test_fragments_of_a_molecule_are_those_that_rdkit_decomposes_it_into():
-    # an amide of an amine with one ring on each side: BRICS cuts at both sides of C(=O)N or none
-    mol = Chem.MolFromSmiles("O=C(NCc1ccccc1)c1ccccc1")
-    whole = BRICS.BreakBRICSBonds(mol)
-    assert set(counts_of([mol])[1]) == set(Chem.MolToSmiles(whole).split("."))
 
 
 def test_cosine_by_hand_and_of_nothing():
@@ -154,25 +141,10 @@ class Hostile:
         return os.system, ("touch hacked",)
 
 
-class HostileDtype:
-    """An array whose state would be built by another class than ndarray."""
-
-    def __reduce__(self):
-        return np.ndarray.__reduce__(np.zeros(0))[0], (np.matrix, (0,), b"b")
-
-
-@pytest.mark.parametrize(
-    ("payload", "message"),
-    [
-        (Hostile(), r"asks for (posix|nt)\.system, which is not allowed"),
-        (HostileDtype(), r"asks for numpy\.matrix|asks for numpy\.matrixlib"),
-        ({"x": np.float64(1)}, r"asks for numpy\._core\.multiarray\.scalar"),
-    ],
-)
-def test_a_pickle_that_asks_for_anything_else_is_refused(tmp_path, monkeypatch, payload, message):
+def test_a_pickle_that_asks_for_anything_else_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    path = save(tmp_path / "stats.npz", {"FCD": payload})
-    with pytest.raises(InputError, match=message):
+    path = save(tmp_path / "stats.npz", {"FCD": Hostile()})
+    with pytest.raises(InputError, match=r"asks for (posix|nt)\.system, which is not allowed"):
         read_statistics(path, "stats.npz")
     assert not (tmp_path / "hacked").exists()
 

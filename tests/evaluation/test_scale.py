@@ -8,12 +8,11 @@ from rdkit.DataStructs import ExplicitBitVect
 
 from chemkl.chem import fingerprints
 from chemkl.chem import scaffolds as scaffolds_module
-from chemkl.chem.fingerprints import folded, pack, tanimoto_sums, unpacked
+from chemkl.chem.fingerprints import tanimoto_sums, unpacked
 from chemkl.config import InputError, load_config
 from chemkl.config.evaluate import MetricOptions
 from chemkl.evaluation import evaluate, from_smiles, from_trace
 from chemkl.evaluation import samples as samples_module
-from chemkl.evaluation.diversity import circles, int_div_moses, int_div_pairs, sphere_exclusion
 from chemkl.evaluation.samples import in_order, moses_bits, read_structures
 from chemkl.results import Manifest
 from chemkl.rewards.pool import Lost
@@ -159,20 +158,6 @@ def test_sums_of_fingerprints_with_very_many_bits_and_with_none():
     assert below.tolist() == [[0, 0.5, 0, 0, 1.5]]
     assert above.tolist() == [[1.5, 0.5, 0, 0, 0]]
     assert tanimoto_sums([])[0].shape == (1, 0)
-
-
-def test_packed_fingerprints_give_what_rdkits_give(real_smiles):
-    pairs, moses = morgan(real_smiles, 2048), morgan(real_smiles, 1024)
-    packed = pack(pairs)
-    assert packed.shape == (400, 256)
-    assert pack(packed) is packed
-    assert [unpacked(row.tobytes()) for row in packed] == pairs
-    assert [unpacked(row.tobytes()) for row in folded(packed)] == moses
-    assert circles(folded(packed)) == circles(moses)
-    assert int_div_moses(folded(packed)) == int_div_moses(moses)
-    assert int_div_pairs(packed) == int_div_pairs(pairs)
-    three = moses[:3] * 400
-    assert sphere_exclusion(pack(three)) == sphere_exclusion(three)
 
 
 def test_the_fingerprints_of_a_molecule_are_rdkits(real_smiles):

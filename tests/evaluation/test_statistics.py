@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from chemkl.evaluation.statistics import holm, judge, paired_difference, welch
+from chemkl.evaluation.comparison import holm, judge, paired_difference
 
 MARA = [12.0, 15.0, 11.0, 14.0, 18.0]
 GIBBS = [10.0, 9.0, 11.0, 8.0, 12.0]
@@ -14,7 +14,7 @@ GIBBS = [10.0, 9.0, 11.0, 8.0, 12.0]
 def test_a_comparison_worked_by_hand():
     # means 14 and 10; squared deviations 4+1+9+0+16 = 30 and 0+1+1+4+4 = 10, so the variances are
     # 7.5 and 2.5; t = 4 / sqrt(7.5/5 + 2.5/5) = 4 / sqrt(2); df = 2^2 / (1.5^2/4 + 0.5^2/4) = 6.4
-    found = paired_difference(MARA, GIBBS, "higher")
+    found, lower = (paired_difference(MARA, GIBBS, better) for better in ("higher", "lower"))
     expected = {"n": 5, "mean": 14, "baseline_mean": 10, "difference": 4}
     assert {name: found[name] for name in expected} == expected
     assert found["sd"] == pytest.approx(math.sqrt(7.5))
@@ -22,13 +22,7 @@ def test_a_comparison_worked_by_hand():
     assert found["t"] == pytest.approx(4 / math.sqrt(2))
     assert found["df"] == pytest.approx(6.4)
     assert found["p"] == pytest.approx(stats.t.sf(4 / math.sqrt(2), 6.4))
-
-
-@pytest.mark.parametrize(("better", "alternative"), [("higher", "greater"), ("lower", "less")])
-def test_the_test_is_scipys(better, alternative):
-    theirs = stats.ttest_ind(MARA, GIBBS, equal_var=False, alternative=alternative)
-    found = paired_difference(MARA, GIBBS, better)
-    assert (found["t"], found["df"], found["p"]) == (theirs.statistic, theirs.df, theirs.pvalue)
+    assert lower["p"] == pytest.approx(stats.t.cdf(4 / math.sqrt(2), 6.4))
 
 
 def test_the_interval_is_that_of_all_resamples_of_the_pairs():
@@ -66,13 +60,8 @@ def test_what_does_not_vary_is_not_tested_and_one_constant_sample_is_without_a_w
     # t = (3 - 1) / sqrt(2.5 / 5 + 0) = 2 sqrt 2 on n - 1 = 4 degrees of freedom
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = welch(np.array([1.0, 2, 3, 4, 5]), np.full(5, 1.0), "higher")
+        found = paired_difference([1, 2, 3, 4, 5], [1] * 5, "higher")
     assert (found["t"], found["df"]) == pytest.approx((2 * math.sqrt(2), 4))
-
-
-def test_unequal_numbers_are_refused():
-    with pytest.raises(ValueError, match=r"equally many values, got shapes \(2,\) and \(1,\)"):
-        paired_difference([1.0, 2.0], [1.0], "higher")
 
 
 def test_holm_worked_by_hand():

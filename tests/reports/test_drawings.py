@@ -2,7 +2,6 @@ import re
 import xml.etree.ElementTree as ET
 
 import pytest
-from rdkit import Chem
 
 from chemkl.reports.molecules import SCALE, SMALL, draw_thumbnail
 
@@ -35,6 +34,7 @@ def test_every_bond_and_hetero_atom_is_drawn():
 )
 def test_odd_molecules_are_drawn_inside_the_frame(smiles):
     drawing = ET.fromstring(draw_thumbnail(smiles))
+    assert {each.tag for each in drawing.iter()} <= {"svg", "path", "g", "text"}
     texts = [each for each in drawing.iter() if each.tag == "text"]
     points = [(float(t.attrib["x"]), float(t.attrib["y"])) for t in texts]
     for path in drawing.iter("path"):
@@ -62,10 +62,3 @@ def test_a_wedge_is_filled_and_points_from_its_stereocentre():
 def test_stable_and_empty_where_there_is_no_molecule():
     assert draw_thumbnail("CCO") == draw_thumbnail("CCO")
     assert draw_thumbnail("nonsense") == ""
-
-
-def test_only_tags_that_belong_there(real_smiles):
-    for smiles in real_smiles[:50]:
-        tags = {each.tag for each in ET.fromstring(draw_thumbnail(smiles)).iter()}
-        assert tags <= {"svg", "path", "g", "text"}
-        assert Chem.MolFromSmiles(smiles) is not None

@@ -13,7 +13,7 @@ from chemkl.reports.curves import (
     size_by_rank,
     yield_panels,
 )
-from chemkl.reports.figures import Counts, band, colour, dash, inline_svg, thinned
+from chemkl.reports.figures import band, colour, dash, inline_svg, write_count
 from chemkl.reports.likelihoods import likelihood_panels
 from chemkl.reports.molecules import draw_molecule
 from chemkl.reports.view import RunView
@@ -44,6 +44,13 @@ def test_panels_are_well_formed_and_stable(runs):
     for panel in panels:
         assert ET.fromstring(panel.svg).tag.endswith("svg")
     assert [p.svg for p in panels] == [p.svg for p in all_panels(runs)]
+    # no style leaks, and no id occurs twice
+    text = "".join(panel.svg for panel in panels)
+    assert "<style" not in text
+    assert "<metadata" not in text
+    ids = re.findall(r' id="([^"]*)"', text)
+    assert len(ids) == len(set(ids)) > 0
+    assert set(re.findall(r"url\(#([^)]*)\)", text)) <= set(ids)
 
 
 def test_every_run_has_its_colour_in_every_learning_panel(runs):
@@ -51,15 +58,6 @@ def test_every_run_has_its_colour_in_every_learning_panel(runs):
         shown = set(re.findall(r"stroke: (#[0-9a-fA-F]{6})", panel.svg))
         expected = {colour(0)} if panel.title == "Top scaffold" else {colour(0), colour(1)}
         assert {c.lower() for c in expected} <= {c.lower() for c in shown}
-
-
-def test_no_style_leaks_and_no_id_occurs_twice(runs):
-    text = "".join(panel.svg for panel in all_panels(runs))
-    assert "<style" not in text
-    assert "<metadata" not in text
-    ids = re.findall(r' id="([^"]*)"', text)
-    assert len(ids) == len(set(ids)) > 0
-    assert set(re.findall(r"url\(#([^)]*)\)", text)) <= set(ids)
 
 
 @pytest.mark.parametrize(
@@ -125,14 +123,6 @@ def test_more_runs_than_colours_differ_by_their_dash():
     assert len(styles) == 28
 
 
-def test_long_lines_are_thinned_to_their_ends():
-    points = thinned(pd.Series(range(10_000)), 300)
-    assert len(points) == 300
-    assert (points.iloc[0], points.iloc[-1]) == (0, 9_999)
-    assert list(thinned(pd.Series(range(3)), 300)) == [0, 1, 2]
-    assert len(thinned(pd.Series(dtype=float), 300)) == 0
-
-
 def test_a_drawing_is_small_stable_and_has_every_bond():
     drawing = draw_molecule("CC(=O)Nc1ccc(O)cc1")
     assert drawing == draw_molecule("CC(=O)Nc1ccc(O)cc1")
@@ -153,44 +143,35 @@ def test_an_axis_of_counts_has_whole_numbers_only(make_trace):
     for panel in yield_panels([one], {"one": [0]}, 0.8)[:2]:
         ticks = re.findall(r"<text[^>]*>([^<]*)</text>", panel.svg)
         assert set(ticks) <= {"0", "1", "oracle calls"}
-    assert Counts()(0.2) == Counts()(0.0201) == ""
-    assert (Counts()(3.0), Counts()(1500)) == ("3", "1.5k")
+    values = (0.2, 0.0201, 3.0, 1500)
+    assert [write_count(value) for value in values] == ["", "", "3", "1.5k"]
 
 
-def curve(**values):
-    return pd.Series(list(values.values()), index=[int(k[1:]) for k in values], dtype=float)
-
-
-def test_mean_and_band_by_hand():
-    whole = band([curve(x0=0, x2=4), curve(x0=2, x1=2, x2=0)], 100)
-    assert whole.x.tolist() == [0, 1, 2]
-    assert whole.mean.tolist() == [1, 2, 2]  # the first curve is 2 at 1, halfway
-    assert whole.low.tolist() == [0, 2, 0]
-    assert whole.high.tolist() == [2, 2, 4]
-    assert whole.n == 2
-    assert not whole.tails
-
-
-def test_past_the_shortest_run_the_longer_ones_go_on_alone():
-    whole = band([curve(x0=1, x1=1), curve(x0=3, x1=3, x2=5, x3=9)], 100)
-    assert whole.x.tolist() == [0, 1]
-    assert whole.mean.tolist() == [2, 2]
-    (tail,) = whole.tails
-    assert tail.to_dict() == {1: 3, 2: 5, 3: 9}
-
-
-def test_missing_values_and_empty_runs_are_left_out():
-    whole = band([curve(x0=np.nan, x1=2, x2=4), pd.Series(dtype=float)], 100)
-    assert (whole.n, whole.x.tolist()) == (1, [1, 2])
-    assert whole.mean.tolist() == whole.low.tolist() == whole.high.tolist() == [2, 4]
-    for nothing in ([], [pd.Series(dtype=float)]):
-        assert (band(nothing, 100).n, len(band(nothing, 100).mean)) == (0, 0)
-
-
-def test_runs_without_a_common_stretch_stand_alone():
-    whole = band([curve(x0=1, x1=2), curve(x5=1, x6=2)], 100)
-    assert len(whole.x) == 0
-    assert [tail.tolist() for tail in whole.tails] == [[1, 2], [1, 2]]
+@pytest.mark.parametrize(
+    ("curves", "x", "mean", "low", "high", "tails"),
+    [
+        # the first curve is 2 at 1, halfway
+        ([{0: 0, 2: 4}, {0: 2, 1: 2, 2: 0}], [0, 1, 2], [1, 2, 2], [0, 2, 0], [2, 2, 4], []),
+        # past the shortest run the longer ones go on alone
+        (
+            *([{0: 1, 1: 1}, {0: 3, 1: 3, 2: 5, 3: 9}], [0, 1], [2, 2], [1, 1], [3, 3]),
+            [{1: 3, 2: 5, 3: 9}],
+        ),
+        # missing values and empty runs are left out
+        ([{0: np.nan, 1: 2, 2: 4}, {}], [1, 2], [2, 4], [2, 4], [2, 4], []),
+        # runs without a common stretch stand alone
+        ([{0: 1, 1: 2}, {5: 1, 6: 2}], [], [], [], [], [{0: 1, 1: 2}, {5: 1, 6: 2}]),
+        ([], [], [], [], [], []),
+        ([{}], [], [], [], [], []),
+    ],
+)
+def test_mean_and_band_by_hand(curves, x, mean, low, high, tails):
+    whole = band([pd.Series(curve, dtype=float) for curve in curves], 100)
+    assert [side.tolist() for side in (whole.x, whole.mean, whole.low, whole.high)] == [
+        *(x, mean, low, high)
+    ]
+    assert [tail.to_dict() for tail in whole.tails] == tails
+    assert whole.n == sum(bool(curve) for curve in curves)
 
 
 def test_many_points_are_thinned_to_their_ends():

@@ -37,15 +37,6 @@ def test_a_molecule_that_two_runs_found_is_one_dot(run):
     assert len(own.early) == len(own.late) == 24  # samples, of which each run has its own
 
 
-def test_the_slope_is_that_of_numpy(run):
-    rng = np.random.default_rng(0)
-    run.trace["logp_policy"] = rng.normal(size=40)
-    own = cloud([run], 0.8, window=20)
-    hits = own.late_hits
-    expected = np.polyfit(hits["logp_ref"], hits["logp_policy"], 1)[0]
-    assert own.slope == pytest.approx(expected)
-
-
 def test_early_and_late_samples_do_not_overlap(run):
     own = cloud([run], 0.8, window=1000)
     assert len(own.early) == len(own.late) == 20

@@ -7,9 +7,9 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from chemkl.display import MISSING
-from chemkl.reports import Column, PageOptions, RunView, Table, render_page
-from chemkl.reports.page import spread, table_cells
+from chemkl.display import MISSING, Column
+from chemkl.reports.page import Table, render_page, spread, table_cells
+from chemkl.reports.view import PageOptions, RunView
 from chemkl.stages.report import LARGE
 
 
@@ -37,14 +37,6 @@ def test_runs_beside_an_empty_one_are_shown(make_trace):
     page = render_page(runs, {"a": [0], "b": [1]}, tables(2), PageOptions("Two", 0.8))
     assert not sections_of(page)["rank"]
     assert not sections_of(page)["scaffolds"]
-
-
-@pytest.mark.parametrize("threshold", [0.8, 2.0])
-def test_one_molecule_is_a_page(make_trace, threshold):
-    run = RunView("one", make_trace([[("CC1CC1", 0.9)]]))
-    page = render_page([run], {"one": [0]}, tables(), PageOptions("One", threshold))
-    assert sections_of(page)["rank"] == (threshold > 0.9)
-    assert not sections_of(page)["yield"]
 
 
 def test_the_settings_of_the_page_are_printed(make_trace):

@@ -4,13 +4,12 @@ import pytest
 from chemkl.config.evaluate import MetricOptions
 from chemkl.config.posttrain import CollapseConfig
 from chemkl.evaluation import evaluate, from_trace
+from chemkl.reports.summary import gather
 from chemkl.reports.view import (
     RunView,
     best_first,
     component_names,
-    late_samples,
     learning_curves,
-    scaffold_sizes,
     top_curves,
     yield_curves,
 )
@@ -55,12 +54,6 @@ def test_yield_curves_begin_at_zero_and_end_at_the_last_call(trace):
     assert curve["scaffolds"].tolist() == [0, 1, 1, 2, 2]
 
 
-def test_scaffold_sizes_are_largest_first_without_acyclic_molecules(make_trace):
-    trace = make_trace([*STEPS, [("CCN", 0.99)]])
-    assert scaffold_sizes(trace, 0.8).to_dict() == {"c1ccccc1": 2, "C1CCCCC1": 1}
-    assert scaffold_sizes(trace, 2.0).empty
-
-
 def test_the_best_so_far_by_hand(make_trace, real_smiles):
     # 12 molecules with R = 0.01, 0.02, ...: the ten best after call c are c - 9 to c hundredths
     trace = make_trace([[(s, (n + 1) / 100)] for n, s in enumerate(real_smiles[:12])])
@@ -89,7 +82,6 @@ def test_a_trace_without_molecules_has_empty_views(make_trace, steps):
     trace = make_trace(steps)
     assert len(learning_curves(trace, 0.8)) == len(steps)
     assert yield_curves(trace, 0.8)["molecules"].tolist() == [0, 0]
-    assert scaffold_sizes(trace, 0.8).empty
     assert top_curves(trace).empty
     assert best_first([RunView("a", trace)]).empty
 
@@ -103,43 +95,6 @@ def test_components_come_from_the_columns_and_valid_rows_are_with_repeats(trace)
 
 PHENOL = "Oc1ccccc1"
 RINGS = ["C1CC1", "C1CCC1", "C1CCCC1", "C1CCCCC1"]
-
-
-def manifest(**settings):
-    return {"beside": {"collapse": {"window": 4} | settings}}
-
-
-def late(make_trace, smiles, **settings):
-    return late_samples(make_trace([[(each, 0.5)] for each in smiles]), manifest(**settings))
-
-
-def test_shares_by_hand(make_trace):
-    # the last four valid samples: toluene twice, ethylbenzene, acetone (acyclic)
-    smiles = ["CCO", "Cc1ccccc1", "C1CC", "Cc1ccccc1", "CCc1ccccc1", "CC(C)=O"]
-    found = late(make_trace, smiles)
-    assert (found.n, found.distinct, found.top_share) == (4, 3 / 4, 3 / 3)
-    assert (found.scaffold, found.collapsed, found.first.call) == ("c1ccccc1", True, 3)
-
-
-def test_limits_and_window_are_those_of_the_run(make_trace):
-    half = ["CCO", "CCO", "CCN", "CCN"]
-    assert late(make_trace, half).collapsed is True
-    assert late(make_trace, half, duplicate_rate=0.6).collapsed is False
-    assert late(make_trace, half, window=5).collapsed is None  # never so many samples
-    passed = late(make_trace, ["CCO"] * 6 + ["CCN", "CCC", "CCCC", "CCCCC"])
-    assert (passed.collapsed, passed.first.call, passed.over) == (True, 1, True)
-
-
-def test_replayed_rows_are_no_late_samples(make_trace):
-    trace = make_trace([[(each, 0.5)] for each in ["CCO", "CCN", "CCN", "CCN"]])
-    trace.loc[2:, "is_replay"] = True
-    assert (late_samples(trace, manifest()).n, late_samples(trace, manifest()).distinct) == (2, 1)
-
-
-@pytest.mark.parametrize("steps", [[], [[("C1CC", 0.0)]]])
-def test_without_valid_samples_nothing_is_known(make_trace, steps):
-    found = late_samples(make_trace(steps))
-    assert (found.n, found.distinct, found.scaffold, found.collapsed) == (0, None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +134,7 @@ def test_one_trace_four_readers_one_verdict(make_trace, tmp_path):
     assert of_alarm == (6, 6)
     (row,) = evaluate(from_trace("x", trace, manifest=stored), [], MetricOptions(late_samples=2))
     assert row["collapsed_at_call"] == 6
-    first = late_samples(trace, plain).first
+    first = gather(RunView("x", trace, plain), 0.8).watch.events[0]
     assert (first.step, first.call) == of_alarm
     assert (
         "collapsed at step 6, call 6; still so at the end" in read_outcome(tmp_path, stored).lines()

@@ -280,7 +280,7 @@ def test_a_warned_run_is_the_run_without_an_alarm_and_says_when_it_collapsed(
     assert (found["collapse_step"], found["collapse_call"]) == (step, call)
     assert found["collapse"]["reached"] == ["duplicate_rate"]
     limits = CollapseConfig(**WATCHED)
-    assert collapsed_at_call(from_trace("x", trace), limits, 64) == call
+    assert collapsed_at_call(from_trace("x", trace), limits) == call
 
     assert f"{tmp_path}: step {step}, call {call}: the policy has collapsed: " in told
     assert told.count("the policy has collapsed") == told.count("is over") + 1
