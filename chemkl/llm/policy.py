@@ -173,7 +173,7 @@ class HfPolicy(SequenceModel):
             for places in _passes(prompts, most, pads=self.rewinds):
                 uniform_BL = torch.cat([uniform[i] for i in places])
                 texts = [prompts[i] for i in places]
-                parts.append(self.complete(texts, uniform_BL, self.device))
+                parts.append(self.complete(texts, uniform_BL))
                 row_order += [row for i in places for row in rows_of[held[i]]]
         order_B = torch.tensor(row_order).long().argsort()
         columns = [torch.cat(column)[order_B] for column in zip(*parts, strict=True)]
@@ -272,7 +272,7 @@ class HfPolicy(SequenceModel):
         return sequence_logp(logits_ULV, row_UT, self.end_id)
 
     def complete(
-        self, prompts: Sequence[Prompt], uniform_BL: Tensor, device: torch.device
+        self, prompts: Sequence[Prompt], uniform_BL: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Draw as many completions of each prompt: ids (B, L), log p (B,), cut off (B,).
 
@@ -280,7 +280,7 @@ class HfPolicy(SequenceModel):
         on the left with tokens that nothing attends to. Each token of each row is drawn by a number
         of uniform_BL, from [0, 1), by inverting the cumulative distribution.
         """
-        n, most = uniform_BL.shape
+        (n, most), device = uniform_BL.shape, self.device
         token_BL = torch.full((n, most), self.end_id)
         logp_B = torch.zeros(n, dtype=torch.float64)
         active_A = torch.arange(n)

@@ -142,3 +142,19 @@ def short_run(taught_model):
         } | changes
 
     return settings
+
+
+@pytest.fixture(scope="session")
+def tracked_run(short_run):
+    """The same of a run to equal shares of the answers, which are looked at on the way."""
+
+    def settings(**changes):
+        plain = {
+            "target": {"kind": "mara", "beta": 0.1, "tau": 1},
+            "learning_rate": 1e-2,
+            "track": {"every": 4},
+            "callbacks": {"checkpoint_every": 3, "progress_bar": False},
+        }
+        return short_run(**plain | changes)
+
+    return settings

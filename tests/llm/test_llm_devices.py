@@ -26,16 +26,13 @@ def paid(prompt: str, completion: str) -> float:
 
 
 @pytest.fixture
-def config(short_run):
-    return short_run(
+def config(tracked_run):
+    return tracked_run(
         prompts=["pick", "C"],
         target={"kind": "mara", "beta": 0.1, "tau": 0.3},
-        learning_rate=1e-2,
         max_steps=7,
         seed=3,
-        track={"every": 4},
         trainer={"accelerator": "cpu", "devices": 2},
-        callbacks={"checkpoint_every": 3, "progress_bar": False},
     )
 
 

@@ -26,14 +26,8 @@ def forks():
 
 
 @pytest.fixture(scope="module")
-def config(short_run):
-    return short_run(
-        target={"kind": "mara", "beta": 0.1, "tau": 1},
-        learning_rate=1e-2,
-        max_steps=7,
-        track={"every": 3},
-        callbacks={"checkpoint_every": 3, "progress_bar": False},
-    )
+def config(tracked_run):
+    return tracked_run(max_steps=7, track={"every": 3})
 
 
 @pytest.fixture(scope="module")

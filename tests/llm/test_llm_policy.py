@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from chemkl.llm.policy import HfPolicy, Reference, _passes
+from chemkl.llm.policy import HfPolicy, Reference
 from chemkl.losses import build_objective
 from chemkl.policies.base import Rollout, stream
 from chemkl.training.posttrain import InputBuilder
@@ -187,16 +187,12 @@ def test_frequencies_are_the_exact_distribution(make_policy, tiny):
     assert drawn.truncated.tolist() == [END not in row for row in drawn.tokens[:, 1:].tolist()]
 
 
-def test_what_is_sampled_has_the_log_probability_that_it_is_scored_with(make_policy):
+def test_what_is_sampled_has_the_log_probability_that_it_is_scored_with(make_policy, tiny):
     policy = make_policy(*PROMPTS, max_new_tokens=6)
     drawn = policy.sample(30, torch.Generator().manual_seed(1))
     torch.testing.assert_close(drawn.logp, policy.logp_tokens(drawn.tokens), rtol=0, atol=1e-5)
     torch.testing.assert_close(drawn.logp, plain_logp(policy, drawn.tokens), rtol=0, atol=1e-5)
-
-
-def test_rows_stand_by_prompt_and_are_padded_with_the_end_token(make_policy, tiny):
-    policy = make_policy(*PROMPTS, max_new_tokens=6)
-    drawn = policy.sample(30, torch.Generator().manual_seed(1))
+    # rows stand by prompt, and are padded with the end token
     assert drawn.group.tolist() == drawn.tokens[:, 0].tolist() == [0] * 10 + [1] * 10 + [2] * 10
     word = {i: name for name, i in tiny.vocabulary.items()}
     columns = (drawn.tokens[:, 1:].tolist(), drawn.n_tokens, drawn.smiles, drawn.truncated.tolist())
@@ -245,20 +241,6 @@ def test_the_model_is_called_once_a_token_however_many_prompts_there_are(make_po
     assert first == (3, 5)  # three prompts, the longest of five tokens
     assert len(later) == 3
     assert all(width == 1 for _, width in later)
-
-
-@pytest.mark.parametrize(
-    ("most", "pads", "expected"),
-    [
-        (9, True, [[2, 0, 3, 1]]),
-        (2, True, [[2, 0], [3, 1]]),
-        (1, True, [[2], [0], [3], [1]]),
-        (9, False, [[2], [0, 3], [1]]),
-    ],
-)
-def test_prompts_of_like_length_go_together(tiny, most, pads, expected):
-    prompts = tiny.prompts("pick 1 2", "0 1 2 3 4", "a b", "a b c")
-    assert list(_passes(prompts, most, pads=pads)) == expected
 
 
 def test_prompts_of_a_step_are_drawn_at_random_and_all_of_them_come(make_policy):

@@ -152,9 +152,18 @@ def test_answers_that_cannot_be_are_refused(settings, message):
         reward_of(**{"kind": "answers", "valid": ["1"]} | settings)
 
 
-def test_quoted_truth_values_and_zeros_are_answers():
-    ledger = ledger_of(reward_of(kind="answers", valid=["true", "007"]))
-    rows = ledger.enter(0, rollout(["true", "True", "007", "7"]))
+@pytest.mark.parametrize(
+    ("settings", "texts"),
+    [
+        ({"valid": ["true", "007"]}, ["true", "True", "007", "7"]),  # quoted, as they stand
+        (
+            {"valid": ["12", "3"], "parse": r"answer: (\d+)"},
+            ["answer: 12", "12", "an answer: 3", "3"],
+        ),
+    ],
+)
+def test_answers_are_texts_and_may_want_others_around_them(settings, texts):
+    rows = ledger_of(reward_of(kind="answers", **settings)).enter(0, rollout(texts))
     assert rows["valid"].tolist() == [True, False, True, False]
 
 
@@ -169,12 +178,6 @@ def test_an_answer_that_is_read_as_another_is_refused(valid, message):
     with pytest.raises(InputError, match=message):
         reward_of(kind="answers", valid=valid, parse="lenient")
     assert reward_of(kind="answers", valid=valid).bounds == (0, 1)  # strict reads all of them
-
-
-def test_an_answer_may_want_other_text_around_it():
-    reward = reward_of(kind="answers", valid=["12"], parse=r"answer: (\d+)")
-    rows = ledger_of(reward).enter(0, rollout(["answer: 12", "12"]))
-    assert rows["valid"].tolist() == [True, False]
 
 
 # ---- answers in tokens
@@ -361,13 +364,6 @@ def test_the_molecule_in_a_text_is_scored_and_counted_by_its_canonical_smiles():
     assert rows["reason"].tolist()[3:] == [
         "no SMILES in the completion", "truncated: no end after 6 tokens",
     ]  # fmt: skip
-
-
-def test_a_batch_without_any_molecule_is_a_normal_one():
-    rows = ledger_of(reward_of(kind="smiles", reward=QED)).enter(0, rollout(["((", "", "x y"]))
-    assert not rows["valid"].any()
-    assert rows["reward"].tolist() == [0, 0, 0]
-    assert rows["reason"].notna().all()
 
 
 # ---- rows
@@ -573,7 +569,6 @@ def one_sentence():
         # the parts: subject, one plain sentence, length within 6 to 16, different words
         ("The curled sun kissed the green sea.", 1),
         ("Gulls, gulls cry over the sea.", (1 + 1 + 1 + 3 / 4) / 4),  # gulls twice of 4, no "the"
-        ("The curled sun kissed the green ocean.", 3 / 4),
         ("The curled sun kissed the green seas.", 3 / 4),
         ("the curled sun kissed the green sea.", 3 / 4),
         ("The curled sun kissed the green sea", 3 / 4),

@@ -17,17 +17,12 @@ from chemkl.training.pretrain import Pretrain
 SAMPLE = Path(__file__).parents[2] / "data" / "moses_sample"
 
 
-def posttrain_config(short_run):
-    return short_run(
-        target={"kind": "mara", "beta": 0.1, "tau": 1},
-        learning_rate=1e-2,
-        max_steps=6,
-        track={"every": 2},
-        callbacks={"checkpoint_every": 100, "progress_bar": False},
-    )
+def posttrain_config(tracked_run):
+    callbacks = {"checkpoint_every": 100, "progress_bar": False}
+    return tracked_run(max_steps=6, track={"every": 2}, callbacks=callbacks)
 
 
-def pretrain_config(_short_run):
+def pretrain_config(_tracked_run):
     return {
         "corpus": str(SAMPLE),
         "conditions": [{"kind": "logp", "cuts": [2, 3], "names": ["low", "mid", "high"]}],
@@ -56,10 +51,10 @@ def results_of(out):
     ],
 )
 def test_a_run_finishes_its_step_and_goes_on_from_there(
-    short_run, tmp_path, chemkl, capsys, monkeypatch, stage, module, config_of, name, code
+    tracked_run, tmp_path, chemkl, capsys, monkeypatch, stage, module, config_of, name, code
 ):
     config, told, whole = tmp_path / "config.yaml", tmp_path / "told", tmp_path / "whole"
-    config.write_text(yaml.safe_dump(config_of(short_run)))
+    config.write_text(yaml.safe_dump(config_of(tracked_run)))
     made, original = [], module.training_step
 
     def training_step(self, *arguments):

@@ -5,12 +5,14 @@ import json
 import shutil
 import subprocess
 import sys
+from fnmatch import fnmatch
 
 import lightning
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from rdkit import Chem
 from rdkit.Chem import QED
 from runs import KilledError, assert_same_run
@@ -29,16 +31,12 @@ TAUGHT = np.array([0.7, 0.2, 0.1])
 
 
 @pytest.fixture
-def config(short_run):
-    return short_run(
+def config(tracked_run):
+    return tracked_run(
         adapter={"kind": "lora", "r": 4, "alpha": 8},
-        target={"kind": "mara", "beta": 0.1, "tau": 1},
-        learning_rate=1e-2,
         max_steps=10,
         seed=3,
-        track={"every": 4},
         trainer={"accelerator": "cpu", "log_every_n_steps": 1},
-        callbacks={"checkpoint_every": 3, "progress_bar": False},
     )
 
 
@@ -95,17 +93,11 @@ def test_a_run_ends_at_the_optimum_of_its_target(config, tmp_path, kind, adapter
 
 
 @pytest.fixture(scope="module")
-def finished(short_run, tmp_path_factory):
+def finished(tracked_run, tmp_path_factory):
     """One finished run with two prompts that several tests look at."""
     out = tmp_path_factory.mktemp("run") / "out"
-    settings = short_run(
-        prompts=["pick", [{"role": "user", "content": "C"}]],
-        target={"kind": "mara", "beta": 0.1, "tau": 1},
-        learning_rate=1e-2,
-        max_steps=6,
-        track={"every": 4},
-    )
-    posttrain_llm.run(settings, out)
+    prompts = ["pick", [{"role": "user", "content": "C"}]]
+    posttrain_llm.run(tracked_run(prompts=prompts, max_steps=6), out)
     return out
 
 
@@ -199,8 +191,6 @@ def test_a_longer_run_equals_one_that_was_as_long_from_the_start(finished, tmp_p
 
 def test_all_that_it_writes_is_announced(finished):
     patterns = STAGES["posttrain_llm"].outputs
-    from fnmatch import fnmatch
-
     for path in finished.rglob("*"):
         name = path.relative_to(finished).as_posix()
         if path.is_file() and not name.startswith("."):
@@ -408,18 +398,14 @@ def test_a_last_batch_that_is_no_multiple_of_the_prompts_ends_the_run(
     assert Manifest.load(tmp_path / "run").ended_by == "budget"
 
 
-def test_a_target_moves_by_its_schedule(config, tmp_path):
+def test_a_target_moves_by_its_schedule_and_a_run_ends_by_its_mean_reward(config, tmp_path):
     schedule = {"tau": {"kind": "staircase", "by": "steps", "at": [2], "values": [0.5]}}
-    target = config["target"] | {"schedule": schedule}
-    posttrain_llm.run(config | {"target": target, "max_steps": 4, "track": None}, tmp_path)
+    config["target"] |= {"schedule": schedule}
+    config["callbacks"] |= {"terminate": {"mean_reward": 0, "min_steps": 4}}
+    posttrain_llm.run(config | {"track": None}, tmp_path)
     assert read_trace(tmp_path).groupby("step")["tau"].first().tolist() == [1, 1, 0.5, 0.5]
-
-
-def test_a_run_ends_by_its_mean_reward_where_it_is_told_to(config, tmp_path):
-    callbacks = config["callbacks"] | {"terminate": {"mean_reward": 0, "min_steps": 2}}
-    posttrain_llm.run(config | {"callbacks": callbacks, "track": None}, tmp_path / "run")
-    manifest = Manifest.load(tmp_path / "run")
-    assert (manifest.ended_by, manifest.results["steps"]) == ("mean_reward", 2)
+    manifest = Manifest.load(tmp_path)
+    assert (manifest.ended_by, manifest.results["steps"]) == ("mean_reward", 4)
 
 
 @pytest.mark.parametrize(
@@ -633,8 +619,6 @@ metadata.distribution = distribution
 
 
 def test_without_the_extra_everything_else_works_and_the_error_names_it(config, tmp_path):
-    import yaml
-
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(config))
     code = (

@@ -56,18 +56,10 @@ def test_what_the_device_lacks_is_told_before_anything_is_written(
         STAGES[stage].check(STAGES[stage].load(asked), stage, [])
     with pytest.raises(InputError, match=message):  # beside a key that does not fit
         STAGES[stage].load(asked | {"seed": -1})
+    asked = configs[stage] | {"trainer": {"accelerator": "tpu"}}  # that is not there either
+    with pytest.raises(InputError, match=r"^[^\n]*trainer: accelerator: tpu[^\n]*$"):
+        STAGES[stage].run(asked, out)
     assert not out.exists()
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("stage", TRAINING)
-def test_an_accelerator_that_is_not_there_is_one_error(configs, tmp_path, stage):
-    asked = configs[stage] | {"trainer": {"accelerator": "gpu"}}
-    with pytest.raises(InputError) as caught:
-        STAGES[stage].run(asked, tmp_path / "run")
-    assert "trainer: accelerator: gpu" in str(caught.value)
-    assert len(str(caught.value).splitlines()) == 1
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("stage", TRAINING)

@@ -10,7 +10,7 @@ from chemkl.config import InputError
 from chemkl.results import Manifest
 from chemkl.results.provenance import UsedPrecision
 from chemkl.training import precision
-from chemkl.training.precision import check_precision, settle
+from chemkl.training.precision import settle
 
 CPU = {"accelerator": "cpu", "devices": 1}
 LACKS = "an LSTM in bfloat16 does not run on it"
@@ -28,46 +28,30 @@ def device(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("lacks", "ratio", "used", "why"),
+    ("asked", "devices", "lacks", "ratio", "used", "why"),
     [
-        ("", 1.63, "bf16-mixed", "auto: bf16-mixed is 1.6 times as fast as 32-true"),
-        ("", precision.FASTER, "bf16-mixed", "auto: bf16-mixed is 1.1 times as fast"),
-        ("", precision.FASTER - 0.01, "32-true", "auto: bf16-mixed is 1.1 times as fast"),
-        ("", 0.01, "32-true", "auto: bf16-mixed is 0.01 times as fast"),
-        (LACKS, None, "32-true", f"auto: bf16-mixed cannot be used on this device: {LACKS}"),
+        ("auto", 1, "", 1.63, "bf16-mixed", "auto: bf16-mixed is 1.6 times as fast as 32-true"),
+        ("auto", 1, "", precision.FASTER, "bf16-mixed", "auto: bf16-mixed is 1.1 times as fast"),
+        ("auto", 1, "", precision.FASTER - 0.01, "32-true", "auto: bf16-mixed is 1.1 times as"),
+        ("auto", 1, "", 0.01, "32-true", "auto: bf16-mixed is 0.01 times as fast"),
+        ("auto", 1, LACKS, None, "32-true",
+         f"auto: bf16-mixed cannot be used on this device: {LACKS}"),
+        # several are not measured
+        ("auto", 2, "", 9.0, "32-true", "auto: not measured on several devices"),
+        # what is asked for is taken even if it is slower
+        ("32-true", 1, "", 2.0, "32-true", "as asked for"),
+        ("bf16-mixed", 1, "", 0.5, "bf16-mixed", "as asked for"),
     ],
-)
-def test_auto_takes_what_the_device_does_faster(device, tmp_path, lacks, ratio, used, why):
+)  # fmt: skip
+def test_auto_takes_what_the_device_does_faster(
+    device, tmp_path, asked, devices, lacks, ratio, used, why
+):
     device(lacks, ratio)
-    chosen = settle("auto", CPU, tmp_path, {})
+    chosen = settle(asked, CPU | {"devices": devices}, tmp_path, {})
     assert (chosen.used, chosen.device) == (used, "cpu")
-    assert chosen.why.startswith(why)
-    assert chosen.speedup == (None if ratio is None else round(ratio, 2))
-
-
-@pytest.mark.parametrize("asked", ["32-true", "bf16-mixed"])
-def test_what_is_asked_for_is_taken_even_if_it_is_slower(device, tmp_path, asked):
-    device(ratio=2.0 if asked == "32-true" else 0.5)
-    chosen = settle(asked, CPU, tmp_path, {})
-    assert str(chosen) == f"precision {asked} (as asked for)"
-
-
-def test_several_devices_are_not_measured(device, tmp_path):
-    device(ratio=9.0)
-    chosen = settle("auto", {"accelerator": "cpu", "devices": 2}, tmp_path, {})
-    assert (chosen.used, chosen.why) == ("32-true", "auto: not measured on several devices")
-
-
-def test_bf16_mixed_is_refused_where_it_cannot_be(device):
-    device(LACKS)
-    with pytest.raises(
-        InputError,
-        match=rf"precision: bf16-mixed cannot be used .*\(cpu\): {LACKS}\. Take precision: auto,"
-        r".* or 32-true",
-    ):
-        check_precision("bf16-mixed", CPU)
-    check_precision("auto", CPU)
-    check_precision("32-true", CPU)
+    assert str(chosen).startswith(f"precision {used} ({why}")
+    measured = asked == "auto" and devices == 1 and not lacks
+    assert chosen.speedup == (round(ratio, 2) if measured else None)
 
 
 # ---- a run that goes on

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from chemkl.corpus.batches import EpochLoader, TokenDataModule, TokenDataset
+from chemkl.corpus.batches import TokenDataModule, TokenDataset
 from chemkl.policies import RnnPolicy, Vocabulary
 from chemkl.policies.base import pad, stream
 from chemkl.training.pretrain import Pretrain, warmup_cosine
@@ -288,15 +288,6 @@ def test_a_run_may_be_cut_more_than_once(fit):
         fit("cut", stop_at=stop_at, randomise=True)
     continued, _ = fit("cut", randomise=True)
     assert equal(whole, continued)
-
-
-def test_the_position_of_the_loader_is_what_makes_it_so(fit, monkeypatch):
-    whole, _ = fit("whole")
-    fit("cut", stop_at=5)
-    monkeypatch.setattr(EpochLoader, "load_state_dict", lambda *_: None)
-    continued, seen = fit("cut")
-    assert seen.seen[0][:2] == (0, 3)  # Lightning itself knows that three batches are done
-    assert not equal(whole, continued)
 
 
 def test_a_finished_run_is_not_trained_further(fit):

@@ -552,9 +552,3 @@ def test_posttraining_counts_calls_or_samples_and_what_it_found(capsys, budget, 
         f"posttrain: {first}, {found[0]}",
         f"posttrain: {second}, {found[1]}",
     ]
-
-
-def test_a_terminal_gets_a_bar(capsys, monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    steps(StepsBar("pretrain", 1), *map(trainer_at, range(41)))
-    assert "━" in capsys.readouterr().err
