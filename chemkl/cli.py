@@ -77,7 +77,11 @@ def _tell(error: Exception) -> int:
 
     of_the_disk = storage_problem(error) is not None  # no mistake of the user, whatever met it
     if hasattr(error, "format_message"):  # of typer, whose class has moved from version to version
-        text, code = _misuse(error), 2
+        text, code = error.format_message(), 2
+        if sys.argv[1:]:  # else it is the help
+            context = getattr(error, "ctx", None)
+            command = f"chemkl {sys.argv[1]}" if context is None else context.command_path
+            text = f"{' '.join(text.split()).rstrip('.')}; see {command} --help"
     elif isinstance(error, InputError | StorageError | LostError):
         text, code = str(error), 1 if of_the_disk or isinstance(error, LostError) else 2
     elif unusable := _unusable(error):
@@ -90,16 +94,6 @@ def _tell(error: Exception) -> int:
         return 1
     sys.stderr.write(f"{text}\n")
     return code
-
-
-def _misuse(error: Any) -> str:
-    """Say in a line what is wrong with the words of a command; of none at all, the help."""
-    text = error.format_message()
-    if not sys.argv[1:]:
-        return str(text)
-    context = getattr(error, "ctx", None)
-    command = f"chemkl {sys.argv[1]}" if context is None else context.command_path
-    return f"{' '.join(text.split()).rstrip('.')}; see {command} --help"
 
 
 def _unusable(error: Exception) -> str:
@@ -197,7 +191,7 @@ def readers_may_leave() -> Iterator[None]:
 
 
 def _from(least: int) -> Callable[..., int | None]:
-    """Refuse numbers below one."""
+    """Refuse numbers below the least."""
 
     def check(option: typer.CallbackParam, number: int | None) -> int | None:
         if number is not None and number < least:
@@ -451,12 +445,13 @@ def _submit(
     limit, and goes on from its checkpoint.
     """
     changes = [*(first or ()), *(settings or ())]
-    if cluster not in ("slurm", "local"):
-        raise InputError(f"--cluster {cluster}: should be slurm or local")
-    if cluster == "local":
+    if cluster != "slurm":
         numbers = [text.removeprefix("jobs=") for text in changes]
-        if not all(number.isdecimal() for number in numbers):
-            raise InputError("--cluster local: the one setting is jobs=N")
+        problem = "" if cluster == "local" else f"--cluster {cluster}: should be slurm or local"
+        if not problem and not all(number.isdecimal() for number in numbers):
+            problem = "--cluster local: the one setting is jobs=N"
+        if problem:
+            raise InputError(problem)
         jobs = int(numbers[-1]) if numbers else n_cores()
         _run(pipeline, dry_run, None, None, None, jobs, False, out)
         return

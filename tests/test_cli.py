@@ -50,24 +50,26 @@ def posttrain(monkeypatch, tmp_path):
 # ---- a stage
 
 
-def test_a_stage_gets_its_checked_config_and_the_default_folder(posttrain, chemkl):
-    assert chemkl("posttrain", "mine.yaml") == 0
-    assert posttrain.calls == [(Settings(seed=1), Path("runs/mine"))]
-
-
-def test_overrides_and_out_may_come_in_any_order(posttrain, chemkl):
-    settings = Settings(seed=5, beta=1e-4)
-    assert chemkl("posttrain", "mine.yaml", "seed=5", "--out", "one", "beta=1e-4") == 0
-    assert chemkl("posttrain", "--out", "two", "mine.yaml", "seed=5", "beta=1e-4") == 0
-    assert posttrain.calls == [(settings, Path("one")), (settings, Path("two"))]
-
-
-def test_paths_of_overrides_are_looked_up_in_the_working_directory_too(posttrain, chemkl):
+@pytest.mark.parametrize(
+    ("arguments", "settings", "out"),
+    [
+        (["mine.yaml"], {"seed": 1}, "runs/mine"),
+        (["mine.yaml", "seed=5", "--out", "one", "beta=1e-4"], {"seed": 5, "beta": 1e-4}, "one"),
+        (["--out", "two", "mine.yaml", "seed=5", "beta=1e-4"], {"seed": 5, "beta": 1e-4}, "two"),
+        # a path is looked up in the working directory, not in that of the config
+        (["configs/a.yaml", "prior=prior.bin"], {"prior": "prior.bin"}, "runs/a"),
+    ],
+)
+def test_a_stage_gets_its_checked_config_and_its_folder(
+    posttrain, chemkl, arguments, settings, out
+):
     Path("configs").mkdir()
-    Path("configs/a.yaml").write_text("seed: 1\n")
+    Path("configs/a.yaml").write_text("seed: 0\n")
     Path("prior.bin").touch()
-    assert chemkl("posttrain", "configs/a.yaml", "prior=prior.bin") == 0
-    assert posttrain.calls[0][0].prior == Path("prior.bin").resolve()
+    assert chemkl("posttrain", *arguments) == 0
+    if "prior" in settings:
+        settings = {"prior": Path("prior.bin").resolve()}
+    assert posttrain.calls == [(Settings(**settings), Path(out))]
 
 
 def test_config_errors_are_exit_code_2_and_nothing_starts(posttrain, chemkl, capsys):
@@ -84,33 +86,24 @@ def test_config_errors_are_exit_code_2_and_nothing_starts(posttrain, chemkl, cap
     assert not Path("runs").exists()
 
 
-def test_an_input_error_of_the_stage_is_exit_code_2_without_a_traceback(posttrain, chemkl, capsys):
-    def refuse(config, start):
-        raise InputError("prior.bin: not a model file\nsecond problem")
-
-    posttrain.work = refuse
-    assert chemkl("posttrain", "mine.yaml") == 2
-    assert capsys.readouterr().err == "prior.bin: not a model file\nsecond problem\n"
-
-
-def test_anything_else_is_exit_code_1_with_a_traceback(posttrain, chemkl, capsys):
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (InputError("prior.bin: not a model file\ntwo"), 2, "prior.bin: not a model file\ntwo\n"),
+        (ZeroDivisionError("of a loss"), 1, "unexpected error: ZeroDivisionError: of a loss\n"),
+        (KeyboardInterrupt(), 130, "interrupted: the same command begins anew.\n"),
+    ],
+)
+def test_an_error_of_the_stage_decides_the_exit_code(posttrain, chemkl, capsys, error, code, says):
     def break_down(config, start):
-        raise ZeroDivisionError("of a loss")
+        raise error
 
     posttrain.work = break_down
-    assert chemkl("posttrain", "mine.yaml") == 1
+    assert chemkl("posttrain", "mine.yaml") == code
     err = capsys.readouterr().err
-    assert err.startswith("unexpected error: ZeroDivisionError: of a loss\n")
-    assert "in break_down" in err
-
-
-def test_ctrl_c_is_exit_code_130(posttrain, chemkl, capsys):
-    def interrupt(config, start):
-        raise KeyboardInterrupt
-
-    posttrain.work = interrupt
-    assert chemkl("posttrain", "mine.yaml") == 130
-    assert capsys.readouterr().err == "interrupted: the same command begins anew.\n"
+    assert err.startswith(says)
+    assert ("in break_down" in err) == (code == 1)  # a traceback
+    assert (err == says) == (code != 1)
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), StoppedBySignal(signal.SIGTERM)])
@@ -154,24 +147,25 @@ def test_fresh_moves_earlier_output_aside_after_the_config_was_checked(posttrain
 def test_fresh_moves_neither_inputs_nor_what_no_stage_has_written(posttrain, chemkl, capsys):
     with Manifest.start("earlier", stage="pretrain", config={}):
         Path("earlier/policy.bin").touch()
-    Path("notes").mkdir()
-    Path("notes/mine.txt").touch()
     Path("kept").mkdir()
     Path("kept/mine.yaml").write_text("seed: 3\n")
-    fresh = ["posttrain", "mine.yaml", "--fresh", "--out"]
+    input_of = "is an input of this config; choose another --out"
+    moved = "cannot be moved aside, for kept/mine.yaml, which is read, would go with it;"
     for arguments, says in [
-        ([*fresh, "earlier", "prior=earlier"], "earlier: is an input of this config; choose"),
-        ([*fresh, "notes"], "notes: not the output of chemkl: it holds mine.txt, but no manifest"),
-        (
-            ["posttrain", "kept/mine.yaml", "--fresh", "--out", "kept"],
-            "kept: cannot be moved aside, for kept/mine.yaml, which is read, would go with it;",
-        ),
+        (["mine.yaml", "--out", "earlier", "prior=earlier"], f"earlier: {input_of}"),
+        (["mine.yaml", "--out", "kept"], "kept: not the output of chemkl: it holds mine.yaml, but"),
+        (["kept/mine.yaml", "--out", "kept"], f"kept: {moved}"),
     ]:
-        assert chemkl(*arguments) == 2
+        assert chemkl("posttrain", "--fresh", *arguments) == 2
         assert capsys.readouterr().err.startswith(says)
     assert posttrain.calls == []
     assert not [*Path().glob("*.old-*")]
     assert chemkl("posttrain", "kept/mine.yaml", "--out", "kept") == 0  # a folder made beforehand
+
+
+def test_without_a_word_there_is_the_help(chemkl, capsys):
+    assert chemkl() == 2
+    assert "Usage" in "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize(
@@ -181,18 +175,6 @@ def test_fresh_moves_neither_inputs_nor_what_no_stage_has_written(posttrain, che
         (["posttrain"], "CONFIG"),
         (["posttrain", "mine.yaml", "--otu", "x"], "--out"),
         (["run", "mine.yaml", "--index", "first"], "--index"),
-        ([], "Usage"),
-    ],
-)
-def test_usage_errors_are_exit_code_2(posttrain, chemkl, capsys, arguments, says):
-    assert chemkl(*arguments) == 2
-    out, err = capsys.readouterr()
-    assert says in out + err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
         (["export", "run", "--top", "0"], "--top 0: should be 1 or more"),
         (["export", "run", "--per-scaffold", "-1"], "--per-scaffold -1: should be 0 or more"),
         (["show", "run", "--top", "-3"], "--top -3: should be 1 or more"),
@@ -276,26 +258,35 @@ def test_check_says_what_each_file_is_for_and_every_problem(posttrain, chemkl, c
     assert len(problems) == 3
 
 
-def test_check_alone_with_good_files_is_exit_code_0(posttrain, chemkl):
-    Path("p.yaml").write_text(PIPELINE)
-    assert chemkl("check", "p.yaml") == 0
-    assert posttrain.calls == []
+NO_SETTINGS = "a pipeline takes no settings on the command line; change it in the file"
 
 
-def test_check_goes_by_the_keys_where_the_folder_says_nothing(posttrain, chemkl, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["p.yaml"], 0, "ok p.yaml (pipeline)"),
+        (["a.yaml"], 2, "a.yaml:3: prior: no such file"),  # by its keys, as the folder says nothing
+        (["b.yaml"], 2, "b.yaml: its keys do not tell what it is for; say it with"),
+        (["c.yaml"], 0, "ok c.yaml (reward)"),
+        (["b.yaml", "--stage", "posttrain"], 2, "b.yaml:1: whatever: not a known key"),
+        (["mine.yaml", "--stage", "postrain"], 2, "did you mean 'posttrain'"),
+        (["posttrain/a.yaml", "seed=2"], 0, "ok posttrain/a.yaml (posttrain)"),
+        (["posttrain/a.yaml", "seed=x"], 2, "override 'seed=x': seed: should be a whole number"),
+        (["p.yaml", "seed=2"], 2, f"p.yaml: seed=2: {NO_SETTINGS}\n"),
+        (["seed=2"], 2, "seed=2: a setting; give a file to check too"),
+    ],
+)
+def test_check_finds_out_what_a_file_is_for(posttrain, chemkl, capsys, arguments, code, says):
     Path("a.yaml").write_text("seed: 1\nbeta: 2\nprior: nowhere\n")
-    assert chemkl("check", "a.yaml") == 2
-    assert "a.yaml:3: prior: no such file" in capsys.readouterr().err
     Path("b.yaml").write_text("whatever: 1\n")
-    assert chemkl("check", "b.yaml") == 2
-    assert "b.yaml: its keys do not tell what it is for; say it with" in capsys.readouterr().err
     Path("c.yaml").write_text("components: [{kind: qed}]\n")
-    assert chemkl("check", "c.yaml") == 0
-    assert "ok c.yaml (reward)" in capsys.readouterr().out
-    assert chemkl("check", "b.yaml", "--stage", "posttrain") == 2
-    assert "b.yaml:1: whatever: not a known key" in capsys.readouterr().err
-    assert chemkl("check", "mine.yaml", "--stage", "postrain") == 2
-    assert "did you mean 'posttrain'" in capsys.readouterr().err
+    Path("p.yaml").write_text(PIPELINE)
+    Path("posttrain").mkdir()
+    Path("posttrain/a.yaml").write_text("seed: 1\n")
+    assert chemkl("check", *arguments) == code
+    out, err = capsys.readouterr()
+    assert says in (err if code else out)
+    assert posttrain.calls == []
 
 
 def test_check_accepts_what_a_stage_will_write_and_says_so(posttrain, chemkl, capsys):
@@ -304,20 +295,6 @@ def test_check_accepts_what_a_stage_will_write_and_says_so(posttrain, chemkl, ca
     place = Path("runs/earlier/policy.bin").resolve()
     assert capsys.readouterr().out == f"ok a.yaml (posttrain; not made yet: {place})\n"
     assert chemkl("posttrain", "a.yaml") == 2  # to run, it has to be there
-
-
-def test_check_takes_settings_to_change_as_a_stage_does(posttrain, chemkl, capsys):
-    Path("posttrain").mkdir()
-    Path("posttrain/a.yaml").write_text("seed: 1\n")
-    Path("p.yaml").write_text(PIPELINE)
-    assert chemkl("check", "posttrain/a.yaml", "seed=2") == 0
-    assert chemkl("check", "posttrain/a.yaml", "seed=x") == 2
-    assert "override 'seed=x': seed: should be a whole number" in capsys.readouterr().err
-    assert chemkl("check", "p.yaml", "seed=2") == 2
-    said = "p.yaml: seed=2: a pipeline takes no settings on the command line; change it in the file"
-    assert capsys.readouterr().err == f"{said}\n"
-    assert chemkl("check", "seed=2") == 2
-    assert "seed=2: a setting; give a file to check too" in capsys.readouterr().err
 
 
 def test_check_includes_the_stages_own_deeper_check(posttrain, chemkl, capsys):
@@ -345,10 +322,9 @@ def test_check_and_the_stage_itself_find_what_stands_beside_the_schema(posttrain
         "mine.yaml:1: sede: not a known key; did you mean 'seed'? Known: beta, prior, seed",
         "mine.yaml:2: seed 7 is unlucky",
     ]
-    assert chemkl("check", "mine.yaml", "--stage", "posttrain") == 2
-    assert capsys.readouterr().err.splitlines() == lines
-    assert chemkl("posttrain", "mine.yaml") == 2
-    assert capsys.readouterr().err.splitlines() == lines
+    for command in (["check", "mine.yaml", "--stage", "posttrain"], ["posttrain", "mine.yaml"]):
+        assert chemkl(*command) == 2
+        assert capsys.readouterr().err.splitlines() == lines
     assert chemkl("posttrain", "mine.yaml", "seed=8") == 2
     assert capsys.readouterr().err.splitlines()[1] == "override 'seed=8': seed 8 is unlucky"
 
@@ -362,13 +338,8 @@ def run_python(*arguments):
     )
 
 
-def test_the_version():
-    ended = run_python("-c", "from chemkl.cli import main; main()", "--version")
-    assert (ended.returncode, ended.stdout) == (0, f"chemkl {__version__}\n")
-
-
 @pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_threads_that_wait_sleep_unless_the_user_says_otherwise(given, expected):
+def test_the_version_and_threads_that_sleep_unless_the_user_says_otherwise(given, expected):
     code = (
         "import atexit, os, sys, chemkl.cli\n"
         "atexit.register(lambda: print(os.environ['OMP_WAIT_POLICY']))\n"
@@ -377,7 +348,8 @@ def test_threads_that_wait_sleep_unless_the_user_says_otherwise(given, expected)
         f"os.environ.update({{'OMP_WAIT_POLICY': {given!r}}} if {given!r} else {{}})\n"
         "chemkl.cli.main()\n"
     )
-    assert run_python("-c", code).stdout.splitlines()[-1] == expected
+    ended = run_python("-c", code)
+    assert (ended.returncode, ended.stdout) == (0, f"chemkl {__version__}\n{expected}\n")
 
 
 def test_help_loads_nothing_heavy():
@@ -391,18 +363,10 @@ def test_help_loads_nothing_heavy():
     )
     ended = run_python("-c", code, "--help")
     assert ended.returncode == 0, ended.stderr
-    for command in (
-        *STAGES,
-        "run",
-        "submit",
-        "status",
-        "check",
-        "show",
-        "export",
-        "convert",
-        "bench",
-    ):
-        assert f" {command} " in ended.stdout
+    others = ["run", "submit", "status", "check", "show", "export", "convert", "bench"]
+    assert all(f" {command} " in ended.stdout for command in (*STAGES, *others))
+    told = " ".join(ended.stdout.split())
+    assert all(text in told for text in ("143 SIGTERM", "129 SIGHUP", "138 SIGUSR1"))
     assert run_python("-c", code, "posttrain", "--help").returncode == 0
 
 

@@ -103,6 +103,11 @@ def test_another_thread_sets_no_handlers():
     assert found == [handlers()]
 
 
+def run_python(code, *arguments):
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
 RUN_IT = """
 import os, signal, sys, time
 from chemkl.signals import deferred, handled
@@ -112,22 +117,6 @@ with handled(), deferred():
         time.sleep(pause)
     print("the step is finished", flush=True)
 """
-
-
-@pytest.mark.parametrize(
-    ("pauses", "code", "out"),
-    [
-        (["0"], 143, "the step is finished\n"),  # no traceback, and no exit code 0
-        (["0", "0"], 143, "the step is finished\n"),  # `timeout` sends it to process and group
-        (["0.3", "0"], -signal.SIGTERM, ""),  # a second one ends at once
-    ],
-)
-def test_what_a_process_comes_to(pauses, code, out):
-    command = [sys.executable, "-c", RUN_IT, *pauses]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (code, out, "")
-
-
 IN_COMPILED_CODE = """
 import hashlib, os, signal, sys, threading, time
 from chemkl.signals import deferred, handled
@@ -146,15 +135,18 @@ with handled(), deferred():
 
 
 @pytest.mark.parametrize(
-    ("pause", "work", "code", "out"),
+    ("script", "arguments", "code"),
     [
-        ("0.02", "5_000_000", 143, "the step is finished\n"),  # the first counts, not the lower
-        ("0.3", "40_000_000", 129, ""),  # a second one ends at once
+        (RUN_IT, ["0"], 143),  # no traceback, and no exit code 0
+        (RUN_IT, ["0", "0"], 143),  # `timeout` sends it to process and group
+        (RUN_IT, ["0.3", "0"], -signal.SIGTERM),  # a second one ends at once
+        (IN_COMPILED_CODE, ["0.02", "5_000_000"], 143),  # the first counts, not the lower
+        (IN_COMPILED_CODE, ["0.3", "40_000_000"], 129),  # a second one ends at once
     ],
 )
-def test_signals_in_compiled_code_count_as_they_arrive(pause, work, code, out):
-    command = [sys.executable, "-c", IN_COMPILED_CODE, pause, work]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+def test_what_a_process_comes_to(script, arguments, code):
+    ended = run_python(script, *arguments)
+    out = "the step is finished\n" if code == 143 else ""
     assert (ended.returncode, ended.stdout, ended.stderr) == (code, out, "")
 
 
@@ -186,8 +178,7 @@ def test_a_forked_child_holds_nothing_up_and_a_shield_holds(tmp_path):
 
 def test_handlers_are_set_before_anything_heavy_is_loaded():
     code = "import sys, chemkl.signals; print({'torch', 'numpy', 'pydantic'} & set(sys.modules))"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout == "set()\n"
+    assert run_python(code).stdout == "set()\n"
 
 
 # ---- the command line
@@ -223,23 +214,19 @@ def stage(monkeypatch, tmp_path):
 
 
 @every_signal
-def test_a_stage_without_steps_ends_at_once(stage, chemkl, capsys, tmp_path, name):
+@pytest.mark.parametrize("from_python", [False, True])
+def test_a_stage_without_steps_ends_at_once(stage, chemkl, capsys, from_python, name):
     stage.name = name
-    assert chemkl("evaluate", "mine.yaml") == CODES[name]
+    if from_python:
+        with pytest.raises(StoppedBySignal, match=name):
+            stage.stage.run(Settings(), "runs/mine")
+    else:
+        assert chemkl("evaluate", "mine.yaml") == CODES[name]
+        assert capsys.readouterr().err == "interrupted: the same command begins anew.\n"
     assert stage.ended == []
-    assert capsys.readouterr().err == "interrupted: the same command begins anew.\n"
-    manifest = Manifest.load(tmp_path / "runs/mine")
+    manifest = Manifest.load("runs/mine")
     assert (manifest.status, manifest.ended_by) == ("interrupted", f"StoppedBySignal: {name}")
     assert manifest.finished is not None
-    assert handlers() == [signal.SIG_DFL] * len(signals.NUMBERS)
-
-
-@every_signal
-def test_a_stage_called_from_python_ends_the_same_way(stage, tmp_path, name):
-    stage.name = name
-    with pytest.raises(StoppedBySignal, match=name):
-        stage.stage.run(Settings(), tmp_path / "out")
-    assert Manifest.load(tmp_path / "out").status == "interrupted"
     assert handlers() == [signal.SIG_DFL] * len(signals.NUMBERS)
 
 
@@ -256,12 +243,6 @@ def test_a_signal_during_an_import_is_not_lost(stage, chemkl, capsys, monkeypatc
     assert chemkl("evaluate", "mine.yaml") == CODES[name]
     assert stage.ended == ["chemkl.stages.evaluate"]  # the import came to its end
     assert capsys.readouterr().err == "interrupted: the same command begins anew.\n"
-
-
-def test_the_help_tells_the_exit_codes(chemkl, capsys):
-    assert chemkl("--help") == 0
-    told = " ".join(capsys.readouterr().out.split())
-    assert all(f"{code} {name}" in told for name, code in CODES.items())
 
 
 # ---- those who read the output
@@ -361,13 +342,8 @@ if __name__ == "__main__":
 def test_what_starts_workers_outlives_a_signal_to_the_whole_group(tmp_path, name):
     script = tmp_path / "parent.py"
     script.write_text(GROUP.format(folder=str(Path(__file__).parent), name=name))
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        capture_output=True,
-        text=True,
-        check=False,
-        start_new_session=True,
-    )
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, start_new_session=True)
     assert (done.stdout, done.stderr) == ("[(0, 9)] True\n[(0, 16)] True\n", "")
     assert done.returncode == 0
 
@@ -376,7 +352,4 @@ def test_what_is_shielded_inherits_it():
     code = "import os, signal; os.kill(os.getpid(), signal.SIGTERM); print('still here')"
     for scope, out in ((signals.shielded(), "still here\n"), (nullcontext(), "")):
         with scope:
-            done = subprocess.run(
-                [sys.executable, "-c", code], capture_output=True, text=True, check=False
-            )
-        assert done.stdout == out
+            assert run_python(code).stdout == out

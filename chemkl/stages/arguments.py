@@ -46,14 +46,15 @@ def sort_arguments(stage: str, arguments: Sequence[str]) -> Arguments:
     ]
     inputs = [text for text in arguments if text not in overrides]
     configs = [text for text in inputs if not _is_input(text)]
-    if not inputs:
-        raise InputError(f"chemkl {stage}: give a config file, or runs to {stage}")
+    problem = "" if inputs else f"chemkl {stage}: give a config file, or runs to {stage}"
     if configs and len(inputs) > 1:
         no_file = "" if os.path.exists(configs[0]) else "no such file; "
-        raise InputError(
+        problem = (
             f"{configs[0]}: {no_file}neither a run's folder nor a file of molecules "
             f"({', '.join(ENDINGS)}); a config file is given alone, with its runs and files in it"
         )
+    if problem:
+        raise InputError(problem)
     if configs:
         return Arguments(inputs[0], overrides, Path(inputs[0]).stem + STAGES[stage].suffix)
     settings = _settings(stage, inputs)
@@ -105,9 +106,7 @@ def _settings(stage: str, inputs: Sequence[str]) -> dict[str, Any]:
     if files and stage != "evaluate":
         raise InputError(f"{files[0]}: chemkl {stage} takes folders of runs, not files")
     manifests = {folder: Manifest.load(folder) for folder in folders}
-    taus = {
-        manifest.tau for manifest in manifests.values() if manifest and manifest.tau is not None
-    }
+    taus = {one.tau for one in manifests.values() if one and one.tau is not None}
     thresholds = {"thresholds": sorted(taus)} if taus else {}
     runs = [str(folder) for folder in folders]
     if stage == "report":

@@ -22,14 +22,6 @@ from chemkl.results.trace import read_part, read_part_schema
 from chemkl.stages.evaluate import require_traces, run_names
 from chemkl.stages.registry import STAGES, View
 from chemkl.stages.runner import Start
-from chemkl.stages.runner import read_table as read
-
-TABLE, VALUES = "comparison.parquet", "values.parquet"
-MARKDOWN, LATEX = "comparison.md", "comparison.tex"
-FOREST = "forest"
-
-
-__all__ = ["problems", "read", "run", "work"]
 
 run = STAGES["compare"].run
 
@@ -39,7 +31,6 @@ def work(config: CompareConfig, start: Start) -> None:
 
     `run` returns the table: one row per metric, threshold and method but the baseline.
     """
-    out_dir = start.out
     methods = comparison.read_methods(config.methods)
     pairs, left_out = comparison.pair_seeds(methods, config.baseline)
     budget = next(iter(methods[config.baseline].values())).budget
@@ -60,15 +51,14 @@ def work(config: CompareConfig, start: Start) -> None:
         idle = [f"{m}, seed {seed}: {text}" for (m, seed), text in told.items() if text]
         apart = [*comparison.what_differs(methods, config.baseline), *idle, *left_out]
         remarks = comparison_text.notes(rows, apart, budget=budget, alpha=config.alpha)
+        table = pa.Table.from_pylist(values, schema=comparison.VALUES_SCHEMA)
+        write_parquet(start.out / "values.parquet", table)
         table = pa.Table.from_pylist(rows, schema=comparison.COMPARISON_SCHEMA)
-        write_parquet(
-            out_dir / VALUES, pa.Table.from_pylist(values, schema=comparison.VALUES_SCHEMA)
-        )
-        write_parquet(out_dir / TABLE, table)
-        forms = {MARKDOWN: comparison_text.markdown, LATEX: comparison_text.latex}
-        for name, form in forms.items():
-            write_bytes(out_dir / name, form(rows, remarks, config.confidence).encode())
-        write_figure(out_dir, FOREST, draw_forest(rows, config.confidence))
+        write_parquet(start.out / "comparison.parquet", table)
+        for ending, form in (("md", comparison_text.markdown), ("tex", comparison_text.latex)):
+            text = form(rows, remarks, config.confidence)
+            write_bytes(start.out / f"comparison.{ending}", text.encode())
+        write_figure(start.out, "forest", draw_forest(rows, config.confidence))
         manifest.finish(results={"pairs": pairs, "left_out": left_out})
     console = start.console
     console.print(comparison_text.terminal(rows, config.confidence), highlight=False)
@@ -92,8 +82,13 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
             columns = metrics_schema(options).names
             yield "metrics", complaints((look, metrics, columns, thresholds, direction))
         return
+
+    def is_under_way(folder: Path) -> bool:
+        manifest = None if view.starts else Manifest.load(folder)
+        return bool(manifest and manifest.stage == "posttrain" and manifest.status != "complete")
+
     there = {
-        method: [run for run in view.there(runs) if view.starts or not _is_under_way(run)]
+        method: [run for run in view.there(runs) if not is_under_way(run)]
         for method, runs in config.methods.items()
     }
     table = None if config.table in view.awaited else config
@@ -105,11 +100,6 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
             (comparison.pair_seeds, comparison.read_methods(there), config.baseline)
         )
     yield "methods", problems
-
-
-def _is_under_way(folder: Path) -> bool:
-    manifest = Manifest.load(folder)
-    return manifest is not None and manifest.stage == "posttrain" and manifest.status != "complete"
 
 
 def _check_metrics(config: CompareConfig) -> None:
@@ -146,17 +136,19 @@ def _evaluate(used: Mapping[tuple[str, int], Path], settings: CompareConfig) -> 
 def _from_table(used: Mapping[tuple[str, int], Path], settings: CompareConfig) -> comparison.Values:
     """Take the evaluations out of the table of an evaluate stage."""
     path = cast(Path, settings.table)
-    manifest = Manifest.load(path.parent)
+    manifest, problem = Manifest.load(path.parent), ""
     if manifest is None or (manifest.stage, manifest.status) != ("evaluate", "complete"):
-        raise InputError(
-            f"table: {path} is not in the output folder of a finished evaluate stage, so it cannot "
-            "be told which run is which. Give the diversity.parquet where evaluate wrote it."
+        problem = (
+            f"{path} is not in the output folder of a finished evaluate stage, so it cannot be "
+            "told which run is which. Give the diversity.parquet where evaluate wrote it."
         )
-    if manifest.has_changed_inputs():
-        raise InputError(
-            f"table: what {path} was computed from has changed since. Run that evaluate again with "
+    elif manifest.has_changed_inputs():
+        problem = (
+            f"what {path} was computed from has changed since. Run that evaluate again with "
             "--fresh."
         )
+    if problem or manifest is None:
+        raise InputError(f"table: {problem}")
     folders = [Path(folder) for folder in manifest.config["runs"]]
     files = [Path(file["path"]) for file in manifest.config["samples"]]
     names = dict(zip(folders, run_names([*folders, *files]), strict=False))

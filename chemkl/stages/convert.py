@@ -16,7 +16,7 @@ from chemkl import __version__
 from chemkl.chem.molecules import silenced
 from chemkl.config import InputError, shipped
 from chemkl.config.document import Document, dump
-from chemkl.display import facts, plain_table, say
+from chemkl.display import Column, facts, say, table
 from chemkl.peers import Notes, read_config, translate
 from chemkl.policies import load_policy, read_header
 from chemkl.policies.checkpoint import convert_reinvent
@@ -25,12 +25,17 @@ from chemkl.policies.tokenizer import tokenize
 from chemkl.results.provenance import sha256_of
 from chemkl.stages import export
 from chemkl.stages.check import check_file
-from chemkl.stages.output_files import check_outputs, written_out
+from chemkl.stages.export import check_outputs, written_out
 from chemkl.stages.registry import MODELS, STAGES
 from chemkl.stages.runner import free_name
 
 ELEMENTS = ("C", "N", "O", "F", "P", "S", "Cl", "Br", "I", "B", "Si", "Se")
 """Elements of drugs; the others are told as metals, which nearly all of them are."""
+LAYERS = (
+    Column("layer", "layer"),
+    Column("shape", "shape", str),
+    Column("n", "parameters", ",d"),
+)
 CONFIGS = (".yaml", ".yml")
 """How the configs that are written end."""
 
@@ -210,20 +215,19 @@ def describe_model(path: Path) -> Iterator[RenderableType]:
             ("cannot write", ", ".join(lacks)),
         ]
     )
-    if sha256 in (cards := _cards()):
-        yield ""
-        yield Text("Card", style="bold")
-        yield facts(cards[sha256].items())
-    for title, rows in (("Layers", _layers(policy)), ("Origin", _origin(header["provenance"]))):
+    # corpus, figures and licence of the priors that come with chemkl
+    cards = json.loads((shipped.root() / "data/priors/cards.json").read_text(encoding="utf-8"))
+    titled = [("Card", facts(c.items())) for c in cards.values() if c.pop("sha256") == sha256]
+    layers = [
+        {"layer": name, "shape": " x ".join(map(str, weight.shape)), "n": weight.numel()}
+        for name, weight in policy.state_dict().items()
+    ]
+    titled += [("Layers", table("", LAYERS, layers))]
+    titled += [("Origin", facts(_origin(header["provenance"])))]
+    for title, rows in titled:
         yield ""
         yield Text(title, style="bold")
-        yield facts(rows) if title == "Origin" else _table(rows)
-
-
-def _cards() -> dict[str, dict[str, str]]:
-    """Corpus, figures and licence of the priors that come with chemkl, by their sha256."""
-    cards = json.loads((shipped.root() / "data/priors/cards.json").read_text(encoding="utf-8"))
-    return {card.pop("sha256"): card for card in cards.values()}
+        yield rows
 
 
 def abilities(tokens: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -250,21 +254,6 @@ def abilities(tokens: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _parameters(policy: Any) -> int:
     return sum(weight.numel() for weight in policy.parameters())
-
-
-def _table(rows: Any) -> RenderableType:
-    table = plain_table()
-    for name, justify in (("layer", "left"), ("shape", "right"), ("parameters", "right")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def _layers(policy: Any) -> Iterator[tuple[str, str, str]]:
-    for name, weight in policy.state_dict().items():
-        shape = " x ".join(map(str, weight.shape))
-        yield name, shape, f"{weight.numel():,}"
 
 
 def _origin(provenance: dict[str, Any], under: str = "") -> Iterator[tuple[str, str]]:

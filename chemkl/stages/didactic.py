@@ -6,8 +6,7 @@ training gave.
 
 from chemkl.didactic.run import work
 from chemkl.stages.registry import STAGES
-from chemkl.stages.runner import read_table as read
 
-__all__ = ["read", "run", "work"]
+__all__ = ["run", "work"]
 
 run = STAGES["didactic"].run

@@ -1,23 +1,30 @@
-"""What `chemkl export` and `chemkl convert` write: molecules as SDF, CSV or SMILES."""
+"""What `chemkl export` and `chemkl convert` write: molecules as SDF, CSV or SMILES.
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+Files that a command writes where it is told are checked first, and there when they are whole.
+"""
+
+import gzip
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.csv
 from rdkit import Chem
 
 from chemkl.chem.molecules import MoleculeError, parse, read_molecule, sdf_record
-from chemkl.config import InputError
+from chemkl.config import InputError, StorageError
 from chemkl.display import say
 from chemkl.files.molecules import SMILES_NAMES, first_named
-from chemkl.files.tables import find_column, refuse_same_names
+from chemkl.files.tables import TEXT_TYPES, cells_of, find_column, refuse_same_names
+from chemkl.results.atomic import atomic_file, refuse_other_names
 from chemkl.results.inspection import RunTrace, first_scorings, open_run
-from chemkl.results.trace import read_part
-from chemkl.stages.output_files import check_outputs, with_good_text, write_csv, written_out
+from chemkl.results.trace import FOLDER, list_parts, read_part
 
 ENDINGS = {
     "--sdf": (".sdf", ".sdf.gz"),
@@ -125,17 +132,16 @@ def _molecules(
         say(f"{run.folder}: {left_out:,} molecules left out, which RDKit cannot read")
     if any(readable):
         return rows[readable]
-    if readable:
-        raise InputError(
-            f"{run.folder}: RDKit can read none of its chosen molecules; nothing was written"
-        )
     best = select(run.frame)["reward"].max()
-    if threshold is None or pd.isna(best):
-        raise InputError(f"{run.folder}: the trace holds no valid molecule; nothing was written")
-    raise InputError(
-        f"--threshold {threshold:g}: no hits: the largest reward in {run.folder} is {best:.6g}; "
-        "nothing was written. Give a lower threshold"
-    )
+    problem = f"{run.folder}: the trace holds no valid molecule; nothing was written"
+    if readable:
+        problem = f"{run.folder}: RDKit can read none of its chosen molecules; nothing was written"
+    elif threshold is not None and not pd.isna(best):
+        problem = (
+            f"--threshold {threshold:g}: no hits: the largest reward in {run.folder} is {best:.6g};"
+            " nothing was written. Give a lower threshold"
+        )
+    raise InputError(problem)
 
 
 def select(
@@ -147,12 +153,8 @@ def select(
 ) -> pd.DataFrame:
     """Choose distinct molecules of a trace; the arguments are those of `export`."""
     numbers = {"--top": top, "--per-scaffold": per_scaffold}
-    problems = [
-        f"{option} {number}: expected a whole number from 1"
-        for option, number in numbers.items()
-        if number is not None and number < 1
-    ]
-    InputError.refuse(problems)
+    wrong = [f"{option} {n}" for option, n in numbers.items() if n is not None and n < 1]
+    InputError.refuse(f"{which}: expected a whole number from 1" for which in wrong)
     rows = first_scorings(trace, threshold)
     if top is None and per_scaffold is None:
         return rows
@@ -168,18 +170,10 @@ def select(
 def convert(
     source: str | Path, target: str | Path, *, column: str | None = None, force: bool = False
 ) -> str:
-    """Write a Parquet file in another format, with all its columns.
+    """Write a Parquet file in another format, with all its columns; return in words what.
 
-    Rows without a molecule are left out of SD and SMILES files.
-
-    Args:
-        source: a Parquet file.
-        target: a file whose ending says the format.
-        column: the column with the SMILES; default: the first of `SMILES_COLUMNS`.
-        force: replace the target if it is there.
-
-    Returns:
-        What was written, in words.
+    Rows without a molecule are left out of SD and SMILES files. The SMILES stand in the column, by
+    default in the first of `SMILES_COLUMNS`.
 
     Raises:
         InputError: one of the files or the column cannot be used, or no row is a molecule; then
@@ -293,3 +287,83 @@ def write_molecules(
         stream.write(text.encode())
         n += 1
     return n
+
+
+# ---- files that commands write where they are told
+
+
+def check_outputs(
+    outputs: Mapping[str, Path], endings: Mapping[str, Sequence[str]], *, force: bool
+) -> None:
+    """Refuse what cannot be written, before anything is computed."""
+    problems = []
+    for option, path in outputs.items():
+        allowed, folder = tuple(endings[option]), path.resolve().parent
+        fits, inside = path.name.lower().endswith(allowed), folder.name == FOLDER
+        in_trace = "lies inside a trace, where readers take every file for a part"
+        amiss = {
+            f"unknown ending. Allowed: {', '.join(allowed)}": not fits,
+            "exists. Give another file, or replace it with --force": path.exists() and not force,
+            in_trace: inside and bool(list_parts(folder.parent)),
+        }
+        if path.is_dir():
+            amiss = {"this is a folder; give a file": True}
+        problems += [f"{option} {path}: {problem}" for problem, so in amiss.items() if so]
+    places = [path.resolve() for path in outputs.values()]
+    problems += [
+        f"{path}: given twice; each output needs a file of its own"
+        for path in dict.fromkeys(places)
+        if places.count(path) > 1
+    ]
+    InputError.refuse(problems)
+
+
+@contextmanager
+def written_out(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file beside its place, and rename it in when all went well; .gz is compressed."""
+    refuse_other_names(path)
+    try:
+        with atomic_file(path, parents=True, shared=True) as aside, aside.open("wb") as raw:
+            if path.suffix.lower() != ".gz":
+                yield raw
+                return
+            # without a name and a time in it, equal content is equal bytes; 6 is gzip's own level
+            with gzip.GzipFile("", "wb", 6, fileobj=raw, mtime=0) as packed:
+                yield cast(IO[bytes], packed)
+    except StorageError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def with_good_text(table: pa.Table) -> pa.Table:
+    """A table whose texts are UTF-8: bytes of other programs need not be."""
+    for place, field in enumerate(table.schema):
+        if field.type in TEXT_TYPES:
+            cells = pa.array(cells_of(table.column(place)), pa.string())
+            table = table.set_column(place, field.with_type(pa.string()), cells)
+    return table
+
+
+def write_csv(table: pa.Table, stream: IO[bytes]) -> None:
+    """Write a table as plain CSV: a header, then one line a row; null is an empty cell."""
+    columns = [_plain(column) for column in with_good_text(table).columns]
+    plain = pa.Table.from_arrays(columns, names=table.schema.names)
+    pa.csv.write_csv(plain, stream, pa.csv.WriteOptions(quoting_style="needed"))
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+    """A column that CSV can hold: lists and records become JSON, other odd types text."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return column.cast(kind.value_type)
+    if pa.types.is_nested(kind):
+        return pa.array(map(as_text, column.to_pylist()), pa.string())
+    if pa.types.is_interval(kind) or pa.types.is_decimal(kind) or pa.types.is_duration(kind):
+        return pa.array([None if cell is None else str(cell) for cell in column.to_pylist()])
+    return column
+
+
+def as_text(cell: Any) -> str | None:
+    """A value that is no text as JSON; None stays None."""
+    return None if cell is None else json.dumps(cell, default=str, ensure_ascii=False)

@@ -59,36 +59,22 @@ def plan_pipeline(
     job_of: dict[Path, Job] = {}
     planned: list[Planned] = []
     for one in expansion.jobs:
-        stage = STAGES[one.stage]
+        stage, places = STAGES[one.stage], {"also": one.also, "promised": promised}
         try:
             if job in (None, one.name):
                 kept = {} if fresh else runner.kept_models(one.folder)
-                planned.append(_planned(one, stage, promised, earlier, job_of, kept))
+                config = stage.load(one.source, one.overrides, kept=kept, earlier=earlier, **places)
+                unread = awaited(config, promised, earlier)  # the stage looks at it when it runs
+                stage.check(config, one.entry, unread, kept=kept)
+                read = {*one.reads, *(up for path in unread for up in (path, *path.parents))}
+                needs = tuple(other for folder, other in job_of.items() if folder in read)
+                planned.append(Planned(one, stage, config, one.folder, needs))
         except InputError as error:
             problems |= dict.fromkeys(str(error).splitlines())
         earlier[one.folder] = stage.outputs
         job_of[one.folder] = one
     InputError.refuse(problems)
     return expansion.config, planned
-
-
-def _planned(
-    job: Job,
-    stage: Stage,
-    promised: Sequence[Path],
-    earlier: Mapping[Path, Sequence[str]],
-    job_of: Mapping[Path, Job],
-    kept: Mapping[Path, Path],
-) -> Planned:
-    """Check the settings of a job, and find out what it reads."""
-    config = stage.load(
-        job.source, job.overrides, also=job.also, promised=promised, earlier=earlier, kept=kept
-    )
-    unread = awaited(config, promised, earlier)  # the stage looks at it when it runs
-    stage.check(config, job.entry, unread, kept=kept)
-    read = {*job.reads, *(folder for path in unread for folder in (path, *path.parents))}
-    needs = tuple(other for folder, other in job_of.items() if folder in read)
-    return Planned(job, stage, config, job.folder, needs)
 
 
 def awaited(config: Config, promised: Iterable[Path], earlier: Iterable[Path] = ()) -> list[Path]:
@@ -102,7 +88,7 @@ def awaited(config: Config, promised: Iterable[Path], earlier: Iterable[Path] = 
     ]
 
 
-def choose(planned: list[Planned], only: str | None, index: int | None = None) -> list[Planned]:
+def choose(planned: list[Planned], only: str | None, index: int | None) -> list[Planned]:
     """The jobs of one entry, one job or all of one stage; or the one at a position among them."""
     chosen, problem = planned, ""
     if only is not None:

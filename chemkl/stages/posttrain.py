@@ -6,7 +6,7 @@ language model's adapter or weights in Hugging Face's format.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from lightning import Callback, Trainer
 
 from chemkl.config import InputError, complaints
 from chemkl.config.llm import LlmPosttrainConfig
-from chemkl.config.memory import MemoryConfig, MemorySeed
+from chemkl.config.memory import MemoryConfig
 from chemkl.config.posttrain import PosttrainConfig
 from chemkl.llm.extra import PACKAGES, check_installed
 from chemkl.llm.ledger import AnswerTracker, TextLedger, describe_cut_off
@@ -122,15 +122,18 @@ def work(config: Any, start: Start) -> None:
         first, past = _settle_past(first, trace, out, config)
         paid = read_orphans(out)
         _bring_to(module, first, past, paid)
-        others = parts.callbacks(module, partial(tell, event="stage"))
-        others += _bars(config, module, manifest)
-        callbacks = [*([alarm] if alarm else []), *others]
+        callbacks: list[Callback] = [alarm] if alarm else []
+        callbacks += parts.callbacks(module, partial(tell, event="stage"))
+        bar = training.CallsBar(module.ledger, config.budget, config.most_samples, manifest.tau)
+        callbacks += [bar] * config.callbacks.progress_bar
         _take_in(past, callbacks, module)
         manifest.log.where = module.counts
-        _tell_start(start, manifest, parts.notes if first is None else None, module.next_step)
+        start.say(*(parts.notes if first is None else [f"resumes at step {module.next_step}"]))
+        if first is not None:
+            manifest.log.add("resume")
         goes_on = not module.is_finished and not _ended_by(callbacks)
-        if goes_on:
-            _set_aside_evaluation(out)
+        if goes_on and (out / EVALUATION).is_dir():  # of a trace that grows now
+            (out / EVALUATION).rename(free_name(out / EVALUATION))
         every = config.callbacks.checkpoint_every * _updates(config)
         saving = training.Checkpoint(out, every, before=trace.cut)
         saving.run_log = manifest.log
@@ -146,28 +149,8 @@ def work(config: Any, start: Start) -> None:
         ended_by = "budget" if module.ledger.spent else ended_by
         manifest.finish(ended_by=ended_by, results=_results(module, callbacks, ended_by))
     spent = f"{module.ledger.n_calls:,} calls, {module.ledger.n_samples:,} samples"
-    start.say(f"ended by {manifest.ended_by}: {spent}")
-    for line in [*read_outcome(out, manifest).lines(), *parts.failures()]:
-        start.say(line)
-
-
-def _tell_start(start: Start, manifest: Manifest, notes: Sequence[str] | None, step: int) -> None:
-    """Say what there is to say of a new run; of one that goes on, without notes, from where."""
-    for line in [f"resumes at step {step}"] if notes is None else notes:
-        start.say(line)
-    if notes is None:
-        manifest.log.add("resume")
-
-
-def _bars(config: Any, module: Posttrain, manifest: Manifest) -> list[Callback]:
-    limits = config.budget, config.most_samples
-    bar = training.CallsBar(module.ledger, *limits, manifest.tau)
-    return [bar] if config.callbacks.progress_bar else []
-
-
-def _set_aside_evaluation(out: Path) -> None:
-    if (out / EVALUATION).is_dir():  # of a trace that grows now
-        (out / EVALUATION).rename(free_name(out / EVALUATION))
+    start.say(f"ended by {manifest.ended_by}: {spent}", *read_outcome(out, manifest).lines())
+    start.say(*parts.failures())
 
 
 def _check_devices(n_begun: int, trainer: Trainer, out: Path) -> None:
@@ -360,12 +343,11 @@ class _Molecules:
         self.seeds: list[tuple[Seed, list[int]]] = []
         self.notes: list[str] = []
         """What there is to say of a new run."""
-        if config.memory is not None and config.memory.seed is not None:
-            self._read_seeds(config.memory.seed)
-
-    def _read_seeds(self, seed: MemorySeed) -> None:
-        """Read what the memory begins with; what the policy cannot write is left out, and told."""
-        read = read_seed(seed, self.config.budget, self.notes.append)
+        seed = None if config.memory is None else config.memory.seed
+        if seed is None:
+            return
+        # what the policy cannot write of the memory's seeds is left out, and told
+        read = read_seed(seed, config.budget, self.notes.append)
         spelled = [(one, self.spell(one.canonical)) for one in read]
         self.seeds = [(one, ids) for one, ids in spelled if ids is not None]
         lost = [one for one, ids in spelled if ids is None]
@@ -451,11 +433,11 @@ class _Molecules:
         return Explorer(config, memory, ledger, self._prior, self.spell, seed)
 
     def callbacks(self, module: Posttrain, say: Callable[[str], object]) -> list[Callback]:
-        own, callbacks = self.config.callbacks, list[Callback]()
+        callbacks: list[Callback] = []
         if isinstance(module.ledger, StagedLedger):
             callbacks.append(Curriculum(self.config.stages or (), module.ledger, say))
-        if own.terminate is not None:
-            callbacks.append(Termination(own.terminate))
+        if self.config.callbacks.terminate is not None:
+            callbacks.append(Termination(self.config.callbacks.terminate))
         return callbacks
 
     def save(self, manifest: Manifest, about: dict[str, Any], counts: dict[str, int]) -> None:
@@ -560,28 +542,19 @@ class _Texts:
 # ---- checks
 
 
-def _check_shares(batch_size: int, trainer: Mapping[str, Any]) -> None:
-    """Refuse a batch that cannot be dealt evenly to the devices."""
-    n = training.devices_of({"devices": 1, **trainer})[1]
-    if batch_size % n:
-        raise InputError(
-            f"batch_size: {batch_size} rows cannot be dealt evenly to {n} devices: take a multiple "
-            f"of {n}"
-        )
-
-
 def problems(view: View) -> Iterator[tuple[str, list[str]]]:
     """Look into reward, models and trainer, without training.
 
     A language model in a wheel that was never used is not fetched for this; its prompts are
     checked when the run starts.
     """
-    trainer = view.mapping("trainer")
+    trainer, batch_size = view.mapping("trainer"), view.get("batch_size")
     amiss = complaints((training.check_trainer_here, trainer))
-    shares = () if amiss else (_check_shares, view.get("batch_size"), trainer or {})
+    n = 1 if amiss else training.devices_of({"devices": 1, **(trainer or {})})[1]
+    uneven = f"batch_size: {batch_size} rows cannot be dealt evenly to {n} devices"
     here = [
         ("trainer", amiss),
-        ("batch_size", complaints(shares) if shares else []),
+        ("batch_size", [f"{uneven}: take a multiple of {n}"] if (batch_size or 0) % n else []),
         ("precision", complaints((check_precision, view.get("precision"), trainer or {}))),
     ]
     if not issubclass(view.model, LlmPosttrainConfig):
@@ -602,8 +575,7 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
         generator, header = view.get("generator"), None if unusable else view.get("prior")
         of_stages = getattr(view.config, "in_stages", ())
         kinds = [stage.estimator.kind for stage in of_stages]
-        asked = (check_generator, generator, header, view.get("batch_size"), kinds)
-        yield "", complaints(asked)
+        yield "", complaints((check_generator, generator, header, batch_size, kinds))
         yield "agent", complaints((check_agent, agent, None if unusable else prior))
         memory = view.get("memory")
         seed = memory.seed if isinstance(memory, MemoryConfig) else None
@@ -611,16 +583,15 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
         yield "exploration", complaints((check_exploration, view.get("exploration")))
         yield from here
         return
-    fits = view.config is not None
+    config = view.config if isinstance(view.config, LlmPosttrainConfig) else None
     checks = [
-        ("model", complaints((check_installed, PACKAGES[:2])) if fits else []),
+        ("model", complaints((check_installed, PACKAGES[:2])) if config else []),
         ("reward", complaints((lambda reward: build_reward(reward).close(), view.get("reward")))),
         *here,
     ]
     yield from checks
-    model = view.config.model if isinstance(view.config, LlmPosttrainConfig) else None
-    if model and not any(lines for _, lines in checks) and model.name not in view.awaited:
-        yield "prompts", complaints((read_prompts, view.config)) if is_here(model) else []
+    if config and not any(lines for _, lines in checks) and config.model.name not in view.awaited:
+        yield "prompts", complaints((read_prompts, config)) if is_here(config.model) else []
 
 
 def check_spent(config: AnyConfig, out: Path) -> None:

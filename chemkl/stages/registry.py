@@ -7,7 +7,7 @@ A stage of one's own is one row and one file; for pipelines its name also goes i
                             and writes there; see `chemkl.stages.runner.Start`
     problems(view)          what its schema cannot see, a key and lines for each; may be left out
     read(path)              turns the path of the result into what `run` returns; without it `run`
-                            returns the path
+                            returns the path, or the table where its row says so
     check_spent(config, out)  refuses limits below what a run has spent; for stages with `limits`
     run = STAGES[name].run  for those who call it from Python
 
@@ -58,6 +58,8 @@ class Stage:
     """Patterns of the files that it writes into its folder; none: not known beforehand."""
     result: str | Callable[[Any], str] = ""
     """Which of them `run` returns, or how that follows from the config; none: the folder."""
+    gives_table: bool = False
+    """Whether `run` returns the table that the result is."""
     code: str = ""
     """The module of its work; none: that of its name in `chemkl.stages`."""
     suffix: str = ""
@@ -294,6 +296,7 @@ _ROWS = (
             "comparison.parquet values.parquet comparison.md comparison.tex forest.svg forest.png"
         ),
         result="comparison.parquet",
+        gives_table=True,
         suffix="-compared",
     ),
     Stage(
@@ -309,6 +312,7 @@ _ROWS = (
         "Reproduce the figures of arXiv 2510.20817, from closed forms and by training.",
         outputs=_files("fig*.png fig*.svg quantities.parquet distributions.parquet sweep.parquet"),
         result="quantities.parquet",
+        gives_table=True,
     ),
 )
 STAGES: dict[str, Stage] = {stage.name: stage for stage in _ROWS}

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from pydantic import BaseModel
 from rich.console import Console
 
@@ -85,9 +84,10 @@ class Start:
         config = self.config.model_dump(mode="json")
         return {"stage": self.stage.name, "config": config, "out": str(self.out.absolute())}
 
-    def say(self, line: str) -> None:
+    def say(self, *lines: str) -> None:
         """Tell the user how the run goes."""
-        say(f"{self.out}: {line}")
+        for line in lines:
+            say(f"{self.out}: {line}")
 
 
 def run(stage: "Stage", source: object, out: Path, console: Console | None) -> Any:
@@ -112,6 +112,8 @@ def run(stage: "Stage", source: object, out: Path, console: Console | None) -> A
             if isinstance(end.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from end
             raise
+    if stage.gives_table:
+        return read_part(result).to_pandas()
     return module.read(result) if hasattr(module, "read") else result
 
 
@@ -158,12 +160,6 @@ def is_finished(
         why = ", ".join(f"{name} is {state}" for name, state in lost.items())
         tell(f"{out}: complete, but {why}; it is made again")
     return not lost
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """The table that a stage wrote."""
-    frame: pd.DataFrame = read_part(path).to_pandas()
-    return frame
 
 
 # ---- --fresh: output is moved aside, if it is output, at rest, and nobody's input

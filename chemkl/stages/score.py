@@ -34,7 +34,7 @@ from chemkl.results.provenance import InputFile, config_hash, sha256_of
 from chemkl.rewards import RewardModel
 from chemkl.rewards.cache import reward_files
 from chemkl.rewards.model import FailureCount
-from chemkl.stages.output_files import as_text
+from chemkl.stages.export import as_text
 from chemkl.stages.registry import STAGES, View
 from chemkl.stages.runner import AGAIN, Start, move_aside
 

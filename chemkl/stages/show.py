@@ -3,12 +3,13 @@
 Tables fit a terminal of 80 columns or more.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import pandas as pd
 import pyarrow as pa
@@ -32,8 +33,7 @@ from chemkl.results.outcome import outcome_of
 from chemkl.results.provenance import at_the_end
 from chemkl.results.trace import list_parts, read_part_schema
 from chemkl.rewards.registry import reward_tables, transform_tables
-from chemkl.stages.export import select
-from chemkl.stages.output_files import check_outputs, write_csv, written_out
+from chemkl.stages.export import check_outputs, select, write_csv, written_out
 from chemkl.stages.registry import MODELS, STAGES
 
 N_BEST = 10
@@ -44,11 +44,18 @@ MOST_PROMPTS = 10
 """Prompts whose answers are shown at most."""
 SHOWN_HASH = 12
 SMILES_WIDTH = 34
-"""Room that a SMILES must have beside the components; what is longer is folded."""
+"""Room that a SMILES must have beside the components."""
 PROMPT_WIDTH = 20
 """A longer prompt is cut in the middle."""
 CELL_WIDTH = 28
 """Cells up to this length are not folded in a table of rows."""
+ANSWERS = (
+    display.Column("prompt", "prompt"),
+    display.Column("answer", "answer"),
+    display.Column("valid", "valid"),
+    display.Column("share", "share", ".2%"),
+    display.Column("mean_reward", "mean R", ".4g"),
+)
 ENDINGS = {"--csv": (".csv", ".csv.gz"), "--parquet": (".parquet",)}
 """How the file of each option may end."""
 
@@ -58,7 +65,7 @@ def configs(name: str | None = None) -> Iterator[RenderableType]:
     files = [file for file in shipped.names() if file.endswith(".yaml")]
     chosen = [file for file in files if name is None or name in file.removesuffix(".yaml")]
     if not chosen:
-        raise _unknown("config", str(name), files)
+        _check_known("config", str(name), files)
     table = Table("file", "what it is", box=box.SIMPLE)
     for file in chosen:
         first = (shipped.root() / file).read_text(encoding="utf-8").partition("\n")[0]
@@ -77,8 +84,7 @@ def config(name: str | None = None) -> Iterator[RenderableType]:
         yield "The keys of one: chemkl show config STAGE"
         return
     others: dict[str, type[Config]] = {"pipeline": PipelineConfig, "reward": RewardConfig}
-    if name not in (*STAGES, *others):
-        raise _unknown("config", name, [*STAGES, *others])
+    _check_known("config", name, [*STAGES, *others])
     yield _keys(keys_of(others.get(name) or STAGES[name].model, inside=True))
     yield (
         "0 stands for any position of a list, NAME for a name of yours. More keys: chemkl show "
@@ -86,8 +92,9 @@ def config(name: str | None = None) -> Iterator[RenderableType]:
     )
 
 
-def _unknown(sort: str, name: str, names: Iterable[str]) -> InputError:
-    return InputError(f"no {sort} is called {name!r}{did_you_mean(name, names)}")
+def _check_known(sort: str, name: str, names: Collection[str]) -> None:
+    if name not in names:
+        raise InputError(f"no {sort} is called {name!r}{did_you_mean(name, names)}")
 
 
 def _keys(keys: Iterable[Key]) -> Table:
@@ -98,27 +105,17 @@ def _keys(keys: Iterable[Key]) -> Table:
     return table
 
 
-def parts(part: Part, kind: str | None = None) -> Iterator[RenderableType]:
-    """Every target, estimator or shaper with its keys, or one of them."""
-    models = models_of(part)
-    if kind is not None and kind not in models:
-        raise _unknown(part, kind, models)
-    for name in models if kind is None else [kind]:
-        model = models[name]()
-        yield Text(name, style="bold")
+def parts(sort: Part | Literal["diversity filter"], name: str | None) -> Iterator[RenderableType]:
+    """Every target, estimator, shaper or diversity filter with its keys, or one of them."""
+    kinds: Mapping[str, Any] = FILTERS if sort == "diversity filter" else models_of(sort)
+    if name is not None:
+        _check_known(sort, name, kinds)
+    for kind in kinds if name is None else [name]:
+        model = kinds[kind] if sort == "diversity filter" else kinds[kind]()
+        yield Text(kind, style="bold")
         yield Text((model.__doc__ or "").strip())
         keys = [key for key in keys_of(model) if key.name != "kind"]
         yield _keys(keys) if keys else ""
-
-
-def filters(kind: str | None = None) -> Iterator[RenderableType]:
-    """Every diversity filter with its keys, or one of them."""
-    if kind is not None and kind not in FILTERS:
-        raise _unknown("diversity filter", kind, FILTERS)
-    for name in FILTERS if kind is None else [kind]:
-        yield Text(name, style="bold")
-        yield Text(FILTERS[name].__doc__ or "")
-        yield _keys(key for key in keys_of(FILTERS[name]) if key.name != "kind")
 
 
 def metrics(name: str | None = None) -> Iterator[RenderableType]:
@@ -135,7 +132,7 @@ SHOWN: dict[str, Callable[[str | None], Iterable[RenderableType]]] = {
     "targets": partial(parts, "target"),
     "estimators": partial(parts, "estimator"),
     "shapers": partial(parts, "shaper"),
-    "filters": filters,
+    "filters": partial(parts, "diversity filter"),
     "stages": config,
     "config": config,
     "configs": configs,
@@ -145,23 +142,19 @@ SHOWN: dict[str, Callable[[str | None], Iterable[RenderableType]]] = {
 
 @dataclass(frozen=True)
 class Asked:
-    """What else is wanted of a run, a file or a query; None: the default."""
+    """What else is wanted of a run, a file or a query: the options of `chemkl show`.
+
+    None stands for the default: as a threshold the run's tau, one molecule of each scaffold.
+    """
 
     threshold: float | None = None
-    """Molecules with a raw reward R of at least this are hits; default: the run's tau."""
     top: int | None = None
-    """How many of the best molecules, or of the most frequent answers to each prompt."""
-    per_scaffold: int | None = None
-    """At most so many of each scaffold, 0: however many; default 1."""
+    per_scaffold: int | None = None  # 0: however many
     rows: int | None = None
-    """How many rows of a file or an answer."""
     sql: str | None = None
-    """A query over the tables of a run, or over one file."""
     csv: Path | None = None
-    """Where all rows of the answer are written as CSV."""
     parquet: Path | None = None
     force: bool = False
-    """Whether such a file that is there is replaced."""
 
     def refuse(self, what: str, *names: str) -> None:
         """Refuse options that mean nothing here."""
@@ -192,15 +185,11 @@ def _parts(what: str, name: str | None, asked: Asked, width: int) -> Iterable[Re
     if what in SHOWN and (name is not None or not list_parts(path)):  # a run may be called so
         asked.refuse(f"chemkl show {what}", *(field.name for field in fields(asked)))
         return SHOWN[what](name)
-    try:
-        there = path.exists()
-    except OSError:  # a name that is too long
-        there = False
+    there = os.path.exists(path)  # False for a name that is too long, too
     ending, problem = path.suffix.lower() if there and path.is_file() else "", ""
     if not there:
         known = did_you_mean(what, [*SHOWN, *shipped.priors()])
-        nothing = f"no such run folder or Parquet file{known}"
-        problem = f"cannot show {what!r}: {nothing}"
+        problem = f"cannot show {what!r}: no such run folder or Parquet file{known}"
     elif name is not None:
         problem = f"chemkl show {what} {name}: a path takes no name after it"
     elif path.is_file() and ending not in (".parquet", *MODELS):
@@ -313,12 +302,8 @@ def _about(run: inspection.RunTrace) -> Iterator[tuple[str, str]]:
     outcome = outcome_of(run.frame, manifest.model_dump(mode="json") if manifest else {})
     if outcome.hits and run.threshold is None:  # a tau that moves, by which none are counted below
         yield "hits", outcome.hits
-    if outcome.collapse:
-        yield "collapse", outcome.collapse
-    if outcome.idle:
-        yield "target", outcome.idle
-    if outcome.lost:
-        yield "parts", outcome.lost
+    told = {"collapse": outcome.collapse, "target": outcome.idle, "parts": outcome.lost}
+    yield from ((name, text) for name, text in told.items() if text)
 
 
 def _of_manifest(manifest: Manifest) -> Iterator[tuple[str, str]]:
@@ -326,10 +311,29 @@ def _of_manifest(manifest: Manifest) -> Iterator[tuple[str, str]]:
     is_running = manifest.status == "running"
     ended = "not yet: it is running, or was killed without a word"
     yield "ended", ended if is_running else f"{manifest.status}{why}"
-    yield "started", _times(manifest)
-    if extensions := "; ".join(_extensions(manifest)):
-        yield "extended", extensions
-    yield "what", _settings(manifest)
+    began, n_resumed = datetime.fromisoformat(manifest.started), len(manifest.resumed)
+    times = f"{began:%Y-%m-%d %H:%M} UTC"
+    if manifest.finished:
+        took = datetime.fromisoformat(manifest.finished) - began
+        times += f", took {timedelta(seconds=round(took.total_seconds()))}"
+    times += f", resumed {display.counted(n_resumed, 'time')}" if n_resumed else ""
+    yield "started", times
+    extended = []  # limits that the run had before it was given others
+    later = [*manifest.extended, manifest.config][1:]
+    for before, after in zip(manifest.extended, later, strict=True):
+        for key, limit in before.items():
+            if key in manifest.config and limit != after.get(key):
+                was, now = ("none" if n is None else f"{n:,}" for n in (limit, after.get(key)))
+                extended.append(f"{key} {was} to {now}")
+    if extended:
+        yield "extended", "; ".join(extended)
+    named = [manifest.stage]  # what tells runs of one pipeline apart
+    for key in ("target", "estimator", "diversity_filter", "shaper"):
+        part = at_the_end(manifest.config).get(key)
+        if isinstance(part, dict) and part.get("kind"):
+            named.append(f"{key.replace('_', ' ')} {part['kind']}")
+    named += [] if manifest.seed is None else [f"seed {manifest.seed}"]
+    yield "what", ", ".join(named)
     for stage in manifest.results.get("stages", ()):
         spent = ", ".join(f"{stage[key]:,} {key}" for key in ("steps", "calls", "hits"))
         spent += " of its own target"
@@ -356,36 +360,6 @@ def _log(folder: Path) -> Iterator[RenderableType]:
     if rows:
         yield ""
         yield _titled(f"Log: the last of {len(events):,} events", display.table("", columns, rows))
-
-
-def _times(manifest: Manifest) -> str:
-    began = datetime.fromisoformat(manifest.started)
-    text = f"{began:%Y-%m-%d %H:%M} UTC"
-    if manifest.finished:
-        took = datetime.fromisoformat(manifest.finished) - began
-        text += f", took {timedelta(seconds=round(took.total_seconds()))}"
-    n = len(manifest.resumed)
-    return text + (f", resumed {display.counted(n, 'time')}" if n else "")
-
-
-def _extensions(manifest: Manifest) -> Iterator[str]:
-    """The limits that a run had before it was given others, and those that it was given."""
-    later = [*manifest.extended, manifest.config][1:]
-    for before, after in zip(manifest.extended, later, strict=True):
-        for key, limit in before.items():
-            if key in manifest.config and limit != after.get(key):
-                was, now = ("none" if n is None else f"{n:,}" for n in (limit, after.get(key)))
-                yield f"{key} {was} to {now}"
-
-
-def _settings(manifest: Manifest) -> str:
-    """What tells runs of one pipeline apart: target, estimator, filter, seed."""
-    named = [manifest.stage]
-    for key in ("target", "estimator", "diversity_filter", "shaper"):
-        part = at_the_end(manifest.config).get(key)
-        if isinstance(part, dict) and part.get("kind"):
-            named.append(f"{key.replace('_', ' ')} {part['kind']}")
-    return ", ".join(named if manifest.seed is None else [*named, f"seed {manifest.seed}"])
 
 
 def _columns(schema: pa.Schema) -> RenderableType:
@@ -470,22 +444,16 @@ def _best(best: pd.DataFrame, of_each: int | None, width: int) -> RenderableType
     components = trace_components(best.columns)
     if sum(max(len(name), 8) + 1 for name in components) > room:
         components = []
-    table = display.plain_table()
-    for name in ("reward", "call"):
-        table.add_column(name, justify="right", no_wrap=True)
-    if prompts:
-        table.add_column("prompt", no_wrap=True)
-    for name in components:
-        table.add_column(Text(name), justify="right", no_wrap=True)
-    table.add_column("SMILES", overflow="fold", min_width=SMILES_WIDTH // 2)
-    for number, (_, row) in enumerate(best.iterrows()):
-        table.add_row(
-            _cell(row["reward"]),
-            f"{row['call']:,}",
-            *map(Text, prompts[number : number + 1]),
-            *(_cell(row[RAW_PREFIX + name]) for name in components),
-            Text(row["canonical_smiles"]),
-        )
+    columns = [
+        display.Column("reward", "reward", _cell),
+        display.Column("call", "call", ",d"),
+        *([display.Column("prompt", "prompt")] if prompts else []),
+        *(display.Column(RAW_PREFIX + name, name, _cell) for name in components),
+        display.Column("canonical_smiles", "SMILES"),
+    ]
+    frame = best.assign(prompt=prompts) if prompts else best
+    rows = cast(list[dict[str, Any]], frame.to_dict("records"))
+    table = display.table("", columns, rows, keep_empty=True)
     before = "; components before their transform" if components else ""
     return _titled(f"Best molecules{which}{before}", table)
 
@@ -500,26 +468,19 @@ def _answers(answers: pd.DataFrame, width: int) -> Iterator[RenderableType]:
     groups = answers["group"].unique()
     shown = answers[answers["group"].isin(groups[:MOST_PROMPTS])]
     prompts = [_prompt(prompt) for prompt in shown["prompt"]]
-    beside = 28 + max(map(len, ("prompt", *prompts)))  # what the other columns take
+    beside = 29 + max(map(len, ("prompt", *prompts)))  # what the other columns take
     room = max(8, width - beside)
-    table = display.plain_table()
-    for name in ("prompt", "answer", "valid", "share", "mean R"):
-        table.add_column(name, justify="right" if name in ("share", "mean R") else "left")
-        table.columns[-1].no_wrap = True
-    before = None
-    for prompt, (_, row) in zip(prompts, shown.iterrows(), strict=True):
+    begins = shown["group"].ne(shown["group"].shift())
+    rows = []
+    for prompt, is_first, row in zip(prompts, begins, shown.to_dict("records"), strict=True):
         text = row["text"]  # in quotes where white space would not be seen
         text = text if text.isprintable() and text and text == text.strip() else repr(text)
-        table.add_row(
-            Text(prompt if row["group"] != before else ""),
-            Text(text if len(text) <= room else f"{text[: room - 1]}…"),
-            "yes" if row["valid"] else "no",
-            display.cell(row["share"], ".2%"),
-            display.cell(row["mean_reward"], ".4g"),
-        )
-        before = row["group"]
+        answer = text if len(text) <= room else f"{text[: room - 1]}…"
+        valid = "yes" if row["valid"] else "no"
+        rows.append(row | {"prompt": prompt * is_first, "answer": answer, "valid": valid})
     yield _titled(
-        "Most frequent answers to each prompt; where none is valid, the completion", table
+        "Most frequent answers to each prompt; where none is valid, the completion",
+        display.table("", ANSWERS, rows, keep_empty=True),
     )
     if len(groups) > MOST_PROMPTS:
         yield f"{MOST_PROMPTS} of {len(groups):,} prompts; --sql answers for the others"

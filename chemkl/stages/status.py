@@ -67,8 +67,7 @@ def status(places: Sequence[str], out_dir: Path | None = None) -> list[Row]:
 def show_status(places: Sequence[str], out_dir: Path | None = None) -> None:
     """Print the table, and how many jobs there are of each state."""
     rows = status(places, out_dir)
-    console = display.standard_output()
-    console.print(display.table("", COLUMNS, [vars(row) for row in rows]))
+    display.standard_output().print(display.table("", COLUMNS, [vars(row) for row in rows]))
     counts = Counter(row.state for row in rows)
     print(", ".join(f"{n:,} {state}" for state, n in counts.items()), file=sys.stdout)  # noqa: T201
 
@@ -116,16 +115,13 @@ def _of_folder(name: str, folder: Path, stage: str = "") -> Row:
         calls = read_settled(folder, lambda: _calls(manifest, folder))
     except InputError as error:
         state, why, calls = "failed", one_line(error), ""
-    words = {"complete": "done", "interrupted": "stopped"}
-    seconds = _between(manifest.started, until)
-    return Row(
-        name=name,
-        stage=manifest.stage,
-        state=words.get(state, state),
-        calls=calls,
-        time="" if seconds is None else display_time(seconds),
-        why="" if state == "complete" else why.strip(),
-    )
+    words, time = {"complete": "done", "interrupted": "stopped"}, ""
+    if until:
+        took = datetime.fromisoformat(until) - datetime.fromisoformat(manifest.started)
+        minutes, rest = divmod(round(max(took.total_seconds(), 0)), 60)
+        time = f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+    why = "" if state == "complete" else why.strip()
+    return Row(name, manifest.stage, words.get(state, state), calls, time, why)
 
 
 def _calls(manifest: Manifest, folder: Path) -> str:
@@ -141,20 +137,6 @@ def _calls(manifest: Manifest, folder: Path) -> str:
     return cell(spent or 0, ",d") + (f" / {budget:,}" if budget else "")
 
 
-def _between(start: str, end: str) -> float | None:
-    return (
-        (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
-        if end
-        else None
-    )
-
-
-def display_time(seconds: float) -> str:
-    """Hours, minutes and seconds: 1:02:03."""
-    minutes, rest = divmod(round(max(seconds, 0)), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
-
-
 def is_locked(folder: Path) -> bool:
     """Whether a process works in a folder, here or on another machine that sees its locks.
 
@@ -167,9 +149,8 @@ def is_locked(folder: Path) -> bool:
             if sys.platform == "linux":
                 kind = "hhqqi4x"  # struct flock: type, whence, start, length, process
                 asked = struct.pack(kind, fcntl.F_WRLCK, 0, 0, 0, 0)
-                return bool(
-                    struct.unpack(kind, fcntl.fcntl(lock, fcntl.F_GETLK, asked))[0] != fcntl.F_UNLCK
-                )
+                found = struct.unpack(kind, fcntl.fcntl(lock, fcntl.F_GETLK, asked))
+                return bool(found[0] != fcntl.F_UNLCK)
             fcntl.lockf(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return False
     except (BlockingIOError, PermissionError):

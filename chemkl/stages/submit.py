@@ -91,10 +91,17 @@ def submit(
     stale = [queue[plan.job.name].number for plan in todo if plan.job.name in queue]
     numbers = {name: one.number for name, one in queue.items() if one.number not in stale}
     if not todo:
-        raise _nothing(config.name, numbers)
+        listed = ", ".join(f"{job} is {number}" for job, number in [*numbers.items()][:3])
+        submitted = (
+            f"it is submitted already ({listed}{', ...' if len(numbers) > 3 else ''}); `chemkl "
+            "status` tells how it goes, scancel takes jobs back"
+        )
+        complete = "every job is complete; --fresh of `chemkl run` begins anew"
+        raise InputError(f"{config.name}: {submitted if numbers else complete}")
     arrays = _arrays(config.name, todo, {*numbers})
     fill = _template(template)
-    found = Path(pipeline).expanduser()
+    found, script = Path(pipeline).expanduser(), Path(sys.executable).with_name("chemkl")
+    program = [str(script)] if script.exists() else [sys.executable, "-P", "-m", "chemkl"]
     for array in arrays:
         entry = next(plan.job for plan in todo if plan.job.name == array.jobs[0])
         try:
@@ -102,7 +109,7 @@ def submit(
                 name=array.name,
                 jobs=array.jobs,
                 options=options("", entry.stage, entry.entry),
-                chemkl=_program(),
+                chemkl=shlex.join(program),
                 pipeline=str(found.resolve()) if found.exists() else pipeline,
                 here=str(Path.cwd()),
                 out=str(out),
@@ -121,16 +128,6 @@ def submit(
     finally:
         if lock is not None:
             lock.close()
-
-
-def _nothing(name: str, numbers: Mapping[str, str]) -> InputError:
-    if not numbers:
-        return InputError(f"{name}: every job is complete; --fresh of `chemkl run` begins anew")
-    listed = ", ".join(f"{job} is {number}" for job, number in [*numbers.items()][:3])
-    return InputError(
-        f"{name}: it is submitted already ({listed}{', ...' if len(numbers) > 3 else ''}); `chemkl "
-        "status` tells how it goes, scancel takes jobs back"
-    )
 
 
 def _options(settings: Sequence[str], planned: Sequence[Planned]) -> Callable[..., dict[str, str]]:
@@ -175,12 +172,6 @@ def _template(path: Path | None) -> Template:
     except UnicodeDecodeError:
         why = "not UTF-8 text"
     raise InputError(f"--template {file}: {why}")
-
-
-def _program() -> str:
-    script = Path(sys.executable).with_name("chemkl")
-    command = [str(script)] if script.exists() else [sys.executable, "-P", "-m", "chemkl"]
-    return shlex.join(command)
 
 
 def _arrays(pipeline: str, todo: Sequence[Planned], queued: set[str]) -> list[Array]:
@@ -281,13 +272,13 @@ def queue_of(out: Path) -> dict[str, Queued]:
         return {}
     lines = (line.partition("|") for line in done.stdout.splitlines())
     found = {number: rest for number, _, rest in lines}
-    return {name: _queued(number, found.get(number, "")) for name, number in recorded.items()}
-
-
-def _queued(number: str, found: str) -> Queued:
-    state, _, reason = found.partition("|")
-    if not found or reason == NEVER:
-        return Queued(number, "failed", f"it has left Slurm's queue, where it was {number}")
-    if state in ("RUNNING", "COMPLETING"):
-        return Queued(number, "running", f"Slurm {number}")
-    return Queued(number, "waiting", f"Slurm {number}: {reason}")
+    queue: dict[str, Queued] = {}
+    for name, number in recorded.items():
+        state, _, reason = found.get(number, "").partition("|")
+        queue[name] = Queued(number, "waiting", f"Slurm {number}: {reason}")
+        if not state or reason == NEVER:
+            left = f"it has left Slurm's queue, where it was {number}"
+            queue[name] = Queued(number, "failed", left)
+        elif state in ("RUNNING", "COMPLETING"):
+            queue[name] = Queued(number, "running", f"Slurm {number}")
+    return queue

@@ -12,8 +12,7 @@ from rdkit.Chem.rdDepictor import Compute2DCoords
 
 from chemkl.config import InputError
 from chemkl.results import read_trace
-from chemkl.stages.export import convert, export, select
-from chemkl.stages.output_files import check_outputs
+from chemkl.stages.export import check_outputs, convert, export, select
 
 STEPS = [
     [("Cc1ccccc1", 0.9), ("CCO", 0.3), ("C1CC", 0.0), ("c1ccccc1C", 0.9)],
