@@ -37,7 +37,7 @@ class StageRewards:
 
 
 class StagedLedger(Ledger):
-    """The ledger of a run of several stages: a molecule is paid once by each reward.
+    """The ledger of a run of several stages.
 
     Args:
         rewards: of the stages.
@@ -54,41 +54,22 @@ class StagedLedger(Ledger):
         parts: Sequence[str] = (),
     ) -> None:
         super().__init__(rewards.by_stage[0], filters[0], budget, parts)
-        self._rewards, self.filters = rewards, filters
+        self._components = rewards.component_names
+        self.rewards, self.filters = rewards.by_stage, filters
         self._number = 0
 
     def begin_stage(self, number: int) -> None:
         """Score what comes by the reward of a stage, its number from 0."""
-        self._number, self._reward = number, self._rewards.by_stage[number]
+        self._number, self._reward = number, self.rewards[number]
         self.filter = self.filters[number]
-
-    def has_paid(self, smiles: str) -> bool:
-        """Whether a call was spent on a canonical SMILES under the reward of today."""
-        return (self._reward, smiles) in self._paid
-
-    def identify(self, rollout: Rollout) -> Sequence[Any]:
-        """The reward and the canonical SMILES."""
-        texts = super().identify(rollout)
-        return [None if text is None else (self._reward, text) for text in texts]
-
-    def identities(self, rows: pd.DataFrame) -> Sequence[Any]:
-        """The same of rows that have been scored."""
-        pairs = zip(super().identities(rows), rows["stage"], strict=True)
-        rewards = self._rewards.by_stage
-        return [None if s is None else (rewards[stage - 1], s) for s, stage in pairs]
 
     def score(self, rollout: Rollout) -> pd.DataFrame:
         """Score a rollout; components that the stage lacks have no values."""
         rows = super().score(rollout)
-        lacking = {*self._rewards.component_names} - {*self._reward.component_names}
+        lacking = {*self._components} - {*self._reward.component_names}
         nothing = {p + n: np.nan for n in lacking for p in (RAW_PREFIX, SCORE_PREFIX)}
-        last = self._rewards.by_stage[-1]
-        return rows.assign(**nothing, stage=self._number + 1, final_reward=self._reward is last)
-
-    def remember(self, rows: pd.DataFrame) -> None:
-        """Read back what each reward has paid."""
-        for stage, reward in enumerate(self._rewards.by_stage, start=1):
-            reward.remember(rows[rows["stage"] == stage])
+        is_last = self._reward is self.rewards[-1]
+        return rows.assign(**nothing, stage=self._number + 1, final_reward=is_last)
 
 
 class Curriculum(Callback):

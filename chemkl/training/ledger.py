@@ -94,10 +94,6 @@ class BaseLedger(ABC):
         rows["reward_filtered"] = rows["reward"] if kind == "seed" else self.filter(rows)
         return rows
 
-    def has_paid(self, smiles: str) -> bool:
-        """Whether a call was spent on a canonical SMILES."""
-        return smiles in self._paid
-
     def restore(self, trace: pd.DataFrame) -> None:
         """Continue from the rows of an interrupted run; of the memory's only seeds have a call."""
         new = new_rows(trace)
@@ -140,7 +136,7 @@ class BaseLedger(ABC):
 
 
 class Ledger(BaseLedger):
-    """The ledger of molecules; a canonical SMILES is paid once.
+    """The ledger of molecules; a canonical SMILES is paid once by each reward.
 
     With the names of parts that molecules must hold, rows have the columns of answers to prompts.
     """
@@ -154,6 +150,8 @@ class Ledger(BaseLedger):
     ) -> None:
         super().__init__(diversity_filter, budget)
         self._reward = reward
+        self.rewards: Sequence[RewardModel] = [reward]
+        """By stage of the run, as the filters."""
         self._parts = parts
 
     @property
@@ -166,17 +164,23 @@ class Ledger(BaseLedger):
         """Heavy atoms of the largest molecule that is scored."""
         return self._reward.config.max_atoms
 
-    def identify(self, rollout: Rollout) -> Sequence[str | None]:
-        """Canonicalise the rows; a truncated one is invalid."""
-        pairs = zip(rollout.smiles, _problems(rollout), strict=True)
-        return [
-            None if problem else canonicalise(smiles, max_atoms=self.most_atoms)
-            for smiles, problem in pairs
-        ]
+    def has_paid(self, smiles: str) -> bool:
+        """Whether a call was spent on a canonical SMILES under the reward of today."""
+        return (self._reward, smiles) in self._paid
 
-    def identities(self, rows: pd.DataFrame) -> Sequence[str | None]:
-        """The canonical SMILES of each row; None: invalid."""
-        return [s if isinstance(s, str) else None for s in rows["canonical_smiles"]]
+    def identify(self, rollout: Rollout) -> Sequence[Hashable | None]:
+        """The reward and the canonical SMILES; a truncated row is invalid."""
+        texts = [
+            None if problem else canonicalise(smiles, max_atoms=self.most_atoms)
+            for smiles, problem in zip(rollout.smiles, _problems(rollout), strict=True)
+        ]
+        return [None if text is None else (self._reward, text) for text in texts]
+
+    def identities(self, rows: pd.DataFrame) -> Sequence[Hashable | None]:
+        """The same of rows that have been scored."""
+        stages = rows["stage"] if "stage" in rows else [1] * len(rows)
+        pairs = zip(rows["canonical_smiles"], stages, strict=True)
+        return [(self.rewards[n - 1], s) if isinstance(s, str) else None for s, n in pairs]
 
     def score(self, rollout: Rollout) -> pd.DataFrame:
         """Score a rollout; a truncated row, or one without its part, is invalid."""
@@ -198,8 +202,9 @@ class Ledger(BaseLedger):
         return rows
 
     def remember(self, rows: pd.DataFrame) -> None:
-        """Read back the paid rewards of rows, so that nothing is scored twice."""
-        self._reward.remember(rows)
+        """Read back what each reward has paid, so that nothing is scored twice."""
+        for stage, reward in enumerate(self.rewards, start=1):
+            reward.remember(rows[rows["stage"] == stage] if "stage" in rows else rows)
 
     def describe(self, rows: pd.DataFrame, hit: np.ndarray) -> dict[str, float]:
         """Return the rates of a batch, canonical_rate among them."""
