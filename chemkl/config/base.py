@@ -16,6 +16,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     ModelWrapValidatorHandler,
     ValidationError,
     ValidationInfo,
@@ -34,7 +35,7 @@ _KNOWN_ERRORS = set(get_args(ErrorType))
 SAID = "said"
 """The type of an error whose message is complete as it stands."""
 
-BESIDE = ".."
+BESIDE = "<"
 """First of the keys that `complain` is given: they begin beside the field that is validated."""
 
 LONGEST_VALUE = 80
@@ -81,7 +82,7 @@ class Config(BaseModel):
             values = {name: cls._no_switch(name, value) for name, value in values.items()}
         try:
             config = handler(values)
-            complain((_way(key), text) for key, text in config.problems())
+            complain(config.problems())
         except ValidationError as error:
             errors = error.errors(include_url=False)
             unknown = [e["loc"] for e in errors if e["type"] == "extra_forbidden"]
@@ -129,10 +130,6 @@ class Config(BaseModel):
         )
 
 
-def _way(key: str) -> Keys:
-    return tuple(int(part) if part.isdigit() else part for part in key.split(".") if part)
-
-
 def _members(kind: Any) -> Iterator[Any]:
     """The types of which a value may have one."""
     if get_origin(kind) is Annotated:
@@ -155,8 +152,7 @@ def twice_in(values: Iterable[Any]) -> str:
 
 
 def _once_each(values: Sequence[Any]) -> Sequence[Any]:
-    if twice := twice_in(values):
-        complain([((), f"{twice}: given more than once; keep each once")])
+    complain(each_once(values))
     return values
 
 
@@ -164,6 +160,20 @@ Distinct = AfterValidator(_once_each)
 """Of a list or tuple: no value stands twice."""
 CalledByKind = BeforeValidator(lambda name, info: name or info.data.get("kind", ""))
 """Of a field behind kind: that is its default."""
+
+
+def later(default: Any = None, **limits: Any) -> Any:
+    """A key that came after the first runs: at its default it is left out of what tells runs apart.
+
+    So a run begun before the key was there is the same one with it.
+    """
+    return Field(default, exclude_if=lambda value: value == default, **limits)
+
+
+def each_once(values: Iterable[Any], key: str = "") -> Iterator[tuple[str, str]]:
+    """Ask for values that differ, as one of the `Config.problems`."""
+    if twice := twice_in(values):
+        yield key, f"{twice}: given more than once; keep each once"
 
 
 def just_one(settings: Config, first: str, second: str) -> Iterator[tuple[str, str]]:
@@ -174,9 +184,15 @@ def just_one(settings: Config, first: str, second: str) -> Iterator[tuple[str, s
         yield "", f"give {first} or {second}, one of the two: {which} given"
 
 
-def complain(problems: Iterable[tuple[Keys, str]]) -> None:
-    """Within a validator: refuse a value, with a text for each place in it; none: pass."""
-    lines = [InitErrorDetails(type=_said(text), loc=keys, input=None) for keys, text in problems]
+def complain(problems: Iterable[tuple[str, str]]) -> None:
+    """Within a validator: refuse a value, with a text for each place in it, see `Config.problems`.
+
+    Where there is none, go on.
+    """
+    lines = []
+    for key, text in problems:
+        way = tuple(int(part) if part.isdigit() else part for part in key.split(".") if part)
+        lines.append(InitErrorDetails(type=_said(text), loc=way, input=None))
     if lines:
         raise ValidationError.from_exception_data("settings", lines)
 
@@ -193,15 +209,15 @@ def choose_kind(
     section = {"kind": value} if isinstance(value, str) else value
     names = ", ".join(sorted(kinds))
     if not isinstance(section, Mapping):
-        complain([((), f"should be a mapping with kind, one of: {names} (got {shown(value)})")])
+        complain([("", f"should be a mapping with kind, one of: {names} (got {shown(value)})")])
     if "kind" not in section:
         near = [key for key in map(str, section) if nearest(key, ["kind"])]
-        misspelt = [((key,), f"not a known key{did_you_mean(key, ['kind'])}") for key in near]
-        complain([((), f"required key 'kind' is not given. Known: {names}"), *misspelt])
+        misspelt = [(key, f"not a known key{did_you_mean(key, ['kind'])}") for key in near]
+        complain([("", f"required key 'kind' is not given. Known: {names}"), *misspelt])
     kind = section["kind"]
     if kind not in list(kinds):
         text = f"{what} {kind!r} is not known{did_you_mean(str(kind), kinds)}".strip()
-        complain([(("kind",) if section is value else (), text)])
+        complain([("kind" if section is value else "", text)])
     model = kinds[kind] if isinstance(kinds[kind], type) else kinds[kind]()
     return model.model_validate(section, context=context)
 

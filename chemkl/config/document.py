@@ -8,7 +8,7 @@ import shlex
 import stat
 import tomllib
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from io import StringIO
@@ -112,7 +112,7 @@ class Document:
         if ours is not None:
             file, path = ours, ours.relative_to(shipped.root())
         text = read_text(file, kinds)
-        _refuse_other_formats(file, text, str(path))
+        InputError.refuse(_other_format(file, text, str(path)))
         data, lines, repeated = parse(text, str(path))
         problem = ""
         if not isinstance(data, dict):
@@ -129,24 +129,20 @@ class Document:
         """The part under some keys, holding that data, as a document of its own."""
         return replace(self, data=data, prefix=(*self.prefix, *keys))
 
-    def _deepest(self, keys: Keys) -> tuple[str, ...] | None:
-        """The way to the deepest of these keys that the file has; None without a file."""
+    def nearest(self, keys: Keys) -> tuple[int, int | None]:
+        """How many of these keys, from the first one on, the file has, and the line of the last.
+
+        Without a file: all of them, and None.
+        """
         way = tuple(map(str, (*self.prefix, *keys)))
-        return next((way[:n] for n in range(len(way), -1, -1) if way[:n] in self.lines), None)
-
-    def depth(self, keys: Keys) -> int:
-        """How many of these keys, from the first one on, the file has; all of them without one."""
-        way = self._deepest(keys)
-        return len(keys) if way is None else max(len(way) - len(self.prefix), 0)
-
-    def line(self, keys: Keys = ()) -> int | None:
-        """The line of the deepest of these keys that the file has; None without a file."""
-        way = self._deepest(keys)
-        return None if way is None else self.lines[way]
+        for n in range(len(way), -1, -1):
+            if way[:n] in self.lines:
+                return max(n - len(self.prefix), 0), self.lines[way[:n]]
+        return len(keys), None
 
     def where(self, keys: Keys = ()) -> str:
         """File and line, for example ``configs/posttrain/mara.yaml:7``."""
-        line = self.line(keys)
+        line = self.nearest(keys)[1]
         return self.name if line is None else f"{self.name}:{line}"
 
 
@@ -277,18 +273,39 @@ class _Reader:
         return data
 
 
+_READ: dict[str, Callable[[str], Any]] = {
+    "null": lambda _: None,
+    "bool": lambda text: {"true": True, "false": False}[text.lower()],
+    "int": lambda text: int(text.replace("_", "")),
+    "float": lambda text: float(re.sub(r"\.(?=inf|nan)", "", text.replace("_", "").lower())),
+    "str": lambda text: text.encode().decode(),  # "\ud800" cannot be encoded
+}
+"""What reads a scalar of each type; a KeyError or ValueError where it is not of that type."""
+
+
 def _scalar(node: Node) -> Any:
+    """The value of a scalar; None of another node."""
     if not isinstance(node, ScalarNode):
         return None
     kind, text = str(node.tag).removeprefix(_TAG), node.value
-    merge = "<< is no key here: write out what it would take from elsewhere"
-    problem = merge if kind == "merge" else _unknown_tag(node)
+    value, problem = None, ""
     try:
-        if kind in _READ:
-            return _READ[kind](text)
+        value = _READ[kind](text) if kind in _READ else None
     except (KeyError, ValueError) as error:  # !!bool x, !!int x, "\\ud800"
-        problem = f"{shown(text)} cannot be read: {error}"
-    raise _UnfitError(problem)
+        problem = str(error)
+    if kind == "int" and len(text.replace("_", "").lstrip("+-0")) > MOST_DIGITS:
+        problem = f"a whole number has at most {MOST_DIGITS} digits here"
+    elif kind == "str" and "\0" in text:
+        problem = "text without zero bytes is expected"
+    elif isinstance(value, float) and math.isinf(value) and "inf" not in text.lower():
+        problem = "a number goes up to 1.7e308 here"
+    problem = f"{shown(text)} cannot be read: {problem}" if problem else ""
+    if kind not in _READ:
+        merge = "<< is no key here: write out what it would take from elsewhere"
+        problem = merge if kind == "merge" else _unknown_tag(node)
+    if problem:
+        raise _UnfitError(problem)
+    return value
 
 
 def _unknown_tag(node: Node) -> str:
@@ -297,46 +314,15 @@ def _unknown_tag(node: Node) -> str:
     return f"could not determine a constructor for the tag {shown(tag)}; leave it out{hint}"
 
 
-def _integer(text: str) -> int:
-    if len(text.replace("_", "").lstrip("+-0")) > MOST_DIGITS:
-        raise ValueError(f"a whole number has at most {MOST_DIGITS} digits here")
-    return int(text.replace("_", ""))
-
-
-def _number(text: str) -> float:
-    number = float(re.sub(r"\.(?=inf|nan)", "", text.replace("_", "").lower()))
-    if math.isinf(number) and "inf" not in text.lower():
-        raise ValueError("a number goes up to 1.7e308 here")
-    return number
-
-
-def _text(text: str) -> str:
-    if b"\0" in text.encode():  # "\0"; "\ud800" cannot be encoded
-        raise ValueError("text without zero bytes is expected")
-    return text
-
-
-_READ: dict[str, Callable[[str], Any]] = {
-    "null": lambda _: None,
-    "bool": lambda text: {"true": True, "false": False}[text.lower()],
-    "int": _integer,
-    "float": _number,
-    "str": _text,
-}
-
-
-def _refuse_other_formats(file: Path, text: str, name: str) -> None:
+def _other_format(file: Path, text: str, name: str) -> Iterator[str]:
     """Say in one line that a file is TOML, or JSON that is no YAML; REINVENT reads such files."""
     try:
         is_toml = file.suffix.lower() == ".toml" or ("=" in text and bool(tomllib.loads(text)))
     except (tomllib.TOMLDecodeError, RecursionError):
         is_toml = False
     if is_toml or ('"run_type"' in text and text.lstrip().startswith("{")):
-        form = "TOML" if is_toml else "JSON"
-        raise InputError(
-            f"{name}: a {form} file, not a YAML config. {_converted(name)}; or write YAML, one "
-            "'key: value' a line."
-        )
+        said = f"{name}: a {'TOML' if is_toml else 'JSON'} file, not a YAML config"
+        yield f"{said}. {_converted(name)}; or write YAML, one 'key: value' a line."
 
 
 def _converted(name: str) -> str:

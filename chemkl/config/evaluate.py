@@ -18,7 +18,15 @@ from pydantic import (
     field_validator,
 )
 
-from chemkl.config.base import Config, Distinct, by_kind, did_you_mean, just_one, twice_in
+from chemkl.config.base import (
+    Config,
+    Distinct,
+    by_kind,
+    did_you_mean,
+    each_once,
+    just_one,
+    later,
+)
 from chemkl.config.paths import DataPath, InputPath, places_of, standing_for
 from chemkl.config.posttrain import PosttrainConfig
 from chemkl.config.prepare import SmilesFile
@@ -32,13 +40,10 @@ def _expand_runs(value: Any, info: ValidationInfo) -> Any:
     entries = [value] if isinstance(value, str | Path) else value
     if not isinstance(entries, Sequence):
         return value
-    context = info.context or {}
     folders: list[Any] = []
     for entry in entries:
-        if isinstance(entry, str) and is_pattern(entry, context):
-            folders += runs_matching(entry, context)
-        else:
-            folders.append(entry)
+        is_many = isinstance(entry, str) and is_pattern(entry, info.context or {})
+        folders += runs_matching(entry, info.context or {}) if is_many else [entry]
     return folders
 
 
@@ -131,19 +136,18 @@ class FileReference(SmilesFile):
 
     kind: Literal["file"]
     """A file of yours."""
-    split: str | None = Field(None, exclude_if=lambda split: split is None)
+    split: str | None = later()
     """Take only this split of a corpus that the prepare stage wrote, for example test; null: all of
     the file."""
 
 
 def _as_reference(value: Any) -> Any:
     """Let a name stand for a MOSES set, and a path for a statistics file or a file of SMILES."""
-    if not isinstance(value, str | Path):
-        return value
-    if str(value) in {"moses_test", "moses_test_scaffolds"}:
+    if str(value) in ("moses_test", "moses_test_scaffolds"):
         return {"kind": str(value)}
-    kind = "statistics" if Path(value).suffix == ".npz" else "file"
-    return {"kind": kind, "path": value}
+    if isinstance(value, str | Path):
+        return {"kind": "statistics" if Path(value).suffix == ".npz" else "file", "path": value}
+    return value
 
 
 ReferenceSource = Annotated[
@@ -399,8 +403,7 @@ class ReportConfig(Config):
     def problems(self) -> Iterator[tuple[str, str]]:
         """Ask for runs, each once, under one of two keys."""
         yield from just_one(self, "runs", "methods")
-        if twice := twice_in(chain(self.runs, *self.methods.values())):
-            yield "", f"{twice}: given more than once; keep each once"
+        yield from each_once(chain(self.runs, *self.methods.values()))
 
 
 Measure = Literal["ngrams", "embedding", "answers"]
@@ -480,10 +483,8 @@ class EvaluateTextConfig(Config):
         if not (self.runs or self.methods or self.texts):
             places = "run folders under `runs` or `methods`, or files under `texts`"
             yield "", f"nothing to evaluate: give {places}"
-        files = {str(file.path) for file in self.texts if self.texts.count(file) > 1}
-        for key, twice in {"": twice_in(self.folders), "texts": ", ".join(sorted(files))}.items():
-            if twice:
-                yield key, f"{twice}: given more than once; keep each once"
+        yield from each_once(self.folders)
+        yield from each_once([f.path for f in self.texts if self.texts.count(f) > 1], "texts")
 
     @property
     def folders(self) -> list[Path]:

@@ -6,16 +6,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from chemkl.config.base import Config, by_kind
+from chemkl.config.base import Config, by_kind, later
 from chemkl.config.paths import DataPath
 
-
-def _pair(given: Any) -> Any:
-    """Let a text ``a|b`` stand for a list of the two."""
-    return given.split("|") if isinstance(given, str) else given
-
-
-Fragments = Annotated[list[str], BeforeValidator(_pair), Field(min_length=1)]
+Fragments = Annotated[
+    list[str],
+    BeforeValidator(lambda given: given.split("|") if isinstance(given, str) else given),
+    Field(min_length=1),
+]
+"""A list of fragments, or a text ``a|b`` of them."""
 
 
 class _Generator(Config):
@@ -71,7 +70,7 @@ class AnaloguesConfig(_Generator):
     """SMILES, or a file of such."""
     keep: tuple[float, float] = (0.5, 0.9)
     """The least and the largest share of the SMILES that is kept, above 0 and below 1."""
-    mutants: int = Field(0, ge=0, le=1000, exclude_if=lambda n: n == 0)
+    mutants: int = later(0, ge=0, le=1000)
     """So many neighbours of each molecule (one mutation of graph GA, Tanimoto similarity 0.5 or
     more) whose spellings are begun with too; 0: none, 1000 at most. Needs the extra genetic."""
 

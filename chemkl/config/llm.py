@@ -2,9 +2,9 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -21,11 +21,9 @@ from chemkl.config.base import Config, Distinct, by_kind, complain, just_one
 from chemkl.config.filters import DiversityFilter
 from chemkl.config.objective import (
     EstimatorConfig,
+    ObjectiveConfig,
     ShaperConfig,
     TargetConfig,
-    fit_objective,
-    objective_of,
-    plain_estimator,
 )
 from chemkl.config.paths import Folder, InputPath, standing_for
 from chemkl.config.posttrain import (
@@ -125,7 +123,7 @@ def _readable(parse: str) -> str:
         problem = f"({error})"
     neither = f"{parse!r} is neither strict nor lenient, nor a regular expression"
     if problem:
-        complain([((), f"{neither} {problem}")])
+        complain([("", f"{neither} {problem}")])
     return parse
 
 
@@ -163,7 +161,7 @@ def as_answer(value: Any) -> Any:
     elif value == "":
         problem = "an empty completion is read as no answer: leave the empty answer out"
     if problem:
-        complain([((), problem)])
+        complain([("", problem)])
     return str(value) if isinstance(value, int) else value
 
 
@@ -341,7 +339,7 @@ class LlmCallbacksConfig(CallbacksConfig):
     called; null: it goes on until its steps or its budget are spent."""
 
 
-class LlmPosttrainConfig(Config):
+class LlmPosttrainConfig(ObjectiveConfig):
     """KL-regularised reinforcement learning of a language model (arXiv 2510.20817)."""
 
     model: Annotated[ModelConfig, standing_for("name")]
@@ -361,7 +359,7 @@ class LlmPosttrainConfig(Config):
     """What a completion is paid: kind answers, function or smiles."""
     target: TargetConfig
     """The distribution to walk to: kind gibbs, mara or filter, with beta (or sigma = 1/beta)."""
-    estimator: EstimatorConfig = Field(default_factory=plain_estimator)
+    estimator: EstimatorConfig = Field("rloo")
     """The loss that walks there, as for `chemkl posttrain`."""
     shaper: ShaperConfig | None = None
     """Adds an outside signal to the advantage, as for `chemkl posttrain`; set_diversity needs a
@@ -399,11 +397,6 @@ class LlmPosttrainConfig(Config):
     """Further arguments of lightning.Trainer, for example accelerator or gradient_clip_val."""
     callbacks: LlmCallbacksConfig = LlmCallbacksConfig()
     """Checkpoints, the progress bar, the alarm for a collapse, and an end by what is reached."""
-
-    @field_validator("shaper")
-    @classmethod
-    def _go_together(cls, shaper: Any, info: ValidationInfo) -> Any:
-        return fit_objective(shaper, info) if "reward" in info.data else shaper
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Say what of model, prompts, reward and alarm does not go together."""
@@ -480,11 +473,6 @@ class LlmPosttrainConfig(Config):
         return CollapseConfig() if left_out and molecules else self.callbacks.collapse
 
     @property
-    def in_stages(self) -> list[Self]:
-        """The settings of each stage of the run, of which there is one."""
-        return [self]
-
-    @property
     def n_prompts(self) -> int:
         """Prompts of a step."""
         return self.prompts_per_step or len(self.prompts)
@@ -500,8 +488,3 @@ class LlmPosttrainConfig(Config):
         if self.track is None:
             return []
         return self.track.answers or list(getattr(self.reward, "valid", ()))
-
-    @property
-    def objective(self) -> Mapping[str, Any]:
-        """Target, estimator and shaper as plain values, for the loss core."""
-        return objective_of(self.target, self.estimator, self.shaper)

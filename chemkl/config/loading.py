@@ -102,7 +102,7 @@ def place_of(
     It gives what the user reads before a problem, a number to sort by, and whether it is the file.
     """
     wanted = [str(key) for key in keys]
-    in_file = document.depth(keys)
+    in_file, line = document.nearest(keys)
     ill_fitting = text.startswith(("not a known key", "required"))
     there, gave_all = in_file, False
     authors: list[tuple[int, Override]] = []
@@ -122,7 +122,7 @@ def place_of(
     if gave_all or (authors and in_file < len(keys)):
         return joined, AFTER_THE_FILE + authors[-1][0], False
     where = " with ".join(filter(None, [document.where(keys), joined]))
-    return where, document.line(keys) or 0, True
+    return where, line or 0, True
 
 
 def _depth(data: Any, wanted: Sequence[str]) -> int:

@@ -6,20 +6,20 @@ alone; the models here are made of these when settings are checked, as only then
 
 from collections.abc import Iterator, Mapping
 from functools import cache, partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BeforeValidator,
     Field,
     FiniteFloat,
     SerializeAsAny,
-    TypeAdapter,
     ValidationInfo,
     WrapValidator,
+    field_validator,
     model_validator,
 )
 
-from chemkl.config.base import BESIDE, Config, by_kind, choose_kind, complain
+from chemkl.config.base import BESIDE, Config, by_kind, choose_kind, complain, later
 from chemkl.config.memory import MemoryConfig
 
 Part = Literal["target", "estimator", "shaper"]
@@ -119,7 +119,7 @@ class TargetSettings(_Settings):
 
     part = "target"
 
-    schedule: ScheduleConfig | None = Field(None, exclude_if=lambda schedule: schedule is None)
+    schedule: ScheduleConfig | None = later()
     """Moves tau or beta along the run: {tau: {kind: staircase, at: [2000], values: [0.8]}} or
     {tau: {kind: quantile}}; null: they stay."""
 
@@ -131,16 +131,16 @@ class TargetSettings(_Settings):
         moves = self.schedule.model_fields_set if self.schedule is not None else set()
         if "tau" in moves and getattr(self, "tau", None) is None:
             text = f"the target {self.kind} has no tau here that could move: give it one, or leave"
-            complain([(("schedule", "tau"), f"{text} schedule.tau out")])
+            complain([("schedule.tau", f"{text} schedule.tau out")])
         most = getattr(getattr(self.schedule, "tau", None), "most", None)
         if most is not None and most <= self.tau:
             text = f"{most:g}: the target's own tau is {self.tau:g}, and would never rise"
-            complain([(("schedule", "tau", "most"), text)])
+            complain([("schedule.tau.most", text)])
         for key, options in self.scheduled:
             try:
                 TARGETS[self.kind](**options)
             except ValueError as error:
-                complain([(tuple(key.split(".")), str(error))])
+                complain([(key, str(error))])
         return self
 
     @property
@@ -193,8 +193,8 @@ def models_of(part: Part) -> dict[str, Any]:
 
     if part == "target":
         return {kind: partial(_model, TargetSettings, kind, TARGETS[kind]) for kind in TARGETS}
-    registry: Any = {"estimator": ESTIMATORS, "shaper": SHAPERS}[part]
-    base = {"estimator": EstimatorSettings, "shaper": ShaperSettings}[part]
+    base: Any = EstimatorSettings if part == "estimator" else ShaperSettings
+    registry: Any = ESTIMATORS if part == "estimator" else SHAPERS
     return {kind: partial(_model, base, kind, registry[kind].function) for kind in registry}
 
 
@@ -239,30 +239,44 @@ ShaperConfig = Annotated[SerializeAsAny[ShaperSettings], _chosen("shaper")]
 """The outside signal in the advantage; a bare name stands for its kind with the defaults."""
 
 
-def plain_estimator() -> EstimatorSettings:
-    """The estimator rloo with its defaults."""
-    return TypeAdapter[EstimatorSettings](EstimatorConfig).validate_python("rloo")
+class ObjectiveConfig(Config):
+    """What every config of post-training shares; it has the fields below in its own order."""
 
+    if TYPE_CHECKING:
+        target: TargetSettings
+        estimator: EstimatorSettings
+        shaper: ShaperSettings | None
 
-def objective_of(
-    target: TargetSettings, estimator: EstimatorSettings, shaper: ShaperSettings | None
-) -> Mapping[str, Any]:
-    """Target, estimator and shaper as plain values, for the loss core."""
-    return {
-        "target": target.model_dump(exclude={"schedule"}),
-        "estimator": estimator.model_dump(),
-        "shaper": None if shaper is None else shaper.model_dump(),
-    }
+    unread_bounds: ClassVar[tuple[float, float] | None] = None
+    """The range of a reward that cannot be read; None: it may be any."""
 
+    @field_validator("shaper", check_fields=False)
+    @classmethod
+    def _go_together(cls, shaper: Any, info: ValidationInfo) -> Any:
+        """Refuse parts that do not go together; the shaper is the last of them."""
+        target, reward, estimator = map(info.data.get, ("target", "reward", "estimator"))
+        bounds = cls.unread_bounds if reward is None else reward.bounds
+        if target is not None and bounds is not None:
+            problems = misfits(target, estimator, shaper, bounds)
+            complain((f"{BESIDE}.{key}", text) for key, text in problems)
+        return shaper
 
-def fit_objective(shaper: ShaperSettings | None, info: ValidationInfo) -> ShaperSettings | None:
-    """The validator of the shaper, the last of the parts: refuse those that do not go together."""
-    target, reward, estimator = map(info.data.get, ("target", "reward", "estimator"))
-    if target is not None:
-        bounds = (0.0, 1.0) if reward is None else reward.bounds  # a reward for molecules has these
-        problems = misfits(target, estimator, shaper, bounds)
-        complain([((BESIDE, *key.split(".")), text) for key, text in problems])
-    return shaper
+    @property
+    def objective(self) -> Mapping[str, Any]:
+        """Target, estimator and shaper as plain values, for the loss core."""
+        return {
+            "target": self.target.model_dump(exclude={"schedule"}),
+            "estimator": self.estimator.model_dump(),
+            "shaper": None if self.shaper is None else self.shaper.model_dump(),
+        }
+
+    @property
+    def in_stages(self) -> list[Self]:
+        """The settings of each stage of the run; these alone where it has none."""
+        return [
+            self.model_copy(update={**stage.given, "stages": None})
+            for stage in getattr(self, "stages", None) or ()
+        ] or [self]
 
 
 def misfits(
@@ -300,11 +314,11 @@ def replay_problems(
     """Say why rows of a memory cannot be learnt from, as pairs (key, what is wrong)."""
     from chemkl.losses import ESTIMATORS, SHAPERS
 
-    able, others = _learners()
-    if not _takes_old_rows(estimator):
-        text = "cannot learn from replayed rows, which the policy of today did not sample"
-        yield "estimator", f"{estimator.kind!r} {text}: take {able}{others}, or no memory"
+    why = "cannot learn from replayed rows, which the policy of today did not sample"
+    if text := _on_policy(estimator, why):
+        yield "estimator", f"{text}, or no memory"
     elif not ESTIMATORS[estimator.kind].off_policy:
+        able = ", ".join(name for name in ESTIMATORS if ESTIMATORS[name].off_policy)
         text = f"no policy sampled its molecules, and {estimator.kind!r} weighs by one that did"
         for key, is_given in (("memory.seed", seeded), ("exploration", explores)):
             if is_given:
@@ -323,31 +337,26 @@ def update_problems(estimator: EstimatorSettings, *, augment: bool) -> Iterator[
     """Say why a batch cannot be learnt from several times, as pairs (key, what is wrong)."""
     from chemkl.losses import ESTIMATORS
 
-    able, others = _learners()
-    if not augment and not _takes_old_rows(estimator):
-        text = "can use a batch for one update only"
-        yield "estimator", f"{estimator.kind!r} {text}: take {able}{others}"
+    text = "" if augment else _on_policy(estimator, "can use a batch for one update only")
     # of a random spelling nobody knows how probable it was to be proposed
     free = [n for n in ESTIMATORS if ESTIMATORS[n].off_policy and not ESTIMATORS[n].weighs]
     if augment and estimator.kind not in free:
-        text = "cannot learn from random spellings"
-        yield "estimator", f"{estimator.kind!r} {text}: take {', '.join(free)}"
+        text = f"{estimator.kind!r} cannot learn from random spellings: take {', '.join(free)}"
+    if text:
+        yield "estimator", text
 
 
-def _takes_old_rows(estimator: EstimatorSettings) -> bool:
+def _on_policy(estimator: EstimatorSettings, why: str) -> str:
+    """Why an estimator cannot learn from rows of older policies, and which can; empty: it can."""
     from chemkl.losses import ESTIMATORS
 
     chosen = ESTIMATORS[estimator.kind]
-    weighs = chosen.weighs_old and getattr(estimator, "clip", True) is not None
-    return chosen.off_policy or weighs
-
-
-def _learners() -> tuple[str, str]:
-    """The estimators that learn from rows of anywhere, and those that do from older policies'."""
-    from chemkl.losses import ESTIMATORS
-
-    able = ", ".join(name for name in ESTIMATORS if ESTIMATORS[name].off_policy)
+    clips = getattr(estimator, "clip", True) is not None
+    if chosen.off_policy or (chosen.weighs_old and clips):
+        return ""
+    able = [name for name in ESTIMATORS if ESTIMATORS[name].off_policy]
     weighing = [name for name in ESTIMATORS if ESTIMATORS[name].weighs_old]
-    clipped = [f"{n} with clip" for n in weighing if "clip" in ESTIMATORS[n].wanted.options]
-    plain = [name for name in weighing if f"{name} with clip" not in clipped]
-    return able, f", {', '.join([*plain, *clipped])}"
+    clipped = [name for name in weighing if "clip" in ESTIMATORS[name].wanted.options]
+    able += [name for name in weighing if name not in clipped]
+    able += [f"{name} with clip" for name in clipped]
+    return f"{estimator.kind!r} {why}: take {', '.join(able)}"

@@ -49,7 +49,7 @@ def _find(path: Path, info: ValidationInfo) -> Path:
     be gone) and ``kind`` (the folder of shipped files that a name alone is looked up in).
     """
     context = info.context or {}
-    kinds = [context["kind"]] if context.get("kind") else []
+    kinds = [context["kind"]] if "kind" in context else []
     promised, problem, there = context.get("promised", frozenset()), "", None
     try:
         path = path.expanduser()
@@ -102,10 +102,8 @@ def _find_model(path: Path, info: ValidationInfo) -> Path:
     try:
         return _find(path, info)
     except ValueError as error:
-        if str(path) != path.name:
-            raise
-        known = did_you_mean(str(path), shipped.priors())
-        raise ValueError(f"{error}. No prior that comes with chemkl{known}") from None
+        known = f". No prior that comes with chemkl{did_you_mean(str(path), shipped.priors())}"
+        raise ValueError(f"{error}{known if str(path) == path.name else ''}") from None
 
 
 ModelPath = Annotated[Path, AfterValidator(_find_model)]

@@ -1,7 +1,8 @@
 """Settings that every training stage passes on to Lightning's trainer."""
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -10,27 +11,24 @@ from pydantic import (
     PlainSerializer,
     SerializationInfo,
     SerializerFunctionWrapHandler,
-    field_validator,
     model_serializer,
 )
 
-from chemkl.config.base import Config, complain
+from chemkl.config.base import Config, complain, later
 from chemkl.config.filters import DiversityFilter
 from chemkl.config.generator import Generator
 from chemkl.config.memory import ExplorationConfig, MemoryConfig
 from chemkl.config.objective import (
     EstimatorConfig,
+    ObjectiveConfig,
     ShaperConfig,
     TargetConfig,
-    fit_objective,
     misfits,
-    objective_of,
-    plain_estimator,
     replay_problems,
     update_problems,
 )
 from chemkl.config.paths import ModelPath
-from chemkl.config.reward import RewardSource
+from chemkl.config.reward import RewardConfig, RewardSource
 
 Precision = Annotated[
     Literal["auto", "32-true", "bf16-mixed"],
@@ -51,21 +49,17 @@ OURS = {
 """Arguments of the trainer that a stage itself gives, and what the user takes instead."""
 
 
-def without(taken: Mapping[str, str]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def _check(taken: Mapping[str, str], settings: dict[str, Any]) -> dict[str, Any]:
     """Check that no argument of the trainer is ``taken``, by what to take instead of it."""
-
-    def check(settings: dict[str, Any]) -> dict[str, Any]:
-        wrong = [f"{key}: {taken[key]}" for key in settings if key in taken]
-        problems = [f"these are not set here: {'; '.join(wrong)}"] if wrong else []
-        logger = settings.get("logger")
-        kind = logger.get("kind", logger) if isinstance(logger, dict) else logger
-        if kind not in (None, *LOGGERS):
-            allowed = ", ".join(LOGGERS)
-            problems.append(f"logger: {logger!r} is not one of {allowed}, or {{kind: one of them}}")
-        complain(((), text) for text in problems)
-        return settings
-
-    return check
+    wrong = [f"{key}: {taken[key]}" for key in settings if key in taken]
+    problems = [f"these are not set here: {'; '.join(wrong)}"] if wrong else []
+    logger = settings.get("logger")
+    kind = logger.get("kind", logger) if isinstance(logger, dict) else logger
+    if kind not in (None, *LOGGERS):
+        allowed = ", ".join(LOGGERS)
+        problems.append(f"logger: {logger!r} is not one of {allowed}, or {{kind: one of them}}")
+    complain(("", text) for text in problems)
+    return settings
 
 
 LOGGERS = ("mlflow", "wandb")
@@ -79,7 +73,7 @@ _CHANGES_NOTHING = PlainSerializer(
 
 TrainerSettings = Annotated[
     dict[str, Any],
-    AfterValidator(without(OURS | {"gradient_clip_val": "use gradient_clip"})),
+    AfterValidator(partial(_check, OURS | {"gradient_clip_val": "use gradient_clip"})),
     _CHANGES_NOTHING,
 ]
 """Further arguments of lightning.Trainer by name, for example log_every_n_steps (0: no logs).
@@ -143,7 +137,9 @@ _NOT_HERE = {
     "strategy": "several devices take part by DDP; use devices and num_nodes",
 }
 
-PosttrainTrainer = Annotated[dict[str, Any], AfterValidator(without(_NOT_HERE)), _CHANGES_NOTHING]
+PosttrainTrainer = Annotated[
+    dict[str, Any], AfterValidator(partial(_check, _NOT_HERE)), _CHANGES_NOTHING
+]
 """Further arguments of lightning.Trainer by name, for post-training."""
 
 
@@ -259,14 +255,14 @@ class StageConfig(Config):
         return {key: value for key, value in handler(self).items() if key in self.model_fields_set}
 
 
-class PosttrainConfig(Config):
+class PosttrainConfig(ObjectiveConfig):
     """KL-regularised reinforcement learning of a SMILES generator (arXiv 2510.20817)."""
 
     prior: ModelPath
     """Model file of the reference policy pi_ref; it stays as it is."""
     agent: ModelPath | None = None
     """Model file of the policy to start from, with the prior's vocabulary; null: the prior."""
-    generator: Generator | None = Field(None, exclude_if=lambda generator: generator is None)
+    generator: Generator | None = later()
     """What all molecules hold: kind decorate (scaffolds), link (pairs of fragments) or analogues
     (molecules). Each of these is a group with an anchor and a baseline of its own, and log p is
     that of what is added. null: whole molecules, and nothing is fixed."""
@@ -274,7 +270,7 @@ class PosttrainConfig(Config):
     """What a molecule is paid: components and aggregate, or the path of a file that holds them."""
     target: TargetConfig
     """The distribution to walk to: kind gibbs, mara or filter, with beta (or sigma = 1/beta)."""
-    estimator: EstimatorConfig = Field(default_factory=plain_estimator)
+    estimator: EstimatorConfig = Field("rloo")
     """The loss that walks there, by its name or with options, for example rloo, log_variance or
     {kind: f_dpg, divergence: js}; README.md tells them apart."""
     shaper: ShaperConfig | None = None
@@ -284,24 +280,22 @@ class PosttrainConfig(Config):
     diversity_filter: DiversityFilter | None = None
     """Withdraws the reward of over-used scaffolds or molecules before the target sees it: murcko,
     generic, scaffold_similarity, molecule_similarity or same_smiles; null: none."""
-    memory: MemoryConfig | None = Field(None, exclude_if=lambda memory: memory is None)
+    memory: MemoryConfig | None = later()
     """Replays molecules that the run has found; for estimators that are right on rows which
     another policy sampled (log_variance, reinvent, snis, trajectory_balance, dpo; ahc and
     hill_climbing, which have other ends), or that weigh them by that policy (rloo, ppo, grpo with
     clip), without a shaper that compares molecules. null: none."""
-    exploration: ExplorationConfig | None = Field(
-        None, exclude_if=lambda explores: explores is None
-    )
+    exploration: ExplorationConfig | None = later()
     """Spends some calls of each step on children of the memory's best molecules, by crossover,
     mutation and close neighbours, from which the policy learns as from replayed ones; needs a
     memory, and an estimator that does not weigh old rows (as rloo, ppo and grpo do). null: all
     calls are for the policy's samples."""
     batch_size: int = Field(64, ge=2)
     """Molecules sampled at each step."""
-    updates_per_batch: int = Field(1, ge=1, exclude_if=lambda n: n == 1)
+    updates_per_batch: int = later(1, ge=1)
     """Updates of the policy a step, all on the rows of that step (sampled and replayed), by the
     target of today; 1 or more. More than 1 takes an estimator as memory does."""
-    augment: bool = Field(False, exclude_if=lambda augment: not augment)
+    augment: bool = later(False)
     """Further updates have the molecules in random spellings (Augmented Memory, Guo and Schwaller
     2024), each with the log pi_ref of its canonical SMILES, by which the first update goes too."""
     learning_rate: float = Field(1e-4, gt=0)
@@ -323,14 +317,12 @@ class PosttrainConfig(Config):
     callbacks: CallbacksConfig = CallbacksConfig()
     """Checkpoints, the progress bar, the alarm for a collapse, and an end by what is reached."""
 
-    stages: Annotated[list[StageConfig], Field(min_length=1)] | None = Field(
-        None, exclude_if=lambda stages: stages is None
-    )
+    stages: Annotated[list[StageConfig], Field(min_length=1)] | None = later()
     """A curriculum: the stages of the run, in order, each with what is other in it than at the top,
     and with until. Policy and optimiser go on; budget and max_samples are for all together. What
     the last stage is paid is what the run is evaluated by. null: there is one alone."""
 
-    _go_together = field_validator("shaper")(fit_objective)
+    unread_bounds: ClassVar[tuple[float, float] | None] = RewardConfig.bounds
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Ask for enough samples to make an update, and for stages that end."""
@@ -391,9 +383,12 @@ class PosttrainConfig(Config):
         if stages and self.callbacks.terminate is not None:
             yield "callbacks.terminate", "with stages, the until of the last one ends the run"
         whole = self.in_stages
-        yield from _same_names([stage.name or str(n) for n, stage in enumerate(stages, 1)])
+        names = [stage.name or str(n) for n, stage in enumerate(stages, 1)]
         for n, (stage, settings) in enumerate(zip(stages, whole, strict=False)):
             at = f"stages.{n}"
+            if names[n] in names[:n]:
+                text = f"what stages.{names.index(names[n])} is called: take another name"
+                yield f"{at}.name", f"{names[n]!r} is {text}"
             if stage.until is None and n + 1 < len(stages):
                 text = "required, and not given (What ends the stage); only the last may go without"
                 yield f"{at}.until", text
@@ -415,25 +410,6 @@ class PosttrainConfig(Config):
                 yield f"{key}.hits", text
 
     @property
-    def in_stages(self) -> list[Self]:
-        """The settings of each stage of the run; these alone where it has none."""
-        if self.stages is None:
-            return [self]
-        return [self.model_copy(update={**s.given, "stages": None}) for s in self.stages]
-
-    @property
     def most_samples(self) -> int:
         """The number of samples that ends the run."""
         return self.max_samples or 10 * self.budget
-
-    @property
-    def objective(self) -> Mapping[str, Any]:
-        """Target, estimator and shaper as plain values, for the loss core."""
-        return objective_of(self.target, self.estimator, self.shaper)
-
-
-def _same_names(names: list[str]) -> Iterator[tuple[str, str]]:
-    for n, name in enumerate(names):
-        if name in names[:n]:
-            text = f"{name!r} is what stages.{names.index(name)} is called: take another name"
-            yield f"stages.{n}.name", text

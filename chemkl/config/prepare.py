@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
-from chemkl.config.base import Config, by_kind, did_you_mean, just_one
+from chemkl.config.base import Config, by_kind, did_you_mean, just_one, later
 from chemkl.config.generator import Generator
 from chemkl.config.paths import DataPath, ModelPath
 from chemkl.config.posttrain import Precision
@@ -66,7 +66,7 @@ class FileSource(Config):
     """A file of yours."""
     path: MoleculeFile
     column: Column = None
-    weight: str | None = Field(None, exclude_if=lambda name: name is None)
+    weight: str | None = later()
     """Name of the column of the molecules' weights, numbers above 0, by which `chemkl pretrain`
     weighs their log-likelihoods; null: all count alike."""
 
@@ -129,7 +129,7 @@ class PrepareConfig(Config):
     """How molecules are divided into train, valid and test: kind given, random or scaffold."""
     max_tokens: int = Field(128, ge=1)
     """Molecules with more tokens than this are dropped (tokens, start and end not counted)."""
-    tokens: list[str] | None = Field(None, exclude_if=lambda tokens: tokens is None)
+    tokens: list[str] | None = later()
     """Molecules with another token than these are dropped, so that no rare one enters the
     vocabulary; null: all tokens are kept."""
     limit: int | None = Field(None, ge=1)
@@ -204,7 +204,7 @@ class SampleConfig(Config):
     """Sample as if the policy had been trained with so many times its beta (arXiv 2402.02992);
     above 0. 1 changes nothing, larger values lead back to the prior, values below 1 lead away from
     it. Approximate (token by token), and meant for policies with a gibbs target. null: off."""
-    generator: Generator | None = Field(None, exclude_if=lambda generator: generator is None)
+    generator: Generator | None = later()
     """What all molecules hold, as in a posttrain config; of one policy, without beta_scale. null:
     nothing is fixed."""
     n: int = Field(10_000, ge=1)
@@ -215,7 +215,7 @@ class SampleConfig(Config):
     """Decides the samples, together with batch_size; at least 0."""
     device: str = "cpu"
     """Where the network runs: cpu, cuda, cuda:1, ..."""
-    precision: Precision = Field("32-true", exclude_if=lambda precision: precision == "32-true")
+    precision: Precision = later("32-true")
     """Of the network's products. bf16-mixed draws other samples, and its log p are rounded."""
 
     def problems(self) -> Iterator[tuple[str, str]]:

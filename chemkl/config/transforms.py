@@ -60,8 +60,6 @@ Sigma = Annotated[
 ]
 Function = TypeVar("Function", bound=Callable[..., float])
 
-TRANSFORMS: dict[str, Callable[..., float]] = {}
-"""Every transform, by kind."""
 SETTINGS: "dict[str, type[TransformSettings]]" = {}
 """The settings of every transform, by kind."""
 Check = Callable[..., str]
@@ -74,6 +72,7 @@ class TransformSettings(Config):
     kind: str
     """Which transform, by name."""
     check: ClassVar[Check] = staticmethod(lambda **_: "")
+    function: ClassVar[Callable[..., float]]
 
     @classmethod
     def listed(cls) -> tuple[str, ...]:
@@ -87,7 +86,7 @@ class TransformSettings(Config):
 
     def build(self) -> Callable[[float], float]:
         """Give the function from a raw value to a score."""
-        return partial(TRANSFORMS[self.kind], **self.model_dump(exclude={"kind"}))
+        return partial(type(self).function, **self.model_dump(exclude={"kind"}))
 
     def __reduce__(self) -> tuple[Any, ...]:  # pickle finds no class that is made when needed
         return _unpickled, (self.model_dump(),)
@@ -109,16 +108,15 @@ def transform(check: Check | None = None) -> Callable[[Function], Function]:
 
     def register(function: Function) -> Function:
         kind = function.__name__
-        if kind in TRANSFORMS:
+        if kind in SETTINGS:
             raise ValueError(f"transform {kind!r} is registered already")
         summary = documented(function)[0]
         of_kind = Literal[kind]  # type: ignore[valid-type] # known at run time
         default = kind if kind == "none" else ...
         fields: dict[str, Any] = {"kind": (of_kind, Field(default, description=summary))}
         fields |= fields_of(function, skip=1)
-        model = TransformSettings.with_fields(kind, fields, summary)
-        model.check = check or TransformSettings.check
-        TRANSFORMS[kind], SETTINGS[kind] = function, model
+        model = SETTINGS[kind] = TransformSettings.with_fields(kind, fields, summary)
+        model.function, model.check = function, check or TransformSettings.check
         return function
 
     return register

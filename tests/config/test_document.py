@@ -203,11 +203,11 @@ def test_lines_of_nested_keys(tmp_path):
     path = tmp_path / "a.yaml"
     path.write_text("# head\na: 1\nb:\n  c:\n    - x: 1\n    - y: 2\n      z: 3\n")
     document = Document.read(path)
-    assert document.line(("a",)) == 2
-    assert document.line(("b", "c", 1)) == 6
-    assert document.line(("b", "c", 1, "z")) == 7
-    assert document.line(("b", "c", 1, "missing")) == 6  # where it ought to be
-    assert document.line(("missing",)) == 2  # the mapping begins there
+    assert document.nearest(("a",))[1] == 2
+    assert document.nearest(("b", "c", 1))[1] == 6
+    assert document.nearest(("b", "c", 1, "z"))[1] == 7
+    assert document.nearest(("b", "c", 1, "missing"))[1] == 6  # where it ought to be
+    assert document.nearest(("missing",))[1] == 2  # the mapping begins there
     inner = document.at(("b", "c", 1), {"y": 2, "z": 3})
     assert inner.where(("z",)) == f"{path}:7"
     assert Document.of({"a": 1}, "reward").where(("a",)) == "reward"

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from chemkl.config import InputError
 from chemkl.config.schema import keys_of
-from chemkl.config.transforms import TRANSFORMS
+from chemkl.config.transforms import SETTINGS
 from chemkl.rewards import component
 from chemkl.rewards.registry import (
     COMPONENTS,
@@ -193,7 +193,7 @@ def test_every_component_and_transform_is_in_a_table():
     text = shown(reward_tables())
     assert all(f"│ {kind} " in text for kind in COMPONENTS)
     text = shown(transform_tables())
-    assert all(f"│ {kind} " in text for kind in TRANSFORMS)
+    assert all(f"│ {kind} " in text for kind in SETTINGS)
     one = shown(transform_tables("sigmoid"))
     assert "k: number > 0 = 0.25. Steepness" in one
     assert "double_sigmoid" not in one
