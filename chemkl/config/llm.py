@@ -20,6 +20,7 @@ from pydantic import (
 from chemkl.config.base import Config, Distinct, by_kind, complain, just_one
 from chemkl.config.filters import DiversityFilter
 from chemkl.config.objective import (
+    RLOO,
     EstimatorConfig,
     ObjectiveConfig,
     ShaperConfig,
@@ -359,7 +360,7 @@ class LlmPosttrainConfig(ObjectiveConfig):
     """What a completion is paid: kind answers, function or smiles."""
     target: TargetConfig
     """The distribution to walk to: kind gibbs, mara or filter, with beta (or sigma = 1/beta)."""
-    estimator: EstimatorConfig = Field("rloo")
+    estimator: EstimatorConfig = RLOO
     """The loss that walks there, as for `chemkl posttrain`."""
     shaper: ShaperConfig | None = None
     """Adds an outside signal to the advantage, as for `chemkl posttrain`; set_diversity needs a

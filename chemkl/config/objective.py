@@ -235,6 +235,8 @@ TargetConfig = Annotated[SerializeAsAny[TargetSettings], _chosen("target")]
 """The distribution that the policy is trained towards."""
 EstimatorConfig = Annotated[SerializeAsAny[EstimatorSettings], _chosen("estimator")]
 """The loss that walks to the target; a bare name stands for its kind with the defaults."""
+RLOO: Any = "rloo"
+"""The estimator where none is given."""
 ShaperConfig = Annotated[SerializeAsAny[ShaperSettings], _chosen("shaper")]
 """The outside signal in the advantage; a bare name stands for its kind with the defaults."""
 

@@ -19,6 +19,7 @@ from chemkl.config.filters import DiversityFilter
 from chemkl.config.generator import Generator
 from chemkl.config.memory import ExplorationConfig, MemoryConfig
 from chemkl.config.objective import (
+    RLOO,
     EstimatorConfig,
     ObjectiveConfig,
     ShaperConfig,
@@ -270,7 +271,7 @@ class PosttrainConfig(ObjectiveConfig):
     """What a molecule is paid: components and aggregate, or the path of a file that holds them."""
     target: TargetConfig
     """The distribution to walk to: kind gibbs, mara or filter, with beta (or sigma = 1/beta)."""
-    estimator: EstimatorConfig = Field("rloo")
+    estimator: EstimatorConfig = RLOO
     """The loss that walks there, by its name or with options, for example rloo, log_variance or
     {kind: f_dpg, divergence: js}; README.md tells them apart."""
     shaper: ShaperConfig | None = None

@@ -45,9 +45,9 @@ class Section:
     asked: list[str] = field(default_factory=list)
     """The keys that were looked for."""
 
-    def where(self, key: str | int = "") -> str:
+    def where(self, key: str = "") -> str:
         """Place and name of a key, for example ``run.toml:12: stage.0.max_steps``."""
-        keys = (*self.keys, key) if key != "" else self.keys
+        keys = (*self.keys, key) if key else self.keys
         return f"{self.document.where(keys)}: {'.'.join(map(str, keys))}"
 
     def take(self, key: str, kind: type, default: Any = None, *, required: bool = False) -> Any:
@@ -55,15 +55,14 @@ class Section:
         self.asked.append(key)
         if key not in self.data:
             if required:
-                self.notes.problems.append(f"{self.where(key)}: required, and not given")
+                self.problem(key, "required, and not given")
             return default
         value = self.data.pop(key)
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             wanted = {str: "text", list: "a list", dict: "a table", bool: "true or false"}
-            text = f"should be {wanted.get(kind, 'a number')} (got {shown(value)})"
-            self.notes.problems.append(f"{self.where(key)}: {text}")
+            self.problem(key, f"should be {wanted.get(kind, 'a number')} (got {shown(value)})")
             return default
         return value
 
@@ -77,15 +76,23 @@ class Section:
             if isinstance(data, dict):
                 yield self.inner(data, key, n)
             else:
-                self.notes.problems.append(f"{self.where(key)}: should be a list of tables")
+                self.problem(key, "should be a list of tables")
 
     def inner(self, data: dict[str, Any], *keys: str | int) -> "Section":
         """A table within this one."""
         return Section(self.document, dict(data), (*self.keys, *keys), self.notes)
 
-    def gap(self, key: str | int, why: str) -> None:
+    def problem(self, key: str, text: object) -> None:
+        """Note why this cannot be translated."""
+        self.notes.problems.append(f"{self.where(key)}: {text}")
+
+    def gap(self, key: str, why: str) -> None:
         """Note that something has no counterpart."""
         self.notes.gaps.append(f"{self.where(key)}: {why}")
+
+    def difference(self, key: str, text: str) -> None:
+        """Note what is another than there."""
+        self.notes.differences.append(f"{self.where(key)}: {text}")
 
     def needless(self, **reasons: str) -> None:
         """Take out keys that need no counterpart, where they are given."""

@@ -23,7 +23,8 @@ OF_OTHERS = (
     "is for generators that build on molecules of yours, which are not read; the key generator of "
     "posttrain and sample has a prior do so"
 )
-NO_MONITOR = "a remote monitor is not offered; a run is looked into with chemkl show and report"
+WHOLE = "changes nothing for a model of whole molecules"
+NOVELTY = "the bonus for novelty is the shaper rnd, for estimators with an advantage such as rloo"
 
 
 def translate(config: Section, place: Place) -> list[Job]:
@@ -35,10 +36,9 @@ def translate(config: Section, place: Place) -> list[Job]:
     """
     run_type = config.take("run_type", str, "", required=True)
     if run_type not in RUN_TYPES:
-        if not run_type:  # that is told
-            return []
         text = f"{run_type!r} is not translated; expected {', '.join(RUN_TYPES)} of REINVENT4"
-        config.notes.problems.append(f"{config.where('run_type')}: {text}")
+        if run_type:  # else that is told already
+            config.problem("run_type", text)
         return []
     config.needless(
         tb_logdir=f"TensorBoard's log {ALWAYS}",
@@ -46,37 +46,41 @@ def translate(config: Section, place: Place) -> list[Job]:
         use_cuda="the device is found by itself",
     )
     config.data.pop("version", None)
-    config.only("responder", None, NO_MONITOR)
+    text = "a remote monitor is not offered; a run is looked into with chemkl show and report"
+    config.only("responder", None, text)
     parameters = config.table("parameters")
     if not parameters.data:
-        config.notes.problems.append(f"{config.where('parameters')}: required, and not given")
+        config.problem("parameters", "required, and not given")
     jobs = RUN_TYPES[run_type](config, parameters, place)
     parameters.end()
     config.end()
     return jobs
 
 
-def _device(config: Section) -> str:
-    """The name of the device in torch; empty: whatever there is."""
-    device: str = config.take("device", str, "")
-    return "" if device in ("cuda", "cuda:0") else device
-
-
 def _trainer(config: Section) -> dict[str, Any]:
-    device = _device(config)
-    if not device:
-        return {}
+    """The device, as the trainer's; the first one is found by itself."""
+    device = config.take("device", str, "")
     if device == "cpu":
         return {"trainer": {"accelerator": "cpu"}}
-    if number := re.fullmatch(r"cuda:(\d+)", device):
+    number = re.fullmatch(r"cuda:(\d+)", device)
+    if number and device != "cuda:0":
         return {"trainer": {"accelerator": "gpu", "devices": [int(number[1])]}}
-    config.notes.gaps.append(f"{config.where('device')}: no device {device!r} is known here")
+    if device not in ("", "cuda", "cuda:0"):
+        config.gap("device", f"no device {device!r} is known here")
     return {}
 
 
 def _seed(config: Section) -> dict[str, int]:
     seed = config.take("seed", int, None)
     return {} if seed is None else {"seed": seed}
+
+
+def _drawing(parameters: Section) -> None:
+    """Take out what is said there of how sequences are drawn: here it is done in one way."""
+    parameters.needless(randomize_smiles=WHOLE, isomeric_smiles=WHOLE)
+    parameters.only("temperature", 1.0, "samples are drawn at temperature 1")
+    parameters.only("sample_strategy", "multinomial", "sequences are drawn at random")
+    parameters.only("smiles_file", None, OF_OTHERS)
 
 
 # ---- staged learning
@@ -88,18 +92,11 @@ def _staged_learning(config: Section, parameters: Section, place: Place) -> list
     parameters.needless(
         summary_csv_prefix=f"the trace {IN_THE_FOLDER}",
         tb_isim="chemkl evaluate measures diversity",
-        randomize_smiles="changes nothing for a model of whole molecules",
-        isomeric_smiles="changes nothing for a model of whole molecules",
-        distance_threshold="changes nothing for a model of whole molecules",
+        distance_threshold=WHOLE,
     )
     parameters.only("use_checkpoint", False, "the filter of an earlier run is not taken over")
-    parameters.only("temperature", 1.0, "samples are drawn at temperature 1")
-    parameters.only("sample_strategy", "multinomial", "sequences are drawn at random")
-    parameters.only("smiles_file", None, OF_OTHERS)
-    text = (
-        "the bonus for novelty is the shaper rnd, for estimators with an advantage such as rloo, "
-    )
-    text += "which dap has not; a soft penalty is diversity_filter.penalty"
+    _drawing(parameters)
+    text = f"{NOVELTY}, which dap has not; a soft penalty is diversity_filter.penalty"
     config.only("intrinsic_penalty", None, text)
     batch_size = parameters.take("batch_size", int, 100)
     drops = parameters.take("unique_sequences", bool, False)
@@ -129,7 +126,7 @@ def _staged_learning(config: Section, parameters: Section, place: Place) -> list
         stage.end()
     purge = parameters.take("purge_memories", bool, True)
     if not stages:
-        config.notes.problems.append(f"{config.where('stage')}: required, one [[stage]] or more")
+        config.problem("stage", "required, one [[stage]] or more")
         return []
     n_samples = sum(stage["until"]["samples"] for stage in stages)
     last = stages[-1]  # what it is paid is what the run is for
@@ -148,9 +145,9 @@ def _staged_learning(config: Section, parameters: Section, place: Place) -> list
     _keep_filters(settings["stages"], stages, parameters, purge=purge)
     if "memory" in common:
         text = "a stage begins with an empty memory where scoring or filter do; there it goes on"
-        config.notes.differences.append(f"{config.where('inception')}: {text}")
+        config.difference("inception", text)
     text = "the next stage begins after max_steps too; there these end the whole run"
-    config.notes.differences.append(f"{config.where('stage')}: {text}")
+    config.difference("stage", text)
     return [Job("posttrain", "posttrain", settings)]
 
 
@@ -177,11 +174,11 @@ def _end(stage: Section, batch_size: int) -> dict[str, Any]:
     if by.lower() not in ("simple", "null"):
         stage.gap("termination", f"{by!r}: a stage ends by max_score or after its steps")
     max_score, min_steps = stage.take("max_score", float, 1.0), stage.take("min_steps", int, 50)
-    until: dict[str, Any] = {}
-    # there: after a step of a number above min_steps, counted from 0
+    until = {"samples": max(batch_size * stage.take("max_steps", int, 1, required=True), 1)}
     if max_score < 1 and by.lower() != "null":
-        until = {"mean_reward": max_score, "min_steps": min_steps + 2}
-    return until | {"samples": max(batch_size * stage.take("max_steps", int, 1, required=True), 1)}
+        # there: after a step of a number above min_steps, counted from 0
+        return {"mean_reward": max_score, "min_steps": min_steps + 2} | until
+    return until
 
 
 def _memory(config: Section, place: Place) -> dict[str, Any]:
@@ -194,12 +191,12 @@ def _memory(config: Section, place: Place) -> dict[str, Any]:
     size, rows = table.take("memory_size", int, 50), table.take("sample_size", int, 10)
     table.end()
     text = "what is drawn is paid what the filter gives for it today; there what it once was paid"
-    config.notes.differences.append(f"{config.where('inception')}: {text}")
+    config.difference("inception", text)
     memory: dict[str, Any] = {"capacity": size, "rows": rows, "draw": "uniform", "selective": False}
     if file:
         memory["seed"] = {"path": place(file)}
         text = "a call of the budget is spent on each; there they cost none"
-        config.notes.differences.append(f"{config.where('inception')}.smiles_file: {text}")
+        table.difference("smiles_file", text)
     return {"memory": memory}
 
 
@@ -215,10 +212,9 @@ def _filter(section: Section) -> dict[str, Any] | None:
         return None
     settings: dict[str, Any] = {"kind": kind}
     table.needless(debug="chemkl evaluate and report measure diversity")
-    text = "the bonus for novelty is the shaper rnd, for estimators with an advantage such as rloo"
     if "intrinsic_reward" in table.data:
         table.data.pop("learning_rate", None)  # of that
-    table.only("intrinsic_reward", None, text)
+    table.only("intrinsic_reward", None, NOVELTY)
     penalty = table.take("penalty_function", str, "Step").lower()
     if penalty not in get_args(Penalty):
         table.gap("penalty_function", f"there is no penalty {penalty!r} here")
@@ -235,7 +231,7 @@ def _filter(section: Section) -> dict[str, Any] | None:
         dice = table.take("minsimilarity", float, 0.4)
         settings["distance"] = round(1 - dice / (2 - dice), 6)
         text = "Dice of counts of atom pairs there, Tanimoto of their bits here, at the same place"
-        table.notes.differences.append(f"{table.where('minsimilarity')}: {text}")
+        table.difference("minsimilarity", text)
     for key in ("minsimilarity", "penalty_multiplier", "bucket_size", "minscore"):
         table.data.pop(key, None)  # of other filters
     table.end()
@@ -260,8 +256,7 @@ def _scoring(config: Section, parameters: Section, place: Place) -> list[Job]:
     parameters.needless(output_csv=f"the table {IN_THE_FOLDER}")
     if parameters.take("standardize_smiles", bool, True):
         text = "molecules are scored as they stand; there they are standardised first"
-        where = parameters.where("standardize_smiles")
-        parameters.notes.differences.append(f"{where}: {text}")
+        parameters.difference("standardize_smiles", text)
     config.needless(seed="scoring draws nothing", device="scoring runs on the processor")
     settings: dict[str, Any] = {"file": place(file), "format": "csv"}
     if column and file.lower().endswith((".csv", ".csv.gz")):
@@ -275,12 +270,8 @@ def _sampling(config: Section, parameters: Section, place: Place) -> list[Job]:
         output_file=f"the table {IN_THE_FOLDER}",
         tb_logdir="what samples are like, chemkl evaluate tells",
         unique_molecules="repeats stay in the table; chemkl evaluate counts them",
-        randomize_smiles="changes nothing for a model of whole molecules",
-        isomeric_smiles="changes nothing for a model of whole molecules",
     )
-    parameters.only("temperature", 1.0, "samples are drawn at temperature 1")
-    parameters.only("sample_strategy", "multinomial", "sequences are drawn at random")
-    parameters.only("smiles_file", None, OF_OTHERS)
+    _drawing(parameters)
     parameters.only("target_smiles_path", "", OF_OTHERS)
     parameters.data.pop("target_nll_file", None)  # of target_smiles_path
     config.only("filter", None, "samples are not filtered; chemkl score does so afterwards")
@@ -304,7 +295,7 @@ def _transfer_learning(config: Section, parameters: Section, place: Place) -> li
         standardize_smiles="chemkl prepare cleans every molecule",
         randomize_all_smiles="validation molecules stay as they are",
         isomeric_smiles="marks of stereochemistry stay",
-        n_cpus="changes nothing for a model of whole molecules",
+        n_cpus=WHOLE,
     )
     model = parameters.take("input_model_file", str, "", required=True)
     parameters.only("shuffle_each_epoch", True, "every epoch has an order of its own")
@@ -318,16 +309,9 @@ def _transfer_learning(config: Section, parameters: Section, place: Place) -> li
         "prepare-validation": parameters.take("validation_smiles_file", str, ""),
     }
     max_tokens = parameters.take("max_sequence_length", int, 128)
+    whole = {"split": {"kind": "given"}, "max_tokens": max_tokens}
     jobs = [
-        Job(
-            "prepare",
-            name,
-            {
-                "source": {"kind": "file", "path": place(path)},
-                "split": {"kind": "given"},
-                "max_tokens": max_tokens,
-            },
-        )
+        Job("prepare", name, {"source": {"kind": "file", "path": place(path)}, **whole})
         for name, path in sources.items()
         if path or name == "prepare"
     ]

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from chemkl.config.transforms import SETTINGS
 from chemkl.peers.reading import Section, read_config
 from chemkl.rewards.components.physchem import DESCRIPTORS
@@ -70,20 +72,11 @@ def _tpsa(params: Section) -> Part:
 
 
 def _smarts(params: Section) -> list[str]:
-    value = params.data.get("smarts")
-    return (
-        [params.take("smarts", str)]
-        if isinstance(value, str)
-        else params.take("smarts", list, [], required=True)
-    )
-
-
-def _custom_alerts(params: Section) -> Part:
-    return "forbidden_smarts", {"smarts": _smarts(params)}
-
-
-def _group_count(params: Section) -> Part:
-    return "smarts_count", {"smarts": _smarts(params)}
+    """One pattern, or a list of such."""
+    if isinstance(params.data.get("smarts"), str):
+        return [params.take("smarts", str)]
+    patterns: list[str] = params.take("smarts", list, [], required=True)
+    return patterns
 
 
 def _matching_substructure(params: Section) -> Part:
@@ -95,10 +88,8 @@ def _matching_substructure(params: Section) -> Part:
 def _tanimoto(params: Section) -> Part:
     references = params.take("smiles", list, [], required=True)
     if len(references) > 1:
-        text = (
-            "the nearest of the references counts; REINVENT4 4.8 compares with the first one only"
-        )
-        params.notes.differences.append(f"{params.where('smiles')}: {text}")
+        text = "the nearest of the references counts"
+        params.difference("smiles", f"{text}; REINVENT4 4.8 compares with the first one only")
     features = params.take("use_features", bool, required=True)
     return "tanimoto", {
         "references": references,
@@ -132,7 +123,7 @@ def _external_process(params: Section) -> Part:
     try:
         arguments = shlex.split(params.take("args", str, ""))
     except ValueError as error:
-        params.notes.problems.append(f"{params.where('args')}: {error}")
+        params.problem("args", error)
         arguments = []
     answer = params.take("property", str, required=True)
     return "batch_program", {"command": [executable, *arguments], "property": answer}
@@ -140,8 +131,8 @@ def _external_process(params: Section) -> Part:
 
 WITH_PARAMETERS: dict[str, Callable[[Section], Part]] = {
     "tpsa": _tpsa,
-    "customalerts": _custom_alerts,
-    "groupcount": _group_count,
+    "customalerts": lambda params: ("forbidden_smarts", {"smarts": _smarts(params)}),
+    "groupcount": lambda params: ("smarts_count", {"smarts": _smarts(params)}),
     "matchingsubstructure": _matching_substructure,
     "tanimotosimilarity": _tanimoto,
     "tanimotodistance": _tanimoto,  # its name before 4.0, for the same similarity
@@ -184,9 +175,9 @@ def translate_transform(table: Section) -> dict[str, Any] | None:
     table.end()
     try:
         SETTINGS[settings["kind"]](**settings)
-    except ValueError as error:
-        details = error.errors() if hasattr(error, "errors") else [{"msg": str(error)}]
-        table.notes.problems += [f"{table.where()}: {detail['msg']}" for detail in details]
+    except ValidationError as error:
+        for detail in error.errors():
+            table.problem("", detail["msg"])
         return None
     return settings
 
@@ -219,19 +210,18 @@ def translate_scoring(section: Section, place: Place) -> dict[str, Any]:
     workers = section.take("parallel", int, 1)
     parts: list[dict[str, Any]] = []
     if "component" not in section.data:
-        section.notes.problems.append(f"{section.where('component')}: required, and not given")
+        section.problem("component", "required, and not given")
     for component in section.tables("component"):
         if len(component.data) != 1:
-            text = f"expected one component, got {', '.join(component.data) or 'none'}"
-            section.notes.problems.append(f"{component.where()}: {text}")
+            got = ", ".join(component.data) or "none"
+            component.problem("", f"expected one component, got {got}")
             continue
         kind = next(iter(component.data))
         parts += _endpoints(kind, component.table(kind), place)
     section.end()
     _name_apart(parts)
     if not any(part.get("role") is None for part in parts):
-        text = "no component is left that makes a score; a reward needs a scorer"
-        section.notes.problems.append(f"{section.where()}: {text}")
+        section.problem("", "no component is left that makes a score; a reward needs a scorer")
     reward = {"components": parts, "aggregate": aggregate or "geometric_mean"}
     return reward | ({"workers": workers} if workers > 1 else {})
 
@@ -242,13 +232,11 @@ def _read_file(section: Section) -> None:
     section.data.pop("filetype", None)
     if not name:
         return
-    folder = section.document.folder or Path()
-    places = [Path(name), folder / name]
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
-        section.notes.problems.append(f"{section.where('filename')}: no such file: {places[-1]}")
+    beside = (section.document.folder or Path()) / name
+    if not (Path(name).is_file() or beside.is_file()):
+        section.problem("filename", f"no such file: {beside}")
         return
-    read = read_config(found, section.notes)
+    read = read_config(Path(name) if Path(name).is_file() else beside, section.notes)
     section.document, section.keys = read.document, ()
     section.data |= read.data
 
@@ -264,7 +252,7 @@ def _endpoints(name: str, table: Section, place: Place) -> list[dict[str, Any]]:
     parts = []
     endpoints = list(table.tables("endpoint"))
     if not endpoints:
-        table.notes.problems.append(f"{table.where('endpoint')}: required, and not given")
+        table.problem("endpoint", "required, and not given")
     for endpoint in endpoints:
         given = endpoint.take("params", dict, {})
         params = endpoint.inner({**shared, **given}, "params")
@@ -272,13 +260,12 @@ def _endpoints(name: str, table: Section, place: Place) -> list[dict[str, Any]]:
             params.data.clear()  # REINVENT4 looks at none of them
         kind, parameters = translator(params) if translator else (PLAIN[plain(name)], {})
         params.end()
+        if "command" in parameters:
+            parameters["command"] = [place(word) for word in parameters["command"]]
         part = _part(name, kind, parameters, endpoint)
         if part is not None:
             parts.append(part)
     table.end()
-    if "command" in (parts[0].get("parameters", {}) if parts else {}):
-        for part in parts:
-            part["parameters"]["command"] = [place(word) for word in part["parameters"]["command"]]
     return parts
 
 
@@ -301,8 +288,7 @@ def _part(
     if role is not None:
         part["role"] = role
     elif weight == 0:
-        text = "weight 0: has no part in the reward, and is left out"
-        endpoint.notes.differences.append(f"{endpoint.where('weight')}: {text}")
+        endpoint.difference("weight", "weight 0: has no part in the reward, and is left out")
         return None
     elif weight != 1:
         part["weight"] = weight

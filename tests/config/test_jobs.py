@@ -48,14 +48,11 @@ def _working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def test_an_entry_without_a_grid_is_one_job(tmp_path):
+def test_an_entry_without_a_grid_is_one_job_in_a_folder_of_its_name_or_stage(tmp_path):
     (job,) = jobs_of({"stage": "posttrain", "name": "plain", "config": {"seed": 3}})
     assert (job.name, job.entry, job.stage) == ("plain", "plain", "posttrain")
     assert job.folder == tmp_path / "out" / "plain"
     assert load(job, Run) == Run(seed=3)
-
-
-def test_the_default_folder_carries_the_pipelines_name_and_the_default_name_is_the_stage(tmp_path):
     config, (job,) = load_pipeline(pipeline({"stage": "report"}))
     assert isinstance(config, PipelineConfig)
     assert job.folder == tmp_path / "runs" / "demo" / "report"
@@ -81,27 +78,16 @@ def test_a_config_file_is_found_beside_the_pipeline_and_set_changes_it(tmp_path)
 
 def test_a_grid_is_every_combination_in_order_with_readable_names():
     grid = {"seed": [0, 1], "reward.parts.0.weight": [0.5, 1e-3]}
-    jobs = jobs_of(
-        {
-            "stage": "posttrain",
-            "name": "plain",
-            "config": {"reward": {"parts": [{"weight": 1}]}},
-            "grid": grid,
-        }
-    )
-    assert [job.name for job in jobs] == [
-        "plain-seed=0-weight=0.5",
-        "plain-seed=0-weight=0.001",
-        "plain-seed=1-weight=0.5",
-        "plain-seed=1-weight=0.001",
-    ]
-    weights = [load(job, Run).reward["parts"][0]["weight"] for job in jobs]
-    assert [(load(job, Run).seed, w) for job, w in zip(jobs, weights, strict=True)] == [
-        (0, 0.5),
-        (0, 0.001),
-        (1, 0.5),
-        (1, 0.001),
-    ]
+    entry = {
+        "stage": "posttrain",
+        "name": "plain",
+        "config": {"reward": {"parts": [{"weight": 1}]}},
+    }
+    jobs = jobs_of(entry | {"grid": grid})
+    points = [(0, 0.5), (0, 0.001), (1, 0.5), (1, 0.001)]
+    assert [job.name for job in jobs] == [f"plain-seed={s}-weight={w}" for s, w in points]
+    configs = [load(job, Run) for job in jobs]
+    assert [(one.seed, one.reward["parts"][0]["weight"]) for one in configs] == points
 
 
 @pytest.mark.parametrize(
@@ -137,15 +123,13 @@ def test_references_stand_for_folders_of_earlier_jobs(tmp_path):
         {"stage": "evaluate", "name": "single", "set": {"runs": "${mara}"}},
         {"stage": "sample", "name": "within", "set": {"prior": "${mara-seed=1}/policy.bin"}},
     )
-    promised = [out]
+    promised, seeds = [out], [out / "mara-seed=0", out / "mara-seed=1"]
     assert load(one, Evaluation, promised).runs == [out / "plain"]
-    assert load(all_of_them, Evaluation, promised).runs == [
-        out / "plain",
-        out / "mara-seed=0",
-        out / "mara-seed=1",
-    ]
-    assert load(single, Evaluation, promised).runs == [out / "mara-seed=0", out / "mara-seed=1"]
-    assert load(within, Run, promised).prior == out / "mara-seed=1" / "policy.bin"
+    assert load(all_of_them, Evaluation, promised).runs == [out / "plain", *seeds]
+    assert load(single, Evaluation, promised).runs == seeds
+    assert load(within, Run, promised).prior == seeds[1] / "policy.bin"
+    with pytest.raises(InputError, match="prior: no such file or folder"):
+        load(within, Run)  # nothing is promised
 
 
 def test_a_grid_over_a_gridded_entry_is_one_job_for_each_of_its_jobs(tmp_path):
@@ -155,12 +139,6 @@ def test_a_grid_over_a_gridded_entry_is_one_job_for_each_of_its_jobs(tmp_path):
     )
     assert [job.name for job in jobs[2:]] == ["s-prior=mara-seed=0", "s-prior=mara-seed=1"]
     assert load(jobs[3], Run, [tmp_path]).prior == tmp_path / "out" / "mara-seed=1"
-
-
-def test_what_is_promised_must_be_there_when_nothing_is_promised():
-    _, job = jobs_of({"stage": "posttrain"}, {"stage": "sample", "set": {"prior": "${posttrain}"}})
-    with pytest.raises(InputError, match="prior: no such file or folder"):
-        load(job, Run)
 
 
 def test_mistakes_in_references_name_place_and_choice(tmp_path):
@@ -199,54 +177,44 @@ def test_a_config_that_cannot_be_read_is_no_reason_to_doubt_references_to_it(tmp
     assert text.startswith("bad.yaml:1: not valid YAML")
 
 
-def test_names_must_differ():
-    text = problem_of({"stage": "posttrain"}, {"stage": "posttrain"})
-    assert "stages.1.name: the name 'posttrain' is taken by an earlier entry" in text
-    text = problem_of(
-        {"stage": "sample", "name": "a", "grid": {"seed": [0]}},
-        {"stage": "sample", "name": "a-seed=0"},
-    )
-    assert "stages.1.name: the name 'a-seed=0' is taken" in text
-    text = problem_of({"stage": "sample", "grid": {"seed": [0, 0]}})
-    assert "stages.0.grid: a value is given twice" in text
+MANY = {f"key{n}": list(range(100)) for n in range(20)}
+SAMPLE = {"stage": "sample", "name": "s"}
 
 
 @pytest.mark.parametrize(
-    ("stage", "problem"),
+    ("stages", "problem"),
     [
-        (
-            {"stage": "postrain"},
-            "stages.0.stage: 'postrain' is not allowed; did you mean 'posttrain'",
-        ),
-        (
-            {"stage": "sample", "name": "a/b"},
-            r"only, the first one a letter or a digit\) \(got 'a/b'\)",
-        ),
-        (
-            {"stage": "sample", "grid": {"seed": []}},
-            r"stages.0.grid.seed: should have at least 1 entry \(got \[\]\)",
-        ),
-        ({"stage": "sample", "grid": {"seed": 1}}, "stages.0.grid.seed: should be a list"),
-        ({"stage": "sample", "config": "no.yaml"}, "stages.0.config: no such file or folder"),
-        ({"stage": "sample", "set": {"a..b": 1}}, r"pipeline: 'a\.\.b' is not a key"),
-        ({"stage": "sample", "sett": {}}, "stages.0.sett: not a known key; did you mean 'set'"),
-        ({"name": "a"}, r"stages.0.stage: required, and not given \(Which stage runs"),
+        ([{"stage": "posttrain"}] * 2,
+         "stages.1.name: the name 'posttrain' is taken by an earlier entry"),
+        ([SAMPLE | {"grid": {"seed": [0]}}, SAMPLE | {"name": "s-seed=0"}],
+         "stages.1.name: the name 's-seed=0' is taken"),
+        ([SAMPLE | {"grid": {"seed": [0, 0]}}], "stages.0.grid: a value is given twice"),
+        ([{"stage": "postrain"}],
+         "stages.0.stage: 'postrain' is not allowed; did you mean 'posttrain'"),
+        ([SAMPLE | {"name": "a/b"}], "only, the first one a letter or a digit) (got 'a/b')"),
+        ([SAMPLE | {"grid": {"seed": []}}],
+         "stages.0.grid.seed: should have at least 1 entry (got [])"),
+        ([SAMPLE | {"grid": {"seed": 1}}], "stages.0.grid.seed: should be a list"),
+        ([SAMPLE | {"config": "no.yaml"}], "stages.0.config: no such file or folder"),
+        ([SAMPLE | {"set": {"a..b": 1}}], "pipeline: 'a..b' is not a key"),
+        ([SAMPLE | {"sett": {}}], "stages.0.sett: not a known key; did you mean 'set'"),
+        ([{"name": "a"}], "stages.0.stage: required, and not given (Which stage runs"),
+        ([], "stages: should have at least 1 entry (got [])"),
+        # too many are refused, and not expanded
+        ([SAMPLE | {"grid": MANY}], f"stages.0.grid: {100**20:,} combinations; at most 1,000."),
+        ([SAMPLE | {"grid": {"seed": list(range(100))}},
+          {"stage": "score", "config": {"file": "${s}" * 9}}],
+         f"stages.1.config.file: stands for {100**9:,} folders; at most 1,000."),
     ],
-)
-def test_mistakes_in_entries(stage, problem):
-    with pytest.raises(InputError, match=problem):
-        load_pipeline(pipeline(stage), "out")
+)  # fmt: skip
+def test_mistakes_in_entries(stages, problem):
+    assert problem in problem_of(*stages)
 
 
 def test_a_config_of_a_stage_is_told_in_one_line():
     with pytest.raises(InputError, match=r"no pipeline, .*: it has prior, budget, seed") as caught:
         load_pipeline({"prior": "moses", "budget": 3, "seed": 1, "stages": [{}]})
     assert len(str(caught.value).splitlines()) == 1
-
-
-def test_a_pipeline_without_stages_is_refused():
-    with pytest.raises(InputError, match=r"stages: should have at least 1 entry \(got \[\]\)"):
-        load_pipeline(pipeline())
 
 
 def test_problems_of_a_jobs_settings_stand_at_their_line_in_the_pipeline_file(tmp_path):
@@ -278,12 +246,3 @@ def test_a_config_object_gives_the_same_jobs(tmp_path):
     by_mapping, by_object = load_pipeline(data)[1], load_pipeline(PipelineConfig(**data))[1]
     assert [job.name for job in by_mapping] == [job.name for job in by_object]
     assert [load(job, Run) for job in by_mapping] == [load(job, Run) for job in by_object]
-
-
-def test_a_grid_without_bound_is_refused_and_not_expanded():
-    grid = {f"key{n}": list(range(100)) for n in range(20)}
-    text = problem_of({"stage": "sample", "grid": grid})
-    assert f"stages.0.grid: {100**20:,} combinations; at most 1,000." in text
-    many = {"stage": "sample", "name": "s", "grid": {"seed": list(range(100))}}
-    text = problem_of(many, {"stage": "score", "config": {"file": "${s}" * 9}})
-    assert f"stages.1.config.file: stands for {100**9:,} folders; at most 1,000." in text

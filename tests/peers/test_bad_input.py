@@ -16,12 +16,6 @@ POSTTRAIN = {
     "budget": 16,
 }
 TUNING = {"corpus": "corpus", "valid_split": None}
-TOML = """run_type = "sampling"
-[parameters]
-model_file = "my.prior"
-num_smiles = 10
-numsmiles = 3
-"""
 
 
 @pytest.fixture
@@ -68,14 +62,3 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert says in told.err
     assert len(told.err.splitlines()) == 1
     assert not Path("run").exists()
-
-
-def test_unknown_keys_of_a_toml_are_named_with_their_lines(here, chemkl, capsys):
-    Path("in.toml").write_text(TOML)
-    assert chemkl("convert", "in.toml", "out.yaml") == 2
-    says = "in.toml:5: parameters.numsmiles: no key that is known here; did you mean 'num_smiles'?"
-    assert capsys.readouterr().err.splitlines()[0] == says
-    for command in ("check", "run", "sample"):
-        assert chemkl(command, "in.toml") == 2
-        assert "becomes one with: chemkl convert in.toml in.yaml" in capsys.readouterr().err
-    assert not Path("out.yaml").exists()

@@ -8,7 +8,6 @@ import pytest
 
 from chemkl.config import InputError
 from chemkl.config.document import dump, parse
-from chemkl.peers import Notes, read_config, translate
 from chemkl.peers.reading import toml_lines
 from chemkl.results import Manifest
 from chemkl.stages.check import check_file
@@ -145,7 +144,10 @@ def test_a_run_of_one_stage_is_a_posttrain_config_that_runs(here):
         "# Made from in.toml of REINVENT4 by chemkl convert.\n#   chemkl posttrain out.yaml" in text
     )
     assert "#   in.toml:5: tb_logdir: TensorBoard's log" in text
+    needless = ["tb_logdir", "parameters.summary_csv_prefix", "stage.0.chkpt_file"]
+    assert re.findall(r"^#   in\.toml:\d+: ([\w.]+): ", text, re.MULTILINE) == needless
     assert "LEFT OUT" not in text
+    assert "Not the same as there" not in text
     assert posttrain("out.yaml", here / "run").exists()
 
 
@@ -466,16 +468,3 @@ def test_lines_of_toml():
     lines = toml_lines(text)
     wanted = {"a": 1, "b.c": 2, "b.c.d.e": 3, "f": 6, "f.0.g": 7, "f.0.h.0.i": 9, "f.1.h.0.j": 12}
     assert {key: lines[tuple(key.split("."))] for key in wanted} == wanted
-
-
-def test_nothing_of_the_notes_is_lost(here):
-    Path("in.toml").write_text(STAGED)
-    notes = Notes()
-    jobs = translate(read_config(Path("in.toml"), notes), str)
-    assert [job.stage for job in jobs] == ["posttrain"]
-    assert (notes.problems, notes.gaps, notes.differences) == ([], [], [])
-    assert [line.split(": ")[1] for line in notes.needless] == [
-        "tb_logdir",
-        "parameters.summary_csv_prefix",
-        "stage.0.chkpt_file",
-    ]
