@@ -116,7 +116,7 @@ def test_unquoted_smarts_are_told_to_be_quoted(value):
 
 
 def test_other_mistakes_say_nothing_of_quotes():
-    with pytest.raises(InputError, match="not valid YAML: (?!.*quoted)"):
+    with pytest.raises(InputError, match=r"not valid YAML: (?!.*quoted)"):
         parse("a: b: c\n", "here")
 
 
