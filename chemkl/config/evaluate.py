@@ -42,8 +42,10 @@ def _expand_runs(value: Any, info: ValidationInfo) -> Any:
         return value
     folders: list[Any] = []
     for entry in entries:
-        is_many = isinstance(entry, str) and is_pattern(entry, info.context or {})
-        folders += runs_matching(entry, info.context or {}) if is_many else [entry]
+        if isinstance(entry, str) and is_pattern(entry, info.context or {}):
+            folders += runs_matching(entry, info.context or {})
+        else:
+            folders.append(entry)
     return folders
 
 
