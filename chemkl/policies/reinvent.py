@@ -24,7 +24,7 @@ from chemkl.config import InputError, load_config
 from chemkl.config.pretrain import RnnConfig
 from chemkl.policies.base import Policy
 from chemkl.policies.rnn import RnnPolicy, State
-from chemkl.policies.tokenizer import END, END_ID, START, Vocabulary
+from chemkl.policies.tokenizer import END, END_ID, START, Vocabulary, tokenize
 from chemkl.results.atomic import atomic_file
 
 SUFFIXES = (".prior", ".model", ".agent", ".chkpt")
@@ -268,35 +268,36 @@ def _renamed(name: str, parts: Mapping[str, str] = PARTS) -> str:
 
 def _unpickled(path: Path) -> Mapping[str, Any]:
     """Read the dict of a file with tensors, plain values and stand-ins alone."""
-    if _is_compressed(path):
-        raise InputError(f"{path}: refused: its records are compressed. {_FIX}")
     stand_ins: list[tuple[type, str]] = []
-    content: Mapping[str, Any]
-    while True:
+    content: Any = None
+    problem = "refused: its records are compressed" if _is_compressed(path) else ""
+    reads = not problem
+    while reads:
+        reads = False
         try:
             with torch.serialization.safe_globals(stand_ins):  # type: ignore[arg-type]
                 content = torch.load(path, map_location="cpu", weights_only=True)
-            break
         except FileNotFoundError:
-            raise InputError(f"{path}: no such model file. {_FIX}") from None
+            problem = "no such model file"
+        except PermissionError as error:
+            problem = f"cannot be read ({error.strerror})"
         except pickle.UnpicklingError as error:
             blocked = _BLOCKED.search(str(error))
             name = blocked[1] if blocked else ""
-            if not _STAND_IN.fullmatch(name) or name in [known for _, known in stand_ins]:
+            if _STAND_IN.fullmatch(name) and name not in [known for _, known in stand_ins]:
+                stand_ins.append((_StandIn, name))
+                reads = True
+            else:
                 code = f"it holds {name}, which could run code"
-                reason = code if name else "not a torch file, or cut short"
-                raise InputError(f"{path}: refused: {reason}. {_FIX}") from None
-            stand_ins.append((_StandIn, name))
-        except PermissionError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}). {_FIX}") from None
+                problem = f"refused: {code if name else 'not a torch file, or cut short'}"
         except Exception as error:  # noqa: BLE001 - torch raises many kinds, in its own words
             what = f"damaged, or cut short ({type(error).__name__})"
-            what = what if path.stat().st_size else "empty"
-            raise InputError(f"{path}: {what}: get it anew. {_FIX}") from None
+            problem = f"{what if path.stat().st_size else 'empty'}: get it anew"
     missing = [key for key in _KEYS if not isinstance(content, Mapping) or key not in content]
     if missing:
-        raise InputError(f"{path}: has no {', '.join(missing)}. {_FIX}")
-    return content
+        lacks = f"has no {', '.join(missing)}"
+        raise InputError(f"{path}: {problem or lacks}. {_FIX}")
+    return cast("Mapping[str, Any]", content)
 
 
 def _is_compressed(path: Path) -> bool:
@@ -325,6 +326,8 @@ def _tokens(vocabulary: Any, path: str | Path) -> dict[str, int]:
         problem = f"the ids of {len(tokens)} tokens are not 0, 1, 2, ..."
     elif END not in tokens or START not in tokens:
         problem = f"lacks the end token {END!r} or the start {START!r}"
+    elif any(len(tokenize(token)) > 1 for token in tokens):
+        problem = "has tokens that REINVENT's tokenizer would split"
     if problem:
         raise InputError(f"{path}: vocabulary: {problem}")
     first = {END: tokens[END], START: tokens[START]}
@@ -366,7 +369,5 @@ def _network(content: Mapping[str, Any], tokens: Iterable[str], path: str | Path
         spoken = Vocabulary(tuple(tokens))
     except InputError as error:
         raise InputError(f"{path}: network_params or vocabulary: {error}") from None
-    if spoken.has_fragments:
-        raise InputError(f"{path}: vocabulary: has tokens that REINVENT's tokenizer would split")
     with torch.device("meta"):
         return RnnPolicy(spoken, **settings.model_dump(exclude={"kind"}))
