@@ -35,6 +35,10 @@ def shown(what, name=None, width=80, **asked):
     return lines
 
 
+def in_words(lines):
+    return " ".join(" ".join(lines).split())
+
+
 def after(lines, heading):
     """The lines from a heading on."""
     return lines[next(i for i, line in enumerate(lines) if line.startswith(heading)) :]
@@ -79,7 +83,6 @@ def test_a_run_that_is_called_like_a_table_wins(tmp_path, monkeypatch, write_run
 @pytest.mark.parametrize("width", [80, 120])
 def test_a_run(run, width):
     lines = shown(run, width=width)
-    text = " ".join(" ".join(lines).split())
     assert row(lines, "ended") == ["complete:", "budget"]
     assert row(lines, "what") == ["posttrain,", "target", "mara,", "seed", "7"]
     assert row(lines, "trace") == ["1", "part,", "steps", "0", "to", "1"]
@@ -87,6 +90,7 @@ def test_a_run(run, width):
     # the columns, with types and meanings
     assert ["call", "int64"] in [line.split()[:2] for line in lines]
     assert row(lines, "raw_qed")[0] == "double"
+    text = in_words(lines)
     assert "Reward component qed in its own unit, before its transform." in text
     assert "RDKit canonical SMILES. Null: invalid." in text
     # the counts: one string is invalid, two are repeats; two scaffolds with rings
@@ -115,9 +119,6 @@ def test_the_last_events_are_shown_and_of_checkpoints_in_a_row_the_last(run):
     assert [line[0] for line in cells] == ["start", "end", "checkpoint", "alarm"]
     assert cells[2][1:3] == cells[3][1:3] == ["100", "1,234"]
     assert cells[3][3] == "collapsed"
-
-
-def test_a_run_without_a_log_is_shown(run):
     (run / "log.jsonl").unlink()
     assert not [line for line in shown(run) if line.startswith("Log")]
 
@@ -156,29 +157,38 @@ def test_a_long_smiles_is_folded_and_kept_whole(tmp_path, write_run):
 
 
 @pytest.mark.parametrize(
-    ("end", "says"),
+    ("status", "ended_by", "says"),
     [
-        ({"status": "running"}, "not yet: it is running, or was killed without a word"),
-        ({"status": "interrupted", "ended_by": "KeyboardInterrupt"}, "interrupted: KeyboardInt"),
-        ({"status": "failed", "ended_by": "ValueError: [x] \n y"}, "failed: ValueError: [x]"),
+        ("running", "budget", "not yet: it is running, or was killed without a word"),
+        ("interrupted", "KeyboardInterrupt", "interrupted: KeyboardInt"),
+        ("failed", "ValueError: [x] \n y", "failed: ValueError: [x]"),
     ],
 )
-def test_how_a_run_ended(run, end, says):
+def test_how_a_run_ended(run, status, ended_by, says):
     manifest = Manifest.load(run)
-    for key, value in end.items():
-        setattr(manifest, key, value)
+    manifest.status, manifest.ended_by = status, ended_by
     manifest.save()
     assert any(line.startswith("ended") and says in line for line in shown(run))
 
 
-def test_a_run_without_manifest_without_tau_or_without_molecules(tmp_path, write_run, run):
-    (run / "manifest.json").unlink()
-    assert row(shown(run), "ended")[:2] == ["not", "known:"]
+def test_a_run_without_tau_or_without_molecules(tmp_path, write_run):
     gibbs = write_run(tmp_path / "gibbs", STEPS, {"target": {"kind": "gibbs"}, "budget": 5000})
     assert "give --threshold" in " ".join(row(shown(gibbs), "hits"))
     assert row(shown(gibbs), "calls") == ["5", "of", "a", "budget", "of", "5,000"]
     bad = write_run(tmp_path / "bad", [[("C1CC", 0.0)]])
     assert row(after(shown(bad), "Counts"), "valid") == ["0", "0.0%", "of", "them"]
+
+
+def test_a_damaged_manifest_is_called_so_and_can_be_moved_away(run, chemkl, capsys):
+    manifest = run / "manifest.json"
+    manifest.write_text(manifest.read_text()[:200])
+    assert chemkl("show", run) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{manifest}: damaged, or no manifest: it is not whole JSON. Restore it")
+    assert "output folder" not in line
+    assert line.endswith("begin anew; chemkl show reads the trace without it.")
+    manifest.unlink()
+    assert row(shown(run), "ended")[:2] == ["not", "known:"]
 
 
 # ---- a file
@@ -206,7 +216,7 @@ def test_a_file(file):
     assert "First rows" not in " ".join(shown(file, rows=0))
 
 
-def test_a_part_of_a_trace_is_a_file_too(run):
+def test_a_part_of_a_trace_and_a_file_without_meanings_or_rows_are_files_too(run, tmp_path):
     (part,) = (run / "trace").iterdir()
     lines = shown(part)
     assert row(lines, "columns") == ["20"]
@@ -214,12 +224,8 @@ def test_a_part_of_a_trace_is_a_file_too(run):
     cells = [line.split() for line in after(lines, "First rows")]
     assert ["smiles", "Cc1ccccc1", "CCO"] in cells
     assert any(line.startswith("More rows do not fit") for line in lines)
-
-
-def test_a_file_without_meanings_or_rows(tmp_path):
-    path = tmp_path / "foreign.parquet"
-    pd.DataFrame({"a": pd.Series([], dtype="int64")}).to_parquet(path)
-    lines = shown(path)
+    pd.DataFrame({"a": pd.Series([], dtype="int64")}).to_parquet(tmp_path / "foreign.parquet")
+    lines = shown(tmp_path / "foreign.parquet")
     assert row(lines, "rows") == ["0"]
     assert ["a", "int64", "–"] in [line.split() for line in lines]  # noqa: RUF001 - the dash
 
@@ -227,11 +233,14 @@ def test_a_file_without_meanings_or_rows(tmp_path):
 # ---- a query
 
 
-def test_a_long_answer_is_cut_and_says_so(run):
+def test_an_answer_is_cut_and_may_have_no_rows(run, file):
     lines = shown(run, sql="select row, smiles from trace", rows=3)
     assert lines[-1] == "3 of 8 rows; --rows N shows more, or --csv FILE writes all"
     wide = shown(run, sql="select * from trace")
     assert any(line.split()[:1] == ["logp_policy"] for line in wide)
+    assert "0 rows" in shown(run, sql="select step from trace where step < 0")
+    for asked in (file.parent, file):  # the tables of an evaluation can be asked too
+        assert row(shown(asked, sql="select count(*) n, 'x' x from samples"), "3") == ["x"]
 
 
 def test_an_answer_goes_into_files(run, tmp_path):
@@ -250,11 +259,6 @@ def test_an_answer_goes_into_files(run, tmp_path):
         shown(run, sql=sql, **files)
     assert len(shown(run, width=200, sql="select 1", force=True, **files)) == 2
     assert row(shown(files["parquet"]), "rows") == ["1"]
-
-
-def test_the_tables_of_an_evaluation_can_be_asked_too(tmp_path, file):
-    assert row(shown(tmp_path, sql="select count(*) n, 'x' x from samples"), "3") == ["x"]
-    assert row(shown(file, sql="select count(*) n, 'x' x from samples"), "3") == ["x"]
 
 
 # ---- mistakes
@@ -301,18 +305,6 @@ def test_mistakes_exit_with_2(chemkl, capsys, monkeypatch, tmp_path, run, file, 
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_damaged_manifest_is_called_so_and_can_be_moved_away(run, chemkl, capsys):
-    manifest = run / "manifest.json"
-    manifest.write_text(manifest.read_text()[:200])
-    assert chemkl("show", run) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"{manifest}: damaged, or no manifest: it is not whole JSON. Restore it")
-    assert "output folder" not in line
-    assert line.endswith("begin anew; chemkl show reads the trace without it.")
-    manifest.unlink()
-    assert chemkl("show", run) == 0
-
-
 @pytest.mark.parametrize("threshold", ["nan", "inf"])
 def test_a_threshold_that_is_no_number_is_refused(chemkl, capsys, run, threshold):
     for command in (["show", str(run)], ["export", str(run), "--smi", "x.smi"]):
@@ -321,23 +313,15 @@ def test_a_threshold_that_is_no_number_is_refused(chemkl, capsys, run, threshold
         assert "should be a finite number" in said
 
 
-def test_an_answer_without_rows_says_so(run):
-    assert "0 rows" in shown(run, sql="select step from trace where step < 0")
-
-
 def test_a_run_says_how_it_collapsed_and_that_its_target_never_acted(tmp_path, write_run):
     """Windows of 4: the fourth sample, at call 2, makes half of them duplicates."""
     steps = [[("CCO", 0.5), ("CCO", 0.5), ("CCN", 0.75), ("CCN", 0.75)]]
     target = {"kind": "mara", "tau": 0.9, "sigma": 8}
     watched = {"collapse": {"action": "stop", "window": 4}}
     run = write_run(tmp_path / "run", steps, {"target": target, "callbacks": watched})
-    out = io.StringIO()
-    show(str(run), console=Console(file=out, width=200))
-    shown = " ".join(out.getvalue().split())
-    assert "collapsed at step 0, call 2; still so at the end" in shown
-    assert (
-        "the target mara never acted: no reward reached tau = 0.9; the best reward is 0.75" in shown
-    )
+    text = in_words(shown(run, width=200))
+    assert "collapsed at step 0, call 2; still so at the end" in text
+    assert "the target mara never acted: no reward reached tau = 0.9; the best reward is 0" in text
 
 
 # ---- runs of language models
@@ -366,27 +350,27 @@ def words_after(lines, heading):
 def test_a_run_of_text(texts, width):
     lines = shown(texts, width=width)
     counts = words_after(lines, "Counts")
-    assert counts[1:8] == [
-        ["completions", "6", "sampled,", "to", "2", "prompts"],
-        ["valid", "4", "66.7%", "of", "them", "have", "an", "answer"],
-        ["truncated", "1", "16.7%", "of", "them", "had", "no", "end,", "and", "failed"],
-        ["distinct", "3", "answers,", "each", "counted", "for", "each", "prompt"],
-        ["calls", "3"],
-        ["hits", "2", "answers", "with", "R", ">=", "0.8,", "in", "3", "completions"],
-        ["best", "R", "1", "the", "largest", "raw", "reward"],
+    assert [" ".join(words) for words in counts[1:8]] == [
+        "completions 6 sampled, to 2 prompts",
+        "valid 4 66.7% of them have an answer",
+        "truncated 1 16.7% of them had no end, and failed",
+        "distinct 3 answers, each counted for each prompt",
+        "calls 3",
+        "hits 2 answers with R >= 0.8, in 3 completions",
+        "best R 1 the largest raw reward",
     ]
-    text = " ".join(" ".join(lines).split())
+    text = in_words(lines)
     assert "the first scoring of an answer to its prompt" in text
     assert "SMILES string exactly as sampled" not in text
     assert "Best molecules" not in text
     assert "scaffolds" not in " ".join(map(" ".join, counts))
     (at,) = [n for n, words in enumerate(counts) if words[:3] == ["Most", "frequent", "answers"]]
-    assert [words for words in counts[at + 1 :] if words][2:] == [
-        ["1", "or", "2?", "1", "yes", "50.00%", "1"],
-        ["'2\\n'", "no", "25.00%", "0"],
-        ["2", "yes", "25.00%", "1"],
-        ["Name", "a", "mo…,", "please.", "May", "yes", "50.00%", "0.5"],
-        ["It", "is", "no", "50.00%", "0"],
+    assert [" ".join(words) for words in counts[at + 1 :] if words][2:] == [
+        "1 or 2? 1 yes 50.00% 1",
+        "'2\\n' no 25.00% 0",
+        "2 yes 25.00% 1",
+        "Name a mo…, please. May yes 50.00% 0.5",
+        "It is no 50.00% 0",
     ]
 
 
@@ -436,24 +420,18 @@ def test_molecules_keep_their_view_and_say_their_prompt(tmp_path, write_text_run
 # ---- export
 
 
-@pytest.mark.parametrize("option", ["csv", "smi", "sdf"])
-def test_a_run_without_molecules_is_not_exported(texts, tmp_path, option):
-    file = tmp_path / f"a.{option}"
-    with pytest.raises(InputError, match=r"no completion in this .* names a molecule") as caught:
-        export(texts, **{option: file})
-    assert f'chemkl show {texts} --sql "SELECT prompt, completion' in str(caught.value)
-    assert "--csv" in str(caught.value)
-    assert not file.exists()
-
-
-def test_all_rows_of_it_are_a_table_all_the_same(texts, tmp_path):
+def test_a_run_without_molecules_is_not_exported_but_as_a_table(texts, tmp_path, chemkl):
+    for option in ("csv", "smi", "sdf"):
+        file = tmp_path / f"a.{option}"
+        with pytest.raises(InputError, match=r"no completion in this .* names a molecule") as error:
+            export(texts, **{option: file})
+        assert f'chemkl show {texts} --sql "SELECT prompt, completion' in str(error.value)
+        assert "--csv" in str(error.value)
+        assert not file.exists()
     assert export(texts, csv=tmp_path / "a.csv", all_rows=True) == 6
     table = pd.read_csv(tmp_path / "a.csv")
     assert table["completion"].tolist() == ["1", "1", "2\n", "2", "May", "It is"]
-
-
-def test_the_way_that_is_named_works(texts, tmp_path, chemkl, capsys):
-    pytest.importorskip("duckdb")
+    pytest.importorskip("duckdb")  # the way that is named works
     sql = "SELECT prompt, completion, answer, reward FROM trace"
     assert chemkl("show", texts, "--sql", sql, "--csv", tmp_path / "texts.csv") == 0
     assert pd.read_csv(tmp_path / "texts.csv")["reward"].tolist() == [1, 1, 0, 1, 0.5, 0]
