@@ -6,7 +6,7 @@ Rows, sentences and tables; runs are seen through as many samples as what is for
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -356,7 +356,7 @@ class Trained:
     folder: Path
     target: TargetConfig
     moved: Mapping[str, str]
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any]
 
 
 class _RunConfig(BaseModel):

@@ -2,7 +2,6 @@ import codecs
 import importlib.util
 import math
 import os
-import pickle
 import zipfile
 from collections import Counter
 
@@ -65,15 +64,8 @@ def statistics_of(smiles):
     }
 
 
-def save(path, statistics, protocol=2):
-    """Write an npz as molsets did: a 0-d array of objects, pickled by protocol 2."""
-    array = np.array(statistics, dtype=object)
-    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (), }"
-    header += b" " * (118 - len(header) - 1) + b"\n"
-    body = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
-    body += array.tobytes() if protocol is None else pickle.dumps(array, protocol)
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("stats.npy", body)
+def save(path, statistics):
+    np.savez(path, stats=np.array(statistics, dtype=object))
     return path
 
 

@@ -1,4 +1,6 @@
 import itertools
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -65,20 +67,9 @@ def test_few_molecules_start_no_process(real_smiles, monkeypatch):
 
 
 def test_a_worker_that_dies_is_an_error_that_says_what_to_do(real_smiles, pooled, monkeypatch):
-    class Dying:
-        def __init__(self, *_, **__):
-            pass
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def run(self, _job, units):
-            yield len(units) - 1, Lost("the worker died (SIGKILL)", -1)
-
-    monkeypatch.setattr(samples_module, "Pool", Dying)
+    lost = Lost("the worker died (SIGKILL)", -1)
+    dying = SimpleNamespace(run=lambda _job, units: [(len(units) - 1, lost)])
+    monkeypatch.setattr(samples_module, "Pool", lambda *_, **__: nullcontext(dying))
     message = r"molecules 15 to 20: the worker died \(SIGKILL\).*metrics.workers: 1"
     with pytest.raises(RuntimeError, match=message):
         read_structures(real_smiles[:20], workers=2)
