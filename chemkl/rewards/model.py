@@ -393,18 +393,13 @@ class RewardModel(AbstractContextManager["RewardModel"]):
         self._engine = Engine(config, terms)
         self.has_workers = self._engine.pool is not None
         self._terms = terms
-        self._by_role = {
-            role: [term for term in terms if term.role == role]
-            for role in ("scorer", "filter", "penalty")
-        }
-        self._weights = [term.weight for term in self._by_role["scorer"]]
+        self._weights = [term.weight for term in terms if term.role == "scorer"]
+        prefixes = RAW_PREFIX, SCORE_PREFIX
+        numbers = [prefix + name for name in self.component_names for prefix in prefixes]
         self._dtypes: dict[str, Any] = {
-            **dict.fromkeys(("smiles", "canonical_smiles"), TEXT),
-            **{"valid": bool, "reason": TEXT, "scaffold": TEXT},
+            **{"smiles": TEXT, "canonical_smiles": TEXT, "valid": bool, "reason": TEXT},
+            **{"scaffold": TEXT, **dict.fromkeys(numbers, float), "reward": float},
         }
-        for name in self.component_names:
-            self._dtypes |= {RAW_PREFIX + name: float, SCORE_PREFIX + name: float}
-        self._dtypes["reward"] = float
         self.columns = list(self._dtypes)
         self._spread: Spread = call
         self._read: dict[str, tuple[str | None, str | None]] = {}
@@ -524,17 +519,16 @@ class RewardModel(AbstractContextManager["RewardModel"]):
         scores, wrong = self._scores(raw.values)
         row: dict[str, Any] = {RAW_PREFIX + name: value for name, value in raw.values.items()}
         row |= {SCORE_PREFIX + name: score for name, score in scores.items()}
-        by_role = {
-            role: {term.name: scores[term.name] for term in terms}
-            for role, terms in self._by_role.items()
-        }
+        earned, filters, penalties = (
+            {term.name: scores[term.name] for term in self._terms if term.role == role}
+            for role in ("scorer", "filter", "penalty")
+        )
         reasons = [*map(str, raw.failures), *map(str, wrong)]
-        reasons += [f"filter {n} failed" for n, x in by_role["filter"].items() if x < PASSING]
+        reasons += [f"filter {n} failed" for n, x in filters.items() if x < PASSING]
         if reasons:
             return row | {"reason": "; ".join(reasons), "reward": 0.0}
-        aggregate = AGGREGATES[self.config.aggregate]
-        paid = aggregate([*by_role["scorer"].values()], self._weights)
-        return row | {"reward": paid * math.prod(by_role["penalty"].values())}
+        paid = AGGREGATES[self.config.aggregate]([*earned.values()], self._weights)
+        return row | {"reward": paid * math.prod(penalties.values())}
 
     def _scores(self, raw: Mapping[str, float]) -> tuple[dict[str, float], list[Failed]]:
         """Transform raw values; what is no score becomes NaN and one more failure."""

@@ -43,25 +43,18 @@ def sascorer():
 
 
 ORACLES = {
-    "qed": QED.qed,
-    "sa_score": lambda mol: sascorer().calculateScore(mol),
-    "mol_wt": Descriptors.MolWt,
-    "logp": Crippen.MolLogP,
-    "tpsa": Descriptors.TPSA,
-    "hbd": Lipinski.NumHDonors,
-    "hba": Lipinski.NumHAcceptors,
-    "rotatable_bonds": Lipinski.NumRotatableBonds,
-    "rings": Lipinski.RingCount,
+    **{"qed": QED.qed, "mol_wt": Descriptors.MolWt, "logp": Crippen.MolLogP},
+    **{"tpsa": Descriptors.TPSA, "hbd": Lipinski.NumHDonors, "hba": Lipinski.NumHAcceptors},
+    **{"rotatable_bonds": Lipinski.NumRotatableBonds, "rings": Lipinski.RingCount},
 }
 
 
-@pytest.mark.parametrize("smiles", MOLECULES)
-@pytest.mark.parametrize("kind", ORACLES)
-def test_properties_are_rdkits(kind, smiles):
+@pytest.mark.parametrize("kind", [*ORACLES, "sa_score"])
+def test_properties_are_rdkits(kind):
     low, high = COMPONENTS[kind].range
-    number = value(kind, smiles)
-    assert number == ORACLES[kind](mol(smiles))
-    assert low <= number <= high
+    oracle = ORACLES.get(kind) or sascorer().calculateScore
+    for smiles in MOLECULES:
+        assert low <= value(kind, smiles) == oracle(mol(smiles)) <= high
 
 
 def test_every_component_is_named_in_a_test():

@@ -3,6 +3,7 @@
 import io
 import math
 from typing import Literal, NamedTuple, get_type_hints
+from unittest.mock import patch
 
 import pytest
 from building import build, part, reward_of, value
@@ -27,10 +28,8 @@ SHIPPED = [each for each in COMPONENTS.values() if each.factory.__module__.start
 @pytest.fixture
 def registry():
     """Whatever a test registers is forgotten after it."""
-    before = dict(COMPONENTS)
-    yield
-    COMPONENTS.clear()
-    COMPONENTS.update(before)
+    with patch.dict(COMPONENTS):
+        yield
 
 
 def test_a_component_of_ones_own_is_one_function(registry):

@@ -124,11 +124,9 @@ class UserFunction:
             and not taken.name.startswith("_")
         }
         anything = any(taken.kind is Parameter.VAR_KEYWORD for taken in takes)
-        lines = []
-        if parameters and not fields and not anything:
-            names = ", ".join(map(str, parameters))
-            lines = [f"parameters: {self} takes nothing but {' and '.join(given)} (got {names})"]
-        InputError.refuse(lines)
+        names = ", ".join(map(str, parameters))
+        lines = [f"parameters: {self} takes nothing but {' and '.join(given)} (got {names})"]
+        InputError.refuse(lines if parameters and not fields and not anything else [])
         config = ConfigDict(
             extra="allow" if anything else "forbid",
             protected_namespaces=(),
@@ -144,8 +142,7 @@ class UserFunction:
             checked = model.model_validate(dict(parameters))
         except ValidationError as error:
             document = Document(dict(parameters), "", prefix=("parameters",))
-            lines = [text for _, text in render(error, document)]
-        InputError.refuse(lines)
+            InputError.refuse(text for _, text in render(error, document))
         return {name: getattr(checked, name) for name in parameters}
 
     def __str__(self) -> str:

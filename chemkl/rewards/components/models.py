@@ -218,7 +218,6 @@ def load_skops(
 ) -> Predict:
     """Read a scikit-learn model, which takes fingerprints of length n, from a skops file."""
     import skops.io  # optional
-    from sklearn import ensemble, tree
 
     what = "not readable" if zipfile.is_zipfile(path) else "not a skops file"
     with _explained(f"{path} is {what}"):  # a damaged file makes it raise anything
@@ -243,10 +242,8 @@ def load_skops(
     ask = getattr(model, called)
 
     # a batch leaves each molecule's value as it is, to the bit, in trees; not in matrix products
-    trees = (tree.DecisionTreeClassifier, tree.DecisionTreeRegressor)
-    forests = (ensemble.RandomForestClassifier, ensemble.RandomForestRegressor)
-    extra = (ensemble.ExtraTreesClassifier, ensemble.ExtraTreesRegressor)
-    together = isinstance(model, (*trees, *forests, *extra))
+    kind = type(model).__name__.removesuffix("Classifier").removesuffix("Regressor")
+    together = kind in ("DecisionTree", "RandomForest", "ExtraTrees")
     run = ask if together else lambda rows: np.concatenate([ask(row[None]) for row in rows])
     return _one_number(run, class_index, n, path, called)
 

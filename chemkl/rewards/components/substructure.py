@@ -62,12 +62,14 @@ def compile_smarts(smarts: list[str]) -> list[Mol]:
     return [pattern for pattern in patterns if pattern is not None]
 
 
-def _counter(*, unique: bool, use_chirality: bool) -> Callable[[Mol, Mol], int]:
-    """Give the function that counts how often a pattern occurs in a molecule."""
+def _counter(
+    *, unique: bool, use_chirality: bool, most: int = MOST_MATCHES
+) -> Callable[[Mol, Mol], int]:
+    """Give the function that counts how often a pattern occurs in a molecule, up to `most`."""
     settings = Chem.SubstructMatchParameters()
     settings.uniquify = unique  # type: ignore[assignment] # RDKit's stubs
     settings.useChirality = use_chirality  # type: ignore[assignment] # RDKit's stubs
-    settings.maxMatches = MOST_MATCHES  # type: ignore[assignment] # RDKit's stubs
+    settings.maxMatches = most  # type: ignore[assignment] # RDKit's stubs
     return lambda mol, pattern: len(mol.GetSubstructMatches(pattern, settings))
 
 
@@ -99,13 +101,8 @@ def required_smarts(
             f"max_matches = {max_matches} is below min_matches = {min_matches}: nothing can pass"
         )
     enough = all if combine == "all" else any
-    if (min_matches, max_matches) == (1, None):  # the first match settles it
-        return lambda mol: float(
-            enough(
-                mol.HasSubstructMatch(pattern, useChirality=use_chirality) for pattern in patterns
-            )
-        )
-    count = _counter(unique=unique, use_chirality=use_chirality)
+    settled_by = 1 if (min_matches, max_matches) == (1, None) else MOST_MATCHES
+    count = _counter(unique=unique, use_chirality=use_chirality, most=settled_by)
     most = math.inf if max_matches is None else max_matches
     return lambda mol: float(
         enough(min_matches <= count(mol, pattern) <= most for pattern in patterns)
