@@ -34,8 +34,14 @@ def load_ahead(modules: Iterable[str], n_jobs: int) -> None:
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         "PYTHONSAFEPATH": "1",  # no module of the working directory's
     }
-    with shielded(), _environment(environment):
-        forkserver.ensure_running()
+    before = dict(os.environ)
+    os.environ.update(environment)
+    try:
+        with shielded():
+            forkserver.ensure_running()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def start(command: Sequence[str], out: Path, log: Path, n_jobs: int) -> BaseProcess:
@@ -83,14 +89,3 @@ def _be(
         runpy.run_module("chemkl", run_name="__main__", alter_sys=True)
     finally:
         atexit._run_exitfuncs()  # multiprocessing leaves them out before Python 3.14
-
-
-@contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)

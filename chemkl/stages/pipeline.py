@@ -198,14 +198,9 @@ class _Child:
         path = self.plan.logs.with_name(f"{self.plan.logs.name}.{kind}")
         return path.read_text(encoding="utf-8", errors="replace")
 
-    def progress(self) -> Text:
-        """The line that is shown while it runs."""
-        return Text(f"{self.line.title}: {self.last_line()}", no_wrap=True, overflow="ellipsis")
-
     def last_line(self) -> str:
         """The last line of what it says of its progress."""
-        lines = self.log("log").strip().splitlines()
-        return lines[-1] if lines else ""
+        return self.log("log").strip().rpartition("\n")[2]
 
     def ended(self) -> Outcome:
         """Tell what has become of it, and print what it found."""
@@ -239,7 +234,13 @@ class _SideBySide:
         self, console: Console, pipeline: Source, chosen: list[Planned], n_jobs: int
     ) -> None:
         self._console, self._n_jobs = console, n_jobs
-        self._file = _file_of(pipeline, chosen[0].logs.parent)
+        if isinstance(pipeline, PipelineConfig):
+            pipeline = pipeline.model_dump(mode="json")
+        if not isinstance(pipeline, str | Path):  # given as data, which is written for the jobs
+            file = chosen[0].logs.with_name("pipeline.yaml")
+            write_bytes(file, json_of(pipeline), parents=True)
+            pipeline = file
+        self._file = pipeline
         self._waiting = {plan.job.name: plan for plan in chosen}
         self._titles = {
             name: f"[{n}/{len(chosen)}] {name}" for n, name in enumerate(self._waiting, 1)
@@ -258,7 +259,8 @@ class _SideBySide:
                         if child.process.exitcode is not None:
                             self._became[name] = self._running.pop(name).ended()
                     if self._console.is_terminal:
-                        lines = [child.progress() for child in self._running.values()]
+                        told = [f"{c.line.title}: {c.last_line()}" for c in self._running.values()]
+                        lines = [Text(line, no_wrap=True, overflow="ellipsis") for line in told]
                         live.update(Group(*lines), refresh=True)
                     time.sleep(0.1)
         except BaseException:  # a signal, or a disk that is full: none is left without a checkpoint
@@ -281,28 +283,14 @@ class _SideBySide:
         elif len(made) < len(needs) or len(self._running) == self._n_jobs:
             return
         elif line.begins(plan):
-            process = _started(self._file, plan, self._n_jobs)
+            command = ["run", str(self._file), "--job", name, "--out", str(plan.folder.parent)]
+            out, log = (plan.logs.with_name(f"{plan.logs.name}.{kind}") for kind in ("out", "log"))
+            plan.logs.parent.mkdir(parents=True, exist_ok=True)
+            with storing(plan.logs):
+                out.write_bytes(b"")
+                log.write_bytes(b"")
+            process = processes.start(command, out, log, self._n_jobs)
             self._running[name] = _Child(plan, line, process)
         else:
             self._became[name] = Outcome(name, plan.folder, "skipped")
         del self._waiting[name]
-
-
-def _started(file: str | Path, plan: Planned, n_jobs: int) -> BaseProcess:
-    """Start a job, with its share of the cores; it dies with this process."""
-    command = ["run", str(file), "--job", plan.job.name, "--out", str(plan.folder.parent)]
-    out, log = (plan.logs.with_name(f"{plan.logs.name}.{kind}") for kind in ("out", "log"))
-    plan.logs.parent.mkdir(parents=True, exist_ok=True)
-    with storing(plan.logs):
-        out.write_bytes(b"")
-        log.write_bytes(b"")
-    return processes.start(command, out, log, n_jobs)
-
-
-def _file_of(pipeline: Source, logs: Path) -> str | Path:
-    """The file of a pipeline; one that was given as data is written."""
-    if isinstance(pipeline, str | Path):
-        return pipeline
-    data = pipeline.model_dump(mode="json") if isinstance(pipeline, PipelineConfig) else pipeline
-    write_bytes(logs / "pipeline.yaml", json_of(data), parents=True)
-    return logs / "pipeline.yaml"

@@ -10,7 +10,6 @@ from time import perf_counter
 from typing import Any
 
 import pyarrow as pa
-from rich.table import Table
 
 from chemkl.chem.standardise import Standardiser
 from chemkl.config import InputError, complaints
@@ -34,12 +33,9 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
     yield "standardise", complaints((Standardiser, [one.model_dump() for one in filters]))
     source = view.get("source") if view.config is not None else None
     if isinstance(source, FileSource) and view.there([source.path]):
-        yield "source", complaints((_first_line, source))
-
-
-def _first_line(source: FileSource) -> Line:
-    keep = [] if source.weight is None else [source.weight]
-    return next(iter(MoleculeFile(source.path, source.column, keep)))
+        keep = [] if source.weight is None else [source.weight]
+        given = source.path, source.column, keep
+        yield "source", complaints((lambda *given: next(iter(MoleculeFile(*given))), *given))
 
 
 def work(config: PrepareConfig, start: Start) -> None:
@@ -53,18 +49,24 @@ def work(config: PrepareConfig, start: Start) -> None:
         if source.weight is not None:
             schema = schema.append(files.WEIGHT)
     with start.claim(inputs) as manifest:
-        lines = read_source(config.source, config.cache)
+        lines = read_source(source, config.cache)
         peaks: dict[int, int] = {}
         cleaned = clean_lines(islice(lines, config.limit), Cleaner(config), peaks)
-        totals = [n for n in (config.limit, N_LINES.get(config.source.kind)) if n is not None]
-        total = min(totals, default=None)
+        totals = [n for n in (config.limit, N_LINES.get(source.kind)) if n is not None]
         began = perf_counter()
-        tally = _write(cleaned, start.out, schema, total)
+        tally = _write(cleaned, start.out, schema, min(totals, default=None))
         peak = peak_memory()  # the workers tell theirs: the system counts no grandchildren
         memory = None if peak is None else (peak + sum(peaks.values())) / 2**20
         tally |= {"seconds": perf_counter() - began, "peak_memory_mib": memory}
         manifest.finish(results=tally)
-    for shown in _shown(tally, start.out):
+    rows = [{"what": f"kept in {split}", "lines": n} for split, n in tally["splits"].items()]
+    rows += [{"what": f"dropped: {reason}", "lines": n} for reason, n in tally["dropped"].items()]
+    cost = "" if memory is None else f", at most {memory:,.0f} MiB"
+    for shown in (
+        f"{tally['molecules']:,} molecules, {tally['n_tokens']} tokens: {start.out}",
+        table("", [Column("what", ""), Column("lines", "lines", ",d")], rows),
+        f"{tally['seconds']:.0f} s{cost}",
+    ):
         start.console.print(shown, highlight=False, markup=False, soft_wrap=isinstance(shown, str))
 
 
@@ -120,15 +122,18 @@ class _Rows:
         """Return the rows of both tables; the first line with a molecule keeps it."""
         kept, lost = [], []
         for clean in chunk:
-            line, smiles = clean.line, clean.smiles
+            line, smiles, reason = clean.line, clean.smiles, clean.reason
             weight = _weight(line)
-            reason = clean.reason
             if smiles is not None and weight is not None and not 0 < weight < math.inf:
                 reason = "weight: missing, or no number above 0"
             elif smiles is not None:
                 reason = self._duplicate(smiles, line)
             if smiles is None or reason is not None:
-                lost.append(self._lose(line, reason or "empty"))
+                reason, text = reason or "empty", line.smiles or ""
+                name, place = reason.split(":")[0], {"line": line.number, "split": line.split}
+                self.dropped[name] += 1
+                self._examples.setdefault(name, f"line {line.number}: {text[:80]!r}")
+                lost.append(place | {"text": text, "reason": reason})
                 continue
             self.kept[clean.split] += 1
             self.tokens.update(tokenize(smiles))
@@ -152,25 +157,3 @@ class _Rows:
                 return f"duplicate: of line {lines[smiles]}{where}"
         self._seen.setdefault(line.split, {})[smiles] = line.number
         return None
-
-    def _lose(self, line: Line, reason: str) -> dict[str, Any]:
-        name = reason.split(":")[0]
-        self.dropped[name] += 1
-        self._examples.setdefault(name, f"line {line.number}: {(line.smiles or '')[:80]!r}")
-        return {
-            "line": line.number,
-            "split": line.split,
-            "text": line.smiles or "",
-            "reason": reason,
-        }
-
-
-def _shown(tally: dict[str, Any], out: Path) -> Iterator[str | Table]:
-    """What was kept and what was dropped and why."""
-    yield f"{tally['molecules']:,} molecules, {tally['n_tokens']} tokens: {out}"
-    rows = [{"what": f"kept in {split}", "lines": n} for split, n in tally["splits"].items()]
-    rows += [{"what": f"dropped: {reason}", "lines": n} for reason, n in tally["dropped"].items()]
-    yield table("", [Column("what", ""), Column("lines", "lines", ",d")], rows)
-    memory = tally["peak_memory_mib"]
-    cost = f", at most {memory:,.0f} MiB" if memory is not None else ""
-    yield f"{tally['seconds']:.0f} s{cost}"

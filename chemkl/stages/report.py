@@ -3,6 +3,7 @@
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,9 @@ def work(config: ReportConfig, start: Start) -> None:
     folders = [*config.runs, *(run for runs in config.methods.values() for run in runs)]
     require_traces(folders)
     names = run_names(folders)
-    methods = _methods(config, names)
+    numbers = iter(range(len(folders)))  # a run that no method was named for is a method
+    groups = {name: [name] for name in names} if config.runs else config.methods
+    methods = {name: list(islice(numbers, len(runs))) for name, runs in groups.items()}
     InputError.refuse(line for method in config.methods.items() for line in mixed(*method))
     comparison = _comparison(config.comparison, methods)
     inputs = trace_inputs(folders)
@@ -78,8 +81,7 @@ def work(config: ReportConfig, start: Start) -> None:
             f"warning: more than {LARGE / 1e6:.0f} MB is slow to open and hard to send. Lower "
             "n_top, n_molecules, n_scaffolds or n_map, or show fewer runs."
         )
-    for line in lines:
-        start.console.print(line, highlight=False, markup=False, soft_wrap=True)
+    start.console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
 
 def _threshold(settings: ReportConfig, runs: Mapping[str, Path]) -> tuple[float, str]:
@@ -105,18 +107,6 @@ def _threshold(settings: ReportConfig, runs: Mapping[str, Path]) -> tuple[float,
     return value, sentence
 
 
-def _methods(settings: ReportConfig, names: Sequence[str]) -> dict[str, Sequence[int]]:
-    """Which runs are whose: a run that no method was named for is a method of its own."""
-    if settings.runs:
-        return {name: [number] for number, name in enumerate(names)}
-    first = 0
-    methods: dict[str, Sequence[int]] = {}
-    for name, runs in settings.methods.items():
-        methods[name] = range(first, first + len(runs))
-        first += len(runs)
-    return methods
-
-
 def _view(
     name: str, folder: Path, threshold: float, settings: ReportConfig, prior: Samples | None
 ) -> RunView:
@@ -139,23 +129,20 @@ def _view(
         early = set(valid)
         molecules = [m for m in samples.molecules if m.smiles in early]
         first = Samples(samples.name, len(valid), valid, molecules, given=samples.given)
+    # the last valid samples at points along the run, the first one when the window is full
+    n, width = len(samples.valid), watched(plain).window
+    ends = np.unique(np.linspace(min(width, n), n, WINDOWS).astype(int)) if n else np.empty(0, int)
     return RunView(
         name=name,
         trace=trace,
         manifest=plain,
         all_molecules=whole,
         hits=hits,
-        windows=_windows(samples, watched(plain).window),
+        windows=pd.DataFrame(
+            [window_at(samples, end, width) for end in ends], index=pd.Index(ends, name="valid")
+        ),
         families=family_rows(samples, first, late),
     )
-
-
-def _windows(samples: Samples, width: int) -> pd.DataFrame:
-    """The last valid samples at points along the run, the first one when the window is full."""
-    n = len(samples.valid)
-    ends = np.unique(np.linspace(min(width, n), n, WINDOWS).astype(int)) if n else np.empty(0, int)
-    rows = [window_at(samples, end, width) for end in ends]
-    return pd.DataFrame(rows, index=pd.Index(ends, name="valid"))
 
 
 def _options(settings: ReportConfig, threshold: float, prior: Samples | None) -> PageOptions:
@@ -188,17 +175,17 @@ def _comparison(path: Path | None, methods: Collection[str]) -> list[dict[str, A
     fix = "Give the comparison.parquet of a compare stage."
     rows: list[dict[str, Any]] = read_part(path, place=place, fix=fix).to_pylist()
     if rows and not set(COMPARISON_SCHEMA.names) <= rows[0].keys():
-        raise InputError(
-            f"{place} is not the comparison.parquet of a compare stage: it has the columns "
-            f"{', '.join(rows[0])}."
-        )
-    compared = {row[key] for row in rows for key in ("method", "baseline")}
-    if not compared <= {*methods}:
-        raise InputError(
-            f"{place} compares {', '.join(sorted(compared))}; this page has the methods "
+        names = ", ".join(rows[0])
+        problem = f"is not the comparison.parquet of a compare stage: it has the columns {names}."
+    else:
+        compared = {row[key] for row in rows for key in ("method", "baseline")}
+        if compared <= {*methods}:
+            return rows
+        problem = (
+            f"compares {', '.join(sorted(compared))}; this page has the methods "
             f"{', '.join(methods)}. Call them the same, under `methods`."
         )
-    return rows
+    raise InputError(f"{place} {problem}")
 
 
 # ---- the tables of the page

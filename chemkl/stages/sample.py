@@ -197,19 +197,16 @@ def _drawn(
         for batch in chain(batches, [None]):
             if batch is not None:
                 with shielded(), without_script():
-                    futures.append(pool.submit(_work, draw, *batch))
+                    futures.append(pool.submit(draw, None, *batch))
             while futures and (batch is None or len(futures) > 2 * n_workers):
-                yield _drawn_by(futures.popleft(), config)
-
-
-def _drawn_by(future: "Future[Drawn]", config: SampleConfig) -> Drawn:
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        raise InputError(
-            "a process that draws samples has died: is there enough memory? Take a batch_size "
-            f"below {config.batch_size:,}, or fewer processes (OMP_NUM_THREADS)"
-        ) from None
+                try:
+                    yield futures.popleft().result()
+                except BrokenProcessPool:
+                    raise InputError(
+                        "a process that draws samples has died: is there enough memory? Take a "
+                        f"batch_size below {config.batch_size:,}, or fewer processes "
+                        "(OMP_NUM_THREADS)"
+                    ) from None
 
 
 _of_worker: Policy | ConstrainedPolicy
@@ -224,14 +221,11 @@ def _start_worker(config: SampleConfig) -> None:
     _of_worker = _policy(config)
 
 
-def _work(draw: Any, step: int, n: int) -> Drawn:
-    drawn: Drawn = draw(_of_worker, step, n)
-    return drawn
-
-
 @torch.no_grad()
-def _draw(seed: int, rough: bool, policy: Policy | ConstrainedPolicy, step: int, n: int) -> Drawn:
-    began = process_time()
+def _draw(
+    seed: int, rough: bool, policy: Policy | ConstrainedPolicy | None, step: int, n: int
+) -> Drawn:
+    began, policy = process_time(), _of_worker if policy is None else policy
     with torch.autocast(policy.device.type, torch.bfloat16, enabled=rough):
         rollout = policy.sample(n, stream(seed, step))
         seconds = process_time() - began
