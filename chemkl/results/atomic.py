@@ -117,10 +117,8 @@ def _is_alive(pid: int) -> bool:
     try:
         if os.name == "posix":  # on Windows this call ends the process
             os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # another user's
-        return True
+    except (OSError, OverflowError) as error:
+        return isinstance(error, PermissionError)  # another user's
     return True
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from chemkl.config.posttrain import CollapseConfig, CollapseLimits
 from chemkl.results.columns import is_text
-from chemkl.results.inspection import sampled_rows
+from chemkl.results.inspection import valid_rows
 
 IN_TEXT = (("group", "completion"), "answer")
 """Identity and outcome of what a language model writes that is no molecule."""
@@ -215,8 +215,7 @@ class Watch:
         if rows.empty:
             return
         self.step = int(rows["step"].iloc[-1])
-        sampled = sampled_rows(rows)
-        sampled = sampled[sampled["valid"].astype(bool)]
+        sampled = valid_rows(rows)
         calls = sampled.get("call", pd.Series(pd.NA, index=sampled.index))
         identities = zip(*(sampled[name] for name in self._identity), strict=True)
         columns = (sampled["step"], identities, sampled[self.outcome], calls)
@@ -224,14 +223,8 @@ class Watch:
             self._call = self._call if pd.isna(call) else int(call)
             if self.alarm.add(identity, outcome if isinstance(outcome, str) else ""):
                 window, now = self.alarm.window, self.alarm.window.spread()
-                event = CollapseEvent(
-                    raised=self.alarm.raised,
-                    step=int(step),
-                    call=self._call,
-                    spread=now,
-                    most_frequent=window.most_frequent(),
-                    reached=self.alarm.reached(now),
-                )
+                about = (now, window.most_frequent(), self.alarm.reached(now))
+                event = CollapseEvent(self.alarm.raised, int(step), self._call, *about)
                 self.events.append(event)
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import pandas as pd
@@ -46,16 +47,8 @@ class RunTrace:
     identity: Mapping[str, str]
     n_parts: int  # how many files the trace has
     manifest: Manifest | None  # None where the folder has none
-
-    @property
-    def threshold(self) -> float | None:
-        """The tau of the run, see `Manifest.tau`."""
-        return self.manifest.tau if self.manifest else None
-
-    @property
-    def is_text(self) -> bool:
-        """Whether a language model wrote the rows, and no valid molecule is among them."""
-        return is_text(self.frame)
+    threshold: float | None  # the tau of the run, see `Manifest.tau`
+    is_text: bool  # whether a language model wrote the rows, with no valid molecule among them
 
 
 def open_run(folder: str | Path) -> RunTrace:
@@ -82,13 +75,16 @@ def open_run(folder: str | Path) -> RunTrace:
         others = frame[[name for name in frame.columns if name not in schema.names]]
         inferred = pa.Schema.from_pandas(others, preserve_index=False)
         kept, keys = schemas[0].metadata or {}, ("run_id", "config_hash", "chemkl_version")
+        manifest = Manifest.load(folder)
         return RunTrace(
             folder=folder,
             frame=frame,
             schema=pa.schema([*schema, *(f.with_metadata(meant.get(f.name)) for f in inferred)]),
             identity={key: kept.get(key.encode(), b"").decode() for key in keys},
             n_parts=len(schemas),
-            manifest=Manifest.load(folder),
+            manifest=manifest,
+            threshold=manifest.tau if manifest else None,
+            is_text=is_text(frame),
         )
 
     return read_settled(folder, read)
@@ -116,17 +112,16 @@ def _what_there_is(folder: Path) -> str:
 
 def _tables_beside(folder: Path) -> list[Path]:
     """The Parquet files of the stages: in the folder itself and under evaluation/."""
-    places = (folder, folder / "evaluation")
-    files = [sorted(place.glob("*.parquet")) for place in places]
-    return [path for inside in files for path in inside if not path.name.startswith(".")]
+    files = [*sorted(folder.glob("*.parquet")), *sorted(folder.glob("evaluation/*.parquet"))]
+    return [path for path in files if not path.name.startswith(".")]
 
 
 def read_head(path: Path, n: int) -> tuple[pa.Table, int]:
     """Read the first n rows of a Parquet file; also say how many it has."""
     with opened_part(path) as file:
-        batches = file.iter_batches(batch_size=max(n, 1))
-        first = [batch[:n] for batch in (next(batches, None),) if batch is not None]
-        return pa.Table.from_batches(first, schema=file.schema_arrow), file.metadata.num_rows
+        first = islice(file.iter_batches(batch_size=max(n, 1)), 1)
+        head = pa.Table.from_batches(first, schema=file.schema_arrow).slice(0, n)
+        return head, file.metadata.num_rows
 
 
 def tables_of(place: str | Path) -> dict[str, pa.Table]:

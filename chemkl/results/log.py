@@ -13,11 +13,9 @@ LOG = "log.jsonl"
 
 
 class RunLog:
-    """Appends events to the log of a run; what each of them means stands in README.md beside this.
+    """Appends events to the log of a run, in the one process that writes.
 
-    Args:
-        folder: of the run.
-        writes: whether this process is the one that writes.
+    What each of them means stands in README.md beside this.
     """
 
     def __init__(self, folder: Path, *, writes: bool = True) -> None:

@@ -388,9 +388,17 @@ class Manifest(BaseModel):
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         of_disk = self._of_disk(error)
+        ended: BaseException | None = of_disk or error
+        if isinstance(ended, SystemExit) and isinstance(ended.__context__, KeyboardInterrupt):
+            ended = KeyboardInterrupt()  # what Lightning's trainer makes of Ctrl-C
         try:
             with deferred():
-                self._record_end(of_disk or error)
+                if ended is not None:
+                    name, why = type(ended).__name__, f": {ended}" if str(ended) else ""
+                    is_failure = isinstance(ended, Exception)
+                    self.finish("failed" if is_failure else "interrupted", ended_by=name + why)
+                elif self.status == "running":
+                    self.finish()
         except StorageError as unwritten:
             of_disk = of_disk or self._of_disk(unwritten)
         finally:  # the last write is behind: only now may another start have the folder
@@ -400,17 +408,6 @@ class Manifest(BaseModel):
             self._scope.close()
         if of_disk is not None:
             raise of_disk from error
-
-    def _record_end(self, error: BaseException | None) -> None:
-        if error is None:
-            if self.status == "running":
-                self.finish()
-            return
-        if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
-            error = KeyboardInterrupt()  # what Lightning's trainer makes of Ctrl-C
-        status: Status = "failed" if isinstance(error, Exception) else "interrupted"
-        kind = type(error).__name__
-        self.finish(status, ended_by=f"{kind}: {error}" if str(error) else kind)
 
     def _of_disk(self, error: BaseException | None) -> StorageError | None:
         """What to tell where it is the disk that ended the run; None: it is something else."""

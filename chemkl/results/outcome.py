@@ -41,12 +41,7 @@ class Outcome:
         """Say all of it."""
         best = "no reward" if self.best is None else f"best reward {self.best:.4g}"
         yield f"{self.hits or 'no tau to count hits by'}, {best}"
-        if self.collapse:
-            yield self.collapse
-        if self.idle:
-            yield self.idle
-        if self.lost:
-            yield self.lost
+        yield from filter(None, (self.collapse, self.idle, self.lost))
 
 
 def outcome_of(trace: pd.DataFrame, manifest: Mapping[str, Any]) -> Outcome:

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import pytest
 
 from chemkl.config import InputError, StorageError
-from chemkl.results import Manifest
 from chemkl.results.atomic import atomic_file, atomic_folder, claim, write_bytes
 
 RANK_VARIABLES = (
@@ -21,38 +20,12 @@ TORCHRUN = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "1
 LIGHTNING = {"LOCAL_RANK": "1", "NODE_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
 SECOND_NODE = {"RANK": "4", "LOCAL_RANK": "0", "WORLD_SIZE": "8", "MASTER_ADDR": "node0"}
 SRUN = {"SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_NTASKS": "4"}
-START = """
-import sys
-from chemkl.results import Manifest
-Manifest.start(sys.argv[1], stage="posttrain", config={})
-print("started")
-"""
 
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch):
     for name in RANK_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-
-
-def start_elsewhere(folder, variables):
-    """What a second process says that starts in the folder."""
-    return subprocess.run(
-        [sys.executable, "-c", START, str(folder)],
-        env=os.environ | variables, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("variables", "shares"),
-    [(SRUN, False), (TORCHRUN, True)],
-    ids=["a task of srun", "a rank of torchrun"],
-)
-def test_a_task_of_srun_is_a_run_of_its_own_and_a_rank_is_not(tmp_path, variables, shares):
-    with Manifest.start(tmp_path, stage="posttrain", config={}):
-        second = start_elsewhere(tmp_path, variables)
-    assert (second.stdout == "started\n") is shares
-    assert ("another process is running in this folder" in second.stderr) is not shares
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """The log of a run: one event a line, whatever tore the line before."""
 
 import json
-from contextlib import suppress
 
 import pytest
 
@@ -50,24 +49,6 @@ def test_a_log_that_cannot_be_written_does_not_end_the_run(tmp_path):
     RunLog(tmp_path / "nowhere").add("start")
     assert read_log(tmp_path) == []
     assert not (tmp_path / "nowhere").exists()
-
-
-@pytest.mark.parametrize(
-    ("error", "event", "why"),
-    [
-        (None, "end", None),
-        (ValueError("odd"), "failure", "ValueError: odd"),
-        (KeyboardInterrupt(), "signal", "KeyboardInterrupt"),
-    ],
-)
-def test_a_stage_logs_its_start_and_its_end(tmp_path, error, event, why):
-    manifest = Manifest.start(tmp_path, stage="score", config={})
-    with suppress(ValueError, KeyboardInterrupt), manifest:
-        if error:
-            raise error
-    start, end = read_log(tmp_path)
-    assert (start["event"], start["stage"], start["run_id"]) == ("start", "score", manifest.run_id)
-    assert (end["event"], end["ended_by"]) == (event, why)
 
 
 def test_a_further_rank_is_silent(tmp_path):

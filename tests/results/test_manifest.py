@@ -14,6 +14,10 @@ from chemkl.results.log import read_log
 CONFIG = {"batch_size": 64, "reward": {"components": [{"kind": "qed"}], "mean": "geometric"}}
 
 
+def begin(folder, config=CONFIG, **about):
+    return Manifest.start(folder, stage="posttrain", config=config, **about)
+
+
 def on_disk(folder):
     return json.loads((folder / "manifest.json").read_text())
 
@@ -31,9 +35,7 @@ def test_start_writes_what_is_needed_to_know_the_run(tmp_path):
     corpus = tmp_path / "in.smi"
     corpus.write_text("CCO\n")
     out = tmp_path / "out"
-    manifest = Manifest.start(
-        out, stage="posttrain", config=CONFIG, seed=7, inputs={"corpus": corpus}
-    )
+    manifest = begin(out, seed=7, inputs={"corpus": corpus})
     content = on_disk(out)
     assert content["status"] == "running"
     assert content["config"] == CONFIG
@@ -57,7 +59,7 @@ def test_start_writes_what_is_needed_to_know_the_run(tmp_path):
 def test_the_way_out_of_the_block_is_recorded_and_logged(tmp_path, error, status, event, why):
     with (
         pytest.raises(type(error)) if error else nullcontext(),
-        Manifest.start(tmp_path, stage="posttrain", config=CONFIG) as manifest,
+        begin(tmp_path) as manifest,
     ):
         if error:
             raise error
@@ -75,11 +77,11 @@ def test_the_way_out_of_the_block_is_recorded_and_logged(tmp_path, error, status
 
 
 def test_another_config_is_refused_and_nothing_is_overwritten(tmp_path):
-    Manifest.start(tmp_path, stage="posttrain", config=CONFIG | {"seed": 1}).finish()
+    begin(tmp_path, CONFIG | {"seed": 1}).finish()
     before = (tmp_path / "manifest.json").read_bytes()
     other = {"batch_size": 128, "reward": {"components": [{"kind": "sa"}], "mean": "geometric"}}
     with pytest.raises(InputError) as caught:
-        Manifest.start(tmp_path, stage="posttrain", config=other)
+        begin(tmp_path, other)
     lines = str(caught.value).splitlines()
     assert "different config" in lines[0]
     assert "  batch_size: 64 in the folder, 128 in the new config" in lines
@@ -97,13 +99,13 @@ def test_a_changed_input_is_refused_and_named(tmp_path):
     prior = tmp_path / "prior"
     prior.write_text("one")
     out = tmp_path / "out"
-    with Manifest.start(out, stage="posttrain", config=CONFIG, inputs={"prior": prior}):
+    with begin(out, inputs={"prior": prior}):
         pass
     assert Manifest.load(out).is_finished("posttrain", CONFIG)
     prior.write_text("two")
     before = (out / "manifest.json").read_bytes()
     with pytest.raises(InputError, match=r"prior: has changed since .*out was begun"):
-        Manifest.start(out, stage="posttrain", config=CONFIG, inputs={"prior": prior})
+        begin(out, inputs={"prior": prior})
     with pytest.raises(InputError, match="has changed since"):
         Manifest.load(out).is_finished("posttrain", CONFIG)
     assert (out / "manifest.json").read_bytes() == before
@@ -129,12 +131,12 @@ def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path):
 def test_a_foreign_manifest_is_refused_and_kept(tmp_path, content, says):
     (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(InputError, match=f"manifest.json: {says}"):
-        Manifest.start(tmp_path, stage="posttrain", config=CONFIG)
+        begin(tmp_path)
     assert (tmp_path / "manifest.json").read_text() == content
 
 
 def test_a_manifest_of_another_version_is_refused_by_that_name(tmp_path):
-    Manifest.start(tmp_path, stage="posttrain", config=CONFIG).finish()
+    begin(tmp_path).finish()
     later = on_disk(tmp_path) | {"format": "chemkl-manifest-2", "new": 1}
     later["versions"]["chemkl"] = "9.9"
     (tmp_path / "manifest.json").write_text(json.dumps(later))
@@ -168,7 +170,7 @@ sys.stdin.read()
 
 
 def fail(out, error, *, write=(), inputs=None):
-    manifest = Manifest.start(out, stage="posttrain", config=CONFIG, inputs=inputs)
+    manifest = begin(out, inputs=inputs)
     for name in write:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_text("x")
@@ -186,7 +188,7 @@ def test_an_attempt_without_results_gives_way_to_a_mended_one(tmp_path, capsys, 
     function.write_text("bad")
     fail(out, error, write=BEFORE, inputs={"reward": function})
     first = on_disk(out)
-    again = Manifest.start(out, stage="posttrain", config=CONFIG, inputs={"reward": function})
+    again = begin(out, inputs={"reward": function})
     assert again.was_resumed  # where nothing has changed, it goes on
     assert (again.run_id, again.started, len(again.resumed)) == (
         first["run_id"], first["started"], 1,
@@ -194,9 +196,7 @@ def test_an_attempt_without_results_gives_way_to_a_mended_one(tmp_path, capsys, 
     assert capsys.readouterr().err == ""
     fail(out, error, inputs={"reward": function})
     function.write_text("good")
-    mended = Manifest.start(
-        out, stage="posttrain", config=CONFIG | {"batch_size": 1}, inputs={"reward": function}
-    )
+    mended = begin(out, CONFIG | {"batch_size": 1}, inputs={"reward": function})
     assert not mended.was_resumed
     assert mended.run_id != first["run_id"]
     assert on_disk(out)["config"]["batch_size"] == 1
@@ -211,15 +211,15 @@ def test_an_attempt_without_results_gives_way_to_a_mended_one(tmp_path, capsys, 
 
 
 def test_without_a_lock_what_says_it_is_running_is_left_alone(tmp_path, monkeypatch):
-    Manifest.start(tmp_path, stage="posttrain", config=CONFIG)
+    begin(tmp_path)
     monkeypatch.setattr("chemkl.results.manifest.claim", lambda _folder, **_: None)
     with pytest.raises(InputError, match="batch_size: 64 in the folder, 1 in the new"):
-        Manifest.start(tmp_path, stage="posttrain", config=CONFIG | {"batch_size": 1})
+        begin(tmp_path, CONFIG | {"batch_size": 1})
     assert on_disk(tmp_path)["config"]["batch_size"] == 64
 
 
 def test_the_folder_is_given_free_behind_the_last_write(tmp_path, monkeypatch):
-    manifest = Manifest.start(tmp_path, stage="posttrain", config=CONFIG)
+    manifest = begin(tmp_path)
     held = []
     save = Manifest.save
 
@@ -240,10 +240,10 @@ def test_so_does_one_that_was_killed_but_not_one_that_runs(tmp_path, capsys):
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdout.readline() == "ready\n"
         with pytest.raises(InputError, match="another process is running in this folder"):
-            Manifest.start(tmp_path, stage="posttrain", config=CONFIG)
+            begin(tmp_path)
         process.kill()
     assert on_disk(tmp_path)["status"] == "running"
-    assert not Manifest.start(tmp_path, stage="posttrain", config=CONFIG).was_resumed
+    assert not begin(tmp_path).was_resumed
     assert "(running) left no results" in capsys.readouterr().err
 
 
@@ -258,9 +258,9 @@ def test_an_attempt_with_a_result_is_kept_and_fresh_is_named(tmp_path, result):
     fail(out, InputError("mend it"), write=[*BEFORE, result], inputs={"reward": function})
     before = (out / "manifest.json").read_bytes()
     with pytest.raises(InputError, match="batch_size: 64 in the folder, 1 in the new") as caught:
-        Manifest.start(out, stage="posttrain", config=CONFIG | {"batch_size": 1})
+        begin(out, CONFIG | {"batch_size": 1})
     assert "--fresh" in str(caught.value)
     function.write_text("good")
     with pytest.raises(InputError, match=r"score\.py: has changed since .*\n.*--fresh"):
-        Manifest.start(out, stage="posttrain", config=CONFIG, inputs={"reward": function})
+        begin(out, inputs={"reward": function})
     assert (out / "manifest.json").read_bytes() == before

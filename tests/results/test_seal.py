@@ -8,8 +8,6 @@ import random
 import subprocess
 import zipfile
 
-import duckdb
-import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -78,15 +76,10 @@ def test_every_flipped_bit_is_refused(sealed):
             check_seal(sealed)
 
 
-def test_every_reader_of_parquet_reads_a_sealed_file(tmp_path):
+def test_a_sealed_table_that_another_program_rewrote_has_no_seal_and_passes(tmp_path):
     path = tmp_path / "a.parquet"
     parquet(path)
     assert pq.read_table(path).equals(TABLE)
-    assert pq.ParquetFile(path).metadata.num_rows == 80
-    assert pd.read_parquet(path).equals(TABLE.to_pandas())
-    assert pl.read_parquet(path).rows() == pl.scan_parquet(path).collect().rows()
-    assert duckdb.execute(f"select sum(reward) from '{path}'").fetchone() == (30.0,)
-    # what another program rewrote has no seal and passes
     pq.write_table(pq.read_table(path).append_column("own", [list(range(80))]), path)
     check_seal(path)
     pl.read_parquet(path).write_parquet(path)
