@@ -142,7 +142,7 @@ class Posttrain(lightning.LightningModule):
         # 1. sample from the policy, as far as the budget reaches
         rollout = self.ledger.affordable(self._sample(step))
         self._learns = len(rollout) == self._batch_size
-        if self.ledger.waits and self._spell is None:
+        if self._learns and self.ledger.waits and self._spell is None:
             self._builder.ask_ahead(rollout, self.ranks)
         # 2. score: a row a sequence, its call counted, its reward filtered for diversity
         rows = self.ledger.enter(step, rollout)
