@@ -140,44 +140,38 @@ def _block_sums(
     return over_columns, over_rows
 
 
-def tanimoto_kernel(
-    smiles: Sequence[str | None], *, radius: int = 2, n_bits: int = 2048
-) -> np.ndarray:
+def tanimoto_kernel(smiles: Sequence[str | None]) -> np.ndarray:
     """The symmetric (n, n) matrix of Tanimoto similarities between SMILES, float32, in order.
 
     A row without a molecule (None, or a string that is not valid) or without a fingerprint is
     similar to nothing but itself.
     """
-    fingerprints = _morgan_by_row(smiles, radius, n_bits)
+    fingerprints = _morgan_by_row(smiles)
     rows = list(fingerprints)
     kernel = np.eye(len(smiles), dtype=np.float32)
     kernel[np.ix_(rows, rows)] = tanimoto_matrix(list(fingerprints.values()))
     return kernel
 
 
-def fingerprint_bits(
-    smiles: Sequence[str | None], *, radius: int = 2, n_bits: int = 2048
-) -> np.ndarray:
-    """The bits (n, n_bits) of Morgan fingerprints of SMILES, float32, in order.
+def fingerprint_bits(smiles: Sequence[str | None]) -> np.ndarray:
+    """The bits (n, 2048) of Morgan fingerprints of SMILES, float32, in order.
 
     A row without a molecule (None, or a string that is not valid) has none.
     """
-    bits = np.zeros((len(smiles), n_bits), dtype=np.float32)
-    for row, fingerprint in _morgan_by_row(smiles, radius, n_bits).items():
+    bits = np.zeros((len(smiles), 2048), dtype=np.float32)
+    for row, fingerprint in _morgan_by_row(smiles).items():
         bits[row, list(fingerprint.GetOnBits())] = 1
     return bits
 
 
-def _morgan_by_row(
-    smiles: Sequence[str | None], radius: int, n_bits: int
-) -> dict[int, DataStructs.ExplicitBitVect]:
-    """The fingerprints of the rows that have one."""
+def _morgan_by_row(smiles: Sequence[str | None]) -> dict[int, DataStructs.ExplicitBitVect]:
+    """The fingerprints, of radius 2, of the rows that have one."""
     fingerprints = {}
     for row, text in enumerate(smiles):
         mol = None if text is None else read_molecule(text).mol
         with suppress(MoleculeError):
             if mol is not None:
-                fingerprints[row] = morgan_fingerprint(mol, radius=radius, n_bits=n_bits)
+                fingerprints[row] = morgan_fingerprint(mol)
     return fingerprints
 
 

@@ -138,13 +138,16 @@ def canonicalise(smiles: str, *, max_atoms: int = DEFAULT_MAX_ATOMS) -> str | No
     return read_molecule(smiles, max_atoms=max_atoms).canonical_smiles
 
 
-def as_mol(molecule: Chem.Mol | str) -> Chem.Mol:
-    """The molecule of a SMILES that must be valid; a molecule is handed back as it is."""
+def as_mol(molecule: Chem.Mol | str, what: str = "") -> Chem.Mol:
+    """The molecule of a SMILES that must be valid; a molecule is handed back as it is.
+
+    Messages call it `what`.
+    """
     if not isinstance(molecule, str):
         return molecule
     read = read_molecule(molecule)
     if read.mol is None:
-        raise InputError(f"{molecule!r} is not a molecule: {read.reason}")
+        raise InputError(f"{what} {molecule!r} is not a molecule: {read.reason}".lstrip())
     return read.mol
 
 

@@ -8,7 +8,7 @@ from rdkit import Chem
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from chemkl.chem.fingerprints import packed_morgan
-from chemkl.chem.molecules import MoleculeError, as_mol, parse, read_molecule, sketch, step
+from chemkl.chem.molecules import MoleculeError, as_mol, parse, sketch, step
 from chemkl.config import InputError
 
 _murcko: Callable[[Chem.Mol], Chem.Mol] = MurckoScaffold.GetScaffoldForMol
@@ -61,10 +61,7 @@ class DecoratedScaffold:
     ) -> None:
         from reinvent_chemistry.library_design.attachment_points import AttachmentPoints
 
-        read = read_molecule(scaffold)
-        mol = read.mol
-        if mol is None:
-            raise InputError(f"{what} {scaffold!r} is not a molecule: {read.reason}")
+        mol = as_mol(scaffold, what)
         points = [atom for atom in mol.GetAtoms() if atom.GetAtomicNum() == 0]
         for atom in points:
             atom.SetIsotope(0)

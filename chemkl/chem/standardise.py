@@ -108,13 +108,14 @@ class Standardiser:
     def __init__(self, filters: Sequence[Mapping[str, Any]] = ()) -> None:
         self.filters = [dict(given) for given in filters]
         registry = FilterRegistry()
+        works = {name: registry.get_filter(name) for name in FILTER_NAMES} | OWN_FILTERS
         problems: list[str] = []
         self._steps: list[tuple[str, Callable[..., Chem.Mol | None]]] = []
         for index, given in enumerate(self.filters):
-            name, parameters, wrong = _check_filter(given, registry)
+            name, parameters, wrong = _check_filter(given, works)
             problems += [f"filters[{index}]: {problem}" for problem in wrong]
             if not wrong:
-                self._steps.append((name, partial(_filter(name, registry), **parameters)))
+                self._steps.append((name, partial(works[name], **parameters)))
         InputError.refuse(problems)
 
     def __reduce__(self) -> tuple[type["Standardiser"], tuple[list[dict[str, Any]]]]:
@@ -143,24 +144,19 @@ class Standardiser:
         return found.canonical_smiles, None
 
 
-def _filter(name: str, registry: FilterRegistry) -> Callable[..., Chem.Mol | None]:
-    return OWN_FILTERS.get(name) or registry.get_filter(name)
-
-
 def _check_filter(
-    given: Mapping[str, Any], registry: FilterRegistry
+    given: Mapping[str, Any], works: Mapping[str, Callable[..., Chem.Mol | None]]
 ) -> tuple[str, dict[str, Any], list[str]]:
     """A filter's name, its parameters in their right types, and what is wrong with them."""
     name = given.get("name")
-    names = (*FILTER_NAMES, *OWN_FILTERS)
-    if not isinstance(name, str) or name not in names:
-        return "", {}, [f"unknown filter {name!r}{did_you_mean(str(name), names)}"]
+    if not isinstance(name, str) or name not in works:
+        return "", {}, [f"unknown filter {name!r}{did_you_mean(str(name), [*works])}"]
     problems = [
         f"unknown key {key!r}; a filter has a name and parameters"
         for key in given
         if key not in {"name", "parameters"}
     ]
-    signature = inspect.signature(_filter(name, registry)).parameters
+    signature = inspect.signature(works[name]).parameters
     allowed = [parameter for parameter in signature if parameter in PARAMETER_TYPES]
     parameters: dict[str, Any] = {}
     for key, value in (given.get("parameters") or {}).items():

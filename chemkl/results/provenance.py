@@ -10,7 +10,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -214,7 +214,7 @@ def as_json(value: Any) -> str:
     return "(absent)" if value is ABSENT else json.dumps(value, ensure_ascii=False)
 
 
-def describe_differences(differing: Mapping[str, Mapping[str, Any]], most: int = SHOWN) -> str:
+def describe_differences(differing: Mapping[str, Mapping[str, Any]]) -> str:
     """Differences as indented lines: each value of a key, null for none, and who has it."""
     lines = []
     for key, values in differing.items():
@@ -223,14 +223,13 @@ def describe_differences(differing: Mapping[str, Mapping[str, Any]], most: int =
             owners.setdefault(as_json(None if value is ABSENT else value), []).append(owner)
         of_value = (f"{value} in {', '.join(names)}" for value, names in owners.items())
         lines.append(f"  {key}: {'; '.join(of_value)}")
-    return first_lines(lines, most)
+    return first_lines(lines)
 
 
-def first_lines(lines: Iterable[str], most: int = SHOWN) -> str:
-    """Put lines below each other; further ones than so many are counted."""
-    lines = list(lines)
-    more = [f"  ... and {len(lines) - most} more"] if len(lines) > most else []
-    return "\n".join([*lines[:most], *more])
+def first_lines(lines: Sequence[str]) -> str:
+    """Put lines below each other; those behind the first `SHOWN` are counted."""
+    more = [f"  ... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    return "\n".join([*lines[:SHOWN], *more])
 
 
 def mixed_settings(method: str, settings: Mapping[str, Mapping[str, Any]]) -> list[str]:

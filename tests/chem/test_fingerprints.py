@@ -33,17 +33,16 @@ def test_matrix_is_every_pair():
     assert tanimoto_matrix([]).shape == (0, 0)
 
 
-@pytest.mark.parametrize(("radius", "n_bits"), [(2, 2048), (1, 128)])
-def test_the_kernel_is_rdkits_and_a_row_without_a_molecule_is_like_itself_alone(radius, n_bits):
+def test_the_kernel_is_rdkits_and_a_row_without_a_molecule_is_like_itself_alone():
     smiles = ["CCO", "CCN", None, "c1ccccc1", "no molecule", "CCOc1ccccc1", "OCC", None]
-    oracle = rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=n_bits)
+    oracle = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
     rows = [0, 1, 3, 5, 6]
     prints = {row: oracle.GetFingerprint(Chem.MolFromSmiles(smiles[row])) for row in rows}
     expected = np.eye(len(smiles))
     for a in rows:
         for b in rows:
             expected[a, b] = DataStructs.TanimotoSimilarity(prints[a], prints[b])
-    kernel = tanimoto_kernel(smiles, radius=radius, n_bits=n_bits)
+    kernel = tanimoto_kernel(smiles)
     assert kernel.dtype == np.float32
     np.testing.assert_allclose(kernel, expected, rtol=1e-6, atol=0)
     np.testing.assert_array_equal(kernel, kernel.T)

@@ -3,13 +3,13 @@
 import pytest
 
 from chemkl.config.posttrain import PosttrainConfig
-from chemkl.results import InputFile
+from chemkl.results import InputFile, provenance
 from chemkl.results.provenance import ABSENT, describe_differences, differences, method_settings
 
 SAME = {"target": {"kind": "mara", "tau": 0.8}, "reward": {"components": [{"kind": "qed"}]}}
 
 
-def test_only_the_keys_that_differ_are_told_with_who_has_what():
+def test_only_the_keys_that_differ_are_told_with_who_has_what(monkeypatch):
     first = SAME | {"trainer": {"gradient_clip_val": 0.5}, "callbacks": {}}
     second = SAME | {"trainer": {}, "callbacks": {"collapse": {"action": "stop", "window": 9}}}
     found = differences({"a": first, "b": first, "c": second})
@@ -17,8 +17,9 @@ def test_only_the_keys_that_differ_are_told_with_who_has_what():
         "trainer.gradient_clip_val": {"a": 0.5, "b": 0.5, "c": ABSENT},
         "callbacks.collapse": {"a": ABSENT, "b": ABSENT, "c": {"action": "stop", "window": 9}},
     }
+    monkeypatch.setattr(provenance, "SHOWN", 1)
     assert (
-        describe_differences(found, most=1)
+        describe_differences(found)
         == "  trainer.gradient_clip_val: 0.5 in a, b; null in c\n  ... and 1 more"
     )
 
