@@ -9,9 +9,8 @@ import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import pandas as pd
 import pyarrow as pa
@@ -40,8 +39,7 @@ _FIX = "Restore it from a copy, or run again with --fresh."
 # ---- parts
 
 
-@dataclass(frozen=True, order=True)
-class Part:
+class Part(NamedTuple):
     """One file of a trace and the steps that it covers, both ends included."""
 
     first: int
@@ -376,16 +374,10 @@ class TraceWriter:
         further: Sequence[str] = (),
     ) -> None:
         self.run_dir = Path(run_dir)
+        about = {"format": TRACE_FORMAT, "run_id": run_id, "config_hash": config_hash}
+        about |= {"chemkl_version": __version__, "pandas": FOR_PANDAS}
         schema = trace_schema(component_names, text=text, further=further)
-        self.schema = schema.with_metadata(
-            {
-                "format": TRACE_FORMAT,
-                "run_id": run_id,
-                "config_hash": config_hash,
-                "chemkl_version": __version__,
-                "pandas": FOR_PANDAS,
-            }
-        )
+        self.schema = schema.with_metadata(about)
         self._buffer: list[pa.Table] = []
         self._folder, self._drafts = self.run_dir / FOLDER, self.run_dir / DRAFTS
         ready = self._drafts / READY
