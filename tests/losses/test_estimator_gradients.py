@@ -123,7 +123,8 @@ def test_the_gradient_of_log_z_and_where_it_ends(kind):
             total = total + weight * loss
         mean_ratio = (lp.exp() * (at.whole.log_target - lp)).sum().item()
         assert slope_of_z.item() == pytest.approx(100 * 2 * (log_z - mean_ratio), abs=1e-9)
-        assert abs(log_z - mean_ratio) > 0.1 or log_z != 2
+        if kind == "gibbs" and logits is at.logits:
+            assert abs(log_z - mean_ratio) > 0.1  # it is not always zero
     # the last round is the target with its own log Z: a minimum in both
     assert slope_of_z.item() == pytest.approx(0, abs=1e-9)
     assert total.item() == pytest.approx(0, abs=1e-20)
