@@ -4,11 +4,14 @@ python -m chemkl.bench.memory [STEPS]
 
 Steps of batch 64 from the embedded prior with the quickstart's reward, alternating, in processor
 time: with the memory of `configs/posttrain/default.yaml`, and with its updates too; with half a
-batch replayed at each; with `augment`, a second update in random spellings; and with exploration by
-its defaults, by each screen. Before it the time of a step's draw and its additions alone, after so
-many hits, all new; behind it that of choosing, and of training the forest, after so many calls.
+batch replayed at each; with `augment`, a second update in random spellings; and with memory and
+exploration of `configs/posttrain/explore.yaml`, by each screen (STEPS, 12 if not given, are a
+multiple of its `every`). Before it the time of a step's draw and its additions alone, after so many
+hits, all new; behind it that of choosing, and of training the forest, after so many calls, and what
+this adds to a step on the average.
 """
 
+import math
 import sys
 import tempfile
 import time
@@ -27,7 +30,7 @@ from chemkl.losses import build_objective
 from chemkl.policies import Policy, UnknownTokenError, freeze, load_policy
 from chemkl.policies.base import stream
 from chemkl.results import TraceWriter
-from chemkl.training.exploration import Explorer
+from chemkl.training.exploration import Explorer, fitted
 from chemkl.training.filters import build_filter
 from chemkl.training.ledger import Ledger
 from chemkl.training.memory import Memory, Molecule
@@ -36,6 +39,7 @@ from chemkl.training.trainer import build_trainer, quiet
 
 BATCH, TAU = 64, 0.5
 HALF = MemoryConfig(draw="hits")
+FOREST = "training the forest"
 SHOWN = (1_000, 10_000, 30_000, 100_000)
 """Molecules after which the memory's cost is looked at."""
 
@@ -48,7 +52,7 @@ class Run:
         config: of the memory; None: it has none.
         updates: a batch.
         augment: further ones are in random spellings.
-        screen: of an exploration; empty: there is none.
+        explores: beside it; None: there is no exploration.
     """
 
     def __init__(
@@ -58,7 +62,7 @@ class Run:
         *,
         updates: int = 1,
         augment: bool = False,
-        screen: str = "",
+        explores: ExplorationConfig | None = None,
     ) -> None:
         policy, reward = load_policy(prior_path()), reward_model()
         withdraws = build_filter(FILTERS["murcko"](kind="murcko"))
@@ -67,10 +71,9 @@ class Run:
         self._folder, self._updates, self._n_made = folder, updates, 0
         ledger, prior = Ledger(reward, withdraws, 10**9), freeze(load_policy(prior_path()))
         explorer = None
-        if screen:
-            explores = ExplorationConfig(screen=screen)
+        if explores is not None:
             explorer = Explorer(explores, memory, ledger, prior, spelling(policy))
-        further = ["origin"] if screen else []
+        further = ["origin"] if explores else []
         objective = build_objective("mara", "log_variance", sigma=128.0, tau=TAU)
         self._module = Posttrain(
             policy,
@@ -110,17 +113,17 @@ def spelling(policy: Policy) -> Spell:
     return spell
 
 
-def choosing() -> dict[str, list[float]]:
+def choosing(exploration: ExplorationConfig) -> dict[str, list[float]]:
     """Milliseconds of choosing a step's molecules, and of training the forest, after `SHOWN` calls.
 
-    For the forest these are a thousand molecules with solvents.
+    For the forest these are a thousand molecules beside atoms of helium.
     """
     policy, withdraws = freeze(load_policy(prior_path())), build_filter(None)
     smiles = policy.sample(SHOWN[0], stream(0, 0)).smiles
     scored = reward_model().score(smiles)
     scored = scored[scored["valid"].astype(bool)].drop_duplicates("canonical_smiles")
     rng = np.random.default_rng(0)
-    found: dict[str, list[float]] = {"choosing": [], "training the forest": []}
+    found: dict[str, list[float]] = {"choosing": [], FOREST: []}
     ledger = Ledger(reward_model(), withdraws, 10**9)
     memory = Memory(MemoryConfig(), withdraws, rows=BATCH // 2, tau=TAU)
     names = ["canonical_smiles", "scaffold", "reward"]
@@ -129,19 +132,21 @@ def choosing() -> dict[str, list[float]]:
         for text, frame, value in zip(*(scored[name] for name in names), strict=True)
     )
     for n in SHOWN:
-        explorer = Explorer(ExplorationConfig(), memory, ledger, policy, spelling(policy))
+        explorer = Explorer(exploration, memory, ledger, policy, spelling(policy))
         copies = -(-n // len(scored))
-        solvents = [f".{'C' * copy}" for copy in range(1, copies + 1)]
-        texts = [f"{text}{one}" for one in solvents for text in scored["canonical_smiles"]][:n]
+        beside = [f".[{copy}He]" for copy in range(copies)]
+        texts = [f"{text}{one}" for one in beside for text in scored["canonical_smiles"]][:n]
         rows = pd.DataFrame({"canonical_smiles": texts, "call": 1, "origin": "policy", "hit": 0})
-        explorer.take_in(rows.assign(reward=rng.uniform(0, 1, len(rows))))
-        times = []
-        for step in range(2):  # the forest is trained in the first
-            began = time.process_time()
-            explorer.choose(step)
-            times.append((time.process_time() - began) * 1e3)
-        found["choosing"].append(times[1])
-        found["training the forest"].append(times[0] - times[1])
+        rows["reward"] = rng.uniform(0, 1, len(rows))
+        explorer.take_in(rows)
+        explorer.choose(0)  # it trains a forest of its own
+        paid = dict(zip(rows["canonical_smiles"], rows["reward"], strict=True))
+        began = time.process_time()
+        explorer.choose(1)
+        chosen = time.process_time()
+        fitted(paid, rng)
+        found["choosing"].append((chosen - began) * 1e3)
+        found[FOREST].append((time.process_time() - chosen) * 1e3)
     return found
 
 
@@ -173,12 +178,16 @@ def filling(draw: str, purge: str) -> list[float]:
 
 
 if __name__ == "__main__":
-    n_steps = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    n_steps = int(sys.argv[1]) if len(sys.argv) > 1 else 12
     print(f"{'ms a step, after':<22}" + "".join(f"{n:>9,}" for n in SHOWN))
     for draw, purge in (("hits", "worst"), ("scaffolds", "scaffold"), ("rank", "oldest")):
         row = "".join(f"{value:>9.2f}" for value in filling(draw, purge))
         print(f"{f'{draw}, {purge}':<22}{row}", flush=True)
-    default = load_config(PosttrainConfig, shipped.root() / "configs/posttrain/default.yaml")
+    examples = shipped.root() / "configs/posttrain"
+    default = load_config(PosttrainConfig, examples / "default.yaml")
+    explore = load_config(PosttrainConfig, examples / "explore.yaml")
+    exploration = explore.exploration
+    assert exploration is not None
     with tempfile.TemporaryDirectory() as folder:
         runs = {
             "without": Run(Path(folder, "a"), None),
@@ -191,16 +200,24 @@ if __name__ == "__main__":
             ),
             "memory": Run(Path(folder, "d")),
             "memory, augment": Run(Path(folder, "e"), updates=2, augment=True),
+            "explore's memory": Run(Path(folder, "f"), explore.memory),
             **{
-                f"memory, {screen}": Run(Path(folder, screen), screen=screen)
+                f"explores, {screen}": Run(
+                    Path(folder, screen),
+                    explore.memory,
+                    explores=exploration.model_copy(update={"screen": screen}),
+                )
                 for screen in ("none", "prior", "surrogate")
             },
         }
         turns = [{name: run(n_steps) for name, run in runs.items()} for _ in range(5)][1:]
-    for name in runs:
-        seconds, ratio = (
-            np.median([t[name] / t[of] if of else t[name] for t in turns]) for of in ("", "without")
-        )
+    medians = {name: float(np.median([turn[name] for turn in turns])) for name in runs}
+    for name, seconds in medians.items():
+        ratio = np.median([turn[name] / turn["without"] for turn in turns])
         print(f"{name:<22}{seconds:9.3f} s a step, {ratio:.2f} times")
-    for name, values in choosing().items():
+    costs = choosing(exploration)
+    for name, values in costs.items():
         print(f"{name:<22}" + "".join(f"{value:>9.1f}" for value in values))
+    apart = exploration.every * math.ceil(exploration.refit / exploration.every)
+    forest = [value / 1e3 / apart / medians["without"] for value in costs[FOREST]]
+    print(f"{'that, times a step':<22}" + "".join(f"{part:>9.3f}" for part in forest))

@@ -76,19 +76,22 @@ class Shares(Config):
 
 
 class ExplorationConfig(Config):
-    """Spends some calls of each step on molecules made of the memory's best.
+    """Spends some calls on molecules made of the memory's best.
 
     They are children of the molecules that the diversity filter pays most for today, by the genetic
     operators of graph GA, or samples of the prior. Each costs its call, joins the batch of its
     step, and enters the memory.
     """
 
-    calls: int = Field(4, ge=1, le=1_000)
-    """Calls a step, 1 to 1,000; fewer where not so many new molecules are found, and where the
+    calls: int = Field(16, ge=1, le=1_000)
+    """Calls each time, 1 to 1,000; fewer where not so many new molecules are found, and where the
     budget ends."""
-    proposals_per_call: int = Field(4, ge=1, le=1_000)
+    every: int = Field(12, ge=1)
+    """It explores every so many steps: many calls at once take less time than as many in as many
+    steps."""
+    proposals_per_call: int = Field(2, ge=1, le=1_000)
     """Molecules made for each of these calls, of which the screen chooses one; 1 to 1,000. One
-    takes about 4 ms."""
+    takes about 3 ms."""
     screen: Screen = "surrogate"
     """Which ones. none: as they come; prior: the likeliest under the prior; surrogate: those for
     which a random forest on what was paid so far expects most, times the share that the diversity
@@ -99,7 +102,7 @@ class ExplorationConfig(Config):
     """How often each operator is tried: crossover, mutation, neighbour, prior."""
     optimism: float = Field(1.0, ge=0)
     """The forest's expectation is raised by so many standard deviations between its trees."""
-    refit: int = Field(20, ge=1)
-    """The forest is trained anew every so many steps; once takes about a second."""
+    refit: int = Field(48, ge=1)
+    """The forest is trained anew after so many steps; once takes about half a second."""
     start: int = Field(0, ge=0)
     """Calls of the run after which it begins; 0: as soon as the memory holds a molecule."""

@@ -14,7 +14,7 @@ units, G = 4 H gates (in, forget, new and out), K numbers that go into a product
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -223,6 +223,15 @@ class Cells:
         ]
         self._of_before = [Matrix(layer[1] * twice_G1, kind) for layer in self._layers]
         self._out = Matrix(self._linear, self._linear.dtype, weights[-1])
+
+    @cached_property
+    def _turned(self) -> list[tuple[Matrix, Matrix | None]]:
+        """By layer, what takes a gradient back to the step before and to the layer below."""
+        kind = self._kind
+        return [
+            (Matrix(layer[1].t(), kind), Matrix(layer[0].t(), kind) if i else None)
+            for i, layer in enumerate(self._layers)
+        ]
 
     def _trail(self, n: int, n_rows: int, *, keeps: bool, by_layer: bool) -> Trail:
         """Make room for a walk.
@@ -446,7 +455,7 @@ class Cells:
             d_bias = self._linear.new_zeros(4 * units)
             d_of = [self._linear.new_zeros(4 * units, units) for _ in inputs]
             d_table_GV = self._linear.new_zeros(4 * units, len(self._embedding))
-            of_below = Matrix(self._layers[i][0].t(), self._kind) if i else None
+            _, of_below = self._turned[i]
             for begin in range(0, n_rows, filled(PER_PRODUCT)):
                 rows = slice(begin, min(begin + filled(PER_PRODUCT), filled(n_rows)))
                 n = rows.stop - rows.start
@@ -473,7 +482,7 @@ class Cells:
     def _back(self, trail: Trail, i: int, d_hidden_NH: Tensor, d_gates_NG: Tensor) -> None:
         """Walk back through a layer: what its gates get of a gradient, given its hidden units'."""
         at, units, aten = trail.of_layer(i), self._n_units, torch.ops.aten
-        of_before = Matrix(self._layers[i][1].t(), self._kind)
+        of_before, _ = self._turned[i]
         exact = d_gates_NG.dtype == d_hidden_NH.dtype
         d_AG = None if exact else d_hidden_NH.new_empty(trail.steps[0].stop, 4 * units)
         n_last = trail.steps[-1].stop - trail.steps[-1].start

@@ -4,10 +4,11 @@ Shape legend: B sequences, A of them not ended yet, T tokens (start token includ
 H hidden units.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +22,11 @@ State = tuple[Tensor, Tensor] | Tensor
 
 CELLS: dict[str, type[nn.LSTM] | type[nn.GRU]] = {"lstm": nn.LSTM, "gru": nn.GRU}
 
-_FROZEN: "WeakKeyDictionary[RnnPolicy, tuple[Any, Cells]]" = WeakKeyDictionary()
-"""The weights of policies that do not learn, laid out, and which ones they were."""
+_LAID_OUT: "WeakKeyDictionary[RnnPolicy, tuple[Any, Callable[[], Cells | None]]]" = (
+    WeakKeyDictionary()
+)
+"""Each policy's weights as they were laid out last, and which ones they were. Of a policy that
+learns they are there as long as a gradient is to come through them."""
 _SPARE: "WeakKeyDictionary[RnnPolicy, list[Tensor]]" = WeakKeyDictionary()
 """Memory of each policy for its next walks."""
 
@@ -132,15 +136,19 @@ class RnnPolicy(Policy):
             return None
         rough = torch.is_autocast_enabled("cpu")
         kind = torch.get_autocast_dtype("cpu") if rough else weight.dtype
-        spare = _SPARE.setdefault(self, [])
-        if any(one.requires_grad for one in self.parameters()):
-            return Cells(self.embedding, self.rnn, self.linear, kind, spare)
         key = (kind, *((one.data_ptr(), one._version) for one in self.parameters()))
-        last, cells = _FROZEN.get(self, (None, None))
-        if cells is None or last != key:
+        last, kept = _LAID_OUT.get(self, (None, None))
+        cells = kept() if kept is not None and last == key else None
+        if cells is None:
+            spare = _SPARE.setdefault(self, [])
             cells = Cells(self.embedding, self.rnn, self.linear, kind, spare)
-            _FROZEN[self] = key, cells
+            learns = any(one.requires_grad for one in self.parameters())
+            _LAID_OUT[self] = key, ref(cells) if learns else partial(_same, cells)
         return cells
+
+
+def _same(cells: Cells) -> Cells:
+    return cells
 
 
 def in_float32(device: torch.device) -> AbstractContextManager[object]:

@@ -22,7 +22,7 @@ from chemkl.policies.base import SequenceModel, pad, stream
 from chemkl.training.ledger import Ledger
 from chemkl.training.memory import Memory, step_rng
 
-LEARNT_FROM = 2000
+LEARNT_FROM = 1000
 """Molecules that the forest is trained on at most: the best half of it and the newest."""
 N_TREES = 50
 ORIGINS = (*SHARES, "prior")
@@ -223,14 +223,18 @@ class Explorer:
         self.counts["calls"] += len(own)
         self.counts["hits"] += int(own["hit"].sum())
 
+    def is_due(self, step: int) -> bool:
+        """Whether calls are spent at a step, whose samples are paid."""
+        config = self._config
+        return (step + 1) % config.every == 0 and self._ledger.n_calls >= config.start
+
     def choose(self, step: int) -> Chosen:
         """Choose the molecules of a step, whose samples are paid."""
         config, memory, ledger = self._config, self._memory, self._ledger
         device = self._reference.device
-        began = ledger.n_calls >= config.start
         return explore(
-            memory.best(config.parents) if began else (),
-            config.calls if began else 0,
+            memory.best(config.parents),
+            config.calls,
             step_rng(self._seed, step, "exploration"),
             is_known=lambda text: text in memory or ledger.has_paid(text),
             spell=self._spell,

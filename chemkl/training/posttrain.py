@@ -251,7 +251,7 @@ class Posttrain(lightning.LightningModule):
     def _explored(self, step: int) -> tuple[Sequence[Molecule], pd.DataFrame] | None:
         """Spend calls on molecules beside the samples: they and their rows; None: on none."""
         explorer, ranks = self._phase.explorer, self.ranks
-        if explorer is None:
+        if explorer is None or not explorer.is_due(step):
             return None
         self._builder.wait()  # for explorers ask the same prior
         # what the first process chooses counts, as another machine might round otherwise

@@ -21,10 +21,13 @@ import pyarrow.parquet as pq
 HERE = Path(__file__).parent
 VOLATILE = [
     (re.compile(r"\d{4}-\d\d-\d\dT[\d:]+(\.\d+)?(Z|\+00:00)?"), "<time>"),
-    (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d( UTC)?"), "<time>"),
-    (re.compile(r'(?<="seconds": )[\d.]+|(?<="peak_memory_mib": )[\d.]+'), '"<measured>"'),
+    (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d(:\d\d)?( UTC)?"), "<time>"),
+    (re.compile(r'("[a-z_]*(seconds?|memory_mib)": )[\d.]+'), r"\1<measured>"),
+    (re.compile(r"at most [\d,]+ MiB"), "at most <measured> MiB"),
+    (re.compile(r" +$", flags=re.MULTILINE), ""),  # a table is as wide as its paths
     (re.compile(r"\b\d+:\d\d:\d\d\b"), "<duration>"),
     (re.compile(r"\b(\d+ min )?\d+(\.\d+)? s\b"), "<duration>"),
+    (re.compile(r"[\d,]+ (molecules a second of processor time)"), r"<measured> \1"),
     (re.compile(r"\b[a-z]+(_[a-z]+)?-[0-9a-f]{8}\b"), "<run id>"),
     (re.compile(r"\b[0-9a-f]{12,64}\b"), "<hash>"),
 ]  # fmt: skip

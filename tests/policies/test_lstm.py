@@ -5,9 +5,11 @@ import torch
 
 from chemkl.policies import RnnPolicy, Vocabulary, freeze, lstm
 from chemkl.policies.base import counted
-from chemkl.policies.rnn import _SPARE
+from chemkl.policies.rnn import _LAID_OUT, _SPARE
 
 pytestmark = pytest.mark.numerics
+
+MATRIX = lstm.Matrix
 
 ROWS = torch.tensor(
     [
@@ -115,6 +117,33 @@ def test_weights_that_do_not_learn_may_still_be_replaced():
         policy.logp_tokens(ROWS), by_layers(policy, ROWS).float(), rtol=1e-6, atol=0
     )
     assert policy.logp_tokens(ROWS).tolist() != before.tolist()
+
+
+def test_weights_are_laid_out_once_for_what_is_learnt_in_one_step(monkeypatch):
+    made = []
+    monkeypatch.setattr(lstm, "Matrix", lambda *given: made.append(given) or MATRIX(*given))
+    policy = small().train()
+    adam = torch.optim.Adam(policy.parameters(), lr=0.1)
+    for _ in range(2):
+        made.clear()
+        sampled = policy.sample_to_learn(50, torch.Generator().manual_seed(0))
+        laid_out = len(made)
+        read = policy.logp_tokens(ROWS)
+        torch.testing.assert_close(read, by_layers(policy, ROWS).float(), rtol=1e-6, atol=0)
+        loss = sampled.logp.sum() + read.sum()
+        loss.backward()
+        assert len(made) == laid_out + 3  # turned, for the way back of both
+        theirs = by_layers(policy, sampled.tokens).sum() + by_layers(policy, ROWS).sum()
+        for weight, value in zip(
+            policy.parameters(),
+            torch.autograd.grad(theirs, list(policy.parameters())),
+            strict=True,
+        ):
+            torch.testing.assert_close(weight.grad, value, rtol=1e-9, atol=1e-12)
+        adam.step()  # while the graph of the step is still there
+        adam.zero_grad()
+    del sampled, read, loss, theirs
+    assert _LAID_OUT[policy][1]() is None
 
 
 def test_only_weights_that_learn_get_a_gradient():

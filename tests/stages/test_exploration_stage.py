@@ -32,7 +32,7 @@ from chemkl.training.ledger import Ledger
 from chemkl.training.posttrain import InputBuilder
 
 EXPLORES = MEMORY | {
-    "exploration": {"calls": 5, "proposals_per_call": 5, "parents": 20, "refit": 3}
+    "exploration": {"calls": 5, "every": 1, "proposals_per_call": 5, "parents": 20, "refit": 3}
 }
 CONFIG = PLAIN | EXPLORES
 
@@ -176,6 +176,19 @@ def test_it_starts_when_it_is_told_to(config, tmp_path):
     assert explored.groupby("step").size().max() == 2
 
 
+def test_it_explores_every_so_many_steps_and_goes_on_so_when_it_is_resumed(config, tmp_path):
+    config["exploration"] = config["exploration"] | {"every": 3}
+    posttrain.run(config, tmp_path / "whole")
+    trace = read_trace(tmp_path / "whole")
+    explored = trace[trace["origin"].ne("policy") & ~trace["is_replay"]]
+    steps = sorted({*explored["step"]})
+    assert len(steps) > 1
+    assert steps == [*range(2, trace["step"].max() + 1, 3)]
+    for budget in (40, 65, 90, config["budget"]):
+        posttrain.run(config | {"budget": budget}, tmp_path / "parts")
+    same_run(tmp_path / "parts", tmp_path / "whole")
+
+
 def test_samples_of_the_prior_pay_their_call_and_need_no_parents(config, tmp_path, tiny_prior):
     shares = {"crossover": 0, "mutation": 0, "neighbour": 0, "prior": 1}
     config["exploration"] = config["exploration"] | {"shares": shares, "screen": "none"}
@@ -256,6 +269,7 @@ def test_seeds_are_parents(config, tmp_path):
         ({"estimator": "msc"}, "estimator: 'msc' cannot learn from replayed rows, which the pol"),
         ({"estimator": "rloo"}, "exploration: no policy sampled its molecules, and 'rloo' weighs"),
         ({"exploration": {"calls": 0}}, "exploration.calls: should be greater than or equal to 1"),
+        ({"exploration": {"every": 0}}, "exploration.every: should be greater than or equal to 1"),
         ({"exploration": {"calls": 1001}}, "exploration.calls: should be less than or equal to"),
         ({"exploration": {"screen": "best"}}, "exploration.screen: 'best' is not allowed. Known:"),
         ({"exploration": {"shares": {"crossover": 0, "mutation": 0, "neighbour": 0}}},

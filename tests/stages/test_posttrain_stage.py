@@ -647,9 +647,12 @@ def test_a_longer_run_equals_one_that_was_as_long_from_the_start(config, tmp_pat
     changes = LONGER[case]
     own = {key: changes.get(key, pair) for key, pair in limits.items()}
     config |= {key: value for key, value in changes.items() if key not in own}
+    counted = {"kind": "counted", "transform": {"kind": "sigmoid", "low": 0, "high": 60}}
+    config["reward"] = {"components": [*REWARD["components"], counted]}
     short, long = ({key: pair[end] for key, pair in own.items()} for end in (0, 1))
     posttrain.run(config | long, tmp_path / "whole")
     paid = list(asked)
+    assert paid
     asked.clear()
     posttrain.run(config | short, tmp_path / "run")
     first = manifest_of(tmp_path / "run")
